@@ -1,0 +1,200 @@
+//! A selection: which pairs of a dataset are used, and the SQL that chose them. Immutable once written; the same rows have
+//! the same hash and the same bytes.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float32Array, RecordBatch, UInt32Array};
+use arrow::datatypes::{Float32Type, SchemaRef, UInt32Type};
+use diptych_schemas::{ContentHash, SELECTION_VERSION, SchemaError, Uid, durable, key, selection_schema};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use sha2::{Digest, Sha256};
+
+/// What can be wrong with a selection file.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectionError {
+    #[error("{path}: cannot be read as a selection: {message}. Make one with `diptych select`")]
+    Unreadable { path: PathBuf, message: String },
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+}
+
+/// The selected rows, ordered by place in the dataset, as one array a column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selection {
+    pub uids: Vec<Uid>,
+    pub shards: Vec<u32>,
+    pub row_groups: Vec<u32>,
+    /// Row within the row group.
+    pub rows: Vec<u32>,
+    pub weights: Vec<f32>,
+    /// The SQL that made it, as it was given.
+    pub sql: String,
+    /// [`diptych_schemas::DatasetManifest::content_hash`] of the dataset that it was made from.
+    pub dataset_hash: ContentHash,
+}
+
+impl Selection {
+    pub fn len(&self) -> usize {
+        self.uids.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.uids.is_empty()
+    }
+
+    /// Hash of the rows and their weights: what the order of training depends on.
+    pub fn hash(&self) -> ContentHash {
+        let mut hasher = Sha256::new();
+        for row in 0..self.len() {
+            hasher.update(self.uids[row].0);
+            hasher.update(self.shards[row].to_le_bytes());
+            hasher.update(self.row_groups[row].to_le_bytes());
+            hasher.update(self.rows[row].to_le_bytes());
+            hasher.update(self.weights[row].to_le_bytes());
+        }
+        ContentHash(hasher.finalize().into())
+    }
+
+    /// Writes the file atomically. The rows must be ordered by place.
+    pub fn write(&self, path: &Path) -> Result<(), SelectionError> {
+        let schema = selection_schema();
+        let metadata = [
+            (key::VERSION, SELECTION_VERSION.to_string()),
+            (key::SQL, self.sql.clone()),
+            (key::DATASET_HASH, self.dataset_hash.to_string()),
+            (key::SELECTION_HASH, self.hash().to_string()),
+        ];
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_created_by("diptych".into())
+            .set_key_value_metadata(Some(metadata.map(|(k, v)| KeyValue::new(k.into(), v)).into()))
+            .build();
+        durable::write_with(path, |file| {
+            let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(io::Error::other)?;
+            writer.write(&self.record_batch(schema)?).map_err(io::Error::other)?;
+            writer.close().map_err(io::Error::other)?;
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn record_batch(&self, schema: SchemaRef) -> io::Result<RecordBatch> {
+        let uids = FixedSizeBinaryArray::try_from_iter(self.uids.iter().map(|uid| uid.0));
+        // An iterator without items does not say how long its items would be.
+        let uids: ArrayRef = match uids {
+            Ok(uids) => Arc::new(uids),
+            Err(_) if self.is_empty() => arrow::array::new_empty_array(schema.field(0).data_type()),
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let columns: Vec<ArrayRef> = vec![
+            uids,
+            Arc::new(UInt32Array::from(self.shards.clone())),
+            Arc::new(UInt32Array::from(self.row_groups.clone())),
+            Arc::new(UInt32Array::from(self.rows.clone())),
+            Arc::new(Float32Array::from(self.weights.clone())),
+        ];
+        RecordBatch::try_new(schema, columns).map_err(io::Error::other)
+    }
+
+    /// Reads a file and checks its version, its schema, its order and its hash.
+    pub fn read(path: &Path) -> Result<Self, SelectionError> {
+        let bad = |message: String| SelectionError::Unreadable { path: path.to_owned(), message };
+        let file = File::open(path).map_err(SchemaError::io(path))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(e.to_string()))?;
+        let metadata = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
+        let value = |name: &str| {
+            let found = metadata.iter().find(|entry| entry.key == name).and_then(|entry| entry.value.clone());
+            found.ok_or_else(|| bad(format!("it lacks {name} in its metadata")))
+        };
+        let version = value(key::VERSION)?;
+        if version != SELECTION_VERSION.to_string() {
+            return Err(bad(format!("it has version {version}, this binary reads version {SELECTION_VERSION}")));
+        }
+        let expected = selection_schema();
+        for field in expected.fields() {
+            match builder.schema().field_with_name(field.name()) {
+                Ok(found) if found.data_type() == field.data_type() => {}
+                Ok(found) => return Err(bad(format!("column {} is {}, not {}", field.name(), found.data_type(), field.data_type()))),
+                Err(_) => return Err(bad(format!("it lacks the column {}", field.name()))),
+            }
+        }
+        let mut selection = Self {
+            uids: Vec::new(),
+            shards: Vec::new(),
+            row_groups: Vec::new(),
+            rows: Vec::new(),
+            weights: Vec::new(),
+            sql: value(key::SQL)?,
+            dataset_hash: value(key::DATASET_HASH)?.parse()?,
+        };
+        for batch in builder.build().map_err(|e| bad(e.to_string()))? {
+            let batch = batch.map_err(|e| bad(e.to_string()))?;
+            selection.append(&batch).map_err(|e| bad(e.to_string()))?;
+        }
+        if selection.hash().to_string() != value(key::SELECTION_HASH)? {
+            return Err(bad("its rows do not have the hash that it was written with; it is damaged".into()));
+        }
+        Ok(selection)
+    }
+
+    fn append(&mut self, batch: &RecordBatch) -> Result<(), SchemaError> {
+        for index in 0..batch.num_columns() {
+            if batch.column(index).null_count() > 0 {
+                return Err(SchemaError::WrongSchema { path: PathBuf::new(), what: "selection", message: "a value is null".into() });
+            }
+        }
+        for uid in batch.column(0).as_fixed_size_binary().iter().flatten() {
+            self.uids.push(Uid::try_from(uid)?);
+        }
+        self.shards.extend(batch.column(1).as_primitive::<UInt32Type>().values());
+        self.row_groups.extend(batch.column(2).as_primitive::<UInt32Type>().values());
+        self.rows.extend(batch.column(3).as_primitive::<UInt32Type>().values());
+        self.weights.extend(batch.column(4).as_primitive::<Float32Type>().values());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(rows: u32) -> Selection {
+        Selection {
+            uids: (0..rows).map(|row| Uid::of(&ContentHash::of(b"image"), &row.to_string())).collect(),
+            shards: vec![0; rows as usize],
+            row_groups: (0..rows).map(|row| row / 3).collect(),
+            rows: (0..rows).map(|row| row % 3).collect(),
+            weights: vec![1.0; rows as usize],
+            sql: "SELECT uid FROM meta".into(),
+            dataset_hash: ContentHash::of(b"dataset"),
+        }
+    }
+
+    #[test]
+    fn selection_comes_back_as_written_and_the_same_rows_give_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a.parquet"), folder.path().join("b.parquet"));
+        for rows in [0, 10] {
+            sample(rows).write(&a).unwrap();
+            sample(rows).write(&b).unwrap();
+            assert_eq!(Selection::read(&a).unwrap(), sample(rows));
+            assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
+        }
+    }
+
+    #[test]
+    fn another_file_is_refused_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        durable::write(&path, b"PAR1 no parquet at all PAR1").unwrap();
+        let error = Selection::read(&path).unwrap_err().to_string();
+        assert!(error.contains("a.parquet") && error.contains("diptych select"), "{error}");
+    }
+}

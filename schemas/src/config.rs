@@ -1,0 +1,314 @@
+//! The configuration of a training run: TOML with defaults, in which a key that nobody knows is refused with the nearest
+//! one that is known. Options that contradict each other are refused before anything starts.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config_keys::unknown_key;
+use crate::{ContentHash, SchemaError};
+
+/// A training run. `diptych config` prints this with all its defaults.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Name of the run: its identity in the state folder. Letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// Folder for sled and checkpoints. Relative paths here are relative to this file.
+    #[serde(default = "default_state")]
+    pub state: PathBuf,
+    /// Seeds initialisation, order and augmentation.
+    #[serde(default)]
+    pub seed: u64,
+    pub data: DataConfig,
+    pub model: ModelChoice,
+    #[serde(default)]
+    pub train: TrainLoopConfig,
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    #[serde(default)]
+    pub augment: AugmentConfig,
+    #[serde(default)]
+    pub loader: LoaderConfig,
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    #[serde(default)]
+    pub eval: EvalConfig,
+}
+
+/// What is trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Dataset folder, as `diptych ingest` makes it.
+    pub dataset: PathBuf,
+    /// Selection file, as `diptych select` makes it.
+    pub selection: PathBuf,
+}
+
+/// Which model, and where its weights come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelChoice {
+    /// A built-in name (`demo`, `ViT-S-32`, `ViT-B-32`, `ViT-B-16`, `ViT-L-14`) or a JSON file in OpenCLIP's form.
+    pub config: String,
+    /// A checkpoint, OpenCLIP or Hugging Face folder to start from. Without it: random weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// A `tokenizer.json`. Without it: CLIP's own byte-pair vocabulary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainLoopConfig {
+    /// Pairs a step.
+    pub batch_size: u64,
+    /// Passes over the selection. The last incomplete batch of each is dropped.
+    pub epochs: u64,
+    /// Intra-op threads of libtorch on the CPU; 0: one for each core. Part of what makes a run reproducible bit for bit.
+    pub threads: usize,
+    /// `auto` (a GPU where there is one), `cpu` or `cuda:N`.
+    pub device: String,
+}
+
+/// AdamW with OpenCLIP's groups, warm-up and cosine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    pub lr: f64,
+    /// Steps in which the learning rate rises from lr/warmup to lr.
+    pub warmup_steps: u64,
+    /// Not applied to tensors of fewer than two dimensions, nor to names with `bn`, `ln`, `bias`, `logit_scale`.
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// Largest norm of the gradient of all parameters together; 0: no clip.
+    pub clip_grad_norm: f64,
+}
+
+/// RandomResizedCrop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AugmentConfig {
+    /// Smallest and largest part of the image's area.
+    pub scale: [f64; 2],
+    /// Smallest and largest width/height.
+    pub ratio: [f64; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoaderConfig {
+    /// Decoding threads; 0: one for each core.
+    pub threads: usize,
+    /// Row groups that are shuffled together. Part of the order.
+    pub window_row_groups: usize,
+    /// Bytes of decoded batches that wait for the trainer, in MiB.
+    pub queue_mib: u64,
+    /// Largest width × height that is decoded.
+    pub max_pixels: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Save every so many steps; 0: not by steps.
+    pub every_steps: u64,
+    /// Save at the end of every so many epochs; 0: not by epochs. The end of the run is always saved.
+    pub every_epochs: u64,
+    /// Checkpoints kept, the newest first; 0: all.
+    pub keep_last: usize,
+}
+
+/// Retrieval on held-out pairs while training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalConfig {
+    /// Selection of held-out pairs of the same dataset or of `dataset`. Without it there is no evaluation while training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selection: Option<PathBuf>,
+    /// Dataset of `selection`; without it: the training's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<PathBuf>,
+    /// Evaluate at the end of every so many epochs; 0: only at the end of the run.
+    pub every_epochs: u64,
+}
+
+fn default_state() -> PathBuf {
+    PathBuf::from("state")
+}
+
+impl Default for TrainLoopConfig {
+    fn default() -> Self {
+        Self { batch_size: 256, epochs: 32, threads: 0, device: "auto".into() }
+    }
+}
+
+impl Default for OptimizerConfig {
+    /// OpenCLIP's defaults for ViT; no clip by default, as there.
+    fn default() -> Self {
+        Self { lr: 5e-4, warmup_steps: 2000, weight_decay: 0.2, beta1: 0.9, beta2: 0.98, eps: 1e-6, clip_grad_norm: 0.0 }
+    }
+}
+
+impl Default for AugmentConfig {
+    /// OpenCLIP's training transform.
+    fn default() -> Self {
+        Self { scale: [0.9, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] }
+    }
+}
+
+impl Default for LoaderConfig {
+    fn default() -> Self {
+        Self { threads: 0, window_row_groups: 4, queue_mib: 256, max_pixels: crate::MAX_PIXELS }
+    }
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every_steps: 1000, every_epochs: 1, keep_last: 3 }
+    }
+}
+
+impl TrainConfig {
+    /// Reads and checks a file. Relative paths in it become relative to the file's folder.
+    pub fn read(path: &Path) -> Result<Self, SchemaError> {
+        let text = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
+        let mut config = Self::parse(&text).map_err(|message| SchemaError::Config { path: path.to_owned(), message })?;
+        config.resolve_paths(path.parent().unwrap_or_else(|| Path::new("")));
+        Ok(config)
+    }
+
+    /// Parses and checks a configuration; the error says the line, and for an unknown key the nearest known one.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let place = error.span().map_or_else(String::new, |span| {
+                let line = text[..span.start].matches('\n').count() + 1;
+                format!("line {line}: ")
+            });
+            match unknown_key(error.message()) {
+                Some(advice) => format!("{place}{advice}"),
+                None => format!("{place}{}", error.message().trim_end()),
+            }
+        })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let check = |holds: bool, message: String| if holds { Ok(()) } else { Err(message) };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        check(
+            !self.name.is_empty() && self.name.chars().all(plain) && !self.name.starts_with('.') && self.name.len() <= 100,
+            format!("name must be 1 to 100 letters, digits, '-', '_' or '.', not starting with '.', got {:?}", self.name),
+        )?;
+        check(self.train.batch_size >= 2, format!("train.batch_size must be at least 2: a batch of {} has no negatives", self.train.batch_size))?;
+        check(self.train.epochs >= 1, "train.epochs must be at least 1".into())?;
+        let o = &self.optimizer;
+        check(o.lr > 0.0 && o.lr.is_finite(), format!("optimizer.lr must be above 0, got {}", o.lr))?;
+        check((0.0..1.0).contains(&o.beta1) && (0.0..1.0).contains(&o.beta2), format!("optimizer.beta1 and beta2 must be in [0, 1), got {} and {}", o.beta1, o.beta2))?;
+        check(o.eps > 0.0, format!("optimizer.eps must be above 0, got {}", o.eps))?;
+        check(o.weight_decay >= 0.0, format!("optimizer.weight_decay must be at least 0, got {}", o.weight_decay))?;
+        check(o.clip_grad_norm >= 0.0, format!("optimizer.clip_grad_norm must be at least 0 (0: no clip), got {}", o.clip_grad_norm))?;
+        let [s0, s1] = self.augment.scale;
+        check(0.0 < s0 && s0 <= s1 && s1 <= 1.0, format!("augment.scale must be two rising numbers in (0, 1], got [{s0}, {s1}]"))?;
+        let [r0, r1] = self.augment.ratio;
+        check(0.0 < r0 && r0 <= r1 && r1.is_finite(), format!("augment.ratio must be two rising numbers above 0, got [{r0}, {r1}]"))?;
+        check(self.loader.window_row_groups >= 1, "loader.window_row_groups must be at least 1".into())?;
+        check(self.loader.queue_mib >= 1, "loader.queue_mib must be at least 1 MiB".into())?;
+        check(self.loader.max_pixels >= 1, "loader.max_pixels must be at least 1".into())?;
+        check(
+            self.eval.selection.is_some() || self.eval.dataset.is_none(),
+            "eval.dataset is set, but eval.selection is not: name the held-out selection, or remove eval.dataset".into(),
+        )?;
+        check(
+            self.eval.selection.is_some() || self.eval.every_epochs == 0,
+            "eval.every_epochs is set, but eval.selection is not: name the held-out selection, or remove eval.every_epochs".into(),
+        )?;
+        let device = self.train.device.as_str();
+        let cuda = device.strip_prefix("cuda:").is_some_and(|n| n.parse::<usize>().is_ok());
+        check(matches!(device, "auto" | "cpu") || cuda, format!("train.device must be auto, cpu or cuda:N, got {device:?}"))
+    }
+
+    fn resolve_paths(&mut self, folder: &Path) {
+        let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
+        resolve(&mut self.state);
+        resolve(&mut self.data.dataset);
+        resolve(&mut self.data.selection);
+        for path in [&mut self.model.weights, &mut self.model.tokenizer, &mut self.eval.selection, &mut self.eval.dataset] {
+            if let Some(path) = path {
+                resolve(path);
+            }
+        }
+        if self.model.config.ends_with(".json") {
+            self.model.config = folder.join(&self.model.config).to_string_lossy().into_owned();
+        }
+    }
+
+    /// All keys, as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|error| format!("# this configuration has no TOML form: {error}\n"))
+    }
+
+    /// Hash of what decides the weights that come out. What may change between a kill and a resume is left out: paths (the
+    /// selection counts by its own hash), threads of the loader, checkpoints and evaluation.
+    pub fn training_hash(&self) -> ContentHash {
+        let decisive = Self {
+            state: PathBuf::new(),
+            data: DataConfig { dataset: PathBuf::new(), selection: PathBuf::new() },
+            loader: LoaderConfig { window_row_groups: self.loader.window_row_groups, max_pixels: self.loader.max_pixels, threads: 0, queue_mib: 1 },
+            checkpoint: CheckpointConfig::default(),
+            eval: EvalConfig::default(),
+            ..self.clone()
+        };
+        ContentHash::of(decisive.to_toml().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
+
+    #[test]
+    fn smallest_configuration_gets_all_defaults() {
+        let config = TrainConfig::parse(SMALLEST).unwrap();
+        assert_eq!(config.optimizer, OptimizerConfig::default());
+        assert_eq!(TrainConfig::parse(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn typo_names_the_line_and_the_nearest_key() {
+        let error = TrainConfig::parse(&format!("{SMALLEST}[train]\nbatchsize = 3\n")).unwrap_err();
+        assert!(error.contains("line 8") && error.contains("batchsize") && error.contains("`batch_size`"), "{error}");
+        let error = TrainConfig::parse(&format!("{SMALLEST}[optimiser]\nlr = 3\n")).unwrap_err();
+        assert!(error.contains("optimiser") && error.contains("`optimizer`"), "{error}");
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (add, says) in [
+            ("[train]\nbatch_size = 1\n", "train.batch_size"),
+            ("[augment]\nscale = [1.0, 0.5]\n", "augment.scale"),
+            ("[eval]\nevery_epochs = 1\n", "eval.selection"),
+            ("[train]\ndevice = \"gpu\"\n", "train.device"),
+        ] {
+            let error = TrainConfig::parse(&format!("{SMALLEST}{add}")).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+        assert!(TrainConfig::parse(&SMALLEST.replace("\"a\"", "\"../a\"")).unwrap_err().contains("name"));
+    }
+
+    #[test]
+    fn only_what_decides_the_weights_is_in_the_training_hash() {
+        let config = TrainConfig::parse(SMALLEST).unwrap();
+        let same = TrainConfig { checkpoint: CheckpointConfig { every_steps: 7, ..Default::default() }, ..config.clone() };
+        let other = TrainConfig { seed: 1, ..config.clone() };
+        assert_eq!(config.training_hash(), same.training_hash());
+        assert_ne!(config.training_hash(), other.training_hash());
+    }
+}

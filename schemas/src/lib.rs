@@ -1,0 +1,31 @@
+//! The contracts between Diptych's stages, each with a version: Arrow schemas, the dataset's manifest, the configuration,
+//! the vocabulary of the ledger, and the identities that all of them use.
+//!
+//! A stage knows the stage before it only by what is here. This crate computes nothing and knows no stage; its only I/O is
+//! reading and atomically writing its own files.
+
+mod config;
+mod config_keys;
+pub mod durable;
+mod error;
+mod ids;
+mod ledger;
+mod manifest;
+mod tables;
+
+pub use config::{
+    AugmentConfig, CheckpointConfig, DataConfig, EvalConfig, LoaderConfig, ModelChoice, OptimizerConfig, TrainConfig,
+    TrainLoopConfig,
+};
+pub use error::SchemaError;
+pub use ids::{ContentHash, SampleIndex, Step, Uid};
+pub use ledger::{LedgerEntry, Reason, Stage};
+pub use manifest::{DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path};
+pub use tables::{
+    DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema, key, ledger_schema,
+    meta_fields, meta_schema, metrics_schema, runs_schema, score_schema, selection_schema, source_column_name,
+};
+
+/// Largest width × height that is decoded unless a configuration says otherwise: Pillow's limit above which it refuses an
+/// image as a decompression bomb (twice its `MAX_IMAGE_PIXELS`).
+pub const MAX_PIXELS: u64 = 178_956_970;

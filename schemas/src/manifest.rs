@@ -1,0 +1,161 @@
+//! `dataset.json`: what a dataset consists of. Written last, by rename, so what it does not name does not exist.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ContentHash, DATASET_VERSION, SchemaError, durable};
+
+/// The manifest of a dataset folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetManifest {
+    pub version: u32,
+    /// Pairs in all shards.
+    pub pairs: u64,
+    /// Rows in all ledger files.
+    pub ledger_rows: u64,
+    /// Names of the sources' own columns in meta, in order of their first appearance.
+    pub source_columns: Vec<String>,
+    /// In order of their number.
+    pub shards: Vec<ShardEntry>,
+    pub ledgers: Vec<LedgerFile>,
+    /// Every source that was read, wholly or in part.
+    pub sources: Vec<SourceEntry>,
+}
+
+/// One pair of files `meta/NNNNN.parquet` and `blob/NNNNN.parquet`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    pub shard: u32,
+    pub pairs: u64,
+    /// Hash over the uids in their order: the content of the shard, whatever the compression.
+    pub uids_hash: ContentHash,
+    /// Length of the blob file in bytes: a cheap sign of a copy cut short.
+    pub blob_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerFile {
+    pub number: u32,
+    pub rows: u64,
+}
+
+/// How far a source has been read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceEntry {
+    /// As it was given, or as a pattern expanded it.
+    pub path: String,
+    /// Size in bytes and modification time (milliseconds since 1970) when it was read: another value means that it is
+    /// read again. What it still holds is recognised by uid.
+    pub size: u64,
+    pub modified: u64,
+    /// Records done; everything before it is in a shard or a ledger file of this manifest.
+    pub records: u64,
+    pub done: bool,
+}
+
+impl DatasetManifest {
+    pub fn empty() -> Self {
+        Self {
+            version: DATASET_VERSION,
+            pairs: 0,
+            ledger_rows: 0,
+            source_columns: Vec::new(),
+            shards: Vec::new(),
+            ledgers: Vec::new(),
+            sources: Vec::new(),
+        }
+    }
+
+    /// Reads `FOLDER/dataset.json`.
+    pub fn read(folder: &Path) -> Result<Self, SchemaError> {
+        let path = Self::path(folder);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(SchemaError::NoDataset { path: folder.to_owned() });
+            }
+            Err(error) => return Err(SchemaError::io(path)(error)),
+        };
+        let bad = |message: String| SchemaError::BadJson { path: path.clone(), what: "a dataset manifest", message };
+        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        let found = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
+        if found != DATASET_VERSION {
+            return Err(SchemaError::Version {
+                path,
+                what: "dataset",
+                found,
+                expected: DATASET_VERSION,
+                advice: "Read it with the version of diptych that wrote it, or ingest the sources again",
+            });
+        }
+        serde_json::from_value(value).map_err(|e| bad(e.to_string()))
+    }
+
+    /// Puts `FOLDER/dataset.json` in place, atomically and durably.
+    pub fn write(&self, folder: &Path) -> Result<(), SchemaError> {
+        let path = Self::path(folder);
+        let mut text = serde_json::to_vec_pretty(self).map_err(|e| SchemaError::BadJson {
+            path: path.clone(),
+            what: "a dataset manifest",
+            message: e.to_string(),
+        })?;
+        text.push(b'\n');
+        durable::write(&path, &text)
+    }
+
+    /// What the dataset holds, as one hash: over the shards' uids, so it does not depend on where the sources lay.
+    pub fn content_hash(&self) -> ContentHash {
+        let mut bytes = Vec::with_capacity(self.shards.len() * 44);
+        for shard in &self.shards {
+            bytes.extend(shard.shard.to_le_bytes());
+            bytes.extend(shard.pairs.to_le_bytes());
+            bytes.extend(shard.uids_hash.0);
+        }
+        ContentHash::of(&bytes)
+    }
+
+    fn path(folder: &Path) -> PathBuf {
+        folder.join("dataset.json")
+    }
+}
+
+/// `FOLDER/meta/NNNNN.parquet`
+pub fn meta_path(dataset: &Path, shard: u32) -> PathBuf {
+    dataset.join("meta").join(format!("{shard:05}.parquet"))
+}
+
+/// `FOLDER/blob/NNNNN.parquet`
+pub fn blob_path(dataset: &Path, shard: u32) -> PathBuf {
+    dataset.join("blob").join(format!("{shard:05}.parquet"))
+}
+
+/// `FOLDER/ledger/NNNNN.parquet`
+pub fn ledger_path(dataset: &Path, number: u32) -> PathBuf {
+    dataset.join("ledger").join(format!("{number:05}.parquet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifest_comes_back_as_written_and_another_version_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut manifest = DatasetManifest::empty();
+        manifest.source_columns.push("category".into());
+        manifest.write(folder.path()).unwrap();
+        assert_eq!(DatasetManifest::read(folder.path()).unwrap(), manifest);
+
+        manifest.version = 99;
+        manifest.write(folder.path()).unwrap();
+        let error = DatasetManifest::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("version 99") && error.contains("dataset.json"), "{error}");
+    }
+
+    #[test]
+    fn folder_without_a_manifest_says_how_to_make_one() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(DatasetManifest::read(folder.path()).unwrap_err().to_string().contains("diptych ingest"));
+    }
+}

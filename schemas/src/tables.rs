@@ -1,0 +1,206 @@
+//! The Arrow schemas of everything that is stored or queried, each with a version.
+//!
+//! A stage knows the stage before it by these alone. Names of columns are constants, so that a typo does not compile.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+
+/// Version of the layout of a dataset folder and of its Parquet files.
+pub const DATASET_VERSION: u32 = 1;
+/// Version of a selection file.
+pub const SELECTION_VERSION: u32 = 1;
+
+/// Names of columns.
+pub mod column {
+    pub const UID: &str = "uid";
+    pub const CAPTION: &str = "caption";
+    pub const WIDTH: &str = "width";
+    pub const HEIGHT: &str = "height";
+    pub const FORMAT: &str = "format";
+    pub const BYTES: &str = "bytes";
+    pub const SHA256: &str = "sha256";
+    pub const PHASH: &str = "phash";
+    pub const ORIENTATION: &str = "orientation";
+    pub const LANGUAGE: &str = "language";
+    pub const SOURCE: &str = "source";
+    pub const KEY: &str = "key";
+    pub const SHARD: &str = "shard";
+    pub const ROW_GROUP: &str = "row_group";
+    pub const ROW: &str = "row";
+    pub const IMAGE: &str = "image";
+    pub const WEIGHT: &str = "weight";
+    pub const POSITION: &str = "position";
+    pub const REASON: &str = "reason";
+    pub const DETAIL: &str = "detail";
+    pub const DISPOSITION: &str = "disposition";
+    pub const STAGE: &str = "stage";
+    pub const NAME: &str = "name";
+    pub const VALUE: &str = "value";
+    pub const PRODUCER: &str = "producer";
+    pub const MODALITY: &str = "modality";
+    pub const EMBEDDING: &str = "embedding";
+    pub const RUN: &str = "run";
+    pub const STEP: &str = "step";
+    pub const SAMPLES: &str = "samples";
+    pub const TIME: &str = "time";
+}
+
+/// What is stored in a selection's and a shard's Parquet key-value metadata.
+pub mod key {
+    /// Version of the file's layout, decimal.
+    pub const VERSION: &str = "diptych.version";
+    /// The SQL that made a selection, as it was given.
+    pub const SQL: &str = "diptych.sql";
+    /// Content hash of the dataset that a selection was made from.
+    pub const DATASET_HASH: &str = "diptych.dataset_hash";
+    /// Hash of a selection's rows: what the order of training depends on.
+    pub const SELECTION_HASH: &str = "diptych.selection_hash";
+}
+
+fn uid() -> Field {
+    Field::new(column::UID, DataType::FixedSizeBinary(16), false)
+}
+
+fn text(name: &str, nullable: bool) -> Field {
+    Field::new(name, DataType::Utf8, nullable)
+}
+
+fn milliseconds(name: &str) -> Field {
+    Field::new(name, DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), false)
+}
+
+/// `meta/NNNNN.parquet`: one narrow row a pair. The source's own columns follow these, as nullable text.
+///
+/// `width` and `height` are in pixels as shown, so after EXIF orientation. (`shard`, `row_group`, `row`) is the place of the
+/// image in `blob`; row k of `meta/S` belongs to row k of `blob/S`.
+pub fn meta_fields() -> Vec<Field> {
+    vec![
+        uid(),
+        text(column::CAPTION, false),
+        Field::new(column::WIDTH, DataType::UInt32, false),
+        Field::new(column::HEIGHT, DataType::UInt32, false),
+        text(column::FORMAT, false),
+        Field::new(column::BYTES, DataType::UInt64, false),
+        Field::new(column::SHA256, DataType::FixedSizeBinary(32), false),
+        // Wants all pixels, so it is null unless the ingest was asked for it.
+        Field::new(column::PHASH, DataType::UInt64, true),
+        Field::new(column::ORIENTATION, DataType::UInt8, false),
+        text(column::LANGUAGE, true),
+        text(column::SOURCE, false),
+        text(column::KEY, false),
+        Field::new(column::SHARD, DataType::UInt32, false),
+        Field::new(column::ROW_GROUP, DataType::UInt32, false),
+        Field::new(column::ROW, DataType::UInt32, false),
+    ]
+}
+
+/// [`meta_fields`] and after them the source's own columns.
+pub fn meta_schema(source_columns: &[String]) -> SchemaRef {
+    let own = source_columns.iter().map(|name| text(name, true));
+    Arc::new(Schema::new(meta_fields().into_iter().chain(own).collect::<Fields>()))
+}
+
+/// The name under which a source's own column stands in meta: its own, lower-cased, with `src_` where ours has that name.
+pub fn source_column_name(name: &str) -> String {
+    let name = name.trim().to_lowercase();
+    if meta_fields().iter().any(|field| *field.name() == name) { format!("src_{name}") } else { name }
+}
+
+/// `blob/NNNNN.parquet`: the original file's bytes. Large, since 32-bit offsets overflow at 2 GiB.
+pub fn blob_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![uid(), Field::new(column::IMAGE, DataType::LargeBinary, false)]))
+}
+
+/// `ledger/NNNNN.parquet`, and the training's own entries: every input that did not become a pair, and why.
+///
+/// `position` says where in `source` in words (a member, a row, a line); `reason` is a [`crate::Reason`]; `disposition` is
+/// `retryable` (another try may work) or `quarantined` (it will fail again); `stage` is `ingest` or `train`.
+pub fn ledger_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text(column::SOURCE, false),
+        text(column::POSITION, false),
+        text(column::KEY, false),
+        text(column::REASON, false),
+        text(column::DETAIL, false),
+        text(column::DISPOSITION, false),
+        text(column::STAGE, false),
+        Field::new(column::UID, DataType::FixedSizeBinary(16), true),
+    ]))
+}
+
+/// `scores/NAME/NNNNN.parquet`, and with `name` in front the SQL table `scores`.
+pub fn score_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![uid(), Field::new(column::VALUE, DataType::Float64, true), text(column::PRODUCER, false)]))
+}
+
+/// A selection: rows ordered by place, each at most once.
+pub fn selection_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        uid(),
+        Field::new(column::SHARD, DataType::UInt32, false),
+        Field::new(column::ROW_GROUP, DataType::UInt32, false),
+        Field::new(column::ROW, DataType::UInt32, false),
+        Field::new(column::WEIGHT, DataType::Float32, false),
+    ]))
+}
+
+/// SQL table `embeddings`: unit vectors of length D. `producer` is the hash of the weights that made them, `modality` is
+/// `image` or `text`.
+pub fn embeddings_schema() -> SchemaRef {
+    let element = Arc::new(Field::new("item", DataType::Float32, false));
+    Arc::new(Schema::new(vec![
+        uid(),
+        text(column::MODALITY, false),
+        text(column::PRODUCER, false),
+        Field::new(column::EMBEDDING, DataType::List(element), false),
+    ]))
+}
+
+/// SQL table `metrics`: one row for each value of each recorded step.
+pub fn metrics_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text(column::RUN, false),
+        Field::new(column::STEP, DataType::UInt64, false),
+        Field::new(column::SAMPLES, DataType::UInt64, false),
+        milliseconds(column::TIME),
+        text(column::NAME, false),
+        Field::new(column::VALUE, DataType::Float64, false),
+    ]))
+}
+
+/// SQL table `runs`. `state` is `running`, `stopped`, `failed` or `finished`.
+pub fn runs_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text(column::RUN, false),
+        text("state", false),
+        Field::new(column::STEP, DataType::UInt64, false),
+        Field::new("total_steps", DataType::UInt64, false),
+        Field::new(column::SAMPLES, DataType::UInt64, false),
+        Field::new("skipped", DataType::UInt64, false),
+        milliseconds("started"),
+        milliseconds("updated"),
+        text("model", false),
+        text("config_hash", false),
+        text("selection_hash", false),
+        text("dataset_hash", false),
+        text("tokenizer_hash", false),
+        text("version", false),
+        text("config", false),
+        text("message", true),
+    ]))
+}
+
+/// SQL table `checkpoints`: those that exist, which is those that sled names.
+pub fn checkpoints_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text(column::RUN, false),
+        Field::new(column::STEP, DataType::UInt64, false),
+        Field::new(column::SAMPLES, DataType::UInt64, false),
+        Field::new("epoch", DataType::Float64, false),
+        milliseconds(column::TIME),
+        text("path", false),
+        text("weights_hash", false),
+        Field::new(column::BYTES, DataType::UInt64, false),
+    ]))
+}

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Brings what a build of Diptych needs beside Rust and a C++ compiler, and tells cargo where it is.
+
+  libtorch 2.11.0   out of PyPI's torch wheel: the CPU's libraries (0.45 GB) and headers; CUDA's too where nvidia-smi
+                    answers, in a folder of their own, so that linking never sees them and one binary serves both
+  cmake, nasm       for libjpeg-turbo with SIMD, where they are missing: cmake from PyPI, nasm from the distribution
+
+Everything lies in the user's cache ($XDG_CACHE_HOME/diptych), so a second checkout fetches nothing and works offline.
+An existing LIBTORCH, or LIBTORCH_USE_PYTORCH, is respected. What was found is written to .cargo/config.local.toml,
+which .cargo/config.toml includes.
+
+Run by make; by hand: python3 trainer/setup/setup.py [--cuda yes|no]
+"""
+import argparse
+import glob
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+TORCH = "2.11.0"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "diptych"
+
+# What a program that is linked against libtorch for the CPU loads, found by running one.
+CPU_LIBRARIES = {"libc10.so", "libtorch.so", "libtorch_cpu.so", "libtorch_global_deps.so", "libshm.so"}
+CPU_WHEELS = {"nvidia-cuda-runtime==13.0.*": ["libcudart.so.13"], "nvidia-cuda-cupti==13.0.*": ["libcupti.so.13"]}
+
+
+def say(text):
+    print(f"setup: {text}", file=sys.stderr, flush=True)
+
+
+def stop(text):
+    sys.exit(f"setup: {text}")
+
+
+def pip_download(requirements, folder, deps=False):
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+    command += [] if deps else ["--no-deps"]
+    command += ["-d", str(folder), *requirements]
+    if subprocess.run(command).returncode != 0:
+        stop(f"could not download {', '.join(requirements)}: is PyPI reachable, and is this Python's pip current?")
+    return sorted(pathlib.Path(folder).glob("*.whl"))
+
+
+def extract(wheel, wanted, into):
+    """Copies the members for which wanted(name) gives a relative path into a folder."""
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.namelist():
+            target = wanted(member)
+            if target is None or member.endswith("/"):
+                continue
+            path = into / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, open(path, "wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def install(folder, fill):
+    """Fills a folder beside its place and renames it there, so that a killed set-up leaves nothing half-made."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".incoming-") as scratch:
+        scratch = pathlib.Path(scratch)
+        (scratch / "wheels").mkdir()
+        (scratch / "out").mkdir()
+        fill(scratch / "wheels", scratch / "out")
+        try:
+            os.rename(scratch / "out", folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+def cpu_libtorch():
+    """libtorch's headers and CPU libraries; returns the folder for LIBTORCH."""
+    folder = CACHE / f"libtorch-{TORCH}"
+
+    def fill(wheels, out):
+        say(f"fetching libtorch {TORCH} (530 MB, once; kept in {folder})")
+        pip_download([f"torch=={TORCH}", *CPU_WHEELS], wheels)
+
+        def torch_member(name):
+            base = os.path.basename(name)
+            if name.startswith("torch/include/"):
+                return name[len("torch/"):]
+            if name.startswith("torch/lib/") and (base in CPU_LIBRARIES or base.startswith("libgomp")):
+                return f"lib/{base}"
+            if name == "torch/version.py":
+                return "version.py"
+            return None
+
+        extract(next(wheels.glob("torch-*.whl")), torch_member, out)
+        small = {library for libraries in CPU_WHEELS.values() for library in libraries}
+        for wheel in wheels.glob("nvidia*.whl"):
+            extract(wheel, lambda name: f"lib/{os.path.basename(name)}" if os.path.basename(name) in small else None, out)
+        missing = (CPU_LIBRARIES | small) - {path.name for path in (out / "lib").iterdir()}
+        if missing:
+            stop(f"the torch wheel lacks {', '.join(sorted(missing))}: is it torch {TORCH} for Linux from PyPI?")
+
+    install(folder, fill)
+    return folder
+
+
+def cuda_libraries():
+    """libtorch_cuda.so and all that it loads, in one folder that the binary searches at start."""
+    folder = CACHE / f"libtorch-{TORCH}-cuda"
+
+    def fill(wheels, out):
+        say(f"a GPU answers: fetching CUDA's libraries for libtorch {TORCH} (about 3 GB, once; kept in {folder})")
+        for wheel in pip_download([f"torch=={TORCH}"], wheels, deps=True):
+            if wheel.name.startswith(("torch-", "nvidia_")):
+                extract(wheel, lambda name: os.path.basename(name) if ".so" in os.path.basename(name)
+                        and os.path.basename(name) not in CPU_LIBRARIES else None, out)
+
+    install(folder, fill)
+    return folder
+
+
+def gpu_answers():
+    tool = shutil.which("nvidia-smi")
+    return tool is not None and subprocess.run([tool, "-L"], capture_output=True).returncode == 0
+
+
+def cmake():
+    found = shutil.which("cmake")
+    if found:
+        return found
+    folder = CACHE / "cmake"
+
+    def fill(wheels, out):
+        say("fetching cmake from PyPI")
+        extract(pip_download(["cmake>=3.20"], wheels)[0], lambda name: name, out)
+
+    install(folder, fill)
+    program = folder / "cmake" / "data" / "bin" / "cmake"
+    for tool in program.parent.iterdir():
+        tool.chmod(0o755)
+    return str(program)
+
+
+def nasm():
+    """nasm, which libjpeg-turbo's SIMD code needs on x86. PyPI has none; a .deb unpacks without being root."""
+    if os.uname().machine not in ("x86_64", "i686"):
+        return None
+    for name in ("nasm", "yasm"):
+        if shutil.which(name):
+            return shutil.which(name)
+    folder = CACHE / "nasm"
+
+    def fill(debs, out):
+        say("fetching nasm from the distribution's packages")
+        lists = debs / "lists"
+        (lists / "partial").mkdir(parents=True)
+        options = ["-oDir::State::Lists=" + str(lists)]
+        tries = [[["apt-get", "-qq", "download", "nasm"]],
+                 [["apt-get", "-qq", *options, "update"], ["apt-get", "-qq", *options, "download", "nasm"]]]
+        for commands in tries if shutil.which("apt-get") and shutil.which("dpkg") else []:
+            if all(subprocess.run(c, cwd=debs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0 for c in commands):
+                break
+        found = glob.glob(str(debs / "nasm_*.deb"))
+        if not found or subprocess.run(["dpkg", "-x", found[0], str(out)]).returncode != 0:
+            stop("libjpeg-turbo's SIMD code needs nasm and it could not be fetched: install it (apt-get install nasm) and run again")
+
+    install(folder, fill)
+    return str(folder / "usr" / "bin" / "nasm")
+
+
+def cargo_config(libtorch, tools):
+    quote = json.dumps  # a JSON string is a TOML basic string
+    lines = ["# Written by trainer/setup/setup.py for this machine. Not in git.", "[env]"]
+    if libtorch is not None and "LIBTORCH" not in os.environ:
+        lines.append(f"LIBTORCH = {quote(str(libtorch))}")
+    lines += [f"{name} = {quote(value)}" for name, value in tools.items() if value]
+    if libtorch is not None:
+        rpath = quote(f"link-arg=-Wl,-rpath,{libtorch}/lib")
+        lines += ["", "[target.'cfg(target_os = \"linux\")']", f'rustflags = ["-C", {rpath}]']
+    text = "\n".join(lines) + "\n"
+    path = ROOT / ".cargo" / "config.local.toml"
+    if not path.is_file() or path.read_text() != text:
+        path.write_text(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cuda", choices=["auto", "yes", "no"], default="auto", help="fetch CUDA's libraries (auto: where nvidia-smi answers)")
+    arguments = parser.parse_args()
+    if os.environ.get("LIBTORCH"):
+        libtorch = pathlib.Path(os.environ["LIBTORCH"])
+        if not (libtorch / "include").is_dir():
+            stop(f"LIBTORCH is {libtorch}, which has no include folder: point it at an unpacked libtorch {TORCH}, or unset it")
+    elif os.environ.get("LIBTORCH_USE_PYTORCH"):
+        # torch-sys asks Python itself; we need the same folder for the shim and for rpath.
+        found = subprocess.run([sys.executable, "-c", "import os, torch; print(os.path.dirname(torch.__file__))"], capture_output=True, text=True)
+        if found.returncode != 0:
+            stop("LIBTORCH_USE_PYTORCH is set, but this Python has no torch: install torch==2.11.0 or unset it")
+        libtorch = pathlib.Path(found.stdout.strip())
+    else:
+        libtorch = cpu_libtorch()
+        if arguments.cuda == "yes" or (arguments.cuda == "auto" and gpu_answers()):
+            cuda_libraries()
+    cargo_config(libtorch, {"CMAKE": cmake(), "ASM_NASM": nasm()})
+
+
+if __name__ == "__main__":
+    main()
