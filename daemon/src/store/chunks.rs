@@ -17,7 +17,12 @@ const PAYLOAD: usize = BLOCK_BYTES - HEADER;
 
 impl Store {
     /// The changes that put a record in the place of what is there. Whoever calls holds the writer's lock.
-    pub(super) fn replace<T: Serialize>(&self, tree: &sled::Tree, identity: &[u8], record: &T) -> Result<Vec<Change>, StoreError> {
+    pub(super) fn replace<T: Serialize>(
+        &self,
+        tree: &sled::Tree,
+        identity: &[u8],
+        record: &T,
+    ) -> Result<Vec<Change>, StoreError> {
         let damaged = |error: serde_json::Error| StoreError::damaged(self.folder(), error.to_string());
         let bytes = serde_json::to_vec(record).map_err(damaged)?;
         let mut changes = split(identity, &bytes)?;
@@ -128,7 +133,7 @@ mod tests {
         fn chunks_are_small_and_make_up_the_whole(length in 0usize..40_000) {
             let bytes: Vec<u8> = (0..length).map(|i| i as u8).collect();
             let chunks = split(b"id", &bytes).unwrap();
-            let mut whole = Vec::new();
+            let mut whole: Vec<u8> = Vec::new();
             for (number, (key, value)) in chunks.iter().enumerate() {
                 let value = value.as_ref().unwrap();
                 prop_assert!(value.len() <= MAX_VALUE_BYTES);

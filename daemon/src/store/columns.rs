@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Float32Array, Float64Array, Float64Builder, ListArray, RecordBatch,
-    RecordBatchOptions, StringArray, StringBuilder, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt64Array, UInt64Builder,
+    RecordBatchOptions, StringArray, StringBuilder, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt64Array,
+    UInt64Builder,
 };
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{DataType, SchemaRef};

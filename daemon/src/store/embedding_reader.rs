@@ -3,9 +3,9 @@
 use diptych_schemas::Uid;
 use half::f16;
 
+use super::Store;
 use super::embeddings::{EmbeddingSet, UID_BYTES, uid_key, vector_key};
 use super::error::StoreError;
-use super::Store;
 
 /// Rows of a set.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,8 +38,9 @@ struct Column {
 }
 
 impl EmbeddingReader {
-    pub(super) fn new(store: &Store, tree: sled::Tree, set: EmbeddingSet, vectors: bool) -> Self {
-        let column = |key: fn(u32) -> Vec<u8>, width| Column { blocks: tree.range(key(0)..=key(u32::MAX)), width, ahead: Vec::new() };
+    pub(super) fn new(store: &Store, tree: &sled::Tree, set: EmbeddingSet, vectors: bool) -> Self {
+        let column =
+            |key: fn(u32) -> Vec<u8>, width| Column { blocks: tree.range(key(0)..=key(u32::MAX)), width, ahead: Vec::new() };
         Self {
             uids: column(uid_key, UID_BYTES),
             vectors: vectors.then(|| column(vector_key, 2 * set.dim)),

@@ -5,6 +5,7 @@
 //! head, which says how many rows there are and changes in the same batch as they do.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use diptych_schemas::{ContentHash, Uid};
 use half::f16;
@@ -14,7 +15,7 @@ use super::embedding_reader::EmbeddingReader;
 use super::engine::{BLOCK_BYTES, Change};
 use super::error::StoreError;
 use super::records::Milliseconds;
-use super::Store;
+use super::{Store, guard};
 
 /// Largest D: one row a block.
 pub const MAX_DIMENSION: usize = BLOCK_BYTES / 2;
@@ -79,21 +80,34 @@ pub struct EmbeddingWriter {
 
 impl Store {
     /// Opens a set for appending, and makes it where it is not there yet. Holds the uids that are there in memory.
-    pub fn embedding_writer(&self, producer: ContentHash, modality: Modality, dim: usize, source: &str) -> Result<EmbeddingWriter, StoreError> {
+    pub fn embedding_writer(
+        &self,
+        producer: ContentHash,
+        modality: Modality,
+        dim: usize,
+        source: &str,
+    ) -> Result<EmbeddingWriter, StoreError> {
         if dim == 0 || dim > MAX_DIMENSION {
             let expected = format!("1 to {MAX_DIMENSION} dimensions");
             return Err(StoreError::Shape { what: "embeddings".into(), expected, found: dim.to_string() });
         }
-        let new = EmbeddingSet { producer, modality, dim, rows: 0, complete: false, source: source.into(), updated: Milliseconds::now() };
+        let new = EmbeddingSet {
+            producer,
+            modality,
+            dim,
+            rows: 0,
+            complete: false,
+            source: source.into(),
+            updated: Milliseconds::now(),
+        };
         let tree = self.call(|| self.engine().db().open_tree(tree_name(producer, modality)))?;
         let set = {
             let _writer = self.writer();
-            match self.head(&tree)? {
-                Some(set) => set,
-                None => {
-                    self.apply(&tree, vec![self.head_change(&new)?])?;
-                    new
-                }
+            if let Some(set) = self.head(&tree)? {
+                set
+            } else {
+                self.apply(&tree, vec![self.head_change(&new)?])?;
+                new
             }
         };
         if set.dim != dim {
@@ -103,7 +117,7 @@ impl Store {
                 found: dim.to_string(),
             });
         }
-        let known = EmbeddingReader::new(self, tree.clone(), set.clone(), false).read_all()?.uids.into_iter().collect();
+        let known = EmbeddingReader::new(self, &tree, set.clone(), false).read_all()?.uids.into_iter().collect();
         Ok(EmbeddingWriter { tree, store: self.clone(), set, known })
     }
 
@@ -124,15 +138,24 @@ impl Store {
         self.read_set(producer, modality, true)
     }
 
-    pub(super) fn read_set(&self, producer: ContentHash, modality: Modality, vectors: bool) -> Result<EmbeddingReader, StoreError> {
-        let missing = || StoreError::NoEmbeddings { state: self.folder().to_owned(), producer: producer.to_string(), modality: modality.as_str() };
+    pub(super) fn read_set(
+        &self,
+        producer: ContentHash,
+        modality: Modality,
+        vectors: bool,
+    ) -> Result<EmbeddingReader, StoreError> {
+        let missing = || StoreError::NoEmbeddings {
+            state: self.folder().to_owned(),
+            producer: producer.to_string(),
+            modality: modality.as_str(),
+        };
         let name = tree_name(producer, modality);
         if !self.set_trees().contains(&name) {
             return Err(missing());
         }
         let tree = self.call(|| self.engine().db().open_tree(&name))?;
         let set = self.head(&tree)?.ok_or_else(missing)?;
-        Ok(EmbeddingReader::new(self, tree, set, vectors))
+        Ok(EmbeddingReader::new(self, &tree, set, vectors))
     }
 
     /// Drops everything that a producer made. Says whether there was anything. Durable when it returns.
@@ -154,12 +177,7 @@ impl Store {
     }
 
     fn head(&self, tree: &sled::Tree) -> Result<Option<EmbeddingSet>, StoreError> {
-        let Some(head) = self.call(|| tree.get(HEAD))? else { return Ok(None) };
-        let unreadable = |error: serde_json::Error| StoreError::damaged(self.folder(), format!("the head of a set of embeddings: {error}"));
-        let set: EmbeddingSet = self.noting_damage(serde_json::from_slice(&head).map_err(unreadable))?;
-        let sane = (1..=MAX_DIMENSION).contains(&set.dim);
-        let insane = || StoreError::damaged(self.folder(), format!("a set of embeddings claims {} dimensions", set.dim));
-        self.noting_damage(if sane { Ok(Some(set)) } else { Err(insane()) })
+        self.noting_damage(read_head(self.folder(), tree))
     }
 
     fn head_change(&self, set: &EmbeddingSet) -> Result<Change, StoreError> {
@@ -228,7 +246,11 @@ impl EmbeddingWriter {
         let there = self.store.head(&self.tree)?.map(|set| set.rows);
         if there != Some(self.set.rows) {
             let message = format!("there are {} rows instead of {}", there.unwrap_or(0), self.set.rows);
-            return Err(StoreError::Changed { producer: self.set.producer.to_string(), modality: self.set.modality.as_str(), message });
+            return Err(StoreError::Changed {
+                producer: self.set.producer.to_string(),
+                modality: self.set.modality.as_str(),
+                message,
+            });
         }
         let uid_bytes: Vec<u8> = uids.iter().flat_map(|uid| uid.0).collect();
         let set = EmbeddingSet {
@@ -247,7 +269,13 @@ impl EmbeddingWriter {
     }
 
     /// The blocks that change when rows of `width` bytes are appended: the last one, if it has room, and new ones.
-    fn extend_blocks(&self, key: fn(u32) -> Vec<u8>, rows_a_block: u64, width: usize, bytes: &[u8]) -> Result<Vec<Change>, StoreError> {
+    fn extend_blocks(
+        &self,
+        key: fn(u32) -> Vec<u8>,
+        rows_a_block: u64,
+        width: usize,
+        bytes: &[u8],
+    ) -> Result<Vec<Change>, StoreError> {
         let mut changes = Vec::new();
         let mut number = (self.set.rows / rows_a_block) as u32;
         let kept = (self.set.rows % rows_a_block) as usize * width;
@@ -255,7 +283,8 @@ impl EmbeddingWriter {
         let mut block = Vec::new();
         if kept > 0 && !bytes.is_empty() {
             let last = self.store.call(|| self.tree.get(key(number)))?;
-            let short = || StoreError::damaged(self.store.folder(), format!("block {number} of a set of embeddings is cut short"));
+            let short =
+                || StoreError::damaged(self.store.folder(), format!("block {number} of a set of embeddings is cut short"));
             block = self.store.noting_damage(last.and_then(|last| Some(last.get(..kept)?.to_vec())).ok_or_else(short))?;
         }
         let mut rest = bytes;
@@ -267,6 +296,38 @@ impl EmbeddingWriter {
             rest = later;
         }
         Ok(changes)
+    }
+}
+
+/// Reads all sets and keeps nothing: has each the rows that its head claims?
+pub(super) fn verify(state: &Path, db: &sled::Db) -> Result<(), StoreError> {
+    for name in db.tree_names().iter().filter(|name| name.starts_with(TREE_PREFIX)) {
+        let tree = guard::call(state, || db.open_tree(name))?;
+        let Some(set) = read_head(state, &tree)? else { continue };
+        let bytes = |key: fn(u32) -> Vec<u8>| {
+            let mut bytes = 0;
+            let mut blocks = tree.range(key(0)..=key(u32::MAX));
+            while let Some((_, block)) = guard::call(state, || blocks.next().transpose())? {
+                bytes += block.len() as u64;
+            }
+            Ok::<_, StoreError>(bytes)
+        };
+        let found = (bytes(uid_key)? / UID_BYTES as u64, bytes(vector_key)? / (2 * set.dim as u64));
+        if found != (set.rows, set.rows) {
+            return Err(StoreError::damaged(state, format!("a set of embeddings has {found:?} rows instead of {}", set.rows)));
+        }
+    }
+    Ok(())
+}
+
+fn read_head(state: &Path, tree: &sled::Tree) -> Result<Option<EmbeddingSet>, StoreError> {
+    let Some(head) = guard::call(state, || tree.get(HEAD))? else { return Ok(None) };
+    let unreadable = |error: serde_json::Error| StoreError::damaged(state, format!("the head of a set of embeddings: {error}"));
+    let set: EmbeddingSet = serde_json::from_slice(&head).map_err(unreadable)?;
+    if (1..=MAX_DIMENSION).contains(&set.dim) {
+        Ok(Some(set))
+    } else {
+        Err(StoreError::damaged(state, format!("a set of embeddings claims {} dimensions", set.dim)))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use diptych_schemas::{SchemaError, durable};
 
+use super::acknowledged::{Acknowledged, AcknowledgedFile, KEY};
 use super::error::StoreError;
 use super::guard;
 
@@ -34,6 +35,7 @@ pub(super) struct Engine {
     folder: PathBuf,
     /// sled's data file, to be flushed by us: sled's own flush is no fsync.
     file: File,
+    acknowledged: AcknowledgedFile,
 }
 
 struct Open {
@@ -71,7 +73,20 @@ impl Engine {
             db,
         };
         let file = File::open(&path).map_err(SchemaError::io(&path))?;
-        Ok(Self { open: Some(open), folder: folder.to_owned(), file })
+        Ok(Self { open: Some(open), folder: folder.to_owned(), file, acknowledged: AcknowledgedFile::open(folder)? })
+    }
+
+    /// The last acknowledgement as sled knows it and as the file beside it does. A file that is ahead means that sled lost
+    /// what it had.
+    pub(super) fn last_acknowledged(&self, state: &Path) -> Result<(Acknowledged, Acknowledged), StoreError> {
+        let known = guard::call(state, || self.db().get(KEY))?;
+        let known = known.and_then(|value| Acknowledged::from_bytes(&value)).unwrap_or_default();
+        Ok((known, self.acknowledged.read().unwrap_or(known)))
+    }
+
+    /// Notes an acknowledgement beside sled, after [`Engine::sync`].
+    pub(super) fn note(&self, acknowledged: Acknowledged) -> Result<(), StoreError> {
+        Ok(self.acknowledged.write(acknowledged).map_err(SchemaError::io(&self.folder))?)
     }
 
     #[expect(clippy::expect_used, reason = "it is taken only when the engine is dropped")]

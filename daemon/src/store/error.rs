@@ -45,10 +45,14 @@ pub enum StoreError {
     )]
     NotFinite { row: usize, value: f32 },
 
-    #[error("there are no {modality} embeddings by {producer} in {state}. `diptych sql \"SELECT DISTINCT producer, modality FROM embeddings\"` lists those that are there")]
+    #[error(
+        "there are no {modality} embeddings by {producer} in {state}. `diptych sql \"SELECT DISTINCT producer, modality FROM embeddings\"` lists those that are there"
+    )]
     NoEmbeddings { state: PathBuf, producer: String, modality: &'static str },
 
-    #[error("the {modality} embeddings by {producer} were changed by another writer: {message}. Start the embedding again; it goes on from there")]
+    #[error(
+        "the {modality} embeddings by {producer} were changed by another writer: {message}. Start the embedding again; it goes on from there"
+    )]
     Changed { producer: String, modality: &'static str, message: String },
 
     #[error(transparent)]
@@ -56,12 +60,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// For what sled returns. A disk that is full or a folder that may not be read is no damage.
+    /// For what sled returns. A disk that is full or a folder that may not be read is no damage; settings that sled does not
+    /// know are, since there is only one version of it.
     pub(super) fn from_sled(state: &Path, error: &sled::Error) -> Self {
         let state = state.to_owned();
         let message = error.to_string();
         match error {
-            sled::Error::Unsupported(_) => Self::Version { state, message },
             sled::Error::Io(error) if is_environment(error) => Self::Unavailable { state, message },
             _ => Self::Damaged { state, message },
         }

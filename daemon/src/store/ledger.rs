@@ -3,9 +3,9 @@
 
 use diptych_schemas::{ContentHash, LedgerEntry};
 
+use super::Store;
 use super::error::StoreError;
 use super::records::RunName;
-use super::Store;
 
 impl Store {
     /// Puts entries in the ledger of a run; one that is there already is overwritten. Durable with the next checkpoint.

@@ -53,7 +53,7 @@ impl Store {
         let (first, last) = (run.step_key(Step(first)), run.step_key(Step(u64::MAX)));
         let mut removed = 0;
         loop {
-            let newest = self.call(|| tree.range(&first[..]..=&last[..]).rev().keys().take(REMOVE_AT_ONCE).collect::<Result<Vec<_>, _>>())?;
+            let newest: Vec<_> = self.call(|| tree.range(&first[..]..=&last[..]).keys().rev().take(REMOVE_AT_ONCE).collect())?;
             if newest.is_empty() {
                 return Ok(removed);
             }
@@ -106,7 +106,11 @@ fn encode(row: &MetricRow) -> Result<Vec<u8>, StoreError> {
     value.extend(row.samples.0.to_be_bytes());
     value.extend(row.time.0.to_be_bytes());
     for (name, number) in &row.values {
-        let too_long = |_| StoreError::TooLarge { what: format!("the name {name:?} of a metric in bytes"), found: name.len() as u64, limit: 255 };
+        let too_long = |_| StoreError::TooLarge {
+            what: format!("the name {name:?} of a metric in bytes"),
+            found: name.len() as u64,
+            limit: 255,
+        };
         value.push(u8::try_from(name.len()).map_err(too_long)?);
         value.extend(name.as_bytes());
         value.extend(number.to_be_bytes());

@@ -1,13 +1,14 @@
 //! What Diptych remembers between processes: runs, metrics, checkpoints, entries of the training's ledger, embeddings.
 //!
 //! 1. This is the only module that names sled, and sled is an index that can be rebuilt: checkpoint folders win over it, and
-//!    one that does not open is moved aside and begun anew, never a panic.
+//!    one that does not open is moved aside and begun anew, one that went back by itself is noticed; never a panic.
 //! 2. No value in it is above [`MAX_VALUE_BYTES`]; what is longer is stored in chunks.
 //! 3. One process owns a state folder, and within it one thread writes at a time.
 //! 4. An acknowledged run, checkpoint or embedding survives a kill and a power cut; metrics and ledger entries may lose the
 //!    last [`FLUSH_EVERY_MS`].
 //! 5. It blocks: SQL over it reads on threads made for blocking, never on tokio's workers.
 
+mod acknowledged;
 mod chunks;
 mod columns;
 mod embedding_reader;
@@ -36,6 +37,7 @@ pub use owner::Owner;
 pub use records::{CheckpointRecord, MetricRow, Milliseconds, RunName, RunRecord, RunState};
 pub use runs::Reconciled;
 
+use acknowledged::Acknowledged;
 use engine::{Change, Engine};
 
 /// The store of one state folder. Clones share it; the last one that is dropped closes it.
@@ -48,6 +50,8 @@ struct Inner {
     engine: Engine,
     /// Held by whoever writes: sled has one writer at a time.
     writer: Mutex<()>,
+    /// Held by whoever waits for the disk.
+    acknowledged: Mutex<Acknowledged>,
     state: PathBuf,
     degraded: Option<String>,
     /// Last, so that the folder is free only when sled is closed.
@@ -58,17 +62,23 @@ impl Store {
     /// Opens the store in a state folder, and makes both where they are not there yet.
     ///
     /// A store that cannot be opened since it is damaged is moved aside and begun anew: [`Store::degraded`] then says what
-    /// happened, and checkpoints come back through [`Store::reconcile_checkpoints`].
+    /// was lost, and checkpoints come back through [`Store::reconcile_checkpoints`].
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         let opened = open::open(state)?;
         let inner = Inner {
             engine: opened.engine,
             writer: Mutex::new(()),
+            acknowledged: Mutex::new(opened.acknowledged),
             state: state.to_owned(),
             degraded: opened.degraded,
             _lock: opened.lock,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let store = Self { inner: Arc::new(inner) };
+        if store.degraded().is_some() {
+            // It is told once.
+            store.make_durable()?;
+        }
+        Ok(store)
     }
 
     /// In words, what was lost when this store was opened. Nothing in most cases.
@@ -111,8 +121,17 @@ impl Store {
 
     /// Returns when everything that was written before is on the disk.
     fn make_durable(&self) -> Result<(), StoreError> {
+        let mut last = self.inner.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = last.next();
+        {
+            let _writer = self.writer();
+            self.call(|| self.engine().db().insert(acknowledged::KEY, next.to_bytes()))?;
+        }
         self.call(|| self.engine().flush())?;
-        self.engine().sync()
+        self.engine().sync()?;
+        self.engine().note(next)?;
+        *last = next;
+        Ok(())
     }
 }
 

@@ -8,11 +8,12 @@ use std::path::Path;
 
 use diptych_schemas::{LedgerEntry, SchemaError, durable};
 
+use super::acknowledged::Acknowledged;
 use super::engine::Engine;
 use super::error::StoreError;
 use super::owner::FolderLock;
 use super::records::{CheckpointRecord, Milliseconds, RunRecord};
-use super::{chunks, guard, metrics, salvage};
+use super::{chunks, embeddings, guard, metrics, salvage};
 
 /// Version of keys and values.
 const FORMAT: &[u8] = b"1";
@@ -22,6 +23,7 @@ const SUSPECT: &str = "sled.suspect";
 
 pub(super) struct Opened {
     pub(super) engine: Engine,
+    pub(super) acknowledged: Acknowledged,
     pub(super) degraded: Option<String>,
     pub(super) lock: FolderLock,
 }
@@ -37,20 +39,21 @@ pub(super) fn open(state: &Path) -> Result<Opened, StoreError> {
         durable::publish(&rebuilt, &folder)?;
     }
     let suspect = state.join(SUSPECT);
-    match open_checked(state, &folder, suspect.exists()) {
-        Ok(engine) => {
-            durable::sync_folder(state)?;
-            remove_if_there(&suspect)?;
-            Ok(Opened { engine, degraded: None, lock })
-        }
+    let (engine, degraded) = match open_checked(state, &folder, suspect.exists()) {
+        Ok((engine, lost)) => (engine, lost),
         Err(StoreError::Damaged { message, .. }) => {
             let degraded = begin_anew(state, &folder, &message)?;
-            remove_if_there(&suspect)?;
-            tracing::warn!("{degraded}");
-            Ok(Opened { engine: open_checked(state, &folder, false)?, degraded: Some(degraded), lock })
+            (open_checked(state, &folder, false)?.0, Some(degraded))
         }
-        Err(error) => Err(error),
+        Err(error) => return Err(error),
+    };
+    durable::sync_folder(state)?;
+    remove_if_there(&suspect)?;
+    if let Some(degraded) = &degraded {
+        tracing::warn!("{degraded}");
     }
+    let (known, noted) = engine.last_acknowledged(state)?;
+    Ok(Opened { engine, acknowledged: known.max(noted), degraded, lock })
 }
 
 /// Notes that damage was met, for the next opening.
@@ -59,30 +62,43 @@ pub(super) fn note_damage(state: &Path) {
     let _ = durable::write(&state.join(SUSPECT), b"damage was met while reading; the next opening reads everything\n");
 }
 
-fn open_checked(state: &Path, folder: &Path, everything: bool) -> Result<Engine, StoreError> {
+/// Opens sled and reads what has to be readable. Says what is missing, if sled went back to an earlier state by itself.
+fn open_checked(state: &Path, folder: &Path, everything: bool) -> Result<(Engine, Option<String>), StoreError> {
     let engine = Engine::open(state, folder)?;
     match guard::call(state, || engine.db().get(FORMAT_KEY))? {
         Some(found) if found == FORMAT => {}
         Some(found) => {
-            let message = format!("format {}, this binary reads {}", String::from_utf8_lossy(&found), String::from_utf8_lossy(FORMAT));
+            let message =
+                format!("format {}, this binary reads {}", String::from_utf8_lossy(&found), String::from_utf8_lossy(FORMAT));
             return Err(StoreError::Version { state: state.to_owned(), message });
         }
         None => {
             guard::call(state, || engine.db().insert(FORMAT_KEY, FORMAT))?;
         }
     }
+    let (known, noted) = engine.last_acknowledged(state)?;
+    let lost = (noted > known).then(|| went_back(state, known, noted));
     chunks::read::<RunRecord>(state, engine.runs(), &[])?;
     chunks::read::<CheckpointRecord>(state, engine.checkpoints(), &[])?;
     chunks::read::<LedgerEntry>(state, engine.ledger(), &[])?;
-    if everything {
+    if everything || lost.is_some() {
         metrics::verify(state, engine.metrics())?;
-        for name in guard::call(state, || Ok(engine.db().tree_names()))? {
-            let tree = guard::call(state, || engine.db().open_tree(&name))?;
-            let mut entries = tree.iter();
-            while guard::call(state, || entries.next().transpose())?.is_some() {}
-        }
+        embeddings::verify(state, engine.db())?;
     }
-    Ok(engine)
+    Ok((engine, lost))
+}
+
+fn went_back(state: &Path, known: Acknowledged, noted: Acknowledged) -> String {
+    let now = if known.count == 0 {
+        "it is empty now".to_owned()
+    } else {
+        format!("it is now as it was {} s before its last change", (noted.time.0 - known.time.0) / 1000)
+    };
+    format!(
+        "the store in {} lost what was written last, since its data file is damaged: {now}. Checkpoints are taken back from \
+         their folders; embeddings go on where they end now. Check the disk",
+        state.display()
+    )
 }
 
 /// Puts a new sled in the place of a damaged one, with what could still be read of it. Says what happened.
@@ -92,7 +108,7 @@ fn begin_anew(state: &Path, folder: &Path, message: &str) -> Result<String, Stor
         fs::remove_dir_all(&rebuilt).map_err(SchemaError::io(&rebuilt))?;
     }
     let kept = {
-        let new = open_checked(state, &rebuilt, false)?;
+        let (new, _) = open_checked(state, &rebuilt, false)?;
         let kept = salvage::copy(state, folder, &new)?;
         guard::call(state, || new.flush())?;
         new.sync()?;

@@ -6,11 +6,11 @@ use sled::Transactional;
 use sled::transaction::{ConflictableTransactionError, TransactionError};
 use std::convert::Infallible;
 
+use super::Store;
 use super::chunks;
 use super::engine::{self, Change};
 use super::error::StoreError;
 use super::records::{CheckpointRecord, RunName, RunRecord};
-use super::Store;
 
 /// What [`Store::reconcile_checkpoints`] changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

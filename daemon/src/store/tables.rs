@@ -20,11 +20,11 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use diptych_schemas::{checkpoints_schema, column, embeddings_schema, ledger_schema, metrics_schema, runs_schema};
 
+use super::Store;
 use super::columns;
 use super::embeddings::EmbeddingSet;
 use super::error::StoreError;
 use super::records::RunName;
-use super::Store;
 
 /// Batches that wait for the query.
 const BATCHES_AHEAD: usize = 2;
@@ -164,7 +164,9 @@ impl StoreTable {
 fn equal_to<'a>(filter: &'a Expr, name: &str) -> Option<&'a str> {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else { return None };
     match (left.as_ref(), right.as_ref()) {
-        (Expr::Column(column), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(column)) if column.name == name => {
+        (Expr::Column(column), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(column))
+            if column.name == name =>
+        {
             value.try_as_str().flatten()
         }
         _ => None,
@@ -208,7 +210,8 @@ impl PartitionStream for Scan {
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), BATCHES_AHEAD);
         let batches = builder.tx();
-        let (store, part, projection, batch_rows) = (self.store.clone(), self.part.clone(), self.projection.clone(), self.batch_rows);
+        let (store, part, projection, batch_rows) =
+            (self.store.clone(), self.part.clone(), self.projection.clone(), self.batch_rows);
         builder.spawn_blocking(move || {
             // The other end is gone when the query has what it wants.
             read(&store, &part, &projection, batch_rows, &mut |batch| batches.blocking_send(Ok(batch)).is_ok())
@@ -218,7 +221,13 @@ impl PartitionStream for Scan {
 }
 
 /// Reads a part and gives its batches to `give`, which says whether it wants more.
-fn read(store: &Store, part: &Part, projection: &[usize], batch_rows: usize, give: &mut dyn FnMut(RecordBatch) -> bool) -> SqlResult<()> {
+fn read(
+    store: &Store,
+    part: &Part,
+    projection: &[usize],
+    batch_rows: usize,
+    give: &mut dyn FnMut(RecordBatch) -> bool,
+) -> SqlResult<()> {
     match part {
         Part::Runs => {
             let columns = columns::runs(&store.runs().map_err(external)?);
