@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use datafusion::prelude::SessionContext;
 use diptych::store::{
-    CheckpointRecord, EmbeddingChunk, MetricRow, Milliseconds, Modality, RunName, RunRecord, RunState, Store, StoreError,
+    CheckpointRecord, EmbeddingChunk, EmbeddingReader, MetricRow, Milliseconds, Modality, RunName, RunRecord, RunState, Store,
+    StoreError,
 };
 use diptych_schemas::{ContentHash, LedgerEntry, Reason, SampleIndex, Stage, Step, Uid};
 use half::f16;
@@ -105,6 +106,11 @@ fn assert_rows(chunk: &EmbeddingChunk, rows: u64, dim: usize) {
     assert_eq!(chunk.uids, uids(0..rows));
     let expected: Vec<f16> = vectors(0..rows, dim).into_iter().map(f16::from_f32).collect();
     assert!(chunk.vectors == expected, "vectors differ from what was written");
+}
+
+/// How often a test of chance is played: more with `DIPTYCH_TEST_ROUNDS`.
+fn rounds(usual: u64) -> u64 {
+    std::env::var("DIPTYCH_TEST_ROUNDS").map_or(usual, |rounds| rounds.parse().unwrap())
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -455,7 +461,7 @@ fn murder(role: &str, seed: u64, check: impl Fn(&Store, u64)) {
     let state = tempfile::tempdir().unwrap();
     let mut random = StdRng::seed_from_u64(seed);
     let mut acknowledged = 0;
-    for _ in 0..20 {
+    for _ in 0..rounds(20) {
         let mut process = Murdered::start(command(role, state.path()));
         for _ in 0..random.random_range(1..8) {
             process.wait().unwrap();
@@ -551,7 +557,7 @@ fn power_cut_loses_nothing_that_was_acknowledged() {
     let before = std::fs::read(synced.join("sled/db")).unwrap();
     let after = std::fs::read(state.join("sled/db")).unwrap();
     assert!(before != after, "nothing was written after the acknowledgement");
-    for seed in 0..20 {
+    for seed in 0..rounds(20) {
         let mut random = StdRng::seed_from_u64(seed);
         let share = random.random_range(0.0..1.0);
         let length = random.random_range(before.len()..=after.len());
@@ -665,8 +671,8 @@ fn no_damage_makes_the_store_panic_or_lie() {
     drop(Store::open(&whole).unwrap());
     let files: Vec<_> =
         std::fs::read_dir(whole.join("sled")).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
-    let mut set_aside = 0;
-    for seed in 0..24 {
+    let mut noticed = 0;
+    for seed in 0..rounds(24) {
         let mut random = StdRng::seed_from_u64(seed);
         let state = folder.path().join(seed.to_string());
         copy_folder(if seed % 2 == 0 { &whole } else { &fresh }, &state);
@@ -682,9 +688,9 @@ fn no_damage_makes_the_store_panic_or_lie() {
             }
         }
         std::fs::File::create(state.join("sled").join(file.file_name().unwrap())).unwrap().write_all(&bytes).unwrap();
-        set_aside += usize::from(survive(&state).is_some());
+        noticed += usize::from(survive(&state).is_some());
     }
-    assert!(set_aside > 5, "only {set_aside} of 24 damages were noticed");
+    assert!(noticed > 5, "only {noticed} damages were noticed");
 }
 
 #[test]
@@ -701,7 +707,7 @@ fn runs_and_metrics_of_a_store_with_damaged_embeddings_are_kept() {
     let path = state.join("sled/db");
     let mut bytes = std::fs::read(&path).unwrap();
     // A row well before the last segment, wherever sled wrote it.
-    let needle: Vec<u8> = vectors(2990..2991, DIM).iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
+    let needle = uid(2990).0;
     let places: Vec<_> = (0..bytes.len() - needle.len()).filter(|&place| bytes[place..].starts_with(&needle)).collect();
     assert!(!places.is_empty());
     for place in places {
@@ -710,8 +716,9 @@ fn runs_and_metrics_of_a_store_with_damaged_embeddings_are_kept() {
     std::fs::File::create(&path).unwrap().write_all(&bytes).unwrap();
 
     let store = Store::open(&state).unwrap();
-    let error =
-        store.read_embeddings(hash("weights"), Modality::Image).and_then(diptych::store::EmbeddingReader::read_all).unwrap_err();
+    assert_eq!(store.degraded(), None);
+    let read = store.read_embeddings(hash("weights"), Modality::Image).and_then(EmbeddingReader::read_all);
+    let error = read.unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
     drop(store);
     let store = Store::open(&state).unwrap();

@@ -56,7 +56,7 @@ impl AcknowledgedFile {
         let mut bytes = [0; BYTES + 32];
         self.0.read_exact_at(&mut bytes, 0).ok()?;
         let (value, hash) = bytes.split_at(BYTES);
-        if ContentHash::of(value).0 != hash { None } else { Acknowledged::from_bytes(value) }
+        if ContentHash::of(value).0 == hash { Acknowledged::from_bytes(value) } else { None }
     }
 
     pub(super) fn write(&self, value: Acknowledged) -> std::io::Result<()> {
