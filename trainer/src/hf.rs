@@ -319,7 +319,7 @@ fn to_hf(weights: &Weights) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     let ours: BTreeMap<String, &Tensor> = weights.named().collect();
     let mut theirs = BTreeMap::new();
     for (name, their_name) in OUTER_NAMES {
-        let tensor = if is_projection(name) { ours[name].f_t()?.f_contiguous()? } else { ours[name].shallow_clone() };
+        let tensor = if is_projection(name) { ours[name].f_transpose(0, 1)?.f_contiguous()? } else { ours[name].shallow_clone() };
         theirs.insert(their_name.to_owned(), tensor);
     }
     for (layer, their_layer) in layers(&weights.config) {
@@ -345,7 +345,7 @@ fn from_hf(config: &ModelConfig, mut theirs: BTreeMap<String, Tensor>) -> Result
     for (name, their_name) in OUTER_NAMES {
         if let Some(tensor) = theirs.remove(their_name) {
             let transposed = is_projection(name) && tensor.dim() == 2;
-            ours.insert(name.to_owned(), if transposed { tensor.f_t()?.f_contiguous()? } else { tensor });
+            ours.insert(name.to_owned(), if transposed { tensor.f_transpose(0, 1)?.f_contiguous()? } else { tensor });
         }
     }
     for (layer, their_layer) in layers(config) {
