@@ -5,7 +5,9 @@
 //! 3. Computing happens on threads of its own, never on tokio's.
 
 mod batch;
+pub mod header;
 mod image_error;
+pub mod ingest;
 mod select;
 mod selection;
 pub mod sql;

@@ -52,6 +52,12 @@ pub struct SourceEntry {
     /// Records done; everything before it is in a shard or a ledger file of this manifest.
     pub records: u64,
     pub done: bool,
+    /// Shards and ledger files that there were when the file was found changed and read again: what they hold of it is
+    /// recognised. 0 for a file that is read for the first time.
+    #[serde(default)]
+    pub known_shards: u32,
+    #[serde(default)]
+    pub known_ledgers: u32,
 }
 
 impl DatasetManifest {
