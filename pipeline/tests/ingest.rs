@@ -885,6 +885,61 @@ fn ingest_that_is_stopped_anywhere_and_started_again_gives_the_same_bytes() {
 }
 
 #[test]
+fn reading_a_changed_source_again_can_be_stopped_anywhere_too() {
+    let bench = Bench::new();
+    let mut request = mixed(&bench);
+    run(&request).unwrap();
+    // The first archive has five more pairs in front, one of them in the dataset already; the cut one is repaired.
+    let changed = tar(&[("x.png", &png(100)), ("x.txt", b"x"), ("only.txt", b"no image")]);
+    let changed = [&changed[..changed.len() - 1024], &tar_of_pairs(500..504)[..4 * 1024], &tar_of_pairs(0..12)].concat();
+    bench.file("a.tar", &changed);
+    bench.file("e.tar", &tar_of_pairs(400..403));
+    let original = files(&bench.dataset());
+    let copy = |name: String| {
+        let folder = bench.folder.path().join(name);
+        for (path, bytes) in &original {
+            fs::create_dir_all(folder.join(path).parent().unwrap()).unwrap();
+            durable::write(&folder.join(path), bytes).unwrap();
+        }
+        folder
+    };
+    request.dataset = copy("whole".into());
+    let mut steps = 0;
+    let report = ingest(&request, &mut |_| {
+        steps += 1;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let expected = files(&request.dataset);
+    assert_eq!(report.ledger_added, BTreeMap::from([("duplicate_pair", 1), ("missing_image", 1)]));
+    for stop in 0..steps {
+        request.dataset = copy(format!("stopped-{stop}"));
+        let mut left = stop;
+        let stopped = ingest(&request, &mut |_| {
+            left -= 1;
+            if left < 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(stopped, Err(IngestError::Stopped { .. })), "{stop}");
+        run(&request).unwrap();
+        assert!(files(&request.dataset) == expected, "stopped at step {stop}");
+    }
+}
+
+#[test]
+fn source_is_read_again_when_it_is_to_be_read_in_another_way() {
+    let bench = Bench::new();
+    let source = bench.file("a.tar", &tar(&[("1.png", &png(1)), ("1.json", br#"{"alt": "one"}"#), ("2.txt", b"two")]));
+    let mut request = bench.request(&[&source]);
+    let report = run(&request).unwrap();
+    assert_eq!((report.pairs_added, report.ledger_total), (0, 2));
+    assert!(ledger(&bench.dataset()).iter().any(|row| row[0] == "missing_caption" && row[3].contains("json")));
+    request.caption_column = Some("alt".into());
+    let report = run(&request).unwrap();
+    assert_eq!((report.pairs_added, report.ledger_total), (1, 2));
+    assert!(run(&request).unwrap().added_nothing());
+}
+
+#[test]
 fn second_run_adds_nothing_and_says_so() {
     let bench = Bench::new();
     let request = mixed(&bench);

@@ -7,13 +7,14 @@
 //! 4. One thread reads and writes; hashing and probing run on all cores between the two, in order.
 //!
 //! Captions are stored, and hashed into the uid, without white space around them: a text file's last line feed is not part
-//! of what it says. A source is known by its path, size and time of change; when either changes it is read again, and what
-//! the dataset holds of it is recognised. A listing's own file counts there, not the images that it names: after repairing
+//! of what it says. A source is known by its path, size, time of change and the options that it was read with; when one of
+//! these changes it is read again, and what the dataset holds of it is recognised. A listing's own file counts there, not the images that it names: after repairing
 //! those, touch the listing.
 
 mod columns;
 mod dataset;
 mod expand;
+mod folder;
 mod images_folder;
 mod item;
 mod judge;
@@ -21,6 +22,7 @@ mod layout;
 mod listing;
 mod parquet_source;
 mod shard;
+mod tar_group;
 mod tar_members;
 mod text;
 mod webdataset;
@@ -114,6 +116,18 @@ impl IngestRequest {
             ));
         }
         Ok(())
+    }
+
+    /// All that decides what becomes of a record. Other words in the manifest mean that a source is read again.
+    fn options_in_words(&self) -> String {
+        let name = |column: &Option<String>| column.as_ref().map_or("by the usual names".into(), |name| format!("{name:?}"));
+        format!(
+            "image {}, caption {}, at most {} pixels and {} bytes",
+            name(&self.image_column),
+            name(&self.caption_column),
+            self.max_pixels,
+            self.max_image_bytes
+        )
     }
 
     fn options(&self) -> ReadOptions<'_> {
@@ -232,12 +246,16 @@ pub fn ingest(
 ) -> Result<IngestReport, IngestError> {
     request.check()?;
     let sources = expand::expand(&request.sources)?;
-    dataset::check_folder(&request.dataset)?;
+    folder::check(&request.dataset)?;
     // Everything is recognised before anything is written.
     let before = dataset::manifest(&request.dataset)?;
+    let options = request.options_in_words();
     let recognised = sources.into_iter().map(|source| {
-        let layout =
-            if dataset::is_done(&before, &source) { None } else { Some(layout::recognise(&source, &request.options())?) };
+        let layout = if dataset::is_done(&before, &source, &options) {
+            None
+        } else {
+            Some(layout::recognise(&source, &request.options())?)
+        };
         Ok((source, layout))
     });
     let sources = recognised.collect::<Result<Vec<_>, IngestError>>()?;
@@ -314,7 +332,7 @@ impl Run<'_> {
         };
         let Some((layout, words)) = layout else { return Ok(report) };
         report.layout = words;
-        let (index, from, known) = self.dataset.begin(source)?;
+        let (index, from, known) = self.dataset.begin(source, &self.request.options_in_words())?;
         let options = self.request.options();
         let mut waiting = Vec::new();
         let mut waiting_bytes = 0;
