@@ -8,8 +8,8 @@
 //!
 //! Captions are stored, and hashed into the uid, without white space around them: a text file's last line feed is not part
 //! of what it says. A source is known by its path, size, time of change and the options that it was read with; when one of
-//! these changes it is read again, and what the dataset holds of it is recognised. A listing's own file counts there, not the images that it names: after repairing
-//! those, touch the listing.
+//! these changes it is read again, and what the dataset holds of it is recognised. A listing's own file counts there, not
+//! the images that it names: after repairing those, touch the listing.
 
 mod columns;
 mod dataset;
