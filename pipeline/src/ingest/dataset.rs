@@ -5,20 +5,20 @@
 //! on the records. Known uids are kept in memory: 16 bytes a pair and the set's own, about 3 GB for 100 million pairs.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, RecordBatch, StringArray};
 use diptych_schemas::{
-    DatasetManifest, LedgerEntry, LedgerFile, Reason, SchemaError, SourceEntry, Stage, Uid, blob_path, column, durable,
-    ledger_path, ledger_schema, meta_path, source_column_name,
+    DatasetManifest, LedgerEntry, LedgerFile, Reason, SchemaError, SourceEntry, Stage, Uid, column, durable, ledger_path,
+    ledger_schema, meta_path, source_column_name,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 
 use super::expand::Source;
+use super::folder;
 use super::judge::Pair;
 use super::shard::{OpenShard, narrow_properties};
 use super::{IngestError, IngestRequest, item::Rejection};
@@ -27,9 +27,6 @@ use super::{IngestError, IngestRequest, item::Rejection};
 const MAX_LEDGER_ROWS: usize = 200_000;
 /// Most columns that sources may bring along. Further ones are not kept, and the report says so.
 const MAX_SOURCE_COLUMNS: usize = 1024;
-/// The folders of a dataset that an ingest writes.
-const FOLDERS: [&str; 3] = ["meta", "blob", "ledger"];
-const LOCK: &str = ".lock";
 
 /// Called between the steps of a commit; an error stops there, as a crash would.
 pub(super) type Step<'a> = dyn FnMut() -> Result<(), IngestError> + 'a;
@@ -40,6 +37,8 @@ pub(super) struct Dataset {
     /// What is written, but not yet in the manifest on the disk.
     changed: bool,
     uids: HashSet<Uid>,
+    /// The shards that held pairs of a source when the dataset was opened.
+    shards_of: HashMap<String, Vec<u32>>,
     columns: HashMap<String, usize>,
     shard: Option<OpenShard>,
     ledger: Vec<LedgerEntry>,
@@ -64,26 +63,6 @@ pub(super) enum Taken {
     KnownBefore,
 }
 
-/// Refuses a folder that is something else, before anything is written into it.
-pub(super) fn check_folder(folder: &Path) -> Result<(), IngestError> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(SchemaError::io(folder)(error).into()),
-    };
-    if folder.join("dataset.json").exists() {
-        return Ok(());
-    }
-    for entry in entries {
-        let name = entry.map_err(SchemaError::io(folder))?.file_name();
-        let ours = FOLDERS.iter().any(|ours| name == *ours) || name == LOCK || name == "dataset.json.incomplete";
-        if !ours {
-            return Err(IngestError::NotADataset { path: folder.to_owned(), found: name.to_string_lossy().into_owned() });
-        }
-    }
-    Ok(())
-}
-
 /// The manifest of the dataset, or that of an empty one.
 pub(super) fn manifest(folder: &Path) -> Result<DatasetManifest, IngestError> {
     match DatasetManifest::read(folder) {
@@ -93,31 +72,38 @@ pub(super) fn manifest(folder: &Path) -> Result<DatasetManifest, IngestError> {
     }
 }
 
-/// The entry of a source that was read to its end and has not changed since.
-pub(super) fn is_done(manifest: &DatasetManifest, source: &Source) -> bool {
+/// Whether a source was read to its end with the same options, and has not changed since.
+pub(super) fn is_done(manifest: &DatasetManifest, source: &Source, options: &str) -> bool {
     let name = source.name();
-    manifest.sources.iter().any(|entry| entry.done && entry.path == name && is_same(entry, source))
+    manifest.sources.iter().any(|entry| entry.done && entry.path == name && is_same(entry, source, options))
 }
 
-fn is_same(entry: &SourceEntry, source: &Source) -> bool {
-    entry.size == source.size && entry.modified == source.modified
+fn is_same(entry: &SourceEntry, source: &Source, options: &str) -> bool {
+    entry.size == source.size && entry.modified == source.modified && entry.options == options
 }
 
 impl Dataset {
     /// Takes the lock, removes what a killed ingest left behind, and learns what is there.
     pub(super) fn open(folder: &Path) -> Result<Self, IngestError> {
-        for name in FOLDERS {
-            let path = folder.join(name);
-            fs::create_dir_all(&path).map_err(SchemaError::io(path))?;
-        }
-        let lock = lock(folder)?;
+        folder::create(folder)?;
+        let lock = folder::lock(folder)?;
         let manifest = manifest(folder)?;
-        check_files(folder, &manifest)?;
-        remove_leftovers(folder, &manifest)?;
-        let mut uids = HashSet::with_capacity(manifest.pairs as usize);
+        folder::check_files(folder, &manifest)?;
+        folder::remove_leftovers(folder, &manifest)?;
+        let mut uids = HashSet::new();
+        let mut shards_of: HashMap<String, Vec<u32>> = HashMap::new();
         for shard in &manifest.shards {
-            for_each_row(&meta_path(folder, shard.shard), &[column::UID], |arrays, row| {
+            let mut last = String::new();
+            for_each_row(&meta_path(folder, shard.shard), &[column::UID, column::SOURCE], |arrays, row| {
                 uids.extend(Uid::try_from(arrays[0].as_fixed_size_binary().value(row)));
+                let source = arrays[1].as_string::<i32>().value(row);
+                if source != last {
+                    source.clone_into(&mut last);
+                    let shards = shards_of.entry(last.clone()).or_default();
+                    if shards.last() != Some(&shard.shard) {
+                        shards.push(shard.shard);
+                    }
+                }
             })?;
         }
         let columns = manifest.source_columns.iter().enumerate().map(|(index, name)| (name.clone(), index)).collect();
@@ -126,6 +112,7 @@ impl Dataset {
             manifest,
             changed: false,
             uids,
+            shards_of,
             columns,
             shard: None,
             ledger: Vec::new(),
@@ -136,12 +123,13 @@ impl Dataset {
 
     /// Finds or makes the entry of a source; gives its index, from which record to go on, and what is known of it. A source
     /// that was changed is read from its beginning.
-    pub(super) fn begin(&mut self, source: &Source) -> Result<(usize, u64, Known), IngestError> {
+    pub(super) fn begin(&mut self, source: &Source, options: &str) -> Result<(usize, u64, Known), IngestError> {
         let name = source.name();
         let mut entry = SourceEntry {
             path: name.clone(),
             size: source.size,
             modified: source.modified,
+            options: options.to_owned(),
             records: 0,
             done: false,
             known_shards: 0,
@@ -150,7 +138,7 @@ impl Dataset {
         let entries = &mut self.manifest.sources;
         let index = entries.iter().position(|entry| entry.path == name).unwrap_or(entries.len());
         match entries.get_mut(index) {
-            Some(earlier) if is_same(earlier, source) => {}
+            Some(earlier) if is_same(earlier, source, options) => {}
             Some(earlier) => {
                 entry.known_shards = self.manifest.shards.len() as u32;
                 entry.known_ledgers = self.manifest.ledgers.len() as u32;
@@ -168,8 +156,10 @@ impl Dataset {
 
     fn known(&self, entry: &SourceEntry) -> Result<Known, IngestError> {
         let mut known = Known::default();
-        for shard in self.manifest.shards.iter().take(entry.known_shards as usize) {
-            for_each_row(&meta_path(&self.folder, shard.shard), &[column::UID, column::SOURCE], |arrays, row| {
+        let before = self.manifest.shards.iter().take(entry.known_shards as usize).map(|shard| shard.shard);
+        let holds = self.shards_of.get(&entry.path).map(Vec::as_slice).unwrap_or_default();
+        for shard in before.filter(|shard| holds.binary_search(shard).is_ok()) {
+            for_each_row(&meta_path(&self.folder, shard), &[column::UID, column::SOURCE], |arrays, row| {
                 if arrays[1].as_string::<i32>().value(row) == entry.path {
                     known.uids.extend(Uid::try_from(arrays[0].as_fixed_size_binary().value(row)));
                 }
@@ -318,74 +308,6 @@ impl Dataset {
             step()?;
         }
         Ok(())
-    }
-}
-
-/// One ingest at a time. The lock goes with the process, however it ends.
-fn lock(folder: &Path) -> Result<File, IngestError> {
-    let path = folder.join(LOCK);
-    let failed = |error| IngestError::Schema(SchemaError::Io { path: path.clone(), source: error });
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            // Only for the message.
-            let _ = file.take(64).read_to_string(&mut owner);
-            return Err(IngestError::Locked { path: folder.to_owned(), owner: owner.trim().to_owned() });
-        }
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
-    }
-    file.set_len(0).and_then(|()| writeln!(file, "process {}", std::process::id())).map_err(failed)?;
-    Ok(file)
-}
-
-/// Whether the files that the manifest names are there, and as long as it says.
-fn check_files(folder: &Path, manifest: &DatasetManifest) -> Result<(), IngestError> {
-    let damaged = |path: PathBuf, message: String| Err(IngestError::Damaged { path, message });
-    for shard in &manifest.shards {
-        let blob = blob_path(folder, shard.shard);
-        match fs::metadata(&blob) {
-            Ok(found) if found.len() == shard.blob_bytes => {}
-            Ok(found) => {
-                let message = format!("it has {} bytes, dataset.json says {}", found.len(), shard.blob_bytes);
-                return damaged(blob, message);
-            }
-            Err(error) => return damaged(blob, error.to_string()),
-        }
-    }
-    let metas = manifest.shards.iter().map(|shard| meta_path(folder, shard.shard));
-    for path in metas.chain(manifest.ledgers.iter().map(|ledger| ledger_path(folder, ledger.number))) {
-        if let Err(error) = fs::metadata(&path) {
-            return damaged(path, error.to_string());
-        }
-    }
-    Ok(())
-}
-
-/// Removes files that were never finished, or were put in place but never named by a manifest. Other files stay.
-fn remove_leftovers(folder: &Path, manifest: &DatasetManifest) -> Result<(), IngestError> {
-    let shards: HashSet<u32> = manifest.shards.iter().map(|shard| shard.shard).collect();
-    let ledgers: HashSet<u32> = manifest.ledgers.iter().map(|ledger| ledger.number).collect();
-    for name in FOLDERS {
-        let path = folder.join(name);
-        for entry in fs::read_dir(&path).map_err(SchemaError::io(&path))? {
-            let entry = entry.map_err(SchemaError::io(&path))?.path();
-            let file_name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let named = if name == "ledger" { &ledgers } else { &shards };
-            let number = |text: &str| text.parse::<u32>().ok().filter(|_| text.len() >= 5);
-            let leftover = match file_name.strip_suffix(&format!(".{}", durable::UNFINISHED)) {
-                Some(whole) => whole.strip_suffix(".parquet").and_then(number).is_some(),
-                None => file_name.strip_suffix(".parquet").and_then(number).is_some_and(|number| !named.contains(&number)),
-            };
-            if leftover {
-                fs::remove_file(&entry).map_err(SchemaError::io(entry))?;
-            }
-        }
-    }
-    match fs::remove_file(durable::unfinished(&folder.join("dataset.json"))) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(SchemaError::io(folder)(error).into()),
-        _ => Ok(()),
     }
 }
 

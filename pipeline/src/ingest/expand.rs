@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::IngestError;
 use super::images_folder;
-use super::webdataset::is_image_extension;
+use super::tar_group::is_image_extension;
 
 /// Most names that one pattern in braces may stand for.
 const MAX_BRACES: usize = 1_000_000;

@@ -11,7 +11,7 @@ use diptych_schemas::Reason;
 
 use super::item::{Item, MAX_CAPTION_BYTES, Outcome, ReadOptions, Record, Rejection, Sink};
 use super::listing::read_file;
-use super::webdataset::is_image_extension;
+use super::tar_group::is_image_extension;
 use super::{IngestError, text};
 
 /// Deepest nesting of folders.

@@ -7,20 +7,23 @@
 //! 4. One thread reads and writes; hashing and probing run on all cores between the two, in order.
 //!
 //! Captions are stored, and hashed into the uid, without white space around them: a text file's last line feed is not part
-//! of what it says. A source is known by its path, size and time of change; when either changes it is read again, and what
-//! the dataset holds of it is recognised. A listing's own file counts there, not the images that it names: after repairing
-//! those, touch the listing.
+//! of what it says. A source is known by its path, size, time of change and the options that it was read with; when one of
+//! these changes it is read again, and what the dataset holds of it is recognised. A listing's own file counts there, not
+//! the images that it names: after repairing those, touch the listing.
 
 mod columns;
 mod dataset;
 mod expand;
+mod folder;
 mod images_folder;
 mod item;
 mod judge;
 mod layout;
 mod listing;
 mod parquet_source;
+mod report;
 mod shard;
+mod tar_group;
 mod tar_members;
 mod text;
 mod webdataset;
@@ -29,9 +32,10 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use diptych_schemas::{ContentHash, Reason, SchemaError};
+use diptych_schemas::Reason;
 
 pub use self::item::{MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES};
+pub use self::report::{IngestError, IngestProgress, IngestReport, SourceOutcome, SourceReport};
 
 use self::dataset::{Dataset, Known, Taken};
 use self::expand::Source;
@@ -116,6 +120,18 @@ impl IngestRequest {
         Ok(())
     }
 
+    /// All that decides what becomes of a record. Other words in the manifest mean that a source is read again.
+    fn options_in_words(&self) -> String {
+        let name = |column: &Option<String>| column.as_ref().map_or("by the usual names".into(), |name| format!("{name:?}"));
+        format!(
+            "image {}, caption {}, at most {} pixels and {} bytes",
+            name(&self.image_column),
+            name(&self.caption_column),
+            self.max_pixels,
+            self.max_image_bytes
+        )
+    }
+
     fn options(&self) -> ReadOptions<'_> {
         ReadOptions {
             image_column: self.image_column.as_deref(),
@@ -125,106 +141,6 @@ impl IngestRequest {
     }
 }
 
-/// Where an ingest is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IngestProgress {
-    pub sources_done: usize,
-    pub sources_total: usize,
-    /// The one that is being read.
-    pub source: String,
-    /// Of this ingest.
-    pub pairs: u64,
-    /// Of this ingest.
-    pub ledger_rows: u64,
-    /// Bytes of images that became pairs in this ingest.
-    pub bytes: u64,
-}
-
-/// What an ingest did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IngestReport {
-    pub pairs_added: u64,
-    /// Rows added to the ledger, by reason.
-    pub ledger_added: BTreeMap<&'static str, u64>,
-    /// In the dataset now.
-    pub pairs_total: u64,
-    pub ledger_total: u64,
-    pub content_hash: ContentHash,
-    pub sources: Vec<SourceReport>,
-    /// What the user should know of the dataset as a whole.
-    pub notes: Vec<String>,
-}
-
-impl IngestReport {
-    /// Sources of which nothing at all could be read.
-    pub fn unreadable(&self) -> impl Iterator<Item = &SourceReport> {
-        self.sources.iter().filter(|source| matches!(source.outcome, SourceOutcome::Unreadable(_)))
-    }
-
-    /// Sources that were in the dataset already.
-    pub fn skipped(&self) -> usize {
-        self.sources.iter().filter(|source| source.outcome == SourceOutcome::AlreadyIn).count()
-    }
-
-    /// Whether the dataset is as it was before.
-    pub fn added_nothing(&self) -> bool {
-        self.pairs_added == 0 && self.ledger_added.is_empty()
-    }
-}
-
-/// What was done with one source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceReport {
-    pub path: String,
-    /// What it was recognised as, in words.
-    pub layout: String,
-    pub outcome: SourceOutcome,
-    pub pairs_added: u64,
-    pub ledger_added: u64,
-    /// Records that were taken from an earlier state of this source.
-    pub known_before: u64,
-    /// What was not kept, and what may surprise.
-    pub notes: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceOutcome {
-    /// Read to its end.
-    Done,
-    /// Read by an earlier ingest, and not changed since.
-    AlreadyIn,
-    /// What is whole was read; the message says what is not. It is tried again by the next ingest.
-    Partial(String),
-    /// Nothing of it could be read. It is tried again by the next ingest.
-    Unreadable(String),
-}
-
-/// What makes an ingest fail as a whole. Damage within a source does not: it is in the ledger and in the report.
-#[derive(Debug, thiserror::Error)]
-pub enum IngestError {
-    #[error("{given}: {message}. Nothing was written")]
-    MissingSource { given: String, message: String },
-    #[error("{path}: {found}. {advice}. Nothing was written")]
-    Unrecognised { path: PathBuf, found: String, advice: &'static str },
-    #[error("{path}: {sought}; {columns}. Name the right one with {option}")]
-    NoColumn { path: PathBuf, sought: String, columns: String, option: &'static str },
-    #[error("{message}")]
-    Request { message: String },
-    #[error(
-        "{path} is no dataset and not empty: it holds {found}, and no dataset.json. Name a folder that does not exist yet, or \
-         one that diptych made. Nothing was written"
-    )]
-    NotADataset { path: PathBuf, found: String },
-    #[error("{path}: another ingest is writing this dataset ({owner}). Wait until it is done, or stop it")]
-    Locked { path: PathBuf, owner: String },
-    #[error("{path}: the dataset is damaged: {message}. Bring the file back, or remove the dataset and ingest again")]
-    Damaged { path: PathBuf, message: String },
-    #[error("stopped. What is finished is safe in {dataset}; run the same command again and it goes on from there")]
-    Stopped { dataset: PathBuf },
-    #[error(transparent)]
-    Schema(#[from] SchemaError),
-}
-
 /// Ingests all sources. `progress` is called often, and stops the ingest where it breaks: the next one goes on from there.
 pub fn ingest(
     request: &IngestRequest,
@@ -232,12 +148,16 @@ pub fn ingest(
 ) -> Result<IngestReport, IngestError> {
     request.check()?;
     let sources = expand::expand(&request.sources)?;
-    dataset::check_folder(&request.dataset)?;
+    folder::check(&request.dataset)?;
     // Everything is recognised before anything is written.
     let before = dataset::manifest(&request.dataset)?;
+    let options = request.options_in_words();
     let recognised = sources.into_iter().map(|source| {
-        let layout =
-            if dataset::is_done(&before, &source) { None } else { Some(layout::recognise(&source, &request.options())?) };
+        let layout = if dataset::is_done(&before, &source, &options) {
+            None
+        } else {
+            Some(layout::recognise(&source, &request.options())?)
+        };
         Ok((source, layout))
     });
     let sources = recognised.collect::<Result<Vec<_>, IngestError>>()?;
@@ -314,7 +234,7 @@ impl Run<'_> {
         };
         let Some((layout, words)) = layout else { return Ok(report) };
         report.layout = words;
-        let (index, from, known) = self.dataset.begin(source)?;
+        let (index, from, known) = self.dataset.begin(source, &self.request.options_in_words())?;
         let options = self.request.options();
         let mut waiting = Vec::new();
         let mut waiting_bytes = 0;

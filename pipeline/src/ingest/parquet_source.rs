@@ -214,12 +214,12 @@ pub(super) fn read(path: &Path, from: u64, options: &ReadOptions, sink: &mut Sin
         if from < end
             && let Err((row, message)) = read_group(&opened, group, first, from.max(first), sink)?
         {
-                let position = format!("row group {group}, row {}", row - first);
-                let detail = format!("{message}; {} rows are lost", end - row);
-                let message = format!("{position}: {detail}");
-                sink(Item::Rejected(Rejection { position, key: String::new(), reason: Reason::BadRecord, detail }), end)?;
-                damage.get_or_insert(message);
-            }
+            let position = format!("row group {group}, row {}", row - first);
+            let detail = format!("{message}; {} rows are lost", end - row);
+            let message = format!("{position}: {detail}");
+            sink(Item::Rejected(Rejection { position, key: String::new(), reason: Reason::BadRecord, detail }), end)?;
+            damage.get_or_insert(message);
+        }
         first = end;
     }
     Ok(Outcome { records: rows + u64::from(damage.is_some()), fault: damage.map(Fault::Partial), notes: Vec::new() })

@@ -221,6 +221,41 @@ mod tests {
     }
 
     #[test]
+    fn extended_attributes_give_name_and_size() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let long = format!("{}.txt", "é".repeat(200));
+        builder.append_pax_extensions([("path", long.as_bytes()), ("size", b"5")]).unwrap();
+        let mut header = Header::new_ustar();
+        // What a header says that cannot hold the real values.
+        header.set_path("short").unwrap();
+        header.set_size(0);
+        header.set_cksum();
+        let mut bytes = builder.into_inner().unwrap();
+        bytes.truncate(bytes.len() - 1024);
+        bytes.extend(header.as_bytes());
+        bytes.extend(b"hello");
+        bytes.resize(bytes.len() + 507 + 1024, 0);
+        let (found, broken) = walk(&bytes);
+        assert!(broken.is_none(), "{broken:?}");
+        assert_eq!(found, [(long, b"hello".to_vec())]);
+    }
+
+    #[test]
+    fn sizes_that_lie_allocate_nothing_and_end_as_a_cut() {
+        let mut header = Header::new_gnu();
+        header.set_path("a.txt").unwrap();
+        header.set_size(u64::MAX / 2);
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend(b"few bytes");
+        let (found, broken) = walk(&bytes);
+        assert!(found.is_empty() && broken.unwrap().cut);
+        let mut members = Members::new(bytes.as_slice());
+        assert_eq!(members.next().unwrap().unwrap().size, u64::MAX / 2);
+        assert!(members.next().unwrap_err().cut);
+    }
+
+    #[test]
     fn wherever_an_archive_is_cut_the_cut_is_noticed_and_what_is_whole_is_read() {
         let bytes = archive(&[("a.txt", b"one"), ("b.txt", &[7; 700])]);
         // Members end at 1024 and 2560; the end mark is the block after that.

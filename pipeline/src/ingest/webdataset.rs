@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use diptych_schemas::Reason;
@@ -16,114 +15,17 @@ use serde_json::{Map, Value};
 
 use super::columns::Wanted;
 use super::item::{
-    Fault, Flaw, Item, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES, Outcome, ReadOptions, Record, Rejection, Sink,
+    Fault, Item, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES, Outcome, ReadOptions, Record, Rejection, Sink,
 };
+use super::tar_group::{Content, Group, Part, is_image_extension};
 use super::tar_members::{Broken, Member, Members};
 use super::{IngestError, text};
 
 /// What may be set aside in memory until its partner comes.
 const MAX_ASIDE_BYTES: usize = 512 << 20;
-/// What a record that is set aside takes beside its content, roughly.
-const ASIDE_OVERHEAD: usize = 256;
 /// Samples that are looked at before anything is written, to find a caption field that does not exist.
 const PEEK_SAMPLES: usize = 64;
 const PEEK_BYTES: u64 = 64 << 20;
-
-/// Extensions of images, in the order in which they are preferred. The last ones are recognised so that the ledger can say
-/// that they are not read.
-const IMAGE_EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl"];
-
-pub(super) fn is_image_extension(extension: &str) -> bool {
-    IMAGE_EXTENSIONS.contains(&extension)
-}
-
-/// The content of a member.
-enum Content {
-    Held(Vec<u8>),
-    /// Still in the file, `size` bytes from `at`.
-    InFile {
-        at: u64,
-        size: u64,
-    },
-    Flawed(Flaw),
-}
-
-impl Content {
-    fn held(&self) -> usize {
-        if let Self::Held(bytes) = self { bytes.len() } else { 0 }
-    }
-
-    fn take(self, file: Option<&File>) -> Result<Vec<u8>, Flaw> {
-        match (self, file) {
-            (Self::Held(bytes), _) => Ok(bytes),
-            (Self::Flawed(flaw), _) => Err(flaw),
-            (Self::InFile { at, size }, Some(file)) => {
-                let mut bytes = vec![0; size as usize];
-                file.read_exact_at(&mut bytes, at)
-                    .map_err(|e| (Reason::TruncatedSource, format!("reading it again fails: {e}")))?;
-                Ok(bytes)
-            }
-            (Self::InFile { .. }, None) => Err((Reason::BadRecord, "a packed archive cannot be read twice".into())),
-        }
-    }
-}
-
-struct Part {
-    /// What follows the key, in lower case: `jpg`, `txt`.
-    extension: String,
-    place: String,
-    /// Where its content begins, and how long it is.
-    at: u64,
-    size: u64,
-    content: Content,
-}
-
-struct Group {
-    key: String,
-    parts: Vec<Part>,
-}
-
-impl Group {
-    fn holds(&self, extension: &str) -> bool {
-        self.parts.iter().any(|part| part.extension == extension)
-    }
-
-    fn bytes(&self) -> usize {
-        ASIDE_OVERHEAD + self.parts.iter().map(|part| part.content.held()).sum::<usize>()
-    }
-
-    fn image(&self, options: &ReadOptions) -> Option<usize> {
-        match options.image_column {
-            Some(given) => self.parts.iter().position(|part| part.extension.eq_ignore_ascii_case(given)),
-            None => self.parts.iter().position(|part| is_image_extension(&part.extension)),
-        }
-    }
-
-    fn json(&self) -> Option<Result<Map<String, Value>, Flaw>> {
-        let part = self.parts.iter().find(|part| part.extension == "json")?;
-        Some(match &part.content {
-            Content::Held(bytes) => serde_json::from_slice(bytes)
-                .map_err(|e| (Reason::BadRecord, format!("{} is not a JSON object: {e}", part.place))),
-            Content::Flawed(flaw) => Err(flaw.clone()),
-            Content::InFile { .. } => Err((Reason::BadRecord, format!("{} is not in memory", part.place))),
-        })
-    }
-
-    /// The member that is the caption.
-    fn caption_part(&self, options: &ReadOptions) -> Option<usize> {
-        let extension = options.caption_column.unwrap_or("txt");
-        self.parts.iter().position(|part| part.extension.eq_ignore_ascii_case(extension))
-    }
-
-    fn is_complete(&self, options: &ReadOptions) -> bool {
-        let in_json = || match self.json() {
-            Some(Ok(fields)) => Wanted::Caption.find(&fields.keys().map(String::as_str), options.caption_column).is_some(),
-            Some(Err(_)) => true,
-            None => false,
-        };
-        self.image(options).is_some() && (self.caption_part(options).is_some() || in_json())
-    }
-}
 
 /// What is read of an archive, in words.
 pub(super) fn describe(gzip: bool) -> String {
@@ -382,7 +284,7 @@ impl<'a, 'b> Archive<'a, 'b> {
             } else if Some(index) == caption_at {
                 caption = Some(bytes.and_then(|bytes| text::of_bytes(bytes, &place)));
             } else if is_image_extension(&extension) {
-                self.reject(place, &key, Reason::BadRecord, "a second image of the same key; the first one is taken")?;
+                self.reject(place, &key, Reason::BadRecord, "another image of the same key; only one is taken")?;
             } else if extension != "json" {
                 match bytes.and_then(|bytes| text::of_bytes(bytes, &place)) {
                     Ok(value) => columns.push((extension, value.trim().to_owned())),
