@@ -73,7 +73,7 @@ async fn weights_and_joins_with_scores() {
     assert_eq!(selection.uids, [pair(19).uid()]);
     assert_eq!(selection.weights, [9.5]);
     // Whole numbers are weights too, and other columns do not matter, whatever they claim.
-    let (_, selection) = run(folder.path(), "SELECT 7 AS shard, *, 2 AS weight FROM meta WHERE width = 30")
+    let (_, selection) = run(folder.path(), "SELECT uid, 7 AS shard, 2 AS weight FROM meta WHERE width = 30")
         .await
         .unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((selection.weights, selection.shards), (vec![2.0], vec![2]));
@@ -204,6 +204,8 @@ async fn rows_that_are_no_selection_are_refused() {
         "the query selects no rows, so no selection was written. Rows that are left:\n            40  FROM meta\n            19  width > 30\n             0  height > 20"
     );
     assert!(refused(path, "SELECT uid FROM meta ORDER BY uid LIMIT 0").await.contains("selects no rows"));
+    let twice = refused(path, "SELECT 1 AS width, * FROM meta").await;
+    assert!(twice.starts_with("two columns of the result are named width"), "{twice}");
     for sql in ["EXPLAIN SELECT uid FROM meta", "SHOW TABLES"] {
         assert!(refused(path, sql).await.contains("wants a column uid"), "{sql}");
     }

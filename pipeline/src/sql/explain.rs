@@ -25,7 +25,8 @@ pub(crate) fn planning_error(state: &SessionState, sql: &str, error: &DataFusion
     if let DataFusionError::ResourcesExhausted(message) = root {
         return out_of_memory(message);
     }
-    let span = diagnostic.and_then(|diagnostic| diagnostic.span);
+    // Where one side of a comparison is a constant, only a note has the place of the other.
+    let span = diagnostic.and_then(|found| found.span.or_else(|| found.notes.iter().find_map(|note| note.span)));
     let place = span.map(|span| place_of(sql, span));
     let mut described = match root {
         DataFusionError::SQL(error, _) => syntax_error(sql, error),
@@ -36,23 +37,26 @@ pub(crate) fn planning_error(state: &SessionState, sql: &str, error: &DataFusion
     described.into()
 }
 
-/// An error while the rows of a planned query were computed.
-pub(crate) fn running_error(state: &SessionState, error: &DataFusionError) -> SqlError {
+/// An error while the rows of `sql` were computed.
+pub(crate) fn running_error(state: &SessionState, sql: &str, error: &DataFusionError) -> SqlError {
     let (_, root) = unwrap(error);
     if let Some(damaged) = damaged_file(state, root) {
         return damaged;
     }
-    match root {
-        DataFusionError::ResourcesExhausted(message) => out_of_memory(message),
-        _ => SqlError::Run { message: plain_message(root), advice: None },
+    if let DataFusionError::ResourcesExhausted(message) = root {
+        return out_of_memory(message);
     }
+    let message = plain_message(root);
+    // Our own functions put their name before what they say.
+    let place = message.split_once(':').and_then(|(function, _)| Place::only(sql, function));
+    SqlError::Run(Box::new(StatementError { message, place, advice: None }))
 }
 
 fn out_of_memory(message: &str) -> SqlError {
-    let first = message.lines().next().unwrap_or(message);
     let advice = "It needs more memory than it may have, and this part of it cannot go to the disk. Select fewer columns \
                   (images above all: filter and join on meta first), or split the query";
-    SqlError::Run { message: first.to_owned(), advice: Some(advice.into()) }
+    let message = message.lines().next().unwrap_or(message).to_owned();
+    SqlError::Run(Box::new(StatementError { message, place: None, advice: Some(advice.into()) }))
 }
 
 /// The error under contexts, collections and diagnostics, and the first diagnostic met on the way.
@@ -130,16 +134,23 @@ fn names_error(sql: &str, error: &SchemaError, place: Option<Place>) -> Statemen
             };
             StatementError { message, place, advice }
         }
+        SchemaError::AmbiguousReference { field } if field.relation.is_some() => two_columns(&field.name, place),
         SchemaError::AmbiguousReference { field } => StatementError {
             message: format!("more than one table has a column {}", field.name),
             place: place.or_else(|| Place::first(sql, &field.name)),
             advice: Some(format!("put the table before it, as in meta.{0}, or join with USING ({0})", field.name)),
         },
-        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => StatementError {
-            message: format!("two columns of the result are named {name}"),
-            place,
-            advice: Some(format!("give one of them another name: … AS other_{name}")),
-        },
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            two_columns(name, place)
+        }
+    }
+}
+
+fn two_columns(name: &str, place: Option<Place>) -> StatementError {
+    StatementError {
+        message: format!("two columns of the result are named {name}"),
+        place,
+        advice: Some(format!("give one of them another name: … AS other_{name}")),
     }
 }
 
@@ -218,6 +229,7 @@ fn plain_message(error: &DataFusionError) -> String {
     };
     // Our own functions say what they want; DataFusion wraps that up.
     let text = text.split_once("user-defined coercion failed with: ").map_or(text.as_str(), |(_, inner)| inner);
+    let text = text.split_once(" No function matches the given name").map_or(text, |(inner, _)| inner);
     let text = ["Error during planning: ", "Execution error: ", "Compute error: "]
         .iter()
         .fold(text, |text, prefix| text.strip_prefix(prefix).unwrap_or(text));

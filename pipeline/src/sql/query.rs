@@ -22,6 +22,7 @@ use super::tables::DatasetTables;
 pub struct Rows {
     stream: SendableRecordBatchStream,
     state: Arc<SessionState>,
+    sql: String,
     explains: bool,
 }
 
@@ -33,7 +34,7 @@ impl Rows {
     /// The next rows, or none at the end.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, SqlError> {
         let next = self.stream.next().await.transpose();
-        next.map_err(|error| running_error(&self.state, &error))
+        next.map_err(|error| running_error(&self.state, &self.sql, &error))
     }
 
     /// All rows. For results that are known to be small.
@@ -109,5 +110,5 @@ pub(crate) async fn execute(sql: &str, state: SessionState, plan: LogicalPlan) -
     let explains = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     let kept = Arc::new(state.clone());
     let stream = DataFrame::new(state, plan).execute_stream().await.map_err(|error| planning_error(&kept, sql, &error))?;
-    Ok(Rows { stream, state: kept, explains })
+    Ok(Rows { stream, state: kept, sql: sql.to_owned(), explains })
 }

@@ -1,7 +1,7 @@
 //! Datasets for tests of SQL, written by hand with the contracts of `diptych_schemas`, and stand-ins for image functions.
 //!
 //! An "image" here is the text "IMG width height hash", so that expected values are plain to see.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file includes it and uses a part")]
 
 use std::path::Path;
 use std::sync::Arc;
