@@ -1,6 +1,8 @@
 //! SQL over a dataset: tables, functions, errors, output. Expected values are worked out by hand from the rows that
 //! `common` writes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows tests by their attribute, not by their folder")]
+
 mod common;
 
 use std::path::Path;
@@ -342,6 +344,8 @@ async fn errors_of_syntax_and_types_point_at_the_place() {
         comparison.ends_with("a uid is written as uid('32 hexadecimal digits')") && comparison.contains("column 32:"),
         "{comparison}"
     );
+    let comparison = failure(&context, "SELECT uid = '00ff' FROM meta").await;
+    assert!(comparison.contains("a uid is written as uid(") && comparison.contains("column 8:"), "{comparison}");
     let grouping = failure(&context, "SELECT caption, count(*) FROM meta GROUP BY width").await;
     assert!(grouping.contains("line 1, column 8:") && grouping.contains("GROUP BY"), "{grouping}");
 }

@@ -3,8 +3,10 @@
 //! It looks at the kind of an error first and at its text only for what the kind does not tell.
 
 use arrow::error::ArrowError;
-use datafusion::common::{Column, DataFusionError, Diagnostic, SchemaError, Span};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DataFusionError, Diagnostic, SchemaError, Span};
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan};
 use datafusion::sql::sqlparser::parser::ParserError;
 
 use super::error::{SqlError, StatementError};
@@ -33,8 +35,43 @@ pub(crate) fn planning_error(state: &SessionState, sql: &str, error: &DataFusion
         DataFusionError::SchemaError(error, _) => names_error(sql, error, place),
         _ => general_error(state, sql, root, diagnostic, place),
     };
-    described.message = described.message.trim_end_matches(['.', ' ', '\n']).to_owned();
+    described.message.truncate(described.message.trim_end_matches(['.', ' ', '\n']).len());
     described.into()
+}
+
+/// An error of optimizing or starting a plan of `sql`. Types are checked then, by rules that no longer know places: the
+/// comparison that the error is about is looked up in the plan.
+pub(crate) fn starting_error(state: &SessionState, sql: &str, plan: &LogicalPlan, error: &DataFusionError) -> SqlError {
+    match planning_error(state, sql, error) {
+        SqlError::Statement(mut described) if described.place.is_none() => {
+            described.place = compared_column(plan, &described.message).map(|span| place_of(sql, span));
+            SqlError::Statement(described)
+        }
+        other => other,
+    }
+}
+
+/// The first column in the comparison whose types are named in an error ("… operation FixedSizeBinary(16) = Utf8").
+fn compared_column(plan: &LogicalPlan, message: &str) -> Option<Span> {
+    let mut found = None;
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            expression.apply(|part| {
+                if let Expr::BinaryExpr(BinaryExpr { left, op, right }) = part {
+                    let typed = |schema: &DFSchema| {
+                        Some(format!("{} {op} {}", left.get_type(schema).ok()?, right.get_type(schema).ok()?))
+                    };
+                    let meant =
+                        node.inputs().iter().filter_map(|input| typed(input.schema())).any(|types| message.contains(&types));
+                    if meant && found.is_none() {
+                        found = [left, right].iter().flat_map(|side| side.column_refs()).find_map(|column| column.spans.first());
+                    }
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    walked.ok().and(found)
 }
 
 /// An error while the rows of `sql` were computed.
