@@ -57,7 +57,10 @@ pub enum CudaLibraries {
     /// Opened from here.
     Opened(PathBuf),
     /// Found, but not to be opened: a driver that is too old, a library that is missing.
-    Failed { path: PathBuf, message: String },
+    Failed {
+        path: PathBuf,
+        message: String,
+    },
     NotFound,
 }
 
@@ -77,7 +80,8 @@ impl fmt::Display for CudaLibraries {
 pub fn open_cuda_libraries() -> &'static CudaLibraries {
     static STATE: OnceLock<CudaLibraries> = OnceLock::new();
     STATE.get_or_init(|| {
-        let Some(path) = cuda_folders().into_iter().map(|folder| folder.join("libtorch_cuda.so")).find(|path| path.is_file()) else {
+        let Some(path) = cuda_folders().into_iter().map(|folder| folder.join("libtorch_cuda.so")).find(|path| path.is_file())
+        else {
             return CudaLibraries::NotFound;
         };
         match shim::open_library(&path) {

@@ -13,6 +13,7 @@ mod config;
 mod device;
 mod encoder;
 mod error;
+pub mod evaluate;
 mod hf;
 mod init;
 mod layout;

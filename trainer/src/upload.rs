@@ -29,7 +29,10 @@ impl Clip {
         let size = self.config().vision.image_size;
         let one = (size * size * 3) as usize;
         if images.len() % one != 0 {
-            return Err(TrainerError::Batch(format!("{} bytes are not a whole number of images of {size} × {size} × 3", images.len())));
+            return Err(TrainerError::Batch(format!(
+                "{} bytes are not a whole number of images of {size} × {size} × 3",
+                images.len()
+            )));
         }
         let shape = [(images.len() / one) as i64, size, size, 3];
         Ok(Tensor::f_from_data_size(images, &shape, Kind::Uint8)?.f_to_device(self.device())?)
