@@ -6,8 +6,11 @@
 
 mod batch;
 mod image_error;
+mod select;
 mod selection;
+pub mod sql;
 
 pub use batch::Batch;
 pub use image_error::ImageError;
+pub use select::{FunnelStep, SelectError, SelectionReport, select};
 pub use selection::{Selection, SelectionError};
