@@ -342,9 +342,11 @@ impl Keys<'_> {
 }
 
 fn same(value: &Value, default: &str) -> bool {
-    match (value.as_f64(), default.parse::<f64>()) {
-        (Some(value), Ok(default)) => value == default,
-        _ => value.to_string() == default,
+    let default: Value = serde_json::from_str(default).unwrap_or_default();
+    match (value.as_f64(), default.as_f64()) {
+        // 0 and 0.0 are two values to serde_json.
+        (Some(value), Some(default)) => value == default,
+        _ => *value == default,
     }
 }
 

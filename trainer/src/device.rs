@@ -21,9 +21,8 @@ impl Device {
         let state = open_cuda_libraries();
         let gpus = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
         match text {
-            "cpu" => Ok(Self::CPU),
             "auto" if gpus > 0 => Ok(Self(tch::Device::Cuda(0))),
-            "auto" => Ok(Self::CPU),
+            "auto" | "cpu" => Ok(Self::CPU),
             _ => {
                 let number = text.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok());
                 let Some(number) = number else {

@@ -36,7 +36,7 @@ pub struct Rows<'a> {
 
 impl Rows<'_> {
     fn count(&self, what: &str) -> Result<usize, TrainerError> {
-        if self.dimension == 0 || self.values.len() % self.dimension != 0 {
+        if self.dimension == 0 || !self.values.len().is_multiple_of(self.dimension) {
             let message = format!("{} values of {what} are not whole rows of {}", self.values.len(), self.dimension);
             return Err(TrainerError::Evaluation(message));
         }

@@ -84,7 +84,7 @@ impl Trainer {
 
     /// An encoder that shares this trainer's weights as they are now and as they become.
     pub fn encoder(&self) -> Result<Encoder, TrainerError> {
-        let handles = self.model.parameters().iter().map(|p| p.f_detach()).collect::<Result<_, _>>()?;
+        let handles = self.model.parameters().iter().map(Tensor::f_detach).collect::<Result<_, _>>()?;
         Ok(Encoder::of(Clip::frozen(self.model.config(), handles)?))
     }
 
