@@ -83,7 +83,11 @@ char *diptych_clear_gradients(size_t count, const at::Tensor *const *tensors) {
 }
 
 char *diptych_deterministic(bool on) {
-  return guarded([&] { at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false); });
+  return guarded([&] {
+    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
+    // That mode also fills every new tensor with NaN, to find readers of memory that nobody wrote: a pass over memory an operator.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  });
 }
 
 // Opens a shared library for good, its symbols visible to all: how libtorch_cuda registers itself.

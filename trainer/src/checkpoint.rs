@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use diptych_schemas::{ContentHash, SampleIndex, Step, durable};
@@ -245,13 +244,15 @@ pub struct Found {
     pub manifest: CheckpointManifest,
 }
 
+/// A folder that looks like a checkpoint and is none, with the reason.
+pub type Rejected = (PathBuf, TrainerError);
+
 /// The checkpoints in a folder of checkpoints.
 #[derive(Debug, Default)]
 pub struct Scan {
     /// By step, the oldest first.
     pub valid: Vec<Found>,
-    /// Folders that look like checkpoints and are none, with the reason.
-    pub invalid: Vec<(PathBuf, TrainerError)>,
+    pub invalid: Vec<Rejected>,
 }
 
 /// Lists the checkpoints in a folder and reads every one through. A folder that does not exist holds none.
@@ -265,7 +266,7 @@ pub fn list(checkpoints: &Path) -> Result<Scan, TrainerError> {
 }
 
 /// The newest checkpoint whose hashes hold, and the newer ones that were rejected. Reads no more than it must.
-pub fn newest(checkpoints: &Path) -> Result<(Option<Found>, Vec<(PathBuf, TrainerError)>), TrainerError> {
+pub fn newest(checkpoints: &Path) -> Result<(Option<Found>, Vec<Rejected>), TrainerError> {
     let Scan { mut valid, mut invalid } = list(checkpoints)?;
     while let Some(found) = valid.pop() {
         match verify(&found.folder) {

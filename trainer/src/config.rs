@@ -213,7 +213,10 @@ impl ModelConfig {
         for (key, value) in ours.as_object().into_iter().flatten() {
             match (value.as_object(), &theirs[key]) {
                 (Some(group), other) => found.extend(
-                    group.iter().filter(|(k, v)| *v != &other[k.as_str()]).map(|(k, v)| format!("{key}.{k} is {v} and {}", other[k.as_str()])),
+                    group
+                        .iter()
+                        .filter(|(k, v)| *v != &other[k.as_str()])
+                        .map(|(k, v)| format!("{key}.{k} is {v} and {}", other[k.as_str()])),
                 ),
                 (None, other) if value != other => found.push(format!("{key} is {value} and {other}")),
                 _ => {}
@@ -289,7 +292,11 @@ impl Keys<'_> {
                     return Err(format!("{}{key} = {value} is not supported yet (only {default} is)", self.of));
                 }
                 None => {
-                    return Err(format!("{}{key} is not supported yet; the supported keys here are {}", self.of, known.join(", ")));
+                    return Err(format!(
+                        "{}{key} is not supported yet; the supported keys here are {}",
+                        self.of,
+                        known.join(", ")
+                    ));
                 }
             }
         }
@@ -297,7 +304,10 @@ impl Keys<'_> {
     }
 
     fn object(&self, key: &str) -> Result<&Map<String, Value>, String> {
-        self.object.get(key).and_then(Value::as_object).ok_or_else(|| format!("{key} is missing: a model configuration has embed_dim, vision_cfg and text_cfg"))
+        self.object
+            .get(key)
+            .and_then(Value::as_object)
+            .ok_or_else(|| format!("{key} is missing: a model configuration has embed_dim, vision_cfg and text_cfg"))
     }
 
     fn integer(&self, key: &str, default: Option<i64>, range: std::ops::RangeInclusive<i64>) -> Result<i64, String> {
@@ -332,9 +342,11 @@ impl Keys<'_> {
 }
 
 fn same(value: &Value, default: &str) -> bool {
-    match (value.as_f64(), default.parse::<f64>()) {
-        (Some(value), Ok(default)) => value == default,
-        _ => value.to_string() == default,
+    let default: Value = serde_json::from_str(default).unwrap_or_default();
+    match (value.as_f64(), default.as_f64()) {
+        // 0 and 0.0 are two values to serde_json.
+        (Some(value), Some(default)) => value == default,
+        _ => *value == default,
     }
 }
 
@@ -363,8 +375,16 @@ mod tests {
     #[test]
     fn keys_that_change_the_computation_are_refused_by_name() {
         for (from, to, says) in [
-            (r#""layers": 12, "width": 768"#, r#""layers": 12, "width": 768, "timm_model_name": "vit""#, "vision_cfg.timm_model_name"),
-            (r#""layers": 12, "width": 768"#, r#""layers": 12, "width": 768, "patch_dropout": 0.5"#, "vision_cfg.patch_dropout = 0.5"),
+            (
+                r#""layers": 12, "width": 768"#,
+                r#""layers": 12, "width": 768, "timm_model_name": "vit""#,
+                "vision_cfg.timm_model_name",
+            ),
+            (
+                r#""layers": 12, "width": 768"#,
+                r#""layers": 12, "width": 768, "patch_dropout": 0.5"#,
+                "vision_cfg.patch_dropout = 0.5",
+            ),
             (r#""layers": 12, "width": 768"#, r#""layers": 12, "width": 768, "pool_type": "avg""#, "vision_cfg.pool_type"),
             (r#""layers": 12, "width": 768"#, r#""layers": [3, 4, 6, 3], "width": 768"#, "vision_cfg.layers"),
             (r#""heads": 8"#, r#""heads": 8, "hf_model_name": "xlm""#, "text_cfg.hf_model_name"),

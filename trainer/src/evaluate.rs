@@ -36,7 +36,7 @@ pub struct Rows<'a> {
 
 impl Rows<'_> {
     fn count(&self, what: &str) -> Result<usize, TrainerError> {
-        if self.dimension == 0 || self.values.len() % self.dimension != 0 {
+        if self.dimension == 0 || !self.values.len().is_multiple_of(self.dimension) {
             let message = format!("{} values of {what} are not whole rows of {}", self.values.len(), self.dimension);
             return Err(TrainerError::Evaluation(message));
         }
@@ -71,7 +71,12 @@ pub struct Retrieval {
 
 /// Recall of texts by images and of images by texts. An image and a text belong together where their groups are equal: for
 /// plain pairs 0, 1, 2, … twice; for several captions of an image, the image's number once for each.
-pub fn retrieval(images: Rows<'_>, image_groups: &[u64], texts: Rows<'_>, text_groups: &[u64]) -> Result<Retrieval, TrainerError> {
+pub fn retrieval(
+    images: Rows<'_>,
+    image_groups: &[u64],
+    texts: Rows<'_>,
+    text_groups: &[u64],
+) -> Result<Retrieval, TrainerError> {
     let (n, m) = (images.count("images")?, texts.count("texts")?);
     if images.dimension != texts.dimension || image_groups.len() != n || text_groups.len() != m {
         return Err(TrainerError::Evaluation(format!(
@@ -307,7 +312,9 @@ mod tests {
         let said = |error: TrainerError| error.to_string();
         assert!(said(retrieval(rows(&two, 2), &[0], rows(&two, 2), &[0, 1]).unwrap_err()).contains("1 groups"));
         assert!(said(retrieval(rows(&[], 2), &[], rows(&two, 2), &[0, 1]).unwrap_err()).contains("no images"));
-        assert!(said(retrieval(rows(&[f32::NAN, 0.0], 2), &[0], rows(&two, 2), &[0, 1]).unwrap_err()).contains("row 0 of images"));
+        assert!(
+            said(retrieval(rows(&[f32::NAN, 0.0], 2), &[0], rows(&two, 2), &[0, 1]).unwrap_err()).contains("row 0 of images")
+        );
         assert!(said(zero_shot(rows(&two, 2), &[0, 5], rows(&two, 2)).unwrap_err()).contains("label 5"));
     }
 }

@@ -158,7 +158,8 @@ pub(crate) fn import(folder: &Path) -> Result<Weights, TrainerError> {
     let config = parse_config(&read_json(&path)?).map_err(|message| said(&path, message))?;
     let preprocessor = folder.join(PREPROCESSOR_FILE);
     if preprocessor.is_file() {
-        check_preprocessor(&read_json(&preprocessor)?, config.vision.image_size).map_err(|message| said(&preprocessor, message))?;
+        check_preprocessor(&read_json(&preprocessor)?, config.vision.image_size)
+            .map_err(|message| said(&preprocessor, message))?;
     }
     let named = from_hf(&config, tensor_file::read(&folder.join(WEIGHTS_FILE))?)?;
     Weights::from_named(folder, Origin::HuggingFaceFolder, config, named)
@@ -171,7 +172,9 @@ fn parse_config(json: &Value) -> Result<ModelConfig, String> {
     }
     let integer = |group: &str, key: &str, default: i64| match &json[group][key] {
         Value::Null => Ok(default),
-        value => value.as_i64().filter(|n| *n > 0).ok_or_else(|| format!("{group}.{key} must be a whole number above 0, got {value}")),
+        value => {
+            value.as_i64().filter(|n| *n > 0).ok_or_else(|| format!("{group}.{key} must be a whole number above 0, got {value}"))
+        }
     };
     let embed_dim = json["projection_dim"].as_i64().unwrap_or(512);
     for (group, key, ours) in [
@@ -204,21 +207,32 @@ fn parse_config(json: &Value) -> Result<ModelConfig, String> {
     };
     let heads = integer("vision_config", "num_attention_heads", 12)?;
     if vision.width % heads != 0 {
-        return Err(format!("vision_config.hidden_size must be a multiple of num_attention_heads, got {} and {heads}", vision.width));
+        return Err(format!(
+            "vision_config.hidden_size must be a multiple of num_attention_heads, got {} and {heads}",
+            vision.width
+        ));
     }
     let ratio = |group: &str, width: i64, default: i64| -> Result<f64, String> {
         let hidden = integer(group, "intermediate_size", default)?;
         // Rounded up by less than one unit where the division is not exact, so that width × ratio is `hidden` again.
         let ratio = hidden as f64 / width as f64;
         let ratio = if (width as f64 * ratio) as i64 == hidden { ratio } else { ratio.next_up() };
-        if (width as f64 * ratio) as i64 == hidden { Ok(ratio) } else { Err(format!("{group}.intermediate_size = {hidden} is not supported yet")) }
+        if (width as f64 * ratio) as i64 == hidden {
+            Ok(ratio)
+        } else {
+            Err(format!("{group}.intermediate_size = {hidden} is not supported yet"))
+        }
     };
     check_end_token(&json["text_config"]["eos_token_id"], text.vocab_size)?;
     let config = ModelConfig {
         embed_dim,
         quick_gelu: quick_gelu(json)?,
         text: TextConfig { mlp_ratio: ratio("text_config", text.width, 2048)?, ..text },
-        vision: VisionConfig { head_width: vision.width / heads, mlp_ratio: ratio("vision_config", vision.width, 3072)?, ..vision },
+        vision: VisionConfig {
+            head_width: vision.width / heads,
+            mlp_ratio: ratio("vision_config", vision.width, 3072)?,
+            ..vision
+        },
     };
     // The same bounds as for any configuration.
     ModelConfig::parse(&config.to_json().to_string())
@@ -264,7 +278,8 @@ fn check_preprocessor(json: &Value, image_size: i64) -> Result<(), String> {
     }
     // Old files hold a number, newer ones an object.
     for (key, parts) in [("size", &["shortest_edge"][..]), ("crop_size", &["height", "width"])] {
-        let sides: Vec<&Value> = if json[key].is_object() { parts.iter().map(|part| &json[key][part]).collect() } else { vec![&json[key]] };
+        let sides: Vec<&Value> =
+            if json[key].is_object() { parts.iter().map(|part| &json[key][part]).collect() } else { vec![&json[key]] };
         if sides.iter().any(|side| !json[key].is_null() && side.as_i64() != Some(image_size)) {
             return Err(format!("{key} = {} is not supported yet: the model takes {image_size} pixels", json[key]));
         }
@@ -312,7 +327,10 @@ fn is_projection(openclip_name: &str) -> bool {
 /// Each layer's prefix: OpenCLIP's and Hugging Face's.
 fn layers(config: &ModelConfig) -> impl Iterator<Item = (String, String)> {
     let text = (0..config.text.layers).map(|n| (format!("transformer.resblocks.{n}"), format!("text_model.encoder.layers.{n}")));
-    text.chain((0..config.vision.layers).map(|n| (format!("visual.transformer.resblocks.{n}"), format!("vision_model.encoder.layers.{n}"))))
+    text.chain(
+        (0..config.vision.layers)
+            .map(|n| (format!("visual.transformer.resblocks.{n}"), format!("vision_model.encoder.layers.{n}"))),
+    )
 }
 
 fn to_hf(weights: &Weights) -> Result<BTreeMap<String, Tensor>, TrainerError> {
@@ -325,7 +343,10 @@ fn to_hf(weights: &Weights) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     for (layer, their_layer) in layers(&weights.config) {
         for part in ["weight", "bias"] {
             for (name, their_name) in LAYER_NAMES {
-                theirs.insert(format!("{their_layer}.{their_name}.{part}"), ours[&format!("{layer}.{name}.{part}")].shallow_clone());
+                theirs.insert(
+                    format!("{their_layer}.{their_name}.{part}"),
+                    ours[&format!("{layer}.{name}.{part}")].shallow_clone(),
+                );
             }
             for (letter, tensor) in QKV.into_iter().zip(ours[&format!("{layer}.attn.in_proj_{part}")].f_chunk(3, 0)?) {
                 theirs.insert(format!("{their_layer}.self_attn.{letter}_proj.{part}"), tensor.f_contiguous()?);

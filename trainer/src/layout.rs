@@ -82,6 +82,7 @@ fn default_linear(inputs: i64) -> Start {
     Start::Uniform((inputs as f64).powf(-0.5))
 }
 
+#[derive(Clone, Copy)]
 struct BlockStart {
     attention_in: Start,
     attention_out: Start,

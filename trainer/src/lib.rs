@@ -32,7 +32,7 @@ mod weights;
 
 pub use checkpoint::{CheckpointManifest, CheckpointMeta, Snapshot};
 pub use config::{BUILT_IN, IMAGE_MEAN, IMAGE_STD, ModelConfig, TextConfig, VisionConfig};
-pub use device::{CudaLibraries, Device, open_cuda_libraries, set_threads};
+pub use device::{CudaLibraries, Device, open_cuda_libraries, restart_with_sleeping_threads, set_threads};
 pub use encoder::Encoder;
 pub use error::TrainerError;
 pub use hf::{TokenizerFiles, export_hf};

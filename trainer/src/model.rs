@@ -308,7 +308,8 @@ impl Named<'_> {
     /// A handle to the parameter, not a copy.
     fn get(&self, name: &str) -> Result<Tensor, TrainerError> {
         let name = format!("{}{name}", self.of);
-        let tensor = self.by_name.get(name.as_str()).ok_or_else(|| TrainerError::Torch(format!("no parameter is named {name}")))?;
+        let tensor =
+            self.by_name.get(name.as_str()).ok_or_else(|| TrainerError::Torch(format!("no parameter is named {name}")))?;
         Ok(tensor.shallow_clone())
     }
 }

@@ -23,7 +23,8 @@ pub(crate) struct AdamW {
 
 impl AdamW {
     pub(crate) fn new(model: &Clip, config: &OptimizerConfig) -> Result<Self, TrainerError> {
-        let zeros = || model.parameters().iter().map(|p| Ok(p.f_detach()?.f_zeros_like()?)).collect::<Result<Vec<_>, TrainerError>>();
+        let zeros =
+            || model.parameters().iter().map(|p| Ok(p.f_detach()?.f_zeros_like()?)).collect::<Result<Vec<_>, TrainerError>>();
         let decays = model.names().iter().zip(model.parameters()).map(|(name, p)| decays(name, p.dim())).collect();
         Ok(Self { config: config.clone(), updates: 0, averages: zeros()?, squares: zeros()?, decays })
     }
@@ -45,7 +46,13 @@ impl AdamW {
                 weight_decay: if decayed { self.config.weight_decay } else { 0.0 },
                 eps: self.config.eps,
             };
-            shim::fused_adamw(&group(model.parameters()), &group(gradients), &group(&self.averages), &group(&self.squares), &with)?;
+            shim::fused_adamw(
+                &group(model.parameters()),
+                &group(gradients),
+                &group(&self.averages),
+                &group(&self.squares),
+                &with,
+            )?;
         }
         Ok(())
     }

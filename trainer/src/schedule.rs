@@ -30,7 +30,7 @@ mod tests {
         let found: Vec<f64> = (0..12).map(|step| schedule.lr(step)).collect();
         // cos(π·k/6) for k = 0…6 is 1, √3/2, 1/2, 0, -1/2, -√3/2, -1.
         let r = 3_f64.sqrt() / 2.0;
-        let expected = [0.25, 0.5, 0.75, 1.0, 1.0, (1.0 + r) / 2.0, 0.75, 0.5, 0.25, (1.0 - r) / 2.0, 0.0, 0.0];
+        let expected = [0.25, 0.5, 0.75, 1.0, 1.0, 0.5 + r / 2.0, 0.75, 0.5, 0.25, 0.5 - r / 2.0, 0.0, 0.0];
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-15, "{found} {expected}");
         }

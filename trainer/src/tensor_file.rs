@@ -59,10 +59,7 @@ fn header(tensors: &[(&str, &Tensor, &[u8])], metadata: &[(&str, &str)]) -> Resu
 }
 
 /// Creates a file, lets `fill` write it, flushes it to the disk, and says what is in it.
-pub(crate) fn write_file(
-    path: &Path,
-    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<FileEntry, TrainerError> {
+pub(crate) fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<FileEntry, TrainerError> {
     let file = File::create(path).map_err(TrainerError::io(path))?;
     let mut sink = Hashing { inner: io::BufWriter::with_capacity(1 << 20, file), hasher: Sha256::new(), bytes: 0 };
     fill(&mut sink).map_err(TrainerError::io(path))?;
@@ -161,7 +158,8 @@ mod tests {
         let path = folder.path().join("a.safetensors");
         let view = |dtype, data| safetensors::tensor::TensorView::new(dtype, vec![2], data).unwrap();
         // 1.0 and -2.0 in IEEE half precision and in bfloat16, little endian.
-        let tensors = [("f16", view(Dtype::F16, &[0x00, 0x3c, 0x00, 0xc0])), ("bf16", view(Dtype::BF16, &[0x80, 0x3f, 0x00, 0xc0]))];
+        let tensors =
+            [("f16", view(Dtype::F16, &[0x00, 0x3c, 0x00, 0xc0])), ("bf16", view(Dtype::BF16, &[0x80, 0x3f, 0x00, 0xc0]))];
         safetensors::serialize_to_file(tensors, None, &path).unwrap();
         for (name, tensor) in read(&path).unwrap() {
             assert_eq!(tensor, Tensor::from_slice(&[1_f32, -2.0]), "{name}");

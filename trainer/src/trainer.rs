@@ -84,7 +84,7 @@ impl Trainer {
 
     /// An encoder that shares this trainer's weights as they are now and as they become.
     pub fn encoder(&self) -> Result<Encoder, TrainerError> {
-        let handles = self.model.parameters().iter().map(|p| p.f_detach()).collect::<Result<_, _>>()?;
+        let handles = self.model.parameters().iter().map(Tensor::f_detach).collect::<Result<_, _>>()?;
         Ok(Encoder::of(Clip::frozen(self.model.config(), handles)?))
     }
 
@@ -136,7 +136,10 @@ impl Trainer {
     /// Copies of everything that the next steps depend on, in the CPU's memory.
     pub fn snapshot(&self) -> Result<Snapshot, TrainerError> {
         let copies = |tensors: &[Tensor]| -> Result<Vec<Tensor>, TrainerError> {
-            tensors.iter().map(|t| Ok(t.f_detach()?.f_to_device_(tch::Device::Cpu, Kind::Float, false, true)?.f_contiguous()?)).collect()
+            tensors
+                .iter()
+                .map(|t| Ok(t.f_detach()?.f_to_device_(tch::Device::Cpu, Kind::Float, false, true)?.f_contiguous()?))
+                .collect()
         };
         Ok(Snapshot {
             config: self.model.config().clone(),
@@ -152,7 +155,10 @@ impl Trainer {
     pub fn restore(&mut self, folder: &Path) -> Result<CheckpointManifest, TrainerError> {
         let (manifest, snapshot) = checkpoint::read(folder)?;
         if let Some(differences) = self.model.config().differences(&snapshot.config) {
-            return Err(TrainerError::weights(folder, format!("a checkpoint of another model than the run's (here and there): {differences}")));
+            return Err(TrainerError::weights(
+                folder,
+                format!("a checkpoint of another model than the run's (here and there): {differences}"),
+            ));
         }
         copy_all(self.model.parameters(), &snapshot.parameters)?;
         copy_all(&self.optimizer.averages, &snapshot.averages)?;

@@ -28,8 +28,11 @@ impl Clip {
     pub(crate) fn upload_images(&self, images: &[u8]) -> Result<Tensor, TrainerError> {
         let size = self.config().vision.image_size;
         let one = (size * size * 3) as usize;
-        if images.len() % one != 0 {
-            return Err(TrainerError::Batch(format!("{} bytes are not a whole number of images of {size} × {size} × 3", images.len())));
+        if !images.len().is_multiple_of(one) {
+            return Err(TrainerError::Batch(format!(
+                "{} bytes are not a whole number of images of {size} × {size} × 3",
+                images.len()
+            )));
         }
         let shape = [(images.len() / one) as i64, size, size, 3];
         Ok(Tensor::f_from_data_size(images, &shape, Kind::Uint8)?.f_to_device(self.device())?)
@@ -38,7 +41,7 @@ impl Clip {
     /// i64 [N, L]: N follows from the number of tokens.
     pub(crate) fn upload_tokens(&self, tokens: &[i32]) -> Result<Tensor, TrainerError> {
         let (length, vocabulary) = (self.config().text.context_length, self.config().text.vocab_size);
-        if tokens.len() % length as usize != 0 {
+        if !tokens.len().is_multiple_of(length as usize) {
             return Err(TrainerError::Batch(format!("{} tokens are not a whole number of texts of {length}", tokens.len())));
         }
         if let Some(token) = tokens.iter().find(|&&token| !(0..vocabulary).contains(&i64::from(token))) {

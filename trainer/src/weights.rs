@@ -51,7 +51,10 @@ impl Weights {
     pub fn read(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {
         let weights = Self::recognise(path, config)?;
         if let Some(differences) = config.and_then(|config| config.differences(&weights.config)) {
-            return Err(TrainerError::weights(path, format!("{} of another model than was asked for (asked and found): {differences}", weights.origin)));
+            return Err(TrainerError::weights(
+                path,
+                format!("{} of another model than was asked for (asked and found): {differences}", weights.origin),
+            ));
         }
         Ok(weights)
     }

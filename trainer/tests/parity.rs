@@ -1,5 +1,6 @@
 //! Against OpenCLIP: features, loss, gradients, ten training steps, and the Hugging Face layout, with the reference values of
 //! `data/parity` (its README says how they were made). Skipped, and said so, where the data is not there.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests say what is wrong by failing, and that they were skipped")]
 
 use std::path::{Path, PathBuf};
 
@@ -9,12 +10,15 @@ use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
 
 fn parity() -> Option<PathBuf> {
-    let data = std::env::var_os("DIPTYCH_TEST_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
+    let told = std::env::var_os("DIPTYCH_TEST_DATA");
+    // Who says where the data is does not want its tests skipped.
+    let must = told.is_some();
+    let data = told.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
     let folder = data.join("parity");
     if folder.is_dir() {
         return Some(folder);
     }
+    assert!(!must, "DIPTYCH_TEST_DATA is set, but {} is not there", folder.display());
     eprintln!("skipped: {} is not there; set DIPTYCH_TEST_DATA", folder.display());
     None
 }
@@ -121,15 +125,8 @@ fn loss_is_openclips_within_1e_5_and_gradients_within_1e_4() {
 #[test]
 fn ten_steps_are_openclips_within_1e_3() {
     let Some(folder) = parity() else { return };
-    let optimizer = OptimizerConfig {
-        lr: 1e-3,
-        warmup_steps: 4,
-        weight_decay: 0.2,
-        beta1: 0.9,
-        beta2: 0.98,
-        eps: 1e-6,
-        clip_grad_norm: 1.0,
-    };
+    let optimizer =
+        OptimizerConfig { lr: 1e-3, warmup_steps: 4, weight_decay: 0.2, beta1: 0.9, beta2: 0.98, eps: 1e-6, clip_grad_norm: 1.0 };
     let mut trainer = trainer(&folder, "tiny_gelu", &optimizer);
     let inputs = folder.join("train_trace_inputs.safetensors");
     let (images, tokens) = (tensor(&inputs, "images"), tokens(&tensor(&inputs, "tokens")));
@@ -147,16 +144,14 @@ fn ten_steps_are_openclips_within_1e_3() {
             assert!(relative < 1e-3, "step {k} {key}: {found}, OpenCLIP {expected}");
         }
     }
-    // AdamW divides by the root of the squares, so weights whose gradient is rounding noise walk either way: single weights may
-    // part by a step or two (1e-3), a whole tensor may not.
+    // As parts of the way from the start, tensor by tensor.
     let last = folder.join("train_trace_final.safetensors");
     for (name, found) in trainer.model().names().iter().zip(trainer.model().parameters()) {
         let (expected, found) = (tensor(&last, name), found.detach());
         let start = tensor(&folder.join("tiny_gelu.safetensors"), name);
         let walked = (&expected - &start).norm().double_value(&[]);
         let apart = (&found - &expected).norm().double_value(&[]);
-        eprintln!("{name} {:.2e} {:.2e}", apart / walked, largest(&(&found - &expected)));
-        assert!(apart < 0.02 * walked, "{name}: {apart} apart after a way of {walked}");
+        assert!(apart < 1e-3 * walked, "{name}: {apart} apart after a way of {walked}");
     }
 }
 
@@ -197,7 +192,9 @@ fn export_to_hugging_face_is_the_reference_tensor_for_tensor() {
     let metadata = SafeTensors::read_metadata(&our_bytes).unwrap().1;
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
 
-    let read = |folder: &Path| -> serde_json::Value { serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap() };
+    let read = |folder: &Path| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
+    };
     let (ours, theirs) = (read(&out), read(&reference));
     for (key, value) in theirs.as_object().unwrap() {
         // Names the program that wrote it.
@@ -262,8 +259,16 @@ fn hugging_face_folders_that_we_cannot_compute_are_refused_by_name() {
         ("quick_gelu", "gelu_new", "hidden_act = \"gelu_new\" is not supported yet"),
         ("\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": 1e-06", "layer_norm_eps"),
         ("\"eos_token_id\": 49407", "\"eos_token_id\": 7", "eos_token_id = 7 is not supported yet"),
-        ("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4", "tensors are missing: transformer.resblocks.3.ln_1.weight"),
-        ("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2", "tensors do not belong to the model: text_model.encoder.layers.2"),
+        (
+            "\"num_hidden_layers\": 3",
+            "\"num_hidden_layers\": 4",
+            "24 tensors are missing: visual.transformer.resblocks.3.ln_1.weight",
+        ),
+        (
+            "\"num_hidden_layers\": 3",
+            "\"num_hidden_layers\": 2",
+            "tensors do not belong to the model: text_model.encoder.layers.2",
+        ),
         ("\"patch_size\": 16", "\"patch_size\": 8", "visual.conv1.weight is [128, 3, 16, 16] and should be [128, 3, 8, 8]"),
     ] {
         let changed = text.replace(from, to);

@@ -1,12 +1,15 @@
 //! What a checkpoint promises: a run that stops and goes on, in another process too, equals a run that never stopped, bit for
 //! bit; and a checkpoint that is damaged or half-written is never taken for a whole one.
+#![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing, and that they were skipped")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use diptych_pipeline::Batch;
 use diptych_schemas::{ContentHash, OptimizerConfig, SampleIndex, Step, Uid};
-use diptych_trainer::{CheckpointMeta, Device, Encoder, ModelConfig, Saver, StepReport, Trainer, Weights, checkpoint, set_threads};
+use diptych_trainer::{
+    CheckpointMeta, Device, Encoder, ModelConfig, Saver, StepReport, Trainer, Weights, checkpoint, set_threads,
+};
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
     "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
