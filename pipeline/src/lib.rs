@@ -6,7 +6,7 @@
 
 mod batch;
 mod decode;
-mod header;
+pub mod header;
 mod image_error;
 pub mod ingest;
 mod loader;
