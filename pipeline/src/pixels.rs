@@ -91,7 +91,10 @@ fn resize(image: &RgbImage, crop: CropBox, width: u32, height: u32) -> Result<Ve
     convolve(&part, width, height, PixelType::U8x3, FilterType::CatmullRom)
 }
 
-/// Pillow's resize with one of its filters.
+/// Pillow's resize with one of its filters: all rows first, then all columns, rounded and clipped to u8 in between.
+///
+/// In one call `fast_image_resize` takes the columns first: where a filter overshoots, the other order of clipping is off by up
+/// to dozens of levels. A call that changes one side only makes one pass.
 pub(crate) fn convolve(
     source: &impl fast_image_resize::IntoImageView,
     width: u32,
@@ -99,9 +102,12 @@ pub(crate) fn convolve(
     pixel: PixelType,
     filter: FilterType,
 ) -> Result<Vec<u8>, ImageError> {
-    let mut target = Image::new(width, height, pixel);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
-    Resizer::new().resize(source, &mut target, &options).map_err(|e| unusable(&e))?;
+    let mut resizer = Resizer::new();
+    let mut narrowed = Image::new(width, source.height(), pixel);
+    resizer.resize(source, &mut narrowed, &options).map_err(|e| unusable(&e))?;
+    let mut target = Image::new(width, height, pixel);
+    resizer.resize(&narrowed, &mut target, &options).map_err(|e| unusable(&e))?;
     Ok(target.into_vec())
 }
 

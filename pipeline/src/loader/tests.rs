@@ -178,7 +178,8 @@ fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
     let reference = all(spec(&whole, &tokenizer));
     // The same selection over a dataset whose bytes went bad afterwards, so that the order is the same.
     let mut damaged = pairs(40);
-    let cut = own("sub2.jpg")[..400].to_vec();
+    let mut cut = own("sub2.jpg");
+    cut.truncate(cut.len() - 60);
     damaged[4].0 = cut;
     damaged[33].0 = b"<html>not found</html>".into();
     let mut data = dataset(damaged, 5, 3);
