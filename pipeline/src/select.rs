@@ -155,7 +155,7 @@ fn read_rows(batch: &RecordBatch, chosen: &mut Chosen) -> Result<(), SelectError
         Some(weights) => Some(cast(weights, &DataType::Float64).map_err(|error| SqlError::Session(error.to_string()))?),
         None => None,
     };
-    let weights = weights.as_ref().map(|weights| weights.as_primitive::<Float64Type>());
+    let weights = weights.as_ref().map(AsArray::as_primitive::<Float64Type>);
     for row in 0..batch.num_rows() {
         let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
         let weight = match weights {

@@ -1,5 +1,7 @@
 //! From SQL to selection files: what is in them, that they come out the same, and what is refused.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows tests by their attribute, not by their folder")]
+
 mod common;
 
 use std::collections::BTreeSet;
@@ -73,7 +75,7 @@ async fn weights_and_joins_with_scores() {
     assert_eq!(selection.uids, [pair(19).uid()]);
     assert_eq!(selection.weights, [9.5]);
     // Whole numbers are weights too, and other columns do not matter, whatever they claim.
-    let (_, selection) = run(folder.path(), "SELECT 7 AS shard, *, 2 AS weight FROM meta WHERE width = 30")
+    let (_, selection) = run(folder.path(), "SELECT uid, 7 AS shard, 2 AS weight FROM meta WHERE width = 30")
         .await
         .unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((selection.weights, selection.shards), (vec![2.0], vec![2]));
@@ -108,9 +110,14 @@ async fn same_sql_gives_the_same_bytes_on_any_number_of_threads() {
             6,
         ),
         ("SELECT first_value(uid ORDER BY height) AS uid FROM meta GROUP BY category", 3),
+        ("SELECT first_value(uid ORDER BY uid) AS uid FROM meta GROUP BY category", 3),
         ("SELECT uid, value / (SELECT sum(value) FROM scores) AS weight FROM scores", 40),
         ("SELECT uid, sum(value) OVER (ORDER BY value DESC ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS weight FROM scores", 40),
         ("SELECT uid FROM meta WHERE uid IN (SELECT uid FROM scores ORDER BY value LIMIT 17)", 17),
+        (
+            "SELECT DISTINCT ON (uid) uid, w AS weight FROM meta JOIN (VALUES (1, 20), (2, 20), (3, 20)) AS v (w, h) ON height = h ORDER BY uid, h",
+            40,
+        ),
     ] {
         let mut files = Vec::new();
         for partitions in [1, 2, 4, 4, 4, 7] {
@@ -121,6 +128,29 @@ async fn same_sql_gives_the_same_bytes_on_any_number_of_threads() {
             files.push(std::fs::read(&output).unwrap());
         }
         assert!(files.windows(2).all(|two| two[0] == two[1]), "{sql}");
+    }
+}
+
+/// All heights are 20, so every order by height is one tie: the uid decides.
+#[tokio::test]
+async fn ties_are_broken_by_the_uid() {
+    let (folder, _) = dataset();
+    let smallest = |of: Vec<u32>, count: usize| uids(of).into_iter().take(count).collect::<BTreeSet<Uid>>();
+    // Pairs by category: shard 0 (pairs 0 to 9) has none, of the others a third each has a, b and none.
+    let category = |left: u32| (10..40).filter(|n| n % 3 == left).collect::<Vec<u32>>();
+    let none: Vec<u32> = (0..10).chain(category(2)).collect();
+    let of_each = |count| &(&smallest(category(0), count) | &smallest(category(1), count)) | &smallest(none.clone(), count);
+    for (sql, expected) in [
+        ("SELECT uid FROM meta ORDER BY height LIMIT 13", smallest((0..40).collect(), 13)),
+        ("SELECT DISTINCT ON (category) uid FROM meta ORDER BY category, height", of_each(1)),
+        (
+            "SELECT uid FROM (SELECT uid, row_number() OVER (PARTITION BY category ORDER BY height) AS n FROM meta) WHERE n <= 2",
+            of_each(2),
+        ),
+        ("SELECT first_value(uid ORDER BY height) AS uid FROM meta GROUP BY category", of_each(1)),
+    ] {
+        let (_, selection) = run(folder.path(), sql).await.unwrap();
+        assert_eq!(selection.uids.into_iter().collect::<BTreeSet<_>>(), expected, "{sql}");
     }
 }
 
@@ -204,6 +234,8 @@ async fn rows_that_are_no_selection_are_refused() {
         "the query selects no rows, so no selection was written. Rows that are left:\n            40  FROM meta\n            19  width > 30\n             0  height > 20"
     );
     assert!(refused(path, "SELECT uid FROM meta ORDER BY uid LIMIT 0").await.contains("selects no rows"));
+    let twice = refused(path, "SELECT 1 AS width, * FROM meta").await;
+    assert!(twice.starts_with("two columns of the result are named width"), "{twice}");
     for sql in ["EXPLAIN SELECT uid FROM meta", "SHOW TABLES"] {
         assert!(refused(path, sql).await.contains("wants a column uid"), "{sql}");
     }

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::ops::ControlFlow;
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
@@ -30,7 +30,7 @@ pub(super) async fn count(context: &SessionContext, statement: &Statement) -> Ve
     };
     match counted {
         Ok(batches) => {
-            let counts = batches.iter().filter(|batch| batch.num_rows() == 1).flat_map(|batch| batch.columns());
+            let counts = batches.iter().filter(|batch| batch.num_rows() == 1).flat_map(RecordBatch::columns);
             let counts = counts.map(|column| column.as_primitive::<Int64Type>().value(0) as u64);
             conditions.into_iter().zip(counts).map(|(condition, remaining)| FunnelStep { condition, remaining }).collect()
         }
@@ -75,7 +75,7 @@ fn split_conjunction<'a>(condition: &'a Expr, conditions: &mut Vec<&'a Expr>) {
             split_conjunction(right, conditions);
         }
         Expr::Nested(inner) if matches!(**inner, Expr::BinaryOp { op: BinaryOperator::And, .. }) => {
-            split_conjunction(inner, conditions)
+            split_conjunction(inner, conditions);
         }
         other => conditions.push(other),
     }
@@ -94,9 +94,6 @@ pub(super) fn in_words(funnel: &[FunnelStep]) -> String {
     if funnel.is_empty() {
         return " Look at what the query gives with `diptych sql`".into();
     }
-    let mut text = " Rows that are left:".to_owned();
-    for step in funnel {
-        text.push_str(&format!("\n  {:>12}  {}", step.remaining, step.condition));
-    }
-    text
+    let steps = funnel.iter().map(|step| format!("\n  {:>12}  {}", step.remaining, step.condition));
+    format!(" Rows that are left:{}", steps.collect::<String>())
 }

@@ -26,7 +26,7 @@ struct Pair {
 
 /// Shard, row group, row.
 type Place = [u32; 3];
-/// Before the lookup. No dataset has a shard of that number: the name of a shard has five digits or is at least a million.
+/// Before the lookup: no row group has 2^32 rows, so no pair lies there.
 const NOT_FOUND: Place = [u32::MAX; 3];
 
 impl Chosen {

@@ -5,11 +5,9 @@
 //! rows is added as a tie-breaker, so that what is still tied is the same. Sums of fractions, which depend on the order of
 //! adding: computed on one thread, in stored order.
 
-use std::sync::Arc;
-
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, DataFusionError, Result};
+use datafusion::common::{Column, DataFusionError, Result};
 use datafusion::logical_expr::expr::{AggregateFunction, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
@@ -167,21 +165,21 @@ fn depends_on_order(expression: &Expr, node: &LogicalPlan) -> bool {
 fn break_ties(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     match node {
         LogicalPlan::Sort(Sort { mut expr, input, fetch }) => {
-            expr.extend(tie_breakers(input.schema()));
+            append(&mut expr, &tie_breakers(&input));
             Ok(Transformed::yes(LogicalPlan::Sort(Sort { expr, input, fetch })))
         }
         LogicalPlan::Distinct(Distinct::On(mut distinct)) => {
             if let Some(sort) = &mut distinct.sort_expr {
-                sort.extend(tie_breakers(distinct.input.schema()));
+                append(sort, &tie_breakers(&distinct.input));
             }
             Ok(Transformed::yes(LogicalPlan::Distinct(Distinct::On(distinct))))
         }
         LogicalPlan::Window(_) | LogicalPlan::Aggregate(_) => {
             let names = NamePreserver::new(&node);
-            let input: Option<Arc<DFSchema>> = node.inputs().first().map(|input| Arc::clone(input.schema()));
+            let breakers = node.inputs().first().map(|input| tie_breakers(input)).unwrap_or_default();
             node.map_expressions(|expression| {
                 let name = names.save(&expression);
-                let finer = expression.transform_up(|part| Ok(finer_call(part, input.as_deref())))?;
+                let finer = expression.transform_up(|part| Ok(finer_call(part, &breakers)))?;
                 Ok(finer.update_data(|expression| name.restore(expression)))
             })
         }
@@ -189,19 +187,20 @@ fn break_ties(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     }
 }
 
-fn finer_call(expression: Expr, input: Option<&DFSchema>) -> Transformed<Expr> {
-    match (expression, input) {
-        (Expr::WindowFunction(mut call), Some(input)) if refines_window(&call) => {
-            call.params.order_by.extend(tie_breakers(input));
+fn finer_call(expression: Expr, breakers: &[SortExpr]) -> Transformed<Expr> {
+    match expression {
+        Expr::WindowFunction(mut call) if refines_window(&call) => {
+            append(&mut call.params.order_by, breakers);
             Transformed::yes(Expr::WindowFunction(call))
         }
-        (Expr::AggregateFunction(mut call), _) if refines_aggregate(&call) => {
+        Expr::AggregateFunction(mut call) if refines_aggregate(&call) => {
             // Rows that give the same arguments may stand in any order.
-            let arguments = call.params.args.iter().map(|argument| SortExpr::new(argument.clone(), true, false));
-            call.params.order_by.extend(arguments.collect::<Vec<_>>());
+            let arguments: Vec<SortExpr> =
+                call.params.args.iter().map(|argument| SortExpr::new(argument.clone(), true, false)).collect();
+            append(&mut call.params.order_by, &arguments);
             Transformed::yes(Expr::AggregateFunction(call))
         }
-        (other, _) => Transformed::no(other),
+        other => Transformed::no(other),
     }
 }
 
@@ -226,16 +225,45 @@ fn refines_aggregate(call: &AggregateFunction) -> bool {
     ORDERED_AGGREGATES.contains(&call.func.name()) && !call.params.order_by.is_empty() && !call.params.distinct
 }
 
-/// All columns, the uid first: rows that are equal in all of them are the same row. Images stay out of it where there is a
-/// uid to tell them apart.
-fn tie_breakers(schema: &DFSchema) -> Vec<SortExpr> {
-    let columns = || schema.iter().filter(|(_, field)| field.name() == column::UID);
-    let has_uid = columns().next().is_some();
-    let others = schema.iter().filter(|(_, field)| field.name() != column::UID);
-    let others = others.filter(|(_, field)| {
-        !(has_uid && matches!(field.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView))
+/// Adds what is not in it yet: first_value of DataFusion 55 counts its keys and fails on one that stands there twice.
+fn append(order: &mut Vec<SortExpr>, breakers: &[SortExpr]) {
+    for breaker in breakers {
+        if !order.iter().any(|sort| sort.expr == breaker.expr) {
+            order.push(breaker.clone());
+        }
+    }
+}
+
+/// The uid where it tells all rows apart. Otherwise all columns, the uid first: rows that are equal in all of them are the
+/// same row. Images stay out of it where there is a uid.
+fn tie_breakers(input: &LogicalPlan) -> Vec<SortExpr> {
+    let schema = input.schema();
+    let uids = || schema.iter().filter(|(_, field)| field.name() == column::UID);
+    let has_uid = uids().next().is_some();
+    let enough = has_uid && rows_of_meta(input);
+    let others = schema.iter().filter(|(_, field)| {
+        let bytes = matches!(field.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView);
+        field.name() != column::UID && !enough && !(has_uid && bytes)
     });
-    let all = columns().chain(others);
+    let all = uids().chain(others);
     all.map(|(qualifier, field)| SortExpr::new(Expr::Column(Column::new(qualifier.cloned(), field.name())), true, false))
         .collect()
+}
+
+/// Whether these are rows of meta, each at most once, under their own uid. No join and no union repeats them.
+fn rows_of_meta(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::TableScan(scan) => scan.table_name.table() == "meta",
+        LogicalPlan::Filter(filter) => rows_of_meta(&filter.input),
+        LogicalPlan::Sort(sort) => rows_of_meta(&sort.input),
+        LogicalPlan::Limit(limit) => rows_of_meta(&limit.input),
+        LogicalPlan::Window(window) => rows_of_meta(&window.input),
+        LogicalPlan::SubqueryAlias(alias) => rows_of_meta(&alias.input),
+        LogicalPlan::Projection(projection) => {
+            let other =
+                |expression: &Expr| !matches!(expression, Expr::Column(_)) && expression.qualified_name().1 == column::UID;
+            !projection.expr.iter().any(other) && rows_of_meta(&projection.input)
+        }
+        _ => false,
+    }
 }

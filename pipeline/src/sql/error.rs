@@ -14,8 +14,8 @@ pub enum SqlError {
     #[error(transparent)]
     Statement(Box<StatementError>),
     /// The SQL is fine; computing its result is not possible.
-    #[error("the query failed while it ran: {message}{}", on_a_line(advice.as_deref()))]
-    Run { message: String, advice: Option<String> },
+    #[error("the query failed while it ran: {0}")]
+    Run(Box<StatementError>),
     /// A file that dataset.json names is missing, cut short or damaged.
     #[error("{path}: {message}. Copy the file again from where it is whole, or ingest the sources into a new dataset")]
     Damaged { path: PathBuf, message: String },
@@ -28,11 +28,7 @@ pub enum SqlError {
     Session(String),
 }
 
-fn on_a_line(advice: Option<&str>) -> String {
-    advice.map(|advice| format!("\n{advice}")).unwrap_or_default()
-}
-
-/// SQL that cannot be understood: what is wrong, where it stands, and what was probably meant.
+/// What is wrong with SQL, where in it, and what to do or what was probably meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatementError {
     pub message: String,

@@ -3,8 +3,10 @@
 //! It looks at the kind of an error first and at its text only for what the kind does not tell.
 
 use arrow::error::ArrowError;
-use datafusion::common::{Column, DataFusionError, Diagnostic, SchemaError, Span};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DataFusionError, Diagnostic, SchemaError, Span};
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan};
 use datafusion::sql::sqlparser::parser::ParserError;
 
 use super::error::{SqlError, StatementError};
@@ -25,34 +27,73 @@ pub(crate) fn planning_error(state: &SessionState, sql: &str, error: &DataFusion
     if let DataFusionError::ResourcesExhausted(message) = root {
         return out_of_memory(message);
     }
-    let span = diagnostic.and_then(|diagnostic| diagnostic.span);
+    // Where one side of a comparison is a constant, only a note has the place of the other.
+    let span = diagnostic.and_then(|found| found.span.or_else(|| found.notes.iter().find_map(|note| note.span)));
     let place = span.map(|span| place_of(sql, span));
     let mut described = match root {
         DataFusionError::SQL(error, _) => syntax_error(sql, error),
         DataFusionError::SchemaError(error, _) => names_error(sql, error, place),
         _ => general_error(state, sql, root, diagnostic, place),
     };
-    described.message = described.message.trim_end_matches(['.', ' ', '\n']).to_owned();
+    described.message.truncate(described.message.trim_end_matches(['.', ' ', '\n']).len());
     described.into()
 }
 
-/// An error while the rows of a planned query were computed.
-pub(crate) fn running_error(state: &SessionState, error: &DataFusionError) -> SqlError {
+/// An error of optimizing or starting a plan of `sql`. Types are checked then, by rules that no longer know places: the
+/// comparison that the error is about is looked up in the plan.
+pub(crate) fn starting_error(state: &SessionState, sql: &str, plan: &LogicalPlan, error: &DataFusionError) -> SqlError {
+    match planning_error(state, sql, error) {
+        SqlError::Statement(mut described) if described.place.is_none() => {
+            described.place = compared_column(plan, &described.message).map(|span| place_of(sql, span));
+            SqlError::Statement(described)
+        }
+        other => other,
+    }
+}
+
+/// The first column in the comparison whose types are named in an error ("… operation FixedSizeBinary(16) = Utf8").
+fn compared_column(plan: &LogicalPlan, message: &str) -> Option<Span> {
+    let mut found = None;
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            expression.apply(|part| {
+                if let Expr::BinaryExpr(BinaryExpr { left, op, right }) = part {
+                    let typed = |schema: &DFSchema| {
+                        Some(format!("{} {op} {}", left.get_type(schema).ok()?, right.get_type(schema).ok()?))
+                    };
+                    let meant =
+                        node.inputs().iter().filter_map(|input| typed(input.schema())).any(|types| message.contains(&types));
+                    if meant && found.is_none() {
+                        found = [left, right].iter().flat_map(|side| side.column_refs()).find_map(|column| column.spans.first());
+                    }
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    walked.ok().and(found)
+}
+
+/// An error while the rows of `sql` were computed.
+pub(crate) fn running_error(state: &SessionState, sql: &str, error: &DataFusionError) -> SqlError {
     let (_, root) = unwrap(error);
     if let Some(damaged) = damaged_file(state, root) {
         return damaged;
     }
-    match root {
-        DataFusionError::ResourcesExhausted(message) => out_of_memory(message),
-        _ => SqlError::Run { message: plain_message(root), advice: None },
+    if let DataFusionError::ResourcesExhausted(message) = root {
+        return out_of_memory(message);
     }
+    let message = plain_message(root);
+    // Our own functions put their name before what they say.
+    let place = message.split_once(':').and_then(|(function, _)| Place::only(sql, function));
+    SqlError::Run(Box::new(StatementError { message, place, advice: None }))
 }
 
 fn out_of_memory(message: &str) -> SqlError {
-    let first = message.lines().next().unwrap_or(message);
     let advice = "It needs more memory than it may have, and this part of it cannot go to the disk. Select fewer columns \
                   (images above all: filter and join on meta first), or split the query";
-    SqlError::Run { message: first.to_owned(), advice: Some(advice.into()) }
+    let message = message.lines().next().unwrap_or(message).to_owned();
+    SqlError::Run(Box::new(StatementError { message, place: None, advice: Some(advice.into()) }))
 }
 
 /// The error under contexts, collections and diagnostics, and the first diagnostic met on the way.
@@ -130,16 +171,23 @@ fn names_error(sql: &str, error: &SchemaError, place: Option<Place>) -> Statemen
             };
             StatementError { message, place, advice }
         }
+        SchemaError::AmbiguousReference { field } if field.relation.is_some() => two_columns(&field.name, place),
         SchemaError::AmbiguousReference { field } => StatementError {
             message: format!("more than one table has a column {}", field.name),
             place: place.or_else(|| Place::first(sql, &field.name)),
             advice: Some(format!("put the table before it, as in meta.{0}, or join with USING ({0})", field.name)),
         },
-        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => StatementError {
-            message: format!("two columns of the result are named {name}"),
-            place,
-            advice: Some(format!("give one of them another name: … AS other_{name}")),
-        },
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            two_columns(name, place)
+        }
+    }
+}
+
+fn two_columns(name: &str, place: Option<Place>) -> StatementError {
+    StatementError {
+        message: format!("two columns of the result are named {name}"),
+        place,
+        advice: Some(format!("give one of them another name: … AS other_{name}")),
     }
 }
 
@@ -218,6 +266,7 @@ fn plain_message(error: &DataFusionError) -> String {
     };
     // Our own functions say what they want; DataFusion wraps that up.
     let text = text.split_once("user-defined coercion failed with: ").map_or(text.as_str(), |(_, inner)| inner);
+    let text = text.split_once(" No function matches the given name").map_or(text, |(inner, _)| inner);
     let text = ["Error during planning: ", "Execution error: ", "Compute error: "]
         .iter()
         .fold(text, |text, prefix| text.strip_prefix(prefix).unwrap_or(text));

@@ -14,7 +14,7 @@ use datafusion::sql::parser::Statement;
 use futures::StreamExt;
 
 use super::error::{SqlError, StatementError};
-use super::explain::{planning_error, running_error};
+use super::explain::{planning_error, running_error, starting_error};
 use super::session::setting_up;
 use super::tables::DatasetTables;
 
@@ -22,6 +22,7 @@ use super::tables::DatasetTables;
 pub struct Rows {
     stream: SendableRecordBatchStream,
     state: Arc<SessionState>,
+    sql: String,
     explains: bool,
 }
 
@@ -33,7 +34,7 @@ impl Rows {
     /// The next rows, or none at the end.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, SqlError> {
         let next = self.stream.next().await.transpose();
-        next.map_err(|error| running_error(&self.state, &error))
+        next.map_err(|error| running_error(&self.state, &self.sql, &error))
     }
 
     /// All rows. For results that are known to be small.
@@ -108,6 +109,7 @@ fn one_statement(state: &SessionState, sql: &str) -> Result<Statement, SqlError>
 pub(crate) async fn execute(sql: &str, state: SessionState, plan: LogicalPlan) -> Result<Rows, SqlError> {
     let explains = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     let kept = Arc::new(state.clone());
-    let stream = DataFrame::new(state, plan).execute_stream().await.map_err(|error| planning_error(&kept, sql, &error))?;
-    Ok(Rows { stream, state: kept, explains })
+    let started = DataFrame::new(state, plan.clone()).execute_stream().await;
+    let stream = started.map_err(|error| starting_error(&kept, sql, &plan, &error))?;
+    Ok(Rows { stream, state: kept, sql: sql.to_owned(), explains })
 }

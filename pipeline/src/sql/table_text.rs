@@ -68,14 +68,18 @@ pub(super) async fn write_table(mut rows: Rows, limits: TableLimits, out: &mut (
 }
 
 fn text_column(column: &ArrayRef, cell_width: usize) -> Result<ArrayRef, ArrowError> {
-    let bytes = |length: usize| format!("<{} bytes>", grouped(length as u64));
-    let cells: StringArray = match column.data_type() {
+    let lengths = |lengths: Vec<Option<usize>>| -> StringArray {
+        let cell =
+            |length: Option<usize>| length.map_or_else(|| "NULL".into(), |length| format!("<{} bytes>", grouped(length as u64)));
+        lengths.into_iter().map(|length| Some(cell(length))).collect()
+    };
+    let cells = match column.data_type() {
         DataType::FixedSizeBinary(size) if *size > LONGEST_HEX => {
-            column.as_fixed_size_binary().iter().map(|v| or_null(v.map(|v| bytes(v.len())))).collect()
+            lengths(column.as_fixed_size_binary().iter().map(|v| v.map(<[u8]>::len)).collect())
         }
-        DataType::Binary => column.as_binary::<i32>().iter().map(|v| or_null(v.map(|v| bytes(v.len())))).collect(),
-        DataType::LargeBinary => column.as_binary::<i64>().iter().map(|v| or_null(v.map(|v| bytes(v.len())))).collect(),
-        DataType::BinaryView => column.as_binary_view().iter().map(|v| or_null(v.map(|v| bytes(v.len())))).collect(),
+        DataType::Binary => lengths(column.as_binary::<i32>().iter().map(|v| v.map(<[u8]>::len)).collect()),
+        DataType::LargeBinary => lengths(column.as_binary::<i64>().iter().map(|v| v.map(<[u8]>::len)).collect()),
+        DataType::BinaryView => lengths(column.as_binary_view().iter().map(|v| v.map(<[u8]>::len)).collect()),
         _ => {
             let options = FormatOptions::new().with_null("NULL");
             let formatter = ArrayFormatter::try_new(column, &options)?;
@@ -84,10 +88,6 @@ fn text_column(column: &ArrayRef, cell_width: usize) -> Result<ArrayRef, ArrowEr
         }
     };
     Ok(Arc::new(cells))
-}
-
-fn or_null(cell: Option<String>) -> Option<String> {
-    Some(cell.unwrap_or_else(|| "NULL".into()))
 }
 
 /// At most `width` columns of a terminal, on one line. Without a limit, lines stay.

@@ -4,6 +4,7 @@
 //! shortened file is an error when the session is made, not in the middle of a query.
 
 use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,16 +71,13 @@ impl DatasetTables {
     }
 
     fn check_files(&self) -> Result<(), SqlError> {
-        for path in self.meta_files().into_iter().chain(self.ledger_files()) {
-            file_length(&path)?;
+        let scores = self.scores.iter().flat_map(|(_, files)| files.clone());
+        for path in self.meta_files().into_iter().chain(self.ledger_files()).chain(scores) {
+            check_footer(&path, None)?;
         }
         for entry in &self.manifest.shards {
             let path = blob_path(&self.folder, entry.shard);
-            let length = file_length(&path)?;
-            if length != entry.blob_bytes {
-                let message = format!("it has {length} bytes, dataset.json says {}", entry.blob_bytes);
-                return Err(SqlError::Damaged { path, message });
-            }
+            check_footer(&path, Some(entry.blob_bytes))?;
         }
         Ok(())
     }
@@ -147,14 +145,36 @@ fn unreadable(path: &Path, rows_too: bool) -> Result<(), String> {
     Ok(())
 }
 
-fn file_length(path: &Path) -> Result<u64, SqlError> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok(metadata.len()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(SqlError::Damaged { path: path.to_owned(), message: "dataset.json names this file, but it is not there".into() })
+/// Checks that a Parquet file is there, has the length that is known of it, and that its footer can be where it says.
+///
+/// parquet 59 computes with the footer's length before it compares it with the file's.
+fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> {
+    let damaged = |message: &str| SqlError::Damaged { path: path.to_owned(), message: message.into() };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(damaged("dataset.json names this file, but it is not there"));
         }
-        Err(error) => Err(SchemaError::io(path)(error).into()),
+        Err(error) => return Err(SchemaError::io(path)(error).into()),
+    };
+    let length = file.metadata().map_err(SchemaError::io(path))?.len();
+    if let Some(known) = known_length.filter(|known| *known != length) {
+        return Err(damaged(&format!("it has {length} bytes, dataset.json says {known}")));
     }
+    let (magic, tail) = (4, 8);
+    if length < magic + tail {
+        return Err(damaged("it is too short to be a Parquet file"));
+    }
+    let mut end = [0; 8];
+    file.seek(SeekFrom::End(-8)).and_then(|_| file.read_exact(&mut end)).map_err(SchemaError::io(path))?;
+    let footer = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
+    if &end[4..] != b"PAR1" {
+        return Err(damaged("it does not end as a Parquet file does: it was cut short or is something else"));
+    }
+    if footer + magic + tail > length {
+        return Err(damaged(&format!("its footer claims {footer} bytes, the whole file has {length}")));
+    }
+    Ok(())
 }
 
 /// `scores/NAME/*.parquet`, ordered by name.

@@ -1,0 +1,144 @@
+//! Captions of scenes. Several ways to say the same, so that a model learns words and not sentences; what a caption says is
+//! always true, what it leaves out is left out at random.
+
+use super::random::Random;
+use super::scene::{Composition, Content, Place, Relation, Scene, Size};
+
+/// A caption of 3 to 14 words.
+pub(super) fn caption(scene: &Scene, random: &mut Random) -> String {
+    let Composition { colour, shape } = scene.main;
+    let (colour, shape, plural) = (colour.name(), shape.name(), shape.plural());
+    match scene.content {
+        Content::Single { size, place } => {
+            let (size, place) = (size_word(size, random), place_phrase(place, random));
+            match random.below(10) {
+                0 => format!("a {colour} {shape}"),
+                1 => format!("one {colour} {shape}"),
+                2 => format!("a picture of a {colour} {shape}"),
+                3 => format!("a {size} {colour} {shape}"),
+                4 => format!("one {size} {colour} {shape} {place}"),
+                5 => format!("{place}, a {colour} {shape}"),
+                6 => format!("a picture of a {size} {colour} {shape} {place}"),
+                7 => format!("there is a {colour} {shape} {place}"),
+                _ => format!("a {size} {colour} {shape} {place}"),
+            }
+        }
+        Content::Count { number, size } => {
+            let (number, size) = (number_word(number), size_word(size, random));
+            match random.below(5) {
+                0 => format!("{number} {colour} {plural}"),
+                1 => format!("a picture of {number} {colour} {plural}"),
+                2 => format!("there are {number} {size} {colour} {plural}"),
+                _ => format!("{number} {size} {colour} {plural}"),
+            }
+        }
+        Content::Relation { relation, other } => {
+            let (relation, other) = (relation_phrase(relation, random), other.label());
+            match random.below(6) {
+                0 => format!("there is a {colour} {shape} {relation} a {other}"),
+                1 => format!("a picture of a {colour} {shape} {relation} a {other}"),
+                2 => format!("one {colour} {shape} {relation} one {other}"),
+                _ => format!("a {colour} {shape} {relation} a {other}"),
+            }
+        }
+    }
+}
+
+pub(super) fn number_word(number: u8) -> &'static str {
+    match number {
+        1 => "one",
+        2 => "two",
+        _ => "three",
+    }
+}
+
+fn size_word(size: Size, random: &mut Random) -> &'static str {
+    match size {
+        Size::Small => random.pick(&["small", "small", "small", "little"]),
+        Size::Large => random.pick(&["large", "large", "large", "big"]),
+    }
+}
+
+fn place_phrase(place: Place, random: &mut Random) -> &'static str {
+    match place {
+        Place::Left => "on the left",
+        Place::Right => "on the right",
+        Place::Top => "at the top",
+        Place::Bottom => "at the bottom",
+        Place::Centre => random.pick(&["in the centre", "in the middle"]),
+    }
+}
+
+fn relation_phrase(relation: Relation, random: &mut Random) -> &'static str {
+    match relation {
+        Relation::LeftOf => random.pick(&["left of", "left of", "to the left of"]),
+        Relation::RightOf => random.pick(&["right of", "right of", "to the right of"]),
+        Relation::Above | Relation::Below | Relation::Inside => relation.name(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::random::Stream;
+    use super::super::scene::{Colour, Shape, scene};
+    use super::*;
+
+    /// What a caption says, read word by word without knowing its template.
+    fn read(caption: &str) -> (Vec<Composition>, Vec<u8>, Vec<Size>, Vec<Place>, Vec<Relation>) {
+        let (mut compositions, mut numbers, mut sizes, mut places, mut relations) = (vec![], vec![], vec![], vec![], vec![]);
+        let words: Vec<&str> = caption.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+        let mut colour = None;
+        for (at, word) in words.iter().enumerate() {
+            colour = Colour::ALL.into_iter().find(|colour| colour.name() == *word).or(colour);
+            if let Some(shape) = Shape::ALL.into_iter().find(|shape| [shape.name(), shape.plural()].contains(word)) {
+                compositions.push(Composition { colour: colour.take().unwrap(), shape });
+            }
+            let of = words.get(at + 1) == Some(&"of");
+            match *word {
+                "one" => numbers.push(1),
+                "two" => numbers.push(2),
+                "three" => numbers.push(3),
+                "small" | "little" => sizes.push(Size::Small),
+                "large" | "big" => sizes.push(Size::Large),
+                "left" if of => relations.push(Relation::LeftOf),
+                "right" if of => relations.push(Relation::RightOf),
+                "above" => relations.push(Relation::Above),
+                "below" => relations.push(Relation::Below),
+                "inside" => relations.push(Relation::Inside),
+                "left" => places.push(Place::Left),
+                "right" => places.push(Place::Right),
+                "top" => places.push(Place::Top),
+                "bottom" => places.push(Place::Bottom),
+                "centre" | "middle" => places.push(Place::Centre),
+                _ => {}
+            }
+        }
+        (compositions, numbers, sizes, places, relations)
+    }
+
+    #[test]
+    fn what_a_caption_says_is_true_of_the_scene() {
+        for index in 0..3000 {
+            let scene = scene(11, index);
+            let caption = caption(&scene, &mut Random::new(11, Stream::Caption, index));
+            let (compositions, numbers, sizes, places, relations) = read(&caption);
+            assert!((3..=14).contains(&caption.split(' ').count()), "{caption}");
+            match scene.content {
+                Content::Single { size, place } => {
+                    assert_eq!(compositions, [scene.main], "{caption}");
+                    assert!(numbers.iter().all(|number| *number == 1) && sizes.iter().all(|said| *said == size), "{caption}");
+                    assert!(places.iter().all(|said| *said == place) && relations.is_empty(), "{caption}");
+                }
+                Content::Count { number, size } => {
+                    assert_eq!((compositions, numbers), (vec![scene.main], vec![number]), "{caption}");
+                    assert!(sizes.iter().all(|said| *said == size), "{caption}");
+                    assert!(places.is_empty() && relations.is_empty(), "{caption}");
+                }
+                Content::Relation { relation, other } => {
+                    assert_eq!((compositions, relations), (vec![scene.main, other], vec![relation]), "{caption}");
+                    assert!(places.is_empty() && sizes.is_empty(), "{caption}");
+                }
+            }
+        }
+    }
+}
