@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use diptych_pipeline::{Batch, EvalSpec, Selection, eval_batches};
-use diptych_schemas::{LedgerEntry, MAX_PIXELS, Uid};
+use diptych_schemas::{LedgerEntry, LoaderConfig, Uid};
 
 use crate::models::Model;
 
@@ -61,8 +61,7 @@ pub(crate) fn each_batch(
         image_size: model.image_size(),
         context_length: model.context_length(),
         batch_size: spec.batch_size,
-        threads: spec.threads,
-        max_pixels: MAX_PIXELS,
+        config: LoaderConfig { threads: spec.threads, ..LoaderConfig::default() },
     })?;
     for batch in batches {
         let batch = batch?;

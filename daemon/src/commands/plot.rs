@@ -6,7 +6,7 @@ use crate::cli::PlotArgs;
 use crate::commands::sql::open_state;
 use crate::exit::Outcome;
 use crate::output::line;
-use crate::pictures::plot::{EvalSeries, TrainPoint, loss_plot};
+use crate::pictures::{EvalSeries, TrainPoint, loss_plot};
 use crate::store::{MetricRow, RunName};
 
 /// What is drawn of the evaluations: metric, its name in the legend.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use diptych_pipeline::{EvalSpec, Selection, decode, eval_batches, eval_transform};
-use diptych_schemas::{MAX_PIXELS, SchemaError};
+use diptych_schemas::{LoaderConfig, MAX_PIXELS, SchemaError};
 
 use crate::cli::SearchArgs;
 use crate::commands::embed::embed_with_bar;
@@ -14,7 +14,7 @@ use crate::encode::EncodeSpec;
 use crate::exit::Outcome;
 use crate::models::{self, Model};
 use crate::output::line;
-use crate::pictures::contact_sheet::{SheetItem, query_sheet};
+use crate::pictures::{SheetItem, query_sheet};
 use crate::store::Store;
 
 /// Side of an image in the contact sheet, in pixels.
@@ -75,8 +75,7 @@ fn pictures(model: &Model, dataset: &Path, selection: &Selection, found: &[(usiz
         image_size: SHEET_IMAGE,
         context_length: model.context_length(),
         batch_size: rows.len(),
-        threads: 1,
-        max_pixels: MAX_PIXELS,
+        config: LoaderConfig { threads: 1, ..LoaderConfig::default() },
     })?;
     let mut items = std::collections::HashMap::new();
     for batch in batches {

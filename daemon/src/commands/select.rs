@@ -1,6 +1,6 @@
 //! `diptych select`: SQL in, selection out.
 
-use diptych_pipeline::select::select;
+use diptych_pipeline::select;
 
 use crate::cli::SelectArgs;
 use crate::commands::sql::{query_text, with_session};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{LoaderSpec, Selection, Tokenizer, TrainLoader, train_loader};
+use diptych_pipeline::{Loader, LoaderSpec, Selection, Tokenizer, train_loader};
 use diptych_schemas::{DatasetManifest, SampleIndex, Step, TrainConfig};
 use diptych_trainer::{Device, ModelConfig, Saver, Trainer, Weights, checkpoint, set_threads};
 
@@ -180,7 +180,7 @@ impl Prepared {
     }
 
     /// The batches from where the run stands to its end.
-    pub(super) fn loader(&self) -> anyhow::Result<TrainLoader> {
+    pub(super) fn loader(&self) -> anyhow::Result<Loader> {
         let spec = LoaderSpec {
             dataset: self.config.data.dataset.clone(),
             selection: Arc::clone(&self.selection),
