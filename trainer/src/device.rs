@@ -118,8 +118,8 @@ pub fn set_threads(threads: usize) -> usize {
 /// spinning; returns at once where that is so already, or where the user has chosen with `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT`.
 ///
 /// OpenMP reads its settings while the program is loaded, before `main`. Spinning pays only where nobody else wants the cores,
-/// but decoding threads do. Measured on 2 cores (batch 256, 64 px, width 192): 1.9 s a step either way on an idle machine; with
-/// one other busy process 2.0 to 4.1 s asleep, 5.6 to 14 s spinning. Results are the same bit for bit.
+/// but decoding threads do. Measured on 2 cores (a step of batch 256, 64 px, width 192), asleep and spinning: 1.9 s and 1.9 s
+/// on an idle machine, 3.9 s and 4.6 s beside one busy thread, 4.1 s and 5.3 s beside two. Results are the same bit for bit.
 ///
 /// Call it first in `main`, before there is a thread or an open file. An error means that the program could not be started anew;
 /// it may go on.
