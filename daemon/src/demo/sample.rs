@@ -53,7 +53,7 @@ impl Recipe {
     /// Two thirds JPEG, of which some are stored turned; a third PNG, of which some are transparent. Three sizes.
     fn storage(&self, index: u32) -> (Storage, u32) {
         let mut random = Random::new(self.seed, Stream::File, u64::from(index));
-        let quality = random.pick(&[85, 90, 94]);
+        let quality = random.pick(&[88, 91, 94]);
         let storage = match random.below(100) {
             0..62 => Storage::Jpeg { quality },
             62..66 => Storage::TurnedJpeg { quality, orientation: random.pick(&ORIENTATIONS) },
@@ -122,7 +122,7 @@ impl Recipe {
         let rgba = draw(scene, side, transparent, &mut look).unwrap_or_default();
         let rgb: Vec<u8> = rgba.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
         match (record.damage, storage) {
-            (Some(Damage::NearDuplicate), _) => jpeg(&rgb, side, side, 30),
+            (Some(Damage::NearDuplicate), _) => jpeg(&rgb, side, side, 25),
             (Some(Damage::Banner), _) => {
                 let strip: Vec<u8> = rgb.chunks_exact(3 * side as usize).flat_map(|row| row.repeat(8)).collect();
                 match storage {
@@ -235,7 +235,9 @@ mod tests {
                     Damage::NearDuplicate => {
                         let original = whole.image.unwrap();
                         // The SQL tells the copy from the original by this.
-                        2 * bytes.len() < original.len() && dimensions(&original).ok() == sides && sample.caption != whole.caption
+                        3 * bytes.len() <= 2 * original.len()
+                            && dimensions(&original).ok() == sides
+                            && sample.caption != whole.caption
                     }
                     Damage::JunkCaption => words < Some(3),
                     Damage::Spam => words >= Some(30),
