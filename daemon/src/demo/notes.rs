@@ -84,9 +84,9 @@ pub(super) fn readme(seed: u64, scenes: u32) -> String {
 Made by `diptych demo-data`; the same seed makes the same bytes. No rights are claimed in it.
 
 Sources (each record is in one of them; all have the same columns)
-  scenes-*.tar          KEY.jpg or KEY.png, KEY.txt (caption), KEY.json (columns)
-  scenes.parquet             image struct<bytes, path>, caption, columns
-  folder/captions.csv                file_name, caption, columns; the files are in folder/images
+  scenes-*.tar         KEY.jpg or KEY.png, KEY.txt (caption), KEY.json (columns)
+  scenes.parquet       image struct<bytes, path>, caption, columns
+  folder/captions.csv  file_name, caption, columns; the files are in folder/images
 
 Columns
   kind      single: one object; count: two or three of the same; relation: two different ones
@@ -103,8 +103,8 @@ Every colour and every shape is trained on, these pairs of them never, in no sce
   train.sql            fit for use, none of these compositions
   heldout.sql          fit for use, one of these compositions at least: retrieval
   heldout_single.sql   of those, single objects: zero-shot classification (classes.txt, templates.txt)
-The first scenes of every thousand show a red circle left of a blue square, both held out, so that a search for it has
-something to find.
+Two scenes of every thousand show a red circle left of a blue square, both held out, so that a search for it has something
+to find.
 
 Damaged on purpose, beside the good scenes
 ",

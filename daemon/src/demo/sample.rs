@@ -45,7 +45,7 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
-    /// The scene with this number: the first few of every thousand are the README's example.
+    /// The scene with this number. The first of them, two of a thousand, are the README's example.
     pub(super) fn scene(&self, index: u32) -> Scene {
         if index < self.scenes / 500 { example_scene(self.seed, u64::from(index)) } else { scene(self.seed, u64::from(index)) }
     }
