@@ -1,1 +1,27 @@
-fn main() {}
+//! The `diptych` binary: parses the command line, runs one command, and turns every end into a message and an exit code.
+//! No panic reaches a user: one that happens all the same becomes a message that says how to report it.
+
+use std::panic;
+use std::process::ExitCode;
+
+use clap::Parser;
+use diptych::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    diptych::start_logging(cli.verbose);
+    // The default hook prints a source location and advice about backtraces, which help no user. Ours keeps them for -v.
+    panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
+    match panic::catch_unwind(|| diptych::run(cli)) {
+        Ok(code) => ExitCode::from(code),
+        Err(payload) => {
+            let message = payload
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| payload.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            tracing::error!("internal error: {message}. This is a bug; run again with -v and report what it prints");
+            ExitCode::from(70)
+        }
+    }
+}

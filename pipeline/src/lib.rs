@@ -5,9 +5,30 @@
 //! 3. Computing happens on threads of its own, never on tokio's.
 
 mod batch;
+mod decode;
+pub mod header;
 mod image_error;
+pub mod ingest;
+mod loader;
+mod order;
+mod phash;
+mod pixels;
+mod random;
+mod select;
 mod selection;
+pub mod sql;
+#[cfg(test)]
+mod test_data;
+mod tokenizer;
 
 pub use batch::Batch;
+pub use decode::{RgbImage, decode};
+pub use header::{ImageFormat, ImageHeader, probe};
 pub use image_error::ImageError;
+pub use loader::{EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, StageStats, eval_batches, train_loader};
+pub use order::{Epoch, Order, Window};
+pub use phash::perceptual_hash;
+pub use pixels::{CropBox, crop_resize, eval_transform, random_resized_crop_box};
+pub use select::{FunnelStep, SelectError, SelectionReport, select};
 pub use selection::{Selection, SelectionError};
+pub use tokenizer::{Tokenizer, TokenizerError, Vocabulary};

@@ -121,7 +121,9 @@ impl Selection {
         for field in expected.fields() {
             match builder.schema().field_with_name(field.name()) {
                 Ok(found) if found.data_type() == field.data_type() => {}
-                Ok(found) => return Err(bad(format!("column {} is {}, not {}", field.name(), found.data_type(), field.data_type()))),
+                Ok(found) => {
+                    return Err(bad(format!("column {} is {}, not {}", field.name(), found.data_type(), field.data_type())));
+                }
                 Err(_) => return Err(bad(format!("it lacks the column {}", field.name()))),
             }
         }
@@ -147,7 +149,11 @@ impl Selection {
     fn append(&mut self, batch: &RecordBatch) -> Result<(), SchemaError> {
         for index in 0..batch.num_columns() {
             if batch.column(index).null_count() > 0 {
-                return Err(SchemaError::WrongSchema { path: PathBuf::new(), what: "selection", message: "a value is null".into() });
+                return Err(SchemaError::WrongSchema {
+                    path: PathBuf::new(),
+                    what: "selection",
+                    message: "a value is null".into(),
+                });
             }
         }
         for uid in batch.column(0).as_fixed_size_binary().iter().flatten() {

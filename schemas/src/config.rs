@@ -238,12 +238,9 @@ impl TrainConfig {
         resolve(&mut self.state);
         resolve(&mut self.data.dataset);
         resolve(&mut self.data.selection);
-        for path in [&mut self.model.weights, &mut self.model.tokenizer, &mut self.eval.selection, &mut self.eval.dataset] {
-            if let Some(path) = path {
-                resolve(path);
-            }
-        }
-        if self.model.config.ends_with(".json") {
+        let optional = [&mut self.model.weights, &mut self.model.tokenizer, &mut self.eval.selection, &mut self.eval.dataset];
+        optional.into_iter().flatten().for_each(resolve);
+        if Path::new(&self.model.config).extension().is_some_and(|ending| ending == "json") {
             self.model.config = folder.join(&self.model.config).to_string_lossy().into_owned();
         }
     }

@@ -49,9 +49,18 @@ pub struct SourceEntry {
     /// read again. What it still holds is recognised by uid.
     pub size: u64,
     pub modified: u64,
+    /// Columns and limits that it was read with, in words. Others mean that it is read again, too.
+    #[serde(default)]
+    pub options: String,
     /// Records done; everything before it is in a shard or a ledger file of this manifest.
     pub records: u64,
     pub done: bool,
+    /// Shards and ledger files that there were when a source was begun again that had changed: what they hold of it is
+    /// recognised. 0 for a file that is read for the first time.
+    #[serde(default)]
+    pub known_shards: u32,
+    #[serde(default)]
+    pub known_ledgers: u32,
 }
 
 impl DatasetManifest {

@@ -1,1 +1,46 @@
+//! Training of CLIP-style dual encoders: models, loss, optimizer, checkpoints, evaluation and the formats of weights. The only
+//! crate that names `tch`.
+//!
+//! 1. [`Trainer::step`] is one update; the whole of it stands in `step.rs`. The loop around it is the daemon's.
+//! 2. On the CPU, with a fixed number of threads, everything is the same bit for bit in every process. The host waits for the
+//!    device once in a step.
+//! 3. A checkpoint is whole or does not exist; it is written by a thread of its own from a [`Snapshot`].
+//! 4. What a configuration or a file asks for and this crate cannot compute is refused by name, never ignored.
+//! 5. `unsafe` lives in `shim.rs`.
 
+pub mod checkpoint;
+mod config;
+mod device;
+mod encoder;
+mod error;
+pub mod evaluate;
+mod hf;
+mod init;
+mod layout;
+mod loss;
+mod model;
+mod openclip;
+mod optimizer;
+mod saver;
+mod schedule;
+mod shim;
+mod step;
+mod tensor_file;
+mod trainer;
+mod upload;
+mod weights;
+
+pub use checkpoint::{CheckpointManifest, CheckpointMeta, Snapshot};
+pub use config::{BUILT_IN, IMAGE_MEAN, IMAGE_STD, ModelConfig, TextConfig, VisionConfig};
+pub use device::{CudaLibraries, Device, open_cuda_libraries, restart_with_sleeping_threads, set_threads};
+pub use encoder::Encoder;
+pub use error::TrainerError;
+pub use hf::{TokenizerFiles, export_hf};
+pub use loss::clip_loss;
+pub use model::Clip;
+pub use openclip::export_openclip;
+pub use saver::{Saved, Saver};
+pub use schedule::Schedule;
+pub use tensor_file::FileEntry;
+pub use trainer::{StepReport, Trainer};
+pub use weights::{Origin, Weights};

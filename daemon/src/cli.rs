@@ -1,0 +1,291 @@
+//! The command line: what can be asked for, in the order in which a user meets it. What each command does is in `commands`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const AFTER: &str = "\
+From pairs to an exported model:
+  diptych ingest pairs/*.tar more.parquet --dataset data
+  diptych sql \"SELECT format, count(*), avg(width) FROM meta GROUP BY format\" --dataset data
+  diptych select \"SELECT uid FROM meta WHERE least(width, height) >= 200\" --dataset data --output train.parquet
+  diptych train run.toml
+  diptych eval --model RUN --dataset data --selection heldout.parquet
+  diptych search \"two dogs on a beach\" --model RUN --dataset data --selection train.parquet
+  diptych export --model RUN --format openclip --output exported
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but a source could not be read, 4 stopped by a signal with everything saved.";
+
+/// Trains CLIP-style models on your own image-text pairs: ingest, SQL, training that resumes exactly, evaluation, search, export.
+#[derive(Debug, Parser)]
+#[command(name = "diptych", version, about, after_help = AFTER, max_term_width = 110)]
+pub struct Cli {
+    /// Log more (-v: debug, -vv: trace). RUST_LOG is respected too
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Read sources (tars, Parquet, folders, CSV/TSV/JSONL) into a dataset. Run again, it adds only what is new
+    Ingest(IngestArgs),
+    /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, embeddings of a state folder
+    Sql(SqlArgs),
+    /// Make a selection: the pairs whose uid an SQL query returns
+    Select(SelectArgs),
+    /// Train, or go on with a run that was stopped or killed
+    Train(TrainArgs),
+    /// Zero-shot classification and image-text retrieval on held-out pairs, beside chance
+    Eval(EvalArgs),
+    /// Compute and keep the embeddings of a selection's images and captions
+    Embed(EmbedArgs),
+    /// Find images by a text, or by an image; makes a contact sheet of them
+    Search(SearchArgs),
+    /// Write a model in OpenCLIP's or Hugging Face's form. Reads both too: every --model and model.weights takes such a folder
+    Export(ExportArgs),
+    /// Draw loss, learning rate and held-out recall of a run as a picture
+    Plot(PlotArgs),
+    /// Print a training configuration with all its defaults, or the model configurations that are built in
+    Config(ConfigArgs),
+    /// Draw the demo's scenes: pairs in three layouts, with SQL, classes and templates beside them
+    DemoData(DemoDataArgs),
+}
+
+/// Which dataset.
+#[derive(Debug, Args)]
+pub struct DatasetArg {
+    /// Dataset folder, as `diptych ingest` makes it
+    #[arg(short, long, value_name = "FOLDER")]
+    pub dataset: PathBuf,
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one), or the folder of a checkpoint, an OpenCLIP or a
+    /// Hugging Face model
+    #[arg(short, long, value_name = "RUN[@STEP]|FOLDER")]
+    pub model: String,
+    /// State folder of the runs
+    #[arg(long, value_name = "FOLDER", default_value = "state")]
+    pub state: PathBuf,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Threads; 0: one for each core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct IngestArgs {
+    /// Files, folders or glob patterns, any mix of them
+    #[arg(required = true, value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    #[command(flatten)]
+    pub dataset: DatasetArg,
+    /// Column (or JSON field) with the caption. Tried without it: caption, text, TEXT, title
+    #[arg(long, value_name = "NAME")]
+    pub caption_column: Option<String>,
+    /// Column with the image's bytes or path. Tried without it: image, jpg, png, webp, file_name, path
+    #[arg(long, value_name = "NAME")]
+    pub image_column: Option<String>,
+    /// Largest width × height; larger images go to the ledger
+    #[arg(long, default_value_t = diptych_schemas::MAX_PIXELS, value_name = "N")]
+    pub max_pixels: u64,
+    /// Largest image file in MiB
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub max_image_mib: u64,
+    /// Size of a row group of images in MiB
+    #[arg(long, default_value_t = 96, value_name = "N")]
+    pub row_group_mib: u64,
+    /// Size of a shard in MiB
+    #[arg(long, default_value_t = 768, value_name = "N")]
+    pub shard_mib: u64,
+    /// Decode every image and fill the column phash (64-bit perceptual hash); without it, only headers are read
+    #[arg(long)]
+    pub phash: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SqlFormat {
+    Table,
+    Csv,
+    /// One array of objects
+    Json,
+    /// One object a line
+    Jsonl,
+    Parquet,
+}
+
+#[derive(Debug, Args)]
+pub struct SqlArgs {
+    /// The query, or with --file a file that holds it
+    #[arg(required_unless_present = "file")]
+    pub query: Option<String>,
+    /// Read the query from this file
+    #[arg(short, long, conflicts_with = "query")]
+    pub file: Option<PathBuf>,
+    /// Dataset folder, for meta, blob, ledger and scores
+    #[arg(short, long, value_name = "FOLDER")]
+    pub dataset: Option<PathBuf>,
+    /// State folder, for runs, checkpoints, metrics, embeddings
+    #[arg(long, value_name = "FOLDER")]
+    pub state: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: SqlFormat,
+    /// Write to this file and not to standard output
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    /// Rows that a table shows; 0: all
+    #[arg(long, default_value_t = 40)]
+    pub rows: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct SelectArgs {
+    /// A query that returns a column uid (and, if wanted, weight), or with --file a file that holds it
+    #[arg(required_unless_present = "file")]
+    pub query: Option<String>,
+    /// Read the query from this file
+    #[arg(short, long, conflicts_with = "query")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub dataset: DatasetArg,
+    /// State folder, for queries over embeddings
+    #[arg(long, value_name = "FOLDER")]
+    pub state: Option<PathBuf>,
+    /// The selection to write
+    #[arg(short, long)]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Configuration in TOML; `diptych config` prints one with all keys
+    pub config: PathBuf,
+    /// Stop with a checkpoint after this many steps of this call, as a signal would
+    #[arg(long, value_name = "N")]
+    pub stop_after: Option<u64>,
+    /// No progress bar
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub dataset: DatasetArg,
+    /// Held-out pairs, as `diptych select` makes them
+    #[arg(short, long)]
+    pub selection: PathBuf,
+    /// Class names, one a line: adds zero-shot classification
+    #[arg(long, requires = "label_column")]
+    pub classes: Option<PathBuf>,
+    /// Column of meta with the true class: its name, or its line number in --classes from 0
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+    /// Prompts, one a line, with {} for the class name. Without it: the class name alone
+    #[arg(long, requires = "classes")]
+    pub templates: Option<PathBuf>,
+    /// Count only the very pair as right, not others with the same caption
+    #[arg(long)]
+    pub strict_pairs: bool,
+    #[arg(long, default_value_t = 64)]
+    pub batch_size: usize,
+    /// Write the results to this file as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub dataset: DatasetArg,
+    #[arg(short, long)]
+    pub selection: PathBuf,
+    #[arg(long, default_value_t = 64)]
+    pub batch_size: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// What to look for; several texts make several rows of the sheet
+    #[arg(required_unless_present = "image", value_name = "TEXT")]
+    pub texts: Vec<String>,
+    /// Look for images like this one
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub dataset: DatasetArg,
+    /// Where to look; its embeddings are computed first if they are not there yet
+    #[arg(short, long)]
+    pub selection: PathBuf,
+    /// Results for each text
+    #[arg(short, long, default_value_t = 8)]
+    pub k: usize,
+    /// Contact sheet of the results (PNG)
+    #[arg(long, value_name = "FILE")]
+    pub sheet: Option<PathBuf>,
+    #[arg(long, default_value_t = 64)]
+    pub batch_size: usize,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ModelFormat {
+    /// open_clip_model.safetensors and open_clip_config.json
+    Openclip,
+    /// config.json, model.safetensors, preprocessor_config.json and the tokenizer's files
+    Hf,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[arg(long, value_enum)]
+    pub format: ModelFormat,
+    /// Folder to write; must not exist yet
+    #[arg(short, long)]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct PlotArgs {
+    /// Name of the run
+    pub run: String,
+    /// State folder of the run
+    #[arg(long, value_name = "FOLDER", default_value = "state")]
+    pub state: PathBuf,
+    /// Picture to write (PNG)
+    #[arg(short, long)]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// A configuration to check and print with its defaults. Without it: the smallest one
+    pub config: Option<PathBuf>,
+    /// Print a built-in model configuration in OpenCLIP's JSON form
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub model: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoDataArgs {
+    /// Folder to write; must not exist yet
+    pub output: PathBuf,
+    /// Pairs to draw, before the broken ones
+    #[arg(long, default_value_t = 4000)]
+    pub scenes: u32,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}

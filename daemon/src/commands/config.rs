@@ -1,0 +1,31 @@
+//! `diptych config`: a configuration with all its defaults, or a built-in model configuration.
+
+use diptych_schemas::TrainConfig;
+use diptych_trainer::ModelConfig;
+
+use crate::cli::ConfigArgs;
+use crate::exit::Outcome;
+use crate::output::line;
+
+/// The smallest configuration that says what only the user can know.
+const SMALLEST: &str = "\
+name = \"my-run\"
+[data]
+dataset = \"data\"
+selection = \"train.parquet\"
+[model]
+config = \"ViT-B-32\"
+";
+
+pub(crate) fn run(args: ConfigArgs) -> anyhow::Result<Outcome> {
+    if let Some(name) = args.model {
+        line(format!("{:#}", ModelConfig::named_or_file(&name)?.to_json()))?;
+        return Ok(Outcome::Done);
+    }
+    let config = match args.config {
+        Some(path) => TrainConfig::read(&path)?,
+        None => TrainConfig::parse(SMALLEST).map_err(anyhow::Error::msg)?,
+    };
+    line(config.to_toml().trim_end())?;
+    Ok(Outcome::Done)
+}

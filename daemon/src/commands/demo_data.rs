@@ -1,0 +1,18 @@
+//! `diptych demo-data`: drawn scenes to try everything on.
+
+use crate::cli::DemoDataArgs;
+use crate::demo::{DemoOptions, generate};
+use crate::exit::Outcome;
+use crate::output::{line, thousands};
+
+pub(crate) fn run(args: &DemoDataArgs) -> anyhow::Result<Outcome> {
+    let options = DemoOptions { scenes: args.scenes, seed: args.seed, ..DemoOptions::default() };
+    let report = generate(&args.output, options)?;
+    for source in &report.sources {
+        line(source.display().to_string())?;
+    }
+    line(format!("{} pairs for training, {} held out", thousands(report.training.into()), thousands(report.heldout.into())))?;
+    let damaged: Vec<String> = report.damaged.iter().map(|(what, count)| format!("{count} {what}")).collect();
+    line(format!("on purpose: {}", damaged.join(", ")))?;
+    Ok(Outcome::Done)
+}

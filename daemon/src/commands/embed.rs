@@ -1,0 +1,44 @@
+//! `diptych embed`: the embeddings of a selection, kept in the state folder.
+
+use anyhow::Context;
+use diptych_pipeline::Selection;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::EmbedArgs;
+use crate::embedding::{Embedded, embed};
+use crate::encode::EncodeSpec;
+use crate::exit::Outcome;
+use crate::models::{self, Model};
+use crate::output::{line, thousands};
+use crate::store::Store;
+
+pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
+    let selection = Selection::read(&args.selection)?;
+    let model = models::load(&args.model)?;
+    let store = Store::open(&args.model.state)?;
+    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.threads };
+    let embedded = embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
+    line(format!(
+        "{} of {} pairs embedded now, {} dimensions, producer {:.12}",
+        thousands(embedded.added as u64),
+        thousands(selection.len() as u64),
+        model.encoder.dimension(),
+        embedded.producer.to_string()
+    ))?;
+    Ok(Outcome::Done)
+}
+
+/// Embeds what is missing, with a progress bar.
+pub(crate) fn embed_with_bar(
+    store: &Store,
+    model: &Model,
+    dataset: &std::path::Path,
+    selection: &Selection,
+    spec: EncodeSpec,
+) -> anyhow::Result<Embedded> {
+    let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}").context("progress template")?;
+    let bar = ProgressBar::new(selection.len() as u64).with_style(style.progress_chars("=> "));
+    let embedded = embed(store, model, dataset, selection, spec, &mut |pairs| bar.inc(pairs as u64));
+    bar.finish_and_clear();
+    embedded
+}

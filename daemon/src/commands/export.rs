@@ -1,0 +1,26 @@
+//! `diptych export`: a model of any known format in OpenCLIP's or Hugging Face's form.
+
+use diptych_trainer::{TokenizerFiles, export_hf, export_openclip};
+
+use crate::cli::{ExportArgs, ModelFormat};
+use crate::exit::Outcome;
+use crate::models;
+use crate::output::line;
+
+pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Outcome> {
+    let (weights, tokenizer) = models::read(&args.model)?;
+    match args.format {
+        ModelFormat::Openclip => export_openclip(&weights, tokenizer.to_json(), &args.output)?,
+        ModelFormat::Hf => {
+            let vocabulary = tokenizer.vocab_and_merges()?;
+            let files = TokenizerFiles {
+                tokenizer_json: tokenizer.to_json().to_owned(),
+                vocab: vocabulary.tokens.into_iter().zip(0..).collect(),
+                merges: vocabulary.merges,
+            };
+            export_hf(&weights, &files, &args.output)?;
+        }
+    }
+    line(format!("{} → {}", weights.path.display(), args.output.display()))?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,98 @@
+//! `diptych ingest`: sources to a dataset.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context, bail};
+use diptych_pipeline::ingest::{IngestReport, IngestRequest, PerceptualHash, SourceOutcome, ingest};
+use diptych_pipeline::sql::query;
+use diptych_schemas::DatasetManifest;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::IngestArgs;
+use crate::commands::sql::with_session;
+use crate::exit::Outcome;
+use crate::output::{line, thousands};
+use crate::sql_functions::phash_of_file;
+
+const MIB: u64 = 1 << 20;
+/// Sources that are listed one by one; of more, only those with something to say.
+const LISTED: usize = 10;
+
+pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
+    let folder = args.dataset.dataset;
+    let request = IngestRequest {
+        caption_column: args.caption_column,
+        image_column: args.image_column,
+        max_pixels: args.max_pixels,
+        max_image_bytes: args.max_image_mib.saturating_mul(MIB),
+        row_group_bytes: args.row_group_mib.saturating_mul(MIB),
+        shard_bytes: args.shard_mib.saturating_mul(MIB),
+        phash: args.phash.then_some(phash_of_file as PerceptualHash),
+        ..IngestRequest::new(args.sources, &folder)
+    };
+    let bar = ProgressBar::new(0).with_style(
+        ProgressStyle::with_template("{spinner} source {pos}/{len}  {msg}  {elapsed}").context("progress template")?,
+    );
+    let report = ingest(&request, &mut |progress| {
+        bar.set_length(progress.sources_total as u64);
+        bar.set_position(progress.sources_done as u64);
+        bar.set_message(format!("{} pairs, {} to the ledger", thousands(progress.pairs), thousands(progress.ledger_rows)));
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    print_sources(&report)?;
+    line(format!(
+        "{}: {} pairs added, {} in all; {} inputs to the ledger",
+        folder.display(),
+        thousands(report.pairs_added),
+        thousands(report.pairs_total),
+        thousands(report.ledger_added.values().sum())
+    ))?;
+    for (reason, count) in &report.ledger_added {
+        line(format!("  {:>8} {reason}", thousands(*count)))?;
+    }
+    if report.pairs_total == 0 {
+        bail!("no pair came out of these sources.{}", ledger_examples(&folder)?);
+    }
+    Ok(if report.unreadable().next().is_some() { Outcome::SourceUnreadable } else { Outcome::Done })
+}
+
+/// One line a source: what it was taken for, and what came of it.
+fn print_sources(report: &IngestReport) -> std::io::Result<()> {
+    let many = report.sources.len() > LISTED;
+    for source in &report.sources {
+        let (said, remarkable) = match &source.outcome {
+            SourceOutcome::Done => (format!("{}, {} pairs", source.layout, thousands(source.pairs_added)), false),
+            SourceOutcome::AlreadyIn => ("already in".to_owned(), false),
+            SourceOutcome::Partial(message) => {
+                (format!("{}, {} pairs, then: {message}", source.layout, thousands(source.pairs_added)), true)
+            }
+            SourceOutcome::Unreadable(message) => (format!("not read: {message}"), true),
+        };
+        if !many || remarkable || !source.notes.is_empty() {
+            line(format!("{}: {said}", source.path))?;
+        }
+        for note in &source.notes {
+            line(format!("  {note}"))?;
+        }
+    }
+    report.notes.iter().try_for_each(line)
+}
+
+/// The first rows of the ledger, in words: why nothing could be used.
+fn ledger_examples(dataset: &std::path::Path) -> anyhow::Result<String> {
+    if DatasetManifest::read(dataset)?.ledger_rows == 0 {
+        return Ok(" They hold no records at all".into());
+    }
+    let sql = "SELECT source || ', ' || position || ': ' || reason || ' (' || detail || ')' FROM ledger LIMIT 3";
+    let examples = with_session(Some(dataset), None, async |context| {
+        let mut examples = Vec::new();
+        for batch in query(&context, sql).await?.collect().await? {
+            let texts = arrow::array::AsArray::as_string::<i32>(batch.column(0));
+            examples.extend(texts.iter().flatten().map(str::to_owned));
+        }
+        Ok(examples)
+    })?;
+    Ok(format!(" The first that were refused: {}", examples.join("; ")))
+}

@@ -1,0 +1,32 @@
+//! One module a command: it connects stages and prints. What a stage does is not here.
+
+mod config;
+mod demo_data;
+mod embed;
+mod eval;
+mod export;
+mod ingest;
+mod plot;
+mod search;
+mod select;
+mod sql;
+mod train;
+
+use crate::cli::Command;
+use crate::exit::Outcome;
+
+pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Ingest(args) => ingest::run(args),
+        Command::Sql(args) => sql::run(args),
+        Command::Select(args) => select::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Embed(args) => embed::run(&args),
+        Command::Search(args) => search::run(args),
+        Command::Export(args) => export::run(&args),
+        Command::Plot(args) => plot::run(&args),
+        Command::Config(args) => config::run(args),
+        Command::DemoData(args) => demo_data::run(&args),
+    }
+}

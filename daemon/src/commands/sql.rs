@@ -1,0 +1,83 @@
+//! `diptych sql`: a query over a dataset and a state folder.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use datafusion::prelude::SessionContext;
+use diptych_pipeline::sql::{OutputFormat, SessionSpec, TableLimits, query, session, write_file, write_output};
+use diptych_schemas::SchemaError;
+
+use crate::cli::{SqlArgs, SqlFormat};
+use crate::exit::Outcome;
+use crate::sql_functions::content_functions;
+use crate::store::Store;
+
+pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
+    if args.dataset.is_none() && args.state.is_none() {
+        bail!("nothing to ask: name a dataset (--dataset), a state folder (--state), or both");
+    }
+    let sql = query_text(args.query, args.file.as_deref())?;
+    let format = match args.format {
+        SqlFormat::Table => OutputFormat::Table,
+        SqlFormat::Csv => OutputFormat::Csv,
+        SqlFormat::Json => OutputFormat::Json,
+        SqlFormat::Jsonl => OutputFormat::JsonLines,
+        SqlFormat::Parquet => OutputFormat::Parquet,
+    };
+    if format == OutputFormat::Parquet && args.output.is_none() {
+        bail!("--format parquet wants a file: add --output FILE.parquet");
+    }
+    let limits = TableLimits { rows: if args.rows == 0 { u64::MAX } else { args.rows as u64 }, ..TableLimits::default() };
+    with_session(args.dataset.as_deref(), args.state.as_deref(), async |context| {
+        let rows = query(&context, &sql).await?;
+        match args.output {
+            Some(path) => write_file(rows, format, limits, &path).await?,
+            None => write_output(rows, format, limits, &mut io::stdout()).await?,
+        };
+        Ok(Outcome::Done)
+    })
+}
+
+/// The text of a query that was given itself or in a file.
+pub(crate) fn query_text(query: Option<String>, file: Option<&Path>) -> anyhow::Result<String> {
+    match (query, file) {
+        (Some(query), _) => Ok(query),
+        (None, Some(file)) => Ok(std::fs::read_to_string(file).map_err(SchemaError::io(file))?),
+        (None, None) => bail!("no query: give one, or --file with one in it"),
+    }
+}
+
+/// Runs something in a session over a dataset and a state folder.
+pub(crate) fn with_session<T>(
+    dataset: Option<&Path>,
+    state: Option<&Path>,
+    ask: impl AsyncFnOnce(SessionContext) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let functions = content_functions()?;
+    let mut spec = SessionSpec::new(dataset, &functions);
+    if let Some(state) = state {
+        spec.tables = open_state(state)?.tables();
+        if dataset.is_some()
+            && let Some(place) = spec.tables.iter().position(|(name, _)| name == "training_ledger")
+        {
+            spec.training_ledger = Some(Arc::clone(&spec.tables[place].1));
+        }
+    }
+    let runtime = tokio::runtime::Runtime::new().context("starting the query threads")?;
+    runtime.block_on(ask(session(spec)?))
+}
+
+/// A state folder that is there already: a typo must not make a new one.
+pub(crate) fn open_state(state: &Path) -> anyhow::Result<Store> {
+    if !state.is_dir() {
+        let shown: PathBuf = state.into();
+        bail!("{}: there is no such state folder. `diptych train` makes it, at the place that its configuration names", shown.display());
+    }
+    let store = Store::open(state)?;
+    if let Some(degraded) = store.degraded() {
+        tracing::warn!("{degraded}");
+    }
+    Ok(store)
+}

@@ -1,0 +1,73 @@
+//! Embeddings of a selection: runs the evaluation loader and the encoder. Used by evaluation, `embed` and `search`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use diptych_pipeline::{Batch, EvalSpec, Selection, eval_batches};
+use diptych_schemas::{LedgerEntry, LoaderConfig, Uid};
+
+use crate::models::Model;
+
+/// How a selection is encoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EncodeSpec {
+    /// Pairs at a time.
+    pub(crate) batch_size: usize,
+    /// Decoding threads; 0: one for each core.
+    pub(crate) threads: usize,
+}
+
+/// The embeddings of the pairs whose image could be decoded.
+#[derive(Debug, Default)]
+pub(crate) struct Encoded {
+    /// [N].
+    pub(crate) uids: Vec<Uid>,
+    pub(crate) captions: Vec<String>,
+    /// [N, D], rows of unit length.
+    pub(crate) images: Vec<f32>,
+    pub(crate) texts: Vec<f32>,
+    pub(crate) skipped: Vec<LedgerEntry>,
+}
+
+/// Encodes all pairs of a selection, in its order.
+pub(crate) fn encode_selection(model: &Model, dataset: &Path, selection: &Selection, spec: EncodeSpec) -> anyhow::Result<Encoded> {
+    let mut all = Encoded::default();
+    each_batch(model, dataset, selection, spec, |batch, images, texts| {
+        all.uids.extend(&batch.uids);
+        all.captions.extend(batch.captions);
+        all.images.extend(images);
+        all.texts.extend(texts);
+        all.skipped.extend(batch.skipped);
+        Ok(())
+    })?;
+    for entry in &all.skipped {
+        tracing::warn!("left out {} {}: {}", entry.source, entry.key, entry.detail);
+    }
+    Ok(all)
+}
+
+/// Encodes a selection batch by batch: `take` gets each batch with its images' and its captions' embeddings, [N, D].
+pub(crate) fn each_batch(
+    model: &Model,
+    dataset: &Path,
+    selection: &Selection,
+    spec: EncodeSpec,
+    mut take: impl FnMut(Batch, Vec<f32>, Vec<f32>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let batches = eval_batches(EvalSpec {
+        dataset: dataset.to_owned(),
+        selection: Arc::new(selection.clone()),
+        tokenizer: Arc::clone(&model.tokenizer),
+        image_size: model.image_size(),
+        context_length: model.context_length(),
+        batch_size: spec.batch_size,
+        config: LoaderConfig { threads: spec.threads, ..LoaderConfig::default() },
+    })?;
+    for batch in batches {
+        let batch = batch?;
+        let images = model.encoder.encode_images(&batch.images)?;
+        let texts = model.encoder.encode_tokens(&batch.tokens)?;
+        take(batch, images, texts)?;
+    }
+    Ok(())
+}

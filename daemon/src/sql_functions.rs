@@ -1,0 +1,22 @@
+//! What SQL's functions of images and captions call: the header probe, the decoder, the tokenizer.
+
+use std::sync::Arc;
+
+use diptych_pipeline::sql::ContentFunctions;
+use diptych_pipeline::{Tokenizer, decode, perceptual_hash, probe};
+use diptych_schemas::MAX_PIXELS;
+
+/// The functions, with CLIP's tokenizer.
+pub(crate) fn content_functions() -> anyhow::Result<ContentFunctions> {
+    let tokenizer = Tokenizer::clip()?;
+    Ok(ContentFunctions {
+        image_size: Arc::new(|bytes| probe(bytes, MAX_PIXELS).ok().map(|header| (header.width, header.height))),
+        perceptual_hash: Arc::new(phash_of_file),
+        token_count: Arc::new(move |text| tokenizer.token_count(text)),
+    })
+}
+
+/// The perceptual hash of an image file; none where it cannot be decoded.
+pub(crate) fn phash_of_file(bytes: &[u8]) -> Option<u64> {
+    decode(bytes, MAX_PIXELS).and_then(|image| perceptual_hash(&image)).ok()
+}

@@ -1,0 +1,96 @@
+//! Reads a set of embeddings in order, as chunks of as many rows as one wants. Blocks are not seen from outside.
+
+use diptych_schemas::Uid;
+use half::f16;
+
+use super::Store;
+use super::embeddings::{EmbeddingSet, UID_BYTES, uid_key, vector_key};
+use super::error::StoreError;
+
+/// Rows of a set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EmbeddingChunk {
+    /// Number of its first row.
+    pub first_row: u64,
+    /// \[N\]
+    pub uids: Vec<Uid>,
+    /// \[N, D\]
+    pub vectors: Vec<f16>,
+}
+
+/// Reads a set from its first row to the last one that it had when the reader was opened.
+pub struct EmbeddingReader {
+    // Before the store, so that sled closes when the store does.
+    uids: Column,
+    vectors: Option<Column>,
+    store: Store,
+    set: EmbeddingSet,
+    row: u64,
+}
+
+/// The blocks of one kind as one stream of bytes.
+struct Column {
+    blocks: sled::Iter,
+    /// Bytes of a row.
+    width: usize,
+    /// What was read and not yet handed out.
+    ahead: Vec<u8>,
+}
+
+impl EmbeddingReader {
+    pub(super) fn new(store: &Store, tree: &sled::Tree, set: EmbeddingSet, vectors: bool) -> Self {
+        let column =
+            |key: fn(u32) -> Vec<u8>, width| Column { blocks: tree.range(key(0)..=key(u32::MAX)), width, ahead: Vec::new() };
+        Self {
+            uids: column(uid_key, UID_BYTES),
+            vectors: vectors.then(|| column(vector_key, 2 * set.dim)),
+            store: store.clone(),
+            set,
+            row: 0,
+        }
+    }
+
+    /// The head as it was when the reader was opened.
+    pub fn set(&self) -> &EmbeddingSet {
+        &self.set
+    }
+
+    /// The next rows, at most so many; none after the last one.
+    pub fn next_chunk(&mut self, rows: usize) -> Result<Option<EmbeddingChunk>, StoreError> {
+        let rows = (rows as u64).min(self.set.rows - self.row) as usize;
+        if rows == 0 {
+            return Ok(None);
+        }
+        let uids = self.uids.take(&self.store, rows)?;
+        let vectors = match &mut self.vectors {
+            Some(vectors) => vectors.take(&self.store, rows)?,
+            None => Vec::new(),
+        };
+        let chunk = EmbeddingChunk {
+            first_row: self.row,
+            uids: uids.as_chunks::<UID_BYTES>().0.iter().map(|uid| Uid(*uid)).collect(),
+            vectors: vectors.as_chunks::<2>().0.iter().map(|half| f16::from_le_bytes(*half)).collect(),
+        };
+        self.row += rows as u64;
+        Ok(Some(chunk))
+    }
+
+    /// All rows that are left: 2·D + 16 bytes each.
+    pub fn read_all(mut self) -> Result<EmbeddingChunk, StoreError> {
+        Ok(self.next_chunk(usize::MAX)?.unwrap_or_default())
+    }
+}
+
+impl Column {
+    fn take(&mut self, store: &Store, rows: usize) -> Result<Vec<u8>, StoreError> {
+        let wanted = rows * self.width;
+        self.ahead.reserve(wanted.saturating_sub(self.ahead.len()));
+        while self.ahead.len() < wanted {
+            let short = || StoreError::damaged(store.folder(), "a set of embeddings has fewer rows than its head says");
+            let (_, block) = store.noting_damage(store.call(|| self.blocks.next().transpose())?.ok_or_else(short))?;
+            self.ahead.extend_from_slice(&block);
+        }
+        let rest = self.ahead.split_off(wanted);
+        Ok(std::mem::replace(&mut self.ahead, rest))
+    }
+}

@@ -1,0 +1,167 @@
+//! sled itself: how it is opened, its trees, what a change of it is, when it is on the disk, and how it is closed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use diptych_schemas::{SchemaError, durable};
+
+use super::acknowledged::{Acknowledged, AcknowledgedFile, KEY};
+use super::error::StoreError;
+use super::guard;
+
+/// Largest value. sled's leaves split only above 16 items, and a leaf above 131,052 bytes becomes a file of its own that is
+/// written without fsync; 16 of these stay below.
+pub const MAX_VALUE_BYTES: usize = 7_400;
+/// Payload of a full value: seven rows of 512 16-bit floats.
+pub(super) const BLOCK_BYTES: usize = 7_168;
+/// How often sled writes what nobody waits for; also when it collects space.
+pub const FLUSH_EVERY_MS: u64 = 500;
+/// Pages that sled keeps in memory.
+const CACHE_BYTES: u64 = 96 << 20;
+/// How long a close waits. sled's waits for ever where one of its threads died over damaged bytes.
+const CLOSE_LIMIT: Duration = Duration::from_secs(30);
+/// sled's threads may hold its lock for a moment after it was closed in the same process.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A key and its new value; none removes it.
+pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
+
+/// An open sled.
+pub(super) struct Engine {
+    /// Always there until it is dropped.
+    open: Option<Open>,
+    folder: PathBuf,
+    /// sled's data file, to be flushed by us: sled's own flush is no fsync.
+    file: File,
+    acknowledged: AcknowledgedFile,
+}
+
+struct Open {
+    db: sled::Db,
+    runs: sled::Tree,
+    checkpoints: sled::Tree,
+    metrics: sled::Tree,
+    ledger: sled::Tree,
+}
+
+impl Engine {
+    /// Opens the sled in `folder`, or makes one. `state` is what messages name.
+    pub(super) fn open(state: &Path, folder: &Path) -> Result<Self, StoreError> {
+        let path = folder.join("db");
+        if path.exists() {
+            // What a killed process left is durable before sled's snapshot says so.
+            File::open(&path).and_then(|file| file.sync_all()).map_err(SchemaError::io(&path))?;
+        }
+        let config = || sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
+        let started = Instant::now();
+        let db = loop {
+            match guard::call(state, || config().open()) {
+                Ok(db) => break db,
+                Err(error) if !error.to_string().contains("could not acquire lock") => return Err(error),
+                Err(_) if started.elapsed() > LOCK_PATIENCE => return Err(super::owner::locked(state)),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        let tree = |name: &str| guard::call(state, || db.open_tree(name));
+        let open = Open {
+            runs: tree("runs")?,
+            checkpoints: tree("checkpoints")?,
+            metrics: tree("metrics")?,
+            ledger: tree("ledger")?,
+            db,
+        };
+        let file = File::open(&path).map_err(SchemaError::io(&path))?;
+        Ok(Self { open: Some(open), folder: folder.to_owned(), file, acknowledged: AcknowledgedFile::open(folder)? })
+    }
+
+    /// The last acknowledgement as sled knows it and as the file beside it does. A file that is ahead means that sled lost
+    /// what it had.
+    pub(super) fn last_acknowledged(&self, state: &Path) -> Result<(Acknowledged, Acknowledged), StoreError> {
+        let known = guard::call(state, || self.db().get(KEY))?;
+        let known = known.and_then(|value| Acknowledged::from_bytes(&value)).unwrap_or_default();
+        Ok((known, self.acknowledged.read().unwrap_or(known)))
+    }
+
+    /// Notes an acknowledgement beside sled, after [`Engine::sync`].
+    pub(super) fn note(&self, acknowledged: Acknowledged) -> Result<(), StoreError> {
+        Ok(self.acknowledged.write(acknowledged).map_err(SchemaError::io(&self.folder))?)
+    }
+
+    #[expect(clippy::expect_used, reason = "it is taken only when the engine is dropped")]
+    fn sled(&self) -> &Open {
+        self.open.as_ref().expect("open until dropped")
+    }
+
+    pub(super) fn db(&self) -> &sled::Db {
+        &self.sled().db
+    }
+
+    pub(super) fn runs(&self) -> &sled::Tree {
+        &self.sled().runs
+    }
+
+    pub(super) fn checkpoints(&self) -> &sled::Tree {
+        &self.sled().checkpoints
+    }
+
+    pub(super) fn metrics(&self) -> &sled::Tree {
+        &self.sled().metrics
+    }
+
+    pub(super) fn ledger(&self) -> &sled::Tree {
+        &self.sled().ledger
+    }
+
+    /// Hands everything that was written to the operating system: enough for a kill, not for a power cut.
+    pub(super) fn flush(&self) -> sled::Result<()> {
+        self.db().flush().map(|_| ())
+    }
+
+    /// After [`Engine::flush`]: returns when the disk has it.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_all().map_err(SchemaError::io(self.folder.join("db")))?;
+        Ok(durable::sync_folder(&self.folder)?)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let (done, closed) = mpsc::channel();
+        let open = self.open.take();
+        let spawned = std::thread::Builder::new().name("store-close".into()).spawn(move || {
+            drop(open);
+            // Nobody waits any more: that was said already.
+            let _ = done.send(());
+        });
+        // Without a thread the closure was dropped, and with it sled.
+        if spawned.is_ok() && closed.recv_timeout(CLOSE_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            tracing::warn!(folder = %self.folder.display(), "sled does not close; what was not acknowledged may be lost");
+        }
+    }
+}
+
+/// Changes of one tree that happen together.
+pub(super) fn batch(changes: Vec<Change>) -> Result<sled::Batch, StoreError> {
+    let mut batch = sled::Batch::default();
+    for (key, value) in changes {
+        match value {
+            Some(value) => batch.insert(key, checked(value)?),
+            None => batch.remove(key),
+        }
+    }
+    Ok(batch)
+}
+
+/// The one gate through which every value goes.
+pub(super) fn checked(value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+    if value.len() > MAX_VALUE_BYTES {
+        return Err(StoreError::TooLarge {
+            what: "a value in bytes".into(),
+            found: value.len() as u64,
+            limit: MAX_VALUE_BYTES as u64,
+        });
+    }
+    Ok(value)
+}

@@ -1,0 +1,128 @@
+//! What can go wrong with the store, in words that say what to do.
+
+use std::path::{Path, PathBuf};
+
+use diptych_schemas::SchemaError;
+
+use super::owner::Owner;
+
+/// An error of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{}", locked(state, owner.as_ref()))]
+    Locked { state: PathBuf, owner: Option<Owner> },
+
+    #[error(
+        "{state}: the store is damaged: {message}. Stop diptych and start it again: it then moves the damaged store aside, \
+         takes back checkpoints from their folders and says what was lost"
+    )]
+    Damaged { state: PathBuf, message: String },
+
+    #[error(
+        "{state}: the store cannot be read or written: {message}. What was acknowledged is safe. Free space on the disk or \
+         repair the folder's permissions, then start again"
+    )]
+    Unavailable { state: PathBuf, message: String },
+
+    #[error(
+        "{state}: the store was written by another version of diptych ({message}). Use that version, or name another state \
+         folder"
+    )]
+    Version { state: PathBuf, message: String },
+
+    #[error("the name of a run must be 1 to 100 letters, digits, '-', '_' or '.', not starting with '.', got {0:?}")]
+    RunName(String),
+
+    #[error("{what} is too large for the store: {found}, the limit is {limit}")]
+    TooLarge { what: String, found: u64, limit: u64 },
+
+    #[error("{what} must have {expected}, found {found}")]
+    Shape { what: String, expected: String, found: String },
+
+    #[error(
+        "row {row} of the embeddings has a value that 16-bit floats cannot hold ({value}). The model that made it is broken: \
+         check its weights"
+    )]
+    NotFinite { row: usize, value: f32 },
+
+    #[error(
+        "there are no {modality} embeddings by {producer} in {state}. `diptych sql \"SELECT DISTINCT producer, modality FROM embeddings\"` lists those that are there"
+    )]
+    NoEmbeddings { state: PathBuf, producer: String, modality: &'static str },
+
+    #[error(
+        "the {modality} embeddings by {producer} were changed by another writer: {message}. Start the embedding again; it goes on from there"
+    )]
+    Changed { producer: String, modality: &'static str, message: String },
+
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+}
+
+impl StoreError {
+    /// For what sled returns. A disk that is full or a folder that may not be read is no damage; settings that sled does not
+    /// know are, since there is only one version of it.
+    pub(super) fn from_sled(state: &Path, error: &sled::Error) -> Self {
+        let state = state.to_owned();
+        let message = error.to_string();
+        match error {
+            sled::Error::Io(error) if is_environment(error) => Self::Unavailable { state, message },
+            _ => Self::Damaged { state, message },
+        }
+    }
+
+    pub(super) fn damaged(state: &Path, message: impl Into<String>) -> Self {
+        Self::Damaged { state: state.to_owned(), message: message.into() }
+    }
+}
+
+/// Whether an I/O error came from the operating system. sled makes others of its own where bytes are not what they should
+/// be, and hands those of its threads on as text.
+fn is_environment(error: &std::io::Error) -> bool {
+    /// EINVAL: a read at an impossible place, so a damaged pointer.
+    const INVALID: i32 = 22;
+    match error.raw_os_error() {
+        Some(code) => code != INVALID,
+        None => error.to_string().contains("Os { code: ") && !error.to_string().contains("Os { code: 22,"),
+    }
+}
+
+fn locked(state: &Path, owner: Option<&Owner>) -> String {
+    let state = state.display();
+    match owner {
+        Some(owner) => format!(
+            "{state} is in use by process {pid} (`{command}`, for {age}). One process at a time owns a state folder: wait \
+             until it is done, stop it with `kill {pid}`, or name another state folder",
+            pid = owner.pid,
+            command = owner.command,
+            age = owner.age(),
+        ),
+        None => format!(
+            "{state} is in use by another process. One process at a time owns a state folder: wait until it is done, find \
+             it with `fuser -v {state}/sled/db`, or name another state folder"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn full_disk_is_no_damage_and_wrong_bytes_are() {
+        let state = Path::new("state");
+        let full = sled::Error::Io(io::Error::from_raw_os_error(28));
+        // What sled makes of an error on one of its threads.
+        let full_elsewhere = full.clone();
+        let torn = sled::Error::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "failed to fill buffer"));
+        let impossible = sled::Error::Io(io::Error::from_raw_os_error(22));
+        for error in [full, full_elsewhere] {
+            assert!(matches!(StoreError::from_sled(state, &error), StoreError::Unavailable { .. }), "{error}");
+        }
+        for error in [torn, impossible, sled::Error::ReportableBug("x".into())] {
+            assert!(matches!(StoreError::from_sled(state, &error), StoreError::Damaged { .. }), "{error}");
+        }
+    }
+}

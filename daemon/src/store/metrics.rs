@@ -1,0 +1,144 @@
+//! Metrics: one value a run and step, which holds the numbers that were recorded at that step.
+//!
+//! key = run ‖ 0 ‖ step, value = samples ‖ time ‖ (length of the name (u8) ‖ name ‖ number)…, all big endian. Nobody waits for
+//! the disk here: what was recorded in the last moments before a kill or a power cut may be lost.
+
+use std::path::Path;
+
+use diptych_schemas::{SampleIndex, Step};
+
+use super::engine::MAX_VALUE_BYTES;
+use super::error::StoreError;
+use super::records::{MetricRow, Milliseconds, RunName};
+use super::{Store, guard};
+
+/// Removed at once when a run goes back. Newest first, so that a kill in between leaves no hole.
+const REMOVE_AT_ONCE: usize = 1_000;
+
+impl Store {
+    /// Records what was measured. A number that this step has already under the same name is overwritten; other names of the
+    /// step stay. Not durable when it returns: at most the last [`super::FLUSH_EVERY_MS`] can be lost.
+    pub fn append_metrics(&self, run: &RunName, rows: &[MetricRow]) -> Result<(), StoreError> {
+        let _writer = self.writer();
+        let tree = self.engine().metrics();
+        for row in rows {
+            let key = run.step_key(row.step);
+            let mut merged = row.clone();
+            if let Some(before) = self.call(|| tree.get(&key))? {
+                let before = self.noting_damage(decode(self.folder(), row.step, &before))?;
+                let kept = before.values.into_iter().filter(|(name, _)| row.values.iter().all(|(new, _)| new != name));
+                merged.values = kept.chain(merged.values).collect();
+            }
+            let value = encode(&merged)?;
+            self.apply(tree, vec![(key, Some(value))])?;
+        }
+        Ok(())
+    }
+
+    /// All metrics of a run, in order of their steps.
+    pub fn metrics(&self, run: &RunName) -> Result<Vec<MetricRow>, StoreError> {
+        let mut scan = self.scan_metrics(Some(run));
+        let mut rows = Vec::new();
+        while let Some((_, row)) = scan.next_row()? {
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// Removes what was recorded after a step, when a run goes on from there. Says how many steps were removed.
+    pub fn truncate_metrics(&self, run: &RunName, after: Step) -> Result<u64, StoreError> {
+        let _writer = self.writer();
+        let tree = self.engine().metrics();
+        let Some(first) = after.0.checked_add(1) else { return Ok(0) };
+        let (first, last) = (run.step_key(Step(first)), run.step_key(Step(u64::MAX)));
+        let mut removed = 0;
+        loop {
+            let newest: Vec<_> = self.call(|| tree.range(&first[..]..=&last[..]).keys().rev().take(REMOVE_AT_ONCE).collect())?;
+            if newest.is_empty() {
+                return Ok(removed);
+            }
+            removed += newest.len() as u64;
+            self.apply(tree, newest.into_iter().map(|key| (key.to_vec(), None)).collect())?;
+        }
+    }
+
+    /// Reads the metrics of one run or of all, one step at a time.
+    pub(super) fn scan_metrics(&self, run: Option<&RunName>) -> MetricScan {
+        let prefix = run.map_or_else(Vec::new, RunName::key);
+        MetricScan { entries: self.engine().metrics().scan_prefix(prefix), store: self.clone() }
+    }
+}
+
+/// See [`Store::scan_metrics`].
+pub(super) struct MetricScan {
+    // Before the store, so that sled closes when the store does.
+    entries: sled::Iter,
+    store: Store,
+}
+
+impl MetricScan {
+    pub(super) fn next_row(&mut self) -> Result<Option<(RunName, MetricRow)>, StoreError> {
+        let Self { entries, store } = self;
+        let Some((key, value)) = store.call(|| entries.next().transpose())? else { return Ok(None) };
+        store.noting_damage(parse(store.folder(), &key, &value)).map(Some)
+    }
+}
+
+pub(super) fn parse(state: &Path, key: &[u8], value: &[u8]) -> Result<(RunName, MetricRow), StoreError> {
+    let bad = || StoreError::damaged(state, "a key of the metrics is no run and step");
+    let (name, step) = key.split_last_chunk::<8>().ok_or_else(bad)?;
+    let name = name.strip_suffix(&[0]).and_then(|name| std::str::from_utf8(name).ok()).ok_or_else(bad)?;
+    let run = RunName::new(name).map_err(|_| bad())?;
+    Ok((run, decode(state, Step(u64::from_be_bytes(*step)), value)?))
+}
+
+/// Reads everything and keeps nothing: is the tree whole?
+pub(super) fn verify(state: &Path, tree: &sled::Tree) -> Result<(), StoreError> {
+    let mut entries = tree.iter();
+    while let Some((key, value)) = guard::call(state, || entries.next().transpose())? {
+        parse(state, &key, &value)?;
+    }
+    Ok(())
+}
+
+fn encode(row: &MetricRow) -> Result<Vec<u8>, StoreError> {
+    let mut value = Vec::new();
+    value.extend(row.samples.0.to_be_bytes());
+    value.extend(row.time.0.to_be_bytes());
+    for (name, number) in &row.values {
+        let too_long = |_| StoreError::TooLarge {
+            what: format!("the name {name:?} of a metric in bytes"),
+            found: name.len() as u64,
+            limit: 255,
+        };
+        value.push(u8::try_from(name.len()).map_err(too_long)?);
+        value.extend(name.as_bytes());
+        value.extend(number.to_be_bytes());
+    }
+    if value.len() > MAX_VALUE_BYTES {
+        let what = format!("the metrics of step {} ({} numbers) in bytes", row.step, row.values.len());
+        return Err(StoreError::TooLarge { what, found: value.len() as u64, limit: MAX_VALUE_BYTES as u64 });
+    }
+    Ok(value)
+}
+
+fn decode(state: &Path, step: Step, value: &[u8]) -> Result<MetricRow, StoreError> {
+    let parsed = || {
+        let (samples, rest) = value.split_first_chunk::<8>()?;
+        let (time, mut rest) = rest.split_first_chunk::<8>()?;
+        let mut values = Vec::new();
+        while let Some((length, after)) = rest.split_first() {
+            let (name, after) = after.split_at_checked(usize::from(*length))?;
+            let (number, after) = after.split_first_chunk::<8>()?;
+            values.push((std::str::from_utf8(name).ok()?.to_owned(), f64::from_be_bytes(*number)));
+            rest = after;
+        }
+        Some(MetricRow {
+            step,
+            samples: SampleIndex(u64::from_be_bytes(*samples)),
+            time: Milliseconds(i64::from_be_bytes(*time)),
+            values,
+        })
+    };
+    parsed().ok_or_else(|| StoreError::damaged(state, format!("the metrics of step {step} are cut short")))
+}

@@ -1,0 +1,83 @@
+//! Who owns a state folder: a lock that dies with its process, and beside it a note that says who holds it.
+//!
+//! The lock is the truth. The note may be stale; it is read only when the lock is taken.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::Path;
+
+use diptych_schemas::{SchemaError, durable};
+use serde::{Deserialize, Serialize};
+
+use super::error::StoreError;
+use super::records::Milliseconds;
+
+const LOCK: &str = "lock";
+const NOTE: &str = "owner.json";
+
+/// The process that owns a state folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub pid: u32,
+    /// Its command line.
+    pub command: String,
+    pub since: Milliseconds,
+}
+
+impl Owner {
+    fn this_process() -> Self {
+        let command: Vec<_> = std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
+        Self { pid: std::process::id(), command: command.join(" "), since: Milliseconds::now() }
+    }
+
+    /// How long it has owned the folder, in words.
+    pub(super) fn age(&self) -> String {
+        let seconds = (Milliseconds::now().0 - self.since.0).max(0) / 1000;
+        match seconds {
+            0..120 => format!("{seconds} s"),
+            120..7200 => format!("{} min", seconds / 60),
+            _ => format!("{} h", seconds / 3600),
+        }
+    }
+}
+
+/// Held while this process owns the folder.
+pub(super) struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Takes the lock of a state folder that is there, or says who has it.
+    pub(super) fn take(state: &Path) -> Result<Self, StoreError> {
+        let path = state.join(LOCK);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(SchemaError::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(locked(state)),
+            Err(TryLockError::Error(error)) => return Err(SchemaError::io(path)(error).into()),
+        }
+        let note = serde_json::to_vec(&Owner::this_process()).unwrap_or_default();
+        durable::write(&state.join(NOTE), &note)?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// The error of a folder that another process has.
+pub(super) fn locked(state: &Path) -> StoreError {
+    let note = std::fs::read(state.join(NOTE)).ok();
+    StoreError::Locked { state: state.to_owned(), owner: note.and_then(|note| serde_json::from_slice(&note).ok()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn second_owner_is_told_who_the_first_is_and_gets_the_folder_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = FolderLock::take(folder.path()).unwrap();
+        let error = FolderLock::take(folder.path()).err().unwrap().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())) && error.contains("kill"), "{error}");
+        drop(first);
+        FolderLock::take(folder.path()).unwrap();
+    }
+}

@@ -1,0 +1,174 @@
+//! What is remembered of a run, a checkpoint, a step. Data only.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use diptych_schemas::{ContentHash, SampleIndex, Step};
+use serde::{Deserialize, Serialize};
+
+use super::error::StoreError;
+
+/// Milliseconds since 1970, UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Milliseconds(pub i64);
+
+impl Milliseconds {
+    pub fn now() -> Self {
+        // A clock before 1970 is wrong, and no reason to stop a run.
+        Self(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64))
+    }
+}
+
+/// The name of a run, which is its identity in a state folder: 1 to 100 letters, digits, `-`, `_`, `.`, not starting with
+/// `.`; so it is safe as a folder's name and as a part of a key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RunName(String);
+
+impl RunName {
+    pub fn new(name: &str) -> Result<Self, StoreError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let valid = (1..=100).contains(&name.len()) && name.chars().all(plain) && !name.starts_with('.');
+        if valid { Ok(Self(name.to_owned())) } else { Err(StoreError::RunName(name.to_owned())) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What keys of this run begin with. The zero, which no name holds, keeps `a` apart from `ab`.
+    pub(super) fn key(&self) -> Vec<u8> {
+        let mut key = self.0.as_bytes().to_vec();
+        key.push(0);
+        key
+    }
+
+    /// [`RunName::key`] and after it a step.
+    pub(super) fn step_key(&self, step: Step) -> Vec<u8> {
+        let mut key = self.key();
+        key.extend(step.0.to_be_bytes());
+        key
+    }
+}
+
+impl fmt::Display for RunName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for RunName {
+    type Error = StoreError;
+
+    fn try_from(name: String) -> Result<Self, StoreError> {
+        Self::new(&name)
+    }
+}
+
+impl From<RunName> for String {
+    fn from(name: RunName) -> Self {
+        name.0
+    }
+}
+
+/// What a run is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    Running,
+    /// Asked to stop; it can be resumed.
+    Stopped,
+    Failed,
+    Finished,
+}
+
+impl RunState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Finished => "finished",
+        }
+    }
+}
+
+/// A run and how far it is. See [`diptych_schemas::runs_schema`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    pub run: RunName,
+    pub state: RunState,
+    /// Steps done.
+    pub step: Step,
+    pub total_steps: Step,
+    /// Place in the stream of samples after `step`.
+    pub samples: SampleIndex,
+    /// Samples left out since their image was unusable.
+    pub skipped: u64,
+    pub started: Milliseconds,
+    pub updated: Milliseconds,
+    /// The model's name.
+    pub model: String,
+    pub config_hash: ContentHash,
+    pub selection_hash: ContentHash,
+    pub dataset_hash: ContentHash,
+    pub tokenizer_hash: ContentHash,
+    /// Version of diptych.
+    pub version: String,
+    /// The configuration, as TOML.
+    pub config: String,
+    /// Why it failed or stopped.
+    pub message: Option<String>,
+}
+
+/// A checkpoint that exists. See [`diptych_schemas::checkpoints_schema`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointRecord {
+    pub run: RunName,
+    pub step: Step,
+    /// Place in the stream of samples where a resumed run goes on.
+    pub samples: SampleIndex,
+    pub epoch: f64,
+    pub time: Milliseconds,
+    /// Its folder.
+    pub path: PathBuf,
+    pub weights_hash: ContentHash,
+    /// Size of all its files.
+    pub bytes: u64,
+    /// The text of the folder's `manifest.json`, so that the folder can be held against what was acknowledged.
+    pub manifest: String,
+}
+
+/// What was measured at a step. See [`diptych_schemas::metrics_schema`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricRow {
+    pub step: Step,
+    pub samples: SampleIndex,
+    pub time: Milliseconds,
+    /// Name and value of each.
+    pub values: Vec<(String, f64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_a_folder_or_run_into_another_key_are_refused() {
+        for name in ["", ".", "../a", "a/b", "a\0b", "ä", &"a".repeat(101)] {
+            assert!(RunName::new(name).is_err(), "{name:?}");
+            assert!(serde_json::from_value::<RunName>(name.into()).is_err());
+        }
+        for name in ["a", "demo-1_b.2", &"a".repeat(100)] {
+            assert_eq!(RunName::new(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn the_text_form_of_a_state_is_its_serialized_form() {
+        for state in [RunState::Running, RunState::Stopped, RunState::Failed, RunState::Finished] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What can still be read of a damaged sled: runs, metrics and ledger entries go into the new one. Checkpoints come back from
+//! their folders, embeddings are made again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use diptych_schemas::LedgerEntry;
+
+use super::engine::{self, Change, Engine};
+use super::error::StoreError;
+use super::records::RunRecord;
+use super::{chunks, guard, metrics};
+
+const CHANGES_AT_ONCE: usize = 500;
+
+/// Copies what can be read, and says in words what it was.
+pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String, StoreError> {
+    let Ok(old) = Engine::open(state, damaged) else {
+        return Ok("Nothing could be read of the runs and metrics until now".into());
+    };
+    let runs = chunks::whole_records::<RunRecord>(&readable(state, old.runs()));
+    let ledger = chunks::whole_records::<LedgerEntry>(&readable(state, old.ledger()));
+    let steps: Vec<Change> = readable(state, old.metrics())
+        .into_iter()
+        .filter(|(key, value)| metrics::parse(state, key, value).is_ok())
+        .map(|(key, value)| (key, Some(value)))
+        .collect();
+    let kept = format!(
+        "What could be read was kept: {} chunks of runs, {} steps of metrics, {} chunks of the ledger",
+        runs.len(),
+        steps.len(),
+        ledger.len()
+    );
+    for (tree, changes) in [(new.runs(), runs), (new.ledger(), ledger), (new.metrics(), steps)] {
+        for changes in changes.chunks(CHANGES_AT_ONCE) {
+            let batch = engine::batch(changes.to_vec())?;
+            guard::call(state, || tree.apply_batch(batch))?;
+        }
+    }
+    Ok(kept)
+}
+
+/// The entries of a tree before the first damaged place and after the last one.
+fn readable(state: &Path, tree: &sled::Tree) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut forward = tree.iter();
+    // A key that comes twice means that the damage leads in a circle.
+    while let Ok(Some((key, value))) = guard::call(state, || forward.next().transpose()) {
+        if found.insert(key.to_vec(), value.to_vec()).is_some() {
+            break;
+        }
+    }
+    let mut backward = tree.iter();
+    while let Ok(Some((key, value))) = guard::call(state, || backward.next_back().transpose()) {
+        if found.insert(key.to_vec(), value.to_vec()).is_some() {
+            break;
+        }
+    }
+    found
+}

@@ -1,0 +1,199 @@
+//! Opens everything that a run needs, in the order in which a mistake costs least: files and configuration first, then the
+//! state folder, then the model. Decides where the run goes on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use diptych_pipeline::{Loader, LoaderSpec, Selection, Tokenizer, train_loader};
+use diptych_schemas::{DatasetManifest, SampleIndex, Step, TrainConfig};
+use diptych_trainer::{Device, ModelConfig, Saver, Trainer, Weights, checkpoint, set_threads};
+
+use super::checkpoints::record_of;
+use crate::models::{self, checkpoint_folder};
+use crate::store::{Milliseconds, RunName, RunRecord, RunState, Store};
+
+/// A run that can take its next step.
+pub(crate) struct Prepared {
+    pub(super) config: TrainConfig,
+    pub(super) store: Store,
+    pub(super) record: RunRecord,
+    pub(super) trainer: Trainer,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) saver: Saver,
+    pub(super) checkpoints: PathBuf,
+    pub(super) steps_per_epoch: u64,
+    selection: Arc<Selection>,
+    model: ModelConfig,
+}
+
+pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
+    let model = ModelConfig::named_or_file(&config.model.config)?;
+    let tokenizer = models::tokenizer(config.model.tokenizer.as_deref())?;
+    if tokenizer.vocabulary_size() as i64 > model.text.vocab_size {
+        bail!(
+            "the tokenizer has {} tokens, the model's vocab_size is {}: name the tokenizer that belongs to the model (model.tokenizer)",
+            tokenizer.vocabulary_size(),
+            model.text.vocab_size
+        );
+    }
+    let dataset = DatasetManifest::read(&config.data.dataset)?;
+    let selection = Arc::new(Selection::read(&config.data.selection)?);
+    let steps_per_epoch = selection.len() as u64 / config.train.batch_size;
+    if steps_per_epoch == 0 {
+        bail!(
+            "{} selects {} pairs, less than one batch of {}: select more, or lower train.batch_size",
+            config.data.selection.display(),
+            selection.len(),
+            config.train.batch_size
+        );
+    }
+    let device = Device::parse(&config.train.device)?;
+    let threads = set_threads(config.train.threads);
+    let total_steps = Step(steps_per_epoch * config.train.epochs);
+
+    let store = Store::open(&config.state)?;
+    if let Some(degraded) = store.degraded() {
+        tracing::warn!("{degraded}");
+    }
+    let now = Milliseconds::now();
+    let new = RunRecord {
+        run: RunName::new(&config.name)?,
+        state: RunState::Running,
+        step: Step(0),
+        total_steps,
+        samples: SampleIndex(0),
+        skipped: 0,
+        started: now,
+        updated: now,
+        model: config.model.config.clone(),
+        config_hash: config.training_hash(),
+        selection_hash: selection.hash(),
+        dataset_hash: dataset.content_hash(),
+        tokenizer_hash: tokenizer.hash(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        config: config.to_toml(),
+        message: None,
+    };
+    let checkpoints = checkpoint_folder(&config.state, &config.name);
+    let record = match store.run(&new.run)? {
+        Some(known) => continued(known, &new)?,
+        None => new,
+    };
+
+    let trainer = Trainer::new(&model, &config.optimizer, total_steps.0, config.seed, device)?;
+    tracing::info!(
+        "run {}: {} on {device} with {threads} threads; {} pairs, {steps_per_epoch} steps an epoch, {total_steps} in all",
+        config.name,
+        config.model.config,
+        selection.len()
+    );
+    let mut prepared = Prepared {
+        config: config.clone(),
+        store,
+        record,
+        trainer,
+        tokenizer,
+        saver: Saver::new(),
+        checkpoints,
+        steps_per_epoch,
+        selection,
+        model,
+    };
+    prepared.resume()?;
+    Ok(prepared)
+}
+
+/// The record of a run that is known already, if it is the same run.
+fn continued(known: RunRecord, new: &RunRecord) -> anyhow::Result<RunRecord> {
+    let advice = format!(
+        "To go on with {}, put back what was changed; to train with what is here now, give it another name",
+        known.run
+    );
+    let differs = [
+        ("the selection", known.selection_hash != new.selection_hash),
+        ("the tokenizer", known.tokenizer_hash != new.tokenizer_hash),
+        ("the configuration", known.config_hash != new.config_hash),
+    ];
+    for (what, differs) in differs {
+        if differs {
+            let lines = if what == "the configuration" { changed_lines(&known.config, &new.config) } else { String::new() };
+            bail!("run {} was begun otherwise: {what} is not the one that it was begun with.{lines} {advice}", known.run);
+        }
+    }
+    Ok(RunRecord { config: new.config.clone(), version: new.version.clone(), total_steps: new.total_steps, ..known })
+}
+
+/// Lines of TOML that stand in one of two configurations only.
+fn changed_lines(known: &str, new: &str) -> String {
+    let only = |a: &str, b: &str| -> Vec<String> {
+        a.lines().filter(|line| !line.is_empty() && !b.lines().any(|other| other == *line)).map(str::to_owned).collect()
+    };
+    format!(" Then: {}. Now: {}.", only(known, new).join("; "), only(new, known).join("; "))
+}
+
+impl Prepared {
+    /// Brings the store in line with the checkpoints on the disk and takes up the newest one that is whole.
+    fn resume(&mut self) -> anyhow::Result<()> {
+        checkpoint::remove_unfinished(&self.checkpoints)?;
+        let (newest, rejected) = checkpoint::newest(&self.checkpoints)?;
+        for (path, error) in &rejected {
+            tracing::warn!("{}: passed over: {error}", path.display());
+        }
+        let on_disk = checkpoint::list(&self.checkpoints)?;
+        let whole = on_disk.valid.iter().filter(|found| rejected.iter().all(|(path, _)| *path != found.folder));
+        let records = whole.map(|found| record_of(&self.record.run, found, self.steps_per_epoch)).collect::<anyhow::Result<Vec<_>>>()?;
+        let reconciled = self.store.reconcile_checkpoints(&self.record.run, &records)?;
+        if !reconciled.restored.is_empty() {
+            tracing::info!("{} checkpoints on the disk were not in the store; they are now", reconciled.restored.len());
+        }
+
+        if let Some(newest) = newest {
+            let manifest = &newest.manifest;
+            if manifest.training_hash != self.record.config_hash || manifest.selection_hash != self.record.selection_hash {
+                bail!(
+                    "{} belongs to a run with another configuration or selection. Give this run another name, or move that folder away",
+                    newest.folder.display()
+                );
+            }
+            self.trainer.restore(&newest.folder)?;
+            self.record.step = manifest.step;
+            self.record.samples = manifest.samples;
+            tracing::info!("goes on after step {} from {}", manifest.step, newest.folder.display());
+        } else {
+            self.record.step = Step(0);
+            self.record.samples = SampleIndex(0);
+            if let Some(path) = &self.config.model.weights {
+                self.trainer.set_weights(&Weights::read(path, Some(&self.model))?)?;
+                tracing::info!("starts from the weights of {}", path.display());
+            }
+        }
+        if self.record.step < self.record.total_steps && self.record.state == RunState::Finished {
+            self.record.state = RunState::Stopped;
+        }
+        let forgotten = self.store.truncate_metrics(&self.record.run, self.record.step)?;
+        if forgotten > 0 {
+            tracing::info!("steps after {} are done again", self.record.step);
+        }
+        self.record.skipped = self.store.ledger(&self.record.run)?.len() as u64;
+        Ok(())
+    }
+
+    /// The batches from where the run stands to its end.
+    pub(super) fn loader(&self) -> anyhow::Result<Loader> {
+        let spec = LoaderSpec {
+            dataset: self.config.data.dataset.clone(),
+            selection: Arc::clone(&self.selection),
+            tokenizer: Arc::clone(&self.tokenizer),
+            image_size: self.model.vision.image_size as u32,
+            context_length: self.model.text.context_length as usize,
+            batch_size: self.config.train.batch_size as usize,
+            seed: self.config.seed,
+            augment: self.config.augment.clone(),
+            config: self.config.loader.clone(),
+            start: self.record.samples,
+            epochs: self.config.train.epochs,
+        };
+        train_loader(spec).context("starting the loader")
+    }
+}

@@ -1,0 +1,185 @@
+//! JPEG through libjpeg-turbo, as Pillow uses it: accurate DCT, smooth chroma upsampling, no scaling.
+//!
+//! libjpeg goes on after damage and only warns. Here a warning is an error where pixels are missing or wrong (data that end
+//! early, bad codes, lost restart markers), and is ignored where Pillow ignores it and the pixels are whole (stray bytes
+//! between segments, odd version numbers). libjpeg tells only the first warning of an image, so after an ignored one the file
+//! must also have an end marker.
+
+use std::ops::Range;
+
+use image::metadata::Orientation;
+use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat};
+
+use super::{RgbImage, check_pixels, multiply_divide_255};
+use crate::ImageError;
+
+/// More scans than any encoder writes; each costs a pass over the whole picture, so a small file could keep a core busy for
+/// minutes. The number is that of libjpeg-turbo's own fuzzers.
+const MAX_SCANS: u32 = 500;
+
+/// Warnings that leave the pixels whole, by the text of libjpeg's `jerror.h`.
+const HARMLESS: [&str; 5] = [
+    "extraneous bytes before marker",
+    "unknown JFIF revision number",
+    "Unknown Adobe color transform code",
+    "Inconsistent progression sequence",
+    "Invalid SOS parameters for sequential JPEG",
+];
+
+mod marker {
+    pub(super) const START_OF_IMAGE: u8 = 0xD8;
+    pub(super) const END_OF_IMAGE: u8 = 0xD9;
+    pub(super) const START_OF_SCAN: u8 = 0xDA;
+    pub(super) const APP0: u8 = 0xE0;
+    pub(super) const APP1: u8 = 0xE1;
+    pub(super) const APP14: u8 = 0xEE;
+    pub(super) const APP15: u8 = 0xEF;
+    pub(super) const COMMENT: u8 = 0xFE;
+
+    /// Markers without a length: TEM, restarts, and a second start.
+    pub(super) fn stands_alone(marker: u8) -> bool {
+        matches!(marker, 0x01 | 0xD0..=0xD8)
+    }
+}
+
+pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<(RgbImage, Orientation), ImageError> {
+    let orientation = orientation(bytes);
+    let corrupt = |error: &dyn ToString| ImageError::CorruptPixels { detail: error.to_string() };
+    let mut decompressor = Decompressor::new().map_err(|e| corrupt(&e))?;
+    decompressor.set_scan_limit(MAX_SCANS).map_err(|e| corrupt(&e))?;
+
+    let plain;
+    let (header, bytes) = match decompressor.read_header(bytes) {
+        Ok(header) => (header, bytes),
+        // The interface has no way on from a header with a warning, so what is warned about is taken out.
+        Err(error) if harmless(&error) => {
+            plain = plain_header(bytes);
+            let header = decompressor.read_header(&plain).map_err(|e| ImageError::CorruptHeader { detail: e.to_string() })?;
+            (header, plain.as_slice())
+        }
+        Err(error) => return Err(ImageError::CorruptHeader { detail: error.to_string() }),
+    };
+    check_pixels(header.width as u64, header.height as u64, max_pixels)?;
+
+    let inks = matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK);
+    let format = if inks { PixelFormat::CMYK } else { PixelFormat::RGB };
+    let pitch = header.width * format.size();
+    let mut pixels = vec![0; header.height * pitch];
+    let target = Image { pixels: pixels.as_mut_slice(), width: header.width, pitch, height: header.height, format };
+    match decompressor.decompress(bytes, target) {
+        Ok(()) => {}
+        Err(error) if harmless(&error) && has_end(bytes) => {}
+        Err(error) => return Err(corrupt(&error)),
+    }
+    let pixels = if inks { rgb_of_inks(&pixels) } else { pixels };
+    Ok((RgbImage { width: header.width as u32, height: header.height as u32, pixels }, orientation))
+}
+
+fn harmless(error: &turbojpeg::Error) -> bool {
+    let text = error.to_string();
+    HARMLESS.iter().any(|warning| text.contains(warning))
+}
+
+/// CMYK as Adobe stores it, which is inverted, to RGB: what Pillow's `convert("RGB")` does after its `CMYK;I`.
+fn rgb_of_inks(pixels: &[u8]) -> Vec<u8> {
+    let convert = |pixel: &[u8]| {
+        let not_black = pixel[3];
+        [0, 1, 2].map(|channel| not_black - multiply_divide_255(255 - pixel[channel], not_black))
+    };
+    pixels.chunks_exact(4).flat_map(convert).collect()
+}
+
+/// EXIF orientation of the first APP1 segment that holds EXIF; without one, or with a broken one, the picture stays as it is.
+fn orientation(bytes: &[u8]) -> Orientation {
+    segments(bytes)
+        .filter(|(marker, _)| *marker == marker::APP1)
+        .find_map(|(_, payload)| bytes[payload].strip_prefix(b"Exif\0\0"))
+        .and_then(Orientation::from_exif_chunk)
+        .unwrap_or(Orientation::NoTransforms)
+}
+
+/// Segments from the start up to and including the header of the first scan: marker and place of the payload.
+fn segments(bytes: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let (marker, after) = next_marker(bytes, at)?;
+            at = after;
+            if marker == marker::END_OF_IMAGE {
+                return None;
+            }
+            if !marker::stands_alone(marker) {
+                let payload = payload(bytes, at)?;
+                // Nothing but the picture itself follows a scan's header.
+                at = if marker == marker::START_OF_SCAN { bytes.len() } else { payload.end };
+                return Some((marker, payload));
+            }
+        }
+    })
+}
+
+/// The next marker at or after a place, and the place behind it. Stuffed zeros and fill bytes are passed over.
+fn next_marker(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
+    loop {
+        at += bytes.get(at..)?.iter().position(|byte| *byte == 0xFF)?;
+        at += bytes[at..].iter().position(|byte| *byte != 0xFF)?;
+        if bytes[at] != 0 {
+            return Some((bytes[at], at + 1));
+        }
+    }
+}
+
+fn payload(bytes: &[u8], at: usize) -> Option<Range<usize>> {
+    let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
+    (length >= 2 && at + length <= bytes.len()).then_some(at + 2..at + length)
+}
+
+/// Whether the scans are followed by an end marker.
+fn has_end(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some((marker, after)) = next_marker(bytes, at) {
+        at = after;
+        if marker == marker::END_OF_IMAGE {
+            return true;
+        }
+        if !marker::stands_alone(marker) {
+            match payload(bytes, at) {
+                Some(payload) => at = payload.end,
+                None => return false,
+            }
+        }
+    }
+    false
+}
+
+/// The same picture without stray bytes, comments and application data before its first scan. What decides the colour space
+/// stays: JFIF's segment with a version that is known, Adobe's with the transform that libjpeg assumes for an unknown one.
+fn plain_header(bytes: &[u8]) -> Vec<u8> {
+    let mut plain = vec![0xFF, marker::START_OF_IMAGE];
+    let components = |(marker, payload): (u8, Range<usize>)| {
+        let frame = matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC);
+        if frame { bytes[payload].get(5).copied() } else { None }
+    };
+    let components = segments(bytes).find_map(components).unwrap_or(3);
+    let mut end = bytes.len();
+    for (marker, payload) in segments(bytes) {
+        end = payload.end;
+        let mut content = bytes[payload].to_vec();
+        match marker {
+            marker::APP0 if content.starts_with(b"JFIF\0") && content.len() > 5 => content[5] = 1,
+            marker::APP14 if content.starts_with(b"Adobe") && content.len() > 11 => {
+                let (without, with) = if components == 4 { (0, 2) } else { (0, 1) };
+                if content[11] != without {
+                    content[11] = with;
+                }
+            }
+            marker::APP0..=marker::APP15 | marker::COMMENT => continue,
+            _ => {}
+        }
+        plain.extend([0xFF, marker]);
+        plain.extend((content.len() as u16 + 2).to_be_bytes());
+        plain.extend(content);
+    }
+    plain.extend(&bytes[end..]);
+    plain
+}

@@ -1,0 +1,352 @@
+//! What an image says of itself: format, size and orientation, out of its first bytes.
+//!
+//! Pixels are never decoded and nothing is allocated by what a header claims, so a bomb costs nothing here. `width` and
+//! `height` are as the image is shown, after its EXIF orientation: the same that the decoder produces.
+
+use std::io::Cursor;
+
+use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::metadata::Orientation;
+use image::{ImageDecoder, Limits};
+
+use crate::ImageError;
+
+/// What a PNG's header may allocate for colour profiles and texts.
+const HEADER_ALLOCATION: u64 = 64 << 20;
+
+/// The formats that Diptych reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ImageFormat {
+    Jpeg,
+    Png,
+    WebP,
+    Gif,
+}
+
+impl ImageFormat {
+    /// The word in meta's `format` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpeg",
+            Self::Png => "png",
+            Self::WebP => "webp",
+            Self::Gif => "gif",
+        }
+    }
+
+    /// By the first bytes; what a file is called does not count.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        if bytes.starts_with(&[0xff, 0xd8, 0xff]) {
+            Some(Self::Jpeg)
+        } else if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
+            Some(Self::Png)
+        } else if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
+            Some(Self::WebP)
+        } else if bytes.starts_with(b"GIF87a") || bytes.starts_with(b"GIF89a") {
+            Some(Self::Gif)
+        } else {
+            None
+        }
+    }
+}
+
+/// What a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageHeader {
+    pub format: ImageFormat,
+    /// Pixels, as shown.
+    pub width: u32,
+    /// Pixels, as shown.
+    pub height: u32,
+    /// EXIF's number, 1 to 8; 1: as stored. From 5 on, the stored width is the shown height.
+    pub orientation: u8,
+}
+
+/// Reads the header of an image. `max_pixels` limits width × height.
+pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<ImageHeader, ImageError> {
+    let Some(format) = ImageFormat::of(bytes) else {
+        return Err(ImageError::UnsupportedFormat { start: start_of(bytes) });
+    };
+    let (width, height, orientation) = match format {
+        ImageFormat::Jpeg => jpeg(bytes)?,
+        ImageFormat::Png => png(bytes, max_pixels)?,
+        ImageFormat::WebP => webp(bytes)?,
+        ImageFormat::Gif => gif(bytes)?,
+    };
+    check_size(width, height, max_pixels)?;
+    let (width, height) = if orientation >= 5 { (height, width) } else { (width, height) };
+    Ok(ImageHeader { format, width, height, orientation })
+}
+
+fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), ImageError> {
+    if width == 0 || height == 0 {
+        return Err(corrupt(format!("it claims {width} × {height} pixels")));
+    }
+    if u64::from(width) * u64::from(height) > max_pixels {
+        return Err(ImageError::TooManyPixels { width: width.into(), height: height.into(), limit: max_pixels });
+    }
+    Ok(())
+}
+
+fn corrupt(detail: impl Into<String>) -> ImageError {
+    ImageError::CorruptHeader { detail: detail.into() }
+}
+
+/// The first bytes in words, for a message.
+fn start_of(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "nothing, since it is empty".into();
+    }
+    let start = &bytes[..bytes.len().min(12)];
+    format!("\"{}\"", start.escape_ascii())
+}
+
+fn exif_orientation(tiff: &[u8]) -> Option<u8> {
+    Orientation::from_exif_chunk(tiff).map(Orientation::to_exif)
+}
+
+/// Walks the markers up to the first scan. ITU T.81, annex B.
+fn jpeg(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
+    const SOS: u8 = 0xda;
+    const EOI: u8 = 0xd9;
+    const APP1: u8 = 0xe1;
+    let mut size = None;
+    let mut orientation = None;
+    let mut at = 2;
+    while let Some(marker) = next_marker(bytes, &mut at) {
+        match marker {
+            // TEM and restart markers stand alone.
+            0x01 | 0xd0..=0xd8 => continue,
+            SOS | EOI => break,
+            _ => {}
+        }
+        let Some(length) = bytes.get(at..at + 2).map(|two| usize::from(u16::from_be_bytes([two[0], two[1]]))) else { break };
+        let Some(segment) = bytes.get(at + 2..at + length.max(2)) else { break };
+        match marker {
+            // Baseline, extended, progressive and lossless frames, Huffman and arithmetic.
+            0xc0..=0xc3 | 0xc9..=0xcb => {
+                let &[_precision, h1, h0, w1, w0, components, ..] = segment else {
+                    return Err(corrupt("the JPEG's frame header is too short"));
+                };
+                if !(1..=4).contains(&components) {
+                    return Err(corrupt(format!("a JPEG of {components} components")));
+                }
+                size.get_or_insert((u16::from_be_bytes([w1, w0]), u16::from_be_bytes([h1, h0])));
+            }
+            0xc5..=0xc7 | 0xcd..=0xcf => return Err(corrupt("a hierarchical JPEG, which libjpeg does not read")),
+            APP1 if orientation.is_none() => {
+                orientation = segment.strip_prefix(b"Exif\0\0").and_then(exif_orientation);
+            }
+            _ => {}
+        }
+        at += length.max(2);
+    }
+    match size {
+        Some((width, height)) => Ok((width.into(), height.into(), orientation.unwrap_or(1))),
+        None => Err(corrupt("the JPEG ends before its frame header")),
+    }
+}
+
+/// The next marker at or after `at`, which then points behind it. Bytes between segments are skipped, as libjpeg does.
+fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
+    loop {
+        let offset = bytes.get(*at..)?.iter().position(|&byte| byte == 0xff)?;
+        *at += offset;
+        while bytes.get(*at) == Some(&0xff) {
+            *at += 1;
+        }
+        let marker = *bytes.get(*at)?;
+        *at += 1;
+        if marker != 0 {
+            return Some(marker);
+        }
+    }
+}
+
+fn png(bytes: &[u8], max_pixels: u64) -> Result<(u32, u32, u8), ImageError> {
+    // The header chunk has a fixed place; the limit is checked before anything else of the file is looked at.
+    let number = |at: usize| bytes.get(at..at + 4).map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]));
+    let (Some(b"IHDR"), Some(width), Some(height)) = (bytes.get(12..16), number(16), number(20)) else {
+        return Err(corrupt("the PNG ends before its header chunk"));
+    };
+    check_size(width, height, max_pixels)?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(HEADER_ALLOCATION);
+    let mut decoder = PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(|e| corrupt(e.to_string()))?;
+    let orientation = decoder.orientation().map_or(1, Orientation::to_exif);
+    Ok((width, height, orientation))
+}
+
+fn webp(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
+    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| corrupt(e.to_string()))?;
+    let (width, height) = decoder.dimensions();
+    let exif = riff_chunk(bytes, *b"EXIF");
+    // Some writers keep the prefix that JPEG needs.
+    let orientation = exif.and_then(|data| exif_orientation(data.strip_prefix(b"Exif\0\0").unwrap_or(data)));
+    Ok((width, height, orientation.unwrap_or(1)))
+}
+
+/// The content of the first chunk of that name, as far as the file really holds it.
+fn riff_chunk(bytes: &[u8], name: [u8; 4]) -> Option<&[u8]> {
+    let mut at = 12_usize;
+    loop {
+        let head = bytes.get(at..at.checked_add(8)?)?;
+        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        let content = at + 8;
+        if head[..4] == name {
+            return bytes.get(content..content.checked_add(length)?);
+        }
+        at = content.checked_add(length)?.checked_add(length & 1)?;
+    }
+}
+
+fn gif(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
+    let decoder = GifDecoder::new(Cursor::new(bytes)).map_err(|e| corrupt(e.to_string()))?;
+    let (width, height) = decoder.dimensions();
+    Ok((width, height, 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_schemas::MAX_PIXELS;
+    use image::{DynamicImage, ImageFormat as Encoding};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn encode(width: u32, height: u32, encoding: Encoding) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        DynamicImage::new_rgb8(width, height).write_to(&mut bytes, encoding).unwrap();
+        bytes.into_inner()
+    }
+
+    /// A TIFF directory that holds the orientation and nothing else, little endian.
+    fn exif(orientation: u8) -> Vec<u8> {
+        let mut tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+        tiff.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
+        tiff
+    }
+
+    fn jpeg_with_exif(width: u32, height: u32, orientation: u8) -> Vec<u8> {
+        let plain = encode(width, height, Encoding::Jpeg);
+        let mut segment = b"Exif\0\0".to_vec();
+        segment.extend(exif(orientation));
+        let mut bytes = plain[..2].to_vec();
+        bytes.extend([0xff, 0xe1]);
+        bytes.extend(((segment.len() + 2) as u16).to_be_bytes());
+        bytes.extend(segment);
+        bytes.extend(&plain[2..]);
+        bytes
+    }
+
+    #[test]
+    fn each_format_gives_its_size() {
+        for (encoding, format) in [
+            (Encoding::Jpeg, ImageFormat::Jpeg),
+            (Encoding::Png, ImageFormat::Png),
+            (Encoding::WebP, ImageFormat::WebP),
+            (Encoding::Gif, ImageFormat::Gif),
+        ] {
+            let header = probe(&encode(7, 5, encoding), MAX_PIXELS).unwrap();
+            assert_eq!(header, ImageHeader { format, width: 7, height: 5, orientation: 1 });
+        }
+    }
+
+    #[test]
+    fn orientation_of_a_quarter_turn_swaps_width_and_height() {
+        for orientation in 1..=8 {
+            let header = probe(&jpeg_with_exif(7, 5, orientation), MAX_PIXELS).unwrap();
+            let expected = if orientation < 5 { (7, 5) } else { (5, 7) };
+            assert_eq!((header.width, header.height, header.orientation), (expected.0, expected.1, orientation));
+        }
+    }
+
+    #[test]
+    fn orientation_is_read_from_png_and_webp_too() {
+        let plain = encode(7, 5, Encoding::Png);
+        let mut chunk = b"eXIf".to_vec();
+        chunk.extend(exif(6));
+        let mut with_exif = plain[..33].to_vec();
+        with_exif.extend((chunk.len() as u32 - 4).to_be_bytes());
+        with_exif.extend(&chunk);
+        with_exif.extend(crc32(&chunk).to_be_bytes());
+        with_exif.extend(&plain[33..]);
+        let header = probe(&with_exif, MAX_PIXELS).unwrap();
+        assert_eq!((header.width, header.height, header.orientation), (5, 7, 6));
+
+        // Extended WebP: VP8X with the EXIF flag, the image's chunk, EXIF.
+        let plain = encode(7, 5, Encoding::WebP);
+        let mut body = b"WEBPVP8X\x0a\0\0\0\x08\0\0\0\x06\0\0\x04\0\0".to_vec();
+        body.extend(&plain[12..]);
+        body.extend(b"EXIF");
+        body.extend((exif(8).len() as u32).to_le_bytes());
+        body.extend(exif(8));
+        let mut with_exif = b"RIFF".to_vec();
+        with_exif.extend((body.len() as u32).to_le_bytes());
+        with_exif.extend(body);
+        let header = probe(&with_exif, MAX_PIXELS).unwrap();
+        assert_eq!((header.width, header.height, header.orientation), (5, 7, 8));
+    }
+
+    /// CRC-32 as PNG's annex D defines it.
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 })
+        })
+    }
+
+    #[test]
+    fn bomb_of_a_few_bytes_is_refused_by_its_header() {
+        let mut header = b"IHDR".to_vec();
+        header.extend(60_000_u32.to_be_bytes());
+        header.extend(60_000_u32.to_be_bytes());
+        header.extend([8, 2, 0, 0, 0]);
+        let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0d".to_vec();
+        png.extend(&header);
+        png.extend(crc32(&header).to_be_bytes());
+        let error = probe(&png, MAX_PIXELS).unwrap_err();
+        assert_eq!(error, ImageError::TooManyPixels { width: 60_000, height: 60_000, limit: MAX_PIXELS });
+    }
+
+    #[test]
+    fn twelve_bit_cmyk_and_lossless_frames_get_through_and_broken_ones_do_not() {
+        let frame = |marker: u8, precision: u8, components: u8| {
+            let mut bytes = vec![0xff, 0xd8, 0xff, marker, 0, 8 + 3 * components, precision, 0, 5, 0, 7, components];
+            bytes.extend(std::iter::repeat_n(0, 3 * usize::from(components)));
+            probe(&bytes, MAX_PIXELS)
+        };
+        for (marker, precision, components) in [(0xc0, 8, 3), (0xc1, 12, 3), (0xc2, 8, 4), (0xc3, 16, 1), (0xc9, 8, 3)] {
+            let header = frame(marker, precision, components).unwrap();
+            assert_eq!((header.width, header.height), (7, 5));
+        }
+        assert!(matches!(frame(0xc5, 8, 3), Err(ImageError::CorruptHeader { .. })));
+        assert!(matches!(frame(0xc0, 8, 0), Err(ImageError::CorruptHeader { .. })));
+        assert!(matches!(probe(&[0xff, 0xd8, 0xff, 0xe0], MAX_PIXELS), Err(ImageError::CorruptHeader { .. })));
+        assert!(matches!(probe(b"BM not for us", MAX_PIXELS), Err(ImageError::UnsupportedFormat { .. })));
+        assert!(matches!(probe(b"", MAX_PIXELS), Err(ImageError::UnsupportedFormat { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_probe_panic(start in 0..5_usize, rest in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let starts: [&[u8]; 5] = [b"", &[0xff, 0xd8, 0xff], b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", b"RIFF\0\0\0\0WEBPVP8X", b"GIF89a"];
+            let mut bytes = starts[start].to_vec();
+            bytes.extend(rest);
+            let _ = probe(&bytes, MAX_PIXELS);
+        }
+
+        #[test]
+        fn damaged_and_shortened_images_never_make_the_probe_panic(
+            encoding in prop::sample::select(vec![Encoding::Jpeg, Encoding::Png, Encoding::WebP, Encoding::Gif]),
+            at in any::<prop::sample::Index>(), byte in any::<u8>(), length in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = encode(7, 5, encoding);
+            let index = at.index(bytes.len());
+            bytes[index] = byte;
+            bytes.truncate(length.index(bytes.len() + 1));
+            if let Ok(header) = probe(&bytes, MAX_PIXELS) {
+                prop_assert!(header.width > 0 && header.height > 0);
+            }
+        }
+    }
+}

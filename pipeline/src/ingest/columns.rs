@@ -1,0 +1,93 @@
+//! Which column holds the image and which the caption: the names that people use, and the message when there is none.
+
+use std::path::Path;
+
+use super::IngestError;
+
+/// Columns of image bytes.
+pub(super) const IMAGE_COLUMNS: &[&str] = &["image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes"];
+/// Columns with the path of an image file.
+pub(super) const FILE_COLUMNS: &[&str] =
+    &["file_name", "filepath", "file_path", "image_path", "path", "filename", "image", "img", "file", "url"];
+/// Columns of captions.
+pub(super) const CAPTION_COLUMNS: &[&str] = &["caption", "text", "title"];
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted {
+    Image,
+    File,
+    Caption,
+}
+
+impl Wanted {
+    fn defaults(self) -> &'static [&'static str] {
+        match self {
+            Self::Image => IMAGE_COLUMNS,
+            Self::File => FILE_COLUMNS,
+            Self::Caption => CAPTION_COLUMNS,
+        }
+    }
+
+    fn option(self) -> &'static str {
+        match self {
+            Self::Image | Self::File => "--image-column",
+            Self::Caption => "--caption-column",
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Image => "column of image bytes",
+            Self::File => "column of image paths",
+            Self::Caption => "caption column",
+        }
+    }
+
+    /// The index of the column: the given name, or the first of the usual ones. A name in another case will do.
+    pub(super) fn find<'a>(self, names: &(impl Iterator<Item = &'a str> + Clone), given: Option<&str>) -> Option<usize> {
+        if let Some(given) = given {
+            let exact = names.clone().position(|name| name == given);
+            return exact.or_else(|| names.clone().position(|name| name.eq_ignore_ascii_case(given)));
+        }
+        self.defaults().iter().find_map(|usual| names.clone().position(|name| name.eq_ignore_ascii_case(usual)))
+    }
+
+    /// The error when [`Self::find`] finds nothing.
+    pub(super) fn missing<'a>(self, path: &Path, names: impl Iterator<Item = &'a str>, given: Option<&str>) -> IngestError {
+        const SHOWN: usize = 40;
+        let mut names: Vec<&str> = names.collect();
+        let hidden = names.len().saturating_sub(SHOWN);
+        names.truncate(SHOWN);
+        let more = if hidden > 0 { format!(" and {hidden} more") } else { String::new() };
+        let columns =
+            if names.is_empty() { "it has no columns".into() } else { format!("its columns are {}{more}", names.join(", ")) };
+        let sought = match given {
+            Some(given) => format!("{given:?} is not a {} of it", self.what()),
+            None => format!("no {} (looked for {})", self.what(), self.defaults().join(", ")),
+        };
+        IngestError::NoColumn { path: path.to_owned(), sought, columns, option: self.option() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_name_wins_and_the_usual_names_are_tried_in_order_and_in_any_case() {
+        let names = ["id", "TEXT", "Caption", "image"];
+        assert_eq!(Wanted::Caption.find(&names.into_iter(), None), Some(2));
+        assert_eq!(Wanted::Caption.find(&names.into_iter(), Some("text")), Some(1));
+        assert_eq!(Wanted::Caption.find(&names.into_iter(), Some("title")), None);
+        assert_eq!(Wanted::File.find(&names.into_iter(), None), Some(3));
+    }
+
+    #[test]
+    fn message_names_file_columns_and_option() {
+        let message = Wanted::Caption.missing(Path::new("a.csv"), ["file", "words"].into_iter(), Some("txt")).to_string();
+        for part in ["a.csv", "file, words", "--caption-column", "txt"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! From what the user wrote (files, folders, patterns) to the list of sources, in an order that does not depend on the disk:
+//! arguments in the order given, what each stands for sorted by path. Nothing is written, nothing but names is read.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use super::IngestError;
+use super::images_folder;
+use super::tar_group::is_image_extension;
+
+/// Most names that one pattern in braces may stand for.
+const MAX_BRACES: usize = 1_000_000;
+
+/// One source: a file, or a folder of images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    /// Bytes, and time of the last change in milliseconds since 1970: other values mean that it is read again.
+    pub(super) size: u64,
+    pub(super) modified: u64,
+    /// A folder of images with captions beside them.
+    pub(super) is_folder: bool,
+}
+
+impl Source {
+    /// How it stands in meta, in the ledger and in the manifest.
+    pub(super) fn name(&self) -> String {
+        self.path.to_string_lossy().into_owned()
+    }
+
+    fn file(path: PathBuf) -> Result<Self, IngestError> {
+        let metadata = fs::metadata(&path).map_err(|e| missing(&path, e.to_string()))?;
+        if !metadata.is_file() {
+            return Err(missing(&path, "neither a regular file nor a folder".into()));
+        }
+        Ok(Self { path, size: metadata.len(), modified: images_folder::modified(&metadata), is_folder: false })
+    }
+}
+
+/// The kind of a file, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NameKind {
+    Tar,
+    Parquet,
+    Csv,
+    JsonLines,
+}
+
+impl NameKind {
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_string_lossy().to_lowercase();
+        let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+        if ends(&[".tar", ".tar.gz", ".tgz"]) {
+            Some(Self::Tar)
+        } else if ends(&[".parquet"]) {
+            Some(Self::Parquet)
+        } else if ends(&[".csv", ".tsv"]) {
+            Some(Self::Csv)
+        } else if ends(&[".jsonl", ".ndjson"]) {
+            Some(Self::JsonLines)
+        } else {
+            None
+        }
+    }
+}
+
+/// All sources, each once.
+pub(super) fn expand(given: &[String]) -> Result<Vec<Source>, IngestError> {
+    let mut seen = HashSet::new();
+    let mut sources = Vec::new();
+    for argument in given {
+        for path in paths(argument)? {
+            let path = plain(&path);
+            let found = if path.is_dir() { folder(&path)? } else { vec![Source::file(path)?] };
+            sources.extend(found.into_iter().filter(|source| seen.insert(source.path.clone())));
+        }
+    }
+    if sources.is_empty() {
+        return Err(IngestError::Request { message: "no source is given. Name tars, Parquet files, listings or folders".into() });
+    }
+    Ok(sources)
+}
+
+/// The path without `.` and doubled slashes, so that a source has one name.
+fn plain(path: &Path) -> PathBuf {
+    let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    if path.as_os_str().is_empty() { PathBuf::from(".") } else { path }
+}
+
+fn missing(path: &Path, message: String) -> IngestError {
+    IngestError::MissingSource { given: path.display().to_string(), message }
+}
+
+/// What an argument stands for: itself when it exists, else what its braces and wildcards match.
+fn paths(argument: &str) -> Result<Vec<PathBuf>, IngestError> {
+    let literal = Path::new(argument);
+    if literal.exists() {
+        return Ok(vec![literal.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for pattern in braces(argument)? {
+        if !pattern.contains(['*', '?', '[']) {
+            found.push(PathBuf::from(pattern));
+            continue;
+        }
+        let bad = |message: String| missing(Path::new(&pattern), message);
+        let matches = glob::glob(&pattern).map_err(|e| bad(format!("not a pattern: {e}")))?;
+        let mut matches = matches.collect::<Result<Vec<_>, _>>().map_err(|e| bad(e.to_string()))?;
+        if matches.is_empty() {
+            return Err(bad("nothing matches the pattern".into()));
+        }
+        matches.sort_unstable();
+        found.extend(matches);
+    }
+    Ok(found)
+}
+
+/// `a{00..02}.tar` and `{a,b}.tar` as WebDataset's users write them.
+fn braces(pattern: &str) -> Result<Vec<String>, IngestError> {
+    let mut done = vec![String::new()];
+    let mut rest = pattern;
+    while let Some((before, inner, after)) =
+        rest.split_once('{').and_then(|(before, tail)| tail.split_once('}').map(|(inner, after)| (before, inner, after)))
+    {
+        let choices = choices(inner).unwrap_or_else(|| vec![format!("{{{inner}}}")]);
+        if done.len().saturating_mul(choices.len()) > MAX_BRACES {
+            return Err(IngestError::Request { message: format!("{pattern} stands for more than {MAX_BRACES} files") });
+        }
+        done = done.iter().flat_map(|start| choices.iter().map(move |choice| format!("{start}{before}{choice}"))).collect();
+        rest = after;
+    }
+    Ok(done.into_iter().map(|start| start + rest).collect())
+}
+
+fn choices(inner: &str) -> Option<Vec<String>> {
+    if let Some((first, last)) = inner.split_once("..") {
+        let (from, to): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        if to < from || to - from >= MAX_BRACES as u64 {
+            return None;
+        }
+        let width = first.len();
+        return Some((from..=to).map(|number| format!("{number:0width$}")).collect());
+    }
+    inner.contains(',').then(|| inner.split(',').map(str::to_owned).collect())
+}
+
+/// What a folder holds: tars and Parquet files, or listings, or images.
+fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
+    let unreadable = |e: std::io::Error| missing(path, e.to_string());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(unreadable)? {
+        files.push(entry.map_err(unreadable)?.path());
+    }
+    files.sort_unstable();
+    if files.iter().any(|file| file.ends_with("dataset.json")) {
+        let found = "it is a dataset that diptych made";
+        return Err(IngestError::Unrecognised {
+            path: path.to_owned(),
+            found: found.into(),
+            advice: "Name the original sources",
+        });
+    }
+    let of_kind = |kinds: &[NameKind]| -> Vec<PathBuf> {
+        files
+            .iter()
+            .filter(|file| NameKind::of(file).is_some_and(|kind| kinds.contains(&kind)) && file.is_file())
+            .cloned()
+            .collect()
+    };
+    let tars = of_kind(&[NameKind::Tar]);
+    let mut shards = of_kind(&[NameKind::Tar, NameKind::Parquet]);
+    // img2dataset puts the table of a tar's texts beside it: 00000.tar, 00000.parquet.
+    shards.retain(|file| NameKind::of(file) != Some(NameKind::Parquet) || !tars.contains(&file.with_extension("tar")));
+    if !shards.is_empty() {
+        return shards.into_iter().map(Source::file).collect();
+    }
+    let listings = of_kind(&[NameKind::Csv, NameKind::JsonLines]);
+    if !listings.is_empty() {
+        return listings.into_iter().map(Source::file).collect();
+    }
+    let listing = images_folder::list(path).map_err(unreadable)?;
+    if listing.images() == 0 {
+        return Err(IngestError::Unrecognised {
+            path: path.to_owned(),
+            found: "the folder holds no tar, Parquet file, CSV, TSV or JSON Lines file, and no image".into(),
+            advice: "If its subfolders do, name them with a pattern such as FOLDER/**/*.tar",
+        });
+    }
+    Ok(vec![Source { path: path.to_owned(), size: listing.size, modified: listing.modified, is_folder: true }])
+}
+
+/// Whether a file is an image by its name: given alone it is no source.
+pub(super) fn is_image(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| is_image_extension(&extension.to_string_lossy().to_lowercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_schemas::durable;
+
+    use super::*;
+
+    #[test]
+    fn braces_stand_for_ranges_and_lists() {
+        assert_eq!(braces("a{08..10}.tar").unwrap(), ["a08.tar", "a09.tar", "a10.tar"]);
+        assert_eq!(braces("{x,y}/{0..1}.tar").unwrap(), ["x/0.tar", "x/1.tar", "y/0.tar", "y/1.tar"]);
+        assert_eq!(braces("plain{odd}.tar").unwrap(), ["plain{odd}.tar"]);
+        assert!(braces("{0..99999999}.tar").unwrap()[0].contains(".."));
+        assert!(braces("{0..999}{0..9999}").is_err());
+    }
+
+    #[test]
+    fn patterns_are_sorted_and_a_source_comes_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.tar", "a.tar", "c.tar"] {
+            durable::write(&folder.path().join(name), b"").unwrap();
+        }
+        let base = folder.path().display();
+        let given = [format!("{base}/c.tar"), format!("{base}/*.tar"), format!("{base}/./a.tar"), format!("{base}/{{a,b}}.tar")];
+        let names: Vec<String> = expand(&given).unwrap().iter().map(Source::name).collect();
+        assert_eq!(names, [format!("{base}/c.tar"), format!("{base}/a.tar"), format!("{base}/b.tar")]);
+        for given in [format!("{base}/d.tar"), format!("{base}/*.parquet"), format!("{base}/{{a,d}}.tar")] {
+            assert!(matches!(expand(&[given]), Err(IngestError::MissingSource { .. })));
+        }
+    }
+
+    #[test]
+    fn folder_is_taken_for_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let given = [folder.path().display().to_string()];
+        assert!(matches!(expand(&given), Err(IngestError::Unrecognised { .. })));
+        let names = |given: &[String]| -> Vec<String> {
+            let sources = expand(given).unwrap();
+            sources.iter().map(|source| source.path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+        };
+        durable::write(&folder.path().join("cat.jpg"), b"").unwrap();
+        assert!(expand(&given).unwrap()[0].is_folder);
+        durable::write(&folder.path().join("list.csv"), b"").unwrap();
+        assert_eq!(names(&given), ["list.csv"]);
+        for name in ["0.tar", "0.parquet", "1.parquet"] {
+            durable::write(&folder.path().join(name), b"").unwrap();
+        }
+        assert_eq!(names(&given), ["0.tar", "1.parquet"]);
+        durable::write(&folder.path().join("dataset.json"), b"").unwrap();
+        assert!(matches!(expand(&given), Err(IngestError::Unrecognised { .. })));
+    }
+}

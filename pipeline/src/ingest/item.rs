@@ -1,0 +1,88 @@
+//! What the readers of all layouts hand on: records in the order of their source, and what could not be one.
+//!
+//! A reader numbers what it hands on. The number after the last item that is safe on the disk is all that is needed to go
+//! on, so the same source must always give the same items.
+
+use diptych_schemas::Reason;
+
+use super::IngestError;
+
+/// Longest caption in bytes.
+pub const MAX_CAPTION_BYTES: usize = 1 << 20;
+/// Longest value of a source's own column in bytes.
+pub const MAX_COLUMN_BYTES: usize = 1 << 20;
+/// Longest line of a listing and largest JSON member in bytes.
+pub const MAX_RECORD_BYTES: u64 = 16 << 20;
+
+/// Why a part of a record cannot be used: the ledger's word, and what was found.
+pub(super) type Flaw = (Reason, String);
+
+/// One image with its caption, as far as they were found. Nothing is judged yet.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// Where in the source, in words.
+    pub(super) position: String,
+    pub(super) key: String,
+    pub(super) image: Result<Vec<u8>, Flaw>,
+    pub(super) caption: Result<String, Flaw>,
+    /// The source's own columns under their own names.
+    pub(super) columns: Vec<(String, String)>,
+}
+
+/// An input that is not even a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rejection {
+    pub(super) position: String,
+    pub(super) key: String,
+    pub(super) reason: Reason,
+    pub(super) detail: String,
+}
+
+#[derive(Debug)]
+pub(super) enum Item {
+    Record(Record),
+    Rejected(Rejection),
+}
+
+impl Item {
+    /// Bytes that it holds in memory, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Record(record) => {
+                let text: usize = record.columns.iter().map(|(name, value)| name.len() + value.len()).sum();
+                record.image.as_ref().map_or(0, Vec::len) + record.caption.as_ref().map_or(0, String::len) + text
+            }
+            Self::Rejected(rejection) => rejection.detail.len(),
+        }
+    }
+}
+
+/// Takes an item and the number from which to go on when this item is done.
+pub(super) type Sink<'a> = dyn FnMut(Item, u64) -> Result<(), IngestError> + 'a;
+
+/// How the reading of a source ended.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// The number behind the last item.
+    pub(super) records: u64,
+    /// What was wrong with the source as a whole; its ledger row has been handed on.
+    pub(super) fault: Option<Fault>,
+    /// What the user should know of it beside: what was not kept.
+    pub(super) notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A part could be read.
+    Partial(String),
+    /// Nothing could be read.
+    Unreadable(String),
+}
+
+/// What a reader needs to know of the request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadOptions<'a> {
+    pub(super) image_column: Option<&'a str>,
+    pub(super) caption_column: Option<&'a str>,
+    pub(super) max_image_bytes: u64,
+}

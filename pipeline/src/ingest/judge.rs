@@ -1,0 +1,107 @@
+//! Judges records: what becomes a pair, and what the ledger gets. A function of the record alone, so it runs on all cores.
+
+use diptych_schemas::{ContentHash, Reason, Uid};
+
+use super::IngestRequest;
+use super::item::{Item, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, Record, Rejection};
+use crate::header::{self, ImageHeader};
+
+/// Below this many bytes, starting threads takes longer than the work.
+const PARALLEL_BYTES: usize = 512 << 10;
+
+/// A record that is good.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) uid: Uid,
+    pub(super) sha256: ContentHash,
+    pub(super) header: ImageHeader,
+    pub(super) phash: Option<u64>,
+    /// Without white space around it.
+    pub(super) caption: String,
+    pub(super) image: Vec<u8>,
+    pub(super) key: String,
+    pub(super) position: String,
+    pub(super) columns: Vec<(String, String)>,
+}
+
+impl Pair {
+    /// What it takes in the dataset, before compression.
+    pub(super) fn bytes(&self) -> u64 {
+        let text: usize = self.columns.iter().map(|(name, value)| name.len() + value.len()).sum();
+        (self.image.len() + self.caption.len() + text) as u64
+    }
+}
+
+pub(super) enum Verdict {
+    Pair(Box<Pair>),
+    Rejected(Rejection),
+}
+
+/// Judges items on `threads` threads and gives the verdicts in the same order, with the items' numbers.
+pub(super) fn judge_all(items: Vec<(Item, u64)>, request: &IngestRequest, threads: usize) -> Vec<(Verdict, u64)> {
+    let bytes: usize = items.iter().map(|(item, _)| item.bytes()).sum();
+    let one = |items: Vec<(Item, u64)>| items.into_iter().map(|(item, next)| (judge(item, request), next)).collect::<Vec<_>>();
+    if threads <= 1 || items.len() <= 1 || bytes < PARALLEL_BYTES {
+        return one(items);
+    }
+    let share = items.len().div_ceil(threads);
+    let mut items = items.into_iter();
+    let mut shares = Vec::with_capacity(threads);
+    while items.len() > 0 {
+        shares.push(items.by_ref().take(share).collect::<Vec<_>>());
+    }
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = shares.into_iter().map(|share| scope.spawn(|| one(share))).collect();
+        let verdicts = workers.into_iter().flat_map(|worker| match worker.join() {
+            Ok(verdicts) => verdicts,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        verdicts.collect()
+    })
+}
+
+fn judge(item: Item, request: &IngestRequest) -> Verdict {
+    let record = match item {
+        Item::Record(record) => record,
+        Item::Rejected(rejection) => return Verdict::Rejected(rejection),
+    };
+    let Record { position, key, image, caption, columns } = record;
+    let rejected =
+        |(reason, detail)| Verdict::Rejected(Rejection { position: position.clone(), key: key.clone(), reason, detail });
+    let (image, caption) = match (image, caption) {
+        (Ok(image), Ok(caption)) => (image, caption),
+        (Err(flaw), _) | (_, Err(flaw)) => return rejected(flaw),
+    };
+    let caption = caption.trim();
+    if caption.is_empty() {
+        return rejected((Reason::EmptyCaption, "nothing but white space".into()));
+    }
+    if caption.len() > MAX_CAPTION_BYTES {
+        let detail = format!("the caption has {} bytes, the limit is {MAX_CAPTION_BYTES}", caption.len());
+        return rejected((Reason::TooManyBytes, detail));
+    }
+    if let Some((name, value)) = columns.iter().find(|(_, value)| value.len() > MAX_COLUMN_BYTES) {
+        let detail = format!("the value of `{name}` has {} bytes, the limit is {MAX_COLUMN_BYTES}", value.len());
+        return rejected((Reason::TooManyBytes, detail));
+    }
+    if image.len() as u64 > request.max_image_bytes {
+        let detail = format!("the image has {} bytes, the limit is {}", image.len(), request.max_image_bytes);
+        return rejected((Reason::TooManyBytes, detail));
+    }
+    let header = match header::probe(&image, request.max_pixels) {
+        Ok(header) => header,
+        Err(error) => return rejected((error.reason(), error.to_string())),
+    };
+    let sha256 = ContentHash::of(&image);
+    Verdict::Pair(Box::new(Pair {
+        uid: Uid::of(&sha256, caption),
+        sha256,
+        header,
+        phash: request.phash.and_then(|hash| hash(&image)),
+        caption: caption.to_owned(),
+        image,
+        key,
+        position,
+        columns,
+    }))
+}

@@ -1,0 +1,38 @@
+//! What can stop a loader: each names the file and the place in it, and says what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use diptych_schemas::SchemaError;
+
+/// Why there are no (more) batches.
+#[derive(Debug, thiserror::Error)]
+pub enum LoaderError {
+    #[error(
+        "the selection has {rows} rows, a batch wants {batch}: select more pairs, or lower the batch size to at most the number \
+         of selected pairs"
+    )]
+    TooFewRows { rows: u64, batch: u64 },
+    #[error("row {row} of the selection has weight {weight}: training takes only weight 1 so far. Select without weights")]
+    Weight { row: usize, weight: f32 },
+    #[error("row {row} of the selection does not come after the row before it in the dataset: make the selection again with `diptych select`")]
+    Unordered { row: usize },
+    #[error(
+        "{path}: this file of the dataset is missing, but the selection has pairs in it. Put it back, or make a new selection \
+         with `diptych select`"
+    )]
+    MissingShard { path: PathBuf },
+    #[error("{path}: cannot be read: {message}. The file is damaged: restore it, or ingest its sources into a new dataset")]
+    Unreadable { path: PathBuf, message: String },
+    #[error(
+        "{path}: row {row} of row group {row_group} {what}: the dataset has changed since the selection was made. Run \
+         `diptych select` again"
+    )]
+    Changed { path: PathBuf, row_group: u32, row: u32, what: &'static str },
+    #[error("the {stage} thread of the loader ended in the middle of the stream: a defect of Diptych; please report it")]
+    Broken { stage: &'static str },
+    #[error("the loader's threads cannot be started: {0}")]
+    Threads(io::Error),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+}

@@ -1,0 +1,184 @@
+//! How busy each stage is, so that a slow run can name its own bottleneck.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Time that a stage spent, in nanoseconds, over all of its threads.
+#[derive(Default)]
+pub(super) struct Clock {
+    busy: AtomicU64,
+    waiting_for_input: AtomicU64,
+    waiting_for_output: AtomicU64,
+}
+
+/// What the threads count.
+pub(super) struct Counters {
+    /// Set when the loader is dropped: the reader looks at it in the middle of a window.
+    pub(super) stop: AtomicBool,
+    pub(super) read: Clock,
+    pub(super) decode: Clock,
+    pub(super) resize: Clock,
+    pub(super) tokenize: Clock,
+    pub(super) batch: Clock,
+    /// How long the dispatcher waited for a window, for leave to begin a batch, and for a free worker.
+    pub(super) for_windows: AtomicU64,
+    pub(super) for_queue: AtomicU64,
+    pub(super) for_workers: AtomicU64,
+    /// Bytes of images that are read and not yet decoded.
+    pub(super) encoded_bytes: AtomicU64,
+    /// Bytes of samples that are decoded and not yet taken by the caller.
+    pub(super) decoded_bytes: AtomicU64,
+    workers: usize,
+    capacity: usize,
+}
+
+/// How a stage spent its time since the loader began, summed over its threads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageStats {
+    pub stage: &'static str,
+    pub threads: usize,
+    pub busy: Duration,
+    /// The stage before it was too slow. Decode, resize and tokenize share their threads; decode has their waiting.
+    pub waiting_for_input: Duration,
+    /// The stage behind it was too slow.
+    pub waiting_for_output: Duration,
+}
+
+/// What a loader is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoaderStats {
+    /// Read, decode, resize, tokenize, batch.
+    pub stages: Vec<StageStats>,
+    /// Finished batches that wait for the caller.
+    pub queued_batches: usize,
+    /// Batches that may be begun and not yet taken.
+    pub queue_capacity: usize,
+    /// Bytes of images that are read and not yet decoded.
+    pub encoded_bytes: u64,
+    /// Bytes of samples that are decoded and not yet taken by the caller.
+    pub decoded_bytes: u64,
+    /// How long handing out work stood still because the next row groups were not read.
+    pub held_up_by_reading: Duration,
+    /// The same, because all workers were busy.
+    pub held_up_by_workers: Duration,
+    /// The same, because the queue was full: the caller is the slow one.
+    pub held_up_by_caller: Duration,
+}
+
+/// Adds the time since `from` to a counter, and gives the time now.
+pub(super) fn lap(counter: &AtomicU64, from: Instant) -> Instant {
+    let now = Instant::now();
+    counter.fetch_add((now - from).as_nanos() as u64, Ordering::Relaxed);
+    now
+}
+
+impl Clock {
+    pub(super) fn busy(&self, from: Instant) -> Instant {
+        lap(&self.busy, from)
+    }
+
+    pub(super) fn waited_for_input(&self, from: Instant) -> Instant {
+        lap(&self.waiting_for_input, from)
+    }
+
+    pub(super) fn waited_for_output(&self, from: Instant) -> Instant {
+        lap(&self.waiting_for_output, from)
+    }
+
+    fn stats(&self, stage: &'static str, threads: usize) -> StageStats {
+        StageStats {
+            stage,
+            threads,
+            busy: duration(&self.busy),
+            waiting_for_input: duration(&self.waiting_for_input),
+            waiting_for_output: duration(&self.waiting_for_output),
+        }
+    }
+}
+
+fn duration(nanoseconds: &AtomicU64) -> Duration {
+    Duration::from_nanos(nanoseconds.load(Ordering::Relaxed))
+}
+
+impl Counters {
+    pub(super) fn new(workers: usize, capacity: usize) -> Self {
+        Self {
+            stop: AtomicBool::new(false),
+            read: Clock::default(),
+            decode: Clock::default(),
+            resize: Clock::default(),
+            tokenize: Clock::default(),
+            batch: Clock::default(),
+            for_windows: AtomicU64::new(0),
+            for_queue: AtomicU64::new(0),
+            for_workers: AtomicU64::new(0),
+            encoded_bytes: AtomicU64::new(0),
+            decoded_bytes: AtomicU64::new(0),
+            workers,
+            capacity,
+        }
+    }
+
+    pub(super) fn stats(&self, queued_batches: usize) -> LoaderStats {
+        LoaderStats {
+            stages: vec![
+                self.read.stats("read", 1),
+                self.decode.stats("decode", self.workers),
+                self.resize.stats("resize", self.workers),
+                self.tokenize.stats("tokenize", self.workers),
+                self.batch.stats("batch", 1),
+            ],
+            queued_batches,
+            queue_capacity: self.capacity,
+            encoded_bytes: self.encoded_bytes.load(Ordering::Relaxed),
+            decoded_bytes: self.decoded_bytes.load(Ordering::Relaxed),
+            held_up_by_reading: duration(&self.for_windows),
+            held_up_by_workers: duration(&self.for_workers),
+            held_up_by_caller: duration(&self.for_queue),
+        }
+    }
+}
+
+impl LoaderStats {
+    /// Which stage sets the pace, in words, with what would help.
+    pub fn limiting_stage(&self) -> String {
+        let (reading, workers, caller) = (self.held_up_by_reading, self.held_up_by_workers, self.held_up_by_caller);
+        if (reading + workers + caller).is_zero() {
+            return "nothing yet: no work has been handed out".into();
+        }
+        if caller >= reading.max(workers) {
+            return format!("the caller: {} of {} batches wait for it, the loader keeps up", self.queued_batches, self.queue_capacity);
+        }
+        if reading >= workers {
+            return "read: the workers wait for row groups; a faster disk, or smaller row groups, would help".into();
+        }
+        let [_, decode, resize, tokenize, batch] = &self.stages[..] else { return "unknown".into() };
+        let threads = decode.threads;
+        if decode.waiting_for_output > decode.busy + resize.busy + tokenize.busy {
+            return format!("batch: {threads} workers wait for their results to be put together; memory is the limit");
+        }
+        let total = (decode.busy + resize.busy + tokenize.busy + batch.busy).as_secs_f64().max(f64::MIN_POSITIVE);
+        let slowest = [decode, resize, tokenize].into_iter().max_by_key(|stage| stage.busy).unwrap_or(decode);
+        let share = 100.0 * slowest.busy.as_secs_f64() / total;
+        format!("{}: {share:.0}% of the time of {threads} workers; more loader.threads, or smaller images, would help", slowest.stage)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_hold_up_names_the_limiting_stage() {
+        let counters = Counters::new(2, 4);
+        assert!(counters.stats(0).limiting_stage().starts_with("nothing yet"));
+        counters.for_windows.store(5, Ordering::Relaxed);
+        assert!(counters.stats(0).limiting_stage().starts_with("read"));
+        counters.for_workers.store(9, Ordering::Relaxed);
+        counters.decode.busy.store(3, Ordering::Relaxed);
+        counters.resize.busy.store(7, Ordering::Relaxed);
+        assert!(counters.stats(0).limiting_stage().starts_with("resize: 70% of the time of 2 workers"));
+        counters.for_queue.store(10, Ordering::Relaxed);
+        assert!(counters.stats(3).limiting_stage().starts_with("the caller: 3 of 4"));
+    }
+}

@@ -1,0 +1,362 @@
+//! The loader as its callers see it: the same batches whatever the threads and the start, each pair once an epoch, damage
+//! reported and survived, memory bounded, a clean end.
+
+use std::collections::HashMap;
+
+use diptych_schemas::{Reason, Uid};
+
+use super::*;
+use crate::test_data::{TestDataset, dataset, own, png};
+use crate::{decode, eval_transform};
+
+fn pairs(count: usize) -> Vec<(Vec<u8>, String)> {
+    (0..count).map(|number| (png(number), format!("picture {number}"))).collect()
+}
+
+fn tokenizer() -> Arc<Tokenizer> {
+    Arc::new(Tokenizer::clip().unwrap())
+}
+
+fn spec(data: &TestDataset, tokenizer: &Arc<Tokenizer>) -> LoaderSpec {
+    LoaderSpec {
+        dataset: data.folder.path().to_owned(),
+        selection: Arc::new(data.selection.clone()),
+        tokenizer: Arc::clone(tokenizer),
+        image_size: 16,
+        context_length: 8,
+        batch_size: 6,
+        seed: 11,
+        augment: AugmentConfig { scale: [0.3, 1.0], ..AugmentConfig::default() },
+        config: LoaderConfig { threads: 2, window_row_groups: 2, ..LoaderConfig::default() },
+        start: SampleIndex(0),
+        epochs: 3,
+    }
+}
+
+fn eval_spec(data: &TestDataset, tokenizer: &Arc<Tokenizer>) -> EvalSpec {
+    EvalSpec {
+        dataset: data.folder.path().to_owned(),
+        selection: Arc::new(data.selection.clone()),
+        tokenizer: Arc::clone(tokenizer),
+        image_size: 16,
+        context_length: 8,
+        batch_size: 6,
+        config: LoaderConfig { threads: 2, ..LoaderConfig::default() },
+    }
+}
+
+fn all(spec: LoaderSpec) -> Vec<Batch> {
+    train_loader(spec).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// All that a batch holds, to be compared bit by bit.
+fn content(batch: &Batch) -> impl PartialEq + std::fmt::Debug + use<> {
+    let Batch { first, next, epoch, image_size, context_length, images, tokens, uids, captions, skipped } = batch.clone();
+    ((first, next, epoch, image_size, context_length), (images, tokens, uids, captions, skipped))
+}
+
+/// A selection of some rows of another.
+fn subset(selection: &Selection, keep: impl Fn(usize) -> bool) -> Selection {
+    let rows: Vec<usize> = (0..selection.len()).filter(|row| keep(*row)).collect();
+    let pick = |values: &[u32]| rows.iter().map(|row| values[*row]).collect();
+    Selection {
+        uids: rows.iter().map(|row| selection.uids[*row]).collect(),
+        shards: pick(&selection.shards),
+        row_groups: pick(&selection.row_groups),
+        rows: pick(&selection.rows),
+        weights: vec![1.0; rows.len()],
+        ..selection.clone()
+    }
+}
+
+#[test]
+fn batches_are_the_same_bit_for_bit_with_any_number_of_threads_and_any_queue() {
+    let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
+    let reference = all(spec(&data, &tokenizer));
+    assert_eq!(reference.len(), 3 * 6);
+    for threads in [1, 2, 4] {
+        for queue_mib in [1, 64] {
+            let mut spec = spec(&data, &tokenizer);
+            spec.config = LoaderConfig { threads, queue_mib, ..spec.config };
+            let batches = all(spec);
+            assert!(batches.iter().map(content).eq(reference.iter().map(content)), "{threads} threads, {queue_mib} MiB");
+        }
+    }
+}
+
+#[test]
+fn a_start_anywhere_continues_the_uninterrupted_run_bit_for_bit() {
+    let mut made = pairs(40);
+    made[17].0 = b"no image".into();
+    let (data, tokenizer) = (dataset(made, 5, 3), tokenizer());
+    let reference = all(spec(&data, &tokenizer));
+    for batch in 0..=reference.len() {
+        let start = if batch == 0 { SampleIndex(0) } else { reference[batch - 1].next };
+        let rest = all(LoaderSpec { start, ..spec(&data, &tokenizer) });
+        assert!(rest.iter().map(content).eq(reference[batch..].iter().map(content)), "from batch {batch}");
+    }
+    // Within a batch: the rest of it comes first, with the same pixels.
+    let rest = all(LoaderSpec { start: SampleIndex(2), ..spec(&data, &tokenizer) });
+    assert_eq!((rest[0].first, rest[0].next), (SampleIndex(2), SampleIndex(6)));
+    let whole = &reference[0];
+    assert_eq!(rest[0].uids, whole.uids[whole.len() - rest[0].len()..]);
+    assert_eq!(rest[0].images, whole.images[whole.images.len() - rest[0].images.len()..]);
+    assert!(rest[1..].iter().map(content).eq(reference[1..].iter().map(content)));
+}
+
+#[test]
+fn every_pair_comes_at_most_once_an_epoch_with_its_own_caption_and_only_the_last_incomplete_batch_is_left_out() {
+    let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
+    let captions: HashMap<Uid, &String> = data.selection.uids.iter().copied().zip(data.pairs.iter().map(|pair| &pair.1)).collect();
+    let batches = all(spec(&data, &tokenizer));
+    let mut cursor = 0;
+    for (epoch, of_epoch) in batches.chunks(6).enumerate() {
+        let mut seen: Vec<Uid> = of_epoch.iter().flat_map(|batch| batch.uids.clone()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 36);
+        for batch in of_epoch {
+            assert_eq!((batch.first, batch.next, batch.epoch), (SampleIndex(cursor), SampleIndex(cursor + 6), epoch as u64));
+            assert_eq!((batch.images.len(), batch.tokens.len()), (6 * 16 * 16 * 3, 6 * 8));
+            cursor += 6;
+            for (row, (uid, caption)) in batch.uids.iter().zip(&batch.captions).enumerate() {
+                assert_eq!(caption, captions[uid]);
+                assert_eq!(batch.tokens[8 * row..8 * (row + 1)], tokenizer.encode(caption, 8));
+            }
+        }
+    }
+    let order = |epoch: usize| -> Vec<Uid> { batches[6 * epoch..6 * (epoch + 1)].iter().flat_map(|batch| batch.uids.clone()).collect() };
+    assert_ne!(order(0), order(1));
+}
+
+#[test]
+fn a_sparse_selection_reads_its_own_rows() {
+    let (mut data, tokenizer) = (dataset(pairs(60), 7, 3), tokenizer());
+    data.selection = subset(&data.selection, |row| row % 4 == 1 || (21..30).contains(&row));
+    let mut expected = data.selection.uids.clone();
+    let batches = all(LoaderSpec { batch_size: data.selection.len(), epochs: 1, ..spec(&data, &tokenizer) });
+    let mut seen = batches[0].uids.clone();
+    expected.sort_unstable();
+    seen.sort_unstable();
+    assert_eq!((batches.len(), seen), (1, expected));
+}
+
+#[test]
+fn pixels_of_an_evaluation_are_those_of_the_evaluation_transform_in_the_selections_order() {
+    let (data, tokenizer) = (dataset(pairs(20), 5, 3), tokenizer());
+    let batches: Vec<Batch> = eval_batches(eval_spec(&data, &tokenizer)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(batches.iter().map(Batch::len).collect::<Vec<_>>(), [6, 6, 6, 2]);
+    assert_eq!(batches.iter().flat_map(|batch| batch.uids.clone()).collect::<Vec<_>>(), data.selection.uids);
+    let expected: Vec<u8> =
+        data.pairs.iter().flat_map(|(image, _)| eval_transform(&decode(image, 1 << 20).unwrap(), 16).unwrap()).collect();
+    assert_eq!(batches.iter().flat_map(|batch| batch.images.clone()).collect::<Vec<_>>(), expected);
+    assert_eq!(batches.iter().flat_map(|batch| batch.captions.clone()).collect::<Vec<_>>(), data.pairs.iter().map(|pair| pair.1.clone()).collect::<Vec<_>>());
+    assert_eq!(batches[3].next, SampleIndex(20));
+}
+
+#[test]
+fn augmentation_differs_by_sample_and_seed() {
+    let (data, tokenizer) = (dataset(pairs(12), 12, 1), tokenizer());
+    let pixels = |seed: u64| -> HashMap<(u64, Uid), Vec<u8>> {
+        let batches = all(LoaderSpec { seed, ..spec(&data, &tokenizer) });
+        let of_batch = |batch: &Batch| -> Vec<((u64, Uid), Vec<u8>)> {
+            let pixels = batch.images.chunks(16 * 16 * 3).map(<[u8]>::to_vec);
+            batch.uids.iter().map(|uid| (batch.epoch, *uid)).zip(pixels).collect()
+        };
+        batches.iter().flat_map(of_batch).collect()
+    };
+    let (one, two) = (pixels(1), pixels(2));
+    let uid = data.selection.uids[0];
+    assert_ne!(one[&(0, uid)], one[&(1, uid)]);
+    assert_ne!(one[&(0, uid)], two[&(0, uid)]);
+}
+
+#[test]
+fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
+    let whole = dataset(pairs(40), 5, 3);
+    let tokenizer = tokenizer();
+    let reference = all(spec(&whole, &tokenizer));
+    // The same selection over a dataset whose bytes went bad afterwards, so that the order is the same.
+    let mut damaged = pairs(40);
+    let cut = own("sub2.jpg")[..400].to_vec();
+    damaged[4].0 = cut;
+    damaged[33].0 = b"<html>not found</html>".into();
+    let mut data = dataset(damaged, 5, 3);
+    let bad = [data.selection.uids[4], data.selection.uids[33]];
+    let renamed: HashMap<Uid, Uid> = data.selection.uids.iter().copied().zip(whole.selection.uids.iter().copied()).collect();
+    // Order depends on the hash of the selection, so the damaged one is compared by position within its own order.
+    data.selection.weights = vec![1.0; 40];
+    let batches = all(spec(&data, &tokenizer));
+    assert_eq!(batches.len(), reference.len());
+    let mut skipped = 0;
+    for batch in &batches {
+        assert_eq!(batch.len() + batch.skipped.len(), 6);
+        assert_eq!(batch.images.len(), batch.len() * 16 * 16 * 3);
+        for entry in &batch.skipped {
+            let uid = entry.uid.unwrap();
+            assert!(bad.contains(&uid));
+            let (reason, source, key, position) = if uid == bad[0] {
+                (Reason::CorruptPixels, "source0.tar", "key4", "shard 0, row group 0, row 4")
+            } else {
+                (Reason::UnsupportedFormat, "source2.tar", "key3", "shard 2, row group 0, row 3")
+            };
+            assert_eq!((entry.reason, entry.source.as_str(), entry.key.as_str(), entry.position.as_str()), (reason, source, key, position));
+            assert_eq!(entry.stage, diptych_schemas::Stage::Train);
+            skipped += 1;
+        }
+    }
+    assert!(skipped >= 2, "{skipped}");
+    // Without the damage, the same selection would have had the pairs in this order.
+    let sizes = [5; 8];
+    let order = Order::new(&sizes, data.selection.hash(), 11, 2);
+    let mut position = 0;
+    for batch in &batches {
+        let mut expected = Vec::new();
+        for _ in 0..6 {
+            let uid = data.selection.uids[order.row(position / 36, position % 36).unwrap() as usize];
+            if !bad.contains(&uid) {
+                expected.push(uid);
+            }
+            position += 1;
+        }
+        assert_eq!(batch.uids, expected);
+    }
+    assert_eq!(renamed.len(), 40);
+}
+
+#[test]
+fn a_batch_of_nothing_but_corrupt_images_comes_empty() {
+    let damaged = (0..12).map(|number| (format!("no image {number}").into_bytes(), "x".to_owned())).collect();
+    let (data, tokenizer) = (dataset(damaged, 5, 3), tokenizer());
+    let batches = all(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) });
+    assert_eq!(batches.len(), 2);
+    assert!(batches.iter().all(|batch| batch.is_empty() && batch.skipped.len() == 6));
+}
+
+#[test]
+fn an_image_above_the_limit_is_skipped() {
+    let (data, tokenizer) = (dataset(pairs(12), 5, 3), tokenizer());
+    let mut spec = spec(&data, &tokenizer);
+    spec.config.max_pixels = 10;
+    let batch = train_loader(spec).unwrap().next().unwrap().unwrap();
+    assert!(batch.skipped.iter().all(|entry| entry.reason == Reason::TooManyPixels));
+    assert_eq!(batch.skipped.len(), 6);
+}
+
+#[test]
+fn a_loader_dropped_at_any_time_ends_its_threads() {
+    let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
+    for taken in 0..8 {
+        let mut spec = spec(&data, &tokenizer);
+        spec.epochs = 1_000_000;
+        spec.config.queue_mib = 1;
+        let mut loader = train_loader(spec).unwrap();
+        for _ in 0..taken {
+            loader.next().unwrap().unwrap();
+        }
+        let counters = Arc::downgrade(&loader.counters);
+        drop(loader);
+        // Every thread holds the counters, and a thread that is joined holds nothing.
+        assert_eq!(counters.strong_count(), 0);
+    }
+}
+
+#[test]
+fn what_waits_for_the_caller_is_bounded_by_the_queue() {
+    let (data, tokenizer) = (dataset(pairs(64), 8, 2), tokenizer());
+    let mut spec = spec(&data, &tokenizer);
+    (spec.image_size, spec.batch_size, spec.epochs, spec.config.queue_mib) = (128, 8, 2, 1);
+    // A batch has 8 · (128 · 128 · 3 + 4 · 8 + 64) = 393,984 bytes, so two fit in 1 MiB.
+    let mut loader = train_loader(spec).unwrap();
+    assert_eq!(loader.stats().queue_capacity, 2);
+    while loader.stats().queued_batches < 2 {
+        std::thread::yield_now();
+    }
+    assert_eq!(loader.stats().decoded_bytes, 2 * 393_984);
+    let mut batches = 0;
+    while let Some(batch) = loader.next() {
+        assert_eq!(batch.unwrap().bytes(), 393_984);
+        assert!(loader.stats().decoded_bytes <= 2 * 393_984);
+        batches += 1;
+    }
+    assert_eq!(batches, 16);
+    let stats = loader.stats();
+    assert_eq!((stats.decoded_bytes, stats.encoded_bytes, stats.queued_batches), (0, 0, 0));
+    assert!(stats.stages.iter().all(|stage| !stage.busy.is_zero()), "{stats:?}");
+}
+
+#[test]
+fn a_batch_larger_than_the_queue_still_comes() {
+    let (data, tokenizer) = (dataset(pairs(12), 5, 3), tokenizer());
+    let mut spec = spec(&data, &tokenizer);
+    (spec.image_size, spec.batch_size, spec.config.queue_mib) = (512, 6, 1);
+    let loader = train_loader(spec).unwrap();
+    assert_eq!(loader.stats().queue_capacity, 1);
+    assert_eq!(loader.map(Result::unwrap).count(), 6);
+}
+
+#[test]
+fn selections_that_cannot_be_trained_on_are_refused_in_words() {
+    let (data, tokenizer) = (dataset(pairs(12), 5, 3), tokenizer());
+    let refusal = |change: &dyn Fn(&mut Selection)| {
+        let mut selection = data.selection.clone();
+        change(&mut selection);
+        let spec = LoaderSpec { selection: Arc::new(selection), ..spec(&data, &tokenizer) };
+        train_loader(spec).err().unwrap().to_string()
+    };
+    let message = refusal(&|selection| *selection = subset(selection, |row| row < 5));
+    assert!(message.contains("has 5 rows, a batch wants 6"), "{message}");
+    let message = refusal(&|selection| selection.weights[3] = 2.0);
+    assert!(message.contains("row 3 of the selection has weight 2"), "{message}");
+    let message = refusal(&|selection| selection.rows.swap(0, 1));
+    assert!(message.contains("diptych select"), "{message}");
+    let nowhere = LoaderSpec { dataset: "/nowhere".into(), ..spec(&data, &tokenizer) };
+    assert!(train_loader(nowhere).err().unwrap().to_string().contains("diptych ingest"));
+}
+
+#[test]
+fn a_dataset_that_changed_or_broke_names_the_file_and_the_place() {
+    let tokenizer = tokenizer();
+    let failure = |change: &dyn Fn(&mut TestDataset)| {
+        let mut data = dataset(pairs(40), 5, 3);
+        change(&mut data);
+        let spec = LoaderSpec { batch_size: 40, ..spec(&data, &tokenizer) };
+        let mut loader = train_loader(spec).unwrap();
+        let error = loader.next().unwrap().unwrap_err().to_string();
+        assert!(loader.next().is_none());
+        error
+    };
+    let message = failure(&|data| data.selection.uids[21] = Uid([9; 16]));
+    assert!(message.contains("blob/00001.parquet: row 1 of row group 1") && message.contains("diptych select"), "{message}");
+    let message = failure(&|data| data.selection.row_groups[39] = 7);
+    assert!(message.contains("blob/00002.parquet: row 4 of row group 7 does not exist"), "{message}");
+    let message = failure(&|data| std::fs::remove_file(diptych_schemas::blob_path(data.folder.path(), 1)).unwrap());
+    assert!(message.contains("blob/00001.parquet: this file of the dataset is missing"), "{message}");
+    let message = failure(&|data| std::fs::remove_file(diptych_schemas::meta_path(data.folder.path(), 2)).unwrap());
+    assert!(message.contains("meta/00002.parquet: this file of the dataset is missing"), "{message}");
+    let message = failure(&|data| {
+        let path = diptych_schemas::blob_path(data.folder.path(), 0);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::File::create(&path).unwrap().set_len(bytes.len() as u64).unwrap();
+    });
+    assert!(message.contains("blob/00000.parquet: cannot be read"), "{message}");
+}
+
+#[test]
+fn damage_in_a_later_window_comes_after_the_batches_before_it() {
+    let (mut data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
+    // Row groups stay where they are in the order when a uid changes only if the hash does too, so the last window is sought.
+    let order = Order::new(&[5; 8], data.selection.hash(), 11, 2);
+    let last = order.row(0, 35).unwrap() as usize;
+    let blob = diptych_schemas::blob_path(data.folder.path(), data.selection.shards[last]);
+    let reference = all(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) });
+    data.pairs.clear();
+    let shard_windows: Vec<u64> = (0..40).filter(|position| data.selection.shards[order.row(0, *position).unwrap() as usize] == data.selection.shards[last]).collect();
+    std::fs::remove_file(blob).unwrap();
+    let results: Vec<Result<Batch, LoaderError>> = train_loader(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) }).unwrap().collect();
+    let (failed, good) = results.split_last().unwrap();
+    assert!(matches!(failed, Err(LoaderError::MissingShard { .. })));
+    // Windows have ten rows: whole batches before the first window that touches the shard.
+    assert_eq!(good.len() as u64, shard_windows[0] / 10 * 10 / 6);
+    assert!(good.iter().map(|batch| content(batch.as_ref().unwrap())).eq(reference[..good.len()].iter().map(content)));
+}

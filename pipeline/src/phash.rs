@@ -1,0 +1,54 @@
+//! The perceptual hash of an image: 64 bits, of which near-duplicates share most. Pure.
+//!
+//! It is `imagehash.phash` of Python's ImageHash with its defaults: grey (Pillow's weights), 32 × 32 with Lanczos, DCT-II over
+//! columns and rows, the 8 × 8 lowest frequencies, one bit each: above the median or not. The first bit is the highest.
+
+use std::f64::consts::PI;
+
+use fast_image_resize::images::ImageRef;
+use fast_image_resize::{FilterType, PixelType};
+
+use crate::pixels::{convolve, unusable};
+use crate::{ImageError, RgbImage};
+
+/// Side of the grey thumbnail.
+const SIDE: usize = 32;
+/// Frequencies kept in each direction.
+const KEPT: usize = 8;
+
+/// Hamming distance of two such hashes: 0 to about 10 for the same picture in another size or quality, about 32 for unrelated
+/// ones.
+pub fn perceptual_hash(image: &RgbImage) -> Result<u64, ImageError> {
+    let gray: Vec<u8> = image.pixels.chunks_exact(3).map(luma).collect();
+    let source = ImageRef::new(image.width, image.height, &gray, PixelType::U8).map_err(|e| unusable(&e))?;
+    let thumbnail = convolve(&source, SIDE as u32, SIDE as u32, PixelType::U8, FilterType::Lanczos3)?;
+
+    let frequencies = lowest_frequencies(&thumbnail);
+    let mut sorted = frequencies;
+    sorted.sort_by(f64::total_cmp);
+    let median = f64::midpoint(sorted[KEPT * KEPT / 2 - 1], sorted[KEPT * KEPT / 2]);
+    Ok(frequencies.iter().fold(0, |hash, value| (hash << 1) | u64::from(*value > median)))
+}
+
+/// ITU-R 601-2, in Pillow's fixed point (`Convert.c`, L24).
+fn luma(pixel: &[u8]) -> u8 {
+    let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
+    ((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16) as u8
+}
+
+/// DCT-II without normalisation of a thumbnail [SIDE, SIDE]: [KEPT, KEPT].
+fn lowest_frequencies(thumbnail: &[u8]) -> [f64; KEPT * KEPT] {
+    let cosine = |frequency: usize, place: usize| (PI * frequency as f64 * (2 * place + 1) as f64 / (2 * SIDE) as f64).cos();
+    let mut columns = [[0.0; SIDE]; KEPT];
+    for (frequency, row) in columns.iter_mut().enumerate() {
+        for (x, value) in row.iter_mut().enumerate() {
+            *value = (0..SIDE).map(|y| 2.0 * cosine(frequency, y) * f64::from(thumbnail[y * SIDE + x])).sum();
+        }
+    }
+    let mut frequencies = [0.0; KEPT * KEPT];
+    for (index, value) in frequencies.iter_mut().enumerate() {
+        let row = &columns[index / KEPT];
+        *value = (0..SIDE).map(|x| 2.0 * cosine(index % KEPT, x) * row[x]).sum();
+    }
+    frequencies
+}

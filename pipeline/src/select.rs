@@ -1,0 +1,175 @@
+//! From SQL to a selection: which pairs are trained on, in the order of their places, with where they come from.
+//!
+//! The same SQL over the same dataset gives the same bytes, on any number of threads: what depends on chance, the clock or
+//! the order in which threads finish is refused or put in order (see `reproducible`). Only uids and weights travel through
+//! the query; places are looked up afterwards, never taken from it.
+
+mod funnel;
+mod places;
+mod reproducible;
+
+use std::path::Path;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type};
+use datafusion::common::Column;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast as cast_to};
+use datafusion::prelude::SessionContext;
+use diptych_schemas::{ContentHash, Uid, column};
+
+use crate::selection::SelectionError;
+use crate::sql::{DatasetTables, Planned, SqlError, StatementError, execute, plan};
+
+pub use funnel::FunnelStep;
+use places::Chosen;
+
+/// Why SQL does not make a selection.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectError {
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error(transparent)]
+    File(#[from] SelectionError),
+    #[error("a selection is made from a dataset, and this session has none: name one with --dataset")]
+    NoDataset,
+    #[error("a selection wants a column uid, and this query gives: {columns}. Add uid to what is selected")]
+    NoUid { columns: String },
+    #[error(
+        "this query gives more than one column {column}: select the one that is meant, as in meta.{column}, or join with USING (uid)"
+    )]
+    TwoColumns { column: &'static str },
+    #[error("column {column} has the type {found}, a selection wants {expected}")]
+    WrongType { column: &'static str, found: DataType, expected: &'static str },
+    #[error("this query gives a row without a uid; add WHERE uid IS NOT NULL, or join so that every row has one")]
+    NullUid,
+    #[error(
+        "this query gives uid {uid} more than once (and {others} other uids). Select each pair once: with SELECT DISTINCT uid, or, \
+         where a join repeats pairs, with a condition such as scores.name = '…'"
+    )]
+    Repeated { uid: Uid, others: u64 },
+    #[error(
+        "this query gives uid {uid} (and {others} others), which the dataset does not hold. Other tables may know pairs of other \
+         datasets: add JOIN meta USING (uid)"
+    )]
+    Unknown { uid: Uid, others: u64 },
+    #[error("the weight of uid {uid} is {weight}; a weight is a finite number above 0. Leave pairs out with WHERE instead")]
+    Weight { uid: Uid, weight: String },
+    #[error("the dataset is damaged: meta holds uid {uid} twice. Ingest the sources into a new dataset")]
+    TwicePresent { uid: Uid },
+    #[error("the query selects no rows, so no selection was written.{}", funnel::in_words(funnel))]
+    Empty { funnel: Vec<FunnelStep> },
+}
+
+/// What a selection came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectionReport {
+    /// Pairs selected.
+    pub rows: u64,
+    /// Pairs in the dataset.
+    pub of: u64,
+    /// Whether the SQL gave weights.
+    pub weighted: bool,
+    pub dataset_hash: ContentHash,
+    pub selection_hash: ContentHash,
+    /// Rows that remain after each condition of the WHERE clause, the table's own first; empty where the SQL has no simple
+    /// WHERE clause, or where counting would read images.
+    pub funnel: Vec<FunnelStep>,
+}
+
+/// Runs `sql` and writes the pairs that it gives to `output`, whole or not at all. `sql` gives a column `uid` and, if it
+/// likes, `weight`.
+pub async fn select(context: &SessionContext, sql: &str, output: &Path) -> Result<SelectionReport, SelectError> {
+    let Some(dataset) = context.state().config().get_extension::<DatasetTables>() else { return Err(SelectError::NoDataset) };
+    let Planned { mut state, statement, plan } = plan(context, sql).await?;
+    let narrow = uid_and_weight(plan)?;
+    let weighted = narrow.schema().fields().len() > 1;
+    let ordered = reproducible::make_reproducible(sql, narrow).map_err(SqlError::from)?;
+    if ordered.in_stored_order {
+        state.config_mut().options_mut().execution.target_partitions = 1;
+    }
+    let mut rows = execute(sql, state, ordered.plan).await?;
+    let mut chosen = Chosen::default();
+    while let Some(batch) = rows.next().await? {
+        read_rows(&batch, &mut chosen)?;
+    }
+    let funnel = funnel::count(context, &statement).await;
+    if chosen.is_empty() {
+        return Err(SelectError::Empty { funnel });
+    }
+    let selection = chosen.find_places(context, sql, dataset.manifest().content_hash()).await?;
+    selection.write(output)?;
+    Ok(SelectionReport {
+        rows: selection.len() as u64,
+        of: dataset.manifest().pairs,
+        weighted,
+        dataset_hash: selection.dataset_hash,
+        selection_hash: selection.hash(),
+        funnel,
+    })
+}
+
+/// The plan that gives only the uid, and the weight as f64 where there is one. Nothing else is computed then.
+fn uid_and_weight(plan: LogicalPlan) -> Result<LogicalPlan, SelectError> {
+    let schema = plan.schema().clone();
+    let only = |name: &'static str| {
+        let mut found = schema.iter().filter(|(_, field)| field.name() == name);
+        match (found.next(), found.next()) {
+            (Some(_), Some(_)) => Err(SelectError::TwoColumns { column: name }),
+            (first, _) => Ok(first),
+        }
+    };
+    let Some((qualifier, uid)) = only(column::UID)? else {
+        let columns = schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+        return Err(SelectError::NoUid { columns });
+    };
+    if uid.data_type() != &DataType::FixedSizeBinary(16) {
+        return Err(SelectError::WrongType {
+            column: column::UID,
+            found: uid.data_type().clone(),
+            expected: "uids as they stand in meta",
+        });
+    }
+    let mut columns = vec![Expr::Column(Column::new(qualifier.cloned(), column::UID))];
+    if let Some((qualifier, weight)) = only(column::WEIGHT)? {
+        if !weight.data_type().is_numeric() {
+            return Err(SelectError::WrongType {
+                column: column::WEIGHT,
+                found: weight.data_type().clone(),
+                expected: "a number",
+            });
+        }
+        columns.push(cast_to(Expr::Column(Column::new(qualifier.cloned(), column::WEIGHT)), DataType::Float64));
+    }
+    let narrow = LogicalPlanBuilder::from(plan).project(columns).and_then(LogicalPlanBuilder::build);
+    narrow.map_err(|error| SqlError::Session(error.strip_backtrace()).into())
+}
+
+/// Adds the rows of a batch of uids and, if there are two columns, weights.
+fn read_rows(batch: &RecordBatch, chosen: &mut Chosen) -> Result<(), SelectError> {
+    let uids = batch.column(0).as_fixed_size_binary();
+    if uids.null_count() > 0 {
+        return Err(SelectError::NullUid);
+    }
+    let weights = match batch.columns().get(1) {
+        Some(weights) => Some(cast(weights, &DataType::Float64).map_err(|error| SqlError::Session(error.to_string()))?),
+        None => None,
+    };
+    let weights = weights.as_ref().map(AsArray::as_primitive::<Float64Type>);
+    for row in 0..batch.num_rows() {
+        let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
+        let weight = match weights {
+            Some(weights) if weights.is_null(row) => return Err(SelectError::Weight { uid, weight: "null".into() }),
+            Some(weights) => {
+                let weight = weights.value(row) as f32;
+                if !(weight.is_finite() && weight > 0.0) {
+                    return Err(SelectError::Weight { uid, weight: weights.value(row).to_string() });
+                }
+                weight
+            }
+            None => 1.0,
+        };
+        chosen.push(uid, weight);
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! Looks up where the chosen pairs lie in the dataset, and puts them in that order.
+//!
+//! One pass over meta, against uids sorted in memory: 32 bytes a chosen pair, whatever the size of the dataset.
+
+use arrow::array::AsArray;
+use arrow::datatypes::UInt32Type;
+use datafusion::prelude::SessionContext;
+use diptych_schemas::{ContentHash, Uid};
+
+use super::SelectError;
+use crate::selection::Selection;
+use crate::sql::{SqlError, query};
+
+/// The pairs that a query chose.
+#[derive(Debug, Default)]
+pub(super) struct Chosen {
+    pairs: Vec<Pair>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    uid: Uid,
+    weight: f32,
+    place: Place,
+}
+
+/// Shard, row group, row.
+type Place = [u32; 3];
+/// Before the lookup: no row group has 2^32 rows, so no pair lies there.
+const NOT_FOUND: Place = [u32::MAX; 3];
+
+impl Chosen {
+    pub(super) fn push(&mut self, uid: Uid, weight: f32) {
+        self.pairs.push(Pair { uid, weight, place: NOT_FOUND });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// The selection, if every pair was chosen once and is in the dataset.
+    pub(super) async fn find_places(
+        mut self,
+        context: &SessionContext,
+        sql: &str,
+        dataset_hash: ContentHash,
+    ) -> Result<Selection, SelectError> {
+        self.pairs.sort_unstable_by_key(|pair| pair.uid);
+        self.refuse_repeated()?;
+        let mut places = query(context, "SELECT uid, shard, row_group, row FROM meta").await?;
+        while let Some(batch) = places.next().await? {
+            let uids = batch.column(0).as_fixed_size_binary();
+            let place = [1, 2, 3].map(|index| batch.column(index).as_primitive::<UInt32Type>());
+            for row in 0..batch.num_rows() {
+                let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
+                let Ok(found) = self.pairs.binary_search_by_key(&uid, |pair| pair.uid) else { continue };
+                if self.pairs[found].place != NOT_FOUND {
+                    return Err(SelectError::TwicePresent { uid });
+                }
+                self.pairs[found].place = place.map(|column| column.value(row));
+            }
+        }
+        let unknown = || self.pairs.iter().filter(|pair| pair.place == NOT_FOUND);
+        if let Some(first) = unknown().next() {
+            return Err(SelectError::Unknown { uid: first.uid, others: unknown().count() as u64 - 1 });
+        }
+        self.pairs.sort_unstable_by_key(|pair| pair.place);
+        let part = |index: usize| self.pairs.iter().map(|pair| pair.place[index]).collect();
+        Ok(Selection {
+            uids: self.pairs.iter().map(|pair| pair.uid).collect(),
+            shards: part(0),
+            row_groups: part(1),
+            rows: part(2),
+            weights: self.pairs.iter().map(|pair| pair.weight).collect(),
+            sql: sql.to_owned(),
+            dataset_hash,
+        })
+    }
+
+    /// Pairs are sorted by uid.
+    fn refuse_repeated(&self) -> Result<(), SelectError> {
+        let mut repeated: Vec<Uid> = self.pairs.windows(2).filter(|two| two[0].uid == two[1].uid).map(|two| two[0].uid).collect();
+        repeated.dedup();
+        match repeated.first() {
+            Some(&uid) => Err(SelectError::Repeated { uid, others: repeated.len() as u64 - 1 }),
+            None => Ok(()),
+        }
+    }
+}

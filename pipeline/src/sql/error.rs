@@ -1,0 +1,58 @@
+//! What can go wrong with SQL. Every message says what and where, and where it is known, what to do.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use diptych_schemas::SchemaError;
+
+use super::place::Place;
+
+/// An error of a session, a query or its output.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    /// The SQL cannot be understood, or is not allowed.
+    #[error(transparent)]
+    Statement(Box<StatementError>),
+    /// The SQL is fine; computing its result is not possible.
+    #[error("the query failed while it ran: {0}")]
+    Run(Box<StatementError>),
+    /// A file that dataset.json names is missing, cut short or damaged.
+    #[error("{path}: {message}. Copy the file again from where it is whole, or ingest the sources into a new dataset")]
+    Damaged { path: PathBuf, message: String },
+    #[error("cannot write the result: {0}")]
+    Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The session itself cannot be set up.
+    #[error("cannot set up SQL: {0}")]
+    Session(String),
+}
+
+/// What is wrong with SQL, where in it, and what to do or what was probably meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatementError {
+    pub message: String,
+    pub place: Option<Place>,
+    pub advice: Option<String>,
+}
+
+impl fmt::Display for StatementError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(place) = &self.place {
+            write!(f, "\n{place}")?;
+        }
+        if let Some(advice) = &self.advice {
+            write!(f, "\n{advice}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for StatementError {}
+
+impl From<StatementError> for SqlError {
+    fn from(error: StatementError) -> Self {
+        Self::Statement(Box::new(error))
+    }
+}

@@ -1,0 +1,28 @@
+//! SQL over a dataset: the session with its tables and functions, queries, their errors and their output.
+//!
+//! It reads and never writes: no statement can change data or reach a file that the dataset does not name. DataFusion
+//! computes on the tokio runtime that it is called from; a server gives it a runtime of its own.
+
+mod error;
+mod explain;
+mod function;
+mod functions_content;
+mod functions_distance;
+mod functions_identity;
+mod output;
+mod place;
+mod query;
+mod session;
+mod table_text;
+mod tables;
+
+pub use error::{SqlError, StatementError};
+pub use function::functions;
+pub use functions_content::{ContentFunctions, ImageHash, ImageSize, TokenCount};
+pub use output::{OutputFormat, write_file, write_output};
+pub use place::Place;
+pub(crate) use query::{Planned, execute, plan};
+pub use query::{Rows, query};
+pub use session::{SessionSpec, session};
+pub use table_text::TableLimits;
+pub(crate) use tables::DatasetTables;

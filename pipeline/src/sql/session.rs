@@ -1,0 +1,96 @@
+//! The session: DataFusion set up for datasets, with a limit on memory, the tables and the functions.
+//!
+//! What it limits: memory of joins, aggregates and sorts (sorts and aggregates go to the disk, in the system's folder for
+//! temporary files), and rows of images in one batch. What a session reads is what dataset.json named when it was made.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use super::error::SqlError;
+use super::function::functions;
+use super::functions_content::ContentFunctions;
+use super::tables::DatasetTables;
+
+/// Memory limit where the system does not tell how much it has.
+const MEMORY_UNKNOWN: usize = 2 << 30;
+/// Smallest memory limit: below it even small sorts fail.
+const MEMORY_LEAST: usize = 256 << 20;
+
+/// What a session is made of.
+#[derive(Clone)]
+pub struct SessionSpec<'a> {
+    /// Folder of the dataset; without it there are only the other tables.
+    pub dataset: Option<&'a Path>,
+    pub functions: &'a ContentFunctions,
+    /// More tables (runs, checkpoints, metrics, embeddings), by name.
+    pub tables: Vec<(String, Arc<dyn TableProvider>)>,
+    /// Rows of the ledger that are not in the dataset's folder: those that training wrote. Same schema.
+    pub training_ledger: Option<Arc<dyn TableProvider>>,
+    /// Threads that a query is split for; none: one for each core.
+    pub partitions: Option<NonZeroUsize>,
+    /// Memory limit of all queries of the session together, in bytes; none: half of what the system has left.
+    pub memory: Option<usize>,
+}
+
+impl<'a> SessionSpec<'a> {
+    pub fn new(dataset: Option<&'a Path>, functions: &'a ContentFunctions) -> Self {
+        Self { dataset, functions, tables: Vec::new(), training_ledger: None, partitions: None, memory: None }
+    }
+}
+
+/// A context with the tables `meta`, `blob`, `ledger`, `scores` of the dataset, the given tables, and Diptych's functions.
+///
+/// Use [`super::query`] on it rather than its own `sql`: that keeps statements from writing and batches of images small.
+pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
+    let partitions = spec.partitions.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let mut config = SessionConfig::new().with_target_partitions(partitions).with_information_schema(true);
+    let options = config.options_mut();
+    // Without it, errors of names do not say where they stand.
+    options.sql_parser.collect_spans = true;
+    // Tables have the types of the schemas, and casts give the same: views would be a second kind of text.
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.execution.parquet.schema_force_view_types = false;
+    // Conditions are checked while reading, so that images and captions of other rows are not even decoded.
+    options.execution.parquet.pushdown_filters = true;
+    options.execution.parquet.reorder_filters = true;
+
+    let dataset = spec.dataset.map(DatasetTables::open).transpose()?;
+    if let Some(dataset) = &dataset {
+        config.set_extension(dataset.clone());
+    }
+    let memory = spec.memory.unwrap_or_else(default_memory);
+    let runtime =
+        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory))).build_arc().map_err(setting_up)?;
+    let context = SessionContext::new_with_config_rt(config, runtime);
+    for function in functions(spec.functions) {
+        context.register_udf(function);
+    }
+    if let Some(dataset) = &dataset {
+        dataset.register(&context, spec.training_ledger)?;
+    }
+    for (name, provider) in spec.tables {
+        context.register_table(name.as_str(), provider).map_err(setting_up)?;
+    }
+    Ok(context)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn setting_up(error: DataFusionError) -> SqlError {
+    SqlError::Session(error.strip_backtrace())
+}
+
+/// Half of the memory that Linux says is available.
+fn default_memory() -> usize {
+    let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.trim().strip_suffix(" kB")?.parse::<usize>().ok()
+    });
+    available.map_or(MEMORY_UNKNOWN, |kib| kib * 1024 / 2).max(MEMORY_LEAST)
+}

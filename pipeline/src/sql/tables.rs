@@ -1,0 +1,235 @@
+//! The tables of a dataset folder: which files they consist of, and how they become tables of SQL.
+//!
+//! A shard or ledger file that dataset.json does not name does not exist. What it names must be there: a missing or
+//! shortened file is an error when the session is made, not in the middle of a query.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::datasource::{ViewTable, provider_as_source};
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col, lit};
+use datafusion::prelude::SessionContext;
+use diptych_schemas::{
+    DatasetManifest, SchemaError, blob_path, blob_schema, column, ledger_path, ledger_schema, meta_path, meta_schema,
+    score_schema,
+};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use url::Url;
+
+use super::error::SqlError;
+use super::session::setting_up;
+
+/// Bytes of images that one batch of a query should hold. A query holds a few batches for each of its threads.
+const IMAGE_BATCH_BYTES: u64 = 8 << 20;
+/// Rows of a batch of a query that reads images, however small they are.
+const IMAGE_BATCH_ROWS: u64 = 1024;
+
+/// A dataset as it was when the session was made.
+#[derive(Debug)]
+pub(crate) struct DatasetTables {
+    /// Absolute.
+    folder: PathBuf,
+    manifest: DatasetManifest,
+    /// By name of the score.
+    scores: Vec<(String, Vec<PathBuf>)>,
+}
+
+impl DatasetTables {
+    pub(super) fn open(folder: &Path) -> Result<Arc<Self>, SqlError> {
+        let manifest = DatasetManifest::read(folder)?;
+        let folder = std::path::absolute(folder).map_err(SchemaError::io(folder))?;
+        let tables = Self { scores: score_files(&folder)?, folder, manifest };
+        tables.check_files()?;
+        Ok(Arc::new(tables))
+    }
+
+    pub(crate) fn manifest(&self) -> &DatasetManifest {
+        &self.manifest
+    }
+
+    /// Rows in a batch of a query that reads images, so that a batch of average images has [`IMAGE_BATCH_BYTES`]. Operators
+    /// fill their batches up to this number of rows, so it is a matter of the whole query, not of the scan.
+    pub(super) fn image_batch_rows(&self) -> usize {
+        let bytes: u64 = self.manifest.shards.iter().map(|shard| shard.blob_bytes).sum();
+        let average = (bytes / self.manifest.pairs.max(1)).max(1);
+        (IMAGE_BATCH_BYTES / average).clamp(1, IMAGE_BATCH_ROWS) as usize
+    }
+
+    fn meta_files(&self) -> Vec<PathBuf> {
+        self.manifest.shards.iter().map(|entry| meta_path(&self.folder, entry.shard)).collect()
+    }
+
+    fn ledger_files(&self) -> Vec<PathBuf> {
+        self.manifest.ledgers.iter().map(|entry| ledger_path(&self.folder, entry.number)).collect()
+    }
+
+    fn check_files(&self) -> Result<(), SqlError> {
+        let scores = self.scores.iter().flat_map(|(_, files)| files.clone());
+        for path in self.meta_files().into_iter().chain(self.ledger_files()).chain(scores) {
+            check_footer(&path, None)?;
+        }
+        for entry in &self.manifest.shards {
+            let path = blob_path(&self.folder, entry.shard);
+            check_footer(&path, Some(entry.blob_bytes))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn register(
+        &self,
+        context: &SessionContext,
+        training_ledger: Option<Arc<dyn TableProvider>>,
+    ) -> Result<(), SqlError> {
+        let blobs: Vec<PathBuf> = self.manifest.shards.iter().map(|entry| blob_path(&self.folder, entry.shard)).collect();
+        let ledger = parquet_table(&self.ledger_files(), ledger_schema())?;
+        let ledger = match training_ledger {
+            Some(training) => union_of(vec![whole(ledger)?, whole(training)?])?,
+            None => ledger,
+        };
+        let tables = [
+            ("meta", parquet_table(&self.meta_files(), meta_schema(&self.manifest.source_columns))?),
+            ("blob", parquet_table(&blobs, blob_schema())?),
+            ("ledger", ledger),
+            ("scores", self.scores_table()?),
+        ];
+        for (name, table) in tables {
+            context.register_table(name, table).map_err(setting_up)?;
+        }
+        Ok(())
+    }
+
+    /// All scores in one table, with the name of each in front.
+    fn scores_table(&self) -> Result<Arc<dyn TableProvider>, SqlError> {
+        if self.scores.is_empty() {
+            let mut fields = vec![Field::new(column::NAME, DataType::Utf8, false)];
+            fields.extend(score_schema().fields().iter().map(|field| Field::clone(field)));
+            return Ok(Arc::new(EmptyTable::new(Arc::new(Schema::new(fields)))));
+        }
+        let mut parts = Vec::new();
+        for (name, files) in &self.scores {
+            let files = LogicalPlanBuilder::scan("files", provider_as_source(parquet_table(files, score_schema())?), None);
+            let columns = [lit(name.as_str()).alias(column::NAME), col(column::UID), col(column::VALUE), col(column::PRODUCER)];
+            parts.push(files.and_then(|scan| scan.project(columns)?.build()).map_err(setting_up)?);
+        }
+        union_of(parts)
+    }
+
+    /// The first file that cannot be read, and why. Reads whole files except images, so it is for the way of an error.
+    pub(super) fn first_unreadable_file(&self) -> Option<SqlError> {
+        let narrow = self.meta_files().into_iter().chain(self.ledger_files());
+        let narrow = narrow.chain(self.scores.iter().flat_map(|(_, files)| files.clone()));
+        let narrow = narrow.map(|path| (path, true));
+        let blobs = self.manifest.shards.iter().map(|entry| (blob_path(&self.folder, entry.shard), false));
+        narrow.chain(blobs).find_map(|(path, rows_too)| {
+            let message = unreadable(&path, rows_too).err()?;
+            Some(SqlError::Damaged { path, message: format!("it cannot be read: {message}") })
+        })
+    }
+}
+
+fn unreadable(path: &Path, rows_too: bool) -> Result<(), String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| error.to_string())?;
+    if rows_too {
+        for batch in builder.build().map_err(|error| error.to_string())? {
+            batch.map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a Parquet file is there, has the length that is known of it, and that its footer can be where it says.
+///
+/// parquet 59 computes with the footer's length before it compares it with the file's.
+fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> {
+    let damaged = |message: &str| SqlError::Damaged { path: path.to_owned(), message: message.into() };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(damaged("dataset.json names this file, but it is not there"));
+        }
+        Err(error) => return Err(SchemaError::io(path)(error).into()),
+    };
+    let length = file.metadata().map_err(SchemaError::io(path))?.len();
+    if let Some(known) = known_length.filter(|known| *known != length) {
+        return Err(damaged(&format!("it has {length} bytes, dataset.json says {known}")));
+    }
+    let (magic, tail) = (4, 8);
+    if length < magic + tail {
+        return Err(damaged("it is too short to be a Parquet file"));
+    }
+    let mut end = [0; 8];
+    file.seek(SeekFrom::End(-8)).and_then(|_| file.read_exact(&mut end)).map_err(SchemaError::io(path))?;
+    let footer = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
+    if &end[4..] != b"PAR1" {
+        return Err(damaged("it does not end as a Parquet file does: it was cut short or is something else"));
+    }
+    if footer + magic + tail > length {
+        return Err(damaged(&format!("its footer claims {footer} bytes, the whole file has {length}")));
+    }
+    Ok(())
+}
+
+/// `scores/NAME/*.parquet`, ordered by name.
+fn score_files(folder: &Path) -> Result<Vec<(String, Vec<PathBuf>)>, SqlError> {
+    let scores = folder.join("scores");
+    if !scores.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in sorted_entries(&scores)? {
+        let Some(name) = entry.file_name().and_then(|name| name.to_str()).filter(|_| entry.is_dir()) else { continue };
+        let mut files = sorted_entries(&entry)?;
+        // A file that is not yet whole ends differently.
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
+        if !files.is_empty() {
+            found.push((name.to_owned(), files));
+        }
+    }
+    Ok(found)
+}
+
+fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>, SchemaError> {
+    let entries = fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>());
+    let mut entries = entries.map_err(SchemaError::io(folder))?;
+    entries.sort();
+    Ok(entries)
+}
+
+/// Exactly these files as one table; a column that a file lacks is null there.
+fn parquet_table(files: &[PathBuf], schema: SchemaRef) -> Result<Arc<dyn TableProvider>, SqlError> {
+    if files.is_empty() {
+        return Ok(Arc::new(EmptyTable::new(schema)));
+    }
+    let mut urls = Vec::with_capacity(files.len());
+    for path in files {
+        // As a URL: as a path, `*` and `[` in the name of a folder would be a pattern.
+        let url =
+            Url::from_file_path(path).map_err(|()| SqlError::Session(format!("{} is not an absolute path", path.display())))?;
+        urls.push(ListingTableUrl::try_new(url, None).map_err(setting_up)?);
+    }
+    let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
+    let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
+    Ok(Arc::new(ListingTable::try_new(config).map_err(setting_up)?))
+}
+
+fn whole(table: Arc<dyn TableProvider>) -> Result<LogicalPlan, SqlError> {
+    LogicalPlanBuilder::scan("rows", provider_as_source(table), None).and_then(LogicalPlanBuilder::build).map_err(setting_up)
+}
+
+/// The rows of all plans as one table.
+fn union_of(plans: Vec<LogicalPlan>) -> Result<Arc<dyn TableProvider>, SqlError> {
+    let mut plans = plans.into_iter();
+    let Some(mut all) = plans.next() else { return Err(SqlError::Session("a union of nothing".into())) };
+    for plan in plans {
+        all = LogicalPlanBuilder::from(all).union(plan).and_then(LogicalPlanBuilder::build).map_err(setting_up)?;
+    }
+    Ok(Arc::new(ViewTable::new(all, None)))
+}

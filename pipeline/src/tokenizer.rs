@@ -1,0 +1,264 @@
+//! From captions to token ids. CLIP's own vocabulary is built in; any other `tokenizer.json` is used as it is.
+//!
+//! The built-in one cleans text as OpenCLIP does and gives its ids. A text cannot smuggle in a start or end token: such
+//! strings are tokenized as the characters that they are.
+
+mod clip_vocabulary;
+
+use std::path::{Path, PathBuf};
+
+use diptych_schemas::{ContentHash, SchemaError};
+use serde_json::{Value, json};
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::{NormalizedString, Normalizer};
+
+use clip_vocabulary::{END, START, WORD_END, clip_vocabulary};
+
+pub use clip_vocabulary::Vocabulary;
+
+/// Why a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    #[error("CLIP's built-in vocabulary cannot be taken apart at token {token}: this build is broken")]
+    Vocabulary { token: u16 },
+    #[error("CLIP's built-in tokenizer cannot be put together: {message}")]
+    BuiltIn { message: String },
+    #[error("{path}: cannot be read as a tokenizer.json: {message}")]
+    Unreadable { path: PathBuf, message: String },
+    #[error(
+        "{path}: has neither a post-processor nor start and end tokens ({START} and {END}, <s> and </s>, [CLS] and [SEP]), so \
+         nothing says how a text ends"
+    )]
+    NoEnd { path: PathBuf },
+    #[error("the tokenizer is not byte-pair encoding but {kind}: it has no merges.txt; export it as tokenizer.json")]
+    NotBytePair { kind: String },
+    #[error("the tokenizer's ids have gaps, so it has no vocab.json; export it as tokenizer.json")]
+    Gaps,
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+}
+
+/// A tokenizer with a `tokenizer.json` of its own.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    json: String,
+    cleaning: Cleaning,
+    frame: Frame,
+    /// Id behind the end of a text.
+    pad: i32,
+}
+
+/// What happens to a text before it is split into words.
+enum Cleaning {
+    /// OpenCLIP's, here.
+    OpenClip,
+    /// The normalizer of the file.
+    OfTheFile,
+}
+
+/// What stands around a text.
+enum Frame {
+    Tokens { start: u32, end: u32 },
+    /// What the file's own post-processor puts there.
+    PostProcessor,
+}
+
+/// OpenAI's pattern for words, as Hugging Face writes it.
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+/// ftfy's `uncurl_quotes`, which OpenCLIP runs through `ftfy.fix_text`.
+const SINGLE_QUOTES: &str = "[\u{02bc}\u{2018}-\u{201b}]";
+const DOUBLE_QUOTES: &str = "[\u{201c}-\u{201f}]";
+/// The references to characters that HTML and XML share, and the space; the ampersand last, so that one round is one round.
+const HTML: [(&str, &str); 6] = [("&quot;", "\""), ("&#39;", "'"), ("&lt;", "<"), ("&gt;", ">"), ("&nbsp;", " "), ("&amp;", "&")];
+
+impl Tokenizer {
+    /// CLIP's tokenizer: the ids of OpenCLIP's `SimpleTokenizer`.
+    ///
+    /// Of what `ftfy` repairs, composed characters and curly quotes are done here, broken encodings are not.
+    pub fn clip() -> Result<Self, TokenizerError> {
+        let built_in = |error: &dyn ToString| TokenizerError::BuiltIn { message: error.to_string() };
+        let vocabulary = clip_vocabulary()?;
+        let ids = vocabulary.tokens.len() as u32;
+        let json = clip_json(&vocabulary);
+        let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| built_in(&e))?;
+        inner.with_normalizer(None::<tokenizers::NormalizerWrapper>).map_err(|e| built_in(&e))?;
+        inner.set_encode_special_tokens(true);
+        Ok(Self { inner, json, cleaning: Cleaning::OpenClip, frame: Frame::Tokens { start: ids - 2, end: ids - 1 }, pad: 0 })
+    }
+
+    /// Any `tokenizer.json`, with its own normalizer. The one that [`Tokenizer::clip`] writes gives that tokenizer again.
+    pub fn from_file(path: &Path) -> Result<Self, TokenizerError> {
+        let json = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
+        let clip = Self::clip()?;
+        if json == clip.json {
+            return Ok(clip);
+        }
+        let unreadable = |message: String| TokenizerError::Unreadable { path: path.to_owned(), message };
+        let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| unreadable(e.to_string()))?;
+        inner.set_encode_special_tokens(true);
+        let padding = inner.get_padding().map(|padding| padding.pad_id);
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| unreadable(e.to_string()))?;
+
+        let ids = |start, end| Some((inner.token_to_id(start)?, inner.token_to_id(end)?));
+        let openai = ids(START, END);
+        let frame = match openai {
+            Some((start, end)) => Frame::Tokens { start, end },
+            None if inner.get_post_processor().is_some() => Frame::PostProcessor,
+            None => match ids("<s>", "</s>").or_else(|| ids("[CLS]", "[SEP]")) {
+                Some((start, end)) => Frame::Tokens { start, end },
+                None => return Err(TokenizerError::NoEnd { path: path.to_owned() }),
+            },
+        };
+        let pad_token = || inner.token_to_id("[PAD]").or_else(|| inner.token_to_id("<pad>"));
+        // OpenCLIP pads CLIP's texts with 0, whatever the file says.
+        let pad = if openai.is_some() { 0 } else { padding.or_else(pad_token).unwrap_or(0) as i32 };
+        let tokenizer = Self { inner, json, cleaning: Cleaning::OfTheFile, frame, pad };
+        // A vocabulary without a token for the unknown fails at a character that it lacks: better now than in the middle.
+        tokenizer.ids("a ß 漢 😀 \u{1}").map_err(|message| unreadable(format!("it cannot encode every text: {message}")))?;
+        Ok(tokenizer)
+    }
+
+    /// The ids of a text: start, text, end, padding; `context_length` in all. A longer text is cut so that the end is last.
+    pub fn encode(&self, text: &str, context_length: usize) -> Vec<i32> {
+        // from_file has made sure that any character can be encoded.
+        let (mut ids, closing) = self.ids(text).unwrap_or_default();
+        if ids.len() > context_length {
+            let end = ids.split_off(ids.len() - closing.min(context_length));
+            ids.truncate(context_length - end.len());
+            ids.extend(end);
+        }
+        let mut ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
+        ids.resize(context_length, self.pad);
+        ids
+    }
+
+    /// Tokens of a text, without start and end and without a cut.
+    pub fn token_count(&self, text: &str) -> usize {
+        self.inner.encode_fast(self.cleaned(text).as_str(), false).map_or(0, |encoding| encoding.len())
+    }
+
+    /// All ids of a text with what stands around it, and how many of the last ones close it.
+    fn ids(&self, text: &str) -> Result<(Vec<u32>, usize), String> {
+        let text = self.cleaned(text);
+        let with_frame = matches!(self.frame, Frame::PostProcessor);
+        let encoding = self.inner.encode_fast(text.as_str(), with_frame).map_err(|error| error.to_string())?;
+        Ok(match self.frame {
+            Frame::Tokens { start, end } => ([&[start], encoding.get_ids(), &[end]].concat(), 1),
+            Frame::PostProcessor => {
+                let closing = encoding.get_special_tokens_mask().iter().rev().take_while(|special| **special == 1).count();
+                (encoding.get_ids().to_vec(), closing)
+            }
+        })
+    }
+
+    fn cleaned(&self, text: &str) -> String {
+        match self.cleaning {
+            Cleaning::OpenClip => clean(text),
+            Cleaning::OfTheFile => text.to_owned(),
+        }
+    }
+
+    /// The bytes of `tokenizer.json`, for Hugging Face's `tokenizers` and for [`Tokenizer::from_file`].
+    ///
+    /// A `tokenizer.json` can undo HTML's common references only, so a caption with a rare one (`&eacute;`) has other ids there.
+    pub fn to_json(&self) -> &str {
+        &self.json
+    }
+
+    /// Hash of [`Tokenizer::to_json`].
+    pub fn hash(&self) -> ContentHash {
+        ContentHash::of(self.json.as_bytes())
+    }
+
+    /// Ids that a text can have: 0..this.
+    pub fn vocabulary_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// What `vocab.json` and `merges.txt` hold. Only a byte-pair tokenizer has them.
+    pub fn vocab_and_merges(&self) -> Result<Vocabulary, TokenizerError> {
+        let parsed: Value = serde_json::from_str(&self.json).unwrap_or_default();
+        let model = &parsed["model"];
+        let Some(merges) = model["merges"].as_array() else {
+            return Err(TokenizerError::NotBytePair { kind: model["type"].as_str().unwrap_or("unnamed").to_owned() });
+        };
+        let pair = |merge: &Value| match merge {
+            Value::String(text) => text.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned())),
+            _ => Some((merge[0].as_str()?.to_owned(), merge[1].as_str()?.to_owned())),
+        };
+        let merges = merges.iter().filter_map(pair).collect();
+        let mut tokens: Vec<(u32, String)> = self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
+        tokens.sort_unstable();
+        if tokens.iter().enumerate().any(|(index, (id, _))| index as u32 != *id) {
+            return Err(TokenizerError::Gaps);
+        }
+        Ok(Vocabulary { tokens: tokens.into_iter().map(|(_, token)| token).collect(), merges })
+    }
+}
+
+/// OpenCLIP's `_clean_lower`: HTML undone twice, quotes made straight, characters composed, white space collapsed, lower case.
+fn clean(text: &str) -> String {
+    let mut text = text.to_owned();
+    for _ in 0..2 {
+        if text.contains('&') {
+            text = html_escape::decode_html_entities(&text).into_owned();
+        }
+    }
+    if !text.is_ascii() {
+        text = text.replace(['\u{02bc}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "'");
+        text = text.replace(['\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}'], "\"");
+        let mut normalized = NormalizedString::from(text.as_str());
+        if NFC.normalize(&mut normalized).is_ok() {
+            normalized.get().clone_into(&mut text);
+        }
+    }
+    // Python counts the four separators of ASCII as white space.
+    let space = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
+    let words: Vec<&str> = text.split(space).filter(|word| !word.is_empty()).collect();
+    words.join(" ").to_lowercase()
+}
+
+/// Hugging Face's `tokenizer.json` of CLIP, with OpenCLIP's cleaning as far as that form can say it.
+fn clip_json(vocabulary: &Vocabulary) -> String {
+    let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+    let html = HTML.iter().map(|(reference, character)| replace(json!({"String": reference}), character));
+    let mut normalizers: Vec<Value> = html.clone().chain(html).collect();
+    normalizers.push(replace(json!({"Regex": SINGLE_QUOTES}), "'"));
+    normalizers.push(replace(json!({"Regex": DOUBLE_QUOTES}), "\""));
+    normalizers.push(json!({"type": "NFC"}));
+    normalizers.push(replace(json!({"Regex": r"\s+"}), " "));
+    normalizers.push(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
+    normalizers.push(json!({"type": "Lowercase"}));
+
+    let (start, end) = (vocabulary.tokens.len() - 2, vocabulary.tokens.len() - 1);
+    let special = |id: usize, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
+    };
+    let vocab: serde_json::Map<String, Value> =
+        vocabulary.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
+    let merges: Vec<String> = vocabulary.merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [special(start, START), special(end, END)],
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Removed", "invert": true},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        ]},
+        "post_processor": {
+            "type": "RobertaProcessing", "sep": [END, end], "cls": [START, start], "trim_offsets": false, "add_prefix_space": false,
+        },
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": END, "continuing_subword_prefix": "", "end_of_word_suffix": WORD_END,
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": merges,
+        },
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests;

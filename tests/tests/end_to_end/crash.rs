@@ -1,0 +1,98 @@
+//! Murder: a run that is killed at random moments ends with the weights of a run that nobody killed, bit for bit.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::time::{Duration, Instant};
+
+use diptych_tests::{Work, tiny_config};
+
+const CHECKPOINTS: &str = "[checkpoint]\nevery_steps = 4\nevery_epochs = 0\nkeep_last = 2\n[eval]\nselection = \"heldout.parquet\"\n";
+
+fn final_files(work: &Work, run: &str) -> [Vec<u8>; 2] {
+    let folder = work.path(&format!("state/checkpoints/{run}"));
+    let mut steps: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    steps.sort();
+    let last = steps.last().unwrap();
+    ["model.safetensors", "optimizer.safetensors"].map(|name| std::fs::read(last.join(name)).unwrap())
+}
+
+/// A number in 0..1, different in every run of the test: the kills shall not always fall on the same places.
+fn random() -> f64 {
+    RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
+}
+
+#[test]
+fn run_killed_twenty_times_ends_with_the_same_weights_bit_for_bit() {
+    let work = Work::new().with_demo_data(240);
+    let epochs = 30;
+    work.write("quiet.toml", tiny_config("quiet", epochs, CHECKPOINTS));
+    work.write("killed.toml", tiny_config("killed", epochs, CHECKPOINTS));
+    let started = Instant::now();
+    work.diptych(&["train", "quiet.toml", "--no-progress"]).ok();
+    let whole = started.elapsed();
+    let started = Instant::now();
+    work.diptych(&["train", "quiet.toml", "--no-progress"]).ok();
+    let start_up = started.elapsed();
+
+    // Each life takes the run on by a twentieth at most of what there is to do, so that all twenty fall within it.
+    let share = whole.saturating_sub(start_up).as_secs_f64() / 20.0;
+    let mut kills = 0;
+    while kills < 20 {
+        let life = start_up.mul_f64(0.3 + random()) + Duration::from_secs_f64(1.5 * share * random());
+        let mut child = work.start(&["train", "killed.toml", "--no-progress"]);
+        let deadline = Instant::now() + life;
+        while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed {kills} times: make it longer");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    }
+    work.diptych(&["train", "killed.toml", "--no-progress"]).ok();
+
+    assert!(final_files(&work, "quiet") == final_files(&work, "killed"), "the weights differ");
+    let state = ["--state", "state"];
+    for (query, about) in [
+        ("SELECT count(*) FROM metrics WHERE name = 'loss' AND run = ", "every step is recorded once"),
+        ("SELECT sum(value) FROM metrics WHERE name = 'loss' AND run = ", "with the same loss"),
+        ("SELECT count(*) FROM checkpoints WHERE run = ", "old checkpoints are gone"),
+    ] {
+        let of = |run: &str| work.sql(&state, &format!("{query}'{run}'"));
+        assert_eq!(of("quiet"), of("killed"), "{about}");
+    }
+    assert_eq!(work.sql(&state, "SELECT count(*) FROM runs WHERE state = 'finished'"), "2");
+}
+
+#[test]
+fn ingest_killed_again_and_again_ends_with_the_same_dataset() {
+    let work = Work::new();
+    work.diptych(&["demo-data", "scenes", "--scenes", "400"]).ok();
+    let ingest = |dataset: &'static str| {
+        ["ingest", "scenes/*.tar", "scenes/*.parquet", "scenes/folder", "--dataset", dataset, "--row-group-mib", "1", "--shard-mib", "1", "--phash"]
+    };
+    let started = Instant::now();
+    work.diptych(&ingest("quiet")).ok();
+    let whole = started.elapsed();
+    for _ in 0..10 {
+        let mut child = work.start(&ingest("killed"));
+        std::thread::sleep(whole.mul_f64(random()));
+        // It may have ended: then the next one finds nothing to do, which must be right too.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    work.diptych(&ingest("killed")).ok();
+    let of = |dataset: &str, query: &str| work.sql(&["--dataset", dataset], query);
+    for query in [
+        "SELECT count(*) FROM meta",
+        "SELECT count(DISTINCT uid) FROM meta",
+        "SELECT count(*) FROM ledger",
+        "SELECT sum(bytes) FROM meta",
+        "SELECT count(image) FROM blob",
+    ] {
+        assert_eq!(of("quiet", query), of("killed", query), "{query}");
+    }
+    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "quiet", "--output", "a.parquet"]).ok();
+    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "killed", "--output", "b.parquet"]).ok();
+    assert_eq!(std::fs::read(work.path("a.parquet")).unwrap(), std::fs::read(work.path("b.parquet")).unwrap());
+}

@@ -1,0 +1,89 @@
+//! Weights of other tools come in and go out unchanged, and what does not fit is refused by name.
+
+use std::path::Path;
+
+use diptych_tests::{Work, reference_data};
+use serde_json::Value;
+
+/// Header and data of a safetensors file: names, shapes and bytes, whatever the order in which they lie.
+fn tensors(path: &Path) -> std::collections::BTreeMap<String, (String, Vec<u8>)> {
+    let bytes = std::fs::read(path).unwrap();
+    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(header).unwrap();
+    let at = |value: &Value| usize::try_from(value.as_u64().unwrap()).unwrap();
+    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__").map(|(name, value)| {
+        let (from, to) = (at(&value["data_offsets"][0]), at(&value["data_offsets"][1]));
+        (name, (format!("{} {}", value["dtype"], value["shape"]), data[from..to].to_vec()))
+    });
+    tensors.collect()
+}
+
+/// The reference model as an OpenCLIP folder.
+fn openclip_folder(work: &Work, parity: &Path, configuration: &str) {
+    let model: Value = serde_json::from_str(&std::fs::read_to_string(parity.join(configuration)).unwrap()).unwrap();
+    let config = serde_json::json!({
+        "model_cfg": model,
+        "preprocess_cfg": { "mean": [0.481_454_66, 0.457_827_5, 0.408_210_73], "std": [0.268_629_54, 0.261_302_58, 0.275_777_11] },
+    });
+    work.write("reference/open_clip_config.json", config.to_string());
+    let weights = std::fs::read(parity.join("tiny_quickgelu.safetensors")).unwrap();
+    work.write("reference/open_clip_model.safetensors", weights);
+}
+
+#[test]
+fn reference_model_exported_for_hugging_face_is_hugging_faces_own() {
+    let Some(data) = reference_data() else { return };
+    let parity = data.join("parity");
+    let work = Work::new();
+    openclip_folder(&work, &parity, "tiny_quickgelu.json");
+    work.diptych(&["export", "--model", "reference", "--format", "hf", "--output", "hf"]).ok();
+
+    let expected = tensors(&parity.join("tiny_quickgelu_hf/model.safetensors"));
+    assert!(tensors(&work.path("hf/model.safetensors")) == expected, "tensors differ");
+    let ours: Value = serde_json::from_str(&work.read("hf/config.json")).unwrap();
+    let theirs: Value = serde_json::from_str(&std::fs::read_to_string(parity.join("tiny_quickgelu_hf/config.json")).unwrap()).unwrap();
+    for tower in ["text_config", "vision_config"] {
+        for key in ["hidden_act", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "layer_norm_eps", "projection_dim"] {
+            assert_eq!(ours[tower][key], theirs[tower][key], "{tower}.{key}");
+        }
+    }
+    for name in ["preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"] {
+        assert!(work.path("hf").join(name).is_file(), "{name}");
+    }
+
+    // And back: the same weights as an OpenCLIP folder.
+    work.diptych(&["export", "--model", "hf", "--format", "openclip", "--output", "back"]).ok();
+    assert!(tensors(&work.path("back/open_clip_model.safetensors")) == tensors(&parity.join("tiny_quickgelu.safetensors")));
+    // A folder that is there is not overwritten.
+    work.diptych(&["export", "--model", "hf", "--format", "openclip", "--output", "back"]).fails_with(&["back"]);
+}
+
+#[test]
+fn both_formats_of_the_reference_model_evaluate_alike() {
+    let Some(data) = reference_data() else { return };
+    let parity = data.join("parity");
+    let work = Work::new();
+    openclip_folder(&work, &parity, "tiny_quickgelu.json");
+    let photos = data.join("photos.tar");
+    work.diptych(&["ingest", photos.to_str().unwrap(), "--dataset", "data"]).ok();
+    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "data", "--output", "all.parquet"]).ok();
+    let hf = parity.join("tiny_quickgelu_hf");
+    let eval = |model: &str| {
+        let ran = work.diptych(&["eval", "--model", model, "--dataset", "data", "--selection", "all.parquet"]).ok();
+        ran.stdout
+    };
+    assert_eq!(eval("reference"), eval(hf.to_str().unwrap()));
+}
+
+#[test]
+fn wrong_activation_is_refused_and_not_trained_with() {
+    let Some(data) = reference_data() else { return };
+    let work = Work::new().with_demo_data(60);
+    openclip_folder(&work, &data.join("parity"), "tiny_quickgelu.json");
+    let model = std::fs::read(data.join("parity/tiny_gelu.json")).unwrap();
+    work.write("gelu.json", model);
+    let config = diptych_tests::tiny_config("run", 1, "").replace("\"tiny.json\"", "\"gelu.json\"\nweights = \"reference\"");
+    work.write("run.toml", config);
+    work.diptych(&["train", "run.toml"]).fails_with(&["reference", "quick_gelu"]);
+}

@@ -1,0 +1,8 @@
+//! Diptych as its users meet it: every test runs the binary on files.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod bad_input;
+mod crash;
+mod formats;
+mod way;

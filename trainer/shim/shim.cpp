@@ -1,0 +1,106 @@
+// What the trainer needs of libtorch and tch 0.24 does not bind: operators over lists of tensors, clearing gradients,
+// deterministic algorithms, and opening CUDA's library. Each entry is a few lines and decides nothing.
+//
+// Every entry returns null, or a message that the caller gives back to diptych_free: no exception leaves this file.
+// Tensors are borrowed; a tensor that is made here is handed out through `out` and then owned by the caller.
+
+#include <ATen/Context.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <vector>
+
+namespace {
+
+template <typename Work> char *guarded(Work work) {
+  try {
+    work();
+    return nullptr;
+  } catch (const std::exception &error) {
+    return strdup(error.what());
+  } catch (...) {
+    return strdup("libtorch threw something that is not a std::exception");
+  }
+}
+
+std::vector<at::Tensor> list(const at::Tensor *const *tensors, size_t count) {
+  std::vector<at::Tensor> result;
+  result.reserve(count);
+  for (size_t i = 0; i < count; ++i) result.push_back(*tensors[i]);
+  return result;
+}
+
+} // namespace
+
+extern "C" {
+
+void diptych_free(char *message) { std::free(message); }
+
+// AdamW with decoupled weight decay over lists of `count` tensors. `step` counts updates, this one included. Does nothing
+// where `unusable` is 1: so the device decides, and the host need not wait for it.
+char *diptych_fused_adamw(size_t count, const at::Tensor *const *parameters, const at::Tensor *const *gradients,
+                          const at::Tensor *const *averages, const at::Tensor *const *squares, const at::Tensor *step,
+                          const at::Tensor *unusable, double lr, double beta1, double beta2, double weight_decay, double eps) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    std::vector<at::Tensor> steps(count, *step);
+    at::_fused_adamw_(list(parameters, count), list(gradients, count), list(averages, count), list(squares, count), {}, steps,
+                      lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{}, *unusable);
+  });
+}
+
+// The 2-norm of all tensors together, left on the device.
+char *diptych_total_norm(size_t count, const at::Tensor *const *tensors, at::Tensor **out) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    *out = new at::Tensor(at::linalg_vector_norm(at::stack(at::_foreach_norm(list(tensors, count)))));
+  });
+}
+
+// Multiplies every tensor by a factor that lies on the device.
+char *diptych_scale(size_t count, const at::Tensor *const *tensors, const at::Tensor *factor) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    at::_foreach_mul_(list(tensors, count), *factor);
+  });
+}
+
+// Drops gradients, so that the next backward hands its own over instead of adding to zeros.
+char *diptych_clear_gradients(size_t count, const at::Tensor *const *tensors) {
+  return guarded([&] {
+    for (size_t i = 0; i < count; ++i) tensors[i]->mutable_grad() = at::Tensor();
+  });
+}
+
+char *diptych_deterministic(bool on) {
+  return guarded([&] {
+    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
+    // That mode also fills every new tensor with NaN, to find readers of memory that nobody wrote: a pass over memory an operator.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  });
+}
+
+// Opens a shared library for good, its symbols visible to all: how libtorch_cuda registers itself.
+char *diptych_open_library(const char *path) {
+  if (dlopen(path, RTLD_NOW | RTLD_GLOBAL) != nullptr) return nullptr;
+  const char *message = dlerror();
+  return strdup(message != nullptr ? message : "dlopen failed without a message");
+}
+
+// The file that holds a function of libtorch_cpu; null where the system does not say.
+const char *diptych_libtorch_file() {
+  Dl_info info;
+  if (dladdr(reinterpret_cast<const void *>(&at::globalContext), &info) == 0) return nullptr;
+  return info.dli_fname;
+}
+}

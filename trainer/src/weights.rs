@@ -1,0 +1,202 @@
+//! Weights on their way from one format to another: read from a checkpoint, an OpenCLIP folder or file, or a Hugging Face
+//! folder, recognised by what is in it.
+//!
+//! Invariant: what comes out of here has every tensor of its configuration, in the layout's order and shape, f32, and was
+//! made for the activation, pooling and pixels that this trainer computes. Anything else was refused by name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use diptych_schemas::{ContentHash, durable};
+use tch::{Kind, Tensor};
+
+use crate::checkpoint::{self, CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE};
+use crate::config::ModelConfig;
+use crate::layout;
+use crate::{TrainerError, hf, openclip, shim, tensor_file};
+
+/// Where weights came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Checkpoint,
+    OpenClipFolder,
+    OpenClipFile,
+    HuggingFaceFolder,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Checkpoint => "a Diptych checkpoint",
+            Self::OpenClipFolder => "an OpenCLIP folder",
+            Self::OpenClipFile => "an OpenCLIP safetensors file",
+            Self::HuggingFaceFolder => "a Hugging Face folder",
+        })
+    }
+}
+
+/// A model's configuration with all its weights, in the CPU's memory.
+pub struct Weights {
+    pub config: ModelConfig,
+    pub path: PathBuf,
+    pub origin: Origin,
+    /// In the order of the layout.
+    pub(crate) tensors: Vec<Tensor>,
+}
+
+impl Weights {
+    /// Reads weights of any format that is known. `config` is for a bare OpenCLIP file, which says nothing of its model, and
+    /// is refused where the weights bring their own and it is another.
+    pub fn read(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {
+        let weights = Self::recognise(path, config)?;
+        if let Some(differences) = config.and_then(|config| config.differences(&weights.config)) {
+            return Err(TrainerError::weights(
+                path,
+                format!("{} of another model than was asked for (asked and found): {differences}", weights.origin),
+            ));
+        }
+        Ok(weights)
+    }
+
+    fn recognise(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {
+        let has = |name: &str| path.join(name).is_file();
+        if path.is_file() {
+            let Some(config) = config else {
+                return Err(TrainerError::weights(
+                    path,
+                    "a file of weights does not say which model they are of: name its configuration (a built-in name or a JSON file), \
+                     or give the whole folder",
+                ));
+            };
+            return Self::from_named(path, Origin::OpenClipFile, config.clone(), tensor_file::read(path)?);
+        }
+        if !path.exists() {
+            return Err(TrainerError::weights(path, "there is no such file or folder"));
+        }
+        if has(MANIFEST_FILE) && has(MODEL_FILE) {
+            checkpoint::verify(path)?;
+            let config = ModelConfig::read(&path.join(CONFIG_FILE))?;
+            return Self::from_named(path, Origin::Checkpoint, config, tensor_file::read(&path.join(MODEL_FILE))?);
+        }
+        if has(openclip::CONFIG_FILE) && has(openclip::WEIGHTS_FILE) {
+            return openclip::import(path);
+        }
+        if has(hf::CONFIG_FILE) && has(hf::WEIGHTS_FILE) {
+            return hf::import(path);
+        }
+        Err(TrainerError::weights(
+            path,
+            format!(
+                "not weights of a known format. A checkpoint has {MANIFEST_FILE} and {MODEL_FILE}; an OpenCLIP folder has {} and {}; \
+                 a Hugging Face folder has {} and {}. Weights in .bin or .pt files are not supported yet",
+                openclip::CONFIG_FILE,
+                openclip::WEIGHTS_FILE,
+                hf::CONFIG_FILE,
+                hf::WEIGHTS_FILE
+            ),
+        ))
+    }
+
+    /// Puts tensors under OpenCLIP's names into the layout's order; refuses what is missing, too much, or of another shape.
+    pub(crate) fn from_named(
+        path: &Path,
+        origin: Origin,
+        config: ModelConfig,
+        mut named: BTreeMap<String, Tensor>,
+    ) -> Result<Self, TrainerError> {
+        let (mut tensors, mut missing, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
+        for spec in layout::parameters(&config) {
+            match named.remove(&spec.name) {
+                None => missing.push(spec.name),
+                Some(tensor) if tensor.size() != spec.shape => {
+                    shapes.push(format!("{} is {:?} and should be {:?}", spec.name, tensor.size(), spec.shape));
+                }
+                Some(tensor) if tensor.kind() != Kind::Float => shapes.push(format!("{} does not hold floats", spec.name)),
+                Some(tensor) => tensors.push(tensor.f_contiguous()?),
+            }
+        }
+        let mut said = Vec::new();
+        for (what, names) in [
+            ("tensors are missing", missing),
+            ("tensors do not belong to the model", named.into_keys().collect()),
+            ("tensors have another shape", shapes),
+        ] {
+            if !names.is_empty() {
+                said.push(format!("{} {what}: {}", names.len(), first_few(&names)));
+            }
+        }
+        if said.is_empty() {
+            return Ok(Self { config, path: path.to_owned(), origin, tensors });
+        }
+        Err(TrainerError::weights(path, format!("{origin} that does not fit its configuration: {}", said.join("; "))))
+    }
+
+    /// Tensors with OpenCLIP's names.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        layout::parameters(&self.config).into_iter().map(|spec| spec.name).zip(&self.tensors)
+    }
+
+    /// Hash over configuration and weights: the same model has the same hash in any format.
+    pub fn hash(&self) -> Result<ContentHash, TrainerError> {
+        hash(&self.config, &self.tensors)
+    }
+
+    /// `tokenizer.json` of the folder that the weights came from, where it has one.
+    pub fn tokenizer_path(&self) -> Option<PathBuf> {
+        let path = self.path.join(TOKENIZER_FILE);
+        path.is_file().then_some(path)
+    }
+}
+
+/// sha256 over configuration and values, in the layout's order.
+pub(crate) fn hash(config: &ModelConfig, tensors: &[Tensor]) -> Result<ContentHash, TrainerError> {
+    use sha2::Digest;
+    let mut hasher = sha2::Sha256::new();
+    hasher.update(config.to_json().to_string().as_bytes());
+    for tensor in tensors {
+        hasher.update(shim::bytes(&tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?)?);
+    }
+    Ok(ContentHash(hasher.finalize().into()))
+}
+
+/// Fills a folder beside its place and renames it there. Refused where something is there already.
+pub(crate) fn publish_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainerError>) -> Result<(), TrainerError> {
+    if folder.exists() {
+        return Err(TrainerError::weights(folder, "is there already: remove it, or export to another place"));
+    }
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    std::fs::create_dir_all(parent).map_err(TrainerError::io(parent))?;
+    let temporary = durable::unfinished(folder);
+    checkpoint::remove_if_there(&temporary)?;
+    let filled = std::fs::create_dir(&temporary)
+        .map_err(TrainerError::io(&temporary))
+        .and_then(|()| fill(&temporary))
+        .and_then(|()| Ok(durable::sync_folder(&temporary)?))
+        .and_then(|()| Ok(durable::publish(&temporary, folder)?));
+    if filled.is_err() {
+        // The error that is reported is the first one; a leftover is recognised by its name.
+        let _ = std::fs::remove_dir_all(&temporary);
+    }
+    filled
+}
+
+/// A whole JSON object from a file.
+pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, TrainerError> {
+    let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
+    serde_json::from_str(&text)
+        .map_err(|error| TrainerError::Config { place: path.display().to_string(), message: format!("not valid JSON: {error}") })
+}
+
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), TrainerError> {
+    tensor_file::write_file(path, |sink| sink.write_all(text.as_bytes())).map(|_| ())
+}
+
+/// Names for a message that fits on a screen.
+pub(crate) fn first_few(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    match names.len() {
+        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        _ => names.join(", "),
+    }
+}

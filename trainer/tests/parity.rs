@@ -1,0 +1,297 @@
+//! Against OpenCLIP: features, loss, gradients, ten training steps, and the Hugging Face layout, with the reference values of
+//! `data/parity` (its README says how they were made). Skipped, and said so, where the data is not there.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests say what is wrong by failing, and that they were skipped")]
+
+use std::path::{Path, PathBuf};
+
+use diptych_schemas::OptimizerConfig;
+use diptych_trainer::{Device, Encoder, ModelConfig, TokenizerFiles, Trainer, Weights, clip_loss, export_hf, export_openclip};
+use safetensors::SafeTensors;
+use tch::{Kind, Tensor};
+
+fn parity() -> Option<PathBuf> {
+    let told = std::env::var_os("DIPTYCH_TEST_DATA");
+    // Who says where the data is does not want its tests skipped.
+    let must = told.is_some();
+    let data = told.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
+    let folder = data.join("parity");
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    assert!(!must, "DIPTYCH_TEST_DATA is set, but {} is not there", folder.display());
+    eprintln!("skipped: {} is not there; set DIPTYCH_TEST_DATA", folder.display());
+    None
+}
+
+/// One tensor of a reference file.
+fn tensor(path: &Path, name: &str) -> Tensor {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let view = file.tensor(name).unwrap();
+    let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+    let kind = match view.dtype() {
+        safetensors::Dtype::F32 => Kind::Float,
+        safetensors::Dtype::I64 => Kind::Int64,
+        other => panic!("{other:?}"),
+    };
+    Tensor::from_data_size(view.data(), &shape, kind)
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let bytes = std::fs::read(path).unwrap();
+    let mut names: Vec<String> = SafeTensors::deserialize(&bytes).unwrap().names().into_iter().map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    Vec::<f32>::try_from(tensor.flatten(0, -1)).unwrap()
+}
+
+fn tokens(tensor: &Tensor) -> Vec<i32> {
+    Vec::<i32>::try_from(tensor.flatten(0, -1).to_kind(Kind::Int)).unwrap()
+}
+
+fn largest(tensor: &Tensor) -> f64 {
+    tensor.abs().max().double_value(&[])
+}
+
+fn config(folder: &Path, name: &str) -> ModelConfig {
+    ModelConfig::read(&folder.join(format!("{name}.json"))).unwrap()
+}
+
+fn weights(folder: &Path, name: &str) -> Weights {
+    Weights::read(&folder.join(format!("{name}.safetensors")), Some(&config(folder, name))).unwrap()
+}
+
+fn trainer(folder: &Path, name: &str, optimizer: &OptimizerConfig) -> Trainer {
+    let mut trainer = Trainer::new(&config(folder, name), optimizer, 10, 0, Device::CPU).unwrap();
+    trainer.set_weights(&weights(folder, name)).unwrap();
+    trainer
+}
+
+fn assert_features(encoder: &Encoder, io: &Path, what: &str) {
+    let images = encoder.encode_normalised(&floats(&tensor(io, "images"))).unwrap();
+    let texts = encoder.encode_tokens(&tokens(&tensor(io, "tokens"))).unwrap();
+    for (found, name) in [(images, "image_features"), (texts, "text_features")] {
+        let expected = tensor(io, name);
+        let difference = largest(&(Tensor::from_slice(&found).view_as(&expected) - &expected));
+        assert!(difference < 1e-5, "{what} {name}: {difference}");
+    }
+}
+
+#[test]
+fn features_are_openclips_within_1e_5() {
+    let Some(folder) = parity() else { return };
+    for name in ["tiny_gelu", "tiny_quickgelu"] {
+        let encoder = Encoder::from_weights(&weights(&folder, name), Device::CPU).unwrap();
+        assert_features(&encoder, &folder.join(format!("{name}_io.safetensors")), name);
+    }
+}
+
+#[test]
+fn loss_is_openclips_within_1e_5_and_gradients_within_1e_4() {
+    let Some(folder) = parity() else { return };
+    for name in ["tiny_gelu", "tiny_quickgelu"] {
+        let io = folder.join(format!("{name}_io.safetensors"));
+        let trainer = trainer(&folder, name, &OptimizerConfig::default());
+        let model = trainer.model();
+        let tokens = tensor(&io, "tokens");
+        let image = model.image_features(&tensor(&io, "images")).unwrap();
+        let text = model.text_features(&tokens).unwrap();
+        let loss = clip_loss(&image, &text, model.logit_scale()).unwrap();
+        let difference = (loss.double_value(&[]) - tensor(&io, "clip_loss").double_value(&[0])).abs();
+        assert!(difference < 1e-5, "{name} loss: {difference}");
+        let scale = model.logit_scale().exp().double_value(&[]);
+        assert!((scale - tensor(&io, "logit_scale").double_value(&[0])).abs() < 1e-5);
+
+        loss.backward();
+        let mut compared = 0;
+        for key in names(&io).iter().filter_map(|key| key.strip_prefix("grad.")) {
+            let at = model.names().iter().position(|name| name == key).unwrap();
+            let mut found = model.parameters()[at].grad();
+            if key == "token_embedding.weight" {
+                found = found.index_select(0, &tokens.select(0, 0).narrow(0, 0, 8));
+            }
+            let expected = tensor(&io, &format!("grad.{key}"));
+            let relative = (&found - &expected).norm().double_value(&[]) / expected.norm().double_value(&[]);
+            assert!(relative < 1e-4, "{name} {key}: {relative}");
+            compared += 1;
+        }
+        assert_eq!(compared, 7);
+    }
+}
+
+#[test]
+fn ten_steps_are_openclips_within_1e_3() {
+    let Some(folder) = parity() else { return };
+    let optimizer =
+        OptimizerConfig { lr: 1e-3, warmup_steps: 4, weight_decay: 0.2, beta1: 0.9, beta2: 0.98, eps: 1e-6, clip_grad_norm: 1.0 };
+    let mut trainer = trainer(&folder, "tiny_gelu", &optimizer);
+    let inputs = folder.join("train_trace_inputs.safetensors");
+    let (images, tokens) = (tensor(&inputs, "images"), tokens(&tensor(&inputs, "tokens")));
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("train_trace.json")).unwrap()).unwrap();
+    let trace = trace.as_array().unwrap();
+    assert_eq!(trace.len(), 10);
+    for (k, row) in trace.iter().enumerate() {
+        let found = trainer.step_normalised(&floats(&images.get(k as i64)), &tokens).unwrap();
+        assert_eq!(found.step.0, k as u64 + 1);
+        for (key, found) in
+            [("lr", found.lr), ("loss", found.loss), ("grad_norm", found.grad_norm), ("logit_scale", found.logit_scale)]
+        {
+            let expected = row[key].as_f64().unwrap();
+            let relative = ((found - expected) / expected).abs();
+            assert!(relative < 1e-3, "step {k} {key}: {found}, OpenCLIP {expected}");
+        }
+    }
+    // As parts of the way from the start, tensor by tensor.
+    let last = folder.join("train_trace_final.safetensors");
+    for (name, found) in trainer.model().names().iter().zip(trainer.model().parameters()) {
+        let (expected, found) = (tensor(&last, name), found.detach());
+        let start = tensor(&folder.join("tiny_gelu.safetensors"), name);
+        let walked = (&expected - &start).norm().double_value(&[]);
+        let apart = (&found - &expected).norm().double_value(&[]);
+        assert!(apart < 1e-3 * walked, "{name}: {apart} apart after a way of {walked}");
+    }
+}
+
+#[test]
+fn hugging_face_folder_gives_openclips_features() {
+    let Some(folder) = parity() else { return };
+    let weights = Weights::read(&folder.join("tiny_quickgelu_hf"), None).unwrap();
+    assert_eq!(weights.config, config(&folder, "tiny_quickgelu"));
+    let encoder = Encoder::from_weights(&weights, Device::CPU).unwrap();
+    assert_features(&encoder, &folder.join("tiny_quickgelu_io.safetensors"), "hf");
+    // The same model has the same hash in either format.
+    assert_eq!(weights.hash().unwrap(), self::weights(&folder, "tiny_quickgelu").hash().unwrap());
+}
+
+#[test]
+fn export_to_hugging_face_is_the_reference_tensor_for_tensor() {
+    let Some(folder) = parity() else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("hf");
+    let tokenizer = TokenizerFiles {
+        tokenizer_json: "{}".into(),
+        vocab: [("b".to_owned(), 1), ("a".to_owned(), 0)].into(),
+        merges: vec![("a".into(), "b".into())],
+    };
+    export_hf(&weights(&folder, "tiny_quickgelu"), &tokenizer, &out).unwrap();
+
+    let reference = folder.join("tiny_quickgelu_hf");
+    let (ours, theirs) = (out.join("model.safetensors"), reference.join("model.safetensors"));
+    assert_eq!(names(&ours), names(&theirs));
+    let (our_bytes, their_bytes) = (std::fs::read(&ours).unwrap(), std::fs::read(&theirs).unwrap());
+    let (our_file, their_file) = (SafeTensors::deserialize(&our_bytes).unwrap(), SafeTensors::deserialize(&their_bytes).unwrap());
+    for name in names(&theirs) {
+        let (ours, theirs) = (our_file.tensor(&name).unwrap(), their_file.tensor(&name).unwrap());
+        assert_eq!(ours.shape(), theirs.shape(), "{name}");
+        assert_eq!(ours.dtype(), theirs.dtype(), "{name}");
+        assert!(ours.data() == theirs.data(), "{name} differs");
+    }
+    let metadata = SafeTensors::read_metadata(&our_bytes).unwrap().1;
+    assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+
+    let read = |folder: &Path| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
+    };
+    let (ours, theirs) = (read(&out), read(&reference));
+    for (key, value) in theirs.as_object().unwrap() {
+        // Names the program that wrote it.
+        if key != "transformers_version" {
+            assert_eq!(&ours[key], value, "{key}");
+        }
+    }
+    assert_eq!(std::fs::read_to_string(out.join("merges.txt")).unwrap(), "#version: 0.2\na b\n");
+    let vocab: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("vocab.json")).unwrap()).unwrap();
+    assert_eq!(vocab, serde_json::json!({"a": 0, "b": 1}));
+    for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn exports_come_back_exactly() {
+    let Some(folder) = parity() else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    for name in ["tiny_gelu", "tiny_quickgelu"] {
+        let weights = weights(&folder, name);
+        let (openclip, hf) = (scratch.path().join(format!("{name}-openclip")), scratch.path().join(format!("{name}-hf")));
+        export_openclip(&weights, "{}", &openclip).unwrap();
+        export_hf(&weights, &TokenizerFiles::default(), &hf).unwrap();
+        for out in [&openclip, &hf] {
+            let back = Weights::read(out, None).unwrap();
+            assert_eq!(back.config, weights.config);
+            assert_eq!(back.hash().unwrap(), weights.hash().unwrap(), "{}", out.display());
+        }
+        // The tensors of OpenCLIP's own file, under its own names.
+        let ours = std::fs::read(openclip.join("open_clip_model.safetensors")).unwrap();
+        let theirs = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
+        let (ours, theirs) = (SafeTensors::deserialize(&ours).unwrap(), SafeTensors::deserialize(&theirs).unwrap());
+        assert_eq!(ours.len(), theirs.len());
+        for (name, theirs) in theirs.iter() {
+            assert!(ours.tensor(name).unwrap().data() == theirs.data(), "{name} differs");
+        }
+        assert!(export_openclip(&weights, "{}", &openclip).unwrap_err().to_string().contains("is there already"));
+    }
+}
+
+#[test]
+fn wrong_activation_is_refused() {
+    let Some(folder) = parity() else { return };
+    let gelu = config(&folder, "tiny_gelu");
+    let error = Weights::read(&folder.join("tiny_quickgelu_hf"), Some(&gelu)).err().unwrap().to_string();
+    assert!(error.contains("quick_gelu is false and true"), "{error}");
+    let mut trainer = Trainer::new(&gelu, &OptimizerConfig::default(), 1, 0, Device::CPU).unwrap();
+    let error = trainer.set_weights(&weights(&folder, "tiny_quickgelu")).unwrap_err().to_string();
+    assert!(error.contains("quick_gelu"), "{error}");
+}
+
+#[test]
+fn hugging_face_folders_that_we_cannot_compute_are_refused_by_name() {
+    let Some(folder) = parity() else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let reference = folder.join("tiny_quickgelu_hf");
+    std::os::unix::fs::symlink(reference.join("model.safetensors"), scratch.path().join("model.safetensors")).unwrap();
+    let text = std::fs::read_to_string(reference.join("config.json")).unwrap();
+    for (from, to, says) in [
+        ("\"model_type\": \"clip\"", "\"model_type\": \"siglip\"", "model_type = \"siglip\" is not supported yet"),
+        ("quick_gelu", "gelu_new", "hidden_act = \"gelu_new\" is not supported yet"),
+        ("\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": 1e-06", "layer_norm_eps"),
+        ("\"eos_token_id\": 49407", "\"eos_token_id\": 7", "eos_token_id = 7 is not supported yet"),
+        (
+            "\"num_hidden_layers\": 3",
+            "\"num_hidden_layers\": 4",
+            "24 tensors are missing: visual.transformer.resblocks.3.ln_1.weight",
+        ),
+        (
+            "\"num_hidden_layers\": 3",
+            "\"num_hidden_layers\": 2",
+            "tensors do not belong to the model: text_model.encoder.layers.2",
+        ),
+        ("\"patch_size\": 16", "\"patch_size\": 8", "visual.conv1.weight is [128, 3, 16, 16] and should be [128, 3, 8, 8]"),
+    ] {
+        let changed = text.replace(from, to);
+        assert_ne!(changed, text, "{from}");
+        diptych_schemas::durable::write(&scratch.path().join("config.json"), changed.as_bytes()).unwrap();
+        let error = Weights::read(scratch.path(), None).err().unwrap().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let one = text.replacen("quick_gelu", "gelu", 1);
+    diptych_schemas::durable::write(&scratch.path().join("config.json"), one.as_bytes()).unwrap();
+    let error = Weights::read(scratch.path(), None).err().unwrap().to_string();
+    assert!(error.contains("hidden_act differ"), "{error}");
+}
+
+#[test]
+fn files_that_are_no_weights_are_refused_in_words() {
+    let scratch = tempfile::tempdir().unwrap();
+    let error = |path: &Path| Weights::read(path, None).err().unwrap().to_string();
+    assert!(error(scratch.path()).contains("not weights of a known format"));
+    assert!(error(&scratch.path().join("absent")).contains("no such file"));
+    let bare = scratch.path().join("bare.safetensors");
+    diptych_schemas::durable::write(&bare, b"not weights").unwrap();
+    assert!(error(&bare).contains("name its configuration"));
+    let error = Weights::read(&bare, ModelConfig::built_in("demo").as_ref()).err().unwrap().to_string();
+    assert!(error.contains("bare.safetensors") && error.contains("not a safetensors file"), "{error}");
+}
