@@ -4,13 +4,16 @@
 //! dataset or a store: it is handed pixels and numbers.
 
 mod canvas;
-pub mod contact_sheet;
-pub mod plot;
+mod contact_sheet;
+mod plot;
 mod text;
 
 use std::path::PathBuf;
 
 use diptych_schemas::SchemaError;
+
+pub use contact_sheet::{SheetItem, contact_sheet, query_sheet};
+pub use plot::{EvalSeries, TrainPoint, loss_plot};
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
