@@ -28,12 +28,7 @@ pub fn start_logging(verbose: u8) {
         _ => "debug,diptych=trace,diptych_pipeline=trace,diptych_trainer=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(verbose > 0)
-        .without_time()
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(verbose > 0).without_time().init();
 }
 
 /// Runs a command; returns the exit code.

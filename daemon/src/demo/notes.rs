@@ -60,11 +60,11 @@ WHERE {condition}
   AND NOT EXISTS (
     SELECT 1 FROM usable AS b
     WHERE b.sha256 = a.sha256 AND b.uid < a.uid)
-  -- Of JPEGs that look the same, not the one that was saved again at two thirds of the bytes or less.
+  -- Of JPEGs of one size that look the same, not the one that was saved again at two thirds of the bytes or less.
   AND NOT EXISTS (
     SELECT 1 FROM usable AS b
-    WHERE b.label = a.label AND b.format = 'jpeg' AND a.format = 'jpeg'
-      AND 2 * b.bytes >= 3 * a.bytes AND hamming(a.phash, b.phash) <= 4)
+    WHERE b.label = a.label AND b.format = 'jpeg' AND a.format = 'jpeg' AND b.width = a.width AND b.height = a.height
+      AND 2 * b.bytes >= 3 * a.bytes AND hamming(a.phash, b.phash) <= 2)
 "
     )
 }

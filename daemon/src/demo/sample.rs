@@ -120,7 +120,10 @@ impl Recipe {
         let mut look = Random::new(self.seed, Stream::Look, u64::from(record.scene));
         // Only a side of 0 has no picture, and the options do not allow that.
         let rgba = draw(scene, side, transparent, &mut look).unwrap_or_default();
-        let rgb: Vec<u8> = rgba.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+        let mut rgb = Vec::with_capacity(rgba.len() / 4 * 3);
+        for pixel in rgba.chunks_exact(4) {
+            rgb.extend_from_slice(&pixel[..3]);
+        }
         match (record.damage, storage) {
             (Some(Damage::NearDuplicate), _) => jpeg(&rgb, side, side, 25),
             (Some(Damage::Banner), _) => {
