@@ -136,9 +136,11 @@ impl Index {
     /// equal ones in the order of the selection.
     pub(crate) fn nearest(&self, query: &[f32], k: usize) -> anyhow::Result<Vec<(usize, f32)>> {
         (query.len() == self.dimension).then_some(()).context("the query has another dimension than the index")?;
-        let scored = self.rows.iter().zip(self.vectors.chunks_exact(self.dimension)).map(|(&row, vector)| {
-            (row, vector.iter().zip(query).map(|(a, b)| a.to_f32() * b).sum::<f32>())
-        });
+        let scored = self
+            .rows
+            .iter()
+            .zip(self.vectors.chunks_exact(self.dimension))
+            .map(|(&row, vector)| (row, vector.iter().zip(query).map(|(a, b)| a.to_f32() * b).sum::<f32>()));
         let mut best: Vec<(usize, f32)> = scored.collect();
         let better = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if k < best.len() && k > 0 {

@@ -30,7 +30,12 @@ pub(crate) struct Encoded {
 }
 
 /// Encodes all pairs of a selection, in its order.
-pub(crate) fn encode_selection(model: &Model, dataset: &Path, selection: &Selection, spec: EncodeSpec) -> anyhow::Result<Encoded> {
+pub(crate) fn encode_selection(
+    model: &Model,
+    dataset: &Path,
+    selection: &Selection,
+    spec: EncodeSpec,
+) -> anyhow::Result<Encoded> {
     let mut all = Encoded::default();
     each_batch(model, dataset, selection, spec, |batch, images, texts| {
         all.uids.extend(&batch.uids);

@@ -28,7 +28,8 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     }
     let (run, step) = match args.model.rsplit_once('@') {
         Some((run, step)) => {
-            let step: u64 = step.parse().with_context(|| format!("--model {}: after @ comes the number of a step", args.model))?;
+            let step: u64 =
+                step.parse().with_context(|| format!("--model {}: after @ comes the number of a step", args.model))?;
             (run, Some(step))
         }
         None => (args.model.as_str(), None),
@@ -105,8 +106,7 @@ impl Model {
         const AT_ONCE: usize = 256;
         let mut rows = Vec::with_capacity(texts.len() * self.encoder.dimension());
         for texts in texts.chunks(AT_ONCE) {
-            let tokens: Vec<i32> =
-                texts.iter().flat_map(|text| self.tokenizer.encode(text, self.context_length())).collect();
+            let tokens: Vec<i32> = texts.iter().flat_map(|text| self.tokenizer.encode(text, self.context_length())).collect();
             rows.extend(self.encoder.encode_tokens(&tokens)?);
         }
         Ok(rows)

@@ -36,7 +36,8 @@ pub(crate) fn embed_with_bar(
     selection: &Selection,
     spec: EncodeSpec,
 ) -> anyhow::Result<Embedded> {
-    let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}").context("progress template")?;
+    let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}")
+        .context("progress template")?;
     let bar = ProgressBar::new(selection.len() as u64).with_style(style.progress_chars("=> "));
     let embedded = embed(store, model, dataset, selection, spec, &mut |pairs| bar.inc(pairs as u64));
     bar.finish_and_clear();

@@ -39,7 +39,12 @@ pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
     if encoded.uids.is_empty() {
         bail!("{}: none of its {} images could be decoded", args.selection.display(), selection.len());
     }
-    line(format!("{}: {} pairs, {} different captions", args.selection.display(), encoded.uids.len(), distinct_captions(&encoded)))?;
+    line(format!(
+        "{}: {} pairs, {} different captions",
+        args.selection.display(),
+        encoded.uids.len(),
+        distinct_captions(&encoded)
+    ))?;
 
     let mut report = json!({ "model": model.path, "selection": args.selection, "pairs": encoded.uids.len() });
     if let (Some(classes), Some(truth)) = (&classes, &truth) {
@@ -125,7 +130,10 @@ fn classify(
 fn print_zero_shot(result: &ZeroShot) -> anyhow::Result<()> {
     line(format!("\nzero-shot, {} classes      top-1   top-5   mean per class", result.classes))?;
     line(format!("  model                   {:>6.3}  {:>6.3}  {:>6.3}", result.top1, result.top5, result.mean_per_class))?;
-    line(format!("  chance                  {:>6.3}  {:>6.3}  {:>6.3}", result.chance_top1, result.chance_top5, result.chance_top1))?;
+    line(format!(
+        "  chance                  {:>6.3}  {:>6.3}  {:>6.3}",
+        result.chance_top1, result.chance_top5, result.chance_top1
+    ))?;
     Ok(())
 }
 

@@ -30,9 +30,8 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
         phash: args.phash.then_some(phash_of_file as PerceptualHash),
         ..IngestRequest::new(args.sources, &folder)
     };
-    let bar = ProgressBar::new(0).with_style(
-        ProgressStyle::with_template("{spinner} source {pos}/{len}  {msg}  {elapsed}").context("progress template")?,
-    );
+    let bar = ProgressBar::new(0)
+        .with_style(ProgressStyle::with_template("{spinner} source {pos}/{len}  {msg}  {elapsed}").context("progress template")?);
     let report = ingest(&request, &mut |progress| {
         bar.set_length(progress.sources_total as u64);
         bar.set_position(progress.sources_done as u64);

@@ -10,8 +10,7 @@ use crate::pictures::{EvalSeries, TrainPoint, loss_plot};
 use crate::store::{MetricRow, RunName};
 
 /// What is drawn of the evaluations: metric, its name in the legend.
-const SERIES: [(&str, &str); 2] =
-    [("heldout/i2t_recall@1", "image to text R@1"), ("heldout/t2i_recall@1", "text to image R@1")];
+const SERIES: [(&str, &str); 2] = [("heldout/i2t_recall@1", "image to text R@1"), ("heldout/t2i_recall@1", "text to image R@1")];
 const CHANCE: &str = "heldout/chance_i2t_recall@1";
 
 pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<Outcome> {

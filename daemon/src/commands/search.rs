@@ -82,7 +82,13 @@ fn pictures(model: &Model, dataset: &Path, selection: &Selection, found: &[(usiz
         let batch = batch?;
         let bytes = (SHEET_IMAGE * SHEET_IMAGE * 3) as usize;
         for ((uid, caption), pixels) in batch.uids.iter().zip(&batch.captions).zip(batch.images.chunks_exact(bytes)) {
-            let item = SheetItem { width: SHEET_IMAGE, height: SHEET_IMAGE, pixels: pixels.to_vec(), caption: caption.clone(), score: None };
+            let item = SheetItem {
+                width: SHEET_IMAGE,
+                height: SHEET_IMAGE,
+                pixels: pixels.to_vec(),
+                caption: caption.clone(),
+                score: None,
+            };
             items.insert(*uid, item);
         }
     }

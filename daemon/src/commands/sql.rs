@@ -73,7 +73,10 @@ pub(crate) fn with_session<T>(
 pub(crate) fn open_state(state: &Path) -> anyhow::Result<Store> {
     if !state.is_dir() {
         let shown: PathBuf = state.into();
-        bail!("{}: there is no such state folder. `diptych train` makes it, at the place that its configuration names", shown.display());
+        bail!(
+            "{}: there is no such state folder. `diptych train` makes it, at the place that its configuration names",
+            shown.display()
+        );
     }
     let store = Store::open(state)?;
     if let Some(degraded) = store.degraded() {

@@ -39,7 +39,7 @@ pub(super) const KINDS: [Kind; 14] = [
         name: "truncated image",
         per_mille: 8,
         what: "the image file ends after three fifths of its bytes; its header is whole",
-        noticed: "ingest if it hashes pixels, else training: ledger, corrupt_pixels",
+        noticed: "ingest with perceptual hashes: phash is null; training: skipped, ledger, corrupt_pixels",
     },
     Kind {
         damage: Damage::HeaderOnly,

@@ -1,6 +1,6 @@
 //! Draws a scene: soft backgrounds, anti-aliased shapes, shades that vary a little. Pixels only; no files, no words.
 
-use tiny_skia::{Color, FillRule, Paint, Path, PathBuilder, Pixmap, PremultipliedColorU8, Stroke, Transform};
+use tiny_skia::{Color, FillRule, Paint, Path, PathBuilder, Pixmap, Stroke, Transform};
 
 use super::random::Random;
 use super::scene::{Colour, Object, Scene, Shape};
@@ -15,11 +15,14 @@ pub(super) fn draw(scene: &Scene, side: u32, transparent: bool, random: &mut Ran
     for object in &scene.objects {
         paint_object(&mut picture, object, random);
     }
-    let pixels = picture.pixels().iter().flat_map(|pixel| {
-        let straight = pixel.demultiply();
-        [straight.red(), straight.green(), straight.blue(), straight.alpha()]
+    if !transparent {
+        return Some(picture.take());
+    }
+    let straight = picture.pixels().iter().flat_map(|pixel| {
+        let pixel = pixel.demultiply();
+        [pixel.red(), pixel.green(), pixel.blue(), pixel.alpha()]
     });
-    Some(pixels.collect())
+    Some(straight.collect())
 }
 
 fn paint_object(picture: &mut Pixmap, object: &Object, random: &mut Random) {
@@ -126,22 +129,27 @@ fn background(picture: &mut Pixmap, random: &mut Random) {
     let (middle_x, middle_y) = (random.between(0.2, 0.8), random.between(0.2, 0.8));
     let noise = random.pick(&[0.0, 3.0, 6.0, 10.0]);
 
-    let side = picture.width();
-    for (at, pixel) in picture.pixels_mut().iter_mut().enumerate() {
-        let x = (at as u32 % side) as f32 / side as f32;
-        let y = (at as u32 / side) as f32 / side as f32;
-        let share = match kind {
-            0 => 0.0,
-            1 => 0.5 + (x - 0.5) * cos + (y - 0.5) * sin,
-            _ => (x - middle_x).hypot(y - middle_y),
-        };
-        let share = share.clamp(0.0, 1.0);
-        let grain = if noise > 0.0 { random.between(-noise, noise) } else { 0.0 };
-        let [red, green, blue] = [0, 1, 2]
-            .map(|channel| (255.0 * (from[channel] + (to[channel] - from[channel]) * share) + grain).clamp(0.0, 255.0) as u8);
-        // Opaque, so that no channel is above its alpha.
-        if let Some(opaque) = PremultipliedColorU8::from_rgba(red, green, blue, 255) {
-            *pixel = opaque;
+    let side = picture.width() as usize;
+    let (step, mut at) = (1.0 / side as f32, 0);
+    let bytes = picture.data_mut();
+    for row in 0..side {
+        let y = row as f32 * step;
+        for column in 0..side {
+            let x = column as f32 * step;
+            let share = match kind {
+                0 => 0.0,
+                1 => 0.5 + (x - 0.5) * cos + (y - 0.5) * sin,
+                _ => (x - middle_x).hypot(y - middle_y),
+            };
+            let share = share.clamp(0.0, 1.0);
+            let grain = if noise > 0.0 { random.between(-noise, noise) } else { 0.0 };
+            for channel in 0..3 {
+                // A cast to u8 stays within 0..=255.
+                bytes[at] = (255.0 * (from[channel] + (to[channel] - from[channel]) * share) + grain) as u8;
+                at += 1;
+            }
+            bytes[at] = 255;
+            at += 1;
         }
     }
 }

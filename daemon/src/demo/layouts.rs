@@ -9,8 +9,6 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryBuilder, RecordBatch, StringArray, StringBuilder, StructArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
@@ -20,40 +18,16 @@ use super::sample::{COLUMNS, Sample};
 /// Rows of a row group, and so the most that wait in memory.
 const PARQUET_ROWS: usize = 256;
 
-/// A WebDataset shard: `KEY.jpg` or `KEY.png`, `KEY.txt`, `KEY.json` for each sample; packed if its name ends in `.gz`.
+/// A WebDataset shard: `KEY.jpg` or `KEY.png`, `KEY.txt`, `KEY.json` for each sample.
 pub(super) struct TarWriter {
     path: PathBuf,
-    tar: tar::Builder<TarSink>,
-}
-
-enum TarSink {
-    Plain(BufWriter<File>),
-    Packed(GzEncoder<BufWriter<File>>),
-}
-
-impl Write for TarSink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(file) => file.write(bytes),
-            Self::Packed(packer) => packer.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(file) => file.flush(),
-            Self::Packed(packer) => packer.flush(),
-        }
-    }
+    tar: tar::Builder<BufWriter<File>>,
 }
 
 impl TarWriter {
     pub(super) fn create(path: &Path) -> Result<Self, DemoError> {
-        let file = BufWriter::new(File::create(path).map_err(DemoError::io(path))?);
-        let packed = path.extension().is_some_and(|extension| extension == "gz");
-        // The packer's header says no time and no name: the same data, the same bytes.
-        let sink = if packed { TarSink::Packed(GzEncoder::new(file, Compression::fast())) } else { TarSink::Plain(file) };
-        Ok(Self { path: path.to_owned(), tar: tar::Builder::new(sink) })
+        let file = File::create(path).map_err(DemoError::io(path))?;
+        Ok(Self { path: path.to_owned(), tar: tar::Builder::new(BufWriter::new(file)) })
     }
 
     pub(super) fn write(&mut self, key: &str, sample: &Sample) -> Result<(), DemoError> {
@@ -77,12 +51,8 @@ impl TarWriter {
     }
 
     pub(super) fn finish(self) -> Result<(), DemoError> {
-        let whole = self.tar.into_inner().and_then(|sink| match sink {
-            TarSink::Plain(file) => Ok(file),
-            TarSink::Packed(packer) => packer.finish(),
-        });
         // Not left to the drop, which would hide a full disk.
-        whole.and_then(|mut file| file.flush()).map_err(DemoError::io(&self.path))
+        self.tar.into_inner().and_then(|mut file| file.flush()).map_err(DemoError::io(&self.path))
     }
 }
 

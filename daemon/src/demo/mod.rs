@@ -85,7 +85,7 @@ impl DemoError {
 }
 
 /// Tars of the WebDataset; together they hold seven tenths of the records.
-const TARS: [&str; 3] = ["scenes-00000.tar", "scenes-00001.tar", "scenes-00002.tar.gz"];
+const TARS: [&str; 3] = ["scenes-00000.tar", "scenes-00001.tar", "scenes-00002.tar"];
 
 /// Fills the folder `out`, which must not exist or be empty. It appears when it is whole.
 pub fn generate(out: &Path, options: DemoOptions) -> Result<DemoReport, DemoError> {
@@ -111,13 +111,10 @@ pub fn generate(out: &Path, options: DemoOptions) -> Result<DemoReport, DemoErro
 fn fill(folder: &Path, out: &Path, options: DemoOptions) -> Result<DemoReport, DemoError> {
     let DemoOptions { scenes, seed, image_size } = options;
     let recipe = Recipe { seed, scenes, image_size };
-    let [tars, parquet, files] = ["webdataset", "parquet", "folder"].map(|name| folder.join(name));
-    for made in [&tars, &parquet, &files] {
-        fs::create_dir_all(made).map_err(DemoError::io(made))?;
-    }
+    fs::create_dir_all(folder).map_err(DemoError::io(folder))?;
 
     let mut report = DemoReport {
-        sources: vec![out.join("webdataset/scenes-*.tar*"), out.join("parquet/scenes.parquet"), out.join("folder/captions.csv")],
+        sources: vec![out.join("scenes-*.tar"), out.join("scenes.parquet"), out.join("folder/captions.csv")],
         training: 0,
         heldout: 0,
         heldout_single: 0,
@@ -134,20 +131,20 @@ fn fill(folder: &Path, out: &Path, options: DemoOptions) -> Result<DemoReport, D
     let per_tar = in_tars.div_ceil(TARS.len()).max(1);
     let mut at = 0;
     for (name, part) in TARS.iter().zip(tar_part.chunks(per_tar)) {
-        let mut writer = TarWriter::create(&tars.join(name))?;
+        let mut writer = TarWriter::create(&folder.join(name))?;
         for record in part {
             writer.write(&key(at), &recipe.sample(*record)?)?;
             at += 1;
         }
         writer.finish()?;
     }
-    let mut writer = ParquetFile::create(&parquet.join("scenes.parquet"))?;
+    let mut writer = ParquetFile::create(&folder.join("scenes.parquet"))?;
     for record in parquet_part {
         writer.write(&key(at), recipe.sample(*record)?)?;
         at += 1;
     }
     writer.finish()?;
-    let mut writer = FolderWriter::create(&files)?;
+    let mut writer = FolderWriter::create(&folder.join("folder"))?;
     for record in folder_part {
         writer.write(&key(at), &recipe.sample(*record)?)?;
         at += 1;
@@ -214,10 +211,8 @@ mod tests {
     fn members(folder: &Path) -> Vec<(String, Vec<u8>)> {
         let mut members = Vec::new();
         for name in TARS {
-            let file = fs::File::open(folder.join("webdataset").join(name)).unwrap();
-            let reader: Box<dyn Read> =
-                if name.ends_with("gz") { Box::new(flate2::read::GzDecoder::new(file)) } else { Box::new(file) };
-            for entry in tar::Archive::new(reader).entries().unwrap() {
+            let file = fs::File::open(folder.join(name)).unwrap();
+            for entry in tar::Archive::new(file).entries().unwrap() {
                 let mut entry = entry.unwrap();
                 let mut bytes = Vec::new();
                 entry.read_to_end(&mut bytes).unwrap();
@@ -238,7 +233,7 @@ mod tests {
         let first = made("first", OPTIONS);
         assert_eq!(first, made("second", OPTIONS));
         let other = made("other", DemoOptions { seed: 2, ..OPTIONS });
-        let tar = Path::new("webdataset/scenes-00000.tar");
+        let tar = Path::new("scenes-00000.tar");
         assert_ne!(first[tar], other[tar]);
     }
 
@@ -258,7 +253,7 @@ mod tests {
                 assert_eq!(columns.len(), sample::COLUMNS.len());
             }
         }
-        let file = fs::File::open(out.join("parquet/scenes.parquet")).unwrap();
+        let file = fs::File::open(out.join("scenes.parquet")).unwrap();
         let batches = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
         let mut rows = 0;
         for batch in batches {
@@ -279,10 +274,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("data");
         let report = generate(&out, DemoOptions { scenes: 20, ..OPTIONS }).unwrap();
-        let mut tars: Vec<PathBuf> =
-            fs::read_dir(report.sources[0].parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        tars.sort();
-        assert_eq!(tars, TARS.map(|name| out.join("webdataset").join(name)));
+        assert_eq!(report.sources[0], out.join("scenes-*.tar"));
+        assert!(TARS.iter().all(|name| out.join(name).is_file()));
         assert!(report.sources[1].is_file() && report.sources[2].is_file());
         let readme = fs::read_to_string(out.join("README.txt")).unwrap();
         assert!(report.damaged.keys().all(|name| readme.contains(name)), "{readme}");
@@ -292,7 +285,7 @@ mod tests {
     fn folder_in_use_is_left_alone_and_a_half_made_one_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("data");
-        fs::create_dir_all(durable::unfinished(&out).join("webdataset")).unwrap();
+        fs::create_dir_all(durable::unfinished(&out).join("left over")).unwrap();
         fs::create_dir(&out).unwrap();
         let options = DemoOptions { scenes: 5, ..OPTIONS };
         generate(&out, options).unwrap();

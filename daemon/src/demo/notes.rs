@@ -56,15 +56,15 @@ WITH usable AS (
 SELECT a.uid
 FROM usable AS a
 WHERE {condition}
-  -- Of pairs with the same image, the first one.
+  -- Of pairs with the same image, one.
   AND NOT EXISTS (
     SELECT 1 FROM usable AS b
-    WHERE b.sha256 = a.sha256 AND b.key < a.key)
-  -- Of JPEGs that look the same, not the one that was saved again at less than half of the bytes.
+    WHERE b.sha256 = a.sha256 AND b.uid < a.uid)
+  -- Of JPEGs of one size that look the same, not the one that was saved again at two thirds of the bytes or less.
   AND NOT EXISTS (
     SELECT 1 FROM usable AS b
-    WHERE b.label = a.label AND b.format = 'jpeg' AND a.format = 'jpeg'
-      AND b.bytes > 2 * a.bytes AND hamming(a.phash, b.phash) <= 4)
+    WHERE b.label = a.label AND b.format = 'jpeg' AND a.format = 'jpeg' AND b.width = a.width AND b.height = a.height
+      AND 2 * b.bytes >= 3 * a.bytes AND hamming(a.phash, b.phash) <= 2)
 "
     )
 }
@@ -84,9 +84,9 @@ pub(super) fn readme(seed: u64, scenes: u32) -> String {
 Made by `diptych demo-data`; the same seed makes the same bytes. No rights are claimed in it.
 
 Sources (each record is in one of them; all have the same columns)
-  webdataset/scenes-*.tar, .tar.gz   KEY.jpg or KEY.png, KEY.txt (caption), KEY.json (columns)
-  parquet/scenes.parquet             image struct<bytes, path>, caption, columns
-  folder/captions.csv                file_name, caption, columns; the files are in folder/images
+  scenes-*.tar         KEY.jpg or KEY.png, KEY.txt (caption), KEY.json (columns)
+  scenes.parquet       image struct<bytes, path>, caption, columns
+  folder/captions.csv  file_name, caption, columns; the files are in folder/images
 
 Columns
   kind      single: one object; count: two or three of the same; relation: two different ones
@@ -103,8 +103,8 @@ Every colour and every shape is trained on, these pairs of them never, in no sce
   train.sql            fit for use, none of these compositions
   heldout.sql          fit for use, one of these compositions at least: retrieval
   heldout_single.sql   of those, single objects: zero-shot classification (classes.txt, templates.txt)
-The first scenes of every thousand show a red circle left of a blue square, both held out, so that a search for it has
-something to find.
+Two scenes of every thousand show a red circle left of a blue square, both held out, so that a search for it has something
+to find.
 
 Damaged on purpose, beside the good scenes
 ",

@@ -45,7 +45,7 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
-    /// The scene with this number: the first few of every thousand are the README's example.
+    /// The scene with this number. The first of them, two of a thousand, are the README's example.
     pub(super) fn scene(&self, index: u32) -> Scene {
         if index < self.scenes / 500 { example_scene(self.seed, u64::from(index)) } else { scene(self.seed, u64::from(index)) }
     }
@@ -53,7 +53,7 @@ impl Recipe {
     /// Two thirds JPEG, of which some are stored turned; a third PNG, of which some are transparent. Three sizes.
     fn storage(&self, index: u32) -> (Storage, u32) {
         let mut random = Random::new(self.seed, Stream::File, u64::from(index));
-        let quality = random.pick(&[85, 90, 94]);
+        let quality = random.pick(&[88, 91, 94]);
         let storage = match random.below(100) {
             0..62 => Storage::Jpeg { quality },
             62..66 => Storage::TurnedJpeg { quality, orientation: random.pick(&ORIENTATIONS) },
@@ -120,9 +120,12 @@ impl Recipe {
         let mut look = Random::new(self.seed, Stream::Look, u64::from(record.scene));
         // Only a side of 0 has no picture, and the options do not allow that.
         let rgba = draw(scene, side, transparent, &mut look).unwrap_or_default();
-        let rgb: Vec<u8> = rgba.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+        let mut rgb = Vec::with_capacity(rgba.len() / 4 * 3);
+        for pixel in rgba.chunks_exact(4) {
+            rgb.extend_from_slice(&pixel[..3]);
+        }
         match (record.damage, storage) {
-            (Some(Damage::NearDuplicate), _) => jpeg(&rgb, side, side, 30),
+            (Some(Damage::NearDuplicate), _) => jpeg(&rgb, side, side, 25),
             (Some(Damage::Banner), _) => {
                 let strip: Vec<u8> = rgb.chunks_exact(3 * side as usize).flat_map(|row| row.repeat(8)).collect();
                 match storage {
@@ -235,7 +238,9 @@ mod tests {
                     Damage::NearDuplicate => {
                         let original = whole.image.unwrap();
                         // The SQL tells the copy from the original by this.
-                        2 * bytes.len() < original.len() && dimensions(&original).ok() == sides && sample.caption != whole.caption
+                        3 * bytes.len() <= 2 * original.len()
+                            && dimensions(&original).ok() == sides
+                            && sample.caption != whole.caption
                     }
                     Damage::JunkCaption => words < Some(3),
                     Damage::Spam => words >= Some(30),

@@ -171,6 +171,11 @@ fn finished(run: &mut Prepared) -> anyhow::Result<Outcome> {
     }
     run.record.state = RunState::Finished;
     run.save_record(None)?;
-    tracing::info!("finished: {} steps, {} unusable pairs skipped. Last checkpoint: {}", run.record.step, run.record.skipped, run.last_checkpoint()?);
+    tracing::info!(
+        "finished: {} steps, {} unusable pairs skipped. Last checkpoint: {}",
+        run.record.step,
+        run.record.skipped,
+        run.last_checkpoint()?
+    );
     Ok(Outcome::Done)
 }

@@ -106,10 +106,8 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
 
 /// The record of a run that is known already, if it is the same run.
 fn continued(known: RunRecord, new: &RunRecord) -> anyhow::Result<RunRecord> {
-    let advice = format!(
-        "To go on with {}, put back what was changed; to train with what is here now, give it another name",
-        known.run
-    );
+    let advice =
+        format!("To go on with {}, put back what was changed; to train with what is here now, give it another name", known.run);
     let differs = [
         ("the selection", known.selection_hash != new.selection_hash),
         ("the tokenizer", known.tokenizer_hash != new.tokenizer_hash),
@@ -142,7 +140,8 @@ impl Prepared {
         }
         let on_disk = checkpoint::list(&self.checkpoints)?;
         let whole = on_disk.valid.iter().filter(|found| rejected.iter().all(|(path, _)| *path != found.folder));
-        let records = whole.map(|found| record_of(&self.record.run, found, self.steps_per_epoch)).collect::<anyhow::Result<Vec<_>>>()?;
+        let records =
+            whole.map(|found| record_of(&self.record.run, found, self.steps_per_epoch)).collect::<anyhow::Result<Vec<_>>>()?;
         let reconciled = self.store.reconcile_checkpoints(&self.record.run, &records)?;
         if !reconciled.restored.is_empty() {
             tracing::info!("{} checkpoints on the disk were not in the store; they are now", reconciled.restored.len());

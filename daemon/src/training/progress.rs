@@ -51,7 +51,8 @@ impl Progress {
         self.data_wait = blend(Some(self.data_wait), shown.data_wait_seconds / shown.seconds.max(1e-9));
         let loss = blend(self.loss, shown.loss);
         self.loss = Some(loss);
-        let message = format!("epoch {}  loss {loss:.3}  {rate:.0} samples/s  data wait {:.0}%", shown.epoch, 100.0 * self.data_wait);
+        let message =
+            format!("epoch {}  loss {loss:.3}  {rate:.0} samples/s  data wait {:.0}%", shown.epoch, 100.0 * self.data_wait);
         if let Some(bar) = &self.bar {
             bar.set_position(shown.step);
             bar.set_message(message);
