@@ -3,6 +3,11 @@
 CARGO ?= cargo
 DEMO ?= demo
 
+# Real pairs and reference values beside the project: named, so that a test that needs them fails where one is missing.
+ifneq ($(wildcard ../shared/data/parity),)
+export DIPTYCH_TEST_DATA ?= $(abspath ../shared/data)
+endif
+
 .PHONY: demo test build setup lint clean-cache
 
 # libtorch, cmake and nasm, where they are missing; kept in the user's cache.

@@ -14,7 +14,7 @@ From pairs to an exported model:
   diptych search \"two dogs on a beach\" --model RUN --dataset data --selection train.parquet
   diptych export --model RUN --format openclip --output exported
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but a source could not be read, 4 stopped by a signal with everything saved.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but a source could not be read to its end, 4 stopped by a signal with everything saved.";
 
 /// Trains CLIP-style models on your own image-text pairs: ingest, SQL, training that resumes exactly, evaluation, search, export.
 #[derive(Debug, Parser)]
@@ -51,6 +51,13 @@ pub enum Command {
     Config(ConfigArgs),
     /// Draw the demo's scenes: pairs in three layouts, with SQL, classes and templates beside them
     DemoData(DemoDataArgs),
+}
+
+impl Command {
+    /// Whether it runs a model.
+    pub fn computes(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::Eval(_) | Self::Embed(_) | Self::Search(_))
+    }
 }
 
 /// Which dataset.

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// What could be read is in, but a source could not be read.
+    /// What could be read is in, but a source could not be read, or not to its end.
     SourceUnreadable,
     /// A signal asked to stop; everything is saved.
     Stopped,

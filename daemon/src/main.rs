@@ -9,6 +9,10 @@ use diptych::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cli.command.computes() && let Err(error) = diptych_trainer::restart_with_sleeping_threads() {
+        // Slower beside other work, and right all the same.
+        tracing::debug!("idle threads spin: {error}");
+    }
     diptych::start_logging(cli.verbose);
     // The default hook prints a source location and advice about backtraces, which help no user. Ours keeps them for -v.
     panic::set_hook(Box::new(|info| tracing::debug!("{info}")));

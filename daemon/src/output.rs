@@ -9,10 +9,22 @@ pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Says on standard error why a command failed: what it was doing, and each cause that the message does not hold already.
+/// Says on standard error why a command failed.
 pub(crate) fn complain(error: &anyhow::Error) {
     // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr().lock(), "error: {error:#}");
+    let _ = writeln!(io::stderr().lock(), "error: {}", describe(error));
+}
+
+/// An error in one text: what was being done, then each cause that the text does not hold already.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Whether an error is only that nobody reads the output any more.
@@ -36,6 +48,13 @@ pub(crate) fn thousands(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cause_that_a_message_holds_already_is_not_said_again() {
+        let full = io::Error::other("disk full");
+        let error = anyhow::Error::new(full).context("a.bin: disk full").context("the checkpoint was not written");
+        assert_eq!(describe(&error), "the checkpoint was not written: a.bin: disk full");
+    }
 
     #[test]
     fn thousands_are_separated() {

@@ -54,7 +54,9 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
     if report.pairs_total == 0 {
         bail!("no pair came out of these sources.{}", ledger_examples(&folder)?);
     }
-    Ok(if report.unreadable().next().is_some() { Outcome::SourceUnreadable } else { Outcome::Done })
+    let whole = |outcome: &SourceOutcome| matches!(outcome, SourceOutcome::Done | SourceOutcome::AlreadyIn);
+    let all_whole = report.sources.iter().all(|source| whole(&source.outcome));
+    Ok(if all_whole { Outcome::Done } else { Outcome::SourceUnreadable })
 }
 
 /// One line a source: what it was taken for, and what came of it.

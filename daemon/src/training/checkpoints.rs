@@ -8,6 +8,7 @@ use diptych_trainer::{CheckpointMeta, Saved};
 
 use super::prepare::Prepared;
 use crate::models::checkpoint_name;
+use crate::output::describe;
 use crate::store::{CheckpointRecord, Milliseconds, RunName};
 
 /// What the store says of a checkpoint folder.
@@ -63,7 +64,7 @@ impl Prepared {
         let failed_to_write = saved.result.is_err();
         match self.settle(saved) {
             Err(error) if failed_to_write => {
-                tracing::error!("{error:#}. Training goes on; older checkpoints are whole");
+                tracing::error!("{}. Training goes on; older checkpoints are whole", describe(&error));
                 Ok(())
             }
             other => other,

@@ -19,6 +19,7 @@ use diptych_schemas::{SampleIndex, Step, TrainConfig};
 use diptych_trainer::StepReport;
 
 use crate::exit::Outcome;
+use crate::output::describe;
 use crate::store::{MetricRow, Milliseconds, RunState};
 
 use prepare::Prepared;
@@ -52,8 +53,8 @@ pub(crate) fn train(config: &TrainConfig, options: Options) -> anyhow::Result<Ou
         Err(error) => {
             run.record.state = RunState::Failed;
             // The error that is reported is the first one; the state folder may be the very thing that fails.
-            if let Err(second) = run.save_record(Some(format!("{error:#}"))) {
-                tracing::warn!("the end of the run could not be recorded: {second:#}");
+            if let Err(second) = run.save_record(Some(describe(&error))) {
+                tracing::warn!("the end of the run could not be recorded: {}", describe(&second));
             }
             Err(error)
         }

@@ -129,7 +129,7 @@ fn sql_that_is_wrong_is_answered_with_the_place() {
     work.diptych(&["ingest", "a.tar", "--dataset", "data"]).ok();
     work.diptych(&["sql", "SELECT captoin FROM meta", "--dataset", "data"]).fails_with(&["captoin", "caption", "^"]);
     work.diptych(&["sql", "SELECT FROM WHERE", "--dataset", "data"]).fails_with(&["^"]);
-    work.diptych(&["sql", "COPY meta TO 'x.csv'", "--dataset", "data"]).fails_with(&["COPY"]);
+    work.diptych(&["sql", "COPY meta TO 'x.csv'", "--dataset", "data"]).fails_with(&["only reading is allowed"]);
     assert!(!work.path("x.csv").exists());
 }
 
@@ -190,6 +190,6 @@ fn full_disk_while_a_checkpoint_is_written_loses_nothing() {
     }
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("make room") && text.contains("step 5") && text.contains("space"), "{text}");
-    assert!(!text.contains(".incomplete"), "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("small/") && line.ends_with(".incomplete")), "{text}");
     assert!(text.contains("step-000000003") && !text.contains("step-000000005\n"), "{text}");
 }

@@ -29,8 +29,8 @@ fn scenes_become_a_trained_searched_and_evaluated_model() {
     assert_eq!(work.sql(&state, "SELECT count(*) FROM metrics WHERE name = 'loss'"), steps.to_string());
     assert_eq!(work.sql(&state, "SELECT count(*) FROM metrics WHERE name = 'heldout/i2t_recall@1'"), "2");
     let first: f64 = work.sql(&state, "SELECT value FROM metrics WHERE name = 'loss' ORDER BY step LIMIT 1").parse().unwrap();
-    // ln(16) is what a model that knows nothing has on batches of 16.
-    assert!((first - 16_f64.ln()).abs() < 0.7, "{first}");
+    // A model that knows nothing has at least ln(16) on batches of 16, and more the more its logits spread.
+    assert!((16_f64.ln() - 0.5..8.0).contains(&first), "{first}");
 
     // A finished run is not trained again.
     let weights = work.sql(&state, "SELECT weights_hash FROM checkpoints ORDER BY step DESC LIMIT 1");
