@@ -175,7 +175,7 @@ fn draw_panel(canvas: &mut Canvas, panel: &Panel<'_>, top: f32, steps: (f64, f64
     }
     canvas.line(&[(LEFT + 0.5, top), (LEFT + 0.5, bottom + 0.5), (right, bottom + 0.5)], 1.0, AXIS, 1.0, false);
     if lowest {
-        canvas.text("step", Style::regular(13.0), ((LEFT + right) / 2.0, bottom + 42.0), Align::Middle, PALE_INK);
+        canvas.text("step", Style::regular(13.0), (f32::midpoint(LEFT, right), bottom + 42.0), Align::Middle, PALE_INK);
     }
 
     // The first line is the one to see, so it is drawn last.
@@ -188,7 +188,9 @@ fn draw_panel(canvas: &mut Canvas, panel: &Panel<'_>, top: f32, steps: (f64, f64
             canvas.line(&places, line.width, line.colour, line.alpha, false);
             // A few points are measurements; many are a curve.
             if places.len() <= 40 && line.alpha == 1.0 {
-                places.iter().for_each(|place| canvas.line(&[*place], 3.2, line.colour, 1.0, false));
+                for place in places {
+                    canvas.line(&[place], 3.2, line.colour, 1.0, false);
+                }
             }
         }
     }
@@ -242,7 +244,7 @@ fn number(value: f64, every: f64) -> String {
     let value = if value.abs() < every * 1e-6 { 0.0 } else { value };
     if value == 0.0 {
         "0".to_owned()
-    } else if every < 1e-3 || every >= 1e6 {
+    } else if !(1e-3..1e6).contains(&every) {
         format!("{value:.1e}")
     } else {
         let digits = (-every.log10().floor()).max(0.0) as usize;
@@ -279,9 +281,8 @@ fn thinned(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
         let low = part.iter().enumerate().min_by(by_value).map(|(at, _)| at);
         let high = part.iter().enumerate().max_by(by_value).map(|(at, _)| at);
         match (strange, low, high) {
-            (Some(at), ..) => kept.push(part[at]),
             (None, Some(low), Some(high)) if low != high => kept.extend([part[low.min(high)], part[low.max(high)]]),
-            (None, Some(at), _) => kept.push(part[at]),
+            (Some(at), ..) | (None, Some(at), _) => kept.push(part[at]),
             _ => {}
         }
     }
