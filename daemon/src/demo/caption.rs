@@ -83,37 +83,46 @@ mod tests {
     use super::super::scene::{Colour, Shape, scene};
     use super::*;
 
+    #[derive(Default)]
+    struct Said {
+        compositions: Vec<Composition>,
+        numbers: Vec<u8>,
+        sizes: Vec<Size>,
+        places: Vec<Place>,
+        relations: Vec<Relation>,
+    }
+
     /// What a caption says, read word by word without knowing its template.
-    fn read(caption: &str) -> (Vec<Composition>, Vec<u8>, Vec<Size>, Vec<Place>, Vec<Relation>) {
-        let (mut compositions, mut numbers, mut sizes, mut places, mut relations) = (vec![], vec![], vec![], vec![], vec![]);
+    fn read(caption: &str) -> Said {
+        let mut said = Said::default();
         let words: Vec<&str> = caption.split([' ', ',']).filter(|word| !word.is_empty()).collect();
         let mut colour = None;
         for (at, word) in words.iter().enumerate() {
             colour = Colour::ALL.into_iter().find(|colour| colour.name() == *word).or(colour);
             if let Some(shape) = Shape::ALL.into_iter().find(|shape| [shape.name(), shape.plural()].contains(word)) {
-                compositions.push(Composition { colour: colour.take().unwrap(), shape });
+                said.compositions.push(Composition { colour: colour.take().unwrap(), shape });
             }
             let of = words.get(at + 1) == Some(&"of");
             match *word {
-                "one" => numbers.push(1),
-                "two" => numbers.push(2),
-                "three" => numbers.push(3),
-                "small" | "little" => sizes.push(Size::Small),
-                "large" | "big" => sizes.push(Size::Large),
-                "left" if of => relations.push(Relation::LeftOf),
-                "right" if of => relations.push(Relation::RightOf),
-                "above" => relations.push(Relation::Above),
-                "below" => relations.push(Relation::Below),
-                "inside" => relations.push(Relation::Inside),
-                "left" => places.push(Place::Left),
-                "right" => places.push(Place::Right),
-                "top" => places.push(Place::Top),
-                "bottom" => places.push(Place::Bottom),
-                "centre" | "middle" => places.push(Place::Centre),
+                "one" => said.numbers.push(1),
+                "two" => said.numbers.push(2),
+                "three" => said.numbers.push(3),
+                "small" | "little" => said.sizes.push(Size::Small),
+                "large" | "big" => said.sizes.push(Size::Large),
+                "left" if of => said.relations.push(Relation::LeftOf),
+                "right" if of => said.relations.push(Relation::RightOf),
+                "above" => said.relations.push(Relation::Above),
+                "below" => said.relations.push(Relation::Below),
+                "inside" => said.relations.push(Relation::Inside),
+                "left" => said.places.push(Place::Left),
+                "right" => said.places.push(Place::Right),
+                "top" => said.places.push(Place::Top),
+                "bottom" => said.places.push(Place::Bottom),
+                "centre" | "middle" => said.places.push(Place::Centre),
                 _ => {}
             }
         }
-        (compositions, numbers, sizes, places, relations)
+        said
     }
 
     #[test]
@@ -121,7 +130,7 @@ mod tests {
         for index in 0..3000 {
             let scene = scene(11, index);
             let caption = caption(&scene, &mut Random::new(11, Stream::Caption, index));
-            let (compositions, numbers, sizes, places, relations) = read(&caption);
+            let Said { compositions, numbers, sizes, places, relations } = read(&caption);
             assert!((3..=14).contains(&caption.split(' ').count()), "{caption}");
             match scene.content {
                 Content::Single { size, place } => {

@@ -61,7 +61,7 @@ pub(super) fn decompression_bomb() -> io::Result<Vec<u8>> {
     // 8 bits, RGB, deflate, adaptive filters, not interlaced.
     header.extend_from_slice(&[8, 2, 0, 0, 0]);
     let mut packed = ZlibEncoder::new(Vec::new(), Compression::best());
-    packed.write_all(&[0; 1_000_000])?;
+    packed.write_all(&vec![0; 1_000_000])?;
     let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
     for (name, data) in [(b"IHDR", header), (b"IDAT", packed.finish()?), (b"IEND", Vec::new())] {
         bytes.extend_from_slice(&(data.len() as u32).to_be_bytes());

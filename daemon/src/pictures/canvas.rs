@@ -75,7 +75,9 @@ impl Canvas {
             }
             [(x, y), rest @ ..] => {
                 path.move_to(*x, *y);
-                rest.iter().for_each(|(x, y)| path.line_to(*x, *y));
+                for (x, y) in rest {
+                    path.line_to(*x, *y);
+                }
             }
         }
         let dash = if dashed { StrokeDash::new(vec![5.0, 5.0], 0.0) } else { None };
