@@ -291,7 +291,7 @@ pub struct DemoDataArgs {
     /// Folder to write; must not exist yet
     pub output: PathBuf,
     /// Pairs to draw, before the broken ones
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 4500)]
     pub scenes: u32,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

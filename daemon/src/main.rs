@@ -9,7 +9,9 @@ use diptych::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if cli.command.computes() && let Err(error) = diptych_trainer::restart_with_sleeping_threads() {
+    if cli.command.computes()
+        && let Err(error) = diptych_trainer::restart_with_sleeping_threads()
+    {
         // Slower beside other work, and right all the same.
         tracing::debug!("idle threads spin: {error}");
     }

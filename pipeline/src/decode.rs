@@ -39,7 +39,8 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageError> {
         ImageFormat::Jpeg => jpeg::decode(bytes, max_pixels),
         _ => decode_other(bytes, format, max_pixels),
     }));
-    let (image, orientation) = result.unwrap_or_else(|_| Err(ImageError::CorruptPixels { detail: "the decoder gave up".into() }))?;
+    let (image, orientation) =
+        result.unwrap_or_else(|_| Err(ImageError::CorruptPixels { detail: "the decoder gave up".into() }))?;
     Ok(oriented(image, orientation))
 }
 

@@ -159,7 +159,8 @@ fn start(
         let _ = tickets_in.try_send(());
     }
 
-    let mut loader = Loader { batches, tickets: tickets_in, counters: Arc::clone(&counters), threads: Vec::new(), finished: false };
+    let mut loader =
+        Loader { batches, tickets: tickets_in, counters: Arc::clone(&counters), threads: Vec::new(), finished: false };
     let shared = Arc::clone(&counters);
     loader.spawn("diptych-read", move || stages::read(shards, stretches, &windows_in, &shared))?;
     let (shared, results_of_dispatch) = (Arc::clone(&counters), results_in.clone());

@@ -26,7 +26,7 @@ pub struct Order {
 #[derive(Clone, Debug)]
 pub struct Epoch<'a> {
     order: &'a Order,
-    epoch: u64,
+    number: u64,
     /// Blocks as they follow each other.
     blocks: Vec<u32>,
     /// Position of the first row of each window, and behind the last one the number of rows.
@@ -79,7 +79,7 @@ impl Order {
             position += window.iter().map(|block| self.block_rows(*block).count() as u64).sum::<u64>();
             window_starts.push(position);
         }
-        Epoch { order: self, epoch, blocks, window_starts }
+        Epoch { order: self, number: epoch, blocks, window_starts }
     }
 
     fn block_rows(&self, block: u32) -> Range<u64> {
@@ -107,7 +107,7 @@ impl Epoch<'_> {
         let size = self.order.window_row_groups;
         let blocks = self.blocks.chunks(size).nth(index).unwrap_or_default();
         let mut rows: Vec<u64> = blocks.iter().flat_map(|block| self.order.block_rows(*block)).collect();
-        self.order.random(WINDOW, self.epoch, index as u64).shuffle(&mut rows);
+        self.order.random(WINDOW, self.number, index as u64).shuffle(&mut rows);
         let first = self.window_starts.get(index).copied().unwrap_or_else(|| self.order.epoch_len());
         Window { first, rows }
     }

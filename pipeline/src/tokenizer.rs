@@ -58,7 +58,10 @@ enum Cleaning {
 
 /// What stands around a text.
 enum Frame {
-    Tokens { start: u32, end: u32 },
+    Tokens {
+        start: u32,
+        end: u32,
+    },
     /// What the file's own post-processor puts there.
     PostProcessor,
 }
@@ -232,9 +235,7 @@ fn clip_json(vocabulary: &Vocabulary) -> String {
     normalizers.push(json!({"type": "Lowercase"}));
 
     let (start, end) = (vocabulary.tokens.len() - 2, vocabulary.tokens.len() - 1);
-    let special = |id: usize, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
-    };
+    let special = |id: usize, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
     let vocab: serde_json::Map<String, Value> =
         vocabulary.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
     let merges: Vec<String> = vocabulary.merges.iter().map(|(left, right)| format!("{left} {right}")).collect();

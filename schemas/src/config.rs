@@ -205,18 +205,33 @@ impl TrainConfig {
             !self.name.is_empty() && self.name.chars().all(plain) && !self.name.starts_with('.') && self.name.len() <= 100,
             format!("name must be 1 to 100 letters, digits, '-', '_' or '.', not starting with '.', got {:?}", self.name),
         )?;
-        check(self.train.batch_size >= 2, format!("train.batch_size must be at least 2: a batch of {} has no negatives", self.train.batch_size))?;
+        check(
+            self.train.batch_size >= 2,
+            format!("train.batch_size must be at least 2: a batch of {} has no negatives", self.train.batch_size),
+        )?;
         check(self.train.epochs >= 1, "train.epochs must be at least 1".into())?;
         let o = &self.optimizer;
         check(o.lr > 0.0 && o.lr.is_finite(), format!("optimizer.lr must be above 0, got {}", o.lr))?;
-        check((0.0..1.0).contains(&o.beta1) && (0.0..1.0).contains(&o.beta2), format!("optimizer.beta1 and beta2 must be in [0, 1), got {} and {}", o.beta1, o.beta2))?;
+        check(
+            (0.0..1.0).contains(&o.beta1) && (0.0..1.0).contains(&o.beta2),
+            format!("optimizer.beta1 and beta2 must be in [0, 1), got {} and {}", o.beta1, o.beta2),
+        )?;
         check(o.eps > 0.0, format!("optimizer.eps must be above 0, got {}", o.eps))?;
         check(o.weight_decay >= 0.0, format!("optimizer.weight_decay must be at least 0, got {}", o.weight_decay))?;
-        check(o.clip_grad_norm >= 0.0, format!("optimizer.clip_grad_norm must be at least 0 (0: no clip), got {}", o.clip_grad_norm))?;
+        check(
+            o.clip_grad_norm >= 0.0,
+            format!("optimizer.clip_grad_norm must be at least 0 (0: no clip), got {}", o.clip_grad_norm),
+        )?;
         let [s0, s1] = self.augment.scale;
-        check(0.0 < s0 && s0 <= s1 && s1 <= 1.0, format!("augment.scale must be two rising numbers in (0, 1], got [{s0}, {s1}]"))?;
+        check(
+            0.0 < s0 && s0 <= s1 && s1 <= 1.0,
+            format!("augment.scale must be two rising numbers in (0, 1], got [{s0}, {s1}]"),
+        )?;
         let [r0, r1] = self.augment.ratio;
-        check(0.0 < r0 && r0 <= r1 && r1.is_finite(), format!("augment.ratio must be two rising numbers above 0, got [{r0}, {r1}]"))?;
+        check(
+            0.0 < r0 && r0 <= r1 && r1.is_finite(),
+            format!("augment.ratio must be two rising numbers above 0, got [{r0}, {r1}]"),
+        )?;
         check(self.loader.window_row_groups >= 1, "loader.window_row_groups must be at least 1".into())?;
         check(self.loader.queue_mib >= 1, "loader.queue_mib must be at least 1 MiB".into())?;
         check(self.loader.max_pixels >= 1, "loader.max_pixels must be at least 1".into())?;
@@ -226,7 +241,8 @@ impl TrainConfig {
         )?;
         check(
             self.eval.selection.is_some() || self.eval.every_epochs == 0,
-            "eval.every_epochs is set, but eval.selection is not: name the held-out selection, or remove eval.every_epochs".into(),
+            "eval.every_epochs is set, but eval.selection is not: name the held-out selection, or remove eval.every_epochs"
+                .into(),
         )?;
         let device = self.train.device.as_str();
         let cuda = device.strip_prefix("cuda:").is_some_and(|n| n.parse::<usize>().is_ok());
@@ -256,7 +272,12 @@ impl TrainConfig {
         let decisive = Self {
             state: PathBuf::new(),
             data: DataConfig { dataset: PathBuf::new(), selection: PathBuf::new() },
-            loader: LoaderConfig { window_row_groups: self.loader.window_row_groups, max_pixels: self.loader.max_pixels, threads: 0, queue_mib: 1 },
+            loader: LoaderConfig {
+                window_row_groups: self.loader.window_row_groups,
+                max_pixels: self.loader.max_pixels,
+                threads: 0,
+                queue_mib: 1,
+            },
             checkpoint: CheckpointConfig::default(),
             eval: EvalConfig::default(),
             ..self.clone()

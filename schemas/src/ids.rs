@@ -140,10 +140,7 @@ mod tests {
         let uid = Uid::of(&ContentHash::of(b"x"), "y");
         assert_eq!(uid.to_string().parse::<Uid>().unwrap(), uid);
         // sha256 of the empty string, FIPS 180-4.
-        assert_eq!(
-            ContentHash::of(b"").to_string(),
-            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        );
+        assert_eq!(ContentHash::of(b"").to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert!("zz".parse::<Uid>().unwrap_err().to_string().contains("32 hexadecimal digits"));
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The binary is the one that `make test` builds just before; `DIPTYCH_BIN` names another.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "this crate is only for tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "this crate is only for tests")]
 
 pub mod pairs;
 

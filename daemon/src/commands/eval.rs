@@ -19,7 +19,7 @@ use crate::models::{self, Model};
 use crate::output::line;
 use crate::retrieval::{distinct_captions, pair_retrieval};
 
-pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     let selection = Selection::read(&args.selection)?;
     let classes = args.classes.as_deref().map(read_lines).transpose()?;
     let templates = args.templates.as_deref().map(read_lines).transpose()?;
@@ -138,10 +138,10 @@ fn print_zero_shot(result: &ZeroShot) -> anyhow::Result<()> {
 }
 
 fn print_retrieval(result: &Retrieval) -> anyhow::Result<()> {
-    let header: String = RECALL_AT.iter().map(|k| format!("{:>8}", format!("R@{k}"))).collect();
+    let header: String = RECALL_AT.map(|k| format!("{:>8}", format!("R@{k}"))).concat();
     line(format!("\nretrieval, {} pairs    {header}", result.images))?;
     let row = |name: &str, recall: Recall| {
-        let values: String = recall.iter().map(|value| format!("{value:>8.3}")).collect();
+        let values: String = recall.map(|value| format!("{value:>8.3}")).concat();
         line(format!("  {name:<22}{values}"))
     };
     row("image to text", result.image_to_text)?;

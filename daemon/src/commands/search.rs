@@ -20,7 +20,7 @@ use crate::store::Store;
 /// Side of an image in the contact sheet, in pixels.
 const SHEET_IMAGE: u32 = 160;
 
-pub(crate) fn run(args: SearchArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     if args.k == 0 {
         bail!("-k must be at least 1");
     }

@@ -6,7 +6,7 @@ use crate::cli::TrainArgs;
 use crate::exit::Outcome;
 use crate::training::{self, Options};
 
-pub(crate) fn run(args: TrainArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Outcome> {
     let config = TrainConfig::read(&args.config)?;
     training::train(&config, Options { stop_after: args.stop_after, progress: !args.no_progress })
 }

@@ -34,7 +34,16 @@ fn exif_orientation_is_applied() {
 
 #[test]
 fn lossless_formats_have_pillows_pixels() {
-    let pngs = ["rgb.png", "rgba.png", "gray_alpha.png", "palette.png", "palette_transparent.png", "bits1.png", "rgb16.png", "gray16.png"];
+    let pngs = [
+        "rgb.png",
+        "rgba.png",
+        "gray_alpha.png",
+        "palette.png",
+        "palette_transparent.png",
+        "bits1.png",
+        "rgb16.png",
+        "gray16.png",
+    ];
     let others = ["plain.webp", "alpha.webp", "palette.gif", "frames.gif", "transparent.gif"];
     for name in pngs.iter().chain(&others) {
         assert_eq!(difference(name), 0, "{name}");

@@ -15,7 +15,9 @@ pub enum LoaderError {
     TooFewRows { rows: u64, batch: u64 },
     #[error("row {row} of the selection has weight {weight}: training takes only weight 1 so far. Select without weights")]
     Weight { row: usize, weight: f32 },
-    #[error("row {row} of the selection does not come after the row before it in the dataset: make the selection again with `diptych select`")]
+    #[error(
+        "row {row} of the selection does not come after the row before it in the dataset: make the selection again with `diptych select`"
+    )]
     Unordered { row: usize },
     #[error(
         "{path}: this file of the dataset is missing, but the selection has pairs in it. Put it back, or make a new selection \

@@ -47,7 +47,9 @@ pub(super) fn blocks(selection: &Selection) -> Result<Vec<Range<u64>>, LoaderErr
     let place = |row: usize| (selection.shards[row], selection.row_groups[row], selection.rows[row]);
     let mut blocks: Vec<Range<u64>> = Vec::new();
     for row in 0..selection.len() {
-        let same_block = row > 0 && selection.shards[row - 1] == selection.shards[row] && selection.row_groups[row - 1] == selection.row_groups[row];
+        let same_block = row > 0
+            && selection.shards[row - 1] == selection.shards[row]
+            && selection.row_groups[row - 1] == selection.row_groups[row];
         if row > 0 && place(row - 1) >= place(row) {
             return Err(LoaderError::Unordered { row });
         }

@@ -108,7 +108,7 @@ impl Shards {
         let blob = ParquetFile::open(blob_path(&self.dataset, number))?;
         let found = blob.file.metadata().map_err(SchemaError::io(&blob.path))?.len();
         if let Some(expected) = self.blob_bytes.get(&number).filter(|bytes| **bytes != found) {
-            return Err(blob.unreadable(format!("it has {found} bytes, dataset.json says {expected}: a copy cut short?")));
+            return Err(blob.unreadable(&format!("it has {found} bytes, dataset.json says {expected}: a copy cut short?")));
         }
         let meta = ParquetFile::open(meta_path(&self.dataset, number))?;
         let mut starts = vec![0];
@@ -175,7 +175,8 @@ impl Shard {
         let columns = [column::UID, column::CAPTION, column::SOURCE, column::KEY];
         self.meta.read(wanted, &columns, ROWS_A_BATCH, stop, |batch| {
             let uids = uids(&self.meta, batch)?;
-            let text = |name| -> Result<&StringArray, LoaderError> { Ok(self.meta.column(batch, name, &DataType::Utf8)?.as_string()) };
+            let text =
+                |name| -> Result<&StringArray, LoaderError> { Ok(self.meta.column(batch, name, &DataType::Utf8)?.as_string()) };
             let (captions, sources, keys) = (text(column::CAPTION)?, text(column::SOURCE)?, text(column::KEY)?);
             for (index, row) in (0..batch.num_rows()).zip(&mut rest) {
                 self.meta.check(selection, row.selected, uids, index)?;
@@ -183,9 +184,9 @@ impl Shard {
                     source = sources.value(index).into();
                 }
                 if let Some(pair) = &mut pairs[row.place] {
-                    pair.caption = captions.value(index).to_owned();
+                    captions.value(index).clone_into(&mut pair.caption);
                     pair.source = Arc::clone(&source);
-                    pair.key = keys.value(index).to_owned();
+                    keys.value(index).clone_into(&mut pair.key);
                 }
             }
             Ok(())
@@ -207,7 +208,7 @@ impl ParquetFile {
         }
     }
 
-    fn unreadable(&self, message: impl ToString) -> LoaderError {
+    fn unreadable(&self, message: &dyn std::fmt::Display) -> LoaderError {
         LoaderError::Unreadable { path: self.path.clone(), message: message.to_string() }
     }
 
@@ -230,17 +231,21 @@ impl ParquetFile {
             .with_row_selection_policy(RowSelectionPolicy::Selectors)
             .with_batch_size(batch_rows)
             .build()
-            .map_err(|error| self.unreadable(error))?;
+            .map_err(|error| self.unreadable(&error))?;
         let mut rows = 0;
         for batch in reader {
             if stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            let batch = batch.map_err(|error| self.unreadable(error))?;
+            let batch = batch.map_err(|error| self.unreadable(&error))?;
             rows += batch.num_rows();
             each(&batch)?;
         }
-        if rows == wanted.len() { Ok(true) } else { Err(self.unreadable(format!("it gave {rows} rows instead of {}", wanted.len()))) }
+        if rows == wanted.len() {
+            Ok(true)
+        } else {
+            Err(self.unreadable(&format!("it gave {rows} rows instead of {}", wanted.len())))
+        }
     }
 
     /// The row groups that hold wanted rows, and the wanted rows within these.
@@ -266,19 +271,25 @@ impl ParquetFile {
         if rest.is_empty() {
             Ok((groups, RowSelection::from_consecutive_ranges(ranges.into_iter(), kept)))
         } else {
-            Err(self.unreadable(format!("it has {start} rows, which are fewer than its other half has")))
+            Err(self.unreadable(&format!("it has {start} rows, which are fewer than its other half has")))
         }
     }
 
     fn column<'a>(&self, batch: &'a RecordBatch, name: &str, kind: &DataType) -> Result<&'a dyn Array, LoaderError> {
         match batch.column_by_name(name) {
             Some(array) if array.data_type() == kind => Ok(array.as_ref()),
-            Some(array) => Err(self.unreadable(format!("its column {name} is {}, not {kind}", array.data_type()))),
-            None => Err(self.unreadable(format!("it lacks the column {name}"))),
+            Some(array) => Err(self.unreadable(&format!("its column {name} is {}, not {kind}", array.data_type()))),
+            None => Err(self.unreadable(&format!("it lacks the column {name}"))),
         }
     }
 
-    fn check(&self, selection: &Selection, selected: usize, uids: &FixedSizeBinaryArray, index: usize) -> Result<(), LoaderError> {
+    fn check(
+        &self,
+        selection: &Selection,
+        selected: usize,
+        uids: &FixedSizeBinaryArray,
+        index: usize,
+    ) -> Result<(), LoaderError> {
         if uids.value(index) == selection.uids[selected].0 {
             return Ok(());
         }

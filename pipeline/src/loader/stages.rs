@@ -10,10 +10,10 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 use diptych_schemas::{AugmentConfig, LedgerEntry, SampleIndex, Stage, Uid};
 
+use super::LoaderError;
 use super::plan::{Cut, Plan};
 use super::shards::{Pair, Shards};
 use super::stats::{Counters, lap};
-use super::LoaderError;
 use crate::random::seed_of;
 use crate::{Batch, ImageError, Tokenizer, crop_resize, decode, eval_transform, random_resized_crop_box};
 

@@ -147,7 +147,10 @@ impl LoaderStats {
             return "nothing yet: no work has been handed out".into();
         }
         if caller >= reading.max(workers) {
-            return format!("the caller: {} of {} batches wait for it, the loader keeps up", self.queued_batches, self.queue_capacity);
+            return format!(
+                "the caller: {} of {} batches wait for it, the loader keeps up",
+                self.queued_batches, self.queue_capacity
+            );
         }
         if reading >= workers {
             return "read: the workers wait for row groups; a faster disk, or smaller row groups, would help".into();
@@ -160,7 +163,10 @@ impl LoaderStats {
         let total = (decode.busy + resize.busy + tokenize.busy + batch.busy).as_secs_f64().max(f64::MIN_POSITIVE);
         let slowest = [decode, resize, tokenize].into_iter().max_by_key(|stage| stage.busy).unwrap_or(decode);
         let share = 100.0 * slowest.busy.as_secs_f64() / total;
-        format!("{}: {share:.0}% of the time of {threads} workers; more loader.threads, or smaller images, would help", slowest.stage)
+        format!(
+            "{}: {share:.0}% of the time of {threads} workers; more loader.threads, or smaller images, would help",
+            slowest.stage
+        )
     }
 }
 

@@ -107,7 +107,8 @@ fn a_start_anywhere_continues_the_uninterrupted_run_bit_for_bit() {
 #[test]
 fn every_pair_comes_at_most_once_an_epoch_with_its_own_caption_and_only_the_last_incomplete_batch_is_left_out() {
     let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
-    let captions: HashMap<Uid, &String> = data.selection.uids.iter().copied().zip(data.pairs.iter().map(|pair| &pair.1)).collect();
+    let captions: HashMap<Uid, &String> =
+        data.selection.uids.iter().copied().zip(data.pairs.iter().map(|pair| &pair.1)).collect();
     let batches = all(spec(&data, &tokenizer));
     let mut cursor = 0;
     for (epoch, of_epoch) in batches.chunks(6).enumerate() {
@@ -125,7 +126,8 @@ fn every_pair_comes_at_most_once_an_epoch_with_its_own_caption_and_only_the_last
             }
         }
     }
-    let order = |epoch: usize| -> Vec<Uid> { batches[6 * epoch..6 * (epoch + 1)].iter().flat_map(|batch| batch.uids.clone()).collect() };
+    let order =
+        |epoch: usize| -> Vec<Uid> { batches[6 * epoch..6 * (epoch + 1)].iter().flat_map(|batch| batch.uids.clone()).collect() };
     assert_ne!(order(0), order(1));
 }
 
@@ -150,7 +152,10 @@ fn pixels_of_an_evaluation_are_those_of_the_evaluation_transform_in_the_selectio
     let expected: Vec<u8> =
         data.pairs.iter().flat_map(|(image, _)| eval_transform(&decode(image, 1 << 20).unwrap(), 16).unwrap()).collect();
     assert_eq!(batches.iter().flat_map(|batch| batch.images.clone()).collect::<Vec<_>>(), expected);
-    assert_eq!(batches.iter().flat_map(|batch| batch.captions.clone()).collect::<Vec<_>>(), data.pairs.iter().map(|pair| pair.1.clone()).collect::<Vec<_>>());
+    assert_eq!(
+        batches.iter().flat_map(|batch| batch.captions.clone()).collect::<Vec<_>>(),
+        data.pairs.iter().map(|pair| pair.1.clone()).collect::<Vec<_>>()
+    );
     assert_eq!(batches[3].next, SampleIndex(20));
 }
 
@@ -201,7 +206,10 @@ fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
             } else {
                 (Reason::UnsupportedFormat, "source2.tar", "key3", "shard 2, row group 0, row 3")
             };
-            assert_eq!((entry.reason, entry.source.as_str(), entry.key.as_str(), entry.position.as_str()), (reason, source, key, position));
+            assert_eq!(
+                (entry.reason, entry.source.as_str(), entry.key.as_str(), entry.position.as_str()),
+                (reason, source, key, position)
+            );
             assert_eq!(entry.stage, diptych_schemas::Stage::Train);
             skipped += 1;
         }
@@ -352,9 +360,12 @@ fn damage_in_a_later_window_comes_after_the_batches_before_it() {
     let blob = diptych_schemas::blob_path(data.folder.path(), data.selection.shards[last]);
     let reference = all(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) });
     data.pairs.clear();
-    let shard_windows: Vec<u64> = (0..40).filter(|position| data.selection.shards[order.row(0, *position).unwrap() as usize] == data.selection.shards[last]).collect();
+    let shard_windows: Vec<u64> = (0..40)
+        .filter(|position| data.selection.shards[order.row(0, *position).unwrap() as usize] == data.selection.shards[last])
+        .collect();
     std::fs::remove_file(blob).unwrap();
-    let results: Vec<Result<Batch, LoaderError>> = train_loader(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) }).unwrap().collect();
+    let results: Vec<Result<Batch, LoaderError>> =
+        train_loader(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) }).unwrap().collect();
     let (failed, good) = results.split_last().unwrap();
     assert!(matches!(failed, Err(LoaderError::MissingShard { .. })));
     // Windows have ten rows: whole batches before the first window that touches the shard.

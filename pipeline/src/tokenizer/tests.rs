@@ -11,7 +11,7 @@ fn written(json: &Value) -> (tempfile::TempDir, PathBuf) {
 }
 
 /// A WordLevel tokenizer over these words, whose ids are their places.
-fn word_level(words: &[&str], more: Value) -> Value {
+fn word_level(words: &[&str], more: &Value) -> Value {
     let vocab: serde_json::Map<String, Value> = words.iter().enumerate().map(|(id, word)| ((*word).into(), json!(id))).collect();
     let mut tokenizer = json!({
         "version": "1.0", "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
@@ -30,11 +30,15 @@ fn ids_are_openclips_through_both_ways_of_making_the_tokenizer() {
     let rows: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let clip = Tokenizer::clip().unwrap();
     // What other tools read: the same JSON with its own normalizer.
-    let (_folder, path) = written(&serde_json::from_str::<Value>(&format!(" {}", clip.to_json())).map(|mut json| {
-        json["version"] = json!("1.0");
-        json["added_tokens"][0]["rstrip"] = json!(true);
-        json
-    }).unwrap());
+    let (_folder, path) = written(
+        &serde_json::from_str::<Value>(&format!(" {}", clip.to_json()))
+            .map(|mut json| {
+                json["version"] = json!("1.0");
+                json["added_tokens"][0]["rstrip"] = json!(true);
+                json
+            })
+            .unwrap(),
+    );
     let from_json = Tokenizer::from_file(&path).unwrap();
     assert!(matches!(from_json.cleaning, Cleaning::OfTheFile));
     let rows = rows.as_array().unwrap();
@@ -111,14 +115,14 @@ fn the_written_file_is_the_same_tokenizer_again() {
 fn another_tokenizer_frames_and_pads_by_its_own_rules() {
     let processor = json!({"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]},
         "padding": {"strategy": {"Fixed": 4}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 3, "pad_type_id": 0, "pad_token": "[PAD]"}});
-    let (_folder, path) = written(&word_level(&["[UNK]", "[CLS]", "[SEP]", "[PAD]", "red", "dog"], processor));
+    let (_folder, path) = written(&word_level(&["[UNK]", "[CLS]", "[SEP]", "[PAD]", "red", "dog"], &processor));
     let tokenizer = Tokenizer::from_file(&path).unwrap();
     assert_eq!(tokenizer.encode("Red dog cat", 7), [1, 4, 5, 0, 2, 3, 3]);
     assert_eq!(tokenizer.encode("red dog red dog", 4), [1, 4, 5, 2]);
     assert!(matches!(tokenizer.vocab_and_merges(), Err(TokenizerError::NotBytePair { kind }) if kind == "WordLevel"));
 
     // Without a post-processor, the start and end tokens are found by their names.
-    let (_folder, path) = written(&word_level(&["[UNK]", "<s>", "</s>", "<pad>", "red"], json!({})));
+    let (_folder, path) = written(&word_level(&["[UNK]", "<s>", "</s>", "<pad>", "red"], &json!({})));
     assert_eq!(Tokenizer::from_file(&path).unwrap().encode("red", 5), [1, 4, 2, 3, 3]);
 }
 
@@ -132,7 +136,7 @@ fn files_that_are_no_usable_tokenizer_say_why() {
         Tokenizer::from_file(&path).err().unwrap().to_string()
     };
     assert!(refusal(&json!({"model": 3})).contains("cannot be read as a tokenizer.json"));
-    assert!(refusal(&word_level(&["[UNK]", "red"], json!({}))).contains("how a text ends"));
-    let message = refusal(&word_level(&["<s>", "</s>", "red"], json!({})));
+    assert!(refusal(&word_level(&["[UNK]", "red"], &json!({}))).contains("how a text ends"));
+    let message = refusal(&word_level(&["<s>", "</s>", "red"], &json!({})));
     assert!(message.contains("cannot encode every text"), "{message}");
 }

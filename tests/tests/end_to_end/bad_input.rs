@@ -28,7 +28,8 @@ fn unfinished(work: &Work, folder: &str) -> Vec<String> {
 }
 
 fn parquet(columns: &[(&str, DataType)]) -> Vec<u8> {
-    let schema = Arc::new(Schema::new(columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Vec<_>>()));
+    let schema =
+        Arc::new(Schema::new(columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Vec<_>>()));
     let arrays = columns.iter().map(|(_, kind)| match kind {
         DataType::Binary => Arc::new(BinaryArray::from_vec(vec![&pairs::png(9, 9, [1, 2, 3])])) as _,
         _ => Arc::new(StringArray::from(vec!["a caption of words"])) as _,
@@ -47,7 +48,8 @@ fn missing_files_are_named() {
     work.diptych(&["ingest", "nowhere.tar", "--dataset", "data"]).fails_with(&["nowhere.tar"]);
     assert!(!work.path("data/dataset.json").exists());
     work.diptych(&["train", "nowhere.toml"]).fails_with(&["nowhere.toml"]);
-    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "nowhere", "--output", "s.parquet"]).fails_with(&["nowhere", "diptych ingest"]);
+    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "nowhere", "--output", "s.parquet"])
+        .fails_with(&["nowhere", "diptych ingest"]);
     work.diptych(&["export", "--model", "nowhere", "--format", "hf", "--output", "out"]).fails_with(&["nowhere"]);
     work.diptych(&["sql", "SELECT 1", "--state", "nowhere"]).fails_with(&["nowhere"]);
     assert!(!work.path("nowhere").exists(), "a typo made a state folder");
@@ -66,8 +68,12 @@ fn parquet_without_images_says_what_it_has_and_which_option_to_set() {
 fn caption_column_that_does_not_exist_is_answered_with_those_that_do() {
     let work = Work::new();
     work.write("a.parquet", parquet(&[("image", DataType::Binary), ("caption", DataType::Utf8)]));
-    work.diptych(&["ingest", "a.parquet", "--dataset", "data", "--caption-column", "captoin"])
-        .fails_with(&["a.parquet", "captoin", "caption", "--caption-column"]);
+    work.diptych(&["ingest", "a.parquet", "--dataset", "data", "--caption-column", "captoin"]).fails_with(&[
+        "a.parquet",
+        "captoin",
+        "caption",
+        "--caption-column",
+    ]);
     assert!(!work.path("data/dataset.json").exists());
 }
 
@@ -80,7 +86,8 @@ fn tar_cut_short_gives_its_whole_pairs_and_an_exit_code() {
     assert!(ran.stdout.contains("pairs") || ran.stderr.contains("pairs"));
     let kept: u32 = work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta").parse().unwrap();
     assert!((4..=6).contains(&kept), "{kept}");
-    let ledger = work.sql(&["--dataset", "data"], "SELECT source || ' ' || position FROM ledger WHERE reason = 'truncated_source'");
+    let ledger =
+        work.sql(&["--dataset", "data"], "SELECT source || ' ' || position FROM ledger WHERE reason = 'truncated_source'");
     assert!(ledger.contains("cut.tar"), "{ledger}");
     assert!(unfinished(&work, "data").is_empty());
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use diptych_tests::{Work, tiny_config};
 
-const CHECKPOINTS: &str = "[checkpoint]\nevery_steps = 4\nevery_epochs = 0\nkeep_last = 2\n[eval]\nselection = \"heldout.parquet\"\n";
+const CHECKPOINTS: &str =
+    "[checkpoint]\nevery_steps = 4\nevery_epochs = 0\nkeep_last = 2\n[eval]\nselection = \"heldout.parquet\"\n";
 
 fn final_files(work: &Work, run: &str) -> [Vec<u8>; 2] {
     let folder = work.path(&format!("state/checkpoints/{run}"));
@@ -69,7 +70,19 @@ fn ingest_killed_again_and_again_ends_with_the_same_dataset() {
     let work = Work::new();
     work.diptych(&["demo-data", "scenes", "--scenes", "400"]).ok();
     let ingest = |dataset: &'static str| {
-        ["ingest", "scenes/*.tar", "scenes/*.parquet", "scenes/folder", "--dataset", dataset, "--row-group-mib", "1", "--shard-mib", "1", "--phash"]
+        [
+            "ingest",
+            "scenes/*.tar",
+            "scenes/*.parquet",
+            "scenes/folder",
+            "--dataset",
+            dataset,
+            "--row-group-mib",
+            "1",
+            "--shard-mib",
+            "1",
+            "--phash",
+        ]
     };
     let started = Instant::now();
     work.diptych(&ingest("quiet")).ok();

@@ -42,9 +42,18 @@ fn reference_model_exported_for_hugging_face_is_hugging_faces_own() {
     let expected = tensors(&parity.join("tiny_quickgelu_hf/model.safetensors"));
     assert!(tensors(&work.path("hf/model.safetensors")) == expected, "tensors differ");
     let ours: Value = serde_json::from_str(&work.read("hf/config.json")).unwrap();
-    let theirs: Value = serde_json::from_str(&std::fs::read_to_string(parity.join("tiny_quickgelu_hf/config.json")).unwrap()).unwrap();
+    let theirs: Value =
+        serde_json::from_str(&std::fs::read_to_string(parity.join("tiny_quickgelu_hf/config.json")).unwrap()).unwrap();
     for tower in ["text_config", "vision_config"] {
-        for key in ["hidden_act", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "layer_norm_eps", "projection_dim"] {
+        for key in [
+            "hidden_act",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "layer_norm_eps",
+            "projection_dim",
+        ] {
             assert_eq!(ours[tower][key], theirs[tower][key], "{tower}.{key}");
         }
     }

@@ -47,7 +47,20 @@ fn scenes_become_a_trained_searched_and_evaluated_model() {
     let recall = report["retrieval"]["image_to_text"][2].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&recall));
 
-    let search = ["search", "a red circle", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet", "-k", "3", "--sheet", "found.png"];
+    let search = [
+        "search",
+        "a red circle",
+        "--model",
+        "run",
+        "--dataset",
+        "data",
+        "--selection",
+        "heldout.parquet",
+        "-k",
+        "3",
+        "--sheet",
+        "found.png",
+    ];
     let found = work.diptych(&search).ok();
     assert_eq!(found.stdout.lines().filter(|line| line.starts_with("    ")).count(), 3, "{}", found.stdout);
     assert!(image::open(work.path("found.png")).unwrap().width() > 300);
@@ -75,7 +88,10 @@ fn stopped_run_goes_on_to_the_same_weights() {
     work.diptych(&["train", "parts.toml", "--stop-after", "1"]).ended_with(4);
     work.diptych(&["train", "parts.toml"]).ok();
     let hash = |run: &str| {
-        work.sql(&["--state", "state"], &format!("SELECT weights_hash FROM checkpoints WHERE run = '{run}' ORDER BY step DESC LIMIT 1"))
+        work.sql(
+            &["--state", "state"],
+            &format!("SELECT weights_hash FROM checkpoints WHERE run = '{run}' ORDER BY step DESC LIMIT 1"),
+        )
     };
     assert_eq!(hash("whole"), hash("parts"));
 }
@@ -115,9 +131,20 @@ fn real_pairs_go_the_whole_way() {
     work.diptych(&["ingest", emoji.to_str().unwrap(), photos.to_str().unwrap(), "--dataset", "data"]).ok();
     let dataset = ["--dataset", "data"];
     assert_eq!(work.sql(&dataset, "SELECT count(*) FROM meta"), "416");
-    assert_eq!(work.sql(&dataset, "SELECT count(*) FROM meta WHERE format = 'png' AND width = 128 AND category IS NOT NULL"), "256");
+    assert_eq!(
+        work.sql(&dataset, "SELECT count(*) FROM meta WHERE format = 'png' AND width = 128 AND category IS NOT NULL"),
+        "256"
+    );
     assert_eq!(work.sql(&dataset, "SELECT count(DISTINCT wnid) FROM meta"), "160");
-    work.diptych(&["select", "SELECT uid FROM meta WHERE word_count(caption) >= 1", "--dataset", "data", "--output", "train.parquet"]).ok();
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta WHERE word_count(caption) >= 1",
+        "--dataset",
+        "data",
+        "--output",
+        "train.parquet",
+    ])
+    .ok();
     work.write("tiny.json", diptych_tests::TINY_MODEL);
     work.write("run.toml", tiny_config("run", 1, ""));
     work.diptych(&["train", "run.toml"]).ok();
