@@ -45,20 +45,20 @@ selection = "train.parquet"
 config = "demo"
 
 [train]
-batch_size = 128
-epochs = 12
+batch_size = 64
+epochs = 14
 
 [optimizer]
 lr = 1e-3
-warmup_steps = 40
+warmup_steps = 60
 
 [checkpoint]
-every_steps = 100
+every_steps = 200
 keep_last = 2
 
 [eval]
 selection = "heldout.parquet"
-every_epochs = 3
+every_epochs = 7
 TOML
 show cat demo.toml
 show diptych train demo.toml

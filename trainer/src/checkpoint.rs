@@ -1,10 +1,12 @@
 //! Checkpoints: a snapshot of a run as a folder of files, whole or not at all, and back.
 //!
-//!     NAME/model.safetensors      weights under OpenCLIP's names
-//!          optimizer.safetensors  average.NAME and square.NAME of each weight, updates
-//!          model_config.json      OpenCLIP's form
-//!          tokenizer.json
-//!          manifest.json          step, place in the data, and sha256 of the other files; written last
+//! ```text
+//! NAME/model.safetensors      weights under OpenCLIP's names
+//!      optimizer.safetensors  average.NAME and square.NAME of each weight, updates
+//!      model_config.json      OpenCLIP's form
+//!      tokenizer.json
+//!      manifest.json          step, place in the data, and sha256 of the other files; written last
+//! ```
 //!
 //! A folder is filled as NAME.incomplete, every file flushed, and then renamed: a folder without that ending is whole. It
 //! knows neither sled nor which checkpoints to keep.
