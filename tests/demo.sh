@@ -14,7 +14,16 @@ export PATH="$(dirname "$binary"):$PATH"
 if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; else bold='' plain=''; fi
 
 step() { printf '\n%s# %s%s\n' "$bold" "$1" "$plain"; }
-show() { printf '%s$' "$bold"; printf ' %q' "$@"; printf '%s\n' "$plain"; "$@"; }
+# Quoted as a person would, so that the line can be typed again.
+show() {
+    local word
+    printf '%s$' "$bold"
+    for word in "$@"; do
+        case $word in *[!A-Za-z0-9_./=:@-]*) printf " '%s'" "${word//\'/\'\\\'\'}" ;; *) printf ' %s' "$word" ;; esac
+    done
+    printf '%s\n' "$plain"
+    "$@"
+}
 
 step "1. Scenes with captions that compose, in three layouts; some broken, doubled or without a caption"
 show diptych demo-data scenes
