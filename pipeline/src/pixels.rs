@@ -91,12 +91,9 @@ fn resize(image: &RgbImage, crop: CropBox, width: u32, height: u32) -> Result<Ve
     convolve(&part, width, height, PixelType::U8x3, FilterType::CatmullRom)
 }
 
-/// How much more than the width the height must shrink for columns to go first. Pillow 13 chooses the order by a cost that it does
-/// not document; measured on noise, it changes its choice between 1.14 and 1.60, depending on the sizes.
-const COLUMNS_FIRST: f64 = 1.4;
-
-/// Pillow's resize with one of its filters: two passes, rounded and clipped to u8 in between. Where a filter overshoots, the other
-/// order of the passes clips elsewhere, which is off by dozens of levels in a few samples.
+/// Pillow's resize with one of its filters: two passes, rounded and clipped to u8 in between, columns first where the height loses
+/// more than twice as many pixels as the width, rows first otherwise. Where a filter overshoots, the other order of the passes clips
+/// elsewhere, which is off by dozens of levels in a few samples. (The rule was compared with Pillow 13 for 108 pairs of sizes.)
 ///
 /// In one call `fast_image_resize` always takes the columns first; a call that changes one side only makes one pass.
 pub(crate) fn convolve(
@@ -108,8 +105,9 @@ pub(crate) fn convolve(
 ) -> Result<Vec<u8>, ImageError> {
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
     let mut resizer = Resizer::new();
-    let shrinks = |from: u32, to: u32| f64::from(from) / f64::from(to.max(1));
-    let rows_first = shrinks(source.height(), height) < COLUMNS_FIRST * shrinks(source.width(), width);
+    let loses = |from: u32, to: u32| i64::from(from) - i64::from(to);
+    let (less_width, less_height) = (loses(source.width(), width), loses(source.height(), height));
+    let rows_first = less_height <= 0 || less_height <= 2 * less_width;
     let (w, h) = if rows_first { (width, source.height()) } else { (source.width(), height) };
     let mut between = Image::new(w, h, pixel);
     resizer.resize(source, &mut between, &options).map_err(|e| unusable(&e))?;

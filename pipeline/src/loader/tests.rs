@@ -178,22 +178,14 @@ fn augmentation_differs_by_sample_and_seed() {
 
 #[test]
 fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
-    let whole = dataset(pairs(40), 5, 3);
-    let tokenizer = tokenizer();
-    let reference = all(spec(&whole, &tokenizer));
-    // The same selection over a dataset whose bytes went bad afterwards, so that the order is the same.
     let mut damaged = pairs(40);
-    let mut cut = own("sub2.jpg");
-    cut.truncate(cut.len() - 60);
-    damaged[4].0 = cut;
+    let cut = own("sub2.jpg");
+    damaged[4].0 = cut[..cut.len() - 20].to_vec();
     damaged[33].0 = b"<html>not found</html>".into();
-    let mut data = dataset(damaged, 5, 3);
+    let (data, tokenizer) = (dataset(damaged, 5, 3), tokenizer());
     let bad = [data.selection.uids[4], data.selection.uids[33]];
-    let renamed: HashMap<Uid, Uid> = data.selection.uids.iter().copied().zip(whole.selection.uids.iter().copied()).collect();
-    // Order depends on the hash of the selection, so the damaged one is compared by position within its own order.
-    data.selection.weights = vec![1.0; 40];
     let batches = all(spec(&data, &tokenizer));
-    assert_eq!(batches.len(), reference.len());
+    assert_eq!(batches.len(), 3 * 6);
     let mut skipped = 0;
     for batch in &batches {
         assert_eq!(batch.len() + batch.skipped.len(), 6);
@@ -215,9 +207,8 @@ fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
         }
     }
     assert!(skipped >= 2, "{skipped}");
-    // Without the damage, the same selection would have had the pairs in this order.
-    let sizes = [5; 8];
-    let order = Order::new(&sizes, data.selection.hash(), 11, 2);
+    // Eight row groups of five: the order of the whole selection, in which the two are passed over.
+    let order = Order::new(&[5; 8], data.selection.hash(), 11, 2);
     let mut position = 0;
     for batch in &batches {
         let mut expected = Vec::new();
@@ -230,7 +221,6 @@ fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
         }
         assert_eq!(batch.uids, expected);
     }
-    assert_eq!(renamed.len(), 40);
 }
 
 #[test]
@@ -353,13 +343,11 @@ fn a_dataset_that_changed_or_broke_names_the_file_and_the_place() {
 
 #[test]
 fn damage_in_a_later_window_comes_after_the_batches_before_it() {
-    let (mut data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
-    // Row groups stay where they are in the order when a uid changes only if the hash does too, so the last window is sought.
+    let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
     let order = Order::new(&[5; 8], data.selection.hash(), 11, 2);
     let last = order.row(0, 35).unwrap() as usize;
     let blob = diptych_schemas::blob_path(data.folder.path(), data.selection.shards[last]);
     let reference = all(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) });
-    data.pairs.clear();
     let shard_windows: Vec<u64> = (0..40)
         .filter(|position| data.selection.shards[order.row(0, *position).unwrap() as usize] == data.selection.shards[last])
         .collect();
