@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod profile;
+
+pub use profile::ProfileArgs;
+
 const AFTER: &str = "\
 From pairs to an exported model:
   diptych ingest pairs/*.tar more.parquet --dataset data
@@ -47,6 +51,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Draw loss, learning rate and held-out recall of a run as a picture
     Plot(PlotArgs),
+    /// A page about a dataset to look at: sizes, captions, duplicates, what a selection drops, pairs near its thresholds
+    Profile(ProfileArgs),
     /// Print a training configuration with all its defaults, or the model configurations that are built in
     Config(ConfigArgs),
     /// Draw the demo's scenes: pairs in three layouts, with SQL, classes and templates beside them

@@ -29,6 +29,6 @@ pub use loader::{EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, StageSt
 pub use order::{Epoch, Order, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{CropBox, crop_resize, eval_transform, random_resized_crop_box};
-pub use select::{FunnelStep, SelectError, SelectionReport, select};
+pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, funnel, select, thresholds};
 pub use selection::{Selection, SelectionError};
 pub use tokenizer::{Tokenizer, TokenizerError, Vocabulary};

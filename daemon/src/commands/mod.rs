@@ -7,6 +7,7 @@ mod eval;
 mod export;
 mod ingest;
 mod plot;
+mod profile;
 mod search;
 mod select;
 mod sql;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Search(args) => search::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Plot(args) => plot::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Config(args) => config::run(args),
         Command::DemoData(args) => demo_data::run(&args),
     }

@@ -5,5 +5,6 @@
 mod bad_input;
 mod crash;
 mod formats;
+mod profile;
 mod tidy;
 mod way;
