@@ -14,8 +14,8 @@ mod manifest;
 mod tables;
 
 pub use config::{
-    AugmentConfig, CheckpointConfig, DataConfig, EvalConfig, LoaderConfig, ModelChoice, OptimizerConfig, TrainConfig,
-    TrainLoopConfig,
+    AugmentConfig, CheckpointConfig, DataConfig, EvalConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig,
+    OptimizerConfig, ScheduleKind, TrainConfig, TrainLoopConfig,
 };
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};

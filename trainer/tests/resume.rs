@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{ContentHash, OptimizerConfig, SampleIndex, Step, Uid};
+use diptych_schemas::{ContentHash, ObjectiveConfig, OptimizerConfig, SampleIndex, Step, Uid};
 use diptych_trainer::{
-    CheckpointMeta, Device, Encoder, ModelConfig, Saver, StepReport, Trainer, Weights, checkpoint, set_threads,
+    CheckpointMeta, Device, Encoder, ModelConfig, Saver, StepReport, Trainer, TrainerSpec, Weights, checkpoint, set_threads,
 };
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
@@ -22,7 +22,20 @@ fn config() -> ModelConfig {
 fn trainer() -> Trainer {
     set_threads(2);
     let optimizer = OptimizerConfig { lr: 1e-3, warmup_steps: 2, clip_grad_norm: 1.0, ..OptimizerConfig::default() };
-    Trainer::new(&config(), &optimizer, 12, 5, Device::CPU).unwrap()
+    Trainer::new(&TrainerSpec { optimizer, ..spec() }).unwrap()
+}
+
+fn spec() -> TrainerSpec {
+    TrainerSpec {
+        model: config(),
+        optimizer: OptimizerConfig::default(),
+        objective: ObjectiveConfig::default(),
+        batch_size: BATCH as u64,
+        micro_batch_size: 0,
+        total_steps: 12,
+        seed: 5,
+        device: Device::CPU,
+    }
 }
 
 /// The n-th batch: noise that depends on n only.
@@ -69,7 +82,7 @@ fn save(trainer: &Trainer, folder: &Path) -> checkpoint::CheckpointManifest {
 fn same_seed_gives_the_same_run_and_another_seed_another() {
     let (mut a, mut b) = (trainer(), trainer());
     assert_eq!(steps(&mut a, 3), steps(&mut b, 3));
-    let mut other = Trainer::new(&config(), &OptimizerConfig::default(), 12, 6, Device::CPU).unwrap();
+    let mut other = Trainer::new(&TrainerSpec { seed: 6, ..spec() }).unwrap();
     assert_ne!(steps(&mut other, 1)[0].loss, steps(&mut trainer(), 1)[0].loss);
 }
 
@@ -276,7 +289,7 @@ fn checkpoint_encodes_as_the_trainer_does_and_refuses_another_model() {
     assert_eq!(weights.config, config());
     let mut other = config();
     other.quick_gelu = true;
-    let mut other = Trainer::new(&other, &OptimizerConfig::default(), 1, 0, Device::CPU).unwrap();
+    let mut other = Trainer::new(&TrainerSpec { model: other, ..spec() }).unwrap();
     let error = other.restore(&folder).unwrap_err().to_string();
     assert!(error.contains("quick_gelu is true and false"), "{error}");
 }
