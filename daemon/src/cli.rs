@@ -1,12 +1,16 @@
 //! The command line: what can be asked for, in the order in which a user meets it. What each command does is in `commands`.
 
+mod download;
+mod ledger;
+mod profile;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-mod profile;
-
-pub use profile::ProfileArgs;
+pub use self::download::DownloadArgs;
+pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
+pub use self::profile::ProfileArgs;
 
 const AFTER: &str = "\
 From pairs to an exported model:
@@ -33,8 +37,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Read sources (tars, Parquet, folders, CSV/TSV/JSONL) into a dataset. Run again, it adds only what is new
+    /// Read sources (tars, Parquet, folders, CSV/TSV/JSONL, lists of addresses) into a dataset. Run again, it adds only what is new
     Ingest(IngestArgs),
+    /// Say what did not become a pair, and why; try again what may work another time
+    Ledger(LedgerArgs),
     /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, embeddings of a state folder
     Sql(SqlArgs),
     /// Make a selection: the pairs whose uid an SQL query returns
@@ -105,6 +111,9 @@ pub struct IngestArgs {
     /// Column with the image's bytes or path. Tried without it: image, jpg, png, webp, file_name, path
     #[arg(long, value_name = "NAME")]
     pub image_column: Option<String>,
+    /// Column with the image's address, which is downloaded. Tried without it where there is no image: url, image_url
+    #[arg(long, value_name = "NAME", conflicts_with = "image_column")]
+    pub url_column: Option<String>,
     /// Largest width × height; larger images go to the ledger
     #[arg(long, default_value_t = diptych_schemas::MAX_PIXELS, value_name = "N")]
     pub max_pixels: u64,
@@ -120,6 +129,8 @@ pub struct IngestArgs {
     /// Decode every image and fill the column phash (64-bit perceptual hash); without it, only headers are read
     #[arg(long)]
     pub phash: bool,
+    #[command(flatten)]
+    pub download: DownloadArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -19,7 +19,7 @@ pub use config::{
 };
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
-pub use ledger::{LedgerEntry, Reason, Stage};
+pub use ledger::{LedgerEntry, RETRYABLE, Reason, Stage};
 pub use manifest::{DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path};
 pub use tables::{
     DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema, key, ledger_schema,

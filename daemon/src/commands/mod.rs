@@ -6,6 +6,8 @@ mod embed;
 mod eval;
 mod export;
 mod ingest;
+mod ingest_progress;
+mod ledger;
 mod plot;
 mod profile;
 mod search;
@@ -19,6 +21,7 @@ use crate::exit::Outcome;
 pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Ingest(args) => ingest::run(args),
+        Command::Ledger(args) => ledger::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Select(args) => select::run(args),
         Command::Train(args) => train::run(&args),
