@@ -87,6 +87,9 @@ pub struct ModelArgs {
     /// Hugging Face model
     #[arg(short, long, value_name = "RUN[@STEP]|FOLDER")]
     pub model: String,
+    /// The moving average of the weights, of a checkpoint whose run has train.ema_decay
+    #[arg(long)]
+    pub ema: bool,
     /// State folder of the runs
     #[arg(long, value_name = "FOLDER", default_value = "state")]
     pub state: PathBuf,

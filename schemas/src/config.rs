@@ -72,6 +72,8 @@ pub struct TrainLoopConfig {
     /// Pairs that go through the towers at once; 0: the whole batch. Smaller ones save memory: features are computed first, without
     /// what the gradient wants, and each part again with it. The gradient is the whole batch's.
     pub micro_batch_size: u64,
+    /// Decay of a moving average of the weights, which is evaluated, saved and exported beside them; 0: none. Usual: 0.9999.
+    pub ema_decay: f64,
     /// Intra-op threads of libtorch on the CPU; 0: one for each core. Part of what makes a run reproducible bit for bit.
     pub threads: usize,
     /// `auto` (a GPU where there is one), `cpu` or `cuda:N`.
@@ -195,7 +197,7 @@ fn default_state() -> PathBuf {
 
 impl Default for TrainLoopConfig {
     fn default() -> Self {
-        Self { batch_size: 256, epochs: 32, micro_batch_size: 0, threads: 0, device: "auto".into() }
+        Self { batch_size: 256, epochs: 32, micro_batch_size: 0, ema_decay: 0.0, threads: 0, device: "auto".into() }
     }
 }
 
@@ -278,6 +280,10 @@ impl TrainConfig {
         check(
             self.train.batch_size >= 2,
             format!("train.batch_size must be at least 2: a batch of {} has no negatives", self.train.batch_size),
+        )?;
+        check(
+            (0.0..1.0).contains(&self.train.ema_decay),
+            format!("train.ema_decay must be in [0, 1), got {}", self.train.ema_decay),
         )?;
         check(self.train.epochs >= 1, "train.epochs must be at least 1".into())?;
         let o = &self.optimizer;

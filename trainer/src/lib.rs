@@ -8,6 +8,7 @@
 //! 4. What a configuration or a file asks for and this crate cannot compute is refused by name, never ignored.
 //! 5. `unsafe` lives in `shim.rs`.
 
+mod average;
 pub mod checkpoint;
 mod config;
 mod device;

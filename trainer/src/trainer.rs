@@ -9,6 +9,7 @@ use diptych_pipeline::Batch;
 use diptych_schemas::{ObjectiveConfig, OptimizerConfig, Step};
 use tch::{Kind, Tensor, no_grad};
 
+use crate::average::Average;
 use crate::checkpoint::{self, CheckpointManifest, Snapshot};
 use crate::config::ModelConfig;
 use crate::device::Device;
@@ -29,6 +30,8 @@ pub struct TrainerSpec {
     pub batch_size: u64,
     /// Pairs that go through the towers at once; 0: all.
     pub micro_batch_size: u64,
+    /// Decay of the moving average of the weights; 0: none.
+    pub ema_decay: f64,
     /// Steps of the whole run: where the schedule ends.
     pub total_steps: u64,
     /// Of the random weights.
@@ -42,6 +45,7 @@ pub struct Trainer {
     objective: Objective,
     micro_batch: i64,
     optimizer: AdamW,
+    average: Option<Average>,
     schedule: Schedule,
     clip_grad_norm: f64,
     steps_done: u64,
@@ -71,6 +75,7 @@ impl Trainer {
         let model = Clip::random(&spec.model.for_loss(spec.objective.loss), spec.seed, spec.device.0)?;
         Ok(Self {
             optimizer: AdamW::new(&model, &spec.optimizer)?,
+            average: Average::new(&model, spec.ema_decay)?,
             objective: Objective::new(&spec.objective),
             micro_batch: spec.micro_batch_size as i64,
             schedule: Schedule::new(&spec.optimizer, spec.batch_size, spec.total_steps.saturating_mul(spec.batch_size)),
@@ -88,7 +93,11 @@ impl Trainer {
                 format!("weights of another model than the one to be trained (here and there): {differences}"),
             ));
         }
-        copy_all(self.model.parameters(), &weights.tensors)
+        copy_all(self.model.parameters(), &weights.tensors)?;
+        match &self.average {
+            Some(average) => copy_all(&average.values, &weights.tensors),
+            None => Ok(()),
+        }
     }
 
     pub fn model(&self) -> &Clip {
@@ -103,6 +112,13 @@ impl Trainer {
     pub fn encoder(&self) -> Result<Encoder, TrainerError> {
         let handles = self.model.parameters().iter().map(Tensor::f_detach).collect::<Result<_, _>>()?;
         Ok(Encoder::of(Clip::frozen(self.model.config(), handles)?))
+    }
+
+    /// The same for the moving average of the weights, where there is one.
+    pub fn average_encoder(&self) -> Result<Option<Encoder>, TrainerError> {
+        let Some(average) = &self.average else { return Ok(None) };
+        let handles = average.values.iter().map(Tensor::shallow_clone).collect();
+        Ok(Some(Encoder::of(Clip::frozen(self.model.config(), handles)?)))
     }
 
     /// One update. Nothing is changed where it is an error.
@@ -145,6 +161,9 @@ impl Trainer {
         let Self { clip_grad_norm, micro_batch, .. } = *self;
         let rates = Rates { step: self.steps_done, lr, clip_grad_norm, micro_batch };
         let done = step::update(&self.model, &self.objective, &mut self.optimizer, inputs, rates)?;
+        if let Some(average) = &mut self.average {
+            average.update(&self.model, self.optimizer.updates)?;
+        }
         self.steps_done += 1;
         Ok(StepReport {
             step: Step(self.steps_done),
@@ -179,6 +198,7 @@ impl Trainer {
             parameters: copies(self.model.parameters())?,
             averages: copies(&self.optimizer.averages)?,
             squares: copies(&self.optimizer.squares)?,
+            average: self.average.as_ref().map(|average| copies(&average.values)).transpose()?,
         })
     }
 
@@ -194,6 +214,12 @@ impl Trainer {
         copy_all(self.model.parameters(), &snapshot.parameters)?;
         copy_all(&self.optimizer.averages, &snapshot.averages)?;
         copy_all(&self.optimizer.squares, &snapshot.squares)?;
+        if let Some(average) = &self.average {
+            let saved = snapshot.average.as_ref().ok_or_else(|| {
+                TrainerError::weights(folder, "a checkpoint without the moving average that train.ema_decay asks for")
+            })?;
+            copy_all(&average.values, saved)?;
+        }
         self.optimizer.updates = snapshot.updates;
         self.steps_done = snapshot.steps_done;
         Ok(manifest)

@@ -111,6 +111,7 @@ fn trainer(objective: ObjectiveConfig, micro_batch_size: u64) -> Trainer {
         objective,
         batch_size: 11,
         micro_batch_size,
+        ema_decay: 0.0,
         total_steps: 100,
         seed: 3,
         device: Device::CPU,

@@ -73,6 +73,7 @@ fn spec(model: ModelConfig) -> TrainerSpec {
         objective: ObjectiveConfig::default(),
         batch_size: 1,
         micro_batch_size: 0,
+        ema_decay: 0.0,
         total_steps: 10,
         seed: 0,
         device: Device::CPU,

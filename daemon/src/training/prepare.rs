@@ -87,6 +87,7 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         objective: config.objective.clone(),
         batch_size: config.train.batch_size,
         micro_batch_size: config.train.micro_batch_size,
+        ema_decay: config.train.ema_decay,
         total_steps: total_steps.0,
         seed: config.seed,
         device,
