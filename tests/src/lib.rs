@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "this crate is only for tests")]
 
 pub mod pairs;
+pub mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -233,10 +233,9 @@ impl<'a> Run<'a> {
                     // It was not tried: what the ledger says of it stays true.
                     continue;
                 }
-                dataset.resolve(place, *ledger);
                 self.tried_again += 1;
                 progress.at.records += 1;
-                before = Some(*reason);
+                before = Some((place, *ledger, *reason));
                 next = dataset.manifest.sources[source].records;
             } else {
                 progress.at.records = next;
@@ -256,10 +255,14 @@ impl<'a> Run<'a> {
                 }
             };
             // An entry that is replaced by the same again is no news.
-            let is_news = before.is_none_or(|before| taken != Taken::Ledger(before));
-            if let Some(before) = before.filter(|_| is_news) {
-                take_back(&mut progress.at.ledger, before.as_str());
-                report.ledger_added = report.ledger_added.saturating_sub(1);
+            let is_news = before.is_none_or(|(.., before)| taken != Taken::Ledger(before));
+            if let Some((place, ledger, reason)) = before {
+                // Only now: taking may have committed what was before it.
+                dataset.resolve(place, ledger);
+                if is_news {
+                    take_back(&mut progress.at.ledger, reason.as_str());
+                    report.ledger_added = report.ledger_added.saturating_sub(1);
+                }
             }
             match taken {
                 Taken::Added => {

@@ -181,7 +181,7 @@ fn listing_cannot_lead_out_of_its_folder() {
         ["bad_record", "bad_record", "bad_record", "bad_record", "bad_record", "bad_record", "missing_image", "missing_image"]
     );
     assert_eq!(ledger(&bench.dataset())[0][1], "line 2");
-    assert!(ledger(&bench.dataset())[7][3].contains("img2dataset"));
+    assert!(ledger(&bench.dataset())[7][3].contains("--url-column"));
 }
 
 #[test]

@@ -4,7 +4,10 @@
 mod again;
 mod build;
 mod disk;
+mod download;
 mod flaws;
 mod layouts;
 mod real;
 mod refused;
+mod retry;
+mod server;

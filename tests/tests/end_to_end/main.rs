@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod crash;
+mod download;
 mod formats;
 mod profile;
 mod tidy;

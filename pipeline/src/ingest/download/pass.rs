@@ -322,10 +322,9 @@ impl Pass {
 
     fn fill(&mut self, row: u64, image: Result<Vec<u8>, (Reason, String)>, held: Option<Held>) {
         let Some(slot) = row.checked_sub(self.first).and_then(|at| self.slots.get_mut(at as usize)) else { return };
-        let empty = Slot::Waiting(Record::default(), 0);
-        if let Slot::Waiting(mut record, next) = std::mem::replace(slot, empty) {
-            record.image = image;
-            *slot = Slot::Ready(Done { item: Item::Record(record), next, held });
+        if let Slot::Waiting(record, next) = slot {
+            let record = Record { image, ..std::mem::take(record) };
+            *slot = Slot::Ready(Done { item: Item::Record(record), next: *next, held });
         }
     }
 
