@@ -3,11 +3,14 @@
 //! 1. What comes out is a function of the selection, the dataset, the seed and the start, never of threads or timing.
 //! 2. Stages are threads joined by bounded channels: reader → dispatcher → workers → collator → the caller. One that falls
 //!    behind holds up the others; dropping the [`Loader`] ends all of them.
-//! 3. Memory: the selected images of two windows as they are in their files (one in use, one read ahead), one decoded image for
-//!    each worker, and decoded samples for as many batches as fit in `queue_mib`, but for at least one.
+//! 3. Memory: `queue_mib` bounds the images that are read and the samples that are decoded and not yet taken, together, but for
+//!    one image and one batch, which are let through whatever their size. Beside it stand one decoded image for each worker,
+//!    and captions and places of some thousand rows. A window is never in memory as a whole: its rows are read in the order in
+//!    which they are used, a part at a time.
 //! 4. Every pair that is read is checked against the selection by its uid, so a dataset may have grown since the selection was
 //!    made, but what was selected must still be where it was.
 
+mod budget;
 mod error;
 mod plan;
 mod shards;
@@ -31,6 +34,9 @@ use stats::Counters;
 
 pub use error::LoaderError;
 pub use stats::{LoaderStats, StageStats};
+
+/// One part in so many of `queue_mib` is for images that are read and not yet decoded; the rest is for decoded samples.
+const ENCODED_SHARE: u64 = 4;
 
 /// What a training run reads.
 #[derive(Clone)]
@@ -144,12 +150,15 @@ fn start(
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
+    let queue_bytes = config.queue_mib.saturating_mul(1 << 20);
+    let encoded_bytes = queue_bytes / ENCODED_SHARE;
     let batch_bytes = layout.cut.batch.saturating_mul(work.sample_bytes()).max(1);
-    let capacity = ((config.queue_mib << 20) / batch_bytes).clamp(1, layout.cut.batches_until(layout.end).max(1)) as usize;
-    let counters = Arc::new(Counters::new(workers, capacity));
+    let batches = layout.cut.batches_until(layout.end).max(1);
+    let capacity = ((queue_bytes - encoded_bytes) / batch_bytes).clamp(1, batches) as usize;
+    let counters = Arc::new(Counters::new(workers, encoded_bytes, capacity));
 
-    // No window waits in this channel: the reader holds the next one until the dispatcher is through with its own.
-    let (windows_in, windows) = crossbeam_channel::bounded(0);
+    // Nothing waits in this channel: the reader holds the next part until the dispatcher is through with its own.
+    let (parts_in, parts) = crossbeam_channel::bounded(0);
     let (jobs_in, jobs) = crossbeam_channel::bounded(2 * workers);
     let (results_in, results) = crossbeam_channel::bounded(2 * workers);
     let (batches_in, batches) = crossbeam_channel::bounded(capacity + 1);
@@ -162,10 +171,10 @@ fn start(
     let mut loader =
         Loader { batches, tickets: tickets_in, counters: Arc::clone(&counters), threads: Vec::new(), finished: false };
     let shared = Arc::clone(&counters);
-    loader.spawn("diptych-read", move || stages::read(shards, stretches, &windows_in, &shared))?;
+    loader.spawn("diptych-read", move || stages::read(shards, stretches, &parts_in, &shared))?;
     let (shared, results_of_dispatch) = (Arc::clone(&counters), results_in.clone());
     loader.spawn("diptych-dispatch", move || {
-        stages::dispatch(layout, &windows, &tickets, &jobs_in, &results_of_dispatch, &shared);
+        stages::dispatch(layout, &parts, &tickets, &jobs_in, &results_of_dispatch, &shared);
     })?;
     let work = Arc::new(work);
     for _ in 0..workers {
@@ -212,7 +221,7 @@ impl Iterator for Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        self.counters.stop.store(true, Ordering::Relaxed);
+        self.counters.stop();
         // Each stage ends when the one behind it is gone, beginning here.
         self.batches = crossbeam_channel::never();
         self.tickets = crossbeam_channel::bounded(0).0;

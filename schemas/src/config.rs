@@ -106,7 +106,8 @@ pub struct LoaderConfig {
     pub threads: usize,
     /// Row groups that are shuffled together. Part of the order.
     pub window_row_groups: usize,
-    /// Bytes of decoded batches that wait for the trainer, in MiB.
+    /// Bytes in flight, in MiB: images that are read and not yet decoded (a quarter), and decoded samples that the trainer has not
+    /// taken yet (the rest).
     pub queue_mib: u64,
     /// Largest width × height that is decoded.
     pub max_pixels: u64,

@@ -1,5 +1,6 @@
-//! Reads the selected pairs of a window out of the dataset's Parquet files: images from `blob`, captions and origin from
-//! `meta`. Pages without a selected row are not read. Every row is checked against the selection by its uid, in both files.
+//! Reads selected pairs out of the dataset's Parquet files: first what `meta` says of them (captions, origin, bytes), then, as
+//! many at a time as there is room for, their images from `blob`. Pages without a wanted row are not read. Every row is checked
+//! against the selection by its uid, in both files.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{Array, AsArray, FixedSizeBinaryArray, LargeBinaryArray, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, FixedSizeBinaryArray, LargeBinaryArray, RecordBatch, StringArray, UInt64Array};
 use arrow::datatypes::DataType;
 use diptych_schemas::{DatasetManifest, SchemaError, Uid, blob_path, column, meta_path};
 use parquet::arrow::ProjectionMask;
@@ -21,8 +22,9 @@ use parquet::file::metadata::PageIndexPolicy;
 use super::LoaderError;
 use crate::Selection;
 
-/// Images that are decoded from Parquet at once: what a read holds beside the window itself.
-const IMAGES_A_BATCH: usize = 32;
+/// Images that are taken out of Parquet at once, and their bytes where these are few: what a read holds beside the pairs.
+const IMAGES_A_BATCH: u64 = 32;
+const BYTES_A_BATCH: u64 = 4 << 20;
 /// The same for rows of `meta`, which are narrow.
 const ROWS_A_BATCH: usize = 1024;
 /// Shards whose footers are kept: a window spans few, and a footer with its page index has about a megabyte.
@@ -30,8 +32,12 @@ const OPEN_SHARDS: usize = 32;
 
 /// A pair as it is in the dataset.
 pub(super) struct Pair {
+    /// Row of the selection.
+    row: usize,
     pub(super) uid: Uid,
-    /// The file's bytes.
+    /// Length of `image`, as `meta` has it.
+    pub(super) bytes: u64,
+    /// The file's bytes; nothing before [`Shards::load`].
     pub(super) image: Box<[u8]>,
     pub(super) caption: String,
     pub(super) source: Arc<str>,
@@ -62,7 +68,7 @@ struct ParquetFile {
     footer: ArrowReaderMetadata,
 }
 
-/// A row that is wanted: where in its file, which of the selection, and where in the window.
+/// A row that is wanted: where in its file, which of the selection, and which of the pairs.
 #[derive(Clone, Copy)]
 struct Wanted {
     in_file: u64,
@@ -76,14 +82,40 @@ impl Shards {
         Self { dataset, blob_bytes, selection, open: HashMap::new() }
     }
 
-    /// The pairs of some rows of the selection, in the order of `rows`. `None` when it was told to stop.
-    pub(super) fn read(&mut self, rows: &[u64], stop: &AtomicBool) -> Result<Option<Vec<Pair>>, LoaderError> {
+    /// Some rows of the selection, in the order of `rows`, still without images. `None` when it was told to stop.
+    pub(super) fn describe(&mut self, rows: &[u64], stop: &AtomicBool) -> Result<Option<Vec<Pair>>, LoaderError> {
+        let selection = Arc::clone(&self.selection);
+        let pair = |row: usize| Pair {
+            row,
+            uid: selection.uids[row],
+            bytes: 0,
+            image: Box::default(),
+            caption: String::new(),
+            source: Arc::default(),
+            key: String::new(),
+            place: (selection.shards[row], selection.row_groups[row], selection.rows[row]),
+        };
+        let mut pairs: Vec<Pair> = rows.iter().map(|row| pair(*row as usize)).collect();
+        let whole = self.each_shard(&mut pairs, |shard, wanted, pairs| shard.captions(&selection, wanted, pairs, stop))?;
+        Ok(whole.then_some(pairs))
+    }
+
+    /// Reads the images of pairs. `false` when it was told to stop.
+    pub(super) fn load(&mut self, pairs: &mut [Pair], stop: &AtomicBool) -> Result<bool, LoaderError> {
+        let selection = Arc::clone(&self.selection);
+        self.each_shard(pairs, |shard, wanted, pairs| shard.images(&selection, wanted, pairs, stop))
+    }
+
+    /// Calls `read` with the wanted rows of each shard, ordered by place; ends early with `false` when it does.
+    fn each_shard(
+        &mut self,
+        pairs: &mut [Pair],
+        mut read: impl FnMut(&Shard, &[Wanted], &mut [Pair]) -> Result<bool, LoaderError>,
+    ) -> Result<bool, LoaderError> {
         let selection = Arc::clone(&self.selection);
         // A selection is ordered by place, so its row numbers are, too.
-        let mut order: Vec<(usize, usize)> = rows.iter().enumerate().map(|(place, row)| (*row as usize, place)).collect();
+        let mut order: Vec<(usize, usize)> = pairs.iter().enumerate().map(|(place, pair)| (pair.row, place)).collect();
         order.sort_unstable();
-        let mut pairs: Vec<Option<Pair>> = Vec::new();
-        pairs.resize_with(rows.len(), || None);
         for of_shard in order.chunk_by(|a, b| selection.shards[a.0] == selection.shards[b.0]) {
             let shard = self.shard(selection.shards[of_shard[0].0])?;
             let mut wanted = Vec::with_capacity(of_shard.len());
@@ -91,11 +123,11 @@ impl Shards {
                 let in_file = shard.row_in_file(&selection, selected)?;
                 wanted.push(Wanted { in_file, selected, place });
             }
-            if !shard.images(&selection, &wanted, &mut pairs, stop)? || !shard.captions(&selection, &wanted, &mut pairs, stop)? {
-                return Ok(None);
+            if !read(&shard, &wanted, pairs)? {
+                return Ok(false);
             }
         }
-        Ok(Some(pairs.into_iter().flatten().collect()))
+        Ok(true)
     }
 
     fn shard(&mut self, number: u32) -> Result<Arc<Shard>, LoaderError> {
@@ -136,11 +168,13 @@ impl Shard {
         &self,
         selection: &Selection,
         wanted: &[Wanted],
-        pairs: &mut [Option<Pair>],
+        pairs: &mut [Pair],
         stop: &AtomicBool,
     ) -> Result<bool, LoaderError> {
         let mut rest = wanted.iter();
-        self.blob.read(wanted, &[column::UID, column::IMAGE], IMAGES_A_BATCH, stop, |batch| {
+        let largest = wanted.iter().map(|row| pairs[row.place].bytes).max().unwrap_or_default().max(1);
+        let batch_rows = (BYTES_A_BATCH / largest).clamp(1, IMAGES_A_BATCH) as usize;
+        self.blob.read(wanted, &[column::UID, column::IMAGE], batch_rows, stop, |batch| {
             let uids = uids(&self.blob, batch)?;
             let images: &LargeBinaryArray = self.blob.column(batch, column::IMAGE, &DataType::LargeBinary)?.as_binary();
             for (index, row) in (0..batch.num_rows()).zip(&mut rest) {
@@ -148,15 +182,11 @@ impl Shard {
                 if images.is_null(index) {
                     return Err(changed(&self.blob.path, selection, row.selected, "has no image"));
                 }
-                let place = (selection.shards[row.selected], selection.row_groups[row.selected], selection.rows[row.selected]);
-                pairs[row.place] = Some(Pair {
-                    uid: selection.uids[row.selected],
-                    image: images.value(index).into(),
-                    caption: String::new(),
-                    source: Arc::default(),
-                    key: String::new(),
-                    place,
-                });
+                let pair = &mut pairs[row.place];
+                pair.image = images.value(index).into();
+                if pair.image.len() as u64 != pair.bytes {
+                    return Err(changed(&self.blob.path, selection, row.selected, "has not as many bytes as meta says"));
+                }
             }
             Ok(())
         })
@@ -166,28 +196,29 @@ impl Shard {
         &self,
         selection: &Selection,
         wanted: &[Wanted],
-        pairs: &mut [Option<Pair>],
+        pairs: &mut [Pair],
         stop: &AtomicBool,
     ) -> Result<bool, LoaderError> {
         let mut rest = wanted.iter();
         // Neighbours mostly come from one source.
         let mut source: Arc<str> = Arc::default();
-        let columns = [column::UID, column::CAPTION, column::SOURCE, column::KEY];
+        let columns = [column::UID, column::CAPTION, column::BYTES, column::SOURCE, column::KEY];
         self.meta.read(wanted, &columns, ROWS_A_BATCH, stop, |batch| {
             let uids = uids(&self.meta, batch)?;
             let text =
                 |name| -> Result<&StringArray, LoaderError> { Ok(self.meta.column(batch, name, &DataType::Utf8)?.as_string()) };
             let (captions, sources, keys) = (text(column::CAPTION)?, text(column::SOURCE)?, text(column::KEY)?);
+            let bytes: &UInt64Array = self.meta.column(batch, column::BYTES, &DataType::UInt64)?.as_primitive();
             for (index, row) in (0..batch.num_rows()).zip(&mut rest) {
                 self.meta.check(selection, row.selected, uids, index)?;
                 if sources.value(index) != &*source {
                     source = sources.value(index).into();
                 }
-                if let Some(pair) = &mut pairs[row.place] {
-                    captions.value(index).clone_into(&mut pair.caption);
-                    pair.source = Arc::clone(&source);
-                    keys.value(index).clone_into(&mut pair.key);
-                }
+                let pair = &mut pairs[row.place];
+                pair.bytes = bytes.value(index);
+                captions.value(index).clone_into(&mut pair.caption);
+                pair.source = Arc::clone(&source);
+                keys.value(index).clone_into(&mut pair.key);
             }
             Ok(())
         })

@@ -2,9 +2,9 @@
 //! between: what goes wrong travels down the stream as an error at its place.
 
 use std::collections::HashMap;
+use std::iter::Peekable;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -16,6 +16,11 @@ use super::shards::{Pair, Shards};
 use super::stats::{Counters, lap};
 use crate::random::seed_of;
 use crate::{Batch, ImageError, Tokenizer, crop_resize, decode, eval_transform, random_resized_crop_box};
+
+/// Rows of which captions and sizes are read ahead of their images: they are few bytes each, and Parquet has many in a page.
+const ROWS_DESCRIBED: usize = 8192;
+/// Parts into which the budget of encoded bytes is cut: one is handed out while the next one is read.
+const PARTS_IN_FLIGHT: u64 = 2;
 
 /// The part of the stream that is delivered, and how it is cut.
 #[derive(Clone, Copy)]
@@ -40,7 +45,7 @@ pub(super) enum Transform {
 }
 
 /// Pairs that were read together.
-pub(super) struct Window {
+pub(super) struct Part {
     first: u64,
     pairs: Result<Vec<Pair>, LoaderError>,
 }
@@ -121,33 +126,68 @@ fn ledger_entry(pair: Pair, error: &ImageError) -> LedgerEntry {
     }
 }
 
-/// Reads one window after the other; hands one over when the one before it has been handed out.
-pub(super) fn read(mut shards: Shards, plan: Plan, windows: &Sender<Window>, counters: &Counters) {
+/// Reads one part of the stream after the other, as large as the budget allows; hands one over when the one before it has been
+/// handed out.
+pub(super) fn read(mut shards: Shards, plan: Plan, parts: &Sender<Part>, counters: &Counters) {
     for stretch in plan {
-        let begin = Instant::now();
-        // The files may be damaged in ways that the Parquet reader does not foresee.
-        let pairs = catch_unwind(AssertUnwindSafe(|| shards.read(&stretch.rows, &counters.stop)));
-        let pairs = match pairs {
-            Ok(Ok(Some(pairs))) => Ok(pairs),
-            Ok(Ok(None)) => return,
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(LoaderError::Broken { stage: "reading" }),
-        };
-        let bytes = pairs.iter().flatten().map(|pair| pair.image.len() as u64).sum();
-        counters.encoded_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let failed = pairs.is_err();
-        let begin = counters.read.busy(begin);
-        if windows.send(Window { first: stretch.first, pairs }).is_err() || failed {
-            return;
+        let mut first = stretch.first;
+        for rows in stretch.rows.chunks(ROWS_DESCRIBED) {
+            let begin = Instant::now();
+            let described = guarded(|| shards.describe(rows, &counters.stop));
+            counters.read.busy(begin);
+            let mut pairs = match described {
+                Ok(Some(pairs)) => pairs.into_iter().peekable(),
+                Ok(None) => return,
+                Err(error) => {
+                    let _ = parts.send(Part { first, pairs: Err(error) });
+                    return;
+                }
+            };
+            while pairs.peek().is_some() {
+                let (mut part, bytes) = next_part(&mut pairs, counters.encoded.limit() / PARTS_IN_FLIGHT);
+                let begin = Instant::now();
+                if !counters.encoded.take(bytes) {
+                    return;
+                }
+                let begin = counters.read.waited_for_output(begin);
+                let rows = part.len() as u64;
+                let loaded = guarded(|| shards.load(&mut part, &counters.stop));
+                let begin = counters.read.busy(begin);
+                let part = match loaded {
+                    Ok(true) => Ok(part),
+                    Ok(false) => return,
+                    Err(error) => Err(error),
+                };
+                let failed = part.is_err();
+                if parts.send(Part { first, pairs: part }).is_err() || failed {
+                    return;
+                }
+                counters.read.waited_for_output(begin);
+                first += rows;
+            }
         }
-        counters.read.waited_for_output(begin);
     }
+}
+
+/// The files may be damaged in ways that the Parquet reader does not foresee.
+fn guarded<T>(read: impl FnOnce() -> Result<T, LoaderError>) -> Result<T, LoaderError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(LoaderError::Broken { stage: "reading" }))
+}
+
+/// As many pairs as have no more bytes than that, but at least one; and their bytes.
+fn next_part(pairs: &mut Peekable<impl Iterator<Item = Pair>>, limit: u64) -> (Vec<Pair>, u64) {
+    let (mut part, mut bytes) = (Vec::new(), 0_u64);
+    while let Some(pair) = pairs.next_if(|pair| part.is_empty() || bytes.saturating_add(pair.bytes) <= limit) {
+        bytes = bytes.saturating_add(pair.bytes);
+        part.push(pair);
+    }
+    (part, bytes)
 }
 
 /// Hands pairs to the workers; begins a batch only when there is room for it in the queue.
 pub(super) fn dispatch(
     layout: Layout,
-    windows: &Receiver<Window>,
+    parts: &Receiver<Part>,
     tickets: &Receiver<()>,
     jobs: &Sender<Job>,
     results: &Sender<Done>,
@@ -156,17 +196,17 @@ pub(super) fn dispatch(
     let mut batch_end = layout.start;
     loop {
         let begin = Instant::now();
-        let Ok(window) = windows.recv() else { return };
-        lap(&counters.for_windows, begin);
-        let pairs = match window.pairs {
+        let Ok(part) = parts.recv() else { return };
+        lap(&counters.for_parts, begin);
+        let pairs = match part.pairs {
             Ok(pairs) => pairs,
             Err(error) => {
                 // If the collator is gone, nobody wants to know.
-                let _ = results.send(Done { index: window.first, outcome: Err(Stop::Failed(error)) });
+                let _ = results.send(Done { index: part.first, outcome: Err(Stop::Failed(error)) });
                 return;
             }
         };
-        for (index, pair) in (window.first..).zip(pairs) {
+        for (index, pair) in (part.first..).zip(pairs) {
             let begin = Instant::now();
             if index == batch_end {
                 if tickets.recv().is_err() {
@@ -189,12 +229,12 @@ pub(super) fn work(work: &Work, jobs: &Receiver<Job>, results: &Sender<Done>, co
         let begin = Instant::now();
         let Ok(job) = jobs.recv() else { return };
         counters.decode.waited_for_input(begin);
-        let (index, bytes) = (job.index, job.pair.image.len() as u64);
+        let (index, bytes) = (job.index, job.pair.bytes);
         let outcome = catch_unwind(AssertUnwindSafe(|| work.sample(job, counters)))
             .unwrap_or(Err(Stop::Failed(LoaderError::Broken { stage: "decoding" })));
-        counters.encoded_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        counters.encoded.give_back(bytes);
         if outcome.is_ok() {
-            counters.decoded_bytes.fetch_add(work.sample_bytes(), Ordering::Relaxed);
+            counters.decoded(work.sample_bytes());
         }
         let begin = Instant::now();
         if results.send(Done { index, outcome }).is_err() {

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::budget::Budget;
+
 /// Time that a stage spent, in nanoseconds, over all of its threads.
 #[derive(Default)]
 pub(super) struct Clock {
@@ -13,21 +15,22 @@ pub(super) struct Clock {
 
 /// What the threads count.
 pub(super) struct Counters {
-    /// Set when the loader is dropped: the reader looks at it in the middle of a window.
+    /// Set when the loader is dropped: the reader looks at it in the middle of a read.
     pub(super) stop: AtomicBool,
     pub(super) read: Clock,
     pub(super) decode: Clock,
     pub(super) resize: Clock,
     pub(super) tokenize: Clock,
     pub(super) batch: Clock,
-    /// How long the dispatcher waited for a window, for leave to begin a batch, and for a free worker.
-    pub(super) for_windows: AtomicU64,
+    /// How long the dispatcher waited for pairs, for leave to begin a batch, and for a free worker.
+    pub(super) for_parts: AtomicU64,
     pub(super) for_queue: AtomicU64,
     pub(super) for_workers: AtomicU64,
-    /// Bytes of images that are read and not yet decoded.
-    pub(super) encoded_bytes: AtomicU64,
-    /// Bytes of samples that are decoded and not yet taken by the caller.
+    /// Bytes of images that are read, or being read, and not yet decoded.
+    pub(super) encoded: Budget,
+    /// Bytes of samples that are decoded and not yet taken by the caller, and the most that they have been.
     pub(super) decoded_bytes: AtomicU64,
+    decoded_peak: AtomicU64,
     workers: usize,
     capacity: usize,
 }
@@ -57,6 +60,8 @@ pub struct LoaderStats {
     pub encoded_bytes: u64,
     /// Bytes of samples that are decoded and not yet taken by the caller.
     pub decoded_bytes: u64,
+    /// The most that `encoded_bytes` and `decoded_bytes` have been.
+    pub peak_bytes: (u64, u64),
     /// How long handing out work stood still because the next row groups were not read.
     pub held_up_by_reading: Duration,
     /// The same, because all workers were busy.
@@ -101,7 +106,8 @@ fn duration(nanoseconds: &AtomicU64) -> Duration {
 }
 
 impl Counters {
-    pub(super) fn new(workers: usize, capacity: usize) -> Self {
+    /// `encoded_limit`: bytes of images that may be read and not yet decoded. `capacity`: batches that may be begun and not taken.
+    pub(super) fn new(workers: usize, encoded_limit: u64, capacity: usize) -> Self {
         Self {
             stop: AtomicBool::new(false),
             read: Clock::default(),
@@ -109,14 +115,27 @@ impl Counters {
             resize: Clock::default(),
             tokenize: Clock::default(),
             batch: Clock::default(),
-            for_windows: AtomicU64::new(0),
+            for_parts: AtomicU64::new(0),
             for_queue: AtomicU64::new(0),
             for_workers: AtomicU64::new(0),
-            encoded_bytes: AtomicU64::new(0),
+            encoded: Budget::new(encoded_limit),
             decoded_bytes: AtomicU64::new(0),
+            decoded_peak: AtomicU64::new(0),
             workers,
             capacity,
         }
+    }
+
+    /// Ends what waits for anything else than a channel.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.encoded.close();
+    }
+
+    /// A sample of so many bytes waits to be taken.
+    pub(super) fn decoded(&self, bytes: u64) {
+        let now = self.decoded_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.decoded_peak.fetch_max(now, Ordering::Relaxed);
     }
 
     pub(super) fn stats(&self, queued_batches: usize) -> LoaderStats {
@@ -130,9 +149,10 @@ impl Counters {
             ],
             queued_batches,
             queue_capacity: self.capacity,
-            encoded_bytes: self.encoded_bytes.load(Ordering::Relaxed),
+            encoded_bytes: self.encoded.held(),
             decoded_bytes: self.decoded_bytes.load(Ordering::Relaxed),
-            held_up_by_reading: duration(&self.for_windows),
+            peak_bytes: (self.encoded.peak(), self.decoded_peak.load(Ordering::Relaxed)),
+            held_up_by_reading: duration(&self.for_parts),
             held_up_by_workers: duration(&self.for_workers),
             held_up_by_caller: duration(&self.for_queue),
         }
@@ -176,9 +196,9 @@ mod tests {
 
     #[test]
     fn the_longest_hold_up_names_the_limiting_stage() {
-        let counters = Counters::new(2, 4);
+        let counters = Counters::new(2, 1 << 20, 4);
         assert!(counters.stats(0).limiting_stage().starts_with("nothing yet"));
-        counters.for_windows.store(5, Ordering::Relaxed);
+        counters.for_parts.store(5, Ordering::Relaxed);
         assert!(counters.stats(0).limiting_stage().starts_with("read"));
         counters.for_workers.store(9, Ordering::Relaxed);
         counters.decode.busy.store(3, Ordering::Relaxed);

@@ -264,24 +264,58 @@ fn a_loader_dropped_at_any_time_ends_its_threads() {
 fn what_waits_for_the_caller_is_bounded_by_the_queue() {
     let (data, tokenizer) = (dataset(pairs(64), 8, 2), tokenizer());
     let mut spec = spec(&data, &tokenizer);
-    (spec.image_size, spec.batch_size, spec.epochs, spec.config.queue_mib) = (128, 8, 2, 1);
-    // A batch has 8 · (128 · 128 · 3 + 4 · 8 + 64) = 393,984 bytes, so two fit in 1 MiB.
+    (spec.image_size, spec.batch_size, spec.epochs, spec.config.queue_mib) = (128, 8, 2, 2);
+    // A batch has 8 · (128 · 128 · 3 + 4 · 8 + 64) = 393,984 bytes. A quarter of the 2 MiB is for what is not decoded yet, so
+    // three batches fit in the rest.
     let mut loader = train_loader(spec).unwrap();
-    assert_eq!(loader.stats().queue_capacity, 2);
-    while loader.stats().queued_batches < 2 {
+    assert_eq!(loader.stats().queue_capacity, 3);
+    while loader.stats().queued_batches < 3 {
         std::thread::yield_now();
     }
-    assert_eq!(loader.stats().decoded_bytes, 2 * 393_984);
+    assert_eq!(loader.stats().decoded_bytes, 3 * 393_984);
     let mut batches = 0;
     while let Some(batch) = loader.next() {
         assert_eq!(batch.unwrap().bytes(), 393_984);
-        assert!(loader.stats().decoded_bytes <= 2 * 393_984);
+        assert!(loader.stats().decoded_bytes <= 3 * 393_984);
         batches += 1;
     }
     assert_eq!(batches, 16);
     let stats = loader.stats();
     assert_eq!((stats.decoded_bytes, stats.encoded_bytes, stats.queued_batches), (0, 0, 0));
+    assert_eq!(stats.peak_bytes.1, 3 * 393_984);
     assert!(stats.stages.iter().all(|stage| !stage.busy.is_zero()), "{stats:?}");
+}
+
+/// A PNG that cannot be compressed, so of at least 3 · side² bytes.
+fn noise(seed: u64, side: u32) -> Vec<u8> {
+    let mut random = crate::random::Random::new(seed);
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let pixel = |_, _| image::Rgb([0; 3].map(|_: u8| random.next_u64() as u8));
+    image::RgbImage::from_fn(side, side, pixel).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn what_is_read_and_not_decoded_is_bounded_whatever_the_window_and_a_larger_image_still_comes() {
+    // A window of four row groups has 1.5 MB; a quarter of 1 MiB may be read and not yet decoded. The last image has 360 kB.
+    let mut made: Vec<(Vec<u8>, String)> = (0..48).map(|number| (noise(number, 102), format!("noise {number}"))).collect();
+    made.push((noise(48, 346), "much noise".into()));
+    let (largest, (data, tokenizer)) = (made[48].0.len() as u64, (dataset(made, 12, 2), tokenizer()));
+    let with = |queue_mib: u64| {
+        let mut spec = spec(&data, &tokenizer);
+        (spec.batch_size, spec.epochs, spec.config.window_row_groups, spec.config.queue_mib) = (7, 1, 4, queue_mib);
+        let mut loader = train_loader(spec).unwrap();
+        let batches: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
+        (batches, loader.stats())
+    };
+    let (batches, stats) = with(1);
+    let (limit, (peak, _)) = (256 << 10, stats.peak_bytes);
+    assert!(largest > limit && peak == largest, "{stats:?}");
+    assert_eq!(stats.encoded_bytes, 0);
+    let (reference, stats) = with(64);
+    assert!(stats.peak_bytes.0 > 1_000_000, "{stats:?}");
+    assert!(batches.iter().map(content).eq(reference.iter().map(content)));
+    assert_eq!(batches.iter().map(Batch::len).sum::<usize>(), 49);
 }
 
 #[test]
@@ -326,7 +360,7 @@ fn a_dataset_that_changed_or_broke_names_the_file_and_the_place() {
         error
     };
     let message = failure(&|data| data.selection.uids[21] = Uid([9; 16]));
-    assert!(message.contains("blob/00001.parquet: row 1 of row group 1") && message.contains("diptych select"), "{message}");
+    assert!(message.contains("meta/00001.parquet: row 1 of row group 1") && message.contains("diptych select"), "{message}");
     let message = failure(&|data| data.selection.row_groups[39] = 7);
     assert!(message.contains("blob/00002.parquet: row 4 of row group 7 does not exist"), "{message}");
     let message = failure(&|data| std::fs::remove_file(diptych_schemas::blob_path(data.folder.path(), 1)).unwrap());
