@@ -1,8 +1,12 @@
 //! The command line: what can be asked for, in the order in which a user meets it. What each command does is in `commands`.
 
+mod bench;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use bench::{Bench, BenchArgs, BenchLoaderArgs};
 
 const AFTER: &str = "\
 From pairs to an exported model:
@@ -49,6 +53,8 @@ pub enum Command {
     Plot(PlotArgs),
     /// Print a training configuration with all its defaults, or the model configurations that are built in
     Config(ConfigArgs),
+    /// Measure what a stage does on your own data
+    Bench(BenchArgs),
     /// Draw the demo's scenes: pairs in three layouts, with SQL, classes and templates beside them
     DemoData(DemoDataArgs),
 }

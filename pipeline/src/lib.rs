@@ -25,10 +25,13 @@ pub use batch::Batch;
 pub use decode::{RgbImage, decode};
 pub use header::{ImageFormat, ImageHeader, probe};
 pub use image_error::ImageError;
-pub use loader::{EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, StageStats, eval_batches, train_loader};
+pub use loader::{
+    BenchReport, BenchRound, BenchSpec, EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, Rate, StageStats, bench_loader,
+    eval_batches, median, train_loader,
+};
 pub use order::{Epoch, Order, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{CropBox, crop_resize, eval_transform, random_resized_crop_box};
-pub use select::{FunnelStep, SelectError, SelectionReport, select};
+pub use select::{FunnelStep, SelectError, SelectionReport, choose, select};
 pub use selection::{Selection, SelectionError};
 pub use tokenizer::{Tokenizer, TokenizerError, Vocabulary};

@@ -10,6 +10,7 @@
 //! 4. Every pair that is read is checked against the selection by its uid, so a dataset may have grown since the selection was
 //!    made, but what was selected must still be where it was.
 
+mod bench;
 mod budget;
 mod error;
 mod plan;
@@ -32,6 +33,7 @@ use plan::{Cut, eval_plan, train_plan};
 use stages::{Layout, Transform, Work};
 use stats::Counters;
 
+pub use bench::{BenchReport, BenchRound, BenchSpec, Rate, bench_loader, median};
 pub use error::LoaderError;
 pub use stats::{LoaderStats, StageStats};
 

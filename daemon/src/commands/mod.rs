@@ -1,5 +1,6 @@
 //! One module a command: it connects stages and prints. What a stage does is not here.
 
+mod bench;
 mod config;
 mod demo_data;
 mod embed;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Search(args) => search::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Plot(args) => plot::run(&args),
+        Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
         Command::DemoData(args) => demo_data::run(&args),
     }

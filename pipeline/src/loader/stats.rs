@@ -48,9 +48,9 @@ pub struct StageStats {
 }
 
 /// What a loader is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoaderStats {
-    /// Read, decode, resize, tokenize, batch.
+    /// Read, decode, crop and resize, tokenize, collate.
     pub stages: Vec<StageStats>,
     /// Finished batches that wait for the caller.
     pub queued_batches: usize,
@@ -143,9 +143,9 @@ impl Counters {
             stages: vec![
                 self.read.stats("read", 1),
                 self.decode.stats("decode", self.workers),
-                self.resize.stats("resize", self.workers),
+                self.resize.stats("crop, resize", self.workers),
                 self.tokenize.stats("tokenize", self.workers),
-                self.batch.stats("batch", 1),
+                self.batch.stats("collate", 1),
             ],
             queued_batches,
             queue_capacity: self.capacity,
@@ -160,6 +160,23 @@ impl Counters {
 }
 
 impl LoaderStats {
+    pub fn stage(&self, name: &str) -> Option<&StageStats> {
+        self.stages.iter().find(|stage| stage.stage == name)
+    }
+
+    /// Adds what a loader did after this one.
+    pub fn add(&mut self, later: &Self) {
+        for (stage, more) in self.stages.iter_mut().zip(&later.stages) {
+            stage.busy += more.busy;
+            stage.waiting_for_input += more.waiting_for_input;
+            stage.waiting_for_output += more.waiting_for_output;
+        }
+        self.held_up_by_reading += later.held_up_by_reading;
+        self.held_up_by_workers += later.held_up_by_workers;
+        self.held_up_by_caller += later.held_up_by_caller;
+        self.peak_bytes = (self.peak_bytes.0.max(later.peak_bytes.0), self.peak_bytes.1.max(later.peak_bytes.1));
+    }
+
     /// Which stage sets the pace, in words, with what would help.
     pub fn limiting_stage(&self) -> String {
         let (reading, workers, caller) = (self.held_up_by_reading, self.held_up_by_workers, self.held_up_by_caller);
@@ -178,7 +195,7 @@ impl LoaderStats {
         let [_, decode, resize, tokenize, batch] = &self.stages[..] else { return "unknown".into() };
         let threads = decode.threads;
         if decode.waiting_for_output > decode.busy + resize.busy + tokenize.busy {
-            return format!("batch: {threads} workers wait for their results to be put together; memory is the limit");
+            return format!("collate: {threads} workers wait for their results to be put together; memory is the limit");
         }
         let total = (decode.busy + resize.busy + tokenize.busy + batch.busy).as_secs_f64().max(f64::MIN_POSITIVE);
         let slowest = [decode, resize, tokenize].into_iter().max_by_key(|stage| stage.busy).unwrap_or(decode);
@@ -203,7 +220,7 @@ mod tests {
         counters.for_workers.store(9, Ordering::Relaxed);
         counters.decode.busy.store(3, Ordering::Relaxed);
         counters.resize.busy.store(7, Ordering::Relaxed);
-        assert!(counters.stats(0).limiting_stage().starts_with("resize: 70% of the time of 2 workers"));
+        assert!(counters.stats(0).limiting_stage().starts_with("crop, resize: 70% of the time of 2 workers"));
         counters.for_queue.store(10, Ordering::Relaxed);
         assert!(counters.stats(3).limiting_stage().starts_with("the caller: 3 of 4"));
     }
