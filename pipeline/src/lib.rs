@@ -26,10 +26,10 @@ pub use decode::{RgbImage, decode};
 pub use header::{ImageFormat, ImageHeader, probe};
 pub use image_error::ImageError;
 pub use loader::{
-    BenchReport, BenchRound, BenchSpec, EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, Rate, StageStats, bench_loader,
-    eval_batches, median, train_loader,
+    BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, Rate, StageStats,
+    bench_loader, eval_batches, median, samples_an_epoch, train_loader,
 };
-pub use order::{Epoch, Order, Window};
+pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{CropBox, crop_resize, eval_transform, random_resized_crop_box};
 pub use select::{FunnelStep, SelectError, SelectionReport, choose, select};

@@ -12,7 +12,10 @@
 
 mod bench;
 mod budget;
+mod captions;
 mod error;
+mod mix;
+mod parquet_file;
 mod plan;
 mod shards;
 mod stages;
@@ -26,10 +29,13 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
-use diptych_schemas::{AugmentConfig, DatasetManifest, LoaderConfig, SampleIndex};
+use diptych_schemas::{AugmentConfig, CaptionColumn, LoaderConfig, SampleIndex};
 
+use crate::order::Shuffle;
 use crate::{Batch, Order, Selection, Tokenizer};
-use plan::{Cut, eval_plan, train_plan};
+use mix::Mix;
+use plan::{Cut, Share, Stream, eval_plan, train_plan};
+use shards::Shards;
 use stages::{Layout, Transform, Work};
 use stats::Counters;
 
@@ -40,9 +46,49 @@ pub use stats::{LoaderStats, StageStats};
 /// One part in so many of `queue_mib` is for images that are read and not yet decoded; the rest is for decoded samples.
 const ENCODED_SHARE: u64 = 4;
 
+/// One of the selections that a run reads.
+#[derive(Clone)]
+pub struct DataSource {
+    /// Dataset folder.
+    pub dataset: PathBuf,
+    pub selection: Arc<Selection>,
+    /// In a mix: its share of the samples, in proportion to the others' weights.
+    pub weight: f64,
+    /// Where captions come from; empty: from `caption`.
+    pub captions: Vec<CaptionColumn>,
+}
+
 /// What a training run reads.
 #[derive(Clone)]
 pub struct LoaderSpec {
+    /// At least one. With several, their samples come mixed by their weights, each in its own order and epochs.
+    pub sources: Vec<DataSource>,
+    pub tokenizer: Arc<Tokenizer>,
+    /// H = W of the batches, in pixels.
+    pub image_size: u32,
+    /// L of the batches.
+    pub context_length: usize,
+    /// N of the batches of all ranks together. Must be divisible by `ranks`.
+    pub batch_size: usize,
+    /// Of order and augmentation.
+    pub seed: u64,
+    pub augment: AugmentConfig,
+    pub config: LoaderConfig,
+    /// Where to begin: [`Batch::next`] of the last batch that was used, the same for all ranks. Within a batch, its rest comes
+    /// first.
+    pub start: SampleIndex,
+    /// Passes over the selection (over all of them together), from the first sample on and not from `start`.
+    pub epochs: u64,
+    /// This process's number among `ranks`, from 0. Of each batch, rank r of w gets the samples r·N/w … (r+1)·N/w − 1, so the
+    /// ranks' batches one behind the other are the batch of a single process.
+    pub rank: usize,
+    /// Processes that share the batches; 1: this one alone.
+    pub ranks: usize,
+}
+
+/// What an evaluation reads: each pair of the selection once, in the selection's order, with its `caption`.
+#[derive(Clone)]
+pub struct EvalSpec {
     /// Dataset folder.
     pub dataset: PathBuf,
     pub selection: Arc<Selection>,
@@ -51,30 +97,8 @@ pub struct LoaderSpec {
     pub image_size: u32,
     /// L of the batches.
     pub context_length: usize,
-    /// N of the batches.
     pub batch_size: usize,
-    /// Of order and augmentation.
-    pub seed: u64,
-    pub augment: AugmentConfig,
-    pub config: LoaderConfig,
-    /// Where to begin: [`Batch::next`] of the last batch that was used. Within a batch, its rest comes first.
-    pub start: SampleIndex,
-    /// Passes over the selection, from the first sample on and not from `start`.
-    pub epochs: u64,
-}
-
-/// What an evaluation reads: each pair of the selection once, in the selection's order.
-#[derive(Clone)]
-pub struct EvalSpec {
-    pub dataset: PathBuf,
-    pub selection: Arc<Selection>,
-    pub tokenizer: Arc<Tokenizer>,
-    /// H = W of the batches, in pixels.
-    pub image_size: u32,
-    /// L of the batches.
-    pub context_length: usize,
-    pub batch_size: usize,
-    /// `threads`, `queue_mib` and `max_pixels` count; there is no order to choose.
+    /// There is no order to choose; all else counts.
     pub config: LoaderConfig,
 }
 
@@ -89,23 +113,39 @@ pub struct Loader {
 }
 
 /// Batches for training: order by [`Order`], RandomResizedCrop seeded by sample. The last incomplete batch of each epoch is
-/// left out, so sample i is in epoch i / (⌊rows / batch⌋ · batch). A corrupt image shrinks its batch, to nothing in the worst
-/// case, and is listed in [`Batch::skipped`].
+/// left out, so sample i is in epoch i / (⌊samples / batch⌋ · batch), where `samples` is [`samples_an_epoch`]. A corrupt image
+/// shrinks its batch, to nothing in the worst case, and is listed in [`Batch::skipped`].
 pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
-    let selection = &spec.selection;
-    let rows = selection.len() as u64;
-    let batch = spec.batch_size as u64;
+    let (batch, ranks) = (spec.batch_size as u64, spec.ranks as u64);
+    let rows = samples_an_epoch(&spec.sources);
     if batch == 0 || rows < batch {
         return Err(LoaderError::TooFewRows { rows, batch });
     }
-    if let Some(row) = selection.weights.iter().position(|weight| *weight != 1.0) {
-        return Err(LoaderError::Weight { row, weight: selection.weights[row] });
+    if spec.rank >= spec.ranks || !batch.is_multiple_of(ranks) {
+        return Err(LoaderError::Ranks { rank: spec.rank, ranks: spec.ranks, batch });
     }
-    let blocks = plan::blocks(selection)?;
-    let sizes: Vec<u32> = blocks.iter().map(|block| (block.end - block.start) as u32).collect();
-    let order = Order::new(&sizes, selection.hash(), spec.seed, spec.config.window_row_groups);
+    let shuffle = Shuffle { window_row_groups: spec.config.window_row_groups, row_group_parts: spec.config.row_group_parts };
+    let mut orders = Vec::with_capacity(spec.sources.len());
+    for source in &spec.sources {
+        source.selection.check_weights()?;
+        let blocks = plan::blocks(&source.selection)?;
+        let sizes: Vec<u32> = blocks.iter().map(|block| (block.end - block.start) as u32).collect();
+        let order = Order::new(&sizes, source.selection.hash(), spec.seed, shuffle).with_weights(&source.selection.weights);
+        if order.epoch_len() == 0 {
+            return Err(LoaderError::TooFewRows { rows: 0, batch });
+        }
+        orders.push(order);
+    }
+    let stream = if orders.len() == 1 {
+        Stream::One(orders.remove(0))
+    } else {
+        let weights: Vec<f64> = spec.sources.iter().map(|source| source.weight).collect();
+        Stream::Mixed(orders, Mix::new(&weights, spec.seed))
+    };
     let cut = Cut { batch, epoch: rows / batch * batch };
-    let stretches = train_plan(order, cut, spec.epochs, spec.start.0);
+    let share = Share::of_rank(cut, spec.rank as u64, ranks);
+    let layout = Layout::new(share, spec.start.0, cut.epoch * spec.epochs);
+    let stretches = train_plan(stream, share, layout.start, layout.end);
     let work = Work {
         tokenizer: spec.tokenizer,
         image_size: spec.image_size,
@@ -113,8 +153,13 @@ pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
         max_pixels: spec.config.max_pixels,
         transform: Transform::Train { augment: spec.augment, seed: spec.seed },
     };
-    let layout = Layout { cut, start: spec.start.0, end: cut.epoch * spec.epochs };
-    start(spec.dataset, spec.selection, stretches, layout, work, &spec.config)
+    let shards = Shards::open(spec.sources, spec.seed)?;
+    start(shards, stretches, layout, work, &spec.config)
+}
+
+/// Samples in a pass over all sources: their rows, or with weights of rows ⌊their sum⌋, source by source.
+pub fn samples_an_epoch(sources: &[DataSource]) -> u64 {
+    sources.iter().map(|source| source.selection.samples()).sum()
 }
 
 /// Batches for evaluation: the selection's order, OpenCLIP's evaluation transform, the last batch possibly short. Weights do
@@ -133,21 +178,19 @@ pub fn eval_batches(spec: EvalSpec) -> Result<Loader, LoaderError> {
         max_pixels: spec.config.max_pixels,
         transform: Transform::Eval,
     };
-    let layout = Layout { cut, start: 0, end: rows };
-    start(spec.dataset, spec.selection, stretches, layout, work, &spec.config)
+    let layout = Layout::new(Share::whole(cut), 0, rows);
+    let source = DataSource { dataset: spec.dataset, selection: spec.selection, weight: 1.0, captions: Vec::new() };
+    start(Shards::open(vec![source], 0)?, stretches, layout, work, &spec.config)
 }
 
 /// Builds the channels and starts the threads.
 fn start(
-    dataset: PathBuf,
-    selection: Arc<Selection>,
+    shards: Shards,
     stretches: plan::Plan,
     layout: Layout,
     work: Work,
     config: &LoaderConfig,
 ) -> Result<Loader, LoaderError> {
-    let manifest = DatasetManifest::read(&dataset)?;
-    let shards = shards::Shards::new(dataset, &manifest, selection);
     let workers = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,

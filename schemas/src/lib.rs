@@ -5,6 +5,7 @@
 //! reading and atomically writing its own files.
 
 mod config;
+mod config_data;
 mod config_keys;
 pub mod durable;
 mod error;
@@ -14,9 +15,9 @@ mod manifest;
 mod tables;
 
 pub use config::{
-    AugmentConfig, CheckpointConfig, DataConfig, EvalConfig, LoaderConfig, ModelChoice, OptimizerConfig, TrainConfig,
-    TrainLoopConfig,
+    AugmentConfig, CheckpointConfig, EvalConfig, LoaderConfig, ModelChoice, OptimizerConfig, TrainConfig, TrainLoopConfig,
 };
+pub use config_data::{CaptionColumn, DataConfig, MixedSource};
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
 pub use ledger::{LedgerEntry, Reason, Stage};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use diptych_pipeline::{
-    BenchReport, BenchRound, BenchSpec, LoaderSpec, Selection, StageStats, Tokenizer, bench_loader, choose, median,
+    BenchReport, BenchRound, BenchSpec, DataSource, LoaderSpec, Selection, StageStats, Tokenizer, bench_loader, choose, median,
 };
 use diptych_schemas::{LoaderConfig, SampleIndex};
 use serde_json::{Value, json};
@@ -39,8 +39,12 @@ fn loader(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
     let of = selection.len() as u64;
     let spec = BenchSpec {
         loader: LoaderSpec {
-            dataset: args.dataset.dataset.clone(),
-            selection: Arc::new(selection),
+            sources: vec![DataSource {
+                dataset: args.dataset.dataset.clone(),
+                selection: Arc::new(selection),
+                weight: 1.0,
+                captions: Vec::new(),
+            }],
             tokenizer: Arc::new(tokenizer),
             image_size: args.image_size,
             context_length: args.context_length,
@@ -50,6 +54,8 @@ fn loader(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
             config,
             start: SampleIndex(0),
             epochs: 1,
+            rank: 0,
+            ranks: 1,
         },
         pairs: args.pairs,
         rounds: args.rounds as usize,

@@ -15,7 +15,10 @@ const AT_ONCE: usize = 64;
 /// Evaluates the weights as they are, records the recalls, and says them in a line.
 pub(super) fn evaluate(run: &mut Prepared, cursor: SampleIndex) -> anyhow::Result<String> {
     let Some(path) = run.config.eval.selection.clone() else { return Ok(String::new()) };
-    let dataset = run.config.eval.dataset.clone().unwrap_or_else(|| run.config.data.dataset.clone());
+    // The configuration was checked: where there is no single dataset, the evaluation names its own.
+    let Some(dataset) = run.config.eval.dataset.clone().or_else(|| run.config.data.dataset.clone()) else {
+        return Ok(String::new());
+    };
     let selection = Selection::read(&path)?;
     let model = Model { encoder: run.trainer.encoder()?, tokenizer: run.tokenizer.clone(), path };
     let spec = EncodeSpec { batch_size: AT_ONCE, threads: run.config.loader.threads };

@@ -1,11 +1,13 @@
 //! The loader beside bare decoding of the same images. Rounds of both take turns, so that whatever else the machine does meets
 //! both alike: a ratio of two neighbouring rounds says more than either speed.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use diptych_schemas::{DatasetManifest, SampleIndex};
+use diptych_schemas::SampleIndex;
 
+use super::plan::Pick;
 use super::shards::Shards;
 use super::{LoaderError, LoaderSpec, LoaderStats, train_loader};
 use crate::decode::bare;
@@ -16,7 +18,7 @@ const KEPT_BYTES: u64 = 512 << 20;
 
 /// What is measured, and how long.
 pub struct BenchSpec {
-    /// What is delivered; its `start` and `epochs` do not count.
+    /// What is delivered: of one source; its `start` and `epochs` do not count.
     pub loader: LoaderSpec,
     /// At most so many pairs, the first of the selection; 0: all.
     pub pairs: usize,
@@ -73,12 +75,13 @@ impl BenchRound {
 
 /// Measures, and calls `each` after each round.
 pub fn bench_loader(mut spec: BenchSpec, each: &mut dyn FnMut(&BenchRound)) -> Result<BenchReport, LoaderError> {
-    let all = spec.loader.selection.len();
+    let all = spec.loader.sources[0].selection.len();
     let wanted = if spec.pairs == 0 { all } else { spec.pairs.min(all) };
     let files = if spec.bare { Some(files(&spec.loader, wanted)?) } else { None };
     let pairs = files.as_ref().map_or(wanted, Vec::len);
     if pairs < all {
-        spec.loader.selection = first(&spec.loader.selection, pairs).into();
+        let source = &mut spec.loader.sources[0];
+        source.selection = first(&source.selection, pairs).into();
     }
     spec.loader.start = SampleIndex(0);
     let epochs = match spec.epochs {
@@ -106,7 +109,7 @@ pub fn bench_loader(mut spec: BenchSpec, each: &mut dyn FnMut(&BenchRound)) -> R
         rounds.push(round);
     }
     let stats = total.unwrap_or_default();
-    let other = |file: &&Box<[u8]>| ImageFormat::of(file) != Some(ImageFormat::Jpeg);
+    let other = |file: &&Arc<[u8]>| ImageFormat::of(file) != Some(ImageFormat::Jpeg);
     Ok(BenchReport {
         pairs: pairs as u64,
         file_bytes: files.as_ref().map(|files| files.iter().map(|file| file.len() as u64).sum()),
@@ -130,13 +133,12 @@ fn first(selection: &Selection, rows: usize) -> Selection {
 }
 
 /// The images' files of the first rows, as many as may be kept.
-fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Box<[u8]>>, LoaderError> {
-    let manifest = DatasetManifest::read(&spec.dataset)?;
-    let mut shards = Shards::new(spec.dataset.clone(), &manifest, spec.selection.clone());
+fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Arc<[u8]>>, LoaderError> {
+    let mut shards = Shards::open(spec.sources[..1].to_vec(), spec.seed)?;
     let stop = AtomicBool::new(false);
     let mut left = KEPT_BYTES;
     let mut files = Vec::new();
-    let rows: Vec<u64> = (0..rows as u64).collect();
+    let rows: Vec<Pick> = (0..rows as u64).map(|row| Pick { source: 0, row, sample: row }).collect();
     for rows in rows.chunks(256) {
         let mut pairs = shards.describe(rows, &stop)?.unwrap_or_default();
         let fit = pairs.iter().take_while(|pair| left.checked_sub(pair.bytes).inspect(|rest| left = *rest).is_some()).count();
@@ -165,7 +167,7 @@ fn deliver(spec: &LoaderSpec, epochs: u64) -> Result<(Rate, LoaderStats, u64), L
 }
 
 /// Decodes `count` images, over and over through `files`, on so many threads, and does nothing else.
-fn decode_bare(files: &[Box<[u8]>], count: usize, threads: usize) -> Result<Rate, LoaderError> {
+fn decode_bare(files: &[Arc<[u8]>], count: usize, threads: usize) -> Result<Rate, LoaderError> {
     let next = AtomicUsize::new(0);
     let begin = Instant::now();
     std::thread::scope(|scope| -> Result<(), LoaderError> {

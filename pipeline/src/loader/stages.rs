@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 use diptych_schemas::{AugmentConfig, LedgerEntry, SampleIndex, Stage, Uid};
 
 use super::LoaderError;
-use super::plan::{Cut, Plan};
+use super::plan::{Cut, Plan, Share};
 use super::shards::{Pair, Shards};
 use super::stats::{Counters, lap};
 use crate::random::seed_of;
@@ -22,12 +22,31 @@ const ROWS_DESCRIBED: usize = 8192;
 /// Parts into which the budget of encoded bytes is cut: one is handed out while the next one is read.
 const PARTS_IN_FLIGHT: u64 = 2;
 
-/// The part of the stream that is delivered, and how it is cut.
+/// The part of the stream that is delivered, and how it is cut. Places are those of the rank's own stream; what a batch says of
+/// itself is about the stream of all ranks.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
     pub(super) cut: Cut,
     pub(super) start: u64,
     pub(super) end: u64,
+    pub(super) share: Share,
+    /// `start` in the stream of all ranks.
+    pub(super) first_sample: u64,
+}
+
+impl Layout {
+    pub(super) fn new(share: Share, first_sample: u64, end_sample: u64) -> Self {
+        let (start, end) = (share.local_before(first_sample), share.local_before(end_sample));
+        Self { cut: share.local(), start, end, share, first_sample }
+    }
+
+    /// Whether the stream begins within a global batch of which this rank has nothing any more. It then begins with an empty
+    /// batch, so that all ranks have the same number of batches.
+    fn begins_empty(&self) -> bool {
+        let global = self.share.global;
+        let within = self.first_sample != global.batch_start(self.first_sample);
+        within && self.start == self.share.local_before(global.batch_end(self.first_sample))
+    }
 }
 
 /// What the workers do with a pair.
@@ -91,7 +110,7 @@ impl Work {
         let image = image?;
         let pixels = match &self.transform {
             Transform::Train { augment, seed } => {
-                let crop = random_resized_crop_box(image.width, image.height, augment, seed_of(&[*seed, job.index]));
+                let crop = random_resized_crop_box(image.width, image.height, augment, seed_of(&[*seed, job.pair.pick.sample]));
                 crop_resize(&image, crop, self.image_size)
             }
             Transform::Eval => eval_transform(&image, self.image_size),
@@ -255,6 +274,14 @@ pub(super) fn collate(
     // Bounded by the batches that may be begun.
     let mut early: HashMap<u64, Result<Sample, Stop>> = HashMap::new();
     let mut next = layout.start;
+    if layout.begins_empty() {
+        let global = layout.share.global;
+        let (first, end) = (SampleIndex(layout.first_sample), SampleIndex(global.batch_end(layout.first_sample)));
+        let empty = Batch { first, next: end, epoch: global.epoch_of(first.0), ..empty_batch(work, 0) };
+        if batches.send(Ok(empty)).is_err() {
+            return;
+        }
+    }
     let mut batch = begin_batch(layout, work, next);
     loop {
         let begin = Instant::now();
@@ -276,7 +303,7 @@ pub(super) fn collate(
                 }
             }
             next += 1;
-            if next == batch.next.0 {
+            if next == layout.cut.batch_end(next - 1) {
                 let finished = std::mem::replace(&mut batch, begin_batch(layout, work, next));
                 if batches.send(Ok(finished)).is_err() {
                     return;
@@ -291,21 +318,29 @@ pub(super) fn collate(
     }
 }
 
-/// An empty batch that begins at a place of the stream.
+/// The batch that begins at a place of the stream, still empty.
 fn begin_batch(layout: Layout, work: &Work, first: u64) -> Batch {
-    let next = layout.cut.batch_end(first);
+    let global = layout.share.global;
+    let sample = layout.share.global_of(first);
+    let begins_within = first == layout.start && !layout.begins_empty();
     // Behind the end nothing follows, so nothing is set aside.
-    let samples = if first < layout.end { (next - first) as usize } else { 0 };
+    let samples = if first < layout.end { (layout.cut.batch_end(first) - first) as usize } else { 0 };
     Batch {
-        first: SampleIndex(first),
-        next: SampleIndex(next),
-        epoch: layout.cut.epoch_of(first),
+        first: SampleIndex(if begins_within { layout.first_sample } else { global.batch_start(sample) }),
+        next: SampleIndex(global.batch_end(sample)),
+        epoch: global.epoch_of(sample),
+        ..empty_batch(work, samples)
+    }
+}
+
+fn empty_batch(work: &Work, samples: usize) -> Batch {
+    Batch {
         image_size: work.image_size,
         context_length: work.context_length,
         images: Vec::with_capacity(samples * 3 * work.image_size as usize * work.image_size as usize),
         tokens: Vec::with_capacity(samples * work.context_length),
         uids: Vec::with_capacity(samples),
         captions: Vec::with_capacity(samples),
-        skipped: Vec::new(),
+        ..Batch::default()
     }
 }

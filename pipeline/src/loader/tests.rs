@@ -9,6 +9,8 @@ use super::*;
 use crate::test_data::{TestDataset, dataset, own, png};
 use crate::{decode, eval_transform};
 
+mod sources;
+
 fn pairs(count: usize) -> Vec<(Vec<u8>, String)> {
     (0..count).map(|number| (png(number), format!("picture {number}"))).collect()
 }
@@ -19,17 +21,27 @@ fn tokenizer() -> Arc<Tokenizer> {
 
 fn spec(data: &TestDataset, tokenizer: &Arc<Tokenizer>) -> LoaderSpec {
     LoaderSpec {
-        dataset: data.folder.path().to_owned(),
-        selection: Arc::new(data.selection.clone()),
+        sources: vec![source(data)],
         tokenizer: Arc::clone(tokenizer),
         image_size: 16,
         context_length: 8,
         batch_size: 6,
         seed: 11,
         augment: AugmentConfig { scale: [0.3, 1.0], ..AugmentConfig::default() },
-        config: LoaderConfig { threads: 2, window_row_groups: 2, ..LoaderConfig::default() },
+        config: LoaderConfig { threads: 2, window_row_groups: 2, row_group_parts: 1, ..LoaderConfig::default() },
         start: SampleIndex(0),
         epochs: 3,
+        rank: 0,
+        ranks: 1,
+    }
+}
+
+fn source(data: &TestDataset) -> DataSource {
+    DataSource {
+        dataset: data.folder.path().to_owned(),
+        selection: Arc::new(data.selection.clone()),
+        weight: 1.0,
+        captions: Vec::new(),
     }
 }
 
@@ -43,6 +55,11 @@ fn eval_spec(data: &TestDataset, tokenizer: &Arc<Tokenizer>) -> EvalSpec {
         batch_size: 6,
         config: LoaderConfig { threads: 2, ..LoaderConfig::default() },
     }
+}
+
+/// Of eight row groups of five.
+fn order(data: &TestDataset) -> Order {
+    Order::new(&[5; 8], data.selection.hash(), 11, Shuffle { window_row_groups: 2, row_group_parts: 1 })
 }
 
 fn all(spec: LoaderSpec) -> Vec<Batch> {
@@ -208,7 +225,7 @@ fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
     }
     assert!(skipped >= 2, "{skipped}");
     // Eight row groups of five: the order of the whole selection, in which the two are passed over.
-    let order = Order::new(&[5; 8], data.selection.hash(), 11, 2);
+    let order = order(&data);
     let mut position = 0;
     for batch in &batches {
         let mut expected = Vec::new();
@@ -334,16 +351,19 @@ fn selections_that_cannot_be_trained_on_are_refused_in_words() {
     let refusal = |change: &dyn Fn(&mut Selection)| {
         let mut selection = data.selection.clone();
         change(&mut selection);
-        let spec = LoaderSpec { selection: Arc::new(selection), ..spec(&data, &tokenizer) };
-        train_loader(spec).err().unwrap().to_string()
+        let sources = vec![DataSource { selection: Arc::new(selection), ..source(&data) }];
+        train_loader(LoaderSpec { sources, ..spec(&data, &tokenizer) }).err().unwrap().to_string()
     };
     let message = refusal(&|selection| *selection = subset(selection, |row| row < 5));
     assert!(message.contains("has 5 rows, a batch wants 6"), "{message}");
-    let message = refusal(&|selection| selection.weights[3] = 2.0);
-    assert!(message.contains("row 3 of the selection has weight 2"), "{message}");
+    for weight in [0.0, -1.0, f32::NAN, 1e30] {
+        let message = refusal(&|selection| selection.weights[3] = weight);
+        assert!(message.contains("row 3 of the selection has weight"), "{message}");
+    }
     let message = refusal(&|selection| selection.rows.swap(0, 1));
     assert!(message.contains("diptych select"), "{message}");
-    let nowhere = LoaderSpec { dataset: "/nowhere".into(), ..spec(&data, &tokenizer) };
+    let nowhere = DataSource { dataset: "/nowhere".into(), ..source(&data) };
+    let nowhere = LoaderSpec { sources: vec![nowhere], ..spec(&data, &tokenizer) };
     assert!(train_loader(nowhere).err().unwrap().to_string().contains("diptych ingest"));
 }
 
@@ -378,7 +398,7 @@ fn a_dataset_that_changed_or_broke_names_the_file_and_the_place() {
 #[test]
 fn damage_in_a_later_window_comes_after_the_batches_before_it() {
     let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
-    let order = Order::new(&[5; 8], data.selection.hash(), 11, 2);
+    let order = order(&data);
     let last = order.row(0, 35).unwrap() as usize;
     let blob = diptych_schemas::blob_path(data.folder.path(), data.selection.shards[last]);
     let reference = all(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) });
