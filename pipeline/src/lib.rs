@@ -17,6 +17,7 @@ mod random;
 mod select;
 mod selection;
 pub mod sql;
+mod storage;
 #[cfg(test)]
 mod test_data;
 mod tokenizer;
@@ -34,4 +35,5 @@ pub use phash::perceptual_hash;
 pub use pixels::{CropBox, crop_resize, eval_transform, random_resized_crop_box};
 pub use select::{FunnelStep, SelectError, SelectionReport, choose, select};
 pub use selection::{Selection, SelectionError};
+pub use storage::{StorageError, read_manifest};
 pub use tokenizer::{Tokenizer, TokenizerError, Vocabulary};

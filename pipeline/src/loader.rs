@@ -25,7 +25,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -49,7 +49,7 @@ const ENCODED_SHARE: u64 = 4;
 /// One of the selections that a run reads.
 #[derive(Clone)]
 pub struct DataSource {
-    /// Dataset folder.
+    /// Dataset folder, or the URL of one.
     pub dataset: PathBuf,
     pub selection: Arc<Selection>,
     /// In a mix: its share of the samples, in proportion to the others' weights.
@@ -89,7 +89,7 @@ pub struct LoaderSpec {
 /// What an evaluation reads: each pair of the selection once, in the selection's order, with its `caption`.
 #[derive(Clone)]
 pub struct EvalSpec {
-    /// Dataset folder.
+    /// Dataset folder, or the URL of one.
     pub dataset: PathBuf,
     pub selection: Arc<Selection>,
     pub tokenizer: Arc<Tokenizer>,
@@ -109,6 +109,8 @@ pub struct Loader {
     tickets: Sender<()>,
     counters: Arc<Counters>,
     threads: Vec<JoinHandle<()>>,
+    /// Ends the reader's waiting for the network.
+    stop_fetching: Arc<AtomicBool>,
     finished: bool,
 }
 
@@ -153,8 +155,9 @@ pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
         max_pixels: spec.config.max_pixels,
         transform: Transform::Train { augment: spec.augment, seed: spec.seed },
     };
-    let shards = Shards::open(spec.sources, spec.seed)?;
-    start(shards, stretches, layout, work, &spec.config)
+    let stop = Arc::default();
+    let shards = Shards::open(spec.sources, spec.seed, &spec.config.remote, &stop)?;
+    start(shards, stop, stretches, layout, work, &spec.config)
 }
 
 /// Samples in a pass over all sources: their rows, or with weights of rows ⌊their sum⌋, source by source.
@@ -180,12 +183,15 @@ pub fn eval_batches(spec: EvalSpec) -> Result<Loader, LoaderError> {
     };
     let layout = Layout::new(Share::whole(cut), 0, rows);
     let source = DataSource { dataset: spec.dataset, selection: spec.selection, weight: 1.0, captions: Vec::new() };
-    start(Shards::open(vec![source], 0)?, stretches, layout, work, &spec.config)
+    let stop = Arc::default();
+    let shards = Shards::open(vec![source], 0, &spec.config.remote, &stop)?;
+    start(shards, stop, stretches, layout, work, &spec.config)
 }
 
 /// Builds the channels and starts the threads.
 fn start(
     shards: Shards,
+    stop_fetching: Arc<AtomicBool>,
     stretches: plan::Plan,
     layout: Layout,
     work: Work,
@@ -213,8 +219,14 @@ fn start(
         let _ = tickets_in.try_send(());
     }
 
-    let mut loader =
-        Loader { batches, tickets: tickets_in, counters: Arc::clone(&counters), threads: Vec::new(), finished: false };
+    let mut loader = Loader {
+        batches,
+        tickets: tickets_in,
+        counters: Arc::clone(&counters),
+        threads: Vec::new(),
+        finished: false,
+        stop_fetching,
+    };
     let shared = Arc::clone(&counters);
     loader.spawn("diptych-read", move || stages::read(shards, stretches, &parts_in, &shared))?;
     let (shared, results_of_dispatch) = (Arc::clone(&counters), results_in.clone());
@@ -267,6 +279,7 @@ impl Iterator for Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         self.counters.stop();
+        self.stop_fetching.store(true, Ordering::Relaxed);
         // Each stage ends when the one behind it is gone, beginning here.
         self.batches = crossbeam_channel::never();
         self.tickets = crossbeam_channel::bounded(0).0;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config_data::DataConfig;
+use crate::config_data::{DataConfig, resolve};
 use crate::config_keys::unknown_key;
-use crate::{ContentHash, SchemaError};
+use crate::{ContentHash, RemoteConfig, SchemaError};
 
 /// A training run. `diptych config` prints this with all its defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,6 +105,8 @@ pub struct LoaderConfig {
     pub queue_mib: u64,
     /// Largest width × height that is decoded.
     pub max_pixels: u64,
+    /// Reading datasets that are URLs.
+    pub remote: RemoteConfig,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,7 +160,14 @@ impl Default for AugmentConfig {
 
 impl Default for LoaderConfig {
     fn default() -> Self {
-        Self { threads: 0, window_row_groups: 4, row_group_parts: 8, queue_mib: 256, max_pixels: crate::MAX_PIXELS }
+        Self {
+            threads: 0,
+            window_row_groups: 4,
+            row_group_parts: 8,
+            queue_mib: 256,
+            max_pixels: crate::MAX_PIXELS,
+            remote: RemoteConfig::default(),
+        }
     }
 }
 
@@ -231,6 +240,7 @@ impl TrainConfig {
         check(self.loader.window_row_groups >= 1, "loader.window_row_groups must be at least 1".into())?;
         check(self.loader.row_group_parts >= 1, "loader.row_group_parts must be at least 1".into())?;
         check(self.loader.queue_mib >= 1, "loader.queue_mib must be at least 1 MiB".into())?;
+        self.loader.remote.validate()?;
         check(self.loader.max_pixels >= 1, "loader.max_pixels must be at least 1".into())?;
         check(
             self.eval.selection.is_some() || self.eval.dataset.is_none(),
@@ -251,11 +261,11 @@ impl TrainConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
-        resolve(&mut self.state);
+        resolve(&mut self.state, folder);
         self.data.resolve_paths(folder);
         let optional = [&mut self.model.weights, &mut self.model.tokenizer, &mut self.eval.selection, &mut self.eval.dataset];
-        optional.into_iter().flatten().for_each(resolve);
+        let cache = &mut self.loader.remote.cache;
+        optional.into_iter().chain([cache]).flatten().for_each(|path| resolve(path, folder));
         if Path::new(&self.model.config).extension().is_some_and(|ending| ending == "json") {
             self.model.config = folder.join(&self.model.config).to_string_lossy().into_owned();
         }
@@ -278,6 +288,7 @@ impl TrainConfig {
                 max_pixels: self.loader.max_pixels,
                 threads: 0,
                 queue_mib: 1,
+                remote: RemoteConfig::default(),
             },
             checkpoint: CheckpointConfig::default(),
             eval: EvalConfig::default(),

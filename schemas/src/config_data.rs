@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::is_url;
+
 /// What is trained on: `dataset` and `selection`, or several of them in `mix`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Dataset folder, as `diptych ingest` makes it.
+    /// Dataset folder, as `diptych ingest` makes it, or the URL of one: `s3://`, `gs://`, `az://`, `http://`, `https://`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<PathBuf>,
     /// Selection file, as `diptych select` makes it. Weights in it say how often a pair comes in an epoch.
@@ -87,7 +89,7 @@ impl DataConfig {
     pub(crate) fn resolve_paths(&mut self, folder: &Path) {
         let of_mix = self.mix.iter_mut().flat_map(|source| [&mut source.dataset, &mut source.selection]);
         for path in [&mut self.dataset, &mut self.selection].into_iter().flatten().chain(of_mix) {
-            *path = folder.join(&*path);
+            resolve(path, folder);
         }
     }
 
@@ -99,6 +101,13 @@ impl DataConfig {
             (source.dataset, source.selection) = (PathBuf::new(), PathBuf::new());
         }
         same
+    }
+}
+
+/// A relative path becomes relative to `folder`; a URL stays.
+pub(crate) fn resolve(path: &mut PathBuf, folder: &Path) {
+    if !is_url(path) {
+        *path = folder.join(&*path);
     }
 }
 

@@ -7,6 +7,7 @@
 mod config;
 mod config_data;
 mod config_keys;
+mod config_remote;
 pub mod durable;
 mod error;
 mod ids;
@@ -18,6 +19,7 @@ pub use config::{
     AugmentConfig, CheckpointConfig, EvalConfig, LoaderConfig, ModelChoice, OptimizerConfig, TrainConfig, TrainLoopConfig,
 };
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
+pub use config_remote::{RemoteConfig, is_url};
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
 pub use ledger::{LedgerEntry, Reason, Stage};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, samples_an_epoch, train_loader};
-use diptych_schemas::{ContentHash, DatasetManifest, MixedSource, SampleIndex, Step, TrainConfig};
+use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
+use diptych_schemas::{ContentHash, SampleIndex, Step, TrainConfig};
 use diptych_trainer::{Device, ModelConfig, Saver, Trainer, Weights, checkpoint, set_threads};
 
 use super::checkpoints::record_of;
@@ -37,7 +37,7 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
             model.text.vocab_size
         );
     }
-    let (sources, hashes) = sources(&config.data.sources())?;
+    let (sources, hashes) = sources(config)?;
     let samples = samples_an_epoch(&sources);
     let steps_per_epoch = samples / config.train.batch_size;
     if steps_per_epoch == 0 {
@@ -110,17 +110,17 @@ struct DataHashes {
 }
 
 /// Reads the manifests and selections of all sources. The hashes are those of the only one, or over those of all of a mix.
-fn sources(config: &[MixedSource]) -> anyhow::Result<(Vec<DataSource>, DataHashes)> {
+fn sources(config: &TrainConfig) -> anyhow::Result<(Vec<DataSource>, DataHashes)> {
     let (mut sources, mut selections, mut datasets) = (Vec::new(), Vec::new(), Vec::new());
-    for source in config {
-        datasets.push(DatasetManifest::read(&source.dataset)?.content_hash());
+    for source in config.data.sources() {
+        datasets.push(read_manifest(&source.dataset, &config.loader.remote)?.content_hash());
         let selection = Arc::new(Selection::read(&source.selection)?);
         selections.push(selection.hash());
         sources.push(DataSource {
-            dataset: source.dataset.clone(),
+            dataset: source.dataset,
             weight: source.weight.unwrap_or(selection.samples() as f64),
             selection,
-            captions: source.captions.clone(),
+            captions: source.captions,
         });
     }
     let of_all = |hashes: &[ContentHash]| match hashes {

@@ -134,7 +134,7 @@ fn first(selection: &Selection, rows: usize) -> Selection {
 
 /// The images' files of the first rows, as many as may be kept.
 fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Arc<[u8]>>, LoaderError> {
-    let mut shards = Shards::open(spec.sources[..1].to_vec(), spec.seed)?;
+    let mut shards = Shards::open(spec.sources[..1].to_vec(), spec.seed, &spec.config.remote, &Arc::default())?;
     let stop = AtomicBool::new(false);
     let mut left = KEPT_BYTES;
     let mut files = Vec::new();

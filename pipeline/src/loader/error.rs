@@ -14,6 +14,8 @@ pub enum LoaderError {
     )]
     TooFewRows { rows: u64, batch: u64 },
     #[error(transparent)]
+    Storage(#[from] crate::StorageError),
+    #[error(transparent)]
     Selection(#[from] crate::SelectionError),
     #[error(
         "rank {rank} of {ranks} cannot share batches of {batch}: ranks are counted from 0, and the batch size, which is that of \

@@ -1,5 +1,6 @@
 //! Reads pairs out of the datasets' Parquet files: first what `meta` says of them (captions, origin, bytes), then, as many at a
-//! time as there is room for, their images from `blob`. Every row is checked against the selection by its uid, in both files.
+//! time as there is room for, their images from `blob`. Every row is checked against the selection by its uid, in both files; what
+//! comes from elsewhere is compared with its hashes, too.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,13 +10,14 @@ use std::sync::atomic::AtomicBool;
 
 use arrow::array::{Array, AsArray, LargeBinaryArray, StringArray, UInt64Array};
 use arrow::datatypes::DataType;
-use diptych_schemas::{DatasetManifest, Uid, blob_path, column, meta_path};
+use diptych_schemas::{ContentHash, RemoteConfig, Uid, blob_path, column, meta_path};
 
 use super::captions::Captions;
 use super::parquet_file::ParquetFile;
 use super::plan::Pick;
 use super::{DataSource, LoaderError};
 use crate::Selection;
+use crate::storage::Storage;
 
 /// Images that are taken out of Parquet at once, and their bytes where these are few: what a read holds beside the pairs.
 const IMAGES_A_BATCH: u64 = 32;
@@ -24,6 +26,8 @@ const BYTES_A_BATCH: u64 = 4 << 20;
 const ROWS_A_BATCH: usize = 1024;
 /// Shards of a dataset whose footers are kept: a window spans few, and a footer with its page index has about a megabyte.
 const OPEN_SHARDS: usize = 64;
+
+const IMAGE_COLUMNS: [&str; 2] = [column::UID, column::IMAGE];
 
 /// A pair as it is in the dataset.
 pub(super) struct Pair {
@@ -38,6 +42,8 @@ pub(super) struct Pair {
     pub(super) key: String,
     /// Shard, row group, row in the row group.
     pub(super) place: (u32, u32, u32),
+    /// What the image must have, where it comes from elsewhere.
+    sha256: Option<ContentHash>,
 }
 
 /// The files of all datasets of a run, opened as they are needed.
@@ -48,6 +54,7 @@ pub(super) struct Shards {
 /// One dataset and the selection of it.
 struct Source {
     dataset: PathBuf,
+    storage: Storage,
     /// Length of each blob file by its manifest.
     blob_bytes: HashMap<u32, u64>,
     selection: Arc<Selection>,
@@ -74,10 +81,15 @@ struct Wanted {
 }
 
 impl Shards {
-    /// Reads the datasets' manifests. `seed` chooses captions.
-    pub(super) fn open(sources: Vec<DataSource>, seed: u64) -> Result<Self, LoaderError> {
-        let sources = sources.into_iter().map(|source| Source::open(source, seed)).collect::<Result<_, _>>()?;
-        Ok(Self { sources })
+    /// Reads the datasets' manifests. `seed` chooses captions; `stop` ends whatever waits for the network.
+    pub(super) fn open(
+        sources: Vec<DataSource>,
+        seed: u64,
+        config: &RemoteConfig,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Self, LoaderError> {
+        let open = |source: DataSource| Source::open(source, seed, config, stop);
+        Ok(Self { sources: sources.into_iter().map(open).collect::<Result<_, _>>()? })
     }
 
     /// What `meta` says of some rows, in their order, still without images. `None` when it was told to stop.
@@ -93,10 +105,15 @@ impl Shards {
                 source: Arc::default(),
                 key: String::new(),
                 place: (selection.shards[row], selection.row_groups[row], selection.rows[row]),
+                sha256: None,
             }
         };
         let mut pairs: Vec<Pair> = picks.iter().map(pair).collect();
-        let whole = self.each_shard(&mut pairs, |shard, wanted, pairs| shard.captions(wanted, pairs, stop))?;
+        let whole = self.each_shard(&mut pairs, |shard, wanted, pairs| {
+            // In large requests here, and not in one for each image when it is needed.
+            shard.blob.warm(&wanted.in_file, &IMAGE_COLUMNS)?;
+            shard.captions(wanted, pairs, stop)
+        })?;
         Ok(whole.then_some(pairs))
     }
 
@@ -128,12 +145,14 @@ impl Shards {
 }
 
 impl Source {
-    fn open(source: DataSource, seed: u64) -> Result<Self, LoaderError> {
-        let manifest = DatasetManifest::read(&source.dataset)?;
+    fn open(source: DataSource, seed: u64, config: &RemoteConfig, stop: &Arc<AtomicBool>) -> Result<Self, LoaderError> {
+        let storage = Storage::open(&source.dataset, config, stop)?;
+        let manifest = storage.manifest()?;
         Ok(Self {
             blob_bytes: manifest.shards.iter().map(|shard| (shard.shard, shard.blob_bytes)).collect(),
             captions: Arc::new(Captions::new(&source.captions, &source.dataset, &manifest, seed)?),
             dataset: source.dataset,
+            storage,
             selection: source.selection,
             open: HashMap::new(),
         })
@@ -146,12 +165,12 @@ impl Source {
         if self.open.len() >= OPEN_SHARDS {
             self.open.clear();
         }
-        let blob = ParquetFile::open(blob_path(&self.dataset, number))?;
+        let blob = ParquetFile::open(&self.storage, blob_path(&self.dataset, number))?;
         let found = blob.bytes()?;
         if let Some(expected) = self.blob_bytes.get(&number).filter(|bytes| **bytes != found) {
             return Err(blob.unreadable(&format!("it has {found} bytes, dataset.json says {expected}: a copy cut short?")));
         }
-        let meta = ParquetFile::open(meta_path(&self.dataset, number))?;
+        let meta = ParquetFile::open(&self.storage, meta_path(&self.dataset, number))?;
         let shard = Arc::new(Shard { starts: blob.row_group_starts(), blob, meta });
         self.open.insert(number, Arc::clone(&shard));
         Ok(shard)
@@ -199,7 +218,7 @@ impl Shard {
         let mut rest = wanted.iter();
         let largest = wanted.places.iter().map(|place| pairs[*place].bytes).max().unwrap_or_default().max(1);
         let batch_rows = (BYTES_A_BATCH / largest).clamp(1, IMAGES_A_BATCH) as usize;
-        self.blob.read(&wanted.in_file, &[column::UID, column::IMAGE], batch_rows, stop, |batch| {
+        self.blob.read(&wanted.in_file, &IMAGE_COLUMNS, batch_rows, stop, |batch| {
             let uids = self.blob.uids(batch)?;
             let images: &LargeBinaryArray = self.blob.column(batch, column::IMAGE, &DataType::LargeBinary)?.as_binary();
             for (index, (selected, places)) in (0..batch.num_rows()).zip(&mut rest) {
@@ -209,6 +228,10 @@ impl Shard {
                     return Err(bad("has no image"));
                 }
                 let image: Arc<[u8]> = images.value(index).into();
+                let expected = places.first().and_then(|place| pairs[*place].sha256);
+                if expected.is_some_and(|expected| ContentHash::of(&image) != expected) {
+                    return Err(bad("has another image than its hash says: fetch it once more, and if that does not help, copy the dataset anew"));
+                }
                 for place in places {
                     let pair = &mut pairs[*place];
                     if image.len() as u64 != pair.bytes {
@@ -227,18 +250,31 @@ impl Shard {
         let mut source: Arc<str> = Arc::default();
         let mut columns = vec![column::UID, column::CAPTION, column::BYTES, column::SOURCE, column::KEY];
         columns.extend(wanted.captions.columns());
+        if self.meta.is_remote() {
+            columns.push(column::SHA256);
+        }
         self.meta.read(&wanted.in_file, &columns, ROWS_A_BATCH, stop, |batch| {
             let uids = self.meta.uids(batch)?;
             let text =
                 |name| -> Result<&StringArray, LoaderError> { Ok(self.meta.column(batch, name, &DataType::Utf8)?.as_string()) };
             let (captions, sources, keys) = (text(column::CAPTION)?, text(column::SOURCE)?, text(column::KEY)?);
             let bytes: &UInt64Array = self.meta.column(batch, column::BYTES, &DataType::UInt64)?.as_primitive();
+            let hashes = if self.meta.is_remote() {
+                Some(self.meta.column(batch, column::SHA256, &DataType::FixedSizeBinary(32))?.as_fixed_size_binary())
+            } else {
+                None
+            };
             // A shard that was made before any source had this column lacks it: there it is null.
             let in_file = |name: &&str| batch.column_by_name(name).is_some();
             let choices = wanted.captions.columns().map(|name| Some(name).filter(in_file).map(text).transpose());
             let choices: Vec<Option<&StringArray>> = choices.collect::<Result<_, _>>()?;
             for (index, (selected, places)) in (0..batch.num_rows()).zip(&mut rest) {
                 self.meta.check(&wanted.selection, selected, uids, index)?;
+                let sha256 = hashes.map(|hashes| ContentHash::try_from(hashes.value(index))).transpose()?;
+                let uid = sha256.map(|sha256| Uid::of(&sha256, captions.value(index)));
+                if uid.is_some_and(|uid| uid != wanted.selection.uids[selected]) {
+                    return Err(self.meta.changed(&wanted.selection, selected, "has another hash or caption than its uid says"));
+                }
                 if sources.value(index) != &*source {
                     source = sources.value(index).into();
                 }
@@ -246,6 +282,7 @@ impl Shard {
                 for place in places {
                     let pair = &mut pairs[*place];
                     pair.bytes = bytes.value(index);
+                    pair.sha256 = sha256;
                     let caption = wanted.captions.choose(pair.pick.sample, value);
                     caption.unwrap_or(captions.value(index)).clone_into(&mut pair.caption);
                     pair.source = Arc::clone(&source);

@@ -1,0 +1,188 @@
+//! A web server for tests that serves a folder by ranges, as a plain server does and as an object store with S3's paths does,
+//! and that misbehaves where it is told to.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// How many requests came before it.
+    pub number: u64,
+    pub method: String,
+    /// Without the slash in front.
+    pub path: String,
+    pub range: Option<Range<u64>>,
+}
+
+/// What it gets instead of an honest answer.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// None: the honest answer.
+    Honest,
+    /// The connection is closed at once.
+    Drop,
+    /// The connection is closed in the middle of the body.
+    BreakOff,
+    /// The honest answer, later.
+    Late(Duration),
+    /// Nothing, for as long as the server lives.
+    Hang,
+    Status(u16),
+    /// Another range than the one that was asked for, and says so.
+    OtherRange,
+    /// The whole file, with status 200.
+    WholeFile,
+    /// More bytes than were asked for.
+    TooMuch,
+    /// As many bytes as were asked for, some of them others.
+    OtherBytes,
+    /// An honest answer of a file that is another one by its ETag.
+    OtherVersion,
+    /// An honest answer that claims that the file has so many bytes.
+    Size(u64),
+}
+
+type Faults = dyn Fn(&Request) -> Fault + Send + Sync;
+
+/// Serves until it is dropped.
+pub struct Server {
+    address: String,
+    requests: Arc<Mutex<Vec<Request>>>,
+    stop: Arc<AtomicBool>,
+}
+
+struct Shared {
+    folder: PathBuf,
+    faults: Box<Faults>,
+    next: AtomicU64,
+    requests: Arc<Mutex<Vec<Request>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Server {
+    pub fn start(folder: &Path, faults: impl Fn(&Request) -> Fault + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (requests, stop) = (Arc::default(), Arc::default());
+        let server = Self { address, requests: Arc::clone(&requests), stop: Arc::clone(&stop) };
+        let (folder, faults) = (folder.to_owned(), Box::new(faults));
+        let shared = Arc::new(Shared { folder, faults, next: AtomicU64::new(0), requests, stop });
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if shared.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let shared = Arc::clone(&shared);
+                // A client that goes away is none of the server's business.
+                std::thread::spawn(move || drop(shared.answer(stream)));
+            }
+        });
+        server
+    }
+
+    /// `http://ADDRESS/NAME`
+    pub fn url(&self, name: &str) -> String {
+        format!("http://{}/{name}", self.address)
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// All requests so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes it up.
+        let _ = TcpStream::connect(&self.address);
+    }
+}
+
+impl Shared {
+    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut first = String::new();
+        reader.read_line(&mut first)?;
+        let mut words = first.split_whitespace();
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let mut range = None;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
+                break;
+            }
+            if let Some(bytes) = line.to_lowercase().trim().strip_prefix("range: bytes=") {
+                let (start, end) = bytes.split_once('-').unwrap();
+                range = Some(start.parse().unwrap()..end.parse::<u64>().unwrap() + 1);
+            }
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = path.trim_start_matches('/').split('?').next().unwrap_or_default().to_owned();
+        let request = Request { number, method: method.to_owned(), path, range };
+        self.requests.lock().unwrap().push(request.clone());
+        let fault = (self.faults)(&request);
+        self.send(&mut stream, &request, &fault)
+    }
+
+    fn send(&self, stream: &mut TcpStream, request: &Request, fault: &Fault) -> std::io::Result<()> {
+        match fault {
+            Fault::Drop => return Ok(()),
+            Fault::Late(time) => std::thread::sleep(*time),
+            Fault::Hang => {
+                while !self.stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                return Ok(());
+            }
+            Fault::Status(status) => return write!(stream, "HTTP/1.1 {status} Trouble\r\ncontent-length: 0\r\n\r\n"),
+            _ => {}
+        }
+        let Ok(file) = std::fs::read(self.folder.join(&request.path)) else {
+            return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+        };
+        let size = if let Fault::Size(size) = fault { *size } else { file.len() as u64 };
+        let mark = if matches!(fault, Fault::OtherVersion) { "other" } else { "first" };
+        let common = format!("etag: \"{mark}\"\r\nlast-modified: Tue, 24 Nov 2026 10:00:00 GMT\r\nconnection: close\r\n");
+        let Some(mut range) = request.range.clone().filter(|_| !matches!(fault, Fault::WholeFile)) else {
+            write!(stream, "HTTP/1.1 200 OK\r\n{common}content-length: {size}\r\n\r\n")?;
+            return if request.method == "HEAD" { Ok(()) } else { stream.write_all(&file) };
+        };
+        range.end = range.end.min(file.len() as u64);
+        if matches!(fault, Fault::OtherRange) {
+            range = range.start.saturating_sub(1)..range.end - 1;
+        }
+        let mut body = file[range.start as usize..range.end as usize].to_vec();
+        if matches!(fault, Fault::OtherBytes) {
+            body.iter_mut().skip(20).step_by(97).for_each(|byte| *byte ^= 0x55);
+        }
+        write!(stream, "HTTP/1.1 206 Partial Content\r\n{common}")?;
+        write!(stream, "content-range: bytes {}-{}/{size}\r\n", range.start, range.end.max(1) - 1)?;
+        match fault {
+            Fault::TooMuch => {
+                body.extend([7; 1000]);
+                write!(stream, "transfer-encoding: chunked\r\n\r\n{:x}\r\n", body.len())?;
+                stream.write_all(&body)?;
+                write!(stream, "\r\n0\r\n\r\n")
+            }
+            Fault::BreakOff => {
+                write!(stream, "content-length: {}\r\n\r\n", body.len())?;
+                stream.write_all(&body[..body.len() / 2])
+            }
+            _ => {
+                write!(stream, "content-length: {}\r\n\r\n", body.len())?;
+                stream.write_all(&body)
+            }
+        }
+    }
+}
