@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, in the order in which a user meets it. What each command does is in `commands`.
 
+mod bench;
 mod download;
 mod ledger;
 mod profile;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::download::DownloadArgs;
 pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
 pub use self::profile::ProfileArgs;
+pub use bench::{Bench, BenchArgs, BenchLoaderArgs};
 
 const AFTER: &str = "\
 From pairs to an exported model:
@@ -61,6 +63,8 @@ pub enum Command {
     Profile(ProfileArgs),
     /// Print a training configuration with all its defaults, or the model configurations that are built in
     Config(ConfigArgs),
+    /// Measure what a stage does on your own data
+    Bench(BenchArgs),
     /// Draw the demo's scenes: pairs in three layouts, with SQL, classes and templates beside them
     DemoData(DemoDataArgs),
 }

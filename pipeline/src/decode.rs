@@ -4,6 +4,7 @@
 //! under a limit of memory, and one that gives up in a panic counts as a corrupt image. A file cut short is an error, never
 //! a picture that is grey in its lower half.
 
+pub(crate) mod bare;
 mod jpeg;
 
 use std::io::Cursor;

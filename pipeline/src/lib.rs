@@ -17,6 +17,7 @@ mod random;
 mod select;
 mod selection;
 pub mod sql;
+mod storage;
 #[cfg(test)]
 mod test_data;
 mod tokenizer;
@@ -25,10 +26,14 @@ pub use batch::Batch;
 pub use decode::{RgbImage, decode};
 pub use header::{ImageFormat, ImageHeader, probe};
 pub use image_error::ImageError;
-pub use loader::{EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, StageStats, eval_batches, train_loader};
-pub use order::{Epoch, Order, Window};
+pub use loader::{
+    BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, Rate, StageStats,
+    bench_loader, eval_batches, median, samples_an_epoch, train_loader,
+};
+pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{CropBox, crop_resize, eval_transform, random_resized_crop_box};
-pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, funnel, select, thresholds};
+pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds};
 pub use selection::{Selection, SelectionError};
+pub use storage::{StorageError, read_manifest};
 pub use tokenizer::{Tokenizer, TokenizerError, Vocabulary};

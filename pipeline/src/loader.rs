@@ -3,12 +3,19 @@
 //! 1. What comes out is a function of the selection, the dataset, the seed and the start, never of threads or timing.
 //! 2. Stages are threads joined by bounded channels: reader → dispatcher → workers → collator → the caller. One that falls
 //!    behind holds up the others; dropping the [`Loader`] ends all of them.
-//! 3. Memory: the selected images of two windows as they are in their files (one in use, one read ahead), one decoded image for
-//!    each worker, and decoded samples for as many batches as fit in `queue_mib`, but for at least one.
+//! 3. Memory: `queue_mib` bounds the images that are read and the samples that are decoded and not yet taken, together, but for
+//!    one image and one batch, which are let through whatever their size. Beside it stand one decoded image for each worker,
+//!    and captions and places of some thousand rows. A window is never in memory as a whole: its rows are read in the order in
+//!    which they are used, a part at a time.
 //! 4. Every pair that is read is checked against the selection by its uid, so a dataset may have grown since the selection was
 //!    made, but what was selected must still be where it was.
 
+mod bench;
+mod budget;
+mod captions;
 mod error;
+mod mix;
+mod parquet_file;
 mod plan;
 mod shards;
 mod stages;
@@ -18,46 +25,71 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
-use diptych_schemas::{AugmentConfig, DatasetManifest, LoaderConfig, SampleIndex};
+use diptych_schemas::{AugmentConfig, CaptionColumn, LoaderConfig, SampleIndex};
 
+use crate::order::Shuffle;
 use crate::{Batch, Order, Selection, Tokenizer};
-use plan::{Cut, eval_plan, train_plan};
+use mix::Mix;
+use plan::{Cut, Share, Stream, eval_plan, train_plan};
+use shards::Shards;
 use stages::{Layout, Transform, Work};
 use stats::Counters;
 
+pub use bench::{BenchReport, BenchRound, BenchSpec, Rate, bench_loader, median};
 pub use error::LoaderError;
 pub use stats::{LoaderStats, StageStats};
+
+/// One part in so many of `queue_mib` is for images that are read and not yet decoded; the rest is for decoded samples.
+const ENCODED_SHARE: u64 = 4;
+
+/// One of the selections that a run reads.
+#[derive(Clone)]
+pub struct DataSource {
+    /// Dataset folder, or the URL of one.
+    pub dataset: PathBuf,
+    pub selection: Arc<Selection>,
+    /// In a mix: its share of the samples, in proportion to the others' weights.
+    pub weight: f64,
+    /// Where captions come from; empty: from `caption`.
+    pub captions: Vec<CaptionColumn>,
+}
 
 /// What a training run reads.
 #[derive(Clone)]
 pub struct LoaderSpec {
-    /// Dataset folder.
-    pub dataset: PathBuf,
-    pub selection: Arc<Selection>,
+    /// At least one. With several, their samples come mixed by their weights, each in its own order and epochs.
+    pub sources: Vec<DataSource>,
     pub tokenizer: Arc<Tokenizer>,
     /// H = W of the batches, in pixels.
     pub image_size: u32,
     /// L of the batches.
     pub context_length: usize,
-    /// N of the batches.
+    /// N of the batches of all ranks together. Must be divisible by `ranks`.
     pub batch_size: usize,
     /// Of order and augmentation.
     pub seed: u64,
     pub augment: AugmentConfig,
     pub config: LoaderConfig,
-    /// Where to begin: [`Batch::next`] of the last batch that was used. Within a batch, its rest comes first.
+    /// Where to begin: [`Batch::next`] of the last batch that was used, the same for all ranks. Within a batch, its rest comes
+    /// first.
     pub start: SampleIndex,
-    /// Passes over the selection, from the first sample on and not from `start`.
+    /// Passes over the selection (over all of them together), from the first sample on and not from `start`.
     pub epochs: u64,
+    /// This process's number among `ranks`, from 0. Of each batch, rank r of w gets the samples r·N/w … (r+1)·N/w − 1, so the
+    /// ranks' batches one behind the other are the batch of a single process.
+    pub rank: usize,
+    /// Processes that share the batches; 1: this one alone.
+    pub ranks: usize,
 }
 
-/// What an evaluation reads: each pair of the selection once, in the selection's order.
+/// What an evaluation reads: each pair of the selection once, in the selection's order, with its `caption`.
 #[derive(Clone)]
 pub struct EvalSpec {
+    /// Dataset folder, or the URL of one.
     pub dataset: PathBuf,
     pub selection: Arc<Selection>,
     pub tokenizer: Arc<Tokenizer>,
@@ -66,7 +98,7 @@ pub struct EvalSpec {
     /// L of the batches.
     pub context_length: usize,
     pub batch_size: usize,
-    /// `threads`, `queue_mib` and `max_pixels` count; there is no order to choose.
+    /// There is no order to choose; all else counts.
     pub config: LoaderConfig,
 }
 
@@ -77,27 +109,45 @@ pub struct Loader {
     tickets: Sender<()>,
     counters: Arc<Counters>,
     threads: Vec<JoinHandle<()>>,
+    /// Ends the reader's waiting for the network.
+    stop_fetching: Arc<AtomicBool>,
     finished: bool,
 }
 
 /// Batches for training: order by [`Order`], RandomResizedCrop seeded by sample. The last incomplete batch of each epoch is
-/// left out, so sample i is in epoch i / (⌊rows / batch⌋ · batch). A corrupt image shrinks its batch, to nothing in the worst
-/// case, and is listed in [`Batch::skipped`].
+/// left out, so sample i is in epoch i / (⌊samples / batch⌋ · batch), where `samples` is [`samples_an_epoch`]. A corrupt image
+/// shrinks its batch, to nothing in the worst case, and is listed in [`Batch::skipped`].
 pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
-    let selection = &spec.selection;
-    let rows = selection.len() as u64;
-    let batch = spec.batch_size as u64;
+    let (batch, ranks) = (spec.batch_size as u64, spec.ranks as u64);
+    let rows = samples_an_epoch(&spec.sources);
     if batch == 0 || rows < batch {
         return Err(LoaderError::TooFewRows { rows, batch });
     }
-    if let Some(row) = selection.weights.iter().position(|weight| *weight != 1.0) {
-        return Err(LoaderError::Weight { row, weight: selection.weights[row] });
+    if spec.rank >= spec.ranks || !batch.is_multiple_of(ranks) {
+        return Err(LoaderError::Ranks { rank: spec.rank, ranks: spec.ranks, batch });
     }
-    let blocks = plan::blocks(selection)?;
-    let sizes: Vec<u32> = blocks.iter().map(|block| (block.end - block.start) as u32).collect();
-    let order = Order::new(&sizes, selection.hash(), spec.seed, spec.config.window_row_groups);
+    let shuffle = Shuffle { window_row_groups: spec.config.window_row_groups, row_group_parts: spec.config.row_group_parts };
+    let mut orders = Vec::with_capacity(spec.sources.len());
+    for source in &spec.sources {
+        source.selection.check_weights()?;
+        let blocks = plan::blocks(&source.selection)?;
+        let sizes: Vec<u32> = blocks.iter().map(|block| (block.end - block.start) as u32).collect();
+        let order = Order::new(&sizes, source.selection.hash(), spec.seed, shuffle).with_weights(&source.selection.weights);
+        if order.epoch_len() == 0 {
+            return Err(LoaderError::TooFewRows { rows: 0, batch });
+        }
+        orders.push(order);
+    }
+    let stream = if orders.len() == 1 {
+        Stream::One(orders.remove(0))
+    } else {
+        let weights: Vec<f64> = spec.sources.iter().map(|source| source.weight).collect();
+        Stream::Mixed(orders, Mix::new(&weights, spec.seed))
+    };
     let cut = Cut { batch, epoch: rows / batch * batch };
-    let stretches = train_plan(order, cut, spec.epochs, spec.start.0);
+    let share = Share::of_rank(cut, spec.rank as u64, ranks);
+    let layout = Layout::new(share, spec.start.0, cut.epoch * spec.epochs);
+    let stretches = train_plan(stream, share, layout.start, layout.end);
     let work = Work {
         tokenizer: spec.tokenizer,
         image_size: spec.image_size,
@@ -105,8 +155,14 @@ pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
         max_pixels: spec.config.max_pixels,
         transform: Transform::Train { augment: spec.augment, seed: spec.seed },
     };
-    let layout = Layout { cut, start: spec.start.0, end: cut.epoch * spec.epochs };
-    start(spec.dataset, spec.selection, stretches, layout, work, &spec.config)
+    let stop = Arc::default();
+    let shards = Shards::open(spec.sources, spec.seed, &spec.config.remote, &stop)?;
+    start(shards, stop, stretches, layout, work, &spec.config)
+}
+
+/// Samples in a pass over all sources: their rows, or with weights of rows ⌊their sum⌋, source by source.
+pub fn samples_an_epoch(sources: &[DataSource]) -> u64 {
+    sources.iter().map(|source| source.selection.samples()).sum()
 }
 
 /// Batches for evaluation: the selection's order, OpenCLIP's evaluation transform, the last batch possibly short. Weights do
@@ -125,31 +181,35 @@ pub fn eval_batches(spec: EvalSpec) -> Result<Loader, LoaderError> {
         max_pixels: spec.config.max_pixels,
         transform: Transform::Eval,
     };
-    let layout = Layout { cut, start: 0, end: rows };
-    start(spec.dataset, spec.selection, stretches, layout, work, &spec.config)
+    let layout = Layout::new(Share::whole(cut), 0, rows);
+    let source = DataSource { dataset: spec.dataset, selection: spec.selection, weight: 1.0, captions: Vec::new() };
+    let stop = Arc::default();
+    let shards = Shards::open(vec![source], 0, &spec.config.remote, &stop)?;
+    start(shards, stop, stretches, layout, work, &spec.config)
 }
 
 /// Builds the channels and starts the threads.
 fn start(
-    dataset: PathBuf,
-    selection: Arc<Selection>,
+    shards: Shards,
+    stop_fetching: Arc<AtomicBool>,
     stretches: plan::Plan,
     layout: Layout,
     work: Work,
     config: &LoaderConfig,
 ) -> Result<Loader, LoaderError> {
-    let manifest = DatasetManifest::read(&dataset)?;
-    let shards = shards::Shards::new(dataset, &manifest, selection);
     let workers = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
+    let queue_bytes = config.queue_mib.saturating_mul(1 << 20);
+    let encoded_bytes = queue_bytes / ENCODED_SHARE;
     let batch_bytes = layout.cut.batch.saturating_mul(work.sample_bytes()).max(1);
-    let capacity = ((config.queue_mib << 20) / batch_bytes).clamp(1, layout.cut.batches_until(layout.end).max(1)) as usize;
-    let counters = Arc::new(Counters::new(workers, capacity));
+    let batches = layout.cut.batches_until(layout.end).max(1);
+    let capacity = ((queue_bytes - encoded_bytes) / batch_bytes).clamp(1, batches) as usize;
+    let counters = Arc::new(Counters::new(workers, encoded_bytes, capacity));
 
-    // No window waits in this channel: the reader holds the next one until the dispatcher is through with its own.
-    let (windows_in, windows) = crossbeam_channel::bounded(0);
+    // Nothing waits in this channel: the reader holds the next part until the dispatcher is through with its own.
+    let (parts_in, parts) = crossbeam_channel::bounded(0);
     let (jobs_in, jobs) = crossbeam_channel::bounded(2 * workers);
     let (results_in, results) = crossbeam_channel::bounded(2 * workers);
     let (batches_in, batches) = crossbeam_channel::bounded(capacity + 1);
@@ -159,13 +219,19 @@ fn start(
         let _ = tickets_in.try_send(());
     }
 
-    let mut loader =
-        Loader { batches, tickets: tickets_in, counters: Arc::clone(&counters), threads: Vec::new(), finished: false };
+    let mut loader = Loader {
+        batches,
+        tickets: tickets_in,
+        counters: Arc::clone(&counters),
+        threads: Vec::new(),
+        finished: false,
+        stop_fetching,
+    };
     let shared = Arc::clone(&counters);
-    loader.spawn("diptych-read", move || stages::read(shards, stretches, &windows_in, &shared))?;
+    loader.spawn("diptych-read", move || stages::read(shards, stretches, &parts_in, &shared))?;
     let (shared, results_of_dispatch) = (Arc::clone(&counters), results_in.clone());
     loader.spawn("diptych-dispatch", move || {
-        stages::dispatch(layout, &windows, &tickets, &jobs_in, &results_of_dispatch, &shared);
+        stages::dispatch(layout, &parts, &tickets, &jobs_in, &results_of_dispatch, &shared);
     })?;
     let work = Arc::new(work);
     for _ in 0..workers {
@@ -212,7 +278,8 @@ impl Iterator for Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        self.counters.stop.store(true, Ordering::Relaxed);
+        self.counters.stop();
+        self.stop_fetching.store(true, Ordering::Relaxed);
         // Each stage ends when the one behind it is gone, beginning here.
         self.batches = crossbeam_channel::never();
         self.tickets = crossbeam_channel::bounded(0).0;

@@ -1,36 +1,64 @@
-//! The order of training as a pure function: sizes, hash, seed, epoch, position → row of the selection. No I/O, no state.
+//! The order of training as a pure function: sizes, weights, hash, seed, epoch, position → row of the selection. No I/O, no
+//! state.
 //!
-//! Row groups are the blocks that a disk reads well. Each epoch shuffles the blocks, takes them a window at a time, and
-//! shuffles the rows of each window fully. A window costs O(its rows), an epoch O(blocks), and any position can be the first.
+//! A block is a part of a row group: a piece that a disk or an object store reads well in one go. Each epoch shuffles all blocks,
+//! takes them a window at a time, and shuffles the rows of each window fully. Blocks are smaller than row groups, so that a
+//! window of the same bytes has rows of many more of them. A window costs O(its rows), an epoch O(blocks), and any position can
+//! be the first.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use diptych_schemas::ContentHash;
 
 use crate::random::{Random, seed_of};
 
-/// Which of an epoch's two shuffles a seed is for.
+/// Which shuffle or draw of an epoch a seed is for.
 const BLOCKS: u64 = 0;
 const WINDOW: u64 = 1;
+const OFFSET: u64 = 2;
+const ROWS_OF_BLOCK: u64 = 3;
+
+/// Bits behind the point of weights. Sums stay exact up to 2⁴⁰ samples an epoch, so no sample is lost to rounding.
+const FRACTION_BITS: u32 = 24;
+
+/// How far rows are shuffled.
+#[derive(Clone, Copy, Debug)]
+pub struct Shuffle {
+    /// How much is shuffled together, as so many row groups' worth of rows; 0 counts as 1.
+    pub window_row_groups: usize,
+    /// Into how many blocks a row group is cut; 0 counts as 1.
+    pub row_group_parts: usize,
+}
 
 /// The order of all epochs of a run over one selection.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// First row of each block, and behind the last one the number of rows.
     starts: Vec<u64>,
+    weights: Option<Weights>,
     key: [u64; 2],
-    window_row_groups: usize,
+    window_blocks: usize,
+}
+
+/// Weights in fixed point, with [`FRACTION_BITS`].
+#[derive(Clone, Debug)]
+struct Weights {
+    rows: Arc<[u64]>,
+    /// Sum of the weights before each block, and behind the last one of all.
+    before: Vec<u64>,
 }
 
 /// The order of one epoch, without its rows: which blocks make up which window.
 #[derive(Clone, Debug)]
-pub struct Epoch<'a> {
-    order: &'a Order,
+pub struct Epoch {
     number: u64,
     /// Blocks as they follow each other.
     blocks: Vec<u32>,
-    /// Position of the first row of each window, and behind the last one the number of rows.
+    /// Position of the first sample of each window, and behind the last one the number of samples.
     window_starts: Vec<u64>,
+    /// Decides which rows come once more than the whole part of their weight: in [0, 1), in fixed point.
+    offset: u64,
 }
 
 /// The rows of one window, in the order in which they are used.
@@ -38,60 +66,137 @@ pub struct Epoch<'a> {
 pub struct Window {
     /// Position in the epoch of the first one.
     pub first: u64,
-    /// Rows of the selection.
+    /// Rows of the selection. With weights a row may be there several times.
     pub rows: Vec<u64>,
 }
 
+fn fixed_point(weight: f32) -> u64 {
+    (f64::from(weight) * f64::from(1_u32 << FRACTION_BITS)).round() as u64
+}
+
+/// Samples in an epoch of rows with these weights: ⌊their sum⌋.
+pub(crate) fn samples(weights: &[f32]) -> u64 {
+    weights.iter().fold(0_u64, |sum, weight| sum.saturating_add(fixed_point(*weight))) >> FRACTION_BITS
+}
+
 impl Order {
-    /// `block_sizes`: selected rows of each row group, in the selection's order. `window_row_groups`: row groups that are
-    /// shuffled together; 0 counts as 1.
-    pub fn new(block_sizes: &[u32], selection_hash: ContentHash, seed: u64, window_row_groups: usize) -> Self {
-        let mut starts = Vec::with_capacity(block_sizes.len() + 1);
+    /// `row_groups`: selected rows of each row group, in the selection's order.
+    pub fn new(row_groups: &[u32], selection_hash: ContentHash, seed: u64, shuffle: Shuffle) -> Self {
+        let parts = shuffle.row_group_parts.max(1);
+        let mut starts = vec![0];
         let mut rows = 0;
-        starts.push(rows);
-        for size in block_sizes {
-            rows += u64::from(*size);
-            starts.push(rows);
+        for size in row_groups {
+            let size = u64::from(*size);
+            // A row group with few selected rows has fewer parts: none is empty.
+            let parts = (parts as u64).min(size.max(1));
+            starts.extend((1..=parts).map(|part| rows + size * part / parts));
+            rows += size;
         }
-        Self { starts, key: [selection_hash.seed(), seed], window_row_groups: window_row_groups.max(1) }
+        let window_blocks = shuffle.window_row_groups.max(1).saturating_mul(parts);
+        Self { starts, weights: None, key: [selection_hash.seed(), seed], window_blocks }
     }
 
-    /// Rows in an epoch: all of the selection.
+    /// The same with a weight for each row: how often it comes in an epoch on average. A row of weight 2.3 comes twice, and a
+    /// third time in 30% of the epochs.
+    ///
+    /// It is systematic sampling (Madow, 1949): weights are laid end to end, and a row comes as often as a comb with teeth at
+    /// distance 1, placed anew in each epoch, has teeth in its weight. So an epoch always has ⌊sum of the weights⌋ samples. Rows
+    /// lie in a new random order within their block in each epoch, so that neighbours do not exclude each other.
+    pub fn with_weights(mut self, weights: &[f32]) -> Self {
+        if weights.iter().all(|weight| *weight == 1.0) {
+            return self;
+        }
+        let rows: Arc<[u64]> = weights.iter().map(|weight| fixed_point(*weight)).collect();
+        let mut before = vec![0_u64];
+        let mut sum = 0_u64;
+        for block in 0..self.starts.len() - 1 {
+            let range = self.block_rows(block as u32);
+            sum = rows[range.start as usize..range.end as usize].iter().fold(sum, |sum, weight| sum.saturating_add(*weight));
+            before.push(sum);
+        }
+        self.weights = Some(Weights { rows, before });
+        self
+    }
+
+    /// Samples in an epoch: the rows of the selection, or with weights ⌊their sum⌋.
     pub fn epoch_len(&self) -> u64 {
-        self.starts.last().copied().unwrap_or(0)
+        match &self.weights {
+            None => self.starts.last().copied().unwrap_or(0),
+            Some(weights) => weights.before.last().copied().unwrap_or(0) >> FRACTION_BITS,
+        }
     }
 
     /// The row of the selection at a position of an epoch, or `None` behind its end. Costs an epoch and a window: to walk, use
-    /// [`Order::epoch`].
+    /// [`Order::epoch`] and [`Order::window`].
     pub fn row(&self, epoch: u64, position: u64) -> Option<u64> {
         let epoch = self.epoch(epoch);
-        let window = epoch.window(epoch.window_of(position)?);
+        let window = self.window(&epoch, epoch.window_of(position)?);
         window.rows.get((position - window.first) as usize).copied()
     }
 
     /// The windows of an epoch.
-    pub fn epoch(&self, epoch: u64) -> Epoch<'_> {
+    pub fn epoch(&self, number: u64) -> Epoch {
         let mut blocks: Vec<u32> = (0..self.starts.len() as u32 - 1).collect();
-        self.random(BLOCKS, epoch, 0).shuffle(&mut blocks);
+        self.random(BLOCKS, number, 0).shuffle(&mut blocks);
+        let offset = self.random(OFFSET, number, 0).below(1 << FRACTION_BITS);
         let mut window_starts = vec![0];
         let mut position = 0;
-        for window in blocks.chunks(self.window_row_groups) {
-            position += window.iter().map(|block| self.block_rows(*block).count() as u64).sum::<u64>();
-            window_starts.push(position);
+        for window in blocks.chunks(self.window_blocks) {
+            position += window.iter().map(|block| self.block_samples(*block, offset)).sum::<u64>();
+            // The comb may have one tooth more than there are whole weights.
+            window_starts.push(position.min(self.epoch_len()));
         }
-        Epoch { order: self, number: epoch, blocks, window_starts }
+        Epoch { number, blocks, window_starts, offset }
+    }
+
+    /// The rows of a window of an epoch of this order, shuffled. An index behind the last window gives an empty one.
+    pub fn window(&self, epoch: &Epoch, index: usize) -> Window {
+        let first = epoch.window_starts.get(index).copied().unwrap_or_else(|| self.epoch_len());
+        let mut rows = Vec::new();
+        for block in epoch.blocks.chunks(self.window_blocks).nth(index).unwrap_or_default() {
+            match &self.weights {
+                None => rows.extend(self.block_rows(*block)),
+                Some(weights) => self.repeat(weights, *block, epoch, &mut rows),
+            }
+        }
+        self.random(WINDOW, epoch.number, index as u64).shuffle(&mut rows);
+        rows.truncate(epoch.window_starts.get(index + 1).map_or(0, |end| (end - first) as usize));
+        Window { first, rows }
+    }
+
+    /// The rows of a block, each as often as it comes in an epoch.
+    fn repeat(&self, weights: &Weights, block: u32, epoch: &Epoch, rows: &mut Vec<u64>) {
+        let mut order: Vec<u64> = self.block_rows(block).collect();
+        self.random(ROWS_OF_BLOCK, epoch.number, u64::from(block)).shuffle(&mut order);
+        let mut end = weights.before[block as usize] + epoch.offset;
+        for row in order {
+            let start = end;
+            end += weights.rows[row as usize];
+            let times = (end >> FRACTION_BITS) - (start >> FRACTION_BITS);
+            rows.extend(std::iter::repeat_n(row, times as usize));
+        }
     }
 
     fn block_rows(&self, block: u32) -> Range<u64> {
         self.starts[block as usize]..self.starts[block as usize + 1]
     }
 
-    fn random(&self, purpose: u64, epoch: u64, window: u64) -> Random {
-        Random::new(seed_of(&[self.key[0], self.key[1], purpose, epoch, window]))
+    fn block_samples(&self, block: u32, offset: u64) -> u64 {
+        match &self.weights {
+            None => self.block_rows(block).count() as u64,
+            Some(weights) => {
+                let teeth = |block: usize| (weights.before[block] + offset) >> FRACTION_BITS;
+                teeth(block as usize + 1) - teeth(block as usize)
+            }
+        }
+    }
+
+    fn random(&self, purpose: u64, epoch: u64, which: u64) -> Random {
+        Random::new(seed_of(&[self.key[0], self.key[1], purpose, epoch, which]))
     }
 }
 
-impl Epoch<'_> {
+impl Epoch {
     pub fn windows(&self) -> usize {
         self.window_starts.len() - 1
     }
@@ -101,102 +206,9 @@ impl Epoch<'_> {
         let after = self.window_starts.partition_point(|start| *start <= position);
         (after < self.window_starts.len()).then(|| after - 1)
     }
-
-    /// The rows of a window, shuffled. An index behind the last window gives an empty one.
-    pub fn window(&self, index: usize) -> Window {
-        let size = self.order.window_row_groups;
-        let blocks = self.blocks.chunks(size).nth(index).unwrap_or_default();
-        let mut rows: Vec<u64> = blocks.iter().flat_map(|block| self.order.block_rows(*block)).collect();
-        self.order.random(WINDOW, self.number, index as u64).shuffle(&mut rows);
-        let first = self.window_starts.get(index).copied().unwrap_or_else(|| self.order.epoch_len());
-        Window { first, rows }
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn order(sizes: &[u32], seed: u64, window: usize) -> Order {
-        Order::new(sizes, ContentHash::of(b"selection"), seed, window)
-    }
-
-    fn rows(order: &Order, epoch: u64) -> Vec<u64> {
-        let epoch = order.epoch(epoch);
-        (0..epoch.windows()).flat_map(|index| epoch.window(index).rows).collect()
-    }
-
-    proptest! {
-        #[test]
-        fn every_epoch_is_a_permutation(sizes in prop::collection::vec(0_u32..40, 0..30), seed: u64, epoch in 0_u64..9, window in 1_usize..9) {
-            let order = order(&sizes, seed, window);
-            let mut all = rows(&order, epoch);
-            prop_assert_eq!(all.len() as u64, order.epoch_len());
-            all.sort_unstable();
-            prop_assert!(all.iter().copied().eq(0..order.epoch_len()));
-        }
-
-        #[test]
-        fn a_position_has_the_row_that_the_walk_meets_there(sizes in prop::collection::vec(0_u32..20, 1..12), seed: u64, epoch in 0_u64..3, window in 1_usize..5) {
-            let order = order(&sizes, seed, window);
-            for (position, row) in rows(&order, epoch).into_iter().enumerate() {
-                prop_assert_eq!(order.row(epoch, position as u64), Some(row));
-            }
-            prop_assert_eq!(order.row(epoch, order.epoch_len()), None);
-        }
-
-        #[test]
-        fn a_window_holds_whole_blocks(sizes in prop::collection::vec(1_u32..20, 1..12), seed: u64, size in 1_usize..5) {
-            let order = order(&sizes, seed, size);
-            let epoch = order.epoch(0);
-            let block_of = |row: u64| order.starts.partition_point(|start| *start <= row) - 1;
-            for index in 0..epoch.windows() {
-                let window = epoch.window(index);
-                let mut blocks: Vec<usize> = window.rows.iter().map(|row| block_of(*row)).collect();
-                blocks.sort_unstable();
-                blocks.dedup();
-                prop_assert!(blocks.len() <= size);
-                prop_assert_eq!(window.rows.len() as u64, blocks.iter().map(|block| u64::from(sizes[*block])).sum::<u64>());
-            }
-        }
-    }
-
-    #[test]
-    fn epoch_seed_and_selection_each_change_the_order() {
-        let sizes = [50; 20];
-        let base = rows(&order(&sizes, 1, 4), 0);
-        assert_eq!(base, rows(&order(&sizes, 1, 4), 0));
-        assert_ne!(base, rows(&order(&sizes, 1, 4), 1));
-        assert_ne!(base, rows(&order(&sizes, 2, 4), 0));
-        assert_ne!(base, rows(&Order::new(&sizes, ContentHash::of(b"other"), 1, 4), 0));
-    }
-
-    #[test]
-    fn neighbours_are_of_one_row_group_as_seldom_as_a_full_shuffle_of_the_window_has_it() {
-        // In a shuffled window of 8 blocks of 50, the next row is of the same block with probability 49/399.
-        let order = order(&[50; 64], 3, 8);
-        let (mut same, mut pairs) = (0.0, 0.0);
-        for epoch in 0..20 {
-            for pair in rows(&order, epoch).windows(2) {
-                same += f64::from(u8::from(pair[0] / 50 == pair[1] / 50));
-                pairs += 1.0;
-            }
-        }
-        let (expected, found) = (49.0 / 399.0, same / pairs);
-        // 63,980 pairs: five standard deviations are 0.0065.
-        assert!((found - expected).abs() < 0.0065, "{found} instead of {expected}");
-    }
-
-    #[test]
-    fn every_row_comes_first_in_a_window_equally_often() {
-        let order = order(&[3, 3], 9, 2);
-        let mut counts = [0_i32; 6];
-        for epoch in 0..6000 {
-            counts[order.row(epoch, 0).unwrap() as usize] += 1;
-        }
-        // Five standard deviations: 5 · √(6000 · 1/6 · 5/6) ≈ 144.
-        assert!(counts.iter().all(|count| (count - 1000).abs() < 144), "{counts:?}");
-    }
-}
+mod mixing;
+#[cfg(test)]
+mod tests;

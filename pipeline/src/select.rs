@@ -19,7 +19,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast as ca
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{ContentHash, Uid, column};
 
-use crate::selection::SelectionError;
+use crate::selection::{Selection, SelectionError};
 use crate::sql::{DatasetTables, Planned, SqlError, StatementError, execute, plan};
 
 pub use funnel::{FunnelStep, funnel};
@@ -82,6 +82,13 @@ pub struct SelectionReport {
 /// Runs `sql` and writes the pairs that it gives to `output`, whole or not at all. `sql` gives a column `uid` and, if it
 /// likes, `weight`.
 pub async fn select(context: &SessionContext, sql: &str, output: &Path) -> Result<SelectionReport, SelectError> {
+    let (selection, report) = choose(context, sql).await?;
+    selection.write(output)?;
+    Ok(report)
+}
+
+/// The selection that [`select`] writes.
+pub async fn choose(context: &SessionContext, sql: &str) -> Result<(Selection, SelectionReport), SelectError> {
     let Some(dataset) = context.state().config().get_extension::<DatasetTables>() else { return Err(SelectError::NoDataset) };
     let Planned { mut state, statement, plan } = plan(context, sql).await?;
     let narrow = uid_and_weight(plan)?;
@@ -100,15 +107,15 @@ pub async fn select(context: &SessionContext, sql: &str, output: &Path) -> Resul
         return Err(SelectError::Empty { funnel });
     }
     let selection = chosen.find_places(context, sql, dataset.manifest().content_hash()).await?;
-    selection.write(output)?;
-    Ok(SelectionReport {
+    let report = SelectionReport {
         rows: selection.len() as u64,
         of: dataset.manifest().pairs,
         weighted,
         dataset_hash: selection.dataset_hash,
         selection_hash: selection.hash(),
         funnel,
-    })
+    };
+    Ok((selection, report))
 }
 
 /// The plan that gives only the uid, and the weight as f64 where there is one. Nothing else is computed then.

@@ -16,14 +16,24 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use sha2::{Digest, Sha256};
 
+use crate::order::samples;
+
 /// What can be wrong with a selection file.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectionError {
     #[error("{path}: cannot be read as a selection: {message}. Make one with `diptych select`")]
     Unreadable { path: PathBuf, message: String },
+    #[error(
+        "row {row} of the selection has weight {weight}: weights are finite numbers above 0, and their sum at most {most:e}. Select \
+         again with `diptych select`"
+    )]
+    Weight { row: usize, weight: f32, most: f64 },
     #[error(transparent)]
     Schema(#[from] SchemaError),
 }
+
+/// Largest sum of weights: samples in an epoch.
+const MOST_SAMPLES: f64 = (1_u64 << 36) as f64;
 
 /// The selected rows, ordered by place in the dataset, as one array a column.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +57,23 @@ impl Selection {
 
     pub fn is_empty(&self) -> bool {
         self.uids.is_empty()
+    }
+
+    /// Samples in a pass over it: its rows, or with weights ⌊their sum⌋.
+    pub fn samples(&self) -> u64 {
+        samples(&self.weights)
+    }
+
+    /// Refuses weights that no order can be made of.
+    pub fn check_weights(&self) -> Result<(), SelectionError> {
+        let mut sum = 0.0;
+        for (row, &weight) in self.weights.iter().enumerate() {
+            sum += f64::from(weight);
+            if !(weight > 0.0 && sum <= MOST_SAMPLES) {
+                return Err(SelectionError::Weight { row, weight, most: MOST_SAMPLES });
+            }
+        }
+        Ok(())
     }
 
     /// Hash of the rows and their weights: what the order of training depends on.

@@ -67,7 +67,7 @@ pub(crate) struct TestDataset {
 }
 
 /// Writes `pairs` as a dataset: so many rows in a row group of a blob, so many row groups in a shard. Row groups of `meta` are
-/// cut elsewhere, as ingest may do it.
+/// cut elsewhere, as ingest may do it. A column `alt` of its source has a text in every other row, and is not in shard 0.
 pub(crate) fn dataset(pairs: Vec<(Vec<u8>, String)>, rows_a_group: usize, groups_a_shard: usize) -> TestDataset {
     let folder = tempfile::tempdir().unwrap();
     let mut manifest = DatasetManifest::empty();
@@ -103,6 +103,7 @@ pub(crate) fn dataset(pairs: Vec<(Vec<u8>, String)>, rows_a_group: usize, groups
         });
     }
     manifest.pairs = pairs.len() as u64;
+    manifest.source_columns = vec!["alt".into()];
     selection.dataset_hash = manifest.content_hash();
     manifest.write(folder.path()).unwrap();
     TestDataset { folder, selection, pairs }
@@ -123,7 +124,7 @@ fn meta_batch(pairs: &[(Vec<u8>, String)], uids: &[Uid], shard: usize, rows_a_gr
     let text = |text: &dyn Fn(usize) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values((0..rows).map(text))) };
     let number = |number: &dyn Fn(usize) -> u32| -> ArrayRef { Arc::new(UInt32Array::from_iter_values((0..rows).map(number))) };
     let sha256 = FixedSizeBinaryArray::try_from_iter(pairs.iter().map(|(image, _)| ContentHash::of(image).0)).unwrap();
-    let columns: Vec<ArrayRef> = vec![
+    let mut columns: Vec<ArrayRef> = vec![
         uid_column(uids),
         text(&|row| pairs[row].1.clone()),
         number(&|_| 1),
@@ -140,7 +141,12 @@ fn meta_batch(pairs: &[(Vec<u8>, String)], uids: &[Uid], shard: usize, rows_a_gr
         number(&|row| (row / rows_a_group) as u32),
         number(&|row| (row % rows_a_group) as u32),
     ];
-    RecordBatch::try_new(meta_schema(&[]), columns).unwrap()
+    if shard == 0 {
+        return RecordBatch::try_new(meta_schema(&[]), columns).unwrap();
+    }
+    let alt = (0..rows).map(|row| (row % 2 == 0).then(|| format!("alt of {}", pairs[row].1)));
+    columns.push(Arc::new(alt.collect::<StringArray>()));
+    RecordBatch::try_new(meta_schema(&["alt".into()]), columns).unwrap()
 }
 
 fn write_parquet(path: &Path, batch: &RecordBatch, rows_a_group: usize, compression: Compression) {

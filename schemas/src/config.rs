@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config_data::{DataConfig, resolve};
 use crate::config_keys::unknown_key;
-use crate::{ContentHash, SchemaError};
+use crate::{ContentHash, RemoteConfig, SchemaError};
 
 /// A training run. `diptych config` prints this with all its defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,16 +39,6 @@ pub struct TrainConfig {
     pub eval: EvalConfig,
 }
 
-/// What is trained on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Dataset folder, as `diptych ingest` makes it.
-    pub dataset: PathBuf,
-    /// Selection file, as `diptych select` makes it.
-    pub selection: PathBuf,
-}
-
 /// Which model, and where its weights come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,7 +56,7 @@ pub struct ModelChoice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainLoopConfig {
-    /// Pairs a step.
+    /// Pairs a step, of all ranks together.
     pub batch_size: u64,
     /// Passes over the selection. The last incomplete batch of each is dropped.
     pub epochs: u64,
@@ -158,12 +149,18 @@ pub struct AugmentConfig {
 pub struct LoaderConfig {
     /// Decoding threads; 0: one for each core.
     pub threads: usize,
-    /// Row groups that are shuffled together. Part of the order.
+    /// How much is shuffled together, in row groups' worth of pairs. Part of the order.
     pub window_row_groups: usize,
-    /// Bytes of decoded batches that wait for the trainer, in MiB.
+    /// Into how many parts a row group is cut. Parts are what is spread over an epoch, so a window has pairs of up to
+    /// window_row_groups × row_group_parts row groups. Part of the order.
+    pub row_group_parts: usize,
+    /// Bytes in flight, in MiB: images that are read and not yet decoded (a quarter), and decoded samples that the trainer has not
+    /// taken yet (the rest).
     pub queue_mib: u64,
     /// Largest width × height that is decoded.
     pub max_pixels: u64,
+    /// Reading datasets that are URLs.
+    pub remote: RemoteConfig,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -235,7 +232,14 @@ impl Default for AugmentConfig {
 
 impl Default for LoaderConfig {
     fn default() -> Self {
-        Self { threads: 0, window_row_groups: 4, queue_mib: 256, max_pixels: crate::MAX_PIXELS }
+        Self {
+            threads: 0,
+            window_row_groups: 4,
+            row_group_parts: 8,
+            queue_mib: 256,
+            max_pixels: crate::MAX_PIXELS,
+            remote: RemoteConfig::default(),
+        }
     }
 }
 
@@ -272,6 +276,7 @@ impl TrainConfig {
 
     fn validate(&self) -> Result<(), String> {
         let check = |holds: bool, message: String| if holds { Ok(()) } else { Err(message) };
+        self.data.validate()?;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         check(
             !self.name.is_empty() && self.name.chars().all(plain) && !self.name.starts_with('.') && self.name.len() <= 100,
@@ -321,11 +326,17 @@ impl TrainConfig {
             format!("augment.ratio must be two rising numbers above 0, got [{r0}, {r1}]"),
         )?;
         check(self.loader.window_row_groups >= 1, "loader.window_row_groups must be at least 1".into())?;
+        check(self.loader.row_group_parts >= 1, "loader.row_group_parts must be at least 1".into())?;
         check(self.loader.queue_mib >= 1, "loader.queue_mib must be at least 1 MiB".into())?;
+        self.loader.remote.validate()?;
         check(self.loader.max_pixels >= 1, "loader.max_pixels must be at least 1".into())?;
         check(
             self.eval.selection.is_some() || self.eval.dataset.is_none(),
             "eval.dataset is set, but eval.selection is not: name the held-out selection, or remove eval.dataset".into(),
+        )?;
+        check(
+            self.eval.selection.is_none() || self.eval.dataset.is_some() || self.data.mix.is_empty(),
+            "eval.dataset is missing: with data.mix, name the dataset of eval.selection".into(),
         )?;
         check(
             self.eval.selection.is_some() || self.eval.every_epochs == 0,
@@ -338,12 +349,11 @@ impl TrainConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
-        resolve(&mut self.state);
-        resolve(&mut self.data.dataset);
-        resolve(&mut self.data.selection);
+        resolve(&mut self.state, folder);
+        self.data.resolve_paths(folder);
         let optional = [&mut self.model.weights, &mut self.model.tokenizer, &mut self.eval.selection, &mut self.eval.dataset];
-        optional.into_iter().flatten().for_each(resolve);
+        let cache = &mut self.loader.remote.cache;
+        optional.into_iter().chain([cache]).flatten().for_each(|path| resolve(path, folder));
         if Path::new(&self.model.config).extension().is_some_and(|ending| ending == "json") {
             self.model.config = folder.join(&self.model.config).to_string_lossy().into_owned();
         }
@@ -359,12 +369,14 @@ impl TrainConfig {
     pub fn training_hash(&self) -> ContentHash {
         let decisive = Self {
             state: PathBuf::new(),
-            data: DataConfig { dataset: PathBuf::new(), selection: PathBuf::new() },
+            data: self.data.without_paths(),
             loader: LoaderConfig {
                 window_row_groups: self.loader.window_row_groups,
+                row_group_parts: self.loader.row_group_parts,
                 max_pixels: self.loader.max_pixels,
                 threads: 0,
                 queue_mib: 1,
+                remote: RemoteConfig::default(),
             },
             checkpoint: CheckpointConfig::default(),
             eval: EvalConfig::default(),

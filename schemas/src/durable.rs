@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::SchemaError;
 
@@ -37,6 +38,22 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -
         return Err(SchemaError::io(path)(error));
     }
     publish(&temporary, path)
+}
+
+/// Puts a file in place atomically but not durably: for what is checked when it is read and can be had again, such as a cache.
+/// Any number of processes may write the same file at once; the last one stays.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that renames")]
+pub fn write_expendable(path: &Path, parts: &[&[u8]]) -> Result<(), SchemaError> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
+    let temporary = unfinished(&path.with_file_name(name));
+    let written = File::create(&temporary).and_then(|mut file| parts.iter().try_for_each(|part| file.write_all(part)));
+    let renamed = written.and_then(|()| fs::rename(&temporary, path));
+    if renamed.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    renamed.map_err(SchemaError::io(path))
 }
 
 /// Renames a finished, already flushed file or folder into its place and flushes the folder that holds it.

@@ -38,6 +38,15 @@ impl ContentHash {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// Of some bytes one behind the other.
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut hasher = Sha256::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        Self(hasher.finalize().into())
+    }
+
     /// The first 64 bits, big endian: a seed for functions of this content.
     pub fn seed(&self) -> u64 {
         let mut first = [0; 8];

@@ -5,7 +5,9 @@
 //! reading and atomically writing its own files.
 
 mod config;
+mod config_data;
 mod config_keys;
+mod config_remote;
 pub mod durable;
 mod error;
 mod ids;
@@ -14,9 +16,11 @@ mod manifest;
 mod tables;
 
 pub use config::{
-    AugmentConfig, CheckpointConfig, DataConfig, EvalConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig,
-    OptimizerConfig, ScheduleKind, TrainConfig, TrainLoopConfig,
+    AugmentConfig, CheckpointConfig, EvalConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, OptimizerConfig,
+    ScheduleKind, TrainConfig, TrainLoopConfig,
 };
+pub use config_data::{CaptionColumn, DataConfig, MixedSource};
+pub use config_remote::{RemoteConfig, is_url};
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
 pub use ledger::{LedgerEntry, RETRYABLE, Reason, Stage};

@@ -86,8 +86,13 @@ impl DatasetManifest {
             }
             Err(error) => return Err(SchemaError::io(path)(error)),
         };
+        Self::parse(&bytes, path)
+    }
+
+    /// Reads the content of a `dataset.json`; `path` is what an error names.
+    pub fn parse(bytes: &[u8], path: PathBuf) -> Result<Self, SchemaError> {
         let bad = |message: String| SchemaError::BadJson { path: path.clone(), what: "a dataset manifest", message };
-        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         let found = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
         if found != DATASET_VERSION {
             return Err(SchemaError::Version {
@@ -124,7 +129,8 @@ impl DatasetManifest {
         ContentHash::of(&bytes)
     }
 
-    fn path(folder: &Path) -> PathBuf {
+    /// `FOLDER/dataset.json`
+    pub fn path(folder: &Path) -> PathBuf {
         folder.join("dataset.json")
     }
 }

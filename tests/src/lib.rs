@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "this crate is only for tests")]
 
+pub mod image_server;
 pub mod pairs;
 pub mod server;
 
@@ -79,6 +80,12 @@ impl Work {
     /// Runs `diptych ARGUMENTS…` in this folder to its end.
     pub fn diptych(&self, arguments: &[&str]) -> Ran {
         Ran::of(arguments, &self.command(arguments).output().unwrap())
+    }
+
+    /// The same with variables in its environment.
+    pub fn diptych_with(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> Ran {
+        let mut command = self.command(arguments);
+        Ran::of(arguments, &command.envs(variables.iter().copied()).output().unwrap())
     }
 
     /// Starts `diptych ARGUMENTS…` in this folder, its output thrown away.

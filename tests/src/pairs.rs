@@ -9,6 +9,22 @@ pub fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
     encoded(width, height, colour, ImageFormat::Png)
 }
 
+/// A PNG that cannot be compressed, so of about 3 · side² bytes; another one for each seed above 0.
+pub fn noise(seed: u64, side: u32) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        // xorshift64 (Marsaglia, 2003).
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    let mut bytes = Cursor::new(Vec::new());
+    let image = RgbImage::from_fn(side, side, |_, _| Rgb([next(), next(), next()]));
+    image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
 /// A JPEG of one colour.
 pub fn jpeg(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
     encoded(width, height, colour, ImageFormat::Jpeg)

@@ -1,98 +1,188 @@
-//! A local web server for tests that download: `/N` is image N, anything else is not found.
+//! A web server for tests that serves a folder by ranges, as a plain server does and as an object store with S3's paths does,
+//! and that misbehaves where it is told to.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use image::{ImageFormat, RgbImage};
-
-/// Side of the images in pixels. They are noise, about 20 KB each.
-const SIDE: u32 = 80;
-
-pub struct Server {
-    port: u16,
-    images: Arc<AtomicUsize>,
-    broken: Arc<AtomicBool>,
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// How many requests came before it.
+    pub number: u64,
+    pub method: String,
+    /// Without the slash in front.
+    pub path: String,
+    pub range: Option<Range<u64>>,
 }
 
-impl Default for Server {
-    fn default() -> Self {
-        Self::start()
-    }
+/// What it gets instead of an honest answer.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// None: the honest answer.
+    Honest,
+    /// The connection is closed at once.
+    Drop,
+    /// The connection is closed in the middle of the body.
+    BreakOff,
+    /// The honest answer, later.
+    Late(Duration),
+    /// Nothing, for as long as the server lives.
+    Hang,
+    Status(u16),
+    /// Another range than the one that was asked for, and says so.
+    OtherRange,
+    /// The whole file, with status 200.
+    WholeFile,
+    /// More bytes than were asked for.
+    TooMuch,
+    /// As many bytes as were asked for, some of them others.
+    OtherBytes,
+    /// An honest answer of a file that is another one by its ETag.
+    OtherVersion,
+    /// An honest answer that claims that the file has so many bytes.
+    Size(u64),
+}
+
+type Faults = dyn Fn(&Request) -> Fault + Send + Sync;
+
+/// Serves until it is dropped.
+pub struct Server {
+    address: String,
+    requests: Arc<Mutex<Vec<Request>>>,
+    stop: Arc<AtomicBool>,
+}
+
+struct Shared {
+    folder: PathBuf,
+    faults: Box<Faults>,
+    next: AtomicU64,
+    requests: Arc<Mutex<Vec<Request>>>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Server {
-    pub fn start() -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (images, broken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let server = Self { port, images: Arc::clone(&images), broken: Arc::clone(&broken) };
+    pub fn start(folder: &Path, faults: impl Fn(&Request) -> Fault + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (requests, stop) = (Arc::default(), Arc::default());
+        let server = Self { address, requests: Arc::clone(&requests), stop: Arc::clone(&stop) };
+        let (folder, faults) = (folder.to_owned(), Box::new(faults));
+        let shared = Arc::new(Shared { folder, faults, next: AtomicU64::new(0), requests, stop });
         std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (images, broken) = (Arc::clone(&images), Arc::clone(&broken));
-                std::thread::spawn(move || connection(stream.unwrap(), &images, &broken));
+            for stream in listener.incoming().flatten() {
+                if shared.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let shared = Arc::clone(&shared);
+                // A client that goes away is none of the server's business.
+                std::thread::spawn(move || drop(shared.answer(stream)));
             }
         });
         server
     }
 
-    pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}/{path}", self.port)
+    /// `http://ADDRESS/NAME`
+    pub fn url(&self, name: &str) -> String {
+        format!("http://{}/{name}", self.address)
     }
 
-    /// Images that were sent.
-    pub fn images(&self) -> usize {
-        self.images.load(Ordering::SeqCst)
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
     }
 
-    /// Whether every image is answered by an error.
-    pub fn set_broken(&self, broken: bool) {
-        self.broken.store(broken, Ordering::SeqCst);
-    }
-
-    /// A CSV with images `0..count`.
-    pub fn list(&self, count: u32) -> String {
-        let rows: Vec<String> = (0..count).map(|n| format!("{},image number {n}\n", self.url(&n.to_string()))).collect();
-        format!("url,caption\n{}", rows.concat())
+    /// All requests so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
     }
 }
 
-fn connection(mut stream: TcpStream, images: &AtomicUsize, broken: &AtomicBool) {
-    loop {
-        let mut head = Vec::new();
-        let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") {
-            match stream.read(&mut byte) {
-                Ok(1) => head.push(byte[0]),
-                _ => return,
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes it up.
+        let _ = TcpStream::connect(&self.address);
+    }
+}
+
+impl Shared {
+    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut first = String::new();
+        reader.read_line(&mut first)?;
+        let mut words = first.split_whitespace();
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let mut range = None;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
+                break;
+            }
+            if let Some(bytes) = line.to_lowercase().trim().strip_prefix("range: bytes=") {
+                let (start, end) = bytes.split_once('-').unwrap();
+                range = Some(start.parse().unwrap()..end.parse::<u64>().unwrap() + 1);
             }
         }
-        let head = String::from_utf8(head).unwrap();
-        let (status, body) = match head.split(' ').nth(1).unwrap()[1..].parse() {
-            Ok(_) if broken.load(Ordering::SeqCst) => ("500 Broken", Vec::new()),
-            Ok(number) => ("200 OK", noise(number)),
-            Err(_) => ("404 Not Found", Vec::new()),
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = path.trim_start_matches('/').split('?').next().unwrap_or_default().to_owned();
+        let request = Request { number, method: method.to_owned(), path, range };
+        self.requests.lock().unwrap().push(request.clone());
+        let fault = (self.faults)(&request);
+        self.send(&mut stream, &request, &fault)
+    }
+
+    fn send(&self, stream: &mut TcpStream, request: &Request, fault: &Fault) -> std::io::Result<()> {
+        match fault {
+            Fault::Drop => return Ok(()),
+            Fault::Late(time) => std::thread::sleep(*time),
+            Fault::Hang => {
+                while !self.stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                return Ok(());
+            }
+            Fault::Status(status) => return write!(stream, "HTTP/1.1 {status} Trouble\r\ncontent-length: 0\r\n\r\n"),
+            _ => {}
+        }
+        let Ok(file) = std::fs::read(self.folder.join(&request.path)) else {
+            return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
         };
-        images.fetch_add(usize::from(!body.is_empty()), Ordering::SeqCst);
-        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
-        // A client that was killed does not wait for its answer.
-        if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).is_err() {
-            return;
+        let size = if let Fault::Size(size) = fault { *size } else { file.len() as u64 };
+        let mark = if matches!(fault, Fault::OtherVersion) { "other" } else { "first" };
+        let common = format!("etag: \"{mark}\"\r\nlast-modified: Tue, 24 Nov 2026 10:00:00 GMT\r\nconnection: close\r\n");
+        let Some(mut range) = request.range.clone().filter(|_| !matches!(fault, Fault::WholeFile)) else {
+            write!(stream, "HTTP/1.1 200 OK\r\n{common}content-length: {size}\r\n\r\n")?;
+            return if request.method == "HEAD" { Ok(()) } else { stream.write_all(&file) };
+        };
+        range.end = range.end.min(file.len() as u64);
+        if matches!(fault, Fault::OtherRange) {
+            range = range.start.saturating_sub(1)..range.end - 1;
+        }
+        let mut body = file[range.start as usize..range.end as usize].to_vec();
+        if matches!(fault, Fault::OtherBytes) {
+            body.iter_mut().skip(20).step_by(97).for_each(|byte| *byte ^= 0x55);
+        }
+        write!(stream, "HTTP/1.1 206 Partial Content\r\n{common}")?;
+        write!(stream, "content-range: bytes {}-{}/{size}\r\n", range.start, range.end.max(1) - 1)?;
+        match fault {
+            Fault::TooMuch => {
+                body.extend([7; 1000]);
+                write!(stream, "transfer-encoding: chunked\r\n\r\n{:x}\r\n", body.len())?;
+                stream.write_all(&body)?;
+                write!(stream, "\r\n0\r\n\r\n")
+            }
+            Fault::BreakOff => {
+                write!(stream, "content-length: {}\r\n\r\n", body.len())?;
+                stream.write_all(&body[..body.len() / 2])
+            }
+            _ => {
+                write!(stream, "content-length: {}\r\n\r\n", body.len())?;
+                stream.write_all(&body)
+            }
         }
     }
-}
-
-fn noise(number: u32) -> Vec<u8> {
-    let mut state = number.wrapping_mul(2_654_435_761).max(1);
-    let image = RgbImage::from_fn(SIDE, SIDE, |_, _| {
-        // xorshift32: Marsaglia, "Xorshift RNGs", 2003.
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        image::Rgb([state as u8, (state >> 8) as u8, (state >> 16) as u8])
-    });
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    image.write_to(&mut bytes, ImageFormat::Png).unwrap();
-    bytes.into_inner()
 }

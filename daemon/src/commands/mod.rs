@@ -1,5 +1,6 @@
 //! One module a command: it connects stages and prints. What a stage does is not here.
 
+mod bench;
 mod config;
 mod demo_data;
 mod embed;
@@ -31,6 +32,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Export(args) => export::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
         Command::DemoData(args) => demo_data::run(&args),
     }

@@ -18,7 +18,10 @@ const AT_ONCE: usize = 64;
 /// Evaluates the weights as they are, and their moving average where there is one; records the recalls, and says them in lines.
 pub(super) fn evaluate(run: &mut Prepared, cursor: SampleIndex) -> anyhow::Result<String> {
     let Some(path) = run.config.eval.selection.clone() else { return Ok(String::new()) };
-    let dataset = run.config.eval.dataset.clone().unwrap_or_else(|| run.config.data.dataset.clone());
+    // The configuration was checked: where there is no single dataset, the evaluation names its own.
+    let Some(dataset) = run.config.eval.dataset.clone().or_else(|| run.config.data.dataset.clone()) else {
+        return Ok(String::new());
+    };
     let selection = Selection::read(&path)?;
     let mut said = evaluate_one(run, run.trainer.encoder()?, ("heldout", "held out"), &dataset, &selection, cursor)?;
     if let Some(average) = run.trainer.average_encoder()? {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{Loader, LoaderSpec, Selection, Tokenizer, train_loader};
-use diptych_schemas::{DatasetManifest, SampleIndex, Step, TrainConfig};
+use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
+use diptych_schemas::{ContentHash, SampleIndex, Step, TrainConfig};
 use diptych_trainer::{Device, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, set_threads};
 
 use super::checkpoints::record_of;
@@ -23,7 +23,7 @@ pub(crate) struct Prepared {
     pub(super) saver: Saver,
     pub(super) checkpoints: PathBuf,
     pub(super) steps_per_epoch: u64,
-    selection: Arc<Selection>,
+    sources: Vec<DataSource>,
     model: ModelConfig,
 }
 
@@ -37,14 +37,14 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
             model.text.vocab_size
         );
     }
-    let dataset = DatasetManifest::read(&config.data.dataset)?;
-    let selection = Arc::new(Selection::read(&config.data.selection)?);
-    let steps_per_epoch = selection.len() as u64 / config.train.batch_size;
+    let (sources, hashes) = sources(config)?;
+    let samples = samples_an_epoch(&sources);
+    let steps_per_epoch = samples / config.train.batch_size;
     if steps_per_epoch == 0 {
+        let selections: Vec<String> = config.data.sources().iter().map(|source| source.selection.display().to_string()).collect();
         bail!(
-            "{} selects {} pairs, less than one batch of {}: select more, or lower train.batch_size",
-            config.data.selection.display(),
-            selection.len(),
+            "{} selects {samples} pairs, less than one batch of {}: select more, or lower train.batch_size",
+            selections.join(" and "),
             config.train.batch_size
         );
     }
@@ -68,8 +68,8 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         updated: now,
         model: config.model.config.clone(),
         config_hash: config.training_hash(),
-        selection_hash: selection.hash(),
-        dataset_hash: dataset.content_hash(),
+        selection_hash: hashes.selection,
+        dataset_hash: hashes.dataset,
         tokenizer_hash: tokenizer.hash(),
         version: env!("CARGO_PKG_VERSION").into(),
         config: config.to_toml(),
@@ -93,10 +93,9 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         device,
     })?;
     tracing::info!(
-        "run {}: {} on {device} with {threads} threads; {} pairs, {steps_per_epoch} steps an epoch, {total_steps} in all",
+        "run {}: {} on {device} with {threads} threads; {samples} pairs an epoch, {steps_per_epoch} steps, {total_steps} in all",
         config.name,
-        config.model.config,
-        selection.len()
+        config.model.config
     );
     let mut prepared = Prepared {
         config: config.clone(),
@@ -107,11 +106,38 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         saver: Saver::new(),
         checkpoints,
         steps_per_epoch,
-        selection,
+        sources,
         model,
     };
     prepared.resume()?;
     Ok(prepared)
+}
+
+/// What the data of a run are known by.
+struct DataHashes {
+    selection: ContentHash,
+    dataset: ContentHash,
+}
+
+/// Reads the manifests and selections of all sources. The hashes are those of the only one, or over those of all of a mix.
+fn sources(config: &TrainConfig) -> anyhow::Result<(Vec<DataSource>, DataHashes)> {
+    let (mut sources, mut selections, mut datasets) = (Vec::new(), Vec::new(), Vec::new());
+    for source in config.data.sources() {
+        datasets.push(read_manifest(&source.dataset, &config.loader.remote)?.content_hash());
+        let selection = Arc::new(Selection::read(&source.selection)?);
+        selections.push(selection.hash());
+        sources.push(DataSource {
+            dataset: source.dataset,
+            weight: source.weight.unwrap_or(selection.samples() as f64),
+            selection,
+            captions: source.captions,
+        });
+    }
+    let of_all = |hashes: &[ContentHash]| match hashes {
+        [only] => *only,
+        several => ContentHash::of(&several.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>()),
+    };
+    Ok((sources, DataHashes { selection: of_all(&selections), dataset: of_all(&datasets) }))
 }
 
 /// The record of a run that is known already, if it is the same run.
@@ -192,8 +218,7 @@ impl Prepared {
     /// The batches from where the run stands to its end.
     pub(super) fn loader(&self) -> anyhow::Result<Loader> {
         let spec = LoaderSpec {
-            dataset: self.config.data.dataset.clone(),
-            selection: Arc::clone(&self.selection),
+            sources: self.sources.clone(),
             tokenizer: Arc::clone(&self.tokenizer),
             image_size: self.model.vision.image_size as u32,
             context_length: self.model.text.context_length as usize,
@@ -203,6 +228,8 @@ impl Prepared {
             config: self.config.loader.clone(),
             start: self.record.samples,
             epochs: self.config.train.epochs,
+            rank: 0,
+            ranks: 1,
         };
         train_loader(spec).context("starting the loader")
     }

@@ -13,8 +13,17 @@ pub enum LoaderError {
          of selected pairs"
     )]
     TooFewRows { rows: u64, batch: u64 },
-    #[error("row {row} of the selection has weight {weight}: training takes only weight 1 so far. Select without weights")]
-    Weight { row: usize, weight: f32 },
+    #[error(transparent)]
+    Storage(#[from] crate::StorageError),
+    #[error(transparent)]
+    Selection(#[from] crate::SelectionError),
+    #[error(
+        "rank {rank} of {ranks} cannot share batches of {batch}: ranks are counted from 0, and the batch size, which is that of \
+         all ranks together, must be divisible by their number"
+    )]
+    Ranks { rank: usize, ranks: usize, batch: u64 },
+    #[error("{dataset}: its meta has no column {column:?} with text for captions.{nearest} It has: {known}")]
+    NoCaptionColumn { dataset: PathBuf, column: String, nearest: String, known: String },
     #[error(
         "row {row} of the selection does not come after the row before it in the dataset: make the selection again with `diptych select`"
     )]

@@ -1,22 +1,39 @@
-//! Which rows are read when, and where batches begin and end: pure functions of numbers, no I/O.
+//! Which rows are read when, where batches begin and end, and which part of each is whose: pure functions of numbers, no I/O.
+//!
+//! The stream of a run is one, whatever the number of ranks: samples 0, 1, 2, …, cut into epochs and global batches. Of each
+//! global batch of B, rank r of w has the samples r·B/w … (r+1)·B/w − 1: a slice, so that the ranks' batches put one behind
+//! the other are the global batch in its order. A rank counts its own samples; [`Share`] translates.
 
 use std::ops::Range;
 
 use super::LoaderError;
+use super::mix::Mix;
+use crate::order::{Epoch, Window};
 use crate::{Order, Selection};
 
-/// A part of the stream whose rows are read together.
+/// A sample to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pick {
+    /// Number of its dataset and selection.
+    pub(super) source: u32,
+    /// Row of the selection.
+    pub(super) row: u64,
+    /// Its place in the stream of all ranks: what its augmentation and its choice of caption depend on.
+    pub(super) sample: u64,
+}
+
+/// A part of a rank's stream whose rows are read together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
-    /// Place in the stream of the first row.
+    /// Place in the rank's own stream of the first row.
     pub(super) first: u64,
-    /// Rows of the selection, in the order of the stream.
-    pub(super) rows: Vec<u64>,
+    /// In the order of the stream.
+    pub(super) rows: Vec<Pick>,
 }
 
 pub(super) type Plan = Box<dyn Iterator<Item = Stretch> + Send>;
 
-/// How the stream is cut: into epochs, and within an epoch into batches.
+/// How a stream is cut: into epochs, and within an epoch into batches.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut {
     /// Samples in a batch.
@@ -30,6 +47,11 @@ impl Cut {
         index / self.epoch
     }
 
+    /// The first sample of the batch that holds a sample.
+    pub(super) fn batch_start(self, index: u64) -> u64 {
+        index - index % self.epoch % self.batch
+    }
+
     /// The end of the batch that holds a sample.
     pub(super) fn batch_end(self, index: u64) -> u64 {
         let position = index % self.epoch;
@@ -39,6 +61,51 @@ impl Cut {
     /// Batches before a place at the end of an epoch.
     pub(super) fn batches_until(self, end: u64) -> u64 {
         end / self.epoch * self.epoch.div_ceil(self.batch)
+    }
+}
+
+/// A rank's part of the stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    /// Of the stream of all ranks.
+    pub(super) global: Cut,
+    rank: u64,
+    ranks: u64,
+}
+
+impl Share {
+    /// All of the stream.
+    pub(super) fn whole(global: Cut) -> Self {
+        Self { global, rank: 0, ranks: 1 }
+    }
+
+    /// What rank `rank` of `ranks` has. The batch must be divisible by the ranks, and an epoch consist of whole batches.
+    pub(super) fn of_rank(global: Cut, rank: u64, ranks: u64) -> Self {
+        Self { global, rank, ranks }
+    }
+
+    /// The cut of the rank's own stream.
+    pub(super) fn local(self) -> Cut {
+        Cut { batch: self.global.batch / self.ranks, epoch: self.global.epoch / self.ranks }
+    }
+
+    /// The place in the stream of all ranks of the rank's n-th sample.
+    pub(super) fn global_of(self, local: u64) -> u64 {
+        if self.ranks == 1 {
+            return local;
+        }
+        let batch = self.local().batch;
+        local / batch * self.global.batch + self.rank * batch + local % batch
+    }
+
+    /// How many samples the rank has before a place in the stream of all ranks.
+    pub(super) fn local_before(self, global: u64) -> u64 {
+        if self.ranks == 1 {
+            return global;
+        }
+        let batch = self.local().batch;
+        let within = (global % self.global.batch).saturating_sub(self.rank * batch).min(batch);
+        global / self.global.batch * batch + within
     }
 }
 
@@ -61,69 +128,99 @@ pub(super) fn blocks(selection: &Selection) -> Result<Vec<Range<u64>>, LoaderErr
     Ok(blocks)
 }
 
-/// The windows of each epoch from `start` on, without the rows that fill no batch.
-pub(super) fn train_plan(order: Order, cut: Cut, epochs: u64, start: u64) -> Plan {
-    let end = cut.epoch * epochs;
-    let mut next = start;
-    Box::new(std::iter::from_fn(move || {
-        if next >= end {
-            return None;
+/// The order of one source with the epoch and the window where it stands, so that walking costs each of them once.
+struct Walk {
+    order: Order,
+    epoch: Option<(u64, Epoch)>,
+    window: Option<(u64, usize, Window)>,
+}
+
+impl Walk {
+    fn new(order: Order) -> Self {
+        Self { order, epoch: None, window: None }
+    }
+
+    /// The row at a position of an epoch, and whether a window begins there that was not the one before.
+    fn row(&mut self, epoch: u64, position: u64) -> Option<(u64, bool)> {
+        if self.epoch.as_ref().is_none_or(|(number, _)| *number != epoch) {
+            self.epoch = Some((epoch, self.order.epoch(epoch)));
         }
-        let position = next % cut.epoch;
-        let epoch = order.epoch(cut.epoch_of(next));
-        let mut window = epoch.window(epoch.window_of(position)?);
-        window.rows.truncate((cut.epoch - window.first) as usize);
-        window.rows.drain(..(position - window.first) as usize);
-        let stretch = Stretch { first: next, rows: window.rows };
-        next += stretch.rows.len() as u64;
-        Some(stretch)
-    }))
+        let (_, of_epoch) = self.epoch.as_ref()?;
+        let index = of_epoch.window_of(position)?;
+        let new = self.window.as_ref().is_none_or(|(number, known, _)| (*number, *known) != (epoch, index));
+        if new {
+            self.window = Some((epoch, index, self.order.window(of_epoch, index)));
+        }
+        let (_, _, window) = self.window.as_ref()?;
+        Some((*window.rows.get((position - window.first) as usize)?, new))
+    }
+}
+
+/// Which row the n-th sample of the stream is.
+pub(super) enum Stream {
+    /// One source: each epoch begins anew, without the rows that fill no batch.
+    One(Order),
+    /// Several: each goes on through its own epochs, whatever the run's epochs are.
+    Mixed(Vec<Order>, Mix),
+}
+
+/// Rows of a stretch of a mix, whose windows end at different places.
+const MIXED_STRETCH: usize = 8192;
+
+/// A rank's rows from its n-th sample on until `end`, both counted in its own stream. A stretch ends where a window does.
+pub(super) fn train_plan(stream: Stream, share: Share, start: u64, end: u64) -> Plan {
+    let mut next = start;
+    match stream {
+        Stream::One(order) => {
+            let mut walk = Walk::new(order);
+            let mut carried: Option<Pick> = None;
+            Box::new(std::iter::from_fn(move || {
+                let first = next - u64::from(carried.is_some());
+                let mut rows: Vec<Pick> = carried.take().into_iter().collect();
+                while next < end {
+                    let sample = share.global_of(next);
+                    let (row, new_window) = walk.row(share.global.epoch_of(sample), sample % share.global.epoch)?;
+                    next += 1;
+                    let row = Pick { source: 0, row, sample };
+                    if new_window && !rows.is_empty() {
+                        carried = Some(row);
+                        break;
+                    }
+                    rows.push(row);
+                }
+                (!rows.is_empty()).then_some(Stretch { first, rows })
+            }))
+        }
+        Stream::Mixed(orders, mix) => {
+            let mut walks: Vec<Walk> = orders.into_iter().map(Walk::new).collect();
+            let mut cycle = (u64::MAX, Vec::new());
+            Box::new(std::iter::from_fn(move || {
+                let first = next;
+                let mut rows = Vec::with_capacity(MIXED_STRETCH);
+                while next < end && rows.len() < MIXED_STRETCH {
+                    let sample = share.global_of(next);
+                    let (number, within) = (sample / mix.cycle_len(), sample % mix.cycle_len());
+                    if cycle.0 != number {
+                        cycle = (number, mix.cycle(number));
+                    }
+                    let drawn = cycle.1[within as usize];
+                    let walk = &mut walks[drawn.source];
+                    let length = walk.order.epoch_len();
+                    let (row, _) = walk.row(drawn.number / length, drawn.number % length)?;
+                    rows.push(Pick { source: drawn.source as u32, row, sample });
+                    next += 1;
+                }
+                (!rows.is_empty()).then_some(Stretch { first, rows })
+            }))
+        }
+    }
 }
 
 /// Every row group once, in the selection's order.
 pub(super) fn eval_plan(blocks: Vec<Range<u64>>) -> Plan {
-    Box::new(blocks.into_iter().map(|block| Stretch { first: block.start, rows: block.collect() }))
+    let rows = |block: Range<u64>| block.map(|row| Pick { source: 0, row, sample: row }).collect();
+    Box::new(blocks.into_iter().map(move |block| Stretch { first: block.start, rows: rows(block) }))
 }
 
 #[cfg(test)]
-mod tests {
-    use diptych_schemas::ContentHash;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_plan_from_any_start_is_the_rest_of_the_whole_plan(sizes in prop::collection::vec(1_u32..30, 1..12), batch in 1_u64..12, epochs in 1_u64..4, start: prop::sample::Index) {
-            let rows: u64 = sizes.iter().map(|size| u64::from(*size)).sum();
-            prop_assume!(rows >= batch);
-            let cut = Cut { batch, epoch: rows / batch * batch };
-            let order = || Order::new(&sizes, ContentHash::of(b"s"), 3, 2);
-            let stream = |start: u64| -> Vec<u64> {
-                let mut next = start;
-                let mut all = Vec::new();
-                for stretch in train_plan(order(), cut, epochs, start) {
-                    assert_eq!(stretch.first, next);
-                    next += stretch.rows.len() as u64;
-                    all.extend(stretch.rows);
-                }
-                all
-            };
-            let whole = stream(0);
-            prop_assert_eq!(whole.len() as u64, cut.epoch * epochs);
-            for (index, row) in whole.iter().enumerate() {
-                prop_assert_eq!(Some(*row), order().row(index as u64 / cut.epoch, index as u64 % cut.epoch));
-            }
-            let start = start.index(whole.len() + 1);
-            prop_assert_eq!(&stream(start as u64), &whole[start..]);
-        }
-    }
-
-    #[test]
-    fn batches_end_where_the_epoch_ends() {
-        let cut = Cut { batch: 4, epoch: 10 };
-        let ends: Vec<u64> = [0, 3, 4, 9, 10, 19, 20].map(|index| cut.batch_end(index)).into();
-        assert_eq!(ends, [4, 4, 8, 10, 14, 20, 24]);
-        assert_eq!(cut.batches_until(20), 6);
-    }
-}
+mod tests;

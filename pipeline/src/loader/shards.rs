@@ -1,51 +1,64 @@
-//! Reads the selected pairs of a window out of the dataset's Parquet files: images from `blob`, captions and origin from
-//! `meta`. Pages without a selected row are not read. Every row is checked against the selection by its uid, in both files.
+//! Reads pairs out of the datasets' Parquet files: first what `meta` says of them (captions, origin, bytes), then, as many at a
+//! time as there is room for, their images from `blob`. Every row is checked against the selection by its uid, in both files; what
+//! comes from elsewhere is compared with its hashes, too.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use arrow::array::{Array, AsArray, FixedSizeBinaryArray, LargeBinaryArray, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, LargeBinaryArray, StringArray, UInt64Array};
 use arrow::datatypes::DataType;
-use diptych_schemas::{DatasetManifest, SchemaError, Uid, blob_path, column, meta_path};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy,
-};
-use parquet::file::metadata::PageIndexPolicy;
+use diptych_schemas::{ContentHash, RemoteConfig, Uid, blob_path, column, meta_path};
 
-use super::LoaderError;
+use super::captions::Captions;
+use super::parquet_file::ParquetFile;
+use super::plan::Pick;
+use super::{DataSource, LoaderError};
 use crate::Selection;
+use crate::storage::Storage;
 
-/// Images that are decoded from Parquet at once: what a read holds beside the window itself.
-const IMAGES_A_BATCH: usize = 32;
+/// Images that are taken out of Parquet at once, and their bytes where these are few: what a read holds beside the pairs.
+const IMAGES_A_BATCH: u64 = 32;
+const BYTES_A_BATCH: u64 = 4 << 20;
 /// The same for rows of `meta`, which are narrow.
 const ROWS_A_BATCH: usize = 1024;
-/// Shards whose footers are kept: a window spans few, and a footer with its page index has about a megabyte.
-const OPEN_SHARDS: usize = 32;
+/// Shards of a dataset whose footers are kept: a window spans few, and a footer with its page index has about a megabyte.
+const OPEN_SHARDS: usize = 64;
+
+const IMAGE_COLUMNS: [&str; 2] = [column::UID, column::IMAGE];
 
 /// A pair as it is in the dataset.
 pub(super) struct Pair {
+    pub(super) pick: Pick,
     pub(super) uid: Uid,
-    /// The file's bytes.
-    pub(super) image: Box<[u8]>,
+    /// Length of `image`, as `meta` has it.
+    pub(super) bytes: u64,
+    /// The file's bytes; nothing before [`Shards::load`]. A pair that comes several times in a read has them once.
+    pub(super) image: Arc<[u8]>,
     pub(super) caption: String,
     pub(super) source: Arc<str>,
     pub(super) key: String,
     /// Shard, row group, row in the row group.
     pub(super) place: (u32, u32, u32),
+    /// What the image must have, where it comes from elsewhere.
+    sha256: Option<ContentHash>,
 }
 
-/// The dataset's files, opened as they are needed.
+/// The files of all datasets of a run, opened as they are needed.
 pub(super) struct Shards {
+    sources: Vec<Source>,
+}
+
+/// One dataset and the selection of it.
+struct Source {
     dataset: PathBuf,
+    storage: Storage,
     /// Length of each blob file by its manifest.
     blob_bytes: HashMap<u32, u64>,
     selection: Arc<Selection>,
+    captions: Arc<Captions>,
     open: HashMap<u32, Arc<Shard>>,
 }
 
@@ -56,46 +69,93 @@ struct Shard {
     starts: Vec<u64>,
 }
 
-struct ParquetFile {
-    path: PathBuf,
-    file: File,
-    footer: ArrowReaderMetadata,
-}
-
-/// A row that is wanted: where in its file, which of the selection, and where in the window.
-#[derive(Clone, Copy)]
+/// The rows that are wanted of a shard, each once, rising.
 struct Wanted {
-    in_file: u64,
-    selected: usize,
-    place: usize,
+    selection: Arc<Selection>,
+    captions: Arc<Captions>,
+    in_file: Vec<u64>,
+    /// Which row of the selection each of them is, and which of `places` it is for.
+    rows: Vec<(usize, Range<usize>)>,
+    /// Which of the pairs.
+    places: Vec<usize>,
 }
 
 impl Shards {
-    pub(super) fn new(dataset: PathBuf, manifest: &DatasetManifest, selection: Arc<Selection>) -> Self {
-        let blob_bytes = manifest.shards.iter().map(|shard| (shard.shard, shard.blob_bytes)).collect();
-        Self { dataset, blob_bytes, selection, open: HashMap::new() }
+    /// Reads the datasets' manifests. `seed` chooses captions; `stop` ends whatever waits for the network.
+    pub(super) fn open(
+        sources: Vec<DataSource>,
+        seed: u64,
+        config: &RemoteConfig,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Self, LoaderError> {
+        let open = |source: DataSource| Source::open(source, seed, config, stop);
+        Ok(Self { sources: sources.into_iter().map(open).collect::<Result<_, _>>()? })
     }
 
-    /// The pairs of some rows of the selection, in the order of `rows`. `None` when it was told to stop.
-    pub(super) fn read(&mut self, rows: &[u64], stop: &AtomicBool) -> Result<Option<Vec<Pair>>, LoaderError> {
-        let selection = Arc::clone(&self.selection);
-        // A selection is ordered by place, so its row numbers are, too.
-        let mut order: Vec<(usize, usize)> = rows.iter().enumerate().map(|(place, row)| (*row as usize, place)).collect();
-        order.sort_unstable();
-        let mut pairs: Vec<Option<Pair>> = Vec::new();
-        pairs.resize_with(rows.len(), || None);
-        for of_shard in order.chunk_by(|a, b| selection.shards[a.0] == selection.shards[b.0]) {
-            let shard = self.shard(selection.shards[of_shard[0].0])?;
-            let mut wanted = Vec::with_capacity(of_shard.len());
-            for (selected, place) in of_shard.iter().copied() {
-                let in_file = shard.row_in_file(&selection, selected)?;
-                wanted.push(Wanted { in_file, selected, place });
+    /// What `meta` says of some rows, in their order, still without images. `None` when it was told to stop.
+    pub(super) fn describe(&mut self, picks: &[Pick], stop: &AtomicBool) -> Result<Option<Vec<Pair>>, LoaderError> {
+        let pair = |pick: &Pick| {
+            let (selection, row) = (&self.sources[pick.source as usize].selection, pick.row as usize);
+            Pair {
+                pick: *pick,
+                uid: selection.uids[row],
+                bytes: 0,
+                image: Arc::default(),
+                caption: String::new(),
+                source: Arc::default(),
+                key: String::new(),
+                place: (selection.shards[row], selection.row_groups[row], selection.rows[row]),
+                sha256: None,
             }
-            if !shard.images(&selection, &wanted, &mut pairs, stop)? || !shard.captions(&selection, &wanted, &mut pairs, stop)? {
-                return Ok(None);
+        };
+        let mut pairs: Vec<Pair> = picks.iter().map(pair).collect();
+        let whole = self.each_shard(&mut pairs, |shard, wanted, pairs| {
+            // In large requests here, and not in one for each image when it is needed.
+            shard.blob.warm(&wanted.in_file, &IMAGE_COLUMNS)?;
+            shard.captions(wanted, pairs, stop)
+        })?;
+        Ok(whole.then_some(pairs))
+    }
+
+    /// Reads the images of pairs. `false` when it was told to stop.
+    pub(super) fn load(&mut self, pairs: &mut [Pair], stop: &AtomicBool) -> Result<bool, LoaderError> {
+        self.each_shard(pairs, |shard, wanted, pairs| shard.images(wanted, pairs, stop))
+    }
+
+    /// Calls `read` with what is wanted of each shard; ends early with `false` when it does.
+    fn each_shard(
+        &mut self,
+        pairs: &mut [Pair],
+        mut read: impl FnMut(&Shard, &Wanted, &mut [Pair]) -> Result<bool, LoaderError>,
+    ) -> Result<bool, LoaderError> {
+        let mut order: Vec<(Pick, u32, usize)> =
+            pairs.iter().enumerate().map(|(place, pair)| (pair.pick, pair.place.0, place)).collect();
+        // A selection is ordered by place, so its row numbers are, too.
+        order.sort_unstable_by_key(|(pick, _, place)| (pick.source, pick.row, *place));
+        for of_shard in order.chunk_by(|a, b| (a.0.source, a.1) == (b.0.source, b.1)) {
+            let (pick, number, _) = of_shard[0];
+            let source = &mut self.sources[pick.source as usize];
+            let shard = source.shard(number)?;
+            if !read(&shard, &source.wanted(&shard, of_shard)?, pairs)? {
+                return Ok(false);
             }
         }
-        Ok(Some(pairs.into_iter().flatten().collect()))
+        Ok(true)
+    }
+}
+
+impl Source {
+    fn open(source: DataSource, seed: u64, config: &RemoteConfig, stop: &Arc<AtomicBool>) -> Result<Self, LoaderError> {
+        let storage = Storage::open(&source.dataset, config, stop)?;
+        let manifest = storage.manifest()?;
+        Ok(Self {
+            blob_bytes: manifest.shards.iter().map(|shard| (shard.shard, shard.blob_bytes)).collect(),
+            captions: Arc::new(Captions::new(&source.captions, &source.dataset, &manifest, seed)?),
+            dataset: source.dataset,
+            storage,
+            selection: source.selection,
+            open: HashMap::new(),
+        })
     }
 
     fn shard(&mut self, number: u32) -> Result<Arc<Shard>, LoaderError> {
@@ -105,19 +165,41 @@ impl Shards {
         if self.open.len() >= OPEN_SHARDS {
             self.open.clear();
         }
-        let blob = ParquetFile::open(blob_path(&self.dataset, number))?;
-        let found = blob.file.metadata().map_err(SchemaError::io(&blob.path))?.len();
+        let blob = ParquetFile::open(&self.storage, blob_path(&self.dataset, number))?;
+        let found = blob.bytes()?;
         if let Some(expected) = self.blob_bytes.get(&number).filter(|bytes| **bytes != found) {
             return Err(blob.unreadable(&format!("it has {found} bytes, dataset.json says {expected}: a copy cut short?")));
         }
-        let meta = ParquetFile::open(meta_path(&self.dataset, number))?;
-        let mut starts = vec![0];
-        for group in blob.footer.metadata().row_groups() {
-            starts.push(starts[starts.len() - 1] + group.num_rows().max(0) as u64);
-        }
-        let shard = Arc::new(Shard { blob, meta, starts });
+        let meta = ParquetFile::open(&self.storage, meta_path(&self.dataset, number))?;
+        let shard = Arc::new(Shard { starts: blob.row_group_starts(), blob, meta });
         self.open.insert(number, Arc::clone(&shard));
         Ok(shard)
+    }
+
+    /// `of_shard`: picks of one shard with their places among the pairs, ordered by row.
+    fn wanted(&self, shard: &Shard, of_shard: &[(Pick, u32, usize)]) -> Result<Wanted, LoaderError> {
+        let mut wanted = Wanted {
+            selection: Arc::clone(&self.selection),
+            captions: Arc::clone(&self.captions),
+            in_file: Vec::with_capacity(of_shard.len()),
+            rows: Vec::with_capacity(of_shard.len()),
+            places: of_shard.iter().map(|(_, _, place)| *place).collect(),
+        };
+        let mut first = 0;
+        for copies in of_shard.chunk_by(|a, b| a.0.row == b.0.row) {
+            let selected = copies[0].0.row as usize;
+            wanted.in_file.push(shard.row_in_file(&self.selection, selected)?);
+            wanted.rows.push((selected, first..first + copies.len()));
+            first += copies.len();
+        }
+        Ok(wanted)
+    }
+}
+
+impl Wanted {
+    /// Each row of the selection with its places among the pairs.
+    fn iter(&self) -> impl Iterator<Item = (usize, &[usize])> {
+        self.rows.iter().map(|(selected, places)| (*selected, &self.places[places.clone()]))
     }
 }
 
@@ -128,63 +210,81 @@ impl Shard {
         let row = range.map(|(start, end)| (start + u64::from(selection.rows[selected]), end));
         match row {
             Some((row, end)) if row < end => Ok(row),
-            _ => Err(changed(&self.blob.path, selection, selected, "does not exist")),
+            _ => Err(self.blob.changed(selection, selected, "does not exist")),
         }
     }
 
-    fn images(
-        &self,
-        selection: &Selection,
-        wanted: &[Wanted],
-        pairs: &mut [Option<Pair>],
-        stop: &AtomicBool,
-    ) -> Result<bool, LoaderError> {
+    fn images(&self, wanted: &Wanted, pairs: &mut [Pair], stop: &AtomicBool) -> Result<bool, LoaderError> {
         let mut rest = wanted.iter();
-        self.blob.read(wanted, &[column::UID, column::IMAGE], IMAGES_A_BATCH, stop, |batch| {
-            let uids = uids(&self.blob, batch)?;
+        let largest = wanted.places.iter().map(|place| pairs[*place].bytes).max().unwrap_or_default().max(1);
+        let batch_rows = (BYTES_A_BATCH / largest).clamp(1, IMAGES_A_BATCH) as usize;
+        self.blob.read(&wanted.in_file, &IMAGE_COLUMNS, batch_rows, stop, |batch| {
+            let uids = self.blob.uids(batch)?;
             let images: &LargeBinaryArray = self.blob.column(batch, column::IMAGE, &DataType::LargeBinary)?.as_binary();
-            for (index, row) in (0..batch.num_rows()).zip(&mut rest) {
-                self.blob.check(selection, row.selected, uids, index)?;
+            for (index, (selected, places)) in (0..batch.num_rows()).zip(&mut rest) {
+                self.blob.check(&wanted.selection, selected, uids, index)?;
+                let bad = |what| self.blob.changed(&wanted.selection, selected, what);
                 if images.is_null(index) {
-                    return Err(changed(&self.blob.path, selection, row.selected, "has no image"));
+                    return Err(bad("has no image"));
                 }
-                let place = (selection.shards[row.selected], selection.row_groups[row.selected], selection.rows[row.selected]);
-                pairs[row.place] = Some(Pair {
-                    uid: selection.uids[row.selected],
-                    image: images.value(index).into(),
-                    caption: String::new(),
-                    source: Arc::default(),
-                    key: String::new(),
-                    place,
-                });
+                let image: Arc<[u8]> = images.value(index).into();
+                let expected = places.first().and_then(|place| pairs[*place].sha256);
+                if expected.is_some_and(|expected| ContentHash::of(&image) != expected) {
+                    return Err(bad("has another image than its hash says: fetch it once more, and if that does not help, copy the dataset anew"));
+                }
+                for place in places {
+                    let pair = &mut pairs[*place];
+                    if image.len() as u64 != pair.bytes {
+                        return Err(bad("has not as many bytes as meta says"));
+                    }
+                    pair.image = Arc::clone(&image);
+                }
             }
             Ok(())
         })
     }
 
-    fn captions(
-        &self,
-        selection: &Selection,
-        wanted: &[Wanted],
-        pairs: &mut [Option<Pair>],
-        stop: &AtomicBool,
-    ) -> Result<bool, LoaderError> {
+    fn captions(&self, wanted: &Wanted, pairs: &mut [Pair], stop: &AtomicBool) -> Result<bool, LoaderError> {
         let mut rest = wanted.iter();
         // Neighbours mostly come from one source.
         let mut source: Arc<str> = Arc::default();
-        let columns = [column::UID, column::CAPTION, column::SOURCE, column::KEY];
-        self.meta.read(wanted, &columns, ROWS_A_BATCH, stop, |batch| {
-            let uids = uids(&self.meta, batch)?;
+        let mut columns = vec![column::UID, column::CAPTION, column::BYTES, column::SOURCE, column::KEY];
+        columns.extend(wanted.captions.columns());
+        if self.meta.is_remote() {
+            columns.push(column::SHA256);
+        }
+        self.meta.read(&wanted.in_file, &columns, ROWS_A_BATCH, stop, |batch| {
+            let uids = self.meta.uids(batch)?;
             let text =
                 |name| -> Result<&StringArray, LoaderError> { Ok(self.meta.column(batch, name, &DataType::Utf8)?.as_string()) };
             let (captions, sources, keys) = (text(column::CAPTION)?, text(column::SOURCE)?, text(column::KEY)?);
-            for (index, row) in (0..batch.num_rows()).zip(&mut rest) {
-                self.meta.check(selection, row.selected, uids, index)?;
+            let bytes: &UInt64Array = self.meta.column(batch, column::BYTES, &DataType::UInt64)?.as_primitive();
+            let hashes = if self.meta.is_remote() {
+                Some(self.meta.column(batch, column::SHA256, &DataType::FixedSizeBinary(32))?.as_fixed_size_binary())
+            } else {
+                None
+            };
+            // A shard that was made before any source had this column lacks it: there it is null.
+            let in_file = |name: &&str| batch.column_by_name(name).is_some();
+            let choices = wanted.captions.columns().map(|name| Some(name).filter(in_file).map(text).transpose());
+            let choices: Vec<Option<&StringArray>> = choices.collect::<Result<_, _>>()?;
+            for (index, (selected, places)) in (0..batch.num_rows()).zip(&mut rest) {
+                self.meta.check(&wanted.selection, selected, uids, index)?;
+                let sha256 = hashes.map(|hashes| ContentHash::try_from(hashes.value(index))).transpose()?;
+                let uid = sha256.map(|sha256| Uid::of(&sha256, captions.value(index)));
+                if uid.is_some_and(|uid| uid != wanted.selection.uids[selected]) {
+                    return Err(self.meta.changed(&wanted.selection, selected, "has another hash or caption than its uid says"));
+                }
                 if sources.value(index) != &*source {
                     source = sources.value(index).into();
                 }
-                if let Some(pair) = &mut pairs[row.place] {
-                    captions.value(index).clone_into(&mut pair.caption);
+                let value = |column: usize| choices[column].filter(|texts| !texts.is_null(index)).map(|texts| texts.value(index));
+                for place in places {
+                    let pair = &mut pairs[*place];
+                    pair.bytes = bytes.value(index);
+                    pair.sha256 = sha256;
+                    let caption = wanted.captions.choose(pair.pick.sample, value);
+                    caption.unwrap_or(captions.value(index)).clone_into(&mut pair.caption);
                     pair.source = Arc::clone(&source);
                     keys.value(index).clone_into(&mut pair.key);
                 }
@@ -192,115 +292,4 @@ impl Shard {
             Ok(())
         })
     }
-}
-
-impl ParquetFile {
-    fn open(path: PathBuf) -> Result<Self, LoaderError> {
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LoaderError::MissingShard { path }),
-            Err(error) => return Err(SchemaError::io(path)(error).into()),
-        };
-        let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
-        match ArrowReaderMetadata::load(&file, options) {
-            Ok(footer) => Ok(Self { path, file, footer }),
-            Err(error) => Err(LoaderError::Unreadable { path, message: error.to_string() }),
-        }
-    }
-
-    fn unreadable(&self, message: &dyn std::fmt::Display) -> LoaderError {
-        LoaderError::Unreadable { path: self.path.clone(), message: message.to_string() }
-    }
-
-    /// Hands out the wanted rows, in their order, a batch at a time. `false` when it was told to stop.
-    fn read(
-        &self,
-        wanted: &[Wanted],
-        columns: &[&str],
-        batch_rows: usize,
-        stop: &AtomicBool,
-        mut each: impl FnMut(&RecordBatch) -> Result<(), LoaderError>,
-    ) -> Result<bool, LoaderError> {
-        let (groups, selection) = self.row_selection(wanted)?;
-        let file = self.file.try_clone().map_err(SchemaError::io(&self.path))?;
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.footer.clone())
-            .with_projection(ProjectionMask::columns(self.footer.parquet_schema(), columns.iter().copied()))
-            .with_row_groups(groups)
-            .with_row_selection(selection)
-            // Not masks: they decode the images between the selected ones, too.
-            .with_row_selection_policy(RowSelectionPolicy::Selectors)
-            .with_batch_size(batch_rows)
-            .build()
-            .map_err(|error| self.unreadable(&error))?;
-        let mut rows = 0;
-        for batch in reader {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(false);
-            }
-            let batch = batch.map_err(|error| self.unreadable(&error))?;
-            rows += batch.num_rows();
-            each(&batch)?;
-        }
-        if rows == wanted.len() {
-            Ok(true)
-        } else {
-            Err(self.unreadable(&format!("it gave {rows} rows instead of {}", wanted.len())))
-        }
-    }
-
-    /// The row groups that hold wanted rows, and the wanted rows within these.
-    fn row_selection(&self, wanted: &[Wanted]) -> Result<(Vec<usize>, RowSelection), LoaderError> {
-        let mut groups = Vec::new();
-        let mut ranges: Vec<Range<usize>> = Vec::with_capacity(wanted.len());
-        let (mut start, mut kept) = (0, 0);
-        let mut rest = wanted;
-        for (index, group) in self.footer.metadata().row_groups().iter().enumerate() {
-            let end = start + group.num_rows().max(0) as u64;
-            let here = rest.partition_point(|row| row.in_file < end);
-            if here > 0 {
-                groups.push(index);
-                ranges.extend(rest[..here].iter().map(|row| {
-                    let at = kept + (row.in_file - start) as usize;
-                    at..at + 1
-                }));
-                kept += (end - start) as usize;
-                rest = &rest[here..];
-            }
-            start = end;
-        }
-        if rest.is_empty() {
-            Ok((groups, RowSelection::from_consecutive_ranges(ranges.into_iter(), kept)))
-        } else {
-            Err(self.unreadable(&format!("it has {start} rows, which are fewer than its other half has")))
-        }
-    }
-
-    fn column<'a>(&self, batch: &'a RecordBatch, name: &str, kind: &DataType) -> Result<&'a dyn Array, LoaderError> {
-        match batch.column_by_name(name) {
-            Some(array) if array.data_type() == kind => Ok(array.as_ref()),
-            Some(array) => Err(self.unreadable(&format!("its column {name} is {}, not {kind}", array.data_type()))),
-            None => Err(self.unreadable(&format!("it lacks the column {name}"))),
-        }
-    }
-
-    fn check(
-        &self,
-        selection: &Selection,
-        selected: usize,
-        uids: &FixedSizeBinaryArray,
-        index: usize,
-    ) -> Result<(), LoaderError> {
-        if uids.value(index) == selection.uids[selected].0 {
-            return Ok(());
-        }
-        Err(changed(&self.path, selection, selected, "is not the pair that was selected"))
-    }
-}
-
-fn uids<'a>(file: &ParquetFile, batch: &'a RecordBatch) -> Result<&'a FixedSizeBinaryArray, LoaderError> {
-    Ok(file.column(batch, column::UID, &DataType::FixedSizeBinary(16))?.as_fixed_size_binary())
-}
-
-fn changed(path: &Path, selection: &Selection, selected: usize, what: &'static str) -> LoaderError {
-    LoaderError::Changed { path: path.to_owned(), row_group: selection.row_groups[selected], row: selection.rows[selected], what }
 }

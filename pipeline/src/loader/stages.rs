@@ -2,27 +2,51 @@
 //! between: what goes wrong travels down the stream as an error at its place.
 
 use std::collections::HashMap;
+use std::iter::Peekable;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use diptych_schemas::{AugmentConfig, LedgerEntry, SampleIndex, Stage, Uid};
 
 use super::LoaderError;
-use super::plan::{Cut, Plan};
+use super::plan::{Cut, Plan, Share};
 use super::shards::{Pair, Shards};
 use super::stats::{Counters, lap};
 use crate::random::seed_of;
 use crate::{Batch, ImageError, Tokenizer, crop_resize, decode, eval_transform, random_resized_crop_box};
 
-/// The part of the stream that is delivered, and how it is cut.
+/// Rows of which captions and sizes are read ahead of their images: they are few bytes each, and Parquet has many in a page.
+const ROWS_DESCRIBED: usize = 8192;
+/// Parts into which the budget of encoded bytes is cut: one is handed out while the next one is read.
+const PARTS_IN_FLIGHT: u64 = 2;
+
+/// The part of the stream that is delivered, and how it is cut. Places are those of the rank's own stream; what a batch says of
+/// itself is about the stream of all ranks.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
     pub(super) cut: Cut,
     pub(super) start: u64,
     pub(super) end: u64,
+    pub(super) share: Share,
+    /// `start` in the stream of all ranks.
+    pub(super) first_sample: u64,
+}
+
+impl Layout {
+    pub(super) fn new(share: Share, first_sample: u64, end_sample: u64) -> Self {
+        let (start, end) = (share.local_before(first_sample), share.local_before(end_sample));
+        Self { cut: share.local(), start, end, share, first_sample }
+    }
+
+    /// Whether the stream begins within a global batch of which this rank has nothing any more. It then begins with an empty
+    /// batch, so that all ranks have the same number of batches.
+    fn begins_empty(&self) -> bool {
+        let global = self.share.global;
+        let within = self.first_sample != global.batch_start(self.first_sample);
+        within && self.start == self.share.local_before(global.batch_end(self.first_sample))
+    }
 }
 
 /// What the workers do with a pair.
@@ -40,7 +64,7 @@ pub(super) enum Transform {
 }
 
 /// Pairs that were read together.
-pub(super) struct Window {
+pub(super) struct Part {
     first: u64,
     pairs: Result<Vec<Pair>, LoaderError>,
 }
@@ -86,7 +110,7 @@ impl Work {
         let image = image?;
         let pixels = match &self.transform {
             Transform::Train { augment, seed } => {
-                let crop = random_resized_crop_box(image.width, image.height, augment, seed_of(&[*seed, job.index]));
+                let crop = random_resized_crop_box(image.width, image.height, augment, seed_of(&[*seed, job.pair.pick.sample]));
                 crop_resize(&image, crop, self.image_size)
             }
             Transform::Eval => eval_transform(&image, self.image_size),
@@ -121,33 +145,68 @@ fn ledger_entry(pair: Pair, error: &ImageError) -> LedgerEntry {
     }
 }
 
-/// Reads one window after the other; hands one over when the one before it has been handed out.
-pub(super) fn read(mut shards: Shards, plan: Plan, windows: &Sender<Window>, counters: &Counters) {
+/// Reads one part of the stream after the other, as large as the budget allows; hands one over when the one before it has been
+/// handed out.
+pub(super) fn read(mut shards: Shards, plan: Plan, parts: &Sender<Part>, counters: &Counters) {
     for stretch in plan {
-        let begin = Instant::now();
-        // The files may be damaged in ways that the Parquet reader does not foresee.
-        let pairs = catch_unwind(AssertUnwindSafe(|| shards.read(&stretch.rows, &counters.stop)));
-        let pairs = match pairs {
-            Ok(Ok(Some(pairs))) => Ok(pairs),
-            Ok(Ok(None)) => return,
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(LoaderError::Broken { stage: "reading" }),
-        };
-        let bytes = pairs.iter().flatten().map(|pair| pair.image.len() as u64).sum();
-        counters.encoded_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let failed = pairs.is_err();
-        let begin = counters.read.busy(begin);
-        if windows.send(Window { first: stretch.first, pairs }).is_err() || failed {
-            return;
+        let mut first = stretch.first;
+        for rows in stretch.rows.chunks(ROWS_DESCRIBED) {
+            let begin = Instant::now();
+            let described = guarded(|| shards.describe(rows, &counters.stop));
+            counters.read.busy(begin);
+            let mut pairs = match described {
+                Ok(Some(pairs)) => pairs.into_iter().peekable(),
+                Ok(None) => return,
+                Err(error) => {
+                    let _ = parts.send(Part { first, pairs: Err(error) });
+                    return;
+                }
+            };
+            while pairs.peek().is_some() {
+                let (mut part, bytes) = next_part(&mut pairs, counters.encoded.limit() / PARTS_IN_FLIGHT);
+                let begin = Instant::now();
+                if !counters.encoded.take(bytes) {
+                    return;
+                }
+                let begin = counters.read.waited_for_output(begin);
+                let rows = part.len() as u64;
+                let loaded = guarded(|| shards.load(&mut part, &counters.stop));
+                let begin = counters.read.busy(begin);
+                let part = match loaded {
+                    Ok(true) => Ok(part),
+                    Ok(false) => return,
+                    Err(error) => Err(error),
+                };
+                let failed = part.is_err();
+                if parts.send(Part { first, pairs: part }).is_err() || failed {
+                    return;
+                }
+                counters.read.waited_for_output(begin);
+                first += rows;
+            }
         }
-        counters.read.waited_for_output(begin);
     }
+}
+
+/// The files may be damaged in ways that the Parquet reader does not foresee.
+fn guarded<T>(read: impl FnOnce() -> Result<T, LoaderError>) -> Result<T, LoaderError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(LoaderError::Broken { stage: "reading" }))
+}
+
+/// As many pairs as have no more bytes than that, but at least one; and their bytes.
+fn next_part(pairs: &mut Peekable<impl Iterator<Item = Pair>>, limit: u64) -> (Vec<Pair>, u64) {
+    let (mut part, mut bytes) = (Vec::new(), 0_u64);
+    while let Some(pair) = pairs.next_if(|pair| part.is_empty() || bytes.saturating_add(pair.bytes) <= limit) {
+        bytes = bytes.saturating_add(pair.bytes);
+        part.push(pair);
+    }
+    (part, bytes)
 }
 
 /// Hands pairs to the workers; begins a batch only when there is room for it in the queue.
 pub(super) fn dispatch(
     layout: Layout,
-    windows: &Receiver<Window>,
+    parts: &Receiver<Part>,
     tickets: &Receiver<()>,
     jobs: &Sender<Job>,
     results: &Sender<Done>,
@@ -156,17 +215,17 @@ pub(super) fn dispatch(
     let mut batch_end = layout.start;
     loop {
         let begin = Instant::now();
-        let Ok(window) = windows.recv() else { return };
-        lap(&counters.for_windows, begin);
-        let pairs = match window.pairs {
+        let Ok(part) = parts.recv() else { return };
+        lap(&counters.for_parts, begin);
+        let pairs = match part.pairs {
             Ok(pairs) => pairs,
             Err(error) => {
                 // If the collator is gone, nobody wants to know.
-                let _ = results.send(Done { index: window.first, outcome: Err(Stop::Failed(error)) });
+                let _ = results.send(Done { index: part.first, outcome: Err(Stop::Failed(error)) });
                 return;
             }
         };
-        for (index, pair) in (window.first..).zip(pairs) {
+        for (index, pair) in (part.first..).zip(pairs) {
             let begin = Instant::now();
             if index == batch_end {
                 if tickets.recv().is_err() {
@@ -189,12 +248,12 @@ pub(super) fn work(work: &Work, jobs: &Receiver<Job>, results: &Sender<Done>, co
         let begin = Instant::now();
         let Ok(job) = jobs.recv() else { return };
         counters.decode.waited_for_input(begin);
-        let (index, bytes) = (job.index, job.pair.image.len() as u64);
+        let (index, bytes) = (job.index, job.pair.bytes);
         let outcome = catch_unwind(AssertUnwindSafe(|| work.sample(job, counters)))
             .unwrap_or(Err(Stop::Failed(LoaderError::Broken { stage: "decoding" })));
-        counters.encoded_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        counters.encoded.give_back(bytes);
         if outcome.is_ok() {
-            counters.decoded_bytes.fetch_add(work.sample_bytes(), Ordering::Relaxed);
+            counters.decoded(work.sample_bytes());
         }
         let begin = Instant::now();
         if results.send(Done { index, outcome }).is_err() {
@@ -215,6 +274,14 @@ pub(super) fn collate(
     // Bounded by the batches that may be begun.
     let mut early: HashMap<u64, Result<Sample, Stop>> = HashMap::new();
     let mut next = layout.start;
+    if layout.begins_empty() {
+        let global = layout.share.global;
+        let (first, end) = (SampleIndex(layout.first_sample), SampleIndex(global.batch_end(layout.first_sample)));
+        let empty = Batch { first, next: end, epoch: global.epoch_of(first.0), ..empty_batch(work, 0) };
+        if batches.send(Ok(empty)).is_err() {
+            return;
+        }
+    }
     let mut batch = begin_batch(layout, work, next);
     loop {
         let begin = Instant::now();
@@ -236,7 +303,7 @@ pub(super) fn collate(
                 }
             }
             next += 1;
-            if next == batch.next.0 {
+            if next == layout.cut.batch_end(next - 1) {
                 let finished = std::mem::replace(&mut batch, begin_batch(layout, work, next));
                 if batches.send(Ok(finished)).is_err() {
                     return;
@@ -251,21 +318,29 @@ pub(super) fn collate(
     }
 }
 
-/// An empty batch that begins at a place of the stream.
+/// The batch that begins at a place of the stream, still empty.
 fn begin_batch(layout: Layout, work: &Work, first: u64) -> Batch {
-    let next = layout.cut.batch_end(first);
+    let global = layout.share.global;
+    let sample = layout.share.global_of(first);
+    let begins_within = first == layout.start && !layout.begins_empty();
     // Behind the end nothing follows, so nothing is set aside.
-    let samples = if first < layout.end { (next - first) as usize } else { 0 };
+    let samples = if first < layout.end { (layout.cut.batch_end(first) - first) as usize } else { 0 };
     Batch {
-        first: SampleIndex(first),
-        next: SampleIndex(next),
-        epoch: layout.cut.epoch_of(first),
+        first: SampleIndex(if begins_within { layout.first_sample } else { global.batch_start(sample) }),
+        next: SampleIndex(global.batch_end(sample)),
+        epoch: global.epoch_of(sample),
+        ..empty_batch(work, samples)
+    }
+}
+
+fn empty_batch(work: &Work, samples: usize) -> Batch {
+    Batch {
         image_size: work.image_size,
         context_length: work.context_length,
         images: Vec::with_capacity(samples * 3 * work.image_size as usize * work.image_size as usize),
         tokens: Vec::with_capacity(samples * work.context_length),
         uids: Vec::with_capacity(samples),
         captions: Vec::with_capacity(samples),
-        skipped: Vec::new(),
+        ..Batch::default()
     }
 }

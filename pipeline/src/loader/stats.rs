@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::budget::Budget;
+
 /// Time that a stage spent, in nanoseconds, over all of its threads.
 #[derive(Default)]
 pub(super) struct Clock {
@@ -13,21 +15,22 @@ pub(super) struct Clock {
 
 /// What the threads count.
 pub(super) struct Counters {
-    /// Set when the loader is dropped: the reader looks at it in the middle of a window.
+    /// Set when the loader is dropped: the reader looks at it in the middle of a read.
     pub(super) stop: AtomicBool,
     pub(super) read: Clock,
     pub(super) decode: Clock,
     pub(super) resize: Clock,
     pub(super) tokenize: Clock,
     pub(super) batch: Clock,
-    /// How long the dispatcher waited for a window, for leave to begin a batch, and for a free worker.
-    pub(super) for_windows: AtomicU64,
+    /// How long the dispatcher waited for pairs, for leave to begin a batch, and for a free worker.
+    pub(super) for_parts: AtomicU64,
     pub(super) for_queue: AtomicU64,
     pub(super) for_workers: AtomicU64,
-    /// Bytes of images that are read and not yet decoded.
-    pub(super) encoded_bytes: AtomicU64,
-    /// Bytes of samples that are decoded and not yet taken by the caller.
+    /// Bytes of images that are read, or being read, and not yet decoded.
+    pub(super) encoded: Budget,
+    /// Bytes of samples that are decoded and not yet taken by the caller, and the most that they have been.
     pub(super) decoded_bytes: AtomicU64,
+    decoded_peak: AtomicU64,
     workers: usize,
     capacity: usize,
 }
@@ -45,9 +48,9 @@ pub struct StageStats {
 }
 
 /// What a loader is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoaderStats {
-    /// Read, decode, resize, tokenize, batch.
+    /// Read, decode, crop and resize, tokenize, collate.
     pub stages: Vec<StageStats>,
     /// Finished batches that wait for the caller.
     pub queued_batches: usize,
@@ -57,6 +60,8 @@ pub struct LoaderStats {
     pub encoded_bytes: u64,
     /// Bytes of samples that are decoded and not yet taken by the caller.
     pub decoded_bytes: u64,
+    /// The most that `encoded_bytes` and `decoded_bytes` have been.
+    pub peak_bytes: (u64, u64),
     /// How long handing out work stood still because the next row groups were not read.
     pub held_up_by_reading: Duration,
     /// The same, because all workers were busy.
@@ -101,7 +106,8 @@ fn duration(nanoseconds: &AtomicU64) -> Duration {
 }
 
 impl Counters {
-    pub(super) fn new(workers: usize, capacity: usize) -> Self {
+    /// `encoded_limit`: bytes of images that may be read and not yet decoded. `capacity`: batches that may be begun and not taken.
+    pub(super) fn new(workers: usize, encoded_limit: u64, capacity: usize) -> Self {
         Self {
             stop: AtomicBool::new(false),
             read: Clock::default(),
@@ -109,14 +115,27 @@ impl Counters {
             resize: Clock::default(),
             tokenize: Clock::default(),
             batch: Clock::default(),
-            for_windows: AtomicU64::new(0),
+            for_parts: AtomicU64::new(0),
             for_queue: AtomicU64::new(0),
             for_workers: AtomicU64::new(0),
-            encoded_bytes: AtomicU64::new(0),
+            encoded: Budget::new(encoded_limit),
             decoded_bytes: AtomicU64::new(0),
+            decoded_peak: AtomicU64::new(0),
             workers,
             capacity,
         }
+    }
+
+    /// Ends what waits for anything else than a channel.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.encoded.close();
+    }
+
+    /// A sample of so many bytes waits to be taken.
+    pub(super) fn decoded(&self, bytes: u64) {
+        let now = self.decoded_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.decoded_peak.fetch_max(now, Ordering::Relaxed);
     }
 
     pub(super) fn stats(&self, queued_batches: usize) -> LoaderStats {
@@ -124,15 +143,16 @@ impl Counters {
             stages: vec![
                 self.read.stats("read", 1),
                 self.decode.stats("decode", self.workers),
-                self.resize.stats("resize", self.workers),
+                self.resize.stats("crop, resize", self.workers),
                 self.tokenize.stats("tokenize", self.workers),
-                self.batch.stats("batch", 1),
+                self.batch.stats("collate", 1),
             ],
             queued_batches,
             queue_capacity: self.capacity,
-            encoded_bytes: self.encoded_bytes.load(Ordering::Relaxed),
+            encoded_bytes: self.encoded.held(),
             decoded_bytes: self.decoded_bytes.load(Ordering::Relaxed),
-            held_up_by_reading: duration(&self.for_windows),
+            peak_bytes: (self.encoded.peak(), self.decoded_peak.load(Ordering::Relaxed)),
+            held_up_by_reading: duration(&self.for_parts),
             held_up_by_workers: duration(&self.for_workers),
             held_up_by_caller: duration(&self.for_queue),
         }
@@ -140,6 +160,23 @@ impl Counters {
 }
 
 impl LoaderStats {
+    pub fn stage(&self, name: &str) -> Option<&StageStats> {
+        self.stages.iter().find(|stage| stage.stage == name)
+    }
+
+    /// Adds what a loader did after this one.
+    pub fn add(&mut self, later: &Self) {
+        for (stage, more) in self.stages.iter_mut().zip(&later.stages) {
+            stage.busy += more.busy;
+            stage.waiting_for_input += more.waiting_for_input;
+            stage.waiting_for_output += more.waiting_for_output;
+        }
+        self.held_up_by_reading += later.held_up_by_reading;
+        self.held_up_by_workers += later.held_up_by_workers;
+        self.held_up_by_caller += later.held_up_by_caller;
+        self.peak_bytes = (self.peak_bytes.0.max(later.peak_bytes.0), self.peak_bytes.1.max(later.peak_bytes.1));
+    }
+
     /// Which stage sets the pace, in words, with what would help.
     pub fn limiting_stage(&self) -> String {
         let (reading, workers, caller) = (self.held_up_by_reading, self.held_up_by_workers, self.held_up_by_caller);
@@ -158,7 +195,7 @@ impl LoaderStats {
         let [_, decode, resize, tokenize, batch] = &self.stages[..] else { return "unknown".into() };
         let threads = decode.threads;
         if decode.waiting_for_output > decode.busy + resize.busy + tokenize.busy {
-            return format!("batch: {threads} workers wait for their results to be put together; memory is the limit");
+            return format!("collate: {threads} workers wait for their results to be put together; memory is the limit");
         }
         let total = (decode.busy + resize.busy + tokenize.busy + batch.busy).as_secs_f64().max(f64::MIN_POSITIVE);
         let slowest = [decode, resize, tokenize].into_iter().max_by_key(|stage| stage.busy).unwrap_or(decode);
@@ -176,14 +213,14 @@ mod tests {
 
     #[test]
     fn the_longest_hold_up_names_the_limiting_stage() {
-        let counters = Counters::new(2, 4);
+        let counters = Counters::new(2, 1 << 20, 4);
         assert!(counters.stats(0).limiting_stage().starts_with("nothing yet"));
-        counters.for_windows.store(5, Ordering::Relaxed);
+        counters.for_parts.store(5, Ordering::Relaxed);
         assert!(counters.stats(0).limiting_stage().starts_with("read"));
         counters.for_workers.store(9, Ordering::Relaxed);
         counters.decode.busy.store(3, Ordering::Relaxed);
         counters.resize.busy.store(7, Ordering::Relaxed);
-        assert!(counters.stats(0).limiting_stage().starts_with("resize: 70% of the time of 2 workers"));
+        assert!(counters.stats(0).limiting_stage().starts_with("crop, resize: 70% of the time of 2 workers"));
         counters.for_queue.store(10, Ordering::Relaxed);
         assert!(counters.stats(3).limiting_stage().starts_with("the caller: 3 of 4"));
     }

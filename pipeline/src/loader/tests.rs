@@ -9,6 +9,8 @@ use super::*;
 use crate::test_data::{TestDataset, dataset, own, png};
 use crate::{decode, eval_transform};
 
+mod sources;
+
 fn pairs(count: usize) -> Vec<(Vec<u8>, String)> {
     (0..count).map(|number| (png(number), format!("picture {number}"))).collect()
 }
@@ -19,17 +21,27 @@ fn tokenizer() -> Arc<Tokenizer> {
 
 fn spec(data: &TestDataset, tokenizer: &Arc<Tokenizer>) -> LoaderSpec {
     LoaderSpec {
-        dataset: data.folder.path().to_owned(),
-        selection: Arc::new(data.selection.clone()),
+        sources: vec![source(data)],
         tokenizer: Arc::clone(tokenizer),
         image_size: 16,
         context_length: 8,
         batch_size: 6,
         seed: 11,
         augment: AugmentConfig { scale: [0.3, 1.0], ..AugmentConfig::default() },
-        config: LoaderConfig { threads: 2, window_row_groups: 2, ..LoaderConfig::default() },
+        config: LoaderConfig { threads: 2, window_row_groups: 2, row_group_parts: 1, ..LoaderConfig::default() },
         start: SampleIndex(0),
         epochs: 3,
+        rank: 0,
+        ranks: 1,
+    }
+}
+
+fn source(data: &TestDataset) -> DataSource {
+    DataSource {
+        dataset: data.folder.path().to_owned(),
+        selection: Arc::new(data.selection.clone()),
+        weight: 1.0,
+        captions: Vec::new(),
     }
 }
 
@@ -43,6 +55,11 @@ fn eval_spec(data: &TestDataset, tokenizer: &Arc<Tokenizer>) -> EvalSpec {
         batch_size: 6,
         config: LoaderConfig { threads: 2, ..LoaderConfig::default() },
     }
+}
+
+/// Of eight row groups of five.
+fn order(data: &TestDataset) -> Order {
+    Order::new(&[5; 8], data.selection.hash(), 11, Shuffle { window_row_groups: 2, row_group_parts: 1 })
 }
 
 fn all(spec: LoaderSpec) -> Vec<Batch> {
@@ -208,7 +225,7 @@ fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
     }
     assert!(skipped >= 2, "{skipped}");
     // Eight row groups of five: the order of the whole selection, in which the two are passed over.
-    let order = Order::new(&[5; 8], data.selection.hash(), 11, 2);
+    let order = order(&data);
     let mut position = 0;
     for batch in &batches {
         let mut expected = Vec::new();
@@ -264,24 +281,58 @@ fn a_loader_dropped_at_any_time_ends_its_threads() {
 fn what_waits_for_the_caller_is_bounded_by_the_queue() {
     let (data, tokenizer) = (dataset(pairs(64), 8, 2), tokenizer());
     let mut spec = spec(&data, &tokenizer);
-    (spec.image_size, spec.batch_size, spec.epochs, spec.config.queue_mib) = (128, 8, 2, 1);
-    // A batch has 8 · (128 · 128 · 3 + 4 · 8 + 64) = 393,984 bytes, so two fit in 1 MiB.
+    (spec.image_size, spec.batch_size, spec.epochs, spec.config.queue_mib) = (128, 8, 2, 2);
+    // A batch has 8 · (128 · 128 · 3 + 4 · 8 + 64) = 393,984 bytes. A quarter of the 2 MiB is for what is not decoded yet, so
+    // three batches fit in the rest.
     let mut loader = train_loader(spec).unwrap();
-    assert_eq!(loader.stats().queue_capacity, 2);
-    while loader.stats().queued_batches < 2 {
+    assert_eq!(loader.stats().queue_capacity, 3);
+    while loader.stats().queued_batches < 3 {
         std::thread::yield_now();
     }
-    assert_eq!(loader.stats().decoded_bytes, 2 * 393_984);
+    assert_eq!(loader.stats().decoded_bytes, 3 * 393_984);
     let mut batches = 0;
     while let Some(batch) = loader.next() {
         assert_eq!(batch.unwrap().bytes(), 393_984);
-        assert!(loader.stats().decoded_bytes <= 2 * 393_984);
+        assert!(loader.stats().decoded_bytes <= 3 * 393_984);
         batches += 1;
     }
     assert_eq!(batches, 16);
     let stats = loader.stats();
     assert_eq!((stats.decoded_bytes, stats.encoded_bytes, stats.queued_batches), (0, 0, 0));
+    assert_eq!(stats.peak_bytes.1, 3 * 393_984);
     assert!(stats.stages.iter().all(|stage| !stage.busy.is_zero()), "{stats:?}");
+}
+
+/// A PNG that cannot be compressed, so of at least 3 · side² bytes.
+fn noise(seed: u64, side: u32) -> Vec<u8> {
+    let mut random = crate::random::Random::new(seed);
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let pixel = |_, _| image::Rgb([0; 3].map(|_: u8| random.next_u64() as u8));
+    image::RgbImage::from_fn(side, side, pixel).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn what_is_read_and_not_decoded_is_bounded_whatever_the_window_and_a_larger_image_still_comes() {
+    // A window of four row groups has 1.5 MB; a quarter of 1 MiB may be read and not yet decoded. The last image has 360 kB.
+    let mut made: Vec<(Vec<u8>, String)> = (0..48).map(|number| (noise(number, 102), format!("noise {number}"))).collect();
+    made.push((noise(48, 346), "much noise".into()));
+    let (largest, (data, tokenizer)) = (made[48].0.len() as u64, (dataset(made, 12, 2), tokenizer()));
+    let with = |queue_mib: u64| {
+        let mut spec = spec(&data, &tokenizer);
+        (spec.batch_size, spec.epochs, spec.config.window_row_groups, spec.config.queue_mib) = (7, 1, 4, queue_mib);
+        let mut loader = train_loader(spec).unwrap();
+        let batches: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
+        (batches, loader.stats())
+    };
+    let (batches, stats) = with(1);
+    let (limit, (peak, _)) = (256 << 10, stats.peak_bytes);
+    assert!(largest > limit && peak == largest, "{stats:?}");
+    assert_eq!(stats.encoded_bytes, 0);
+    let (reference, stats) = with(64);
+    assert!(stats.peak_bytes.0 > 1_000_000, "{stats:?}");
+    assert!(batches.iter().map(content).eq(reference.iter().map(content)));
+    assert_eq!(batches.iter().map(Batch::len).sum::<usize>(), 49);
 }
 
 #[test]
@@ -300,16 +351,19 @@ fn selections_that_cannot_be_trained_on_are_refused_in_words() {
     let refusal = |change: &dyn Fn(&mut Selection)| {
         let mut selection = data.selection.clone();
         change(&mut selection);
-        let spec = LoaderSpec { selection: Arc::new(selection), ..spec(&data, &tokenizer) };
-        train_loader(spec).err().unwrap().to_string()
+        let sources = vec![DataSource { selection: Arc::new(selection), ..source(&data) }];
+        train_loader(LoaderSpec { sources, ..spec(&data, &tokenizer) }).err().unwrap().to_string()
     };
     let message = refusal(&|selection| *selection = subset(selection, |row| row < 5));
     assert!(message.contains("has 5 rows, a batch wants 6"), "{message}");
-    let message = refusal(&|selection| selection.weights[3] = 2.0);
-    assert!(message.contains("row 3 of the selection has weight 2"), "{message}");
+    for weight in [0.0, -1.0, f32::NAN, 1e30] {
+        let message = refusal(&|selection| selection.weights[3] = weight);
+        assert!(message.contains("row 3 of the selection has weight"), "{message}");
+    }
     let message = refusal(&|selection| selection.rows.swap(0, 1));
     assert!(message.contains("diptych select"), "{message}");
-    let nowhere = LoaderSpec { dataset: "/nowhere".into(), ..spec(&data, &tokenizer) };
+    let nowhere = DataSource { dataset: "/nowhere".into(), ..source(&data) };
+    let nowhere = LoaderSpec { sources: vec![nowhere], ..spec(&data, &tokenizer) };
     assert!(train_loader(nowhere).err().unwrap().to_string().contains("diptych ingest"));
 }
 
@@ -326,7 +380,7 @@ fn a_dataset_that_changed_or_broke_names_the_file_and_the_place() {
         error
     };
     let message = failure(&|data| data.selection.uids[21] = Uid([9; 16]));
-    assert!(message.contains("blob/00001.parquet: row 1 of row group 1") && message.contains("diptych select"), "{message}");
+    assert!(message.contains("meta/00001.parquet: row 1 of row group 1") && message.contains("diptych select"), "{message}");
     let message = failure(&|data| data.selection.row_groups[39] = 7);
     assert!(message.contains("blob/00002.parquet: row 4 of row group 7 does not exist"), "{message}");
     let message = failure(&|data| std::fs::remove_file(diptych_schemas::blob_path(data.folder.path(), 1)).unwrap());
@@ -344,7 +398,7 @@ fn a_dataset_that_changed_or_broke_names_the_file_and_the_place() {
 #[test]
 fn damage_in_a_later_window_comes_after_the_batches_before_it() {
     let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
-    let order = Order::new(&[5; 8], data.selection.hash(), 11, 2);
+    let order = order(&data);
     let last = order.row(0, 35).unwrap() as usize;
     let blob = diptych_schemas::blob_path(data.folder.path(), data.selection.shards[last]);
     let reference = all(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) });

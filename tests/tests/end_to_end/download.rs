@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use diptych_tests::Work;
-use diptych_tests::server::Server;
+use diptych_tests::image_server::Server;
 
 fn ingest<'a>(dataset: &'a str, interval_ms: &'a str) -> [&'a str; 9] {
     let small = "--row-group-mib=1";

@@ -7,5 +7,6 @@ mod crash;
 mod download;
 mod formats;
 mod profile;
+mod remote;
 mod tidy;
 mod way;

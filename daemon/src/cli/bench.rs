@@ -1,0 +1,65 @@
+//! Arguments of `diptych bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::DatasetArg;
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub what: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// The loader on your own shards: each stage's speed, which one limits, and bare libjpeg-turbo decoding of the same images
+    /// beside it, in turns
+    Loader(BenchLoaderArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct BenchLoaderArgs {
+    #[command(flatten)]
+    pub dataset: DatasetArg,
+    /// Pairs to deliver, as `diptych select` makes them. Without it: all of the dataset
+    #[arg(short, long, value_name = "FILE")]
+    pub selection: Option<PathBuf>,
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub batch_size: usize,
+    /// Height and width of the images in a batch, in pixels
+    #[arg(long, default_value_t = 224, value_name = "PIXELS")]
+    pub image_size: u32,
+    /// Tokens of a caption in a batch
+    #[arg(long, default_value_t = 77, value_name = "N")]
+    pub context_length: usize,
+    /// A tokenizer.json. Without it: CLIP's own
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Decoding threads; 0: one for each core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+    /// Bytes in flight, in MiB, as loader.queue_mib
+    #[arg(long, default_value_t = diptych_schemas::LoaderConfig::default().queue_mib, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub queue_mib: u64,
+    /// Row groups that are shuffled together, as loader.window_row_groups
+    #[arg(long, default_value_t = diptych_schemas::LoaderConfig::default().window_row_groups, value_name = "N")]
+    pub window_row_groups: usize,
+    /// Measure only the first N pairs; 0: all. Bare decoding keeps their files in memory, at most 512 MiB of them
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    pub pairs: usize,
+    /// Passes over the pairs in each round; 0: as many as take a second
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub epochs: u64,
+    /// Rounds; in each, the loader and bare decoding take turns
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rounds: u64,
+    /// Only the loader, without bare decoding beside it
+    #[arg(long)]
+    pub no_bare: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}

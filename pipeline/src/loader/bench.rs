@@ -1,0 +1,210 @@
+//! The loader beside bare decoding of the same images. Rounds of both take turns, so that whatever else the machine does meets
+//! both alike: a ratio of two neighbouring rounds says more than either speed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use diptych_schemas::SampleIndex;
+
+use super::plan::Pick;
+use super::shards::Shards;
+use super::{LoaderError, LoaderSpec, LoaderStats, train_loader};
+use crate::decode::bare;
+use crate::{ImageFormat, Selection};
+
+/// Images whose files are kept in memory for bare decoding, in bytes; beyond that no more pairs are measured.
+const KEPT_BYTES: u64 = 512 << 20;
+
+/// What is measured, and how long.
+pub struct BenchSpec {
+    /// What is delivered: of one source; its `start` and `epochs` do not count.
+    pub loader: LoaderSpec,
+    /// At most so many pairs, the first of the selection; 0: all.
+    pub pairs: usize,
+    pub rounds: usize,
+    /// Passes over the pairs in a round; 0: as many as take a second, by a first pass that does not count.
+    pub epochs: u64,
+    /// Whether bare decoding takes turns with the loader. Its files are kept in memory, so fewer pairs may be measured.
+    pub bare: bool,
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct BenchReport {
+    /// Pairs in a pass over what was measured, and their files' bytes where bare decoding had them all.
+    pub pairs: u64,
+    pub file_bytes: Option<u64>,
+    /// Of these, files that are not JPEG: bare decoding has them through other decoders.
+    pub other_formats: u64,
+    /// Passes in a round.
+    pub epochs: u64,
+    pub rounds: Vec<BenchRound>,
+    /// Of all rounds together.
+    pub stats: LoaderStats,
+}
+
+/// One turn of each.
+#[derive(Clone, Debug)]
+pub struct BenchRound {
+    pub loader: Rate,
+    pub bare: Option<Rate>,
+    pub stats: LoaderStats,
+    /// Images that could not be used.
+    pub skipped: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    pub images: u64,
+    pub seconds: f64,
+}
+
+impl Rate {
+    pub fn per_second(self) -> f64 {
+        self.images as f64 / self.seconds.max(1e-9)
+    }
+}
+
+impl BenchRound {
+    /// The loader's speed over bare decoding's.
+    pub fn ratio(&self) -> Option<f64> {
+        self.bare.map(|bare| self.loader.per_second() / bare.per_second())
+    }
+}
+
+/// Measures, and calls `each` after each round.
+pub fn bench_loader(mut spec: BenchSpec, each: &mut dyn FnMut(&BenchRound)) -> Result<BenchReport, LoaderError> {
+    let all = spec.loader.sources[0].selection.len();
+    let wanted = if spec.pairs == 0 { all } else { spec.pairs.min(all) };
+    let files = if spec.bare { Some(files(&spec.loader, wanted)?) } else { None };
+    let pairs = files.as_ref().map_or(wanted, Vec::len);
+    if pairs < all {
+        let source = &mut spec.loader.sources[0];
+        source.selection = first(&source.selection, pairs).into();
+    }
+    spec.loader.start = SampleIndex(0);
+    let epochs = match spec.epochs {
+        0 => {
+            let (pass, _, _) = deliver(&spec.loader, 1)?;
+            (1.0 / pass.seconds).ceil().max(1.0) as u64
+        }
+        epochs => epochs,
+    };
+    let mut rounds: Vec<BenchRound> = Vec::new();
+    let mut total: Option<LoaderStats> = None;
+    for _ in 0..spec.rounds.max(1) {
+        let (loader, stats, skipped) = deliver(&spec.loader, epochs)?;
+        let threads = stats.stage("decode").map_or(1, |stage| stage.threads);
+        let bare = match &files {
+            Some(files) => Some(decode_bare(files, loader.images as usize, threads)?),
+            None => None,
+        };
+        match &mut total {
+            Some(total) => total.add(&stats),
+            None => total = Some(stats.clone()),
+        }
+        let round = BenchRound { loader, bare, stats, skipped };
+        each(&round);
+        rounds.push(round);
+    }
+    let stats = total.unwrap_or_default();
+    let other = |file: &&Arc<[u8]>| ImageFormat::of(file) != Some(ImageFormat::Jpeg);
+    Ok(BenchReport {
+        pairs: pairs as u64,
+        file_bytes: files.as_ref().map(|files| files.iter().map(|file| file.len() as u64).sum()),
+        other_formats: files.as_ref().map_or(0, |files| files.iter().filter(other).count() as u64),
+        epochs,
+        rounds,
+        stats,
+    })
+}
+
+/// The first rows of a selection.
+fn first(selection: &Selection, rows: usize) -> Selection {
+    Selection {
+        uids: selection.uids[..rows].to_vec(),
+        shards: selection.shards[..rows].to_vec(),
+        row_groups: selection.row_groups[..rows].to_vec(),
+        rows: selection.rows[..rows].to_vec(),
+        weights: selection.weights[..rows].to_vec(),
+        ..selection.clone()
+    }
+}
+
+/// The images' files of the first rows, as many as may be kept.
+fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Arc<[u8]>>, LoaderError> {
+    let mut shards = Shards::open(spec.sources[..1].to_vec(), spec.seed, &spec.config.remote, &Arc::default())?;
+    let stop = AtomicBool::new(false);
+    let mut left = KEPT_BYTES;
+    let mut files = Vec::new();
+    let rows: Vec<Pick> = (0..rows as u64).map(|row| Pick { source: 0, row, sample: row }).collect();
+    for rows in rows.chunks(256) {
+        let mut pairs = shards.describe(rows, &stop)?.unwrap_or_default();
+        let fit = pairs.iter().take_while(|pair| left.checked_sub(pair.bytes).inspect(|rest| left = *rest).is_some()).count();
+        let whole = fit == pairs.len();
+        pairs.truncate(fit);
+        shards.load(&mut pairs, &stop)?;
+        files.extend(pairs.into_iter().map(|pair| pair.image));
+        if !whole {
+            break;
+        }
+    }
+    Ok(files)
+}
+
+/// Takes all batches of some passes as fast as they come: images in them, and skipped ones.
+fn deliver(spec: &LoaderSpec, epochs: u64) -> Result<(Rate, LoaderStats, u64), LoaderError> {
+    let begin = Instant::now();
+    let mut loader = train_loader(LoaderSpec { epochs, ..spec.clone() })?;
+    let (mut images, mut skipped) = (0, 0);
+    for batch in loader.by_ref() {
+        let batch = batch?;
+        images += batch.len() as u64;
+        skipped += batch.skipped.len() as u64;
+    }
+    Ok((Rate { images, seconds: begin.elapsed().as_secs_f64() }, loader.stats(), skipped))
+}
+
+/// Decodes `count` images, over and over through `files`, on so many threads, and does nothing else.
+fn decode_bare(files: &[Arc<[u8]>], count: usize, threads: usize) -> Result<Rate, LoaderError> {
+    let next = AtomicUsize::new(0);
+    let begin = Instant::now();
+    std::thread::scope(|scope| -> Result<(), LoaderError> {
+        for _ in 0..threads {
+            let decode = || {
+                let mut decoder = bare::Decoder::default();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        break;
+                    }
+                    decoder.decode(&files[number % files.len()]);
+                }
+            };
+            std::thread::Builder::new().name("diptych-bare".into()).spawn_scoped(scope, decode).map_err(LoaderError::Threads)?;
+        }
+        Ok(())
+    })?;
+    Ok(Rate { images: count as u64, seconds: begin.elapsed().as_secs_f64() })
+}
+
+/// The middle one, or between the middle two.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        length => f64::midpoint(sorted[(length - 1) / 2], sorted[length / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_of_an_even_number_lies_between_the_middle_two() {
+        assert_eq!((median([3.0, 1.0, 2.0]), median([4.0, 1.0, 2.0, 3.0])), (2.0, 2.5));
+    }
+}

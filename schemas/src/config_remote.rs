@@ -1,0 +1,95 @@
+//! How datasets are read that lie in an object store or behind a web server.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Reading datasets whose name is a URL (`s3://`, `gs://`, `az://`, `http://`, `https://`). Credentials come from the environment
+/// (`AWS_*`, `GOOGLE_*`, `AZURE_*`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RemoteConfig {
+    /// Folder of the cache. Without it: `diptych/blocks` in the user's cache folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+    /// Bytes that the cache keeps, in MiB; 0: no cache.
+    pub cache_mib: u64,
+    /// How often a request is tried again, with growing pauses.
+    pub retries: u32,
+    /// Longest time that a request takes, with its body, in seconds.
+    pub timeout_seconds: u64,
+    /// More settings of the object store, as in its environment variables: `aws_endpoint = "http://minio:9000"`. Not for
+    /// secrets: a run keeps its configuration.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+}
+
+impl Default for RemoteConfig {
+    fn default() -> Self {
+        Self { cache: None, cache_mib: 16 << 10, retries: 10, timeout_seconds: 60, options: BTreeMap::new() }
+    }
+}
+
+impl RemoteConfig {
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        if self.cache_mib != 0 && self.cache_mib < 64 {
+            return Err(format!("loader.remote.cache_mib must be 0 (no cache) or at least 64, got {}", self.cache_mib));
+        }
+        if self.timeout_seconds == 0 {
+            return Err("loader.remote.timeout_seconds must be at least 1".into());
+        }
+        if self.retries > 100 {
+            return Err(format!("loader.remote.retries must be at most 100, got {}", self.retries));
+        }
+        let secret = |name: &&String| {
+            let name = name.to_lowercase();
+            ["secret", "token", "password", "private_key", "access_key", "account_key", "sas"]
+                .iter()
+                .any(|word| name.contains(word))
+        };
+        if let Some(name) = self.options.keys().find(secret) {
+            return Err(format!(
+                "loader.remote.options: {name} looks like a secret, and a run keeps its configuration. Set it in the environment"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a dataset's name is a URL and not a folder.
+pub fn is_url(name: &Path) -> bool {
+    let scheme = name.to_str().and_then(|name| name.split_once("://")).map_or("", |(scheme, _)| scheme);
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TrainConfig;
+
+    #[test]
+    fn urls_are_told_from_folders_and_stay_as_they_are() {
+        for url in ["s3://bucket/data", "http://127.0.0.1:9000/x", "abfss://c@a.dfs.core.windows.net/d"] {
+            assert!(is_url(Path::new(url)));
+            let text = format!("name = \"a\"\n[data]\ndataset = \"{url}\"\nselection = \"s\"\n[model]\nconfig = \"demo\"\n");
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("run.toml");
+            crate::durable::write(&path, text.as_bytes()).unwrap();
+            let config = TrainConfig::read(&path).unwrap();
+            assert_eq!(config.data.dataset, Some(url.into()));
+            assert_eq!(config.data.selection, Some(folder.path().join("s")));
+        }
+        for folder in ["data", "/a/b", "C:/x", "1a://b", "a b://c", ""] {
+            assert!(!is_url(Path::new(folder)), "{folder}");
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_go_into_a_configuration() {
+        let with = |name: &str| RemoteConfig { options: [(name.to_owned(), "x".to_owned())].into(), ..RemoteConfig::default() };
+        assert!(with("aws_secret_access_key").validate().unwrap_err().contains("environment"));
+        with("aws_endpoint").validate().unwrap();
+    }
+}

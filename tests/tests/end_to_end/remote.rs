@@ -1,0 +1,309 @@
+//! Datasets behind a web server or in an object store: over a line as bad as can be, the batches are those from the disk; what
+//! cannot be had ends with an error that says so.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use diptych_pipeline::{Batch, DataSource, LoaderError, LoaderSpec, Selection, Tokenizer, train_loader};
+use diptych_schemas::{AugmentConfig, LoaderConfig, RemoteConfig, SampleIndex};
+use diptych_tests::server::{Fault, Request, Server};
+use diptych_tests::{Work, pairs, tiny_config};
+
+/// 48 pairs of 40 kB, in several shards and row groups: more than one block of the cache each.
+fn dataset() -> Work {
+    let work = Work::new();
+    let mut members = Vec::new();
+    let names: Vec<(String, String)> = (0..48).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
+    for (number, (image, text)) in names.iter().enumerate() {
+        members.push((image.as_str(), pairs::noise(number as u64 + 1, 115)));
+        members.push((text.as_str(), format!("noise number {number}").into_bytes()));
+    }
+    work.write("noise.tar", pairs::tar(&members));
+    work.diptych(&["ingest", "noise.tar", "--dataset", "data", "--row-group-mib", "1", "--shard-mib", "1"]).ok();
+    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "data", "--output", "all.parquet"]).ok();
+    work
+}
+
+fn config(work: &Work, retries: u32) -> LoaderConfig {
+    let remote =
+        RemoteConfig { cache: Some(work.path("cache")), cache_mib: 64, retries, timeout_seconds: 1, ..RemoteConfig::default() };
+    LoaderConfig { threads: 2, remote, ..LoaderConfig::default() }
+}
+
+fn spec(work: &Work, dataset: impl Into<PathBuf>, config: LoaderConfig) -> LoaderSpec {
+    LoaderSpec {
+        sources: vec![DataSource {
+            dataset: dataset.into(),
+            selection: Arc::new(Selection::read(&work.path("all.parquet")).unwrap()),
+            weight: 1.0,
+            captions: Vec::new(),
+        }],
+        tokenizer: Arc::new(Tokenizer::clip().unwrap()),
+        image_size: 32,
+        context_length: 8,
+        batch_size: 8,
+        seed: 5,
+        augment: AugmentConfig::default(),
+        config,
+        start: SampleIndex(0),
+        epochs: 2,
+        rank: 0,
+        ranks: 1,
+    }
+}
+
+fn all(spec: LoaderSpec) -> Result<Vec<Batch>, LoaderError> {
+    train_loader(spec)?.collect()
+}
+
+/// All that a batch holds, to be compared bit by bit.
+fn content(batches: &[Batch]) -> Vec<impl PartialEq + use<>> {
+    let of = |batch: &Batch| {
+        let Batch { first, next, epoch, images, tokens, uids, captions, .. } = batch.clone();
+        (first, next, epoch, images, tokens, uids, captions)
+    };
+    batches.iter().map(of).collect()
+}
+
+fn error(spec: LoaderSpec) -> String {
+    all(spec).err().expect("it must fail").to_string()
+}
+
+/// Two of three requests fail, in all ways in turn.
+fn bad_line(request: &Request) -> Fault {
+    let range = request.range.is_some();
+    match request.number % 18 {
+        0 => Fault::Drop,
+        2 if range => Fault::BreakOff,
+        3 => Fault::Status(500),
+        5 => Fault::Status(503),
+        6 => Fault::Status(429),
+        8 if range => Fault::OtherRange,
+        9 if range => Fault::WholeFile,
+        11 if range => Fault::TooMuch,
+        12 => Fault::Late(Duration::from_millis(50)),
+        // Longer than the client waits.
+        14 if request.number < 40 => Fault::Late(Duration::from_millis(1500)),
+        15 if range => Fault::BreakOff,
+        17 => Fault::Drop,
+        _ => Fault::Honest,
+    }
+}
+
+#[test]
+fn batches_over_a_bad_line_are_those_from_the_disk() {
+    let work = dataset();
+    assert!(work.path("data/blob/00001.parquet").exists());
+    let reference = all(spec(&work, work.path("data"), config(&work, 0))).unwrap();
+    assert_eq!(reference.len(), 12);
+
+    let server = Server::start(&work.path(""), bad_line);
+    let batches = all(spec(&work, server.url("data"), config(&work, 20))).unwrap();
+    assert!(content(&batches) == content(&reference));
+    assert!(server.requests().len() > 30, "{}", server.requests().len());
+
+    // S3's shape: the bucket is the first part of the path.
+    let server = Server::start(&work.path(""), bad_line);
+    let mut s3 = config(&work, 20);
+    s3.remote.cache = Some(work.path("cache-s3"));
+    s3.remote.options =
+        [("aws_endpoint", server.endpoint()), ("aws_allow_http", "true".into()), ("aws_skip_signature", "true".into())]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+    let batches = all(spec(&work, "s3://data", s3)).unwrap();
+    assert!(content(&batches) == content(&reference));
+    assert!(server.requests().iter().all(|request| request.path.starts_with("data/")));
+}
+
+#[test]
+fn what_the_cache_has_is_not_fetched_again_and_what_is_damaged_in_it_is() {
+    let work = dataset();
+    let server = Server::start(&work.path(""), |_| Fault::Honest);
+    let run = || {
+        let before = server.requests().len();
+        let batches = all(spec(&work, server.url("data"), config(&work, 0))).unwrap();
+        let requests = server.requests();
+        let fetched = requests[before..].iter().filter(|request| request.path.ends_with("parquet") && request.range.is_some());
+        (content(&batches), fetched.count())
+    };
+    let (first, fetched) = run();
+    assert!(fetched > 0);
+    let (second, fetched) = run();
+    assert!(first == second);
+    assert_eq!(fetched, 0);
+
+    let mut damaged = 0;
+    for folder in std::fs::read_dir(work.path("cache")).unwrap() {
+        for block in std::fs::read_dir(folder.unwrap().path()).unwrap().step_by(2) {
+            std::fs::File::options().write(true).open(block.unwrap().path()).unwrap().set_len(100).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 2);
+    let (third, fetched) = run();
+    assert!(first == third);
+    assert!(fetched > 0);
+
+    // Without a cache, and with one that is smaller than the data, it is the same.
+    let mut none = config(&work, 0);
+    none.remote.cache_mib = 0;
+    assert!(first == content(&all(spec(&work, server.url("data"), none)).unwrap()));
+}
+
+#[test]
+fn a_server_that_stays_down_is_named_with_what_to_do() {
+    let work = dataset();
+    let down = Arc::new(AtomicBool::new(false));
+    let is_down = Arc::clone(&down);
+    let blobs_down = move |request: &Request| {
+        if is_down.load(Ordering::Relaxed) || request.path.contains("blob") { Fault::Status(503) } else { Fault::Honest }
+    };
+    let server = Server::start(&work.path(""), blobs_down);
+    let message = error(spec(&work, server.url("data"), config(&work, 2)));
+    for says in [&server.url("data/blob/0000"), "503", "after 3 tries", "server is up"] {
+        assert!(message.contains(says), "{message}");
+    }
+    down.store(true, Ordering::Relaxed);
+    let message = error(spec(&work, server.url("data"), config(&work, 1)));
+    assert!(message.contains(&server.url("data/dataset.json")) && message.contains("after 2 tries"), "{message}");
+    let address = server.url("data");
+    drop(server);
+    let message = error(spec(&work, address.clone(), config(&work, 1)));
+    assert!(message.contains(&address), "{message}");
+}
+
+#[test]
+fn a_server_that_lies_is_found_out_and_leaves_nothing_in_the_cache() {
+    let work = dataset();
+    let reference = content(&all(spec(&work, work.path("data"), config(&work, 0))).unwrap());
+    type Lie = fn(&Request) -> Fault;
+    let other_version: Lie = |request| match request.range {
+        Some(_) => lie(request, "blob", Fault::OtherVersion),
+        None => Fault::Honest,
+    };
+    let lies: [(Lie, &str); 7] = [
+        (|request| lie(request, "blob", Fault::OtherBytes), "blob/"),
+        (|request| lie(request, "meta", Fault::OtherBytes), "meta/"),
+        (|request| lie(request, "blob", Fault::Size(1 << 50)), "dataset.json says"),
+        (|request| lie(request, "meta", Fault::Size(1 << 50)), "meta/"),
+        (|request| lie(request, "dataset.json", Fault::Size(1 << 50)), "are not read"),
+        (other_version, "has changed"),
+        (|request| lie(request, "blob", Fault::TooMuch), "more bytes than it was asked for"),
+    ];
+    for (fault, says) in lies {
+        let message = {
+            let server = Server::start(&work.path(""), fault);
+            error(spec(&work, server.url("data"), config(&work, 1)))
+        };
+        assert!(message.contains(says), "{says}: {message}");
+    }
+    // The same cache, and the same address as far as the cache can tell.
+    let lying = Arc::new(AtomicBool::new(true));
+    let lies = Arc::clone(&lying);
+    let server = Server::start(&work.path(""), move |request| {
+        if lies.load(Ordering::Relaxed) { lie(request, "blob", Fault::OtherBytes) } else { Fault::Honest }
+    });
+    error(spec(&work, server.url("data"), config(&work, 1)));
+    lying.store(false, Ordering::Relaxed);
+    for _ in 0..2 {
+        // Each shard that was fetched wrongly is found out once.
+        if let Ok(batches) = all(spec(&work, server.url("data"), config(&work, 1))) {
+            assert!(content(&batches) == reference);
+        }
+    }
+    assert!(content(&all(spec(&work, server.url("data"), config(&work, 1))).unwrap()) == reference);
+}
+
+fn lie(request: &Request, about: &str, fault: Fault) -> Fault {
+    if request.path.contains(about) { fault } else { Fault::Honest }
+}
+
+#[test]
+fn what_is_not_there_and_urls_that_mean_nothing_are_refused_in_words() {
+    let work = dataset();
+    let server = Server::start(&work.path(""), |_| Fault::Honest);
+    let of = |dataset: &str| error(spec(&work, dataset, config(&work, 1)));
+    assert!(of(&server.url("nowhere")).contains("no dataset.json"));
+    assert!(of("ftp://host/data").contains("s3, gs, az"));
+    assert!(of("http://me:secret@127.0.0.1/data").contains("Credentials come from the environment"));
+    let mut unknown = config(&work, 1);
+    unknown.remote.options.insert("aws_endpiont".into(), "x".into());
+    assert!(error(spec(&work, "s3://data", unknown)).contains("aws_endpiont"));
+    std::fs::remove_file(work.path("data/blob/00001.parquet")).unwrap();
+    let message = of(&server.url("data"));
+    assert!(message.contains(&server.url("data/blob/00001.parquet")) && message.contains("missing"), "{message}");
+}
+
+#[test]
+fn a_loader_whose_server_hangs_can_be_dropped() {
+    let work = dataset();
+    let server = Server::start(&work.path(""), |request| lie(request, "blob", Fault::Hang));
+    let mut patient = config(&work, 100);
+    patient.remote.timeout_seconds = 1_000_000;
+    let loader = train_loader(spec(&work, server.url("data"), patient)).unwrap();
+    while !server.requests().iter().any(|request| request.path.contains("blob")) {
+        std::thread::yield_now();
+    }
+    drop(loader);
+}
+
+#[test]
+fn a_run_trains_and_evaluates_over_http_as_it_does_from_the_disk() {
+    let work = dataset();
+    work.write("tiny.json", diptych_tests::TINY_MODEL);
+    let server = Server::start(&work.path(""), |_| Fault::Honest);
+    let toml = |name: &str, dataset: &str| {
+        let more = "[loader.remote]\ncache = \"cache\"\n[eval]\nselection = \"all.parquet\"\n";
+        tiny_config(name, 2, more)
+            .replace("dataset = \"data\"", &format!("dataset = \"{dataset}\""))
+            .replace("train.parquet", "all.parquet")
+    };
+    work.write("here.toml", toml("here", "data"));
+    work.write("there.toml", toml("there", &server.url("data")));
+    work.diptych(&["train", "here.toml", "--no-progress"]).ok();
+    work.diptych(&["train", "there.toml", "--no-progress"]).ok();
+    let weights = |run: &str| {
+        let query = format!("SELECT weights_hash FROM checkpoints WHERE run = '{run}' ORDER BY step DESC LIMIT 1");
+        work.sql(&["--state", "state"], &query)
+    };
+    assert_eq!(weights("here"), weights("there"));
+    let evaluated = |dataset: &str, output: &str| {
+        work.diptych_with(
+            &["eval", "--model", "here", "--dataset", dataset, "--selection", "all.parquet", "--json", output],
+            &[("XDG_CACHE_HOME", &work.path("caches"))],
+        )
+        .ok();
+        work.read(output)
+    };
+    assert_eq!(evaluated("data", "a.json"), evaluated(&server.url("data"), "b.json"));
+    assert!(work.path("caches/diptych/blocks").is_dir());
+}
+
+#[test]
+fn sources_that_are_weighted_and_mixed_train_and_a_changed_one_is_refused() {
+    let work = dataset();
+    work.write("tiny.json", diptych_tests::TINY_MODEL);
+    work.diptych(&[
+        "select",
+        "SELECT uid, CASE WHEN key < '0024' THEN 2.5 ELSE 0.5 END AS weight FROM meta",
+        "--dataset",
+        "data",
+        "--output",
+        "weighted.parquet",
+    ])
+    .ok();
+    let single = "dataset = \"data\"\nselection = \"train.parquet\"\n";
+    let mix = "[[data.mix]]\ndataset = \"data\"\nselection = \"weighted.parquet\"\nweight = 1.0\n[[data.mix]]\ndataset = \"data\"\nselection = \"all.parquet\"\nweight = 2.0\n";
+    work.write("mixed.toml", tiny_config("mixed", 2, "").replace(single, mix));
+    // 72 and 48 samples: 7 batches of 16 an epoch.
+    work.diptych(&["train", "mixed.toml", "--no-progress", "--stop-after", "3"]).ended_with(4);
+    work.diptych(&["train", "mixed.toml", "--no-progress"]).ok();
+    assert_eq!(work.sql(&["--state", "state"], "SELECT samples FROM runs WHERE run = 'mixed'"), "224");
+
+    work.diptych(&["select", "SELECT uid FROM meta WHERE key < '0040'", "--dataset", "data", "--output", "all.parquet"]).ok();
+    work.diptych(&["train", "mixed.toml"]).fails_with(&["mixed", "the selection is not the one"]);
+    work.write("mixed.toml", tiny_config("mixed", 2, "").replace(single, &mix.replace("2.0", "3.0")));
+    work.diptych(&["train", "mixed.toml"]).fails_with(&["mixed"]);
+}
