@@ -14,6 +14,7 @@ mod order;
 mod phash;
 mod pixels;
 mod random;
+pub mod scores;
 mod select;
 mod selection;
 pub mod sql;

@@ -1,0 +1,28 @@
+//! Scores of pairs: columns that are computed once, appended to the dataset, and joined to meta by uid.
+//!
+//! 1. A value belongs to a pair and a producer: the hash of everything that it depends on. Another model is another producer;
+//!    what is there is never rewritten.
+//! 2. What is missing is what has no row yet: a killed run, a dataset that grew and a second selection are the same case.
+//! 3. An image is decoded once for everything that is wanted of it. One that cannot be decoded gets a row without a value.
+
+mod files;
+mod walk;
+
+use std::path::PathBuf;
+
+use diptych_schemas::SchemaError;
+
+pub(crate) use files::open;
+pub use files::{EmbeddingFiles, ScoreFiles, embedding_files, score_files};
+pub(crate) use walk::{ScoreWalk, files_by_shard};
+
+/// What can be wrong with scoring, and with what is stored of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ScoreError {
+    #[error("{path}: damaged: {message}. Remove the file and score again: only what it held is computed")]
+    Damaged { path: PathBuf, message: String },
+    #[error("{path}: cannot be read as meta: {message}. Copy the file again from where it is whole")]
+    Meta { path: PathBuf, message: String },
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+}
