@@ -1,12 +1,16 @@
 //! The command line: what can be asked for, in the order in which a user meets it. What each command does is in `commands`.
 
+
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod profile;
+mod score;
 
 pub use profile::ProfileArgs;
+pub use score::{ScoreArgs, ScoreKindArg};
 
 const AFTER: &str = "\
 From pairs to an exported model:
@@ -37,6 +41,8 @@ pub enum Command {
     Ingest(IngestArgs),
     /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, embeddings of a state folder
     Sql(SqlArgs),
+    /// Add columns to a dataset: CLIP similarity and embeddings, language, perceptual hash, blur, entropy. Run again, it adds only what is missing
+    Score(ScoreArgs),
     /// Make a selection: the pairs whose uid an SQL query returns
     Select(SelectArgs),
     /// Train, or go on with a run that was stopped or killed
@@ -62,7 +68,7 @@ pub enum Command {
 impl Command {
     /// Whether it runs a model.
     pub fn computes(&self) -> bool {
-        matches!(self, Self::Train(_) | Self::Eval(_) | Self::Embed(_) | Self::Search(_))
+        matches!(self, Self::Train(_) | Self::Eval(_) | Self::Embed(_) | Self::Search(_) | Self::Score(_))
     }
 }
 

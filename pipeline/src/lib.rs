@@ -26,7 +26,9 @@ pub use batch::Batch;
 pub use decode::{RgbImage, decode};
 pub use header::{ImageFormat, ImageHeader, probe};
 pub use image_error::ImageError;
-pub use loader::{EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, StageStats, eval_batches, train_loader};
+pub use loader::{
+    EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, StageStats, eval_batches, measured_batches, train_loader,
+};
 pub use order::{Epoch, Order, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{CropBox, crop_resize, eval_transform, random_resized_crop_box};

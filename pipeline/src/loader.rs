@@ -24,6 +24,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender};
 use diptych_schemas::{AugmentConfig, DatasetManifest, LoaderConfig, SampleIndex};
 
+use crate::scores::Wanted;
 use crate::{Batch, Order, Selection, Tokenizer};
 use plan::{Cut, eval_plan, train_plan};
 use stages::{Layout, Transform, Work};
@@ -104,6 +105,7 @@ pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
         context_length: spec.context_length,
         max_pixels: spec.config.max_pixels,
         transform: Transform::Train { augment: spec.augment, seed: spec.seed },
+        wanted: Wanted::default(),
     };
     let layout = Layout { cut, start: spec.start.0, end: cut.epoch * spec.epochs };
     start(spec.dataset, spec.selection, stretches, layout, work, &spec.config)
@@ -112,6 +114,12 @@ pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
 /// Batches for evaluation: the selection's order, OpenCLIP's evaluation transform, the last batch possibly short. Weights do
 /// not matter.
 pub fn eval_batches(spec: EvalSpec) -> Result<Loader, LoaderError> {
+    measured_batches(spec, Wanted::default())
+}
+
+/// [`eval_batches`], and of each image, at its full size, what is wanted: [`Batch::measures`]. An image size of 0 leaves out
+/// the pixels, a context length of 0 the tokens.
+pub fn measured_batches(spec: EvalSpec, wanted: Wanted) -> Result<Loader, LoaderError> {
     let rows = spec.selection.len() as u64;
     if rows == 0 || spec.batch_size == 0 {
         return Err(LoaderError::TooFewRows { rows, batch: spec.batch_size.max(1) as u64 });
@@ -124,6 +132,7 @@ pub fn eval_batches(spec: EvalSpec) -> Result<Loader, LoaderError> {
         context_length: spec.context_length,
         max_pixels: spec.config.max_pixels,
         transform: Transform::Eval,
+        wanted,
     };
     let layout = Layout { cut, start: 0, end: rows };
     start(spec.dataset, spec.selection, stretches, layout, work, &spec.config)

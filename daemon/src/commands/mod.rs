@@ -8,6 +8,7 @@ mod export;
 mod ingest;
 mod plot;
 mod profile;
+mod score;
 mod search;
 mod select;
 mod sql;
@@ -20,6 +21,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Ingest(args) => ingest::run(args),
         Command::Sql(args) => sql::run(args),
+        Command::Score(args) => score::run(&args),
         Command::Select(args) => select::run(args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),

@@ -2,14 +2,14 @@
 //! for one batch of each file. Each row of meta stays one row, whatever the score's files hold.
 
 use std::cmp::Ordering;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float64Builder, StringBuilder, UInt64Builder};
 use arrow::datatypes::{Float64Type, UInt64Type};
 use diptych_schemas::{ScoreValue, column};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use std::sync::Arc;
 
 use super::files::{OpenFile, ScoreFiles};
 use super::{ScoreError, open};
@@ -93,8 +93,8 @@ impl ScoreWalk {
 }
 
 impl Cursor {
-    fn open(path: &PathBuf, value: ScoreValue, batch_rows: usize) -> Result<Self, ScoreError> {
-        let damaged = |message: String| ScoreError::Damaged { path: path.clone(), message };
+    fn open(path: &Path, value: ScoreValue, batch_rows: usize) -> Result<Self, ScoreError> {
+        let damaged = |message: String| ScoreError::Damaged { path: path.to_owned(), message };
         let OpenFile { path: _, file, footer, .. } = open(path)?;
         let found = footer.schema().field_with_name(column::VALUE).map(|field| field.data_type().clone());
         if found.as_ref().ok() != Some(&value.data_type()) {
@@ -103,7 +103,7 @@ impl Cursor {
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer);
         let mask = ProjectionMask::columns(builder.parquet_schema(), [column::UID, column::VALUE]);
         let reader = builder.with_projection(mask).with_batch_size(batch_rows).build().map_err(|e| damaged(e.to_string()))?;
-        let mut cursor = Self { path: path.clone(), reader, rows: None, at: 0 };
+        let mut cursor = Self { path: path.to_owned(), reader, rows: None, at: 0 };
         cursor.read()?;
         Ok(cursor)
     }

@@ -21,7 +21,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use diptych_schemas::column;
+use diptych_schemas::{ScoreValue, column};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -104,7 +104,7 @@ impl TableProvider for ScoredTable {
         for (index, score) in self.scores.iter().enumerate() {
             if columns.iter().any(|column| column.score == Some(index)) {
                 let files = files_by_shard(score).map_err(external)?;
-                scores.push((index, score.value, files));
+                scores.push(WantedScore { index, value: score.value, files });
             }
         }
         let part = Part {
@@ -122,12 +122,20 @@ impl TableProvider for ScoredTable {
     }
 }
 
+/// A score that a query names.
+#[derive(Debug)]
+struct WantedScore {
+    index: usize,
+    value: ScoreValue,
+    /// With their shards, ordered by shard.
+    files: Vec<(u32, PathBuf)>,
+}
+
 /// Some shards, read one after the other.
 #[derive(Clone, Debug)]
 struct Part {
     shards: Vec<(u32, PathBuf)>,
-    /// Index, kind of value, and files with their shards, ordered by shard.
-    scores: Arc<Vec<(usize, diptych_schemas::ScoreValue, Vec<(u32, PathBuf)>)>>,
+    scores: Arc<Vec<WantedScore>>,
     columns: Vec<Origin>,
     meta: SchemaRef,
     /// After the projection.
@@ -176,7 +184,7 @@ impl Part {
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
         let rows = builder.with_projection(mask).with_batch_size(batch_rows).build();
         let mut walks = Vec::with_capacity(self.scores.len());
-        for (index, value, files) in self.scores.iter() {
+        for WantedScore { index, value, files } in self.scores.iter() {
             let of_shard = files.iter().filter(|(of, _)| *of == shard).map(|(_, path)| path);
             walks.push((*index, ScoreWalk::open(shard, *value, of_shard, batch_rows).map_err(external)?));
         }
