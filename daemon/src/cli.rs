@@ -4,6 +4,7 @@ mod bench;
 mod download;
 mod ledger;
 mod profile;
+mod score;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::download::DownloadArgs;
 pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
 pub use self::profile::ProfileArgs;
+pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use bench::{Bench, BenchArgs, BenchLoaderArgs};
 
 const AFTER: &str = "\
@@ -45,6 +47,8 @@ pub enum Command {
     Ledger(LedgerArgs),
     /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, embeddings of a state folder
     Sql(SqlArgs),
+    /// Add columns to a dataset: CLIP similarity and embeddings, language, perceptual hash, blur, entropy. Run again, it adds only what is missing
+    Score(ScoreArgs),
     /// Make a selection: the pairs whose uid an SQL query returns
     Select(SelectArgs),
     /// Train, or go on with a run that was stopped or killed
@@ -72,7 +76,7 @@ pub enum Command {
 impl Command {
     /// Whether it runs a model.
     pub fn computes(&self) -> bool {
-        matches!(self, Self::Train(_) | Self::Eval(_) | Self::Embed(_) | Self::Search(_))
+        matches!(self, Self::Train(_) | Self::Eval(_) | Self::Embed(_) | Self::Search(_) | Self::Score(_))
     }
 }
 

@@ -14,6 +14,7 @@ mod order;
 mod phash;
 mod pixels;
 mod random;
+pub mod scores;
 mod select;
 mod selection;
 pub mod sql;
@@ -28,7 +29,7 @@ pub use header::{ImageFormat, ImageHeader, probe};
 pub use image_error::ImageError;
 pub use loader::{
     BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, Rate, StageStats,
-    bench_loader, eval_batches, median, samples_an_epoch, train_loader,
+    bench_loader, eval_batches, measured_batches, median, samples_an_epoch, train_loader,
 };
 pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;

@@ -19,8 +19,16 @@ const KEPT: usize = 8;
 /// Hamming distance of two such hashes: 0 to about 10 for the same picture in another size or quality, about 32 for unrelated
 /// ones.
 pub fn perceptual_hash(image: &RgbImage) -> Result<u64, ImageError> {
-    let gray: Vec<u8> = image.pixels.chunks_exact(3).map(luma).collect();
-    let source = ImageRef::new(image.width, image.height, &gray, PixelType::U8).map_err(|e| unusable(&e))?;
+    hash_of_gray(image.width, image.height, &gray(image))
+}
+
+/// Grey levels u8 [H, W].
+pub(crate) fn gray(image: &RgbImage) -> Vec<u8> {
+    image.pixels.chunks_exact(3).map(luma).collect()
+}
+
+pub(crate) fn hash_of_gray(width: u32, height: u32, gray: &[u8]) -> Result<u64, ImageError> {
+    let source = ImageRef::new(width, height, gray, PixelType::U8).map_err(|e| unusable(&e))?;
     let thumbnail = convolve(&source, SIDE as u32, SIDE as u32, PixelType::U8, FilterType::Lanczos3)?;
 
     let frequencies = lowest_frequencies(&thumbnail);

@@ -11,6 +11,7 @@ mod ingest_progress;
 mod ledger;
 mod plot;
 mod profile;
+mod score;
 mod search;
 mod select;
 mod sql;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Ingest(args) => ingest::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Sql(args) => sql::run(args),
+        Command::Score(args) => score::run(&args),
         Command::Select(args) => select::run(args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),

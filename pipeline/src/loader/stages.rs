@@ -15,6 +15,7 @@ use super::plan::{Cut, Plan, Share};
 use super::shards::{Pair, Shards};
 use super::stats::{Counters, lap};
 use crate::random::seed_of;
+use crate::scores::{Measures, Wanted, measure};
 use crate::{Batch, ImageError, Tokenizer, crop_resize, decode, eval_transform, random_resized_crop_box};
 
 /// Rows of which captions and sizes are read ahead of their images: they are few bytes each, and Parquet has many in a page.
@@ -56,6 +57,7 @@ pub(super) struct Work {
     pub(super) context_length: usize,
     pub(super) max_pixels: u64,
     pub(super) transform: Transform,
+    pub(super) wanted: Wanted,
 }
 
 pub(super) enum Transform {
@@ -86,6 +88,7 @@ pub(super) struct Sample {
     caption: String,
     pixels: Vec<u8>,
     tokens: Vec<i32>,
+    measures: Measures,
 }
 
 /// Why a place of the stream has no sample.
@@ -103,29 +106,35 @@ impl Work {
         3 * u64::from(self.image_size).pow(2) + 4 * self.context_length as u64 + empty.bytes() as u64
     }
 
-    fn pixels(&self, job: &Job, counters: &Counters) -> Result<Vec<u8>, ImageError> {
+    fn pixels(&self, job: &Job, counters: &Counters) -> Result<(Vec<u8>, Measures), ImageError> {
         let begin = Instant::now();
         let image = decode(&job.pair.image, self.max_pixels);
         let begin = counters.decode.busy(begin);
         let image = image?;
+        let measures = measure(&image, self.wanted)?;
         let pixels = match &self.transform {
             Transform::Train { augment, seed } => {
                 let crop = random_resized_crop_box(image.width, image.height, augment, seed_of(&[*seed, job.pair.pick.sample]));
                 crop_resize(&image, crop, self.image_size)
             }
+            // Only measures are wanted.
+            Transform::Eval if self.image_size == 0 => Ok(Vec::new()),
             Transform::Eval => eval_transform(&image, self.image_size),
         };
         counters.resize.busy(begin);
-        pixels
+        Ok((pixels?, measures))
     }
 
     fn sample(&self, job: Job, counters: &Counters) -> Result<Sample, Stop> {
         match self.pixels(&job, counters) {
-            Ok(pixels) => {
+            Ok((pixels, measures)) => {
                 let begin = Instant::now();
-                let tokens = self.tokenizer.encode(&job.pair.caption, self.context_length);
+                let tokens = match self.context_length {
+                    0 => Vec::new(),
+                    length => self.tokenizer.encode(&job.pair.caption, length),
+                };
                 counters.tokenize.busy(begin);
-                Ok(Sample { uid: job.pair.uid, caption: job.pair.caption, pixels, tokens })
+                Ok(Sample { uid: job.pair.uid, caption: job.pair.caption, pixels, tokens, measures })
             }
             Err(error) => Err(Stop::Skipped(Box::new(ledger_entry(job.pair, &error)))),
         }
@@ -295,6 +304,7 @@ pub(super) fn collate(
                     batch.tokens.extend_from_slice(&sample.tokens);
                     batch.uids.push(sample.uid);
                     batch.captions.push(sample.caption);
+                    batch.measures.push(sample.measures);
                 }
                 Err(Stop::Skipped(entry)) => batch.skipped.push(*entry),
                 Err(Stop::Failed(error)) => {

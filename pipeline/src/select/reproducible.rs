@@ -253,7 +253,7 @@ fn tie_breakers(input: &LogicalPlan) -> Vec<SortExpr> {
 /// Whether these are rows of meta, each at most once, under their own uid. No join and no union repeats them.
 fn rows_of_meta(plan: &LogicalPlan) -> bool {
     match plan {
-        LogicalPlan::TableScan(scan) => scan.table_name.table() == "meta",
+        LogicalPlan::TableScan(scan) => ["meta", "scored"].contains(&scan.table_name.table()),
         LogicalPlan::Filter(filter) => rows_of_meta(&filter.input),
         LogicalPlan::Sort(sort) => rows_of_meta(&sort.input),
         LogicalPlan::Limit(limit) => rows_of_meta(&limit.input),

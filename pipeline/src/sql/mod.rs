@@ -12,6 +12,7 @@ mod functions_identity;
 mod output;
 mod place;
 mod query;
+mod scored;
 mod session;
 mod table_text;
 mod tables;

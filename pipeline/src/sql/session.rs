@@ -72,10 +72,14 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
     for function in functions(spec.functions) {
         context.register_udf(function);
     }
+    let mut tables = spec.tables;
     if let Some(dataset) = &dataset {
-        dataset.register(&context, spec.training_ledger)?;
+        // Both have embeddings: they are one table.
+        let place = tables.iter().position(|(name, _)| name == "embeddings");
+        let embeddings = place.map(|place| tables.swap_remove(place).1);
+        dataset.register(&context, spec.training_ledger, embeddings)?;
     }
-    for (name, provider) in spec.tables {
+    for (name, provider) in tables {
         context.register_table(name.as_str(), provider).map_err(setting_up)?;
     }
     Ok(context)
