@@ -4,11 +4,11 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use diptych_sample::BareDecoder;
 use diptych_schemas::{DatasetManifest, SampleIndex};
 
 use super::shards::Shards;
 use super::{LoaderError, LoaderSpec, LoaderStats, train_loader};
-use crate::decode::bare;
 use crate::{ImageFormat, Selection};
 
 /// Images whose files are kept in memory for bare decoding, in bytes; beyond that no more pairs are measured.
@@ -171,7 +171,7 @@ fn decode_bare(files: &[Box<[u8]>], count: usize, threads: usize) -> Result<Rate
     std::thread::scope(|scope| -> Result<(), LoaderError> {
         for _ in 0..threads {
             let decode = || {
-                let mut decoder = bare::Decoder::default();
+                let mut decoder = BareDecoder::default();
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= count {

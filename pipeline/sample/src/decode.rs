@@ -4,7 +4,7 @@
 //! under a limit of memory, and one that gives up in a panic counts as a corrupt image. A file cut short is an error, never
 //! a picture that is grey in its lower half.
 
-pub(crate) mod bare;
+mod bare;
 mod jpeg;
 
 use std::io::Cursor;
@@ -14,6 +14,8 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use crate::ImageError;
+
+pub use bare::BareDecoder;
 
 /// What decoders may allocate beside the pixels: palettes, dictionaries, metadata chunks.
 const DECODER_MEMORY: u64 = 64 << 20;
