@@ -6,8 +6,6 @@ use diptych_schemas::AugmentConfig;
 use crate::random::Random;
 use crate::{CropBox, ImageError, RgbImage};
 
-pub(crate) use diptych_sample::{convolve, unusable};
-
 /// Tries before torchvision's `RandomResizedCrop` falls back to a central crop.
 const CROP_TRIES: usize = 10;
 
@@ -46,17 +44,22 @@ pub fn random_resized_crop_box(width: u32, height: u32, augment: &AugmentConfig,
 
 /// The crop, resized to size × size with bicubic: u8 [size, size, 3]. A crop that leaves the image is an error.
 pub fn crop_resize(image: &RgbImage, crop: CropBox, size: u32) -> Result<Vec<u8>, ImageError> {
-    resize(image, crop, size, size)
+    resize(image, crop, size, size, &mut Vec::new())
 }
 
 /// OpenCLIP's `image_transform(is_train=False)`: shortest edge to `size` with bicubic, central crop. u8 [size, size, 3].
 pub fn eval_transform(image: &RgbImage, size: u32) -> Result<Vec<u8>, ImageError> {
+    eval_transform_reusing(image, size, &mut Vec::new())
+}
+
+/// [`eval_transform`] with the memory of an earlier one, as [`resize`] takes it.
+pub(crate) fn eval_transform_reusing(image: &RgbImage, size: u32, memory: &mut Vec<u8>) -> Result<Vec<u8>, ImageError> {
     let part = without_far_ends(image);
     // torchvision's Resize: int(size · long / short).
     let scaled = |side: u32, short: u32| (u64::from(size) * u64::from(side) / u64::from(short.max(1))) as u32;
     let short = part.width.min(part.height);
     let (width, height) = (scaled(part.width, short), scaled(part.height, short));
-    let resized = resize(image, part, width, height)?;
+    let resized = resize(image, part, width, height, memory)?;
     // torchvision's CenterCrop: int(round((side − size) / 2)), ties to even.
     let offset = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as usize;
     let (left, top) = (offset(width), offset(height));

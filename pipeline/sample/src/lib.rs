@@ -11,8 +11,8 @@ mod resize;
 mod test_data;
 mod tokenizer;
 
-pub use decode::{BareDecoder, RgbImage, decode};
+pub use decode::{BareDecoder, RgbImage, decode, decode_reusing};
 pub use header::{ImageFormat, ImageHeader, probe};
 pub use image_error::ImageError;
-pub use resize::{CropBox, convolve, resize, unusable};
+pub use resize::{CropBox, resize, resize_gray};
 pub use tokenizer::{Tokenizer, TokenizerError, Vocabulary};
