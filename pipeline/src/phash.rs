@@ -5,10 +5,8 @@
 
 use std::f64::consts::PI;
 
-use fast_image_resize::images::ImageRef;
-use fast_image_resize::{FilterType, PixelType};
+use diptych_sample::resize_gray;
 
-use crate::pixels::{convolve, unusable};
 use crate::{ImageError, RgbImage};
 
 /// Side of the grey thumbnail.
@@ -20,8 +18,7 @@ const KEPT: usize = 8;
 /// ones.
 pub fn perceptual_hash(image: &RgbImage) -> Result<u64, ImageError> {
     let gray: Vec<u8> = image.pixels.chunks_exact(3).map(luma).collect();
-    let source = ImageRef::new(image.width, image.height, &gray, PixelType::U8).map_err(|e| unusable(&e))?;
-    let thumbnail = convolve(&source, SIDE as u32, SIDE as u32, PixelType::U8, FilterType::Lanczos3)?;
+    let thumbnail = resize_gray(&gray, (image.width, image.height), SIDE as u32, SIDE as u32)?;
 
     let frequencies = lowest_frequencies(&thumbnail);
     let mut sorted = frequencies;
