@@ -1,11 +1,17 @@
 //! The command line: what can be asked for, in the order in which a user meets it. What each command does is in `commands`.
 
 mod bench;
+mod download;
+mod ledger;
+mod profile;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::download::DownloadArgs;
+pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
+pub use self::profile::ProfileArgs;
 pub use bench::{Bench, BenchArgs, BenchLoaderArgs};
 
 const AFTER: &str = "\
@@ -33,8 +39,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Read sources (tars, Parquet, folders, CSV/TSV/JSONL) into a dataset. Run again, it adds only what is new
+    /// Read sources (tars, Parquet, folders, CSV/TSV/JSONL, lists of addresses) into a dataset. Run again, it adds only what is new
     Ingest(IngestArgs),
+    /// Say what did not become a pair, and why; try again what may work another time
+    Ledger(LedgerArgs),
     /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, embeddings of a state folder
     Sql(SqlArgs),
     /// Make a selection: the pairs whose uid an SQL query returns
@@ -51,6 +59,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Draw loss, learning rate and held-out recall of a run as a picture
     Plot(PlotArgs),
+    /// A page about a dataset to look at: sizes, captions, duplicates, what a selection drops, pairs near its thresholds
+    Profile(ProfileArgs),
     /// Print a training configuration with all its defaults, or the model configurations that are built in
     Config(ConfigArgs),
     /// Measure what a stage does on your own data
@@ -69,7 +79,8 @@ impl Command {
 /// Which dataset.
 #[derive(Debug, Args)]
 pub struct DatasetArg {
-    /// Dataset folder, as `diptych ingest` makes it
+    /// Dataset folder, as `diptych ingest` makes it. What only reads images and captions takes a URL of one, too: s3://, gs://,
+    /// az://, https://
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: PathBuf,
 }
@@ -81,6 +92,9 @@ pub struct ModelArgs {
     /// Hugging Face model
     #[arg(short, long, value_name = "RUN[@STEP]|FOLDER")]
     pub model: String,
+    /// The moving average of the weights, of a checkpoint whose run has train.ema_decay
+    #[arg(long)]
+    pub ema: bool,
     /// State folder of the runs
     #[arg(long, value_name = "FOLDER", default_value = "state")]
     pub state: PathBuf,
@@ -105,6 +119,9 @@ pub struct IngestArgs {
     /// Column with the image's bytes or path. Tried without it: image, jpg, png, webp, file_name, path
     #[arg(long, value_name = "NAME")]
     pub image_column: Option<String>,
+    /// Column with the image's address, which is downloaded. Tried without it where there is no image: url, image_url
+    #[arg(long, value_name = "NAME", conflicts_with = "image_column")]
+    pub url_column: Option<String>,
     /// Largest width × height; larger images go to the ledger
     #[arg(long, default_value_t = diptych_schemas::MAX_PIXELS, value_name = "N")]
     pub max_pixels: u64,
@@ -120,6 +137,8 @@ pub struct IngestArgs {
     /// Decode every image and fill the column phash (64-bit perceptual hash); without it, only headers are read
     #[arg(long)]
     pub phash: bool,
+    #[command(flatten)]
+    pub download: DownloadArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -13,6 +13,7 @@ pub mod exit;
 mod models;
 mod output;
 pub mod pictures;
+mod profile;
 mod retrieval;
 mod sql_functions;
 pub mod store;

@@ -63,7 +63,7 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
 pub(crate) fn read(args: &ModelArgs) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
     let path = resolve(args)?;
     set_threads(args.threads);
-    let weights = Weights::read(&path, None)?;
+    let weights = if args.ema { Weights::read_average(&path)? } else { Weights::read(&path, None)? };
     let tokenizer = tokenizer(weights.tokenizer_path().as_deref())?;
     Ok((weights, tokenizer))
 }

@@ -29,6 +29,6 @@ pub use loader::{
 pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{crop_resize, eval_transform, random_resized_crop_box};
-pub use select::{FunnelStep, SelectError, SelectionReport, choose, select};
+pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds};
 pub use selection::{Selection, SelectionError};
 pub use storage::{StorageError, read_manifest};

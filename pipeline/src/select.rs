@@ -7,6 +7,7 @@
 mod funnel;
 mod places;
 mod reproducible;
+mod thresholds;
 
 use std::path::Path;
 
@@ -21,8 +22,9 @@ use diptych_schemas::{ContentHash, Uid, column};
 use crate::selection::{Selection, SelectionError};
 use crate::sql::{DatasetTables, Planned, SqlError, StatementError, execute, plan};
 
-pub use funnel::FunnelStep;
+pub use funnel::{FunnelStep, funnel};
 use places::Chosen;
+pub use thresholds::{Threshold, thresholds};
 
 /// Why SQL does not make a selection.
 #[derive(Debug, thiserror::Error)]

@@ -194,6 +194,8 @@ async fn funnel_counts_what_each_condition_leaves() {
     let (report, _) = run(folder.path(), sql).await.unwrap();
     assert_eq!(report.funnel, [step("FROM wide JOIN scores USING(uid)", 2), step("name = 'clip'", 2)]);
     let (report, _) = run(folder.path(), "SELECT uid FROM meta WHERE uid IN (SELECT uid FROM scores)").await.unwrap();
+    assert_eq!(report.funnel, [step("FROM meta", 40), step("uid IN (SELECT uid FROM scores)", 3)]);
+    let (report, _) = run(folder.path(), "SELECT uid FROM meta ORDER BY uid LIMIT 3").await.unwrap();
     assert_eq!(report.funnel, []);
 }
 

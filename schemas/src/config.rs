@@ -28,6 +28,8 @@ pub struct TrainConfig {
     #[serde(default)]
     pub optimizer: OptimizerConfig,
     #[serde(default)]
+    pub objective: ObjectiveConfig,
+    #[serde(default)]
     pub augment: AugmentConfig,
     #[serde(default)]
     pub loader: LoaderConfig,
@@ -58,19 +60,71 @@ pub struct TrainLoopConfig {
     pub batch_size: u64,
     /// Passes over the selection. The last incomplete batch of each is dropped.
     pub epochs: u64,
+    /// Pairs that go through the towers at once; 0: the whole batch. Smaller ones save memory: features are computed first, without
+    /// what the gradient wants, and each part again with it. The gradient is the whole batch's.
+    pub micro_batch_size: u64,
+    /// Decay of a moving average of the weights, which is evaluated, saved and exported beside them; 0: none. Usual: 0.9999.
+    pub ema_decay: f64,
     /// Intra-op threads of libtorch on the CPU; 0: one for each core. Part of what makes a run reproducible bit for bit.
     pub threads: usize,
     /// `auto` (a GPU where there is one), `cpu` or `cuda:N`.
     pub device: String,
 }
 
-/// AdamW with OpenCLIP's groups, warm-up and cosine.
+/// How the learning rate goes after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Half a cosine down to `least_lr`.
+    Cosine,
+    /// A line down to `least_lr`.
+    Linear,
+    Constant,
+    /// Constant, then a line down over `cooldown`.
+    ConstantCooldown,
+    /// Warm-up, stable, decay: constant, then down as 1 - √x over `cooldown`.
+    Wsd,
+}
+
+/// Which objective, and what it does with pairs that are not each other's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossKind {
+    /// Symmetric cross-entropy over the batch (CLIP).
+    Clip,
+    /// A sigmoid for each image with each text (SigLIP). Adds a logit bias to the model.
+    Siglip,
+}
+
+/// What is minimised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObjectiveConfig {
+    pub loss: LossKind,
+    /// Part of the target that goes to all others; 0: none.
+    pub label_smoothing: f64,
+    /// Pairs with the same tokens are not each other's negatives.
+    pub mask_duplicate_captions: bool,
+    /// Rows of the matrix of similarities that are computed at once; 0: all. Smaller ones save memory where batches are large.
+    pub chunk: u64,
+}
+
+/// AdamW with OpenCLIP's groups, and its schedules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
     pub lr: f64,
     /// Steps in which the learning rate rises from lr/warmup to lr.
     pub warmup_steps: u64,
+    /// The same in samples; counts instead of `warmup_steps` where it is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_samples: Option<u64>,
+    /// cosine, linear, constant, constant-cooldown or wsd. All are counted in samples.
+    pub schedule: ScheduleKind,
+    /// Part of the run in which the learning rate falls, of constant-cooldown and wsd.
+    pub cooldown: f64,
+    /// Learning rate at the end.
+    pub least_lr: f64,
     /// Not applied to tensors of fewer than two dimensions, nor to names with `bn`, `ln`, `bias`, `logit_scale`.
     pub weight_decay: f64,
     pub beta1: f64,
@@ -140,14 +194,32 @@ fn default_state() -> PathBuf {
 
 impl Default for TrainLoopConfig {
     fn default() -> Self {
-        Self { batch_size: 256, epochs: 32, threads: 0, device: "auto".into() }
+        Self { batch_size: 256, epochs: 32, micro_batch_size: 0, ema_decay: 0.0, threads: 0, device: "auto".into() }
     }
 }
 
 impl Default for OptimizerConfig {
     /// OpenCLIP's defaults for ViT; no clip by default, as there.
     fn default() -> Self {
-        Self { lr: 5e-4, warmup_steps: 2000, weight_decay: 0.2, beta1: 0.9, beta2: 0.98, eps: 1e-6, clip_grad_norm: 0.0 }
+        Self {
+            lr: 5e-4,
+            warmup_steps: 2000,
+            warmup_samples: None,
+            schedule: ScheduleKind::Cosine,
+            cooldown: 0.2,
+            least_lr: 0.0,
+            weight_decay: 0.2,
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-6,
+            clip_grad_norm: 0.0,
+        }
+    }
+}
+
+impl Default for ObjectiveConfig {
+    fn default() -> Self {
+        Self { loss: LossKind::Clip, label_smoothing: 0.0, mask_duplicate_captions: false, chunk: 0 }
     }
 }
 
@@ -214,6 +286,10 @@ impl TrainConfig {
             self.train.batch_size >= 2,
             format!("train.batch_size must be at least 2: a batch of {} has no negatives", self.train.batch_size),
         )?;
+        check(
+            (0.0..1.0).contains(&self.train.ema_decay),
+            format!("train.ema_decay must be in [0, 1), got {}", self.train.ema_decay),
+        )?;
         check(self.train.epochs >= 1, "train.epochs must be at least 1".into())?;
         let o = &self.optimizer;
         check(o.lr > 0.0 && o.lr.is_finite(), format!("optimizer.lr must be above 0, got {}", o.lr))?;
@@ -226,6 +302,18 @@ impl TrainConfig {
         check(
             o.clip_grad_norm >= 0.0,
             format!("optimizer.clip_grad_norm must be at least 0 (0: no clip), got {}", o.clip_grad_norm),
+        )?;
+        check((0.0..=1.0).contains(&o.cooldown), format!("optimizer.cooldown must be in [0, 1], got {}", o.cooldown))?;
+        check(
+            (0.0..=o.lr).contains(&o.least_lr),
+            format!("optimizer.least_lr must be between 0 and optimizer.lr, got {}", o.least_lr),
+        )?;
+        let smoothing = self.objective.label_smoothing;
+        check((0.0..1.0).contains(&smoothing), format!("objective.label_smoothing must be in [0, 1), got {smoothing}"))?;
+        check(
+            smoothing == 0.0 || !self.objective.mask_duplicate_captions || self.objective.loss == LossKind::Siglip,
+            "objective.label_smoothing gives part of the target to pairs that objective.mask_duplicate_captions leaves out: choose one"
+                .into(),
         )?;
         let [s0, s1] = self.augment.scale;
         check(
@@ -326,6 +414,9 @@ mod tests {
             ("[augment]\nscale = [1.0, 0.5]\n", "augment.scale"),
             ("[eval]\nevery_epochs = 1\n", "eval.selection"),
             ("[train]\ndevice = \"gpu\"\n", "train.device"),
+            ("[optimizer]\ncooldown = 2.0\n", "optimizer.cooldown"),
+            ("[optimizer]\nschedule = \"step\"\n", "constant-cooldown"),
+            ("[objective]\nlabel_smoothing = 0.1\nmask_duplicate_captions = true\n", "objective.label_smoothing"),
         ] {
             let error = TrainConfig::parse(&format!("{SMALLEST}{add}")).unwrap_err();
             assert!(error.contains(says), "{error}");

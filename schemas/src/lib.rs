@@ -16,13 +16,14 @@ mod manifest;
 mod tables;
 
 pub use config::{
-    AugmentConfig, CheckpointConfig, EvalConfig, LoaderConfig, ModelChoice, OptimizerConfig, TrainConfig, TrainLoopConfig,
+    AugmentConfig, CheckpointConfig, EvalConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, OptimizerConfig,
+    ScheduleKind, TrainConfig, TrainLoopConfig,
 };
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
 pub use config_remote::{RemoteConfig, is_url};
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
-pub use ledger::{LedgerEntry, Reason, Stage};
+pub use ledger::{LedgerEntry, RETRYABLE, Reason, Stage};
 pub use manifest::{DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path};
 pub use tables::{
     DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema, key, ledger_schema,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! NAME/model.safetensors      weights under OpenCLIP's names
+//!      average.safetensors    their moving average, where the run has one
 //!      optimizer.safetensors  average.NAME and square.NAME of each weight, updates
 //!      model_config.json      OpenCLIP's form
 //!      tokenizer.json
@@ -28,6 +29,7 @@ use crate::tensor_file::{self, FileEntry};
 pub const CHECKPOINT_VERSION: u32 = 1;
 
 pub(crate) const MODEL_FILE: &str = "model.safetensors";
+pub(crate) const AVERAGE_FILE: &str = "average.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub(crate) const CONFIG_FILE: &str = "model_config.json";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -43,6 +45,8 @@ pub struct Snapshot {
     pub(crate) parameters: Vec<Tensor>,
     pub(crate) averages: Vec<Tensor>,
     pub(crate) squares: Vec<Tensor>,
+    /// The moving average of the parameters.
+    pub(crate) average: Option<Vec<Tensor>>,
 }
 
 impl Snapshot {
@@ -121,6 +125,11 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
     let weights: Vec<(String, &Tensor)> = names.iter().cloned().zip(&snapshot.parameters).collect();
     files.insert(MODEL_FILE.to_owned(), tensor_file::write(&temporary.join(MODEL_FILE), &weights, &[("format", "pt")])?);
 
+    if let Some(average) = &snapshot.average {
+        let average: Vec<(String, &Tensor)> = names.iter().cloned().zip(average).collect();
+        files.insert(AVERAGE_FILE.to_owned(), tensor_file::write(&temporary.join(AVERAGE_FILE), &average, &[("format", "pt")])?);
+    }
+
     let updates = Tensor::f_from_slice(&[snapshot.updates as i64])?;
     let mut state: Vec<(String, &Tensor)> = vec![("updates".to_owned(), &updates)];
     state.extend(names.iter().map(|name| format!("average.{name}")).zip(&snapshot.averages));
@@ -190,7 +199,11 @@ pub fn read_manifest(folder: &Path) -> Result<CheckpointManifest, TrainerError> 
         ));
     }
     for name in [MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE, TOKENIZER_FILE] {
-        let entry = manifest.files.get(name).ok_or_else(|| damaged(format!("{MANIFEST_FILE} does not name {name}")))?;
+        if !manifest.files.contains_key(name) {
+            return Err(damaged(format!("{MANIFEST_FILE} does not name {name}")));
+        }
+    }
+    for (name, entry) in &manifest.files {
         let path = folder.join(name);
         let found = fs::metadata(&path).map_err(TrainerError::io(&path))?.len();
         if found != entry.bytes {
@@ -229,9 +242,23 @@ pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), Trai
         from.remove(&name).ok_or_else(|| TrainerError::weights(folder, format!("tensor {name} is missing")))
     };
     let updates = take(&mut state, "updates".into())?.f_int64_value(&[0])? as u64;
-    let mut snapshot =
-        Snapshot { config, steps_done: manifest.step.0, updates, parameters: vec![], averages: vec![], squares: vec![] };
+    let mut average = match manifest.files.contains_key(AVERAGE_FILE) {
+        true => Some(tensor_file::read(&folder.join(AVERAGE_FILE))?),
+        false => None,
+    };
+    let mut snapshot = Snapshot {
+        config,
+        steps_done: manifest.step.0,
+        updates,
+        parameters: vec![],
+        averages: vec![],
+        squares: vec![],
+        average: average.as_ref().map(|_| vec![]),
+    };
     for name in names {
+        if let (Some(from), Some(into)) = (&mut average, &mut snapshot.average) {
+            into.push(take(from, name.clone())?);
+        }
         snapshot.averages.push(take(&mut state, format!("average.{name}"))?);
         snapshot.squares.push(take(&mut state, format!("square.{name}"))?);
         snapshot.parameters.push(take(&mut model, name)?);

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use diptych_schemas::LossKind;
 use serde_json::{Map, Value, json};
 
 use crate::TrainerError;
@@ -20,6 +21,10 @@ pub struct ModelConfig {
     pub embed_dim: i64,
     /// `x·sigmoid(1.702x)` instead of the exact GELU.
     pub quick_gelu: bool,
+    /// ln of the factor of the logits at the start.
+    pub init_logit_scale: f64,
+    /// What is added to the logits at the start, of models that have a logit bias.
+    pub init_logit_bias: Option<f64>,
     pub vision: VisionConfig,
     pub text: TextConfig,
 }
@@ -75,6 +80,13 @@ impl TextConfig {
     }
 }
 
+/// ln(1/0.07), the start of the logit scale. CLIP, section 2.5.
+pub(crate) const LOGIT_SCALE: f64 = 2.659_260_036_932_778;
+/// ln 100: where the logit scale is clamped.
+const LARGEST_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
+/// ln 10 and -10, where scale and bias of a sigmoid loss start: most pairs are no pairs. SigLIP, section 3.2.
+const SIGMOID_START: (f64, f64) = (std::f64::consts::LN_10, -10.0);
+
 /// Names of the built-in configurations.
 pub const BUILT_IN: [&str; 5] = ["demo", "ViT-S-32", "ViT-B-32", "ViT-B-16", "ViT-L-14"];
 
@@ -99,6 +111,8 @@ impl ModelConfig {
         let vit = |embed_dim, (layers, width, patch_size), (text_width, heads)| Self {
             embed_dim,
             quick_gelu: false,
+            init_logit_scale: LOGIT_SCALE,
+            init_logit_bias: None,
             vision: VisionConfig { image_size: 224, patch_size, width, head_width: 64, layers, mlp_ratio: 4.0 },
             text: TextConfig { context_length: 77, vocab_size: 49408, width: text_width, heads, layers: 12, mlp_ratio: 4.0 },
         };
@@ -110,6 +124,8 @@ impl ModelConfig {
             "demo" => Self {
                 embed_dim: 128,
                 quick_gelu: false,
+                init_logit_scale: LOGIT_SCALE,
+                init_logit_bias: None,
                 vision: VisionConfig { image_size: 64, patch_size: 8, width: 128, head_width: 32, layers: 4, mlp_ratio: 4.0 },
                 text: TextConfig { context_length: 32, vocab_size: 49408, width: 128, heads: 4, layers: 3, mlp_ratio: 4.0 },
             },
@@ -132,7 +148,8 @@ impl ModelConfig {
 
     fn from_json(object: &Map<String, Value>) -> Result<Self, String> {
         let top = Keys { of: "", object };
-        top.refuse_others(&["embed_dim", "quick_gelu", "vision_cfg", "text_cfg"], NEUTRAL_MODEL)?;
+        let known = ["embed_dim", "quick_gelu", "init_logit_scale", "init_logit_bias", "vision_cfg", "text_cfg"];
+        top.refuse_others(&known, NEUTRAL_MODEL)?;
         let vision = Keys { of: "vision_cfg.", object: top.object("vision_cfg")? };
         vision.refuse_others(&["image_size", "patch_size", "width", "head_width", "layers", "mlp_ratio"], NEUTRAL_VISION)?;
         let text = Keys { of: "text_cfg.", object: top.object("text_cfg")? };
@@ -141,6 +158,8 @@ impl ModelConfig {
         let config = Self {
             embed_dim: top.integer("embed_dim", None, 1..=16_384)?,
             quick_gelu: top.boolean("quick_gelu")?,
+            init_logit_scale: top.number("init_logit_scale", 0.0..=LARGEST_LOGIT_SCALE)?.unwrap_or(LOGIT_SCALE),
+            init_logit_bias: top.number("init_logit_bias", -1000.0..=1000.0)?,
             vision: VisionConfig {
                 image_size: vision.integer("image_size", Some(224), 1..=4096)?,
                 patch_size: vision.integer("patch_size", Some(16), 1..=4096)?,
@@ -184,7 +203,7 @@ impl ModelConfig {
 
     /// OpenCLIP's JSON form, every supported key said.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut json = json!({
             "embed_dim": self.embed_dim,
             "quick_gelu": self.quick_gelu,
             "vision_cfg": {
@@ -203,12 +222,38 @@ impl ModelConfig {
                 "layers": self.text.layers,
                 "mlp_ratio": self.text.mlp_ratio,
             },
-        })
+        });
+        // Said where they are not OpenCLIP's own, so that files of models without them stay as they were.
+        if self.init_logit_scale != LOGIT_SCALE {
+            json["init_logit_scale"] = json!(self.init_logit_scale);
+        }
+        if let Some(bias) = self.init_logit_bias {
+            json["init_logit_bias"] = json!(bias);
+        }
+        json
+    }
+
+    /// The same model with what a loss wants: the sigmoid one a logit bias, and both scalars where the paper starts them, unless the
+    /// configuration says where.
+    pub fn for_loss(&self, loss: LossKind) -> Self {
+        match loss {
+            LossKind::Siglip if self.init_logit_bias.is_none() => {
+                let scale = if self.init_logit_scale == LOGIT_SCALE { SIGMOID_START.0 } else { self.init_logit_scale };
+                Self { init_logit_scale: scale, init_logit_bias: Some(SIGMOID_START.1), ..self.clone() }
+            }
+            _ => self.clone(),
+        }
     }
 
     /// The keys in which another configuration differs, in words; nothing where the two are the same model.
     pub fn differences(&self, other: &Self) -> Option<String> {
-        let (ours, theirs) = (self.to_json(), other.to_json());
+        // Where scalars start makes no other model; whether there is a bias does.
+        let compared = |config: &Self| {
+            let mut json = Self { init_logit_scale: LOGIT_SCALE, init_logit_bias: None, ..config.clone() }.to_json();
+            json["logit_bias"] = json!(config.init_logit_bias.is_some());
+            json
+        };
+        let (ours, theirs) = (compared(self), compared(other));
         let mut found = Vec::new();
         for (key, value) in ours.as_object().into_iter().flatten() {
             match (value.as_object(), &theirs[key]) {
@@ -228,13 +273,8 @@ impl ModelConfig {
 
 /// Keys of OpenCLIP that are accepted at the one value (its default) that computes what this trainer computes; any other
 /// value is refused. Where the value is null, the key's default is null as well.
-const NEUTRAL_MODEL: &[(&str, &str)] = &[
-    ("custom_text", "false"),
-    ("init_logit_bias", "null"),
-    ("nonscalar_logit_scale", "false"),
-    ("multimodal_cfg", "null"),
-    ("output_dict", "false"),
-];
+const NEUTRAL_MODEL: &[(&str, &str)] =
+    &[("custom_text", "false"), ("nonscalar_logit_scale", "false"), ("multimodal_cfg", "null"), ("output_dict", "false")];
 
 const NEUTRAL_BLOCK: &[(&str, &str)] = &[
     ("ls_init_value", "null"),
@@ -322,6 +362,14 @@ impl Keys<'_> {
             return Err(format!("{}{key} must be {} to {}, got {value}", self.of, range.start(), range.end()));
         }
         Ok(value)
+    }
+
+    /// A number, or none where the key is absent or null.
+    fn number(&self, key: &str, range: std::ops::RangeInclusive<f64>) -> Result<Option<f64>, String> {
+        let Some(value) = self.object.get(key).filter(|value| !value.is_null()) else { return Ok(None) };
+        let number = value.as_f64().filter(|number| range.contains(number));
+        let told = || format!("{}{key} must be a number from {} to {}, got {value}", self.of, range.start(), range.end());
+        number.map(Some).ok_or_else(told)
     }
 
     fn ratio(&self, key: &str) -> Result<f64, String> {

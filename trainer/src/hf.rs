@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tch::Tensor;
 
-use crate::config::{IMAGE_MEAN, IMAGE_STD, ModelConfig, TextConfig, VisionConfig};
+use crate::config::{IMAGE_MEAN, IMAGE_STD, LOGIT_SCALE, ModelConfig, TextConfig, VisionConfig};
 use crate::openclip::same_channels;
 use crate::weights::{Origin, Weights, publish_folder, read_json, write_text};
 use crate::{TrainerError, tensor_file};
@@ -34,6 +34,12 @@ pub struct TokenizerFiles {
 
 /// Writes the folder, whole or not at all.
 pub fn export_hf(weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -> Result<(), TrainerError> {
+    if weights.config.init_logit_bias.is_some() {
+        return Err(TrainerError::weights(
+            &weights.path,
+            "a model with a logit bias, which Hugging Face's CLIPModel does not have: export it in OpenCLIP's form",
+        ));
+    }
     let tensors = to_hf(weights)?;
     publish_folder(folder, |folder| {
         let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
@@ -227,6 +233,8 @@ fn parse_config(json: &Value) -> Result<ModelConfig, String> {
     let config = ModelConfig {
         embed_dim,
         quick_gelu: quick_gelu(json)?,
+        init_logit_scale: LOGIT_SCALE,
+        init_logit_bias: None,
         text: TextConfig { mlp_ratio: ratio("text_config", text.width, 2048)?, ..text },
         vision: VisionConfig {
             head_width: vision.width / heads,

@@ -4,9 +4,6 @@
 
 use crate::config::ModelConfig;
 
-/// ln(1/0.07), the start of the logit scale. CLIP, section 2.5.
-pub(crate) const INITIAL_LOGIT_SCALE: f64 = 2.659_260_036_932_778;
-
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Start {
@@ -43,7 +40,10 @@ pub(crate) fn parameters(config: &ModelConfig) -> Vec<ParameterSpec> {
 
     list.add("positional_embedding", &[t.context_length, t.width], Start::Normal(0.01));
     list.add("text_projection", &[t.width, config.embed_dim], Start::Normal(text_scale));
-    list.add("logit_scale", &[], Start::Constant(INITIAL_LOGIT_SCALE));
+    list.add("logit_scale", &[], Start::Constant(config.init_logit_scale));
+    if let Some(bias) = config.init_logit_bias {
+        list.add("logit_bias", &[], Start::Constant(bias));
+    }
 
     list.add("visual.class_embedding", &[v.width], Start::Normal(vision_scale));
     list.add("visual.positional_embedding", &[v.grid() * v.grid() + 1, v.width], Start::Normal(vision_scale));

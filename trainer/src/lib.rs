@@ -8,6 +8,7 @@
 //! 4. What a configuration or a file asks for and this crate cannot compute is refused by name, never ignored.
 //! 5. `unsafe` lives in `shim.rs`.
 
+mod average;
 pub mod checkpoint;
 mod config;
 mod device;
@@ -17,8 +18,8 @@ pub mod evaluate;
 mod hf;
 mod init;
 mod layout;
-mod loss;
 mod model;
+mod objective;
 mod openclip;
 mod optimizer;
 mod saver;
@@ -36,11 +37,11 @@ pub use device::{CudaLibraries, Device, open_cuda_libraries, restart_with_sleepi
 pub use encoder::Encoder;
 pub use error::TrainerError;
 pub use hf::{TokenizerFiles, export_hf};
-pub use loss::clip_loss;
 pub use model::Clip;
+pub use objective::{Objective, Scalars, clip_loss};
 pub use openclip::export_openclip;
 pub use saver::{Saved, Saver};
 pub use schedule::Schedule;
 pub use tensor_file::FileEntry;
-pub use trainer::{StepReport, Trainer};
+pub use trainer::{StepReport, Trainer, TrainerSpec};
 pub use weights::{Origin, Weights};

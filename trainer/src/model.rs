@@ -26,6 +26,7 @@ pub struct Clip {
     vision: VisionTower,
     text: TextTower,
     logit_scale: Tensor,
+    logit_bias: Option<Tensor>,
     image_mean: Tensor,
     image_std: Tensor,
 }
@@ -55,8 +56,10 @@ impl Clip {
         };
         let (vision, text, logit_scale) =
             (VisionTower::new(config, &named.below("visual"))?, TextTower::new(config, &named)?, named.get("logit_scale")?);
+        let logit_bias = config.init_logit_bias.map(|_| named.get("logit_bias")).transpose()?;
         Ok(Self {
             config: config.clone(),
+            logit_bias,
             vision,
             text,
             logit_scale,
@@ -87,6 +90,11 @@ impl Clip {
     /// ln of the scale of the logits, a scalar.
     pub fn logit_scale(&self) -> &Tensor {
         &self.logit_scale
+    }
+
+    /// What is added to the logits, a scalar, of models that have it.
+    pub fn logit_bias(&self) -> Option<&Tensor> {
+        self.logit_bias.as_ref()
     }
 
     /// u8 [N, H, W, 3] as the loader hands them out → normalised f32 [N, 3, H, W].

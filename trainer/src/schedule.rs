@@ -1,22 +1,61 @@
-//! The learning rate of a step: linear warm-up, then half a cosine down to 0. OpenCLIP's `cosine_lr`.
+//! The learning rate as a pure function of the samples seen: warm-up, then one of five shapes. Counted in samples, so that another
+//! batch size keeps the curve. With a constant batch, each is OpenCLIP's schedule of the same name.
 
-/// A pure function of the step.
+use diptych_schemas::{OptimizerConfig, ScheduleKind};
+
+/// All lengths in samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
+    pub kind: ScheduleKind,
+    /// The highest rate, and the one at the end.
     pub base: f64,
-    pub warmup_steps: u64,
-    pub total_steps: u64,
+    pub least: f64,
+    pub warmup: u64,
+    pub cooldown: u64,
+    pub total: u64,
+    /// Samples of an update: the global batch.
+    pub batch: u64,
 }
 
 impl Schedule {
-    /// Rate of the update after `step` updates have been done. Past the end it stays at the last step's.
-    pub fn lr(&self, step: u64) -> f64 {
-        if step < self.warmup_steps {
-            return self.base * (step + 1) as f64 / self.warmup_steps as f64;
+    pub fn new(config: &OptimizerConfig, batch: u64, total: u64) -> Self {
+        Self {
+            kind: config.schedule,
+            base: config.lr,
+            least: config.least_lr,
+            warmup: config.warmup_samples.unwrap_or(config.warmup_steps.saturating_mul(batch)),
+            cooldown: (config.cooldown * total as f64) as u64,
+            total,
+            batch,
         }
-        let length = self.total_steps.saturating_sub(self.warmup_steps).max(1);
-        let done = (step - self.warmup_steps).min(length);
-        0.5 * (1.0 + (std::f64::consts::PI * done as f64 / length as f64).cos()) * self.base
+    }
+
+    /// Rate of the update after `step` updates have been done. Past the end it stays at the last one.
+    pub fn lr(&self, step: u64) -> f64 {
+        let seen = step.saturating_mul(self.batch);
+        if seen < self.warmup {
+            // The update's own samples count, so that the first rate is not 0.
+            return self.base * ((seen + self.batch) as f64 / self.warmup as f64).min(1.0);
+        }
+        self.least + (self.base - self.least) * self.share(seen)
+    }
+
+    /// What is left of the range from `least` to `base`.
+    fn share(&self, seen: u64) -> f64 {
+        // Progress in [0, 1] from a sample to the end.
+        let since = |start: u64| {
+            let length = self.total.saturating_sub(start).max(1);
+            (seen.saturating_sub(start) as f64 / length as f64).min(1.0)
+        };
+        let cooled = since(self.total.saturating_sub(self.cooldown).max(self.warmup));
+        match self.kind {
+            ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * since(self.warmup)).cos()),
+            ScheduleKind::Linear => 1.0 - since(self.warmup),
+            ScheduleKind::Constant => 1.0,
+            ScheduleKind::ConstantCooldown => 1.0 - cooled,
+            // 1 - √x. Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024, section 3.
+            ScheduleKind::Wsd => 1.0 - cooled.sqrt(),
+        }
     }
 }
 
@@ -24,21 +63,56 @@ impl Schedule {
 mod tests {
     use super::*;
 
+    fn schedule(kind: ScheduleKind) -> Schedule {
+        Schedule { kind, base: 1.0, least: 0.0, warmup: 4, cooldown: 4, total: 10, batch: 1 }
+    }
+
+    fn assert_rates(schedule: Schedule, expected: &[f64]) {
+        for (step, expected) in (0..).zip(expected) {
+            let found = schedule.lr(step);
+            assert!((found - expected).abs() < 1e-15, "{:?} step {step}: {found} {expected}", schedule.kind);
+        }
+    }
+
     #[test]
     fn rises_by_equal_steps_then_falls_along_a_cosine() {
-        let schedule = Schedule { base: 1.0, warmup_steps: 4, total_steps: 10 };
-        let found: Vec<f64> = (0..12).map(|step| schedule.lr(step)).collect();
         // cos(π·k/6) for k = 0…6 is 1, √3/2, 1/2, 0, -1/2, -√3/2, -1.
         let r = 3_f64.sqrt() / 2.0;
         let expected = [0.25, 0.5, 0.75, 1.0, 1.0, 0.5 + r / 2.0, 0.75, 0.5, 0.25, 0.5 - r / 2.0, 0.0, 0.0];
-        for (found, expected) in found.iter().zip(expected) {
-            assert!((found - expected).abs() < 1e-15, "{found} {expected}");
+        assert_rates(schedule(ScheduleKind::Cosine), &expected);
+    }
+
+    #[test]
+    fn other_shapes_are_what_they_are_called() {
+        let rise = [0.25, 0.5, 0.75, 1.0];
+        let with = |rest: &[f64]| [&rise[..], rest].concat();
+        let sixth = |k: u32| 1.0 - f64::from(k) / 6.0;
+        assert_rates(schedule(ScheduleKind::Linear), &with(&[1.0, sixth(1), sixth(2), sixth(3), sixth(4), sixth(5), 0.0, 0.0]));
+        assert_rates(schedule(ScheduleKind::Constant), &with(&[1.0; 9]));
+        assert_rates(schedule(ScheduleKind::ConstantCooldown), &with(&[1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]));
+        let root = |quarters: f64| 1.0 - (quarters / 4.0).sqrt();
+        assert_rates(schedule(ScheduleKind::Wsd), &with(&[1.0, 1.0, 1.0, root(1.0), root(2.0), root(3.0), 0.0]));
+        let least = Schedule { least: 0.1, ..schedule(ScheduleKind::Linear) };
+        assert!((least.lr(10) - 0.1).abs() < 1e-15);
+    }
+
+    #[test]
+    fn another_batch_keeps_the_curve() {
+        for kind in [ScheduleKind::Cosine, ScheduleKind::Linear, ScheduleKind::ConstantCooldown, ScheduleKind::Wsd] {
+            let fine = Schedule { warmup: 400, cooldown: 300, total: 1200, batch: 10, ..schedule(kind) };
+            let coarse = Schedule { batch: 100, ..fine };
+            for step in 4..12 {
+                assert!((coarse.lr(step) - fine.lr(10 * step)).abs() < 1e-15, "{kind:?}");
+            }
         }
     }
 
     #[test]
     fn no_warmup_and_a_run_shorter_than_its_warmup_are_defined() {
-        assert_eq!(Schedule { base: 2.0, warmup_steps: 0, total_steps: 5 }.lr(0), 2.0);
-        assert_eq!(Schedule { base: 2.0, warmup_steps: 8, total_steps: 5 }.lr(3), 1.0);
+        let cosine = schedule(ScheduleKind::Cosine);
+        assert_eq!(Schedule { base: 2.0, warmup: 0, total: 5, ..cosine }.lr(0), 2.0);
+        assert_eq!(Schedule { base: 2.0, warmup: 8, total: 5, ..cosine }.lr(3), 1.0);
+        // A cool-down longer than the run begins after the warm-up.
+        assert_eq!(Schedule { cooldown: 100, ..schedule(ScheduleKind::ConstantCooldown) }.lr(4), 1.0);
     }
 }

@@ -2,12 +2,23 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::loss::clip_loss;
+use crate::objective::{Objective, Scalars};
 use crate::optimizer::{AdamW, clip, unusable};
 use crate::{Clip, TrainerError, shim};
 
 /// Largest ln of the logit scale: the logits are scaled by 100 at most. CLIP, section 2.5.
 const LARGEST_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
+
+/// A batch on the device.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    /// f32 [N, 3, H, W], normalised.
+    pub(crate) images: &'a Tensor,
+    /// i64 [N, L].
+    pub(crate) tokens: &'a Tensor,
+    /// i64 [N], equal where captions are.
+    pub(crate) captions: Option<&'a Tensor>,
+}
 
 /// What the schedule and the configuration say about one update.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,6 +28,8 @@ pub(crate) struct Rates {
     pub(crate) lr: f64,
     /// Largest norm of all gradients together; 0: no clip.
     pub(crate) clip_grad_norm: f64,
+    /// Pairs that go through the towers at once; 0: all.
+    pub(crate) micro_batch: i64,
 }
 
 /// What one update did.
@@ -29,26 +42,21 @@ pub(crate) struct Updated {
     pub(crate) logit_scale: f64,
 }
 
-/// Normalised images f32 [N, 3, H, W] and tokens i64 [N, L] → one update of the model in place.
+/// One update of the model in place.
 ///
 /// The host waits for the device once, at the end. Where loss or gradient are not finite, the device itself leaves the
 /// weights and the moments alone, and an error says so.
 pub(crate) fn update(
     model: &Clip,
+    objective: &Objective,
     optimizer: &mut AdamW,
-    images: &Tensor,
-    tokens: &Tensor,
+    inputs: Inputs<'_>,
     rates: Rates,
 ) -> Result<Updated, TrainerError> {
-    let image_nd = model.image_features(images)?;
-    let text_nd = model.text_features(tokens)?;
-    let loss = clip_loss(&image_nd, &text_nd, model.logit_scale())?;
-
     shim::clear_gradients(model.parameters())?;
-    loss.f_backward()?;
+    let loss = backward(model, objective, inputs, rates.micro_batch)?;
     let gradients: Vec<Tensor> = model.parameters().iter().map(Tensor::f_grad).collect::<Result<_, _>>()?;
 
-    let loss = loss.f_detach()?;
     let norm = shim::total_norm(&gradients)?;
     let unusable = unusable(&loss, &norm)?;
     if rates.clip_grad_norm > 0.0 {
@@ -67,4 +75,49 @@ pub(crate) fn update(
     }
     optimizer.updates += 1;
     Ok(Updated { loss, grad_norm, logit_scale })
+}
+
+/// The loss, f32 scalar on the device, its gradients added to the model's.
+///
+/// Loss and gradients at the features are computed from those alone, so the towers' backward pass can follow in parts: features
+/// of the whole batch first, without what their gradient wants, then each part again with it (Gao et al., "Scaling deep
+/// contrastive learning batch size under memory limited setup", 2021). The towers compute each pair for itself, so the gradient is
+/// that of the whole batch.
+pub(crate) fn backward(
+    model: &Clip,
+    objective: &Objective,
+    Inputs { images, tokens, captions }: Inputs<'_>,
+    micro_batch: i64,
+) -> Result<Tensor, TrainerError> {
+    let n = images.size4()?.0;
+    let scalars = Scalars { logit_scale: model.logit_scale(), logit_bias: model.logit_bias() };
+    if micro_batch <= 0 || micro_batch >= n {
+        let (image_nd, text_nd) = (model.image_features(images)?, model.text_features(tokens)?);
+        let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
+        pull_back(&image_nd, &at_features.image_nd)?;
+        pull_back(&text_nd, &at_features.text_nd)?;
+        return Ok(at_features.loss);
+    }
+    let parts = || (0..n).step_by(micro_batch as usize).map(|first| (first, micro_batch.min(n - first)));
+    let (image_nd, text_nd) = no_grad(|| {
+        let (mut of_images, mut of_texts) = (Vec::new(), Vec::new());
+        for (first, length) in parts() {
+            of_images.push(model.image_features(&images.f_narrow(0, first, length)?)?);
+            of_texts.push(model.text_features(&tokens.f_narrow(0, first, length)?)?);
+        }
+        Ok::<_, TrainerError>((Tensor::f_cat(&of_images, 0)?, Tensor::f_cat(&of_texts, 0)?))
+    })?;
+    let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
+    for (first, length) in parts() {
+        let part = |gradient: &Tensor| gradient.f_narrow(0, first, length);
+        pull_back(&model.image_features(&images.f_narrow(0, first, length)?)?, &part(&at_features.image_nd)?)?;
+        pull_back(&model.text_features(&tokens.f_narrow(0, first, length)?)?, &part(&at_features.text_nd)?)?;
+    }
+    Ok(at_features.loss)
+}
+
+/// From the gradient at a tower's features to those of its weights: tch has no backward pass that starts from a gradient, and this
+/// sum has just that one.
+fn pull_back(features: &Tensor, gradient: &Tensor) -> Result<(), TrainerError> {
+    Ok(features.f_mul(gradient)?.f_sum(Kind::Float)?.f_backward()?)
 }

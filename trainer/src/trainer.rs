@@ -2,25 +2,50 @@
 //!
 //! It knows batches, not where they come from. The loop around it, with its evaluations and checkpoints, is the daemon's.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{OptimizerConfig, Step};
+use diptych_schemas::{ObjectiveConfig, OptimizerConfig, Step};
 use tch::{Kind, Tensor, no_grad};
 
+use crate::average::Average;
 use crate::checkpoint::{self, CheckpointManifest, Snapshot};
 use crate::config::ModelConfig;
 use crate::device::Device;
+use crate::objective::Objective;
 use crate::optimizer::AdamW;
 use crate::schedule::Schedule;
-use crate::step::{self, Rates};
+use crate::step::{self, Inputs, Rates};
 use crate::weights::Weights;
 use crate::{Clip, Encoder, TrainerError, shim};
+
+/// What is trained, and how.
+#[derive(Clone, Debug)]
+pub struct TrainerSpec {
+    pub model: ModelConfig,
+    pub optimizer: OptimizerConfig,
+    pub objective: ObjectiveConfig,
+    /// Pairs of a step.
+    pub batch_size: u64,
+    /// Pairs that go through the towers at once; 0: all.
+    pub micro_batch_size: u64,
+    /// Decay of the moving average of the weights; 0: none.
+    pub ema_decay: f64,
+    /// Steps of the whole run: where the schedule ends.
+    pub total_steps: u64,
+    /// Of the random weights.
+    pub seed: u64,
+    pub device: Device,
+}
 
 /// Trains one model.
 pub struct Trainer {
     model: Clip,
+    objective: Objective,
+    micro_batch: i64,
     optimizer: AdamW,
+    average: Option<Average>,
     schedule: Schedule,
     clip_grad_norm: f64,
     steps_done: u64,
@@ -42,22 +67,19 @@ pub struct StepReport {
 }
 
 impl Trainer {
-    /// Random weights from the seed; `total_steps` is where the cosine ends.
+    /// Random weights from the seed.
     ///
     /// Lets libtorch take only deterministic algorithms, in the whole process.
-    pub fn new(
-        model: &ModelConfig,
-        optimizer: &OptimizerConfig,
-        total_steps: u64,
-        seed: u64,
-        device: Device,
-    ) -> Result<Self, TrainerError> {
+    pub fn new(spec: &TrainerSpec) -> Result<Self, TrainerError> {
         shim::deterministic(true)?;
-        let model = Clip::random(model, seed, device.0)?;
+        let model = Clip::random(&spec.model.for_loss(spec.objective.loss), spec.seed, spec.device.0)?;
         Ok(Self {
-            optimizer: AdamW::new(&model, optimizer)?,
-            schedule: Schedule { base: optimizer.lr, warmup_steps: optimizer.warmup_steps, total_steps },
-            clip_grad_norm: optimizer.clip_grad_norm,
+            optimizer: AdamW::new(&model, &spec.optimizer)?,
+            average: Average::new(&model, spec.ema_decay)?,
+            objective: Objective::new(&spec.objective),
+            micro_batch: spec.micro_batch_size as i64,
+            schedule: Schedule::new(&spec.optimizer, spec.batch_size, spec.total_steps.saturating_mul(spec.batch_size)),
+            clip_grad_norm: spec.optimizer.clip_grad_norm,
             steps_done: 0,
             model,
         })
@@ -71,7 +93,11 @@ impl Trainer {
                 format!("weights of another model than the one to be trained (here and there): {differences}"),
             ));
         }
-        copy_all(self.model.parameters(), &weights.tensors)
+        copy_all(self.model.parameters(), &weights.tensors)?;
+        match &self.average {
+            Some(average) => copy_all(&average.values, &weights.tensors),
+            None => Ok(()),
+        }
     }
 
     pub fn model(&self) -> &Clip {
@@ -88,6 +114,13 @@ impl Trainer {
         Ok(Encoder::of(Clip::frozen(self.model.config(), handles)?))
     }
 
+    /// The same for the moving average of the weights, where there is one.
+    pub fn average_encoder(&self) -> Result<Option<Encoder>, TrainerError> {
+        let Some(average) = &self.average else { return Ok(None) };
+        let handles = average.values.iter().map(Tensor::shallow_clone).collect();
+        Ok(Some(Encoder::of(Clip::frozen(self.model.config(), handles)?)))
+    }
+
     /// One update. Nothing is changed where it is an error.
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport, TrainerError> {
         let n = batch.len();
@@ -96,24 +129,41 @@ impl Trainer {
         }
         let (images, tokens) = self.model.upload(batch)?;
         let images = self.model.normalise(&images)?;
-        self.update(n, &images, &tokens)
+        let captions = self.captions(&batch.tokens)?;
+        self.update(n, Inputs { images: &images, tokens: &tokens, captions: captions.as_ref() })
     }
 
     /// One update on images that are normalised already: f32 [N, 3, H, W], and tokens [N, L].
     pub fn step_normalised(&mut self, images: &[f32], tokens: &[i32]) -> Result<StepReport, TrainerError> {
+        let captions = self.captions(tokens)?;
         let tokens = self.model.upload_tokens(tokens)?;
         let (n, size) = (tokens.size2()?.0, self.model.config().vision.image_size);
         if n == 0 {
             return self.pass_over();
         }
         let images = Tensor::f_from_slice(images)?.f_reshape([n, 3, size, size])?.f_to_device(self.model.device())?;
-        self.update(n as usize, &images, &tokens)
+        self.update(n as usize, Inputs { images: &images, tokens: &tokens, captions: captions.as_ref() })
     }
 
-    fn update(&mut self, pairs: usize, images: &Tensor, tokens: &Tensor) -> Result<StepReport, TrainerError> {
+    /// For each text of [N, L] the number of the first one with the same tokens: i64 [N], where the objective wants to know.
+    fn captions(&self, tokens: &[i32]) -> Result<Option<Tensor>, TrainerError> {
+        if !self.objective.masks_duplicates() {
+            return Ok(None);
+        }
+        let mut first = HashMap::new();
+        let texts = tokens.chunks_exact(self.model.config().text.context_length as usize).enumerate();
+        let numbers: Vec<i64> = texts.map(|(row, text)| *first.entry(text).or_insert(row as i64)).collect();
+        Ok(Some(Tensor::f_from_slice(&numbers)?.f_to_device(self.model.device())?))
+    }
+
+    fn update(&mut self, pairs: usize, inputs: Inputs<'_>) -> Result<StepReport, TrainerError> {
         let lr = self.schedule.lr(self.steps_done);
-        let rates = Rates { step: self.steps_done, lr, clip_grad_norm: self.clip_grad_norm };
-        let done = step::update(&self.model, &mut self.optimizer, images, tokens, rates)?;
+        let Self { clip_grad_norm, micro_batch, .. } = *self;
+        let rates = Rates { step: self.steps_done, lr, clip_grad_norm, micro_batch };
+        let done = step::update(&self.model, &self.objective, &mut self.optimizer, inputs, rates)?;
+        if let Some(average) = &mut self.average {
+            average.update(&self.model, self.optimizer.updates)?;
+        }
         self.steps_done += 1;
         Ok(StepReport {
             step: Step(self.steps_done),
@@ -148,6 +198,7 @@ impl Trainer {
             parameters: copies(self.model.parameters())?,
             averages: copies(&self.optimizer.averages)?,
             squares: copies(&self.optimizer.squares)?,
+            average: self.average.as_ref().map(|average| copies(&average.values)).transpose()?,
         })
     }
 
@@ -163,6 +214,12 @@ impl Trainer {
         copy_all(self.model.parameters(), &snapshot.parameters)?;
         copy_all(&self.optimizer.averages, &snapshot.averages)?;
         copy_all(&self.optimizer.squares, &snapshot.squares)?;
+        if let Some(average) = &self.average {
+            let saved = snapshot.average.as_ref().ok_or_else(|| {
+                TrainerError::weights(folder, "a checkpoint without the moving average that train.ema_decay asks for")
+            })?;
+            copy_all(&average.values, saved)?;
+        }
         self.optimizer.updates = snapshot.updates;
         self.steps_done = snapshot.steps_done;
         Ok(manifest)

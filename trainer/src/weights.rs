@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use diptych_schemas::{ContentHash, durable};
 use tch::{Kind, Tensor};
 
-use crate::checkpoint::{self, CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE};
+use crate::checkpoint::{self, AVERAGE_FILE, CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE};
 use crate::config::ModelConfig;
 use crate::layout;
 use crate::{TrainerError, hf, openclip, shim, tensor_file};
@@ -57,6 +57,16 @@ impl Weights {
             ));
         }
         Ok(weights)
+    }
+
+    /// The moving average of the weights of a checkpoint.
+    pub fn read_average(checkpoint: &Path) -> Result<Self, TrainerError> {
+        let manifest = checkpoint::verify(checkpoint)?;
+        if !manifest.files.contains_key(AVERAGE_FILE) {
+            return Err(TrainerError::weights(checkpoint, "has no moving average: its run had no train.ema_decay"));
+        }
+        let config = ModelConfig::read(&checkpoint.join(CONFIG_FILE))?;
+        Self::from_named(checkpoint, Origin::Checkpoint, config, tensor_file::read(&checkpoint.join(AVERAGE_FILE))?)
     }
 
     fn recognise(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {

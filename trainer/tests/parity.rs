@@ -4,8 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use diptych_schemas::OptimizerConfig;
-use diptych_trainer::{Device, Encoder, ModelConfig, TokenizerFiles, Trainer, Weights, clip_loss, export_hf, export_openclip};
+use diptych_schemas::{ObjectiveConfig, OptimizerConfig};
+use diptych_trainer::{
+    Device, Encoder, ModelConfig, TokenizerFiles, Trainer, TrainerSpec, Weights, clip_loss, export_hf, export_openclip,
+};
 use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
 
@@ -64,8 +66,22 @@ fn weights(folder: &Path, name: &str) -> Weights {
     Weights::read(&folder.join(format!("{name}.safetensors")), Some(&config(folder, name))).unwrap()
 }
 
+fn spec(model: ModelConfig) -> TrainerSpec {
+    TrainerSpec {
+        model,
+        optimizer: OptimizerConfig::default(),
+        objective: ObjectiveConfig::default(),
+        batch_size: 1,
+        micro_batch_size: 0,
+        ema_decay: 0.0,
+        total_steps: 10,
+        seed: 0,
+        device: Device::CPU,
+    }
+}
+
 fn trainer(folder: &Path, name: &str, optimizer: &OptimizerConfig) -> Trainer {
-    let mut trainer = Trainer::new(&config(folder, name), optimizer, 10, 0, Device::CPU).unwrap();
+    let mut trainer = Trainer::new(&TrainerSpec { optimizer: optimizer.clone(), ..spec(config(folder, name)) }).unwrap();
     trainer.set_weights(&weights(folder, name)).unwrap();
     trainer
 }
@@ -125,8 +141,7 @@ fn loss_is_openclips_within_1e_5_and_gradients_within_1e_4() {
 #[test]
 fn ten_steps_are_openclips_within_1e_3() {
     let Some(folder) = parity() else { return };
-    let optimizer =
-        OptimizerConfig { lr: 1e-3, warmup_steps: 4, weight_decay: 0.2, beta1: 0.9, beta2: 0.98, eps: 1e-6, clip_grad_norm: 1.0 };
+    let optimizer = OptimizerConfig { lr: 1e-3, warmup_steps: 4, clip_grad_norm: 1.0, ..OptimizerConfig::default() };
     let mut trainer = trainer(&folder, "tiny_gelu", &optimizer);
     let inputs = folder.join("train_trace_inputs.safetensors");
     let (images, tokens) = (tensor(&inputs, "images"), tokens(&tensor(&inputs, "tokens")));
@@ -242,7 +257,7 @@ fn wrong_activation_is_refused() {
     let gelu = config(&folder, "tiny_gelu");
     let error = Weights::read(&folder.join("tiny_quickgelu_hf"), Some(&gelu)).err().unwrap().to_string();
     assert!(error.contains("quick_gelu is false and true"), "{error}");
-    let mut trainer = Trainer::new(&gelu, &OptimizerConfig::default(), 1, 0, Device::CPU).unwrap();
+    let mut trainer = Trainer::new(&spec(gelu)).unwrap();
     let error = trainer.set_weights(&weights(&folder, "tiny_quickgelu")).unwrap_err().to_string();
     assert!(error.contains("quick_gelu"), "{error}");
 }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{ContentHash, OptimizerConfig, SampleIndex, Step, Uid};
+use diptych_schemas::{ContentHash, ObjectiveConfig, OptimizerConfig, SampleIndex, Step, Uid};
 use diptych_trainer::{
-    CheckpointMeta, Device, Encoder, ModelConfig, Saver, StepReport, Trainer, Weights, checkpoint, set_threads,
+    CheckpointMeta, Device, Encoder, ModelConfig, Saver, StepReport, Trainer, TrainerSpec, Weights, checkpoint, set_threads,
 };
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
@@ -22,7 +22,21 @@ fn config() -> ModelConfig {
 fn trainer() -> Trainer {
     set_threads(2);
     let optimizer = OptimizerConfig { lr: 1e-3, warmup_steps: 2, clip_grad_norm: 1.0, ..OptimizerConfig::default() };
-    Trainer::new(&config(), &optimizer, 12, 5, Device::CPU).unwrap()
+    Trainer::new(&TrainerSpec { optimizer, ..spec() }).unwrap()
+}
+
+fn spec() -> TrainerSpec {
+    TrainerSpec {
+        model: config(),
+        optimizer: OptimizerConfig::default(),
+        objective: ObjectiveConfig::default(),
+        batch_size: BATCH as u64,
+        micro_batch_size: 0,
+        ema_decay: 0.0,
+        total_steps: 12,
+        seed: 5,
+        device: Device::CPU,
+    }
 }
 
 /// The n-th batch: noise that depends on n only.
@@ -69,8 +83,48 @@ fn save(trainer: &Trainer, folder: &Path) -> checkpoint::CheckpointManifest {
 fn same_seed_gives_the_same_run_and_another_seed_another() {
     let (mut a, mut b) = (trainer(), trainer());
     assert_eq!(steps(&mut a, 3), steps(&mut b, 3));
-    let mut other = Trainer::new(&config(), &OptimizerConfig::default(), 12, 6, Device::CPU).unwrap();
+    let mut other = Trainer::new(&TrainerSpec { seed: 6, ..spec() }).unwrap();
     assert_ne!(steps(&mut other, 1)[0].loss, steps(&mut trainer(), 1)[0].loss);
+}
+
+#[test]
+fn moving_average_follows_the_weights_and_is_restored_with_them() {
+    let scratch = tempfile::tempdir().unwrap();
+    let spec = TrainerSpec { ema_decay: 0.6, ..spec() };
+    let mut run = Trainer::new(&spec).unwrap();
+    // By hand, of one weight: min(0.6, (1 + n) / (10 + n)) of what it was.
+    let watched = |run: &Trainer| run.model().parameters()[3].flatten(0, -1).double_value(&[0]);
+    let mut expected = watched(&run);
+    for n in 1..=12_u32 {
+        steps(&mut run, 1);
+        let decay = 0.6_f64.min(f64::from(1 + n) / f64::from(10 + n));
+        expected = decay * expected + (1.0 - decay) * watched(&run);
+    }
+    let folder = scratch.path().join("12");
+    save(&run, &folder);
+    let bytes = std::fs::read(folder.join("average.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let first = file.tensor(&run.model().names()[3]).unwrap().data()[..4].try_into().unwrap();
+    assert!((f64::from(f32::from_le_bytes(first)) - expected).abs() < 1e-6);
+
+    // The average encodes otherwise than the weights, and the same from a file as from the run.
+    let batch = batch(0);
+    let encode = |encoder: &Encoder| encoder.encode_images(&batch.images).unwrap();
+    let average = encode(&run.average_encoder().unwrap().unwrap());
+    assert_ne!(average, encode(&run.encoder().unwrap()));
+    let read = Weights::read_average(&folder).unwrap();
+    assert_eq!(encode(&Encoder::from_weights(&read, Device::CPU).unwrap()), average);
+
+    let mut resumed = Trainer::new(&spec).unwrap();
+    resumed.restore(&folder).unwrap();
+    steps(&mut run, 3);
+    steps(&mut resumed, 3);
+    assert_eq!(save(&resumed, &scratch.path().join("resumed")), save(&run, &scratch.path().join("whole")));
+
+    // A run without one has nothing to read.
+    save(&trainer(), &scratch.path().join("plain"));
+    assert!(Weights::read_average(&scratch.path().join("plain")).err().unwrap().to_string().contains("train.ema_decay"));
+    assert!(Trainer::new(&spec).unwrap().restore(&scratch.path().join("plain")).is_err());
 }
 
 #[test]
@@ -276,7 +330,7 @@ fn checkpoint_encodes_as_the_trainer_does_and_refuses_another_model() {
     assert_eq!(weights.config, config());
     let mut other = config();
     other.quick_gelu = true;
-    let mut other = Trainer::new(&other, &OptimizerConfig::default(), 1, 0, Device::CPU).unwrap();
+    let mut other = Trainer::new(&TrainerSpec { model: other, ..spec() }).unwrap();
     let error = other.restore(&folder).unwrap_err().to_string();
     assert!(error.contains("quick_gelu is true and false"), "{error}");
 }

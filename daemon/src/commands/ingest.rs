@@ -1,18 +1,22 @@
 //! `diptych ingest`: sources to a dataset.
 
 use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, bail};
-use diptych_pipeline::ingest::{IngestReport, IngestRequest, PerceptualHash, SourceOutcome, ingest};
+use anyhow::bail;
+use diptych_pipeline::ingest::{IngestError, IngestProgress, IngestReport, IngestRequest, PerceptualHash, SourceOutcome, ingest};
 use diptych_pipeline::sql::query;
 use diptych_schemas::DatasetManifest;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::IngestArgs;
+use crate::commands::ingest_progress::Shown;
 use crate::commands::sql::with_session;
 use crate::exit::Outcome;
 use crate::output::{line, thousands};
 use crate::sql_functions::phash_of_file;
+use crate::training::signals;
 
 const MIB: u64 = 1 << 20;
 /// Sources that are listed one by one; of more, only those with something to say.
@@ -20,27 +24,61 @@ const LISTED: usize = 10;
 
 pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
     let folder = args.dataset.dataset;
-    let request = IngestRequest {
-        caption_column: args.caption_column,
-        image_column: args.image_column,
-        max_pixels: args.max_pixels,
-        max_image_bytes: args.max_image_mib.saturating_mul(MIB),
-        row_group_bytes: args.row_group_mib.saturating_mul(MIB),
-        shard_bytes: args.shard_mib.saturating_mul(MIB),
-        phash: args.phash.then_some(phash_of_file as PerceptualHash),
-        ..IngestRequest::new(args.sources, &folder)
-    };
-    let bar = ProgressBar::new(0)
-        .with_style(ProgressStyle::with_template("{spinner} source {pos}/{len}  {msg}  {elapsed}").context("progress template")?);
-    let report = ingest(&request, &mut |progress| {
-        bar.set_length(progress.sources_total as u64);
-        bar.set_position(progress.sources_done as u64);
-        bar.set_message(format!("{} pairs, {} to the ledger", thousands(progress.pairs), thousands(progress.ledger_rows)));
-        ControlFlow::Continue(())
-    });
-    bar.finish_and_clear();
-    let report = report?;
-    print_sources(&report)?;
+    let ended = attempt(|stop, progress| {
+        let request = IngestRequest {
+            caption_column: args.caption_column,
+            image_column: args.image_column,
+            url_column: args.url_column,
+            max_pixels: args.max_pixels,
+            max_image_bytes: args.max_image_mib.saturating_mul(MIB),
+            row_group_bytes: args.row_group_mib.saturating_mul(MIB),
+            shard_bytes: args.shard_mib.saturating_mul(MIB),
+            phash: args.phash.then_some(phash_of_file as PerceptualHash),
+            download: args.download.options(stop),
+            ..IngestRequest::new(args.sources, &folder)
+        };
+        ingest(&request, progress)
+    })?;
+    match ended {
+        Attempt::Stopped(outcome) => Ok(outcome),
+        Attempt::Done(report) => print_report(&folder, &report),
+    }
+}
+
+/// How an ingest ended that did not fail.
+pub(crate) enum Attempt {
+    Done(IngestReport),
+    Stopped(Outcome),
+}
+
+/// Lets something ingest, shows its progress, and stops it at a signal.
+pub(crate) fn attempt(
+    work: impl FnOnce(Arc<AtomicBool>, &mut dyn FnMut(&IngestProgress) -> ControlFlow<()>) -> Result<IngestReport, IngestError>,
+) -> anyhow::Result<Attempt> {
+    let stop = signals::watch("what is under way ends and is saved")?;
+    let mut shown = Shown::new()?;
+    let ended = work(stop.flag(), &mut |progress| shown.step(progress));
+    shown.finish();
+    match ended {
+        Ok(report) => Ok(Attempt::Done(report)),
+        Err(error @ IngestError::Stopped { .. }) if stop.asked() => {
+            line(error.to_string())?;
+            Ok(Attempt::Stopped(Outcome::Stopped))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Says what came of an ingest.
+pub(crate) fn print_report(folder: &Path, report: &IngestReport) -> anyhow::Result<Outcome> {
+    print_sources(report)?;
+    if report.tried_again > 0 {
+        line(format!(
+            "{} entries of the ledger were tried again; {} became pairs",
+            thousands(report.tried_again),
+            thousands(report.mended)
+        ))?;
+    }
     line(format!(
         "{}: {} pairs added, {} in all; {} inputs to the ledger",
         folder.display(),
@@ -52,7 +90,7 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
         line(format!("  {:>8} {reason}", thousands(*count)))?;
     }
     if report.pairs_total == 0 {
-        bail!("no pair came out of these sources.{}", ledger_examples(&folder)?);
+        bail!("no pair came out of these sources.{}", ledger_examples(folder)?);
     }
     let whole = |outcome: &SourceOutcome| matches!(outcome, SourceOutcome::Done | SourceOutcome::AlreadyIn);
     let all_whole = report.sources.iter().all(|source| whole(&source.outcome));
@@ -82,7 +120,7 @@ fn print_sources(report: &IngestReport) -> std::io::Result<()> {
 }
 
 /// The first rows of the ledger, in words: why nothing could be used.
-fn ledger_examples(dataset: &std::path::Path) -> anyhow::Result<String> {
+fn ledger_examples(dataset: &Path) -> anyhow::Result<String> {
     if DatasetManifest::read(dataset)?.ledger_rows == 0 {
         return Ok(" They hold no records at all".into());
     }

@@ -7,7 +7,10 @@ mod embed;
 mod eval;
 mod export;
 mod ingest;
+mod ingest_progress;
+mod ledger;
 mod plot;
+mod profile;
 mod search;
 mod select;
 mod sql;
@@ -19,6 +22,7 @@ use crate::exit::Outcome;
 pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Ingest(args) => ingest::run(args),
+        Command::Ledger(args) => ledger::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Select(args) => select::run(args),
         Command::Train(args) => train::run(&args),
@@ -27,6 +31,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Search(args) => search::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Plot(args) => plot::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
         Command::DemoData(args) => demo_data::run(&args),

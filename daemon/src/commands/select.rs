@@ -3,6 +3,7 @@
 use diptych_pipeline::select;
 
 use crate::cli::SelectArgs;
+use crate::commands::profile::remember_selection;
 use crate::commands::sql::{query_text, with_session};
 use crate::exit::Outcome;
 use crate::output::{line, thousands};
@@ -12,6 +13,7 @@ pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
     let report = with_session(Some(&args.dataset.dataset), args.state.as_deref(), async |context| {
         Ok(select(&context, &sql, &args.output).await?)
     })?;
+    remember_selection(&args.dataset.dataset, &args.output);
     for step in &report.funnel {
         line(format!("{:>12}  {}", thousands(step.remaining), step.condition))?;
     }

@@ -9,7 +9,7 @@ mod checkpoints;
 mod evaluation;
 mod prepare;
 mod progress;
-mod signals;
+pub(crate) mod signals;
 
 use std::time::Instant;
 
@@ -35,7 +35,7 @@ pub(crate) struct Options {
 
 /// Trains until the end, or until somebody asks to stop.
 pub(crate) fn train(config: &TrainConfig, options: Options) -> anyhow::Result<Outcome> {
-    let stop = signals::watch()?;
+    let stop = signals::watch("the step in progress ends, a checkpoint is written")?;
     let mut run = prepare::prepare(config)?;
     if run.record.state == RunState::Finished {
         tracing::info!(

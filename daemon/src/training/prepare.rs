@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
 use diptych_schemas::{ContentHash, SampleIndex, Step, TrainConfig};
-use diptych_trainer::{Device, ModelConfig, Saver, Trainer, Weights, checkpoint, set_threads};
+use diptych_trainer::{Device, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, set_threads};
 
 use super::checkpoints::record_of;
 use crate::models::{self, checkpoint_folder};
@@ -81,7 +81,17 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         None => new,
     };
 
-    let trainer = Trainer::new(&model, &config.optimizer, total_steps.0, config.seed, device)?;
+    let trainer = Trainer::new(&TrainerSpec {
+        model: model.clone(),
+        optimizer: config.optimizer.clone(),
+        objective: config.objective.clone(),
+        batch_size: config.train.batch_size,
+        micro_batch_size: config.train.micro_batch_size,
+        ema_decay: config.train.ema_decay,
+        total_steps: total_steps.0,
+        seed: config.seed,
+        device,
+    })?;
     tracing::info!(
         "run {}: {} on {device} with {threads} threads; {samples} pairs an epoch, {steps_per_epoch} steps, {total_steps} in all",
         config.name,
@@ -189,7 +199,8 @@ impl Prepared {
             self.record.step = Step(0);
             self.record.samples = SampleIndex(0);
             if let Some(path) = &self.config.model.weights {
-                self.trainer.set_weights(&Weights::read(path, Some(&self.model))?)?;
+                let weights = Weights::read(path, Some(self.trainer.model().config()))?;
+                self.trainer.set_weights(&weights)?;
                 tracing::info!("starts from the weights of {}", path.display());
             }
         }

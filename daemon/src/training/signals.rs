@@ -16,8 +16,15 @@ impl StopRequest {
     }
 }
 
-/// Starts to watch for the signals, on a thread of its own.
-pub(crate) fn watch() -> anyhow::Result<StopRequest> {
+impl StopRequest {
+    /// The flag itself, for what polls it elsewhere.
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+}
+
+/// Starts to watch for the signals, on a thread of its own. `ending` says what happens at the first one.
+pub(crate) fn watch(ending: &'static str) -> anyhow::Result<StopRequest> {
     let request = StopRequest::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the signal watcher")?;
     // Registered before the thread starts, so that no signal falls into a gap.
@@ -34,10 +41,10 @@ pub(crate) fn watch() -> anyhow::Result<StopRequest> {
                     _ = interrupt.recv() => {}
                 }
                 if seen.0.swap(true, Ordering::Relaxed) {
-                    tracing::warn!("second signal: leaving at once; the last checkpoint counts");
+                    tracing::warn!("second signal: leaving at once; what was saved before counts");
                     leave();
                 }
-                tracing::info!("stopping: the step in progress ends, a checkpoint is written. A second signal leaves at once");
+                tracing::info!("stopping: {ending}. A second signal leaves at once");
             }
         });
     })?;

@@ -8,7 +8,9 @@ use super::IngestError;
 pub(super) const IMAGE_COLUMNS: &[&str] = &["image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes"];
 /// Columns with the path of an image file.
 pub(super) const FILE_COLUMNS: &[&str] =
-    &["file_name", "filepath", "file_path", "image_path", "path", "filename", "image", "img", "file", "url"];
+    &["file_name", "filepath", "file_path", "image_path", "path", "filename", "image", "img", "file"];
+/// Columns with the address of an image, in the lists of LAION, DataComp, COYO and img2dataset's other users.
+pub(super) const URL_COLUMNS: &[&str] = &["url", "image_url", "img_url"];
 /// Columns of captions.
 pub(super) const CAPTION_COLUMNS: &[&str] = &["caption", "text", "title"];
 
@@ -17,6 +19,7 @@ pub(super) const CAPTION_COLUMNS: &[&str] = &["caption", "text", "title"];
 pub(super) enum Wanted {
     Image,
     File,
+    Url,
     Caption,
 }
 
@@ -25,6 +28,7 @@ impl Wanted {
         match self {
             Self::Image => IMAGE_COLUMNS,
             Self::File => FILE_COLUMNS,
+            Self::Url => URL_COLUMNS,
             Self::Caption => CAPTION_COLUMNS,
         }
     }
@@ -32,6 +36,7 @@ impl Wanted {
     fn option(self) -> &'static str {
         match self {
             Self::Image | Self::File => "--image-column",
+            Self::Url => "--url-column",
             Self::Caption => "--caption-column",
         }
     }
@@ -40,6 +45,7 @@ impl Wanted {
         match self {
             Self::Image => "column of image bytes",
             Self::File => "column of image paths",
+            Self::Url => "column of addresses",
             Self::Caption => "caption column",
         }
     }

@@ -2,25 +2,24 @@
 //!
 //! The invariant: the manifest on the disk names exactly the files that are whole, and for each source how many of its
 //! records are in them. Everything after that is done again, and comes out the same, because where files end depends only
-//! on the records. Known uids are kept in memory: 16 bytes a pair and the set's own, about 3 GB for 100 million pairs.
+//! on the records. An entry of the ledger leaves it in the same step in which the pair, or the newer entry, comes in that
+//! takes its place. Known uids are kept in memory: 16 bytes a pair and the set's own, about 3 GB for 100 million pairs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, RecordBatch, StringArray};
+use arrow::array::AsArray;
 use diptych_schemas::{
-    DatasetManifest, LedgerEntry, LedgerFile, Reason, SchemaError, SourceEntry, Stage, Uid, column, durable, ledger_path,
-    ledger_schema, meta_path, source_column_name,
+    DatasetManifest, LedgerEntry, LedgerFile, RETRYABLE, Reason, SchemaError, SourceEntry, Stage, Uid, column, ledger_path,
+    meta_path, source_column_name,
 };
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::{ArrowWriter, ProjectionMask};
 
 use super::expand::Source;
 use super::folder;
 use super::judge::Pair;
-use super::shard::{OpenShard, narrow_properties};
+use super::ledger_files::{self, Place, RetryFilter, Rewritten, for_each_row, place};
+use super::shard::OpenShard;
 use super::{IngestError, IngestRequest, item::Rejection};
 
 /// Ledger rows that wait for their file. More than these close the open shard early.
@@ -42,18 +41,30 @@ pub(super) struct Dataset {
     columns: HashMap<String, usize>,
     shard: Option<OpenShard>,
     ledger: Vec<LedgerEntry>,
+    /// Entries that are no longer true, by the number of the file that held them when they were looked up.
+    resolved: HashMap<u32, HashSet<Place>>,
+    /// Sources that were read again to their end, with the number of ledger files that there were before.
+    read_again: Vec<(String, usize)>,
+    /// Old number of a ledger file that was replaced, and its new one.
+    renumbered: HashMap<u32, u32>,
     /// Names of columns that did not fit any more.
     pub(super) columns_left_out: HashSet<String>,
     /// Held as long as this lives.
     _lock: File,
 }
 
-/// What the dataset held of a source before the source was changed and read again: not worth a row of the ledger.
+/// What the dataset held of a source before the source was changed and read again: no news.
 #[derive(Default)]
 pub(super) struct Known {
     uids: HashSet<Uid>,
     rejections: HashSet<(String, String, String)>,
+    /// Of a URL list, address and caption of its pairs, and what was said of addresses that will not be asked again.
+    pub(super) links: HashSet<Place>,
+    pub(super) refused: HashMap<String, (Reason, String)>,
 }
+
+/// An entry of the ledger that is to be tried again: the number of its file, and its reason.
+pub(super) type Candidates = HashMap<Place, (u32, Reason)>;
 
 /// What happened to an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,14 +127,23 @@ impl Dataset {
             columns,
             shard: None,
             ledger: Vec::new(),
+            resolved: HashMap::new(),
+            read_again: Vec::new(),
+            renumbered: HashMap::new(),
             columns_left_out: HashSet::new(),
             _lock: lock,
         })
     }
 
     /// Finds or makes the entry of a source; gives its index, from which record to go on, and what is known of it. A source
-    /// that was changed is read from its beginning.
-    pub(super) fn begin(&mut self, source: &Source, options: &str) -> Result<(usize, u64, Known), IngestError> {
+    /// that was changed is read from its beginning, and so is one that is to be read `anew`.
+    pub(super) fn begin(
+        &mut self,
+        source: &Source,
+        options: &str,
+        anew: bool,
+        is_url_list: bool,
+    ) -> Result<(usize, u64, Known), IngestError> {
         let name = source.name();
         let mut entry = SourceEntry {
             path: name.clone(),
@@ -138,7 +158,7 @@ impl Dataset {
         let entries = &mut self.manifest.sources;
         let index = entries.iter().position(|entry| entry.path == name).unwrap_or(entries.len());
         match entries.get_mut(index) {
-            Some(earlier) if is_same(earlier, source, options) => {}
+            Some(earlier) if is_same(earlier, source, options) && !anew => {}
             Some(earlier) => {
                 entry.known_shards = self.manifest.shards.len() as u32;
                 entry.known_ledgers = self.manifest.ledgers.len() as u32;
@@ -151,25 +171,34 @@ impl Dataset {
             }
         }
         let entry = self.manifest.sources[index].clone();
-        Ok((index, entry.records, self.known(&entry)?))
+        Ok((index, entry.records, self.known(&entry, is_url_list)?))
     }
 
-    fn known(&self, entry: &SourceEntry) -> Result<Known, IngestError> {
+    fn known(&self, entry: &SourceEntry, is_url_list: bool) -> Result<Known, IngestError> {
         let mut known = Known::default();
         let before = self.manifest.shards.iter().take(entry.known_shards as usize).map(|shard| shard.shard);
         let holds = self.shards_of.get(&entry.path).map(Vec::as_slice).unwrap_or_default();
         for shard in before.filter(|shard| holds.binary_search(shard).is_ok()) {
-            for_each_row(&meta_path(&self.folder, shard), &[column::UID, column::SOURCE], |arrays, row| {
-                if arrays[1].as_string::<i32>().value(row) == entry.path {
+            let columns = [column::UID, column::SOURCE, column::KEY, column::CAPTION];
+            for_each_row(&meta_path(&self.folder, shard), &columns, |arrays, row| {
+                let text = |index: usize| arrays[index].as_string::<i32>().value(row);
+                if text(1) == entry.path {
                     known.uids.extend(Uid::try_from(arrays[0].as_fixed_size_binary().value(row)));
+                    if is_url_list {
+                        known.links.insert(place(&[text(2), text(3)]));
+                    }
                 }
             })?;
         }
-        let columns = [column::SOURCE, column::POSITION, column::KEY, column::REASON];
+        let columns = [column::SOURCE, column::POSITION, column::KEY, column::REASON, column::DETAIL, column::DISPOSITION];
         for ledger in self.manifest.ledgers.iter().take(entry.known_ledgers as usize) {
             for_each_row(&ledger_path(&self.folder, ledger.number), &columns, |arrays, row| {
                 let text = |index: usize| arrays[index].as_string::<i32>().value(row).to_owned();
                 if text(0) == entry.path {
+                    let reason = Reason::named(&text(3)).filter(|reason| reason.is_final_answer());
+                    if let Some(reason) = reason.filter(|_| is_url_list && text(5) != RETRYABLE) {
+                        known.refused.insert(text(2), (reason, text(4)));
+                    }
                     known.rejections.insert((text(1), text(2), text(3)));
                 }
             })?;
@@ -229,20 +258,19 @@ impl Dataset {
         step: &mut Step,
     ) -> Result<Taken, IngestError> {
         let Rejection { position, key, reason, detail } = rejection;
-        if known.rejections.contains(&(position.clone(), key.clone(), reason.as_str().to_owned())) {
-            self.advance(source, next);
-            return Ok(Taken::KnownBefore);
-        }
+        // The old entry goes when the source has been read again to its end; until then this one must not be lost either.
+        let known_before = known.rejections.contains(&(position.clone(), key.clone(), reason.as_str().to_owned()));
         if self.ledger.len() >= MAX_LEDGER_ROWS {
             self.commit(step)?;
         }
         let source_name = self.manifest.sources[source].path.clone();
         self.ledger.push(LedgerEntry { source: source_name, position, key, reason, detail, stage: Stage::Ingest, uid });
         self.advance(source, next);
-        Ok(Taken::Ledger(reason))
+        Ok(if known_before { Taken::KnownBefore } else { Taken::Ledger(reason) })
     }
 
-    fn advance(&mut self, source: usize, next: u64) {
+    /// Counts an item as done.
+    pub(super) fn advance(&mut self, source: usize, next: u64) {
         self.manifest.sources[source].records = next;
         self.changed = true;
     }
@@ -254,6 +282,41 @@ impl Dataset {
             (entry.records, entry.done) = (records, done);
             self.changed = true;
         }
+        if entry.known_ledgers > 0 {
+            self.read_again.push((entry.path.clone(), entry.known_ledgers as usize));
+            entry.known_ledgers = 0;
+            self.changed = true;
+        }
+    }
+
+    /// The entries of each source that a filter wants.
+    pub(super) fn candidates(&self, filter: RetryFilter) -> Result<BTreeMap<String, Candidates>, IngestError> {
+        let columns = [column::SOURCE, column::POSITION, column::KEY, column::REASON, column::DISPOSITION];
+        let mut found: BTreeMap<String, Candidates> = BTreeMap::new();
+        for ledger in &self.manifest.ledgers {
+            for_each_row(&ledger_path(&self.folder, ledger.number), &columns, |arrays, row| {
+                let text = |index: usize| arrays[index].as_string::<i32>().value(row);
+                let reason = Reason::named(text(3)).filter(|_| filter.wants(text(3), text(4)));
+                if let Some(reason) = reason {
+                    let of_source = match found.get_mut(text(0)) {
+                        Some(of_source) => of_source,
+                        None => found.entry(text(0).to_owned()).or_default(),
+                    };
+                    of_source.insert(place(&[text(0), text(1), text(2)]), (ledger.number, reason));
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Says that an entry is no longer true: what takes its place is in with the next commit, and it is out.
+    pub(super) fn resolve(&mut self, place: Place, ledger: u32) {
+        let mut number = ledger;
+        while let Some(newer) = self.renumbered.get(&number) {
+            number = *newer;
+        }
+        self.resolved.entry(number).or_default().insert(place);
+        self.changed = true;
     }
 
     /// Indices and values of a pair's own columns, ascending; unknown columns are added to the dataset.
@@ -293,79 +356,82 @@ impl Dataset {
             self.changed = true;
         }
         if !self.ledger.is_empty() {
-            let number = self.manifest.ledgers.last().map_or(0, |last| last.number + 1);
+            let number = self.next_ledger();
             let rows = self.ledger.len() as u64;
-            write_ledger(&ledger_path(&self.folder, number), &self.ledger)?;
+            ledger_files::write(&ledger_path(&self.folder, number), &self.ledger)?;
             self.ledger.clear();
             self.manifest.ledger_rows += rows;
             self.manifest.ledgers.push(LedgerFile { number, rows });
             self.changed = true;
             step()?;
         }
+        let replaced = self.replace_ledgers(step)?;
         if self.changed {
             self.manifest.write(&self.folder)?;
             self.changed = false;
             step()?;
         }
+        for path in replaced {
+            // Nobody names it any more; the next ingest would remove it, too.
+            let _ = std::fs::remove_file(path);
+        }
         Ok(())
     }
-}
 
-/// Calls `each` with the named columns and the row, for all rows of one of our own files.
-fn for_each_row(path: &Path, columns: &[&str], mut each: impl FnMut(&[ArrayRef], usize)) -> Result<(), IngestError> {
-    let damaged = |message: String| IngestError::Damaged { path: path.to_owned(), message };
-    let file = File::open(path).map_err(SchemaError::io(path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
-    let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    for batch in builder.with_projection(mask).build().map_err(|e| damaged(e.to_string()))? {
-        let batch = batch.map_err(|e| damaged(e.to_string()))?;
-        let mut arrays = Vec::with_capacity(columns.len());
-        for name in columns {
-            let array = batch.column_by_name(name).ok_or_else(|| damaged(format!("it lacks the column {name}")))?;
-            let expected = array.as_string_opt::<i32>().is_some() || array.as_fixed_size_binary_opt().is_some();
-            if !expected || array.null_count() > 0 {
-                return Err(damaged(format!("the column {name} is not as diptych writes it")));
-            }
-            arrays.push(Arc::clone(array));
-        }
-        for row in 0..batch.num_rows() {
-            each(&arrays, row);
-        }
+    fn next_ledger(&self) -> u32 {
+        self.manifest.ledgers.iter().map(|ledger| ledger.number + 1).max().unwrap_or(0)
     }
-    Ok(())
-}
 
-fn write_ledger(path: &Path, entries: &[LedgerEntry]) -> Result<(), IngestError> {
-    use std::io::{Error, Result as IoResult};
-
-    let arrays = || -> IoResult<Vec<ArrayRef>> {
-        let text = |value: &dyn Fn(&LedgerEntry) -> String| -> ArrayRef {
-            Arc::new(StringArray::from_iter_values(entries.iter().map(value)))
-        };
-        let mut uids = FixedSizeBinaryBuilder::with_capacity(entries.len(), 16);
-        for entry in entries {
-            match entry.uid {
-                Some(uid) => uids.append_value(uid.0).map_err(Error::other)?,
-                None => uids.append_null(),
-            }
+    /// Writes ledger files without what is no longer true beside those that hold it. Returns these; they may go when the
+    /// manifest is in place.
+    fn replace_ledgers(&mut self, step: &mut Step) -> Result<Vec<PathBuf>, IngestError> {
+        let (resolved, read_again) = (std::mem::take(&mut self.resolved), std::mem::take(&mut self.read_again));
+        let mut replaced = Vec::new();
+        if resolved.is_empty() && read_again.is_empty() {
+            return Ok(replaced);
         }
-        Ok(vec![
-            text(&|entry| entry.source.clone()),
-            text(&|entry| entry.position.clone()),
-            text(&|entry| entry.key.clone()),
-            text(&|entry| entry.reason.as_str().to_owned()),
-            text(&|entry| entry.detail.clone()),
-            text(&|entry| entry.reason.disposition().to_owned()),
-            text(&|entry| entry.stage.as_str().to_owned()),
-            Arc::new(uids.finish()),
-        ])
-    };
-    durable::write_with(path, |file| {
-        let batch = RecordBatch::try_new(ledger_schema(), arrays()?).map_err(Error::other)?;
-        let mut writer = ArrowWriter::try_new(file, ledger_schema(), Some(narrow_properties().build())).map_err(Error::other)?;
-        writer.write(&batch).map_err(Error::other)?;
-        writer.close().map_err(Error::other)?;
-        Ok(())
-    })?;
-    Ok(())
+        let mut index = 0;
+        // Above all numbers that the manifest on the disk names: those files are needed until the next one is in place.
+        let mut new = self.next_ledger();
+        // Files that were emptied leave the list: `before` counts as if they were still there.
+        for before in 0..self.manifest.ledgers.len() {
+            let LedgerFile { number, rows } = self.manifest.ledgers[index];
+            let places = resolved.get(&number);
+            let sources: HashSet<&str> =
+                read_again.iter().filter(|(_, files)| before < *files).map(|(source, _)| source.as_str()).collect();
+            if places.is_none() && sources.is_empty() {
+                index += 1;
+                continue;
+            }
+            let (old_path, new_path) = (ledger_path(&self.folder, number), ledger_path(&self.folder, new));
+            let rewritten = ledger_files::rewrite(&old_path, &new_path, &mut |source, position, key| {
+                let resolved = places.is_some_and(|places| places.contains(&place(&[source, position, key])));
+                !(resolved || sources.contains(source))
+            })?;
+            match rewritten {
+                Rewritten::Unchanged => {
+                    index += 1;
+                    continue;
+                }
+                Rewritten::Left(left) => {
+                    self.manifest.ledgers[index] = LedgerFile { number: new, rows: left };
+                    self.manifest.ledger_rows -= rows - left;
+                    self.renumbered.insert(number, new);
+                    new += 1;
+                    index += 1;
+                }
+                Rewritten::Emptied => {
+                    self.manifest.ledgers.remove(index);
+                    self.manifest.ledger_rows -= rows;
+                    for entry in self.manifest.sources.iter_mut().filter(|entry| entry.known_ledgers as usize > index) {
+                        entry.known_ledgers -= 1;
+                    }
+                }
+            }
+            replaced.push(old_path);
+            self.changed = true;
+            step()?;
+        }
+        Ok(replaced)
+    }
 }

@@ -23,10 +23,18 @@ pub(super) struct Record {
     /// Where in the source, in words.
     pub(super) position: String,
     pub(super) key: String,
+    /// The image file's bytes; on the way from the reader of a URL list to the downloader, its address.
     pub(super) image: Result<Vec<u8>, Flaw>,
     pub(super) caption: Result<String, Flaw>,
     /// The source's own columns under their own names.
     pub(super) columns: Vec<(String, String)>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        let (image, caption) = (Ok(Vec::new()), Ok(String::new()));
+        Self { position: String::new(), key: String::new(), image, caption, columns: Vec::new() }
+    }
 }
 
 /// An input that is not even a record.
@@ -42,6 +50,8 @@ pub(super) struct Rejection {
 pub(super) enum Item {
     Record(Record),
     Rejected(Rejection),
+    /// A row of a URL list whose image is in the dataset from an earlier state of the list.
+    Known,
 }
 
 impl Item {
@@ -53,6 +63,7 @@ impl Item {
                 record.image.as_ref().map_or(0, Vec::len) + record.caption.as_ref().map_or(0, String::len) + text
             }
             Self::Rejected(rejection) => rejection.detail.len(),
+            Self::Known => 0,
         }
     }
 }
@@ -84,5 +95,6 @@ pub(super) enum Fault {
 pub(super) struct ReadOptions<'a> {
     pub(super) image_column: Option<&'a str>,
     pub(super) caption_column: Option<&'a str>,
+    pub(super) url_column: Option<&'a str>,
     pub(super) max_image_bytes: u64,
 }

@@ -35,6 +35,18 @@ impl Pair {
 pub(super) enum Verdict {
     Pair(Box<Pair>),
     Rejected(Rejection),
+    Known,
+}
+
+impl Verdict {
+    /// Position and key of its record.
+    pub(super) fn place(&self) -> (&str, &str) {
+        match self {
+            Self::Pair(pair) => (&pair.position, &pair.key),
+            Self::Rejected(rejection) => (&rejection.position, &rejection.key),
+            Self::Known => ("", ""),
+        }
+    }
 }
 
 /// Judges items on `threads` threads and gives the verdicts in the same order, with the items' numbers.
@@ -64,6 +76,7 @@ fn judge(item: Item, request: &IngestRequest) -> Verdict {
     let record = match item {
         Item::Record(record) => record,
         Item::Rejected(rejection) => return Verdict::Rejected(rejection),
+        Item::Known => return Verdict::Known,
     };
     let Record { position, key, image, caption, columns } = record;
     let rejected =

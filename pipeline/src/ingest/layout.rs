@@ -10,10 +10,34 @@ use super::{IngestError, images_folder, listing, parquet_source, webdataset};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    Tar { gzip: bool },
-    Parquet,
-    Listing(listing::Form),
+    Tar {
+        gzip: bool,
+    },
+    /// `urls`: with the addresses of images, not with images.
+    Parquet {
+        urls: bool,
+    },
+    Listing {
+        form: listing::Form,
+        urls: bool,
+    },
     Images,
+}
+
+impl Layout {
+    /// Whether its images must be downloaded.
+    pub(super) fn is_url_list(self) -> bool {
+        matches!(self, Self::Parquet { urls: true } | Self::Listing { urls: true, .. })
+    }
+
+    /// About how many records a source has, where that is quickly known.
+    pub(super) fn records(self, source: &Source) -> Option<u64> {
+        match self {
+            Self::Parquet { .. } => parquet_source::rows(&source.path),
+            Self::Listing { .. } => listing::lines(&source.path),
+            _ => None,
+        }
+    }
 }
 
 /// A source's layout, and in words what was recognised. Columns that the request names but the source lacks are an error
@@ -21,13 +45,13 @@ pub(super) enum Layout {
 pub(super) fn recognise(source: &Source, options: &ReadOptions) -> Result<(Layout, String), IngestError> {
     let path = source.path.as_path();
     let start = first_bytes(path);
-    let layout = match NameKind::of(path) {
+    let mut layout = match NameKind::of(path) {
         _ if source.is_folder => Layout::Images,
         Some(NameKind::Tar) => Layout::Tar { gzip: is_gzip(&start) },
-        Some(NameKind::Parquet) => Layout::Parquet,
-        Some(NameKind::Csv) => Layout::Listing(listing::Form::Csv),
-        Some(NameKind::JsonLines) => Layout::Listing(listing::Form::JsonLines),
-        None if start.starts_with(b"PAR1") => Layout::Parquet,
+        Some(NameKind::Parquet) => Layout::Parquet { urls: false },
+        Some(NameKind::Csv) => Layout::Listing { form: listing::Form::Csv, urls: false },
+        Some(NameKind::JsonLines) => Layout::Listing { form: listing::Form::JsonLines, urls: false },
+        None if start.starts_with(b"PAR1") => Layout::Parquet { urls: false },
         None if is_gzip(&start) || start.get(257..262) == Some(b"ustar") => Layout::Tar { gzip: is_gzip(&start) },
         None => {
             let (found, advice) = if is_image(path) {
@@ -38,17 +62,23 @@ pub(super) fn recognise(source: &Source, options: &ReadOptions) -> Result<(Layou
             return Err(IngestError::Unrecognised { path: path.to_owned(), found: found.into(), advice });
         }
     };
-    let words = match layout {
+    let words = match &mut layout {
         Layout::Tar { gzip } => {
-            webdataset::check(path, gzip, options)?;
-            webdataset::describe(gzip)
+            webdataset::check(path, *gzip, options)?;
+            webdataset::describe(*gzip)
         }
-        Layout::Parquet => match parquet_source::check(path, options)? {
-            Ok(words) => words,
+        Layout::Parquet { urls } => match parquet_source::check(path, options)? {
+            Ok((is_list, words)) => {
+                *urls = is_list;
+                words
+            }
             Err((_, message)) => format!("Parquet, unreadable: {message}"),
         },
-        Layout::Listing(form) => match listing::check(path, form, options)? {
-            Ok(words) => words,
+        Layout::Listing { form, urls } => match listing::check(path, *form, options)? {
+            Ok((is_list, words)) => {
+                *urls = is_list;
+                words
+            }
             Err(error) => format!("listing, unreadable: {error}"),
         },
         Layout::Images => "folder of images, captions in text files of the same name".into(),
@@ -70,7 +100,7 @@ fn is_gzip(start: &[u8]) -> bool {
     start.starts_with(&[0x1f, 0x8b])
 }
 
-/// Reads a source from item `from` on.
+/// Reads a source from item `from` on. Of a URL list, addresses come where images should be: `download` gets these.
 pub(super) fn read(
     source: &Source,
     layout: Layout,
@@ -82,8 +112,8 @@ pub(super) fn read(
     let mut new_only = |item, next| if next > from { sink(item, next) } else { Ok(()) };
     match layout {
         Layout::Tar { gzip } => webdataset::read(&source.path, gzip, options, &mut new_only),
-        Layout::Parquet => parquet_source::read(&source.path, from, options, &mut new_only),
-        Layout::Listing(form) => listing::read(&source.path, form, from, options, &mut new_only),
+        Layout::Parquet { .. } => parquet_source::read(&source.path, from, options, &mut new_only),
+        Layout::Listing { form, .. } => listing::read(&source.path, form, from, options, &mut new_only),
         Layout::Images => images_folder::read(&source.path, from, options, &mut new_only),
     }
 }

@@ -1,4 +1,4 @@
-//! Listings: CSV, TSV or JSON Lines with the path of an image file and a caption in each record.
+//! Listings: CSV, TSV or JSON Lines with the path or the address of an image file and a caption in each record.
 //!
 //! Paths are relative to the listing's folder and may not leave it: a listing can come from anywhere, and must not be a way
 //! to read other files of this machine.
@@ -31,10 +31,12 @@ pub(super) enum Form {
 struct Columns {
     image: String,
     caption: String,
+    /// The image is an address, not a path.
+    urls: bool,
 }
 
-/// Finds the columns; says in words what is read.
-pub(super) fn check(path: &Path, form: Form, options: &ReadOptions) -> Result<Result<String, io::Error>, IngestError> {
+/// Finds the columns; says whether it is a list of addresses, and in words what is read.
+pub(super) fn check(path: &Path, form: Form, options: &ReadOptions) -> Result<Result<(bool, String), io::Error>, IngestError> {
     let (kind, names) = match form {
         Form::Csv => match open_csv(path) {
             Ok(opened) => (opened.name, opened.header),
@@ -46,7 +48,8 @@ pub(super) fn check(path: &Path, form: Form, options: &ReadOptions) -> Result<Re
         },
     };
     let columns = find_columns(path, &names, options)?;
-    Ok(Ok(format!("{kind}: image files in `{}`, captions in `{}`", columns.image, columns.caption)))
+    let what = if columns.urls { "addresses of images" } else { "image files" };
+    Ok(Ok((columns.urls, format!("{kind}: {what} in `{}`, captions in `{}`", columns.image, columns.caption))))
 }
 
 fn find_columns(path: &Path, names: &[String], options: &ReadOptions) -> Result<Columns, IngestError> {
@@ -54,15 +57,38 @@ fn find_columns(path: &Path, names: &[String], options: &ReadOptions) -> Result<
         let iter = names.iter().map(String::as_str);
         wanted.find(&iter, given).map(|index| names[index].clone()).ok_or_else(|| wanted.missing(path, iter, given))
     };
-    Ok(Columns { image: find(Wanted::File, options.image_column)?, caption: find(Wanted::Caption, options.caption_column)? })
+    let caption = find(Wanted::Caption, options.caption_column)?;
+    if options.url_column.is_some() {
+        return Ok(Columns { image: find(Wanted::Url, options.url_column)?, caption, urls: true });
+    }
+    match find(Wanted::File, options.image_column) {
+        Ok(image) => Ok(Columns { image, caption, urls: false }),
+        Err(_) if options.image_column.is_none() && find(Wanted::Url, None).is_ok() => {
+            Ok(Columns { image: find(Wanted::Url, None)?, caption, urls: true })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Lines of a listing: about its records, for those who want to know how long it will take.
+pub(super) fn lines(path: &Path) -> Option<u64> {
+    let mut file = File::open(path).ok()?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut lines = 0;
+    loop {
+        match file.read(&mut buffer).ok()? {
+            0 => return Some(lines),
+            read => lines += buffer[..read].iter().filter(|&&byte| byte == b'\n').count() as u64,
+        }
+    }
 }
 
 /// Reads the records that come after the first `from`.
 pub(super) fn read(path: &Path, form: Form, from: u64, options: &ReadOptions, sink: &mut Sink) -> Result<Outcome, IngestError> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let opened = folder.canonicalize().and_then(|root| Ok((Files { root, folder: folder.to_owned() }, File::open(path)?)));
+    let opened = folder.canonicalize().and_then(|root| Ok((root, File::open(path)?)));
     let files = match opened {
-        Ok((files, _)) => files,
+        Ok((root, _)) => Files { root, folder: folder.to_owned() },
         Err(error) => return super::unreadable(Reason::TruncatedSource, error.to_string(), sink),
     };
     match form {
@@ -85,7 +111,7 @@ impl Files {
             return Err((Reason::MissingImage, "the path is empty".into()));
         }
         if name.contains("://") {
-            let advice = "is an address; Diptych does not download: fetch the images first, for example with img2dataset";
+            let advice = "is an address; name its column with --url-column and it is downloaded";
             return Err((Reason::MissingImage, format!("{name} {advice}")));
         }
         let relative = Path::new(name);
@@ -122,16 +148,20 @@ fn record(
     line: u64,
     file: Option<String>,
     caption: Option<String>,
-    columns: Vec<(String, String)>,
+    own: Vec<(String, String)>,
+    columns: &Columns,
     files: &Files,
     options: &ReadOptions,
 ) -> Item {
     let image = match &file {
+        Some(url) if columns.urls => Ok(url.trim().as_bytes().to_owned()),
         Some(name) => files.read(name, options),
+        None if columns.urls => Err((Reason::BadUrl, "the record has no address".into())),
         None => Err((Reason::MissingImage, "the record has no path".into())),
     };
     let caption = caption.ok_or_else(|| (Reason::MissingCaption, "the record has no caption".into()));
-    Item::Record(Record { position: format!("line {line}"), key: file.unwrap_or_default(), image, caption, columns })
+    let key = file.map_or_else(String::new, |name| if columns.urls { name.trim().to_owned() } else { name });
+    Item::Record(Record { position: format!("line {line}"), key, image, caption, columns: own })
 }
 
 fn bad_record(line: u64, detail: String) -> Item {
@@ -236,7 +266,7 @@ fn read_csv(path: &Path, from: u64, options: &ReadOptions, files: &Files, sink: 
                             own.push((name.clone(), value.to_owned()));
                         }
                     }
-                    record(line, file, caption, own, files, options)
+                    record(line, file, caption, own, &columns, files, options)
                 }
             }
         } else {
@@ -315,7 +345,7 @@ fn read_json_lines(
                         own.push((name.clone(), value));
                     }
                 }
-                record(line_number, file, caption, own, files, options)
+                record(line_number, file, caption, own, &columns, files, options)
             }
         };
         sink(item, records)?;

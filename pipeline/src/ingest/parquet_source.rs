@@ -1,4 +1,5 @@
-//! Parquet sources: a column of image bytes (plain, or Hugging Face's struct of bytes and path) and a column of captions.
+//! Parquet sources: a column of image bytes (plain, or Hugging Face's struct of bytes and path) or of images' addresses, and
+//! a column of captions.
 //!
 //! Rows are streamed in batches that are bounded in bytes: a batch of parquet's usual 8192 rows could be gigabytes. A footer
 //! is believed only as far as the file bears it out, and a row group that cannot be read costs that row group alone.
@@ -8,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use diptych_schemas::Reason;
@@ -40,23 +41,40 @@ struct Opened {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Columns {
     image: String,
-    /// The image is a struct with the fields `bytes` and `path`.
-    nested: bool,
+    kind: ImageKind,
     caption: String,
     key: Option<String>,
     own: Vec<String>,
 }
 
-/// Finds the columns; says in words what is read, or why the file cannot be.
-pub(super) fn check(path: &Path, options: &ReadOptions) -> Result<Result<String, Flaw>, IngestError> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ImageKind {
+    Bytes,
+    /// A struct with the fields `bytes` and `path`.
+    Nested,
+    Url,
+}
+
+/// Finds the columns; says whether it is a list of addresses and in words what is read, or why the file cannot be.
+pub(super) fn check(path: &Path, options: &ReadOptions) -> Result<Result<(bool, String), Flaw>, IngestError> {
     let opened = match open(path, options)? {
         Ok(opened) => opened,
         Err(flaw) => return Ok(Err(flaw)),
     };
-    let Columns { image, nested, caption, own, .. } = opened.columns;
-    let form = if nested { " (a struct of bytes and path)" } else { "" };
+    let Columns { image, kind, caption, own, .. } = opened.columns;
     let own = if own.is_empty() { String::new() } else { format!(", and {} columns of its own", own.len()) };
-    Ok(Ok(format!("Parquet: images in `{image}`{form}, captions in `{caption}`{own}")))
+    let words = match kind {
+        ImageKind::Url => format!("Parquet: addresses of images in `{image}`, captions in `{caption}`{own}"),
+        ImageKind::Bytes => format!("Parquet: images in `{image}`, captions in `{caption}`{own}"),
+        ImageKind::Nested => format!("Parquet: images in `{image}` (a struct of bytes and path), captions in `{caption}`{own}"),
+    };
+    Ok(Ok((kind == ImageKind::Url, words)))
+}
+
+/// Rows of a file, as its footer says.
+pub(super) fn rows(path: &Path) -> Option<u64> {
+    let metadata = File::open(path).ok().and_then(|file| load(&file).ok())?;
+    Some(metadata.metadata().file_metadata().num_rows() as u64)
 }
 
 /// Runs code of the Parquet reader, which may panic on damaged files, as a fallible call.
@@ -77,10 +95,10 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Result<Opened, Flaw>, Inge
     let columns = find_columns(path, &schema, options)?;
     // Views into the pages: an image that a dictionary holds once is not copied for each of its rows, and there are no
     // 32-bit offsets to overflow.
-    let fields = schema
-        .fields()
-        .iter()
-        .map(|field| if *field.name() == columns.image { Arc::new(as_view(field)) } else { Arc::clone(field) });
+    let fields = schema.fields().iter().map(|field| {
+        let is_image = *field.name() == columns.image && columns.kind != ImageKind::Url;
+        if is_image { Arc::new(as_view(field)) } else { Arc::clone(field) }
+    });
     let schema = Arc::new(Schema::new_with_metadata(fields.collect::<Fields>(), schema.metadata().clone()));
     let viewed = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), ArrowReaderOptions::new().with_schema(schema));
     Ok(match viewed {
@@ -159,16 +177,29 @@ fn find_columns(path: &Path, schema: &Schema, options: &ReadOptions) -> Result<C
             wanted.missing(path, shown.iter().map(String::as_str), given)
         })
     };
-    let image = of_kind(Wanted::Image, options.image_column, &|kind| is_bytes(kind) || is_struct_of_bytes(kind))?;
+    let bytes = of_kind(Wanted::Image, options.image_column, &|kind| is_bytes(kind) || is_struct_of_bytes(kind));
+    let named = options.url_column.is_some();
+    let url = of_kind(Wanted::Url, options.url_column, &is_text);
+    let (image, kind) = match (bytes, url) {
+        (_, url) if named => (url?, ImageKind::Url),
+        (Ok(image), _) if is_struct_of_bytes(image.data_type()) => (image, ImageKind::Nested),
+        (Ok(image), _) => (image, ImageKind::Bytes),
+        (Err(_), Ok(url)) if options.image_column.is_none() => (url, ImageKind::Url),
+        (Err(error), _) => return Err(error),
+    };
     let caption = of_kind(Wanted::Caption, options.caption_column, &is_text)?;
-    let key = fields.iter().find(|field| KEY_COLUMNS.contains(&field.name().as_str()) && is_text(field.data_type()));
+    let is_list = kind == ImageKind::Url;
+    let key = fields
+        .iter()
+        .filter(|_| !is_list)
+        .find(|field| KEY_COLUMNS.contains(&field.name().as_str()) && is_text(field.data_type()));
     let own = fields.iter().filter(|field| {
         let name = field.name();
         name != image.name() && name != caption.name() && key.is_none_or(|key| name != key.name()) && is_scalar(field.data_type())
     });
     Ok(Columns {
         image: image.name().clone(),
-        nested: is_struct_of_bytes(image.data_type()),
+        kind,
         caption: caption.name().clone(),
         key: key.map(|field| field.name().clone()),
         own: own.map(|field| field.name().clone()).collect(),
@@ -280,9 +311,14 @@ fn batch_rows(group: &RowGroupMetaData) -> usize {
     (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS) as usize
 }
 
+enum Image {
+    Bytes(BinaryViewArray),
+    Urls(StringArray),
+}
+
 /// A batch, taken apart.
 struct Rows {
-    image: ArrayRef,
+    image: Image,
     /// Hugging Face's `path` beside the bytes.
     path: Option<StringArray>,
     /// A struct that is null hides what its fields hold.
@@ -301,15 +337,17 @@ impl Rows {
         };
         let whole = column(&columns.image)?;
         let (mut image, mut path, mut hidden) = (Arc::clone(whole), None, None);
-        if columns.nested {
+        if columns.kind == ImageKind::Nested {
             let fields = whole.as_struct_opt().ok_or("the image is not a struct")?;
             image = Arc::clone(fields.column_by_name("bytes").ok_or("the image has no bytes")?);
             path = fields.column_by_name("path").filter(|array| is_text(array.data_type())).map(text).transpose()?;
             hidden = Some(Arc::clone(whole));
         }
-        if image.as_binary_view_opt().is_none() {
-            return Err(format!("the image is {}, not bytes", image.data_type()));
-        }
+        let image = match image.as_binary_view_opt() {
+            _ if columns.kind == ImageKind::Url => Image::Urls(text(&image)?),
+            Some(bytes) => Image::Bytes(bytes.clone()),
+            None => return Err(format!("the image is {}, not bytes", image.data_type())),
+        };
         let own = columns.own.iter().map(|name| Ok((name.clone(), text(column(name)?)?))).collect::<Result<_, String>>()?;
         let key = columns.key.as_ref().map(|name| text(column(name)?)).transpose()?;
         let caption = text(column(&columns.caption)?)?;
@@ -318,20 +356,24 @@ impl Rows {
 
     fn record(&self, index: usize, position: String, row: u64) -> Record {
         let value = |array: &StringArray| array.is_valid(index).then(|| array.value(index).to_owned());
-        let there = self.hidden.as_ref().is_none_or(|whole| whole.is_valid(index)) && self.image.is_valid(index);
-        let image = if there {
-            Ok(self.image.as_binary_view().value(index).to_vec())
-        } else {
-            Err((
-                Reason::MissingImage,
-                match self.path.as_ref().and_then(value) {
+        let shown = self.hidden.as_ref().is_none_or(|whole| whole.is_valid(index));
+        let (image, url) = match &self.image {
+            Image::Urls(urls) => {
+                let url = value(urls).map(|url| url.trim().to_owned());
+                let missing = || (Reason::BadUrl, format!("`{}` is null", self.image_name));
+                (url.clone().map(String::into_bytes).ok_or_else(missing), Some(url.unwrap_or_default()))
+            }
+            Image::Bytes(bytes) if shown && bytes.is_valid(index) => (Ok(bytes.value(index).to_vec()), None),
+            Image::Bytes(_) => {
+                let missing = match self.path.as_ref().and_then(value) {
                     Some(path) => format!("`{}` has no bytes, only the path {path}", self.image_name),
                     None => format!("`{}` is null", self.image_name),
-                },
-            ))
+                };
+                (Err((Reason::MissingImage, missing)), None)
+            }
         };
         let caption = value(&self.caption).ok_or_else(|| (Reason::MissingCaption, "the caption is null".to_owned()));
-        let key = self.key.as_ref().and_then(value).unwrap_or_else(|| row.to_string());
+        let key = url.or_else(|| self.key.as_ref().and_then(value)).unwrap_or_else(|| row.to_string());
         let columns = self.own.iter().filter_map(|(name, array)| Some((name.clone(), value(array)?)));
         Record { position, key, image, caption, columns: columns.collect() }
     }

@@ -12,12 +12,22 @@ pub struct IngestProgress {
     pub sources_total: usize,
     /// The one that is being read.
     pub source: String,
+    /// Records of it that are done, in earlier ingests too, and about how many it has, where that is known.
+    pub records: u64,
+    pub records_total: Option<u64>,
     /// Of this ingest.
     pub pairs: u64,
-    /// Of this ingest.
-    pub ledger_rows: u64,
+    /// Rows that this ingest added to the ledger, by reason.
+    pub ledger: BTreeMap<&'static str, u64>,
     /// Bytes of images that became pairs in this ingest.
     pub bytes: u64,
+}
+
+impl IngestProgress {
+    /// Rows that this ingest added to the ledger.
+    pub fn ledger_rows(&self) -> u64 {
+        self.ledger.values().sum()
+    }
 }
 
 /// What an ingest did.
@@ -26,6 +36,9 @@ pub struct IngestReport {
     pub pairs_added: u64,
     /// Rows added to the ledger, by reason.
     pub ledger_added: BTreeMap<&'static str, u64>,
+    /// Entries of the ledger that were tried again, and those of them that became pairs.
+    pub tried_again: u64,
+    pub mended: u64,
     /// In the dataset now.
     pub pairs_total: u64,
     pub ledger_total: u64,

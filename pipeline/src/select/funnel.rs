@@ -3,16 +3,15 @@
 //! Only for a plain SELECT … FROM … WHERE a AND b AND …; anything else has no funnel. One more pass over the columns that
 //! the conditions name.
 
-use std::fmt::Write;
 use std::ops::ControlFlow;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr, SetExpr, visit_expressions};
+use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr, SelectItem, SetExpr, visit_expressions};
 
-use crate::sql::query;
+use crate::sql::{SqlError, plan, query};
 
 /// A condition, and the rows that it and all before it leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,50 +21,102 @@ pub struct FunnelStep {
     pub remaining: u64,
 }
 
-pub(super) async fn count(context: &SessionContext, statement: &Statement) -> Vec<FunnelStep> {
-    let Some((sql, conditions)) = counting_query(context, statement) else { return Vec::new() };
-    let counted = match query(context, &sql).await {
-        Ok(rows) => rows.collect().await,
-        Err(error) => Err(error),
-    };
-    match counted {
-        Ok(batches) => {
-            let counts = batches.iter().filter(|batch| batch.num_rows() == 1).flat_map(RecordBatch::columns);
-            let counts = counts.map(|column| column.as_primitive::<Int64Type>().value(0) as u64);
-            conditions.into_iter().zip(counts).map(|(condition, remaining)| FunnelStep { condition, remaining }).collect()
-        }
-        Err(error) => {
-            // The selection itself does not depend on it: a condition may fail on rows that another one keeps from it.
-            tracing::warn!(%error, "cannot count what each condition leaves");
-            Vec::new()
-        }
-    }
+/// The funnel of a query; empty where it has none.
+///
+/// # Errors
+/// SQL that cannot be planned. Counts that fail are only a warning: a condition may fail on rows that another keeps from it.
+pub async fn funnel(context: &SessionContext, sql: &str) -> Result<Vec<FunnelStep>, SqlError> {
+    let planned = plan(context, sql).await?;
+    Ok(count(context, &planned.statement).await)
 }
 
-/// One query that counts for every condition, and the conditions.
-fn counting_query(context: &SessionContext, statement: &Statement) -> Option<(String, Vec<String>)> {
-    let tables = context.state().resolve_table_references(statement).ok()?;
-    if tables.iter().any(|table| table.table() == "blob") {
-        return None;
+pub(super) async fn count(context: &SessionContext, statement: &Statement) -> Vec<FunnelStep> {
+    let Some(filter) = Filter::of(context, statement) else { return Vec::new() };
+    let mut counts = Vec::new();
+    for sql in filter.counting_queries() {
+        let counted = match query(context, &sql).await {
+            Ok(rows) => rows.collect().await,
+            Err(error) => Err(error),
+        };
+        match counted {
+            Ok(batches) => {
+                let columns = batches.iter().filter(|batch| batch.num_rows() == 1).flat_map(RecordBatch::columns);
+                counts.extend(columns.map(|column| column.as_primitive::<Int64Type>().value(0) as u64));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot count what each condition leaves");
+                return Vec::new();
+            }
+        }
     }
-    let Statement::Statement(statement) = statement else { return None };
-    let ast::Statement::Query(query) = &**statement else { return None };
-    let SetExpr::Select(select) = &*query.body else { return None };
-    let condition = select.selection.as_ref()?;
-    if select.from.is_empty() || has_subquery(condition) {
-        return None;
+    let steps = std::iter::once(format!("FROM {}", filter.from)).chain(filter.conditions);
+    steps.zip(counts).map(|(condition, remaining)| FunnelStep { condition, remaining }).collect()
+}
+
+/// The parts of a plain query with a WHERE clause, as SQL.
+pub(super) struct Filter {
+    /// `WITH …`, or nothing.
+    pub(super) with: String,
+    pub(super) from: String,
+    /// What is selected as uid.
+    pub(super) uid: String,
+    /// The clause's conjuncts, in their order.
+    pub(super) conditions: Vec<String>,
+    pub(super) parsed: Vec<Expr>,
+}
+
+impl Filter {
+    /// None where the query has another form, or reads images.
+    pub(super) fn of(context: &SessionContext, statement: &Statement) -> Option<Self> {
+        let tables = context.state().resolve_table_references(statement).ok()?;
+        if tables.iter().any(|table| table.table() == "blob") {
+            return None;
+        }
+        let Statement::Statement(statement) = statement else { return None };
+        let ast::Statement::Query(query) = &**statement else { return None };
+        let SetExpr::Select(select) = &*query.body else { return None };
+        let condition = select.selection.as_ref()?;
+        if select.from.is_empty() {
+            return None;
+        }
+        let mut parsed = Vec::new();
+        split_conjunction(condition, &mut parsed);
+        let uid = select.projection.iter().find_map(|item| match item {
+            SelectItem::ExprWithAlias { expr, alias } if alias.value == "uid" => Some(expr.to_string()),
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) if parts.last().is_some_and(|name| name.value == "uid") => {
+                Some(parts.iter().map(ToString::to_string).collect::<Vec<_>>().join("."))
+            }
+            _ => None,
+        });
+        Some(Self {
+            with: query.with.as_ref().map(|with| format!("{with} ")).unwrap_or_default(),
+            from: select.from.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            uid: uid.unwrap_or_else(|| "uid".into()),
+            conditions: parsed.iter().map(ToString::to_string).collect(),
+            parsed: parsed.into_iter().cloned().collect(),
+        })
     }
-    let from = select.from.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let mut conditions = Vec::new();
-    split_conjunction(condition, &mut conditions);
-    let mut columns = "count(*)".to_owned();
-    for last in 0..conditions.len() {
-        let all = conditions[..=last].iter().map(|condition| format!("({condition})")).collect::<Vec<_>>().join(" AND ");
-        write!(columns, ", count(*) FILTER (WHERE {all})").ok()?;
+
+    /// The first `count` conditions as one.
+    pub(super) fn first(&self, count: usize) -> String {
+        let conditions = self.conditions[..count].iter().map(|condition| format!("({condition})"));
+        conditions.collect::<Vec<_>>().join(" AND ")
     }
-    let with = query.with.as_ref().map(|with| format!("{with} ")).unwrap_or_default();
-    let steps = std::iter::once(format!("FROM {from}")).chain(conditions.iter().map(ToString::to_string));
-    Some((format!("{with}SELECT {columns} FROM {from}"), steps.collect()))
+
+    /// One query that counts for every condition; where a condition has a query of its own, which a filtered count does not
+    /// take, one query for each.
+    fn counting_queries(&self) -> Vec<String> {
+        let Self { with, from, conditions, .. } = self;
+        if self.parsed.iter().any(has_subquery) {
+            let steps = (1..=conditions.len()).map(|count| format!(" WHERE {}", self.first(count)));
+            return std::iter::once(String::new())
+                .chain(steps)
+                .map(|filter| format!("{with}SELECT count(*) FROM {from}{filter}"))
+                .collect();
+        }
+        let counts = (1..=conditions.len()).map(|count| format!(", count(*) FILTER (WHERE {})", self.first(count)));
+        vec![format!("{with}SELECT count(*){} FROM {from}", counts.collect::<String>())]
+    }
 }
 
 fn split_conjunction<'a>(condition: &'a Expr, conditions: &mut Vec<&'a Expr>) {

@@ -4,6 +4,9 @@
 
 mod bad_input;
 mod crash;
+mod download;
 mod formats;
+mod profile;
 mod remote;
+mod tidy;
 mod way;

@@ -1,0 +1,129 @@
+//! The progress of an ingest: a bar on a terminal, a line now and then in a log.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use diptych_pipeline::ingest::IngestProgress;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+
+use crate::output::thousands;
+
+/// How often a line is logged where no terminal shows the bar.
+const LOGGED_EVERY: Duration = Duration::from_secs(30);
+/// How often the bar is drawn anew.
+const DRAWN_EVERY: Duration = Duration::from_millis(200);
+/// Speeds are of about so long.
+const SPEED_OVER: Duration = Duration::from_secs(10);
+
+pub(crate) struct Shown {
+    bar: ProgressBar,
+    drawn: Option<Instant>,
+    logged: Instant,
+    /// Where speeds are counted from: time, records, pairs, bytes.
+    since: (Instant, u64, u64, u64),
+    source: String,
+    /// Records, pairs and bytes a second.
+    speed: [f64; 3],
+}
+
+impl Shown {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let bar = ProgressBar::new(0).with_style(
+            ProgressStyle::with_template("{spinner} source {pos}/{len}  {msg}  {elapsed}").context("progress template")?,
+        );
+        bar.enable_steady_tick(DRAWN_EVERY);
+        let now = Instant::now();
+        Ok(Self { bar, drawn: None, logged: now, since: (now, 0, 0, 0), source: String::new(), speed: [0.0; 3] })
+    }
+
+    pub(crate) fn step(&mut self, progress: &IngestProgress) -> ControlFlow<()> {
+        let now = Instant::now();
+        if self.drawn.is_some_and(|drawn| now.duration_since(drawn) < DRAWN_EVERY) {
+            return ControlFlow::Continue(());
+        }
+        self.drawn = Some(now);
+        self.measure(progress, now);
+        let message = words(progress, self.speed);
+        if self.bar.is_hidden() && now.duration_since(self.logged) >= LOGGED_EVERY {
+            self.logged = now;
+            tracing::info!("source {}/{}: {message}", progress.sources_done, progress.sources_total);
+        }
+        self.bar.set_length(progress.sources_total as u64);
+        self.bar.set_position(progress.sources_done as u64);
+        self.bar.set_message(message);
+        ControlFlow::Continue(())
+    }
+
+    /// Speeds since the last measurement, which is renewed when it is old.
+    fn measure(&mut self, progress: &IngestProgress, now: Instant) {
+        let at = (now, progress.records, progress.pairs, progress.bytes);
+        if self.source != progress.source || progress.records < self.since.1 {
+            self.source.clone_from(&progress.source);
+            self.since = at;
+            return;
+        }
+        let (start, records, pairs, bytes) = self.since;
+        let seconds = now.duration_since(start).as_secs_f64();
+        if seconds > 0.0 {
+            self.speed =
+                [progress.records - records, progress.pairs - pairs, progress.bytes - bytes].map(|count| count as f64 / seconds);
+        }
+        if now.duration_since(start) > SPEED_OVER {
+            self.since = at;
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Done, failed by reason, speeds, and how long it will take.
+fn words(progress: &IngestProgress, [records, pairs, bytes]: [f64; 3]) -> String {
+    let mut text = format!("{} pairs, {} to the ledger", thousands(progress.pairs), thousands(progress.ledger_rows()));
+    let mut reasons: Vec<_> = progress.ledger.iter().filter(|(_, count)| **count > 0).collect();
+    reasons.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(**count));
+    if !reasons.is_empty() {
+        let most: Vec<String> =
+            reasons.iter().take(4).map(|(reason, count)| format!("{reason} {}", thousands(**count))).collect();
+        text += &format!(" ({}{})", most.join(", "), if reasons.len() > 4 { ", …" } else { "" });
+    }
+    if pairs > 0.0 {
+        text += &format!("  {pairs:.0} images/s, {:.1} MB/s", bytes / 1e6);
+    }
+    if let Some(total) = progress.records_total {
+        let total = total.max(progress.records);
+        text += &format!("  row {} of about {}", thousands(progress.records), thousands(total));
+        let left = (total - progress.records) as f64 / records;
+        if left.is_finite() && left > 1.0 {
+            text += &format!(", {} left", HumanDuration(Duration::from_secs_f64(left.min(1e9))));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn line_says_what_is_done_what_failed_how_fast_and_how_long() {
+        let progress = IngestProgress {
+            records: 1500,
+            records_total: Some(3000),
+            pairs: 1400,
+            bytes: 70_000_000,
+            ledger: BTreeMap::from([("timeout", 30), ("not_found", 70), ("bad_url", 0)]),
+            ..IngestProgress::default()
+        };
+        assert_eq!(
+            words(&progress, [50.0, 47.0, 2_350_000.0]),
+            "1,400 pairs, 100 to the ledger (not_found 70, timeout 30)  47 images/s, 2.4 MB/s  row 1,500 of about 3,000, \
+             30 seconds left"
+        );
+        assert_eq!(words(&IngestProgress::default(), [0.0; 3]), "0 pairs, 0 to the ledger");
+    }
+}

@@ -1,0 +1,114 @@
+//! Kills, a full disk, a power cut.
+
+use std::io::Write;
+use std::process::Command;
+
+use crate::process::*;
+use crate::samples::*;
+use diptych::store::{Modality, Store, StoreError};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+#[test]
+fn killed_embedding_keeps_every_acknowledged_row_and_no_half_one() {
+    murder("embed", 1, |store, acknowledged| {
+        let reader = store.read_embeddings(hash("weights"), Modality::Image).unwrap();
+        let rows = reader.set().rows;
+        assert!(rows >= acknowledged, "{rows} rows, {acknowledged} were acknowledged");
+        assert_rows(&reader.read_all().unwrap(), rows, DIM);
+    });
+}
+
+#[test]
+fn killed_training_keeps_every_acknowledged_checkpoint_with_its_progress() {
+    murder("train", 2, |store, acknowledged| {
+        let run = store.run(&run_name()).unwrap().unwrap();
+        let step = run.step.0;
+        assert!(step >= acknowledged, "at step {step}, {acknowledged} was acknowledged");
+        assert_eq!(run, run_record(step));
+        let checkpoints = store.checkpoints(&run_name()).unwrap();
+        // The fourth newest is removed after the newest is put, so a kill in between leaves it.
+        let oldest = checkpoints[0].step.0;
+        assert!(oldest == step.saturating_sub(2).max(1) || oldest == step.saturating_sub(3).max(1), "from {oldest} to {step}");
+        assert_eq!(checkpoints, (oldest..=step).map(checkpoint).collect::<Vec<_>>());
+        // Metrics that were recorded before a checkpoint are durable with it.
+        let recorded = store.metrics(&run_name()).unwrap();
+        assert!(recorded.len() as u64 >= step);
+        assert_eq!(recorded, (1..=recorded.len() as u64).map(metrics).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn second_process_is_told_who_owns_the_folder() {
+    let state = tempfile::tempdir().unwrap();
+    let mut owner = Murdered::start(command("hold", state.path()));
+    owner.wait().unwrap();
+    let error = Store::open(state.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }));
+    let message = error.to_string();
+    for part in [&owner.child.id().to_string(), "child_process", &*state.path().to_string_lossy(), "kill"] {
+        assert!(message.contains(part), "{part} is not in: {message}");
+    }
+    owner.kill();
+    Store::open(state.path()).unwrap();
+}
+
+#[test]
+fn full_disk_is_an_error_and_loses_nothing_that_was_acknowledged() {
+    let state = tempfile::tempdir().unwrap();
+    // A process that may not write files above 2 MB, and is told so instead of being killed for it.
+    let mut limited = Command::new("sh");
+    let child = command("embed", state.path());
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 4096; exec \"$0\" \"$@\""]).arg(child.get_program()).args(child.get_args());
+    limited.env(ROLE, "embed").env(STATE, state.path());
+    let mut process = Murdered::start(limited);
+    while process.wait().is_some() {}
+    let error = process.error.clone().unwrap();
+    assert!(error.contains("Free space") && error.contains(&*state.path().to_string_lossy()), "{error}");
+    process.kill();
+    let store = Store::open(state.path()).unwrap();
+    assert_eq!(store.degraded(), None);
+    let reader = store.read_embeddings(hash("weights"), Modality::Image).unwrap();
+    let rows = reader.set().rows;
+    assert!(rows >= process.acknowledged.unwrap());
+    assert_rows(&reader.read_all().unwrap(), rows, DIM);
+}
+
+/// After an acknowledgement the process goes on writing. At the power cut each page that it wrote since has reached the disk or
+/// not, at random.
+#[test]
+fn power_cut_loses_nothing_that_was_acknowledged() {
+    const PAGE: usize = 4096;
+    let folder = tempfile::tempdir().unwrap();
+    let (state, synced) = (folder.path().join("state"), folder.path().join("synced"));
+    let mut process = Murdered::start(command("unsynced", &state));
+    process.wait().unwrap();
+    copy_folder(&state, &synced);
+    process.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    process.wait().unwrap();
+    process.kill();
+    let before = std::fs::read(synced.join("sled/db")).unwrap();
+    let after = std::fs::read(state.join("sled/db")).unwrap();
+    assert!(before != after, "nothing was written after the acknowledgement");
+    for seed in 0..rounds(20) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let share = random.random_range(0.0..1.0);
+        let length = random.random_range(before.len()..=after.len());
+        let mut mixed = vec![0; length];
+        for (page, start) in mixed.chunks_mut(PAGE).zip((0..).step_by(PAGE)) {
+            let source = if random.random_bool(share) { &after } else { &before };
+            let end = source.len().min(start + page.len());
+            if start < end {
+                page[..end - start].copy_from_slice(&source[start..end]);
+            }
+        }
+        let cut = folder.path().join(format!("cut-{seed}"));
+        copy_folder(&synced, &cut);
+        std::fs::File::create(cut.join("sled/db")).unwrap().write_all(&mixed).unwrap();
+        let store = Store::open(&cut).unwrap();
+        assert_eq!(store.degraded(), None, "power cut {seed}");
+        assert_eq!(store.checkpoints(&run_name()).unwrap(), [checkpoint(1)]);
+        assert_eq!(store.run(&run_name()).unwrap(), Some(run_record(1)));
+        assert_rows(&store.read_embeddings(hash("weights"), Modality::Image).unwrap().read_all().unwrap(), 3000, DIM);
+    }
+}

@@ -1,0 +1,129 @@
+//! Processes to be killed.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::samples::*;
+use diptych::store::{Modality, Store};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Not a test of its own: what the processes do that the tests below start.
+#[test]
+pub(crate) fn child_process() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let state = PathBuf::from(std::env::var(STATE).unwrap());
+    let acknowledge = |number: u64| {
+        println!("\nACK {number}");
+        std::io::stdout().flush().unwrap();
+    };
+    let store = Store::open(&state).unwrap();
+    match role.as_str() {
+        "hold" => {
+            acknowledge(0);
+            let _ = std::io::stdin().read(&mut [0]);
+        }
+        "embed" => {
+            let mut writer = store.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
+            loop {
+                let done = writer.rows_done();
+                let next = done + 1 + done * 7 % 300;
+                if let Err(error) = writer.append(&uids(done..next), &vectors(done..next, DIM)) {
+                    println!("\nERR {error}");
+                    return;
+                }
+                acknowledge(next);
+            }
+        }
+        "train" => {
+            let first = store.run(&run_name()).unwrap().map_or(1, |run| run.step.0 + 1);
+            for step in first.. {
+                store.append_metrics(&run_name(), &[metrics(step)]).unwrap();
+                store.put_checkpoint(&checkpoint(step), &run_record(step)).unwrap();
+                for old in store.checkpoints(&run_name()).unwrap().iter().rev().skip(3) {
+                    store.remove_checkpoint(&run_name(), old.step).unwrap();
+                }
+                acknowledge(step);
+            }
+        }
+        "unsynced" => {
+            let mut writer = store.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
+            writer.append(&uids(0..3000), &vectors(0..3000, DIM)).unwrap();
+            store.put_checkpoint(&checkpoint(1), &run_record(1)).unwrap();
+            acknowledge(3000);
+            std::io::stdin().read_exact(&mut [0]).unwrap();
+            // Written, and never acknowledged.
+            for first in (0..4000).step_by(100) {
+                store.append_metrics(&run_name(), &(first..first + 100).map(metrics).collect::<Vec<_>>()).unwrap();
+            }
+            acknowledge(0);
+            let _ = std::io::stdin().read(&mut [0]);
+        }
+        other => panic!("no role {other}"),
+    }
+}
+
+pub(crate) fn command(role: &str, state: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "process::child_process", "--nocapture"]).env(ROLE, role).env(STATE, state);
+    command
+}
+
+pub(crate) struct Murdered {
+    pub(crate) child: Child,
+    pub(crate) lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    pub(crate) acknowledged: Option<u64>,
+    pub(crate) error: Option<String>,
+}
+
+impl Murdered {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines, acknowledged: None, error: None }
+    }
+
+    /// Reads up to the next acknowledgement; none when the process has ended.
+    pub(crate) fn wait(&mut self) -> Option<u64> {
+        for line in self.lines.by_ref() {
+            let line = line.unwrap();
+            if let Some(number) = line.strip_prefix("ACK ") {
+                self.acknowledged = Some(number.parse().unwrap());
+                return self.acknowledged;
+            }
+            if let Some(error) = line.strip_prefix("ERR ") {
+                self.error = Some(error.to_owned());
+            }
+        }
+        None
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        // What it said before it died counts.
+        while self.wait().is_some() {}
+        self.child.wait().unwrap();
+    }
+}
+
+/// Starts the process again and again on one folder, kills it each time at a random moment, and looks at what it left.
+pub(crate) fn murder(role: &str, seed: u64, check: impl Fn(&Store, u64)) {
+    let state = tempfile::tempdir().unwrap();
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut acknowledged = 0;
+    for _ in 0..rounds(20) {
+        let mut process = Murdered::start(command(role, state.path()));
+        for _ in 0..random.random_range(1..8) {
+            process.wait().unwrap();
+        }
+        // Not to wait for anything: to die at any place between two acknowledgements.
+        std::thread::sleep(Duration::from_micros(random.random_range(0..8_000)));
+        process.kill();
+        acknowledged = acknowledged.max(process.acknowledged.unwrap());
+        let store = Store::open(state.path()).unwrap();
+        assert_eq!(store.degraded(), None);
+        check(&store, acknowledged);
+    }
+}

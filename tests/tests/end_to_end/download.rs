@@ -1,0 +1,106 @@
+//! URL lists through the binary: killed, stopped, tried again, and what the ledger says of it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::process::Command;
+use std::time::Duration;
+
+use diptych_tests::Work;
+use diptych_tests::image_server::Server;
+
+fn ingest<'a>(dataset: &'a str, interval_ms: &'a str) -> [&'a str; 9] {
+    let small = "--row-group-mib=1";
+    [
+        "ingest",
+        "list.csv",
+        "--dataset",
+        dataset,
+        small,
+        "--shard-mib=1",
+        "--allow-private-hosts",
+        "--host-interval-ms",
+        interval_ms,
+    ]
+}
+
+/// A number in 0..1, different in every run of the test.
+fn random() -> f64 {
+    RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
+}
+
+#[test]
+fn download_killed_again_and_again_ends_with_the_same_dataset() {
+    let server = Server::start();
+    let work = Work::new();
+    work.write("list.csv", server.list(400));
+    let started = std::time::Instant::now();
+    work.diptych(&ingest("quiet", "2")).ok();
+    let whole = started.elapsed();
+    assert_eq!(server.images(), 400);
+    for _ in 0..8 {
+        let mut child = work.start(&ingest("killed", "2"));
+        std::thread::sleep(whole.mul_f64(random()));
+        // It may have ended: then the next one finds nothing to do, which must be right too.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    work.diptych(&ingest("killed", "2")).ok();
+    for dataset in ["quiet", "killed"] {
+        let output = format!("{dataset}.parquet");
+        work.diptych(&["select", "SELECT uid FROM meta", "--dataset", dataset, "--output", &output]).ok();
+    }
+    assert!(std::fs::read(work.path("quiet.parquet")).unwrap() == std::fs::read(work.path("killed.parquet")).unwrap());
+    assert_eq!(work.sql(&["--dataset", "killed"], "SELECT count(*) FROM ledger"), "0");
+    let before = server.images();
+    assert!(work.diptych(&ingest("killed", "2")).ok().stdout.contains("already in"));
+    assert_eq!(server.images(), before, "what is in is not downloaded again");
+}
+
+#[test]
+fn download_that_is_asked_to_stop_saves_what_it_has_and_goes_on() {
+    let server = Server::start();
+    let work = Work::new();
+    work.write("list.csv", server.list(300));
+    let mut child = work.start(&ingest("data", "20"));
+    while server.images() < 20 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(4));
+    let saved: usize = work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta").parse().unwrap();
+    assert_eq!(saved, server.images(), "what was downloaded was saved");
+    work.diptych(&ingest("data", "2")).ok();
+    assert_eq!(work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta"), "300");
+    assert_eq!(server.images(), 300, "each was downloaded once");
+}
+
+#[test]
+fn ledger_says_what_failed_and_tries_it_again() {
+    let server = Server::start();
+    let work = Work::new();
+    work.write("list.csv", server.list(3) + &format!("{},no such image\n", server.url("nothing")));
+    work.write("more.csv", "path,caption\nlate.png,late\n");
+    server.set_broken(true);
+    work.diptych(&["ingest", "list.csv", "more.csv", "--dataset", "data", "--allow-private-hosts", "--retries", "0"])
+        .fails_with(&["no pair came out", "server_error"]);
+    let ran = work.diptych(&["ledger", "--dataset", "data"]).ok();
+    for words in
+        ["5 entries, 4 of them retryable", "3  server_error", "HTTP 500", "not_found", "quarantined", "list.csv", "line 2"]
+    {
+        assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
+    }
+    let ran = work.diptych(&["ledger", "--dataset", "data", "--reason", "server_error"]).ok();
+    assert_eq!(ran.stdout.lines().count(), 3);
+    assert!(ran.stdout.contains(&format!("list.csv\tline 3\t{}\tHTTP 500", server.url("1"))), "{}", ran.stdout);
+
+    server.set_broken(false);
+    work.write("late.png", diptych_tests::pairs::png(8, 8, [1, 2, 3]));
+    let ran = work.diptych(&["ledger", "retry", "--dataset", "data", "--allow-private-hosts"]).ok();
+    assert!(ran.stdout.contains("4 entries of the ledger were tried again; 4 became pairs"), "{}", ran.stdout);
+    assert!(work.diptych(&["ledger", "--dataset", "data"]).ok().stdout.contains("1 entries, 0 of them retryable"));
+    assert_eq!(work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta"), "4");
+    assert!(work.diptych(&["ledger", "retry", "--dataset", "data"]).ok().stdout.contains("no entry of the ledger is retryable"));
+    work.diptych(&["ledger", "--dataset", "data", "--reason", "tiredness"]).fails_with(&["tiredness", "no reason"]);
+    work.diptych(&["ledger", "retry", "--dataset", "nowhere"]).fails_with(&["nowhere", "diptych ingest"]);
+}

@@ -1,0 +1,85 @@
+//! What the code promises about itself: which crate may name what, and that files stay readable in one sitting.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use diptych_tests::project;
+
+/// Lines above which a file is to be split.
+const LONGEST: usize = 600;
+
+/// Every Rust file of the workspace by its path from the project's root, with its text.
+fn sources() -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for member in ["schemas", "pipeline", "trainer", "daemon", "tests"] {
+        walk(&project().join(member), &mut found);
+    }
+    let named = |path: PathBuf| {
+        let name = path.strip_prefix(project()).unwrap().to_str().unwrap().to_owned();
+        (name, fs::read_to_string(&path).unwrap())
+    };
+    let sources: Vec<_> = found.into_iter().map(named).filter(|(name, _)| !name.ends_with("/tidy.rs")).collect();
+    assert!(sources.len() > 100, "only {} files were found", sources.len());
+    sources
+}
+
+/// The code of a line: what is before a comment.
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+/// Whether `code` holds `word`, and not as the end of a longer name.
+fn holds(code: &str, word: &str) -> bool {
+    let within_a_name = |at: usize| code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
+    code.match_indices(word).any(|(at, _)| !within_a_name(at))
+}
+
+/// Lines of code outside `allowed` that hold one of `words`.
+fn offenders(allowed: &[&str], words: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, text) in sources() {
+        if allowed.iter().any(|prefix| name.starts_with(prefix)) {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            if words.iter().any(|word| holds(code(line), word)) {
+                found.push(format!("{name}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn only_the_trainer_names_libtorch_and_only_the_store_names_sled() {
+    assert_eq!(offenders(&["trainer/"], &["tch::", "torch_sys", "use tch"]), Vec::<String>::new());
+    assert_eq!(offenders(&["daemon/src/store/"], &["sled::", "use sled"]), Vec::<String>::new());
+}
+
+#[test]
+fn unsafe_code_is_in_the_shim_alone_with_its_reason() {
+    assert_eq!(
+        offenders(&["trainer/src/shim.rs"], &["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code"]),
+        Vec::<String>::new()
+    );
+    for (name, text) in sources() {
+        let (blocks, reasons) = (text.matches("unsafe {").count(), text.matches("SAFETY").count());
+        assert!(blocks == 0 || reasons > 0, "{name} has {blocks} unsafe blocks and no SAFETY comment");
+    }
+}
+
+#[test]
+fn files_have_one_subject_that_can_be_read_in_one_sitting() {
+    let long: Vec<_> = sources().into_iter().filter(|(_, text)| text.lines().count() > LONGEST).map(|(name, _)| name).collect();
+    assert_eq!(long, Vec::<String>::new(), "more than {LONGEST} lines: split by subject");
+}
