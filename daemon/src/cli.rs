@@ -83,7 +83,8 @@ impl Command {
 /// Which dataset.
 #[derive(Debug, Args)]
 pub struct DatasetArg {
-    /// Dataset folder, as `diptych ingest` makes it
+    /// Dataset folder, as `diptych ingest` makes it. What only reads images and captions takes a URL of one, too: s3://, gs://,
+    /// az://, https://
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: PathBuf,
 }

@@ -5,9 +5,6 @@
 //! 3. Computing happens on threads of its own, never on tokio's.
 
 mod batch;
-mod decode;
-pub mod header;
-mod image_error;
 pub mod ingest;
 mod loader;
 mod order;
@@ -21,20 +18,18 @@ pub mod sql;
 mod storage;
 #[cfg(test)]
 mod test_data;
-mod tokenizer;
 
 pub use batch::Batch;
-pub use decode::{RgbImage, decode};
-pub use header::{ImageFormat, ImageHeader, probe};
-pub use image_error::ImageError;
+pub use diptych_sample::{
+    CropBox, ImageError, ImageFormat, ImageHeader, RgbImage, Tokenizer, TokenizerError, Vocabulary, decode, header, probe,
+};
 pub use loader::{
     BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, Rate, StageStats,
     bench_loader, eval_batches, measured_batches, median, samples_an_epoch, train_loader,
 };
 pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
-pub use pixels::{CropBox, crop_resize, eval_transform, random_resized_crop_box};
+pub use pixels::{crop_resize, eval_transform, random_resized_crop_box};
 pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds};
 pub use selection::{Selection, SelectionError};
 pub use storage::{StorageError, read_manifest};
-pub use tokenizer::{Tokenizer, TokenizerError, Vocabulary};

@@ -5,10 +5,8 @@
 
 use std::f64::consts::PI;
 
-use fast_image_resize::images::ImageRef;
-use fast_image_resize::{FilterType, PixelType};
+use diptych_sample::{FilterType, resize_gray};
 
-use crate::pixels::{convolve, unusable};
 use crate::{ImageError, RgbImage};
 
 /// Side of the grey thumbnail.
@@ -28,8 +26,7 @@ pub(crate) fn gray(image: &RgbImage) -> Vec<u8> {
 }
 
 pub(crate) fn hash_of_gray(width: u32, height: u32, gray: &[u8]) -> Result<u64, ImageError> {
-    let source = ImageRef::new(width, height, gray, PixelType::U8).map_err(|e| unusable(&e))?;
-    let thumbnail = convolve(&source, SIDE as u32, SIDE as u32, PixelType::U8, FilterType::Lanczos3)?;
+    let thumbnail = resize_gray(gray, (width, height), SIDE as u32, SIDE as u32, FilterType::Lanczos3)?;
 
     let frequencies = lowest_frequencies(&thumbnail);
     let mut sorted = frequencies;

@@ -53,9 +53,9 @@ pub(crate) fn u8_tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
     of_bytes.map(|(name, tensor)| (name, file[range(&tensor, 0)..range(&tensor, 1)].to_vec())).collect()
 }
 
-/// A file of `testdata/`.
+/// A file of `sample/testdata/`.
 pub(crate) fn own(name: &str) -> Vec<u8> {
-    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)).unwrap()
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/testdata").join(name)).unwrap()
 }
 
 /// A small dataset on disk, and the selection of all of its pairs.

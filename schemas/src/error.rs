@@ -23,6 +23,12 @@ pub enum SchemaError {
     #[error("{path}: {what} of version {found}; this binary reads version {expected}. {advice}")]
     Version { path: PathBuf, what: &'static str, found: u32, expected: u32, advice: &'static str },
 
+    #[error(
+        "{path}: this works on datasets in a folder only, not on URLs: use a copy on this machine. train, eval without \
+         --label-column, embed, search and bench loader take URLs"
+    )]
+    NotAFolder { path: PathBuf },
+
     #[error("{path}: {message}")]
     Config { path: PathBuf, message: String },
 

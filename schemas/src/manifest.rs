@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContentHash, DATASET_VERSION, SchemaError, durable};
+use crate::{ContentHash, DATASET_VERSION, SchemaError, durable, is_url};
 
 /// The manifest of a dataset folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +78,9 @@ impl DatasetManifest {
 
     /// Reads `FOLDER/dataset.json`.
     pub fn read(folder: &Path) -> Result<Self, SchemaError> {
+        if is_url(folder) {
+            return Err(SchemaError::NotAFolder { path: folder.to_owned() });
+        }
         let path = Self::path(folder);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,

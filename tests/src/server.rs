@@ -159,6 +159,9 @@ impl Shared {
             return if request.method == "HEAD" { Ok(()) } else { stream.write_all(&file) };
         };
         range.end = range.end.min(file.len() as u64);
+        if range.is_empty() {
+            return write!(stream, "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\n\r\n");
+        }
         if matches!(fault, Fault::OtherRange) {
             range = range.start.saturating_sub(1)..range.end - 1;
         }
@@ -167,13 +170,12 @@ impl Shared {
             body.iter_mut().skip(20).step_by(97).for_each(|byte| *byte ^= 0x55);
         }
         write!(stream, "HTTP/1.1 206 Partial Content\r\n{common}")?;
-        write!(stream, "content-range: bytes {}-{}/{size}\r\n", range.start, range.end.max(1) - 1)?;
+        write!(stream, "content-range: bytes {}-{}/{size}\r\n", range.start, range.end - 1)?;
         match fault {
             Fault::TooMuch => {
                 body.extend([7; 1000]);
-                write!(stream, "transfer-encoding: chunked\r\n\r\n{:x}\r\n", body.len())?;
-                stream.write_all(&body)?;
-                write!(stream, "\r\n0\r\n\r\n")
+                write!(stream, "content-length: {}\r\n\r\n", body.len())?;
+                stream.write_all(&body)
             }
             Fault::BreakOff => {
                 write!(stream, "content-length: {}\r\n\r\n", body.len())?;

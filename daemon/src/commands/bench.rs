@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use diptych_pipeline::{
-    BenchReport, BenchRound, BenchSpec, DataSource, LoaderSpec, Selection, StageStats, Tokenizer, bench_loader, choose, median,
+    BenchReport, BenchRound, BenchSpec, DataSource, LoaderSpec, Rate, Selection, StageStats, Tokenizer, bench_loader, choose,
+    median,
 };
 use diptych_schemas::{LoaderConfig, SampleIndex};
 use serde_json::{Value, json};
@@ -148,19 +149,27 @@ fn as_text(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Vec<String>
         lines.push(format!("{} times an image could not be used and was passed over", thousands(skipped)));
     }
     lines.push(String::new());
-    lines.push(format!("{:<24}{:>10}{:>10}{:>10}", "images/s", "lowest", "median", "highest"));
+    lines.push(format!("{:<40}{:>10}{:>10}{:>10}", "", "lowest", "median", "highest"));
     let rates = [
-        ("loader, ready batches", spread(report, |round| Some(round.loader.per_second()))),
-        ("bare libjpeg-turbo", spread(report, |round| round.bare.map(diptych_pipeline::Rate::per_second))),
+        ("loader, images/s in ready batches", spread(report, |round| Some(round.loader.per_second()))),
+        ("bare libjpeg-turbo, images/s", spread(report, |round| round.bare.map(Rate::per_second))),
+        ("loader, images a CPU second", spread(report, |round| round.loader.per_cpu_second())),
+        ("bare libjpeg-turbo, images a CPU second", spread(report, |round| round.bare?.per_cpu_second())),
     ];
     for (name, spread) in rates {
         if let Some(values) = spread {
             let [lowest, median, highest] = values.map(|value| thousands(value as u64));
-            lines.push(format!("{name:<24}{lowest:>10}{median:>10}{highest:>10}"));
+            lines.push(format!("{name:<40}{lowest:>10}{median:>10}{highest:>10}"));
         }
     }
-    if let Some([lowest, median, highest]) = spread(report, BenchRound::ratio) {
-        lines.push(format!("{:<24}{lowest:>10.3}{median:>10.3}{highest:>10.3}", "ratio, round by round"));
+    let ratios = [
+        ("ratio, round by round", spread(report, BenchRound::ratio)),
+        ("ratio by CPU time, round by round", spread(report, BenchRound::cpu_ratio)),
+    ];
+    for (name, spread) in ratios {
+        if let Some([lowest, median, highest]) = spread {
+            lines.push(format!("{name:<40}{lowest:>10.3}{median:>10.3}{highest:>10.3}"));
+        }
     }
     if report.other_formats > 0 {
         lines.push(format!(
@@ -185,8 +194,11 @@ fn as_json(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Value {
     let round = |round: &BenchRound| {
         json!({
             "loader_images_per_second": round.loader.per_second(),
-            "bare_images_per_second": round.bare.map(diptych_pipeline::Rate::per_second),
+            "bare_images_per_second": round.bare.map(Rate::per_second),
             "ratio": round.ratio(),
+            "loader_images_per_cpu_second": round.loader.per_cpu_second(),
+            "bare_images_per_cpu_second": round.bare.and_then(Rate::per_cpu_second),
+            "cpu_ratio": round.cpu_ratio(),
             "images": round.loader.images,
             "skipped": round.skipped,
         })
@@ -201,6 +213,7 @@ fn as_json(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Value {
         "peak_rss_bytes": peak_rss(),
         "limited_by": report.stats.limiting_stage(),
         "median_ratio": spread(report, BenchRound::ratio).map(|[_, median, _]| median),
+        "median_cpu_ratio": spread(report, BenchRound::cpu_ratio).map(|[_, median, _]| median),
     })
 }
 

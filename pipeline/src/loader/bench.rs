@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use diptych_sample::BareDecoder;
 use diptych_schemas::SampleIndex;
 
 use super::plan::Pick;
 use super::shards::Shards;
 use super::{LoaderError, LoaderSpec, LoaderStats, train_loader};
-use crate::decode::bare;
 use crate::{ImageFormat, Selection};
 
 /// Images whose files are kept in memory for bare decoding, in bytes; beyond that no more pairs are measured.
@@ -58,9 +58,42 @@ pub struct BenchRound {
 pub struct Rate {
     pub images: u64,
     pub seconds: f64,
+    /// Processor time of all threads, where the system says it: what is left of a speed on a machine that does other things.
+    pub cpu_seconds: Option<f64>,
+}
+
+/// When a [`Rate`] began.
+struct Start {
+    time: Instant,
+    cpu_seconds: Option<f64>,
+}
+
+impl Start {
+    fn now() -> Self {
+        Self { time: Instant::now(), cpu_seconds: cpu_seconds() }
+    }
+
+    fn rate(&self, images: u64) -> Rate {
+        let cpu_seconds = self.cpu_seconds.zip(cpu_seconds()).map(|(before, now)| now - before);
+        Rate { images, seconds: self.time.elapsed().as_secs_f64(), cpu_seconds }
+    }
+}
+
+/// Processor time of this process, from Linux's `/proc` (proc(5): fields 14 and 15 of `stat`, in hundredths of a second).
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the name, in brackets, and may hold anything.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some((ticks(14)? + ticks(15)?) as f64 / 100.0)
 }
 
 impl Rate {
+    /// Images in a second of processor time.
+    pub fn per_cpu_second(self) -> Option<f64> {
+        self.cpu_seconds.map(|seconds| self.images as f64 / seconds.max(0.01))
+    }
+
     pub fn per_second(self) -> f64 {
         self.images as f64 / self.seconds.max(1e-9)
     }
@@ -70,6 +103,11 @@ impl BenchRound {
     /// The loader's speed over bare decoding's.
     pub fn ratio(&self) -> Option<f64> {
         self.bare.map(|bare| self.loader.per_second() / bare.per_second())
+    }
+
+    /// The same of images in a second of processor time.
+    pub fn cpu_ratio(&self) -> Option<f64> {
+        Some(self.loader.per_cpu_second()? / self.bare?.per_cpu_second()?)
     }
 }
 
@@ -155,7 +193,7 @@ fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Arc<[u8]>>, LoaderError> 
 
 /// Takes all batches of some passes as fast as they come: images in them, and skipped ones.
 fn deliver(spec: &LoaderSpec, epochs: u64) -> Result<(Rate, LoaderStats, u64), LoaderError> {
-    let begin = Instant::now();
+    let begin = Start::now();
     let mut loader = train_loader(LoaderSpec { epochs, ..spec.clone() })?;
     let (mut images, mut skipped) = (0, 0);
     for batch in loader.by_ref() {
@@ -163,17 +201,17 @@ fn deliver(spec: &LoaderSpec, epochs: u64) -> Result<(Rate, LoaderStats, u64), L
         images += batch.len() as u64;
         skipped += batch.skipped.len() as u64;
     }
-    Ok((Rate { images, seconds: begin.elapsed().as_secs_f64() }, loader.stats(), skipped))
+    Ok((begin.rate(images), loader.stats(), skipped))
 }
 
 /// Decodes `count` images, over and over through `files`, on so many threads, and does nothing else.
 fn decode_bare(files: &[Arc<[u8]>], count: usize, threads: usize) -> Result<Rate, LoaderError> {
     let next = AtomicUsize::new(0);
-    let begin = Instant::now();
+    let begin = Start::now();
     std::thread::scope(|scope| -> Result<(), LoaderError> {
         for _ in 0..threads {
             let decode = || {
-                let mut decoder = bare::Decoder::default();
+                let mut decoder = BareDecoder::default();
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= count {
@@ -186,7 +224,7 @@ fn decode_bare(files: &[Arc<[u8]>], count: usize, threads: usize) -> Result<Rate
         }
         Ok(())
     })?;
-    Ok(Rate { images: count as u64, seconds: begin.elapsed().as_secs_f64() })
+    Ok(begin.rate(count as u64))
 }
 
 /// The middle one, or between the middle two.

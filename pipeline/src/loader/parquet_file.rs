@@ -31,8 +31,14 @@ struct OfGroup {
 }
 
 impl ParquetFile {
-    pub(super) fn open(storage: &Storage, path: PathBuf) -> Result<Self, LoaderError> {
+    /// `known_bytes`: the length that it must have, if that is known.
+    pub(super) fn open(storage: &Storage, path: PathBuf, known_bytes: Option<u64>) -> Result<Self, LoaderError> {
         let Some(file) = storage.file(&path)? else { return Err(LoaderError::MissingShard { path }) };
+        let found = file.size(&path)?;
+        if let Some(known) = known_bytes.filter(|known| *known != found) {
+            let message = format!("it has {found} bytes, dataset.json says {known}: a copy cut short?");
+            return Err(LoaderError::Unreadable { path, message });
+        }
         let reader = file.reader(&path, &[])?;
         let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
         match ArrowReaderMetadata::load(&reader, options) {
@@ -44,11 +50,6 @@ impl ParquetFile {
     pub(super) fn unreadable(&self, message: &dyn std::fmt::Display) -> LoaderError {
         self.file.forget();
         LoaderError::Unreadable { path: self.path.clone(), message: message.to_string() }
-    }
-
-    /// Length in bytes.
-    pub(super) fn bytes(&self) -> Result<u64, LoaderError> {
-        Ok(self.file.size(&self.path)?)
     }
 
     /// Whether it lies elsewhere, so that what it holds is to be checked.

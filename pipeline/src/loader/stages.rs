@@ -8,20 +8,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
+use diptych_sample::{decode_reusing, resize};
 use diptych_schemas::{AugmentConfig, LedgerEntry, SampleIndex, Stage, Uid};
 
 use super::LoaderError;
 use super::plan::{Cut, Plan, Share};
 use super::shards::{Pair, Shards};
 use super::stats::{Counters, lap};
+use crate::pixels::{eval_transform_reusing, random_resized_crop_box};
 use crate::random::seed_of;
 use crate::scores::{Measures, Wanted, measure};
-use crate::{Batch, ImageError, Tokenizer, crop_resize, decode, eval_transform, random_resized_crop_box};
+use crate::{Batch, ImageError, RgbImage, Tokenizer};
 
 /// Rows of which captions and sizes are read ahead of their images: they are few bytes each, and Parquet has many in a page.
 const ROWS_DESCRIBED: usize = 8192;
 /// Parts into which the budget of encoded bytes is cut: one is handed out while the next one is read.
 const PARTS_IN_FLIGHT: u64 = 2;
+
+/// Bytes of pixels that a worker keeps for its next image: about 11 megapixels.
+const MEMORY_KEPT: usize = 32 << 20;
 
 /// The part of the stream that is delivered, and how it is cut. Places are those of the rank's own stream; what a batch says of
 /// itself is about the stream of all ranks.
@@ -106,27 +111,28 @@ impl Work {
         3 * u64::from(self.image_size).pow(2) + 4 * self.context_length as u64 + empty.bytes() as u64
     }
 
-    fn pixels(&self, job: &Job, counters: &Counters) -> Result<(Vec<u8>, Measures), ImageError> {
+    fn pixels(&self, job: &Job, memory: &mut Memory, counters: &Counters) -> Result<(Vec<u8>, Measures), ImageError> {
         let begin = Instant::now();
-        let image = decode(&job.pair.image, self.max_pixels);
+        let image = decode_reusing(&job.pair.image, self.max_pixels, std::mem::take(&mut memory.image));
         let begin = counters.decode.busy(begin);
         let image = image?;
         let measures = measure(&image, self.wanted)?;
         let pixels = match &self.transform {
             Transform::Train { augment, seed } => {
                 let crop = random_resized_crop_box(image.width, image.height, augment, seed_of(&[*seed, job.pair.pick.sample]));
-                crop_resize(&image, crop, self.image_size)
+                resize(&image, crop, self.image_size, self.image_size, &mut memory.between)
             }
             // Only measures are wanted.
             Transform::Eval if self.image_size == 0 => Ok(Vec::new()),
-            Transform::Eval => eval_transform(&image, self.image_size),
+            Transform::Eval => eval_transform_reusing(&image, self.image_size, &mut memory.between),
         };
+        memory.keep(image);
         counters.resize.busy(begin);
         Ok((pixels?, measures))
     }
 
-    fn sample(&self, job: Job, counters: &Counters) -> Result<Sample, Stop> {
-        match self.pixels(&job, counters) {
+    fn sample(&self, job: Job, memory: &mut Memory, counters: &Counters) -> Result<Sample, Stop> {
+        match self.pixels(&job, memory, counters) {
             Ok((pixels, measures)) => {
                 let begin = Instant::now();
                 let tokens = match self.context_length {
@@ -137,6 +143,25 @@ impl Work {
                 Ok(Sample { uid: job.pair.uid, caption: job.pair.caption, pixels, tokens, measures })
             }
             Err(error) => Err(Stop::Skipped(Box::new(ledger_entry(job.pair, &error)))),
+        }
+    }
+}
+
+/// What a worker uses again for each image, so that its pages need not be asked for and zeroed each time.
+#[derive(Default)]
+struct Memory {
+    image: Vec<u8>,
+    between: Vec<u8>,
+}
+
+impl Memory {
+    /// Takes back the pixels of an image. Those of a huge one are let go: it may be the only one.
+    fn keep(&mut self, image: RgbImage) {
+        if image.pixels.capacity() <= MEMORY_KEPT {
+            self.image = image.pixels;
+        }
+        if self.between.capacity() > MEMORY_KEPT {
+            self.between = Vec::new();
         }
     }
 }
@@ -253,12 +278,13 @@ pub(super) fn dispatch(
 
 /// Decodes, crops, resizes and tokenizes one pair after the other.
 pub(super) fn work(work: &Work, jobs: &Receiver<Job>, results: &Sender<Done>, counters: &Counters) {
+    let mut memory = Memory::default();
     loop {
         let begin = Instant::now();
         let Ok(job) = jobs.recv() else { return };
         counters.decode.waited_for_input(begin);
         let (index, bytes) = (job.index, job.pair.bytes);
-        let outcome = catch_unwind(AssertUnwindSafe(|| work.sample(job, counters)))
+        let outcome = catch_unwind(AssertUnwindSafe(|| work.sample(job, &mut memory, counters)))
             .unwrap_or(Err(Stop::Failed(LoaderError::Broken { stage: "decoding" })));
         counters.encoded.give_back(bytes);
         if outcome.is_ok() {

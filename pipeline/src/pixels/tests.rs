@@ -57,7 +57,7 @@ fn photographs_are_within_the_contract_of_pillow_and_openclip() {
 #[test]
 fn perceptual_hashes_are_those_of_imagehash() {
     let Some(photos) = photos(".jpg") else { return };
-    // imagehash.phash of ImageHash 4.3.2 with Pillow 13.0.0 (testdata/phash.json).
+    // imagehash.phash of ImageHash 4.3.2 with Pillow 13.0.0 (sample/testdata/phash.json).
     let expected: std::collections::BTreeMap<String, String> =
         serde_json::from_slice(&crate::test_data::own("phash.json")).unwrap();
     let (mut equal, mut worst) = (0, 0);

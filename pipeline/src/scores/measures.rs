@@ -1,10 +1,8 @@
 //! Numbers that describe an image's pixels: perceptual hash, blur, entropy. Pure.
 
-use fast_image_resize::images::ImageRef;
-use fast_image_resize::{FilterType, PixelType};
+use diptych_sample::{FilterType, resize_gray};
 
 use crate::phash::{gray, hash_of_gray};
-use crate::pixels::{convolve, unusable};
 use crate::{ImageError, RgbImage};
 
 /// Longer edge, in pixels, of the image that blur is measured on; smaller images stay as they are. It makes images of
@@ -76,8 +74,7 @@ fn blur(width: u32, height: u32, gray: &[u8]) -> Result<f64, ImageError> {
         return Ok(variance_of_laplacian(width as usize, height as usize, gray));
     }
     let shrunk = |edge: u32| (u64::from(edge) * u64::from(BLUR_EDGE) / u64::from(longer)).max(1) as u32;
-    let source = ImageRef::new(width, height, gray, PixelType::U8).map_err(|error| unusable(&error))?;
-    let small = convolve(&source, shrunk(width), shrunk(height), PixelType::U8, FilterType::CatmullRom)?;
+    let small = resize_gray(gray, (width, height), shrunk(width), shrunk(height), FilterType::CatmullRom)?;
     Ok(variance_of_laplacian(shrunk(width) as usize, shrunk(height) as usize, &small))
 }
 

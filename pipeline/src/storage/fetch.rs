@@ -57,11 +57,11 @@ impl From<object_store::Error> for Failure {
         match error {
             E::NotFound { .. } => Self::Missing,
             E::InvalidPath { .. }
-            | E::NotSupported { .. }
             | E::NotImplemented { .. }
             | E::PermissionDenied { .. }
             | E::Unauthenticated { .. }
             | E::UnknownConfigurationKey { .. } => Self::Never(message),
+            // Not supported: a whole file was sent for a range, which a proxy may do now and then.
             _ => Self::Again(message),
         }
     }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,6 +55,8 @@ pub(crate) struct RemoteFile {
     version: Version,
     /// Of the URL and the version: what cached blocks are known by.
     id: ContentHash,
+    /// Blocks that were read.
+    read: Mutex<BTreeSet<u64>>,
 }
 
 impl Remote {
@@ -117,7 +119,7 @@ impl Remote {
         };
         let Some(version) = version else { return Ok(None) };
         let id = ContentHash::of_parts(&[url.as_bytes(), &[0], &version.size.to_le_bytes(), version.mark.as_bytes()]);
-        Ok(Some(Arc::new(RemoteFile { remote: Arc::clone(self), path, url, version, id })))
+        Ok(Some(Arc::new(RemoteFile { remote: Arc::clone(self), path, url, version, id, read: Mutex::default() })))
     }
 
     fn place(&self, name: &str) -> (ObjectPath, String) {
@@ -180,7 +182,9 @@ impl RemoteFile {
     pub(super) fn blocks(&self, ranges: &[Range<u64>]) -> Result<HashMap<u64, Bytes>, StorageError> {
         let mut blocks = HashMap::new();
         let mut missing = Vec::new();
-        for block in self.numbers(ranges)? {
+        let numbers = self.numbers(ranges)?;
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).extend(&numbers);
+        for block in numbers {
             let range = self.block_range(block);
             let cached =
                 self.remote.cache.as_ref().and_then(|cache| cache.get(&self.key(block), (range.end - range.start) as usize));
@@ -264,10 +268,10 @@ impl RemoteFile {
         })
     }
 
-    /// Removes the file's blocks from the cache: what they hold is not what it should be.
+    /// Removes the blocks that were read from the cache: what they hold is not what it should be.
     pub(super) fn forget(&self) {
         if let Some(cache) = &self.remote.cache {
-            for block in 0..self.version.size.div_ceil(BLOCK) {
+            for block in std::mem::take(&mut *self.read.lock().unwrap_or_else(PoisonError::into_inner)) {
                 cache.remove(&self.key(block));
             }
         }

@@ -2,8 +2,8 @@
 //! cannot be had ends with an error that says so.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use diptych_pipeline::{Batch, DataSource, LoaderError, LoaderSpec, Selection, Tokenizer, train_loader};
@@ -32,6 +32,9 @@ fn config(work: &Work, retries: u32) -> LoaderConfig {
     LoaderConfig { threads: 2, remote, ..LoaderConfig::default() }
 }
 
+/// Made once: that takes longer than most of these tests.
+static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(Tokenizer::clip().unwrap()));
+
 fn spec(work: &Work, dataset: impl Into<PathBuf>, config: LoaderConfig) -> LoaderSpec {
     LoaderSpec {
         sources: vec![DataSource {
@@ -40,7 +43,7 @@ fn spec(work: &Work, dataset: impl Into<PathBuf>, config: LoaderConfig) -> Loade
             weight: 1.0,
             captions: Vec::new(),
         }],
-        tokenizer: Arc::new(Tokenizer::clip().unwrap()),
+        tokenizer: TOKENIZER.clone(),
         image_size: 32,
         context_length: 8,
         batch_size: 8,
@@ -68,15 +71,15 @@ fn content(batches: &[Batch]) -> Vec<impl PartialEq + use<>> {
 }
 
 fn error(spec: LoaderSpec) -> String {
-    all(spec).err().expect("it must fail").to_string()
+    all(spec).unwrap_err().to_string()
 }
 
 /// Two of three requests fail, in all ways in turn.
 fn bad_line(request: &Request) -> Fault {
     let range = request.range.is_some();
     match request.number % 18 {
-        0 => Fault::Drop,
-        2 if range => Fault::BreakOff,
+        0 | 17 => Fault::Drop,
+        2 | 15 if range => Fault::BreakOff,
         3 => Fault::Status(500),
         5 => Fault::Status(503),
         6 => Fault::Status(429),
@@ -86,8 +89,6 @@ fn bad_line(request: &Request) -> Fault {
         12 => Fault::Late(Duration::from_millis(50)),
         // Longer than the client waits.
         14 if request.number < 40 => Fault::Late(Duration::from_millis(1500)),
-        15 if range => Fault::BreakOff,
-        17 => Fault::Drop,
         _ => Fault::Honest,
     }
 }
@@ -102,7 +103,7 @@ fn batches_over_a_bad_line_are_those_from_the_disk() {
     let server = Server::start(&work.path(""), bad_line);
     let batches = all(spec(&work, server.url("data"), config(&work, 20))).unwrap();
     assert!(content(&batches) == content(&reference));
-    assert!(server.requests().len() > 30, "{}", server.requests().len());
+    assert!(server.requests().len() > 20, "{}", server.requests().len());
 
     // S3's shape: the bucket is the first part of the path.
     let server = Server::start(&work.path(""), bad_line);
@@ -178,7 +179,6 @@ fn a_server_that_stays_down_is_named_with_what_to_do() {
 fn a_server_that_lies_is_found_out_and_leaves_nothing_in_the_cache() {
     let work = dataset();
     let reference = content(&all(spec(&work, work.path("data"), config(&work, 0))).unwrap());
-    type Lie = fn(&Request) -> Fault;
     let other_version: Lie = |request| match request.range {
         Some(_) => lie(request, "blob", Fault::OtherVersion),
         None => Fault::Honest,
@@ -216,6 +216,8 @@ fn a_server_that_lies_is_found_out_and_leaves_nothing_in_the_cache() {
     assert!(content(&all(spec(&work, server.url("data"), config(&work, 1))).unwrap()) == reference);
 }
 
+type Lie = fn(&Request) -> Fault;
+
 fn lie(request: &Request, about: &str, fault: Fault) -> Fault {
     if request.path.contains(about) { fault } else { Fault::Honest }
 }
@@ -231,6 +233,15 @@ fn what_is_not_there_and_urls_that_mean_nothing_are_refused_in_words() {
     let mut unknown = config(&work, 1);
     unknown.remote.options.insert("aws_endpiont".into(), "x".into());
     assert!(error(spec(&work, "s3://data", unknown)).contains("aws_endpiont"));
+    let url = server.url("data");
+    for arguments in [
+        ["sql", "SELECT 1", "--dataset", &url].as_slice(),
+        &["select", "SELECT uid FROM meta", "--dataset", &url, "--output", "s.parquet"],
+        &["ingest", "noise.tar", "--dataset", &url],
+    ] {
+        work.diptych(arguments).fails_with(&[&url, "folder"]);
+    }
+    assert!(!work.path("http:").exists());
     std::fs::remove_file(work.path("data/blob/00001.parquet")).unwrap();
     let message = of(&server.url("data"));
     assert!(message.contains(&server.url("data/blob/00001.parquet")) && message.contains("missing"), "{message}");

@@ -4,7 +4,7 @@
 //! under a limit of memory, and one that gives up in a panic counts as a corrupt image. A file cut short is an error, never
 //! a picture that is grey in its lower half.
 
-pub(crate) mod bare;
+mod bare;
 mod jpeg;
 
 use std::io::Cursor;
@@ -14,6 +14,8 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use crate::ImageError;
+
+pub use bare::BareDecoder;
 
 /// What decoders may allocate beside the pixels: palettes, dictionaries, metadata chunks.
 const DECODER_MEMORY: u64 = 64 << 20;
@@ -34,10 +36,18 @@ pub struct RgbImage {
 /// Width and height are those of the picture as shown. Samples of 16 bits lose their lower byte; CMYK is converted as Pillow
 /// does it; alpha is blended over white. `max_pixels` bounds width × height as the header claims them.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageError> {
+    decode_reusing(bytes, max_pixels, Vec::new())
+}
+
+/// [`decode`] into the memory of earlier pixels, where that spares an allocation. What was in it does not matter.
+///
+/// A decompressor, on the other hand, is never used twice: libjpeg keeps an image's tables, and would decode a later one that
+/// lacks its own with them, so that pixels depended on what came before.
+pub fn decode_reusing(bytes: &[u8], max_pixels: u64, memory: Vec<u8>) -> Result<RgbImage, ImageError> {
     let format = format(bytes)?;
     // The decoders of `image` promise not to panic, jpeg::decode is C behind a safe interface; bytes from the wild decide.
     let result = catch_unwind(AssertUnwindSafe(|| match format {
-        ImageFormat::Jpeg => jpeg::decode(bytes, max_pixels),
+        ImageFormat::Jpeg => jpeg::decode(bytes, max_pixels, memory),
         _ => decode_other(bytes, format, max_pixels),
     }));
     let (image, orientation) =

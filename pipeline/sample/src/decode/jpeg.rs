@@ -42,7 +42,7 @@ mod marker {
     }
 }
 
-pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<(RgbImage, Orientation), ImageError> {
+pub(super) fn decode(bytes: &[u8], max_pixels: u64, memory: Vec<u8>) -> Result<(RgbImage, Orientation), ImageError> {
     let orientation = orientation(bytes);
     let corrupt = |error: &dyn ToString| ImageError::CorruptPixels { detail: error.to_string() };
     let mut decompressor = Decompressor::new().map_err(|e| corrupt(&e))?;
@@ -64,7 +64,8 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<(RgbImage, Orienta
     let inks = matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK);
     let format = if inks { PixelFormat::CMYK } else { PixelFormat::RGB };
     let pitch = header.width * format.size();
-    let mut pixels = vec![0; header.height * pitch];
+    let mut pixels = memory;
+    pixels.resize(header.height * pitch, 0);
     let target = Image { pixels: pixels.as_mut_slice(), width: header.width, pitch, height: header.height, format };
     match decompressor.decompress(bytes, target) {
         Ok(()) => {}

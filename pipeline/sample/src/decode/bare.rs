@@ -4,15 +4,15 @@ use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat};
 
 /// A decompressor and a buffer for pixels, both used again for each image.
 #[derive(Default)]
-pub(crate) struct Decoder {
+pub struct BareDecoder {
     decompressor: Option<Decompressor>,
     pixels: Vec<u8>,
 }
 
-impl Decoder {
+impl BareDecoder {
     /// Decodes a JPEG to RGB at its full size. Errors do not matter here: the loader reports them. Other formats go through
     /// the loader's own decoders.
-    pub(crate) fn decode(&mut self, bytes: &[u8]) {
+    pub fn decode(&mut self, bytes: &[u8]) {
         if self.jpeg(bytes).is_none() {
             std::hint::black_box(super::decode(bytes, diptych_schemas::MAX_PIXELS).ok());
         }

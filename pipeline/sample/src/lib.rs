@@ -1,0 +1,19 @@
+//! What is done to one pair alone: its image's header and pixels, its caption's tokens. Pure functions of bytes and text.
+//!
+//! A crate of its own because this is where the loader's time goes: it is compiled optimised in every profile, with the
+//! generic decoders and resizers that it uses, while the pipeline around it, which only moves results, compiles fast.
+
+mod decode;
+pub mod header;
+mod image_error;
+mod resize;
+#[cfg(test)]
+mod test_data;
+mod tokenizer;
+
+pub use decode::{BareDecoder, RgbImage, decode, decode_reusing};
+pub use fast_image_resize::FilterType;
+pub use header::{ImageFormat, ImageHeader, probe};
+pub use image_error::ImageError;
+pub use resize::{CropBox, resize, resize_gray};
+pub use tokenizer::{Tokenizer, TokenizerError, Vocabulary};
