@@ -4,6 +4,7 @@
 //! 2. Bytes of images never travel through a query; only the loader reads them.
 //! 3. Computing happens on threads of its own, never on tokio's.
 
+pub mod balance;
 mod batch;
 mod decode;
 pub mod header;
@@ -13,6 +14,7 @@ mod loader;
 mod order;
 mod phash;
 mod pixels;
+pub mod presets;
 mod random;
 pub mod scores;
 mod select;
@@ -22,6 +24,7 @@ mod storage;
 #[cfg(test)]
 mod test_data;
 mod tokenizer;
+mod uid_list;
 
 pub use batch::Batch;
 pub use decode::{RgbImage, decode};
@@ -38,3 +41,4 @@ pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, choose, fu
 pub use selection::{Selection, SelectionError};
 pub use storage::{StorageError, read_manifest};
 pub use tokenizer::{Tokenizer, TokenizerError, Vocabulary};
+pub use uid_list::{NpyError, read_counts, read_uid_list, write_counts, write_uid_list};
