@@ -1,20 +1,26 @@
 //! The command line: what can be asked for, in the order in which a user meets it. What each command does is in `commands`.
 
+mod balance;
 mod bench;
 mod download;
 mod ledger;
+mod preset;
 mod profile;
 mod score;
+mod uids;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::balance::BalanceArgs;
+pub use self::bench::{Bench, BenchArgs, BenchLoaderArgs};
 pub use self::download::DownloadArgs;
 pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
+pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
-pub use bench::{Bench, BenchArgs, BenchLoaderArgs};
+pub use self::uids::UidsArgs;
 
 const AFTER: &str = "\
 From pairs to an exported model:
@@ -51,6 +57,12 @@ pub enum Command {
     Score(ScoreArgs),
     /// Make a selection: the pairs whose uid an SQL query returns
     Select(SelectArgs),
+    /// Balance captions as MetaCLIP does: cap how many pairs each entry of a list brings along
+    Balance(BalanceArgs),
+    /// Show the filters of DataComp and LAION as SQL to copy and edit, or to run by `select --preset`
+    Preset(PresetArgs),
+    /// Write a selection's uids as DataComp's list (.npy of u8,u8); `select --uids` reads such lists
+    Uids(UidsArgs),
     /// Train, or go on with a run that was stopped or killed
     Train(TrainArgs),
     /// Zero-shot classification and image-text retrieval on held-out pairs, beside chance
@@ -183,11 +195,19 @@ pub struct SqlArgs {
 #[derive(Debug, Args)]
 pub struct SelectArgs {
     /// A query that returns a column uid (and, if wanted, weight), or with --file a file that holds it
-    #[arg(required_unless_present = "file")]
+    #[arg(required_unless_present_any = ["file", "preset", "uids"], conflicts_with = "preset")]
     pub query: Option<String>,
     /// Read the query from this file
     #[arg(short, long, conflicts_with = "query")]
     pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub preset: PresetArg,
+    /// Pairs of a list in DataComp's form (.npy of u8,u8). A query finds them in the table uid_list
+    #[arg(long, value_name = "FILE")]
+    pub uids: Option<PathBuf>,
+    /// Column of meta with the uids that the list means, as hexadecimal text. Without it: our own
+    #[arg(long, value_name = "NAME", requires = "uids", conflicts_with_all = ["query", "file", "preset"])]
+    pub uid_column: Option<String>,
     #[command(flatten)]
     pub dataset: DatasetArg,
     /// State folder, for queries over embeddings

@@ -17,6 +17,7 @@ use super::error::SqlError;
 use super::function::functions;
 use super::functions_content::ContentFunctions;
 use super::tables::DatasetTables;
+use super::top_fraction::top_fraction;
 
 /// Memory limit where the system does not tell how much it has.
 const MEMORY_UNKNOWN: usize = 2 << 30;
@@ -72,6 +73,7 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
     for function in functions(spec.functions) {
         context.register_udf(function);
     }
+    context.register_udaf(top_fraction());
     let mut tables = spec.tables;
     if let Some(dataset) = &dataset {
         // Both have embeddings: they are one table.
