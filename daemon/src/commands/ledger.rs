@@ -21,10 +21,13 @@ const SHOWN: usize = 90;
 pub(crate) fn run(args: LedgerArgs) -> anyhow::Result<Outcome> {
     match args.action {
         Some(LedgerAction::Retry(args)) => run_retry(args),
-        None => match args.shown.reason {
-            Some(reason) => list(&args.shown.dataset, named(&reason)?, args.shown.rows),
-            None => summarise(&args.shown.dataset),
-        },
+        None => {
+            let dataset = args.shown.dataset.context("no dataset: name one with --dataset")?;
+            match args.shown.reason {
+                Some(reason) => list(&dataset, named(&reason)?, args.shown.rows),
+                None => summarise(&dataset),
+            }
+        }
     }
 }
 

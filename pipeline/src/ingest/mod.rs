@@ -95,8 +95,8 @@ pub struct IngestRequest {
 /// All that decides what becomes of a record, as it stands in the manifest. Another one means that a source is read again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SourceOptions {
-    image_column: Option<String>,
     caption_column: Option<String>,
+    image_column: Option<String>,
     url_column: Option<String>,
     max_pixels: u64,
     max_image_bytes: u64,
@@ -146,8 +146,8 @@ impl IngestRequest {
     /// The text of its [`SourceOptions`].
     fn source_options(&self) -> Result<String, IngestError> {
         let options = SourceOptions {
-            image_column: self.image_column.clone(),
             caption_column: self.caption_column.clone(),
+            image_column: self.image_column.clone(),
             url_column: self.url_column.clone(),
             max_pixels: self.max_pixels,
             max_image_bytes: self.max_image_bytes,
@@ -157,8 +157,8 @@ impl IngestRequest {
 
     /// The same request with the options that a source was read with.
     fn with_source_options(&self, options: SourceOptions) -> Self {
-        let SourceOptions { image_column, caption_column, url_column, max_pixels, max_image_bytes } = options;
-        Self { image_column, caption_column, url_column, max_pixels, max_image_bytes, ..self.clone() }
+        let SourceOptions { caption_column, image_column, url_column, max_pixels, max_image_bytes } = options;
+        Self { caption_column, image_column, url_column, max_pixels, max_image_bytes, ..self.clone() }
     }
 
     fn options(&self) -> ReadOptions<'_> {

@@ -18,7 +18,7 @@ use super::robots::Rules;
 /// Failures to connect or to answer, one after the other, after which a host counts as down.
 const DOWN_AFTER: u32 = 5;
 /// How long a host that is down is not asked again.
-const DOWN_FOR: Duration = Duration::from_secs(300);
+const DOWN_FOR: Duration = Duration::from_mins(5);
 /// Hosts that are remembered. Above it, those that were idle longest are forgotten, and met again as if new.
 const MAX_HOSTS: usize = 20_000;
 
@@ -379,7 +379,7 @@ mod tests {
             schedule.ended(&name, Standing::Silent(Reason::DnsFailed), now);
         }
         assert!(matches!(schedule.next(now, None), Next::Refuse(_, Reason::DnsFailed, _)));
-        schedule.new_pass(Duration::from_secs(60));
+        schedule.new_pass(Duration::from_mins(1));
         assert!(matches!(schedule.next(now, None), Next::Ask(..)));
     }
 
@@ -393,7 +393,7 @@ mod tests {
         assert!(matches!(schedule.next(now, None), Next::Wait(Some(at)) if at == now + Duration::from_secs(7)));
         let later = now + Duration::from_secs(7);
         let Next::Ask(name, _) = schedule.next(later, None) else { panic!() };
-        schedule.ended(&name, Standing::Pause(Duration::from_secs(3600)), later);
+        schedule.ended(&name, Standing::Pause(Duration::from_hours(1)), later);
         assert!(matches!(schedule.next(later, None), Next::Refuse(_, Reason::RateLimited, _)));
     }
 
