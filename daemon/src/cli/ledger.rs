@@ -41,6 +41,9 @@ pub struct LedgerRetryArgs {
     /// Try the entries with this reason, quarantined or not; without it, all that are retryable
     #[arg(long, value_name = "REASON")]
     pub reason: Option<String>,
+    /// Fill the column phash of what becomes a pair, as `diptych ingest --phash` does
+    #[arg(long)]
+    pub phash: bool,
     #[command(flatten)]
     pub download: DownloadArgs,
 }

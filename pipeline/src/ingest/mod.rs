@@ -33,6 +33,7 @@ mod shard;
 mod tar_group;
 mod tar_members;
 mod text;
+mod uid_set;
 mod webdataset;
 
 use std::ops::ControlFlow;

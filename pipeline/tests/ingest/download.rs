@@ -182,7 +182,7 @@ fn every_misbehaviour_has_its_word_in_the_ledger() {
         (format!("http://127.0.0.251:{}/private/1", server.port), Reason::RobotsDisallowed),
         (format!("http://127.0.0.252:{}/1", server.port), Reason::RobotsUnreachable),
         (format!("http://127.0.0.253:{}/1", server.port), Reason::RobotsDisallowed),
-        ("http://127.0.0.1:1/1".into(), Reason::RobotsUnreachable),
+        ("http://127.0.0.1:1/1".into(), Reason::ConnectionFailed),
         ("not an address".into(), Reason::BadUrl),
         ("ftp://example.org/a.png".into(), Reason::BadUrl),
         ("file:///etc/passwd".into(), Reason::BadUrl),

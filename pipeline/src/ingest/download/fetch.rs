@@ -266,12 +266,12 @@ fn words(error: &reqwest::Error) -> String {
 
 /// Asks for a robots.txt; whether the host answered at all comes with it.
 pub(super) async fn robots(client: &Client, options: &DownloadOptions, url: Url) -> (Rules, bool) {
-    let unreachable = |detail: String| Rules::Unreachable(detail);
+    let unreachable = |detail: String| Rules::Unreachable(Reason::RobotsUnreachable, detail);
     let mut url = url;
     for _ in 0..=ROBOTS_HOPS {
         let mut response = match ask(client, options, &url).await {
             Ok(response) => response,
-            Err(failure) => return (unreachable(failure.detail), false),
+            Err(Failure { reason, detail, .. }) => return (Rules::Unreachable(reason, detail), false),
         };
         let status = response.status();
         if is_redirect(status) {
