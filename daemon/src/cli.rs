@@ -138,6 +138,9 @@ pub struct IngestArgs {
     /// Column with the image's address, which is downloaded. Tried without it where there is no image: url, image_url
     #[arg(long, value_name = "NAME", conflicts_with = "image_column")]
     pub url_column: Option<String>,
+    /// What becomes of a list of captions
+    #[arg(long, value_enum, default_value = "first")]
+    pub captions: CaptionsChoice,
     /// Largest width × height; larger images go to the ledger
     #[arg(long, default_value_t = diptych_schemas::MAX_PIXELS, value_name = "N")]
     pub max_pixels: u64,
@@ -155,6 +158,14 @@ pub struct IngestArgs {
     pub phash: bool,
     #[command(flatten)]
     pub download: DownloadArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum CaptionsChoice {
+    /// The first that says something
+    First,
+    /// That one, and the others in columns: caption_2, caption_3, …
+    AllColumns,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
