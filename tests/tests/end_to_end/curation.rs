@@ -117,7 +117,7 @@ fn scoring_goes_on_where_it_was_killed_and_with_what_is_new() {
     for _ in 0..6 {
         let mut running = work.start(&score);
         // Killed as soon as it has written something more.
-        let files = |work: &Work| std::fs::read_dir(work.path("data/scores/blur")).map_or(0, |files| files.count());
+        let files = |work: &Work| std::fs::read_dir(work.path("data/scores/blur")).map_or(0, Iterator::count);
         let before = files(&work);
         while files(&work) <= before.max(1) && running.try_wait().unwrap().is_none() {
             std::thread::yield_now();
