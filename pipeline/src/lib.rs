@@ -8,6 +8,7 @@ pub mod balance;
 mod batch;
 pub mod ingest;
 mod loader;
+mod npy;
 mod order;
 mod phash;
 mod pixels;
@@ -20,7 +21,6 @@ pub mod sql;
 mod storage;
 #[cfg(test)]
 mod test_data;
-mod uid_list;
 
 pub use batch::Batch;
 pub use diptych_sample::{
@@ -30,10 +30,10 @@ pub use loader::{
     BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, Rate, StageStats,
     bench_loader, eval_batches, measured_batches, median, samples_an_epoch, train_loader,
 };
+pub use npy::{Matrix, NpyError, read_counts, read_matrix, read_uid_list, write_counts, write_uid_list};
 pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{crop_resize, eval_transform, random_resized_crop_box};
 pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds};
 pub use selection::{Selection, SelectionError};
 pub use storage::{StorageError, read_manifest};
-pub use uid_list::{NpyError, read_counts, read_uid_list, write_counts, write_uid_list};

@@ -140,7 +140,9 @@ pub(crate) async fn write_chosen(
         return Err(SelectError::Empty { funnel: Vec::new() });
     }
     let mut chosen = Chosen::default();
-    pairs.into_iter().for_each(|(uid, weight)| chosen.push(uid, weight));
+    for (uid, weight) in pairs {
+        chosen.push(uid, weight);
+    }
     let selection = chosen.find_places(context, made_by, dataset.manifest().content_hash()).await?;
     selection.write(output)?;
     Ok(SelectionReport {

@@ -17,6 +17,8 @@ pub enum ScoreKindArg {
     Phash,
     /// Variance of the Laplacian of the grey image, longer edge at most 512 px: low where the image is blurred
     Blur,
+    /// Number of the centroid of --centroids that the image's embedding is nearest to, after clip has made embeddings
+    Cluster,
     /// Shannon entropy of the grey histogram in bits, 0 to 8: low where the image is empty
     Entropy,
 }
@@ -46,6 +48,12 @@ pub struct ScoreArgs {
     /// Threads; 0: one for each core
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
+    /// For cluster: centroids (.npy of float32, K × D)
+    #[arg(long, value_name = "FILE")]
+    pub centroids: Option<PathBuf>,
+    /// For cluster: how the producer of the embeddings begins. Without it: the newest
+    #[arg(long, value_name = "PREFIX")]
+    pub embeddings: Option<String>,
     #[arg(long, default_value_t = 64)]
     pub batch_size: usize,
     /// Write what is computed at least so often, in seconds: what a kill may lose

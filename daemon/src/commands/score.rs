@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::scores::{ModelSpec, Producer, ScoreKind, ScoreReport, ScoreRequest, score};
-use diptych_pipeline::{Batch, Selection, Tokenizer};
+use diptych_pipeline::scores::{
+    ClusterRequest, ModelSpec, Producer, ScoreKind, ScoreReport, ScoreRequest, assign_clusters, score,
+};
+use diptych_pipeline::{Batch, Matrix, Selection, Tokenizer, read_matrix};
 use diptych_schemas::DatasetManifest;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -21,6 +23,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
         Some(selection) => selection.len() as u64,
         None => DatasetManifest::read(&args.dataset.dataset)?.pairs,
     };
+    let centroids = centroids(args)?;
     let model = model(args)?;
     let tokenizer = match &model {
         Some(model) => Arc::clone(&model.tokenizer),
@@ -46,9 +49,23 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
         Some(model) => encode(model, batch).map_err(|error| format!("{error:#}")),
         None => Err("no model is there to encode".into()),
     };
-    let reports = score(&request, &mut encode, &mut |pairs| bar.inc(pairs));
+    let mut reports = Vec::new();
+    if !request.kinds.is_empty() {
+        reports = score(&request, &mut encode, &mut |pairs| bar.inc(pairs))?;
+    }
+    if let Some(centroids) = &centroids {
+        bar.set_position(0);
+        let request = ClusterRequest {
+            dataset: &args.dataset.dataset,
+            selection: selection.as_ref(),
+            name: args.name.as_deref().unwrap_or("cluster"),
+            centroids,
+            embeddings: args.embeddings.as_deref(),
+        };
+        reports.push(assign_clusters(&request, &mut |pairs| bar.inc(pairs))?);
+    }
     bar.finish_and_clear();
-    for report in reports? {
+    for report in reports {
         line(in_words(&report))?;
     }
     Ok(Outcome::Done)
@@ -58,6 +75,7 @@ fn kinds(args: &ScoreArgs) -> anyhow::Result<Vec<(ScoreKind, String)>> {
     let mut kinds: Vec<(ScoreKind, String)> = Vec::new();
     for kind in &args.kinds {
         let kind = match kind {
+            ScoreKindArg::Cluster => continue,
             ScoreKindArg::Clip => ScoreKind::Clip,
             ScoreKindArg::Language => ScoreKind::Language,
             ScoreKindArg::Phash => ScoreKind::Phash,
@@ -68,13 +86,23 @@ fn kinds(args: &ScoreArgs) -> anyhow::Result<Vec<(ScoreKind, String)>> {
             kinds.push((kind, kind.as_str().to_owned()));
         }
     }
-    if let Some(name) = &args.name {
+    if let Some(name) = args.name.as_ref().filter(|_| args.kinds != [ScoreKindArg::Cluster]) {
         match kinds.as_mut_slice() {
-            [(_, only)] => only.clone_from(name),
-            _ => bail!("--name {name} would name {} scores; give one KIND with it", kinds.len()),
+            [(_, only)] if !args.kinds.contains(&ScoreKindArg::Cluster) => only.clone_from(name),
+            _ => bail!("--name {name} would name {} scores; give one KIND with it", args.kinds.len()),
         }
     }
     Ok(kinds)
+}
+
+fn centroids(args: &ScoreArgs) -> anyhow::Result<Option<Matrix>> {
+    let wanted = args.kinds.contains(&ScoreKindArg::Cluster);
+    match &args.centroids {
+        Some(path) if wanted => Ok(Some(read_matrix(path)?)),
+        Some(path) => bail!("--centroids {} has nothing to do: only the score cluster uses centroids", path.display()),
+        None if wanted => bail!("cluster compares embeddings with centroids: give them with --centroids FILE.npy"),
+        None => Ok(None),
+    }
 }
 
 fn model(args: &ScoreArgs) -> anyhow::Result<Option<Model>> {

@@ -33,9 +33,10 @@ impl Entries {
         let bad = |message: String| EntriesError::Unreadable { path: path.to_owned(), message };
         let bytes = std::fs::read(path).map_err(SchemaError::io(path))?;
         let text = String::from_utf8(bytes).map_err(|_| bad("it is not text in UTF-8".into()))?;
-        let names: Vec<String> = match path.extension().is_some_and(|extension| extension == "json") {
-            true => serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?,
-            false => text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect(),
+        let names: Vec<String> = if path.extension().is_some_and(|extension| extension == "json") {
+            serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?
+        } else {
+            text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
         };
         Self::new(names).map_err(bad)
     }

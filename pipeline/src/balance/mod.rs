@@ -67,7 +67,9 @@ pub async fn balance(context: &SessionContext, spec: &BalanceSpec<'_>, output: &
     each_pair(context, &sql, spec.entries, |_, _, entries| {
         candidates += 1;
         matched += u64::from(!entries.is_empty());
-        entries.iter().for_each(|entry| counted[*entry as usize] += 1);
+        for entry in entries {
+            counted[*entry as usize] += 1;
+        }
     })
     .await?;
     let counts = spec.counts.clone().unwrap_or(counted);
@@ -102,7 +104,7 @@ async fn each_pair(
     let mut found = Vec::new();
     while let Some(batch) = rows.next().await? {
         let (uids, captions) = (batch.column(0).as_fixed_size_binary(), batch.column(1).as_string::<i32>());
-        let weights = batch.columns().get(2).map(|weights| weights.as_primitive::<Float32Type>());
+        let weights = batch.columns().get(2).map(AsArray::as_primitive::<Float32Type>);
         for row in 0..batch.num_rows() {
             let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
             entries.matches(captions.value(row), &mut found);

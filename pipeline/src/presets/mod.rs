@@ -74,10 +74,8 @@ impl Preset {
     pub fn sql(&self, set: &[(String, String)]) -> Result<String, PresetError> {
         let parameters = self.parameters();
         if let Some((key, _)) = set.iter().find(|(key, _)| parameters.iter().all(|parameter| parameter.key != key)) {
-            let known = match parameters.is_empty() {
-                true => "nothing".into(),
-                false => parameters.iter().map(|parameter| parameter.key).collect::<Vec<_>>().join(", "),
-            };
+            let known = parameters.iter().map(|parameter| parameter.key).collect::<Vec<_>>().join(", ");
+            let known = if known.is_empty() { "nothing".into() } else { known };
             return Err(PresetError::UnknownKey { preset: self.name, key: key.clone(), known });
         }
         let mut sql = String::new();

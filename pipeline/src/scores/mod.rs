@@ -6,6 +6,7 @@
 //! 3. An image is decoded once for everything that is wanted of it. One that cannot be decoded gets a row without a value.
 
 mod append;
+mod cluster;
 mod column;
 mod files;
 mod language;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 
 use diptych_schemas::SchemaError;
 
+pub use cluster::{ClusterRequest, assign_clusters};
 pub(crate) use files::open;
 pub use files::{EmbeddingFiles, ScoreFiles, embedding_files, score_files};
 pub use language::language;
@@ -46,6 +48,8 @@ pub enum ScoreError {
         "the selection has pairs of shard {shard} that the dataset does not have at that place. It was made from another dataset"
     )]
     OtherDataset { shard: u32 },
+    #[error("the centroids do not fit: {0}")]
+    Centroids(String),
     #[error("the model failed: {0}")]
     Model(String),
     #[error(transparent)]

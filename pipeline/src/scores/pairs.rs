@@ -58,9 +58,10 @@ pub(super) fn pairs_of_shard(
         let number = |name: &str| column(name)?.as_primitive_opt::<UInt32Type>().ok_or_else(|| other(name));
         let (row_groups, rows) = (number(column::ROW_GROUP)?, number(column::ROW)?);
         let phashes = column(column::PHASH)?.as_primitive_opt::<UInt64Type>().ok_or_else(|| other(column::PHASH))?;
-        let captions = match with_captions {
-            true => Some(column(column::CAPTION)?.as_string_opt::<i32>().ok_or_else(|| other(column::CAPTION))?),
-            false => None,
+        let captions = if with_captions {
+            Some(column(column::CAPTION)?.as_string_opt::<i32>().ok_or_else(|| other(column::CAPTION))?)
+        } else {
+            None
         };
         for row in 0..batch.num_rows() {
             let uid = Uid::try_from(uids.value(row))?;

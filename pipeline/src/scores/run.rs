@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use diptych_schemas::{DatasetManifest, LoaderConfig, ScoreValue, ShardEntry, Uid, is_score_name};
 use half::f16;
 
-use super::column::{Column, Value, Vectors};
+use super::column::{Column, Counts, Value, Vectors};
 use super::pairs::{Pair, pairs_of_shard, rows_in_shard};
 use super::{Measures, Producer, ScoreError, Wanted, language};
 use crate::{Batch, EvalSpec, Selection, Tokenizer, measured_batches};
@@ -98,6 +98,13 @@ pub struct ScoreReport {
     pub added: u64,
     /// Of these, rows without a value, since the image cannot be decoded.
     pub failed: u64,
+}
+
+impl ScoreReport {
+    pub(super) fn of<T>(name: Option<&str>, column: &Column<T>) -> Self {
+        let Counts { present, added, failed } = column.counts;
+        Self { name: name.map(str::to_owned), producer: column.producer().clone(), present, added, failed }
+    }
 }
 
 /// Turns a batch into the embeddings of its images and of its captions, each f32 [N, D] of unit length.
@@ -283,16 +290,9 @@ impl Columns {
     }
 
     fn reports(&self, request: &ScoreRequest) -> Vec<ScoreReport> {
-        let report = |name: Option<&String>, producer: &Producer, counts: super::column::Counts| ScoreReport {
-            name: name.cloned(),
-            producer: producer.clone(),
-            present: counts.present,
-            added: counts.added,
-            failed: counts.failed,
-        };
-        let names = request.kinds.iter().map(|(_, name)| Some(name));
-        let scores = names.zip(&self.scores).map(|(name, (_, column))| report(name, column.producer(), column.counts));
-        scores.chain(self.embeddings.iter().map(|column| report(None, column.producer(), column.counts))).collect()
+        let names = request.kinds.iter().map(|(_, name)| name.as_str());
+        let scores = names.zip(&self.scores).map(|(name, (_, column))| ScoreReport::of(Some(name), column));
+        scores.chain(self.embeddings.iter().map(|column| ScoreReport::of(None, column))).collect()
     }
 }
 

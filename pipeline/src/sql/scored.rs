@@ -63,7 +63,7 @@ impl ScoredTable {
             let fills = [column::PHASH, column::LANGUAGE].contains(&score.name.as_str());
             match fields.iter().position(|field| *field.name() == score.name) {
                 Some(place) if fills && *fields[place].data_type() == score.value.data_type() => {
-                    origins[place].score = Some(index)
+                    origins[place].score = Some(index);
                 }
                 taken => {
                     let name = if taken.is_some() { format!("score_{}", score.name) } else { score.name.clone() };
@@ -109,7 +109,7 @@ impl TableProvider for ScoredTable {
         }
         let part = Part {
             shards: Vec::new(),
-            scores: Arc::new(scores),
+            scores: scores.into(),
             columns,
             meta: Arc::clone(&self.meta),
             schema: Arc::clone(&schema),
@@ -135,7 +135,7 @@ struct WantedScore {
 #[derive(Clone, Debug)]
 struct Part {
     shards: Vec<(u32, PathBuf)>,
-    scores: Arc<Vec<WantedScore>>,
+    scores: Arc<[WantedScore]>,
     columns: Vec<Origin>,
     meta: SchemaRef,
     /// After the projection.

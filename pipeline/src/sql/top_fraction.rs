@@ -83,7 +83,7 @@ impl Accumulator for TopFraction {
             return Ok(ScalarValue::Float64(None));
         }
         let place = ((count as f64 * fraction) as usize).min(count - 1);
-        let (_, threshold, _) = self.values.select_nth_unstable_by(place, descending);
+        let (_, threshold, _) = self.values.select_nth_unstable_by(place, |a, b| descending(*a, *b));
         Ok(ScalarValue::Float64(Some(*threshold)))
     }
 
@@ -93,9 +93,9 @@ impl Accumulator for TopFraction {
 }
 
 /// NaN last, as numpy sorts.
-fn descending(a: &f64, b: &f64) -> Ordering {
+fn descending(a: f64, b: f64) -> Ordering {
     match (a.is_nan(), b.is_nan()) {
-        (false, false) => b.total_cmp(a),
+        (false, false) => b.total_cmp(&a),
         (a, b) => a.cmp(&b),
     }
 }

@@ -39,7 +39,7 @@ impl Reference {
                     .map(|row| row[name].clone())
                     .collect::<Vec<_>>()
             };
-            let numbers = |name: &str| Arc::new(column(name).iter().map(|value| value.as_f64()).collect::<Float64Array>());
+            let numbers = |name: &str| Arc::new(column(name).iter().map(Value::as_f64).collect::<Float64Array>());
             let languages =
                 Arc::new(column("language").iter().map(|value| value.as_str().map(str::to_owned)).collect::<StringArray>());
             let add = |name: &str, value: ScoreValue, values| {
@@ -184,6 +184,9 @@ async fn entries_match_and_count_as_metaclips_code() {
     assert_eq!(read_counts(&file).unwrap(), report.counts);
 }
 
+/// Draws for each pair.
+const SEEDS: u64 = 40;
+
 #[tokio::test]
 async fn pairs_stay_as_often_as_their_entries_allow() {
     let reference = Reference::new();
@@ -195,7 +198,6 @@ async fn pairs_stay_as_often_as_their_entries_allow() {
     };
     let chances: Vec<f64> = reference.values["matches"].as_array().unwrap().iter().map(chance).collect();
     let mut kept = vec![0.0; chances.len()];
-    const SEEDS: u64 = 40;
     for seed in 0..SEEDS {
         balanced(&reference, &entries, |spec| spec.seed = seed).await;
         for place in reference.places_of(&reference.path().join("balanced.parquet")) {

@@ -57,6 +57,18 @@ fn pairs_are_scored_filtered_listed_and_balanced() {
     let both = "SELECT uid FROM scored WHERE uid IN (SELECT uid FROM uid_list) AND entropy > 3";
     work.diptych(&["select", both, "--uids", "uids.npy", "--dataset", "data", "--output", "d.parquet"]).ok();
 
+    // Clusters of embeddings: with the axes as centroids, the nearest is the largest component.
+    let mut centroids = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    centroids.extend(format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (64, 64), }").into_bytes());
+    centroids.extend((0..64 * 64).flat_map(|at| f32::from(u8::from(at % 65 == 0)).to_le_bytes()));
+    work.write("axes.npy", centroids);
+    let cluster = ["score", "cluster", "--centroids", "axes.npy", "--dataset", "data"];
+    assert!(work.diptych(&cluster).ok().stdout.contains("cluster: 256 added, 0 there"));
+    assert!(work.diptych(&cluster).ok().stdout.contains("cluster: nothing to do, 256 there"));
+    let largest = "SELECT count(*) FROM scored s JOIN embeddings e ON e.uid = s.uid AND e.modality = 'image' \
+                   WHERE e.embedding[CAST(cluster AS BIGINT) + 1] = array_max(e.embedding)";
+    assert_eq!(work.sql(&DATA, largest), "256");
+
     work.write("entries.txt", "face\nflag\ncat\nheart\n");
     let balance = ["balance", "--entries", "entries.txt", "--t", "5", "--dataset", "data", "--output", "e.parquet"];
     let balanced = work.diptych(&balance).ok();
@@ -117,7 +129,7 @@ fn scoring_goes_on_where_it_was_killed_and_with_what_is_new() {
     for _ in 0..6 {
         let mut running = work.start(&score);
         // Killed as soon as it has written something more.
-        let files = |work: &Work| std::fs::read_dir(work.path("data/scores/blur")).map_or(0, |files| files.count());
+        let files = |work: &Work| std::fs::read_dir(work.path("data/scores/blur")).map_or(0, Iterator::count);
         let before = files(&work);
         while files(&work) <= before.max(1) && running.try_wait().unwrap().is_none() {
             std::thread::yield_now();
@@ -167,6 +179,7 @@ fn what_cannot_be_scored_or_filtered_says_what_to_do() {
     work.diptych(&["score", "clip", "--dataset", "data"]).fails_with(&["--model"]);
     work.diptych(&["score", "blur", "--dataset", "data", "--model", "x"]).fails_with(&["--model x", "clip"]);
     work.diptych(&["score", "blur", "--dataset", "data", "--name", "../up"]).fails_with(&["../up", "a-z"]);
+    work.diptych(&["score", "cluster", "--dataset", "data"]).fails_with(&["--centroids"]);
     work.diptych(&["score", "blur", "entropy", "--dataset", "data", "--name", "x"]).fails_with(&["--name x"]);
     work.diptych(&["score", "blur", "--dataset", "nowhere"]).fails_with(&["nowhere", "diptych ingest"]);
     work.diptych(&["score", "language", "--dataset", "data", "--name", "same"]).ok();

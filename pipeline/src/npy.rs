@@ -1,4 +1,6 @@
-//! DataComp's lists of uids: `.npy` with a structured array of two `u8` (64 bits each), the upper and the lower half of a uid
+//! numpy's `.npy` files, as far as curation exchanges them: lists of uids, counts, centroids.
+//!
+//! DataComp's lists of uids have a structured array of two `u8` (64 bits each), the upper and the lower half of a uid
 //! of 128 bits, sorted. What numpy writes for `np.array(…, np.dtype("u8,u8"))` is read; anything else is refused.
 
 use std::fs::File;
@@ -27,7 +29,7 @@ pub enum NpyError {
 /// Reads a list, in its order.
 pub fn read_uid_list(path: &Path) -> Result<Vec<Uid>, NpyError> {
     let wanted = "not a list of uids: DataComp's are made by np.save of an array of dtype u8,u8";
-    let bytes = read_array(path, DESCRIPTION, 16, wanted)?;
+    let (_, bytes) = read_array(path, DESCRIPTION, 16, 1, wanted)?;
     let halves = |bytes: &[u8; 16]| {
         let mut uid = [0; 16];
         // Each half is little endian in the file, and its first digits come first in a uid.
@@ -59,8 +61,31 @@ pub fn write_uid_list(path: &Path, mut uids: Vec<Uid>) -> Result<u64, NpyError> 
 /// Reads an array of whole numbers of 64 bits, [N].
 pub fn read_counts(path: &Path) -> Result<Vec<u64>, NpyError> {
     let wanted = "not counts: they are made by np.save of an array of dtype uint64, one number for each entry";
-    let bytes = read_array(path, "'<u8'", 8, wanted)?;
+    let (_, bytes) = read_array(path, "'<u8'", 8, 1, wanted)?;
     Ok(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect())
+}
+
+/// Numbers in rows, [K, D].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix {
+    /// D, above 0.
+    pub columns: usize,
+    pub values: Vec<f32>,
+}
+
+/// Reads a matrix of float32.
+pub fn read_matrix(path: &Path) -> Result<Matrix, NpyError> {
+    let wanted = "not a matrix: it is made by np.save of an array of dtype float32 with two dimensions";
+    let (shape, bytes) = read_array(path, "'<f4'", 4, 2, wanted)?;
+    let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let bad = |message: &str| NpyError::Unreadable { path: path.to_owned(), message: message.into() };
+    if values.is_empty() {
+        return Err(bad("it is empty"));
+    }
+    if !values.iter().all(|value| value.is_finite()) {
+        return Err(bad("it has values that are no finite numbers"));
+    }
+    Ok(Matrix { columns: shape[1] as usize, values })
 }
 
 /// Writes an array of whole numbers of 64 bits, [N].
@@ -68,8 +93,14 @@ pub fn write_counts(path: &Path, counts: &[u64]) -> Result<(), NpyError> {
     write_array(path, "'<u8'", counts.len(), |file| counts.iter().try_for_each(|count| file.write_all(&count.to_le_bytes())))
 }
 
-/// The data of a file whose dtype is `description`, of `width` bytes an element, with one dimension.
-fn read_array(path: &Path, description: &str, width: u64, wanted: &str) -> Result<Vec<u8>, NpyError> {
+/// Shape and data of a file whose dtype is `description`, of `width` bytes an element.
+fn read_array(
+    path: &Path,
+    description: &str,
+    width: u64,
+    dimensions: usize,
+    wanted: &str,
+) -> Result<(Vec<u64>, Vec<u8>), NpyError> {
     let bad = |message: String| NpyError::Unreadable { path: path.to_owned(), message };
     let file = File::open(path).map_err(SchemaError::io(path))?;
     let size = file.metadata().map_err(SchemaError::io(path))?.len();
@@ -81,16 +112,18 @@ fn read_array(path: &Path, description: &str, width: u64, wanted: &str) -> Resul
     let plain: String = header.chars().filter(|char| !char.is_whitespace()).collect();
     let shape = plain.strip_prefix("{'descr':").and_then(|rest| rest.strip_prefix(description));
     let shape = shape.and_then(|rest| rest.strip_prefix(",'fortran_order':False,'shape':("));
-    let shape = shape.and_then(|rest| rest.strip_suffix(",),}").or_else(|| rest.strip_suffix(",)}")));
-    let Some(rows) = shape.and_then(|rows| rows.parse::<u64>().ok()) else {
+    let shape = shape.and_then(|rest| rest.strip_suffix("),}").or_else(|| rest.strip_suffix(")}")));
+    let shape = shape.map(|shape| shape.split_terminator(',').map(|side| side.parse().ok()).collect::<Option<Vec<u64>>>());
+    let Some(shape) = shape.flatten().filter(|shape| shape.len() == dimensions) else {
         let shown: String = header.trim().chars().take(120).collect();
         return Err(bad(format!("{wanted}. This one has {}", shown.escape_debug())));
     };
     // Before anything is allocated: what the header claims must be there.
     let data = size.saturating_sub(header_bytes);
-    if rows.checked_mul(width) != Some(data) {
+    let elements = shape.iter().try_fold(1_u64, |product, side| product.checked_mul(*side));
+    if elements.and_then(|elements| elements.checked_mul(width)) != Some(data) {
         return Err(bad(format!(
-            "its header claims {rows} elements of {width} bytes, and {data} bytes follow: cut short or damaged"
+            "its header claims {shape:?} elements of {width} bytes, and {data} bytes follow: cut short or damaged"
         )));
     }
     let mut bytes = Vec::with_capacity(data as usize);
@@ -98,7 +131,7 @@ fn read_array(path: &Path, description: &str, width: u64, wanted: &str) -> Resul
     if bytes.len() as u64 != data {
         return Err(bad("it became shorter while it was read".into()));
     }
-    Ok(bytes)
+    Ok((shape, bytes))
 }
 
 /// The header's text, and how many bytes come before the data.
@@ -204,7 +237,7 @@ mod tests {
             (whole[..60].to_vec(), "cut short"),
             (whole[..whole.len() - 1].to_vec(), "cut short or damaged"),
             ([&whole[..], &[0]].concat(), "cut short or damaged"),
-            (replaced("(2,)", "(9,)"), "claims 9 elements"),
+            (replaced("(2,)", "(9,)"), "claims [9] elements"),
             (replaced("(2,), }", "(18446744073709551615,), }")[..].to_vec(), "uids.npy"),
             (replaced("'<u8'", "'<f8'"), "u8,u8"),
             (replaced("[('f0'", "\"O\" #'"), "u8,u8"),
