@@ -25,6 +25,7 @@ pub use self::uids::UidsArgs;
 const AFTER: &str = "\
 From pairs to an exported model:
   diptych ingest pairs/*.tar more.parquet --dataset data
+  diptych ledger --dataset data
   diptych sql \"SELECT format, count(*), avg(width) FROM meta GROUP BY format\" --dataset data
   diptych select \"SELECT uid FROM meta WHERE least(width, height) >= 200\" --dataset data --output train.parquet
   diptych train run.toml

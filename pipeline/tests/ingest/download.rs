@@ -347,6 +347,21 @@ fn lists_of_every_form_are_recognised_and_bring_their_columns() {
 }
 
 #[test]
+fn one_connection_serves_a_host_whatever_it_answers() {
+    let server = Server::start(|call| match call.path.as_str() {
+        "/5" => call.status("302 Found", "Location: /6\r\n", b"<html>moved</html>"),
+        _ => call.status("404 Not Found", "", b"<html>not found</html>"),
+    });
+    let bench = Bench::new();
+    let rows: Vec<_> = (0..20).map(|n| (server.url(0, &format!("/{n}")), format!("row {n}"))).collect();
+    let mut request = quick(bench.request(&[&bench.file("list.csv", &list(&rows))]));
+    request.download.per_host = 1;
+    assert_eq!(run(&request).unwrap().ledger_added, BTreeMap::from([("not_found", 20)]));
+    // One, and seldom another that was begun a moment before the first was free again.
+    assert!(server.connections() <= 3, "{} connections for 21 requests", server.connections());
+}
+
+#[test]
 fn one_address_with_two_captions_is_two_pairs_and_with_one_caption_twice_a_double() {
     let server = Server::start(images);
     let bench = Bench::new();

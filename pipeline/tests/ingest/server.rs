@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ impl Call<'_> {
 pub(crate) struct Server {
     pub(crate) port: u16,
     asked: Arc<Mutex<HashMap<String, usize>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -58,10 +60,12 @@ impl Server {
         let listener = TcpListener::bind(("0.0.0.0", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(Mutex::new(HashMap::new()));
-        let server = Self { port, asked: Arc::clone(&asked) };
+        let connections = Arc::new(AtomicUsize::new(0));
+        let server = Self { port, asked: Arc::clone(&asked), connections: Arc::clone(&connections) };
         let handler = Arc::new(handler);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
+                connections.fetch_add(1, Ordering::SeqCst);
                 let (handler, asked) = (Arc::clone(&handler), Arc::clone(&asked));
                 std::thread::spawn(move || connection(stream.unwrap(), &*handler, &asked));
             }
@@ -84,6 +88,10 @@ impl Server {
             }
         }
         counts
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     pub(crate) fn robots_asked(&self) -> usize {

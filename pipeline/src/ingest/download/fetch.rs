@@ -24,6 +24,9 @@ const ROBOTS_HOPS: usize = 5;
 const QUOTED: usize = 200;
 /// Connections stay open so long for the next image of the same host.
 const POOL_IDLE: Duration = Duration::from_secs(15);
+/// Longest body of an error or a redirect that is received, and how long that may take.
+const DRAINED_BYTES: u64 = 32 << 10;
+const DRAINED_FOR: Duration = Duration::from_secs(1);
 /// Longest pause that a host may ask for, a week: larger numbers overflow clocks and mean nothing more.
 const LONGEST_WAIT: Duration = Duration::from_hours(7 * 24);
 
@@ -86,13 +89,17 @@ pub(super) async fn image(
     };
     let status = response.status();
     if is_redirect(status) {
-        return match redirect_target(&response, url, options) {
+        let answer = match redirect_target(&response, url, options) {
             Ok(target) => Answer::Redirect(target),
             Err((reason, detail)) => Answer::Failed(Failure::new(reason, detail)),
         };
+        drain(response).await;
+        return answer;
     }
     if status != StatusCode::OK {
-        return Answer::Failed(of_status(status, response.headers()));
+        let failure = of_status(status, response.headers());
+        drain(response).await;
+        return Answer::Failed(failure);
     }
     if options.robots_tag
         && let Some(directive) = opt_out(response.headers(), options.product())
@@ -109,6 +116,14 @@ pub(super) async fn image(
         }
     }
     body(response, options, limit, row, held, deadline).await
+}
+
+/// Receives a short body that nobody wants: then the connection serves the next request. Others are closed.
+async fn drain(mut response: Response) {
+    if response.content_length().is_some_and(|length| length <= DRAINED_BYTES) {
+        let all = async { while let Ok(Some(_)) = response.chunk().await {} };
+        let _ = timeout(DRAINED_FOR, all).await;
+    }
 }
 
 /// Receives the body. What was announced as its length counts for nothing here.
@@ -280,6 +295,7 @@ pub(super) async fn robots(client: &Client, options: &DownloadOptions, url: Url)
                 // It leads nowhere: as if there were none.
                 Err(_) => return (Rules::AllowAll, true),
             }
+            drain(response).await;
             continue;
         }
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
@@ -287,6 +303,7 @@ pub(super) async fn robots(client: &Client, options: &DownloadOptions, url: Url)
         }
         if !status.is_success() {
             // 2.3.1.3: a file that is not to be had allows all.
+            drain(response).await;
             return (Rules::AllowAll, true);
         }
         let mut text = Vec::new();
