@@ -1,18 +1,26 @@
 //! The command line: what can be asked for, in the order in which a user meets it. What each command does is in `commands`.
 
+mod balance;
 mod bench;
 mod download;
 mod ledger;
+mod preset;
 mod profile;
+mod score;
+mod uids;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::balance::BalanceArgs;
+pub use self::bench::{Bench, BenchArgs, BenchLoaderArgs};
 pub use self::download::DownloadArgs;
 pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
+pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
-pub use bench::{Bench, BenchArgs, BenchLoaderArgs};
+pub use self::score::{ScoreArgs, ScoreKindArg};
+pub use self::uids::UidsArgs;
 
 const AFTER: &str = "\
 From pairs to an exported model:
@@ -45,8 +53,16 @@ pub enum Command {
     Ledger(LedgerArgs),
     /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, embeddings of a state folder
     Sql(SqlArgs),
+    /// Add columns to a dataset: CLIP similarity and embeddings, language, perceptual hash, blur, entropy. Run again, it adds only what is missing
+    Score(ScoreArgs),
     /// Make a selection: the pairs whose uid an SQL query returns
     Select(SelectArgs),
+    /// Balance captions as MetaCLIP does: cap how many pairs each entry of a list brings along
+    Balance(BalanceArgs),
+    /// Show the filters of DataComp and LAION as SQL to copy and edit, or to run by `select --preset`
+    Preset(PresetArgs),
+    /// Write a selection's uids as DataComp's list (.npy of u8,u8); `select --uids` reads such lists
+    Uids(UidsArgs),
     /// Train, or go on with a run that was stopped or killed
     Train(TrainArgs),
     /// Zero-shot classification and image-text retrieval on held-out pairs, beside chance
@@ -72,7 +88,7 @@ pub enum Command {
 impl Command {
     /// Whether it runs a model.
     pub fn computes(&self) -> bool {
-        matches!(self, Self::Train(_) | Self::Eval(_) | Self::Embed(_) | Self::Search(_))
+        matches!(self, Self::Train(_) | Self::Eval(_) | Self::Embed(_) | Self::Search(_) | Self::Score(_))
     }
 }
 
@@ -122,6 +138,9 @@ pub struct IngestArgs {
     /// Column with the image's address, which is downloaded. Tried without it where there is no image: url, image_url
     #[arg(long, value_name = "NAME", conflicts_with = "image_column")]
     pub url_column: Option<String>,
+    /// What becomes of a list of captions
+    #[arg(long, value_enum, default_value = "first")]
+    pub captions: CaptionsChoice,
     /// Largest width × height; larger images go to the ledger
     #[arg(long, default_value_t = diptych_schemas::MAX_PIXELS, value_name = "N")]
     pub max_pixels: u64,
@@ -139,6 +158,14 @@ pub struct IngestArgs {
     pub phash: bool,
     #[command(flatten)]
     pub download: DownloadArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum CaptionsChoice {
+    /// The first that says something
+    First,
+    /// That one, and the others in columns: caption_2, caption_3, …
+    AllColumns,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -179,11 +206,19 @@ pub struct SqlArgs {
 #[derive(Debug, Args)]
 pub struct SelectArgs {
     /// A query that returns a column uid (and, if wanted, weight), or with --file a file that holds it
-    #[arg(required_unless_present = "file")]
+    #[arg(required_unless_present_any = ["file", "preset", "uids"], conflicts_with = "preset")]
     pub query: Option<String>,
     /// Read the query from this file
     #[arg(short, long, conflicts_with = "query")]
     pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub preset: PresetArg,
+    /// Pairs of a list in DataComp's form (.npy of u8,u8). A query finds them in the table uid_list
+    #[arg(long, value_name = "FILE")]
+    pub uids: Option<PathBuf>,
+    /// Column of meta with the uids that the list means, as hexadecimal text. Without it: our own
+    #[arg(long, value_name = "NAME", requires = "uids", conflicts_with_all = ["query", "file", "preset"])]
+    pub uid_column: Option<String>,
     #[command(flatten)]
     pub dataset: DatasetArg,
     /// State folder, for queries over embeddings

@@ -2,6 +2,8 @@
 
 use diptych_schemas::{LedgerEntry, SampleIndex, Uid};
 
+use crate::scores::Measures;
+
 /// N pairs, ready for the device. N is smaller than the batch size where a corrupt image was met, or at the end of an
 /// evaluation.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,8 @@ pub struct Batch {
     pub uids: Vec<Uid>,
     /// [N].
     pub captions: Vec<String>,
+    /// [N]: what was asked for of each image; empty values where nothing was.
+    pub measures: Vec<Measures>,
     /// The samples of this stretch of the stream whose image turned out to be unusable.
     pub skipped: Vec<LedgerEntry>,
 }

@@ -33,6 +33,7 @@ use crossbeam_channel::{Receiver, Sender};
 use diptych_schemas::{AugmentConfig, CaptionColumn, LoaderConfig, SampleIndex};
 
 use crate::order::Shuffle;
+use crate::scores::Wanted;
 use crate::{Batch, Order, Selection, Tokenizer};
 use mix::Mix;
 use plan::{Cut, Share, Stream, eval_plan, train_plan};
@@ -155,6 +156,7 @@ pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
         context_length: spec.context_length,
         max_pixels: spec.config.max_pixels,
         transform: Transform::Train { augment: spec.augment, seed: spec.seed },
+        wanted: Wanted::default(),
     };
     let stop = Arc::default();
     let shards = Shards::open(spec.sources, spec.seed, &spec.config.remote, &stop)?;
@@ -169,6 +171,12 @@ pub fn samples_an_epoch(sources: &[DataSource]) -> u64 {
 /// Batches for evaluation: the selection's order, OpenCLIP's evaluation transform, the last batch possibly short. Weights do
 /// not matter.
 pub fn eval_batches(spec: EvalSpec) -> Result<Loader, LoaderError> {
+    measured_batches(spec, Wanted::default())
+}
+
+/// [`eval_batches`], and of each image, at its full size, what is wanted: [`Batch::measures`]. An image size of 0 leaves out
+/// the pixels, a context length of 0 the tokens.
+pub fn measured_batches(spec: EvalSpec, wanted: Wanted) -> Result<Loader, LoaderError> {
     let rows = spec.selection.len() as u64;
     if rows == 0 || spec.batch_size == 0 {
         return Err(LoaderError::TooFewRows { rows, batch: spec.batch_size.max(1) as u64 });
@@ -181,6 +189,7 @@ pub fn eval_batches(spec: EvalSpec) -> Result<Loader, LoaderError> {
         context_length: spec.context_length,
         max_pixels: spec.config.max_pixels,
         transform: Transform::Eval,
+        wanted,
     };
     let layout = Layout::new(Share::whole(cut), 0, rows);
     let source = DataSource { dataset: spec.dataset, selection: spec.selection, weight: 1.0, captions: Vec::new() };

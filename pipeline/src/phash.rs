@@ -5,7 +5,7 @@
 
 use std::f64::consts::PI;
 
-use diptych_sample::resize_gray;
+use diptych_sample::{FilterType, resize_gray};
 
 use crate::{ImageError, RgbImage};
 
@@ -17,8 +17,16 @@ const KEPT: usize = 8;
 /// Hamming distance of two such hashes: 0 to about 10 for the same picture in another size or quality, about 32 for unrelated
 /// ones.
 pub fn perceptual_hash(image: &RgbImage) -> Result<u64, ImageError> {
-    let gray: Vec<u8> = image.pixels.chunks_exact(3).map(luma).collect();
-    let thumbnail = resize_gray(&gray, (image.width, image.height), SIDE as u32, SIDE as u32)?;
+    hash_of_gray(image.width, image.height, &gray(image))
+}
+
+/// Grey levels u8 [H, W].
+pub(crate) fn gray(image: &RgbImage) -> Vec<u8> {
+    image.pixels.chunks_exact(3).map(luma).collect()
+}
+
+pub(crate) fn hash_of_gray(width: u32, height: u32, gray: &[u8]) -> Result<u64, ImageError> {
+    let thumbnail = resize_gray(gray, (width, height), SIDE as u32, SIDE as u32, FilterType::Lanczos3)?;
 
     let frequencies = lowest_frequencies(&thumbnail);
     let mut sorted = frequencies;

@@ -20,7 +20,7 @@ use datafusion::prelude::SessionContext;
 use diptych_schemas::{ContentHash, Uid, column};
 
 use crate::selection::{Selection, SelectionError};
-use crate::sql::{DatasetTables, Planned, SqlError, StatementError, execute, plan};
+use crate::sql::{DatasetTables, Planned, Rows, SqlError, StatementError, execute, plan};
 
 pub use funnel::{FunnelStep, funnel};
 use places::Chosen;
@@ -116,6 +116,41 @@ pub async fn choose(context: &SessionContext, sql: &str) -> Result<(Selection, S
         funnel,
     };
     Ok((selection, report))
+}
+
+/// Runs a query that gives the same rows every time, in whatever order.
+pub(crate) async fn reproducible_rows(context: &SessionContext, sql: &str) -> Result<Rows, SqlError> {
+    let Planned { mut state, plan, .. } = plan(context, sql).await?;
+    let ordered = reproducible::make_reproducible(sql, plan)?;
+    if ordered.in_stored_order {
+        state.config_mut().options_mut().execution.target_partitions = 1;
+    }
+    execute(sql, state, ordered.plan).await
+}
+
+/// Writes pairs that something else than a query chose. `made_by` stands in the selection as its SQL.
+pub(crate) async fn write_chosen(
+    context: &SessionContext,
+    pairs: Vec<(Uid, f32)>,
+    made_by: &str,
+    output: &Path,
+) -> Result<SelectionReport, SelectError> {
+    let Some(dataset) = context.state().config().get_extension::<DatasetTables>() else { return Err(SelectError::NoDataset) };
+    if pairs.is_empty() {
+        return Err(SelectError::Empty { funnel: Vec::new() });
+    }
+    let mut chosen = Chosen::default();
+    pairs.into_iter().for_each(|(uid, weight)| chosen.push(uid, weight));
+    let selection = chosen.find_places(context, made_by, dataset.manifest().content_hash()).await?;
+    selection.write(output)?;
+    Ok(SelectionReport {
+        rows: selection.len() as u64,
+        of: dataset.manifest().pairs,
+        weighted: selection.weights.iter().any(|weight| *weight != 1.0),
+        dataset_hash: selection.dataset_hash,
+        selection_hash: selection.hash(),
+        funnel: Vec::new(),
+    })
 }
 
 /// The plan that gives only the uid, and the weight as f64 where there is one. Nothing else is computed then.

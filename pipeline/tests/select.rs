@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows tests by their attribute, not by their folder")]
 
 mod common;
+#[path = "select/curation.rs"]
+mod curation;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows tests by their attribute, not by their folder")]
 
 mod common;
+#[path = "sql/scored.rs"]
+mod scored;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -99,7 +101,7 @@ async fn empty_dataset_has_empty_tables() {
     let folder = tempfile::tempdir().unwrap();
     write_dataset(folder.path(), &[]);
     let context = open(folder.path());
-    for table in ["meta", "blob", "ledger", "scores"] {
+    for table in ["meta", "blob", "ledger", "scores", "scored", "embeddings"] {
         assert_eq!(rows(&context, &format!("SELECT count(*) FROM {table}")).await, ["0"], "{table}");
     }
     assert!(rows(&context, "SELECT name, uid, value, producer FROM scores").await.is_empty());
@@ -131,7 +133,10 @@ async fn scores_are_one_table_with_their_names() {
         ["aesthetic|7.0|producer"]
     );
     let schema = query(&context, "SELECT * FROM scores").await.unwrap().schema();
-    assert_eq!(schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["name", "uid", "value", "producer"]);
+    assert_eq!(
+        schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(),
+        ["name", "uid", "value", "text", "bits", "producer", "error"]
+    );
     // One score alone is a table with the same columns.
     std::fs::remove_dir_all(folder.path().join("scores/clip")).unwrap();
     assert_eq!(rows(&open(folder.path()), "SELECT name, value FROM scores").await, ["aesthetic|7.0"]);
@@ -294,7 +299,7 @@ async fn errors_of_names_point_at_the_column() {
         ),
         (
             "SELECT 1 FROM zzz",
-            "there is no table zzz\nline 1, column 15:\n  SELECT 1 FROM zzz\n                ^^^\nthe tables are: blob, ledger, meta, scores",
+            "there is no table zzz\nline 1, column 15:\n  SELECT 1 FROM zzz\n                ^^^\nthe tables are: blob, embeddings, ledger, meta, scored, scores",
         ),
         (
             "SELECT word_cuont(caption) FROM meta",

@@ -13,6 +13,7 @@ mod error;
 mod ids;
 mod ledger;
 mod manifest;
+mod scores;
 mod tables;
 
 pub use config::{
@@ -25,9 +26,13 @@ pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
 pub use ledger::{LedgerEntry, RETRYABLE, Reason, Stage};
 pub use manifest::{DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path};
+pub use scores::{
+    SCORE_VERSION, ScoreFileMetadata, ScoreValue, embedding_file_schema, embedding_folder, embedding_type, embeddings_folder,
+    is_score_name, numbered_file, score_file_schema, score_folder, scores_folder, scores_schema,
+};
 pub use tables::{
     DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema, key, ledger_schema,
-    meta_fields, meta_schema, metrics_schema, runs_schema, score_schema, selection_schema, source_column_name,
+    meta_fields, meta_schema, metrics_schema, runs_schema, selection_schema, source_column_name,
 };
 
 /// Largest width × height that is decoded unless a configuration says otherwise: Pillow's limit above which it refuses an

@@ -37,7 +37,10 @@ pub mod column {
     pub const STAGE: &str = "stage";
     pub const NAME: &str = "name";
     pub const VALUE: &str = "value";
+    pub const TEXT: &str = "text";
+    pub const BITS: &str = "bits";
     pub const PRODUCER: &str = "producer";
+    pub const ERROR: &str = "error";
     pub const MODALITY: &str = "modality";
     pub const EMBEDDING: &str = "embedding";
     pub const RUN: &str = "run";
@@ -56,6 +59,12 @@ pub mod key {
     pub const DATASET_HASH: &str = "diptych.dataset_hash";
     /// Hash of a selection's rows: what the order of training depends on.
     pub const SELECTION_HASH: &str = "diptych.selection_hash";
+    /// The shard that a score or embedding file's pairs are of, decimal.
+    pub const SHARD: &str = "diptych.shard";
+    /// What made a score or embedding file, as a hash.
+    pub const PRODUCER: &str = "diptych.producer";
+    /// What made a score or embedding file, in words.
+    pub const MADE_BY: &str = "diptych.made_by";
 }
 
 fn uid() -> Field {
@@ -127,11 +136,6 @@ pub fn ledger_schema() -> SchemaRef {
         text(column::STAGE, false),
         Field::new(column::UID, DataType::FixedSizeBinary(16), true),
     ]))
-}
-
-/// `scores/NAME/NNNNN.parquet`, and with `name` in front the SQL table `scores`.
-pub fn score_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![uid(), Field::new(column::VALUE, DataType::Float64, true), text(column::PRODUCER, false)]))
 }
 
 /// A selection: rows ordered by place, each at most once.

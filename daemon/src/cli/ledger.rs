@@ -1,5 +1,7 @@
 //! `diptych ledger`: what did not become a pair, and another try.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::{DatasetArg, DownloadArgs};
@@ -16,8 +18,8 @@ pub struct LedgerArgs {
 #[derive(Debug, Args)]
 pub struct LedgerShownArgs {
     /// Dataset folder, as `diptych ingest` makes it
-    #[arg(short, long, value_name = "FOLDER")]
-    pub dataset: std::path::PathBuf,
+    #[arg(short, long, value_name = "FOLDER", required = true)]
+    pub dataset: Option<PathBuf>,
     /// List the entries with this reason, one a line: source, position, key, detail
     #[arg(long, value_name = "REASON")]
     pub reason: Option<String>,
@@ -39,6 +41,9 @@ pub struct LedgerRetryArgs {
     /// Try the entries with this reason, quarantined or not; without it, all that are retryable
     #[arg(long, value_name = "REASON")]
     pub reason: Option<String>,
+    /// Fill the column phash of what becomes a pair, as `diptych ingest --phash` does
+    #[arg(long)]
+    pub phash: bool,
     #[command(flatten)]
     pub download: DownloadArgs,
 }

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::bail;
-use diptych_pipeline::ingest::{IngestError, IngestProgress, IngestReport, IngestRequest, PerceptualHash, SourceOutcome, ingest};
+use diptych_pipeline::ingest::{
+    Captions, IngestError, IngestProgress, IngestReport, IngestRequest, PerceptualHash, SourceOutcome, ingest,
+};
 use diptych_pipeline::sql::query;
 use diptych_schemas::DatasetManifest;
 
-use crate::cli::IngestArgs;
+use crate::cli::{CaptionsChoice, IngestArgs};
 use crate::commands::ingest_progress::Shown;
 use crate::commands::sql::with_session;
 use crate::exit::Outcome;
@@ -29,6 +31,10 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
             caption_column: args.caption_column,
             image_column: args.image_column,
             url_column: args.url_column,
+            captions: match args.captions {
+                CaptionsChoice::First => Captions::First,
+                CaptionsChoice::AllColumns => Captions::AllColumns,
+            },
             max_pixels: args.max_pixels,
             max_image_bytes: args.max_image_mib.saturating_mul(MIB),
             row_group_bytes: args.row_group_mib.saturating_mul(MIB),

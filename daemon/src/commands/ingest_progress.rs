@@ -15,6 +15,8 @@ const LOGGED_EVERY: Duration = Duration::from_secs(30);
 const DRAWN_EVERY: Duration = Duration::from_millis(200);
 /// Speeds are of about so long.
 const SPEED_OVER: Duration = Duration::from_secs(10);
+/// Reasons of the ledger that are named, the most frequent first.
+const SHOWN_REASONS: usize = 4;
 
 pub(crate) struct Shown {
     bar: ProgressBar,
@@ -81,26 +83,26 @@ impl Shown {
 
 /// Done, failed by reason, speeds, and how long it will take.
 fn words(progress: &IngestProgress, [records, pairs, bytes]: [f64; 3]) -> String {
-    let mut text = format!("{} pairs, {} to the ledger", thousands(progress.pairs), thousands(progress.ledger_rows()));
+    let mut parts = vec![format!("{} pairs, {} to the ledger", thousands(progress.pairs), thousands(progress.ledger_rows()))];
     let mut reasons: Vec<_> = progress.ledger.iter().filter(|(_, count)| **count > 0).collect();
     reasons.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(**count));
     if !reasons.is_empty() {
         let most: Vec<String> =
-            reasons.iter().take(4).map(|(reason, count)| format!("{reason} {}", thousands(**count))).collect();
-        text += &format!(" ({}{})", most.join(", "), if reasons.len() > 4 { ", …" } else { "" });
+            reasons.iter().take(SHOWN_REASONS).map(|(reason, count)| format!("{reason} {}", thousands(**count))).collect();
+        parts.push(format!(" ({}{})", most.join(", "), if reasons.len() > SHOWN_REASONS { ", …" } else { "" }));
     }
     if pairs > 0.0 {
-        text += &format!("  {pairs:.0} images/s, {:.1} MB/s", bytes / 1e6);
+        parts.push(format!("  {pairs:.0} images/s, {:.1} MB/s", bytes / 1e6));
     }
     if let Some(total) = progress.records_total {
         let total = total.max(progress.records);
-        text += &format!("  row {} of about {}", thousands(progress.records), thousands(total));
+        parts.push(format!("  row {} of about {}", thousands(progress.records), thousands(total)));
         let left = (total - progress.records) as f64 / records;
         if left.is_finite() && left > 1.0 {
-            text += &format!(", {} left", HumanDuration(Duration::from_secs_f64(left.min(1e9))));
+            parts.push(format!(", {} left", HumanDuration(Duration::from_secs_f64(left.min(1e9)))));
         }
     }
-    text
+    parts.concat()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use diptych_pipeline::ingest::{IngestRequest, RetryFilter, retry};
+use diptych_pipeline::ingest::{IngestRequest, PerceptualHash, RetryFilter, retry};
 use diptych_pipeline::sql::query;
 use diptych_schemas::Reason;
 
@@ -14,6 +14,7 @@ use crate::commands::ingest::{Attempt, attempt, print_report};
 use crate::commands::sql::with_session;
 use crate::exit::Outcome;
 use crate::output::{line, thousands};
+use crate::sql_functions::phash_of_file;
 
 /// Longest detail in a summary, in characters.
 const SHOWN: usize = 90;
@@ -21,10 +22,13 @@ const SHOWN: usize = 90;
 pub(crate) fn run(args: LedgerArgs) -> anyhow::Result<Outcome> {
     match args.action {
         Some(LedgerAction::Retry(args)) => run_retry(args),
-        None => match args.shown.reason {
-            Some(reason) => list(&args.shown.dataset, named(&reason)?, args.shown.rows),
-            None => summarise(&args.shown.dataset),
-        },
+        None => {
+            let dataset = args.shown.dataset.context("no dataset: name one with --dataset")?;
+            match args.shown.reason {
+                Some(reason) => list(&dataset, named(&reason)?, args.shown.rows),
+                None => summarise(&dataset),
+            }
+        }
     }
 }
 
@@ -38,7 +42,11 @@ fn run_retry(args: LedgerRetryArgs) -> anyhow::Result<Outcome> {
     let folder = args.dataset.dataset;
     let filter = RetryFilter { reason: args.reason.as_deref().map(named).transpose()? };
     match attempt(|stop, progress| {
-        let request = IngestRequest { download: args.download.options(stop), ..IngestRequest::new(Vec::new(), &folder) };
+        let request = IngestRequest {
+            phash: args.phash.then_some(phash_of_file as PerceptualHash),
+            download: args.download.options(stop),
+            ..IngestRequest::new(Vec::new(), &folder)
+        };
         retry(&request, filter, progress)
     })? {
         Attempt::Stopped(outcome) => Ok(outcome),

@@ -1,5 +1,6 @@
 //! One module a command: it connects stages and prints. What a stage does is not here.
 
+mod balance;
 mod bench;
 mod config;
 mod demo_data;
@@ -10,11 +11,14 @@ mod ingest;
 mod ingest_progress;
 mod ledger;
 mod plot;
+mod preset;
 mod profile;
+mod score;
 mod search;
 mod select;
 mod sql;
 mod train;
+mod uids;
 
 use crate::cli::Command;
 use crate::exit::Outcome;
@@ -24,7 +28,11 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Ingest(args) => ingest::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Sql(args) => sql::run(args),
+        Command::Score(args) => score::run(&args),
         Command::Select(args) => select::run(args),
+        Command::Balance(args) => balance::run(&args),
+        Command::Preset(args) => preset::run(&args),
+        Command::Uids(args) => uids::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Embed(args) => embed::run(&args),

@@ -1,19 +1,43 @@
 //! `diptych select`: SQL in, selection out.
 
-use diptych_pipeline::select;
+use std::path::Path;
+
+use diptych_pipeline::sql::register_pairs;
+use diptych_pipeline::{read_uid_list, select};
+use diptych_schemas::{ContentHash, Uid};
 
 use crate::cli::SelectArgs;
+use crate::commands::preset::preset_sql;
 use crate::commands::profile::remember_selection;
 use crate::commands::sql::{query_text, with_session};
+use crate::commands::uids::quoted;
 use crate::exit::Outcome;
 use crate::output::{line, thousands};
 
+/// The table with a list's uids.
+const LIST: &str = "uid_list";
+
 pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
-    let sql = query_text(args.query, args.file.as_deref())?;
+    let list = args.uids.as_deref().map(UidList::read).transpose()?;
+    let mut sql = match (&args.preset.preset, &list) {
+        (Some(name), _) => preset_sql(name, &args.preset.set)?,
+        (None, Some(_)) if args.query.is_none() && args.file.is_none() => UidList::sql(args.uid_column.as_deref()),
+        _ => query_text(args.query, args.file.as_deref())?,
+    };
+    if let Some(list) = &list {
+        // The selection says which list it was.
+        sql = format!("{}\n-- {LIST}: {} uids, sha256 {}", sql.trim_end(), list.uids.len(), list.hash);
+    }
     let report = with_session(Some(&args.dataset.dataset), args.state.as_deref(), async |context| {
+        if let Some(list) = &list {
+            register_pairs(&context, LIST, &list.uids, None)?;
+        }
         Ok(select(&context, &sql, &args.output).await?)
     })?;
     remember_selection(&args.dataset.dataset, &args.output);
+    if let Some((list, path)) = list.as_ref().zip(args.uids.as_ref()) {
+        line(format!("{:>12}  uids in {}", thousands(list.uids.len() as u64), path.display()))?;
+    }
     for step in &report.funnel {
         line(format!("{:>12}  {}", thousands(step.remaining), step.condition))?;
     }
@@ -27,4 +51,24 @@ pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
         report.dataset_hash.to_string()
     ))?;
     Ok(Outcome::Done)
+}
+
+/// Uids that a file names.
+struct UidList {
+    uids: Vec<Uid>,
+    hash: ContentHash,
+}
+
+impl UidList {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let uids = read_uid_list(path)?;
+        let hash = ContentHash::of(&uids.iter().flat_map(|uid| uid.0).collect::<Vec<u8>>());
+        Ok(Self { uids, hash })
+    }
+
+    /// The pairs of the list, by our own uid or by that of a column.
+    fn sql(column: Option<&str>) -> String {
+        let uid = column.map_or_else(|| "uid".to_owned(), |column| format!("uid({})", quoted(column)));
+        format!("SELECT uid FROM meta WHERE {uid} IN (SELECT uid FROM {LIST})")
+    }
 }

@@ -12,6 +12,7 @@ mod test_data;
 mod tokenizer;
 
 pub use decode::{BareDecoder, RgbImage, decode, decode_reusing};
+pub use fast_image_resize::FilterType;
 pub use header::{ImageFormat, ImageHeader, probe};
 pub use image_error::ImageError;
 pub use resize::{CropBox, resize, resize_gray};

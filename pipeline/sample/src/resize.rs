@@ -27,10 +27,10 @@ pub fn resize(image: &RgbImage, crop: CropBox, width: u32, height: u32, memory: 
     passes(&part, width, height, FilterType::CatmullRom, memory)
 }
 
-/// A grey image, u8 [from height, from width], resized with Lanczos: u8 [height, width].
-pub fn resize_gray(gray: &[u8], from: (u32, u32), width: u32, height: u32) -> Result<Vec<u8>, ImageError> {
+/// A grey image, u8 [from height, from width], resized: u8 [height, width].
+pub fn resize_gray(gray: &[u8], from: (u32, u32), width: u32, height: u32, filter: FilterType) -> Result<Vec<u8>, ImageError> {
     let source = TypedImageRef::<U8>::from_buffer(from.0, from.1, gray).map_err(|e| unusable(&e))?;
-    passes(&source, width, height, FilterType::Lanczos3, &mut Vec::new())
+    passes(&source, width, height, filter, &mut Vec::new())
 }
 
 /// Pillow's resize: two passes, rounded and clipped to u8 in between, columns first where the height loses more than twice as

@@ -57,7 +57,9 @@ impl Run<'_> {
                         continue;
                     }
                     self.report_on(&source, words);
-                    for pass in 0..given.download.retries.max(1) {
+                    // What was quarantined is asked once more, not again and again.
+                    let passes = if filter.reason.is_some() { 1 } else { given.download.retries.max(1) };
+                    for pass in 0..passes {
                         let now =
                             if pass == 0 { Some(candidates.clone()) } else { self.dataset.candidates(filter)?.remove(&name) };
                         let Some(now) = now else { break };

@@ -12,7 +12,7 @@ pub(super) const FILE_COLUMNS: &[&str] =
 /// Columns with the address of an image, in the lists of LAION, DataComp, COYO and img2dataset's other users.
 pub(super) const URL_COLUMNS: &[&str] = &["url", "image_url", "img_url"];
 /// Columns of captions.
-pub(super) const CAPTION_COLUMNS: &[&str] = &["caption", "text", "title"];
+pub(super) const CAPTION_COLUMNS: &[&str] = &["caption", "text", "title", "captions", "texts"];
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug)]

@@ -51,7 +51,7 @@ impl NameKind {
     pub(super) fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_string_lossy().to_lowercase();
         let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
-        if ends(&[".tar", ".tar.gz", ".tgz"]) {
+        if ends(&[".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"]) {
             Some(Self::Tar)
         } else if ends(&[".parquet"]) {
             Some(Self::Parquet)

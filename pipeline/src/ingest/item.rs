@@ -4,8 +4,10 @@
 //! on, so the same source must always give the same items.
 
 use diptych_schemas::Reason;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::IngestError;
+use super::{IngestError, text};
 
 /// Longest caption in bytes.
 pub const MAX_CAPTION_BYTES: usize = 1 << 20;
@@ -90,11 +92,43 @@ pub(super) enum Fault {
     Unreadable(String),
 }
 
+/// What becomes of a list of captions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Captions {
+    /// The first one that says something is the caption; the others are not kept.
+    #[default]
+    First,
+    /// The others become columns: `caption_2`, `caption_3`, ….
+    AllColumns,
+}
+
+impl Captions {
+    /// The caption of a list; further ones go to `columns` where they are wanted.
+    pub(super) fn choose(self, list: impl Iterator<Item = String>, columns: &mut Vec<(String, String)>) -> Option<String> {
+        let mut texts = list.filter(|text| !text.trim().is_empty());
+        let first = texts.next();
+        if self == Self::AllColumns {
+            columns.extend(texts.enumerate().map(|(index, text)| (format!("caption_{}", index + 2), text.trim().to_owned())));
+        }
+        first
+    }
+
+    /// The caption of a JSON value: a text, or a list of texts.
+    pub(super) fn of_json(self, value: &Value, columns: &mut Vec<(String, String)>) -> Option<String> {
+        match value {
+            Value::Array(list) => self.choose(list.iter().filter_map(text::of_json), columns),
+            other => text::of_json(other),
+        }
+    }
+}
+
 /// What a reader needs to know of the request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadOptions<'a> {
     pub(super) image_column: Option<&'a str>,
     pub(super) caption_column: Option<&'a str>,
     pub(super) url_column: Option<&'a str>,
+    pub(super) captions: Captions,
     pub(super) max_image_bytes: u64,
 }

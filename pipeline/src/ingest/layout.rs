@@ -6,12 +6,13 @@ use std::path::Path;
 
 use super::expand::{NameKind, Source, is_image};
 use super::item::{Outcome, ReadOptions, Sink};
+use super::webdataset::Packing;
 use super::{IngestError, images_folder, listing, parquet_source, webdataset};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     Tar {
-        gzip: bool,
+        packing: Packing,
     },
     /// `urls`: with the addresses of images, not with images.
     Parquet {
@@ -47,12 +48,14 @@ pub(super) fn recognise(source: &Source, options: &ReadOptions) -> Result<(Layou
     let start = first_bytes(path);
     let mut layout = match NameKind::of(path) {
         _ if source.is_folder => Layout::Images,
-        Some(NameKind::Tar) => Layout::Tar { gzip: is_gzip(&start) },
+        Some(NameKind::Tar) => Layout::Tar { packing: Packing::of(&start) },
         Some(NameKind::Parquet) => Layout::Parquet { urls: false },
         Some(NameKind::Csv) => Layout::Listing { form: listing::Form::Csv, urls: false },
         Some(NameKind::JsonLines) => Layout::Listing { form: listing::Form::JsonLines, urls: false },
         None if start.starts_with(b"PAR1") => Layout::Parquet { urls: false },
-        None if is_gzip(&start) || start.get(257..262) == Some(b"ustar") => Layout::Tar { gzip: is_gzip(&start) },
+        None if Packing::of(&start) != Packing::Plain || start.get(257..262) == Some(b"ustar") => {
+            Layout::Tar { packing: Packing::of(&start) }
+        }
         None => {
             let (found, advice) = if is_image(path) {
                 ("it is a single image", "Name the folder that holds it and its captions")
@@ -63,9 +66,9 @@ pub(super) fn recognise(source: &Source, options: &ReadOptions) -> Result<(Layou
         }
     };
     let words = match &mut layout {
-        Layout::Tar { gzip } => {
-            webdataset::check(path, *gzip, options)?;
-            webdataset::describe(*gzip)
+        Layout::Tar { packing } => {
+            webdataset::check(path, *packing, options)?;
+            webdataset::describe(*packing)
         }
         Layout::Parquet { urls } => match parquet_source::check(path, options)? {
             Ok((is_list, words)) => {
@@ -87,17 +90,13 @@ pub(super) fn recognise(source: &Source, options: &ReadOptions) -> Result<(Layou
 }
 
 const ADVICE: &str =
-    "Diptych reads WebDataset tars (.tar, .tar.gz), Parquet, CSV, TSV, JSON Lines and folders of them or of images";
+    "Diptych reads WebDataset tars (.tar, .tar.gz, .tar.zst), Parquet, CSV, TSV, JSON Lines and folders of them or of images";
 
 fn first_bytes(path: &Path) -> Vec<u8> {
     let mut start = Vec::new();
     // A file that cannot be read is told of by its reader.
     let _ = File::open(path).and_then(|file| file.take(512).read_to_end(&mut start));
     start
-}
-
-fn is_gzip(start: &[u8]) -> bool {
-    start.starts_with(&[0x1f, 0x8b])
 }
 
 /// Reads a source from item `from` on. Of a URL list, addresses come where images should be: `download` gets these.
@@ -111,7 +110,7 @@ pub(super) fn read(
     // Readers may give again what was given before; it is dropped here.
     let mut new_only = |item, next| if next > from { sink(item, next) } else { Ok(()) };
     match layout {
-        Layout::Tar { gzip } => webdataset::read(&source.path, gzip, options, &mut new_only),
+        Layout::Tar { packing } => webdataset::read(&source.path, packing, options, &mut new_only),
         Layout::Parquet { .. } => parquet_source::read(&source.path, from, options, &mut new_only),
         Layout::Listing { form, .. } => listing::read(&source.path, form, from, options, &mut new_only),
         Layout::Images => images_folder::read(&source.path, from, options, &mut new_only),

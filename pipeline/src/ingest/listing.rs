@@ -78,7 +78,8 @@ pub(super) fn lines(path: &Path) -> Option<u64> {
     loop {
         match file.read(&mut buffer).ok()? {
             0 => return Some(lines),
-            read => lines += buffer[..read].iter().filter(|&&byte| byte == b'\n').count() as u64,
+            // Sums of bytes are vectorised.
+            read => lines += buffer[..read].iter().map(|&byte| u64::from(byte == b'\n')).sum::<u64>(),
         }
     }
 }
@@ -336,12 +337,11 @@ fn read_json_lines(
             Ok(fields) => {
                 let (mut file, mut caption, mut own) = (None, None, Vec::new());
                 for (name, value) in &fields {
-                    let value = text::of_json(value);
                     if *name == columns.image {
-                        file = value;
+                        file = text::of_json(value);
                     } else if *name == columns.caption {
-                        caption = value;
-                    } else if let Some(value) = value {
+                        caption = options.captions.of_json(value, &mut own);
+                    } else if let Some(value) = text::of_json(value) {
                         own.push((name.clone(), value));
                     }
                 }

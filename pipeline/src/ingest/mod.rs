@@ -33,6 +33,7 @@ mod shard;
 mod tar_group;
 mod tar_members;
 mod text;
+mod uid_set;
 mod webdataset;
 
 use std::ops::ControlFlow;
@@ -43,7 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::again::retry;
 pub use self::download::{DownloadOptions, USER_AGENT};
-pub use self::item::{MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES};
+pub use self::item::{Captions, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES};
 pub use self::ledger_files::RetryFilter;
 pub use self::report::{IngestError, IngestProgress, IngestReport, SourceOutcome, SourceReport};
 
@@ -76,6 +77,8 @@ pub struct IngestRequest {
     pub image_column: Option<String>,
     /// Column or JSON field with addresses: the sources are URL lists, whatever else they hold.
     pub url_column: Option<String>,
+    /// What becomes of lists of captions: in Parquet, JSON Lines and a tar's JSON.
+    pub captions: Captions,
     /// Largest width × height of an image.
     pub max_pixels: u64,
     /// Largest image file in bytes.
@@ -95,9 +98,11 @@ pub struct IngestRequest {
 /// All that decides what becomes of a record, as it stands in the manifest. Another one means that a source is read again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SourceOptions {
-    image_column: Option<String>,
     caption_column: Option<String>,
+    image_column: Option<String>,
     url_column: Option<String>,
+    #[serde(default)]
+    captions: Captions,
     max_pixels: u64,
     max_image_bytes: u64,
 }
@@ -111,6 +116,7 @@ impl IngestRequest {
             caption_column: None,
             image_column: None,
             url_column: None,
+            captions: Captions::default(),
             max_pixels: diptych_schemas::MAX_PIXELS,
             max_image_bytes: MAX_IMAGE_BYTES,
             row_group_bytes: ROW_GROUP_BYTES,
@@ -146,9 +152,10 @@ impl IngestRequest {
     /// The text of its [`SourceOptions`].
     fn source_options(&self) -> Result<String, IngestError> {
         let options = SourceOptions {
-            image_column: self.image_column.clone(),
             caption_column: self.caption_column.clone(),
+            image_column: self.image_column.clone(),
             url_column: self.url_column.clone(),
+            captions: self.captions,
             max_pixels: self.max_pixels,
             max_image_bytes: self.max_image_bytes,
         };
@@ -157,8 +164,8 @@ impl IngestRequest {
 
     /// The same request with the options that a source was read with.
     fn with_source_options(&self, options: SourceOptions) -> Self {
-        let SourceOptions { image_column, caption_column, url_column, max_pixels, max_image_bytes } = options;
-        Self { image_column, caption_column, url_column, max_pixels, max_image_bytes, ..self.clone() }
+        let SourceOptions { caption_column, image_column, url_column, captions, max_pixels, max_image_bytes } = options;
+        Self { caption_column, image_column, url_column, captions, max_pixels, max_image_bytes, ..self.clone() }
     }
 
     fn options(&self) -> ReadOptions<'_> {
@@ -166,6 +173,7 @@ impl IngestRequest {
             image_column: self.image_column.as_deref(),
             caption_column: self.caption_column.as_deref(),
             url_column: self.url_column.as_deref(),
+            captions: self.captions,
             max_image_bytes: self.max_image_bytes,
         }
     }

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, LargeListArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use diptych_schemas::Reason;
@@ -22,7 +22,7 @@ use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
 use super::IngestError;
 use super::columns::Wanted;
-use super::item::{Fault, Flaw, Item, Outcome, ReadOptions, Record, Rejection, Sink};
+use super::item::{Captions, Fault, Flaw, Item, Outcome, ReadOptions, Record, Rejection, Sink};
 
 /// Bytes of a batch of rows, by the row group's own account of its size.
 const BATCH_BYTES: u64 = 16 << 20;
@@ -43,6 +43,7 @@ struct Columns {
     image: String,
     kind: ImageKind,
     caption: String,
+    captions: Captions,
     key: Option<String>,
     own: Vec<String>,
 }
@@ -161,6 +162,10 @@ fn is_text(kind: &DataType) -> bool {
     }
 }
 
+fn is_list_of_text(kind: &DataType) -> bool {
+    matches!(kind, DataType::List(item) | DataType::LargeList(item) if is_text(item.data_type()))
+}
+
 /// What can stand in meta as text.
 fn is_scalar(kind: &DataType) -> bool {
     let time = matches!(kind, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64);
@@ -187,7 +192,7 @@ fn find_columns(path: &Path, schema: &Schema, options: &ReadOptions) -> Result<C
         (Err(_), Ok(url)) if options.image_column.is_none() => (url, ImageKind::Url),
         (Err(error), _) => return Err(error),
     };
-    let caption = of_kind(Wanted::Caption, options.caption_column, &is_text)?;
+    let caption = of_kind(Wanted::Caption, options.caption_column, &|kind| is_text(kind) || is_list_of_text(kind))?;
     let is_list = kind == ImageKind::Url;
     let key = fields
         .iter()
@@ -201,6 +206,7 @@ fn find_columns(path: &Path, schema: &Schema, options: &ReadOptions) -> Result<C
         image: image.name().clone(),
         kind,
         caption: caption.name().clone(),
+        captions: options.captions,
         key: key.map(|field| field.name().clone()),
         own: own.map(|field| field.name().clone()).collect(),
     })
@@ -311,6 +317,12 @@ fn batch_rows(group: &RowGroupMetaData) -> usize {
     (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS) as usize
 }
 
+/// The captions of a batch: one a row, or a list.
+enum CaptionArray {
+    Texts(StringArray),
+    Lists(LargeListArray),
+}
+
 enum Image {
     Bytes(BinaryViewArray),
     Urls(StringArray),
@@ -324,7 +336,8 @@ struct Rows {
     /// A struct that is null hides what its fields hold.
     hidden: Option<ArrayRef>,
     image_name: String,
-    caption: StringArray,
+    caption: CaptionArray,
+    captions: Captions,
     key: Option<StringArray>,
     own: Vec<(String, StringArray)>,
 }
@@ -350,8 +363,15 @@ impl Rows {
         };
         let own = columns.own.iter().map(|name| Ok((name.clone(), text(column(name)?)?))).collect::<Result<_, String>>()?;
         let key = columns.key.as_ref().map(|name| text(column(name)?)).transpose()?;
-        let caption = text(column(&columns.caption)?)?;
-        Ok(Self { image, path, hidden, image_name: columns.image.clone(), caption, key, own })
+        let caption = column(&columns.caption)?;
+        let caption = if is_list_of_text(caption.data_type()) {
+            let lists = DataType::LargeList(Arc::new(Field::new("item", DataType::Utf8, true)));
+            CaptionArray::Lists(cast(caption, &lists).map_err(|e| e.to_string())?.as_list::<i64>().clone())
+        } else {
+            CaptionArray::Texts(text(caption)?)
+        };
+        let captions = columns.captions;
+        Ok(Self { captions, image, path, hidden, image_name: columns.image.clone(), caption, key, own })
     }
 
     fn record(&self, index: usize, position: String, row: u64) -> Record {
@@ -372,9 +392,19 @@ impl Rows {
                 (Err((Reason::MissingImage, missing)), None)
             }
         };
-        let caption = value(&self.caption).ok_or_else(|| (Reason::MissingCaption, "the caption is null".to_owned()));
+        let mut columns: Vec<(String, String)> =
+            self.own.iter().filter_map(|(name, array)| Some((name.clone(), value(array)?))).collect();
+        let caption = match &self.caption {
+            CaptionArray::Texts(texts) => value(texts).ok_or("the caption is null"),
+            CaptionArray::Lists(lists) if lists.is_null(index) => Err("the list of captions is null"),
+            CaptionArray::Lists(lists) => {
+                let list = lists.value(index);
+                let texts = list.as_string::<i32>().iter().flatten().map(str::to_owned);
+                self.captions.choose(texts, &mut columns).ok_or("the list of captions holds none")
+            }
+        };
+        let caption = caption.map_err(|message| (Reason::MissingCaption, message.to_owned()));
         let key = url.or_else(|| self.key.as_ref().and_then(value)).unwrap_or_else(|| row.to_string());
-        let columns = self.own.iter().filter_map(|(name, array)| Some((name.clone(), value(array)?)));
-        Record { position, key, image, caption, columns: columns.collect() }
+        Record { position, key, image, caption, columns }
     }
 }

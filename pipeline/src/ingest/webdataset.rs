@@ -27,17 +27,42 @@ const MAX_ASIDE_BYTES: usize = 512 << 20;
 const PEEK_SAMPLES: usize = 64;
 const PEEK_BYTES: u64 = 64 << 20;
 
+/// How an archive is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+impl Packing {
+    /// By the first bytes: RFC 1952 and RFC 8878.
+    pub(super) fn of(start: &[u8]) -> Self {
+        if start.starts_with(&[0x1f, 0x8b]) {
+            Self::Gzip
+        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+            Self::Zstd
+        } else {
+            Self::Plain
+        }
+    }
+}
+
 /// What is read of an archive, in words.
-pub(super) fn describe(gzip: bool) -> String {
-    if gzip { "WebDataset tar, gzip".into() } else { "WebDataset tar".into() }
+pub(super) fn describe(packing: Packing) -> String {
+    match packing {
+        Packing::Plain => "WebDataset tar".into(),
+        Packing::Gzip => "WebDataset tar, gzip".into(),
+        Packing::Zstd => "WebDataset tar, zstd".into(),
+    }
 }
 
 /// Refuses a caption field or an extension that no sample at the beginning of the archive has.
-pub(super) fn check(path: &Path, gzip: bool, options: &ReadOptions) -> Result<(), IngestError> {
+pub(super) fn check(path: &Path, packing: Packing, options: &ReadOptions) -> Result<(), IngestError> {
     if options.caption_column.is_none() && options.image_column.is_none() {
         return Ok(());
     }
-    let Ok((_, reader)) = open(path, gzip) else { return Ok(()) };
+    let Ok((_, reader)) = open(path, packing) else { return Ok(()) };
     let mut members = Members::new(reader.take(PEEK_BYTES));
     let mut keys = std::collections::HashSet::new();
     let mut names: Vec<String> = Vec::new();
@@ -69,10 +94,16 @@ pub(super) fn check(path: &Path, gzip: bool, options: &ReadOptions) -> Result<()
     Ok(())
 }
 
-fn open(path: &Path, gzip: bool) -> std::io::Result<(File, Box<dyn Read>)> {
+fn open(path: &Path, packing: Packing) -> std::io::Result<(File, Box<dyn Read>)> {
     let file = File::open(path)?;
     let stream = BufReader::with_capacity(1 << 20, file.try_clone()?);
-    Ok((file, if gzip { Box::new(MultiGzDecoder::new(stream)) } else { Box::new(stream) }))
+    let stream: Box<dyn Read> = match packing {
+        Packing::Plain => Box::new(stream),
+        Packing::Gzip => Box::new(MultiGzDecoder::new(stream)),
+        // Its window, and so its memory, is 128 MiB at most unless more is allowed.
+        Packing::Zstd => Box::new(zstd::Decoder::with_buffer(stream)?),
+    };
+    Ok((file, stream))
 }
 
 /// Key and extension, or nothing for a name without either: hidden files, files without a dot.
@@ -86,13 +117,13 @@ fn split_name(name: &str) -> Option<(String, String)> {
 }
 
 /// Reads an archive from its beginning.
-pub(super) fn read(path: &Path, gzip: bool, options: &ReadOptions, sink: &mut Sink) -> Result<Outcome, IngestError> {
-    let (file, stream) = match open(path, gzip) {
+pub(super) fn read(path: &Path, packing: Packing, options: &ReadOptions, sink: &mut Sink) -> Result<Outcome, IngestError> {
+    let (file, stream) = match open(path, packing) {
         Ok(opened) => opened,
         Err(error) => return Archive::new(*options, None, sink).unreadable(error.to_string(), Reason::TruncatedSource),
     };
     let mut members = Members::new(stream);
-    let mut archive = Archive::new(*options, (!gzip).then_some(file), sink);
+    let mut archive = Archive::new(*options, (packing == Packing::Plain).then_some(file), sink);
     loop {
         match members.next() {
             Ok(Some(member)) => {
@@ -257,10 +288,10 @@ impl<'a, 'b> Archive<'a, 'b> {
                 let found = Wanted::Caption.find(&fields.keys().map(String::as_str), self.options.caption_column);
                 let by_member = group.caption_part(&self.options).is_some();
                 for (index, (name, value)) in fields.iter().enumerate() {
-                    match text::of_json(value) {
-                        Some(value) if !by_member && found == Some(index) => caption = Some(Ok(value)),
-                        Some(value) => columns.push((name.clone(), value)),
-                        None => {}
+                    if !by_member && found == Some(index) {
+                        caption = self.options.captions.of_json(value, &mut columns).map(Ok);
+                    } else if let Some(value) = text::of_json(value) {
+                        columns.push((name.clone(), value));
                     }
                 }
             }

@@ -19,6 +19,7 @@ use super::shards::{Pair, Shards};
 use super::stats::{Counters, lap};
 use crate::pixels::{eval_transform_reusing, random_resized_crop_box};
 use crate::random::seed_of;
+use crate::scores::{Measures, Wanted, measure};
 use crate::{Batch, ImageError, RgbImage, Tokenizer};
 
 /// Rows of which captions and sizes are read ahead of their images: they are few bytes each, and Parquet has many in a page.
@@ -63,6 +64,7 @@ pub(super) struct Work {
     pub(super) context_length: usize,
     pub(super) max_pixels: u64,
     pub(super) transform: Transform,
+    pub(super) wanted: Wanted,
 }
 
 pub(super) enum Transform {
@@ -93,6 +95,7 @@ pub(super) struct Sample {
     caption: String,
     pixels: Vec<u8>,
     tokens: Vec<i32>,
+    measures: Measures,
 }
 
 /// Why a place of the stream has no sample.
@@ -110,30 +113,36 @@ impl Work {
         3 * u64::from(self.image_size).pow(2) + 4 * self.context_length as u64 + empty.bytes() as u64
     }
 
-    fn pixels(&self, job: &Job, memory: &mut Memory, counters: &Counters) -> Result<Vec<u8>, ImageError> {
+    fn pixels(&self, job: &Job, memory: &mut Memory, counters: &Counters) -> Result<(Vec<u8>, Measures), ImageError> {
         let begin = Instant::now();
         let image = decode_reusing(&job.pair.image, self.max_pixels, std::mem::take(&mut memory.image));
         let begin = counters.decode.busy(begin);
         let image = image?;
+        let measures = measure(&image, self.wanted)?;
         let pixels = match &self.transform {
             Transform::Train { augment, seed } => {
                 let crop = random_resized_crop_box(image.width, image.height, augment, seed_of(&[*seed, job.pair.pick.sample]));
                 resize(&image, crop, self.image_size, self.image_size, &mut memory.between)
             }
+            // Only measures are wanted.
+            Transform::Eval if self.image_size == 0 => Ok(Vec::new()),
             Transform::Eval => eval_transform_reusing(&image, self.image_size, &mut memory.between),
         };
         memory.keep(image);
         counters.resize.busy(begin);
-        pixels
+        Ok((pixels?, measures))
     }
 
     fn sample(&self, job: Job, memory: &mut Memory, counters: &Counters) -> Result<Sample, Stop> {
         match self.pixels(&job, memory, counters) {
-            Ok(pixels) => {
+            Ok((pixels, measures)) => {
                 let begin = Instant::now();
-                let tokens = self.tokenizer.encode(&job.pair.caption, self.context_length);
+                let tokens = match self.context_length {
+                    0 => Vec::new(),
+                    length => self.tokenizer.encode(&job.pair.caption, length),
+                };
                 counters.tokenize.busy(begin);
-                Ok(Sample { uid: job.pair.uid, caption: job.pair.caption, pixels, tokens })
+                Ok(Sample { uid: job.pair.uid, caption: job.pair.caption, pixels, tokens, measures })
             }
             Err(error) => Err(Stop::Skipped(Box::new(ledger_entry(job.pair, &error)))),
         }
@@ -330,6 +339,7 @@ pub(super) fn collate(
                     batch.tokens.extend_from_slice(&sample.tokens);
                     batch.uids.push(sample.uid);
                     batch.captions.push(sample.caption);
+                    batch.measures.push(sample.measures);
                 }
                 Err(Stop::Skipped(entry)) => batch.skipped.push(*entry),
                 Err(Stop::Failed(error)) => {

@@ -68,7 +68,8 @@ fn all(spec: LoaderSpec) -> Vec<Batch> {
 
 /// All that a batch holds, to be compared bit by bit.
 fn content(batch: &Batch) -> impl PartialEq + std::fmt::Debug + use<> {
-    let Batch { first, next, epoch, image_size, context_length, images, tokens, uids, captions, skipped } = batch.clone();
+    let Batch { first, next, epoch, image_size, context_length, images, tokens, uids, captions, skipped, measures: _ } =
+        batch.clone();
     ((first, next, epoch, image_size, context_length), (images, tokens, uids, captions, skipped))
 }
 

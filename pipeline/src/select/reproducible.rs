@@ -17,12 +17,12 @@ use datafusion::logical_expr::{
 use diptych_schemas::column;
 
 use super::StatementError;
-use crate::sql::Place;
+use crate::sql::{Place, TOP_FRACTION};
 
 /// Aggregates that take the first of some order.
 const ORDERED_AGGREGATES: [&str; 5] = ["first_value", "last_value", "nth_value", "array_agg", "string_agg"];
 /// Aggregates whose result is the same in whatever order rows come. `sum` is one of them for whole numbers.
-const UNORDERED_AGGREGATES: [&str; 12] = [
+const UNORDERED_AGGREGATES: [&str; 13] = [
     "count",
     "min",
     "max",
@@ -35,6 +35,7 @@ const UNORDERED_AGGREGATES: [&str; 12] = [
     "bit_xor",
     "approx_distinct",
     "grouping",
+    TOP_FRACTION,
 ];
 /// Window functions that number or pick rows, for which a finer order is one of the orders that the SQL allows.
 const ORDERED_WINDOWS: [&str; 5] = ["row_number", "ntile", "lag", "lead", "first_value"];
@@ -253,7 +254,7 @@ fn tie_breakers(input: &LogicalPlan) -> Vec<SortExpr> {
 /// Whether these are rows of meta, each at most once, under their own uid. No join and no union repeats them.
 fn rows_of_meta(plan: &LogicalPlan) -> bool {
     match plan {
-        LogicalPlan::TableScan(scan) => scan.table_name.table() == "meta",
+        LogicalPlan::TableScan(scan) => ["meta", "scored"].contains(&scan.table_name.table()),
         LogicalPlan::Filter(filter) => rows_of_meta(&filter.input),
         LogicalPlan::Sort(sort) => rows_of_meta(&sort.input),
         LogicalPlan::Limit(limit) => rows_of_meta(&limit.input),

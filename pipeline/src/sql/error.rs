@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use diptych_schemas::SchemaError;
 
 use super::place::Place;
+use crate::scores::ScoreError;
 
 /// An error of a session, a query or its output.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,8 @@ pub enum SqlError {
     Output(#[source] std::io::Error),
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    #[error(transparent)]
+    Score(#[from] ScoreError),
     /// The session itself cannot be set up.
     #[error("cannot set up SQL: {0}")]
     Session(String),

@@ -17,6 +17,7 @@ use super::error::SqlError;
 use super::function::functions;
 use super::functions_content::ContentFunctions;
 use super::tables::DatasetTables;
+use super::top_fraction::top_fraction;
 
 /// Memory limit where the system does not tell how much it has.
 const MEMORY_UNKNOWN: usize = 2 << 30;
@@ -72,10 +73,15 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
     for function in functions(spec.functions) {
         context.register_udf(function);
     }
+    context.register_udaf(top_fraction());
+    let mut tables = spec.tables;
     if let Some(dataset) = &dataset {
-        dataset.register(&context, spec.training_ledger)?;
+        // Both have embeddings: they are one table.
+        let place = tables.iter().position(|(name, _)| name == "embeddings");
+        let embeddings = place.map(|place| tables.swap_remove(place).1);
+        dataset.register(&context, spec.training_ledger, embeddings)?;
     }
-    for (name, provider) in spec.tables {
+    for (name, provider) in tables {
         context.register_table(name.as_str(), provider).map_err(setting_up)?;
     }
     Ok(context)

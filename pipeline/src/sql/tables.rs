@@ -3,28 +3,31 @@
 //! A shard or ledger file that dataset.json does not name does not exist. What it names must be there: a missing or
 //! shortened file is an error when the session is made, not in the middle of a query.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
+use datafusion::common::ScalarValue;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::{ViewTable, provider_as_source};
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col, lit};
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, cast, col, lit};
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{
-    DatasetManifest, SchemaError, blob_path, blob_schema, column, ledger_path, ledger_schema, meta_path, meta_schema,
-    score_schema,
+    DatasetManifest, SchemaError, blob_path, blob_schema, column, embedding_file_schema, embeddings_schema, ledger_path,
+    ledger_schema, meta_path, meta_schema, score_file_schema, scores_schema,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use url::Url;
 
 use super::error::SqlError;
+use super::scored::ScoredTable;
 use super::session::setting_up;
+use crate::scores::{EmbeddingFiles, ScoreFiles, embedding_files, score_files};
 
 /// Bytes of images that one batch of a query should hold. A query holds a few batches for each of its threads.
 const IMAGE_BATCH_BYTES: u64 = 8 << 20;
@@ -37,15 +40,16 @@ pub(crate) struct DatasetTables {
     /// Absolute.
     folder: PathBuf,
     manifest: DatasetManifest,
-    /// By name of the score.
-    scores: Vec<(String, Vec<PathBuf>)>,
+    scores: Vec<ScoreFiles>,
+    embeddings: Vec<EmbeddingFiles>,
 }
 
 impl DatasetTables {
     pub(super) fn open(folder: &Path) -> Result<Arc<Self>, SqlError> {
         let manifest = DatasetManifest::read(folder)?;
         let folder = std::path::absolute(folder).map_err(SchemaError::io(folder))?;
-        let tables = Self { scores: score_files(&folder)?, folder, manifest };
+        let (scores, embeddings) = (score_files(&folder)?, embedding_files(&folder)?);
+        let tables = Self { folder, manifest, scores, embeddings };
         tables.check_files()?;
         Ok(Arc::new(tables))
     }
@@ -70,9 +74,14 @@ impl DatasetTables {
         self.manifest.ledgers.iter().map(|entry| ledger_path(&self.folder, entry.number)).collect()
     }
 
+    /// Files of scores and embeddings.
+    fn scored_files(&self) -> Vec<PathBuf> {
+        let scores = self.scores.iter().flat_map(|score| &score.files);
+        scores.chain(self.embeddings.iter().flat_map(|of| &of.files)).cloned().collect()
+    }
+
     fn check_files(&self) -> Result<(), SqlError> {
-        let scores = self.scores.iter().flat_map(|(_, files)| files.clone());
-        for path in self.meta_files().into_iter().chain(self.ledger_files()).chain(scores) {
+        for path in self.meta_files().into_iter().chain(self.ledger_files()).chain(self.scored_files()) {
             check_footer(&path, None)?;
         }
         for entry in &self.manifest.shards {
@@ -86,6 +95,7 @@ impl DatasetTables {
         &self,
         context: &SessionContext,
         training_ledger: Option<Arc<dyn TableProvider>>,
+        embeddings_of_state: Option<Arc<dyn TableProvider>>,
     ) -> Result<(), SqlError> {
         let blobs: Vec<PathBuf> = self.manifest.shards.iter().map(|entry| blob_path(&self.folder, entry.shard)).collect();
         let ledger = parquet_table(&self.ledger_files(), ledger_schema())?;
@@ -98,6 +108,8 @@ impl DatasetTables {
             ("blob", parquet_table(&blobs, blob_schema())?),
             ("ledger", ledger),
             ("scores", self.scores_table()?),
+            ("scored", Arc::new(self.scored_table())),
+            ("embeddings", self.embeddings_table(embeddings_of_state)?),
         ];
         for (name, table) in tables {
             context.register_table(name, table).map_err(setting_up)?;
@@ -107,24 +119,60 @@ impl DatasetTables {
 
     /// All scores in one table, with the name of each in front.
     fn scores_table(&self) -> Result<Arc<dyn TableProvider>, SqlError> {
+        let schema = scores_schema();
         if self.scores.is_empty() {
-            let mut fields = vec![Field::new(column::NAME, DataType::Utf8, false)];
-            fields.extend(score_schema().fields().iter().map(|field| Field::clone(field)));
-            return Ok(Arc::new(EmptyTable::new(Arc::new(Schema::new(fields)))));
+            return Ok(Arc::new(EmptyTable::new(schema)));
         }
         let mut parts = Vec::new();
-        for (name, files) in &self.scores {
-            let files = LogicalPlanBuilder::scan("files", provider_as_source(parquet_table(files, score_schema())?), None);
-            let columns = [lit(name.as_str()).alias(column::NAME), col(column::UID), col(column::VALUE), col(column::PRODUCER)];
+        for score in &self.scores {
+            let files = parquet_table(&score.files, score_file_schema(score.value))?;
+            let columns = schema.fields().iter().map(|field| match field.name().as_str() {
+                column::NAME => lit(score.name.as_str()).alias(column::NAME),
+                column::VALUE | column::TEXT | column::BITS if field.name() == score.value.column() => {
+                    col(column::VALUE).alias(field.name())
+                }
+                column::VALUE | column::TEXT | column::BITS => {
+                    cast(lit(ScalarValue::Null), field.data_type().clone()).alias(field.name())
+                }
+                other => col(other),
+            });
+            let files = LogicalPlanBuilder::scan("files", provider_as_source(files), None);
             parts.push(files.and_then(|scan| scan.project(columns)?.build()).map_err(setting_up)?);
         }
         union_of(parts)
     }
 
+    /// Meta with a column for each score.
+    fn scored_table(&self) -> ScoredTable {
+        let shards = self.manifest.shards.iter().map(|entry| (entry.shard, meta_path(&self.folder, entry.shard)));
+        ScoredTable::new(shards.collect(), meta_schema(&self.manifest.source_columns), self.scores.clone())
+    }
+
+    /// The dataset's embeddings and those of a state folder as one table.
+    fn embeddings_table(&self, of_state: Option<Arc<dyn TableProvider>>) -> Result<Arc<dyn TableProvider>, SqlError> {
+        let schema = embeddings_schema();
+        let mut parts = of_state.map(whole).transpose()?.into_iter().collect::<Vec<_>>();
+        for of in &self.embeddings {
+            for modality in [column::IMAGE, column::TEXT] {
+                let files = parquet_table(&of.files, embedding_file_schema(of.dimension))?;
+                let columns = [
+                    col(column::UID),
+                    lit(modality).alias(column::MODALITY),
+                    lit(of.producer.as_str()).alias(column::PRODUCER),
+                    cast(col(modality), schema.field(3).data_type().clone()).alias(column::EMBEDDING),
+                ];
+                let files = LogicalPlanBuilder::scan("files", provider_as_source(files), None);
+                let rows = files.and_then(|scan| scan.filter(col(modality).is_not_null())?.project(columns)?.build());
+                parts.push(rows.map_err(setting_up)?);
+            }
+        }
+        if parts.is_empty() { Ok(Arc::new(EmptyTable::new(schema))) } else { union_of(parts) }
+    }
+
     /// The first file that cannot be read, and why. Reads whole files except images, so it is for the way of an error.
     pub(super) fn first_unreadable_file(&self) -> Option<SqlError> {
         let narrow = self.meta_files().into_iter().chain(self.ledger_files());
-        let narrow = narrow.chain(self.scores.iter().flat_map(|(_, files)| files.clone()));
+        let narrow = narrow.chain(self.scored_files());
         let narrow = narrow.map(|path| (path, true));
         let blobs = self.manifest.shards.iter().map(|entry| (blob_path(&self.folder, entry.shard), false));
         narrow.chain(blobs).find_map(|(path, rows_too)| {
@@ -175,32 +223,6 @@ fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> 
         return Err(damaged(&format!("its footer claims {footer} bytes, the whole file has {length}")));
     }
     Ok(())
-}
-
-/// `scores/NAME/*.parquet`, ordered by name.
-fn score_files(folder: &Path) -> Result<Vec<(String, Vec<PathBuf>)>, SqlError> {
-    let scores = folder.join("scores");
-    if !scores.exists() {
-        return Ok(Vec::new());
-    }
-    let mut found = Vec::new();
-    for entry in sorted_entries(&scores)? {
-        let Some(name) = entry.file_name().and_then(|name| name.to_str()).filter(|_| entry.is_dir()) else { continue };
-        let mut files = sorted_entries(&entry)?;
-        // A file that is not yet whole ends differently.
-        files.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
-        if !files.is_empty() {
-            found.push((name.to_owned(), files));
-        }
-    }
-    Ok(found)
-}
-
-fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>, SchemaError> {
-    let entries = fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>());
-    let mut entries = entries.map_err(SchemaError::io(folder))?;
-    entries.sort();
-    Ok(entries)
 }
 
 /// Exactly these files as one table; a column that a file lacks is null there.

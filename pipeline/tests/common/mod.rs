@@ -14,10 +14,11 @@ use arrow::array::{
 use arrow::datatypes::SchemaRef;
 use diptych_pipeline::sql::ContentFunctions;
 use diptych_schemas::{
-    ContentHash, DatasetManifest, LedgerFile, ShardEntry, Uid, blob_path, blob_schema, ledger_path, ledger_schema, meta_path,
-    meta_schema, score_schema,
+    ContentHash, DatasetManifest, LedgerFile, ScoreFileMetadata, ScoreValue, ShardEntry, Uid, blob_path, blob_schema,
+    ledger_path, ledger_schema, meta_path, meta_schema, numbered_file, score_file_schema, score_folder,
 };
 use parquet::arrow::ArrowWriter;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 /// Rows of a row group: small, so that pruning has something to prune.
@@ -132,18 +133,44 @@ pub fn ledger_columns(reasons: &[&str], stage: &str) -> Vec<ArrayRef> {
     ]
 }
 
+/// One file of scores, of shard 0.
 pub fn add_scores(folder: &Path, name: &str, scores: &[(Uid, f64)]) {
+    let values = Arc::new(Float64Array::from_iter_values(scores.iter().map(|(_, value)| *value)));
+    let uids: Vec<Uid> = scores.iter().map(|(uid, _)| *uid).collect();
+    add_score_file(folder, name, 0, 0, "producer", &uids, ScoreValue::Number, values);
+}
+
+#[expect(clippy::too_many_arguments, reason = "a file of scores has that many parts")]
+pub fn add_score_file(
+    folder: &Path,
+    name: &str,
+    number: u32,
+    shard: u32,
+    producer: &str,
+    uids: &[Uid],
+    value: ScoreValue,
+    values: ArrayRef,
+) {
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(FixedSizeBinaryArray::try_from_iter(scores.iter().map(|(uid, _)| uid.0)).unwrap()),
-        Arc::new(Float64Array::from_iter_values(scores.iter().map(|(_, value)| *value))),
-        Arc::new(StringArray::from_iter_values(scores.iter().map(|_| "producer"))),
+        Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(uids.iter().map(|uid| Some(uid.0)), 16).unwrap()),
+        values,
+        Arc::new(StringArray::from_iter_values(uids.iter().map(|_| producer))),
+        Arc::new(uids.iter().map(|_| None::<&str>).collect::<StringArray>()),
     ];
-    write_parquet(&folder.join("scores").join(name).join("00000.parquet"), score_schema(), columns);
+    let metadata = ScoreFileMetadata { shard, producer: producer.into(), made_by: "a test".into() };
+    let metadata = metadata.to_pairs().into_iter().map(|(key, value)| KeyValue::new(key.into(), value));
+    let path = numbered_file(&score_folder(folder, name), number);
+    write_parquet_with(&path, score_file_schema(value), columns, metadata.collect());
 }
 
 pub fn write_parquet(path: &Path, schema: SchemaRef, columns: Vec<ArrayRef>) {
+    write_parquet_with(path, schema, columns, Vec::new());
+}
+
+fn write_parquet_with(path: &Path, schema: SchemaRef, columns: Vec<ArrayRef>, metadata: Vec<KeyValue>) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(ROW_GROUP)).build();
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(ROW_GROUP));
+    let properties = properties.set_key_value_metadata(Some(metadata)).build();
     let mut writer = ArrowWriter::try_new(std::fs::File::create(path).unwrap(), schema.clone(), Some(properties)).unwrap();
     let batch = RecordBatch::try_new(schema, columns).unwrap();
     for start in (0..batch.num_rows()).step_by(ROW_GROUP) {

@@ -93,7 +93,7 @@ fn misbehave(call: &mut Call) {
         }
         "/endless" => {
             call.send("HTTP/1.1 200 OK\r\n\r\n");
-            while call.send([7; 65_536]) {}
+            while call.send(vec![7; 65_536]) {}
         }
         "/too-long" => {
             call.send("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n");
@@ -182,7 +182,7 @@ fn every_misbehaviour_has_its_word_in_the_ledger() {
         (format!("http://127.0.0.251:{}/private/1", server.port), Reason::RobotsDisallowed),
         (format!("http://127.0.0.252:{}/1", server.port), Reason::RobotsUnreachable),
         (format!("http://127.0.0.253:{}/1", server.port), Reason::RobotsDisallowed),
-        ("http://127.0.0.1:1/1".into(), Reason::RobotsUnreachable),
+        ("http://127.0.0.1:1/1".into(), Reason::ConnectionFailed),
         ("not an address".into(), Reason::BadUrl),
         ("ftp://example.org/a.png".into(), Reason::BadUrl),
         ("file:///etc/passwd".into(), Reason::BadUrl),
@@ -209,7 +209,7 @@ fn every_misbehaviour_has_its_word_in_the_ledger() {
         .collect();
     for n in rows_of(&Option::is_some) {
         let (url, reason) = (&rows[n].0, rows[n].1.unwrap());
-        let (was, disposition, detail) = found.get(&format!("line {}", n + 2)).unwrap();
+        let (was, disposition, detail) = &found[&format!("line {}", n + 2)];
         let shown: String = url.chars().take(80).collect();
         assert_eq!((was.as_str(), disposition.as_str()), (reason.as_str(), reason.disposition()), "{shown}: {detail}");
     }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use crate::build::*;
 use crate::disk::*;
 use arrow::array::{
-    ArrayRef, BinaryArray, BinaryViewArray, BooleanArray, Int64Array, LargeBinaryArray, StringArray, StructArray,
+    ArrayRef, BinaryArray, BinaryViewArray, BooleanArray, Int64Array, LargeBinaryArray, ListBuilder, StringArray, StringBuilder,
+    StructArray,
 };
 use arrow::datatypes::{DataType, Field};
-use diptych_pipeline::ingest::SourceOutcome;
+use diptych_pipeline::ingest::{Captions, SourceOutcome};
 use diptych_schemas::DatasetManifest;
 
 #[test]
@@ -44,7 +45,7 @@ fn tar_groups_members_by_key_and_keeps_their_other_fields() {
 }
 
 #[test]
-fn gzip_and_members_that_come_apart_give_the_same_pairs() {
+fn packed_archives_and_members_that_come_apart_give_the_same_pairs() {
     let (a, b) = (png(1), png(2));
     let beside = tar(&[("1.png", &a), ("1.txt", b"one"), ("2.png", &b), ("2.txt", b"two")]);
     let apart = tar(&[("1.png", &a), ("2.png", &b), ("1.txt", b"one"), ("2.txt", b"two")]);
@@ -56,6 +57,9 @@ fn gzip_and_members_that_come_apart_give_the_same_pairs() {
         ("misnamed.tar", gzip(&beside)),
         ("apart.tar", apart.clone()),
         ("apart.tgz", gzip(&apart)),
+        ("a.tar.zst", zstd(&beside)),
+        ("apart.tzst", zstd(&apart)),
+        ("nameless", zstd(&beside)),
         ("captions.tar", captions_first.clone()),
         ("captions.tgz", gzip(&captions_first)),
     ] {
@@ -262,4 +266,34 @@ fn several_sources_and_patterns_are_taken_in_a_fixed_order() {
     assert_eq!(captions(&bench.dataset()), ["seven", "caption 0", "caption 1", "caption 2", "caption 3"]);
     let manifest = DatasetManifest::read(&bench.dataset()).unwrap();
     assert_eq!(manifest.shards.len(), 1);
+}
+
+#[test]
+fn lists_of_captions_give_the_first_or_all() {
+    let images: Vec<Vec<u8>> = (0..4).map(png).collect();
+    let slices: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
+    let mut lists = ListBuilder::new(StringBuilder::new());
+    for list in [Some(&["a", "b", "c"][..]), Some(&[" ", "d"]), Some(&[]), None] {
+        lists.append_option(list.map(|list| list.iter().copied().map(Some)));
+    }
+    let bench = Bench::new();
+    let columns: Vec<(&str, ArrayRef)> =
+        vec![("image", Arc::new(BinaryArray::from(slices))), ("captions", Arc::new(lists.finish()))];
+    let table = bench.file("a.parquet", &parquet(columns, 3));
+    bench.file("5.png", &png(5));
+    let lines = bench.file("b.jsonl", br#"{"path": "5.png", "caption": ["e", null, "f"]}"#);
+    let archive = bench.file("c.tar", &tar(&[("6.png", &png(6)), ("6.json", br#"{"caption": ["g", "h"], "x": ["y"]}"#)]));
+    let mut request = bench.request(&[&table, &lines, &archive]);
+    run(&request).unwrap();
+    let rows = pairs(&bench.dataset());
+    assert_eq!(rows.iter().map(|row| row.caption.as_str()).collect::<Vec<_>>(), ["a", "d", "e", "g"]);
+    assert!(rows.iter().all(|row| !row.own.contains_key("caption_2")));
+    assert_eq!(reasons(&bench.dataset()), ["missing_caption", "missing_caption"]);
+
+    request.captions = Captions::AllColumns;
+    request.dataset = bench.path("all");
+    run(&request).unwrap();
+    let rows = pairs(&request.dataset);
+    let own = |row: usize| rows[row].own.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
+    assert_eq!([own(0), own(1), own(2), own(3)], ["caption_2=b caption_3=c", "", "caption_2=f", r#"caption_2=h x=["y"]"#]);
 }

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod crash;
+mod curation;
 mod download;
 mod formats;
 mod profile;

@@ -24,6 +24,8 @@ const ROBOTS_HOPS: usize = 5;
 const QUOTED: usize = 200;
 /// Connections stay open so long for the next image of the same host.
 const POOL_IDLE: Duration = Duration::from_secs(15);
+/// Longest pause that a host may ask for, a week: larger numbers overflow clocks and mean nothing more.
+const LONGEST_WAIT: Duration = Duration::from_hours(7 * 24);
 
 pub(super) enum Answer {
     Image(Vec<u8>),
@@ -200,11 +202,10 @@ fn of_status(status: StatusCode, headers: &HeaderMap) -> Failure {
 /// `Retry-After` is a number of seconds or a date (RFC 9110, 10.2.3).
 fn wait(value: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.parse::<u64>() {
-        // A week at most: larger numbers overflow clocks and mean nothing more.
-        return Some(Duration::from_secs(seconds.min(7 * 86_400)));
+        return Some(Duration::from_secs(seconds).min(LONGEST_WAIT));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default().min(Duration::from_secs(7 * 86_400)))
+    Some(date.duration_since(now).unwrap_or_default().min(LONGEST_WAIT))
 }
 
 /// The first error of this type in a chain of causes.
@@ -265,12 +266,12 @@ fn words(error: &reqwest::Error) -> String {
 
 /// Asks for a robots.txt; whether the host answered at all comes with it.
 pub(super) async fn robots(client: &Client, options: &DownloadOptions, url: Url) -> (Rules, bool) {
-    let unreachable = |detail: String| Rules::Unreachable(detail);
+    let unreachable = |detail: String| Rules::Unreachable(Reason::RobotsUnreachable, detail);
     let mut url = url;
     for _ in 0..=ROBOTS_HOPS {
         let mut response = match ask(client, options, &url).await {
             Ok(response) => response,
-            Err(failure) => return (unreachable(failure.detail), false),
+            Err(Failure { reason, detail, .. }) => return (Rules::Unreachable(reason, detail), false),
         };
         let status = response.status();
         if is_redirect(status) {
@@ -312,10 +313,10 @@ mod tests {
     #[test]
     fn retry_after_is_seconds_or_a_date() {
         let now = httpdate::parse_http_date("Tue, 24 Nov 2026 10:00:00 GMT").unwrap();
-        assert_eq!(wait("120", now), Some(Duration::from_secs(120)));
-        assert_eq!(wait("Tue, 24 Nov 2026 10:01:00 GMT", now), Some(Duration::from_secs(60)));
+        assert_eq!(wait("120", now), Some(Duration::from_mins(2)));
+        assert_eq!(wait("Tue, 24 Nov 2026 10:01:00 GMT", now), Some(Duration::from_mins(1)));
         assert_eq!(wait("Tue, 24 Nov 2026 09:00:00 GMT", now), Some(Duration::ZERO));
-        assert_eq!(wait("99999999999", now), Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(wait("99999999999", now), Some(LONGEST_WAIT));
         assert_eq!(wait("soon", now), None);
         assert_eq!(wait("-1", now), None);
     }

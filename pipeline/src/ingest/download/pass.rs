@@ -260,7 +260,9 @@ impl Pass {
                     let (client, options) = (self.client.clone(), Arc::clone(&self.options));
                     self.tasks.spawn(async move {
                         let asked = AssertUnwindSafe(fetch::robots(&client, &options, url)).catch_unwind().await;
-                        let (rules, answered) = asked.unwrap_or_else(|_| (Rules::Unreachable("it cannot be read".into()), true));
+                        let (rules, answered) = asked.unwrap_or_else(|_| {
+                            (Rules::Unreachable(Reason::RobotsUnreachable, "it cannot be read".into()), true)
+                        });
                         (host, Ended::Robots(rules, answered))
                     });
                 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use diptych_schemas::Reason;
 use reqwest::header::HeaderMap;
 use texting_robots::Robot;
 use url::Url;
@@ -18,8 +19,9 @@ pub(super) enum Rules {
     /// There is none, or it is not asked for.
     AllowAll,
     Of(Box<Robot>),
-    /// It could not be fetched, which RFC 9309, 2.3.1.4 takes for "nothing is allowed".
-    Unreachable(String),
+    /// It could not be fetched, which RFC 9309, 2.3.1.4 takes for "nothing is allowed". Why: the host's own trouble where it
+    /// is that.
+    Unreachable(Reason, String),
 }
 
 impl Rules {
@@ -32,7 +34,7 @@ impl Rules {
         match self {
             Self::AllowAll => true,
             Self::Of(robot) => robot.allowed(url.as_str()),
-            Self::Unreachable(_) => false,
+            Self::Unreachable(..) => false,
         }
     }
 

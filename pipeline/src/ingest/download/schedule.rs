@@ -18,7 +18,9 @@ use super::robots::Rules;
 /// Failures to connect or to answer, one after the other, after which a host counts as down.
 const DOWN_AFTER: u32 = 5;
 /// How long a host that is down is not asked again.
-const DOWN_FOR: Duration = Duration::from_secs(300);
+const DOWN_FOR: Duration = Duration::from_mins(5);
+/// When a robots.txt that could not be fetched is asked for again. Until then nothing else is asked of its host.
+const ROBOTS_AGAIN: Duration = Duration::from_secs(30);
 /// Hosts that are remembered. Above it, those that were idle longest are forgotten, and met again as if new.
 const MAX_HOSTS: usize = 20_000;
 
@@ -72,6 +74,8 @@ struct Host {
     running: usize,
     rules: Option<Arc<Rules>>,
     asking_rules: bool,
+    /// When rules that could not be fetched are asked for again.
+    rules_again: Option<Instant>,
     next_start: Instant,
     not_before: Instant,
     silent: u32,
@@ -129,6 +133,7 @@ impl Schedule {
             running: 0,
             rules: None,
             asking_rules: false,
+            rules_again: None,
             next_start: now,
             not_before: now,
             silent: 0,
@@ -209,6 +214,9 @@ impl Schedule {
     fn step(&mut self, name: &HostName, now: Instant) -> Step {
         let Some(host) = self.hosts.get_mut(name) else { return Step::Idle };
         let Some((&row, job)) = host.queue.first_key_value() else { return Step::Idle };
+        if host.rules_again.is_some_and(|at| at <= now) {
+            (host.rules, host.rules_again) = (None, None);
+        }
         let refusal = if let Some((until, reason)) = host.down.filter(|(until, _)| *until > now) {
             let left = until.duration_since(now).as_secs();
             let detail = format!("not asked: {name} failed {DOWN_AFTER} times in a row and is left alone for {left} s more");
@@ -220,7 +228,7 @@ impl Schedule {
             match &host.rules {
                 None if self.robots => None,
                 Some(rules) => match &**rules {
-                    Rules::Unreachable(why) => Some((Reason::RobotsUnreachable, format!("{name}/robots.txt: {why}"))),
+                    Rules::Unreachable(reason, why) => Some((*reason, format!("{name}/robots.txt: {why}"))),
                     rules if !rules.allow(&job.url) => {
                         Some((Reason::RobotsDisallowed, format!("{name}/robots.txt does not allow {}", job.url.path())))
                     }
@@ -284,6 +292,7 @@ impl Schedule {
     pub(super) fn learn(&mut self, name: &HostName, rules: Rules, now: Instant) {
         if let Some(host) = self.hosts.get_mut(name) {
             host.asking_rules = false;
+            host.rules_again = matches!(rules, Rules::Unreachable(..)).then(|| now + ROBOTS_AGAIN);
             host.next_start = host.next_start.max(now + rules.delay());
             host.rules = Some(Arc::new(rules));
         }
@@ -294,8 +303,8 @@ impl Schedule {
         self.max_wait = max_wait;
         for host in self.hosts.values_mut() {
             (host.silent, host.down) = (0, None);
-            if host.rules.as_ref().is_some_and(|rules| matches!(**rules, Rules::Unreachable(_))) {
-                host.rules = None;
+            if host.rules.as_ref().is_some_and(|rules| matches!(**rules, Rules::Unreachable(..))) {
+                (host.rules, host.rules_again) = (None, None);
             }
         }
     }
@@ -367,6 +376,15 @@ mod tests {
         schedule.ended(&name, Standing::Alive, now);
         assert!(matches!(schedule.next(now, None), Next::Refuse(job, Reason::RobotsDisallowed, _) if job.row == 0));
         assert_eq!(row(&schedule.next(now, None)), Some(1));
+
+        // Rules that are not to be had forbid everything, and are asked for again after a while.
+        schedule.add(job(2, "b"), now);
+        schedule.add(job(3, "b"), now);
+        let Next::AskRobots(name, _) = schedule.next(now, None) else { panic!() };
+        schedule.learn(&name, Rules::Unreachable(Reason::Timeout, "slow".into()), now);
+        schedule.ended(&name, Standing::Unknown, now);
+        assert!(matches!(schedule.next(now, None), Next::Refuse(job, Reason::Timeout, _) if job.row == 2));
+        assert!(matches!(schedule.next(now + ROBOTS_AGAIN, None), Next::AskRobots(..)));
     }
 
     #[test]
@@ -379,7 +397,7 @@ mod tests {
             schedule.ended(&name, Standing::Silent(Reason::DnsFailed), now);
         }
         assert!(matches!(schedule.next(now, None), Next::Refuse(_, Reason::DnsFailed, _)));
-        schedule.new_pass(Duration::from_secs(60));
+        schedule.new_pass(Duration::from_mins(1));
         assert!(matches!(schedule.next(now, None), Next::Ask(..)));
     }
 
@@ -393,7 +411,7 @@ mod tests {
         assert!(matches!(schedule.next(now, None), Next::Wait(Some(at)) if at == now + Duration::from_secs(7)));
         let later = now + Duration::from_secs(7);
         let Next::Ask(name, _) = schedule.next(later, None) else { panic!() };
-        schedule.ended(&name, Standing::Pause(Duration::from_secs(3600)), later);
+        schedule.ended(&name, Standing::Pause(Duration::from_hours(1)), later);
         assert!(matches!(schedule.next(later, None), Next::Refuse(_, Reason::RateLimited, _)));
     }
 

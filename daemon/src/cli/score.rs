@@ -1,0 +1,57 @@
+//! Arguments of `diptych score`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::DatasetArg;
+
+/// What is computed of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScoreKindArg {
+    /// Cosine similarity of image and caption by --model; keeps both embeddings too
+    Clip,
+    /// Language of the caption, as a two-letter code
+    Language,
+    /// 64-bit perceptual hash, where ingest did not compute it
+    Phash,
+    /// Variance of the Laplacian of the grey image, longer edge at most 512 px: low where the image is blurred
+    Blur,
+    /// Shannon entropy of the grey histogram in bits, 0 to 8: low where the image is empty
+    Entropy,
+}
+
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// What to compute; several at once decode each image once
+    #[arg(required = true, value_enum, value_name = "KIND")]
+    pub kinds: Vec<ScoreKindArg>,
+    #[command(flatten)]
+    pub dataset: DatasetArg,
+    /// Only these pairs; without it, all of the dataset
+    #[arg(short, long)]
+    pub selection: Option<PathBuf>,
+    /// Name of the score, and of its column in the table scored. Without it: the KIND
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// For clip: a run of the state folder (RUN or RUN@STEP), or the folder of a checkpoint, an OpenCLIP or a Hugging Face model
+    #[arg(short, long, value_name = "RUN[@STEP]|FOLDER")]
+    pub model: Option<String>,
+    /// State folder of the runs
+    #[arg(long, value_name = "FOLDER", default_value = "state")]
+    pub state: PathBuf,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Threads; 0: one for each core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    #[arg(long, default_value_t = 64)]
+    pub batch_size: usize,
+    /// Write what is computed at least so often, in seconds: what a kill may lose
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub save_every: u64,
+    /// No progress bar
+    #[arg(long)]
+    pub no_progress: bool,
+}

@@ -1,0 +1,122 @@
+//! `diptych score`: adds columns of scores to a dataset.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use diptych_pipeline::scores::{ModelSpec, Producer, ScoreKind, ScoreReport, ScoreRequest, score};
+use diptych_pipeline::{Batch, Selection, Tokenizer};
+use diptych_schemas::DatasetManifest;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::{ModelArgs, ScoreArgs, ScoreKindArg};
+use crate::exit::Outcome;
+use crate::models::{self, Model};
+use crate::output::{line, thousands};
+
+pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
+    let kinds = kinds(args)?;
+    let selection = args.selection.as_deref().map(Selection::read).transpose()?;
+    let pairs = match &selection {
+        Some(selection) => selection.len() as u64,
+        None => DatasetManifest::read(&args.dataset.dataset)?.pairs,
+    };
+    let model = model(args)?;
+    let tokenizer = match &model {
+        Some(model) => Arc::clone(&model.tokenizer),
+        None => Arc::new(Tokenizer::clip()?),
+    };
+    let request = ScoreRequest {
+        dataset: &args.dataset.dataset,
+        selection: selection.as_ref(),
+        kinds,
+        model: model.as_ref().map(model_spec).transpose()?,
+        tokenizer,
+        batch_size: args.batch_size.max(1),
+        threads: args.threads,
+        save_every: Duration::from_secs(args.save_every),
+    };
+    let bar = ProgressBar::new(pairs);
+    let style = ProgressStyle::with_template("scoring [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}");
+    bar.set_style(style.context("progress template")?.progress_chars("=> "));
+    if args.no_progress {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let mut encode = |batch: &Batch| match &model {
+        Some(model) => encode(model, batch).map_err(|error| format!("{error:#}")),
+        None => Err("no model is there to encode".into()),
+    };
+    let reports = score(&request, &mut encode, &mut |pairs| bar.inc(pairs));
+    bar.finish_and_clear();
+    for report in reports? {
+        line(in_words(&report))?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn kinds(args: &ScoreArgs) -> anyhow::Result<Vec<(ScoreKind, String)>> {
+    let mut kinds: Vec<(ScoreKind, String)> = Vec::new();
+    for kind in &args.kinds {
+        let kind = match kind {
+            ScoreKindArg::Clip => ScoreKind::Clip,
+            ScoreKindArg::Language => ScoreKind::Language,
+            ScoreKindArg::Phash => ScoreKind::Phash,
+            ScoreKindArg::Blur => ScoreKind::Blur,
+            ScoreKindArg::Entropy => ScoreKind::Entropy,
+        };
+        if kinds.iter().all(|(known, _)| *known != kind) {
+            kinds.push((kind, kind.as_str().to_owned()));
+        }
+    }
+    if let Some(name) = &args.name {
+        match kinds.as_mut_slice() {
+            [(_, only)] => only.clone_from(name),
+            _ => bail!("--name {name} would name {} scores; give one KIND with it", kinds.len()),
+        }
+    }
+    Ok(kinds)
+}
+
+fn model(args: &ScoreArgs) -> anyhow::Result<Option<Model>> {
+    let wanted = args.kinds.contains(&ScoreKindArg::Clip);
+    let Some(model) = args.model.clone() else {
+        if wanted {
+            bail!("clip compares image and caption by a model: name one with --model (a run, or a folder with weights)");
+        }
+        return Ok(None);
+    };
+    if !wanted {
+        bail!("--model {model} has nothing to do: only the score clip uses a model");
+    }
+    let args = ModelArgs { model, ema: false, state: args.state.clone(), device: args.device.clone(), threads: args.threads };
+    models::load(&args).map(Some)
+}
+
+fn model_spec(model: &Model) -> anyhow::Result<ModelSpec> {
+    let (image_size, context_length) = (model.image_size(), model.context_length());
+    let (weights, tokenizer) = (model.encoder.hash()?, model.tokenizer.hash());
+    Ok(ModelSpec {
+        producer: Producer::of_model(&weights, &tokenizer, image_size, context_length),
+        dimension: model.encoder.dimension(),
+        image_size,
+        context_length,
+    })
+}
+
+fn encode(model: &Model, batch: &Batch) -> anyhow::Result<(Vec<f32>, Vec<f32>)> {
+    Ok((model.encoder.encode_images(&batch.images)?, model.encoder.encode_tokens(&batch.tokens)?))
+}
+
+fn in_words(report: &ScoreReport) -> String {
+    let name = report.name.clone().unwrap_or_else(|| "embeddings".into());
+    let producer = format!("producer {:.12}", report.producer.hash);
+    let there = thousands(report.present);
+    if report.added == 0 {
+        return format!("{name}: nothing to do, {there} there already, {producer}");
+    }
+    let failed = match report.failed {
+        0 => String::new(),
+        failed => format!(" ({} of them without a value: SELECT error FROM scores WHERE name = '{name}')", thousands(failed)),
+    };
+    format!("{name}: {} added{failed}, {there} there already, {producer}", thousands(report.added))
+}

@@ -1,0 +1,43 @@
+//! What a score depends on, as a hash and in words.
+
+use diptych_schemas::ContentHash;
+
+use super::measures::BLUR_EDGE;
+
+/// What made a value. Whatever changes values changes the words, and so the hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Producer {
+    /// sha256 of the words, in hexadecimal.
+    pub hash: String,
+    /// Algorithm with its version, model, preprocessing.
+    pub made_by: String,
+}
+
+impl Producer {
+    pub fn new(made_by: impl Into<String>) -> Self {
+        let made_by = made_by.into();
+        Self { hash: ContentHash::of(made_by.as_bytes()).to_string(), made_by }
+    }
+
+    /// Embeddings and cosine similarity of a model.
+    ///
+    /// `weights`: hash over configuration and weights. `tokenizer`: hash of its definition.
+    pub fn of_model(weights: &ContentHash, tokenizer: &ContentHash, image_size: u32, context_length: usize) -> Self {
+        Self::new(format!(
+            "clip v1: weights {weights}, tokenizer {tokenizer}, {context_length} tokens; shortest edge to {image_size} px \
+             (bicubic), centre crop; unit vectors as f16, cosine of the f32 vectors"
+        ))
+    }
+
+    pub(super) fn phash() -> Self {
+        Self::new("phash v1: imagehash.phash with its defaults, 64 bits")
+    }
+
+    pub(super) fn blur() -> Self {
+        Self::new(format!("blur v1: variance of the Laplacian of the grey image, longer edge at most {BLUR_EDGE} px (bicubic)"))
+    }
+
+    pub(super) fn entropy() -> Self {
+        Self::new("entropy v1: Shannon entropy of the grey histogram, bits")
+    }
+}

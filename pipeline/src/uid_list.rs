@@ -1,0 +1,223 @@
+//! DataComp's lists of uids: `.npy` with a structured array of two `u8` (64 bits each), the upper and the lower half of a uid
+//! of 128 bits, sorted. What numpy writes for `np.array(…, np.dtype("u8,u8"))` is read; anything else is refused.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use diptych_schemas::{SchemaError, Uid, durable};
+
+/// The dtype, as numpy writes it but for white space.
+const DESCRIPTION: &str = "[('f0','<u8'),('f1','<u8')]";
+/// Longest header that is read. numpy's own for this dtype has 128 bytes.
+const MAX_HEADER: usize = 1 << 16;
+const MAGIC: &[u8; 6] = b"\x93NUMPY";
+/// numpy begins data at a multiple of this.
+const ALIGNMENT: usize = 64;
+
+/// What can be wrong with a `.npy` file.
+#[derive(Debug, thiserror::Error)]
+pub enum NpyError {
+    #[error("{path}: {message}")]
+    Unreadable { path: PathBuf, message: String },
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+}
+
+/// Reads a list, in its order.
+pub fn read_uid_list(path: &Path) -> Result<Vec<Uid>, NpyError> {
+    let wanted = "not a list of uids: DataComp's are made by np.save of an array of dtype u8,u8";
+    let bytes = read_array(path, DESCRIPTION, 16, wanted)?;
+    let halves = |bytes: &[u8; 16]| {
+        let mut uid = [0; 16];
+        // Each half is little endian in the file, and its first digits come first in a uid.
+        for (to, from) in uid.iter_mut().zip(bytes[..8].iter().rev().chain(bytes[8..].iter().rev())) {
+            *to = *from;
+        }
+        Uid(uid)
+    };
+    Ok(bytes.as_chunks::<16>().0.iter().map(halves).collect())
+}
+
+/// Writes a list, sorted as numpy sorts it, each uid once; gives how many there are.
+pub fn write_uid_list(path: &Path, mut uids: Vec<Uid>) -> Result<u64, NpyError> {
+    // The bytes of a uid are both halves, highest first: their order is that of (f0, f1).
+    uids.sort_unstable();
+    uids.dedup();
+    write_array(path, "[('f0', '<u8'), ('f1', '<u8')]", uids.len(), |file| {
+        for uid in &uids {
+            let mut halves = uid.0;
+            halves[..8].reverse();
+            halves[8..].reverse();
+            file.write_all(&halves)?;
+        }
+        Ok(())
+    })?;
+    Ok(uids.len() as u64)
+}
+
+/// Reads an array of whole numbers of 64 bits, [N].
+pub fn read_counts(path: &Path) -> Result<Vec<u64>, NpyError> {
+    let wanted = "not counts: they are made by np.save of an array of dtype uint64, one number for each entry";
+    let bytes = read_array(path, "'<u8'", 8, wanted)?;
+    Ok(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect())
+}
+
+/// Writes an array of whole numbers of 64 bits, [N].
+pub fn write_counts(path: &Path, counts: &[u64]) -> Result<(), NpyError> {
+    write_array(path, "'<u8'", counts.len(), |file| counts.iter().try_for_each(|count| file.write_all(&count.to_le_bytes())))
+}
+
+/// The data of a file whose dtype is `description`, of `width` bytes an element, with one dimension.
+fn read_array(path: &Path, description: &str, width: u64, wanted: &str) -> Result<Vec<u8>, NpyError> {
+    let bad = |message: String| NpyError::Unreadable { path: path.to_owned(), message };
+    let file = File::open(path).map_err(SchemaError::io(path))?;
+    let size = file.metadata().map_err(SchemaError::io(path))?.len();
+    let mut reader = BufReader::new(file);
+    let (header, header_bytes) = read_header(&mut reader).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => bad("cut short within its header".into()),
+        _ => bad(error.to_string()),
+    })?;
+    let plain: String = header.chars().filter(|char| !char.is_whitespace()).collect();
+    let shape = plain.strip_prefix("{'descr':").and_then(|rest| rest.strip_prefix(description));
+    let shape = shape.and_then(|rest| rest.strip_prefix(",'fortran_order':False,'shape':("));
+    let shape = shape.and_then(|rest| rest.strip_suffix(",),}").or_else(|| rest.strip_suffix(",)}")));
+    let Some(rows) = shape.and_then(|rows| rows.parse::<u64>().ok()) else {
+        let shown: String = header.trim().chars().take(120).collect();
+        return Err(bad(format!("{wanted}. This one has {}", shown.escape_debug())));
+    };
+    // Before anything is allocated: what the header claims must be there.
+    let data = size.saturating_sub(header_bytes);
+    if rows.checked_mul(width) != Some(data) {
+        return Err(bad(format!(
+            "its header claims {rows} elements of {width} bytes, and {data} bytes follow: cut short or damaged"
+        )));
+    }
+    let mut bytes = Vec::with_capacity(data as usize);
+    reader.take(data).read_to_end(&mut bytes).map_err(SchemaError::io(path))?;
+    if bytes.len() as u64 != data {
+        return Err(bad("it became shorter while it was read".into()));
+    }
+    Ok(bytes)
+}
+
+/// The header's text, and how many bytes come before the data.
+fn read_header(reader: &mut impl Read) -> io::Result<(String, u64)> {
+    let mut start = [0; 8];
+    reader.read_exact(&mut start)?;
+    if &start[..6] != MAGIC {
+        return Err(io::Error::other("not a .npy file"));
+    }
+    let (length, before) = match start[6] {
+        1 => {
+            let mut length = [0; 2];
+            reader.read_exact(&mut length)?;
+            (usize::from(u16::from_le_bytes(length)), 10)
+        }
+        2 | 3 => {
+            let mut length = [0; 4];
+            reader.read_exact(&mut length)?;
+            (u32::from_le_bytes(length) as usize, 12)
+        }
+        other => return Err(io::Error::other(format!("a .npy file of version {other}; 1 to 3 are read"))),
+    };
+    if length > MAX_HEADER {
+        return Err(io::Error::other(format!("its header claims {length} bytes; at most {MAX_HEADER} are read")));
+    }
+    let mut text = vec![0; length];
+    reader.read_exact(&mut text)?;
+    let text = String::from_utf8(text).map_err(|_| io::Error::other("its header is not text"))?;
+    Ok((text, before + length as u64))
+}
+
+fn write_array(
+    path: &Path,
+    description: &str,
+    rows: usize,
+    data: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), NpyError> {
+    let mut header = format!("{{'descr': {description}, 'fortran_order': False, 'shape': ({rows},), }}");
+    // Magic, version, length and the line's end count too.
+    let used = MAGIC.len() + 2 + 2 + header.len() + 1;
+    header.push_str(&" ".repeat(used.next_multiple_of(ALIGNMENT) - used));
+    header.push('\n');
+    durable::write_with(path, |file| {
+        let mut file = io::BufWriter::new(file);
+        file.write_all(MAGIC)?;
+        file.write_all(&[1, 0])?;
+        file.write_all(&(header.len() as u16).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        data(&mut file)?;
+        file.flush()
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What numpy 2 writes for `np.array([(1, 2), (2**64 - 1, 3)], "u8,u8")`.
+    fn numpy_bytes() -> Vec<u8> {
+        let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+        let mut header = "{'descr': [('f0', '<u8'), ('f1', '<u8')], 'fortran_order': False, 'shape': (2,), }".to_owned();
+        header.push_str(&" ".repeat(0x76 - header.len() - 1));
+        bytes.extend(header.as_bytes());
+        bytes.push(b'\n');
+        for number in [1, 2, u64::MAX, 3] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn uid(upper: u64, lower: u64) -> Uid {
+        Uid((u128::from(upper) << 64 | u128::from(lower)).to_be_bytes())
+    }
+
+    #[test]
+    fn lists_are_read_and_written_as_numpy_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("uids.npy");
+        durable::write(&path, &numpy_bytes()).unwrap();
+        assert_eq!(read_uid_list(&path).unwrap(), [uid(1, 2), uid(u64::MAX, 3)]);
+        let again = folder.path().join("again.npy");
+        assert_eq!(write_uid_list(&again, vec![uid(u64::MAX, 3), uid(1, 2), uid(1, 2)]).unwrap(), 2);
+        assert_eq!(std::fs::read(&again).unwrap(), numpy_bytes());
+        write_uid_list(&again, vec![]).unwrap();
+        assert_eq!(read_uid_list(&again).unwrap(), []);
+        write_counts(&again, &[3, u64::MAX]).unwrap();
+        assert_eq!(read_counts(&again).unwrap(), [3, u64::MAX]);
+    }
+
+    #[test]
+    fn hostile_and_other_files_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("uids.npy");
+        let whole = numpy_bytes();
+        let replaced = |from: &str, to: &str| {
+            let text: Vec<u8> = whole.clone();
+            let at = text.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+            [&text[..at], to.as_bytes(), &text[at + from.len()..]].concat()
+        };
+        let mut cases = vec![
+            (b"PK\x03\x04 something".to_vec(), "not a .npy"),
+            (whole[..60].to_vec(), "cut short"),
+            (whole[..whole.len() - 1].to_vec(), "cut short or damaged"),
+            ([&whole[..], &[0]].concat(), "cut short or damaged"),
+            (replaced("(2,)", "(9,)"), "claims 9 elements"),
+            (replaced("(2,), }", "(18446744073709551615,), }")[..].to_vec(), "uids.npy"),
+            (replaced("'<u8'", "'<f8'"), "u8,u8"),
+            (replaced("[('f0'", "\"O\" #'"), "u8,u8"),
+            (replaced("(2,)", "((("), "u8,u8"),
+            (b"\x93NUMPY\x09\x00".to_vec(), "version 9"),
+            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "at most"),
+            (vec![], "cut short"),
+        ];
+        cases.extend((0..whole.len()).step_by(7).map(|length| (whole[..length].to_vec(), "uids.npy")));
+        for (bytes, says) in cases {
+            durable::write(&path, &bytes).unwrap();
+            let error = read_uid_list(&path).unwrap_err().to_string();
+            assert!(error.contains("uids.npy") && error.contains(says), "{error}");
+        }
+    }
+}

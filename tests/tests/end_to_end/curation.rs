@@ -1,0 +1,187 @@
+//! Curation as a user does it: scores, filters as SQL, lists of uids, balancing.
+
+use diptych_tests::{Work, pairs, reference_data};
+
+const DATA: [&str; 2] = ["--dataset", "data"];
+
+#[test]
+fn pairs_are_scored_filtered_listed_and_balanced() {
+    let Some(data) = reference_data() else { return };
+    let work = Work::new();
+    let emoji = data.join("emoji_test.tar");
+    let model = data.join("parity/tiny_quickgelu_hf");
+    work.diptych(&["ingest", emoji.to_str().unwrap(), "--dataset", "data"]).ok();
+    let score =
+        ["score", "clip", "language", "phash", "blur", "entropy", "--dataset", "data", "--model", model.to_str().unwrap()];
+    let first = work.diptych(&score).ok();
+    assert_eq!(first.stdout.matches("256 added, 0 there already").count(), 6, "{}", first.stdout);
+    // All of them are columns beside meta's, and no pair is there twice.
+    let all = "SELECT count(*), count(clip), count(language), count(phash), count(blur), count(entropy) FROM scored";
+    let row = work.diptych(&["sql", all, "--dataset", "data", "--format", "csv"]).ok().stdout;
+    assert_eq!(row.lines().nth(1), Some("256,256,256,256,256,256"));
+    // The similarity is that of both embeddings, which are there by uid and producer.
+    let cosine = "SELECT max(abs(clip - cosine_similarity(a.embedding, b.embedding))) < 0.001 FROM scored s \
+                  JOIN embeddings a ON a.uid = s.uid AND a.modality = 'image' JOIN embeddings b ON b.uid = s.uid AND b.modality = 'text' \
+                  WHERE a.producer = b.producer";
+    assert_eq!(work.sql(&DATA, cosine), "true");
+
+    // A second run does nothing, and says so.
+    let files = |work: &Work| std::fs::read_dir(work.path("data/scores/blur")).unwrap().count();
+    let before = files(&work);
+    let second = work.diptych(&score).ok();
+    assert_eq!(second.stdout.matches("nothing to do, 256 there already").count(), 6, "{}", second.stdout);
+    assert_eq!(files(&work), before);
+
+    // A filter runs as it is shown.
+    let shown = work.diptych(&["preset", "datacomp-clip-score", "--set", "fraction=0.25"]).ok().stdout;
+    work.write("shown.sql", &shown);
+    work.diptych(&["select", "--file", "shown.sql", "--dataset", "data", "--output", "a.parquet"]).ok();
+    let preset =
+        ["select", "--preset", "datacomp-clip-score", "--set", "fraction=0.25", "--dataset", "data", "--output", "b.parquet"];
+    let selected = work.diptych(&preset).ok();
+    // Element number 64 in descending order, and all that are not below it.
+    assert!(selected.stdout.contains("65 of 256 pairs"), "{}", selected.stdout);
+    assert_eq!(std::fs::read(work.path("a.parquet")).unwrap(), std::fs::read(work.path("b.parquet")).unwrap());
+
+    // Out as DataComp's list, and in again.
+    let out = work.diptych(&["uids", "b.parquet", "--output", "uids.npy"]).ok();
+    assert!(out.stdout.contains("65 uids of 65 pairs"), "{}", out.stdout);
+    assert_eq!(std::fs::read(work.path("uids.npy")).unwrap().len(), 128 + 65 * 16);
+    work.diptych(&["select", "--uids", "uids.npy", "--dataset", "data", "--output", "c.parquet"]).ok();
+    let uids = |name: &str| {
+        work.diptych(&["uids", name, "--output", "again.npy"]).ok().stdout.len()
+            + std::fs::read(work.path("again.npy")).unwrap().len()
+    };
+    assert_eq!(uids("c.parquet"), uids("b.parquet"));
+    assert_eq!(std::fs::read(work.path("again.npy")).unwrap(), std::fs::read(work.path("uids.npy")).unwrap());
+    let both = "SELECT uid FROM scored WHERE uid IN (SELECT uid FROM uid_list) AND entropy > 3";
+    work.diptych(&["select", both, "--uids", "uids.npy", "--dataset", "data", "--output", "d.parquet"]).ok();
+
+    work.write("entries.txt", "face\nflag\ncat\nheart\n");
+    let balance = ["balance", "--entries", "entries.txt", "--t", "5", "--dataset", "data", "--output", "e.parquet"];
+    let balanced = work.diptych(&balance).ok();
+    assert!(balanced.stdout.contains("4  entries"), "{}", balanced.stdout);
+    let bytes = std::fs::read(work.path("e.parquet")).unwrap();
+    work.diptych(&balance).ok();
+    assert_eq!(std::fs::read(work.path("e.parquet")).unwrap(), bytes, "the same seed draws the same pairs");
+}
+
+#[test]
+fn uids_of_a_source_go_in_and_out() {
+    let work = Work::new();
+    let hex = |n: u32| format!("{:032x}", u128::from(n) << 70 | u128::from(n));
+    let mut members = Vec::new();
+    let names: Vec<[String; 3]> = (0..10).map(|n| ["png", "txt", "json"].map(|ending| format!("{n:04}.{ending}"))).collect();
+    for (n, [image, text, json]) in (0_u8..).zip(&names) {
+        members.push((image.as_str(), pairs::png(24, 20, [n, 2 * n, 128])));
+        members.push((text.as_str(), format!("colour {n}").into_bytes()));
+        members.push((json.as_str(), format!("{{\"uid\": \"{}\"}}", hex(n.into())).into_bytes()));
+    }
+    work.write("a.tar", pairs::tar(&members));
+    work.diptych(&["ingest", "a.tar", "--dataset", "data"]).ok();
+    work.diptych(&["select", "SELECT uid FROM meta WHERE key IN ('0003', '0007')", "--dataset", "data", "--output", "a.parquet"])
+        .ok();
+    work.diptych(&["uids", "a.parquet", "--dataset", "data", "--uid-column", "src_uid", "--output", "uids.npy"]).ok();
+    let expected: Vec<u8> = [3_u64, 7].iter().flat_map(|n| [(n << 6).to_le_bytes(), n.to_le_bytes()].concat()).collect();
+    assert_eq!(std::fs::read(work.path("uids.npy")).unwrap()[128..], expected);
+    let back = ["select", "--uids", "uids.npy", "--uid-column", "src_uid", "--dataset", "data", "--output", "b.parquet"];
+    assert!(work.diptych(&back).ok().stdout.contains("2 of 10 pairs"));
+    // These are none of our own uids.
+    work.diptych(&["select", "--uids", "uids.npy", "--dataset", "data", "--output", "c.parquet"]).fails_with(&["no rows"]);
+    work.diptych(&["uids", "a.parquet", "--dataset", "data", "--uid-column", "key", "--output", "x.npy"])
+        .fails_with(&["hexadecimal"]);
+}
+
+#[test]
+fn scoring_goes_on_where_it_was_killed_and_with_what_is_new() {
+    let work = Work::new();
+    let noisy = |n: u8| pairs::jpeg(200 + u32::from(n), 180, [n, 255 - n, 99]);
+    let tar = |range: std::ops::Range<u8>, broken: Option<u8>| {
+        let names: Vec<(String, String)> = range.clone().map(|n| (format!("{n:04}.jpg"), format!("{n:04}.txt"))).collect();
+        let mut members = Vec::new();
+        for (n, (image, text)) in range.zip(&names) {
+            let mut bytes = noisy(n);
+            if broken == Some(n) {
+                // The header stays whole, so ingest takes it.
+                bytes.truncate(bytes.len() - 40);
+            }
+            members.push((image.as_str(), bytes));
+            members.push((text.as_str(), format!("colour {n}").into_bytes()));
+        }
+        pairs::tar(&members)
+    };
+    work.write("a.tar", tar(0..120, Some(17)));
+    work.diptych(&["ingest", "a.tar", "--dataset", "data"]).ok();
+    let score = ["score", "entropy", "blur", "--dataset", "data", "--save-every", "0", "--batch-size", "4", "--threads", "1"];
+    let mut pieces = 0;
+    for _ in 0..6 {
+        let mut running = work.start(&score);
+        // Killed as soon as it has written something more.
+        let files = |work: &Work| std::fs::read_dir(work.path("data/scores/blur")).map_or(0, |files| files.count());
+        let before = files(&work);
+        while files(&work) <= before.max(1) && running.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        if running.try_wait().unwrap().is_some() {
+            break;
+        }
+        running.kill().unwrap();
+        running.wait().unwrap();
+        pieces += 1;
+    }
+    assert!(pieces > 0, "it was never killed");
+    work.diptych(&score).ok();
+    let each =
+        "SELECT count(*) || ' ' || count(DISTINCT uid) || ' ' || count(value) || ' ' || count(error) FROM scores WHERE name =";
+    for name in ["'entropy'", "'blur'"] {
+        assert_eq!(work.sql(&DATA, &format!("{each} {name}")), "120 120 119 1");
+    }
+    // The corrupt image has a reason, and is not tried again.
+    assert!(work.sql(&DATA, "SELECT error FROM scores WHERE error IS NOT NULL LIMIT 1").len() > 10);
+    let again = work.diptych(&score).ok();
+    assert_eq!(again.stdout.matches("nothing to do, 120 there already").count(), 2, "{}", again.stdout);
+    assert!(!again.stderr.contains("WARN"), "{}", again.stderr);
+
+    // A grown dataset gets only its new pairs, and a selection only its own.
+    work.write("b.tar", tar(200..230, None));
+    work.diptych(&["ingest", "b.tar", "--dataset", "data"]).ok();
+    let new =
+        ["select", "SELECT uid FROM meta WHERE key IN ('0210', '0211', '0005')", "--dataset", "data", "--output", "some.parquet"];
+    work.diptych(&new).ok();
+    let some = work.diptych(&["score", "blur", "--dataset", "data", "--selection", "some.parquet"]).ok();
+    assert!(some.stdout.contains("blur: 2 added, 1 there already"), "{}", some.stdout);
+    let rest = work.diptych(&["score", "blur", "entropy", "--dataset", "data"]).ok();
+    assert!(
+        rest.stdout.contains("blur: 28 added, 122 there") && rest.stdout.contains("entropy: 30 added, 120 there"),
+        "{}",
+        rest.stdout
+    );
+    assert_eq!(work.sql(&DATA, "SELECT count(*) || ' ' || count(blur) || ' ' || count(entropy) FROM scored"), "150 149 149");
+}
+
+#[test]
+fn what_cannot_be_scored_or_filtered_says_what_to_do() {
+    let work = Work::new();
+    work.write("a.tar", pairs::tar_of(4));
+    work.diptych(&["ingest", "a.tar", "--dataset", "data"]).ok();
+    work.diptych(&["score", "clip", "--dataset", "data"]).fails_with(&["--model"]);
+    work.diptych(&["score", "blur", "--dataset", "data", "--model", "x"]).fails_with(&["--model x", "clip"]);
+    work.diptych(&["score", "blur", "--dataset", "data", "--name", "../up"]).fails_with(&["../up", "a-z"]);
+    work.diptych(&["score", "blur", "entropy", "--dataset", "data", "--name", "x"]).fails_with(&["--name x"]);
+    work.diptych(&["score", "blur", "--dataset", "nowhere"]).fails_with(&["nowhere", "diptych ingest"]);
+    work.diptych(&["score", "language", "--dataset", "data", "--name", "same"]).ok();
+    work.diptych(&["score", "blur", "--dataset", "data", "--name", "same"]).fails_with(&["same", "another name"]);
+    let select = ["--dataset", "data", "--output", "x.parquet"];
+    work.diptych(&[&["select", "--preset", "datacomp"], &select[..]].concat()).fails_with(&["datacomp-basic"]);
+    work.diptych(&[&["select", "--preset", "datacomp-clip-score"], &select[..]].concat()).fails_with(&["clip", "scored"]);
+    let unset = ["select", "--preset", "datacomp-image-and-clip"];
+    work.diptych(&[&unset, &select[..]].concat()).fails_with(&["--set clusters="]);
+    work.write("bad.npy", b"\x93NUMPY\x01\x00");
+    work.diptych(&[&["select", "--uids", "bad.npy"], &select[..]].concat()).fails_with(&["bad.npy", "cut short"]);
+    work.write("empty.txt", "\n\n");
+    work.diptych(&[&["balance", "--entries", "empty.txt"], &select[..]].concat()).fails_with(&["empty.txt", "empty"]);
+    work.write("never.txt", "zebra\n");
+    work.diptych(&[&["balance", "--entries", "never.txt"], &select[..]].concat()).fails_with(&["no rows"]);
+    let listed = work.diptych(&["preset"]).ok().stdout;
+    assert!(listed.contains("datacomp-basic") && listed.contains("--set fraction=0.3"), "{listed}");
+}
