@@ -10,6 +10,7 @@
 //! 4. Every pair that is read is checked against the selection by its uid, so a dataset may have grown since the selection was
 //!    made, but what was selected must still be where it was.
 
+mod ahead;
 mod bench;
 mod budget;
 mod captions;
@@ -236,8 +237,8 @@ fn start(
         finished: false,
         stop_fetching,
     };
-    let shared = Arc::clone(&counters);
-    loader.spawn("diptych-read", move || stages::read(shards, stretches, &parts_in, &shared))?;
+    let (shared, stop) = (Arc::clone(&counters), Arc::clone(&loader.stop_fetching));
+    loader.spawn("diptych-read", move || stages::read(shards, stretches, &parts_in, &shared, &stop))?;
     let (shared, results_of_dispatch) = (Arc::clone(&counters), results_in.clone());
     loader.spawn("diptych-dispatch", move || {
         stages::dispatch(layout, &parts, &tickets, &jobs_in, &results_of_dispatch, &shared);

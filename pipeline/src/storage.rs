@@ -27,6 +27,7 @@ use remote::Remote;
 const MANIFEST_BYTES: u64 = 256 << 20;
 
 /// The files of one dataset.
+#[derive(Clone)]
 pub(crate) struct Storage {
     dataset: PathBuf,
     remote: Option<Arc<Remote>>,
@@ -37,6 +38,10 @@ impl Storage {
     pub(crate) fn open(dataset: &Path, config: &RemoteConfig, stop: &Arc<AtomicBool>) -> Result<Self, StorageError> {
         let remote = if is_url(dataset) { Some(Arc::new(Remote::open(dataset, config, Arc::clone(stop))?)) } else { None };
         Ok(Self { dataset: dataset.to_owned(), remote })
+    }
+
+    pub(crate) fn is_remote(&self) -> bool {
+        self.remote.is_some()
     }
 
     pub(crate) fn manifest(&self) -> Result<DatasetManifest, StorageError> {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{Array, AsArray, LargeBinaryArray, StringArray, UInt64Array};
 use arrow::datatypes::DataType;
@@ -47,11 +47,13 @@ pub(super) struct Pair {
 }
 
 /// The files of all datasets of a run, opened as they are needed.
+#[derive(Clone)]
 pub(super) struct Shards {
     sources: Vec<Source>,
 }
 
 /// One dataset and the selection of it.
+#[derive(Clone)]
 struct Source {
     dataset: PathBuf,
     storage: Storage,
@@ -94,27 +96,45 @@ impl Shards {
 
     /// What `meta` says of some rows, in their order, still without images. `None` when it was told to stop.
     pub(super) fn describe(&mut self, picks: &[Pick], stop: &AtomicBool) -> Result<Option<Vec<Pair>>, LoaderError> {
-        let pair = |pick: &Pick| {
-            let (selection, row) = (&self.sources[pick.source as usize].selection, pick.row as usize);
-            Pair {
-                pick: *pick,
-                uid: selection.uids[row],
-                bytes: 0,
-                image: Arc::default(),
-                caption: String::new(),
-                source: Arc::default(),
-                key: String::new(),
-                place: (selection.shards[row], selection.row_groups[row], selection.rows[row]),
-                sha256: None,
-            }
-        };
-        let mut pairs: Vec<Pair> = picks.iter().map(pair).collect();
+        let mut pairs: Vec<Pair> = picks.iter().map(|pick| self.pair(pick)).collect();
         let whole = self.each_shard(&mut pairs, |shard, wanted, pairs| {
             // In large requests here, and not in one for each image when it is needed.
             shard.blob.warm(&wanted.in_file, &IMAGE_COLUMNS)?;
             shard.captions(wanted, pairs, stop)
         })?;
         Ok(whole.then_some(pairs))
+    }
+
+    /// Whether any dataset lies elsewhere.
+    pub(super) fn are_remote(&self) -> bool {
+        self.sources.iter().any(|source| source.storage.is_remote())
+    }
+
+    /// Brings near what [`Shards::describe`] and [`Shards::load`] are going to read of some rows, where it lies elsewhere.
+    pub(super) fn warm(&mut self, picks: &[Pick], stop: &AtomicBool) -> Result<(), LoaderError> {
+        let mut pairs: Vec<Pair> = picks.iter().map(|pick| self.pair(pick)).collect();
+        self.each_shard(&mut pairs, |shard, wanted, _| {
+            shard.meta.warm(&wanted.in_file, &wanted.meta_columns(true))?;
+            shard.blob.warm(&wanted.in_file, &IMAGE_COLUMNS)?;
+            Ok(!stop.load(Ordering::Relaxed))
+        })?;
+        Ok(())
+    }
+
+    /// A pair of which nothing is read yet.
+    fn pair(&self, pick: &Pick) -> Pair {
+        let (selection, row) = (&self.sources[pick.source as usize].selection, pick.row as usize);
+        Pair {
+            pick: *pick,
+            uid: selection.uids[row],
+            bytes: 0,
+            image: Arc::default(),
+            caption: String::new(),
+            source: Arc::default(),
+            key: String::new(),
+            place: (selection.shards[row], selection.row_groups[row], selection.rows[row]),
+            sha256: None,
+        }
     }
 
     /// Reads the images of pairs. `false` when it was told to stop.
@@ -194,6 +214,14 @@ impl Source {
 }
 
 impl Wanted {
+    /// What is read of meta; with `hashes`, that of the image, too.
+    fn meta_columns(&self, hashes: bool) -> Vec<&str> {
+        let mut columns = vec![column::UID, column::CAPTION, column::BYTES, column::SOURCE, column::KEY];
+        columns.extend(self.captions.columns());
+        columns.extend(hashes.then_some(column::SHA256));
+        columns
+    }
+
     /// Each row of the selection with its places among the pairs.
     fn iter(&self) -> impl Iterator<Item = (usize, &[usize])> {
         self.rows.iter().map(|(selected, places)| (*selected, &self.places[places.clone()]))
@@ -245,11 +273,7 @@ impl Shard {
         let mut rest = wanted.iter();
         // Neighbours mostly come from one source.
         let mut source: Arc<str> = Arc::default();
-        let mut columns = vec![column::UID, column::CAPTION, column::BYTES, column::SOURCE, column::KEY];
-        columns.extend(wanted.captions.columns());
-        if self.meta.is_remote() {
-            columns.push(column::SHA256);
-        }
+        let columns = wanted.meta_columns(self.meta.is_remote());
         self.meta.read(&wanted.in_file, &columns, ROWS_A_BATCH, stop, |batch| {
             let uids = self.meta.uids(batch)?;
             let text =

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::iter::Peekable;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -12,6 +13,7 @@ use diptych_sample::{decode_reusing, resize};
 use diptych_schemas::{AugmentConfig, LedgerEntry, SampleIndex, Stage, Uid};
 
 use super::LoaderError;
+use super::ahead::Ahead;
 use super::plan::{Cut, Plan, Share};
 use super::shards::{Pair, Shards};
 use super::stats::{Counters, lap};
@@ -181,8 +183,15 @@ fn ledger_entry(pair: Pair, error: &ImageError) -> LedgerEntry {
 
 /// Reads one part of the stream after the other, as large as the budget allows; hands one over when the one before it has been
 /// handed out.
-pub(super) fn read(mut shards: Shards, plan: Plan, parts: &Sender<Part>, counters: &Counters) {
-    for stretch in plan {
+pub(super) fn read(mut shards: Shards, plan: Plan, parts: &Sender<Part>, counters: &Counters, stop_fetching: &Arc<AtomicBool>) {
+    let mut ahead = Ahead::start(&shards, stop_fetching);
+    let mut plan = plan.peekable();
+    while let Some(stretch) = plan.next() {
+        if let Some(ahead) = &mut ahead {
+            let begin = Instant::now();
+            ahead.turn(plan.peek().map(|next| next.rows.as_slice()));
+            counters.read.busy(begin);
+        }
         let mut first = stretch.first;
         for rows in stretch.rows.chunks(ROWS_DESCRIBED) {
             let begin = Instant::now();

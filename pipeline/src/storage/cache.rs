@@ -61,6 +61,11 @@ impl BlockCache {
         self.folder.join(&name[..2]).join(name)
     }
 
+    /// Bytes that are kept at most.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Whether a block is there; whether it is whole shows when it is read.
     pub(super) fn holds(&self, key: &ContentHash) -> bool {
         self.path(key).exists()

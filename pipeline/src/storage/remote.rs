@@ -201,10 +201,14 @@ impl RemoteFile {
         Ok(blocks)
     }
 
-    /// Fetches into the cache what it lacks of some ranges. Without a cache it does nothing.
+    /// Fetches into the cache what it lacks of some ranges. Without a cache, or with one that is too small for them, it does
+    /// nothing.
     pub(super) fn warm(&self, ranges: &[Range<u64>]) -> Result<(), StorageError> {
         let Some(cache) = &self.remote.cache else { return Ok(()) };
         let mut missing = self.numbers(ranges)?;
+        if missing.len() as u64 * BLOCK > cache.limit() / 2 {
+            return Ok(());
+        }
         missing.retain(|block| !cache.holds(&self.key(*block)));
         self.fetch(&missing.into_iter().collect::<Vec<_>>(), false).map(|_| ())
     }

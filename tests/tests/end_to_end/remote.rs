@@ -261,6 +261,23 @@ fn a_loader_whose_server_hangs_can_be_dropped() {
 }
 
 #[test]
+fn the_next_window_is_fetched_while_the_one_before_it_is_used() {
+    let work = dataset();
+    let server = Server::start(&work.path(""), |_| Fault::Honest);
+    let mut config = config(&work, 0);
+    // A window is a row group, and little of it may be in memory: nobody reads the second one before the first one is used.
+    (config.window_row_groups, config.row_group_parts, config.queue_mib) = (1, 1, 1);
+    let mut loader = train_loader(LoaderSpec { image_size: 256, ..spec(&work, server.url("data"), config) }).unwrap();
+    loader.next().unwrap().unwrap();
+    // Ends only if it is so.
+    let blob_was_read =
+        |name: &str| server.requests().iter().any(|request| request.path.ends_with(name) && request.range.is_some());
+    while !(blob_was_read("blob/00000.parquet") && blob_was_read("blob/00001.parquet")) {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn a_run_trains_and_evaluates_over_http_as_it_does_from_the_disk() {
     let work = dataset();
     work.write("tiny.json", diptych_tests::TINY_MODEL);
