@@ -1,9 +1,11 @@
 //! The loader beside bare decoding of the same images. Rounds of both take turns, so that whatever else the machine does meets
 //! both alike: a ratio of two neighbouring rounds says more than either speed.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use arrow::buffer::Buffer;
 use diptych_sample::BareDecoder;
 use diptych_schemas::SampleIndex;
 
