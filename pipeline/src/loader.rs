@@ -38,7 +38,7 @@ use crate::{Batch, Order, Selection, Tokenizer};
 use mix::Mix;
 use plan::{Cut, Share, Stream, eval_plan, train_plan};
 use shards::Shards;
-use stages::{Layout, Transform, Work};
+use stages::{Layout, Spare, Transform, Work};
 use stats::Counters;
 
 pub use bench::{BenchReport, BenchRound, BenchSpec, Rate, bench_loader, median};
@@ -157,6 +157,7 @@ pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
         max_pixels: spec.config.max_pixels,
         transform: Transform::Train { augment: spec.augment, seed: spec.seed },
         wanted: Wanted::default(),
+        spare: Spare::default(),
     };
     let stop = Arc::default();
     let shards = Shards::open(spec.sources, spec.seed, &spec.config.remote, &stop)?;
@@ -190,6 +191,7 @@ pub fn measured_batches(spec: EvalSpec, wanted: Wanted) -> Result<Loader, Loader
         max_pixels: spec.config.max_pixels,
         transform: Transform::Eval,
         wanted,
+        spare: Spare::default(),
     };
     let layout = Layout::new(Share::whole(cut), 0, rows);
     let source = DataSource { dataset: spec.dataset, selection: spec.selection, weight: 1.0, captions: Vec::new() };

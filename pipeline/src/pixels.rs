@@ -44,7 +44,7 @@ pub fn random_resized_crop_box(width: u32, height: u32, augment: &AugmentConfig,
 
 /// The crop, resized to size × size with bicubic: u8 [size, size, 3]. A crop that leaves the image is an error.
 pub fn crop_resize(image: &RgbImage, crop: CropBox, size: u32) -> Result<Vec<u8>, ImageError> {
-    resize(image, crop, size, size, &mut Vec::new())
+    resize(image, crop, size, size, Vec::new(), &mut Vec::new())
 }
 
 /// OpenCLIP's `image_transform(is_train=False)`: shortest edge to `size` with bicubic, central crop. u8 [size, size, 3].
@@ -59,7 +59,7 @@ pub(crate) fn eval_transform_reusing(image: &RgbImage, size: u32, memory: &mut V
     let scaled = |side: u32, short: u32| (u64::from(size) * u64::from(side) / u64::from(short.max(1))) as u32;
     let short = part.width.min(part.height);
     let (width, height) = (scaled(part.width, short), scaled(part.height, short));
-    let resized = resize(image, part, width, height, memory)?;
+    let resized = resize(image, part, width, height, Vec::new(), memory)?;
     // torchvision's CenterCrop: int(round((side − size) / 2)), ties to even.
     let offset = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as usize;
     let (left, top) = (offset(width), offset(height));

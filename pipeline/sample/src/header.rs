@@ -125,9 +125,12 @@ fn jpeg(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
         match marker {
             // Baseline, extended, progressive and lossless frames, Huffman and arithmetic.
             0xc0..=0xc3 | 0xc9..=0xcb => {
-                let &[_precision, h1, h0, w1, w0, components, ..] = segment else {
+                let &[bits, h1, h0, w1, w0, components, ..] = segment else {
                     return Err(corrupt("the JPEG's frame header is too short"));
                 };
+                if bits != 8 {
+                    return Err(ImageError::UnsupportedPrecision { bits });
+                }
                 if !(1..=4).contains(&components) {
                     return Err(corrupt(format!("a JPEG of {components} components")));
                 }
@@ -309,16 +312,18 @@ mod tests {
     }
 
     #[test]
-    fn twelve_bit_cmyk_and_lossless_frames_get_through_and_broken_ones_do_not() {
+    fn cmyk_arithmetic_and_lossless_frames_get_through_and_broken_ones_do_not() {
         let frame = |marker: u8, precision: u8, components: u8| {
             let mut bytes = vec![0xff, 0xd8, 0xff, marker, 0, 8 + 3 * components, precision, 0, 5, 0, 7, components];
             bytes.extend(std::iter::repeat_n(0, 3 * usize::from(components)));
             probe(&bytes, MAX_PIXELS)
         };
-        for (marker, precision, components) in [(0xc0, 8, 3), (0xc1, 12, 3), (0xc2, 8, 4), (0xc3, 16, 1), (0xc9, 8, 3)] {
+        for (marker, precision, components) in [(0xc0, 8, 3), (0xc1, 8, 1), (0xc2, 8, 4), (0xc3, 8, 1), (0xc9, 8, 3)] {
             let header = frame(marker, precision, components).unwrap();
             assert_eq!((header.width, header.height), (7, 5));
         }
+        assert_eq!(frame(0xc1, 12, 3), Err(ImageError::UnsupportedPrecision { bits: 12 }));
+        assert_eq!(frame(0xc3, 16, 1), Err(ImageError::UnsupportedPrecision { bits: 16 }));
         assert!(matches!(frame(0xc5, 8, 3), Err(ImageError::CorruptHeader { .. })));
         assert!(matches!(frame(0xc0, 8, 0), Err(ImageError::CorruptHeader { .. })));
         assert!(matches!(probe(&[0xff, 0xd8, 0xff, 0xe0], MAX_PIXELS), Err(ImageError::CorruptHeader { .. })));

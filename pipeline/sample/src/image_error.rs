@@ -7,6 +7,8 @@ use diptych_schemas::Reason;
 pub enum ImageError {
     #[error("not a JPEG, PNG, WebP or GIF image: it starts with {start}")]
     UnsupportedFormat { start: String },
+    #[error("a JPEG of {bits} bits a sample, which is not read, nor does Pillow: convert it to 8 bits")]
+    UnsupportedPrecision { bits: u8 },
     #[error("the image's header cannot be read: {detail}")]
     CorruptHeader { detail: String },
     #[error("the image's pixels cannot be decoded: {detail}")]
@@ -19,7 +21,7 @@ impl ImageError {
     /// The ledger's word for it.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::UnsupportedFormat { .. } => Reason::UnsupportedFormat,
+            Self::UnsupportedFormat { .. } | Self::UnsupportedPrecision { .. } => Reason::UnsupportedFormat,
             Self::CorruptHeader { .. } => Reason::CorruptHeader,
             Self::CorruptPixels { .. } => Reason::CorruptPixels,
             Self::TooManyPixels { .. } => Reason::TooManyPixels,

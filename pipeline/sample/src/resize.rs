@@ -20,17 +20,25 @@ pub struct CropBox {
 
 /// A part of an image, resized with bicubic: u8 [height, width, 3]. A part that leaves the image is an error.
 ///
-/// `memory` holds what stands between the two passes; it may come from an earlier call, so as not to be allocated again.
-pub fn resize(image: &RgbImage, crop: CropBox, width: u32, height: u32, memory: &mut Vec<u8>) -> Result<Vec<u8>, ImageError> {
+/// The memory of `pixels` becomes the result, `between` holds what stands between the two passes. What was in them does not
+/// matter: they spare allocations.
+pub fn resize(
+    image: &RgbImage,
+    crop: CropBox,
+    width: u32,
+    height: u32,
+    pixels: Vec<u8>,
+    between: &mut Vec<u8>,
+) -> Result<Vec<u8>, ImageError> {
     let source = TypedImageRef::<U8x3>::from_buffer(image.width, image.height, &image.pixels).map_err(|e| unusable(&e))?;
     let part = TypedCroppedImage::from_ref(&source, crop.x, crop.y, crop.width, crop.height).map_err(|e| unusable(&e))?;
-    passes(&part, width, height, FilterType::CatmullRom, memory)
+    passes(&part, width, height, FilterType::CatmullRom, pixels, between)
 }
 
 /// A grey image, u8 [from height, from width], resized: u8 [height, width].
 pub fn resize_gray(gray: &[u8], from: (u32, u32), width: u32, height: u32, filter: FilterType) -> Result<Vec<u8>, ImageError> {
     let source = TypedImageRef::<U8>::from_buffer(from.0, from.1, gray).map_err(|e| unusable(&e))?;
-    passes(&source, width, height, filter, &mut Vec::new())
+    passes(&source, width, height, filter, Vec::new(), &mut Vec::new())
 }
 
 /// Pillow's resize: two passes, rounded and clipped to u8 in between, columns first where the height loses more than twice as
@@ -44,6 +52,7 @@ fn passes<P: PixelTrait>(
     width: u32,
     height: u32,
     filter: FilterType,
+    mut pixels: Vec<u8>,
     memory: &mut Vec<u8>,
 ) -> Result<Vec<u8>, ImageError> {
     if [source.width(), source.height(), width, height].contains(&0) {
@@ -60,7 +69,7 @@ fn passes<P: PixelTrait>(
     memory.resize(needed, 0);
     let mut between = TypedImage::<P>::from_buffer(w, h, memory).map_err(|e| unusable(&e))?;
     resizer.resize_typed(source, &mut between, &options).map_err(|e| unusable(&e))?;
-    let mut pixels = vec![0; bytes(width, height)];
+    pixels.resize(bytes(width, height), 0);
     let mut target = TypedImage::<P>::from_buffer(width, height, &mut pixels).map_err(|e| unusable(&e))?;
     resizer.resize_typed(&between, &mut target, &options).map_err(|e| unusable(&e))?;
     Ok(pixels)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use arrow::buffer::Buffer;
 use diptych_sample::BareDecoder;
 use diptych_schemas::SampleIndex;
 
@@ -147,7 +148,7 @@ pub fn bench_loader(mut spec: BenchSpec, each: &mut dyn FnMut(&BenchRound)) -> R
         rounds.push(round);
     }
     let stats = total.unwrap_or_default();
-    let other = |file: &&Arc<[u8]>| ImageFormat::of(file) != Some(ImageFormat::Jpeg);
+    let other = |file: &&Buffer| ImageFormat::of(file) != Some(ImageFormat::Jpeg);
     Ok(BenchReport {
         pairs: pairs as u64,
         file_bytes: files.as_ref().map(|files| files.iter().map(|file| file.len() as u64).sum()),
@@ -171,7 +172,7 @@ fn first(selection: &Selection, rows: usize) -> Selection {
 }
 
 /// The images' files of the first rows, as many as may be kept.
-fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Arc<[u8]>>, LoaderError> {
+fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Buffer>, LoaderError> {
     let mut shards = Shards::open(spec.sources[..1].to_vec(), spec.seed, &spec.config.remote, &Arc::default())?;
     let stop = AtomicBool::new(false);
     let mut left = KEPT_BYTES;
@@ -205,7 +206,7 @@ fn deliver(spec: &LoaderSpec, epochs: u64) -> Result<(Rate, LoaderStats, u64), L
 }
 
 /// Decodes `count` images, over and over through `files`, on so many threads, and does nothing else.
-fn decode_bare(files: &[Arc<[u8]>], count: usize, threads: usize) -> Result<Rate, LoaderError> {
+fn decode_bare(files: &[Buffer], count: usize, threads: usize) -> Result<Rate, LoaderError> {
     let next = AtomicUsize::new(0);
     let begin = Start::now();
     std::thread::scope(|scope| -> Result<(), LoaderError> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{Array, AsArray, LargeBinaryArray, StringArray, UInt64Array};
+use arrow::buffer::Buffer;
 use arrow::datatypes::DataType;
 use diptych_schemas::{ContentHash, RemoteConfig, Uid, blob_path, column, meta_path};
 
@@ -21,7 +22,7 @@ use crate::storage::Storage;
 
 /// Images that are taken out of Parquet at once, and their bytes where these are few: what a read holds beside the pairs.
 const IMAGES_A_BATCH: u64 = 32;
-const BYTES_A_BATCH: u64 = 4 << 20;
+const BYTES_A_BATCH: u64 = 256 << 10;
 /// The same for rows of `meta`, which are narrow.
 const ROWS_A_BATCH: usize = 1024;
 /// Shards of a dataset whose footers are kept: a window spans few, and a footer with its page index has about a megabyte.
@@ -36,7 +37,7 @@ pub(super) struct Pair {
     /// Length of `image`, as `meta` has it.
     pub(super) bytes: u64,
     /// The file's bytes; nothing before [`Shards::load`]. A pair that comes several times in a read has them once.
-    pub(super) image: Arc<[u8]>,
+    pub(super) image: Buffer,
     pub(super) caption: String,
     pub(super) source: Arc<str>,
     pub(super) key: String,
@@ -128,7 +129,7 @@ impl Shards {
             pick: *pick,
             uid: selection.uids[row],
             bytes: 0,
-            image: Arc::default(),
+            image: Buffer::default(),
             caption: String::new(),
             source: Arc::default(),
             key: String::new(),
@@ -252,7 +253,11 @@ impl Shard {
                 if images.is_null(index) {
                     return Err(bad("has no image"));
                 }
-                let image: Arc<[u8]> = images.value(index).into();
+                // Alone in its memory, an image need not be copied; among others, it would keep theirs, too.
+                let image = match batch.num_rows() {
+                    1 => images.values().slice_with_length(images.value_offsets()[0] as usize, images.value(0).len()),
+                    _ => Buffer::from(images.value(index)),
+                };
                 let expected = places.first().and_then(|place| pairs[*place].sha256);
                 if expected.is_some_and(|expected| ContentHash::of(&image) != expected) {
                     return Err(bad("has another image than its hash says: fetch it once more, and if that does not help, copy the dataset anew"));
@@ -262,7 +267,7 @@ impl Shard {
                     if image.len() as u64 != pair.bytes {
                         return Err(bad("has not as many bytes as meta says"));
                     }
-                    pair.image = Arc::clone(&image);
+                    pair.image = image.clone();
                 }
             }
             Ok(())

@@ -26,7 +26,8 @@ use crate::{Batch, ImageError, RgbImage, Tokenizer};
 const ROWS_DESCRIBED: usize = 8192;
 /// Parts into which the budget of encoded bytes is cut: one is handed out while the next one is read.
 const PARTS_IN_FLIGHT: u64 = 2;
-
+/// Samples whose memory waits to be used again.
+const SPARE_SAMPLES: usize = 16;
 /// Bytes of pixels that a worker keeps for its next image: about 11 megapixels.
 const MEMORY_KEPT: usize = 32 << 20;
 
@@ -65,6 +66,31 @@ pub(super) struct Work {
     pub(super) max_pixels: u64,
     pub(super) transform: Transform,
     pub(super) wanted: Wanted,
+    pub(super) spare: Spare,
+}
+
+/// Memory of samples whose pixels are in their batch, for the next ones.
+pub(super) struct Spare {
+    put_back: Sender<Vec<u8>>,
+    taken: Receiver<Vec<u8>>,
+}
+
+impl Default for Spare {
+    fn default() -> Self {
+        let (put_back, taken) = crossbeam_channel::bounded(SPARE_SAMPLES);
+        Self { put_back, taken }
+    }
+}
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.taken.try_recv().unwrap_or_default()
+    }
+
+    fn put_back(&self, pixels: Vec<u8>) {
+        // What is too much is let go.
+        let _ = self.put_back.try_send(pixels);
+    }
 }
 
 pub(super) enum Transform {
@@ -122,7 +148,7 @@ impl Work {
         let pixels = match &self.transform {
             Transform::Train { augment, seed } => {
                 let crop = random_resized_crop_box(image.width, image.height, augment, seed_of(&[*seed, job.pair.pick.sample]));
-                resize(&image, crop, self.image_size, self.image_size, &mut memory.between)
+                resize(&image, crop, self.image_size, self.image_size, self.spare.take(), &mut memory.between)
             }
             // Only measures are wanted.
             Transform::Eval if self.image_size == 0 => Ok(Vec::new()),
@@ -336,6 +362,7 @@ pub(super) fn collate(
             match outcome {
                 Ok(sample) => {
                     batch.images.extend_from_slice(&sample.pixels);
+                    work.spare.put_back(sample.pixels);
                     batch.tokens.extend_from_slice(&sample.tokens);
                     batch.uids.push(sample.uid);
                     batch.captions.push(sample.caption);

@@ -7,6 +7,7 @@ mod crash;
 mod curation;
 mod download;
 mod formats;
+mod loader;
 mod profile;
 mod remote;
 mod tidy;

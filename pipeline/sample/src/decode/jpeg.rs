@@ -44,6 +44,9 @@ mod marker {
 
 pub(super) fn decode(bytes: &[u8], max_pixels: u64, memory: Vec<u8>) -> Result<(RgbImage, Orientation), ImageError> {
     let orientation = orientation(bytes);
+    if let Some(bits) = precision(bytes).filter(|bits| *bits != 8) {
+        return Err(ImageError::UnsupportedPrecision { bits });
+    }
     let corrupt = |error: &dyn ToString| ImageError::CorruptPixels { detail: error.to_string() };
     let mut decompressor = Decompressor::new().map_err(|e| corrupt(&e))?;
     decompressor.set_scan_limit(MAX_SCANS).map_err(|e| corrupt(&e))?;
@@ -88,6 +91,16 @@ fn rgb_of_inks(pixels: &[u8]) -> Vec<u8> {
         [0, 1, 2].map(|channel| not_black - multiply_divide_255(255 - pixel[channel], not_black))
     };
     pixels.chunks_exact(4).flat_map(convert).collect()
+}
+
+/// Bits of a sample, by the frame's header.
+fn precision(bytes: &[u8]) -> Option<u8> {
+    segments(bytes).find(|(marker, _)| is_frame(*marker)).and_then(|(_, payload)| bytes[payload].first().copied())
+}
+
+/// Start of a frame, of any kind: ITU T.81, table B.1.
+fn is_frame(marker: u8) -> bool {
+    matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC)
 }
 
 /// EXIF orientation of the first APP1 segment that holds EXIF; without one, or with a broken one, the picture stays as it is.
@@ -158,8 +171,7 @@ fn has_end(bytes: &[u8]) -> bool {
 fn plain_header(bytes: &[u8]) -> Vec<u8> {
     let mut plain = vec![0xFF, marker::START_OF_IMAGE];
     let components = |(marker, payload): (u8, Range<usize>)| {
-        let frame = matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC);
-        if frame { bytes[payload].get(5).copied() } else { None }
+        if is_frame(marker) { bytes[payload].get(5).copied() } else { None }
     };
     let components = segments(bytes).find_map(components).unwrap_or(3);
     let mut end = bytes.len();

@@ -19,8 +19,71 @@ fn difference(name: &str) -> u8 {
 
 #[test]
 fn jpegs_of_every_kind_have_pillows_pixels() {
-    for name in ["sub0.jpg", "sub1.jpg", "sub2.jpg", "progressive.jpg", "gray.jpg", "cmyk.jpg"] {
+    let everyday = ["sub0.jpg", "sub1.jpg", "sub2.jpg", "progressive.jpg", "gray.jpg", "icc.jpg"];
+    let rare = ["gray_progressive.jpg", "rgb.jpg", "restarts.jpg", "cmyk.jpg", "cmyk_unmarked.jpg", "ycck.jpg"];
+    for name in everyday.iter().chain(&rare) {
         assert_eq!(difference(name), 0, "{name}");
+    }
+}
+
+#[test]
+fn arithmetic_coding_and_lossless_jpeg_are_read() {
+    let mut arithmetic = turbojpeg::Transform::default();
+    arithmetic.arithmetic = true;
+    let bytes = turbojpeg::transform(&arithmetic, &own("sub2.jpg")).unwrap();
+    assert!(bytes.windows(2).any(|pair| pair == [0xFF, 0xC9]));
+    assert_eq!(decode(&bytes, LIMIT).unwrap(), decode(&own("sub2.jpg"), LIMIT).unwrap());
+
+    let image = decode(&own("rgb.png"), LIMIT).unwrap();
+    let (width, height) = (image.width as usize, image.height as usize);
+    let mut compressor = turbojpeg::Compressor::new().unwrap();
+    compressor.set_lossless(true).unwrap();
+    let source = turbojpeg::Image {
+        pixels: image.pixels.as_slice(),
+        width,
+        pitch: 3 * width,
+        height,
+        format: turbojpeg::PixelFormat::RGB,
+    };
+    assert_eq!(decode(&compressor.compress_to_vec(source).unwrap(), LIMIT).unwrap(), image);
+}
+
+#[test]
+fn jpeg_of_twelve_bits_is_refused_with_its_reason_by_the_probe_and_the_decoder() {
+    let bytes = own("bits12.jpg");
+    let error = decode(&bytes, LIMIT).unwrap_err();
+    assert_eq!(error, crate::probe(&bytes, LIMIT).unwrap_err());
+    assert!(error.to_string().contains("12 bits") && error.to_string().contains("convert"), "{error}");
+    assert_eq!(error.reason(), diptych_schemas::Reason::UnsupportedFormat);
+}
+
+#[test]
+fn probe_of_each_file_says_the_size_that_pillow_shows() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let Some(image) = name.strip_suffix(".rgb") else { continue };
+        let expected = own(&name);
+        let header = crate::probe(&own(image), LIMIT).unwrap_or_else(|error| panic!("{image}: {error}"));
+        let format = match image.rsplit_once('.').unwrap().1 {
+            "jpg" => "jpeg",
+            other => other,
+        };
+        let size = [header.width, header.height].map(u32::to_le_bytes).concat();
+        assert_eq!((header.format.as_str(), size.as_slice()), (format, &expected[..8]), "{image}");
+        seen += 1;
+    }
+    assert!(seen > 45, "{seen}");
+}
+
+#[test]
+fn what_an_earlier_image_left_in_memory_is_not_seen() {
+    for name in ["sub2.jpg", "gray.jpg", "cmyk.jpg", "turned6.jpg", "rgba.png"] {
+        for length in [0, 10, 1 << 16] {
+            let image = decode_reusing(&own(name), LIMIT, vec![171; length]).unwrap();
+            assert_eq!(image, decode(&own(name), LIMIT).unwrap(), "{name}");
+        }
     }
 }
 
@@ -43,42 +106,52 @@ fn lossless_formats_have_pillows_pixels() {
         "bits1.png",
         "rgb16.png",
         "gray16.png",
+        "rgba16.png",
+        "palette_alpha.png",
+        "rgb_key.png",
+        "bits2.png",
+        "bits4.png",
+        "interlaced.png",
+        "interlaced16.png",
+        "interlaced_palette_alpha.png",
     ];
-    let others = ["plain.webp", "alpha.webp", "palette.gif", "frames.gif", "transparent.gif"];
+    let others = [
+        "plain.webp",
+        "alpha.webp",
+        "animated.webp",
+        "palette.gif",
+        "frames.gif",
+        "transparent.gif",
+        "interlaced.gif",
+        "local_palette.gif",
+        "small_frame_transparent.gif",
+    ];
     for name in pngs.iter().chain(&others) {
         assert_eq!(difference(name), 0, "{name}");
     }
 }
 
 #[test]
+fn gif_is_white_where_its_frame_leaves_the_canvas_open_as_browsers_leave_it_transparent() {
+    // Pillow paints the colour that the header names as background there.
+    let (image, pillow) = (decode(&own("small_frame.gif"), LIMIT).unwrap(), own("small_frame.gif.rgb"));
+    for (at, (pixel, expected)) in image.pixels.chunks(3).zip(pillow[8..].chunks(3)).enumerate() {
+        let inside = (6..26).contains(&(at % 37)) && (5..19).contains(&(at / 37));
+        assert_eq!(pixel, if inside { expected } else { &[255; 3] }, "{at}");
+    }
+}
+
+#[test]
 fn lossy_webp_is_near_libwebps_pixels() {
-    assert!(difference("lossy.webp") <= 2, "{}", difference("lossy.webp"));
+    for name in ["lossy.webp", "lossy_alpha.webp"] {
+        assert!(difference(name) <= 2, "{name}: {}", difference(name));
+    }
 }
 
 #[test]
 fn oddities_that_pillow_passes_over_are_passed_over() {
     for name in ["jfif9.jpg", "stray_in_header.jpg", "stray_at_end.jpg", "junk_behind.jpg", "adobe7.jpg"] {
         assert_eq!(difference(name), 0, "{name}");
-    }
-}
-
-#[test]
-fn interlaced_png_is_the_same_picture() {
-    // `image` writes no interlaced PNG, so the smallest one is written here by hand: 1 × 1, where Adam7 has one pass.
-    let plain = own("rgb.png");
-    let mut header = *b"IHDR\0\0\0\x01\0\0\0\x01\x08\x02\0\0\x01";
-    let chunk = |kind_and_body: &[u8]| {
-        let mut crc = flate2::Crc::new();
-        crc.update(kind_and_body);
-        [&(kind_and_body.len() as u32 - 4).to_be_bytes(), kind_and_body, &crc.sum().to_be_bytes()].concat()
-    };
-    let mut pixel = flate2::write::ZlibEncoder::new(b"IDAT".to_vec(), flate2::Compression::default());
-    std::io::Write::write_all(&mut pixel, &[0, 10, 20, 30]).unwrap();
-    let data = pixel.finish().unwrap();
-    for interlaced in [1, 0] {
-        header[16] = interlaced;
-        let file = [&plain[..8], &chunk(&header), &chunk(&data), &chunk(b"IEND")].concat();
-        assert_eq!(decode(&file, LIMIT).unwrap(), RgbImage { width: 1, height: 1, pixels: vec![10, 20, 30] });
     }
 }
 
@@ -123,7 +196,11 @@ fn a_header_that_claims_too_many_pixels_is_refused_before_anything_is_allocated(
     jpeg[frame + 5..frame + 9].copy_from_slice(&[0xEA, 0x60, 0xEA, 0x60]);
     let mut gif = own("palette.gif");
     gif[6..10].copy_from_slice(&[0x60, 0xEA, 0x60, 0xEA]);
-    for bytes in [png, jpeg, gif] {
+    // The canvas of an extended WebP: 24 bits each way, less one.
+    let mut webp = own("lossy_alpha.webp");
+    assert_eq!(&webp[12..16], b"VP8X");
+    webp[24..30].copy_from_slice(&[0x5F, 0xEA, 0, 0x5F, 0xEA, 0]);
+    for bytes in [png, jpeg, gif, webp] {
         let expected = ImageError::TooManyPixels { width: 60_000, height: 60_000, limit: diptych_schemas::MAX_PIXELS };
         assert_eq!(decode(&bytes, diptych_schemas::MAX_PIXELS).unwrap_err(), expected);
     }
