@@ -2,8 +2,10 @@
 
 mod balance;
 mod bench;
+mod dedup;
 mod download;
 mod ledger;
+mod memory;
 mod preset;
 mod profile;
 mod score;
@@ -21,6 +23,8 @@ pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use self::uids::UidsArgs;
+pub use dedup::{ByTier, DecontaminateArgs, DedupArgs, SyntheticMetaArgs, TierArgs};
+pub use memory::MemoryArg;
 
 const AFTER: &str = "\
 From pairs to an exported model:
@@ -64,6 +68,10 @@ pub enum Command {
     Preset(PresetArgs),
     /// Write a selection's uids as DataComp's list (.npy of u8,u8); `select --uids` reads such lists
     Uids(UidsArgs),
+    /// Drop all but one of each group of duplicates: equal bytes, near images, near captions, near embeddings
+    Dedup(DedupArgs),
+    /// Drop pairs that are in evaluation sets, or near to pairs of them
+    Decontaminate(DecontaminateArgs),
     /// Train, or go on with a run that was stopped or killed
     Train(TrainArgs),
     /// Zero-shot classification and image-text retrieval on held-out pairs, beside chance
@@ -84,6 +92,9 @@ pub enum Command {
     Bench(BenchArgs),
     /// Draw the demo's scenes: pairs in three layouts, with SQL, classes and templates beside them
     DemoData(DemoDataArgs),
+    /// Write made-up meta without images, to measure curation at scale
+    #[command(hide = true)]
+    SyntheticMeta(SyntheticMetaArgs),
 }
 
 impl Command {
@@ -194,6 +205,9 @@ pub struct SqlArgs {
     /// State folder, for runs, checkpoints, metrics, embeddings
     #[arg(long, value_name = "FOLDER")]
     pub state: Option<PathBuf>,
+    /// A Parquet file as a table (a selection, the groups of `diptych dedup`); may be repeated
+    #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
+    pub tables: Vec<(String, PathBuf)>,
     #[arg(long, value_enum, default_value = "table")]
     pub format: SqlFormat,
     /// Write to this file and not to standard output
@@ -202,6 +216,16 @@ pub struct SqlArgs {
     /// Rows that a table shows; 0: all
     #[arg(long, default_value_t = 40)]
     pub rows: usize,
+    #[command(flatten)]
+    pub memory: MemoryArg,
+}
+
+/// NAME=FILE
+fn named_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_lowercase(), file.into())),
+        _ => Err("wants a name and a file, as in groups=groups.parquet".into()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -228,6 +252,8 @@ pub struct SelectArgs {
     /// The selection to write
     #[arg(short, long)]
     pub output: PathBuf,
+    #[command(flatten)]
+    pub memory: MemoryArg,
 }
 
 #[derive(Debug, Args)]

@@ -1,14 +1,15 @@
 //! What SQL's functions of images and captions call: the header probe, the decoder, the tokenizer.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use diptych_pipeline::sql::ContentFunctions;
 use diptych_pipeline::{Tokenizer, decode, perceptual_hash, probe};
 use diptych_schemas::MAX_PIXELS;
 
-/// The functions, with CLIP's tokenizer.
+/// The functions, with CLIP's tokenizer, which is made when a query first counts tokens: that takes half a second.
 pub(crate) fn content_functions() -> anyhow::Result<ContentFunctions> {
-    let tokenizer = Tokenizer::clip()?;
+    #[expect(clippy::expect_used, reason = "the vocabulary is a part of the program, and tests make a tokenizer of it")]
+    let tokenizer = LazyLock::new(|| Tokenizer::clip().expect("CLIP's tokenizer"));
     Ok(ContentFunctions {
         image_size: Arc::new(|bytes| probe(bytes, MAX_PIXELS).ok().map(|header| (header.width, header.height))),
         perceptual_hash: Arc::new(phash_of_file),

@@ -6,6 +6,7 @@
 
 pub mod balance;
 mod batch;
+mod dedup;
 pub mod ingest;
 mod loader;
 mod npy;
@@ -19,10 +20,15 @@ mod select;
 mod selection;
 pub mod sql;
 mod storage;
+mod synthetic;
 #[cfg(test)]
 mod test_data;
 
 pub use batch::Batch;
+pub use dedup::{
+    Contamination, DecontaminationReport, DedupError, DedupReport, DedupSpec, Evaluation, Example, LargeGroup, MAX_HAMMING, Tier,
+    TierReport, decontaminate, dedup,
+};
 pub use diptych_sample::{
     CropBox, ImageError, ImageFormat, ImageHeader, RgbImage, Tokenizer, TokenizerError, Vocabulary, decode, header, probe,
 };
@@ -37,3 +43,4 @@ pub use pixels::{crop_resize, eval_transform, random_resized_crop_box};
 pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds};
 pub use selection::{Selection, SelectionError};
 pub use storage::{StorageError, read_manifest};
+pub use synthetic::write_synthetic_dataset;

@@ -11,7 +11,7 @@ pub(crate) struct Random {
 const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Stafford's variant 13 of MurmurHash3's finalizer, as in SplitMix64: every input bit changes half of the output bits.
-fn mix(mut value: u64) -> u64 {
+pub(crate) fn mix(mut value: u64) -> u64 {
     value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     value ^ (value >> 31)

@@ -24,6 +24,7 @@ use crate::sql::{DatasetTables, Planned, Rows, SqlError, StatementError, execute
 
 pub use funnel::{FunnelStep, funnel};
 use places::Chosen;
+pub(crate) use reproducible::make_reproducible;
 pub use thresholds::{Threshold, thresholds};
 
 /// Why SQL does not make a selection.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ use parquet::file::properties::WriterProperties;
 use sha2::{Digest, Sha256};
 
 use crate::order::samples;
+
+/// Rows that are written at once.
+const WRITTEN_ROWS: usize = 1 << 16;
 
 /// What can be wrong with a selection file.
 #[derive(Debug, thiserror::Error)]
@@ -105,29 +109,26 @@ impl Selection {
             .build();
         durable::write_with(path, |file| {
             let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(io::Error::other)?;
-            writer.write(&self.record_batch(schema)?).map_err(io::Error::other)?;
+            for start in (0..self.len()).step_by(WRITTEN_ROWS) {
+                let rows = start..(start + WRITTEN_ROWS).min(self.len());
+                writer.write(&self.record_batch(&schema, rows)?).map_err(io::Error::other)?;
+            }
             writer.close().map_err(io::Error::other)?;
             Ok(())
         })?;
         Ok(())
     }
 
-    fn record_batch(&self, schema: SchemaRef) -> io::Result<RecordBatch> {
-        let uids = FixedSizeBinaryArray::try_from_iter(self.uids.iter().map(|uid| uid.0));
-        // An iterator without items does not say how long its items would be.
-        let uids: ArrayRef = match uids {
-            Ok(uids) => Arc::new(uids),
-            Err(_) if self.is_empty() => arrow::array::new_empty_array(schema.field(0).data_type()),
-            Err(error) => return Err(io::Error::other(error)),
-        };
+    fn record_batch(&self, schema: &SchemaRef, rows: Range<usize>) -> io::Result<RecordBatch> {
+        let uids = FixedSizeBinaryArray::try_from_iter(self.uids[rows.clone()].iter().map(|uid| uid.0));
         let columns: Vec<ArrayRef> = vec![
-            uids,
-            Arc::new(UInt32Array::from(self.shards.clone())),
-            Arc::new(UInt32Array::from(self.row_groups.clone())),
-            Arc::new(UInt32Array::from(self.rows.clone())),
-            Arc::new(Float32Array::from(self.weights.clone())),
+            Arc::new(uids.map_err(io::Error::other)?),
+            Arc::new(UInt32Array::from(self.shards[rows.clone()].to_vec())),
+            Arc::new(UInt32Array::from(self.row_groups[rows.clone()].to_vec())),
+            Arc::new(UInt32Array::from(self.rows[rows.clone()].to_vec())),
+            Arc::new(Float32Array::from(self.weights[rows].to_vec())),
         ];
-        RecordBatch::try_new(schema, columns).map_err(io::Error::other)
+        RecordBatch::try_new(Arc::clone(schema), columns).map_err(io::Error::other)
     }
 
     /// Reads a file and checks its version, its schema, its order and its hash.

@@ -3,6 +3,8 @@
 mod balance;
 mod bench;
 mod config;
+mod decontaminate;
+mod dedup;
 mod demo_data;
 mod embed;
 mod eval;
@@ -17,6 +19,7 @@ mod score;
 mod search;
 mod select;
 mod sql;
+mod synthetic_meta;
 mod train;
 mod uids;
 
@@ -33,6 +36,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Balance(args) => balance::run(&args),
         Command::Preset(args) => preset::run(&args),
         Command::Uids(args) => uids::run(&args),
+        Command::Dedup(args) => dedup::run(&args),
+        Command::Decontaminate(args) => decontaminate::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Embed(args) => embed::run(&args),
@@ -43,5 +48,6 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
         Command::DemoData(args) => demo_data::run(&args),
+        Command::SyntheticMeta(args) => synthetic_meta::run(&args),
     }
 }

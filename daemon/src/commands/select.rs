@@ -9,7 +9,7 @@ use diptych_schemas::{ContentHash, Uid};
 use crate::cli::SelectArgs;
 use crate::commands::preset::preset_sql;
 use crate::commands::profile::remember_selection;
-use crate::commands::sql::{query_text, with_session};
+use crate::commands::sql::{query_text, with_limited_session};
 use crate::commands::uids::quoted;
 use crate::exit::Outcome;
 use crate::output::{line, thousands};
@@ -28,7 +28,8 @@ pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
         // The selection says which list it was.
         sql = format!("{}\n-- {LIST}: {} uids, sha256 {}", sql.trim_end(), list.uids.len(), list.hash);
     }
-    let report = with_session(Some(&args.dataset.dataset), args.state.as_deref(), async |context| {
+    let memory = args.memory.memory_limit;
+    let report = with_limited_session(Some(&args.dataset.dataset), args.state.as_deref(), memory, async |context| {
         if let Some(list) = &list {
             register_pairs(&context, LIST, &list.uids, None)?;
         }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use datafusion::prelude::SessionContext;
-use diptych_pipeline::sql::{OutputFormat, SessionSpec, TableLimits, query, session, write_file, write_output};
+use diptych_pipeline::sql::{
+    OutputFormat, SessionSpec, TableLimits, parquet_file_table, query, session, write_file, write_output,
+};
 use diptych_schemas::SchemaError;
 
 use crate::cli::{SqlArgs, SqlFormat};
@@ -15,8 +17,8 @@ use crate::sql_functions::content_functions;
 use crate::store::Store;
 
 pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
-    if args.dataset.is_none() && args.state.is_none() {
-        bail!("nothing to ask: name a dataset (--dataset), a state folder (--state), or both");
+    if args.dataset.is_none() && args.state.is_none() && args.tables.is_empty() {
+        bail!("nothing to ask: name a dataset (--dataset), a state folder (--state), a file (--table), or several of them");
     }
     let sql = query_text(args.query, args.file.as_deref())?;
     let format = match args.format {
@@ -30,7 +32,13 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
         bail!("--format parquet wants a file: add --output FILE.parquet");
     }
     let limits = TableLimits { rows: if args.rows == 0 { u64::MAX } else { args.rows as u64 }, ..TableLimits::default() };
-    with_session(args.dataset.as_deref(), args.state.as_deref(), async |context| {
+    with_limited_session(args.dataset.as_deref(), args.state.as_deref(), args.memory.memory_limit, async |context| {
+        for (name, file) in &args.tables {
+            if context.table_exist(name.as_str())? {
+                bail!("--table {name}: there is a table of that name already; give the file another one");
+            }
+            context.register_table(name.as_str(), parquet_file_table(file)?)?;
+        }
         let rows = query(&context, &sql).await?;
         match args.output {
             Some(path) => write_file(rows, format, limits, &path).await?,
@@ -55,8 +63,18 @@ pub(crate) fn with_session<T>(
     state: Option<&Path>,
     ask: impl AsyncFnOnce(SessionContext) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    with_limited_session(dataset, state, None, ask)
+}
+
+/// The same within `memory` bytes; none: what the session chooses.
+pub(crate) fn with_limited_session<T>(
+    dataset: Option<&Path>,
+    state: Option<&Path>,
+    memory: Option<usize>,
+    ask: impl AsyncFnOnce(SessionContext) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let functions = content_functions()?;
-    let mut spec = SessionSpec::new(dataset, &functions);
+    let mut spec = SessionSpec { memory, ..SessionSpec::new(dataset, &functions) };
     if let Some(state) = state {
         spec.tables = open_state(state)?.tables();
         if dataset.is_some()

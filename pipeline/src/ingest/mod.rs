@@ -47,6 +47,7 @@ pub use self::download::{DownloadOptions, USER_AGENT};
 pub use self::item::{Captions, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES};
 pub use self::ledger_files::RetryFilter;
 pub use self::report::{IngestError, IngestProgress, IngestReport, SourceOutcome, SourceReport};
+pub(crate) use self::shard::{META_ROWS, meta_properties, narrow_properties};
 
 use self::item::{Fault, Item, Outcome, ReadOptions, Rejection, Sink};
 use self::run::Run;

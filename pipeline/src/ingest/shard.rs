@@ -32,7 +32,7 @@ const WRITE_BYTES: usize = 8 << 20;
 /// Most rows of a shard: meta is kept in memory until it is written.
 const MAX_SHARD_ROWS: usize = 1 << 20;
 /// Rows of a row group of meta.
-const META_ROWS: usize = 1 << 16;
+pub(crate) const META_ROWS: usize = 1 << 16;
 
 /// What stays of a pair when its image is written.
 struct MetaRow {
@@ -90,8 +90,20 @@ fn properties() -> WriterPropertiesBuilder {
 }
 
 /// Properties of everything narrow: meta and the ledger.
-pub(super) fn narrow_properties() -> WriterPropertiesBuilder {
+pub(crate) fn narrow_properties() -> WriterPropertiesBuilder {
     properties().set_compression(Compression::ZSTD(ZstdLevel::default())).set_max_row_group_row_count(Some(META_ROWS))
+}
+
+/// Properties of meta, of which a row group has so many rows.
+pub(crate) fn meta_properties(rows_of_a_group: usize) -> WriterProperties {
+    let mut properties = narrow_properties();
+    for name in [column::UID, column::SHA256] {
+        properties = properties
+            .set_column_dictionary_enabled(name.into(), false)
+            .set_column_bloom_filter_enabled(name.into(), true)
+            .set_column_bloom_filter_max_ndv(name.into(), rows_of_a_group as u64);
+    }
+    properties.build()
 }
 
 /// Images are compressed already, and their bytes have no use as statistics: a minimum would copy whole images into the
@@ -218,18 +230,10 @@ impl OpenShard {
 
     fn write_meta(&self, source_columns: &[String]) -> Result<(), IngestError> {
         let schema = meta_schema(source_columns);
-        let rows_of_a_group = self.rows.len().min(META_ROWS) as u64;
-        let mut properties = narrow_properties();
-        for name in [column::UID, column::SHA256] {
-            properties = properties
-                .set_column_dictionary_enabled(name.into(), false)
-                .set_column_bloom_filter_enabled(name.into(), true)
-                .set_column_bloom_filter_max_ndv(name.into(), rows_of_a_group);
-        }
+        let properties = meta_properties(self.rows.len().min(META_ROWS));
         let path = meta_path(&self.dataset, self.number);
         durable::write_with(&path, |file| {
-            let mut writer =
-                ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties.build())).map_err(io::Error::other)?;
+            let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties)).map_err(io::Error::other)?;
             for rows in self.rows.chunks(META_ROWS) {
                 let batch = RecordBatch::try_new(Arc::clone(&schema), self.meta_arrays(rows, source_columns.len())?);
                 writer.write(&batch.map_err(io::Error::other)?).map_err(io::Error::other)?;

@@ -1,11 +1,13 @@
 //! Looks up where the chosen pairs lie in the dataset, and puts them in that order.
 //!
-//! One pass over meta, against uids sorted in memory: 32 bytes a chosen pair, whatever the size of the dataset.
+//! One pass over meta, against uids sorted in memory: 32 bytes a chosen pair, whatever the size of the dataset. Uids are
+//! hashes, so their first bits say nearly where they stand.
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt32Type;
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{ContentHash, Uid};
+use rayon::slice::ParallelSliceMut;
 
 use super::SelectError;
 use crate::selection::Selection;
@@ -45,15 +47,16 @@ impl Chosen {
         sql: &str,
         dataset_hash: ContentHash,
     ) -> Result<Selection, SelectError> {
-        self.pairs.sort_unstable_by_key(|pair| pair.uid);
+        self.pairs.par_sort_unstable_by_key(|pair| pair.uid);
         self.refuse_repeated()?;
+        let directory = Directory::of(&self.pairs);
         let mut places = query(context, "SELECT uid, shard, row_group, row FROM meta").await?;
         while let Some(batch) = places.next().await? {
             let uids = batch.column(0).as_fixed_size_binary();
             let place = [1, 2, 3].map(|index| batch.column(index).as_primitive::<UInt32Type>());
             for row in 0..batch.num_rows() {
                 let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
-                let Ok(found) = self.pairs.binary_search_by_key(&uid, |pair| pair.uid) else { continue };
+                let Some(found) = directory.find(&self.pairs, uid) else { continue };
                 if self.pairs[found].place != NOT_FOUND {
                     return Err(SelectError::TwicePresent { uid });
                 }
@@ -64,7 +67,7 @@ impl Chosen {
         if let Some(first) = unknown().next() {
             return Err(SelectError::Unknown { uid: first.uid, others: unknown().count() as u64 - 1 });
         }
-        self.pairs.sort_unstable_by_key(|pair| pair.place);
+        self.pairs.par_sort_unstable_by_key(|pair| pair.place);
         let part = |index: usize| self.pairs.iter().map(|pair| pair.place[index]).collect();
         Ok(Selection {
             uids: self.pairs.iter().map(|pair| pair.uid).collect(),
@@ -85,5 +88,38 @@ impl Chosen {
             Some(&uid) => Err(SelectError::Repeated { uid, others: repeated.len() as u64 - 1 }),
             None => Ok(()),
         }
+    }
+}
+
+/// Where in the pairs, sorted by uid, each value of a uid's first bits begins.
+struct Directory {
+    bits: u32,
+    starts: Vec<usize>,
+}
+
+impl Directory {
+    /// About eight pairs for each value, so that a search touches one or two lines of the cache.
+    fn of(pairs: &[Pair]) -> Self {
+        let bits = (pairs.len() / 8).max(1).ilog2().min(28);
+        let mut directory = Self { bits, starts: vec![0; (1 << bits) + 1] };
+        for pair in pairs {
+            let value = directory.value(pair.uid);
+            directory.starts[value + 1] += 1;
+        }
+        for value in 0..1 << bits {
+            directory.starts[value + 1] += directory.starts[value];
+        }
+        directory
+    }
+
+    fn value(&self, uid: Uid) -> usize {
+        let first = uid.0[..8].iter().fold(0, |first: u64, byte| first << 8 | u64::from(*byte));
+        first.checked_shr(u64::BITS - self.bits).unwrap_or(0) as usize
+    }
+
+    fn find(&self, pairs: &[Pair], uid: Uid) -> Option<usize> {
+        let value = self.value(uid);
+        let (from, to) = (self.starts[value], self.starts[value + 1]);
+        pairs[from..to].binary_search_by_key(&uid, |pair| pair.uid).ok().map(|found| from + found)
     }
 }

@@ -45,13 +45,13 @@ const ORDERED_WINDOWS_OF_FRAMES: [&str; 2] = ["last_value", "nth_value"];
 const RANKS: [&str; 4] = ["rank", "dense_rank", "percent_rank", "cume_dist"];
 
 /// A plan that gives the same rows every time.
-pub(super) struct Reproducible {
-    pub(super) plan: LogicalPlan,
+pub(crate) struct Reproducible {
+    pub(crate) plan: LogicalPlan,
     /// Whether that holds only if one thread reads the files in their order.
-    pub(super) in_stored_order: bool,
+    pub(crate) in_stored_order: bool,
 }
 
-pub(super) fn make_reproducible(sql: &str, plan: LogicalPlan) -> Result<Reproducible, StatementError> {
+pub(crate) fn make_reproducible(sql: &str, plan: LogicalPlan) -> Result<Reproducible, StatementError> {
     let mut refused = None;
     let mut in_stored_order = false;
     let walked = plan.apply_with_subqueries(|node| {

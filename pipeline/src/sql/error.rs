@@ -20,6 +20,9 @@ pub enum SqlError {
     /// A file that dataset.json names is missing, cut short or damaged.
     #[error("{path}: {message}. Copy the file again from where it is whole, or ingest the sources into a new dataset")]
     Damaged { path: PathBuf, message: String },
+    /// Another file that was named as a table.
+    #[error("{path}: cannot be read as a table: {message}")]
+    File { path: PathBuf, message: String },
     #[error("cannot write the result: {0}")]
     Output(#[source] std::io::Error),
     #[error(transparent)]

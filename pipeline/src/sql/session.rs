@@ -93,7 +93,7 @@ pub(super) fn setting_up(error: DataFusionError) -> SqlError {
 }
 
 /// Half of the memory that Linux says is available.
-fn default_memory() -> usize {
+pub fn default_memory() -> usize {
     let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
         line.trim().strip_suffix(" kB")?.parse::<usize>().ok()

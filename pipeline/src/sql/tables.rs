@@ -3,6 +3,7 @@
 //! A shard or ledger file that dataset.json does not name does not exist. What it names must be there: a missing or
 //! shortened file is an error when the session is made, not in the middle of a query.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -52,6 +53,10 @@ impl DatasetTables {
         let tables = Self { folder, manifest, scores, embeddings };
         tables.check_files()?;
         Ok(Arc::new(tables))
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(crate) fn manifest(&self) -> &DatasetManifest {
@@ -240,6 +245,16 @@ fn parquet_table(files: &[PathBuf], schema: SchemaRef) -> Result<Arc<dyn TablePr
     let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
     let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
     Ok(Arc::new(ListingTable::try_new(config).map_err(setting_up)?))
+}
+
+/// A Parquet file that is no part of a dataset as a table: a selection, a table of groups, a result that was kept.
+pub fn parquet_file_table(path: &Path) -> Result<Arc<dyn TableProvider>, SqlError> {
+    let path = std::path::absolute(path).map_err(SchemaError::io(path))?;
+    let unreadable = |message: String| SqlError::File { path: path.clone(), message };
+    let file = File::open(&path).map_err(SchemaError::io(&path))?;
+    check_footer(&path, None).map_err(|_| unreadable("it is not a Parquet file, or was cut short".into()))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(error.to_string()))?;
+    parquet_table(std::slice::from_ref(&path), Arc::new(builder.schema().as_ref().clone().with_metadata(HashMap::new())))
 }
 
 fn whole(table: Arc<dyn TableProvider>) -> Result<LogicalPlan, SqlError> {

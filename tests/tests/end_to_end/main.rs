@@ -5,6 +5,7 @@
 mod bad_input;
 mod crash;
 mod curation;
+mod dedup;
 mod download;
 mod formats;
 mod loader;

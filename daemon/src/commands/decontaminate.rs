@@ -1,0 +1,63 @@
+//! `diptych decontaminate`: a selection without what evaluation sets hold.
+
+use diptych_pipeline::sql::{SessionSpec, session};
+use diptych_pipeline::{DecontaminationReport, DedupSpec, Evaluation, decontaminate};
+
+use super::dedup::{Memory, cut, read_selection, tiers, unseen};
+use crate::cli::DecontaminateArgs;
+use crate::commands::sql::with_limited_session;
+use crate::exit::Outcome;
+use crate::output::{line, thousands};
+use crate::sql_functions::content_functions;
+
+pub(crate) fn run(args: &DecontaminateArgs) -> anyhow::Result<Outcome> {
+    let memory = Memory::of(args.memory.memory_limit);
+    let spec = DedupSpec { tiers: tiers(&args.tiers), keep: "uid".into(), memory: memory.keys };
+    let input = read_selection(args.selection.as_deref())?;
+    let functions = content_functions()?;
+    let report = with_limited_session(Some(&args.dataset.dataset), None, Some(memory.queries), async |context| {
+        let mut against = Vec::new();
+        for folder in &args.against {
+            let spec = SessionSpec { memory: Some(memory.queries), ..SessionSpec::new(Some(folder), &functions) };
+            against.push(Evaluation { name: folder.display().to_string(), context: session(spec)? });
+        }
+        Ok(decontaminate(&context, input.as_ref(), &against, &spec, &args.output, args.groups.as_deref()).await?)
+    })?;
+    print_report(args, &report)?;
+    Ok(Outcome::Done)
+}
+
+fn print_report(args: &DecontaminateArgs, report: &DecontaminationReport) -> anyhow::Result<()> {
+    for evaluation in &report.evaluations {
+        let by_tier = evaluation.by_tier.iter().map(|(tier, pairs)| format!("{} by {tier}", thousands(*pairs)));
+        line(format!(
+            "{}: {} pairs dropped for its {} ({})",
+            evaluation.name,
+            thousands(evaluation.dropped),
+            thousands(evaluation.pairs),
+            by_tier.collect::<Vec<_>>().join(", ")
+        ))?;
+        for example in &evaluation.examples {
+            line(format!(
+                "  {} {}  ~  {} {}  ({} {:.3})",
+                example.uid,
+                cut(&example.caption),
+                example.evaluation_uid,
+                cut(&example.evaluation_caption),
+                example.tier,
+                example.distance
+            ))?;
+        }
+    }
+    for (tier, pairs) in report.unseen.iter().filter(|(_, pairs)| *pairs > 0) {
+        line(format!("{tier}:{}", unseen(tier, *pairs)))?;
+    }
+    line(format!(
+        "{}: {} of {} pairs, selection {:.12}",
+        args.output.display(),
+        thousands(report.kept),
+        thousands(report.of),
+        report.selection_hash.to_string()
+    ))?;
+    Ok(())
+}

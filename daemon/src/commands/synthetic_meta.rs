@@ -1,0 +1,13 @@
+//! `diptych synthetic-meta`: rows without images, to measure curation on.
+
+use diptych_pipeline::write_synthetic_dataset;
+
+use crate::cli::SyntheticMetaArgs;
+use crate::exit::Outcome;
+use crate::output::{line, thousands};
+
+pub(crate) fn run(args: &SyntheticMetaArgs) -> anyhow::Result<Outcome> {
+    let manifest = write_synthetic_dataset(&args.output, args.rows, args.seed)?;
+    line(format!("{}: {} rows in {} shards", args.output.display(), thousands(manifest.pairs), manifest.shards.len()))?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,131 @@
+//! Captions that share a MinHash band, and their comparison when it is needed.
+//!
+//! Which captions are compared is decided while groups are formed: only with a caption that stays, and only if nothing covers
+//! the other one yet. So a cluster of a hundred thousand captions from one template costs a hundred thousand comparisons, and
+//! where many share a band without being near, a limit on comparisons in vain keeps the cost linear.
+
+use std::collections::HashSet;
+use std::io;
+
+use super::captions::{Bands, jaccard, normalise, shingles};
+use super::keys::Keys;
+use super::rows::RowSet;
+use super::stars::Cover;
+
+/// Comparisons below the threshold after which a caption looks no further in a band.
+const IN_VAIN: u32 = 256;
+
+/// Bands of captions on the way to an index.
+pub(super) struct BandKeys {
+    pub(super) bands: Bands,
+    keys: Keys,
+    rows: u32,
+}
+
+impl BandKeys {
+    /// For captions with a similarity of at least `similarity`. `rows`: classes are below this number.
+    pub(super) fn new(similarity: f64, rows: u32, memory: usize) -> Self {
+        Self { bands: Bands::for_similarity(similarity), keys: Keys::new(memory), rows }
+    }
+
+    pub(super) fn push(&mut self, band_hashes: &[u64], class: u32) -> io::Result<()> {
+        band_hashes.iter().try_for_each(|hash| self.keys.push([*hash, 0], class))
+    }
+
+    /// What shares a band with anything. Their texts are still to come.
+    pub(super) fn finish(self, similarity: f64) -> io::Result<CaptionIndex> {
+        let mut index = CaptionIndex {
+            similarity,
+            members: Vec::new(),
+            starts: vec![0],
+            buckets_of: Vec::new(),
+            has_candidates: RowSet::none(self.rows),
+            texts: Vec::new(),
+            places: Vec::new(),
+            left_out: 0,
+        };
+        self.keys.for_each_group(|group| {
+            let bucket = index.starts.len() as u32 - 1;
+            for record in group {
+                index.members.push(record.row);
+                index.buckets_of.push((record.row, bucket));
+                index.has_candidates.insert(record.row);
+            }
+            index.starts.push(index.members.len());
+        })?;
+        index.buckets_of.sort_unstable();
+        Ok(index)
+    }
+}
+
+/// Captions by the bands that they share.
+pub(super) struct CaptionIndex {
+    similarity: f64,
+    /// Classes bucket by bucket; bucket b is at starts[b]..starts[b + 1].
+    members: Vec<u32>,
+    starts: Vec<usize>,
+    /// Class and bucket, sorted.
+    buckets_of: Vec<(u32, u32)>,
+    pub(super) has_candidates: RowSet,
+    /// Normalised texts one after the other, and (class, start, length) sorted by class.
+    texts: Vec<u8>,
+    places: Vec<(u32, usize, u32)>,
+    /// Comparisons that were not made, because a bucket was crowded.
+    pub(super) left_out: u64,
+}
+
+impl CaptionIndex {
+    pub(super) fn add_text(&mut self, class: u32, caption: &str) {
+        let text = normalise(caption);
+        self.places.push((class, self.texts.len(), text.len() as u32));
+        self.texts.extend(text.as_bytes());
+    }
+
+    pub(super) fn finish_texts(&mut self) {
+        self.places.sort_unstable();
+    }
+
+    fn shingles_of(&self, class: u32, into: &mut Vec<u64>) {
+        into.clear();
+        if let Ok(found) = self.places.binary_search_by_key(&class, |(known, _, _)| *known) {
+            let (_, start, length) = self.places[found];
+            let bytes = &self.texts[start..start + length as usize];
+            // It came from a text.
+            shingles(std::str::from_utf8(bytes).unwrap_or_default(), into);
+        }
+    }
+
+    /// Lets row `by` of `class` cover all classes that are near to it and not covered yet. The distance is 1 - Jaccard
+    /// similarity. `open`: classes that may be covered.
+    pub(super) fn cover(&mut self, class: u32, by: u32, open: impl Fn(u32) -> bool, covers: &mut [Cover]) {
+        let from = self.buckets_of.partition_point(|(known, _)| *known < class);
+        let (mut own, mut other) = (Vec::new(), Vec::new());
+        let mut compared = HashSet::new();
+        for &(_, bucket) in self.buckets_of[from..].iter().take_while(|(known, _)| *known == class) {
+            let members = &self.members[self.starts[bucket as usize]..self.starts[bucket as usize + 1]];
+            // Those that follow it first, so that the captions of a crowded bucket do not all look at the same few.
+            let (before, after) = members.split_at(members.partition_point(|member| *member <= class));
+            let mut in_vain = 0;
+            for (passed, &member) in after.iter().chain(before).enumerate() {
+                if member == class || covers[member as usize].is_covered() || !open(member) || compared.contains(&member) {
+                    continue;
+                }
+                if in_vain >= IN_VAIN {
+                    self.left_out += (members.len() - passed) as u64;
+                    break;
+                }
+                if own.is_empty() {
+                    self.shingles_of(class, &mut own);
+                }
+                self.shingles_of(member, &mut other);
+                let similarity = jaccard(&own, &other);
+                if similarity >= self.similarity {
+                    covers[member as usize] = Cover { by, distance: (1.0 - similarity) as f32 };
+                } else {
+                    in_vain += 1;
+                    compared.insert(member);
+                }
+            }
+        }
+    }
+}
