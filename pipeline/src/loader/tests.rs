@@ -178,6 +178,28 @@ fn pixels_of_an_evaluation_are_those_of_the_evaluation_transform_in_the_selectio
 }
 
 #[test]
+fn pixels_of_training_are_those_of_decoding_and_cropping_one_image_at_a_time_in_fresh_memory() {
+    // Of all kinds and sizes, so that what one leaves in memory is under the next one.
+    let kinds = ["sub2.jpg", "gray.jpg", "cmyk.jpg", "turned6.jpg", "rgba.png", "interlaced16.png", "lossy.webp", "frames.gif"];
+    let made =
+        (0..40).map(|number| if number % 2 == 0 { png(number) } else { [own(kinds[number / 2 % 8]), vec![0; number]].concat() });
+    let made = made.enumerate().map(|(number, image)| (image, format!("picture {number}"))).collect();
+    let (data, tokenizer) = (dataset(made, 5, 3), tokenizer());
+    let files: HashMap<Uid, &Vec<u8>> = data.selection.uids.iter().copied().zip(data.pairs.iter().map(|pair| &pair.0)).collect();
+    let spec = spec(&data, &tokenizer);
+    let (augment, seed) = (spec.augment.clone(), spec.seed);
+    for batch in all(spec) {
+        assert_eq!((batch.len(), batch.skipped.len()), (6, 0), "{:?}", batch.skipped);
+        for (sample, (uid, pixels)) in (batch.first.0..).zip(batch.uids.iter().zip(batch.images.chunks(16 * 16 * 3))) {
+            let image = decode(files[uid], 1 << 20).unwrap();
+            let seed = crate::random::seed_of(&[seed, sample]);
+            let crop = crate::random_resized_crop_box(image.width, image.height, &augment, seed);
+            assert_eq!(pixels, crate::crop_resize(&image, crop, 16).unwrap(), "sample {sample}");
+        }
+    }
+}
+
+#[test]
 fn augmentation_differs_by_sample_and_seed() {
     let (data, tokenizer) = (dataset(pairs(12), 12, 1), tokenizer());
     let pixels = |seed: u64| -> HashMap<(u64, Uid), Vec<u8>> {

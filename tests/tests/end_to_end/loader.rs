@@ -33,7 +33,7 @@ fn memory_stays_the_same_with_ten_times_the_data() {
         let bounds = ["--no-bare", "--pairs", "0", "--epochs", "2", "--queue-mib", "16", "--batch-size", "8"];
         let data = ["--image-size", "32", "--dataset", name, "--selection", &selection];
         let report = bench(&work, &[&bounds[..], &data[..]].concat());
-        assert_eq!(report["rounds"][0]["images"], 2 * count / 8 * 8, "{report}");
+        assert_eq!(report["rounds"][0]["images"], 2 * (count / 8 * 8), "{report}");
         // A quarter of the bytes in flight is for what is not decoded yet.
         assert!(report["peak_encoded_bytes"].as_u64().unwrap() <= 4 << 20, "{report}");
         report["peak_rss_bytes"].as_f64().unwrap()
