@@ -242,10 +242,8 @@ pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), Trai
         from.remove(&name).ok_or_else(|| TrainerError::weights(folder, format!("tensor {name} is missing")))
     };
     let updates = take(&mut state, "updates".into())?.f_int64_value(&[0])? as u64;
-    let mut average = match manifest.files.contains_key(AVERAGE_FILE) {
-        true => Some(tensor_file::read(&folder.join(AVERAGE_FILE))?),
-        false => None,
-    };
+    let has_average = manifest.files.contains_key(AVERAGE_FILE);
+    let mut average = has_average.then(|| tensor_file::read(&folder.join(AVERAGE_FILE))).transpose()?;
     let mut snapshot = Snapshot {
         config,
         steps_done: manifest.step.0,
