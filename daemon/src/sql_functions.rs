@@ -7,14 +7,14 @@ use diptych_pipeline::{Tokenizer, decode, perceptual_hash, probe};
 use diptych_schemas::MAX_PIXELS;
 
 /// The functions, with CLIP's tokenizer, which is made when a query first counts tokens: that takes half a second.
-pub(crate) fn content_functions() -> anyhow::Result<ContentFunctions> {
+pub(crate) fn content_functions() -> ContentFunctions {
     #[expect(clippy::expect_used, reason = "the vocabulary is a part of the program, and tests make a tokenizer of it")]
     let tokenizer = LazyLock::new(|| Tokenizer::clip().expect("CLIP's tokenizer"));
-    Ok(ContentFunctions {
+    ContentFunctions {
         image_size: Arc::new(|bytes| probe(bytes, MAX_PIXELS).ok().map(|header| (header.width, header.height))),
         perceptual_hash: Arc::new(phash_of_file),
         token_count: Arc::new(move |text| tokenizer.token_count(text)),
-    })
+    }
 }
 
 /// The perceptual hash of an image file; none where it cannot be decoded.

@@ -14,7 +14,7 @@ pub(crate) fn run(args: &DecontaminateArgs) -> anyhow::Result<Outcome> {
     let memory = Memory::of(args.memory.memory_limit);
     let spec = DedupSpec { tiers: tiers(&args.tiers), keep: "uid".into(), memory: memory.keys };
     let input = read_selection(args.selection.as_deref())?;
-    let functions = content_functions()?;
+    let functions = content_functions();
     let report = with_limited_session(Some(&args.dataset.dataset), None, Some(memory.queries), async |context| {
         let mut against = Vec::new();
         for folder in &args.against {

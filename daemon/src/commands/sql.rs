@@ -73,7 +73,7 @@ pub(crate) fn with_limited_session<T>(
     memory: Option<usize>,
     ask: impl AsyncFnOnce(SessionContext) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let functions = content_functions()?;
+    let functions = content_functions();
     let mut spec = SessionSpec { memory, ..SessionSpec::new(dataset, &functions) };
     if let Some(state) = state {
         spec.tables = open_state(state)?.tables();

@@ -13,12 +13,12 @@ fn emoji(tar: &Path, count: usize) -> Vec<(RgbImage, String)> {
     let (mut images, mut texts) = (Vec::new(), Vec::new());
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
-        let name = entry.path().unwrap().display().to_string();
+        let ending = entry.path().unwrap().extension().unwrap_or_default().to_owned();
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).unwrap();
-        if name.ends_with(".png") && images.len() < count {
+        if ending == "png" && images.len() < count {
             images.push(on_white(&image::load_from_memory(&bytes).unwrap()));
-        } else if name.ends_with(".txt") && texts.len() < count {
+        } else if ending == "txt" && texts.len() < count {
             texts.push(String::from_utf8(bytes).unwrap());
         }
     }
