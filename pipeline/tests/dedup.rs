@@ -211,7 +211,7 @@ fn hot_spots_are_not_quadratic() {
         })
         .collect();
     // Every image stands there a hundred times, so captions make the pairs.
-    write_dataset(folder.path(), std::slice::from_ref(&rows));
+    write_dataset(folder.path(), &[rows]);
     let spec = spec(&[Tier::Sha256, Tier::Caption { jaccard: 0.9 }], "uid", 1 << 20);
     let report = wait(dedup(&open(folder.path(), 2), None, &spec, &folder.path().join("kept.parquet"), None)).unwrap();
     assert_eq!(report.tiers[0].dropped + report.tiers[1].dropped + report.kept, 30_000);

@@ -13,7 +13,7 @@ fn emoji(tar: &Path, count: usize) -> Vec<(RgbImage, String)> {
     let (mut images, mut texts) = (Vec::new(), Vec::new());
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
-        let ending = entry.path().unwrap().extension().unwrap().to_owned();
+        let ending = entry.path().unwrap().extension().unwrap_or_default().to_owned();
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).unwrap();
         if ending == "png" && images.len() < count {
