@@ -45,6 +45,9 @@ pub use bench::{BenchReport, BenchRound, BenchSpec, Rate, bench_loader, median};
 pub use error::LoaderError;
 pub use stats::{LoaderStats, StageStats};
 
+/// Pairs before each worker, and samples behind it, so that it need not wait when the threads around it are not scheduled at
+/// once. What they hold counts in `queue_mib` already.
+const QUEUED_A_WORKER: usize = 16;
 /// One part in so many of `queue_mib` is for images that are read and not yet decoded; the rest is for decoded samples.
 const ENCODED_SHARE: u64 = 4;
 
@@ -222,8 +225,8 @@ fn start(
 
     // Nothing waits in this channel: the reader holds the next part until the dispatcher is through with its own.
     let (parts_in, parts) = crossbeam_channel::bounded(0);
-    let (jobs_in, jobs) = crossbeam_channel::bounded(2 * workers);
-    let (results_in, results) = crossbeam_channel::bounded(2 * workers);
+    let (jobs_in, jobs) = crossbeam_channel::bounded(QUEUED_A_WORKER * workers);
+    let (results_in, results) = crossbeam_channel::bounded(QUEUED_A_WORKER * workers);
     let (batches_in, batches) = crossbeam_channel::bounded(capacity + 1);
     let (tickets_in, tickets) = crossbeam_channel::bounded(capacity);
     for _ in 0..capacity {
