@@ -15,6 +15,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::Column;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast as cast_to};
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{ContentHash, Uid, column};
@@ -24,7 +25,6 @@ use crate::sql::{DatasetTables, Planned, Rows, SqlError, StatementError, execute
 
 pub use funnel::{FunnelStep, funnel};
 use places::Chosen;
-pub(crate) use reproducible::make_reproducible;
 pub use thresholds::{Threshold, thresholds};
 
 /// Why SQL does not make a selection.
@@ -83,22 +83,47 @@ pub struct SelectionReport {
 /// Runs `sql` and writes the pairs that it gives to `output`, whole or not at all. `sql` gives a column `uid` and, if it
 /// likes, `weight`.
 pub async fn select(context: &SessionContext, sql: &str, output: &Path) -> Result<SelectionReport, SelectError> {
-    let (selection, report) = choose(context, sql).await?;
-    selection.write(output)?;
-    Ok(report)
+    let Choice { selection, of, weighted, funnel } = chosen_by(context, sql).await?;
+    write(&selection, output, of, weighted, funnel)
 }
 
 /// The selection that [`select`] writes.
-pub async fn choose(context: &SessionContext, sql: &str) -> Result<(Selection, SelectionReport), SelectError> {
+pub async fn choose(context: &SessionContext, sql: &str) -> Result<Selection, SelectError> {
+    Ok(chosen_by(context, sql).await?.selection)
+}
+
+/// A selection that is not written yet, and what its report says of it.
+struct Choice {
+    selection: Selection,
+    of: u64,
+    weighted: bool,
+    funnel: Vec<FunnelStep>,
+}
+
+fn write(
+    selection: &Selection,
+    output: &Path,
+    of: u64,
+    weighted: bool,
+    funnel: Vec<FunnelStep>,
+) -> Result<SelectionReport, SelectError> {
+    let selection_hash = selection.write(output)?;
+    Ok(SelectionReport {
+        rows: selection.len() as u64,
+        of,
+        weighted,
+        dataset_hash: selection.dataset_hash,
+        selection_hash,
+        funnel,
+    })
+}
+
+async fn chosen_by(context: &SessionContext, sql: &str) -> Result<Choice, SelectError> {
     let Some(dataset) = context.state().config().get_extension::<DatasetTables>() else { return Err(SelectError::NoDataset) };
-    let Planned { mut state, statement, plan } = plan(context, sql).await?;
+    let Planned { state, statement, plan } = plan(context, sql).await?;
     let narrow = uid_and_weight(plan)?;
     let weighted = narrow.schema().fields().len() > 1;
-    let ordered = reproducible::make_reproducible(sql, narrow).map_err(SqlError::from)?;
-    if ordered.in_stored_order {
-        state.config_mut().options_mut().execution.target_partitions = 1;
-    }
-    let mut rows = execute(sql, state, ordered.plan).await?;
+    let mut rows = execute_reproducibly(sql, state, narrow).await?;
     let mut chosen = Chosen::default();
     while let Some(batch) = rows.next().await? {
         read_rows(&batch, &mut chosen)?;
@@ -108,20 +133,16 @@ pub async fn choose(context: &SessionContext, sql: &str) -> Result<(Selection, S
         return Err(SelectError::Empty { funnel });
     }
     let selection = chosen.find_places(context, sql, dataset.manifest().content_hash()).await?;
-    let report = SelectionReport {
-        rows: selection.len() as u64,
-        of: dataset.manifest().pairs,
-        weighted,
-        dataset_hash: selection.dataset_hash,
-        selection_hash: selection.hash(),
-        funnel,
-    };
-    Ok((selection, report))
+    Ok(Choice { selection, of: dataset.manifest().pairs, weighted, funnel })
 }
 
 /// Runs a query that gives the same rows every time, in whatever order.
 pub(crate) async fn reproducible_rows(context: &SessionContext, sql: &str) -> Result<Rows, SqlError> {
-    let Planned { mut state, plan, .. } = plan(context, sql).await?;
+    let Planned { state, plan, .. } = plan(context, sql).await?;
+    execute_reproducibly(sql, state, plan).await
+}
+
+async fn execute_reproducibly(sql: &str, mut state: SessionState, plan: LogicalPlan) -> Result<Rows, SqlError> {
     let ordered = reproducible::make_reproducible(sql, plan)?;
     if ordered.in_stored_order {
         state.config_mut().options_mut().execution.target_partitions = 1;
@@ -145,15 +166,8 @@ pub(crate) async fn write_chosen(
         chosen.push(uid, weight);
     }
     let selection = chosen.find_places(context, made_by, dataset.manifest().content_hash()).await?;
-    selection.write(output)?;
-    Ok(SelectionReport {
-        rows: selection.len() as u64,
-        of: dataset.manifest().pairs,
-        weighted: selection.weights.iter().any(|weight| *weight != 1.0),
-        dataset_hash: selection.dataset_hash,
-        selection_hash: selection.hash(),
-        funnel: Vec::new(),
-    })
+    let weighted = selection.weights.iter().any(|weight| *weight != 1.0);
+    write(&selection, output, dataset.manifest().pairs, weighted, Vec::new())
 }
 
 /// The plan that gives only the uid, and the weight as f64 where there is one. Nothing else is computed then.

@@ -93,14 +93,15 @@ impl Selection {
         ContentHash(hasher.finalize().into())
     }
 
-    /// Writes the file atomically. The rows must be ordered by place.
-    pub fn write(&self, path: &Path) -> Result<(), SelectionError> {
+    /// Writes the file atomically and gives the [`Selection::hash`] that it wrote. The rows must be ordered by place.
+    pub fn write(&self, path: &Path) -> Result<ContentHash, SelectionError> {
         let schema = selection_schema();
+        let hash = self.hash();
         let metadata = [
             (key::VERSION, SELECTION_VERSION.to_string()),
             (key::SQL, self.sql.clone()),
             (key::DATASET_HASH, self.dataset_hash.to_string()),
-            (key::SELECTION_HASH, self.hash().to_string()),
+            (key::SELECTION_HASH, hash.to_string()),
         ];
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -116,7 +117,7 @@ impl Selection {
             writer.close().map_err(io::Error::other)?;
             Ok(())
         })?;
-        Ok(())
+        Ok(hash)
     }
 
     fn record_batch(&self, schema: &SchemaRef, rows: Range<usize>) -> io::Result<RecordBatch> {

@@ -80,7 +80,7 @@ fn loader(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
 
 /// A selection of all pairs of the dataset, which stays in memory.
 fn everything(args: &BenchLoaderArgs) -> anyhow::Result<Selection> {
-    with_session(Some(&args.dataset.dataset), None, async |context| Ok(choose(&context, "SELECT uid FROM meta").await?.0))
+    with_session(Some(&args.dataset.dataset), None, async |context| Ok(choose(&context, "SELECT uid FROM meta").await?))
 }
 
 fn in_words(round: &BenchRound) -> String {

@@ -149,7 +149,7 @@ pub async fn dedup(
         output::write_groups(path, &sources[0], &stars, &spec.tiers).await?;
     }
     let largest = output::largest(&sources[0], &stars, SHOWN).await?;
-    selection.write(output)?;
+    let selection_hash = selection.write(output)?;
     let tiers = spec.tiers.iter().enumerate().map(|(index, tier)| TierReport {
         tier: tier.name(),
         dropped: stars.dropped.iter().filter(|dropped| dropped.tier == index).count() as u64,
@@ -162,7 +162,7 @@ pub async fn dedup(
         groups: stars.len(),
         tiers: tiers.collect(),
         largest,
-        selection_hash: selection.hash(),
+        selection_hash,
     })
 }
 
@@ -211,13 +211,13 @@ pub async fn decontaminate(
             examples: output::examples(&sources[0], evaluation, &dropped, &spec.tiers).await?,
         });
     }
-    selection.write(output)?;
+    let selection_hash = selection.write(output)?;
     Ok(DecontaminationReport {
         of: sources[0].len(),
         kept: selection.len() as u64,
         evaluations,
         unseen: spec.tiers.iter().map(Tier::name).zip(unseen).collect(),
-        selection_hash: selection.hash(),
+        selection_hash,
     })
 }
 

@@ -14,9 +14,9 @@ use datafusion::prelude::SessionContext;
 use diptych_schemas::{ContentHash, Uid};
 
 use super::DedupError;
-use crate::select::make_reproducible;
+use crate::select::reproducible_rows;
 use crate::selection::Selection;
-use crate::sql::{DatasetTables, Planned, SqlError, execute, plan, query};
+use crate::sql::{DatasetTables, SqlError, query};
 
 /// A set of row numbers: one bit a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,12 +148,7 @@ impl Rows {
             sql.push_str(" ORDER BY ");
             sql.push_str(order);
         }
-        let Planned { mut state, plan, .. } = plan(&self.context, &sql).await?;
-        let ordered = make_reproducible(&sql, plan).map_err(SqlError::from)?;
-        if ordered.in_stored_order {
-            state.config_mut().options_mut().execution.target_partitions = 1;
-        }
-        let mut found = execute(&sql, state, ordered.plan).await?;
+        let mut found = reproducible_rows(&self.context, &sql).await?;
         let mut numbers = Vec::new();
         while let Some(batch) = found.next().await? {
             let places = &batch.columns()[batch.num_columns() - 3..];
