@@ -14,7 +14,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::column::{Column, Value};
-use super::pairs::{Pair, pairs_of_shard, rows_in_shard};
+use super::pairs::{pairs_of_shard, rows_in_shard};
 use super::run::ScoreReport;
 use super::{EmbeddingFiles, Producer, ScoreError, embedding_files, open};
 use crate::Selection;
@@ -58,8 +58,9 @@ pub fn assign_clusters(request: &ClusterRequest, progress: &mut dyn FnMut(u64)) 
         }
         let pairs = pairs_of_shard(request.dataset, entry, request.selection, false)?;
         column.begin(entry.shard, &pairs, |_| true)?;
+        let places: HashMap<Uid, usize> = pairs.iter().enumerate().map(|(place, pair)| (pair.uid, place)).collect();
         for path in files.get(&entry.shard).into_iter().flatten() {
-            assign_file(path, &pairs, request.centroids, &mut column)?;
+            assign_file(path, &places, request.centroids, &mut column)?;
         }
         column.save(entry.shard, &pairs)?;
         progress(wanted);
@@ -84,9 +85,14 @@ fn chosen(request: &ClusterRequest) -> Result<EmbeddingFiles, ScoreError> {
     }
 }
 
-fn assign_file(path: &Path, pairs: &[Pair], centroids: &Matrix, column: &mut Column<Value>) -> Result<(), ScoreError> {
+/// `places`: where each pair of the shard stands.
+fn assign_file(
+    path: &Path,
+    places: &HashMap<Uid, usize>,
+    centroids: &Matrix,
+    column: &mut Column<Value>,
+) -> Result<(), ScoreError> {
     let damaged = |message: String| ScoreError::Damaged { path: path.to_owned(), message };
-    let places: HashMap<Uid, usize> = pairs.iter().enumerate().map(|(place, pair)| (pair.uid, place)).collect();
     let opened = open(path)?;
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(opened.file, opened.footer);
     // uid, image, error.
