@@ -22,6 +22,11 @@ pub(crate) fn seed_of(coordinates: &[u64]) -> u64 {
     coordinates.iter().fold(GAMMA, |seed, coordinate| mix(seed.wrapping_add(GAMMA) ^ mix(coordinate.wrapping_add(GAMMA))))
 }
 
+/// A number in [0, 1) out of the first 53 bits: a double has no more, so more would round up to 1.
+pub(crate) fn fraction_of(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed }
@@ -34,7 +39,7 @@ impl Random {
 
     /// Uniform in [low, high), with 53 random bits.
     pub(crate) fn uniform(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * ((self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64)
+        low + (high - low) * fraction_of(self.next_u64())
     }
 
     /// Uniform in 0..bound, without bias (Lemire, 2019). `bound` must be above 0.

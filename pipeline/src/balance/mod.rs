@@ -15,7 +15,7 @@ use arrow::datatypes::Float32Type;
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{ContentHash, Uid};
 
-use crate::random::seed_of;
+use crate::random::{fraction_of, seed_of};
 use crate::select::{reproducible_rows, write_chosen};
 use crate::sql::{SqlError, register_pairs};
 use crate::{SelectError, Selection, SelectionReport};
@@ -90,7 +90,7 @@ pub async fn balance(context: &SessionContext, spec: &BalanceSpec<'_>, output: &
 /// Uniform in [0, 1), with 53 bits.
 fn draw(seed: u64, uid: Uid, entry: u64) -> f64 {
     let number = u128::from_be_bytes(uid.0);
-    (seed_of(&[seed, (number >> 64) as u64, number as u64, entry]) >> 11) as f64 / (1_u64 << 53) as f64
+    fraction_of(seed_of(&[seed, (number >> 64) as u64, number as u64, entry]))
 }
 
 /// Calls `each` with the uid, the weight and the entries of all pairs of a query.

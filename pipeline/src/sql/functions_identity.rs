@@ -9,6 +9,7 @@ use datafusion::logical_expr::Documentation;
 use diptych_schemas::{ContentHash, Uid};
 
 use super::function::{Function, SECTION, each_row, is_binary, is_text, type_names};
+use crate::random::fraction_of;
 
 pub(super) fn identity_functions() -> Vec<Function> {
     vec![
@@ -47,8 +48,7 @@ fn hash_fraction(value: &[u8], salt: Option<&str>) -> f64 {
         Some(salt) => ContentHash::of(&[&ContentHash::of(salt.as_bytes()).0, value].concat()),
         None => ContentHash::of(value),
     };
-    // A double has 53 bits: more would round up to 1.
-    (hash.seed() >> 11) as f64 / (1_u64 << 53) as f64
+    fraction_of(hash.seed())
 }
 
 fn one_text(types: &[DataType]) -> Result<Vec<DataType>, String> {
