@@ -2,12 +2,10 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::config::LARGEST_LOGIT_SCALE;
 use crate::objective::{Objective, Scalars};
 use crate::optimizer::{AdamW, clip, unusable};
 use crate::{Clip, TrainerError, shim};
-
-/// Largest ln of the logit scale: the logits are scaled by 100 at most. CLIP, section 2.5.
-const LARGEST_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
 
 /// A batch on the device.
 #[derive(Clone, Copy)]

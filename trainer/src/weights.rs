@@ -65,8 +65,13 @@ impl Weights {
         if !manifest.files.contains_key(AVERAGE_FILE) {
             return Err(TrainerError::weights(checkpoint, "has no moving average: its run had no train.ema_decay"));
         }
-        let config = ModelConfig::read(&checkpoint.join(CONFIG_FILE))?;
-        Self::from_named(checkpoint, Origin::Checkpoint, config, tensor_file::read(&checkpoint.join(AVERAGE_FILE))?)
+        Self::from_checkpoint(checkpoint, AVERAGE_FILE)
+    }
+
+    /// One of the files of weights of a checkpoint that has been verified.
+    fn from_checkpoint(folder: &Path, file: &str) -> Result<Self, TrainerError> {
+        let config = ModelConfig::read(&folder.join(CONFIG_FILE))?;
+        Self::from_named(folder, Origin::Checkpoint, config, tensor_file::read(&folder.join(file))?)
     }
 
     fn recognise(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {
@@ -86,8 +91,7 @@ impl Weights {
         }
         if has(MANIFEST_FILE) && has(MODEL_FILE) {
             checkpoint::verify(path)?;
-            let config = ModelConfig::read(&path.join(CONFIG_FILE))?;
-            return Self::from_named(path, Origin::Checkpoint, config, tensor_file::read(&path.join(MODEL_FILE))?);
+            return Self::from_checkpoint(path, MODEL_FILE);
         }
         if has(openclip::CONFIG_FILE) && has(openclip::WEIGHTS_FILE) {
             return openclip::import(path);
