@@ -28,15 +28,17 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
             args.dataset.display()
         );
     }
-    let path = args.selection.clone().or_else(|| last_selection(&args.dataset));
-    let selection = path.as_deref().map(Selection::read).transpose()?;
+    let selection = match &args.selection {
+        Some(path) => Some((path.clone(), Selection::read(path)?)),
+        None => last_selection(&args.dataset),
+    };
     let name = std::path::absolute(&args.dataset)?
         .file_name()
         .map_or_else(|| "dataset".into(), |name| name.to_string_lossy().into_owned());
     let spec = ProfileSpec {
         name,
         dataset_hash: manifest.content_hash().to_string(),
-        selection: path.map(|path| path.display().to_string()).zip(selection.as_ref()),
+        selection: selection.as_ref().map(|(path, selection)| (path.display().to_string(), selection)),
         pairs: args.pairs,
         seed: args.seed,
     };
@@ -58,7 +60,8 @@ pub(crate) fn remember_selection(dataset: &Path, selection: &Path) {
 }
 
 /// The selection that was made last, where it is still there and still this dataset's.
-fn last_selection(dataset: &Path) -> Option<PathBuf> {
+fn last_selection(dataset: &Path) -> Option<(PathBuf, Selection)> {
     let path = PathBuf::from(std::fs::read_to_string(dataset.join(LAST_SELECTION)).ok()?);
-    Selection::read(&path).is_ok().then_some(path)
+    let selection = Selection::read(&path).ok()?;
+    Some((path, selection))
 }
