@@ -123,6 +123,13 @@ pub struct ModelArgs {
     /// The moving average of the weights, of a checkpoint whose run has train.ema_decay
     #[arg(long)]
     pub ema: bool,
+    #[command(flatten)]
+    pub run_on: RunOnArgs,
+}
+
+/// Where runs are looked for, and what computes.
+#[derive(Debug, Clone, Args)]
+pub struct RunOnArgs {
     /// State folder of the runs
     #[arg(long, value_name = "FOLDER", default_value = "state")]
     pub state: PathBuf,

@@ -34,14 +34,14 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
         }
         None => (args.model.as_str(), None),
     };
-    let folder = checkpoint_folder(&args.state, run);
+    let folder = checkpoint_folder(&args.run_on.state, run);
     if run.contains('/') || !folder.is_dir() {
         bail!(
             "--model {}: there is no such folder, and no run of that name with a checkpoint in {}. Runs are listed by \
              `diptych sql \"SELECT run, state, step FROM runs\" --state {}`",
             args.model,
-            args.state.display(),
-            args.state.display()
+            args.run_on.state.display(),
+            args.run_on.state.display()
         );
     }
     if let Some(step) = step {
@@ -62,7 +62,7 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
 /// Reads the weights that `--model` means, and the tokenizer that belongs to them.
 pub(crate) fn read(args: &ModelArgs) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
     let path = resolve(args)?;
-    set_threads(args.threads);
+    set_threads(args.run_on.threads);
     let weights = if args.ema { Weights::read_average(&path)? } else { Weights::read(&path, None)? };
     let tokenizer = tokenizer(weights.tokenizer_path().as_deref())?;
     Ok((weights, tokenizer))
@@ -79,7 +79,7 @@ pub(crate) fn tokenizer(path: Option<&Path>) -> anyhow::Result<Arc<Tokenizer>> {
 
 /// An encoder on the device that was asked for, with its tokenizer.
 pub(crate) fn load(args: &ModelArgs) -> anyhow::Result<Model> {
-    let device = Device::parse(&args.device)?;
+    let device = Device::parse(&args.run_on.device)?;
     let (weights, tokenizer) = read(args)?;
     let encoder = Encoder::from_weights(&weights, device)?;
     Ok(Model { encoder, tokenizer, path: weights.path })

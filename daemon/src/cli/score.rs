@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::DatasetArg;
+use super::{DatasetArg, RunOnArgs};
 
 /// What is computed of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,15 +39,8 @@ pub struct ScoreArgs {
     /// For clip: a run of the state folder (RUN or RUN@STEP), or the folder of a checkpoint, an OpenCLIP or a Hugging Face model
     #[arg(short, long, value_name = "RUN[@STEP]|FOLDER")]
     pub model: Option<String>,
-    /// State folder of the runs
-    #[arg(long, value_name = "FOLDER", default_value = "state")]
-    pub state: PathBuf,
-    /// auto, cpu or cuda:N
-    #[arg(long, default_value = "auto")]
-    pub device: String,
-    /// Threads; 0: one for each core
-    #[arg(long, default_value_t = 0)]
-    pub threads: usize,
+    #[command(flatten)]
+    pub run_on: RunOnArgs,
     /// For cluster: centroids (.npy of float32, K × D)
     #[arg(long, value_name = "FILE")]
     pub centroids: Option<PathBuf>,

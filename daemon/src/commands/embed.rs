@@ -15,8 +15,8 @@ use crate::store::Store;
 pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
     let selection = Selection::read(&args.selection)?;
     let model = models::load(&args.model)?;
-    let store = Store::open(&args.model.state)?;
-    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.threads };
+    let store = Store::open(&args.model.run_on.state)?;
+    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     let embedded = embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
     line(format!(
         "{} of {} pairs embedded now, {} dimensions, producer {:.12}",

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     };
 
     let model = models::load(&args.model)?;
-    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.threads };
+    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     let encoded = encode_selection(&model, &args.dataset.dataset, &selection, spec)?;
     if encoded.uids.is_empty() {
         bail!("{}: none of its {} images could be decoded", args.selection.display(), selection.len());

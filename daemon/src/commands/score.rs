@@ -36,7 +36,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
         model: model.as_ref().map(model_spec).transpose()?,
         tokenizer,
         batch_size: args.batch_size.max(1),
-        threads: args.threads,
+        threads: args.run_on.threads,
         save_every: Duration::from_secs(args.save_every),
     };
     let bar = ProgressBar::new(pairs);
@@ -116,7 +116,7 @@ fn model(args: &ScoreArgs) -> anyhow::Result<Option<Model>> {
     if !wanted {
         bail!("--model {model} has nothing to do: only the score clip uses a model");
     }
-    let args = ModelArgs { model, ema: false, state: args.state.clone(), device: args.device.clone(), threads: args.threads };
+    let args = ModelArgs { model, ema: false, run_on: args.run_on.clone() };
     models::load(&args).map(Some)
 }
 

@@ -35,8 +35,8 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
         queries.push((text.clone(), row.to_vec()));
     }
 
-    let store = Store::open(&args.model.state)?;
-    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.threads };
+    let store = Store::open(&args.model.run_on.state)?;
+    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     let embedded = embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
     let index = Index::read(&store, embedded.producer, &selection, model.encoder.dimension())?;
 
