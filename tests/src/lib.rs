@@ -5,7 +5,6 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "this crate is only for tests")]
 
-pub mod image_server;
 pub mod pairs;
 pub mod server;
 

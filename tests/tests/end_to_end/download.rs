@@ -3,10 +3,78 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use diptych_tests::Work;
-use diptych_tests::image_server::Server;
+use diptych_tests::server::{Fault, Server};
+use image::{ImageFormat, RgbImage};
+
+/// Side of the images in pixels. They are noise, about 20 KB each.
+const SIDE: u32 = 80;
+
+/// A server of images: `/N` is image N, anything else is not found.
+struct Images {
+    server: Server,
+    count: u32,
+    sent: Arc<AtomicUsize>,
+    broken: Arc<AtomicBool>,
+    _folder: tempfile::TempDir,
+}
+
+impl Images {
+    fn start(count: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..count {
+            noise(number).save_with_format(folder.path().join(number.to_string()), ImageFormat::Png).unwrap();
+        }
+        let (sent, broken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (images, fails) = (Arc::clone(&sent), Arc::clone(&broken));
+        let server = Server::start(folder.path(), move |request| {
+            if request.path.parse::<u32>().is_err() {
+                return Fault::Honest;
+            }
+            if fails.load(Ordering::SeqCst) {
+                return Fault::Status(500);
+            }
+            images.fetch_add(1, Ordering::SeqCst);
+            Fault::Honest
+        });
+        Self { server, count, sent, broken, _folder: folder }
+    }
+
+    fn url(&self, path: &str) -> String {
+        self.server.url(path)
+    }
+
+    /// Images that were sent.
+    fn images(&self) -> usize {
+        self.sent.load(Ordering::SeqCst)
+    }
+
+    /// Whether every image is answered by an error.
+    fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, Ordering::SeqCst);
+    }
+
+    /// A CSV with all images.
+    fn list(&self) -> String {
+        let rows: Vec<String> = (0..self.count).map(|n| format!("{},image number {n}\n", self.url(&n.to_string()))).collect();
+        format!("url,caption\n{}", rows.concat())
+    }
+}
+
+fn noise(number: u32) -> RgbImage {
+    let mut state = number.wrapping_mul(2_654_435_761).max(1);
+    RgbImage::from_fn(SIDE, SIDE, |_, _| {
+        // xorshift32: Marsaglia, "Xorshift RNGs", 2003.
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        image::Rgb([state as u8, (state >> 8) as u8, (state >> 16) as u8])
+    })
+}
 
 fn ingest<'a>(dataset: &'a str, interval_ms: &'a str) -> [&'a str; 9] {
     let small = "--row-group-mib=1";
@@ -30,9 +98,9 @@ fn random() -> f64 {
 
 #[test]
 fn download_killed_again_and_again_ends_with_the_same_dataset() {
-    let server = Server::start();
+    let server = Images::start(400);
     let work = Work::new();
-    work.write("list.csv", server.list(400));
+    work.write("list.csv", server.list());
     let started = std::time::Instant::now();
     work.diptych(&ingest("quiet", "2")).ok();
     let whole = started.elapsed();
@@ -58,9 +126,9 @@ fn download_killed_again_and_again_ends_with_the_same_dataset() {
 
 #[test]
 fn download_that_is_asked_to_stop_saves_what_it_has_and_goes_on() {
-    let server = Server::start();
+    let server = Images::start(300);
     let work = Work::new();
-    work.write("list.csv", server.list(300));
+    work.write("list.csv", server.list());
     let mut child = work.start(&ingest("data", "20"));
     while server.images() < 20 {
         assert!(child.try_wait().unwrap().is_none(), "it ended");
@@ -77,9 +145,9 @@ fn download_that_is_asked_to_stop_saves_what_it_has_and_goes_on() {
 
 #[test]
 fn ledger_says_what_failed_and_tries_it_again() {
-    let server = Server::start();
+    let server = Images::start(3);
     let work = Work::new();
-    work.write("list.csv", server.list(3) + &format!("{},no such image\n", server.url("nothing")));
+    work.write("list.csv", server.list() + &format!("{},no such image\n", server.url("nothing")));
     work.write("more.csv", "path,caption\nlate.png,late\n");
     server.set_broken(true);
     work.diptych(&["ingest", "list.csv", "more.csv", "--dataset", "data", "--allow-private-hosts", "--retries", "0"])
