@@ -1,0 +1,145 @@
+//! OpenCLIP's ViT dual encoder: two towers and a temperature, from pixels and tokens to unit vectors of one space.
+//!
+//! It computes features and knows nothing of losses, optimizers, files or ranks. Every parameter is in one ordered list under
+//! OpenCLIP's name; the towers hold handles to the same tensors.
+//!
+//! Shapes: N pairs, H W pixels, P patches, L tokens, W width of a tower, D common space, A attention heads.
+
+mod block;
+mod image;
+mod text;
+
+use std::collections::HashMap;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::TrainerError;
+use crate::config::{IMAGE_MEAN, IMAGE_STD, ModelConfig};
+use crate::layout::{self, ParameterSpec};
+
+use image::VisionTower;
+use text::TextTower;
+
+/// Smallest norm by which features are divided: `torch.nn.functional.normalize`.
+const SMALLEST_NORM: f64 = 1e-12;
+
+/// A dual encoder on a device.
+pub struct Clip {
+    config: ModelConfig,
+    names: Vec<String>,
+    parameters: Vec<Tensor>,
+    vision: VisionTower,
+    text: TextTower,
+    logit_scale: Tensor,
+    logit_bias: Option<Tensor>,
+    image_mean: Tensor,
+    image_std: Tensor,
+}
+
+impl Clip {
+    /// Random weights: a pure function of the seed.
+    pub fn random(config: &ModelConfig, seed: u64, device: Device) -> Result<Self, TrainerError> {
+        let fill = |spec: &ParameterSpec| Ok(Tensor::f_from_slice(&crate::init::values(spec, seed))?.f_reshape(&spec.shape)?);
+        let tensors = layout::parameters(config).iter().map(fill).collect::<Result<_, TrainerError>>()?;
+        Self::new(config, tensors, device)
+    }
+
+    /// A model to train: takes the values of all parameters, f32, in the order of the layout.
+    fn new(config: &ModelConfig, values: Vec<Tensor>, device: Device) -> Result<Self, TrainerError> {
+        let trained = |value: Tensor| Ok(value.f_to_device(device)?.f_contiguous()?.f_set_requires_grad(true)?);
+        Self::frozen(config, values.into_iter().map(trained).collect::<Result<_, TrainerError>>()?)
+    }
+
+    /// A model over tensors as they are: on their device, f32, in the order of the layout.
+    pub(crate) fn frozen(config: &ModelConfig, parameters: Vec<Tensor>) -> Result<Self, TrainerError> {
+        let names: Vec<String> = layout::parameters(config).into_iter().map(|spec| spec.name).collect();
+        let device = parameters.first().map_or(Device::Cpu, Tensor::device);
+        let by_name: HashMap<&str, &Tensor> = names.iter().map(String::as_str).zip(&parameters).collect();
+        let named = Named { of: String::new(), by_name: &by_name };
+        let channel = |values: [f64; 3]| -> Result<Tensor, TrainerError> {
+            Ok(Tensor::f_from_slice(&values.map(|v| v as f32))?.f_view([1, 3, 1, 1])?.f_to_device(device)?)
+        };
+        let (vision, text, logit_scale) =
+            (VisionTower::new(config, &named.below("visual"))?, TextTower::new(config, &named)?, named.get("logit_scale")?);
+        let logit_bias = config.init_logit_bias.map(|_| named.get("logit_bias")).transpose()?;
+        Ok(Self {
+            config: config.clone(),
+            logit_bias,
+            vision,
+            text,
+            logit_scale,
+            image_mean: channel(IMAGE_MEAN)?,
+            image_std: channel(IMAGE_STD)?,
+            names,
+            parameters,
+        })
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Names of all parameters, in the order of [`parameters`](Self::parameters).
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub fn parameters(&self) -> &[Tensor] {
+        &self.parameters
+    }
+
+    pub fn device(&self) -> Device {
+        self.logit_scale.device()
+    }
+
+    /// ln of the scale of the logits, a scalar.
+    pub fn logit_scale(&self) -> &Tensor {
+        &self.logit_scale
+    }
+
+    /// What is added to the logits, a scalar, of models that have it.
+    pub fn logit_bias(&self) -> Option<&Tensor> {
+        self.logit_bias.as_ref()
+    }
+
+    /// u8 [N, H, W, 3] as the loader hands them out → normalised f32 [N, 3, H, W].
+    pub fn normalise(&self, images_u8: &Tensor) -> Result<Tensor, TrainerError> {
+        let images = images_u8.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Float)?;
+        Ok(images.f_div_scalar(255.0)?.f_sub(&self.image_mean)?.f_div(&self.image_std)?)
+    }
+
+    /// Normalised f32 [N, 3, H, W] → unit vectors [N, D].
+    pub fn image_features(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
+        unit_length(&self.vision.forward(images)?)
+    }
+
+    /// Token ids i64 [N, L] → unit vectors [N, D].
+    pub fn text_features(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
+        unit_length(&self.text.forward(tokens)?)
+    }
+}
+
+fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
+    let norm = x.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(SMALLEST_NORM)?;
+    Ok(x.f_div(&norm)?)
+}
+
+/// Parameters by name, below a prefix.
+struct Named<'a> {
+    of: String,
+    by_name: &'a HashMap<&'a str, &'a Tensor>,
+}
+
+impl Named<'_> {
+    fn below(&self, name: &str) -> Self {
+        Self { of: format!("{}{name}.", self.of), by_name: self.by_name }
+    }
+
+    /// A handle to the parameter, not a copy.
+    fn get(&self, name: &str) -> Result<Tensor, TrainerError> {
+        let name = format!("{}{name}", self.of);
+        let tensor =
+            self.by_name.get(name.as_str()).ok_or_else(|| TrainerError::Torch(format!("no parameter is named {name}")))?;
+        Ok(tensor.shallow_clone())
+    }
+}
