@@ -124,7 +124,7 @@ async fn chosen_by(context: &SessionContext, sql: &str) -> Result<Choice, Select
     let narrow = uid_and_weight(plan)?;
     let weighted = narrow.schema().fields().len() > 1;
     let mut rows = execute_reproducibly(sql, state, narrow).await?;
-    let mut chosen = Chosen::default();
+    let mut chosen = Chosen::new();
     while let Some(batch) = rows.next().await? {
         read_rows(&batch, &mut chosen)?;
     }
@@ -161,7 +161,7 @@ pub(crate) async fn write_chosen(
     if pairs.is_empty() {
         return Err(SelectError::Empty { funnel: Vec::new() });
     }
-    let mut chosen = Chosen::default();
+    let mut chosen = Chosen::new();
     for (uid, weight) in pairs {
         chosen.push(uid, weight);
     }

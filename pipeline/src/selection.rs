@@ -9,18 +9,21 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float32Array, RecordBatch, UInt32Array};
 use arrow::datatypes::{Float32Type, SchemaRef, UInt32Type};
-use diptych_schemas::{ContentHash, SELECTION_VERSION, SchemaError, Uid, durable, key, selection_schema};
+use diptych_schemas::{ContentHash, SELECTION_VERSION, SchemaError, Uid, column, durable, key, selection_schema};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 use sha2::{Digest, Sha256};
 
 use crate::order::samples;
 
 /// Rows that are written at once.
 const WRITTEN_ROWS: usize = 1 << 16;
+/// Rows that are hashed at once.
+const HASHED_ROWS: usize = 1 << 10;
 
 /// What can be wrong with a selection file.
 #[derive(Debug, thiserror::Error)]
@@ -83,12 +86,17 @@ impl Selection {
     /// Hash of the rows and their weights: what the order of training depends on.
     pub fn hash(&self) -> ContentHash {
         let mut hasher = Sha256::new();
-        for row in 0..self.len() {
-            hasher.update(self.uids[row].0);
-            hasher.update(self.shards[row].to_le_bytes());
-            hasher.update(self.row_groups[row].to_le_bytes());
-            hasher.update(self.rows[row].to_le_bytes());
-            hasher.update(self.weights[row].to_le_bytes());
+        let mut bytes = Vec::with_capacity(HASHED_ROWS * 32);
+        for start in (0..self.len()).step_by(HASHED_ROWS) {
+            bytes.clear();
+            for row in start..(start + HASHED_ROWS).min(self.len()) {
+                bytes.extend_from_slice(&self.uids[row].0);
+                for number in [self.shards[row], self.row_groups[row], self.rows[row]] {
+                    bytes.extend_from_slice(&number.to_le_bytes());
+                }
+                bytes.extend_from_slice(&self.weights[row].to_le_bytes());
+            }
+            hasher.update(&bytes);
         }
         ContentHash(hasher.finalize().into())
     }
@@ -96,26 +104,29 @@ impl Selection {
     /// Writes the file atomically and gives the [`Selection::hash`] that it wrote. The rows must be ordered by place.
     pub fn write(&self, path: &Path) -> Result<ContentHash, SelectionError> {
         let schema = selection_schema();
-        let hash = self.hash();
-        let metadata = [
-            (key::VERSION, SELECTION_VERSION.to_string()),
-            (key::SQL, self.sql.clone()),
-            (key::DATASET_HASH, self.dataset_hash.to_string()),
-            (key::SELECTION_HASH, hash.to_string()),
-        ];
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_created_by("diptych".into())
-            .set_key_value_metadata(Some(metadata.map(|(k, v)| KeyValue::new(k.into(), v)).into()))
-            .build();
-        durable::write_with(path, |file| {
-            let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(io::Error::other)?;
-            for start in (0..self.len()).step_by(WRITTEN_ROWS) {
-                let rows = start..(start + WRITTEN_ROWS).min(self.len());
-                writer.write(&self.record_batch(&schema, rows)?).map_err(io::Error::other)?;
+        let hash = durable::write_with(path, |file| {
+            let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties())).map_err(io::Error::other)?;
+            let (hashed, written) = rayon::join(
+                || self.hash(),
+                || -> io::Result<()> {
+                    for start in (0..self.len()).step_by(WRITTEN_ROWS) {
+                        let rows = start..(start + WRITTEN_ROWS).min(self.len());
+                        writer.write(&self.record_batch(&schema, rows)?).map_err(io::Error::other)?;
+                    }
+                    Ok(())
+                },
+            );
+            written?;
+            for (key, value) in [
+                (key::VERSION, SELECTION_VERSION.to_string()),
+                (key::SQL, self.sql.clone()),
+                (key::DATASET_HASH, self.dataset_hash.to_string()),
+                (key::SELECTION_HASH, hashed.to_string()),
+            ] {
+                writer.append_key_value_metadata(KeyValue::new(key.into(), value));
             }
             writer.close().map_err(io::Error::other)?;
-            Ok(())
+            Ok(hashed)
         })?;
         Ok(hash)
     }
@@ -194,6 +205,19 @@ impl Selection {
         self.weights.extend(batch.column(4).as_primitive::<Float32Type>().values());
         Ok(())
     }
+}
+
+/// Uids are hashes: neither a dictionary nor compression makes them smaller. Rows rise, so their differences are small.
+fn properties() -> WriterProperties {
+    let (uid, row) = (ColumnPath::from(column::UID), ColumnPath::from(column::ROW));
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_column_dictionary_enabled(uid.clone(), false)
+        .set_column_compression(uid, Compression::UNCOMPRESSED)
+        .set_column_dictionary_enabled(row.clone(), false)
+        .set_column_encoding(row, Encoding::DELTA_BINARY_PACKED)
+        .set_created_by("diptych".into())
+        .build()
 }
 
 #[cfg(test)]

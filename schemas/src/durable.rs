@@ -26,18 +26,21 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), SchemaError> {
 }
 
 /// Lets `fill` write a file, then puts it in its place atomically and durably. On an error nothing is left behind.
-pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), SchemaError> {
+pub fn write_with<T>(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T, SchemaError> {
     let temporary = unfinished(path);
     let written = File::create(&temporary).and_then(|mut file| {
-        fill(&mut file)?;
-        file.sync_all()
+        let filled = fill(&mut file)?;
+        file.sync_all()?;
+        Ok(filled)
     });
-    if let Err(error) = written {
-        // The error that is reported is the first one; a leftover is recognised by its name.
-        let _ = fs::remove_file(&temporary);
-        return Err(SchemaError::io(path)(error));
+    match written {
+        Ok(filled) => publish(&temporary, path).map(|()| filled),
+        Err(error) => {
+            // The error that is reported is the first one; a leftover is recognised by its name.
+            let _ = fs::remove_file(&temporary);
+            Err(SchemaError::io(path)(error))
+        }
     }
-    publish(&temporary, path)
 }
 
 /// Puts a file in place atomically but not durably: for what is checked when it is read and can be had again, such as a cache.
@@ -80,7 +83,7 @@ mod tests {
         write(&path, b"old").unwrap();
         let error = write_with(&path, |file| {
             file.write_all(b"half")?;
-            Err(io::Error::other("disk full"))
+            Err::<(), _>(io::Error::other("disk full"))
         })
         .unwrap_err();
         assert!(error.to_string().contains("disk full") && error.to_string().contains("file"));

@@ -3,13 +3,11 @@
 //! Only for a plain SELECT … FROM … WHERE a AND b AND …; anything else has no funnel. One more pass over the columns that
 //! the conditions name.
 
-use std::ops::ControlFlow;
-
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr, SelectItem, SetExpr, visit_expressions};
+use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr, SelectItem, SetExpr};
 
 use crate::sql::{SqlError, plan, query};
 
@@ -32,25 +30,33 @@ pub async fn funnel(context: &SessionContext, sql: &str) -> Result<Vec<FunnelSte
 
 pub(super) async fn count(context: &SessionContext, statement: &Statement) -> Vec<FunnelStep> {
     let Some(filter) = Filter::of(context, statement) else { return Vec::new() };
-    let mut counts = Vec::new();
-    for sql in filter.counting_queries() {
-        let counted = match query(context, &sql).await {
-            Ok(rows) => rows.collect().await,
-            Err(error) => Err(error),
-        };
-        match counted {
-            Ok(batches) => {
-                let columns = batches.iter().filter(|batch| batch.num_rows() == 1).flat_map(RecordBatch::columns);
-                counts.extend(columns.map(|column| column.as_primitive::<Int64Type>().value(0) as u64));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot count what each condition leaves");
-                return Vec::new();
-            }
+    // All at once is cheaper. But a query with rows of its own can only stand in a WHERE clause, and a condition may fail on
+    // rows that another keeps from it.
+    let mut counts = counted(context, &[filter.counts_at_once()]).await;
+    if counts.is_err() {
+        counts = counted(context, &filter.counts_one_by_one()).await;
+    }
+    match counts {
+        Ok(counts) => {
+            let steps = std::iter::once(format!("FROM {}", filter.from)).chain(filter.conditions);
+            steps.zip(counts).map(|(condition, remaining)| FunnelStep { condition, remaining }).collect()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot count what each condition leaves");
+            Vec::new()
         }
     }
-    let steps = std::iter::once(format!("FROM {}", filter.from)).chain(filter.conditions);
-    steps.zip(counts).map(|(condition, remaining)| FunnelStep { condition, remaining }).collect()
+}
+
+/// The numbers that queries of one row give.
+async fn counted(context: &SessionContext, queries: &[String]) -> Result<Vec<u64>, SqlError> {
+    let mut counts = Vec::new();
+    for sql in queries {
+        let batches = query(context, sql).await?.collect().await?;
+        let columns = batches.iter().filter(|batch| batch.num_rows() == 1).flat_map(RecordBatch::columns);
+        counts.extend(columns.map(|column| column.as_primitive::<Int64Type>().value(0) as u64));
+    }
+    Ok(counts)
 }
 
 /// The parts of a plain query with a WHERE clause, as SQL.
@@ -103,19 +109,21 @@ impl Filter {
         conditions.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// One query that counts for every condition; where a condition has a query of its own, which a filtered count does not
-    /// take, one query for each.
-    fn counting_queries(&self) -> Vec<String> {
+    /// One query that counts for every condition. Each is a column, so that a query in it is answered once.
+    fn counts_at_once(&self) -> String {
         let Self { with, from, conditions, .. } = self;
-        if self.parsed.iter().any(has_subquery) {
-            let steps = (1..=conditions.len()).map(|count| format!(" WHERE {}", self.first(count)));
-            return std::iter::once(String::new())
-                .chain(steps)
-                .map(|filter| format!("{with}SELECT count(*) FROM {from}{filter}"))
-                .collect();
-        }
-        let counts = (1..=conditions.len()).map(|count| format!(", count(*) FILTER (WHERE {})", self.first(count)));
-        vec![format!("{with}SELECT count(*){} FROM {from}", counts.collect::<String>())]
+        let columns: Vec<_> =
+            conditions.iter().enumerate().map(|(place, condition)| format!("({condition}) AS holds_{place}")).collect();
+        let holds: Vec<_> = (0..conditions.len()).map(|place| format!("holds_{place}")).collect();
+        let counts = (1..=holds.len()).map(|count| format!(", count(*) FILTER (WHERE {})", holds[..count].join(" AND ")));
+        format!("{with}SELECT count(*){} FROM (SELECT {} FROM {from})", counts.collect::<String>(), columns.join(", "))
+    }
+
+    fn counts_one_by_one(&self) -> Vec<String> {
+        let Self { with, from, conditions, .. } = self;
+        let steps = (1..=conditions.len()).map(|count| format!(" WHERE {}", self.first(count)));
+        let filters = std::iter::once(String::new()).chain(steps);
+        filters.map(|filter| format!("{with}SELECT count(*) FROM {from}{filter}")).collect()
     }
 }
 
@@ -130,14 +138,6 @@ fn split_conjunction<'a>(condition: &'a Expr, conditions: &mut Vec<&'a Expr>) {
         }
         other => conditions.push(other),
     }
-}
-
-fn has_subquery(condition: &Expr) -> bool {
-    visit_expressions(condition, |expr| match expr {
-        Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    })
-    .is_break()
 }
 
 /// The funnel as lines, for messages.

@@ -1,125 +1,245 @@
 //! Looks up where the chosen pairs lie in the dataset, and puts them in that order.
 //!
-//! One pass over meta, against uids sorted in memory: 32 bytes a chosen pair, whatever the size of the dataset. Uids are
-//! hashes, so their first bits say nearly where they stand.
+//! One pass over meta, in its own order, against uids sorted in memory: 25 bytes a chosen pair, whatever the size of the
+//! dataset. Uids are hashes, so their first bits say nearly where they stand.
 
-use arrow::array::AsArray;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt32Type;
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{ContentHash, Uid};
-use rayon::slice::ParallelSliceMut;
+use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator};
 
 use super::SelectError;
 use crate::selection::Selection;
-use crate::sql::{SqlError, query};
+use crate::sql::{Planned, Rows, SqlError, execute, plan};
+
+/// Parts of the chosen pairs, by the first byte of the uid: of ten million pairs each fits a processor's cache.
+const PARTS: usize = 256;
+/// Batches of meta that are looked up at once, while the next ones are read.
+const BATCHES_AT_ONCE: usize = 32;
 
 /// The pairs that a query chose.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Chosen {
-    pairs: Vec<Pair>,
+    parts: Vec<Vec<Pair>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Pair {
-    uid: Uid,
+    /// The uid as two numbers in its own order.
+    key: [u64; 2],
     weight: f32,
-    place: Place,
 }
 
-/// Shard, row group, row.
-type Place = [u32; 3];
-/// Before the lookup: no row group has 2^32 rows, so no pair lies there.
-const NOT_FOUND: Place = [u32::MAX; 3];
+impl Pair {
+    fn uid(self) -> Uid {
+        let [first, last] = self.key.map(u64::to_be_bytes);
+        let mut uid = [0; 16];
+        uid[..8].copy_from_slice(&first);
+        uid[8..].copy_from_slice(&last);
+        Uid(uid)
+    }
+}
+
+fn key(uid: Uid) -> [u64; 2] {
+    let both = u128::from_be_bytes(uid.0);
+    [(both >> 64) as u64, both as u64]
+}
+
+fn part(key: [u64; 2]) -> usize {
+    (key[0] >> 56) as usize
+}
 
 impl Chosen {
+    pub(super) fn new() -> Self {
+        Self { parts: vec![Vec::new(); PARTS] }
+    }
+
     pub(super) fn push(&mut self, uid: Uid, weight: f32) {
-        self.pairs.push(Pair { uid, weight, place: NOT_FOUND });
+        let key = key(uid);
+        self.parts[part(key)].push(Pair { key, weight });
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
+        self.parts.iter().all(Vec::is_empty)
     }
 
     /// The selection, if every pair was chosen once and is in the dataset.
     pub(super) async fn find_places(
-        mut self,
+        self,
         context: &SessionContext,
         sql: &str,
         dataset_hash: ContentHash,
     ) -> Result<Selection, SelectError> {
-        self.pairs.par_sort_unstable_by_key(|pair| pair.uid);
-        self.refuse_repeated()?;
-        let directory = Directory::of(&self.pairs);
-        let mut places = query(context, "SELECT uid, shard, row_group, row FROM meta").await?;
-        while let Some(batch) = places.next().await? {
-            let uids = batch.column(0).as_fixed_size_binary();
-            let place = [1, 2, 3].map(|index| batch.column(index).as_primitive::<UInt32Type>());
-            for row in 0..batch.num_rows() {
-                let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
-                let Some(found) = directory.find(&self.pairs, uid) else { continue };
-                if self.pairs[found].place != NOT_FOUND {
-                    return Err(SelectError::TwicePresent { uid });
-                }
-                self.pairs[found].place = place.map(|column| column.value(row));
-            }
-        }
-        let unknown = || self.pairs.iter().filter(|pair| pair.place == NOT_FOUND);
-        if let Some(first) = unknown().next() {
-            return Err(SelectError::Unknown { uid: first.uid, others: unknown().count() as u64 - 1 });
-        }
-        self.pairs.par_sort_unstable_by_key(|pair| pair.place);
-        let part = |index: usize| self.pairs.iter().map(|pair| pair.place[index]).collect();
-        Ok(Selection {
-            uids: self.pairs.iter().map(|pair| pair.uid).collect(),
-            shards: part(0),
-            row_groups: part(1),
-            rows: part(2),
-            weights: self.pairs.iter().map(|pair| pair.weight).collect(),
+        let table = Arc::new(Table::of(self)?);
+        let mut selection = Selection {
+            uids: Vec::new(),
+            shards: Vec::new(),
+            row_groups: Vec::new(),
+            rows: Vec::new(),
+            weights: Vec::new(),
             sql: sql.to_owned(),
             dataset_hash,
-        })
+        };
+        let mut meta = meta_in_stored_order(context).await?;
+        let mut looked_up = None;
+        loop {
+            let mut batches = Vec::with_capacity(BATCHES_AT_ONCE);
+            while batches.len() < BATCHES_AT_ONCE
+                && let Some(batch) = meta.next().await?
+            {
+                batches.push(batch);
+            }
+            let last = batches.is_empty();
+            let table = Arc::clone(&table);
+            let next = tokio::task::spawn_blocking(move || {
+                batches.par_iter().map(|batch| table.look_up(batch)).collect::<Result<Vec<_>, _>>()
+            });
+            if let Some(found) = looked_up.replace(next) {
+                for row in found.await.map_err(|error| SqlError::Session(error.to_string()))??.into_iter().flatten() {
+                    append(&mut selection, row);
+                }
+            }
+            if last {
+                break;
+            }
+        }
+        table.refuse_unknown()?;
+        put_in_order(&mut selection);
+        Ok(selection)
+    }
+}
+
+/// uid, shard, row group and row of all pairs, as they lie in the files.
+async fn meta_in_stored_order(context: &SessionContext) -> Result<Rows, SqlError> {
+    let sql = "SELECT uid, shard, row_group, row FROM meta";
+    let Planned { mut state, plan, .. } = plan(context, sql).await?;
+    state.config_mut().options_mut().execution.target_partitions = 1;
+    execute(sql, state, plan).await
+}
+
+/// A chosen pair in its place.
+#[derive(Clone, Copy)]
+struct Placed {
+    uid: Uid,
+    /// Shard, row group, row.
+    place: [u32; 3],
+    weight: f32,
+}
+
+fn append(selection: &mut Selection, Placed { uid, place: [shard, row_group, row], weight }: Placed) {
+    selection.uids.push(uid);
+    selection.shards.push(shard);
+    selection.row_groups.push(row_group);
+    selection.rows.push(row);
+    selection.weights.push(weight);
+}
+
+/// Ingest writes meta in the order of places, so this has nothing to do; it is checked, since training depends on it.
+fn put_in_order(selection: &mut Selection) {
+    let place = |row: usize| [selection.shards[row], selection.row_groups[row], selection.rows[row]];
+    if (1..selection.len()).all(|row| place(row - 1) < place(row)) {
+        return;
+    }
+    let mut order: Vec<usize> = (0..selection.len()).collect();
+    order.sort_unstable_by_key(|&row| place(row));
+    selection.uids = order.iter().map(|&row| selection.uids[row]).collect();
+    selection.weights = order.iter().map(|&row| selection.weights[row]).collect();
+    for column in [&mut selection.shards, &mut selection.row_groups, &mut selection.rows] {
+        *column = order.iter().map(|&row| column[row]).collect();
+    }
+}
+
+/// The chosen pairs, to be looked up by uid.
+struct Table {
+    parts: Vec<Part>,
+}
+
+struct Part {
+    /// Sorted by key.
+    pairs: Vec<Pair>,
+    /// Which of the pairs meta holds.
+    found: Vec<AtomicBool>,
+    /// Where each value of the bits behind a uid's first byte begins.
+    starts: Vec<u32>,
+    bits: u32,
+}
+
+impl Table {
+    fn of(mut chosen: Chosen) -> Result<Self, SelectError> {
+        chosen.parts.par_iter_mut().for_each(|pairs| pairs.sort_unstable_by_key(|pair| pair.key));
+        refuse_repeated(&chosen.parts)?;
+        Ok(Self { parts: chosen.parts.into_par_iter().map(Part::of).collect() })
     }
 
-    /// Pairs are sorted by uid.
-    fn refuse_repeated(&self) -> Result<(), SelectError> {
-        let mut repeated: Vec<Uid> = self.pairs.windows(2).filter(|two| two[0].uid == two[1].uid).map(|two| two[0].uid).collect();
-        repeated.dedup();
-        match repeated.first() {
-            Some(&uid) => Err(SelectError::Repeated { uid, others: repeated.len() as u64 - 1 }),
+    /// The chosen ones among rows of meta: uid, shard, row group, row.
+    fn look_up(&self, meta: &RecordBatch) -> Result<Vec<Placed>, SelectError> {
+        let uids = meta.column(0).as_fixed_size_binary();
+        let place = [1, 2, 3].map(|index| meta.column(index).as_primitive::<UInt32Type>().values());
+        let mut placed = Vec::with_capacity(meta.num_rows());
+        for row in 0..meta.num_rows() {
+            let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
+            let key = key(uid);
+            let part = &self.parts[part(key)];
+            let Some(index) = part.find(key) else { continue };
+            if part.found[index].swap(true, Ordering::Relaxed) {
+                return Err(SelectError::TwicePresent { uid });
+            }
+            placed.push(Placed { uid, place: place.map(|column| column[row]), weight: part.pairs[index].weight });
+        }
+        Ok(placed)
+    }
+
+    fn refuse_unknown(&self) -> Result<(), SelectError> {
+        let pairs = self.parts.iter().flat_map(|part| part.pairs.iter().zip(&part.found));
+        let mut unknown = pairs.filter(|(_, found)| !found.load(Ordering::Relaxed));
+        match unknown.next() {
+            Some((first, _)) => Err(SelectError::Unknown { uid: first.uid(), others: unknown.count() as u64 }),
             None => Ok(()),
         }
     }
 }
 
-/// Where in the pairs, sorted by uid, each value of a uid's first bits begins.
-struct Directory {
-    bits: u32,
-    starts: Vec<usize>,
+/// The parts are sorted.
+fn refuse_repeated(parts: &[Vec<Pair>]) -> Result<(), SelectError> {
+    let in_part = |pairs: &Vec<Pair>| {
+        let mut repeated: Vec<Pair> = pairs.windows(2).filter(|two| two[0].key == two[1].key).map(|two| two[0]).collect();
+        repeated.dedup_by_key(|pair| pair.key);
+        repeated
+    };
+    let repeated: Vec<Pair> = parts.par_iter().flat_map_iter(in_part).collect();
+    match repeated.first() {
+        Some(first) => Err(SelectError::Repeated { uid: first.uid(), others: repeated.len() as u64 - 1 }),
+        None => Ok(()),
+    }
 }
 
-impl Directory {
-    /// About eight pairs for each value, so that a search touches one or two lines of the cache.
-    fn of(pairs: &[Pair]) -> Self {
-        let bits = (pairs.len() / 8).max(1).ilog2().min(28);
-        let mut directory = Self { bits, starts: vec![0; (1 << bits) + 1] };
-        for pair in pairs {
-            let value = directory.value(pair.uid);
-            directory.starts[value + 1] += 1;
+impl Part {
+    /// About four pairs for each value, so that a search touches one or two lines of the cache.
+    fn of(pairs: Vec<Pair>) -> Self {
+        let bits = (pairs.len() / 4).max(1).ilog2().min(28);
+        let mut starts = vec![0; (1 << bits) + 1];
+        for pair in &pairs {
+            starts[value(pair.key, bits) + 1] += 1;
         }
         for value in 0..1 << bits {
-            directory.starts[value + 1] += directory.starts[value];
+            starts[value + 1] += starts[value];
         }
-        directory
+        let found = pairs.iter().map(|_| AtomicBool::new(false)).collect();
+        Self { pairs, found, starts, bits }
     }
 
-    fn value(&self, uid: Uid) -> usize {
-        let first = uid.0[..8].iter().fold(0, |first: u64, byte| first << 8 | u64::from(*byte));
-        first.checked_shr(u64::BITS - self.bits).unwrap_or(0) as usize
+    fn find(&self, key: [u64; 2]) -> Option<usize> {
+        let value = value(key, self.bits);
+        let (from, to) = (self.starts[value] as usize, self.starts[value + 1] as usize);
+        self.pairs[from..to].binary_search_by_key(&key, |pair| pair.key).ok().map(|found| from + found)
     }
+}
 
-    fn find(&self, pairs: &[Pair], uid: Uid) -> Option<usize> {
-        let value = self.value(uid);
-        let (from, to) = (self.starts[value], self.starts[value + 1]);
-        pairs[from..to].binary_search_by_key(&uid, |pair| pair.uid).ok().map(|found| from + found)
-    }
+/// The first bits behind the byte by which the pairs are in parts.
+fn value(key: [u64; 2], bits: u32) -> usize {
+    (key[0] << 8).checked_shr(u64::BITS - bits).unwrap_or(0) as usize
 }
