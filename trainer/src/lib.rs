@@ -33,8 +33,8 @@ mod weights;
 
 pub use checkpoint::{CheckpointManifest, CheckpointMeta, Snapshot};
 pub use config::{
-    AttentionalPool, IMAGE_MEAN, IMAGE_STD, ImagePool, ModelConfig, TextConfig, TextPool, TextProjection, TokenizerConfig,
-    VisionConfig, built_in_names,
+    AttentionalPool, Bert, IMAGE_MEAN, IMAGE_STD, ImagePool, ModelConfig, PreprocessConfig, TextConfig, TextPool, TextProjection,
+    TokenizerConfig, Trunk, VisionConfig, built_in_names,
 };
 pub use device::{CudaLibraries, Device, open_cuda_libraries, restart_with_sleeping_threads, set_threads};
 pub use encoder::Encoder;
