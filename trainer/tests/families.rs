@@ -264,3 +264,25 @@ fn built_in_siglip_is_openclips() {
         assert_eq!(ModelConfig::parse(&config.to_file_json().to_string()).unwrap(), config, "{name}");
     }
 }
+
+/// For check_families.py, in which the libraries' own loaders read them: `DIPTYCH_EXPORTS=FOLDER cargo test … -- --ignored`.
+#[test]
+#[ignore = "writes files for trainer/tests/check_families.py"]
+fn exports_for_the_libraries_own_loaders() {
+    let folder = PathBuf::from(std::env::var_os("DIPTYCH_EXPORTS").unwrap());
+    let tokenizer = TokenizerFiles { tokenizer_json: "{}".into(), ..TokenizerFiles::default() };
+    for name in OPENCLIP.iter().filter(|name| **name != "openclip_siglip") {
+        export_openclip(&weights(name), "{}", &folder.join(name)).unwrap();
+    }
+    for name in HUGGING_FACE.iter().chain(&["openclip_siglip"]) {
+        export_hf(&weights(name), &tokenizer, &folder.join(format!("{name}_as_hf"))).unwrap();
+    }
+    // A whole one under its own name, as timm's own sizes are too large for tests/data.
+    let config = ModelConfig::built_in("ViT-B-32-SigLIP2-256").unwrap();
+    let small = ModelConfig { text: diptych_trainer::TextConfig { vocab_size: 64, layers: 1, ..config.text.clone() }, ..config };
+    let model = diptych_trainer::Clip::random(&small, 0, tch::Device::Cpu).unwrap();
+    let named: Vec<(String, Tensor)> = model.names().iter().cloned().zip(model.parameters().iter().map(Tensor::detach)).collect();
+    let file = folder.join("siglip.safetensors");
+    Tensor::write_safetensors(&named, &file).unwrap();
+    export_openclip(&Weights::read(&file, Some(&small)).unwrap(), "{}", &folder.join("openclip_siglip_b32")).unwrap();
+}

@@ -150,3 +150,30 @@ proptest! {
         prop_assert_eq!(crop, random_resized_crop_box(width, height, &augment, seed));
     }
 }
+
+#[test]
+fn every_filter_and_fit_is_openclips() {
+    // Made by pipeline/tests/reference/make_sample_values.py, in this order, with the same pictures.
+    let reference = include_bytes!("../../tests/data/resized.rgb");
+    const SIZE: u32 = 24;
+    let picture = |width: u32, height: u32| {
+        let channel = |x: u32, y: u32, c: u32| (x * x / (5 + c) + y * (3 + 2 * c) + (x * y / 16) % 7 * 20) as u8;
+        let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+        RgbImage { width, height, pixels: places.flat_map(|(x, y)| (0..3).map(move |c| channel(x, y, c))).collect() }
+    };
+    let mut expected = reference.chunks_exact(3 * (SIZE * SIZE) as usize);
+    let mut counts = [0; 4];
+    for (width, height) in [(61, 37), (20, 90), (17, 13)] {
+        let image = picture(width, height);
+        for interpolation in [Interpolation::Bicubic, Interpolation::Bilinear] {
+            for fit in [Fit::Shortest, Fit::Squash, Fit::Longest { fill: 90 }] {
+                let pixels = eval_transform(&image, SIZE, EvalResize { interpolation, fit }).unwrap();
+                let found = differences(&pixels, expected.next().unwrap());
+                assert_eq!(found[3], 0, "{width} × {height} {interpolation:?} {fit:?}: {found:?}");
+                counts.iter_mut().zip(found).for_each(|(count, more)| *count += more);
+            }
+        }
+    }
+    assert!(expected.next().is_none());
+    assert_contract("all", counts);
+}
