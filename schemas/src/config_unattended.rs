@@ -61,7 +61,7 @@ pub struct EvalConfig {
     /// Evaluate when so many more samples were seen; 0: not by samples.
     pub every_samples: u64,
     /// Longest time of an evaluation while training, in seconds: what is encoded by then counts, and how many pairs those are is said
-    /// and recorded; 0: no limit. An evaluation that was cut short does not choose the best checkpoint.
+    /// and recorded; 0: no limit. An evaluation that was cut short does not choose the best checkpoint. The one at the end has no limit.
     pub max_seconds: u64,
 }
 

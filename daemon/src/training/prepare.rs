@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
@@ -24,6 +25,8 @@ pub(crate) struct Prepared {
     pub(super) checkpoints: PathBuf,
     pub(super) steps_per_epoch: u64,
     pub(super) guard: GuardState,
+    /// When a checkpoint was begun last, for those that are saved by time.
+    pub(super) last_saved: Instant,
     spec: TrainerSpec,
     sources: Vec<DataSource>,
     model: ModelConfig,
@@ -110,6 +113,7 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         checkpoints,
         steps_per_epoch,
         guard: GuardState::default(),
+        last_saved: Instant::now(),
         spec,
         sources,
         model,

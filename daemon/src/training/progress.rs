@@ -43,7 +43,7 @@ impl Progress {
         Ok(Self { bar, total, last_line: Instant::now(), samples_per_second: None, data_wait: 0.0, loss: None })
     }
 
-    pub(crate) fn step(&mut self, shown: Shown) {
+    pub(crate) fn step(&self, shown: Shown) {
         let rate = shown.samples as f64 / shown.seconds.max(1e-9);
         let blend = |old: Option<f64>, new: f64| old.map_or(new, |old| old + FORGET * (new - old));
         let rate = blend(self.samples_per_second, rate);
