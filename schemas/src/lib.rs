@@ -18,7 +18,7 @@ mod scores;
 mod tables;
 
 pub use config::{
-    AugmentConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, OptimizerConfig, ScheduleKind, TrainConfig,
+    AugmentConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, OptimizerConfig, Precision, ScheduleKind, TrainConfig,
     TrainLoopConfig,
 };
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};

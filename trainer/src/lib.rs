@@ -15,6 +15,7 @@ mod device;
 mod encoder;
 mod error;
 pub mod evaluate;
+pub mod flops;
 mod guard;
 mod hf;
 mod init;
