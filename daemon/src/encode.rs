@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use diptych_pipeline::{Batch, EvalSpec, Loader, Selection, eval_batches};
+use diptych_pipeline::{Batch, EvalSpec, Loader, Selection, Waited, eval_batches};
 use diptych_schemas::{LedgerEntry, LoaderConfig, Uid};
 
 use crate::models::Model;
@@ -36,23 +37,29 @@ pub(crate) fn encode_selection(
     selection: &Selection,
     spec: EncodeSpec,
 ) -> anyhow::Result<Encoded> {
-    encode_while(model, dataset, selection, spec, || true)
+    encode_while(model, dataset, selection, spec, |_| true)
 }
 
-/// The same for the first pairs of a selection: asks before each batch whether to go on.
+/// How often it is asked whether to go on, while no batch comes.
+const ASKED_EVERY: Duration = Duration::from_millis(100);
+
+/// The same for the first pairs of a selection: asks again and again whether to go on, with how many are encoded.
 pub(crate) fn encode_while(
     model: &Model,
     dataset: &Path,
     selection: &Selection,
     spec: EncodeSpec,
-    mut go_on: impl FnMut() -> bool,
+    mut go_on: impl FnMut(usize) -> bool,
 ) -> anyhow::Result<Encoded> {
     let mut all = Encoded::default();
-    for batch in batches(model, dataset, selection, spec)? {
-        if !go_on() {
-            break;
-        }
-        let (batch, images, texts) = encode(model, batch?)?;
+    let mut batches = batches(model, dataset, selection, spec)?;
+    while go_on(all.uids.len() + all.skipped.len()) {
+        let batch = match batches.next_within(ASKED_EVERY) {
+            Waited::Batch(batch) => batch?,
+            Waited::NotYet => continue,
+            Waited::Ended => break,
+        };
+        let (batch, images, texts) = encode(model, batch)?;
         all.uids.extend(&batch.uids);
         all.captions.extend(batch.captions);
         all.images.extend(images);

@@ -30,7 +30,12 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
         Some((run, "best")) => (run, Which::Best),
         Some((run, step)) => {
             let step = step.parse();
-            (run, Which::Step(step.with_context(|| format!("--model {}: after @ comes the number of a step, or best", args.model))?))
+            (
+                run,
+                Which::Step(
+                    step.with_context(|| format!("--model {}: after @ comes the number of a step, or best", args.model))?,
+                ),
+            )
         }
         None => (args.model.as_str(), Which::Newest),
     };
@@ -46,7 +51,9 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     }
     if let Which::Best = which {
         return best(&folder)?.with_context(|| {
-            format!("run {run} has no checkpoint with a score: set checkpoint.keep_best and checkpoint.best_metric before it trains")
+            format!(
+                "run {run} has no checkpoint with a score: set checkpoint.keep_best and checkpoint.best_metric before it trains"
+            )
         });
     }
     if let Which::Step(step) = which {

@@ -89,11 +89,11 @@ impl Prepared {
         self.settle_or_alarm(saved)
     }
 
-    /// Writes a checkpoint, if there is none of this step, and waits for it: here a failure is the run's.
+    /// Writes a checkpoint, if there is none of this step or its score is new, and waits for it: here a failure is the run's.
     pub(super) fn save_checkpoint(&mut self, cursor: SampleIndex, due: Due, score: Option<Score>) -> anyhow::Result<()> {
         self.await_checkpoint()?;
         let newest = self.store.checkpoints(&self.record.run)?.pop();
-        if newest.is_some_and(|newest| newest.step == self.record.step) {
+        if score.is_none() && newest.is_some_and(|newest| newest.step == self.record.step) {
             return Ok(());
         }
         self.start_checkpoint(cursor, due, score)?;
@@ -190,7 +190,8 @@ mod tests {
     #[test]
     fn stopping_a_run_pushes_no_checkpoint_out() {
         let none = Score::new("a".into(), 0.0, true);
-        let steps = |all: &[CheckpointManifest], last| kept(all, last, (0, &none)).into_iter().map(|step| step.0).collect::<Vec<_>>();
+        let steps =
+            |all: &[CheckpointManifest], last| kept(all, last, (0, &none)).into_iter().map(|step| step.0).collect::<Vec<_>>();
         let mut all = vec![saved(4, Due::Schedule), saved(8, Due::Schedule), saved(9, Due::Stop)];
         assert_eq!(steps(&all, 2), [4, 8, 9]);
         assert_eq!(steps(&all, 1), [8, 9]);
@@ -207,7 +208,8 @@ mod tests {
             score: Some(Score::new("a".into(), value, larger)),
             ..saved(step, Due::Best)
         };
-        let all = [scored(1, 0.5, true), scored(2, 0.7, true), scored(3, 0.7, true), scored(4, 0.1, true), saved(5, Due::Schedule)];
+        let all =
+            [scored(1, 0.5, true), scored(2, 0.7, true), scored(3, 0.7, true), scored(4, 0.1, true), saved(5, Due::Schedule)];
         let steps = |all: &[CheckpointManifest], best, metric: &Score| {
             kept(all, 1, (best, metric)).into_iter().map(|step| step.0).collect::<Vec<_>>()
         };

@@ -68,7 +68,8 @@ impl HeldOut {
         let mut done = Evaluated { whole: true, ..Evaluated::default() };
         let average = run.trainer.average_encoder()?;
         let each = limits.time.map(|time| if average.is_some() { time / 2 } else { time });
-        let weights = [("heldout", "held out", Some(run.trainer.encoder()?)), ("heldout_ema", "held out, average of weights", average)];
+        let weights =
+            [("heldout", "held out", Some(run.trainer.encoder()?)), ("heldout_ema", "held out, average of weights", average)];
         for (group, words, encoder) in weights {
             let Some(encoder) = encoder else { continue };
             self.evaluate_one(run, encoder, (group, words), Limits { time: each, ..limits }, pulse, &mut done)?;
@@ -94,10 +95,14 @@ impl HeldOut {
         let dataset: &Path = &self.dataset;
         let model = Model { encoder, tokenizer: run.tokenizer.clone(), path: dataset.to_owned() };
         let spec = EncodeSpec { batch_size: AT_ONCE, threads: run.config.loader.threads };
-        let (began, mut whole) = (Instant::now(), true);
-        let encoded = encode_while(&model, dataset, &self.selection, spec, || {
-            pulse.alive();
-            whole = limits.time.is_none_or(|time| began.elapsed() < time);
+        let (of, began, mut whole) = (self.selection.len(), Instant::now(), true);
+        let mut before = 0;
+        let encoded = encode_while(&model, dataset, &self.selection, spec, |pairs| {
+            if pairs > before {
+                before = pairs;
+                pulse.alive();
+                whole = pairs == of || limits.time.is_none_or(|time| began.elapsed() < time);
+            }
             whole && !limits.stop.asked()
         })?;
         if limits.stop.asked() {
@@ -106,13 +111,15 @@ impl HeldOut {
             return Ok(());
         }
         done.whole &= whole;
-        let (step, of) = (run.record.step, self.selection.len());
+        let step = run.record.step;
         let budget = limits.time.unwrap_or_default().as_secs_f64();
         if encoded.uids.is_empty() {
-            done.lines.push(format!("{words}, step {step}: left out, since no pair was encoded within {budget:.0} s (eval.max_seconds)"));
+            done.whole = false;
+            done.lines.push(format!("{words}, step {step}: left out, since none of the {of} images could be decoded"));
             return Ok(());
         }
-        let cut = if whole { String::new() } else { format!(" (the first of {of}: the {budget:.0} s of eval.max_seconds were over)") };
+        let cut =
+            if whole { String::new() } else { format!(" (the first of {of}: the {budget} s of eval.max_seconds were over)") };
 
         let result = pair_retrieval(&encoded, model.encoder.dimension(), false)?;
         for (direction, recall) in [("i2t", result.image_to_text), ("t2i", result.text_to_image)] {
@@ -130,7 +137,12 @@ impl HeldOut {
         );
         if let Some(classification) = &self.classification {
             let found = classification.of(&model, &encoded)?;
-            let named = [("top1", found.top1), ("top5", found.top5), ("mean_per_class", found.mean_per_class), ("chance_top1", found.chance_top1)];
+            let named = [
+                ("top1", found.top1),
+                ("top5", found.top5),
+                ("mean_per_class", found.mean_per_class),
+                ("chance_top1", found.chance_top1),
+            ];
             done.values.extend(named.map(|(name, value)| (format!("{group}/zero_shot_{name}"), value)));
             line += &format!(
                 "; zero-shot over {} classes: top-1 {:.3}, top-5 {:.3} (chance {:.3})",

@@ -108,19 +108,25 @@ fn drive(run: &mut Prepared, options: Options, stop: &StopRequest, pulse: &Pulse
         run.record.step = report.step;
         run.record.samples = batch.next;
         record_step(run, &batch, &report, seconds, waited)?;
+        pulse.step(run.record.step, run.record.samples);
         if !report.skipped {
             around.progress.step(Shown {
                 step: report.step.0,
                 epoch: batch.epoch,
                 loss: report.loss,
+                lr: report.lr,
+                logit_scale: report.logit_scale,
+                grad_norm: report.grad_norm,
                 samples: batch.len() as u64,
                 seconds,
                 data_wait_seconds: waited,
+                mfu: run.machine.mfu(batch.len(), seconds),
+                memory: progress::resident_bytes(),
             });
         }
         let rolled_back = guard(run, &mut watch, &batch, &report, (seconds, waited), &loader, around.progress)?;
         around.after_step(run, (batch.first, batch.next), rolled_back)?;
-        pulse.step(run.record.step, run.record.samples);
+        run.measure_machine();
     }
     around.finished(run)
 }
@@ -184,6 +190,7 @@ fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: 
         ("samples_per_second".to_owned(), batch.len() as f64 / seconds.max(1e-9)),
         ("data_wait_seconds".to_owned(), waited),
     ];
+    values.extend(run.machine.mfu(batch.len(), seconds).map(|mfu| ("mfu".to_owned(), mfu)));
     if report.skipped {
         values.push(("skipped_step".to_owned(), 1.0));
     }
@@ -266,7 +273,7 @@ impl Around<'_> {
             return Ok(());
         }
         let seconds = run.config.eval.max_seconds;
-        let time = (seconds > 0).then(|| Duration::from_secs(seconds));
+        let time = (seconds > 0.0).then(|| Duration::from_secs_f64(seconds));
         let score = if self.evaluation_is_due(run, samples) { self.evaluate(run, time)? } else { None };
         let config = &run.config.checkpoint;
         let on_schedule = self.counted(run, samples).due(config.every_steps, config.every_epochs, config.every_samples);
@@ -293,7 +300,10 @@ impl Around<'_> {
         let evaluated = held_out.evaluate(run, Limits { stop: self.stop, time }, self.pulse)?;
         self.progress.suspend(|| evaluated.lines.iter().for_each(|line| tracing::info!("{line}")));
         if evaluated.stopped {
-            tracing::info!("the evaluation after step {} was broken off; it is made up for when the run goes on", run.record.step);
+            tracing::info!(
+                "the evaluation after step {} was broken off; it is made up for when the run goes on",
+                run.record.step
+            );
         }
         Ok(run.score(&evaluated))
     }
@@ -315,8 +325,10 @@ impl Around<'_> {
         }
         let cursor = run.record.samples;
         self.pulse.doing(Doing::Checkpoint);
-        run.await_checkpoint()?;
-        // First, so that its score is in the checkpoint; what goes wrong in it must not cost the weights.
+        if run.config.checkpoint.keep_best == 0 {
+            run.save_checkpoint(cursor, Due::End, None)?;
+        }
+        // Otherwise it comes first, so that its score is in the checkpoint; what goes wrong in it must not cost the weights.
         let evaluated = self.evaluate(run, None);
         self.pulse.doing(Doing::Checkpoint);
         run.save_checkpoint(cursor, Due::End, evaluated.as_ref().ok().cloned().flatten())?;
