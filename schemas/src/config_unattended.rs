@@ -101,7 +101,7 @@ pub enum StallAction {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
-    /// Event files for TensorBoard: `false`, `true` (in the state folder, tensorboard/RUN) or a folder.
+    /// Event files for TensorBoard, in a folder of the run's name: `false`, `true` (in tensorboard/ in the state folder) or a folder.
     pub tensorboard: TensorBoard,
 }
 

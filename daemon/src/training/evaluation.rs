@@ -63,7 +63,7 @@ impl HeldOut {
     }
 
     /// Evaluates the weights as they are, and their moving average where there is one.
-    pub(super) fn evaluate(&self, run: &Prepared, limits: Limits<'_>, pulse: &Pulse) -> anyhow::Result<Evaluated> {
+    pub(super) fn evaluate(&self, run: &mut Prepared, limits: Limits<'_>, pulse: &Pulse) -> anyhow::Result<Evaluated> {
         pulse.doing(Doing::Evaluation);
         let mut done = Evaluated { whole: true, ..Evaluated::default() };
         let average = run.trainer.average_encoder()?;

@@ -14,6 +14,7 @@ mod progress;
 mod roll_back;
 pub(crate) mod signals;
 mod stall;
+mod tensorboard;
 mod watch;
 
 use std::time::{Duration, Instant};
@@ -198,9 +199,12 @@ fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: 
 }
 
 impl Prepared {
-    fn metrics(&self, step: Step, samples: SampleIndex, values: Vec<(String, f64)>) -> anyhow::Result<()> {
+    fn metrics(&mut self, step: Step, samples: SampleIndex, values: Vec<(String, f64)>) -> anyhow::Result<()> {
         // Not a number has no place in a chart; a step whose loss is none is an event.
-        let values = values.into_iter().filter(|(_, value)| value.is_finite()).collect();
+        let values: Vec<_> = values.into_iter().filter(|(_, value)| value.is_finite()).collect();
+        if let Some(events) = &mut self.events {
+            events.write(step.0, &values);
+        }
         self.store.append_metrics(&self.record.run, &[MetricRow { step, samples, time: Milliseconds::now(), values }])?;
         Ok(())
     }
@@ -295,7 +299,7 @@ impl Around<'_> {
     }
 
     /// Evaluates, says it, and gives the score of the checkpoint of this step.
-    fn evaluate(&self, run: &Prepared, time: Option<Duration>) -> anyhow::Result<Option<Score>> {
+    fn evaluate(&self, run: &mut Prepared, time: Option<Duration>) -> anyhow::Result<Option<Score>> {
         let Some(held_out) = &self.held_out else { return Ok(None) };
         let evaluated = held_out.evaluate(run, Limits { stop: self.stop, time }, self.pulse)?;
         self.progress.suspend(|| evaluated.lines.iter().for_each(|line| tracing::info!("{line}")));

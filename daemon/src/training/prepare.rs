@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
-use diptych_schemas::{ContentHash, Precision, SampleIndex, Step, TrainConfig};
+use diptych_schemas::{ContentHash, Precision, SampleIndex, Step, TensorBoard, TrainConfig};
 use diptych_trainer::{Device, GuardState, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, flops, set_threads};
 
 use super::checkpoints::record_of;
+use super::tensorboard::EventWriter;
 use crate::models::{self, checkpoint_folder};
 use crate::store::{Milliseconds, RunName, RunRecord, RunState, Store};
 
@@ -26,6 +27,8 @@ pub(crate) struct Prepared {
     pub(super) steps_per_epoch: u64,
     pub(super) guard: GuardState,
     pub(super) machine: Machine,
+    /// Where TensorBoard is wanted.
+    pub(super) events: Option<EventWriter>,
     /// When a checkpoint was begun last, for those that are saved by time.
     pub(super) last_saved: Instant,
     spec: TrainerSpec,
@@ -116,6 +119,7 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         steps_per_epoch,
         guard: GuardState::default(),
         machine,
+        events: None,
         last_saved: Instant::now(),
         spec,
         sources,
@@ -245,6 +249,14 @@ impl Prepared {
             tracing::info!("steps after {} are done again", self.record.step);
         }
         self.record.skipped = self.store.ledger(&self.record.run)?.len() as u64;
+        let board = match &self.config.metrics.tensorboard {
+            TensorBoard::Wanted(false) => None,
+            TensorBoard::Wanted(true) => Some(self.config.state.join("tensorboard")),
+            TensorBoard::Folder(folder) => Some(folder.clone()),
+        };
+        let begin = |folder: PathBuf| EventWriter::begin(&folder.join(&self.config.name), self.record.step.0);
+        // A finished run has nothing more to tell.
+        self.events = board.filter(|_| self.record.state != RunState::Finished).map(begin).transpose()?;
         Ok(())
     }
 
