@@ -108,6 +108,7 @@ fn drive(run: &mut Prepared, options: Options, stop: &StopRequest, pulse: &Pulse
         pulse.doing(Doing::Recording);
         run.record.step = report.step;
         run.record.samples = batch.next;
+        around.progress.suspend(|| note_unusable(run, &batch))?;
         record_step(run, &batch, &report, seconds, waited)?;
         pulse.step(run.record.step, run.record.samples);
         if !report.skipped {
@@ -174,15 +175,22 @@ fn guard(
     Ok(rolled_back)
 }
 
-fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: f64, waited: f64) -> anyhow::Result<()> {
-    if !batch.skipped.is_empty() {
-        for entry in &batch.skipped {
-            tracing::warn!("skipped {} {}: {}", entry.source, entry.key, entry.detail);
-        }
-        run.store.put_ledger(&run.record.run, &batch.skipped)?;
-        // By pair, so that a pair that is met again in each epoch, or again after a resume, counts once.
-        run.record.skipped = run.store.ledger(&run.record.run)?.len() as u64;
+/// Puts what could not be decoded into the run's ledger. By pair, so that one that is met again in each epoch, or again after a
+/// resume, counts once and is said once.
+fn note_unusable(run: &mut Prepared, batch: &Batch) -> anyhow::Result<()> {
+    if batch.skipped.is_empty() {
+        return Ok(());
     }
+    let known = run.store.ledger(&run.record.run)?;
+    for entry in batch.skipped.iter().filter(|entry| known.iter().all(|known| known.uid != entry.uid)) {
+        tracing::warn!("skipped {} {}: {}", entry.source, entry.key, entry.detail);
+    }
+    run.store.put_ledger(&run.record.run, &batch.skipped)?;
+    run.record.skipped = run.store.ledger(&run.record.run)?.len() as u64;
+    Ok(())
+}
+
+fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: f64, waited: f64) -> anyhow::Result<()> {
     let mut values = vec![
         ("loss".to_owned(), report.loss),
         ("lr".to_owned(), report.lr),
