@@ -71,6 +71,18 @@ pub struct TrainLoopConfig {
     pub device: String,
 }
 
+/// The numbers that matrix products and attention take. Weights, layer norms, features and loss are fp32 with each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    #[default]
+    Fp32,
+    /// The range of fp32 with 8 bits of mantissa.
+    Bf16,
+    /// 11 bits of mantissa and a small range: gradients are scaled, and a step whose gradients overflow is skipped.
+    Fp16,
+}
+
 /// How the learning rate goes after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -18,7 +18,7 @@ mod tables;
 
 pub use config::{
     AugmentConfig, CheckpointConfig, EvalConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, OptimizerConfig,
-    ScheduleKind, TrainConfig, TrainLoopConfig,
+    Precision, ScheduleKind, TrainConfig, TrainLoopConfig,
 };
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
 pub use config_remote::{RemoteConfig, is_url};

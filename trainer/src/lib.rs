@@ -15,6 +15,7 @@ mod device;
 mod encoder;
 mod error;
 pub mod evaluate;
+pub mod flops;
 mod hf;
 mod init;
 mod layout;
