@@ -34,7 +34,10 @@ mod upload;
 mod weights;
 
 pub use checkpoint::{CheckpointManifest, CheckpointMeta, Snapshot};
-pub use config::{BUILT_IN, IMAGE_MEAN, IMAGE_STD, LARGEST_LOGIT_SCALE, ModelConfig, TextConfig, VisionConfig};
+pub use config::{
+    AttentionalPool, IMAGE_MEAN, IMAGE_STD, ImagePool, LARGEST_LOGIT_SCALE, ModelConfig, TextConfig, TextPool, TextProjection,
+    TokenizerConfig, VisionConfig, built_in_names,
+};
 pub use device::{CudaLibraries, Device, open_cuda_libraries, restart_with_sleeping_threads, set_threads};
 pub use encoder::Encoder;
 pub use error::TrainerError;
