@@ -1,11 +1,15 @@
-//! How good embeddings are: retrieval and classification.
+//! How good embeddings are: retrieval, classification (zero-shot, nearest neighbours, linear probe).
 //!
 //! Embeddings come in as rows of unit length; where they came from is not known here. Rules that decide the figures:
 //! a hit is any right item among the first k; equal scores rank in the order in which the items were given, so that a model
-//! that maps all to one point gets what chance gets.
+//! that maps all to one point gets what chance gets. Definitions are those of CLIP_benchmark, scikit-learn and torchmetrics;
+//! `trainer/tests/evaluate.rs` holds ours beside theirs.
 
 mod classification;
+mod lbfgs;
 mod multi_label;
+mod neighbours;
+mod probe;
 mod prompts;
 mod retrieval;
 
@@ -15,6 +19,8 @@ use crate::TrainerError;
 
 pub use classification::{ClassAccuracy, Predictions, ZeroShot, classify, zero_shot};
 pub use multi_label::{AveragePrecision, average_precision};
+pub use neighbours::{Labelled, Vote, few_shot, nearest, split};
+pub use probe::{MAX_ITERATIONS, Probe, Sweep, fit, sweep};
 pub use prompts::{PROMPT_TEMPLATES, ensemble};
 pub use retrieval::{RECALL_AT, Ranks, Recall, Retrieval, retrieval, retrieval_ranks};
 
