@@ -1,4 +1,4 @@
-//! How good embeddings are: retrieval, classification (zero-shot, nearest neighbours, linear probe).
+//! How good embeddings are: retrieval, classification (zero-shot, nearest neighbours, linear probe), and how far to trust it.
 //!
 //! Embeddings come in as rows of unit length; where they came from is not known here. Rules that decide the figures:
 //! a hit is any right item among the first k; equal scores rank in the order in which the items were given, so that a model
@@ -6,23 +6,30 @@
 //! `trainer/tests/evaluate.rs` holds ours beside theirs.
 
 mod classification;
+mod geometry;
 mod lbfgs;
 mod multi_label;
 mod neighbours;
 mod probe;
 mod prompts;
 mod retrieval;
+mod trust;
 
 use tch::Tensor;
 
 use crate::TrainerError;
 
 pub use classification::{ClassAccuracy, Predictions, ZeroShot, classify, zero_shot};
+pub use geometry::{Geometry, Spread, geometry};
 pub use multi_label::{AveragePrecision, average_precision};
 pub use neighbours::{Labelled, Vote, few_shot, nearest, split};
 pub use probe::{MAX_ITERATIONS, Probe, Sweep, fit, sweep};
 pub use prompts::{PROMPT_TEMPLATES, ensemble};
 pub use retrieval::{RECALL_AT, Ranks, Recall, Retrieval, retrieval, retrieval_ranks};
+pub use trust::{
+    Bootstrap, CALIBRATION_BINS, Calibration, CalibrationBin, Interval, McNemar, Unit, by_group, calibration, interval, mcnemar,
+    resample,
+};
 
 /// Scores that are in memory at a time: 64 MiB.
 const BLOCK_SCORES: usize = 1 << 24;
