@@ -33,8 +33,8 @@ pub use diptych_sample::{
     CropBox, ImageError, ImageFormat, ImageHeader, RgbImage, Tokenizer, TokenizerError, Vocabulary, decode, header, probe,
 };
 pub use loader::{
-    BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderSpec, LoaderStats, Rate, StageStats,
-    bench_loader, eval_batches, measured_batches, median, samples_an_epoch, train_loader,
+    BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderMonitor, LoaderSpec, LoaderStats, Rate,
+    StageStats, Waited, bench_loader, eval_batches, measured_batches, median, samples_an_epoch, train_loader,
 };
 pub use npy::{Matrix, NpyError, read_counts, read_matrix, read_uid_list, write_counts, write_uid_list};
 pub use order::{Epoch, Order, Shuffle, Window};

@@ -1,10 +1,12 @@
 //! Checkpoints of a run: when a folder is in place the store names it; then older ones that are not kept are forgotten and
 //! deleted, in this order. A full disk keeps the older ones, and training goes on with an alarm.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, anyhow};
 use diptych_schemas::{SampleIndex, Step};
 use diptych_trainer::checkpoint::{self, Found};
-use diptych_trainer::{CheckpointMeta, Saved};
+use diptych_trainer::{CheckpointManifest, CheckpointMeta, Due, Saved, Score};
 
 use super::prepare::Prepared;
 use crate::models::checkpoint_name;
@@ -32,13 +34,16 @@ pub(super) fn record_of(run: &RunName, found: &Found, steps_per_epoch: u64) -> a
 
 impl Prepared {
     /// Begins to write a checkpoint of the state after the last step.
-    pub(super) fn start_checkpoint(&mut self, cursor: SampleIndex) -> anyhow::Result<()> {
+    pub(super) fn start_checkpoint(&mut self, cursor: SampleIndex, due: Due, score: Option<Score>) -> anyhow::Result<()> {
         let meta = CheckpointMeta {
             run: self.record.run.to_string(),
             samples: cursor,
             epoch: self.trainer.steps_done() / self.steps_per_epoch,
             training_hash: self.record.config_hash,
             selection_hash: self.record.selection_hash,
+            due,
+            guard: self.guard.clone(),
+            score,
             tokenizer_json: self.tokenizer.to_json().to_owned(),
         };
         let folder = self.checkpoints.join(checkpoint_name(self.trainer.steps_done()));
@@ -52,9 +57,20 @@ impl Prepared {
         self.settle_or_alarm(saved)
     }
 
-    /// Writes a checkpoint and waits for it: here a failure is the run's.
-    pub(super) fn save_checkpoint(&mut self, cursor: SampleIndex) -> anyhow::Result<()> {
-        self.start_checkpoint(cursor)?;
+    /// The same, but waits for it.
+    pub(super) fn await_checkpoint(&mut self) -> anyhow::Result<()> {
+        let saved = self.saver.finish();
+        self.settle_or_alarm(saved)
+    }
+
+    /// Writes a checkpoint, if there is none of this step, and waits for it: here a failure is the run's.
+    pub(super) fn save_checkpoint(&mut self, cursor: SampleIndex, due: Due, score: Option<Score>) -> anyhow::Result<()> {
+        self.await_checkpoint()?;
+        let newest = self.store.checkpoints(&self.record.run)?.pop();
+        if newest.is_some_and(|newest| newest.step == self.record.step) {
+            return Ok(());
+        }
+        self.start_checkpoint(cursor, due, score)?;
         let saved = self.saver.finish().context("the checkpoint's writer is gone")?;
         self.settle(saved)
     }
@@ -86,11 +102,13 @@ impl Prepared {
 
     fn prune(&self) -> anyhow::Result<()> {
         let keep = self.config.checkpoint.keep_last;
-        let known = self.store.checkpoints(&self.record.run)?;
-        if keep == 0 || known.len() <= keep {
+        if keep == 0 {
             return Ok(());
         }
-        for old in &known[..known.len() - keep] {
+        let known = self.store.checkpoints(&self.record.run)?;
+        let manifests = known.iter().map(|record| serde_json::from_str(&record.manifest)).collect::<Result<Vec<_>, _>>()?;
+        let kept = kept(&manifests, keep);
+        for old in known.iter().filter(|old| !kept.contains(&old.step)) {
             self.store.remove_checkpoint(&self.record.run, old.step)?;
             checkpoint::remove(&old.path).with_context(|| format!("deleting the old checkpoint {}", old.path.display()))?;
         }
@@ -101,5 +119,50 @@ impl Prepared {
     pub(super) fn last_checkpoint(&self) -> anyhow::Result<String> {
         let last: Option<Step> = self.store.checkpoints(&self.record.run)?.last().map(|record| record.step);
         Ok(last.map_or_else(|| "none".to_owned(), |step| self.checkpoints.join(checkpoint_name(step.0)).display().to_string()))
+    }
+}
+
+/// Which of a run's checkpoints, the oldest first, are kept: the newest, and the last `last` of those that the configuration asks
+/// for. What was saved since somebody stopped the run or since it rolled back makes way for what comes after it, and so does
+/// not push out what the next roll-back needs.
+fn kept(all: &[CheckpointManifest], last: usize) -> BTreeSet<Step> {
+    let asked_for = |manifest: &&CheckpointManifest| matches!(manifest.due, Due::Schedule | Due::Clock | Due::End);
+    let newest = all.iter().rev().take(1);
+    newest.chain(all.iter().rev().filter(asked_for).take(last)).map(|manifest| manifest.step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diptych_schemas::ContentHash;
+    use diptych_trainer::GuardState;
+
+    fn saved(step: u64, due: Due) -> CheckpointManifest {
+        CheckpointManifest {
+            version: checkpoint::CHECKPOINT_VERSION,
+            run: "a".into(),
+            step: Step(step),
+            samples: SampleIndex(step),
+            epoch: 0,
+            training_hash: ContentHash::of(b"t"),
+            selection_hash: ContentHash::of(b"s"),
+            due,
+            guard: GuardState::default(),
+            score: None,
+            files: std::collections::BTreeMap::default(),
+        }
+    }
+
+    #[test]
+    fn stopping_a_run_pushes_no_checkpoint_out() {
+        let steps = |all: &[CheckpointManifest], last| kept(all, last).into_iter().map(|step| step.0).collect::<Vec<_>>();
+        let mut all = vec![saved(4, Due::Schedule), saved(8, Due::Schedule), saved(9, Due::Stop)];
+        assert_eq!(steps(&all, 2), [4, 8, 9]);
+        assert_eq!(steps(&all, 1), [8, 9]);
+        all.push(saved(12, Due::Schedule));
+        assert_eq!(steps(&all, 2), [8, 12]);
+        all.push(saved(15, Due::RollBack));
+        all.push(saved(16, Due::Clock));
+        assert_eq!(steps(&all, 2), [12, 16]);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
 use diptych_schemas::{ContentHash, SampleIndex, Step, TrainConfig};
-use diptych_trainer::{Device, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, set_threads};
+use diptych_trainer::{Device, GuardState, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, set_threads};
 
 use super::checkpoints::record_of;
 use crate::models::{self, checkpoint_folder};
@@ -23,6 +23,8 @@ pub(crate) struct Prepared {
     pub(super) saver: Saver,
     pub(super) checkpoints: PathBuf,
     pub(super) steps_per_epoch: u64,
+    pub(super) guard: GuardState,
+    spec: TrainerSpec,
     sources: Vec<DataSource>,
     model: ModelConfig,
 }
@@ -81,7 +83,7 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         None => new,
     };
 
-    let trainer = Trainer::new(&TrainerSpec {
+    let spec = TrainerSpec {
         model: model.clone(),
         optimizer: config.optimizer.clone(),
         objective: config.objective.clone(),
@@ -91,7 +93,8 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         total_steps: total_steps.0,
         seed: config.seed,
         device,
-    })?;
+    };
+    let trainer = Trainer::new(&spec)?;
     tracing::info!(
         "run {}: {} on {device} with {threads} threads; {samples} pairs an epoch, {steps_per_epoch} steps, {total_steps} in all",
         config.name,
@@ -106,6 +109,8 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         saver: Saver::new(),
         checkpoints,
         steps_per_epoch,
+        guard: GuardState::default(),
+        spec,
         sources,
         model,
     };
@@ -194,15 +199,12 @@ impl Prepared {
             self.trainer.restore(&newest.folder)?;
             self.record.step = manifest.step;
             self.record.samples = manifest.samples;
+            self.guard = manifest.guard.clone();
             tracing::info!("goes on after step {} from {}", manifest.step, newest.folder.display());
         } else {
             self.record.step = Step(0);
             self.record.samples = SampleIndex(0);
-            if let Some(path) = &self.config.model.weights {
-                let weights = Weights::read(path, Some(self.trainer.model().config()))?;
-                self.trainer.set_weights(&weights)?;
-                tracing::info!("starts from the weights of {}", path.display());
-            }
+            self.take_first_weights()?;
         }
         if self.record.step < self.record.total_steps && self.record.state == RunState::Finished {
             self.record.state = RunState::Stopped;
@@ -212,6 +214,21 @@ impl Prepared {
             tracing::info!("steps after {} are done again", self.record.step);
         }
         self.record.skipped = self.store.ledger(&self.record.run)?.len() as u64;
+        Ok(())
+    }
+
+    /// Weights and moments as they were before the first step.
+    pub(super) fn begin_again(&mut self) -> anyhow::Result<()> {
+        self.trainer = Trainer::new(&self.spec)?;
+        self.take_first_weights()
+    }
+
+    fn take_first_weights(&mut self) -> anyhow::Result<()> {
+        if let Some(path) = &self.config.model.weights {
+            let weights = Weights::read(path, Some(self.trainer.model().config()))?;
+            self.trainer.set_weights(&weights)?;
+            tracing::info!("starts from the weights of {}", path.display());
+        }
         Ok(())
     }
 

@@ -64,7 +64,7 @@ impl Progress {
     }
 
     /// Runs something that prints without tearing the bar.
-    pub(crate) fn suspend(&self, print: impl FnOnce()) {
+    pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),

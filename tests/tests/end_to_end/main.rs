@@ -8,6 +8,7 @@ mod curation;
 mod dedup;
 mod download;
 mod formats;
+mod guards;
 mod loader;
 mod profile;
 mod remote;
