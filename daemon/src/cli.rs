@@ -116,9 +116,10 @@ pub struct DatasetArg {
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one), or the folder of a checkpoint, an OpenCLIP or a
+    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one, RUN@best: the best by checkpoint.best_metric), or
+    /// the folder of a checkpoint, an OpenCLIP or a
     /// Hugging Face model
-    #[arg(short, long, value_name = "RUN[@STEP]|FOLDER")]
+    #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER")]
     pub model: String,
     /// The moving average of the weights, of a checkpoint whose run has train.ema_decay
     #[arg(long)]

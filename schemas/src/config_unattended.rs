@@ -60,9 +60,9 @@ pub struct EvalConfig {
     pub every_steps: u64,
     /// Evaluate when so many more samples were seen; 0: not by samples.
     pub every_samples: u64,
-    /// Longest time of an evaluation while training, in seconds: what is encoded by then counts, and how many pairs those are is said
-    /// and recorded; 0: no limit. An evaluation that was cut short does not choose the best checkpoint.
-    pub max_seconds: u64,
+    /// Longest time of an evaluation while training, in seconds: what is encoded by then counts (at least 32 pairs), and how many pairs those are is said
+    /// and recorded; 0: no limit. An evaluation that was cut short does not choose the best checkpoint. The one at the end has no limit.
+    pub max_seconds: f64,
 }
 
 /// What watches a run that nobody watches.
@@ -101,7 +101,7 @@ pub enum StallAction {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
-    /// Event files for TensorBoard: `false`, `true` (in the state folder, tensorboard/RUN) or a folder.
+    /// Event files for TensorBoard, in a folder of the run's name: `false`, `true` (in tensorboard/ in the state folder) or a folder.
     pub tensorboard: TensorBoard,
 }
 
@@ -195,6 +195,9 @@ impl EvalConfig {
     }
 
     pub(crate) fn validate(&self, mixed: bool) -> Result<(), String> {
+        check(self.max_seconds >= 0.0 && self.max_seconds.is_finite(), || {
+            format!("eval.max_seconds must be at least 0 (0: no limit), got {}", self.max_seconds)
+        })?;
         let set = [
             ("dataset", self.dataset.is_some()),
             ("every_epochs", self.every_epochs > 0),
