@@ -162,7 +162,7 @@ mod tests {
         // Minimum 0 at (1, 1, …), from the usual start; hard for anything that takes short cuts in the line search.
         let function = |x: &Tensor| {
             let (a, b) = (x.f_narrow(0, 0, 9)?, x.f_narrow(0, 1, 9)?);
-            let (u, v) = (b.f_sub(&a.f_square()?)?, 1.0 - &a);
+            let (u, v): (Tensor, Tensor) = (b.f_sub(&a.f_square()?)?, 1.0 - &a);
             let value =
                 100.0 * number(&u.f_square()?.f_sum(tch::Kind::Double)?)? + number(&v.f_square()?.f_sum(tch::Kind::Double)?)?;
             let gradient = Tensor::zeros([10], (tch::Kind::Double, tch::Device::Cpu));
