@@ -200,7 +200,7 @@ impl TextConfig {
 /// ln(1/0.07), the start of the logit scale. CLIP, section 2.5.
 pub(crate) const LOGIT_SCALE: f64 = 2.659_260_036_932_778;
 /// Largest ln of the logit scale: the logits are scaled by 100 at most. CLIP, section 2.5.
-pub(crate) const LARGEST_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
+pub const LARGEST_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
 /// ln 10 and -10, where scale and bias of a sigmoid loss start: most pairs are no pairs. SigLIP, section 3.2.
 const SIGMOID_START: (f64, f64) = (std::f64::consts::LN_10, -10.0);
 /// PyTorch's default for a layer norm.
