@@ -40,6 +40,7 @@ pub use npy::{Matrix, NpyError, read_counts, read_matrix, read_uid_list, write_c
 pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{crop_resize, eval_transform, random_resized_crop_box};
+pub use random::{Random, seed_of};
 pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds};
 pub use selection::{Selection, SelectionError};
 pub use storage::{StorageError, read_manifest};
