@@ -106,7 +106,7 @@ fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: 
         // By pair, so that a pair that is met again in each epoch, or again after a resume, counts once.
         run.record.skipped = run.store.ledger(&run.record.run)?.len() as u64;
     }
-    let values = vec![
+    let mut values = vec![
         ("loss".to_owned(), report.loss),
         ("lr".to_owned(), report.lr),
         ("grad_norm".to_owned(), report.grad_norm),
@@ -114,6 +114,10 @@ fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: 
         ("samples_per_second".to_owned(), batch.len() as f64 / seconds.max(1e-9)),
         ("data_wait_seconds".to_owned(), waited),
     ];
+    if let Some(scale) = report.loss_scale {
+        values.push(("loss_scale".to_owned(), scale));
+        values.push(("overflow".to_owned(), f64::from(u8::from(report.overflow))));
+    }
     run.metrics(report.step, batch.next, values)
 }
 

@@ -1,6 +1,9 @@
 //! What both towers are made of: pre-norm transformer blocks and their layers.
+//!
+//! Each layer takes numbers of any kind. Matrix products and attention give the kind of their weights; layer norms compute and
+//! give f32, and so do the sums between blocks.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::Named;
 use crate::TrainerError;
@@ -66,7 +69,7 @@ pub(super) struct Attention {
 
 impl Attention {
     pub(super) fn new(heads: i64, causal: bool, named: &Named<'_>) -> Result<Self, TrainerError> {
-        let input = Linear { weight: named.get("in_proj_weight")?, bias: named.get("in_proj_bias")? };
+        let input = Linear { weight: named.product("in_proj_weight")?, bias: named.product("in_proj_bias")? };
         Ok(Self { heads, causal, input, output: Linear::new(&named.below("out_proj"))? })
     }
 
@@ -91,6 +94,7 @@ impl LayerNorm {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let x = x.f_to_kind(Kind::Float)?;
         Ok(x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), LAYER_NORM_EPS, true)?)
     }
 }
@@ -102,10 +106,15 @@ pub(super) struct Linear {
 
 impl Linear {
     pub(super) fn new(named: &Named<'_>) -> Result<Self, TrainerError> {
-        Ok(Self { weight: named.get("weight")?, bias: named.get("bias")? })
+        Ok(Self { weight: named.product("weight")?, bias: named.product("bias")? })
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
-        Ok(x.f_linear(&self.weight, Some(&self.bias))?)
+        Ok(x.f_to_kind(self.weight.kind())?.f_linear(&self.weight, Some(&self.bias))?)
     }
+}
+
+/// [N, W] times [W, D] → f32 [N, D].
+pub(super) fn project(x: &Tensor, projection: &Tensor) -> Result<Tensor, TrainerError> {
+    Ok(x.f_to_kind(projection.kind())?.f_matmul(projection)?.f_to_kind(Kind::Float)?)
 }

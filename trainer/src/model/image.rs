@@ -1,9 +1,9 @@
 //! The image tower: a Vision Transformer.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{Block, LayerNorm, blocks};
+use super::block::{Block, LayerNorm, blocks, project};
 use crate::TrainerError;
 use crate::config::ModelConfig;
 
@@ -25,13 +25,13 @@ impl VisionTower {
         Ok(Self {
             patch_size: v.patch_size,
             grid: v.grid(),
-            conv1: named.get("conv1.weight")?,
+            conv1: named.product("conv1.weight")?,
             class_embedding: named.get("class_embedding")?,
             positional_embedding: named.get("positional_embedding")?,
             ln_pre: LayerNorm::new(&named.below("ln_pre"))?,
             blocks: blocks(v.layers, v.heads(), false, config.quick_gelu, named)?,
             ln_post: LayerNorm::new(&named.below("ln_post"))?,
-            proj: named.get("proj")?,
+            proj: named.product("proj")?,
         })
     }
 
@@ -46,7 +46,7 @@ impl VisionTower {
             x = block.forward(&x)?;
         }
         let class_nw = self.ln_post.forward(&x.f_select(1, 0)?)?;
-        Ok(class_nw.f_matmul(&self.proj)?)
+        project(&class_nw, &self.proj)
     }
 
     /// `conv1` as one matrix product: its stride is its size, so patches do not overlap. [N, 3, H, W] → [N, P, W].
@@ -54,6 +54,6 @@ impl VisionTower {
         let (n, g, p) = (images.size4()?.0, self.grid, self.patch_size);
         let patches = images.f_reshape([n, 3, g, p, g, p])?.f_permute([0, 2, 4, 1, 3, 5])?.f_reshape([n, g * g, 3 * p * p])?;
         let weight = self.conv1.f_view([-1, 3 * p * p])?;
-        Ok(patches.f_linear::<Tensor>(&weight, None)?)
+        Ok(patches.f_to_kind(weight.kind())?.f_linear::<Tensor>(&weight, None)?.f_to_kind(Kind::Float)?)
     }
 }

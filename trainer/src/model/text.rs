@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{Block, LayerNorm, blocks};
+use super::block::{Block, LayerNorm, blocks, project};
 use crate::TrainerError;
 use crate::config::ModelConfig;
 
@@ -23,7 +23,7 @@ impl TextTower {
             positional_embedding: named.get("positional_embedding")?,
             blocks: blocks(t.layers, t.heads, true, config.quick_gelu, named)?,
             ln_final: LayerNorm::new(&named.below("ln_final"))?,
-            text_projection: named.get("text_projection")?,
+            text_projection: named.product("text_projection")?,
         })
     }
 
@@ -39,6 +39,6 @@ impl TextTower {
         let first = Tensor::f_arange_start_step(0, n * l, l, (Kind::Int64, x.device()))?;
         let end = tokens.f_argmax(-1, false)?.f_add(&first)?;
         let end_nw = x.f_flatten(0, 1)?.f_index_select(0, &end)?;
-        Ok(self.ln_final.forward(&end_nw)?.f_matmul(&self.text_projection)?)
+        project(&self.ln_final.forward(&end_nw)?, &self.text_projection)
     }
 }
