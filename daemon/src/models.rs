@@ -26,13 +26,18 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_owned());
     }
-    let (run, step) = match args.model.rsplit_once('@') {
+    let (run, which) = match args.model.rsplit_once('@') {
+        Some((run, "best")) => (run, Which::Best),
         Some((run, step)) => {
-            let step: u64 =
-                step.parse().with_context(|| format!("--model {}: after @ comes the number of a step", args.model))?;
-            (run, Some(step))
+            let step = step.parse();
+            (
+                run,
+                Which::Step(
+                    step.with_context(|| format!("--model {}: after @ comes the number of a step, or best", args.model))?,
+                ),
+            )
         }
-        None => (args.model.as_str(), None),
+        None => (args.model.as_str(), Which::Newest),
     };
     let folder = checkpoint_folder(&args.run_on.state, run);
     if run.contains('/') || !folder.is_dir() {
@@ -44,7 +49,14 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
             args.run_on.state.display()
         );
     }
-    if let Some(step) = step {
+    if let Which::Best = which {
+        return best(&folder)?.with_context(|| {
+            format!(
+                "run {run} has no checkpoint with a score: set checkpoint.keep_best and checkpoint.best_metric before it trains"
+            )
+        });
+    }
+    if let Which::Step(step) = which {
         let wanted = folder.join(checkpoint_name(step));
         if wanted.is_dir() {
             return Ok(wanted);
@@ -57,6 +69,24 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
         tracing::warn!("{}: passed over: {error}", path.display());
     }
     Ok(newest.with_context(|| format!("run {run} has no whole checkpoint yet in {}", folder.display()))?.folder)
+}
+
+/// Which checkpoint of a run.
+enum Which {
+    Newest,
+    Best,
+    Step(u64),
+}
+
+/// The checkpoint with the best score by the metric that the newest score is of; of equals the newest.
+fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let found = checkpoint::list(checkpoints)?.valid;
+    let Some(newest) = found.iter().rev().find_map(|found| found.manifest.score.as_ref()) else { return Ok(None) };
+    let scored = found.iter().filter_map(|found| {
+        let score = found.manifest.score.as_ref().filter(|score| score.metric == newest.metric)?;
+        Some((score.goodness(), &found.folder))
+    });
+    Ok(scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, folder)| folder.clone()))
 }
 
 /// Reads the weights that `--model` means, and the tokenizer that belongs to them.

@@ -23,6 +23,7 @@ use tch::Tensor;
 
 use crate::TrainerError;
 use crate::config::ModelConfig;
+use crate::guard::{Due, GuardState, Score};
 use crate::layout;
 use crate::scaler::Scaler;
 use crate::tensor_file::{self, FileEntry};
@@ -59,7 +60,7 @@ impl Snapshot {
 }
 
 /// What a checkpoint says beside its tensors.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CheckpointMeta {
     /// Name of the run.
     pub run: String,
@@ -69,12 +70,15 @@ pub struct CheckpointMeta {
     /// `TrainConfig::training_hash`.
     pub training_hash: ContentHash,
     pub selection_hash: ContentHash,
+    pub due: Due,
+    pub guard: GuardState,
+    pub score: Option<Score>,
     /// `tokenizer.json`.
     pub tokenizer_json: String,
 }
 
 /// What a checkpoint consists of: the content of its `manifest.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointManifest {
     pub version: u32,
     pub run: String,
@@ -83,6 +87,15 @@ pub struct CheckpointManifest {
     pub epoch: u64,
     pub training_hash: ContentHash,
     pub selection_hash: ContentHash,
+    /// Why it was written.
+    #[serde(default)]
+    pub due: Due,
+    /// What the guards did until then. Left out where that is nothing.
+    #[serde(default, skip_serializing_if = "GuardState::is_quiet")]
+    pub guard: GuardState,
+    /// What an evaluation of these weights gave, where the run keeps its best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Score>,
     /// By name, all but the manifest itself.
     pub files: BTreeMap<String, FileEntry>,
 }
@@ -160,6 +173,9 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
         epoch: meta.epoch,
         training_hash: meta.training_hash,
         selection_hash: meta.selection_hash,
+        due: meta.due,
+        guard: meta.guard.clone(),
+        score: meta.score.clone(),
         files,
     };
     let path = temporary.join(MANIFEST_FILE);
@@ -284,7 +300,7 @@ pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), Trai
 }
 
 /// A checkpoint folder that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     pub folder: PathBuf,
     pub manifest: CheckpointManifest,

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tch::Tensor;
 
-use crate::config::{IMAGE_MEAN, IMAGE_STD, LOGIT_SCALE, ModelConfig, TextConfig, VisionConfig};
+use crate::config::{IMAGE_MEAN, IMAGE_STD, ModelConfig};
 use crate::openclip::same_channels;
 use crate::weights::{Origin, Weights, publish_folder, read_json, write_text};
 use crate::{TrainerError, tensor_file};
@@ -38,6 +38,14 @@ pub fn export_hf(weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -
         return Err(TrainerError::weights(
             &weights.path,
             "a model with a logit bias, which Hugging Face's CLIPModel does not have: export it in OpenCLIP's form",
+        ));
+    }
+    // What the other form does not say would be lost.
+    let said = parse_config(&model_config(&weights.config)).map_err(|message| TrainerError::weights(&weights.path, message))?;
+    if let Some(differences) = weights.config.differences(&said) {
+        return Err(TrainerError::weights(
+            &weights.path,
+            format!("a model that Hugging Face's CLIPModel does not compute (here and there): {differences}"),
         ));
     }
     let tensors = to_hf(weights)?;
@@ -195,28 +203,9 @@ fn parse_config(json: &Value) -> Result<ModelConfig, String> {
             return Err(format!("{group}.{key} = {value} is not supported yet (only {ours} is)"));
         }
     }
-    let text = TextConfig {
-        context_length: integer("text_config", "max_position_embeddings", 77)?,
-        vocab_size: integer("text_config", "vocab_size", 49408)?,
-        width: integer("text_config", "hidden_size", 512)?,
-        heads: integer("text_config", "num_attention_heads", 8)?,
-        layers: integer("text_config", "num_hidden_layers", 12)?,
-        mlp_ratio: 0.0,
-    };
-    let vision = VisionConfig {
-        image_size: integer("vision_config", "image_size", 224)?,
-        patch_size: integer("vision_config", "patch_size", 32)?,
-        width: integer("vision_config", "hidden_size", 768)?,
-        head_width: 0,
-        layers: integer("vision_config", "num_hidden_layers", 12)?,
-        mlp_ratio: 0.0,
-    };
-    let heads = integer("vision_config", "num_attention_heads", 12)?;
-    if vision.width % heads != 0 {
-        return Err(format!(
-            "vision_config.hidden_size must be a multiple of num_attention_heads, got {} and {heads}",
-            vision.width
-        ));
+    let (width, heads) = (integer("vision_config", "hidden_size", 768)?, integer("vision_config", "num_attention_heads", 12)?);
+    if width % heads != 0 {
+        return Err(format!("vision_config.hidden_size must be a multiple of num_attention_heads, got {width} and {heads}"));
     }
     let ratio = |group: &str, width: i64, default: i64| -> Result<f64, String> {
         let hidden = integer(group, "intermediate_size", default)?;
@@ -229,21 +218,30 @@ fn parse_config(json: &Value) -> Result<ModelConfig, String> {
             Err(format!("{group}.intermediate_size = {hidden} is not supported yet"))
         }
     };
-    check_end_token(&json["text_config"]["eos_token_id"], text.vocab_size)?;
-    let config = ModelConfig {
-        embed_dim,
-        quick_gelu: quick_gelu(json)?,
-        init_logit_scale: LOGIT_SCALE,
-        init_logit_bias: None,
-        text: TextConfig { mlp_ratio: ratio("text_config", text.width, 2048)?, ..text },
-        vision: VisionConfig {
-            head_width: vision.width / heads,
-            mlp_ratio: ratio("vision_config", vision.width, 3072)?,
-            ..vision
+    let (text_width, vocab_size) = (integer("text_config", "hidden_size", 512)?, integer("text_config", "vocab_size", 49408)?);
+    check_end_token(&json["text_config"]["eos_token_id"], vocab_size)?;
+    // In OpenCLIP's form, so that the same bounds hold as for any configuration.
+    let config = json!({
+        "embed_dim": embed_dim,
+        "quick_gelu": quick_gelu(json)?,
+        "vision_cfg": {
+            "image_size": integer("vision_config", "image_size", 224)?,
+            "patch_size": integer("vision_config", "patch_size", 32)?,
+            "width": width,
+            "head_width": width / heads,
+            "layers": integer("vision_config", "num_hidden_layers", 12)?,
+            "mlp_ratio": ratio("vision_config", width, 3072)?,
         },
-    };
-    // The same bounds as for any configuration.
-    ModelConfig::parse(&config.to_json().to_string())
+        "text_cfg": {
+            "context_length": integer("text_config", "max_position_embeddings", 77)?,
+            "vocab_size": vocab_size,
+            "width": text_width,
+            "heads": integer("text_config", "num_attention_heads", 8)?,
+            "layers": integer("text_config", "num_hidden_layers", 12)?,
+            "mlp_ratio": ratio("text_config", text_width, 2048)?,
+        },
+    });
+    ModelConfig::parse(&config.to_string())
 }
 
 /// transformers pools at the first `eos_token_id`, or, where that is 2, at the largest id. Ours is the largest id.

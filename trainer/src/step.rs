@@ -22,8 +22,6 @@ pub(crate) struct Inputs<'a> {
 /// What the schedule and the configuration say about one update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rates {
-    /// Steps done before it: for messages.
-    pub(crate) step: u64,
     pub(crate) lr: f64,
     /// Largest norm of all gradients together; 0: no clip.
     pub(crate) clip_grad_norm: f64,
@@ -47,6 +45,8 @@ pub(crate) struct Updated {
     pub(crate) grad_norm: f64,
     /// The factor itself, not its logarithm, after the update.
     pub(crate) logit_scale: f64,
+    /// Loss or gradient were NaN or infinite: weights and moments are as they were.
+    pub(crate) skipped: bool,
     /// Scaled gradients left fp16's range, so nothing was updated; the scale is smaller now.
     pub(crate) overflow: bool,
 }
@@ -54,7 +54,7 @@ pub(crate) struct Updated {
 /// One update of the model in place.
 ///
 /// The host waits for the device once, at the end. Where loss or gradient are not finite, the device itself leaves the
-/// weights and the moments alone, and an error says so.
+/// weights and the moments alone, and [`Updated::skipped`] says so.
 pub(crate) fn update(
     model: &Clip,
     objective: &Objective,
@@ -82,18 +82,15 @@ pub(crate) fn update(
     on_host.f_copy_data(&mut report, 3)?;
     let [loss, grad_norm, logit_scale] = report.map(f64::from);
     let finite = loss.is_finite() && grad_norm.is_finite();
-    // An overflow that a smaller scale would cure. With a loss that is none, or a scale below 1, the scale is not to blame.
+    // An overflow that a smaller scale would cure. With a loss that is none, or a scale of 1, the scale is not to blame.
     let overflow = !finite && loss.is_finite() && gradient_scale > 1.0;
-    if !finite && !overflow {
-        return Err(TrainerError::NotFinite { step: rates.step, loss, grad_norm });
-    }
     if let Some(scaler) = scaler {
         scaler.update(finite);
     }
     if finite {
         optimizer.updates += 1;
     }
-    Ok(Updated { loss, grad_norm, logit_scale, overflow })
+    Ok(Updated { loss, grad_norm, logit_scale, skipped: !finite && !overflow, overflow })
 }
 
 /// The loss, f32 scalar on the device, its gradients added to the model's.

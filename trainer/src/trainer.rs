@@ -77,6 +77,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// The factor of the logits, after the step.
     pub logit_scale: f64,
+    /// Loss or gradient were NaN or infinite, so weights, moments and average are as they were before it; the schedule went on.
+    pub skipped: bool,
     /// Scaled gradients left fp16's range: the step counts, and nothing was updated but the scale. Some are usual at the start.
     pub overflow: bool,
     /// By how much fp16's gradients are scaled in the next step.
@@ -140,6 +142,11 @@ impl Trainer {
         Ok(Some(Encoder::of(Clip::frozen(self.model.config(), handles)?)))
     }
 
+    /// Goes on at a later step of the schedule, with the weights and moments as they are: what lies between is passed over.
+    pub fn pass_to(&mut self, step: Step) {
+        self.steps_done = step.0;
+    }
+
     /// One update. Nothing is changed where it is an error.
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport, TrainerError> {
         let n = batch.len();
@@ -178,10 +185,10 @@ impl Trainer {
     fn update(&mut self, pairs: usize, inputs: Inputs<'_>) -> Result<StepReport, TrainerError> {
         let lr = self.schedule.lr(self.steps_done);
         let Self { clip_grad_norm, towers, .. } = *self;
-        let rates = Rates { step: self.steps_done, lr, clip_grad_norm, towers };
+        let rates = Rates { lr, clip_grad_norm, towers };
         let scaler = self.scaler.as_mut();
         let done = step::update(&self.model, &self.objective, &mut self.optimizer, scaler, inputs, rates)?;
-        if let Some(average) = self.average.as_mut().filter(|_| !done.overflow) {
+        if let Some(average) = self.average.as_mut().filter(|_| !done.skipped && !done.overflow) {
             average.update(&self.model, self.optimizer.updates)?;
         }
         self.steps_done += 1;
@@ -192,6 +199,7 @@ impl Trainer {
             lr,
             grad_norm: done.grad_norm,
             logit_scale: done.logit_scale,
+            skipped: done.skipped,
             overflow: done.overflow,
             loss_scale: self.loss_scale(),
         })
@@ -213,6 +221,7 @@ impl Trainer {
             lr,
             grad_norm: 0.0,
             logit_scale,
+            skipped: false,
             overflow: false,
             loss_scale: self.loss_scale(),
         })

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use diptych_schemas::{DatasetManifest, LoaderConfig, ScoreValue, ShardEntry, Uid, is_score_name};
@@ -84,6 +85,14 @@ pub struct ScoreRequest<'a> {
     pub threads: usize,
     /// What is computed is written at least so often.
     pub save_every: Duration,
+    /// When it becomes true, what is computed is written and [`score`] returns.
+    pub stop: &'a AtomicBool,
+}
+
+impl ScoreRequest<'_> {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
 }
 
 /// What became of one column.
@@ -121,6 +130,9 @@ pub fn score(request: &ScoreRequest, encode: &mut Encode, progress: &mut dyn FnM
         };
         if wanted > 0 {
             columns.score_shard(request, entry, wanted, encode, progress)?;
+        }
+        if request.is_stopped() {
+            break;
         }
     }
     Ok(columns.reports(request))
@@ -240,6 +252,9 @@ impl Columns {
             let waiting = self.embeddings.as_ref().map_or(0, Column::waiting);
             if self.saved.elapsed() >= request.save_every || waiting >= WAITING_ROWS {
                 self.save(entry.shard, pairs)?;
+            }
+            if request.is_stopped() {
+                break;
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! OpenCLIP's ViT dual encoder: two towers and a temperature, from pixels and tokens to unit vectors of one space.
+//! A dual encoder: two towers and a temperature, from pixels and tokens to unit vectors of one space.
 //!
 //! It computes features and knows nothing of losses, optimizers, files or ranks. Every parameter is in one ordered list under
 //! OpenCLIP's name; the towers hold handles to the same tensors.
@@ -46,8 +46,11 @@ impl Clip {
 
     /// A model to train: takes the values of all parameters, f32, in the order of the layout.
     fn new(config: &ModelConfig, values: Vec<Tensor>, device: Device) -> Result<Self, TrainerError> {
-        let trained = |value: Tensor| Ok(value.f_to_device(device)?.f_contiguous()?.f_set_requires_grad(true)?);
-        Self::frozen(config, values.into_iter().map(trained).collect::<Result<_, TrainerError>>()?)
+        let specs = layout::parameters(config);
+        let trained = |(value, spec): (Tensor, &ParameterSpec)| {
+            Ok(value.f_to_device(device)?.f_contiguous()?.f_set_requires_grad(spec.trained())?)
+        };
+        Self::frozen(config, values.into_iter().zip(&specs).map(trained).collect::<Result<_, TrainerError>>()?)
     }
 
     /// A model over tensors as they are: on their device, f32, in the order of the layout.
@@ -70,8 +73,9 @@ impl Clip {
         let channel = |values: [f64; 3]| -> Result<Tensor, TrainerError> {
             Ok(Tensor::f_from_slice(&values.map(|v| v as f32))?.f_view([1, 3, 1, 1])?.f_to_device(device)?)
         };
+        let of_text = Named { of: layout::text_prefix(config).to_owned(), ..named };
         let (vision, text, logit_scale) =
-            (VisionTower::new(config, &named.below("visual"))?, TextTower::new(config, &named)?, named.get("logit_scale")?);
+            (VisionTower::new(config, &named.below("visual"))?, TextTower::new(config, &of_text)?, named.get("logit_scale")?);
         let logit_bias = config.init_logit_bias.map(|_| named.get("logit_bias")).transpose()?;
         Ok(Self {
             config: config.clone(),
@@ -136,6 +140,7 @@ impl Clip {
 }
 
 fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
+    let x = x.f_to_kind(Kind::Float)?;
     let norm = x.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(SMALLEST_NORM)?;
     Ok(x.f_div(&norm)?)
 }
