@@ -68,6 +68,8 @@ pub struct TrainLoopConfig {
     /// Pairs that go through the towers at once; 0: the whole batch. Smaller ones save memory: features are computed first, without
     /// what the gradient wants, and each part again with it. The gradient is the whole batch's.
     pub micro_batch_size: u64,
+    /// fp32, bf16 or fp16: what matrix products and attention are computed in. Weights, layer norms and loss are fp32 always.
+    pub precision: Precision,
     /// Decay of a moving average of the weights, which is evaluated, saved and exported beside them; 0: none. Usual: 0.9999.
     pub ema_decay: f64,
     /// Intra-op threads of libtorch on the CPU; 0: one for each core. Part of what makes a run reproducible bit for bit.
@@ -186,7 +188,15 @@ fn default_state() -> PathBuf {
 
 impl Default for TrainLoopConfig {
     fn default() -> Self {
-        Self { batch_size: 256, epochs: 32, micro_batch_size: 0, ema_decay: 0.0, threads: 0, device: "auto".into() }
+        Self {
+            batch_size: 256,
+            epochs: 32,
+            micro_batch_size: 0,
+            precision: Precision::Fp32,
+            ema_decay: 0.0,
+            threads: 0,
+            device: "auto".into(),
+        }
     }
 }
 

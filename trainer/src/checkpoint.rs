@@ -3,7 +3,8 @@
 //! ```text
 //! NAME/model.safetensors      weights under OpenCLIP's names
 //!      average.safetensors    their moving average, where the run has one
-//!      optimizer.safetensors  average.NAME and square.NAME of each weight, updates
+//!      optimizer.safetensors  average.NAME and square.NAME of each weight, updates; of fp16 scaler.scale and
+//!                             scaler.good_steps
 //!      model_config.json      OpenCLIP's form
 //!      tokenizer.json
 //!      manifest.json          step, place in the data, and sha256 of the other files; written last
@@ -24,6 +25,7 @@ use crate::TrainerError;
 use crate::config::ModelConfig;
 use crate::guard::{Due, GuardState, Score};
 use crate::layout;
+use crate::scaler::Scaler;
 use crate::tensor_file::{self, FileEntry};
 
 /// Version of the folder's form.
@@ -42,6 +44,7 @@ pub struct Snapshot {
     pub(crate) config: ModelConfig,
     pub(crate) steps_done: u64,
     pub(crate) updates: u64,
+    pub(crate) scaler: Option<Scaler>,
     /// In the order of the layout, as are the moments.
     pub(crate) parameters: Vec<Tensor>,
     pub(crate) averages: Vec<Tensor>,
@@ -145,6 +148,14 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
 
     let updates = Tensor::f_from_slice(&[snapshot.updates as i64])?;
     let mut state: Vec<(String, &Tensor)> = vec![("updates".to_owned(), &updates)];
+    let scaler = match snapshot.scaler {
+        Some(Scaler { scale, good_steps }) => vec![
+            ("scaler.scale".to_owned(), Tensor::f_from_slice(&[scale as f32])?),
+            ("scaler.good_steps".to_owned(), Tensor::f_from_slice(&[good_steps as i64])?),
+        ],
+        None => vec![],
+    };
+    state.extend(scaler.iter().map(|(name, value)| (name.clone(), value)));
     state.extend(names.iter().map(|name| format!("average.{name}")).zip(&snapshot.averages));
     state.extend(names.iter().map(|name| format!("square.{name}")).zip(&snapshot.squares));
     files.insert(OPTIMIZER_FILE.to_owned(), tensor_file::write(&temporary.join(OPTIMIZER_FILE), &state, &[])?);
@@ -258,12 +269,20 @@ pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), Trai
         from.remove(&name).ok_or_else(|| TrainerError::weights(folder, format!("tensor {name} is missing")))
     };
     let updates = take(&mut state, "updates".into())?.f_int64_value(&[0])? as u64;
+    let scaler = match state.remove("scaler.scale") {
+        Some(scale) => {
+            let good_steps = take(&mut state, "scaler.good_steps".into())?.f_int64_value(&[0])? as u64;
+            Some(Scaler { scale: scale.f_double_value(&[0])?, good_steps })
+        }
+        None => None,
+    };
     let has_average = manifest.files.contains_key(AVERAGE_FILE);
     let mut average = has_average.then(|| tensor_file::read(&folder.join(AVERAGE_FILE))).transpose()?;
     let mut snapshot = Snapshot {
         config,
         steps_done: manifest.step.0,
         updates,
+        scaler,
         parameters: vec![],
         averages: vec![],
         squares: vec![],

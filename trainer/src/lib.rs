@@ -25,6 +25,7 @@ mod objective;
 mod openclip;
 mod optimizer;
 mod saver;
+mod scaler;
 mod schedule;
 mod shim;
 mod step;

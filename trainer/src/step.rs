@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::config::LARGEST_LOGIT_SCALE;
 use crate::objective::{Objective, Scalars};
 use crate::optimizer::{AdamW, clip, unusable};
+use crate::scaler::Scaler;
 use crate::{Clip, TrainerError, shim};
 
 /// A batch on the device.
@@ -24,6 +25,14 @@ pub(crate) struct Rates {
     pub(crate) lr: f64,
     /// Largest norm of all gradients together; 0: no clip.
     pub(crate) clip_grad_norm: f64,
+    pub(crate) towers: TowerPass,
+}
+
+/// How a batch goes through the towers and back. Decides time and memory, and rounding; not what is computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct TowerPass {
+    /// What matrix products and attention take.
+    pub(crate) kind: Kind,
     /// Pairs that go through the towers at once; 0: all.
     pub(crate) micro_batch: i64,
 }
@@ -38,6 +47,8 @@ pub(crate) struct Updated {
     pub(crate) logit_scale: f64,
     /// Loss or gradient were NaN or infinite: weights and moments are as they were.
     pub(crate) skipped: bool,
+    /// Scaled gradients left fp16's range, so nothing was updated; the scale is smaller now.
+    pub(crate) overflow: bool,
 }
 
 /// One update of the model in place.
@@ -48,11 +59,13 @@ pub(crate) fn update(
     model: &Clip,
     objective: &Objective,
     optimizer: &mut AdamW,
+    scaler: Option<&mut Scaler>,
     inputs: Inputs<'_>,
     rates: Rates,
 ) -> Result<Updated, TrainerError> {
     shim::clear_gradients(model.parameters())?;
-    let loss = backward(model, objective, inputs, rates.micro_batch)?;
+    let gradient_scale = scaler.as_ref().map_or(1.0, |scaler| scaler.scale);
+    let loss = backward(model, objective, inputs, rates.towers, gradient_scale)?;
     let gradients: Vec<Tensor> = model.parameters().iter().map(Tensor::f_grad).collect::<Result<_, _>>()?;
 
     let norm = shim::total_norm(&gradients)?;
@@ -68,11 +81,16 @@ pub(crate) fn update(
     let on_host = Tensor::f_stack(&[loss, norm, scale], 0)?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?;
     on_host.f_copy_data(&mut report, 3)?;
     let [loss, grad_norm, logit_scale] = report.map(f64::from);
-    let skipped = !(loss.is_finite() && grad_norm.is_finite());
-    if !skipped {
+    let finite = loss.is_finite() && grad_norm.is_finite();
+    // An overflow that a smaller scale would cure. With a loss that is none, or a scale of 1, the scale is not to blame.
+    let overflow = !finite && loss.is_finite() && gradient_scale > 1.0;
+    if let Some(scaler) = scaler {
+        scaler.update(finite);
+    }
+    if finite {
         optimizer.updates += 1;
     }
-    Ok(Updated { loss, grad_norm, logit_scale, skipped })
+    Ok(Updated { loss, grad_norm, logit_scale, skipped: !finite && !overflow, overflow })
 }
 
 /// The loss, f32 scalar on the device, its gradients added to the model's.
@@ -81,41 +99,58 @@ pub(crate) fn update(
 /// of the whole batch first, without what their gradient wants, then each part again with it (Gao et al., "Scaling deep
 /// contrastive learning batch size under memory limited setup", 2021). The towers compute each pair for itself, so the gradient is
 /// that of the whole batch.
+///
+/// Weights are cast once, whatever the number of parts, and their gradients come back through the casts in f32. Gradients at the
+/// features are scaled before they enter the towers, and those of the towers' weights back, so that they do not vanish in fp16.
 pub(crate) fn backward(
     model: &Clip,
     objective: &Objective,
     Inputs { images, tokens, captions }: Inputs<'_>,
-    micro_batch: i64,
+    TowerPass { kind, micro_batch }: TowerPass,
+    gradient_scale: f64,
 ) -> Result<Tensor, TrainerError> {
     let n = images.size4()?.0;
     let scalars = Scalars { logit_scale: model.logit_scale(), logit_bias: model.logit_bias() };
-    if micro_batch <= 0 || micro_batch >= n {
-        let (image_nd, text_nd) = (model.image_features(images)?, model.text_features(tokens)?);
+    let towers = model.cast(kind)?;
+    let loss = if micro_batch <= 0 || micro_batch >= n {
+        let (image_nd, text_nd) = (towers.image_features(images)?, towers.text_features(tokens)?);
         let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
-        pull_back(&image_nd, &at_features.image_nd)?;
-        pull_back(&text_nd, &at_features.text_nd)?;
-        return Ok(at_features.loss);
-    }
-    let parts = || (0..n).step_by(micro_batch as usize).map(|first| (first, micro_batch.min(n - first)));
-    let (image_nd, text_nd) = no_grad(|| {
-        let (mut of_images, mut of_texts) = (Vec::new(), Vec::new());
+        pull_back(&image_nd, &at_features.image_nd, gradient_scale)?;
+        pull_back(&text_nd, &at_features.text_nd, gradient_scale)?;
+        at_features.loss
+    } else {
+        let parts = || (0..n).step_by(micro_batch as usize).map(|first| (first, micro_batch.min(n - first)));
+        let (image_nd, text_nd) = no_grad(|| {
+            let (mut of_images, mut of_texts) = (Vec::new(), Vec::new());
+            for (first, length) in parts() {
+                of_images.push(towers.image_features(&images.f_narrow(0, first, length)?)?);
+                of_texts.push(towers.text_features(&tokens.f_narrow(0, first, length)?)?);
+            }
+            Ok::<_, TrainerError>((Tensor::f_cat(&of_images, 0)?, Tensor::f_cat(&of_texts, 0)?))
+        })?;
+        let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
         for (first, length) in parts() {
-            of_images.push(model.image_features(&images.f_narrow(0, first, length)?)?);
-            of_texts.push(model.text_features(&tokens.f_narrow(0, first, length)?)?);
+            let (image_nd, text_nd) = (
+                towers.image_features(&images.f_narrow(0, first, length)?)?,
+                towers.text_features(&tokens.f_narrow(0, first, length)?)?,
+            );
+            pull_back(&image_nd, &at_features.image_nd.f_narrow(0, first, length)?, gradient_scale)?;
+            pull_back(&text_nd, &at_features.text_nd.f_narrow(0, first, length)?, gradient_scale)?;
         }
-        Ok::<_, TrainerError>((Tensor::f_cat(&of_images, 0)?, Tensor::f_cat(&of_texts, 0)?))
-    })?;
-    let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
-    for (first, length) in parts() {
-        let part = |gradient: &Tensor| gradient.f_narrow(0, first, length);
-        pull_back(&model.image_features(&images.f_narrow(0, first, length)?)?, &part(&at_features.image_nd)?)?;
-        pull_back(&model.text_features(&tokens.f_narrow(0, first, length)?)?, &part(&at_features.text_nd)?)?;
+        at_features.loss
+    };
+    if gradient_scale != 1.0 {
+        // A power of two: exact. The scalars' gradients come from the loss, which is not scaled.
+        let scaled: Vec<Tensor> = model.tower_parameters().map(Tensor::f_grad).collect::<Result<_, _>>()?;
+        let factor = Tensor::f_from_slice(&[gradient_scale.recip() as f32])?.f_squeeze()?.f_to_device(model.device())?;
+        shim::scale(&scaled, &factor)?;
     }
-    Ok(at_features.loss)
+    Ok(loss)
 }
 
 /// From the gradient at a tower's features to those of its weights: tch has no backward pass that starts from a gradient, and this
 /// sum has just that one.
-fn pull_back(features: &Tensor, gradient: &Tensor) -> Result<(), TrainerError> {
-    Ok(features.f_mul(gradient)?.f_sum(Kind::Float)?.f_backward()?)
+fn pull_back(features: &Tensor, gradient: &Tensor, scale: f64) -> Result<(), TrainerError> {
+    let gradient = if scale == 1.0 { gradient.shallow_clone() } else { gradient.f_mul_scalar(scale)? };
+    Ok(features.f_mul(&gradient)?.f_sum(Kind::Float)?.f_backward()?)
 }

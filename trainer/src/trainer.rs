@@ -6,17 +6,18 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{ObjectiveConfig, OptimizerConfig, Step};
+use diptych_schemas::{ObjectiveConfig, OptimizerConfig, Precision, Step, TrainLoopConfig};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::average::Average;
 use crate::checkpoint::{self, CheckpointManifest, Snapshot};
 use crate::config::ModelConfig;
-use crate::device::Device;
+use crate::device::{Device, kind_of};
 use crate::objective::Objective;
 use crate::optimizer::AdamW;
+use crate::scaler::Scaler;
 use crate::schedule::Schedule;
-use crate::step::{self, Inputs, Rates};
+use crate::step::{self, Inputs, Rates, TowerPass};
 use crate::weights::Weights;
 use crate::{Clip, Encoder, TrainerError, shim};
 
@@ -26,12 +27,8 @@ pub struct TrainerSpec {
     pub model: ModelConfig,
     pub optimizer: OptimizerConfig,
     pub objective: ObjectiveConfig,
-    /// Pairs of a step.
-    pub batch_size: u64,
-    /// Pairs that go through the towers at once; 0: all.
-    pub micro_batch_size: u64,
-    /// Decay of the moving average of the weights; 0: none.
-    pub ema_decay: f64,
+    /// Threads and the device's name in it are not looked at: the caller has made a device of them.
+    pub train: TrainLoopConfig,
     /// Steps of the whole run: where the schedule ends.
     pub total_steps: u64,
     /// Of the random weights.
@@ -39,12 +36,28 @@ pub struct TrainerSpec {
     pub device: Device,
 }
 
+impl TrainerSpec {
+    /// A model with every default, on the CPU, for one epoch of 1,000 steps.
+    pub fn new(model: ModelConfig) -> Self {
+        Self {
+            model,
+            optimizer: OptimizerConfig::default(),
+            objective: ObjectiveConfig::default(),
+            train: TrainLoopConfig::default(),
+            total_steps: 1000,
+            seed: 0,
+            device: Device::CPU,
+        }
+    }
+}
+
 /// Trains one model.
 pub struct Trainer {
     model: Clip,
     objective: Objective,
-    micro_batch: i64,
+    towers: TowerPass,
     optimizer: AdamW,
+    scaler: Option<Scaler>,
     average: Option<Average>,
     schedule: Schedule,
     clip_grad_norm: f64,
@@ -66,6 +79,10 @@ pub struct StepReport {
     pub logit_scale: f64,
     /// Loss or gradient were NaN or infinite, so weights, moments and average are as they were before it; the schedule went on.
     pub skipped: bool,
+    /// Scaled gradients left fp16's range: the step counts, and nothing was updated but the scale. Some are usual at the start.
+    pub overflow: bool,
+    /// By how much fp16's gradients are scaled in the next step.
+    pub loss_scale: Option<f64>,
 }
 
 impl Trainer {
@@ -74,13 +91,15 @@ impl Trainer {
     /// Lets libtorch take only deterministic algorithms, in the whole process.
     pub fn new(spec: &TrainerSpec) -> Result<Self, TrainerError> {
         shim::deterministic(true)?;
+        let train = &spec.train;
         let model = Clip::random(&spec.model.for_loss(spec.objective.loss), spec.seed, spec.device.0)?;
         Ok(Self {
             optimizer: AdamW::new(&model, &spec.optimizer)?,
-            average: Average::new(&model, spec.ema_decay)?,
+            scaler: (train.precision == Precision::Fp16).then(Scaler::new),
+            average: Average::new(&model, train.ema_decay)?,
             objective: Objective::new(&spec.objective),
-            micro_batch: spec.micro_batch_size as i64,
-            schedule: Schedule::new(&spec.optimizer, spec.batch_size, spec.total_steps.saturating_mul(spec.batch_size)),
+            towers: TowerPass { kind: kind_of(train.precision), micro_batch: train.micro_batch_size as i64 },
+            schedule: Schedule::new(&spec.optimizer, train.batch_size, spec.total_steps.saturating_mul(train.batch_size)),
             clip_grad_norm: spec.optimizer.clip_grad_norm,
             steps_done: 0,
             model,
@@ -165,10 +184,11 @@ impl Trainer {
 
     fn update(&mut self, pairs: usize, inputs: Inputs<'_>) -> Result<StepReport, TrainerError> {
         let lr = self.schedule.lr(self.steps_done);
-        let Self { clip_grad_norm, micro_batch, .. } = *self;
-        let rates = Rates { lr, clip_grad_norm, micro_batch };
-        let done = step::update(&self.model, &self.objective, &mut self.optimizer, inputs, rates)?;
-        if let Some(average) = self.average.as_mut().filter(|_| !done.skipped) {
+        let Self { clip_grad_norm, towers, .. } = *self;
+        let rates = Rates { lr, clip_grad_norm, towers };
+        let scaler = self.scaler.as_mut();
+        let done = step::update(&self.model, &self.objective, &mut self.optimizer, scaler, inputs, rates)?;
+        if let Some(average) = self.average.as_mut().filter(|_| !done.skipped && !done.overflow) {
             average.update(&self.model, self.optimizer.updates)?;
         }
         self.steps_done += 1;
@@ -180,7 +200,13 @@ impl Trainer {
             grad_norm: done.grad_norm,
             logit_scale: done.logit_scale,
             skipped: done.skipped,
+            overflow: done.overflow,
+            loss_scale: self.loss_scale(),
         })
+    }
+
+    fn loss_scale(&self) -> Option<f64> {
+        self.scaler.map(|scaler| scaler.scale)
     }
 
     /// A step of the schedule without any pair.
@@ -188,7 +214,17 @@ impl Trainer {
         let lr = self.schedule.lr(self.steps_done);
         let logit_scale = self.model.logit_scale().f_detach()?.f_exp()?.f_double_value(&[])?;
         self.steps_done += 1;
-        Ok(StepReport { step: Step(self.steps_done), pairs: 0, loss: 0.0, lr, grad_norm: 0.0, logit_scale, skipped: false })
+        Ok(StepReport {
+            step: Step(self.steps_done),
+            pairs: 0,
+            loss: 0.0,
+            lr,
+            grad_norm: 0.0,
+            logit_scale,
+            skipped: false,
+            overflow: false,
+            loss_scale: self.loss_scale(),
+        })
     }
 
     /// Copies of everything that the next steps depend on, in the CPU's memory.
@@ -203,6 +239,7 @@ impl Trainer {
             config: self.model.config().clone(),
             steps_done: self.steps_done,
             updates: self.optimizer.updates,
+            scaler: self.scaler,
             parameters: copies(self.model.parameters())?,
             averages: copies(&self.optimizer.averages)?,
             squares: copies(&self.optimizer.squares)?,
@@ -227,6 +264,12 @@ impl Trainer {
                 TrainerError::weights(folder, "a checkpoint without the moving average that train.ema_decay asks for")
             })?;
             copy_all(&average.values, saved)?;
+        }
+        if self.scaler.is_some() {
+            let missing = || {
+                TrainerError::weights(folder, "a checkpoint without the scale of gradients that train.precision = \"fp16\" wants")
+            };
+            self.scaler = Some(snapshot.scaler.ok_or_else(missing)?);
         }
         self.optimizer.updates = snapshot.updates;
         self.steps_done = snapshot.steps_done;

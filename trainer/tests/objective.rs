@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, Uid};
-use diptych_trainer::{Device, ModelConfig, Objective, Scalars, Trainer, TrainerSpec, set_threads};
+use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, TrainLoopConfig, Uid};
+use diptych_trainer::{ModelConfig, Objective, Scalars, Trainer, TrainerSpec, set_threads};
 use tch::{Kind, Tensor};
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
@@ -106,15 +106,12 @@ fn batch(pairs: usize) -> Batch {
 fn trainer(objective: ObjectiveConfig, micro_batch_size: u64) -> Trainer {
     set_threads(2);
     let spec = TrainerSpec {
-        model: ModelConfig::parse(SMALL).unwrap(),
         optimizer: OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() },
         objective,
-        batch_size: 11,
-        micro_batch_size,
-        ema_decay: 0.0,
+        train: TrainLoopConfig { batch_size: 11, micro_batch_size, ..TrainLoopConfig::default() },
         total_steps: 100,
         seed: 3,
-        device: Device::CPU,
+        ..TrainerSpec::new(ModelConfig::parse(SMALL).unwrap())
     };
     Trainer::new(&spec).unwrap()
 }

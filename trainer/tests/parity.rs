@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use diptych_schemas::{ObjectiveConfig, OptimizerConfig};
+use diptych_schemas::{OptimizerConfig, TrainLoopConfig};
 use diptych_trainer::{
     Device, Encoder, ModelConfig, TokenizerFiles, Trainer, TrainerSpec, Weights, clip_loss, export_hf, export_openclip,
 };
@@ -67,17 +67,8 @@ fn weights(folder: &Path, name: &str) -> Weights {
 }
 
 fn spec(model: ModelConfig) -> TrainerSpec {
-    TrainerSpec {
-        model,
-        optimizer: OptimizerConfig::default(),
-        objective: ObjectiveConfig::default(),
-        batch_size: 1,
-        micro_batch_size: 0,
-        ema_decay: 0.0,
-        total_steps: 10,
-        seed: 0,
-        device: Device::CPU,
-    }
+    let train = TrainLoopConfig { batch_size: 1, ..TrainLoopConfig::default() };
+    TrainerSpec { train, total_steps: 10, ..TrainerSpec::new(model) }
 }
 
 fn trainer(folder: &Path, name: &str, optimizer: &OptimizerConfig) -> Trainer {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{ContentHash, ObjectiveConfig, OptimizerConfig, SampleIndex, Step, Uid};
+use diptych_schemas::{ContentHash, OptimizerConfig, SampleIndex, Step, TrainLoopConfig, Uid};
 use diptych_trainer::{
     CheckpointMeta, Device, Due, Encoder, GuardState, ModelConfig, Saver, StepReport, Trainer, TrainerSpec, Weights, checkpoint,
     set_threads,
@@ -28,15 +28,10 @@ fn trainer() -> Trainer {
 
 fn spec() -> TrainerSpec {
     TrainerSpec {
-        model: config(),
-        optimizer: OptimizerConfig::default(),
-        objective: ObjectiveConfig::default(),
-        batch_size: BATCH as u64,
-        micro_batch_size: 0,
-        ema_decay: 0.0,
+        train: TrainLoopConfig { batch_size: BATCH as u64, ..TrainLoopConfig::default() },
         total_steps: 12,
         seed: 5,
-        device: Device::CPU,
+        ..TrainerSpec::new(config())
     }
 }
 
@@ -94,7 +89,7 @@ fn same_seed_gives_the_same_run_and_another_seed_another() {
 #[test]
 fn moving_average_follows_the_weights_and_is_restored_with_them() {
     let scratch = tempfile::tempdir().unwrap();
-    let spec = TrainerSpec { ema_decay: 0.6, ..spec() };
+    let spec = TrainerSpec { train: TrainLoopConfig { ema_decay: 0.6, ..spec().train }, ..spec() };
     let mut run = Trainer::new(&spec).unwrap();
     // By hand, of one weight: min(0.6, (1 + n) / (10 + n)) of what it was.
     let watched = |run: &Trainer| run.model().parameters()[3].flatten(0, -1).double_value(&[0]);

@@ -199,6 +199,10 @@ fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: 
         ("samples_per_second".to_owned(), batch.len() as f64 / seconds.max(1e-9)),
         ("data_wait_seconds".to_owned(), waited),
     ];
+    if let Some(scale) = report.loss_scale {
+        values.push(("loss_scale".to_owned(), scale));
+        values.push(("overflow".to_owned(), f64::from(u8::from(report.overflow))));
+    }
     values.extend(run.machine.mfu(batch.len(), seconds).map(|mfu| ("mfu".to_owned(), mfu)));
     if report.skipped {
         values.push(("skipped_step".to_owned(), 1.0));

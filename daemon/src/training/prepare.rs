@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
-use diptych_schemas::{ContentHash, Precision, SampleIndex, Step, TensorBoard, TrainConfig};
+use diptych_schemas::{ContentHash, SampleIndex, Step, TensorBoard, TrainConfig};
 use diptych_trainer::{Device, GuardState, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, flops, set_threads};
 
 use super::checkpoints::record_of;
@@ -94,9 +94,7 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         model: model.clone(),
         optimizer: config.optimizer.clone(),
         objective: config.objective.clone(),
-        batch_size: config.train.batch_size,
-        micro_batch_size: config.train.micro_batch_size,
-        ema_decay: config.train.ema_decay,
+        train: config.train.clone(),
         total_steps: total_steps.0,
         seed: config.seed,
         device,
@@ -278,7 +276,7 @@ impl Prepared {
     /// Measures what the machine can, once, between two steps of a run that has gone on for a while.
     pub(super) fn measure_machine(&mut self) {
         if self.machine.ceiling.is_none() && self.machine.began.elapsed() >= MEASURED_AFTER {
-            let measured = flops::matmul_ceiling(self.spec.device, Precision::Fp32);
+            let measured = flops::matmul_ceiling(self.spec.device, self.config.train.precision);
             if let Err(error) = &measured {
                 tracing::warn!("MFU is not shown, since the ceiling of the device cannot be measured: {error}");
             }

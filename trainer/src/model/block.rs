@@ -1,6 +1,9 @@
 //! What towers are made of: pre-norm transformer blocks and their layers.
+//!
+//! Each layer takes numbers of any kind. Matrix products and attention give the kind of their weights; layer norms compute and
+//! give f32, and so do the sums between blocks.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::Named;
 use crate::TrainerError;
@@ -45,7 +48,7 @@ pub(super) fn blocks(spec: BlockSpec, named: &Named<'_>) -> Result<Vec<Block>, T
                 attention: Attention {
                     heads: spec.heads,
                     causal: spec.causal,
-                    input: Linear::of(named.get(names.qkv_weight)?, named.get(names.qkv_bias)?),
+                    input: Linear::of(named.product(names.qkv_weight)?, named.product(names.qkv_bias)?),
                     output: Linear::new(&named.below(names.attention_out))?,
                 },
                 scale_1: scale(names.scale_1)?,
@@ -94,7 +97,8 @@ impl Attention {
 /// Query [N, A, Q, W/A], key and value [N, A, L, W/A] → [N, Q, W]. A mask says all, the causal one included.
 pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, causal: bool) -> Result<Tensor, TrainerError> {
     let causal = causal && mask.is_none();
-    let mixed = Tensor::f_scaled_dot_product_attention::<&Tensor>(q, k, v, mask, 0.0, causal, None, false)?;
+    let mask = mask.map(|mask| mask.f_to_kind(q.kind())).transpose()?;
+    let mixed = Tensor::f_scaled_dot_product_attention(q, k, v, mask.as_ref(), 0.0, causal, None, false)?;
     Ok(mixed.f_transpose(1, 2)?.f_flatten(2, 3)?)
 }
 
@@ -138,6 +142,7 @@ impl LayerNorm {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let x = x.f_to_kind(Kind::Float)?;
         Ok(x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)?)
     }
 }
@@ -149,7 +154,7 @@ pub(super) struct Linear {
 
 impl Linear {
     pub(super) fn new(named: &Named<'_>) -> Result<Self, TrainerError> {
-        Ok(Self { weight: named.get("weight")?, bias: named.get("bias")? })
+        Ok(Self { weight: named.product("weight")?, bias: named.product("bias")? })
     }
 
     pub(super) fn of(weight: Tensor, bias: Tensor) -> Self {
@@ -157,6 +162,11 @@ impl Linear {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
-        Ok(x.f_linear(&self.weight, Some(&self.bias))?)
+        Ok(x.f_to_kind(self.weight.kind())?.f_linear(&self.weight, Some(&self.bias))?)
     }
+}
+
+/// [N, W] times [W, D] → f32 [N, D].
+pub(super) fn project(x: &Tensor, projection: &Tensor) -> Result<Tensor, TrainerError> {
+    Ok(x.f_to_kind(projection.kind())?.f_matmul(projection)?.f_to_kind(Kind::Float)?)
 }

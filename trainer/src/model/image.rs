@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{Block, BlockSpec, LayerNorm, Linear, attend, blocks, split_heads};
+use super::block::{Block, BlockSpec, LayerNorm, Linear, attend, blocks, project, split_heads};
 use crate::TrainerError;
 use crate::config::{AttentionalPool, ImagePool, ModelConfig, VisionConfig};
 use crate::layout::OPENCLIP_BLOCKS;
@@ -35,7 +35,7 @@ impl VisionTower {
         };
         let pooler = |pool: AttentionalPool| AttentionPool::new(pool.heads, v.layer_norm_eps, &named.below("attn_pool"));
         Ok(Self {
-            patches: Patches::new(v, named.get("conv1.weight")?, None),
+            patches: Patches::new(v, named.product("conv1.weight")?, None),
             class_embedding: named.get("class_embedding")?,
             positional_embedding: named.get("positional_embedding")?,
             ln_pre: v.ln_pre.then(|| LayerNorm::new(&named.below("ln_pre"), v.layer_norm_eps)).transpose()?,
@@ -45,7 +45,7 @@ impl VisionTower {
             // The first token alone is the same before and after, and cheaper after. OpenCLIP's attentional pool always has it before.
             ln_after_pool: v.pool == ImagePool::Token || (v.final_ln_after_pool && v.attentional_pool.is_none()),
             ln_post: LayerNorm::new(&named.below("ln_post"), v.layer_norm_eps)?,
-            proj: named.get("proj")?,
+            proj: named.product("proj")?,
         })
     }
 
@@ -66,7 +66,7 @@ impl VisionTower {
         }
         let pooled_nw =
             if self.ln_after_pool { self.ln_post.forward(&self.pool(&x)?)? } else { self.pool(&self.ln_post.forward(&x)?)? };
-        Ok(pooled_nw.f_matmul(&self.proj)?)
+        project(&pooled_nw, &self.proj)
     }
 
     /// [N, L, W] → [N, W].
@@ -98,7 +98,7 @@ impl Patches {
         let images = images.f_narrow(2, 0, g * p)?.f_narrow(3, 0, g * p)?;
         let patches = images.f_reshape([n, 3, g, p, g, p])?.f_permute([0, 2, 4, 1, 3, 5])?.f_reshape([n, g * g, 3 * p * p])?;
         let weight = self.weight.f_view([-1, 3 * p * p])?;
-        Ok(patches.f_linear(&weight, self.bias.as_ref())?)
+        Ok(patches.f_to_kind(weight.kind())?.f_linear(&weight, self.bias.as_ref())?.f_to_kind(Kind::Float)?)
     }
 }
 
@@ -119,14 +119,14 @@ impl AttentionPool {
     fn new(heads: i64, eps: f64, named: &Named<'_>) -> Result<Self, TrainerError> {
         let attention = named.below("attn");
         // PyTorch's MultiheadAttention has one matrix where all widths are equal, and three where they are not.
-        let weights = match attention.get("in_proj_weight") {
+        let weights = match attention.product("in_proj_weight") {
             Ok(together) => together.f_chunk(3, 0)?,
             Err(_) => ["q", "k", "v"]
                 .iter()
-                .map(|letter| attention.get(&format!("{letter}_proj_weight")))
+                .map(|letter| attention.product(&format!("{letter}_proj_weight")))
                 .collect::<Result<Vec<_>, _>>()?,
         };
-        let mut parts = weights.into_iter().zip(attention.get("in_proj_bias")?.f_chunk(3, 0)?);
+        let mut parts = weights.into_iter().zip(attention.product("in_proj_bias")?.f_chunk(3, 0)?);
         let mut part = || {
             let part = parts.next().map(|(weight, bias)| Linear::of(weight, bias));
             part.ok_or_else(|| TrainerError::Torch("attn_pool.attn has fewer than three parts".into()))

@@ -59,14 +59,25 @@ impl Clip {
 
     /// A model over tensors as they are: on their device, f32, in the order of the layout.
     pub(crate) fn frozen(config: &ModelConfig, parameters: Vec<Tensor>) -> Result<Self, TrainerError> {
-        let names: Vec<String> = layout::parameters(config).into_iter().map(|spec| spec.name).collect();
+        let names = layout::parameters(config).into_iter().map(|spec| spec.name).collect();
+        Self::over(config, names, parameters, Kind::Float)
+    }
+
+    /// The same model, whose matrix products and attention take numbers of another kind: casts of the weights as they are now,
+    /// made here, once, through which gradients arrive at the weights in f32, from any number of backward passes.
+    pub(crate) fn cast(&self, kind: Kind) -> Result<Self, TrainerError> {
+        let handles = self.parameters.iter().map(Tensor::shallow_clone).collect();
+        Self::over(&self.config, self.names.clone(), handles, kind)
+    }
+
+    fn over(config: &ModelConfig, names: Vec<String>, parameters: Vec<Tensor>, products: Kind) -> Result<Self, TrainerError> {
         let device = parameters.first().map_or(Device::Cpu, Tensor::device);
         let by_name: HashMap<&str, &Tensor> = names.iter().map(String::as_str).zip(&parameters).collect();
-        let named = Named { of: String::new(), by_name: &by_name };
+        let named = Named { of: String::new(), by_name: &by_name, products };
         let channel = |values: [f64; 3]| -> Result<Tensor, TrainerError> {
             Ok(Tensor::f_from_slice(&values.map(|v| v as f32))?.f_view([1, 3, 1, 1])?.f_to_device(device)?)
         };
-        let of_text = Named { of: layout::text_prefix(config).to_owned(), by_name: &by_name };
+        let of_text = Named { of: layout::text_prefix(config).to_owned(), ..named };
         let (vision, text, logit_scale) =
             (ImageModel::new(config, &named.below("visual"))?, TextModel::new(config, &of_text)?, named.get("logit_scale")?);
         let logit_bias = config.init_logit_bias.map(|_| named.get("logit_bias")).transpose()?;
@@ -94,6 +105,11 @@ impl Clip {
 
     pub fn parameters(&self) -> &[Tensor] {
         &self.parameters
+    }
+
+    /// All parameters but the scalars of the loss.
+    pub(crate) fn tower_parameters(&self) -> impl Iterator<Item = &Tensor> {
+        self.names.iter().zip(&self.parameters).filter(|(name, _)| !name.starts_with("logit_")).map(|(_, parameter)| parameter)
     }
 
     pub fn device(&self) -> Device {
@@ -174,6 +190,7 @@ impl TextModel {
 }
 
 fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
+    let x = x.f_to_kind(Kind::Float)?;
     let norm = x.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(SMALLEST_NORM)?;
     Ok(x.f_div(&norm)?)
 }
@@ -182,11 +199,13 @@ fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
 struct Named<'a> {
     of: String,
     by_name: &'a HashMap<&'a str, &'a Tensor>,
+    /// What matrix products take.
+    products: Kind,
 }
 
 impl Named<'_> {
     fn below(&self, name: &str) -> Self {
-        Self { of: format!("{}{name}.", self.of), by_name: self.by_name }
+        Self { of: format!("{}{name}.", self.of), ..*self }
     }
 
     /// A handle to the parameter, not a copy.
@@ -195,5 +214,10 @@ impl Named<'_> {
         let tensor =
             self.by_name.get(name.as_str()).ok_or_else(|| TrainerError::Torch(format!("no parameter is named {name}")))?;
         Ok(tensor.shallow_clone())
+    }
+
+    /// A parameter that enters a matrix product, as that takes it: a handle, or a cast.
+    fn product(&self, name: &str) -> Result<Tensor, TrainerError> {
+        Ok(self.get(name)?.f_to_kind(self.products)?)
     }
 }

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{Block, BlockSpec, LayerNorm, Linear, blocks};
+use super::block::{Block, BlockSpec, LayerNorm, Linear, blocks, project};
 use crate::TrainerError;
 use crate::config::{ModelConfig, TextPool, TextProjection};
 use crate::layout::OPENCLIP_BLOCKS;
@@ -55,7 +55,7 @@ impl TextTower {
             causal: t.causal,
             pool: if t.class_token { TextPool::Last } else { t.pool },
             projection: match t.projection {
-                TextProjection::Matrix => Projection::Matrix(named.get("text_projection")?),
+                TextProjection::Matrix => Projection::Matrix(named.product("text_projection")?),
                 TextProjection::Linear => Projection::Linear(Linear::new(&named.below("text_projection"))?),
                 TextProjection::None => Projection::None,
             },
@@ -79,7 +79,7 @@ impl TextTower {
         // Layer norm works on each token alone: taking the token first gives the same and leaves L - 1 of L out.
         let pooled_nw = self.ln_final.forward(&self.pool(&x, tokens)?)?;
         match &self.projection {
-            Projection::Matrix(matrix) => Ok(pooled_nw.f_matmul(matrix)?),
+            Projection::Matrix(matrix) => project(&pooled_nw, matrix),
             Projection::Linear(linear) => linear.forward(&pooled_nw),
             Projection::None => Ok(pooled_nw),
         }

@@ -1,0 +1,145 @@
+//! Training in bf16 and fp16: near fp32 within what their bits allow, learning, and exact to resume; overflows of fp16 are
+//! counted and cure themselves.
+#![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
+
+use std::path::Path;
+
+use diptych_pipeline::Batch;
+use diptych_schemas::{ContentHash, OptimizerConfig, Precision, SampleIndex, Step, TrainLoopConfig, Uid};
+use diptych_trainer::{CheckpointMeta, Due, GuardState, ModelConfig, Trainer, TrainerSpec, checkpoint, set_threads};
+use tch::Tensor;
+
+const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
+    "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
+const PAIRS: usize = 11;
+
+/// Noise, with texts that are all different.
+fn batch() -> Batch {
+    let noise = |n: usize| (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+    Batch {
+        image_size: 16,
+        context_length: 8,
+        images: (0..PAIRS * 16 * 16 * 3).map(|n| noise(n) as u8).collect(),
+        tokens: (0..PAIRS * 8).map(|n| (noise(n + 7) % 100) as i32).collect(),
+        uids: vec![Uid([0; 16]); PAIRS],
+        captions: vec![String::new(); PAIRS],
+        ..Batch::default()
+    }
+}
+
+fn trainer(precision: Precision, micro_batch_size: u64, model: &str) -> Trainer {
+    set_threads(2);
+    let spec = TrainerSpec {
+        optimizer: OptimizerConfig { warmup_steps: 0, lr: 1e-3, ..OptimizerConfig::default() },
+        train: TrainLoopConfig { batch_size: PAIRS as u64, precision, micro_batch_size, ..TrainLoopConfig::default() },
+        seed: 3,
+        ..TrainerSpec::new(ModelConfig::parse(model).unwrap())
+    };
+    Trainer::new(&spec).unwrap()
+}
+
+fn save(trainer: &Trainer, folder: &Path) -> checkpoint::CheckpointManifest {
+    let meta = CheckpointMeta {
+        run: "test".into(),
+        samples: SampleIndex(0),
+        epoch: 0,
+        training_hash: ContentHash::of(b""),
+        selection_hash: ContentHash::of(b""),
+        due: Due::Schedule,
+        guard: GuardState::default(),
+        score: None,
+        tokenizer_json: "{}".into(),
+    };
+    checkpoint::write(&trainer.snapshot().unwrap(), folder, &meta).unwrap()
+}
+
+fn norm(tensor: &Tensor) -> f64 {
+    tensor.norm().double_value(&[])
+}
+
+/// Each rounding is off by at most half a unit of the last of b bits, 2^-b of the number, either way. A path through this model,
+/// forward and back, has about 2 × 2 layers × 8 of them; they would add up to 32 × 2^-b if all went the same way.
+#[test]
+fn loss_and_gradients_are_those_of_fp32_within_the_bits_of_the_format() {
+    let mut exact = trainer(Precision::Fp32, 0, SMALL);
+    let expected = exact.step(&batch()).unwrap();
+    for (precision, bits) in [(Precision::Bf16, 8), (Precision::Fp16, 11)] {
+        let tolerance = 32.0 * 0.5_f64.powi(bits);
+        for micro_batch_size in [0, 4] {
+            let mut rounded = trainer(precision, micro_batch_size, SMALL);
+            let found = loop {
+                let found = rounded.step(&batch()).unwrap();
+                if !found.overflow {
+                    break found;
+                }
+            };
+            let off = (found.loss - expected.loss).abs();
+            assert!(off < tolerance * expected.loss, "{precision:?}: loss {} and {}", found.loss, expected.loss);
+            let mut apart = 0.0_f64;
+            let models = (rounded.model(), exact.model());
+            for ((name, a), b) in models.0.names().iter().zip(models.0.parameters()).zip(models.1.parameters()) {
+                let (a, b) = (a.grad(), b.grad());
+                assert_eq!(a.kind(), tch::Kind::Float, "{name}");
+                let relative = norm(&(&a - &b)) / norm(&b).max(0.01 * expected.grad_norm);
+                assert!(relative < tolerance, "{precision:?}, micro {micro_batch_size}: {name} is {relative} apart");
+                apart = apart.max(relative);
+            }
+            // Equal within fp32's own bits: then nothing would have been rounded.
+            assert!(apart > 0.5_f64.powi(bits + 3), "{precision:?}: only {apart} apart");
+        }
+    }
+}
+
+#[test]
+fn model_learns_in_each_precision() {
+    for precision in [Precision::Bf16, Precision::Fp16] {
+        let mut trainer = trainer(precision, 4, SMALL);
+        let losses: Vec<f64> = (0..30).map(|_| trainer.step(&batch()).unwrap().loss).collect();
+        assert!(losses[29] < 0.7 * losses[0], "{precision:?}: from {} to {}", losses[0], losses[29]);
+    }
+}
+
+#[test]
+fn run_in_bf16_or_fp16_is_resumed_bit_for_bit_with_its_scale() {
+    let scratch = tempfile::tempdir().unwrap();
+    for precision in [Precision::Bf16, Precision::Fp16] {
+        let at = |name: &str| scratch.path().join(format!("{precision:?}-{name}"));
+        let mut whole = trainer(precision, 0, SMALL);
+        let step = |trainer: &mut Trainer, count| (0..count).map(|_| trainer.step(&batch()).unwrap()).collect::<Vec<_>>();
+        step(&mut whole, 5);
+        save(&whole, &at("half"));
+        let mut resumed = trainer(precision, 0, SMALL);
+        resumed.restore(&at("half")).unwrap();
+        assert_eq!(step(&mut resumed, 3), step(&mut whole, 3));
+        assert_eq!(save(&resumed, &at("resumed")), save(&whole, &at("whole")));
+    }
+    // Without the scale, a run in fp16 would not go on as it did.
+    let mut other = trainer(Precision::Fp16, 0, SMALL);
+    let error = other.restore(&scratch.path().join("Bf16-half")).unwrap_err().to_string();
+    assert!(error.contains("train.precision"), "{error}");
+}
+
+#[test]
+fn overflow_is_counted_halves_the_scale_and_changes_nothing_else() {
+    let scratch = tempfile::tempdir().unwrap();
+    // ln 100: gradients at the features are of the order of 100, 65,536 times that is far outside fp16.
+    let hot = SMALL.replacen('{', r#"{"init_logit_scale": 4.6, "#, 1);
+    let mut trainer = trainer(Precision::Fp16, 0, &hot);
+    let before = save(&trainer, &scratch.path().join("before"));
+    let first = trainer.step(&batch()).unwrap();
+    assert!(first.overflow && first.step == Step(1) && first.loss.is_finite(), "{first:?}");
+    assert_eq!(first.loss_scale, Some(32_768.0));
+    let after = save(&trainer, &scratch.path().join("after"));
+    assert_eq!(after.files["model.safetensors"], before.files["model.safetensors"]);
+    assert_ne!(after.files["optimizer.safetensors"], before.files["optimizer.safetensors"]);
+
+    let reports: Vec<_> = (0..10).map(|_| trainer.step(&batch()).unwrap()).collect();
+    let last = reports.last().unwrap();
+    assert!(!last.overflow && last.step == Step(11), "{last:?}");
+    let overflows = 1 + reports.iter().filter(|report| report.overflow).count() as i32;
+    assert_eq!(last.loss_scale, Some(65_536.0 * 0.5_f64.powi(overflows)));
+
+    // What is no overflow is still said.
+    let report = trainer.step_normalised(&vec![f32::NAN; PAIRS * 3 * 16 * 16], &batch().tokens).unwrap();
+    assert!(report.skipped && !report.overflow && report.loss.is_nan(), "{report:?}");
+}
