@@ -62,7 +62,7 @@ fn error<T>(result: Result<T, diptych_trainer::TrainerError>) -> String {
 }
 
 #[test]
-fn features_are_the_librarys_within_1e_5() {
+fn features_are_the_librarys_within_2e_6() {
     for name in OPENCLIP.iter().chain(&HUGGING_FACE) {
         let encoder = Encoder::from_weights(&weights(name), Device::CPU).unwrap();
         let io = data().join(format!("{name}_io.safetensors"));
@@ -73,7 +73,8 @@ fn features_are_the_librarys_within_1e_5() {
             ("text_features", encoder.encode_tokens(&tokens).unwrap()),
         ] {
             let difference = largest_difference(&found, &tensor(&io, key));
-            assert!(difference < 1e-5, "{name} {key}: {difference}");
+            // Tight enough to notice an epsilon of 1e-5 instead of 1e-6.
+            assert!(difference < 2e-6, "{name} {key}: {difference}");
         }
     }
 }
@@ -141,7 +142,7 @@ fn openclips_siglip_goes_to_hugging_face_and_back() {
     let io = data().join("openclip_siglip_io.safetensors");
     let images = Vec::<f32>::try_from(tensor(&io, "images").flatten(0, -1)).unwrap();
     let difference = largest_difference(&encoder.encode_normalised(&images).unwrap(), &tensor(&io, "image_features"));
-    assert!(difference < 1e-5, "{difference}");
+    assert!(difference < 2e-6, "{difference}");
 }
 
 #[test]
