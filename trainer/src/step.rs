@@ -53,7 +53,9 @@ pub(crate) fn update(
 ) -> Result<Updated, TrainerError> {
     shim::clear_gradients(model.parameters())?;
     let loss = backward(model, objective, inputs, rates.micro_batch)?;
-    let gradients: Vec<Tensor> = model.parameters().iter().map(Tensor::f_grad).collect::<Result<_, _>>()?;
+    // A gradient of zeros leaves what is not trained, and not decayed, as it is.
+    let gradient = |p: &Tensor| if p.requires_grad() { p.f_grad() } else { p.f_zeros_like() };
+    let gradients: Vec<Tensor> = model.parameters().iter().map(gradient).collect::<Result<_, _>>()?;
 
     let norm = shim::total_norm(&gradients)?;
     let unusable = unusable(&loss, &norm)?;
