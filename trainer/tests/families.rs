@@ -50,7 +50,9 @@ fn assert_same_tensors(ours: &Path, theirs: &Path) {
     let (ours, theirs) = (std::fs::read(ours).unwrap(), std::fs::read(theirs).unwrap());
     let (ours, theirs) = (SafeTensors::deserialize(&ours).unwrap(), SafeTensors::deserialize(&theirs).unwrap());
     let mut names = [ours.names(), theirs.names()];
-    names.iter_mut().for_each(|names| names.sort_unstable());
+    for names in &mut names {
+        names.sort_unstable();
+    }
     assert_eq!(names[0], names[1]);
     for (name, theirs) in theirs.iter() {
         let ours = ours.tensor(name).unwrap();
