@@ -25,7 +25,8 @@ impl AdamW {
     pub(crate) fn new(model: &Clip, config: &OptimizerConfig) -> Result<Self, TrainerError> {
         let zeros =
             || model.parameters().iter().map(|p| Ok(p.f_detach()?.f_zeros_like()?)).collect::<Result<Vec<_>, TrainerError>>();
-        let decays = model.names().iter().zip(model.parameters()).map(|(name, p)| decays(name, p.dim())).collect();
+        let decays =
+            model.names().iter().zip(model.parameters()).map(|(name, p)| p.requires_grad() && decays(name, p.dim())).collect();
         Ok(Self { config: config.clone(), updates: 0, averages: zeros()?, squares: zeros()?, decays })
     }
 

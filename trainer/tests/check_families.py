@@ -22,7 +22,7 @@ DATA = Path(__file__).parent / "data"
 def check(what, found, expected):
     difference = (found - expected).abs().max().item()
     print(f"{what}: {difference:.2e}")
-    if not difference <= 1e-5:
+    if not difference <= 2e-6:
         sys.exit(f"{what} differ")
 
 

@@ -5,7 +5,7 @@
 use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{LayerNorm, Linear, Mlp, attend, split_heads};
+use super::block::{LayerNorm, Linear, Mlp, attend, project, split_heads};
 use crate::TrainerError;
 use crate::config::ModelConfig;
 
@@ -57,7 +57,7 @@ impl BertTower {
             norm: LayerNorm::new(&embeddings.below("LayerNorm"), t.layer_norm_eps)?,
             layers: (0..t.layers).map(layer).collect::<Result<_, _>>()?,
             pad_id: t.tokenizer.pad_id.unwrap_or(0),
-            projection: named.get("proj.weight")?,
+            projection: named.product("proj.weight")?,
         })
     }
 
@@ -72,7 +72,7 @@ impl BertTower {
         for layer in &self.layers {
             x = layer.forward(&x, &mask)?;
         }
-        Ok(x.f_select(1, 0)?.f_linear::<Tensor>(&self.projection, None)?)
+        project(&x.f_select(1, 0)?, &self.projection.f_t()?)
     }
 }
 

@@ -46,7 +46,7 @@ impl SiglipTower {
         let projection = named.below("patch_embed.proj");
         let pool = named.below("attn_pool");
         Ok(Self {
-            patches: Patches::new(v, projection.get("weight")?, Some(projection.get("bias")?)),
+            patches: Patches::new(v, projection.product("weight")?, Some(projection.product("bias")?)),
             pos_embed: named.get("pos_embed")?,
             blocks: blocks(spec, &named)?,
             norm: LayerNorm::new(&named.below("norm"), v.layer_norm_eps)?,

@@ -66,7 +66,8 @@ OPENCLIP = {
         text_cfg=text(pool_type="last", no_causal_mask=True, proj_bias=True, norm_kwargs={"eps": 1e-6})),
 }
 # What Diptych calls the trunk for which timm has no name.
-SIGLIP_TRUNK = dict(trunk="siglip", image_size=20, patch_size=8, width=16, head_width=8, layers=2, mlp_ratio=1.6)
+SIGLIP_TRUNK = dict(trunk="siglip", image_size=20, patch_size=8, width=16, head_width=8, layers=2, mlp_ratio=1.6,
+                    norm_kwargs={"eps": 1e-6})
 
 
 def shake(model):
