@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use diptych_pipeline::Tokenizer;
-use diptych_trainer::{Device, Encoder, Weights, checkpoint, set_threads};
+use diptych_trainer::{Device, Encoder, ModelConfig, Weights, checkpoint, set_threads};
 
 use crate::cli::ModelArgs;
 
@@ -63,7 +63,8 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
 pub(crate) fn read(args: &ModelArgs) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
     let path = resolve(args)?;
     set_threads(args.run_on.threads);
-    let weights = if args.ema { Weights::read_average(&path)? } else { Weights::read(&path, None)? };
+    let config = args.model_config.as_deref().map(ModelConfig::named_or_file).transpose()?;
+    let weights = if args.ema { Weights::read_average(&path)? } else { Weights::read(&path, config.as_ref())? };
     let tokenizer = tokenizer(weights.tokenizer_path().as_deref())?;
     Ok((weights, tokenizer))
 }

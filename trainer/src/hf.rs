@@ -12,11 +12,13 @@ use tch::Tensor;
 
 use crate::config::{IMAGE_MEAN, IMAGE_STD, LOGIT_SCALE, ModelConfig, TextConfig, VisionConfig};
 use crate::openclip::same_channels;
-use crate::weights::{Origin, Weights, publish_folder, read_json, write_text};
+use crate::weights::{Origin, Weights, publish_folder, read_first, read_json, write_text};
 use crate::{TrainerError, tensor_file};
 
 pub(crate) const CONFIG_FILE: &str = "config.json";
-pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
+const WEIGHTS_FILE: &str = "model.safetensors";
+/// In the order in which they are looked for.
+pub(crate) const WEIGHTS_FILES: [&str; 2] = [WEIGHTS_FILE, "pytorch_model.bin"];
 const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 /// How Pillow numbers bicubic interpolation.
 const BICUBIC: i64 = 3;
@@ -167,7 +169,7 @@ pub(crate) fn import(folder: &Path) -> Result<Weights, TrainerError> {
         check_preprocessor(&read_json(&preprocessor)?, config.vision.image_size)
             .map_err(|message| said(&preprocessor, message))?;
     }
-    let named = from_hf(&config, tensor_file::read(&folder.join(WEIGHTS_FILE))?)?;
+    let named = from_hf(&config, read_first(folder, &WEIGHTS_FILES)?)?;
     Weights::from_named(folder, Origin::HuggingFaceFolder, config, named)
 }
 

@@ -8,11 +8,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::config::{IMAGE_MEAN, IMAGE_STD, ModelConfig};
-use crate::weights::{Origin, Weights, publish_folder, read_json, write_text};
+use crate::weights::{Origin, Weights, publish_folder, read_first, read_json, write_text};
 use crate::{TrainerError, tensor_file};
 
 pub(crate) const CONFIG_FILE: &str = "open_clip_config.json";
-pub(crate) const WEIGHTS_FILE: &str = "open_clip_model.safetensors";
+const WEIGHTS_FILE: &str = "open_clip_model.safetensors";
+/// In the order in which they are looked for.
+pub(crate) const WEIGHTS_FILES: [&str; 2] = [WEIGHTS_FILE, "open_clip_pytorch_model.bin"];
 
 /// Writes the folder, whole or not at all. `tokenizer_json` is left beside it, so that the folder says which tokens it wants.
 pub fn export_openclip(weights: &Weights, tokenizer_json: &str, folder: &Path) -> Result<(), TrainerError> {
@@ -33,7 +35,7 @@ pub(crate) fn import(folder: &Path) -> Result<Weights, TrainerError> {
     let config = ModelConfig::read(&path)?;
     check_preprocessing(&read_json(&path)?["preprocess_cfg"])
         .map_err(|message| TrainerError::Config { place: path.display().to_string(), message })?;
-    Weights::from_named(folder, Origin::OpenClipFolder, config, tensor_file::read(&folder.join(WEIGHTS_FILE))?)
+    Weights::from_named(folder, Origin::OpenClipFolder, config, read_first(folder, &WEIGHTS_FILES)?)
 }
 
 fn check_preprocessing(found: &Value) -> Result<(), String> {
