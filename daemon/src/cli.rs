@@ -37,7 +37,7 @@ From pairs to an exported model:
   diptych search \"two dogs on a beach\" --model RUN --dataset data --selection train.parquet
   diptych export --model RUN --format openclip --output exported
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but a source could not be read to its end, 4 stopped by a signal with everything saved.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but a source could not be read to its end, 4 stopped by a signal with everything saved, 5 a run stalled and left as guard.stall_action asks.";
 
 /// Trains CLIP-style models on your own image-text pairs: ingest, SQL, training that resumes exactly, evaluation, search, export.
 #[derive(Debug, Parser)]
@@ -56,7 +56,7 @@ pub enum Command {
     Ingest(IngestArgs),
     /// Say what did not become a pair, and why; try again what may work another time
     Ledger(LedgerArgs),
-    /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, embeddings of a state folder
+    /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, events, embeddings of a state folder
     Sql(SqlArgs),
     /// Add columns to a dataset: CLIP similarity and embeddings, language, perceptual hash, blur, entropy. Run again, it adds only what is missing
     Score(ScoreArgs),
@@ -116,9 +116,10 @@ pub struct DatasetArg {
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one), the folder of a checkpoint, an OpenCLIP or a
-    /// Hugging Face model, or a file of weights under OpenCLIP's names (.safetensors, .bin, .pt)
-    #[arg(short, long, value_name = "RUN[@STEP]|FOLDER|FILE")]
+    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one, RUN@best: the best by checkpoint.best_metric), the
+    /// folder of a checkpoint, an OpenCLIP or a Hugging Face model, or a file of weights under OpenCLIP's names (.safetensors, .bin,
+    /// .pt)
+    #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER|FILE")]
     pub model: String,
     /// Which model a file of weights is of: a built-in name or a JSON file
     #[arg(long, value_name = "NAME|FILE")]
@@ -212,7 +213,7 @@ pub struct SqlArgs {
     /// Dataset folder, for meta, blob, ledger and scores
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: Option<PathBuf>,
-    /// State folder, for runs, checkpoints, metrics, embeddings
+    /// State folder, for runs, checkpoints, metrics, events, event_pairs, embeddings
     #[arg(long, value_name = "FOLDER")]
     pub state: Option<PathBuf>,
     /// A Parquet file as a table (a selection, the groups of `diptych dedup`); may be repeated

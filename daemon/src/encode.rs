@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use diptych_pipeline::{Batch, EvalSpec, Selection, eval_batches};
+use diptych_pipeline::{Batch, EvalSpec, Loader, Selection, Waited, eval_batches};
 use diptych_schemas::{LedgerEntry, LoaderConfig, Uid};
 
 use crate::models::Model;
@@ -36,15 +37,35 @@ pub(crate) fn encode_selection(
     selection: &Selection,
     spec: EncodeSpec,
 ) -> anyhow::Result<Encoded> {
+    encode_while(model, dataset, selection, spec, |_| true)
+}
+
+/// How often it is asked whether to go on, while no batch comes.
+const ASKED_EVERY: Duration = Duration::from_millis(100);
+
+/// The same for the first pairs of a selection: asks again and again whether to go on, with how many are encoded.
+pub(crate) fn encode_while(
+    model: &Model,
+    dataset: &Path,
+    selection: &Selection,
+    spec: EncodeSpec,
+    mut go_on: impl FnMut(usize) -> bool,
+) -> anyhow::Result<Encoded> {
     let mut all = Encoded::default();
-    each_batch(model, dataset, selection, spec, |batch, images, texts| {
+    let mut batches = batches(model, dataset, selection, spec)?;
+    while go_on(all.uids.len() + all.skipped.len()) {
+        let batch = match batches.next_within(ASKED_EVERY) {
+            Waited::Batch(batch) => batch?,
+            Waited::NotYet => continue,
+            Waited::Ended => break,
+        };
+        let (batch, images, texts) = encode(model, batch)?;
         all.uids.extend(&batch.uids);
         all.captions.extend(batch.captions);
         all.images.extend(images);
         all.texts.extend(texts);
         all.skipped.extend(batch.skipped);
-        Ok(())
-    })?;
+    }
     for entry in &all.skipped {
         tracing::warn!("left out {} {}: {}", entry.source, entry.key, entry.detail);
     }
@@ -59,20 +80,28 @@ pub(crate) fn each_batch(
     spec: EncodeSpec,
     mut take: impl FnMut(Batch, Vec<f32>, Vec<f32>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let batches = eval_batches(EvalSpec {
+    for batch in batches(model, dataset, selection, spec)? {
+        let (batch, images, texts) = encode(model, batch?)?;
+        take(batch, images, texts)?;
+    }
+    Ok(())
+}
+
+fn batches(model: &Model, dataset: &Path, selection: &Selection, spec: EncodeSpec) -> anyhow::Result<Loader> {
+    Ok(eval_batches(EvalSpec {
         dataset: dataset.to_owned(),
         selection: Arc::new(selection.clone()),
         tokenizer: Arc::clone(&model.tokenizer),
         image_size: model.image_size(),
+        resize: model.resize(),
         context_length: model.context_length(),
         batch_size: spec.batch_size,
         config: LoaderConfig { threads: spec.threads, ..LoaderConfig::default() },
-    })?;
-    for batch in batches {
-        let batch = batch?;
-        let images = model.encoder.encode_images(&batch.images)?;
-        let texts = model.encoder.encode_tokens(&batch.tokens)?;
-        take(batch, images, texts)?;
-    }
-    Ok(())
+    })?)
+}
+
+fn encode(model: &Model, batch: Batch) -> anyhow::Result<(Batch, Vec<f32>, Vec<f32>)> {
+    let images = model.encoder.encode_images(&batch.images)?;
+    let texts = model.encoder.encode_tokens(&batch.tokens)?;
+    Ok((batch, images, texts))
 }

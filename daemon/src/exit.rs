@@ -1,5 +1,8 @@
 //! Exit codes, as `--help` documents them.
 
+/// A run that stalled and was told to leave. No outcome: the thread that would give it is the one that hangs.
+pub const STALLED: u8 = 5;
+
 /// How a command ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

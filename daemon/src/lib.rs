@@ -4,6 +4,7 @@
 //! 2. `store` is the only module that names sled.
 //! 3. `training` drives a run; what a step is, the trainer knows.
 
+mod classification;
 pub mod cli;
 mod commands;
 pub mod demo;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::Tokenizer;
+use diptych_pipeline::{Cleaning, EvalResize, Tokenizer, TokenizerOptions};
 use diptych_trainer::{Device, Encoder, ModelConfig, Weights, checkpoint, set_threads};
 
 use crate::cli::ModelArgs;
@@ -26,13 +26,18 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_owned());
     }
-    let (run, step) = match args.model.rsplit_once('@') {
+    let (run, which) = match args.model.rsplit_once('@') {
+        Some((run, "best")) => (run, Which::Best),
         Some((run, step)) => {
-            let step: u64 =
-                step.parse().with_context(|| format!("--model {}: after @ comes the number of a step", args.model))?;
-            (run, Some(step))
+            let step = step.parse();
+            (
+                run,
+                Which::Step(
+                    step.with_context(|| format!("--model {}: after @ comes the number of a step, or best", args.model))?,
+                ),
+            )
         }
-        None => (args.model.as_str(), None),
+        None => (args.model.as_str(), Which::Newest),
     };
     let folder = checkpoint_folder(&args.run_on.state, run);
     if run.contains('/') || !folder.is_dir() {
@@ -44,7 +49,14 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
             args.run_on.state.display()
         );
     }
-    if let Some(step) = step {
+    if let Which::Best = which {
+        return best(&folder)?.with_context(|| {
+            format!(
+                "run {run} has no checkpoint with a score: set checkpoint.keep_best and checkpoint.best_metric before it trains"
+            )
+        });
+    }
+    if let Which::Step(step) = which {
         let wanted = folder.join(checkpoint_name(step));
         if wanted.is_dir() {
             return Ok(wanted);
@@ -59,21 +71,51 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     Ok(newest.with_context(|| format!("run {run} has no whole checkpoint yet in {}", folder.display()))?.folder)
 }
 
+/// Which checkpoint of a run.
+enum Which {
+    Newest,
+    Best,
+    Step(u64),
+}
+
+/// The checkpoint with the best score by the metric that the newest score is of; of equals the newest.
+fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let found = checkpoint::list(checkpoints)?.valid;
+    let Some(newest) = found.iter().rev().find_map(|found| found.manifest.score.as_ref()) else { return Ok(None) };
+    let scored = found.iter().filter_map(|found| {
+        let score = found.manifest.score.as_ref().filter(|score| score.metric == newest.metric)?;
+        Some((score.goodness(), &found.folder))
+    });
+    Ok(scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, folder)| folder.clone()))
+}
+
 /// Reads the weights that `--model` means, and the tokenizer that belongs to them.
 pub(crate) fn read(args: &ModelArgs) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
     let path = resolve(args)?;
     set_threads(args.run_on.threads);
     let config = args.model_config.as_deref().map(ModelConfig::named_or_file).transpose()?;
     let weights = if args.ema { Weights::read_average(&path)? } else { Weights::read(&path, config.as_ref())? };
-    let tokenizer = tokenizer(weights.tokenizer_path().as_deref())?;
+    let tokenizer = tokenizer(weights.tokenizer_path().as_deref(), &weights.config)?;
     Ok((weights, tokenizer))
 }
 
-/// A `tokenizer.json`, or without one CLIP's own.
-pub(crate) fn tokenizer(path: Option<&Path>) -> anyhow::Result<Arc<Tokenizer>> {
-    let tokenizer = match path {
-        Some(path) => Tokenizer::from_file(path)?,
-        None => Tokenizer::clip()?,
+/// A `tokenizer.json` or a WordPiece `vocab.txt`, used as the model wants it; without one CLIP's own, of models that were made
+/// for it.
+pub(crate) fn tokenizer(path: Option<&Path>, model: &ModelConfig) -> anyhow::Result<Arc<Tokenizer>> {
+    let wanted = &model.text.tokenizer;
+    let tokenizer = match (path, &wanted.name) {
+        (Some(path), _) => {
+            let options = TokenizerOptions {
+                cleaning: if wanted.canonical { Cleaning::Canonical } else { Cleaning::OfTheFile },
+                pad_id: wanted.pad_id.map(|id| id as i32),
+                separator_to_zero: wanted.strip_sep_token,
+            };
+            Tokenizer::from_file_with(path, options)?
+        }
+        (None, None) => Tokenizer::clip()?,
+        (None, Some(name)) => bail!(
+            "the model wants the tokenizer {name}: name its tokenizer.json (model.tokenizer), or lay it into the folder of the weights"
+        ),
     };
     Ok(Arc::new(tokenizer))
 }
@@ -96,6 +138,11 @@ pub(crate) struct Model {
 impl Model {
     pub(crate) fn image_size(&self) -> u32 {
         self.encoder.config().vision.image_size as u32
+    }
+
+    /// How images become what the encoder takes.
+    pub(crate) fn resize(&self) -> EvalResize {
+        self.encoder.config().preprocess.resize
     }
 
     pub(crate) fn context_length(&self) -> usize {

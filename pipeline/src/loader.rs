@@ -28,11 +28,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use diptych_schemas::{AugmentConfig, CaptionColumn, LoaderConfig, SampleIndex};
 
 use crate::order::Shuffle;
+use crate::pixels::EvalResize;
 use crate::scores::Wanted;
 use crate::{Batch, Order, Selection, Tokenizer};
 use mix::Mix;
@@ -100,6 +102,8 @@ pub struct EvalSpec {
     pub tokenizer: Arc<Tokenizer>,
     /// H = W of the batches, in pixels.
     pub image_size: u32,
+    /// How images become squares.
+    pub resize: EvalResize,
     /// L of the batches.
     pub context_length: usize,
     pub batch_size: usize,
@@ -192,7 +196,7 @@ pub fn measured_batches(spec: EvalSpec, wanted: Wanted) -> Result<Loader, Loader
         image_size: spec.image_size,
         context_length: spec.context_length,
         max_pixels: spec.config.max_pixels,
-        transform: Transform::Eval,
+        transform: Transform::Eval(spec.resize),
         wanted,
         spare: Spare::default(),
     };
@@ -269,6 +273,52 @@ impl Loader {
     pub fn stats(&self) -> LoaderStats {
         self.counters.stats(self.batches.len())
     }
+
+    /// The same from another thread, while this one waits for a batch: so without batches that wait.
+    pub fn monitor(&self) -> LoaderMonitor {
+        LoaderMonitor(Arc::clone(&self.counters))
+    }
+
+    /// The next batch if it comes within `time`, for who must not wait for ever.
+    pub fn next_within(&mut self, time: Duration) -> Waited {
+        if self.finished {
+            return Waited::Ended;
+        }
+        match self.batches.recv_timeout(time) {
+            Err(RecvTimeoutError::Timeout) => Waited::NotYet,
+            Ok(item) => self.taken(Some(item)).map_or(Waited::Ended, Waited::Batch),
+            Err(RecvTimeoutError::Disconnected) => self.taken(None).map_or(Waited::Ended, Waited::Batch),
+        }
+    }
+
+    fn taken(&mut self, item: Option<Result<Batch, LoaderError>>) -> Option<Result<Batch, LoaderError>> {
+        match &item {
+            Some(Ok(batch)) => {
+                self.counters.decoded_bytes.fetch_sub(batch.bytes() as u64, Ordering::Relaxed);
+                // The dispatcher is gone at the end of the stream; then nobody needs it.
+                let _ = self.tickets.try_send(());
+            }
+            Some(Err(_)) | None => self.finished = true,
+        }
+        item
+    }
+}
+
+/// See [`Loader::next_within`].
+pub enum Waited {
+    Batch(Result<Batch, LoaderError>),
+    NotYet,
+    Ended,
+}
+
+/// See [`Loader::monitor`].
+#[derive(Clone)]
+pub struct LoaderMonitor(Arc<Counters>);
+
+impl LoaderMonitor {
+    pub fn stats(&self) -> LoaderStats {
+        self.0.stats(0)
+    }
 }
 
 impl Iterator for Loader {
@@ -279,15 +329,7 @@ impl Iterator for Loader {
             return None;
         }
         let item = self.batches.recv().ok();
-        match &item {
-            Some(Ok(batch)) => {
-                self.counters.decoded_bytes.fetch_sub(batch.bytes() as u64, Ordering::Relaxed);
-                // The dispatcher is gone at the end of the stream; then nobody needs it.
-                let _ = self.tickets.try_send(());
-            }
-            Some(Err(_)) | None => self.finished = true,
-        }
-        item
+        self.taken(item)
     }
 }
 

@@ -3,7 +3,7 @@
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): the n-th number is a mix of seed + n · γ.
 #[derive(Clone, Debug)]
-pub(crate) struct Random {
+pub struct Random {
     state: u64,
 }
 
@@ -18,7 +18,7 @@ pub(crate) fn mix(mut value: u64) -> u64 {
 }
 
 /// One seed out of several coordinates; their order counts.
-pub(crate) fn seed_of(coordinates: &[u64]) -> u64 {
+pub fn seed_of(coordinates: &[u64]) -> u64 {
     coordinates.iter().fold(GAMMA, |seed, coordinate| mix(seed.wrapping_add(GAMMA) ^ mix(coordinate.wrapping_add(GAMMA))))
 }
 
@@ -28,22 +28,22 @@ pub(crate) fn fraction_of(bits: u64) -> f64 {
 }
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
-    pub(crate) fn next_u64(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(GAMMA);
         mix(self.state)
     }
 
     /// Uniform in [low, high), with 53 random bits.
-    pub(crate) fn uniform(&mut self, low: f64, high: f64) -> f64 {
+    pub fn uniform(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * fraction_of(self.next_u64())
     }
 
     /// Uniform in 0..bound, without bias (Lemire, 2019). `bound` must be above 0.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         let reject_below = bound.wrapping_neg() % bound;
         loop {
             let product = u128::from(self.next_u64()) * u128::from(bound);
@@ -54,7 +54,7 @@ impl Random {
     }
 
     /// Fisher and Yates: each order is equally likely.
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last as u64 + 1) as usize);
         }

@@ -14,7 +14,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 use sha2::{Digest, Sha256};
 
@@ -207,17 +207,18 @@ impl Selection {
     }
 }
 
-/// Uids are hashes: neither a dictionary nor compression makes them smaller. Rows rise, so their differences are small.
+/// No dictionaries and no statistics: uids are hashes, which nothing makes smaller, and places rise, so their differences are
+/// small and quickly written.
 fn properties() -> WriterProperties {
-    let (uid, row) = (ColumnPath::from(column::UID), ColumnPath::from(column::ROW));
-    WriterProperties::builder()
+    let places = [column::SHARD, column::ROW_GROUP, column::ROW].map(ColumnPath::from);
+    let properties = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_statistics_enabled(EnabledStatistics::None)
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_column_dictionary_enabled(uid.clone(), false)
-        .set_column_compression(uid, Compression::UNCOMPRESSED)
-        .set_column_dictionary_enabled(row.clone(), false)
-        .set_column_encoding(row, Encoding::DELTA_BINARY_PACKED)
-        .set_created_by("diptych".into())
-        .build()
+        .set_column_compression(ColumnPath::from(column::UID), Compression::UNCOMPRESSED)
+        .set_created_by("diptych".into());
+    let delta = |properties: WriterPropertiesBuilder, place| properties.set_column_encoding(place, Encoding::DELTA_BINARY_PACKED);
+    places.into_iter().fold(properties, delta).build()
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows tests by their attribute, not by their folder")]
 
 mod common;
+#[path = "sql/row_numbers.rs"]
+mod row_numbers;
 #[path = "sql/scored.rs"]
 mod scored;
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config_data::{DataConfig, resolve};
 use crate::config_keys::unknown_key;
+use crate::config_unattended::{CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, TensorBoard};
 use crate::{ContentHash, RemoteConfig, SchemaError};
 
 /// A training run. `diptych config` prints this with all its defaults.
@@ -37,6 +38,10 @@ pub struct TrainConfig {
     pub checkpoint: CheckpointConfig,
     #[serde(default)]
     pub eval: EvalConfig,
+    #[serde(default)]
+    pub guard: GuardConfig,
+    #[serde(default)]
+    pub metrics: MetricsConfig,
 }
 
 /// Which model, and where its weights come from.
@@ -69,6 +74,18 @@ pub struct TrainLoopConfig {
     pub threads: usize,
     /// `auto` (a GPU where there is one), `cpu` or `cuda:N`.
     pub device: String,
+}
+
+/// The numbers that matrix products and attention take. Weights, layer norms, features and loss are fp32 with each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    #[default]
+    Fp32,
+    /// The range of fp32 with 8 bits of mantissa.
+    Bf16,
+    /// 11 bits of mantissa and a small range: gradients are scaled, and a step whose gradients overflow is skipped.
+    Fp16,
 }
 
 /// How the learning rate goes after the warm-up.
@@ -163,31 +180,6 @@ pub struct LoaderConfig {
     pub remote: RemoteConfig,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CheckpointConfig {
-    /// Save every so many steps; 0: not by steps.
-    pub every_steps: u64,
-    /// Save at the end of every so many epochs; 0: not by epochs. The end of the run is always saved.
-    pub every_epochs: u64,
-    /// Checkpoints kept, the newest first; 0: all.
-    pub keep_last: usize,
-}
-
-/// Retrieval on held-out pairs while training.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvalConfig {
-    /// Selection of held-out pairs of the same dataset or of `dataset`. Without it there is no evaluation while training.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub selection: Option<PathBuf>,
-    /// Dataset of `selection`; without it: the training's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dataset: Option<PathBuf>,
-    /// Evaluate at the end of every so many epochs; 0: only at the end of the run.
-    pub every_epochs: u64,
-}
-
 fn default_state() -> PathBuf {
     PathBuf::from("state")
 }
@@ -240,12 +232,6 @@ impl Default for LoaderConfig {
             max_pixels: crate::MAX_PIXELS,
             remote: RemoteConfig::default(),
         }
-    }
-}
-
-impl Default for CheckpointConfig {
-    fn default() -> Self {
-        Self { every_steps: 1000, every_epochs: 1, keep_last: 3 }
     }
 }
 
@@ -330,19 +316,9 @@ impl TrainConfig {
         check(self.loader.queue_mib >= 1, "loader.queue_mib must be at least 1 MiB".into())?;
         self.loader.remote.validate()?;
         check(self.loader.max_pixels >= 1, "loader.max_pixels must be at least 1".into())?;
-        check(
-            self.eval.selection.is_some() || self.eval.dataset.is_none(),
-            "eval.dataset is set, but eval.selection is not: name the held-out selection, or remove eval.dataset".into(),
-        )?;
-        check(
-            self.eval.selection.is_none() || self.eval.dataset.is_some() || self.data.mix.is_empty(),
-            "eval.dataset is missing: with data.mix, name the dataset of eval.selection".into(),
-        )?;
-        check(
-            self.eval.selection.is_some() || self.eval.every_epochs == 0,
-            "eval.every_epochs is set, but eval.selection is not: name the held-out selection, or remove eval.every_epochs"
-                .into(),
-        )?;
+        self.checkpoint.validate(&self.eval, self.train.ema_decay > 0.0)?;
+        self.eval.validate(!self.data.mix.is_empty())?;
+        self.guard.validate()?;
         let device = self.train.device.as_str();
         let cuda = device.strip_prefix("cuda:").is_some_and(|n| n.parse::<usize>().is_ok());
         check(matches!(device, "auto" | "cpu") || cuda, format!("train.device must be auto, cpu or cuda:N, got {device:?}"))
@@ -351,9 +327,14 @@ impl TrainConfig {
     fn resolve_paths(&mut self, folder: &Path) {
         resolve(&mut self.state, folder);
         self.data.resolve_paths(folder);
-        let optional = [&mut self.model.weights, &mut self.model.tokenizer, &mut self.eval.selection, &mut self.eval.dataset];
+        let EvalConfig { selection, dataset, classes, templates, .. } = &mut self.eval;
+        let optional = [&mut self.model.weights, &mut self.model.tokenizer, selection, dataset, classes, templates];
         let cache = &mut self.loader.remote.cache;
-        optional.into_iter().chain([cache]).flatten().for_each(|path| resolve(path, folder));
+        let board = match &mut self.metrics.tensorboard {
+            TensorBoard::Folder(folder) => Some(folder),
+            TensorBoard::Wanted(_) => None,
+        };
+        optional.into_iter().chain([cache]).flatten().chain(board).for_each(|path| resolve(path, folder));
         if Path::new(&self.model.config).extension().is_some_and(|ending| ending == "json") {
             self.model.config = folder.join(&self.model.config).to_string_lossy().into_owned();
         }
@@ -365,7 +346,7 @@ impl TrainConfig {
     }
 
     /// Hash of what decides the weights that come out. What may change between a kill and a resume is left out: paths (the
-    /// selection counts by its own hash), threads of the loader, checkpoints and evaluation.
+    /// selection counts by its own hash), threads of the loader, checkpoints, evaluation, guards and metrics.
     pub fn training_hash(&self) -> ContentHash {
         let decisive = Self {
             state: PathBuf::new(),
@@ -380,6 +361,8 @@ impl TrainConfig {
             },
             checkpoint: CheckpointConfig::default(),
             eval: EvalConfig::default(),
+            guard: GuardConfig::default(),
+            metrics: MetricsConfig::default(),
             ..self.clone()
         };
         ContentHash::of(decisive.to_toml().as_bytes())

@@ -8,6 +8,7 @@ mod config;
 mod config_data;
 mod config_keys;
 mod config_remote;
+mod config_unattended;
 pub mod durable;
 mod error;
 mod ids;
@@ -17,11 +18,14 @@ mod scores;
 mod tables;
 
 pub use config::{
-    AugmentConfig, CheckpointConfig, EvalConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, OptimizerConfig,
-    ScheduleKind, TrainConfig, TrainLoopConfig,
+    AugmentConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, OptimizerConfig, Precision, ScheduleKind, TrainConfig,
+    TrainLoopConfig,
 };
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
 pub use config_remote::{RemoteConfig, is_url};
+pub use config_unattended::{
+    BestMode, CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, StallAction, TensorBoard, due_by_samples,
+};
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
 pub use ledger::{LedgerEntry, RETRYABLE, Reason, Stage};
@@ -31,8 +35,9 @@ pub use scores::{
     is_score_name, numbered_file, score_file_schema, score_folder, scores_folder, scores_schema,
 };
 pub use tables::{
-    DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema, key, ledger_schema,
-    meta_fields, meta_schema, metrics_schema, runs_schema, selection_schema, source_column_name,
+    DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema, event_pairs_schema,
+    events_schema, key, ledger_schema, meta_fields, meta_schema, metrics_schema, runs_schema, selection_schema,
+    source_column_name,
 };
 
 /// Largest width × height that is decoded unless a configuration says otherwise: Pillow's limit above which it refuses an

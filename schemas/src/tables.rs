@@ -47,6 +47,8 @@ pub mod column {
     pub const STEP: &str = "step";
     pub const SAMPLES: &str = "samples";
     pub const TIME: &str = "time";
+    pub const KIND: &str = "kind";
+    pub const MESSAGE: &str = "message";
 }
 
 /// What is stored in a selection's and a shard's Parquet key-value metadata.
@@ -191,7 +193,7 @@ pub fn runs_schema() -> SchemaRef {
         text("tokenizer_hash", false),
         text("version", false),
         text("config", false),
-        text("message", true),
+        text(column::MESSAGE, true),
     ]))
 }
 
@@ -207,4 +209,22 @@ pub fn checkpoints_schema() -> SchemaRef {
         text("weights_hash", false),
         Field::new(column::BYTES, DataType::UInt64, false),
     ]))
+}
+
+/// SQL table `events`: what the guards of a run noticed, in words. `kind` is `skipped_step`, `roll_back`, `loss_spike`, `loss_stuck`,
+/// `data_wait`, `logit_scale`, `stall`.
+pub fn events_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text(column::RUN, false),
+        Field::new(column::STEP, DataType::UInt64, false),
+        Field::new(column::SAMPLES, DataType::UInt64, false),
+        milliseconds(column::TIME),
+        text(column::KIND, false),
+        text(column::MESSAGE, false),
+    ]))
+}
+
+/// SQL table `event_pairs`: the pairs of the batch of a step that an event of `events` is about.
+pub fn event_pairs_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![text(column::RUN, false), Field::new(column::STEP, DataType::UInt64, false), uid()]))
 }

@@ -128,7 +128,7 @@ impl Shared {
             }
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let path = path.trim_start_matches('/').split('?').next().unwrap_or_default().to_owned();
+        let path = decoded(path.trim_start_matches('/').split('?').next().unwrap_or_default());
         let request = Request { number, method: method.to_owned(), path, range };
         self.requests.lock().unwrap().push(request.clone());
         let fault = (self.faults)(&request);
@@ -187,4 +187,15 @@ impl Shared {
             }
         }
     }
+}
+
+/// A URL's path without its escapes: Google's client escapes all but letters and digits.
+fn decoded(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(&part[..2], 16).unwrap());
+        bytes.extend(part[2..].bytes());
+    }
+    String::from_utf8(bytes).unwrap()
 }

@@ -13,6 +13,8 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
+#include <c10/core/impl/VirtualGuardImpl.h>
+
 #include <dlfcn.h>
 
 #include <cstdlib>
@@ -88,6 +90,11 @@ char *diptych_deterministic(bool on) {
     // That mode also fills every new tensor with NaN, to find readers of memory that nobody wrote: a pass over memory an operator.
     at::globalContext().setDeterministicFillUninitializedMemory(false);
   });
+}
+
+// Waits for a GPU.
+char *diptych_synchronise(int device) {
+  return guarded([&] { c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).synchronizeDevice(device); });
 }
 
 // Opens a shared library for good, its symbols visible to all: how libtorch_cuda registers itself.

@@ -22,6 +22,7 @@ use tch::Tensor;
 
 use crate::TrainerError;
 use crate::config::ModelConfig;
+use crate::guard::{Due, GuardState, Score};
 use crate::layout;
 use crate::tensor_file::{self, FileEntry};
 
@@ -56,7 +57,7 @@ impl Snapshot {
 }
 
 /// What a checkpoint says beside its tensors.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CheckpointMeta {
     /// Name of the run.
     pub run: String,
@@ -66,12 +67,15 @@ pub struct CheckpointMeta {
     /// `TrainConfig::training_hash`.
     pub training_hash: ContentHash,
     pub selection_hash: ContentHash,
+    pub due: Due,
+    pub guard: GuardState,
+    pub score: Option<Score>,
     /// `tokenizer.json`.
     pub tokenizer_json: String,
 }
 
 /// What a checkpoint consists of: the content of its `manifest.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointManifest {
     pub version: u32,
     pub run: String,
@@ -80,6 +84,15 @@ pub struct CheckpointManifest {
     pub epoch: u64,
     pub training_hash: ContentHash,
     pub selection_hash: ContentHash,
+    /// Why it was written.
+    #[serde(default)]
+    pub due: Due,
+    /// What the guards did until then. Left out where that is nothing.
+    #[serde(default, skip_serializing_if = "GuardState::is_quiet")]
+    pub guard: GuardState,
+    /// What an evaluation of these weights gave, where the run keeps its best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Score>,
     /// By name, all but the manifest itself.
     pub files: BTreeMap<String, FileEntry>,
 }
@@ -136,7 +149,7 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
     state.extend(names.iter().map(|name| format!("square.{name}")).zip(&snapshot.squares));
     files.insert(OPTIMIZER_FILE.to_owned(), tensor_file::write(&temporary.join(OPTIMIZER_FILE), &state, &[])?);
 
-    let config = format!("{:#}\n", snapshot.config.to_json());
+    let config = format!("{:#}\n", snapshot.config.to_file_json());
     for (name, text) in [(CONFIG_FILE, &config), (TOKENIZER_FILE, &meta.tokenizer_json)] {
         files.insert(name.to_owned(), tensor_file::write_file(&temporary.join(name), |sink| sink.write_all(text.as_bytes()))?);
     }
@@ -149,6 +162,9 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
         epoch: meta.epoch,
         training_hash: meta.training_hash,
         selection_hash: meta.selection_hash,
+        due: meta.due,
+        guard: meta.guard.clone(),
+        score: meta.score.clone(),
         files,
     };
     let path = temporary.join(MANIFEST_FILE);
@@ -265,7 +281,7 @@ pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), Trai
 }
 
 /// A checkpoint folder that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     pub folder: PathBuf,
     pub manifest: CheckpointManifest,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use crate::{TrainerError, shim};
+use diptych_schemas::Precision;
 
 /// A device that exists. Opaque, so that only this crate names `tch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,15 @@ impl Device {
                 Err(TrainerError::Device(format!("device {text} is not there: {found} ({state}). Use auto or cpu")))
             }
         }
+    }
+}
+
+/// libtorch's name for the numbers that matrix products take.
+pub(crate) fn kind_of(precision: Precision) -> tch::Kind {
+    match precision {
+        Precision::Fp32 => tch::Kind::Float,
+        Precision::Bf16 => tch::Kind::BFloat16,
+        Precision::Fp16 => tch::Kind::Half,
     }
 }
 

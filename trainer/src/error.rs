@@ -28,14 +28,6 @@ pub enum TrainerError {
     #[error("{path}: damaged checkpoint: {message}. Use an older checkpoint, or copy this one again from where it came from")]
     Damaged { path: PathBuf, message: String },
 
-    /// The loss or the gradient is NaN or infinite. Nothing was updated.
-    #[error(
-        "step {step}: the loss is {loss} and the gradient norm {grad_norm}, so the weights were left as they were before this step. \
-         The usual causes are a learning rate that is too high or too short a warm-up, and no gradient clip: lower optimizer.lr, \
-         raise optimizer.warmup_steps or set optimizer.clip_grad_norm, and go on from the newest checkpoint"
-    )]
-    NotFinite { step: u64, loss: f64, grad_norm: f64 },
-
     /// A batch that does not fit the model.
     #[error("a batch does not fit the model: {0}")]
     Batch(String),

@@ -22,7 +22,23 @@ pub(crate) fn values(spec: &ParameterSpec, seed: u64) -> Vec<f32> {
             values.truncate(count);
             values
         }
+        Start::SinCos2d(side) => sin_cos_2d(side as usize, spec.shape.last().map_or(0, |&width| width as usize)),
     }
+}
+
+/// Positions of a square grid, after MAE's `get_2d_sincos_pos_embed` (He et al., 2022): for each patch, row by row, the sines and
+/// cosines of its column and then those of its row, behind zeros for the class token: [1 + side², width].
+fn sin_cos_2d(side: usize, width: usize) -> Vec<f32> {
+    let waves = width / 4;
+    let angle = |position: usize, wave: usize| position as f64 / 10_000_f64.powf(wave as f64 / waves as f64);
+    let mut values = vec![0.0; width];
+    for patch in 0..side * side {
+        for position in [patch % side, patch / side] {
+            values.extend((0..waves).map(|wave| angle(position, wave).sin() as f32));
+            values.extend((0..waves).map(|wave| angle(position, wave).cos() as f32));
+        }
+    }
+    values
 }
 
 /// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.

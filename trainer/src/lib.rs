@@ -15,6 +15,8 @@ mod device;
 mod encoder;
 mod error;
 pub mod evaluate;
+pub mod flops;
+mod guard;
 mod hf;
 mod init;
 mod layout;
@@ -33,10 +35,14 @@ mod upload;
 mod weights;
 
 pub use checkpoint::{CheckpointManifest, CheckpointMeta, Snapshot};
-pub use config::{BUILT_IN, IMAGE_MEAN, IMAGE_STD, ModelConfig, TextConfig, VisionConfig};
+pub use config::{
+    AttentionalPool, Bert, IMAGE_MEAN, IMAGE_STD, ImagePool, LARGEST_LOGIT_SCALE, ModelConfig, PreprocessConfig, TextConfig,
+    TextPool, TextProjection, TokenizerConfig, Trunk, VisionConfig, built_in_names,
+};
 pub use device::{CudaLibraries, Device, open_cuda_libraries, restart_with_sleeping_threads, set_threads};
 pub use encoder::Encoder;
 pub use error::TrainerError;
+pub use guard::{Due, GuardState, RollBack, Score};
 pub use hf::{TokenizerFiles, export_hf};
 pub use model::Clip;
 pub use objective::{Objective, Scalars, clip_loss};

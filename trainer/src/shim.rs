@@ -33,6 +33,7 @@ unsafe extern "C" {
     fn diptych_scale(count: usize, tensors: *const *const C_tensor, factor: *const C_tensor) -> *mut c_char;
     fn diptych_clear_gradients(count: usize, tensors: *const *const C_tensor) -> *mut c_char;
     fn diptych_deterministic(on: bool) -> *mut c_char;
+    fn diptych_synchronise(device: i32) -> *mut c_char;
     fn diptych_open_library(path: *const c_char) -> *mut c_char;
     fn diptych_libtorch_file() -> *const c_char;
 }
@@ -111,6 +112,15 @@ pub(crate) fn clear_gradients(parameters: &[Tensor]) -> Result<(), TrainerError>
 pub(crate) fn deterministic(on: bool) -> Result<(), TrainerError> {
     // SAFETY: takes no pointer.
     said(unsafe { diptych_deterministic(on) })
+}
+
+/// Waits until a device has done all that it was asked for. The CPU always has.
+pub(crate) fn synchronise(device: Device) -> Result<(), TrainerError> {
+    match device {
+        // SAFETY: takes no pointer.
+        Device::Cuda(number) => said(unsafe { diptych_synchronise(number as i32) }),
+        _ => Ok(()),
+    }
 }
 
 /// Opens a shared library for the rest of the process.

@@ -21,8 +21,6 @@ pub(crate) struct Inputs<'a> {
 /// What the schedule and the configuration say about one update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rates {
-    /// Steps done before it: for messages.
-    pub(crate) step: u64,
     pub(crate) lr: f64,
     /// Largest norm of all gradients together; 0: no clip.
     pub(crate) clip_grad_norm: f64,
@@ -38,12 +36,14 @@ pub(crate) struct Updated {
     pub(crate) grad_norm: f64,
     /// The factor itself, not its logarithm, after the update.
     pub(crate) logit_scale: f64,
+    /// Loss or gradient were NaN or infinite: weights and moments are as they were.
+    pub(crate) skipped: bool,
 }
 
 /// One update of the model in place.
 ///
 /// The host waits for the device once, at the end. Where loss or gradient are not finite, the device itself leaves the
-/// weights and the moments alone, and an error says so.
+/// weights and the moments alone, and [`Updated::skipped`] says so.
 pub(crate) fn update(
     model: &Clip,
     objective: &Objective,
@@ -68,11 +68,11 @@ pub(crate) fn update(
     let on_host = Tensor::f_stack(&[loss, norm, scale], 0)?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?;
     on_host.f_copy_data(&mut report, 3)?;
     let [loss, grad_norm, logit_scale] = report.map(f64::from);
-    if !(loss.is_finite() && grad_norm.is_finite()) {
-        return Err(TrainerError::NotFinite { step: rates.step, loss, grad_norm });
+    let skipped = !(loss.is_finite() && grad_norm.is_finite());
+    if !skipped {
+        optimizer.updates += 1;
     }
-    optimizer.updates += 1;
-    Ok(Updated { loss, grad_norm, logit_scale })
+    Ok(Updated { loss, grad_norm, logit_scale, skipped })
 }
 
 /// The loss, f32 scalar on the device, its gradients added to the model's.

@@ -64,6 +64,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// The factor of the logits, after the step.
     pub logit_scale: f64,
+    /// Loss or gradient were NaN or infinite, so weights, moments and average are as they were before it; the schedule went on.
+    pub skipped: bool,
 }
 
 impl Trainer {
@@ -121,6 +123,11 @@ impl Trainer {
         Ok(Some(Encoder::of(Clip::frozen(self.model.config(), handles)?)))
     }
 
+    /// Goes on at a later step of the schedule, with the weights and moments as they are: what lies between is passed over.
+    pub fn pass_to(&mut self, step: Step) {
+        self.steps_done = step.0;
+    }
+
     /// One update. Nothing is changed where it is an error.
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport, TrainerError> {
         let n = batch.len();
@@ -159,9 +166,9 @@ impl Trainer {
     fn update(&mut self, pairs: usize, inputs: Inputs<'_>) -> Result<StepReport, TrainerError> {
         let lr = self.schedule.lr(self.steps_done);
         let Self { clip_grad_norm, micro_batch, .. } = *self;
-        let rates = Rates { step: self.steps_done, lr, clip_grad_norm, micro_batch };
+        let rates = Rates { lr, clip_grad_norm, micro_batch };
         let done = step::update(&self.model, &self.objective, &mut self.optimizer, inputs, rates)?;
-        if let Some(average) = &mut self.average {
+        if let Some(average) = self.average.as_mut().filter(|_| !done.skipped) {
             average.update(&self.model, self.optimizer.updates)?;
         }
         self.steps_done += 1;
@@ -172,6 +179,7 @@ impl Trainer {
             lr,
             grad_norm: done.grad_norm,
             logit_scale: done.logit_scale,
+            skipped: done.skipped,
         })
     }
 
@@ -180,7 +188,7 @@ impl Trainer {
         let lr = self.schedule.lr(self.steps_done);
         let logit_scale = self.model.logit_scale().f_detach()?.f_exp()?.f_double_value(&[])?;
         self.steps_done += 1;
-        Ok(StepReport { step: Step(self.steps_done), pairs: 0, loss: 0.0, lr, grad_norm: 0.0, logit_scale })
+        Ok(StepReport { step: Step(self.steps_done), pairs: 0, loss: 0.0, lr, grad_norm: 0.0, logit_scale, skipped: false })
     }
 
     /// Copies of everything that the next steps depend on, in the CPU's memory.

@@ -5,6 +5,7 @@ use diptych_pipeline::{DecontaminationReport, DedupSpec, Evaluation, decontamina
 
 use super::dedup::{Memory, cut, read_selection, tiers, unseen};
 use crate::cli::DecontaminateArgs;
+use crate::commands::profile::remember_selection;
 use crate::commands::sql::with_limited_session;
 use crate::exit::Outcome;
 use crate::output::{line, thousands};
@@ -23,6 +24,7 @@ pub(crate) fn run(args: &DecontaminateArgs) -> anyhow::Result<Outcome> {
         }
         Ok(decontaminate(&context, input.as_ref(), &against, &spec, &args.output, args.groups.as_deref()).await?)
     })?;
+    remember_selection(&args.dataset.dataset, &args.output);
     print_report(args, &report)?;
     Ok(Outcome::Done)
 }

@@ -6,6 +6,7 @@ use diptych_pipeline::sql::default_memory;
 use diptych_pipeline::{DedupReport, DedupSpec, Selection, Tier, dedup};
 
 use crate::cli::{ByTier, DedupArgs, TierArgs};
+use crate::commands::profile::remember_selection;
 use crate::commands::sql::with_limited_session;
 use crate::exit::Outcome;
 use crate::output::{line, thousands};
@@ -20,6 +21,7 @@ pub(crate) fn run(args: &DedupArgs) -> anyhow::Result<Outcome> {
     let report = with_limited_session(Some(&args.dataset.dataset), None, Some(memory.queries), async |context| {
         Ok(dedup(&context, input.as_ref(), &spec, &args.output, args.groups.as_deref()).await?)
     })?;
+    remember_selection(&args.dataset.dataset, &args.output);
     print_report(args, &report)?;
     Ok(Outcome::Done)
 }

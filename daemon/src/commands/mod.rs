@@ -18,7 +18,7 @@ mod profile;
 mod score;
 mod search;
 mod select;
-mod sql;
+pub(crate) mod sql;
 mod synthetic_meta;
 mod train;
 mod uids;

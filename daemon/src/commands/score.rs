@@ -15,6 +15,7 @@ use crate::cli::{ModelArgs, ScoreArgs, ScoreKindArg};
 use crate::exit::Outcome;
 use crate::models::{self, Model};
 use crate::output::{line, thousands};
+use crate::training::signals;
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     let kinds = kinds(args)?;
@@ -29,6 +30,8 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
         Some(model) => Arc::clone(&model.tokenizer),
         None => Arc::new(Tokenizer::clip()?),
     };
+    let stop = signals::watch("what was computed is written")?;
+    let flag = stop.flag();
     let request = ScoreRequest {
         dataset: &args.dataset.dataset,
         selection: selection.as_ref(),
@@ -38,6 +41,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
         batch_size: args.batch_size.max(1),
         threads: args.run_on.threads,
         save_every: Duration::from_secs(args.save_every),
+        stop: &flag,
     };
     let bar = ProgressBar::new(pairs);
     let style = ProgressStyle::with_template("scoring [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}");
@@ -53,7 +57,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     if !request.kinds.is_empty() {
         reports = score(&request, &mut encode, &mut |pairs| bar.inc(pairs))?;
     }
-    if let Some(centroids) = &centroids {
+    if let Some(centroids) = centroids.as_ref().filter(|_| !stop.asked()) {
         bar.set_position(0);
         let request = ClusterRequest {
             dataset: &args.dataset.dataset,
@@ -67,6 +71,10 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     bar.finish_and_clear();
     for report in reports {
         line(in_words(&report))?;
+    }
+    if stop.asked() {
+        tracing::info!("stopped; the same command computes what is still missing");
+        return Ok(Outcome::Stopped);
     }
     Ok(Outcome::Done)
 }
@@ -124,9 +132,10 @@ fn model_spec(model: &Model) -> anyhow::Result<ModelSpec> {
     let (image_size, context_length) = (model.image_size(), model.context_length());
     let (weights, tokenizer) = (model.encoder.hash()?, model.tokenizer.hash());
     Ok(ModelSpec {
-        producer: Producer::of_model(&weights, &tokenizer, image_size, context_length),
+        producer: Producer::of_model(&weights, &tokenizer, image_size, model.resize(), context_length),
         dimension: model.encoder.dimension(),
         image_size,
+        resize: model.resize(),
         context_length,
     })
 }

@@ -95,9 +95,10 @@ async fn rows(context: &SessionContext, sql: &str) -> anyhow::Result<Vec<RecordB
 }
 
 pub(super) async fn gather(context: &SessionContext) -> anyhow::Result<Facts> {
+    // Perceptual hashes and languages come with the source or as scores: `scored` has both.
     let totals = numbers(
         context,
-        "SELECT count(*), coalesce(sum(bytes), 0), count(DISTINCT sha256), count(DISTINCT caption), count(phash), count(DISTINCT phash) FROM meta",
+        "SELECT count(*), coalesce(sum(bytes), 0), count(DISTINCT sha256), count(DISTINCT caption), count(phash), count(DISTINCT phash) FROM scored",
     )
     .await?;
     let total = |index: usize| totals[index].unwrap_or(0.0) as u64;
@@ -105,7 +106,7 @@ pub(super) async fn gather(context: &SessionContext) -> anyhow::Result<Facts> {
     let grouped = |column: &str, table: &str| {
         format!("SELECT {column}, count(*) FROM {table} GROUP BY {column} ORDER BY count(*) DESC, {column} LIMIT {LISTED}")
     };
-    let has_language = total_of(context, "SELECT count(language) FROM meta").await? > 0;
+    let has_language = total_of(context, "SELECT count(language) FROM scored").await? > 0;
     Ok(Facts {
         pairs,
         image_bytes: total(1),
@@ -114,7 +115,7 @@ pub(super) async fn gather(context: &SessionContext) -> anyhow::Result<Facts> {
         same_look: (total(4) > 0).then(|| total(4) - total(5)),
         formats: counts(context, &grouped("format", "meta")).await?,
         sources: counts(context, &grouped("source", "meta")).await?.into_iter().map(|(path, count)| (file_name(&path), count)).collect(),
-        languages: if has_language { counts(context, &grouped("language", "meta")).await? } else { Vec::new() },
+        languages: if has_language { counts(context, &grouped("language", "scored")).await? } else { Vec::new() },
         ledger: counts(
             context,
             &format!(

@@ -15,7 +15,8 @@ use half::slice::HalfFloatSliceExt;
 
 use super::embedding_reader::EmbeddingChunk;
 use super::embeddings::{EmbeddingSet, UID_BYTES};
-use super::records::{CheckpointRecord, MetricRow, Milliseconds, RunName, RunRecord};
+use super::events::EventPairs;
+use super::records::{CheckpointRecord, EventRecord, MetricRow, Milliseconds, RunName, RunRecord};
 
 /// [`diptych_schemas::runs_schema`]
 pub(super) fn runs(records: &[RunRecord]) -> Vec<ArrayRef> {
@@ -72,6 +73,29 @@ pub(super) fn ledger(entries: &[LedgerEntry]) -> Result<Vec<ArrayRef>, ArrowErro
         text(entries, |entry| entry.stage.as_str()),
         Arc::new(uids.finish()),
     ])
+}
+
+/// [`diptych_schemas::events_schema`]
+pub(super) fn events(events: &[EventRecord]) -> Vec<ArrayRef> {
+    vec![
+        text(events, |event| event.run.as_str()),
+        number(events, |event| event.step.0),
+        number(events, |event| event.samples.0),
+        time(events, |event| event.time),
+        text(events, |event| event.kind.as_str()),
+        text(events, |event| event.message.as_str()),
+    ]
+}
+
+/// [`diptych_schemas::event_pairs_schema`]
+pub(super) fn event_pairs(blocks: &[EventPairs]) -> Result<Vec<ArrayRef>, ArrowError> {
+    let each: Vec<_> = blocks.iter().flat_map(|block| block.uids.iter().map(move |uid| (block, uid))).collect();
+    let mut uids = FixedSizeBinaryBuilder::with_capacity(each.len(), UID_BYTES as i32);
+    for (_, uid) in &each {
+        uids.append_value(uid.0)?;
+    }
+    let runs = text(&each, |(block, _)| block.run.as_str());
+    Ok(vec![runs, number(&each, |(block, _)| block.step.0), Arc::new(uids.finish())])
 }
 
 /// Columns of [`diptych_schemas::metrics_schema`], growing.

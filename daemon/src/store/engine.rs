@@ -44,6 +44,8 @@ struct Open {
     checkpoints: sled::Tree,
     metrics: sled::Tree,
     ledger: sled::Tree,
+    events: sled::Tree,
+    event_pairs: sled::Tree,
 }
 
 impl Engine {
@@ -70,6 +72,8 @@ impl Engine {
             checkpoints: tree("checkpoints")?,
             metrics: tree("metrics")?,
             ledger: tree("ledger")?,
+            events: tree("events")?,
+            event_pairs: tree("event_pairs")?,
             db,
         };
         let file = File::open(&path).map_err(SchemaError::io(&path))?;
@@ -112,6 +116,14 @@ impl Engine {
 
     pub(super) fn ledger(&self) -> &sled::Tree {
         &self.sled().ledger
+    }
+
+    pub(super) fn events(&self) -> &sled::Tree {
+        &self.sled().events
+    }
+
+    pub(super) fn event_pairs(&self) -> &sled::Tree {
+        &self.sled().event_pairs
     }
 
     /// Hands everything that was written to the operating system: enough for a kill, not for a power cut.

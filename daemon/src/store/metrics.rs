@@ -35,6 +35,12 @@ impl Store {
         Ok(())
     }
 
+    /// What was recorded at one step.
+    pub fn metrics_at(&self, run: &RunName, step: Step) -> Result<Option<MetricRow>, StoreError> {
+        let value = self.call(|| self.engine().metrics().get(run.step_key(step)))?;
+        value.map(|value| self.noting_damage(decode(self.folder(), step, &value))).transpose()
+    }
+
     /// All metrics of a run, in order of their steps.
     pub fn metrics(&self, run: &RunName) -> Result<Vec<MetricRow>, StoreError> {
         let mut scan = self.scan_metrics(Some(run));

@@ -1,10 +1,10 @@
-//! What Diptych remembers between processes: runs, metrics, checkpoints, entries of the training's ledger, embeddings.
+//! What Diptych remembers between processes: runs, metrics, events, checkpoints, entries of the training's ledger, embeddings.
 //!
 //! 1. This is the only module that names sled, and sled is an index that can be rebuilt: checkpoint folders win over it, and
 //!    one that does not open is moved aside and begun anew, one that went back by itself is noticed; never a panic.
 //! 2. No value in it is above [`MAX_VALUE_BYTES`]; what is longer is stored in chunks.
 //! 3. One process owns a state folder, and within it one thread writes at a time.
-//! 4. An acknowledged run, checkpoint or embedding survives a kill and a power cut; metrics and ledger entries may lose the
+//! 4. An acknowledged run, checkpoint or embedding survives a kill and a power cut; metrics, events and ledger entries may lose the
 //!    last [`FLUSH_EVERY_MS`].
 //! 5. It blocks: SQL over it reads on threads made for blocking, never on tokio's workers.
 
@@ -15,6 +15,7 @@ mod embedding_reader;
 mod embeddings;
 mod engine;
 mod error;
+mod events;
 mod guard;
 mod ledger;
 mod metrics;
@@ -34,7 +35,7 @@ pub use embeddings::{EmbeddingSet, EmbeddingWriter, MAX_DIMENSION, MAX_ROWS, Mod
 pub use engine::{FLUSH_EVERY_MS, MAX_VALUE_BYTES};
 pub use error::StoreError;
 pub use owner::Owner;
-pub use records::{CheckpointRecord, MetricRow, Milliseconds, RunName, RunRecord, RunState};
+pub use records::{CheckpointRecord, EventKind, EventRecord, MetricRow, Milliseconds, RunName, RunRecord, RunState};
 pub use runs::Reconciled;
 
 use acknowledged::Acknowledged;

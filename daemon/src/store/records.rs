@@ -140,6 +140,30 @@ pub struct CheckpointRecord {
     pub manifest: String,
 }
 
+/// What a guard noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    SkippedStep,
+    RollBack,
+    LossSpike,
+    LossStuck,
+    DataWait,
+    LogitScale,
+    Stall,
+}
+
+/// Something that a guard noticed. See [`diptych_schemas::events_schema`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    pub run: RunName,
+    pub step: Step,
+    pub samples: SampleIndex,
+    pub time: Milliseconds,
+    pub kind: EventKind,
+    pub message: String,
+}
+
 /// What was measured at a step. See [`diptych_schemas::metrics_schema`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricRow {
@@ -162,6 +186,14 @@ mod tests {
         }
         for name in ["a", "demo-1_b.2", &"a".repeat(100)] {
             assert_eq!(RunName::new(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn the_text_form_of_a_kind_is_its_serialized_form() {
+        use EventKind::{DataWait, LogitScale, LossSpike, LossStuck, RollBack, SkippedStep, Stall};
+        for kind in [SkippedStep, RollBack, LossSpike, LossStuck, DataWait, LogitScale, Stall] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
     }
 

@@ -1,4 +1,4 @@
-//! What can still be read of a damaged sled: runs, metrics and ledger entries go into the new one. Checkpoints come back from
+//! What can still be read of a damaged sled: runs, metrics, events and ledger entries go into the new one. Checkpoints come back from
 //! their folders, embeddings are made again.
 
 use std::collections::BTreeMap;
@@ -8,8 +8,8 @@ use diptych_schemas::LedgerEntry;
 
 use super::engine::{self, Change, Engine};
 use super::error::StoreError;
-use super::records::RunRecord;
-use super::{chunks, guard, metrics};
+use super::records::{EventRecord, RunRecord};
+use super::{chunks, events, guard, metrics};
 
 const CHANGES_AT_ONCE: usize = 500;
 
@@ -25,13 +25,22 @@ pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String,
         .filter(|(key, value)| metrics::parse(state, key, value).is_ok())
         .map(|(key, value)| (key, Some(value)))
         .collect();
+    let told = chunks::whole_records::<EventRecord>(&readable(state, old.events()));
+    let pairs: Vec<Change> = readable(state, old.event_pairs())
+        .into_iter()
+        .filter(|(key, value)| events::parse(key, value).is_some())
+        .map(|(key, value)| (key, Some(value)))
+        .collect();
     let kept = format!(
-        "What could be read was kept: {} chunks of runs, {} steps of metrics, {} chunks of the ledger",
+        "What could be read was kept: {} chunks of runs, {} steps of metrics, {} chunks of events, {} chunks of the ledger",
         runs.len(),
         steps.len(),
+        told.len(),
         ledger.len()
     );
-    for (tree, changes) in [(new.runs(), runs), (new.ledger(), ledger), (new.metrics(), steps)] {
+    let trees =
+        [(new.runs(), runs), (new.ledger(), ledger), (new.metrics(), steps), (new.events(), told), (new.event_pairs(), pairs)];
+    for (tree, changes) in trees {
         for changes in changes.chunks(CHANGES_AT_ONCE) {
             let batch = engine::batch(changes.to_vec())?;
             guard::call(state, || tree.apply_batch(batch))?;

@@ -1,4 +1,4 @@
-//! The store as SQL tables: `runs`, `checkpoints`, `metrics`, `embeddings`, and the training's rows of `ledger`.
+//! The store as SQL tables: `runs`, `checkpoints`, `metrics`, `events`, `event_pairs`, `embeddings`, and the training's rows of `ledger`.
 //!
 //! Each scan reads on a thread made for blocking and hands batches over a short channel, so tokio's workers never wait for
 //! sled, and a query that stops early stops the reading. What is stored last by a running process is seen by a scan that
@@ -18,7 +18,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use diptych_schemas::{checkpoints_schema, column, embeddings_schema, ledger_schema, metrics_schema, runs_schema};
+use diptych_schemas::{
+    checkpoints_schema, column, embeddings_schema, event_pairs_schema, events_schema, ledger_schema, metrics_schema, runs_schema,
+};
 
 use super::Store;
 use super::columns;
@@ -34,7 +36,15 @@ const VECTOR_BYTES: usize = 8 << 20;
 impl Store {
     /// The tables, each with the name that SQL knows it by. The rows of `training_ledger` have the schema of `ledger`.
     pub fn tables(&self) -> Vec<(String, Arc<dyn TableProvider>)> {
-        let tables = [Table::Runs, Table::Checkpoints, Table::Metrics, Table::Embeddings, Table::TrainingLedger];
+        let tables = [
+            Table::Runs,
+            Table::Checkpoints,
+            Table::Metrics,
+            Table::Events,
+            Table::EventPairs,
+            Table::Embeddings,
+            Table::TrainingLedger,
+        ];
         let provider = |table: Table| {
             let provider: Arc<dyn TableProvider> = Arc::new(StoreTable { store: self.clone(), table, schema: table.schema() });
             (table.name().to_owned(), provider)
@@ -48,6 +58,8 @@ enum Table {
     Runs,
     Checkpoints,
     Metrics,
+    Events,
+    EventPairs,
     Embeddings,
     TrainingLedger,
 }
@@ -58,6 +70,8 @@ impl Table {
             Self::Runs => "runs",
             Self::Checkpoints => "checkpoints",
             Self::Metrics => "metrics",
+            Self::Events => "events",
+            Self::EventPairs => "event_pairs",
             Self::Embeddings => "embeddings",
             Self::TrainingLedger => "training_ledger",
         }
@@ -68,6 +82,8 @@ impl Table {
             Self::Runs => runs_schema(),
             Self::Checkpoints => checkpoints_schema(),
             Self::Metrics => metrics_schema(),
+            Self::Events => events_schema(),
+            Self::EventPairs => event_pairs_schema(),
             Self::Embeddings => embeddings_schema(),
             Self::TrainingLedger => ledger_schema(),
         }
@@ -78,7 +94,7 @@ impl Table {
         match self {
             Self::Metrics => &[column::RUN],
             Self::Embeddings => &[column::PRODUCER, column::MODALITY],
-            Self::Runs | Self::Checkpoints | Self::TrainingLedger => &[],
+            Self::Runs | Self::Checkpoints | Self::Events | Self::EventPairs | Self::TrainingLedger => &[],
         }
     }
 }
@@ -138,6 +154,8 @@ impl StoreTable {
             Table::Runs => vec![Part::Runs],
             Table::Checkpoints => vec![Part::Checkpoints],
             Table::TrainingLedger => vec![Part::Ledger],
+            Table::Events => vec![Part::Events],
+            Table::EventPairs => vec![Part::EventPairs],
             Table::Metrics => match wanted(column::RUN).map(RunName::new) {
                 None => vec![Part::Metrics(None)],
                 Some(Ok(run)) => vec![Part::Metrics(Some(run))],
@@ -182,6 +200,8 @@ enum Part {
     Runs,
     Checkpoints,
     Ledger,
+    Events,
+    EventPairs,
     Metrics(Option<RunName>),
     Embeddings(EmbeddingSet),
 }
@@ -240,6 +260,14 @@ fn read(
         Part::Ledger => {
             let columns = columns::ledger(&store.all_ledgers().map_err(external)?)?;
             give_whole(ledger_schema(), columns, projection, batch_rows, give)
+        }
+        Part::Events => {
+            let columns = columns::events(&store.all_events().map_err(external)?);
+            give_whole(events_schema(), columns, projection, batch_rows, give)
+        }
+        Part::EventPairs => {
+            let columns = columns::event_pairs(&store.all_event_pairs().map_err(external)?)?;
+            give_whole(event_pairs_schema(), columns, projection, batch_rows, give)
         }
         Part::Metrics(run) => read_metrics(store, run.as_ref(), projection, batch_rows, give),
         Part::Embeddings(set) => read_embeddings(store, set, projection, batch_rows, give),

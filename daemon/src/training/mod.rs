@@ -3,27 +3,40 @@
 //! 1. What decides the weights is checked against what the run began with: a changed configuration is refused, not mixed in.
 //! 2. The place in the data is one integer; weights, moments and that integer are saved together. So a run that was killed
 //!    anywhere goes on to the same weights, bit for bit on the CPU.
-//! 3. A checkpoint exists when its folder is in place and the store names it, in this order.
+//! 3. Guards watch it: a step that cannot be used is skipped, too many of them lead back to older weights, and what looks wrong is said
+//!    once, in words, and is an event of the run.
+//! 4. A checkpoint exists when its folder is in place and the store names it, in this order.
 
 mod checkpoints;
 mod evaluation;
 mod prepare;
 mod progress;
+mod roll_back;
 pub(crate) mod signals;
+mod stall;
+mod tensorboard;
+mod watch;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use diptych_pipeline::Batch;
-use diptych_schemas::{SampleIndex, Step, TrainConfig};
-use diptych_trainer::StepReport;
+use diptych_pipeline::{Batch, Loader, LoaderError, Waited};
+use diptych_schemas::{SampleIndex, Step, TrainConfig, due_by_samples};
+use diptych_trainer::{Due, Score, StepReport};
 
 use crate::exit::Outcome;
 use crate::output::describe;
-use crate::store::{MetricRow, Milliseconds, RunState};
+use crate::store::{EventKind, MetricRow, Milliseconds, RunState};
 
+use evaluation::{HeldOut, Limits};
 use prepare::Prepared;
 use progress::{Progress, Shown};
+use signals::StopRequest;
+use stall::{Doing, Pulse, Watchdog};
+use watch::{Observed, Watch};
+
+/// How long a signal may wait while the run waits for data.
+const HEEDED_EVERY: Duration = Duration::from_millis(100);
 
 /// What a call of `diptych train` wants beside the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +49,7 @@ pub(crate) struct Options {
 /// Trains until the end, or until somebody asks to stop.
 pub(crate) fn train(config: &TrainConfig, options: Options) -> anyhow::Result<Outcome> {
     let stop = signals::watch("the step in progress ends, a checkpoint is written")?;
+    let watchdog = Watchdog::start(&config.guard)?;
     let mut run = prepare::prepare(config)?;
     if run.record.state == RunState::Finished {
         tracing::info!(
@@ -48,7 +62,9 @@ pub(crate) fn train(config: &TrainConfig, options: Options) -> anyhow::Result<Ou
     }
     run.record.state = RunState::Running;
     run.save_record(None)?;
-    match drive(&mut run, options, &stop) {
+    let pulse = watchdog.pulse();
+    pulse.records_in(run.store.clone(), run.record.run.clone());
+    match drive(&mut run, options, &stop, &pulse) {
         Ok(outcome) => Ok(outcome),
         Err(error) => {
             run.record.state = RunState::Failed;
@@ -61,52 +77,121 @@ pub(crate) fn train(config: &TrainConfig, options: Options) -> anyhow::Result<Ou
     }
 }
 
-fn drive(run: &mut Prepared, options: Options, stop: &signals::StopRequest) -> anyhow::Result<Outcome> {
+fn drive(run: &mut Prepared, options: Options, stop: &StopRequest, pulse: &Pulse) -> anyhow::Result<Outcome> {
     let total = run.record.total_steps.0;
-    let mut progress = Progress::new(run.record.run.as_str(), run.trainer.steps_done(), total, options.progress)?;
+    let progress = Progress::new(run.record.run.as_str(), run.trainer.steps_done(), total, options.progress)?;
+    let mut watch = Watch::new(&run.config.guard, run.config.objective.loss);
     let first_step = run.trainer.steps_done();
+    let around = Around { held_out: HeldOut::of(run)?, progress: &progress, pulse, stop };
+    around.catch_up(run)?;
     let mut loader = run.loader()?;
+    pulse.reads_from(loader.monitor());
+    pulse.alive();
     loop {
         let done_here = run.trainer.steps_done() - first_step;
-        if stop.asked() || options.stop_after.is_some_and(|limit| done_here >= limit) {
-            progress.finish();
-            drop(loader);
-            return stopped(run);
-        }
+        let asked = || stop.asked() || options.stop_after.is_some_and(|limit| done_here >= limit);
+        pulse.doing(Doing::WaitingForData);
         let started = Instant::now();
-        let Some(batch) = loader.next() else { break };
-        let batch = batch?;
+        let batch = match next_batch(&mut loader, asked) {
+            Next::Batch(batch) => batch?,
+            Next::Ended => break,
+            Next::Stop => {
+                drop(loader);
+                return around.stopped(run);
+            }
+        };
         let waited = started.elapsed().as_secs_f64();
+        pulse.doing(Doing::Step);
         let report = run.trainer.step(&batch).context("the run stops before this step; its last checkpoint is whole")?;
         let seconds = started.elapsed().as_secs_f64();
 
+        pulse.doing(Doing::Recording);
         run.record.step = report.step;
         run.record.samples = batch.next;
+        around.progress.suspend(|| note_unusable(run, &batch))?;
         record_step(run, &batch, &report, seconds, waited)?;
-        progress.step(Shown {
-            step: report.step.0,
-            epoch: batch.epoch,
-            loss: report.loss,
-            samples: batch.len() as u64,
-            seconds,
-            data_wait_seconds: waited,
-        });
-        after_step(run, batch.next, &progress)?;
+        pulse.step(run.record.step, run.record.samples);
+        if !report.skipped {
+            around.progress.step(Shown {
+                step: report.step.0,
+                epoch: batch.epoch,
+                loss: report.loss,
+                lr: report.lr,
+                logit_scale: report.logit_scale,
+                grad_norm: report.grad_norm,
+                samples: batch.len() as u64,
+                seconds,
+                data_wait_seconds: waited,
+                mfu: run.machine.mfu(batch.len(), seconds),
+                memory: progress::resident_bytes(),
+            });
+        }
+        let rolled_back = guard(run, &mut watch, &batch, &report, (seconds, waited), &loader, around.progress)?;
+        around.after_step(run, (batch.first, batch.next), rolled_back)?;
+        run.measure_machine();
     }
-    progress.finish();
-    finished(run)
+    around.finished(run)
+}
+
+/// What came of waiting for a batch.
+enum Next {
+    Batch(Result<Batch, LoaderError>),
+    Ended,
+    /// Somebody asked the run to stop, perhaps while no batch came.
+    Stop,
+}
+
+fn next_batch(loader: &mut Loader, stop: impl Fn() -> bool) -> Next {
+    while !stop() {
+        match loader.next_within(HEEDED_EVERY) {
+            Waited::Batch(batch) => return Next::Batch(batch),
+            Waited::Ended => return Next::Ended,
+            Waited::NotYet => {}
+        }
+    }
+    Next::Stop
+}
+
+/// Lets the guards look at a step. Says whether the run went back to older weights.
+fn guard(
+    run: &mut Prepared,
+    watch: &mut Watch,
+    batch: &Batch,
+    report: &StepReport,
+    (seconds, data_wait_seconds): (f64, f64),
+    loader: &Loader,
+    progress: &Progress,
+) -> anyhow::Result<bool> {
+    let rolled_back = progress.suspend(|| run.count_step(batch, report))?;
+    if report.skipped || report.pairs == 0 {
+        return Ok(rolled_back);
+    }
+    let &StepReport { pairs, loss, logit_scale, .. } = report;
+    for warning in watch.step(Observed { pairs, loss, logit_scale, seconds, data_wait_seconds }, || loader.stats()) {
+        progress.suspend(|| tracing::warn!("step {}: {}", report.step, warning.message));
+        let about = if warning.kind == EventKind::LossSpike { &batch.uids[..] } else { &[] };
+        run.record_event(&warning, about)?;
+    }
+    Ok(rolled_back)
+}
+
+/// Puts what could not be decoded into the run's ledger. By pair, so that one that is met again in each epoch, or again after a
+/// resume, counts once and is said once.
+fn note_unusable(run: &mut Prepared, batch: &Batch) -> anyhow::Result<()> {
+    if batch.skipped.is_empty() {
+        return Ok(());
+    }
+    let known = run.store.ledger(&run.record.run)?;
+    for entry in batch.skipped.iter().filter(|entry| known.iter().all(|known| known.uid != entry.uid)) {
+        tracing::warn!("skipped {} {}: {}", entry.source, entry.key, entry.detail);
+    }
+    run.store.put_ledger(&run.record.run, &batch.skipped)?;
+    run.record.skipped = run.store.ledger(&run.record.run)?.len() as u64;
+    Ok(())
 }
 
 fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: f64, waited: f64) -> anyhow::Result<()> {
-    if !batch.skipped.is_empty() {
-        for entry in &batch.skipped {
-            tracing::warn!("skipped {} {}: {}", entry.source, entry.key, entry.detail);
-        }
-        run.store.put_ledger(&run.record.run, &batch.skipped)?;
-        // By pair, so that a pair that is met again in each epoch, or again after a resume, counts once.
-        run.record.skipped = run.store.ledger(&run.record.run)?.len() as u64;
-    }
-    let values = vec![
+    let mut values = vec![
         ("loss".to_owned(), report.loss),
         ("lr".to_owned(), report.lr),
         ("grad_norm".to_owned(), report.grad_norm),
@@ -114,13 +199,20 @@ fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: 
         ("samples_per_second".to_owned(), batch.len() as f64 / seconds.max(1e-9)),
         ("data_wait_seconds".to_owned(), waited),
     ];
+    values.extend(run.machine.mfu(batch.len(), seconds).map(|mfu| ("mfu".to_owned(), mfu)));
+    if report.skipped {
+        values.push(("skipped_step".to_owned(), 1.0));
+    }
     run.metrics(report.step, batch.next, values)
 }
 
 impl Prepared {
-    fn metrics(&self, step: Step, samples: SampleIndex, values: Vec<(String, f64)>) -> anyhow::Result<()> {
-        // Not a number has no place in a chart, and a loss that is none stops the run anyway.
-        let values = values.into_iter().filter(|(_, value)| value.is_finite()).collect();
+    fn metrics(&mut self, step: Step, samples: SampleIndex, values: Vec<(String, f64)>) -> anyhow::Result<()> {
+        // Not a number has no place in a chart; a step whose loss is none is an event.
+        let values: Vec<_> = values.into_iter().filter(|(_, value)| value.is_finite()).collect();
+        if let Some(events) = &mut self.events {
+            events.write(step.0, &values);
+        }
         self.store.append_metrics(&self.record.run, &[MetricRow { step, samples, time: Milliseconds::now(), values }])?;
         Ok(())
     }
@@ -133,50 +225,141 @@ impl Prepared {
     }
 }
 
-/// What is due after a step: an evaluation, a checkpoint.
-fn after_step(run: &mut Prepared, cursor: SampleIndex, progress: &Progress) -> anyhow::Result<()> {
-    run.take_saved()?;
-    let step = run.record.step.0;
-    let epoch_ended = step.is_multiple_of(run.steps_per_epoch);
-    let epochs_done = step / run.steps_per_epoch;
-    let every = |every: u64| epoch_ended && every > 0 && epochs_done.is_multiple_of(every);
-    if every(run.config.eval.every_epochs) && step < run.record.total_steps.0 {
-        let text = evaluation::evaluate(run, cursor)?;
-        progress.suspend(|| tracing::info!("{text}"));
-    }
-    let steps = run.config.checkpoint.every_steps;
-    let by_steps = steps > 0 && step.is_multiple_of(steps);
-    if (by_steps || every(run.config.checkpoint.every_epochs)) && step < run.record.total_steps.0 {
-        run.start_checkpoint(cursor)?;
-    }
-    Ok(())
+/// What happens around the steps: evaluations, checkpoints, the end.
+struct Around<'a> {
+    held_out: Option<HeldOut>,
+    progress: &'a Progress,
+    pulse: &'a Pulse,
+    stop: &'a StopRequest,
 }
 
-fn stopped(run: &mut Prepared) -> anyhow::Result<Outcome> {
-    let cursor = run.record.samples;
-    run.save_checkpoint(cursor)?;
-    run.record.state = RunState::Stopped;
-    run.save_record(Some("stopped on request".into()))?;
-    tracing::info!("stopped after step {} with a checkpoint; the same command goes on from there", run.record.step);
-    Ok(Outcome::Stopped)
+/// What is due after a step, by what is counted.
+#[derive(Clone, Copy)]
+struct Counted {
+    step: u64,
+    /// Epochs done, where the step is the last of one.
+    epoch: Option<u64>,
+    samples: (SampleIndex, SampleIndex),
 }
 
-fn finished(run: &mut Prepared) -> anyhow::Result<Outcome> {
-    if run.record.step != run.record.total_steps {
-        bail!("the data ended after step {} of {}: this is a bug, please report it", run.record.step, run.record.total_steps);
+impl Counted {
+    fn due(self, every_steps: u64, every_epochs: u64, every_samples: u64) -> bool {
+        let of = |count: u64, every: u64| every > 0 && count.is_multiple_of(every);
+        let (before, after) = self.samples;
+        of(self.step, every_steps)
+            || self.epoch.is_some_and(|epoch| of(epoch, every_epochs))
+            || due_by_samples(every_samples, before.0, after.0)
     }
-    let cursor = run.record.samples;
-    run.save_checkpoint(cursor)?;
-    if run.config.eval.selection.is_some() {
-        tracing::info!("{}", evaluation::evaluate(run, cursor)?);
+}
+
+impl Around<'_> {
+    /// An evaluation that was due at the step where the run goes on, and that the end of the last process cut off.
+    fn catch_up(&self, run: &mut Prepared) -> anyhow::Result<()> {
+        let (step, cursor) = (run.record.step, run.record.samples);
+        let samples = (evaluation::place_before(cursor, run.config.train.batch_size), cursor);
+        if step.0 == 0 || !self.evaluation_is_due(run, samples) || evaluation::is_recorded(run, step)? {
+            return Ok(());
+        }
+        self.after_step(run, samples, false)
     }
-    run.record.state = RunState::Finished;
-    run.save_record(None)?;
-    tracing::info!(
-        "finished: {} steps, {} unusable pairs skipped. Last checkpoint: {}",
-        run.record.step,
-        run.record.skipped,
-        run.last_checkpoint()?
-    );
-    Ok(Outcome::Done)
+
+    fn counted(&self, run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Counted {
+        let step = run.record.step.0;
+        Counted { step, epoch: step.is_multiple_of(run.steps_per_epoch).then_some(step / run.steps_per_epoch), samples }
+    }
+
+    fn evaluation_is_due(&self, run: &Prepared, samples: (SampleIndex, SampleIndex)) -> bool {
+        let eval = &run.config.eval;
+        let counted = self.counted(run, samples);
+        self.held_out.is_some()
+            && counted.step < run.record.total_steps.0
+            && counted.due(eval.every_steps, eval.every_epochs, eval.every_samples)
+    }
+
+    /// What is due after a step: an evaluation, a checkpoint. Where the run went back to older weights, its checkpoint is under way
+    /// already.
+    fn after_step(&self, run: &mut Prepared, samples: (SampleIndex, SampleIndex), rolled_back: bool) -> anyhow::Result<()> {
+        self.pulse.doing(Doing::Checkpoint);
+        run.take_saved()?;
+        if run.record.step >= run.record.total_steps {
+            return Ok(());
+        }
+        let seconds = run.config.eval.max_seconds;
+        let time = (seconds > 0.0).then(|| Duration::from_secs_f64(seconds));
+        let score = if self.evaluation_is_due(run, samples) { self.evaluate(run, time)? } else { None };
+        let config = &run.config.checkpoint;
+        let on_schedule = self.counted(run, samples).due(config.every_steps, config.every_epochs, config.every_samples);
+        let minutes = config.every_minutes;
+        let by_time = minutes > 0.0 && run.last_saved.elapsed().as_secs_f64() >= 60.0 * minutes;
+        let is_best = score.as_ref().map_or(Ok(false), |score| run.is_among_the_best(score))?;
+        // Within a row of steps without an update nothing changes that is worth saving, and it is no place to go back to.
+        if rolled_back || run.guard.in_a_row > 0 {
+            return Ok(());
+        }
+        let due = match (on_schedule, by_time, is_best) {
+            (true, ..) => Due::Schedule,
+            (_, true, _) => Due::Clock,
+            (.., true) => Due::Best,
+            _ => return Ok(()),
+        };
+        self.pulse.doing(Doing::Checkpoint);
+        run.start_checkpoint(samples.1, due, score)
+    }
+
+    /// Evaluates, says it, and gives the score of the checkpoint of this step.
+    fn evaluate(&self, run: &mut Prepared, time: Option<Duration>) -> anyhow::Result<Option<Score>> {
+        let Some(held_out) = &self.held_out else { return Ok(None) };
+        let evaluated = held_out.evaluate(run, Limits { stop: self.stop, time }, self.pulse)?;
+        self.progress.suspend(|| evaluated.lines.iter().for_each(|line| tracing::info!("{line}")));
+        if evaluated.stopped {
+            tracing::info!(
+                "the evaluation after step {} was broken off; it is made up for when the run goes on",
+                run.record.step
+            );
+        }
+        Ok(run.score(&evaluated))
+    }
+
+    fn stopped(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
+        self.progress.finish();
+        self.pulse.doing(Doing::Checkpoint);
+        run.save_checkpoint(run.record.samples, Due::Stop, None)?;
+        run.record.state = RunState::Stopped;
+        run.save_record(Some("stopped on request".into()))?;
+        tracing::info!("stopped after step {} with a checkpoint; the same command goes on from there", run.record.step);
+        Ok(Outcome::Stopped)
+    }
+
+    fn finished(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
+        self.progress.finish();
+        if run.record.step != run.record.total_steps {
+            bail!("the data ended after step {} of {}: this is a bug, please report it", run.record.step, run.record.total_steps);
+        }
+        let cursor = run.record.samples;
+        self.pulse.doing(Doing::Checkpoint);
+        if run.config.checkpoint.keep_best == 0 {
+            run.save_checkpoint(cursor, Due::End, None)?;
+        }
+        // Otherwise it comes first, so that its score is in the checkpoint; what goes wrong in it must not cost the weights.
+        let evaluated = self.evaluate(run, None);
+        self.pulse.doing(Doing::Checkpoint);
+        run.save_checkpoint(cursor, Due::End, evaluated.as_ref().ok().cloned().flatten())?;
+        evaluated?;
+        if self.stop.asked() && self.held_out.is_some() && !evaluation::is_recorded(run, run.record.step)? {
+            return self.stopped(run);
+        }
+        run.record.state = RunState::Finished;
+        run.save_record(None)?;
+        let guarded = match &run.guard {
+            guard if guard.is_quiet() => String::new(),
+            guard => format!(", {} steps without an update, {} roll-backs", guard.skipped_steps, guard.roll_backs.len()),
+        };
+        tracing::info!(
+            "finished: {} steps, {} unusable pairs skipped{guarded}. Last checkpoint: {}",
+            run.record.step,
+            run.record.skipped,
+            run.last_checkpoint()?
+        );
+        Ok(Outcome::Done)
+    }
 }

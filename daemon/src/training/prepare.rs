@@ -3,13 +3,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
-use diptych_schemas::{ContentHash, SampleIndex, Step, TrainConfig};
-use diptych_trainer::{Device, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, set_threads};
+use diptych_schemas::{ContentHash, Precision, SampleIndex, Step, TensorBoard, TrainConfig};
+use diptych_trainer::{Device, GuardState, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, flops, set_threads};
 
 use super::checkpoints::record_of;
+use super::tensorboard::EventWriter;
 use crate::models::{self, checkpoint_folder};
 use crate::store::{Milliseconds, RunName, RunRecord, RunState, Store};
 
@@ -23,13 +25,20 @@ pub(crate) struct Prepared {
     pub(super) saver: Saver,
     pub(super) checkpoints: PathBuf,
     pub(super) steps_per_epoch: u64,
+    pub(super) guard: GuardState,
+    pub(super) machine: Machine,
+    /// Where TensorBoard is wanted.
+    pub(super) events: Option<EventWriter>,
+    /// When a checkpoint was begun last, for those that are saved by time.
+    pub(super) last_saved: Instant,
+    spec: TrainerSpec,
     sources: Vec<DataSource>,
     model: ModelConfig,
 }
 
 pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
     let model = ModelConfig::named_or_file(&config.model.config)?;
-    let tokenizer = models::tokenizer(config.model.tokenizer.as_deref())?;
+    let tokenizer = models::tokenizer(config.model.tokenizer.as_deref(), &model)?;
     if tokenizer.vocabulary_size() as i64 > model.text.vocab_size {
         bail!(
             "the tokenizer has {} tokens, the model's vocab_size is {}: name the tokenizer that belongs to the model (model.tokenizer)",
@@ -81,7 +90,7 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         None => new,
     };
 
-    let trainer = Trainer::new(&TrainerSpec {
+    let spec = TrainerSpec {
         model: model.clone(),
         optimizer: config.optimizer.clone(),
         objective: config.objective.clone(),
@@ -91,7 +100,9 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         total_steps: total_steps.0,
         seed: config.seed,
         device,
-    })?;
+    };
+    let trainer = Trainer::new(&spec)?;
+    let machine = Machine::of(&spec.model);
     tracing::info!(
         "run {}: {} on {device} with {threads} threads; {samples} pairs an epoch, {steps_per_epoch} steps, {total_steps} in all",
         config.name,
@@ -106,11 +117,40 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         saver: Saver::new(),
         checkpoints,
         steps_per_epoch,
+        guard: GuardState::default(),
+        machine,
+        events: None,
+        last_saved: Instant::now(),
+        spec,
         sources,
         model,
     };
     prepared.resume()?;
     Ok(prepared)
+}
+
+/// How long a run goes before what the machine can is measured: that takes a second or two, which a short run should not pay.
+const MEASURED_AFTER: Duration = Duration::from_secs(60);
+
+/// What a step computes, and what the machine can at most: the two halves of MFU.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine {
+    flops_per_pair: f64,
+    /// Operations a second. None before it was measured.
+    ceiling: Option<f64>,
+    began: Instant,
+}
+
+impl Machine {
+    fn of(model: &ModelConfig) -> Self {
+        Self { flops_per_pair: flops::training_flops_per_pair(model), ceiling: None, began: Instant::now() }
+    }
+
+    /// Share of what the machine can at most that a step came to. None where that is not known yet.
+    pub(super) fn mfu(self, pairs: usize, seconds: f64) -> Option<f64> {
+        let ceiling = self.ceiling.filter(|ceiling| *ceiling > 0.0)?;
+        (seconds > 0.0).then(|| self.flops_per_pair * pairs as f64 / seconds / ceiling)
+    }
 }
 
 /// What the data of a run are known by.
@@ -194,15 +234,12 @@ impl Prepared {
             self.trainer.restore(&newest.folder)?;
             self.record.step = manifest.step;
             self.record.samples = manifest.samples;
+            self.guard = manifest.guard.clone();
             tracing::info!("goes on after step {} from {}", manifest.step, newest.folder.display());
         } else {
             self.record.step = Step(0);
             self.record.samples = SampleIndex(0);
-            if let Some(path) = &self.config.model.weights {
-                let weights = Weights::read(path, Some(self.trainer.model().config()))?;
-                self.trainer.set_weights(&weights)?;
-                tracing::info!("starts from the weights of {}", path.display());
-            }
+            self.take_first_weights()?;
         }
         if self.record.step < self.record.total_steps && self.record.state == RunState::Finished {
             self.record.state = RunState::Stopped;
@@ -212,7 +249,41 @@ impl Prepared {
             tracing::info!("steps after {} are done again", self.record.step);
         }
         self.record.skipped = self.store.ledger(&self.record.run)?.len() as u64;
+        let board = match &self.config.metrics.tensorboard {
+            TensorBoard::Wanted(false) => None,
+            TensorBoard::Wanted(true) => Some(self.config.state.join("tensorboard")),
+            TensorBoard::Folder(folder) => Some(folder.clone()),
+        };
+        let begin = |folder: PathBuf| EventWriter::begin(&folder.join(&self.config.name), self.record.step.0);
+        // A finished run has nothing more to tell.
+        self.events = board.filter(|_| self.record.state != RunState::Finished).map(begin).transpose()?;
         Ok(())
+    }
+
+    /// Weights and moments as they were before the first step.
+    pub(super) fn begin_again(&mut self) -> anyhow::Result<()> {
+        self.trainer = Trainer::new(&self.spec)?;
+        self.take_first_weights()
+    }
+
+    fn take_first_weights(&mut self) -> anyhow::Result<()> {
+        if let Some(path) = &self.config.model.weights {
+            let weights = Weights::read(path, Some(self.trainer.model().config()))?;
+            self.trainer.set_weights(&weights)?;
+            tracing::info!("starts from the weights of {}", path.display());
+        }
+        Ok(())
+    }
+
+    /// Measures what the machine can, once, between two steps of a run that has gone on for a while.
+    pub(super) fn measure_machine(&mut self) {
+        if self.machine.ceiling.is_none() && self.machine.began.elapsed() >= MEASURED_AFTER {
+            let measured = flops::matmul_ceiling(self.spec.device, Precision::Fp32);
+            if let Err(error) = &measured {
+                tracing::warn!("MFU is not shown, since the ceiling of the device cannot be measured: {error}");
+            }
+            self.machine.ceiling = Some(measured.unwrap_or(0.0));
+        }
     }
 
     /// The batches from where the run stands to its end.
@@ -232,5 +303,18 @@ impl Prepared {
             ranks: 1,
         };
         train_loader(spec).context("starting the loader")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn share_of_the_machine_is_known_only_where_it_was_measured() {
+        let machine = |ceiling| Machine { flops_per_pair: 3e9, ceiling, began: Instant::now() };
+        assert_eq!(machine(Some(1e12)).mfu(100, 0.75), Some(0.4));
+        assert_eq!(machine(None).mfu(100, 0.75), None);
+        assert_eq!(machine(Some(0.0)).mfu(100, 0.75), None);
     }
 }

@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 use std::io;
 
+use rayon::slice::ParallelSliceMut;
+
 use super::captions::{Bands, jaccard, normalise, shingles};
 use super::keys::Keys;
 use super::rows::RowSet;
@@ -18,7 +20,7 @@ const IN_VAIN: u32 = 256;
 /// Bands of captions on the way to an index.
 pub(super) struct BandKeys {
     pub(super) bands: Bands,
-    keys: Keys,
+    keys: Keys<1>,
     rows: u32,
 }
 
@@ -29,7 +31,7 @@ impl BandKeys {
     }
 
     pub(super) fn push(&mut self, band_hashes: &[u64], class: u32) -> io::Result<()> {
-        band_hashes.iter().try_for_each(|hash| self.keys.push([*hash, 0], class))
+        band_hashes.iter().try_for_each(|hash| self.keys.push([*hash], class))
     }
 
     /// What shares a band with anything. Their texts are still to come.
@@ -53,7 +55,7 @@ impl BandKeys {
             }
             index.starts.push(index.members.len());
         })?;
-        index.buckets_of.sort_unstable();
+        index.buckets_of.par_sort_unstable();
         Ok(index)
     }
 }
@@ -82,7 +84,7 @@ impl CaptionIndex {
     }
 
     pub(super) fn finish_texts(&mut self) {
-        self.places.sort_unstable();
+        self.places.par_sort_unstable();
     }
 
     fn shingles_of(&self, class: u32, into: &mut Vec<u64>) {

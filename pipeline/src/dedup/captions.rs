@@ -19,7 +19,10 @@ const RECALL: f64 = 0.999;
 pub(super) fn normalise(caption: &str) -> String {
     let mut text = String::with_capacity(caption.len());
     for character in caption.chars() {
-        if character.is_alphanumeric() {
+        if character.is_ascii_alphanumeric() {
+            // The same as below, at a fifth of the cost.
+            text.push(character.to_ascii_lowercase());
+        } else if character.is_alphanumeric() {
             text.extend(character.to_lowercase());
         } else if !text.is_empty() && !text.ends_with(' ') {
             text.push(' ');
@@ -32,9 +35,13 @@ pub(super) fn normalise(caption: &str) -> String {
 /// Hashes of the shingles of a normalised text, each once, ascending. A text shorter than a shingle is one itself.
 pub(super) fn shingles(text: &str, into: &mut Vec<u64>) {
     into.clear();
-    let starts = text.char_indices().map(|(at, _)| at);
-    let ends = text.char_indices().map(|(at, character)| at + character.len_utf8()).skip(SHINGLE - 1);
-    into.extend(starts.zip(ends).map(|(start, end)| hash(&text.as_bytes()[start..end])));
+    if text.is_ascii() {
+        into.extend(text.as_bytes().windows(SHINGLE).map(hash));
+    } else {
+        let starts = text.char_indices().map(|(at, _)| at);
+        let ends = text.char_indices().map(|(at, character)| at + character.len_utf8()).skip(SHINGLE - 1);
+        into.extend(starts.zip(ends).map(|(start, end)| hash(&text.as_bytes()[start..end])));
+    }
     if into.is_empty() && !text.is_empty() {
         into.push(hash(text.as_bytes()));
     }
@@ -62,12 +69,17 @@ pub(super) fn jaccard(a: &[u64], b: &[u64]) -> f64 {
     if a.is_empty() && b.is_empty() { 1.0 } else { common as f64 / (a.len() + b.len() - common) as f64 }
 }
 
+/// Minima that are sought at once: one after the other, each would wait for the comparison before.
+const AT_ONCE: usize = 8;
+
 /// How signatures are made: bands of minima.
 #[derive(Clone, Debug)]
 pub(super) struct Bands {
     /// Odd factors: multiplying by one is a permutation of 64-bit numbers.
-    factors: Vec<u64>,
+    factors: Vec<[u64; AT_ONCE]>,
+    /// In a band.
     minima: usize,
+    bands: usize,
 }
 
 impl Bands {
@@ -84,20 +96,38 @@ impl Bands {
         let minima = (1..=MOST_MINIMA).rev().find(fits).unwrap_or(1);
         let bands = bands_for(minima).min(MOST_MINIMA);
         let mut random = Random::new(u64::from_be_bytes(*b"MinHash1"));
-        Self { factors: (0..minima * bands).map(|_| random.next_u64() | 1).collect(), minima: minima as usize }
+        // What is too much in the last eight is not used.
+        let eight = |_| std::array::from_fn(|_| random.next_u64() | 1);
+        let factors = (0..(minima * bands).div_ceil(AT_ONCE as u32)).map(eight).collect();
+        Self { factors, minima: minima as usize, bands: bands as usize }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.factors.len() / self.minima
+        self.bands
     }
 
     /// One hash for each band, different for different bands.
     pub(super) fn of(&self, shingles: &[u64], into: &mut Vec<u64>) {
-        for (band, factors) in self.factors.chunks(self.minima).enumerate() {
-            let minimum = |factor: &u64| shingles.iter().map(|shingle| shingle.wrapping_mul(*factor)).min().unwrap_or(0);
-            into.push(factors.iter().fold(band as u64, |hash, factor| mix(hash ^ minimum(factor))));
+        let mut minima = [0; MOST_MINIMA as usize];
+        if !shingles.is_empty() {
+            for (factors, least) in self.factors.iter().zip(minima.as_chunks_mut().0) {
+                *least = leasts(shingles, factors);
+            }
+        }
+        let bands = minima.chunks(self.minima).take(self.bands).enumerate();
+        into.extend(bands.map(|(band, minima)| minima.iter().fold(band as u64, |hash, minimum| mix(hash ^ minimum))));
+    }
+}
+
+/// The least product of a shingle with each factor.
+fn leasts(shingles: &[u64], factors: &[u64; AT_ONCE]) -> [u64; AT_ONCE] {
+    let mut least = [u64::MAX; AT_ONCE];
+    for shingle in shingles {
+        for (least, factor) in least.iter_mut().zip(factors) {
+            *least = (*least).min(shingle.wrapping_mul(*factor));
         }
     }
+    least
 }
 
 #[cfg(test)]
@@ -141,7 +171,7 @@ mod tests {
         for similarity in [0.3, 0.5, 0.7, 0.8, 0.9, 1.0] {
             let bands = Bands::for_similarity(similarity);
             let found = 1.0 - (1.0 - similarity.powi(bands.minima as i32)).powi(bands.len() as i32);
-            assert!(found >= RECALL - 1e-9 && bands.factors.len() <= 128, "{similarity}: {found} {bands:?}");
+            assert!(found >= RECALL - 1e-9 && bands.minima * bands.len() <= 128, "{similarity}: {found} {bands:?}");
         }
         // The textbook's way: 5 minima a band for 0.8.
         assert_eq!((Bands::for_similarity(0.8).minima, Bands::for_similarity(0.8).len()), (5, 18));

@@ -14,7 +14,7 @@ const RECENT: usize = 1 << 12;
 pub(super) struct Classes {
     /// For each row an earlier one with the same value, or itself: a forest in which each root is its tree's first row.
     parent: Vec<u32>,
-    keys: Keys,
+    keys: Keys<2>,
     recent: Vec<Option<([u64; 2], u32)>>,
 }
 

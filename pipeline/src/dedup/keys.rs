@@ -11,20 +11,19 @@ use rayon::slice::ParallelSliceMut;
 
 /// Temporary files, and parts that keys are split into by their highest bits.
 const PARTS: usize = 32;
-const RECORD_BYTES: usize = 20;
 
-/// A row and its 128-bit key, whose highest bits must be evenly spread.
+/// A row and its key of N words, whose highest bits must be evenly spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Keyed {
-    pub(super) key: [u64; 2],
+pub(super) struct Keyed<const N: usize> {
+    pub(super) key: [u64; N],
     pub(super) row: u32,
 }
 
 /// Collects records, then gives those with the same key together.
-pub(super) struct Keys {
+pub(super) struct Keys<const N: usize> {
     /// Records in memory at most.
     capacity: usize,
-    waiting: Vec<Keyed>,
+    waiting: Vec<Keyed<N>>,
     parts: Vec<Part>,
 }
 
@@ -33,13 +32,13 @@ struct Part {
     records: usize,
 }
 
-impl Keys {
+impl<const N: usize> Keys<N> {
     /// `memory`: bytes for records at most.
     pub(super) fn new(memory: usize) -> Self {
-        Self { capacity: (memory / size_of::<Keyed>()).max(1024), waiting: Vec::new(), parts: Vec::new() }
+        Self { capacity: (memory / size_of::<Keyed<N>>()).max(1024), waiting: Vec::new(), parts: Vec::new() }
     }
 
-    pub(super) fn push(&mut self, key: [u64; 2], row: u32) -> io::Result<()> {
+    pub(super) fn push(&mut self, key: [u64; N], row: u32) -> io::Result<()> {
         if self.waiting.len() >= self.capacity {
             self.spill()?;
         }
@@ -55,18 +54,17 @@ impl Keys {
         }
         for record in self.waiting.drain(..) {
             let part = &mut self.parts[(record.key[0] >> (u64::BITS - PARTS.ilog2())) as usize];
-            let mut bytes = [0; RECORD_BYTES];
-            bytes[..8].copy_from_slice(&record.key[0].to_le_bytes());
-            bytes[8..16].copy_from_slice(&record.key[1].to_le_bytes());
-            bytes[16..].copy_from_slice(&record.row.to_le_bytes());
-            part.file.write_all(&bytes)?;
+            for word in record.key {
+                part.file.write_all(&word.to_le_bytes())?;
+            }
+            part.file.write_all(&record.row.to_le_bytes())?;
             part.records += 1;
         }
         Ok(())
     }
 
     /// Calls `each` with the rows of every key that has more than one, ascending by key and row.
-    pub(super) fn for_each_group(mut self, mut each: impl FnMut(&[Keyed])) -> io::Result<()> {
+    pub(super) fn for_each_group(mut self, mut each: impl FnMut(&[Keyed<N>])) -> io::Result<()> {
         if self.parts.is_empty() {
             groups_of(&mut self.waiting, &mut each);
             return Ok(());
@@ -83,7 +81,7 @@ impl Keys {
                 let mut file = BufReader::with_capacity(1 << 20, file);
                 records.clear();
                 for _ in 0..part.records {
-                    let record = read_record(&mut file)?;
+                    let record = read_record::<N>(&mut file)?;
                     let next_bits = (record.key[0] << PARTS.ilog2()).checked_shr(u64::BITS - passes.ilog2()).unwrap_or(0);
                     if next_bits == pass {
                         records.push(record);
@@ -96,19 +94,19 @@ impl Keys {
     }
 }
 
-fn read_record(file: &mut impl Read) -> io::Result<Keyed> {
-    let mut bytes = [0; RECORD_BYTES];
-    file.read_exact(&mut bytes)?;
-    let word = |at: usize| {
-        let mut word = [0; 8];
-        word.copy_from_slice(&bytes[at..at + 8]);
-        u64::from_le_bytes(word)
-    };
-    let row = u32::from_le_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]);
-    Ok(Keyed { key: [word(0), word(8)], row })
+fn read_record<const N: usize>(file: &mut impl Read) -> io::Result<Keyed<N>> {
+    let mut key = [0; N];
+    for word in &mut key {
+        let mut bytes = [0; 8];
+        file.read_exact(&mut bytes)?;
+        *word = u64::from_le_bytes(bytes);
+    }
+    let mut row = [0; 4];
+    file.read_exact(&mut row)?;
+    Ok(Keyed { key, row: u32::from_le_bytes(row) })
 }
 
-fn groups_of(records: &mut [Keyed], each: &mut impl FnMut(&[Keyed])) {
+fn groups_of<const N: usize>(records: &mut [Keyed<N>], each: &mut impl FnMut(&[Keyed<N>])) {
     records.par_sort_unstable();
     for group in records.chunk_by(|a, b| a.key == b.key).filter(|group| group.len() > 1) {
         each(group);

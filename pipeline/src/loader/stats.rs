@@ -177,6 +177,21 @@ impl LoaderStats {
         self.peak_bytes = (self.peak_bytes.0.max(later.peak_bytes.0), self.peak_bytes.1.max(later.peak_bytes.1));
     }
 
+    /// What was done since an earlier look at the same loader.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut since = self.clone();
+        for (stage, before) in since.stages.iter_mut().zip(&earlier.stages) {
+            stage.busy = stage.busy.saturating_sub(before.busy);
+            stage.waiting_for_input = stage.waiting_for_input.saturating_sub(before.waiting_for_input);
+            stage.waiting_for_output = stage.waiting_for_output.saturating_sub(before.waiting_for_output);
+        }
+        since.held_up_by_reading = since.held_up_by_reading.saturating_sub(earlier.held_up_by_reading);
+        since.held_up_by_workers = since.held_up_by_workers.saturating_sub(earlier.held_up_by_workers);
+        since.held_up_by_caller = since.held_up_by_caller.saturating_sub(earlier.held_up_by_caller);
+        since
+    }
+
     /// Which stage sets the pace, in words, with what would help.
     pub fn limiting_stage(&self) -> String {
         let (reading, workers, caller) = (self.held_up_by_reading, self.held_up_by_workers, self.held_up_by_caller);
@@ -221,6 +236,10 @@ mod tests {
         counters.decode.busy.store(3, Ordering::Relaxed);
         counters.resize.busy.store(7, Ordering::Relaxed);
         assert!(counters.stats(0).limiting_stage().starts_with("crop, resize: 70% of the time of 2 workers"));
+        let before = counters.stats(0);
+        counters.for_parts.store(8, Ordering::Relaxed);
+        assert!(counters.stats(0).limiting_stage().starts_with("crop"));
+        assert!(counters.stats(0).since(&before).limiting_stage().starts_with("read"), "only what came after counts");
         counters.for_queue.store(10, Ordering::Relaxed);
         assert!(counters.stats(3).limiting_stage().starts_with("the caller: 3 of 4"));
     }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use diptych_schemas::{DatasetManifest, LoaderConfig, ScoreValue, ShardEntry, Uid, is_score_name};
@@ -12,7 +13,7 @@ use half::f16;
 use super::column::{Column, Counts, Value, Vectors};
 use super::pairs::{Pair, pairs_of_shard, rows_in_shard};
 use super::{Measures, Producer, ScoreError, Wanted, language};
-use crate::{Batch, EvalSpec, Selection, Tokenizer, measured_batches};
+use crate::{Batch, EvalResize, EvalSpec, Selection, Tokenizer, measured_batches};
 
 /// Rows of a column that wait for their file at most: bounds the memory of embeddings.
 const WAITING_ROWS: usize = 1 << 14;
@@ -64,6 +65,7 @@ pub struct ModelSpec {
     pub dimension: usize,
     /// H = W, in pixels.
     pub image_size: u32,
+    pub resize: EvalResize,
     /// L.
     pub context_length: usize,
 }
@@ -84,6 +86,14 @@ pub struct ScoreRequest<'a> {
     pub threads: usize,
     /// What is computed is written at least so often.
     pub save_every: Duration,
+    /// When it becomes true, what is computed is written and [`score`] returns.
+    pub stop: &'a AtomicBool,
+}
+
+impl ScoreRequest<'_> {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
 }
 
 /// What became of one column.
@@ -121,6 +131,9 @@ pub fn score(request: &ScoreRequest, encode: &mut Encode, progress: &mut dyn FnM
         };
         if wanted > 0 {
             columns.score_shard(request, entry, wanted, encode, progress)?;
+        }
+        if request.is_stopped() {
+            break;
         }
     }
     Ok(columns.reports(request))
@@ -212,6 +225,7 @@ impl Columns {
             selection: Arc::new(selection_of(entry.shard, pairs, images)),
             tokenizer: Arc::clone(&request.tokenizer),
             image_size: model.map_or(0, |model| model.image_size),
+            resize: model.map_or_else(EvalResize::default, |model| model.resize),
             context_length: model.map_or(0, |model| model.context_length),
             batch_size: request.batch_size,
             config: LoaderConfig { threads: request.threads, ..LoaderConfig::default() },
@@ -240,6 +254,9 @@ impl Columns {
             let waiting = self.embeddings.as_ref().map_or(0, Column::waiting);
             if self.saved.elapsed() >= request.save_every || waiting >= WAITING_ROWS {
                 self.save(entry.shard, pairs)?;
+            }
+            if request.is_stopped() {
+                break;
             }
         }
         Ok(())

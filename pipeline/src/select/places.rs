@@ -1,8 +1,9 @@
 //! Looks up where the chosen pairs lie in the dataset, and puts them in that order.
 //!
-//! One pass over meta, in its own order, against uids sorted in memory: 25 bytes a chosen pair, whatever the size of the
+//! One pass over meta, in its own order, against uids sorted in memory: 29 bytes a chosen pair, whatever the size of the
 //! dataset. Uids are hashes, so their first bits say nearly where they stand.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,6 +21,8 @@ use crate::sql::{Planned, Rows, SqlError, execute, plan};
 const PARTS: usize = 256;
 /// Batches of meta that are looked up at once, while the next ones are read.
 const BATCHES_AT_ONCE: usize = 32;
+/// Rows of meta whose places in memory are sought before any of them is compared.
+const ROWS_AT_ONCE: usize = 64;
 
 /// The pairs that a query chose.
 #[derive(Debug)]
@@ -180,15 +183,27 @@ impl Table {
         let uids = meta.column(0).as_fixed_size_binary();
         let place = [1, 2, 3].map(|index| meta.column(index).as_primitive::<UInt32Type>().values());
         let mut placed = Vec::with_capacity(meta.num_rows());
-        for row in 0..meta.num_rows() {
-            let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
-            let key = key(uid);
-            let part = &self.parts[part(key)];
-            let Some(index) = part.find(key) else { continue };
-            if part.found[index].swap(true, Ordering::Relaxed) {
-                return Err(SelectError::TwicePresent { uid });
+        let mut bounds = Vec::with_capacity(ROWS_AT_ONCE);
+        for start in (0..meta.num_rows()).step_by(ROWS_AT_ONCE) {
+            let rows = start..(start + ROWS_AT_ONCE).min(meta.num_rows());
+            // Most of the time goes into waiting for memory. In a loop that depends on nothing it read, the processor waits for
+            // many rows at once.
+            bounds.clear();
+            for row in rows.clone() {
+                let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
+                let key = key(uid);
+                bounds.push((key, self.parts[part(key)].bounds(key)));
             }
-            placed.push(Placed { uid, place: place.map(|column| column[row]), weight: part.pairs[index].weight });
+            for (row, (key, bounds)) in rows.zip(&bounds) {
+                let part = &self.parts[part(*key)];
+                let Some(index) = part.find(*key, bounds.clone()) else { continue };
+                let pair = part.pairs[index];
+                let uid = pair.uid();
+                if part.found[index].swap(true, Ordering::Relaxed) {
+                    return Err(SelectError::TwicePresent { uid });
+                }
+                placed.push(Placed { uid, place: place.map(|column| column[row]), weight: pair.weight });
+            }
         }
         Ok(placed)
     }
@@ -218,9 +233,9 @@ fn refuse_repeated(parts: &[Vec<Pair>]) -> Result<(), SelectError> {
 }
 
 impl Part {
-    /// About four pairs for each value, so that a search touches one or two lines of the cache.
+    /// About one pair for each value, so that a search touches one line of the cache.
     fn of(pairs: Vec<Pair>) -> Self {
-        let bits = (pairs.len() / 4).max(1).ilog2().min(28);
+        let bits = pairs.len().max(1).ilog2().min(28);
         let mut starts = vec![0; (1 << bits) + 1];
         for pair in &pairs {
             starts[value(pair.key, bits) + 1] += 1;
@@ -232,10 +247,15 @@ impl Part {
         Self { pairs, found, starts, bits }
     }
 
-    fn find(&self, key: [u64; 2]) -> Option<usize> {
+    /// Where a key is, if it is there.
+    fn bounds(&self, key: [u64; 2]) -> Range<usize> {
         let value = value(key, self.bits);
-        let (from, to) = (self.starts[value] as usize, self.starts[value + 1] as usize);
-        self.pairs[from..to].binary_search_by_key(&key, |pair| pair.key).ok().map(|found| from + found)
+        self.starts[value] as usize..self.starts[value + 1] as usize
+    }
+
+    fn find(&self, key: [u64; 2], bounds: Range<usize>) -> Option<usize> {
+        let pairs = &self.pairs[bounds.clone()];
+        pairs.binary_search_by_key(&key, |pair| pair.key).ok().map(|found| bounds.start + found)
     }
 }
 

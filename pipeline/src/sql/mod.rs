@@ -13,6 +13,7 @@ mod given;
 mod output;
 mod place;
 mod query;
+mod row_numbers;
 mod scored;
 mod session;
 mod table_text;

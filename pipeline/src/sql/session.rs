@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -16,6 +17,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use super::error::SqlError;
 use super::function::functions;
 use super::functions_content::ContentFunctions;
+use super::row_numbers::CountRows;
 use super::tables::DatasetTables;
 use super::top_fraction::top_fraction;
 
@@ -69,7 +71,13 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
     let memory = spec.memory.unwrap_or_else(default_memory);
     let runtime =
         RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory))).build_arc().map_err(setting_up)?;
-    let context = SessionContext::new_with_config_rt(config, runtime);
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(CountRows))
+        .build();
+    let context = SessionContext::new_with_state(state);
     for function in functions(spec.functions) {
         context.register_udf(function);
     }

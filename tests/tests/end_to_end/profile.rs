@@ -63,8 +63,16 @@ fn page_shows_the_funnel_of_the_last_selection_and_pairs_on_both_sides_of_its_th
     // The lone caption and the words that two pairs have.
     assert!(page.contains("no_image") || page.contains("missing_image"), "the ledger is missing");
     assert!(page.contains("the same words"));
+    assert!(!page.contains("Languages"), "nobody knows the languages yet");
     assert_eq!(work.diptych(&["profile", "data", "--pairs", "5", "--output", "again.html"]).ok().code, Some(0));
     assert!(work.read("again.html") == page, "the same dataset gives another page");
+
+    // Languages are a score, and what dedup chose is the last selection.
+    work.diptych(&["score", "language", "--dataset", "data"]).ok();
+    work.diptych(&["dedup", "--by", "sha256", "--dataset", "data", "--output", "single.parquet"]).ok();
+    work.diptych(&["profile", "data", "--pairs", "5"]).ok();
+    let page = work.read("profile.html");
+    assert!(page.contains("Languages") && page.contains("single.parquet"));
 }
 
 #[test]

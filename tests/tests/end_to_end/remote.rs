@@ -95,6 +95,7 @@ fn bad_line(request: &Request) -> Fault {
 
 #[test]
 fn batches_over_a_bad_line_are_those_from_the_disk() {
+    let (yes, server_url) = ("true", "SERVER");
     let work = dataset();
     assert!(work.path("data/blob/00001.parquet").exists());
     let reference = all(spec(&work, work.path("data"), config(&work, 0))).unwrap();
@@ -105,17 +106,34 @@ fn batches_over_a_bad_line_are_those_from_the_disk() {
     assert!(content(&batches) == content(&reference));
     assert!(server.requests().len() > 20, "{}", server.requests().len());
 
-    // S3's shape: the bucket is the first part of the path.
-    let server = Server::start(&work.path(""), bad_line);
-    let mut s3 = config(&work, 20);
-    s3.remote.cache = Some(work.path("cache-s3"));
-    s3.remote.options =
-        [("aws_endpoint", server.endpoint()), ("aws_allow_http", "true".into()), ("aws_skip_signature", "true".into())]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into();
-    let batches = all(spec(&work, "s3://data", s3)).unwrap();
-    assert!(content(&batches) == content(&reference));
-    assert!(server.requests().iter().all(|request| request.path.starts_with("data/")));
+    // The shapes of S3, Google and Azure: bucket or container is the first part of the path.
+    let stores = [
+        ("s3://data", vec![("aws_endpoint", server_url), ("aws_allow_http", yes), ("aws_skip_signature", yes)]),
+        ("gs://data", vec![("google_base_url", server_url), ("google_allow_http", yes), ("google_skip_signature", yes)]),
+        (
+            "az://data",
+            vec![
+                ("azure_storage_endpoint", server_url),
+                ("azure_storage_account_name", "somebody"),
+                ("azure_allow_http", yes),
+                ("azure_skip_signature", yes),
+            ],
+        ),
+    ];
+    for (url, options) in stores {
+        let server = Server::start(&work.path(""), bad_line);
+        let mut store = config(&work, 20);
+        store.remote.cache = Some(work.path(&format!("cache-{}", &url[..2])));
+        let endpoint = server.endpoint();
+        let options = options
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), if value == server_url { endpoint.clone() } else { value.to_owned() }));
+        store.remote.options = options.collect();
+        let batches = all(spec(&work, url, store)).unwrap();
+        assert!(content(&batches) == content(&reference), "{url}");
+        let requests = server.requests();
+        assert!(!requests.is_empty() && requests.iter().all(|request| request.path.starts_with("data/")), "{url}");
+    }
 }
 
 #[test]

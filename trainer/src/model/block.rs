@@ -1,62 +1,79 @@
-//! What both towers are made of: pre-norm transformer blocks and their layers.
+//! What towers are made of: pre-norm transformer blocks and their layers.
 
 use tch::Tensor;
 
 use super::Named;
 use crate::TrainerError;
+use crate::config::Activation;
+use crate::layout::BlockNames;
 
-/// Epsilon of every layer norm; OpenCLIP's.
-const LAYER_NORM_EPS: f64 = 1e-5;
+/// What the blocks of a tower have in common.
+#[derive(Clone, Copy)]
+pub(super) struct BlockSpec {
+    pub(super) names: &'static BlockNames,
+    pub(super) layers: i64,
+    pub(super) heads: i64,
+    /// Whether a token sees only itself and those before it.
+    pub(super) causal: bool,
+    pub(super) activation: Activation,
+    pub(super) layer_norm_eps: f64,
+    /// Whether the branches are scaled by a learned vector before they are added (LayerScale).
+    pub(super) scaled: bool,
+}
 
 /// A pre-norm transformer block.
 pub(super) struct Block {
     ln_1: LayerNorm,
     attention: Attention,
+    scale_1: Option<Tensor>,
     ln_2: LayerNorm,
-    mlp_in: Linear,
-    mlp_out: Linear,
-    quick_gelu: bool,
+    mlp: Mlp,
+    scale_2: Option<Tensor>,
 }
 
-pub(super) fn blocks(
-    layers: i64,
-    heads: i64,
-    causal: bool,
-    quick_gelu: bool,
-    named: &Named<'_>,
-) -> Result<Vec<Block>, TrainerError> {
-    (0..layers)
+pub(super) fn blocks(spec: BlockSpec, named: &Named<'_>) -> Result<Vec<Block>, TrainerError> {
+    let names = spec.names;
+    (0..spec.layers)
         .map(|layer| {
-            let named = named.below(&format!("transformer.resblocks.{layer}"));
+            let named = named.below(&format!("{}.{layer}", names.list));
+            let scale = |name: Option<&str>| match name {
+                Some(name) if spec.scaled => named.get(name).map(Some),
+                _ => Ok(None),
+            };
             Ok(Block {
-                ln_1: LayerNorm::new(&named.below("ln_1"))?,
-                attention: Attention::new(heads, causal, &named.below("attn"))?,
-                ln_2: LayerNorm::new(&named.below("ln_2"))?,
-                mlp_in: Linear::new(&named.below("mlp.c_fc"))?,
-                mlp_out: Linear::new(&named.below("mlp.c_proj"))?,
-                quick_gelu,
+                ln_1: LayerNorm::new(&named.below(names.ln_1), spec.layer_norm_eps)?,
+                attention: Attention {
+                    heads: spec.heads,
+                    causal: spec.causal,
+                    input: Linear::of(named.get(names.qkv_weight)?, named.get(names.qkv_bias)?),
+                    output: Linear::new(&named.below(names.attention_out))?,
+                },
+                scale_1: scale(names.scale_1)?,
+                ln_2: LayerNorm::new(&named.below(names.ln_2), spec.layer_norm_eps)?,
+                mlp: Mlp::new(&named.below(names.mlp_in), &named.below(names.mlp_out), spec.activation)?,
+                scale_2: scale(names.scale_2)?,
             })
         })
         .collect()
 }
 
 impl Block {
-    /// [N, L, W] → [N, L, W].
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
-        let x = x.f_add(&self.attention.forward(&self.ln_1.forward(x)?)?)?;
-        let hidden = self.activation(&self.mlp_in.forward(&self.ln_2.forward(&x)?)?)?;
-        Ok(x.f_add(&self.mlp_out.forward(&hidden)?)?)
-    }
-
-    fn activation(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
-        if self.quick_gelu {
-            return Ok(x.f_mul(&x.f_mul_scalar(1.702)?.f_sigmoid()?)?);
-        }
-        Ok(x.f_gelu("none")?)
+    /// [N, L, W] → [N, L, W]. `mask`, f32, is added to the attention's logits, in place of the causal one: [N, 1, L, L].
+    pub(super) fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+        let x = x.f_add(&scaled(self.attention.forward(&self.ln_1.forward(x)?, mask)?, self.scale_1.as_ref())?)?;
+        let hidden = self.mlp.forward(&self.ln_2.forward(&x)?)?;
+        Ok(x.f_add(&scaled(hidden, self.scale_2.as_ref())?)?)
     }
 }
 
-pub(super) struct Attention {
+fn scaled(x: Tensor, scale: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+    match scale {
+        Some(scale) => Ok(x.f_mul(scale)?),
+        None => Ok(x),
+    }
+}
+
+struct Attention {
     heads: i64,
     causal: bool,
     /// Query, key and value together: [3W, W] and [3W].
@@ -65,33 +82,63 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    pub(super) fn new(heads: i64, causal: bool, named: &Named<'_>) -> Result<Self, TrainerError> {
-        let input = Linear { weight: named.get("in_proj_weight")?, bias: named.get("in_proj_bias")? };
-        Ok(Self { heads, causal, input, output: Linear::new(&named.below("out_proj"))? })
-    }
-
     /// [N, L, W] → [N, L, W].
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+    fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
         let (n, l, w) = x.size3()?;
         let qkv = self.input.forward(x)?.f_view([n, l, 3, self.heads, w / self.heads])?.f_permute([2, 0, 3, 1, 4])?;
         let (q, k, v) = (qkv.f_select(0, 0)?, qkv.f_select(0, 1)?, qkv.f_select(0, 2)?); // each [N, A, L, W/A]
-        let mixed = Tensor::f_scaled_dot_product_attention::<Tensor>(&q, &k, &v, None, 0.0, self.causal, None, false)?;
-        self.output.forward(&mixed.f_transpose(1, 2)?.f_reshape([n, l, w])?)
+        self.output.forward(&attend(&q, &k, &v, mask, self.causal)?)
+    }
+}
+
+/// Query [N, A, Q, W/A], key and value [N, A, L, W/A] → [N, Q, W]. A mask says all, the causal one included.
+pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, causal: bool) -> Result<Tensor, TrainerError> {
+    let causal = causal && mask.is_none();
+    let mixed = Tensor::f_scaled_dot_product_attention::<&Tensor>(q, k, v, mask, 0.0, causal, None, false)?;
+    Ok(mixed.f_transpose(1, 2)?.f_flatten(2, 3)?)
+}
+
+/// [N, L, W] → [N, A, L, W/A].
+pub(super) fn split_heads(x: &Tensor, heads: i64) -> Result<Tensor, TrainerError> {
+    let (n, l, w) = x.size3()?;
+    Ok(x.f_reshape([n, l, heads, w / heads])?.f_transpose(1, 2)?)
+}
+
+pub(super) struct Mlp {
+    input: Linear,
+    output: Linear,
+    activation: Activation,
+}
+
+impl Mlp {
+    pub(super) fn new(input: &Named<'_>, output: &Named<'_>, activation: Activation) -> Result<Self, TrainerError> {
+        Ok(Self { input: Linear::new(input)?, output: Linear::new(output)?, activation })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let hidden = self.input.forward(x)?;
+        let hidden = match self.activation {
+            Activation::Gelu => hidden.f_gelu("none")?,
+            Activation::GeluTanh => hidden.f_gelu("tanh")?,
+            Activation::QuickGelu => hidden.f_mul(&hidden.f_mul_scalar(1.702)?.f_sigmoid()?)?,
+        };
+        self.output.forward(&hidden)
     }
 }
 
 pub(super) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
+    eps: f64,
 }
 
 impl LayerNorm {
-    pub(super) fn new(named: &Named<'_>) -> Result<Self, TrainerError> {
-        Ok(Self { weight: named.get("weight")?, bias: named.get("bias")? })
+    pub(super) fn new(named: &Named<'_>, eps: f64) -> Result<Self, TrainerError> {
+        Ok(Self { weight: named.get("weight")?, bias: named.get("bias")?, eps })
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
-        Ok(x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), LAYER_NORM_EPS, true)?)
+        Ok(x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)?)
     }
 }
 
@@ -103,6 +150,10 @@ pub(super) struct Linear {
 impl Linear {
     pub(super) fn new(named: &Named<'_>) -> Result<Self, TrainerError> {
         Ok(Self { weight: named.get("weight")?, bias: named.get("bias")? })
+    }
+
+    pub(super) fn of(weight: Tensor, bias: Tensor) -> Self {
+        Self { weight, bias }
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {

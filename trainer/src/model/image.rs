@@ -1,20 +1,22 @@
-//! The image tower: a Vision Transformer.
+//! The image tower: OpenCLIP's Vision Transformer.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{Block, LayerNorm, blocks};
+use super::block::{Block, BlockSpec, LayerNorm, Linear, attend, blocks, split_heads};
 use crate::TrainerError;
-use crate::config::ModelConfig;
+use crate::config::{AttentionalPool, ImagePool, ModelConfig, VisionConfig};
+use crate::layout::OPENCLIP_BLOCKS;
 
 pub(super) struct VisionTower {
-    patch_size: i64,
-    grid: i64,
-    conv1: Tensor,
+    patches: Patches,
     class_embedding: Tensor,
     positional_embedding: Tensor,
-    ln_pre: LayerNorm,
+    ln_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
+    attention_pool: Option<AttentionPool>,
+    pool: ImagePool,
+    ln_after_pool: bool,
     ln_post: LayerNorm,
     proj: Tensor,
 }
@@ -22,38 +24,133 @@ pub(super) struct VisionTower {
 impl VisionTower {
     pub(super) fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
         let v = &config.vision;
+        let spec = BlockSpec {
+            names: &OPENCLIP_BLOCKS,
+            layers: v.layers,
+            heads: v.heads(),
+            causal: false,
+            activation: config.vision_activation(),
+            layer_norm_eps: v.layer_norm_eps,
+            scaled: v.ls_init_value.is_some(),
+        };
+        let pooler = |pool: AttentionalPool| AttentionPool::new(pool.heads, v.layer_norm_eps, &named.below("attn_pool"));
         Ok(Self {
-            patch_size: v.patch_size,
-            grid: v.grid(),
-            conv1: named.get("conv1.weight")?,
+            patches: Patches::new(v, named.get("conv1.weight")?, None),
             class_embedding: named.get("class_embedding")?,
             positional_embedding: named.get("positional_embedding")?,
-            ln_pre: LayerNorm::new(&named.below("ln_pre"))?,
-            blocks: blocks(v.layers, v.heads(), false, config.quick_gelu, named)?,
-            ln_post: LayerNorm::new(&named.below("ln_post"))?,
+            ln_pre: v.ln_pre.then(|| LayerNorm::new(&named.below("ln_pre"), v.layer_norm_eps)).transpose()?,
+            blocks: blocks(spec, named)?,
+            attention_pool: v.attentional_pool.map(pooler).transpose()?,
+            pool: v.pool,
+            // The first token alone is the same before and after, and cheaper after. OpenCLIP's attentional pool always has it before.
+            ln_after_pool: v.pool == ImagePool::Token || (v.final_ln_after_pool && v.attentional_pool.is_none()),
+            ln_post: LayerNorm::new(&named.below("ln_post"), v.layer_norm_eps)?,
             proj: named.get("proj")?,
         })
     }
 
     /// [N, 3, H, W] → [N, D].
     pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
-        let x_npw = self.patches(images)?;
+        let x_npw = self.patches.forward(images)?;
         let (n, _, w) = x_npw.size3()?;
         let class_n1w = self.class_embedding.f_view([1, 1, w])?.f_expand([n, 1, w], false)?;
         let mut x = Tensor::f_cat(&[&class_n1w, &x_npw], 1)?.f_add(&self.positional_embedding)?; // [N, 1 + P, W]
-        x = self.ln_pre.forward(&x)?;
-        for block in &self.blocks {
-            x = block.forward(&x)?;
+        if let Some(ln_pre) = &self.ln_pre {
+            x = ln_pre.forward(&x)?;
         }
-        let class_nw = self.ln_post.forward(&x.f_select(1, 0)?)?;
-        Ok(class_nw.f_matmul(&self.proj)?)
+        for block in &self.blocks {
+            x = block.forward(&x, None)?;
+        }
+        if let Some(pool) = &self.attention_pool {
+            x = pool.forward(&x)?;
+        }
+        let pooled_nw =
+            if self.ln_after_pool { self.ln_post.forward(&self.pool(&x)?)? } else { self.pool(&self.ln_post.forward(&x)?)? };
+        Ok(pooled_nw.f_matmul(&self.proj)?)
     }
 
-    /// `conv1` as one matrix product: its stride is its size, so patches do not overlap. [N, 3, H, W] → [N, P, W].
-    fn patches(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
-        let (n, g, p) = (images.size4()?.0, self.grid, self.patch_size);
+    /// [N, L, W] → [N, W].
+    fn pool(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        Ok(match self.pool {
+            ImagePool::Token => x.f_select(1, 0)?,
+            ImagePool::Average => x.f_narrow(1, 1, x.size3()?.1 - 1)?.f_mean_dim(1, false, None::<Kind>)?,
+        })
+    }
+}
+
+/// The convolution over patches as one matrix product: its stride is its size, so patches do not overlap.
+pub(super) struct Patches {
+    side: i64,
+    grid: i64,
+    /// [W, 3, side, side].
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Patches {
+    pub(super) fn new(config: &VisionConfig, weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { side: config.patch_size, grid: config.grid(), weight, bias }
+    }
+
+    /// [N, 3, H, W] → [N, P, W]. Pixels at the right and lower edge that do not fill a patch are left out.
+    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
+        let (n, g, p) = (images.size4()?.0, self.grid, self.side);
+        let images = images.f_narrow(2, 0, g * p)?.f_narrow(3, 0, g * p)?;
         let patches = images.f_reshape([n, 3, g, p, g, p])?.f_permute([0, 2, 4, 1, 3, 5])?.f_reshape([n, g * g, 3 * p * p])?;
-        let weight = self.conv1.f_view([-1, 3 * p * p])?;
-        Ok(patches.f_linear::<Tensor>(&weight, None)?)
+        let weight = self.weight.f_view([-1, 3 * p * p])?;
+        Ok(patches.f_linear(&weight, self.bias.as_ref())?)
+    }
+}
+
+/// OpenCLIP's `AttentionalPooler`: learned queries look at all tokens.
+struct AttentionPool {
+    heads: i64,
+    /// [Q, D].
+    query: Tensor,
+    ln_q: LayerNorm,
+    ln_k: LayerNorm,
+    to_query: Linear,
+    to_key: Linear,
+    to_value: Linear,
+    output: Linear,
+}
+
+impl AttentionPool {
+    fn new(heads: i64, eps: f64, named: &Named<'_>) -> Result<Self, TrainerError> {
+        let attention = named.below("attn");
+        // PyTorch's MultiheadAttention has one matrix where all widths are equal, and three where they are not.
+        let weights = match attention.get("in_proj_weight") {
+            Ok(together) => together.f_chunk(3, 0)?,
+            Err(_) => ["q", "k", "v"]
+                .iter()
+                .map(|letter| attention.get(&format!("{letter}_proj_weight")))
+                .collect::<Result<Vec<_>, _>>()?,
+        };
+        let mut parts = weights.into_iter().zip(attention.get("in_proj_bias")?.f_chunk(3, 0)?);
+        let mut part = || {
+            let part = parts.next().map(|(weight, bias)| Linear::of(weight, bias));
+            part.ok_or_else(|| TrainerError::Torch("attn_pool.attn has fewer than three parts".into()))
+        };
+        Ok(Self {
+            heads,
+            query: named.get("query")?,
+            ln_q: LayerNorm::new(&named.below("ln_q"), eps)?,
+            ln_k: LayerNorm::new(&named.below("ln_k"), eps)?,
+            to_query: part()?,
+            to_key: part()?,
+            to_value: part()?,
+            output: Linear::new(&attention.below("out_proj"))?,
+        })
+    }
+
+    /// [N, L, W] → [N, Q, D].
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let x = self.ln_k.forward(x)?;
+        let (queries, d) = self.query.size2()?;
+        let query = self.to_query.forward(&self.ln_q.forward(&self.query)?.f_unsqueeze(0)?)?;
+        let query = query.f_expand([x.size3()?.0, queries, d], false)?;
+        let [q, k, v] =
+            [&query, &self.to_key.forward(&x)?, &self.to_value.forward(&x)?].map(|part| split_heads(part, self.heads));
+        self.output.forward(&attend(&q?, &k?, &v?, None, false)?)
     }
 }

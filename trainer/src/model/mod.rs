@@ -1,12 +1,14 @@
-//! OpenCLIP's ViT dual encoder: two towers and a temperature, from pixels and tokens to unit vectors of one space.
+//! A dual encoder: two towers and a temperature, from pixels and tokens to unit vectors of one space.
 //!
 //! It computes features and knows nothing of losses, optimizers, files or ranks. Every parameter is in one ordered list under
 //! OpenCLIP's name; the towers hold handles to the same tensors.
 //!
 //! Shapes: N pairs, H W pixels, P patches, L tokens, W width of a tower, D common space, A attention heads.
 
+mod bert;
 mod block;
 mod image;
+mod siglip;
 mod text;
 
 use std::collections::HashMap;
@@ -14,10 +16,12 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
-use crate::config::{IMAGE_MEAN, IMAGE_STD, ModelConfig};
+use crate::config::{ModelConfig, Trunk};
 use crate::layout::{self, ParameterSpec};
 
+use bert::BertTower;
 use image::VisionTower;
+use siglip::SiglipTower;
 use text::TextTower;
 
 /// Smallest norm by which features are divided: `torch.nn.functional.normalize`.
@@ -28,8 +32,8 @@ pub struct Clip {
     config: ModelConfig,
     names: Vec<String>,
     parameters: Vec<Tensor>,
-    vision: VisionTower,
-    text: TextTower,
+    vision: ImageModel,
+    text: TextModel,
     logit_scale: Tensor,
     logit_bias: Option<Tensor>,
     image_mean: Tensor,
@@ -46,8 +50,11 @@ impl Clip {
 
     /// A model to train: takes the values of all parameters, f32, in the order of the layout.
     fn new(config: &ModelConfig, values: Vec<Tensor>, device: Device) -> Result<Self, TrainerError> {
-        let trained = |value: Tensor| Ok(value.f_to_device(device)?.f_contiguous()?.f_set_requires_grad(true)?);
-        Self::frozen(config, values.into_iter().map(trained).collect::<Result<_, TrainerError>>()?)
+        let specs = layout::parameters(config);
+        let trained = |(value, spec): (Tensor, &ParameterSpec)| {
+            Ok(value.f_to_device(device)?.f_contiguous()?.f_set_requires_grad(spec.trained())?)
+        };
+        Self::frozen(config, values.into_iter().zip(&specs).map(trained).collect::<Result<_, TrainerError>>()?)
     }
 
     /// A model over tensors as they are: on their device, f32, in the order of the layout.
@@ -59,8 +66,9 @@ impl Clip {
         let channel = |values: [f64; 3]| -> Result<Tensor, TrainerError> {
             Ok(Tensor::f_from_slice(&values.map(|v| v as f32))?.f_view([1, 3, 1, 1])?.f_to_device(device)?)
         };
+        let of_text = Named { of: layout::text_prefix(config).to_owned(), by_name: &by_name };
         let (vision, text, logit_scale) =
-            (VisionTower::new(config, &named.below("visual"))?, TextTower::new(config, &named)?, named.get("logit_scale")?);
+            (ImageModel::new(config, &named.below("visual"))?, TextModel::new(config, &of_text)?, named.get("logit_scale")?);
         let logit_bias = config.init_logit_bias.map(|_| named.get("logit_bias")).transpose()?;
         Ok(Self {
             config: config.clone(),
@@ -68,8 +76,8 @@ impl Clip {
             vision,
             text,
             logit_scale,
-            image_mean: channel(IMAGE_MEAN)?,
-            image_std: channel(IMAGE_STD)?,
+            image_mean: channel(config.preprocess.mean)?,
+            image_std: channel(config.preprocess.std)?,
             names,
             parameters,
         })
@@ -116,6 +124,52 @@ impl Clip {
     /// Token ids i64 [N, L] → unit vectors [N, D].
     pub fn text_features(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
         unit_length(&self.text.forward(tokens)?)
+    }
+}
+
+/// The image towers that there are.
+enum ImageModel {
+    OpenClip(VisionTower),
+    Siglip(SiglipTower),
+}
+
+impl ImageModel {
+    fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
+        Ok(match config.vision.trunk {
+            Trunk::OpenClip => Self::OpenClip(VisionTower::new(config, named)?),
+            Trunk::Siglip => Self::Siglip(SiglipTower::new(config, named)?),
+        })
+    }
+
+    /// [N, 3, H, W] → [N, D].
+    fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
+        match self {
+            Self::OpenClip(tower) => tower.forward(images),
+            Self::Siglip(tower) => tower.forward(images),
+        }
+    }
+}
+
+/// The text towers that there are.
+enum TextModel {
+    OpenClip(TextTower),
+    Bert(BertTower),
+}
+
+impl TextModel {
+    fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
+        Ok(match config.text.bert {
+            None => Self::OpenClip(TextTower::new(config, named)?),
+            Some(_) => Self::Bert(BertTower::new(config, named)?),
+        })
+    }
+
+    /// [N, L] → [N, D].
+    fn forward(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
+        match self {
+            Self::OpenClip(tower) => tower.forward(tokens),
+            Self::Bert(tower) => tower.forward(tokens),
+        }
     }
 }
 

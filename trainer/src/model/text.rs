@@ -1,44 +1,121 @@
-//! The text tower: a causal Transformer.
+//! The text tower: OpenCLIP's Transformer over tokens.
 
 use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{Block, LayerNorm, blocks};
+use super::block::{Block, BlockSpec, LayerNorm, Linear, blocks};
 use crate::TrainerError;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, TextPool, TextProjection};
+use crate::layout::OPENCLIP_BLOCKS;
 
 pub(super) struct TextTower {
     token_embedding: Tensor,
     positional_embedding: Tensor,
+    class_token: Option<ClassToken>,
     blocks: Vec<Block>,
     ln_final: LayerNorm,
-    text_projection: Tensor,
+    causal: bool,
+    pool: TextPool,
+    projection: Projection,
+}
+
+/// CoCa's: stands behind the text, sees all of it and becomes its vector.
+struct ClassToken {
+    embedding: Tensor,
+    pad_id: i64,
+}
+
+enum Projection {
+    Matrix(Tensor),
+    Linear(Linear),
+    None,
 }
 
 impl TextTower {
     pub(super) fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
         let t = &config.text;
+        let spec = BlockSpec {
+            names: &OPENCLIP_BLOCKS,
+            layers: t.layers,
+            heads: t.heads,
+            causal: t.causal,
+            activation: config.text_activation(),
+            layer_norm_eps: t.layer_norm_eps,
+            scaled: t.ls_init_value.is_some(),
+        };
+        let class_token = || -> Result<ClassToken, TrainerError> {
+            Ok(ClassToken { embedding: named.get("cls_emb")?, pad_id: t.tokenizer.pad_id.unwrap_or(0) })
+        };
         Ok(Self {
             token_embedding: named.get("token_embedding.weight")?,
             positional_embedding: named.get("positional_embedding")?,
-            blocks: blocks(t.layers, t.heads, true, config.quick_gelu, named)?,
-            ln_final: LayerNorm::new(&named.below("ln_final"))?,
-            text_projection: named.get("text_projection")?,
+            class_token: t.class_token.then(class_token).transpose()?,
+            blocks: blocks(spec, named)?,
+            ln_final: LayerNorm::new(&named.below("ln_final"), t.layer_norm_eps)?,
+            causal: t.causal,
+            pool: if t.class_token { TextPool::Last } else { t.pool },
+            projection: match t.projection {
+                TextProjection::Matrix => Projection::Matrix(named.get("text_projection")?),
+                TextProjection::Linear => Projection::Linear(Linear::new(&named.below("text_projection"))?),
+                TextProjection::None => Projection::None,
+            },
         })
     }
 
     /// [N, L] → [N, D].
     pub(super) fn forward(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
-        let (n, l) = tokens.size2()?;
-        let mut x = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)?.f_add(&self.positional_embedding)?;
-        for block in &self.blocks {
-            x = block.forward(&x)?;
+        let mut x = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)?;
+        let mut mask = None;
+        if let Some(class) = &self.class_token {
+            let (n, _, w) = x.size3()?;
+            let class_n1w = class.embedding.f_view([1, 1, w])?.f_expand([n, 1, w], false)?;
+            x = Tensor::f_cat(&[&x, &class_n1w], 1)?;
+            mask = Some(class.mask(tokens, self.causal)?);
         }
-        // The end token has the largest id, so argmax finds it. Layer norm works on each token alone: taking the token first
-        // gives the same and leaves L - 1 of L out.
+        x = x.f_add(&self.positional_embedding)?;
+        for block in &self.blocks {
+            x = block.forward(&x, mask.as_ref())?;
+        }
+        // Layer norm works on each token alone: taking the token first gives the same and leaves L - 1 of L out.
+        let pooled_nw = self.ln_final.forward(&self.pool(&x, tokens)?)?;
+        match &self.projection {
+            Projection::Matrix(matrix) => Ok(pooled_nw.f_matmul(matrix)?),
+            Projection::Linear(linear) => linear.forward(&pooled_nw),
+            Projection::None => Ok(pooled_nw),
+        }
+    }
+
+    /// [N, L, W] → [N, W].
+    fn pool(&self, x: &Tensor, tokens: &Tensor) -> Result<Tensor, TrainerError> {
+        let at = match self.pool {
+            TextPool::First => return Ok(x.f_select(1, 0)?),
+            TextPool::Last => return Ok(x.f_select(1, -1)?),
+            // The end token has the largest id, so argmax finds it.
+            TextPool::Largest => tokens.f_argmax(-1, false)?,
+            // Of equal values argmax gives the first one; the first token where there is no end.
+            TextPool::End(id) => tokens.f_eq(id)?.f_to_kind(Kind::Int)?.f_argmax(-1, false)?,
+        };
+        let (n, l) = tokens.size2()?;
         let first = Tensor::f_arange_start_step(0, n * l, l, (Kind::Int64, x.device()))?;
-        let end = tokens.f_argmax(-1, false)?.f_add(&first)?;
-        let end_nw = x.f_flatten(0, 1)?.f_index_select(0, &end)?;
-        Ok(self.ln_final.forward(&end_nw)?.f_matmul(&self.text_projection)?)
+        Ok(x.f_flatten(0, 1)?.f_index_select(0, &at.f_add(&first)?)?)
+    }
+}
+
+impl ClassToken {
+    /// What is added to the attention's logits: [N, 1, L + 1, L + 1].
+    ///
+    /// As in OpenCLIP, and so in all of CoCa's published weights, the mask of the padding stands one place too far behind:
+    /// position i + 1 is masked where token i is padding.
+    fn mask(&self, tokens: &Tensor, causal: bool) -> Result<Tensor, TrainerError> {
+        let (n, l) = tokens.size2()?;
+        let device = tokens.device();
+        let first = Tensor::f_zeros([n, 1], (Kind::Bool, device))?;
+        let masked = Tensor::f_cat(&[first, tokens.f_eq(self.pad_id)?], 1)?.f_view([n, 1, 1, l + 1])?;
+        let mut masked = masked.f_expand([n, 1, l + 1, l + 1], false)?;
+        if causal {
+            let later = Tensor::f_ones([l + 1, l + 1], (Kind::Bool, device))?.f_triu(1)?;
+            masked = masked.f_logical_or(&later)?;
+        }
+        Ok(Tensor::f_zeros([n, 1, l + 1, l + 1], (Kind::Float, device))?.f_masked_fill(&masked, f64::NEG_INFINITY)?)
     }
 }

@@ -1,0 +1,114 @@
+//! Events of a run: what its guards noticed, in words, and the pairs that an event is about. One event for each run, step and
+//! kind, so a step that is done again after a kill says the same thing once; a run that goes back keeps what it went through.
+//!
+//! Pairs: key = run ‖ 0 ‖ step ‖ number (u16), value = uids one behind the other. Durable with the next checkpoint.
+
+use diptych_schemas::{Step, Uid};
+
+use super::Store;
+use super::engine::BLOCK_BYTES;
+use super::error::StoreError;
+use super::records::{EventKind, EventRecord, RunName};
+
+const UID_BYTES: usize = 16;
+/// Events of a kind that a run keeps: a run that stumbles at every other step for weeks must not fill the disk.
+const MOST_OF_A_KIND: usize = 1_000;
+
+/// The pairs of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EventPairs {
+    pub(super) run: RunName,
+    pub(super) step: Step,
+    pub(super) uids: Vec<Uid>,
+}
+
+impl Store {
+    /// Records an event and the pairs that it is about. Says whether it was kept: of each kind, a run keeps the first thousand.
+    pub fn put_event(&self, event: &EventRecord, pairs: &[Uid]) -> Result<bool, StoreError> {
+        let known: Vec<EventRecord> = self.events(&event.run)?;
+        let same = |other: &&EventRecord| other.kind == event.kind && other.step != event.step;
+        if known.iter().filter(same).count() >= MOST_OF_A_KIND {
+            return Ok(false);
+        }
+        let _writer = self.writer();
+        let changes = self.replace(self.engine().events(), &identity(event), event)?;
+        self.apply(self.engine().events(), changes)?;
+        if !pairs.is_empty() {
+            self.put_pairs(&event.run, event.step, pairs)?;
+        }
+        Ok(true)
+    }
+
+    /// Whoever calls holds the writer's lock.
+    fn put_pairs(&self, run: &RunName, step: Step, pairs: &[Uid]) -> Result<(), StoreError> {
+        let tree = self.engine().event_pairs();
+        let blocks = pairs.chunks(BLOCK_BYTES / UID_BYTES);
+        let too_many = |_| StoreError::TooLarge {
+            what: format!("the pairs of step {step}"),
+            found: pairs.len() as u64,
+            limit: u64::from(u16::MAX) * (BLOCK_BYTES / UID_BYTES) as u64,
+        };
+        u16::try_from(blocks.len()).map_err(too_many)?;
+        let mut changes = Vec::new();
+        for (number, block) in (0_u16..).zip(blocks) {
+            let mut key = run.step_key(step);
+            key.extend(number.to_be_bytes());
+            changes.push((key, Some(block.iter().flat_map(|uid| uid.0).collect())));
+        }
+        self.apply(tree, changes)
+    }
+
+    /// Returns when all events that were recorded before are on the disk.
+    pub fn keep_events(&self) -> Result<(), StoreError> {
+        self.make_durable()
+    }
+
+    /// The events of a run, by step.
+    pub fn events(&self, run: &RunName) -> Result<Vec<EventRecord>, StoreError> {
+        self.records(self.engine().events(), &run.key())
+    }
+
+    pub(super) fn all_events(&self) -> Result<Vec<EventRecord>, StoreError> {
+        self.records(self.engine().events(), &[])
+    }
+
+    /// The pairs of all events, by run and step, a block at a time.
+    pub(super) fn all_event_pairs(&self) -> Result<Vec<EventPairs>, StoreError> {
+        let mut found = Vec::new();
+        let mut entries = self.engine().event_pairs().iter();
+        while let Some((key, value)) = self.call(|| entries.next().transpose())? {
+            let parsed = parse(&key, &value);
+            found.push(parsed.ok_or_else(|| StoreError::damaged(self.folder(), "a list of an event's pairs cannot be read"))?);
+        }
+        Ok(found)
+    }
+}
+
+fn identity(event: &EventRecord) -> Vec<u8> {
+    let mut identity = event.run.step_key(event.step);
+    identity.extend(event.kind.as_str().as_bytes());
+    identity
+}
+
+/// One block of pairs; none where it is no such.
+pub(super) fn parse(key: &[u8], value: &[u8]) -> Option<EventPairs> {
+    let (key, _) = key.split_last_chunk::<2>()?;
+    let (name, step) = key.split_last_chunk::<8>()?;
+    let run = RunName::new(std::str::from_utf8(name.strip_suffix(&[0])?).ok()?).ok()?;
+    let (uids, []) = value.as_chunks::<UID_BYTES>() else { return None };
+    Some(EventPairs { run, step: Step(u64::from_be_bytes(*step)), uids: uids.iter().map(|uid| Uid(*uid)).collect() })
+}
+
+impl EventKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SkippedStep => "skipped_step",
+            Self::RollBack => "roll_back",
+            Self::LossSpike => "loss_spike",
+            Self::LossStuck => "loss_stuck",
+            Self::DataWait => "data_wait",
+            Self::LogitScale => "logit_scale",
+            Self::Stall => "stall",
+        }
+    }
+}

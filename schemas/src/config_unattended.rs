@@ -1,0 +1,289 @@
+//! What lets a run be left alone: checkpoints, evaluation while training, guards, and where its metrics go.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Save every so many steps; 0: not by steps.
+    pub every_steps: u64,
+    /// Save at the end of every so many epochs; 0: not by epochs. The end of the run is always saved.
+    pub every_epochs: u64,
+    /// Save when so many more samples were seen; 0: not by samples.
+    pub every_samples: u64,
+    /// Save after so many minutes; 0: not by time. A run rolls back to such a checkpoint only where none is saved by steps, epochs or
+    /// samples, since it depends on the clock.
+    pub every_minutes: f64,
+    /// Checkpoints kept, the newest first; 0: all.
+    pub keep_last: usize,
+    /// Checkpoints kept beside those, the best by `best_metric` first: saved after an evaluation that is better. `RUN@best` names
+    /// the best. 0: none.
+    pub keep_best: usize,
+    /// What an evaluation records: `heldout/i2t_recall@1`, `heldout/zero_shot_top1`, `heldout_ema/…`.
+    pub best_metric: String,
+    /// `max` (larger is better) or `min`.
+    pub best_mode: BestMode,
+}
+
+/// Which end of a metric is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BestMode {
+    Max,
+    Min,
+}
+
+/// Retrieval and zero-shot classification on held-out pairs while training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalConfig {
+    /// Selection of held-out pairs of the same dataset or of `dataset`. Without it there is no evaluation while training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selection: Option<PathBuf>,
+    /// Dataset of `selection`; without it: the training's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<PathBuf>,
+    /// Class names, one a line: adds zero-shot classification.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<PathBuf>,
+    /// Column of meta with the true class: its name, or its line number in `classes` from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<String>,
+    /// Prompts, one a line, with {} for the class name. Without it: the class name alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub templates: Option<PathBuf>,
+    /// Evaluate at the end of every so many epochs; 0: not by epochs. The end of the run is always evaluated.
+    pub every_epochs: u64,
+    /// Evaluate every so many steps; 0: not by steps.
+    pub every_steps: u64,
+    /// Evaluate when so many more samples were seen; 0: not by samples.
+    pub every_samples: u64,
+    /// Longest time of an evaluation while training, in seconds: what is encoded by then counts (at least 32 pairs), and how many pairs those are is said
+    /// and recorded; 0: no limit. An evaluation that was cut short does not choose the best checkpoint. The one at the end has no limit.
+    pub max_seconds: f64,
+}
+
+/// What watches a run that nobody watches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuardConfig {
+    /// Steps in a row whose loss or gradient is NaN or infinite, after which the run goes back to the last good checkpoint.
+    pub max_skipped_steps: u64,
+    /// Roll-backs without progress after which the run fails. Progress is ten times max_skipped_steps steps with an update.
+    pub max_roll_backs: u64,
+    /// Steps that spikes, waiting for data, a loss that stands still and the logit scale are judged by.
+    pub window_steps: u64,
+    /// A loss this many standard deviations above the mean of the window before it is a spike; 0: no such warning.
+    pub spike_std: f64,
+    /// Steps in a row within 2% of the loss of a model that tells no pair from another, after which that is said; 0: never.
+    pub stuck_steps: u64,
+    /// Share of a window's time that is spent waiting for data, above which that is said, with the stage that limits; 0: never.
+    pub data_wait_share: f64,
+    /// Minutes without a finished step after which there is an alarm; 0: never.
+    pub stall_minutes: f64,
+    /// What follows the alarm: `alarm` (nothing), `exit` (exit code 5, so that a supervisor starts the run again) or `abort` (SIGABRT,
+    /// for a core dump).
+    pub stall_action: StallAction,
+}
+
+/// What a stalled run does after its alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StallAction {
+    Alarm,
+    Exit,
+    Abort,
+}
+
+/// Where metrics go beside the state folder.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Event files for TensorBoard, in a folder of the run's name: `false`, `true` (in tensorboard/ in the state folder) or a folder.
+    pub tensorboard: TensorBoard,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "metrics.tensorboard must be true, false or the name of a folder")]
+pub enum TensorBoard {
+    Wanted(bool),
+    Folder(PathBuf),
+}
+
+impl Default for TensorBoard {
+    fn default() -> Self {
+        Self::Wanted(false)
+    }
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self {
+            every_steps: 1000,
+            every_epochs: 1,
+            every_samples: 0,
+            every_minutes: 0.0,
+            keep_last: 3,
+            keep_best: 0,
+            best_metric: "heldout/i2t_recall@1".into(),
+            best_mode: BestMode::Max,
+        }
+    }
+}
+
+impl Default for GuardConfig {
+    fn default() -> Self {
+        Self {
+            max_skipped_steps: 5,
+            max_roll_backs: 3,
+            window_steps: 100,
+            spike_std: 6.0,
+            stuck_steps: 1000,
+            data_wait_share: 0.2,
+            stall_minutes: 30.0,
+            stall_action: StallAction::Alarm,
+        }
+    }
+}
+
+/// Whether something that is due every so many samples is due after a step that leads from one place of the stream to another.
+pub fn due_by_samples(every: u64, before: u64, after: u64) -> bool {
+    every > 0 && after / every > before / every
+}
+
+fn check(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(message()) }
+}
+
+impl CheckpointConfig {
+    pub(crate) fn validate(&self, eval: &EvalConfig, averages: bool) -> Result<(), String> {
+        check(self.every_minutes >= 0.0 && self.every_minutes.is_finite(), || {
+            format!("checkpoint.every_minutes must be at least 0, got {}", self.every_minutes)
+        })?;
+        if self.keep_best == 0 {
+            return Ok(());
+        }
+        check(eval.selection.is_some(), || {
+            "checkpoint.keep_best is set, but eval.selection is not: name the held-out selection that says which is best".into()
+        })?;
+        let known = eval.metrics(averages);
+        check(known.contains(&self.best_metric), || {
+            format!(
+                "checkpoint.best_metric = {:?}: no such metric is recorded; there are: {}",
+                self.best_metric,
+                known.join(", ")
+            )
+        })
+    }
+}
+
+impl EvalConfig {
+    /// Names of the metrics that an evaluation records and that a checkpoint can be the best by.
+    pub fn metrics(&self, averages: bool) -> Vec<String> {
+        let mut names = Vec::new();
+        for group in ["heldout", "heldout_ema"].into_iter().take(1 + usize::from(averages)) {
+            for direction in ["i2t", "t2i"] {
+                names.extend([1, 5, 10].map(|k| format!("{group}/{direction}_recall@{k}")));
+            }
+            if self.classes.is_some() {
+                names.extend(["top1", "top5", "mean_per_class"].map(|name| format!("{group}/zero_shot_{name}")));
+            }
+        }
+        names
+    }
+
+    pub(crate) fn validate(&self, mixed: bool) -> Result<(), String> {
+        check(self.max_seconds >= 0.0 && self.max_seconds.is_finite(), || {
+            format!("eval.max_seconds must be at least 0 (0: no limit), got {}", self.max_seconds)
+        })?;
+        let set = [
+            ("dataset", self.dataset.is_some()),
+            ("every_epochs", self.every_epochs > 0),
+            ("every_steps", self.every_steps > 0),
+            ("every_samples", self.every_samples > 0),
+            ("classes", self.classes.is_some()),
+        ];
+        for (key, is_set) in set {
+            check(self.selection.is_some() || !is_set, || {
+                format!("eval.{key} is set, but eval.selection is not: name the held-out selection, or remove eval.{key}")
+            })?;
+        }
+        check(self.selection.is_none() || self.dataset.is_some() || !mixed, || {
+            "eval.dataset is missing: with data.mix, name the dataset of eval.selection".into()
+        })?;
+        check(self.classes.is_some() == self.label_column.is_some(), || {
+            "eval.classes and eval.label_column belong together: one is set and the other is not".into()
+        })?;
+        check(self.templates.is_none() || self.classes.is_some(), || {
+            "eval.templates is set, but eval.classes is not: name the list of classes, or remove eval.templates".into()
+        })
+    }
+}
+
+impl GuardConfig {
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        check(self.max_skipped_steps >= 1, || "guard.max_skipped_steps must be at least 1".into())?;
+        check(self.max_roll_backs >= 1, || "guard.max_roll_backs must be at least 1".into())?;
+        check(self.window_steps >= 2, || format!("guard.window_steps must be at least 2, got {}", self.window_steps))?;
+        check(self.spike_std >= 0.0, || format!("guard.spike_std must be at least 0 (0: off), got {}", self.spike_std))?;
+        check((0.0..1.0).contains(&self.data_wait_share), || {
+            format!("guard.data_wait_share must be in [0, 1) (0: off), got {}", self.data_wait_share)
+        })?;
+        check(self.stall_minutes >= 0.0 && self.stall_minutes.is_finite(), || {
+            format!("guard.stall_minutes must be at least 0 (0: off), got {}", self.stall_minutes)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TrainConfig;
+
+    fn parse(add: &str) -> Result<TrainConfig, String> {
+        let smallest = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
+        TrainConfig::parse(&format!("{smallest}{add}"))
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (add, says) in [
+            ("[checkpoint]\nkeep_best = 1\n", "eval.selection"),
+            ("[checkpoint]\nkeep_best = 1\nbest_metric = \"loss\"\n[eval]\nselection = \"h\"\n", "heldout/t2i_recall@10"),
+            (
+                "[checkpoint]\nkeep_best = 1\nbest_metric = \"heldout_ema/i2t_recall@1\"\n[eval]\nselection = \"h\"\n",
+                "best_metric",
+            ),
+            ("[checkpoint]\nbest_mode = \"most\"\n", "`max` or `min`"),
+            ("[checkpoint]\nevery_minutes = -1.0\n", "checkpoint.every_minutes"),
+            ("[eval]\nselection = \"h\"\nclasses = \"c\"\n", "eval.label_column"),
+            ("[eval]\nevery_steps = 3\n", "eval.selection"),
+            ("[guard]\nmax_skipped_steps = 0\n", "guard.max_skipped_steps"),
+            ("[guard]\ndata_wait_share = 20.0\n", "guard.data_wait_share"),
+            ("[guard]\nstall_action = \"reboot\"\n", "`exit`"),
+            ("[metrics]\ntensorboard = 3\n", "true, false or the name of a folder"),
+        ] {
+            let error = parse(add).unwrap_err();
+            assert!(error.contains(says), "{add}: {error}");
+        }
+    }
+
+    #[test]
+    fn tensorboard_is_wanted_or_a_folder_and_none_of_this_is_part_of_the_weights() {
+        let config = parse("[metrics]\ntensorboard = true\n[guard]\nwindow_steps = 7\n").unwrap();
+        assert_eq!(config.metrics.tensorboard, TensorBoard::Wanted(true));
+        let named = parse("[metrics]\ntensorboard = \"board\"\n[checkpoint]\nevery_minutes = 2.5\n").unwrap();
+        assert_eq!(named.metrics.tensorboard, TensorBoard::Folder("board".into()));
+        assert_eq!(TrainConfig::parse(&named.to_toml()).unwrap(), named);
+        assert_eq!(config.training_hash(), named.training_hash());
+    }
+
+    #[test]
+    fn samples_make_something_due_when_a_multiple_of_them_is_passed() {
+        let at = |places: &[u64]| places.windows(2).map(|pair| due_by_samples(100, pair[0], pair[1])).collect::<Vec<_>>();
+        assert_eq!(at(&[0, 64, 128, 192, 256, 300]), [false, true, false, true, true]);
+        assert!(!due_by_samples(0, 0, 1000));
+    }
+}

@@ -1,0 +1,94 @@
+//! Evaluation while training, and the checkpoints that are kept for it.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use diptych_tests::server::{Fault, Server};
+use diptych_tests::{Work, tiny_config};
+
+const STATE: [&str; 2] = ["--state", "state"];
+const EVAL: &str = "[eval]\nselection = \"heldout.parquet\"\nclasses = \"scenes/classes.txt\"\nlabel_column = \"label\"\n\
+                    templates = \"scenes/templates.txt\"\n";
+
+#[test]
+fn best_checkpoint_is_kept_and_named_and_its_numbers_are_those_of_eval() {
+    let work = Work::new().with_demo_data(160);
+    work.diptych(&["select", "--file", "scenes/heldout_single.sql", "--dataset", "data", "--output", "heldout.parquet"]).ok();
+    let more = format!(
+        "[checkpoint]\nevery_steps = 0\nevery_epochs = 0\nkeep_last = 1\nkeep_best = 1\n\
+         best_metric = \"heldout/zero_shot_top5\"\n{EVAL}every_steps = 3\n"
+    );
+    work.write("run.toml", tiny_config("run", 5, &more).replace("lr = 1e-3", "lr = 1e-2"));
+    work.diptych(&["train", "run.toml", "--no-progress"]).ok();
+
+    let best = work.sql(&STATE, "SELECT max(value) FROM metrics WHERE name = 'heldout/zero_shot_top5'");
+    let kept = "SELECT max(value) FROM metrics m JOIN checkpoints c USING (step) WHERE m.name = 'heldout/zero_shot_top5'";
+    assert_eq!(work.sql(&STATE, kept), best, "the best one is there");
+    let count: u32 = work.sql(&STATE, "SELECT count(*) FROM checkpoints").parse().unwrap();
+    assert!((1..=2).contains(&count), "the best and the last, and they may be one: {count}");
+
+    let classes = ["--classes", "scenes/classes.txt", "--label-column", "label", "--templates", "scenes/templates.txt"];
+    let eval = ["eval", "--model", "run@best", "--dataset", "data", "--selection", "heldout.parquet", "--json", "best.json"];
+    work.diptych(&[&eval[..], &classes].concat()).ok();
+    let report: serde_json::Value = serde_json::from_str(&work.read("best.json")).unwrap();
+    assert!((report["zero_shot"]["top5"].as_f64().unwrap() - best.parse::<f64>().unwrap()).abs() < 1e-9, "{report}");
+    let step: u64 = report["model"].as_str().unwrap().rsplit_once('-').unwrap().1.parse().unwrap();
+    let at = format!("SELECT value FROM metrics WHERE name = 'heldout/zero_shot_top5' AND step = {step}");
+    assert_eq!(work.sql(&STATE, &at), best);
+
+    // A run without scores has no best one, and says what to set.
+    work.write("plain.toml", tiny_config("plain", 1, ""));
+    work.diptych(&["train", "plain.toml", "--no-progress"]).ok();
+    let eval = |model: &str| work.diptych(&["eval", "--model", model, "--dataset", "data", "--selection", "heldout.parquet"]);
+    eval("plain@best").fails_with(&["checkpoint.keep_best"]);
+    eval("plain@worst").fails_with(&["number of a step, or best"]);
+}
+
+#[test]
+fn evaluation_within_a_budget_is_on_the_first_pairs_and_says_on_how_many() {
+    let work = Work::new().with_demo_data(240);
+    let more = "[eval]\nselection = \"heldout.parquet\"\nevery_samples = 64\nmax_seconds = 0.000001\n\
+                [checkpoint]\nkeep_best = 1\nevery_epochs = 0\n";
+    work.write("run.toml", tiny_config("run", 1, more));
+    let ran = work.diptych(&["train", "run.toml", "--no-progress"]).ok();
+    assert!(ran.stderr.contains("(the first of ") && ran.stderr.contains("eval.max_seconds"), "{}", ran.stderr);
+    let steps: u64 = work.sql(&STATE, "SELECT step FROM runs").parse().unwrap();
+    // 64 samples are 4 steps; the one at the end is of all pairs.
+    let cut =
+        format!("SELECT count(*) FROM metrics WHERE name = 'heldout/pairs' AND value <= 32 AND step % 4 = 0 AND step < {steps}");
+    assert_eq!(work.sql(&STATE, &cut), ((steps - 1) / 4).to_string());
+    let last = format!("SELECT value > 32 FROM metrics WHERE name = 'heldout/pairs' AND step = {steps}");
+    assert_eq!(work.sql(&STATE, &last), "true");
+    // Only that one says which checkpoint is best.
+    assert_eq!(work.sql(&STATE, "SELECT min(step) FROM checkpoints"), steps.to_string());
+}
+
+#[test]
+fn signal_during_an_evaluation_is_heeded_at_once_and_the_evaluation_made_up_for() {
+    let work = Work::new().with_demo_data(120);
+    let server = Server::start(&work.path(""), |request| if request.path.contains("blob") { Fault::Hang } else { Fault::Honest });
+    let config = |dataset: &str| {
+        let more = format!(
+            "[checkpoint]\nevery_epochs = 0\n[eval]\nselection = \"heldout.parquet\"\ndataset = \"{dataset}\"\nevery_steps = 4\n\
+             [guard]\nstall_minutes = 0.03\n"
+        );
+        tiny_config("run", 1, &more)
+    };
+    work.write("run.toml", config(&server.url("data")));
+    let mut command = work.command(&["train", "run.toml", "--no-progress"]);
+    let mut child = command.env("HOME", work.path("home")).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let alarm = lines.by_ref().map(Result::unwrap).find(|line| line.contains("stalled after step 4")).unwrap();
+    assert!(alarm.contains("a batch of the evaluation"), "{alarm}");
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(4), "{rest:?}");
+    assert_eq!(work.sql(&STATE, "SELECT max(step) FROM checkpoints"), "4");
+    assert_eq!(work.sql(&STATE, "SELECT count(*) FROM metrics WHERE name = 'heldout/pairs'"), "0");
+
+    work.write("run.toml", config("data"));
+    work.diptych(&["train", "run.toml", "--no-progress", "--stop-after", "0"]).ended_with(4);
+    assert_eq!(work.sql(&STATE, "SELECT step FROM metrics WHERE name = 'heldout/pairs'"), "4");
+    work.diptych(&["train", "run.toml", "--no-progress"]).ok();
+    assert_eq!(work.sql(&STATE, "SELECT count(*) FROM metrics WHERE name = 'heldout/pairs' AND step = 4"), "1");
+}

@@ -1,0 +1,187 @@
+//! One class an image: what is predicted, how sure, and where the true class stands; accuracy, by class, and confusion.
+//!
+//! Every way to classify (zero-shot, nearest neighbours, linear probe) ends in [`Predictions`], and all figures are made of
+//! these. Equal scores rank in the order of the classes.
+
+use super::{BLOCK_SCORES, Rows, check_labels, same_dimension};
+use crate::TrainerError;
+
+/// What a classifier says of every image.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Predictions {
+    /// Classes there are.
+    pub classes: usize,
+    /// The true class, [N].
+    pub labels: Vec<usize>,
+    /// The class with the highest score, [N].
+    pub predicted: Vec<usize>,
+    /// Rank of the true class, counted from 1, [N].
+    pub rank: Vec<usize>,
+    /// The probability that the classifier gives to what it predicts, [N].
+    pub confidence: Vec<f64>,
+}
+
+/// Zero-shot classification.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ZeroShot {
+    pub images: usize,
+    pub classes: usize,
+    pub top1: f64,
+    pub top5: f64,
+    pub chance_top1: f64,
+    pub chance_top5: f64,
+    /// Mean of the top-1 accuracies of the classes that have images: scikit-learn's `balanced_accuracy_score`.
+    pub mean_per_class: f64,
+    /// In the order of the classes.
+    pub per_class: Vec<ClassAccuracy>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ClassAccuracy {
+    pub images: usize,
+    pub top1_hits: usize,
+    pub top5_hits: usize,
+    /// Images of any class that were taken for one of this.
+    pub predicted: usize,
+}
+
+/// Each image's class is the one whose embedding is nearest; `labels` are numbers of classes, [N].
+pub fn zero_shot(images: Rows<'_>, labels: &[usize], classes: Rows<'_>) -> Result<ZeroShot, TrainerError> {
+    Ok(classify(images, labels, classes, 1.0)?.summary())
+}
+
+/// The same, image by image. A confidence is the softmax of the cosines times `scale`: the model's logit scale.
+pub fn classify(images: Rows<'_>, labels: &[usize], classes: Rows<'_>, scale: f64) -> Result<Predictions, TrainerError> {
+    let (n, c) = (images.count("images")?, classes.count("classes")?);
+    same_dimension(("images", images.dimension), ("classes", classes.dimension))?;
+    check_labels(n, labels, c)?;
+    let class_columns = classes.tensor(0, c)?.f_transpose(0, 1)?;
+    let mut found = Predictions { classes: c, ..Predictions::default() };
+    let block = (BLOCK_SCORES / c).clamp(1, n);
+    let mut scores = vec![0_f32; block * c];
+    for start in (0..n).step_by(block) {
+        let rows = block.min(n - start);
+        let scores = &mut scores[..rows * c];
+        images.tensor(start, rows)?.f_matmul(&class_columns)?.f_copy_data(scores, rows * c)?;
+        for (label, scores) in labels[start..].iter().zip(scores.chunks_exact(c)) {
+            found.push(*label, scores, |scores, highest| softmax_of_highest(scores, highest, scale));
+        }
+    }
+    Ok(found)
+}
+
+/// exp(scale · highest) / Σ exp(scale · score)
+pub(super) fn softmax_of_highest(scores: &[f32], highest: f32, scale: f64) -> f64 {
+    1.0 / scores.iter().map(|score| (scale * f64::from(score - highest)).exp()).sum::<f64>()
+}
+
+impl Predictions {
+    /// Adds an image by its scores, [C]; `confidence` makes a probability of them and the highest.
+    pub(super) fn push(&mut self, label: usize, scores: &[f32], confidence: impl Fn(&[f32], f32) -> f64) {
+        let mut predicted = 0;
+        for (class, score) in scores.iter().enumerate() {
+            if *score > scores[predicted] {
+                predicted = class;
+            }
+        }
+        let own = scores[label];
+        let before = scores.iter().enumerate().filter(|(class, score)| **score > own || (**score == own && *class < label));
+        self.labels.push(label);
+        self.predicted.push(predicted);
+        self.rank.push(1 + before.count());
+        self.confidence.push(confidence(scores, scores[predicted]));
+    }
+
+    /// Whether each image is among its first k classes.
+    pub fn hits(&self, k: usize) -> Vec<bool> {
+        self.rank.iter().map(|rank| *rank <= k).collect()
+    }
+
+    /// Accuracy, whole and by class.
+    pub fn summary(&self) -> ZeroShot {
+        let (n, c) = (self.labels.len(), self.classes);
+        let mut per_class = vec![ClassAccuracy::default(); c];
+        for ((label, predicted), rank) in self.labels.iter().zip(&self.predicted).zip(&self.rank) {
+            per_class[*predicted].predicted += 1;
+            let class = &mut per_class[*label];
+            class.images += 1;
+            class.top1_hits += usize::from(*rank <= 1);
+            class.top5_hits += usize::from(*rank <= 5);
+        }
+        let part = |hits: fn(&ClassAccuracy) -> usize| per_class.iter().map(hits).sum::<usize>() as f64 / n as f64;
+        let seen: Vec<f64> = per_class.iter().filter_map(ClassAccuracy::recall).collect();
+        ZeroShot {
+            images: n,
+            classes: c,
+            top1: part(|class| class.top1_hits),
+            top5: part(|class| class.top5_hits),
+            chance_top1: 1.0 / c as f64,
+            chance_top5: c.min(5) as f64 / c as f64,
+            mean_per_class: seen.iter().sum::<f64>() / seen.len() as f64,
+            per_class,
+        }
+    }
+
+    /// How often each true class was taken for another: (true, predicted, images), the most frequent first.
+    pub fn confusions(&self) -> Vec<(usize, usize, usize)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for (label, predicted) in self.labels.iter().zip(&self.predicted).filter(|(label, predicted)| label != predicted) {
+            *counts.entry((*label, *predicted)).or_insert(0_usize) += 1;
+        }
+        let mut counts: Vec<_> = counts.into_iter().map(|((label, predicted), count)| (label, predicted, count)).collect();
+        counts.sort_by_key(|(_, _, count)| std::cmp::Reverse(*count));
+        counts
+    }
+
+    /// The confusion matrix, [C, C]: images of a true class (row) by what they were taken for (column).
+    pub fn confusion_matrix(&self) -> Vec<u32> {
+        let mut matrix = vec![0; self.classes * self.classes];
+        for (label, predicted) in self.labels.iter().zip(&self.predicted) {
+            matrix[label * self.classes + predicted] += 1;
+        }
+        matrix
+    }
+}
+
+impl ClassAccuracy {
+    /// Part of the class's images that were found; `None` without images.
+    pub fn recall(&self) -> Option<f64> {
+        (self.images > 0).then(|| self.top1_hits as f64 / self.images as f64)
+    }
+
+    /// Part right of what was taken for this class; `None` where nothing was.
+    pub fn precision(&self) -> Option<f64> {
+        (self.predicted > 0).then(|| self.top1_hits as f64 / self.predicted as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(values: &[f32], dimension: usize) -> Rows<'_> {
+        Rows { values, dimension }
+    }
+
+    #[test]
+    fn zero_shot_counts_hits_by_class() {
+        let classes = [1.0, 0.0, 0.0, 1.0, -1.0, 0.0];
+        let images = [0.8, 0.6, 0.6, 0.8, 0.0, 1.0, 0.6, 0.8];
+        let predictions = classify(rows(&images, 2), &[0, 1, 1, 0], rows(&classes, 2), 1.0).unwrap();
+        assert_eq!(predictions.confusion_matrix(), [1, 1, 0, 0, 2, 0, 0, 0, 0]);
+        assert_eq!(predictions.confusions(), [(0, 1, 1)]);
+        let found = predictions.summary();
+        assert_eq!((found.top1, found.top5, found.chance_top1, found.chance_top5), (0.75, 1.0, 1.0 / 3.0, 1.0));
+        assert_eq!(found.per_class[0], ClassAccuracy { images: 2, top1_hits: 1, top5_hits: 2, predicted: 1 });
+        assert_eq!((found.per_class[1].precision(), found.per_class[2].recall()), (Some(2.0 / 3.0), None));
+        // Class 2 has no image and does not count: (1/2 + 1) / 2.
+        assert_eq!(found.mean_per_class, 0.75);
+    }
+
+    #[test]
+    fn labels_that_are_no_classes_are_refused() {
+        let two = [1.0, 0.0, 0.0, 1.0];
+        assert!(zero_shot(rows(&two, 2), &[0, 5], rows(&two, 2)).unwrap_err().to_string().contains("label 5"));
+        assert!(zero_shot(rows(&two, 2), &[0], rows(&two, 2)).unwrap_err().to_string().contains("1 labels"));
+    }
+}

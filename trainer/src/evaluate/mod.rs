@@ -1,0 +1,93 @@
+//! How good embeddings are: retrieval, classification (zero-shot, nearest neighbours, linear probe), and how far to trust it.
+//!
+//! Embeddings come in as rows of unit length; where they came from is not known here. Rules that decide the figures:
+//! a hit is any right item among the first k; equal scores rank in the order in which the items were given, so that a model
+//! that maps all to one point gets what chance gets. Definitions are those of CLIP_benchmark, scikit-learn and torchmetrics;
+//! `trainer/tests/evaluate.rs` holds ours beside theirs.
+
+mod classification;
+mod geometry;
+mod lbfgs;
+mod multi_label;
+mod neighbours;
+mod probe;
+mod prompts;
+mod retrieval;
+mod trust;
+
+use tch::Tensor;
+
+use crate::TrainerError;
+
+pub use classification::{ClassAccuracy, Predictions, ZeroShot, classify, zero_shot};
+pub use geometry::{Geometry, Spread, geometry};
+pub use multi_label::{AveragePrecision, average_precision};
+pub use neighbours::{Labelled, Vote, few_shot, nearest, split};
+pub use probe::{MAX_ITERATIONS, Probe, Sweep, fit, sweep};
+pub use prompts::{PROMPT_TEMPLATES, ensemble};
+pub use retrieval::{RECALL_AT, Ranks, Recall, Retrieval, retrieval, retrieval_ranks};
+pub use trust::{
+    Bootstrap, CALIBRATION_BINS, Calibration, CalibrationBin, Interval, McNemar, Unit, by_group, calibration, interval, mcnemar,
+    resample,
+};
+
+/// Scores that are in memory at a time: 64 MiB.
+const BLOCK_SCORES: usize = 1 << 24;
+
+/// Rows of unit length, row-major.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// [N, D].
+    pub values: &'a [f32],
+    /// D.
+    pub dimension: usize,
+}
+
+impl Rows<'_> {
+    fn count(&self, what: &str) -> Result<usize, TrainerError> {
+        if self.dimension == 0 || !self.values.len().is_multiple_of(self.dimension) {
+            let message = format!("{} values of {what} are not whole rows of {}", self.values.len(), self.dimension);
+            return Err(TrainerError::Evaluation(message));
+        }
+        if let Some(at) = self.values.iter().position(|value| !value.is_finite()) {
+            return Err(TrainerError::Evaluation(format!("row {} of {what} is not finite", at / self.dimension)));
+        }
+        match self.values.len() / self.dimension {
+            0 => Err(TrainerError::Evaluation(format!("there are no {what}"))),
+            n => Ok(n),
+        }
+    }
+
+    fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.dimension..][..self.dimension]
+    }
+
+    /// Rows `from..from + count` → [count, D].
+    fn tensor(&self, from: usize, count: usize) -> Result<Tensor, TrainerError> {
+        let values = &self.values[from * self.dimension..][..count * self.dimension];
+        Ok(Tensor::f_from_slice(values)?.f_reshape([count as i64, self.dimension as i64])?)
+    }
+}
+
+/// Refuses what cannot be compared: `(name, count, dimension)` of both, and labels or groups that are not one a row.
+fn same_dimension(a: (&str, usize), b: (&str, usize)) -> Result<(), TrainerError> {
+    if a.1 == b.1 {
+        return Ok(());
+    }
+    let message = format!("{} of {} dimensions and {} of {} dimensions do not belong together", a.0, a.1, b.0, b.1);
+    Err(TrainerError::Evaluation(message))
+}
+
+/// Labels must be one a row, each a number of a class.
+fn check_labels(rows: usize, labels: &[usize], classes: usize) -> Result<(), TrainerError> {
+    if labels.len() != rows {
+        return Err(TrainerError::Evaluation(format!("{} labels for {rows} images", labels.len())));
+    }
+    match labels.iter().find(|label| **label >= classes) {
+        Some(label) => {
+            let last = classes.saturating_sub(1);
+            Err(TrainerError::Evaluation(format!("label {label} is not one of {classes} classes, 0 to {last}")))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,214 @@
+//! How far a figure can be trusted: bootstrap intervals, a paired test of two models, calibration, accuracy by group.
+//!
+//! What is drawn anew is images, with all that hangs on them: captions of one image are not independent. Two models are
+//! compared on the same draws, so that what is easy or hard for both falls out of their difference.
+
+use std::collections::BTreeMap;
+
+use diptych_pipeline::{Random, seed_of};
+
+use crate::TrainerError;
+
+/// Marks the seeds of resamples.
+const PURPOSE: u64 = 0x626f_6f74_7374_7261;
+/// Guo et al. 2017, section 2.
+pub const CALIBRATION_BINS: usize = 15;
+
+/// What one image brings to a part: `hits` of `of`. An accuracy has 0 or 1 of 1, recall of captions so many of its captions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unit {
+    pub hits: f64,
+    pub of: f64,
+}
+
+impl From<bool> for Unit {
+    fn from(hit: bool) -> Self {
+        Self { hits: f64::from(u8::from(hit)), of: 1.0 }
+    }
+}
+
+/// How intervals are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Bootstrap {
+    pub resamples: usize,
+    /// Part of the resamples that an interval holds.
+    pub level: f64,
+    pub seed: u64,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self { resamples: 1000, level: 0.95, seed: 0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    pub low: f64,
+    pub high: f64,
+}
+
+/// Σ hits / Σ of of each column in every resample, [columns][resamples]. Columns are drawn together, so the differences of
+/// two of them are paired. All must have one [`Unit`] an image.
+pub fn resample(columns: &[Vec<Unit>], spec: Bootstrap) -> Result<Vec<Vec<f64>>, TrainerError> {
+    let Some(n) = columns.first().map(Vec::len) else { return Ok(Vec::new()) };
+    if n == 0 || columns.iter().any(|column| column.len() != n) {
+        return Err(TrainerError::Evaluation("what is compared must be about the same images, and at least one".into()));
+    }
+    let mut found = vec![Vec::with_capacity(spec.resamples); columns.len()];
+    let mut times = vec![0_u32; n];
+    for round in 0..spec.resamples {
+        let mut random = Random::new(seed_of(&[spec.seed, PURPOSE, round as u64]));
+        times.fill(0);
+        for _ in 0..n {
+            times[random.below(n as u64) as usize] += 1;
+        }
+        for (column, found) in columns.iter().zip(&mut found) {
+            let (mut hits, mut of) = (0.0, 0.0);
+            for (unit, times) in column.iter().zip(&times) {
+                hits += unit.hits * f64::from(*times);
+                of += unit.of * f64::from(*times);
+            }
+            found.push(if of > 0.0 { hits / of } else { 0.0 });
+        }
+    }
+    Ok(found)
+}
+
+/// The percentile interval of resampled values (Efron and Tibshirani, chapter 13).
+pub fn interval(resampled: &[f64], level: f64) -> Interval {
+    let mut sorted = resampled.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let tail = (1.0 - level) / 2.0;
+    Interval { low: quantile(&sorted, tail), high: quantile(&sorted, 1.0 - tail) }
+}
+
+/// numpy's `quantile` of sorted values: linear between two of them.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let at = q * (sorted.len().saturating_sub(1)) as f64;
+    let (below, part) = (at.floor() as usize, at.fract());
+    match (sorted.get(below), sorted.get(below + 1)) {
+        (Some(low), Some(high)) => low + (high - low) * part,
+        (Some(low), None) => *low,
+        _ => f64::NAN,
+    }
+}
+
+/// McNemar's exact test of two classifiers on the same images.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct McNemar {
+    /// Images that only the first one has right, and only the second.
+    pub only_first: usize,
+    pub only_second: usize,
+    /// Two-sided: how often two equally good classifiers differ at least as much.
+    pub p_value: f64,
+}
+
+/// Exact and without an assumption on how many images there are, but only for one answer an image: captions of one image are
+/// not independent, so retrieval by captions is compared by the interval of its paired difference.
+pub fn mcnemar(first: &[bool], second: &[bool]) -> Result<McNemar, TrainerError> {
+    if first.len() != second.len() {
+        let message = format!("{} and {} answers are not about the same images", first.len(), second.len());
+        return Err(TrainerError::Evaluation(message));
+    }
+    let only = |a: &[bool], b: &[bool]| a.iter().zip(b).filter(|(a, b)| **a && !**b).count();
+    let (only_first, only_second) = (only(first, second), only(second, first));
+    Ok(McNemar { only_first, only_second, p_value: two_sided_sign_test(only_first, only_second) })
+}
+
+/// 2 · P(X ≤ min(a, b)) for X ~ Binomial(a + b, ½), at most 1.
+fn two_sided_sign_test(a: usize, b: usize) -> f64 {
+    let n = (a + b) as f64;
+    // ln C(n, k) - n ln 2, from k = 0 up; added by their largest, the last one.
+    let mut terms = vec![-n * std::f64::consts::LN_2];
+    for k in 1..=a.min(b) {
+        let last = terms[k - 1];
+        terms.push(last + ((n - k as f64 + 1.0) / k as f64).ln());
+    }
+    let largest = terms[terms.len() - 1];
+    let sum: f64 = terms.iter().map(|term| (term - largest).exp()).sum();
+    (2.0 * sum * largest.exp()).min(1.0)
+}
+
+/// Whether confidences are what they say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibration {
+    /// Expected calibration error: mean distance of confidence and accuracy over the bins, by their images.
+    pub expected_error: f64,
+    /// The largest of these distances.
+    pub maximum_error: f64,
+    /// Bins of equal width, (low, high], from 0 to 1.
+    pub bins: Vec<CalibrationBin>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CalibrationBin {
+    pub images: usize,
+    /// Means over the bin's images; 0 without images.
+    pub confidence: f64,
+    pub accuracy: f64,
+}
+
+/// Guo et al. 2017.
+pub fn calibration(confidence: &[f64], right: &[bool], bins: usize) -> Calibration {
+    let mut found = vec![CalibrationBin::default(); bins.max(1)];
+    for (confidence, right) in confidence.iter().zip(right) {
+        let at = (confidence * found.len() as f64).ceil() as usize;
+        let last = found.len() - 1;
+        let bin = &mut found[at.saturating_sub(1).min(last)];
+        bin.images += 1;
+        bin.confidence += confidence;
+        bin.accuracy += f64::from(u8::from(*right));
+    }
+    let all = confidence.len().max(1) as f64;
+    let (mut expected_error, mut maximum_error) = (0.0, 0.0_f64);
+    for bin in found.iter_mut().filter(|bin| bin.images > 0) {
+        bin.confidence /= bin.images as f64;
+        bin.accuracy /= bin.images as f64;
+        let distance = (bin.confidence - bin.accuracy).abs();
+        expected_error += distance * bin.images as f64 / all;
+        maximum_error = maximum_error.max(distance);
+    }
+    Calibration { expected_error, maximum_error, bins: found }
+}
+
+/// Images and hits of each group, by name.
+pub fn by_group(groups: &[String], hits: &[bool]) -> BTreeMap<String, (usize, usize)> {
+    let mut found = BTreeMap::new();
+    for (group, hit) in groups.iter().zip(hits) {
+        let (images, all_hits) = found.entry(group.clone()).or_insert((0, 0));
+        *images += 1;
+        *all_hits += usize::from(*hit);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_drawn_with_all_their_captions() {
+        // One image has nine captions that hit, nine images have one that does not: a resample without the one is 0.
+        let units: Vec<Unit> =
+            (0..10).map(|n| if n == 0 { Unit { hits: 9.0, of: 9.0 } } else { Unit { hits: 0.0, of: 1.0 } }).collect();
+        let found = resample(&[units], Bootstrap { resamples: 2000, ..Bootstrap::default() }).unwrap();
+        let without = found[0].iter().filter(|value| **value == 0.0).count() as f64 / 2000.0;
+        // (9/10)^10 = 0.349; its standard deviation over 2000 is 0.011.
+        assert!((without - 0.349).abs() < 0.04, "{without}");
+    }
+
+    #[test]
+    fn the_same_model_differs_from_itself_by_nothing() {
+        let units: Vec<Unit> = (0..50).map(|n| Unit::from(n % 3 == 0)).collect();
+        let found = resample(&[units.clone(), units], Bootstrap::default()).unwrap();
+        assert_eq!(found[0], found[1]);
+    }
+
+    #[test]
+    fn groups_are_counted_by_name() {
+        let groups = ["a", "b", "a"].map(str::to_owned);
+        let found = by_group(&groups, &[true, false, false]);
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [("a".to_owned(), (2, 1)), ("b".to_owned(), (1, 0))]);
+    }
+}

@@ -1,0 +1,102 @@
+//! How much a step computes, by formula, and how much the machine could, by measurement: the two halves of MFU.
+//!
+//! Counted are matrix products and attention, as two operations a multiplication and addition, and a backward pass as two
+//! forward ones (Chowdhery et al., "PaLM", 2022, appendix B). A causal mask is not subtracted, as there. What is computed
+//! again to save memory does not count: it is not useful work.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use diptych_schemas::Precision;
+use tch::{Kind, Tensor, no_grad};
+
+use crate::config::ModelConfig;
+use crate::device::{Device, kind_of};
+use crate::{TrainerError, shim};
+
+/// Floating-point operations of one image through its tower.
+pub fn image_flops(config: &ModelConfig) -> f64 {
+    let v = &config.vision;
+    let patches = v.grid() * v.grid();
+    product(patches, 3 * v.patch_size * v.patch_size, v.width)
+        + v.layers as f64 * block(patches + 1, v.width, v.mlp_width())
+        + product(1, v.width, config.embed_dim)
+}
+
+/// Floating-point operations of one text through its tower.
+pub fn text_flops(config: &ModelConfig) -> f64 {
+    let t = &config.text;
+    t.layers as f64 * block(t.context_length, t.width, t.mlp_width()) + product(1, t.width, config.embed_dim)
+}
+
+/// Floating-point operations that one pair asks for in training: forward and backward through both towers. The similarities
+/// of a batch are left out: below a thousandth for any batch that fits a device.
+pub fn training_flops_per_pair(config: &ModelConfig) -> f64 {
+    3.0 * (image_flops(config) + text_flops(config))
+}
+
+/// A transformer block over L tokens: four projections of the attention, the attention itself, two of the MLP.
+fn block(tokens: i64, width: i64, mlp_width: i64) -> f64 {
+    let attention = 2.0 * product(tokens, width, tokens);
+    product(tokens, width, 4 * width) + attention + 2.0 * product(tokens, width, mlp_width)
+}
+
+/// [rows, inner] times [inner, columns].
+fn product(rows: i64, inner: i64, columns: i64) -> f64 {
+    2.0 * rows as f64 * inner as f64 * columns as f64
+}
+
+/// Side of the square matrices whose product is the ceiling: large enough that copying does not count.
+const SIDE: (i64, i64) = (2048, 8192);
+/// Products a round on the CPU and on a GPU, and rounds of which the fastest counts.
+const PRODUCTS: (u32, u32) = (2, 20);
+const ROUNDS: usize = 4;
+
+/// Operations a second of large square matrix products with the threads in use: what a step could reach at most. The fastest
+/// of four rounds, since others may want the machine; below a second on two cores.
+pub fn matmul_ceiling(device: Device, precision: Precision) -> Result<f64, TrainerError> {
+    let on_gpu = device.0.is_cuda();
+    let (side, products) = if on_gpu { (SIDE.1, PRODUCTS.1) } else { (SIDE.0, PRODUCTS.0) };
+    no_grad(|| {
+        // Numbers of any size will do, but not zeros: a GPU takes less power for those, and so is faster.
+        let values = Tensor::f_arange(side * side, (Kind::Float, device.0))?.f_sin()?.f_reshape([side, side])?;
+        let values = values.f_to_kind(kind_of(precision))?;
+        let round = || -> Result<f64, TrainerError> {
+            let started = Instant::now();
+            for _ in 0..products {
+                let _ = black_box(values.f_matmul(&values)?);
+            }
+            shim::synchronise(device.0)?;
+            Ok(started.elapsed().as_secs_f64())
+        };
+        round()?;
+        let mut fastest = f64::INFINITY;
+        for _ in 0..ROUNDS {
+            fastest = fastest.min(round()?);
+        }
+        Ok(f64::from(products) * product(side, side, side) / fastest.max(1e-9))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forward_pass_has_as_many_operations_as_openclip_says() {
+        // In units of 10^9: openclip's docs/openclip_results.csv, column "FLOPs (B)".
+        for (name, expected) in [("ViT-B-32", 14.78), ("ViT-B-16", 41.09), ("ViT-L-14", 175.33)] {
+            let config = ModelConfig::built_in(name).unwrap();
+            let found = training_flops_per_pair(&config) / 3e9;
+            assert!((found / expected - 1.0).abs() < 1e-3, "{name}: {found} and not {expected}");
+        }
+    }
+
+    #[test]
+    fn ceiling_is_above_a_small_product_timed_here_and_below_what_any_core_can() {
+        let ceiling = matmul_ceiling(Device::CPU, Precision::Fp32).unwrap();
+        // 64 operations a cycle is two AVX-512 units that multiply and add; no processor has 8 GHz.
+        let cores = std::thread::available_parallelism().unwrap().get() as f64;
+        assert!(ceiling > 1e8 && ceiling < 64.0 * 8e9 * cores, "{ceiling}");
+    }
+}

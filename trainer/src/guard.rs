@@ -1,0 +1,145 @@
+//! What a run remembers of steps that could not be used, and why a checkpoint was written: the part of the guards that belongs to
+//! the run's state, so that a run that was killed decides as one that was not. Saved in each checkpoint's manifest.
+//!
+//! It decides nothing but what follows from counting: when to roll back, and when that was in vain too often. Data only.
+
+use diptych_schemas::{SampleIndex, Step};
+use serde::{Deserialize, Serialize};
+
+/// Why a checkpoint was written. Only those that any run with this configuration writes at the same steps are a place to roll
+/// back to, unless there are no such.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Due {
+    /// By steps, epochs or samples.
+    #[default]
+    Schedule,
+    /// By minutes.
+    Clock,
+    /// Its evaluation is among the best.
+    Best,
+    /// Somebody asked the run to stop.
+    Stop,
+    /// The run went back to older weights.
+    RollBack,
+    /// The end of the run.
+    End,
+}
+
+/// What an evaluation of a checkpoint's weights gave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Name of the metric.
+    pub metric: String,
+    value: f64,
+    pub larger_is_better: bool,
+}
+
+impl Score {
+    /// Nine digits are kept: a number of more would not always come back from JSON as it went in, and the manifest has a hash.
+    pub fn new(metric: String, value: f64, larger_is_better: bool) -> Self {
+        Self { metric, value: (value * 1e9).round() / 1e9, larger_is_better }
+    }
+
+    pub fn value(&self) -> f64 {
+        self.value
+    }
+
+    /// Rises with how good it is, whichever way that goes.
+    pub fn goodness(&self) -> f64 {
+        if self.larger_is_better { self.value } else { -self.value }
+    }
+}
+
+/// A return to older weights.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollBack {
+    /// The step after which it happened: the run goes on with the next one.
+    pub after: Step,
+    /// The step whose weights it went back to.
+    pub to: Step,
+    /// The samples from there to here, whose updates the weights do not hold: `first` up to and without `next`.
+    pub first: SampleIndex,
+    pub next: SampleIndex,
+}
+
+/// What the guards did so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuardState {
+    /// Steps without an update, in all.
+    pub skipped_steps: u64,
+    /// Of these, the last ones in a row.
+    pub in_a_row: u64,
+    /// Steps with an update since the last roll-back.
+    pub usable_steps: u64,
+    /// Roll-backs since the run last made progress.
+    pub in_vain: u64,
+    pub roll_backs: Vec<RollBack>,
+}
+
+impl GuardState {
+    /// Whether nothing ever happened.
+    pub fn is_quiet(&self) -> bool {
+        self.skipped_steps == 0
+    }
+
+    /// Counts a step with an update. After `progress` of them the roll-backs before were not in vain.
+    pub fn used(&mut self, progress: u64) {
+        self.in_a_row = 0;
+        if self.in_vain > 0 {
+            self.usable_steps += 1;
+            if self.usable_steps >= progress {
+                self.in_vain = 0;
+            }
+        }
+    }
+
+    /// Counts a step without one.
+    pub fn skipped(&mut self) {
+        self.skipped_steps += 1;
+        self.in_a_row += 1;
+    }
+
+    pub fn rolled_back(&mut self, roll_back: RollBack) {
+        self.in_a_row = 0;
+        self.usable_steps = 0;
+        self.in_vain += 1;
+        self.roll_backs.push(roll_back);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roll_backs_are_in_vain_until_enough_steps_were_usable() {
+        let back = || RollBack { after: Step(9), to: Step(4), first: SampleIndex(32), next: SampleIndex(72) };
+        let mut state = GuardState::default();
+        state.used(3);
+        assert!(state.is_quiet());
+        state.skipped();
+        state.skipped();
+        state.rolled_back(back());
+        state.used(3);
+        state.used(3);
+        state.skipped();
+        assert_eq!((state.skipped_steps, state.in_a_row, state.in_vain), (3, 1, 1));
+        state.rolled_back(back());
+        assert_eq!(state.in_vain, 2);
+        for _ in 0..3 {
+            state.used(3);
+        }
+        assert_eq!((state.in_a_row, state.in_vain, state.roll_backs.len()), (0, 0, 2));
+    }
+
+    #[test]
+    fn scores_come_back_from_json_as_they_went_in() {
+        for n in 1..2000 {
+            let score = Score::new("a".into(), f64::from(n).sqrt() / 7.0, true);
+            let text = serde_json::to_string(&score).unwrap();
+            assert_eq!(serde_json::from_str::<Score>(&text).unwrap(), score, "{text}");
+        }
+    }
+}
