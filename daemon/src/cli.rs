@@ -116,11 +116,14 @@ pub struct DatasetArg {
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one, RUN@best: the best by checkpoint.best_metric), or
-    /// the folder of a checkpoint, an OpenCLIP or a
-    /// Hugging Face model
-    #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER")]
+    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one, RUN@best: the best by checkpoint.best_metric), the
+    /// folder of a checkpoint, an OpenCLIP or a Hugging Face model, or a file of weights under OpenCLIP's names (.safetensors, .bin,
+    /// .pt)
+    #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER|FILE")]
     pub model: String,
+    /// Which model a file of weights is of: a built-in name or a JSON file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub model_config: Option<String>,
     /// The moving average of the weights, of a checkpoint whose run has train.ema_decay
     #[arg(long)]
     pub ema: bool,
