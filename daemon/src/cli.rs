@@ -77,7 +77,7 @@ pub enum Command {
     /// Train, or go on with a run that was stopped or killed
     Train(TrainArgs),
     /// Retrieval, zero-shot, nearest neighbours, linear probe, few-shot on held-out pairs: beside chance, with intervals
-    Eval(EvalArgs),
+    Eval(Box<EvalArgs>),
     /// Compute and keep the embeddings of a selection's images and captions
     Embed(EmbedArgs),
     /// Find images by a text, or by an image; makes a contact sheet of them

@@ -34,7 +34,7 @@ const NAMES: [&str; 8] = ["black", "red", "green", "blue", "yellow", "cyan", "ma
 
 /// The n-th image: one of eight colours, a little lighter or darker.
 fn picture(n: u8) -> Vec<u8> {
-    let bit = |at: u8| if n % 8 >> at & 1 == 1 { 255 - n } else { n };
+    let bit = |at: u8| if ((n % 8) >> at) & 1 == 1 { 255 - n } else { n };
     pairs::jpeg(64, 64, [bit(0), bit(1), bit(2)])
 }
 

@@ -55,9 +55,6 @@ impl EvalData {
             // clap asks for one or the other.
             _ => bail!("--dataset with --selection, or --benchmark"),
         };
-        if data.tasks.is_empty() {
-            data.tasks = args.tasks.clone();
-        }
         for task in &data.tasks {
             let learns = matches!(task, EvalTask::LinearProbe | EvalTask::Knn | EvalTask::FewShot);
             if *task != EvalTask::Retrieval && data.classification.is_none() {
