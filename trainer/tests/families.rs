@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use diptych_pipeline::{EvalResize, Fit, Interpolation};
-use diptych_schemas::{ObjectiveConfig, OptimizerConfig};
+use diptych_schemas::{OptimizerConfig, Precision, TrainLoopConfig};
 use diptych_trainer::{
     Device, Encoder, ModelConfig, PreprocessConfig, TokenizerFiles, Trainer, TrainerSpec, Weights, built_in_names, export_hf,
     export_openclip,
@@ -199,19 +199,15 @@ fn fixed_positions_start_as_openclips() {
 
 #[test]
 fn every_kind_of_tower_trains_all_that_is_trained() {
-    for name in OPENCLIP.iter().chain(&HUGGING_FACE) {
+    let families = OPENCLIP.iter().chain(&HUGGING_FACE);
+    for (name, precision) in families.flat_map(|name| [(name, Precision::Fp32), (name, Precision::Bf16)]) {
         let mut model = weights(name).config;
         let refused = model.vision.patch_dropout > 0.0;
         let spec = |model: &ModelConfig| TrainerSpec {
-            model: model.clone(),
             optimizer: OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() },
-            objective: ObjectiveConfig::default(),
-            batch_size: 3,
-            micro_batch_size: 2,
-            ema_decay: 0.0,
+            train: TrainLoopConfig { batch_size: 3, micro_batch_size: 2, precision, ..TrainLoopConfig::default() },
             total_steps: 4,
-            seed: 0,
-            device: Device::CPU,
+            ..TrainerSpec::new(model.clone())
         };
         if refused {
             assert!(error(Trainer::new(&spec(&model)).map(|_| ())).contains("patch_dropout = 0.5"));

@@ -72,7 +72,7 @@ impl BertTower {
         for layer in &self.layers {
             x = layer.forward(&x, &mask)?;
         }
-        project(&x.f_select(1, 0)?, &self.projection.f_t()?)
+        project(&x.f_select(1, 0)?, &self.projection.f_transpose(0, 1)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The image tower of SigLIP: a Vision Transformer without a class token, pooled by attention of one learned query (MAP head).
 //! Names and computation are timm's.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::Named;
 use super::block::{Block, BlockSpec, LayerNorm, Linear, Mlp, attend, blocks, split_heads};
@@ -80,7 +80,7 @@ impl MapHead {
         let key_value = self.to_key_value.forward(x)?;
         let [key, value] = [0, w].map(|first| key_value.f_narrow(2, first, w));
         let [q, k, v] = [&query, &key?, &value?].map(|part| split_heads(part, self.heads));
-        let x = self.output.forward(&attend(&q?, &k?, &v?, None, false)?)?;
+        let x = self.output.forward(&attend(&q?, &k?, &v?, None, false)?)?.f_to_kind(Kind::Float)?;
         let x = x.f_add(&self.mlp.forward(&self.norm.forward(&x)?)?)?;
         Ok(x.f_select(1, 0)?)
     }
