@@ -79,7 +79,8 @@ pub(super) struct Bands {
     factors: Vec<[u64; AT_ONCE]>,
     /// In a band.
     minima: usize,
-    bands: usize,
+    /// How many bands.
+    count: usize,
 }
 
 impl Bands {
@@ -99,11 +100,11 @@ impl Bands {
         // What is too much in the last eight is not used.
         let eight = |_| std::array::from_fn(|_| random.next_u64() | 1);
         let factors = (0..(minima * bands).div_ceil(AT_ONCE as u32)).map(eight).collect();
-        Self { factors, minima: minima as usize, bands: bands as usize }
+        Self { factors, minima: minima as usize, count: bands as usize }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.bands
+        self.count
     }
 
     /// One hash for each band, different for different bands.
@@ -114,7 +115,7 @@ impl Bands {
                 *least = leasts(shingles, factors);
             }
         }
-        let bands = minima.chunks(self.minima).take(self.bands).enumerate();
+        let bands = minima.chunks(self.minima).take(self.count).enumerate();
         into.extend(bands.map(|(band, minima)| minima.iter().fold(band as u64, |hash, minimum| mix(hash ^ minimum))));
     }
 }
