@@ -93,6 +93,7 @@ fn batches(model: &Model, dataset: &Path, selection: &Selection, spec: EncodeSpe
         selection: Arc::new(selection.clone()),
         tokenizer: Arc::clone(&model.tokenizer),
         image_size: model.image_size(),
+        resize: model.resize(),
         context_length: model.context_length(),
         batch_size: spec.batch_size,
         config: LoaderConfig { threads: spec.threads, ..LoaderConfig::default() },

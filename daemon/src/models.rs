@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::Tokenizer;
-use diptych_trainer::{Device, Encoder, Weights, checkpoint, set_threads};
+use diptych_pipeline::{Cleaning, EvalResize, Tokenizer, TokenizerOptions};
+use diptych_trainer::{Device, Encoder, ModelConfig, Weights, checkpoint, set_threads};
 
 use crate::cli::ModelArgs;
 
@@ -94,15 +94,27 @@ pub(crate) fn read(args: &ModelArgs) -> anyhow::Result<(Weights, Arc<Tokenizer>)
     let path = resolve(args)?;
     set_threads(args.run_on.threads);
     let weights = if args.ema { Weights::read_average(&path)? } else { Weights::read(&path, None)? };
-    let tokenizer = tokenizer(weights.tokenizer_path().as_deref())?;
+    let tokenizer = tokenizer(weights.tokenizer_path().as_deref(), &weights.config)?;
     Ok((weights, tokenizer))
 }
 
-/// A `tokenizer.json`, or without one CLIP's own.
-pub(crate) fn tokenizer(path: Option<&Path>) -> anyhow::Result<Arc<Tokenizer>> {
-    let tokenizer = match path {
-        Some(path) => Tokenizer::from_file(path)?,
-        None => Tokenizer::clip()?,
+/// A `tokenizer.json` or a WordPiece `vocab.txt`, used as the model wants it; without one CLIP's own, of models that were made
+/// for it.
+pub(crate) fn tokenizer(path: Option<&Path>, model: &ModelConfig) -> anyhow::Result<Arc<Tokenizer>> {
+    let wanted = &model.text.tokenizer;
+    let tokenizer = match (path, &wanted.name) {
+        (Some(path), _) => {
+            let options = TokenizerOptions {
+                cleaning: if wanted.canonical { Cleaning::Canonical } else { Cleaning::OfTheFile },
+                pad_id: wanted.pad_id.map(|id| id as i32),
+                separator_to_zero: wanted.strip_sep_token,
+            };
+            Tokenizer::from_file_with(path, options)?
+        }
+        (None, None) => Tokenizer::clip()?,
+        (None, Some(name)) => bail!(
+            "the model wants the tokenizer {name}: name its tokenizer.json (model.tokenizer), or lay it into the folder of the weights"
+        ),
     };
     Ok(Arc::new(tokenizer))
 }
@@ -125,6 +137,11 @@ pub(crate) struct Model {
 impl Model {
     pub(crate) fn image_size(&self) -> u32 {
         self.encoder.config().vision.image_size as u32
+    }
+
+    /// How images become what the encoder takes.
+    pub(crate) fn resize(&self) -> EvalResize {
+        self.encoder.config().preprocess.resize
     }
 
     pub(crate) fn context_length(&self) -> usize {

@@ -30,7 +30,8 @@ pub use dedup::{
     TierReport, decontaminate, dedup,
 };
 pub use diptych_sample::{
-    CropBox, ImageError, ImageFormat, ImageHeader, RgbImage, Tokenizer, TokenizerError, Vocabulary, decode, header, probe,
+    Cleaning, CropBox, ImageError, ImageFormat, ImageHeader, Interpolation, RgbImage, Tokenizer, TokenizerError,
+    TokenizerOptions, Vocabulary, decode, header, probe,
 };
 pub use loader::{
     BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderMonitor, LoaderSpec, LoaderStats, Rate,
@@ -39,7 +40,7 @@ pub use loader::{
 pub use npy::{Matrix, NpyError, read_counts, read_matrix, read_uid_list, write_counts, write_uid_list};
 pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
-pub use pixels::{crop_resize, eval_transform, random_resized_crop_box};
+pub use pixels::{EvalResize, Fit, crop_resize, eval_transform, random_resized_crop_box};
 pub use random::{Random, seed_of};
 pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds};
 pub use selection::{Selection, SelectionError};

@@ -34,6 +34,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use diptych_schemas::{AugmentConfig, CaptionColumn, LoaderConfig, SampleIndex};
 
 use crate::order::Shuffle;
+use crate::pixels::EvalResize;
 use crate::scores::Wanted;
 use crate::{Batch, Order, Selection, Tokenizer};
 use mix::Mix;
@@ -101,6 +102,8 @@ pub struct EvalSpec {
     pub tokenizer: Arc<Tokenizer>,
     /// H = W of the batches, in pixels.
     pub image_size: u32,
+    /// How images become squares.
+    pub resize: EvalResize,
     /// L of the batches.
     pub context_length: usize,
     pub batch_size: usize,
@@ -193,7 +196,7 @@ pub fn measured_batches(spec: EvalSpec, wanted: Wanted) -> Result<Loader, Loader
         image_size: spec.image_size,
         context_length: spec.context_length,
         max_pixels: spec.config.max_pixels,
-        transform: Transform::Eval,
+        transform: Transform::Eval(spec.resize),
         wanted,
         spare: Spare::default(),
     };

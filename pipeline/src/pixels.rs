@@ -1,6 +1,6 @@
 //! Which part of an image becomes a sample: training crops are torchvision's, evaluation is OpenCLIP's. Pure functions.
 
-use diptych_sample::resize;
+use diptych_sample::{Interpolation, resize};
 use diptych_schemas::AugmentConfig;
 
 use crate::random::Random;
@@ -44,23 +44,64 @@ pub fn random_resized_crop_box(width: u32, height: u32, augment: &AugmentConfig,
 
 /// The crop, resized to size × size with bicubic: u8 [size, size, 3]. A crop that leaves the image is an error.
 pub fn crop_resize(image: &RgbImage, crop: CropBox, size: u32) -> Result<Vec<u8>, ImageError> {
-    resize(image, crop, size, size, Vec::new(), &mut Vec::new())
+    resize(image, crop, size, size, Interpolation::Bicubic, Vec::new(), &mut Vec::new())
 }
 
-/// OpenCLIP's `image_transform(is_train=False)`: shortest edge to `size` with bicubic, central crop. u8 [size, size, 3].
-pub fn eval_transform(image: &RgbImage, size: u32) -> Result<Vec<u8>, ImageError> {
-    eval_transform_reusing(image, size, &mut Vec::new())
+/// How an evaluation makes a square of an image. It belongs to the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EvalResize {
+    pub interpolation: Interpolation,
+    pub fit: Fit,
+}
+
+/// OpenCLIP's `resize_mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fit {
+    /// The shortest edge fits; the middle of the other one is seen.
+    #[default]
+    Shortest,
+    /// Both edges fit: the picture is squashed.
+    Squash,
+    /// The longest edge fits; beside the other one there is grey of this level.
+    Longest { fill: u8 },
+}
+
+/// OpenCLIP's `image_transform(is_train=False)`: u8 [size, size, 3].
+pub fn eval_transform(image: &RgbImage, size: u32, how: EvalResize) -> Result<Vec<u8>, ImageError> {
+    eval_transform_reusing(image, size, how, &mut Vec::new())
 }
 
 /// [`eval_transform`] with the memory of an earlier one, as [`resize`] takes it.
-pub(crate) fn eval_transform_reusing(image: &RgbImage, size: u32, memory: &mut Vec<u8>) -> Result<Vec<u8>, ImageError> {
-    let part = without_far_ends(image);
-    // torchvision's Resize: int(size · long / short).
-    let scaled = |side: u32, short: u32| (u64::from(size) * u64::from(side) / u64::from(short.max(1))) as u32;
-    let short = part.width.min(part.height);
-    let (width, height) = (scaled(part.width, short), scaled(part.height, short));
-    let resized = resize(image, part, width, height, Vec::new(), memory)?;
-    // torchvision's CenterCrop: int(round((side − size) / 2)), ties to even.
+pub(crate) fn eval_transform_reusing(
+    image: &RgbImage,
+    size: u32,
+    how: EvalResize,
+    memory: &mut Vec<u8>,
+) -> Result<Vec<u8>, ImageError> {
+    let whole = CropBox { x: 0, y: 0, width: image.width, height: image.height };
+    let mut to = |part: CropBox, width, height| resize(image, part, width, height, how.interpolation, Vec::new(), memory);
+    match how.fit {
+        Fit::Shortest => {
+            let part = without_far_ends(image);
+            // torchvision's Resize: int(size · long / short).
+            let scaled = |side: u32, short: u32| (u64::from(size) * u64::from(side) / u64::from(short.max(1))) as u32;
+            let short = part.width.min(part.height);
+            let (width, height) = (scaled(part.width, short), scaled(part.height, short));
+            Ok(centre(&to(part, width, height)?, width, height, size))
+        }
+        Fit::Squash => to(whole, size, size),
+        Fit::Longest { fill } => {
+            // OpenCLIP's ResizeKeepRatio: round(side / ratio), ties to even. It fails where a side becomes 0.
+            let ratio = f64::from(image.width.max(image.height)) / f64::from(size);
+            let scaled = |side: u32| ((f64::from(side) / ratio).round_ties_even() as u32).clamp(1, size);
+            let (width, height) = (scaled(image.width), scaled(image.height));
+            Ok(padded(&to(whole, width, height)?, width, height, size, fill))
+        }
+    }
+}
+
+/// torchvision's CenterCrop: int(round((side − size) / 2)), ties to even.
+fn centre(resized: &[u8], width: u32, height: u32, size: u32) -> Vec<u8> {
     let offset = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as usize;
     let (left, top) = (offset(width), offset(height));
     let (row, size) = (3 * width as usize, size as usize);
@@ -68,7 +109,19 @@ pub(crate) fn eval_transform_reusing(image: &RgbImage, size: u32, memory: &mut V
     for y in top..top + size {
         pixels.extend_from_slice(&resized[y * row + 3 * left..y * row + 3 * (left + size)]);
     }
-    Ok(pixels)
+    pixels
+}
+
+/// OpenCLIP's CenterCropOrPad of a picture that is nowhere larger: (size − side) / 2 before it, rounded down.
+fn padded(resized: &[u8], width: u32, height: u32, size: u32, fill: u8) -> Vec<u8> {
+    let (left, top) = (((size - width) / 2) as usize, ((size - height) / 2) as usize);
+    let (row, size) = (3 * width as usize, size as usize);
+    let mut pixels = vec![fill; 3 * size * size];
+    for (y, line) in resized.chunks_exact(row).enumerate() {
+        let at = 3 * ((top + y) * size + left);
+        pixels[at..at + row].copy_from_slice(line);
+    }
+    pixels
 }
 
 fn without_far_ends(image: &RgbImage) -> CropBox {

@@ -53,7 +53,7 @@ pub struct ModelChoice {
     /// A checkpoint, OpenCLIP or Hugging Face folder to start from. Without it: random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
-    /// A `tokenizer.json`. Without it: CLIP's own byte-pair vocabulary.
+    /// A `tokenizer.json`, or a `vocab.txt` of WordPiece. Without it: CLIP's own byte-pair vocabulary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
 }

@@ -160,7 +160,7 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
     state.extend(names.iter().map(|name| format!("square.{name}")).zip(&snapshot.squares));
     files.insert(OPTIMIZER_FILE.to_owned(), tensor_file::write(&temporary.join(OPTIMIZER_FILE), &state, &[])?);
 
-    let config = format!("{:#}\n", snapshot.config.to_json());
+    let config = format!("{:#}\n", snapshot.config.to_file_json());
     for (name, text) in [(CONFIG_FILE, &config), (TOKENIZER_FILE, &meta.tokenizer_json)] {
         files.insert(name.to_owned(), tensor_file::write_file(&temporary.join(name), |sink| sink.write_all(text.as_bytes()))?);
     }

@@ -2,7 +2,7 @@
 //!
 //! Order and names are OpenCLIP's; the optimizer, checkpoints and exports all follow this list. No tensors here.
 
-use crate::config::{ModelConfig, TextConfig, TextProjection, VisionConfig};
+use crate::config::{Bert, ModelConfig, TextConfig, TextProjection, Trunk, VisionConfig};
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,6 +63,19 @@ pub(crate) const OPENCLIP_BLOCKS: BlockNames = BlockNames {
     scale_2: Some("ls_2.gamma"),
 };
 
+pub(crate) const TIMM_BLOCKS: BlockNames = BlockNames {
+    list: "blocks",
+    ln_1: "norm1",
+    qkv_weight: "attn.qkv.weight",
+    qkv_bias: "attn.qkv.bias",
+    attention_out: "attn.proj",
+    scale_1: None,
+    ln_2: "norm2",
+    mlp_in: "mlp.fc1",
+    mlp_out: "mlp.fc2",
+    scale_2: None,
+};
+
 /// What the names of the text tower begin with.
 pub(crate) fn text_prefix(config: &ModelConfig) -> &'static str {
     if config.custom_text { "text." } else { "" }
@@ -82,7 +95,14 @@ pub(crate) fn parameters(config: &ModelConfig) -> Vec<ParameterSpec> {
     if let Some(bias) = config.init_logit_bias {
         list.add("logit_bias", &[], Start::Constant(bias));
     }
-    list.below("visual.", |list| list.vision(&config.vision, config.embed_dim));
+    list.below("visual.", |list| match config.vision.trunk {
+        Trunk::OpenClip => list.vision(&config.vision, config.embed_dim),
+        Trunk::Siglip => list.below("trunk.", |list| list.siglip(&config.vision)),
+    });
+    if let Some(bert) = t.bert {
+        list.below(text_prefix(config), |list| list.bert(t, bert, config.embed_dim));
+        return list.specs;
+    }
     list.below(text_prefix(config), |list| {
         if config.custom_text {
             list.text_positions(t, config.embed_dim);
@@ -122,6 +142,8 @@ struct BlockShape {
     attention_out: Start,
     mlp_in: Start,
     mlp_out: Start,
+    /// None: PyTorch's default.
+    mlp_bias: Option<Start>,
 }
 
 #[derive(Default)]
@@ -164,12 +186,69 @@ impl List {
             attention_out: default_linear(v.width),
             mlp_in: default_linear(v.width),
             mlp_out: default_linear(v.mlp_width()),
+            mlp_bias: None,
         };
         self.blocks(&OPENCLIP_BLOCKS, v.layers, shape);
         if let Some(pool) = v.attentional_pool {
             self.below("attn_pool.", |list| list.attention_pool(pool.queries, v.width, embed_dim));
         }
         self.layer_norm("ln_post", pooled);
+    }
+
+    /// timm's `vit_*_siglip_*`, which starts as timm's Vision Transformers do: truncated normals with 0.02, biases at 0.
+    fn siglip(&mut self, v: &VisionConfig) {
+        let (width, mlp_width) = (v.width, v.mlp_width());
+        let (start, zero) = (Start::Normal(0.02), Start::Constant(0.0));
+        let of_width = Start::Normal((width as f64).powf(-0.5));
+        let patch = 3 * v.patch_size * v.patch_size;
+        self.add("pos_embed", &[1, v.grid() * v.grid(), width], start);
+        self.add("patch_embed.proj.weight", &[width, 3, v.patch_size, v.patch_size], default_linear(patch));
+        self.add("patch_embed.proj.bias", &[width], default_linear(patch));
+        let shape = BlockShape {
+            width,
+            mlp_width,
+            scale: None,
+            attention_in: start,
+            attention_out: start,
+            mlp_in: start,
+            mlp_out: start,
+            mlp_bias: Some(zero),
+        };
+        self.blocks(&TIMM_BLOCKS, v.layers, shape);
+        self.layer_norm("norm", width);
+        self.below("attn_pool.", |list| {
+            list.add("latent", &[1, 1, width], of_width);
+            list.linear("q", [width, width], start, zero);
+            list.linear("kv", [2 * width, width], start, zero);
+            list.linear("proj", [width, width], start, zero);
+            list.layer_norm("norm", width);
+            list.linear("mlp.fc1", [mlp_width, width], start, zero);
+            list.linear("mlp.fc2", [width, mlp_width], start, zero);
+        });
+    }
+
+    /// Starts as BERT does: normals with 0.02, biases at 0.
+    fn bert(&mut self, t: &TextConfig, bert: Bert, embed_dim: i64) {
+        let (start, zero) = (Start::Normal(0.02), Start::Constant(0.0));
+        self.below("transformer.embeddings.", |list| {
+            list.add("word_embeddings.weight", &[t.vocab_size, t.width], start);
+            list.add("position_embeddings.weight", &[bert.positions, t.width], start);
+            list.add("token_type_embeddings.weight", &[bert.token_types, t.width], start);
+            list.layer_norm("LayerNorm", t.width);
+        });
+        for layer in 0..t.layers {
+            self.below(&format!("transformer.encoder.layer.{layer}."), |list| {
+                for part in ["query", "key", "value"] {
+                    list.linear(&format!("attention.self.{part}"), [t.width, t.width], start, zero);
+                }
+                list.linear("attention.output.dense", [t.width, t.width], start, zero);
+                list.layer_norm("attention.output.LayerNorm", t.width);
+                list.linear("intermediate.dense", [t.mlp_width(), t.width], start, zero);
+                list.linear("output.dense", [t.width, t.mlp_width()], start, zero);
+                list.layer_norm("output.LayerNorm", t.width);
+            });
+        }
+        self.add("proj.weight", &[embed_dim, t.width], default_linear(t.width));
     }
 
     fn attention_pool(&mut self, queries: i64, width: i64, embed_dim: i64) {
@@ -215,6 +294,7 @@ impl List {
             attention_out: Start::Normal(out),
             mlp_in: Start::Normal(((2 * t.width) as f64).powf(-0.5)),
             mlp_out: Start::Normal(out),
+            mlp_bias: None,
         };
         self.blocks(&OPENCLIP_BLOCKS, t.layers, shape);
     }
@@ -227,20 +307,22 @@ impl List {
 
     fn block(&mut self, names: &BlockNames, shape: BlockShape) {
         let BlockShape { width, mlp_width, .. } = shape;
-        let linear = |list: &mut Self, name: &str, outputs: i64, inputs: i64, weight: Start, bias: Start| {
-            list.add(&format!("{name}.weight"), &[outputs, inputs], weight);
-            list.add(&format!("{name}.bias"), &[outputs], bias);
-        };
         let zero = Start::Constant(0.0);
         self.layer_norm(names.ln_1, width);
         self.add(names.qkv_weight, &[3 * width, width], shape.attention_in);
         self.add(names.qkv_bias, &[3 * width], zero);
-        linear(self, names.attention_out, width, width, shape.attention_out, zero);
+        self.linear(names.attention_out, [width, width], shape.attention_out, zero);
         self.layer_scale(names.scale_1, shape);
         self.layer_norm(names.ln_2, width);
-        linear(self, names.mlp_in, mlp_width, width, shape.mlp_in, default_linear(width));
-        linear(self, names.mlp_out, width, mlp_width, shape.mlp_out, default_linear(mlp_width));
+        self.linear(names.mlp_in, [mlp_width, width], shape.mlp_in, shape.mlp_bias.unwrap_or(default_linear(width)));
+        self.linear(names.mlp_out, [width, mlp_width], shape.mlp_out, shape.mlp_bias.unwrap_or(default_linear(mlp_width)));
         self.layer_scale(names.scale_2, shape);
+    }
+
+    /// A matrix [outputs, inputs] and its bias.
+    fn linear(&mut self, name: &str, [outputs, inputs]: [i64; 2], weight: Start, bias: Start) {
+        self.add(&format!("{name}.weight"), &[outputs, inputs], weight);
+        self.add(&format!("{name}.bias"), &[outputs], bias);
     }
 
     fn layer_norm(&mut self, name: &str, width: i64) {
@@ -258,11 +340,39 @@ impl List {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::built_in_names;
+
+    /// OpenCLIP's and timm's own state dicts: number of parameters, and the sha256 over names and shapes in their order. Made by
+    /// tests/reference/make_models.py.
+    const LAYOUTS: &str = include_str!("../tests/data/layouts.json");
+
+    fn assert_layout(name: &str, config: &ModelConfig) {
+        let expected: serde_json::Value = serde_json::from_str(LAYOUTS).unwrap();
+        let specs = parameters(config);
+        let total: i64 = specs.iter().map(ParameterSpec::numel).sum();
+        assert_eq!(Some(total), expected[name]["parameters"].as_i64(), "{name}");
+        let lines: String = specs.iter().map(|spec| format!("{} {:?}\n", spec.name, spec.shape)).collect();
+        let hash = diptych_schemas::ContentHash::of(lines.as_bytes()).to_string();
+        assert_eq!(Some(hash.as_str()), expected[name]["sha256"].as_str(), "{name}");
+    }
 
     #[test]
-    fn vit_b_32_has_as_many_parameters_as_openclip_says() {
-        // 151.28 million: openclip's docs/model_profile.csv, row ViT-B-32.
+    fn built_in_models_have_the_parameters_of_openclips() {
+        let names: Vec<String> = built_in_names().into_iter().filter(|name| name != "demo").collect();
+        assert!(names.len() > 60);
+        for name in names {
+            assert_layout(&name, &ModelConfig::built_in(&name).unwrap());
+        }
+        // 151.28 million: OpenCLIP's docs/model_profile.csv, row ViT-B-32.
         let total: i64 = parameters(&ModelConfig::built_in("ViT-B-32").unwrap()).iter().map(ParameterSpec::numel).sum();
         assert_eq!(total, 151_277_313);
+    }
+
+    #[test]
+    fn all_kinds_of_towers_have_the_names_shapes_and_order_of_openclips() {
+        for name in ["average", "coca", "pooler", "end", "siglip"] {
+            let path = format!("{}/tests/data/openclip_{name}.json", env!("CARGO_MANIFEST_DIR"));
+            assert_layout(&format!("openclip_{name}"), &ModelConfig::read(std::path::Path::new(&path)).unwrap());
+        }
     }
 }

@@ -36,8 +36,8 @@ mod weights;
 
 pub use checkpoint::{CheckpointManifest, CheckpointMeta, Snapshot};
 pub use config::{
-    AttentionalPool, IMAGE_MEAN, IMAGE_STD, ImagePool, LARGEST_LOGIT_SCALE, ModelConfig, TextConfig, TextPool, TextProjection,
-    TokenizerConfig, VisionConfig, built_in_names,
+    AttentionalPool, Bert, IMAGE_MEAN, IMAGE_STD, ImagePool, LARGEST_LOGIT_SCALE, ModelConfig, PreprocessConfig, TextConfig,
+    TextPool, TextProjection, TokenizerConfig, Trunk, VisionConfig, built_in_names,
 };
 pub use device::{CudaLibraries, Device, open_cuda_libraries, restart_with_sleeping_threads, set_threads};
 pub use encoder::Encoder;

@@ -66,7 +66,7 @@ pub(crate) fn update(
     shim::clear_gradients(model.parameters())?;
     let gradient_scale = scaler.as_ref().map_or(1.0, |scaler| scaler.scale);
     let loss = backward(model, objective, inputs, rates.towers, gradient_scale)?;
-    let gradients: Vec<Tensor> = model.parameters().iter().map(Tensor::f_grad).collect::<Result<_, _>>()?;
+    let gradients: Vec<Tensor> = model.learning().map(Tensor::f_grad).collect::<Result<_, _>>()?;
 
     let norm = shim::total_norm(&gradients)?;
     let unusable = unusable(&loss, &norm)?;
@@ -141,7 +141,7 @@ pub(crate) fn backward(
     };
     if gradient_scale != 1.0 {
         // A power of two: exact. The scalars' gradients come from the loss, which is not scaled.
-        let scaled: Vec<Tensor> = model.tower_parameters().map(Tensor::f_grad).collect::<Result<_, _>>()?;
+        let scaled: Vec<Tensor> = model.learning_in_towers().map(Tensor::f_grad).collect::<Result<_, _>>()?;
         let factor = Tensor::f_from_slice(&[gradient_scale.recip() as f32])?.f_squeeze()?.f_to_device(model.device())?;
         shim::scale(&scaled, &factor)?;
     }

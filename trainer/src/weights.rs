@@ -156,10 +156,9 @@ impl Weights {
         hash(&self.config, &self.tensors)
     }
 
-    /// `tokenizer.json` of the folder that the weights came from, where it has one.
+    /// `tokenizer.json`, or else `vocab.txt`, of the folder that the weights came from, where it has one.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
-        let path = self.path.join(TOKENIZER_FILE);
-        path.is_file().then_some(path)
+        [TOKENIZER_FILE, hf::VOCABULARY_FILE].map(|name| self.path.join(name)).into_iter().find(|path| path.is_file())
     }
 }
 
@@ -167,7 +166,7 @@ impl Weights {
 pub(crate) fn hash(config: &ModelConfig, tensors: &[Tensor]) -> Result<ContentHash, TrainerError> {
     use sha2::Digest;
     let mut hasher = sha2::Sha256::new();
-    hasher.update(config.to_json().to_string().as_bytes());
+    hasher.update(config.to_file_json().to_string().as_bytes());
     for tensor in tensors {
         hasher.update(shim::bytes(&tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?)?);
     }

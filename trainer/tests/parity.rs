@@ -261,9 +261,9 @@ fn hugging_face_folders_that_we_cannot_compute_are_refused_by_name() {
     std::os::unix::fs::symlink(reference.join("model.safetensors"), scratch.path().join("model.safetensors")).unwrap();
     let text = std::fs::read_to_string(reference.join("config.json")).unwrap();
     for (from, to, says) in [
-        ("\"model_type\": \"clip\"", "\"model_type\": \"siglip\"", "model_type = \"siglip\" is not supported yet"),
+        ("\"model_type\": \"clip\"", "\"model_type\": \"blip\"", "model_type = \"blip\" is not supported yet"),
         ("quick_gelu", "gelu_new", "hidden_act = \"gelu_new\" is not supported yet"),
-        ("\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": 1e-06", "layer_norm_eps"),
+        ("\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": 2.0", "norm_kwargs.eps must be a number from 0 to 1"),
         ("\"eos_token_id\": 49407", "\"eos_token_id\": 7", "eos_token_id = 7 is not supported yet"),
         (
             "\"num_hidden_layers\": 3",

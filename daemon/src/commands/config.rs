@@ -19,7 +19,7 @@ config = \"ViT-B-32\"
 
 pub(crate) fn run(args: ConfigArgs) -> anyhow::Result<Outcome> {
     if let Some(name) = args.model {
-        line(format!("{:#}", ModelConfig::named_or_file(&name)?.to_json()))?;
+        line(format!("{:#}", ModelConfig::named_or_file(&name)?.to_file_json()))?;
         return Ok(Outcome::Done);
     }
     let config = match args.config {

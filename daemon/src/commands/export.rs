@@ -12,12 +12,13 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Outcome> {
     match args.format {
         ModelFormat::Openclip => export_openclip(&weights, tokenizer.to_json(), &args.output)?,
         ModelFormat::Hf => {
-            let vocabulary = tokenizer.vocab_and_merges()?;
-            let files = TokenizerFiles {
-                tokenizer_json: tokenizer.to_json().to_owned(),
-                vocab: vocabulary.tokens.into_iter().zip(0..).collect(),
-                merges: vocabulary.merges,
-            };
+            let mut files = TokenizerFiles { tokenizer_json: tokenizer.to_json().to_owned(), ..TokenizerFiles::default() };
+            // Only CLIP's own has vocab.json and merges.txt beside it.
+            if weights.config.text.tokenizer.name.is_none() {
+                let vocabulary = tokenizer.vocab_and_merges()?;
+                files.vocab = vocabulary.tokens.into_iter().zip(0..).collect();
+                files.merges = vocabulary.merges;
+            }
             export_hf(&weights, &files, &args.output)?;
         }
     }

@@ -132,9 +132,10 @@ fn model_spec(model: &Model) -> anyhow::Result<ModelSpec> {
     let (image_size, context_length) = (model.image_size(), model.context_length());
     let (weights, tokenizer) = (model.encoder.hash()?, model.tokenizer.hash());
     Ok(ModelSpec {
-        producer: Producer::of_model(&weights, &tokenizer, image_size, context_length),
+        producer: Producer::of_model(&weights, &tokenizer, image_size, model.resize(), context_length),
         dimension: model.encoder.dimension(),
         image_size,
+        resize: model.resize(),
         context_length,
     })
 }

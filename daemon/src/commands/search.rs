@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{EvalSpec, Selection, decode, eval_batches, eval_transform};
+use diptych_pipeline::{EvalResize, EvalSpec, Selection, decode, eval_batches, eval_transform};
 use diptych_schemas::{LoaderConfig, MAX_PIXELS, SchemaError};
 
 use crate::cli::SearchArgs;
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
 fn encode_image_file(model: &Model, path: &Path) -> anyhow::Result<Vec<f32>> {
     let bytes = std::fs::read(path).map_err(SchemaError::io(path))?;
     let image = decode(&bytes, MAX_PIXELS).with_context(|| path.display().to_string())?;
-    Ok(model.encoder.encode_images(&eval_transform(&image, model.image_size())?)?)
+    Ok(model.encoder.encode_images(&eval_transform(&image, model.image_size(), model.resize())?)?)
 }
 
 /// The images and captions of the rows found, in their order.
@@ -73,6 +73,7 @@ fn pictures(model: &Model, dataset: &Path, selection: &Selection, found: &[(usiz
         selection: Arc::new(subset(selection, &rows)),
         tokenizer: Arc::clone(&model.tokenizer),
         image_size: SHEET_IMAGE,
+        resize: EvalResize::default(),
         context_length: model.context_length(),
         batch_size: rows.len(),
         config: LoaderConfig { threads: 1, ..LoaderConfig::default() },

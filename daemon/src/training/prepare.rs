@@ -38,7 +38,7 @@ pub(crate) struct Prepared {
 
 pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
     let model = ModelConfig::named_or_file(&config.model.config)?;
-    let tokenizer = models::tokenizer(config.model.tokenizer.as_deref())?;
+    let tokenizer = models::tokenizer(config.model.tokenizer.as_deref(), &model)?;
     if tokenizer.vocabulary_size() as i64 > model.text.vocab_size {
         bail!(
             "the tokenizer has {} tokens, the model's vocab_size is {}: name the tokenizer that belongs to the model (model.tokenizer)",

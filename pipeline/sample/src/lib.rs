@@ -15,5 +15,5 @@ pub use decode::{BareDecoder, RgbImage, decode, decode_reusing};
 pub use fast_image_resize::FilterType;
 pub use header::{ImageFormat, ImageHeader, probe};
 pub use image_error::ImageError;
-pub use resize::{CropBox, resize, resize_gray};
-pub use tokenizer::{Tokenizer, TokenizerError, Vocabulary};
+pub use resize::{CropBox, Interpolation, resize, resize_gray};
+pub use tokenizer::{Cleaning, Tokenizer, TokenizerError, TokenizerOptions, Vocabulary};

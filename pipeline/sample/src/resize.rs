@@ -1,7 +1,7 @@
-//! Crop and resize by Pillow's contract: at most 2 levels from its bicubic, 99.9% within 1.
+//! Crop and resize by Pillow's contract: at most 2 levels from its bicubic and bilinear, 99.9% within 1.
 //!
 //! The crop comes first and the resize sees nothing outside of it (`TypedCroppedImage`; `ResizeOptions::crop` would read around
-//! the crop). Pillow's bicubic has a = −0.5, which is Catmull-Rom.
+//! the crop). Pillow's bicubic has a = −0.5, which is Catmull-Rom; its bilinear is a triangle as wide as the scale wants.
 
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};
@@ -18,7 +18,15 @@ pub struct CropBox {
     pub height: u32,
 }
 
-/// A part of an image, resized with bicubic: u8 [height, width, 3]. A part that leaves the image is an error.
+/// A filter that resizes as Pillow does. Its others are not here because nobody has compared them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interpolation {
+    #[default]
+    Bicubic,
+    Bilinear,
+}
+
+/// A part of an image, resized: u8 [height, width, 3]. A part that leaves the image is an error.
 ///
 /// The memory of `pixels` becomes the result, `between` holds what stands between the two passes. What was in them does not
 /// matter: they spare allocations.
@@ -27,12 +35,17 @@ pub fn resize(
     crop: CropBox,
     width: u32,
     height: u32,
+    interpolation: Interpolation,
     pixels: Vec<u8>,
     between: &mut Vec<u8>,
 ) -> Result<Vec<u8>, ImageError> {
     let source = TypedImageRef::<U8x3>::from_buffer(image.width, image.height, &image.pixels).map_err(|e| unusable(&e))?;
     let part = TypedCroppedImage::from_ref(&source, crop.x, crop.y, crop.width, crop.height).map_err(|e| unusable(&e))?;
-    passes(&part, width, height, FilterType::CatmullRom, pixels, between)
+    let filter = match interpolation {
+        Interpolation::Bicubic => FilterType::CatmullRom,
+        Interpolation::Bilinear => FilterType::Bilinear,
+    };
+    passes(&part, width, height, filter, pixels, between)
 }
 
 /// A grey image, u8 [from height, from width], resized: u8 [height, width].

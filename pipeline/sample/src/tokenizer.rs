@@ -4,6 +4,7 @@
 //! strings are tokenized as the characters that they are.
 
 mod clip_vocabulary;
+mod word_piece;
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ pub enum TokenizerError {
          nothing says how a text ends"
     )]
     NoEnd { path: PathBuf },
+    #[error("{path}: not a vocab.txt of WordPiece: it lacks [PAD], [UNK], [CLS] or [SEP]")]
+    NotWordPiece { path: PathBuf },
     #[error("the tokenizer is not byte-pair encoding but {kind}: it has no merges.txt; export it as tokenizer.json")]
     NotBytePair { kind: String },
     #[error("the tokenizer's ids have gaps, so it has no vocab.json; export it as tokenizer.json")]
@@ -46,14 +49,30 @@ pub struct Tokenizer {
     frame: Frame,
     /// Id behind the end of a text.
     pad: i32,
+    /// An id that becomes 0.
+    zeroed: Option<i32>,
 }
 
-/// What happens to a text before it is split into words.
-enum Cleaning {
-    /// OpenCLIP's, here.
+/// What happens to a text before the file's own normalizer sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cleaning {
+    /// That of OpenCLIP's own tokenizer.
     OpenClip,
-    /// The normalizer of the file.
+    /// OpenCLIP's `canonicalize`, for SigLIP: no punctuation, lower case, single spaces.
+    Canonical,
+    /// Nothing more.
+    #[default]
     OfTheFile,
+}
+
+/// What a model wants of a tokenizer that was not made for it alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenizerOptions {
+    pub cleaning: Cleaning,
+    /// Id behind the end of a text; none: as the file says.
+    pub pad_id: Option<i32>,
+    /// Whether `[SEP]` becomes 0 (OpenCLIP's `strip_sep_token`).
+    pub separator_to_zero: bool,
 }
 
 /// What stands around a text.
@@ -86,12 +105,27 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| built_in(&e))?;
         inner.with_normalizer(None::<tokenizers::NormalizerWrapper>).map_err(|e| built_in(&e))?;
         inner.set_encode_special_tokens(true);
-        Ok(Self { inner, json, cleaning: Cleaning::OpenClip, frame: Frame::Tokens { start: ids - 2, end: ids - 1 }, pad: 0 })
+        Ok(Self {
+            inner,
+            json,
+            cleaning: Cleaning::OpenClip,
+            frame: Frame::Tokens { start: ids - 2, end: ids - 1 },
+            pad: 0,
+            zeroed: None,
+        })
     }
 
     /// Any `tokenizer.json`, with its own normalizer. The one that [`Tokenizer::clip`] writes gives that tokenizer again.
     pub fn from_file(path: &Path) -> Result<Self, TokenizerError> {
-        let json = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
+        Self::from_file_with(path, TokenizerOptions::default())
+    }
+
+    /// Any `tokenizer.json`, or a `vocab.txt` of WordPiece as BERT has it, used as a model wants it.
+    pub fn from_file_with(path: &Path, options: TokenizerOptions) -> Result<Self, TokenizerError> {
+        let mut json = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
+        if path.extension().is_some_and(|ending| ending == "txt") {
+            json = word_piece::json(&json).ok_or_else(|| TokenizerError::NotWordPiece { path: path.to_owned() })?;
+        }
         let clip = Self::clip()?;
         if json == clip.json {
             return Ok(clip);
@@ -116,7 +150,9 @@ impl Tokenizer {
         let pad_token = || inner.token_to_id("[PAD]").or_else(|| inner.token_to_id("<pad>"));
         // OpenCLIP pads CLIP's texts with 0, whatever the file says.
         let pad = if openai.is_some() { 0 } else { padding.or_else(pad_token).unwrap_or(0) as i32 };
-        let tokenizer = Self { inner, json, cleaning: Cleaning::OfTheFile, frame, pad };
+        let pad = options.pad_id.unwrap_or(pad);
+        let zeroed = inner.token_to_id("[SEP]").filter(|_| options.separator_to_zero).map(|id| id as i32);
+        let tokenizer = Self { inner, json, cleaning: options.cleaning, frame, pad, zeroed };
         // A vocabulary without a token for the unknown fails at a character that it lacks: better now than in the middle.
         tokenizer.ids("a ß 漢 😀 \u{1}").map_err(|message| unreadable(format!("it cannot encode every text: {message}")))?;
         Ok(tokenizer)
@@ -131,7 +167,8 @@ impl Tokenizer {
             ids.truncate(context_length - end.len());
             ids.extend(end);
         }
-        let mut ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
+        let zeroed = |id: i32| if Some(id) == self.zeroed { 0 } else { id };
+        let mut ids: Vec<i32> = ids.into_iter().map(|id| zeroed(id as i32)).collect();
         ids.resize(context_length, self.pad);
         ids
     }
@@ -158,6 +195,7 @@ impl Tokenizer {
     fn cleaned(&self, text: &str) -> String {
         match self.cleaning {
             Cleaning::OpenClip => clean(text),
+            Cleaning::Canonical => canonical(text),
             Cleaning::OfTheFile => text.to_owned(),
         }
     }
@@ -216,10 +254,21 @@ fn clean(text: &str) -> String {
             normalized.get().clone_into(&mut text);
         }
     }
-    // Python counts the four separators of ASCII as white space.
+    single_spaces(&text).to_lowercase()
+}
+
+/// OpenCLIP's `canonicalize_text`.
+fn canonical(text: &str) -> String {
+    let text = text.replace('_', " ");
+    let kept: String = text.chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    single_spaces(&kept.to_lowercase())
+}
+
+/// Python's `" ".join(text.split())`, which counts the four separators of ASCII as white space.
+fn single_spaces(text: &str) -> String {
     let space = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
     let words: Vec<&str> = text.split(space).filter(|word| !word.is_empty()).collect();
-    words.join(" ").to_lowercase()
+    words.join(" ")
 }
 
 /// Hugging Face's `tokenizer.json` of CLIP, with OpenCLIP's cleaning as far as that form can say it.

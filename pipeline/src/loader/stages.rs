@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
-use diptych_sample::{decode_reusing, resize};
+use diptych_sample::{Interpolation, decode_reusing, resize};
 use diptych_schemas::{AugmentConfig, LedgerEntry, SampleIndex, Stage, Uid};
 
 use super::LoaderError;
@@ -17,7 +17,7 @@ use super::ahead::Ahead;
 use super::plan::{Cut, Plan, Share};
 use super::shards::{Pair, Shards};
 use super::stats::{Counters, lap};
-use crate::pixels::{eval_transform_reusing, random_resized_crop_box};
+use crate::pixels::{EvalResize, eval_transform_reusing, random_resized_crop_box};
 use crate::random::seed_of;
 use crate::scores::{Measures, Wanted, measure};
 use crate::{Batch, ImageError, RgbImage, Tokenizer};
@@ -95,7 +95,7 @@ impl Spare {
 
 pub(super) enum Transform {
     Train { augment: AugmentConfig, seed: u64 },
-    Eval,
+    Eval(EvalResize),
 }
 
 /// Pairs that were read together.
@@ -148,11 +148,13 @@ impl Work {
         let pixels = match &self.transform {
             Transform::Train { augment, seed } => {
                 let crop = random_resized_crop_box(image.width, image.height, augment, seed_of(&[*seed, job.pair.pick.sample]));
-                resize(&image, crop, self.image_size, self.image_size, self.spare.take(), &mut memory.between)
+                // OpenCLIP's training crops are bicubic whatever the evaluation does.
+                let (size, cubic) = (self.image_size, Interpolation::Bicubic);
+                resize(&image, crop, size, size, cubic, self.spare.take(), &mut memory.between)
             }
             // Only measures are wanted.
-            Transform::Eval if self.image_size == 0 => Ok(Vec::new()),
-            Transform::Eval => eval_transform_reusing(&image, self.image_size, &mut memory.between),
+            Transform::Eval(_) if self.image_size == 0 => Ok(Vec::new()),
+            Transform::Eval(how) => eval_transform_reusing(&image, self.image_size, *how, &mut memory.between),
         };
         memory.keep(image);
         counters.resize.busy(begin);

@@ -7,7 +7,7 @@ use diptych_schemas::{Reason, Uid};
 
 use super::*;
 use crate::test_data::{TestDataset, dataset, own, png};
-use crate::{decode, eval_transform};
+use crate::{EvalResize, decode, eval_transform};
 
 mod sources;
 
@@ -51,6 +51,7 @@ fn eval_spec(data: &TestDataset, tokenizer: &Arc<Tokenizer>) -> EvalSpec {
         selection: Arc::new(data.selection.clone()),
         tokenizer: Arc::clone(tokenizer),
         image_size: 16,
+        resize: EvalResize::default(),
         context_length: 8,
         batch_size: 6,
         config: LoaderConfig { threads: 2, ..LoaderConfig::default() },
@@ -167,8 +168,11 @@ fn pixels_of_an_evaluation_are_those_of_the_evaluation_transform_in_the_selectio
     let batches: Vec<Batch> = eval_batches(eval_spec(&data, &tokenizer)).unwrap().map(Result::unwrap).collect();
     assert_eq!(batches.iter().map(Batch::len).collect::<Vec<_>>(), [6, 6, 6, 2]);
     assert_eq!(batches.iter().flat_map(|batch| batch.uids.clone()).collect::<Vec<_>>(), data.selection.uids);
-    let expected: Vec<u8> =
-        data.pairs.iter().flat_map(|(image, _)| eval_transform(&decode(image, 1 << 20).unwrap(), 16).unwrap()).collect();
+    let expected: Vec<u8> = data
+        .pairs
+        .iter()
+        .flat_map(|(image, _)| eval_transform(&decode(image, 1 << 20).unwrap(), 16, EvalResize::default()).unwrap())
+        .collect();
     assert_eq!(batches.iter().flat_map(|batch| batch.images.clone()).collect::<Vec<_>>(), expected);
     assert_eq!(
         batches.iter().flat_map(|batch| batch.captions.clone()).collect::<Vec<_>>(),

@@ -36,7 +36,7 @@ fn photographs_are_within_the_contract_of_pillow_and_openclip() {
         // The box of make_fixtures.py.
         let part = CropBox { x: w / 10, y: h / 8, width: (f64::from(w) * 0.7) as u32, height: (f64::from(h) * 0.8) as u32 };
         let (pixels, counts) = match kind {
-            "eval224" => (eval_transform(&image, 224).unwrap(), &mut eval),
+            "eval224" => (eval_transform(&image, 224, EvalResize::default()).unwrap(), &mut eval),
             "crop224" => (crop_resize(&image, part, 224).unwrap(), &mut crop),
             other => panic!("{other} is unknown"),
         };
@@ -81,7 +81,7 @@ fn gradient(width: u32, height: u32) -> RgbImage {
 fn evaluation_of_an_image_that_already_fits_cuts_its_middle_by_pythons_rounding() {
     // (7 − 4) / 2 = 1.5 rounds to 2, (9 − 4) / 2 = 2.5 rounds to 2.
     for (width, left) in [(7, 2), (9, 2)] {
-        let pixels = eval_transform(&gradient(width, 4), 4).unwrap();
+        let pixels = eval_transform(&gradient(width, 4), 4, EvalResize::default()).unwrap();
         assert_eq!(&pixels[..3], [left, 0, 7]);
         assert_eq!(&pixels[45..], [left + 3, 3, 7]);
     }
@@ -108,7 +108,7 @@ fn a_crop_that_leaves_the_image_is_an_error() {
 fn extreme_strips_are_evaluated_in_little_memory() {
     for (width, height) in [(100_000, 1), (1, 100_000)] {
         let image = RgbImage { width, height, pixels: vec![50; 300_000] };
-        assert_eq!(eval_transform(&image, 224).unwrap(), vec![50; 224 * 224 * 3]);
+        assert_eq!(eval_transform(&image, 224, EvalResize::default()).unwrap(), vec![50; 224 * 224 * 3]);
     }
 }
 
@@ -149,4 +149,31 @@ proptest! {
         prop_assert!(crop.x + crop.width <= width && crop.y + crop.height <= height);
         prop_assert_eq!(crop, random_resized_crop_box(width, height, &augment, seed));
     }
+}
+
+#[test]
+fn every_filter_and_fit_is_openclips() {
+    // Made by pipeline/tests/reference/make_sample_values.py, in this order, with the same pictures.
+    let reference = include_bytes!("../../tests/data/resized.rgb");
+    const SIZE: u32 = 24;
+    let picture = |width: u32, height: u32| {
+        let channel = |x: u32, y: u32, c: u32| (x * x / (5 + c) + y * (3 + 2 * c) + (x * y / 16) % 7 * 20) as u8;
+        let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+        RgbImage { width, height, pixels: places.flat_map(|(x, y)| (0..3).map(move |c| channel(x, y, c))).collect() }
+    };
+    let mut expected = reference.chunks_exact(3 * (SIZE * SIZE) as usize);
+    let mut counts = [0; 4];
+    for (width, height) in [(61, 37), (20, 90), (17, 13)] {
+        let image = picture(width, height);
+        for interpolation in [Interpolation::Bicubic, Interpolation::Bilinear] {
+            for fit in [Fit::Shortest, Fit::Squash, Fit::Longest { fill: 90 }] {
+                let pixels = eval_transform(&image, SIZE, EvalResize { interpolation, fit }).unwrap();
+                let found = differences(&pixels, expected.next().unwrap());
+                assert_eq!(found[3], 0, "{width} × {height} {interpolation:?} {fit:?}: {found:?}");
+                counts.iter_mut().zip(found).for_each(|(count, more)| *count += more);
+            }
+        }
+    }
+    assert!(expected.next().is_none());
+    assert_contract("all", counts);
 }

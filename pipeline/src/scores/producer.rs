@@ -3,6 +3,7 @@
 use diptych_schemas::ContentHash;
 
 use super::measures::BLUR_EDGE;
+use crate::{EvalResize, Fit, Interpolation};
 
 /// What made a value. Whatever changes values changes the words, and so the hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,10 +23,25 @@ impl Producer {
     /// Embeddings and cosine similarity of a model.
     ///
     /// `weights`: hash over configuration and weights. `tokenizer`: hash of its definition.
-    pub fn of_model(weights: &ContentHash, tokenizer: &ContentHash, image_size: u32, context_length: usize) -> Self {
+    pub fn of_model(
+        weights: &ContentHash,
+        tokenizer: &ContentHash,
+        image_size: u32,
+        resize: EvalResize,
+        context_length: usize,
+    ) -> Self {
+        let filter = match resize.interpolation {
+            Interpolation::Bicubic => "bicubic",
+            Interpolation::Bilinear => "bilinear",
+        };
+        let pixels = match resize.fit {
+            Fit::Shortest => format!("shortest edge to {image_size} px ({filter}), centre crop"),
+            Fit::Squash => format!("both edges to {image_size} px ({filter})"),
+            Fit::Longest { fill } => format!("longest edge to {image_size} px ({filter}), padded with {fill}"),
+        };
         Self::new(format!(
-            "clip v1: weights {weights}, tokenizer {tokenizer}, {context_length} tokens; shortest edge to {image_size} px \
-             (bicubic), centre crop; unit vectors as f16, cosine of the f32 vectors"
+            "clip v1: weights {weights}, tokenizer {tokenizer}, {context_length} tokens; {pixels}; \
+             unit vectors as f16, cosine of the f32 vectors"
         ))
     }
 

@@ -13,7 +13,7 @@ use half::f16;
 use super::column::{Column, Counts, Value, Vectors};
 use super::pairs::{Pair, pairs_of_shard, rows_in_shard};
 use super::{Measures, Producer, ScoreError, Wanted, language};
-use crate::{Batch, EvalSpec, Selection, Tokenizer, measured_batches};
+use crate::{Batch, EvalResize, EvalSpec, Selection, Tokenizer, measured_batches};
 
 /// Rows of a column that wait for their file at most: bounds the memory of embeddings.
 const WAITING_ROWS: usize = 1 << 14;
@@ -65,6 +65,7 @@ pub struct ModelSpec {
     pub dimension: usize,
     /// H = W, in pixels.
     pub image_size: u32,
+    pub resize: EvalResize,
     /// L.
     pub context_length: usize,
 }
@@ -224,6 +225,7 @@ impl Columns {
             selection: Arc::new(selection_of(entry.shard, pairs, images)),
             tokenizer: Arc::clone(&request.tokenizer),
             image_size: model.map_or(0, |model| model.image_size),
+            resize: model.map_or_else(EvalResize::default, |model| model.resize),
             context_length: model.map_or(0, |model| model.context_length),
             batch_size: request.batch_size,
             config: LoaderConfig { threads: request.threads, ..LoaderConfig::default() },

@@ -5,7 +5,9 @@
 //! not know how to compute is refused by its name. Nothing is silently ignored: a wrong activation or pooling costs weeks.
 
 mod built_in;
+mod preprocess;
 mod read;
+mod timm;
 mod write;
 
 use std::path::Path;
@@ -15,10 +17,8 @@ use diptych_schemas::LossKind;
 use crate::TrainerError;
 
 pub use built_in::built_in_names;
-
-/// OpenCLIP's mean and standard deviation of red, green and blue (OpenAI's data set), with which pixels are normalised.
-pub const IMAGE_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-pub const IMAGE_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+pub(crate) use preprocess::channels;
+pub use preprocess::{IMAGE_MEAN, IMAGE_STD, PreprocessConfig};
 
 /// A dual encoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,11 +35,14 @@ pub struct ModelConfig {
     pub custom_text: bool,
     pub vision: VisionConfig,
     pub text: TextConfig,
+    /// From a decoded image to what the image tower takes.
+    pub preprocess: PreprocessConfig,
 }
 
 /// The image tower.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VisionConfig {
+    pub trunk: Trunk,
     /// H = W, in pixels.
     pub image_size: i64,
     /// Side of a patch, in pixels.
@@ -66,6 +69,16 @@ pub struct VisionConfig {
     pub layer_norm_eps: f64,
     /// The approximation of GELU by tanh instead of the exact one.
     pub gelu_tanh: bool,
+}
+
+/// The kinds of image towers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trunk {
+    /// OpenCLIP's `VisionTransformer`.
+    OpenClip,
+    /// SigLIP's, as timm has it: no class token, pooled by a MAP head, no projection. Of the fields below it has the sizes,
+    /// epsilon, activation and patch dropout.
+    Siglip,
 }
 
 /// OpenCLIP's `AttentionalPooler`.
@@ -104,7 +117,17 @@ pub struct TextConfig {
     pub projection: TextProjection,
     pub layer_norm_eps: f64,
     pub gelu_tanh: bool,
+    /// BERT instead of CLIP's Transformer; pooled at its first token.
+    pub bert: Option<Bert>,
     pub tokenizer: TokenizerConfig,
+}
+
+/// What BERT has beside the sizes of any text tower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bert {
+    /// Positions that it knows, at least as many as tokens in a text.
+    pub positions: i64,
+    pub token_types: i64,
 }
 
 /// Which token of a text becomes its vector.
@@ -135,6 +158,10 @@ pub struct TokenizerConfig {
     pub name: Option<String>,
     /// Id behind the end of a text; none: as the tokenizer says.
     pub pad_id: Option<i64>,
+    /// Whether texts are canonicalised first (`tokenizer_kwargs.clean`): no punctuation, lower case.
+    pub canonical: bool,
+    /// Whether the token `[SEP]` becomes 0 (`tokenizer_kwargs.strip_sep_token`).
+    pub strip_sep_token: bool,
 }
 
 /// What stands between the two matrices of an MLP.
@@ -201,12 +228,18 @@ impl ModelConfig {
         Self::parse(&text).map_err(|message| TrainerError::Config { place: path.display().to_string(), message })
     }
 
+    /// Whether timm has a name for the image tower.
+    pub(crate) fn named_by_timm(&self) -> bool {
+        timm::name(&self.vision).is_some()
+    }
+
     pub(crate) fn vision_activation(&self) -> Activation {
-        activation(self.quick_gelu, self.vision.gelu_tanh)
+        // timm's towers do not know quick_gelu.
+        activation(self.quick_gelu && self.vision.trunk == Trunk::OpenClip, self.vision.gelu_tanh)
     }
 
     pub(crate) fn text_activation(&self) -> Activation {
-        activation(self.quick_gelu, self.text.gelu_tanh)
+        activation(self.quick_gelu && self.text.bert.is_none(), self.text.gelu_tanh)
     }
 
     /// What must hold between the values.
@@ -240,7 +273,25 @@ impl ModelConfig {
         if v.sin_cos_positions {
             divides("vision_cfg.width", v.width, "4 (pos_embed_type is \"sin_cos_2d\")", 4)?;
         }
-        if self.quick_gelu && (v.gelu_tanh || t.gelu_tanh) {
+        if v.trunk == Trunk::Siglip && v.width != self.embed_dim {
+            return Err(format!(
+                "a SigLIP image tower has no projection, so its width must be embed_dim, got {} and {}",
+                v.width, self.embed_dim
+            ));
+        }
+        if let Some(bert) = t.bert {
+            if bert.positions < t.context_length {
+                return Err(format!(
+                    "text_cfg.bert.positions must be at least text_cfg.context_length, got {} and {}",
+                    bert.positions, t.context_length
+                ));
+            }
+            if !self.custom_text {
+                return Err("text_cfg.bert needs custom_text = true".into());
+            }
+        }
+        let quick = [v.trunk == Trunk::OpenClip && v.gelu_tanh, t.bert.is_none() && t.gelu_tanh];
+        if self.quick_gelu && quick.contains(&true) {
             return Err("act_kwargs belongs to GELU, and quick_gelu is true: say one of them".into());
         }
         if t.class_token && !self.custom_text {
@@ -276,6 +327,7 @@ impl ModelConfig {
             found.push(format!("logit_bias is {} and {}", bias(self), bias(other)));
         }
         compare("", &ours, &theirs, &mut found);
+        compare("preprocess_cfg", &self.preprocess.to_json(), &other.preprocess.to_json(), &mut found);
         (!found.is_empty()).then(|| found.join(", "))
     }
 
@@ -283,12 +335,25 @@ impl ModelConfig {
     fn compared(&self) -> Self {
         let mut config = Self { init_logit_scale: LOGIT_SCALE, init_logit_bias: None, ..self.clone() };
         config.vision.patch_dropout = 0.0;
+        config.vision.mlp_ratio = mlp_ratio(config.vision.width, config.vision.mlp_width()).unwrap_or(config.vision.mlp_ratio);
+        config.text.mlp_ratio = mlp_ratio(config.text.width, config.text.mlp_width()).unwrap_or(config.text.mlp_ratio);
         for start in [&mut config.vision.ls_init_value, &mut config.text.ls_init_value] {
             *start = start.map(|_| 1.0);
         }
-        config.text.tokenizer = TokenizerConfig { name: None, pad_id: Some(0) };
+        // Only a tower that masks padding knows its id; the rest is the tokenizer's.
+        let masks = config.text.class_token || config.text.bert.is_some();
+        let pad_id = config.text.tokenizer.pad_id.filter(|_| masks).or(Some(0));
+        config.text.tokenizer = TokenizerConfig { pad_id, ..TokenizerConfig::default() };
         config
     }
+}
+
+/// The ratio of a hidden layer, so that width × ratio is the hidden layer again when it is rounded down.
+pub(crate) fn mlp_ratio(width: i64, hidden: i64) -> Option<f64> {
+    let gives = |ratio: &f64| (width as f64 * ratio) as i64 == hidden;
+    let ratio = hidden as f64 / width as f64;
+    // By less than one unit more where the division is not exact.
+    Some(ratio).filter(gives).or(Some(ratio.next_up()).filter(gives))
 }
 
 fn activation(quick_gelu: bool, tanh: bool) -> Activation {

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    AttentionalPool, ImagePool, LARGEST_LOGIT_SCALE, LAYER_NORM_EPS, LOGIT_SCALE, ModelConfig, TextConfig, TextPool,
-    TextProjection, TokenizerConfig, VisionConfig,
+    AttentionalPool, Bert, ImagePool, LARGEST_LOGIT_SCALE, LAYER_NORM_EPS, LOGIT_SCALE, ModelConfig, PreprocessConfig,
+    TextConfig, TextPool, TextProjection, TokenizerConfig, Trunk, VisionConfig, timm,
 };
 
 impl ModelConfig {
@@ -12,19 +12,29 @@ impl ModelConfig {
     pub fn parse(text: &str) -> Result<Self, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;
         let object = value.as_object().ok_or("a model configuration is a JSON object")?;
-        Self::from_json(object.get("model_cfg").and_then(Value::as_object).unwrap_or(object))
+        let Some(model) = object.get("model_cfg").and_then(Value::as_object) else { return Self::from_json(object, None) };
+        let preprocess = match object.get("preprocess_cfg") {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(value.as_object().ok_or_else(|| format!("preprocess_cfg must be an object, got {value}"))?),
+        };
+        Self::from_json(model, preprocess)
     }
 
-    fn from_json(object: &Map<String, Value>) -> Result<Self, String> {
+    fn from_json(object: &Map<String, Value>, preprocess: Option<&Map<String, Value>>) -> Result<Self, String> {
         let top = Keys { of: "", object };
         top.refuse_others(MODEL_KEYS, NEUTRAL_MODEL)?;
+        let vision = vision(&Keys { of: "vision_cfg.", object: top.object("vision_cfg")? })?;
         let config = Self {
+            preprocess: preprocess
+                .map(|object| PreprocessConfig::from_json(object, vision.image_size))
+                .transpose()?
+                .unwrap_or_default(),
             embed_dim: top.integer("embed_dim", None, 1..=16_384)?,
             quick_gelu: top.boolean("quick_gelu")?,
             init_logit_scale: top.number("init_logit_scale", 0.0..=LARGEST_LOGIT_SCALE)?.unwrap_or(LOGIT_SCALE),
             init_logit_bias: top.number("init_logit_bias", -1000.0..=1000.0)?,
             custom_text: top.boolean("custom_text")?,
-            vision: vision(&Keys { of: "vision_cfg.", object: top.object("vision_cfg")? })?,
+            vision,
             text: text(&Keys { of: "text_cfg.", object: top.object("text_cfg")? })?,
         };
         config.validate()?;
@@ -33,12 +43,20 @@ impl ModelConfig {
 }
 
 fn vision(keys: &Keys<'_>) -> Result<VisionConfig, String> {
-    keys.refuse_others(VISION_KEYS, NEUTRAL_VISION)?;
+    if let Some(name) = keys.object.get("timm_model_name").filter(|name| !name.is_null()) {
+        return timm_vision(keys, name);
+    }
+    let trunk = keys.choice("trunk", &[("openclip", Trunk::OpenClip), ("siglip", Trunk::Siglip)])?;
+    match trunk {
+        Trunk::OpenClip => keys.refuse_others(VISION_KEYS, NEUTRAL_VISION)?,
+        Trunk::Siglip => keys.refuse_others(SIGLIP_KEYS, NEUTRAL_VISION)?,
+    }
     let attentional_pool = AttentionalPool {
         queries: keys.integer("attn_pooler_queries", Some(256), 1..=65_536)?,
         heads: keys.integer("attn_pooler_heads", Some(8), 1..=1024)?,
     };
     Ok(VisionConfig {
+        trunk,
         image_size: keys.integer("image_size", Some(224), 1..=4096)?,
         patch_size: keys.integer("patch_size", Some(16), 1..=4096)?,
         width: keys.integer("width", Some(768), 1..=16_384)?,
@@ -50,11 +68,30 @@ fn vision(keys: &Keys<'_>) -> Result<VisionConfig, String> {
         attentional_pool: keys.boolean("attentional_pool")?.then_some(attentional_pool),
         pool: keys.choice("pool_type", &[("tok", ImagePool::Token), ("avg", ImagePool::Average)])?,
         final_ln_after_pool: keys.boolean("final_ln_after_pool")?,
-        ln_pre: !keys.boolean("no_ln_pre")?,
+        ln_pre: trunk == Trunk::OpenClip && !keys.boolean("no_ln_pre")?,
         sin_cos_positions: keys.choice("pos_embed_type", &[("learnable", false), ("sin_cos_2d", true)])?,
         layer_norm_eps: keys.layer_norm_eps()?,
         gelu_tanh: keys.gelu_tanh()?,
     })
+}
+
+/// An image tower that OpenCLIP takes from timm.
+fn timm_vision(keys: &Keys<'_>, name: &Value) -> Result<VisionConfig, String> {
+    let refused = |what: String| Err(format!("vision_cfg.{what} is not supported yet (only SigLIP's, vit_*_siglip_*, are)"));
+    let Some(mut trunk) = name.as_str().and_then(timm::trunk) else { return refused(format!("timm_model_name = {name}")) };
+    keys.refuse_others(TIMM_KEYS, NEUTRAL_VISION)?;
+    for (key, ours) in [("timm_pool", "map"), ("timm_proj", "none")] {
+        let found = keys.object.get(key).unwrap_or(&Value::Null);
+        if found != ours {
+            return refused(format!("{key} = {found}"));
+        }
+    }
+    let image_size = keys.integer("image_size", Some(224), 1..=4096)?;
+    if image_size != trunk.image_size {
+        return Err(format!("vision_cfg.image_size must be {}, as {name} has it, got {image_size}", trunk.image_size));
+    }
+    trunk.patch_dropout = keys.number("patch_dropout", 0.0..=0.999)?.unwrap_or(0.0);
+    Ok(trunk)
 }
 
 fn text(keys: &Keys<'_>) -> Result<TextConfig, String> {
@@ -64,6 +101,7 @@ fn text(keys: &Keys<'_>) -> Result<TextConfig, String> {
     let pools =
         [("argmax", TextPool::Largest), ("first", TextPool::First), ("last", TextPool::Last), ("eos", TextPool::End(end))];
     let class_token = keys.boolean("embed_cls")?;
+    let bert = bert(keys)?;
     let projection = match (keys.choice("proj_type", &[("linear", true), ("none", false)])?, keys.boolean("proj_bias")?) {
         (true, true) => TextProjection::Linear,
         (true, false) => TextProjection::Matrix,
@@ -77,14 +115,34 @@ fn text(keys: &Keys<'_>) -> Result<TextConfig, String> {
         layers: keys.integer("layers", Some(12), 1..=256)?,
         mlp_ratio: keys.ratio("mlp_ratio")?,
         ls_init_value: keys.number("ls_init_value", -1e6..=1e6)?,
-        pool: keys.choice("pool_type", &pools)?,
+        pool: if bert.is_some() { TextPool::First } else { keys.choice("pool_type", &pools)? },
         causal: !keys.boolean("no_causal_mask")?,
         class_token,
         projection,
         layer_norm_eps: keys.layer_norm_eps()?,
         gelu_tanh: keys.gelu_tanh()?,
+        bert,
         tokenizer: tokenizer(keys, vocab_size, class_token)?,
     })
+}
+
+/// A key of ours: OpenCLIP names such a tower by a model of Hugging Face's hub.
+fn bert(keys: &Keys<'_>) -> Result<Option<Bert>, String> {
+    let Some(value) = keys.object.get("bert").filter(|value| !value.is_null()) else { return Ok(None) };
+    let object = value.as_object().ok_or_else(|| format!("text_cfg.bert must be an object, got {value}"))?;
+    let inner = Keys { of: "text_cfg.bert.", object };
+    inner.refuse_others(&["positions", "token_types"], &[])?;
+    let foreign = ["eos_id", "embed_cls", "proj_type", "proj_bias", "ls_init_value"];
+    if let Some(key) = foreign.iter().find(|key| keys.object.contains_key(**key)) {
+        return Err(format!("text_cfg.{key} does not belong to a text tower with text_cfg.bert"));
+    }
+    if keys.object.get("pool_type").is_some_and(|pool| pool != "first") {
+        return Err("text_cfg.pool_type must be \"first\" where there is text_cfg.bert".into());
+    }
+    Ok(Some(Bert {
+        positions: inner.integer("positions", Some(512), 1..=65_536)?,
+        token_types: inner.integer("token_types", Some(2), 1..=65_536)?,
+    }))
 }
 
 fn tokenizer(keys: &Keys<'_>, vocab_size: i64, class_token: bool) -> Result<TokenizerConfig, String> {
@@ -99,7 +157,15 @@ fn tokenizer(keys: &Keys<'_>, vocab_size: i64, class_token: bool) -> Result<Toke
         None if name.is_some() && !class_token => None,
         _ => Some(keys.integer("pad_id", Some(0), 0..=vocab_size - 1)?),
     };
-    Ok(TokenizerConfig { name, pad_id })
+    let none = Map::new();
+    let arguments = match keys.object.get("tokenizer_kwargs") {
+        None | Some(Value::Null) => &none,
+        Some(value) => value.as_object().ok_or_else(|| format!("text_cfg.tokenizer_kwargs must be an object, got {value}"))?,
+    };
+    let arguments = Keys { of: "text_cfg.tokenizer_kwargs.", object: arguments };
+    arguments.refuse_others(&["clean", "strip_sep_token"], &[])?;
+    let canonical = arguments.choice("clean", &[("whitespace", false), ("canonicalize", true)])?;
+    Ok(TokenizerConfig { name, pad_id, canonical, strip_sep_token: arguments.boolean("strip_sep_token")? })
 }
 
 const MODEL_KEYS: &[&str] =
@@ -123,7 +189,23 @@ const VISION_KEYS: &[&str] = &[
     "pos_embed_type",
     "norm_kwargs",
     "act_kwargs",
+    "trunk",
 ];
+
+const SIGLIP_KEYS: &[&str] = &[
+    "image_size",
+    "patch_size",
+    "width",
+    "head_width",
+    "layers",
+    "mlp_ratio",
+    "patch_dropout",
+    "norm_kwargs",
+    "act_kwargs",
+    "trunk",
+];
+
+const TIMM_KEYS: &[&str] = &["image_size", "patch_dropout", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj"];
 
 const TEXT_KEYS: &[&str] = &[
     "context_length",
@@ -141,8 +223,10 @@ const TEXT_KEYS: &[&str] = &[
     "proj_type",
     "proj_bias",
     "hf_tokenizer_name",
+    "tokenizer_kwargs",
     "norm_kwargs",
     "act_kwargs",
+    "bert",
 ];
 
 /// Keys of OpenCLIP that are accepted at the one value (its default) that computes what this trainer computes; any other
@@ -161,10 +245,10 @@ const NEUTRAL_BLOCK: &[(&str, &str)] = &[
     ("scale_fc", "false"),
 ];
 
-const NEUTRAL_VISION: &[(&str, &str)] = &[("timm_model_name", "null")];
+const NEUTRAL_VISION: &[(&str, &str)] =
+    &[("timm_model_name", "null"), ("timm_proj_bias", "false"), ("timm_drop", "0.0"), ("timm_drop_path", "null")];
 
-const NEUTRAL_TEXT: &[(&str, &str)] =
-    &[("tokenizer_mode", "null"), ("tokenizer_kwargs", "null"), ("final_ln_after_pool", "false"), ("hf_model_name", "null")];
+const NEUTRAL_TEXT: &[(&str, &str)] = &[("tokenizer_mode", "null"), ("final_ln_after_pool", "false"), ("hf_model_name", "null")];
 
 /// One JSON object and its place in the file.
 struct Keys<'a> {
@@ -174,7 +258,7 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn refuse_others(&self, known: &[&str], neutral: &[(&str, &str)]) -> Result<(), String> {
-        let shared = if self.of.is_empty() { &[] } else { NEUTRAL_BLOCK };
+        let shared = if matches!(self.of, "vision_cfg." | "text_cfg.") { NEUTRAL_BLOCK } else { &[] };
         for (key, value) in self.object {
             if known.contains(&key.as_str()) {
                 continue;

@@ -14,7 +14,7 @@ fn openclips_own_file_gives_the_built_in_model() {
 fn built_in_models_are_valid_and_survive_their_json_form() {
     for name in built_in_names() {
         let config = ModelConfig::built_in(&name).unwrap();
-        assert_eq!(ModelConfig::parse(&config.to_json().to_string()).unwrap(), config, "{name}");
+        assert_eq!(ModelConfig::parse(&config.to_file_json().to_string()).unwrap(), config, "{name}");
     }
 }
 

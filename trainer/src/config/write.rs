@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, ModelConfig, TextConfig, TextPool, TextProjection, VisionConfig};
+use super::{
+    ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, ModelConfig, PreprocessConfig, TextConfig, TextPool, TextProjection, Trunk,
+    VisionConfig, timm,
+};
 
 impl ModelConfig {
     /// OpenCLIP's JSON form: sizes always, everything else where it is not OpenCLIP's default. So the form of a model stays as
@@ -25,22 +28,60 @@ impl ModelConfig {
         }
         json
     }
+
+    /// What a file of the model says: its configuration, and its preprocessing where that is not OpenCLIP's default.
+    pub fn to_file_json(&self) -> Value {
+        if self.preprocess == PreprocessConfig::default() {
+            return self.to_json();
+        }
+        json!({ "model_cfg": self.to_json(), "preprocess_cfg": self.preprocess.to_json() })
+    }
 }
 
 fn vision(v: &VisionConfig) -> Value {
-    let mut json = json!({
+    let named = if v.trunk == Trunk::Siglip { timm::name(v) } else { None };
+    let mut json = match named {
+        Some(name) => json!({
+            "image_size": v.image_size,
+            "timm_model_name": name,
+            "timm_model_pretrained": false,
+            "timm_pool": "map",
+            "timm_proj": "none",
+        }),
+        None => sizes(v),
+    };
+    if v.patch_dropout != 0.0 {
+        json["patch_dropout"] = json!(v.patch_dropout);
+    }
+    match v.trunk {
+        Trunk::OpenClip => layers(&mut json, v.layer_norm_eps, v.gelu_tanh),
+        // A key of ours: OpenCLIP has no way to say it, and refuses it.
+        Trunk::Siglip if named.is_none() => {
+            json["trunk"] = json!("siglip");
+            layers(&mut json, v.layer_norm_eps, v.gelu_tanh);
+        }
+        Trunk::Siglip => {}
+    }
+    if v.trunk == Trunk::OpenClip {
+        openclip_vision(&mut json, v);
+    }
+    json
+}
+
+fn sizes(v: &VisionConfig) -> Value {
+    json!({
         "image_size": v.image_size,
         "layers": v.layers,
         "width": v.width,
         "head_width": v.head_width,
         "patch_size": v.patch_size,
         "mlp_ratio": v.mlp_ratio,
-    });
+    })
+}
+
+fn openclip_vision(json: &mut Value, v: &VisionConfig) {
     if let Some(start) = v.ls_init_value {
         json["ls_init_value"] = json!(start);
-    }
-    if v.patch_dropout != 0.0 {
-        json["patch_dropout"] = json!(v.patch_dropout);
     }
     if let Some(pool) = v.attentional_pool {
         json["attentional_pool"] = json!(true);
@@ -59,8 +100,6 @@ fn vision(v: &VisionConfig) -> Value {
     if v.sin_cos_positions {
         json["pos_embed_type"] = json!("sin_cos_2d");
     }
-    layers(&mut json, v.layer_norm_eps, v.gelu_tanh);
-    json
 }
 
 fn text(t: &TextConfig) -> Value {
@@ -95,7 +134,16 @@ fn text(t: &TextConfig) -> Value {
         TextProjection::Linear => json["proj_bias"] = json!(true),
         TextProjection::None => json["proj_type"] = json!("none"),
     }
+    if let Some(bert) = t.bert {
+        json["bert"] = json!({ "positions": bert.positions, "token_types": bert.token_types });
+    }
     let tokenizer = &t.tokenizer;
+    if tokenizer.canonical {
+        json["tokenizer_kwargs"]["clean"] = json!("canonicalize");
+    }
+    if tokenizer.strip_sep_token {
+        json["tokenizer_kwargs"]["strip_sep_token"] = json!(true);
+    }
     if let Some(name) = &tokenizer.name {
         json["hf_tokenizer_name"] = json!(name);
     }

@@ -105,7 +105,7 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, 
 /// [N, L, W] → [N, A, L, W/A].
 pub(super) fn split_heads(x: &Tensor, heads: i64) -> Result<Tensor, TrainerError> {
     let (n, l, w) = x.size3()?;
-    Ok(x.f_view([n, l, heads, w / heads])?.f_transpose(1, 2)?)
+    Ok(x.f_reshape([n, l, heads, w / heads])?.f_transpose(1, 2)?)
 }
 
 pub(super) struct Mlp {

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::Named;
 use super::block::{Block, BlockSpec, LayerNorm, Linear, attend, blocks, project, split_heads};
 use crate::TrainerError;
-use crate::config::{AttentionalPool, ImagePool, ModelConfig};
+use crate::config::{AttentionalPool, ImagePool, ModelConfig, VisionConfig};
 use crate::layout::OPENCLIP_BLOCKS;
 
 pub(super) struct VisionTower {
@@ -35,7 +35,7 @@ impl VisionTower {
         };
         let pooler = |pool: AttentionalPool| AttentionPool::new(pool.heads, v.layer_norm_eps, &named.below("attn_pool"));
         Ok(Self {
-            patches: Patches { side: v.patch_size, grid: v.grid(), weight: named.product("conv1.weight")? },
+            patches: Patches::new(v, named.product("conv1.weight")?, None),
             class_embedding: named.get("class_embedding")?,
             positional_embedding: named.get("positional_embedding")?,
             ln_pre: v.ln_pre.then(|| LayerNorm::new(&named.below("ln_pre"), v.layer_norm_eps)).transpose()?,
@@ -79,21 +79,26 @@ impl VisionTower {
 }
 
 /// The convolution over patches as one matrix product: its stride is its size, so patches do not overlap.
-struct Patches {
+pub(super) struct Patches {
     side: i64,
     grid: i64,
     /// [W, 3, side, side].
     weight: Tensor,
+    bias: Option<Tensor>,
 }
 
 impl Patches {
+    pub(super) fn new(config: &VisionConfig, weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { side: config.patch_size, grid: config.grid(), weight, bias }
+    }
+
     /// [N, 3, H, W] → [N, P, W]. Pixels at the right and lower edge that do not fill a patch are left out.
-    fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
+    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
         let (n, g, p) = (images.size4()?.0, self.grid, self.side);
         let images = images.f_narrow(2, 0, g * p)?.f_narrow(3, 0, g * p)?;
         let patches = images.f_reshape([n, 3, g, p, g, p])?.f_permute([0, 2, 4, 1, 3, 5])?.f_reshape([n, g * g, 3 * p * p])?;
         let weight = self.weight.f_view([-1, 3 * p * p])?;
-        Ok(patches.f_to_kind(weight.kind())?.f_linear::<Tensor>(&weight, None)?.f_to_kind(Kind::Float)?)
+        Ok(patches.f_to_kind(weight.kind())?.f_linear(&weight, self.bias.as_ref())?.f_to_kind(Kind::Float)?)
     }
 }
 

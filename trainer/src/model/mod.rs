@@ -5,8 +5,10 @@
 //!
 //! Shapes: N pairs, H W pixels, P patches, L tokens, W width of a tower, D common space, A attention heads.
 
+mod bert;
 mod block;
 mod image;
+mod siglip;
 mod text;
 
 use std::collections::HashMap;
@@ -14,10 +16,12 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
-use crate::config::{IMAGE_MEAN, IMAGE_STD, ModelConfig};
+use crate::config::{ModelConfig, Trunk};
 use crate::layout::{self, ParameterSpec};
 
+use bert::BertTower;
 use image::VisionTower;
+use siglip::SiglipTower;
 use text::TextTower;
 
 /// Smallest norm by which features are divided: `torch.nn.functional.normalize`.
@@ -28,8 +32,8 @@ pub struct Clip {
     config: ModelConfig,
     names: Vec<String>,
     parameters: Vec<Tensor>,
-    vision: VisionTower,
-    text: TextTower,
+    vision: ImageModel,
+    text: TextModel,
     logit_scale: Tensor,
     logit_bias: Option<Tensor>,
     image_mean: Tensor,
@@ -75,7 +79,7 @@ impl Clip {
         };
         let of_text = Named { of: layout::text_prefix(config).to_owned(), ..named };
         let (vision, text, logit_scale) =
-            (VisionTower::new(config, &named.below("visual"))?, TextTower::new(config, &of_text)?, named.get("logit_scale")?);
+            (ImageModel::new(config, &named.below("visual"))?, TextModel::new(config, &of_text)?, named.get("logit_scale")?);
         let logit_bias = config.init_logit_bias.map(|_| named.get("logit_bias")).transpose()?;
         Ok(Self {
             config: config.clone(),
@@ -83,8 +87,8 @@ impl Clip {
             vision,
             text,
             logit_scale,
-            image_mean: channel(IMAGE_MEAN)?,
-            image_std: channel(IMAGE_STD)?,
+            image_mean: channel(config.preprocess.mean)?,
+            image_std: channel(config.preprocess.std)?,
             names,
             parameters,
         })
@@ -103,9 +107,15 @@ impl Clip {
         &self.parameters
     }
 
-    /// All parameters but the scalars of the loss.
-    pub(crate) fn tower_parameters(&self) -> impl Iterator<Item = &Tensor> {
-        self.names.iter().zip(&self.parameters).filter(|(name, _)| !name.starts_with("logit_")).map(|(_, parameter)| parameter)
+    /// All parameters but fixed tables.
+    pub(crate) fn learning(&self) -> impl Iterator<Item = &Tensor> {
+        self.parameters.iter().filter(|parameter| parameter.requires_grad())
+    }
+
+    /// What learns of the towers: all but fixed tables and the scalars of the loss.
+    pub(crate) fn learning_in_towers(&self) -> impl Iterator<Item = &Tensor> {
+        let in_towers = self.names.iter().zip(&self.parameters).filter(|(name, _)| !name.starts_with("logit_"));
+        in_towers.map(|(_, parameter)| parameter).filter(|parameter| parameter.requires_grad())
     }
 
     pub fn device(&self) -> Device {
@@ -136,6 +146,52 @@ impl Clip {
     /// Token ids i64 [N, L] → unit vectors [N, D].
     pub fn text_features(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
         unit_length(&self.text.forward(tokens)?)
+    }
+}
+
+/// The image towers that there are.
+enum ImageModel {
+    OpenClip(VisionTower),
+    Siglip(SiglipTower),
+}
+
+impl ImageModel {
+    fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
+        Ok(match config.vision.trunk {
+            Trunk::OpenClip => Self::OpenClip(VisionTower::new(config, named)?),
+            Trunk::Siglip => Self::Siglip(SiglipTower::new(config, named)?),
+        })
+    }
+
+    /// [N, 3, H, W] → [N, D].
+    fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
+        match self {
+            Self::OpenClip(tower) => tower.forward(images),
+            Self::Siglip(tower) => tower.forward(images),
+        }
+    }
+}
+
+/// The text towers that there are.
+enum TextModel {
+    OpenClip(TextTower),
+    Bert(BertTower),
+}
+
+impl TextModel {
+    fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
+        Ok(match config.text.bert {
+            None => Self::OpenClip(TextTower::new(config, named)?),
+            Some(_) => Self::Bert(BertTower::new(config, named)?),
+        })
+    }
+
+    /// [N, L] → [N, D].
+    fn forward(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
+        match self {
+            Self::OpenClip(tower) => tower.forward(tokens),
+            Self::Bert(tower) => tower.forward(tokens),
+        }
     }
 }
 

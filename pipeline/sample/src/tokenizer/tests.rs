@@ -140,3 +140,47 @@ fn files_that_are_no_usable_tokenizer_say_why() {
     let message = refusal(&word_level(&["<s>", "</s>", "red"], &json!({})));
     assert!(message.contains("cannot encode every text"), "{message}");
 }
+
+/// Values of open_clip and transformers, made by pipeline/tests/reference/make_sample_values.py.
+fn reference() -> Value {
+    serde_json::from_str(include_str!("../../testdata/tokenizers.json")).unwrap()
+}
+
+#[test]
+fn texts_are_canonicalised_as_openclip_does() {
+    let reference = reference();
+    for row in reference["canonical"].as_array().unwrap() {
+        assert_eq!(canonical(row[0].as_str().unwrap()), row[1].as_str().unwrap());
+    }
+}
+
+#[test]
+fn vocabulary_of_word_pieces_gives_berts_ids() {
+    let reference = reference();
+    let lines: Vec<&str> = reference["vocab"].as_array().unwrap().iter().map(|token| token.as_str().unwrap()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vocab.txt");
+    diptych_schemas::durable::write(&path, (lines.join("\n") + "\n").as_bytes()).unwrap();
+    let tokenizer = Tokenizer::from_file(&path).unwrap();
+    // The JSON form, which exports hold, is the same tokenizer.
+    let (_folder, json) = written(&serde_json::from_str(tokenizer.to_json()).unwrap());
+    let again = Tokenizer::from_file(&json).unwrap();
+    for row in reference["bert"].as_array().unwrap() {
+        let ids: Vec<i32> = row[1].as_array().unwrap().iter().map(|id| id.as_i64().unwrap() as i32).collect();
+        for tokenizer in [&tokenizer, &again] {
+            assert_eq!(tokenizer.encode(row[0].as_str().unwrap(), ids.len()), ids, "{}", row[0]);
+        }
+    }
+    diptych_schemas::durable::write(&path, b"a\nb\n").unwrap();
+    assert!(Tokenizer::from_file(&path).err().unwrap().to_string().contains("it lacks [PAD]"));
+}
+
+#[test]
+fn model_says_how_texts_are_cleaned_and_padded() {
+    let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cat", "s", "!"];
+    let (_folder, path) = written(&word_level(&words, &json!({})));
+    let ids = |options| Tokenizer::from_file_with(&path, options).unwrap().encode("CAT!", 5);
+    assert_eq!(ids(TokenizerOptions::default()), [2, 4, 6, 3, 0]);
+    assert_eq!(ids(TokenizerOptions { cleaning: Cleaning::Canonical, pad_id: Some(1), ..Default::default() }), [2, 4, 3, 1, 1]);
+    assert_eq!(ids(TokenizerOptions { separator_to_zero: true, ..Default::default() }), [2, 4, 6, 0, 0]);
+}
