@@ -108,6 +108,7 @@ impl EventKind {
             Self::LossStuck => "loss_stuck",
             Self::DataWait => "data_wait",
             Self::LogitScale => "logit_scale",
+            Self::CheckpointFailed => "checkpoint_failed",
             Self::Stall => "stall",
         }
     }

@@ -150,6 +150,7 @@ pub enum EventKind {
     LossStuck,
     DataWait,
     LogitScale,
+    CheckpointFailed,
     Stall,
 }
 
@@ -191,8 +192,8 @@ mod tests {
 
     #[test]
     fn the_text_form_of_a_kind_is_its_serialized_form() {
-        use EventKind::{DataWait, LogitScale, LossSpike, LossStuck, RollBack, SkippedStep, Stall};
-        for kind in [SkippedStep, RollBack, LossSpike, LossStuck, DataWait, LogitScale, Stall] {
+        use EventKind::{CheckpointFailed, DataWait, LogitScale, LossSpike, LossStuck, RollBack, SkippedStep, Stall};
+        for kind in [SkippedStep, RollBack, LossSpike, LossStuck, DataWait, LogitScale, CheckpointFailed, Stall] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
     }

@@ -11,9 +11,10 @@ use diptych_trainer::{CheckpointManifest, CheckpointMeta, Due, Saved, Score};
 
 use super::evaluation::Evaluated;
 use super::prepare::Prepared;
+use super::watch::Warning;
 use crate::models::checkpoint_name;
 use crate::output::describe;
-use crate::store::{CheckpointRecord, Milliseconds, RunName};
+use crate::store::{CheckpointRecord, EventKind, Milliseconds, RunName};
 
 /// What the store says of a checkpoint folder.
 pub(super) fn record_of(run: &RunName, found: &Found, steps_per_epoch: u64) -> anyhow::Result<CheckpointRecord> {
@@ -106,7 +107,12 @@ impl Prepared {
         let failed_to_write = saved.result.is_err();
         match self.settle(saved) {
             Err(error) if failed_to_write => {
-                tracing::error!("{}. Training goes on; older checkpoints are whole", describe(&error));
+                let message = format!("{}. Training goes on; older checkpoints are whole", describe(&error));
+                tracing::error!("{message}");
+                // The state folder may be on the same disk; what was said stands in the log then.
+                if let Err(second) = self.record_event(&Warning { kind: EventKind::CheckpointFailed, message }, &[]) {
+                    tracing::warn!("that could not be recorded: {}", describe(&second));
+                }
                 Ok(())
             }
             other => other,

@@ -144,10 +144,11 @@ impl HeldOut {
                 ("chance_top1", found.chance_top1),
             ];
             done.values.extend(named.map(|(name, value)| (format!("{group}/zero_shot_{name}"), value)));
-            line += &format!(
+            let zero_shot = format!(
                 "; zero-shot over {} classes: top-1 {:.3}, top-5 {:.3} (chance {:.3})",
                 found.classes, found.top1, found.top5, found.chance_top1
             );
+            line.push_str(&zero_shot);
         }
         done.lines.push(line);
         Ok(())

@@ -247,6 +247,11 @@ struct Counted {
 }
 
 impl Counted {
+    fn of(run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Self {
+        let step = run.record.step.0;
+        Self { step, epoch: step.is_multiple_of(run.steps_per_epoch).then_some(step / run.steps_per_epoch), samples }
+    }
+
     fn due(self, every_steps: u64, every_epochs: u64, every_samples: u64) -> bool {
         let of = |count: u64, every: u64| every > 0 && count.is_multiple_of(every);
         let (before, after) = self.samples;
@@ -267,14 +272,9 @@ impl Around<'_> {
         self.after_step(run, samples, false)
     }
 
-    fn counted(&self, run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Counted {
-        let step = run.record.step.0;
-        Counted { step, epoch: step.is_multiple_of(run.steps_per_epoch).then_some(step / run.steps_per_epoch), samples }
-    }
-
     fn evaluation_is_due(&self, run: &Prepared, samples: (SampleIndex, SampleIndex)) -> bool {
         let eval = &run.config.eval;
-        let counted = self.counted(run, samples);
+        let counted = Counted::of(run, samples);
         self.held_out.is_some()
             && counted.step < run.record.total_steps.0
             && counted.due(eval.every_steps, eval.every_epochs, eval.every_samples)
@@ -292,7 +292,7 @@ impl Around<'_> {
         let time = (seconds > 0.0).then(|| Duration::from_secs_f64(seconds));
         let score = if self.evaluation_is_due(run, samples) { self.evaluate(run, time)? } else { None };
         let config = &run.config.checkpoint;
-        let on_schedule = self.counted(run, samples).due(config.every_steps, config.every_epochs, config.every_samples);
+        let on_schedule = Counted::of(run, samples).due(config.every_steps, config.every_epochs, config.every_samples);
         let minutes = config.every_minutes;
         let by_time = minutes > 0.0 && run.last_saved.elapsed().as_secs_f64() >= 60.0 * minutes;
         let is_best = score.as_ref().map_or(Ok(false), |score| run.is_among_the_best(score))?;

@@ -128,7 +128,7 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
 }
 
 /// How long a run goes before what the machine can is measured: that takes a second or two, which a short run should not pay.
-const MEASURED_AFTER: Duration = Duration::from_secs(60);
+const MEASURED_AFTER: Duration = Duration::from_mins(1);
 
 /// What a step computes, and what the machine can at most: the two halves of MFU.
 #[derive(Clone, Copy, Debug)]

@@ -97,18 +97,14 @@ fn blend(smoothed: &mut Option<f64>, new: f64) -> f64 {
 
 fn message(shown: &Shown, (loss, rate, wait, mfu): (f64, f64, f64, Option<f64>)) -> String {
     let Shown { epoch, lr, logit_scale, grad_norm, .. } = shown;
-    let mut text = format!(
+    let text = format!(
         "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}  scale {logit_scale:.1}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
         if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") },
         100.0 * wait
     );
-    if let Some(mfu) = mfu {
-        text += &format!("  MFU {:.0}%", 100.0 * mfu);
-    }
-    if let Some(bytes) = shown.memory {
-        text += &format!("  {:.1} GiB", bytes as f64 / f64::from(1 << 30));
-    }
-    text
+    let mfu = mfu.map_or_else(String::new, |mfu| format!("  MFU {:.0}%", 100.0 * mfu));
+    let memory = shown.memory.map_or_else(String::new, |bytes| format!("  {:.1} GiB", bytes as f64 / f64::from(1 << 30)));
+    text + &mfu + &memory
 }
 
 /// Memory that this process holds on the host, where the system says so.

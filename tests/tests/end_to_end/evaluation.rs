@@ -45,6 +45,25 @@ fn best_checkpoint_is_kept_and_named_and_its_numbers_are_those_of_eval() {
 }
 
 #[test]
+fn checkpoints_come_by_minutes_and_by_samples() {
+    let work = Work::new().with_demo_data(120);
+    let by = |name: &str, epochs: u32, every: &str| {
+        let more = format!("[checkpoint]\nevery_steps = 0\nevery_epochs = 0\nkeep_last = 0\n{every}\n");
+        work.write("run.toml", tiny_config(name, epochs, &more));
+        work.diptych(&["train", "run.toml", "--no-progress"]).ok();
+        let ask = |what: &str| work.sql(&STATE, &format!("SELECT {what} FROM checkpoints WHERE run = '{name}'"));
+        (ask("count(*)").parse::<u32>().unwrap(), ask("string_agg(cast(step AS varchar), ' ' ORDER BY step)"))
+    };
+    // Batches of 16, five an epoch: 100 samples are passed at 112, 208, 304 and 400, which is the end.
+    assert_eq!(by("samples", 5, "every_samples = 100"), (4, "7 13 19 25".into()));
+    let (count, _) = by("minutes", 400, "every_minutes = 0.005");
+    assert!(count >= 3, "{count}");
+    let folders = std::fs::read_dir(work.path("state/checkpoints/minutes")).unwrap();
+    let manifests = folders.map(|entry| std::fs::read_to_string(entry.unwrap().path().join("manifest.json")).unwrap());
+    assert_eq!(manifests.filter(|manifest| manifest.contains("\"due\": \"clock\"")).count() as u32, count - 1);
+}
+
+#[test]
 fn evaluation_within_a_budget_is_on_the_first_pairs_and_says_on_how_many() {
     let work = Work::new().with_demo_data(240);
     let more = "[eval]\nselection = \"heldout.parquet\"\nevery_samples = 64\nmax_seconds = 0.000001\n\
