@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use arrow::array::AsArray;
 use diptych_pipeline::sql::query;
 use diptych_schemas::{SchemaError, Uid, column};
-use diptych_trainer::evaluate::{Rows, ZeroShot, ensemble, zero_shot};
+use diptych_trainer::evaluate::{Predictions, Rows, ZeroShot, classify, ensemble};
 
 use crate::commands::sql::with_session;
 use crate::encode::Encoded;
@@ -28,7 +28,9 @@ type Label = Result<usize, String>;
 impl Classification {
     pub(crate) fn read(dataset: &Path, classes: &Path, label_column: &str, templates: Option<&Path>) -> anyhow::Result<Self> {
         let classes = read_lines(classes)?;
-        let lines = templates.map(read_lines).transpose()?;
+        // CLIP_benchmark writes {c}.
+        let curly = |lines: Vec<String>| lines.into_iter().map(|line| line.replace("{c}", "{}")).collect::<Vec<_>>();
+        let lines = templates.map(read_lines).transpose()?.map(curly);
         if let (Some(lines), Some(path)) = (&lines, templates)
             && let Some(bad) = lines.iter().position(|template| !template.contains("{}"))
         {
@@ -38,21 +40,37 @@ impl Classification {
         Ok(Self { classes, templates: lines.unwrap_or_else(|| vec!["{}".to_owned()]), truth })
     }
 
+    /// Names, in the order of their numbers.
+    pub(crate) fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
     /// Accuracy on pairs that were encoded by this model.
     pub(crate) fn of(&self, model: &Model, encoded: &Encoded) -> anyhow::Result<ZeroShot> {
-        let labels = encoded.uids.iter().map(|uid| match self.truth.get(uid) {
-            Some(Ok(class)) => Ok(*class),
-            Some(Err(label)) => bail!("pair {uid} has the label {label:?}, which is not in the list of classes: add it, or leave those pairs out of the selection"),
-            None => bail!("pair {uid} has no label: leave those pairs out of the selection"),
-        });
-        let labels = labels.collect::<anyhow::Result<Vec<usize>>>()?;
+        Ok(self.predictions(model, encoded)?.summary())
+    }
+
+    /// The same, image by image.
+    pub(crate) fn predictions(&self, model: &Model, encoded: &Encoded) -> anyhow::Result<Predictions> {
+        let labels = self.labels(encoded)?;
         let dimension = model.encoder.dimension();
         let mut class_rows = Vec::with_capacity(self.classes.len() * dimension);
         for class in &self.classes {
             let prompts: Vec<String> = self.templates.iter().map(|template| template.replace("{}", class)).collect();
             class_rows.extend(ensemble(Rows { values: &model.encode_texts(&prompts)?, dimension })?);
         }
-        Ok(zero_shot(Rows { values: &encoded.images, dimension }, &labels, Rows { values: &class_rows, dimension })?)
+        let (images, classes) = (Rows { values: &encoded.images, dimension }, Rows { values: &class_rows, dimension });
+        Ok(classify(images, &labels, classes, model.encoder.logit_scale()?)?)
+    }
+
+    /// The class number of each pair.
+    pub(crate) fn labels(&self, encoded: &Encoded) -> anyhow::Result<Vec<usize>> {
+        let labels = encoded.uids.iter().map(|uid| match self.truth.get(uid) {
+            Some(Ok(class)) => Ok(*class),
+            Some(Err(label)) => bail!("pair {uid} has the label {label:?}, which is not in the list of classes: add it, or leave those pairs out of the selection"),
+            None => bail!("pair {uid} has no label: leave those pairs out of the selection"),
+        });
+        labels.collect()
     }
 }
 

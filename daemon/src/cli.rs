@@ -4,6 +4,7 @@ mod balance;
 mod bench;
 mod dedup;
 mod download;
+mod eval;
 mod ledger;
 mod memory;
 mod preset;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::balance::BalanceArgs;
 pub use self::bench::{Bench, BenchArgs, BenchLoaderArgs};
 pub use self::download::DownloadArgs;
+pub use self::eval::{EvalArgs, EvalTask, ResultFormat};
 pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
 pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
@@ -74,8 +76,8 @@ pub enum Command {
     Decontaminate(DecontaminateArgs),
     /// Train, or go on with a run that was stopped or killed
     Train(TrainArgs),
-    /// Zero-shot classification and image-text retrieval on held-out pairs, beside chance
-    Eval(EvalArgs),
+    /// Retrieval, zero-shot, nearest neighbours, linear probe, few-shot on held-out pairs: beside chance, with intervals
+    Eval(Box<EvalArgs>),
     /// Compute and keep the embeddings of a selection's images and captions
     Embed(EmbedArgs),
     /// Find images by a text, or by an image; makes a contact sheet of them
@@ -114,13 +116,16 @@ pub struct DatasetArg {
 }
 
 /// Which model.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one, RUN@best: the best by checkpoint.best_metric), or
-    /// the folder of a checkpoint, an OpenCLIP or a
-    /// Hugging Face model
-    #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER")]
+    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one, RUN@best: the best by checkpoint.best_metric), the
+    /// folder of a checkpoint, an OpenCLIP or a Hugging Face model, or a file of weights under OpenCLIP's names (.safetensors, .bin,
+    /// .pt)
+    #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER|FILE")]
     pub model: String,
+    /// Which model a file of weights is of: a built-in name or a JSON file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub model_config: Option<String>,
     /// The moving average of the weights, of a checkpoint whose run has train.ema_decay
     #[arg(long)]
     pub ema: bool,
@@ -274,34 +279,6 @@ pub struct TrainArgs {
     /// No progress bar
     #[arg(long)]
     pub no_progress: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct EvalArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub dataset: DatasetArg,
-    /// Held-out pairs, as `diptych select` makes them
-    #[arg(short, long)]
-    pub selection: PathBuf,
-    /// Class names, one a line: adds zero-shot classification
-    #[arg(long, requires = "label_column")]
-    pub classes: Option<PathBuf>,
-    /// Column of meta with the true class: its name, or its line number in --classes from 0
-    #[arg(long, value_name = "NAME")]
-    pub label_column: Option<String>,
-    /// Prompts, one a line, with {} for the class name. Without it: the class name alone
-    #[arg(long, requires = "classes")]
-    pub templates: Option<PathBuf>,
-    /// Count only the very pair as right, not others with the same caption
-    #[arg(long)]
-    pub strict_pairs: bool,
-    #[arg(long, default_value_t = 64)]
-    pub batch_size: usize,
-    /// Write the results to this file as JSON too
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

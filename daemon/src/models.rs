@@ -93,7 +93,8 @@ fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
 pub(crate) fn read(args: &ModelArgs) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
     let path = resolve(args)?;
     set_threads(args.run_on.threads);
-    let weights = if args.ema { Weights::read_average(&path)? } else { Weights::read(&path, None)? };
+    let config = args.model_config.as_deref().map(ModelConfig::named_or_file).transpose()?;
+    let weights = if args.ema { Weights::read_average(&path)? } else { Weights::read(&path, config.as_ref())? };
     let tokenizer = tokenizer(weights.tokenizer_path().as_deref(), &weights.config)?;
     Ok((weights, tokenizer))
 }

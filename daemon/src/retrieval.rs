@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use diptych_trainer::TrainerError;
-use diptych_trainer::evaluate::{Retrieval, Rows, retrieval};
+use diptych_trainer::evaluate::{RECALL_AT, Ranks, Retrieval, Rows, Unit, retrieval, retrieval_ranks};
 
 use crate::encode::Encoded;
 
@@ -18,6 +18,44 @@ pub(crate) fn pair_retrieval(encoded: &Encoded, dimension: usize, strict: bool) 
         .map(|(row, caption)| if strict { row as u64 } else { *numbers.entry(caption.as_str()).or_insert(row as u64) })
         .collect();
     retrieval(Rows { values: &encoded.images, dimension }, &groups, Rows { values: &encoded.texts, dimension }, &groups)
+}
+
+/// Images with any number of captions each.
+#[derive(Debug, Default)]
+pub(crate) struct CaptionedImages {
+    /// [N, D].
+    pub(crate) images: Vec<f32>,
+    /// [M, D].
+    pub(crate) texts: Vec<f32>,
+    /// The row of the first pair of each image, [N].
+    pub(crate) first_rows: Vec<usize>,
+    /// The image of each text, [M].
+    pub(crate) image_of_text: Vec<usize>,
+    /// What counts as right is what has the same group.
+    pub(crate) image_groups: Vec<u64>,
+    pub(crate) text_groups: Vec<u64>,
+}
+
+impl CaptionedImages {
+    pub(crate) fn ranks(&self, dimension: usize) -> Result<Ranks, TrainerError> {
+        let (images, texts) = (Rows { values: &self.images, dimension }, Rows { values: &self.texts, dimension });
+        retrieval_ranks(images, &self.image_groups, texts, &self.text_groups)
+    }
+
+    /// For each of [`RECALL_AT`], what each image brings to the recall of texts by images, then to that of images by texts.
+    pub(crate) fn units(&self, ranks: &Ranks) -> Vec<Vec<Unit>> {
+        let within = |rank: Option<u32>, k: usize| rank.is_some_and(|rank| rank as usize <= k);
+        let of_images = RECALL_AT.map(|k| ranks.image_to_text.iter().map(|rank| Unit::from(within(*rank, k))).collect());
+        let of_texts = RECALL_AT.map(|k| {
+            let mut units = vec![Unit { hits: 0.0, of: 0.0 }; self.image_groups.len()];
+            for (image, rank) in self.image_of_text.iter().zip(&ranks.text_to_image) {
+                units[*image].of += 1.0;
+                units[*image].hits += f64::from(u8::from(within(*rank, k)));
+            }
+            units
+        });
+        of_images.into_iter().chain(of_texts).collect()
+    }
 }
 
 /// Different captions among pairs.

@@ -39,6 +39,11 @@ impl Encoder {
         self.model.config().embed_dim as usize
     }
 
+    /// What cosines are multiplied by before a softmax: exp of the learned parameter.
+    pub fn logit_scale(&self) -> Result<f64, TrainerError> {
+        Ok(self.model.logit_scale().f_exp()?.f_double_value(&[])?)
+    }
+
     /// Hash over configuration and weights: names the producer of embeddings, whatever format the weights came in.
     pub fn hash(&self) -> Result<ContentHash, TrainerError> {
         weights::hash(self.model.config(), self.model.parameters())

@@ -351,8 +351,8 @@ mod tests {
         let specs = parameters(config);
         let total: i64 = specs.iter().map(ParameterSpec::numel).sum();
         assert_eq!(Some(total), expected[name]["parameters"].as_i64(), "{name}");
-        let lines: String = specs.iter().map(|spec| format!("{} {:?}\n", spec.name, spec.shape)).collect();
-        let hash = diptych_schemas::ContentHash::of(lines.as_bytes()).to_string();
+        let lines: Vec<String> = specs.iter().map(|spec| format!("{} {:?}\n", spec.name, spec.shape)).collect();
+        let hash = diptych_schemas::ContentHash::of(lines.concat().as_bytes()).to_string();
         assert_eq!(Some(hash.as_str()), expected[name]["sha256"].as_str(), "{name}");
     }
 

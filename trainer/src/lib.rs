@@ -30,6 +30,7 @@ mod schedule;
 mod shim;
 mod step;
 mod tensor_file;
+mod torch_file;
 mod trainer;
 mod upload;
 mod weights;

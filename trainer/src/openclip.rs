@@ -7,11 +7,13 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::config::{ModelConfig, Trunk};
-use crate::weights::{Origin, Weights, publish_folder, write_text};
+use crate::weights::{Origin, Weights, publish_folder, read_first, write_text};
 use crate::{TrainerError, tensor_file};
 
 pub(crate) const CONFIG_FILE: &str = "open_clip_config.json";
-pub(crate) const WEIGHTS_FILE: &str = "open_clip_model.safetensors";
+const WEIGHTS_FILE: &str = "open_clip_model.safetensors";
+/// In the order in which they are looked for.
+pub(crate) const WEIGHTS_FILES: [&str; 2] = [WEIGHTS_FILE, "open_clip_pytorch_model.bin"];
 
 /// Writes the folder, whole or not at all. `tokenizer_json` is left beside it, so that the folder says which tokens it wants.
 pub fn export_openclip(weights: &Weights, tokenizer_json: &str, folder: &Path) -> Result<(), TrainerError> {
@@ -40,5 +42,5 @@ pub fn export_openclip(weights: &Weights, tokenizer_json: &str, folder: &Path) -
 pub(crate) fn import(folder: &Path) -> Result<Weights, TrainerError> {
     let path = folder.join(CONFIG_FILE);
     let config = ModelConfig::read(&path)?;
-    Weights::from_named(folder, Origin::OpenClipFolder, config, tensor_file::read(&folder.join(WEIGHTS_FILE))?)
+    Weights::from_named(folder, Origin::OpenClipFolder, config, read_first(folder, &WEIGHTS_FILES)?)
 }

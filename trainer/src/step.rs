@@ -66,7 +66,9 @@ pub(crate) fn update(
     shim::clear_gradients(model.parameters())?;
     let gradient_scale = scaler.as_ref().map_or(1.0, |scaler| scaler.scale);
     let loss = backward(model, objective, inputs, rates.towers, gradient_scale)?;
-    let gradients: Vec<Tensor> = model.learning().map(Tensor::f_grad).collect::<Result<_, _>>()?;
+    // A gradient of zeros leaves what is not trained, and not decayed, as it is.
+    let gradient = |p: &Tensor| if p.requires_grad() { p.f_grad() } else { p.f_zeros_like() };
+    let gradients: Vec<Tensor> = model.parameters().iter().map(gradient).collect::<Result<_, _>>()?;
 
     let norm = shim::total_norm(&gradients)?;
     let unusable = unusable(&loss, &norm)?;
@@ -141,7 +143,8 @@ pub(crate) fn backward(
     };
     if gradient_scale != 1.0 {
         // A power of two: exact. The scalars' gradients come from the loss, which is not scaled.
-        let scaled: Vec<Tensor> = model.learning_in_towers().map(Tensor::f_grad).collect::<Result<_, _>>()?;
+        let trained = model.tower_parameters().filter(|parameter| parameter.requires_grad());
+        let scaled: Vec<Tensor> = trained.map(Tensor::f_grad).collect::<Result<_, _>>()?;
         let factor = Tensor::f_from_slice(&[gradient_scale.recip() as f32])?.f_squeeze()?.f_to_device(model.device())?;
         shim::scale(&scaled, &factor)?;
     }

@@ -90,6 +90,15 @@ impl Trainer {
     ///
     /// Lets libtorch take only deterministic algorithms, in the whole process.
     pub fn new(spec: &TrainerSpec) -> Result<Self, TrainerError> {
+        if spec.model.vision.patch_dropout > 0.0 {
+            return Err(TrainerError::Config {
+                place: "the model to be trained".into(),
+                message: format!(
+                    "vision_cfg.patch_dropout = {} is not supported yet in training",
+                    spec.model.vision.patch_dropout
+                ),
+            });
+        }
         shim::deterministic(true)?;
         let train = &spec.train;
         let model = Clip::random(&spec.model.for_loss(spec.objective.loss), spec.seed, spec.device.0)?;

@@ -1,5 +1,5 @@
 //! Weights on their way from one format to another: read from a checkpoint, an OpenCLIP folder or file, or a Hugging Face
-//! folder, recognised by what is in it.
+//! folder, recognised by what is in it. Where a folder has safetensors and a torch file, the safetensors are read.
 //!
 //! Invariant: what comes out of here has every tensor of its configuration, in the layout's order and shape, f32, and was
 //! made for the activation, pooling and pixels that this trainer computes. Anything else was refused by name.
@@ -14,13 +14,14 @@ use tch::{Kind, Tensor};
 use crate::checkpoint::{self, AVERAGE_FILE, CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE};
 use crate::config::ModelConfig;
 use crate::layout;
-use crate::{TrainerError, hf, openclip, shim, tensor_file};
+use crate::{TrainerError, hf, openclip, shim, tensor_file, torch_file};
 
 /// Where weights came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     Checkpoint,
     OpenClipFolder,
+    /// A state dict under OpenCLIP's names, or a training checkpoint with one.
     OpenClipFile,
     HuggingFaceFolder,
 }
@@ -30,7 +31,7 @@ impl fmt::Display for Origin {
         f.write_str(match self {
             Self::Checkpoint => "a Diptych checkpoint",
             Self::OpenClipFolder => "an OpenCLIP folder",
-            Self::OpenClipFile => "an OpenCLIP safetensors file",
+            Self::OpenClipFile => "an OpenCLIP file of weights",
             Self::HuggingFaceFolder => "a Hugging Face folder",
         })
     }
@@ -46,7 +47,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Reads weights of any format that is known. `config` is for a bare OpenCLIP file, which says nothing of its model, and
+    /// Reads weights of any format that is known. `config` is for a bare OpenCLIP file, which does not name its model, and
     /// is refused where the weights bring their own and it is another.
     pub fn read(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {
         let weights = Self::recognise(path, config)?;
@@ -80,11 +81,11 @@ impl Weights {
             let Some(config) = config else {
                 return Err(TrainerError::weights(
                     path,
-                    "a file of weights does not say which model they are of: name its configuration (a built-in name or a JSON file), \
-                     or give the whole folder",
+                    "a file of weights does not say which model they are of: name its configuration (--model-config, or model.config \
+                     beside model.weights: a built-in name or a JSON file), or give the whole folder",
                 ));
             };
-            return Self::from_named(path, Origin::OpenClipFile, config.clone(), tensor_file::read(path)?);
+            return Self::from_named(path, Origin::OpenClipFile, config.clone(), read_tensors(path)?);
         }
         if !path.exists() {
             return Err(TrainerError::weights(path, "there is no such file or folder"));
@@ -93,21 +94,22 @@ impl Weights {
             checkpoint::verify(path)?;
             return Self::from_checkpoint(path, MODEL_FILE);
         }
-        if has(openclip::CONFIG_FILE) && has(openclip::WEIGHTS_FILE) {
+        let has_any = |names: &[&str]| names.iter().any(|name| has(name));
+        if has(openclip::CONFIG_FILE) && has_any(&openclip::WEIGHTS_FILES) {
             return openclip::import(path);
         }
-        if has(hf::CONFIG_FILE) && has(hf::WEIGHTS_FILE) {
+        if has(hf::CONFIG_FILE) && has_any(&hf::WEIGHTS_FILES) {
             return hf::import(path);
         }
         Err(TrainerError::weights(
             path,
             format!(
                 "not weights of a known format. A checkpoint has {MANIFEST_FILE} and {MODEL_FILE}; an OpenCLIP folder has {} and {}; \
-                 a Hugging Face folder has {} and {}. Weights in .bin or .pt files are not supported yet",
+                 a Hugging Face folder has {} and {} (in one file)",
                 openclip::CONFIG_FILE,
-                openclip::WEIGHTS_FILE,
+                openclip::WEIGHTS_FILES.join(" or "),
                 hf::CONFIG_FILE,
-                hf::WEIGHTS_FILE
+                hf::WEIGHTS_FILES.join(" or ")
             ),
         ))
     }
@@ -160,6 +162,21 @@ impl Weights {
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
         [TOKENIZER_FILE, hf::VOCABULARY_FILE].map(|name| self.path.join(name)).into_iter().find(|path| path.is_file())
     }
+}
+
+/// All tensors of a file, whichever of the known formats it is in: its first bytes say.
+pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
+    use std::io::Read;
+    let mut beginning = Vec::new();
+    let file = std::fs::File::open(path).map_err(TrainerError::io(path))?;
+    file.take(16).read_to_end(&mut beginning).map_err(TrainerError::io(path))?;
+    if torch_file::is_one(&beginning) { torch_file::read(path) } else { tensor_file::read(path) }
+}
+
+/// All tensors of the first of a folder's files that is there.
+pub(crate) fn read_first(folder: &Path, names: &[&str]) -> Result<BTreeMap<String, Tensor>, TrainerError> {
+    let name = names.iter().find(|name| folder.join(name).is_file()).or(names.first());
+    read_tensors(&folder.join(name.copied().unwrap_or_default()))
 }
 
 /// sha256 over configuration and values, in the layout's order.

@@ -5,8 +5,10 @@
 use std::path::{Path, PathBuf};
 
 use diptych_pipeline::{EvalResize, Fit, Interpolation};
+use diptych_schemas::{OptimizerConfig, Precision, TrainLoopConfig};
 use diptych_trainer::{
-    Device, Encoder, ModelConfig, PreprocessConfig, TokenizerFiles, Weights, built_in_names, export_hf, export_openclip,
+    Device, Encoder, ModelConfig, PreprocessConfig, TokenizerFiles, Trainer, TrainerSpec, Weights, built_in_names, export_hf,
+    export_openclip,
 };
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -48,7 +50,9 @@ fn assert_same_tensors(ours: &Path, theirs: &Path) {
     let (ours, theirs) = (std::fs::read(ours).unwrap(), std::fs::read(theirs).unwrap());
     let (ours, theirs) = (SafeTensors::deserialize(&ours).unwrap(), SafeTensors::deserialize(&theirs).unwrap());
     let mut names = [ours.names(), theirs.names()];
-    names.iter_mut().for_each(|names| names.sort_unstable());
+    for names in &mut names {
+        names.sort_unstable();
+    }
     assert_eq!(names[0], names[1]);
     for (name, theirs) in theirs.iter() {
         let ours = ours.tensor(name).unwrap();
@@ -191,6 +195,38 @@ fn fixed_positions_start_as_openclips() {
     let expected = tensor(&data().join("openclip_average.safetensors"), "visual.positional_embedding");
     let difference = (&model.parameters()[at] - expected).abs().max().double_value(&[]);
     assert!(difference < 1e-6, "{difference}");
+}
+
+#[test]
+fn every_kind_of_tower_trains_all_that_is_trained() {
+    let families = OPENCLIP.iter().chain(&HUGGING_FACE);
+    for (name, precision) in families.flat_map(|name| [(name, Precision::Fp32), (name, Precision::Bf16)]) {
+        let mut model = weights(name).config;
+        let refused = model.vision.patch_dropout > 0.0;
+        let spec = |model: &ModelConfig| TrainerSpec {
+            optimizer: OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() },
+            train: TrainLoopConfig { batch_size: 3, micro_batch_size: 2, precision, ..TrainLoopConfig::default() },
+            total_steps: 4,
+            ..TrainerSpec::new(model.clone())
+        };
+        if refused {
+            assert!(error(Trainer::new(&spec(&model)).map(|_| ())).contains("patch_dropout = 0.5"));
+            model.vision.patch_dropout = 0.0;
+        }
+        let mut trainer = Trainer::new(&spec(&model)).unwrap();
+        let before: Vec<Tensor> = trainer.model().parameters().iter().map(|p| p.detach().copy()).collect();
+        let io = data().join(format!("{name}_io.safetensors"));
+        let images = Vec::<f32>::try_from(tensor(&io, "images").flatten(0, -1)).unwrap();
+        let tokens = Vec::<i32>::try_from(tensor(&io, "tokens").flatten(0, -1).to_kind(Kind::Int)).unwrap();
+        let losses: Vec<f64> = (0..4).map(|_| trainer.step_normalised(&images, &tokens).unwrap().loss).collect();
+        assert!(losses.iter().all(|loss| loss.is_finite()), "{name}: {losses:?}");
+        for ((parameter, before), called) in trainer.model().parameters().iter().zip(&before).zip(trainer.model().names()) {
+            // CLIP's loss has no bias.
+            if called != "logit_bias" {
+                assert_eq!(parameter.detach() != *before, parameter.requires_grad(), "{name} {called}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -36,9 +36,13 @@ pub struct ScoreArgs {
     /// Name of the score, and of its column in the table scored. Without it: the KIND
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// For clip: a run of the state folder (RUN or RUN@STEP), or the folder of a checkpoint, an OpenCLIP or a Hugging Face model
-    #[arg(short, long, value_name = "RUN[@STEP]|FOLDER")]
+    /// For clip: a run of the state folder (RUN or RUN@STEP), the folder of a checkpoint, an OpenCLIP or a Hugging Face model, or a
+    /// file of weights
+    #[arg(short, long, value_name = "RUN[@STEP]|FOLDER|FILE")]
     pub model: Option<String>,
+    /// For clip: which model a file of weights is of: a built-in name or a JSON file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub model_config: Option<String>,
     #[command(flatten)]
     pub run_on: RunOnArgs,
     /// For cluster: centroids (.npy of float32, K × D)

@@ -124,7 +124,7 @@ fn model(args: &ScoreArgs) -> anyhow::Result<Option<Model>> {
     if !wanted {
         bail!("--model {model} has nothing to do: only the score clip uses a model");
     }
-    let args = ModelArgs { model, ema: false, run_on: args.run_on.clone() };
+    let args = ModelArgs { model, model_config: args.model_config.clone(), ema: false, run_on: args.run_on.clone() };
     models::load(&args).map(Some)
 }
 

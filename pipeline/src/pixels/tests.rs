@@ -153,9 +153,9 @@ proptest! {
 
 #[test]
 fn every_filter_and_fit_is_openclips() {
+    const SIZE: u32 = 24;
     // Made by pipeline/tests/reference/make_sample_values.py, in this order, with the same pictures.
     let reference = include_bytes!("../../tests/data/resized.rgb");
-    const SIZE: u32 = 24;
     let picture = |width: u32, height: u32| {
         let channel = |x: u32, y: u32, c: u32| (x * x / (5 + c) + y * (3 + 2 * c) + (x * y / 16) % 7 * 20) as u8;
         let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));

@@ -7,6 +7,7 @@ mod crash;
 mod curation;
 mod dedup;
 mod download;
+mod eval;
 mod evaluation;
 mod formats;
 mod guards;

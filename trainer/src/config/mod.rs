@@ -41,6 +41,7 @@ pub struct ModelConfig {
 
 /// The image tower.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of OpenCLIP's that is on or off, independent of the others")]
 pub struct VisionConfig {
     pub trunk: Trunk,
     /// H = W, in pixels.

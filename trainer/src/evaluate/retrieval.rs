@@ -210,6 +210,7 @@ fn better(a: (f32, u32), b: (f32, u32)) -> (f32, u32) {
     if a.0 > b.0 || (a.0 == b.0 && a.1 < b.1) { a } else { b }
 }
 
+#[expect(clippy::needless_bitwise_bool, reason = "without branches the loop becomes vector instructions")]
 fn count_before(
     images: &mut Side<'_>,
     rows: std::ops::Range<usize>,

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 use crate::config::{ModelConfig, PreprocessConfig, Trunk};
-use crate::weights::{Origin, Weights, publish_folder, read_json, write_text};
+use crate::weights::{Origin, Weights, publish_folder, read_first, read_json, write_text};
 use crate::{TrainerError, tensor_file};
 
 use rename::Rename;
@@ -29,7 +29,9 @@ pub use tokenizer::TokenizerFiles;
 pub(crate) use tokenizer::VOCABULARY_FILE;
 
 pub(crate) const CONFIG_FILE: &str = "config.json";
-pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
+const WEIGHTS_FILE: &str = "model.safetensors";
+/// In the order in which they are looked for.
+pub(crate) const WEIGHTS_FILES: [&str; 2] = [WEIGHTS_FILE, "pytorch_model.bin"];
 const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
 /// The families of models.
@@ -129,7 +131,7 @@ const IGNORED: [&str; 3] =
 
 pub(crate) fn import(folder: &Path) -> Result<Weights, TrainerError> {
     let (family, config) = read_config(folder)?;
-    let mut theirs: BTreeMap<String, Tensor> = tensor_file::read(&folder.join(WEIGHTS_FILE))?;
+    let mut theirs: BTreeMap<String, Tensor> = read_first(folder, &WEIGHTS_FILES)?;
     for name in IGNORED {
         theirs.remove(name);
     }

@@ -5,7 +5,7 @@
 use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{LayerNorm, Linear, Mlp, attend, split_heads};
+use super::block::{LayerNorm, Linear, Mlp, attend, project, split_heads};
 use crate::TrainerError;
 use crate::config::ModelConfig;
 
@@ -72,7 +72,7 @@ impl BertTower {
         for layer in &self.layers {
             x = layer.forward(&x, &mask)?;
         }
-        Ok(x.f_select(1, 0)?.f_to_kind(self.projection.kind())?.f_linear::<Tensor>(&self.projection, None)?)
+        project(&x.f_select(1, 0)?, &self.projection.f_transpose(0, 1)?)
     }
 }
 

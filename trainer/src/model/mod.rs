@@ -107,15 +107,9 @@ impl Clip {
         &self.parameters
     }
 
-    /// All parameters but fixed tables.
-    pub(crate) fn learning(&self) -> impl Iterator<Item = &Tensor> {
-        self.parameters.iter().filter(|parameter| parameter.requires_grad())
-    }
-
-    /// What learns of the towers: all but fixed tables and the scalars of the loss.
-    pub(crate) fn learning_in_towers(&self) -> impl Iterator<Item = &Tensor> {
-        let in_towers = self.names.iter().zip(&self.parameters).filter(|(name, _)| !name.starts_with("logit_"));
-        in_towers.map(|(_, parameter)| parameter).filter(|parameter| parameter.requires_grad())
+    /// All parameters but the scalars of the loss.
+    pub(crate) fn tower_parameters(&self) -> impl Iterator<Item = &Tensor> {
+        self.names.iter().zip(&self.parameters).filter(|(name, _)| !name.starts_with("logit_")).map(|(_, parameter)| parameter)
     }
 
     pub fn device(&self) -> Device {

@@ -1,0 +1,101 @@
+//! What `diptych eval` can be asked for.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::ModelArgs;
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Dataset folder, as `diptych ingest` makes it, or a URL of one
+    #[arg(short, long, value_name = "FOLDER", required_unless_present = "benchmark")]
+    pub dataset: Option<PathBuf>,
+    /// Held-out pairs, as `diptych select` makes them
+    #[arg(short, long, value_name = "FILE", required_unless_present = "benchmark")]
+    pub selection: Option<PathBuf>,
+    /// A folder in CLIP_benchmark's layout (test/0.tar, classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt):
+    /// dataset, classes, prompts and labels in one. Its pairs are kept in the state folder, so that a second evaluation reads them
+    /// from there
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dataset", "selection", "classes", "label_column", "templates", "train_selection"])]
+    pub benchmark: Option<PathBuf>,
+    /// What to measure; may be repeated. Without it: retrieval, and with classes zero-shot too; of a benchmark folder what it is for
+    #[arg(long = "task", value_enum, value_name = "TASK")]
+    pub tasks: Vec<EvalTask>,
+    /// Class names, one a line: adds zero-shot classification
+    #[arg(long, requires = "label_column")]
+    pub classes: Option<PathBuf>,
+    /// Column of meta with the true class: its name, or its line number in --classes from 0
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+    /// Prompts, one a line, with {} or {c} for the class name. Without it: the class name alone
+    #[arg(long, requires = "classes")]
+    pub templates: Option<PathBuf>,
+    /// Labelled pairs of the same dataset to learn from: for linear-probe, knn and few-shot
+    #[arg(long, value_name = "FILE", requires = "classes")]
+    pub train_selection: Option<PathBuf>,
+    /// Columns of meta with further captions of the image: one text, or a JSON list of them
+    #[arg(long = "more-captions", value_name = "NAME", value_delimiter = ',')]
+    pub more_captions: Vec<String>,
+    /// Count only the very pair as right, not others with the same caption
+    #[arg(long)]
+    pub strict_pairs: bool,
+    /// Another model to compare with on the same pairs: paired differences with intervals, McNemar's test for classes
+    #[arg(long, value_name = "RUN[@STEP]|FOLDER")]
+    pub compare: Option<String>,
+    /// Column of meta whose values make groups: accuracy, or R@1, of each
+    #[arg(long, value_name = "NAME")]
+    pub group_by: Option<String>,
+    /// Neighbours that vote
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub k: usize,
+    /// A neighbour's vote weighs exp(cosine / this), as DINO's; 0: one vote each
+    #[arg(long, default_value_t = 0.07, value_name = "T")]
+    pub knn_temperature: f64,
+    /// scikit-learn's C of linear probes. Without it: linear-probe sweeps it on a fifth of the training pairs, as CLIP's paper
+    /// does, and few-shot takes 0.316
+    #[arg(long, value_name = "C")]
+    pub probe_c: Option<f64>,
+    /// Training images a class for few-shot
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16], value_name = "N,…")]
+    pub shots: Vec<usize>,
+    /// Seed of few-shot draws, validation splits and resamples
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Resamples of the images for 95% intervals; 0: no intervals
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub resamples: usize,
+    #[arg(long, default_value_t = 64)]
+    pub batch_size: usize,
+    /// Write the results to this file as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the results as another tool's files too
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub output_format: Option<ResultFormat>,
+    /// Folder of these files
+    #[arg(long, default_value = ".", value_name = "FOLDER", requires = "output_format")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EvalTask {
+    /// Which text an image finds, and which image a text: R@1, R@5, R@10, median rank
+    Retrieval,
+    /// The class whose prompts are nearest
+    ZeroShot,
+    /// Logistic regression on the embeddings of --train-selection
+    LinearProbe,
+    /// The classes of the nearest images of --train-selection
+    Knn,
+    /// Logistic regression on a few images a class, the mean of three draws
+    FewShot,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ResultFormat {
+    /// One JSON file a task, named as CLIP_benchmark names them; its `build` makes a table of them
+    ClipBenchmark,
+}

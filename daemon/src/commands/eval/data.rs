@@ -1,0 +1,235 @@
+//! What is evaluated: pairs, their classes, groups and further captions; read before the model, so that what is wrong is said
+//! at once.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use arrow::array::{Array, AsArray};
+use diptych_pipeline::sql::query;
+use diptych_pipeline::{Selection, choose};
+use diptych_schemas::{Uid, column};
+
+use super::benchmark::Benchmark;
+use crate::classification::Classification;
+use crate::cli::{EvalArgs, EvalTask};
+use crate::commands::sql::with_session;
+use crate::encode::Encoded;
+use crate::models::Model;
+use crate::retrieval::CaptionedImages;
+
+/// Everything but the model.
+pub(super) struct EvalData {
+    /// In results: the selection's or the benchmark's name.
+    pub(super) name: String,
+    pub(super) dataset: PathBuf,
+    pub(super) selection: Selection,
+    pub(super) classification: Option<Classification>,
+    /// To learn from, with its classes.
+    pub(super) train: Option<Train>,
+    pub(super) groups: Option<HashMap<Uid, String>>,
+    images: Images,
+    pub(super) tasks: Vec<EvalTask>,
+}
+
+pub(super) struct Train {
+    pub(super) dataset: PathBuf,
+    pub(super) selection: Selection,
+    pub(super) classification: Classification,
+}
+
+/// Which pairs are of one image, and further captions.
+#[derive(Default)]
+struct Images {
+    sha256: HashMap<Uid, Vec<u8>>,
+    captions: HashMap<Uid, Vec<String>>,
+    /// A caption's lines are captions of their own: CLIP_benchmark's `.txt`.
+    by_line: bool,
+}
+
+impl EvalData {
+    pub(super) fn read(args: &EvalArgs) -> anyhow::Result<Self> {
+        let mut data = match (&args.benchmark, &args.dataset, &args.selection) {
+            (Some(folder), ..) => Self::of_benchmark(folder, args)?,
+            (None, Some(dataset), Some(selection)) => Self::of_selection(dataset, selection, args)?,
+            // clap asks for one or the other.
+            _ => bail!("--dataset with --selection, or --benchmark"),
+        };
+        for task in &data.tasks {
+            let learns = matches!(task, EvalTask::LinearProbe | EvalTask::Knn | EvalTask::FewShot);
+            if *task != EvalTask::Retrieval && data.classification.is_none() {
+                bail!("{task:?} wants classes: give --classes and --label-column, or --benchmark with classnames.txt");
+            }
+            if learns && data.train.is_none() {
+                bail!("{task:?} wants labelled pairs to learn from: give --train-selection, or a benchmark with a folder train");
+            }
+        }
+        if data.tasks.contains(&EvalTask::Retrieval) && data.dataset.is_dir() {
+            let by_line = data.images.by_line;
+            data.images = Images { by_line, ..Images::read(&data.dataset, &data.selection, &args.more_captions)? };
+        } else if !args.more_captions.is_empty() {
+            bail!("--more-captions is for retrieval in a dataset that is a folder on this machine");
+        }
+        if let Some(name) = &args.group_by {
+            data.groups = Some(column_texts(&data.dataset, &data.selection, name).context("--group-by")?);
+        }
+        Ok(data)
+    }
+
+    fn of_selection(dataset: &Path, selection: &Path, args: &EvalArgs) -> anyhow::Result<Self> {
+        let classification = || match (&args.classes, &args.label_column) {
+            (Some(classes), Some(label)) => Classification::read(dataset, classes, label, args.templates.as_deref()).map(Some),
+            _ => Ok(None),
+        };
+        let train = match (&args.train_selection, classification()?) {
+            (Some(path), Some(classification)) => {
+                Some(Train { dataset: dataset.to_owned(), selection: Selection::read(path)?, classification })
+            }
+            _ => None,
+        };
+        let mut tasks = args.tasks.clone();
+        if tasks.is_empty() {
+            tasks.extend(args.classes.is_some().then_some(EvalTask::ZeroShot));
+            tasks.push(EvalTask::Retrieval);
+        }
+        Ok(Self {
+            name: selection.file_stem().map_or_else(|| "selection".into(), |stem| stem.to_string_lossy().into_owned()),
+            dataset: dataset.to_owned(),
+            selection: Selection::read(selection)?,
+            classification: classification()?,
+            train,
+            groups: None,
+            images: Images::default(),
+            tasks,
+        })
+    }
+
+    fn of_benchmark(folder: &Path, args: &EvalArgs) -> anyhow::Result<Self> {
+        let benchmark = Benchmark::read(folder)?;
+        let state = &args.model.run_on.state;
+        let Some(dataset) = benchmark.split("test", state)? else {
+            bail!(
+                "{}: there is no folder test with tars in it; CLIP_benchmark's layout has test/0.tar, test/1.tar, …",
+                folder.display()
+            );
+        };
+        let classification = |dataset: &Path| {
+            let templates = benchmark.templates();
+            Classification::read(dataset, &benchmark.class_names(), Benchmark::label_column(), templates.as_deref())
+        };
+        let learns = args.tasks.iter().any(|task| matches!(task, EvalTask::LinearProbe | EvalTask::Knn | EvalTask::FewShot));
+        let train = match learns.then(|| benchmark.split("train", state)).transpose()?.flatten() {
+            Some(dataset) if !benchmark.is_retrieval => {
+                Some(Train { selection: all_of(&dataset)?, classification: classification(&dataset)?, dataset })
+            }
+            _ => None,
+        };
+        let by_default = if benchmark.is_retrieval { EvalTask::Retrieval } else { EvalTask::ZeroShot };
+        Ok(Self {
+            name: benchmark.name.clone(),
+            selection: all_of(&dataset)?,
+            classification: (!benchmark.is_retrieval).then(|| classification(&dataset)).transpose()?,
+            train,
+            groups: None,
+            images: Images { by_line: true, ..Images::default() },
+            tasks: if args.tasks.is_empty() { vec![by_default] } else { args.tasks.clone() },
+            dataset,
+        })
+    }
+
+    /// Images with all their captions: pairs of equal image files are one image. Where an image has several, its own captions
+    /// are right; where none has, pairs with the same caption are right for each other, unless `strict`.
+    pub(super) fn captioned(&self, model: &Model, encoded: &Encoded, strict: bool) -> anyhow::Result<CaptionedImages> {
+        let dimension = model.encoder.dimension();
+        let mut found = CaptionedImages::default();
+        let mut number_of = HashMap::new();
+        let mut captions: Vec<String> = Vec::new();
+        for (row, (uid, caption)) in encoded.uids.iter().zip(&encoded.captions).enumerate() {
+            let sha256 = self.images.sha256.get(uid).cloned().unwrap_or_else(|| uid.0.to_vec());
+            let next = number_of.len();
+            let image = *number_of.entry(sha256).or_insert(next);
+            if image == next {
+                found.first_rows.push(row);
+                found.images.extend_from_slice(&encoded.images[row * dimension..][..dimension]);
+            }
+            let lines = caption.lines().map(str::trim).filter(|line| !line.is_empty());
+            let own: Vec<String> = if self.images.by_line { lines.map(str::to_owned).collect() } else { vec![caption.clone()] };
+            for text in own.into_iter().chain(self.images.captions.get(uid).cloned().unwrap_or_default()) {
+                captions.push(text);
+                found.image_of_text.push(image);
+            }
+        }
+        let plain = captions == encoded.captions;
+        found.texts = if plain { encoded.texts.clone() } else { model.encode_texts(&captions)? };
+        let one_each = found.image_of_text.len() == number_of.len();
+        let mut groups = HashMap::new();
+        found.text_groups = captions
+            .iter()
+            .zip(&found.image_of_text)
+            .map(|(caption, image)| {
+                let image = *image as u64;
+                if strict || !one_each { image } else { *groups.entry(caption.as_str()).or_insert(image) }
+            })
+            .collect();
+        // With one caption each, text n is image n's.
+        found.image_groups = if one_each { found.text_groups.clone() } else { (0..number_of.len() as u64).collect() };
+        Ok(found)
+    }
+}
+
+fn all_of(dataset: &Path) -> anyhow::Result<Selection> {
+    with_session(Some(dataset), None, async |context| Ok(choose(&context, "SELECT uid FROM meta").await?))
+}
+
+impl Images {
+    fn read(dataset: &Path, selection: &Selection, more: &[String]) -> anyhow::Result<Self> {
+        let mut found = Self { sha256: sha256_of(dataset, selection)?, ..Self::default() };
+        for name in more {
+            for (uid, text) in column_texts(dataset, selection, name).context("--more-captions")? {
+                let list = serde_json::from_str::<Vec<String>>(&text).unwrap_or_else(|_| vec![text]);
+                let list = list.into_iter().filter(|text| !text.trim().is_empty());
+                found.captions.entry(uid).or_default().extend(list);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn sha256_of(dataset: &Path, selection: &Selection) -> anyhow::Result<HashMap<Uid, Vec<u8>>> {
+    let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
+    with_session(Some(dataset), None, async |context| {
+        let mut found = HashMap::with_capacity(wanted.len());
+        let mut rows = query(&context, &format!("SELECT {}, {} FROM meta", column::UID, column::SHA256)).await?;
+        while let Some(batch) = rows.next().await? {
+            let (uids, hashes) = (batch.column(0).as_fixed_size_binary(), batch.column(1).as_fixed_size_binary());
+            for row in 0..batch.num_rows() {
+                let uid = Uid::try_from(uids.value(row))?;
+                if wanted.contains(&uid) {
+                    found.insert(uid, hashes.value(row).to_vec());
+                }
+            }
+        }
+        Ok(found)
+    })
+}
+
+/// The texts of a column, of the selection's pairs that have one.
+fn column_texts(dataset: &Path, selection: &Selection, name: &str) -> anyhow::Result<HashMap<Uid, String>> {
+    let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
+    let quoted = name.replace('"', "\"\"");
+    let sql = format!("SELECT {}, CAST(\"{quoted}\" AS VARCHAR) FROM meta WHERE \"{quoted}\" IS NOT NULL", column::UID);
+    with_session(Some(dataset), None, async |context| {
+        let mut found = HashMap::with_capacity(wanted.len());
+        let mut rows = query(&context, &sql).await.with_context(|| format!("the column {name}"))?;
+        while let Some(batch) = rows.next().await? {
+            let (uids, texts) = (batch.column(0).as_fixed_size_binary(), batch.column(1).as_string::<i32>());
+            for row in (0..batch.num_rows()).filter(|row| !texts.is_null(*row)) {
+                let uid = Uid::try_from(uids.value(row))?;
+                if wanted.contains(&uid) {
+                    found.insert(uid, texts.value(row).to_owned());
+                }
+            }
+        }
+        Ok(found)
+    })
+}

@@ -1,0 +1,207 @@
+//! `diptych eval`: every task, two models beside each other, groups, and CLIP_benchmark's layout and result files.
+
+use diptych_tests::{TINY_MODEL, Work, pairs, tiny_config};
+use serde_json::Value;
+
+/// A model of one step's training, on plain colours: 64 images, a caption each, eight to a colour.
+fn coloured() -> Work {
+    let work = Work::new();
+    let mut members = Vec::new();
+    for n in 0..64_u8 {
+        members.push((format!("{n:02}.jpg"), picture(n)));
+        members.push((format!("{n:02}.txt"), format!("shade {n} of {}", NAMES[usize::from(n % 8)]).into_bytes()));
+        members.push((
+            format!("{n:02}.json"),
+            format!(r#"{{"colour": "{}", "half": "{}"}}"#, NAMES[usize::from(n % 8)], n % 2).into_bytes(),
+        ));
+    }
+    let members: Vec<(&str, Vec<u8>)> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    work.write("pairs.tar", pairs::tar(&members));
+    work.diptych(&["ingest", "pairs.tar", "--dataset", "data"]).ok();
+    let select = |sql: &str, output: &str| work.diptych(&["select", sql, "--dataset", "data", "--output", output]).ok();
+    select("SELECT uid FROM meta", "train.parquet");
+    select("SELECT uid FROM meta WHERE key < '40'", "first.parquet");
+    select("SELECT uid FROM meta WHERE key >= '40'", "second.parquet");
+    work.write("tiny.json", TINY_MODEL);
+    work.write("run.toml", tiny_config("run", 2, "[checkpoint]\nevery_epochs = 1\n"));
+    work.diptych(&["train", "run.toml", "--no-progress"]).ok();
+    work.write("colours.txt", NAMES.join("\n"));
+    work.write("templates.txt", "a {c} thing\nsomething {}\n");
+    work
+}
+
+const NAMES: [&str; 8] = ["black", "red", "green", "blue", "yellow", "cyan", "magenta", "white"];
+
+/// The n-th image: one of eight colours, a little lighter or darker.
+fn picture(n: u8) -> Vec<u8> {
+    let bit = |at: u8| if ((n % 8) >> at) & 1 == 1 { 255 - n } else { n };
+    pairs::jpeg(64, 64, [bit(0), bit(1), bit(2)])
+}
+
+fn json(work: &Work, name: &str) -> Value {
+    serde_json::from_str(&work.read(name)).unwrap()
+}
+
+#[test]
+fn every_task_has_figures_intervals_groups_and_a_comparison() {
+    let work = coloured();
+    let run = |more: &[&str]| {
+        let call = [
+            "eval",
+            "--model",
+            "run",
+            "--dataset",
+            "data",
+            "--selection",
+            "second.parquet",
+            "--classes",
+            "colours.txt",
+            "--label-column",
+            "colour",
+            "--templates",
+            "templates.txt",
+            "--train-selection",
+            "first.parquet",
+        ];
+        work.diptych(&[&call[..], more].concat())
+    };
+    let tasks = ["--task", "retrieval", "--task", "zero-shot", "--task", "knn", "--task", "linear-probe", "--task", "few-shot"];
+    let rest = ["--shots", "1,4", "--k", "3", "--group-by", "half", "--compare", "run@4", "--json", "e.json"];
+    let files = ["--output-format", "clip-benchmark", "--output", "files"];
+    run(&[&tasks[..], &rest, &files].concat()).ok();
+    let found = json(&work, "e.json");
+    for task in ["zero_shot", "knn", "linear_probe", "few_shot_1", "few_shot_4"] {
+        let found = &found[task];
+        let number = |name: &str| found[name].as_f64().unwrap();
+        let (low, high) = (found["top1_interval"][0].as_f64().unwrap(), found["top1_interval"][1].as_f64().unwrap());
+        assert!(low <= number("top1") && number("top1") <= high && high <= 1.0, "{task}: {found}");
+        assert!(number("top5") >= number("top1"), "{task}");
+        // The whole is the mean of two groups of 12, and of eight classes of 3.
+        let parts = |list: &str, part: &str| -> Vec<f64> {
+            found[list].as_array().unwrap().iter().map(|of| of[part].as_f64().unwrap()).collect()
+        };
+        let groups = parts("groups", "part");
+        assert_eq!(groups.len(), 2);
+        assert!((groups.iter().sum::<f64>() / 2.0 - number("top1")).abs() < 1e-9, "{task}");
+        assert!((parts("per_class", "recall").iter().sum::<f64>() / 8.0 - number("top1")).abs() < 1e-9, "{task}");
+        let bins = found["calibration"]["bins"].as_array().unwrap();
+        assert_eq!(bins.iter().map(|bin| bin["images"].as_u64().unwrap()).sum::<u64>(), 24, "{task}");
+        let compared = &found["compared"];
+        let only = |name: &str| compared[name].as_f64().unwrap();
+        let difference = compared["difference"].as_f64().unwrap();
+        assert!((difference - (only("only_here_right") - only("only_there_right")) / 24.0).abs() < 1e-9, "{task}: {compared}");
+    }
+    assert_eq!(found["retrieval"]["texts"], 24);
+    assert!(found["geometry"]["images"]["effective_rank"].as_f64().unwrap() >= 1.0);
+    // In SQL, at the checkpoint's step, beside what training recorded there.
+    let state = ["--state", "state"];
+    let top1 = work.sql(&state, "SELECT value FROM metrics WHERE name = 'eval/second/zero_shot/top1' AND step = 8");
+    assert_eq!(top1.parse::<f64>().unwrap(), found["zero_shot"]["top1"].as_f64().unwrap());
+    assert_eq!(work.sql(&state, "SELECT count(*) FROM metrics WHERE name = 'loss' AND step = 8"), "1");
+    // CLIP_benchmark's names: {dataset}_{pretrained}_{model}_{language}_{task}.json.
+    let file = json(&work, "files/second_step-000000008_run_en_zeroshot_classification.json");
+    assert_eq!(file["metrics"]["acc1"], found["zero_shot"]["top1"]);
+    let file = json(&work, "files/second_step-000000008_run_en_zeroshot_retrieval.json");
+    assert_eq!(file["metrics"]["text_retrieval_recall@5"], found["retrieval"]["image_to_text"][1]);
+
+    // A model beside itself differs by nothing.
+    run(&["--task", "knn", "--compare", "run", "--json", "same.json"]).ok();
+    let same = &json(&work, "same.json")["knn"]["compared"];
+    assert_eq!((same["difference"].as_f64(), same["mcnemar_p"].as_f64()), (Some(0.0), Some(1.0)));
+    run(&["--task", "few-shot", "--shots", "6"]).fails_with(&["black", "5", "6"]);
+}
+
+#[test]
+fn clip_benchmarks_classification_layout_is_what_the_dataset_gives() {
+    let work = coloured();
+    let split = |range: std::ops::Range<u8>, path: &str| {
+        let members: Vec<_> = range
+            .flat_map(|n| [(format!("{n:02}.jpg"), picture(n)), (format!("{n:02}.cls"), (n % 8).to_string().into_bytes())])
+            .collect();
+        let members: Vec<(&str, Vec<u8>)> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+        work.write(path, pairs::tar(&members));
+    };
+    split(0..40, "colours/train/0.tar");
+    split(40..52, "colours/test/0.tar");
+    split(52..64, "colours/test/1.tar");
+    work.write("colours/classnames.txt", NAMES.join("\n"));
+    work.write("colours/zeroshot_classification_templates.txt", "a {c} thing\nsomething {c}\n");
+    let tasks = ["--task", "zero-shot", "--task", "knn", "--k", "3"];
+    let benchmark = ["eval", "--model", "run", "--benchmark", "colours", "--json", "benchmark.json"];
+    let files = ["--output-format", "clip-benchmark"];
+    work.diptych(&[&benchmark[..], &tasks, &files].concat()).ok();
+    let dataset = [
+        "eval",
+        "--model",
+        "run",
+        "--dataset",
+        "data",
+        "--selection",
+        "second.parquet",
+        "--classes",
+        "colours.txt",
+        "--label-column",
+        "colour",
+        "--templates",
+        "templates.txt",
+        "--train-selection",
+        "first.parquet",
+        "--json",
+        "data.json",
+    ];
+    work.diptych(&[&dataset[..], &tasks].concat()).ok();
+    let (benchmark, dataset) = (json(&work, "benchmark.json"), json(&work, "data.json"));
+    for task in ["zero_shot", "knn"] {
+        assert_eq!(benchmark[task]["per_class"], dataset[task]["per_class"], "{task}");
+        assert_eq!(benchmark[task]["images"], 24);
+    }
+    assert_eq!(json(&work, "colours_step-000000008_run_en_zeroshot_classification.json")["dataset"], "wds/colours");
+
+    work.write("colours/dataset_type.txt", "multilabel\n");
+    work.diptych(&["eval", "--model", "run", "--benchmark", "colours"]).fails_with(&["multilabel"]);
+    work.diptych(&["eval", "--model", "run", "--benchmark", "nothing"]).fails_with(&["nothing", "test"]);
+}
+
+#[test]
+fn several_captions_are_the_same_as_lines_as_rows_and_as_a_column() {
+    let work = coloured();
+    let captions =
+        |n: u8| [format!("shade {n}"), format!("number {n} of a row"), format!("a {} square", NAMES[usize::from(n % 8)])];
+    let tar = |path: &str, members: Vec<(String, Vec<u8>)>| {
+        let members: Vec<(&str, Vec<u8>)> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+        work.write(path, pairs::tar(&members));
+    };
+    let with = |text: &dyn Fn(u8) -> (&'static str, String)| -> Vec<(String, Vec<u8>)> {
+        let of = |n: u8| {
+            let (extension, text) = text(n);
+            [(format!("{n:02}.jpg"), picture(n)), (format!("{n:02}.{extension}"), text.into_bytes())]
+        };
+        (0..24).flat_map(of).collect()
+    };
+    tar("flickr/test/0.tar", with(&|n| ("txt", captions(n).join("\n") + "\n")));
+    work.write("flickr/dataset_type.txt", "retrieval");
+    let more = |n| serde_json::to_string(&captions(n)[1..]).unwrap();
+    tar("column.tar", with(&|n| ("json", format!(r#"{{"caption": {:?}, "others": {}}}"#, captions(n)[0], more(n)))));
+    let rows = (0..24).flat_map(|n| {
+        let row = move |(at, text): (usize, String)| {
+            [(format!("{n:02}-{at}.jpg"), picture(n)), (format!("{n:02}-{at}.txt"), text.into_bytes())]
+        };
+        captions(n).into_iter().enumerate().flat_map(row)
+    });
+    tar("rows.tar", rows.collect());
+    for name in ["rows", "column"] {
+        work.diptych(&["ingest", &format!("{name}.tar"), "--dataset", name]).ok();
+        work.diptych(&["select", "SELECT uid FROM meta", "--dataset", name, "--output", &format!("{name}.parquet")]).ok();
+    }
+    let figures = |call: &[&str]| {
+        work.diptych(&[&["eval", "--model", "run", "--json", "e.json"], call].concat()).ok();
+        let found = json(&work, "e.json");
+        assert_eq!((found["retrieval"]["images"].as_u64(), found["retrieval"]["texts"].as_u64()), (Some(24), Some(72)));
+        let of = |name: &str| found["retrieval"][name].to_string();
+        [of("image_to_text"), of("text_to_image"), of("median_rank_text_to_image"), of("chance_image_to_text")]
+    };
+    let lines = figures(&["--benchmark", "flickr"]);
+    assert_eq!(figures(&["--dataset", "rows", "--selection", "rows.parquet"]), lines);
+    let column = ["--dataset", "column", "--selection", "column.parquet", "--more-captions", "others"];
+    assert_eq!(figures(&column), lines);
+}

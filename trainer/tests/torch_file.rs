@@ -1,0 +1,114 @@
+//! Files of `torch.save` (`data/torch`, made by `reference/make_torch_files.py`): the weights that torch wrote, or a reason.
+#![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
+
+use std::path::{Path, PathBuf};
+
+use diptych_schemas::ContentHash;
+use diptych_trainer::{ModelConfig, Origin, Weights};
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/torch")
+}
+
+fn config() -> ModelConfig {
+    ModelConfig::read(&data().join("model.json")).unwrap()
+}
+
+fn file(name: &str) -> Weights {
+    Weights::read(&data().join(name), Some(&config())).unwrap()
+}
+
+fn folder(name: &str) -> Weights {
+    Weights::read(&data().join(name), None).unwrap()
+}
+
+fn hash(weights: &Weights) -> ContentHash {
+    weights.hash().unwrap()
+}
+
+#[test]
+fn bin_and_safetensors_of_the_same_weights_have_the_same_hash() {
+    let expected = hash(&folder("openclip_safetensors"));
+    let bin = folder("openclip_bin");
+    assert_eq!((hash(&bin), bin.origin), (expected, Origin::OpenClipFolder));
+    // A state dict alone, a training checkpoint with its optimizer, and tensors that are views of larger storages.
+    for name in ["openclip_bin/open_clip_pytorch_model.bin", "epoch_7.pt", "views.bin"] {
+        let found = file(name);
+        assert_eq!((hash(&found), found.origin), (expected, Origin::OpenClipFile), "{name}");
+    }
+
+    let (bin, safetensors) = (folder("hf_bin"), folder("hf_safetensors"));
+    assert_eq!((hash(&bin), bin.origin), (hash(&safetensors), Origin::HuggingFaceFolder));
+    assert_ne!(hash(&bin), expected);
+}
+
+#[test]
+fn half_precision_is_widened_exactly() {
+    for name in ["half", "bfloat16"] {
+        let (bin, safetensors) = (file(&format!("{name}.bin")), file(&format!("{name}.safetensors")));
+        assert_eq!(hash(&bin), hash(&safetensors), "{name}");
+        assert_ne!(hash(&bin), hash(&folder("openclip_bin")), "{name}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_refused_by_name() {
+    for (name, says) in [
+        ("command.bin", "it names posix.system, which no state dict of floats needs: refused, nothing was run"),
+        ("before_1_6.bin", "before 1.6"),
+        ("protocol_4.bin", "protocol 4, where torch.save writes 2"),
+        ("module.bin", "it names torch.nn.modules.linear.Linear"),
+        ("double.bin", "tensor visual.proj is float64; float32, float16 and bfloat16 are supported"),
+        ("expanded.bin", "tensor visual.proj: shape [8, 4], strides [0, 0] and offset 0 overlap"),
+        ("tied.bin", "tensor ln_final.bias: shape [8], strides [1] and offset 0 overlap with themselves or with another tensor"),
+        ("extra.bin", "extra is a number instead of a tensor"),
+        ("list.bin", "it holds a list instead of a state dict"),
+        ("torchscript.pt", "a TorchScript archive"),
+    ] {
+        let path = data().join("refused").join(name);
+        let error = Weights::read(&path, Some(&config())).err().unwrap().to_string();
+        assert!(error.contains(name) && error.contains(says), "{error}");
+    }
+    // What reading command.bin in Python would leave behind.
+    assert!(!Path::new("a-pickle-was-run").exists());
+}
+
+#[test]
+fn weights_that_do_not_fit_the_model_are_refused_by_name() {
+    let other = ModelConfig::built_in("demo");
+    let error = Weights::read(&data().join("epoch_7.pt"), other.as_ref()).err().unwrap().to_string();
+    assert!(error.contains("epoch_7.pt") && error.contains("positional_embedding is [6, 8] and should be [32, 128]"), "{error}");
+    let error = Weights::read(&data().join("epoch_7.pt"), None).err().unwrap().to_string();
+    assert!(error.contains("--model-config"), "{error}");
+}
+
+#[test]
+fn damaged_files_are_the_same_weights_or_an_error_that_names_the_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("damaged.bin");
+    let (config, bytes) = (config(), std::fs::read(data().join("half.bin")).unwrap());
+    let expected = hash(&file("half.bin"));
+    let mut refused = 0;
+    let mut outcome = |bytes: &[u8], what: &dyn Fn() -> String| {
+        std::fs::write(&path, bytes).unwrap();
+        match Weights::read(&path, Some(&config)) {
+            // Flags, dates and padding mean nothing to the weights.
+            Ok(weights) => assert_eq!(hash(&weights), expected, "{}", what()),
+            Err(error) => {
+                assert!(error.to_string().contains("damaged.bin"), "{}: {error}", what());
+                refused += 1;
+            }
+        }
+    };
+    for length in (0..bytes.len()).step_by(211) {
+        outcome(&bytes[..length], &|| format!("cut to {length}"));
+    }
+    for place in (0..bytes.len()).step_by(13) {
+        let mut damaged = bytes.clone();
+        // Each bit has its turn.
+        damaged[place] ^= 1 << (place % 8);
+        outcome(&damaged, &|| format!("bit {} of byte {place}", place % 8));
+    }
+    // More than half of such a small file is numbers, names and lengths.
+    assert!(refused > bytes.len() / 26, "{refused}");
+}
