@@ -191,6 +191,7 @@ impl TextModel {
 
 fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
     let x = x.f_to_kind(Kind::Float)?;
+    let x = x.f_to_kind(Kind::Float)?;
     let norm = x.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(SMALLEST_NORM)?;
     Ok(x.f_div(&norm)?)
 }
