@@ -407,6 +407,7 @@ mod tests {
             ("[augment]\nscale = [1.0, 0.5]\n", "augment.scale"),
             ("[eval]\nevery_epochs = 1\n", "eval.selection"),
             ("[train]\ndevice = \"gpu\"\n", "train.device"),
+            ("[train]\nprecision = \"int8\"\n", "bf16"),
             ("[optimizer]\ncooldown = 2.0\n", "optimizer.cooldown"),
             ("[optimizer]\nschedule = \"step\"\n", "constant-cooldown"),
             ("[objective]\nlabel_smoothing = 0.1\nmask_duplicate_captions = true\n", "objective.label_smoothing"),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use diptych_pipeline::Batch;
 use diptych_schemas::{ContentHash, OptimizerConfig, Precision, SampleIndex, Step, TrainLoopConfig, Uid};
-use diptych_trainer::{CheckpointMeta, Due, GuardState, ModelConfig, Trainer, TrainerSpec, checkpoint, set_threads};
+use diptych_trainer::{CheckpointMeta, Due, GuardState, ModelConfig, Trainer, TrainerSpec, Weights, checkpoint, set_threads};
 use tch::Tensor;
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
@@ -87,6 +87,29 @@ fn loss_and_gradients_are_those_of_fp32_within_the_bits_of_the_format() {
             // Equal within fp32's own bits: then nothing would have been rounded.
             assert!(apart > 0.5_f64.powi(bits + 3), "{precision:?}: only {apart} apart");
         }
+    }
+}
+
+/// Two layers in the longest of these towers, so the bound of the test above holds; a feature is one of a unit vector's numbers.
+#[test]
+fn towers_of_every_family_compute_in_bf16_what_they_compute_in_fp32() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let chinese_clip = Weights::read(&data.join("hf_chinese_clip"), None).unwrap().config;
+    let of_openclip = ["siglip", "coca", "pooler", "average"]
+        .map(|name| (name, ModelConfig::read(&data.join(format!("openclip_{name}.json"))).unwrap()));
+    for (name, mut model) in of_openclip.into_iter().chain([("chinese_clip", chinese_clip)]) {
+        model.vision.patch_dropout = 0.0;
+        let pixels: Vec<f32> = (0..4 * 3 * model.vision.image_size.pow(2)).map(|n| (0.37 * n as f32).sin()).collect();
+        let tokens: Vec<i32> =
+            (0..4 * model.text.context_length).map(|n| 1 + (n * 7 % (model.text.vocab_size - 1)) as i32).collect();
+        let [exact, rounded] = [Precision::Fp32, Precision::Bf16].map(|precision| {
+            let train = TrainLoopConfig { batch_size: 4, precision, ..TrainLoopConfig::default() };
+            let mut trainer = Trainer::new(&TrainerSpec { train, ..TrainerSpec::new(model.clone()) }).unwrap();
+            trainer.step_normalised(&pixels, &tokens).unwrap()
+        });
+        let apart = (rounded.loss / exact.loss - 1.0).abs();
+        assert!(apart > 1e-7 && apart < 32.0 / 256.0, "{name}: {} and {}", rounded.loss, exact.loss);
+        assert!((rounded.grad_norm / exact.grad_norm - 1.0).abs() < 32.0 / 256.0, "{name}: {rounded:?} {exact:?}");
     }
 }
 
