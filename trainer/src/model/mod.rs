@@ -25,7 +25,7 @@ use siglip::SiglipTower;
 use text::TextTower;
 
 /// Smallest norm by which features are divided: `torch.nn.functional.normalize`.
-const SMALLEST_NORM: f64 = 1e-12;
+pub(crate) const SMALLEST_NORM: f64 = 1e-12;
 
 /// A dual encoder on a device.
 pub struct Clip {
