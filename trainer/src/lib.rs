@@ -25,6 +25,7 @@ mod objective;
 mod onnx;
 mod openclip;
 mod optimizer;
+mod patch_dropout;
 mod saver;
 mod scaler;
 mod schedule;
