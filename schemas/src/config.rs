@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config_data::{DataConfig, resolve};
 use crate::config_keys::unknown_key;
+use crate::config_optimizer::{LockConfig, OptimizerConfig};
 use crate::config_unattended::{CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, TensorBoard};
 use crate::{ContentHash, RemoteConfig, SchemaError};
 
@@ -76,6 +77,8 @@ pub struct TrainLoopConfig {
     pub threads: usize,
     /// `auto` (a GPU where there is one), `cpu` or `cuda:N`.
     pub device: String,
+    /// Towers that keep their weights.
+    pub lock: LockConfig,
 }
 
 /// The numbers that matrix products and attention take. Weights, layer norms, features and loss are fp32 with each of them.
@@ -88,21 +91,6 @@ pub enum Precision {
     Bf16,
     /// 11 bits of mantissa and a small range: gradients are scaled, and a step whose gradients overflow is skipped.
     Fp16,
-}
-
-/// How the learning rate goes after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ScheduleKind {
-    /// Half a cosine down to `least_lr`.
-    Cosine,
-    /// A line down to `least_lr`.
-    Linear,
-    Constant,
-    /// Constant, then a line down over `cooldown`.
-    ConstantCooldown,
-    /// Warm-up, stable, decay: constant, then down as 1 - √x over `cooldown`.
-    Wsd,
 }
 
 /// Which objective, and what it does with pairs that are not each other's.
@@ -126,31 +114,6 @@ pub struct ObjectiveConfig {
     pub mask_duplicate_captions: bool,
     /// Rows of the matrix of similarities that are computed at once; 0: all. Smaller ones save memory where batches are large.
     pub chunk: u64,
-}
-
-/// AdamW with OpenCLIP's groups, and its schedules.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerConfig {
-    pub lr: f64,
-    /// Steps in which the learning rate rises from lr/warmup to lr.
-    pub warmup_steps: u64,
-    /// The same in samples; counts instead of `warmup_steps` where it is given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup_samples: Option<u64>,
-    /// cosine, linear, constant, constant-cooldown or wsd. All are counted in samples.
-    pub schedule: ScheduleKind,
-    /// Part of the run in which the learning rate falls, of constant-cooldown and wsd.
-    pub cooldown: f64,
-    /// Learning rate at the end.
-    pub least_lr: f64,
-    /// Not applied to tensors of fewer than two dimensions, nor to names with `bn`, `ln`, `bias`, `logit_scale`.
-    pub weight_decay: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub eps: f64,
-    /// Largest norm of the gradient of all parameters together; 0: no clip.
-    pub clip_grad_norm: f64,
 }
 
 /// RandomResizedCrop.
@@ -196,25 +159,7 @@ impl Default for TrainLoopConfig {
             ema_decay: 0.0,
             threads: 0,
             device: "auto".into(),
-        }
-    }
-}
-
-impl Default for OptimizerConfig {
-    /// OpenCLIP's defaults for ViT; no clip by default, as there.
-    fn default() -> Self {
-        Self {
-            lr: 5e-4,
-            warmup_steps: 2000,
-            warmup_samples: None,
-            schedule: ScheduleKind::Cosine,
-            cooldown: 0.2,
-            least_lr: 0.0,
-            weight_decay: 0.2,
-            beta1: 0.9,
-            beta2: 0.98,
-            eps: 1e-6,
-            clip_grad_norm: 0.0,
+            lock: LockConfig::default(),
         }
     }
 }
@@ -287,23 +232,8 @@ impl TrainConfig {
             format!("train.ema_decay must be in [0, 1), got {}", self.train.ema_decay),
         )?;
         check(self.train.epochs >= 1, "train.epochs must be at least 1".into())?;
-        let o = &self.optimizer;
-        check(o.lr > 0.0 && o.lr.is_finite(), format!("optimizer.lr must be above 0, got {}", o.lr))?;
-        check(
-            (0.0..1.0).contains(&o.beta1) && (0.0..1.0).contains(&o.beta2),
-            format!("optimizer.beta1 and beta2 must be in [0, 1), got {} and {}", o.beta1, o.beta2),
-        )?;
-        check(o.eps > 0.0, format!("optimizer.eps must be above 0, got {}", o.eps))?;
-        check(o.weight_decay >= 0.0, format!("optimizer.weight_decay must be at least 0, got {}", o.weight_decay))?;
-        check(
-            o.clip_grad_norm >= 0.0,
-            format!("optimizer.clip_grad_norm must be at least 0 (0: no clip), got {}", o.clip_grad_norm),
-        )?;
-        check((0.0..=1.0).contains(&o.cooldown), format!("optimizer.cooldown must be in [0, 1], got {}", o.cooldown))?;
-        check(
-            (0.0..=o.lr).contains(&o.least_lr),
-            format!("optimizer.least_lr must be between 0 and optimizer.lr, got {}", o.least_lr),
-        )?;
+        self.optimizer.validate()?;
+        self.train.lock.validate()?;
         let smoothing = self.objective.label_smoothing;
         check((0.0..1.0).contains(&smoothing), format!("objective.label_smoothing must be in [0, 1), got {smoothing}"))?;
         check(
@@ -408,6 +338,7 @@ mod tests {
             ("[eval]\nevery_epochs = 1\n", "eval.selection"),
             ("[train]\ndevice = \"gpu\"\n", "train.device"),
             ("[train]\nprecision = \"int8\"\n", "bf16"),
+            ("[train.lock]\nimage_unlocked_groups = 2\n", "train.lock.image = true"),
             ("[optimizer]\ncooldown = 2.0\n", "optimizer.cooldown"),
             ("[optimizer]\nschedule = \"step\"\n", "constant-cooldown"),
             ("[objective]\nlabel_smoothing = 0.1\nmask_duplicate_captions = true\n", "objective.label_smoothing"),

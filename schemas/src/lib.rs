@@ -7,6 +7,7 @@
 mod config;
 mod config_data;
 mod config_keys;
+mod config_optimizer;
 mod config_remote;
 mod config_unattended;
 pub mod durable;
@@ -17,11 +18,9 @@ mod manifest;
 mod scores;
 mod tables;
 
-pub use config::{
-    AugmentConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, OptimizerConfig, Precision, ScheduleKind, TrainConfig,
-    TrainLoopConfig,
-};
+pub use config::{AugmentConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, Precision, TrainConfig, TrainLoopConfig};
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
+pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};
 pub use config_remote::{RemoteConfig, is_url};
 pub use config_unattended::{
     BestMode, CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, StallAction, TensorBoard, due_by_samples,

@@ -3,7 +3,7 @@
 //! ```text
 //! NAME/model.safetensors      weights under OpenCLIP's names
 //!      average.safetensors    their moving average, where the run has one
-//!      optimizer.safetensors  average.NAME and square.NAME of each weight, updates; of fp16 scaler.scale and
+//!      optimizer.safetensors  average.NAME and square.NAME of each weight that learns, updates; of fp16 scaler.scale and
 //!                             scaler.good_steps
 //!      model_config.json      OpenCLIP's form
 //!      tokenizer.json
@@ -45,8 +45,10 @@ pub struct Snapshot {
     pub(crate) steps_done: u64,
     pub(crate) updates: u64,
     pub(crate) scaler: Option<Scaler>,
-    /// In the order of the layout, as are the moments.
+    /// In the order of the layout.
     pub(crate) parameters: Vec<Tensor>,
+    /// Names of those that learn, in that order, and their moments.
+    pub(crate) learning: Vec<String>,
     pub(crate) averages: Vec<Tensor>,
     pub(crate) squares: Vec<Tensor>,
     /// The moving average of the parameters.
@@ -156,8 +158,8 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
         None => vec![],
     };
     state.extend(scaler.iter().map(|(name, value)| (name.clone(), value)));
-    state.extend(names.iter().map(|name| format!("average.{name}")).zip(&snapshot.averages));
-    state.extend(names.iter().map(|name| format!("square.{name}")).zip(&snapshot.squares));
+    state.extend(snapshot.learning.iter().map(|name| format!("average.{name}")).zip(&snapshot.averages));
+    state.extend(snapshot.learning.iter().map(|name| format!("square.{name}")).zip(&snapshot.squares));
     files.insert(OPTIMIZER_FILE.to_owned(), tensor_file::write(&temporary.join(OPTIMIZER_FILE), &state, &[])?);
 
     let config = format!("{:#}\n", snapshot.config.to_file_json());
@@ -284,6 +286,7 @@ pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), Trai
         updates,
         scaler,
         parameters: vec![],
+        learning: vec![],
         averages: vec![],
         squares: vec![],
         average: average.as_ref().map(|_| vec![]),
@@ -292,8 +295,11 @@ pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), Trai
         if let (Some(from), Some(into)) = (&mut average, &mut snapshot.average) {
             into.push(take(from, name.clone())?);
         }
-        snapshot.averages.push(take(&mut state, format!("average.{name}"))?);
-        snapshot.squares.push(take(&mut state, format!("square.{name}"))?);
+        if let Some(moment) = state.remove(&format!("average.{name}")) {
+            snapshot.averages.push(moment);
+            snapshot.squares.push(take(&mut state, format!("square.{name}"))?);
+            snapshot.learning.push(name.clone());
+        }
         snapshot.parameters.push(take(&mut model, name)?);
     }
     Ok((manifest, snapshot))

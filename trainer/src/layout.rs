@@ -27,11 +27,6 @@ impl ParameterSpec {
     pub(crate) fn numel(&self) -> i64 {
         self.shape.iter().product()
     }
-
-    /// Whether training changes it.
-    pub(crate) fn trained(&self) -> bool {
-        !matches!(self.start, Start::SinCos2d(_))
-    }
 }
 
 /// How the parts of a pre-norm block are called.

@@ -20,6 +20,7 @@ mod guard;
 mod hf;
 mod init;
 mod layout;
+mod learning;
 mod model;
 mod objective;
 mod onnx;

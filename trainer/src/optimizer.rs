@@ -14,7 +14,7 @@ pub(crate) struct AdamW {
     config: OptimizerConfig,
     /// Updates done.
     pub(crate) updates: u64,
-    /// Running averages of the gradient and of its square, in the order of the model's parameters.
+    /// Running averages of the gradient and of its square, of those of the model's parameters that learn, in their order.
     pub(crate) averages: Vec<Tensor>,
     pub(crate) squares: Vec<Tensor>,
     /// Whether weight decay is applied, in the same order.
@@ -23,18 +23,20 @@ pub(crate) struct AdamW {
 
 impl AdamW {
     pub(crate) fn new(model: &Clip, config: &OptimizerConfig) -> Result<Self, TrainerError> {
-        let zeros =
-            || model.parameters().iter().map(|p| Ok(p.f_detach()?.f_zeros_like()?)).collect::<Result<Vec<_>, TrainerError>>();
-        let decays =
-            model.names().iter().zip(model.parameters()).map(|(name, p)| p.requires_grad() && decays(name, p.dim())).collect();
+        let zeros = || model.learning().map(|(_, p)| Ok(p.f_detach()?.f_zeros_like()?)).collect::<Result<Vec<_>, TrainerError>>();
+        let decays = model.learning().map(|(name, p)| decays(name, p.dim())).collect();
         Ok(Self { config: config.clone(), updates: 0, averages: zeros()?, squares: zeros()?, decays })
     }
 
-    /// One update of all parameters, in place. Where `unusable` (an f32 scalar on the device) is 1, nothing is changed; so the
+    /// One update of all parameters that learn, in place; the gradients are theirs. Where `unusable` (an f32 scalar on the device) is 1, nothing is changed; so the
     /// caller, who learns of that later, counts the update.
     pub(crate) fn update(&self, model: &Clip, gradients: &[Tensor], lr: f64, unusable: &Tensor) -> Result<(), TrainerError> {
         let step = Tensor::f_from_slice(&[(self.updates + 1) as f32])?.f_squeeze()?.f_to_device(model.device())?;
+        let parameters: Vec<Tensor> = model.learning().map(|(_, parameter)| parameter.shallow_clone()).collect();
         for decayed in [true, false] {
+            if !self.decays.contains(&decayed) {
+                continue;
+            }
             let group = |tensors: &[Tensor]| -> Vec<Tensor> {
                 tensors.iter().zip(&self.decays).filter(|(_, d)| **d == decayed).map(|(t, _)| t.shallow_clone()).collect()
             };
@@ -47,13 +49,7 @@ impl AdamW {
                 weight_decay: if decayed { self.config.weight_decay } else { 0.0 },
                 eps: self.config.eps,
             };
-            shim::fused_adamw(
-                &group(model.parameters()),
-                &group(gradients),
-                &group(&self.averages),
-                &group(&self.squares),
-                &with,
-            )?;
+            shim::fused_adamw(&group(&parameters), &group(gradients), &group(&self.averages), &group(&self.squares), &with)?;
         }
         Ok(())
     }

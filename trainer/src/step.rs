@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::config::LARGEST_LOGIT_SCALE;
+use crate::learning::{Tower, tower_learns};
 use crate::objective::{Objective, Scalars};
 use crate::optimizer::{AdamW, clip, unusable};
 use crate::scaler::Scaler;
@@ -68,9 +69,7 @@ pub(crate) fn update(
     shim::clear_gradients(model.parameters())?;
     let gradient_scale = scaler.as_ref().map_or(1.0, |scaler| scaler.scale);
     let loss = backward(model, objective, inputs, rates.towers, gradient_scale)?;
-    // A gradient of zeros leaves what is not trained, and not decayed, as it is.
-    let gradient = |p: &Tensor| if p.requires_grad() { p.f_grad() } else { p.f_zeros_like() };
-    let gradients: Vec<Tensor> = model.parameters().iter().map(gradient).collect::<Result<_, _>>()?;
+    let gradients: Vec<Tensor> = model.learning().map(|(_, parameter)| parameter.f_grad()).collect::<Result<_, _>>()?;
 
     let norm = shim::total_norm(&gradients)?;
     let unusable = unusable(&loss, &norm)?;
@@ -123,44 +122,50 @@ pub(crate) fn backward(
         pull_back(&text_nd, &at_features.text_nd, gradient_scale)?;
         at_features.loss
     } else {
-        let of_part = |first, length| -> Result<(Tensor, Tensor), TrainerError> {
+        let image_part = |first, length| -> Result<Tensor, TrainerError> {
             let patches = patches.map(|patches| patches.f_narrow(0, first, length)).transpose()?;
-            Ok((
-                towers.features_of_patches(&images.f_narrow(0, first, length)?, patches.as_ref())?,
-                towers.text_features(&tokens.f_narrow(0, first, length)?)?,
-            ))
+            towers.features_of_patches(&images.f_narrow(0, first, length)?, patches.as_ref())
         };
+        let text_part = |first, length| towers.text_features(&tokens.f_narrow(0, first, length)?);
         let parts = || (0..n).step_by(micro_batch as usize).map(|first| (first, micro_batch.min(n - first)));
         let (image_nd, text_nd) = no_grad(|| {
             let (mut of_images, mut of_texts) = (Vec::new(), Vec::new());
             for (first, length) in parts() {
-                let (image, text) = of_part(first, length)?;
-                of_images.push(image);
-                of_texts.push(text);
+                of_images.push(image_part(first, length)?);
+                of_texts.push(text_part(first, length)?);
             }
             Ok::<_, TrainerError>((Tensor::f_cat(&of_images, 0)?, Tensor::f_cat(&of_texts, 0)?))
         })?;
         let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
+        let (of_images, of_texts) = (tower_learns(model, Tower::Image), tower_learns(model, Tower::Text));
         for (first, length) in parts() {
-            let (image_nd, text_nd) = of_part(first, length)?;
-            pull_back(&image_nd, &at_features.image_nd.f_narrow(0, first, length)?, gradient_scale)?;
-            pull_back(&text_nd, &at_features.text_nd.f_narrow(0, first, length)?, gradient_scale)?;
+            if of_images {
+                pull_back(&image_part(first, length)?, &at_features.image_nd.f_narrow(0, first, length)?, gradient_scale)?;
+            }
+            if of_texts {
+                pull_back(&text_part(first, length)?, &at_features.text_nd.f_narrow(0, first, length)?, gradient_scale)?;
+            }
         }
         at_features.loss
     };
     if gradient_scale != 1.0 {
         // A power of two: exact. The scalars' gradients come from the loss, which is not scaled.
-        let trained = model.tower_parameters().filter(|parameter| parameter.requires_grad());
-        let scaled: Vec<Tensor> = trained.map(Tensor::f_grad).collect::<Result<_, _>>()?;
+        let of_towers = model.learning().filter(|(name, _)| !name.starts_with("logit_"));
+        let scaled: Vec<Tensor> = of_towers.map(|(_, parameter)| parameter.f_grad()).collect::<Result<_, _>>()?;
         let factor = Tensor::f_from_slice(&[gradient_scale.recip() as f32])?.f_squeeze()?.f_to_device(model.device())?;
-        shim::scale(&scaled, &factor)?;
+        if !scaled.is_empty() {
+            shim::scale(&scaled, &factor)?;
+        }
     }
     Ok(loss)
 }
 
 /// From the gradient at a tower's features to those of its weights: tch has no backward pass that starts from a gradient, and this
-/// sum has just that one.
+/// sum has just that one. A tower of which nothing learns has no graph to go back through.
 fn pull_back(features: &Tensor, gradient: &Tensor, scale: f64) -> Result<(), TrainerError> {
+    if !features.requires_grad() {
+        return Ok(());
+    }
     let gradient = if scale == 1.0 { gradient.shallow_clone() } else { gradient.f_mul_scalar(scale)? };
     Ok(features.f_mul(&gradient)?.f_sum(Kind::Float)?.f_backward()?)
 }

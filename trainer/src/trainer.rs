@@ -19,7 +19,7 @@ use crate::scaler::Scaler;
 use crate::schedule::Schedule;
 use crate::step::{self, Inputs, Rates, TowerPass};
 use crate::weights::Weights;
-use crate::{Clip, Encoder, TrainerError, patch_dropout, shim};
+use crate::{Clip, Encoder, TrainerError, learning, patch_dropout, shim};
 
 /// What is trained, and how.
 #[derive(Clone, Debug)]
@@ -94,6 +94,8 @@ impl Trainer {
         shim::deterministic(true)?;
         let train = &spec.train;
         let model = Clip::random(&spec.model.for_loss(spec.objective.loss), spec.seed, spec.device.0)?;
+        learning::check(model.config(), &train.lock)?;
+        model.lock(&train.lock)?;
         Ok(Self {
             optimizer: AdamW::new(&model, &spec.optimizer)?,
             scaler: (train.precision == Precision::Fp16).then(Scaler::new),
@@ -261,13 +263,15 @@ impl Trainer {
             updates: self.optimizer.updates,
             scaler: self.scaler,
             parameters: copies(self.model.parameters())?,
+            learning: self.model.learning().map(|(name, _)| name.to_owned()).collect(),
             averages: copies(&self.optimizer.averages)?,
             squares: copies(&self.optimizer.squares)?,
             average: self.average.as_ref().map(|average| copies(&average.values)).transpose()?,
         })
     }
 
-    /// Takes the state of a checkpoint, whose hashes are checked. Refused where it is of another model.
+    /// Takes the state of a checkpoint, whose hashes are checked. Refused where it is of another model, or of one
+    /// of which other parameters learned.
     pub fn restore(&mut self, folder: &Path) -> Result<CheckpointManifest, TrainerError> {
         let (manifest, snapshot) = checkpoint::read(folder)?;
         if let Some(differences) = self.model.config().differences(&snapshot.config) {
@@ -283,6 +287,10 @@ impl Trainer {
                 dropouts[0], dropouts[1]
             );
             return Err(TrainerError::weights(folder, message));
+        }
+        let learning: Vec<&str> = self.model.learning().map(|(name, _)| name).collect();
+        if let Some(difference) = learning::difference(&learning, &snapshot.learning) {
+            return Err(TrainerError::weights(folder, difference));
         }
         copy_all(self.model.parameters(), &snapshot.parameters)?;
         copy_all(&self.optimizer.averages, &snapshot.averages)?;

@@ -14,11 +14,13 @@ mod tower;
 
 use std::collections::HashMap;
 
+use diptych_schemas::LockConfig;
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::config::{ModelConfig, Trunk};
 use crate::layout::{self, ParameterSpec};
+use crate::learning;
 
 use bert::BertTower;
 use image::VisionTower;
@@ -54,11 +56,18 @@ impl Clip {
 
     /// A model to train: takes the values of all parameters, f32, in the order of the layout.
     fn new(config: &ModelConfig, values: Vec<Tensor>, device: Device) -> Result<Self, TrainerError> {
-        let specs = layout::parameters(config);
-        let trained = |(value, spec): (Tensor, &ParameterSpec)| {
-            Ok(value.f_to_device(device)?.f_contiguous()?.f_set_requires_grad(spec.trained())?)
-        };
-        Self::frozen(config, values.into_iter().zip(&specs).map(trained).collect::<Result<_, TrainerError>>()?)
+        let values = values.into_iter().map(|value| Ok(value.f_to_device(device)?.f_contiguous()?));
+        let model = Self::frozen(config, values.collect::<Result<_, TrainerError>>()?)?;
+        model.lock(&LockConfig::default())?;
+        Ok(model)
+    }
+
+    /// Says of each parameter whether it learns.
+    pub(crate) fn lock(&self, lock: &LockConfig) -> Result<(), TrainerError> {
+        for (spec, parameter) in layout::parameters(&self.config).iter().zip(&self.parameters) {
+            let _ = parameter.f_set_requires_grad(learning::learns(spec, &self.config, lock))?;
+        }
+        Ok(())
     }
 
     /// A model over tensors as they are: on their device, f32, in the order of the layout.
@@ -119,9 +128,10 @@ impl Clip {
         &self.parameters
     }
 
-    /// All parameters but the scalars of the loss.
-    pub(crate) fn tower_parameters(&self) -> impl Iterator<Item = &Tensor> {
-        self.names.iter().zip(&self.parameters).filter(|(name, _)| !name.starts_with("logit_")).map(|(_, parameter)| parameter)
+    /// The parameters that learn, under their names.
+    pub(crate) fn learning(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let all = self.names.iter().map(String::as_str).zip(&self.parameters);
+        all.filter(|(_, parameter)| parameter.requires_grad())
     }
 
     pub fn device(&self) -> Device {

@@ -1,0 +1,115 @@
+//! The part of a training run's configuration that says which weights learn, and how fast.
+
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate goes after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Half a cosine down to `least_lr`.
+    Cosine,
+    /// A line down to `least_lr`.
+    Linear,
+    Constant,
+    /// Constant, then a line down over `cooldown`.
+    ConstantCooldown,
+    /// Warm-up, stable, decay: constant, then down as 1 - √x over `cooldown`.
+    Wsd,
+}
+
+/// AdamW with OpenCLIP's groups, and its schedules.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    pub lr: f64,
+    /// Steps in which the learning rate rises from lr/warmup to lr.
+    pub warmup_steps: u64,
+    /// The same in samples; counts instead of `warmup_steps` where it is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_samples: Option<u64>,
+    /// cosine, linear, constant, constant-cooldown or wsd. All are counted in samples.
+    pub schedule: ScheduleKind,
+    /// Part of the run in which the learning rate falls, of constant-cooldown and wsd.
+    pub cooldown: f64,
+    /// Learning rate at the end.
+    pub least_lr: f64,
+    /// Not applied to tensors of fewer than two dimensions, nor to names with `bn`, `ln`, `bias`, `logit_scale`.
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// Largest norm of the gradient of all parameters together; 0: no clip.
+    pub clip_grad_norm: f64,
+}
+
+/// Towers that keep their weights (Zhai et al., "LiT: zero-shot transfer with locked-image text tuning", 2022). A tower's groups are,
+/// from its start: embeddings, each layer (with the last one the norm behind it), projection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LockConfig {
+    /// Whether the image tower keeps its weights.
+    pub image: bool,
+    /// Its groups, counted from the end, that learn all the same.
+    pub image_unlocked_groups: u64,
+    /// Whether the text tower keeps its weights.
+    pub text: bool,
+    /// Its groups, counted from the end, that learn all the same.
+    pub text_unlocked_layers: u64,
+}
+
+impl Default for OptimizerConfig {
+    /// OpenCLIP's defaults for ViT; no clip by default, as there.
+    fn default() -> Self {
+        Self {
+            lr: 5e-4,
+            warmup_steps: 2000,
+            warmup_samples: None,
+            schedule: ScheduleKind::Cosine,
+            cooldown: 0.2,
+            least_lr: 0.0,
+            weight_decay: 0.2,
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-6,
+            clip_grad_norm: 0.0,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let check = |holds: bool, message: String| if holds { Ok(()) } else { Err(message) };
+        check(self.lr > 0.0 && self.lr.is_finite(), format!("optimizer.lr must be above 0, got {}", self.lr))?;
+        check(
+            (0.0..1.0).contains(&self.beta1) && (0.0..1.0).contains(&self.beta2),
+            format!("optimizer.beta1 and beta2 must be in [0, 1), got {} and {}", self.beta1, self.beta2),
+        )?;
+        check(self.eps > 0.0, format!("optimizer.eps must be above 0, got {}", self.eps))?;
+        check(self.weight_decay >= 0.0, format!("optimizer.weight_decay must be at least 0, got {}", self.weight_decay))?;
+        check(
+            self.clip_grad_norm >= 0.0,
+            format!("optimizer.clip_grad_norm must be at least 0 (0: no clip), got {}", self.clip_grad_norm),
+        )?;
+        check((0.0..=1.0).contains(&self.cooldown), format!("optimizer.cooldown must be in [0, 1], got {}", self.cooldown))?;
+        check(
+            (0.0..=self.lr).contains(&self.least_lr),
+            format!("optimizer.least_lr must be between 0 and optimizer.lr, got {}", self.least_lr),
+        )
+    }
+}
+
+impl LockConfig {
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        for (locked, unlocked, tower, key) in [
+            (self.image, self.image_unlocked_groups, "image", "image_unlocked_groups"),
+            (self.text, self.text_unlocked_layers, "text", "text_unlocked_layers"),
+        ] {
+            if !locked && unlocked > 0 {
+                return Err(format!(
+                    "train.lock.{key} = {unlocked} says what of a locked tower learns: set train.lock.{tower} = true, or leave it out"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
