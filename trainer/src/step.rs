@@ -6,6 +6,7 @@ use crate::config::LARGEST_LOGIT_SCALE;
 use crate::objective::{Objective, Scalars};
 use crate::optimizer::{AdamW, clip, unusable};
 use crate::scaler::Scaler;
+use crate::timing::{Laps, Part};
 use crate::{Clip, TrainerError, shim};
 
 /// A batch on the device.
@@ -62,10 +63,11 @@ pub(crate) fn update(
     scaler: Option<&mut Scaler>,
     inputs: Inputs<'_>,
     rates: Rates,
+    laps: &mut Laps,
 ) -> Result<Updated, TrainerError> {
     shim::clear_gradients(model.parameters())?;
     let gradient_scale = scaler.as_ref().map_or(1.0, |scaler| scaler.scale);
-    let loss = backward(model, objective, inputs, rates.towers, gradient_scale)?;
+    let loss = backward(model, objective, inputs, rates.towers, gradient_scale, laps)?;
     // A gradient of zeros leaves what is not trained, and not decayed, as it is.
     let gradient = |p: &Tensor| if p.requires_grad() { p.f_grad() } else { p.f_zeros_like() };
     let gradients: Vec<Tensor> = model.parameters().iter().map(gradient).collect::<Result<_, _>>()?;
@@ -92,6 +94,7 @@ pub(crate) fn update(
     if finite {
         optimizer.updates += 1;
     }
+    laps.lap(Part::Optimizer)?;
     Ok(Updated { loss, grad_norm, logit_scale, skipped: !finite && !overflow, overflow })
 }
 
@@ -110,13 +113,19 @@ pub(crate) fn backward(
     Inputs { images, tokens, captions }: Inputs<'_>,
     TowerPass { kind, micro_batch }: TowerPass,
     gradient_scale: f64,
+    laps: &mut Laps,
 ) -> Result<Tensor, TrainerError> {
     let n = images.size4()?.0;
     let scalars = Scalars { logit_scale: model.logit_scale(), logit_bias: model.logit_bias() };
     let towers = model.cast(kind)?;
+    laps.lap(Part::Preparation)?;
     let loss = if micro_batch <= 0 || micro_batch >= n {
-        let (image_nd, text_nd) = (towers.image_features(images)?, towers.text_features(tokens)?);
+        let image_nd = towers.image_features(images)?;
+        laps.lap(Part::ImageForward)?;
+        let text_nd = towers.text_features(tokens)?;
+        laps.lap(Part::TextForward)?;
         let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
+        laps.lap(Part::Loss)?;
         pull_back(&image_nd, &at_features.image_nd, gradient_scale)?;
         pull_back(&text_nd, &at_features.text_nd, gradient_scale)?;
         at_features.loss
@@ -126,18 +135,22 @@ pub(crate) fn backward(
             let (mut of_images, mut of_texts) = (Vec::new(), Vec::new());
             for (first, length) in parts() {
                 of_images.push(towers.image_features(&images.f_narrow(0, first, length)?)?);
+                laps.lap(Part::ImageForward)?;
                 of_texts.push(towers.text_features(&tokens.f_narrow(0, first, length)?)?);
+                laps.lap(Part::TextForward)?;
             }
             Ok::<_, TrainerError>((Tensor::f_cat(&of_images, 0)?, Tensor::f_cat(&of_texts, 0)?))
         })?;
         let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
+        laps.lap(Part::Loss)?;
         for (first, length) in parts() {
-            let (image_nd, text_nd) = (
-                towers.image_features(&images.f_narrow(0, first, length)?)?,
-                towers.text_features(&tokens.f_narrow(0, first, length)?)?,
-            );
+            let image_nd = towers.image_features(&images.f_narrow(0, first, length)?)?;
+            laps.lap(Part::ImageForward)?;
+            let text_nd = towers.text_features(&tokens.f_narrow(0, first, length)?)?;
+            laps.lap(Part::TextForward)?;
             pull_back(&image_nd, &at_features.image_nd.f_narrow(0, first, length)?, gradient_scale)?;
             pull_back(&text_nd, &at_features.text_nd.f_narrow(0, first, length)?, gradient_scale)?;
+            laps.lap(Part::Backward)?;
         }
         at_features.loss
     };
@@ -148,6 +161,7 @@ pub(crate) fn backward(
         let factor = Tensor::f_from_slice(&[gradient_scale.recip() as f32])?.f_squeeze()?.f_to_device(model.device())?;
         shim::scale(&scaled, &factor)?;
     }
+    laps.lap(Part::Backward)?;
     Ok(loss)
 }
 
