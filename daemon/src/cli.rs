@@ -2,6 +2,7 @@
 
 mod balance;
 mod bench;
+mod bench_train;
 mod dedup;
 mod download;
 mod eval;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::balance::BalanceArgs;
 pub use self::bench::{Bench, BenchArgs, BenchLoaderArgs};
+pub use self::bench_train::BenchTrainArgs;
 pub use self::download::DownloadArgs;
 pub use self::eval::{EvalArgs, EvalTask, ResultFormat};
 pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
@@ -90,7 +92,7 @@ pub enum Command {
     Profile(ProfileArgs),
     /// Print a training configuration with all its defaults, or the model configurations that are built in
     Config(ConfigArgs),
-    /// Measure what a stage does on your own data
+    /// Measure the loader on your own data, or a model's training step on this machine
     Bench(BenchArgs),
     /// Draw the demo's scenes: pairs in three layouts, with SQL, classes and templates beside them
     DemoData(DemoDataArgs),
@@ -102,7 +104,15 @@ pub enum Command {
 impl Command {
     /// Whether it runs a model.
     pub fn computes(&self) -> bool {
-        matches!(self, Self::Train(_) | Self::Eval(_) | Self::Embed(_) | Self::Search(_) | Self::Score(_))
+        matches!(
+            self,
+            Self::Train(_)
+                | Self::Eval(_)
+                | Self::Embed(_)
+                | Self::Search(_)
+                | Self::Score(_)
+                | Self::Bench(BenchArgs { what: Bench::Train(_) })
+        )
     }
 }
 

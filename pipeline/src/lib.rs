@@ -35,7 +35,7 @@ pub use diptych_sample::{
 };
 pub use loader::{
     BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderMonitor, LoaderSpec, LoaderStats, Rate,
-    StageStats, Waited, bench_loader, eval_batches, measured_batches, median, samples_an_epoch, train_loader,
+    StageStats, Waited, bench_loader, cpu_seconds, eval_batches, measured_batches, median, samples_an_epoch, train_loader,
 };
 pub use npy::{Matrix, NpyError, read_counts, read_matrix, read_uid_list, write_counts, write_uid_list};
 pub use order::{Epoch, Order, Shuffle, Window};

@@ -43,7 +43,7 @@ use shards::Shards;
 use stages::{Layout, Spare, Transform, Work};
 use stats::Counters;
 
-pub use bench::{BenchReport, BenchRound, BenchSpec, Rate, bench_loader, median};
+pub use bench::{BenchReport, BenchRound, BenchSpec, Rate, bench_loader, cpu_seconds, median};
 pub use error::LoaderError;
 pub use stats::{LoaderStats, StageStats};
 

@@ -7,6 +7,7 @@ use crate::learning::{Tower, tower_learns};
 use crate::objective::{Objective, Scalars};
 use crate::optimizer::{AdamW, clip, unusable};
 use crate::scaler::Scaler;
+use crate::timing::{Laps, Part};
 use crate::{Clip, TrainerError, shim};
 
 /// A batch on the device.
@@ -65,10 +66,11 @@ pub(crate) fn update(
     scaler: Option<&mut Scaler>,
     inputs: Inputs<'_>,
     rates: Rates,
+    laps: &mut Laps,
 ) -> Result<Updated, TrainerError> {
     shim::clear_gradients(model.parameters())?;
     let gradient_scale = scaler.as_ref().map_or(1.0, |scaler| scaler.scale);
-    let loss = backward(model, objective, inputs, rates.towers, gradient_scale)?;
+    let loss = backward(model, objective, inputs, rates.towers, gradient_scale, laps)?;
     let gradients: Vec<Tensor> = model.learning().map(|(_, parameter)| parameter.f_grad()).collect::<Result<_, _>>()?;
 
     let norm = shim::total_norm(&gradients)?;
@@ -93,6 +95,7 @@ pub(crate) fn update(
     if finite {
         optimizer.updates += 1;
     }
+    laps.lap(Part::Optimizer)?;
     Ok(Updated { loss, grad_norm, logit_scale, skipped: !finite && !overflow, overflow })
 }
 
@@ -111,13 +114,19 @@ pub(crate) fn backward(
     Inputs { images, tokens, patches, captions }: Inputs<'_>,
     TowerPass { kind, micro_batch }: TowerPass,
     gradient_scale: f64,
+    laps: &mut Laps,
 ) -> Result<Tensor, TrainerError> {
     let n = images.size4()?.0;
     let scalars = Scalars { logit_scale: model.logit_scale(), logit_bias: model.logit_bias() };
     let towers = model.cast(kind)?;
+    laps.lap(Part::Preparation)?;
     let loss = if micro_batch <= 0 || micro_batch >= n {
-        let (image_nd, text_nd) = (towers.features_of_patches(images, patches)?, towers.text_features(tokens)?);
+        let image_nd = towers.features_of_patches(images, patches)?;
+        laps.lap(Part::ImageForward)?;
+        let text_nd = towers.text_features(tokens)?;
+        laps.lap(Part::TextForward)?;
         let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
+        laps.lap(Part::Loss)?;
         pull_back(&image_nd, &at_features.image_nd, gradient_scale)?;
         pull_back(&text_nd, &at_features.text_nd, gradient_scale)?;
         at_features.loss
@@ -132,18 +141,27 @@ pub(crate) fn backward(
             let (mut of_images, mut of_texts) = (Vec::new(), Vec::new());
             for (first, length) in parts() {
                 of_images.push(image_part(first, length)?);
+                laps.lap(Part::ImageForward)?;
                 of_texts.push(text_part(first, length)?);
+                laps.lap(Part::TextForward)?;
             }
             Ok::<_, TrainerError>((Tensor::f_cat(&of_images, 0)?, Tensor::f_cat(&of_texts, 0)?))
         })?;
         let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
+        laps.lap(Part::Loss)?;
         let (of_images, of_texts) = (tower_learns(model, Tower::Image), tower_learns(model, Tower::Text));
         for (first, length) in parts() {
             if of_images {
-                pull_back(&image_part(first, length)?, &at_features.image_nd.f_narrow(0, first, length)?, gradient_scale)?;
+                let image_nd = image_part(first, length)?;
+                laps.lap(Part::ImageForward)?;
+                pull_back(&image_nd, &at_features.image_nd.f_narrow(0, first, length)?, gradient_scale)?;
+                laps.lap(Part::Backward)?;
             }
             if of_texts {
-                pull_back(&text_part(first, length)?, &at_features.text_nd.f_narrow(0, first, length)?, gradient_scale)?;
+                let text_nd = text_part(first, length)?;
+                laps.lap(Part::TextForward)?;
+                pull_back(&text_nd, &at_features.text_nd.f_narrow(0, first, length)?, gradient_scale)?;
+                laps.lap(Part::Backward)?;
             }
         }
         at_features.loss
@@ -157,6 +175,7 @@ pub(crate) fn backward(
             shim::scale(&scaled, &factor)?;
         }
     }
+    laps.lap(Part::Backward)?;
     Ok(loss)
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::DatasetArg;
+use super::bench_train::BenchTrainArgs;
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -17,6 +18,9 @@ pub enum Bench {
     /// The loader on your own shards: each stage's speed, which one limits, and bare libjpeg-turbo decoding of the same images
     /// beside it, in turns
     Loader(BenchLoaderArgs),
+    /// A model's training step on made-up pairs from memory: speed, what each part of a step takes, and the share of what the
+    /// device can at most, which is measured in the same call
+    Train(BenchTrainArgs),
 }
 
 #[derive(Debug, Args)]

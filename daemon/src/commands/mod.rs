@@ -45,7 +45,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Export(args) => export::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Profile(args) => profile::run(&args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Config(args) => config::run(args),
         Command::DemoData(args) => demo_data::run(&args),
         Command::SyntheticMeta(args) => synthetic_meta::run(&args),

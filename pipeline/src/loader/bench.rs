@@ -80,8 +80,8 @@ impl Start {
     }
 }
 
-/// Processor time of this process, from Linux's `/proc` (proc(5): fields 14 and 15 of `stat`, in hundredths of a second).
-fn cpu_seconds() -> Option<f64> {
+/// Processor time of this process in seconds, from Linux's `/proc` (proc(5): fields 14 and 15 of `stat`, in hundredths of a second).
+pub fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The second field is the name, in brackets, and may hold anything.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();

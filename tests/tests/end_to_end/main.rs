@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod bad_input;
+mod bench_train;
 mod crash;
 mod curation;
 mod dedup;

@@ -1,28 +1,20 @@
-//! `diptych bench`: what a stage does on the user's own data.
+//! `diptych bench loader`: what each stage of the loader does on the user's own data, beside bare decoding of the same images.
 
 use std::sync::Arc;
 
 use diptych_pipeline::{
     BenchReport, BenchRound, BenchSpec, DataSource, LoaderSpec, Rate, Selection, StageStats, Tokenizer, bench_loader, choose,
-    median,
 };
 use diptych_schemas::{LoaderConfig, SampleIndex};
 use serde_json::{Value, json};
 
-use crate::cli::{Bench, BenchArgs, BenchLoaderArgs};
+use super::{MIB, peak_rss, spread_of};
+use crate::cli::BenchLoaderArgs;
 use crate::commands::sql::with_session;
 use crate::exit::Outcome;
 use crate::output::{line, thousands};
 
-const MIB: f64 = (1 << 20) as f64;
-
-pub(crate) fn run(args: BenchArgs) -> anyhow::Result<Outcome> {
-    match args.what {
-        Bench::Loader(args) => loader(&args),
-    }
-}
-
-fn loader(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
+pub(super) fn run(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
     let selection = match &args.selection {
         Some(path) => Selection::read(path)?,
         None => everything(args)?,
@@ -95,10 +87,7 @@ fn in_words(round: &BenchRound) -> String {
 
 /// Lowest, median and highest of what is measured in each round; nothing where it was not measured.
 fn spread(report: &BenchReport, of: impl Fn(&BenchRound) -> Option<f64>) -> Option<[f64; 3]> {
-    let values: Vec<f64> = report.rounds.iter().filter_map(of).collect();
-    let lowest = values.iter().copied().reduce(f64::min)?;
-    let highest = values.iter().copied().reduce(f64::max)?;
-    Some([lowest, median(values), highest])
+    spread_of(report.rounds.iter().filter_map(of))
 }
 
 /// Images that went through the loader, and how long it took.
@@ -215,11 +204,4 @@ fn as_json(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Value {
         "median_ratio": spread(report, BenchRound::ratio).map(|[_, median, _]| median),
         "median_cpu_ratio": spread(report, BenchRound::cpu_ratio).map(|[_, median, _]| median),
     })
-}
-
-/// The most memory that this process ever had resident, in bytes, where the system says it.
-fn peak_rss() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }

@@ -1,0 +1,83 @@
+//! Arguments of `diptych bench train`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use diptych_schemas::{LossKind, Precision};
+
+#[derive(Debug, Args)]
+pub struct BenchTrainArgs {
+    /// A built-in name (`diptych config` lists them) or a JSON file in OpenCLIP's form, as model.config
+    pub model: String,
+    /// Pairs a step
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub batch_size: u64,
+    /// Pairs that go through the towers at once, as train.micro_batch_size; 0: the whole batch
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub micro_batch_size: u64,
+    /// What matrix products are computed in, as train.precision
+    #[arg(long, value_enum, default_value = "fp32")]
+    pub precision: PrecisionArg,
+    #[arg(long, value_enum, default_value = "clip")]
+    pub loss: LossArg,
+    /// Largest norm of the gradient, as optimizer.clip_grad_norm; 0: no clip
+    #[arg(long, default_value_t = 1.0, value_name = "NORM", value_parser = norm)]
+    pub clip_grad_norm: f64,
+    /// Steps that are measured as a run takes them. As many follow whose parts are timed, with a wait for the device after each
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub steps: u64,
+    /// Steps before that, which are not measured
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub warmup: u64,
+    /// No second pass, in which the parts of the steps are timed
+    #[arg(long)]
+    pub no_parts: bool,
+    /// auto (a GPU where there is one), cpu or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub device: String,
+    /// Threads on the CPU; 0: one for each core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+    /// Write everything that was measured, step by step, to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+fn norm(text: &str) -> Result<f64, String> {
+    let wants = || "wants a number, 0 or more".to_owned();
+    text.parse().ok().filter(|norm: &f64| norm.is_finite() && *norm >= 0.0).ok_or_else(wants)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionArg {
+    Fp32,
+    Bf16,
+    Fp16,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(arg: PrecisionArg) -> Self {
+        match arg {
+            PrecisionArg::Fp32 => Self::Fp32,
+            PrecisionArg::Bf16 => Self::Bf16,
+            PrecisionArg::Fp16 => Self::Fp16,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LossArg {
+    /// Cross-entropy over the batch
+    Clip,
+    /// A sigmoid for each image with each text
+    Siglip,
+}
+
+impl From<LossArg> for LossKind {
+    fn from(arg: LossArg) -> Self {
+        match arg {
+            LossArg::Clip => Self::Clip,
+            LossArg::Siglip => Self::Siglip,
+        }
+    }
+}

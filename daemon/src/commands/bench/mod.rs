@@ -1,0 +1,33 @@
+//! `diptych bench`: what a part of Diptych does on the user's machine, and on the user's data where it reads any.
+
+mod loader;
+mod train;
+
+use diptych_pipeline::median;
+
+use crate::cli::{Bench, BenchArgs};
+use crate::exit::Outcome;
+
+const MIB: f64 = (1 << 20) as f64;
+
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
+    match &args.what {
+        Bench::Loader(args) => loader::run(args),
+        Bench::Train(args) => train::run(args),
+    }
+}
+
+/// Lowest, median and highest; nothing of no values.
+fn spread_of(values: impl IntoIterator<Item = f64>) -> Option<[f64; 3]> {
+    let values: Vec<f64> = values.into_iter().collect();
+    let lowest = values.iter().copied().reduce(f64::min)?;
+    let highest = values.iter().copied().reduce(f64::max)?;
+    Some([lowest, median(values), highest])
+}
+
+/// The most memory that this process ever had resident, in bytes, where the system says it.
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
