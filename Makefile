@@ -22,7 +22,8 @@ demo: build
 	@bash tests/demo.sh target/release/diptych $(DEMO)
 
 # Builds once, with the same features as the tests, so that the tests that run the binary find a current one.
-test: setup
+test:
+	@python3 trainer/setup/setup.py --tests
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 

@@ -324,6 +324,9 @@ pub enum ModelFormat {
     Openclip,
     /// config.json, model.safetensors, preprocessor_config.json and the tokenizer's files
     Hf,
+    /// onnx/model.onnx with both towers, onnx/vision_model.onnx and onnx/text_model.onnx with one each; config.json,
+    /// preprocessor_config.json and the tokenizer's files
+    Onnx,
 }
 
 #[derive(Debug, Args)]

@@ -4,12 +4,13 @@
   libtorch 2.11.0   out of PyPI's torch wheel: the CPU's libraries (0.45 GB) and headers; CUDA's too where nvidia-smi
                     answers, in a folder of their own, so that linking never sees them and one binary serves both
   cmake, nasm       for libjpeg-turbo with SIMD, where they are missing: cmake from PyPI, nasm from the distribution
+  onnxruntime, onnx for the test of ONNX exports, only where --tests is given; without them that test says that it was skipped
 
 Everything lies in the user's cache ($XDG_CACHE_HOME/diptych), so a second checkout fetches nothing and works offline.
 An existing LIBTORCH, or LIBTORCH_USE_PYTORCH, is respected. What was found is written to .cargo/config.local.toml,
 which .cargo/config.toml includes.
 
-Run by make; by hand: python3 trainer/setup/setup.py [--cuda yes|no]
+Run by make; by hand: python3 trainer/setup/setup.py [--cuda yes|no] [--tests]
 """
 import argparse
 import glob
@@ -23,6 +24,8 @@ import tempfile
 import zipfile
 
 TORCH = "2.11.0"
+# Opset 18 on any of these; which one pip chooses depends on the Python.
+ONNX_PACKAGES = ["onnx>=1.15", "onnxruntime>=1.17"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "diptych"
 
@@ -172,6 +175,25 @@ def nasm():
     return str(folder / "usr" / "bin" / "nasm")
 
 
+def onnx_packages(fetch):
+    """onnxruntime and onnx with what they need, in a folder for PYTHONPATH, for this Python; None where they are not there."""
+    folder = CACHE / f"onnx-{sys.implementation.cache_tag}"
+
+    def fill(_, out):
+        say(f"fetching onnxruntime and onnx for the tests (45 MB, once; kept in {folder})")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+        command += ["--no-compile", "--target", str(out), *ONNX_PACKAGES]
+        if subprocess.run(command).returncode != 0:
+            raise OSError("pip could not install them")
+
+    if fetch:
+        try:
+            install(folder, fill)
+        except OSError as error:
+            say(f"the test of ONNX exports will be skipped: {error}")
+    return str(folder) if folder.is_dir() else None
+
+
 def cargo_config(libtorch, tools):
     quote = json.dumps  # a JSON string is a TOML basic string
     lines = ["# Written by trainer/setup/setup.py for this machine. Not in git.", "[env]"]
@@ -190,6 +212,7 @@ def cargo_config(libtorch, tools):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cuda", choices=["auto", "yes", "no"], default="auto", help="fetch CUDA's libraries (auto: where nvidia-smi answers)")
+    parser.add_argument("--tests", action="store_true", help="fetch what only tests need, too")
     arguments = parser.parse_args()
     if os.environ.get("LIBTORCH"):
         libtorch = pathlib.Path(os.environ["LIBTORCH"])
@@ -205,7 +228,9 @@ def main():
         libtorch = cpu_libtorch()
         if arguments.cuda == "yes" or (arguments.cuda == "auto" and gpu_answers()):
             cuda_libraries()
-    cargo_config(libtorch, {"CMAKE": cmake(), "ASM_NASM": nasm()})
+    packages = onnx_packages(arguments.tests)
+    python = sys.executable if packages else None
+    cargo_config(libtorch, {"CMAKE": cmake(), "ASM_NASM": nasm(), "DIPTYCH_ONNX_PACKAGES": packages, "DIPTYCH_ONNX_PYTHON": python})
 
 
 if __name__ == "__main__":

@@ -16,10 +16,14 @@ use crate::{TrainerError, shim};
 
 /// Floating-point operations of one image through its tower.
 pub fn image_flops(config: &ModelConfig) -> f64 {
+    flops_of_patches(config, config.vision.grid().pow(2))
+}
+
+/// All patches are embedded, and some go on.
+fn flops_of_patches(config: &ModelConfig, kept: i64) -> f64 {
     let v = &config.vision;
-    let patches = v.grid() * v.grid();
-    product(patches, 3 * v.patch_size * v.patch_size, v.width)
-        + v.layers as f64 * block(patches + 1, v.width, v.mlp_width())
+    product(v.grid().pow(2), 3 * v.patch_size * v.patch_size, v.width)
+        + v.layers as f64 * block(kept + 1, v.width, v.mlp_width())
         + product(1, v.width, config.embed_dim)
 }
 
@@ -32,7 +36,7 @@ pub fn text_flops(config: &ModelConfig) -> f64 {
 /// Floating-point operations that one pair asks for in training: forward and backward through both towers. The similarities
 /// of a batch are left out: below a thousandth for any batch that fits a device.
 pub fn training_flops_per_pair(config: &ModelConfig) -> f64 {
-    3.0 * (image_flops(config) + text_flops(config))
+    3.0 * (flops_of_patches(config, config.vision.kept_patches()) + text_flops(config))
 }
 
 /// A transformer block over L tokens: four projections of the attention, the attention itself, two of the MLP.
@@ -90,6 +94,18 @@ mod tests {
             let found = training_flops_per_pair(&config) / 3e9;
             assert!((found / expected - 1.0).abs() < 1e-3, "{name}: {found} and not {expected}");
         }
+    }
+
+    #[test]
+    fn dropped_patches_do_not_count_in_training() {
+        let mut config = ModelConfig::built_in("ViT-B-32").unwrap();
+        let whole = training_flops_per_pair(&config);
+        config.vision.patch_dropout = 0.5;
+        // By hand: 49 patches, of which 24 are kept, and the class token; 12 W² weights a block, and two products of attention.
+        let blocks = |tokens: f64| 12.0 * (2.0 * tokens * 768.0 * (12.0 * 768.0) + 4.0 * tokens * tokens * 768.0);
+        let saved = 3.0 * (blocks(50.0) - blocks(25.0));
+        let found = whole - training_flops_per_pair(&config);
+        assert!((found / saved - 1.0).abs() < 1e-9, "{found} and not {saved}");
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) images: &'a Tensor,
     /// i64 [N, L].
     pub(crate) tokens: &'a Tensor,
+    /// Patches of each image that the tower looks at, i64 [N, K]; without: all.
+    pub(crate) patches: Option<&'a Tensor>,
     /// i64 [N], equal where captions are.
     pub(crate) captions: Option<&'a Tensor>,
 }
@@ -106,7 +108,7 @@ pub(crate) fn update(
 pub(crate) fn backward(
     model: &Clip,
     objective: &Objective,
-    Inputs { images, tokens, captions }: Inputs<'_>,
+    Inputs { images, tokens, patches, captions }: Inputs<'_>,
     TowerPass { kind, micro_batch }: TowerPass,
     gradient_scale: f64,
 ) -> Result<Tensor, TrainerError> {
@@ -114,18 +116,23 @@ pub(crate) fn backward(
     let scalars = Scalars { logit_scale: model.logit_scale(), logit_bias: model.logit_bias() };
     let towers = model.cast(kind)?;
     let loss = if micro_batch <= 0 || micro_batch >= n {
-        let (image_nd, text_nd) = (towers.image_features(images)?, towers.text_features(tokens)?);
+        let (image_nd, text_nd) = (towers.features_of_patches(images, patches)?, towers.text_features(tokens)?);
         let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
         pull_back(&image_nd, &at_features.image_nd, gradient_scale)?;
         pull_back(&text_nd, &at_features.text_nd, gradient_scale)?;
         at_features.loss
     } else {
+        let image_part = |first, length| -> Result<Tensor, TrainerError> {
+            let patches = patches.map(|patches| patches.f_narrow(0, first, length)).transpose()?;
+            towers.features_of_patches(&images.f_narrow(0, first, length)?, patches.as_ref())
+        };
+        let text_part = |first, length| towers.text_features(&tokens.f_narrow(0, first, length)?);
         let parts = || (0..n).step_by(micro_batch as usize).map(|first| (first, micro_batch.min(n - first)));
         let (image_nd, text_nd) = no_grad(|| {
             let (mut of_images, mut of_texts) = (Vec::new(), Vec::new());
             for (first, length) in parts() {
-                of_images.push(towers.image_features(&images.f_narrow(0, first, length)?)?);
-                of_texts.push(towers.text_features(&tokens.f_narrow(0, first, length)?)?);
+                of_images.push(image_part(first, length)?);
+                of_texts.push(text_part(first, length)?);
             }
             Ok::<_, TrainerError>((Tensor::f_cat(&of_images, 0)?, Tensor::f_cat(&of_texts, 0)?))
         })?;
@@ -133,12 +140,10 @@ pub(crate) fn backward(
         let (of_images, of_texts) = (tower_learns(model, Tower::Image), tower_learns(model, Tower::Text));
         for (first, length) in parts() {
             if of_images {
-                let image_nd = towers.image_features(&images.f_narrow(0, first, length)?)?;
-                pull_back(&image_nd, &at_features.image_nd.f_narrow(0, first, length)?, gradient_scale)?;
+                pull_back(&image_part(first, length)?, &at_features.image_nd.f_narrow(0, first, length)?, gradient_scale)?;
             }
             if of_texts {
-                let text_nd = towers.text_features(&tokens.f_narrow(0, first, length)?)?;
-                pull_back(&text_nd, &at_features.text_nd.f_narrow(0, first, length)?, gradient_scale)?;
+                pull_back(&text_part(first, length)?, &at_features.text_nd.f_narrow(0, first, length)?, gradient_scale)?;
             }
         }
         at_features.loss

@@ -19,7 +19,7 @@ use crate::scaler::Scaler;
 use crate::schedule::Schedule;
 use crate::step::{self, Inputs, Rates, TowerPass};
 use crate::weights::Weights;
-use crate::{Clip, Encoder, TrainerError, learning, shim};
+use crate::{Clip, Encoder, TrainerError, learning, patch_dropout, shim};
 
 /// What is trained, and how.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct TrainerSpec {
     pub train: TrainLoopConfig,
     /// Steps of the whole run: where the schedule ends.
     pub total_steps: u64,
-    /// Of the random weights.
+    /// Of the random weights and of the patches that are left out.
     pub seed: u64,
     pub device: Device,
 }
@@ -61,6 +61,7 @@ pub struct Trainer {
     average: Option<Average>,
     schedule: Schedule,
     clip_grad_norm: f64,
+    seed: u64,
     steps_done: u64,
 }
 
@@ -90,15 +91,6 @@ impl Trainer {
     ///
     /// Lets libtorch take only deterministic algorithms, in the whole process.
     pub fn new(spec: &TrainerSpec) -> Result<Self, TrainerError> {
-        if spec.model.vision.patch_dropout > 0.0 {
-            return Err(TrainerError::Config {
-                place: "the model to be trained".into(),
-                message: format!(
-                    "vision_cfg.patch_dropout = {} is not supported yet in training",
-                    spec.model.vision.patch_dropout
-                ),
-            });
-        }
         shim::deterministic(true)?;
         let train = &spec.train;
         let model = Clip::random(&spec.model.for_loss(spec.objective.loss), spec.seed, spec.device.0)?;
@@ -112,6 +104,7 @@ impl Trainer {
             towers: TowerPass { kind: kind_of(train.precision), micro_batch: train.micro_batch_size as i64 },
             schedule: Schedule::new(&spec.optimizer, train.batch_size, spec.total_steps.saturating_mul(train.batch_size)),
             clip_grad_norm: spec.optimizer.clip_grad_norm,
+            seed: spec.seed,
             steps_done: 0,
             model,
         })
@@ -167,7 +160,7 @@ impl Trainer {
         let (images, tokens) = self.model.upload(batch)?;
         let images = self.model.normalise(&images)?;
         let captions = self.captions(&batch.tokens)?;
-        self.update(n, Inputs { images: &images, tokens: &tokens, captions: captions.as_ref() })
+        self.update(n, &images, &tokens, captions.as_ref())
     }
 
     /// One update on images that are normalised already: f32 [N, 3, H, W], and tokens [N, L].
@@ -179,7 +172,7 @@ impl Trainer {
             return self.pass_over();
         }
         let images = Tensor::f_from_slice(images)?.f_reshape([n, 3, size, size])?.f_to_device(self.model.device())?;
-        self.update(n as usize, Inputs { images: &images, tokens: &tokens, captions: captions.as_ref() })
+        self.update(n as usize, &images, &tokens, captions.as_ref())
     }
 
     /// For each text of [N, L] the number of the first one with the same tokens: i64 [N], where the objective wants to know.
@@ -193,7 +186,25 @@ impl Trainer {
         Ok(Some(Tensor::f_from_slice(&numbers)?.f_to_device(self.model.device())?))
     }
 
-    fn update(&mut self, pairs: usize, inputs: Inputs<'_>) -> Result<StepReport, TrainerError> {
+    /// Patches of each image that this step looks at, i64 [N, K], where it leaves some out.
+    fn patches(&self, images: usize) -> Result<Option<Tensor>, TrainerError> {
+        let vision = &self.model.config().vision;
+        if vision.patch_dropout <= 0.0 {
+            return Ok(None);
+        }
+        let kept = patch_dropout::kept_patches(vision, self.seed, self.steps_done, images);
+        Ok(Some(Tensor::f_from_slice(&kept)?.f_view([images as i64, -1])?.f_to_device(self.model.device())?))
+    }
+
+    fn update(
+        &mut self,
+        pairs: usize,
+        images: &Tensor,
+        tokens: &Tensor,
+        captions: Option<&Tensor>,
+    ) -> Result<StepReport, TrainerError> {
+        let patches = self.patches(pairs)?;
+        let inputs = Inputs { images, tokens, patches: patches.as_ref(), captions };
         let lr = self.schedule.lr(self.steps_done);
         let Self { clip_grad_norm, towers, .. } = *self;
         let rates = Rates { lr, clip_grad_norm, towers };
@@ -268,6 +279,14 @@ impl Trainer {
                 folder,
                 format!("a checkpoint of another model than the run's (here and there): {differences}"),
             ));
+        }
+        let dropouts = [&snapshot.config, self.model.config()].map(|config| config.vision.patch_dropout);
+        if dropouts[0] != dropouts[1] {
+            let message = format!(
+                "a checkpoint of a run whose vision_cfg.patch_dropout is {}, not {}: give the new run another name",
+                dropouts[0], dropouts[1]
+            );
+            return Err(TrainerError::weights(folder, message));
         }
         let learning: Vec<&str> = self.model.learning().map(|(name, _)| name).collect();
         if let Some(difference) = learning::difference(&learning, &snapshot.learning) {

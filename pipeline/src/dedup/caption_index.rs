@@ -10,7 +10,7 @@ use std::io;
 use rayon::slice::ParallelSliceMut;
 
 use super::captions::{Bands, jaccard, normalise, shingles};
-use super::keys::Keys;
+use super::keys::{Keys, words};
 use super::rows::RowSet;
 use super::stars::Cover;
 
@@ -20,7 +20,7 @@ const IN_VAIN: u32 = 256;
 /// Bands of captions on the way to an index.
 pub(super) struct BandKeys {
     pub(super) bands: Bands,
-    keys: Keys<1>,
+    keys: Keys<2>,
     rows: u32,
 }
 
@@ -31,7 +31,7 @@ impl BandKeys {
     }
 
     pub(super) fn push(&mut self, band_hashes: &[u64], class: u32) -> io::Result<()> {
-        band_hashes.iter().try_for_each(|hash| self.keys.push([*hash], class))
+        band_hashes.iter().try_for_each(|hash| self.keys.push(words([*hash]), class))
     }
 
     /// What shares a band with anything. Their texts are still to come.

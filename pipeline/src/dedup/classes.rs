@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::keys::Keys;
+use super::keys::{Keys, words};
 
 /// Class of a row that has no value: it is compared with nothing.
 pub(super) const NO_CLASS: u32 = u32::MAX;
@@ -14,7 +14,7 @@ const RECENT: usize = 1 << 12;
 pub(super) struct Classes {
     /// For each row an earlier one with the same value, or itself: a forest in which each root is its tree's first row.
     parent: Vec<u32>,
-    keys: Keys<2>,
+    keys: Keys<4>,
     recent: Vec<Option<([u64; 2], u32)>>,
 }
 
@@ -35,7 +35,7 @@ impl Classes {
             }
             _ => {
                 *recent = Some((key, row));
-                self.keys.push(key, row)
+                self.keys.push(words(key), row)
             }
         }
     }

@@ -1,116 +1,137 @@
 //! Rows that have the same key, of any number of rows in bounded memory.
 //!
-//! (key, row) records are kept in memory up to a limit; beyond it they go to temporary files, each for a range of keys, which
-//! are read back and sorted one by one. So the cost is that of sorting, and the result does not depend on the order in which
-//! rows come.
+//! (key, row) records are kept in memory up to a limit, in parts by their highest bits; beyond it each part goes to a temporary
+//! file, and they are read back and sorted one by one. So the cost is that of sorting, and the result does not depend on the
+//! order in which rows come.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 
+use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-/// Temporary files, and parts that keys are split into by their highest bits.
+/// Parts that keys are split into by their highest bits: small enough to be sorted in the cache's reach, and a file each.
 const PARTS: usize = 32;
 
 /// A row and its key of N words, whose highest bits must be evenly spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Keyed<const N: usize> {
-    pub(super) key: [u64; N],
+    pub(super) key: [u32; N],
     pub(super) row: u32,
 }
 
 /// Collects records, then gives those with the same key together.
 pub(super) struct Keys<const N: usize> {
-    /// Records in memory at most.
+    /// Records in memory at most, and now.
     capacity: usize,
-    waiting: Vec<Keyed<N>>,
-    parts: Vec<Part>,
+    waiting: usize,
+    parts: Vec<Part<N>>,
 }
 
-struct Part {
-    file: BufWriter<File>,
-    records: usize,
+#[derive(Default)]
+struct Part<const N: usize> {
+    waiting: Vec<Keyed<N>>,
+    /// What was written, and how many records.
+    file: Option<BufWriter<File>>,
+    written: usize,
 }
 
 impl<const N: usize> Keys<N> {
     /// `memory`: bytes for records at most.
     pub(super) fn new(memory: usize) -> Self {
-        Self { capacity: (memory / size_of::<Keyed<N>>()).max(1024), waiting: Vec::new(), parts: Vec::new() }
+        let capacity = (memory / size_of::<Keyed<N>>()).max(1024);
+        Self { capacity, waiting: 0, parts: (0..PARTS).map(|_| Part::default()).collect() }
     }
 
-    pub(super) fn push(&mut self, key: [u64; N], row: u32) -> io::Result<()> {
-        if self.waiting.len() >= self.capacity {
-            self.spill()?;
+    pub(super) fn push(&mut self, key: [u32; N], row: u32) -> io::Result<()> {
+        if self.waiting >= self.capacity {
+            self.parts.iter_mut().try_for_each(Part::spill)?;
+            self.waiting = 0;
         }
-        self.waiting.push(Keyed { key, row });
-        Ok(())
-    }
-
-    fn spill(&mut self) -> io::Result<()> {
-        if self.parts.is_empty() {
-            for _ in 0..PARTS {
-                self.parts.push(Part { file: BufWriter::with_capacity(1 << 17, tempfile::tempfile()?), records: 0 });
-            }
-        }
-        for record in self.waiting.drain(..) {
-            let part = &mut self.parts[(record.key[0] >> (u64::BITS - PARTS.ilog2())) as usize];
-            for word in record.key {
-                part.file.write_all(&word.to_le_bytes())?;
-            }
-            part.file.write_all(&record.row.to_le_bytes())?;
-            part.records += 1;
-        }
+        self.parts[(key[0] >> (u32::BITS - PARTS.ilog2())) as usize].waiting.push(Keyed { key, row });
+        self.waiting += 1;
         Ok(())
     }
 
     /// Calls `each` with the rows of every key that has more than one, ascending by key and row.
     pub(super) fn for_each_group(mut self, mut each: impl FnMut(&[Keyed<N>])) -> io::Result<()> {
-        if self.parts.is_empty() {
-            groups_of(&mut self.waiting, &mut each);
+        if self.parts.iter().all(|part| part.file.is_none()) {
+            self.parts.par_iter_mut().for_each(|part| part.waiting.sort_unstable());
+            for part in &self.parts {
+                groups_of(&part.waiting, &mut each);
+            }
             return Ok(());
         }
-        self.spill()?;
-        let mut records = std::mem::take(&mut self.waiting);
-        for mut part in self.parts {
-            part.file.flush()?;
-            // A part that is larger than memory is read several times, each time for a range of the next bits.
-            let passes = part.records.div_ceil(self.capacity).next_power_of_two() as u64;
-            for pass in 0..passes {
-                let file = part.file.get_mut();
-                file.rewind()?;
-                let mut file = BufReader::with_capacity(1 << 20, file);
-                records.clear();
-                for _ in 0..part.records {
-                    let record = read_record::<N>(&mut file)?;
-                    let next_bits = (record.key[0] << PARTS.ilog2()).checked_shr(u64::BITS - passes.ilog2()).unwrap_or(0);
-                    if next_bits == pass {
-                        records.push(record);
-                    }
-                }
-                groups_of(&mut records, &mut each);
+        self.parts.iter_mut().try_for_each(Part::spill)?;
+        for part in self.parts {
+            part.read_back(self.capacity, &mut each)?;
+        }
+        Ok(())
+    }
+}
+
+impl<const N: usize> Part<N> {
+    fn spill(&mut self) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(BufWriter::with_capacity(1 << 17, tempfile::tempfile()?)),
+        };
+        for record in &self.waiting {
+            for word in record.key {
+                file.write_all(&word.to_le_bytes())?;
             }
+            file.write_all(&record.row.to_le_bytes())?;
+        }
+        self.written += self.waiting.len();
+        self.waiting = Vec::new();
+        Ok(())
+    }
+
+    /// A part that is larger than memory is read several times, each time for a range of the next bits.
+    fn read_back(self, capacity: usize, each: &mut impl FnMut(&[Keyed<N>])) -> io::Result<()> {
+        let Some(file) = self.file else { return Ok(()) };
+        let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let passes = self.written.div_ceil(capacity).next_power_of_two() as u32;
+        let mut records = Vec::new();
+        for pass in 0..passes {
+            file.rewind()?;
+            let mut reader = BufReader::with_capacity(1 << 20, &file);
+            records.clear();
+            for _ in 0..self.written {
+                let record = read_record::<N>(&mut reader)?;
+                let next_bits = (record.key[0] << PARTS.ilog2()).checked_shr(u32::BITS - passes.ilog2()).unwrap_or(0);
+                if next_bits == pass {
+                    records.push(record);
+                }
+            }
+            records.par_sort_unstable();
+            groups_of(&records, each);
         }
         Ok(())
     }
 }
 
 fn read_record<const N: usize>(file: &mut impl Read) -> io::Result<Keyed<N>> {
+    let mut bytes = [0; 4];
     let mut key = [0; N];
     for word in &mut key {
-        let mut bytes = [0; 8];
         file.read_exact(&mut bytes)?;
-        *word = u64::from_le_bytes(bytes);
+        *word = u32::from_le_bytes(bytes);
     }
-    let mut row = [0; 4];
-    file.read_exact(&mut row)?;
-    Ok(Keyed { key, row: u32::from_le_bytes(row) })
+    file.read_exact(&mut bytes)?;
+    Ok(Keyed { key, row: u32::from_le_bytes(bytes) })
 }
 
-fn groups_of<const N: usize>(records: &mut [Keyed<N>], each: &mut impl FnMut(&[Keyed<N>])) {
-    records.par_sort_unstable();
+/// The records are sorted.
+fn groups_of<const N: usize>(records: &[Keyed<N>], each: &mut impl FnMut(&[Keyed<N>])) {
     for group in records.chunk_by(|a, b| a.key == b.key).filter(|group| group.len() > 1) {
         each(group);
     }
+}
+
+/// Numbers as words, in their order.
+pub(super) fn words<const N: usize, const W: usize>(numbers: [u64; N]) -> [u32; W] {
+    std::array::from_fn(|word| (numbers[word / 2] >> (32 * (1 - word % 2))) as u32)
 }
 
 #[cfg(test)]
@@ -122,7 +143,7 @@ mod tests {
     fn grouped(memory: usize, records: &[(u64, u64)]) -> Vec<Vec<u32>> {
         let mut keys = Keys::new(memory);
         for (row, (high, low)) in (0..).zip(records) {
-            keys.push([*high, *low], row).unwrap();
+            keys.push(words::<2, 4>([*high, *low]), row).unwrap();
         }
         let mut groups = Vec::new();
         keys.for_each_group(|group| groups.push(group.iter().map(|record| record.row).collect())).unwrap();

@@ -61,6 +61,13 @@ fn reference_model_exported_for_hugging_face_is_hugging_faces_own() {
         assert!(work.path("hf").join(name).is_file(), "{name}");
     }
 
+    // As ONNX graphs, from a file of weights alone.
+    let options = ["--model-config", "reference/open_clip_config.json", "--format", "onnx", "--output", "onnx"];
+    work.diptych(&[&["export", "--model", "reference/open_clip_model.safetensors"][..], &options].concat()).ok();
+    for name in ["onnx/model.onnx", "onnx/vision_model.onnx", "onnx/text_model.onnx", "config.json", "preprocessor_config.json"] {
+        assert!(work.path("onnx").join(name).is_file(), "{name}");
+    }
+
     // And back: the same weights as an OpenCLIP folder.
     work.diptych(&["export", "--model", "hf", "--format", "openclip", "--output", "back"]).ok();
     assert!(tensors(&work.path("back/open_clip_model.safetensors")) == tensors(&parity.join("tiny_quickgelu.safetensors")));

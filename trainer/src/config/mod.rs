@@ -56,7 +56,7 @@ pub struct VisionConfig {
     pub mlp_ratio: f64,
     /// Where the factors of LayerScale start, of towers that have it.
     pub ls_init_value: Option<f64>,
-    /// Part of the patches that training leaves out. Features of an encoder see all.
+    /// Part of the patches that each training step leaves out of each image. Features of an encoder see all.
     pub patch_dropout: f64,
     /// Pooling by attention of learned queries, before [`pool`](Self::pool) chooses among their answers.
     pub attentional_pool: Option<AttentionalPool>,
@@ -183,6 +183,12 @@ impl VisionConfig {
     /// Patches along one side. What is left at the edge belongs to none.
     pub fn grid(&self) -> i64 {
         self.image_size / self.patch_size
+    }
+
+    /// Patches of an image that a training step looks at: OpenCLIP's max(1, int(P · (1 - p))).
+    pub fn kept_patches(&self) -> i64 {
+        let patches = self.grid().pow(2);
+        ((patches as f64 * (1.0 - self.patch_dropout)) as i64).max(1)
     }
 
     /// Width of the MLP's hidden layer.

@@ -43,7 +43,7 @@ enum Family {
 }
 
 impl Family {
-    /// The one that could hold a model; whether it can, [`export_hf`] finds out.
+    /// The one that could hold a model; whether it can, [`describe`] finds out.
     fn of(config: &ModelConfig) -> Self {
         match (config.text.bert, config.vision.trunk) {
             (Some(_), _) => Self::ChineseClip,
@@ -85,8 +85,15 @@ impl Family {
     }
 }
 
-/// Writes the folder, whole or not at all.
-pub fn export_hf(weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -> Result<(), TrainerError> {
+/// What the files beside the weights say of a model.
+pub(crate) struct Description {
+    family: Family,
+    config: Value,
+    preprocessor: Value,
+}
+
+/// Refused where Hugging Face's files could not say all of a model.
+pub(crate) fn describe(weights: &Weights) -> Result<Description, TrainerError> {
     let config = &weights.config;
     let family = Family::of(config);
     let refused = |message: String| TrainerError::weights(&weights.path, message);
@@ -111,17 +118,30 @@ pub fn export_hf(weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -
     }
     let preprocessor =
         preprocessor::to_json(config.preprocess, config.vision.image_size, family.image_processor()).map_err(refused)?;
-    let tensors = rename::to_hf(weights, &family.renames(config))?;
+    Ok(Description { family, config: json, preprocessor })
+}
+
+impl Description {
+    /// All files but the weights.
+    pub(crate) fn write(&self, weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -> Result<(), TrainerError> {
+        let write_json = |name: &str, value: &Value| write_text(&folder.join(name), &format!("{value:#}\n"));
+        write_json(PREPROCESSOR_FILE, &self.preprocessor)?;
+        match self.family {
+            Family::Clip => tokenizer::write_clip(tokenizer, &weights.config, folder)?,
+            Family::Siglip | Family::ChineseClip => tokenizer::write_other(tokenizer, &weights.config, folder)?,
+        }
+        write_json(CONFIG_FILE, &self.config)
+    }
+}
+
+/// Writes the folder, whole or not at all.
+pub fn export_hf(weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -> Result<(), TrainerError> {
+    let description = describe(weights)?;
+    let tensors = rename::to_hf(weights, &description.family.renames(&weights.config))?;
     publish_folder(folder, |folder| {
         let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
         tensor_file::write(&folder.join(WEIGHTS_FILE), &tensors, &[("format", "pt")])?;
-        let write_json = |name: &str, value: &Value| write_text(&folder.join(name), &format!("{value:#}\n"));
-        write_json(PREPROCESSOR_FILE, &preprocessor)?;
-        match family {
-            Family::Clip => tokenizer::write_clip(tokenizer, config, folder)?,
-            Family::Siglip | Family::ChineseClip => tokenizer::write_other(tokenizer, config, folder)?,
-        }
-        write_json(CONFIG_FILE, &json)
+        description.write(weights, tokenizer, folder)
     })
 }
 

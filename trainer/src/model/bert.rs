@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::Named;
 use super::block::{LayerNorm, Linear, Mlp, attend, project, split_heads};
+use super::tower::{Embedded, Seen, Tower};
 use crate::TrainerError;
 use crate::config::ModelConfig;
 
@@ -60,26 +61,36 @@ impl BertTower {
             projection: named.product("proj.weight")?,
         })
     }
+}
 
-    /// [N, L] → [N, D].
-    pub(super) fn forward(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
+impl Tower for BertTower {
+    fn embed(&self, Seen { values: tokens, .. }: Seen<'_>) -> Result<Embedded, TrainerError> {
         let (n, l) = tokens.size2()?;
         let words = Tensor::f_embedding(&self.words, tokens, -1, false, false)?;
         let x = words.f_add(&self.token_types.f_select(0, 0)?)?.f_add(&self.positions.f_narrow(0, 0, l)?)?;
-        let mut x = self.norm.forward(&x)?; // [N, L, W]
+        let x = self.norm.forward(&x)?; // [N, L, W]
         let padding = tokens.f_eq(self.pad_id)?.f_view([n, 1, 1, l])?;
         let mask = Tensor::f_zeros([n, 1, 1, l], (Kind::Float, tokens.device()))?.f_masked_fill(&padding, f64::NEG_INFINITY)?;
-        for layer in &self.layers {
-            x = layer.forward(&x, &mask)?;
-        }
+        Ok(Embedded { x, mask: Some(mask) })
+    }
+
+    fn blocks(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+        self.layers[number].forward(x, mask)
+    }
+
+    fn head(&self, x: &Tensor, _: Seen<'_>) -> Result<Tensor, TrainerError> {
         project(&x.f_select(1, 0)?, &self.projection.f_transpose(0, 1)?)
     }
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor, TrainerError> {
+    fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
         let [q, k, v] = [&self.query, &self.key, &self.value].map(|part| split_heads(&part.forward(x)?, self.heads));
-        let attended = self.output.forward(&attend(&q?, &k?, &v?, Some(mask), false)?)?;
+        let attended = self.output.forward(&attend(&q?, &k?, &v?, mask, false)?)?;
         let x = self.attention_norm.forward(&attended.f_add(x)?)?;
         self.norm.forward(&self.mlp.forward(&x)?.f_add(&x)?)
     }

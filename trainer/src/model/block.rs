@@ -170,3 +170,11 @@ impl Linear {
 pub(super) fn project(x: &Tensor, projection: &Tensor) -> Result<Tensor, TrainerError> {
     Ok(x.f_to_kind(projection.kind())?.f_matmul(projection)?.f_to_kind(Kind::Float)?)
 }
+
+/// Some tokens of each row, by their numbers: [N, L, W] and i64 [N, K] → [N, K, W].
+pub(super) fn take(x: &Tensor, at: &Tensor) -> Result<Tensor, TrainerError> {
+    let (n, l, w) = x.size3()?;
+    let first_n1 = Tensor::f_arange_start_step(0, n * l, l, (Kind::Int64, x.device()))?.f_unsqueeze(1)?;
+    let rows = at.f_add(&first_n1)?.f_flatten(0, 1)?;
+    Ok(x.f_flatten(0, 1)?.f_index_select(0, &rows)?.f_view([n, -1, w])?)
+}

@@ -3,7 +3,8 @@
 use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{Block, BlockSpec, LayerNorm, Linear, attend, blocks, project, split_heads};
+use super::block::{Block, BlockSpec, LayerNorm, Linear, attend, blocks, project, split_heads, take};
+use super::tower::{Embedded, Seen, Tower};
 use crate::TrainerError;
 use crate::config::{AttentionalPool, ImagePool, ModelConfig, VisionConfig};
 use crate::layout::OPENCLIP_BLOCKS;
@@ -49,32 +50,46 @@ impl VisionTower {
         })
     }
 
-    /// [N, 3, H, W] → [N, D].
-    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
-        let x_npw = self.patches.forward(images)?;
-        let (n, _, w) = x_npw.size3()?;
-        let class_n1w = self.class_embedding.f_view([1, 1, w])?.f_expand([n, 1, w], false)?;
-        let mut x = Tensor::f_cat(&[&class_n1w, &x_npw], 1)?.f_add(&self.positional_embedding)?; // [N, 1 + P, W]
-        if let Some(ln_pre) = &self.ln_pre {
-            x = ln_pre.forward(&x)?;
-        }
-        for block in &self.blocks {
-            x = block.forward(&x, None)?;
-        }
-        if let Some(pool) = &self.attention_pool {
-            x = pool.forward(&x)?;
-        }
-        let pooled_nw =
-            if self.ln_after_pool { self.ln_post.forward(&self.pool(&x)?)? } else { self.pool(&self.ln_post.forward(&x)?)? };
-        project(&pooled_nw, &self.proj)
-    }
-
     /// [N, L, W] → [N, W].
     fn pool(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
         Ok(match self.pool {
             ImagePool::Token => x.f_select(1, 0)?,
             ImagePool::Average => x.f_narrow(1, 1, x.size3()?.1 - 1)?.f_mean_dim(1, false, None::<Kind>)?,
         })
+    }
+}
+
+impl Tower for VisionTower {
+    fn embed(&self, seen: Seen<'_>) -> Result<Embedded, TrainerError> {
+        let x_npw = self.patches.forward(seen.values)?;
+        let (n, _, w) = x_npw.size3()?;
+        let class_n1w = self.class_embedding.f_view([1, 1, w])?.f_expand([n, 1, w], false)?;
+        let mut x = Tensor::f_cat(&[&class_n1w, &x_npw], 1)?.f_add(&self.positional_embedding)?; // [N, 1 + P, W]
+        if let Some(patches) = seen.patches {
+            // The class token stays.
+            let tokens = patches.f_add_scalar(1)?.f_constant_pad_nd([1, 0])?; // [N, 1 + K]
+            x = take(&x, &tokens)?;
+        }
+        if let Some(ln_pre) = &self.ln_pre {
+            x = ln_pre.forward(&x)?;
+        }
+        Ok(Embedded { x, mask: None })
+    }
+
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+        self.blocks[number].forward(x, mask)
+    }
+
+    fn head(&self, x: &Tensor, _: Seen<'_>) -> Result<Tensor, TrainerError> {
+        let pooled = self.attention_pool.as_ref().map(|pool| pool.forward(x)).transpose()?;
+        let x = pooled.as_ref().unwrap_or(x);
+        let pooled_nw =
+            if self.ln_after_pool { self.ln_post.forward(&self.pool(x)?)? } else { self.pool(&self.ln_post.forward(x)?)? };
+        project(&pooled_nw, &self.proj)
     }
 }
 

@@ -10,6 +10,7 @@ mod block;
 mod image;
 mod siglip;
 mod text;
+mod tower;
 
 use std::collections::HashMap;
 
@@ -25,17 +26,20 @@ use bert::BertTower;
 use image::VisionTower;
 use siglip::SiglipTower;
 use text::TextTower;
+use tower::{Tower, features};
+
+pub(crate) use tower::Seen;
 
 /// Smallest norm by which features are divided: `torch.nn.functional.normalize`.
-const SMALLEST_NORM: f64 = 1e-12;
+pub(crate) const SMALLEST_NORM: f64 = 1e-12;
 
 /// A dual encoder on a device.
 pub struct Clip {
     config: ModelConfig,
     names: Vec<String>,
     parameters: Vec<Tensor>,
-    vision: ImageModel,
-    text: TextModel,
+    vision: Box<dyn Tower>,
+    text: Box<dyn Tower>,
     logit_scale: Tensor,
     logit_bias: Option<Tensor>,
     image_mean: Tensor,
@@ -87,8 +91,16 @@ impl Clip {
             Ok(Tensor::f_from_slice(&values.map(|v| v as f32))?.f_view([1, 3, 1, 1])?.f_to_device(device)?)
         };
         let of_text = Named { of: layout::text_prefix(config).to_owned(), ..named };
-        let (vision, text, logit_scale) =
-            (ImageModel::new(config, &named.below("visual"))?, TextModel::new(config, &of_text)?, named.get("logit_scale")?);
+        let of_images = named.below("visual");
+        let vision: Box<dyn Tower> = match config.vision.trunk {
+            Trunk::OpenClip => Box::new(VisionTower::new(config, &of_images)?),
+            Trunk::Siglip => Box::new(SiglipTower::new(config, &of_images)?),
+        };
+        let text: Box<dyn Tower> = match config.text.bert {
+            None => Box::new(TextTower::new(config, &of_text)?),
+            Some(_) => Box::new(BertTower::new(config, &of_text)?),
+        };
+        let logit_scale = named.get("logit_scale")?;
         let logit_bias = config.init_logit_bias.map(|_| named.get("logit_bias")).transpose()?;
         Ok(Self {
             config: config.clone(),
@@ -144,66 +156,18 @@ impl Clip {
 
     /// Normalised f32 [N, 3, H, W] → unit vectors [N, D].
     pub fn image_features(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
-        unit_length(&self.vision.forward(images)?)
+        self.features_of_patches(images, None)
+    }
+
+    /// The same, of those patches of each image that are given, i64 [N, K]; without: of all.
+    pub(crate) fn features_of_patches(&self, images: &Tensor, patches: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+        features(self.vision.as_ref(), Seen { values: images, patches })
     }
 
     /// Token ids i64 [N, L] → unit vectors [N, D].
     pub fn text_features(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
-        unit_length(&self.text.forward(tokens)?)
+        features(self.text.as_ref(), Seen { values: tokens, patches: None })
     }
-}
-
-/// The image towers that there are.
-enum ImageModel {
-    OpenClip(VisionTower),
-    Siglip(SiglipTower),
-}
-
-impl ImageModel {
-    fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
-        Ok(match config.vision.trunk {
-            Trunk::OpenClip => Self::OpenClip(VisionTower::new(config, named)?),
-            Trunk::Siglip => Self::Siglip(SiglipTower::new(config, named)?),
-        })
-    }
-
-    /// [N, 3, H, W] → [N, D].
-    fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
-        match self {
-            Self::OpenClip(tower) => tower.forward(images),
-            Self::Siglip(tower) => tower.forward(images),
-        }
-    }
-}
-
-/// The text towers that there are.
-enum TextModel {
-    OpenClip(TextTower),
-    Bert(BertTower),
-}
-
-impl TextModel {
-    fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
-        Ok(match config.text.bert {
-            None => Self::OpenClip(TextTower::new(config, named)?),
-            Some(_) => Self::Bert(BertTower::new(config, named)?),
-        })
-    }
-
-    /// [N, L] → [N, D].
-    fn forward(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
-        match self {
-            Self::OpenClip(tower) => tower.forward(tokens),
-            Self::Bert(tower) => tower.forward(tokens),
-        }
-    }
-}
-
-fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
-    let x = x.f_to_kind(Kind::Float)?;
-    let x = x.f_to_kind(Kind::Float)?;
-    let norm = x.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(SMALLEST_NORM)?;
-    Ok(x.f_div(&norm)?)
 }
 
 /// Parameters by name, below a prefix.

@@ -4,8 +4,9 @@
 use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{Block, BlockSpec, LayerNorm, Linear, Mlp, attend, blocks, split_heads};
+use super::block::{Block, BlockSpec, LayerNorm, Linear, Mlp, attend, blocks, split_heads, take};
 use super::image::Patches;
+use super::tower::{Embedded, Seen, Tower};
 use crate::TrainerError;
 use crate::config::ModelConfig;
 use crate::layout::TIMM_BLOCKS;
@@ -61,14 +62,26 @@ impl SiglipTower {
             },
         })
     }
+}
 
-    /// [N, 3, H, W] → [N, W]: the width is the common space's.
-    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
-        let mut x = self.patches.forward(images)?.f_add(&self.pos_embed)?; // [N, P, W]
-        for block in &self.blocks {
-            x = block.forward(&x, None)?;
-        }
-        self.pool.forward(&self.norm.forward(&x)?)
+impl Tower for SiglipTower {
+    fn embed(&self, seen: Seen<'_>) -> Result<Embedded, TrainerError> {
+        let x = self.patches.forward(seen.values)?.f_add(&self.pos_embed)?; // [N, P, W]
+        let x = seen.patches.map_or_else(|| Ok(x.shallow_clone()), |patches| take(&x, patches))?;
+        Ok(Embedded { x, mask: None })
+    }
+
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+        self.blocks[number].forward(x, mask)
+    }
+
+    /// The width is the common space's.
+    fn head(&self, x: &Tensor, _: Seen<'_>) -> Result<Tensor, TrainerError> {
+        self.pool.forward(&self.norm.forward(x)?)
     }
 }
 

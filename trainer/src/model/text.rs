@@ -3,7 +3,8 @@
 use tch::{Kind, Tensor};
 
 use super::Named;
-use super::block::{Block, BlockSpec, LayerNorm, Linear, blocks, project};
+use super::block::{Block, BlockSpec, LayerNorm, Linear, blocks, project, take};
+use super::tower::{Embedded, Seen, Tower};
 use crate::TrainerError;
 use crate::config::{ModelConfig, TextPool, TextProjection};
 use crate::layout::OPENCLIP_BLOCKS;
@@ -62,29 +63,6 @@ impl TextTower {
         })
     }
 
-    /// [N, L] → [N, D].
-    pub(super) fn forward(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
-        let mut x = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)?;
-        let mut mask = None;
-        if let Some(class) = &self.class_token {
-            let (n, _, w) = x.size3()?;
-            let class_n1w = class.embedding.f_view([1, 1, w])?.f_expand([n, 1, w], false)?;
-            x = Tensor::f_cat(&[&x, &class_n1w], 1)?;
-            mask = Some(class.mask(tokens, self.causal)?);
-        }
-        x = x.f_add(&self.positional_embedding)?;
-        for block in &self.blocks {
-            x = block.forward(&x, mask.as_ref())?;
-        }
-        // Layer norm works on each token alone: taking the token first gives the same and leaves L - 1 of L out.
-        let pooled_nw = self.ln_final.forward(&self.pool(&x, tokens)?)?;
-        match &self.projection {
-            Projection::Matrix(matrix) => project(&pooled_nw, matrix),
-            Projection::Linear(linear) => linear.forward(&pooled_nw),
-            Projection::None => Ok(pooled_nw),
-        }
-    }
-
     /// [N, L, W] → [N, W].
     fn pool(&self, x: &Tensor, tokens: &Tensor) -> Result<Tensor, TrainerError> {
         let at = match self.pool {
@@ -95,9 +73,39 @@ impl TextTower {
             // Of equal values argmax gives the first one; the first token where there is no end.
             TextPool::End(id) => tokens.f_eq(id)?.f_to_kind(Kind::Int)?.f_argmax(-1, false)?,
         };
-        let (n, l) = tokens.size2()?;
-        let first = Tensor::f_arange_start_step(0, n * l, l, (Kind::Int64, x.device()))?;
-        Ok(x.f_flatten(0, 1)?.f_index_select(0, &at.f_add(&first)?)?)
+        Ok(take(x, &at.f_unsqueeze(1)?)?.f_select(1, 0)?)
+    }
+}
+
+impl Tower for TextTower {
+    fn embed(&self, Seen { values: tokens, .. }: Seen<'_>) -> Result<Embedded, TrainerError> {
+        let mut x = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)?;
+        let mut mask = None;
+        if let Some(class) = &self.class_token {
+            let (n, _, w) = x.size3()?;
+            let class_n1w = class.embedding.f_view([1, 1, w])?.f_expand([n, 1, w], false)?;
+            x = Tensor::f_cat(&[&x, &class_n1w], 1)?;
+            mask = Some(class.mask(tokens, self.causal)?);
+        }
+        Ok(Embedded { x: x.f_add(&self.positional_embedding)?, mask })
+    }
+
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+        self.blocks[number].forward(x, mask)
+    }
+
+    fn head(&self, x: &Tensor, seen: Seen<'_>) -> Result<Tensor, TrainerError> {
+        // Layer norm works on each token alone: taking the token first gives the same and leaves L - 1 of L out.
+        let pooled_nw = self.ln_final.forward(&self.pool(x, seen.values)?)?;
+        match &self.projection {
+            Projection::Matrix(matrix) => project(&pooled_nw, matrix),
+            Projection::Linear(linear) => linear.forward(&pooled_nw),
+            Projection::None => Ok(pooled_nw),
+        }
     }
 }
 
