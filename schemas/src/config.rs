@@ -339,6 +339,7 @@ mod tests {
             ("[train]\ndevice = \"gpu\"\n", "train.device"),
             ("[train]\nprecision = \"int8\"\n", "bf16"),
             ("[train.lock]\nimage_unlocked_groups = 2\n", "train.lock.image = true"),
+            ("[optimizer]\nlayer_decay = 0.0\n", "optimizer.layer_decay"),
             ("[optimizer]\ncooldown = 2.0\n", "optimizer.cooldown"),
             ("[optimizer]\nschedule = \"step\"\n", "constant-cooldown"),
             ("[objective]\nlabel_smoothing = 0.1\nmask_duplicate_captions = true\n", "objective.label_smoothing"),

@@ -38,6 +38,9 @@ pub struct OptimizerConfig {
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f64,
+    /// Learning rate of a tower's layer as a part of that of the layer behind it; 1: all alike. Usual, from pretrained weights: 0.65
+    /// to 0.9.
+    pub layer_decay: f64,
     /// Largest norm of the gradient of all parameters together; 0: no clip.
     pub clip_grad_norm: f64,
 }
@@ -71,6 +74,7 @@ impl Default for OptimizerConfig {
             beta1: 0.9,
             beta2: 0.98,
             eps: 1e-6,
+            layer_decay: 1.0,
             clip_grad_norm: 0.0,
         }
     }
@@ -86,6 +90,10 @@ impl OptimizerConfig {
         )?;
         check(self.eps > 0.0, format!("optimizer.eps must be above 0, got {}", self.eps))?;
         check(self.weight_decay >= 0.0, format!("optimizer.weight_decay must be at least 0, got {}", self.weight_decay))?;
+        check(
+            0.0 < self.layer_decay && self.layer_decay <= 1.0,
+            format!("optimizer.layer_decay must be above 0 and at most 1 (1: all layers alike), got {}", self.layer_decay),
+        )?;
         check(
             self.clip_grad_norm >= 0.0,
             format!("optimizer.clip_grad_norm must be at least 0 (0: no clip), got {}", self.clip_grad_norm),

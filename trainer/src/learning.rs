@@ -1,4 +1,4 @@
-//! Which parameters learn. A pure function of a parameter's name, the model and the configuration.
+//! Which parameters learn, and how fast. A pure function of a parameter's name, the model and the configuration.
 //!
 //! Groups of a locked tower are OpenCLIP's (`VisionTransformer.lock`, `lock_text_tower`, for SigLIP's trunk timm's
 //! `group_matcher`). BERT's tower has the same: embeddings, layers, projection, where OpenCLIP leaves the projection out of the
@@ -92,6 +92,20 @@ pub(crate) fn learns(spec: &ParameterSpec, config: &ModelConfig, lock: &LockConf
     group + unlocked >= groups(config, tower)
 }
 
+/// The part of the learning rate that a parameter gets. Of a tower with L layers: decay^(L + 1 - i) in the i-th layer from 1 on,
+/// embeddings as i = 0, and all of it behind the last layer, where BEiT counts the last norm too, and in the loss.
+///
+/// Bao et al., "BEiT: BERT pre-training of image transformers", 2022: `get_num_layer_for_vit` and `LayerDecayValueAssigner` of its code.
+pub(crate) fn rate(name: &str, config: &ModelConfig, decay: f64) -> f64 {
+    let Some((tower, part)) = place(name) else { return 1.0 };
+    let behind = match part {
+        Part::Embeddings => layers(config, tower) + 1,
+        Part::Layer(layer) => layers(config, tower).saturating_sub(layer),
+        Part::Norm | Part::Pool | Part::Projection => 0,
+    };
+    decay.powf(behind as f64)
+}
+
 /// Refuses more unlocked groups than a tower has.
 pub(crate) fn check(config: &ModelConfig, lock: &LockConfig) -> Result<(), TrainerError> {
     for (tower, unlocked, key, locked) in [
@@ -170,6 +184,33 @@ mod tests {
             }
         }
         assert!(compared > 40, "{compared}");
+    }
+
+    #[test]
+    fn learning_rate_falls_from_layer_to_layer_as_beits() {
+        const HEADS: [&str; 6] = ["logit_", ".attn_pool.", "ln_final", "ln_post", "visual.trunk.norm.", "text_projection"];
+        let models: Value = serde_json::from_str(LOCKS).unwrap();
+        // All names of a text tower with one layer, of SigLIP's and OpenCLIP's image towers and of BERT with two: by hand.
+        let by_hand = |model: &str, name: &str| match name {
+            name if HEADS.iter().any(|head| name.contains(head)) || matches!(name, "visual.proj" | "text.proj.weight") => 1.0,
+            name if model != "bert" && name.contains(".resblocks.0.") && !name.starts_with("visual.") => 0.5,
+            name if model != "bert" && !name.starts_with("visual.") => 0.25,
+            name if ["blocks.1.", "encoder.layer.1."].iter().any(|layer| name.contains(layer)) => 0.5,
+            name if ["blocks.0.", "encoder.layer.0."].iter().any(|layer| name.contains(layer)) => 0.25,
+            _ => 0.125,
+        };
+        for model in ["end", "siglip", "bert"] {
+            let mut config = ModelConfig::parse(&models[model]["config"].to_string()).unwrap();
+            if model != "bert" {
+                config.text.layers = 1;
+            }
+            let specs = layout::parameters(&config);
+            assert!(specs.len() > 40);
+            for spec in specs {
+                assert!((rate(&spec.name, &config, 0.5) - by_hand(model, &spec.name)).abs() < 1e-12, "{model} {}", spec.name);
+                assert!((rate(&spec.name, &config, 1.0) - 1.0).abs() < 1e-12);
+            }
+        }
     }
 
     #[test]
