@@ -16,6 +16,8 @@ use super::stars::Cover;
 
 /// Comparisons below the threshold after which a caption looks no further in a band.
 const IN_VAIN: u32 = 256;
+/// Of a class without a text.
+const NO_PLACE: u32 = u32::MAX;
 
 /// Bands of captions on the way to an index.
 pub(super) struct BandKeys {
@@ -40,22 +42,33 @@ impl BandKeys {
             similarity,
             members: Vec::new(),
             starts: vec![0],
-            buckets_of: Vec::new(),
+            buckets: Vec::new(),
+            buckets_from: Vec::new(),
             has_candidates: RowSet::none(self.rows),
-            texts: Vec::new(),
+            texts: String::new(),
             places: Vec::new(),
+            place_of: vec![NO_PLACE; self.rows as usize],
             left_out: 0,
         };
+        let mut buckets_of: Vec<(u32, u32)> = Vec::new();
         self.keys.for_each_group(|group| {
             let bucket = index.starts.len() as u32 - 1;
             for record in group {
                 index.members.push(record.row);
-                index.buckets_of.push((record.row, bucket));
+                buckets_of.push((record.row, bucket));
                 index.has_candidates.insert(record.row);
             }
             index.starts.push(index.members.len());
         })?;
-        index.buckets_of.par_sort_unstable();
+        buckets_of.par_sort_unstable();
+        index.buckets_from = vec![0; self.rows as usize + 1];
+        for (class, _) in &buckets_of {
+            index.buckets_from[*class as usize + 1] += 1;
+        }
+        for class in 0..self.rows as usize {
+            index.buckets_from[class + 1] += index.buckets_from[class];
+        }
+        index.buckets = buckets_of.into_iter().map(|(_, bucket)| bucket).collect();
         Ok(index)
     }
 }
@@ -66,12 +79,15 @@ pub(super) struct CaptionIndex {
     /// Classes bucket by bucket; bucket b is at starts[b]..starts[b + 1].
     members: Vec<u32>,
     starts: Vec<usize>,
-    /// Class and bucket, sorted.
-    buckets_of: Vec<(u32, u32)>,
+    /// Buckets class by class; those of class c are at buckets_from[c]..buckets_from[c + 1]. Looked up by index, not by search:
+    /// each step of a search would wait for memory.
+    buckets: Vec<u32>,
+    buckets_from: Vec<usize>,
     pub(super) has_candidates: RowSet,
-    /// Normalised texts one after the other, and (class, start, length) sorted by class.
-    texts: Vec<u8>,
-    places: Vec<(u32, usize, u32)>,
+    /// Normalised texts one after the other, start and length of each, and by class which of them is its own.
+    texts: String,
+    places: Vec<(usize, u32)>,
+    place_of: Vec<u32>,
     /// Comparisons that were not made, because a bucket was crowded.
     pub(super) left_out: u64,
 }
@@ -79,31 +95,25 @@ pub(super) struct CaptionIndex {
 impl CaptionIndex {
     pub(super) fn add_text(&mut self, class: u32, caption: &str) {
         let text = normalise(caption);
-        self.places.push((class, self.texts.len(), text.len() as u32));
-        self.texts.extend(text.as_bytes());
-    }
-
-    pub(super) fn finish_texts(&mut self) {
-        self.places.par_sort_unstable();
+        self.place_of[class as usize] = self.places.len() as u32;
+        self.places.push((self.texts.len(), text.len() as u32));
+        self.texts.push_str(&text);
     }
 
     fn shingles_of(&self, class: u32, into: &mut Vec<u64>) {
         into.clear();
-        if let Ok(found) = self.places.binary_search_by_key(&class, |(known, _, _)| *known) {
-            let (_, start, length) = self.places[found];
-            let bytes = &self.texts[start..start + length as usize];
-            // It came from a text.
-            shingles(std::str::from_utf8(bytes).unwrap_or_default(), into);
+        if let Some((start, length)) = self.places.get(self.place_of[class as usize] as usize) {
+            shingles(&self.texts[*start..start + *length as usize], into);
         }
     }
 
     /// Lets row `by` of `class` cover all classes that are near to it and not covered yet. The distance is 1 - Jaccard
     /// similarity. `open`: classes that may be covered.
     pub(super) fn cover(&mut self, class: u32, by: u32, open: impl Fn(u32) -> bool, covers: &mut [Cover]) {
-        let from = self.buckets_of.partition_point(|(known, _)| *known < class);
+        let buckets = self.buckets_from[class as usize]..self.buckets_from[class as usize + 1];
         let (mut own, mut other) = (Vec::new(), Vec::new());
         let mut compared = HashSet::new();
-        for &(_, bucket) in self.buckets_of[from..].iter().take_while(|(known, _)| *known == class) {
+        for &bucket in &self.buckets[buckets] {
             let members = &self.members[self.starts[bucket as usize]..self.starts[bucket as usize + 1]];
             // Those that follow it first, so that the captions of a crowded bucket do not all look at the same few.
             let (before, after) = members.split_at(members.partition_point(|member| *member <= class));

@@ -257,7 +257,6 @@ async fn by_caption(sources: &[Source], memory: usize, jaccard: f64) -> Result<B
         });
         scanned.await?;
     }
-    index.finish_texts();
     Ok(Built { alike: Alike { classes, near: Near::Captions(Box::new(index)) }, unseen })
 }
 
