@@ -11,6 +11,7 @@ mod memory;
 mod preset;
 mod profile;
 mod score;
+mod serve;
 mod uids;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArg
 pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
+pub use self::serve::{JobAction, LogsArgs, OfJobArgs, ServeArgs, ServerArgs, StatusArgs, SubmitArgs, TokenArgs, WatchArgs};
 pub use self::uids::UidsArgs;
 pub use dedup::{ByTier, DecontaminateArgs, DedupArgs, SyntheticMetaArgs, TierArgs};
 pub use memory::MemoryArg;
@@ -90,6 +92,28 @@ pub enum Command {
     Plot(PlotArgs),
     /// A page about a dataset to look at: sizes, captions, duplicates, what a selection drops, pairs near its thresholds
     Profile(ProfileArgs),
+    /// Own a state folder: work through a queue of jobs, train, and answer over HTTP and Flight SQL, for weeks
+    Serve(ServeArgs),
+    /// Give a running service a job: a training by its configuration, or any of embed, ingest, score, select, dedup, eval, export
+    Submit(SubmitArgs),
+    /// Say what a running service does
+    Status(StatusArgs),
+    /// Follow the steps and events of a running service
+    Watch(WatchArgs),
+    /// Print what a job logged
+    Logs(LogsArgs),
+    /// Let a job save what it did and stop, until it is resumed
+    Pause(OfJobArgs),
+    /// Let a paused job go on
+    Resume(OfJobArgs),
+    /// Let a job save what it did and stop for good
+    Cancel(OfJobArgs),
+    /// Try a job again that failed or was cancelled
+    Retry(OfJobArgs),
+    /// Let a training write a checkpoint and go on
+    Checkpoint(OfJobArgs),
+    /// Make a token for a service that is reached from elsewhere, and print it
+    Token(TokenArgs),
     /// Print a training configuration with all its defaults, or the model configurations that are built in
     Config(ConfigArgs),
     /// Measure the loader on your own data, or a model's training step on this machine
@@ -111,6 +135,7 @@ impl Command {
                 | Self::Embed(_)
                 | Self::Search(_)
                 | Self::Score(_)
+                | Self::Serve(_)
                 | Self::Bench(BenchArgs { what: Bench::Train(_) })
         )
     }
@@ -369,6 +394,9 @@ pub struct ConfigArgs {
     /// Print a built-in model configuration in OpenCLIP's JSON form
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub model: Option<String>,
+    /// Print the configuration of `diptych serve`, or check the one that is given
+    #[arg(long, conflicts_with = "model")]
+    pub serve: bool,
 }
 
 #[derive(Debug, Args)]

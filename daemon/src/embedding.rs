@@ -20,17 +20,19 @@ pub(crate) struct Embedded {
     pub(crate) producer: ContentHash,
     /// Pairs that were embedded now; the rest of the selection was there.
     pub(crate) added: usize,
+    /// Whether it was told not to go on before the end.
+    pub(crate) stopped: bool,
 }
 
 /// Makes sure that the store holds the embeddings of a selection's images and captions by this model. Killed and called again,
-/// it computes only what is missing.
+/// it computes only what is missing. `go_on` hears how many pairs are done each time, and says whether to go on.
 pub(crate) fn embed(
     store: &Store,
     model: &Model,
     dataset: &Path,
     selection: &Selection,
     spec: EncodeSpec,
-    progress: &mut dyn FnMut(usize),
+    go_on: &mut dyn FnMut(usize) -> bool,
 ) -> anyhow::Result<Embedded> {
     let producer = model.encoder.hash()?;
     let source = model.path.display().to_string();
@@ -39,8 +41,9 @@ pub(crate) fn embed(
     let mut texts = store.embedding_writer(producer, Modality::Text, dimension, &source)?;
     // A kill between the two appends leaves pairs that only one of them has.
     let missing: HashSet<usize> = images.missing(&selection.uids).into_iter().chain(texts.missing(&selection.uids)).collect();
-    let added = missing.len();
-    if added > 0 {
+    let mut added = 0;
+    let mut stopped = false;
+    if !missing.is_empty() {
         let mut rows: Vec<usize> = missing.into_iter().collect();
         rows.sort_unstable();
         let todo = subset(selection, &rows);
@@ -52,17 +55,18 @@ pub(crate) fn embed(
             pending.uids.extend(&batch.uids);
             pending.images.extend(image_rows);
             pending.texts.extend(text_rows);
-            progress(batch.uids.len() + batch.skipped.len());
+            added += batch.uids.len() + batch.skipped.len();
+            stopped = !go_on(batch.uids.len() + batch.skipped.len());
             if pending.uids.len() >= STORE_AT_ONCE {
                 pending.store(dimension, &mut images, &mut texts)?;
             }
-            Ok(())
+            Ok(!stopped)
         })?;
         pending.store(dimension, &mut images, &mut texts)?;
     }
     images.finish()?;
     texts.finish()?;
-    Ok(Embedded { producer, added })
+    Ok(Embedded { producer, added, stopped })
 }
 
 #[derive(Default)]

@@ -72,17 +72,20 @@ pub(crate) fn encode_while(
     Ok(all)
 }
 
-/// Encodes a selection batch by batch: `take` gets each batch with its images' and its captions' embeddings, [N, D].
+/// Encodes a selection batch by batch: `take` gets each batch with its images' and its captions' embeddings, [N, D], and says
+/// whether it wants more.
 pub(crate) fn each_batch(
     model: &Model,
     dataset: &Path,
     selection: &Selection,
     spec: EncodeSpec,
-    mut take: impl FnMut(Batch, Vec<f32>, Vec<f32>) -> anyhow::Result<()>,
+    mut take: impl FnMut(Batch, Vec<f32>, Vec<f32>) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
     for batch in batches(model, dataset, selection, spec)? {
         let (batch, images, texts) = encode(model, batch?)?;
-        take(batch, images, texts)?;
+        if !take(batch, images, texts)? {
+            break;
+        }
     }
     Ok(())
 }

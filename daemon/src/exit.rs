@@ -3,6 +3,9 @@
 /// A run that stalled and was told to leave. No outcome: the thread that would give it is the one that hangs.
 pub const STALLED: u8 = 5;
 
+/// Somebody did not want to wait for an orderly end.
+pub const LEFT_AT_ONCE: u8 = 130;
+
 /// How a command ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

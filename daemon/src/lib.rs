@@ -16,20 +16,25 @@ mod output;
 pub mod pictures;
 mod profile;
 mod retrieval;
+pub mod serve;
 mod sql_functions;
 pub mod store;
 mod training;
 
 use tracing_subscriber::EnvFilter;
 
-/// Logs go to standard error, so that standard output holds a command's output alone.
-pub fn start_logging(verbose: u8) {
+/// Logs go to standard error, so that standard output holds a command's output alone; of the service, to journald where that is there.
+pub fn start_logging(verbose: u8, as_service: bool) {
     let default = match verbose {
         0 => "error,diptych=info,diptych_pipeline=info,diptych_trainer=info",
         1 => "info,diptych=debug,diptych_pipeline=debug,diptych_trainer=debug",
         _ => "debug,diptych=trace,diptych_pipeline=trace,diptych_trainer=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    if as_service {
+        serve::start_logging(filter);
+        return;
+    }
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

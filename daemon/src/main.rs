@@ -5,7 +5,7 @@ use std::panic;
 use std::process::ExitCode;
 
 use clap::Parser;
-use diptych::cli::Cli;
+use diptych::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         // Slower beside other work, and right all the same.
         tracing::debug!("idle threads spin: {error}");
     }
-    diptych::start_logging(cli.verbose);
+    diptych::start_logging(cli.verbose, matches!(cli.command, Command::Serve(_)));
     // The default hook prints a source location and advice about backtraces, which help no user. Ours keeps them for -v.
     panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     match panic::catch_unwind(|| diptych::run(cli)) {

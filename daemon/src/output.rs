@@ -9,6 +9,13 @@ pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
+/// Prints bytes of a command's output as they are.
+pub(crate) fn raw(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
 /// Says on standard error why a command failed.
 pub(crate) fn complain(error: &anyhow::Error) {
     // Where standard error is closed there is nobody to tell.

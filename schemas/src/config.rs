@@ -59,6 +59,12 @@ pub struct ModelChoice {
     pub tokenizer: Option<PathBuf>,
 }
 
+impl ModelChoice {
+    fn config_is_a_file(&self) -> bool {
+        Path::new(&self.config).extension().is_some_and(|ending| ending == "json")
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainLoopConfig {
@@ -264,9 +270,24 @@ impl TrainConfig {
         check(matches!(device, "auto" | "cpu") || cuda, format!("train.device must be auto, cpu or cuda:N, got {device:?}"))
     }
 
-    fn resolve_paths(&mut self, folder: &Path) {
-        resolve(&mut self.state, folder);
-        self.data.resolve_paths(folder);
+    /// Relative paths become relative to `folder`.
+    pub fn resolve_paths(&mut self, folder: &Path) {
+        self.paths_mut().into_iter().for_each(|path| resolve(path, folder));
+        if self.model.config_is_a_file() {
+            self.model.config = folder.join(&self.model.config).to_string_lossy().into_owned();
+        }
+    }
+
+    /// All files and folders that it names, but the state folder.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let mut copy = self.clone();
+        copy.state = PathBuf::new();
+        let model = self.model.config_is_a_file().then(|| PathBuf::from(&self.model.config));
+        let named = copy.paths_mut().into_iter().map(|path| path.clone()).filter(|path| !path.as_os_str().is_empty());
+        named.chain(model).collect()
+    }
+
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         let EvalConfig { selection, dataset, classes, templates, .. } = &mut self.eval;
         let optional = [&mut self.model.weights, &mut self.model.tokenizer, selection, dataset, classes, templates];
         let cache = &mut self.loader.remote.cache;
@@ -274,10 +295,10 @@ impl TrainConfig {
             TensorBoard::Folder(folder) => Some(folder),
             TensorBoard::Wanted(_) => None,
         };
-        optional.into_iter().chain([cache]).flatten().chain(board).for_each(|path| resolve(path, folder));
-        if Path::new(&self.model.config).extension().is_some_and(|ending| ending == "json") {
-            self.model.config = folder.join(&self.model.config).to_string_lossy().into_owned();
-        }
+        let mut paths = vec![&mut self.state];
+        paths.extend(self.data.paths_mut());
+        paths.extend(optional.into_iter().chain([cache]).flatten().chain(board));
+        paths
     }
 
     /// All keys, as TOML.

@@ -86,11 +86,9 @@ impl DataConfig {
         Ok(())
     }
 
-    pub(crate) fn resolve_paths(&mut self, folder: &Path) {
+    pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let of_mix = self.mix.iter_mut().flat_map(|source| [&mut source.dataset, &mut source.selection]);
-        for path in [&mut self.dataset, &mut self.selection].into_iter().flatten().chain(of_mix) {
-            resolve(path, folder);
-        }
+        [&mut self.dataset, &mut self.selection].into_iter().flatten().chain(of_mix)
     }
 
     /// The same without paths: selections count by their own hashes.

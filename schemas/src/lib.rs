@@ -9,6 +9,7 @@ mod config_data;
 mod config_keys;
 mod config_optimizer;
 mod config_remote;
+mod config_serve;
 mod config_unattended;
 pub mod durable;
 mod error;
@@ -22,6 +23,7 @@ pub use config::{AugmentConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveCo
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
 pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};
 pub use config_remote::{RemoteConfig, is_url};
+pub use config_serve::{AuthConfig, HttpConfig, JobsConfig, Listen, ServeConfig, ServedDataset, SqlLimits, TlsConfig};
 pub use config_unattended::{
     BestMode, CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, StallAction, TensorBoard, due_by_samples,
 };
@@ -35,7 +37,7 @@ pub use scores::{
 };
 pub use tables::{
     DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema, event_pairs_schema,
-    events_schema, key, ledger_schema, meta_fields, meta_schema, metrics_schema, runs_schema, selection_schema,
+    events_schema, jobs_schema, key, ledger_schema, meta_fields, meta_schema, metrics_schema, runs_schema, selection_schema,
     source_column_name,
 };
 

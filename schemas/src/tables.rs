@@ -81,6 +81,10 @@ fn milliseconds(name: &str) -> Field {
     Field::new(name, DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), false)
 }
 
+fn nullable_milliseconds(name: &str) -> Field {
+    milliseconds(name).with_nullable(true)
+}
+
 /// `meta/NNNNN.parquet`: one narrow row a pair. The source's own columns follow these, as nullable text.
 ///
 /// `width` and `height` are in pixels as shown, so after EXIF orientation. (`shard`, `row_group`, `row`) is the place of the
@@ -221,6 +225,23 @@ pub fn events_schema() -> SchemaRef {
         milliseconds(column::TIME),
         text(column::KIND, false),
         text(column::MESSAGE, false),
+    ]))
+}
+
+/// SQL table `jobs`: what the service was asked to do. `state` is `queued`, `running`, `pausing`, `cancelling`, `paused`, `done`,
+/// `failed` or `cancelled`.
+pub fn jobs_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::UInt64, false),
+        text(column::KIND, false),
+        text("state", false),
+        Field::new("priority", DataType::Int64, false),
+        text(column::RUN, true),
+        Field::new("attempt", DataType::UInt64, false),
+        milliseconds("created"),
+        nullable_milliseconds("started"),
+        nullable_milliseconds("ended"),
+        text(column::MESSAGE, true),
     ]))
 }
 

@@ -22,6 +22,8 @@ pub enum Due {
     Stop,
     /// The run went back to older weights.
     RollBack,
+    /// Somebody asked for it while the run goes on.
+    Asked,
     /// The end of the run.
     End,
 }

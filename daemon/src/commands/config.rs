@@ -1,6 +1,6 @@
 //! `diptych config`: a configuration with all its defaults, or a built-in model configuration.
 
-use diptych_schemas::TrainConfig;
+use diptych_schemas::{ServeConfig, TrainConfig};
 use diptych_trainer::ModelConfig;
 
 use crate::cli::ConfigArgs;
@@ -20,6 +20,11 @@ config = \"ViT-B-32\"
 pub(crate) fn run(args: ConfigArgs) -> anyhow::Result<Outcome> {
     if let Some(name) = args.model {
         line(format!("{:#}", ModelConfig::named_or_file(&name)?.to_file_json()))?;
+        return Ok(Outcome::Done);
+    }
+    if args.serve {
+        let config = args.config.as_deref().map_or_else(|| Ok(ServeConfig::default()), ServeConfig::read)?;
+        line(config.to_toml().trim_end())?;
         return Ok(Outcome::Done);
     }
     let config = match args.config {

@@ -39,7 +39,10 @@ pub(crate) fn embed_with_bar(
     let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}")
         .context("progress template")?;
     let bar = ProgressBar::new(selection.len() as u64).with_style(style.progress_chars("=> "));
-    let embedded = embed(store, model, dataset, selection, spec, &mut |pairs| bar.inc(pairs as u64));
+    let embedded = embed(store, model, dataset, selection, spec, &mut |pairs| {
+        bar.inc(pairs as u64);
+        true
+    });
     bar.finish_and_clear();
     embedded
 }

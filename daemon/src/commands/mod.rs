@@ -2,6 +2,7 @@
 
 mod balance;
 mod bench;
+mod client;
 mod config;
 mod decontaminate;
 mod dedup;
@@ -18,13 +19,17 @@ mod profile;
 mod score;
 mod search;
 mod select;
+mod serve;
 pub(crate) mod sql;
 mod synthetic_meta;
+mod token;
 mod train;
 mod uids;
 
-use crate::cli::Command;
+use crate::cli::{Command, JobAction};
 use crate::exit::Outcome;
+
+pub(crate) use profile::last_selection;
 
 pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
@@ -46,6 +51,17 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Plot(args) => plot::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Serve(args) => serve::run(args),
+        Command::Submit(args) => client::submit::run(args),
+        Command::Status(args) => client::status::run(&args),
+        Command::Watch(args) => client::watch::run(&args),
+        Command::Logs(args) => client::logs::run(&args),
+        Command::Pause(args) => client::control::run(&args, JobAction::Pause),
+        Command::Resume(args) => client::control::run(&args, JobAction::Resume),
+        Command::Cancel(args) => client::control::run(&args, JobAction::Cancel),
+        Command::Retry(args) => client::control::run(&args, JobAction::Retry),
+        Command::Checkpoint(args) => client::control::run(&args, JobAction::Checkpoint),
+        Command::Token(args) => token::run(&args),
         Command::Config(args) => config::run(args),
         Command::DemoData(args) => demo_data::run(&args),
         Command::SyntheticMeta(args) => synthetic_meta::run(&args),

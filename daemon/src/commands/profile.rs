@@ -60,7 +60,7 @@ pub(crate) fn remember_selection(dataset: &Path, selection: &Path) {
 }
 
 /// The selection that was made last, where it is still there and still this dataset's.
-fn last_selection(dataset: &Path) -> Option<(PathBuf, Selection)> {
+pub(crate) fn last_selection(dataset: &Path) -> Option<(PathBuf, Selection)> {
     let path = PathBuf::from(std::fs::read_to_string(dataset.join(LAST_SELECTION)).ok()?);
     let selection = Selection::read(&path).ok()?;
     Some((path, selection))

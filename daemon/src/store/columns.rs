@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Float32Array, Float64Array, Float64Builder, ListArray, RecordBatch,
-    RecordBatchOptions, StringArray, StringBuilder, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt64Array,
-    UInt64Builder,
+    ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Float32Array, Float64Array, Float64Builder, Int64Array, ListArray,
+    RecordBatch, RecordBatchOptions, StringArray, StringBuilder, TimestampMillisecondArray, TimestampMillisecondBuilder,
+    UInt64Array, UInt64Builder,
 };
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{DataType, SchemaRef};
@@ -16,7 +16,7 @@ use half::slice::HalfFloatSliceExt;
 use super::embedding_reader::EmbeddingChunk;
 use super::embeddings::{EmbeddingSet, UID_BYTES};
 use super::events::EventPairs;
-use super::records::{CheckpointRecord, EventRecord, MetricRow, Milliseconds, RunName, RunRecord};
+use super::records::{CheckpointRecord, EventRecord, JobRecord, MetricRow, Milliseconds, RunName, RunRecord};
 
 /// [`diptych_schemas::runs_schema`]
 pub(super) fn runs(records: &[RunRecord]) -> Vec<ArrayRef> {
@@ -96,6 +96,28 @@ pub(super) fn event_pairs(blocks: &[EventPairs]) -> Result<Vec<ArrayRef>, ArrowE
     }
     let runs = text(&each, |(block, _)| block.run.as_str());
     Ok(vec![runs, number(&each, |(block, _)| block.step.0), Arc::new(uids.finish())])
+}
+
+/// [`diptych_schemas::jobs_schema`]
+pub(super) fn jobs(jobs: &[JobRecord]) -> Vec<ArrayRef> {
+    let optional = |of: fn(&JobRecord) -> Option<Milliseconds>| -> ArrayRef {
+        let times: TimestampMillisecondArray = jobs.iter().map(|job| of(job).map(|time| time.0)).collect();
+        Arc::new(times.with_timezone("UTC"))
+    };
+    let optional_text =
+        |of: fn(&JobRecord) -> Option<&str>| -> ArrayRef { Arc::new(jobs.iter().map(of).collect::<StringArray>()) };
+    vec![
+        number(jobs, |job| job.id),
+        text(jobs, |job| job.kind.as_str()),
+        text(jobs, |job| job.state.as_str()),
+        Arc::new(Int64Array::from_iter_values(jobs.iter().map(|job| job.priority))),
+        optional_text(|job| job.run.as_ref().map(RunName::as_str)),
+        number(jobs, |job| u64::from(job.attempt)),
+        time(jobs, |job| job.created),
+        optional(|job| job.started),
+        optional(|job| job.ended),
+        optional_text(|job| job.message.as_deref()),
+    ]
 }
 
 /// Columns of [`diptych_schemas::metrics_schema`], growing.

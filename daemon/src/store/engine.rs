@@ -46,6 +46,7 @@ struct Open {
     ledger: sled::Tree,
     events: sled::Tree,
     event_pairs: sled::Tree,
+    jobs: sled::Tree,
 }
 
 impl Engine {
@@ -74,6 +75,7 @@ impl Engine {
             ledger: tree("ledger")?,
             events: tree("events")?,
             event_pairs: tree("event_pairs")?,
+            jobs: tree("jobs")?,
             db,
         };
         let file = File::open(&path).map_err(SchemaError::io(&path))?;
@@ -124,6 +126,10 @@ impl Engine {
 
     pub(super) fn event_pairs(&self) -> &sled::Tree {
         &self.sled().event_pairs
+    }
+
+    pub(super) fn jobs(&self) -> &sled::Tree {
+        &self.sled().jobs
     }
 
     /// Hands everything that was written to the operating system: enough for a kill, not for a power cut.

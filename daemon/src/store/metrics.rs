@@ -41,6 +41,21 @@ impl Store {
         value.map(|value| self.noting_damage(decode(self.folder(), step, &value))).transpose()
     }
 
+    /// Gives the metrics of the steps `first` to `last` of a run to `take`, in their order.
+    pub fn each_metric(
+        &self,
+        run: &RunName,
+        first: Step,
+        last: Step,
+        mut take: impl FnMut(&MetricRow),
+    ) -> Result<(), StoreError> {
+        let mut entries = self.engine().metrics().range(run.step_key(first)..=run.step_key(last));
+        while let Some((key, value)) = self.call(|| entries.next().transpose())? {
+            take(&self.noting_damage(parse(self.folder(), &key, &value))?.1);
+        }
+        Ok(())
+    }
+
     /// All metrics of a run, in order of their steps.
     pub fn metrics(&self, run: &RunName) -> Result<Vec<MetricRow>, StoreError> {
         let mut scan = self.scan_metrics(Some(run));

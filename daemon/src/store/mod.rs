@@ -1,10 +1,10 @@
-//! What Diptych remembers between processes: runs, metrics, events, checkpoints, entries of the training's ledger, embeddings.
+//! What Diptych remembers between processes: runs, metrics, events, jobs, checkpoints, entries of the training's ledger, embeddings.
 //!
 //! 1. This is the only module that names sled, and sled is an index that can be rebuilt: checkpoint folders win over it, and
 //!    one that does not open is moved aside and begun anew, one that went back by itself is noticed; never a panic.
 //! 2. No value in it is above [`MAX_VALUE_BYTES`]; what is longer is stored in chunks.
 //! 3. One process owns a state folder, and within it one thread writes at a time.
-//! 4. An acknowledged run, checkpoint or embedding survives a kill and a power cut; metrics, events and ledger entries may lose the
+//! 4. An acknowledged run, job, checkpoint or embedding survives a kill and a power cut; metrics, events and ledger entries may lose the
 //!    last [`FLUSH_EVERY_MS`].
 //! 5. It blocks: SQL over it reads on threads made for blocking, never on tokio's workers.
 
@@ -17,6 +17,7 @@ mod engine;
 mod error;
 mod events;
 mod guard;
+mod jobs;
 mod ledger;
 mod metrics;
 mod open;
@@ -35,7 +36,9 @@ pub use embeddings::{EmbeddingSet, EmbeddingWriter, MAX_DIMENSION, MAX_ROWS, Mod
 pub use engine::{FLUSH_EVERY_MS, MAX_VALUE_BYTES};
 pub use error::StoreError;
 pub use owner::Owner;
-pub use records::{CheckpointRecord, EventKind, EventRecord, MetricRow, Milliseconds, RunName, RunRecord, RunState};
+pub use records::{
+    CheckpointRecord, EventKind, EventRecord, JobKind, JobRecord, JobState, MetricRow, Milliseconds, RunName, RunRecord, RunState,
+};
 pub use runs::Reconciled;
 
 use acknowledged::Acknowledged;
@@ -90,6 +93,11 @@ impl Store {
     /// The state folder.
     pub fn folder(&self) -> &Path {
         &self.inner.state
+    }
+
+    /// Tells whoever else wants the folder where this process answers.
+    pub fn announce(&self, address: &str) -> Result<(), StoreError> {
+        owner::announce(&self.inner.state, address)
     }
 
     fn engine(&self) -> &Engine {

@@ -12,7 +12,7 @@ use super::acknowledged::Acknowledged;
 use super::engine::Engine;
 use super::error::StoreError;
 use super::owner::FolderLock;
-use super::records::{CheckpointRecord, EventRecord, Milliseconds, RunRecord};
+use super::records::{CheckpointRecord, EventRecord, JobRecord, Milliseconds, RunRecord};
 use super::{chunks, embeddings, guard, metrics, salvage};
 
 /// Version of keys and values.
@@ -82,6 +82,7 @@ fn open_checked(state: &Path, folder: &Path, everything: bool) -> Result<(Engine
     chunks::read::<CheckpointRecord>(state, engine.checkpoints(), &[])?;
     chunks::read::<LedgerEntry>(state, engine.ledger(), &[])?;
     chunks::read::<EventRecord>(state, engine.events(), &[])?;
+    chunks::read::<JobRecord>(state, engine.jobs(), &[])?;
     if everything || lost.is_some() {
         metrics::verify(state, engine.metrics())?;
         embeddings::verify(state, engine.db())?;

@@ -21,12 +21,24 @@ pub struct Owner {
     /// Its command line.
     pub command: String,
     pub since: Milliseconds,
+    /// Where it answers, of a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 impl Owner {
     fn this_process() -> Self {
         let command: Vec<_> = std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
-        Self { pid: std::process::id(), command: command.join(" "), since: Milliseconds::now() }
+        Self { pid: std::process::id(), command: command.join(" "), since: Milliseconds::now(), address: None }
+    }
+
+    /// The process that owns a state folder now; none where nobody does.
+    pub fn of(state: &Path) -> Option<Self> {
+        let lock = File::open(state.join(LOCK)).ok()?;
+        // Shared, so that two who ask at once do not take each other for the owner.
+        let owned = matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock));
+        let note = std::fs::read(state.join(NOTE)).ok()?;
+        owned.then(|| serde_json::from_slice(&note).ok()).flatten()
     }
 
     /// How long it has owned the folder, in words.
@@ -59,6 +71,13 @@ impl FolderLock {
         durable::write(&state.join(NOTE), &note)?;
         Ok(Self { _file: file })
     }
+}
+
+/// Says in the note where this process answers.
+pub(super) fn announce(state: &Path, address: &str) -> Result<(), StoreError> {
+    let owner = Owner { address: Some(address.to_owned()), ..Owner::this_process() };
+    let note = serde_json::to_vec(&owner).unwrap_or_default();
+    Ok(durable::write(&state.join(NOTE), &note)?)
 }
 
 /// The error of a folder that another process has.

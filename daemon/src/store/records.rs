@@ -165,6 +165,104 @@ pub struct EventRecord {
     pub message: String,
 }
 
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    Train,
+    Embed,
+    Ingest,
+    Score,
+    Select,
+    Dedup,
+    Eval,
+    Export,
+}
+
+/// How far a job is. The transitions are in `serve::jobs::machine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    Queued,
+    Running,
+    /// Asked to stop; it goes on when it is resumed.
+    Pausing,
+    Paused,
+    /// Asked to stop for good.
+    Cancelling,
+    Cancelled,
+    Done,
+    Failed,
+}
+
+impl JobKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Embed => "embed",
+            Self::Ingest => "ingest",
+            Self::Score => "score",
+            Self::Select => "select",
+            Self::Dedup => "dedup",
+            Self::Eval => "eval",
+            Self::Export => "export",
+        }
+    }
+}
+
+impl JobState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Cancelling => "cancelling",
+            Self::Cancelled => "cancelled",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether nothing comes after it by itself.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Done | Self::Failed)
+    }
+}
+
+/// What the service was asked to do, and how far that is. See [`diptych_schemas::jobs_schema`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// From 1, in the order in which they were asked for.
+    pub id: u64,
+    pub kind: JobKind,
+    pub state: JobState,
+    /// The highest comes first; of equals the oldest.
+    pub priority: i64,
+    /// Jobs that must be done before it.
+    pub after: Vec<u64>,
+    /// The run that it trains.
+    pub run: Option<RunName>,
+    /// Of a training: its configuration, as TOML with absolute paths.
+    pub config: Option<String>,
+    /// Of everything else: the arguments of the command, as after `diptych KIND`.
+    pub args: Vec<String>,
+    /// What relative paths in them are relative to.
+    pub folder: PathBuf,
+    /// Tries so far since it last got further.
+    pub attempt: u32,
+    /// Not before this time: it failed and is tried again.
+    pub not_before: Option<Milliseconds>,
+    /// How far its run was when it was started last, in steps of the newest checkpoint.
+    pub step_at_start: u64,
+    pub created: Milliseconds,
+    pub started: Option<Milliseconds>,
+    pub ended: Option<Milliseconds>,
+    /// Version of diptych that started it last.
+    pub version: String,
+    pub message: Option<String>,
+}
+
 /// What was measured at a step. See [`diptych_schemas::metrics_schema`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricRow {

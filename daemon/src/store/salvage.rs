@@ -1,4 +1,4 @@
-//! What can still be read of a damaged sled: runs, metrics, events and ledger entries go into the new one. Checkpoints come back from
+//! What can still be read of a damaged sled: runs, metrics, events, jobs and ledger entries go into the new one. Checkpoints come back from
 //! their folders, embeddings are made again.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use diptych_schemas::LedgerEntry;
 
 use super::engine::{self, Change, Engine};
 use super::error::StoreError;
-use super::records::{EventRecord, RunRecord};
+use super::records::{EventRecord, JobRecord, RunRecord};
 use super::{chunks, events, guard, metrics};
 
 const CHANGES_AT_ONCE: usize = 500;
@@ -31,15 +31,23 @@ pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String,
         .filter(|(key, value)| events::parse(key, value).is_some())
         .map(|(key, value)| (key, Some(value)))
         .collect();
+    let jobs = chunks::whole_records::<JobRecord>(&readable(state, old.jobs()));
     let kept = format!(
-        "What could be read was kept: {} chunks of runs, {} steps of metrics, {} chunks of events, {} chunks of the ledger",
+        "What could be read was kept: {} chunks of runs, {} steps of metrics, {} chunks of events, {} chunks of the ledger, {} chunks of jobs",
         runs.len(),
         steps.len(),
         told.len(),
-        ledger.len()
+        ledger.len(),
+        jobs.len()
     );
-    let trees =
-        [(new.runs(), runs), (new.ledger(), ledger), (new.metrics(), steps), (new.events(), told), (new.event_pairs(), pairs)];
+    let trees = [
+        (new.runs(), runs),
+        (new.ledger(), ledger),
+        (new.metrics(), steps),
+        (new.events(), told),
+        (new.event_pairs(), pairs),
+        (new.jobs(), jobs),
+    ];
     for (tree, changes) in trees {
         for changes in changes.chunks(CHANGES_AT_ONCE) {
             let batch = engine::batch(changes.to_vec())?;

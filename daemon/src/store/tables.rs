@@ -1,4 +1,4 @@
-//! The store as SQL tables: `runs`, `checkpoints`, `metrics`, `events`, `event_pairs`, `embeddings`, and the training's rows of `ledger`.
+//! The store as SQL tables: `runs`, `checkpoints`, `metrics`, `events`, `event_pairs`, `jobs`, `embeddings`, and the training's rows of `ledger`.
 //!
 //! Each scan reads on a thread made for blocking and hands batches over a short channel, so tokio's workers never wait for
 //! sled, and a query that stops early stops the reading. What is stored last by a running process is seen by a scan that
@@ -19,7 +19,8 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use diptych_schemas::{
-    checkpoints_schema, column, embeddings_schema, event_pairs_schema, events_schema, ledger_schema, metrics_schema, runs_schema,
+    checkpoints_schema, column, embeddings_schema, event_pairs_schema, events_schema, jobs_schema, ledger_schema, metrics_schema,
+    runs_schema,
 };
 
 use super::Store;
@@ -42,6 +43,7 @@ impl Store {
             Table::Metrics,
             Table::Events,
             Table::EventPairs,
+            Table::Jobs,
             Table::Embeddings,
             Table::TrainingLedger,
         ];
@@ -60,6 +62,7 @@ enum Table {
     Metrics,
     Events,
     EventPairs,
+    Jobs,
     Embeddings,
     TrainingLedger,
 }
@@ -72,6 +75,7 @@ impl Table {
             Self::Metrics => "metrics",
             Self::Events => "events",
             Self::EventPairs => "event_pairs",
+            Self::Jobs => "jobs",
             Self::Embeddings => "embeddings",
             Self::TrainingLedger => "training_ledger",
         }
@@ -84,6 +88,7 @@ impl Table {
             Self::Metrics => metrics_schema(),
             Self::Events => events_schema(),
             Self::EventPairs => event_pairs_schema(),
+            Self::Jobs => jobs_schema(),
             Self::Embeddings => embeddings_schema(),
             Self::TrainingLedger => ledger_schema(),
         }
@@ -94,7 +99,7 @@ impl Table {
         match self {
             Self::Metrics => &[column::RUN],
             Self::Embeddings => &[column::PRODUCER, column::MODALITY],
-            Self::Runs | Self::Checkpoints | Self::Events | Self::EventPairs | Self::TrainingLedger => &[],
+            Self::Runs | Self::Checkpoints | Self::Events | Self::EventPairs | Self::Jobs | Self::TrainingLedger => &[],
         }
     }
 }
@@ -156,6 +161,7 @@ impl StoreTable {
             Table::TrainingLedger => vec![Part::Ledger],
             Table::Events => vec![Part::Events],
             Table::EventPairs => vec![Part::EventPairs],
+            Table::Jobs => vec![Part::Jobs],
             Table::Metrics => match wanted(column::RUN).map(RunName::new) {
                 None => vec![Part::Metrics(None)],
                 Some(Ok(run)) => vec![Part::Metrics(Some(run))],
@@ -202,6 +208,7 @@ enum Part {
     Ledger,
     Events,
     EventPairs,
+    Jobs,
     Metrics(Option<RunName>),
     Embeddings(EmbeddingSet),
 }
@@ -268,6 +275,10 @@ fn read(
         Part::EventPairs => {
             let columns = columns::event_pairs(&store.all_event_pairs().map_err(external)?)?;
             give_whole(event_pairs_schema(), columns, projection, batch_rows, give)
+        }
+        Part::Jobs => {
+            let columns = columns::jobs(&store.jobs().map_err(external)?);
+            give_whole(jobs_schema(), columns, projection, batch_rows, give)
         }
         Part::Metrics(run) => read_metrics(store, run.as_ref(), projection, batch_rows, give),
         Part::Embeddings(set) => read_embeddings(store, set, projection, batch_rows, give),

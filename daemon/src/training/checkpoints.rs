@@ -10,6 +10,7 @@ use diptych_trainer::checkpoint::{self, Found};
 use diptych_trainer::{CheckpointManifest, CheckpointMeta, Due, Saved, Score};
 
 use super::evaluation::Evaluated;
+use super::live::Told;
 use super::prepare::Prepared;
 use super::watch::Warning;
 use crate::models::checkpoint_name;
@@ -129,6 +130,7 @@ impl Prepared {
         })?;
         let record = record_of(&self.record.run, &Found { folder: saved.folder, manifest }, self.steps_per_epoch)?;
         self.store.put_checkpoint(&record, &self.record)?;
+        self.live.tell(Told::Checkpoint { run: record.run, step: record.step.0 });
         self.prune()
     }
 
@@ -163,7 +165,7 @@ fn comparable(manifest: &CheckpointManifest, other: &Score) -> Option<f64> {
 /// for, and the `best` by a metric (of equals the newest). What was saved since somebody stopped the run or since it rolled back makes way for what comes after it, and so does
 /// not push out what the next roll-back needs.
 fn kept(all: &[CheckpointManifest], last: usize, (best, metric): (usize, &Score)) -> BTreeSet<Step> {
-    let asked_for = |manifest: &&CheckpointManifest| matches!(manifest.due, Due::Schedule | Due::Clock | Due::End);
+    let asked_for = |manifest: &&CheckpointManifest| matches!(manifest.due, Due::Schedule | Due::Clock | Due::Asked | Due::End);
     let newest = all.iter().rev().take(1);
     let mut scored: Vec<_> = all.iter().rev().filter_map(|manifest| Some((comparable(manifest, metric)?, manifest))).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));

@@ -9,6 +9,7 @@
 
 mod checkpoints;
 mod evaluation;
+pub(crate) mod live;
 mod prepare;
 mod progress;
 mod roll_back;
@@ -26,9 +27,10 @@ use diptych_trainer::{Due, Score, StepReport};
 
 use crate::exit::Outcome;
 use crate::output::describe;
-use crate::store::{EventKind, MetricRow, Milliseconds, RunState};
+use crate::store::{EventKind, MetricRow, Milliseconds, RunState, Store};
 
 use evaluation::{HeldOut, Limits};
+use live::{Live, LiveStep};
 use prepare::Prepared;
 use progress::{Progress, Shown};
 use signals::StopRequest;
@@ -46,11 +48,24 @@ pub(crate) struct Options {
     pub(crate) progress: bool,
 }
 
-/// Trains until the end, or until somebody asks to stop.
+/// Trains until the end, or until a signal asks to stop.
 pub(crate) fn train(config: &TrainConfig, options: Options) -> anyhow::Result<Outcome> {
     let stop = signals::watch("the step in progress ends, a checkpoint is written")?;
-    let watchdog = Watchdog::start(&config.guard)?;
-    let mut run = prepare::prepare(config)?;
+    train_in(config, options, &Caller { stop, store: None, live: Live::default() })
+}
+
+/// What a run has of whoever drives it.
+pub(crate) struct Caller {
+    pub(crate) stop: StopRequest,
+    /// The store of the configuration's state folder, where this process has it open already.
+    pub(crate) store: Option<Store>,
+    pub(crate) live: Live,
+}
+
+/// Trains until the end, or until `caller` asks to stop.
+pub(crate) fn train_in(config: &TrainConfig, options: Options, caller: &Caller) -> anyhow::Result<Outcome> {
+    let watchdog = Watchdog::start(&config.guard, caller.live.moves())?;
+    let mut run = prepare::prepare(config, caller)?;
     if run.record.state == RunState::Finished {
         tracing::info!(
             "run {} is finished: {} steps. To train another, give it another name; to look at it: diptych eval --model {}",
@@ -64,7 +79,7 @@ pub(crate) fn train(config: &TrainConfig, options: Options) -> anyhow::Result<Ou
     run.save_record(None)?;
     let pulse = watchdog.pulse();
     pulse.records_in(run.store.clone(), run.record.run.clone());
-    match drive(&mut run, options, &stop, &pulse) {
+    match drive(&mut run, options, caller, &pulse) {
         Ok(outcome) => Ok(outcome),
         Err(error) => {
             run.record.state = RunState::Failed;
@@ -77,11 +92,12 @@ pub(crate) fn train(config: &TrainConfig, options: Options) -> anyhow::Result<Ou
     }
 }
 
-fn drive(run: &mut Prepared, options: Options, stop: &StopRequest, pulse: &Pulse) -> anyhow::Result<Outcome> {
+fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -> anyhow::Result<Outcome> {
     let total = run.record.total_steps.0;
     let progress = Progress::new(run.record.run.as_str(), run.trainer.steps_done(), total, options.progress)?;
     let mut watch = Watch::new(&run.config.guard, run.config.objective.loss);
     let first_step = run.trainer.steps_done();
+    let stop = &caller.stop;
     let around = Around { held_out: HeldOut::of(run)?, progress: &progress, pulse, stop };
     around.catch_up(run)?;
     let mut loader = run.loader()?;
@@ -111,6 +127,7 @@ fn drive(run: &mut Prepared, options: Options, stop: &StopRequest, pulse: &Pulse
         around.progress.suspend(|| note_unusable(run, &batch))?;
         record_step(run, &batch, &report, seconds, waited)?;
         pulse.step(run.record.step, run.record.samples);
+        tell_step(run, &batch, &report, seconds, waited);
         if !report.skipped {
             around.progress.step(Shown {
                 step: report.step.0,
@@ -173,6 +190,25 @@ fn guard(
         run.record_event(&warning, about)?;
     }
     Ok(rolled_back)
+}
+
+/// Tells whoever watches this run what the step came to.
+fn tell_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: f64, waited: f64) {
+    run.live.step(LiveStep {
+        run: run.record.run.to_string(),
+        step: report.step.0,
+        total_steps: run.record.total_steps.0,
+        samples: batch.next.0,
+        loss: report.loss,
+        lr: report.lr,
+        logit_scale: report.logit_scale,
+        grad_norm: report.grad_norm,
+        seconds,
+        samples_per_second: batch.len() as f64 / seconds.max(1e-9),
+        data_wait_seconds: waited,
+        mfu: run.machine.mfu(batch.len(), seconds),
+        eta_seconds: 0.0,
+    });
 }
 
 /// Puts what could not be decoded into the run's ledger. By pair, so that one that is met again in each epoch, or again after a
@@ -304,6 +340,7 @@ impl Around<'_> {
             (true, ..) => Due::Schedule,
             (_, true, _) => Due::Clock,
             (.., true) => Due::Best,
+            _ if run.live.take_checkpoint_request() => Due::Asked,
             _ => return Ok(()),
         };
         self.pulse.doing(Doing::Checkpoint);

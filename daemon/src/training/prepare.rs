@@ -10,7 +10,9 @@ use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, rea
 use diptych_schemas::{ContentHash, SampleIndex, Step, TensorBoard, TrainConfig};
 use diptych_trainer::{Device, GuardState, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, flops, set_threads};
 
+use super::Caller;
 use super::checkpoints::record_of;
+use super::live::Live;
 use super::tensorboard::EventWriter;
 use crate::models::{self, checkpoint_folder};
 use crate::store::{Milliseconds, RunName, RunRecord, RunState, Store};
@@ -31,12 +33,14 @@ pub(crate) struct Prepared {
     pub(super) events: Option<EventWriter>,
     /// When a checkpoint was begun last, for those that are saved by time.
     pub(super) last_saved: Instant,
+    /// Who watches it.
+    pub(super) live: Live,
     spec: TrainerSpec,
     sources: Vec<DataSource>,
     model: ModelConfig,
 }
 
-pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
+pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<Prepared> {
     let model = ModelConfig::named_or_file(&config.model.config)?;
     let tokenizer = models::tokenizer(config.model.tokenizer.as_deref(), &model)?;
     if tokenizer.vocabulary_size() as i64 > model.text.vocab_size {
@@ -61,7 +65,7 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
     let threads = set_threads(config.train.threads);
     let total_steps = Step(steps_per_epoch * config.train.epochs);
 
-    let store = Store::open(&config.state)?;
+    let store = caller.store.clone().map_or_else(|| Store::open(&config.state), Ok)?;
     if let Some(degraded) = store.degraded() {
         tracing::warn!("{degraded}");
     }
@@ -119,6 +123,7 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         machine,
         events: None,
         last_saved: Instant::now(),
+        live: caller.live.clone(),
         spec,
         sources,
         model,

@@ -11,6 +11,7 @@ use diptych_schemas::{SampleIndex, Step, Uid};
 use diptych_trainer::checkpoint::{self, Found};
 use diptych_trainer::{Due, RollBack, StepReport};
 
+use super::live::Told;
 use super::prepare::Prepared;
 use super::watch::Warning;
 use crate::store::{EventKind, EventRecord, Milliseconds};
@@ -56,6 +57,7 @@ impl Prepared {
             message: warning.message.clone(),
         };
         self.store.put_event(&event, pairs)?;
+        self.live.tell(Told::Event(event));
         Ok(())
     }
 

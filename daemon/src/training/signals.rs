@@ -14,9 +14,11 @@ impl StopRequest {
     pub(crate) fn asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-}
 
-impl StopRequest {
+    pub(crate) fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// The flag itself, for what polls it elsewhere.
     pub(crate) fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0)
@@ -53,5 +55,5 @@ pub(crate) fn watch(ending: &'static str) -> anyhow::Result<StopRequest> {
 
 #[expect(clippy::exit, reason = "a second signal means that waiting for an orderly end is not wanted")]
 fn leave() {
-    std::process::exit(130);
+    std::process::exit(i32::from(crate::exit::LEFT_AT_ONCE));
 }

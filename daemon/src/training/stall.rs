@@ -34,6 +34,8 @@ pub(super) struct Pulse(Arc<Shared>);
 
 struct Shared {
     began: Instant,
+    /// Counts what is finished, for whoever watches the whole process.
+    moves: Arc<AtomicU64>,
     /// When something was finished last, in milliseconds since `began`.
     last: AtomicU64,
     step: AtomicU64,
@@ -52,9 +54,10 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    pub(super) fn start(config: &GuardConfig) -> anyhow::Result<Self> {
+    pub(super) fn start(config: &GuardConfig, moves: Arc<AtomicU64>) -> anyhow::Result<Self> {
         let pulse = Pulse(Arc::new(Shared {
             began: Instant::now(),
+            moves,
             last: AtomicU64::new(0),
             step: AtomicU64::new(0),
             samples: AtomicU64::new(0),
@@ -118,6 +121,7 @@ impl Pulse {
 
     /// Something else was finished that takes long: a batch of an evaluation.
     pub(super) fn alive(&self) {
+        self.0.moves.fetch_add(1, Ordering::Relaxed);
         self.0.last.store(self.0.began.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 

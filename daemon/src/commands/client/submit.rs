@@ -1,0 +1,40 @@
+//! `diptych submit`: gives a running service a job.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use diptych_schemas::TrainConfig;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::control::text;
+use super::{Service, wait_for};
+use crate::cli::SubmitArgs;
+use crate::exit::Outcome;
+use crate::output::line;
+
+/// Commands that can be jobs.
+const COMMANDS: [&str; 7] = ["embed", "ingest", "score", "select", "dedup", "eval", "export"];
+
+pub(in crate::commands) fn run(args: SubmitArgs) -> anyhow::Result<Outcome> {
+    let here = std::env::current_dir().context("the folder that this is called in")?;
+    let [first, rest @ ..] = &args.what[..] else { bail!("nothing to do: name a configuration, or a command") };
+    let mut job = if COMMANDS.contains(&first.as_str()) {
+        json!({ "kind": first, "args": rest, "folder": here })
+    } else if Path::new(first).is_file() && rest.is_empty() {
+        let mut config = TrainConfig::read(Path::new(first))?;
+        config.resolve_paths(&here);
+        json!({ "kind": "train", "config": config.to_toml(), "folder": here })
+    } else {
+        bail!("{first}: no file of a training's configuration, and none of {}", COMMANDS.join(", "));
+    };
+    job["priority"] = args.priority.into();
+    job["after"] = args.after.into();
+    let service = Service::find(&args.server)?;
+    wait_for(async {
+        let answer: Value = service.ask(Method::POST, "/v1/jobs", Some(&job)).await?.json().await?;
+        let run = answer["run"].as_str().map(|run| format!(", run {run}")).unwrap_or_default();
+        line(format!("job {} ({}{run}) is {}", answer["id"], text(&answer, "kind"), text(&answer, "state")))?;
+        Ok(Outcome::Done)
+    })
+}

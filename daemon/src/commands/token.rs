@@ -1,0 +1,16 @@
+//! `diptych token`: a token for a service that is reached from elsewhere.
+
+use crate::cli::TokenArgs;
+use crate::exit::Outcome;
+use crate::output::line;
+use crate::serve::tokens;
+
+pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<Outcome> {
+    let token = tokens::make(&args.file, &args.name, args.scope)?;
+    line(token)?;
+    tracing::info!(
+        "{} holds its hash only: keep the token. A running service takes it over at SIGHUP (`systemctl reload diptych`)",
+        args.file.display()
+    );
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,67 @@
+//! Lists, a part at a time.
+
+use serde::{Deserialize, Serialize};
+
+/// Entries of a list where a request says nothing.
+const USUAL: usize = 100;
+/// The most that a request gets at once.
+const MOST: usize = 1000;
+
+/// Which part of a list.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default)]
+pub(super) struct Part {
+    /// At most so many entries; 100 without it, never more than 1000.
+    pub(super) limit: Option<usize>,
+    /// The `next` of the part before.
+    pub(super) after: Option<String>,
+}
+
+/// A part of a list.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Page<T> {
+    pub(super) items: Vec<T>,
+    /// What asks for the part after this one; null at the end.
+    pub(super) next: Option<String>,
+}
+
+impl Part {
+    /// Of all entries, those that are asked for. `key` orders them and is what the next request names.
+    pub(super) fn of<T>(&self, all: impl IntoIterator<Item = T>, key: impl Fn(&T) -> String) -> Page<T> {
+        let limit = self.limit.unwrap_or(USUAL).clamp(1, MOST);
+        let mut rest = all.into_iter().peekable();
+        if let Some(after) = &self.after {
+            // Where the entry is gone, the list is at its end rather than at its beginning.
+            for entry in rest.by_ref() {
+                if key(&entry) == *after {
+                    break;
+                }
+            }
+        }
+        let items: Vec<T> = rest.by_ref().take(limit).collect();
+        let next = rest.peek().and(items.last()).map(key);
+        Page { items, next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_one_after_the_other_are_the_list() {
+        let all: Vec<u32> = (0..25).collect();
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = Part { limit: Some(10), after }.of(all.clone(), ToString::to_string);
+            found.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, all);
+        assert_eq!(Part { limit: Some(0), after: None }.of(all.clone(), ToString::to_string).items, [0]);
+        assert_eq!(Part { limit: Some(5000), after: None }.of(0..2000, ToString::to_string).items.len(), MOST);
+    }
+}

@@ -1,0 +1,190 @@
+//! `/v1/sql`: a query, answered in JSON.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema};
+use arrow::json::writer::{JsonArray, WriterBuilder};
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use diptych_pipeline::sql::query;
+use diptych_schemas::ServedDataset;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::problem::Problem;
+use crate::serve::shared::Shared;
+
+/// The most bytes of a result that are turned into JSON: rows may hold vectors.
+const MOST_BYTES: usize = 64 << 20;
+
+/// A query.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Question {
+    query: String,
+    /// Name of a dataset of the service, for meta, blob, ledger, scores. Without it: the tables of the state folder only.
+    #[serde(default)]
+    dataset: Option<String>,
+}
+
+/// Its result.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Answer {
+    columns: Vec<Column>,
+    /// A value a column; bytes as hexadecimal text, times as ISO 8601.
+    #[schema(value_type = Vec<Vec<Object>>)]
+    rows: Vec<Vec<Value>>,
+    /// Whether there are more rows than are shown (sql.max_rows, and 64 MiB).
+    truncated: bool,
+    seconds: f64,
+}
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+struct Column {
+    name: String,
+    /// Arrow's name of it.
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// Runs a query that reads.
+#[utoipa::path(post, path = "/v1/sql", request_body = Question, responses((status = OK, body = Answer), (status = "default", body = Problem)), tag = "sql")]
+pub(super) async fn sql(
+    State(shared): State<Arc<Shared>>,
+    question: Result<Json<Question>, JsonRejection>,
+) -> Result<Json<Answer>, Problem> {
+    let Json(Question { query, dataset }) = question?;
+    let current = shared.current();
+    let dataset = match dataset {
+        None => None,
+        Some(name) => Some(current.dataset(&name).cloned().ok_or_else(|| unknown_dataset(&current.config.datasets, &name))?),
+    };
+    let most = current.config.sql.max_rows;
+    let (answer, seconds) = ask(&shared, dataset, query, most).await?;
+    let columns =
+        answer.schema.fields().iter().map(|field| Column { name: field.name().clone(), kind: field.data_type().to_string() });
+    Ok(Json(Answer {
+        columns: columns.collect(),
+        rows: rows_of(&answer.batches).map_err(Problem::internal)?,
+        truncated: answer.truncated,
+        seconds,
+    }))
+}
+
+pub(super) fn unknown_dataset(known: &[ServedDataset], name: &str) -> Problem {
+    let known: Vec<&str> = known.iter().map(|dataset| dataset.name.as_str()).collect();
+    Problem::not_found(format!("there is no dataset {name:?} here; there are: {}", known.join(", ")))
+}
+
+/// Batches of a result.
+pub(super) struct Found {
+    pub(super) schema: arrow::datatypes::SchemaRef,
+    pub(super) batches: Vec<RecordBatch>,
+    pub(super) truncated: bool,
+}
+
+/// Runs a query on the threads for queries, within the limits. One that nobody waits for any more is ended.
+pub(super) async fn ask(
+    shared: &Arc<Shared>,
+    dataset: Option<ServedDataset>,
+    sql: String,
+    most_rows: u64,
+) -> Result<(Found, f64), Problem> {
+    let slot = Arc::clone(&shared.query_slots).try_acquire_owned().map_err(|_| {
+        Problem::busy(StatusCode::TOO_MANY_REQUESTS, "as many queries run as may at once (sql.concurrent): try again")
+    })?;
+    let limit = Duration::from_secs(shared.current().config.sql.max_seconds);
+    let asked = Arc::clone(shared);
+    let began = Instant::now();
+    let work = async move {
+        let _slot = slot;
+        let context = asked.session(dataset.as_ref())?;
+        let mut rows = query(&context, &sql).await?;
+        let mut found = Found { schema: rows.schema(), batches: Vec::new(), truncated: false };
+        let (mut left, mut bytes) = (most_rows, 0);
+        while let Some(batch) = rows.next().await? {
+            let taken = (batch.num_rows() as u64).min(left);
+            left -= taken;
+            bytes += batch.get_array_memory_size();
+            found.truncated = taken < batch.num_rows() as u64 || bytes > MOST_BYTES;
+            found.batches.push(batch.slice(0, taken as usize));
+            if found.truncated {
+                break;
+            }
+        }
+        Ok::<_, Problem>(found)
+    };
+    let task = AbortOnDrop(shared.queries().spawn(tokio::time::timeout(limit, work)));
+    match task.await {
+        Ok(Ok(found)) => Ok((found?, began.elapsed().as_secs_f64())),
+        Ok(Err(_)) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("the query was ended after {} seconds (sql.max_seconds): ask for less", limit.as_secs()),
+        )),
+        Err(error) => Err(Problem::internal(format!("a query ended by itself: {error}"))),
+    }
+}
+
+/// A task that ends with whoever waits for it.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Future for AbortOnDrop<T> {
+    type Output = Result<T, tokio::task::JoinError>;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+        std::pin::Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Rows as lists of JSON values, in the order of the columns.
+pub(super) fn rows_of(batches: &[RecordBatch]) -> Result<Vec<Vec<Value>>, String> {
+    let mut rows = Vec::new();
+    for batch in batches {
+        // Arrow writes objects, and columns may have the same name: for the while, each has its number.
+        let fields: Vec<Field> = (0_usize..)
+            .zip(batch.schema().fields())
+            .map(|(number, field)| (**field).clone().with_name(number.to_string()))
+            .collect();
+        let numbered = RecordBatch::try_new(Arc::new(Schema::new(fields)), batch.columns().to_vec());
+        let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(Vec::new());
+        numbered.and_then(|batch| writer.write(&batch)).and_then(|()| writer.finish()).map_err(|error| error.to_string())?;
+        let text = writer.into_inner();
+        if text.is_empty() {
+            continue;
+        }
+        let objects: Vec<serde_json::Map<String, Value>> = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+        rows.extend(objects.into_iter().map(|object| object.into_iter().map(|(_, value)| value).collect::<Vec<_>>()));
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{FixedSizeBinaryArray, Float64Array, StringArray, TimestampMillisecondArray};
+    use serde_json::json;
+
+    #[test]
+    fn rows_keep_order_nulls_and_columns_of_the_same_name() {
+        let bytes = FixedSizeBinaryArray::try_from_iter([[0xab, 1]].into_iter()).unwrap();
+        let batch = RecordBatch::try_from_iter_with_nullable([
+            ("a", Arc::new(StringArray::from(vec![None::<&str>])) as _, true),
+            ("a", Arc::new(Float64Array::from(vec![0.5])) as _, true),
+            ("u", Arc::new(bytes) as _, true),
+            ("t", Arc::new(TimestampMillisecondArray::from(vec![0]).with_timezone("UTC")) as _, true),
+        ])
+        .unwrap();
+        let rows = rows_of(&[batch.clone(), batch.slice(0, 0)]).unwrap();
+        assert_eq!(rows, [[Value::Null, json!(0.5), json!("ab01"), json!("1970-01-01T00:00:00Z")]]);
+    }
+}

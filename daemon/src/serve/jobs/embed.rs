@@ -1,0 +1,49 @@
+//! `diptych embed` as a job: in this process, since embeddings go into the service's store.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use anyhow::bail;
+use diptych_pipeline::Selection;
+
+use super::machine::End;
+use super::{Handle, paths};
+use crate::cli::{Command, EmbedArgs};
+use crate::embedding::embed;
+use crate::encode::EncodeSpec;
+use crate::models;
+use crate::output::thousands;
+use crate::store::{JobRecord, Store};
+
+pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Result<End> {
+    let command = paths::command(job.kind, &job.args, store.folder()).map_err(anyhow::Error::msg)?;
+    let Command::Embed(EmbedArgs { mut model, dataset, selection, batch_size }) = command else {
+        bail!("this is no embed");
+    };
+    let whole = |path: PathBuf| if diptych_schemas::is_url(&path) { path } else { job.folder.join(path) };
+    let as_file = job.folder.join(&model.model);
+    if as_file.exists() {
+        model.model = as_file.to_string_lossy().into_owned();
+    }
+    model.model_config = model.model_config.map(|config| {
+        let file = job.folder.join(&config);
+        if file.is_file() { file.to_string_lossy().into_owned() } else { config }
+    });
+    let selection = Selection::read(&whole(selection))?;
+    let loaded = models::load(&model)?;
+    let spec = EncodeSpec { batch_size: batch_size.max(1), threads: model.run_on.threads };
+    let moves = handle.live.moves();
+    let mut on = |_: usize| {
+        moves.fetch_add(1, Ordering::Relaxed);
+        !handle.stop.asked()
+    };
+    let embedded = embed(store, &loaded, &whole(dataset.dataset), &selection, spec, &mut on)?;
+    let note = format!(
+        "{} of {} pairs embedded, producer {:.12}",
+        thousands(embedded.added as u64),
+        thousands(selection.len() as u64),
+        embedded.producer.to_string()
+    );
+    tracing::info!("{note}");
+    Ok(if embedded.stopped { End::Stopped } else { End::Done { note: Some(note) } })
+}

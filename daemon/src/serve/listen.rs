@@ -1,0 +1,89 @@
+//! The address: TCP or a Unix socket, with TLS where it is asked for.
+
+use std::net::TcpListener;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use axum_server::tls_rustls::RustlsConfig;
+use axum_server::{Address, Control, Handle};
+use diptych_schemas::{Listen, SchemaError, TlsConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+
+/// How long a client may take to ask its first question.
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(30);
+/// Who may connect to a Unix socket: the user of the service and its group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A server that answers.
+pub(super) struct Server {
+    /// As a client names it.
+    pub(super) address: String,
+    pub(super) control: Control,
+    pub(super) ended: JoinHandle<anyhow::Result<()>>,
+}
+
+/// Listens and starts to answer.
+pub(super) async fn bind(listen: &Listen, tls: Option<&TlsConfig>, router: Router) -> anyhow::Result<Server> {
+    let tls = match tls {
+        Some(TlsConfig { certificate, key }) => {
+            let config = RustlsConfig::from_pem_file(certificate, key).await;
+            Some(config.with_context(|| format!("TLS by {} and {}", certificate.display(), key.display()))?)
+        }
+        None => None,
+    };
+    let control = Control::new();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    match listen {
+        Listen::Tcp(address) => {
+            let listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
+            listener.set_nonblocking(true).context("a listener that does not wait")?;
+            let address = format!("{scheme}://{}", listener.local_addr().context("the address that is listened on")?);
+            let server = axum_server::from_tcp(listener)?.handle(Handle::with_control(control.clone()));
+            Ok(Server { address, control, ended: start(server, tls, router) })
+        }
+        Listen::Unix(path) => {
+            let listener = socket(path)?;
+            listener.set_nonblocking(true).context("a listener that does not wait")?;
+            let server = axum_server::from_unix(listener)?.handle(Handle::with_control(control.clone()));
+            Ok(Server { address: format!("unix:{}", path.display()), control, ended: start(server, tls, router) })
+        }
+    }
+}
+
+fn start<A>(server: axum_server::Server<A>, tls: Option<RustlsConfig>, router: Router) -> JoinHandle<anyhow::Result<()>>
+where
+    A: Address + Send + 'static,
+    A::Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A::Listener: Send,
+{
+    let server = server.first_request_timeout(FIRST_REQUEST_WITHIN);
+    let service = router.into_make_service();
+    tokio::spawn(async move {
+        match tls {
+            None => server.serve(service).await,
+            Some(config) => server.acceptor(axum_server::tls_rustls::RustlsAcceptor::new(config)).serve(service).await,
+        }
+        .context("serving")
+    })
+}
+
+/// A socket at this path. One that a killed process left is taken over, one that answers is not.
+fn socket(path: &Path) -> anyhow::Result<UnixListener> {
+    if let Ok(there) = std::fs::symlink_metadata(path) {
+        if !there.file_type().is_socket() {
+            bail!("{}: something else than a socket is there; name another path in `listen`", path.display());
+        }
+        if UnixStream::connect(path).is_ok() {
+            bail!("{}: another process answers there; stop it, or name another path in `listen`", path.display());
+        }
+        std::fs::remove_file(path).map_err(SchemaError::io(path))?;
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("listening on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(SchemaError::io(path))?;
+    Ok(listener)
+}
