@@ -3,6 +3,7 @@
 //! It comes up in this order: configuration, store, jobs as they were left, address, "ready". It leaves in the other: no new jobs,
 //! jobs save what they did, requests end, the store is closed. Between the two, [`shared::Shared`] is what its parts have in common.
 
+mod dashboard;
 mod folders;
 mod http;
 mod jobs;
@@ -57,7 +58,7 @@ pub(crate) fn run(file: Option<PathBuf>, state: Option<&Path>, listen: Option<St
         tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build().context("starting the server")?;
     runtime.block_on(async {
         let mut signals = Signals::watch()?;
-        let router = http::router(&shared, axum::Router::new());
+        let router = http::router(&shared, dashboard::routes());
         let server = listen::bind(&address, tls.as_ref(), router).await?;
         shared.store.announce(&server.address)?;
         shared.queue.start()?;

@@ -1,0 +1,242 @@
+// The charts of one run, or of several over each other: what is shared between them (x axis, smoothing, zoom, cursor), live steps, and
+// finer numbers when zoomed in.
+
+import { get, of } from "./api.js";
+import { chart, X } from "./chart.js";
+import { h, fill, toast } from "./dom.js";
+import { duration, number, percent } from "./format.js";
+import { on } from "./live.js";
+import { recall, remember } from "./memory.js";
+
+/** Steps asked for: about two for each pixel of a usual chart. */
+const POINTS = 1200;
+/** Live steps are added to what was asked for; with so many, all is asked for again, thinned. */
+const MOST_HELD = 5000;
+const REDRAWN_EVERY_MS = 500;
+/** Held-out results are recorded without an event of their own. */
+const ASKED_AGAIN_MS = 60_000;
+
+/** Known metrics in the order in which they are looked at; others follow by name. */
+const KNOWN = [
+  { names: ["loss"], title: "Loss" },
+  { names: ["lr"], title: "Learning rate" },
+  { names: ["samples_per_second"], title: "Throughput (samples/s)", floor: 0 },
+  { names: ["mfu"], title: "MFU", show: percent, floor: 0 },
+  { names: ["data_wait_seconds"], title: "Data wait per step", show: duration, floor: 0 },
+  { names: ["grad_norm"], title: "Gradient norm" },
+  { names: ["logit_scale"], title: "Logit scale" },
+  { names: ["loss_scale"], title: "Loss scale (fp16)" },
+  { names: ["checkpoint_seconds"], title: "Saving a checkpoint", show: duration, floor: 0 },
+];
+const LIVE = ["loss", "lr", "logit_scale", "grad_norm", "samples_per_second", "data_wait_seconds", "mfu"];
+/** Constants of an evaluation, said elsewhere. */
+const UNCHARTED = /(^|\/)(pairs|chance_.*)$/;
+
+const KEPT = "diptych.charts";
+const kept = () => recall("localStorage", KEPT) ?? {};
+const keep = more => remember("localStorage", KEPT, { ...kept(), ...more });
+
+export async function board(runs, signal, { marks = [] } = {}) {
+  const held = new Map(runs.map(run => [run, { full: null, fine: null }]));
+  const view = { x: "step", smoothing: 0.6, log: {}, ...kept(), zoom: null };
+  const several = runs.length > 1;
+  const charts = new Map();
+  const sync = `board-${runs.join(",")}`;
+  const grid = h("div", { class: "charts" });
+
+  const from = h("input", { type: "number", min: 0, inputmode: "numeric", "aria-label": "Zoom from", placeholder: "from", onchange: typed });
+  const to = h("input", { type: "number", min: 0, inputmode: "numeric", "aria-label": "Zoom to", placeholder: "to", onchange: typed });
+  const reset = h("button", { type: "button", onclick: () => zoom(null), disabled: true }, "Whole run");
+  const smoothing = h("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: view.smoothing, oninput: () => {
+    view.smoothing = Number(smoothing.value);
+    smoothed.textContent = view.smoothing.toFixed(2);
+    keep({ smoothing: view.smoothing });
+    draw();
+  } });
+  const smoothed = h("output", {}, view.smoothing.toFixed(2));
+  const x = h("select", { onchange: () => { view.x = x.value; keep({ x: view.x }); zoom(null); } },
+    Object.entries(X).map(([key, { label }]) => h("option", { value: key }, label)));
+  x.value = view.x;
+  const controls = h("div", { class: "controls", role: "group", "aria-label": "All charts" },
+    h("label", {}, "x axis ", x), h("label", {}, "Smoothing ", smoothing, smoothed),
+    h("span", { class: "zoom" }, "Zoom ", from, " – ", to, reset),
+    h("span", { class: "pale hint" }, "Drag in a chart to zoom, double-click to go back."));
+
+  const metrics = (run, more = {}) => get(`${of("runs", run, "metrics")}?${new URLSearchParams({ points: POINTS, ...more })}`, signal);
+
+  async function ask() {
+    await Promise.all(runs.map(async run => { held.get(run).full = await metrics(run); }));
+  }
+
+  /** A run's places on the x axis. Time is that since its first step, so that runs can lie over each other. */
+  function places(run, data) {
+    if (view.x === "samples") return data.samples ?? data.steps;
+    if (view.x === "time" && data.times) return data.times.map(time => (time - (held.get(run).full.times[0] ?? time)) / 1000);
+    return data.steps;
+  }
+
+  function typed() {
+    const numbers = [from, to].map(input => input.value === "" ? null : Number(input.value));
+    if (numbers.every(n => n === null)) return zoom(null);
+    const all = runs.flatMap(run => places(run, held.get(run).full));
+    const [low, high] = [numbers[0] ?? 0, numbers[1] ?? Math.max(...all)];
+    if (low < high) zoom([low, high]);
+    else toast("“from” must be below “to”.", "bad");
+  }
+
+  let zooms = 0;
+  async function zoom(range) {
+    view.zoom = range;
+    zooms += 1;
+    const mine = zooms;
+    reset.disabled = !range;
+    from.value = range ? String(Math.floor(range[0])) : "";
+    to.value = range ? String(Math.ceil(range[1])) : "";
+    for (const data of held.values()) data.fine = null;
+    draw();
+    if (!range) return;
+    await Promise.all(runs.map(async run => {
+      const { full } = held.get(run);
+      const xs = places(run, full);
+      const inside = full.steps.filter((_, index) => xs[index] >= range[0] && xs[index] <= range[1]);
+      if (!inside.length || full.thinned === false) return;
+      // One known step further on both sides, so that lines go on to the edge.
+      const first = full.steps[Math.max(0, full.steps.indexOf(inside[0]) - 1)];
+      const last = full.steps[Math.min(full.steps.length - 1, full.steps.indexOf(inside.at(-1)) + 1)];
+      try {
+        const fine = await metrics(run, { from: first, to: last });
+        if (mine === zooms) held.get(run).fine = fine;
+      } catch (error) {
+        if (error.name !== "AbortError") toast(`Finer numbers of ${run}: ${error.message}`, "bad");
+      }
+    }));
+    if (mine === zooms) draw();
+  }
+
+  /** Which charts there are: a chart a metric, but the metrics of one evaluation of one run share charts by kind. */
+  function plan() {
+    const found = new Set();
+    for (const { full } of held.values()) {
+      Object.entries(full.series).forEach(([name, ys]) => { if (ys.some(y => y !== null)) found.add(name); });
+    }
+    const plans = KNOWN.filter(({ names }) => names.some(name => found.has(name)));
+    const rest = [...found].filter(name => !UNCHARTED.test(name) && !KNOWN.some(({ names }) => names.includes(name))).sort(byNumber);
+    const groups = new Map();
+    for (const name of rest) {
+      const group = several || !name.includes("/") ? name : name.replace(/@\d+$/, "");
+      groups.set(group, [...(groups.get(group) ?? []), name]);
+    }
+    for (const [title, names] of groups) plans.push({ names, title: words(title), held: title.includes("/") });
+    // What it is all for comes right after the loss.
+    return plans.sort((a, b) => rank(a) - rank(b));
+  }
+  const rank = ({ names, held }) => names[0] === "loss" ? 0 : held ? 1 : KNOWN.some(known => known.names === names) ? 2 : 3;
+
+  /** Where on the x axis marked steps are, each place once and in order. */
+  function markedPlaces() {
+    const { full } = held.get(runs[0]);
+    const xs = places(runs[0], full);
+    const found = new Set();
+    let at = 0;
+    for (const step of [...new Set(marks)].sort((a, b) => a - b)) {
+      while (at < full.steps.length && full.steps[at] < step) at += 1;
+      if (at < full.steps.length) found.add(xs[at]);
+    }
+    return [...found];
+  }
+
+  function draw() {
+    const plans = plan();
+    const marked = several ? [] : markedPlaces();
+    const before = charts.size;
+    // One range for all, so that what lies above each other happened together.
+    const ends = runs.flatMap(run => { const xs = places(run, held.get(run).full); return xs.length ? [xs[0], xs.at(-1)] : []; });
+    const whole = ends.length && Math.min(...ends) < Math.max(...ends) ? [Math.min(...ends), Math.max(...ends)] : null;
+    for (const { names, title, show = number, floor } of plans) {
+      const key = names[0];
+      if (!charts.has(key)) {
+        const made = chart({
+          title, show, floor, sync, log: Boolean(view.log[key]),
+          onLog: log => { view.log = { ...view.log, [key]: log }; keep({ log: view.log }); },
+          onZoom: (a, b) => zoom([a, b]), onReset: () => zoom(null),
+        });
+        charts.set(key, made);
+      }
+      const lines = runs.flatMap((run, index) => {
+        const data = held.get(run).fine ?? held.get(run).full;
+        const xs = places(run, data);
+        return names.filter(name => data.series[name]).map(name => ({
+          ...pick(xs, data.series[name]),
+          label: several ? run : words(name.split("/").pop().replace(/^(i2t|t2i)_/, "")),
+          colour: several ? index : undefined,
+        }));
+      });
+      charts.get(key).update({ lines, x: view.x, range: view.zoom ?? whole, smoothing: dense(lines) ? view.smoothing : 0, marks: marked });
+    }
+    if (charts.size > before) fill(grid, plans.map(({ names }) => charts.get(names[0]).node));
+    if (!charts.size) fill(grid, h("p", { class: "pale" }, "No step was recorded yet; charts appear with the first."));
+  }
+
+  await ask();
+  draw();
+
+  let dirty = false;
+  on("step", step => {
+    const data = held.get(step.run);
+    if (!data) return;
+    for (const part of [data.full, view.zoom && data.fine].filter(Boolean)) {
+      // A run that went back writes its steps again; a step that was missed comes with the next request.
+      if (part.steps.length && step.step <= part.steps.at(-1)) continue;
+      part.steps.push(step.step);
+      part.samples?.push(step.samples);
+      part.times?.push(Date.now());
+      for (const name of LIVE) if (typeof step[name] === "number") part.series[name] ??= part.steps.slice(1).map(() => null);
+      for (const [name, ys] of Object.entries(part.series)) ys.push(step[name] ?? null);
+    }
+    dirty = true;
+  }, signal);
+  const redraw = setInterval(() => {
+    if (!dirty || document.hidden) return;
+    dirty = false;
+    draw();
+    if ([...held.values()].some(({ full }) => full.steps.length > MOST_HELD)) again();
+  }, REDRAWN_EVERY_MS);
+  let changed = false;
+  const again = async () => {
+    changed = false;
+    try {
+      await ask();
+      draw();
+    } catch (error) {
+      if (error.name !== "AbortError" && error.status !== 0) toast(error.message, "bad");
+    }
+  };
+  on("step", () => { changed = true; }, signal);
+  on("again", again, signal);
+  on("checkpoint", ({ run }) => { if (held.has(run)) changed = true; }, signal);
+  on("theme", () => charts.forEach(made => made.restyle()), signal);
+  const refresh = setInterval(() => { if (changed && !document.hidden) again(); }, ASKED_AGAIN_MS);
+  signal.addEventListener("abort", () => {
+    clearInterval(redraw);
+    clearInterval(refresh);
+    charts.forEach(made => made.destroy());
+  });
+  return { node: h("div", {}, controls, grid), mark: step => { marks.push(step); dirty = true; } };
+}
+
+const words = name => name.replace("heldout/", "Held out: ").replace("i2t_", "image→text ").replace("t2i_", "text→image ").replaceAll("_", " ");
+const byNumber = (a, b) => a.localeCompare(b, "en", { numeric: true });
+/** Few points are all looked at; smoothing them would hide what they say. */
+const dense = lines => lines.some(line => line.ys.length > 50);
+
+function pick(xs, ys) {
+  const kept = { xs: [], ys: [] };
+  ys.forEach((y, index) => {
+    const x = xs[index];
+    // A run that went back has an x twice where x is time of a resumed step; the later holds.
+    if (y === null || y === undefined || (kept.xs.length && x <= kept.xs.at(-1))) return;
+    kept.xs.push(x);
+    kept.ys.push(y);
+  });
+  return kept;
+}

@@ -1,0 +1,170 @@
+// What happens now: what trains and how well, what is wrong, what waits, what is the best so far.
+
+import { all, get, of } from "./api.js";
+import { sparkline } from "./chart.js";
+import { bar, fill, h, load, state, table } from "./dom.js";
+import { ago, best, bytes, count, duration, eventName, number, percent, time } from "./format.js";
+import { actions } from "./jobs.js";
+import { calm, on } from "./live.js";
+
+const RECENT_RUNS = 6;
+const RECENT_ALARMS = 12;
+const RECENT_JOBS = 200;
+/** Events may come by the hundred; lists are read again at most so often. */
+const AGAIN_MS = 2000;
+const SPARK_POINTS = 180;
+/** Above it, the device waits for data rather than for itself. */
+const STARVED = 0.1;
+
+export async function show(main, _, __, signal) {
+  const [degraded, running, alarms, queue, bests, data] = [0, 1, 2, 3, 4, 5].map(() => h("div"));
+  fill(main,
+    h("h1", { class: "unseen" }, "What happens now"), degraded,
+    h("section", { "aria-label": "Running" }, running),
+    h("div", { class: "columns" },
+      h("section", {}, h("h2", {}, "Alarms"), alarms),
+      h("section", {}, h("h2", {}, h("a", { href: "#/jobs" }, "Queue")), queue),
+      h("section", {}, h("h2", {}, h("a", { href: "#/runs" }, "Best checkpoints")), bests),
+      h("section", {}, h("h2", {}, h("a", { href: "#/datasets" }, "Datasets")), data)));
+
+  const cards = new Map();
+  const showRunning = () => load(running, async () => {
+    const status = await get("/v1/status", signal);
+    fill(degraded, status.degraded && h("div", { class: "problem", role: "alert" }, h("b", {}, "The state folder lost something"), h("p", {}, status.degraded)));
+    const jobs = new Map((await get(`/v1/jobs?limit=${RECENT_JOBS}`, signal)).items.map(job => [job.id, job]));
+    // One that was submitted long ago and runs still.
+    for (const { job } of status.running) if (!jobs.has(job)) jobs.set(job, await get(of("jobs", job), signal));
+    for (const id of cards.keys()) if (!status.running.some(({ job }) => job === id)) cards.delete(id);
+    for (const one of status.running) {
+      if (!cards.has(one.job)) cards.set(one.job, card(one, jobs.get(one.job), signal));
+      cards.get(one.job).update(one, jobs.get(one.job));
+    }
+    fill(queue, queueOf(status.jobs, [...jobs.values()]));
+    if (cards.size) return [...cards.values()].map(({ node }) => node);
+    return h("div", { class: "card idle" }, h("p", {}, h("b", {}, "Nothing runs.")),
+      h("p", { class: "pale" }, "Submit a training: ", h("code", {}, "diptych submit run.toml"), ", or ", h("a", { href: "#/jobs?new" }, "here"), "."),
+      h("p", { class: "pale" }, `Diptych ${status.version} since ${time(status.started_ms)}, state folder ${status.state}.`));
+  }, signal);
+
+  let names = null;
+  const showRuns = async () => {
+    let runs;
+    await load(bests, async () => {
+      runs = (await all("/v1/runs", signal)).sort((a, b) => b.updated_ms - a.updated_ms).slice(0, RECENT_RUNS);
+      names = runs.map(run => run.run);
+      const scored = await Promise.all(runs.map(async run => ({ run, best: best(await all(of("runs", run.run, "checkpoints"), signal)) })));
+      return table("Best checkpoints of the latest runs", [
+        { title: "Run", heading: true, cell: ({ run }) => h("a", { href: `#/runs/${run.run}` }, run.run) },
+        { title: "State", cell: ({ run }) => state(run.state) },
+        { title: "Best", number: true, cell: ({ best }) => best ? h("span", {}, h("b", {}, number(best.score.value)), h("br"), h("small", { class: "pale" }, `${best.score.metric} @ ${count(best.step)}`)) : "–" },
+        { title: "Updated", number: true, cell: ({ run }) => ago(run.updated_ms) },
+      ], scored, { empty: "No run yet.", cards: true });
+    }, signal);
+    await load(alarms, async () => {
+      if (!runs) return h("p", { class: "pale" }, "Unknown: the runs could not be read.");
+      const found = (await Promise.all(runs.map(async run => (await all(of("runs", run.run, "events"), signal)).map(event => ({ ...event, run: run.run })))))
+        .flat().sort((a, b) => b.time_ms - a.time_ms);
+      return alarmList(found.slice(0, RECENT_ALARMS), found.length);
+    }, signal);
+  };
+
+  load(data, async () => {
+    const { items } = await get("/v1/datasets", signal);
+    return table("Datasets", [
+      { title: "Name", heading: true, cell: one => h("a", { href: `#/datasets/${encodeURIComponent(one.name)}` }, one.name) },
+      { title: "Pairs", number: true, cell: one => count(one.pairs) },
+      { title: "Size", number: true, cell: one => bytes(one.bytes) },
+      { title: "Refused", number: true, cell: one => count(one.ledger) },
+    ], items, { empty: "None: name them in diptych.toml, [[dataset]] name and path." });
+  }, signal);
+
+  on("step", step => { for (const { run, step: take } of cards.values()) if (run === step.run) take(step); }, signal);
+  on("job", calm(showRunning, 300), signal);
+  on("event", calm(showRuns, AGAIN_MS), signal);
+  on("checkpoint", calm(showRuns, AGAIN_MS), signal);
+  on("again", () => { showRunning(); showRuns(); }, signal);
+  on("theme", () => main.querySelectorAll(".spark").forEach(canvas => canvas.redraw?.()), signal);
+  await Promise.all([showRunning(), showRuns()]);
+}
+
+export function alarmList(events, total = events.length) {
+  if (!events.length) return h("p", { class: "pale" }, "None. The guards noticed nothing.");
+  return [h("ul", { class: "alarms" }, events.map(event => h("li", {},
+    h("span", { class: `alarm ${event.kind}` }, eventName(event.kind)), " ",
+    event.run && h("a", { href: `#/runs/${event.run}` }, event.run), ` step ${count(event.step)} `,
+    h("time", { class: "pale", datetime: new Date(event.time_ms).toISOString(), title: time(event.time_ms) }, ago(event.time_ms)),
+    h("p", {}, event.message)))),
+  total > events.length && h("p", { class: "pale" }, `and ${count(total - events.length)} more, with their runs`)];
+}
+
+function queueOf(counts, jobs) {
+  const waiting = jobs.filter(job => ["queued", "waiting", "paused"].includes(job.state)).sort((a, b) => b.priority - a.priority || a.id - b.id);
+  const failed = jobs.filter(job => job.state === "failed").slice(0, 3);
+  return [
+    h("p", { class: "chips" }, Object.entries(counts).map(([name, n]) => h("a", { href: `#/jobs?state=${name}`, class: "chip" }, state(name), ` ${n}`))),
+    table("Jobs that wait, and the last that failed", [
+      { title: "Job", heading: true, cell: job => h("a", { href: `#/jobs/${job.id}` }, `${job.id} ${job.kind}`, job.run && ` ${job.run}`) },
+      { title: "State", cell: job => state(job.state) },
+      { title: "Why", cell: job => job.message ?? (job.after.length ? `after ${job.after.join(", ")}` : job.not_before_ms ? ago(job.not_before_ms) : "") },
+    ], [...waiting.slice(0, 6), ...failed], { empty: "Nothing waits." }),
+  ];
+}
+
+/** A job that runs. A training shows its numbers as they come. */
+function card(one, job, signal) {
+  const tile = (name, hint) => {
+    const value = h("dd");
+    return { node: h("div", { class: "tile", title: hint }, h("dt", {}, name), value), value };
+  };
+  const tiles = {
+    loss: tile("Loss"), speed: tile("Samples/s"), wait: tile("Data wait", `Share of a step's time spent waiting for data. Above ${percent(STARVED)}, the device starves`),
+    mfu: tile("MFU", "Share of what the device can compute at most"), lr: tile("Learning rate"), eta: tile("Time left"),
+  };
+  const [head, progress, spark, does] = [h("div", { class: "row" }), h("div"), h("div", { class: "sparks" }), h("div", { class: "row" })];
+  const node = h("article", { class: "card running" }, head, progress,
+    one.run && h("div", { class: "row live" }, spark, h("dl", { class: "tiles" }, Object.values(tiles).map(({ node }) => node))), does);
+  let losses = [];
+  let drawn = 0;
+  const draw = () => {
+    drawn = Date.now();
+    fill(spark, h("small", { class: "pale" }, "Loss of the last steps"), sparkline(losses, `Loss of the last ${losses.length} steps`, 480, 108));
+  };
+  if (one.run) {
+    const from = Math.max(1, (one.step ?? 0) - SPARK_POINTS);
+    get(`${of("runs", one.run, "metrics")}?${new URLSearchParams({ names: "loss", from, points: SPARK_POINTS })}`, signal)
+      .then(({ series }) => { losses = [...series.loss ?? [], ...losses].slice(-SPARK_POINTS); draw(); })
+      .catch(() => {});
+  }
+  const known = {};
+  const take = step => {
+    // How long a step took is said by newer daemons; it follows from the throughput too.
+    const batch = known.samples && step.step > known.step ? (step.samples - known.samples) / (step.step - known.step) : null;
+    const seconds = step.seconds ?? (batch && step.samples_per_second ? batch / step.samples_per_second : null);
+    const wait = seconds ? step.data_wait_seconds / seconds : null;
+    Object.assign(known, step);
+    if (typeof step.step !== "number") return;
+    const share = step.step / step.total_steps;
+    fill(progress, bar(share, `${percent(share)} of ${step.run}`), h("small", { class: "pale" }, `step ${count(step.step)} of ${count(step.total_steps)} · ${percent(share)}`));
+    const set = (name, text) => { tiles[name].value.textContent = text; };
+    set("loss", number(step.loss));
+    set("speed", number(step.samples_per_second && Number(step.samples_per_second.toPrecision(3))));
+    if (wait !== null && Number.isFinite(wait)) {
+      set("wait", percent(wait));
+      tiles.wait.node.classList.toggle("bad", wait > STARVED);
+    } else if (!tiles.wait.value.textContent) set("wait", "–");
+    set("mfu", percent(step.mfu));
+    if (step.lr !== undefined) set("lr", number(step.lr));
+    set("eta", duration(step.eta_seconds));
+    if (typeof step.loss === "number") losses = [...losses, step.loss].slice(-SPARK_POINTS);
+    if (Date.now() - drawn > 500) draw();
+  };
+  return {
+    node, run: one.run, step: take,
+    update(now, job) {
+      fill(head, job && state(job.state), h("h2", {}, now.run ? h("a", { href: `#/runs/${now.run}` }, now.run) : `${now.kind ?? job?.kind ?? "Job"} ${now.job}`),
+        h("span", { class: "pale" }, h("a", { href: `#/jobs/${now.job}` }, `job ${now.job}`), job?.started_ms && ` · started ${ago(job.started_ms)}`, job?.attempt > 1 && ` · try ${job.attempt} of ${job.max_attempts}`));
+      if (now.run && now.step !== known.step) take(now);
+      fill(does, job && actions(job));
+    },
+  };
+}

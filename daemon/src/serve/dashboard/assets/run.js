@@ -1,0 +1,194 @@
+// One run, or several beside each other: charts, what the guards noticed, checkpoints with their evaluations, configuration.
+
+import { all, get, of, send } from "./api.js";
+import { board } from "./board.js";
+import { lineColour } from "./chart.js";
+import { bar, fill, h, load, state, table, toast } from "./dom.js";
+import { ago, best, bytes, count, duration, number, percent, short, time } from "./format.js";
+import { actions } from "./jobs.js";
+import { calm, on } from "./live.js";
+import { alarmList } from "./overview.js";
+
+const ALARMS_SHOWN = 30;
+/** Checkpoints shown before one asks for more. */
+const CHECKPOINTS_SHOWN = 20;
+
+export async function show(main, names, query, signal) {
+  const once = [...new Set(names)];
+  return once.length === 1 ? showOne(main, once[0], signal) : compare(main, once, signal);
+}
+
+async function showOne(main, name, signal) {
+  const [head, charts, alarms, checkpoints, config] = [0, 1, 2, 3, 4].map(() => h("div"));
+  // One error for a run that there is not, rather than one a section.
+  await get(of("runs", name), signal);
+  fill(main, h("p", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), ` / ${name}`), head,
+    h("section", { "aria-label": "Charts" }, charts),
+    h("section", {}, h("h2", {}, "Alarms"), alarms),
+    h("section", {}, h("h2", {}, "Checkpoints and evaluations"), checkpoints),
+    h("section", {}, h("h2", {}, "Configuration"), config));
+
+  const live = h("span", { class: "pale", "aria-live": "off" });
+  const showHead = () => load(head, async () => {
+    const [run, status] = await Promise.all([get(of("runs", name), signal), get("/v1/status", signal)]);
+    const running = status.running.find(one => one.run === name);
+    const job = running && await get(of("jobs", running.job), signal);
+    live.textContent = running?.eta_seconds === undefined ? "" : ` · ${duration(running.eta_seconds)} left`;
+    const fact = (title, value, hint) => [h("dt", {}, title), h("dd", { title: hint }, value)];
+    fill(config, h("dl", { class: "facts" },
+      fact("Version", run.version), fact("Configuration", short(run.config_hash), run.config_hash), fact("Selection", short(run.selection_hash), run.selection_hash),
+      fact("Dataset", short(run.dataset_hash), run.dataset_hash), fact("Tokenizer", short(run.tokenizer_hash), run.tokenizer_hash)),
+    h("pre", { tabindex: "0", "aria-label": `Configuration of ${name}` }, run.config));
+    return [
+      h("div", { class: "row" }, h("h1", {}, name), state(run.state), h("span", { class: "gap" }),
+        job && actions(job, showHead), h("a", { class: "button", href: `#/runs?select=${name}` }, "Compare…"),
+        h("a", { class: "button", href: `#/search?model=${name}` }, "Search with it")),
+      run.message && h("p", { class: run.state === "failed" ? "problem" : "pale" }, run.message),
+      h("div", { class: "progress" }, bar(run.step / run.total_steps, percent(run.step / run.total_steps), run.state),
+        h("small", { class: "pale" }, `step ${count(run.step)} of ${count(run.total_steps)} · ${percent(run.step / run.total_steps)}`, live,
+          ` · ${count(run.samples)} samples · ${count(run.skipped)} skipped · ${run.model} · started ${ago(run.started_ms)} · updated ${ago(run.updated_ms)}`)),
+    ];
+  }, signal);
+
+  let drawn;
+  const showAlarms = () => load(alarms, async () => {
+    const events = (await all(of("runs", name, "events"), signal)).reverse();
+    return alarmList(events.slice(0, ALARMS_SHOWN).map(({ run: _, ...event }) => event), events.length);
+  }, signal);
+  const showCheckpoints = () => load(checkpoints, () => checkpointTable(name, signal), signal);
+
+  await Promise.all([showHead(), showAlarms(), showCheckpoints(), load(charts, async () => {
+    const marks = (await all(of("runs", name, "events"), signal)).map(event => event.step);
+    drawn = await board([name], signal, { marks });
+    return drawn.node;
+  }, signal)]);
+
+  let told = 0;
+  on("step", step => {
+    if (step.run !== name || Date.now() - told < 1000) return;
+    told = Date.now();
+    live.textContent = ` · now at ${count(step.step)} · ${duration(step.eta_seconds)} left`;
+  }, signal);
+  on("job", calm(showHead, 300), signal);
+  on("again", () => { showHead(); showAlarms(); showCheckpoints(); }, signal);
+  const alarmsAgain = calm(showAlarms, 1000);
+  on("event", event => {
+    if (event.run !== name) return;
+    drawn?.mark(event.step);
+    alarmsAgain();
+  }, signal);
+  const checkpointsAgain = calm(() => { showCheckpoints(); showHead(); }, 1000);
+  on("checkpoint", event => { if (event.run === name) checkpointsAgain(); }, signal);
+}
+
+/** Evaluations lie in the metrics under the step at which they were made. Asked for in SQL: thinned numbers may lie a step aside. */
+async function evaluations(name, signal) {
+  const query = `SELECT step, name, value FROM metrics WHERE run = '${name.replaceAll("'", "''")}' AND name LIKE '%/%' ORDER BY step`;
+  try {
+    const { rows } = await send("POST", "/v1/sql", { query }, signal);
+    return rows;
+  } catch (error) {
+    if (error.name !== "AbortError") toast(`Evaluations of ${name}: ${error.message}`, "bad");
+    return [];
+  }
+}
+
+async function checkpointTable(name, signal, most = CHECKPOINTS_SHOWN) {
+  const [found, rows] = await Promise.all([all(of("runs", name, "checkpoints"), signal), evaluations(name, signal)]);
+  const top = best(found);
+  const measured = new Map();
+  for (const [step, metric, value] of rows) measured.set(step, { ...measured.get(step), [metric]: value });
+  const known = new Set(found.map(checkpoint => checkpoint.step));
+  // Evaluations whose checkpoint is gone are results too.
+  const lines = [...found, ...[...measured.keys()].filter(step => !known.has(step)).map(step => ({ step }))].sort((a, b) => b.step - a.step);
+  const metrics = [...new Set(rows.map(([, metric]) => metric))].filter(metric => !/\/(pairs|chance_.*)$/.test(metric))
+    .sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  const chance = rows.filter(([, metric]) => /\/chance_/.test(metric)).at(-1);
+  const highest = new Map(metrics.map(metric => {
+    const all = [...measured.values()].map(values => values[metric]).filter(value => value !== undefined);
+    return [metric, /loss/.test(metric) ? Math.min(...all) : Math.max(...all)];
+  }));
+  const rest = lines.length - most;
+  const node = h("div");
+  fill(node,
+    top && h("p", {}, "Best: ", h("b", {}, `step ${count(top.step)}`), `, ${top.score.metric} ${number(top.score.value)}. `,
+      h("code", {}, `diptych export --model ${name}@best --format openclip --output ${name}`)),
+    chance && h("p", { class: "pale" }, `Chance: ${number(chance[2])} (${chance[1].split("/").pop().replace("chance_", "")}).`),
+    table("Checkpoints and evaluations, the newest first", [
+      { title: "Step", number: true, heading: true, cell: one => [count(one.step), one === top && h("span", { class: "chip good" }, "best")] },
+      { title: "Epoch", number: true, cell: one => one.epoch === undefined ? "–" : number(Number(one.epoch.toFixed(2))) },
+      ...metrics.map(metric => ({ title: words(metric), number: true, cell: one => {
+        const value = measured.get(one.step)?.[metric];
+        return value === undefined ? "" : value === highest.get(metric) ? h("b", {}, number(value)) : number(value);
+      } })),
+      { title: "Score", number: true, cell: one => one.score ? h("span", { title: one.score.metric }, number(one.score.value)) : "" },
+      { title: "Saved", number: true, cell: one => one.time_ms ? h("span", { title: time(one.time_ms) }, ago(one.time_ms)) : h("span", { class: "pale", title: "Removed to make room (checkpoint.keep_last)" }, "removed") },
+      { title: "Size", number: true, cell: one => one.bytes ? bytes(one.bytes) : "" },
+      { title: "Weights", cell: one => one.weights_hash ? h("code", { title: `${one.weights_hash}\n${one.path}` }, short(one.weights_hash)) : "" },
+    ], lines.slice(0, most), { empty: "No checkpoint yet." }),
+    rest > 0 && h("button", { type: "button", onclick: () => load(node, () => checkpointTable(name, signal, most * 10), signal) }, `${count(rest)} older`));
+  return node;
+}
+
+const words = metric => metric.split("/").pop().replace("i2t_recall", "image→text R").replace("t2i_recall", "text→image R").replaceAll("_", " ");
+
+async function compare(main, names, signal) {
+  const [head, charts, differences] = [0, 1, 2].map(() => h("div"));
+  fill(main, h("p", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), " / compare"), h("div", { class: "row" }, h("h1", {}, `${names.length} runs`), h("span", { class: "gap" }),
+    h("a", { class: "button", href: `#/runs?select=${names.join(",")}` }, "Choose others")), head,
+  h("section", { "aria-label": "Charts" }, charts), h("section", {}, h("h2", {}, "What differs in their configurations"), differences));
+  if (!names.length) return;
+  const without = name => `#/${names.length > 2 ? "compare" : "runs"}/${names.filter(other => other !== name).join(",")}`;
+  const swatch = index => {
+    const node = h("span", { class: "swatch" });
+    node.style.background = `var(${lineColour(index)})`;
+    return node;
+  };
+  await load(head, async () => {
+    const runs = await Promise.all(names.map(async (name, index) =>
+      ({ index, ...await get(of("runs", name), signal), best: best(await all(of("runs", name, "checkpoints"), signal)) })));
+    fill(differences, differ(runs));
+    return table("Runs side by side", [
+      { title: "Run", heading: true, cell: run => [swatch(run.index), h("a", { href: `#/runs/${run.run}` }, run.run)] },
+      { title: "State", cell: run => state(run.state) },
+      { title: "Step", number: true, cell: run => `${count(run.step)} / ${count(run.total_steps)}` },
+      { title: "Samples", number: true, cell: run => count(run.samples) },
+      { title: "Best", number: true, cell: run => run.best ? `${number(run.best.score.value)} @ ${count(run.best.step)}` : "–" },
+      { title: "Metric", cell: run => run.best?.score.metric ?? "–" },
+      { title: "Model", cell: run => run.model },
+      { title: h("span", { class: "unseen" }, "Leave out"), cell: run => h("a", { href: without(run.run), "aria-label": `Leave ${run.run} out` }, "×") },
+    ], runs);
+  }, signal);
+  await load(charts, async () => (await board(names, signal)).node, signal);
+}
+
+/** Values of a TOML text by their full names. Enough for what Diptych writes: a value a line, or lists over several. */
+export function settings(toml) {
+  const found = new Map();
+  let section = "";
+  let open = null;
+  for (const line of toml.split("\n")) {
+    if (open) {
+      found.set(open, `${found.get(open)} ${line.trim()}`);
+      if (/^\s*\]/.test(line)) open = null;
+      continue;
+    }
+    const header = /^\s*\[+([^\]]+)\]+\s*$/.exec(line);
+    const value = /^\s*([\w.-]+)\s*=\s*(.*)$/.exec(line);
+    if (header) section = `${header[1]}.`;
+    else if (value) {
+      found.set(section + value[1], value[2]);
+      if (/^\[[^\]]*$/.test(value[2])) open = section + value[1];
+    }
+  }
+  return found;
+}
+
+function differ(runs) {
+  const all = runs.map(run => settings(run.config ?? ""));
+  const keys = [...new Set(all.flatMap(found => [...found.keys()]))].filter(key => key !== "name" && new Set(all.map(found => found.get(key))).size > 1);
+  return table("What differs in the configurations", [
+    { title: "Setting", heading: true, cell: key => h("code", {}, key) },
+    ...runs.map((run, index) => ({ title: run.run, cell: key => h("code", {}, all[index].get(key) ?? "–") })),
+  ], keys, { empty: "Nothing but their names." });
+}

@@ -1,0 +1,124 @@
+// A console for SQL: what was asked, the rows, and taking them away.
+
+import { get, request } from "./api.js";
+import { fill, h, load, table } from "./dom.js";
+import { count, duration } from "./format.js";
+import { recall, remember } from "./memory.js";
+
+const KEPT = "diptych.sql";
+const KEPT_AT_MOST = 20;
+const ROWS = 100;
+
+const EXAMPLES = [
+  ["Runs", "", "SELECT run, state, step, samples, skipped, updated FROM runs ORDER BY updated DESC"],
+  ["Loss by hundred steps", "", "SELECT run, step / 100 * 100 AS step, avg(value) AS loss FROM metrics WHERE name = 'loss' GROUP BY run, step / 100 ORDER BY run, step"],
+  ["Held-out results", "", "SELECT run, step, name, value FROM metrics WHERE name LIKE 'heldout/%' ORDER BY run, step, name"],
+  ["What guards noticed", "", "SELECT run, kind, count(*) AS times, max(step) AS last FROM events GROUP BY run, kind ORDER BY times DESC"],
+  ["Formats", "dataset", "SELECT format, count(*) AS pairs, avg(width) AS width, avg(bytes) AS bytes FROM meta GROUP BY format ORDER BY pairs DESC"],
+  ["Longest captions", "dataset", "SELECT uid, length(caption) AS letters, caption FROM meta ORDER BY letters DESC LIMIT 20"],
+  ["Why inputs were refused", "dataset", "SELECT reason, count(*) AS inputs, min(position) AS example FROM ledger GROUP BY reason ORDER BY inputs DESC"],
+];
+
+const kept = () => recall("sessionStorage", KEPT) ?? [];
+
+export async function show(main, query, signal) {
+  const box = h("div", { "aria-live": "polite" });
+  const text = h("textarea", { rows: 6, spellcheck: "false", autocapitalize: "off", class: "code", "data-search": "", "aria-label": "SQL",
+    value: query.get("query") ?? kept()[0]?.query ?? EXAMPLES[0][2], onkeydown: event => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); run(); } } });
+  const dataset = h("select", {}, h("option", { value: "" }, "the state folder: runs, checkpoints, metrics, events, embeddings"));
+  const button = h("button", { class: "main" }, "Run");
+  const stop = h("button", { type: "button", hidden: true, onclick: () => asking?.abort() }, "Stop");
+  const history = h("select", { "aria-label": "Queries of this tab", onchange: () => {
+    const chosen = kept()[history.selectedIndex - 1];
+    if (chosen) { text.value = chosen.query; dataset.value = chosen.dataset; }
+    history.selectedIndex = 0;
+  } });
+  const showHistory = () => fill(history, h("option", {}, "Asked before…"), kept().map(({ query }) => h("option", {}, query.replaceAll(/\s+/g, " ").slice(0, 80))));
+  showHistory();
+  const examples = h("select", { "aria-label": "Examples", onchange: () => {
+    const [, of, sql] = EXAMPLES[examples.selectedIndex - 1] ?? [];
+    if (sql) { text.value = sql; if (of && !dataset.value) dataset.selectedIndex = Math.min(1, dataset.options.length - 1); }
+    examples.selectedIndex = 0;
+    text.focus();
+  } }, h("option", {}, "Examples…"), EXAMPLES.map(([name]) => h("option", {}, name)));
+  fill(main, h("h1", {}, "SQL"), h("form", { class: "stack", onsubmit: event => { event.preventDefault(); run(); } }, text,
+    h("div", { class: "row" }, button, stop, h("label", {}, "over ", dataset), examples, history, h("span", { class: "pale hint" }, "Ctrl + Enter runs. Queries only read."))), box);
+
+  let asking = null;
+  async function run() {
+    asking?.abort();
+    asking = new AbortController();
+    const mine = asking;
+    const ended = AbortSignal.any([signal, mine.signal]);
+    const question = { query: text.value, ...(dataset.value && { dataset: dataset.value }) };
+    const now = { query: text.value, dataset: dataset.value };
+    remember("sessionStorage", KEPT, [now, ...kept().filter(({ query }) => query !== now.query)].slice(0, KEPT_AT_MOST));
+    showHistory();
+    stop.hidden = false;
+    fill(box);
+    await load(box, async () => result(await ask(question, ended)), ended);
+    if (mine === asking) {
+      stop.hidden = true;
+      if (mine.signal.aborted && !signal.aborted) fill(box, h("p", { class: "pale" }, "Stopped."));
+    }
+  }
+
+  try {
+    const { items } = await get("/v1/datasets?limit=1000", signal);
+    dataset.append(...items.map(({ name }) => h("option", { value: name }, `${name}: meta, ledger, scores, and the state folder`)));
+    dataset.value = query.get("dataset") ?? kept()[0]?.dataset ?? "";
+    if (dataset.selectedIndex < 0) dataset.value = "";
+  } catch {
+    // Queries over the state folder work without; what fails says so itself.
+  }
+  if (query.has("query")) await run();
+}
+
+/** Whole numbers beyond 2^53, perceptual hashes for one, are kept as their digits where the browser can; a rounded hash is a wrong one. */
+async function ask(question, signal) {
+  const answer = await request("/v1/sql", { method: "POST", body: JSON.stringify(question), type: "application/json", signal });
+  return JSON.parse(await answer.text(), (_, value, context) =>
+    Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source ? context.source : value);
+}
+
+function result({ columns, rows, truncated, seconds }) {
+  const box = h("div");
+  let page = 0;
+  const pages = Math.max(1, Math.ceil(rows.length / ROWS));
+  const numeric = columns.map(({ type }) => /^(u?int|float|decimal)/i.test(type));
+  const turn = by => h("button", { type: "button", disabled: by < 0 ? page === 0 : page >= pages - 1, onclick: () => { page += by; draw(); } }, by < 0 ? "‹ Before" : "After ›");
+  function draw() {
+    fill(box, table("Result", columns.map((column, index) => ({
+      title: [column.name, h("small", { class: "pale type" }, column.type)], number: numeric[index], class: numeric[index] ? "" : "cell", cell: row => value(row[index]),
+    })), rows.slice(page * ROWS, (page + 1) * ROWS), { empty: "No rows." }),
+    pages > 1 && h("p", { class: "row" }, turn(-1), `${count(page * ROWS + 1)} to ${count(Math.min(rows.length, (page + 1) * ROWS))}`, turn(1)));
+  }
+  draw();
+  return [
+    h("p", { class: "row" }, `${count(rows.length)} rows in ${duration(seconds)}`,
+      truncated && h("span", { class: "chip warn" }, "more rows than the daemon sends (sql.max_rows): add LIMIT, or aggregate"), h("span", { class: "gap" }),
+      h("button", { type: "button", onclick: () => save("result.csv", "text/csv", csv(columns, rows)) }, "CSV"),
+      h("button", { type: "button", onclick: () => save("result.json", "application/json", json(columns, rows)) }, "JSON")), box];
+}
+
+function value(cell) {
+  if (cell === null || cell === undefined) return h("i", { class: "pale" }, "null");
+  const text = typeof cell === "object" ? JSON.stringify(cell) : String(cell);
+  return text.length > 300 ? h("span", { title: text.slice(0, 5000) }, `${text.slice(0, 300)}…`) : text;
+}
+
+export function csv(columns, rows) {
+  const field = cell => {
+    const text = cell === null || cell === undefined ? "" : typeof cell === "object" ? JSON.stringify(cell) : String(cell);
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  return [columns.map(({ name }) => field(name)), ...rows.map(row => row.map(field))].map(line => line.join(",")).join("\r\n") + "\r\n";
+}
+
+const json = (columns, rows) => JSON.stringify(rows.map(row => Object.fromEntries(columns.map(({ name }, index) => [name, row[index]]))), null, 1);
+
+function save(name, type, text) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  h("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}

@@ -1,0 +1,7 @@
+// Sets the chosen theme before anything is drawn, so that a dark page does not flash white. Not a module: modules come later.
+try {
+  const chosen = localStorage.getItem("diptych.theme");
+  if (chosen) document.documentElement.dataset.theme = chosen;
+} catch {
+  // Storage may be forbidden; then the system's theme holds.
+}

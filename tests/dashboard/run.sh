@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Drives the dashboard in headless Chromium, as a user would: a daemon on drawn scenes, a training submitted and paused through the
+# page, its charts, alarms, checkpoints, search, SQL. Leaves screenshots of every page in light, dark and a phone's width to look at.
+# Fails on an error in the console, a request to another host, a page wider than a phone, or something that is not there.
+#
+# Usage: tests/dashboard/run.sh DIPTYCH FOLDER      (needs node, npm, Chromium: $CHROMIUM, or /usr/bin/chromium)
+set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+diptych=$(realpath "$1")
+folder=$2
+rm -rf "$folder"
+mkdir -p "$folder"
+cd "$folder"
+folder=$(pwd)
+mkdir page
+cp "$here"/package.json "$here"/package-lock.json "$here"/click.mjs "$here"/way.mjs page
+(cd page && npm ci --silent --no-audit --no-fund)
+
+"$diptych" demo-data scenes
+"$diptych" ingest 'scenes/*.tar' 'scenes/*.parquet' scenes/folder --dataset data --phash
+"$diptych" select --file scenes/train.sql --dataset data --output train.parquet
+"$diptych" select --file scenes/heldout.sql --dataset data --output heldout.parquet
+"$diptych" token page --scope submit --file tokens.toml > token
+cat > diptych.toml <<TOML
+state = "$folder/state"
+listen = "127.0.0.1:0"
+folders = ["$folder"]
+
+[[dataset]]
+name = "data"
+path = "$folder/data"
+
+[auth]
+tokens = "$folder/tokens.toml"
+TOML
+"$diptych" serve diptych.toml > serve.log 2>&1 &
+daemon=$!
+trap 'kill $daemon 2>/dev/null || true; wait $daemon || true' EXIT
+node page/click.mjs "$folder" "$(grep -o 'dpt_[A-Za-z0-9_-]*' token | head -1)"
+echo "Screenshots to look at: $folder/screenshots"
