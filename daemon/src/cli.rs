@@ -11,6 +11,7 @@ mod memory;
 mod preset;
 mod profile;
 mod score;
+mod search;
 mod serve;
 mod uids;
 
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::balance::BalanceArgs;
-pub use self::bench::{Bench, BenchArgs, BenchLoaderArgs};
+pub use self::bench::{Bench, BenchArgs, BenchLoaderArgs, BenchSearchArgs};
 pub use self::bench_train::BenchTrainArgs;
 pub use self::download::DownloadArgs;
 pub use self::eval::{EvalArgs, EvalTask, ResultFormat};
@@ -27,6 +28,7 @@ pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArg
 pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
+pub use self::search::{IndexArg, SearchArgs};
 pub use self::serve::{JobAction, LogsArgs, OfJobArgs, ServeArgs, ServerArgs, StatusArgs, SubmitArgs, TokenArgs, WatchArgs};
 pub use self::uids::UidsArgs;
 pub use dedup::{ByTier, DecontaminateArgs, DedupArgs, SyntheticMetaArgs, TierArgs};
@@ -84,7 +86,7 @@ pub enum Command {
     Eval(Box<EvalArgs>),
     /// Compute and keep the embeddings of a selection's images and captions
     Embed(EmbedArgs),
-    /// Find images by a text, or by an image; makes a contact sheet of them
+    /// Find images by a text, by an image, by a pair, or by a sum of them; makes a contact sheet of them
     Search(SearchArgs),
     /// Write a model in OpenCLIP's or Hugging Face's form. Reads both too: every --model and model.weights takes such a folder
     Export(ExportArgs),
@@ -136,7 +138,7 @@ impl Command {
                 | Self::Search(_)
                 | Self::Score(_)
                 | Self::Serve(_)
-                | Self::Bench(BenchArgs { what: Bench::Train(_) })
+                | Self::Bench(BenchArgs { what: Bench::Train(_) | Bench::Search(_) })
         )
     }
 }
@@ -324,31 +326,6 @@ pub struct EmbedArgs {
     pub dataset: DatasetArg,
     #[arg(short, long)]
     pub selection: PathBuf,
-    #[arg(long, default_value_t = 64)]
-    pub batch_size: usize,
-}
-
-#[derive(Debug, Args)]
-pub struct SearchArgs {
-    /// What to look for; several texts make several rows of the sheet
-    #[arg(required_unless_present = "image", value_name = "TEXT")]
-    pub texts: Vec<String>,
-    /// Look for images like this one
-    #[arg(long, value_name = "FILE")]
-    pub image: Option<PathBuf>,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub dataset: DatasetArg,
-    /// Where to look; its embeddings are computed first if they are not there yet
-    #[arg(short, long)]
-    pub selection: PathBuf,
-    /// Results for each text
-    #[arg(short, long, default_value_t = 8)]
-    pub k: usize,
-    /// Contact sheet of the results (PNG)
-    #[arg(long, value_name = "FILE")]
-    pub sheet: Option<PathBuf>,
     #[arg(long, default_value_t = 64)]
     pub batch_size: usize,
 }

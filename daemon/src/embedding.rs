@@ -1,9 +1,8 @@
-//! Embeddings in the store: computes those of a selection that are not there yet, and finds the nearest among them.
+//! Embeddings in the store: computes those of a selection that are not there yet. What is near to what, `nearest` says.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
-use anyhow::Context;
 use diptych_pipeline::Selection;
 use diptych_schemas::{ContentHash, Uid};
 
@@ -106,67 +105,5 @@ pub(crate) fn subset(selection: &Selection, rows: &[usize]) -> Selection {
         weights: rows.iter().map(|&row| selection.weights[row]).collect(),
         sql: selection.sql.clone(),
         dataset_hash: selection.dataset_hash,
-    }
-}
-
-/// The embeddings of a selection's images, in memory: 2·D bytes a row.
-pub(crate) struct Index {
-    dimension: usize,
-    /// Row of the selection of each vector.
-    rows: Vec<usize>,
-    vectors: Vec<half::f16>,
-}
-
-/// Rows that are read from the store at once.
-const READ_AT_ONCE: usize = 8192;
-
-impl Index {
-    pub(crate) fn read(store: &Store, producer: ContentHash, selection: &Selection, dimension: usize) -> anyhow::Result<Self> {
-        let places: HashMap<Uid, usize> = selection.uids.iter().copied().zip(0..).collect();
-        let mut index = Self { dimension, rows: Vec::new(), vectors: Vec::new() };
-        let mut reader = store.read_embeddings(producer, Modality::Image)?;
-        while let Some(chunk) = reader.next_chunk(READ_AT_ONCE)? {
-            for (uid, vector) in chunk.uids.iter().zip(chunk.vectors.chunks_exact(dimension)) {
-                if let Some(&row) = places.get(uid) {
-                    index.rows.push(row);
-                    index.vectors.extend(vector);
-                }
-            }
-        }
-        Ok(index)
-    }
-
-    /// The k rows of the selection whose vectors are nearest to a query of unit length, each with its cosine, best first;
-    /// equal ones in the order of the selection.
-    pub(crate) fn nearest(&self, query: &[f32], k: usize) -> anyhow::Result<Vec<(usize, f32)>> {
-        (query.len() == self.dimension).then_some(()).context("the query has another dimension than the index")?;
-        let scored = self
-            .rows
-            .iter()
-            .zip(self.vectors.chunks_exact(self.dimension))
-            .map(|(&row, vector)| (row, vector.iter().zip(query).map(|(a, b)| a.to_f32() * b).sum::<f32>()));
-        let mut best: Vec<(usize, f32)> = scored.collect();
-        let better = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if k < best.len() && k > 0 {
-            best.select_nth_unstable_by(k - 1, better);
-        }
-        best.truncate(k);
-        best.sort_unstable_by(better);
-        Ok(best)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nearest_are_sorted_by_cosine_and_ties_by_place() {
-        let f = |values: &[f32]| values.iter().map(|v| half::f16::from_f32(*v)).collect::<Vec<_>>();
-        let index = Index { dimension: 2, rows: vec![7, 3, 5, 1], vectors: f(&[1.0, 0.0, 0.0, 1.0, 0.0, 1.0, -1.0, 0.0]) };
-        assert_eq!(index.nearest(&[0.0, 1.0], 3).unwrap(), [(3, 1.0), (5, 1.0), (1, 0.0)]);
-        assert_eq!(index.nearest(&[1.0, 0.0], 1).unwrap(), [(7, 1.0)]);
-        assert_eq!(index.nearest(&[1.0, 0.0], 9).unwrap().len(), 4);
-        assert!(index.nearest(&[1.0], 1).is_err());
     }
 }

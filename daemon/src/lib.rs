@@ -12,6 +12,7 @@ mod embedding;
 mod encode;
 pub mod exit;
 mod models;
+mod nearest;
 mod output;
 pub mod pictures;
 mod profile;

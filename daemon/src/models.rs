@@ -9,6 +9,7 @@ use diptych_pipeline::{Cleaning, EvalResize, Tokenizer, TokenizerOptions};
 use diptych_trainer::{Device, Encoder, ModelConfig, Weights, checkpoint, set_threads};
 
 use crate::cli::ModelArgs;
+use crate::store::RunName;
 
 /// Where the checkpoints of a run lie.
 pub(crate) fn checkpoint_folder(state: &Path, run: &str) -> PathBuf {
@@ -26,6 +27,11 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_owned());
     }
+    resolve_run(args)
+}
+
+/// The same for a run of the state folder alone: no path leaves the folder.
+pub(crate) fn resolve_run(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     let (run, which) = match args.model.rsplit_once('@') {
         Some((run, "best")) => (run, Which::Best),
         Some((run, step)) => {
@@ -40,7 +46,7 @@ pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
         None => (args.model.as_str(), Which::Newest),
     };
     let folder = checkpoint_folder(&args.run_on.state, run);
-    if run.contains('/') || !folder.is_dir() {
+    if RunName::new(run).is_err() || !folder.is_dir() {
         bail!(
             "--model {}: there is no such folder, and no run of that name with a checkpoint in {}. Runs are listed by \
              `diptych sql \"SELECT run, state, step FROM runs\" --state {}`",

@@ -82,6 +82,21 @@ pub fn matmul_ceiling(device: Device, precision: Precision) -> Result<f64, Train
     })
 }
 
+/// Seconds of so many products [rows, inner] × [inner, columns] on the CPU in f32, with both at hand.
+pub fn matmul_seconds(rows: i64, inner: i64, columns: i64, times: u32) -> Result<f64, TrainerError> {
+    no_grad(|| {
+        let values = |a: i64, b: i64| -> Result<Tensor, TrainerError> {
+            Ok(Tensor::f_arange(a * b, (Kind::Float, tch::Device::Cpu))?.f_sin()?.f_reshape([a, b])?)
+        };
+        let (a, b) = (values(rows, inner)?, values(columns, inner)?);
+        let started = Instant::now();
+        for _ in 0..times {
+            let _ = black_box(a.f_matmul(&b.f_transpose(0, 1)?)?);
+        }
+        Ok(started.elapsed().as_secs_f64())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

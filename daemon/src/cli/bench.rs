@@ -21,6 +21,44 @@ pub enum Bench {
     /// A model's training step on made-up pairs from memory: speed, what each part of a step takes, and the share of what the
     /// device can at most, which is measured in the same call
     Train(BenchTrainArgs),
+    /// The search for nearest neighbours: one query beside a plain read of the same memory, a batch beside a bare matrix product of
+    /// the same shape, and what the approximate index finds of the exact answers
+    Search(BenchSearchArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct BenchSearchArgs {
+    /// Search the largest set of image embeddings of this state folder, with its captions as queries. Without it: made-up rows in
+    /// clusters
+    #[arg(long, value_name = "FOLDER")]
+    pub state: Option<PathBuf>,
+    /// Made-up rows
+    #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=20_000_000))]
+    pub rows: u64,
+    /// D of made-up rows
+    #[arg(long, default_value_t = 512, value_name = "D", value_parser = clap::value_parser!(u64).range(1..=3584))]
+    pub dimension: u64,
+    /// Queries of a batch
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub queries: u64,
+    /// Results for each query
+    #[arg(short, long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub k: u64,
+    /// Rounds; in each, what is compared takes turns
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub rounds: u64,
+    /// Build the approximate index too, and measure its recall
+    #[arg(long)]
+    pub hnsw: bool,
+    /// Links of a row in the index (M)
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub links: usize,
+    /// Candidates that are looked at while it is built (ef_construction)
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub candidates: usize,
+    /// Candidates that are looked at in a search; may be repeated
+    #[arg(long, default_values_t = [32, 64, 128, 256], value_name = "N", value_delimiter = ',')]
+    pub ef: Vec<usize>,
 }
 
 #[derive(Debug, Args)]

@@ -1,18 +1,21 @@
-//! `diptych search`: the images nearest to a text or to an image, as a list and as a contact sheet.
+//! `diptych search`: the images nearest to a text, to an image, to a pair or to a sum of them, as a list and as a contact sheet.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{EvalResize, EvalSpec, Selection, decode, eval_batches, eval_transform};
-use diptych_schemas::{LoaderConfig, MAX_PIXELS, SchemaError};
+use diptych_pipeline::sql::default_memory;
+use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
+use diptych_schemas::{LoaderConfig, SchemaError, Uid};
 
-use crate::cli::SearchArgs;
+use crate::cli::{IndexArg, SearchArgs};
 use crate::commands::embed::embed_with_bar;
-use crate::embedding::{Index, subset};
+use crate::embedding::subset;
 use crate::encode::EncodeSpec;
 use crate::exit::Outcome;
 use crate::models::{self, Model};
+use crate::nearest::{Found, GraphSpec, Loaded, Query, SearchOptions, Searcher, Sought};
 use crate::output::line;
 use crate::pictures::{SheetItem, query_sheet};
 use crate::store::Store;
@@ -24,31 +27,31 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     if args.k == 0 {
         bail!("-k must be at least 1");
     }
+    let queries = queries(args)?;
     let selection = Selection::read(&args.selection)?;
     let model = models::load(&args.model)?;
-    let mut queries = Vec::new();
-    if let Some(path) = &args.image {
-        queries.push((format!("images like {}", path.display()), encode_image_file(&model, path)?));
-    }
-    let rows = model.encode_texts(&args.texts)?;
-    for (text, row) in args.texts.iter().zip(rows.chunks_exact(model.encoder.dimension())) {
-        queries.push((text.clone(), row.to_vec()));
-    }
-
     let store = Store::open(&args.model.run_on.state)?;
     let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
-    let embedded = embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
-    let index = Index::read(&store, embedded.producer, &selection, model.encoder.dimension())?;
+    embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
+
+    let loaded = Arc::new(Loaded::new(model)?);
+    let mut searcher = Searcher::open_some(&store, Arc::clone(&loaded), &selection.uids, default_memory() as u64)?;
+    let mut options = SearchOptions { distinct: args.distinct, width: None };
+    if args.index == IndexArg::Hnsw {
+        searcher.build_graph(GraphSpec::default())?;
+        options.width = Some(args.ef as usize);
+    }
+    let (titles, queries): (Vec<String>, Vec<Query>) = queries.into_iter().unzip();
+    let answers = searcher.nearest(&queries, args.k, options)?;
 
     let mut sheet = Vec::new();
-    for (title, query) in &queries {
-        line(title)?;
-        let found = index.nearest(query, args.k)?;
-        let items = pictures(&model, &args.dataset.dataset, &selection, &found)?;
-        for (rank, ((row, score), item)) in found.iter().zip(&items).enumerate() {
-            line(format!("  {:>3}  {score:.3}  {}  {}", rank + 1, selection.uids[*row], item.caption))?;
+    for (title, found) in titles.into_iter().zip(answers) {
+        line(&title)?;
+        let items = pictures(&loaded.lock(), &args.dataset.dataset, &selection, &found)?;
+        for (rank, (Found { uid, score }, item)) in found.iter().zip(&items).enumerate() {
+            line(format!("  {:>3}  {score:.3}  {uid}  {}", rank + 1, item.caption))?;
         }
-        sheet.push((title.clone(), items));
+        sheet.push((title, items));
     }
     if let Some(path) = &args.sheet {
         query_sheet(&format!("{} in {}", args.model.model, args.selection.display()), &sheet, path)?;
@@ -57,17 +60,37 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn encode_image_file(model: &Model, path: &Path) -> anyhow::Result<Vec<f32>> {
-    let bytes = std::fs::read(path).map_err(SchemaError::io(path))?;
-    let image = decode(&bytes, MAX_PIXELS).with_context(|| path.display().to_string())?;
-    Ok(model.encoder.encode_images(&eval_transform(&image, model.image_size(), model.resize())?)?)
+/// What is asked for, each with a title: images, pairs, texts.
+fn queries(args: &SearchArgs) -> anyhow::Result<Vec<(String, Query)>> {
+    let mut queries = Vec::new();
+    for path in &args.images {
+        let bytes = std::fs::read(path).map_err(SchemaError::io(path))?;
+        queries.push((format!("images like {}", path.display()), Query::from(Sought::Image(bytes))));
+    }
+    queries.extend(args.uids.iter().map(|uid| (format!("images like {uid}"), Query::from(Sought::Uid(*uid)))));
+    queries.extend(args.texts.iter().map(|text| (text.clone(), Query::from(Sought::Text(text.clone())))));
+    if args.together {
+        let (titles, queries_of_all): (Vec<_>, Vec<_>) = queries.into_iter().unzip();
+        let parts = queries_of_all.into_iter().flat_map(|query| query.parts).collect();
+        queries = vec![(titles.join(" + "), Query { parts })];
+    }
+    for (title, query) in &mut queries {
+        for text in &args.without {
+            title.push_str(&format!(" - {text}"));
+            query.parts.push((-1.0, Sought::Text(text.clone())));
+        }
+    }
+    Ok(queries)
 }
 
 /// The images and captions of the rows found, in their order.
-fn pictures(model: &Model, dataset: &Path, selection: &Selection, found: &[(usize, f32)]) -> anyhow::Result<Vec<SheetItem>> {
+fn pictures(model: &Model, dataset: &Path, selection: &Selection, found: &[Found]) -> anyhow::Result<Vec<SheetItem>> {
     // The loader reads in the order of the dataset; the ranks are put back after it.
-    let mut rows: Vec<usize> = found.iter().map(|(row, _)| *row).collect();
-    rows.sort_unstable();
+    let wanted: HashSet<Uid> = found.iter().map(|found| found.uid).collect();
+    let rows: Vec<usize> = (0..selection.len()).filter(|row| wanted.contains(&selection.uids[*row])).collect();
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
     let batches = eval_batches(EvalSpec {
         dataset: dataset.to_owned(),
         selection: Arc::new(subset(selection, &rows)),
@@ -78,7 +101,7 @@ fn pictures(model: &Model, dataset: &Path, selection: &Selection, found: &[(usiz
         batch_size: rows.len(),
         config: LoaderConfig { threads: 1, ..LoaderConfig::default() },
     })?;
-    let mut items = std::collections::HashMap::new();
+    let mut items = HashMap::new();
     for batch in batches {
         let batch = batch?;
         let bytes = (SHEET_IMAGE * SHEET_IMAGE * 3) as usize;
@@ -93,9 +116,8 @@ fn pictures(model: &Model, dataset: &Path, selection: &Selection, found: &[(usiz
             items.insert(*uid, item);
         }
     }
-    let ranked = found.iter().map(|(row, score)| {
-        let uid = selection.uids[*row];
-        let item = items.remove(&uid).with_context(|| format!("the image of pair {uid} cannot be read any more"))?;
+    let ranked = found.iter().map(|Found { uid, score }| {
+        let item = items.remove(uid).with_context(|| format!("the image of pair {uid} cannot be read any more"))?;
         Ok(SheetItem { score: Some(*score), ..item })
     });
     ranked.collect()

@@ -13,6 +13,7 @@ use diptych_schemas::SchemaError;
 
 use crate::cli::{SqlArgs, SqlFormat};
 use crate::exit::Outcome;
+use crate::nearest::{self, Models};
 use crate::sql_functions::content_functions;
 use crate::store::Store;
 
@@ -75,8 +76,9 @@ pub(crate) fn with_limited_session<T>(
 ) -> anyhow::Result<T> {
     let functions = content_functions();
     let mut spec = SessionSpec { memory, ..SessionSpec::new(dataset, &functions) };
-    if let Some(state) = state {
-        spec.tables = open_state(state)?.tables();
+    let store = state.map(open_state).transpose()?;
+    if let Some(store) = &store {
+        spec.tables = store.tables();
         if dataset.is_some()
             && let Some(place) = spec.tables.iter().position(|(name, _)| name == "training_ledger")
         {
@@ -84,7 +86,9 @@ pub(crate) fn with_limited_session<T>(
         }
     }
     let runtime = tokio::runtime::Runtime::new().context("starting the query threads")?;
-    runtime.block_on(ask(session(spec)?))
+    let context = session(spec)?;
+    nearest::register(&context, store, &Models::anywhere());
+    runtime.block_on(ask(context))
 }
 
 /// A state folder that is there already: a typo must not make a new one.

@@ -4,7 +4,7 @@ use diptych_schemas::Uid;
 use half::f16;
 
 use super::Store;
-use super::embeddings::{EmbeddingSet, UID_BYTES, uid_key, vector_key};
+use super::embeddings::{EmbeddingSet, UID_BYTES, UIDS_A_BLOCK, uid_key, vector_key};
 use super::error::StoreError;
 
 /// Rows of a set.
@@ -50,6 +50,16 @@ impl EmbeddingReader {
         }
     }
 
+    /// From a row on: whole blocks before it are not read.
+    pub(super) fn from_row(mut self, tree: &sled::Tree, row: u64) -> Result<Self, StoreError> {
+        self.row = row.min(self.set.rows);
+        self.uids.seek(&self.store, tree, uid_key, UIDS_A_BLOCK, self.row)?;
+        if let Some(vectors) = &mut self.vectors {
+            vectors.seek(&self.store, tree, vector_key, self.set.rows_a_block(), self.row)?;
+        }
+        Ok(self)
+    }
+
     /// The head as it was when the reader was opened.
     pub fn set(&self) -> &EmbeddingSet {
         &self.set
@@ -82,6 +92,20 @@ impl EmbeddingReader {
 }
 
 impl Column {
+    fn seek(
+        &mut self,
+        store: &Store,
+        tree: &sled::Tree,
+        key: fn(u32) -> Vec<u8>,
+        rows_a_block: u64,
+        row: u64,
+    ) -> Result<(), StoreError> {
+        self.blocks = tree.range(key((row / rows_a_block) as u32)..=key(u32::MAX));
+        self.ahead.clear();
+        self.take(store, (row % rows_a_block) as usize)?;
+        Ok(())
+    }
+
     fn take(&mut self, store: &Store, rows: usize) -> Result<Vec<u8>, StoreError> {
         let wanted = rows * self.width;
         self.ahead.reserve(wanted.saturating_sub(self.ahead.len()));

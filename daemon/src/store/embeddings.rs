@@ -22,7 +22,7 @@ pub const MAX_DIMENSION: usize = BLOCK_BYTES / 2;
 /// Rows of a set. Above it sled is the wrong place, and blocks would have to be sealed into Parquet files.
 pub const MAX_ROWS: u64 = 20_000_000;
 pub(super) const UID_BYTES: usize = 16;
-const UIDS_A_BLOCK: u64 = (BLOCK_BYTES / UID_BYTES) as u64;
+pub(super) const UIDS_A_BLOCK: u64 = (BLOCK_BYTES / UID_BYTES) as u64;
 /// Blocks in one batch, about 450 KB.
 const BLOCKS_AT_ONCE: u64 = 64;
 const TREE_PREFIX: &[u8] = b"embeddings/";
@@ -138,12 +138,29 @@ impl Store {
         self.read_set(producer, modality, true)
     }
 
-    pub(super) fn read_set(
+    /// The same from a row on: how one goes on where one was, since rows are only ever appended.
+    pub fn read_embeddings_from(
+        &self,
+        producer: ContentHash,
+        modality: Modality,
+        row: u64,
+    ) -> Result<EmbeddingReader, StoreError> {
+        let (tree, set) = self.set(producer, modality)?;
+        EmbeddingReader::new(self, &tree, set, true).from_row(&tree, row)
+    }
+
+    /// The same, if wanted without the vectors.
+    pub(crate) fn read_set(
         &self,
         producer: ContentHash,
         modality: Modality,
         vectors: bool,
     ) -> Result<EmbeddingReader, StoreError> {
+        let (tree, set) = self.set(producer, modality)?;
+        Ok(EmbeddingReader::new(self, &tree, set, vectors))
+    }
+
+    fn set(&self, producer: ContentHash, modality: Modality) -> Result<(sled::Tree, EmbeddingSet), StoreError> {
         let missing = || StoreError::NoEmbeddings {
             state: self.folder().to_owned(),
             producer: producer.to_string(),
@@ -155,7 +172,7 @@ impl Store {
         }
         let tree = self.call(|| self.engine().db().open_tree(&name))?;
         let set = self.head(&tree)?.ok_or_else(missing)?;
-        Ok(EmbeddingReader::new(self, &tree, set, vectors))
+        Ok((tree, set))
     }
 
     /// Drops everything that a producer made. Says whether there was anything. Durable when it returns.

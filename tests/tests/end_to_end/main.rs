@@ -15,5 +15,6 @@ mod guards;
 mod loader;
 mod profile;
 mod remote;
+mod search;
 mod tidy;
 mod way;

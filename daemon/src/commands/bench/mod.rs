@@ -1,6 +1,7 @@
 //! `diptych bench`: what a part of Diptych does on the user's machine, and on the user's data where it reads any.
 
 mod loader;
+mod search;
 mod train;
 
 use diptych_pipeline::median;
@@ -14,6 +15,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     match &args.what {
         Bench::Loader(args) => loader::run(args),
         Bench::Train(args) => train::run(args),
+        Bench::Search(args) => search::run(args),
     }
 }
 

@@ -1,0 +1,166 @@
+//! Nearest neighbours as a user asks for them: `diptych search` and SQL's `nearest`, one beside the other.
+
+use diptych_tests::{Work, tiny_config};
+
+const BOTH: [&str; 4] = ["--state", "state", "--dataset", "data"];
+
+/// Demo data, a run of a few steps, and the embeddings of what was held out.
+fn embedded() -> Work {
+    let work = Work::new().with_demo_data(200);
+    work.write("run.toml", tiny_config("run", 1, ""));
+    work.diptych(&["train", "run.toml", "--no-progress"]).ok();
+    work.diptych(&["embed", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"]).ok();
+    work
+}
+
+/// The rows of a query, without the header.
+fn rows(work: &Work, sql: &str) -> Vec<String> {
+    let ran = work.diptych(&[&["sql", sql, "--format", "csv"], &BOTH[..]].concat()).ok();
+    ran.stdout.lines().skip(1).map(str::to_owned).collect()
+}
+
+/// Scores and uids that `diptych search` prints for its queries, one list each.
+fn search(work: &Work, arguments: &[&str]) -> Vec<Vec<(String, String)>> {
+    let fixed = ["search", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"];
+    let ran = work.diptych(&[&fixed[..], arguments].concat()).ok();
+    let mut lists: Vec<Vec<(String, String)>> = Vec::new();
+    for line in ran.stdout.lines() {
+        match line.strip_prefix("  ").map(|line| line.split_whitespace().collect::<Vec<_>>()) {
+            Some(words) => {
+                if let Some(list) = lists.last_mut() {
+                    list.push((words[1].to_owned(), words[2].to_owned()));
+                }
+            }
+            None => lists.push(Vec::new()),
+        }
+    }
+    lists
+}
+
+fn uids(list: &[(String, String)]) -> Vec<&str> {
+    list.iter().map(|(_, uid)| uid.as_str()).collect()
+}
+
+#[test]
+fn sql_finds_the_nearest_of_what_a_query_filters_and_they_are_those_of_the_command() {
+    let work = embedded();
+    let all: usize = work.sql(&BOTH, "SELECT count(*) FROM embeddings WHERE modality = 'image'").parse().unwrap();
+    assert!(all > 30, "{all}");
+    assert_eq!(work.sql(&BOTH, "SELECT count(*) FROM nearest('run', 'a red circle')"), all.to_string());
+
+    // k of all, all of them sorted, and the command: one answer.
+    let shown = "hex(uid) || ' ' || round(score, 5)";
+    let five = rows(&work, &format!("SELECT {shown} FROM nearest('run', 'a red circle', 5) ORDER BY score DESC"));
+    let sorted = format!("SELECT {shown} FROM nearest('run', 'a red circle') ORDER BY score DESC LIMIT 5");
+    assert_eq!(five, rows(&work, &sorted));
+    let found = search(&work, &["a red circle", "a blue square", "-k", "5"]);
+    assert_eq!(found.len(), 2);
+    assert_eq!(uids(&found[0]), five.iter().map(|row| &row[..32]).collect::<Vec<_>>());
+    assert!(
+        found[0]
+            .iter()
+            .zip(&five)
+            .all(|((score, _), row)| { (score.parse::<f64>().unwrap() - row[33..].parse::<f64>().unwrap()).abs() < 6e-4 })
+    );
+
+    // The filter comes before the limit: the best of those that pass, not those of the best that pass.
+    let condition = "hash_fraction(m.uid) < 0.3";
+    let filtered = format!(
+        "SELECT hex(n.uid) FROM nearest('run', 'a red circle') n JOIN meta m USING (uid) WHERE {condition} ORDER BY n.score DESC"
+    );
+    let expected: Vec<String> = rows(&work, &format!("SELECT hex(uid) FROM meta m WHERE {condition}"));
+    let order = rows(&work, "SELECT hex(uid) FROM nearest('run', 'a red circle') ORDER BY score DESC");
+    let expected: Vec<&String> = order.iter().filter(|uid| expected.contains(uid)).collect();
+    assert!(!expected.is_empty() && expected.len() < order.len());
+    assert_eq!(rows(&work, &filtered).iter().collect::<Vec<_>>(), expected);
+    let limited = rows(&work, &format!("{filtered} LIMIT 2"));
+    assert_eq!(limited.iter().collect::<Vec<_>>(), expected[..expected.len().min(2)]);
+
+    // A score is the cosine of the stored vectors, and a pair is no neighbour of its own.
+    let uid = &five[0][..32];
+    let apart = format!(
+        "SELECT max(abs(n.score - cosine_similarity(e.embedding, q.embedding))) < 2e-3 FROM nearest('run', uid('{uid}')) n
+         JOIN embeddings e ON e.uid = n.uid AND e.modality = 'image'
+         CROSS JOIN (SELECT embedding FROM embeddings WHERE modality = 'image' AND uid = uid('{uid}')) q"
+    );
+    assert_eq!(rows(&work, &apart), ["true"]);
+    let like = rows(&work, &format!("SELECT hex(uid) FROM nearest('run', uid('{uid}'), 4) ORDER BY score DESC"));
+    assert_eq!(uids(&search(&work, &["--uid", uid, "-k", "4"])[0]), like);
+    assert!(like.len() == 4 && !like.contains(&uid.to_owned()));
+
+    // A vector: that of an axis.
+    let axis = format!("SELECT count(*) FROM nearest('run', [{}])", ["1"; 16].join(", "));
+    assert_eq!(work.sql(&BOTH, &axis), all.to_string());
+
+    // What is found can be selected, the same every time.
+    let select = |output: &str| {
+        let sql = "SELECT uid FROM nearest('run', 'a red circle', 20)";
+        work.diptych(&[&["select", sql, "--output", output], &BOTH[..]].concat()).ok();
+        std::fs::read(work.path(output)).unwrap()
+    };
+    assert_eq!(select("a.parquet"), select("b.parquet"));
+}
+
+#[test]
+fn queries_are_added_taken_off_and_their_results_told_apart() {
+    let work = embedded();
+    let one = search(&work, &["a red circle", "-k", "6"]);
+    // Twice the same text is that text; a text alone with another taken off is another query.
+    let twice = search(&work, &["a red circle", "a red circle", "--together", "-k", "6"]);
+    assert_eq!((twice.len(), uids(&twice[0])), (1, uids(&one[0])));
+    let without = search(&work, &["a red circle", "--without", "a blue square", "-k", "6"]);
+    assert_ne!(without[0], one[0]);
+    // Many queries at once go another way through the machine, to the same answers.
+    let texts: Vec<String> = (0..9).map(|n| format!("{n} red circles")).collect();
+    let arguments: Vec<&str> = texts.iter().map(String::as_str).chain(["-k", "6"]).collect();
+    let many = search(&work, &arguments);
+    assert_eq!(many.len(), 9);
+    for (text, list) in texts.iter().zip(&many) {
+        assert_eq!(uids(&search(&work, &[text, "-k", "6"])[0]), uids(list), "{text}");
+    }
+    // Nothing is nearer than itself, so a threshold of -1 leaves one.
+    assert_eq!(search(&work, &["a red circle", "--distinct", "-1"])[0].len(), 1);
+    let apart = search(&work, &["a red circle", "-k", "6", "--distinct", "0.999"]);
+    assert_eq!(apart[0][0], one[0][0]);
+    for (place, (_, better)) in apart[0].iter().enumerate() {
+        let near = format!("SELECT hex(uid) FROM nearest('run', uid('{better}')) WHERE score >= 0.9995");
+        let near = rows(&work, &near);
+        assert!(apart[0][place + 1..].iter().all(|(_, uid)| !near.contains(uid)), "{better}");
+    }
+    // On so few images the approximate index finds the best one.
+    assert_eq!(search(&work, &["a red circle", "--index", "hnsw", "-k", "6"])[0][0], one[0][0]);
+}
+
+#[test]
+fn what_cannot_be_searched_is_said() {
+    let work = embedded();
+    let fails = |sql: &str, says: &[&str]| {
+        work.diptych(&[&["sql", sql], &BOTH[..]].concat()).fails_with(says);
+    };
+    fails("SELECT * FROM nearest('nobody', 'x')", &["nobody", "no run of that name"]);
+    fails("SELECT * FROM nearest('run')", &["two or three arguments"]);
+    fails("SELECT * FROM nearest('run', 'x', 0)", &["whole number from 1 on", "0"]);
+    fails("SELECT * FROM nearest('run', X'00ff')", &["16 bytes, found 2"]);
+    fails("SELECT * FROM nearest('run', uid('00000000000000000000000000000000'))", &["has no embedding by run"]);
+    fails("SELECT * FROM nearest('run', [1.0, 2.0])", &["2 dimensions", "16"]);
+    fails("SELECT * FROM nearest('run', [0.0, 0.0])", &["no length"]);
+    fails("SELECT * FROM nearest(17, 'x')", &["name of a model first"]);
+    fails("SELECT * FROM nearest('run', true)", &["cannot search for Boolean"]);
+    let without = ["sql", "SELECT * FROM nearest('run', 'x')", "--dataset", "data"];
+    work.diptych(&without).fails_with(&["--state"]);
+    // Another run has weights, but nothing was embedded by it.
+    work.write("other.toml", tiny_config("other", 1, "").replace("seed = 3", "seed = 4"));
+    work.diptych(&["train", "other.toml", "--no-progress"]).ok();
+    fails("SELECT * FROM nearest('other', 'x')", &["other", "no embeddings", "diptych embed"]);
+
+    work.write("broken.png", b"\x89PNG\r\n\x1a\nnothing more");
+    let search = |more: &[&str], says: &[&str]| {
+        let fixed = ["search", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"];
+        work.diptych(&[&fixed[..], more].concat()).fails_with(says);
+    };
+    search(&["--image", "broken.png"], &["cannot be decoded"]);
+    search(&["--uid", "00000000000000000000000000000000"], &["is not among the"]);
+    search(&["--uid", "red"], &["32 hexadecimal digits"]);
+    search(&["a", "--without", "a"], &["cancel each other out"]);
+    search(&["a", "--distinct", "2"], &["cosine"]);
+}
