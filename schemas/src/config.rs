@@ -69,6 +69,9 @@ pub struct TrainLoopConfig {
     /// Pairs that go through the towers at once; 0: the whole batch. Smaller ones save memory: features are computed first, without
     /// what the gradient wants, and each part again with it. The gradient is the whole batch's.
     pub micro_batch_size: u64,
+    /// Keep the input of each block of the towers and compute the rest again for the gradient, which stays the same: less memory,
+    /// and one more pass forward.
+    pub activation_checkpointing: bool,
     /// fp32, bf16 or fp16: what matrix products and attention are computed in. Weights, layer norms and loss are fp32 always.
     pub precision: Precision,
     /// Decay of a moving average of the weights, which is evaluated, saved and exported beside them; 0: none. Usual: 0.9999.
@@ -155,6 +158,7 @@ impl Default for TrainLoopConfig {
             batch_size: 256,
             epochs: 32,
             micro_batch_size: 0,
+            activation_checkpointing: false,
             precision: Precision::Fp32,
             ema_decay: 0.0,
             threads: 0,
@@ -286,7 +290,8 @@ impl TrainConfig {
     }
 
     /// Hash of what decides the weights that come out. What may change between a kill and a resume is left out: paths (the
-    /// selection counts by its own hash), threads of the loader, checkpoints, evaluation, guards and metrics.
+    /// selection counts by its own hash), threads of the loader, checkpoints, evaluation, guards and metrics; so is activation
+    /// checkpointing, which gives the same gradient.
     pub fn training_hash(&self) -> ContentHash {
         let decisive = Self {
             state: PathBuf::new(),
@@ -299,6 +304,7 @@ impl TrainConfig {
                 queue_mib: 1,
                 remote: RemoteConfig::default(),
             },
+            train: TrainLoopConfig { activation_checkpointing: false, ..self.train.clone() },
             checkpoint: CheckpointConfig::default(),
             eval: EvalConfig::default(),
             guard: GuardConfig::default(),
@@ -354,6 +360,8 @@ mod tests {
     fn only_what_decides_the_weights_is_in_the_training_hash() {
         let config = TrainConfig::parse(SMALLEST).unwrap();
         let same = TrainConfig { checkpoint: CheckpointConfig { every_steps: 7, ..Default::default() }, ..config.clone() };
+        let train = TrainLoopConfig { activation_checkpointing: true, ..TrainLoopConfig::default() };
+        assert_eq!(config.training_hash(), TrainConfig { train, ..config.clone() }.training_hash());
         let other = TrainConfig { seed: 1, ..config.clone() };
         assert_eq!(config.training_hash(), same.training_hash());
         assert_ne!(config.training_hash(), other.training_hash());

@@ -142,9 +142,16 @@ pub(crate) fn difference(here: &[&str], there: &[String]) -> Option<String> {
     })
 }
 
-/// Whether any parameter of a tower learns.
-pub(crate) fn tower_learns(model: &Clip, tower: Tower) -> bool {
-    model.learning().any(|(name, _)| place(name).is_some_and(|(of, _)| of == tower))
+/// The first stage of a tower in which anything learns: 0 are its embeddings, n its n-th layer from 1 on, and one more what is behind
+/// the last. None where nothing does.
+pub(crate) fn first_stage(model: &Clip, tower: Tower) -> Option<usize> {
+    let behind = layers(model.config(), tower) as usize + 1;
+    let stage = |part| match part {
+        Part::Embeddings => 0,
+        Part::Layer(layer) => layer as usize + 1,
+        Part::Norm | Part::Pool | Part::Projection => behind,
+    };
+    model.learning().filter_map(|(name, _)| place(name)).filter(|(of, _)| *of == tower).map(|(_, part)| stage(part)).min()
 }
 
 #[cfg(test)]

@@ -102,7 +102,11 @@ impl Trainer {
             scaler: (train.precision == Precision::Fp16).then(Scaler::new),
             average: Average::new(&model, train.ema_decay)?,
             objective: Objective::new(&spec.objective),
-            towers: TowerPass { kind: kind_of(train.precision), micro_batch: train.micro_batch_size as i64 },
+            towers: TowerPass {
+                kind: kind_of(train.precision),
+                micro_batch: train.micro_batch_size as i64,
+                checkpointing: train.activation_checkpointing,
+            },
             schedule: Schedule::new(&spec.optimizer, train.batch_size, spec.total_steps.saturating_mul(train.batch_size)),
             clip_grad_norm: spec.optimizer.clip_grad_norm,
             seed: spec.seed,
