@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config_data::{DataConfig, resolve};
 use crate::config_keys::unknown_key;
+use crate::config_lora::LoraConfig;
 use crate::config_optimizer::{LockConfig, OptimizerConfig};
 use crate::config_unattended::{CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, TensorBoard};
 use crate::{ContentHash, RemoteConfig, SchemaError};
@@ -27,6 +28,8 @@ pub struct TrainConfig {
     pub model: ModelChoice,
     #[serde(default)]
     pub train: TrainLoopConfig,
+    #[serde(default)]
+    pub lora: LoraConfig,
     #[serde(default)]
     pub optimizer: OptimizerConfig,
     #[serde(default)]
@@ -238,6 +241,7 @@ impl TrainConfig {
         check(self.train.epochs >= 1, "train.epochs must be at least 1".into())?;
         self.optimizer.validate()?;
         self.train.lock.validate()?;
+        self.lora.validate(self.model.weights.is_some())?;
         let smoothing = self.objective.label_smoothing;
         check((0.0..1.0).contains(&smoothing), format!("objective.label_smoothing must be in [0, 1), got {smoothing}"))?;
         check(
@@ -346,6 +350,11 @@ mod tests {
             ("[train]\nprecision = \"int8\"\n", "bf16"),
             ("[train.lock]\nimage_unlocked_groups = 2\n", "train.lock.image = true"),
             ("[optimizer]\nlayer_decay = 0.0\n", "optimizer.layer_decay"),
+            ("[lora]\nrank = 8\n", "lora.random_base"),
+            ("[lora]\nalpha = 8.0\n", "lora.rank"),
+            ("[lora]\nrank = 8\ntargets = [\"mpl\"]\n", "mlp"),
+            ("[lora]\nrank = 8\ntargets = []\n", "lora.targets"),
+            ("[lora]\nrank = 8\nimage = false\ntext = false\n", "lora.text"),
             ("[optimizer]\ncooldown = 2.0\n", "optimizer.cooldown"),
             ("[optimizer]\nschedule = \"step\"\n", "constant-cooldown"),
             ("[objective]\nlabel_smoothing = 0.1\nmask_duplicate_captions = true\n", "objective.label_smoothing"),

@@ -189,6 +189,7 @@ mod tests {
             due,
             guard: GuardState::default(),
             score: None,
+            lora_base: None,
             files: std::collections::BTreeMap::default(),
         }
     }

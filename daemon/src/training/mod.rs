@@ -123,7 +123,6 @@ fn drive(run: &mut Prepared, options: Options, stop: &StopRequest, pulse: &Pulse
                 seconds,
                 data_wait_seconds: waited,
                 mfu: run.machine.mfu(batch.len(), seconds),
-                memory: progress::resident_bytes(),
             });
         }
         let rolled_back = guard(run, &mut watch, &batch, &report, (seconds, waited), &loader, around.progress)?;

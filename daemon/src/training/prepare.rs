@@ -33,7 +33,6 @@ pub(crate) struct Prepared {
     pub(super) last_saved: Instant,
     spec: TrainerSpec,
     sources: Vec<DataSource>,
-    model: ModelConfig,
 }
 
 pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
@@ -91,10 +90,11 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
     };
 
     let spec = TrainerSpec {
-        model: model.clone(),
+        model,
         optimizer: config.optimizer.clone(),
         objective: config.objective.clone(),
         train: config.train.clone(),
+        lora: config.lora.clone(),
         total_steps: total_steps.0,
         seed: config.seed,
         device,
@@ -121,7 +121,6 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         last_saved: Instant::now(),
         spec,
         sources,
-        model,
     };
     prepared.resume()?;
     Ok(prepared)
@@ -229,6 +228,10 @@ impl Prepared {
                     newest.folder.display()
                 );
             }
+            if self.config.lora.is_wanted() {
+                // A checkpoint has the sums; LoRA goes on beside the weights that it began with.
+                self.take_first_weights()?;
+            }
             self.trainer.restore(&newest.folder)?;
             self.record.step = manifest.step;
             self.record.samples = manifest.samples;
@@ -289,8 +292,8 @@ impl Prepared {
         let spec = LoaderSpec {
             sources: self.sources.clone(),
             tokenizer: Arc::clone(&self.tokenizer),
-            image_size: self.model.vision.image_size as u32,
-            context_length: self.model.text.context_length as usize,
+            image_size: self.spec.model.vision.image_size as u32,
+            context_length: self.spec.model.text.context_length as usize,
             batch_size: self.config.train.batch_size as usize,
             seed: self.config.seed,
             augment: self.config.augment.clone(),

@@ -1,7 +1,7 @@
 //! A dual encoder: two towers and a temperature, from pixels and tokens to unit vectors of one space.
 //!
 //! It computes features and knows nothing of losses, optimizers, files or ranks. Every parameter is in one ordered list under
-//! OpenCLIP's name; the towers hold handles to the same tensors.
+//! OpenCLIP's name, behind them the matrices of LoRA; the towers hold handles to the same tensors.
 //!
 //! Shapes: N pairs, H W pixels, P patches, L tokens, W width of a tower, D common space, A attention heads.
 
@@ -14,15 +14,17 @@ mod tower;
 
 use std::collections::HashMap;
 
-use diptych_schemas::LockConfig;
+use diptych_schemas::{LockConfig, LoraConfig};
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::config::{ModelConfig, Trunk};
 use crate::layout::{self, ParameterSpec};
 use crate::learning;
+use crate::lora::Lora;
 
 use bert::BertTower;
+use block::LowRank;
 use image::VisionTower;
 use siglip::SiglipTower;
 use text::TextTower;
@@ -43,6 +45,7 @@ pub struct Clip {
     logit_bias: Option<Tensor>,
     image_mean: Tensor,
     image_std: Tensor,
+    lora: Option<Lora>,
 }
 
 impl Clip {
@@ -69,6 +72,32 @@ impl Clip {
         Ok(())
     }
 
+    /// Adds what LoRA trains beside weights that stay; `lock` says which do.
+    pub(crate) fn adapt(&mut self, lora: &LoraConfig, lock: &LockConfig, seed: u64) -> Result<(), TrainerError> {
+        let Some((lora, specs)) = Lora::new(&self.config, lora, lock)? else { return Ok(()) };
+        for spec in specs {
+            let values = Tensor::f_from_slice(&crate::init::values(&spec, seed))?.f_reshape(&spec.shape)?;
+            self.parameters.push(values.f_to_device(self.device())?.f_set_requires_grad(true)?);
+            self.names.push(spec.name);
+        }
+        self.lora = Some(lora);
+        self.towers = self.towers_of(Kind::Float)?;
+        Ok(())
+    }
+
+    pub(crate) fn lora(&self) -> Option<&Lora> {
+        self.lora.as_ref()
+    }
+
+    /// The weights in the order of the layout, as a model without LoRA has them: handles, but for sums. `parameters` are values of
+    /// all of this model's.
+    pub(crate) fn merged(&self, parameters: &[Tensor]) -> Result<Vec<Tensor>, TrainerError> {
+        match &self.lora {
+            Some(lora) => lora.merged(parameters),
+            None => Ok(parameters.iter().map(Tensor::f_detach).collect::<Result<_, _>>()?),
+        }
+    }
+
     /// A model over tensors as they are: on their device, f32, in the order of the layout.
     pub(crate) fn frozen(config: &ModelConfig, parameters: Vec<Tensor>) -> Result<Self, TrainerError> {
         let names: Vec<String> = layout::parameters(config).into_iter().map(|spec| spec.name).collect();
@@ -77,7 +106,7 @@ impl Clip {
             Ok(Tensor::f_from_slice(&values.map(|v| v as f32))?.f_view([1, 3, 1, 1])?.f_to_device(device)?)
         };
         let by_name = names.iter().map(String::as_str).zip(&parameters).collect();
-        let named = Named { of: String::new(), by_name: &by_name, products: Kind::Float };
+        let named = Named { of: String::new(), by_name: &by_name, products: Kind::Float, low_rank_scale: 0.0 };
         Ok(Self {
             config: config.clone(),
             towers: Towers::new(config, &named)?,
@@ -87,6 +116,7 @@ impl Clip {
             image_std: channel(config.preprocess.std)?,
             names,
             parameters,
+            lora: None,
         })
     }
 
@@ -101,8 +131,13 @@ impl Clip {
         if kind == Kind::Float {
             return Ok(None);
         }
+        self.towers_of(kind).map(Some)
+    }
+
+    fn towers_of(&self, products: Kind) -> Result<Towers, TrainerError> {
         let by_name = self.names.iter().map(String::as_str).zip(&self.parameters).collect();
-        Towers::new(&self.config, &Named { of: String::new(), by_name: &by_name, products: kind }).map(Some)
+        let low_rank_scale = self.lora.as_ref().map_or(0.0, |lora| lora.scale);
+        Towers::new(&self.config, &Named { of: String::new(), by_name: &by_name, products, low_rank_scale })
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -194,6 +229,8 @@ struct Named<'a> {
     by_name: &'a HashMap<&'a str, &'a Tensor>,
     /// What matrix products take.
     products: Kind,
+    /// Of LoRA's changes.
+    low_rank_scale: f64,
 }
 
 impl Named<'_> {
@@ -212,5 +249,20 @@ impl Named<'_> {
     /// A parameter that enters a matrix product, as that takes it: a handle, or a cast.
     fn product(&self, name: &str) -> Result<Tensor, TrainerError> {
         Ok(self.get(name)?.f_to_kind(self.products)?)
+    }
+
+    /// The change of a weight, where any of its parts, which have as many rows each, has one.
+    fn low_rank(&self, weight: &str, parts: &[&str]) -> Result<Option<LowRank>, TrainerError> {
+        let matrices = parts.iter().map(|part| {
+            let a = format!("{weight}{part}.lora_A");
+            if !self.by_name.contains_key(format!("{}{a}", self.of).as_str()) {
+                return Ok(None);
+            }
+            Ok(Some([self.product(&a)?, self.product(&format!("{weight}{part}.lora_B"))?]))
+        });
+        let matrices = matrices.collect::<Result<Vec<_>, TrainerError>>()?;
+        let is_changed = matrices.iter().any(Option::is_some);
+        let rows = self.get(weight)?.size()[0] / parts.len() as i64;
+        Ok(is_changed.then_some(LowRank { parts: matrices, rows, scale: self.low_rank_scale }))
     }
 }
