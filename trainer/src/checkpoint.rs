@@ -320,14 +320,11 @@ pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), Trai
     let mut changes = Vec::new();
     if manifest.files.contains_key(LORA_FILE) {
         for (name, tensor) in tensor_file::read(&folder.join(LORA_FILE))? {
-            match (name.strip_prefix("average."), &mut average) {
-                (Some(name), Some(average)) => {
-                    average.insert(name.to_owned(), tensor);
-                }
-                _ => {
-                    changes.push(name.clone());
-                    model.insert(name, tensor);
-                }
+            if let (Some(name), Some(average)) = (name.strip_prefix("average."), &mut average) {
+                average.insert(name.to_owned(), tensor);
+            } else {
+                changes.push(name.clone());
+                model.insert(name, tensor);
             }
         }
     }

@@ -290,25 +290,37 @@ impl Trainer {
 
     /// Copies of everything that the next steps depend on, in the CPU's memory.
     pub fn snapshot(&self) -> Result<Snapshot, TrainerError> {
-        let copies = |tensors: &[Tensor]| -> Result<Vec<Tensor>, TrainerError> {
-            tensors
-                .iter()
-                .map(|t| Ok(t.f_detach()?.f_to_device_(tch::Device::Cpu, Kind::Float, false, true)?.f_contiguous()?))
-                .collect()
+        self.snapshot_over(None)
+    }
+
+    /// The same, written over an older snapshot of this run, which nobody needs any more: new memory costs several times what a copy
+    /// does, since the system hands it out page by page.
+    pub(crate) fn snapshot_over(&self, older: Option<Snapshot>) -> Result<Snapshot, TrainerError> {
+        let [parameters, averages, squares, average] = match older {
+            Some(older) => [older.parameters, older.averages, older.squares, older.average.unwrap_or_default()],
+            None => [const { Vec::new() }; 4],
+        };
+        let copies = |tensors: &[Tensor], older: Vec<Tensor>| -> Result<Vec<Tensor>, TrainerError> {
+            if tensors.len() == older.len() && tensors.iter().zip(&older).all(|(new, old)| new.size() == old.size()) {
+                copy_all(&older, tensors)?;
+                return Ok(older);
+            }
+            let copy = |t: &Tensor| Ok(t.f_detach()?.f_to_device_(tch::Device::Cpu, Kind::Float, false, true)?.f_contiguous()?);
+            tensors.iter().map(copy).collect()
         };
         Ok(Snapshot {
             config: self.model.config().clone(),
             steps_done: self.steps_done,
             updates: self.optimizer.updates,
             scaler: self.scaler,
-            parameters: copies(self.model.parameters())?,
+            parameters: copies(self.model.parameters(), parameters)?,
             changes: self.model.names()[self.model.names().len() - self.model.lora().map_or(0, Lora::matrices)..].to_vec(),
             lora: self.model.lora().cloned(),
             base: self.base()?,
             learning: self.model.learning().map(|(name, _)| name.to_owned()).collect(),
-            averages: copies(&self.optimizer.averages)?,
-            squares: copies(&self.optimizer.squares)?,
-            average: self.average.as_ref().map(|average| copies(&average.values)).transpose()?,
+            averages: copies(&self.optimizer.averages, averages)?,
+            squares: copies(&self.optimizer.squares, squares)?,
+            average: self.average.as_ref().map(|of_run| copies(&of_run.values, average)).transpose()?,
         })
     }
 

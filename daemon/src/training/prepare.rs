@@ -123,6 +123,9 @@ pub(super) fn prepare(config: &TrainConfig) -> anyhow::Result<Prepared> {
         sources,
     };
     prepared.resume()?;
+    if prepared.record.state != RunState::Finished {
+        prepared.saver.reserve(&prepared.trainer)?;
+    }
     Ok(prepared)
 }
 
