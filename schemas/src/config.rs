@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config_data::{DataConfig, resolve};
 use crate::config_keys::unknown_key;
+use crate::config_lora::LoraConfig;
 use crate::config_optimizer::{LockConfig, OptimizerConfig};
 use crate::config_unattended::{CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, TensorBoard};
 use crate::{ContentHash, RemoteConfig, SchemaError};
@@ -27,6 +28,8 @@ pub struct TrainConfig {
     pub model: ModelChoice,
     #[serde(default)]
     pub train: TrainLoopConfig,
+    #[serde(default)]
+    pub lora: LoraConfig,
     #[serde(default)]
     pub optimizer: OptimizerConfig,
     #[serde(default)]
@@ -75,6 +78,9 @@ pub struct TrainLoopConfig {
     /// Pairs that go through the towers at once; 0: the whole batch. Smaller ones save memory: features are computed first, without
     /// what the gradient wants, and each part again with it. The gradient is the whole batch's.
     pub micro_batch_size: u64,
+    /// Keep the input of each block of the towers and compute the rest again for the gradient, which stays the same: less memory,
+    /// and one more pass forward.
+    pub activation_checkpointing: bool,
     /// fp32, bf16 or fp16: what matrix products and attention are computed in. Weights, layer norms and loss are fp32 always.
     pub precision: Precision,
     /// Decay of a moving average of the weights, which is evaluated, saved and exported beside them; 0: none. Usual: 0.9999.
@@ -161,6 +167,7 @@ impl Default for TrainLoopConfig {
             batch_size: 256,
             epochs: 32,
             micro_batch_size: 0,
+            activation_checkpointing: false,
             precision: Precision::Fp32,
             ema_decay: 0.0,
             threads: 0,
@@ -240,6 +247,7 @@ impl TrainConfig {
         check(self.train.epochs >= 1, "train.epochs must be at least 1".into())?;
         self.optimizer.validate()?;
         self.train.lock.validate()?;
+        self.lora.validate(self.model.weights.is_some())?;
         let smoothing = self.objective.label_smoothing;
         check((0.0..1.0).contains(&smoothing), format!("objective.label_smoothing must be in [0, 1), got {smoothing}"))?;
         check(
@@ -307,7 +315,8 @@ impl TrainConfig {
     }
 
     /// Hash of what decides the weights that come out. What may change between a kill and a resume is left out: paths (the
-    /// selection counts by its own hash), threads of the loader, checkpoints, evaluation, guards and metrics.
+    /// selection counts by its own hash), threads of the loader, checkpoints, evaluation, guards and metrics; so is activation
+    /// checkpointing, which gives the same gradient.
     pub fn training_hash(&self) -> ContentHash {
         let decisive = Self {
             state: PathBuf::new(),
@@ -320,6 +329,7 @@ impl TrainConfig {
                 queue_mib: 1,
                 remote: RemoteConfig::default(),
             },
+            train: TrainLoopConfig { activation_checkpointing: false, ..self.train.clone() },
             checkpoint: CheckpointConfig::default(),
             eval: EvalConfig::default(),
             guard: GuardConfig::default(),
@@ -361,6 +371,11 @@ mod tests {
             ("[train]\nprecision = \"int8\"\n", "bf16"),
             ("[train.lock]\nimage_unlocked_groups = 2\n", "train.lock.image = true"),
             ("[optimizer]\nlayer_decay = 0.0\n", "optimizer.layer_decay"),
+            ("[lora]\nrank = 8\n", "lora.random_base"),
+            ("[lora]\nalpha = 8.0\n", "lora.rank"),
+            ("[lora]\nrank = 8\ntargets = [\"mpl\"]\n", "mlp"),
+            ("[lora]\nrank = 8\ntargets = []\n", "lora.targets"),
+            ("[lora]\nrank = 8\nimage = false\ntext = false\n", "lora.text"),
             ("[optimizer]\ncooldown = 2.0\n", "optimizer.cooldown"),
             ("[optimizer]\nschedule = \"step\"\n", "constant-cooldown"),
             ("[objective]\nlabel_smoothing = 0.1\nmask_duplicate_captions = true\n", "objective.label_smoothing"),
@@ -375,6 +390,8 @@ mod tests {
     fn only_what_decides_the_weights_is_in_the_training_hash() {
         let config = TrainConfig::parse(SMALLEST).unwrap();
         let same = TrainConfig { checkpoint: CheckpointConfig { every_steps: 7, ..Default::default() }, ..config.clone() };
+        let train = TrainLoopConfig { activation_checkpointing: true, ..TrainLoopConfig::default() };
+        assert_eq!(config.training_hash(), TrainConfig { train, ..config.clone() }.training_hash());
         let other = TrainConfig { seed: 1, ..config.clone() };
         assert_eq!(config.training_hash(), same.training_hash());
         assert_ne!(config.training_hash(), other.training_hash());

@@ -7,6 +7,7 @@
 mod config;
 mod config_data;
 mod config_keys;
+mod config_lora;
 mod config_optimizer;
 mod config_remote;
 mod config_serve;
@@ -21,6 +22,7 @@ mod tables;
 
 pub use config::{AugmentConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, Precision, TrainConfig, TrainLoopConfig};
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
+pub use config_lora::{LoraConfig, LoraTarget};
 pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};
 pub use config_remote::{RemoteConfig, is_url};
 pub use config_serve::{AuthConfig, HttpConfig, JobsConfig, Listen, ServeConfig, ServedDataset, SqlLimits, TlsConfig};

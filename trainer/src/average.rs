@@ -18,7 +18,11 @@ impl Average {
         if decay <= 0.0 {
             return Ok(None);
         }
-        let copy = |p: &Tensor| Ok(p.f_detach()?.f_to_device_(p.device(), p.kind(), false, true)?);
+        let copy = |p: &Tensor| {
+            let same = p.f_detach()?;
+            // What does not learn is its own average.
+            if p.requires_grad() { Ok(same.f_to_device_(p.device(), p.kind(), false, true)?) } else { Ok(same) }
+        };
         let values = model.parameters().iter().map(copy).collect::<Result<_, TrainerError>>()?;
         Ok(Some(Self { decay, values }))
     }
@@ -27,7 +31,8 @@ impl Average {
     pub(crate) fn update(&mut self, model: &Clip, updates: u64) -> Result<(), TrainerError> {
         let decay = self.decay.min((1 + updates) as f64 / (10 + updates) as f64);
         no_grad(|| {
-            for (average, weight) in self.values.iter_mut().zip(model.parameters()) {
+            let learning = self.values.iter_mut().zip(model.parameters()).filter(|(_, weight)| weight.requires_grad());
+            for (average, weight) in learning {
                 let _ = average.f_lerp_(weight, 1.0 - decay)?;
             }
             Ok(())

@@ -3,6 +3,8 @@
 //! ```text
 //! NAME/model.safetensors      weights under OpenCLIP's names
 //!      average.safetensors    their moving average, where the run has one
+//!      lora.safetensors       with LoRA NAME.lora_A and NAME.lora_B of each weight that they change, which is the sum in the
+//!                             files above; average. before them is their moving average
 //!      optimizer.safetensors  average.NAME and square.NAME of each weight that learns, updates; of fp16 scaler.scale and
 //!                             scaler.good_steps
 //!      model_config.json      OpenCLIP's form
@@ -25,6 +27,7 @@ use crate::TrainerError;
 use crate::config::ModelConfig;
 use crate::guard::{Due, GuardState, Score};
 use crate::layout;
+use crate::lora::Lora;
 use crate::scaler::Scaler;
 use crate::tensor_file::{self, FileEntry};
 
@@ -33,6 +36,7 @@ pub const CHECKPOINT_VERSION: u32 = 1;
 
 pub(crate) const MODEL_FILE: &str = "model.safetensors";
 pub(crate) const AVERAGE_FILE: &str = "average.safetensors";
+const LORA_FILE: &str = "lora.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub(crate) const CONFIG_FILE: &str = "model_config.json";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -45,8 +49,14 @@ pub struct Snapshot {
     pub(crate) steps_done: u64,
     pub(crate) updates: u64,
     pub(crate) scaler: Option<Scaler>,
-    /// In the order of the layout.
+    /// In the order of the layout, and behind them LoRA's.
     pub(crate) parameters: Vec<Tensor>,
+    /// Names of LoRA's.
+    pub(crate) changes: Vec<String>,
+    /// How they change the weights; not known of a snapshot that was read, which has the sums.
+    pub(crate) lora: Option<Lora>,
+    /// Hash of what they were trained beside.
+    pub(crate) base: Option<ContentHash>,
     /// Names of those that learn, in that order, and their moments.
     pub(crate) learning: Vec<String>,
     pub(crate) averages: Vec<Tensor>,
@@ -58,6 +68,14 @@ pub struct Snapshot {
 impl Snapshot {
     pub fn step(&self) -> Step {
         Step(self.steps_done)
+    }
+
+    /// The weights in the order of the layout, from a list of all parameters.
+    fn merged(&self, parameters: &[Tensor]) -> Result<Vec<Tensor>, TrainerError> {
+        match &self.lora {
+            Some(lora) => lora.merged(parameters),
+            None => Ok(parameters.iter().map(Tensor::shallow_clone).collect()),
+        }
     }
 }
 
@@ -98,6 +116,9 @@ pub struct CheckpointManifest {
     /// What an evaluation of these weights gave, where the run keeps its best.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<Score>,
+    /// With LoRA, hash of the weights that it was trained beside and that the next steps want.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_base: Option<ContentHash>,
     /// By name, all but the manifest itself.
     pub files: BTreeMap<String, FileEntry>,
 }
@@ -140,12 +161,27 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
     let names: Vec<String> = layout::parameters(&snapshot.config).into_iter().map(|spec| spec.name).collect();
     let mut files = BTreeMap::new();
 
-    let weights: Vec<(String, &Tensor)> = names.iter().cloned().zip(&snapshot.parameters).collect();
+    let merged = snapshot.merged(&snapshot.parameters)?;
+    let weights: Vec<(String, &Tensor)> = names.iter().cloned().zip(&merged).collect();
     files.insert(MODEL_FILE.to_owned(), tensor_file::write(&temporary.join(MODEL_FILE), &weights, &[("format", "pt")])?);
 
+    drop(merged);
+
     if let Some(average) = &snapshot.average {
-        let average: Vec<(String, &Tensor)> = names.iter().cloned().zip(average).collect();
+        let merged = snapshot.merged(average)?;
+        let average: Vec<(String, &Tensor)> = names.iter().cloned().zip(&merged).collect();
         files.insert(AVERAGE_FILE.to_owned(), tensor_file::write(&temporary.join(AVERAGE_FILE), &average, &[("format", "pt")])?);
+    }
+
+    if !snapshot.changes.is_empty() {
+        let changes = |prefix: &str, parameters: &'_ [Tensor]| -> Vec<(String, Tensor)> {
+            let behind = parameters[names.len()..].iter().map(Tensor::shallow_clone);
+            snapshot.changes.iter().map(|name| format!("{prefix}{name}")).zip(behind).collect()
+        };
+        let mut all = changes("", &snapshot.parameters);
+        all.extend(snapshot.average.iter().flat_map(|average| changes("average.", average)));
+        let all: Vec<(String, &Tensor)> = all.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+        files.insert(LORA_FILE.to_owned(), tensor_file::write(&temporary.join(LORA_FILE), &all, &[])?);
     }
 
     let updates = Tensor::f_from_slice(&[snapshot.updates as i64])?;
@@ -178,6 +214,7 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
         due: meta.due,
         guard: meta.guard.clone(),
         score: meta.score.clone(),
+        lora_base: snapshot.base,
         files,
     };
     let path = temporary.join(MANIFEST_FILE);
@@ -280,18 +317,32 @@ pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), Trai
     };
     let has_average = manifest.files.contains_key(AVERAGE_FILE);
     let mut average = has_average.then(|| tensor_file::read(&folder.join(AVERAGE_FILE))).transpose()?;
+    let mut changes = Vec::new();
+    if manifest.files.contains_key(LORA_FILE) {
+        for (name, tensor) in tensor_file::read(&folder.join(LORA_FILE))? {
+            if let (Some(name), Some(average)) = (name.strip_prefix("average."), &mut average) {
+                average.insert(name.to_owned(), tensor);
+            } else {
+                changes.push(name.clone());
+                model.insert(name, tensor);
+            }
+        }
+    }
     let mut snapshot = Snapshot {
         config,
         steps_done: manifest.step.0,
         updates,
         scaler,
         parameters: vec![],
+        changes: changes.clone(),
+        lora: None,
+        base: manifest.lora_base,
         learning: vec![],
         averages: vec![],
         squares: vec![],
         average: average.as_ref().map(|_| vec![]),
     };
-    for name in names {
+    for name in names.into_iter().chain(changes) {
         if let (Some(from), Some(into)) = (&mut average, &mut snapshot.average) {
             into.push(take(from, name.clone())?);
         }

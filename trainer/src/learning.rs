@@ -55,6 +55,12 @@ fn place(name: &str) -> Option<(Tower, Part)> {
     Some((tower, part))
 }
 
+/// The name of a parameter within its layer, of those that are in one.
+pub(crate) fn within_layer(name: &str) -> Option<(Tower, &str)> {
+    let (tower, Part::Layer(_)) = place(name)? else { return None };
+    LAYERS.iter().find_map(|list| Some((tower, name.split_once(list)?.1.split_once('.')?.1)))
+}
+
 fn layers(config: &ModelConfig, tower: Tower) -> u64 {
     (match tower {
         Tower::Image => config.vision.layers,
@@ -134,17 +140,24 @@ pub(crate) fn difference(here: &[&str], there: &[String]) -> Option<String> {
     };
     (!only_here.is_empty() || !only_there.is_empty()).then(|| {
         format!(
-            "a checkpoint of a run in which other parameters learned:{}{} set train.lock as it was there, or begin a run of another \
+            "a checkpoint of a run in which other parameters learned:{}{} set train.lock and lora as they were there, or begin a run of another \
              name with these weights (model.weights)",
             listed(&only_here, "learned not there and do here"),
-            listed(&only_there, "learned there and are locked here"),
+            listed(&only_there, "learned there and do not here"),
         )
     })
 }
 
-/// Whether any parameter of a tower learns.
-pub(crate) fn tower_learns(model: &Clip, tower: Tower) -> bool {
-    model.learning().any(|(name, _)| place(name).is_some_and(|(of, _)| of == tower))
+/// The first stage of a tower in which anything learns: 0 are its embeddings, n its n-th layer from 1 on, and one more what is behind
+/// the last. None where nothing does.
+pub(crate) fn first_stage(model: &Clip, tower: Tower) -> Option<usize> {
+    let behind = layers(model.config(), tower) as usize + 1;
+    let stage = |part| match part {
+        Part::Embeddings => 0,
+        Part::Layer(layer) => layer as usize + 1,
+        Part::Norm | Part::Pool | Part::Projection => behind,
+    };
+    model.learning().filter_map(|(name, _)| place(name)).filter(|(of, _)| *of == tower).map(|(_, part)| stage(part)).min()
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod hf;
 mod init;
 mod layout;
 mod learning;
+mod lora;
 mod model;
 mod objective;
 mod onnx;

@@ -1,4 +1,5 @@
-//! AdamW with OpenCLIP's two groups of parameters, each parted by layer where layers learn at different rates. Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
+//! AdamW with OpenCLIP's two groups of parameters, each parted by layer where layers learn at different rates. Loshchilov and
+//! Hutter, "Decoupled weight decay regularization", 2019.
 //!
 //! The moments are plain lists, so that a checkpoint can hold them. It knows no schedule and no loss: rate and gradients come
 //! in with each update.
@@ -44,8 +45,8 @@ impl AdamW {
         Ok(Self { config: config.clone(), updates: 0, averages: zeros()?, squares: zeros()?, groups })
     }
 
-    /// One update of all parameters that learn, in place; the gradients are theirs. Where `unusable` (an f32 scalar on the device) is 1, nothing is changed; so the
-    /// caller, who learns of that later, counts the update.
+    /// One update of all parameters that learn, in place; the gradients are theirs. Where `unusable` (an f32 scalar on the device)
+    /// is 1, nothing is changed; so the caller, who learns of that later, counts the update.
     pub(crate) fn update(&self, model: &Clip, gradients: &[Tensor], lr: f64, unusable: &Tensor) -> Result<(), TrainerError> {
         let step = Tensor::f_from_slice(&[(self.updates + 1) as f32])?.f_squeeze()?.f_to_device(model.device())?;
         let parameters: Vec<Tensor> = model.learning().map(|(_, parameter)| parameter.shallow_clone()).collect();

@@ -1,13 +1,13 @@
-//! Writes checkpoints on a thread of its own while training goes on: one at a time, so that a slow disk cannot pile up
-//! snapshots in memory.
+//! Writes checkpoints on a thread of its own while training goes on: one at a time, in memory that is held from the first to the
+//! last, so that neither a slow disk nor a full memory is met in the middle of a run.
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
 use diptych_schemas::Step;
 
-use crate::TrainerError;
 use crate::checkpoint::{self, CheckpointManifest, CheckpointMeta, Snapshot};
+use crate::{Trainer, TrainerError};
 
 /// What came of writing one checkpoint.
 #[derive(Debug)]
@@ -21,12 +21,14 @@ pub struct Saved {
 #[derive(Default)]
 pub struct Saver {
     running: Option<Running>,
+    /// The snapshot that was written last, to be written over.
+    memory: Option<Snapshot>,
 }
 
 struct Running {
     step: Step,
     folder: PathBuf,
-    thread: JoinHandle<Result<CheckpointManifest, TrainerError>>,
+    thread: JoinHandle<(Result<CheckpointManifest, TrainerError>, Snapshot)>,
 }
 
 impl Saver {
@@ -34,13 +36,20 @@ impl Saver {
         Self::default()
     }
 
-    /// Begins to write a checkpoint. Waits for the one before it first and gives back what came of that.
-    pub fn start(&mut self, snapshot: Snapshot, folder: PathBuf, meta: CheckpointMeta) -> Result<Option<Saved>, TrainerError> {
+    /// Takes the memory of a run's checkpoints before the first one, which would wait for it: the system hands out new memory slowly.
+    pub fn reserve(&mut self, trainer: &Trainer) -> Result<(), TrainerError> {
+        self.memory = Some(trainer.snapshot_over(self.memory.take())?);
+        Ok(())
+    }
+
+    /// Begins to write a checkpoint of a run as it is now. Waits for the one before it first and gives back what came of that.
+    pub fn start(&mut self, trainer: &Trainer, folder: PathBuf, meta: CheckpointMeta) -> Result<Option<Saved>, TrainerError> {
         let before = self.finish();
+        let snapshot = trainer.snapshot_over(self.memory.take())?;
         let (step, place) = (snapshot.step(), folder.clone());
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
-            .spawn(move || checkpoint::write(&snapshot, &place, &meta))
+            .spawn(move || (checkpoint::write(&snapshot, &place, &meta), snapshot))
             .map_err(TrainerError::io(&folder))?;
         self.running = Some(Running { step, folder, thread });
         Ok(before)
@@ -54,9 +63,13 @@ impl Saver {
     /// Waits for the checkpoint that is being written, if there is one, and says what came of it.
     pub fn finish(&mut self) -> Option<Saved> {
         let Running { step, folder, thread } = self.running.take()?;
-        let result = thread.join().unwrap_or_else(|_| {
-            Err(TrainerError::Damaged { path: folder.clone(), message: "its writer panicked; nothing was put in place".into() })
-        });
+        let result = if let Ok((result, snapshot)) = thread.join() {
+            self.memory = Some(snapshot);
+            result
+        } else {
+            let message = "its writer panicked; nothing was put in place".into();
+            Err(TrainerError::Damaged { path: folder.clone(), message })
+        };
         Some(Saved { step, folder, result })
     }
 }

@@ -3,7 +3,8 @@
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::config::LARGEST_LOGIT_SCALE;
-use crate::learning::{Tower, tower_learns};
+use crate::learning::{Tower, first_stage};
+use crate::model::{Back, Seen};
 use crate::objective::{Objective, Scalars};
 use crate::optimizer::{AdamW, clip, unusable};
 use crate::scaler::Scaler;
@@ -39,6 +40,8 @@ pub(crate) struct TowerPass {
     pub(crate) kind: Kind,
     /// Pairs that go through the towers at once; 0: all.
     pub(crate) micro_batch: i64,
+    /// Whether blocks are computed again on the way back, from their inputs, instead of all that they computed being kept.
+    pub(crate) checkpointing: bool,
 }
 
 /// What one update did.
@@ -111,56 +114,60 @@ pub(crate) fn update(
 pub(crate) fn backward(
     model: &Clip,
     objective: &Objective,
-    Inputs { images, tokens, patches, captions }: Inputs<'_>,
-    TowerPass { kind, micro_batch }: TowerPass,
+    inputs: Inputs<'_>,
+    TowerPass { kind, micro_batch, checkpointing }: TowerPass,
     gradient_scale: f64,
     laps: &mut Laps,
 ) -> Result<Tensor, TrainerError> {
-    let n = images.size4()?.0;
+    let n = inputs.images.size4()?.0;
     let scalars = Scalars { logit_scale: model.logit_scale(), logit_bias: model.logit_bias() };
-    let towers = model.cast(kind)?;
+    let cast = model.cast(kind)?;
+    let towers = cast.as_ref().unwrap_or_else(|| model.towers());
+    let learns = [Tower::Image, Tower::Text].map(|tower| first_stage(model, tower));
+    let kept = |first: Option<usize>| first.filter(|_| checkpointing).map_or(Back::Graph, |first| Back::Inputs { first });
+    let [back_to_images, back_to_texts] = learns.map(kept);
+    let scaled = |gradient: &Tensor| {
+        if gradient_scale == 1.0 { Ok(gradient.shallow_clone()) } else { gradient.f_mul_scalar(gradient_scale) }
+    };
     laps.lap(Part::Preparation)?;
     let loss = if micro_batch <= 0 || micro_batch >= n {
-        let image_nd = towers.features_of_patches(images, patches)?;
+        let image = towers.image_pass(inputs.seen(), back_to_images)?;
         laps.lap(Part::ImageForward)?;
-        let text_nd = towers.text_features(tokens)?;
+        let text = towers.text_pass(inputs.tokens, back_to_texts)?;
         laps.lap(Part::TextForward)?;
-        let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
+        let at_features = objective.gradients(&image.features, &text.features, scalars, inputs.captions)?;
         laps.lap(Part::Loss)?;
-        pull_back(&image_nd, &at_features.image_nd, gradient_scale)?;
-        pull_back(&text_nd, &at_features.text_nd, gradient_scale)?;
+        image.pull_back(&scaled(&at_features.image_nd)?)?;
+        text.pull_back(&scaled(&at_features.text_nd)?)?;
         at_features.loss
     } else {
-        let image_part = |first, length| -> Result<Tensor, TrainerError> {
-            let patches = patches.map(|patches| patches.f_narrow(0, first, length)).transpose()?;
-            towers.features_of_patches(&images.f_narrow(0, first, length)?, patches.as_ref())
-        };
-        let text_part = |first, length| towers.text_features(&tokens.f_narrow(0, first, length)?);
-        let parts = || (0..n).step_by(micro_batch as usize).map(|first| (first, micro_batch.min(n - first)));
+        let parts = || (0..n).step_by(micro_batch as usize).map(|first| inputs.part(first, micro_batch.min(n - first)));
         let (image_nd, text_nd) = no_grad(|| {
             let (mut of_images, mut of_texts) = (Vec::new(), Vec::new());
-            for (first, length) in parts() {
-                of_images.push(image_part(first, length)?);
+            for part in parts() {
+                let part = part?;
+                of_images.push(towers.image_pass(part.seen(), Back::Graph)?.features);
                 laps.lap(Part::ImageForward)?;
-                of_texts.push(text_part(first, length)?);
+                of_texts.push(towers.text_pass(&part.tokens, Back::Graph)?.features);
                 laps.lap(Part::TextForward)?;
             }
             Ok::<_, TrainerError>((Tensor::f_cat(&of_images, 0)?, Tensor::f_cat(&of_texts, 0)?))
         })?;
-        let at_features = objective.gradients(&image_nd, &text_nd, scalars, captions)?;
+        let at_features = objective.gradients(&image_nd, &text_nd, scalars, inputs.captions)?;
         laps.lap(Part::Loss)?;
-        let (of_images, of_texts) = (tower_learns(model, Tower::Image), tower_learns(model, Tower::Text));
-        for (first, length) in parts() {
-            if of_images {
-                let image_nd = image_part(first, length)?;
+        let [images_learn, texts_learn] = learns.map(|first| first.is_some());
+        for part in parts() {
+            let part = part?;
+            if images_learn {
+                let image = towers.image_pass(part.seen(), back_to_images)?;
                 laps.lap(Part::ImageForward)?;
-                pull_back(&image_nd, &at_features.image_nd.f_narrow(0, first, length)?, gradient_scale)?;
+                image.pull_back(&scaled(&part.of(&at_features.image_nd)?)?)?;
                 laps.lap(Part::Backward)?;
             }
-            if of_texts {
-                let text_nd = text_part(first, length)?;
+            if texts_learn {
+                let text = towers.text_pass(&part.tokens, back_to_texts)?;
                 laps.lap(Part::TextForward)?;
-                pull_back(&text_nd, &at_features.text_nd.f_narrow(0, first, length)?, gradient_scale)?;
+                text.pull_back(&scaled(&part.of(&at_features.text_nd)?)?)?;
                 laps.lap(Part::Backward)?;
             }
         }
@@ -179,12 +186,39 @@ pub(crate) fn backward(
     Ok(loss)
 }
 
-/// From the gradient at a tower's features to those of its weights: tch has no backward pass that starts from a gradient, and this
-/// sum has just that one. A tower of which nothing learns has no graph to go back through.
-fn pull_back(features: &Tensor, gradient: &Tensor, scale: f64) -> Result<(), TrainerError> {
-    if !features.requires_grad() {
-        return Ok(());
+impl<'a> Inputs<'a> {
+    fn seen(&self) -> Seen<'a> {
+        Seen { values: self.images, patches: self.patches }
     }
-    let gradient = if scale == 1.0 { gradient.shallow_clone() } else { gradient.f_mul_scalar(scale)? };
-    Ok(features.f_mul(&gradient)?.f_sum(Kind::Float)?.f_backward()?)
+
+    /// Some of the pairs: handles, no copies.
+    fn part(&self, first: i64, length: i64) -> Result<PartOfBatch, TrainerError> {
+        Ok(PartOfBatch {
+            first,
+            length,
+            images: self.images.f_narrow(0, first, length)?,
+            tokens: self.tokens.f_narrow(0, first, length)?,
+            patches: self.patches.map(|patches| patches.f_narrow(0, first, length)).transpose()?,
+        })
+    }
+}
+
+/// Pairs of a batch that go through the towers at once.
+struct PartOfBatch {
+    first: i64,
+    length: i64,
+    images: Tensor,
+    tokens: Tensor,
+    patches: Option<Tensor>,
+}
+
+impl PartOfBatch {
+    fn seen(&self) -> Seen<'_> {
+        Seen { values: &self.images, patches: self.patches.as_ref() }
+    }
+
+    /// Its rows of what the whole batch has.
+    fn of(&self, rows_of_batch: &Tensor) -> Result<Tensor, TrainerError> {
+        Ok(rows_of_batch.f_narrow(0, self.first, self.length)?)
+    }
 }

@@ -2,17 +2,19 @@
 //!
 //! It knows batches, not where they come from. The loop around it, with its evaluations and checkpoints, is the daemon's.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::path::Path;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{ObjectiveConfig, OptimizerConfig, Precision, Step, TrainLoopConfig};
+use diptych_schemas::{ContentHash, LoraConfig, ObjectiveConfig, OptimizerConfig, Precision, Step, TrainLoopConfig};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::average::Average;
 use crate::checkpoint::{self, CheckpointManifest, Snapshot};
 use crate::config::ModelConfig;
 use crate::device::{Device, kind_of};
+use crate::lora::Lora;
 use crate::objective::Objective;
 use crate::optimizer::AdamW;
 use crate::scaler::Scaler;
@@ -20,7 +22,7 @@ use crate::schedule::Schedule;
 use crate::step::{self, Inputs, Rates, TowerPass};
 use crate::timing::{Laps, PartTimes};
 use crate::weights::Weights;
-use crate::{Clip, Encoder, TrainerError, learning, patch_dropout, shim};
+use crate::{Clip, Encoder, TrainerError, learning, lora, patch_dropout, shim, weights};
 
 /// What is trained, and how.
 #[derive(Clone, Debug)]
@@ -30,6 +32,7 @@ pub struct TrainerSpec {
     pub objective: ObjectiveConfig,
     /// Threads and the device's name in it are not looked at: the caller has made a device of them.
     pub train: TrainLoopConfig,
+    pub lora: LoraConfig,
     /// Steps of the whole run: where the schedule ends.
     pub total_steps: u64,
     /// Of the random weights and of the patches that are left out.
@@ -45,6 +48,7 @@ impl TrainerSpec {
             optimizer: OptimizerConfig::default(),
             objective: ObjectiveConfig::default(),
             train: TrainLoopConfig::default(),
+            lora: LoraConfig::default(),
             total_steps: 1000,
             seed: 0,
             device: Device::CPU,
@@ -64,6 +68,8 @@ pub struct Trainer {
     clip_grad_norm: f64,
     seed: u64,
     steps_done: u64,
+    /// Of the weights that LoRA trains beside.
+    base: OnceCell<ContentHash>,
 }
 
 /// What one step did.
@@ -94,19 +100,26 @@ impl Trainer {
     pub fn new(spec: &TrainerSpec) -> Result<Self, TrainerError> {
         shim::deterministic(true)?;
         let train = &spec.train;
-        let model = Clip::random(&spec.model.for_loss(spec.objective.loss), spec.seed, spec.device.0)?;
-        learning::check(model.config(), &train.lock)?;
-        model.lock(&train.lock)?;
+        let mut model = Clip::random(&spec.model.for_loss(spec.objective.loss), spec.seed, spec.device.0)?;
+        let lock = lora::lock(&spec.lora, &train.lock);
+        learning::check(model.config(), &lock)?;
+        model.lock(&lock)?;
+        model.adapt(&spec.lora, &lock, spec.seed)?;
         Ok(Self {
             optimizer: AdamW::new(&model, &spec.optimizer)?,
             scaler: (train.precision == Precision::Fp16).then(Scaler::new),
             average: Average::new(&model, train.ema_decay)?,
             objective: Objective::new(&spec.objective),
-            towers: TowerPass { kind: kind_of(train.precision), micro_batch: train.micro_batch_size as i64 },
+            towers: TowerPass {
+                kind: kind_of(train.precision),
+                micro_batch: train.micro_batch_size as i64,
+                checkpointing: train.activation_checkpointing,
+            },
             schedule: Schedule::new(&spec.optimizer, train.batch_size, spec.total_steps.saturating_mul(train.batch_size)),
             clip_grad_norm: spec.optimizer.clip_grad_norm,
             seed: spec.seed,
             steps_done: 0,
+            base: OnceCell::new(),
             model,
         })
     }
@@ -120,6 +133,7 @@ impl Trainer {
             ));
         }
         copy_all(self.model.parameters(), &weights.tensors)?;
+        self.base.take();
         match &self.average {
             Some(average) => copy_all(&average.values, &weights.tensors),
             None => Ok(()),
@@ -134,17 +148,29 @@ impl Trainer {
         self.steps_done
     }
 
-    /// An encoder that shares this trainer's weights as they are now and as they become.
+    /// An encoder with this trainer's weights as they are now. It shares what LoRA does not change, so it is for use before the next
+    /// step.
     pub fn encoder(&self) -> Result<Encoder, TrainerError> {
-        let handles = self.model.parameters().iter().map(Tensor::f_detach).collect::<Result<_, _>>()?;
-        Ok(Encoder::of(Clip::frozen(self.model.config(), handles)?))
+        Ok(Encoder::of(Clip::frozen(self.model.config(), self.model.merged(self.model.parameters())?)?))
     }
 
     /// The same for the moving average of the weights, where there is one.
     pub fn average_encoder(&self) -> Result<Option<Encoder>, TrainerError> {
         let Some(average) = &self.average else { return Ok(None) };
-        let handles = average.values.iter().map(Tensor::shallow_clone).collect();
-        Ok(Some(Encoder::of(Clip::frozen(self.model.config(), handles)?)))
+        Ok(Some(Encoder::of(Clip::frozen(self.model.config(), self.model.merged(&average.values)?)?)))
+    }
+
+    /// Hash of what stays as it is, where LoRA trains beside it: a checkpoint has sums only, so a run goes on beside the same weights.
+    fn base(&self) -> Result<Option<ContentHash>, TrainerError> {
+        if self.model.lora().is_none() {
+            return Ok(None);
+        }
+        if let Some(known) = self.base.get() {
+            return Ok(Some(*known));
+        }
+        let stays = self.model.parameters().iter().filter(|parameter| !parameter.requires_grad());
+        let hash = weights::hash(self.model.config(), &stays.map(Tensor::shallow_clone).collect::<Vec<_>>())?;
+        Ok(Some(*self.base.get_or_init(|| hash)))
     }
 
     /// Goes on at a later step of the schedule, with the weights and moments as they are: what lies between is passed over.
@@ -264,22 +290,37 @@ impl Trainer {
 
     /// Copies of everything that the next steps depend on, in the CPU's memory.
     pub fn snapshot(&self) -> Result<Snapshot, TrainerError> {
-        let copies = |tensors: &[Tensor]| -> Result<Vec<Tensor>, TrainerError> {
-            tensors
-                .iter()
-                .map(|t| Ok(t.f_detach()?.f_to_device_(tch::Device::Cpu, Kind::Float, false, true)?.f_contiguous()?))
-                .collect()
+        self.snapshot_over(None)
+    }
+
+    /// The same, written over an older snapshot of this run, which nobody needs any more: new memory costs several times what a copy
+    /// does, since the system hands it out page by page.
+    pub(crate) fn snapshot_over(&self, older: Option<Snapshot>) -> Result<Snapshot, TrainerError> {
+        let [parameters, averages, squares, average] = match older {
+            Some(older) => [older.parameters, older.averages, older.squares, older.average.unwrap_or_default()],
+            None => [const { Vec::new() }; 4],
+        };
+        let copies = |tensors: &[Tensor], older: Vec<Tensor>| -> Result<Vec<Tensor>, TrainerError> {
+            if tensors.len() == older.len() && tensors.iter().zip(&older).all(|(new, old)| new.size() == old.size()) {
+                copy_all(&older, tensors)?;
+                return Ok(older);
+            }
+            let copy = |t: &Tensor| Ok(t.f_detach()?.f_to_device_(tch::Device::Cpu, Kind::Float, false, true)?.f_contiguous()?);
+            tensors.iter().map(copy).collect()
         };
         Ok(Snapshot {
             config: self.model.config().clone(),
             steps_done: self.steps_done,
             updates: self.optimizer.updates,
             scaler: self.scaler,
-            parameters: copies(self.model.parameters())?,
+            parameters: copies(self.model.parameters(), parameters)?,
+            changes: self.model.names()[self.model.names().len() - self.model.lora().map_or(0, Lora::matrices)..].to_vec(),
+            lora: self.model.lora().cloned(),
+            base: self.base()?,
             learning: self.model.learning().map(|(name, _)| name.to_owned()).collect(),
-            averages: copies(&self.optimizer.averages)?,
-            squares: copies(&self.optimizer.squares)?,
-            average: self.average.as_ref().map(|average| copies(&average.values)).transpose()?,
+            averages: copies(&self.optimizer.averages, averages)?,
+            squares: copies(&self.optimizer.squares, squares)?,
+            average: self.average.as_ref().map(|of_run| copies(&of_run.values, average)).transpose()?,
         })
     }
 
@@ -305,14 +346,24 @@ impl Trainer {
         if let Some(difference) = learning::difference(&learning, &snapshot.learning) {
             return Err(TrainerError::weights(folder, difference));
         }
-        copy_all(self.model.parameters(), &snapshot.parameters)?;
+        let base = self.base()?;
+        if base != manifest.lora_base {
+            let message =
+                "its LoRA was trained beside other weights than those here: model.weights must name what the run began with";
+            return Err(TrainerError::weights(folder, message));
+        }
+        // Beside LoRA a checkpoint has the sums; what stays is here already.
+        let model = self.model.parameters();
+        let taken: Vec<usize> = (0..model.len()).filter(|&place| base.is_none() || model[place].requires_grad()).collect();
+        let of = |tensors: &[Tensor]| taken.iter().map(|&place| tensors[place].shallow_clone()).collect::<Vec<_>>();
+        copy_all(&of(model), &of(&snapshot.parameters))?;
         copy_all(&self.optimizer.averages, &snapshot.averages)?;
         copy_all(&self.optimizer.squares, &snapshot.squares)?;
         if let Some(average) = &self.average {
             let saved = snapshot.average.as_ref().ok_or_else(|| {
                 TrainerError::weights(folder, "a checkpoint without the moving average that train.ema_decay asks for")
             })?;
-            copy_all(&average.values, saved)?;
+            copy_all(&of(&average.values), &of(saved))?;
         }
         if self.scaler.is_some() {
             let missing = || {

@@ -151,7 +151,7 @@ fn run_goes_on_exactly_and_refuses_the_checkpoint_of_another_lock() {
     assert_eq!(save(&resumed, &scratch.path().join("resumed")), save(&whole, &scratch.path().join("whole")));
 
     for (lock, says) in
-        [(LockConfig::default(), "learned not there and do here"), (IMAGE, "visual.proj learned there and are locked here")]
+        [(LockConfig::default(), "learned not there and do here"), (IMAGE, "visual.proj learned there and do not here")]
     {
         let mut other = spec.clone();
         other.train.lock = lock;

@@ -301,7 +301,7 @@ fn failed_save_leaves_older_checkpoints_alone_and_nothing_half_written() {
     // A folder whose name is taken by a file cannot be made.
     diptych_schemas::durable::write(&scratch.path().join("taken"), b"").unwrap();
     let mut saver = Saver::new();
-    assert!(saver.start(trainer.snapshot().unwrap(), scratch.path().join("taken/step-1"), meta()).unwrap().is_none());
+    assert!(saver.start(&trainer, scratch.path().join("taken/step-1"), meta()).unwrap().is_none());
     let saved = saver.finish().unwrap();
     assert_eq!(saved.step, Step(1));
     assert!(saved.result.unwrap_err().to_string().contains("taken"));
@@ -314,12 +314,13 @@ fn saver_writes_beside_training_what_a_plain_save_writes() {
     let scratch = tempfile::tempdir().unwrap();
     let mut trainer = trainer();
     let mut saver = Saver::new();
+    saver.reserve(&trainer).unwrap();
     steps(&mut trainer, 1);
     let plain = save(&trainer, &scratch.path().join("plain"));
-    assert!(saver.start(trainer.snapshot().unwrap(), scratch.path().join("a"), meta()).unwrap().is_none());
+    assert!(saver.start(&trainer, scratch.path().join("a"), meta()).unwrap().is_none());
     // Training goes on in place while the snapshot is written.
     steps(&mut trainer, 2);
-    let first = saver.start(trainer.snapshot().unwrap(), scratch.path().join("b"), meta()).unwrap().unwrap();
+    let first = saver.start(&trainer, scratch.path().join("b"), meta()).unwrap().unwrap();
     assert_eq!(first.result.unwrap(), plain);
     assert_eq!(saver.finish().unwrap().step, Step(3));
     assert!(saver.finish().is_none() && saver.poll().is_none());

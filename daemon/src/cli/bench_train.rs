@@ -15,6 +15,9 @@ pub struct BenchTrainArgs {
     /// Pairs that go through the towers at once, as train.micro_batch_size; 0: the whole batch
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub micro_batch_size: u64,
+    /// Keep the inputs of the towers' blocks only, as train.activation_checkpointing: less memory, one more pass forward
+    #[arg(long)]
+    pub activation_checkpointing: bool,
     /// What matrix products are computed in, as train.precision
     #[arg(long, value_enum, default_value = "fp32")]
     pub precision: PrecisionArg,

@@ -52,7 +52,7 @@ impl Prepared {
         };
         let folder = self.checkpoints.join(checkpoint_name(self.trainer.steps_done()));
         let began = Instant::now();
-        let before = self.saver.start(self.trainer.snapshot()?, folder, meta)?;
+        let before = self.saver.start(&self.trainer, folder, meta)?;
         self.last_saved = Instant::now();
         self.settle_or_alarm(before)?;
         // How long the step that triggers it waits; the rest is done beside the next steps.
@@ -191,6 +191,7 @@ mod tests {
             due,
             guard: GuardState::default(),
             score: None,
+            lora_base: None,
             files: std::collections::BTreeMap::default(),
         }
     }

@@ -140,7 +140,6 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
                 seconds,
                 data_wait_seconds: waited,
                 mfu: run.machine.mfu(batch.len(), seconds),
-                memory: progress::resident_bytes(),
             });
         }
         let rolled_back = guard(run, &mut watch, &batch, &report, (seconds, waited), &loader, around.progress)?;

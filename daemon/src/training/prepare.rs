@@ -37,7 +37,6 @@ pub(crate) struct Prepared {
     pub(super) live: Live,
     spec: TrainerSpec,
     sources: Vec<DataSource>,
-    model: ModelConfig,
 }
 
 pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<Prepared> {
@@ -95,10 +94,11 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
     };
 
     let spec = TrainerSpec {
-        model: model.clone(),
+        model,
         optimizer: config.optimizer.clone(),
         objective: config.objective.clone(),
         train: config.train.clone(),
+        lora: config.lora.clone(),
         total_steps: total_steps.0,
         seed: config.seed,
         device,
@@ -126,9 +126,11 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
         live: caller.live.clone(),
         spec,
         sources,
-        model,
     };
     prepared.resume()?;
+    if prepared.record.state != RunState::Finished {
+        prepared.saver.reserve(&prepared.trainer)?;
+    }
     Ok(prepared)
 }
 
@@ -234,6 +236,10 @@ impl Prepared {
                     newest.folder.display()
                 );
             }
+            if self.config.lora.is_wanted() {
+                // A checkpoint has the sums; LoRA goes on beside the weights that it began with.
+                self.take_first_weights()?;
+            }
             self.trainer.restore(&newest.folder)?;
             self.record.step = manifest.step;
             self.record.samples = manifest.samples;
@@ -294,8 +300,8 @@ impl Prepared {
         let spec = LoaderSpec {
             sources: self.sources.clone(),
             tokenizer: Arc::clone(&self.tokenizer),
-            image_size: self.model.vision.image_size as u32,
-            context_length: self.model.text.context_length as usize,
+            image_size: self.spec.model.vision.image_size as u32,
+            context_length: self.spec.model.text.context_length as usize,
             batch_size: self.config.train.batch_size as usize,
             seed: self.config.seed,
             augment: self.config.augment.clone(),

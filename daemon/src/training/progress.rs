@@ -8,6 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// Between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
+/// Between messages beside a bar.
+const MESSAGE_EVERY: Duration = Duration::from_millis(200);
 /// How much of the past the displayed rates forget with each step.
 const FORGET: f64 = 0.1;
 
@@ -25,8 +27,6 @@ pub(crate) struct Shown {
     pub(crate) data_wait_seconds: f64,
     /// Part of what the device can compute at most, where that was measured.
     pub(crate) mfu: Option<f64>,
-    /// Bytes of memory.
-    pub(crate) memory: Option<u64>,
 }
 
 pub(crate) struct Progress {
@@ -63,13 +63,18 @@ impl Progress {
         let wait = blend(&mut smooth.data_wait, shown.data_wait_seconds / shown.seconds.max(1e-9));
         let loss = blend(&mut smooth.loss, shown.loss);
         let mfu = shown.mfu.map(|mfu| blend(&mut smooth.mfu, mfu));
-        let message = message(&shown, (loss, rate, wait, mfu));
+        let message = |memory| message(&shown, (loss, rate, wait, mfu), memory);
         if let Some(bar) = &self.bar {
             bar.set_position(shown.step);
-            bar.set_message(message);
+            // Nobody sees more than a few of them a second, and to ask for the memory is to read a file.
+            if smooth.last_line.elapsed() >= MESSAGE_EVERY || shown.step == self.total {
+                smooth.last_line = Instant::now();
+                bar.set_message(message(resident_bytes()));
+            }
         } else if smooth.last_line.elapsed() >= LINE_EVERY || shown.step == self.total {
             smooth.last_line = Instant::now();
             let seconds_left = (self.total - shown.step) as f64 * shown.samples as f64 / rate.max(1e-9);
+            let message = message(resident_bytes());
             tracing::info!("step {}/{}  {message}  ETA {}", shown.step, self.total, duration(seconds_left));
         }
     }
@@ -95,7 +100,7 @@ fn blend(smoothed: &mut Option<f64>, new: f64) -> f64 {
     value
 }
 
-fn message(shown: &Shown, (loss, rate, wait, mfu): (f64, f64, f64, Option<f64>)) -> String {
+fn message(shown: &Shown, (loss, rate, wait, mfu): (f64, f64, f64, Option<f64>), memory: Option<u64>) -> String {
     let Shown { epoch, lr, logit_scale, grad_norm, .. } = shown;
     let text = format!(
         "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}  scale {logit_scale:.1}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
@@ -103,7 +108,7 @@ fn message(shown: &Shown, (loss, rate, wait, mfu): (f64, f64, f64, Option<f64>))
         100.0 * wait
     );
     let mfu = mfu.map_or_else(String::new, |mfu| format!("  MFU {:.0}%", 100.0 * mfu));
-    let memory = shown.memory.map_or_else(String::new, |bytes| format!("  {:.1} GiB", bytes as f64 / f64::from(1 << 30)));
+    let memory = memory.map_or_else(String::new, |bytes| format!("  {:.1} GiB", bytes as f64 / f64::from(1 << 30)));
     text + &mfu + &memory
 }
 
@@ -150,12 +155,11 @@ mod tests {
             seconds: 1.0,
             data_wait_seconds: 0.1,
             mfu: Some(0.41),
-            memory: Some(3 << 29),
         };
         let line = "epoch 2  loss 3.500  lr 5.00e-4  scale 14.3  grad 0.79  64.0 samples/s  wait 10%  MFU 41%  1.5 GiB";
-        assert_eq!(message(&shown, (3.5, 64.0, 0.1, Some(0.41))), line);
-        let less = Shown { mfu: None, memory: None, ..shown };
-        assert!(message(&less, (3.5, 6400.0, 0.1, None)).ends_with("6400 samples/s  wait 10%"));
+        assert_eq!(message(&shown, (3.5, 64.0, 0.1, Some(0.41)), Some(3 << 29)), line);
+        let less = Shown { mfu: None, ..shown };
+        assert!(message(&less, (3.5, 6400.0, 0.1, None), None).ends_with("6400 samples/s  wait 10%"));
         assert!(resident_bytes().is_none_or(|bytes| bytes > 1 << 20));
     }
 }

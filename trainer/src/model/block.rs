@@ -9,6 +9,7 @@ use super::Named;
 use crate::TrainerError;
 use crate::config::Activation;
 use crate::layout::BlockNames;
+use crate::lora::QUERY_KEY_VALUE;
 
 /// What the blocks of a tower have in common.
 #[derive(Clone, Copy)]
@@ -48,7 +49,7 @@ pub(super) fn blocks(spec: BlockSpec, named: &Named<'_>) -> Result<Vec<Block>, T
                 attention: Attention {
                     heads: spec.heads,
                     causal: spec.causal,
-                    input: Linear::of(named.product(names.qkv_weight)?, named.product(names.qkv_bias)?),
+                    input: Linear::changed(&named, names.qkv_weight, names.qkv_bias, &QUERY_KEY_VALUE)?,
                     output: Linear::new(&named.below(names.attention_out))?,
                 },
                 scale_1: scale(names.scale_1)?,
@@ -150,19 +151,58 @@ impl LayerNorm {
 pub(super) struct Linear {
     weight: Tensor,
     bias: Tensor,
+    change: Option<LowRank>,
+}
+
+/// LoRA's change of a weight, which is never added to it here: what is small beside a weight would be lost in bf16, and its gradient
+/// would be as large as the weight's.
+pub(super) struct LowRank {
+    /// A [R, inputs] and B [rows, R] of each part of the weight, where it has them.
+    pub(super) parts: Vec<Option<[Tensor; 2]>>,
+    /// Of each part.
+    pub(super) rows: i64,
+    pub(super) scale: f64,
+}
+
+impl LowRank {
+    /// What the change adds to the outputs.
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let of_part = |part: &Option<[Tensor; 2]>| -> Result<Tensor, TrainerError> {
+            let Some([a, b]) = part else {
+                let mut shape = x.size();
+                if let Some(last) = shape.last_mut() {
+                    *last = self.rows;
+                }
+                return Ok(Tensor::f_zeros(shape, (x.kind(), x.device()))?);
+            };
+            Ok(x.f_linear(a, None::<&Tensor>)?.f_mul_scalar(self.scale)?.f_linear(b, None::<&Tensor>)?)
+        };
+        let mut parts = self.parts.iter().map(of_part).collect::<Result<Vec<_>, _>>()?;
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, -1)? })
+    }
 }
 
 impl Linear {
     pub(super) fn new(named: &Named<'_>) -> Result<Self, TrainerError> {
-        Ok(Self { weight: named.product("weight")?, bias: named.product("bias")? })
+        Self::changed(named, "weight", "bias", &[""])
+    }
+
+    /// Of a weight whose parts may have changes of their own.
+    fn changed(named: &Named<'_>, weight: &str, bias: &str, parts: &[&str]) -> Result<Self, TrainerError> {
+        Ok(Self { weight: named.product(weight)?, bias: named.product(bias)?, change: named.low_rank(weight, parts)? })
     }
 
     pub(super) fn of(weight: Tensor, bias: Tensor) -> Self {
-        Self { weight, bias }
+        Self { weight, bias, change: None }
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
-        Ok(x.f_to_kind(self.weight.kind())?.f_linear(&self.weight, Some(&self.bias))?)
+        let x = x.f_to_kind(self.weight.kind())?;
+        let y = x.f_linear(&self.weight, Some(&self.bias))?;
+        match &self.change {
+            Some(change) => Ok(y.f_add(&change.forward(&x)?)?),
+            None => Ok(y),
+        }
     }
 }
 

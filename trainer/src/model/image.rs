@@ -124,9 +124,10 @@ struct AttentionPool {
     query: Tensor,
     ln_q: LayerNorm,
     ln_k: LayerNorm,
-    to_query: Linear,
-    to_key: Linear,
-    to_value: Linear,
+    /// Query, key and value together, [3D, D], or apart, [D, D], [D, W] and [D, W].
+    weights: Vec<Tensor>,
+    /// [3D].
+    bias: Tensor,
     output: Linear,
 }
 
@@ -135,25 +136,19 @@ impl AttentionPool {
         let attention = named.below("attn");
         // PyTorch's MultiheadAttention has one matrix where all widths are equal, and three where they are not.
         let weights = match attention.product("in_proj_weight") {
-            Ok(together) => together.f_chunk(3, 0)?,
+            Ok(together) => vec![together],
             Err(_) => ["q", "k", "v"]
                 .iter()
                 .map(|letter| attention.product(&format!("{letter}_proj_weight")))
                 .collect::<Result<Vec<_>, _>>()?,
-        };
-        let mut parts = weights.into_iter().zip(attention.product("in_proj_bias")?.f_chunk(3, 0)?);
-        let mut part = || {
-            let part = parts.next().map(|(weight, bias)| Linear::of(weight, bias));
-            part.ok_or_else(|| TrainerError::Torch("attn_pool.attn has fewer than three parts".into()))
         };
         Ok(Self {
             heads,
             query: named.get("query")?,
             ln_q: LayerNorm::new(&named.below("ln_q"), eps)?,
             ln_k: LayerNorm::new(&named.below("ln_k"), eps)?,
-            to_query: part()?,
-            to_key: part()?,
-            to_value: part()?,
+            weights,
+            bias: attention.product("in_proj_bias")?,
             output: Linear::new(&attention.below("out_proj"))?,
         })
     }
@@ -162,10 +157,17 @@ impl AttentionPool {
     fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
         let x = self.ln_k.forward(x)?;
         let (queries, d) = self.query.size2()?;
-        let query = self.to_query.forward(&self.ln_q.forward(&self.query)?.f_unsqueeze(0)?)?;
+        let linear = |part: usize| -> Result<Linear, TrainerError> {
+            // Cut here and not once: a part that was cut before a weight began to learn would not know where it came from.
+            let weight = match &self.weights[..] {
+                [together] => together.f_narrow(0, part as i64 * d, d)?,
+                apart => apart[part].shallow_clone(),
+            };
+            Ok(Linear::of(weight, self.bias.f_narrow(0, part as i64 * d, d)?))
+        };
+        let query = linear(0)?.forward(&self.ln_q.forward(&self.query)?.f_unsqueeze(0)?)?;
         let query = query.f_expand([x.size3()?.0, queries, d], false)?;
-        let [q, k, v] =
-            [&query, &self.to_key.forward(&x)?, &self.to_value.forward(&x)?].map(|part| split_heads(part, self.heads));
+        let [q, k, v] = [&query, &linear(1)?.forward(&x)?, &linear(2)?.forward(&x)?].map(|part| split_heads(part, self.heads));
         self.output.forward(&attend(&q?, &k?, &v?, None, false)?)
     }
 }

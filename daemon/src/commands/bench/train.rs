@@ -58,6 +58,7 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     let train = TrainLoopConfig {
         batch_size: args.batch_size,
         micro_batch_size: args.micro_batch_size,
+        activation_checkpointing: args.activation_checkpointing,
         precision,
         ..TrainLoopConfig::default()
     };
@@ -149,9 +150,10 @@ fn as_text(report: &Report, args: &BenchTrainArgs) -> Vec<String> {
         0 => String::new(),
         pairs => format!(", {pairs} at once"),
     };
+    let checkpointed = if args.activation_checkpointing { ", activation checkpointing" } else { "" };
     let mut lines = vec![
         format!(
-            "{} on {} ({} threads), {}, {} loss, batches of {}{at_once}, {} steps after {}",
+            "{} on {} ({} threads), {}, {} loss, batches of {}{at_once}{checkpointed}, {} steps after {}",
             args.model,
             report.device,
             report.threads,
@@ -210,6 +212,7 @@ fn as_json(report: &Report, args: &BenchTrainArgs) -> Value {
         "model": args.model, "device": report.device.to_string(), "threads": report.threads,
         "precision": report.precision, "loss": report.loss,
         "batch_size": args.batch_size, "micro_batch_size": args.micro_batch_size,
+        "activation_checkpointing": args.activation_checkpointing,
         "steps": report.steps.iter().map(step).collect::<Vec<_>>(),
         "samples_per_second": report.samples_per_second(args.batch_size).map(|[_, median, _]| median),
         "parts": parts,
