@@ -59,7 +59,6 @@ pub(crate) struct Searcher {
     graph: Option<(Graph, GraphSpec)>,
 }
 
-#[expect(dead_code, reason = "the daemon's search opens, refreshes and counts")]
 impl Searcher {
     /// All images that the model has embedded, in at most `limit` bytes.
     pub(crate) fn open(store: &Store, loaded: Arc<Loaded>, limit: u64) -> Result<Self, NearestError> {

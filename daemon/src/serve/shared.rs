@@ -11,9 +11,10 @@ use diptych_schemas::{Listen, ServeConfig, ServedDataset};
 use tokio::sync::{Semaphore, watch};
 
 use super::folders::Folders;
-use super::http::Metrics;
+use super::http::{Metrics, Searchers};
 use super::jobs::Queue;
 use super::tokens::Tokens;
+use crate::nearest;
 use crate::sql_functions::content_functions;
 use crate::store::{Milliseconds, Store};
 
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) started: Milliseconds,
     pub(crate) listen: Listen,
     pub(crate) metrics: Metrics,
+    pub(crate) searchers: Searchers,
     /// Queries that may still begin.
     pub(crate) query_slots: Arc<Semaphore>,
     /// Who may still listen to events.
@@ -83,6 +85,7 @@ impl Shared {
             started: Milliseconds::now(),
             listen,
             metrics: Metrics::default(),
+            searchers: Searchers::default(),
             query_slots: Arc::new(Semaphore::new(current.config.sql.concurrent)),
             listeners: Arc::new(Semaphore::new(LISTENERS)),
             leaving: watch::channel(false).0,
@@ -153,6 +156,8 @@ impl Shared {
         {
             spec.training_ledger = Some(Arc::clone(table));
         }
-        session(spec)
+        let context = session(spec)?;
+        nearest::register(&context, Some(self.store.clone()), &self.searchers.models);
+        Ok(context)
     }
 }

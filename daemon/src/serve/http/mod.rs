@@ -10,6 +10,7 @@ mod metrics;
 mod page;
 mod problem;
 mod runs;
+mod search;
 mod series;
 mod sql;
 mod status;
@@ -33,6 +34,7 @@ use utoipa_axum::routes;
 use super::shared::Shared;
 pub(crate) use metrics::Metrics;
 use problem::Problem;
+pub(crate) use search::Searchers;
 
 /// How long a handler may take; queries have their own limit below it.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -79,6 +81,7 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         .routes(routes!(jobs::log))
         .routes(routes!(events::events))
         .routes(routes!(sql::sql))
+        .routes(routes!(search::by_name, search::by_image))
         .routes(routes!(datasets::list))
         .routes(routes!(datasets::one))
         .routes(routes!(datasets::samples))
