@@ -4,13 +4,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use anyhow::{Context, bail};
-use arrow::array::AsArray;
-use diptych_pipeline::sql::query;
-use diptych_schemas::{SchemaError, Uid, column};
+use anyhow::bail;
+use diptych_schemas::{SchemaError, Uid};
 use diptych_trainer::evaluate::{Predictions, Rows, ZeroShot, classify, ensemble};
 
-use crate::commands::sql::with_session;
+use crate::commands::sql::each_text;
 use crate::encode::Encoded;
 use crate::models::Model;
 
@@ -86,23 +84,14 @@ fn read_lines(path: &Path) -> anyhow::Result<Vec<String>> {
 
 /// The class number of each pair of the dataset that has a label: from a column with class names, or with their numbers.
 fn read_labels(dataset: &Path, label_column: &str, classes: &[String]) -> anyhow::Result<HashMap<Uid, Label>> {
-    let quoted = label_column.replace('"', "\"\"");
-    let sql = format!("SELECT {}, CAST(\"{quoted}\" AS VARCHAR) FROM meta WHERE \"{quoted}\" IS NOT NULL", column::UID);
     let numbers: HashMap<&str, usize> = classes.iter().map(String::as_str).zip(0..).collect();
     let named = |label: &str| {
         let number = || label.parse().ok().filter(|number| *number < classes.len());
         numbers.get(label).copied().or_else(number).ok_or_else(|| label.to_owned())
     };
-    with_session(Some(dataset), None, async |context| {
-        let mut labels = HashMap::new();
-        let mut rows = query(&context, &sql).await.with_context(|| format!("the column of labels {label_column}"))?;
-        while let Some(batch) = rows.next().await? {
-            let uids = batch.column(0).as_fixed_size_binary();
-            let texts = batch.column(1).as_string::<i32>();
-            for row in 0..batch.num_rows() {
-                labels.insert(Uid::try_from(uids.value(row))?, named(texts.value(row)));
-            }
-        }
-        Ok(labels)
-    })
+    let mut labels = HashMap::new();
+    each_text(dataset, label_column, "the column of labels", |uid, label| {
+        labels.insert(uid, named(label));
+    })?;
+    Ok(labels)
 }

@@ -1,4 +1,4 @@
-//! Embeddings of a selection: runs the evaluation loader and the encoder. Used by evaluation, `embed` and `search`.
+//! Embeddings of a selection: runs the evaluation loader and the encoder. Used by evaluation, `embed`, `score` and `search`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub(crate) fn encode_while(
             Waited::NotYet => continue,
             Waited::Ended => break,
         };
-        let (batch, images, texts) = encode(model, batch)?;
+        let (images, texts) = encode(model, &batch)?;
         all.uids.extend(&batch.uids);
         all.captions.extend(batch.captions);
         all.images.extend(images);
@@ -82,7 +82,8 @@ pub(crate) fn each_batch(
     mut take: impl FnMut(Batch, Vec<f32>, Vec<f32>) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
     for batch in batches(model, dataset, selection, spec)? {
-        let (batch, images, texts) = encode(model, batch?)?;
+        let batch = batch?;
+        let (images, texts) = encode(model, &batch)?;
         if !take(batch, images, texts)? {
             break;
         }
@@ -103,8 +104,7 @@ fn batches(model: &Model, dataset: &Path, selection: &Selection, spec: EncodeSpe
     })?)
 }
 
-fn encode(model: &Model, batch: Batch) -> anyhow::Result<(Batch, Vec<f32>, Vec<f32>)> {
-    let images = model.encoder.encode_images(&batch.images)?;
-    let texts = model.encoder.encode_tokens(&batch.tokens)?;
-    Ok((batch, images, texts))
+/// The images and the captions of a batch, [N, D] each.
+pub(crate) fn encode(model: &Model, batch: &Batch) -> anyhow::Result<(Vec<f32>, Vec<f32>)> {
+    Ok((model.encoder.encode_images(&batch.images)?, model.encoder.encode_tokens(&batch.tokens)?))
 }

@@ -55,26 +55,29 @@ pub(crate) fn resolve_run(args: &ModelArgs) -> anyhow::Result<PathBuf> {
             args.run_on.state.display()
         );
     }
-    if let Which::Best = which {
-        return best(&folder)?.with_context(|| {
+    match which {
+        Which::Best => best(&folder)?.with_context(|| {
             format!(
                 "run {run} has no checkpoint with a score: set checkpoint.keep_best and checkpoint.best_metric before it trains"
             )
-        });
-    }
-    if let Which::Step(step) = which {
-        let wanted = folder.join(checkpoint_name(step));
-        if wanted.is_dir() {
-            return Ok(wanted);
+        }),
+        Which::Step(step) => {
+            let wanted = folder.join(checkpoint_name(step));
+            if wanted.is_dir() {
+                return Ok(wanted);
+            }
+            let found = checkpoint::list(&folder)?.valid;
+            let steps: Vec<String> = found.iter().map(|found| found.manifest.step.to_string()).collect();
+            bail!("run {run} has no checkpoint of step {step}; it has: {}", steps.join(", "));
         }
-        let steps: Vec<String> = checkpoint::list(&folder)?.valid.iter().map(|found| found.manifest.step.to_string()).collect();
-        bail!("run {run} has no checkpoint of step {step}; it has: {}", steps.join(", "));
+        Which::Newest => {
+            let (newest, rejected) = checkpoint::newest(&folder)?;
+            for (path, error) in rejected {
+                tracing::warn!("{}: passed over: {error}", path.display());
+            }
+            Ok(newest.with_context(|| format!("run {run} has no whole checkpoint yet in {}", folder.display()))?.folder)
+        }
     }
-    let (newest, rejected) = checkpoint::newest(&folder)?;
-    for (path, error) in rejected {
-        tracing::warn!("{}: passed over: {error}", path.display());
-    }
-    Ok(newest.with_context(|| format!("run {run} has no whole checkpoint yet in {}", folder.display()))?.folder)
 }
 
 /// Which checkpoint of a run.
@@ -88,10 +91,7 @@ enum Which {
 fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
     let found = checkpoint::list(checkpoints)?.valid;
     let Some(newest) = found.iter().rev().find_map(|found| found.manifest.score.as_ref()) else { return Ok(None) };
-    let scored = found.iter().filter_map(|found| {
-        let score = found.manifest.score.as_ref().filter(|score| score.metric == newest.metric)?;
-        Some((score.goodness(), &found.folder))
-    });
+    let scored = found.iter().filter_map(|found| Some((found.manifest.score.as_ref()?.goodness_beside(newest)?, &found.folder)));
     Ok(scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, folder)| folder.clone()))
 }
 

@@ -58,6 +58,28 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// No pairs yet.
+    pub(crate) fn empty(sql: String, dataset_hash: ContentHash) -> Self {
+        Self {
+            uids: Vec::new(),
+            shards: Vec::new(),
+            row_groups: Vec::new(),
+            rows: Vec::new(),
+            weights: Vec::new(),
+            sql,
+            dataset_hash,
+        }
+    }
+
+    /// Appends a pair; its place is shard, row group and row.
+    pub(crate) fn push(&mut self, uid: Uid, [shard, row_group, row]: [u32; 3], weight: f32) {
+        self.uids.push(uid);
+        self.shards.push(shard);
+        self.row_groups.push(row_group);
+        self.rows.push(row);
+        self.weights.push(weight);
+    }
+
     pub fn len(&self) -> usize {
         self.uids.len()
     }
@@ -167,15 +189,7 @@ impl Selection {
                 Err(_) => return Err(bad(format!("it lacks the column {}", field.name()))),
             }
         }
-        let mut selection = Self {
-            uids: Vec::new(),
-            shards: Vec::new(),
-            row_groups: Vec::new(),
-            rows: Vec::new(),
-            weights: Vec::new(),
-            sql: value(key::SQL)?,
-            dataset_hash: value(key::DATASET_HASH)?.parse()?,
-        };
+        let mut selection = Self::empty(value(key::SQL)?, value(key::DATASET_HASH)?.parse()?);
         for batch in builder.build().map_err(|e| bad(e.to_string()))? {
             let batch = batch.map_err(|e| bad(e.to_string()))?;
             selection.append(&batch).map_err(|e| bad(e.to_string()))?;

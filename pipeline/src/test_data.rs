@@ -71,25 +71,14 @@ pub(crate) struct TestDataset {
 pub(crate) fn dataset(pairs: Vec<(Vec<u8>, String)>, rows_a_group: usize, groups_a_shard: usize) -> TestDataset {
     let folder = tempfile::tempdir().unwrap();
     let mut manifest = DatasetManifest::empty();
-    let mut selection = Selection {
-        uids: Vec::new(),
-        shards: Vec::new(),
-        row_groups: Vec::new(),
-        rows: Vec::new(),
-        weights: vec![1.0; pairs.len()],
-        sql: "SELECT uid FROM meta".into(),
-        dataset_hash: ContentHash::of(b""),
-    };
+    let mut selection = Selection::empty("SELECT uid FROM meta".into(), ContentHash::of(b""));
     for sub in ["blob", "meta"] {
         std::fs::create_dir(folder.path().join(sub)).unwrap();
     }
     for (shard, of_shard) in pairs.chunks(rows_a_group * groups_a_shard).enumerate() {
         let uids: Vec<Uid> = of_shard.iter().map(|(image, caption)| Uid::of(&ContentHash::of(image), caption)).collect();
         for (row, uid) in uids.iter().enumerate() {
-            selection.uids.push(*uid);
-            selection.shards.push(shard as u32);
-            selection.row_groups.push((row / rows_a_group) as u32);
-            selection.rows.push((row % rows_a_group) as u32);
+            selection.push(*uid, [shard, row / rows_a_group, row % rows_a_group].map(|number| number as u32), 1.0);
         }
         let blob = blob_path(folder.path(), shard as u32);
         write_parquet(&blob, &blob_batch(of_shard, &uids), rows_a_group, Compression::UNCOMPRESSED);

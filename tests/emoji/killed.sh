@@ -5,19 +5,9 @@
 #
 # Usage: tests/emoji/killed.sh DIPTYCH FOLDER      (data: DIPTYCH_TEST_DATA, or ../shared/data)
 set -euo pipefail
-here=$(dirname "$(realpath "$0")")
-data=$(realpath "${DIPTYCH_TEST_DATA:-$here/../../../shared/data}")
-diptych=$(realpath "$1")
-folder=$2
 losses=(clip siglip)
 kills=5
-mkdir -p "$folder"
-cd "$folder"
-cp "$here/model.json" .
-"$diptych" ingest "$data/emoji_train.tar" --dataset train
-"$diptych" ingest "$data/emoji_test.tar" --dataset test
-"$diptych" select "SELECT uid FROM meta" --dataset train --output train.parquet
-"$diptych" select "SELECT uid FROM meta" --dataset test --output test.parquet
+source "$(dirname "$(realpath "$0")")/prepare.sh" "$1" "$2"
 
 # A state folder has one owner, so each run has its own: one can be asked while the other trains.
 config() { # LOSS NAME

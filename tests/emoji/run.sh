@@ -3,19 +3,9 @@
 #
 # Usage: tests/emoji/run.sh DIPTYCH FOLDER [SEED…]      (data: DIPTYCH_TEST_DATA, or ../shared/data)
 set -euo pipefail
-here=$(dirname "$(realpath "$0")")
-data=$(realpath "${DIPTYCH_TEST_DATA:-$here/../../../shared/data}")
-diptych=$(realpath "$1")
-folder=$2
+source "$(dirname "$(realpath "$0")")/prepare.sh" "$1" "$2"
 shift 2
 if [ $# -gt 0 ]; then seeds=("$@"); else seeds=(0 1 2); fi
-mkdir -p "$folder"
-cd "$folder"
-cp "$here/model.json" .
-"$diptych" ingest "$data/emoji_train.tar" --dataset train
-"$diptych" ingest "$data/emoji_test.tar" --dataset test
-"$diptych" select "SELECT uid FROM meta" --dataset train --output train.parquet
-"$diptych" select "SELECT uid FROM meta" --dataset test --output test.parquet
 for seed in "${seeds[@]}"; do
     sed -e "s/^name = .*/name = \"emoji-$seed\"/" -e "s/^seed = .*/seed = $seed/" "$here/train.toml" > "emoji-$seed.toml"
     "$diptych" train "emoji-$seed.toml"

@@ -51,6 +51,11 @@ impl Score {
     pub fn goodness(&self) -> f64 {
         if self.larger_is_better { self.value } else { -self.value }
     }
+
+    /// The same, where the two can be compared: by one metric, better the same way.
+    pub fn goodness_beside(&self, other: &Self) -> Option<f64> {
+        (self.metric == other.metric && self.larger_is_better == other.larger_is_better).then(|| self.goodness())
+    }
 }
 
 /// A return to older weights.

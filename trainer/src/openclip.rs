@@ -4,10 +4,8 @@
 
 use std::path::Path;
 
-use serde_json::json;
-
 use crate::config::{ModelConfig, Trunk};
-use crate::weights::{Origin, Weights, publish_folder, read_first, write_text};
+use crate::weights::{Origin, Weights, publish_folder, read_first, write_json, write_text};
 use crate::{TrainerError, tensor_file};
 
 pub(crate) const CONFIG_FILE: &str = "open_clip_config.json";
@@ -30,13 +28,17 @@ pub fn export_openclip(weights: &Weights, tokenizer_json: &str, folder: &Path) -
              GELU, Hugging Face's the approximation by tanh): export it in Hugging Face's form",
         );
     }
-    let config = json!({ "model_cfg": weights.config.to_json(), "preprocess_cfg": weights.config.preprocess.to_json() });
     publish_folder(folder, |folder| {
         let tensors: Vec<_> = weights.named().collect();
         tensor_file::write(&folder.join(WEIGHTS_FILE), &tensors, &[("format", "pt")])?;
-        write_text(&folder.join("tokenizer.json"), tokenizer_json)?;
-        write_text(&folder.join(CONFIG_FILE), &format!("{config:#}\n"))
+        write_description(&weights.config, tokenizer_json, folder)
     })
+}
+
+/// All files but the weights.
+pub(crate) fn write_description(config: &ModelConfig, tokenizer_json: &str, folder: &Path) -> Result<(), TrainerError> {
+    write_text(&folder.join("tokenizer.json"), tokenizer_json)?;
+    write_json(&folder.join(CONFIG_FILE), &config.to_whole_json())
 }
 
 pub(crate) fn import(folder: &Path) -> Result<Weights, TrainerError> {

@@ -222,6 +222,10 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), TrainerError> {
     tensor_file::write_file(path, |sink| sink.write_all(text.as_bytes())).map(|_| ())
 }
 
+pub(crate) fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), TrainerError> {
+    write_text(path, &format!("{value:#}\n"))
+}
+
 /// Names for a message that fits on a screen.
 pub(crate) fn first_few(names: &[String]) -> String {
     const SHOWN: usize = 5;

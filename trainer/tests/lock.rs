@@ -2,10 +2,12 @@
 //! and a run goes on exactly.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
-use std::path::Path;
+#[path = "common/saved.rs"]
+mod saved;
 
-use diptych_schemas::{ContentHash, LockConfig, OptimizerConfig, Precision, SampleIndex, TrainLoopConfig};
-use diptych_trainer::{CheckpointMeta, Due, GuardState, ModelConfig, StepReport, Trainer, TrainerSpec, checkpoint, set_threads};
+use diptych_schemas::{LockConfig, OptimizerConfig, Precision, TrainLoopConfig};
+use diptych_trainer::{ModelConfig, StepReport, Trainer, TrainerSpec, checkpoint, set_threads};
+use saved::save;
 use tch::{Kind, Tensor};
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
@@ -38,21 +40,6 @@ fn steps(trainer: &mut Trainer, count: u64) -> Vec<StepReport> {
         trainer.step_normalised(&images, &tokens).unwrap()
     };
     (0..count).map(|_| step(trainer)).collect()
-}
-
-fn save(trainer: &Trainer, folder: &Path) -> checkpoint::CheckpointManifest {
-    let meta = CheckpointMeta {
-        run: "test".into(),
-        samples: SampleIndex(0),
-        epoch: 0,
-        training_hash: ContentHash::of(b"training"),
-        selection_hash: ContentHash::of(b"selection"),
-        due: Due::Schedule,
-        guard: GuardState::default(),
-        score: None,
-        tokenizer_json: "{}".into(),
-    };
-    checkpoint::write(&trainer.snapshot().unwrap(), folder, &meta).unwrap()
 }
 
 /// Copies of all parameters.

@@ -2,10 +2,12 @@
 //! stopped. Which patches are kept is tested in src/patch_dropout.rs.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
-use std::path::Path;
+#[path = "common/saved.rs"]
+mod saved;
 
-use diptych_schemas::{ContentHash, LossKind, ObjectiveConfig, OptimizerConfig, Precision, SampleIndex, TrainLoopConfig};
-use diptych_trainer::{CheckpointMeta, Due, GuardState, ModelConfig, StepReport, Trainer, TrainerSpec, checkpoint, set_threads};
+use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, Precision, TrainLoopConfig};
+use diptych_trainer::{ModelConfig, StepReport, Trainer, TrainerSpec, set_threads};
+use saved::save;
 use tch::Tensor;
 
 /// 3 × 3 patches of 8 pixels.
@@ -107,21 +109,6 @@ fn gradient_is_the_same_whole_and_cut() {
             }
         }
     }
-}
-
-fn save(trainer: &Trainer, folder: &Path) -> checkpoint::CheckpointManifest {
-    let meta = CheckpointMeta {
-        run: "test".into(),
-        samples: SampleIndex(0),
-        epoch: 0,
-        training_hash: ContentHash::of(b""),
-        selection_hash: ContentHash::of(b""),
-        due: Due::Schedule,
-        guard: GuardState::default(),
-        score: None,
-        tokenizer_json: "{}".into(),
-    };
-    checkpoint::write(&trainer.snapshot().unwrap(), folder, &meta).unwrap()
 }
 
 #[test]

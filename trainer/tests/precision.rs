@@ -2,11 +2,15 @@
 //! counted and cure themselves.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
+#[path = "common/saved.rs"]
+mod saved;
+
 use std::path::Path;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{ContentHash, OptimizerConfig, Precision, SampleIndex, Step, TrainLoopConfig, Uid};
-use diptych_trainer::{CheckpointMeta, Due, GuardState, ModelConfig, Trainer, TrainerSpec, Weights, checkpoint, set_threads};
+use diptych_schemas::{OptimizerConfig, Precision, Step, TrainLoopConfig, Uid};
+use diptych_trainer::{ModelConfig, Trainer, TrainerSpec, Weights, set_threads};
+use saved::save;
 use tch::Tensor;
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
@@ -36,21 +40,6 @@ fn trainer(precision: Precision, micro_batch_size: u64, model: &str) -> Trainer 
         ..TrainerSpec::new(ModelConfig::parse(model).unwrap())
     };
     Trainer::new(&spec).unwrap()
-}
-
-fn save(trainer: &Trainer, folder: &Path) -> checkpoint::CheckpointManifest {
-    let meta = CheckpointMeta {
-        run: "test".into(),
-        samples: SampleIndex(0),
-        epoch: 0,
-        training_hash: ContentHash::of(b""),
-        selection_hash: ContentHash::of(b""),
-        due: Due::Schedule,
-        guard: GuardState::default(),
-        score: None,
-        tokenizer_json: "{}".into(),
-    };
-    checkpoint::write(&trainer.snapshot().unwrap(), folder, &meta).unwrap()
 }
 
 fn norm(tensor: &Tensor) -> f64 {

@@ -2,15 +2,16 @@
 //! bit; and a checkpoint that is damaged or half-written is never taken for a whole one.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing, and that they were skipped")]
 
+#[path = "common/saved.rs"]
+mod saved;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{ContentHash, OptimizerConfig, SampleIndex, Step, TrainLoopConfig, Uid};
-use diptych_trainer::{
-    CheckpointMeta, Device, Due, Encoder, GuardState, ModelConfig, Saver, StepReport, Trainer, TrainerSpec, Weights, checkpoint,
-    set_threads,
-};
+use diptych_schemas::{OptimizerConfig, SampleIndex, Step, TrainLoopConfig, Uid};
+use diptych_trainer::{Device, Encoder, ModelConfig, Saver, StepReport, Trainer, TrainerSpec, Weights, checkpoint, set_threads};
+use saved::{meta, save};
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
     "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
@@ -58,24 +59,6 @@ fn batch(n: u64) -> Batch {
 
 fn steps(trainer: &mut Trainer, count: u64) -> Vec<StepReport> {
     (0..count).map(|_| trainer.step(&batch(trainer.steps_done())).unwrap()).collect()
-}
-
-fn meta() -> CheckpointMeta {
-    CheckpointMeta {
-        run: "test".into(),
-        samples: SampleIndex(24),
-        epoch: 1,
-        training_hash: ContentHash::of(b"training"),
-        selection_hash: ContentHash::of(b"selection"),
-        due: Due::Schedule,
-        guard: GuardState::default(),
-        score: None,
-        tokenizer_json: "{}".into(),
-    }
-}
-
-fn save(trainer: &Trainer, folder: &Path) -> checkpoint::CheckpointManifest {
-    checkpoint::write(&trainer.snapshot().unwrap(), folder, &meta()).unwrap()
 }
 
 #[test]

@@ -94,6 +94,13 @@ pub enum EvalTask {
     FewShot,
 }
 
+impl EvalTask {
+    /// Whether it learns from labelled pairs.
+    pub fn learns(self) -> bool {
+        matches!(self, Self::LinearProbe | Self::Knn | Self::FewShot)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ResultFormat {
     /// One JSON file a task, named as CLIP_benchmark names them; its `build` makes a table of them

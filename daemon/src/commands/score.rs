@@ -12,6 +12,7 @@ use diptych_schemas::DatasetManifest;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{ModelArgs, ScoreArgs, ScoreKindArg};
+use crate::encode::encode;
 use crate::exit::Outcome;
 use crate::models::{self, Model};
 use crate::output::{line, thousands};
@@ -138,10 +139,6 @@ fn model_spec(model: &Model) -> anyhow::Result<ModelSpec> {
         resize: model.resize(),
         context_length,
     })
-}
-
-fn encode(model: &Model, batch: &Batch) -> anyhow::Result<(Vec<f32>, Vec<f32>)> {
-    Ok((model.encoder.encode_images(&batch.images)?, model.encoder.encode_tokens(&batch.tokens)?))
 }
 
 fn in_words(report: &ScoreReport) -> String {

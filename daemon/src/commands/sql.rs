@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::{
     OutputFormat, SessionSpec, TableLimits, parquet_file_table, query, session, write_file, write_output,
 };
-use diptych_schemas::SchemaError;
+use diptych_schemas::{SchemaError, Uid, column};
 
 use crate::cli::{SqlArgs, SqlFormat};
 use crate::exit::Outcome;
@@ -89,6 +90,33 @@ pub(crate) fn with_limited_session<T>(
     let context = session(spec)?;
     nearest::register(&context, store, &Models::anywhere());
     runtime.block_on(ask(context))
+}
+
+/// Reads meta and gives `take` each pair for which `value`, an expression over its columns, is not null: its uid, and the array
+/// and row with the value. `what` the value is, for an error.
+pub(crate) fn each_value(
+    dataset: &Path,
+    value: &str,
+    what: &str,
+    mut take: impl FnMut(Uid, &ArrayRef, usize),
+) -> anyhow::Result<()> {
+    let sql = format!("SELECT {}, {value} FROM meta", column::UID);
+    with_session(Some(dataset), None, async |context| {
+        let mut rows = query(&context, &sql).await.with_context(|| what.to_owned())?;
+        while let Some(batch) = rows.next().await? {
+            let (uids, values) = (batch.column(0).as_fixed_size_binary(), batch.column(1));
+            for row in (0..batch.num_rows()).filter(|row| !values.is_null(*row)) {
+                take(Uid::try_from(uids.value(row))?, values, row);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The same for a column of any type, as text.
+pub(crate) fn each_text(dataset: &Path, name: &str, what: &str, mut take: impl FnMut(Uid, &str)) -> anyhow::Result<()> {
+    let value = format!("CAST(\"{}\" AS VARCHAR)", name.replace('"', "\"\""));
+    each_value(dataset, &value, &format!("{what} {name}"), |uid, texts, row| take(uid, texts.as_string::<i32>().value(row)))
 }
 
 /// A state folder that is there already: a typo must not make a new one.

@@ -6,11 +6,11 @@
 use diptych_schemas::{Step, Uid};
 
 use super::Store;
+use super::embeddings::UID_BYTES;
 use super::engine::BLOCK_BYTES;
 use super::error::StoreError;
 use super::records::{EventKind, EventRecord, RunName};
 
-const UID_BYTES: usize = 16;
 /// Events of a kind that a run keeps: a run that stumbles at every other step for weeks must not fill the disk.
 const MOST_OF_A_KIND: usize = 1_000;
 

@@ -157,8 +157,7 @@ impl Prepared {
 
 /// How good a checkpoint is, where its score is by the same metric.
 fn comparable(manifest: &CheckpointManifest, other: &Score) -> Option<f64> {
-    let same = |score: &&Score| score.metric == other.metric && score.larger_is_better == other.larger_is_better;
-    manifest.score.as_ref().filter(same).map(Score::goodness)
+    manifest.score.as_ref()?.goodness_beside(other)
 }
 
 /// Which of a run's checkpoints, the oldest first, are kept: the newest, the last `last` of those that the configuration asks

@@ -26,6 +26,16 @@ pub enum Interpolation {
     Bilinear,
 }
 
+impl Interpolation {
+    /// OpenCLIP's name of it. It stands in files and in the hashes of scores, so it stays.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bicubic => "bicubic",
+            Self::Bilinear => "bilinear",
+        }
+    }
+}
+
 /// A part of an image, resized: u8 [height, width, 3]. A part that leaves the image is an error.
 ///
 /// The memory of `pixels` becomes the result, `between` holds what stands between the two passes. What was in them does not

@@ -7,8 +7,6 @@
 use std::collections::HashSet;
 use std::io;
 
-use rayon::slice::ParallelSliceMut;
-
 use super::captions::{Bands, jaccard, normalise, shingles};
 use super::keys::{Keys, words};
 use super::rows::RowSet;
@@ -50,27 +48,36 @@ impl BandKeys {
             place_of: vec![NO_PLACE; self.rows as usize],
             left_out: 0,
         };
-        let mut buckets_of: Vec<(u32, u32)> = Vec::new();
         self.keys.for_each_group(|group| {
-            let bucket = index.starts.len() as u32 - 1;
             for record in group {
                 index.members.push(record.row);
-                buckets_of.push((record.row, bucket));
                 index.has_candidates.insert(record.row);
             }
             index.starts.push(index.members.len());
         })?;
-        buckets_of.par_sort_unstable();
-        index.buckets_from = vec![0; self.rows as usize + 1];
-        for (class, _) in &buckets_of {
-            index.buckets_from[*class as usize + 1] += 1;
-        }
-        for class in 0..self.rows as usize {
-            index.buckets_from[class + 1] += index.buckets_from[class];
-        }
-        index.buckets = buckets_of.into_iter().map(|(_, bucket)| bucket).collect();
+        (index.buckets, index.buckets_from) = buckets_by_class(&index.members, &index.starts, self.rows as usize);
         Ok(index)
     }
+}
+
+/// Buckets class by class, ascending, and where those of each class begin: counted, so nothing is sorted.
+fn buckets_by_class(members: &[u32], starts: &[usize], classes: usize) -> (Vec<u32>, Vec<usize>) {
+    let mut from = vec![0; classes + 1];
+    for &class in members {
+        from[class as usize] += 1;
+    }
+    // Where each class ends; filled from its last bucket backwards, what remains is where it begins.
+    for class in 0..classes {
+        from[class + 1] += from[class];
+    }
+    let mut buckets = vec![0; members.len()];
+    for (bucket, bounds) in starts.windows(2).enumerate().rev() {
+        for &class in &members[bounds[0]..bounds[1]] {
+            from[class as usize] -= 1;
+            buckets[from[class as usize]] = bucket as u32;
+        }
+    }
+    (buckets, from)
 }
 
 /// Captions by the bands that they share.

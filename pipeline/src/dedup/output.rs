@@ -49,27 +49,12 @@ pub(super) async fn selection_of(
     kept: &Arc<RowSet>,
     sql: String,
 ) -> Result<Selection, DedupError> {
-    let mut selection = Selection {
-        uids: Vec::new(),
-        shards: Vec::new(),
-        row_groups: Vec::new(),
-        rows: Vec::new(),
-        weights: Vec::new(),
-        sql,
-        dataset_hash: source.rows.dataset_hash,
-    };
-    let mut push = |uid: Uid, place: [u32; 3], weight: f32| {
-        selection.uids.push(uid);
-        selection.shards.push(place[0]);
-        selection.row_groups.push(place[1]);
-        selection.rows.push(place[2]);
-        selection.weights.push(weight);
-    };
+    let mut selection = Selection::empty(sql, source.rows.dataset_hash);
     if let Some(input) = input {
         for row in 0..input.len() {
             let place = [input.shards[row], input.row_groups[row], input.rows[row]];
             if kept.contains(source.rows.number_of(place)?) {
-                push(input.uids[row], place, input.weights[row]);
+                selection.push(input.uids[row], place, input.weights[row]);
             }
         }
     } else {
@@ -85,7 +70,7 @@ pub(super) async fn selection_of(
         scanned.await?;
         found.sort_unstable_by_key(|(_, place)| *place);
         for (uid, place) in found {
-            push(uid, place, 1.0);
+            selection.push(uid, place, 1.0);
         }
     }
     if selection.is_empty() { Err(DedupError::NothingLeft) } else { Ok(selection) }

@@ -3,7 +3,7 @@
 use diptych_schemas::ContentHash;
 
 use super::measures::BLUR_EDGE;
-use crate::{EvalResize, Fit, Interpolation};
+use crate::{EvalResize, Fit};
 
 /// What made a value. Whatever changes values changes the words, and so the hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +30,7 @@ impl Producer {
         resize: EvalResize,
         context_length: usize,
     ) -> Self {
-        let filter = match resize.interpolation {
-            Interpolation::Bicubic => "bicubic",
-            Interpolation::Bilinear => "bilinear",
-        };
+        let filter = resize.interpolation.name();
         let pixels = match resize.fit {
             Fit::Shortest => format!("shortest edge to {image_size} px ({filter}), centre crop"),
             Fit::Squash => format!("both edges to {image_size} px ({filter})"),

@@ -78,15 +78,7 @@ impl Chosen {
         dataset_hash: ContentHash,
     ) -> Result<Selection, SelectError> {
         let table = Arc::new(Table::of(self)?);
-        let mut selection = Selection {
-            uids: Vec::new(),
-            shards: Vec::new(),
-            row_groups: Vec::new(),
-            rows: Vec::new(),
-            weights: Vec::new(),
-            sql: sql.to_owned(),
-            dataset_hash,
-        };
+        let mut selection = Selection::empty(sql.to_owned(), dataset_hash);
         let mut meta = meta_in_stored_order(context).await?;
         let mut looked_up = None;
         loop {
@@ -96,17 +88,21 @@ impl Chosen {
             {
                 batches.push(batch);
             }
-            let last = batches.is_empty();
-            let table = Arc::clone(&table);
-            let next = tokio::task::spawn_blocking(move || {
-                batches.par_iter().map(|batch| table.look_up(batch)).collect::<Result<Vec<_>, _>>()
-            });
-            if let Some(found) = looked_up.replace(next) {
-                for row in found.await.map_err(|error| SqlError::Session(error.to_string()))??.into_iter().flatten() {
-                    append(&mut selection, row);
+            // The next ones begin to be looked up before the rows of the last ones are taken.
+            let before = looked_up.take();
+            if !batches.is_empty() {
+                let table = Arc::clone(&table);
+                looked_up = Some(tokio::task::spawn_blocking(move || {
+                    batches.par_iter().map(|batch| table.look_up(batch)).collect::<Result<Vec<_>, _>>()
+                }));
+            }
+            if let Some(found) = before {
+                let found = found.await.map_err(|error| SqlError::Session(error.to_string()))??;
+                for Placed { uid, place, weight } in found.into_iter().flatten() {
+                    selection.push(uid, place, weight);
                 }
             }
-            if last {
+            if looked_up.is_none() {
                 break;
             }
         }
@@ -131,14 +127,6 @@ struct Placed {
     /// Shard, row group, row.
     place: [u32; 3],
     weight: f32,
-}
-
-fn append(selection: &mut Selection, Placed { uid, place: [shard, row_group, row], weight }: Placed) {
-    selection.uids.push(uid);
-    selection.shards.push(shard);
-    selection.row_groups.push(row_group);
-    selection.rows.push(row);
-    selection.weights.push(weight);
 }
 
 /// Ingest writes meta in the order of places, so this has nothing to do; it is checked, since training depends on it.

@@ -38,6 +38,25 @@ fn picture(n: u8) -> Vec<u8> {
     pairs::jpeg(64, 64, [bit(0), bit(1), bit(2)])
 }
 
+/// Evaluates the run with everything that a task can want.
+const EVAL: [&str; 15] = [
+    "eval",
+    "--model",
+    "run",
+    "--dataset",
+    "data",
+    "--selection",
+    "second.parquet",
+    "--classes",
+    "colours.txt",
+    "--label-column",
+    "colour",
+    "--templates",
+    "templates.txt",
+    "--train-selection",
+    "first.parquet",
+];
+
 fn json(work: &Work, name: &str) -> Value {
     serde_json::from_str(&work.read(name)).unwrap()
 }
@@ -45,26 +64,7 @@ fn json(work: &Work, name: &str) -> Value {
 #[test]
 fn every_task_has_figures_intervals_groups_and_a_comparison() {
     let work = coloured();
-    let run = |more: &[&str]| {
-        let call = [
-            "eval",
-            "--model",
-            "run",
-            "--dataset",
-            "data",
-            "--selection",
-            "second.parquet",
-            "--classes",
-            "colours.txt",
-            "--label-column",
-            "colour",
-            "--templates",
-            "templates.txt",
-            "--train-selection",
-            "first.parquet",
-        ];
-        work.diptych(&[&call[..], more].concat())
-    };
+    let run = |more: &[&str]| work.diptych(&[&EVAL[..], more].concat());
     let tasks = ["--task", "retrieval", "--task", "zero-shot", "--task", "knn", "--task", "linear-probe", "--task", "few-shot"];
     let rest = ["--shots", "1,4", "--k", "3", "--group-by", "half", "--compare", "run@4", "--json", "e.json"];
     let files = ["--output-format", "clip-benchmark", "--output", "files"];
@@ -130,26 +130,7 @@ fn clip_benchmarks_classification_layout_is_what_the_dataset_gives() {
     let benchmark = ["eval", "--model", "run", "--benchmark", "colours", "--json", "benchmark.json"];
     let files = ["--output-format", "clip-benchmark"];
     work.diptych(&[&benchmark[..], &tasks, &files].concat()).ok();
-    let dataset = [
-        "eval",
-        "--model",
-        "run",
-        "--dataset",
-        "data",
-        "--selection",
-        "second.parquet",
-        "--classes",
-        "colours.txt",
-        "--label-column",
-        "colour",
-        "--templates",
-        "templates.txt",
-        "--train-selection",
-        "first.parquet",
-        "--json",
-        "data.json",
-    ];
-    work.diptych(&[&dataset[..], &tasks].concat()).ok();
+    work.diptych(&[&EVAL[..], &["--json", "data.json"], &tasks].concat()).ok();
     let (benchmark, dataset) = (json(&work, "benchmark.json"), json(&work, "data.json"));
     for task in ["zero_shot", "knn"] {
         assert_eq!(benchmark[task]["per_class"], dataset[task]["per_class"], "{task}");

@@ -20,9 +20,9 @@ pub(super) const fn vit(layers: i64, width: i64, head_width: i64, mlp_ratio: f64
 
 const S: Vit = vit(12, 384, 64, 4.0);
 const M: Vit = vit(12, 512, 64, 4.0);
-const B: Vit = vit(12, 768, 64, 4.0);
+pub(super) const B: Vit = vit(12, 768, 64, 4.0);
 const B_PLUS: Vit = vit(12, 896, 64, 4.0);
-const L: Vit = vit(24, 1024, 64, 4.0);
+pub(super) const L: Vit = vit(24, 1024, 64, 4.0);
 const H: Vit = vit(32, 1280, 80, 4.0);
 const G: Vit = vit(40, 1408, 88, 4.3637);
 const BIG_G: Vit = vit(48, 1664, 104, 4.9231);

@@ -40,10 +40,7 @@ impl PreprocessConfig {
     };
 
     pub(crate) fn to_json(self) -> Value {
-        let interpolation = match self.resize.interpolation {
-            Interpolation::Bicubic => "bicubic",
-            Interpolation::Bilinear => "bilinear",
-        };
+        let interpolation = self.resize.interpolation.name();
         let (mode, fill) = match self.resize.fit {
             Fit::Shortest => ("shortest", 0),
             Fit::Squash => ("squash", 0),

@@ -1,10 +1,8 @@
 //! The trunks of timm that SigLIP is made of, by name. OpenCLIP's configurations say no more than these names.
 
 use super::VisionConfig;
-use super::built_in::{Vit, siglip_vision, vit};
+use super::built_in::{B, L, Vit, siglip_vision, vit};
 
-const B: Vit = vit(12, 768, 64, 4.0);
-const L: Vit = vit(24, 1024, 64, 4.0);
 const SO400M: Vit = vit(27, 1152, 72, 3.7362);
 const GIANT_OPT: Vit = vit(40, 1536, 96, 4.0);
 

@@ -34,6 +34,11 @@ impl ModelConfig {
         if self.preprocess == PreprocessConfig::default() {
             return self.to_json();
         }
+        self.to_whole_json()
+    }
+
+    /// What OpenCLIP's `open_clip_config.json` says: the configuration and the preprocessing.
+    pub(crate) fn to_whole_json(&self) -> Value {
         json!({ "model_cfg": self.to_json(), "preprocess_cfg": self.preprocess.to_json() })
     }
 }

@@ -71,7 +71,7 @@ impl Rows<'_> {
     }
 }
 
-/// Refuses what cannot be compared: `(name, count, dimension)` of both, and labels or groups that are not one a row.
+/// Refuses rows that cannot be compared: name and dimension of both.
 fn same_dimension(a: (&str, usize), b: (&str, usize)) -> Result<(), TrainerError> {
     if a.1 == b.1 {
         return Ok(());

@@ -91,21 +91,28 @@ fn nearest_of_block(train: Rows<'_>, n: usize, queries: &tch::Tensor, k: usize) 
     Ok((host_scores, host_indices))
 }
 
-/// `shots` rows of each class, drawn without putting back, in ascending order. A class with fewer rows is an error: figures
-/// of different models must be about as many.
-pub fn few_shot(labels: &[usize], classes: usize, shots: usize, seed: u64) -> Result<Vec<usize>, TrainerError> {
+/// The rows of each class, shuffled.
+fn shuffled_by_class(labels: &[usize], classes: usize, seed: u64) -> Result<Vec<Vec<usize>>, TrainerError> {
     check_labels(labels.len(), labels, classes)?;
     let mut of_class = vec![Vec::new(); classes];
     for (row, label) in labels.iter().enumerate() {
         of_class[*label].push(row);
     }
+    for (class, rows) in of_class.iter_mut().enumerate() {
+        Random::new(seed_of(&[seed, PURPOSE, class as u64])).shuffle(rows);
+    }
+    Ok(of_class)
+}
+
+/// `shots` rows of each class, drawn without putting back, in ascending order. A class with fewer rows is an error: figures
+/// of different models must be about as many.
+pub fn few_shot(labels: &[usize], classes: usize, shots: usize, seed: u64) -> Result<Vec<usize>, TrainerError> {
     let mut drawn = Vec::with_capacity(classes * shots);
-    for (class, mut rows) in of_class.into_iter().enumerate() {
+    for (class, rows) in shuffled_by_class(labels, classes, seed)?.into_iter().enumerate() {
         if rows.len() < shots {
             let message = format!("class {class} has {} training images and not {shots}", rows.len());
             return Err(TrainerError::Evaluation(message));
         }
-        Random::new(seed_of(&[seed, PURPOSE, class as u64])).shuffle(&mut rows);
         drawn.extend(&rows[..shots]);
     }
     drawn.sort_unstable();
@@ -114,14 +121,8 @@ pub fn few_shot(labels: &[usize], classes: usize, shots: usize, seed: u64) -> Re
 
 /// Splits rows in two: of each class, the given part (rounded, and not all of it) goes second. For a validation split.
 pub fn split(labels: &[usize], classes: usize, part: f64, seed: u64) -> Result<(Vec<usize>, Vec<usize>), TrainerError> {
-    check_labels(labels.len(), labels, classes)?;
-    let mut of_class = vec![Vec::new(); classes];
-    for (row, label) in labels.iter().enumerate() {
-        of_class[*label].push(row);
-    }
     let (mut first, mut second) = (Vec::new(), Vec::new());
-    for (class, mut rows) in of_class.into_iter().enumerate() {
-        Random::new(seed_of(&[seed, PURPOSE, class as u64])).shuffle(&mut rows);
+    for rows in shuffled_by_class(labels, classes, seed)? {
         let held = ((rows.len() as f64 * part).round() as usize).min(rows.len().saturating_sub(1));
         second.extend(&rows[..held]);
         first.extend(&rows[held..]);

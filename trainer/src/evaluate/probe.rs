@@ -62,7 +62,7 @@ pub fn fit(train: Labelled<'_>, classes: usize, c: f64) -> Result<Probe, Trainer
     // For two classes the first one's scores are 0.
     let free = if k == 2 { 1 } else { k };
     let mut loss = f64::NAN;
-    let objective = |parameters: &Tensor| -> Result<(f64, Tensor), TrainerError> {
+    let mut objective = |parameters: &Tensor| -> Result<(f64, Tensor), TrainerError> {
         let weights = parameters.f_reshape([d + 1, free])?;
         let gradient = Tensor::f_zeros([d + 1, free], (Kind::Double, Device::Cpu))?;
         let mut sum = 0.0;
@@ -83,7 +83,6 @@ pub fn fit(train: Labelled<'_>, classes: usize, c: f64) -> Result<Probe, Trainer
         let penalty = 0.5 * strength * penalised.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
         Ok((loss + penalty, gradient.f_reshape([-1])?))
     };
-    let mut objective = objective;
     let start = Tensor::f_zeros([(d + 1) * free], (Kind::Double, Device::Cpu))?;
     let found = lbfgs::minimise(&mut objective, start, MAX_ITERATIONS, TOLERANCE)?;
     // `loss` is that of the last call, which was a trial of the line search.

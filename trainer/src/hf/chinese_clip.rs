@@ -37,7 +37,7 @@ pub(super) fn to_config(config: &ModelConfig, bert: Bert) -> Value {
             "type_vocab_size": bert.token_types,
             "vocab_size": t.vocab_size,
         },
-        "vision_config": clip::vision_config(config, "chinese_clip_vision_model", config.embed_dim),
+        "vision_config": clip::vision_config(config, "chinese_clip_vision_model"),
     })
 }
 

@@ -36,12 +36,12 @@ pub(super) fn to_config(config: &ModelConfig) -> Value {
             "projection_dim": config.embed_dim,
             "vocab_size": t.vocab_size,
         },
-        "vision_config": vision_config(config, "clip_vision_model", config.embed_dim),
+        "vision_config": vision_config(config, "clip_vision_model"),
     })
 }
 
 /// The image tower of `CLIPModel`, which `ChineseCLIPModel` has too.
-pub(super) fn vision_config(config: &ModelConfig, model_type: &str, projection_dim: i64) -> Value {
+pub(super) fn vision_config(config: &ModelConfig, model_type: &str) -> Value {
     let v = &config.vision;
     json!({
         "attention_dropout": 0.0,
@@ -57,7 +57,7 @@ pub(super) fn vision_config(config: &ModelConfig, model_type: &str, projection_d
         "num_channels": 3,
         "num_hidden_layers": v.layers,
         "patch_size": v.patch_size,
-        "projection_dim": projection_dim,
+        "projection_dim": config.embed_dim,
     })
 }
 

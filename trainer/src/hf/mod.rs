@@ -19,7 +19,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 use crate::config::{ModelConfig, PreprocessConfig, Trunk};
-use crate::weights::{Origin, Weights, publish_folder, read_first, read_json, write_text};
+use crate::weights::{Origin, Weights, publish_folder, read_first, read_json, write_json};
 use crate::{TrainerError, tensor_file};
 
 use rename::Rename;
@@ -124,13 +124,12 @@ pub(crate) fn describe(weights: &Weights) -> Result<Description, TrainerError> {
 impl Description {
     /// All files but the weights.
     pub(crate) fn write(&self, weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -> Result<(), TrainerError> {
-        let write_json = |name: &str, value: &Value| write_text(&folder.join(name), &format!("{value:#}\n"));
-        write_json(PREPROCESSOR_FILE, &self.preprocessor)?;
+        write_json(&folder.join(PREPROCESSOR_FILE), &self.preprocessor)?;
         match self.family {
             Family::Clip => tokenizer::write_clip(tokenizer, &weights.config, folder)?,
             Family::Siglip | Family::ChineseClip => tokenizer::write_other(tokenizer, &weights.config, folder)?,
         }
-        write_json(CONFIG_FILE, &self.config)
+        write_json(&folder.join(CONFIG_FILE), &self.config)
     }
 }
 

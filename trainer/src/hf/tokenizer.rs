@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::TrainerError;
 use crate::config::ModelConfig;
-use crate::weights::{read_json, write_text};
+use crate::weights::{read_json, write_json, write_text};
 
 pub(crate) const VOCABULARY_FILE: &str = "vocab.txt";
 const CONFIG_FILE: &str = "tokenizer_config.json";
@@ -26,12 +26,11 @@ pub struct TokenizerFiles {
 
 /// `CLIPTokenizer`'s.
 pub(super) fn write_clip(tokenizer: &TokenizerFiles, config: &ModelConfig, folder: &Path) -> Result<(), TrainerError> {
-    let write_json = |name: &str, value: &Value| write_text(&folder.join(name), &format!("{value:#}\n"));
     write_text(&folder.join(JSON_FILE), &tokenizer.tokenizer_json)?;
-    write_json("vocab.json", &vocab_json(tokenizer))?;
+    write_json(&folder.join("vocab.json"), &vocab_json(tokenizer))?;
     write_text(&folder.join("merges.txt"), &merges_txt(tokenizer))?;
-    write_json(CONFIG_FILE, &clip_tokenizer_config(config))?;
-    write_json("special_tokens_map.json", &special_tokens())
+    write_json(&folder.join(CONFIG_FILE), &clip_tokenizer_config(config))?;
+    write_json(&folder.join("special_tokens_map.json"), &special_tokens())
 }
 
 /// Those of any other tokenizer: `tokenizer.json` and what it does not say.
@@ -44,7 +43,7 @@ pub(super) fn write_other(tokenizer: &TokenizerFiles, config: &ModelConfig, fold
     }
     // A key of ours: transformers leaves it to whoever calls the tokenizer.
     said[CLEAN] = json!(if config.text.tokenizer.canonical { "canonicalize" } else { "whitespace" });
-    write_text(&folder.join(CONFIG_FILE), &format!("{said:#}\n"))
+    write_json(&folder.join(CONFIG_FILE), &said)
 }
 
 const CLEAN: &str = "clean";

@@ -14,10 +14,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use prost::Message;
-use serde_json::json;
 use tch::Tensor;
 
-use crate::weights::{Weights, publish_folder, write_text};
+use crate::weights::{Weights, publish_folder};
 use crate::{TokenizerFiles, TrainerError, hf, openclip, shim, tensor_file};
 use graph::{Graph, type_of};
 use layers::Builder;
@@ -73,9 +72,7 @@ pub fn export_onnx(
             return description.write(weights, tokenizer, folder);
         }
         // No class of Hugging Face computes it: OpenCLIP's words, with the tokenizer.
-        let said = json!({ "model_cfg": config.to_json(), "preprocess_cfg": config.preprocess.to_json() });
-        write_text(&folder.join("tokenizer.json"), &tokenizer.tokenizer_json)?;
-        write_text(&folder.join(openclip::CONFIG_FILE), &format!("{said:#}\n"))
+        openclip::write_description(config, &tokenizer.tokenizer_json, folder)
     })
 }
 
@@ -96,8 +93,8 @@ fn write_data(path: &Path, weights: &BTreeMap<String, Tensor>) -> Result<HashMap
     }
     tensor_file::write_file(path, |sink| {
         let mut at = 0_usize;
-        for bytes in &bytes {
-            let start = at.next_multiple_of(ALIGNMENT);
+        for ((name, _), bytes) in large.iter().zip(&bytes) {
+            let start = places[*name];
             sink.write_all(&[0; ALIGNMENT][..start - at])?;
             sink.write_all(bytes)?;
             at = start + bytes.len();

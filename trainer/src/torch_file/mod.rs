@@ -44,8 +44,11 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError
     let distributed = declared.tensors.iter().all(|(name, _)| name.starts_with(DISTRIBUTED));
     let mut tensors = BTreeMap::new();
     for (name, view) in declared.tensors {
-        let (from, to) = kinds(name, &view).map_err(refused)?;
-        let found = reader.get(name).filter(|found| same(found, &view));
+        let holds = view.storage.holds;
+        let (dtype, from, to) = kinds(holds)
+            .ok_or_else(|| refused(format!("tensor {name} is {holds}; float32, float16 and bfloat16 are supported")))?;
+        let same_shape = |found: &pytorch_reader::Tensor| found.shape().iter().map(|&n| n as i64).eq(view.shape.iter().copied());
+        let found = reader.get(name).filter(|found| found.dtype() == dtype && same_shape(found));
         let found = found.ok_or_else(|| refused(format!("tensor {name} is another one to a second reader")))?;
         let bytes = found.read().map_err(|error| refused(error.to_string()))?;
         let tensor = Tensor::f_from_data_size(&bytes, &view.shape, from)?.f_to_kind(to)?;
@@ -119,29 +122,16 @@ fn check_view<'a>(archive: &Archive<'_>, view: &Declared<'a>, left: &mut HashMap
     Ok(())
 }
 
-/// What the numbers are, and what they become.
-fn kinds(name: &str, view: &Declared<'_>) -> Result<(Kind, Kind), String> {
-    Ok(match view.storage.holds {
-        "float32" => (Kind::Float, Kind::Float),
-        "float16" => (Kind::Half, Kind::Float),
-        "bfloat16" => (Kind::BFloat16, Kind::Float),
-        "int64" => (Kind::Int64, Kind::Int64),
-        "int32" => (Kind::Int, Kind::Int64),
-        other => return Err(format!("tensor {name} is {other}; float32, float16 and bfloat16 are supported")),
+/// What numbers are, to the crate and to libtorch, and what they become.
+fn kinds(holds: &str) -> Option<(DType, Kind, Kind)> {
+    Some(match holds {
+        "float32" => (DType::F32, Kind::Float, Kind::Float),
+        "float16" => (DType::F16, Kind::Half, Kind::Float),
+        "bfloat16" => (DType::BF16, Kind::BFloat16, Kind::Float),
+        "int64" => (DType::I64, Kind::Int64, Kind::Int64),
+        "int32" => (DType::I32, Kind::Int, Kind::Int64),
+        _ => return None,
     })
-}
-
-/// Whether the crate found the same as we did.
-fn same(found: &pytorch_reader::Tensor, view: &Declared<'_>) -> bool {
-    let holds = match found.dtype() {
-        DType::F32 => "float32",
-        DType::F16 => "float16",
-        DType::BF16 => "bfloat16",
-        DType::I64 => "int64",
-        DType::I32 => "int32",
-        _ => return false,
-    };
-    holds == view.storage.holds && found.shape().iter().map(|&n| n as i64).eq(view.shape.iter().copied())
 }
 
 #[cfg(test)]

@@ -3,17 +3,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use arrow::array::{Array, AsArray};
-use diptych_pipeline::sql::query;
+use arrow::array::AsArray;
 use diptych_pipeline::{Selection, choose};
 use diptych_schemas::{Uid, column};
 
 use super::benchmark::Benchmark;
 use crate::classification::Classification;
 use crate::cli::{EvalArgs, EvalTask};
-use crate::commands::sql::with_session;
+use crate::commands::sql::{each_text, each_value, with_session};
 use crate::encode::Encoded;
 use crate::models::Model;
 use crate::retrieval::CaptionedImages;
@@ -24,7 +24,7 @@ pub(super) struct EvalData {
     pub(super) name: String,
     pub(super) dataset: PathBuf,
     pub(super) selection: Selection,
-    pub(super) classification: Option<Classification>,
+    pub(super) classification: Option<Arc<Classification>>,
     /// To learn from, with its classes.
     pub(super) train: Option<Train>,
     pub(super) groups: Option<HashMap<Uid, String>>,
@@ -35,7 +35,7 @@ pub(super) struct EvalData {
 pub(super) struct Train {
     pub(super) dataset: PathBuf,
     pub(super) selection: Selection,
-    pub(super) classification: Classification,
+    pub(super) classification: Arc<Classification>,
 }
 
 /// Which pairs are of one image, and further captions.
@@ -56,11 +56,10 @@ impl EvalData {
             _ => bail!("--dataset with --selection, or --benchmark"),
         };
         for task in &data.tasks {
-            let learns = matches!(task, EvalTask::LinearProbe | EvalTask::Knn | EvalTask::FewShot);
             if *task != EvalTask::Retrieval && data.classification.is_none() {
                 bail!("{task:?} wants classes: give --classes and --label-column, or --benchmark with classnames.txt");
             }
-            if learns && data.train.is_none() {
+            if task.learns() && data.train.is_none() {
                 bail!("{task:?} wants labelled pairs to learn from: give --train-selection, or a benchmark with a folder train");
             }
         }
@@ -77,14 +76,18 @@ impl EvalData {
     }
 
     fn of_selection(dataset: &Path, selection: &Path, args: &EvalArgs) -> anyhow::Result<Self> {
-        let classification = || match (&args.classes, &args.label_column) {
-            (Some(classes), Some(label)) => Classification::read(dataset, classes, label, args.templates.as_deref()).map(Some),
-            _ => Ok(None),
-        };
-        let train = match (&args.train_selection, classification()?) {
-            (Some(path), Some(classification)) => {
-                Some(Train { dataset: dataset.to_owned(), selection: Selection::read(path)?, classification })
+        let classification = match (&args.classes, &args.label_column) {
+            (Some(classes), Some(label)) => {
+                Some(Arc::new(Classification::read(dataset, classes, label, args.templates.as_deref())?))
             }
+            _ => None,
+        };
+        let train = match (&args.train_selection, &classification) {
+            (Some(path), Some(classification)) => Some(Train {
+                dataset: dataset.to_owned(),
+                selection: Selection::read(path)?,
+                classification: Arc::clone(classification),
+            }),
             _ => None,
         };
         let mut tasks = args.tasks.clone();
@@ -96,7 +99,7 @@ impl EvalData {
             name: selection.file_stem().map_or_else(|| "selection".into(), |stem| stem.to_string_lossy().into_owned()),
             dataset: dataset.to_owned(),
             selection: Selection::read(selection)?,
-            classification: classification()?,
+            classification,
             train,
             groups: None,
             images: Images::default(),
@@ -115,9 +118,9 @@ impl EvalData {
         };
         let classification = |dataset: &Path| {
             let templates = benchmark.templates();
-            Classification::read(dataset, &benchmark.class_names(), Benchmark::label_column(), templates.as_deref())
+            Classification::read(dataset, &benchmark.class_names(), Benchmark::label_column(), templates.as_deref()).map(Arc::new)
         };
-        let learns = args.tasks.iter().any(|task| matches!(task, EvalTask::LinearProbe | EvalTask::Knn | EvalTask::FewShot));
+        let learns = args.tasks.iter().any(|task| task.learns());
         let train = match learns.then(|| benchmark.split("train", state)).transpose()?.flatten() {
             Some(dataset) if !benchmark.is_retrieval => {
                 Some(Train { selection: all_of(&dataset)?, classification: classification(&dataset)?, dataset })
@@ -197,39 +200,23 @@ impl Images {
 
 fn sha256_of(dataset: &Path, selection: &Selection) -> anyhow::Result<HashMap<Uid, Vec<u8>>> {
     let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
-    with_session(Some(dataset), None, async |context| {
-        let mut found = HashMap::with_capacity(wanted.len());
-        let mut rows = query(&context, &format!("SELECT {}, {} FROM meta", column::UID, column::SHA256)).await?;
-        while let Some(batch) = rows.next().await? {
-            let (uids, hashes) = (batch.column(0).as_fixed_size_binary(), batch.column(1).as_fixed_size_binary());
-            for row in 0..batch.num_rows() {
-                let uid = Uid::try_from(uids.value(row))?;
-                if wanted.contains(&uid) {
-                    found.insert(uid, hashes.value(row).to_vec());
-                }
-            }
+    let mut found = HashMap::with_capacity(wanted.len());
+    each_value(dataset, column::SHA256, "the hashes of the images", |uid, hashes, row| {
+        if wanted.contains(&uid) {
+            found.insert(uid, hashes.as_fixed_size_binary().value(row).to_vec());
         }
-        Ok(found)
-    })
+    })?;
+    Ok(found)
 }
 
 /// The texts of a column, of the selection's pairs that have one.
 fn column_texts(dataset: &Path, selection: &Selection, name: &str) -> anyhow::Result<HashMap<Uid, String>> {
     let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
-    let quoted = name.replace('"', "\"\"");
-    let sql = format!("SELECT {}, CAST(\"{quoted}\" AS VARCHAR) FROM meta WHERE \"{quoted}\" IS NOT NULL", column::UID);
-    with_session(Some(dataset), None, async |context| {
-        let mut found = HashMap::with_capacity(wanted.len());
-        let mut rows = query(&context, &sql).await.with_context(|| format!("the column {name}"))?;
-        while let Some(batch) = rows.next().await? {
-            let (uids, texts) = (batch.column(0).as_fixed_size_binary(), batch.column(1).as_string::<i32>());
-            for row in (0..batch.num_rows()).filter(|row| !texts.is_null(*row)) {
-                let uid = Uid::try_from(uids.value(row))?;
-                if wanted.contains(&uid) {
-                    found.insert(uid, texts.value(row).to_owned());
-                }
-            }
+    let mut found = HashMap::with_capacity(wanted.len());
+    each_text(dataset, name, "the column", |uid, text| {
+        if wanted.contains(&uid) {
+            found.insert(uid, text.to_owned());
         }
-        Ok(found)
-    })
+    })?;
+    Ok(found)
 }

@@ -55,9 +55,7 @@ pub(super) fn measure(model: &Model, data: &EvalData, args: &EvalArgs) -> anyhow
     }
     let dimension = model.encoder.dimension();
     let learner = match &data.train {
-        Some(train) if data.tasks.iter().any(|task| !matches!(task, EvalTask::Retrieval | EvalTask::ZeroShot)) => {
-            Some(Learner::encode(model, train, data, &encoded, spec)?)
-        }
+        Some(train) if data.tasks.iter().any(|task| task.learns()) => Some(Learner::encode(model, train, data, &encoded, spec)?),
         _ => None,
     };
     let learner = || learner.as_ref().context("there are no pairs to learn from");
@@ -107,11 +105,12 @@ impl Learner {
     fn encode(model: &Model, train: &Train, data: &EvalData, test: &Encoded, spec: EncodeSpec) -> anyhow::Result<Self> {
         let classification = data.classification.as_ref().context("there are no classes")?;
         let encoded = encode_selection(model, &train.dataset, &train.selection, spec)?;
+        let labels = train.classification.labels(&encoded)?;
         Ok(Self {
             dimension: model.encoder.dimension(),
             classes: classification.classes().len(),
             names: classification.classes().to_vec(),
-            train: (encoded.images.clone(), train.classification.labels(&encoded)?),
+            train: (encoded.images, labels),
             test: (test.images.clone(), classification.labels(test)?),
         })
     }

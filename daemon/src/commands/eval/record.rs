@@ -27,7 +27,7 @@ pub(super) fn record(state: &Path, model: &Path, dataset: &str, results: &[TaskR
     };
     let run = RunName::new(&manifest.run)?;
     // A step that has metrics keeps its time.
-    let before = store.metrics(&run)?.into_iter().find(|row| row.step == manifest.step);
+    let before = store.metrics_at(&run, manifest.step)?;
     let time = before.map_or_else(Milliseconds::now, |row| row.time);
     let values = results.iter().flat_map(figures).map(|(name, value)| (format!("eval/{dataset}/{name}"), value)).collect();
     store.append_metrics(&run, &[MetricRow { step: manifest.step, samples: manifest.samples, time, values }])?;

@@ -94,7 +94,8 @@ fn classes(
     let calibrated = calibration(&predictions.confidence, &hits, CALIBRATION_BINS);
     line(format!("  calibration error    {:>6.3}", calibrated.expected_error))?;
     let class_name = |class: usize| with.classes.get(class).map_or("", String::as_str);
-    for (label, predicted, count) in predictions.confusions().into_iter().take(PRINTED) {
+    let confusions = predictions.confusions();
+    for &(label, predicted, count) in confusions.iter().take(PRINTED) {
         line(format!("  {count:>6} × {} taken for {}", class_name(label), class_name(predicted)))?;
     }
     let mut json = json!({
@@ -111,8 +112,8 @@ fn classes(
                 "class": class_name(class), "images": of.images, "recall": of.recall(), "precision": of.precision(),
             }))
             .collect::<Value>(),
-        "confusions": predictions.confusions().into_iter()
-            .map(|(label, predicted, images)| json!({
+        "confusions": confusions.iter()
+            .map(|&(label, predicted, images)| json!({
                 "class": class_name(label), "taken_for": class_name(predicted), "images": images,
             }))
             .collect::<Value>(),
