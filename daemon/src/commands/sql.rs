@@ -8,15 +8,16 @@ use anyhow::{Context, bail};
 use arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::{
-    OutputFormat, SessionSpec, TableLimits, parquet_file_table, query, session, write_file, write_output,
+    OutputFormat, Rows, SessionSpec, TableLimits, parquet_file_table, query, session, write_file, write_output,
 };
 use diptych_schemas::{SchemaError, Uid, column};
 
 use crate::cli::{SqlArgs, SqlFormat};
+use crate::commands::client;
 use crate::exit::Outcome;
 use crate::nearest::{self, Models};
 use crate::sql_functions::content_functions;
-use crate::store::Store;
+use crate::store::{Owner, Store};
 
 pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
     if args.dataset.is_none() && args.state.is_none() && args.tables.is_empty() {
@@ -34,6 +35,19 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
         bail!("--format parquet wants a file: add --output FILE.parquet");
     }
     let limits = TableLimits { rows: if args.rows == 0 { u64::MAX } else { args.rows as u64 }, ..TableLimits::default() };
+    if let Some(address) = args.state.as_deref().and_then(Owner::of).and_then(|owner| owner.address) {
+        // Its store has one owner, which is asked.
+        if !args.tables.is_empty() {
+            bail!(
+                "--table does not go together with a state folder that a service owns ({address}): ask without --state, or stop it"
+            );
+        }
+        let answer = client::sql::ask(&address, &sql, args.dataset.as_deref())?;
+        return with_session(None, None, async |context| {
+            context.register_table("answer", Arc::new(answer))?;
+            print(query(&context, "SELECT * FROM answer").await?, format, limits, args.output).await
+        });
+    }
     with_limited_session(args.dataset.as_deref(), args.state.as_deref(), args.memory.memory_limit, async |context| {
         for (name, file) in &args.tables {
             if context.table_exist(name.as_str())? {
@@ -41,13 +55,16 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
             }
             context.register_table(name.as_str(), parquet_file_table(file)?)?;
         }
-        let rows = query(&context, &sql).await?;
-        match args.output {
-            Some(path) => write_file(rows, format, limits, &path).await?,
-            None => write_output(rows, format, limits, &mut io::stdout()).await?,
-        };
-        Ok(Outcome::Done)
+        print(query(&context, &sql).await?, format, limits, args.output).await
     })
+}
+
+async fn print(rows: Rows, format: OutputFormat, limits: TableLimits, output: Option<PathBuf>) -> anyhow::Result<Outcome> {
+    match output {
+        Some(path) => write_file(rows, format, limits, &path).await?,
+        None => write_output(rows, format, limits, &mut io::stdout()).await?,
+    };
+    Ok(Outcome::Done)
 }
 
 /// The text of a query that was given itself or in a file.

@@ -27,6 +27,7 @@ use crate::store::Store;
 use jobs::Queue;
 use shared::{Current, Shared};
 
+pub(crate) use http::{ARROW_STREAM, TRUNCATED};
 pub(crate) use logging::start as start_logging;
 
 /// How long open requests have to end after jobs have.

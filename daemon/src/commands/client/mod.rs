@@ -3,6 +3,7 @@
 pub(super) mod control;
 pub(super) mod logs;
 mod service;
+pub(super) mod sql;
 pub(super) mod status;
 pub(super) mod submit;
 pub(super) mod watch;

@@ -31,12 +31,14 @@ impl Service {
         };
         let token = match &args.token_file {
             Some(file) => Some(std::fs::read_to_string(file).with_context(|| file.display().to_string())?.trim().to_owned()),
-            None => std::env::var(TOKEN).ok().filter(|token| !token.is_empty()),
+            None => None,
         };
         Self::at(&address, token)
     }
 
+    /// The service at an address, with the token of the environment where none is given.
     pub(in crate::commands) fn at(address: &str, token: Option<String>) -> anyhow::Result<Self> {
+        let token = token.or_else(|| std::env::var(TOKEN).ok().filter(|token| !token.is_empty()));
         let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let (builder, address) = match address.strip_prefix("unix:") {
             Some(path) => (builder.unix_socket(Path::new(path)), "http://localhost".to_owned()),

@@ -35,6 +35,7 @@ use super::shared::Shared;
 pub(crate) use metrics::Metrics;
 use problem::Problem;
 pub(crate) use search::Searchers;
+pub(crate) use sql::{ARROW_STREAM, TRUNCATED};
 
 /// How long a handler may take; queries have their own limit below it.
 const LONGEST: Duration = Duration::from_secs(3600);

@@ -5,16 +5,20 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema};
+use arrow::error::ArrowError;
+use arrow::ipc::writer::StreamWriter;
 use arrow::json::writer::{JsonArray, WriterBuilder};
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use diptych_pipeline::sql::query;
 use diptych_schemas::ServedDataset;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::blocking;
 use super::problem::Problem;
 use crate::serve::shared::Shared;
 
@@ -51,20 +55,33 @@ struct Column {
     kind: String,
 }
 
-/// Runs a query that reads.
+/// What a client asks for that wants Arrow's stream and not JSON.
+pub(crate) const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
+/// Says of such an answer that there are more rows.
+pub(crate) const TRUNCATED: &str = "x-truncated";
+
+/// Runs a query that reads. With `Accept: application/vnd.apache.arrow.stream` the answer is Arrow's, of 64 MiB at most.
 #[utoipa::path(post, path = "/v1/sql", request_body = Question, responses((status = OK, body = Answer), (status = "default", body = Problem)), tag = "sql")]
 pub(super) async fn sql(
     State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
     question: Result<Json<Question>, JsonRejection>,
-) -> Result<Json<Answer>, Problem> {
+) -> Result<Response, Problem> {
     let Json(Question { query, dataset }) = question?;
     let current = shared.current();
     let dataset = match dataset {
         None => None,
         Some(name) => Some(current.dataset(&name).cloned().ok_or_else(|| unknown_dataset(&current.config.datasets, &name))?),
     };
-    let most = current.config.sql.max_rows;
+    let arrow = headers.get(header::ACCEPT).is_some_and(|accepted| accepted == ARROW_STREAM);
+    let most = if arrow { u64::MAX } else { current.config.sql.max_rows };
     let (answer, seconds) = ask(&shared, dataset, query, most).await?;
+    if arrow {
+        let truncated = HeaderValue::from(u16::from(answer.truncated));
+        let kind = (header::CONTENT_TYPE, HeaderValue::from_static(ARROW_STREAM));
+        let stream = blocking(move || stream_of(&answer).map_err(Problem::internal)).await?;
+        return Ok((AppendHeaders([kind, (HeaderName::from_static(TRUNCATED), truncated)]), stream).into_response());
+    }
     let columns =
         answer.schema.fields().iter().map(|field| Column { name: field.name().clone(), kind: field.data_type().to_string() });
     Ok(Json(Answer {
@@ -72,7 +89,14 @@ pub(super) async fn sql(
         rows: rows_of(&answer.batches).map_err(Problem::internal)?,
         truncated: answer.truncated,
         seconds,
-    }))
+    })
+    .into_response())
+}
+
+fn stream_of(answer: &Found) -> Result<Vec<u8>, ArrowError> {
+    let mut writer = StreamWriter::try_new(Vec::new(), &answer.schema)?;
+    answer.batches.iter().try_for_each(|batch| writer.write(batch))?;
+    writer.into_inner()
 }
 
 pub(super) fn unknown_dataset(known: &[ServedDataset], name: &str) -> Problem {
