@@ -28,6 +28,7 @@ warmup_steps = 20
 
 [checkpoint]
 every_steps = 50
+keep_best = 1
 
 [eval]
 selection = "${folder}/heldout.parquet"
@@ -136,11 +137,11 @@ await to.fill("100");
 await to.press("Tab");
 assert(await named("button", "Whole run").isEnabled());
 await named("button", "Whole run").click();
-await loss.getByRole("button", { name: /Logarithmic/ }).click();
+await loss.getByRole("button", { name: /^log scale/ }).click();
 await page.getByLabel("x axis").selectOption("time");
 await shoot("logarithmic-by-time");
 await page.getByLabel("x axis").selectOption("step");
-await loss.getByRole("button", { name: /Logarithmic/ }).click();
+await loss.getByRole("button", { name: /^log scale/ }).click();
 assert.equal(await page.locator(".chip.good", { hasText: "best" }).count(), 1, "one checkpoint is the best");
 assert(await page.locator("figure.chart", { hasText: "Held out" }).count() > 0, "held-out results have charts");
 

@@ -50,7 +50,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     wideButton.setAttribute("aria-pressed", String(wide));
   } }, "⤢");
   wideButton.setAttribute("aria-label", `Larger chart of ${title}`);
-  logButton.setAttribute("aria-label", `Logarithmic scale for ${title}`);
+  logButton.setAttribute("aria-label", `log scale for ${title}`);
   const node = h("figure", { class: "chart" },
     h("figcaption", {}, h("b", {}, title), where, h("span", { class: "gap" }), logButton, wideButton), plotBox, legend);
 

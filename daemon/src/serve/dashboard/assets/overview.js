@@ -1,9 +1,10 @@
 // What happens now: what trains and how well, what is wrong, what waits, what is the best so far.
 
 import { all, get, of } from "./api.js";
+import { bestOf } from "./best.js";
 import { sparkline } from "./chart.js";
 import { bar, fill, h, load, state, table } from "./dom.js";
-import { ago, best, bytes, count, duration, eventName, number, percent, time } from "./format.js";
+import { ago, bytes, count, duration, eventName, number, percent, time } from "./format.js";
 import { actions } from "./jobs.js";
 import { calm, on } from "./live.js";
 
@@ -24,7 +25,7 @@ export async function show(main, _, __, signal) {
     h("div", { class: "columns" },
       h("section", {}, h("h2", {}, "Alarms"), alarms),
       h("section", {}, h("h2", {}, h("a", { href: "#/jobs" }, "Queue")), queue),
-      h("section", {}, h("h2", {}, h("a", { href: "#/runs" }, "Best checkpoints")), bests),
+      h("section", {}, h("h2", {}, h("a", { href: "#/runs" }, "Best results")), bests),
       h("section", {}, h("h2", {}, h("a", { href: "#/datasets" }, "Datasets")), data)));
 
   const cards = new Map();
@@ -35,7 +36,9 @@ export async function show(main, _, __, signal) {
     // One that was submitted long ago and runs still.
     for (const { job } of status.running) if (!jobs.has(job)) jobs.set(job, await get(of("jobs", job), signal));
     for (const id of cards.keys()) if (!status.running.some(({ job }) => job === id)) cards.delete(id);
-    for (const one of status.running) {
+    for (const told of status.running) {
+      // Until its first step, only the job says which run it is.
+      const one = { ...told, run: told.run ?? jobs.get(told.job)?.run };
       if (!cards.has(one.job)) cards.set(one.job, card(one, jobs.get(one.job), signal));
       cards.get(one.job).update(one, jobs.get(one.job));
     }
@@ -52,8 +55,8 @@ export async function show(main, _, __, signal) {
     await load(bests, async () => {
       runs = (await all("/v1/runs", signal)).sort((a, b) => b.updated_ms - a.updated_ms).slice(0, RECENT_RUNS);
       names = runs.map(run => run.run);
-      const scored = await Promise.all(runs.map(async run => ({ run, best: best(await all(of("runs", run.run, "checkpoints"), signal)) })));
-      return table("Best checkpoints of the latest runs", [
+      const scored = await Promise.all(runs.map(async run => ({ run, best: await bestOf(run.run, signal) })));
+      return table("Best results of the latest runs", [
         { title: "Run", heading: true, cell: ({ run }) => h("a", { href: `#/runs/${run.run}` }, run.run) },
         { title: "State", cell: ({ run }) => state(run.state) },
         { title: "Best", number: true, cell: ({ best }) => best ? h("span", {}, h("b", {}, number(best.score.value)), h("br"), h("small", { class: "pale" }, `${best.score.metric} @ ${count(best.step)}`)) : "–" },
@@ -142,7 +145,10 @@ function card(one, job, signal) {
     const seconds = step.seconds ?? (batch && step.samples_per_second ? batch / step.samples_per_second : null);
     const wait = seconds ? step.data_wait_seconds / seconds : null;
     Object.assign(known, step);
-    if (typeof step.step !== "number") return;
+    if (typeof step.step !== "number") {
+      fill(progress, h("small", { class: "pale" }, "No step yet: it reads its data and builds the model."));
+      return;
+    }
     const share = step.step / step.total_steps;
     fill(progress, bar(share, `${percent(share)} of ${step.run}`), h("small", { class: "pale" }, `step ${count(step.step)} of ${count(step.total_steps)} · ${percent(share)}`));
     const set = (name, text) => { tiles[name].value.textContent = text; };
@@ -163,7 +169,7 @@ function card(one, job, signal) {
     update(now, job) {
       fill(head, job && state(job.state), h("h2", {}, now.run ? h("a", { href: `#/runs/${now.run}` }, now.run) : `${now.kind ?? job?.kind ?? "Job"} ${now.job}`),
         h("span", { class: "pale" }, h("a", { href: `#/jobs/${now.job}` }, `job ${now.job}`), job?.started_ms && ` · started ${ago(job.started_ms)}`, job?.attempt > 1 && ` · try ${job.attempt} of ${job.max_attempts}`));
-      if (now.run && now.step !== known.step) take(now);
+      if (now.run && (now.step === undefined || now.step !== known.step)) take(now);
       fill(does, job && actions(job));
     },
   };

@@ -47,7 +47,7 @@ async function work() {
 /** A grid of pairs; a click shows one large. items: {uid, caption, width, height, image, source?, score?}. */
 export function gallery(items, dataset, signal) {
   return h("ul", { class: "gallery" }, items.map(item => h("li", {},
-    h("button", { type: "button", class: "pair", "aria-label": `Look at: ${item.caption}`, onclick: () => look(item, dataset, signal) },
+    h("button", { type: "button", class: "pair", onclick: () => look(item, dataset, signal) },
       h("span", { class: "frame" }, picture(item.image, "", signal)),
       h("span", { class: "caption" }, h("span", {}, item.score !== undefined && h("b", { class: "score" }, item.score.toFixed(3)), " ", item.caption))))));
 }

@@ -1,6 +1,7 @@
 // One run, or several beside each other: charts, what the guards noticed, checkpoints with their evaluations, configuration.
 
 import { all, get, of, send } from "./api.js";
+import { bestOf } from "./best.js";
 import { board } from "./board.js";
 import { lineColour } from "./chart.js";
 import { bar, fill, h, load, state, table, toast } from "./dom.js";
@@ -10,6 +11,7 @@ import { calm, on } from "./live.js";
 import { alarmList } from "./overview.js";
 
 const ALARMS_SHOWN = 30;
+const JOBS_LOOKED_AT = 1000;
 /** Checkpoints shown before one asks for more. */
 const CHECKPOINTS_SHOWN = 20;
 
@@ -30,9 +32,10 @@ async function showOne(main, name, signal) {
 
   const live = h("span", { class: "pale", "aria-live": "off" });
   const showHead = () => load(head, async () => {
-    const [run, status] = await Promise.all([get(of("runs", name), signal), get("/v1/status", signal)]);
+    const [run, status, jobs] = await Promise.all([get(of("runs", name), signal), get("/v1/status", signal), get(`/v1/jobs?limit=${JOBS_LOOKED_AT}`, signal)]);
     const running = status.running.find(one => one.run === name);
-    const job = running && await get(of("jobs", running.job), signal);
+    // The newest that trains it, also one that is paused or has failed.
+    const job = running ? await get(of("jobs", running.job), signal) : jobs.items.find(job => job.run === name);
     live.textContent = running?.eta_seconds === undefined ? "" : ` · ${duration(running.eta_seconds)} left`;
     const fact = (title, value, hint) => [h("dt", {}, title), h("dd", { title: hint }, value)];
     fill(config, h("dl", { class: "facts" },
@@ -113,6 +116,7 @@ async function checkpointTable(name, signal, most = CHECKPOINTS_SHOWN) {
   fill(node,
     top && h("p", {}, "Best: ", h("b", {}, `step ${count(top.step)}`), `, ${top.score.metric} ${number(top.score.value)}. `,
       h("code", {}, `diptych export --model ${name}@best --format openclip --output ${name}`)),
+    !top && rows.length > 0 && h("p", { class: "pale" }, "No checkpoint is kept for being the best; with checkpoint.keep_best in the configuration, the run keeps it as ", h("code", {}, `${name}@best`), "."),
     chance && h("p", { class: "pale" }, `Chance: ${number(chance[2])} (${chance[1].split("/").pop().replace("chance_", "")}).`),
     table("Checkpoints and evaluations, the newest first", [
       { title: "Step", number: true, heading: true, cell: one => [count(one.step), one === top && h("span", { class: "chip good" }, "best")] },
@@ -146,7 +150,7 @@ async function compare(main, names, signal) {
   };
   await load(head, async () => {
     const runs = await Promise.all(names.map(async (name, index) =>
-      ({ index, ...await get(of("runs", name), signal), best: best(await all(of("runs", name, "checkpoints"), signal)) })));
+      ({ index, ...await get(of("runs", name), signal), best: await bestOf(name, signal) })));
     fill(differences, differ(runs));
     return table("Runs side by side", [
       { title: "Run", heading: true, cell: run => [swatch(run.index), h("a", { href: `#/runs/${run.run}` }, run.run)] },

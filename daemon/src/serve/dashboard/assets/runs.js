@@ -1,9 +1,10 @@
 // All runs: how far, how well, side by side when chosen.
 
 import { all, get, of } from "./api.js";
+import { bestOf } from "./best.js";
 import { sparkline } from "./chart.js";
 import { bar, fill, h, load, state, table } from "./dom.js";
-import { ago, best, count, number, percent, time } from "./format.js";
+import { ago, count, number, percent, time } from "./format.js";
 import { calm, on } from "./live.js";
 
 const PAGE = 50;
@@ -53,9 +54,9 @@ export async function show(main, _, query, signal) {
     try {
       const known = looked.get(run.run);
       if (known?.step !== run.step) {
-        const [{ series }, checkpoints] = await Promise.all([
-          get(`${of("runs", run.run, "metrics")}?${new URLSearchParams({ names: "loss", points: SPARK_POINTS })}`, signal), all(of("runs", run.run, "checkpoints"), signal)]);
-        looked.set(run.run, { step: run.step, losses: series.loss ?? [], best: best(checkpoints) });
+        const [{ series }, top] = await Promise.all([
+          get(`${of("runs", run.run, "metrics")}?${new URLSearchParams({ names: "loss", points: SPARK_POINTS })}`, signal), bestOf(run.run, signal)]);
+        looked.set(run.run, { step: run.step, losses: series.loss ?? [], best: top });
       }
       const { losses, best: top } = looked.get(run.run);
       const last = losses.filter(loss => loss !== null).at(-1);

@@ -12,7 +12,7 @@ export async function show(main, query, signal) {
   const box = h("div", { "aria-live": "polite" });
   const words = h("input", { type: "search", value: query.get("text") ?? "", placeholder: "two dogs on a beach", "data-search": "", class: "big", "aria-label": "Words to search for" });
   const [dataset, model, version] = [h("select"), h("select"), h("select")];
-  const file = h("input", { type: "file", accept: "image/*", class: "unseen", tabindex: "-1", onchange: () => { if (file.files[0]) byImage(file.files[0]); file.value = ""; } });
+  const file = h("input", { type: "file", accept: "image/*", class: "unseen", tabindex: "-1", "aria-label": "Image to search by", onchange: () => { if (file.files[0]) byImage(file.files[0]); file.value = ""; } });
   const ask = { k: FOUND };
 
   const chosen = () => ({ dataset: dataset.value, model: model.value + version.value });
