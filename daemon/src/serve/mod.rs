@@ -53,8 +53,9 @@ pub(crate) fn run(file: Option<PathBuf>, state: Option<&Path>, listen: Option<St
     let stop_within = Duration::from_secs(config.jobs.stop_seconds);
 
     let store = Store::open(&config.state)?;
-    let queue = Queue::open(store.clone(), config.jobs.clone())?;
-    let shared = Arc::new(Shared::new(store, queue, address.clone(), Current::of(config)?, file)?);
+    let token = tokens::new_token();
+    let queue = Queue::open(store.clone(), config.jobs.clone(), token.clone())?;
+    let shared = Arc::new(Shared::new(store, queue, address.clone(), Current::of(config, &token)?, file)?);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build().context("starting the server")?;
     runtime.block_on(async {

@@ -53,8 +53,10 @@ pub(crate) struct Current {
 }
 
 impl Current {
-    pub(crate) fn of(config: ServeConfig) -> anyhow::Result<Self> {
-        Ok(Self { folders: Folders::of(&config), tokens: Tokens::read(config.auth.tokens.as_deref())?, config })
+    /// `own`: the token of the jobs that this process starts.
+    pub(crate) fn of(config: ServeConfig, own: &str) -> anyhow::Result<Self> {
+        let tokens = Tokens::read(config.auth.tokens.as_deref())?.with_own(own);
+        Ok(Self { folders: Folders::of(&config), tokens, config })
     }
 
     pub(crate) fn dataset(&self, name: &str) -> Option<&ServedDataset> {
@@ -116,7 +118,7 @@ impl Shared {
         config.listen.clone_from(&before.config.listen);
         config.validate().map_err(anyhow::Error::msg)?;
         self.queue.set_limits(config.jobs.clone());
-        let current = Current::of(config)?;
+        let current = Current::of(config, self.queue.token())?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
         Ok(fixed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect())
     }

@@ -88,6 +88,14 @@ impl Tokens {
         }
     }
 
+    /// The same, with one more token that is nowhere written down: this process's own, for the jobs that it starts.
+    pub(crate) fn with_own(mut self, own: &str) -> Self {
+        if let Self::Asked(known) = &mut self {
+            known.push((Sha256::digest(own).into(), Scope::Submit));
+        }
+        self
+    }
+
     pub(crate) fn are_asked(&self) -> bool {
         matches!(self, Self::Asked(_))
     }
@@ -102,13 +110,18 @@ pub(crate) fn make(path: &Path, name: &str, scope: Scope) -> anyhow::Result<Stri
             path.display()
         );
     }
-    let mut random = [0_u8; RANDOM_BYTES];
-    rand::fill(&mut random);
-    let token = format!("{PREFIX}{}", hex::encode(random));
+    let token = new_token();
     file.tokens.push(Entry { name: name.to_owned(), scope, sha256: hex::encode(Sha256::digest(&token)) });
     let text = toml::to_string(&file).context("writing tokens as TOML")?;
     durable::write(path, text.as_bytes())?;
     Ok(token)
+}
+
+/// A token that nobody has yet.
+pub(crate) fn new_token() -> String {
+    let mut random = [0_u8; RANDOM_BYTES];
+    rand::fill(&mut random);
+    format!("{PREFIX}{}", hex::encode(random))
 }
 
 fn read_file(path: &Path) -> anyhow::Result<File> {

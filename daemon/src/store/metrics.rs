@@ -15,6 +15,9 @@ use super::{Store, guard};
 /// Removed at once when a run goes back. Newest first, so that a kill in between leaves no hole.
 const REMOVE_AT_ONCE: usize = 1_000;
 
+/// What the names of metrics begin with that an evaluation after the fact records.
+pub const EVALUATED: &str = "eval/";
+
 impl Store {
     /// Records what was measured. A number that this step has already under the same name is overwritten; other names of the
     /// step stay. Not durable when it returns: at most the last [`super::FLUSH_EVERY_MS`] can be lost.
@@ -33,6 +36,18 @@ impl Store {
             self.apply(tree, vec![(key, Some(value))])?;
         }
         Ok(())
+    }
+
+    /// Adds numbers to a step that has been taken; the step keeps its time. Durability as of [`Store::append_metrics`].
+    pub fn add_metrics(
+        &self,
+        run: &RunName,
+        step: Step,
+        samples: SampleIndex,
+        values: Vec<(String, f64)>,
+    ) -> Result<(), StoreError> {
+        let time = self.metrics_at(run, step)?.map_or_else(Milliseconds::now, |row| row.time);
+        self.append_metrics(run, &[MetricRow { step, samples, time, values }])
     }
 
     /// What was recorded at one step.

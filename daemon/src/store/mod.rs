@@ -35,6 +35,7 @@ pub use embedding_reader::{EmbeddingChunk, EmbeddingReader};
 pub use embeddings::{EmbeddingSet, EmbeddingWriter, MAX_DIMENSION, MAX_ROWS, Modality};
 pub use engine::{FLUSH_EVERY_MS, MAX_VALUE_BYTES};
 pub use error::StoreError;
+pub use metrics::EVALUATED;
 pub use owner::Owner;
 pub use records::{
     CheckpointRecord, EventKind, EventRecord, JobKind, JobRecord, JobState, MetricRow, Milliseconds, RunName, RunRecord, RunState,

@@ -2,35 +2,42 @@
 
 use std::path::Path;
 
+use anyhow::Context;
 use diptych_trainer::checkpoint;
 use diptych_trainer::evaluate::RECALL_AT;
 
 use super::measure::TaskResult;
+use crate::commands::client;
 use crate::models::checkpoint_folder;
-use crate::output::line;
-use crate::store::{MetricRow, Milliseconds, RunName, Store, StoreError};
+use crate::output::{describe, line};
+use crate::store::{EVALUATED, RunName, Store, StoreError};
 
 /// Records under `eval/DATASET/…` at the checkpoint's step. Models that are no checkpoint of this state folder have no place there;
-/// a store that another process holds is left alone, and that is said.
+/// where a service holds the store, it is told; where
+/// another process does, that is said.
 pub(super) fn record(state: &Path, model: &Path, dataset: &str, results: &[TaskResult]) -> anyhow::Result<()> {
     let Ok(manifest) = checkpoint::read_manifest(model) else { return Ok(()) };
     if model.parent() != Some(checkpoint_folder(state, &manifest.run).as_path()) {
         return Ok(());
     }
+    let values: Vec<(String, f64)> =
+        results.iter().flat_map(figures).map(|(name, value)| (format!("{EVALUATED}{dataset}/{name}"), value)).collect();
     let store = match Store::open(state) {
         Ok(store) => store,
-        Err(StoreError::Locked { .. }) => {
-            line("\nnot recorded among the run's metrics: its state folder is in use")?;
+        Err(StoreError::Locked { owner, .. }) => {
+            let told = owner
+                .and_then(|owner| owner.address)
+                .context("its state folder is in use")
+                .and_then(|address| client::record_metrics(&address, &manifest.run, manifest.step.0, &values));
+            // The figures themselves are there: what is printed is not lost by this.
+            if let Err(error) = told {
+                line(format!("\nnot recorded among the run's metrics: {}", describe(&error)))?;
+            }
             return Ok(());
         }
         Err(error) => return Err(error.into()),
     };
-    let run = RunName::new(&manifest.run)?;
-    // A step that has metrics keeps its time.
-    let before = store.metrics_at(&run, manifest.step)?;
-    let time = before.map_or_else(Milliseconds::now, |row| row.time);
-    let values = results.iter().flat_map(figures).map(|(name, value)| (format!("eval/{dataset}/{name}"), value)).collect();
-    store.append_metrics(&run, &[MetricRow { step: manifest.step, samples: manifest.samples, time, values }])?;
+    store.add_metrics(&RunName::new(&manifest.run)?, manifest.step, manifest.samples, values)?;
     Ok(())
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         .routes(routes!(status::status))
         .routes(routes!(runs::list))
         .routes(routes!(runs::one))
-        .routes(routes!(runs::metrics))
+        .routes(routes!(runs::metrics, runs::record))
         .routes(routes!(runs::checkpoints))
         .routes(routes!(runs::events))
         .routes(routes!(runs::act))

@@ -1,9 +1,10 @@
 //! `/v1/runs`: what trains and has trained, and what may be asked of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use diptych_schemas::Step;
@@ -17,7 +18,7 @@ use super::series::{Series, Thinner};
 use super::{blocking, given};
 use crate::serve::jobs::QueueError;
 use crate::serve::shared::Shared;
-use crate::store::{CheckpointRecord, EventKind, EventRecord, JobRecord, RunName, RunRecord};
+use crate::store::{CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, RunName, RunRecord};
 
 /// Steps of a chart where a request says nothing, and the most there are.
 const USUAL_POINTS: u64 = 1000;
@@ -199,6 +200,39 @@ pub(super) async fn metrics(
         let mut thinner = Thinner::new(&names, from, to, points);
         store.each_metric(&record.run, Step(from), Step(to), |row| thinner.take(row))?;
         Ok(Json(thinner.finish(run)))
+    })
+    .await
+}
+
+/// What was found out about a checkpoint.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Recorded {
+    /// Of a checkpoint that is there.
+    step: u64,
+    /// By name; names begin with eval/.
+    values: BTreeMap<String, f64>,
+}
+
+/// Adds the figures of an evaluation to a run's metrics, as `diptych eval` does.
+#[utoipa::path(post, path = "/v1/runs/{run}/metrics", request_body = Recorded, responses((status = NO_CONTENT), (status = "default", body = Problem)), tag = "runs")]
+pub(super) async fn record(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+    recorded: Result<Json<Recorded>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let (Path(run), Json(Recorded { step, values })) = (path?, recorded?);
+    let record = known(&shared, &run).await?;
+    // What the run itself recorded is not to be written over.
+    if let Some(name) = values.keys().find(|name| !name.starts_with(EVALUATED)) {
+        return Err(Problem::bad(format!("{name}: names of what is added begin with {EVALUATED}")));
+    }
+    let store = shared.store.clone();
+    blocking(move || {
+        let checkpoint = store.checkpoints(&record.run)?.into_iter().find(|checkpoint| checkpoint.step.0 == step);
+        let checkpoint = checkpoint.ok_or_else(|| Problem::not_found(format!("run {run} has no checkpoint of step {step}")))?;
+        store.add_metrics(&record.run, checkpoint.step, checkpoint.samples, values.into_iter().collect())?;
+        Ok(StatusCode::NO_CONTENT)
     })
     .await
 }

@@ -28,7 +28,7 @@ const THIS_BINARY: &str = "/proc/self/exe";
 /// The note of which process it is, in the job's folder.
 const NOTE: &str = "process";
 
-pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle, log: &JobLog) -> anyhow::Result<End> {
+pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle, log: &JobLog, token: &str) -> anyhow::Result<End> {
     let folder = store.folder().join("jobs").join(job.id.to_string());
     let (from_child, to_log) = io::pipe().context("a pipe for the job's output")?;
     let args = paths::whole(job.kind, &job.args, store.folder());
@@ -39,6 +39,7 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle, log: &JobLog)
         .stdout(to_log.try_clone().context("a pipe for the job's output")?)
         .stderr(to_log)
         // The service's own: a child must not feed its watchdog or say that it is ready.
+        .env("DIPTYCH_TOKEN", token)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")

@@ -69,6 +69,8 @@ pub(crate) enum QueueError {
 
 pub(crate) struct Queue {
     store: Store,
+    /// With which a job's process may ask this service.
+    token: String,
     limits: Mutex<JobsConfig>,
     inner: Mutex<Inner>,
     changed: Condvar,
@@ -96,10 +98,11 @@ pub(super) struct Handle {
 
 impl Queue {
     /// Takes up the jobs of a store. What ran when the service ended is put back in its place.
-    pub(crate) fn open(store: Store, limits: JobsConfig) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn open(store: Store, limits: JobsConfig, token: String) -> anyhow::Result<Arc<Self>> {
         let jobs = store.jobs()?.into_iter().map(|job| (job.id, job)).collect();
         let queue = Self {
             store,
+            token,
             limits: Mutex::new(limits),
             inner: Mutex::new(Inner { jobs, ..Inner::default() }),
             changed: Condvar::new(),
@@ -192,7 +195,7 @@ impl Queue {
             match job.kind {
                 JobKind::Train => log.collect(|| train::run(job, &self.store, handle)),
                 JobKind::Embed => log.collect(|| embed::run(job, &self.store, handle)),
-                _ => child::run(job, &self.store, handle, &log),
+                _ => child::run(job, &self.store, handle, &log, &self.token),
             }
         }));
         let end = match worked {
@@ -331,6 +334,10 @@ impl Queue {
                 job.kind.as_str()
             ))),
         }
+    }
+
+    pub(crate) fn token(&self) -> &str {
+        &self.token
     }
 
     pub(crate) fn jobs(&self) -> Vec<JobRecord> {
