@@ -8,7 +8,14 @@ ifneq ($(wildcard ../shared/data/parity),)
 export DIPTYCH_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test build setup lint clean-cache
+.PHONY: demo test build install uninstall deb setup lint clean-cache
+
+# Where `sudo make install` puts things, below DESTDIR; its binary is what `make build` made.
+PREFIX ?= /usr/local
+BINARY ?= target/release/diptych
+DIST = daemon/dist
+TO = $(DESTDIR)$(PREFIX)
+UNIT = $(TO)/lib/systemd/system/diptych.service
 
 # libtorch, cmake and nasm, where they are missing; kept in the user's cache.
 setup:
@@ -30,6 +37,35 @@ test:
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# The binary with its libtorch, the unit, its user and an example configuration, which never replaces one that is there. It builds nothing:
+# root has no Rust. With a DESTDIR nothing of this system is told.
+install:
+	python3 $(DIST)/place.py $(BINARY) $(TO)/lib/diptych
+	install -d $(TO)/bin $(TO)/lib/systemd/system
+	ln -sfn ../lib/diptych/diptych $(TO)/bin/diptych
+	sed 's#/usr/bin/diptych#$(PREFIX)/bin/diptych#' $(DIST)/diptych.service > $(UNIT).incomplete
+	chmod 644 $(UNIT).incomplete && mv -f $(UNIT).incomplete $(UNIT)
+	install -Dm644 $(DIST)/sysusers.conf $(TO)/lib/sysusers.d/diptych.conf
+	install -Dm644 -t $(TO)/share/diptych $(DIST)/cuda.conf $(DIST)/grafana.json $(DIST)/diptych.toml
+	test -e $(DESTDIR)/etc/diptych/diptych.toml || install -Dm644 $(DIST)/diptych.toml $(DESTDIR)/etc/diptych/diptych.toml
+ifeq ($(DESTDIR),)
+	systemd-sysusers $(TO)/lib/sysusers.d/diptych.conf
+	if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+endif
+
+# All of that but what is the user's: the configuration, the state, the user diptych.
+uninstall:
+ifeq ($(DESTDIR),)
+	if [ -d /run/systemd/system ]; then systemctl disable --now diptych.service; fi
+endif
+	rm -rf $(TO)/lib/diptych $(TO)/share/diptych
+	rm -f $(TO)/bin/diptych $(UNIT) $(TO)/lib/sysusers.d/diptych.conf
+
+# A Debian package in target/debian: what install puts in place, and the unit's scripts. Wants `cargo install cargo-deb`.
+deb: build
+	$(MAKE) install DESTDIR=target/debian-root PREFIX=/usr
+	$(CARGO) deb --no-build --no-strip -p diptych
 
 # What later checkouts would find ready: libtorch, build tools, compiled dependencies.
 clean-cache:

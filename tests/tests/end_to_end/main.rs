@@ -16,5 +16,6 @@ mod loader;
 mod profile;
 mod remote;
 mod search;
+mod service_unit;
 mod tidy;
 mod way;
