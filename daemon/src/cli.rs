@@ -11,6 +11,7 @@ mod memory;
 mod preset;
 mod profile;
 mod score;
+mod state;
 mod uids;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArg
 pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
+pub use self::state::{BackupArgs, DoctorArgs};
 pub use self::uids::UidsArgs;
 pub use dedup::{ByTier, DecontaminateArgs, DedupArgs, SyntheticMetaArgs, TierArgs};
 pub use memory::MemoryArg;
@@ -41,7 +43,7 @@ From pairs to an exported model:
   diptych search \"two dogs on a beach\" --model RUN --dataset data --selection train.parquet
   diptych export --model RUN --format openclip --output exported
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but a source could not be read to its end, 4 stopped by a signal with everything saved, 5 a run stalled and left as guard.stall_action asks.";
+Exit codes: 0 done, 1 failed (doctor: problems were found), 2 wrong usage, 3 done but a source could not be read to its end, 4 stopped by a signal with everything saved, 5 a run stalled and left as guard.stall_action asks.";
 
 /// Trains CLIP-style models on your own image-text pairs: ingest, SQL, training that resumes exactly, evaluation, search, export.
 #[derive(Debug, Parser)]
@@ -90,6 +92,10 @@ pub enum Command {
     Plot(PlotArgs),
     /// A page about a dataset to look at: sizes, captions, duplicates, what a selection drops, pairs near its thresholds
     Profile(ProfileArgs),
+    /// Read a state folder through: what is damaged, missing or left over, and what to do about it
+    Doctor(DoctorArgs),
+    /// Copy what a state folder's store holds (runs, metrics, embeddings) into a new state folder
+    Backup(BackupArgs),
     /// Print a training configuration with all its defaults, or the model configurations that are built in
     Config(ConfigArgs),
     /// Measure the loader on your own data, or a model's training step on this machine

@@ -1,10 +1,12 @@
 //! One module a command: it connects stages and prints. What a stage does is not here.
 
+mod backup;
 mod balance;
 mod bench;
 mod config;
 mod decontaminate;
 mod dedup;
+mod doctor;
 mod demo_data;
 mod embed;
 mod eval;
@@ -46,6 +48,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Plot(args) => plot::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Backup(args) => backup::run(&args),
         Command::Config(args) => config::run(args),
         Command::DemoData(args) => demo_data::run(&args),
         Command::SyntheticMeta(args) => synthetic_meta::run(&args),
