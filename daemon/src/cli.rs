@@ -13,6 +13,7 @@ mod profile;
 mod score;
 mod search;
 mod serve;
+mod state;
 mod uids;
 
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ pub use self::profile::ProfileArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use self::search::{IndexArg, SearchArgs};
 pub use self::serve::{JobAction, LogsArgs, OfJobArgs, ServeArgs, ServerArgs, StatusArgs, SubmitArgs, TokenArgs, WatchArgs};
+pub use self::state::{BackupArgs, DoctorArgs};
 pub use self::uids::UidsArgs;
 pub use dedup::{ByTier, DecontaminateArgs, DedupArgs, SyntheticMetaArgs, TierArgs};
 pub use memory::MemoryArg;
@@ -45,7 +47,7 @@ From pairs to an exported model:
   diptych search \"two dogs on a beach\" --model RUN --dataset data --selection train.parquet
   diptych export --model RUN --format openclip --output exported
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but a source could not be read to its end, 4 stopped by a signal with everything saved, 5 a run stalled and left as guard.stall_action asks.";
+Exit codes: 0 done, 1 failed (doctor: problems were found), 2 wrong usage, 3 done but a source could not be read to its end, 4 stopped by a signal with everything saved, 5 a run stalled and left as guard.stall_action asks.";
 
 /// Trains CLIP-style models on your own image-text pairs: ingest, SQL, training that resumes exactly, evaluation, search, export.
 #[derive(Debug, Parser)]
@@ -116,6 +118,10 @@ pub enum Command {
     Checkpoint(OfJobArgs),
     /// Make a token for a service that is reached from elsewhere, and print it
     Token(TokenArgs),
+    /// Read a state folder through: what is damaged, missing or left over, and what to do about it
+    Doctor(DoctorArgs),
+    /// Copy what a state folder's store holds (runs, metrics, embeddings) into a new state folder
+    Backup(BackupArgs),
     /// Print a training configuration with all its defaults, or the model configurations that are built in
     Config(ConfigArgs),
     /// Measure the loader on your own data, or a model's training step on this machine

@@ -12,6 +12,8 @@ pub enum Outcome {
     Done,
     /// What could be read is in, but a source could not be read, or not to its end.
     SourceUnreadable,
+    /// Something was looked through and is not as it should be; what, was printed.
+    ProblemsFound,
     /// A signal asked to stop; everything is saved.
     Stopped,
 }
@@ -20,6 +22,7 @@ impl Outcome {
     pub fn code(self) -> u8 {
         match self {
             Self::Done => 0,
+            Self::ProblemsFound => 1,
             Self::SourceUnreadable => 3,
             Self::Stopped => 4,
         }

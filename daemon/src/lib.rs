@@ -8,6 +8,7 @@ mod classification;
 pub mod cli;
 mod commands;
 pub mod demo;
+pub mod doctor;
 mod embedding;
 mod encode;
 pub mod exit;

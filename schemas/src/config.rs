@@ -203,6 +203,9 @@ impl Default for LoaderConfig {
     }
 }
 
+/// See [`TrainConfig::training_hash`].
+const LATER_KEYS: [&str; 2] = ["keep_raw_steps = ", "keep_one_of = "];
+
 impl TrainConfig {
     /// Reads and checks a file. Relative paths in it become relative to the file's folder.
     pub fn read(path: &Path) -> Result<Self, SchemaError> {
@@ -273,6 +276,7 @@ impl TrainConfig {
         self.checkpoint.validate(&self.eval, self.train.ema_decay > 0.0)?;
         self.eval.validate(!self.data.mix.is_empty())?;
         self.guard.validate()?;
+        self.metrics.validate()?;
         let device = self.train.device.as_str();
         let cuda = device.strip_prefix("cuda:").is_some_and(|n| n.parse::<usize>().is_ok());
         check(matches!(device, "auto" | "cpu") || cuda, format!("train.device must be auto, cpu or cuda:N, got {device:?}"))
@@ -336,7 +340,10 @@ impl TrainConfig {
             metrics: MetricsConfig::default(),
             ..self.clone()
         };
-        ContentHash::of(decisive.to_toml().as_bytes())
+        // Keys that decide nothing and came later are no part of the text, so that runs of before go on.
+        let later = |line: &&str| LATER_KEYS.iter().any(|key| line.starts_with(key));
+        let text: Vec<_> = decisive.to_toml().split_inclusive('\n').filter(|line| !later(line)).map(str::to_owned).collect();
+        ContentHash::of(text.concat().as_bytes())
     }
 }
 

@@ -97,12 +97,16 @@ pub enum StallAction {
     Abort,
 }
 
-/// Where metrics go beside the state folder.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Where metrics go beside the state folder, and how many stay there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
     /// Event files for TensorBoard, in a folder of the run's name: `false`, `true` (in tensorboard/ in the state folder) or a folder.
     pub tensorboard: TensorBoard,
+    /// Newest steps whose metrics the state folder keeps all; 0: all steps. About 350 bytes a step.
+    pub keep_raw_steps: u64,
+    /// Of older steps, those whose number is a multiple of this stay, and those with an evaluation.
+    pub keep_one_of: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +114,18 @@ pub struct MetricsConfig {
 pub enum TensorBoard {
     Wanted(bool),
     Folder(PathBuf),
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { tensorboard: TensorBoard::default(), keep_raw_steps: 1_000_000, keep_one_of: 100 }
+    }
+}
+
+impl MetricsConfig {
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        check(self.keep_one_of >= 1, || "metrics.keep_one_of must be at least 1 (1: every step stays)".into())
+    }
 }
 
 impl Default for TensorBoard {
@@ -263,6 +279,7 @@ mod tests {
             ("[guard]\nmax_skipped_steps = 0\n", "guard.max_skipped_steps"),
             ("[guard]\ndata_wait_share = 20.0\n", "guard.data_wait_share"),
             ("[guard]\nstall_action = \"reboot\"\n", "`exit`"),
+            ("[metrics]\nkeep_one_of = 0\n", "metrics.keep_one_of"),
             ("[metrics]\ntensorboard = 3\n", "true, false or the name of a folder"),
         ] {
             let error = parse(add).unwrap_err();
@@ -278,6 +295,8 @@ mod tests {
         assert_eq!(named.metrics.tensorboard, TensorBoard::Folder("board".into()));
         assert_eq!(TrainConfig::parse(&named.to_toml()).unwrap(), named);
         assert_eq!(config.training_hash(), named.training_hash());
+        let thinned = parse("[metrics]\nkeep_raw_steps = 7\nkeep_one_of = 3\n").unwrap();
+        assert_eq!(config.training_hash(), thinned.training_hash());
     }
 
     #[test]

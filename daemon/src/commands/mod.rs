@@ -1,5 +1,6 @@
 //! One module a command: it connects stages and prints. What a stage does is not here.
 
+mod backup;
 mod balance;
 mod bench;
 mod client;
@@ -7,6 +8,7 @@ mod config;
 mod decontaminate;
 mod dedup;
 mod demo_data;
+mod doctor;
 mod embed;
 mod eval;
 mod export;
@@ -62,6 +64,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Retry(args) => client::control::run(&args, JobAction::Retry),
         Command::Checkpoint(args) => client::control::run(&args, JobAction::Checkpoint),
         Command::Token(args) => token::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Backup(args) => backup::run(&args),
         Command::Config(args) => config::run(args),
         Command::DemoData(args) => demo_data::run(&args),
         Command::SyntheticMeta(args) => synthetic_meta::run(&args),

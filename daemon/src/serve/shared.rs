@@ -112,6 +112,7 @@ impl Shared {
             ("listen", config.listen != before.config.listen),
             ("tls", config.tls != before.config.tls),
             ("http", config.http != before.config.http),
+            ("jobs.stop_seconds", config.jobs.stop_seconds != before.config.jobs.stop_seconds),
             ("sql.concurrent", config.sql.concurrent != before.config.sql.concurrent),
         ];
         config.state.clone_from(&before.config.state);

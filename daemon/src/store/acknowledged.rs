@@ -51,6 +51,10 @@ impl AcknowledgedFile {
         Ok(Self(file.map_err(SchemaError::io(path))?))
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.metadata().is_ok_and(|file| file.len() == 0)
+    }
+
     /// What it says; nothing if it was never written or is damaged.
     pub(super) fn read(&self) -> Option<Acknowledged> {
         let mut bytes = [0; BYTES + 32];

@@ -55,7 +55,7 @@ impl EmbeddingReader {
         self.row = row.min(self.set.rows);
         self.uids.seek(&self.store, tree, uid_key, UIDS_A_BLOCK, self.row)?;
         if let Some(vectors) = &mut self.vectors {
-            vectors.seek(&self.store, tree, vector_key, self.set.rows_a_block(), self.row)?;
+            vectors.seek(&self.store, tree, vector_key, self.set.columns()[1].rows_a_block, self.row)?;
         }
         Ok(self)
     }

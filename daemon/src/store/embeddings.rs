@@ -63,10 +63,23 @@ pub struct EmbeddingSet {
 }
 
 impl EmbeddingSet {
-    /// Rows in a full block of vectors.
-    pub(super) fn rows_a_block(&self) -> u64 {
-        (BLOCK_BYTES / (2 * self.dim)) as u64
+    /// Uids and vectors.
+    pub(super) fn columns(&self) -> [Blocks; 2] {
+        let vector = 2 * self.dim;
+        [
+            Blocks { key: uid_key, rows_a_block: UIDS_A_BLOCK, width: UID_BYTES },
+            Blocks { key: vector_key, rows_a_block: (BLOCK_BYTES / vector) as u64, width: vector },
+        ]
     }
+}
+
+/// How rows of one kind lie in blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks {
+    pub(super) key: fn(u32) -> Vec<u8>,
+    pub(super) rows_a_block: u64,
+    /// Bytes of a row.
+    pub(super) width: usize,
 }
 
 /// Appends to a set. Killed at any moment and opened again, it goes on after the last row that was acknowledged.
@@ -188,16 +201,16 @@ impl Store {
         Ok(dropped)
     }
 
-    fn set_trees(&self) -> Vec<Vec<u8>> {
+    pub(super) fn set_trees(&self) -> Vec<Vec<u8>> {
         let names = self.engine().db().tree_names().into_iter();
         names.filter(|name| name.starts_with(TREE_PREFIX)).map(|name| name.to_vec()).collect()
     }
 
-    fn head(&self, tree: &sled::Tree) -> Result<Option<EmbeddingSet>, StoreError> {
+    pub(super) fn head(&self, tree: &sled::Tree) -> Result<Option<EmbeddingSet>, StoreError> {
         self.noting_damage(read_head(self.folder(), tree))
     }
 
-    fn head_change(&self, set: &EmbeddingSet) -> Result<Change, StoreError> {
+    pub(super) fn head_change(&self, set: &EmbeddingSet) -> Result<Change, StoreError> {
         let head = serde_json::to_vec(set).map_err(|error| StoreError::damaged(self.folder(), error.to_string()))?;
         Ok((HEAD.to_vec(), Some(head)))
     }
@@ -219,7 +232,8 @@ impl EmbeddingWriter {
     pub fn append(&mut self, uids: &[Uid], vectors: &[f32]) -> Result<(), StoreError> {
         self.check(uids, vectors)?;
         let bytes = to_half(vectors, self.set.dim)?;
-        let at_once = (self.set.rows_a_block() * BLOCKS_AT_ONCE) as usize;
+        let [_, vectors] = self.set.columns();
+        let at_once = (vectors.rows_a_block * BLOCKS_AT_ONCE) as usize;
         for (uids, bytes) in uids.chunks(at_once).zip(bytes.chunks(at_once * 2 * self.set.dim)) {
             self.append_batch(uids, bytes)?;
         }
@@ -277,22 +291,18 @@ impl EmbeddingWriter {
             ..self.set.clone()
         };
         let mut changes = vec![self.store.head_change(&set)?];
-        changes.extend(self.extend_blocks(uid_key, UIDS_A_BLOCK, UID_BYTES, &uid_bytes)?);
-        changes.extend(self.extend_blocks(vector_key, set.rows_a_block(), 2 * set.dim, vectors)?);
+        for (column, bytes) in set.columns().into_iter().zip([&uid_bytes, vectors]) {
+            changes.extend(self.extend_blocks(column, bytes)?);
+        }
         self.store.apply(&self.tree, changes)?;
         self.set = set;
         self.known.extend(uids);
         Ok(())
     }
 
-    /// The blocks that change when rows of `width` bytes are appended: the last one, if it has room, and new ones.
-    fn extend_blocks(
-        &self,
-        key: fn(u32) -> Vec<u8>,
-        rows_a_block: u64,
-        width: usize,
-        bytes: &[u8],
-    ) -> Result<Vec<Change>, StoreError> {
+    /// The blocks that change when rows are appended: the last one, if it has room, and new ones.
+    fn extend_blocks(&self, column: Blocks, bytes: &[u8]) -> Result<Vec<Change>, StoreError> {
+        let Blocks { key, rows_a_block, width } = column;
         let mut changes = Vec::new();
         let mut number = (self.set.rows / rows_a_block) as u32;
         let kept = (self.set.rows % rows_a_block) as usize * width;
@@ -316,25 +326,26 @@ impl EmbeddingWriter {
     }
 }
 
-/// Reads all sets and keeps nothing: has each the rows that its head claims?
-pub(super) fn verify(state: &Path, db: &sled::Db) -> Result<(), StoreError> {
+/// Reads all sets and keeps nothing: has each the rows that its head claims? Says how many there are.
+pub(super) fn verify(state: &Path, db: &sled::Db) -> Result<u64, StoreError> {
+    let mut rows = 0;
     for name in db.tree_names().iter().filter(|name| name.starts_with(TREE_PREFIX)) {
         let tree = guard::call(state, || db.open_tree(name))?;
         let Some(set) = read_head(state, &tree)? else { continue };
-        let bytes = |key: fn(u32) -> Vec<u8>| {
+        for Blocks { key, width, .. } in set.columns() {
             let mut bytes = 0;
             let mut blocks = tree.range(key(0)..=key(u32::MAX));
             while let Some((_, block)) = guard::call(state, || blocks.next().transpose())? {
                 bytes += block.len() as u64;
             }
-            Ok::<_, StoreError>(bytes)
-        };
-        let found = (bytes(uid_key)? / UID_BYTES as u64, bytes(vector_key)? / (2 * set.dim as u64));
-        if found != (set.rows, set.rows) {
-            return Err(StoreError::damaged(state, format!("a set of embeddings has {found:?} rows instead of {}", set.rows)));
+            if bytes != set.rows * width as u64 {
+                let found = bytes / width as u64;
+                return Err(StoreError::damaged(state, format!("a set of embeddings has {found} rows instead of {}", set.rows)));
+            }
         }
+        rows += set.rows;
     }
-    Ok(())
+    Ok(rows)
 }
 
 fn read_head(state: &Path, tree: &sled::Tree) -> Result<Option<EmbeddingSet>, StoreError> {

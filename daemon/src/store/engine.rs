@@ -90,6 +90,11 @@ impl Engine {
         Ok((known, self.acknowledged.read().unwrap_or(known)))
     }
 
+    /// Whether the note beside sled can be read, or was never written.
+    pub(super) fn note_is_whole(&self) -> bool {
+        self.acknowledged.is_empty() || self.acknowledged.read().is_some()
+    }
+
     /// Notes an acknowledgement beside sled, after [`Engine::sync`].
     pub(super) fn note(&self, acknowledged: Acknowledged) -> Result<(), StoreError> {
         Ok(self.acknowledged.write(acknowledged).map_err(SchemaError::io(&self.folder))?)

@@ -55,6 +55,9 @@ pub enum StoreError {
     )]
     Changed { producer: String, modality: &'static str, message: String },
 
+    #[error("{path} is there already: a backup makes a new folder, so name another place or move that one away")]
+    Exists { path: PathBuf },
+
     #[error(transparent)]
     Schema(#[from] SchemaError),
 }
@@ -68,6 +71,14 @@ impl StoreError {
         match error {
             sled::Error::Io(error) if is_environment(error) => Self::Unavailable { state, message },
             _ => Self::Damaged { state, message },
+        }
+    }
+
+    /// What is wrong, without what to do about it and without the folder.
+    pub(super) fn cause(&self) -> String {
+        match self {
+            Self::Damaged { message, .. } | Self::Unavailable { message, .. } => message.clone(),
+            other => other.to_string(),
         }
     }
 

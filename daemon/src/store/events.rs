@@ -3,14 +3,17 @@
 //!
 //! Pairs: key = run ‖ 0 ‖ step ‖ number (u16), value = uids one behind the other. Durable with the next checkpoint.
 
+use std::path::Path;
+
 use diptych_schemas::{Step, Uid};
 
-use super::Store;
 use super::embeddings::UID_BYTES;
 use super::engine::BLOCK_BYTES;
 use super::error::StoreError;
 use super::records::{EventKind, EventRecord, RunName};
+use super::{Store, guard};
 
+const UNREADABLE: &str = "a list of an event's pairs cannot be read";
 /// Events of a kind that a run keeps: a run that stumbles at every other step for weeks must not fill the disk.
 const MOST_OF_A_KIND: usize = 1_000;
 
@@ -78,7 +81,7 @@ impl Store {
         let mut entries = self.engine().event_pairs().iter();
         while let Some((key, value)) = self.call(|| entries.next().transpose())? {
             let parsed = parse(&key, &value);
-            found.push(parsed.ok_or_else(|| StoreError::damaged(self.folder(), "a list of an event's pairs cannot be read"))?);
+            found.push(parsed.ok_or_else(|| StoreError::damaged(self.folder(), UNREADABLE))?);
         }
         Ok(found)
     }
@@ -97,6 +100,15 @@ pub(super) fn parse(key: &[u8], value: &[u8]) -> Option<EventPairs> {
     let run = RunName::new(std::str::from_utf8(name.strip_suffix(&[0])?).ok()?).ok()?;
     let (uids, []) = value.as_chunks::<UID_BYTES>() else { return None };
     Some(EventPairs { run, step: Step(u64::from_be_bytes(*step)), uids: uids.iter().map(|uid| Uid(*uid)).collect() })
+}
+
+/// Reads all pairs and keeps nothing: is the tree whole?
+pub(super) fn verify_pairs(state: &Path, tree: &sled::Tree) -> Result<(), StoreError> {
+    let mut entries = tree.iter();
+    while let Some((key, value)) = guard::call(state, || entries.next().transpose())? {
+        parse(&key, &value).ok_or_else(|| StoreError::damaged(state, UNREADABLE))?;
+    }
+    Ok(())
 }
 
 impl EventKind {

@@ -14,6 +14,8 @@ use super::{Store, guard};
 
 /// Removed at once when a run goes back. Newest first, so that a kill in between leaves no hole.
 const REMOVE_AT_ONCE: usize = 1_000;
+/// Looked at at once when metrics are thinned: as long as somebody who writes may have to wait.
+const THIN_AT_ONCE: usize = 1_000;
 
 /// What the names of metrics begin with that an evaluation after the fact records.
 pub const EVALUATED: &str = "eval/";
@@ -96,6 +98,36 @@ impl Store {
             removed += newest.len() as u64;
             self.apply(tree, newest.into_iter().map(|key| (key.to_vec(), None)).collect())?;
         }
+    }
+
+    /// Of the steps after `after` up to `up_to`, keeps every `one_of`-th by its number and those with an evaluation's numbers,
+    /// whose names have a slash. So the same steps stay however often this is done. Says how many were removed.
+    pub fn thin_metrics(&self, run: &RunName, after: Step, up_to: Step, one_of: u64) -> Result<u64, StoreError> {
+        let tree = self.engine().metrics();
+        let last = run.step_key(up_to);
+        let (mut next, mut removed) = (after.0.saturating_add(1), 0);
+        while next <= up_to.0 {
+            let first = run.step_key(Step(next));
+            let _writer = self.writer();
+            let mut entries = tree.range(&first[..]..=&last[..]).take(THIN_AT_ONCE);
+            let mut changes = Vec::new();
+            let mut looked_at = 0;
+            while let Some((key, value)) = self.call(|| entries.next().transpose())? {
+                let (_, row) = self.noting_damage(parse(self.folder(), &key, &value))?;
+                let is_evaluated = row.values.iter().any(|(name, _)| name.contains('/'));
+                if !row.step.0.is_multiple_of(one_of.max(1)) && !is_evaluated {
+                    changes.push((key.to_vec(), None));
+                }
+                next = row.step.0.saturating_add(1);
+                looked_at += 1;
+            }
+            removed += changes.len() as u64;
+            self.apply(tree, changes)?;
+            if looked_at < THIN_AT_ONCE {
+                break;
+            }
+        }
+        Ok(removed)
     }
 
     /// Reads the metrics of one run or of all, one step at a time.

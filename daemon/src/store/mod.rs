@@ -9,6 +9,8 @@
 //! 5. It blocks: SQL over it reads on threads made for blocking, never on tokio's workers.
 
 mod acknowledged;
+mod backup;
+mod check;
 mod chunks;
 mod columns;
 mod embedding_reader;
@@ -16,6 +18,7 @@ mod embeddings;
 mod engine;
 mod error;
 mod events;
+mod format;
 mod guard;
 mod jobs;
 mod ledger;
@@ -31,6 +34,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use backup::BackedUp;
+pub use check::Contents;
 pub use embedding_reader::{EmbeddingChunk, EmbeddingReader};
 pub use embeddings::{EmbeddingSet, EmbeddingWriter, MAX_DIMENSION, MAX_ROWS, Modality};
 pub use engine::{FLUSH_EVERY_MS, MAX_VALUE_BYTES};

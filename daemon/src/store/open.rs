@@ -13,11 +13,8 @@ use super::engine::Engine;
 use super::error::StoreError;
 use super::owner::FolderLock;
 use super::records::{CheckpointRecord, EventRecord, JobRecord, Milliseconds, RunRecord};
-use super::{chunks, embeddings, guard, metrics, salvage};
+use super::{chunks, embeddings, events, format, guard, metrics, salvage};
 
-/// Version of keys and values.
-const FORMAT: &[u8] = b"1";
-const FORMAT_KEY: &[u8] = b"format";
 /// The file that says that damage was met since the last opening.
 const SUSPECT: &str = "sled.suspect";
 
@@ -65,17 +62,7 @@ pub(super) fn note_damage(state: &Path) {
 /// Opens sled and reads what has to be readable. Says what is missing, if sled went back to an earlier state by itself.
 fn open_checked(state: &Path, folder: &Path, everything: bool) -> Result<(Engine, Option<String>), StoreError> {
     let engine = Engine::open(state, folder)?;
-    match guard::call(state, || engine.db().get(FORMAT_KEY))? {
-        Some(found) if found == FORMAT => {}
-        Some(found) => {
-            let message =
-                format!("format {}, this binary reads {}", String::from_utf8_lossy(&found), String::from_utf8_lossy(FORMAT));
-            return Err(StoreError::Version { state: state.to_owned(), message });
-        }
-        None => {
-            guard::call(state, || engine.db().insert(FORMAT_KEY, FORMAT))?;
-        }
-    }
+    format::bring_up_to_date(state, &engine)?;
     let (known, noted) = engine.last_acknowledged(state)?;
     let lost = (noted > known).then(|| went_back(state, known, noted));
     chunks::read::<RunRecord>(state, engine.runs(), &[])?;
@@ -85,6 +72,7 @@ fn open_checked(state: &Path, folder: &Path, everything: bool) -> Result<(Engine
     chunks::read::<JobRecord>(state, engine.jobs(), &[])?;
     if everything || lost.is_some() {
         metrics::verify(state, engine.metrics())?;
+        events::verify_pairs(state, engine.event_pairs())?;
         embeddings::verify(state, engine.db())?;
     }
     Ok((engine, lost))

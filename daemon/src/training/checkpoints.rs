@@ -18,7 +18,7 @@ use crate::output::describe;
 use crate::store::{CheckpointRecord, EventKind, Milliseconds, RunName};
 
 /// What the store says of a checkpoint folder.
-pub(super) fn record_of(run: &RunName, found: &Found, steps_per_epoch: u64) -> anyhow::Result<CheckpointRecord> {
+pub(crate) fn record_of(run: &RunName, found: &Found, steps_per_epoch: u64) -> anyhow::Result<CheckpointRecord> {
     let manifest = &found.manifest;
     let weights = manifest.files.get("model.safetensors").context("a checkpoint's manifest names no weights")?;
     let modified = std::fs::metadata(&found.folder).and_then(|folder| folder.modified());

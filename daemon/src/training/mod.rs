@@ -7,11 +7,12 @@
 //!    once, in words, and is an event of the run.
 //! 4. A checkpoint exists when its folder is in place and the store names it, in this order.
 
-mod checkpoints;
+pub(crate) mod checkpoints;
 mod evaluation;
 pub(crate) mod live;
 mod prepare;
 mod progress;
+mod retention;
 mod roll_back;
 pub(crate) mod signals;
 mod stall;
@@ -99,6 +100,7 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
     let first_step = run.trainer.steps_done();
     let stop = &caller.stop;
     let around = Around { held_out: HeldOut::of(run)?, progress: &progress, pulse, stop };
+    run.thin_all_metrics()?;
     around.catch_up(run)?;
     let mut loader = run.loader()?;
     pulse.reads_from(loader.monitor());
@@ -242,7 +244,8 @@ fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: 
     if report.skipped {
         values.push(("skipped_step".to_owned(), 1.0));
     }
-    run.metrics(report.step, batch.next, values)
+    run.metrics(report.step, batch.next, values)?;
+    run.thin_metrics()
 }
 
 impl Prepared {

@@ -1,6 +1,7 @@
 //! Kills, a full disk, a power cut.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 
 use crate::process::*;
@@ -9,9 +10,22 @@ use diptych::store::{Modality, Store, StoreError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+fn opened(state: &Path) -> Store {
+    let store = Store::open(state).unwrap();
+    assert_eq!(store.degraded(), None);
+    store
+}
+
+/// Metrics, embeddings, and checkpoints with their folders, killed at any place. `DIPTYCH_TEST_ROUNDS=200` kills it so often.
+#[test]
+fn killed_work_leaves_a_state_folder_in_which_doctor_finds_no_problem() {
+    murder("work", 3, assert_work_is_whole);
+}
+
 #[test]
 fn killed_embedding_keeps_every_acknowledged_row_and_no_half_one() {
-    murder("embed", 1, |store, acknowledged| {
+    murder("embed", 1, |state, acknowledged| {
+        let store = opened(state);
         let reader = store.read_embeddings(hash("weights"), Modality::Image).unwrap();
         let rows = reader.set().rows;
         assert!(rows >= acknowledged, "{rows} rows, {acknowledged} were acknowledged");
@@ -21,7 +35,8 @@ fn killed_embedding_keeps_every_acknowledged_row_and_no_half_one() {
 
 #[test]
 fn killed_training_keeps_every_acknowledged_checkpoint_with_its_progress() {
-    murder("train", 2, |store, acknowledged| {
+    murder("train", 2, |state, acknowledged| {
+        let store = opened(state);
         let run = store.run(&run_name()).unwrap().unwrap();
         let step = run.step.0;
         assert!(step >= acknowledged, "at step {step}, {acknowledged} was acknowledged");

@@ -3,9 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
+mod backup;
 mod crash;
 mod damage;
+mod doctor;
 mod embeddings;
+mod faults;
 mod process;
 mod records;
+mod retention;
 mod samples;
+mod trained;

@@ -6,7 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::samples::*;
+use crate::trained::{Trained, checkpoints};
+use diptych::doctor::examine;
 use diptych::store::{Modality, Store};
+use diptych_schemas::Step;
+use diptych_trainer::checkpoint;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -48,6 +52,17 @@ pub(crate) fn child_process() {
                 acknowledge(step);
             }
         }
+        "work" => {
+            if let Err(error) = work(&store, &state, acknowledge) {
+                println!("\nERR {error}");
+            }
+        }
+        "metrics" => {
+            for step in 1.. {
+                store.append_metrics(&run_name(), &[metrics(step)]).unwrap();
+                acknowledge(step);
+            }
+        }
         "unsynced" => {
             let mut writer = store.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
             writer.append(&uids(0..3000), &vectors(0..3000, DIM)).unwrap();
@@ -63,6 +78,55 @@ pub(crate) fn child_process() {
         }
         other => panic!("no role {other}"),
     }
+}
+
+/// Rows of embeddings that come with a step.
+pub(crate) const ROWS_A_STEP: u64 = 40;
+
+/// All that a run does to its state folder, as fast as it goes. A step is acknowledged when its checkpoint is.
+fn work(store: &Store, state: &Path, acknowledge: impl Fn(u64)) -> Result<(), Box<dyn std::error::Error>> {
+    let mut trained = Trained::new();
+    let run = run_name();
+    let done = store.run(&run)?.map_or(0, |run| run.step.0);
+    checkpoint::remove_unfinished(&checkpoints(state))?;
+    store.truncate_metrics(&run, Step(done))?;
+    let mut writer = store.embedding_writer(hash("weights"), Modality::Image, DIM, "")?;
+    for step in done + 1.. {
+        store.append_metrics(&run, &[metrics(step)])?;
+        let rows = writer.rows_done();
+        writer.append(&uids(rows..rows + ROWS_A_STEP), &vectors(rows..rows + ROWS_A_STEP, DIM))?;
+        store.put_checkpoint(&trained.save(state, step)?, &run_record(step))?;
+        for old in store.checkpoints(&run)?.iter().rev().skip(2) {
+            store.remove_checkpoint(&run, old.step)?;
+            checkpoint::remove(&old.path)?;
+        }
+        acknowledge(step);
+    }
+    Ok(())
+}
+
+/// What a stopped [`work`] leaves: nothing that was acknowledged is missing, and nothing is damaged.
+pub(crate) fn assert_work_is_whole(state: &Path, acknowledged: u64) {
+    let examined = examine(state, false).unwrap();
+    assert!(examined.problems().next().is_none(), "{:#?}", examined.findings);
+    let store = Store::open(state).unwrap();
+    let Some(run) = store.run(&run_name()).unwrap() else {
+        assert_eq!(acknowledged, 0);
+        return;
+    };
+    let step = run.step.0;
+    assert!(step >= acknowledged, "at step {step}, {acknowledged} was acknowledged");
+    assert_eq!(run, run_record(step));
+    let named: Vec<u64> = store.checkpoints(&run_name()).unwrap().iter().map(|record| record.step.0).collect();
+    assert!(named.ends_with(&[step]) && named.len() <= 3, "{named:?} at step {step}");
+    // Those of a step that was not acknowledged may be there too.
+    let recorded = store.metrics(&run_name()).unwrap();
+    assert!(recorded.len() as u64 >= step);
+    assert_eq!(recorded, (1..=recorded.len() as u64).map(metrics).collect::<Vec<_>>());
+    let reader = store.read_embeddings(hash("weights"), Modality::Image).unwrap();
+    let rows = reader.set().rows;
+    assert!(rows >= step * ROWS_A_STEP, "{rows} rows at step {step}");
+    assert_rows(&reader.read_all().unwrap(), rows, DIM);
 }
 
 pub(crate) fn command(role: &str, state: &Path) -> Command {
@@ -109,7 +173,7 @@ impl Murdered {
 }
 
 /// Starts the process again and again on one folder, kills it each time at a random moment, and looks at what it left.
-pub(crate) fn murder(role: &str, seed: u64, check: impl Fn(&Store, u64)) {
+pub(crate) fn murder(role: &str, seed: u64, check: impl Fn(&Path, u64)) {
     let state = tempfile::tempdir().unwrap();
     let mut random = StdRng::seed_from_u64(seed);
     let mut acknowledged = 0;
@@ -122,8 +186,6 @@ pub(crate) fn murder(role: &str, seed: u64, check: impl Fn(&Store, u64)) {
         std::thread::sleep(Duration::from_micros(random.random_range(0..8_000)));
         process.kill();
         acknowledged = acknowledged.max(process.acknowledged.unwrap());
-        let store = Store::open(state.path()).unwrap();
-        assert_eq!(store.degraded(), None);
-        check(&store, acknowledged);
+        check(state.path(), acknowledged);
     }
 }

@@ -7,6 +7,7 @@ mod bench_train;
 mod crash;
 mod curation;
 mod dedup;
+mod doctor;
 mod download;
 mod eval;
 mod evaluation;

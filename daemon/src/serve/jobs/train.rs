@@ -12,6 +12,6 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Re
     let caller = Caller { stop: handle.stop.clone(), store: Some(store.clone()), live: handle.live.clone() };
     Ok(match training::train_in(&config, Options { stop_after: None, progress: false }, &caller)? {
         Outcome::Stopped => End::Stopped,
-        Outcome::Done | Outcome::SourceUnreadable => End::Done { note: None },
+        Outcome::Done | Outcome::SourceUnreadable | Outcome::ProblemsFound => End::Done { note: None },
     })
 }

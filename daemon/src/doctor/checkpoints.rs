@@ -1,0 +1,120 @@
+//! The checkpoints of a run: those that the store names beside those that are on the disk, every file read and its hash compared.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use diptych_schemas::{TrainConfig, durable};
+use diptych_trainer::CheckpointManifest;
+use diptych_trainer::checkpoint::{self, Found, Scan};
+
+use super::{Findings, Severity, entries};
+use crate::models::checkpoint_folder;
+use crate::store::{CheckpointRecord, Milliseconds, RunName, RunRecord, Store};
+use crate::training::checkpoints::record_of;
+
+impl Findings {
+    /// Says how many checkpoints are whole.
+    pub(super) fn examine_run(&mut self, state: &Path, store: &Store, run: &RunName) -> anyhow::Result<u64> {
+        let folder = checkpoint_folder(state, run.as_str());
+        let Scan { valid, invalid } = checkpoint::scan(&folder)?;
+        let known = store.run(run)?;
+        let named = store.checkpoints(run)?;
+        if known.is_none() {
+            let what = format!(
+                "run {run}: the store has no record of it, but {} checkpoints and its metrics or events. `diptych train` with its \
+                 configuration puts the record back and goes on; if you do not need it, delete {}",
+                valid.len(),
+                folder.display()
+            );
+            self.problem(what, None, false);
+        }
+        for (path, error) in &invalid {
+            let aside = state.join(format!("damaged-checkpoint-{run}-{}-{}", name_of(path), Milliseconds::now().0));
+            let what = format!("{}: a checkpoint that cannot be used: {error}", path.display());
+            self.mend(Severity::Problem, what, || {
+                durable::publish(path, &aside)?;
+                Ok(format!("moved to {}", aside.display()))
+            })?;
+        }
+        let mut forgotten = Vec::new();
+        for record in &named {
+            let at = |path: &PathBuf| name_of(path) == name_of(&record.path);
+            if !valid.iter().any(|found| at(&found.folder)) {
+                forgotten.push(record);
+            }
+            if !valid.iter().any(|found| at(&found.folder)) && !invalid.iter().any(|(path, _)| at(path)) {
+                let place = folder.join(&*name_of(&record.path));
+                let what = format!("{}: the store names a checkpoint of step {} that is not there", place.display(), record.step);
+                self.mend(Severity::Problem, what, || Ok("forgotten".into()))?;
+            }
+        }
+        let records = self.hold_against(&valid, &named, known.as_ref())?;
+        if self.fix && (!forgotten.is_empty() || records.iter().any(|record| !named.contains(record))) {
+            store.reconcile_checkpoints(run, &records)?;
+        }
+        self.examine_unfinished(&folder)?;
+        Ok(valid.len() as u64)
+    }
+
+    /// What the store ought to say of the checkpoints that are whole.
+    fn hold_against(
+        &mut self,
+        valid: &[Found],
+        named: &[CheckpointRecord],
+        known: Option<&RunRecord>,
+    ) -> anyhow::Result<Vec<CheckpointRecord>> {
+        let steps_per_epoch = known.and_then(steps_per_epoch);
+        let mut records = Vec::new();
+        for found in valid {
+            let place = found.folder.display();
+            let record = named.iter().find(|record| name_of(&record.path) == name_of(&found.folder));
+            let as_acknowledged = |record: &&CheckpointRecord| {
+                serde_json::from_str::<CheckpointManifest>(&record.manifest).is_ok_and(|manifest| manifest == found.manifest)
+            };
+            if let Some(record) = record.filter(as_acknowledged) {
+                records.push(record.clone());
+                continue;
+            }
+            let (severity, what) = match record {
+                Some(_) => (Severity::Problem, format!("{place}: is whole, but not the checkpoint that the store knows")),
+                // A kill between the two, or between forgetting and deleting it.
+                None => (
+                    Severity::Note,
+                    format!("{place}: a whole checkpoint that the store does not name; `diptych train` takes it up"),
+                ),
+            };
+            match (known, steps_per_epoch) {
+                (Some(run), Some(steps)) => {
+                    records.push(record_of(&run.run, found, steps)?);
+                    self.mend(severity, what, || Ok("the store names it now".into()))?;
+                }
+                // How long an epoch is stands in the run's record, which only `diptych train` can put back.
+                _ => self.list.push(super::Finding { severity, what, mended: None, mendable: false }),
+            }
+        }
+        Ok(records)
+    }
+
+    fn examine_unfinished(&mut self, folder: &Path) -> anyhow::Result<()> {
+        for entry in entries(folder)? {
+            if entry.path().extension().is_some_and(|ending| ending == durable::UNFINISHED) {
+                let what = format!("{}: a checkpoint that was being written when somebody was stopped", entry.path().display());
+                self.mend(Severity::Note, what, || {
+                    checkpoint::remove_unfinished(folder).context("deleting unfinished checkpoints")?;
+                    Ok("deleted".into())
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a state folder lies may change, and so may how it is called; the name of the checkpoint's own folder does not.
+fn name_of(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+fn steps_per_epoch(run: &RunRecord) -> Option<u64> {
+    let config = TrainConfig::parse(&run.config).ok()?;
+    run.total_steps.0.checked_div(config.train.epochs).filter(|steps| *steps > 0)
+}

@@ -1,0 +1,35 @@
+//! What lies in a state folder and belongs to nobody any more.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use diptych_schemas::durable::UNFINISHED;
+
+use super::{Findings, Severity, entries};
+
+/// What was moved aside: by an opening of the store, and by `--fix`.
+const ASIDE: [&str; 2] = ["sled.damaged-", "damaged-checkpoint-"];
+
+impl Findings {
+    /// Looks at the folder itself. What lies deeper belongs to commands that may be at work without owning the store.
+    pub(super) fn examine_leftovers(&mut self, state: &Path) -> anyhow::Result<()> {
+        for entry in entries(state)? {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if ASIDE.iter().any(|start| name.starts_with(start)) {
+                self.note(format!("{}: was damaged and moved aside; delete it when you do not need it", path.display()));
+            }
+            if path.extension().is_some_and(|ending| ending == UNFINISHED) {
+                let what = format!("{}: what somebody who was stopped was writing", path.display());
+                self.mend(Severity::Note, what, || delete(&path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn delete(path: &Path) -> anyhow::Result<String> {
+    let deleted = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    deleted.with_context(|| format!("deleting {}", path.display()))?;
+    Ok("deleted".into())
+}

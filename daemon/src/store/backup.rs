@@ -1,0 +1,177 @@
+//! A copy of the store as another state folder, made while the store is in use: what was acknowledged before it began is in it.
+//!
+//! Runs, checkpoints, events, jobs and the ledger are copied as they were at one moment. Metrics and the pairs of events follow, so
+//! they may be newer by a few steps, which a run that goes on takes back; of each set of embeddings come the rows that its
+//! head had. Files are not copied: checkpoint folders are whole by themselves. The folder is named last.
+
+use std::fs;
+use std::path::Path;
+
+use diptych_schemas::{SchemaError, durable};
+
+use super::acknowledged::{self, Acknowledged};
+use super::embeddings::{Blocks, EmbeddingSet};
+use super::engine::{self, Change, Engine};
+use super::error::StoreError;
+use super::owner::FolderLock;
+use super::{Store, format, guard};
+
+/// Entries that are held in memory on their way.
+const ENTRIES_AT_ONCE: usize = 64;
+
+/// What a backup holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackedUp {
+    /// Rows of all sets of embeddings.
+    pub embeddings: u64,
+    /// On the disk.
+    pub bytes: u64,
+}
+
+/// What is being written.
+struct Copy<'a> {
+    engine: Engine,
+    folder: &'a Path,
+    done: BackedUp,
+}
+
+impl Store {
+    /// Copies the store into a new state folder, durably. Others may write meanwhile; they wait only for the copy of what is small.
+    pub fn backup(&self, to: &Path) -> Result<BackedUp, StoreError> {
+        if to.exists() {
+            return Err(StoreError::Exists { path: to.to_owned() });
+        }
+        let folder = durable::unfinished(to);
+        fs::create_dir_all(&folder).map_err(SchemaError::io(&folder))?;
+        let lock = FolderLock::take(&folder)?;
+        let filled = self.fill(&folder).and_then(|done| Ok(durable::publish(&folder, to).map(|()| done)?));
+        if filled.is_err() {
+            // The error that is reported is the first one; a leftover is recognised by its name.
+            let _ = fs::remove_dir_all(&folder);
+        }
+        drop(lock);
+        filled
+    }
+
+    fn fill(&self, folder: &Path) -> Result<BackedUp, StoreError> {
+        let sled = folder.join("sled");
+        if sled.exists() {
+            // Of a backup that was killed.
+            fs::remove_dir_all(&sled).map_err(SchemaError::io(&sled))?;
+        }
+        let engine = Engine::open(folder, &sled)?;
+        format::bring_up_to_date(folder, &engine)?;
+        let mut copy = Copy { engine, folder, done: BackedUp::default() };
+        for (place, changes) in self.what_is_small()?.into_iter().enumerate() {
+            for changes in changes.chunks(ENTRIES_AT_ONCE) {
+                copy.put(small(&copy.engine)[place], changes.to_vec())?;
+            }
+        }
+        self.copy_tree(self.engine().metrics(), &mut copy, Engine::metrics)?;
+        self.copy_tree(self.engine().event_pairs(), &mut copy, Engine::event_pairs)?;
+        for name in self.set_trees() {
+            self.copy_embeddings(&name, &mut copy)?;
+        }
+        copy.finish()?;
+        durable::sync_folder(folder)?;
+        Ok(copy.done)
+    }
+
+    /// The small trees at one moment.
+    fn what_is_small(&self) -> Result<Vec<Vec<Change>>, StoreError> {
+        let _writer = self.writer();
+        let entries = |tree: &sled::Tree| self.call(|| tree.iter().map(|entry| entry.map(change)).collect());
+        small(self.engine()).into_iter().map(entries).collect()
+    }
+
+    fn copy_tree(&self, from: &sled::Tree, copy: &mut Copy<'_>, to: fn(&Engine) -> &sled::Tree) -> Result<(), StoreError> {
+        let mut entries = from.iter();
+        loop {
+            let next: Vec<Change> =
+                self.call(|| entries.by_ref().take(ENTRIES_AT_ONCE).map(|entry| entry.map(change)).collect())?;
+            if next.is_empty() {
+                return Ok(());
+            }
+            copy.put(to(&copy.engine), next)?;
+        }
+    }
+
+    /// The rows that the head of a set claims now: those that are appended meanwhile are left out.
+    fn copy_embeddings(&self, name: &[u8], copy: &mut Copy<'_>) -> Result<(), StoreError> {
+        let tree = self.call(|| self.engine().db().open_tree(name))?;
+        let Some(set) = self.head(&tree)? else { return Ok(()) };
+        let to = guard::call(copy.folder, || copy.engine.db().open_tree(name))?;
+        let [uids, vectors] = set.columns();
+        let rows = [self.copy_blocks(&tree, &to, uids, &set, copy)?, self.copy_blocks(&tree, &to, vectors, &set, copy)?];
+        if rows == [set.rows; 2] {
+            copy.done.embeddings += set.rows;
+            return copy.put(&to, vec![self.head_change(&set)?]);
+        }
+        if self.set_trees().iter().any(|other| other == name) {
+            let message = format!("a set of embeddings has {rows:?} rows instead of {}", set.rows);
+            return self.noting_damage(Err(StoreError::damaged(self.folder(), message)));
+        }
+        // Somebody dropped it meanwhile.
+        drop(to);
+        guard::call(copy.folder, || copy.engine.db().drop_tree(name)).map(|_| ())
+    }
+
+    /// Copies blocks up to the last row of a set; says how many rows they hold.
+    fn copy_blocks(
+        &self,
+        from: &sled::Tree,
+        to: &sled::Tree,
+        column: Blocks,
+        set: &EmbeddingSet,
+        copy: &mut Copy<'_>,
+    ) -> Result<u64, StoreError> {
+        let mut blocks = from.range((column.key)(0)..=(column.key)(u32::MAX));
+        let mut left = set.rows as usize * column.width;
+        let full = column.rows_a_block as usize * column.width;
+        while left > 0 {
+            let next: Vec<Change> = self.call(|| {
+                blocks.by_ref().take(ENTRIES_AT_ONCE.min(left.div_ceil(full))).map(|entry| entry.map(change)).collect()
+            })?;
+            if next.is_empty() {
+                break;
+            }
+            let mut cut = Vec::with_capacity(next.len());
+            for (key, block) in next {
+                let mut block = block.unwrap_or_default();
+                block.truncate(left.min(full));
+                left -= block.len();
+                cut.push((key, Some(block)));
+            }
+            copy.put(to, cut)?;
+        }
+        Ok(set.rows - left.div_ceil(column.width) as u64)
+    }
+}
+
+impl Copy<'_> {
+    fn put(&self, tree: &sled::Tree, changes: Vec<Change>) -> Result<(), StoreError> {
+        let batch = engine::batch(changes)?;
+        guard::call(self.folder, || tree.apply_batch(batch))
+    }
+
+    /// Everything is on the disk, and acknowledged, so that a loss of it would be noticed.
+    fn finish(&mut self) -> Result<(), StoreError> {
+        let first = Acknowledged::default().next();
+        guard::call(self.folder, || self.engine.db().insert(acknowledged::KEY, first.to_bytes()))?;
+        guard::call(self.folder, || self.engine.flush())?;
+        self.engine.sync()?;
+        self.engine.note(first)?;
+        let db = self.folder.join("sled").join("db");
+        self.done.bytes = fs::metadata(&db).map_err(SchemaError::io(db))?.len();
+        Ok(())
+    }
+}
+
+/// Those trees whose records belong together.
+fn small(engine: &Engine) -> [&sled::Tree; 5] {
+    [engine.runs(), engine.checkpoints(), engine.events(), engine.ledger(), engine.jobs()]
+}
+
+fn change((key, value): (sled::IVec, sled::IVec)) -> Change {
+    (key.to_vec(), Some(value.to_vec()))
+}
