@@ -16,6 +16,7 @@ mod output;
 pub mod pictures;
 mod profile;
 mod retrieval;
+mod serve;
 mod sql_functions;
 pub mod store;
 mod training;
