@@ -4,7 +4,8 @@
   libtorch 2.11.0   out of PyPI's torch wheel: the CPU's libraries (0.45 GB) and headers; CUDA's too where nvidia-smi
                     answers, in a folder of their own, so that linking never sees them and one binary serves both
   cmake, nasm       for libjpeg-turbo with SIMD, where they are missing: cmake from PyPI, nasm from the distribution
-  onnxruntime, onnx for the test of ONNX exports, only where --tests is given; without them that test says that it was skipped
+  onnxruntime, onnx for the test of ONNX exports, and
+  ADBC's driver     for the test of Flight SQL: both only where --tests is given; without them those tests say that they were skipped
 
 Everything lies in the user's cache ($XDG_CACHE_HOME/diptych), so a second checkout fetches nothing and works offline.
 An existing LIBTORCH, or LIBTORCH_USE_PYTORCH, is respected. What was found is written to .cargo/config.local.toml,
@@ -26,6 +27,7 @@ import zipfile
 TORCH = "2.11.0"
 # Opset 18 on any of these; which one pip chooses depends on the Python.
 ONNX_PACKAGES = ["onnx>=1.15", "onnxruntime>=1.17"]
+ADBC_PACKAGES = ["adbc-driver-flightsql>=1.2", "adbc-driver-manager>=1.2", "pyarrow>=15"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "diptych"
 
@@ -175,14 +177,14 @@ def nasm():
     return str(folder / "usr" / "bin" / "nasm")
 
 
-def onnx_packages(fetch):
-    """onnxruntime and onnx with what they need, in a folder for PYTHONPATH, for this Python; None where they are not there."""
-    folder = CACHE / f"onnx-{sys.implementation.cache_tag}"
+def test_packages(fetch, name, packages, what):
+    """Packages with what they need, in a folder for PYTHONPATH, for this Python; None where they are not there."""
+    folder = CACHE / f"{name}-{sys.implementation.cache_tag}"
 
     def fill(_, out):
-        say(f"fetching onnxruntime and onnx for the tests (45 MB, once; kept in {folder})")
+        say(f"fetching {', '.join(packages)} for the tests (once; kept in {folder})")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
-        command += ["--no-compile", "--target", str(out), *ONNX_PACKAGES]
+        command += ["--no-compile", "--target", str(out), *packages]
         if subprocess.run(command).returncode != 0:
             raise OSError("pip could not install them")
 
@@ -190,7 +192,7 @@ def onnx_packages(fetch):
         try:
             install(folder, fill)
         except OSError as error:
-            say(f"the test of ONNX exports will be skipped: {error}")
+            say(f"the test of {what} will be skipped: {error}")
     return str(folder) if folder.is_dir() else None
 
 
@@ -228,9 +230,16 @@ def main():
         libtorch = cpu_libtorch()
         if arguments.cuda == "yes" or (arguments.cuda == "auto" and gpu_answers()):
             cuda_libraries()
-    packages = onnx_packages(arguments.tests)
-    python = sys.executable if packages else None
-    cargo_config(libtorch, {"CMAKE": cmake(), "ASM_NASM": nasm(), "DIPTYCH_ONNX_PACKAGES": packages, "DIPTYCH_ONNX_PYTHON": python})
+    onnx = test_packages(arguments.tests, "onnx", ONNX_PACKAGES, "ONNX exports")
+    adbc = test_packages(arguments.tests, "adbc", ADBC_PACKAGES, "Flight SQL")
+    cargo_config(libtorch, {
+        "CMAKE": cmake(),
+        "ASM_NASM": nasm(),
+        "DIPTYCH_ONNX_PACKAGES": onnx,
+        "DIPTYCH_ONNX_PYTHON": sys.executable if onnx else None,
+        "DIPTYCH_ADBC_PACKAGES": adbc,
+        "DIPTYCH_ADBC_PYTHON": sys.executable if adbc else None,
+    })
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 //! jobs save what they did, requests end, the store is closed. Between the two, [`shared::Shared`] is what its parts have in common.
 
 mod dashboard;
+mod flight;
 mod folders;
 mod http;
 mod jobs;
@@ -24,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::exit::Outcome;
 use crate::output::describe;
 use crate::store::Store;
+use flight::FlightSpec;
 use jobs::Queue;
 use shared::{Current, Shared};
 
@@ -60,7 +62,7 @@ pub(crate) fn run(file: Option<PathBuf>, state: Option<&Path>, listen: Option<St
         tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build().context("starting the server")?;
     runtime.block_on(async {
         let mut signals = Signals::watch()?;
-        let router = http::router(&shared, dashboard::routes());
+        let router = http::router(&shared, dashboard::routes().merge(flight::routes(flight_spec(&shared))));
         let server = listen::bind(&address, tls.as_ref(), router).await?;
         shared.store.announce(&server.address)?;
         shared.queue.start()?;
@@ -98,6 +100,28 @@ pub(crate) fn run(file: Option<PathBuf>, state: Option<&Path>, listen: Option<St
     drop(runtime);
     tracing::info!("left with everything saved");
     Ok(Outcome::Done)
+}
+
+/// Flight SQL as a part of this service: its sessions, limits and tokens.
+fn flight_spec(shared: &Arc<Shared>) -> FlightSpec {
+    let (of_session, of_check, of_longest) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
+    FlightSpec {
+        session: Arc::new(move |dataset| {
+            let current = of_session.current();
+            let known = |name| {
+                let names: Vec<&str> = current.config.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
+                current
+                    .dataset(name)
+                    .with_context(|| format!("there is no dataset {name:?} here; there are: {}", names.join(", ")))
+            };
+            Ok(of_session.session(dataset.map(known).transpose()?)?)
+        }),
+        check: Arc::new(move |token| of_check.current().tokens.scope(Some(token)).is_some()),
+        longest: Arc::new(move || Duration::from_secs(of_longest.current().config.sql.max_seconds)),
+        slots: Arc::clone(&shared.query_slots),
+        runtime: shared.queries().clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
 }
 
 #[expect(clippy::exit, reason = "what should end orderly did not, and somebody wants it ended")]

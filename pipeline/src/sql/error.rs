@@ -17,6 +17,9 @@ pub enum SqlError {
     /// The SQL is fine; computing its result is not possible.
     #[error("the query failed while it ran: {0}")]
     Run(Box<StatementError>),
+    /// It needs more memory than the session may have.
+    #[error("the query failed while it ran: {0}")]
+    Memory(Box<StatementError>),
     /// A file that dataset.json names is missing, cut short or damaged.
     #[error("{path}: {message}. Copy the file again from where it is whole, or ingest the sources into a new dataset")]
     Damaged { path: PathBuf, message: String },

@@ -93,7 +93,7 @@ fn out_of_memory(message: &str) -> SqlError {
     let advice = "It needs more memory than it may have, and this part of it cannot go to the disk. Select fewer columns \
                   (images above all: filter and join on meta first), or split the query";
     let message = message.lines().next().unwrap_or(message).to_owned();
-    SqlError::Run(Box::new(StatementError { message, place: None, advice: Some(advice.into()) }))
+    SqlError::Memory(Box::new(StatementError { message, place: None, advice: Some(advice.into()) }))
 }
 
 /// The error under contexts, collections and diagnostics, and the first diagnostic met on the way.

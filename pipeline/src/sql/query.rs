@@ -15,6 +15,7 @@ use futures::StreamExt;
 
 use super::error::{SqlError, StatementError};
 use super::explain::{planning_error, running_error, starting_error};
+use super::prepared::prepare;
 use super::session::setting_up;
 use super::tables::DatasetTables;
 
@@ -54,8 +55,7 @@ impl Rows {
 
 /// Runs one read-only statement: SELECT, EXPLAIN, SHOW TABLES, DESCRIBE.
 pub async fn query(context: &SessionContext, sql: &str) -> Result<Rows, SqlError> {
-    let planned = plan(context, sql).await?;
-    execute(sql, planned.state, planned.plan).await
+    prepare(context, sql).await?.run(Vec::new()).await
 }
 
 /// A statement that was understood.

@@ -18,6 +18,7 @@ use super::error::SqlError;
 use super::function::functions;
 use super::functions_content::ContentFunctions;
 use super::row_numbers::CountRows;
+use super::stop::{Stop, StoppingJoins};
 use super::tables::DatasetTables;
 use super::top_fraction::top_fraction;
 
@@ -68,6 +69,8 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
     if let Some(dataset) = &dataset {
         config.set_extension(dataset.clone());
     }
+    let stop = Stop::default();
+    config.set_extension(Arc::new(stop.clone()));
     let memory = spec.memory.unwrap_or_else(default_memory);
     let runtime =
         RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory))).build_arc().map_err(setting_up)?;
@@ -76,6 +79,7 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
         .with_runtime_env(runtime)
         .with_default_features()
         .with_physical_optimizer_rule(Arc::new(CountRows))
+        .with_physical_optimizer_rule(Arc::new(StoppingJoins(stop)))
         .build();
     let context = SessionContext::new_with_state(state);
     for function in functions(spec.functions) {

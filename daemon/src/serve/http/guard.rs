@@ -10,6 +10,7 @@ use diptych_schemas::Listen;
 use tokio::sync::Semaphore;
 
 use super::problem::Problem;
+use crate::serve::flight::HANDSHAKE;
 use crate::serve::shared::Shared;
 use crate::serve::tokens::Scope;
 
@@ -68,7 +69,8 @@ fn needed(method: &Method, path: &str) -> Option<Scope> {
         // The page itself holds nothing; what it shows, it asks for.
         "/" | "/healthz" | "/readyz" | "/openapi.json" if reads => None,
         _ if reads && path.starts_with("/assets/") => None,
-        _ if path.strip_prefix(FLIGHT) == Some("Handshake") => None,
+        // It is what gives a token.
+        _ if path == HANDSHAKE => None,
         _ if path.starts_with(FLIGHT) => Some(Scope::Read),
         "/metrics" if reads => Some(Scope::Read),
         "/v1/sql" | "/v1/search" => Some(Scope::Read),

@@ -1,0 +1,477 @@
+//! What a driver asks, and which part answers.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow_flight::flight_service_server::FlightService;
+use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
+use arrow_flight::sql::{
+    ActionBeginTransactionRequest, ActionBeginTransactionResult, ActionCancelQueryRequest, ActionCancelQueryResult,
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Command,
+    CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
+    CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
+    CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest, CommandStatementQuery,
+    CommandStatementUpdate, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo, TicketStatementQuery,
+};
+use arrow_flight::{
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor, FlightInfo,
+    HandshakeRequest, HandshakeResponse, Ticket,
+};
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+use datafusion::prelude::SessionContext;
+use diptych_pipeline::sql::{Stop, prepare};
+use futures::{StreamExt, stream};
+use prost::Message;
+use prost::bytes::Buf;
+use serde::{Deserialize, Serialize};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::prepared::{PreparedStatements, Statement};
+use super::refusal::{READ_ONLY, internal, of_session, of_sql};
+use super::rows::{Sent, info, nothing, schema_bytes, send, send_one};
+use super::running::{Found, Queries};
+use super::types::{plain, plain_batch, plain_rows};
+use super::{DATASET_HEADER, FlightSpec, catalog, parameters};
+
+/// Bytes of a statement's text: lists of uids are long.
+const LONGEST_SQL: usize = 1 << 20;
+const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
+/// Go's client leaves out the padding of a user and password, others write it.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+#[derive(Clone)]
+pub(super) struct Service {
+    spec: Arc<FlightSpec>,
+    queries: Arc<Queries>,
+    prepared: Arc<PreparedStatements>,
+}
+
+/// The ticket of a statement that is not prepared.
+#[derive(Serialize, Deserialize)]
+struct Handle {
+    /// So that nobody can cancel what is not theirs.
+    id: [u8; 16],
+    dataset: Option<String>,
+    sql: String,
+}
+
+impl Service {
+    pub(super) fn new(spec: FlightSpec) -> Self {
+        let queries = Queries::new(spec.runtime.clone(), Arc::clone(&spec.slots), Arc::clone(&spec.longest));
+        Self { spec: Arc::new(spec), queries: Arc::new(queries), prepared: Arc::default() }
+    }
+
+    /// Does something with a session, on the threads for queries.
+    async fn with_session<T, W>(
+        &self,
+        dataset: Option<String>,
+        ask: impl FnOnce(SessionContext) -> W + Send + 'static,
+    ) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, Status>> + Send + 'static,
+    {
+        let spec = Arc::clone(&self.spec);
+        self.queries.think(async move { ask(open(&spec, dataset.as_deref())?).await }).await
+    }
+
+    /// What the rows of a statement will be like, with the values of its first run.
+    async fn schema(&self, statement: Statement) -> Result<Schema, Status> {
+        self.with_session(statement.dataset, async move |context| {
+            let prepared = prepare(&context, &statement.sql).await.map_err(|error| of_sql(&error))?;
+            let values = parameters::runs(&statement.bound).next().transpose()?.unwrap_or_default();
+            let schema = prepared.bind(values).and_then(|bound| bound.schema()).map_err(|error| of_sql(&error))?;
+            Ok(plain_rows(&schema).as_ref().clone())
+        })
+        .await
+    }
+
+    async fn run(&self, handle: Bytes, statement: Statement) -> Result<Sent, Status> {
+        let spec = Arc::clone(&self.spec);
+        let (schema, rows) = self.queries.run(handle, |found| answer(spec, statement, found)).await?;
+        Ok(send(schema, rows))
+    }
+}
+
+fn open(spec: &FlightSpec, dataset: Option<&str>) -> Result<SessionContext, Status> {
+    (spec.session)(dataset).map_err(|error| of_session(&error))
+}
+
+/// Runs a statement, once for each row that was bound to it.
+async fn answer(spec: Arc<FlightSpec>, statement: Statement, mut found: Found) -> Result<(), Status> {
+    let context = open(&spec, statement.dataset.as_deref())?;
+    if let Some(stop) = Stop::of(&context) {
+        found.stops_by(stop);
+    }
+    let prepared = prepare(&context, &statement.sql).await.map_err(|error| of_sql(&error))?;
+    let mut first = None;
+    for values in parameters::runs(&statement.bound) {
+        let mut rows = prepared.run(values?).await.map_err(|error| of_sql(&error))?;
+        let schema = plain_rows(&rows.schema());
+        if *first.get_or_insert_with(|| Arc::clone(&schema)) != schema {
+            return Err(Status::invalid_argument(
+                "the values that were bound give rows of several types: bind values of one type",
+            ));
+        }
+        found.schema(Arc::clone(&schema));
+        while let Some(batch) = rows.next().await.map_err(|error| of_sql(&error))? {
+            found.rows(plain_batch(&batch, &schema).map_err(internal)?).await;
+        }
+    }
+    Ok(())
+}
+
+/// The dataset that a client names in a header.
+fn dataset(metadata: &MetadataMap) -> Result<Option<String>, Status> {
+    let Some(name) = metadata.get(DATASET_HEADER) else { return Ok(None) };
+    let name = name.to_str().map_err(|_| Status::invalid_argument("the header `dataset` is not text"))?;
+    Ok(Some(name.to_owned()).filter(|name| !name.is_empty()))
+}
+
+fn bounded(sql: &str) -> Result<(), Status> {
+    if sql.len() > LONGEST_SQL {
+        return Err(Status::invalid_argument(format!("a statement may have {} MiB, this one has more", LONGEST_SQL >> 20)));
+    }
+    Ok(())
+}
+
+fn no_transaction(id: Option<&Bytes>) -> Result<(), Status> {
+    match id {
+        Some(id) if !id.is_empty() => Err(Status::unimplemented("there are no transactions: this service only reads")),
+        _ => Ok(()),
+    }
+}
+
+/// The password of `authorization: Basic`.
+fn password(metadata: &MetadataMap) -> Option<String> {
+    let (scheme, given) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
+    let decoded = scheme.eq_ignore_ascii_case("basic").then(|| BASE64.decode(given.trim()).ok())??;
+    let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some(password.to_owned())
+}
+
+/// By what its client knows a query: the handle in its ticket.
+fn handle_of(ticket: &Ticket) -> Option<Bytes> {
+    match Command::try_from(arrow_flight::sql::Any::decode(&*ticket.ticket).ok()?).ok()? {
+        Command::TicketStatementQuery(ticket) => Some(ticket.statement_handle),
+        Command::CommandPreparedStatementQuery(query) => Some(query.prepared_statement_handle),
+        _ => None,
+    }
+}
+
+fn cancel(queries: &Queries, info: &FlightInfo) -> CancelStatus {
+    let handles = info.endpoint.iter().filter_map(|endpoint| handle_of(endpoint.ticket.as_ref()?));
+    if handles.filter(|handle| queries.cancel(handle)).count() > 0 {
+        CancelStatus::Cancelled
+    } else {
+        CancelStatus::NotCancellable
+    }
+}
+
+fn garbled(error: prost::DecodeError) -> Status {
+    Status::invalid_argument(format!("the request cannot be read: {error}"))
+}
+
+#[tonic::async_trait]
+impl FlightSqlService for Service {
+    type FlightService = Self;
+
+    /// A token for a password that is one. The user's name does not matter.
+    async fn do_handshake(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<<Self as FlightService>::HandshakeStream>, Status> {
+        let Some(token) = password(request.metadata()) else {
+            return Err(Status::unauthenticated("no user and password: any user, and a token of this service as the password"));
+        };
+        if !(self.spec.check)(&token) {
+            return Err(Status::unauthenticated("the password is not a token of this service (`diptych token` makes one)"));
+        }
+        // Where no tokens are asked for, any will do; but a client expects one.
+        let given = if token.is_empty() { "none" } else { &token };
+        let header = format!("Bearer {given}").parse();
+        let header = header.map_err(|_| Status::unauthenticated("the password cannot be a token: it has odd characters"))?;
+        let answered = HandshakeResponse { protocol_version: 0, payload: Bytes::copy_from_slice(given.as_bytes()) };
+        let mut response = Response::new(stream::iter([Ok(answered)]).boxed());
+        response.metadata_mut().insert("authorization", header);
+        Ok(response)
+    }
+
+    async fn get_flight_info_statement(
+        &self,
+        query: CommandStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        no_transaction(query.transaction_id.as_ref())?;
+        bounded(&query.query)?;
+        let dataset = dataset(request.metadata())?;
+        let statement = Statement { dataset: dataset.clone(), sql: query.query.clone(), bound: Vec::new() };
+        let schema = self.schema(statement).await?;
+        let handle = Handle { id: rand::random(), dataset, sql: query.query };
+        let handle = Bytes::from(serde_json::to_vec(&handle).map_err(internal)?);
+        info(request.into_inner(), &schema, TicketStatementQuery { statement_handle: handle }.as_any().encode_to_vec())
+    }
+
+    async fn do_get_statement(&self, ticket: TicketStatementQuery, _: Request<Ticket>) -> Result<Sent, Status> {
+        let handle = serde_json::from_slice(&ticket.statement_handle);
+        let Handle { dataset, sql, .. } =
+            handle.map_err(|_| Status::invalid_argument("this ticket is not one of this service"))?;
+        bounded(&sql)?;
+        self.run(ticket.statement_handle, Statement { dataset, sql, bound: Vec::new() }).await
+    }
+
+    async fn do_action_create_prepared_statement(
+        &self,
+        query: ActionCreatePreparedStatementRequest,
+        request: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        no_transaction(query.transaction_id.as_ref())?;
+        bounded(&query.query)?;
+        let statement = Statement { dataset: dataset(request.metadata())?, sql: query.query, bound: Vec::new() };
+        let sql = statement.sql.clone();
+        let described = self.with_session(statement.dataset.clone(), async move |context| {
+            let prepared = prepare(&context, &sql).await.map_err(|error| of_sql(&error))?;
+            let rows = prepared.schema().map_err(|error| of_sql(&error))?;
+            // What the statement does not tell can be given as text: it becomes what is wanted.
+            let parameters = prepared
+                .parameters()
+                .iter()
+                .map(|parameter| Field::new(&parameter.name, parameter.data_type.clone().unwrap_or(DataType::Utf8), true));
+            Ok((schema_bytes(&plain_rows(&rows))?, schema_bytes(&plain(&Schema::new(parameters.collect::<Vec<_>>())))?))
+        });
+        let (dataset_schema, parameter_schema) = described.await?;
+        let prepared_statement_handle = self.prepared.keep(statement);
+        Ok(ActionCreatePreparedStatementResult { prepared_statement_handle, dataset_schema, parameter_schema })
+    }
+
+    async fn do_put_prepared_statement_query(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<DoPutPreparedStatementResult, Status> {
+        let bound = parameters::read(request.into_inner()).await?;
+        self.prepared.bind(&query.prepared_statement_handle, bound)?;
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(query.prepared_statement_handle) })
+    }
+
+    async fn get_flight_info_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let schema = self.schema(self.prepared.get(&query.prepared_statement_handle)?).await?;
+        info(request.into_inner(), &schema, query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, _: Request<Ticket>) -> Result<Sent, Status> {
+        let statement = self.prepared.get(&query.prepared_statement_handle)?;
+        self.run(query.prepared_statement_handle, statement).await
+    }
+
+    async fn do_action_close_prepared_statement(
+        &self,
+        query: ActionClosePreparedStatementRequest,
+        _: Request<Action>,
+    ) -> Result<(), Status> {
+        self.prepared.close(&query.prepared_statement_handle);
+        Ok(())
+    }
+
+    async fn do_action_cancel_query(
+        &self,
+        query: ActionCancelQueryRequest,
+        _: Request<Action>,
+    ) -> Result<ActionCancelQueryResult, Status> {
+        let info = FlightInfo::decode(query.info).map_err(garbled)?;
+        // Both kinds of results have the same numbers.
+        Ok(ActionCancelQueryResult { result: cancel(&self.queries, &info).into() })
+    }
+
+    async fn do_action_fallback(
+        &self,
+        request: Request<Action>,
+    ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
+        let action = request.into_inner();
+        if action.r#type != CANCEL_FLIGHT_INFO {
+            return Err(Status::unimplemented(format!("there is no action {:?}", action.r#type)));
+        }
+        let asked = CancelFlightInfoRequest::decode(action.body.chunk()).map_err(garbled)?;
+        let status = asked.info.as_ref().map_or(CancelStatus::NotCancellable, |info| cancel(&self.queries, info));
+        let body = Bytes::from(CancelFlightInfoResult::new(status).encode_to_vec());
+        Ok(Response::new(stream::iter([Ok(arrow_flight::Result { body })]).boxed()))
+    }
+
+    async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
+        let description =
+            "Ends a running query.\nRequest Message: CancelFlightInfoRequest\nResponse Message: CancelFlightInfoResult";
+        Some(vec![Ok(ActionType { r#type: CANCEL_FLIGHT_INFO.into(), description: description.into() })])
+    }
+
+    async fn do_action_begin_transaction(
+        &self,
+        _: ActionBeginTransactionRequest,
+        _: Request<Action>,
+    ) -> Result<ActionBeginTransactionResult, Status> {
+        Err(Status::unimplemented("there are no transactions: this service only reads"))
+    }
+
+    async fn do_put_statement_update(
+        &self,
+        _: CommandStatementUpdate,
+        _: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        Err(Status::unimplemented(READ_ONLY))
+    }
+
+    async fn do_put_statement_ingest(
+        &self,
+        _: CommandStatementIngest,
+        _: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        Err(Status::unimplemented(READ_ONLY))
+    }
+
+    async fn do_put_prepared_statement_update(
+        &self,
+        _: CommandPreparedStatementUpdate,
+        _: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        Err(Status::unimplemented(READ_ONLY))
+    }
+
+    async fn get_flight_info_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(request.into_inner(), &query.into_builder().schema(), query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_catalogs(&self, query: CommandGetCatalogs, request: Request<Ticket>) -> Result<Sent, Status> {
+        let dataset = dataset(request.metadata())?;
+        send_one(self.with_session(dataset, async move |context| Ok(catalog::catalogs(&context, query))).await?)
+    }
+
+    async fn get_flight_info_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(request.into_inner(), &query.clone().into_builder().schema(), query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_schemas(&self, query: CommandGetDbSchemas, request: Request<Ticket>) -> Result<Sent, Status> {
+        let dataset = dataset(request.metadata())?;
+        send_one(self.with_session(dataset, async move |context| Ok(catalog::schemas(&context, query))).await?)
+    }
+
+    async fn get_flight_info_tables(
+        &self,
+        query: CommandGetTables,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(request.into_inner(), &query.clone().into_builder().schema(), query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_tables(&self, query: CommandGetTables, request: Request<Ticket>) -> Result<Sent, Status> {
+        let dataset = dataset(request.metadata())?;
+        send_one(Ok(self.with_session(dataset, async move |context| catalog::tables(&context, query).await).await?))
+    }
+
+    async fn get_flight_info_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(request.into_inner(), &query.into_builder().schema(), query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_table_types(&self, query: CommandGetTableTypes, _: Request<Ticket>) -> Result<Sent, Status> {
+        send_one(catalog::table_types(query))
+    }
+
+    async fn get_flight_info_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let known = catalog::sql_info(self.spec.version).map_err(internal)?;
+        info(request.into_inner(), &known.schema(), query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_sql_info(&self, query: CommandGetSqlInfo, _: Request<Ticket>) -> Result<Sent, Status> {
+        let known = catalog::sql_info(self.spec.version).map_err(internal)?;
+        send_one(query.into_builder(&known).build())
+    }
+
+    async fn get_flight_info_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let known = catalog::xdbc_types().map_err(internal)?;
+        info(request.into_inner(), &known.schema(), query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_xdbc_type_info(&self, query: CommandGetXdbcTypeInfo, _: Request<Ticket>) -> Result<Sent, Status> {
+        let known = catalog::xdbc_types().map_err(internal)?;
+        send_one(query.into_builder(&known).build())
+    }
+
+    async fn get_flight_info_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(request.into_inner(), &catalog::primary_keys(), query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_primary_keys(&self, _: CommandGetPrimaryKeys, _: Request<Ticket>) -> Result<Sent, Status> {
+        send_one(Ok(nothing(catalog::primary_keys())))
+    }
+
+    async fn get_flight_info_exported_keys(
+        &self,
+        query: CommandGetExportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(request.into_inner(), &catalog::foreign_keys(), query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_exported_keys(&self, _: CommandGetExportedKeys, _: Request<Ticket>) -> Result<Sent, Status> {
+        send_one(Ok(nothing(catalog::foreign_keys())))
+    }
+
+    async fn get_flight_info_imported_keys(
+        &self,
+        query: CommandGetImportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(request.into_inner(), &catalog::foreign_keys(), query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_imported_keys(&self, _: CommandGetImportedKeys, _: Request<Ticket>) -> Result<Sent, Status> {
+        send_one(Ok(nothing(catalog::foreign_keys())))
+    }
+
+    async fn get_flight_info_cross_reference(
+        &self,
+        query: CommandGetCrossReference,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(request.into_inner(), &catalog::foreign_keys(), query.as_any().encode_to_vec())
+    }
+
+    async fn do_get_cross_reference(&self, _: CommandGetCrossReference, _: Request<Ticket>) -> Result<Sent, Status> {
+        send_one(Ok(nothing(catalog::foreign_keys())))
+    }
+
+    /// What is said of the service is fixed.
+    async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
+}
