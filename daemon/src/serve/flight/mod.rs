@@ -9,6 +9,7 @@ mod catalog;
 mod parameters;
 mod prepared;
 mod refusal;
+mod request;
 mod rows;
 mod running;
 mod service;
@@ -37,10 +38,12 @@ pub(crate) const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handsha
 /// The header by which a client names a dataset. What JDBC's and ADBC's drivers do not know themselves, they send as a header.
 pub(crate) const DATASET_HEADER: &str = "dataset";
 
+pub(crate) type OpenSession = dyn Fn(Option<&str>) -> anyhow::Result<SessionContext> + Send + Sync;
+
 /// What the service is made of.
 pub(crate) struct FlightSpec {
     /// A session for one query, with its memory limit, over the dataset that a client names. It may read files.
-    pub(crate) session: Arc<dyn Fn(Option<&str>) -> anyhow::Result<SessionContext> + Send + Sync>,
+    pub(crate) session: Arc<OpenSession>,
     /// Whether a password is a token.
     pub(crate) check: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     /// How long a query may take, from its start to the last row that the client takes, and as long before it for its turn.

@@ -15,7 +15,7 @@ const MOST: usize = 1024;
 /// Bytes of texts and bound values of all together.
 const MOST_BYTES: usize = 64 << 20;
 /// For how long one is kept after its last use.
-const UNUSED: Duration = Duration::from_secs(3600);
+const UNUSED: Duration = Duration::from_hours(1);
 
 /// A statement, ready to run.
 #[derive(Clone, Default)]

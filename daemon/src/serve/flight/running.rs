@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -43,7 +43,7 @@ struct Running {
 
 /// How a query hands on what it finds: first what its rows are like.
 pub(super) struct Found {
-    stop: Arc<OnceLock<Stop>>,
+    ending: Arc<Ending>,
     schema: Option<oneshot::Sender<SchemaRef>>,
     batches: mpsc::Sender<RecordBatch>,
 }
@@ -51,8 +51,7 @@ pub(super) struct Found {
 impl Found {
     /// By what the query is ended where it does not wait.
     pub(super) fn stops_by(&self, stop: Stop) {
-        // A query has one session.
-        let _ = self.stop.set(stop);
+        self.ending.stops_by(stop);
     }
 
     pub(super) fn schema(&mut self, schema: SchemaRef) {
@@ -79,7 +78,7 @@ impl Queries {
         work: impl Future<Output = Result<T, Status>> + Send + 'static,
     ) -> Result<T, Status> {
         let longest = (self.longest)();
-        let mut task = Ended { task: self.runtime.spawn(work), stop: Arc::default() };
+        let mut task = Ended { task: self.runtime.spawn(work), ending: Arc::default() };
         match tokio::time::timeout(longest, &mut task.task).await {
             Ok(done) => done.unwrap_or_else(|error| Err(internal(error))),
             Err(_) => Err(too_long(longest)),
@@ -98,11 +97,11 @@ impl Queries {
         let (schema, schema_comes) = oneshot::channel();
         let (batches, found) = mpsc::channel(BATCHES_AHEAD);
         let (verdict, mut verdict_comes) = oneshot::channel();
-        let stop = Arc::<OnceLock<Stop>>::default();
-        let work = work(Found { stop: Arc::clone(&stop), schema: Some(schema), batches: batches.clone() });
+        let ending = Arc::<Ending>::default();
+        let work = work(Found { ending: Arc::clone(&ending), schema: Some(schema), batches: batches.clone() });
         let queries = Arc::clone(self);
         tokio::spawn(async move {
-            let ended = queries.watch(handle, work, stop, &batches).await;
+            let ended = queries.watch(handle, work, ending, &batches).await;
             drop(batches);
             // A client that left does not ask how it ended.
             let _ = verdict.send(ended);
@@ -123,7 +122,7 @@ impl Queries {
         &self,
         handle: Bytes,
         work: impl Future<Output = Result<(), Status>> + Send + 'static,
-        stop: Arc<OnceLock<Stop>>,
+        ending: Arc<Ending>,
         batches: &mpsc::Sender<RecordBatch>,
     ) -> Result<(), Status> {
         let cancel = Arc::new(Notify::new());
@@ -144,7 +143,7 @@ impl Queries {
             let _slot = slot;
             work.await
         });
-        let mut task = Ended { task, stop };
+        let mut task = Ended { task, ending };
         tokio::select! {
             ended = &mut task.task => ended.unwrap_or_else(|error| Err(internal(error))),
             () = tokio::time::sleep(longest) => Err(too_long(longest)),
@@ -180,18 +179,38 @@ impl Drop for Registered<'_> {
     }
 }
 
+/// How a query is ended where it computes: before or after it says by what.
+#[derive(Default)]
+struct Ending(Mutex<(Option<Stop>, bool)>);
+
+impl Ending {
+    fn stops_by(&self, stop: Stop) {
+        let mut ending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if ending.1 {
+            stop.call();
+        }
+        ending.0 = Some(stop);
+    }
+
+    fn end(&self) {
+        let mut ending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ending.1 = true;
+        if let Some(stop) = &ending.0 {
+            stop.call();
+        }
+    }
+}
+
 /// A task that ends with whoever waits for it.
 struct Ended<T> {
     task: JoinHandle<T>,
-    stop: Arc<OnceLock<Stop>>,
+    ending: Arc<Ending>,
 }
 
 impl<T> Drop for Ended<T> {
     fn drop(&mut self) {
         self.task.abort();
-        if let Some(stop) = self.stop.get() {
-            stop.call();
-        }
+        self.ending.end();
     }
 }
 

@@ -7,7 +7,7 @@ use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
     ActionBeginTransactionRequest, ActionBeginTransactionResult, ActionCancelQueryRequest, ActionCancelQueryResult,
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Command,
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
     CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
     CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
     CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest, CommandStatementQuery,
@@ -17,48 +17,27 @@ use arrow_flight::{
     Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor, FlightInfo,
     HandshakeRequest, HandshakeResponse, Ticket,
 };
-use base64::Engine;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::{Stop, prepare};
 use futures::{StreamExt, stream};
 use prost::Message;
-use prost::bytes::Buf;
-use serde::{Deserialize, Serialize};
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::prepared::{PreparedStatements, Statement};
 use super::refusal::{READ_ONLY, internal, of_session, of_sql};
+use super::request::{Handle, bounded, dataset, decoded, handle_of, no_transaction, password};
 use super::rows::{Sent, info, nothing, schema_bytes, send, send_one};
 use super::running::{Found, Queries};
 use super::types::{plain, plain_batch, plain_rows};
-use super::{DATASET_HEADER, FlightSpec, catalog, parameters};
+use super::{FlightSpec, catalog, parameters};
 
-/// Bytes of a statement's text: lists of uids are long.
-const LONGEST_SQL: usize = 1 << 20;
 const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
-/// Go's client leaves out the padding of a user and password, others write it.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 #[derive(Clone)]
 pub(super) struct Service {
     spec: Arc<FlightSpec>,
     queries: Arc<Queries>,
     prepared: Arc<PreparedStatements>,
-}
-
-/// The ticket of a statement that is not prepared.
-#[derive(Serialize, Deserialize)]
-struct Handle {
-    /// So that nobody can cancel what is not theirs.
-    id: [u8; 16],
-    dataset: Option<String>,
-    sql: String,
 }
 
 impl Service {
@@ -127,44 +106,6 @@ async fn answer(spec: Arc<FlightSpec>, statement: Statement, mut found: Found) -
     Ok(())
 }
 
-/// The dataset that a client names in a header.
-fn dataset(metadata: &MetadataMap) -> Result<Option<String>, Status> {
-    let Some(name) = metadata.get(DATASET_HEADER) else { return Ok(None) };
-    let name = name.to_str().map_err(|_| Status::invalid_argument("the header `dataset` is not text"))?;
-    Ok(Some(name.to_owned()).filter(|name| !name.is_empty()))
-}
-
-fn bounded(sql: &str) -> Result<(), Status> {
-    if sql.len() > LONGEST_SQL {
-        return Err(Status::invalid_argument(format!("a statement may have {} MiB, this one has more", LONGEST_SQL >> 20)));
-    }
-    Ok(())
-}
-
-fn no_transaction(id: Option<&Bytes>) -> Result<(), Status> {
-    match id {
-        Some(id) if !id.is_empty() => Err(Status::unimplemented("there are no transactions: this service only reads")),
-        _ => Ok(()),
-    }
-}
-
-/// The password of `authorization: Basic`.
-fn password(metadata: &MetadataMap) -> Option<String> {
-    let (scheme, given) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
-    let decoded = scheme.eq_ignore_ascii_case("basic").then(|| BASE64.decode(given.trim()).ok())??;
-    let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-    Some(password.to_owned())
-}
-
-/// By what its client knows a query: the handle in its ticket.
-fn handle_of(ticket: &Ticket) -> Option<Bytes> {
-    match Command::try_from(arrow_flight::sql::Any::decode(&*ticket.ticket).ok()?).ok()? {
-        Command::TicketStatementQuery(ticket) => Some(ticket.statement_handle),
-        Command::CommandPreparedStatementQuery(query) => Some(query.prepared_statement_handle),
-        _ => None,
-    }
-}
-
 fn cancel(queries: &Queries, info: &FlightInfo) -> CancelStatus {
     let handles = info.endpoint.iter().filter_map(|endpoint| handle_of(endpoint.ticket.as_ref()?));
     if handles.filter(|handle| queries.cancel(handle)).count() > 0 {
@@ -172,10 +113,6 @@ fn cancel(queries: &Queries, info: &FlightInfo) -> CancelStatus {
     } else {
         CancelStatus::NotCancellable
     }
-}
-
-fn garbled(error: prost::DecodeError) -> Status {
-    Status::invalid_argument(format!("the request cannot be read: {error}"))
 }
 
 #[tonic::async_trait]
@@ -288,7 +225,7 @@ impl FlightSqlService for Service {
         query: ActionCancelQueryRequest,
         _: Request<Action>,
     ) -> Result<ActionCancelQueryResult, Status> {
-        let info = FlightInfo::decode(query.info).map_err(garbled)?;
+        let info: FlightInfo = decoded(&query.info)?;
         // Both kinds of results have the same numbers.
         Ok(ActionCancelQueryResult { result: cancel(&self.queries, &info).into() })
     }
@@ -301,7 +238,7 @@ impl FlightSqlService for Service {
         if action.r#type != CANCEL_FLIGHT_INFO {
             return Err(Status::unimplemented(format!("there is no action {:?}", action.r#type)));
         }
-        let asked = CancelFlightInfoRequest::decode(action.body.chunk()).map_err(garbled)?;
+        let asked: CancelFlightInfoRequest = decoded(&action.body)?;
         let status = asked.info.as_ref().map_or(CancelStatus::NotCancellable, |info| cancel(&self.queries, info));
         let body = Bytes::from(CancelFlightInfoResult::new(status).encode_to_vec());
         Ok(Response::new(stream::iter([Ok(arrow_flight::Result { body })]).boxed()))
