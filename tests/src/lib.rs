@@ -7,7 +7,10 @@
 
 pub mod pairs;
 pub mod server;
+pub mod service;
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -123,6 +126,18 @@ pub fn tiny_config(name: &str, epochs: u32, more: &str) -> String {
          [model]\nconfig = \"tiny.json\"\n[train]\nbatch_size = 16\nepochs = {epochs}\nthreads = 2\n\
          [optimizer]\nlr = 1e-3\nwarmup_steps = 5\n{more}"
     )
+}
+
+/// Weights and moments of a run's last checkpoint.
+pub fn final_files(work: &Work, state: &str, run: &str) -> [Vec<u8>; 2] {
+    let folder = work.path(&format!("{state}/checkpoints/{run}"));
+    let last = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    ["model.safetensors", "optimizer.safetensors"].map(|name| std::fs::read(last.join(name)).unwrap())
+}
+
+/// A number in 0..1, different in every run of a test: kills shall not always fall on the same places.
+pub fn random() -> f64 {
+    RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
 }
 
 /// What a command printed and how it ended.

@@ -97,6 +97,29 @@ char *diptych_synchronise(int device) {
   return guarded([&] { c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).synchronizeDevice(device); });
 }
 
+// A stream of its own for what this thread asks of a GPU from now on.
+char *diptych_own_stream(int device) {
+  return guarded([&] {
+    const c10::impl::VirtualGuardImpl gpus(c10::DeviceType::CUDA);
+    const c10::Device gpu(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device));
+    gpus.setDevice(gpu);
+    gpus.exchangeStream(gpus.getStreamFromGlobalPool(gpu));
+  });
+}
+
+// Waits for what is on this thread's stream.
+char *diptych_synchronise_own_stream(int device) {
+  return guarded([&] {
+    const c10::impl::VirtualGuardImpl gpus(c10::DeviceType::CUDA);
+    gpus.synchronizeStream(gpus.getStream(c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device))));
+  });
+}
+
+// A copy in page-locked memory.
+char *diptych_pinned(const at::Tensor *tensor, at::Tensor **out) {
+  return guarded([&] { *out = new at::Tensor(tensor->pin_memory()); });
+}
+
 // Opens a shared library for good, its symbols visible to all: how libtorch_cuda registers itself.
 char *diptych_open_library(const char *path) {
   if (dlopen(path, RTLD_NOW | RTLD_GLOBAL) != nullptr) return nullptr;

@@ -52,7 +52,7 @@ impl Encoder {
     /// u8 [N, H, W, 3], as the loader hands them out → f32 [N, D], rows of unit length.
     pub fn encode_images(&self, images: &[u8]) -> Result<Vec<f32>, TrainerError> {
         no_grad(|| {
-            let images = self.model.upload_images(images)?;
+            let images = self.model.uploader().images(images)?;
             if images.size4()?.0 == 0 {
                 return Ok(Vec::new());
             }
@@ -72,7 +72,7 @@ impl Encoder {
     /// Token ids [N, L] → f32 [N, D], rows of unit length.
     pub fn encode_tokens(&self, tokens: &[i32]) -> Result<Vec<f32>, TrainerError> {
         no_grad(|| {
-            let tokens = self.model.upload_tokens(tokens)?;
+            let tokens = self.model.uploader().tokens(tokens)?;
             if tokens.size2()?.0 == 0 {
                 return Ok(Vec::new());
             }

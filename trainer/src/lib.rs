@@ -59,4 +59,5 @@ pub use schedule::Schedule;
 pub use tensor_file::FileEntry;
 pub use timing::{Part, PartTimes};
 pub use trainer::{StepReport, Trainer, TrainerSpec};
+pub use upload::{Uploaded, Uploader};
 pub use weights::{Origin, Weights};

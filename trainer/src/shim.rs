@@ -34,6 +34,9 @@ unsafe extern "C" {
     fn diptych_clear_gradients(count: usize, tensors: *const *const C_tensor) -> *mut c_char;
     fn diptych_deterministic(on: bool) -> *mut c_char;
     fn diptych_synchronise(device: i32) -> *mut c_char;
+    fn diptych_own_stream(device: i32) -> *mut c_char;
+    fn diptych_synchronise_own_stream(device: i32) -> *mut c_char;
+    fn diptych_pinned(tensor: *const C_tensor, out: *mut *mut C_tensor) -> *mut c_char;
     fn diptych_open_library(path: *const c_char) -> *mut c_char;
     fn diptych_libtorch_file() -> *const c_char;
 }
@@ -121,6 +124,33 @@ pub(crate) fn synchronise(device: Device) -> Result<(), TrainerError> {
         Device::Cuda(number) => said(unsafe { diptych_synchronise(number as i32) }),
         _ => Ok(()),
     }
+}
+
+/// From now on, what this thread asks of a GPU goes on beside what others ask of it. The CPU has nothing of the kind.
+pub(crate) fn own_stream(device: Device) -> Result<(), TrainerError> {
+    match device {
+        // SAFETY: takes no pointer.
+        Device::Cuda(number) => said(unsafe { diptych_own_stream(number as i32) }),
+        _ => Ok(()),
+    }
+}
+
+/// Waits until a device has done all that this thread asked of it, and for nothing else.
+pub(crate) fn synchronise_own_stream(device: Device) -> Result<(), TrainerError> {
+    match device {
+        // SAFETY: takes no pointer.
+        Device::Cuda(number) => said(unsafe { diptych_synchronise_own_stream(number as i32) }),
+        _ => Ok(()),
+    }
+}
+
+/// A copy in memory that the system does not move, for GPUs to read beside what the host does.
+pub(crate) fn pinned(tensor: &Tensor) -> Result<Tensor, TrainerError> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: the tensor is borrowed for the call; `out` is written only when no message comes back.
+    said(unsafe { diptych_pinned(tensor.as_ptr(), &raw mut out) })?;
+    // SAFETY: the shim made this tensor with `new` and gave it away.
+    Ok(unsafe { Tensor::from_ptr(out) })
 }
 
 /// Opens a shared library for the rest of the process.

@@ -21,6 +21,7 @@ use crate::scaler::Scaler;
 use crate::schedule::Schedule;
 use crate::step::{self, Inputs, Rates, TowerPass};
 use crate::timing::{Laps, PartTimes};
+use crate::upload::{Uploaded, Uploader};
 use crate::weights::Weights;
 use crate::{Clip, Encoder, TrainerError, learning, lora, patch_dropout, shim, weights};
 
@@ -183,6 +184,16 @@ impl Trainer {
         self.step_in_laps(batch, &mut Laps::off())
     }
 
+    /// The same update with a batch that [`Uploader::upload`] brought to the device before.
+    pub fn step_uploaded(&mut self, batch: &Batch, uploaded: &Uploaded) -> Result<StepReport, TrainerError> {
+        self.step_with(batch, uploaded, &mut Laps::off())
+    }
+
+    /// What brings batches to this trainer's device.
+    pub fn uploader(&self) -> Uploader {
+        self.model.uploader()
+    }
+
     /// The same update, and what each part of it took. Slower on a GPU, since the host waits for the device after each part.
     pub fn timed_step(&mut self, batch: &Batch) -> Result<(StepReport, PartTimes), TrainerError> {
         let mut laps = Laps::start(self.model.device())?;
@@ -191,20 +202,24 @@ impl Trainer {
     }
 
     fn step_in_laps(&mut self, batch: &Batch, laps: &mut Laps) -> Result<StepReport, TrainerError> {
+        let uploaded = self.uploader().upload(batch)?;
+        self.step_with(batch, &uploaded, laps)
+    }
+
+    fn step_with(&mut self, batch: &Batch, uploaded: &Uploaded, laps: &mut Laps) -> Result<StepReport, TrainerError> {
         let n = batch.len();
         if n == 0 {
             return self.pass_over();
         }
-        let (images, tokens) = self.model.upload(batch)?;
-        let images = self.model.normalise(&images)?;
+        let images = self.model.normalise(&uploaded.images)?;
         let captions = self.captions(&batch.tokens)?;
-        self.update(n, &images, &tokens, captions.as_ref(), laps)
+        self.update(n, &images, &uploaded.tokens, captions.as_ref(), laps)
     }
 
     /// One update on images that are normalised already: f32 [N, 3, H, W], and tokens [N, L].
     pub fn step_normalised(&mut self, images: &[f32], tokens: &[i32]) -> Result<StepReport, TrainerError> {
         let captions = self.captions(tokens)?;
-        let tokens = self.model.upload_tokens(tokens)?;
+        let tokens = self.model.uploader().tokens(tokens)?;
         let (n, size) = (tokens.size2()?.0, self.model.config().vision.image_size);
         if n == 0 {
             return self.pass_over();

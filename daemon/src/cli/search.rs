@@ -35,7 +35,7 @@ pub struct SearchArgs {
     #[arg(short, long, default_value_t = 8)]
     pub k: usize,
     /// Leave out images whose cosine to a better result is at least this: 0.99 leaves out copies, 0.9 what looks alike
-    #[arg(long, value_name = "COSINE")]
+    #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
     pub distinct: Option<f32>,
     /// How to look. The approximate index is built in memory for this call, which pays with very many queries only
     #[arg(long, value_enum, default_value = "exact")]

@@ -16,9 +16,9 @@ pub struct DoctorArgs {
 
 #[derive(Debug, Args)]
 pub struct BackupArgs {
-    /// State folder. Nobody else may use it meanwhile
+    /// State folder. Where a service owns it, the service is asked and its runs go on
     pub state: PathBuf,
-    /// The new state folder; must not exist yet. `diptych doctor TO` checks it. Checkpoint folders are not copied: each is whole by itself,
+    /// The new state folder; must not exist yet, and lies below the folders of the service that is asked. `diptych doctor TO` checks it. Checkpoint folders are not copied: each is whole by itself,
     /// so any tool can copy STATE/checkpoints beside it
     pub to: PathBuf,
 }

@@ -1,12 +1,21 @@
-//! `diptych backup`: the store of a state folder as another state folder.
+//! `diptych backup`: the store of a state folder as another state folder, by the service that owns it where there is one.
+
+use std::path::Path;
+
+use anyhow::Context;
 
 use crate::cli::BackupArgs;
+use crate::commands::client;
 use crate::commands::sql::open_state;
 use crate::exit::Outcome;
 use crate::output::{line, thousands};
+use crate::store::{BackedUp, Owner};
 
 pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<Outcome> {
-    let done = open_state(&args.state)?.backup(&args.to)?;
+    let done = match Owner::of(&args.state).and_then(|owner| owner.address) {
+        Some(address) => by_service(&address, &args.to)?,
+        None => open_state(&args.state)?.backup(&args.to)?,
+    };
     line(format!(
         "{}: {:.1} MB, {} embeddings. Checkpoints are files: copy {} too where they are to be kept",
         args.to.display(),
@@ -15,4 +24,11 @@ pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<Outcome> {
         args.state.join("checkpoints").display()
     ))?;
     Ok(Outcome::Done)
+}
+
+fn by_service(address: &str, to: &Path) -> anyhow::Result<BackedUp> {
+    let to = std::path::absolute(to).with_context(|| to.display().to_string())?;
+    let done = client::post(address, "/v1/backup", &serde_json::json!({ "to": to }))?;
+    let figure = |name: &str| done[name].as_u64().context("the service's answer cannot be understood: is it another version?");
+    Ok(BackedUp { embeddings: figure("embeddings")?, bytes: figure("bytes")? })
 }

@@ -74,11 +74,12 @@ pub fn examine(state: &Path, fix: bool) -> anyhow::Result<Examined> {
         let what = format!("{}: cannot be read; without it a loss is not noticed", state.join("sled/acknowledged").display());
         findings.mend(Severity::Note, what, || Ok(store.renew_note().map(|()| "written again".to_owned())?))?;
     }
+    // Before checkpoints are moved aside: what this call does is no leftover to it.
+    findings.examine_leftovers(state)?;
     let mut checkpoints = 0;
     for run in runs(state, &store, &contents)? {
         checkpoints += findings.examine_run(state, &store, &run)?;
     }
-    findings.examine_leftovers(state)?;
     Ok(Examined { findings: findings.list, contents, checkpoints })
 }
 

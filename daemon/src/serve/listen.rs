@@ -47,6 +47,8 @@ pub(super) async fn bind(listen: &Listen, tls: Option<&TlsConfig>, router: Route
             Ok(Server { address, control, ended: start(server, tls, router) })
         }
         Listen::Unix(path) => {
+            // Clients read it in other folders.
+            let path = &std::path::absolute(path).with_context(|| path.display().to_string())?;
             let listener = socket(path)?;
             listener.set_nonblocking(true).context("a listener that does not wait")?;
             let server = axum_server::from_unix(listener)?.handle(Handle::with_control(control.clone()));

@@ -4,6 +4,7 @@
 //! jobs save what they did, requests end, the store is closed. Between the two, [`shared::Shared`] is what its parts have in common.
 
 mod dashboard;
+mod ending;
 mod flight;
 mod folders;
 mod http;

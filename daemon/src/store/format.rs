@@ -69,21 +69,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path();
         let engine = || Engine::open(state, &state.join("sled")).unwrap();
-        let value = |engine: &Engine, key: &[u8]| engine.db().get(key).unwrap().map(|value| value.to_vec());
+        // One after the other: a store is opened by one at a time.
+        let value = |key: &[u8]| engine().db().get(key).unwrap().map(|value| value.to_vec());
+        let format_and_count = || [value(KEY), value(b"count")];
         migrate(state, &engine(), &[]).unwrap();
-        assert_eq!(value(&engine(), KEY), Some(b"1".to_vec()));
+        assert_eq!(value(KEY), Some(b"1".to_vec()));
 
         let migrations: [Migration; 3] = [count_up, wants_room, count_up];
         assert!(migrate(state, &engine(), &migrations).unwrap_err().to_string().contains("no room"));
-        assert_eq!((value(&engine(), KEY), value(&engine(), b"count")), (Some(b"2".to_vec()), Some(vec![1])));
+        assert_eq!(format_and_count(), [Some(b"2".to_vec()), Some(vec![1])]);
         std::fs::create_dir(state.join("room")).unwrap();
         for _ in 0..2 {
             migrate(state, &engine(), &migrations).unwrap();
-            assert_eq!((value(&engine(), KEY), value(&engine(), b"count")), (Some(b"4".to_vec()), Some(vec![3])));
+            assert_eq!(format_and_count(), [Some(b"4".to_vec()), Some(vec![3])]);
         }
 
         let error = migrate(state, &engine(), &migrations[..2]).unwrap_err().to_string();
         assert!(error.contains("format 4") && error.contains("up to 3") && error.contains("another state folder"), "{error}");
-        assert_eq!(value(&engine(), b"count"), Some(vec![3]));
+        assert_eq!(value(b"count"), Some(vec![3]));
     }
 }

@@ -7,6 +7,7 @@
 //!    once, in words, and is an event of the run.
 //! 4. A checkpoint exists when its folder is in place and the store names it, in this order.
 
+pub(crate) mod ahead;
 pub(crate) mod checkpoints;
 mod evaluation;
 pub(crate) mod live;
@@ -22,7 +23,7 @@ mod watch;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{Batch, Loader, LoaderError, Waited};
+use diptych_pipeline::{Batch, LoaderMonitor};
 use diptych_schemas::{SampleIndex, Step, TrainConfig, due_by_samples};
 use diptych_trainer::{Due, Score, StepReport};
 
@@ -30,6 +31,7 @@ use crate::exit::Outcome;
 use crate::output::describe;
 use crate::store::{EventKind, MetricRow, Milliseconds, RunState, Store};
 
+use ahead::{Ahead, Next, Ready};
 use evaluation::{HeldOut, Limits};
 use live::{Live, LiveStep};
 use prepare::Prepared;
@@ -40,6 +42,8 @@ use watch::{Observed, Watch};
 
 /// How long a signal may wait while the run waits for data.
 const HEEDED_EVERY: Duration = Duration::from_millis(100);
+
+const STOPS_BEFORE: &str = "the run stops before this step; its last checkpoint is whole";
 
 /// What a call of `diptych train` wants beside the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -103,24 +107,29 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
     run.thin_all_metrics()?;
     around.catch_up(run)?;
     let mut loader = run.loader()?;
-    pulse.reads_from(loader.monitor());
+    let monitor = loader.monitor();
+    pulse.reads_from(monitor.clone());
+    let batches = Ahead::start(run.trainer.uploader(), move || loader.next_within(HEEDED_EVERY))?;
     pulse.alive();
     loop {
         let done_here = run.trainer.steps_done() - first_step;
         let asked = || stop.asked() || options.stop_after.is_some_and(|limit| done_here >= limit);
         pulse.doing(Doing::WaitingForData);
         let started = Instant::now();
-        let batch = match next_batch(&mut loader, asked) {
-            Next::Batch(batch) => batch?,
-            Next::Ended => break,
-            Next::Stop => {
-                drop(loader);
+        let Ready { batch, uploaded } = loop {
+            if asked() {
+                drop(batches);
                 return around.stopped(run);
+            }
+            match batches.next_within(HEEDED_EVERY).context(STOPS_BEFORE)? {
+                Next::Ready(ready) => break ready,
+                Next::NotYet => {}
+                Next::Ended => return around.finished(run),
             }
         };
         let waited = started.elapsed().as_secs_f64();
         pulse.doing(Doing::Step);
-        let report = run.trainer.step(&batch).context("the run stops before this step; its last checkpoint is whole")?;
+        let report = run.trainer.step_uploaded(&batch, &uploaded).context(STOPS_BEFORE)?;
         let seconds = started.elapsed().as_secs_f64();
 
         pulse.doing(Doing::Recording);
@@ -144,30 +153,10 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
                 mfu: run.machine.mfu(batch.len(), seconds),
             });
         }
-        let rolled_back = guard(run, &mut watch, &batch, &report, (seconds, waited), &loader, around.progress)?;
+        let rolled_back = guard(run, &mut watch, &batch, &report, (seconds, waited), &monitor, around.progress)?;
         around.after_step(run, (batch.first, batch.next), rolled_back)?;
         run.measure_machine();
     }
-    around.finished(run)
-}
-
-/// What came of waiting for a batch.
-enum Next {
-    Batch(Result<Batch, LoaderError>),
-    Ended,
-    /// Somebody asked the run to stop, perhaps while no batch came.
-    Stop,
-}
-
-fn next_batch(loader: &mut Loader, stop: impl Fn() -> bool) -> Next {
-    while !stop() {
-        match loader.next_within(HEEDED_EVERY) {
-            Waited::Batch(batch) => return Next::Batch(batch),
-            Waited::Ended => return Next::Ended,
-            Waited::NotYet => {}
-        }
-    }
-    Next::Stop
 }
 
 /// Lets the guards look at a step. Says whether the run went back to older weights.
@@ -177,7 +166,7 @@ fn guard(
     batch: &Batch,
     report: &StepReport,
     (seconds, data_wait_seconds): (f64, f64),
-    loader: &Loader,
+    loader: &LoaderMonitor,
     progress: &Progress,
 ) -> anyhow::Result<bool> {
     let rolled_back = progress.suspend(|| run.count_step(batch, report))?;

@@ -1,26 +1,11 @@
 //! Murder: a run that is killed at random moments ends with the weights of a run that nobody killed, bit for bit.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 
-use diptych_tests::{Work, tiny_config};
+use diptych_tests::{Work, final_files, random, tiny_config};
 
 const CHECKPOINTS: &str =
     "[checkpoint]\nevery_steps = 4\nevery_epochs = 0\nkeep_last = 2\n[eval]\nselection = \"heldout.parquet\"\n";
-
-fn final_files(work: &Work, run: &str) -> [Vec<u8>; 2] {
-    let folder = work.path(&format!("state/checkpoints/{run}"));
-    let mut steps: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    steps.sort();
-    let last = steps.last().unwrap();
-    ["model.safetensors", "optimizer.safetensors"].map(|name| std::fs::read(last.join(name)).unwrap())
-}
-
-/// A number in 0..1, different in every run of the test: the kills shall not always fall on the same places.
-fn random() -> f64 {
-    RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
-}
 
 #[test]
 fn run_killed_twenty_times_ends_with_the_same_weights_bit_for_bit() {
@@ -53,7 +38,7 @@ fn run_killed_twenty_times_ends_with_the_same_weights_bit_for_bit() {
     };
     work.diptych(&["train", &format!("{killed}.toml"), "--no-progress"]).ok();
 
-    assert!(final_files(&work, "quiet") == final_files(&work, &killed), "the weights differ");
+    assert!(final_files(&work, "state", "quiet") == final_files(&work, "state", &killed), "the weights differ");
     let state = ["--state", "state"];
     for (query, about) in [
         ("SELECT count(*) FROM metrics WHERE name = 'loss' AND run = ", "every step is recorded once"),

@@ -1,14 +1,12 @@
 //! URL lists through the binary: killed, stopped, tried again, and what the ledger says of it.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use diptych_tests::Work;
 use diptych_tests::server::{Fault, Server};
+use diptych_tests::{Work, random};
 use image::{ImageFormat, RgbImage};
 
 /// Side of the images in pixels. They are noise, about 20 KB each.
@@ -89,11 +87,6 @@ fn ingest<'a>(dataset: &'a str, interval_ms: &'a str) -> [&'a str; 9] {
         "--host-interval-ms",
         interval_ms,
     ]
-}
-
-/// A number in 0..1, different in every run of the test.
-fn random() -> f64 {
-    RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use diptych_tests::{Work, reference_data};
+use diptych_tests::{Work, final_files, reference_data, tiny_config};
 use serde_json::Value;
 
 /// Header and data of a safetensors file: names, shapes and bytes, whatever the order in which they lie.
@@ -99,7 +99,40 @@ fn wrong_activation_is_refused_and_not_trained_with() {
     openclip_folder(&work, &data.join("parity"), "tiny_quickgelu.json");
     let model = std::fs::read(data.join("parity/tiny_gelu.json")).unwrap();
     work.write("gelu.json", model);
-    let config = diptych_tests::tiny_config("run", 1, "").replace("\"tiny.json\"", "\"gelu.json\"\nweights = \"reference\"");
+    let config = tiny_config("run", 1, "").replace("\"tiny.json\"", "\"gelu.json\"\nweights = \"reference\"");
     work.write("run.toml", config);
     work.diptych(&["train", "run.toml"]).fails_with(&["reference", "quick_gelu"]);
+}
+
+#[test]
+fn changes_of_low_rank_go_out_as_one_with_the_weights_that_stayed() {
+    let work = Work::new().with_demo_data(120);
+    work.write("base.toml", tiny_config("base", 1, ""));
+    work.diptych(&["train", "base.toml"]).ok();
+    work.diptych(&["export", "--model", "base", "--format", "openclip", "--output", "began"]).ok();
+    for name in ["whole", "parts"] {
+        let config = tiny_config(name, 2, "[lora]\nrank = 4\n").replace("\"tiny.json\"", "\"tiny.json\"\nweights = \"began\"");
+        work.write(&format!("{name}.toml"), config);
+    }
+    work.diptych(&["train", "whole.toml"]).ok();
+    work.diptych(&["train", "parts.toml", "--stop-after", "5"]).ended_with(4);
+    work.diptych(&["train", "parts.toml"]).ok();
+    assert!(final_files(&work, "state", "whole") == final_files(&work, "state", "parts"), "the weights differ");
+
+    for format in ["openclip", "hf"] {
+        work.diptych(&["export", "--model", "whole", "--format", format, "--output", format]).ok();
+    }
+    let eval = |model: &str| {
+        let ran = work.diptych(&["eval", "--model", model, "--dataset", "data", "--selection", "heldout.parquet"]).ok();
+        ran.stdout
+    };
+    let of_run = eval("whole");
+    assert_eq!((eval("openclip"), eval("hf")), (of_run.clone(), of_run.clone()));
+    assert_ne!(eval("began"), of_run);
+
+    let [began, ended] = ["began", "openclip"].map(|folder| tensors(&work.path(folder).join("open_clip_model.safetensors")));
+    assert!(began.keys().eq(ended.keys()), "nothing of the changes themselves is in it");
+    let changed: Vec<&str> = began.iter().filter(|(name, tensor)| ended[*name] != **tensor).map(|(name, _)| &**name).collect();
+    assert!(changed.contains(&"visual.transformer.resblocks.0.attn.in_proj_weight"), "{changed:?}");
+    assert!(!changed.contains(&"visual.conv1.weight") && !changed.contains(&"token_embedding.weight"), "{changed:?}");
 }

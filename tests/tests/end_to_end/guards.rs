@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use diptych_pipeline::Tokenizer;
 use diptych_tests::server::{Fault, Server};
-use diptych_tests::{TINY_MODEL, Work, pairs, tiny_config};
+use diptych_tests::{TINY_MODEL, Work, final_files, pairs, tiny_config};
 
 const STATE: [&str; 2] = ["--state", "state"];
 
@@ -28,12 +28,6 @@ fn poison(work: &Work, word: &str) {
     work.write(path, bytes);
 }
 
-fn final_files(work: &Work, run: &str) -> Vec<Vec<u8>> {
-    let folder = work.path(&format!("state/checkpoints/{run}"));
-    let last = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
-    ["model.safetensors", "optimizer.safetensors"].map(|name| std::fs::read(last.join(name)).unwrap()).into()
-}
-
 #[test]
 fn batches_that_give_nan_lead_back_to_older_weights_and_on_past_them_however_often_the_run_is_stopped() {
     let work = Work::new().with_demo_data(120);
@@ -53,7 +47,7 @@ fn batches_that_give_nan_lead_back_to_older_weights_and_on_past_them_however_oft
         assert!(stops < 40);
     }
     assert!(stops > 5, "{stops}");
-    assert!(final_files(&work, "whole") == final_files(&work, "parts"), "the weights differ");
+    assert!(final_files(&work, "state", "whole") == final_files(&work, "state", "parts"), "the weights differ");
 
     let ask = |query: &str| work.sql(&STATE, query);
     for run in ["whole", "parts"] {
@@ -102,7 +96,7 @@ fn run_that_never_works_fails_in_words_after_going_back_in_vain() {
     // The weights that are left are finite: the last thing that was saved is a roll-back to the first ones.
     work.write("seed.toml", tiny_config("seed", 1, ""));
     work.diptych(&["train", "seed.toml", "--stop-after", "0"]).ended_with(4);
-    assert!(final_files(&work, "wild")[0] == final_files(&work, "seed")[0]);
+    assert!(final_files(&work, "state", "wild")[0] == final_files(&work, "state", "seed")[0]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod loader;
 mod profile;
 mod remote;
 mod search;
+mod serve;
 mod service_unit;
 mod tidy;
 mod way;

@@ -1,20 +1,22 @@
 //! `diptych bench train`: a model's training step on made-up pairs from memory, so that no disk and no decoder is in the figures.
 //!
-//! The steps are [`Trainer::step`], as a run takes them. Where their time goes is measured in a pass of its own, since waiting for
+//! The steps are a run's, each batch brought to the device while the one before is computed with. Where their time goes is measured in a pass of its own, since waiting for
 //! a GPU after each part makes a step slower. Figures mean something only beside others of the same machine and load.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use diptych_pipeline::scores::Measures;
-use diptych_pipeline::{Batch, cpu_seconds};
+use diptych_pipeline::{Batch, Waited, cpu_seconds};
 use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, Precision, SampleIndex, TrainLoopConfig, Uid, durable};
-use diptych_trainer::{Device, ModelConfig, Part, PartTimes, Trainer, TrainerSpec, flops, set_threads};
+use diptych_trainer::{Device, ModelConfig, Part, PartTimes, StepReport, Trainer, TrainerSpec, flops, set_threads};
 use serde_json::{Value, json};
 
 use super::{MIB, peak_rss, spread_of};
 use crate::cli::BenchTrainArgs;
 use crate::exit::Outcome;
 use crate::output::line;
+use crate::training::ahead::{Ahead, Next, Ready};
 
 /// One step from outside.
 struct Taken {
@@ -67,22 +69,25 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     let mut trainer = Trainer::new(&TrainerSpec { train, objective, optimizer, device, ..TrainerSpec::new(model.clone()) })?;
     let batch = made_up(&model, args.batch_size as usize);
 
+    let again = batch.clone();
+    let batches = Ahead::start(trainer.uploader(), move || Waited::Batch(Ok(again.clone())))?;
     for number in 0..args.warmup {
         let started = Instant::now();
-        trainer.step(&batch)?;
+        step(&mut trainer, &batches)?;
         tracing::info!("step {} of {} before the measurement: {:.3} s", number + 1, args.warmup, started.elapsed().as_secs_f64());
     }
     let mut steps = Vec::new();
     for _ in 0..args.steps {
         // A step ends with a wait for the device.
         let (started, cpu_before) = (Instant::now(), cpu_seconds());
-        let done = trainer.step(&batch)?;
+        let done = step(&mut trainer, &batches)?;
         steps.push(Taken {
             seconds: started.elapsed().as_secs_f64(),
             cpu_seconds: cpu_before.zip(cpu_seconds()).map(|(before, now)| now - before),
             loss: done.loss,
         });
     }
+    drop(batches);
     let mut timed = Vec::new();
     for _ in 0..if args.no_parts { 0 } else { args.steps } {
         let started = Instant::now();
@@ -93,6 +98,16 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     let ceiling = flops::matmul_ceiling(device, precision)?;
     let flops_per_pair = flops::training_flops_per_pair(&model);
     Ok(Report { device, threads, precision, loss, steps, timed, flops_per_pair, ceiling, peak_memory })
+}
+
+fn step(trainer: &mut Trainer, batches: &Ahead) -> anyhow::Result<StepReport> {
+    loop {
+        match batches.next_within(Duration::MAX)? {
+            Next::Ready(Ready { batch, uploaded }) => return Ok(trainer.step_uploaded(&batch, &uploaded)?),
+            Next::NotYet => {}
+            Next::Ended => bail!("the batches came to an end"),
+        }
+    }
 }
 
 /// Pairs that need no file: pixels and tokens by a multiplicative hash of their place, so that `trainer/benches/` has the same.

@@ -8,13 +8,22 @@ pub(super) mod status;
 pub(super) mod submit;
 pub(super) mod watch;
 
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
 pub(super) use service::{Service, wait_for};
+
+/// Asks the service at an address to do something; gives its answer, null where it has none.
+pub(super) fn post(address: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
+    let service = Service::at(address, None)?;
+    wait_for(async {
+        let answer = service.ask(Method::POST, path, Some(body)).await?;
+        if answer.status() == StatusCode::NO_CONTENT { Ok(Value::Null) } else { Ok(answer.json().await?) }
+    })
+}
 
 /// Tells a service what an evaluation of a checkpoint gave.
 pub(super) fn record_metrics(address: &str, run: &str, step: u64, values: &[(String, f64)]) -> anyhow::Result<()> {
-    let values: serde_json::Map<String, serde_json::Value> =
-        values.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
-    let body = serde_json::json!({ "step": step, "values": values });
-    let service = Service::at(address, None)?;
-    wait_for(async { service.ask(reqwest::Method::POST, &format!("/v1/runs/{run}/metrics"), Some(&body)).await.map(drop) })
+    let values: serde_json::Map<String, Value> = values.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+    post(address, &format!("/v1/runs/{run}/metrics"), &json!({ "step": step, "values": values })).map(drop)
 }

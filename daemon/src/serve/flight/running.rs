@@ -17,10 +17,10 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::refusal::internal;
+use crate::serve::ending::{Ended, Ending};
 
 /// Batches between a query and its client.
 const BATCHES_AHEAD: usize = 2;
@@ -78,8 +78,8 @@ impl Queries {
         work: impl Future<Output = Result<T, Status>> + Send + 'static,
     ) -> Result<T, Status> {
         let longest = (self.longest)();
-        let mut task = Ended { task: self.runtime.spawn(work), ending: Arc::default() };
-        match tokio::time::timeout(longest, &mut task.task).await {
+        let mut task = Ended::new(self.runtime.spawn(work), Arc::default());
+        match tokio::time::timeout(longest, &mut task).await {
             Ok(done) => done.unwrap_or_else(|error| Err(internal(error))),
             Err(_) => Err(too_long(longest)),
         }
@@ -143,9 +143,9 @@ impl Queries {
             let _slot = slot;
             work.await
         });
-        let mut task = Ended { task, ending };
+        let mut task = Ended::new(task, ending);
         tokio::select! {
-            ended = &mut task.task => ended.unwrap_or_else(|error| Err(internal(error))),
+            ended = &mut task => ended.unwrap_or_else(|error| Err(internal(error))),
             () = tokio::time::sleep(longest) => Err(too_long(longest)),
             () = cancel.notified() => cancelled(),
             () = batches.closed() => cancelled(),
@@ -176,41 +176,6 @@ struct Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.queries.running.lock().unwrap_or_else(PoisonError::into_inner).retain(|running| running.number != self.number);
-    }
-}
-
-/// How a query is ended where it computes: before or after it says by what.
-#[derive(Default)]
-struct Ending(Mutex<(Option<Stop>, bool)>);
-
-impl Ending {
-    fn stops_by(&self, stop: Stop) {
-        let mut ending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if ending.1 {
-            stop.call();
-        }
-        ending.0 = Some(stop);
-    }
-
-    fn end(&self) {
-        let mut ending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ending.1 = true;
-        if let Some(stop) = &ending.0 {
-            stop.call();
-        }
-    }
-}
-
-/// A task that ends with whoever waits for it.
-struct Ended<T> {
-    task: JoinHandle<T>,
-    ending: Arc<Ending>,
-}
-
-impl<T> Drop for Ended<T> {
-    fn drop(&mut self) {
-        self.task.abort();
-        self.ending.end();
     }
 }
 

@@ -33,13 +33,13 @@ pub(super) async fn events(
     let of_jobs = Arc::clone(&shared);
     let jobs = BroadcastStream::new(shared.queue.listen_to_jobs()).map(move |job| match job {
         Ok(job) => event("job", &Job::of(&of_jobs, job)),
-        Err(_) => Event::default().event("missed"),
+        Err(_) => missed(),
     });
     let runs = BroadcastStream::new(shared.queue.listen_to_runs()).map(|told| match told {
         Ok(Told::Step(step)) => event("step", &step),
         Ok(Told::Event(record)) => event("event", &RunEvent::of(record)),
         Ok(Told::Checkpoint { run, step }) => event("checkpoint", &json!({ "run": run, "step": step })),
-        Err(_) => Event::default().event("missed"),
+        Err(_) => missed(),
     });
     let both = futures::stream::select(jobs, runs).map(move |event| {
         // Held as long as somebody listens.
@@ -51,5 +51,10 @@ pub(super) async fn events(
 
 fn event(name: &str, data: &impl serde::Serialize) -> Event {
     // A number that JSON lacks is null; nothing else in these can fail.
-    Event::default().event(name).json_data(data).unwrap_or_else(|_| Event::default().event("missed"))
+    Event::default().event(name).json_data(data).unwrap_or_else(|_| missed())
+}
+
+/// Browsers pass over an event without data.
+fn missed() -> Event {
+    Event::default().event("missed").data("{}")
 }

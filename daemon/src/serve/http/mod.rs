@@ -2,6 +2,7 @@
 //!
 //! Handlers wait, they do not work: what reads the store or files goes to threads made for blocking, queries to threads of their own.
 
+mod admin;
 mod datasets;
 mod events;
 mod guard;
@@ -87,6 +88,8 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         .routes(routes!(datasets::one))
         .routes(routes!(datasets::samples))
         .routes(routes!(datasets::image))
+        .routes(routes!(admin::backup))
+        .routes(routes!(admin::reload))
         .with_state(Arc::clone(shared))
         .split_for_parts();
     let described = Arc::new(described);

@@ -101,6 +101,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::RunName(_) => Self::bad(error.to_string()),
+            StoreError::Exists { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
             StoreError::Unavailable { .. } => Self::busy(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             _ => Self::internal(error),
         }

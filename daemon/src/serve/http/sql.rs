@@ -13,17 +13,20 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
-use diptych_pipeline::sql::query;
+use diptych_pipeline::sql::{Stop, query};
 use diptych_schemas::ServedDataset;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::blocking;
 use super::problem::Problem;
+use crate::serve::ending::{Ended, Ending};
 use crate::serve::shared::Shared;
 
 /// The most bytes of a result that are turned into JSON: rows may hold vectors.
 const MOST_BYTES: usize = 64 << 20;
+/// How long a query waits for its turn before it is told to come again.
+const WAITS_FOR_A_TURN: Duration = Duration::from_secs(5);
 
 /// A query.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
@@ -118,15 +121,22 @@ pub(super) async fn ask(
     sql: String,
     most_rows: u64,
 ) -> Result<(Found, f64), Problem> {
-    let slot = Arc::clone(&shared.query_slots).try_acquire_owned().map_err(|_| {
+    // A page of thumbnails asks more at once than may run; each is short.
+    let slot = tokio::time::timeout(WAITS_FOR_A_TURN, Arc::clone(&shared.query_slots).acquire_owned()).await;
+    let slot = slot.ok().and_then(Result::ok).ok_or_else(|| {
         Problem::busy(StatusCode::TOO_MANY_REQUESTS, "as many queries run as may at once (sql.concurrent): try again")
     })?;
     let limit = Duration::from_secs(shared.current().config.sql.max_seconds);
     let asked = Arc::clone(shared);
+    let ending = Arc::<Ending>::default();
+    let ends = Arc::clone(&ending);
     let began = Instant::now();
     let work = async move {
         let _slot = slot;
         let context = asked.session(dataset.as_ref())?;
+        if let Some(stop) = Stop::of(&context) {
+            ends.stops_by(stop);
+        }
         let mut rows = query(&context, &sql).await?;
         let mut found = Found { schema: rows.schema(), batches: Vec::new(), truncated: false };
         let (mut left, mut bytes) = (most_rows, 0);
@@ -142,31 +152,14 @@ pub(super) async fn ask(
         }
         Ok::<_, Problem>(found)
     };
-    let task = AbortOnDrop(shared.queries().spawn(tokio::time::timeout(limit, work)));
-    match task.await {
+    // The clock is on the server's threads: those for queries may be busy with this one.
+    match tokio::time::timeout(limit, Ended::new(shared.queries().spawn(work), ending)).await {
         Ok(Ok(found)) => Ok((found?, began.elapsed().as_secs_f64())),
-        Ok(Err(_)) => Err(Problem::new(
+        Err(_) => Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             format!("the query was ended after {} seconds (sql.max_seconds): ask for less", limit.as_secs()),
         )),
-        Err(error) => Err(Problem::internal(format!("a query ended by itself: {error}"))),
-    }
-}
-
-/// A task that ends with whoever waits for it.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Future for AbortOnDrop<T> {
-    type Output = Result<T, tokio::task::JoinError>;
-
-    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.0).poll(context)
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
+        Ok(Err(error)) => Err(Problem::internal(format!("a query ended by itself: {error}"))),
     }
 }
 

@@ -148,7 +148,9 @@ impl Queue {
                 }
                 continue;
             }
-            let due = inner.jobs.values().filter(|job| job.state == JobState::Queued).filter_map(|job| job.not_before).min();
+            let due = inner.jobs.values().filter(|job| job.state == JobState::Queued).filter_map(|job| job.not_before);
+            // One whose time has come waits for a slot, or for another job: it is woken by what changes.
+            let due = due.filter(|time| *time > now).min();
             let wait = due.map_or(LOOKS_EVERY, |due| Duration::from_millis((due.0 - now.0).max(1) as u64).min(LOOKS_EVERY));
             inner = self.changed.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -1,0 +1,173 @@
+//! `diptych serve` in a test: started, asked over HTTP as any client does, killed with the test.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::Work;
+
+/// What fails a test that waits for something that does not come.
+pub const PATIENCE: Duration = Duration::from_mins(2);
+const LOOKS_EVERY: Duration = Duration::from_millis(10);
+
+/// A service that was started in a test's folder with its `diptych.toml`; its log is `serve.log`.
+pub struct Service {
+    child: Child,
+    /// As clients name it.
+    pub address: String,
+    token: Option<String>,
+}
+
+/// What it answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Null where it is no JSON.
+    pub json: Value,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    /// It must have been answered well.
+    pub fn ok(self) -> Value {
+        assert!((200..300).contains(&self.status), "{} {}", self.status, self.json);
+        self.json
+    }
+
+    /// It must have been refused with this status, in words that hold `says`, as a problem (RFC 9457).
+    pub fn refused(self, status: u16, says: &str) {
+        assert_eq!(self.status, status, "{}", self.json);
+        assert_eq!(self.json["status"], status, "{}", self.json);
+        let detail = self.json["detail"].as_str().unwrap_or_default();
+        assert!(detail.contains(says), "{says:?} is not in {detail:?}");
+    }
+}
+
+impl Service {
+    /// Starts it and waits until it answers.
+    pub fn start(work: &Work) -> Self {
+        let log = File::options().create(true).append(true).open(work.path("serve.log")).unwrap();
+        let mut command = work.command(&["serve", "diptych.toml"]);
+        let mut child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let owner = work.path("state/owner.json");
+        let address = wait_for("the service to answer", || {
+            assert!(child.try_wait().unwrap().is_none(), "it ended:\n{}", work.read("serve.log"));
+            let note: Value = serde_json::from_slice(&std::fs::read(&owner).ok()?).ok()?;
+            (note["pid"] == child.id()).then(|| note["address"].as_str().map(str::to_owned)).flatten()
+        });
+        Self { child, address, token: None }
+    }
+
+    /// From now on asks with this token.
+    pub fn with_token(mut self, token: Option<&str>) -> Self {
+        self.token = token.map(str::to_owned);
+        self
+    }
+
+    /// A request as `curl` sends it; a body is JSON.
+    pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let body = body.map(|body| ("application/json", body.to_string().into_bytes()));
+        self.send(method, path, &[], body)
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        self.ask("GET", path, None).ok()
+    }
+
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<(&str, Vec<u8>)>) -> Answer {
+        let mut client = reqwest::Client::builder().no_proxy();
+        let mut address = self.address.clone();
+        if let Some(socket) = self.address.strip_prefix("unix:") {
+            client = client.unix_socket(PathBuf::from(socket));
+            address = "http://localhost".into();
+        }
+        let mut request = client.build().unwrap().request(method.parse().unwrap(), format!("{address}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some((kind, body)) = body {
+            request = request.header("content-type", kind).body(body);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let response = request.timeout(PATIENCE).send().await.unwrap();
+            let status = response.status().as_u16();
+            let bytes = response.bytes().await.unwrap().to_vec();
+            Answer { status, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes }
+        })
+    }
+
+    /// Rows of a query over its state folder and, where one is named, a dataset.
+    pub fn sql(&self, query: &str, dataset: Option<&str>) -> Value {
+        let asked = serde_json::json!({ "query": query, "dataset": dataset });
+        self.ask("POST", "/v1/sql", Some(&asked)).ok()["rows"].clone()
+    }
+
+    /// The state of a job.
+    pub fn state_of(&self, job: u64) -> String {
+        self.get(&format!("/v1/jobs/{job}"))["state"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until a job is in a state, which must be one that it can come to.
+    pub fn waits_until(&self, job: u64, state: &str) {
+        wait_for(&format!("job {job} to be {state}"), || {
+            let job = self.get(&format!("/v1/jobs/{job}"));
+            let now = job["state"].as_str().unwrap();
+            let ended = ["done", "failed", "cancelled"].contains(&now);
+            assert!(now == state || !ended, "{job}");
+            (now == state).then_some(())
+        });
+    }
+
+    /// Step of the training that runs.
+    pub fn step(&self) -> Option<u64> {
+        self.get("/v1/status")["running"].as_array().unwrap().iter().find_map(|running| running["step"].as_u64())
+    }
+
+    /// Waits until the training that runs has come to a step.
+    pub fn waits_for_step(&self, step: u64) -> u64 {
+        wait_for(&format!("step {step}"), || self.step().filter(|now| *now >= step))
+    }
+
+    /// SIGKILL.
+    pub fn murder(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// SIGTERM; gives its exit code.
+    pub fn leaves(mut self) -> Option<i32> {
+        self.signal("-TERM");
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // One that has ended already cannot be killed, which is well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Looks again and again until something is there.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(LOOKS_EVERY);
+    }
+}
