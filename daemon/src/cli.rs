@@ -30,7 +30,9 @@ pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use self::search::{IndexArg, SearchArgs};
-pub use self::serve::{JobAction, LogsArgs, OfJobArgs, ServeArgs, ServerArgs, StatusArgs, SubmitArgs, TokenArgs, WatchArgs};
+pub use self::serve::{
+    JobAction, LogsArgs, OfJobArgs, OptionsBehind, ServeArgs, ServerArgs, StatusArgs, SubmitArgs, TokenArgs, WatchArgs,
+};
 pub use self::state::{BackupArgs, DoctorArgs};
 pub use self::uids::UidsArgs;
 pub use dedup::{ByTier, DecontaminateArgs, DedupArgs, SyntheticMetaArgs, TierArgs};

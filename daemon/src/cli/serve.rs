@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 
 use crate::serve::tokens::Scope;
 
@@ -45,6 +45,17 @@ pub struct ServerArgs {
   diptych submit --priority 5 ingest 'new/*.tar' --dataset data")]
 pub struct SubmitArgs {
     #[command(flatten)]
+    pub how: SubmitOptions,
+    /// A training's configuration, or embed, ingest, score, select, dedup, eval, export and their arguments, before which options of
+    /// submit stand
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CONFIG|COMMAND")]
+    pub what: Vec<String>,
+}
+
+/// Where a job goes, and when its turn comes.
+#[derive(Debug, Clone, Args)]
+pub struct SubmitOptions {
+    #[command(flatten)]
     pub server: ServerArgs,
     /// The highest comes first; of equals the oldest
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "N")]
@@ -52,9 +63,14 @@ pub struct SubmitArgs {
     /// Jobs that must be done before it
     #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
     pub after: Vec<u64>,
-    /// A training's configuration, or embed, ingest, score, select, dedup, eval, export and their arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CONFIG|COMMAND")]
-    pub what: Vec<String>,
+}
+
+/// Options of submit behind a training's configuration, which has no arguments of its own.
+#[derive(Debug, Parser)]
+#[command(name = "diptych submit", no_binary_name = true)]
+pub struct OptionsBehind {
+    #[command(flatten)]
+    pub how: SubmitOptions,
 }
 
 /// One job, by its number or by the run that it trains.

@@ -107,6 +107,8 @@ impl Shared {
         let Some(file) = &self.file else { return Ok(Vec::new()) };
         let before = self.current();
         let mut config = ServeConfig::read(file)?;
+        // As it was made at the start.
+        config.state = std::path::absolute(&config.state).with_context(|| config.state.display().to_string())?;
         let fixed = [
             ("state", config.state != before.config.state),
             ("listen", config.listen != before.config.listen),

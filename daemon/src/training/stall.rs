@@ -128,7 +128,8 @@ impl Pulse {
     fn watch(&self, limit: Duration, action: StallAction) {
         let mut told = None;
         let mut ended = locked(&self.0.ended);
-        loop {
+        // A run that fails at once may have ended before this thread began.
+        while !*ended {
             let last = Duration::from_millis(self.0.last.load(Ordering::Relaxed));
             let idle = self.0.began.elapsed().saturating_sub(last);
             let left = if told == Some(last) { limit } else { limit.saturating_sub(idle) };

@@ -88,6 +88,9 @@ fn work(store: &Store, state: &Path, acknowledge: impl Fn(u64)) -> Result<(), Bo
     let mut trained = Trained::new();
     let run = run_name();
     let done = store.run(&run)?.map_or(0, |run| run.step.0);
+    if done == 0 {
+        store.put_run(&run_record(0))?;
+    }
     checkpoint::remove_unfinished(&checkpoints(state))?;
     store.truncate_metrics(&run, Step(done))?;
     let mut writer = store.embedding_writer(hash("weights"), Modality::Image, DIM, "")?;
@@ -110,7 +113,7 @@ pub(crate) fn assert_work_is_whole(state: &Path, acknowledged: u64) {
     let examined = examine(state, false).unwrap();
     assert!(examined.problems().next().is_none(), "{:#?}", examined.findings);
     let store = Store::open(state).unwrap();
-    let Some(run) = store.run(&run_name()).unwrap() else {
+    let Some(run) = store.run(&run_name()).unwrap().filter(|run| run.step.0 > 0) else {
         assert_eq!(acknowledged, 0);
         return;
     };

@@ -73,13 +73,8 @@ fn run_is_paused_saved_resumed_cancelled_and_tried_again() {
     let service = Service::start(&work);
     let job = submits(&work, &["long.toml"]);
     work.diptych(&[&["submit", "long.toml"], &STATE[..]].concat()).fails_with(&["already", "long"]);
-    let other = submits(
-        &work,
-        &["--priority", "-1", "long2.toml"].map(|name| {
-            work.write("long2.toml", tiny_config("long2", 4000, ""));
-            name
-        }),
-    );
+    work.write("long2.toml", tiny_config("long2", 4000, ""));
+    let other = submits(&work, &["--priority", "-1", "long2.toml"]);
     service.waits_for_step(3);
     let acts = |action: &str, named: &str| work.diptych(&[&[action, named], &STATE[..]].concat());
     let saved = || service.sql("SELECT count(*), max(step) FROM checkpoints WHERE run = 'long'", None);

@@ -112,7 +112,7 @@ impl From<SqlError> for Problem {
     fn from(error: SqlError) -> Self {
         match error {
             SqlError::Statement(_) => Self::bad(error.to_string()),
-            SqlError::Run(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            SqlError::Run(_) | SqlError::Memory(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
             _ => Self::internal(error),
         }
     }

@@ -1,7 +1,9 @@
 //! The states of a job and what leads from one to the next: the only place that decides it. No clock, no store, no threads.
 //!
-//!     queued → running → done | failed | queued again (failed, a try is left; or the service left)
-//!     running → pausing → paused → queued       running → cancelling → cancelled
+//! ```text
+//! queued → running → done | failed | queued again (failed, a try is left; or the service left)
+//! running → pausing → paused → queued       running → cancelling → cancelled
+//! ```
 
 use crate::store::{JobRecord, JobState, Milliseconds};
 

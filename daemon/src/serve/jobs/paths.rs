@@ -103,7 +103,9 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
                 return Err("--allow-private-hosts cannot be asked for by a request: run such an ingest by hand".into());
             }
             paths.push(dataset);
-            paths.extend(sources.iter().map(|source| before_the_pattern(source)));
+            for source in &sources {
+                paths.push(before_the_pattern(source)?);
+            }
         }
         Command::Score(args) => {
             let ScoreArgs {
@@ -202,13 +204,13 @@ fn file_or_name(name: &str) -> Option<PathBuf> {
 }
 
 /// The folder that a glob pattern looks in, or the path itself.
-fn before_the_pattern(source: &str) -> PathBuf {
-    match source.find(['*', '?', '[']) {
-        None => source.into(),
-        // Upwards steps behind a pattern would lead out of what is checked.
-        Some(_) if source.contains("..") => PathBuf::from("/").join(source),
-        Some(place) => source[..place].rsplit_once('/').map_or_else(PathBuf::new, |(folder, _)| format!("{folder}/").into()),
+fn before_the_pattern(source: &str) -> Result<PathBuf, String> {
+    let Some(place) = source.find(['*', '?', '[']) else { return Ok(source.into()) };
+    // Upwards steps behind a pattern would lead out of what is checked.
+    if source.contains("..") {
+        return Err(format!("{source}: a pattern with .. may lead outside of the folders of this service"));
     }
+    Ok(source[..place].rsplit_once('/').map_or_else(PathBuf::new, |(folder, _)| format!("{folder}/").into()))
 }
 
 #[cfg(test)]
