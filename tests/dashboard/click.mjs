@@ -170,6 +170,7 @@ await named("button", "Submit").click();
 await until("the embeddings", async () => await page.locator("tbody .state.done").count() === 3, 5 * MINUTES);
 await page.keyboard.press("Escape");
 await go("#/search");
+await page.getByLabel("with").selectOption(RUN);
 await page.getByLabel("Words to search for").fill("a red circle");
 await page.keyboard.press("Enter");
 await page.locator(".gallery .score").first().waitFor({ timeout: MINUTES });

@@ -77,7 +77,7 @@ impl Uploader {
             )));
         }
         let shape = [(images.len() / one) as i64, size, size, 3];
-        self.to_device(Tensor::f_from_data_size(images, &shape, Kind::Uint8)?)
+        self.to_device(&Tensor::f_from_data_size(images, &shape, Kind::Uint8)?)
     }
 
     /// i64 [N, L]: N follows from the number of tokens.
@@ -92,15 +92,15 @@ impl Uploader {
             )));
         }
         let shape = [tokens.len() as i64 / length, length];
-        Ok(self.to_device(Tensor::f_from_slice(tokens)?.f_reshape(shape)?)?.f_to_kind(Kind::Int64)?)
+        Ok(self.to_device(&Tensor::f_from_slice(tokens)?.f_reshape(shape)?)?.f_to_kind(Kind::Int64)?)
     }
 
     /// The host does not wait for a copy out of pinned memory, which libtorch keeps until the copy is done.
-    fn to_device(&self, tensor: Tensor) -> Result<Tensor, TrainerError> {
+    fn to_device(&self, tensor: &Tensor) -> Result<Tensor, TrainerError> {
         if !self.device.is_cuda() {
             return Ok(tensor.f_to_device(self.device)?);
         }
         let kind = tensor.kind();
-        Ok(shim::pinned(&tensor)?.f_to_device_(self.device, kind, true, false)?)
+        Ok(shim::pinned(tensor)?.f_to_device_(self.device, kind, true, false)?)
     }
 }

@@ -71,9 +71,9 @@ export async function show(main, query, signal) {
     }, { signal });
   }
 
-  let runs;
+  let sets, runs, known;
   try {
-    const [sets, known] = await Promise.all([get("/v1/datasets?limit=1000", signal), all("/v1/runs", signal)]);
+    [sets, known] = await Promise.all([get("/v1/datasets?limit=1000", signal), all("/v1/runs", signal)]);
     runs = known.sort((a, b) => b.updated_ms - a.updated_ms);
     fill(dataset, sets.items.map(({ name }) => h("option", { value: name }, name)));
     fill(model, runs.map(({ run }) => h("option", { value: run }, run)));
@@ -86,7 +86,8 @@ export async function show(main, query, signal) {
     return;
   }
   const [wanted, at] = (query.get("model") ?? "").split("@");
-  if (query.has("dataset")) dataset.value = query.get("dataset");
+  // Who asked before the lists were there named neither.
+  if (sets.items.some(({ name }) => name === query.get("dataset"))) dataset.value = query.get("dataset");
   if (runs.some(({ run }) => run === wanted)) model.value = wanted;
   await versions().catch(error => { if (error.name !== "AbortError") fill(box, problem(error)); });
   if (at) version.value = `@${at}`;
