@@ -76,7 +76,8 @@ fn queries(args: &SearchArgs) -> anyhow::Result<Vec<(String, Query)>> {
     }
     for (title, query) in &mut queries {
         for text in &args.without {
-            title.push_str(&format!(" - {text}"));
+            *title += " - ";
+            *title += text;
             query.parts.push((-1.0, Sought::Text(text.clone())));
         }
     }

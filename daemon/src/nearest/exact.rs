@@ -92,7 +92,7 @@ fn pick(vectors: &Vectors, query: &[f32], scores: &[f32], first: usize, slack: f
     let mut least = best.threshold() - slack;
     for (part, glance) in scores.chunks(GLANCE).enumerate() {
         // All of them are compared, which takes fewer instructions than stopping at the first.
-        if !glance.iter().fold(false, |any, score| any | (*score >= least)) {
+        if glance.iter().filter(|score| **score >= least).count() == 0 {
             continue;
         }
         for (index, score) in glance.iter().enumerate() {

@@ -35,10 +35,15 @@ impl Loaded {
     }
 }
 
+struct Kept {
+    path: PathBuf,
+    loaded: Arc<Loaded>,
+}
+
 /// The last models that were asked for, newest last. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Models {
-    kept: Arc<Mutex<Vec<(PathBuf, Arc<Loaded>)>>>,
+    kept: Arc<Mutex<Vec<Kept>>>,
     /// Whether folders and files anywhere may be named, and not only runs of the state folder.
     anywhere: bool,
 }
@@ -56,16 +61,13 @@ impl Models {
         let args = ModelArgs { model: name.to_owned(), model_config: None, ema: false, run_on };
         let path = if self.anywhere { models::resolve(&args)? } else { models::resolve_run(&args)? };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = match kept.iter().position(|(known, _)| *known == path) {
-            Some(place) => kept.remove(place),
-            None => {
-                let model = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?.to_owned();
-                let loaded = Loaded::new(models::load(&ModelArgs { model, ..args })?)?;
-                (path, Arc::new(loaded))
-            }
+        let known = kept.iter().position(|kept| kept.path == path).map(|place| kept.remove(place).loaded);
+        let load = || {
+            let model = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?.to_owned();
+            Loaded::new(models::load(&ModelArgs { model, ..args })?).map(Arc::new)
         };
-        let loaded = Arc::clone(&entry.1);
-        kept.push(entry);
+        let loaded = known.map_or_else(load, Ok)?;
+        kept.push(Kept { path, loaded: Arc::clone(&loaded) });
         if kept.len() > KEPT {
             kept.remove(0);
         }

@@ -106,7 +106,9 @@ pub(super) fn unit(mut values: Vec<f32>) -> Option<Vec<f32>> {
     if !length.is_finite() || length < SHORTEST {
         return None;
     }
-    values.iter_mut().for_each(|value| *value /= length);
+    for value in &mut values {
+        *value /= length;
+    }
     Some(values)
 }
 

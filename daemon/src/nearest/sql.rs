@@ -109,10 +109,8 @@ impl Asked {
         }
         match value {
             ScalarValue::Binary(Some(bytes)) | ScalarValue::FixedSizeBinary(_, Some(bytes)) => {
-                match bytes.as_slice().try_into() {
-                    Ok(uid) => Ok(Given::Uid(Uid(uid))),
-                    Err(_) => plan_err!("a uid has 16 bytes, found {}. {USAGE}", bytes.len()),
-                }
+                let uid = bytes.as_slice().try_into().map(|uid| Given::Uid(Uid(uid)));
+                uid.or_else(|_| plan_err!("a uid has 16 bytes, found {}. {USAGE}", bytes.len()))
             }
             ScalarValue::List(list) if list.len() == 1 => {
                 let values = cast(&list.value(0), &DataType::Float32)?;

@@ -157,7 +157,7 @@ mod tests {
         for text in
             ["", "[[token]]\nname = \"a\"\nscope = \"read\"\nsha256 = \"12\"\n", "[[token]]\nname = \"a\"\nscope = \"all\"\n"]
         {
-            std::fs::write(&path, text).unwrap();
+            durable::write(&path, text.as_bytes()).unwrap();
             assert!(Tokens::read(Some(&path)).is_err(), "{text}");
         }
         assert!(Tokens::read(None).unwrap().scope(None) == Some(Scope::Admin));

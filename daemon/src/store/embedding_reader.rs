@@ -51,7 +51,7 @@ impl EmbeddingReader {
     }
 
     /// From a row on: whole blocks before it are not read.
-    pub(super) fn from_row(mut self, tree: &sled::Tree, row: u64) -> Result<Self, StoreError> {
+    pub(super) fn starting_at(mut self, tree: &sled::Tree, row: u64) -> Result<Self, StoreError> {
         self.row = row.min(self.set.rows);
         self.uids.seek(&self.store, tree, uid_key, UIDS_A_BLOCK, self.row)?;
         if let Some(vectors) = &mut self.vectors {

@@ -159,7 +159,7 @@ impl Store {
         row: u64,
     ) -> Result<EmbeddingReader, StoreError> {
         let (tree, set) = self.set(producer, modality)?;
-        EmbeddingReader::new(self, &tree, set, true).from_row(&tree, row)
+        EmbeddingReader::new(self, &tree, set, true).starting_at(&tree, row)
     }
 
     /// The same, if wanted without the vectors.

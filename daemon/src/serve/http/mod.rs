@@ -39,7 +39,7 @@ pub(crate) use search::Searchers;
 pub(crate) use sql::{ARROW_STREAM, TRUNCATED};
 
 /// How long a handler may take; queries have their own limit below it.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// The description that the routes are added to.
 #[derive(OpenApi)]

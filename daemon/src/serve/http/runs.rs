@@ -26,6 +26,7 @@ const MOST_POINTS: u64 = 20_000;
 
 /// A run and how far it is.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the key of the answer")]
 pub(super) struct Run {
     run: String,
     /// running, stopped, failed or finished.
@@ -93,7 +94,7 @@ pub(super) struct Scored {
 }
 
 impl Checkpoint {
-    fn of(record: CheckpointRecord) -> Self {
+    fn of(record: &CheckpointRecord) -> Self {
         let manifest: Option<CheckpointManifest> = serde_json::from_str(&record.manifest).ok();
         let score = manifest.and_then(|manifest| manifest.score);
         Self {
@@ -141,7 +142,7 @@ fn name(text: &str) -> Result<RunName, Problem> {
 async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
     let run = name(run)?;
     let store = shared.store.clone();
-    blocking(move || Ok(store.run(&run)?.ok_or_else(|| Problem::not_found(format!("there is no run {run}")))?)).await
+    blocking(move || store.run(&run)?.ok_or_else(|| Problem::not_found(format!("there is no run {run}")))).await
 }
 
 /// All runs, by name.
@@ -248,7 +249,7 @@ pub(super) async fn checkpoints(
     let record = known(&shared, &run).await?;
     let store = shared.store.clone();
     let found = blocking(move || Ok(store.checkpoints(&record.run)?)).await?;
-    Ok(Json(part.of(found.into_iter().map(Checkpoint::of), |checkpoint| checkpoint.step.to_string())))
+    Ok(Json(part.of(found.iter().map(Checkpoint::of), |checkpoint| checkpoint.step.to_string())))
 }
 
 /// What the guards of a run noticed, by step.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::store::MetricRow;
 
 /// Numbers by step.
+#[expect(clippy::struct_field_names, reason = "the key of the answer")]
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub(super) struct Series {
     pub(super) run: String,
@@ -152,7 +153,9 @@ mod tests {
     fn thinned(rows: &[MetricRow], points: u64) -> Series {
         let (first, last) = (rows[0].step.0, rows[rows.len() - 1].step.0);
         let mut thinner = Thinner::new(&[], first, last, points);
-        rows.iter().for_each(|row| thinner.take(row));
+        for row in rows {
+            thinner.take(row);
+        }
         thinner.finish("a".into())
     }
 

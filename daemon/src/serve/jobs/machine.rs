@@ -55,6 +55,7 @@ impl Tries {
 }
 
 /// Applies what happened, or says in words why that cannot happen to a job in this state.
+#[expect(clippy::match_same_arms, reason = "a line for each transition, in the order of a job's life")]
 pub(super) fn apply(job: &mut JobRecord, happening: Happening, now: Milliseconds, tries: Tries) -> Result<(), String> {
     use JobState::{Cancelled, Cancelling, Done, Failed, Paused, Pausing, Queued, Running};
     match (happening, job.state) {

@@ -31,7 +31,7 @@ pub(crate) use log::{JobLog, Tee};
 use machine::{End, Happening, Tries};
 
 /// How long the scheduler sleeps where nothing happens.
-const LOOKS_EVERY: Duration = Duration::from_secs(60);
+const LOOKS_EVERY: Duration = Duration::from_mins(1);
 /// Jobs that may wait.
 const MOST_WAITING: usize = 10_000;
 /// Transitions that a listener may lag behind.
