@@ -96,8 +96,23 @@ impl Searcher {
 
     /// Builds the approximate index: as much memory again and more, and minutes for each million.
     pub(crate) fn build_graph(&mut self, spec: GraphSpec) -> Result<(), NearestError> {
-        self.graph = Some((Graph::build(&self.vectors, spec)?, spec));
+        let graph = self.graph_of(spec)?;
+        self.take_graph(graph, spec);
         Ok(())
+    }
+
+    /// The same in two parts, so that others may ask while it is built.
+    pub(crate) fn graph_of(&self, spec: GraphSpec) -> Result<Graph, NearestError> {
+        Graph::build(&self.vectors, spec)
+    }
+
+    /// Takes a graph of these vectors over.
+    pub(crate) fn take_graph(&mut self, graph: Graph, spec: GraphSpec) {
+        self.graph = Some((graph, spec));
+    }
+
+    pub(crate) fn has_graph(&self) -> bool {
+        self.graph.is_some()
     }
 
     /// Embeddings that are searched.

@@ -19,7 +19,7 @@ use crate::sql_functions::content_functions;
 use crate::store::{Milliseconds, Store};
 
 /// How much lower than training queries are in the eyes of the scheduler.
-const QUERY_NICENESS: i32 = 10;
+pub(crate) const QUERY_NICENESS: i32 = 10;
 
 /// Open streams of events at once.
 const LISTENERS: usize = 128;

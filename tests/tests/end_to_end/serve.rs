@@ -139,6 +139,14 @@ fn jobs_of_all_kinds_wait_for_each_other_and_the_service_answers_of_what_they_ma
     let found = service.get("/v1/search?dataset=scenes&model=run&text=a%20red%20circle&k=5");
     assert_eq!((found["items"].as_array().unwrap().len(), found["pairs"].to_string()), (5, heldout));
     let best = &found["items"][0];
+    // The approximate index comes when it is asked for, and on so few images finds the same.
+    let approximate = "/v1/search?dataset=scenes&model=run&text=a%20red%20circle&k=5&index=hnsw&ef=64";
+    service.ask("GET", approximate, None).refused(503, "being built");
+    let about = wait_for("the index", || {
+        let answer = service.ask("GET", approximate, None);
+        (answer.status != 503).then(|| answer.ok())
+    });
+    assert_eq!(about["items"], found["items"]);
     let nearest =
         service.sql("SELECT hex(uid), score FROM nearest('run', 'a red circle', 5) ORDER BY score DESC LIMIT 1", Some("scenes"));
     assert_eq!(nearest[0][0].as_str().map(str::to_lowercase).as_deref(), best["uid"].as_str());

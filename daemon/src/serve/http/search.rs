@@ -1,7 +1,8 @@
 //! `/v1/search`: the images nearest to a text, an image or a pair.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::time::Instant;
 
 use axum::Json;
@@ -16,12 +17,13 @@ use super::datasets::image_address;
 use super::problem::Problem;
 use super::sql::{ask, rows_of, unknown_dataset};
 use super::{blocking, given};
-use crate::nearest::{Found, Models, NearestError, Query, SearchOptions, Searcher, Sought};
-use crate::serve::shared::Shared;
+use crate::nearest::{Found, GraphSpec, Models, NearestError, Query, SearchOptions, Searcher, Sought};
+use crate::serve::shared::{QUERY_NICENESS, Shared};
 
 /// Results where a request says nothing, and the most.
 const USUAL: usize = 20;
 const MOST: usize = 200;
+const USUAL_CANDIDATES: u16 = 128;
 /// Models whose embeddings stay in memory.
 const KEPT: usize = 2;
 /// Memory of the embeddings of one model.
@@ -31,36 +33,91 @@ const MEMORY_BYTES: u64 = 4 << 30;
 #[derive(Default)]
 pub(crate) struct Searchers {
     pub(crate) models: Models,
-    kept: Mutex<Vec<(ContentHash, Arc<Mutex<Searcher>>)>>,
+    kept: Mutex<Vec<Kept>>,
+}
+
+/// Those of one model.
+#[derive(Clone)]
+struct Kept {
+    producer: ContentHash,
+    searcher: Arc<RwLock<Searcher>>,
+    /// Whether somebody builds the approximate index of them.
+    builds: Arc<AtomicBool>,
 }
 
 impl Searchers {
     /// The embeddings that a model has made, with those that came since they were read.
-    fn get(&self, shared: &Shared, model: &str) -> Result<(ContentHash, Arc<Mutex<Searcher>>), NearestError> {
+    fn get(&self, shared: &Shared, model: &str) -> Result<Kept, NearestError> {
         let loaded = self.models.get(model, shared.store.folder())?;
         let producer = loaded.producer();
         let known = {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            let place = kept.iter().position(|(other, _)| *other == producer);
+            let place = kept.iter().position(|other| other.producer == producer);
             place.map(|place| {
                 let entry = kept.remove(place);
                 kept.push(entry.clone());
-                entry.1
+                entry
             })
         };
-        if let Some(searcher) = known {
-            searcher.lock().unwrap_or_else(PoisonError::into_inner).refresh()?;
-            return Ok((producer, searcher));
+        if let Some(known) = known {
+            // While others search or an index is built, what was read before is asked.
+            match known.searcher.try_write() {
+                Ok(mut searcher) => drop(searcher.refresh()?),
+                Err(TryLockError::Poisoned(poisoned)) => drop(poisoned.into_inner().refresh()?),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            return Ok(known);
         }
         // Read without the lock: others may be asked meanwhile. Two who come at once read it twice, and one is kept.
-        let searcher = Arc::new(Mutex::new(Searcher::open(&shared.store, loaded, MEMORY_BYTES)?));
+        let searcher = Arc::new(RwLock::new(Searcher::open(&shared.store, loaded, MEMORY_BYTES)?));
+        let entry = Kept { producer, searcher, builds: Arc::default() };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|(other, _)| *other != producer);
-        kept.push((producer, Arc::clone(&searcher)));
+        kept.retain(|other| other.producer != producer);
+        kept.push(entry.clone());
         if kept.len() > KEPT {
             kept.remove(0);
         }
-        Ok((producer, searcher))
+        Ok(entry)
+    }
+}
+
+impl Kept {
+    fn read(&self) -> RwLockReadGuard<'_, Searcher> {
+        self.searcher.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the approximate index is there; where it is not, it is built from now on, behind everything else.
+    fn has_index(&self) -> bool {
+        if self.read().has_graph() {
+            return true;
+        }
+        if self.builds.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        let kept = self.clone();
+        let build = move || {
+            // On Linux this thread's, and that of the threads that it starts.
+            let _ = rustix::process::nice(QUERY_NICENESS);
+            let (began, spec) = (Instant::now(), GraphSpec::default());
+            let built = kept.read().graph_of(spec);
+            match built {
+                Ok(graph) => {
+                    kept.searcher.write().unwrap_or_else(PoisonError::into_inner).take_graph(graph, spec);
+                    tracing::info!(
+                        "the approximate index of {} was built in {:.1} s",
+                        kept.producer,
+                        began.elapsed().as_secs_f64()
+                    );
+                }
+                Err(error) => tracing::error!("the approximate index of {} could not be built: {error}", kept.producer),
+            }
+            kept.builds.store(false, Ordering::Relaxed);
+        };
+        if let Err(error) = std::thread::Builder::new().name("index".into()).spawn(build) {
+            tracing::error!("the approximate index could not be built: {error}");
+            self.builds.store(false, Ordering::Relaxed);
+        }
+        false
     }
 }
 
@@ -80,6 +137,19 @@ pub(super) struct Question {
     k: Option<usize>,
     /// Leaves out what is at least so near (cosine) to something better.
     distinct: Option<f32>,
+    /// exact, or hnsw: an approximate index, which is built when it is first asked for and takes as much memory again.
+    #[serde(default)]
+    index: Index,
+    /// Candidates that the approximate index looks at; 128 without it.
+    ef: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Index {
+    #[default]
+    Exact,
+    Hnsw,
 }
 
 /// What was found.
@@ -130,7 +200,8 @@ async fn search(shared: Arc<Shared>, question: Question, image: Option<Vec<u8>>)
     let dataset = current.dataset(&question.dataset).cloned();
     let dataset = dataset.ok_or_else(|| unknown_dataset(&current.config.datasets, &question.dataset))?;
     let k = question.k.unwrap_or(USUAL).clamp(1, MOST);
-    let options = SearchOptions { distinct: question.distinct, width: None };
+    let width = (question.index == Index::Hnsw).then(|| usize::from(question.ef.unwrap_or(USUAL_CANDIDATES)));
+    let options = SearchOptions { distinct: question.distinct, width };
     let query = query(&question, image)?;
     let began = Instant::now();
     // Other datasets may be embedded by the same model, and what is found of theirs does not count.
@@ -138,10 +209,16 @@ async fn search(shared: Arc<Shared>, question: Question, image: Option<Vec<u8>>)
     loop {
         let (searching, query, model) = (Arc::clone(&shared), query.clone(), question.model.clone());
         let (producer, pairs, found) = blocking(move || {
-            let (producer, searcher) = searching.searchers.get(&searching, &model)?;
-            let searcher = searcher.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = searching.searchers.get(&searching, &model)?;
+            if width.is_some() && !kept.has_index() {
+                return Err(Problem::busy(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the approximate index is being built, which takes minutes for each million: come again, or ask without index=hnsw",
+                ));
+            }
+            let searcher = kept.read();
             let found = searcher.nearest(&[query], asked, options)?.pop().unwrap_or_default();
-            Ok((producer, searcher.len(), found))
+            Ok((kept.producer, searcher.len(), found))
         })
         .await?;
         let items = of_dataset(&shared, &dataset, &found).await?;
