@@ -19,5 +19,6 @@ mod remote;
 mod search;
 mod serve;
 mod service_unit;
+mod systemd;
 mod tidy;
 mod way;

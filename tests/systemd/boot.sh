@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# A systemd that runs, in name spaces of its own over this machine's files, which it sees and cannot change: what it writes is in memory
+# and gone with it. Prints its process number when it is up; it ends with its standard input.
+#
+# Usage: boot.sh STAGE      (STAGE: files that are laid over this machine's; root only; exit code 77 where it cannot be done)
+set -euo pipefail
+here=$(realpath "$0")
+stage=$(realpath "$1")
+
+if [ "${2:-}" != inside ]; then
+    cannot() { echo "no systemd can be started here: $1" >&2; exit 77; }
+    [ "$(id -u)" = 0 ] || cannot "not root"
+    [ -x /lib/systemd/systemd ] || cannot "there is none"
+    for tool in unshare nsenter systemctl journalctl; do
+        command -v $tool > /dev/null || cannot "$tool is missing"
+    done
+    spaces=(-m -p -C -u -i -n)
+    unshare "${spaces[@]}" -f true 2> /dev/null || cannot "name spaces are not allowed"
+    place=$(mktemp -d)
+    unshare "${spaces[@]}" -f bash "$here" "$stage" inside "$place" > "$place/log" 2>&1 < /dev/null &
+    outer=$!
+    trap 'kill -9 $outer $(cat /proc/$outer/task/$outer/children 2> /dev/null) 2> /dev/null || true; sleep 0.2; rm -rf --one-file-system "$place"' EXIT
+    for _ in $(seq 600); do
+        sleep 0.1
+        kill -0 $outer 2> /dev/null || { cat "$place/log" >&2; cannot "see above"; }
+        first=$(cat "/proc/$outer/task/$outer/children" 2> /dev/null | tr -d ' ') || continue
+        [ -n "$first" ] || continue
+        # "degraded" is up too: some unit of this machine does not like it here.
+        state=$(nsenter -t "$first" -m -p -C -u -i -n -r -w systemctl is-system-running 2> /dev/null || true)
+        case $state in running | degraded) echo "$first"; cat > /dev/null; exit 0 ;; esac
+    done
+    cat "$place/log" >&2
+    cannot "it did not come up within a minute"
+fi
+
+place=$3
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$place"
+mkdir "$place"/{upper,work,root}
+root=$place/root
+mount -t overlay overlay -o "lowerdir=/,upperdir=$place/upper,workdir=$place/work" "$root"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs tmpfs "$root/run"
+mount -t tmpfs tmpfs "$root/tmp"
+cp -a "$stage/." "$root/"
+# Nothing of this machine's own but what every unit needs.
+units=$root/etc/systemd/system
+mkdir -p "$units"
+printf '[Unit]\nRequires=basic.target\nAfter=basic.target\n' > "$units/bare.target"
+ln -sfn bare.target "$units/default.target"
+for unit in systemd-udevd systemd-udev-trigger systemd-remount-fs systemd-modules-load systemd-sysctl systemd-logind systemd-networkd; do
+    ln -sfn /dev/null "$units/$unit.service"
+done
+exec chroot "$root" env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
