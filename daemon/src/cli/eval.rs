@@ -11,16 +11,23 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Dataset folder, as `diptych ingest` makes it, or a URL of one
-    #[arg(short, long, value_name = "FOLDER", required_unless_present = "benchmark")]
+    #[arg(short, long, value_name = "FOLDER", required_unless_present_any = ["benchmark", "compositional"])]
     pub dataset: Option<PathBuf>,
     /// Held-out pairs, as `diptych select` makes them
-    #[arg(short, long, value_name = "FILE", required_unless_present = "benchmark")]
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["benchmark", "compositional"])]
     pub selection: Option<PathBuf>,
     /// A folder in CLIP_benchmark's layout (test/0.tar, classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt):
     /// dataset, classes, prompts and labels in one. Its pairs are kept in the state folder, so that a second evaluation reads them
     /// from there
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dataset", "selection", "classes", "label_column", "templates", "train_selection"])]
     pub benchmark: Option<PathBuf>,
+    /// Tests of compositional understanding, as their authors publish them: SugarCrepe's files (add_att.json, swap_obj.json, …) or
+    /// Winoground's examples.jsonl; may be repeated
+    #[arg(long, value_name = "FILE", requires = "images", conflicts_with_all = ["dataset", "selection", "benchmark", "tasks", "classes", "compare", "group_by", "output_format"])]
+    pub compositional: Vec<PathBuf>,
+    /// Folder of the images that --compositional names
+    #[arg(long, value_name = "FOLDER")]
+    pub images: Option<PathBuf>,
     /// What to measure; may be repeated. Without it: retrieval, and with classes zero-shot too; of a benchmark folder what it is for
     #[arg(long = "task", value_enum, value_name = "TASK")]
     pub tasks: Vec<EvalTask>,

@@ -186,3 +186,63 @@ fn several_captions_are_the_same_as_lines_as_rows_and_as_a_column() {
     let column = ["--dataset", "column", "--selection", "column.parquet", "--more-captions", "others"];
     assert_eq!(figures(&column), lines);
 }
+
+#[test]
+fn compositional_tests_count_what_their_authors_count() {
+    let work = coloured();
+    for n in 0..32_u8 {
+        work.write(&format!("images/ex_{n}.jpg"), picture(n));
+    }
+    let caption = |n: usize| format!("shade {n} of {}", NAMES[n % 8]);
+    // Image n with its own caption and that of image n + 1; the other way round; and both images with both captions.
+    let choices = |swapped: bool| {
+        let one = |n: usize| {
+            let captions = if swapped { [caption(n ^ 1), caption(n)] } else { [caption(n), caption(n ^ 1)] };
+            (
+                n.to_string(),
+                serde_json::json!({ "filename": format!("ex_{n}.jpg"), "caption": captions[0], "negative_caption": captions[1] }),
+            )
+        };
+        Value::Object((0..32).map(one).collect()).to_string()
+    };
+    work.write("right.json", choices(false));
+    work.write("swapped.json", choices(true));
+    let lines = (0..16).map(|pair| {
+        let (first, second) = (2 * pair, 2 * pair + 1);
+        serde_json::json!({
+            "id": pair, "image_0": format!("ex_{first}"), "image_1": format!("ex_{second}"), "caption_0": caption(first),
+            "caption_1": caption(second), "collapsed_tag": if pair < 8 { "Object" } else { "Relation" },
+        })
+        .to_string()
+    });
+    work.write("four.jsonl", lines.collect::<Vec<_>>().join("\n"));
+    let call =
+        |more: &[&str]| work.diptych(&[&["eval", "--model", "run", "--images", "images", "--json", "out.json"], more].concat());
+    let ran = call(&["--compositional", "right.json", "--compositional", "swapped.json", "--compositional", "four.jsonl"]).ok();
+    assert!(ran.stdout.contains("accuracy") && ran.stdout.contains("group"), "{}", ran.stdout);
+
+    let found: Value = serde_json::from_str(&work.read("out.json")).unwrap();
+    let number = |test: &str, name: &str| found[test][name].as_f64().unwrap();
+    assert!((number("right", "accuracy") + number("swapped", "accuracy") - 1.0).abs() < 1e-9, "{found}");
+    let wrong = |test: &str| -> Vec<u64> {
+        found[test]["wrong"].as_array().unwrap().iter().map(|of| of["id"].as_str().unwrap().parse().unwrap()).collect()
+    };
+    let of_choices = wrong("right");
+    assert!((number("right", "accuracy") - (32 - of_choices.len()) as f64 / 32.0).abs() < 1e-9);
+    // Winoground's text score asks the same of both images of an example.
+    let both = (0..16).filter(|pair| [2 * pair, 2 * pair + 1].iter().all(|image| !of_choices.contains(image))).count();
+    assert!((number("four", "text") - both as f64 / 16.0).abs() < 1e-9, "{found}");
+    assert!(number("four", "group") <= number("four", "text").min(number("four", "image")));
+    let by_tag: f64 = found["four"]["groups"].as_array().unwrap().iter().map(|of| of["part"].as_f64().unwrap() / 2.0).sum();
+    assert!((by_tag - number("four", "group")).abs() < 1e-9);
+    let recorded =
+        work.sql(&["--state", "state"], "SELECT count(*) FROM metrics WHERE name IN ('eval/right/accuracy', 'eval/four/group')");
+    assert_eq!(recorded, "2");
+
+    work.write("out.json", r#"{"0": {"filename": "../secret.jpg", "caption": "a", "negative_caption": "b"}}"#);
+    call(&["--compositional", "out.json"]).fails_with(&["out.json", "example 0", "not in the folder"]);
+    work.write("bad.jsonl", "{\"id\": 1}\n");
+    call(&["--compositional", "bad.jsonl"]).fails_with(&["bad.jsonl", "line 1", "Winoground"]);
+    work.write("none.json", r#"{"0": {"filename": "none.jpg", "caption": "a", "negative_caption": "b"}}"#);
+    call(&["--compositional", "none.json"]).fails_with(&["none.jpg", "images"]);
+}

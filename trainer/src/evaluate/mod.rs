@@ -5,6 +5,7 @@
 //! that maps all to one point gets what chance gets. Definitions are those of CLIP_benchmark, scikit-learn and torchmetrics;
 //! `trainer/tests/evaluate.rs` holds ours beside theirs.
 
+mod choices;
 mod classification;
 mod geometry;
 mod lbfgs;
@@ -20,6 +21,7 @@ use tch::Tensor;
 
 use crate::TrainerError;
 
+pub use choices::Winoground;
 pub use classification::{ClassAccuracy, Predictions, ZeroShot, classify, zero_shot};
 pub use geometry::{Geometry, Spread, geometry};
 pub use multi_label::{AveragePrecision, average_precision};

@@ -2,10 +2,13 @@
 
 mod benchmark;
 mod clip_benchmark;
+mod compositional;
 mod data;
 mod measure;
 mod record;
 mod report;
+
+use std::path::Path;
 
 use anyhow::bail;
 use diptych_schemas::durable;
@@ -16,10 +19,14 @@ use crate::cli::{EvalArgs, ModelArgs, ResultFormat};
 use crate::exit::Outcome;
 use crate::models;
 use crate::output::line;
+use compositional::Test;
 use data::EvalData;
 use measure::{Measured, TaskResult, measure};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
+    if let Some(images) = args.images.as_deref().filter(|_| !args.compositional.is_empty()) {
+        return of_compositions(args, images);
+    }
     let data = EvalData::read(args)?;
     let model = models::load(&args.model)?;
     let measured = measure(&model, &data, args)?;
@@ -56,7 +63,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     if let Some(geometry) = geometry {
         json["geometry"] = report::geometry(geometry)?;
     }
-    record::record(&args.model.run_on.state, &path, &data.name, results)?;
+    record::record(&args.model.run_on.state, &path, &data.name, results.iter().flat_map(record::figures).collect())?;
     if let Some(path) = &args.json {
         durable::write(path, format!("{json:#}\n").as_bytes())?;
     }
@@ -65,6 +72,23 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
         for result in results {
             line(clip_benchmark::write(&args.output, &named, result)?.display().to_string())?;
         }
+    }
+    Ok(Outcome::Done)
+}
+
+fn of_compositions(args: &EvalArgs, images: &Path) -> anyhow::Result<Outcome> {
+    let tests: Vec<Test> = args.compositional.iter().map(|file| Test::read(file, images)).collect::<anyhow::Result<_>>()?;
+    let model = models::load(&args.model)?;
+    let bootstrap = Bootstrap { resamples: args.resamples, seed: args.seed, ..Bootstrap::default() };
+    let tested = compositional::run(&model, &tests, bootstrap)?;
+    let mut json = json!({ "model": model.path });
+    for test in tested {
+        let figures = test.figures.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        record::record(&args.model.run_on.state, &model.path, &test.name, figures)?;
+        json[test.name] = test.json;
+    }
+    if let Some(path) = &args.json {
+        durable::write(path, format!("{json:#}\n").as_bytes())?;
     }
     Ok(Outcome::Done)
 }

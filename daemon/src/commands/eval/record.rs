@@ -15,13 +15,13 @@ use crate::store::{EVALUATED, RunName, Store, StoreError};
 /// Records under `eval/DATASET/…` at the checkpoint's step. Models that are no checkpoint of this state folder have no place there;
 /// where a service holds the store, it is told; where
 /// another process does, that is said.
-pub(super) fn record(state: &Path, model: &Path, dataset: &str, results: &[TaskResult]) -> anyhow::Result<()> {
+pub(super) fn record(state: &Path, model: &Path, dataset: &str, figures: Vec<(String, f64)>) -> anyhow::Result<()> {
     let Ok(manifest) = checkpoint::read_manifest(model) else { return Ok(()) };
     if model.parent() != Some(checkpoint_folder(state, &manifest.run).as_path()) {
         return Ok(());
     }
     let values: Vec<(String, f64)> =
-        results.iter().flat_map(figures).map(|(name, value)| (format!("{EVALUATED}{dataset}/{name}"), value)).collect();
+        figures.into_iter().map(|(name, value)| (format!("{EVALUATED}{dataset}/{name}"), value)).collect();
     let store = match Store::open(state) {
         Ok(store) => store,
         Err(StoreError::Locked { owner, .. }) => {
@@ -41,7 +41,8 @@ pub(super) fn record(state: &Path, model: &Path, dataset: &str, results: &[TaskR
     Ok(())
 }
 
-fn figures(result: &TaskResult) -> Vec<(String, f64)> {
+/// The main figures of a task.
+pub(super) fn figures(result: &TaskResult) -> Vec<(String, f64)> {
     match result {
         TaskResult::Classes { name, predictions, .. } => {
             let found = predictions.summary();

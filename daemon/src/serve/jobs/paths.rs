@@ -167,6 +167,8 @@ fn of_eval(args: EvalArgs) -> Vec<PathBuf> {
         dataset,
         selection,
         benchmark,
+        compositional,
+        images,
         tasks: _,
         classes,
         label_column: _,
@@ -187,9 +189,9 @@ fn of_eval(args: EvalArgs) -> Vec<PathBuf> {
         output_format: _,
         output,
     } = args;
-    let optional = [dataset, selection, benchmark, classes, templates, train_selection, json];
+    let optional = [dataset, selection, benchmark, images, classes, templates, train_selection, json];
     let compared = compare.and_then(|name| file_or_name(&name));
-    optional.into_iter().flatten().chain([output]).chain(compared).chain(of_model(model)).collect()
+    optional.into_iter().flatten().chain(compositional).chain([output]).chain(compared).chain(of_model(model)).collect()
 }
 
 fn of_model(args: ModelArgs) -> Vec<PathBuf> {
@@ -271,6 +273,8 @@ mod tests {
             (JobKind::Export, "--model RUN --format hf --output out --state ROOT/outside"),
             (JobKind::Eval, "--model RUN --dataset ROOT/data --selection h.parquet --json /tmp/x.json"),
             (JobKind::Eval, "--model RUN --dataset ROOT/data --selection h.parquet --compare ../outside"),
+            (JobKind::Eval, "--model RUN --compositional add.json --images ROOT/outside"),
+            (JobKind::Eval, "--model RUN --compositional /etc/passwd --images ROOT/work"),
             (JobKind::Dedup, "--by sha256 --dataset ROOT/data --output u.parquet --groups ROOT/outside/g.parquet"),
             (JobKind::Score, "cluster --centroids /etc/passwd --dataset ROOT/data"),
         ] {

@@ -3,6 +3,7 @@
 import { all, get, of, request } from "./api.js";
 import { fill, h, load, problem } from "./dom.js";
 import { best, count, duration } from "./format.js";
+import { recall, remember } from "./memory.js";
 import { gallery } from "./pictures.js";
 
 const FOUND = 24;
@@ -39,6 +40,7 @@ export async function show(main, query, signal) {
 
   const answer = async (path, options) => {
     const found = await (await request(path, { signal, ...options })).json();
+    remember("localStorage", "model", found.model);
     return [
       h("p", { class: "pale" }, `${count(found.items.length)} of ${count(found.pairs)} pairs, by ${found.model}, in ${duration(found.seconds)}`),
       found.items.length ? gallery(found.items, dataset.value, signal) : h("p", {}, "Nothing was found."),
@@ -85,7 +87,7 @@ export async function show(main, query, signal) {
     if (error.name !== "AbortError") fill(box, problem(error, () => show(main, query, signal)));
     return;
   }
-  const [wanted, at] = (query.get("model") ?? "").split("@");
+  const [wanted, at] = (query.get("model") || recall("localStorage", "model") || "").split("@");
   // Who asked before the lists were there named neither.
   if (sets.items.some(({ name }) => name === query.get("dataset"))) dataset.value = query.get("dataset");
   if (runs.some(({ run }) => run === wanted)) model.value = wanted;
@@ -95,7 +97,7 @@ export async function show(main, query, signal) {
   if (query.has("uid")) await find({ uid: query.get("uid") });
   else if (query.has("text")) await find({ text: query.get("text") });
   else {
-    fill(box, h("p", { class: "pale" }, "Words, an image (drop one here), or “Find images like this one” at a pair. The first search with a model computes the embeddings of the dataset if they are missing, or says how to."));
+    fill(box, h("p", { class: "pale" }, "Words, an image (drop one here), or “Find images like this one” at a pair. The model must have embedded the images: a job of the kind embed does that."));
     words.focus();
   }
 }
