@@ -27,7 +27,7 @@ pub use geometry::{Geometry, Spread, geometry};
 pub use multi_label::{AveragePrecision, average_precision};
 pub use neighbours::{Labelled, Vote, few_shot, nearest, split};
 pub use probe::{MAX_ITERATIONS, Probe, Sweep, fit, sweep};
-pub use products::Products;
+pub use products::{Products, cosines};
 pub use prompts::{PROMPT_TEMPLATES, ensemble};
 pub use retrieval::{RECALL_AT, Ranks, Recall, Retrieval, retrieval, retrieval_ranks};
 pub use trust::{

@@ -3,7 +3,7 @@
 use half::f16;
 use tch::{Kind, Tensor};
 
-use super::Rows;
+use super::{Rows, same_dimension};
 use crate::TrainerError;
 
 /// Queries, ready to be multiplied with.
@@ -32,6 +32,15 @@ impl Products {
         scores.f_copy_data(&mut host, scores.numel())?;
         Ok(host)
     }
+}
+
+/// Cosines of all rows of unit length with all others → [N, M].
+pub fn cosines(rows: Rows<'_>, others: Rows<'_>) -> Result<Vec<f32>, TrainerError> {
+    let (n, m) = (rows.count("rows")?, others.count("other rows")?);
+    same_dimension(("rows", rows.dimension), ("other rows", others.dimension))?;
+    let mut scores = vec![0.0; n * m];
+    rows.tensor(0, n)?.f_matmul(&others.tensor(0, m)?.f_transpose(0, 1)?)?.f_copy_data(&mut scores, n * m)?;
+    Ok(scores)
 }
 
 #[cfg(test)]

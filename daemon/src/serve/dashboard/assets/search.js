@@ -36,7 +36,8 @@ export async function show(main, query, signal) {
     fill(version, h("option", { value: "" }, "its newest checkpoint"), best(found) && h("option", { value: "@best" }, "its best checkpoint"),
       found.reverse().map(({ step }) => h("option", { value: `@${step}` }, `step ${count(step)}`)));
   }
-  model.addEventListener("change", versions);
+  const showVersions = () => versions().catch(error => { if (error.name !== "AbortError") fill(box, problem(error)); });
+  model.addEventListener("change", showVersions);
 
   const answer = async (path, options) => {
     const found = await (await request(path, { signal, ...options })).json();
@@ -91,7 +92,7 @@ export async function show(main, query, signal) {
   // Who asked before the lists were there named neither.
   if (sets.items.some(({ name }) => name === query.get("dataset"))) dataset.value = query.get("dataset");
   if (runs.some(({ run }) => run === wanted)) model.value = wanted;
-  await versions().catch(error => { if (error.name !== "AbortError") fill(box, problem(error)); });
+  await showVersions();
   if (at) version.value = `@${at}`;
   if (version.selectedIndex < 0) version.value = "";
   if (query.has("uid")) await find({ uid: query.get("uid") });
