@@ -10,6 +10,7 @@ mod ledger;
 mod memory;
 mod preset;
 mod profile;
+mod report;
 mod score;
 mod search;
 mod serve;
@@ -28,6 +29,7 @@ pub use self::eval::{EvalArgs, EvalTask, ResultFormat};
 pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
 pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
+pub use self::report::ReportArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use self::search::{IndexArg, SearchArgs};
 pub use self::serve::{
@@ -98,6 +100,8 @@ pub enum Command {
     Plot(PlotArgs),
     /// A page about a dataset to look at: sizes, captions, duplicates, what a selection drops, pairs near its thresholds
     Profile(ProfileArgs),
+    /// A run as a page: how good it is, its worst mistakes as pictures, its curves, how its embeddings lie, its data
+    Report(ReportArgs),
     /// Own a state folder: work through a queue of jobs, train, and answer over HTTP and Flight SQL, for weeks
     Serve(ServeArgs),
     /// Give a running service a job: a training by its configuration, or any of embed, ingest, score, select, dedup, eval, export
@@ -144,6 +148,7 @@ impl Command {
                 | Self::Eval(_)
                 | Self::Embed(_)
                 | Self::Search(_)
+                | Self::Report(_)
                 | Self::Score(_)
                 | Self::Serve(_)
                 | Self::Bench(BenchArgs { what: Bench::Train(_) | Bench::Search(_) })

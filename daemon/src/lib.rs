@@ -17,6 +17,7 @@ mod nearest;
 mod output;
 pub mod pictures;
 mod profile;
+mod report;
 mod retrieval;
 pub mod serve;
 mod sql_functions;

@@ -18,6 +18,7 @@ mod ledger;
 mod plot;
 mod preset;
 mod profile;
+mod report;
 mod score;
 mod search;
 mod select;
@@ -52,6 +53,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Export(args) => export::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Submit(args) => client::submit::run(args),

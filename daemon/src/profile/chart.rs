@@ -157,6 +157,12 @@ pub(crate) fn percent(part: u64, all: u64) -> String {
     if part > 0 && percent < 0.1 { "<0.1%".into() } else { format!("{percent:.1}%") }
 }
 
+/// A part of one as percent, in three digits.
+pub(crate) fn percent_of(part: f64) -> String {
+    let percent = 100.0 * part;
+    if percent.abs() < 10.0 { format!("{percent:.1}%") } else { format!("{percent:.0}%") }
+}
+
 /// A number in as few digits as an axis has room for.
 pub(crate) fn short(value: f64) -> String {
     let size = value.abs();
@@ -171,12 +177,13 @@ pub(crate) fn short(value: f64) -> String {
         _ if size >= 9.995e3 => trimmed(value / 1e3, 0, "k"),
         _ if size >= 100.0 => trimmed(value, 0, ""),
         _ if size >= 10.0 => trimmed(value, 1, ""),
+        _ if size > 0.0 && size < 1e-3 => format!("{value:.1e}"),
         _ => trimmed(value, 3, ""),
     }
 }
 
 /// Two digits are enough for a picture.
-fn round(value: f64) -> f64 {
+pub(crate) fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
@@ -186,8 +193,8 @@ mod tests {
 
     #[test]
     fn numbers_on_axes_are_short() {
-        let shown: Vec<String> = [0.0, 0.25, 2.0, 47.25, 224.0, 12_000.0, 1_500_000.0, 3e9, -0.5].map(short).to_vec();
-        assert_eq!(shown, ["0", "0.25", "2", "47.2", "224", "12k", "1.5M", "3G", "-0.5"]);
+        let shown: Vec<String> = [0.0, 0.25, 2.0, 47.25, 224.0, 12_000.0, 1_500_000.0, 3e9, -0.5, 3e-6].map(short).to_vec();
+        assert_eq!(shown, ["0", "0.25", "2", "47.2", "224", "12k", "1.5M", "3G", "-0.5", "3.0e-6"]);
     }
 
     #[test]

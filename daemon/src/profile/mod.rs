@@ -1,10 +1,10 @@
 //! `diptych profile`: a dataset as a page to look at. What is in it, what the last selection drops and where, duplicates,
 //! pairs at random, and the pairs on either side of each threshold. One file without scripts; nothing is loaded from elsewhere.
 
-mod chart;
+pub(crate) mod chart;
 mod gather;
 mod page;
-mod pairs;
+pub(crate) mod pairs;
 
 use std::collections::HashMap;
 
@@ -13,6 +13,7 @@ use diptych_pipeline::{FunnelStep, Selection, Threshold, funnel, thresholds};
 use diptych_schemas::Uid;
 
 use gather::Facts;
+pub(crate) use page::{POLICY, STYLE};
 use pairs::Shown;
 
 /// Pairs that are shown on each side of a threshold.

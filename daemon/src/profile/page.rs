@@ -8,9 +8,9 @@ use super::pairs::Shown;
 use super::{Beside, Profile, SelectionFacts};
 use crate::output::thousands;
 
-const STYLE: &str = include_str!("style.css");
+pub(crate) const STYLE: &str = include_str!("style.css");
 /// The page runs nothing and fetches nothing, whatever a caption says.
-const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
+pub(crate) const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
 pub(super) fn page(profile: &Profile) -> Markup {
     let facts = &profile.facts;

@@ -20,16 +20,16 @@ const QUALITY: u8 = 78;
 
 /// A pair as the page shows it.
 #[derive(Clone, Debug)]
-pub(super) struct Shown {
-    pub(super) caption: String,
-    pub(super) size: (u32, u32),
-    pub(super) key: String,
+pub(crate) struct Shown {
+    pub(crate) caption: String,
+    pub(crate) size: (u32, u32),
+    pub(crate) key: String,
     /// A `data:` URL, or why there is none.
-    pub(super) thumbnail: Result<String, String>,
+    pub(crate) thumbnail: Result<String, String>,
 }
 
 /// The pairs of these uids; one that is not in the dataset is left out.
-pub(super) async fn show(context: &SessionContext, uids: &[Uid]) -> anyhow::Result<HashMap<Uid, Shown>> {
+pub(crate) async fn show(context: &SessionContext, uids: &[Uid]) -> anyhow::Result<HashMap<Uid, Shown>> {
     if uids.is_empty() {
         return Ok(HashMap::new());
     }

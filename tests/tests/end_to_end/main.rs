@@ -16,6 +16,7 @@ mod guards;
 mod loader;
 mod profile;
 mod remote;
+mod report;
 mod search;
 mod serve;
 mod service_unit;

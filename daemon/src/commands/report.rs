@@ -1,0 +1,128 @@
+//! `diptych report`: a run as a page.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use arrow::array::RecordBatch;
+use diptych_pipeline::sql::query;
+use diptych_pipeline::{Selection, funnel};
+use diptych_schemas::{DatasetManifest, TrainConfig, durable};
+use diptych_trainer::evaluate::Bootstrap;
+
+use crate::classification::Classification;
+use crate::cli::{ModelArgs, ReportArgs};
+use crate::commands::client;
+use crate::commands::sql::with_session;
+use crate::encode::{EncodeSpec, encode_while};
+use crate::exit::Outcome;
+use crate::models;
+use crate::output::{line, thousands};
+use crate::profile::pairs;
+use crate::report::{History, Look, Looked, Report};
+use crate::store::Owner;
+
+pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
+    let state = &args.run_on.state;
+    let ask = |sql: &str| ask(state, sql);
+    let name = args.run.split('@').next().unwrap_or_default();
+    let history = History::read(name, state, &ask)?;
+    let beside = args.beside.as_deref().map(|name| History::read(name, state, &ask)).transpose()?;
+    let config = TrainConfig::parse(&history.config()).map_err(anyhow::Error::msg).context("the configuration of the run")?;
+    let held_out = if args.no_model { None } else { held_out(args, &config) };
+    let looked = held_out.as_ref().map(|held_out| look(args, held_out)).transpose()?;
+    let pairs = match (&held_out, &looked) {
+        (Some(held_out), Some(looked)) => {
+            let wanted = looked.shown();
+            with_session(Some(&held_out.dataset), None, async |context| pairs::show(&context, &wanted).await)?
+        }
+        _ => HashMap::new(),
+    };
+    let report = Report { funnel: funnel_of(&config), history, beside, looked, pairs };
+    let page = report.page();
+    durable::write(&args.output, page.as_bytes())?;
+    line(format!("{}: {} kB", args.output.display(), thousands(page.len() as u64 / 1000)))?;
+    Ok(Outcome::Done)
+}
+
+/// Rows of the state folder's tables, from the service where one owns the folder.
+fn ask(state: &Path, sql: &str) -> anyhow::Result<Vec<RecordBatch>> {
+    if let Some(address) = Owner::of(state).and_then(|owner| owner.address) {
+        let answer = client::sql::ask(&address, sql, None)?;
+        return with_session(None, None, async |context| {
+            context.register_table("answer", Arc::new(answer))?;
+            Ok(query(&context, "SELECT * FROM answer").await?.collect().await?)
+        });
+    }
+    with_session(None, Some(state), async |context| Ok(query(&context, sql).await?.collect().await?))
+}
+
+/// What the model is looked at with.
+struct HeldOut {
+    dataset: PathBuf,
+    selection: PathBuf,
+    classes: Option<(PathBuf, String, Option<PathBuf>)>,
+}
+
+/// Those of the call, or else of the run's configuration; none where neither has any.
+fn held_out(args: &ReportArgs, config: &TrainConfig) -> Option<HeldOut> {
+    let of_config = &config.eval;
+    let selection = args.selection.clone().or_else(|| of_config.selection.clone())?;
+    let dataset = args.dataset.clone().or_else(|| of_config.dataset.clone()).or_else(|| config.data.dataset.clone())?;
+    let classes = match (&args.classes, &args.label_column, &of_config.classes, &of_config.label_column) {
+        (Some(classes), Some(label), ..) => Some((classes.clone(), label.clone(), args.templates.clone())),
+        (None, _, Some(classes), Some(label)) if args.selection.is_none() => {
+            Some((classes.clone(), label.clone(), of_config.templates.clone()))
+        }
+        _ => None,
+    };
+    Some(HeldOut { dataset, selection, classes })
+}
+
+fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<Looked> {
+    let selection = Selection::read(&held_out.selection)?;
+    let classification = match &held_out.classes {
+        Some((classes, label, templates)) => Some(Classification::read(&held_out.dataset, classes, label, templates.as_deref())?),
+        None => None,
+    };
+    let model =
+        models::load(&ModelArgs { model: args.run.clone(), model_config: None, ema: false, run_on: args.run_on.clone() })?;
+    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.run_on.threads };
+    let encoded = encode_while(&model, &held_out.dataset, &selection, spec, |done| done < args.pairs as usize)?;
+    if encoded.uids.is_empty() {
+        bail!("{}: none of its images could be decoded", held_out.selection.display());
+    }
+    Look {
+        model: &model,
+        encoded: &encoded,
+        classification: classification.as_ref(),
+        name: held_out.selection.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        of: selection.len(),
+        bootstrap: Bootstrap::default(),
+    }
+    .look()
+}
+
+/// From all inputs of the run's dataset to its selection; what cannot be read any more is left out.
+fn funnel_of(config: &TrainConfig) -> Vec<(String, u64)> {
+    let Some((dataset, selection)) = config.data.dataset.as_ref().zip(config.data.selection.as_ref()) else { return Vec::new() };
+    let read = || -> anyhow::Result<Vec<(String, u64)>> {
+        let manifest = DatasetManifest::read(dataset)?;
+        let selection = Selection::read(selection)?;
+        let mut steps = vec![("inputs".to_owned(), manifest.pairs + manifest.ledger_rows), ("pairs".to_owned(), manifest.pairs)];
+        let conditions = with_session(Some(dataset), None, async |context| Ok(funnel(&context, &selection.sql).await?));
+        match conditions {
+            Ok(conditions) => steps.extend(conditions.into_iter().skip(1).map(|step| (step.condition, step.remaining))),
+            Err(error) => tracing::debug!("the selection's SQL cannot be asked again: {error}"),
+        }
+        if steps.last().is_none_or(|(_, left)| *left != selection.len() as u64) {
+            steps.push(("selected".to_owned(), selection.len() as u64));
+        }
+        Ok(steps)
+    };
+    read().unwrap_or_else(|error| {
+        tracing::warn!("the funnel of the data is left out: {error}");
+        Vec::new()
+    })
+}

@@ -1,0 +1,238 @@
+//! The model on held-out pairs: how good it is with intervals, what it gets wrong worst, what it takes for alike.
+
+use std::collections::HashMap;
+
+use diptych_schemas::Uid;
+use diptych_trainer::evaluate::{
+    Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, Retrieval, Rows, Unit, calibration, cosines, geometry,
+    interval, resample,
+};
+
+use super::map::principal;
+use crate::classification::Classification;
+use crate::encode::Encoded;
+use crate::models::Model;
+use crate::retrieval::CaptionedImages;
+
+/// Mistakes that are shown of each kind.
+const WRONG: usize = 12;
+/// Images whose neighbours are shown, and neighbours of each.
+const ASKED: usize = 6;
+const NEIGHBOURS: usize = 6;
+/// Pairs of the similarity matrix.
+const MATRIX: usize = 32;
+/// Points of each kind on the map.
+const POINTS: usize = 1000;
+
+/// What is looked at.
+pub(crate) struct Look<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) encoded: &'a Encoded,
+    pub(crate) classification: Option<&'a Classification>,
+    /// What the pairs are called.
+    pub(crate) name: String,
+    /// Pairs of the selection, of which the first were encoded.
+    pub(crate) of: usize,
+    pub(crate) bootstrap: Bootstrap,
+}
+
+/// What was seen.
+pub(crate) struct Looked {
+    pub(crate) name: String,
+    pub(crate) model: String,
+    pub(crate) pairs: usize,
+    pub(crate) of: usize,
+    pub(super) retrieval: Retrieval,
+    /// Of R@1, 5 and 10 from images to texts, then of those from texts to images.
+    pub(super) intervals: Vec<Interval>,
+    pub(super) geometry: Option<Geometry>,
+    pub(super) classes: Option<Classes>,
+    /// Images with captions that they are nearer to than to their own, the worst first.
+    pub(super) wrong_texts: Vec<Wrong>,
+    /// Captions with images that they are nearer to than to their own.
+    pub(super) wrong_images: Vec<Wrong>,
+    pub(super) neighbours: Vec<(Uid, Vec<(Uid, f32)>)>,
+    pub(super) matrix: Matrix,
+    pub(super) map: Map,
+}
+
+/// A pair, and the pair that was taken for it.
+pub(super) struct Wrong {
+    pub(super) uid: Uid,
+    pub(super) own: f32,
+    pub(super) taken: Uid,
+    pub(super) score: f32,
+}
+
+pub(super) struct Classes {
+    pub(super) names: Vec<String>,
+    pub(super) predictions: Predictions,
+    pub(super) top1_interval: Option<Interval>,
+    pub(super) calibration_error: f64,
+    /// Images that were taken for another class, the surest first: uid, true class, class, probability.
+    pub(super) wrong: Vec<(Uid, usize, usize, f64)>,
+}
+
+/// Cosines of images (rows) and captions (columns) of the same pairs.
+pub(super) struct Matrix {
+    pub(super) uids: Vec<Uid>,
+    pub(super) captions: Vec<String>,
+    pub(super) scores: Vec<f32>,
+}
+
+pub(super) struct Map {
+    /// Where each image lies, then each caption.
+    pub(super) images: Vec<(f32, f32)>,
+    pub(super) texts: Vec<(f32, f32)>,
+    pub(super) captions: Vec<String>,
+    /// Part of the variance that is seen.
+    pub(super) share: f64,
+}
+
+impl Look<'_> {
+    pub(crate) fn look(self) -> anyhow::Result<Looked> {
+        let Self { model, encoded, bootstrap, .. } = self;
+        let dimension = model.encoder.dimension();
+        let rows = |values| Rows { values, dimension };
+        // Pairs with the same caption cannot be told apart by it.
+        let mut numbers = HashMap::new();
+        let captions = encoded.captions.iter().enumerate();
+        let groups: Vec<u64> = captions.map(|(row, text)| *numbers.entry(text.as_str()).or_insert(row as u64)).collect();
+        let all: Vec<usize> = (0..groups.len()).collect();
+        let captioned = CaptionedImages {
+            images: encoded.images.clone(),
+            texts: encoded.texts.clone(),
+            first_rows: all.clone(),
+            image_of_text: all,
+            image_groups: groups.clone(),
+            text_groups: groups.clone(),
+        };
+        let ranks = captioned.ranks(dimension)?;
+        let columns = captioned.units(&ranks);
+        let intervals = resample(&columns, bootstrap)?.iter().map(|values| interval(values, bootstrap.level)).collect();
+
+        let scores = cosines(rows(&encoded.images), rows(&encoded.texts))?;
+        let n = groups.len();
+        let of_images = |image: usize, text: usize| scores[image * n + text];
+        let wrong_texts = worst(&groups, &encoded.uids, of_images);
+        let wrong_images = worst(&groups, &encoded.uids, |text, image| scores[image * n + text]);
+        let some = n.min(MATRIX);
+        let matrix = Matrix {
+            uids: encoded.uids[..some].to_vec(),
+            captions: encoded.captions[..some].to_vec(),
+            scores: (0..some).flat_map(|image| (0..some).map(move |text| (image, text))).map(|(i, t)| of_images(i, t)).collect(),
+        };
+        let classes = self.classification.map(|classification| self.classes(classification)).transpose()?;
+        let first = n.min(POINTS) * dimension;
+        let (images, texts) = (&encoded.images[..first], &encoded.texts[..first]);
+        let (places, share) = principal(&[images, texts].concat(), dimension);
+        let (images_at, texts_at) = places.split_at(places.len() / 2);
+        Ok(Looked {
+            model: model.path.display().to_string(),
+            pairs: n,
+            of: self.of,
+            retrieval: ranks.summary(&groups, &groups),
+            intervals,
+            geometry: if n >= 2 { Some(geometry(rows(images), rows(texts))?) } else { None },
+            classes,
+            wrong_texts,
+            wrong_images,
+            neighbours: neighbours(encoded, dimension)?,
+            matrix,
+            map: Map {
+                images: images_at.to_vec(),
+                texts: texts_at.to_vec(),
+                captions: encoded.captions[..n.min(POINTS)].to_vec(),
+                share,
+            },
+            name: self.name,
+        })
+    }
+
+    fn classes(&self, classification: &Classification) -> anyhow::Result<Classes> {
+        let predictions = classification.predictions(self.model, self.encoded)?;
+        let hits = predictions.hits(1);
+        let column = vec![hits.iter().copied().map(Unit::from).collect()];
+        let resampled = resample(&column, self.bootstrap)?;
+        let mut wrong: Vec<(Uid, usize, usize, f64)> = (0..hits.len())
+            .filter(|row| !hits[*row])
+            .map(|row| (self.encoded.uids[row], predictions.labels[row], predictions.predicted[row], predictions.confidence[row]))
+            .collect();
+        wrong.sort_by(|a, b| b.3.total_cmp(&a.3).then(a.0.cmp(&b.0)));
+        wrong.truncate(WRONG);
+        Ok(Classes {
+            names: classification.classes().to_vec(),
+            top1_interval: resampled.first().map(|values| interval(values, self.bootstrap.level)),
+            calibration_error: calibration(&predictions.confidence, &hits, CALIBRATION_BINS).expected_error,
+            predictions,
+            wrong,
+        })
+    }
+}
+
+impl Looked {
+    /// The pairs whose images are shown.
+    pub(crate) fn shown(&self) -> Vec<Uid> {
+        let wrong = self.wrong_texts.iter().chain(&self.wrong_images).flat_map(|wrong| [wrong.uid, wrong.taken]);
+        let near = self.neighbours.iter().flat_map(|(uid, near)| std::iter::once(*uid).chain(near.iter().map(|(uid, _)| *uid)));
+        let of_classes = self.classes.iter().flat_map(|classes| classes.wrong.iter().map(|wrong| wrong.0));
+        let mut all: Vec<Uid> = wrong.chain(near).chain(of_classes).chain(self.matrix.uids.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// Queries for which something wrong is nearer than all that is right, by how much; each wrong answer once, so that one image that is
+/// near to everything does not fill the page.
+fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> Vec<Wrong> {
+    let mut found: Vec<(f32, Wrong)> = Vec::new();
+    for query in 0..groups.len() {
+        let (mut right, mut wrong) = (f32::NEG_INFINITY, (f32::NEG_INFINITY, 0));
+        for item in 0..groups.len() {
+            let score = score(query, item);
+            if groups[item] == groups[query] {
+                right = right.max(score);
+            } else if score > wrong.0 {
+                wrong = (score, item);
+            }
+        }
+        if wrong.0 > right {
+            found.push((wrong.0 - right, Wrong { uid: uids[query], own: right, taken: uids[wrong.1], score: wrong.0 }));
+        }
+    }
+    found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.uid.cmp(&b.1.uid)));
+    let mut seen = std::collections::HashSet::new();
+    found.into_iter().map(|(_, wrong)| wrong).filter(|wrong| seen.insert(wrong.taken)).take(WRONG).collect()
+}
+
+/// Some images, as if drawn, with the nearest others.
+fn neighbours(encoded: &Encoded, dimension: usize) -> anyhow::Result<Vec<(Uid, Vec<(Uid, f32)>)>> {
+    let n = encoded.uids.len();
+    let asked: Vec<usize> = (0..n.min(ASKED)).map(|place| place * n / n.min(ASKED)).collect();
+    let queries: Vec<f32> = asked.iter().flat_map(|row| encoded.images[row * dimension..][..dimension].iter().copied()).collect();
+    let scores = cosines(Rows { values: &queries, dimension }, Rows { values: &encoded.images, dimension })?;
+    let near = asked.iter().zip(scores.chunks_exact(n)).map(|(row, scores)| {
+        let mut order: Vec<usize> = (0..n).filter(|other| other != row).collect();
+        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+        let near = order.into_iter().take(NEIGHBOURS).map(|other| (encoded.uids[other], scores[other]));
+        (encoded.uids[*row], near.collect())
+    });
+    Ok(near.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worst_mistakes_come_first_and_the_same_caption_is_no_mistake() {
+        let uids: Vec<Uid> = (0..4_u128).map(|uid| Uid(uid.to_le_bytes())).collect();
+        // Queries 0 and 1 have the same caption. 0: item 2 is nearer by 0.1. 1: nearest is 0, which is right. 2: 3 is nearer by 0.5.
+        // 3: its own.
+        let scores = [[0.5, 0.4, 0.6, 0.0], [0.9, 0.1, 0.2, 0.0], [0.0, 0.0, 0.3, 0.8], [0.1, 0.1, 0.1, 0.9]];
+        let found = worst(&[0, 0, 2, 3], &uids, |query, item| scores[query][item]);
+        let short: Vec<_> = found.iter().map(|wrong| (wrong.uid, wrong.taken, wrong.own, wrong.score)).collect();
+        assert_eq!(short, [(uids[2], uids[3], 0.3, 0.8), (uids[0], uids[2], 0.5, 0.6)]);
+    }
+}

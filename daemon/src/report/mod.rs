@@ -1,0 +1,38 @@
+//! `diptych report`: a run as a page to look at. Whether the model is good and what it gets wrong, at a glance; its curves,
+//! evaluations, worst mistakes as pictures, neighbours, how its embeddings lie, its data. One file without scripts; nothing is
+//! loaded from elsewhere.
+
+mod history;
+mod lines;
+mod look;
+mod map;
+mod page;
+
+use std::collections::HashMap;
+
+use diptych_schemas::Uid;
+
+pub(crate) use history::History;
+pub(crate) use look::{Look, Looked};
+
+use crate::profile::pairs::Shown;
+
+/// What a page is made of.
+pub(crate) struct Report {
+    pub(crate) history: History,
+    /// A second run, whose curves lie beside the first one's.
+    pub(crate) beside: Option<History>,
+    /// The model on held-out pairs, where it was asked and some are known.
+    pub(crate) looked: Option<Looked>,
+    /// From all inputs to what was trained on.
+    pub(crate) funnel: Vec<(String, u64)>,
+    /// The pairs that are shown.
+    pub(crate) pairs: HashMap<Uid, Shown>,
+}
+
+impl Report {
+    /// The page, as HTML.
+    pub(crate) fn page(&self) -> String {
+        page::page(self).into_string()
+    }
+}

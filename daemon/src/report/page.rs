@@ -1,0 +1,390 @@
+//! The page: first whether the model is good, then what it gets wrong, then why.
+
+use diptych_schemas::Uid;
+use diptych_trainer::evaluate::{Interval, RECALL_AT};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::Report;
+use super::history::{History, number, text};
+use super::lines::{Curve, Unit, chart};
+use super::look::{Classes, Looked, Map, Matrix, Wrong};
+use crate::output::thousands;
+use crate::profile::chart::{funnel, percent_of, round, short};
+use crate::profile::{POLICY, STYLE};
+
+const OWN_STYLE: &str = include_str!("style.css");
+/// Below it, embeddings lie along so few directions that something is wrong.
+const COLLAPSED_RANK: f64 = 4.0;
+/// A larger share of steps spent waiting for data is worth a word.
+const MUCH_WAITING: f64 = 0.1;
+/// Steps that the throughput is of.
+const LAST_STEPS: usize = 100;
+/// Classes and confusions that are listed.
+const LISTED: usize = 10;
+
+/// Charts of the history: title, unit, and its metrics.
+const CHARTS: [(&str, Unit, &[(&str, &str)]); 8] = [
+    ("Loss", Unit::Plain, &[("loss", "")]),
+    (
+        "Held out: image to text",
+        Unit::Plain,
+        &[("heldout/i2t_recall@1", "R@1"), ("heldout/i2t_recall@5", "R@5"), ("heldout/i2t_recall@10", "R@10")],
+    ),
+    (
+        "Held out: text to image",
+        Unit::Plain,
+        &[("heldout/t2i_recall@1", "R@1"), ("heldout/t2i_recall@5", "R@5"), ("heldout/t2i_recall@10", "R@10")],
+    ),
+    ("Learning rate", Unit::Plain, &[("lr", "")]),
+    ("Samples a second", Unit::Plain, &[("samples_per_second", "")]),
+    ("MFU", Unit::Percent, &[("mfu", "")]),
+    ("Norm of the gradient", Unit::Plain, &[("grad_norm", "")]),
+    ("Logit scale", Unit::Plain, &[("logit_scale", "")]),
+];
+
+pub(super) fn page(report: &Report) -> Markup {
+    let history = &report.history;
+    let record = &history.record;
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (history.run) " · Diptych report" }
+                style { (PreEscaped(STYLE)) (PreEscaped(OWN_STYLE)) }
+            }
+            body {
+                header {
+                    h1 { (history.run) }
+                    p.pale {
+                        (text(record, "model")) ", " (text(record, "state")) ", step " (thousands(record["step"].as_u64().unwrap_or(0)))
+                        " of " (thousands(record["total_steps"].as_u64().unwrap_or(0))) ", " (thousands(record["samples"].as_u64().unwrap_or(0)))
+                        " samples, " (text(record, "started").replace('T', " ").chars().take(16).collect::<String>()) " to "
+                        (text(record, "updated").replace('T', " ").chars().take(16).collect::<String>()) " UTC, Diptych " (text(record, "version"))
+                    }
+                }
+                (verdicts(report))
+                section.tiles { (tiles(report)) }
+                @if let Some(looked) = &report.looked { (evaluation(report, looked)) }
+                @else { section { h2 { "Evaluation" } p.pale { "There are no held-out pairs: name some with " code { "--selection FILE" } " (and " code { "--dataset" } ")." } } }
+                section { h2 { "While it trained" } div.charts { @for (title, unit, metrics) in CHARTS { (curves(report, title, unit, metrics)) } } }
+                @if !history.events.is_empty() {
+                    section {
+                        h2 { "What the guards noticed" }
+                        table.plain { @for event in &history.events { tr {
+                            td.number { (thousands(event["step"].as_u64().unwrap_or(0))) } td { code { (text(event, "kind")) } } td { (text(event, "message")) }
+                        } } }
+                    }
+                }
+                @if !report.funnel.is_empty() { section { h2 { "Its data" } (funnel(&report.funnel)) } }
+                section { h2 { "Checkpoints" } (checkpoints(history)) }
+                section {
+                    h2 { "Configuration" }
+                    table.plain { @for name in ["config_hash", "selection_hash", "dataset_hash", "tokenizer_hash"] { tr {
+                        td { (name.trim_end_matches("_hash")) } td { code { (text(record, name)) } }
+                    } } }
+                    details { summary { "All of it" } pre { code { (history.config()) } } }
+                }
+                footer.pale { "Made by diptych report. Every figure can be asked again with diptych sql and diptych eval." }
+            }
+        }
+    }
+}
+
+/// What a person wants to know first, in words.
+fn verdicts(report: &Report) -> Markup {
+    let mut good: Vec<String> = Vec::new();
+    let mut bad: Vec<String> = Vec::new();
+    if let Some(looked) = &report.looked {
+        let (found, chance) = (looked.retrieval.image_to_text[0], looked.retrieval.chance_image_to_text[0]);
+        let at = looked.intervals.first().map(|at| format!(" ({})", shown(*at))).unwrap_or_default();
+        let said = format!(
+            "Of {} held-out images, {} find their caption first{at}: {} times chance.",
+            thousands(looked.pairs as u64),
+            percent_of(found),
+            short(found / chance.max(f64::MIN_POSITIVE))
+        );
+        if looked.intervals.first().is_some_and(|at| at.low <= chance) {
+            bad.push(format!("{said} That is no better than guessing."))
+        } else {
+            good.push(said)
+        }
+        if let Some(geometry) = &looked.geometry {
+            let rank = geometry.images.effective_rank_centred.min(geometry.texts.effective_rank_centred);
+            if rank < COLLAPSED_RANK {
+                bad.push(format!("The embeddings lie along {rank:.1} directions: they have nearly collapsed into one point."));
+            }
+        }
+    }
+    if let Some([.., (_, before), (_, now)]) = report.history.metrics.get("heldout/i2t_recall@1").map(Vec::as_slice) {
+        let change = now - before;
+        let said = format!("Between the last two evaluations, held-out R@1 went from {before:.3} to {now:.3}");
+        if change > 0.0 {
+            good.push(format!("{said}: longer training may still help."))
+        } else {
+            bad.push(format!("{said}: it has stopped getting better."))
+        }
+    }
+    if let Some(share) = waiting(&report.history).filter(|share| *share > MUCH_WAITING) {
+        bad.push(format!("{} of the time of its last steps was spent waiting for data.", percent_of(share)));
+    }
+    if !report.history.events.is_empty() {
+        bad.push(format!("The guards noticed something {} times: see below.", report.history.events.len()));
+    }
+    html! {
+        @if !good.is_empty() || !bad.is_empty() {
+            ul.verdicts { @for said in good { li.good { (said) } } @for said in bad { li.bad { (said) } } }
+        }
+    }
+}
+
+/// Part of the last steps' time that was spent waiting for data.
+fn waiting(history: &History) -> Option<f64> {
+    let waits = history.metrics.get("data_wait_seconds")?;
+    let batch = number(&history.record, "samples") / number(&history.record, "step");
+    let seconds = history.metrics.get("samples_per_second")?.iter().rev().take(LAST_STEPS).map(|(_, rate)| batch / rate);
+    let (waited, took) = (waits.iter().rev().take(LAST_STEPS).map(|(_, wait)| wait).sum::<f64>(), seconds.sum::<f64>());
+    (took > 0.0 && waited.is_finite()).then_some(waited / took)
+}
+
+fn tiles(report: &Report) -> Markup {
+    let history = &report.history;
+    let last = |name: &str| history.last(name).map(|(_, value)| value);
+    let median = |name: &str| {
+        let mut values: Vec<f64> = history.metrics.get(name)?.iter().rev().take(LAST_STEPS).map(|(_, value)| *value).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    };
+    let tile = |what: &str, value: Option<String>, more: &str| {
+        html! {
+            div.tile { div.value { (value.unwrap_or_else(|| "–".into())) } div { (what) } div.pale { (more) } }
+        }
+    };
+    let beside = |name: &str, digits: usize| match &report.beside {
+        Some(other) => other.last(name).map(|(_, value)| format!("{}: {value:.digits$}", other.run)).unwrap_or_default(),
+        None => String::new(),
+    };
+    html! {
+        @if let Some(looked) = &report.looked {
+            @let found = &looked.retrieval;
+            (tile("image to text R@1", Some(format!("{:.3}", found.image_to_text[0])), &format!("chance {:.4}", found.chance_image_to_text[0])))
+            (tile("text to image R@1", Some(format!("{:.3}", found.text_to_image[0])), &format!("chance {:.4}", found.chance_text_to_image[0])))
+            @if let Some(classes) = &looked.classes {
+                @let found = classes.predictions.summary();
+                (tile("zero-shot top-1", Some(format!("{:.3}", found.top1)), &format!("chance {:.3}, top-5 {:.3}", found.chance_top1, found.top5)))
+            }
+        }
+        (tile("loss", last("loss").map(|loss| format!("{loss:.3}")), &beside("loss", 3)))
+        (tile("samples a second", median("samples_per_second").map(short), &beside("samples_per_second", 1)))
+        (tile("MFU", median("mfu").map(percent_of), "of what the device can compute"))
+    }
+}
+
+fn evaluation(report: &Report, looked: &Looked) -> Markup {
+    let found = &looked.retrieval;
+    let row = |name: &str, recall: [f64; 3], chance: [f64; 3], median: f64, first: usize| {
+        html! {
+            tr {
+                td { (name) }
+                @for (place, value) in recall.iter().enumerate() {
+                    td.number { b { (format!("{value:.3}")) } @if let Some(at) = looked.intervals.get(first + place) { div.pale { (shown(*at)) } } div.pale { "chance " (format!("{:.4}", chance[place])) } }
+                }
+                td.number { (short(median)) }
+            }
+        }
+    };
+    html! {
+        section {
+            h2 { "Evaluation " span.pale { (looked.name) } }
+            p.pale {
+                (thousands(looked.pairs as u64)) @if looked.pairs < looked.of { " of " (thousands(looked.of as u64)) } " pairs, by " code { (looked.model) }
+                ". Pairs with the same caption count as right for each other. Small: 95% of resamples."
+            }
+            table.plain {
+                thead { tr { th { "retrieval" } @for k in RECALL_AT { th.number { "R@" (k) } } th.number { "median rank" } } }
+                (row("image to text", found.image_to_text, found.chance_image_to_text, found.median_rank_image_to_text, 0))
+                (row("text to image", found.text_to_image, found.chance_text_to_image, found.median_rank_text_to_image, RECALL_AT.len()))
+            }
+            @if let Some(geometry) = &looked.geometry {
+                p { "Embeddings: modality gap " (short(geometry.modality_gap)) ", alignment " (short(geometry.alignment)) ", uniformity of images "
+                    (short(geometry.images.uniformity)) " and captions " (short(geometry.texts.uniformity)) ", effective rank "
+                    (short(geometry.images.effective_rank_centred)) " and " (short(geometry.texts.effective_rank_centred)) "." }
+            }
+        }
+        @if let Some(classes) = &looked.classes { (classification(report, classes)) }
+        section {
+            h2 { "Its worst mistakes" }
+            h3 { "Images that are nearer to another caption than to their own" }
+            (mistakes(report, &looked.wrong_texts, "its own", "taken for"))
+            h3 { "Captions that are nearer to another image than to their own" }
+            (mistakes(report, &looked.wrong_images, "its own image", "nearer"))
+        }
+        section {
+            h2 { "What it takes for alike" }
+            @for (uid, near) in &looked.neighbours { div.row {
+                (picture(report, *uid, html! { "" }))
+                span.arrow { "→" }
+                @for (uid, score) in near { (picture(report, *uid, html! { b { (format!("{score:.3}")) } })) }
+            } }
+        }
+        section {
+            h2 { "How its embeddings lie" }
+            div.charts.wide { (matrix(&looked.matrix)) (map(&looked.map)) }
+        }
+    }
+}
+
+fn classification(report: &Report, classes: &Classes) -> Markup {
+    let found = classes.predictions.summary();
+    let name = |class: usize| classes.names.get(class).map_or("", String::as_str);
+    // Classes without images have no recall.
+    let recalls = found.per_class.iter().enumerate().filter_map(|(class, of)| Some((class, of.recall()?, of.images)));
+    let mut recalls: Vec<(usize, f64, usize)> = recalls.collect();
+    recalls.sort_by(|a, b| a.1.total_cmp(&b.1).then(b.2.cmp(&a.2)).then(a.0.cmp(&b.0)));
+    html! {
+        section {
+            h2 { "Zero-shot classification" }
+            p {
+                "top-1 " b { (format!("{:.3}", found.top1)) } @if let Some(at) = classes.top1_interval { " (" (shown(at)) ")" }
+                ", top-5 " b { (format!("{:.3}", found.top5)) } ", mean per class " (format!("{:.3}", found.mean_per_class)) ", chance "
+                (format!("{:.3}", found.chance_top1)) ", expected calibration error " (format!("{:.3}", classes.calibration_error))
+            }
+            div.sides {
+                div.side { h4 { "The worst classes" } table.plain { @for (class, recall, images) in recalls.into_iter().take(LISTED) {
+                    tr { td { (name(class)) } td.number { (percent_of(recall)) } td.number.pale { "of " (images) } }
+                } } }
+                div.side { h4 { "Most often confused" } table.plain { @for (label, predicted, count) in classes.predictions.confusions().into_iter().take(LISTED) {
+                    tr { td { (name(label)) } td { "taken for " (name(predicted)) } td.number { (count) } }
+                } } }
+            }
+            h3 { "Wrong, and sure of it" }
+            div.grid { @for (uid, label, predicted, confidence) in &classes.wrong {
+                (picture(report, *uid, html! { b { (name(*predicted)) } " " (percent_of(*confidence)) div.pale { "is " (name(*label)) } }))
+            } }
+        }
+    }
+}
+
+fn mistakes(report: &Report, wrong: &[Wrong], own: &str, taken: &str) -> Markup {
+    html! {
+        @if wrong.is_empty() { p.pale { "none" } }
+        div.pairs { @for wrong in wrong { div.mistake {
+            (picture(report, wrong.uid, html! { span.pale { (own) " " } b { (format!("{:.3}", wrong.own)) } div { (caption(report, wrong.uid)) } }))
+            (picture(report, wrong.taken, html! { span.warn { (taken) " " (format!("{:.3}", wrong.score)) } div { (caption(report, wrong.taken)) } }))
+        } } }
+    }
+}
+
+fn caption(report: &Report, uid: Uid) -> &str {
+    report.pairs.get(&uid).map_or("", |shown| shown.caption.as_str())
+}
+
+fn picture(report: &Report, uid: Uid, below: Markup) -> Markup {
+    let shown = report.pairs.get(&uid);
+    html! {
+        figure.card title={ "uid " (uid) ": " (caption(report, uid)) } {
+            div.frame {
+                @match shown.map(|shown| &shown.thumbnail) {
+                    Some(Ok(url)) => img src=(url) alt=(caption(report, uid)) loading="lazy";,
+                    Some(Err(reason)) => span.broken { (reason) },
+                    None => span.broken { "not in the dataset" },
+                }
+            }
+            figcaption { (below) }
+        }
+    }
+}
+
+fn curves(report: &Report, title: &str, unit: Unit, metrics: &[(&str, &str)]) -> Markup {
+    let empty = Vec::new();
+    let of = |history: &'_ History| history.run.to_string();
+    let mut all = Vec::new();
+    for (metric, name) in metrics {
+        let own = report.history.metrics.get(*metric).unwrap_or(&empty);
+        // With a name of its own, a curve does not need the run's where there is one run.
+        let named = |run: String| if name.is_empty() { run } else { format!("{name} {run}") };
+        let own_name = if report.beside.is_none() { (*name).to_owned() } else { named(of(&report.history)) };
+        all.push(Curve { name: own_name, points: own });
+        if let Some(other) = &report.beside {
+            all.push(Curve { name: named(of(other)), points: other.metrics.get(*metric).unwrap_or(&empty) });
+        }
+    }
+    chart(title, unit, &all)
+}
+
+/// Cosines as shades: a good model has a dark diagonal.
+fn matrix(matrix: &Matrix) -> Markup {
+    const CELL: f64 = 12.0;
+    let n = matrix.captions.len();
+    let (low, high) =
+        matrix.scores.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), score| (low.min(*score), high.max(*score)));
+    let shade = |score: f32| if high > low { (score - low) / (high - low) } else { 0.5 };
+    html! {
+        figure.chart {
+            figcaption { b { "Cosines of " (n) " pairs" } " " span.pale { "images down, captions across; the diagonal should be the darkest" } }
+            svg viewBox={ "0 0 " (n as f64 * CELL) " " (n as f64 * CELL) } role="img" aria-label="similarity matrix" {
+                @for (place, score) in matrix.scores.iter().enumerate() {
+                    @let (row, column) = (place / n, place % n);
+                    rect.cell x=(column as f64 * CELL) y=(row as f64 * CELL) width=(CELL - 0.5) height=(CELL - 0.5) fill-opacity=(round(f64::from(shade(*score)))) {
+                        title { (matrix.captions[row]) " / " (matrix.captions[column]) ": " (format!("{score:.3}")) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn map(map: &Map) -> Markup {
+    const SIDE: f64 = 400.0;
+    let all = || map.images.iter().chain(&map.texts);
+    let range = |get: fn(&(f32, f32)) -> f32| {
+        all().map(get).fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), at| (low.min(at), high.max(at)))
+    };
+    let (x, y) = (range(|at| at.0), range(|at| at.1));
+    // One scale for both axes: distances are to be compared.
+    let scale = f64::from((x.1 - x.0).max(y.1 - y.0)).max(f64::MIN_POSITIVE);
+    let place = |at: f32, low: f32| round(10.0 + f64::from(at - low) / scale * (SIDE - 20.0));
+    html! {
+        figure.chart {
+            figcaption { b { "Embeddings" } " " span.key.c0 { "images" } " " span.key.c1 { "captions" } " "
+                span.pale { "first two principal components, " (percent_of(map.share)) " of the variance" } }
+            svg viewBox={ "0 0 " (SIDE) " " (SIDE) } role="img" aria-label="embedding map" {
+                @for (points, class) in [(&map.images, "point c0"), (&map.texts, "point c1")] {
+                    @for (at, caption) in points.iter().zip(&map.captions) {
+                        circle class=(class) cx=(place(at.0, x.0)) cy=(place(at.1, y.0)) r="2.5" { title { (caption) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn checkpoints(history: &History) -> Markup {
+    let at = |name: &str, step: u64| {
+        let found = history.metrics.get(name)?.iter().find(|(of, _)| *of == step);
+        found.map(|(_, value)| format!("{value:.3}"))
+    };
+    html! {
+        @if history.checkpoints.is_empty() { p.pale { "none" } } @else {
+            table.plain {
+                thead { tr { th.number { "step" } th.number { "epoch" } th.number { "i2t R@1" } th.number { "t2i R@1" } th { "path" } } }
+                @for checkpoint in history.checkpoints.iter().rev() {
+                    @let step = checkpoint["step"].as_u64().unwrap_or(0);
+                    tr {
+                        td.number { (thousands(step)) }
+                        td.number { (short(number(checkpoint, "epoch"))) }
+                        td.number { (at("heldout/i2t_recall@1", step).unwrap_or_default()) }
+                        td.number { (at("heldout/t2i_recall@1", step).unwrap_or_default()) }
+                        td { code { (text(checkpoint, "path")) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn shown(at: Interval) -> String {
+    format!("{:.3} to {:.3}", at.low, at.high)
+}

@@ -1,0 +1,52 @@
+//! `diptych report`: a run as a page that a browser shows without asking anybody.
+
+use diptych_tests::service::Service;
+use diptych_tests::{Work, tiny_config};
+
+#[test]
+fn report_shows_what_a_run_got_right_and_wrong_and_loads_nothing() {
+    let work = Work::new().with_demo_data(120);
+    let evaluated =
+        "[eval]\nselection = \"heldout.parquet\"\nclasses = \"scenes/classes.txt\"\nlabel_column = \"label\"\nevery_epochs = 1\n";
+    work.write("run.toml", tiny_config("run", 3, evaluated));
+    work.write("other.toml", tiny_config("other", 2, "").replace("seed = 3", "seed = 4"));
+    for name in ["run.toml", "other.toml"] {
+        work.diptych(&["train", name, "--no-progress"]).ok();
+    }
+    work.diptych(&["report", "run", "--beside", "other"]).ok();
+    let page = work.read("report.html");
+    for part in [
+        "held-out images",
+        "median rank",
+        "Zero-shot classification",
+        "Its worst mistakes",
+        "What it takes for alike",
+        "similarity matrix",
+        "embedding map",
+        "While it trained",
+        "Its data",
+        "step-0000000",
+        "batch_size = 16",
+        "data:image/jpeg;base64,",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    // Two runs are two curves.
+    assert!(page.matches("<polyline class=\"curve c1\"").count() >= 2);
+    assert!(!page.contains("<script") && !page.contains("http://") && !page.contains("https://"), "it asks somebody");
+    // What is counted is what `diptych eval` counts.
+    let eval = ["eval", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet", "--json", "eval.json"];
+    work.diptych(&eval).ok();
+    let found: serde_json::Value = serde_json::from_str(&work.read("eval.json")).unwrap();
+    let recall = found["retrieval"]["image_to_text"][2].as_f64().unwrap();
+    assert!(page.contains(&format!("<b>{recall:.3}</b>")), "{recall}");
+
+    // While a service owns the folder, it is asked.
+    work.write("diptych.toml", "state = \"state\"\nlisten = \"127.0.0.1:0\"\n");
+    let service = Service::start(&work);
+    work.diptych(&["report", "other", "--output", "other.html"]).ok();
+    assert!(work.read("other.html").contains("There are no held-out pairs"));
+    drop(service);
+    work.diptych(&["report", "nobody"]).fails_with(&["nobody", "other, run"]);
+    work.diptych(&["report", "run@7777"]).fails_with(&["7777", "no checkpoint"]);
+}
