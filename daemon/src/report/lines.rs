@@ -39,9 +39,8 @@ fn thinned(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
 
 /// A chart of some curves; nothing where none of them has a point.
 pub(super) fn chart(title: &str, unit: Unit, curves: &[Curve<'_>]) -> Markup {
-    let drawn: Vec<(usize, &str, Vec<(f64, f64)>)> =
-        curves.iter().enumerate().map(|(place, curve)| (place, curve.name.as_str(), thinned(curve.points))).collect();
-    let all = || drawn.iter().flat_map(|(_, _, points)| points);
+    let drawn: Vec<(&str, Vec<(f64, f64)>)> = curves.iter().map(|curve| (curve.name.as_str(), thinned(curve.points))).collect();
+    let all = || drawn.iter().flat_map(|(_, points)| points);
     if all().next().is_none() {
         return html! {};
     }
@@ -58,7 +57,7 @@ pub(super) fn chart(title: &str, unit: Unit, curves: &[Curve<'_>]) -> Markup {
         figure.chart {
             figcaption {
                 b { (title) }
-                @for (place, name, points) in &drawn {
+                @for (place, (name, points)) in drawn.iter().enumerate() {
                     @if let Some((_, value)) = points.last() { " " span class={ "key c" (place) } { (name) " " (said(*value)) } }
                 }
             }
@@ -68,7 +67,7 @@ pub(super) fn chart(title: &str, unit: Unit, curves: &[Curve<'_>]) -> Markup {
                     line.axis x1=(LEFT) x2=(WIDTH) y1=(round(y(value))) y2=(round(y(value))) {}
                     text.label x=(LEFT - 5.0) y=(round(y(value) + 4.0)) text-anchor="end" { (said(value)) }
                 }
-                @for (place, name, points) in &drawn {
+                @for (place, (name, points)) in drawn.iter().enumerate() {
                     @if let [(step, value)] = points[..] {
                         circle class={ "dot c" (place) } cx=(round(x(step))) cy=(round(y(value))) r="3" { title { (name) ": " (said(value)) } }
                     } @else {

@@ -51,7 +51,7 @@ pub(crate) struct Looked {
     pub(super) wrong_texts: Vec<Wrong>,
     /// Captions with images that they are nearer to than to their own.
     pub(super) wrong_images: Vec<Wrong>,
-    pub(super) neighbours: Vec<(Uid, Vec<(Uid, f32)>)>,
+    pub(super) neighbours: Vec<Near>,
     pub(super) matrix: Matrix,
     pub(super) map: Map,
 }
@@ -62,6 +62,12 @@ pub(super) struct Wrong {
     pub(super) own: f32,
     pub(super) taken: Uid,
     pub(super) score: f32,
+}
+
+/// An image, and the images nearest to it with their cosines.
+pub(super) struct Near {
+    pub(super) uid: Uid,
+    pub(super) near: Vec<(Uid, f32)>,
 }
 
 pub(super) struct Classes {
@@ -174,7 +180,7 @@ impl Looked {
     /// The pairs whose images are shown.
     pub(crate) fn shown(&self) -> Vec<Uid> {
         let wrong = self.wrong_texts.iter().chain(&self.wrong_images).flat_map(|wrong| [wrong.uid, wrong.taken]);
-        let near = self.neighbours.iter().flat_map(|(uid, near)| std::iter::once(*uid).chain(near.iter().map(|(uid, _)| *uid)));
+        let near = self.neighbours.iter().flat_map(|of| std::iter::once(of.uid).chain(of.near.iter().map(|(uid, _)| *uid)));
         let of_classes = self.classes.iter().flat_map(|classes| classes.wrong.iter().map(|wrong| wrong.0));
         let mut all: Vec<Uid> = wrong.chain(near).chain(of_classes).chain(self.matrix.uids.iter().copied()).collect();
         all.sort_unstable();
@@ -207,7 +213,7 @@ fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> V
 }
 
 /// Some images, as if drawn, with the nearest others.
-fn neighbours(encoded: &Encoded, dimension: usize) -> anyhow::Result<Vec<(Uid, Vec<(Uid, f32)>)>> {
+fn neighbours(encoded: &Encoded, dimension: usize) -> anyhow::Result<Vec<Near>> {
     let n = encoded.uids.len();
     let asked: Vec<usize> = (0..n.min(ASKED)).map(|place| place * n / n.min(ASKED)).collect();
     let queries: Vec<f32> = asked.iter().flat_map(|row| encoded.images[row * dimension..][..dimension].iter().copied()).collect();
@@ -216,7 +222,7 @@ fn neighbours(encoded: &Encoded, dimension: usize) -> anyhow::Result<Vec<(Uid, V
         let mut order: Vec<usize> = (0..n).filter(|other| other != row).collect();
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
         let near = order.into_iter().take(NEIGHBOURS).map(|other| (encoded.uids[other], scores[other]));
-        (encoded.uids[*row], near.collect())
+        Near { uid: encoded.uids[*row], near: near.collect() }
     });
     Ok(near.collect())
 }

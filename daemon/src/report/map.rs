@@ -44,7 +44,9 @@ fn direction(centred: &[f64], dimension: usize, other: Option<&[f64]>) -> Vec<f6
         if length < f64::MIN_POSITIVE.sqrt() {
             return vec![0.0; dimension];
         }
-        next.iter_mut().for_each(|value| *value /= length);
+        for value in &mut next {
+            *value /= length;
+        }
         found = next;
     }
     found

@@ -7,7 +7,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::Report;
 use super::history::{History, number, text};
 use super::lines::{Curve, Unit, chart};
-use super::look::{Classes, Looked, Map, Matrix, Wrong};
+use super::look::{Classes, Looked, Map, Matrix, Near, Wrong};
 use crate::output::thousands;
 use crate::profile::chart::{funnel, percent_of, round, short};
 use crate::profile::{POLICY, STYLE};
@@ -22,24 +22,32 @@ const LAST_STEPS: usize = 100;
 /// Classes and confusions that are listed.
 const LISTED: usize = 10;
 
-/// Charts of the history: title, unit, and its metrics.
-const CHARTS: [(&str, Unit, &[(&str, &str)]); 8] = [
-    ("Loss", Unit::Plain, &[("loss", "")]),
-    (
-        "Held out: image to text",
-        Unit::Plain,
-        &[("heldout/i2t_recall@1", "R@1"), ("heldout/i2t_recall@5", "R@5"), ("heldout/i2t_recall@10", "R@10")],
-    ),
-    (
-        "Held out: text to image",
-        Unit::Plain,
-        &[("heldout/t2i_recall@1", "R@1"), ("heldout/t2i_recall@5", "R@5"), ("heldout/t2i_recall@10", "R@10")],
-    ),
-    ("Learning rate", Unit::Plain, &[("lr", "")]),
-    ("Samples a second", Unit::Plain, &[("samples_per_second", "")]),
-    ("MFU", Unit::Percent, &[("mfu", "")]),
-    ("Norm of the gradient", Unit::Plain, &[("grad_norm", "")]),
-    ("Logit scale", Unit::Plain, &[("logit_scale", "")]),
+/// A chart of the history: its curves are metrics, each with its name beside others.
+struct Drawn {
+    title: &'static str,
+    unit: Unit,
+    metrics: &'static [(&'static str, &'static str)],
+}
+
+impl Drawn {
+    const fn one(title: &'static str, metrics: &'static [(&'static str, &'static str)]) -> Self {
+        Self { title, unit: Unit::Plain, metrics }
+    }
+}
+
+const IMAGE_TO_TEXT: &[(&str, &str)] =
+    &[("heldout/i2t_recall@1", "R@1"), ("heldout/i2t_recall@5", "R@5"), ("heldout/i2t_recall@10", "R@10")];
+const TEXT_TO_IMAGE: &[(&str, &str)] =
+    &[("heldout/t2i_recall@1", "R@1"), ("heldout/t2i_recall@5", "R@5"), ("heldout/t2i_recall@10", "R@10")];
+const CHARTS: [Drawn; 8] = [
+    Drawn::one("Loss", &[("loss", "")]),
+    Drawn::one("Held out: image to text", IMAGE_TO_TEXT),
+    Drawn::one("Held out: text to image", TEXT_TO_IMAGE),
+    Drawn::one("Learning rate", &[("lr", "")]),
+    Drawn::one("Samples a second", &[("samples_per_second", "")]),
+    Drawn { unit: Unit::Percent, ..Drawn::one("MFU", &[("mfu", "")]) },
+    Drawn::one("Norm of the gradient", &[("grad_norm", "")]),
+    Drawn::one("Logit scale", &[("logit_scale", "")]),
 ];
 
 pub(super) fn page(report: &Report) -> Markup {
@@ -69,7 +77,7 @@ pub(super) fn page(report: &Report) -> Markup {
                 section.tiles { (tiles(report)) }
                 @if let Some(looked) = &report.looked { (evaluation(report, looked)) }
                 @else { section { h2 { "Evaluation" } p.pale { "There are no held-out pairs: name some with " code { "--selection FILE" } " (and " code { "--dataset" } ")." } } }
-                section { h2 { "While it trained" } div.charts { @for (title, unit, metrics) in CHARTS { (curves(report, title, unit, metrics)) } } }
+                section { h2 { "While it trained" } div.charts { @for drawn in &CHARTS { (curves(report, drawn)) } } }
                 @if !history.events.is_empty() {
                     section {
                         h2 { "What the guards noticed" }
@@ -107,9 +115,9 @@ fn verdicts(report: &Report) -> Markup {
             short(found / chance.max(f64::MIN_POSITIVE))
         );
         if looked.intervals.first().is_some_and(|at| at.low <= chance) {
-            bad.push(format!("{said} That is no better than guessing."))
+            bad.push(format!("{said} That is no better than guessing."));
         } else {
-            good.push(said)
+            good.push(said);
         }
         if let Some(geometry) = &looked.geometry {
             let rank = geometry.images.effective_rank_centred.min(geometry.texts.effective_rank_centred);
@@ -122,9 +130,9 @@ fn verdicts(report: &Report) -> Markup {
         let change = now - before;
         let said = format!("Between the last two evaluations, held-out R@1 went from {before:.3} to {now:.3}");
         if change > 0.0 {
-            good.push(format!("{said}: longer training may still help."))
+            good.push(format!("{said}: longer training may still help."));
         } else {
-            bad.push(format!("{said}: it has stopped getting better."))
+            bad.push(format!("{said}: it has stopped getting better."));
         }
     }
     if let Some(share) = waiting(&report.history).filter(|share| *share > MUCH_WAITING) {
@@ -223,10 +231,10 @@ fn evaluation(report: &Report, looked: &Looked) -> Markup {
         }
         section {
             h2 { "What it takes for alike" }
-            @for (uid, near) in &looked.neighbours { div.row {
-                (picture(report, *uid, html! { "" }))
+            @for Near { uid, near } in &looked.neighbours { div.row {
+                (picture(report, *uid, &html! { "" }))
                 span.arrow { "→" }
-                @for (uid, score) in near { (picture(report, *uid, html! { b { (format!("{score:.3}")) } })) }
+                @for (uid, score) in near { (picture(report, *uid, &html! { b { (format!("{score:.3}")) } })) }
             } }
         }
         section {
@@ -261,7 +269,7 @@ fn classification(report: &Report, classes: &Classes) -> Markup {
             }
             h3 { "Wrong, and sure of it" }
             div.grid { @for (uid, label, predicted, confidence) in &classes.wrong {
-                (picture(report, *uid, html! { b { (name(*predicted)) } " " (percent_of(*confidence)) div.pale { "is " (name(*label)) } }))
+                (picture(report, *uid, &html! { b { (name(*predicted)) } " " (percent_of(*confidence)) div.pale { "is " (name(*label)) } }))
             } }
         }
     }
@@ -271,8 +279,8 @@ fn mistakes(report: &Report, wrong: &[Wrong], own: &str, taken: &str) -> Markup 
     html! {
         @if wrong.is_empty() { p.pale { "none" } }
         div.pairs { @for wrong in wrong { div.mistake {
-            (picture(report, wrong.uid, html! { span.pale { (own) " " } b { (format!("{:.3}", wrong.own)) } div { (caption(report, wrong.uid)) } }))
-            (picture(report, wrong.taken, html! { span.warn { (taken) " " (format!("{:.3}", wrong.score)) } div { (caption(report, wrong.taken)) } }))
+            (picture(report, wrong.uid, &html! { span.pale { (own) " " } b { (format!("{:.3}", wrong.own)) } div { (caption(report, wrong.uid)) } }))
+            (picture(report, wrong.taken, &html! { span.warn { (taken) " " (format!("{:.3}", wrong.score)) } div { (caption(report, wrong.taken)) } }))
         } } }
     }
 }
@@ -281,7 +289,7 @@ fn caption(report: &Report, uid: Uid) -> &str {
     report.pairs.get(&uid).map_or("", |shown| shown.caption.as_str())
 }
 
-fn picture(report: &Report, uid: Uid, below: Markup) -> Markup {
+fn picture(report: &Report, uid: Uid, below: &Markup) -> Markup {
     let shown = report.pairs.get(&uid);
     html! {
         figure.card title={ "uid " (uid) ": " (caption(report, uid)) } {
@@ -297,7 +305,7 @@ fn picture(report: &Report, uid: Uid, below: Markup) -> Markup {
     }
 }
 
-fn curves(report: &Report, title: &str, unit: Unit, metrics: &[(&str, &str)]) -> Markup {
+fn curves(report: &Report, &Drawn { title, unit, metrics }: &Drawn) -> Markup {
     let empty = Vec::new();
     let of = |history: &'_ History| history.run.to_string();
     let mut all = Vec::new();

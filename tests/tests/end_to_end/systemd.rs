@@ -98,7 +98,7 @@ fn service_under_a_real_systemd_is_back_after_a_murder_and_a_standstill_and_leav
     std::fs::create_dir_all(home.parent().unwrap()).unwrap();
     std::fs::create_dir(&home).unwrap();
     for name in ["data", "train.parquet", "tiny.json"] {
-        std::fs::rename(work.path(name), home.join(name)).unwrap();
+        diptych_schemas::durable::publish(&work.path(name), &home.join(name)).unwrap();
     }
     let config = tiny_config("run", 100_000, "[checkpoint]\nevery_epochs = 0\nevery_steps = 20\nkeep_last = 2\n");
     work.write("stage/var/lib/diptych/run.toml", config);
