@@ -225,3 +225,18 @@ fn in_words(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 120.0 { format!("{seconds:.1} seconds") } else { format!("{:.0} minutes", seconds / 60.0) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_that_ends_before_its_watchdog_has_begun_does_not_wait_for_it() {
+        let began = Instant::now();
+        let config = GuardConfig::default();
+        for _ in 0..200 {
+            drop(Watchdog::start(&config, Arc::default()).unwrap());
+        }
+        assert!(began.elapsed() < Duration::from_secs_f64(60.0 * config.stall_minutes));
+    }
+}
