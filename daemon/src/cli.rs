@@ -339,6 +339,10 @@ pub struct EmbedArgs {
     pub dataset: DatasetArg,
     #[arg(short, long)]
     pub selection: PathBuf,
+    /// Write them into this new folder too, as clip-retrieval and autofaiss read them: img_emb, text_emb (.npy of half floats), metadata.
+    /// As Parquet they are to be had by `diptych sql "SELECT * FROM embeddings" --format parquet`
+    #[arg(short, long, value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
     #[arg(long, default_value_t = 64)]
     pub batch_size: usize,
 }

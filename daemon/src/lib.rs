@@ -10,6 +10,7 @@ mod commands;
 pub mod demo;
 pub mod doctor;
 mod embedding;
+mod embedding_files;
 mod encode;
 pub mod exit;
 mod models;

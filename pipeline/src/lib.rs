@@ -37,7 +37,7 @@ pub use loader::{
     BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderMonitor, LoaderSpec, LoaderStats, Rate,
     StageStats, Waited, bench_loader, cpu_seconds, eval_batches, measured_batches, median, samples_an_epoch, train_loader,
 };
-pub use npy::{Matrix, NpyError, read_counts, read_matrix, read_uid_list, write_counts, write_uid_list};
+pub use npy::{Matrix, NpyError, read_counts, read_matrix, read_uid_list, write_counts, write_halves, write_uid_list};
 pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{EvalResize, Fit, crop_resize, eval_transform, random_resized_crop_box};

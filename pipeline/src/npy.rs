@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use diptych_schemas::{SchemaError, Uid, durable};
+use half::f16;
 
 /// The dtype, as numpy writes it but for white space.
 const DESCRIPTION: &str = "[('f0','<u8'),('f1','<u8')]";
@@ -46,7 +47,7 @@ pub fn write_uid_list(path: &Path, mut uids: Vec<Uid>) -> Result<u64, NpyError> 
     // The bytes of a uid are both halves, highest first: their order is that of (f0, f1).
     uids.sort_unstable();
     uids.dedup();
-    write_array(path, "[('f0', '<u8'), ('f1', '<u8')]", uids.len(), |file| {
+    write_array(path, "[('f0', '<u8'), ('f1', '<u8')]", &format!("{},", uids.len()), |file| {
         for uid in &uids {
             let mut halves = uid.0;
             halves[..8].reverse();
@@ -90,7 +91,20 @@ pub fn read_matrix(path: &Path) -> Result<Matrix, NpyError> {
 
 /// Writes an array of whole numbers of 64 bits, [N].
 pub fn write_counts(path: &Path, counts: &[u64]) -> Result<(), NpyError> {
-    write_array(path, "'<u8'", counts.len(), |file| counts.iter().try_for_each(|count| file.write_all(&count.to_le_bytes())))
+    write_array(path, "'<u8'", &format!("{},", counts.len()), |file| {
+        counts.iter().try_for_each(|count| file.write_all(&count.to_le_bytes()))
+    })
+}
+
+/// Writes rows of half floats, [N, D]: as clip-retrieval and autofaiss read them.
+pub fn write_halves<'a>(
+    path: &Path,
+    dimension: usize,
+    rows: &mut dyn ExactSizeIterator<Item = &'a [f16]>,
+) -> Result<(), NpyError> {
+    write_array(path, "'<f2'", &format!("{}, {dimension}", rows.len()), |file| {
+        rows.flatten().try_for_each(|value| file.write_all(&value.to_le_bytes()))
+    })
 }
 
 /// Shape and data of a file whose dtype is `description`, of `width` bytes an element.
@@ -166,10 +180,10 @@ fn read_header(reader: &mut impl Read) -> io::Result<(String, u64)> {
 fn write_array(
     path: &Path,
     description: &str,
-    rows: usize,
+    shape: &str,
     data: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), NpyError> {
-    let mut header = format!("{{'descr': {description}, 'fortran_order': False, 'shape': ({rows},), }}");
+    let mut header = format!("{{'descr': {description}, 'fortran_order': False, 'shape': ({shape}), }}");
     // Magic, version, length and the line's end count too.
     let used = MAGIC.len() + 2 + 2 + header.len() + 1;
     header.push_str(&" ".repeat(used.next_multiple_of(ALIGNMENT) - used));

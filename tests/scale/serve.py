@@ -59,7 +59,7 @@ def prepare(diptych, folder, rows):
     with open("run.toml", "w") as file:
         file.write(CONFIG.format(threads=os.cpu_count()))
     with open("diptych.toml", "w") as file:
-        file.write('state = "state"\nlisten = "127.0.0.1:0"\nfolders = ["."]\n[[dataset]]\nname = "meta10m"\npath = "meta10m"\n')
+        file.write('state = "state"\nlisten = "127.0.0.1:0"\nfolders = ["."]\n[[dataset]]\nname = "meta10m"\npath = "meta10m"\n[sql]\nmax_seconds = 600\n')
 
 
 def ask(address, path, body=None):

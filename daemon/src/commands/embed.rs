@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::EmbedArgs;
 use crate::embedding::{Embedded, embed};
+use crate::embedding_files;
 use crate::encode::EncodeSpec;
 use crate::exit::Outcome;
 use crate::models::{self, Model};
@@ -25,6 +26,10 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
         model.encoder.dimension(),
         embedded.producer.to_string()
     ))?;
+    if let Some(folder) = &args.output {
+        let written = embedding_files::write(&store, embedded.producer, &args.dataset.dataset, &selection.uids, folder)?;
+        line(format!("{}: {} rows in {} files of each kind", folder.display(), thousands(written.rows as u64), written.files))?;
+    }
     Ok(Outcome::Done)
 }
 

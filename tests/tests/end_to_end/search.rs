@@ -132,6 +132,50 @@ fn queries_are_added_taken_off_and_their_results_told_apart() {
 }
 
 #[test]
+fn embeddings_go_out_as_other_tools_read_them() {
+    let work = embedded();
+    let fixed = ["embed", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet", "--output", "out"];
+    work.diptych(&fixed).ok();
+    let rows: usize =
+        work.sql(&["--table", "m=out/metadata/metadata_0.parquet"], "SELECT count(DISTINCT uid) FROM m").parse().unwrap();
+    // numpy's format: magic, version, length of the header, header, and the numbers row by row.
+    let read = |name: &str| {
+        let bytes = std::fs::read(work.path(name)).unwrap();
+        let header = u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
+        let text = String::from_utf8(bytes[10..10 + header].to_vec()).unwrap();
+        assert!(text.starts_with(&format!("{{'descr': '<f2', 'fortran_order': False, 'shape': ({rows}, 16), }}")), "{text}");
+        bytes[10 + header..].to_vec()
+    };
+    let (images, texts) = (read("out/img_emb/img_emb_0.npy"), read("out/text_emb/text_emb_0.npy"));
+    assert_eq!((images.len(), texts.len()), (rows * 16 * 2, rows * 16 * 2));
+    // Row by row they are what the metadata says that they are: a caption's nearest text is itself.
+    let both = ["--state", "state", "--dataset", "data", "--table", "m=out/metadata/metadata_0.parquet"];
+    let stored = work.diptych(&[&["sql", "SELECT m.uid, m.caption = p.caption AS same, e.embedding[1] AS first FROM m JOIN embeddings e ON encode(e.uid, 'hex') = m.uid \
+        JOIN meta p ON p.uid = e.uid WHERE e.modality = 'text'", "--format", "jsonl", "--rows", "0"], &both[..]].concat()).ok().stdout;
+    let order = work
+        .diptych(&["sql", "SELECT uid FROM m", "--format", "csv", "--rows", "0", "--table", "m=out/metadata/metadata_0.parquet"])
+        .ok()
+        .stdout;
+    let order: Vec<&str> = order.lines().skip(1).collect();
+    assert_eq!(stored.lines().count(), rows);
+    for line in stored.lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(row["same"], true);
+        let place = order.iter().position(|uid| row["uid"] == *uid).unwrap();
+        let half = u16::from_le_bytes([texts[place * 32], texts[place * 32 + 1]]);
+        let (sign, exponent, fraction) = (half >> 15, i32::from(half >> 10 & 31), f64::from(half & 1023));
+        let value = if exponent == 0 {
+            fraction / 1024.0 * 2_f64.powi(-14)
+        } else {
+            (1.0 + fraction / 1024.0) * 2_f64.powi(exponent - 15)
+        };
+        let value = if sign == 1 { -value } else { value };
+        assert!((value - row["first"].as_f64().unwrap()).abs() < 1e-6, "{row}");
+    }
+    work.diptych(&fixed).fails_with(&["out", "already"]);
+}
+
+#[test]
 fn what_cannot_be_searched_is_said() {
     let work = embedded();
     let fails = |sql: &str, says: &[&str]| {

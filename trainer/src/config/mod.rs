@@ -123,6 +123,29 @@ pub struct TextConfig {
     pub tokenizer: TokenizerConfig,
 }
 
+/// Lengths to which texts are cut are multiples of this: kernels like them, and there are few different ones.
+const LENGTH_STEP: usize = 8;
+
+impl TextConfig {
+    /// How many tokens of each text [N, L] the tower must see. In a causal tower nothing that stands behind the token which becomes a
+    /// text's vector can reach it, so features and gradients are the same without that, which mostly is padding.
+    pub(crate) fn needed_tokens(&self, tokens: &[i32]) -> usize {
+        let length = self.context_length as usize;
+        if !self.causal || self.class_token || self.bert.is_some() {
+            return length;
+        }
+        let pooled = |text: &[i32]| match self.pool {
+            TextPool::First => 0,
+            TextPool::Last => length - 1,
+            // Of equal ones the first, as in the tower.
+            TextPool::Largest => text.iter().max().and_then(|most| text.iter().position(|token| token == most)).unwrap_or(0),
+            TextPool::End(id) => text.iter().position(|token| i64::from(*token) == id).unwrap_or(0),
+        };
+        let last = tokens.chunks_exact(length).map(pooled).max().unwrap_or(length - 1);
+        (last + 1).next_multiple_of(LENGTH_STEP).min(length)
+    }
+}
+
 /// What BERT has beside the sizes of any text tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bert {

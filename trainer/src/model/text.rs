@@ -87,7 +87,9 @@ impl Tower for TextTower {
             x = Tensor::f_cat(&[&x, &class_n1w], 1)?;
             mask = Some(class.mask(tokens, self.causal)?);
         }
-        Ok(Embedded { x: x.f_add(&self.positional_embedding)?, mask })
+        // Texts may come shorter than the context is: see `TextConfig::needed_tokens`.
+        let positions = self.positional_embedding.f_narrow(0, 0, x.size3()?.1)?;
+        Ok(Embedded { x: x.f_add(&positions)?, mask })
     }
 
     fn blocks(&self) -> usize {

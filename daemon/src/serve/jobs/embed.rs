@@ -10,6 +10,7 @@ use super::machine::End;
 use super::{Handle, paths};
 use crate::cli::{Command, EmbedArgs};
 use crate::embedding::embed;
+use crate::embedding_files;
 use crate::encode::EncodeSpec;
 use crate::models;
 use crate::output::thousands;
@@ -17,7 +18,7 @@ use crate::store::{JobRecord, Store};
 
 pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Result<End> {
     let command = paths::command(job.kind, &job.args, store.folder()).map_err(anyhow::Error::msg)?;
-    let Command::Embed(EmbedArgs { mut model, dataset, selection, batch_size }) = command else {
+    let Command::Embed(EmbedArgs { mut model, dataset, selection, output, batch_size }) = command else {
         bail!("this is no embed");
     };
     let whole = |path: PathBuf| if diptych_schemas::is_url(&path) { path } else { job.folder.join(path) };
@@ -37,7 +38,8 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Re
         moves.fetch_add(1, Ordering::Relaxed);
         !handle.stop.asked()
     };
-    let embedded = embed(store, &loaded, &whole(dataset.dataset), &selection, spec, &mut on)?;
+    let dataset = whole(dataset.dataset);
+    let embedded = embed(store, &loaded, &dataset, &selection, spec, &mut on)?;
     let note = format!(
         "{} of {} pairs embedded, producer {:.12}",
         thousands(embedded.added as u64),
@@ -45,5 +47,8 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Re
         embedded.producer.to_string()
     );
     tracing::info!("{note}");
+    if let Some(folder) = output.filter(|_| !embedded.stopped) {
+        embedding_files::write(store, embedded.producer, &dataset, &selection.uids, &job.folder.join(folder))?;
+    }
     Ok(if embedded.stopped { End::Stopped } else { End::Done { note: Some(note) } })
 }

@@ -147,8 +147,9 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
             paths.extend([dataset, output]);
             paths.extend(selection.into_iter().chain(groups));
         }
-        Command::Embed(EmbedArgs { model, dataset: DatasetArg { dataset }, selection, batch_size: _ }) => {
+        Command::Embed(EmbedArgs { model, dataset: DatasetArg { dataset }, selection, output, batch_size: _ }) => {
             paths.extend([dataset, selection]);
+            paths.extend(output);
             paths.extend(of_model(model));
         }
         Command::Export(ExportArgs { model, format: _, output }) => {
@@ -276,6 +277,7 @@ mod tests {
             (JobKind::Eval, "--model RUN --compositional add.json --images ROOT/outside"),
             (JobKind::Eval, "--model RUN --compositional /etc/passwd --images ROOT/work"),
             (JobKind::Dedup, "--by sha256 --dataset ROOT/data --output u.parquet --groups ROOT/outside/g.parquet"),
+            (JobKind::Embed, "--model RUN --dataset ROOT/data --selection h.parquet --output ../outside/e"),
             (JobKind::Score, "cluster --centroids /etc/passwd --dataset ROOT/data"),
         ] {
             let error = check(&wanted(&place, kind, args), &place.store, &place.folders).unwrap_err();
