@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
+use std::time::Duration;
 
 use diptych_schemas::{SchemaError, durable};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,9 @@ use super::records::Milliseconds;
 
 const LOCK: &str = "lock";
 const NOTE: &str = "owner.json";
+/// How often the lock is tried before somebody is told that it is taken.
+const TRIES: u32 = 10;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// The process that owns a state folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,10 +66,16 @@ impl FolderLock {
     pub(super) fn take(state: &Path) -> Result<Self, StoreError> {
         let path = state.join(LOCK);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(SchemaError::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(locked(state)),
-            Err(TryLockError::Error(error)) => return Err(SchemaError::io(path)(error).into()),
+        let mut tries = 1;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                // A process that is being started holds all locks of the one that starts it, for a moment.
+                Err(TryLockError::WouldBlock) if tries < TRIES => std::thread::sleep(BETWEEN_TRIES),
+                Err(TryLockError::WouldBlock) => return Err(locked(state)),
+                Err(TryLockError::Error(error)) => return Err(SchemaError::io(path)(error).into()),
+            }
+            tries += 1;
         }
         let note = serde_json::to_vec(&Owner::this_process()).unwrap_or_default();
         durable::write(&state.join(NOTE), &note)?;
