@@ -97,11 +97,7 @@ pub fn write_counts(path: &Path, counts: &[u64]) -> Result<(), NpyError> {
 }
 
 /// Writes rows of half floats, [N, D]: as clip-retrieval and autofaiss read them.
-pub fn write_halves<'a>(
-    path: &Path,
-    dimension: usize,
-    rows: &mut dyn ExactSizeIterator<Item = &'a [f16]>,
-) -> Result<(), NpyError> {
+pub fn write_halves(path: &Path, dimension: usize, rows: &mut dyn ExactSizeIterator<Item = &[f16]>) -> Result<(), NpyError> {
     write_array(path, "'<f2'", &format!("{}, {dimension}", rows.len()), |file| {
         rows.flatten().try_for_each(|value| file.write_all(&value.to_le_bytes()))
     })
