@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
-use diptych_pipeline::sql::default_memory;
+use diptych_pipeline::sql::{default_memory, query};
 use diptych_pipeline::write_halves;
 use diptych_schemas::{ContentHash, SchemaError, Uid, durable};
 use half::f16;
 use parquet::arrow::ArrowWriter;
 
-use crate::commands::sql::each_value;
+use crate::commands::sql::with_session;
 use crate::nearest::Vectors;
 use crate::store::{Modality, Store};
 
@@ -81,17 +81,20 @@ fn npy(path: &Path, vectors: &Vectors) -> anyhow::Result<usize> {
 /// What each row is of. `image_path` is where it came from, as clip-retrieval shows it.
 fn metadata(dataset: &Path, uids: &[Uid], path: &Path) -> anyhow::Result<()> {
     let places: HashMap<Uid, usize> = uids.iter().copied().zip(0..).collect();
-    let mut columns = [const { Vec::new() }; 2];
-    for (column, expression) in columns.iter_mut().zip(["concat(source, '/', key)", "caption"]) {
-        *column = vec![String::new(); uids.len()];
-        let value = format!("arrow_cast({expression}, 'Utf8')");
-        each_value(dataset, &value, "what the embeddings are of", |uid, texts, row| {
-            if let Some(place) = places.get(&uid) {
-                texts.as_string::<i32>().value(row).clone_into(&mut column[*place]);
+    let (mut sources, mut captions) = (vec![String::new(); uids.len()], vec![String::new(); uids.len()]);
+    with_session(Some(dataset), None, async |context| {
+        let of_meta = "SELECT uid, arrow_cast(concat(source, '/', key), 'Utf8'), arrow_cast(caption, 'Utf8') FROM meta";
+        let mut rows = query(&context, of_meta).await.context("what the embeddings are of")?;
+        while let Some(batch) = rows.next().await? {
+            for row in 0..batch.num_rows() {
+                let uid = Uid::try_from(batch.column(0).as_fixed_size_binary().value(row))?;
+                let Some(place) = places.get(&uid) else { continue };
+                batch.column(1).as_string::<i32>().value(row).clone_into(&mut sources[*place]);
+                batch.column(2).as_string::<i32>().value(row).clone_into(&mut captions[*place]);
             }
-        })?;
-    }
-    let [sources, captions] = columns;
+        }
+        Ok(())
+    })?;
     let names = StringArray::from_iter_values(uids.iter().map(Uid::to_string));
     let batch = RecordBatch::try_from_iter([
         ("image_path", Arc::new(StringArray::from(sources)) as ArrayRef),

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{Cleaning, EvalResize, Tokenizer, TokenizerOptions};
+use diptych_pipeline::{Cleaning, EvalResize, Tokenizer, TokenizerOptions, decode, eval_transform};
+use diptych_schemas::MAX_PIXELS;
 use diptych_trainer::{Device, Encoder, ModelConfig, Weights, checkpoint, set_threads};
 
 use crate::cli::ModelArgs;
@@ -153,6 +154,11 @@ impl Model {
 
     pub(crate) fn context_length(&self) -> usize {
         self.encoder.config().text.context_length as usize
+    }
+
+    /// The bytes of an image file → u8 [H, W, 3], as the encoder takes it.
+    pub(crate) fn pixels(&self, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+        Ok(eval_transform(&decode(bytes, MAX_PIXELS)?, self.image_size(), self.resize())?)
     }
 
     /// Texts → f32 [N, D], some at a time so that memory stays flat.

@@ -7,16 +7,17 @@ use diptych_trainer::evaluate::{RECALL_AT, Ranks, Retrieval, Rows, Unit, retriev
 
 use crate::encode::Encoded;
 
-/// Recall among pairs. Pairs with the same caption cannot be told apart by it, so they count as right for each other, unless
-/// `strict`: then only the very pair does, as in benchmarks whose captions are all different.
-pub(crate) fn pair_retrieval(encoded: &Encoded, dimension: usize, strict: bool) -> Result<Retrieval, TrainerError> {
+/// What counts as right for each other, [N]. Pairs with the same caption cannot be told apart by it, so they have the same group, unless
+/// `strict`: then only the very pair is right, as in benchmarks whose captions are all different.
+pub(crate) fn caption_groups(captions: &[String], strict: bool) -> Vec<u64> {
     let mut numbers = HashMap::new();
-    let groups: Vec<u64> = encoded
-        .captions
-        .iter()
-        .enumerate()
-        .map(|(row, caption)| if strict { row as u64 } else { *numbers.entry(caption.as_str()).or_insert(row as u64) })
-        .collect();
+    let group = |(row, caption)| if strict { row } else { *numbers.entry(caption).or_insert(row) };
+    (0_u64..).zip(captions).map(group).collect()
+}
+
+/// Recall among pairs.
+pub(crate) fn pair_retrieval(encoded: &Encoded, dimension: usize, strict: bool) -> Result<Retrieval, TrainerError> {
+    let groups = caption_groups(&encoded.captions, strict);
     retrieval(Rows { values: &encoded.images, dimension }, &groups, Rows { values: &encoded.texts, dimension }, &groups)
 }
 

@@ -13,9 +13,26 @@ use crate::Work;
 pub const PATIENCE: Duration = Duration::from_mins(2);
 const LOOKS_EVERY: Duration = Duration::from_millis(10);
 
+/// A process that does not outlive its test.
+pub struct Process(pub Child);
+
+impl Process {
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that has ended already cannot be killed, which is well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A service that was started in a test's folder with its `diptych.toml`; its log is `serve.log`.
 pub struct Service {
-    child: Child,
+    process: Process,
     /// As clients name it.
     pub address: String,
     token: Option<String>,
@@ -51,14 +68,14 @@ impl Service {
     pub fn start(work: &Work) -> Self {
         let log = File::options().create(true).append(true).open(work.path("serve.log")).unwrap();
         let mut command = work.command(&["serve", "diptych.toml"]);
-        let mut child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let mut process = Process(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         let owner = work.path("state/owner.json");
         let address = wait_for("the service to answer", || {
-            assert!(child.try_wait().unwrap().is_none(), "it ended:\n{}", work.read("serve.log"));
+            assert!(process.0.try_wait().unwrap().is_none(), "it ended:\n{}", work.read("serve.log"));
             let note: Value = serde_json::from_slice(&std::fs::read(&owner).ok()?).ok()?;
-            (note["pid"] == child.id()).then(|| note["address"].as_str().map(str::to_owned)).flatten()
+            (note["pid"] == process.0.id()).then(|| note["address"].as_str().map(str::to_owned)).flatten()
         });
-        Self { child, address, token: None }
+        Self { process, address, token: None }
     }
 
     /// From now on asks with this token.
@@ -137,26 +154,18 @@ impl Service {
 
     /// SIGKILL.
     pub fn murder(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
     }
 
     pub fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+        self.process.signal(name);
     }
 
     /// SIGTERM; gives its exit code.
     pub fn leaves(mut self) -> Option<i32> {
         self.signal("-TERM");
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // One that has ended already cannot be killed, which is well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.0.wait().unwrap().code()
     }
 }
 

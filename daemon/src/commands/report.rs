@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
@@ -13,8 +12,7 @@ use diptych_trainer::evaluate::Bootstrap;
 
 use crate::classification::Classification;
 use crate::cli::{ModelArgs, ReportArgs};
-use crate::commands::client;
-use crate::commands::sql::with_session;
+use crate::commands::sql::{with_answer, with_session};
 use crate::encode::{EncodeSpec, encode_while};
 use crate::exit::Outcome;
 use crate::models;
@@ -49,11 +47,7 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
 /// Rows of the state folder's tables, from the service where one owns the folder.
 fn ask(state: &Path, sql: &str) -> anyhow::Result<Vec<RecordBatch>> {
     if let Some(address) = Owner::of(state).and_then(|owner| owner.address) {
-        let answer = client::sql::ask(&address, sql, None)?;
-        return with_session(None, None, async |context| {
-            context.register_table("answer", Arc::new(answer))?;
-            Ok(query(&context, "SELECT * FROM answer").await?.collect().await?)
-        });
+        return with_answer(&address, sql, None, async |rows| Ok(rows.collect().await?));
     }
     with_session(None, Some(state), async |context| Ok(query(&context, sql).await?.collect().await?))
 }

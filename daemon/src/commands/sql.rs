@@ -42,11 +42,7 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
                 "--table does not go together with a state folder that a service owns ({address}): ask without --state, or stop it"
             );
         }
-        let answer = client::sql::ask(&address, &sql, args.dataset.as_deref())?;
-        return with_session(None, None, async |context| {
-            context.register_table("answer", Arc::new(answer))?;
-            print(query(&context, "SELECT * FROM answer").await?, format, limits, args.output).await
-        });
+        return with_answer(&address, &sql, args.dataset.as_deref(), async |rows| print(rows, format, limits, args.output).await);
     }
     with_limited_session(args.dataset.as_deref(), args.state.as_deref(), args.memory.memory_limit, async |context| {
         for (name, file) in &args.tables {
@@ -56,6 +52,20 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
             context.register_table(name.as_str(), parquet_file_table(file)?)?;
         }
         print(query(&context, &sql).await?, format, limits, args.output).await
+    })
+}
+
+/// Hands on the rows that a service answers with.
+pub(crate) fn with_answer<T>(
+    address: &str,
+    sql: &str,
+    dataset: Option<&Path>,
+    take: impl AsyncFnOnce(Rows) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let answer = client::sql::ask(address, sql, dataset)?;
+    with_session(None, None, async |context| {
+        context.register_table("answer", Arc::new(answer))?;
+        take(query(&context, "SELECT * FROM answer").await?).await
     })
 }
 

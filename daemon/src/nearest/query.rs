@@ -1,8 +1,7 @@
 //! What is searched for: a text, an image, a pair by its uid, or a sum of them. Each part is a vector of unit length with a
 //! weight, and the sum is brought to unit length again.
 
-use diptych_pipeline::{decode, eval_transform};
-use diptych_schemas::{MAX_PIXELS, Uid};
+use diptych_schemas::Uid;
 
 use super::NearestError;
 use super::loaded::Loaded;
@@ -113,10 +112,9 @@ pub(super) fn unit(mut values: Vec<f32>) -> Option<Vec<f32>> {
 }
 
 fn encode_image(loaded: &Loaded, bytes: &[u8]) -> Result<Vec<f32>, NearestError> {
-    let unreadable = |error: &dyn std::fmt::Display| NearestError::Query(format!("the image cannot be decoded: {error}"));
-    let image = decode(bytes, MAX_PIXELS).map_err(|error| unreadable(&error))?;
     let model = loaded.lock();
-    let pixels = eval_transform(&image, model.image_size(), model.resize()).map_err(|error| unreadable(&error))?;
+    let unreadable = |error| NearestError::Query(format!("the image cannot be decoded: {error}"));
+    let pixels = model.pixels(bytes).map_err(unreadable)?;
     Ok(model.encoder.encode_images(&pixels)?)
 }
 

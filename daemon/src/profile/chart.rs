@@ -182,6 +182,11 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
+/// The lowest and the highest; turned around where there is none.
+pub(crate) fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+}
+
 /// Two digits are enough for a picture.
 pub(crate) fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0

@@ -13,7 +13,7 @@ use diptych_pipeline::{FunnelStep, Selection, Threshold, funnel, thresholds};
 use diptych_schemas::Uid;
 
 use gather::Facts;
-pub(crate) use page::{POLICY, STYLE};
+pub(crate) use page::{frame, tile, whole};
 use pairs::Shown;
 
 /// Pairs that are shown on each side of a threshold.

@@ -8,12 +8,56 @@ use super::pairs::Shown;
 use super::{Beside, Profile, SelectionFacts};
 use crate::output::thousands;
 
-pub(crate) const STYLE: &str = include_str!("style.css");
+const STYLE: &str = include_str!("style.css");
 /// The page runs nothing and fetches nothing, whatever a caption says.
-pub(crate) const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
+const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
 pub(super) fn page(profile: &Profile) -> Markup {
     let facts = &profile.facts;
+    let body = html! {
+        header {
+            h1 { (profile.name) }
+            p.pale { "dataset " code { (first(&profile.dataset_hash, 12)) } }
+        }
+        section.tiles {
+            (tile("pairs", &thousands(facts.pairs), &format!("{} inputs could not be used", thousands(facts.ledger_rows))))
+            (tile("of image files", &bytes(facts.image_bytes), &format!("{} on average", bytes(facts.image_bytes / facts.pairs.max(1)))))
+            (tile("different images", &percent(facts.images, facts.pairs), &format!("{} repeat one byte for byte", thousands(facts.pairs - facts.images))))
+            (tile("different captions", &percent(facts.captions, facts.pairs), &format!("{} repeat one", thousands(facts.pairs - facts.captions))))
+            @match facts.same_look {
+                Some(same) => (tile("look like another", &thousands(same), "equal perceptual hash")),
+                None => (tile("look like another", "–", "ingest with --phash to know")),
+            }
+        }
+        @if let Some(selection) = &profile.selection { (selection_section(profile, selection)) }
+        @else {
+            section { h2 { "Selection" } p.pale { "None was named: add " code { "--selection FILE" } " to see what each condition drops." } }
+        }
+        section {
+            h2 { "Pairs at random" }
+            div.grid { @for uid in &profile.random { @if let Some(shown) = profile.pairs.get(uid) { (card(&uid.to_string(), shown, None)) } } }
+        }
+        section {
+            h2 { "Sizes, captions, scores" }
+            div.charts { @for histogram in &facts.histograms { (histogram.draw()) } }
+        }
+        section {
+            h2 { "Where it comes from, and what was lost" }
+            div.charts {
+                (bars("Formats", "", &facts.formats, facts.pairs))
+                @if !facts.languages.is_empty() { (bars("Languages", "of captions", &facts.languages, facts.pairs)) }
+                (bars("Sources", &format!("up to {LISTED}"), &facts.sources, facts.pairs))
+                (bars("Ledger", "what did not become a pair", &facts.ledger, facts.ledger_rows))
+                (bars("Repeated captions", &format!("the {LISTED} most frequent"), &facts.repeated, facts.pairs))
+            }
+        }
+        footer.pale { "Made by diptych profile. Every figure can be asked again with diptych sql." }
+    };
+    whole(&format!("{} · Diptych profile", profile.name), "", &body)
+}
+
+/// A page that stands alone; `style` comes behind that of all pages.
+pub(crate) fn whole(title: &str, style: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -21,48 +65,10 @@ pub(super) fn page(profile: &Profile) -> Markup {
                 meta charset="utf-8";
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (profile.name) " · Diptych profile" }
-                style { (PreEscaped(STYLE)) }
+                title { (title) }
+                style { (PreEscaped(STYLE)) (PreEscaped(style)) }
             }
-            body {
-                header {
-                    h1 { (profile.name) }
-                    p.pale { "dataset " code { (first(&profile.dataset_hash, 12)) } }
-                }
-                section.tiles {
-                    (tile("pairs", &thousands(facts.pairs), &format!("{} inputs could not be used", thousands(facts.ledger_rows))))
-                    (tile("of image files", &bytes(facts.image_bytes), &format!("{} on average", bytes(facts.image_bytes / facts.pairs.max(1)))))
-                    (tile("different images", &percent(facts.images, facts.pairs), &format!("{} repeat one byte for byte", thousands(facts.pairs - facts.images))))
-                    (tile("different captions", &percent(facts.captions, facts.pairs), &format!("{} repeat one", thousands(facts.pairs - facts.captions))))
-                    @match facts.same_look {
-                        Some(same) => (tile("look like another", &thousands(same), "equal perceptual hash")),
-                        None => (tile("look like another", "–", "ingest with --phash to know")),
-                    }
-                }
-                @if let Some(selection) = &profile.selection { (selection_section(profile, selection)) }
-                @else {
-                    section { h2 { "Selection" } p.pale { "None was named: add " code { "--selection FILE" } " to see what each condition drops." } }
-                }
-                section {
-                    h2 { "Pairs at random" }
-                    div.grid { @for uid in &profile.random { @if let Some(shown) = profile.pairs.get(uid) { (card(&uid.to_string(), shown, None)) } } }
-                }
-                section {
-                    h2 { "Sizes, captions, scores" }
-                    div.charts { @for histogram in &facts.histograms { (histogram.draw()) } }
-                }
-                section {
-                    h2 { "Where it comes from, and what was lost" }
-                    div.charts {
-                        (bars("Formats", "", &facts.formats, facts.pairs))
-                        @if !facts.languages.is_empty() { (bars("Languages", "of captions", &facts.languages, facts.pairs)) }
-                        (bars("Sources", &format!("up to {LISTED}"), &facts.sources, facts.pairs))
-                        (bars("Ledger", "what did not become a pair", &facts.ledger, facts.ledger_rows))
-                        (bars("Repeated captions", &format!("the {LISTED} most frequent"), &facts.repeated, facts.pairs))
-                    }
-                }
-                footer.pale { "Made by diptych profile. Every figure can be asked again with diptych sql." }
-            }
+            body { (body) }
         }
     }
 }
@@ -110,12 +116,7 @@ fn card(uid: &str, shown: &Shown, value: Option<(&str, f64)>) -> Markup {
     let (width, height) = shown.size;
     html! {
         figure.card title={ "uid " (uid) ", key " (shown.key) } {
-            div.frame {
-                @match &shown.thumbnail {
-                    Ok(url) => img src=(url) alt=(shown.caption) loading="lazy";,
-                    Err(reason) => span.broken { (reason) },
-                }
-            }
+            (frame(shown))
             figcaption {
                 @if let Some((expression, value)) = value { b title=(expression) { (short(value)) } " " }
                 (shown.caption)
@@ -125,7 +126,19 @@ fn card(uid: &str, shown: &Shown, value: Option<(&str, f64)>) -> Markup {
     }
 }
 
-fn tile(what: &str, value: &str, more: &str) -> Markup {
+/// The image of a pair, or why there is none.
+pub(crate) fn frame(shown: &Shown) -> Markup {
+    html! {
+        div.frame {
+            @match &shown.thumbnail {
+                Ok(url) => img src=(url) alt=(shown.caption) loading="lazy";,
+                Err(reason) => span.broken { (reason) },
+            }
+        }
+    }
+}
+
+pub(crate) fn tile(what: &str, value: &str, more: &str) -> Markup {
     html! { div.tile { div.value { (value) } div { (what) } div.pale { (more) } } }
 }
 

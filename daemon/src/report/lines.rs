@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::profile::chart::{percent_of, round, short};
+use crate::profile::chart::{percent_of, range, round, short};
 
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 150.0;
@@ -44,11 +44,8 @@ pub(super) fn chart(title: &str, unit: Unit, curves: &[Curve<'_>]) -> Markup {
     if all().next().is_none() {
         return html! {};
     }
-    let range = |get: fn(&(f64, f64)) -> f64| {
-        all().map(get).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
-    };
-    let (first, last) = range(|point| point.0);
-    let (low, high) = range(|point| point.1);
+    let (first, last) = range(all().map(|point| point.0));
+    let (low, high) = range(all().map(|point| point.1));
     let (low, high) = if high > low { (low, high) } else { (low - 0.5, high + 0.5) };
     let x = |step: f64| LEFT + if last > first { (step - first) / (last - first) } else { 0.5 } * (WIDTH - LEFT);
     let y = |value: f64| (1.0 - (value - low) / (high - low)) * (HEIGHT - 8.0) + 4.0;

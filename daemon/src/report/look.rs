@@ -1,6 +1,6 @@
 //! The model on held-out pairs: how good it is with intervals, what it gets wrong worst, what it takes for alike.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
@@ -12,7 +12,7 @@ use super::map::principal;
 use crate::classification::Classification;
 use crate::encode::Encoded;
 use crate::models::Model;
-use crate::retrieval::CaptionedImages;
+use crate::retrieval::{CaptionedImages, caption_groups};
 
 /// Mistakes that are shown of each kind.
 const WRONG: usize = 12;
@@ -81,7 +81,6 @@ pub(super) struct Classes {
 
 /// Cosines of images (rows) and captions (columns) of the same pairs.
 pub(super) struct Matrix {
-    pub(super) uids: Vec<Uid>,
     pub(super) captions: Vec<String>,
     pub(super) scores: Vec<f32>,
 }
@@ -100,10 +99,7 @@ impl Look<'_> {
         let Self { model, encoded, bootstrap, .. } = self;
         let dimension = model.encoder.dimension();
         let rows = |values| Rows { values, dimension };
-        // Pairs with the same caption cannot be told apart by it.
-        let mut numbers = HashMap::new();
-        let captions = encoded.captions.iter().enumerate();
-        let groups: Vec<u64> = captions.map(|(row, text)| *numbers.entry(text.as_str()).or_insert(row as u64)).collect();
+        let groups = caption_groups(&encoded.captions, false);
         let all: Vec<usize> = (0..groups.len()).collect();
         let captioned = CaptionedImages {
             images: encoded.images.clone(),
@@ -124,7 +120,6 @@ impl Look<'_> {
         let wrong_images = worst(&groups, &encoded.uids, |text, image| scores[image * n + text]);
         let some = n.min(MATRIX);
         let matrix = Matrix {
-            uids: encoded.uids[..some].to_vec(),
             captions: encoded.captions[..some].to_vec(),
             scores: (0..some).flat_map(|image| (0..some).map(move |text| (image, text))).map(|(i, t)| of_images(i, t)).collect(),
         };
@@ -182,7 +177,7 @@ impl Looked {
         let wrong = self.wrong_texts.iter().chain(&self.wrong_images).flat_map(|wrong| [wrong.uid, wrong.taken]);
         let near = self.neighbours.iter().flat_map(|of| std::iter::once(of.uid).chain(of.near.iter().map(|(uid, _)| *uid)));
         let of_classes = self.classes.iter().flat_map(|classes| classes.wrong.iter().map(|wrong| wrong.0));
-        let mut all: Vec<Uid> = wrong.chain(near).chain(of_classes).chain(self.matrix.uids.iter().copied()).collect();
+        let mut all: Vec<Uid> = wrong.chain(near).chain(of_classes).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -208,7 +203,7 @@ fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> V
         }
     }
     found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.uid.cmp(&b.1.uid)));
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     found.into_iter().map(|(_, wrong)| wrong).filter(|wrong| seen.insert(wrong.taken)).take(WRONG).collect()
 }
 

@@ -1,16 +1,17 @@
 //! The page: first whether the model is good, then what it gets wrong, then why.
 
+use diptych_pipeline::median;
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{Interval, RECALL_AT};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::Report;
 use super::history::{History, number, text};
 use super::lines::{Curve, Unit, chart};
 use super::look::{Classes, Looked, Map, Matrix, Near, Wrong};
 use crate::output::thousands;
-use crate::profile::chart::{funnel, percent_of, round, short};
-use crate::profile::{POLICY, STYLE};
+use crate::profile::chart::{funnel, percent_of, range, round, short};
+use crate::profile::{frame, tile, whole};
 
 const OWN_STYLE: &str = include_str!("style.css");
 /// Below it, embeddings lie along so few directions that something is wrong.
@@ -53,52 +54,41 @@ const CHARTS: [Drawn; 8] = [
 pub(super) fn page(report: &Report) -> Markup {
     let history = &report.history;
     let record = &history.record;
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(POLICY);
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (history.run) " · Diptych report" }
-                style { (PreEscaped(STYLE)) (PreEscaped(OWN_STYLE)) }
-            }
-            body {
-                header {
-                    h1 { (history.run) }
-                    p.pale {
-                        (text(record, "model")) ", " (text(record, "state")) ", step " (thousands(record["step"].as_u64().unwrap_or(0)))
-                        " of " (thousands(record["total_steps"].as_u64().unwrap_or(0))) ", " (thousands(record["samples"].as_u64().unwrap_or(0)))
-                        " samples, " (text(record, "started").replace('T', " ").chars().take(16).collect::<String>()) " to "
-                        (text(record, "updated").replace('T', " ").chars().take(16).collect::<String>()) " UTC, Diptych " (text(record, "version"))
-                    }
-                }
-                (verdicts(report))
-                section.tiles { (tiles(report)) }
-                @if let Some(looked) = &report.looked { (evaluation(report, looked)) }
-                @else { section { h2 { "Evaluation" } p.pale { "There are no held-out pairs: name some with " code { "--selection FILE" } " (and " code { "--dataset" } ")." } } }
-                section { h2 { "While it trained" } div.charts { @for drawn in &CHARTS { (curves(report, drawn)) } } }
-                @if !history.events.is_empty() {
-                    section {
-                        h2 { "What the guards noticed" }
-                        table.plain { @for event in &history.events { tr {
-                            td.number { (thousands(event["step"].as_u64().unwrap_or(0))) } td { code { (text(event, "kind")) } } td { (text(event, "message")) }
-                        } } }
-                    }
-                }
-                @if !report.funnel.is_empty() { section { h2 { "Its data" } (funnel(&report.funnel)) } }
-                section { h2 { "Checkpoints" } (checkpoints(history)) }
-                section {
-                    h2 { "Configuration" }
-                    table.plain { @for name in ["config_hash", "selection_hash", "dataset_hash", "tokenizer_hash"] { tr {
-                        td { (name.trim_end_matches("_hash")) } td { code { (text(record, name)) } }
-                    } } }
-                    details { summary { "All of it" } pre { code { (history.config()) } } }
-                }
-                footer.pale { "Made by diptych report. Every figure can be asked again with diptych sql and diptych eval." }
+    let body = html! {
+        header {
+            h1 { (history.run) }
+            p.pale {
+                (text(record, "model")) ", " (text(record, "state")) ", step " (thousands(record["step"].as_u64().unwrap_or(0)))
+                " of " (thousands(record["total_steps"].as_u64().unwrap_or(0))) ", " (thousands(record["samples"].as_u64().unwrap_or(0)))
+                " samples, " (text(record, "started").replace('T', " ").chars().take(16).collect::<String>()) " to "
+                (text(record, "updated").replace('T', " ").chars().take(16).collect::<String>()) " UTC, Diptych " (text(record, "version"))
             }
         }
-    }
+        (verdicts(report))
+        section.tiles { (tiles(report)) }
+        @if let Some(looked) = &report.looked { (evaluation(report, looked)) }
+        @else { section { h2 { "Evaluation" } p.pale { "There are no held-out pairs: name some with " code { "--selection FILE" } " (and " code { "--dataset" } ")." } } }
+        section { h2 { "While it trained" } div.charts { @for drawn in &CHARTS { (curves(report, drawn)) } } }
+        @if !history.events.is_empty() {
+            section {
+                h2 { "What the guards noticed" }
+                table.plain { @for event in &history.events { tr {
+                    td.number { (thousands(event["step"].as_u64().unwrap_or(0))) } td { code { (text(event, "kind")) } } td { (text(event, "message")) }
+                } } }
+            }
+        }
+        @if !report.funnel.is_empty() { section { h2 { "Its data" } (funnel(&report.funnel)) } }
+        section { h2 { "Checkpoints" } (checkpoints(history)) }
+        section {
+            h2 { "Configuration" }
+            table.plain { @for name in ["config_hash", "selection_hash", "dataset_hash", "tokenizer_hash"] { tr {
+                td { (name.trim_end_matches("_hash")) } td { code { (text(record, name)) } }
+            } } }
+            details { summary { "All of it" } pre { code { (history.config()) } } }
+        }
+        footer.pale { "Made by diptych report. Every figure can be asked again with diptych sql and diptych eval." }
+    };
+    whole(&format!("{} · Diptych report", history.run), OWN_STYLE, &body)
 }
 
 /// What a person wants to know first, in words.
@@ -160,16 +150,8 @@ fn waiting(history: &History) -> Option<f64> {
 fn tiles(report: &Report) -> Markup {
     let history = &report.history;
     let last = |name: &str| history.last(name).map(|(_, value)| value);
-    let median = |name: &str| {
-        let mut values: Vec<f64> = history.metrics.get(name)?.iter().rev().take(LAST_STEPS).map(|(_, value)| *value).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
-    };
-    let tile = |what: &str, value: Option<String>, more: &str| {
-        html! {
-            div.tile { div.value { (value.unwrap_or_else(|| "–".into())) } div { (what) } div.pale { (more) } }
-        }
-    };
+    let recent = |name: &str| Some(median(history.metrics.get(name)?.iter().rev().take(LAST_STEPS).map(|(_, value)| *value)));
+    let known = |value: Option<String>| value.unwrap_or_else(|| "–".into());
     let beside = |name: &str, digits: usize| match &report.beside {
         Some(other) => other.last(name).map(|(_, value)| format!("{}: {value:.digits$}", other.run)).unwrap_or_default(),
         None => String::new(),
@@ -177,16 +159,16 @@ fn tiles(report: &Report) -> Markup {
     html! {
         @if let Some(looked) = &report.looked {
             @let found = &looked.retrieval;
-            (tile("image to text R@1", Some(format!("{:.3}", found.image_to_text[0])), &format!("chance {:.4}", found.chance_image_to_text[0])))
-            (tile("text to image R@1", Some(format!("{:.3}", found.text_to_image[0])), &format!("chance {:.4}", found.chance_text_to_image[0])))
+            (tile("image to text R@1", &format!("{:.3}", found.image_to_text[0]), &format!("chance {:.4}", found.chance_image_to_text[0])))
+            (tile("text to image R@1", &format!("{:.3}", found.text_to_image[0]), &format!("chance {:.4}", found.chance_text_to_image[0])))
             @if let Some(classes) = &looked.classes {
                 @let found = classes.predictions.summary();
-                (tile("zero-shot top-1", Some(format!("{:.3}", found.top1)), &format!("chance {:.3}, top-5 {:.3}", found.chance_top1, found.top5)))
+                (tile("zero-shot top-1", &format!("{:.3}", found.top1), &format!("chance {:.3}, top-5 {:.3}", found.chance_top1, found.top5)))
             }
         }
-        (tile("loss", last("loss").map(|loss| format!("{loss:.3}")), &beside("loss", 3)))
-        (tile("samples a second", median("samples_per_second").map(short), &beside("samples_per_second", 1)))
-        (tile("MFU", median("mfu").map(percent_of), "of what the device can compute"))
+        (tile("loss", &known(last("loss").map(|loss| format!("{loss:.3}"))), &beside("loss", 3)))
+        (tile("samples a second", &known(recent("samples_per_second").map(short)), &beside("samples_per_second", 1)))
+        (tile("MFU", &known(recent("mfu").map(percent_of)), "of what the device can compute"))
     }
 }
 
@@ -290,15 +272,11 @@ fn caption(report: &Report, uid: Uid) -> &str {
 }
 
 fn picture(report: &Report, uid: Uid, below: &Markup) -> Markup {
-    let shown = report.pairs.get(&uid);
     html! {
         figure.card title={ "uid " (uid) ": " (caption(report, uid)) } {
-            div.frame {
-                @match shown.map(|shown| &shown.thumbnail) {
-                    Some(Ok(url)) => img src=(url) alt=(caption(report, uid)) loading="lazy";,
-                    Some(Err(reason)) => span.broken { (reason) },
-                    None => span.broken { "not in the dataset" },
-                }
+            @match report.pairs.get(&uid) {
+                Some(shown) => (frame(shown)),
+                None => div.frame { span.broken { "not in the dataset" } },
             }
             figcaption { (below) }
         }
@@ -326,16 +304,15 @@ fn curves(report: &Report, &Drawn { title, unit, metrics }: &Drawn) -> Markup {
 fn matrix(matrix: &Matrix) -> Markup {
     const CELL: f64 = 12.0;
     let n = matrix.captions.len();
-    let (low, high) =
-        matrix.scores.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), score| (low.min(*score), high.max(*score)));
-    let shade = |score: f32| if high > low { (score - low) / (high - low) } else { 0.5 };
+    let (low, high) = range(matrix.scores.iter().map(|score| f64::from(*score)));
+    let shade = |score: f32| if high > low { (f64::from(score) - low) / (high - low) } else { 0.5 };
     html! {
         figure.chart {
             figcaption { b { "Cosines of " (n) " pairs" } " " span.pale { "images down, captions across; the diagonal should be the darkest" } }
             svg viewBox={ "0 0 " (n as f64 * CELL) " " (n as f64 * CELL) } role="img" aria-label="similarity matrix" {
                 @for (place, score) in matrix.scores.iter().enumerate() {
                     @let (row, column) = (place / n, place % n);
-                    rect.cell x=(column as f64 * CELL) y=(row as f64 * CELL) width=(CELL - 0.5) height=(CELL - 0.5) fill-opacity=(round(f64::from(shade(*score)))) {
+                    rect.cell x=(column as f64 * CELL) y=(row as f64 * CELL) width=(CELL - 0.5) height=(CELL - 0.5) fill-opacity=(round(shade(*score))) {
                         title { (matrix.captions[row]) " / " (matrix.captions[column]) ": " (format!("{score:.3}")) }
                     }
                 }
@@ -347,13 +324,10 @@ fn matrix(matrix: &Matrix) -> Markup {
 fn map(map: &Map) -> Markup {
     const SIDE: f64 = 400.0;
     let all = || map.images.iter().chain(&map.texts);
-    let range = |get: fn(&(f32, f32)) -> f32| {
-        all().map(get).fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), at| (low.min(at), high.max(at)))
-    };
-    let (x, y) = (range(|at| at.0), range(|at| at.1));
+    let (x, y) = (range(all().map(|at| f64::from(at.0))), range(all().map(|at| f64::from(at.1))));
     // One scale for both axes: distances are to be compared.
-    let scale = f64::from((x.1 - x.0).max(y.1 - y.0)).max(f64::MIN_POSITIVE);
-    let place = |at: f32, low: f32| round(10.0 + f64::from(at - low) / scale * (SIDE - 20.0));
+    let scale = (x.1 - x.0).max(y.1 - y.0).max(f64::MIN_POSITIVE);
+    let place = |at: f32, low: f64| round(10.0 + (f64::from(at) - low) / scale * (SIDE - 20.0));
     html! {
         figure.chart {
             figcaption { b { "Embeddings" } " " span.key.c0 { "images" } " " span.key.c1 { "captions" } " "

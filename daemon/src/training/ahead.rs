@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{Batch, Waited};
+use diptych_pipeline::{Batch, LoaderError, Waited};
 use diptych_trainer::{Uploaded, Uploader};
 
 /// A batch, and the same on the device.
@@ -39,19 +39,19 @@ impl Ahead {
         let left = Arc::new(AtomicBool::new(false));
         let leaves = Arc::clone(&left);
         let upload = move || {
-            let mut prepared = uploader.take_own_stream().context("a stream for batches");
+            if let Err(error) = uploader.take_own_stream().context("a stream for batches") {
+                // Where nobody waits for a batch, nobody needs the reason.
+                let _ = sender.send(Err(error));
+                return;
+            }
             while !leaves.load(Ordering::Relaxed) {
-                let found = std::mem::replace(&mut prepared, Ok(())).and_then(|()| match next() {
-                    Waited::Batch(batch) => {
-                        let batch = batch?;
-                        let uploaded = uploader.upload(&batch)?;
-                        Ok(Next::Ready(Ready { batch, uploaded }))
-                    }
-                    Waited::NotYet => Ok(Next::NotYet),
+                let found = match next() {
+                    Waited::NotYet => continue,
                     Waited::Ended => Ok(Next::Ended),
-                });
-                let last = !matches!(found, Ok(Next::Ready(_) | Next::NotYet));
-                if !matches!(found, Ok(Next::NotYet)) && (sender.send(found).is_err() || last) {
+                    Waited::Batch(batch) => on_device(&uploader, batch),
+                };
+                let last = !matches!(found, Ok(Next::Ready(_)));
+                if sender.send(found).is_err() || last {
                     return;
                 }
             }
@@ -71,6 +71,12 @@ impl Ahead {
             }
         }
     }
+}
+
+fn on_device(uploader: &Uploader, batch: Result<Batch, LoaderError>) -> anyhow::Result<Next> {
+    let batch = batch?;
+    let uploaded = uploader.upload(&batch)?;
+    Ok(Next::Ready(Ready { batch, uploaded }))
 }
 
 impl Drop for Ahead {

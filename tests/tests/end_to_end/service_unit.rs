@@ -3,9 +3,10 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use diptych_tests::service::Process;
 use diptych_tests::{Work, binary, project};
 
 /// What fails a test that waits for nothing; a message comes within a fraction of it.
@@ -28,10 +29,10 @@ impl Supervisor {
     }
 
     /// Starts the service, which is killed where the test fails.
-    fn start(&self, work: &Work, arguments: &[&str]) -> Service {
+    fn start(&self, work: &Work, arguments: &[&str]) -> Process {
         let mut command = work.command(arguments);
         command.env("NOTIFY_SOCKET", &self.path).env("WATCHDOG_USEC", WATCHDOG_MICROS).env_remove("WATCHDOG_PID");
-        Service(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
     /// The first message from now on that has a line which begins so.
@@ -46,22 +47,6 @@ impl Supervisor {
             }
             heard.extend(message);
         }
-    }
-}
-
-struct Service(Child);
-
-impl Service {
-    fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap().success());
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // One that has ended already cannot be killed, which is well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -196,7 +181,7 @@ fn make_install_puts_what_runs_by_itself_and_leaves_a_configuration_alone() {
     let mut command = Command::new(root.join("usr/bin/diptych"));
     command.args(["serve", "--state", "state", "--listen", "127.0.0.1:0"]).current_dir(work.path(""));
     command.env_remove("LD_LIBRARY_PATH").env("NOTIFY_SOCKET", &supervisor.path).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut service = Service(command.spawn().unwrap());
+    let mut service = Process(command.spawn().unwrap());
     supervisor.hears("READY=1");
     // What it has loaded of libtorch comes from where it was installed, and from nowhere else.
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", service.0.id())).unwrap();

@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{decode, eval_transform};
-use diptych_schemas::{MAX_PIXELS, SchemaError};
+use diptych_schemas::SchemaError;
 use diptych_trainer::evaluate::{Bootstrap, Unit, Winoground, by_group, interval, resample};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -146,9 +145,7 @@ fn encode_images<'a>(model: &Model, tests: &'a [Test]) -> anyhow::Result<HashMap
         let mut pixels = Vec::new();
         for path in part {
             let bytes = std::fs::read(path).map_err(SchemaError::io(*path))?;
-            let image = decode(&bytes, MAX_PIXELS).with_context(|| path.display().to_string())?;
-            let fitted = eval_transform(&image, model.image_size(), model.resize());
-            pixels.extend(fitted.with_context(|| path.display().to_string())?);
+            pixels.extend(model.pixels(&bytes).with_context(|| path.display().to_string())?);
         }
         let encoded = model.encoder.encode_images(&pixels)?;
         rows.extend(part.iter().copied().zip(encoded.chunks_exact(model.encoder.dimension()).map(<[f32]>::to_vec)));
