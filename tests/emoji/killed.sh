@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Trains the emoji recipe for 30 epochs with CLIP's and with SigLIP's loss, kills each run five times on the way (kill -9, at a random
 # moment of each fifth of the run), and draws the loss curves: FOLDER/clip.png, FOLDER/siglip.png. With TWIN=1 each loss is trained a
-# second time undisturbed, and the weights at the end are compared byte for byte.
+# second time undisturbed, and the weights at the end are compared byte for byte. LOSSES=siglip: that one alone.
 #
 # Usage: tests/emoji/killed.sh DIPTYCH FOLDER      (data: DIPTYCH_TEST_DATA, or ../shared/data)
 set -euo pipefail
-losses=(clip siglip)
+read -ra losses <<< "${LOSSES:-clip siglip}"
 kills=5
 source "$(dirname "$(realpath "$0")")/prepare.sh" "$1" "$2"
 

@@ -123,9 +123,6 @@ pub struct TextConfig {
     pub tokenizer: TokenizerConfig,
 }
 
-/// Lengths to which texts are cut are multiples of this: kernels like them, and there are few different ones.
-const LENGTH_STEP: usize = 8;
-
 impl TextConfig {
     /// How many tokens of each text [N, L] the tower must see. In a causal tower nothing that stands behind the token which becomes a
     /// text's vector can reach it, so features and gradients are the same without that, which mostly is padding.
@@ -141,8 +138,7 @@ impl TextConfig {
             TextPool::Largest => text.iter().max().and_then(|most| text.iter().position(|token| token == most)).unwrap_or(0),
             TextPool::End(id) => text.iter().position(|token| i64::from(*token) == id).unwrap_or(0),
         };
-        let last = tokens.chunks_exact(length).map(pooled).max().unwrap_or(length - 1);
-        (last + 1).next_multiple_of(LENGTH_STEP).min(length)
+        1 + tokens.chunks_exact(length).map(pooled).max().unwrap_or(length - 1)
     }
 }
 
