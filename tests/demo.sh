@@ -82,8 +82,8 @@ step "7. Search by text; the contact sheet shows what was found"
 show diptych search "a red circle left of a blue square" --model demo --dataset data --selection heldout.parquet --sheet found.png
 
 step "8. Export for OpenCLIP and for Hugging Face"
-show diptych export --model demo --format openclip --output exported-openclip
-show diptych export --model demo --format hf --output exported-hf
+show diptych export demo --format openclip --output exported-openclip
+show diptych export demo --format hf --output exported-hf
 show ls -l exported-openclip exported-hf
 
 step "Done. Look at $folder/loss.png and $folder/found.png"

@@ -49,7 +49,7 @@ From pairs to an exported model:
   diptych train run.toml
   diptych eval --model RUN --dataset data --selection heldout.parquet
   diptych search \"two dogs on a beach\" --model RUN --dataset data --selection train.parquet
-  diptych export --model RUN --format openclip --output exported
+  diptych export RUN@best --format openclip --output exported
 
 Exit codes: 0 done, 1 failed (doctor: problems were found), 2 wrong usage, 3 done but a source could not be read to its end, 4 stopped by a signal with everything saved, 5 a run stalled and left as guard.stall_action asks.";
 
@@ -360,13 +360,39 @@ pub enum ModelFormat {
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
+    /// What --model names, without it
+    #[arg(value_name = "RUN[@STEP|@best]|FOLDER|FILE", required_unless_present = "model", conflicts_with = "model")]
+    pub name: Option<String>,
+    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one, RUN@best: the best by checkpoint.best_metric), the
+    /// folder of a checkpoint, an OpenCLIP or a Hugging Face model, or a file of weights under OpenCLIP's names (.safetensors, .bin,
+    /// .pt)
+    #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER|FILE")]
+    pub model: Option<String>,
+    /// Which model a file of weights is of: a built-in name or a JSON file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub model_config: Option<String>,
+    /// The moving average of the weights, of a checkpoint whose run has train.ema_decay
+    #[arg(long)]
+    pub ema: bool,
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub run_on: RunOnArgs,
     #[arg(long, value_enum)]
     pub format: ModelFormat,
     /// Folder to write; must not exist yet
     #[arg(short, long)]
     pub output: PathBuf,
+}
+
+impl ExportArgs {
+    /// Which model is meant.
+    pub fn of_model(&self) -> ModelArgs {
+        ModelArgs {
+            model: self.name.clone().or_else(|| self.model.clone()).unwrap_or_default(),
+            model_config: self.model_config.clone(),
+            ema: self.ema,
+            run_on: self.run_on.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

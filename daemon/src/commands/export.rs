@@ -9,7 +9,7 @@ use crate::models;
 use crate::output::line;
 
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Outcome> {
-    let (weights, tokenizer) = models::read(&args.model)?;
+    let (weights, tokenizer) = models::read(&args.of_model())?;
     match args.format {
         ModelFormat::Openclip => export_openclip(&weights, tokenizer.to_json(), &args.output)?,
         ModelFormat::Hf => export_hf(&weights, &files(&weights, &tokenizer)?, &args.output)?,

@@ -152,9 +152,10 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
             paths.extend(output);
             paths.extend(of_model(model));
         }
-        Command::Export(ExportArgs { model, format: _, output }) => {
+        Command::Export(args) => {
+            paths.extend(of_model(args.of_model()));
+            let ExportArgs { name: _, model: _, model_config: _, ema: _, run_on: _, format: _, output } = args;
             paths.push(output);
-            paths.extend(of_model(model));
         }
         Command::Eval(args) => paths.extend(of_eval(*args)),
         _ => return Err("this is no job".into()),
@@ -256,6 +257,7 @@ mod tests {
             (JobKind::Ingest, "a.tar b/*.tar --dataset new"),
             (JobKind::Select, "SELECT --dataset ROOT/data --output train.parquet"),
             (JobKind::Export, "--model RUN@best --format hf --output ROOT/work/out"),
+            (JobKind::Export, "RUN@best --format hf --output ROOT/work/out"),
             (JobKind::Eval, "--model RUN --dataset ROOT/data --selection h.parquet"),
             (JobKind::Score, "clip --model RUN --dataset ROOT/data"),
             (JobKind::Dedup, "--by sha256 --dataset ROOT/data --output unique.parquet"),
@@ -271,6 +273,7 @@ mod tests {
             (JobKind::Select, "SELECT --dataset ROOT/data --output ../outside/t.parquet"),
             (JobKind::Select, "--preset x --set a=@/etc/passwd --dataset ROOT/data --output t.parquet"),
             (JobKind::Export, "--model /etc --format hf --output out"),
+            (JobKind::Export, "/etc --format hf --output out"),
             (JobKind::Export, "--model RUN --format hf --output out --state ROOT/outside"),
             (JobKind::Eval, "--model RUN --dataset ROOT/data --selection h.parquet --json /tmp/x.json"),
             (JobKind::Eval, "--model RUN --dataset ROOT/data --selection h.parquet --compare ../outside"),
