@@ -11,7 +11,7 @@ use diptych_schemas::{SchemaError, durable};
 
 use super::acknowledged::{self, Acknowledged};
 use super::embeddings::{Blocks, EmbeddingSet};
-use super::engine::{self, Change, Engine};
+use super::engine::{Change, Engine};
 use super::error::StoreError;
 use super::owner::FolderLock;
 use super::{Store, format, guard};
@@ -150,8 +150,7 @@ impl Store {
 
 impl Copy<'_> {
     fn put(&self, tree: &sled::Tree, changes: Vec<Change>) -> Result<(), StoreError> {
-        let batch = engine::batch(changes)?;
-        guard::call(self.folder, || tree.apply_batch(batch))
+        self.engine.apply(self.folder, tree, changes)
     }
 
     /// Everything is on the disk, and acknowledged, so that a loss of it would be noticed.

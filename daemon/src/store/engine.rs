@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use diptych_schemas::{SchemaError, durable};
@@ -25,6 +25,14 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 /// sled's threads may hold its lock for a moment after it was closed in the same process.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Batches that are further apart than this do not wait for each other.
+///
+/// sled 0.34.7 shortens its file on the same seven threads that write to it. Where all of these wait for a lock whose holder waits for the
+/// shortening, which waits for one of them, nothing is written any more (spacejam/sled#1269, mended after its last release). It takes
+/// seven pieces of work at once, and a batch makes two or three; so of batches that come fast one is under way at a time. What is
+/// waited for is the disk itself: sled writes over what it has copied elsewhere, and the copy must be there before.
+const APART: Duration = Duration::from_millis(50);
+
 /// A key and its new value; none removes it.
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
 
@@ -36,6 +44,7 @@ pub(super) struct Engine {
     /// sled's data file, to be flushed by us: sled's own flush is no fsync.
     file: File,
     acknowledged: AcknowledgedFile,
+    last_batch: Mutex<Option<Instant>>,
 }
 
 struct Open {
@@ -79,7 +88,8 @@ impl Engine {
             db,
         };
         let file = File::open(&path).map_err(SchemaError::io(&path))?;
-        Ok(Self { open: Some(open), folder: folder.to_owned(), file, acknowledged: AcknowledgedFile::open(folder)? })
+        let acknowledged = AcknowledgedFile::open(folder)?;
+        Ok(Self { open: Some(open), folder: folder.to_owned(), file, acknowledged, last_batch: Mutex::new(None) })
     }
 
     /// The last acknowledgement as sled knows it and as the file beside it does. A file that is ahead means that sled lost
@@ -135,6 +145,19 @@ impl Engine {
 
     pub(super) fn jobs(&self) -> &sled::Tree {
         &self.sled().jobs
+    }
+
+    /// Applies changes of one tree, all or none. See [`APART`] for when it waits.
+    pub(super) fn apply(&self, state: &Path, tree: &sled::Tree, changes: Vec<Change>) -> Result<(), StoreError> {
+        let batch = batch(changes)?;
+        let mut last = self.last_batch.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < APART) {
+            guard::call(state, || self.flush())?;
+            self.sync()?;
+        }
+        guard::call(state, || tree.apply_batch(batch))?;
+        *last = Some(Instant::now());
+        Ok(())
     }
 
     /// Hands everything that was written to the operating system: enough for a kill, not for a power cut.

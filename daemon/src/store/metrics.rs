@@ -3,6 +3,7 @@
 //! key = run ‖ 0 ‖ step, value = samples ‖ time ‖ (length of the name (u8) ‖ name ‖ number)…, all big endian. Nobody waits for
 //! the disk here: what was recorded in the last moments before a kill or a power cut may be lost.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use diptych_schemas::{SampleIndex, Step};
@@ -26,18 +27,25 @@ impl Store {
     pub fn append_metrics(&self, run: &RunName, rows: &[MetricRow]) -> Result<(), StoreError> {
         let _writer = self.writer();
         let tree = self.engine().metrics();
+        let mut merged: BTreeMap<Step, MetricRow> = BTreeMap::new();
         for row in rows {
-            let key = run.step_key(row.step);
-            let mut merged = row.clone();
-            if let Some(before) = self.call(|| tree.get(&key))? {
-                let before = self.noting_damage(decode(self.folder(), row.step, &before))?;
-                let kept = before.values.into_iter().filter(|(name, _)| row.values.iter().all(|(new, _)| new != name));
-                merged.values = kept.chain(merged.values).collect();
+            let before = match merged.remove(&row.step) {
+                Some(before) => Some(before),
+                None => match self.call(|| tree.get(run.step_key(row.step)))? {
+                    Some(before) => Some(self.noting_damage(decode(self.folder(), row.step, &before))?),
+                    None => None,
+                },
+            };
+            let mut row = row.clone();
+            if let Some(before) = before {
+                let new = std::mem::take(&mut row.values);
+                row.values = before.values.into_iter().filter(|(name, _)| new.iter().all(|(other, _)| other != name)).collect();
+                row.values.extend(new);
             }
-            let value = encode(&merged)?;
-            self.apply(tree, vec![(key, Some(value))])?;
+            merged.insert(row.step, row);
         }
-        Ok(())
+        let change = |row: &MetricRow| Ok((run.step_key(row.step), Some(encode(row)?)));
+        self.apply(tree, merged.values().map(change).collect::<Result<_, StoreError>>()?)
     }
 
     /// Adds numbers to a step that has been taken; the step keeps its time. Durability as of [`Store::append_metrics`].

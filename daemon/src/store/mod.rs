@@ -130,8 +130,10 @@ impl Store {
 
     /// Applies changes to one tree, all or none. Whoever calls holds the writer's lock.
     fn apply(&self, tree: &sled::Tree, changes: Vec<Change>) -> Result<(), StoreError> {
-        let batch = engine::batch(changes)?;
-        self.call(|| tree.apply_batch(batch))
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.noting_damage(self.engine().apply(self.folder(), tree, changes))
     }
 
     /// Returns when everything that was written before is on the disk.

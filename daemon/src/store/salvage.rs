@@ -6,7 +6,7 @@ use std::path::Path;
 
 use diptych_schemas::LedgerEntry;
 
-use super::engine::{self, Change, Engine};
+use super::engine::{Change, Engine};
 use super::error::StoreError;
 use super::records::{EventRecord, JobRecord, RunRecord};
 use super::{chunks, events, guard, metrics};
@@ -50,8 +50,7 @@ pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String,
     ];
     for (tree, changes) in trees {
         for changes in changes.chunks(CHANGES_AT_ONCE) {
-            let batch = engine::batch(changes.to_vec())?;
-            guard::call(state, || tree.apply_batch(batch))?;
+            new.apply(state, tree, changes.to_vec())?;
         }
     }
     Ok(kept)

@@ -69,10 +69,9 @@ pub(crate) fn child_process() {
             store.put_checkpoint(&checkpoint(1), &run_record(1)).unwrap();
             acknowledge(3000);
             std::io::stdin().read_exact(&mut [0]).unwrap();
-            // Written, and never acknowledged.
-            for first in (0..4000).step_by(100) {
-                store.append_metrics(&run_name(), &(first..first + 100).map(metrics).collect::<Vec<_>>()).unwrap();
-            }
+            // Written, and never acknowledged: one batch, since one that follows closely would wait until the disk has it.
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            store.append_metrics(&run_name(), &(0..4000).map(metrics).collect::<Vec<_>>()).unwrap();
             acknowledge(0);
             let _ = std::io::stdin().read(&mut [0]);
         }
