@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Zero-shot classification and retrieval of an exported model by CLIP_benchmark's own functions, beside `diptych eval`: each figure must
+be the same to 1e-4, on the emoji and on the photographs.
+
+    tests/emoji/same_figures.py DIPTYCH FOLDER MODEL [STATE]      (data: DIPTYCH_TEST_DATA, or ../shared/data)
+
+MODEL is what `diptych eval --model` takes; it is exported for open_clip, which loads it. Both sides read the same folders in
+CLIP_benchmark's layout, which are made in FOLDER. The emoji's transparency is laid over white there, as img2dataset does it and Diptych; Pillow
+alone, and so CLIP_benchmark, would drop it and see what is behind. Needs open_clip_torch, clip_benchmark, webdataset, requests and a
+numpy below 2.3 in the Python that runs it.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import open_clip
+import torch
+from PIL import Image
+from clip_benchmark.datasets.builder import build_dataset, image_captions_collate_fn
+from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+TEMPLATES = ["a photo of a {c}", "a drawing of a {c}", "{c}", "this is a {c}."]
+NAMES = {"acc1": "top1", "acc5": "top5", "mean_per_class_recall": "mean_per_class"}
+
+
+def members(path):
+    with tarfile.open(path) as tar:
+        pairs = {}
+        for member in tar:
+            key, _, kind = member.name.rpartition(".")
+            pairs.setdefault(key, {})[kind] = tar.extractfile(member).read()
+    return pairs
+
+
+def over_white(png):
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    out = io.BytesIO()
+    Image.alpha_composite(white, image).convert("RGB").save(out, "PNG")
+    return out.getvalue()
+
+
+def layout(folder, pairs, kind, class_of=None):
+    """One of CLIP_benchmark's folders: classes of `class_of`, or captions."""
+    os.makedirs(os.path.join(folder, "test"), exist_ok=True)
+    classes = sorted({class_of(pair) for pair in pairs.values()}) if class_of else []
+    with tarfile.open(os.path.join(folder, "test", "0.tar"), "w") as tar:
+        for key, pair in pairs.items():
+            image = next(name for name in ("jpg", "png") if name in pair)
+            content = over_white(pair[image]) if image == "png" else pair[image]
+            label = ("cls", str(classes.index(class_of(pair))).encode()) if class_of else ("txt", pair["txt"])
+            for ending, content in ((image, content), label):
+                entry = tarfile.TarInfo(f"{key}.{ending}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    texts = {"dataset_type.txt": kind, "test/nshards.txt": "1"}
+    if class_of:
+        texts |= {"classnames.txt": "\n".join(classes), "zeroshot_classification_templates.txt": "\n".join(TEMPLATES)}
+    for name, text in texts.items():
+        with open(os.path.join(folder, name), "w") as file:
+            file.write(text + "\n")
+
+
+def theirs(folder, model, transform, tokenizer):
+    name = os.path.basename(folder)
+    task = "zeroshot_classification" if name.endswith("classes") else "zeroshot_retrieval"
+    data = build_dataset(f"wds/{name}", root=folder, transform=transform, split="test", download=False, task=task)
+    together = {} if task == "zeroshot_classification" else {"collation_fn": image_captions_collate_fn}
+    loader = torch.utils.data.DataLoader(data.batched(64, **together), batch_size=None, num_workers=0)
+    if task == "zeroshot_classification":
+        return zeroshot_classification.evaluate(model, loader, tokenizer, data.classes, data.templates, "cpu", amp=False)
+    return zeroshot_retrieval.evaluate(model, loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 5, 10])
+
+
+def ours(diptych, folder, model, state):
+    report = f"{folder}.json"
+    command = [diptych, "eval", "--model", model, "--state", state, "--benchmark", folder, "--strict-pairs", "--resamples", "0"]
+    subprocess.run([*command, "--json", report], check=True, stdout=subprocess.DEVNULL)
+    with open(report) as file:
+        found = json.load(file)
+    if "zero_shot" in found:
+        return {name: found["zero_shot"][own] for name, own in NAMES.items()}
+    sides = (("text", found["retrieval"]["image_to_text"]), ("image", found["retrieval"]["text_to_image"]))
+    return {f"{side}_retrieval_recall@{k}": value for side, recall in sides for k, value in zip((1, 5, 10), recall)}
+
+
+def main(diptych, folder, model, state="state"):
+    diptych, folder, state = (os.path.realpath(path) for path in (diptych, folder, state))
+    data = os.path.realpath(os.environ.get("DIPTYCH_TEST_DATA", os.path.join(HERE, "../../../shared/data")))
+    os.makedirs(folder, exist_ok=True)
+    emoji, photos = members(os.path.join(data, "emoji_test.tar")), members(os.path.join(data, "photos.tar"))
+    of_emoji = lambda pair: json.loads(pair["json"])["category"]  # noqa: E731
+    of_photos = lambda pair: json.loads(pair["json"])["label"]  # noqa: E731
+    for name, pairs, kind, class_of in (
+        ("emoji-classes", emoji, "classification", of_emoji),
+        ("emoji-pairs", emoji, "retrieval", None),
+        ("photo-classes", photos, "classification", of_photos),
+        ("photo-pairs", photos, "retrieval", None),
+    ):
+        layout(os.path.join(folder, name), pairs, kind, class_of)
+    exported = os.path.join(folder, "exported")
+    if not os.path.exists(exported):
+        subprocess.run([diptych, "export", model, "--state", state, "--format", "openclip", "--output", exported], check=True)
+    loaded, _, transform = open_clip.create_model_and_transforms(f"local-dir:{exported}")
+    loaded.eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{exported}")
+    worst = 0.0
+    for name in ("emoji-classes", "emoji-pairs", "photo-classes", "photo-pairs"):
+        path = os.path.join(folder, name)
+        expected, found = theirs(path, loaded, transform, tokenizer), ours(diptych, path, model, state)
+        for figure, value in found.items():
+            apart = abs(expected[figure] - value)
+            worst = max(worst, apart)
+            print(f"{name:14} {figure:26} CLIP_benchmark {expected[figure]:.4f}  diptych {value:.4f}  {'' if apart <= 1e-4 else 'DIFFERENT'}")
+    print(f"largest difference {worst:.6f}")
+    sys.exit(worst > 1e-4)
+
+
+main(*sys.argv[1:])
