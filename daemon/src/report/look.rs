@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
     Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, Retrieval, Rows, Unit, calibration, cosines, geometry,
-    interval, resample,
+    interval, principal, resample,
 };
 
-use super::map::principal;
+use super::map::neighbourhoods;
 use crate::classification::Classification;
 use crate::encode::Encoded;
 use crate::models::Model;
@@ -92,6 +92,9 @@ pub(super) struct Map {
     pub(super) captions: Vec<String>,
     /// Part of the variance that is seen.
     pub(super) share: f64,
+    /// Where each image lies by its neighbours alone, and whether its own caption is the nearest of all.
+    pub(super) neighbourhoods: Option<Vec<(f32, f32)>>,
+    pub(super) right: Vec<bool>,
 }
 
 impl Look<'_> {
@@ -126,8 +129,10 @@ impl Look<'_> {
         let classes = self.classification.map(|classification| self.classes(classification)).transpose()?;
         let first = n.min(POINTS) * dimension;
         let (images, texts) = (&encoded.images[..first], &encoded.texts[..first]);
-        let (places, share) = principal(&[images, texts].concat(), dimension);
+        let both = [images, texts].concat();
+        let (places, share) = principal(Rows { values: &both, dimension })?;
         let (images_at, texts_at) = places.split_at(places.len() / 2);
+        let (start, _) = principal(rows(images))?;
         Ok(Looked {
             model: model.path.display().to_string(),
             pairs: n,
@@ -145,6 +150,8 @@ impl Look<'_> {
                 texts: texts_at.to_vec(),
                 captions: encoded.captions[..n.min(POINTS)].to_vec(),
                 share,
+                neighbourhoods: neighbourhoods(images, dimension, &start),
+                right: ranks.image_to_text.iter().take(POINTS).map(|rank| *rank == Some(1)).collect(),
             },
             name: self.name,
         })

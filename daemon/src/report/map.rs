@@ -1,59 +1,31 @@
-//! Embeddings in two dimensions: their first two principal components, so that distances are those of a projection and nothing is
-//! arranged.
+//! Neighbourhoods of embeddings in two dimensions: t-SNE (van der Maaten and Hinton 2008).
 
-/// Turns of the power iteration: the gap of two components that a picture shows needs few.
-const TURNS: usize = 60;
+/// Neighbours that count, about: the middle of what its authors advise.
+const PERPLEXITY: f32 = 30.0;
+const TURNS: usize = 750;
+/// Fewer points have no neighbourhoods to speak of.
+const FEWEST: usize = 12;
 
-/// The place of each row [N, D] along the two directions in which rows differ most, and what part of all variance these two have.
-pub(super) fn principal(values: &[f32], dimension: usize) -> (Vec<(f32, f32)>, f64) {
-    let count = values.len() / dimension.max(1);
-    let mut mean = vec![0.0_f64; dimension];
-    for row in values.chunks_exact(dimension) {
-        mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += f64::from(*value) / count as f64);
+/// A place for each row [N, D] of unit length, beginning at `start`, so that the same rows always give the same picture. None for
+/// too few rows.
+pub(super) fn neighbourhoods(values: &[f32], dimension: usize, start: &[(f32, f32)]) -> Option<Vec<(f32, f32)>> {
+    let rows: Vec<&[f32]> = values.chunks_exact(dimension).collect();
+    if rows.len() < FEWEST {
+        return None;
     }
-    let centred: Vec<f64> = values
-        .chunks_exact(dimension)
-        .flat_map(|row| row.iter().zip(&mean).map(|(value, mean)| f64::from(*value) - mean))
-        .collect();
-    let total: f64 = centred.iter().map(|value| value * value).sum();
-    let first = direction(&centred, dimension, None);
-    let second = direction(&centred, dimension, Some(&first));
-    let along = |direction: &[f64]| -> Vec<f64> { centred.chunks_exact(dimension).map(|row| dot(row, direction)).collect() };
-    let (x, y) = (along(&first), along(&second));
-    let explained: f64 = x.iter().chain(&y).map(|value| value * value).sum();
-    let share = if total > 0.0 { explained / total } else { 0.0 };
-    (x.into_iter().zip(y).map(|(x, y)| (x as f32, y as f32)).collect(), share)
-}
-
-/// The direction of most variance, among those at right angles to `other`: power iteration on XᵀX, which is never formed.
-fn direction(centred: &[f64], dimension: usize, other: Option<&[f64]>) -> Vec<f64> {
-    // Any start that is not at right angles to the answer will do, and the same one always gives the same picture.
-    let mut found: Vec<f64> = (0..dimension).map(|place| 1.0 + (place as f64 * 0.618_033_988_75).fract()).collect();
-    for _ in 0..TURNS {
-        let mut next = vec![0.0; dimension];
-        for row in centred.chunks_exact(dimension) {
-            let weight = dot(row, &found);
-            next.iter_mut().zip(row).for_each(|(next, value)| *next += weight * value);
-        }
-        if let Some(other) = other {
-            let along = dot(&next, other);
-            next.iter_mut().zip(other).for_each(|(next, value)| *next -= along * value);
-        }
-        let length = dot(&next, &next).sqrt();
-        // Rows that are all alike have no direction.
-        if length < f64::MIN_POSITIVE.sqrt() {
-            return vec![0.0; dimension];
-        }
-        for value in &mut next {
-            *value /= length;
-        }
-        found = next;
-    }
-    found
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    // Small at the beginning, as its authors begin, so that the gradient and not the start decides.
+    let widest = start.iter().map(|at| at.0.abs().max(at.1.abs())).fold(f32::MIN_POSITIVE, f32::max);
+    let start: Vec<f32> = start.iter().flat_map(|at| [1e-4 * at.0 / widest, 1e-4 * at.1 / widest]).collect();
+    // On one thread: with more, sums come in another order each time, and then another picture.
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().ok()?;
+    // Of unit length: the angle decides.
+    let distance = |a: &&[f32], b: &&[f32]| (2.0 - 2.0 * a.iter().zip(*b).map(|(a, b)| a * b).sum::<f32>()).max(0.0).sqrt();
+    let found = one.install(|| {
+        let mut tsne = bhtsne::tSNE::<f32, &[f32], 2>::new(&rows);
+        tsne.perplexity(PERPLEXITY.min((rows.len() - 1) as f32 / 3.0)).epochs(TURNS).initial_embedding(start).exact(distance);
+        tsne.embedding()
+    });
+    Some(found.chunks_exact(2).map(|at| (at[0], at[1])).collect())
 }
 
 #[cfg(test)]
@@ -61,22 +33,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_directions_of_an_ellipse_are_found_in_their_order() {
-        // Long along (3, 4, 0)/5, short along the third axis, nothing along the rest.
-        let points: Vec<[f32; 3]> = (0..100)
-            .map(|n| {
-                let (long, short) = ((n % 10) as f32 - 4.5, 0.1 * ((n / 10) as f32 - 4.5));
-                [7.0 + 0.6 * long, 0.8 * long - 1.0, short]
+    fn what_is_alike_lies_together_and_the_picture_is_the_same_each_time() {
+        // Three bundles of 20 in 8 dimensions.
+        let values: Vec<f32> = (0..60)
+            .flat_map(|n| {
+                let wobble = |axis: usize| 0.02 * (((n * 7 + axis * 13) % 11) as f32 - 5.0);
+                let row: Vec<f32> = (0..8).map(|axis| f32::from(u8::from(axis == n / 20)) + wobble(axis)).collect();
+                let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+                row.into_iter().map(move |value| value / length)
             })
             .collect();
-        let values: Vec<f32> = points.iter().flatten().copied().collect();
-        let (found, share) = principal(&values, 3);
-        assert!((share - 1.0).abs() < 1e-9, "{share}");
-        for (n, (x, y)) in found.iter().enumerate() {
-            let (long, short) = ((n % 10) as f32 - 4.5, 0.1 * ((n / 10) as f32 - 4.5));
-            assert!((x.abs() - long.abs()).abs() < 1e-4 && (y.abs() - short.abs()).abs() < 1e-4, "{n}: {x} {y}");
+        let start: Vec<(f32, f32)> = (0..60).map(|n| ((n % 8) as f32, (n % 5) as f32)).collect();
+        let found = neighbourhoods(&values, 8, &start).unwrap();
+        let apart = |a: usize, b: usize| (found[a].0 - found[b].0).hypot(found[a].1 - found[b].1);
+        for n in 0..60 {
+            let nearest = (0..60).filter(|other| *other != n).min_by(|a, b| apart(n, *a).total_cmp(&apart(n, *b))).unwrap();
+            assert_eq!(nearest / 20, n / 20, "{n}: {nearest}");
         }
-        let (same, share) = principal(&[0.5; 12], 3);
-        assert!(same.iter().all(|at| *at == (0.0, 0.0)) && share == 0.0);
+        assert_eq!(neighbourhoods(&values, 8, &start).unwrap(), found);
+        assert_eq!(neighbourhoods(&values[..40], 8, &start[..5]), None);
     }
 }

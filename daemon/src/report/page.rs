@@ -322,22 +322,39 @@ fn matrix(matrix: &Matrix) -> Markup {
 }
 
 fn map(map: &Map) -> Markup {
-    const SIDE: f64 = 400.0;
-    let all = || map.images.iter().chain(&map.texts);
-    let (x, y) = (range(all().map(|at| f64::from(at.0))), range(all().map(|at| f64::from(at.1))));
-    // One scale for both axes: distances are to be compared.
-    let scale = (x.1 - x.0).max(y.1 - y.0).max(f64::MIN_POSITIVE);
-    let place = |at: f32, low: f64| round(10.0 + (f64::from(at) - low) / scale * (SIDE - 20.0));
+    let points = [(&map.images, "point c0"), (&map.texts, "point c1")];
+    let points =
+        points.into_iter().flat_map(|(places, class)| places.iter().zip(&map.captions).map(move |(at, said)| (*at, class, said)));
     html! {
         figure.chart {
             figcaption { b { "Embeddings" } " " span.key.c0 { "images" } " " span.key.c1 { "captions" } " "
                 span.pale { "first two principal components, " (percent_of(map.share)) " of the variance" } }
-            svg viewBox={ "0 0 " (SIDE) " " (SIDE) } role="img" aria-label="embedding map" {
-                @for (points, class) in [(&map.images, "point c0"), (&map.texts, "point c1")] {
-                    @for (at, caption) in points.iter().zip(&map.captions) {
-                        circle class=(class) cx=(place(at.0, x.0)) cy=(place(at.1, y.0)) r="2.5" { title { (caption) } }
-                    }
-                }
+            (scatter("embedding map", &points.collect::<Vec<_>>()))
+        }
+        @if let Some(places) = &map.neighbourhoods {
+            @let class = |right: bool| if right { "point c0" } else { "point c1" };
+            figure.chart {
+                figcaption { b { "Neighbourhoods of images" } " " span.key.c0 { "own caption is the nearest" } " " span.key.c1 { "another is" } " "
+                    span.pale { "t-SNE: what lies together is alike; distances between groups say nothing" } }
+                (scatter(
+                    "neighbourhoods of images",
+                    &places.iter().zip(&map.right).zip(&map.captions).map(|((at, right), said)| (*at, class(*right), said)).collect::<Vec<_>>(),
+                ))
+            }
+        }
+    }
+}
+
+/// Points with their classes and what they are, on axes of one scale, since distances are to be compared.
+fn scatter(label: &str, points: &[((f32, f32), &str, &String)]) -> Markup {
+    const SIDE: f64 = 400.0;
+    let (x, y) = (range(points.iter().map(|(at, ..)| f64::from(at.0))), range(points.iter().map(|(at, ..)| f64::from(at.1))));
+    let scale = (x.1 - x.0).max(y.1 - y.0).max(f64::MIN_POSITIVE);
+    let place = |at: f32, low: f64| round(10.0 + (f64::from(at) - low) / scale * (SIDE - 20.0));
+    html! {
+        svg viewBox={ "0 0 " (SIDE) " " (SIDE) } role="img" aria-label=(label) {
+            @for (at, class, said) in points {
+                circle class=(class) cx=(place(at.0, x.0)) cy=(place(at.1, y.0)) r="2.5" { title { (said) } }
             }
         }
     }

@@ -7,6 +7,7 @@
 
 mod choices;
 mod classification;
+mod components;
 mod geometry;
 mod lbfgs;
 mod multi_label;
@@ -23,6 +24,7 @@ use crate::TrainerError;
 
 pub use choices::Winoground;
 pub use classification::{ClassAccuracy, Predictions, ZeroShot, classify, zero_shot};
+pub use components::principal;
 pub use geometry::{Geometry, Spread, geometry};
 pub use multi_label::{AveragePrecision, average_precision};
 pub use neighbours::{Labelled, Vote, few_shot, nearest, split};
@@ -32,7 +34,7 @@ pub use prompts::{PROMPT_TEMPLATES, ensemble};
 pub use retrieval::{RECALL_AT, Ranks, Recall, Retrieval, retrieval, retrieval_ranks};
 pub use trust::{
     Bootstrap, CALIBRATION_BINS, Calibration, CalibrationBin, Interval, McNemar, Unit, by_group, calibration, interval, mcnemar,
-    resample,
+    resample, resample_classes,
 };
 
 /// Scores that are in memory at a time: 64 MiB.
