@@ -6,7 +6,10 @@ use std::path::Path;
 
 use anyhow::bail;
 use diptych_schemas::{SchemaError, Uid};
-use diptych_trainer::evaluate::{Predictions, Rows, ZeroShot, classify, ensemble};
+use diptych_trainer::evaluate::{
+    AveragePrecision, Bootstrap, Predictions, Rows, ZeroShot, average_precision, classify, ensemble,
+};
+use serde_json::Value;
 
 use crate::commands::sql::each_text;
 use crate::encode::Encoded;
@@ -20,8 +23,8 @@ pub(crate) struct Classification {
     truth: HashMap<Uid, Label>,
 }
 
-/// A class number, or a label that is no class.
-type Label = Result<usize, String>;
+/// Class numbers, or a label that is no class.
+type Label = Result<Vec<usize>, String>;
 
 impl Classification {
     pub(crate) fn read(dataset: &Path, classes: &Path, label_column: &str, templates: Option<&Path>) -> anyhow::Result<Self> {
@@ -50,25 +53,52 @@ impl Classification {
 
     /// The same, image by image.
     pub(crate) fn predictions(&self, model: &Model, encoded: &Encoded) -> anyhow::Result<Predictions> {
-        let labels = self.labels(encoded)?;
+        let dimension = model.encoder.dimension();
+        self.nearest(encoded, Rows { values: &self.rows(model)?, dimension }, model.encoder.logit_scale()?)
+    }
+
+    /// The classes' vectors, [C, D].
+    fn rows(&self, model: &Model) -> anyhow::Result<Vec<f32>> {
         let dimension = model.encoder.dimension();
         let mut class_rows = Vec::with_capacity(self.classes.len() * dimension);
         for class in &self.classes {
             let prompts: Vec<String> = self.templates.iter().map(|template| template.replace("{}", class)).collect();
             class_rows.extend(ensemble(Rows { values: &model.encode_texts(&prompts)?, dimension })?);
         }
-        let (images, classes) = (Rows { values: &encoded.images, dimension }, Rows { values: &class_rows, dimension });
-        Ok(classify(images, &labels, classes, model.encoder.logit_scale()?)?)
+        Ok(class_rows)
+    }
+
+    /// Average precision of every class, where images have several.
+    pub(crate) fn precision(&self, model: &Model, encoded: &Encoded, bootstrap: Bootstrap) -> anyhow::Result<AveragePrecision> {
+        let dimension = model.encoder.dimension();
+        let (images, classes) = (Rows { values: &encoded.images, dimension }, self.rows(model)?);
+        let labels = encoded.uids.iter().map(|uid| self.label(*uid).cloned()).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(average_precision(images, &labels, Rows { values: &classes, dimension }, bootstrap)?)
+    }
+
+    /// The nearest of the classes' vectors [C, D] of each image.
+    pub(crate) fn nearest(&self, encoded: &Encoded, classes: Rows<'_>, scale: f64) -> anyhow::Result<Predictions> {
+        let images = Rows { values: &encoded.images, dimension: classes.dimension };
+        Ok(classify(images, &self.labels(encoded)?, classes, scale)?)
     }
 
     /// The class number of each pair.
     pub(crate) fn labels(&self, encoded: &Encoded) -> anyhow::Result<Vec<usize>> {
-        let labels = encoded.uids.iter().map(|uid| match self.truth.get(uid) {
-            Some(Ok(class)) => Ok(*class),
-            Some(Err(label)) => bail!("pair {uid} has the label {label:?}, which is not in the list of classes: add it, or leave those pairs out of the selection"),
+        let one = |uid: &Uid| match self.label(*uid)?[..] {
+            [class] => Ok(class),
+            ref classes => bail!("pair {uid} has {} classes: where images have several, ask for multi-label", classes.len()),
+        };
+        encoded.uids.iter().map(one).collect()
+    }
+
+    fn label(&self, uid: Uid) -> anyhow::Result<&Vec<usize>> {
+        match self.truth.get(&uid) {
+            Some(Ok(classes)) => Ok(classes),
+            Some(Err(label)) => bail!(
+                "pair {uid} has the label {label:?}, which is not in the list of classes: add it, or leave those pairs out of the selection"
+            ),
             None => bail!("pair {uid} has no label: leave those pairs out of the selection"),
-        });
-        labels.collect()
+        }
     }
 }
 
@@ -82,7 +112,8 @@ fn read_lines(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The class number of each pair of the dataset that has a label: from a column with class names, or with their numbers.
+/// The class numbers of each pair of the dataset that has a label: from a column with a class name or its number, or a JSON list of
+/// them.
 fn read_labels(dataset: &Path, label_column: &str, classes: &[String]) -> anyhow::Result<HashMap<Uid, Label>> {
     let numbers: HashMap<&str, usize> = classes.iter().map(String::as_str).zip(0..).collect();
     let named = |label: &str| {
@@ -91,7 +122,13 @@ fn read_labels(dataset: &Path, label_column: &str, classes: &[String]) -> anyhow
     };
     let mut labels = HashMap::new();
     each_text(dataset, label_column, "the column of labels", |uid, label| {
-        labels.insert(uid, named(label));
+        let list = if label.starts_with('[') { serde_json::from_str::<Vec<Value>>(label).ok() } else { None };
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let found = match list {
+            Some(list) => list.iter().map(|value| named(&text(value))).collect(),
+            None => named(label).map(|class| vec![class]),
+        };
+        labels.insert(uid, found);
     })?;
     Ok(labels)
 }

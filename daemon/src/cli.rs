@@ -25,7 +25,7 @@ pub use self::balance::BalanceArgs;
 pub use self::bench::{Bench, BenchArgs, BenchLoaderArgs, BenchSearchArgs};
 pub use self::bench_train::BenchTrainArgs;
 pub use self::download::DownloadArgs;
-pub use self::eval::{EvalArgs, EvalTask, ResultFormat};
+pub use self::eval::{EvalArgs, EvalHowArgs, EvalOnArgs, EvalTask, ResultFormat};
 pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
 pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
@@ -339,12 +339,24 @@ pub struct EmbedArgs {
     pub dataset: DatasetArg,
     #[arg(short, long)]
     pub selection: PathBuf,
-    /// Write them into this new folder too, as clip-retrieval and autofaiss read them: img_emb, text_emb (.npy of half floats), metadata.
-    /// As Parquet they are to be had by `diptych sql "SELECT * FROM embeddings" --format parquet`
+    /// Write them into this new folder too
     #[arg(short, long, value_name = "FOLDER")]
     pub output: Option<PathBuf>,
+    /// How they are written
+    #[arg(long, value_enum, default_value_t = EmbeddingFormat::Npy, requires = "output")]
+    pub format: EmbeddingFormat,
     #[arg(long, default_value_t = 64)]
     pub batch_size: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EmbeddingFormat {
+    /// As clip-retrieval and autofaiss read them: img_emb and text_emb (half floats), metadata (Parquet with the same rows)
+    Npy,
+    /// pairs_N.parquet with uid, image_path, caption, image_embedding, text_embedding
+    Parquet,
+    /// The same as Arrow's IPC files (Feather)
+    Arrow,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

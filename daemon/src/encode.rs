@@ -30,20 +30,10 @@ pub(crate) struct Encoded {
     pub(crate) skipped: Vec<LedgerEntry>,
 }
 
-/// Encodes all pairs of a selection, in its order.
-pub(crate) fn encode_selection(
-    model: &Model,
-    dataset: &Path,
-    selection: &Selection,
-    spec: EncodeSpec,
-) -> anyhow::Result<Encoded> {
-    encode_while(model, dataset, selection, spec, |_| true)
-}
-
 /// How often it is asked whether to go on, while no batch comes.
 const ASKED_EVERY: Duration = Duration::from_millis(100);
 
-/// The same for the first pairs of a selection: asks again and again whether to go on, with how many are encoded.
+/// Encodes the pairs of a selection in its order, or the first of them: asks again and again whether to go on, with how many are done.
 pub(crate) fn encode_while(
     model: &Model,
     dataset: &Path,

@@ -89,7 +89,7 @@ enum Which {
 }
 
 /// The checkpoint with the best score by the metric that the newest score is of; of equals the newest.
-fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
+pub(crate) fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
     let found = checkpoint::list(checkpoints)?.valid;
     let Some(newest) = found.iter().rev().find_map(|found| found.manifest.score.as_ref()) else { return Ok(None) };
     let scored = found.iter().filter_map(|found| Some((found.manifest.score.as_ref()?.goodness_beside(newest)?, &found.folder)));

@@ -37,12 +37,12 @@ pub use loader::{
     BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderMonitor, LoaderSpec, LoaderStats, Rate,
     StageStats, Waited, bench_loader, cpu_seconds, eval_batches, measured_batches, median, samples_an_epoch, train_loader,
 };
-pub use npy::{Matrix, NpyError, read_counts, read_matrix, read_uid_list, write_counts, write_halves, write_uid_list};
+pub use npy::{Matrix, NpyError, read_counts, read_matrix, read_rows, read_uid_list, write_counts, write_halves, write_uid_list};
 pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{EvalResize, Fit, crop_resize, eval_transform, random_resized_crop_box};
 pub use random::{Random, seed_of};
 pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds};
 pub use selection::{Selection, SelectionError};
-pub use storage::{StorageError, read_manifest};
+pub use storage::{BlockCache, StorageError, read_manifest};
 pub use synthetic::write_synthetic_dataset;

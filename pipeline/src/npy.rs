@@ -78,7 +78,20 @@ pub struct Matrix {
 pub fn read_matrix(path: &Path) -> Result<Matrix, NpyError> {
     let wanted = "not a matrix: it is made by np.save of an array of dtype float32 with two dimensions";
     let (shape, bytes) = read_array(path, "'<f4'", 4, 2, wanted)?;
-    let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    matrix(path, &shape, bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+}
+
+/// The same of float16 or float32, as tools write embeddings.
+pub fn read_rows(path: &Path) -> Result<Matrix, NpyError> {
+    let wanted = "not rows of numbers: they are made by np.save of an array of dtype float16 or float32 with two dimensions";
+    if let Ok((shape, bytes)) = read_array(path, "'<f2'", 2, 2, wanted) {
+        return matrix(path, &shape, bytes.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect());
+    }
+    let (shape, bytes) = read_array(path, "'<f4'", 4, 2, wanted)?;
+    matrix(path, &shape, bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+}
+
+fn matrix(path: &Path, shape: &[u64], values: Vec<f32>) -> Result<Matrix, NpyError> {
     let bad = |message: &str| NpyError::Unreadable { path: path.to_owned(), message: message.into() };
     if values.is_empty() {
         return Err(bad("it is empty"));

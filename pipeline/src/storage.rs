@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use diptych_schemas::{DatasetManifest, RemoteConfig, is_url};
 
+pub use cache::BlockCache;
 pub use error::StorageError;
 pub(crate) use file::{Reader, StoredFile};
 use remote::Remote;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config_data::{DataConfig, resolve};
-use crate::config_keys::unknown_key;
+use crate::config_keys;
 use crate::config_lora::LoraConfig;
 use crate::config_optimizer::{LockConfig, OptimizerConfig};
 use crate::config_unattended::{CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, TensorBoard};
@@ -204,7 +204,8 @@ impl Default for LoaderConfig {
 }
 
 /// See [`TrainConfig::training_hash`].
-const LATER_KEYS: [&str; 2] = ["keep_raw_steps = ", "keep_one_of = "];
+const LATER_KEYS: [&str; 5] =
+    ["keep_raw_steps = ", "keep_one_of = ", "suite_every_epochs = ", "suite_every_steps = ", "suite_max_seconds = "];
 
 impl TrainConfig {
     /// Reads and checks a file. Relative paths in it become relative to the file's folder.
@@ -217,16 +218,7 @@ impl TrainConfig {
 
     /// Parses and checks a configuration; the error says the line, and for an unknown key the nearest known one.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let place = error.span().map_or_else(String::new, |span| {
-                let line = text[..span.start].matches('\n').count() + 1;
-                format!("line {line}: ")
-            });
-            match unknown_key(error.message()) {
-                Some(advice) => format!("{place}{advice}"),
-                None => format!("{place}{}", error.message().trim_end()),
-            }
-        })?;
+        let config: Self = config_keys::parse(text)?;
         config.validate()?;
         Ok(config)
     }
@@ -300,8 +292,8 @@ impl TrainConfig {
     }
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        let EvalConfig { selection, dataset, classes, templates, .. } = &mut self.eval;
-        let optional = [&mut self.model.weights, &mut self.model.tokenizer, selection, dataset, classes, templates];
+        let EvalConfig { selection, dataset, classes, templates, suite, .. } = &mut self.eval;
+        let optional = [&mut self.model.weights, &mut self.model.tokenizer, selection, dataset, classes, templates, suite];
         let cache = &mut self.loader.remote.cache;
         let board = match &mut self.metrics.tensorboard {
             TensorBoard::Folder(folder) => Some(folder),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::SchemaError;
 use crate::config_data::resolve;
-use crate::config_keys::unknown_key;
+use crate::config_keys;
 
 /// The service. `diptych config --serve` prints this with all its defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -163,20 +163,10 @@ impl ServeConfig {
     pub fn read(path: &Path) -> Result<Self, SchemaError> {
         let text = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
         let bad = |message| SchemaError::Config { path: path.to_owned(), message };
-        let mut config = Self::parse(&text).map_err(bad)?;
+        let mut config: Self = config_keys::parse(&text).map_err(bad)?;
         config.resolve_paths(path.parent().unwrap_or_else(|| Path::new("")));
         config.validate().map_err(bad)?;
         Ok(config)
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| {
-            let place = error.span().map_or_else(String::new, |span| {
-                let line = text[..span.start].matches('\n').count() + 1;
-                format!("line {line}: ")
-            });
-            format!("{place}{}", unknown_key(error.message()).unwrap_or_else(|| error.message().trim_end().to_owned()))
-        })
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
@@ -244,7 +234,7 @@ mod tests {
     use super::*;
 
     fn checked(text: &str) -> Result<ServeConfig, String> {
-        let config = ServeConfig::parse(text)?;
+        let config = config_keys::parse::<ServeConfig>(text)?;
         config.validate().map(|()| config)
     }
 
@@ -275,6 +265,6 @@ mod tests {
 
     #[test]
     fn defaults_are_what_is_printed() {
-        assert_eq!(ServeConfig::parse(&ServeConfig::default().to_toml()).unwrap(), ServeConfig::default());
+        assert_eq!(config_keys::parse::<ServeConfig>(&ServeConfig::default().to_toml()).unwrap(), ServeConfig::default());
     }
 }

@@ -27,6 +27,9 @@ pub struct CheckpointConfig {
     pub best_mode: BestMode,
 }
 
+/// The score of a suite among a run's metrics.
+pub const SUITE_SCORE: &str = "suite/score";
+
 /// Which end of a metric is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -63,6 +66,17 @@ pub struct EvalConfig {
     /// Longest time of an evaluation while training, in seconds: what is encoded by then counts (at least 32 pairs), and how many pairs those are is said
     /// and recorded; 0: no limit. An evaluation that was cut short does not choose the best checkpoint. The one at the end has no limit.
     pub max_seconds: f64,
+    /// A suite (`diptych eval --suite`) that is run on the weights while training, and on the best checkpoint where that has no score of
+    /// it yet: recorded as `suite/score` and `suite/…`. The end of the run is always evaluated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suite: Option<PathBuf>,
+    /// Run the suite at the end of every so many epochs; 0: not by epochs.
+    pub suite_every_epochs: u64,
+    /// Run the suite every so many steps; 0: not by steps.
+    pub suite_every_steps: u64,
+    /// Longest time of a suite while training, in seconds; 0: no limit. One that was cut short has no score. The one at the end has
+    /// no limit.
+    pub suite_max_seconds: f64,
 }
 
 /// What watches a run that nobody watches.
@@ -181,7 +195,7 @@ impl CheckpointConfig {
         if self.keep_best == 0 {
             return Ok(());
         }
-        check(eval.selection.is_some(), || {
+        check(eval.selection.is_some() || eval.suite.is_some(), || {
             "checkpoint.keep_best is set, but eval.selection is not: name the held-out selection that says which is best".into()
         })?;
         let known = eval.metrics(averages);
@@ -199,6 +213,12 @@ impl EvalConfig {
     /// Names of the metrics that an evaluation records and that a checkpoint can be the best by.
     pub fn metrics(&self, averages: bool) -> Vec<String> {
         let mut names = Vec::new();
+        if self.suite.is_some() {
+            names.push(SUITE_SCORE.to_owned());
+        }
+        if self.selection.is_none() {
+            return names;
+        }
         for group in ["heldout", "heldout_ema"].into_iter().take(1 + usize::from(averages)) {
             for direction in ["i2t", "t2i"] {
                 names.extend([1, 5, 10].map(|k| format!("{group}/{direction}_recall@{k}")));
@@ -213,6 +233,13 @@ impl EvalConfig {
     pub(crate) fn validate(&self, mixed: bool) -> Result<(), String> {
         check(self.max_seconds >= 0.0 && self.max_seconds.is_finite(), || {
             format!("eval.max_seconds must be at least 0 (0: no limit), got {}", self.max_seconds)
+        })?;
+        check(self.suite_max_seconds >= 0.0 && self.suite_max_seconds.is_finite(), || {
+            format!("eval.suite_max_seconds must be at least 0 (0: no limit), got {}", self.suite_max_seconds)
+        })?;
+        let schedule = self.suite_every_epochs > 0 || self.suite_every_steps > 0 || self.suite_max_seconds > 0.0;
+        check(self.suite.is_some() || !schedule, || {
+            "eval.suite_every_epochs, suite_every_steps or suite_max_seconds is set, but eval.suite is not: name its file".into()
         })?;
         let set = [
             ("dataset", self.dataset.is_some()),
@@ -276,6 +303,9 @@ mod tests {
             ("[checkpoint]\nevery_minutes = -1.0\n", "checkpoint.every_minutes"),
             ("[eval]\nselection = \"h\"\nclasses = \"c\"\n", "eval.label_column"),
             ("[eval]\nevery_steps = 3\n", "eval.selection"),
+            ("[eval]\nsuite_every_steps = 3\n", "eval.suite"),
+            ("[eval]\nsuite = \"s\"\nsuite_max_seconds = -1.0\n", "eval.suite_max_seconds"),
+            ("[checkpoint]\nkeep_best = 1\n[eval]\nsuite = \"s\"\n", "there are: suite/score"),
             ("[guard]\nmax_skipped_steps = 0\n", "guard.max_skipped_steps"),
             ("[guard]\ndata_wait_share = 20.0\n", "guard.data_wait_share"),
             ("[guard]\nstall_action = \"reboot\"\n", "`exit`"),
@@ -295,6 +325,8 @@ mod tests {
         assert_eq!(named.metrics.tensorboard, TensorBoard::Folder("board".into()));
         assert_eq!(TrainConfig::parse(&named.to_toml()).unwrap(), named);
         assert_eq!(config.training_hash(), named.training_hash());
+        let suite = parse("[eval]\nsuite = \"s\"\nsuite_every_steps = 3\n").unwrap();
+        assert_eq!(config.training_hash(), suite.training_hash());
         let thinned = parse("[metrics]\nkeep_raw_steps = 7\nkeep_one_of = 3\n").unwrap();
         assert_eq!(config.training_hash(), thinned.training_hash());
     }

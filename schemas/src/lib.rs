@@ -11,6 +11,7 @@ mod config_lora;
 mod config_optimizer;
 mod config_remote;
 mod config_serve;
+mod config_suite;
 mod config_unattended;
 pub mod durable;
 mod error;
@@ -26,8 +27,9 @@ pub use config_lora::{LoraConfig, LoraTarget};
 pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};
 pub use config_remote::{RemoteConfig, is_url};
 pub use config_serve::{AuthConfig, HttpConfig, JobsConfig, Listen, ServeConfig, ServedDataset, SqlLimits, TlsConfig};
+pub use config_suite::{SuiteConfig, SuiteTask};
 pub use config_unattended::{
-    BestMode, CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, StallAction, TensorBoard, due_by_samples,
+    BestMode, CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, SUITE_SCORE, StallAction, TensorBoard, due_by_samples,
 };
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};

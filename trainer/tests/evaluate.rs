@@ -113,7 +113,10 @@ fn average_precision_is_scikit_learns_with_and_without_ties_and_clip_benchmarks(
     let several = data.whole("several");
     let classes_of: Vec<Vec<usize>> =
         several.chunks_exact(CLASSES).map(|row| (0..CLASSES).filter(|class| row[*class] == 1).collect()).collect();
-    let found = average_precision(rows(&data.floats("points")), &classes_of, rows(&data.floats("classes"))).unwrap();
+    let of = |points: &[f32], classes: &[f32]| average_precision(rows(points), &classes_of, rows(classes), Bootstrap::default());
+    let found = of(&data.floats("points"), &data.floats("classes")).unwrap();
+    let within = interval(&found.resampled, 0.95);
+    assert!(within.low < found.mean && found.mean < within.high && within.high - within.low < 0.5, "{within:?}");
     assert_eq!(found.per_class[CLASSES - 1], None, "a class without images");
     let of_classes: Vec<f64> = found.per_class.iter().flatten().copied().collect();
     for name in ["sklearn", "torchmetrics", "clip_benchmark"] {
@@ -121,7 +124,7 @@ fn average_precision_is_scikit_learns_with_and_without_ties_and_clip_benchmarks(
     }
     close(&[found.mean], &[of_classes.iter().sum::<f64>() / of_classes.len() as f64], 1e-12, "mean");
     let coarse = (data.floats("coarse_points"), data.floats("coarse_classes"));
-    let found = average_precision(rows(&coarse.0), &classes_of, rows(&coarse.1)).unwrap();
+    let found = of(&coarse.0, &coarse.1).unwrap();
     let of_classes: Vec<f64> = found.per_class.iter().flatten().copied().collect();
     close(&of_classes, &data.numbers("multi_label", "sklearn_with_ties"), 1e-9, "with ties");
 }

@@ -3,24 +3,26 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use diptych_trainer::evaluate::Bootstrap;
 
 use super::ModelArgs;
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
+    /// Beside models, a folder or a file of embeddings of the dataset's pairs, by any tool: img_emb, text_emb and metadata as
+    /// clip-retrieval writes them, or .parquet or .arrow with uid (or key), image_embedding and text_embedding
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Dataset folder, as `diptych ingest` makes it, or a URL of one
-    #[arg(short, long, value_name = "FOLDER", required_unless_present_any = ["benchmark", "compositional"])]
-    pub dataset: Option<PathBuf>,
-    /// Held-out pairs, as `diptych select` makes them
-    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["benchmark", "compositional"])]
-    pub selection: Option<PathBuf>,
-    /// A folder in CLIP_benchmark's layout (test/0.tar, classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt):
-    /// dataset, classes, prompts and labels in one. Its pairs are kept in the state folder, so that a second evaluation reads them
-    /// from there
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dataset", "selection", "classes", "label_column", "templates", "train_selection"])]
-    pub benchmark: Option<PathBuf>,
+    #[command(flatten)]
+    pub on: EvalOnArgs,
+    #[command(flatten)]
+    pub how: EvalHowArgs,
+    /// A suite (TOML): evaluations with weights that make one score
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "selection", "benchmark", "compositional", "tasks", "group_by", "output_format"])]
+    pub suite: Option<PathBuf>,
+    /// Seconds after which a suite begins nothing more, and ends what it encodes; what is left out is said, and then there is no score
+    #[arg(long, value_name = "S", requires = "suite")]
+    pub max_seconds: Option<f64>,
     /// Tests of compositional understanding, as their authors publish them: SugarCrepe's files (add_att.json, swap_obj.json, …) or
     /// Winoground's examples.jsonl; may be repeated
     #[arg(long, value_name = "FILE", requires = "images", conflicts_with_all = ["dataset", "selection", "benchmark", "tasks", "classes", "compare", "group_by", "output_format"])]
@@ -28,13 +30,44 @@ pub struct EvalArgs {
     /// Folder of the images that --compositional names
     #[arg(long, value_name = "FOLDER")]
     pub images: Option<PathBuf>,
+    /// Another model to compare with on the same pairs: paired differences with intervals, McNemar's test for classes
+    #[arg(long, value_name = "RUN[@STEP]|FOLDER|FILE")]
+    pub compare: Option<String>,
+    /// Encode anew what was encoded before with the same weights (it is kept in the state folder, in cache/evaluations, up to 4 GiB)
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Write the results to this file as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the results as another tool's files too
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub output_format: Option<ResultFormat>,
+    /// Folder of these files
+    #[arg(long, default_value = ".", value_name = "FOLDER", requires = "output_format")]
+    pub output: PathBuf,
+}
+
+/// What is evaluated on.
+#[derive(Debug, Clone, Default, Args)]
+pub struct EvalOnArgs {
+    /// Dataset folder, as `diptych ingest` makes it, or a URL of one
+    #[arg(short, long, value_name = "FOLDER", required_unless_present_any = ["benchmark", "compositional", "suite"])]
+    pub dataset: Option<PathBuf>,
+    /// Held-out pairs, as `diptych select` makes them
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["benchmark", "compositional", "suite"])]
+    pub selection: Option<PathBuf>,
+    /// A folder in CLIP_benchmark's layout (test/0.tar, classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt):
+    /// dataset, classes, prompts and labels in one. Its pairs are kept in the state folder, so that a second evaluation reads them
+    /// from there
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dataset", "selection", "classes", "label_column", "templates", "train_selection"])]
+    pub benchmark: Option<PathBuf>,
     /// What to measure; may be repeated. Without it: retrieval, and with classes zero-shot too; of a benchmark folder what it is for
     #[arg(long = "task", value_enum, value_name = "TASK")]
     pub tasks: Vec<EvalTask>,
     /// Class names, one a line: adds zero-shot classification
     #[arg(long, requires = "label_column")]
     pub classes: Option<PathBuf>,
-    /// Column of meta with the true class: its name, or its line number in --classes from 0
+    /// Column of meta with the true class: its name, or its line number in --classes from 0; or a JSON list of these
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
     /// Prompts, one a line, with {} or {c} for the class name. Without it: the class name alone
@@ -49,42 +82,49 @@ pub struct EvalArgs {
     /// Count only the very pair as right, not others with the same caption
     #[arg(long)]
     pub strict_pairs: bool,
-    /// Another model to compare with on the same pairs: paired differences with intervals, McNemar's test for classes
-    #[arg(long, value_name = "RUN[@STEP]|FOLDER")]
-    pub compare: Option<String>,
     /// Column of meta whose values make groups: accuracy, or R@1, of each
     #[arg(long, value_name = "NAME")]
     pub group_by: Option<String>,
+}
+
+/// How it is measured.
+#[derive(Debug, Clone, Args)]
+pub struct EvalHowArgs {
     /// Neighbours that vote
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(long, default_value_t = Self::default().k, value_name = "N")]
     pub k: usize,
     /// A neighbour's vote weighs exp(cosine / this), as DINO's; 0: one vote each
-    #[arg(long, default_value_t = 0.07, value_name = "T")]
+    #[arg(long, default_value_t = Self::default().knn_temperature, value_name = "T")]
     pub knn_temperature: f64,
     /// scikit-learn's C of linear probes. Without it: linear-probe sweeps it on a fifth of the training pairs, as CLIP's paper
     /// does, and few-shot takes 0.316
     #[arg(long, value_name = "C")]
     pub probe_c: Option<f64>,
     /// Training images a class for few-shot
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16], value_name = "N,…")]
+    #[arg(long, value_delimiter = ',', default_values_t = Self::default().shots, value_name = "N,…")]
     pub shots: Vec<usize>,
     /// Seed of few-shot draws, validation splits and resamples
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = Self::default().seed)]
     pub seed: u64,
     /// Resamples of the images for 95% intervals; 0: no intervals
-    #[arg(long, default_value_t = 1000, value_name = "N")]
+    #[arg(long, default_value_t = Self::default().resamples, value_name = "N")]
     pub resamples: usize,
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = Self::default().batch_size)]
     pub batch_size: usize,
-    /// Write the results to this file as JSON too
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Write the results as another tool's files too
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    pub output_format: Option<ResultFormat>,
-    /// Folder of these files
-    #[arg(long, default_value = ".", value_name = "FOLDER", requires = "output_format")]
-    pub output: PathBuf,
+}
+
+impl Default for EvalHowArgs {
+    fn default() -> Self {
+        let shots = vec![1, 2, 4, 8, 16];
+        Self { k: 20, knn_temperature: 0.07, probe_c: None, shots, seed: 0, resamples: 1000, batch_size: 64 }
+    }
+}
+
+impl EvalHowArgs {
+    /// How intervals are made.
+    pub fn bootstrap(&self) -> Bootstrap {
+        Bootstrap { resamples: self.resamples, seed: self.seed, ..Bootstrap::default() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,6 +133,9 @@ pub enum EvalTask {
     Retrieval,
     /// The class whose prompts are nearest
     ZeroShot,
+    /// Images with several classes (a JSON list in --label-column): how far up those with a class are in its ranking, mean average
+    /// precision
+    MultiLabel,
     /// Logistic regression on the embeddings of --train-selection
     LinearProbe,
     /// The classes of the nearest images of --train-selection

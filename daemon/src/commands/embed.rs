@@ -27,7 +27,13 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
         embedded.producer.to_string()
     ))?;
     if let Some(folder) = &args.output {
-        let written = embedding_files::write(&store, embedded.producer, &args.dataset.dataset, &selection.uids, folder)?;
+        let request = embedding_files::Request {
+            producer: embedded.producer,
+            dataset: &args.dataset.dataset,
+            uids: &selection.uids,
+            format: args.format,
+        };
+        let written = embedding_files::write(&store, &request, folder)?;
         line(format!("{}: {} rows in {} files of each kind", folder.display(), thousands(written.rows as u64), written.files))?;
     }
     Ok(Outcome::Done)

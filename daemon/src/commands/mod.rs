@@ -10,7 +10,7 @@ mod dedup;
 mod demo_data;
 mod doctor;
 mod embed;
-mod eval;
+pub(crate) mod eval;
 mod export;
 mod ingest;
 mod ingest_progress;

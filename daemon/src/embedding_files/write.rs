@@ -1,5 +1,4 @@
-//! Embeddings as files for other tools, in clip-retrieval's layout, which autofaiss reads too: `img_emb/img_emb_N.npy` and
-//! `text_emb/text_emb_N.npy` (half floats, [rows, D], of unit length), and `metadata/metadata_N.parquet` with the same rows.
+//! Writes the embeddings of a store into a new folder. Numbers are those that the store has: half floats of unit length.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,18 +7,24 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::ipc::writer::FileWriter;
 use diptych_pipeline::sql::{default_memory, query};
 use diptych_pipeline::write_halves;
-use diptych_schemas::{ContentHash, SchemaError, Uid, durable};
+use diptych_schemas::{ContentHash, SchemaError, Uid, column, durable};
 use half::f16;
 use parquet::arrow::ArrowWriter;
 
+use super::table::lists;
+use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
+use crate::cli::EmbeddingFormat;
 use crate::commands::sql::with_session;
 use crate::nearest::Vectors;
 use crate::store::{Modality, Store};
 
 /// Rows of a file, as clip-retrieval's inference writes them.
 const ROWS: usize = 1_000_000;
+/// Rows of a table that are written at once.
+const ROWS_AT_ONCE: usize = 16_384;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,15 +33,17 @@ pub(crate) struct Written {
     pub(crate) files: usize,
 }
 
+/// Which embeddings, and how they are written.
+pub(crate) struct Request<'a> {
+    pub(crate) producer: ContentHash,
+    pub(crate) dataset: &'a Path,
+    pub(crate) uids: &'a [Uid],
+    pub(crate) format: EmbeddingFormat,
+}
+
 /// Writes the embeddings that a model made of these pairs into a new folder, whole or not at all. Pairs that have none, since their image
 /// cannot be decoded, are left out.
-pub(crate) fn write(
-    store: &Store,
-    producer: ContentHash,
-    dataset: &Path,
-    uids: &[Uid],
-    folder: &Path,
-) -> anyhow::Result<Written> {
+pub(crate) fn write(store: &Store, request: &Request<'_>, folder: &Path) -> anyhow::Result<Written> {
     if folder.exists() {
         bail!("{} is there already: embeddings go into a new folder", folder.display());
     }
@@ -44,31 +51,106 @@ pub(crate) fn write(
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).map_err(SchemaError::io(&unfinished))?;
     }
-    for part in ["img_emb", "text_emb", "metadata"] {
+    let parts: &[&str] = if request.format == EmbeddingFormat::Npy { &[IMAGES, TEXTS, METADATA] } else { &[""] };
+    for part in parts {
         let path = unfinished.join(part);
         fs::create_dir_all(&path).map_err(SchemaError::io(&path))?;
     }
     let mut written = Written::default();
     // As many digits as the last one has: names in the order of their numbers.
-    let digits = uids.len().div_ceil(ROWS).max(1).to_string().len();
-    for part in uids.chunks(ROWS) {
+    let digits = request.uids.len().div_ceil(ROWS).max(1).to_string().len();
+    for uids in request.uids.chunks(ROWS) {
         let number = format!("{:0digits$}", written.files);
-        let images = Vectors::read_some(store, producer, Modality::Image, part, default_memory() as u64)?;
-        let rows = npy(&unfinished.join(format!("img_emb/img_emb_{number}.npy")), &images)?;
-        let kept = images.uids().to_vec();
-        drop(images);
-        let texts = Vectors::read_some(store, producer, Modality::Text, &kept, default_memory() as u64)?;
-        if texts.uids() != kept {
-            bail!("the store has images of pairs whose captions it does not have: embed them again");
+        let part = Part::read(store, request, uids)?;
+        match request.format {
+            EmbeddingFormat::Npy => part.arrays(&unfinished, &number)?,
+            EmbeddingFormat::Parquet => {
+                durable::write_with(&unfinished.join(format!("{PAIRS}{number}.parquet")), |file| {
+                    let mut writer =
+                        ArrowWriter::try_new(file, part.table(0, 0).map_err(other)?.schema(), None).map_err(other)?;
+                    part.tables(|table| Ok(writer.write(table)?)).map_err(other)?;
+                    writer.close().map(|_| ()).map_err(other)
+                })?;
+            }
+            EmbeddingFormat::Arrow => {
+                durable::write_with(&unfinished.join(format!("{PAIRS}{number}.arrow")), |file| {
+                    let schema = part.table(0, 0).map_err(other)?.schema();
+                    let mut writer = FileWriter::try_new_buffered(file, &schema).map_err(other)?;
+                    part.tables(|table| Ok(writer.write(table)?)).map_err(other)?;
+                    writer.finish().map_err(other)
+                })?;
+            }
         }
-        npy(&unfinished.join(format!("text_emb/text_emb_{number}.npy")), &texts)?;
-        drop(texts);
-        metadata(dataset, &kept, &unfinished.join(format!("metadata/metadata_{number}.parquet")))?;
-        written.rows += rows;
+        written.rows += part.images.len();
         written.files += 1;
     }
     durable::publish(&unfinished, folder)?;
     Ok(written)
+}
+
+fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io::Error {
+    std::io::Error::other(error)
+}
+
+/// Rows of one file.
+struct Part {
+    images: Vectors,
+    texts: Vectors,
+    /// Where each pair came from, as source and key.
+    sources: Vec<String>,
+    captions: Vec<String>,
+}
+
+impl Part {
+    fn read(store: &Store, request: &Request<'_>, uids: &[Uid]) -> anyhow::Result<Self> {
+        let limit = default_memory() as u64 / 2;
+        let images = Vectors::read_some(store, request.producer, Modality::Image, uids, limit)?;
+        let texts = Vectors::read_some(store, request.producer, Modality::Text, images.uids(), limit)?;
+        if texts.uids() != images.uids() {
+            bail!("the store has images of pairs whose captions it does not have: embed them again");
+        }
+        let (sources, captions) = told(request.dataset, images.uids())?;
+        Ok(Self { images, texts, sources, captions })
+    }
+
+    /// clip-retrieval's files. `image_path` is where a pair came from, as clip-retrieval shows it.
+    fn arrays(&self, folder: &Path, number: &str) -> anyhow::Result<()> {
+        npy(&folder.join(format!("{IMAGES}/img_emb_{number}.npy")), &self.images)?;
+        npy(&folder.join(format!("{TEXTS}/text_emb_{number}.npy")), &self.texts)?;
+        let names = StringArray::from_iter_values(self.images.uids().iter().map(Uid::to_string));
+        let batch = RecordBatch::try_from_iter([
+            ("image_path", Arc::new(StringArray::from_iter_values(&self.sources)) as ArrayRef),
+            (column::CAPTION, Arc::new(StringArray::from_iter_values(&self.captions)) as ArrayRef),
+            (column::UID, Arc::new(names) as ArrayRef),
+        ])?;
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None)?;
+        writer.write(&batch)?;
+        writer.close().context("writing metadata")?;
+        Ok(durable::write(&folder.join(format!("{METADATA}/metadata_{number}.parquet")), &bytes)?)
+    }
+
+    fn tables(&self, mut take: impl FnMut(&RecordBatch) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let rows = self.images.len();
+        (0..rows).step_by(ROWS_AT_ONCE).try_for_each(|first| take(&self.table(first, ROWS_AT_ONCE.min(rows - first))?))
+    }
+
+    /// Some rows, with the columns of [`super::table`] and `image_path`.
+    fn table(&self, first: usize, rows: usize) -> anyhow::Result<RecordBatch> {
+        let values = |vectors: &Vectors| {
+            let dimension = vectors.dimension();
+            let halves = (first..first + rows).flat_map(|place| &vectors.row(place)[..dimension]);
+            lists(halves.map(|value| value.to_f32()).collect(), dimension)
+        };
+        let names = self.images.uids()[first..first + rows].iter().map(Uid::to_string);
+        Ok(RecordBatch::try_from_iter([
+            (column::UID, Arc::new(StringArray::from_iter_values(names)) as ArrayRef),
+            ("image_path", Arc::new(StringArray::from_iter_values(&self.sources[first..first + rows])) as ArrayRef),
+            (column::CAPTION, Arc::new(StringArray::from_iter_values(&self.captions[first..first + rows])) as ArrayRef),
+            (IMAGE, values(&self.images)?),
+            (TEXT, values(&self.texts)?),
+        ])?)
+    }
 }
 
 fn npy(path: &Path, vectors: &Vectors) -> anyhow::Result<usize> {
@@ -78,8 +160,8 @@ fn npy(path: &Path, vectors: &Vectors) -> anyhow::Result<usize> {
     Ok(vectors.len())
 }
 
-/// What each row is of. `image_path` is where it came from, as clip-retrieval shows it.
-fn metadata(dataset: &Path, uids: &[Uid], path: &Path) -> anyhow::Result<()> {
+/// Where each pair came from, and its caption.
+fn told(dataset: &Path, uids: &[Uid]) -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let places: HashMap<Uid, usize> = uids.iter().copied().zip(0..).collect();
     let (mut sources, mut captions) = (vec![String::new(); uids.len()], vec![String::new(); uids.len()]);
     with_session(Some(dataset), None, async |context| {
@@ -95,15 +177,5 @@ fn metadata(dataset: &Path, uids: &[Uid], path: &Path) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    let names = StringArray::from_iter_values(uids.iter().map(Uid::to_string));
-    let batch = RecordBatch::try_from_iter([
-        ("image_path", Arc::new(StringArray::from(sources)) as ArrayRef),
-        ("caption", Arc::new(StringArray::from(captions)) as ArrayRef),
-        ("uid", Arc::new(names) as ArrayRef),
-    ])?;
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None)?;
-    writer.write(&batch)?;
-    writer.close().context("writing metadata")?;
-    Ok(durable::write(path, &bytes)?)
+    Ok((sources, captions))
 }

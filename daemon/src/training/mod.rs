@@ -17,6 +17,7 @@ mod retention;
 mod roll_back;
 pub(crate) mod signals;
 mod stall;
+mod suite;
 mod tensorboard;
 mod watch;
 
@@ -27,6 +28,7 @@ use diptych_pipeline::{Batch, LoaderMonitor};
 use diptych_schemas::{SampleIndex, Step, TrainConfig, due_by_samples};
 use diptych_trainer::{Due, Score, StepReport};
 
+use crate::commands::eval::Suite;
 use crate::exit::Outcome;
 use crate::output::describe;
 use crate::store::{EventKind, MetricRow, Milliseconds, RunState, Store};
@@ -103,7 +105,7 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
     let mut watch = Watch::new(&run.config.guard, run.config.objective.loss);
     let first_step = run.trainer.steps_done();
     let stop = &caller.stop;
-    let around = Around { held_out: HeldOut::of(run)?, progress: &progress, pulse, stop };
+    let around = Around { held_out: HeldOut::of(run)?, suite: suite::of(run)?, progress: &progress, pulse, stop };
     run.thin_all_metrics()?;
     around.catch_up(run)?;
     let mut loader = run.loader()?;
@@ -154,7 +156,8 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
             });
         }
         let rolled_back = guard(run, &mut watch, &batch, &report, (seconds, waited), &monitor, around.progress)?;
-        around.after_step(run, (batch.first, batch.next), rolled_back)?;
+        let samples = (batch.first, batch.next);
+        around.after_step(run, samples, around.evaluations_due(run, samples), rolled_back)?;
         run.measure_machine();
     }
 }
@@ -248,6 +251,15 @@ impl Prepared {
         Ok(())
     }
 
+    /// Figures of an earlier step, which keeps its time.
+    fn metrics_of(&mut self, step: Step, samples: SampleIndex, values: Vec<(String, f64)>) -> anyhow::Result<()> {
+        if let Some(events) = &mut self.events {
+            events.write(step.0, &values);
+        }
+        self.store.add_metrics(&self.record.run, step, samples, values)?;
+        Ok(())
+    }
+
     fn save_record(&mut self, message: Option<String>) -> anyhow::Result<()> {
         self.record.updated = Milliseconds::now();
         self.record.message = message;
@@ -259,9 +271,23 @@ impl Prepared {
 /// What happens around the steps: evaluations, checkpoints, the end.
 struct Around<'a> {
     held_out: Option<HeldOut>,
+    suite: Option<Suite>,
     progress: &'a Progress,
     pulse: &'a Pulse,
     stop: &'a StopRequest,
+}
+
+/// Which evaluations are wanted.
+#[derive(Clone, Copy)]
+struct Evaluations {
+    held_out: bool,
+    suite: bool,
+}
+
+impl Evaluations {
+    fn any(self) -> bool {
+        self.held_out || self.suite
+    }
 }
 
 /// What is due after a step, by what is counted.
@@ -289,35 +315,50 @@ impl Counted {
 }
 
 impl Around<'_> {
-    /// An evaluation that was due at the step where the run goes on, and that the end of the last process cut off.
+    /// Evaluations that were due at the step where the run goes on, and that the end of the last process cut off.
     fn catch_up(&self, run: &mut Prepared) -> anyhow::Result<()> {
         let (step, cursor) = (run.record.step, run.record.samples);
         let samples = (evaluation::place_before(cursor, run.config.train.batch_size), cursor);
-        if step.0 == 0 || !self.evaluation_is_due(run, samples) || evaluation::is_recorded(run, step)? {
+        if step.0 == 0 {
             return Ok(());
         }
-        self.after_step(run, samples, false)
+        let due = self.evaluations_due(run, samples);
+        let missing = Evaluations {
+            held_out: due.held_out && !evaluation::is_recorded(run, step)?,
+            suite: due.suite && !suite::was_run(run)?,
+        };
+        if missing.any() { self.after_step(run, samples, missing, false) } else { Ok(()) }
     }
 
-    fn evaluation_is_due(&self, run: &Prepared, samples: (SampleIndex, SampleIndex)) -> bool {
+    fn evaluations_due(&self, run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Evaluations {
         let eval = &run.config.eval;
         let counted = Counted::of(run, samples);
-        self.held_out.is_some()
-            && counted.step < run.record.total_steps.0
-            && counted.due(eval.every_steps, eval.every_epochs, eval.every_samples)
+        let on_the_way = counted.step < run.record.total_steps.0;
+        Evaluations {
+            held_out: on_the_way
+                && self.held_out.is_some()
+                && counted.due(eval.every_steps, eval.every_epochs, eval.every_samples),
+            suite: on_the_way && self.suite.is_some() && counted.due(eval.suite_every_steps, eval.suite_every_epochs, 0),
+        }
     }
 
-    /// What is due after a step: an evaluation, a checkpoint. Where the run went back to older weights, its checkpoint is under way
+    /// What is due after a step: evaluations, a checkpoint. Where the run went back to older weights, its checkpoint is under way
     /// already.
-    fn after_step(&self, run: &mut Prepared, samples: (SampleIndex, SampleIndex), rolled_back: bool) -> anyhow::Result<()> {
+    fn after_step(
+        &self,
+        run: &mut Prepared,
+        samples: (SampleIndex, SampleIndex),
+        evaluations: Evaluations,
+        rolled_back: bool,
+    ) -> anyhow::Result<()> {
         self.pulse.doing(Doing::Checkpoint);
         run.take_saved()?;
         if run.record.step >= run.record.total_steps {
             return Ok(());
         }
-        let seconds = run.config.eval.max_seconds;
-        let time = (seconds > 0.0).then(|| Duration::from_secs_f64(seconds));
-        let score = if self.evaluation_is_due(run, samples) { self.evaluate(run, time)? } else { None };
+        let time = |seconds: f64| (seconds > 0.0).then(|| Duration::from_secs_f64(seconds));
+        let times = (time(run.config.eval.max_seconds), time(run.config.eval.suite_max_seconds));
+        let score = self.evaluate(run, evaluations, times)?;
         let config = &run.config.checkpoint;
         let on_schedule = Counted::of(run, samples).due(config.every_steps, config.every_epochs, config.every_samples);
         let minutes = config.every_minutes;
@@ -338,18 +379,28 @@ impl Around<'_> {
         run.start_checkpoint(samples.1, due, score)
     }
 
-    /// Evaluates, says it, and gives the score of the checkpoint of this step.
-    fn evaluate(&self, run: &mut Prepared, time: Option<Duration>) -> anyhow::Result<Option<Score>> {
-        let Some(held_out) = &self.held_out else { return Ok(None) };
-        let evaluated = held_out.evaluate(run, Limits { stop: self.stop, time }, self.pulse)?;
-        self.progress.suspend(|| evaluated.lines.iter().for_each(|line| tracing::info!("{line}")));
-        if evaluated.stopped {
+    /// Evaluates, says it, and gives the score of the checkpoint of this step. The times are those of the held-out pairs and of the suite.
+    fn evaluate(
+        &self,
+        run: &mut Prepared,
+        wanted: Evaluations,
+        times: (Option<Duration>, Option<Duration>),
+    ) -> anyhow::Result<Option<Score>> {
+        let mut found = Vec::new();
+        if let Some(held_out) = self.held_out.as_ref().filter(|_| wanted.held_out) {
+            found.push(held_out.evaluate(run, Limits { stop: self.stop, time: times.0 }, self.pulse)?);
+        }
+        if let Some(suite) = self.suite.as_ref().filter(|_| wanted.suite && !self.stop.asked()) {
+            found.push(suite::evaluate(suite, run, Limits { stop: self.stop, time: times.1 }, self.pulse)?);
+        }
+        self.progress.suspend(|| found.iter().flat_map(|found| &found.lines).for_each(|line| tracing::info!("{line}")));
+        if found.iter().any(|found| found.stopped) {
             tracing::info!(
                 "the evaluation after step {} was broken off; it is made up for when the run goes on",
                 run.record.step
             );
         }
-        Ok(run.score(&evaluated))
+        Ok(found.iter().find_map(|found| run.score(found)))
     }
 
     fn stopped(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
@@ -373,11 +424,13 @@ impl Around<'_> {
             run.save_checkpoint(cursor, Due::End, None)?;
         }
         // Otherwise it comes first, so that its score is in the checkpoint; what goes wrong in it must not cost the weights.
-        let evaluated = self.evaluate(run, None);
+        let evaluated = self.evaluate(run, Evaluations { held_out: true, suite: true }, (None, None));
         self.pulse.doing(Doing::Checkpoint);
         run.save_checkpoint(cursor, Due::End, evaluated.as_ref().ok().cloned().flatten())?;
         evaluated?;
-        if self.stop.asked() && self.held_out.is_some() && !evaluation::is_recorded(run, run.record.step)? {
+        let is_missing = (self.held_out.is_some() && !evaluation::is_recorded(run, run.record.step)?)
+            || (self.suite.is_some() && !suite::was_run(run)?);
+        if self.stop.asked() && is_missing {
             return self.stopped(run);
         }
         run.record.state = RunState::Finished;

@@ -20,7 +20,8 @@ const MARK_AFTER: Duration = Duration::from_mins(1);
 /// A file that is not whole and this old has no writer any more.
 const LEFTOVER: Duration = Duration::from_hours(1);
 
-pub(super) struct BlockCache {
+/// Blocks by their keys, in a folder of its own.
+pub struct BlockCache {
     folder: PathBuf,
     /// Bytes that are kept.
     limit: u64,
@@ -41,7 +42,8 @@ struct Entry {
 }
 
 impl BlockCache {
-    pub(super) fn open(folder: &Path, limit: u64) -> Result<Self, StorageError> {
+    /// Opens a cache of at most so many bytes; a folder that is not there is made.
+    pub fn open(folder: &Path, limit: u64) -> Result<Self, StorageError> {
         let bad =
             |message: std::io::Error| StorageError::Cache { folder: folder.display().to_string(), message: message.to_string() };
         fs::create_dir_all(folder).map_err(bad)?;
@@ -71,14 +73,16 @@ impl BlockCache {
         self.path(key).exists()
     }
 
-    /// A block of so many bytes, if it is there and whole.
-    pub(super) fn get(&self, key: &ContentHash, length: usize) -> Option<Bytes> {
+    /// A block, if it is there and whole, and of so many bytes where that is known.
+    pub fn get(&self, key: &ContentHash, length: Option<usize>) -> Option<Bytes> {
         let path = self.path(key);
         let mut file = File::open(&path).ok()?;
-        let mut content = Vec::with_capacity(HASH + length);
+        let there = || file.metadata().map_or(0, |metadata| metadata.len() as usize);
+        let length = length.map_or_else(there, |length| HASH + length);
+        let mut content = Vec::with_capacity(length);
         // One byte more than there should be shows that it is too long.
-        let read = (&mut file).take((HASH + length + 1) as u64).read_to_end(&mut content);
-        if read.is_err() || content.len() != HASH + length || content[..HASH] != hash(key, &content[HASH..]).0 {
+        let read = (&mut file).take((length + 1) as u64).read_to_end(&mut content);
+        if read.is_err() || content.len() != length || length < HASH || content[..HASH] != hash(key, &content[HASH..]).0 {
             tracing::debug!("{}: damaged, so it is fetched again", path.display());
             self.remove(key);
             return None;
@@ -92,7 +96,7 @@ impl BlockCache {
     }
 
     /// Keeps a block. A disk that is full or read-only costs time and nothing else, so it is only reported.
-    pub(super) fn put(&self, key: &ContentHash, block: &[u8]) {
+    pub fn put(&self, key: &ContentHash, block: &[u8]) {
         let path = self.path(key);
         let folder = path.parent().unwrap_or(&self.folder);
         let written = fs::create_dir_all(folder)
@@ -187,24 +191,25 @@ mod tests {
     fn blocks_come_back_and_damaged_ones_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let cache = BlockCache::open(folder.path(), 1 << 20).unwrap();
-        assert_eq!(cache.get(&key(1), BLOCK), None);
+        assert_eq!(cache.get(&key(1), Some(BLOCK)), None);
         cache.put(&key(1), &[7; BLOCK]);
-        assert_eq!(cache.get(&key(1), BLOCK).unwrap(), vec![7; BLOCK]);
+        assert_eq!(cache.get(&key(1), Some(BLOCK)).unwrap(), vec![7; BLOCK]);
         // Another process sees it, too.
-        assert!(BlockCache::open(folder.path(), 1 << 20).unwrap().get(&key(1), BLOCK).is_some());
+        assert!(BlockCache::open(folder.path(), 1 << 20).unwrap().get(&key(1), Some(BLOCK)).is_some());
+        assert_eq!(cache.get(&key(1), None).unwrap(), vec![7; BLOCK]);
 
         let whole = fs::read(cache.path(&key(1))).unwrap();
         let mut flipped = whole.clone();
         flipped[500] ^= 1;
         for damaged in [&whole[..whole.len() - 1], &flipped, &[&whole[..], &[0]].concat(), &[]] {
             durable::write_expendable(&cache.path(&key(1)), &[damaged]).unwrap();
-            assert_eq!(cache.get(&key(1), BLOCK), None);
+            assert_eq!(cache.get(&key(1), Some(BLOCK)), None);
             assert!(!cache.path(&key(1)).exists());
         }
         // A whole block under the name of another.
         cache.put(&key(2), &[7; BLOCK]);
         durable::write_expendable(&cache.path(&key(2)), &[&whole]).unwrap();
-        assert_eq!(cache.get(&key(2), BLOCK), None);
+        assert_eq!(cache.get(&key(2), Some(BLOCK)), None);
     }
 
     #[test]
@@ -218,13 +223,13 @@ mod tests {
             File::options().write(true).open(cache.path(&key(number))).unwrap().set_modified(SystemTime::now() - age).unwrap();
         }
         // The oldest is read, so it is not the oldest any more.
-        assert!(cache.get(&key(0), BLOCK).is_some());
+        assert!(cache.get(&key(0), Some(BLOCK)).is_some());
         for number in 20..60 {
             cache.put(&key(number), &[1; BLOCK]);
             assert!(files(folder.path()) <= 20);
             if number == 20 {
-                assert!(cache.get(&key(0), BLOCK).is_some());
-                assert!(cache.get(&key(1), BLOCK).is_none());
+                assert!(cache.get(&key(0), Some(BLOCK)).is_some());
+                assert!(cache.get(&key(1), Some(BLOCK)).is_none());
             }
         }
     }

@@ -186,8 +186,11 @@ impl RemoteFile {
         self.read.lock().unwrap_or_else(PoisonError::into_inner).extend(&numbers);
         for block in numbers {
             let range = self.block_range(block);
-            let cached =
-                self.remote.cache.as_ref().and_then(|cache| cache.get(&self.key(block), (range.end - range.start) as usize));
+            let cached = self
+                .remote
+                .cache
+                .as_ref()
+                .and_then(|cache| cache.get(&self.key(block), Some((range.end - range.start) as usize)));
             match cached {
                 Some(bytes) => {
                     blocks.insert(block, bytes);

@@ -12,7 +12,13 @@ fn coloured() -> Work {
         members.push((format!("{n:02}.txt"), format!("shade {n} of {}", NAMES[usize::from(n % 8)]).into_bytes()));
         members.push((
             format!("{n:02}.json"),
-            format!(r#"{{"colour": "{}", "half": "{}"}}"#, NAMES[usize::from(n % 8)], n % 2).into_bytes(),
+            format!(
+                r#"{{"colour": "{0}", "half": "{1}", "both": ["{0}", "{2}"]}}"#,
+                NAMES[usize::from(n % 8)],
+                n % 2,
+                NAMES[usize::from(n / 8)]
+            )
+            .into_bytes(),
         ));
     }
     let members: Vec<(&str, Vec<u8>)> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
@@ -109,6 +115,28 @@ fn every_task_has_figures_intervals_groups_and_a_comparison() {
     let same = &json(&work, "same.json")["knn"]["compared"];
     assert_eq!((same["difference"].as_f64(), same["mcnemar_p"].as_f64()), (Some(0.0), Some(1.0)));
     run(&["--task", "few-shot", "--shots", "6"]).fails_with(&["black", "5", "6"]);
+}
+
+#[test]
+fn images_with_several_classes_have_a_mean_average_precision() {
+    let work = coloured();
+    let mut arguments = EVAL.to_vec();
+    let label = arguments.iter().position(|argument| *argument == "colour").unwrap();
+    arguments[label] = "both";
+    let run = |more: &[&str]| work.diptych(&[&arguments[..], more].concat());
+    run(&["--task", "multi-label", "--json", "e.json", "--compare", "run@4", "--output-format", "clip-benchmark"]).ok();
+    let found = &json(&work, "e.json")["multi_label"];
+    let mean = found["mean_average_precision"].as_f64().unwrap();
+    let of_classes: Vec<f64> =
+        found["per_class"].as_array().unwrap().iter().filter_map(|class| class["average_precision"].as_f64()).collect();
+    assert_eq!(of_classes.len(), 8);
+    assert!((mean - of_classes.iter().sum::<f64>() / 8.0).abs() < 1e-9);
+    let at = |place: usize| found["mean_average_precision_interval"][place].as_f64().unwrap();
+    assert!(at(0) <= at(1) && at(1) <= 1.0 && at(0) > 0.0, "{found}");
+    assert!(found["compared"]["difference_interval"].is_array());
+    let file = json(&work, "second_step-000000008_run_en_zeroshot_classification.json");
+    assert_eq!(file["metrics"]["mean_average_precision"], found["mean_average_precision"]);
+    run(&["--task", "zero-shot"]).fails_with(&["2 classes", "multi-label"]);
 }
 
 #[test]
@@ -245,4 +273,137 @@ fn compositional_tests_count_what_their_authors_count() {
     call(&["--compositional", "bad.jsonl"]).fails_with(&["bad.jsonl", "line 1", "Winoground"]);
     work.write("none.json", r#"{"0": {"filename": "none.jpg", "caption": "a", "negative_caption": "b"}}"#);
     call(&["--compositional", "none.json"]).fails_with(&["none.jpg", "images"]);
+}
+
+#[test]
+fn suite_has_the_mean_of_its_tasks_and_keeps_what_it_encoded() {
+    let work = coloured();
+    for n in 0..8_u8 {
+        work.write(&format!("images/{n}.jpg"), picture(n));
+    }
+    let one = |n: usize| {
+        let (right, wrong) = (format!("a {} thing", NAMES[n]), format!("a {} thing", NAMES[n ^ 1]));
+        (n.to_string(), serde_json::json!({ "filename": format!("{n}.jpg"), "caption": right, "negative_caption": wrong }))
+    };
+    work.write("swap.json", Value::Object((0..8).map(one).collect()).to_string());
+    let data = "dataset = \"data\"\nselection = \"second.parquet\"\n";
+    let classes = "classes = \"colours.txt\"\nlabel_column = \"colour\"\n";
+    work.write(
+        "mine.toml",
+        format!(
+            "[[task]]\nname = \"pairs\"\n{data}[[task]]\nname = \"colours\"\nweight = 2.0\nmetric = \"mean_per_class\"\n\
+             templates = \"templates.txt\"\n{data}{classes}[[task]]\nname = \"near\"\nkind = \"knn\"\n\
+             train_selection = \"first.parquet\"\n{data}{classes}[[task]]\ncompositional = \"swap.json\"\nimages = \"images\"\n"
+        ),
+    );
+    let suite = ["eval", "--model", "run", "--suite", "mine.toml", "--json", "suite.json"];
+    let ran = work.diptych(&[&suite[..], &["--compare", "run@4"]].concat()).ok();
+    assert!(ran.stdout.contains("mean by weight") && ran.stdout.contains("compared: score"), "{}", ran.stdout);
+    let found = json(&work, "suite.json");
+    let value = |place: usize| found["tasks"][place]["value"].as_f64().unwrap();
+
+    work.diptych(&[&EVAL[..], &["--json", "e.json", "--task", "retrieval", "--task", "zero-shot", "--task", "knn"]].concat())
+        .ok();
+    let alone = json(&work, "e.json");
+    let recall = |direction: &str| alone["retrieval"][direction][0].as_f64().unwrap();
+    let expected = [
+        f64::midpoint(recall("image_to_text"), recall("text_to_image")),
+        alone["zero_shot"]["mean_per_class"].as_f64().unwrap(),
+        alone["knn"]["top1"].as_f64().unwrap(),
+    ];
+    for (place, expected) in expected.iter().enumerate() {
+        assert!((value(place) - expected).abs() < 1e-9, "{place}: {found}");
+    }
+    let score = found["score"].as_f64().unwrap();
+    assert!((score - (value(0) + 2.0 * value(1) + value(2) + value(3)) / 5.0).abs() < 1e-9, "{found}");
+    let within = |at: &Value| (at[0].as_f64().unwrap(), at[1].as_f64().unwrap());
+    for part in found["tasks"].as_array().unwrap().iter().chain([&found]) {
+        let (low, high) = within(&part["interval"]);
+        let value = part["value"].as_f64().or(part["score"].as_f64()).unwrap();
+        assert!(low <= value && value <= high, "{part}");
+        assert!(part["compared"]["difference_interval"].is_array(), "{part}");
+    }
+    let state = ["--state", "state"];
+    assert_eq!(work.sql(&state, "SELECT value FROM metrics WHERE name = 'eval/mine/score'").parse::<f64>().unwrap(), score);
+
+    // What was encoded is there: without the images the same figures come out, and not with --no-cache.
+    let blob = work.path("data/blob/00000.parquet");
+    let whole = std::fs::read(&blob).unwrap();
+    let mut damaged = whole.clone();
+    damaged[4..whole.len() / 2].fill(0);
+    work.write("data/blob/00000.parquet", damaged);
+    work.diptych(&suite).ok();
+    let again = json(&work, "suite.json");
+    assert_eq!((&again["tasks"][0]["interval"], &again["score"]), (&found["tasks"][0]["interval"], &found["score"]));
+    work.diptych(&[&suite[..], &["--no-cache"]].concat()).fails_with(&["task pairs", "mine"]);
+    work.write("data/blob/00000.parquet", whole);
+
+    let ran = work.diptych(&[&suite[..], &["--max-seconds", "0"]].concat()).ok();
+    assert!(ran.stdout.contains("left out") && ran.stdout.contains("no score"), "{}", ran.stdout);
+    assert_eq!(json(&work, "suite.json")["score"], Value::Null);
+    for (add, says) in [
+        ("metric = \"top9\"\n", "top1, top5, mean_per_class"),
+        ("kind = \"guess\"\n", "zero-shot"),
+        ("kind = \"few-shot\"\n", "linear-probe"),
+        ("kind = \"knn\"\n", "--train-selection"),
+    ] {
+        work.write("bad.toml", format!("[[task]]\nname = \"x\"\n{data}{classes}{add}"));
+        work.diptych(&["eval", "--model", "run", "--suite", "bad.toml"]).fails_with(&["bad.toml", "task x", says]);
+    }
+}
+
+#[test]
+fn embeddings_of_other_models_are_evaluated_like_ones_own() {
+    let work = coloured();
+    for format in ["npy", "parquet", "arrow"] {
+        let embed = ["embed", "--model", "run", "--dataset", "data", "--selection", "train.parquet", "--format", format];
+        work.diptych(&[&embed[..], &["--output", format]].concat()).ok();
+    }
+    // By key, from a table that somebody made in SQL.
+    let by_key = "SELECT p.key, i.embedding AS image_embedding, t.embedding AS text_embedding FROM embeddings i \
+                  JOIN embeddings t ON i.uid = t.uid JOIN meta p ON p.uid = i.uid \
+                  WHERE i.modality = 'image' AND t.modality = 'text'";
+    let ran = work.diptych(&[
+        "sql",
+        by_key,
+        "--state",
+        "state",
+        "--dataset",
+        "data",
+        "--format",
+        "parquet",
+        "--output",
+        "by-key.parquet",
+    ]);
+    ran.ok();
+    let tasks = ["--task", "retrieval", "--task", "knn", "--k", "3", "--json", "e.json"];
+    let of = |model: &str| {
+        let mut arguments = EVAL.map(str::to_owned).to_vec();
+        model.clone_into(&mut arguments[2]);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(tasks).collect();
+        work.diptych(&arguments).ok();
+        json(&work, "e.json")
+    };
+    let own = of("run");
+    let recall = |found: &Value| found["retrieval"]["image_to_text"][2].as_f64().unwrap();
+    let others = ["npy", "parquet", "arrow", "by-key.parquet"].map(of);
+    for other in &others {
+        // The files have half floats: ranks that were nearly equal may change places.
+        assert!((recall(other) - recall(&own)).abs() <= 2.0 / 24.0, "{other}");
+        assert_eq!((&other["retrieval"], &other["knn"]), (&others[0]["retrieval"], &others[0]["knn"]));
+    }
+    work.diptych(&[&EVAL[..], &["--task", "knn", "--k", "3", "--compare", "arrow", "--json", "e.json"]].concat()).ok();
+    assert_eq!(json(&work, "e.json")["knn"]["compared"]["top1"], others[2]["knn"]["top1"]);
+
+    let fails = |model: &str, says: &[&str]| {
+        let mut arguments = EVAL.to_vec();
+        arguments[2] = model;
+        work.diptych(&arguments).fails_with(says);
+    };
+    fails("npy", &["npy", "no tower", "linear-probe"]);
+    work.diptych(&["sql", "SELECT key, caption FROM meta", "--dataset", "data", "--format", "parquet", "--output", "no.parquet"])
+        .ok();
+    fails("no.parquet", &["no.parquet", "image_embedding", "key, caption"]);
+    std::fs::remove_file(work.path("npy/metadata/metadata_0.parquet")).unwrap();
+    fails("npy", &["metadata_0.parquet"]);
 }

@@ -111,3 +111,50 @@ fn signal_during_an_evaluation_is_heeded_at_once_and_the_evaluation_made_up_for(
     work.diptych(&["train", "run.toml", "--no-progress"]).ok();
     assert_eq!(work.sql(&STATE, "SELECT count(*) FROM metrics WHERE name = 'heldout/pairs' AND step = 4"), "1");
 }
+
+#[test]
+fn suite_while_training_chooses_the_best_checkpoint_and_is_run_on_the_one_that_another_metric_chose() {
+    let work = Work::new().with_demo_data(160);
+    work.diptych(&["select", "--file", "scenes/heldout_single.sql", "--dataset", "data", "--output", "heldout.parquet"]).ok();
+    work.write(
+        "shapes.toml",
+        "[[task]]\nname = \"scenes\"\ndataset = \"data\"\nselection = \"heldout.parquet\"\nclasses = \"scenes/classes.txt\"\n\
+         label_column = \"label\"\nmetric = \"top5\"\n[[task]]\nname = \"pairs\"\ndataset = \"data\"\n\
+         selection = \"heldout.parquet\"\n",
+    );
+    let train = |name: &str, more: &str| {
+        let checkpoint = "[checkpoint]\nevery_steps = 0\nevery_epochs = 0\nkeep_last = 1\nkeep_best = 1\n";
+        let config = tiny_config(name, 3, &format!("{checkpoint}{more}")).replace("lr = 1e-3", "lr = 1e-2");
+        work.write("run.toml", config);
+        work.diptych(&["train", "run.toml", "--no-progress"]).ok()
+    };
+    train("by-suite", "best_metric = \"suite/score\"\n[eval]\nsuite = \"shapes.toml\"\nsuite_every_steps = 3\n");
+    let ask = |what: &str| work.sql(&STATE, what);
+    let best = ask("SELECT max(value) FROM metrics WHERE run = 'by-suite' AND name = 'suite/score'");
+    let kept = "SELECT max(value) FROM metrics m JOIN checkpoints c ON c.run = m.run AND c.step = m.step \
+                WHERE m.run = 'by-suite' AND m.name = 'suite/score'";
+    assert_eq!(ask(kept), best);
+    work.diptych(&["eval", "--model", "by-suite@best", "--suite", "shapes.toml", "--json", "best.json"]).ok();
+    let report: serde_json::Value = serde_json::from_str(&work.read("best.json")).unwrap();
+    assert!((report["score"].as_f64().unwrap() - best.parse::<f64>().unwrap()).abs() < 1e-9, "{report}");
+
+    // Held-out pairs at every third step choose, here the worst; the suite runs at the end alone, on the last weights and on those.
+    train(
+        "by-pairs",
+        &format!(
+            "best_metric = \"heldout/zero_shot_top5\"\nbest_mode = \"min\"\n{EVAL}every_steps = 3\nsuite = \"shapes.toml\"\n"
+        ),
+    );
+    let of_run = "run = 'by-pairs'";
+    let steps = ask(&format!("SELECT string_agg(cast(step AS varchar), ' ' ORDER BY step) FROM checkpoints WHERE {of_run}"));
+    assert_eq!(steps.split(' ').count(), 2, "{steps}");
+    let scored = "SELECT string_agg(cast(step AS varchar), ' ' ORDER BY step) FROM metrics WHERE name = 'suite/score' AND";
+    assert_eq!(ask(&format!("{scored} {of_run}")), steps);
+
+    let ran = train(
+        "no-time",
+        "best_metric = \"suite/score\"\n[eval]\nsuite = \"shapes.toml\"\nsuite_every_steps = 3\nsuite_max_seconds = 0.000001\n",
+    );
+    assert!(ran.stderr.contains("no score") && ran.stderr.contains("eval.suite_max_seconds"), "{}", ran.stderr);
+    assert_eq!(ask("SELECT count(*) FROM metrics WHERE run = 'no-time' AND name = 'suite/score'"), "1", "the one at the end");
+}

@@ -317,7 +317,7 @@ fn a_run_trains_and_evaluates_over_http_as_it_does_from_the_disk() {
     assert_eq!(weights("here"), weights("there"));
     let evaluated = |dataset: &str, output: &str| {
         work.diptych_with(
-            &["eval", "--model", "here", "--dataset", dataset, "--selection", "all.parquet", "--json", output],
+            &["eval", "--model", "here", "--dataset", dataset, "--selection", "all.parquet", "--json", output, "--no-cache"],
             &[("XDG_CACHE_HOME", &work.path("caches"))],
         )
         .ok();

@@ -56,6 +56,40 @@ pub fn resample(columns: &[Vec<Unit>], spec: Bootstrap) -> Result<Vec<Vec<f64>>,
         return Err(TrainerError::Evaluation("what is compared must be about the same images, and at least one".into()));
     }
     let mut found = vec![Vec::with_capacity(spec.resamples); columns.len()];
+    each_draw(n, spec, |times| {
+        for (column, found) in columns.iter().zip(&mut found) {
+            let (mut hits, mut of) = (0.0, 0.0);
+            for (unit, times) in column.iter().zip(times) {
+                hits += unit.hits * f64::from(*times);
+                of += unit.of * f64::from(*times);
+            }
+            found.push(if of > 0.0 { hits / of } else { 0.0 });
+        }
+    });
+    Ok(found)
+}
+
+/// The mean over classes of the part of hits in each, in every resample; classes that a resample lacks are left out of it. The draws are
+/// those of [`resample`].
+pub fn resample_classes(labels: &[usize], hits: &[bool], spec: Bootstrap) -> Vec<f64> {
+    let classes = labels.iter().max().map_or(0, |last| last + 1);
+    let mut found = Vec::with_capacity(spec.resamples);
+    each_draw(labels.len(), spec, |times| {
+        let mut counts = vec![(0_u32, 0_u32); classes];
+        for ((label, hit), times) in labels.iter().zip(hits).zip(times) {
+            let (right, of) = &mut counts[*label];
+            *right += if *hit { *times } else { 0 };
+            *of += times;
+        }
+        let parts = counts.iter().filter(|(_, of)| *of > 0).map(|(right, of)| f64::from(*right) / f64::from(*of));
+        let seen = counts.iter().filter(|(_, of)| *of > 0).count();
+        found.push(parts.sum::<f64>() / seen.max(1) as f64);
+    });
+    found
+}
+
+/// Says how many times each of `n` images is in a resample, for every resample.
+pub(super) fn each_draw(n: usize, spec: Bootstrap, mut draw: impl FnMut(&[u32])) {
     let mut times = vec![0_u32; n];
     for round in 0..spec.resamples {
         let mut random = Random::new(seed_of(&[spec.seed, PURPOSE, round as u64]));
@@ -63,16 +97,8 @@ pub fn resample(columns: &[Vec<Unit>], spec: Bootstrap) -> Result<Vec<Vec<f64>>,
         for _ in 0..n {
             times[random.below(n as u64) as usize] += 1;
         }
-        for (column, found) in columns.iter().zip(&mut found) {
-            let (mut hits, mut of) = (0.0, 0.0);
-            for (unit, times) in column.iter().zip(&times) {
-                hits += unit.hits * f64::from(*times);
-                of += unit.of * f64::from(*times);
-            }
-            found.push(if of > 0.0 { hits / of } else { 0.0 });
-        }
+        draw(&times);
     }
-    Ok(found)
 }
 
 /// The percentile interval of resampled values (Efron and Tibshirani, chapter 13).
@@ -203,6 +229,18 @@ mod tests {
         let units: Vec<Unit> = (0..50).map(|n| Unit::from(n % 3 == 0)).collect();
         let found = resample(&[units.clone(), units], Bootstrap::default()).unwrap();
         assert_eq!(found[0], found[1]);
+    }
+
+    #[test]
+    fn classes_count_alike_in_resamples_whatever_their_size() {
+        let labels: Vec<usize> = (0..100).map(|n| usize::from(n >= 90)).collect();
+        let hits: Vec<bool> = labels.iter().map(|label| *label == 0).collect();
+        let found = resample_classes(&labels, &hits, Bootstrap::default());
+        // The large class is all right and the small one all wrong; a resample without the small one, (9/10)^100, does not come up.
+        assert!(found.iter().all(|value| *value == 0.5), "{found:?}");
+        let of_one = resample_classes(&[0; 4], &[true, false, true, false], Bootstrap::default());
+        let same = resample(&[[true, false, true, false].map(Unit::from).to_vec()], Bootstrap::default()).unwrap();
+        assert_eq!(of_one, same[0]);
     }
 
     #[test]

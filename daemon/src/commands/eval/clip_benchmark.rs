@@ -50,6 +50,9 @@ fn metrics(result: &TaskResult) -> (String, Value) {
             }
             ("zeroshot_retrieval".to_owned(), Value::Object(metrics))
         }
+        TaskResult::Labels { found, .. } => {
+            ("zeroshot_classification".to_owned(), json!({ "mean_average_precision": found.mean }))
+        }
         TaskResult::Classes { name, predictions, details } => {
             let found = predictions.summary();
             let top5 = (found.classes >= CLASSES_FOR_TOP5).then_some(found.top5);

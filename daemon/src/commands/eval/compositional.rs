@@ -110,6 +110,14 @@ impl Test {
         let name = file.file_stem().map_or_else(|| "examples".into(), |stem| stem.to_string_lossy().into_owned());
         Ok(Self { name, examples })
     }
+
+    /// What is counted, the strictest last.
+    pub(super) fn figure_names(&self) -> &'static [&'static str] {
+        match self.examples[0].images {
+            Images::One(_) => &["accuracy"],
+            Images::Two(_) => &["text", "image", "group"],
+        }
+    }
 }
 
 /// An image of the folder: no name leads out of it.
@@ -122,21 +130,24 @@ fn image_file(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// What came of a test.
-pub(super) struct Tested {
-    pub(super) name: String,
-    /// By name: parts of the examples.
-    pub(super) figures: Vec<(&'static str, f64)>,
-    pub(super) json: Value,
+pub(super) struct Tested<'a> {
+    test: &'a Test,
+    /// One or two images, by two captions, of each example.
+    scores: Vec<Vec<[f32; 2]>>,
+    /// By figure, as [`Test::figure_names`].
+    chances: Vec<f64>,
+    /// What is right of each example, for each figure.
+    columns: Vec<Vec<bool>>,
 }
 
-/// Encodes what the tests name, prints what the model got right.
-pub(super) fn run(model: &Model, tests: &[Test], bootstrap: Bootstrap) -> anyhow::Result<Vec<Tested>> {
+/// Encodes what the tests name, and says what the model got right.
+pub(super) fn run<'a>(model: &Model, tests: &[&'a Test]) -> anyhow::Result<Vec<Tested<'a>>> {
     let images = encode_images(model, tests)?;
-    tests.iter().map(|test| tested(model, test, &images, bootstrap)).collect()
+    tests.iter().map(|test| tested(model, test, &images)).collect()
 }
 
 /// Each image once, unit rows by path.
-fn encode_images<'a>(model: &Model, tests: &'a [Test]) -> anyhow::Result<HashMap<&'a Path, Vec<f32>>> {
+fn encode_images<'a>(model: &Model, tests: &[&'a Test]) -> anyhow::Result<HashMap<&'a Path, Vec<f32>>> {
     let mut paths: Vec<&Path> = tests.iter().flat_map(|test| &test.examples).flat_map(|example| example.images.paths()).collect();
     paths.sort_unstable();
     paths.dedup();
@@ -163,7 +174,7 @@ impl Images {
     }
 }
 
-fn tested(model: &Model, test: &Test, images: &HashMap<&Path, Vec<f32>>, bootstrap: Bootstrap) -> anyhow::Result<Tested> {
+fn tested<'a>(model: &Model, test: &'a Test, images: &HashMap<&Path, Vec<f32>>) -> anyhow::Result<Tested<'a>> {
     let captions: Vec<String> = test.examples.iter().flat_map(|example| example.captions.clone()).collect();
     let texts = model.encode_texts(&captions)?;
     let dimension = model.encoder.dimension();
@@ -177,9 +188,8 @@ fn tested(model: &Model, test: &Test, images: &HashMap<&Path, Vec<f32>>, bootstr
         };
         scores.push(example.images.paths().map(of).collect::<anyhow::Result<_>>()?);
     }
-    // A column for each figure: what is right of each example.
-    let (names, chances, columns): (Vec<&'static str>, Vec<f64>, Vec<Vec<bool>>) = match &test.examples[0].images {
-        Images::One(_) => (vec!["accuracy"], vec![0.5], vec![scores.iter().map(|of| of[0][0] > of[0][1]).collect()]),
+    let (chances, columns) = match &test.examples[0].images {
+        Images::One(_) => (vec![0.5], vec![scores.iter().map(|of| of[0][0] > of[0][1]).collect()]),
         Images::Two(_) => {
             let found: Vec<Winoground> = scores.iter().map(|of| Winoground::of([of[0], of[1]])).collect();
             let columns = vec![
@@ -187,43 +197,62 @@ fn tested(model: &Model, test: &Test, images: &HashMap<&Path, Vec<f32>>, bootstr
                 found.iter().map(|found| found.image).collect(),
                 found.iter().map(|found| found.group()).collect(),
             ];
-            (vec!["text", "image", "group"], Winoground::CHANCE.to_vec(), columns)
+            (Winoground::CHANCE.to_vec(), columns)
         }
     };
-    let part = |column: &[bool]| column.iter().filter(|right| **right).count() as f64 / column.len() as f64;
-    let figures: Vec<(&'static str, f64)> = names.iter().copied().zip(columns.iter().map(|column| part(column))).collect();
-    let intervals = if bootstrap.resamples == 0 {
-        Vec::new()
-    } else {
-        let units: Vec<Vec<Unit>> = columns.iter().map(|column| column.iter().copied().map(Unit::from).collect()).collect();
-        resample(&units, bootstrap)?.iter().map(|values| interval(values, bootstrap.level)).collect()
-    };
+    Ok(Tested { test, scores, chances, columns })
+}
 
-    line(format!("\n{}, {} examples", test.name, thousands(test.examples.len() as u64)))?;
-    let mut json = json!({ "examples": test.examples.len() });
-    for (place, ((name, value), chance)) in figures.iter().zip(&chances).enumerate() {
-        let within = intervals.get(place).map(|at| format!("   95%: {:.3} to {:.3}", at.low, at.high)).unwrap_or_default();
-        line(format!("  {name:<20} {value:>6.3}   chance {chance:.3}{within}"))?;
-        json[*name] = json!(value);
-        json[format!("chance_{name}")] = json!(chance);
-        if let Some(at) = intervals.get(place) {
-            json[format!("{name}_interval")] = json!([at.low, at.high]);
+impl Tested<'_> {
+    pub(super) fn name(&self) -> &str {
+        &self.test.name
+    }
+
+    /// By name: parts of the examples, what is strictest last.
+    pub(super) fn figures(&self) -> Vec<(String, f64)> {
+        let part = |column: &Vec<bool>| column.iter().filter(|right| **right).count() as f64 / column.len() as f64;
+        self.test.figure_names().iter().map(|name| (*name).to_owned()).zip(self.columns.iter().map(part)).collect()
+    }
+
+    /// What is right of each example, for each figure.
+    pub(super) fn units(&self) -> Vec<Vec<Unit>> {
+        self.columns.iter().map(|column| column.iter().copied().map(Unit::from).collect()).collect()
+    }
+
+    /// Prints it, and gives it as JSON.
+    pub(super) fn report(&self, bootstrap: Bootstrap) -> anyhow::Result<Value> {
+        let examples = &self.test.examples;
+        let intervals = if bootstrap.resamples == 0 {
+            Vec::new()
+        } else {
+            resample(&self.units(), bootstrap)?.iter().map(|values| interval(values, bootstrap.level)).collect()
+        };
+        line(format!("\n{}, {} examples", self.name(), thousands(examples.len() as u64)))?;
+        let mut json = json!({ "examples": examples.len() });
+        for (place, ((name, value), chance)) in self.figures().iter().zip(&self.chances).enumerate() {
+            let within = intervals.get(place).map(|at| format!("   95%: {:.3} to {:.3}", at.low, at.high)).unwrap_or_default();
+            line(format!("  {name:<20} {value:>6.3}   chance {chance:.3}{within}"))?;
+            json[name] = json!(value);
+            json[format!("chance_{name}")] = json!(chance);
+            if let Some(at) = intervals.get(place) {
+                json[format!("{name}_interval")] = json!([at.low, at.high]);
+            }
         }
-    }
-    // The last figure is the strictest.
-    let strict = columns.last().map_or(&[][..], Vec::as_slice);
-    let tags: Vec<String> = test.examples.iter().filter_map(|example| example.tag.clone()).collect();
-    if tags.len() == strict.len() {
-        let groups = by_group(&tags, strict);
-        json["groups"] = groups
-            .iter()
-            .map(|(tag, (count, right))| json!({ "group": tag, "examples": count, "part": *right as f64 / *count as f64 }))
+        // The last figure is the strictest.
+        let strict = self.columns.last().map_or(&[][..], Vec::as_slice);
+        let tags: Vec<String> = examples.iter().filter_map(|example| example.tag.clone()).collect();
+        if tags.len() == strict.len() {
+            let groups = by_group(&tags, strict);
+            json["groups"] = groups
+                .iter()
+                .map(|(tag, (count, right))| json!({ "group": tag, "examples": count, "part": *right as f64 / *count as f64 }))
+                .collect();
+        }
+        let wrong = examples.iter().zip(strict).zip(&self.scores).filter(|((_, right), _)| !**right);
+        json["wrong"] = wrong
+            .take(LISTED)
+            .map(|((example, _), scores)| json!({ "id": example.id, "captions": example.captions, "cosines": scores }))
             .collect();
+        Ok(json)
     }
-    let wrong = test.examples.iter().zip(strict).zip(&scores).filter(|((_, right), _)| !**right);
-    json["wrong"] = wrong
-        .take(LISTED)
-        .map(|((example, _), scores)| json!({ "id": example.id, "captions": example.captions, "cosines": scores }))
-        .collect();
-    Ok(Tested { name: test.name.clone(), figures, json })
 }

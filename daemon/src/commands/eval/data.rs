@@ -11,11 +11,11 @@ use diptych_pipeline::{Selection, choose};
 use diptych_schemas::{Uid, column};
 
 use super::benchmark::Benchmark;
+use super::towers::Towers;
 use crate::classification::Classification;
-use crate::cli::{EvalArgs, EvalTask};
+use crate::cli::{EvalOnArgs, EvalTask};
 use crate::commands::sql::{each_text, each_value, with_session};
 use crate::encode::Encoded;
-use crate::models::Model;
 use crate::retrieval::CaptionedImages;
 
 /// Everything but the model.
@@ -30,6 +30,8 @@ pub(super) struct EvalData {
     pub(super) groups: Option<HashMap<Uid, String>>,
     images: Images,
     pub(super) tasks: Vec<EvalTask>,
+    /// Only the very pair is right.
+    pub(super) strict: bool,
 }
 
 pub(super) struct Train {
@@ -48,10 +50,10 @@ struct Images {
 }
 
 impl EvalData {
-    pub(super) fn read(args: &EvalArgs) -> anyhow::Result<Self> {
-        let mut data = match (&args.benchmark, &args.dataset, &args.selection) {
-            (Some(folder), ..) => Self::of_benchmark(folder, args)?,
-            (None, Some(dataset), Some(selection)) => Self::of_selection(dataset, selection, args)?,
+    pub(super) fn read(on: &EvalOnArgs, state: &Path) -> anyhow::Result<Self> {
+        let mut data = match (&on.benchmark, &on.dataset, &on.selection) {
+            (Some(folder), ..) => Self::of_benchmark(folder, on, state)?,
+            (None, Some(dataset), Some(selection)) => Self::of_selection(dataset, selection, on)?,
             // clap asks for one or the other.
             _ => bail!("--dataset with --selection, or --benchmark"),
         };
@@ -65,24 +67,24 @@ impl EvalData {
         }
         if data.tasks.contains(&EvalTask::Retrieval) && data.dataset.is_dir() {
             let by_line = data.images.by_line;
-            data.images = Images { by_line, ..Images::read(&data.dataset, &data.selection, &args.more_captions)? };
-        } else if !args.more_captions.is_empty() {
+            data.images = Images { by_line, ..Images::read(&data.dataset, &data.selection, &on.more_captions)? };
+        } else if !on.more_captions.is_empty() {
             bail!("--more-captions is for retrieval in a dataset that is a folder on this machine");
         }
-        if let Some(name) = &args.group_by {
+        if let Some(name) = &on.group_by {
             data.groups = Some(column_texts(&data.dataset, &data.selection, name).context("--group-by")?);
         }
         Ok(data)
     }
 
-    fn of_selection(dataset: &Path, selection: &Path, args: &EvalArgs) -> anyhow::Result<Self> {
-        let classification = match (&args.classes, &args.label_column) {
+    fn of_selection(dataset: &Path, selection: &Path, on: &EvalOnArgs) -> anyhow::Result<Self> {
+        let classification = match (&on.classes, &on.label_column) {
             (Some(classes), Some(label)) => {
-                Some(Arc::new(Classification::read(dataset, classes, label, args.templates.as_deref())?))
+                Some(Arc::new(Classification::read(dataset, classes, label, on.templates.as_deref())?))
             }
             _ => None,
         };
-        let train = match (&args.train_selection, &classification) {
+        let train = match (&on.train_selection, &classification) {
             (Some(path), Some(classification)) => Some(Train {
                 dataset: dataset.to_owned(),
                 selection: Selection::read(path)?,
@@ -90,9 +92,9 @@ impl EvalData {
             }),
             _ => None,
         };
-        let mut tasks = args.tasks.clone();
+        let mut tasks = on.tasks.clone();
         if tasks.is_empty() {
-            tasks.extend(args.classes.is_some().then_some(EvalTask::ZeroShot));
+            tasks.extend(on.classes.is_some().then_some(EvalTask::ZeroShot));
             tasks.push(EvalTask::Retrieval);
         }
         Ok(Self {
@@ -104,12 +106,12 @@ impl EvalData {
             groups: None,
             images: Images::default(),
             tasks,
+            strict: on.strict_pairs,
         })
     }
 
-    fn of_benchmark(folder: &Path, args: &EvalArgs) -> anyhow::Result<Self> {
+    fn of_benchmark(folder: &Path, on: &EvalOnArgs, state: &Path) -> anyhow::Result<Self> {
         let benchmark = Benchmark::read(folder)?;
-        let state = &args.model.run_on.state;
         let Some(dataset) = benchmark.split("test", state)? else {
             bail!(
                 "{}: there is no folder test with tars in it; CLIP_benchmark's layout has test/0.tar, test/1.tar, …",
@@ -120,7 +122,7 @@ impl EvalData {
             let templates = benchmark.templates();
             Classification::read(dataset, &benchmark.class_names(), Benchmark::label_column(), templates.as_deref()).map(Arc::new)
         };
-        let learns = args.tasks.iter().any(|task| task.learns());
+        let learns = on.tasks.iter().any(|task| task.learns());
         let train = match learns.then(|| benchmark.split("train", state)).transpose()?.flatten() {
             Some(dataset) if !benchmark.is_retrieval => {
                 Some(Train { selection: all_of(&dataset)?, classification: classification(&dataset)?, dataset })
@@ -135,15 +137,16 @@ impl EvalData {
             train,
             groups: None,
             images: Images { by_line: true, ..Images::default() },
-            tasks: if args.tasks.is_empty() { vec![by_default] } else { args.tasks.clone() },
+            tasks: if on.tasks.is_empty() { vec![by_default] } else { on.tasks.clone() },
             dataset,
+            strict: on.strict_pairs,
         })
     }
 
     /// Images with all their captions: pairs of equal image files are one image. Where an image has several, its own captions
-    /// are right; where none has, pairs with the same caption are right for each other, unless `strict`.
-    pub(super) fn captioned(&self, model: &Model, encoded: &Encoded, strict: bool) -> anyhow::Result<CaptionedImages> {
-        let dimension = model.encoder.dimension();
+    /// are right; where none has, pairs with the same caption are right for each other, unless the data is strict.
+    pub(super) fn captioned(&self, towers: &Towers<'_>, encoded: &Encoded) -> anyhow::Result<CaptionedImages> {
+        let dimension = towers.dimension();
         let mut found = CaptionedImages::default();
         let mut number_of = HashMap::new();
         let mut captions: Vec<String> = Vec::new();
@@ -163,7 +166,7 @@ impl EvalData {
             }
         }
         let plain = captions == encoded.captions;
-        found.texts = if plain { encoded.texts.clone() } else { model.encode_texts(&captions)? };
+        found.texts = if plain { encoded.texts.clone() } else { towers.encode_texts(&captions)? };
         let one_each = found.image_of_text.len() == number_of.len();
         let mut groups = HashMap::new();
         found.text_groups = captions
@@ -171,7 +174,7 @@ impl EvalData {
             .zip(&found.image_of_text)
             .map(|(caption, image)| {
                 let image = *image as u64;
-                if strict || !one_each { image } else { *groups.entry(caption.as_str()).or_insert(image) }
+                if self.strict || !one_each { image } else { *groups.entry(caption.as_str()).or_insert(image) }
             })
             .collect();
         // With one caption each, text n is image n's.

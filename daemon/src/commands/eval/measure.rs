@@ -3,14 +3,15 @@
 use anyhow::{Context, bail};
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
-    Geometry, Labelled, Predictions, Retrieval, Rows, Unit, Vote, few_shot, fit, geometry, nearest, split, sweep,
+    AveragePrecision, Geometry, Labelled, Predictions, Retrieval, Rows, Unit, Vote, few_shot, fit, geometry, nearest, split,
+    sweep,
 };
 use serde_json::{Value, json};
 
 use super::data::{EvalData, Train};
-use crate::cli::{EvalArgs, EvalTask};
-use crate::encode::{EncodeSpec, Encoded, encode_selection};
-use crate::models::Model;
+use super::towers::Towers;
+use crate::cli::{EvalHowArgs, EvalTask};
+use crate::encode::{EncodeSpec, Encoded};
 use crate::retrieval::distinct_captions;
 
 /// Draws of each number of shots.
@@ -38,6 +39,8 @@ pub(super) enum TaskResult {
         /// How it was done.
         details: Value,
     },
+    /// Several classes an image.
+    Labels { images: usize, found: AveragePrecision },
     Pairs {
         retrieval: Retrieval,
         /// By image: recall of texts at each k, then of images.
@@ -47,23 +50,45 @@ pub(super) enum TaskResult {
     },
 }
 
-pub(super) fn measure(model: &Model, data: &EvalData, args: &EvalArgs) -> anyhow::Result<Measured> {
-    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
-    let encoded = encode_selection(model, &data.dataset, &data.selection, spec)?;
+/// How it is measured, and whether to go on, which is asked again and again.
+#[derive(Clone, Copy)]
+pub(super) struct Measuring<'a> {
+    pub(super) how: &'a EvalHowArgs,
+    /// Decoding threads; 0: one for each core.
+    pub(super) threads: usize,
+    pub(super) go_on: &'a dyn Fn() -> bool,
+}
+
+impl Measuring<'_> {
+    fn spec(&self) -> EncodeSpec {
+        EncodeSpec { batch_size: self.how.batch_size.max(1), threads: self.threads }
+    }
+}
+
+/// None where it was told not to go on before it was done.
+pub(super) fn measure(towers: &Towers<'_>, data: &EvalData, with: Measuring<'_>) -> anyhow::Result<Option<Measured>> {
+    let how = with.how;
+    let Some(encoded) = towers.encode(&data.dataset, &data.selection, with.spec(), with.go_on)? else { return Ok(None) };
     if encoded.uids.is_empty() {
         bail!("{}: none of its {} images could be decoded", data.name, data.selection.len());
     }
-    let dimension = model.encoder.dimension();
+    let dimension = towers.dimension();
     let learner = match &data.train {
-        Some(train) if data.tasks.iter().any(|task| task.learns()) => Some(Learner::encode(model, train, data, &encoded, spec)?),
+        Some(train) if data.tasks.iter().any(|task| task.learns()) => {
+            let Some(learner) = Learner::encode(towers, train, data, &encoded, with)? else { return Ok(None) };
+            Some(learner)
+        }
         _ => None,
     };
     let learner = || learner.as_ref().context("there are no pairs to learn from");
     let mut results = Vec::new();
     for task in &data.tasks {
+        if !(with.go_on)() {
+            return Ok(None);
+        }
         match task {
             EvalTask::Retrieval => {
-                let captioned = data.captioned(model, &encoded, args.strict_pairs)?;
+                let captioned = data.captioned(towers, &encoded)?;
                 let ranks = captioned.ranks(dimension)?;
                 let retrieval = ranks.summary(&captioned.image_groups, &captioned.text_groups);
                 let units = captioned.units(&ranks);
@@ -72,14 +97,19 @@ pub(super) fn measure(model: &Model, data: &EvalData, args: &EvalArgs) -> anyhow
             }
             EvalTask::ZeroShot => {
                 let classification = data.classification.as_ref().context("there are no classes")?;
-                let predictions = classification.predictions(model, &encoded)?;
+                let predictions = towers.classify(classification, &encoded)?;
                 results.push(TaskResult::Classes { name: "zero_shot".into(), predictions, details: json!({}) });
             }
-            EvalTask::Knn => results.push(learner()?.neighbours(args)?),
-            EvalTask::LinearProbe => results.push(learner()?.probe(args)?),
+            EvalTask::MultiLabel => {
+                let classification = data.classification.as_ref().context("there are no classes")?;
+                let found = towers.precision(classification, &encoded, how.bootstrap())?;
+                results.push(TaskResult::Labels { images: encoded.uids.len(), found });
+            }
+            EvalTask::Knn => results.push(learner()?.neighbours(how)?),
+            EvalTask::LinearProbe => results.push(learner()?.probe(how)?),
             EvalTask::FewShot => {
-                for shots in &args.shots {
-                    results.push(learner()?.few(*shots, args)?);
+                for shots in &how.shots {
+                    results.push(learner()?.few(*shots, how)?);
                 }
             }
         }
@@ -89,7 +119,7 @@ pub(super) fn measure(model: &Model, data: &EvalData, args: &EvalArgs) -> anyhow
     let wanted = data.tasks.contains(&EvalTask::Retrieval) && first >= 2 * dimension;
     let rows = |values| Rows { values, dimension };
     let geometry = wanted.then(|| geometry(rows(&encoded.images[..first]), rows(&encoded.texts[..first]))).transpose()?;
-    Ok(Measured { distinct_captions: distinct_captions(&encoded), uids: encoded.uids, geometry, results })
+    Ok(Some(Measured { distinct_captions: distinct_captions(&encoded), uids: encoded.uids, geometry, results }))
 }
 
 /// Training and test images with their classes.
@@ -102,17 +132,24 @@ struct Learner {
 }
 
 impl Learner {
-    fn encode(model: &Model, train: &Train, data: &EvalData, test: &Encoded, spec: EncodeSpec) -> anyhow::Result<Self> {
+    fn encode(
+        towers: &Towers<'_>,
+        train: &Train,
+        data: &EvalData,
+        test: &Encoded,
+        with: Measuring<'_>,
+    ) -> anyhow::Result<Option<Self>> {
         let classification = data.classification.as_ref().context("there are no classes")?;
-        let encoded = encode_selection(model, &train.dataset, &train.selection, spec)?;
+        let encoded = towers.encode(&train.dataset, &train.selection, with.spec(), with.go_on)?;
+        let Some(encoded) = encoded else { return Ok(None) };
         let labels = train.classification.labels(&encoded)?;
-        Ok(Self {
-            dimension: model.encoder.dimension(),
+        Ok(Some(Self {
+            dimension: towers.dimension(),
             classes: classification.classes().len(),
             names: classification.classes().to_vec(),
             train: (encoded.images, labels),
             test: (test.images.clone(), classification.labels(test)?),
-        })
+        }))
     }
 
     fn labelled<'a>(&self, (values, labels): &'a (Vec<f32>, Vec<usize>)) -> Labelled<'a> {
@@ -125,20 +162,20 @@ impl Learner {
         (values.collect(), rows.iter().map(|row| self.train.1[*row]).collect())
     }
 
-    fn neighbours(&self, args: &EvalArgs) -> anyhow::Result<TaskResult> {
-        let temperature = args.knn_temperature;
+    fn neighbours(&self, how: &EvalHowArgs) -> anyhow::Result<TaskResult> {
+        let temperature = how.knn_temperature;
         let vote = if temperature > 0.0 { Vote::Weighted { temperature } } else { Vote::Majority };
-        let predictions = nearest(self.labelled(&self.train), self.labelled(&self.test), self.classes, args.k, vote)?;
-        let details = json!({ "k": args.k, "temperature": temperature, "train_images": self.train.1.len() });
+        let predictions = nearest(self.labelled(&self.train), self.labelled(&self.test), self.classes, how.k, vote)?;
+        let details = json!({ "k": how.k, "temperature": temperature, "train_images": self.train.1.len() });
         Ok(TaskResult::Classes { name: "knn".into(), predictions, details })
     }
 
-    fn probe(&self, args: &EvalArgs) -> anyhow::Result<TaskResult> {
+    fn probe(&self, how: &EvalHowArgs) -> anyhow::Result<TaskResult> {
         let mut details = json!({ "train_images": self.train.1.len() });
-        let c = if let Some(c) = args.probe_c {
+        let c = if let Some(c) = how.probe_c {
             c
         } else {
-            let (learned, held) = split(&self.train.1, self.classes, HELD_PART, args.seed)?;
+            let (learned, held) = split(&self.train.1, self.classes, HELD_PART, how.seed)?;
             if held.is_empty() {
                 bail!("the training pairs have too few of each class for a validation split: give --probe-c");
             }
@@ -154,8 +191,8 @@ impl Learner {
         Ok(TaskResult::Classes { name: "linear_probe".into(), predictions, details })
     }
 
-    fn few(&self, shots: usize, args: &EvalArgs) -> anyhow::Result<TaskResult> {
-        let c = args.probe_c.unwrap_or(FEW_SHOT_C);
+    fn few(&self, shots: usize, how: &EvalHowArgs) -> anyhow::Result<TaskResult> {
+        let c = how.probe_c.unwrap_or(FEW_SHOT_C);
         for (class, name) in self.names.iter().enumerate() {
             let images = self.train.1.iter().filter(|label| **label == class).count();
             if images < shots {
@@ -166,7 +203,7 @@ impl Learner {
         }
         let mut draws = Vec::new();
         for draw in 0..DRAWS {
-            let rows = few_shot(&self.train.1, self.classes, shots, args.seed + draw)?;
+            let rows = few_shot(&self.train.1, self.classes, shots, how.seed + draw)?;
             draws.push(fit(self.labelled(&self.some(&rows)), self.classes, c)?.classify(self.labelled(&self.test))?);
         }
         let top1: Vec<f64> = draws.iter().map(|draw| draw.summary().top1).collect();

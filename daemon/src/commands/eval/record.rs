@@ -50,6 +50,7 @@ pub(super) fn figures(result: &TaskResult) -> Vec<(String, f64)> {
                 .map(|(figure, value)| (format!("{name}/{figure}"), value))
                 .to_vec()
         }
+        TaskResult::Labels { found, .. } => vec![("multi_label/mean_average_precision".to_owned(), found.mean)],
         TaskResult::Pairs { retrieval, .. } => {
             let of = |direction: &str, recall: [f64; 3]| {
                 let named = RECALL_AT.iter().zip(recall);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
-    Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, RECALL_AT, Recall, Retrieval, Unit, by_group, calibration,
-    interval, mcnemar, resample,
+    AveragePrecision, Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, RECALL_AT, Recall, Retrieval, Unit, by_group,
+    calibration, interval, mcnemar, resample,
 };
 use serde_json::{Value, json};
 
@@ -57,6 +57,13 @@ pub(super) fn report(result: &TaskResult, other: Option<&TaskResult>, with: &Con
                 _ => None,
             };
             Ok((name.clone(), classes(name, predictions, other, details, with)?))
+        }
+        (TaskResult::Labels { images, found }, other) => {
+            let other = match other {
+                Some(TaskResult::Labels { found, .. }) => Some(found),
+                _ => None,
+            };
+            Ok(("multi_label".to_owned(), labels(*images, found, other, with)?))
         }
         (TaskResult::Pairs { retrieval, units, image_uids }, other) => {
             let other = match other {
@@ -143,6 +150,37 @@ fn classes(
         json["compared"] = json!({
             "top1": theirs, "difference": result.top1 - theirs, "difference_interval": differences.first().map(|at| as_json(*at)),
             "only_here_right": test.only_first, "only_there_right": test.only_second, "mcnemar_p": test.p_value,
+        });
+    }
+    Ok(json)
+}
+
+fn labels(
+    images: usize,
+    found: &AveragePrecision,
+    other: Option<&AveragePrecision>,
+    with: &Context<'_>,
+) -> anyhow::Result<Value> {
+    let of = |values: &[f64]| (!values.is_empty()).then(|| interval(values, with.bootstrap.level));
+    line(format!("\nmulti-label, {} classes, {images} images", with.classes.len()))?;
+    line(format!("  mean average precision {:>6.3}", found.mean))?;
+    let mut json = json!({
+        "images": images, "classes": with.classes.len(), "mean_average_precision": found.mean,
+        "per_class": with.classes.iter().zip(&found.per_class)
+            .map(|(class, precision)| json!({ "class": class, "average_precision": precision }))
+            .collect::<Value>(),
+    });
+    if let Some(at) = of(&found.resampled) {
+        line(format!("  95%                    {}", shown(at)))?;
+        json["mean_average_precision_interval"] = as_json(at);
+    }
+    if let Some(other) = other {
+        let differences: Vec<f64> = found.resampled.iter().zip(&other.resampled).map(|(own, other)| own - other).collect();
+        let within = of(&differences);
+        let difference = found.mean - other.mean;
+        line(format!("  compared: {:.3}, difference {difference:+.3}{}", other.mean, said_interval(within.as_ref())))?;
+        json["compared"] = json!({
+            "mean_average_precision": other.mean, "difference": difference, "difference_interval": within.map(as_json),
         });
     }
     Ok(json)

@@ -18,7 +18,7 @@ use crate::store::{JobRecord, Store};
 
 pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Result<End> {
     let command = paths::command(job.kind, &job.args, store.folder()).map_err(anyhow::Error::msg)?;
-    let Command::Embed(EmbedArgs { mut model, dataset, selection, output, batch_size }) = command else {
+    let Command::Embed(EmbedArgs { mut model, dataset, selection, output, format, batch_size }) = command else {
         bail!("this is no embed");
     };
     let whole = |path: PathBuf| if diptych_schemas::is_url(&path) { path } else { job.folder.join(path) };
@@ -48,7 +48,8 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Re
     );
     tracing::info!("{note}");
     if let Some(folder) = output.filter(|_| !embedded.stopped) {
-        embedding_files::write(store, embedded.producer, &dataset, &selection.uids, &job.folder.join(folder))?;
+        let request = embedding_files::Request { producer: embedded.producer, dataset: &dataset, uids: &selection.uids, format };
+        embedding_files::write(store, &request, &job.folder.join(folder))?;
     }
     Ok(if embedded.stopped { End::Stopped } else { End::Done { note: Some(note) } })
 }

@@ -8,12 +8,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use diptych_schemas::TrainConfig;
+use diptych_schemas::{SuiteConfig, TrainConfig};
 
 use super::Wanted;
 use crate::cli::{
-    Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, ExportArgs, IngestArgs, ModelArgs, PresetArg,
-    RunOnArgs, ScoreArgs, SelectArgs,
+    Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, EvalOnArgs, ExportArgs, IngestArgs, ModelArgs,
+    PresetArg, RunOnArgs, ScoreArgs, SelectArgs,
 };
 use crate::serve::folders::Folders;
 use crate::store::{JobKind, RunName, Store};
@@ -21,22 +21,32 @@ use crate::store::{JobKind, RunName, Store};
 /// Checks what is wanted. Gives the name of the run, of a training.
 pub(super) fn check(wanted: &Wanted, store: &Store, folders: &Folders) -> Result<Option<RunName>, String> {
     let paths: Vec<PathBuf>;
-    let mut run = None;
+    let (mut run, mut suite) = (None, None);
     if wanted.kind == JobKind::Train {
         if !wanted.args.is_empty() {
             return Err("a training has a config, no args".into());
         }
         let config = config(wanted.config.as_deref(), &wanted.folder)?;
         paths = config.paths();
+        suite = config.eval.suite;
         run = Some(RunName::new(&config.name).map_err(|error| error.to_string())?);
     } else {
         if wanted.config.is_some() {
             return Err(format!("only a training has a config; {} has args", wanted.kind.as_str()));
         }
-        paths = named(command(wanted.kind, &wanted.args, store.folder())?)?;
+        let command = command(wanted.kind, &wanted.args, store.folder())?;
+        if let Command::Eval(args) = &command {
+            suite.clone_from(&args.suite);
+        }
+        paths = named(command)?;
     }
     folders.check(&wanted.folder, Path::new("."))?;
     paths.iter().try_for_each(|path| folders.check(&wanted.folder, path))?;
+    // A suite names files of its own, which count as if they were asked for.
+    if let Some(suite) = suite {
+        let suite = SuiteConfig::read(&wanted.folder.join(suite)).map_err(|error| error.to_string())?;
+        suite.paths().iter().try_for_each(|path| folders.check(&wanted.folder, path))?;
+    }
     Ok(run)
 }
 
@@ -147,7 +157,7 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
             paths.extend([dataset, output]);
             paths.extend(selection.into_iter().chain(groups));
         }
-        Command::Embed(EmbedArgs { model, dataset: DatasetArg { dataset }, selection, output, batch_size: _ }) => {
+        Command::Embed(EmbedArgs { model, dataset: DatasetArg { dataset }, selection, output, format: _, batch_size: _ }) => {
             paths.extend([dataset, selection]);
             paths.extend(output);
             paths.extend(of_model(model));
@@ -166,11 +176,22 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
 fn of_eval(args: EvalArgs) -> Vec<PathBuf> {
     let EvalArgs {
         model,
+        on,
+        how: _,
+        suite,
+        max_seconds: _,
+        compositional,
+        images,
+        compare,
+        no_cache: _,
+        json,
+        output_format: _,
+        output,
+    } = args;
+    let EvalOnArgs {
         dataset,
         selection,
         benchmark,
-        compositional,
-        images,
         tasks: _,
         classes,
         label_column: _,
@@ -178,20 +199,9 @@ fn of_eval(args: EvalArgs) -> Vec<PathBuf> {
         train_selection,
         more_captions: _,
         strict_pairs: _,
-        compare,
         group_by: _,
-        k: _,
-        knn_temperature: _,
-        probe_c: _,
-        shots: _,
-        seed: _,
-        resamples: _,
-        batch_size: _,
-        json,
-        output_format: _,
-        output,
-    } = args;
-    let optional = [dataset, selection, benchmark, images, classes, templates, train_selection, json];
+    } = on;
+    let optional = [dataset, selection, benchmark, suite, images, classes, templates, train_selection, json];
     let compared = compare.and_then(|name| file_or_name(&name));
     optional.into_iter().flatten().chain(compositional).chain([output]).chain(compared).chain(of_model(model)).collect()
 }
@@ -253,12 +263,19 @@ mod tests {
     #[test]
     fn files_outside_are_refused_in_every_option_that_names_one() {
         let place = place();
+        let suite = |name: &str, folder: &str| {
+            let text = format!("[[task]]\nbenchmark = \"{folder}\"\n");
+            diptych_schemas::durable::write(&place.root.join("work").join(name), text.as_bytes()).unwrap();
+        };
+        suite("suite.toml", "wds");
+        suite("leads-out.toml", "../outside/wds");
         for (kind, args) in [
             (JobKind::Ingest, "a.tar b/*.tar --dataset new"),
             (JobKind::Select, "SELECT --dataset ROOT/data --output train.parquet"),
             (JobKind::Export, "--model RUN@best --format hf --output ROOT/work/out"),
             (JobKind::Export, "RUN@best --format hf --output ROOT/work/out"),
             (JobKind::Eval, "--model RUN --dataset ROOT/data --selection h.parquet"),
+            (JobKind::Eval, "--model RUN --suite suite.toml"),
             (JobKind::Score, "clip --model RUN --dataset ROOT/data"),
             (JobKind::Dedup, "--by sha256 --dataset ROOT/data --output unique.parquet"),
             (JobKind::Embed, "--model RUN --dataset ROOT/data --selection h.parquet"),
@@ -279,6 +296,8 @@ mod tests {
             (JobKind::Eval, "--model RUN --dataset ROOT/data --selection h.parquet --compare ../outside"),
             (JobKind::Eval, "--model RUN --compositional add.json --images ROOT/outside"),
             (JobKind::Eval, "--model RUN --compositional /etc/passwd --images ROOT/work"),
+            (JobKind::Eval, "--model RUN --suite ../outside/suite.toml"),
+            (JobKind::Eval, "--model RUN --suite leads-out.toml"),
             (JobKind::Dedup, "--by sha256 --dataset ROOT/data --output u.parquet --groups ROOT/outside/g.parquet"),
             (JobKind::Embed, "--model RUN --dataset ROOT/data --selection h.parquet --output ../outside/e"),
             (JobKind::Score, "cluster --centroids /etc/passwd --dataset ROOT/data"),

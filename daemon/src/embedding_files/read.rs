@@ -1,0 +1,280 @@
+//! Embeddings that some model made, read whole: what a dataset's pairs have in them is found by uid, or by key.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use arrow::ipc::reader::FileReader;
+use diptych_pipeline::{Selection, read_rows};
+use diptych_schemas::{SchemaError, Uid, column};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::table::rows_of;
+use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
+use crate::commands::sql::each_text;
+use crate::encode::Encoded;
+
+/// Columns by which rows are found, the first that there is.
+const NAMES: [&str; 4] = [column::UID, column::KEY, "image_path", "image_name"];
+
+/// Embeddings of pairs, rows of unit length.
+pub(crate) struct EmbeddingFiles {
+    path: PathBuf,
+    dimension: usize,
+    /// The column that names rows.
+    named_by: &'static str,
+    rows: HashMap<String, usize>,
+    /// [N, D].
+    images: Vec<f32>,
+    texts: Vec<f32>,
+}
+
+impl EmbeddingFiles {
+    /// Whether a path is files of embeddings, and not a model.
+    pub(crate) fn are_at(path: &Path) -> bool {
+        if path.is_dir() {
+            return path.join(IMAGES).is_dir() || tables(path).is_ok_and(|tables| !tables.is_empty());
+        }
+        path.is_file() && is_table(path)
+    }
+
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let mut read = Self {
+            path: path.to_owned(),
+            dimension: 0,
+            named_by: "",
+            rows: HashMap::new(),
+            images: Vec::new(),
+            texts: Vec::new(),
+        };
+        if path.is_dir() && path.join(IMAGES).is_dir() {
+            read.arrays()?;
+        } else {
+            let files = if path.is_dir() { tables(path)? } else { vec![path.to_owned()] };
+            for file in files {
+                each_table(&file, &mut |table| read.table(table)).with_context(|| file.display().to_string())?;
+            }
+        }
+        if read.rows.is_empty() {
+            bail!("{}: there are no embeddings in it", path.display());
+        }
+        let Self { dimension, images, texts, .. } = &mut read;
+        for (what, values) in [("image", images), ("caption", texts)] {
+            for (row, values) in values.chunks_exact_mut(*dimension).enumerate() {
+                let length = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+                if !(length > 0.0 && length.is_finite()) {
+                    bail!(
+                        "{}: the embedding of the {what} of row {row} has the length {length}: it has no direction",
+                        path.display()
+                    );
+                }
+                for value in values {
+                    *value = (f64::from(*value) / length) as f32;
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// D.
+    pub(crate) fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// What these files are too little for.
+    pub(crate) fn cannot<T>(&self, why: &str) -> anyhow::Result<T> {
+        bail!("{} {why}", self.path.display())
+    }
+
+    /// clip-retrieval's layout: each file of images with its texts and its metadata.
+    fn arrays(&mut self) -> anyhow::Result<()> {
+        let mut numbers: Vec<String> = names(&self.path.join(IMAGES))?
+            .iter()
+            .filter_map(|name| Some(name.strip_prefix("img_emb_")?.strip_suffix(".npy")?.to_owned()))
+            .collect();
+        numbers.sort_by_key(|number| (number.len(), number.clone()));
+        for number in numbers {
+            let [images, texts] = [(IMAGES, "img_emb"), (TEXTS, "text_emb")]
+                .map(|(folder, name)| read_rows(&self.path.join(folder).join(format!("{name}_{number}.npy"))));
+            let (images, texts) = (images?, texts?);
+            let metadata = self.path.join(METADATA).join(format!("metadata_{number}.parquet"));
+            let mut found = Vec::new();
+            each_table(&metadata, &mut |table| {
+                found.extend(self.names(table)?);
+                Ok(())
+            })
+            .with_context(|| metadata.display().to_string())?;
+            let rows = [found.len(), images.values.len() / images.columns, texts.values.len() / texts.columns];
+            if rows != [rows[0]; 3] || images.columns != texts.columns {
+                bail!(
+                    "{}, number {number}: {} rows of metadata, {} of images with {} numbers, {} of captions with {}: they do not belong together",
+                    self.path.display(),
+                    rows[0],
+                    rows[1],
+                    images.columns,
+                    rows[2],
+                    texts.columns
+                );
+            }
+            self.append(found, (images.columns, images.values), texts.values)?;
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, table: &RecordBatch) -> anyhow::Result<()> {
+        let of = |name: &str| {
+            let column = table.column_by_name(name).with_context(|| {
+                let there: Vec<_> = table.schema().fields().iter().map(|field| field.name().clone()).collect();
+                format!(
+                    "no column {name}: a table of embeddings has {IMAGE}, {TEXT} and uid or key; there are {}",
+                    there.join(", ")
+                )
+            })?;
+            rows_of(column).context(name.to_owned())
+        };
+        let (images, texts) = (of(IMAGE)?, of(TEXT)?);
+        if images.0 != texts.0 {
+            bail!("images have {} numbers and captions {}: they are not of one model", images.0, texts.0);
+        }
+        let found = self.names(table)?;
+        self.append(found, images, texts.1)
+    }
+
+    fn append(&mut self, names: Vec<String>, (dimension, images): (usize, Vec<f32>), texts: Vec<f32>) -> anyhow::Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        if self.rows.is_empty() {
+            self.dimension = dimension;
+        } else if self.dimension != dimension {
+            bail!("embeddings of {dimension} numbers behind ones of {}", self.dimension);
+        }
+        let first = self.images.len() / dimension.max(1);
+        for (row, name) in (first..).zip(names) {
+            match self.rows.entry(name) {
+                Entry::Vacant(vacant) => vacant.insert(row),
+                Entry::Occupied(taken) => {
+                    bail!("two rows have the {} {:?}: give each pair's uid", self.named_by, taken.key())
+                }
+            };
+        }
+        self.images.extend(images);
+        self.texts.extend(texts);
+        Ok(())
+    }
+
+    /// What rows are called.
+    fn names(&mut self, table: &RecordBatch) -> anyhow::Result<Vec<String>> {
+        let found = NAMES.into_iter().find_map(|name| Some((name, table.column_by_name(name)?)));
+        let (name, column) = found.with_context(|| format!("no column says which pair a row is of: {}", NAMES.join(", ")))?;
+        if !self.named_by.is_empty() && self.named_by != name {
+            bail!("rows are named by {name} here and by {} before", self.named_by);
+        }
+        self.named_by = name;
+        texts_of(column).with_context(|| name.to_owned())
+    }
+
+    /// The embeddings of a selection's pairs, in its order. Those that have none are left out, which is said.
+    pub(crate) fn of(&self, dataset: &Path, selection: &Selection) -> anyhow::Result<Encoded> {
+        let mut captions: HashMap<Uid, String> = HashMap::new();
+        each_text(dataset, column::CAPTION, "the column", |uid, caption| {
+            captions.insert(uid, caption.to_owned());
+        })?;
+        let keys = if self.named_by == column::UID { HashMap::new() } else { self.keys(dataset)? };
+        let mut encoded = Encoded::default();
+        for uid in &selection.uids {
+            let row = if keys.is_empty() { self.rows.get(&uid.to_string()) } else { keys.get(uid) };
+            let (Some(row), Some(caption)) = (row, captions.get(uid)) else { continue };
+            let at = row * self.dimension..(row + 1) * self.dimension;
+            encoded.uids.push(*uid);
+            encoded.captions.push(caption.clone());
+            encoded.images.extend_from_slice(&self.images[at.clone()]);
+            encoded.texts.extend_from_slice(&self.texts[at]);
+        }
+        let missing = selection.uids.len() - encoded.uids.len();
+        if encoded.uids.is_empty() {
+            bail!(
+                "{}: none of its {} rows is of a pair of the selection, by the column {}",
+                self.path.display(),
+                self.rows.len(),
+                self.named_by
+            );
+        }
+        if missing > 0 {
+            tracing::warn!("{}: {missing} of {} pairs have no embedding and are left out", self.path.display(), selection.len());
+        }
+        Ok(encoded)
+    }
+
+    /// The row of each pair, by key, or by source and key.
+    fn keys(&self, dataset: &Path) -> anyhow::Result<HashMap<Uid, usize>> {
+        let mut sources = HashMap::new();
+        each_text(dataset, column::SOURCE, "the column", |uid, source| {
+            sources.insert(uid, source.to_owned());
+        })?;
+        let mut found = HashMap::new();
+        let mut taken: HashMap<usize, Uid> = HashMap::new();
+        let mut twice = None;
+        each_text(dataset, column::KEY, "the column", |uid, key| {
+            let whole = sources.get(&uid).map(|source| format!("{source}/{key}"));
+            let row = whole.and_then(|whole| self.rows.get(&whole)).or_else(|| self.rows.get(key));
+            if let Some(row) = row {
+                if taken.insert(*row, uid).is_some() {
+                    twice = Some(key.to_owned());
+                }
+                found.insert(uid, *row);
+            }
+        })?;
+        match twice {
+            Some(key) => bail!("{}: two pairs of the dataset have the key {key:?}: name rows by uid", self.path.display()),
+            None => Ok(found),
+        }
+    }
+}
+
+/// Texts of a column; bytes of a uid as their digits.
+fn texts_of(column: &ArrayRef) -> anyhow::Result<Vec<String>> {
+    if let DataType::FixedSizeBinary(16) = column.data_type() {
+        let bytes = column.as_fixed_size_binary();
+        return (0..bytes.len()).map(|row| Ok(Uid::try_from(bytes.value(row))?.to_string())).collect();
+    }
+    let texts = cast(column, &DataType::Utf8)?;
+    let texts = texts.as_string::<i32>();
+    texts.iter().enumerate().map(|(row, text)| Ok(text.with_context(|| format!("row {row} has none"))?.to_owned())).collect()
+}
+
+fn is_table(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "parquet" || ending == "arrow" || ending == "feather")
+}
+
+/// A folder's tables of pairs, in their order.
+fn tables(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found: Vec<PathBuf> = names(folder)?
+        .iter()
+        .filter(|name| name.starts_with(PAIRS))
+        .map(|name| folder.join(name))
+        .filter(|path| is_table(path))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = fs::read_dir(folder).map_err(SchemaError::io(folder))?;
+    let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    entries.map(name).collect::<std::io::Result<_>>().map_err(|error| SchemaError::io(folder)(error).into())
+}
+
+fn each_table(path: &Path, take: &mut dyn FnMut(&RecordBatch) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let file = File::open(path).map_err(SchemaError::io(path))?;
+    if path.extension().is_some_and(|ending| ending == "parquet") {
+        ParquetRecordBatchReaderBuilder::try_new(file)?.build()?.try_for_each(|table| take(&table?))
+    } else {
+        FileReader::try_new_buffered(file, None)?.try_for_each(|table| take(&table?))
+    }
+}
