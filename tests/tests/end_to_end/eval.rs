@@ -114,6 +114,11 @@ fn every_task_has_figures_intervals_groups_and_a_comparison() {
     run(&["--task", "knn", "--compare", "run", "--json", "same.json"]).ok();
     let same = &json(&work, "same.json")["knn"]["compared"];
     assert_eq!((same["difference"].as_f64(), same["mcnemar_p"].as_f64()), (Some(0.0), Some(1.0)));
+    run(&["--task", "knn", "--group-by", "length(caption) > 16", "--json", "long.json"]).ok();
+    let groups = json(&work, "long.json")["knn"]["groups"].clone();
+    let of = |name: &str| groups.as_array().unwrap().iter().find(|group| group["group"] == name).unwrap()["images"].as_u64();
+    assert_eq!(of("true").unwrap() + of("false").unwrap(), 24, "{groups}");
+    run(&["--task", "knn", "--group-by", "lenght(caption)"]).fails_with(&["--group-by", "lenght"]);
     run(&["--task", "few-shot", "--shots", "6"]).fails_with(&["black", "5", "6"]);
 }
 

@@ -72,7 +72,7 @@ impl EvalData {
             bail!("--more-captions is for retrieval in a dataset that is a folder on this machine");
         }
         if let Some(name) = &on.group_by {
-            data.groups = Some(column_texts(&data.dataset, &data.selection, name).context("--group-by")?);
+            data.groups = Some(group_texts(&data.dataset, &data.selection, name).context("--group-by")?);
         }
         Ok(data)
     }
@@ -207,6 +207,21 @@ fn sha256_of(dataset: &Path, selection: &Selection) -> anyhow::Result<HashMap<Ui
     each_value(dataset, column::SHA256, "the hashes of the images", |uid, hashes, row| {
         if wanted.contains(&uid) {
             found.insert(uid, hashes.as_fixed_size_binary().value(row).to_vec());
+        }
+    })?;
+    Ok(found)
+}
+
+/// The group of each of the selection's pairs that has one: by a column, or an expression over columns.
+fn group_texts(dataset: &Path, selection: &Selection, by: &str) -> anyhow::Result<HashMap<Uid, String>> {
+    if let Ok(found) = column_texts(dataset, selection, by) {
+        return Ok(found);
+    }
+    let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
+    let mut found = HashMap::with_capacity(wanted.len());
+    each_value(dataset, &format!("arrow_cast({by}, 'Utf8')"), by, |uid, texts, row| {
+        if wanted.contains(&uid) {
+            found.insert(uid, texts.as_string::<i32>().value(row).to_owned());
         }
     })?;
     Ok(found)

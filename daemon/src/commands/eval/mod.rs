@@ -145,6 +145,8 @@ fn with_towers<T>(
         return run(&Towers::Files(&EmbeddingFiles::read(&path)?), &path);
     }
     let model: Model = models::load(name)?;
-    let kept = if args.no_cache { None } else { Some(Kept::open(&name.run_on.state, &model)?) };
+    // A model from elsewhere may be evaluated where there is no state folder, or one that cannot be written.
+    let state = &name.run_on.state;
+    let kept = if args.no_cache || !state.is_dir() { None } else { Kept::open(state, &model) };
     run(&Towers::Model { model: &model, kept }, &model.path)
 }

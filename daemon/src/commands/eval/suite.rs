@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use diptych_schemas::{SuiteConfig, SuiteTask};
+use diptych_schemas::{ContentHash, SuiteConfig, SuiteTask};
 use diptych_trainer::evaluate::{
     Bootstrap, Interval, Predictions, RECALL_AT, Retrieval, Unit, interval, resample, resample_classes,
 };
@@ -58,6 +58,8 @@ struct TaskScore {
     resampled: Vec<f64>,
     /// All main figures, by name.
     figures: Vec<(String, f64)>,
+    /// Hash of the pairs that the model saw.
+    pairs: ContentHash,
 }
 
 impl Suite {
@@ -117,12 +119,12 @@ impl Task {
     /// None where it was told not to go on.
     fn run(&self, towers: &Towers<'_>, with: Measuring<'_>) -> anyhow::Result<Option<TaskScore>> {
         let (metric, bootstrap) = (self.metric.as_str(), with.how.bootstrap());
-        let (figures, (value, resampled)) = match &self.on {
+        let (figures, (value, resampled), pairs) = match &self.on {
             On::Examples(test) => {
                 let Towers::Model { model, .. } = towers else { bail!("embeddings of pairs cannot be tested on other captions") };
                 let tested = compositional::run(model, &[test])?.pop().context("a test was not run")?;
                 let place = tested.figures().iter().position(|(name, _)| name == metric).context("no such figure")?;
-                (tested.figures(), mean_of(&[tested.units().swap_remove(place)], bootstrap)?)
+                (tested.figures(), mean_of(&[tested.units().swap_remove(place)], bootstrap)?, ContentHash::of(b""))
             }
             On::Data(data) => {
                 let Some(mut measured) = measure(towers, data, with)? else { return Ok(None) };
@@ -132,7 +134,8 @@ impl Task {
                     TaskResult::Labels { found, .. } => (found.mean, found.resampled.clone()),
                     TaskResult::Pairs { retrieval, units, .. } => of_pairs(retrieval, units, metric, bootstrap)?,
                 };
-                (record::figures(&result), counted)
+                let uids: Vec<u8> = measured.uids.iter().flat_map(|uid| uid.0).collect();
+                (record::figures(&result), counted, ContentHash::of(&uids))
             }
         };
         Ok(Some(TaskScore {
@@ -142,6 +145,7 @@ impl Task {
             value,
             resampled,
             figures,
+            pairs,
         }))
     }
 }
@@ -275,6 +279,9 @@ impl Scored {
             json["figures"] =
                 task.figures.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>().into();
             if let Some(theirs) = other.and_then(|other| other.tasks.iter().find(|theirs| theirs.name == task.name)) {
+                if theirs.pairs != task.pairs {
+                    bail!("--compare: the two models did not see the same pairs in the task {}", task.name);
+                }
                 json["compared"] = compared(("", task.value, &task.resampled), (theirs.value, &theirs.resampled), self.level)?;
             }
             tasks.push(json);

@@ -13,11 +13,14 @@ use crate::classification::Classification;
 use crate::embedding_files::{EmbeddingFiles, pairs_of, pairs_table};
 use crate::encode::{EncodeSpec, Encoded, encode_while};
 use crate::models::Model;
+use crate::output::describe;
 
 /// Bytes of embeddings that are kept for the next evaluation with the same weights.
 const CACHE_BYTES: u64 = 4 << 30;
 /// Embeddings of more bytes are not kept.
 const LARGEST_KEPT: usize = 1 << 30;
+
+const VERSION: &[u8] = env!("CARGO_PKG_VERSION").as_bytes();
 
 const NO_PROMPTS: &str = "has no tower for the prompts of classes: ask for knn, linear-probe or few-shot";
 
@@ -30,17 +33,20 @@ pub(super) enum Towers<'a> {
 /// What one model encoded before.
 pub(super) struct Kept {
     cache: BlockCache,
-    /// Of weights, configuration and tokenizer.
+    /// Of weights, configuration, tokenizer and this version, which may see images otherwise than an older one.
     producer: ContentHash,
 }
 
 impl Kept {
-    /// In the state folder.
-    pub(super) fn open(state: &Path, model: &Model) -> anyhow::Result<Self> {
-        let weights = model.encoder.hash()?;
-        let tokenizer = ContentHash::of(model.tokenizer.to_json().as_bytes());
-        let cache = BlockCache::open(&state.join("cache").join("evaluations"), CACHE_BYTES)?;
-        Ok(Self { cache, producer: ContentHash::of_parts(&[&weights.0, &tokenizer.0]) })
+    /// In the state folder; none, which is said, where that does not work.
+    pub(super) fn open(state: &Path, model: &Model) -> Option<Self> {
+        let open = || {
+            let weights = model.encoder.hash()?;
+            let tokenizer = ContentHash::of(model.tokenizer.to_json().as_bytes());
+            let cache = BlockCache::open(&state.join("cache").join("evaluations"), CACHE_BYTES)?;
+            anyhow::Ok(Self { cache, producer: ContentHash::of_parts(&[VERSION, &weights.0, &tokenizer.0]) })
+        };
+        open().inspect_err(|error| tracing::warn!("embeddings are not kept for the next evaluation: {}", describe(error))).ok()
     }
 
     /// A uid is the hash of an image and its caption: a list of them says what was encoded.
