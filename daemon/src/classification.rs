@@ -2,7 +2,7 @@
 //! accuracy of a model on them. Used by `eval` and by evaluation while training.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use diptych_schemas::{SchemaError, Uid};
@@ -23,12 +23,38 @@ pub(crate) struct Classification {
     truth: HashMap<Uid, Label>,
 }
 
+/// Where the names of classes come from.
+pub(crate) enum Classes {
+    /// A file with one a line; `labels` are what the column calls them, where it does not call them by name.
+    File {
+        names: PathBuf,
+        labels: Option<Vec<String>>,
+    },
+    Named(Vec<String>),
+}
+
+impl Classes {
+    /// A file whose lines, or their numbers, are the labels.
+    pub(crate) fn listed_in(path: &Path) -> Self {
+        Self::File { names: path.to_owned(), labels: None }
+    }
+}
+
 /// Class numbers, or a label that is no class.
 type Label = Result<Vec<usize>, String>;
 
 impl Classification {
-    pub(crate) fn read(dataset: &Path, classes: &Path, label_column: &str, templates: Option<&Path>) -> anyhow::Result<Self> {
-        let classes = read_lines(classes)?;
+    pub(crate) fn read(dataset: &Path, classes: &Classes, label_column: &str, templates: Option<&Path>) -> anyhow::Result<Self> {
+        let (classes, labels) = match classes {
+            Classes::File { names, labels } => {
+                let lines = read_lines(names)?;
+                if let Some(labels) = labels.as_ref().filter(|labels| labels.len() != lines.len()) {
+                    bail!("{}: it has {} lines, and there are {} folders by class", names.display(), lines.len(), labels.len());
+                }
+                (lines, labels.clone())
+            }
+            Classes::Named(names) => (names.clone(), None),
+        };
         // CLIP_benchmark writes {c}.
         let curly = |lines: Vec<String>| lines.into_iter().map(|line| line.replace("{c}", "{}")).collect::<Vec<_>>();
         let lines = templates.map(read_lines).transpose()?.map(curly);
@@ -37,7 +63,7 @@ impl Classification {
         {
             bail!("{}, line {}: a prompt needs {{}} where the class name goes", path.display(), bad + 1);
         }
-        let truth = read_labels(dataset, label_column, &classes)?;
+        let truth = read_labels(dataset, label_column, labels.as_deref().unwrap_or(&classes))?;
         Ok(Self { classes, templates: lines.unwrap_or_else(|| vec!["{}".to_owned()]), truth })
     }
 

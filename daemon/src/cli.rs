@@ -241,6 +241,8 @@ pub enum CaptionsChoice {
     First,
     /// That one, and the others in columns: caption_2, caption_3, …
     AllColumns,
+    /// The first, and for images of a folder without a text beside them the name of their subfolder: folders by class
+    Folder,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -56,8 +56,8 @@ pub struct EvalOnArgs {
     /// Held-out pairs, as `diptych select` makes them
     #[arg(short, long, value_name = "FILE", required_unless_present_any = ["benchmark", "compositional", "suite"])]
     pub selection: Option<PathBuf>,
-    /// A folder in CLIP_benchmark's layout (test/0.tar, classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt):
-    /// dataset, classes, prompts and labels in one. Its pairs are kept in the state folder, so that a second evaluation reads them
+    /// A folder in CLIP_benchmark's layout (test/0.tar, classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt), or
+    /// with folders by class (CLASS/1.jpg, in test, val or the folder itself): dataset, classes, prompts and labels in one. Its pairs are kept in the state folder, so that a second evaluation reads them
     /// from there
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dataset", "selection", "classes", "label_column", "templates", "train_selection"])]
     pub benchmark: Option<PathBuf>,

@@ -34,6 +34,7 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
             captions: match args.captions {
                 CaptionsChoice::First => Captions::First,
                 CaptionsChoice::AllColumns => Captions::AllColumns,
+                CaptionsChoice::Folder => Captions::Folder,
             },
             max_pixels: args.max_pixels,
             max_image_bytes: args.max_image_mib.saturating_mul(MIB),

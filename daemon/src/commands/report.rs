@@ -10,7 +10,7 @@ use diptych_pipeline::{Selection, funnel};
 use diptych_schemas::{DatasetManifest, TrainConfig, durable};
 use diptych_trainer::evaluate::Bootstrap;
 
-use crate::classification::Classification;
+use crate::classification::{Classes, Classification};
 use crate::cli::{ModelArgs, ReportArgs};
 use crate::commands::sql::{with_answer, with_session};
 use crate::encode::{EncodeSpec, encode_while};
@@ -77,7 +77,9 @@ fn held_out(args: &ReportArgs, config: &TrainConfig) -> Option<HeldOut> {
 fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<Looked> {
     let selection = Selection::read(&held_out.selection)?;
     let classification = match &held_out.classes {
-        Some((classes, label, templates)) => Some(Classification::read(&held_out.dataset, classes, label, templates.as_deref())?),
+        Some((classes, label, templates)) => {
+            Some(Classification::read(&held_out.dataset, &Classes::listed_in(classes), label, templates.as_deref())?)
+        }
         None => None,
     };
     let model =

@@ -12,7 +12,7 @@ use diptych_trainer::evaluate::RECALL_AT;
 use super::prepare::Prepared;
 use super::signals::StopRequest;
 use super::stall::{Doing, Pulse};
-use crate::classification::Classification;
+use crate::classification::{Classes, Classification};
 use crate::encode::{EncodeSpec, encode_while};
 use crate::models::Model;
 use crate::retrieval::pair_retrieval;
@@ -56,7 +56,9 @@ impl HeldOut {
         // The configuration was checked: where there is no single dataset, the evaluation names its own.
         let Some(dataset) = eval.dataset.clone().or_else(|| run.config.data.dataset.clone()) else { return Ok(None) };
         let classification = match (&eval.classes, &eval.label_column) {
-            (Some(classes), Some(label)) => Some(Classification::read(&dataset, classes, label, eval.templates.as_deref())?),
+            (Some(classes), Some(label)) => {
+                Some(Classification::read(&dataset, &Classes::listed_in(classes), label, eval.templates.as_deref())?)
+            }
             _ => None,
         };
         Ok(Some(Self { selection: Selection::read(selection)?, dataset, classification }))

@@ -1,4 +1,5 @@
-//! A folder of images, each with its caption in a text file of the same name: `cat.jpg`, `cat.txt`.
+//! A folder of images, each with its caption in a text file of the same name: `cat.jpg`, `cat.txt`; or, where that is asked for, in the name
+//! of its subfolder: `cat/1.jpg`.
 //!
 //! Subfolders belong to it. Hidden files and folders do not, nor do links that lead out of it.
 
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use diptych_schemas::Reason;
 
-use super::item::{Item, MAX_CAPTION_BYTES, Outcome, ReadOptions, Record, Rejection, Sink};
+use super::item::{Captions, Item, MAX_CAPTION_BYTES, Outcome, ReadOptions, Record, Rejection, Sink};
 use super::listing::read_file;
 use super::tar_group::is_image_extension;
 use super::{IngestError, text};
@@ -141,7 +142,10 @@ pub(super) fn read(root: &Path, from: u64, options: &ReadOptions, sink: &mut Sin
                 let caption = match captions.get(&stem) {
                     Some((text_file, _)) => read_file(&root.join(text_file), MAX_CAPTION_BYTES as u64, Reason::MissingCaption)
                         .and_then(|bytes| text::of_bytes(bytes, &text_file.display().to_string())),
-                    None => Err((Reason::MissingCaption, format!("there is no {}.txt", stem.display()))),
+                    None => match file.relative.parent().and_then(Path::file_name) {
+                        Some(folder) if options.captions == Captions::Folder => Ok(folder.to_string_lossy().into_owned()),
+                        _ => Err((Reason::MissingCaption, format!("there is no {}.txt", stem.display()))),
+                    },
                 };
                 let image = read_file(&root.join(&file.relative), options.max_image_bytes, Reason::MissingImage);
                 let key = stem.to_string_lossy().into_owned();

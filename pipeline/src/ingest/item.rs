@@ -101,6 +101,9 @@ pub enum Captions {
     First,
     /// The others become columns: `caption_2`, `caption_3`, ….
     AllColumns,
+    /// The same as `First`, and an image of a folder that has no text beside it is captioned with the name of its subfolder: folders by
+    /// class.
+    Folder,
 }
 
 impl Captions {

@@ -171,6 +171,31 @@ fn clip_benchmarks_classification_layout_is_what_the_dataset_gives() {
     }
     assert_eq!(json(&work, "colours_step-000000008_run_en_zeroshot_classification.json")["dataset"], "wds/colours");
 
+    // The same images in folders by class, named after the classes or, beside a list, by anything that sorts as the list does.
+    for n in 0..64_u8 {
+        let (split, class) = (if n < 40 { "train" } else { "val" }, usize::from(n % 8));
+        work.write(&format!("by-name/{split}/{}/{n}.jpg", NAMES[class]), picture(n));
+        work.write(&format!("by-number/{split}/n{class:04}/{n}.jpg"), picture(n));
+    }
+    let lists = ["zeroshot_classification_templates.txt", "classnames.txt"];
+    for name in lists {
+        work.write(&format!("by-number/{name}"), work.read(&format!("colours/{name}")));
+    }
+    work.write("by-name/zeroshot_classification_templates.txt", work.read("colours/zeroshot_classification_templates.txt"));
+    for folder in ["by-name", "by-number"] {
+        work.diptych(&[&["eval", "--model", "run", "--benchmark", folder, "--json", "folders.json"], &tasks[..]].concat()).ok();
+        let found = json(&work, "folders.json");
+        for task in ["zero_shot", "knn"] {
+            assert_eq!(
+                (&found[task]["top1"], &found[task]["images"]),
+                (&dataset[task]["top1"], &dataset[task]["images"]),
+                "{folder}"
+            );
+        }
+    }
+    work.write("by-number/classnames.txt", "black\n");
+    work.diptych(&["eval", "--model", "run", "--benchmark", "by-number"]).fails_with(&["classnames.txt", "1 lines", "8 folders"]);
+
     work.write("colours/dataset_type.txt", "multilabel\n");
     work.diptych(&["eval", "--model", "run", "--benchmark", "colours"]).fails_with(&["multilabel"]);
     work.diptych(&["eval", "--model", "run", "--benchmark", "nothing"]).fails_with(&["nothing", "test"]);

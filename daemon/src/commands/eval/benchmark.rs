@@ -1,11 +1,12 @@
-//! CLIP_benchmark's layout of a dataset: tars with `.cls` or `.txt` beside the images, class names and prompts in its folder.
+//! A dataset for evaluation as others lay it out: CLIP_benchmark's tars with `.cls` or `.txt` beside the images, class names and prompts in
+//! its folder; or folders by class, as torchvision's `ImageFolder` has them.
 //!
-//! What is in the tars becomes a dataset in the state folder. A second evaluation adds nothing to it and reads it from there.
+//! The images become a dataset in the state folder. A second evaluation adds nothing to it and reads it from there.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use diptych_pipeline::ingest::{IngestRequest, ingest};
+use diptych_pipeline::ingest::{Captions, IngestRequest, ingest};
 use diptych_schemas::{ContentHash, SchemaError, column};
 
 use crate::commands::ingest::{Attempt, attempt};
@@ -20,6 +21,8 @@ pub(super) struct Benchmark {
     folder: PathBuf,
     /// Captions, and not classes.
     pub(super) is_retrieval: bool,
+    /// Names of the folders by class, sorted: their places are the classes' numbers. None for tars.
+    pub(super) folders: Option<Vec<String>>,
 }
 
 impl Benchmark {
@@ -37,11 +40,31 @@ impl Benchmark {
             }
         };
         let name = folder.file_name().map_or_else(|| "benchmark".into(), |name| name.to_string_lossy().into_owned());
-        Ok(Self { name, folder: folder.to_owned(), is_retrieval })
+        let mut benchmark = Self { name, folder: folder.to_owned(), is_retrieval, folders: None };
+        let test = benchmark.place("test");
+        if !has_tars(&test) {
+            let classes = subfolders(&test)?;
+            benchmark.folders = (!classes.is_empty()).then_some(classes);
+        }
+        Ok(benchmark)
     }
 
-    pub(super) fn class_names(&self) -> PathBuf {
-        self.folder.join(CLASS_NAMES)
+    /// Where a split lies. Folders by class have `val` for the test, or no splits at all.
+    fn place(&self, split: &str) -> PathBuf {
+        let place = |name: &str| self.folder.join(name);
+        let is_there = |name: &str| place(name).is_dir();
+        match split {
+            "test" if is_there("test") => place("test"),
+            "test" if is_there("val") => place("val"),
+            "test" if !is_there("train") => self.folder.clone(),
+            _ => place(split),
+        }
+    }
+
+    /// One a line; none where the folders by class are named after them.
+    pub(super) fn class_names(&self) -> Option<PathBuf> {
+        let path = self.folder.join(CLASS_NAMES);
+        (self.folders.is_none() || path.is_file()).then_some(path)
     }
 
     pub(super) fn templates(&self) -> Option<PathBuf> {
@@ -56,17 +79,21 @@ impl Benchmark {
 
     /// The pairs of a split as a dataset; `None` where there is no such split.
     pub(super) fn split(&self, split: &str, state: &Path) -> anyhow::Result<Option<PathBuf>> {
-        let tars = self.folder.join(split);
-        if !tars.is_dir() {
+        let tars = self.place(split);
+        if !tars.is_dir() || (self.folders.is_none() && !has_tars(&tars)) {
             return Ok(None);
         }
         let whole = std::fs::canonicalize(&tars).map_err(SchemaError::io(&tars))?;
         let hash = ContentHash::of(whole.as_os_str().as_encoded_bytes()).to_string();
         let dataset = state.join("benchmarks").join(format!("{}-{split}-{hash:.12}", self.name));
-        let pattern = tars.join("*.tar").to_string_lossy().into_owned();
+        let source = if self.folders.is_some() { tars.clone() } else { tars.join("*.tar") };
         let ended = attempt(|_, progress| {
-            let mut request = IngestRequest::new(vec![pattern], &dataset);
-            request.caption_column = (!self.is_retrieval).then(|| "cls".to_owned());
+            let mut request = IngestRequest::new(vec![source.to_string_lossy().into_owned()], &dataset);
+            if self.folders.is_some() {
+                request.captions = Captions::Folder;
+            } else if !self.is_retrieval {
+                request.caption_column = Some("cls".to_owned());
+            }
             ingest(&request, progress)
         })
         .with_context(|| format!("reading {}", tars.display()))?;
@@ -76,9 +103,33 @@ impl Benchmark {
                 Ok(Some(dataset))
             }
             Attempt::Done(_) => {
-                bail!("{}: no pair came out of its tars; diptych ledger --dataset {} says why", tars.display(), dataset.display())
+                bail!("{}: no pair came out of it; diptych ledger --dataset {} says why", tars.display(), dataset.display())
             }
             Attempt::Stopped(_) => bail!("stopped while {} was read; the same command goes on from there", tars.display()),
         }
     }
+}
+
+fn has_tars(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| entry.path().extension().is_some_and(|ending| ending == "tar"))
+}
+
+/// Names of folders in a folder, sorted as `ImageFolder` sorts them: by their bytes.
+fn subfolders(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let failed = SchemaError::io(folder);
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return Err(failed(error).into()),
+        };
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }

@@ -12,7 +12,7 @@ use diptych_schemas::{Uid, column};
 
 use super::benchmark::Benchmark;
 use super::towers::Towers;
-use crate::classification::Classification;
+use crate::classification::{Classes, Classification};
 use crate::cli::{EvalOnArgs, EvalTask};
 use crate::commands::sql::{each_text, each_value, with_session};
 use crate::encode::Encoded;
@@ -80,7 +80,7 @@ impl EvalData {
     fn of_selection(dataset: &Path, selection: &Path, on: &EvalOnArgs) -> anyhow::Result<Self> {
         let classification = match (&on.classes, &on.label_column) {
             (Some(classes), Some(label)) => {
-                Some(Arc::new(Classification::read(dataset, classes, label, on.templates.as_deref())?))
+                Some(Arc::new(Classification::read(dataset, &Classes::listed_in(classes), label, on.templates.as_deref())?))
             }
             _ => None,
         };
@@ -114,13 +114,17 @@ impl EvalData {
         let benchmark = Benchmark::read(folder)?;
         let Some(dataset) = benchmark.split("test", state)? else {
             bail!(
-                "{}: there is no folder test with tars in it; CLIP_benchmark's layout has test/0.tar, test/1.tar, …",
+                "{}: there is no folder test with tars in it, and no folders by class; CLIP_benchmark's layout has test/0.tar, test/1.tar, …",
                 folder.display()
             );
         };
         let classification = |dataset: &Path| {
+            let classes = match (benchmark.class_names(), &benchmark.folders) {
+                (Some(names), folders) => Classes::File { names, labels: folders.clone() },
+                (None, folders) => Classes::Named(folders.clone().unwrap_or_default()),
+            };
             let templates = benchmark.templates();
-            Classification::read(dataset, &benchmark.class_names(), Benchmark::label_column(), templates.as_deref()).map(Arc::new)
+            Classification::read(dataset, &classes, Benchmark::label_column(), templates.as_deref()).map(Arc::new)
         };
         let learns = on.tasks.iter().any(|task| task.learns());
         let train = match learns.then(|| benchmark.split("train", state)).transpose()?.flatten() {
