@@ -44,6 +44,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
 
 fn of_pairs(args: &EvalArgs) -> anyhow::Result<Value> {
     let state = &args.model.run_on.state;
+    let other = compared(args)?;
     let data = EvalData::read(&args.on, state)?;
     let answers = |name: &ModelArgs| {
         with_towers(name, args, |towers, path| {
@@ -53,7 +54,7 @@ fn of_pairs(args: &EvalArgs) -> anyhow::Result<Value> {
     };
     // One model in memory at a time.
     let (path, measured) = answers(&args.model)?;
-    let other = compared(args).map(|name| answers(&name)).transpose()?;
+    let other = other.map(|name| answers(&name)).transpose()?;
     if other.as_ref().is_some_and(|(_, other)| other.uids != measured.uids) {
         bail!(
             "--compare: the two models did not see the same pairs; run again when nothing else writes to the dataset, and see that files of embeddings have all pairs"
@@ -96,6 +97,7 @@ fn of_pairs(args: &EvalArgs) -> anyhow::Result<Value> {
 }
 
 fn of_suite(args: &EvalArgs, path: &Path) -> anyhow::Result<Value> {
+    let other = compared(args)?;
     let suite = Suite::read(path, &args.model.run_on.state)?;
     let began = Instant::now();
     let most = args.max_seconds.map(Duration::try_from_secs_f64).transpose().context("--max-seconds")?;
@@ -104,7 +106,7 @@ fn of_suite(args: &EvalArgs, path: &Path) -> anyhow::Result<Value> {
         with_towers(name, args, |towers, path| Ok((path.to_owned(), suite.run(towers, measuring(args, &go_on))?)))
     };
     let (model, own) = scored(&args.model)?;
-    let other = compared(args).map(|name| scored(&name)).transpose()?;
+    let other = other.map(|name| scored(&name)).transpose()?;
     let mut json = own.report(&suite.name, other.as_ref().map(|(_, scored)| scored))?;
     json["model"] = json!(model);
     if let Some((path, _)) = &other {
@@ -129,9 +131,14 @@ fn measuring<'a>(args: &'a EvalArgs, go_on: &'a dyn Fn() -> bool) -> Measuring<'
     Measuring { how: &args.how, threads: args.model.run_on.threads, go_on }
 }
 
-/// The second model.
-fn compared(args: &EvalArgs) -> Option<ModelArgs> {
-    args.compare.as_ref().map(|name| ModelArgs { model: name.clone(), ema: false, ..args.model.clone() })
+/// The second model. That it is there is seen before the first one is evaluated.
+fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelArgs>> {
+    let Some(name) = &args.compare else { return Ok(None) };
+    let other = ModelArgs { model: name.clone(), ema: false, ..args.model.clone() };
+    if !EmbeddingFiles::are_at(Path::new(name)) {
+        models::resolve(&other).context("--compare")?;
+    }
+    Ok(Some(other))
 }
 
 /// Loads a model, or embeddings, and says where they lie.
