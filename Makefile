@@ -46,7 +46,7 @@ install:
 	ln -sfn ../lib/diptych/diptych $(TO)/bin/diptych
 	sed 's#/usr/bin/diptych#$(PREFIX)/bin/diptych#' $(DIST)/diptych.service > $(UNIT).incomplete
 	chmod 644 $(UNIT).incomplete && mv -f $(UNIT).incomplete $(UNIT)
-	install -Dm644 $(DIST)/sysusers.conf $(TO)/lib/sysusers.d/diptych.conf
+	install -Dm644 $(DIST)/sysusers.d/diptych.conf $(TO)/lib/sysusers.d/diptych.conf
 	install -Dm644 -t $(TO)/share/diptych $(DIST)/cuda.conf $(DIST)/grafana.json $(DIST)/diptych.toml
 	test -e $(DESTDIR)/etc/diptych/diptych.toml || install -Dm644 $(DIST)/diptych.toml $(DESTDIR)/etc/diptych/diptych.toml
 ifeq ($(DESTDIR),)
