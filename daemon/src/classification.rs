@@ -79,8 +79,11 @@ impl Classification {
 
     /// The same, image by image.
     pub(crate) fn predictions(&self, model: &Model, encoded: &Encoded) -> anyhow::Result<Predictions> {
+        // Before the prompts, so that a label that is none is said at once.
+        let labels = self.labels(encoded)?;
         let dimension = model.encoder.dimension();
-        self.nearest(encoded, Rows { values: &self.rows(model)?, dimension }, model.encoder.logit_scale()?)
+        let (images, classes) = (Rows { values: &encoded.images, dimension }, self.rows(model)?);
+        Ok(classify(images, &labels, Rows { values: &classes, dimension }, model.encoder.logit_scale()?)?)
     }
 
     /// The classes' vectors, [C, D].
@@ -100,12 +103,6 @@ impl Classification {
         let (images, classes) = (Rows { values: &encoded.images, dimension }, self.rows(model)?);
         let labels = encoded.uids.iter().map(|uid| self.label(*uid).cloned()).collect::<anyhow::Result<Vec<_>>>()?;
         Ok(average_precision(images, &labels, Rows { values: &classes, dimension }, bootstrap)?)
-    }
-
-    /// The nearest of the classes' vectors [C, D] of each image.
-    pub(crate) fn nearest(&self, encoded: &Encoded, classes: Rows<'_>, scale: f64) -> anyhow::Result<Predictions> {
-        let images = Rows { values: &encoded.images, dimension: classes.dimension };
-        Ok(classify(images, &self.labels(encoded)?, classes, scale)?)
     }
 
     /// The class number of each pair.

@@ -157,10 +157,13 @@ impl HeldOut {
     }
 }
 
-/// Whether the evaluation of a step was recorded.
-pub(super) fn is_recorded(run: &Prepared, step: diptych_schemas::Step) -> anyhow::Result<bool> {
+/// What an evaluation of held-out pairs always records.
+pub(super) const PAIRS: &str = "heldout/pairs";
+
+/// Whether a step has a metric.
+pub(super) fn is_recorded(run: &Prepared, step: diptych_schemas::Step, name: &str) -> anyhow::Result<bool> {
     let row = run.store.metrics_at(&run.record.run, step)?;
-    Ok(row.is_some_and(|row| row.values.iter().any(|(name, _)| name == "heldout/pairs")))
+    Ok(row.is_some_and(|row| row.values.iter().any(|(recorded, _)| recorded == name)))
 }
 
 /// The place before a step, from the place after it.

@@ -324,8 +324,8 @@ impl Around<'_> {
         }
         let due = self.evaluations_due(run, samples);
         let missing = Evaluations {
-            held_out: due.held_out && !evaluation::is_recorded(run, step)?,
-            suite: due.suite && !suite::was_run(run)?,
+            held_out: due.held_out && !evaluation::is_recorded(run, step, evaluation::PAIRS)?,
+            suite: due.suite && !evaluation::is_recorded(run, step, suite::TASKS)?,
         };
         if missing.any() { self.after_step(run, samples, missing, false) } else { Ok(()) }
     }
@@ -428,8 +428,8 @@ impl Around<'_> {
         self.pulse.doing(Doing::Checkpoint);
         run.save_checkpoint(cursor, Due::End, evaluated.as_ref().ok().cloned().flatten())?;
         evaluated?;
-        let is_missing = (self.held_out.is_some() && !evaluation::is_recorded(run, run.record.step)?)
-            || (self.suite.is_some() && !suite::was_run(run)?);
+        let is_missing = (self.held_out.is_some() && !evaluation::is_recorded(run, run.record.step, evaluation::PAIRS)?)
+            || (self.suite.is_some() && !evaluation::is_recorded(run, run.record.step, suite::TASKS)?);
         if self.stop.asked() && is_missing {
             return self.stopped(run);
         }

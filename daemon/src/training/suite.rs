@@ -7,30 +7,19 @@ use anyhow::Context;
 use diptych_schemas::{SUITE_SCORE, SampleIndex, Step};
 use diptych_trainer::{Device, Encoder, Weights};
 
-use super::evaluation::{Evaluated, Limits};
+use super::evaluation::{Evaluated, Limits, is_recorded};
 use super::prepare::Prepared;
 use super::stall::{Doing, Pulse};
 use crate::commands::eval::Suite;
 use crate::models::{Model, best, tokenizer};
 
 /// How many of its tasks a suite had time for.
-const TASKS: &str = "suite/tasks";
+pub(super) const TASKS: &str = "suite/tasks";
 
 /// None where the configuration names no suite.
 pub(super) fn of(run: &Prepared) -> anyhow::Result<Option<Suite>> {
     let path = run.config.eval.suite.as_ref();
     path.map(|path| Suite::read(path, &run.config.state).context("eval.suite")).transpose()
-}
-
-/// Whether the suite of a step was recorded.
-pub(super) fn is_recorded(run: &Prepared, step: Step, name: &str) -> anyhow::Result<bool> {
-    let row = run.store.metrics_at(&run.record.run, step)?;
-    Ok(row.is_some_and(|row| row.values.iter().any(|(recorded, _)| recorded == name)))
-}
-
-/// Whether a suite was run at the step where the run is.
-pub(super) fn was_run(run: &Prepared) -> anyhow::Result<bool> {
-    is_recorded(run, run.record.step, TASKS)
 }
 
 /// Runs it on the weights, then on the best checkpoint, as far as the time goes.

@@ -117,14 +117,10 @@ fn has_tars(folder: &Path) -> bool {
 
 /// Names of folders in a folder, sorted as `ImageFolder` sorts them: by their bytes.
 fn subfolders(folder: &Path) -> anyhow::Result<Vec<String>> {
-    let failed = SchemaError::io(folder);
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
     let mut names = Vec::new();
     for entry in entries {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => return Err(failed(error).into()),
-        };
+        let entry = entry.map_err(SchemaError::io(folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if entry.path().is_dir() && !name.starts_with('.') {
             names.push(name);

@@ -285,14 +285,14 @@ pub(super) fn geometry(found: &Geometry) -> anyhow::Result<Value> {
     }))
 }
 
-fn shown(at: Interval) -> String {
+pub(super) fn shown(at: Interval) -> String {
     format!("{:.3} to {:.3}", at.low, at.high)
 }
 
-fn said_interval(at: Option<&Interval>) -> String {
+pub(super) fn said_interval(at: Option<&Interval>) -> String {
     at.map_or_else(String::new, |at| format!(" (95%: {:+.3} to {:+.3})", at.low, at.high))
 }
 
-fn as_json(at: Interval) -> Value {
+pub(super) fn as_json(at: Interval) -> Value {
     json!([at.low, at.high])
 }

@@ -6,15 +6,14 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use diptych_schemas::{ContentHash, SuiteConfig, SuiteTask};
-use diptych_trainer::evaluate::{
-    Bootstrap, Interval, Predictions, RECALL_AT, Retrieval, Unit, interval, resample, resample_classes,
-};
+use diptych_trainer::evaluate::{Bootstrap, Interval, Predictions, RECALL_AT, Unit, interval, resample, resample_classes};
 use serde_json::{Value, json};
 
 use super::compositional::{self, Test};
 use super::data::EvalData;
 use super::measure::{Measuring, TaskResult, measure};
 use super::record;
+use super::report::{as_json, said_interval, shown};
 use super::towers::Towers;
 use crate::cli::{EvalHowArgs, EvalOnArgs, EvalTask};
 use crate::models::Model;
@@ -132,7 +131,7 @@ impl Task {
                 let counted = match &result {
                     TaskResult::Classes { predictions, .. } => of_classes(predictions, metric, bootstrap)?,
                     TaskResult::Labels { found, .. } => (found.mean, found.resampled.clone()),
-                    TaskResult::Pairs { retrieval, units, .. } => of_pairs(retrieval, units, metric, bootstrap)?,
+                    TaskResult::Pairs { units, .. } => of_pairs(units, metric, bootstrap)?,
                 };
                 let uids: Vec<u8> = measured.uids.iter().flat_map(|uid| uid.0).collect();
                 (record::figures(&result), counted, ContentHash::of(&uids))
@@ -201,7 +200,7 @@ fn of_classes(predictions: &Predictions, metric: &str, bootstrap: Bootstrap) -> 
 }
 
 /// `units` as [`TaskResult::Pairs`] has them.
-fn of_pairs(found: &Retrieval, units: &[Vec<Unit>], metric: &str, bootstrap: Bootstrap) -> anyhow::Result<(f64, Vec<f64>)> {
+fn of_pairs(units: &[Vec<Unit>], metric: &str, bootstrap: Bootstrap) -> anyhow::Result<(f64, Vec<f64>)> {
     let (_, k) = metric.rsplit_once('@').context("no recall")?;
     let at = RECALL_AT.iter().position(|known| known.to_string() == k).context("no such recall")?;
     let both = [at, at + RECALL_AT.len()];
@@ -212,9 +211,7 @@ fn of_pairs(found: &Retrieval, units: &[Vec<Unit>], metric: &str, bootstrap: Boo
     } else {
         &both[..]
     };
-    let (_, resampled) = mean_of(&wanted.iter().map(|place| units[*place].clone()).collect::<Vec<_>>(), bootstrap)?;
-    let values = [found.image_to_text, found.text_to_image].concat();
-    Ok((wanted.iter().map(|place| values[*place]).sum::<f64>() / wanted.len() as f64, resampled))
+    mean_of(&wanted.iter().map(|place| units[*place].clone()).collect::<Vec<_>>(), bootstrap)
 }
 
 /// The mean of columns' parts, as they are and in every resample.
@@ -264,9 +261,8 @@ impl Scored {
     /// Prints it, beside another model's, and gives it as JSON.
     pub(super) fn report(&self, name: &str, other: Option<&Self>) -> anyhow::Result<Value> {
         let of = |values: &[f64]| (!values.is_empty()).then(|| interval(values, self.level));
-        let shown = |at: Option<Interval>| at.map_or_else(String::new, |at| format!("{:.3} to {:.3}", at.low, at.high));
         let row = |name: &str, metric: &str, value: f64, at: Option<Interval>, weight: &str| {
-            line(format!("  {name:<28} {metric:<16} {value:>7.3}   {:<16} {weight:>7}", shown(at)))
+            line(format!("  {name:<28} {metric:<16} {value:>7.3}   {:<16} {weight:>7}", at.map(shown).unwrap_or_default()))
         };
         line(format!("\nsuite {name}, {} tasks", self.tasks.len() + self.left_out.len()))?;
         line(format!("  {:<28} {:<16} {:>7}   {:<16} {:>7}", "task", "figure", "value", "95%", "weight"))?;
@@ -275,7 +271,7 @@ impl Scored {
             let within = of(&task.resampled);
             row(&task.name, &task.metric, task.value, within, &task.weight.to_string())?;
             let mut json = json!({ "task": task.name, "metric": task.metric, "value": task.value, "weight": task.weight });
-            json["interval"] = as_json(within);
+            json["interval"] = json!(within.map(as_json));
             json["figures"] =
                 task.figures.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>().into();
             if let Some(theirs) = other.and_then(|other| other.tasks.iter().find(|theirs| theirs.name == task.name)) {
@@ -296,7 +292,7 @@ impl Scored {
         };
         let resampled = self.resampled();
         row("score", "mean by weight", score, of(&resampled), "")?;
-        json["interval"] = as_json(of(&resampled));
+        json["interval"] = json!(of(&resampled).map(as_json));
         if let Some((other, theirs)) = other.and_then(|other| Some((other, other.score()?))) {
             json["compared"] = compared(("  compared: score", score, &resampled), (theirs, &other.resampled()), self.level)?;
         }
@@ -309,12 +305,7 @@ fn compared((name, ours, resampled): (&str, f64, &[f64]), (theirs, others): (f64
     let differences: Vec<f64> = resampled.iter().zip(others).map(|(ours, theirs)| ours - theirs).collect();
     let within = (!differences.is_empty()).then(|| interval(&differences, level));
     if !name.is_empty() {
-        let said = within.map_or_else(String::new, |at| format!(" (95%: {:+.3} to {:+.3})", at.low, at.high));
-        line(format!("{name} {theirs:.3}, difference {:+.3}{said}", ours - theirs))?;
+        line(format!("{name} {theirs:.3}, difference {:+.3}{}", ours - theirs, said_interval(within.as_ref())))?;
     }
-    Ok(json!({ "value": theirs, "difference": ours - theirs, "difference_interval": as_json(within) }))
-}
-
-fn as_json(at: Option<Interval>) -> Value {
-    at.map_or(Value::Null, |at| json!([at.low, at.high]))
+    Ok(json!({ "value": theirs, "difference": ours - theirs, "difference_interval": within.map(as_json) }))
 }
