@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Zero-shot classification of 50,000 × 512 embeddings over 1,000 classes, ours beside torch's, in turns.
 
-    trainer/benches/zero_shot.py BINARY [ROUNDS]      (BINARY: cargo bench --no-run -p diptych-trainer --bench zero_shot says where)
+    trainer/benches/zero_shot.py BINARY [ROUNDS]      (BINARY: cargo build --release -p diptych -p diptych-trainer --bench zero_shot; in release/deps)
 
 Torch does what CLIP_benchmark does with embeddings that are there: one product, the five best of each row, the softmax of the best.
 """

@@ -3,8 +3,13 @@
 //! Every way to classify (zero-shot, nearest neighbours, linear probe) ends in [`Predictions`], and all figures are made of
 //! these. Equal scores rank in the order of the classes.
 
-use super::{BLOCK_SCORES, Rows, check_labels, same_dimension};
+use tch::{Device, Kind, Tensor};
+
+use super::{Rows, check_labels, same_dimension};
 use crate::TrainerError;
+
+/// Scores made at a time. They are read several times over, so they should stay in a core's cache: 1 MiB of them.
+const CACHED_SCORES: usize = 1 << 18;
 
 /// What a classifier says of every image.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -57,39 +62,54 @@ pub fn classify(images: Rows<'_>, labels: &[usize], classes: Rows<'_>, scale: f6
     check_labels(n, labels, c)?;
     let class_columns = classes.tensor(0, c)?.f_transpose(0, 1)?;
     let mut found = Predictions { classes: c, ..Predictions::default() };
-    let block = (BLOCK_SCORES / c).clamp(1, n);
-    let mut scores = vec![0_f32; block * c];
+    let block = (CACHED_SCORES / c).clamp(1, n);
     for start in (0..n).step_by(block) {
         let rows = block.min(n - start);
-        let scores = &mut scores[..rows * c];
-        images.tensor(start, rows)?.f_matmul(&class_columns)?.f_copy_data(scores, rows * c)?;
-        for (label, scores) in labels[start..].iter().zip(scores.chunks_exact(c)) {
-            found.push(*label, scores, |scores, highest| softmax_of_highest(scores, highest, scale));
-        }
+        found.push_block(&labels[start..start + rows], &images.tensor(start, rows)?.f_matmul(&class_columns)?, scale)?;
     }
     Ok(found)
 }
 
-/// exp(scale · highest) / Σ exp(scale · score)
-pub(super) fn softmax_of_highest(scores: &[f32], highest: f32, scale: f64) -> f64 {
-    1.0 / scores.iter().map(|score| (scale * f64::from(score - highest)).exp()).sum::<f64>()
-}
-
 impl Predictions {
-    /// Adds an image by its scores, [C]; `confidence` makes a probability of them and the highest.
-    pub(super) fn push(&mut self, label: usize, scores: &[f32], confidence: impl Fn(&[f32], f32) -> f64) {
+    /// Adds images by their scores, [N, C]; a confidence is the highest softmax of the scores times `scale`.
+    pub(super) fn push_block(&mut self, labels: &[usize], scores: &Tensor, scale: f64) -> Result<(), TrainerError> {
+        let (n, c) = scores.size2()?;
+        let own: Vec<i64> = labels.iter().map(|label| *label as i64).collect();
+        let own = Tensor::f_from_slice(&own)?.f_unsqueeze(1)?;
+        let own_scores = scores.f_gather(1, &own, false)?;
+        let sooner = Tensor::f_arange(c, (Kind::Int64, Device::Cpu))?.f_lt_tensor(&own)?;
+        let before =
+            scores.f_eq_tensor(&own_scores)?.f_logical_and_(&sooner)?.f_logical_or_(&scores.f_gt_tensor(&own_scores)?)?;
+        let before = before.f_sum_dim_intlist(1, false, Kind::Int)?;
+        let predicted = scores.f_argmax(1, false)?;
+        let confidence = scores.f_mul_scalar(scale)?.f_softmax(1, Kind::Float)?.f_amax(1, false)?;
+
+        let n = n as usize;
+        let (mut before_host, mut predicted_host, mut confidence_host) = (vec![0_i32; n], vec![0_i64; n], vec![0_f32; n]);
+        before.f_copy_data(&mut before_host, n)?;
+        predicted.f_copy_data(&mut predicted_host, n)?;
+        confidence.f_copy_data(&mut confidence_host, n)?;
+        self.labels.extend(labels);
+        self.rank.extend(before_host.into_iter().map(|before| before as usize + 1));
+        self.predicted.extend(predicted_host.into_iter().map(|class| class as usize));
+        self.confidence.extend(confidence_host.into_iter().map(f64::from));
+        Ok(())
+    }
+
+    /// Adds an image by the votes for each class, [C]; its confidence is the winner's part of them.
+    pub(super) fn push_votes(&mut self, label: usize, votes: &[f32]) {
         let mut predicted = 0;
-        for (class, score) in scores.iter().enumerate() {
-            if *score > scores[predicted] {
+        for (class, score) in votes.iter().enumerate() {
+            if *score > votes[predicted] {
                 predicted = class;
             }
         }
-        let own = scores[label];
-        let before = scores.iter().enumerate().filter(|(class, score)| **score > own || (**score == own && *class < label));
+        let own = votes[label];
+        let before = votes.iter().enumerate().filter(|(class, score)| **score > own || (**score == own && *class < label));
         self.labels.push(label);
         self.predicted.push(predicted);
         self.rank.push(1 + before.count());
-        self.confidence.push(confidence(scores, scores[predicted]));
+        self.confidence.push(f64::from(votes[predicted]) / f64::from(votes.iter().sum::<f32>()));
     }
 
     /// Whether each image is among its first k classes.

@@ -59,7 +59,7 @@ pub fn nearest(
                     Vote::Weighted { temperature } => (f64::from(*score) / temperature).exp() as f32,
                 };
             }
-            found.push(*label, &votes, |votes, highest| f64::from(highest) / f64::from(votes.iter().sum::<f32>()));
+            found.push_votes(*label, &votes);
         }
     }
     Ok(found)

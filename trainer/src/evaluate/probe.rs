@@ -6,7 +6,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::neighbours::Labelled;
-use super::{Predictions, check_labels, classification::softmax_of_highest, lbfgs, same_dimension};
+use super::{Predictions, check_labels, lbfgs, same_dimension};
 use crate::TrainerError;
 
 /// CLIP, appendix A.3.
@@ -111,19 +111,15 @@ impl Probe {
         check_labels(m, test.labels, self.classes)?;
         same_dimension(("training images", self.weights.size2()?.0 as usize - 1), ("images", test.rows.dimension))?;
         let mut found = Predictions { classes: self.classes, ..Predictions::default() };
-        let width = self.present.len();
-        let mut all = vec![f32::NEG_INFINITY; self.classes];
+        let present: Vec<i64> = self.present.iter().map(|class| *class as i64).collect();
+        let present = Tensor::f_from_slice(&present)?;
         for start in (0..m).step_by(CHUNK) {
             let count = CHUNK.min(m - start);
             let scores = with_ones(&test.rows.tensor(start, count)?)?.f_matmul(&self.weights)?.f_to_kind(Kind::Float)?;
-            let mut host = vec![0_f32; count * width];
-            scores.f_copy_data(&mut host, count * width)?;
-            for (label, scores) in test.labels[start..].iter().zip(host.chunks_exact(width)) {
-                for (class, score) in self.present.iter().zip(scores) {
-                    all[*class] = *score;
-                }
-                found.push(*label, &all, |scores, highest| softmax_of_highest(scores, highest, 1.0));
-            }
+            // A class that had no training image is never predicted.
+            let all = Tensor::f_full([count as i64, self.classes as i64], f64::NEG_INFINITY, (Kind::Float, Device::Cpu))?;
+            let all = all.f_index_copy(1, &present, &scores)?;
+            found.push_block(&test.labels[start..start + count], &all, 1.0)?;
         }
         Ok(found)
     }
