@@ -1,5 +1,6 @@
 //! Retrieval among pairs: which image belongs to which caption.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use diptych_trainer::TrainerError;
@@ -21,13 +22,13 @@ pub(crate) fn pair_retrieval(encoded: &Encoded, dimension: usize, strict: bool) 
     retrieval(Rows { values: &encoded.images, dimension }, &groups, Rows { values: &encoded.texts, dimension }, &groups)
 }
 
-/// Images with any number of captions each.
+/// Images with any number of captions each. Of a million pairs each copy is gigabytes, so what is there is borrowed.
 #[derive(Debug, Default)]
-pub(crate) struct CaptionedImages {
+pub(crate) struct CaptionedImages<'a> {
     /// [N, D].
-    pub(crate) images: Vec<f32>,
+    pub(crate) images: Cow<'a, [f32]>,
     /// [M, D].
-    pub(crate) texts: Vec<f32>,
+    pub(crate) texts: Cow<'a, [f32]>,
     /// The row of the first pair of each image, [N].
     pub(crate) first_rows: Vec<usize>,
     /// The image of each text, [M].
@@ -37,7 +38,7 @@ pub(crate) struct CaptionedImages {
     pub(crate) text_groups: Vec<u64>,
 }
 
-impl CaptionedImages {
+impl CaptionedImages<'_> {
     pub(crate) fn ranks(&self, dimension: usize) -> Result<Ranks, TrainerError> {
         let (images, texts) = (Rows { values: &self.images, dimension }, Rows { values: &self.texts, dimension });
         retrieval_ranks(images, &self.image_groups, texts, &self.text_groups)

@@ -2,6 +2,8 @@
 //!
 //! DataComp's lists of uids have a structured array of two `u8` (64 bits each), the upper and the lower half of a uid
 //! of 128 bits, sorted. What numpy writes for `np.array(…, np.dtype("u8,u8"))` is read; anything else is refused.
+//!
+//! CLIP_benchmark's labels of several classes an image are an array in each image's `.npy`: 1 where the image has the class.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -91,6 +93,56 @@ pub fn read_rows(path: &Path) -> Result<Matrix, NpyError> {
     matrix(path, &shape, bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
+/// The classes that an image has, out of the bytes of its array of labels, [C], of any kind of number.
+pub(crate) fn marked_classes(bytes: &[u8]) -> Result<Vec<usize>, String> {
+    let wanted = "not labels: they are made by np.save of an array of one dimension, 1 for each class that the image has, else 0";
+    let mut data = bytes;
+    let (header, _) = read_header(&mut data).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => "cut short within its header".to_owned(),
+        _ => error.to_string(),
+    })?;
+    let (dtype, shape) = parse_header(&header).ok_or_else(|| unlike(wanted, &header))?;
+    let numbers = match dtype.trim_matches('\'') {
+        "|b1" | "|i1" | "|u1" => numbers(data, |bytes: [u8; 1]| f64::from(bytes[0])),
+        "<i2" | "<u2" => numbers(data, |bytes| f64::from(u16::from_le_bytes(bytes))),
+        "<i4" | "<u4" => numbers(data, |bytes| f64::from(u32::from_le_bytes(bytes))),
+        "<i8" | "<u8" => numbers(data, |bytes| u64::from_le_bytes(bytes) as f64),
+        "<f2" => numbers(data, |bytes| f16::from_le_bytes(bytes).to_f64()),
+        "<f4" => numbers(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
+        "<f8" => numbers(data, f64::from_le_bytes),
+        _ => return Err(unlike(wanted, &header)),
+    };
+    let numbers = match (numbers, &shape[..]) {
+        (Some(numbers), [count]) if numbers.len() as u64 == *count => numbers,
+        (_, [_]) => return Err(format!("its header claims {shape:?} numbers, and {} bytes follow", data.len())),
+        _ => return Err(unlike(wanted, &header)),
+    };
+    if let Some(class) = numbers.iter().position(|number| *number != 0.0 && *number != 1.0) {
+        return Err(format!("class {class} is neither marked with 1 nor with 0"));
+    }
+    Ok(numbers.iter().enumerate().filter(|(_, number)| **number == 1.0).map(|(class, _)| class).collect())
+}
+
+/// None where the bytes are not whole numbers' bytes.
+fn numbers<const WIDTH: usize>(data: &[u8], number: impl Fn([u8; WIDTH]) -> f64) -> Option<Vec<f64>> {
+    let (chunks, rest) = data.as_chunks::<WIDTH>();
+    rest.is_empty().then(|| chunks.iter().map(|bytes| number(*bytes)).collect())
+}
+
+/// The dtype as it is written, without white space, and the shape; none of an array in Fortran's order.
+fn parse_header(header: &str) -> Option<(String, Vec<u64>)> {
+    let plain: String = header.chars().filter(|char| !char.is_whitespace()).collect();
+    let (dtype, shape) = plain.strip_prefix("{'descr':")?.split_once(",'fortran_order':False,'shape':(")?;
+    let shape = shape.strip_suffix("),}").or_else(|| shape.strip_suffix(")}"))?;
+    let shape = shape.split_terminator(',').map(|side| side.parse().ok()).collect::<Option<_>>()?;
+    Some((dtype.to_owned(), shape))
+}
+
+fn unlike(wanted: &str, header: &str) -> String {
+    let shown: String = header.trim().chars().take(120).collect();
+    format!("{wanted}. This one has {}", shown.escape_debug())
+}
+
 fn matrix(path: &Path, shape: &[u64], values: Vec<f32>) -> Result<Matrix, NpyError> {
     let bad = |message: &str| NpyError::Unreadable { path: path.to_owned(), message: message.into() };
     if values.is_empty() {
@@ -132,15 +184,8 @@ fn read_array(
         io::ErrorKind::UnexpectedEof => bad("cut short within its header".into()),
         _ => bad(error.to_string()),
     })?;
-    let plain: String = header.chars().filter(|char| !char.is_whitespace()).collect();
-    let shape = plain.strip_prefix("{'descr':").and_then(|rest| rest.strip_prefix(description));
-    let shape = shape.and_then(|rest| rest.strip_prefix(",'fortran_order':False,'shape':("));
-    let shape = shape.and_then(|rest| rest.strip_suffix("),}").or_else(|| rest.strip_suffix(")}")));
-    let shape = shape.map(|shape| shape.split_terminator(',').map(|side| side.parse().ok()).collect::<Option<Vec<u64>>>());
-    let Some(shape) = shape.flatten().filter(|shape| shape.len() == dimensions) else {
-        let shown: String = header.trim().chars().take(120).collect();
-        return Err(bad(format!("{wanted}. This one has {}", shown.escape_debug())));
-    };
+    let parsed = parse_header(&header).filter(|(dtype, shape)| dtype == description && shape.len() == dimensions);
+    let Some((_, shape)) = parsed else { return Err(bad(unlike(wanted, &header))) };
     // Before anything is allocated: what the header claims must be there.
     let data = size.saturating_sub(header_bytes);
     let elements = shape.iter().try_fold(1_u64, |product, side| product.checked_mul(*side));
@@ -228,6 +273,47 @@ mod tests {
 
     fn uid(upper: u64, lower: u64) -> Uid {
         Uid((u128::from(upper) << 64 | u128::from(lower)).to_be_bytes())
+    }
+
+    /// What numpy writes: `header` without the padding, and the data.
+    fn array(header: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.extend(data);
+        bytes
+    }
+
+    #[test]
+    fn labels_of_any_kind_of_number_are_the_classes_that_are_marked() {
+        type Write = fn(f64) -> Vec<u8>;
+        let of = |dtype: &str, data: &[u8]| {
+            marked_classes(&array(&format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': (3,), }}"), data))
+        };
+        let bytes = |numbers: [f64; 3], write: Write| numbers.into_iter().flat_map(write).collect::<Vec<_>>();
+        let kinds: [(&str, Write); 7] = [
+            ("|b1", |number| vec![number as u8]),
+            ("<i2", |number| (number as i16).to_le_bytes().into()),
+            ("<i4", |number| (number as i32).to_le_bytes().into()),
+            ("<i8", |number| (number as i64).to_le_bytes().into()),
+            ("<f2", |number| f16::from_f64(number).to_le_bytes().into()),
+            ("<f4", |number| (number as f32).to_le_bytes().into()),
+            ("<f8", |number| number.to_le_bytes().into()),
+        ];
+        for (dtype, write) in kinds {
+            assert_eq!(of(dtype, &bytes([1.0, 0.0, 1.0], write)).unwrap(), [0, 2], "{dtype}");
+            assert_eq!(of(dtype, &bytes([0.0; 3], write)).unwrap(), [0; 0], "{dtype}");
+            assert!(of(dtype, &bytes([0.0, 1.0, 2.0], write)).unwrap_err().contains("class 2"), "{dtype}");
+            assert!(of(dtype, &bytes([1.0; 3], write)[1..]).unwrap_err().contains("claims [3]"), "{dtype}");
+        }
+        // VOC marks what is difficult with -1.
+        assert!(of("|i1", &[1, 0, 255]).unwrap_err().contains("class 2"));
+        assert!(of("<c8", &[0; 24]).unwrap_err().contains("not labels"));
+        let matrix = array("{'descr': '|b1', 'fortran_order': False, 'shape': (1, 3), }", &[1, 0, 1]);
+        assert!(marked_classes(&matrix).unwrap_err().contains("one dimension"));
+        for length in 0..matrix.len() {
+            marked_classes(&matrix[..length]).unwrap_err();
+        }
     }
 
     #[test]

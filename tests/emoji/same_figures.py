@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Zero-shot classification and retrieval of an exported model by CLIP_benchmark's own functions, beside `diptych eval`: each figure must
-be the same to 1e-4, on the emoji and on the photographs.
+"""Zero-shot classification, with one class and with several, and retrieval of an exported model by CLIP_benchmark's own functions, beside
+`diptych eval`: each figure must be the same to 1e-4, on the emoji and on the photographs.
 
     tests/emoji/same_figures.py DIPTYCH FOLDER MODEL [STATE]      (data: DIPTYCH_TEST_DATA, or ../shared/data)
 
@@ -10,6 +10,7 @@ alone, and so CLIP_benchmark, would drop it and see what is behind. Needs open_c
 numpy below 2.3 in the Python that runs it.
 """
 
+import collections
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 
+import numpy
 import open_clip
 import torch
 from PIL import Image
@@ -25,6 +27,8 @@ from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 TEMPLATES = ["a photo of a {c}", "a drawing of a {c}", "{c}", "this is a {c}."]
+# A keyword of the emoji is a class where so many have it.
+KEYWORD_IMAGES = 5
 NAMES = {"acc1": "top1", "acc5": "top5", "mean_per_class_recall": "mean_per_class"}
 
 
@@ -45,21 +49,32 @@ def over_white(png):
     return out.getvalue()
 
 
-def layout(folder, pairs, kind, class_of=None):
-    """One of CLIP_benchmark's folders: classes of `class_of`, or captions."""
+def marks(classes, of_pair):
+    array = io.BytesIO()
+    numpy.save(array, numpy.array([float(name in of_pair) for name in classes], dtype=numpy.float32))
+    return array.getvalue()
+
+
+def layout(folder, pairs, kind, classes_of=None):
+    """One of CLIP_benchmark's folders: classes of `classes_of`, or captions."""
     os.makedirs(os.path.join(folder, "test"), exist_ok=True)
-    classes = sorted({class_of(pair) for pair in pairs.values()}) if class_of else []
+    counts = collections.Counter(name for pair in pairs.values() for name in classes_of(pair)) if classes_of else {}
+    classes = sorted(name for name, images in counts.items() if images >= (KEYWORD_IMAGES if kind == "multilabel" else 1))
     with tarfile.open(os.path.join(folder, "test", "0.tar"), "w") as tar:
         for key, pair in pairs.items():
             image = next(name for name in ("jpg", "png") if name in pair)
             content = over_white(pair[image]) if image == "png" else pair[image]
-            label = ("cls", str(classes.index(class_of(pair))).encode()) if class_of else ("txt", pair["txt"])
+            label = {
+                "classification": lambda: ("cls", str(classes.index(*classes_of(pair))).encode()),
+                "multilabel": lambda: ("npy", marks(classes, classes_of(pair))),
+                "retrieval": lambda: ("txt", pair["txt"]),
+            }[kind]()
             for ending, content in ((image, content), label):
                 entry = tarfile.TarInfo(f"{key}.{ending}")
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
     texts = {"dataset_type.txt": kind, "test/nshards.txt": "1"}
-    if class_of:
+    if classes:
         texts |= {"classnames.txt": "\n".join(classes), "zeroshot_classification_templates.txt": "\n".join(TEMPLATES)}
     for name, text in texts.items():
         with open(os.path.join(folder, name), "w") as file:
@@ -68,7 +83,7 @@ def layout(folder, pairs, kind, class_of=None):
 
 def theirs(folder, model, transform, tokenizer):
     name = os.path.basename(folder)
-    task = "zeroshot_classification" if name.endswith("classes") else "zeroshot_retrieval"
+    task = "zeroshot_retrieval" if name.endswith("pairs") else "zeroshot_classification"
     data = build_dataset(f"wds/{name}", root=folder, transform=transform, split="test", download=False, task=task)
     together = {} if task == "zeroshot_classification" else {"collation_fn": image_captions_collate_fn}
     loader = torch.utils.data.DataLoader(data.batched(64, **together), batch_size=None, num_workers=0)
@@ -83,6 +98,8 @@ def ours(diptych, folder, model, state):
     subprocess.run([*command, "--json", report], check=True, stdout=subprocess.DEVNULL)
     with open(report) as file:
         found = json.load(file)
+    if "multi_label" in found:
+        return {"mean_average_precision": found["multi_label"]["mean_average_precision"]}
     if "zero_shot" in found:
         return {name: found["zero_shot"][own] for name, own in NAMES.items()}
     sides = (("text", found["retrieval"]["image_to_text"]), ("image", found["retrieval"]["text_to_image"]))
@@ -94,15 +111,16 @@ def main(diptych, folder, model, state="state"):
     data = os.path.realpath(os.environ.get("DIPTYCH_TEST_DATA", os.path.join(HERE, "../../../shared/data")))
     os.makedirs(folder, exist_ok=True)
     emoji, photos = members(os.path.join(data, "emoji_test.tar")), members(os.path.join(data, "photos.tar"))
-    of_emoji = lambda pair: json.loads(pair["json"])["category"]  # noqa: E731
-    of_photos = lambda pair: json.loads(pair["json"])["label"]  # noqa: E731
-    for name, pairs, kind, class_of in (
-        ("emoji-classes", emoji, "classification", of_emoji),
+    fields = lambda pair: json.loads(pair["json"])  # noqa: E731
+    layouts = (
+        ("emoji-classes", emoji, "classification", lambda pair: [fields(pair)["category"]]),
+        ("emoji-keywords", emoji, "multilabel", lambda pair: fields(pair)["keywords"]),
         ("emoji-pairs", emoji, "retrieval", None),
-        ("photo-classes", photos, "classification", of_photos),
+        ("photo-classes", photos, "classification", lambda pair: [fields(pair)["label"]]),
         ("photo-pairs", photos, "retrieval", None),
-    ):
-        layout(os.path.join(folder, name), pairs, kind, class_of)
+    )
+    for name, *given in layouts:
+        layout(os.path.join(folder, name), *given)
     exported = os.path.join(folder, "exported")
     if not os.path.exists(exported):
         subprocess.run([diptych, "export", model, "--state", state, "--format", "openclip", "--output", exported], check=True)
@@ -110,7 +128,7 @@ def main(diptych, folder, model, state="state"):
     loaded.eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{exported}")
     worst = 0.0
-    for name in ("emoji-classes", "emoji-pairs", "photo-classes", "photo-pairs"):
+    for name, *_ in layouts:
         path = os.path.join(folder, name)
         expected, found = theirs(path, loaded, transform, tokenizer), ours(diptych, path, model, state)
         for figure, value in found.items():

@@ -1,11 +1,12 @@
 //! The model on held-out pairs: how good it is with intervals, what it gets wrong worst, what it takes for alike.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
-    Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, Retrieval, Rows, Unit, calibration, cosines, geometry,
-    interval, principal, resample,
+    Bootstrap, CALIBRATION_BINS, Calibration, Geometry, Interval, Predictions, Retrieval, Rows, Unit, calibration, cosines,
+    geometry, interval, principal, resample,
 };
 
 use super::map::neighbourhoods;
@@ -74,7 +75,7 @@ pub(super) struct Classes {
     pub(super) names: Vec<String>,
     pub(super) predictions: Predictions,
     pub(super) top1_interval: Option<Interval>,
-    pub(super) calibration_error: f64,
+    pub(super) calibration: Calibration,
     /// Images that were taken for another class, the surest first: uid, true class, class, probability.
     pub(super) wrong: Vec<(Uid, usize, usize, f64)>,
 }
@@ -105,8 +106,8 @@ impl Look<'_> {
         let groups = caption_groups(&encoded.captions, false);
         let all: Vec<usize> = (0..groups.len()).collect();
         let captioned = CaptionedImages {
-            images: encoded.images.clone(),
-            texts: encoded.texts.clone(),
+            images: Cow::Borrowed(&encoded.images),
+            texts: Cow::Borrowed(&encoded.texts),
             first_rows: all.clone(),
             image_of_text: all,
             image_groups: groups.clone(),
@@ -171,7 +172,7 @@ impl Look<'_> {
         Ok(Classes {
             names: classification.classes().to_vec(),
             top1_interval: resampled.first().map(|values| interval(values, self.bootstrap.level)),
-            calibration_error: calibration(&predictions.confidence, &hits, CALIBRATION_BINS).expected_error,
+            calibration: calibration(&predictions.confidence, &hits, CALIBRATION_BINS),
             predictions,
             wrong,
         })

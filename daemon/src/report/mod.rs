@@ -7,6 +7,7 @@ mod lines;
 mod look;
 mod map;
 mod page;
+mod reliability;
 
 use std::collections::HashMap;
 

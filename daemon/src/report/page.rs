@@ -9,6 +9,7 @@ use super::Report;
 use super::history::{History, number, text};
 use super::lines::{Curve, Unit, chart};
 use super::look::{Classes, Looked, Map, Matrix, Near, Wrong};
+use super::reliability::reliability;
 use crate::output::thousands;
 use crate::profile::chart::{funnel, percent_of, range, round, short};
 use crate::profile::{frame, tile, whole};
@@ -239,15 +240,16 @@ fn classification(report: &Report, classes: &Classes) -> Markup {
             p {
                 "top-1 " b { (format!("{:.3}", found.top1)) } @if let Some(at) = classes.top1_interval { " (" (shown(at)) ")" }
                 ", top-5 " b { (format!("{:.3}", found.top5)) } ", mean per class " (format!("{:.3}", found.mean_per_class)) ", chance "
-                (format!("{:.3}", found.chance_top1)) ", expected calibration error " (format!("{:.3}", classes.calibration_error))
+                (format!("{:.3}", found.chance_top1)) ", expected calibration error " (format!("{:.3}", classes.calibration.expected_error))
             }
-            div.sides {
+            div.sides.three {
                 div.side { h4 { "The worst classes" } table.plain { @for (class, recall, images) in recalls.into_iter().take(LISTED) {
                     tr { td { (name(class)) } td.number { (percent_of(recall)) } td.number.pale { "of " (images) } }
                 } } }
                 div.side { h4 { "Most often confused" } table.plain { @for (label, predicted, count) in classes.predictions.confusions().into_iter().take(LISTED) {
                     tr { td { (name(label)) } td { "taken for " (name(predicted)) } td.number { (count) } }
                 } } }
+                (reliability(&classes.calibration))
             }
             h3 { "Wrong, and sure of it" }
             div.grid { @for (uid, label, predicted, confidence) in &classes.wrong {

@@ -313,7 +313,7 @@ impl<'a, 'b> Archive<'a, 'b> {
             if Some(index) == image_at {
                 image = Some(bytes);
             } else if Some(index) == caption_at {
-                caption = Some(bytes.and_then(|bytes| text::of_bytes(bytes, &place)));
+                caption = Some(bytes.and_then(|bytes| text::of_caption(&extension, bytes, &place)));
             } else if is_image_extension(&extension) {
                 self.reject(place, &key, Reason::BadRecord, "another image of the same key; only one is taken")?;
             } else if extension != "json" {

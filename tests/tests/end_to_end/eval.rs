@@ -142,6 +142,29 @@ fn images_with_several_classes_have_a_mean_average_precision() {
     let file = json(&work, "second_step-000000008_run_en_zeroshot_classification.json");
     assert_eq!(file["metrics"]["mean_average_precision"], found["mean_average_precision"]);
     run(&["--task", "zero-shot"]).fails_with(&["2 classes", "multi-label"]);
+
+    // CLIP_benchmark's layout: an array of a number for each class beside each image.
+    let labels = |n: u8| -> Vec<u8> {
+        let header = "{'descr': '|u1', 'fortran_order': False, 'shape': (8,), }";
+        let marks = (0..8).map(|class| u8::from(class == n % 8 || class == n / 8));
+        [&b"\x93NUMPY\x01\x00"[..], &[header.len() as u8, 0], header.as_bytes()].concat().into_iter().chain(marks).collect()
+    };
+    let of = |n: u8| [(format!("{n:02}.jpg"), picture(n)), (format!("{n:02}.npy"), labels(n))];
+    let mut members: Vec<_> = (40..64).flat_map(of).collect();
+    members.extend([("99.jpg".to_owned(), picture(99)), ("99.npy".to_owned(), labels(99)[..70].to_vec())]);
+    let members: Vec<(&str, Vec<u8>)> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    work.write("many/test/0.tar", pairs::tar(&members));
+    work.write("many/classnames.txt", NAMES.join("\n"));
+    work.write("many/zeroshot_classification_templates.txt", work.read("templates.txt"));
+    work.write("many/dataset_type.txt", "multilabel\n");
+    work.diptych(&["eval", "--model", "run", "--benchmark", "many", "--json", "many.json"]).ok();
+    let many = &json(&work, "many.json")["multi_label"];
+    assert_eq!(many["images"], 24);
+    assert_eq!(many["per_class"], found["per_class"]);
+    // What is damaged is in the ledger, and no image without classes.
+    work.diptych(&["ingest", "many/test/0.tar", "--dataset", "arrays", "--caption-column", "npy"]).ok();
+    let ledger = work.sql(&["--dataset", "arrays"], "SELECT detail FROM ledger");
+    assert!(ledger.contains("99.npy") && ledger.contains("claims"), "{ledger}");
 }
 
 #[test]
@@ -196,8 +219,8 @@ fn clip_benchmarks_classification_layout_is_what_the_dataset_gives() {
     work.write("by-number/classnames.txt", "black\n");
     work.diptych(&["eval", "--model", "run", "--benchmark", "by-number"]).fails_with(&["classnames.txt", "1 lines", "8 folders"]);
 
-    work.write("colours/dataset_type.txt", "multilabel\n");
-    work.diptych(&["eval", "--model", "run", "--benchmark", "colours"]).fails_with(&["multilabel"]);
+    work.write("colours/dataset_type.txt", "segmentation\n");
+    work.diptych(&["eval", "--model", "run", "--benchmark", "colours"]).fails_with(&["segmentation", "multilabel"]);
     work.diptych(&["eval", "--model", "run", "--benchmark", "nothing"]).fails_with(&["nothing", "test"]);
 }
 

@@ -1,5 +1,5 @@
-//! A dataset for evaluation as others lay it out: CLIP_benchmark's tars with `.cls` or `.txt` beside the images, class names and prompts in
-//! its folder; or folders by class, as torchvision's `ImageFolder` has them.
+//! A dataset for evaluation as others lay it out: CLIP_benchmark's tars with `.cls`, `.npy` or `.txt` beside the images, class names and prompts
+//! in its folder; or folders by class, as torchvision's `ImageFolder` has them.
 //!
 //! The images become a dataset in the state folder. A second evaluation adds nothing to it and reads it from there.
 
@@ -15,12 +15,21 @@ use crate::output::{line, thousands};
 const CLASS_NAMES: &str = "classnames.txt";
 const TEMPLATES: &str = "zeroshot_classification_templates.txt";
 
+/// What stands beside the images.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    /// A class each.
+    Classes,
+    /// Any number of classes each.
+    ManyClasses,
+    Captions,
+}
+
 /// What such a folder holds.
 pub(super) struct Benchmark {
     pub(super) name: String,
     folder: PathBuf,
-    /// Captions, and not classes.
-    pub(super) is_retrieval: bool,
+    pub(super) kind: Kind,
     /// Names of the folders by class, sorted: their places are the classes' numbers. None for tars.
     pub(super) folders: Option<Vec<String>>,
 }
@@ -32,15 +41,17 @@ impl Benchmark {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => "classification".to_owned(),
             Err(error) => return Err(SchemaError::io(folder.join("dataset_type.txt"))(error).into()),
         };
-        let is_retrieval = match kind.as_str() {
-            "classification" => false,
-            "retrieval" => true,
+        let kind = match kind.as_str() {
+            "classification" => Kind::Classes,
+            "multilabel" => Kind::ManyClasses,
+            "retrieval" => Kind::Captions,
             other => {
-                bail!("{}: a dataset of the type {other:?}; what is evaluated is classification and retrieval", folder.display())
+                let known = "classification, multilabel and retrieval";
+                bail!("{}: a dataset of the type {other:?}; what is evaluated is {known}", folder.display())
             }
         };
         let name = folder.file_name().map_or_else(|| "benchmark".into(), |name| name.to_string_lossy().into_owned());
-        let mut benchmark = Self { name, folder: folder.to_owned(), is_retrieval, folders: None };
+        let mut benchmark = Self { name, folder: folder.to_owned(), kind, folders: None };
         let test = benchmark.place("test");
         if !has_tars(&test) {
             let classes = subfolders(&test)?;
@@ -72,7 +83,7 @@ impl Benchmark {
         path.is_file().then_some(path)
     }
 
-    /// The column of meta with the label: `.cls` takes the caption's place, since such images have no caption.
+    /// The column of meta with the label: `.cls` and `.npy` take the caption's place, since such images have no caption.
     pub(super) fn label_column() -> &'static str {
         column::CAPTION
     }
@@ -91,8 +102,12 @@ impl Benchmark {
             let mut request = IngestRequest::new(vec![source.to_string_lossy().into_owned()], &dataset);
             if self.folders.is_some() {
                 request.captions = Captions::Folder;
-            } else if !self.is_retrieval {
-                request.caption_column = Some("cls".to_owned());
+            } else {
+                request.caption_column = match self.kind {
+                    Kind::Classes => Some("cls".to_owned()),
+                    Kind::ManyClasses => Some("npy".to_owned()),
+                    Kind::Captions => None,
+                };
             }
             ingest(&request, progress)
         })

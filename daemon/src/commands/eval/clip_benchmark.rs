@@ -51,7 +51,10 @@ fn metrics(result: &TaskResult) -> (String, Value) {
             ("zeroshot_retrieval".to_owned(), Value::Object(metrics))
         }
         TaskResult::Labels { found, .. } => {
-            ("zeroshot_classification".to_owned(), json!({ "mean_average_precision": found.mean }))
+            // There a class that no image has counts as 0.
+            let sum: f64 = found.per_class.iter().flatten().sum();
+            let mean = sum / found.per_class.len() as f64;
+            ("zeroshot_classification".to_owned(), json!({ "mean_average_precision": mean }))
         }
         TaskResult::Classes { name, predictions, details } => {
             let found = predictions.summary();

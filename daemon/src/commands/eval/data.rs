@@ -1,6 +1,7 @@
 //! What is evaluated: pairs, their classes, groups and further captions; read before the model, so that what is wrong is said
 //! at once.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use arrow::array::AsArray;
 use diptych_pipeline::{Selection, choose};
 use diptych_schemas::{Uid, column};
 
-use super::benchmark::Benchmark;
+use super::benchmark::{Benchmark, Kind};
 use super::towers::Towers;
 use crate::classification::{Classes, Classification};
 use crate::cli::{EvalOnArgs, EvalTask};
@@ -126,18 +127,23 @@ impl EvalData {
             let templates = benchmark.templates();
             Classification::read(dataset, &classes, Benchmark::label_column(), templates.as_deref()).map(Arc::new)
         };
+        let has_classes = benchmark.kind != Kind::Captions;
         let learns = on.tasks.iter().any(|task| task.learns());
         let train = match learns.then(|| benchmark.split("train", state)).transpose()?.flatten() {
-            Some(dataset) if !benchmark.is_retrieval => {
+            Some(dataset) if has_classes => {
                 Some(Train { selection: all_of(&dataset)?, classification: classification(&dataset)?, dataset })
             }
             _ => None,
         };
-        let by_default = if benchmark.is_retrieval { EvalTask::Retrieval } else { EvalTask::ZeroShot };
+        let by_default = match benchmark.kind {
+            Kind::Classes => EvalTask::ZeroShot,
+            Kind::ManyClasses => EvalTask::MultiLabel,
+            Kind::Captions => EvalTask::Retrieval,
+        };
         Ok(Self {
             name: benchmark.name.clone(),
             selection: all_of(&dataset)?,
-            classification: (!benchmark.is_retrieval).then(|| classification(&dataset)).transpose()?,
+            classification: has_classes.then(|| classification(&dataset)).transpose()?,
             train,
             groups: None,
             images: Images { by_line: true, ..Images::default() },
@@ -149,7 +155,7 @@ impl EvalData {
 
     /// Images with all their captions: pairs of equal image files are one image. Where an image has several, its own captions
     /// are right; where none has, pairs with the same caption are right for each other, unless the data is strict.
-    pub(super) fn captioned(&self, towers: &Towers<'_>, encoded: &Encoded) -> anyhow::Result<CaptionedImages> {
+    pub(super) fn captioned<'a>(&self, towers: &Towers<'_>, encoded: &'a Encoded) -> anyhow::Result<CaptionedImages<'a>> {
         let dimension = towers.dimension();
         let mut found = CaptionedImages::default();
         let mut number_of = HashMap::new();
@@ -160,7 +166,6 @@ impl EvalData {
             let image = *number_of.entry(sha256).or_insert(next);
             if image == next {
                 found.first_rows.push(row);
-                found.images.extend_from_slice(&encoded.images[row * dimension..][..dimension]);
             }
             let lines = caption.lines().map(str::trim).filter(|line| !line.is_empty());
             let own: Vec<String> = if self.images.by_line { lines.map(str::to_owned).collect() } else { vec![caption.clone()] };
@@ -169,8 +174,14 @@ impl EvalData {
                 found.image_of_text.push(image);
             }
         }
+        found.images = if found.first_rows.len() == encoded.uids.len() {
+            Cow::Borrowed(&encoded.images)
+        } else {
+            let rows = found.first_rows.iter().map(|row| &encoded.images[row * dimension..][..dimension]);
+            rows.flatten().copied().collect()
+        };
         let plain = captions == encoded.captions;
-        found.texts = if plain { encoded.texts.clone() } else { towers.encode_texts(&captions)? };
+        found.texts = if plain { Cow::Borrowed(&encoded.texts) } else { Cow::Owned(towers.encode_texts(&captions)?) };
         let one_each = found.image_of_text.len() == number_of.len();
         let mut groups = HashMap::new();
         found.text_groups = captions
