@@ -13,6 +13,7 @@ mod embedding;
 mod embedding_files;
 mod encode;
 pub mod exit;
+mod groups;
 mod models;
 mod nearest;
 mod output;

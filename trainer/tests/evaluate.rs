@@ -6,7 +6,7 @@ use std::path::Path;
 
 use diptych_trainer::evaluate::{
     Bootstrap, CALIBRATION_BINS, Labelled, Rows, Unit, Vote, average_precision, calibration, classify, fit, geometry, interval,
-    mcnemar, nearest, resample, retrieval, sweep,
+    mcnemar, nearest, resample, retrieval, sweep, wilson,
 };
 use serde_json::Value;
 use tch::{Kind, Tensor};
@@ -211,6 +211,11 @@ fn intervals_are_those_of_resampled_coins_and_the_paired_test_is_scipys() {
         1e-9,
         "quantiles",
     );
+
+    for case in data.numbers("trust", "wilson").chunks_exact(4) {
+        let found = wilson(case[0] / case[1], case[1] as usize);
+        close(&[found.low, found.high], &case[2..], 1e-9, "wilson");
+    }
 
     for case in data.numbers("trust", "mcnemar").chunks_exact(3) {
         let (a, b) = (case[0] as usize, case[1] as usize);

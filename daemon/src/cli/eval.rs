@@ -82,7 +82,7 @@ pub struct EvalOnArgs {
     /// Count only the very pair as right, not others with the same caption
     #[arg(long)]
     pub strict_pairs: bool,
-    /// Column of meta, or an SQL expression over its columns, whose values make groups: accuracy, or R@1, of each. By size of the
+    /// Column of meta or a score, or an SQL expression over them, whose values make groups: accuracy, or R@1, of each. By size of the
     /// image: width * height / 100000; by length of the caption: length(caption) / 20
     #[arg(long, value_name = "SQL")]
     pub group_by: Option<String>,

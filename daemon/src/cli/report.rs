@@ -33,6 +33,9 @@ pub struct ReportArgs {
     /// Prompts, one a line, with {} or {c} for the class name
     #[arg(long, requires = "classes", value_name = "FILE")]
     pub templates: Option<PathBuf>,
+    /// Column of meta or a score, or an SQL expression over them: figures of each of its values, the lowest first
+    #[arg(long, value_name = "SQL")]
+    pub group_by: Option<String>,
     /// Held-out pairs that are looked at: the first of the selection
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
     pub pairs: u32,

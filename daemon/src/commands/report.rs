@@ -15,6 +15,7 @@ use crate::cli::{ModelArgs, ReportArgs};
 use crate::commands::sql::{with_answer, with_session};
 use crate::encode::{EncodeSpec, encode_while};
 use crate::exit::Outcome;
+use crate::groups::Groups;
 use crate::models;
 use crate::output::{line, thousands};
 use crate::profile::pairs;
@@ -82,6 +83,8 @@ fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<Looked> {
         }
         None => None,
     };
+    let groups =
+        args.group_by.as_ref().map(|by| Groups::read(&held_out.dataset, &selection, by)).transpose().context("--group-by")?;
     let model =
         models::load(&ModelArgs { model: args.run.clone(), model_config: None, ema: false, run_on: args.run_on.clone() })?;
     let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.run_on.threads };
@@ -95,6 +98,7 @@ fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<Looked> {
         classification: classification.as_ref(),
         name: held_out.selection.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         of: selection.len(),
+        groups: groups.as_ref().zip(args.group_by.as_deref()),
         bootstrap: Bootstrap::default(),
     }
     .look()

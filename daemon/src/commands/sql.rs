@@ -1,5 +1,6 @@
 //! `diptych sql`: a query over a dataset and a state folder.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::prelude::SessionContext;
+use diptych_pipeline::Selection;
 use diptych_pipeline::sql::{
     OutputFormat, Rows, SessionSpec, TableLimits, parquet_file_table, query, session, write_file, write_output,
 };
@@ -119,15 +121,15 @@ pub(crate) fn with_limited_session<T>(
     runtime.block_on(ask(context))
 }
 
-/// Reads meta and gives `take` each pair for which `value`, an expression over its columns, is not null: its uid, and the array
-/// and row with the value. `what` the value is, for an error.
+/// Reads meta with the scores and gives `take` each pair for which `value`, an expression over their columns, is not null: its uid, and the
+/// array and row with the value. `what` the value is, for an error.
 pub(crate) fn each_value(
     dataset: &Path,
     value: &str,
     what: &str,
     mut take: impl FnMut(Uid, &ArrayRef, usize),
 ) -> anyhow::Result<()> {
-    let sql = format!("SELECT {}, {value} FROM meta", column::UID);
+    let sql = format!("SELECT {}, {value} FROM scored", column::UID);
     with_session(Some(dataset), None, async |context| {
         let mut rows = query(&context, &sql).await.with_context(|| what.to_owned())?;
         while let Some(batch) = rows.next().await? {
@@ -144,6 +146,18 @@ pub(crate) fn each_value(
 pub(crate) fn each_text(dataset: &Path, name: &str, what: &str, mut take: impl FnMut(Uid, &str)) -> anyhow::Result<()> {
     let value = format!("CAST(\"{}\" AS VARCHAR)", name.replace('"', "\"\""));
     each_value(dataset, &value, &format!("{what} {name}"), |uid, texts, row| take(uid, texts.as_string::<i32>().value(row)))
+}
+
+/// The texts of a column, of the selection's pairs that have one.
+pub(crate) fn column_texts(dataset: &Path, selection: &Selection, name: &str) -> anyhow::Result<HashMap<Uid, String>> {
+    let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
+    let mut found = HashMap::with_capacity(wanted.len());
+    each_text(dataset, name, "the column", |uid, text| {
+        if wanted.contains(&uid) {
+            found.insert(uid, text.to_owned());
+        }
+    })?;
+    Ok(found)
 }
 
 /// A state folder that is there already: a typo must not make a new one.

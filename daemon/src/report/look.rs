@@ -5,13 +5,14 @@ use std::collections::HashSet;
 
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
-    Bootstrap, CALIBRATION_BINS, Calibration, Geometry, Interval, Predictions, Retrieval, Rows, Unit, calibration, cosines,
-    geometry, interval, principal, resample,
+    Bootstrap, CALIBRATION_BINS, Calibration, Geometry, Interval, Predictions, RECALL_AT, Retrieval, Rows, Unit, calibration,
+    cosines, geometry, interval, principal, resample,
 };
 
 use super::map::neighbourhoods;
 use crate::classification::Classification;
 use crate::encode::Encoded;
+use crate::groups::{Group, Groups, by_group};
 use crate::models::Model;
 use crate::retrieval::{CaptionedImages, caption_groups};
 
@@ -34,6 +35,8 @@ pub(crate) struct Look<'a> {
     pub(crate) name: String,
     /// Pairs of the selection, of which the first were encoded.
     pub(crate) of: usize,
+    /// And what they are by.
+    pub(crate) groups: Option<(&'a Groups, &'a str)>,
     pub(crate) bootstrap: Bootstrap,
 }
 
@@ -48,6 +51,8 @@ pub(crate) struct Looked {
     pub(super) intervals: Vec<Interval>,
     pub(super) geometry: Option<Geometry>,
     pub(super) classes: Option<Classes>,
+    /// By what, and R@1 of each group both ways and its top-1.
+    pub(super) groups: Option<(String, Vec<Group>)>,
     /// Images with captions that they are nearer to than to their own, the worst first.
     pub(super) wrong_texts: Vec<Wrong>,
     /// Captions with images that they are nearer to than to their own.
@@ -128,6 +133,11 @@ impl Look<'_> {
             scores: (0..some).flat_map(|image| (0..some).map(move |text| (image, text))).map(|(i, t)| of_images(i, t)).collect(),
         };
         let classes = self.classification.map(|classification| self.classes(classification)).transpose()?;
+        let groups = self.groups.map(|(groups, by)| {
+            let mut columns = vec![columns[0].clone(), columns[RECALL_AT.len()].clone()];
+            columns.extend(classes.as_ref().map(|classes| classes.predictions.hits(1).into_iter().map(Unit::from).collect()));
+            (by.to_owned(), by_group(&groups.of(&encoded.uids), &columns))
+        });
         let first = n.min(POINTS) * dimension;
         let (images, texts) = (&encoded.images[..first], &encoded.texts[..first]);
         let both = [images, texts].concat();
@@ -138,10 +148,11 @@ impl Look<'_> {
             model: model.path.display().to_string(),
             pairs: n,
             of: self.of,
-            retrieval: ranks.summary(&groups, &groups),
+            retrieval: ranks.summary(&captioned.image_groups, &captioned.text_groups),
             intervals,
             geometry: if n >= 2 { Some(geometry(rows(images), rows(texts))?) } else { None },
             classes,
+            groups,
             wrong_texts,
             wrong_images,
             neighbours: neighbours(encoded, dimension)?,

@@ -10,6 +10,7 @@ use super::history::{History, number, text};
 use super::lines::{Curve, Unit, chart};
 use super::look::{Classes, Looked, Map, Matrix, Near, Wrong};
 use super::reliability::reliability;
+use crate::groups::Group;
 use crate::output::thousands;
 use crate::profile::chart::{funnel, percent_of, range, round, short};
 use crate::profile::{frame, tile, whole};
@@ -23,6 +24,8 @@ const MUCH_WAITING: f64 = 0.1;
 const LAST_STEPS: usize = 100;
 /// Classes and confusions that are listed.
 const LISTED: usize = 10;
+/// Groups that are listed.
+const GROUPS: usize = 20;
 
 /// A chart of the history: its curves are metrics, each with its name beside others.
 struct Drawn {
@@ -205,6 +208,7 @@ fn evaluation(report: &Report, looked: &Looked) -> Markup {
             }
         }
         @if let Some(classes) = &looked.classes { (classification(report, classes)) }
+        @if let Some((by, groups)) = &looked.groups { (parts(by, groups)) }
         section {
             h2 { "Its worst mistakes" }
             h3 { "Images that are nearer to another caption than to their own" }
@@ -255,6 +259,26 @@ fn classification(report: &Report, classes: &Classes) -> Markup {
             div.grid { @for (uid, label, predicted, confidence) in &classes.wrong {
                 (picture(report, *uid, &html! { b { (name(*predicted)) } " " (percent_of(*confidence)) div.pale { "is " (name(*label)) } }))
             } }
+        }
+    }
+}
+
+/// Figures of the groups that are served worst.
+fn parts(by: &str, groups: &[Group]) -> Markup {
+    let names = ["image to text R@1", "text to image R@1", "top-1"];
+    let columns = groups.first().map_or(0, |group| group.values.len());
+    html! {
+        section {
+            h2 { "By " code { (by) } }
+            @if groups.len() > GROUPS { p.pale { "The lowest " (GROUPS) " of " (thousands(groups.len() as u64)) " groups." } }
+            table.plain {
+                thead { tr { th { "group" } th.number { "pairs" } @for name in names.iter().take(columns) { th.number { (name) } } } }
+                @for group in groups.iter().take(GROUPS) { tr {
+                    td { (group.name) }
+                    td.number { (thousands(group.count as u64)) }
+                    @for (value, within) in &group.values { td.number { b { (format!("{value:.3}")) } div.pale { (shown(*within)) } } }
+                } }
+            }
         }
     }
 }

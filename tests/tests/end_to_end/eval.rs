@@ -86,7 +86,7 @@ fn every_task_has_figures_intervals_groups_and_a_comparison() {
         let parts = |list: &str, part: &str| -> Vec<f64> {
             found[list].as_array().unwrap().iter().map(|of| of[part].as_f64().unwrap()).collect()
         };
-        let groups = parts("groups", "part");
+        let groups = parts("groups", "top1");
         assert_eq!(groups.len(), 2);
         assert!((groups.iter().sum::<f64>() / 2.0 - number("top1")).abs() < 1e-9, "{task}");
         assert!((parts("per_class", "recall").iter().sum::<f64>() / 8.0 - number("top1")).abs() < 1e-9, "{task}");
@@ -98,6 +98,10 @@ fn every_task_has_figures_intervals_groups_and_a_comparison() {
         assert!((difference - (only("only_here_right") - only("only_there_right")) / 24.0).abs() < 1e-9, "{task}: {compared}");
     }
     assert_eq!(found["retrieval"]["texts"], 24);
+    let half = &found["retrieval"]["groups"][0];
+    let (low, high) = (half["text_to_image_interval"][0].as_f64().unwrap(), half["text_to_image_interval"][1].as_f64().unwrap());
+    let value = half["text_to_image"].as_f64().unwrap();
+    assert!(half["count"] == 12 && low <= value && value <= high, "{half}");
     assert!(found["geometry"]["images"]["effective_rank"].as_f64().unwrap() >= 1.0);
     // In SQL, at the checkpoint's step, beside what training recorded there.
     let state = ["--state", "state"];
@@ -116,7 +120,7 @@ fn every_task_has_figures_intervals_groups_and_a_comparison() {
     assert_eq!((same["difference"].as_f64(), same["mcnemar_p"].as_f64()), (Some(0.0), Some(1.0)));
     run(&["--task", "knn", "--group-by", "length(caption) > 16", "--json", "long.json"]).ok();
     let groups = json(&work, "long.json")["knn"]["groups"].clone();
-    let of = |name: &str| groups.as_array().unwrap().iter().find(|group| group["group"] == name).unwrap()["images"].as_u64();
+    let of = |name: &str| groups.as_array().unwrap().iter().find(|group| group["name"] == name).unwrap()["count"].as_u64();
     assert_eq!(of("true").unwrap() + of("false").unwrap(), 24, "{groups}");
     run(&["--task", "knn", "--group-by", "lenght(caption)"]).fails_with(&["--group-by", "lenght"]);
     run(&["--task", "few-shot", "--shots", "6"]).fails_with(&["black", "5", "6"]);
@@ -314,7 +318,7 @@ fn compositional_tests_count_what_their_authors_count() {
     let both = (0..16).filter(|pair| [2 * pair, 2 * pair + 1].iter().all(|image| !of_choices.contains(image))).count();
     assert!((number("four", "text") - both as f64 / 16.0).abs() < 1e-9, "{found}");
     assert!(number("four", "group") <= number("four", "text").min(number("four", "image")));
-    let by_tag: f64 = found["four"]["groups"].as_array().unwrap().iter().map(|of| of["part"].as_f64().unwrap() / 2.0).sum();
+    let by_tag: f64 = found["four"]["groups"].as_array().unwrap().iter().map(|of| of["group"].as_f64().unwrap() / 2.0).sum();
     assert!((by_tag - number("four", "group")).abs() < 1e-9);
     let recorded =
         work.sql(&["--state", "state"], "SELECT count(*) FROM metrics WHERE name IN ('eval/right/accuracy', 'eval/four/group')");

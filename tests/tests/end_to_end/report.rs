@@ -13,12 +13,13 @@ fn report_shows_what_a_run_got_right_and_wrong_and_loads_nothing() {
     for name in ["run.toml", "other.toml"] {
         work.diptych(&["train", name, "--no-progress"]).ok();
     }
-    work.diptych(&["report", "run", "--beside", "other"]).ok();
+    work.diptych(&["report", "run", "--beside", "other", "--group-by", "word_count(caption)"]).ok();
     let page = work.read("report.html");
     for part in [
         "held-out images",
         "median rank",
         "Zero-shot classification",
+        "reliability diagram",
         "Its worst mistakes",
         "What it takes for alike",
         "similarity matrix",
@@ -36,10 +37,18 @@ fn report_shows_what_a_run_got_right_and_wrong_and_loads_nothing() {
     assert!(!page.contains("<script") && !page.contains("http://") && !page.contains("https://"), "it asks somebody");
     // What is counted is what `diptych eval` counts.
     let eval = ["eval", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet", "--json", "eval.json"];
-    work.diptych(&eval).ok();
+    work.diptych(&[&eval[..], &["--group-by", "word_count(caption)"]].concat()).ok();
     let found: serde_json::Value = serde_json::from_str(&work.read("eval.json")).unwrap();
     let recall = found["retrieval"]["image_to_text"][2].as_f64().unwrap();
     assert!(page.contains(&format!("<b>{recall:.3}</b>")), "{recall}");
+    let groups = found["retrieval"]["groups"].as_array().unwrap();
+    assert!(groups.len() > 1, "{groups:?}");
+    for group in groups {
+        let row = format!("<tr><td>{}</td><td class=\"number\">{}</td>", group["name"].as_str().unwrap(), group["count"]);
+        let value = format!("<b>{:.3}</b>", group["image_to_text"].as_f64().unwrap());
+        let rest = page.split_once(&row).unwrap_or_else(|| panic!("{row}")).1;
+        assert!(rest.find(&value).is_some_and(|at| at < 40), "{row}{value}");
+    }
 
     // While a service owns the folder, it is asked.
     work.write("diptych.toml", "state = \"state\"\nlisten = \"127.0.0.1:0\"\n");

@@ -33,8 +33,8 @@ pub use products::{Products, cosines};
 pub use prompts::{PROMPT_TEMPLATES, ensemble};
 pub use retrieval::{RECALL_AT, Ranks, Recall, Retrieval, retrieval, retrieval_ranks};
 pub use trust::{
-    Bootstrap, CALIBRATION_BINS, Calibration, CalibrationBin, Interval, McNemar, Unit, by_group, calibration, interval, mcnemar,
-    resample, resample_classes,
+    Bootstrap, CALIBRATION_BINS, Calibration, CalibrationBin, Interval, McNemar, Unit, calibration, interval, mcnemar, resample,
+    resample_classes, wilson,
 };
 
 /// Scores that are in memory at a time: 64 MiB.

@@ -1,9 +1,7 @@
-//! How far a figure can be trusted: bootstrap intervals, a paired test of two models, calibration, accuracy by group.
+//! How far a figure can be trusted: bootstrap intervals, a paired test of two models, calibration.
 //!
 //! What is drawn anew is images, with all that hangs on them: captions of one image are not independent. Two models are
 //! compared on the same draws, so that what is easy or hard for both falls out of their difference.
-
-use std::collections::BTreeMap;
 
 use diptych_pipeline::{Random, seed_of};
 
@@ -109,6 +107,17 @@ pub fn interval(resampled: &[f64], level: f64) -> Interval {
     Interval { low: quantile(&sorted, tail), high: quantile(&sorted, 1.0 - tail) }
 }
 
+/// The 95% interval of a part of `count` images (Wilson 1927). Where none or all of few images are right, resampling them would give an
+/// interval without width.
+pub fn wilson(part: f64, count: usize) -> Interval {
+    /// Quantile of the normal distribution at 0.975.
+    const Z: f64 = 1.959_963_984_540_054;
+    let n = count as f64;
+    let middle = (part + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+    let half = Z / (1.0 + Z * Z / n) * (part * (1.0 - part) / n + Z * Z / (4.0 * n * n)).sqrt();
+    Interval { low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
+}
+
 /// numpy's `quantile` of sorted values: linear between two of them.
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = q * (sorted.len().saturating_sub(1)) as f64;
@@ -198,17 +207,6 @@ pub fn calibration(confidence: &[f64], right: &[bool], bins: usize) -> Calibrati
     Calibration { expected_error, maximum_error, bins: found }
 }
 
-/// Images and hits of each group, by name.
-pub fn by_group(groups: &[String], hits: &[bool]) -> BTreeMap<String, (usize, usize)> {
-    let mut found = BTreeMap::new();
-    for (group, hit) in groups.iter().zip(hits) {
-        let (images, all_hits) = found.entry(group.clone()).or_insert((0, 0));
-        *images += 1;
-        *all_hits += usize::from(*hit);
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,12 +239,5 @@ mod tests {
         let of_one = resample_classes(&[0; 4], &[true, false, true, false], Bootstrap::default());
         let same = resample(&[[true, false, true, false].map(Unit::from).to_vec()], Bootstrap::default()).unwrap();
         assert_eq!(of_one, same[0]);
-    }
-
-    #[test]
-    fn groups_are_counted_by_name() {
-        let groups = ["a", "b", "a"].map(str::to_owned);
-        let found = by_group(&groups, &[true, false, false]);
-        assert_eq!(found.into_iter().collect::<Vec<_>>(), [("a".to_owned(), (2, 1)), ("b".to_owned(), (1, 0))]);
     }
 }

@@ -117,6 +117,7 @@ values["trust"] = {
     # Percentile bootstrap of a mean of zeros and ones: resampled hits are binomial.
     "interval_of_240_in_400": [float(q) / 400 for q in binom.ppf([0.025, 0.975], 400, 0.6)],
     "mcnemar": [[a, b, float(binomtest(a, a + b, 0.5).pvalue)] for a, b in ((9, 2), (30, 31), (0, 12), (140, 90), (4, 4))],
+    "wilson": [[k, n, *map(float, binomtest(k, n).proportion_ci(method="wilson"))] for k, n in ((0, 9), (9, 9), (1, 1), (10, 50), (3, 7))],
     "quantiles": [float(q) for q in np.quantile(np.arange(10.0) ** 2, [0.025, 0.5, 0.975])],
 }
 

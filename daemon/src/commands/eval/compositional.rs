@@ -6,10 +6,11 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail};
 use diptych_schemas::SchemaError;
-use diptych_trainer::evaluate::{Bootstrap, Unit, Winoground, by_group, interval, resample};
+use diptych_trainer::evaluate::{Bootstrap, Unit, Winoground, interval, resample};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::report::grouped;
 use crate::models::Model;
 use crate::output::{line, thousands};
 
@@ -240,13 +241,11 @@ impl Tested<'_> {
         }
         // The last figure is the strictest.
         let strict = self.columns.last().map_or(&[][..], Vec::as_slice);
-        let tags: Vec<String> = examples.iter().filter_map(|example| example.tag.clone()).collect();
-        if tags.len() == strict.len() {
-            let groups = by_group(&tags, strict);
-            json["groups"] = groups
-                .iter()
-                .map(|(tag, (count, right))| json!({ "group": tag, "examples": count, "part": *right as f64 / *count as f64 }))
-                .collect();
+        let tags: Vec<&str> = examples.iter().filter_map(|example| example.tag.as_deref()).collect();
+        if tags.len() == strict.len() && !tags.is_empty() {
+            let units = strict.iter().copied().map(Unit::from).collect();
+            let name = self.test.figure_names().last().copied().unwrap_or_default();
+            json["groups"] = grouped(&tags, &[name], &[units])?;
         }
         let wrong = examples.iter().zip(strict).zip(&self.scores).filter(|((_, right), _)| !**right);
         json["wrong"] = wrong

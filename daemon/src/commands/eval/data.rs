@@ -15,8 +15,9 @@ use super::benchmark::{Benchmark, Kind};
 use super::towers::Towers;
 use crate::classification::{Classes, Classification};
 use crate::cli::{EvalOnArgs, EvalTask};
-use crate::commands::sql::{each_text, each_value, with_session};
+use crate::commands::sql::{column_texts, each_value, with_session};
 use crate::encode::Encoded;
+use crate::groups::Groups;
 use crate::retrieval::CaptionedImages;
 
 /// Everything but the model.
@@ -28,7 +29,7 @@ pub(super) struct EvalData {
     pub(super) classification: Option<Arc<Classification>>,
     /// To learn from, with its classes.
     pub(super) train: Option<Train>,
-    pub(super) groups: Option<HashMap<Uid, String>>,
+    pub(super) groups: Option<Groups>,
     images: Images,
     pub(super) tasks: Vec<EvalTask>,
     /// Only the very pair is right.
@@ -73,7 +74,7 @@ impl EvalData {
             bail!("--more-captions is for retrieval in a dataset that is a folder on this machine");
         }
         if let Some(name) = &on.group_by {
-            data.groups = Some(group_texts(&data.dataset, &data.selection, name).context("--group-by")?);
+            data.groups = Some(Groups::read(&data.dataset, &data.selection, name).context("--group-by")?);
         }
         Ok(data)
     }
@@ -222,33 +223,6 @@ fn sha256_of(dataset: &Path, selection: &Selection) -> anyhow::Result<HashMap<Ui
     each_value(dataset, column::SHA256, "the hashes of the images", |uid, hashes, row| {
         if wanted.contains(&uid) {
             found.insert(uid, hashes.as_fixed_size_binary().value(row).to_vec());
-        }
-    })?;
-    Ok(found)
-}
-
-/// The group of each of the selection's pairs that has one: by a column, or an expression over columns.
-fn group_texts(dataset: &Path, selection: &Selection, by: &str) -> anyhow::Result<HashMap<Uid, String>> {
-    if let Ok(found) = column_texts(dataset, selection, by) {
-        return Ok(found);
-    }
-    let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
-    let mut found = HashMap::with_capacity(wanted.len());
-    each_value(dataset, &format!("arrow_cast({by}, 'Utf8')"), by, |uid, texts, row| {
-        if wanted.contains(&uid) {
-            found.insert(uid, texts.as_string::<i32>().value(row).to_owned());
-        }
-    })?;
-    Ok(found)
-}
-
-/// The texts of a column, of the selection's pairs that have one.
-fn column_texts(dataset: &Path, selection: &Selection, name: &str) -> anyhow::Result<HashMap<Uid, String>> {
-    let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
-    let mut found = HashMap::with_capacity(wanted.len());
-    each_text(dataset, name, "the column", |uid, text| {
-        if wanted.contains(&uid) {
-            found.insert(uid, text.to_owned());
         }
     })?;
     Ok(found)

@@ -1,15 +1,14 @@
 //! Answers as figures: lines to read, and JSON with the same and more. A second model's answers stand beside the first one's.
 
-use std::collections::HashMap;
-
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
-    AveragePrecision, Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, RECALL_AT, Recall, Retrieval, Unit, by_group,
+    AveragePrecision, Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, RECALL_AT, Recall, Retrieval, Unit,
     calibration, interval, mcnemar, resample,
 };
 use serde_json::{Value, json};
 
 use super::measure::TaskResult;
+use crate::groups::{Group, Groups, by_group};
 use crate::output::line;
 
 /// Confusions and groups that are printed; JSON has them all.
@@ -19,17 +18,12 @@ const PRINTED: usize = 5;
 pub(super) struct Context<'a> {
     pub(super) classes: &'a [String],
     pub(super) uids: &'a [Uid],
-    pub(super) groups: Option<&'a HashMap<Uid, String>>,
+    pub(super) groups: Option<&'a Groups>,
     /// No resamples: no intervals.
     pub(super) bootstrap: Bootstrap,
 }
 
 impl Context<'_> {
-    fn groups_of(&self, uids: &[Uid]) -> Option<Vec<String>> {
-        let groups = self.groups?;
-        Some(uids.iter().map(|uid| groups.get(uid).cloned().unwrap_or_else(|| "(none)".to_owned())).collect())
-    }
-
     /// Intervals of the first half of the columns and of the differences to the second, in resamples that both share.
     fn intervals(&self, own: Vec<Vec<Unit>>, other: Vec<Vec<Unit>>) -> anyhow::Result<(Vec<Interval>, Vec<Interval>)> {
         if self.bootstrap.resamples == 0 {
@@ -86,7 +80,8 @@ fn classes(
     let columns = |predictions: &Predictions| -> Vec<Vec<Unit>> {
         [1, 5].map(|k| predictions.hits(k).into_iter().map(Unit::from).collect()).to_vec()
     };
-    let (own, differences) = with.intervals(columns(predictions), other.map(columns).unwrap_or_default())?;
+    let own_units = columns(predictions);
+    let (own, differences) = with.intervals(own_units.clone(), other.map(columns).unwrap_or_default())?;
     line(format!("\n{:<22}  top-1   top-5   mean per class", format!("{}, {} classes", name.replace('_', "-"), result.classes)))?;
     line(format!("  model                {:>6.3}  {:>6.3}  {:>6.3}", result.top1, result.top5, result.mean_per_class))?;
     if let Some(top1) = own.first() {
@@ -138,8 +133,8 @@ fn classes(
         }
         json["details"] = details.clone();
     }
-    if let Some(groups) = with.groups_of(with.uids) {
-        json["groups"] = grouped("accuracy", &groups, &hits)?;
+    if let Some(groups) = with.groups {
+        json["groups"] = grouped(&groups.of(with.uids), &["top1"], &own_units[..1])?;
     }
     if let Some(other) = other {
         let test = mcnemar(&hits, &other.hits(1))?;
@@ -230,9 +225,9 @@ fn pairs(
         json["image_to_text_intervals"] = three(&own, 0);
         json["text_to_image_intervals"] = three(&own, RECALL_AT.len());
     }
-    if let (Some(groups), Some(at_one)) = (with.groups_of(image_uids), units.first()) {
-        let hits: Vec<bool> = at_one.iter().map(|unit| unit.hits > 0.0).collect();
-        json["groups"] = grouped("image to text R@1", &groups, &hits)?;
+    if let Some(groups) = with.groups {
+        let at_one = [units[0].clone(), units[RECALL_AT.len()].clone()];
+        json["groups"] = grouped(&groups.of(image_uids), &["image_to_text", "text_to_image"], &at_one)?;
     }
     if let Some((other, _)) = other {
         for (name, ours, theirs, first) in [
@@ -251,17 +246,24 @@ fn pairs(
     Ok(json)
 }
 
-/// Figures of each group; prints the worst.
-fn grouped(what: &str, groups: &[String], hits: &[bool]) -> anyhow::Result<Value> {
-    let found = by_group(groups, hits);
-    let part = |(images, hits): (usize, usize)| hits as f64 / images as f64;
-    let mut order: Vec<_> = found.iter().collect();
-    order.sort_by(|a, b| part(*a.1).total_cmp(&part(*b.1)));
-    line(format!("  {what} by group, the lowest first"))?;
-    for (name, of) in order.iter().take(PRINTED) {
-        line(format!("    {:>6.3}  {name} ({} images)", part(**of), of.0))?;
+/// The figures (R@1 or accuracy, by name) of each group; prints the worst.
+pub(super) fn grouped(names: &[&str], figures: &[&str], columns: &[Vec<Unit>]) -> anyhow::Result<Value> {
+    let found = by_group(names, columns);
+    let header: Vec<String> = figures.iter().map(|name| name.replace('_', " ")).collect();
+    line(format!("  by group, the lowest first: {}", header.join(", ")))?;
+    for group in found.iter().take(PRINTED) {
+        let values = group.values.iter().map(|(value, within)| format!("{value:>6.3} ({})", shown(*within)));
+        line(format!("    {}  {} ({})", values.collect::<Vec<_>>().join("  "), group.name, group.count))?;
     }
-    Ok(found.iter().map(|(name, of)| json!({ "group": name, "images": of.0, "part": part(*of) })).collect())
+    let as_object = |group: &Group| {
+        let mut object = json!({ "name": group.name, "count": group.count });
+        for (name, (value, within)) in figures.iter().zip(&group.values) {
+            object[*name] = json!(value);
+            object[format!("{name}_interval")] = as_json(*within);
+        }
+        object
+    };
+    Ok(found.iter().map(as_object).collect())
 }
 
 /// Prints how embeddings lie, and gives it as JSON.
