@@ -2,16 +2,18 @@
 //!
 //! Counted are matrix products and attention, as two operations a multiplication and addition, and a backward pass as two
 //! forward ones (Chowdhery et al., "PaLM", 2022, appendix B). A causal mask is not subtracted, as there. What is computed
-//! again to save memory does not count: it is not useful work.
+//! again to save memory does not count: it is not useful work. Neither does what is left out: the padding that texts are cut by, dropped
+//! patches, the backward pass of a locked tower.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use diptych_schemas::Precision;
+use diptych_schemas::{LockConfig, LoraConfig, Precision};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::config::ModelConfig;
 use crate::device::{Device, kind_of};
+use crate::learning::{Tower, groups};
 use crate::{TrainerError, shim};
 
 /// Floating-point operations of one image through its tower.
@@ -27,16 +29,43 @@ fn flops_of_patches(config: &ModelConfig, kept: i64) -> f64 {
         + product(1, v.width, config.embed_dim)
 }
 
-/// Floating-point operations of one text through its tower.
-pub fn text_flops(config: &ModelConfig) -> f64 {
+/// Floating-point operations of one text of so many tokens through its tower.
+pub fn text_flops(config: &ModelConfig, tokens: i64) -> f64 {
     let t = &config.text;
-    t.layers as f64 * block(t.context_length, t.width, t.mlp_width()) + product(1, t.width, config.embed_dim)
+    t.layers as f64 * block(tokens, t.width, t.mlp_width()) + product(1, t.width, config.embed_dim)
 }
 
-/// Floating-point operations that one pair asks for in training: forward and backward through both towers. The similarities
-/// of a batch are left out: below a thousandth for any batch that fits a device.
-pub fn training_flops_per_pair(config: &ModelConfig) -> f64 {
-    3.0 * (flops_of_patches(config, config.vision.kept_patches()) + text_flops(config))
+/// How many forward passes a training step is worth, for each tower: 3 where all of it learns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Passes {
+    pub image: f64,
+    pub text: f64,
+}
+
+impl Passes {
+    /// A weight that learns is worth two passes behind the forward one: one for its own gradient and one for that of what comes
+    /// before it. A locked tower has neither where nothing of it learns; beside LoRA's small changes it has the second one.
+    pub fn of(config: &ModelConfig, lock: &LockConfig, lora: &LoraConfig) -> Self {
+        let passes = |tower, locked: bool, unlocked: u64, changed: bool| {
+            let learning = unlocked.min(groups(config, tower)) as f64 / groups(config, tower) as f64;
+            match (locked, changed) {
+                (false, _) => 3.0,
+                (true, true) => 2.0 + learning,
+                (true, false) => 1.0 + 2.0 * learning,
+            }
+        };
+        let changed = lora.is_wanted();
+        Self {
+            image: passes(Tower::Image, lock.image || changed, lock.image_unlocked_groups, changed && lora.image),
+            text: passes(Tower::Text, lock.text || changed, lock.text_unlocked_layers, changed && lora.text),
+        }
+    }
+
+    /// Floating-point operations that one pair asks for in training, its text cut to so many tokens. The similarities of a batch are left
+    /// out: below a thousandth for any batch that fits a device.
+    pub fn flops_per_pair(self, config: &ModelConfig, tokens: i64) -> f64 {
+        self.image * flops_of_patches(config, config.vision.kept_patches()) + self.text * text_flops(config, tokens)
+    }
 }
 
 /// A transformer block over L tokens: four projections of the attention, the attention itself, two of the MLP.
@@ -101,12 +130,39 @@ pub fn matmul_seconds(rows: i64, inner: i64, columns: i64, times: u32) -> Result
 mod tests {
     use super::*;
 
+    /// All of both towers, with whole texts.
+    fn per_pair(config: &ModelConfig) -> f64 {
+        let all = Passes::of(config, &LockConfig::default(), &LoraConfig::default());
+        all.flops_per_pair(config, config.text.context_length)
+    }
+
+    #[test]
+    fn what_is_not_computed_does_not_count() {
+        let config = ModelConfig::built_in("ViT-B-32").unwrap();
+        let passes = |lock: LockConfig, lora: LoraConfig| {
+            let passes = Passes::of(&config, &lock, &lora);
+            (passes.image, passes.text)
+        };
+        let all = LockConfig::default();
+        let no = LoraConfig::default();
+        assert_eq!(passes(all.clone(), no.clone()), (3.0, 3.0));
+        assert_eq!(passes(LockConfig { image: true, ..all.clone() }, no.clone()), (1.0, 3.0));
+        // Seven of fourteen groups: embeddings, twelve layers, projection.
+        let half = LockConfig { image: true, image_unlocked_groups: 7, text: true, ..all.clone() };
+        assert_eq!(passes(half, no.clone()), (2.0, 1.0));
+        let lora = LoraConfig { rank: 4, image: true, text: false, ..no };
+        assert_eq!(passes(all, lora), (2.0, 1.0));
+        // By hand: 12 layers of 12 W² weights, two products of attention over 8 tokens, and the projection.
+        let by_hand = 12.0 * (2.0 * 8.0 * 512.0 * (12.0 * 512.0) + 4.0 * 64.0 * 512.0) + 2.0 * 512.0 * 512.0;
+        assert!((text_flops(&config, 8) / by_hand - 1.0).abs() < 1e-12);
+    }
+
     #[test]
     fn forward_pass_has_as_many_operations_as_openclip_says() {
         // In units of 10^9: openclip's docs/openclip_results.csv, column "FLOPs (B)".
         for (name, expected) in [("ViT-B-32", 14.78), ("ViT-B-16", 41.09), ("ViT-L-14", 175.33)] {
             let config = ModelConfig::built_in(name).unwrap();
-            let found = training_flops_per_pair(&config) / 3e9;
+            let found = per_pair(&config) / 3e9;
             assert!((found / expected - 1.0).abs() < 1e-3, "{name}: {found} and not {expected}");
         }
     }
@@ -114,12 +170,12 @@ mod tests {
     #[test]
     fn dropped_patches_do_not_count_in_training() {
         let mut config = ModelConfig::built_in("ViT-B-32").unwrap();
-        let whole = training_flops_per_pair(&config);
+        let whole = per_pair(&config);
         config.vision.patch_dropout = 0.5;
         // By hand: 49 patches, of which 24 are kept, and the class token; 12 W² weights a block, and two products of attention.
         let blocks = |tokens: f64| 12.0 * (2.0 * tokens * 768.0 * (12.0 * 768.0) + 4.0 * tokens * tokens * 768.0);
         let saved = 3.0 * (blocks(50.0) - blocks(25.0));
-        let found = whole - training_flops_per_pair(&config);
+        let found = whole - per_pair(&config);
         assert!((found / saved - 1.0).abs() < 1e-9, "{found} and not {saved}");
     }
 

@@ -69,7 +69,7 @@ fn layers(config: &ModelConfig, tower: Tower) -> u64 {
 }
 
 /// Number of groups of a tower.
-fn groups(config: &ModelConfig, tower: Tower) -> u64 {
+pub(crate) fn groups(config: &ModelConfig, tower: Tower) -> u64 {
     let projected = tower == Tower::Image || config.text.bert.is_some() || config.text.projection != TextProjection::None;
     layers(config, tower) + 1 + u64::from(projected)
 }

@@ -14,6 +14,7 @@ use crate::average::Average;
 use crate::checkpoint::{self, CheckpointManifest, Snapshot};
 use crate::config::ModelConfig;
 use crate::device::{Device, kind_of};
+use crate::flops::Passes;
 use crate::lora::Lora;
 use crate::objective::Objective;
 use crate::optimizer::AdamW;
@@ -67,6 +68,7 @@ pub struct Trainer {
     average: Option<Average>,
     schedule: Schedule,
     clip_grad_norm: f64,
+    passes: Passes,
     seed: u64,
     steps_done: u64,
     /// Of the weights that LoRA trains beside.
@@ -92,6 +94,8 @@ pub struct StepReport {
     pub overflow: bool,
     /// By how much fp16's gradients are scaled in the next step.
     pub loss_scale: Option<f64>,
+    /// Floating-point operations that the step asked for, as [`crate::flops`] counts them.
+    pub flops: f64,
 }
 
 impl Trainer {
@@ -118,6 +122,7 @@ impl Trainer {
             },
             schedule: Schedule::new(&spec.optimizer, train.batch_size, spec.total_steps.saturating_mul(train.batch_size)),
             clip_grad_norm: spec.optimizer.clip_grad_norm,
+            passes: Passes::of(model.config(), &train.lock, &spec.lora),
             seed: spec.seed,
             steps_done: 0,
             base: OnceCell::new(),
@@ -278,6 +283,7 @@ impl Trainer {
             skipped: done.skipped,
             overflow: done.overflow,
             loss_scale: self.loss_scale(),
+            flops: pairs as f64 * self.passes.flops_per_pair(self.model.config(), tokens.size2()?.1),
         })
     }
 
@@ -300,6 +306,7 @@ impl Trainer {
             skipped: false,
             overflow: false,
             loss_scale: self.loss_scale(),
+            flops: 0.0,
         })
     }
 

@@ -152,13 +152,13 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
                 samples: batch.len() as u64,
                 seconds,
                 data_wait_seconds: waited,
-                mfu: run.machine.mfu(batch.len(), seconds),
+                mfu: run.machine.mfu(report.flops, seconds),
             });
         }
         let rolled_back = guard(run, &mut watch, &batch, &report, (seconds, waited), &monitor, around.progress)?;
         let samples = (batch.first, batch.next);
         around.after_step(run, samples, around.evaluations_due(run, samples), rolled_back)?;
-        run.measure_machine();
+        run.measure_machine(run.machine.mfu(report.flops, seconds));
     }
 }
 
@@ -199,7 +199,7 @@ fn tell_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: f6
         seconds,
         samples_per_second: batch.len() as f64 / seconds.max(1e-9),
         data_wait_seconds: waited,
-        mfu: run.machine.mfu(batch.len(), seconds),
+        mfu: run.machine.mfu(report.flops, seconds),
         eta_seconds: 0.0,
     });
 }
@@ -232,7 +232,7 @@ fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: 
         values.push(("loss_scale".to_owned(), scale));
         values.push(("overflow".to_owned(), f64::from(u8::from(report.overflow))));
     }
-    values.extend(run.machine.mfu(batch.len(), seconds).map(|mfu| ("mfu".to_owned(), mfu)));
+    values.extend(run.machine.mfu(report.flops, seconds).map(|mfu| ("mfu".to_owned(), mfu)));
     if report.skipped {
         values.push(("skipped_step".to_owned(), 1.0));
     }

@@ -104,7 +104,6 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
         device,
     };
     let trainer = Trainer::new(&spec)?;
-    let machine = Machine::of(&spec.model);
     tracing::info!(
         "run {}: {} on {device} with {threads} threads; {samples} pairs an epoch, {steps_per_epoch} steps, {total_steps} in all",
         config.name,
@@ -120,7 +119,7 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
         checkpoints,
         steps_per_epoch,
         guard: GuardState::default(),
-        machine,
+        machine: Machine::new(),
         events: None,
         last_saved: Instant::now(),
         live: caller.live.clone(),
@@ -134,27 +133,33 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
     Ok(prepared)
 }
 
-/// How long a run goes before what the machine can is measured: that takes a second or two, which a short run should not pay.
+/// How long a run goes before what the machine can is measured, and before it is measured again: that takes a second or two, which a short
+/// run should not pay.
 const MEASURED_AFTER: Duration = Duration::from_mins(1);
 
-/// What a step computes, and what the machine can at most: the two halves of MFU.
+/// What the machine can at most: what MFU is a share of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Machine {
-    flops_per_pair: f64,
     /// Operations a second. None before it was measured.
     ceiling: Option<f64>,
-    began: Instant,
+    /// When it was measured, or else when the run began.
+    at: Instant,
 }
 
 impl Machine {
-    fn of(model: &ModelConfig) -> Self {
-        Self { flops_per_pair: flops::training_flops_per_pair(model), ceiling: None, began: Instant::now() }
+    fn new() -> Self {
+        Self { ceiling: None, at: Instant::now() }
     }
 
-    /// Share of what the machine can at most that a step came to. None where that is not known yet.
-    pub(super) fn mfu(self, pairs: usize, seconds: f64) -> Option<f64> {
+    /// Share of what the machine can at most that a step came to, by its operations. None where that is not known yet.
+    pub(super) fn mfu(self, flops: f64, seconds: f64) -> Option<f64> {
         let ceiling = self.ceiling.filter(|ceiling| *ceiling > 0.0)?;
-        (seconds > 0.0).then(|| self.flops_per_pair * pairs as f64 / seconds / ceiling)
+        (seconds > 0.0).then(|| flops / seconds / ceiling)
+    }
+
+    /// Whether to measure: once, and again where a step came to more, since then something else was busy meanwhile.
+    fn is_due(self, mfu: Option<f64>) -> bool {
+        self.at.elapsed() >= MEASURED_AFTER && (self.ceiling.is_none() || mfu.is_some_and(|mfu| mfu > 1.0))
     }
 }
 
@@ -284,14 +289,15 @@ impl Prepared {
         Ok(())
     }
 
-    /// Measures what the machine can, once, between two steps of a run that has gone on for a while.
-    pub(super) fn measure_machine(&mut self) {
-        if self.machine.ceiling.is_none() && self.machine.began.elapsed() >= MEASURED_AFTER {
+    /// Measures what the machine can, between two steps of a run that has gone on for a while. The last one came to `mfu`.
+    pub(super) fn measure_machine(&mut self, mfu: Option<f64>) {
+        if self.machine.is_due(mfu) {
             let measured = flops::matmul_ceiling(self.spec.device, self.config.train.precision);
             if let Err(error) = &measured {
                 tracing::warn!("MFU is not shown, since the ceiling of the device cannot be measured: {error}");
             }
-            self.machine.ceiling = Some(measured.unwrap_or(0.0));
+            let before = self.machine.ceiling.unwrap_or(0.0);
+            self.machine = Machine { ceiling: Some(measured.unwrap_or(0.0).max(before)), at: Instant::now() };
         }
     }
 
@@ -321,9 +327,18 @@ mod tests {
 
     #[test]
     fn share_of_the_machine_is_known_only_where_it_was_measured() {
-        let machine = |ceiling| Machine { flops_per_pair: 3e9, ceiling, began: Instant::now() };
-        assert_eq!(machine(Some(1e12)).mfu(100, 0.75), Some(0.4));
-        assert_eq!(machine(None).mfu(100, 0.75), None);
-        assert_eq!(machine(Some(0.0)).mfu(100, 0.75), None);
+        let machine = |ceiling| Machine { ceiling, at: Instant::now() };
+        assert_eq!(machine(Some(1e12)).mfu(3e11, 0.75), Some(0.4));
+        assert_eq!(machine(None).mfu(3e11, 0.75), None);
+        assert_eq!(machine(Some(0.0)).mfu(3e11, 0.75), None);
+    }
+
+    #[test]
+    fn machine_is_measured_once_and_again_when_a_step_was_faster_than_it() {
+        let before = Instant::now().checked_sub(MEASURED_AFTER).unwrap();
+        let due = |ceiling, at, mfu| Machine { ceiling, at }.is_due(mfu);
+        assert!(due(None, before, None) && !due(None, Instant::now(), None));
+        assert!(due(Some(1e12), before, Some(1.2)) && !due(Some(1e12), Instant::now(), Some(1.2)));
+        assert!(!due(Some(1e12), before, Some(0.6)) && !due(Some(0.0), before, None));
     }
 }

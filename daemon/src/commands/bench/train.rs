@@ -77,6 +77,7 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
         tracing::info!("step {} of {} before the measurement: {:.3} s", number + 1, args.warmup, started.elapsed().as_secs_f64());
     }
     let mut steps = Vec::new();
+    let mut flops_per_pair = 0.0;
     for _ in 0..args.steps {
         // A step ends with a wait for the device.
         let (started, cpu_before) = (Instant::now(), cpu_seconds());
@@ -86,6 +87,7 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
             cpu_seconds: cpu_before.zip(cpu_seconds()).map(|(before, now)| now - before),
             loss: done.loss,
         });
+        flops_per_pair = done.flops / done.pairs.max(1) as f64;
     }
     drop(batches);
     let mut timed = Vec::new();
@@ -96,7 +98,6 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     }
     let peak_memory = peak_rss();
     let ceiling = flops::matmul_ceiling(device, precision)?;
-    let flops_per_pair = flops::training_flops_per_pair(&model);
     Ok(Report { device, threads, precision, loss, steps, timed, flops_per_pair, ceiling, peak_memory })
 }
 
