@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use diptych_schemas::Uid;
 
 use super::{DatasetArg, ModelArgs};
+use crate::nearest::USUAL_CANDIDATES;
 
 #[derive(Debug, Args)]
 pub struct SearchArgs {
@@ -41,7 +42,7 @@ pub struct SearchArgs {
     #[arg(long, value_enum, default_value = "exact")]
     pub index: IndexArg,
     /// Candidates that the approximate index looks at: more find more and take longer
-    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, default_value_t = USUAL_CANDIDATES.into(), value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub ef: u32,
     /// Contact sheet of the results (PNG)
     #[arg(long, value_name = "FILE")]

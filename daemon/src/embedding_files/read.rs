@@ -1,7 +1,7 @@
 //! Embeddings that some model made, read whole: what a dataset's pairs have in them is found by uid, or by key.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::table::rows_of;
 use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
-use crate::commands::sql::each_text;
+use crate::commands::sql::each_value;
 use crate::encode::Encoded;
 
 /// Columns by which rows are found, the first that there is.
@@ -181,18 +181,13 @@ impl EmbeddingFiles {
 
     /// The embeddings of a selection's pairs, in its order. Those that have none are left out, which is said.
     pub(crate) fn of(&self, dataset: &Path, selection: &Selection) -> anyhow::Result<Encoded> {
-        let mut captions: HashMap<Uid, String> = HashMap::new();
-        each_text(dataset, column::CAPTION, "the column", |uid, caption| {
-            captions.insert(uid, caption.to_owned());
-        })?;
-        let keys = if self.named_by == column::UID { HashMap::new() } else { self.keys(dataset)? };
+        let mut found = self.rows_and_captions(dataset, selection)?;
         let mut encoded = Encoded::default();
         for uid in &selection.uids {
-            let row = if keys.is_empty() { self.rows.get(&uid.to_string()) } else { keys.get(uid) };
-            let (Some(row), Some(caption)) = (row, captions.get(uid)) else { continue };
+            let Some((row, caption)) = found.remove(uid) else { continue };
             let at = row * self.dimension..(row + 1) * self.dimension;
             encoded.uids.push(*uid);
-            encoded.captions.push(caption.clone());
+            encoded.captions.push(caption);
             encoded.images.extend_from_slice(&self.images[at.clone()]);
             encoded.texts.extend_from_slice(&self.texts[at]);
         }
@@ -211,23 +206,33 @@ impl EmbeddingFiles {
         Ok(encoded)
     }
 
-    /// The row of each pair, by key, or by source and key.
-    fn keys(&self, dataset: &Path) -> anyhow::Result<HashMap<Uid, usize>> {
-        let mut sources = HashMap::new();
-        each_text(dataset, column::SOURCE, "the column", |uid, source| {
-            sources.insert(uid, source.to_owned());
-        })?;
-        let mut found = HashMap::new();
-        let mut taken: HashMap<usize, Uid> = HashMap::new();
+    /// The row and the caption of each of the selection's pairs that has both. A row is found by uid, or by key, or by source and key.
+    fn rows_and_captions(&self, dataset: &Path, selection: &Selection) -> anyhow::Result<HashMap<Uid, (usize, String)>> {
+        let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
+        let by_uid = self.named_by == column::UID;
+        let mut found = HashMap::with_capacity(wanted.len());
+        let mut taken = HashSet::new();
         let mut twice = None;
-        each_text(dataset, column::KEY, "the column", |uid, key| {
-            let whole = sources.get(&uid).map(|source| format!("{source}/{key}"));
-            let row = whole.and_then(|whole| self.rows.get(&whole)).or_else(|| self.rows.get(key));
-            if let Some(row) = row {
-                if taken.insert(*row, uid).is_some() {
-                    twice = Some(key.to_owned());
-                }
-                found.insert(uid, *row);
+        let of = |name: &str| format!("'{name}', arrow_cast({name}, 'Utf8')");
+        let columns = [column::CAPTION, column::SOURCE, column::KEY].map(of).join(", ");
+        each_value(dataset, &format!("named_struct({columns})"), "captions and keys", |uid, values, row| {
+            let text = |place: usize| {
+                let column = values.as_struct().column(place).as_string::<i32>();
+                column.is_valid(row).then(|| column.value(row))
+            };
+            let at = if by_uid {
+                self.rows.get(&uid.to_string())
+            } else {
+                let whole = || self.rows.get(&format!("{}/{}", text(1)?, text(2)?));
+                whole().or_else(|| self.rows.get(text(2)?))
+            };
+            let Some(at) = at else { return };
+            // Also by a pair that nobody asked for: the row may be its.
+            if !by_uid && !taken.insert(*at) {
+                twice = text(2).map(str::to_owned);
+            }
+            if let Some(caption) = text(0).filter(|_| wanted.contains(&uid)) {
+                found.insert(uid, (*at, caption.to_owned()));
             }
         })?;
         match twice {

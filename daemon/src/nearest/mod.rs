@@ -25,7 +25,7 @@ use diptych_schemas::Uid;
 pub(crate) use best::Hit;
 pub(crate) use error::NearestError;
 pub(crate) use exact::{BATCH, nearest, nearest_of_batch};
-pub(crate) use graph::{Graph, GraphSpec};
+pub(crate) use graph::{Graph, GraphSpec, USUAL_CANDIDATES};
 pub(crate) use kernel::padded;
 pub(crate) use loaded::{Loaded, Models};
 pub(crate) use query::{Query, Sought};

@@ -17,13 +17,12 @@ use super::datasets::image_address;
 use super::problem::Problem;
 use super::sql::{ask, rows_of, unknown_dataset};
 use super::{blocking, given};
-use crate::nearest::{Found, GraphSpec, Models, NearestError, Query, SearchOptions, Searcher, Sought};
+use crate::nearest::{Found, GraphSpec, Models, NearestError, Query, SearchOptions, Searcher, Sought, USUAL_CANDIDATES};
 use crate::serve::shared::{QUERY_NICENESS, Shared};
 
 /// Results where a request says nothing, and the most.
 const USUAL: usize = 20;
 const MOST: usize = 200;
-const USUAL_CANDIDATES: u16 = 128;
 /// Models whose embeddings stay in memory.
 const KEPT: usize = 2;
 /// Memory of the embeddings of one model.
