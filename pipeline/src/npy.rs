@@ -17,6 +17,8 @@ const DESCRIPTION: &str = "[('f0','<u8'),('f1','<u8')]";
 /// Longest header that is read. numpy's own for this dtype has 128 bytes.
 const MAX_HEADER: usize = 1 << 16;
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
+/// Most classes that labels may tell apart: no list of them is as long, and a file could be.
+const MAX_CLASSES: u64 = 1 << 20;
 /// numpy begins data at a multiple of this.
 const ALIGNMENT: usize = 64;
 
@@ -101,7 +103,13 @@ pub(crate) fn marked_classes(bytes: &[u8]) -> Result<Vec<usize>, String> {
         io::ErrorKind::UnexpectedEof => "cut short within its header".to_owned(),
         _ => error.to_string(),
     })?;
-    let (dtype, shape) = parse_header(&header).ok_or_else(|| unlike(wanted, &header))?;
+    let Some((dtype, shape)) = parse_header(&header) else { return Err(unlike(wanted, &header)) };
+    let [count] = shape[..] else { return Err(unlike(wanted, &header)) };
+    if count > MAX_CLASSES {
+        return Err(format!("labels of {count} classes: at most {MAX_CLASSES} are read"));
+    }
+    // Of the widest kind there are 8 bytes a number.
+    let data = &data[..data.len().min(8 * count as usize + 8)];
     let numbers = match dtype.trim_matches('\'') {
         "|b1" | "|i1" | "|u1" => numbers(data, |bytes: [u8; 1]| f64::from(bytes[0])),
         "<i2" | "<u2" => numbers(data, |bytes| f64::from(u16::from_le_bytes(bytes))),
@@ -112,10 +120,10 @@ pub(crate) fn marked_classes(bytes: &[u8]) -> Result<Vec<usize>, String> {
         "<f8" => numbers(data, f64::from_le_bytes),
         _ => return Err(unlike(wanted, &header)),
     };
-    let numbers = match (numbers, &shape[..]) {
-        (Some(numbers), [count]) if numbers.len() as u64 == *count => numbers,
-        (_, [_]) => return Err(format!("its header claims {shape:?} numbers, and {} bytes follow", data.len())),
-        _ => return Err(unlike(wanted, &header)),
+    let Some(numbers) = numbers.filter(|numbers| numbers.len() as u64 == count) else {
+        return Err(format!(
+            "its header claims {count} numbers of the type {dtype}, and other data follow: cut short or damaged"
+        ));
     };
     if let Some(class) = numbers.iter().position(|number| *number != 0.0 && *number != 1.0) {
         return Err(format!("class {class} is neither marked with 1 nor with 0"));
@@ -304,11 +312,15 @@ mod tests {
             assert_eq!(of(dtype, &bytes([1.0, 0.0, 1.0], write)).unwrap(), [0, 2], "{dtype}");
             assert_eq!(of(dtype, &bytes([0.0; 3], write)).unwrap(), [0; 0], "{dtype}");
             assert!(of(dtype, &bytes([0.0, 1.0, 2.0], write)).unwrap_err().contains("class 2"), "{dtype}");
-            assert!(of(dtype, &bytes([1.0; 3], write)[1..]).unwrap_err().contains("claims [3]"), "{dtype}");
+            assert!(of(dtype, &bytes([1.0; 3], write)[1..]).unwrap_err().contains("claims 3 numbers"), "{dtype}");
         }
         // VOC marks what is difficult with -1.
         assert!(of("|i1", &[1, 0, 255]).unwrap_err().contains("class 2"));
         assert!(of("<c8", &[0; 24]).unwrap_err().contains("not labels"));
+        let long = array("{'descr': '|b1', 'fortran_order': False, 'shape': (1048577,), }", &[0; 1_048_577]);
+        assert!(marked_classes(&long).unwrap_err().contains("1048577 classes"));
+        let longer = array("{'descr': '|b1', 'fortran_order': False, 'shape': (3,), }", &[0; 1000]);
+        assert!(marked_classes(&longer).unwrap_err().contains("claims 3 numbers"));
         let matrix = array("{'descr': '|b1', 'fortran_order': False, 'shape': (1, 3), }", &[1, 0, 1]);
         assert!(marked_classes(&matrix).unwrap_err().contains("one dimension"));
         for length in 0..matrix.len() {
