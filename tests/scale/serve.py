@@ -11,6 +11,7 @@ import asyncio
 import collections
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -50,6 +51,8 @@ every_epochs = 0
 def prepare(diptych, folder, rows):
     os.makedirs(folder, exist_ok=True)
     os.chdir(folder)
+    # The run of an earlier call would go on, and this one could not have its name.
+    shutil.rmtree("state", ignore_errors=True)
     if not os.path.isdir("meta10m"):
         subprocess.run([diptych, "synthetic-meta", "meta10m", "--rows", str(rows)], check=True)
     if not os.path.isfile("train.parquet"):
