@@ -1,14 +1,13 @@
 //! Figures of parts of what is evaluated: whom and what a model serves worse. Parts are the values of a column, or of SQL over columns.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use arrow::array::AsArray;
 use diptych_pipeline::Selection;
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{Interval, Unit, wilson};
 
-use crate::commands::sql::{column_texts, each_value};
+use crate::commands::sql::{column_texts, selected_texts};
 
 /// Of pairs that have no value.
 const NONE: &str = "(none)";
@@ -32,14 +31,7 @@ impl Groups {
         if let Ok(found) = column_texts(dataset, selection, by) {
             return Ok(Self(found));
         }
-        let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
-        let mut found = HashMap::with_capacity(wanted.len());
-        each_value(dataset, &format!("arrow_cast({by}, 'Utf8')"), by, |uid, texts, row| {
-            if wanted.contains(&uid) {
-                found.insert(uid, texts.as_string::<i32>().value(row).to_owned());
-            }
-        })?;
-        Ok(Self(found))
+        Ok(Self(selected_texts(dataset, selection, &format!("arrow_cast({by}, 'Utf8')"), by)?))
     }
 
     /// The groups of these pairs.

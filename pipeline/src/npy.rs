@@ -99,10 +99,7 @@ pub fn read_rows(path: &Path) -> Result<Matrix, NpyError> {
 pub(crate) fn marked_classes(bytes: &[u8]) -> Result<Vec<usize>, String> {
     let wanted = "not labels: they are made by np.save of an array of one dimension, 1 for each class that the image has, else 0";
     let mut data = bytes;
-    let (header, _) = read_header(&mut data).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => "cut short within its header".to_owned(),
-        _ => error.to_string(),
-    })?;
+    let (header, _) = read_header(&mut data).map_err(|error| no_header(&error))?;
     let Some((dtype, shape)) = parse_header(&header) else { return Err(unlike(wanted, &header)) };
     let [count] = shape[..] else { return Err(unlike(wanted, &header)) };
     if count > MAX_CLASSES {
@@ -144,6 +141,14 @@ fn parse_header(header: &str) -> Option<(String, Vec<u64>)> {
     let shape = shape.strip_suffix("),}").or_else(|| shape.strip_suffix(")}"))?;
     let shape = shape.split_terminator(',').map(|side| side.parse().ok()).collect::<Option<_>>()?;
     Some((dtype.to_owned(), shape))
+}
+
+/// What is said where there is no header.
+fn no_header(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "cut short within its header".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 fn unlike(wanted: &str, header: &str) -> String {
@@ -188,10 +193,7 @@ fn read_array(
     let file = File::open(path).map_err(SchemaError::io(path))?;
     let size = file.metadata().map_err(SchemaError::io(path))?.len();
     let mut reader = BufReader::new(file);
-    let (header, header_bytes) = read_header(&mut reader).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => bad("cut short within its header".into()),
-        _ => bad(error.to_string()),
-    })?;
+    let (header, header_bytes) = read_header(&mut reader).map_err(|error| bad(no_header(&error)))?;
     let parsed = parse_header(&header).filter(|(dtype, shape)| dtype == description && shape.len() == dimensions);
     let Some((_, shape)) = parsed else { return Err(bad(unlike(wanted, &header))) };
     // Before anything is allocated: what the header claims must be there.

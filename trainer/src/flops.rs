@@ -13,8 +13,8 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::config::ModelConfig;
 use crate::device::{Device, kind_of};
-use crate::learning::{Tower, groups};
-use crate::{TrainerError, shim};
+use crate::learning::{Tower, groups, locked};
+use crate::{TrainerError, lora, shim};
 
 /// Floating-point operations of one image through its tower.
 pub fn image_flops(config: &ModelConfig) -> f64 {
@@ -46,19 +46,17 @@ impl Passes {
     /// A weight that learns is worth two passes behind the forward one: one for its own gradient and one for that of what comes
     /// before it. A locked tower has neither where nothing of it learns; beside LoRA's small changes it has the second one.
     pub fn of(config: &ModelConfig, lock: &LockConfig, lora: &LoraConfig) -> Self {
-        let passes = |tower, locked: bool, unlocked: u64, changed: bool| {
+        let lock = lora::lock(lora, lock);
+        let passes = |tower, changed: bool| {
+            let (locked, unlocked) = locked(&lock, tower);
             let learning = unlocked.min(groups(config, tower)) as f64 / groups(config, tower) as f64;
-            match (locked, changed) {
+            match (locked, changed && lora.is_wanted()) {
                 (false, _) => 3.0,
                 (true, true) => 2.0 + learning,
                 (true, false) => 1.0 + 2.0 * learning,
             }
         };
-        let changed = lora.is_wanted();
-        Self {
-            image: passes(Tower::Image, lock.image || changed, lock.image_unlocked_groups, changed && lora.image),
-            text: passes(Tower::Text, lock.text || changed, lock.text_unlocked_layers, changed && lora.text),
-        }
+        Self { image: passes(Tower::Image, lora.image), text: passes(Tower::Text, lora.text) }
     }
 
     /// Floating-point operations that one pair asks for in training, its text cut to so many tokens. The similarities of a batch are left

@@ -74,16 +74,21 @@ pub(crate) fn groups(config: &ModelConfig, tower: Tower) -> u64 {
     layers(config, tower) + 1 + u64::from(projected)
 }
 
+/// Whether a tower is locked, and how many of its groups learn all the same.
+pub(crate) fn locked(lock: &LockConfig, tower: Tower) -> (bool, u64) {
+    match tower {
+        Tower::Image => (lock.image, lock.image_unlocked_groups),
+        Tower::Text => (lock.text, lock.text_unlocked_layers),
+    }
+}
+
 /// Whether training changes a parameter.
 pub(crate) fn learns(spec: &ParameterSpec, config: &ModelConfig, lock: &LockConfig) -> bool {
     if matches!(spec.start, Start::SinCos2d(_)) {
         return false;
     }
     let Some((tower, part)) = place(&spec.name) else { return true };
-    let (locked, unlocked) = match tower {
-        Tower::Image => (lock.image, lock.image_unlocked_groups),
-        Tower::Text => (lock.text, lock.text_unlocked_layers),
-    };
+    let (locked, unlocked) = locked(lock, tower);
     if !locked {
         return true;
     }

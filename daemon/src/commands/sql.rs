@@ -144,17 +144,32 @@ pub(crate) fn each_value(
 
 /// The same for a column of any type, as text.
 pub(crate) fn each_text(dataset: &Path, name: &str, what: &str, mut take: impl FnMut(Uid, &str)) -> anyhow::Result<()> {
-    let value = format!("CAST(\"{}\" AS VARCHAR)", name.replace('"', "\"\""));
-    each_value(dataset, &value, &format!("{what} {name}"), |uid, texts, row| take(uid, texts.as_string::<i32>().value(row)))
+    each_value(dataset, &column_as_text(name), &format!("{what} {name}"), |uid, texts, row| {
+        take(uid, texts.as_string::<i32>().value(row));
+    })
+}
+
+fn column_as_text(name: &str) -> String {
+    format!("CAST(\"{}\" AS VARCHAR)", name.replace('"', "\"\""))
 }
 
 /// The texts of a column, of the selection's pairs that have one.
 pub(crate) fn column_texts(dataset: &Path, selection: &Selection, name: &str) -> anyhow::Result<HashMap<Uid, String>> {
+    selected_texts(dataset, selection, &column_as_text(name), &format!("the column {name}"))
+}
+
+/// The same for an expression whose values are texts.
+pub(crate) fn selected_texts(
+    dataset: &Path,
+    selection: &Selection,
+    value: &str,
+    what: &str,
+) -> anyhow::Result<HashMap<Uid, String>> {
     let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
     let mut found = HashMap::with_capacity(wanted.len());
-    each_text(dataset, name, "the column", |uid, text| {
+    each_value(dataset, value, what, |uid, texts, row| {
         if wanted.contains(&uid) {
-            found.insert(uid, text.to_owned());
+            found.insert(uid, texts.as_string::<i32>().value(row).to_owned());
         }
     })?;
     Ok(found)

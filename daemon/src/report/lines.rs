@@ -7,8 +7,8 @@ use crate::profile::chart::{percent_of, range, round, short};
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 150.0;
 /// Room for the numbers at the left and below.
-const LEFT: f64 = 38.0;
-const BELOW: f64 = 18.0;
+pub(super) const LEFT: f64 = 38.0;
+pub(super) const BELOW: f64 = 18.0;
 /// Points of a curve: more than the chart has pixels are not seen.
 const POINTS: usize = 300;
 

@@ -35,7 +35,7 @@ pub(crate) struct Look<'a> {
     pub(crate) name: String,
     /// Pairs of the selection, of which the first were encoded.
     pub(crate) of: usize,
-    /// And what they are by.
+    /// Groups of the pairs, and what they are by.
     pub(crate) groups: Option<(&'a Groups, &'a str)>,
     pub(crate) bootstrap: Bootstrap,
 }

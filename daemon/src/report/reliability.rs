@@ -3,14 +3,12 @@
 use diptych_trainer::evaluate::Calibration;
 use maud::{Markup, html};
 
+use super::lines::{BELOW, LEFT};
 use crate::output::thousands;
 use crate::profile::chart::{percent_of, round};
 
 const WIDTH: f64 = 300.0;
 const HEIGHT: f64 = 200.0;
-/// Room for the numbers at the left and below.
-const LEFT: f64 = 38.0;
-const BELOW: f64 = 18.0;
 /// Between the diagram and the counts below it.
 const GAP: f64 = 10.0;
 /// Height of the counts.

@@ -37,9 +37,6 @@ pub use trust::{
     resample_classes, wilson,
 };
 
-/// Scores that are in memory at a time: 64 MiB.
-const BLOCK_SCORES: usize = 1 << 24;
-
 /// Rows of unit length, row-major.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {

@@ -3,11 +3,13 @@
 use diptych_pipeline::{Random, seed_of};
 use tch::Kind;
 
-use super::{BLOCK_SCORES, Predictions, Rows, check_labels, same_dimension};
+use super::{Predictions, Rows, check_labels, same_dimension};
 use crate::TrainerError;
 
 /// Training images that are compared at a time.
 const TRAIN_TILE: usize = 16_384;
+/// Scores that are in memory at a time: 64 MiB.
+const BLOCK_SCORES: usize = 1 << 24;
 /// Marks the seeds of few-shot draws.
 const PURPOSE: u64 = 0x6665_775f_7368_6f74;
 

@@ -80,8 +80,7 @@ fn classes(
     let columns = |predictions: &Predictions| -> Vec<Vec<Unit>> {
         [1, 5].map(|k| predictions.hits(k).into_iter().map(Unit::from).collect()).to_vec()
     };
-    let own_units = columns(predictions);
-    let (own, differences) = with.intervals(own_units.clone(), other.map(columns).unwrap_or_default())?;
+    let (own, differences) = with.intervals(columns(predictions), other.map(columns).unwrap_or_default())?;
     line(format!("\n{:<22}  top-1   top-5   mean per class", format!("{}, {} classes", name.replace('_', "-"), result.classes)))?;
     line(format!("  model                {:>6.3}  {:>6.3}  {:>6.3}", result.top1, result.top5, result.mean_per_class))?;
     if let Some(top1) = own.first() {
@@ -134,7 +133,7 @@ fn classes(
         json["details"] = details.clone();
     }
     if let Some(groups) = with.groups {
-        json["groups"] = grouped(&groups.of(with.uids), &["top1"], &own_units[..1])?;
+        json["groups"] = grouped(&groups.of(with.uids), &["top1"], &columns(predictions)[..1])?;
     }
     if let Some(other) = other {
         let test = mcnemar(&hits, &other.hits(1))?;
