@@ -4,12 +4,13 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::cli::BackupArgs;
-use crate::commands::client;
-use crate::commands::sql::open_state;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
-use crate::store::{BackedUp, Owner};
+use diptych_cli::BackupArgs;
+use crate::client;
+use diptych_embeddings::session::open_state;
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
+use diptych_store::{BackedUp, Owner};
 
 pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<Outcome> {
     let done = match Owner::of(&args.state).and_then(|owner| owner.address) {

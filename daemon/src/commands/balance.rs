@@ -4,11 +4,12 @@ use anyhow::bail;
 use diptych_pipeline::balance::{BalanceReport, BalanceSpec, Entries, balance};
 use diptych_pipeline::{Selection, read_counts, write_counts};
 
-use crate::cli::BalanceArgs;
+use diptych_cli::BalanceArgs;
 use crate::commands::profile::remember_selection;
-use crate::commands::sql::with_session;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
+use diptych_embeddings::session::with_session;
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
 
 /// Entries that the summary names.
 const SHOWN: usize = 5;

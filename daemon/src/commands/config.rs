@@ -3,8 +3,8 @@
 use diptych_schemas::{ServeConfig, TrainConfig};
 use diptych_trainer::ModelConfig;
 
-use crate::cli::ConfigArgs;
-use crate::exit::Outcome;
+use diptych_cli::ConfigArgs;
+use diptych_schemas::outcome::Outcome;
 use crate::output::line;
 
 /// The smallest configuration that says what only the user can know.

@@ -4,12 +4,13 @@ use diptych_pipeline::sql::{SessionSpec, session};
 use diptych_pipeline::{DecontaminationReport, DedupSpec, Evaluation, decontaminate};
 
 use super::dedup::{Memory, cut, read_selection, tiers, unseen};
-use crate::cli::DecontaminateArgs;
+use diptych_cli::DecontaminateArgs;
 use crate::commands::profile::remember_selection;
-use crate::commands::sql::with_limited_session;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
-use crate::sql_functions::content_functions;
+use diptych_embeddings::session::with_limited_session;
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
+use diptych_pipeline::sql::content_functions;
 
 pub(crate) fn run(args: &DecontaminateArgs) -> anyhow::Result<Outcome> {
     let memory = Memory::of(args.memory.memory_limit);

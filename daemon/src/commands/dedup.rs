@@ -5,11 +5,12 @@ use std::path::Path;
 use diptych_pipeline::sql::default_memory;
 use diptych_pipeline::{DedupReport, DedupSpec, Selection, Tier, dedup};
 
-use crate::cli::{ByTier, DedupArgs, TierArgs};
+use diptych_cli::{ByTier, DedupArgs, TierArgs};
 use crate::commands::profile::remember_selection;
-use crate::commands::sql::with_limited_session;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
+use diptych_embeddings::session::with_limited_session;
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
 
 /// Characters of a caption that are shown.
 const CAPTION: usize = 60;

@@ -1,9 +1,10 @@
 //! `diptych demo-data`: drawn scenes to try everything on.
 
-use crate::cli::DemoDataArgs;
-use crate::demo::{DemoOptions, generate};
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
+use diptych_cli::DemoDataArgs;
+use diptych_demo::{DemoOptions, generate};
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
 
 pub(crate) fn run(args: &DemoDataArgs) -> anyhow::Result<Outcome> {
     let options = DemoOptions { scenes: args.scenes, seed: args.seed, ..DemoOptions::default() };

@@ -2,10 +2,11 @@
 
 use anyhow::bail;
 
-use crate::cli::DoctorArgs;
+use diptych_cli::DoctorArgs;
 use crate::doctor::{Finding, Severity, examine};
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
 
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let state = &args.state;

@@ -4,14 +4,15 @@ use anyhow::Context;
 use diptych_pipeline::Selection;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::EmbedArgs;
-use crate::embedding::{Embedded, embed};
-use crate::embedding_files;
-use crate::encode::EncodeSpec;
-use crate::exit::Outcome;
-use crate::models::{self, Model};
-use crate::output::{line, thousands};
-use crate::store::Store;
+use diptych_cli::EmbedArgs;
+use diptych_embeddings::embed::{Embedded, embed};
+use diptych_embeddings::files;
+use diptych_embeddings::encode::EncodeSpec;
+use diptych_schemas::outcome::Outcome;
+use diptych_embeddings::models::{self, Model};
+use crate::output::line;
+use diptych_schemas::words::thousands;
+use diptych_store::Store;
 
 pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
     let selection = Selection::read(&args.selection)?;

@@ -3,9 +3,9 @@
 use diptych_pipeline::Tokenizer;
 use diptych_trainer::{LARGEST_EMBEDDED, TokenizerFiles, Weights, export_hf, export_onnx, export_openclip};
 
-use crate::cli::{ExportArgs, ModelFormat};
-use crate::exit::Outcome;
-use crate::models;
+use diptych_cli::{ExportArgs, ModelFormat};
+use diptych_schemas::outcome::Outcome;
+use diptych_embeddings::models;
 use crate::output::line;
 
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Outcome> {

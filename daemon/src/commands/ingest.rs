@@ -12,13 +12,14 @@ use diptych_pipeline::ingest::{
 use diptych_pipeline::sql::query;
 use diptych_schemas::DatasetManifest;
 
-use crate::cli::{CaptionsChoice, IngestArgs};
+use diptych_cli::{CaptionsChoice, IngestArgs};
 use crate::commands::ingest_progress::Shown;
-use crate::commands::sql::with_session;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
-use crate::sql_functions::phash_of_file;
-use crate::training::signals;
+use diptych_embeddings::session::with_session;
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
+use diptych_pipeline::sql::phash_of_file;
+use diptych_training::stop;
 
 const MIB: u64 = 1 << 20;
 /// Sources that are listed one by one; of more, only those with something to say.

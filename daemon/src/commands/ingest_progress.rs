@@ -7,7 +7,7 @@ use anyhow::Context;
 use diptych_pipeline::ingest::IngestProgress;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
-use crate::output::thousands;
+use diptych_schemas::words::thousands;
 
 /// How often a line is logged where no terminal shows the bar.
 const LOGGED_EVERY: Duration = Duration::from_secs(30);

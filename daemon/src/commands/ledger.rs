@@ -9,12 +9,13 @@ use diptych_pipeline::ingest::{IngestRequest, PerceptualHash, RetryFilter, retry
 use diptych_pipeline::sql::query;
 use diptych_schemas::Reason;
 
-use crate::cli::{LedgerAction, LedgerArgs, LedgerRetryArgs};
+use diptych_cli::{LedgerAction, LedgerArgs, LedgerRetryArgs};
 use crate::commands::ingest::{Attempt, attempt, print_report};
-use crate::commands::sql::with_session;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
-use crate::sql_functions::phash_of_file;
+use diptych_embeddings::session::with_session;
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
+use diptych_pipeline::sql::phash_of_file;
 
 /// Longest detail in a summary, in characters.
 const SHOWN: usize = 90;

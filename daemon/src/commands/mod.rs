@@ -29,8 +29,8 @@ mod token;
 mod train;
 mod uids;
 
-use crate::cli::{Command, JobAction};
-use crate::exit::Outcome;
+use diptych_cli::{Command, JobAction};
+use diptych_schemas::outcome::Outcome;
 
 pub(crate) use profile::last_selection;
 

@@ -2,12 +2,12 @@
 
 use anyhow::bail;
 
-use crate::cli::PlotArgs;
-use crate::commands::sql::open_state;
-use crate::exit::Outcome;
+use diptych_cli::PlotArgs;
+use diptych_embeddings::session::open_state;
+use diptych_schemas::outcome::Outcome;
 use crate::output::line;
-use crate::pictures::{EvalSeries, TrainPoint, loss_plot};
-use crate::store::{MetricRow, RunName};
+use diptych_pages::pictures::{EvalSeries, TrainPoint, loss_plot};
+use diptych_store::{MetricRow, RunName};
 
 /// What is drawn of the evaluations: metric, its name in the legend.
 const SERIES: [(&str, &str); 2] = [("heldout/i2t_recall@1", "image to text R@1"), ("heldout/t2i_recall@1", "text to image R@1")];

@@ -4,8 +4,8 @@ use anyhow::{Context, bail};
 use diptych_pipeline::presets::{PRESETS, preset};
 use diptych_schemas::SchemaError;
 
-use crate::cli::PresetArgs;
-use crate::exit::Outcome;
+use diptych_cli::PresetArgs;
+use diptych_schemas::outcome::Outcome;
 use crate::output::line;
 
 pub(crate) fn run(args: &PresetArgs) -> anyhow::Result<Outcome> {

@@ -6,11 +6,12 @@ use anyhow::bail;
 use diptych_pipeline::Selection;
 use diptych_schemas::{DatasetManifest, durable};
 
-use crate::cli::ProfileArgs;
-use crate::commands::sql::with_session;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
-use crate::profile::{ProfileSpec, profile};
+use diptych_cli::ProfileArgs;
+use diptych_embeddings::session::with_session;
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
+use diptych_pages::dataset::{ProfileSpec, profile};
 
 /// Beside `dataset.json`: the path of the selection that was made last.
 const LAST_SELECTION: &str = "last_selection";

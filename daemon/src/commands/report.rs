@@ -10,17 +10,19 @@ use diptych_pipeline::{Selection, funnel};
 use diptych_schemas::{DatasetManifest, TrainConfig, durable};
 use diptych_trainer::evaluate::Bootstrap;
 
-use crate::classification::{Classes, Classification};
-use crate::cli::{ModelArgs, ReportArgs};
-use crate::commands::sql::{with_answer, with_session};
-use crate::encode::{EncodeSpec, encode_while};
-use crate::exit::Outcome;
-use crate::groups::Groups;
-use crate::models;
-use crate::output::{line, thousands};
-use crate::profile::pairs;
-use crate::report::{History, Look, Looked, Report};
-use crate::store::Owner;
+use diptych_evaluate::classification::{Classes, Classification};
+use diptych_cli::{ModelArgs, ReportArgs};
+use diptych_embeddings::session::with_session;
+use crate::commands::sql::with_answer;
+use diptych_embeddings::encode::{EncodeSpec, encode_while};
+use diptych_schemas::outcome::Outcome;
+use diptych_evaluate::groups::Groups;
+use diptych_embeddings::models;
+use crate::output::line;
+use diptych_schemas::words::thousands;
+use diptych_pages::pairs;
+use diptych_pages::run::{History, Look, Looked, Report};
+use diptych_store::Owner;
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
     let state = &args.run_on.state;

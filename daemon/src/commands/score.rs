@@ -11,12 +11,13 @@ use diptych_pipeline::{Batch, Matrix, Selection, Tokenizer, read_matrix};
 use diptych_schemas::DatasetManifest;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::{ModelArgs, ScoreArgs, ScoreKindArg};
-use crate::encode::encode;
-use crate::exit::Outcome;
-use crate::models::{self, Model};
-use crate::output::{line, thousands};
-use crate::training::signals;
+use diptych_cli::{ModelArgs, ScoreArgs, ScoreKindArg};
+use diptych_embeddings::encode::encode;
+use diptych_schemas::outcome::Outcome;
+use diptych_embeddings::models::{self, Model};
+use crate::output::line;
+use diptych_schemas::words::thousands;
+use diptych_training::stop;
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     let kinds = kinds(args)?;

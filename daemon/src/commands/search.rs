@@ -9,16 +9,16 @@ use diptych_pipeline::sql::default_memory;
 use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
 use diptych_schemas::{LoaderConfig, SchemaError, Uid};
 
-use crate::cli::{IndexArg, SearchArgs};
+use diptych_cli::{IndexArg, SearchArgs};
 use crate::commands::embed::embed_with_bar;
-use crate::embedding::subset;
-use crate::encode::EncodeSpec;
-use crate::exit::Outcome;
-use crate::models::{self, Model};
-use crate::nearest::{Found, GraphSpec, Loaded, Query, SearchOptions, Searcher, Sought};
+use diptych_embeddings::embed::subset;
+use diptych_embeddings::encode::EncodeSpec;
+use diptych_schemas::outcome::Outcome;
+use diptych_embeddings::models::{self, Model};
+use diptych_embeddings::nearest::{Found, GraphSpec, Loaded, Query, SearchOptions, Searcher, Sought};
 use crate::output::line;
-use crate::pictures::{SheetItem, query_sheet};
-use crate::store::Store;
+use diptych_pages::pictures::{SheetItem, query_sheet};
+use diptych_store::Store;
 
 /// Side of an image in the contact sheet, in pixels.
 const SHEET_IMAGE: u32 = 160;

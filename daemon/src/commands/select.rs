@@ -6,13 +6,15 @@ use diptych_pipeline::sql::register_pairs;
 use diptych_pipeline::{read_uid_list, select};
 use diptych_schemas::{ContentHash, Uid};
 
-use crate::cli::SelectArgs;
+use diptych_cli::SelectArgs;
 use crate::commands::preset::preset_sql;
 use crate::commands::profile::remember_selection;
-use crate::commands::sql::{query_text, with_limited_session};
+use diptych_embeddings::session::with_limited_session;
+use crate::commands::sql::query_text;
 use crate::commands::uids::quoted;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
 
 /// The table with a list's uids.
 const LIST: &str = "uid_list";

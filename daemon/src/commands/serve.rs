@@ -1,8 +1,8 @@
 //! `diptych serve`: the service.
 
-use crate::cli::ServeArgs;
-use crate::exit::Outcome;
-use crate::serve;
+use diptych_cli::ServeArgs;
+use diptych_schemas::outcome::Outcome;
+use diptych_serve;
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     serve::run(args.config, args.state.as_deref(), args.listen)

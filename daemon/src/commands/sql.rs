@@ -14,12 +14,12 @@ use diptych_pipeline::sql::{
 };
 use diptych_schemas::{SchemaError, Uid, column};
 
-use crate::cli::{SqlArgs, SqlFormat};
-use crate::commands::client;
-use crate::exit::Outcome;
-use crate::nearest::{self, Models};
-use crate::sql_functions::content_functions;
-use crate::store::{Owner, Store};
+use diptych_cli::{SqlArgs, SqlFormat};
+use crate::client;
+use diptych_schemas::outcome::Outcome;
+use diptych_embeddings::nearest::{self, Models};
+use diptych_pipeline::sql::content_functions;
+use diptych_store::{Owner, Store};
 
 pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
     if args.dataset.is_none() && args.state.is_none() && args.tables.is_empty() {

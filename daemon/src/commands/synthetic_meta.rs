@@ -2,9 +2,10 @@
 
 use diptych_pipeline::write_synthetic_dataset;
 
-use crate::cli::SyntheticMetaArgs;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
+use diptych_cli::SyntheticMetaArgs;
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
 
 pub(crate) fn run(args: &SyntheticMetaArgs) -> anyhow::Result<Outcome> {
     let manifest = write_synthetic_dataset(&args.output, args.rows, args.seed)?;

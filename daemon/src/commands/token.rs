@@ -1,9 +1,9 @@
 //! `diptych token`: a token for a service that is reached from elsewhere.
 
-use crate::cli::TokenArgs;
-use crate::exit::Outcome;
+use diptych_cli::TokenArgs;
+use diptych_schemas::outcome::Outcome;
 use crate::output::line;
-use crate::serve::tokens;
+use diptych_serve::tokens;
 
 pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<Outcome> {
     let token = tokens::make(&args.file, &args.name, args.scope)?;

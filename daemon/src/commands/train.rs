@@ -2,9 +2,9 @@
 
 use diptych_schemas::TrainConfig;
 
-use crate::cli::TrainArgs;
-use crate::exit::Outcome;
-use crate::training::{self, Options};
+use diptych_cli::TrainArgs;
+use diptych_schemas::outcome::Outcome;
+use diptych_training::{self, Options};
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Outcome> {
     let config = TrainConfig::read(&args.config)?;

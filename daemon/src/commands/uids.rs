@@ -6,10 +6,11 @@ use diptych_pipeline::sql::{query, register_pairs};
 use diptych_pipeline::{Selection, write_uid_list};
 use diptych_schemas::Uid;
 
-use crate::cli::UidsArgs;
-use crate::commands::sql::with_session;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
+use diptych_cli::UidsArgs;
+use diptych_embeddings::session::with_session;
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
 
 pub(crate) fn run(args: &UidsArgs) -> anyhow::Result<Outcome> {
     let selection = Selection::read(&args.selection)?;

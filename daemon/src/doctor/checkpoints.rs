@@ -8,9 +8,9 @@ use diptych_trainer::CheckpointManifest;
 use diptych_trainer::checkpoint::{self, Found, Scan};
 
 use super::{Findings, Severity, entries};
-use crate::models::checkpoint_folder;
-use crate::store::{CheckpointRecord, Milliseconds, RunName, RunRecord, Store};
-use crate::training::checkpoints::record_of;
+use diptych_embeddings::models::checkpoint_folder;
+use diptych_store::{CheckpointRecord, Milliseconds, RunName, RunRecord, Store};
+use diptych_training::checkpoints::record_of;
 
 impl Findings {
     /// Says how many checkpoints are whole.

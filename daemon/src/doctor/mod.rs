@@ -13,7 +13,7 @@ use std::path::Path;
 
 use diptych_schemas::SchemaError;
 
-use crate::store::{Contents, RunName, Store};
+use diptych_store::{Contents, RunName, Store};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,11 @@ use diptych_schemas::{LoaderConfig, SampleIndex};
 use serde_json::{Value, json};
 
 use super::{MIB, peak_rss, spread_of};
-use crate::cli::BenchLoaderArgs;
-use crate::commands::sql::with_session;
-use crate::exit::Outcome;
-use crate::output::{line, thousands};
+use diptych_cli::BenchLoaderArgs;
+use diptych_embeddings::session::with_session;
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+use diptych_schemas::words::thousands;
 
 pub(super) fn run(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
     let selection = match &args.selection {

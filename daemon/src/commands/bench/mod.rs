@@ -6,8 +6,8 @@ mod train;
 
 use diptych_pipeline::median;
 
-use crate::cli::{Bench, BenchArgs};
-use crate::exit::Outcome;
+use diptych_cli::{Bench, BenchArgs};
+use diptych_schemas::outcome::Outcome;
 
 const MIB: f64 = (1 << 20) as f64;
 

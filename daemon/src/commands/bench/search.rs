@@ -16,12 +16,13 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::{MIB, peak_rss, spread_of};
-use crate::cli::BenchSearchArgs;
-use crate::commands::sql::open_state;
-use crate::exit::Outcome;
-use crate::nearest::{Graph, GraphSpec, Hit, Vectors, nearest, nearest_of_batch, padded};
-use crate::output::{line, thousands};
-use crate::store::Modality;
+use diptych_cli::BenchSearchArgs;
+use diptych_embeddings::session::open_state;
+use diptych_schemas::outcome::Outcome;
+use diptych_embeddings::nearest::{Graph, GraphSpec, Hit, Vectors, nearest, nearest_of_batch, padded};
+use crate::output::line;
+use diptych_schemas::words::thousands;
+use diptych_store::Modality;
 
 /// Rows of a bare product.
 const TILE: usize = 16_384;

@@ -13,10 +13,10 @@ use diptych_trainer::{Device, ModelConfig, Part, PartTimes, StepReport, Trainer,
 use serde_json::{Value, json};
 
 use super::{MIB, peak_rss, spread_of};
-use crate::cli::BenchTrainArgs;
-use crate::exit::Outcome;
+use diptych_cli::BenchTrainArgs;
+use diptych_schemas::outcome::Outcome;
 use crate::output::line;
-use crate::training::ahead::{Ahead, Next, Ready};
+use diptych_training::ahead::{Ahead, Next, Ready};
 
 /// One step from outside.
 struct Taken {

@@ -1,0 +1,132 @@
+//! Arguments of `diptych serve`, and of what asks a running service.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, ValueEnum};
+
+use diptych_serve::tokens::Scope;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  diptych serve --state state                          loopback, for whoever is on this machine
+  diptych serve /etc/diptych/diptych.toml              as the systemd unit does
+  diptych config --serve                               prints all keys of the configuration with their defaults
+
+SIGTERM or Ctrl-C: jobs save what they did, and it leaves. SIGHUP: tokens, folders, datasets and limits are read again.")]
+pub struct ServeArgs {
+    /// Configuration in TOML. Without it: the defaults
+    pub config: Option<PathBuf>,
+    /// State folder, in place of the configuration's
+    #[arg(long, value_name = "FOLDER")]
+    pub state: Option<PathBuf>,
+    /// ADDRESS:PORT or unix:PATH, in place of the configuration's
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+}
+
+/// Which service.
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    /// http://, https:// or unix: address of the service; DIPTYCH_SERVER does the same. Without it: the one that owns --state
+    #[arg(long, value_name = "ADDRESS")]
+    pub server: Option<String>,
+    /// File that holds the token; DIPTYCH_TOKEN holds the token itself
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// State folder of the service
+    #[arg(long, value_name = "FOLDER", default_value = "state")]
+    pub state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  diptych submit train.toml                            a training; prints the job
+  diptych submit --after 3 embed --model RUN@best --dataset data --selection train.parquet
+  diptych submit --priority 5 ingest 'new/*.tar' --dataset data")]
+pub struct SubmitArgs {
+    #[command(flatten)]
+    pub how: SubmitOptions,
+    /// A training's configuration, or embed, ingest, score, select, dedup, eval, export and their arguments, before which options of
+    /// submit stand
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CONFIG|COMMAND")]
+    pub what: Vec<String>,
+}
+
+/// Where a job goes, and when its turn comes.
+#[derive(Debug, Clone, Args)]
+pub struct SubmitOptions {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// The highest comes first; of equals the oldest
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "N")]
+    pub priority: i64,
+    /// Jobs that must be done before it
+    #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
+    pub after: Vec<u64>,
+}
+
+/// Options of submit behind a training's configuration, which has no arguments of its own.
+#[derive(Debug, Parser)]
+#[command(name = "diptych submit", no_binary_name = true)]
+pub struct OptionsBehind {
+    #[command(flatten)]
+    pub how: SubmitOptions,
+}
+
+/// One job, by its number or by the run that it trains.
+#[derive(Debug, Args)]
+pub struct OfJobArgs {
+    /// Name of the run, or number of the job
+    #[arg(value_name = "RUN|JOB")]
+    pub job: String,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// The service's answer as it is
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Only this run; ends with it
+    pub run: Option<String>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    #[command(flatten)]
+    pub job: OfJobArgs,
+    /// Go on as the job goes on, until it ends
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// What it is called in the file: who has it, for what
+    pub name: String,
+    /// What it allows
+    #[arg(long, value_enum, default_value = "read")]
+    pub scope: Scope,
+    /// File of tokens, which the service's configuration names as auth.tokens
+    #[arg(long, value_name = "FILE", default_value = "/etc/diptych/tokens.toml")]
+    pub file: PathBuf,
+}
+
+/// What can be asked of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum JobAction {
+    Pause,
+    Resume,
+    Cancel,
+    Retry,
+    Checkpoint,
+}

@@ -1,0 +1,181 @@
+//! Writes the embeddings of a store into a new folder. Numbers are those that the store has: half floats of unit length.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::ipc::writer::FileWriter;
+use diptych_pipeline::sql::{default_memory, query};
+use diptych_pipeline::write_halves;
+use diptych_schemas::{ContentHash, SchemaError, Uid, column, durable};
+use half::f16;
+use parquet::arrow::ArrowWriter;
+
+use super::table::lists;
+use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
+use diptych_cli::EmbeddingFormat;
+use crate::session::with_session;
+use crate::nearest::Vectors;
+use diptych_store::{Modality, Store};
+
+/// Rows of a file, as clip-retrieval's inference writes them.
+const ROWS: usize = 1_000_000;
+/// Rows of a table that are written at once.
+const ROWS_AT_ONCE: usize = 16_384;
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    pub rows: usize,
+    pub files: usize,
+}
+
+/// Which embeddings, and how they are written.
+pub struct Request<'a> {
+    pub producer: ContentHash,
+    pub dataset: &'a Path,
+    pub uids: &'a [Uid],
+    pub format: EmbeddingFormat,
+}
+
+/// Writes the embeddings that a model made of these pairs into a new folder, whole or not at all. Pairs that have none, since their image
+/// cannot be decoded, are left out.
+pub fn write(store: &Store, request: &Request<'_>, folder: &Path) -> anyhow::Result<Written> {
+    if folder.exists() {
+        bail!("{} is there already: embeddings go into a new folder", folder.display());
+    }
+    let unfinished = durable::unfinished(folder);
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished).map_err(SchemaError::io(&unfinished))?;
+    }
+    let parts: &[&str] = if request.format == EmbeddingFormat::Npy { &[IMAGES, TEXTS, METADATA] } else { &[""] };
+    for part in parts {
+        let path = unfinished.join(part);
+        fs::create_dir_all(&path).map_err(SchemaError::io(&path))?;
+    }
+    let mut written = Written::default();
+    // As many digits as the last one has: names in the order of their numbers.
+    let digits = request.uids.len().div_ceil(ROWS).max(1).to_string().len();
+    for uids in request.uids.chunks(ROWS) {
+        let number = format!("{:0digits$}", written.files);
+        let part = Part::read(store, request, uids)?;
+        match request.format {
+            EmbeddingFormat::Npy => part.arrays(&unfinished, &number)?,
+            EmbeddingFormat::Parquet => {
+                durable::write_with(&unfinished.join(format!("{PAIRS}{number}.parquet")), |file| {
+                    let mut writer =
+                        ArrowWriter::try_new(file, part.table(0, 0).map_err(other)?.schema(), None).map_err(other)?;
+                    part.tables(|table| Ok(writer.write(table)?)).map_err(other)?;
+                    writer.close().map(|_| ()).map_err(other)
+                })?;
+            }
+            EmbeddingFormat::Arrow => {
+                durable::write_with(&unfinished.join(format!("{PAIRS}{number}.arrow")), |file| {
+                    let schema = part.table(0, 0).map_err(other)?.schema();
+                    let mut writer = FileWriter::try_new_buffered(file, &schema).map_err(other)?;
+                    part.tables(|table| Ok(writer.write(table)?)).map_err(other)?;
+                    writer.finish().map_err(other)
+                })?;
+            }
+        }
+        written.rows += part.images.len();
+        written.files += 1;
+    }
+    durable::publish(&unfinished, folder)?;
+    Ok(written)
+}
+
+fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io::Error {
+    std::io::Error::other(error)
+}
+
+/// Rows of one file.
+struct Part {
+    images: Vectors,
+    texts: Vectors,
+    /// Where each pair came from, as source and key.
+    sources: Vec<String>,
+    captions: Vec<String>,
+}
+
+impl Part {
+    fn read(store: &Store, request: &Request<'_>, uids: &[Uid]) -> anyhow::Result<Self> {
+        let limit = default_memory() as u64 / 2;
+        let images = Vectors::read_some(store, request.producer, Modality::Image, uids, limit)?;
+        let texts = Vectors::read_some(store, request.producer, Modality::Text, images.uids(), limit)?;
+        if texts.uids() != images.uids() {
+            bail!("the store has images of pairs whose captions it does not have: embed them again");
+        }
+        let (sources, captions) = told(request.dataset, images.uids())?;
+        Ok(Self { images, texts, sources, captions })
+    }
+
+    /// clip-retrieval's files. `image_path` is where a pair came from, as clip-retrieval shows it.
+    fn arrays(&self, folder: &Path, number: &str) -> anyhow::Result<()> {
+        npy(&folder.join(format!("{IMAGES}/img_emb_{number}.npy")), &self.images)?;
+        npy(&folder.join(format!("{TEXTS}/text_emb_{number}.npy")), &self.texts)?;
+        let names = StringArray::from_iter_values(self.images.uids().iter().map(Uid::to_string));
+        let batch = RecordBatch::try_from_iter([
+            ("image_path", Arc::new(StringArray::from_iter_values(&self.sources)) as ArrayRef),
+            (column::CAPTION, Arc::new(StringArray::from_iter_values(&self.captions)) as ArrayRef),
+            (column::UID, Arc::new(names) as ArrayRef),
+        ])?;
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None)?;
+        writer.write(&batch)?;
+        writer.close().context("writing metadata")?;
+        Ok(durable::write(&folder.join(format!("{METADATA}/metadata_{number}.parquet")), &bytes)?)
+    }
+
+    fn tables(&self, mut take: impl FnMut(&RecordBatch) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let rows = self.images.len();
+        (0..rows).step_by(ROWS_AT_ONCE).try_for_each(|first| take(&self.table(first, ROWS_AT_ONCE.min(rows - first))?))
+    }
+
+    /// Some rows, with the columns of [`super::table`] and `image_path`.
+    fn table(&self, first: usize, rows: usize) -> anyhow::Result<RecordBatch> {
+        let values = |vectors: &Vectors| {
+            let dimension = vectors.dimension();
+            let halves = (first..first + rows).flat_map(|place| &vectors.row(place)[..dimension]);
+            lists(halves.map(|value| value.to_f32()).collect(), dimension)
+        };
+        let names = self.images.uids()[first..first + rows].iter().map(Uid::to_string);
+        Ok(RecordBatch::try_from_iter([
+            (column::UID, Arc::new(StringArray::from_iter_values(names)) as ArrayRef),
+            ("image_path", Arc::new(StringArray::from_iter_values(&self.sources[first..first + rows])) as ArrayRef),
+            (column::CAPTION, Arc::new(StringArray::from_iter_values(&self.captions[first..first + rows])) as ArrayRef),
+            (IMAGE, values(&self.images)?),
+            (TEXT, values(&self.texts)?),
+        ])?)
+    }
+}
+
+fn npy(path: &Path, vectors: &Vectors) -> anyhow::Result<usize> {
+    let dimension = vectors.dimension();
+    let rows: Vec<&[f16]> = (0..vectors.len()).map(|place| &vectors.row(place)[..dimension]).collect();
+    write_halves(path, dimension, &mut rows.into_iter())?;
+    Ok(vectors.len())
+}
+
+/// Where each pair came from, and its caption.
+fn told(dataset: &Path, uids: &[Uid]) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+    let places: HashMap<Uid, usize> = uids.iter().copied().zip(0..).collect();
+    let (mut sources, mut captions) = (vec![String::new(); uids.len()], vec![String::new(); uids.len()]);
+    with_session(Some(dataset), None, async |context| {
+        let of_meta = "SELECT uid, arrow_cast(concat(source, '/', key), 'Utf8'), arrow_cast(caption, 'Utf8') FROM meta";
+        let mut rows = query(&context, of_meta).await.context("what the embeddings are of")?;
+        while let Some(batch) = rows.next().await? {
+            for row in 0..batch.num_rows() {
+                let uid = Uid::try_from(batch.column(0).as_fixed_size_binary().value(row))?;
+                let Some(place) = places.get(&uid) else { continue };
+                batch.column(1).as_string::<i32>().value(row).clone_into(&mut sources[*place]);
+                batch.column(2).as_string::<i32>().value(row).clone_into(&mut captions[*place]);
+            }
+        }
+        Ok(())
+    })?;
+    Ok((sources, captions))
+}

@@ -1,0 +1,174 @@
+//! From what a user names as a model to an encoder with its tokenizer: a run and step of a state folder, or a folder of any
+//! known format. Files decide; the store is not asked, so a model can be used while its run is training.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use diptych_pipeline::{Cleaning, EvalResize, Tokenizer, TokenizerOptions, decode, eval_transform};
+use diptych_schemas::MAX_PIXELS;
+use diptych_trainer::{Device, Encoder, ModelConfig, Weights, checkpoint, set_threads};
+
+use diptych_cli::ModelArgs;
+use diptych_store::RunName;
+
+/// Where the checkpoints of a run lie.
+pub fn checkpoint_folder(state: &Path, run: &str) -> PathBuf {
+    state.join("checkpoints").join(run)
+}
+
+/// The name of a checkpoint's folder: sorts by step.
+pub fn checkpoint_name(step: u64) -> String {
+    format!("step-{step:09}")
+}
+
+/// The folder that `--model` means.
+pub fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
+    let path = Path::new(&args.model);
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    resolve_run(args)
+}
+
+/// The same for a run of the state folder alone: no path leaves the folder.
+pub fn resolve_run(args: &ModelArgs) -> anyhow::Result<PathBuf> {
+    let (run, which) = match args.model.rsplit_once('@') {
+        Some((run, "best")) => (run, Which::Best),
+        Some((run, step)) => {
+            let step = step.parse();
+            (
+                run,
+                Which::Step(
+                    step.with_context(|| format!("--model {}: after @ comes the number of a step, or best", args.model))?,
+                ),
+            )
+        }
+        None => (args.model.as_str(), Which::Newest),
+    };
+    let folder = checkpoint_folder(&args.run_on.state, run);
+    if RunName::new(run).is_err() || !folder.is_dir() {
+        bail!(
+            "--model {}: there is no such folder, and no run of that name with a checkpoint in {}. Runs are listed by \
+             `diptych sql \"SELECT run, state, step FROM runs\" --state {}`",
+            args.model,
+            args.run_on.state.display(),
+            args.run_on.state.display()
+        );
+    }
+    match which {
+        Which::Best => best(&folder)?.with_context(|| {
+            format!(
+                "run {run} has no checkpoint with a score: set checkpoint.keep_best and checkpoint.best_metric before it trains"
+            )
+        }),
+        Which::Step(step) => {
+            let wanted = folder.join(checkpoint_name(step));
+            if wanted.is_dir() {
+                return Ok(wanted);
+            }
+            let found = checkpoint::list(&folder)?.valid;
+            let steps: Vec<String> = found.iter().map(|found| found.manifest.step.to_string()).collect();
+            bail!("run {run} has no checkpoint of step {step}; it has: {}", steps.join(", "));
+        }
+        Which::Newest => {
+            let (newest, rejected) = checkpoint::newest(&folder)?;
+            for (path, error) in rejected {
+                tracing::warn!("{}: passed over: {error}", path.display());
+            }
+            Ok(newest.with_context(|| format!("run {run} has no whole checkpoint yet in {}", folder.display()))?.folder)
+        }
+    }
+}
+
+/// Which checkpoint of a run.
+enum Which {
+    Newest,
+    Best,
+    Step(u64),
+}
+
+/// The checkpoint with the best score by the metric that the newest score is of; of equals the newest.
+pub fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let found = checkpoint::list(checkpoints)?.valid;
+    let Some(newest) = found.iter().rev().find_map(|found| found.manifest.score.as_ref()) else { return Ok(None) };
+    let scored = found.iter().filter_map(|found| Some((found.manifest.score.as_ref()?.goodness_beside(newest)?, &found.folder)));
+    Ok(scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, folder)| folder.clone()))
+}
+
+/// Reads the weights that `--model` means, and the tokenizer that belongs to them.
+pub fn read(args: &ModelArgs) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
+    let path = resolve(args)?;
+    set_threads(args.run_on.threads);
+    let config = args.model_config.as_deref().map(ModelConfig::named_or_file).transpose()?;
+    let weights = if args.ema { Weights::read_average(&path)? } else { Weights::read(&path, config.as_ref())? };
+    let tokenizer = tokenizer(weights.tokenizer_path().as_deref(), &weights.config)?;
+    Ok((weights, tokenizer))
+}
+
+/// A `tokenizer.json` or a WordPiece `vocab.txt`, used as the model wants it; without one CLIP's own, of models that were made
+/// for it.
+pub fn tokenizer(path: Option<&Path>, model: &ModelConfig) -> anyhow::Result<Arc<Tokenizer>> {
+    let wanted = &model.text.tokenizer;
+    let tokenizer = match (path, &wanted.name) {
+        (Some(path), _) => {
+            let options = TokenizerOptions {
+                cleaning: if wanted.canonical { Cleaning::Canonical } else { Cleaning::OfTheFile },
+                pad_id: wanted.pad_id.map(|id| id as i32),
+                separator_to_zero: wanted.strip_sep_token,
+            };
+            Tokenizer::from_file_with(path, options)?
+        }
+        (None, None) => Tokenizer::clip()?,
+        (None, Some(name)) => bail!(
+            "the model wants the tokenizer {name}: name its tokenizer.json (model.tokenizer), or lay it into the folder of the weights"
+        ),
+    };
+    Ok(Arc::new(tokenizer))
+}
+
+/// An encoder on the device that was asked for, with its tokenizer.
+pub fn load(args: &ModelArgs) -> anyhow::Result<Model> {
+    let device = Device::parse(&args.run_on.device)?;
+    let (weights, tokenizer) = read(args)?;
+    let encoder = Encoder::from_weights(&weights, device)?;
+    Ok(Model { encoder, tokenizer, path: weights.path })
+}
+
+/// What encodes.
+pub struct Model {
+    pub encoder: Encoder,
+    pub tokenizer: Arc<Tokenizer>,
+    pub path: PathBuf,
+}
+
+impl Model {
+    pub fn image_size(&self) -> u32 {
+        self.encoder.config().vision.image_size as u32
+    }
+
+    /// How images become what the encoder takes.
+    pub fn resize(&self) -> EvalResize {
+        self.encoder.config().preprocess.resize
+    }
+
+    pub fn context_length(&self) -> usize {
+        self.encoder.config().text.context_length as usize
+    }
+
+    /// The bytes of an image file → u8 [H, W, 3], as the encoder takes it.
+    pub fn pixels(&self, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+        Ok(eval_transform(&decode(bytes, MAX_PIXELS)?, self.image_size(), self.resize())?)
+    }
+
+    /// Texts → f32 [N, D], some at a time so that memory stays flat.
+    pub fn encode_texts(&self, texts: &[String]) -> anyhow::Result<Vec<f32>> {
+        const AT_ONCE: usize = 256;
+        let mut rows = Vec::with_capacity(texts.len() * self.encoder.dimension());
+        for texts in texts.chunks(AT_ONCE) {
+            let tokens: Vec<i32> = texts.iter().flat_map(|text| self.tokenizer.encode(text, self.context_length())).collect();
+            rows.extend(self.encoder.encode_tokens(&tokens)?);
+        }
+        Ok(rows)
+    }
+}

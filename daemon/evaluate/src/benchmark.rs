@@ -1,0 +1,147 @@
+//! A dataset for evaluation as others lay it out: CLIP_benchmark's tars with `.cls`, `.npy` or `.txt` beside the images, class names and prompts
+//! in its folder; or folders by class, as torchvision's `ImageFolder` has them.
+//!
+//! The images become a dataset in the state folder. A second evaluation adds nothing to it and reads it from there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use diptych_pipeline::ingest::{Captions, IngestRequest, ingest};
+use diptych_schemas::{ContentHash, SchemaError, column};
+
+use crate::commands::ingest::{Attempt, attempt};
+use crate::output::line;
+use diptych_schemas::words::thousands;
+
+const CLASS_NAMES: &str = "classnames.txt";
+const TEMPLATES: &str = "zeroshot_classification_templates.txt";
+
+/// What stands beside the images.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// A class each.
+    Classes,
+    /// Any number of classes each.
+    ManyClasses,
+    Captions,
+}
+
+/// What such a folder holds.
+pub struct Benchmark {
+    pub name: String,
+    folder: PathBuf,
+    pub kind: Kind,
+    /// Names of the folders by class, sorted: their places are the classes' numbers. None for tars.
+    pub folders: Option<Vec<String>>,
+}
+
+impl Benchmark {
+    pub fn read(folder: &Path) -> anyhow::Result<Self> {
+        let kind = match std::fs::read_to_string(folder.join("dataset_type.txt")) {
+            Ok(kind) => kind.trim().to_lowercase(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "classification".to_owned(),
+            Err(error) => return Err(SchemaError::io(folder.join("dataset_type.txt"))(error).into()),
+        };
+        let kind = match kind.as_str() {
+            "classification" => Kind::Classes,
+            "multilabel" => Kind::ManyClasses,
+            "retrieval" => Kind::Captions,
+            other => {
+                let known = "classification, multilabel and retrieval";
+                bail!("{}: a dataset of the type {other:?}; what is evaluated is {known}", folder.display())
+            }
+        };
+        let name = folder.file_name().map_or_else(|| "benchmark".into(), |name| name.to_string_lossy().into_owned());
+        let mut benchmark = Self { name, folder: folder.to_owned(), kind, folders: None };
+        let test = benchmark.place("test");
+        if !has_tars(&test) {
+            let classes = subfolders(&test)?;
+            benchmark.folders = (!classes.is_empty()).then_some(classes);
+        }
+        Ok(benchmark)
+    }
+
+    /// Where a split lies. Folders by class have `val` for the test, or no splits at all.
+    fn place(&self, split: &str) -> PathBuf {
+        let place = |name: &str| self.folder.join(name);
+        let is_there = |name: &str| place(name).is_dir();
+        match split {
+            "test" if is_there("test") => place("test"),
+            "test" if is_there("val") => place("val"),
+            "test" if !is_there("train") => self.folder.clone(),
+            _ => place(split),
+        }
+    }
+
+    /// One a line; none where the folders by class are named after them.
+    pub fn class_names(&self) -> Option<PathBuf> {
+        let path = self.folder.join(CLASS_NAMES);
+        (self.folders.is_none() || path.is_file()).then_some(path)
+    }
+
+    pub fn templates(&self) -> Option<PathBuf> {
+        let path = self.folder.join(TEMPLATES);
+        path.is_file().then_some(path)
+    }
+
+    /// The column of meta with the label: `.cls` and `.npy` take the caption's place, since such images have no caption.
+    pub fn label_column() -> &'static str {
+        column::CAPTION
+    }
+
+    /// The pairs of a split as a dataset; `None` where there is no such split.
+    pub fn split(&self, split: &str, state: &Path) -> anyhow::Result<Option<PathBuf>> {
+        let tars = self.place(split);
+        if !tars.is_dir() || (self.folders.is_none() && !has_tars(&tars)) {
+            return Ok(None);
+        }
+        let whole = std::fs::canonicalize(&tars).map_err(SchemaError::io(&tars))?;
+        let hash = ContentHash::of(whole.as_os_str().as_encoded_bytes()).to_string();
+        let dataset = state.join("benchmarks").join(format!("{}-{split}-{hash:.12}", self.name));
+        let source = if self.folders.is_some() { tars.clone() } else { tars.join("*.tar") };
+        let ended = attempt(|_, progress| {
+            let mut request = IngestRequest::new(vec![source.to_string_lossy().into_owned()], &dataset);
+            if self.folders.is_some() {
+                request.captions = Captions::Folder;
+            } else {
+                request.caption_column = match self.kind {
+                    Kind::Classes => Some("cls".to_owned()),
+                    Kind::ManyClasses => Some("npy".to_owned()),
+                    Kind::Captions => None,
+                };
+            }
+            ingest(&request, progress)
+        })
+        .with_context(|| format!("reading {}", tars.display()))?;
+        match ended {
+            Attempt::Done(report) if report.pairs_total > 0 => {
+                line(format!("{}: {} pairs in {}", tars.display(), thousands(report.pairs_total), dataset.display()))?;
+                Ok(Some(dataset))
+            }
+            Attempt::Done(_) => {
+                bail!("{}: no pair came out of it; diptych ledger --dataset {} says why", tars.display(), dataset.display())
+            }
+            Attempt::Stopped(_) => bail!("stopped while {} was read; the same command goes on from there", tars.display()),
+        }
+    }
+}
+
+fn has_tars(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| entry.path().extension().is_some_and(|ending| ending == "tar"))
+}
+
+/// Names of folders in a folder, sorted as `ImageFolder` sorts them: by their bytes.
+fn subfolders(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(SchemaError::io(folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}

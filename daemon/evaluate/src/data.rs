@@ -1,0 +1,230 @@
+//! What is evaluated: pairs, their classes, groups and further captions; read before the model, so that what is wrong is said
+//! at once.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use arrow::array::AsArray;
+use diptych_pipeline::{Selection, choose};
+use diptych_schemas::{Uid, column};
+
+use super::benchmark::{Benchmark, Kind};
+use super::towers::Towers;
+use crate::classification::{Classes, Classification};
+use diptych_cli::{EvalOnArgs, EvalTask};
+use diptych_embeddings::session::with_session;
+use diptych_embeddings::values::{column_texts, each_value};
+use diptych_embeddings::encode::Encoded;
+use crate::groups::Groups;
+use crate::retrieval::CaptionedImages;
+
+/// Everything but the model.
+pub struct EvalData {
+    /// In results: the selection's or the benchmark's name.
+    pub name: String,
+    pub dataset: PathBuf,
+    pub selection: Selection,
+    pub classification: Option<Arc<Classification>>,
+    /// To learn from, with its classes.
+    pub train: Option<Train>,
+    pub groups: Option<Groups>,
+    images: Images,
+    pub tasks: Vec<EvalTask>,
+    /// Only the very pair is right.
+    pub strict: bool,
+}
+
+pub struct Train {
+    pub dataset: PathBuf,
+    pub selection: Selection,
+    pub classification: Arc<Classification>,
+}
+
+/// Which pairs are of one image, and further captions.
+#[derive(Default)]
+struct Images {
+    sha256: HashMap<Uid, Vec<u8>>,
+    captions: HashMap<Uid, Vec<String>>,
+    /// A caption's lines are captions of their own: CLIP_benchmark's `.txt`.
+    by_line: bool,
+}
+
+impl EvalData {
+    pub fn read(on: &EvalOnArgs, state: &Path) -> anyhow::Result<Self> {
+        let mut data = match (&on.benchmark, &on.dataset, &on.selection) {
+            (Some(folder), ..) => Self::of_benchmark(folder, on, state)?,
+            (None, Some(dataset), Some(selection)) => Self::of_selection(dataset, selection, on)?,
+            // clap asks for one or the other.
+            _ => bail!("--dataset with --selection, or --benchmark"),
+        };
+        for task in &data.tasks {
+            if *task != EvalTask::Retrieval && data.classification.is_none() {
+                bail!("{task:?} wants classes: give --classes and --label-column, or --benchmark with classnames.txt");
+            }
+            if task.learns() && data.train.is_none() {
+                bail!("{task:?} wants labelled pairs to learn from: give --train-selection, or a benchmark with a folder train");
+            }
+        }
+        if data.tasks.contains(&EvalTask::Retrieval) && data.dataset.is_dir() {
+            let by_line = data.images.by_line;
+            data.images = Images { by_line, ..Images::read(&data.dataset, &data.selection, &on.more_captions)? };
+        } else if !on.more_captions.is_empty() {
+            bail!("--more-captions is for retrieval in a dataset that is a folder on this machine");
+        }
+        if let Some(name) = &on.group_by {
+            data.groups = Some(Groups::read(&data.dataset, &data.selection, name).context("--group-by")?);
+        }
+        Ok(data)
+    }
+
+    fn of_selection(dataset: &Path, selection: &Path, on: &EvalOnArgs) -> anyhow::Result<Self> {
+        let classification = match (&on.classes, &on.label_column) {
+            (Some(classes), Some(label)) => {
+                Some(Arc::new(Classification::read(dataset, &Classes::listed_in(classes), label, on.templates.as_deref())?))
+            }
+            _ => None,
+        };
+        let train = match (&on.train_selection, &classification) {
+            (Some(path), Some(classification)) => Some(Train {
+                dataset: dataset.to_owned(),
+                selection: Selection::read(path)?,
+                classification: Arc::clone(classification),
+            }),
+            _ => None,
+        };
+        let mut tasks = on.tasks.clone();
+        if tasks.is_empty() {
+            tasks.extend(on.classes.is_some().then_some(EvalTask::ZeroShot));
+            tasks.push(EvalTask::Retrieval);
+        }
+        Ok(Self {
+            name: selection.file_stem().map_or_else(|| "selection".into(), |stem| stem.to_string_lossy().into_owned()),
+            dataset: dataset.to_owned(),
+            selection: Selection::read(selection)?,
+            classification,
+            train,
+            groups: None,
+            images: Images::default(),
+            tasks,
+            strict: on.strict_pairs,
+        })
+    }
+
+    fn of_benchmark(folder: &Path, on: &EvalOnArgs, state: &Path) -> anyhow::Result<Self> {
+        let benchmark = Benchmark::read(folder)?;
+        let Some(dataset) = benchmark.split("test", state)? else {
+            bail!(
+                "{}: there is no folder test with tars in it, and no folders by class; CLIP_benchmark's layout has test/0.tar, test/1.tar, …",
+                folder.display()
+            );
+        };
+        let classification = |dataset: &Path| {
+            let classes = match (benchmark.class_names(), &benchmark.folders) {
+                (Some(names), folders) => Classes::File { names, labels: folders.clone() },
+                (None, folders) => Classes::Named(folders.clone().unwrap_or_default()),
+            };
+            let templates = benchmark.templates();
+            Classification::read(dataset, &classes, Benchmark::label_column(), templates.as_deref()).map(Arc::new)
+        };
+        let has_classes = benchmark.kind != Kind::Captions;
+        let learns = on.tasks.iter().any(|task| task.learns());
+        let train = match learns.then(|| benchmark.split("train", state)).transpose()?.flatten() {
+            Some(dataset) if has_classes => {
+                Some(Train { selection: all_of(&dataset)?, classification: classification(&dataset)?, dataset })
+            }
+            _ => None,
+        };
+        let by_default = match benchmark.kind {
+            Kind::Classes => EvalTask::ZeroShot,
+            Kind::ManyClasses => EvalTask::MultiLabel,
+            Kind::Captions => EvalTask::Retrieval,
+        };
+        Ok(Self {
+            name: benchmark.name.clone(),
+            selection: all_of(&dataset)?,
+            classification: has_classes.then(|| classification(&dataset)).transpose()?,
+            train,
+            groups: None,
+            images: Images { by_line: true, ..Images::default() },
+            tasks: if on.tasks.is_empty() { vec![by_default] } else { on.tasks.clone() },
+            dataset,
+            strict: on.strict_pairs,
+        })
+    }
+
+    /// Images with all their captions: pairs of equal image files are one image. Where an image has several, its own captions
+    /// are right; where none has, pairs with the same caption are right for each other, unless the data is strict.
+    pub fn captioned<'a>(&self, towers: &Towers<'_>, encoded: &'a Encoded) -> anyhow::Result<CaptionedImages<'a>> {
+        let dimension = towers.dimension();
+        let mut found = CaptionedImages::default();
+        let mut number_of = HashMap::new();
+        let mut captions: Vec<String> = Vec::new();
+        for (row, (uid, caption)) in encoded.uids.iter().zip(&encoded.captions).enumerate() {
+            let sha256 = self.images.sha256.get(uid).cloned().unwrap_or_else(|| uid.0.to_vec());
+            let next = number_of.len();
+            let image = *number_of.entry(sha256).or_insert(next);
+            if image == next {
+                found.first_rows.push(row);
+            }
+            let lines = caption.lines().map(str::trim).filter(|line| !line.is_empty());
+            let own: Vec<String> = if self.images.by_line { lines.map(str::to_owned).collect() } else { vec![caption.clone()] };
+            for text in own.into_iter().chain(self.images.captions.get(uid).cloned().unwrap_or_default()) {
+                captions.push(text);
+                found.image_of_text.push(image);
+            }
+        }
+        found.images = if found.first_rows.len() == encoded.uids.len() {
+            Cow::Borrowed(&encoded.images)
+        } else {
+            let rows = found.first_rows.iter().map(|row| &encoded.images[row * dimension..][..dimension]);
+            rows.flatten().copied().collect()
+        };
+        let plain = captions == encoded.captions;
+        found.texts = if plain { Cow::Borrowed(&encoded.texts) } else { Cow::Owned(towers.encode_texts(&captions)?) };
+        let one_each = found.image_of_text.len() == number_of.len();
+        let mut groups = HashMap::new();
+        found.text_groups = captions
+            .iter()
+            .zip(&found.image_of_text)
+            .map(|(caption, image)| {
+                let image = *image as u64;
+                if self.strict || !one_each { image } else { *groups.entry(caption.as_str()).or_insert(image) }
+            })
+            .collect();
+        // With one caption each, text n is image n's.
+        found.image_groups = if one_each { found.text_groups.clone() } else { (0..number_of.len() as u64).collect() };
+        Ok(found)
+    }
+}
+
+fn all_of(dataset: &Path) -> anyhow::Result<Selection> {
+    with_session(Some(dataset), None, async |context| Ok(choose(&context, "SELECT uid FROM meta").await?))
+}
+
+impl Images {
+    fn read(dataset: &Path, selection: &Selection, more: &[String]) -> anyhow::Result<Self> {
+        let mut found = Self { sha256: sha256_of(dataset, selection)?, ..Self::default() };
+        for name in more {
+            for (uid, text) in column_texts(dataset, selection, name).context("--more-captions")? {
+                let list = serde_json::from_str::<Vec<String>>(&text).unwrap_or_else(|_| vec![text]);
+                let list = list.into_iter().filter(|text| !text.trim().is_empty());
+                found.captions.entry(uid).or_default().extend(list);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn sha256_of(dataset: &Path, selection: &Selection) -> anyhow::Result<HashMap<Uid, Vec<u8>>> {
+    let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
+    let mut found = HashMap::with_capacity(wanted.len());
+    each_value(dataset, column::SHA256, "the hashes of the images", |uid, hashes, row| {
+        if wanted.contains(&uid) {
+            found.insert(uid, hashes.as_fixed_size_binary().value(row).to_vec());
+        }
+    })?;
+    Ok(found)
+}

@@ -1,0 +1,214 @@
+//! One model on all tasks: encodes what they need once, and hands on answers image by image, not yet figures.
+
+use anyhow::{Context, bail};
+use diptych_schemas::Uid;
+use diptych_trainer::evaluate::{
+    AveragePrecision, Geometry, Labelled, Predictions, Retrieval, Rows, Unit, Vote, few_shot, fit, geometry, nearest, split,
+    sweep,
+};
+use serde_json::{Value, json};
+
+use super::data::{EvalData, Train};
+use super::towers::Towers;
+use diptych_cli::{EvalHowArgs, EvalTask};
+use diptych_embeddings::encode::{EncodeSpec, Encoded};
+use crate::retrieval::distinct_captions;
+
+/// Draws of each number of shots.
+const DRAWS: u64 = 3;
+/// CLIP's own example of a linear probe takes it.
+const FEW_SHOT_C: f64 = 0.316;
+/// Part of the training pairs that the sweep is measured on.
+const HELD_PART: f64 = 0.2;
+/// Pairs whose geometry is looked at: distances are of all pairs of them.
+const GEOMETRY_PAIRS: usize = 5000;
+
+/// What a model answered.
+pub struct Measured {
+    pub uids: Vec<Uid>,
+    pub distinct_captions: usize,
+    pub geometry: Option<Geometry>,
+    pub results: Vec<TaskResult>,
+}
+
+pub enum TaskResult {
+    Classes {
+        /// `zero_shot`, `knn`, `linear_probe`, `few_shot_4`.
+        name: String,
+        predictions: Predictions,
+        /// How it was done.
+        details: Value,
+    },
+    /// Several classes an image.
+    Labels { images: usize, found: AveragePrecision },
+    Pairs {
+        retrieval: Retrieval,
+        /// By image: recall of texts at each k, then of images.
+        units: Vec<Vec<Unit>>,
+        /// The pair that stands for each image.
+        image_uids: Vec<Uid>,
+    },
+}
+
+/// How it is measured, and whether to go on, which is asked again and again.
+#[derive(Clone, Copy)]
+pub struct Measuring<'a> {
+    pub how: &'a EvalHowArgs,
+    /// Decoding threads; 0: one for each core.
+    pub threads: usize,
+    pub go_on: &'a dyn Fn() -> bool,
+}
+
+impl Measuring<'_> {
+    fn spec(&self) -> EncodeSpec {
+        EncodeSpec { batch_size: self.how.batch_size.max(1), threads: self.threads }
+    }
+}
+
+/// None where it was told not to go on before it was done.
+pub fn measure(towers: &Towers<'_>, data: &EvalData, with: Measuring<'_>) -> anyhow::Result<Option<Measured>> {
+    let how = with.how;
+    let Some(encoded) = towers.encode(&data.dataset, &data.selection, with.spec(), with.go_on)? else { return Ok(None) };
+    if encoded.uids.is_empty() {
+        bail!("{}: none of its {} images could be decoded", data.name, data.selection.len());
+    }
+    let dimension = towers.dimension();
+    let learner = match &data.train {
+        Some(train) if data.tasks.iter().any(|task| task.learns()) => {
+            let Some(learner) = Learner::encode(towers, train, data, &encoded, with)? else { return Ok(None) };
+            Some(learner)
+        }
+        _ => None,
+    };
+    let learner = || learner.as_ref().context("there are no pairs to learn from");
+    let mut results = Vec::new();
+    for task in &data.tasks {
+        if !(with.go_on)() {
+            return Ok(None);
+        }
+        match task {
+            EvalTask::Retrieval => {
+                let captioned = data.captioned(towers, &encoded)?;
+                let ranks = captioned.ranks(dimension)?;
+                let retrieval = ranks.summary(&captioned.image_groups, &captioned.text_groups);
+                let units = captioned.units(&ranks);
+                let image_uids = captioned.first_rows.iter().map(|row| encoded.uids[*row]).collect();
+                results.push(TaskResult::Pairs { retrieval, units, image_uids });
+            }
+            EvalTask::ZeroShot => {
+                let classification = data.classification.as_ref().context("there are no classes")?;
+                let predictions = towers.classify(classification, &encoded)?;
+                results.push(TaskResult::Classes { name: "zero_shot".into(), predictions, details: json!({}) });
+            }
+            EvalTask::MultiLabel => {
+                let classification = data.classification.as_ref().context("there are no classes")?;
+                let found = towers.precision(classification, &encoded, how.bootstrap())?;
+                results.push(TaskResult::Labels { images: encoded.uids.len(), found });
+            }
+            EvalTask::Knn => results.push(learner()?.neighbours(how)?),
+            EvalTask::LinearProbe => results.push(learner()?.probe(how)?),
+            EvalTask::FewShot => {
+                for shots in &how.shots {
+                    results.push(learner()?.few(*shots, how)?);
+                }
+            }
+        }
+    }
+    let first = encoded.uids.len().min(GEOMETRY_PAIRS) * dimension;
+    // Classes as captions say nothing about pairs.
+    let wanted = data.tasks.contains(&EvalTask::Retrieval) && first >= 2 * dimension;
+    let rows = |values| Rows { values, dimension };
+    let geometry = wanted.then(|| geometry(rows(&encoded.images[..first]), rows(&encoded.texts[..first]))).transpose()?;
+    Ok(Some(Measured { distinct_captions: distinct_captions(&encoded), uids: encoded.uids, geometry, results }))
+}
+
+/// Training and test images with their classes.
+struct Learner {
+    dimension: usize,
+    classes: usize,
+    names: Vec<String>,
+    train: (Vec<f32>, Vec<usize>),
+    test: (Vec<f32>, Vec<usize>),
+}
+
+impl Learner {
+    fn encode(
+        towers: &Towers<'_>,
+        train: &Train,
+        data: &EvalData,
+        test: &Encoded,
+        with: Measuring<'_>,
+    ) -> anyhow::Result<Option<Self>> {
+        let classification = data.classification.as_ref().context("there are no classes")?;
+        let encoded = towers.encode(&train.dataset, &train.selection, with.spec(), with.go_on)?;
+        let Some(encoded) = encoded else { return Ok(None) };
+        let labels = train.classification.labels(&encoded)?;
+        Ok(Some(Self {
+            dimension: towers.dimension(),
+            classes: classification.classes().len(),
+            names: classification.classes().to_vec(),
+            train: (encoded.images, labels),
+            test: (test.images.clone(), classification.labels(test)?),
+        }))
+    }
+
+    fn labelled<'a>(&self, (values, labels): &'a (Vec<f32>, Vec<usize>)) -> Labelled<'a> {
+        Labelled { rows: Rows { values, dimension: self.dimension }, labels }
+    }
+
+    /// Some of the training images.
+    fn some(&self, rows: &[usize]) -> (Vec<f32>, Vec<usize>) {
+        let values = rows.iter().flat_map(|row| self.train.0[row * self.dimension..][..self.dimension].iter().copied());
+        (values.collect(), rows.iter().map(|row| self.train.1[*row]).collect())
+    }
+
+    fn neighbours(&self, how: &EvalHowArgs) -> anyhow::Result<TaskResult> {
+        let temperature = how.knn_temperature;
+        let vote = if temperature > 0.0 { Vote::Weighted { temperature } } else { Vote::Majority };
+        let predictions = nearest(self.labelled(&self.train), self.labelled(&self.test), self.classes, how.k, vote)?;
+        let details = json!({ "k": how.k, "temperature": temperature, "train_images": self.train.1.len() });
+        Ok(TaskResult::Classes { name: "knn".into(), predictions, details })
+    }
+
+    fn probe(&self, how: &EvalHowArgs) -> anyhow::Result<TaskResult> {
+        let mut details = json!({ "train_images": self.train.1.len() });
+        let c = if let Some(c) = how.probe_c {
+            c
+        } else {
+            let (learned, held) = split(&self.train.1, self.classes, HELD_PART, how.seed)?;
+            if held.is_empty() {
+                bail!("the training pairs have too few of each class for a validation split: give --probe-c");
+            }
+            let found = sweep(self.labelled(&self.some(&learned)), self.labelled(&self.some(&held)), self.classes)?;
+            details["sweep"] = found.tried.iter().map(|(c, top1)| json!({ "c": c, "validation_top1": top1 })).collect();
+            found.c
+        };
+        let probe = fit(self.labelled(&self.train), self.classes, c)?;
+        details["c"] = json!(c);
+        details["train_loss"] = json!(probe.loss);
+        details["iterations"] = json!(probe.iterations);
+        let predictions = probe.classify(self.labelled(&self.test))?;
+        Ok(TaskResult::Classes { name: "linear_probe".into(), predictions, details })
+    }
+
+    fn few(&self, shots: usize, how: &EvalHowArgs) -> anyhow::Result<TaskResult> {
+        let c = how.probe_c.unwrap_or(FEW_SHOT_C);
+        for (class, name) in self.names.iter().enumerate() {
+            let images = self.train.1.iter().filter(|label| **label == class).count();
+            if images < shots {
+                bail!(
+                    "few-shot with {shots} images a class: the class {name:?} has {images} training images. Give fewer --shots"
+                );
+            }
+        }
+        let mut draws = Vec::new();
+        for draw in 0..DRAWS {
+            let rows = few_shot(&self.train.1, self.classes, shots, how.seed + draw)?;
+            draws.push(fit(self.labelled(&self.some(&rows)), self.classes, c)?.classify(self.labelled(&self.test))?);
+        }
+        let top1: Vec<f64> = draws.iter().map(|draw| draw.summary().top1).collect();
+        let mean = top1.iter().sum::<f64>() / top1.len() as f64;
+        let details = json!({ "shots": shots, "c": c, "mean_top1": mean, "top1_of_draws": top1 });
+        Ok(TaskResult::Classes { name: format!("few_shot_{shots}"), predictions: draws.swap_remove(0), details })
+    }
+}

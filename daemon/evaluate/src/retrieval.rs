@@ -1,0 +1,66 @@
+//! Retrieval among pairs: which image belongs to which caption.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use diptych_trainer::TrainerError;
+use diptych_trainer::evaluate::{RECALL_AT, Ranks, Retrieval, Rows, Unit, retrieval, retrieval_ranks};
+
+use diptych_embeddings::encode::Encoded;
+
+/// What counts as right for each other, [N]. Pairs with the same caption cannot be told apart by it, so they have the same group, unless
+/// `strict`: then only the very pair is right, as in benchmarks whose captions are all different.
+pub fn caption_groups(captions: &[String], strict: bool) -> Vec<u64> {
+    let mut numbers = HashMap::new();
+    let group = |(row, caption)| if strict { row } else { *numbers.entry(caption).or_insert(row) };
+    (0_u64..).zip(captions).map(group).collect()
+}
+
+/// Recall among pairs.
+pub fn pair_retrieval(encoded: &Encoded, dimension: usize, strict: bool) -> Result<Retrieval, TrainerError> {
+    let groups = caption_groups(&encoded.captions, strict);
+    retrieval(Rows { values: &encoded.images, dimension }, &groups, Rows { values: &encoded.texts, dimension }, &groups)
+}
+
+/// Images with any number of captions each. Of a million pairs each copy is gigabytes, so what is there is borrowed.
+#[derive(Debug, Default)]
+pub struct CaptionedImages<'a> {
+    /// [N, D].
+    pub images: Cow<'a, [f32]>,
+    /// [M, D].
+    pub texts: Cow<'a, [f32]>,
+    /// The row of the first pair of each image, [N].
+    pub first_rows: Vec<usize>,
+    /// The image of each text, [M].
+    pub image_of_text: Vec<usize>,
+    /// What counts as right is what has the same group.
+    pub image_groups: Vec<u64>,
+    pub text_groups: Vec<u64>,
+}
+
+impl CaptionedImages<'_> {
+    pub fn ranks(&self, dimension: usize) -> Result<Ranks, TrainerError> {
+        let (images, texts) = (Rows { values: &self.images, dimension }, Rows { values: &self.texts, dimension });
+        retrieval_ranks(images, &self.image_groups, texts, &self.text_groups)
+    }
+
+    /// For each of [`RECALL_AT`], what each image brings to the recall of texts by images, then to that of images by texts.
+    pub fn units(&self, ranks: &Ranks) -> Vec<Vec<Unit>> {
+        let within = |rank: Option<u32>, k: usize| rank.is_some_and(|rank| rank as usize <= k);
+        let of_images = RECALL_AT.map(|k| ranks.image_to_text.iter().map(|rank| Unit::from(within(*rank, k))).collect());
+        let of_texts = RECALL_AT.map(|k| {
+            let mut units = vec![Unit { hits: 0.0, of: 0.0 }; self.image_groups.len()];
+            for (image, rank) in self.image_of_text.iter().zip(&ranks.text_to_image) {
+                units[*image].of += 1.0;
+                units[*image].hits += f64::from(u8::from(within(*rank, k)));
+            }
+            units
+        });
+        of_images.into_iter().chain(of_texts).collect()
+    }
+}
+
+/// Different captions among pairs.
+pub fn distinct_captions(encoded: &Encoded) -> usize {
+    encoded.captions.iter().collect::<std::collections::HashSet<_>>().len()
+}

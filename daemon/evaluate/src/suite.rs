@@ -1,0 +1,311 @@
+//! A suite: evaluations whose figures make one score, their mean by weights (DataComp's average over 38 tasks has equal ones).
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use diptych_schemas::{ContentHash, SuiteConfig, SuiteTask};
+use diptych_trainer::evaluate::{Bootstrap, Interval, Predictions, RECALL_AT, Unit, interval, resample, resample_classes};
+use serde_json::{Value, json};
+
+use super::compositional::{self, Test};
+use super::data::EvalData;
+use super::measure::{Measuring, TaskResult, measure};
+use super::record;
+use super::report::{as_json, said_interval, shown};
+use super::towers::Towers;
+use diptych_cli::{EvalHowArgs, EvalOnArgs, EvalTask};
+use diptych_embeddings::models::Model;
+use crate::output::line;
+
+/// Figures of classes; the first counts where a suite names none.
+const OF_CLASSES: [&str; 3] = ["top1", "top5", "mean_per_class"];
+
+/// All that a suite needs but the model; reading it finds what is wrong with any of its tasks.
+pub struct Suite {
+    pub name: String,
+    tasks: Vec<Task>,
+}
+
+struct Task {
+    name: String,
+    weight: f64,
+    metric: String,
+    on: On,
+}
+
+enum On {
+    Data(Box<EvalData>),
+    Examples(Test),
+}
+
+/// What a model came to.
+pub struct Scored {
+    tasks: Vec<TaskScore>,
+    /// Tasks for which there was no time.
+    pub left_out: Vec<String>,
+    level: f64,
+}
+
+struct TaskScore {
+    name: String,
+    metric: String,
+    weight: f64,
+    value: f64,
+    /// The figure in every resample; empty without resamples.
+    resampled: Vec<f64>,
+    /// All main figures, by name.
+    figures: Vec<(String, f64)>,
+    /// Hash of the pairs that the model saw.
+    pairs: ContentHash,
+}
+
+impl Suite {
+    /// Reads a suite's file and what its tasks name. Benchmarks are read into the state folder.
+    pub fn read(path: &Path, state: &Path) -> anyhow::Result<Self> {
+        let config = SuiteConfig::read(path)?;
+        let read = |task: &SuiteTask| Task::read(task, state).with_context(|| format!("{}, task {}", path.display(), task.name));
+        Ok(Self { tasks: config.tasks.iter().map(read).collect::<anyhow::Result<_>>()?, name: config.name })
+    }
+
+    /// Measures the weights of a model, without intervals.
+    pub fn of_model(&self, model: &Model, threads: usize, go_on: &dyn Fn() -> bool) -> anyhow::Result<Scored> {
+        let how = EvalHowArgs { resamples: 0, ..EvalHowArgs::default() };
+        self.run(&Towers::Model { model, kept: None }, Measuring { how: &how, threads, go_on })
+    }
+
+    pub fn run(&self, towers: &Towers<'_>, with: Measuring<'_>) -> anyhow::Result<Scored> {
+        let mut scored = Scored { tasks: Vec::new(), left_out: Vec::new(), level: Bootstrap::default().level };
+        for (place, task) in (0..).zip(&self.tasks) {
+            // Tasks with as many images must not be drawn alike.
+            let how = EvalHowArgs { seed: with.how.seed.wrapping_add(place), ..with.how.clone() };
+            let found = if (with.go_on)() {
+                task.run(towers, Measuring { how: &how, ..with })
+                    .with_context(|| format!("task {} of the suite {}", task.name, self.name))?
+            } else {
+                None
+            };
+            match found {
+                Some(found) => scored.tasks.push(found),
+                None => scored.left_out.push(task.name.clone()),
+            }
+        }
+        Ok(scored)
+    }
+}
+
+impl Task {
+    fn read(task: &SuiteTask, state: &Path) -> anyhow::Result<Self> {
+        let (on, known) = match (&task.compositional, &task.images) {
+            (Some(file), Some(images)) => {
+                if task.kind.is_some() {
+                    bail!("kind is for benchmarks and selections; a compositional test is of one kind");
+                }
+                let test = Test::read(file, images)?;
+                let known = test.figure_names().iter().rev().map(|name| (*name).to_owned()).collect();
+                (On::Examples(test), known)
+            }
+            _ => of_data(task, state)?,
+        };
+        let metric = task.metric.clone().unwrap_or_else(|| known[0].clone());
+        if !known.contains(&metric) {
+            bail!("metric = {metric:?}: this task has {}", known.join(", "));
+        }
+        Ok(Self { name: task.name.clone(), weight: task.weight, metric, on })
+    }
+
+    /// None where it was told not to go on.
+    fn run(&self, towers: &Towers<'_>, with: Measuring<'_>) -> anyhow::Result<Option<TaskScore>> {
+        let (metric, bootstrap) = (self.metric.as_str(), with.how.bootstrap());
+        let (figures, (value, resampled), pairs) = match &self.on {
+            On::Examples(test) => {
+                let Towers::Model { model, .. } = towers else { bail!("embeddings of pairs cannot be tested on other captions") };
+                let tested = compositional::run(model, &[test])?.pop().context("a test was not run")?;
+                let place = tested.figures().iter().position(|(name, _)| name == metric).context("no such figure")?;
+                (tested.figures(), mean_of(&[tested.units().swap_remove(place)], bootstrap)?, ContentHash::of(b""))
+            }
+            On::Data(data) => {
+                let Some(mut measured) = measure(towers, data, with)? else { return Ok(None) };
+                let result = measured.results.pop().context("nothing was measured")?;
+                let counted = match &result {
+                    TaskResult::Classes { predictions, .. } => of_classes(predictions, metric, bootstrap)?,
+                    TaskResult::Labels { found, .. } => (found.mean, found.resampled.clone()),
+                    TaskResult::Pairs { units, .. } => of_pairs(units, metric, bootstrap)?,
+                };
+                let uids: Vec<u8> = measured.uids.iter().flat_map(|uid| uid.0).collect();
+                (record::figures(&result), counted, ContentHash::of(&uids))
+            }
+        };
+        Ok(Some(TaskScore {
+            name: self.name.clone(),
+            metric: self.metric.clone(),
+            weight: self.weight,
+            value,
+            resampled,
+            figures,
+            pairs,
+        }))
+    }
+}
+
+/// What is evaluated, and the figures that it has, the one first that counts where none is named.
+fn of_data(task: &SuiteTask, state: &Path) -> anyhow::Result<(On, Vec<String>)> {
+    let kind = match (&task.kind, &task.classes) {
+        (Some(kind), _) => Some(EvalTask::from_str(kind, false).map_err(|_| {
+            let known: Vec<_> = EvalTask::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
+            anyhow::anyhow!(
+                "kind = {kind:?}: there are {}",
+                known.iter().map(PossibleValue::get_name).collect::<Vec<_>>().join(", ")
+            )
+        })?),
+        (None, Some(_)) => Some(EvalTask::ZeroShot),
+        (None, None) => None,
+    };
+    if kind == Some(EvalTask::FewShot) {
+        bail!("few-shot has a figure for each number of shots: give linear-probe or knn");
+    }
+    let on = EvalOnArgs {
+        dataset: task.dataset.clone(),
+        selection: task.selection.clone(),
+        benchmark: task.benchmark.clone(),
+        tasks: kind.into_iter().collect(),
+        classes: task.classes.clone(),
+        label_column: task.label_column.clone(),
+        templates: task.templates.clone(),
+        train_selection: task.train_selection.clone(),
+        more_captions: task.more_captions.clone(),
+        strict_pairs: task.strict_pairs,
+        group_by: None,
+    };
+    let data = EvalData::read(&on, state)?;
+    let known = match data.tasks[..] {
+        [EvalTask::Retrieval] => {
+            let of = |prefix: &str| RECALL_AT.map(|k| format!("{prefix}recall@{k}"));
+            ["", "i2t_", "t2i_"].into_iter().flat_map(of).collect()
+        }
+        [EvalTask::MultiLabel] => vec!["mean_average_precision".to_owned()],
+        _ => OF_CLASSES.map(str::to_owned).to_vec(),
+    };
+    Ok((On::Data(Box::new(data)), known))
+}
+
+fn of_classes(predictions: &Predictions, metric: &str, bootstrap: Bootstrap) -> anyhow::Result<(f64, Vec<f64>)> {
+    let hits = |k| predictions.hits(k).into_iter().map(Unit::from).collect();
+    match metric {
+        "top1" => mean_of(&[hits(1)], bootstrap),
+        "top5" => mean_of(&[hits(5)], bootstrap),
+        _ => Ok((predictions.summary().mean_per_class, resample_classes(&predictions.labels, &predictions.hits(1), bootstrap))),
+    }
+}
+
+/// `units` as [`TaskResult::Pairs`] has them.
+fn of_pairs(units: &[Vec<Unit>], metric: &str, bootstrap: Bootstrap) -> anyhow::Result<(f64, Vec<f64>)> {
+    let (_, k) = metric.rsplit_once('@').context("no recall")?;
+    let at = RECALL_AT.iter().position(|known| known.to_string() == k).context("no such recall")?;
+    let both = [at, at + RECALL_AT.len()];
+    let wanted = if metric.starts_with("i2t") {
+        &both[..1]
+    } else if metric.starts_with("t2i") {
+        &both[1..]
+    } else {
+        &both[..]
+    };
+    mean_of(&wanted.iter().map(|place| units[*place].clone()).collect::<Vec<_>>(), bootstrap)
+}
+
+/// The mean of columns' parts, as they are and in every resample.
+fn mean_of(columns: &[Vec<Unit>], bootstrap: Bootstrap) -> anyhow::Result<(f64, Vec<f64>)> {
+    let part = |column: &Vec<Unit>| {
+        let (hits, of) = column.iter().fold((0.0, 0.0), |(hits, of), unit| (hits + unit.hits, of + unit.of));
+        hits / of
+    };
+    let value = columns.iter().map(part).sum::<f64>() / columns.len() as f64;
+    let resampled = resample(columns, bootstrap)?;
+    let mean = |round: usize| resampled.iter().map(|column| column[round]).sum::<f64>() / columns.len() as f64;
+    Ok((value, (0..bootstrap.resamples).map(mean).collect()))
+}
+
+impl Scored {
+    /// Tasks that were done.
+    pub fn tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// The mean of the figures by weights; none where a task was left out, since it would be another mean.
+    pub fn score(&self) -> Option<f64> {
+        self.left_out.is_empty().then(|| self.weighted(|task| task.value))
+    }
+
+    fn weighted(&self, of: impl Fn(&TaskScore) -> f64) -> f64 {
+        let weights: f64 = self.tasks.iter().map(|task| task.weight).sum();
+        self.tasks.iter().map(|task| task.weight * of(task)).sum::<f64>() / weights
+    }
+
+    /// The score in every resample.
+    fn resampled(&self) -> Vec<f64> {
+        let rounds = self.tasks.iter().map(|task| task.resampled.len()).min().unwrap_or(0);
+        (0..rounds).map(|round| self.weighted(|task| task.resampled[round])).collect()
+    }
+
+    /// Everything that is recorded, by name: `score`, and `TASK/…`.
+    pub fn figures(&self) -> Vec<(String, f64)> {
+        let of = |task: &TaskScore| {
+            let named = task.figures.iter().map(|(figure, value)| (format!("{}/{figure}", task.name), *value));
+            named.collect::<Vec<_>>()
+        };
+        let score = self.score().map(|score| ("score".to_owned(), score));
+        score.into_iter().chain(self.tasks.iter().flat_map(of)).collect()
+    }
+
+    /// Prints it, beside another model's, and gives it as JSON.
+    pub fn report(&self, name: &str, other: Option<&Self>) -> anyhow::Result<Value> {
+        let of = |values: &[f64]| (!values.is_empty()).then(|| interval(values, self.level));
+        let row = |name: &str, metric: &str, value: f64, at: Option<Interval>, weight: &str| {
+            line(format!("  {name:<28} {metric:<16} {value:>7.3}   {:<16} {weight:>7}", at.map(shown).unwrap_or_default()))
+        };
+        line(format!("\nsuite {name}, {} tasks", self.tasks.len() + self.left_out.len()))?;
+        line(format!("  {:<28} {:<16} {:>7}   {:<16} {:>7}", "task", "figure", "value", "95%", "weight"))?;
+        let mut tasks = Vec::new();
+        for task in &self.tasks {
+            let within = of(&task.resampled);
+            row(&task.name, &task.metric, task.value, within, &task.weight.to_string())?;
+            let mut json = json!({ "task": task.name, "metric": task.metric, "value": task.value, "weight": task.weight });
+            json["interval"] = json!(within.map(as_json));
+            json["figures"] =
+                task.figures.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>().into();
+            if let Some(theirs) = other.and_then(|other| other.tasks.iter().find(|theirs| theirs.name == task.name)) {
+                if theirs.pairs != task.pairs {
+                    bail!("--compare: the two models did not see the same pairs in the task {}", task.name);
+                }
+                json["compared"] = compared(("", task.value, &task.resampled), (theirs.value, &theirs.resampled), self.level)?;
+            }
+            tasks.push(json);
+        }
+        for name in &self.left_out {
+            line(format!("  {name:<28} left out: the time was over"))?;
+        }
+        let mut json = json!({ "suite": name, "tasks": tasks, "left_out": self.left_out, "score": self.score() });
+        let Some(score) = self.score() else {
+            line("  no score, since tasks were left out: give more --max-seconds")?;
+            return Ok(json);
+        };
+        let resampled = self.resampled();
+        row("score", "mean by weight", score, of(&resampled), "")?;
+        json["interval"] = json!(of(&resampled).map(as_json));
+        if let Some((other, theirs)) = other.and_then(|other| Some((other, other.score()?))) {
+            json["compared"] = compared(("  compared: score", score, &resampled), (theirs, &other.resampled()), self.level)?;
+        }
+        Ok(json)
+    }
+}
+
+/// Two models' figures, drawn together. Printed where it has a name.
+fn compared((name, ours, resampled): (&str, f64, &[f64]), (theirs, others): (f64, &[f64]), level: f64) -> anyhow::Result<Value> {
+    let differences: Vec<f64> = resampled.iter().zip(others).map(|(ours, theirs)| ours - theirs).collect();
+    let within = (!differences.is_empty()).then(|| interval(&differences, level));
+    if !name.is_empty() {
+        line(format!("{name} {theirs:.3}, difference {:+.3}{}", ours - theirs, said_interval(within.as_ref())))?;
+    }
+    Ok(json!({ "value": theirs, "difference": ours - theirs, "difference_interval": within.map(as_json) }))
+}

@@ -1,0 +1,131 @@
+//! `diptych profile`: a dataset as a page to look at. What is in it, what the last selection drops and where, duplicates,
+//! pairs at random, and the pairs on either side of each threshold. One file without scripts; nothing is loaded from elsewhere.
+
+pub mod chart;
+mod gather;
+mod page;
+pub mod pairs;
+
+use std::collections::HashMap;
+
+use datafusion::prelude::SessionContext;
+use diptych_pipeline::{FunnelStep, Selection, Threshold, funnel, thresholds};
+use diptych_schemas::Uid;
+
+use gather::Facts;
+pub use page::{frame, tile, whole};
+use pairs::Shown;
+
+/// Pairs that are shown on each side of a threshold.
+const BESIDE: usize = 8;
+/// Thresholds whose pairs are shown.
+const MOST_THRESHOLDS: usize = 12;
+
+/// What a page is made of.
+pub struct Profile {
+    facts: Facts,
+    name: String,
+    dataset_hash: String,
+    selection: Option<SelectionFacts>,
+    random: Vec<Uid>,
+    pairs: HashMap<Uid, Shown>,
+}
+
+struct SelectionFacts {
+    name: String,
+    sql: String,
+    rows: u64,
+    /// Whether the dataset has changed since.
+    stale: bool,
+    funnel: Vec<FunnelStep>,
+    thresholds: Vec<(Threshold, Vec<Beside>, Vec<Beside>)>,
+}
+
+/// A pair and what a condition compares.
+type Beside = (Uid, Option<f64>);
+
+/// What to show.
+pub struct ProfileSpec<'a> {
+    pub name: String,
+    pub dataset_hash: String,
+    pub selection: Option<(String, &'a Selection)>,
+    /// Random pairs.
+    pub pairs: usize,
+    pub seed: u64,
+}
+
+/// Asks everything that the page tells.
+pub async fn profile(context: &SessionContext, spec: ProfileSpec<'_>) -> anyhow::Result<Profile> {
+    let mut facts = gather::gather(context).await?;
+    let selection = match &spec.selection {
+        Some((name, selection)) => {
+            Some(selection_facts(context, name, selection, selection.dataset_hash.to_string() != spec.dataset_hash).await?)
+        }
+        None => None,
+    };
+    let at_random =
+        format!("SELECT uid FROM meta ORDER BY hash_fraction(uid, 'profile {}'), uid LIMIT {}", spec.seed, spec.pairs);
+    let random: Vec<Uid> = gather::uids(context, &at_random).await?.into_iter().map(|(uid, _)| uid).collect();
+    let mut wanted = random.clone();
+    for (threshold, kept, dropped) in selection.iter().flat_map(|selection| &selection.thresholds) {
+        wanted.extend(kept.iter().chain(dropped).map(|(uid, _)| *uid));
+        mark(&mut facts, threshold);
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    let pairs = pairs::show(context, &wanted).await?;
+    Ok(Profile { facts, name: spec.name, dataset_hash: spec.dataset_hash, selection, random, pairs })
+}
+
+async fn selection_facts(
+    context: &SessionContext,
+    name: &str,
+    selection: &Selection,
+    stale: bool,
+) -> anyhow::Result<SelectionFacts> {
+    let mut facts = SelectionFacts {
+        name: name.to_owned(),
+        sql: selection.sql.clone(),
+        rows: selection.len() as u64,
+        stale,
+        funnel: Vec::new(),
+        thresholds: Vec::new(),
+    };
+    // A selection's SQL may name tables of a state folder, or may not be SQL at all: then there is no funnel.
+    match funnel(context, &selection.sql).await {
+        Ok(steps) => facts.funnel = steps,
+        Err(error) => {
+            tracing::warn!("{name}: its SQL cannot be asked again, so there is no funnel: {error}");
+            return Ok(facts);
+        }
+    }
+    for threshold in thresholds(context, &selection.sql, 3 * BESIDE).await?.into_iter().take(MOST_THRESHOLDS) {
+        let mut kept = gather::uids(context, &threshold.kept).await?;
+        let mut dropped = gather::uids(context, &threshold.dropped).await?;
+        kept.truncate(BESIDE);
+        dropped.truncate(BESIDE);
+        facts.thresholds.push((threshold, kept, dropped));
+    }
+    Ok(facts)
+}
+
+/// Draws a threshold into the histogram of what it compares, where there is one.
+fn mark(facts: &mut Facts, threshold: &Threshold) {
+    let plain: String = threshold.expression.to_lowercase().replace(' ', "");
+    let title = match plain.as_str() {
+        "least(width,height)" | "least(height,width)" => "Shorter edge",
+        "aspect_ratio(width,height)" => "Aspect ratio",
+        "bytes" => "Image file",
+        other => other,
+    };
+    for histogram in facts.histograms.iter_mut().filter(|histogram| histogram.title == title) {
+        histogram.marks.push(threshold.value);
+    }
+}
+
+impl Profile {
+    /// The page, as HTML.
+    pub fn page(&self) -> String {
+        page::page(self).into_string()
+    }
+}

@@ -1,0 +1,157 @@
+//! The page: sections in the order in which a person asks.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::chart::{bars, funnel, percent, short};
+use super::gather::LISTED;
+use super::pairs::Shown;
+use super::{Beside, Profile, SelectionFacts};
+use diptych_schemas::words::thousands;
+
+const STYLE: &str = include_str!("style.css");
+/// The page runs nothing and fetches nothing, whatever a caption says.
+const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
+
+pub(super) fn page(profile: &Profile) -> Markup {
+    let facts = &profile.facts;
+    let body = html! {
+        header {
+            h1 { (profile.name) }
+            p.pale { "dataset " code { (first(&profile.dataset_hash, 12)) } }
+        }
+        section.tiles {
+            (tile("pairs", &thousands(facts.pairs), &format!("{} inputs could not be used", thousands(facts.ledger_rows))))
+            (tile("of image files", &bytes(facts.image_bytes), &format!("{} on average", bytes(facts.image_bytes / facts.pairs.max(1)))))
+            (tile("different images", &percent(facts.images, facts.pairs), &format!("{} repeat one byte for byte", thousands(facts.pairs - facts.images))))
+            (tile("different captions", &percent(facts.captions, facts.pairs), &format!("{} repeat one", thousands(facts.pairs - facts.captions))))
+            @match facts.same_look {
+                Some(same) => (tile("look like another", &thousands(same), "equal perceptual hash")),
+                None => (tile("look like another", "–", "ingest with --phash to know")),
+            }
+        }
+        @if let Some(selection) = &profile.selection { (selection_section(profile, selection)) }
+        @else {
+            section { h2 { "Selection" } p.pale { "None was named: add " code { "--selection FILE" } " to see what each condition drops." } }
+        }
+        section {
+            h2 { "Pairs at random" }
+            div.grid { @for uid in &profile.random { @if let Some(shown) = profile.pairs.get(uid) { (card(&uid.to_string(), shown, None)) } } }
+        }
+        section {
+            h2 { "Sizes, captions, scores" }
+            div.charts { @for histogram in &facts.histograms { (histogram.draw()) } }
+        }
+        section {
+            h2 { "Where it comes from, and what was lost" }
+            div.charts {
+                (bars("Formats", "", &facts.formats, facts.pairs))
+                @if !facts.languages.is_empty() { (bars("Languages", "of captions", &facts.languages, facts.pairs)) }
+                (bars("Sources", &format!("up to {LISTED}"), &facts.sources, facts.pairs))
+                (bars("Ledger", "what did not become a pair", &facts.ledger, facts.ledger_rows))
+                (bars("Repeated captions", &format!("the {LISTED} most frequent"), &facts.repeated, facts.pairs))
+            }
+        }
+        footer.pale { "Made by diptych profile. Every figure can be asked again with diptych sql." }
+    };
+    whole(&format!("{} · Diptych profile", profile.name), "", &body)
+}
+
+/// A page that stands alone; `style` comes behind that of all pages.
+pub fn whole(title: &str, style: &str, body: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) }
+                style { (PreEscaped(STYLE)) (PreEscaped(style)) }
+            }
+            body { (body) }
+        }
+    }
+}
+
+fn selection_section(profile: &Profile, selection: &SelectionFacts) -> Markup {
+    html! {
+        section {
+            h2 { "Selection " span.pale { (selection.name) } }
+            p {
+                b { (thousands(selection.rows)) } " pairs, " (percent(selection.rows, profile.facts.pairs)) " of the dataset"
+                @if selection.stale { " " span.warn { "The dataset has changed since: the figures below are today's." } }
+            }
+            @if !selection.funnel.is_empty() {
+                (funnel(&selection.funnel.iter().map(|step| (step.condition.clone(), step.remaining)).collect::<Vec<_>>()))
+            }
+            details { summary { "SQL" } pre { code { (selection.sql) } } }
+            @for (threshold, kept, dropped) in &selection.thresholds {
+                h3 { code { (threshold.condition) } }
+                div.sides {
+                    (side(profile, "just kept", kept, &threshold.expression))
+                    (side(profile, "just dropped", dropped, &threshold.expression))
+                }
+            }
+        }
+    }
+}
+
+fn side(profile: &Profile, title: &str, pairs: &[Beside], expression: &str) -> Markup {
+    html! {
+        div.side {
+            h4 { (title) }
+            @if pairs.is_empty() { p.pale { "none" } }
+            div.grid.small {
+                @for (uid, value) in pairs {
+                    @if let Some(shown) = profile.pairs.get(uid) {
+                        (card(&uid.to_string(), shown, value.map(|value| (expression, value))))
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn card(uid: &str, shown: &Shown, value: Option<(&str, f64)>) -> Markup {
+    let (width, height) = shown.size;
+    html! {
+        figure.card title={ "uid " (uid) ", key " (shown.key) } {
+            (frame(shown))
+            figcaption {
+                @if let Some((expression, value)) = value { b title=(expression) { (short(value)) } " " }
+                (shown.caption)
+                div.pale { (width) "×" (height) }
+            }
+        }
+    }
+}
+
+/// The image of a pair, or why there is none.
+pub fn frame(shown: &Shown) -> Markup {
+    html! {
+        div.frame {
+            @match &shown.thumbnail {
+                Ok(url) => img src=(url) alt=(shown.caption) loading="lazy";,
+                Err(reason) => span.broken { (reason) },
+            }
+        }
+    }
+}
+
+pub fn tile(what: &str, value: &str, more: &str) -> Markup {
+    html! { div.tile { div.value { (value) } div { (what) } div.pale { (more) } } }
+}
+
+fn first(text: &str, characters: usize) -> &str {
+    text.get(..characters).unwrap_or(text)
+}
+
+/// Bytes in decimal units, as file managers and networks count them.
+fn bytes(count: u64) -> String {
+    let units = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    let count = count as f64;
+    units
+        .iter()
+        .find(|(size, _)| count >= *size)
+        .map_or_else(|| format!("{count} B"), |(size, unit)| format!("{:.1} {unit}", count / size))
+}

@@ -1,0 +1,10 @@
+//! Pages and pictures for people: a dataset, a run, contact sheets, plots.
+//!
+//! A page is one file that runs nothing and loads nothing from elsewhere.
+
+pub mod chart;
+pub mod dataset;
+pub mod frame;
+pub mod pairs;
+pub mod pictures;
+pub mod run;

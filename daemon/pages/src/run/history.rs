@@ -1,0 +1,78 @@
+//! What the state folder knows of a run, asked in SQL: so of the service where one owns the folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use arrow::array::RecordBatch;
+use arrow::json::ArrayWriter;
+use serde_json::Value;
+
+use diptych_store::RunName;
+
+/// A run's record and all that it recorded.
+pub struct History {
+    pub run: RunName,
+    /// Its row of the table `runs`.
+    pub record: Value,
+    /// Steps and values by name.
+    pub metrics: BTreeMap<String, Vec<(u64, f64)>>,
+    /// Rows of `checkpoints` and `events`, by step.
+    pub checkpoints: Vec<Value>,
+    pub events: Vec<Value>,
+}
+
+impl History {
+    /// Asks `ask`, which answers SQL over the tables of a state folder.
+    pub fn read(run: &str, state: &Path, ask: &dyn Fn(&str) -> anyhow::Result<Vec<RecordBatch>>) -> anyhow::Result<Self> {
+        let name = RunName::new(run)?;
+        // A run's name has no quote in it.
+        let rows = |columns: &str, table: &str, order: &str| {
+            ask(&format!("SELECT {columns} FROM {table} WHERE run = '{name}' ORDER BY {order}"))
+                .and_then(|batches| as_rows(&batches))
+        };
+        let Some(record) = rows("*", "runs", "run")?.pop() else {
+            let known: Vec<String> =
+                as_rows(&ask("SELECT run FROM runs ORDER BY run")?)?.iter().map(|row| text(row, "run")).collect();
+            bail!("there is no run {name} in {}; there are: {}", state.display(), known.join(", "));
+        };
+        let mut metrics: BTreeMap<String, Vec<(u64, f64)>> = BTreeMap::new();
+        for row in rows("step, name, value", "metrics", "step")? {
+            let step = row["step"].as_u64().context("a metric without a step")?;
+            metrics.entry(text(&row, "name")).or_default().push((step, number(&row, "value")));
+        }
+        Ok(Self {
+            record,
+            metrics,
+            checkpoints: rows("step, samples, epoch, time, path, bytes", "checkpoints", "step")?,
+            events: rows("step, kind, message", "events", "step, kind")?,
+            run: name,
+        })
+    }
+
+    /// The last value of a metric, and its step.
+    pub fn last(&self, name: &str) -> Option<(u64, f64)> {
+        self.metrics.get(name)?.last().copied()
+    }
+
+    pub fn config(&self) -> String {
+        text(&self.record, "config")
+    }
+}
+
+pub fn text(row: &Value, key: &str) -> String {
+    row[key].as_str().unwrap_or_default().to_owned()
+}
+
+pub fn number(row: &Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or(f64::NAN)
+}
+
+fn as_rows(batches: &[RecordBatch]) -> anyhow::Result<Vec<Value>> {
+    let mut writer = ArrayWriter::new(Vec::new());
+    writer.write_batches(&batches.iter().collect::<Vec<_>>())?;
+    writer.finish()?;
+    let bytes = writer.into_inner();
+    // Without rows nothing is written, not even an empty list.
+    if bytes.is_empty() { Ok(Vec::new()) } else { Ok(serde_json::from_slice(&bytes)?) }
+}

@@ -1,0 +1,258 @@
+//! The model on held-out pairs: how good it is with intervals, what it gets wrong worst, what it takes for alike.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use diptych_schemas::Uid;
+use diptych_trainer::evaluate::{
+    Bootstrap, CALIBRATION_BINS, Calibration, Geometry, Interval, Predictions, RECALL_AT, Retrieval, Rows, Unit, calibration,
+    cosines, geometry, interval, principal, resample,
+};
+
+use super::map::neighbourhoods;
+use diptych_evaluate::classification::Classification;
+use diptych_embeddings::encode::Encoded;
+use diptych_evaluate::groups::{Group, Groups, by_group};
+use diptych_embeddings::models::Model;
+use diptych_evaluate::retrieval::{CaptionedImages, caption_groups};
+
+/// Mistakes that are shown of each kind.
+const WRONG: usize = 12;
+/// Images whose neighbours are shown, and neighbours of each.
+const ASKED: usize = 6;
+const NEIGHBOURS: usize = 6;
+/// Pairs of the similarity matrix.
+const MATRIX: usize = 32;
+/// Points of each kind on the map.
+const POINTS: usize = 1000;
+
+/// What is looked at.
+pub struct Look<'a> {
+    pub model: &'a Model,
+    pub encoded: &'a Encoded,
+    pub classification: Option<&'a Classification>,
+    /// What the pairs are called.
+    pub name: String,
+    /// Pairs of the selection, of which the first were encoded.
+    pub of: usize,
+    /// Groups of the pairs, and what they are by.
+    pub groups: Option<(&'a Groups, &'a str)>,
+    pub bootstrap: Bootstrap,
+}
+
+/// What was seen.
+pub struct Looked {
+    pub name: String,
+    pub model: String,
+    pub pairs: usize,
+    pub of: usize,
+    pub(super) retrieval: Retrieval,
+    /// Of R@1, 5 and 10 from images to texts, then of those from texts to images.
+    pub(super) intervals: Vec<Interval>,
+    pub(super) geometry: Option<Geometry>,
+    pub(super) classes: Option<Classes>,
+    /// By what, and R@1 of each group both ways and its top-1.
+    pub(super) groups: Option<(String, Vec<Group>)>,
+    /// Images with captions that they are nearer to than to their own, the worst first.
+    pub(super) wrong_texts: Vec<Wrong>,
+    /// Captions with images that they are nearer to than to their own.
+    pub(super) wrong_images: Vec<Wrong>,
+    pub(super) neighbours: Vec<Near>,
+    pub(super) matrix: Matrix,
+    pub(super) map: Map,
+}
+
+/// A pair, and the pair that was taken for it.
+pub(super) struct Wrong {
+    pub(super) uid: Uid,
+    pub(super) own: f32,
+    pub(super) taken: Uid,
+    pub(super) score: f32,
+}
+
+/// An image, and the images nearest to it with their cosines.
+pub(super) struct Near {
+    pub(super) uid: Uid,
+    pub(super) near: Vec<(Uid, f32)>,
+}
+
+pub(super) struct Classes {
+    pub(super) names: Vec<String>,
+    pub(super) predictions: Predictions,
+    pub(super) top1_interval: Option<Interval>,
+    pub(super) calibration: Calibration,
+    /// Images that were taken for another class, the surest first: uid, true class, class, probability.
+    pub(super) wrong: Vec<(Uid, usize, usize, f64)>,
+}
+
+/// Cosines of images (rows) and captions (columns) of the same pairs.
+pub(super) struct Matrix {
+    pub(super) captions: Vec<String>,
+    pub(super) scores: Vec<f32>,
+}
+
+pub(super) struct Map {
+    /// Where each image lies, then each caption.
+    pub(super) images: Vec<(f32, f32)>,
+    pub(super) texts: Vec<(f32, f32)>,
+    pub(super) captions: Vec<String>,
+    /// Part of the variance that is seen.
+    pub(super) share: f64,
+    /// Where each image lies by its neighbours alone, and whether its own caption is the nearest of all.
+    pub(super) neighbourhoods: Option<Vec<(f32, f32)>>,
+    pub(super) right: Vec<bool>,
+}
+
+impl Look<'_> {
+    pub fn look(self) -> anyhow::Result<Looked> {
+        let Self { model, encoded, bootstrap, .. } = self;
+        let dimension = model.encoder.dimension();
+        let rows = |values| Rows { values, dimension };
+        let groups = caption_groups(&encoded.captions, false);
+        let all: Vec<usize> = (0..groups.len()).collect();
+        let captioned = CaptionedImages {
+            images: Cow::Borrowed(&encoded.images),
+            texts: Cow::Borrowed(&encoded.texts),
+            first_rows: all.clone(),
+            image_of_text: all,
+            image_groups: groups.clone(),
+            text_groups: groups.clone(),
+        };
+        let ranks = captioned.ranks(dimension)?;
+        let columns = captioned.units(&ranks);
+        let intervals = resample(&columns, bootstrap)?.iter().map(|values| interval(values, bootstrap.level)).collect();
+
+        let scores = cosines(rows(&encoded.images), rows(&encoded.texts))?;
+        let n = groups.len();
+        let of_images = |image: usize, text: usize| scores[image * n + text];
+        let wrong_texts = worst(&groups, &encoded.uids, of_images);
+        let wrong_images = worst(&groups, &encoded.uids, |text, image| scores[image * n + text]);
+        let some = n.min(MATRIX);
+        let matrix = Matrix {
+            captions: encoded.captions[..some].to_vec(),
+            scores: (0..some).flat_map(|image| (0..some).map(move |text| (image, text))).map(|(i, t)| of_images(i, t)).collect(),
+        };
+        let classes = self.classification.map(|classification| self.classes(classification)).transpose()?;
+        let groups = self.groups.map(|(groups, by)| {
+            let mut columns = vec![columns[0].clone(), columns[RECALL_AT.len()].clone()];
+            columns.extend(classes.as_ref().map(|classes| classes.predictions.hits(1).into_iter().map(Unit::from).collect()));
+            (by.to_owned(), by_group(&groups.of(&encoded.uids), &columns))
+        });
+        let first = n.min(POINTS) * dimension;
+        let (images, texts) = (&encoded.images[..first], &encoded.texts[..first]);
+        let both = [images, texts].concat();
+        let (places, share) = principal(Rows { values: &both, dimension })?;
+        let (images_at, texts_at) = places.split_at(places.len() / 2);
+        let (start, _) = principal(rows(images))?;
+        Ok(Looked {
+            model: model.path.display().to_string(),
+            pairs: n,
+            of: self.of,
+            retrieval: ranks.summary(&captioned.image_groups, &captioned.text_groups),
+            intervals,
+            geometry: if n >= 2 { Some(geometry(rows(images), rows(texts))?) } else { None },
+            classes,
+            groups,
+            wrong_texts,
+            wrong_images,
+            neighbours: neighbours(encoded, dimension)?,
+            matrix,
+            map: Map {
+                images: images_at.to_vec(),
+                texts: texts_at.to_vec(),
+                captions: encoded.captions[..n.min(POINTS)].to_vec(),
+                share,
+                neighbourhoods: neighbourhoods(images, dimension, &start),
+                right: ranks.image_to_text.iter().take(POINTS).map(|rank| *rank == Some(1)).collect(),
+            },
+            name: self.name,
+        })
+    }
+
+    fn classes(&self, classification: &Classification) -> anyhow::Result<Classes> {
+        let predictions = classification.predictions(self.model, self.encoded)?;
+        let hits = predictions.hits(1);
+        let column = vec![hits.iter().copied().map(Unit::from).collect()];
+        let resampled = resample(&column, self.bootstrap)?;
+        let mut wrong: Vec<(Uid, usize, usize, f64)> = (0..hits.len())
+            .filter(|row| !hits[*row])
+            .map(|row| (self.encoded.uids[row], predictions.labels[row], predictions.predicted[row], predictions.confidence[row]))
+            .collect();
+        wrong.sort_by(|a, b| b.3.total_cmp(&a.3).then(a.0.cmp(&b.0)));
+        wrong.truncate(WRONG);
+        Ok(Classes {
+            names: classification.classes().to_vec(),
+            top1_interval: resampled.first().map(|values| interval(values, self.bootstrap.level)),
+            calibration: calibration(&predictions.confidence, &hits, CALIBRATION_BINS),
+            predictions,
+            wrong,
+        })
+    }
+}
+
+impl Looked {
+    /// The pairs whose images are shown.
+    pub fn shown(&self) -> Vec<Uid> {
+        let wrong = self.wrong_texts.iter().chain(&self.wrong_images).flat_map(|wrong| [wrong.uid, wrong.taken]);
+        let near = self.neighbours.iter().flat_map(|of| std::iter::once(of.uid).chain(of.near.iter().map(|(uid, _)| *uid)));
+        let of_classes = self.classes.iter().flat_map(|classes| classes.wrong.iter().map(|wrong| wrong.0));
+        let mut all: Vec<Uid> = wrong.chain(near).chain(of_classes).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// Queries for which something wrong is nearer than all that is right, by how much; each wrong answer once, so that one image that is
+/// near to everything does not fill the page.
+fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> Vec<Wrong> {
+    let mut found: Vec<(f32, Wrong)> = Vec::new();
+    for query in 0..groups.len() {
+        let (mut right, mut wrong) = (f32::NEG_INFINITY, (f32::NEG_INFINITY, 0));
+        for item in 0..groups.len() {
+            let score = score(query, item);
+            if groups[item] == groups[query] {
+                right = right.max(score);
+            } else if score > wrong.0 {
+                wrong = (score, item);
+            }
+        }
+        if wrong.0 > right {
+            found.push((wrong.0 - right, Wrong { uid: uids[query], own: right, taken: uids[wrong.1], score: wrong.0 }));
+        }
+    }
+    found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.uid.cmp(&b.1.uid)));
+    let mut seen = HashSet::new();
+    found.into_iter().map(|(_, wrong)| wrong).filter(|wrong| seen.insert(wrong.taken)).take(WRONG).collect()
+}
+
+/// Some images, as if drawn, with the nearest others.
+fn neighbours(encoded: &Encoded, dimension: usize) -> anyhow::Result<Vec<Near>> {
+    let n = encoded.uids.len();
+    let asked: Vec<usize> = (0..n.min(ASKED)).map(|place| place * n / n.min(ASKED)).collect();
+    let queries: Vec<f32> = asked.iter().flat_map(|row| encoded.images[row * dimension..][..dimension].iter().copied()).collect();
+    let scores = cosines(Rows { values: &queries, dimension }, Rows { values: &encoded.images, dimension })?;
+    let near = asked.iter().zip(scores.chunks_exact(n)).map(|(row, scores)| {
+        let mut order: Vec<usize> = (0..n).filter(|other| other != row).collect();
+        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+        let near = order.into_iter().take(NEIGHBOURS).map(|other| (encoded.uids[other], scores[other]));
+        Near { uid: encoded.uids[*row], near: near.collect() }
+    });
+    Ok(near.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worst_mistakes_come_first_and_the_same_caption_is_no_mistake() {
+        let uids: Vec<Uid> = (0..4_u128).map(|uid| Uid(uid.to_le_bytes())).collect();
+        // Queries 0 and 1 have the same caption. 0: item 2 is nearer by 0.1. 1: nearest is 0, which is right. 2: 3 is nearer by 0.5.
+        // 3: its own.
+        let scores = [[0.5, 0.4, 0.6, 0.0], [0.9, 0.1, 0.2, 0.0], [0.0, 0.0, 0.3, 0.8], [0.1, 0.1, 0.1, 0.9]];
+        let found = worst(&[0, 0, 2, 3], &uids, |query, item| scores[query][item]);
+        let short: Vec<_> = found.iter().map(|wrong| (wrong.uid, wrong.taken, wrong.own, wrong.score)).collect();
+        assert_eq!(short, [(uids[2], uids[3], 0.3, 0.8), (uids[0], uids[2], 0.5, 0.6)]);
+    }
+}

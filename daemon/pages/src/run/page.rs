@@ -1,0 +1,415 @@
+//! The page: first whether the model is good, then what it gets wrong, then why.
+
+use diptych_pipeline::median;
+use diptych_schemas::Uid;
+use diptych_trainer::evaluate::{Interval, RECALL_AT};
+use maud::{Markup, html};
+
+use super::Report;
+use super::history::{History, number, text};
+use super::lines::{Curve, Unit, chart};
+use super::look::{Classes, Looked, Map, Matrix, Near, Wrong};
+use super::reliability::reliability;
+use diptych_evaluate::groups::Group;
+use diptych_schemas::words::thousands;
+use crate::chart::{funnel, percent_of, range, round, short};
+use crate::dataset::{frame, tile, whole};
+
+const OWN_STYLE: &str = include_str!("style.css");
+/// Below it, embeddings lie along so few directions that something is wrong.
+const COLLAPSED_RANK: f64 = 4.0;
+/// A larger share of steps spent waiting for data is worth a word.
+const MUCH_WAITING: f64 = 0.1;
+/// Steps that the throughput is of.
+const LAST_STEPS: usize = 100;
+/// Classes and confusions that are listed.
+const LISTED: usize = 10;
+/// Groups that are listed.
+const GROUPS: usize = 20;
+
+/// A chart of the history: its curves are metrics, each with its name beside others.
+struct Drawn {
+    title: &'static str,
+    unit: Unit,
+    metrics: &'static [(&'static str, &'static str)],
+}
+
+impl Drawn {
+    const fn one(title: &'static str, metrics: &'static [(&'static str, &'static str)]) -> Self {
+        Self { title, unit: Unit::Plain, metrics }
+    }
+}
+
+const IMAGE_TO_TEXT: &[(&str, &str)] =
+    &[("heldout/i2t_recall@1", "R@1"), ("heldout/i2t_recall@5", "R@5"), ("heldout/i2t_recall@10", "R@10")];
+const TEXT_TO_IMAGE: &[(&str, &str)] =
+    &[("heldout/t2i_recall@1", "R@1"), ("heldout/t2i_recall@5", "R@5"), ("heldout/t2i_recall@10", "R@10")];
+const CHARTS: [Drawn; 8] = [
+    Drawn::one("Loss", &[("loss", "")]),
+    Drawn::one("Held out: image to text", IMAGE_TO_TEXT),
+    Drawn::one("Held out: text to image", TEXT_TO_IMAGE),
+    Drawn::one("Learning rate", &[("lr", "")]),
+    Drawn::one("Samples a second", &[("samples_per_second", "")]),
+    Drawn { unit: Unit::Percent, ..Drawn::one("MFU", &[("mfu", "")]) },
+    Drawn::one("Norm of the gradient", &[("grad_norm", "")]),
+    Drawn::one("Logit scale", &[("logit_scale", "")]),
+];
+
+pub(super) fn page(report: &Report) -> Markup {
+    let history = &report.history;
+    let record = &history.record;
+    let body = html! {
+        header {
+            h1 { (history.run) }
+            p.pale {
+                (text(record, "model")) ", " (text(record, "state")) ", step " (thousands(record["step"].as_u64().unwrap_or(0)))
+                " of " (thousands(record["total_steps"].as_u64().unwrap_or(0))) ", " (thousands(record["samples"].as_u64().unwrap_or(0)))
+                " samples, " (text(record, "started").replace('T', " ").chars().take(16).collect::<String>()) " to "
+                (text(record, "updated").replace('T', " ").chars().take(16).collect::<String>()) " UTC, Diptych " (text(record, "version"))
+            }
+        }
+        (verdicts(report))
+        section.tiles { (tiles(report)) }
+        @if let Some(looked) = &report.looked { (evaluation(report, looked)) }
+        @else { section { h2 { "Evaluation" } p.pale { "There are no held-out pairs: name some with " code { "--selection FILE" } " (and " code { "--dataset" } ")." } } }
+        section { h2 { "While it trained" } div.charts { @for drawn in &CHARTS { (curves(report, drawn)) } } }
+        @if !history.events.is_empty() {
+            section {
+                h2 { "What the guards noticed" }
+                table.plain { @for event in &history.events { tr {
+                    td.number { (thousands(event["step"].as_u64().unwrap_or(0))) } td { code { (text(event, "kind")) } } td { (text(event, "message")) }
+                } } }
+            }
+        }
+        @if !report.funnel.is_empty() { section { h2 { "Its data" } (funnel(&report.funnel)) } }
+        section { h2 { "Checkpoints" } (checkpoints(history)) }
+        section {
+            h2 { "Configuration" }
+            table.plain { @for name in ["config_hash", "selection_hash", "dataset_hash", "tokenizer_hash"] { tr {
+                td { (name.trim_end_matches("_hash")) } td { code { (text(record, name)) } }
+            } } }
+            details { summary { "All of it" } pre { code { (history.config()) } } }
+        }
+        footer.pale { "Made by diptych report. Every figure can be asked again with diptych sql and diptych eval." }
+    };
+    whole(&format!("{} · Diptych report", history.run), OWN_STYLE, &body)
+}
+
+/// What a person wants to know first, in words.
+fn verdicts(report: &Report) -> Markup {
+    let mut good: Vec<String> = Vec::new();
+    let mut bad: Vec<String> = Vec::new();
+    if let Some(looked) = &report.looked {
+        let (found, chance) = (looked.retrieval.image_to_text[0], looked.retrieval.chance_image_to_text[0]);
+        let at = looked.intervals.first().map(|at| format!(" ({})", shown(*at))).unwrap_or_default();
+        let said = format!(
+            "Of {} held-out images, {} find their caption first{at}: {} times chance.",
+            thousands(looked.pairs as u64),
+            percent_of(found),
+            short(found / chance.max(f64::MIN_POSITIVE))
+        );
+        if looked.intervals.first().is_some_and(|at| at.low <= chance) {
+            bad.push(format!("{said} That is no better than guessing."));
+        } else {
+            good.push(said);
+        }
+        if let Some(geometry) = &looked.geometry {
+            let rank = geometry.images.effective_rank_centred.min(geometry.texts.effective_rank_centred);
+            if rank < COLLAPSED_RANK {
+                bad.push(format!("The embeddings lie along {rank:.1} directions: they have nearly collapsed into one point."));
+            }
+        }
+    }
+    if let Some([.., (_, before), (_, now)]) = report.history.metrics.get("heldout/i2t_recall@1").map(Vec::as_slice) {
+        let change = now - before;
+        let said = format!("Between the last two evaluations, held-out R@1 went from {before:.3} to {now:.3}");
+        if change > 0.0 {
+            good.push(format!("{said}: longer training may still help."));
+        } else {
+            bad.push(format!("{said}: it has stopped getting better."));
+        }
+    }
+    if let Some(share) = waiting(&report.history).filter(|share| *share > MUCH_WAITING) {
+        bad.push(format!("{} of the time of its last steps was spent waiting for data.", percent_of(share)));
+    }
+    if !report.history.events.is_empty() {
+        bad.push(format!("The guards noticed something {} times: see below.", report.history.events.len()));
+    }
+    html! {
+        @if !good.is_empty() || !bad.is_empty() {
+            ul.verdicts { @for said in good { li.good { (said) } } @for said in bad { li.bad { (said) } } }
+        }
+    }
+}
+
+/// Part of the last steps' time that was spent waiting for data.
+fn waiting(history: &History) -> Option<f64> {
+    let waits = history.metrics.get("data_wait_seconds")?;
+    let batch = number(&history.record, "samples") / number(&history.record, "step");
+    let seconds = history.metrics.get("samples_per_second")?.iter().rev().take(LAST_STEPS).map(|(_, rate)| batch / rate);
+    let (waited, took) = (waits.iter().rev().take(LAST_STEPS).map(|(_, wait)| wait).sum::<f64>(), seconds.sum::<f64>());
+    (took > 0.0 && waited.is_finite()).then_some(waited / took)
+}
+
+fn tiles(report: &Report) -> Markup {
+    let history = &report.history;
+    let last = |name: &str| history.last(name).map(|(_, value)| value);
+    let recent = |name: &str| Some(median(history.metrics.get(name)?.iter().rev().take(LAST_STEPS).map(|(_, value)| *value)));
+    let known = |value: Option<String>| value.unwrap_or_else(|| "–".into());
+    let beside = |name: &str, digits: usize| match &report.beside {
+        Some(other) => other.last(name).map(|(_, value)| format!("{}: {value:.digits$}", other.run)).unwrap_or_default(),
+        None => String::new(),
+    };
+    html! {
+        @if let Some(looked) = &report.looked {
+            @let found = &looked.retrieval;
+            (tile("image to text R@1", &format!("{:.3}", found.image_to_text[0]), &format!("chance {:.4}", found.chance_image_to_text[0])))
+            (tile("text to image R@1", &format!("{:.3}", found.text_to_image[0]), &format!("chance {:.4}", found.chance_text_to_image[0])))
+            @if let Some(classes) = &looked.classes {
+                @let found = classes.predictions.summary();
+                (tile("zero-shot top-1", &format!("{:.3}", found.top1), &format!("chance {:.3}, top-5 {:.3}", found.chance_top1, found.top5)))
+            }
+        }
+        (tile("loss", &known(last("loss").map(|loss| format!("{loss:.3}"))), &beside("loss", 3)))
+        (tile("samples a second", &known(recent("samples_per_second").map(short)), &beside("samples_per_second", 1)))
+        (tile("MFU", &known(recent("mfu").map(percent_of)), "of what the device can compute"))
+    }
+}
+
+fn evaluation(report: &Report, looked: &Looked) -> Markup {
+    let found = &looked.retrieval;
+    let row = |name: &str, recall: [f64; 3], chance: [f64; 3], median: f64, first: usize| {
+        html! {
+            tr {
+                td { (name) }
+                @for (place, value) in recall.iter().enumerate() {
+                    td.number { b { (format!("{value:.3}")) } @if let Some(at) = looked.intervals.get(first + place) { div.pale { (shown(*at)) } } div.pale { "chance " (format!("{:.4}", chance[place])) } }
+                }
+                td.number { (short(median)) }
+            }
+        }
+    };
+    html! {
+        section {
+            h2 { "Evaluation " span.pale { (looked.name) } }
+            p.pale {
+                (thousands(looked.pairs as u64)) @if looked.pairs < looked.of { " of " (thousands(looked.of as u64)) } " pairs, by " code { (looked.model) }
+                ". Pairs with the same caption count as right for each other. Small: 95% of resamples."
+            }
+            table.plain {
+                thead { tr { th { "retrieval" } @for k in RECALL_AT { th.number { "R@" (k) } } th.number { "median rank" } } }
+                (row("image to text", found.image_to_text, found.chance_image_to_text, found.median_rank_image_to_text, 0))
+                (row("text to image", found.text_to_image, found.chance_text_to_image, found.median_rank_text_to_image, RECALL_AT.len()))
+            }
+            @if let Some(geometry) = &looked.geometry {
+                p { "Embeddings: modality gap " (short(geometry.modality_gap)) ", alignment " (short(geometry.alignment)) ", uniformity of images "
+                    (short(geometry.images.uniformity)) " and captions " (short(geometry.texts.uniformity)) ", effective rank "
+                    (short(geometry.images.effective_rank_centred)) " and " (short(geometry.texts.effective_rank_centred)) "." }
+            }
+        }
+        @if let Some(classes) = &looked.classes { (classification(report, classes)) }
+        @if let Some((by, groups)) = &looked.groups { (parts(by, groups)) }
+        section {
+            h2 { "Its worst mistakes" }
+            h3 { "Images that are nearer to another caption than to their own" }
+            (mistakes(report, &looked.wrong_texts, "its own", "taken for"))
+            h3 { "Captions that are nearer to another image than to their own" }
+            (mistakes(report, &looked.wrong_images, "its own image", "nearer"))
+        }
+        section {
+            h2 { "What it takes for alike" }
+            @for Near { uid, near } in &looked.neighbours { div.row {
+                (picture(report, *uid, &html! { "" }))
+                span.arrow { "→" }
+                @for (uid, score) in near { (picture(report, *uid, &html! { b { (format!("{score:.3}")) } })) }
+            } }
+        }
+        section {
+            h2 { "How its embeddings lie" }
+            div.charts.wide { (matrix(&looked.matrix)) (map(&looked.map)) }
+        }
+    }
+}
+
+fn classification(report: &Report, classes: &Classes) -> Markup {
+    let found = classes.predictions.summary();
+    let name = |class: usize| classes.names.get(class).map_or("", String::as_str);
+    // Classes without images have no recall.
+    let recalls = found.per_class.iter().enumerate().filter_map(|(class, of)| Some((class, of.recall()?, of.images)));
+    let mut recalls: Vec<(usize, f64, usize)> = recalls.collect();
+    recalls.sort_by(|a, b| a.1.total_cmp(&b.1).then(b.2.cmp(&a.2)).then(a.0.cmp(&b.0)));
+    html! {
+        section {
+            h2 { "Zero-shot classification" }
+            p {
+                "top-1 " b { (format!("{:.3}", found.top1)) } @if let Some(at) = classes.top1_interval { " (" (shown(at)) ")" }
+                ", top-5 " b { (format!("{:.3}", found.top5)) } ", mean per class " (format!("{:.3}", found.mean_per_class)) ", chance "
+                (format!("{:.3}", found.chance_top1)) ", expected calibration error " (format!("{:.3}", classes.calibration.expected_error))
+            }
+            div.sides.three {
+                div.side { h4 { "The worst classes" } table.plain { @for (class, recall, images) in recalls.into_iter().take(LISTED) {
+                    tr { td { (name(class)) } td.number { (percent_of(recall)) } td.number.pale { "of " (images) } }
+                } } }
+                div.side { h4 { "Most often confused" } table.plain { @for (label, predicted, count) in classes.predictions.confusions().into_iter().take(LISTED) {
+                    tr { td { (name(label)) } td { "taken for " (name(predicted)) } td.number { (count) } }
+                } } }
+                (reliability(&classes.calibration))
+            }
+            h3 { "Wrong, and sure of it" }
+            div.grid { @for (uid, label, predicted, confidence) in &classes.wrong {
+                (picture(report, *uid, &html! { b { (name(*predicted)) } " " (percent_of(*confidence)) div.pale { "is " (name(*label)) } }))
+            } }
+        }
+    }
+}
+
+/// Figures of the groups that are served worst.
+fn parts(by: &str, groups: &[Group]) -> Markup {
+    let names = ["image to text R@1", "text to image R@1", "top-1"];
+    let columns = groups.first().map_or(0, |group| group.values.len());
+    html! {
+        section {
+            h2 { "By " code { (by) } }
+            @if groups.len() > GROUPS { p.pale { "The lowest " (GROUPS) " of " (thousands(groups.len() as u64)) " groups." } }
+            table.plain {
+                thead { tr { th { "group" } th.number { "pairs" } @for name in names.iter().take(columns) { th.number { (name) } } } }
+                @for group in groups.iter().take(GROUPS) { tr {
+                    td { (group.name) }
+                    td.number { (thousands(group.count as u64)) }
+                    @for (value, within) in &group.values { td.number { b { (format!("{value:.3}")) } div.pale { (shown(*within)) } } }
+                } }
+            }
+        }
+    }
+}
+
+fn mistakes(report: &Report, wrong: &[Wrong], own: &str, taken: &str) -> Markup {
+    html! {
+        @if wrong.is_empty() { p.pale { "none" } }
+        div.pairs { @for wrong in wrong { div.mistake {
+            (picture(report, wrong.uid, &html! { span.pale { (own) " " } b { (format!("{:.3}", wrong.own)) } div { (caption(report, wrong.uid)) } }))
+            (picture(report, wrong.taken, &html! { span.warn { (taken) " " (format!("{:.3}", wrong.score)) } div { (caption(report, wrong.taken)) } }))
+        } } }
+    }
+}
+
+fn caption(report: &Report, uid: Uid) -> &str {
+    report.pairs.get(&uid).map_or("", |shown| shown.caption.as_str())
+}
+
+fn picture(report: &Report, uid: Uid, below: &Markup) -> Markup {
+    html! {
+        figure.card title={ "uid " (uid) ": " (caption(report, uid)) } {
+            @match report.pairs.get(&uid) {
+                Some(shown) => (frame(shown)),
+                None => div.frame { span.broken { "not in the dataset" } },
+            }
+            figcaption { (below) }
+        }
+    }
+}
+
+fn curves(report: &Report, &Drawn { title, unit, metrics }: &Drawn) -> Markup {
+    let empty = Vec::new();
+    let of = |history: &'_ History| history.run.to_string();
+    let mut all = Vec::new();
+    for (metric, name) in metrics {
+        let own = report.history.metrics.get(*metric).unwrap_or(&empty);
+        // With a name of its own, a curve does not need the run's where there is one run.
+        let named = |run: String| if name.is_empty() { run } else { format!("{name} {run}") };
+        let own_name = if report.beside.is_none() { (*name).to_owned() } else { named(of(&report.history)) };
+        all.push(Curve { name: own_name, points: own });
+        if let Some(other) = &report.beside {
+            all.push(Curve { name: named(of(other)), points: other.metrics.get(*metric).unwrap_or(&empty) });
+        }
+    }
+    chart(title, unit, &all)
+}
+
+/// Cosines as shades: a good model has a dark diagonal.
+fn matrix(matrix: &Matrix) -> Markup {
+    const CELL: f64 = 12.0;
+    let n = matrix.captions.len();
+    let (low, high) = range(matrix.scores.iter().map(|score| f64::from(*score)));
+    let shade = |score: f32| if high > low { (f64::from(score) - low) / (high - low) } else { 0.5 };
+    html! {
+        figure.chart {
+            figcaption { b { "Cosines of " (n) " pairs" } " " span.pale { "images down, captions across; the diagonal should be the darkest" } }
+            svg viewBox={ "0 0 " (n as f64 * CELL) " " (n as f64 * CELL) } role="img" aria-label="similarity matrix" {
+                @for (place, score) in matrix.scores.iter().enumerate() {
+                    @let (row, column) = (place / n, place % n);
+                    rect.cell x=(column as f64 * CELL) y=(row as f64 * CELL) width=(CELL - 0.5) height=(CELL - 0.5) fill-opacity=(round(shade(*score))) {
+                        title { (matrix.captions[row]) " / " (matrix.captions[column]) ": " (format!("{score:.3}")) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn map(map: &Map) -> Markup {
+    let points = [(&map.images, "point c0"), (&map.texts, "point c1")];
+    let points =
+        points.into_iter().flat_map(|(places, class)| places.iter().zip(&map.captions).map(move |(at, said)| (*at, class, said)));
+    html! {
+        figure.chart {
+            figcaption { b { "Embeddings" } " " span.key.c0 { "images" } " " span.key.c1 { "captions" } " "
+                span.pale { "first two principal components, " (percent_of(map.share)) " of the variance" } }
+            (scatter("embedding map", &points.collect::<Vec<_>>()))
+        }
+        @if let Some(places) = &map.neighbourhoods {
+            @let class = |right: bool| if right { "point c0" } else { "point c1" };
+            figure.chart {
+                figcaption { b { "Neighbourhoods of images" } " " span.key.c0 { "own caption is the nearest" } " " span.key.c1 { "another is" } " "
+                    span.pale { "t-SNE: what lies together is alike; distances between groups say nothing" } }
+                (scatter(
+                    "neighbourhoods of images",
+                    &places.iter().zip(&map.right).zip(&map.captions).map(|((at, right), said)| (*at, class(*right), said)).collect::<Vec<_>>(),
+                ))
+            }
+        }
+    }
+}
+
+/// Points with their classes and what they are, on axes of one scale, since distances are to be compared.
+fn scatter(label: &str, points: &[((f32, f32), &str, &String)]) -> Markup {
+    const SIDE: f64 = 400.0;
+    let (x, y) = (range(points.iter().map(|(at, ..)| f64::from(at.0))), range(points.iter().map(|(at, ..)| f64::from(at.1))));
+    let scale = (x.1 - x.0).max(y.1 - y.0).max(f64::MIN_POSITIVE);
+    let place = |at: f32, low: f64| round(10.0 + (f64::from(at) - low) / scale * (SIDE - 20.0));
+    html! {
+        svg viewBox={ "0 0 " (SIDE) " " (SIDE) } role="img" aria-label=(label) {
+            @for (at, class, said) in points {
+                circle class=(class) cx=(place(at.0, x.0)) cy=(place(at.1, y.0)) r="2.5" { title { (said) } }
+            }
+        }
+    }
+}
+
+fn checkpoints(history: &History) -> Markup {
+    let at = |name: &str, step: u64| {
+        let found = history.metrics.get(name)?.iter().find(|(of, _)| *of == step);
+        found.map(|(_, value)| format!("{value:.3}"))
+    };
+    html! {
+        @if history.checkpoints.is_empty() { p.pale { "none" } } @else {
+            table.plain {
+                thead { tr { th.number { "step" } th.number { "epoch" } th.number { "i2t R@1" } th.number { "t2i R@1" } th { "path" } } }
+                @for checkpoint in history.checkpoints.iter().rev() {
+                    @let step = checkpoint["step"].as_u64().unwrap_or(0);
+                    tr {
+                        td.number { (thousands(step)) }
+                        td.number { (short(number(checkpoint, "epoch"))) }
+                        td.number { (at("heldout/i2t_recall@1", step).unwrap_or_default()) }
+                        td.number { (at("heldout/t2i_recall@1", step).unwrap_or_default()) }
+                        td { code { (text(checkpoint, "path")) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn shown(at: Interval) -> String {
+    format!("{:.3} to {:.3}", at.low, at.high)
+}

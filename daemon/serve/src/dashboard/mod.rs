@@ -1,0 +1,195 @@
+//! The page that shows what the service does: files that are part of the binary, so that it needs neither a build step nor the
+//! internet.
+//!
+//! It holds nothing: whatever it shows it asks of `/v1`, as anybody could, with the reader's token. Files are ECMAScript modules as
+//! they are served, beside uPlot's own (MIT, `assets/uPlot.LICENSE`). The policy sent with each of them lets nothing run or load that
+//! is not one of them, and no text become markup.
+
+use axum::Router;
+use axum::extract::Path;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use sha2::{Digest, Sha256};
+
+/// What the page may do. Images are of the service, or were fetched with a token (`blob:`). Scripts cannot turn text into markup
+/// (`trusted-types`), so what a caption or a log says stays text even where a script is wrong.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+
+macro_rules! assets {
+    ($($name:literal)*) => { &[$(($name, include_bytes!(concat!("assets/", $name)))),*] };
+}
+
+/// All there is under `/assets`, and `index.html`, which is `/`.
+const ASSETS: &[(&str, &[u8])] = assets![
+    "api.js" "app.js" "best.js" "board.js" "chart.js" "datasets.js" "dom.js" "format.js" "icon.svg" "index.html" "jobs.js" "live.js"
+    "memory.js" "overview.js" "pictures.js" "run.js" "runs.js" "search.js" "sql.js" "style.css" "theme.js" "uPlot.LICENSE"
+    "uPlot.iife.min.js" "uPlot.min.css"
+];
+const PAGE: &str = "index.html";
+
+/// `/` and `/assets/{file}`.
+pub fn routes() -> Router {
+    Router::new()
+        .route("/", get(|headers: HeaderMap| async move { answer(PAGE, &headers) }))
+        .route("/assets/{file}", get(|Path(file): Path<String>, headers: HeaderMap| async move { answer(&file, &headers) }))
+}
+
+/// An asset; that it has not changed, to a browser that has it; or that there is none.
+fn answer(name: &str, asked: &HeaderMap) -> Response {
+    let Some((_, bytes)) = ASSETS.iter().find(|(known, _)| *known == name) else {
+        return (StatusCode::NOT_FOUND, "the page has no such file\n").into_response();
+    };
+    let tag = tag(bytes);
+    let headers = [
+        (header::CONTENT_TYPE, content_type(name)),
+        // Another version of the binary has other files under the same names: kept, but asked about each time.
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::ETAG, &tag),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    let known = asked.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+    let mut response = if known.is_some_and(|known| known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag)) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        (*bytes).into_response()
+    };
+    for (name, value) in headers {
+        match HeaderValue::from_str(value) {
+            Ok(value) => response.headers_mut().insert(name, value),
+            Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("the header {name}: {error}\n")).into_response(),
+        };
+    }
+    response
+}
+
+fn tag(bytes: &[u8]) -> String {
+    format!("\"{}\"", hex::encode(&Sha256::digest(bytes)[..12]))
+}
+
+fn content_type(name: &str) -> &'static str {
+    match name.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "text/plain; charset=utf-8",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    // Of tower, which axum and tonic share.
+    use tonic::codegen::Service;
+
+    use super::*;
+
+    async fn ask(address: &str, tag: Option<&str>) -> (StatusCode, HeaderMap, Vec<u8>) {
+        let mut request = Request::get(address);
+        if let Some(tag) = tag {
+            request = request.header(header::IF_NONE_MATCH, tag);
+        }
+        let response = routes().call(request.body(Body::empty()).unwrap()).await.unwrap();
+        let (head, body) = response.into_parts();
+        (head.status, head.headers, to_bytes(body, usize::MAX).await.unwrap().to_vec())
+    }
+
+    /// What stands in quotes after one of `before`.
+    fn quoted_after<'a>(text: &'a str, before: &[&str]) -> Vec<&'a str> {
+        let found = before.iter().flat_map(|before| text.match_indices(before).map(|(at, _)| &text[at + before.len()..]));
+        found.filter_map(|rest| rest.split('"').next()).collect()
+    }
+
+    #[tokio::test]
+    async fn all_that_the_page_names_is_served_and_nothing_that_it_does_not() {
+        let mut reached = BTreeSet::new();
+        let mut left = vec!["/".to_owned()];
+        while let Some(address) = left.pop() {
+            if !reached.insert(address.clone()) {
+                continue;
+            }
+            let (status, headers, body) = ask(&address, None).await;
+            assert_eq!(status, StatusCode::OK, "{address}");
+            let ours = !address.contains("uPlot");
+            if ours && headers[header::CONTENT_TYPE] != "image/svg+xml" {
+                let text = String::from_utf8(body).unwrap();
+                let named = quoted_after(&text, &["src=\"", "href=\"", " from \"", "import \""]).into_iter();
+                left.extend(named.filter_map(|name| match name.strip_prefix("./") {
+                    Some(beside) => Some(format!("/assets/{beside}")),
+                    None => name.starts_with("/assets/").then(|| name.to_owned()),
+                }));
+            }
+        }
+        let served: BTreeSet<String> =
+            ASSETS.iter().map(|(name, _)| format!("/assets/{name}").replace("/assets/index.html", "/")).collect();
+        let unreached: Vec<_> = served.difference(&reached).collect();
+        assert_eq!(unreached, ["/assets/uPlot.LICENSE"], "it is there for people");
+    }
+
+    #[tokio::test]
+    async fn files_have_their_types_and_a_policy_that_lets_nothing_else_run() {
+        for (file, kind) in [
+            ("/", "text/html; charset=utf-8"),
+            ("/assets/app.js", "text/javascript; charset=utf-8"),
+            ("/assets/style.css", "text/css; charset=utf-8"),
+            ("/assets/icon.svg", "image/svg+xml"),
+        ] {
+            let (_, headers, _) = ask(file, None).await;
+            assert_eq!(headers[header::CONTENT_TYPE], kind);
+            assert_eq!(headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+            let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+            assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+            assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"), "{policy}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_browser_has_is_not_sent_again() {
+        let (_, headers, body) = ask("/assets/app.js", None).await;
+        let tag = headers[header::ETAG].to_str().unwrap();
+        let (status, _, nothing) = ask("/assets/app.js", Some(&format!("\"old\", W/{tag}"))).await;
+        assert_eq!((status, nothing.len()), (StatusCode::NOT_MODIFIED, 0));
+        let (status, _, again) = ask("/assets/app.js", Some("\"old\"")).await;
+        assert_eq!((status, again), (StatusCode::OK, body));
+    }
+
+    #[tokio::test]
+    async fn other_names_are_not_found() {
+        for address in ["/assets/", "/assets/none.js", "/assets/..%2Fmod.rs", "/assets/%2Fetc%2Fpasswd", "/assets/a/b"] {
+            assert_eq!(ask(address, None).await.0, StatusCode::NOT_FOUND, "{address}");
+        }
+    }
+
+    /// The policy would stop them; what it would stop shall not be there to be stopped.
+    #[test]
+    fn no_script_makes_markup_or_runs_text_and_the_page_has_no_inline_script_or_style() {
+        for (name, bytes) in ASSETS.iter().filter(|(name, _)| !name.contains("uPlot")) {
+            let text = std::str::from_utf8(bytes).unwrap();
+            for word in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                "new Function",
+                "style=",
+                "onclick=\"",
+                "http://",
+                "https://",
+            ] {
+                let namespace = *name == "icon.svg" && word == "http://";
+                assert!(namespace || !text.contains(word), "{name} has {word}");
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Arrow Flight SQL: the tables of `diptych sql` for drivers (ADBC, JDBC, ODBC), on the port of HTTP.
+//!
+//! 1. It reads: what would write is refused by the planner of `diptych sql`, which also keeps queries from files that are not tables.
+//! 2. Each query has a session, and so a memory limit, of its own; it runs on the threads for queries, which are not the server's.
+//! 3. It holds nothing for a statement that is not prepared: the ticket is the statement. Prepared ones are bounded (`prepared`).
+//! 4. Who may ask is decided before: by the HTTP layer, for all but the handshake.
+
+mod catalog;
+mod parameters;
+mod prepared;
+mod refusal;
+mod request;
+mod rows;
+mod running;
+mod service;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::flight_service_server::FlightServiceServer;
+use axum::response::Response;
+use datafusion::prelude::SessionContext;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tonic::Status;
+use tonic::server::NamedService;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use service::Service;
+
+/// Where the handshake is asked for, which must be let through without a token: it is what gives one.
+pub const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
+
+/// The header by which a client names a dataset. What JDBC's and ADBC's drivers do not know themselves, they send as a header.
+pub const DATASET_HEADER: &str = "dataset";
+
+pub type OpenSession = dyn Fn(Option<&str>) -> anyhow::Result<SessionContext> + Send + Sync;
+
+/// What the service is made of.
+pub struct FlightSpec {
+    /// A session for one query, with its memory limit, over the dataset that a client names. It may read files.
+    pub session: Arc<OpenSession>,
+    /// Whether a password is a token.
+    pub check: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    /// How long a query may take, from its start to the last row that the client takes, and as long before it for its turn.
+    pub longest: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// Queries that may run at once.
+    pub slots: Arc<Semaphore>,
+    /// Where queries run.
+    pub runtime: Handle,
+    pub version: &'static str,
+}
+
+/// What answers Flight SQL's requests. It has no fallback, so that it can be merged with others.
+pub fn routes(spec: FlightSpec) -> axum::Router {
+    let service = FlightServiceServer::new(Service::new(spec));
+    let panicked = |_: Box<dyn Any + Send>| -> Response { Status::internal("an internal error: please report it").into_http() };
+    axum::Router::new()
+        .route_service(&format!("/{}/{{*method}}", FlightServiceServer::<Service>::NAME), service)
+        .layer(CatchPanicLayer::custom(panicked))
+}

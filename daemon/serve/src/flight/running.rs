@@ -1,0 +1,229 @@
+//! Queries that run: each with a turn, a time limit, and three ways to be ended: the limit, a request to cancel, a client that left.
+//!
+//! A query computes on the threads for queries and hands batches on through a short channel, so a client that reads slowly holds
+//! little; one that does not read at all is ended by the limit. What watches is on the server's threads: it is in time however
+//! busy the others are.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use diptych_pipeline::sql::Stop;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tonic::Status;
+
+use super::refusal::internal;
+use crate::ending::{Ended, Ending};
+
+/// Batches between a query and its client.
+const BATCHES_AHEAD: usize = 2;
+
+/// What the queries have in common.
+pub(super) struct Queries {
+    pub(super) runtime: Handle,
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) longest: Arc<dyn Fn() -> Duration + Send + Sync>,
+    running: Mutex<Vec<Running>>,
+    counted: AtomicU64,
+}
+
+struct Running {
+    number: u64,
+    /// What its client knows it by.
+    handle: Bytes,
+    cancel: Arc<Notify>,
+}
+
+/// How a query hands on what it finds: first what its rows are like.
+pub(super) struct Found {
+    ending: Arc<Ending>,
+    schema: Option<oneshot::Sender<SchemaRef>>,
+    batches: mpsc::Sender<RecordBatch>,
+}
+
+impl Found {
+    /// By what the query is ended where it does not wait.
+    pub(super) fn stops_by(&self, stop: Stop) {
+        self.ending.stops_by(stop);
+    }
+
+    pub(super) fn schema(&mut self, schema: SchemaRef) {
+        if let Some(sender) = self.schema.take() {
+            // Where nobody waits for it any more, the query is about to be ended.
+            let _ = sender.send(schema);
+        }
+    }
+
+    /// Waits until there is room. The query of a client that left is ended meanwhile.
+    pub(super) async fn rows(&self, batch: RecordBatch) {
+        let _ = self.batches.send(batch).await;
+    }
+}
+
+impl Queries {
+    pub(super) fn new(runtime: Handle, slots: Arc<Semaphore>, longest: Arc<dyn Fn() -> Duration + Send + Sync>) -> Self {
+        Self { runtime, slots, longest, running: Mutex::default(), counted: AtomicU64::new(0) }
+    }
+
+    /// Does something on the threads for queries that needs no turn: understands a statement, lists tables.
+    pub(super) async fn think<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Status>> + Send + 'static,
+    ) -> Result<T, Status> {
+        let longest = (self.longest)();
+        let mut task = Ended::new(self.runtime.spawn(work), Arc::default());
+        match tokio::time::timeout(longest, &mut task).await {
+            Ok(done) => done.unwrap_or_else(|error| Err(internal(error))),
+            Err(_) => Err(too_long(longest)),
+        }
+    }
+
+    /// Runs `work` when it is its turn. Returns when it is known what the rows are like.
+    pub(super) async fn run<W>(
+        self: &Arc<Self>,
+        handle: Bytes,
+        work: impl FnOnce(Found) -> W,
+    ) -> Result<(SchemaRef, BoxStream<'static, Result<RecordBatch, Status>>), Status>
+    where
+        W: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        let (schema, schema_comes) = oneshot::channel();
+        let (batches, found) = mpsc::channel(BATCHES_AHEAD);
+        let (verdict, mut verdict_comes) = oneshot::channel();
+        let ending = Arc::<Ending>::default();
+        let work = work(Found { ending: Arc::clone(&ending), schema: Some(schema), batches: batches.clone() });
+        let queries = Arc::clone(self);
+        tokio::spawn(async move {
+            let ended = queries.watch(handle, work, ending, &batches).await;
+            drop(batches);
+            // A client that left does not ask how it ended.
+            let _ = verdict.send(ended);
+        });
+        let schema = tokio::select! {
+            biased;
+            schema = schema_comes => schema.ok(),
+            // A query that is ended may still be computing, and holds its end of the other channel.
+            ended = &mut verdict_comes => return Err(why(ended)),
+        };
+        match schema {
+            Some(schema) => Ok((schema, stream::unfold(Some(Reading { found, verdict: Some(verdict_comes) }), read).boxed())),
+            None => Err(why(verdict_comes.await)),
+        }
+    }
+
+    async fn watch(
+        &self,
+        handle: Bytes,
+        work: impl Future<Output = Result<(), Status>> + Send + 'static,
+        ending: Arc<Ending>,
+        batches: &mpsc::Sender<RecordBatch>,
+    ) -> Result<(), Status> {
+        let cancel = Arc::new(Notify::new());
+        let _registered = self.register(handle, Arc::clone(&cancel));
+        let longest = (self.longest)();
+        let cancelled = || Err(Status::cancelled("the query was cancelled"));
+        let slot = tokio::select! {
+            slot = Arc::clone(&self.slots).acquire_owned() => slot.map_err(|_| Status::unavailable("the service leaves"))?,
+            () = tokio::time::sleep(longest) => return Err(Status::resource_exhausted(format!(
+                "as many queries run as may at once (sql.concurrent), and none of them ended within {}: try again later",
+                seconds(longest)
+            ))),
+            () = cancel.notified() => return cancelled(),
+            () = batches.closed() => return cancelled(),
+        };
+        let task = self.runtime.spawn(async move {
+            // Given back when the query is really over, not when its client was told so.
+            let _slot = slot;
+            work.await
+        });
+        let mut task = Ended::new(task, ending);
+        tokio::select! {
+            ended = &mut task => ended.unwrap_or_else(|error| Err(internal(error))),
+            () = tokio::time::sleep(longest) => Err(too_long(longest)),
+            () = cancel.notified() => cancelled(),
+            () = batches.closed() => cancelled(),
+        }
+    }
+
+    /// Ends the queries of a handle; says whether there were any.
+    pub(super) fn cancel(&self, handle: &[u8]) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_handle = running.iter().filter(|running| running.handle == handle);
+        // A permit is kept for one that does not wait yet.
+        of_handle.inspect(|running| running.cancel.notify_one()).count() > 0
+    }
+
+    fn register(&self, handle: Bytes, cancel: Arc<Notify>) -> Registered<'_> {
+        let number = self.counted.fetch_add(1, Ordering::Relaxed);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).push(Running { number, handle, cancel });
+        Registered { queries: self, number }
+    }
+}
+
+/// Strikes a query off when it is dropped.
+struct Registered<'a> {
+    queries: &'a Queries,
+    number: u64,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.queries.running.lock().unwrap_or_else(PoisonError::into_inner).retain(|running| running.number != self.number);
+    }
+}
+
+type Verdict = Result<(), Status>;
+
+struct Reading {
+    found: mpsc::Receiver<RecordBatch>,
+    /// None when it is known that the query ended well.
+    verdict: Option<oneshot::Receiver<Verdict>>,
+}
+
+/// The next rows; at the end what became of the query.
+async fn read(reading: Option<Reading>) -> Option<(Result<RecordBatch, Status>, Option<Reading>)> {
+    let mut reading = reading?;
+    if let Some(verdict) = &mut reading.verdict {
+        let ended = tokio::select! {
+            biased;
+            batch = reading.found.recv() => match batch {
+                Some(batch) => return Some((Ok(batch), Some(reading))),
+                None => verdict.await,
+            },
+            ended = &mut *verdict => ended,
+        };
+        if !matches!(ended, Ok(Ok(()))) {
+            return Some((Err(why(ended)), None));
+        }
+        reading.verdict = None;
+    }
+    // What waits in the channel was found before the end.
+    reading.found.recv().await.map(|batch| (Ok(batch), Some(reading)))
+}
+
+/// Why a query did not end well.
+fn why(ended: Result<Verdict, oneshot::error::RecvError>) -> Status {
+    match ended {
+        Ok(Err(status)) => status,
+        Ok(Ok(())) => internal("a query ended without a result"),
+        Err(_) => internal("nobody knows how a query ended"),
+    }
+}
+
+fn too_long(longest: Duration) -> Status {
+    Status::deadline_exceeded(format!(
+        "the query was ended after {} (sql.max_seconds), which its client's reading counts in: ask for less",
+        seconds(longest)
+    ))
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} seconds", duration.as_secs_f64())
+}

@@ -1,0 +1,67 @@
+//! What the keeper of a service asks of it: a backup, and to read its configuration again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::blocking;
+use super::problem::Problem;
+use diptych_schemas::words::describe;
+use crate::shared::Shared;
+
+/// Where a backup shall be.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewBackup {
+    /// The new state folder, below the folders of the service. Absolute.
+    #[schema(value_type = String)]
+    to: PathBuf,
+}
+
+/// What a backup holds.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Backup {
+    /// Rows of all sets of embeddings.
+    embeddings: u64,
+    bytes: u64,
+}
+
+/// Copies the store into a new state folder, as `diptych backup` does. Runs go on meanwhile.
+#[utoipa::path(post, path = "/v1/backup", request_body = NewBackup, responses((status = CREATED, body = Backup), (status = "default", body = Problem)), tag = "admin")]
+pub(super) async fn backup(
+    State(shared): State<Arc<Shared>>,
+    wanted: Result<Json<NewBackup>, JsonRejection>,
+) -> Result<(StatusCode, Json<Backup>), Problem> {
+    let Json(NewBackup { to }) = wanted?;
+    if !to.is_absolute() {
+        return Err(Problem::bad(format!("to must be absolute, got {}", to.display())));
+    }
+    blocking(move || {
+        shared.current().folders.check(Path::new("/"), &to).map_err(|why| Problem::new(StatusCode::FORBIDDEN, why))?;
+        let done = shared.store.backup(&to)?;
+        Ok((StatusCode::CREATED, Json(Backup { embeddings: done.embeddings, bytes: done.bytes })))
+    })
+    .await
+}
+
+/// What became of a configuration that was read again.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Reloaded {
+    /// Keys that changed and want a restart.
+    restart: Vec<&'static str>,
+}
+
+/// Reads the service's configuration again, as SIGHUP does.
+#[utoipa::path(post, path = "/v1/reload", responses((status = OK, body = Reloaded), (status = "default", body = Problem)), tag = "admin")]
+pub(super) async fn reload(State(shared): State<Arc<Shared>>) -> Result<Json<Reloaded>, Problem> {
+    blocking(move || {
+        let restart = shared.reload().map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, describe(&error)))?;
+        Ok(Json(Reloaded { restart }))
+    })
+    .await
+}

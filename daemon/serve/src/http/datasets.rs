@@ -1,0 +1,286 @@
+//! `/v1/datasets`: what there is to train on, and samples of it to look at.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, LargeBinaryArray};
+use arrow::datatypes::{UInt32Type, UInt64Type};
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{AppendHeaders, IntoResponse};
+use diptych_pipeline::{EvalResize, Random, decode, eval_transform};
+use diptych_schemas::{DatasetManifest, MAX_PIXELS, SchemaError, ServedDataset, Uid, blob_path, column};
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::file::metadata::PageIndexPolicy;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::page::{Page, Part};
+use super::problem::Problem;
+use super::sql::{ask, rows_of, unknown_dataset};
+use super::{blocking, given};
+use crate::shared::Shared;
+
+/// Samples where a request says nothing, and the most.
+const USUAL_SAMPLES: u64 = 24;
+const MOST_SAMPLES: u64 = 200;
+/// Side of a thumbnail in pixels where a request says nothing, and the largest.
+const USUAL_SIDE: u32 = 160;
+const LARGEST_SIDE: u32 = 1024;
+
+/// A dataset.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Dataset {
+    name: String,
+    path: String,
+    pairs: u64,
+    /// Of all images.
+    bytes: u64,
+    shards: usize,
+    /// Inputs that did not become pairs.
+    ledger: u64,
+    /// Why it cannot be read, where it cannot.
+    problem: Option<String>,
+}
+
+/// A dataset looked at more closely.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Details {
+    #[serde(flatten)]
+    #[schema(inline)]
+    dataset: Dataset,
+    /// From all inputs to what the last selection kept.
+    funnel: Vec<FunnelStage>,
+    ledger_by_reason: Vec<Reason>,
+    formats: Vec<Format>,
+    columns: Vec<MetaColumn>,
+}
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+struct FunnelStage {
+    stage: String,
+    count: u64,
+}
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+struct Reason {
+    reason: String,
+    count: u64,
+}
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+struct Format {
+    format: String,
+    count: u64,
+}
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+struct MetaColumn {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// A pair.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Sample {
+    uid: String,
+    caption: String,
+    width: u64,
+    height: u64,
+    source: String,
+    /// Where its thumbnail is.
+    image: String,
+}
+
+fn look(dataset: &ServedDataset) -> Dataset {
+    let manifest = DatasetManifest::read(&dataset.path);
+    let counted = manifest.as_ref().ok();
+    Dataset {
+        name: dataset.name.clone(),
+        path: dataset.path.display().to_string(),
+        pairs: counted.map_or(0, |manifest| manifest.pairs),
+        bytes: counted.map_or(0, |manifest| manifest.shards.iter().map(|shard| shard.blob_bytes).sum()),
+        shards: counted.map_or(0, |manifest| manifest.shards.len()),
+        ledger: counted.map_or(0, |manifest| manifest.ledger_rows),
+        problem: manifest.err().map(|error| error.to_string()),
+    }
+}
+
+fn known(shared: &Shared, name: &str) -> Result<ServedDataset, Problem> {
+    let current = shared.current();
+    current.dataset(name).cloned().ok_or_else(|| unknown_dataset(&current.config.datasets, name))
+}
+
+/// The datasets of the service.
+#[utoipa::path(get, path = "/v1/datasets", params(Part), responses((status = OK, body = Page<Dataset>), (status = "default", body = Problem)), tag = "datasets")]
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    part: Result<Query<Part>, QueryRejection>,
+) -> Result<Json<Page<Dataset>>, Problem> {
+    let part = given(part)?;
+    let datasets = shared.current().config.datasets.clone();
+    blocking(move || Ok(Json(part.of(datasets.iter().map(look), |dataset| dataset.name.clone())))).await
+}
+
+/// One dataset: what became of its inputs, its formats and columns.
+#[utoipa::path(get, path = "/v1/datasets/{name}", responses((status = OK, body = Details), (status = "default", body = Problem)), tag = "datasets")]
+pub(super) async fn one(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Json<Details>, Problem> {
+    let Path(name) = path?;
+    let dataset = known(&shared, &name)?;
+    let counts = async |sql: &str| -> Result<Vec<(String, u64)>, Problem> {
+        let (found, _) = ask(&shared, Some(dataset.clone()), sql.to_owned(), 1000).await?;
+        let rows = rows_of(&found.batches).map_err(Problem::internal)?;
+        Ok(rows.iter().map(|row| (text(&row[0]), row[1].as_u64().unwrap_or(0))).collect())
+    };
+    let reasons = counts("SELECT reason, count(*) FROM ledger GROUP BY reason ORDER BY 2 DESC, 1").await?;
+    let formats = counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
+    let columns = ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), 1).await?.0.schema;
+    let looked = dataset.clone();
+    let (looked, selection) = blocking(move || {
+        let selection = crate::commands::last_selection(&looked.path);
+        Ok((look(&looked), selection.map(|(path, selection)| (path, selection.len() as u64))))
+    })
+    .await?;
+    let stage = |stage: &str, count| FunnelStage { stage: stage.to_owned(), count };
+    let mut funnel = vec![stage("inputs", looked.pairs + looked.ledger), stage("pairs", looked.pairs)];
+    funnel.extend(selection.map(|(path, pairs): (PathBuf, u64)| stage(&format!("selected in {}", path.display()), pairs)));
+    Ok(Json(Details {
+        dataset: looked,
+        funnel,
+        ledger_by_reason: reasons.into_iter().map(|(reason, count)| Reason { reason, count }).collect(),
+        formats: formats.into_iter().map(|(format, count)| Format { format, count }).collect(),
+        columns: columns
+            .fields()
+            .iter()
+            .map(|field| MetaColumn { name: field.name().clone(), kind: field.data_type().to_string() })
+            .collect(),
+    }))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Which samples.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default)]
+pub(super) struct Wanted {
+    limit: Option<u64>,
+    /// SQL as after WHERE, over meta.
+    #[serde(rename = "where")]
+    #[param(rename = "where")]
+    condition: Option<String>,
+    /// Another seed gives other samples.
+    seed: Option<u64>,
+}
+
+/// Some pairs, as if drawn: uids are hashes, so those after a place are a fair sample.
+#[utoipa::path(get, path = "/v1/datasets/{name}/samples", params(Wanted), responses((status = OK, body = Page<Sample>), (status = "default", body = Problem)), tag = "datasets")]
+pub(super) async fn samples(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Json<Page<Sample>>, Problem> {
+    let (Path(name), Wanted { limit, condition, seed }) = (path?, given(wanted)?);
+    let dataset = known(&shared, &name)?;
+    let limit = limit.unwrap_or(USUAL_SAMPLES).clamp(1, MOST_SAMPLES);
+    let condition = condition.filter(|condition| !condition.trim().is_empty()).unwrap_or_else(|| "true".into());
+    let mut random = Random::new(seed.unwrap_or(0));
+    let place = format!("{:016x}{:016x}", random.next_u64(), random.next_u64());
+    // What comes before the place follows behind the end: the uids are a ring.
+    let sql = format!(
+        "SELECT uid, caption, width, height, source FROM meta WHERE ({condition}) ORDER BY uid < uid('{place}'), uid LIMIT {limit}"
+    );
+    let (found, _) = ask(&shared, Some(dataset), sql, limit).await?;
+    let rows = rows_of(&found.batches).map_err(Problem::internal)?;
+    let items = rows.iter().map(|row| {
+        let uid = text(&row[0]);
+        Sample {
+            image: image_address(&name, &uid),
+            uid,
+            caption: row[1].as_str().unwrap_or_default().to_owned(),
+            width: row[2].as_u64().unwrap_or(0),
+            height: row[3].as_u64().unwrap_or(0),
+            source: row[4].as_str().unwrap_or_default().to_owned(),
+        }
+    });
+    Ok(Json(Page { items: items.collect(), next: None }))
+}
+
+/// Where the thumbnail of a pair is.
+pub(super) fn image_address(dataset: &str, uid: &str) -> String {
+    format!("/v1/datasets/{dataset}/images/{uid}?size={USUAL_SIDE}")
+}
+
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default)]
+pub(super) struct Size {
+    /// Side of the square in pixels, at most 1024; 160 without it.
+    size: Option<u32>,
+}
+
+/// The image of a pair, cut to a square and made small, as PNG.
+#[utoipa::path(get, path = "/v1/datasets/{name}/images/{uid}", params(Size), responses((status = OK, body = Vec<u8>, content_type = "image/png"), (status = "default", body = Problem)), tag = "datasets")]
+pub(super) async fn image(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    size: Result<Query<Size>, QueryRejection>,
+) -> Result<impl IntoResponse, Problem> {
+    let (Path((name, uid)), Size { size }) = (path?, given(size)?);
+    let dataset = known(&shared, &name)?;
+    let uid: Uid = uid.parse().map_err(|error: SchemaError| Problem::bad(error.to_string()))?;
+    let side = size.unwrap_or(USUAL_SIDE).clamp(1, LARGEST_SIDE);
+    let sql = format!("SELECT shard, row_group, row FROM meta WHERE uid = uid('{uid}')");
+    let (found, _) = ask(&shared, Some(dataset.clone()), sql, 1).await?;
+    let place = found.batches.iter().find(|batch| batch.num_rows() > 0);
+    let [shard, row_group, row] = place
+        .map(|batch| [0, 1, 2].map(|number| rows_of_numbers(batch.column(number).as_ref())))
+        .ok_or_else(|| Problem::not_found(format!("{name} has no pair {uid}")))?;
+    let png = blocking(move || {
+        let bytes = image_bytes(&dataset, shard as u32, row_group as usize, row as usize)
+            .map_err(|error| Problem::internal(format!("{error:#}")))?;
+        let unusable = |error: &dyn std::fmt::Display| {
+            Problem::new(axum::http::StatusCode::UNPROCESSABLE_ENTITY, format!("the image of {uid} cannot be shown: {error}"))
+        };
+        let image = decode(&bytes, MAX_PIXELS).map_err(|error| unusable(&error))?;
+        let pixels = eval_transform(&image, side, EvalResize::default()).map_err(|error| unusable(&error))?;
+        let mut png = Vec::new();
+        PngEncoder::new(&mut png).write_image(&pixels, side, side, ExtendedColorType::Rgb8).map_err(|error| unusable(&error))?;
+        Ok(png)
+    })
+    .await?;
+    // A pair's image never changes under its uid.
+    let cached = (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400, immutable"));
+    Ok((AppendHeaders([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached]), png))
+}
+
+fn rows_of_numbers(column: &dyn Array) -> u64 {
+    match column.as_primitive_opt::<UInt32Type>() {
+        Some(numbers) => u64::from(numbers.value(0)),
+        None => column.as_primitive::<UInt64Type>().value(0),
+    }
+}
+
+/// The bytes of one image: the page that holds it is read, and no more.
+fn image_bytes(dataset: &ServedDataset, shard: u32, row_group: usize, row: usize) -> anyhow::Result<Vec<u8>> {
+    let path = blob_path(&dataset.path, shard);
+    let file = std::fs::File::open(&path).map_err(SchemaError::io(&path))?;
+    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), [column::IMAGE]);
+    let one = RowSelection::from(vec![RowSelector::skip(row), RowSelector::select(1)]);
+    let mut reader = builder.with_projection(mask).with_row_groups(vec![row_group]).with_row_selection(one).build()?;
+    let batch = reader.next().ok_or_else(|| anyhow::anyhow!("{}: row group {row_group} has no row {row}", path.display()))??;
+    let images: &LargeBinaryArray =
+        batch.column(0).as_binary_opt().ok_or_else(|| anyhow::anyhow!("{}: images are no bytes", path.display()))?;
+    Ok(images.value(0).to_vec())
+}

@@ -1,0 +1,60 @@
+//! `/v1/events`: what happens, as server-sent events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures::{Stream, StreamExt};
+use serde_json::json;
+use tokio_stream::wrappers::BroadcastStream;
+
+use super::jobs::Job;
+use super::problem::Problem;
+use super::runs::RunEvent;
+use crate::shared::Shared;
+use diptych_training::live::Told;
+
+/// How often something is sent where nothing happens, so that whoever stands in between keeps the connection.
+const KEPT_ALIVE_EVERY: Duration = Duration::from_secs(15);
+
+/// Jobs at each transition (`job`), steps (`step`), what guards notice (`event`), checkpoints (`checkpoint`). Who reads too slowly
+/// misses some and gets `missed`.
+#[utoipa::path(get, path = "/v1/events", responses((status = OK, body = String, content_type = "text/event-stream"), (status = "default", body = Problem)), tag = "events")]
+pub(super) async fn events(
+    State(shared): State<Arc<Shared>>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let slot = Arc::clone(&shared.listeners)
+        .try_acquire_owned()
+        .map_err(|_| Problem::busy(StatusCode::SERVICE_UNAVAILABLE, "too many listen already: close some pages"))?;
+    let of_jobs = Arc::clone(&shared);
+    let jobs = BroadcastStream::new(shared.queue.listen_to_jobs()).map(move |job| match job {
+        Ok(job) => event("job", &Job::of(&of_jobs, job)),
+        Err(_) => missed(),
+    });
+    let runs = BroadcastStream::new(shared.queue.listen_to_runs()).map(|told| match told {
+        Ok(Told::Step(step)) => event("step", &step),
+        Ok(Told::Event(record)) => event("event", &RunEvent::of(record)),
+        Ok(Told::Checkpoint { run, step }) => event("checkpoint", &json!({ "run": run, "step": step })),
+        Err(_) => missed(),
+    });
+    let both = futures::stream::select(jobs, runs).map(move |event| {
+        // Held as long as somebody listens.
+        let _ = &slot;
+        Ok(event)
+    });
+    Ok(Sse::new(both.take_until(shared.leaving())).keep_alive(KeepAlive::new().interval(KEPT_ALIVE_EVERY)))
+}
+
+fn event(name: &str, data: &impl serde::Serialize) -> Event {
+    // A number that JSON lacks is null; nothing else in these can fail.
+    Event::default().event(name).json_data(data).unwrap_or_else(|_| missed())
+}
+
+/// Browsers pass over an event without data.
+fn missed() -> Event {
+    Event::default().event("missed").data("{}")
+}

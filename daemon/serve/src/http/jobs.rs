@@ -1,0 +1,231 @@
+//! `/v1/jobs`: the queue.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse};
+use serde::{Deserialize, Serialize};
+
+use super::page::{Page, Part};
+use super::problem::Problem;
+use super::{blocking, given};
+use crate::jobs::{Queue, QueueError, Wanted};
+use crate::shared::Shared;
+use diptych_store::{JobKind, JobRecord};
+
+/// The most of a log that one answer holds.
+const LOG_BYTES: u64 = 256 << 10;
+
+/// A job and how far it is.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct Job {
+    id: u64,
+    kind: JobKind,
+    /// queued, waiting (for other jobs, or for the time of its next try), running, pausing, paused, cancelling, cancelled, done or
+    /// failed.
+    state: &'static str,
+    priority: i64,
+    after: Vec<u64>,
+    attempt: u32,
+    max_attempts: u32,
+    not_before_ms: Option<i64>,
+    created_ms: i64,
+    started_ms: Option<i64>,
+    ended_ms: Option<i64>,
+    run: Option<String>,
+    args: Option<Vec<String>>,
+    folder: String,
+    message: Option<String>,
+    version: String,
+}
+
+impl Job {
+    pub fn of(shared: &Shared, job: JobRecord) -> Self {
+        let state = if shared.queue.is_waiting(&job) { "waiting" } else { job.state.as_str() };
+        Self {
+            id: job.id,
+            kind: job.kind,
+            state,
+            priority: job.priority,
+            after: job.after,
+            attempt: job.attempt,
+            max_attempts: shared.current().config.jobs.attempts,
+            not_before_ms: job.not_before.map(|time| time.0),
+            created_ms: job.created.0,
+            started_ms: job.started.map(|time| time.0),
+            ended_ms: job.ended.map(|time| time.0),
+            run: job.run.map(String::from),
+            args: job.config.is_none().then_some(job.args),
+            folder: job.folder.display().to_string(),
+            message: job.message,
+            version: job.version,
+        }
+    }
+}
+
+/// What somebody wants done.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewJob {
+    kind: JobKind,
+    /// Of a training: its configuration, as TOML.
+    #[serde(default)]
+    config: Option<String>,
+    /// Of everything else: the arguments, as after `diptych KIND`.
+    #[serde(default)]
+    args: Vec<String>,
+    /// What relative paths are relative to. Without it: the state folder.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    folder: Option<PathBuf>,
+    /// The highest comes first.
+    #[serde(default)]
+    priority: i64,
+    /// Jobs that must be done before it.
+    #[serde(default)]
+    after: Vec<u64>,
+}
+
+/// Which jobs.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default)]
+pub(super) struct Which {
+    /// Only jobs in this state.
+    state: Option<String>,
+    /// At most so many entries; 100 without it, never more than 1000.
+    limit: Option<usize>,
+    /// The `next` of the part before.
+    after: Option<String>,
+}
+
+/// The jobs, the newest first.
+#[utoipa::path(get, path = "/v1/jobs", params(Which), responses((status = OK, body = Page<Job>), (status = "default", body = Problem)), tag = "jobs")]
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<Page<Job>>, Problem> {
+    let Which { state, limit, after } = given(which)?;
+    let jobs = shared.queue.jobs().into_iter().rev().map(|job| Job::of(&shared, job));
+    let wanted = jobs.filter(|job| state.as_deref().is_none_or(|state| job.state == state));
+    Ok(Json(Part { limit, after }.of(wanted, |job| job.id.to_string())))
+}
+
+/// One job.
+#[utoipa::path(get, path = "/v1/jobs/{id}", responses((status = OK, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+pub(super) async fn one(State(shared): State<Arc<Shared>>, path: Result<Path<u64>, PathRejection>) -> Result<Json<Job>, Problem> {
+    let Path(id) = path?;
+    let job = shared.queue.job(id).ok_or(QueueError::Unknown(id))?;
+    Ok(Json(Job::of(&shared, job)))
+}
+
+/// Takes a job on.
+#[utoipa::path(post, path = "/v1/jobs", request_body = NewJob, responses((status = CREATED, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+pub(super) async fn submit(
+    State(shared): State<Arc<Shared>>,
+    job: Result<Json<NewJob>, JsonRejection>,
+) -> Result<impl IntoResponse, Problem> {
+    let Json(NewJob { kind, config, args, folder, priority, after }) = job?;
+    blocking(move || {
+        let current = shared.current();
+        let folder = folder.unwrap_or_else(|| current.config.state.clone());
+        if !folder.is_absolute() {
+            return Err(Problem::bad(format!("folder must be absolute, got {}", folder.display())));
+        }
+        let job = shared.queue.submit(Wanted { kind, config, args, folder, priority, after }, &current.folders)?;
+        let place = format!("/v1/jobs/{}", job.id);
+        Ok((StatusCode::CREATED, AppendHeaders([(header::LOCATION, place)]), Json(Job::of(&shared, job))))
+    })
+    .await
+}
+
+/// pause: save and stop, until it is resumed. resume. cancel: save and stop for good. retry: again, after it failed or was cancelled.
+/// checkpoint: of a training, save and go on.
+#[utoipa::path(post, path = "/v1/jobs/{id}/{action}", responses((status = ACCEPTED, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+pub(super) async fn act(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<(u64, String)>, PathRejection>,
+) -> Result<(StatusCode, Json<Job>), Problem> {
+    let Path((id, action)) = path?;
+    blocking(move || {
+        let act: fn(&Queue, u64) -> Result<JobRecord, QueueError> = match action.as_str() {
+            "pause" => |queue, id| queue.pause(id),
+            "resume" => |queue, id| queue.resume(id),
+            "cancel" => |queue, id| queue.cancel(id),
+            "retry" => |queue, id| queue.retry(id),
+            "checkpoint" => |queue, id| queue.checkpoint(id),
+            other => return Err(Problem::not_found(format!("{other}: there are pause, resume, cancel, retry and checkpoint"))),
+        };
+        let job = act(&shared.queue, id)?;
+        Ok((StatusCode::ACCEPTED, Json(Job::of(&shared, job))))
+    })
+    .await
+}
+
+/// What can change of a job.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    priority: i64,
+}
+
+/// Changes when a job comes.
+#[utoipa::path(patch, path = "/v1/jobs/{id}", request_body = Change, responses((status = OK, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+pub(super) async fn change(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<u64>, PathRejection>,
+    change: Result<Json<Change>, JsonRejection>,
+) -> Result<Json<Job>, Problem> {
+    let (Path(id), Json(Change { priority })) = (path?, change?);
+    blocking(move || {
+        let job = shared.queue.set_priority(id, priority)?;
+        Ok(Json(Job::of(&shared, job)))
+    })
+    .await
+}
+
+/// From where in a log.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default)]
+pub(super) struct LogPart {
+    /// Byte to begin at: the header X-Log-Next of the answer before. Without it: from the beginning; -1: the last 64 KiB.
+    after: Option<i64>,
+}
+
+/// What a job logged.
+#[utoipa::path(get, path = "/v1/jobs/{id}/log", params(LogPart), responses((status = OK, body = String, content_type = "text/plain"), (status = "default", body = Problem)), tag = "jobs")]
+pub(super) async fn log(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<u64>, PathRejection>,
+    part: Result<Query<LogPart>, QueryRejection>,
+) -> Result<impl IntoResponse, Problem> {
+    const TAIL: u64 = 64 << 10;
+    let (Path(id), LogPart { after }) = (path?, given(part)?);
+    blocking(move || {
+        shared.queue.job(id).ok_or(QueueError::Unknown(id))?;
+        let path = shared.queue.log_folder(id).join("log");
+        let mut text = Vec::new();
+        let mut from = u64::try_from(after.unwrap_or(0)).unwrap_or(0);
+        // Before it starts there is none.
+        if let Ok(mut file) = std::fs::File::open(&path) {
+            let length = file.metadata().map_err(Problem::internal)?.len();
+            if after == Some(-1) {
+                from = length.saturating_sub(TAIL);
+            }
+            from = from.min(length);
+            file.seek(SeekFrom::Start(from)).map_err(Problem::internal)?;
+            file.take(LOG_BYTES).read_to_end(&mut text).map_err(Problem::internal)?;
+        }
+        let next = from + text.len() as u64;
+        let headers = [
+            (header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
+            (HeaderName::from_static("x-log-next"), next.to_string()),
+        ];
+        Ok((AppendHeaders(headers), String::from_utf8_lossy(&text).into_owned()))
+    })
+    .await
+}

@@ -1,0 +1,135 @@
+//! HTTP: what can be asked and told under `/v1`, with its description in `/openapi.json` made from the code that answers.
+//!
+//! Handlers wait, they do not work: what reads the store or files goes to threads made for blocking, queries to threads of their own.
+
+mod admin;
+mod datasets;
+mod events;
+mod guard;
+mod jobs;
+mod metrics;
+mod page;
+mod problem;
+mod runs;
+mod search;
+mod series;
+mod sql;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::shared::Shared;
+pub use metrics::Metrics;
+use problem::Problem;
+pub use search::Searchers;
+pub use sql::{ARROW_STREAM, TRUNCATED};
+
+/// How long a handler may take; queries have their own limit below it.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// The description that the routes are added to.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Diptych",
+        description = "Trains CLIP-style models unattended, and answers meanwhile. Lists come in parts: `next` asks for the part after. Errors are problem details (RFC 9457)."
+    ),
+    modifiers(&BearerToken)
+)]
+struct Described;
+
+struct BearerToken;
+
+impl utoipa::Modify for BearerToken {
+    fn modify(&self, described: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("As `diptych token` makes it")).build();
+        let components = described.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+        described.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    }
+}
+
+/// Everything under one roof; `more` answers what is not under `/v1` (the page, Flight SQL).
+pub fn router(shared: &Arc<Shared>, more: Router) -> Router {
+    let (api, described) = OpenApiRouter::with_openapi(Described::openapi())
+        .routes(routes!(status::healthz))
+        .routes(routes!(status::readyz))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(status::status))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::one))
+        .routes(routes!(runs::metrics, runs::record))
+        .routes(routes!(runs::checkpoints))
+        .routes(routes!(runs::events))
+        .routes(routes!(runs::act))
+        .routes(routes!(jobs::list, jobs::submit))
+        .routes(routes!(jobs::one, jobs::change))
+        .routes(routes!(jobs::act))
+        .routes(routes!(jobs::log))
+        .routes(routes!(events::events))
+        .routes(routes!(sql::sql))
+        .routes(routes!(search::by_name, search::by_image))
+        .routes(routes!(datasets::list))
+        .routes(routes!(datasets::one))
+        .routes(routes!(datasets::samples))
+        .routes(routes!(datasets::image))
+        .routes(routes!(admin::backup))
+        .routes(routes!(admin::reload))
+        .with_state(Arc::clone(shared))
+        .split_for_parts();
+    let described = Arc::new(described);
+    let http = shared.current().config.http.clone();
+    let slots = Arc::new(Semaphore::new(http.concurrent));
+    let body = usize::try_from(http.max_body_mib << 20).unwrap_or(usize::MAX);
+    api.route("/openapi.json", get(move || async move { Json((*described).clone()) }))
+        .merge(more)
+        .fallback(async |request: Request| Problem::not_found(format!("there is nothing at {}", request.uri().path())))
+        .method_not_allowed_fallback(async |request: Request| {
+            let detail = format!("{} cannot be asked with {}", request.uri().path(), request.method());
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+        })
+        .layer(DefaultBodyLimit::max(body))
+        .layer(middleware::from_fn_with_state(Arc::clone(shared), guard::authorize))
+        .layer(middleware::from_fn_with_state(slots, guard::limit))
+        .layer(middleware::from_fn_with_state(Arc::clone(shared), count))
+        .layer(tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, LONGEST))
+        .layer(CatchPanicLayer::custom(|_| -> Response {
+            axum::response::IntoResponse::into_response(Problem::internal("an internal error: please report it"))
+        }))
+}
+
+async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let began = std::time::Instant::now();
+    let method = request.method().clone();
+    // The route, not the address: names of runs would make a metric each.
+    let path =
+        request.extensions().get::<axum::extract::MatchedPath>().map_or("other", axum::extract::MatchedPath::as_str).to_owned();
+    let response = next.run(request).await;
+    shared.metrics.request(&method, path, response.status(), began.elapsed());
+    response
+}
+
+/// The query of an address.
+fn given<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+    Ok(query?.0)
+}
+
+/// Runs what waits for the disk on a thread made for that.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::internal(format!("a request ended by itself: {error}")))?
+}

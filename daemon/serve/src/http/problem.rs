@@ -1,0 +1,119 @@
+//! Errors as RFC 9457 problem details.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use diptych_pipeline::sql::SqlError;
+use serde::Serialize;
+
+use crate::jobs::QueueError;
+use diptych_store::StoreError;
+
+/// What went wrong with a request, and what to do.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct Problem {
+    /// `about:blank`: the status says what kind it is.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: String,
+    status: u16,
+    detail: String,
+    /// Seconds after which it may be tried again.
+    #[serde(skip)]
+    retry_after: Option<u32>,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error").to_owned();
+        Self { kind: "about:blank", title, status: status.as_u16(), detail: detail.into(), retry_after: None }
+    }
+
+    pub fn bad(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// Not now, but soon.
+    pub fn busy(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { retry_after: Some(1), ..Self::new(status, detail) }
+    }
+
+    pub fn internal(detail: impl std::fmt::Display) -> Self {
+        tracing::error!("a request failed: {detail}");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = self.retry_after;
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueueError> for Problem {
+    fn from(error: QueueError) -> Self {
+        let detail = error.to_string();
+        match error {
+            QueueError::Unknown(_) => Self::not_found(detail),
+            QueueError::State(_) => Self::new(StatusCode::CONFLICT, detail),
+            QueueError::Wrong(_) => Self::bad(detail),
+            QueueError::Full | QueueError::Leaving => Self::busy(StatusCode::SERVICE_UNAVAILABLE, detail),
+            QueueError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::RunName(_) => Self::bad(error.to_string()),
+            StoreError::Exists { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
+            StoreError::Unavailable { .. } => Self::busy(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            _ => Self::internal(error),
+        }
+    }
+}
+
+impl From<SqlError> for Problem {
+    fn from(error: SqlError) -> Self {
+        match error {
+            SqlError::Statement(_) => Self::bad(error.to_string()),
+            SqlError::Run(_) | SqlError::Memory(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            _ => Self::internal(error),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! `/v1/runs`: what trains and has trained, and what may be asked of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use diptych_schemas::Step;
+use diptych_trainer::CheckpointManifest;
+use serde::{Deserialize, Serialize};
+
+use super::jobs::Job;
+use super::page::{Page, Part};
+use super::problem::Problem;
+use super::series::{Series, Thinner};
+use super::{blocking, given};
+use crate::jobs::QueueError;
+use crate::shared::Shared;
+use diptych_store::{CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, RunName, RunRecord};
+
+/// Steps of a chart where a request says nothing, and the most there are.
+const USUAL_POINTS: u64 = 1000;
+const MOST_POINTS: u64 = 20_000;
+
+/// A run and how far it is.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the key of the answer")]
+pub(super) struct Run {
+    run: String,
+    /// running, stopped, failed or finished.
+    state: &'static str,
+    step: u64,
+    total_steps: u64,
+    samples: u64,
+    /// Samples left out since their image was unusable.
+    skipped: u64,
+    started_ms: i64,
+    updated_ms: i64,
+    model: String,
+    version: String,
+    message: Option<String>,
+    config_hash: String,
+    selection_hash: String,
+    dataset_hash: String,
+    tokenizer_hash: String,
+    /// The configuration, as TOML; of a single run only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<String>,
+}
+
+impl Run {
+    fn of(record: RunRecord, whole: bool) -> Self {
+        Self {
+            run: record.run.to_string(),
+            state: record.state.as_str(),
+            step: record.step.0,
+            total_steps: record.total_steps.0,
+            samples: record.samples.0,
+            skipped: record.skipped,
+            started_ms: record.started.0,
+            updated_ms: record.updated.0,
+            model: record.model,
+            version: record.version,
+            message: record.message,
+            config_hash: record.config_hash.to_string(),
+            selection_hash: record.selection_hash.to_string(),
+            dataset_hash: record.dataset_hash.to_string(),
+            tokenizer_hash: record.tokenizer_hash.to_string(),
+            config: whole.then_some(record.config),
+        }
+    }
+}
+
+/// A checkpoint that exists.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Checkpoint {
+    step: u64,
+    samples: u64,
+    epoch: f64,
+    time_ms: i64,
+    bytes: u64,
+    weights_hash: String,
+    path: String,
+    score: Option<Scored>,
+}
+
+/// What an evaluation gave.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Scored {
+    metric: String,
+    value: f64,
+}
+
+impl Checkpoint {
+    fn of(record: &CheckpointRecord) -> Self {
+        let manifest: Option<CheckpointManifest> = serde_json::from_str(&record.manifest).ok();
+        let score = manifest.and_then(|manifest| manifest.score);
+        Self {
+            step: record.step.0,
+            samples: record.samples.0,
+            epoch: record.epoch,
+            time_ms: record.time.0,
+            bytes: record.bytes,
+            weights_hash: record.weights_hash.to_string(),
+            path: record.path.display().to_string(),
+            score: score.map(|score| Scored { value: score.value(), metric: score.metric }),
+        }
+    }
+}
+
+/// What a guard noticed.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct RunEvent {
+    pub(super) run: String,
+    step: u64,
+    samples: u64,
+    time_ms: i64,
+    #[schema(value_type = String)]
+    kind: EventKind,
+    message: String,
+}
+
+impl RunEvent {
+    pub(super) fn of(record: EventRecord) -> Self {
+        Self {
+            run: record.run.to_string(),
+            step: record.step.0,
+            samples: record.samples.0,
+            time_ms: record.time.0,
+            kind: record.kind,
+            message: record.message,
+        }
+    }
+}
+
+fn name(text: &str) -> Result<RunName, Problem> {
+    Ok(RunName::new(text)?)
+}
+
+async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
+    let run = name(run)?;
+    let store = shared.store.clone();
+    blocking(move || store.run(&run)?.ok_or_else(|| Problem::not_found(format!("there is no run {run}")))).await
+}
+
+/// All runs, by name.
+#[utoipa::path(get, path = "/v1/runs", params(Part), responses((status = OK, body = Page<Run>), (status = "default", body = Problem)), tag = "runs")]
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    part: Result<Query<Part>, QueryRejection>,
+) -> Result<Json<Page<Run>>, Problem> {
+    let part = given(part)?;
+    let store = shared.store.clone();
+    let runs = blocking(move || Ok(store.runs()?)).await?;
+    Ok(Json(part.of(runs.into_iter().map(|run| Run::of(run, false)), |run| run.run.clone())))
+}
+
+/// One run, with its configuration.
+#[utoipa::path(get, path = "/v1/runs/{run}", responses((status = OK, body = Run), (status = "default", body = Problem)), tag = "runs")]
+pub(super) async fn one(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Json<Run>, Problem> {
+    let Path(run) = path?;
+    Ok(Json(Run::of(known(&shared, &run).await?, true)))
+}
+
+/// Which metrics, of which steps.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default)]
+pub(super) struct Wanted {
+    /// Names with commas between them; without it, all.
+    names: Option<String>,
+    from: Option<u64>,
+    to: Option<u64>,
+    /// At most so many steps; of more, the extremes of each bucket stay. 1000 without it.
+    points: Option<u64>,
+}
+
+/// Metrics by step.
+#[utoipa::path(get, path = "/v1/runs/{run}/metrics", params(Wanted), responses((status = OK, body = Series), (status = "default", body = Problem)), tag = "runs")]
+pub(super) async fn metrics(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Json<Series>, Problem> {
+    let Path(run) = path?;
+    let wanted = given(wanted)?;
+    let record = known(&shared, &run).await?;
+    let store = shared.store.clone();
+    blocking(move || {
+        let names: Vec<String> = wanted.names.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
+        let from = wanted.from.unwrap_or(1);
+        let to = wanted.to.unwrap_or(record.step.0).min(record.step.0);
+        if from > to {
+            return Ok(Json(Thinner::new(&names, from, from, 1).finish(run)));
+        }
+        let points = wanted.points.unwrap_or(USUAL_POINTS).clamp(2, MOST_POINTS);
+        let mut thinner = Thinner::new(&names, from, to, points);
+        store.each_metric(&record.run, Step(from), Step(to), |row| thinner.take(row))?;
+        Ok(Json(thinner.finish(run)))
+    })
+    .await
+}
+
+/// What was found out about a checkpoint.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Recorded {
+    /// Of a checkpoint that is there.
+    step: u64,
+    /// By name; names begin with eval/.
+    values: BTreeMap<String, f64>,
+}
+
+/// Adds the figures of an evaluation to a run's metrics, as `diptych eval` does.
+#[utoipa::path(post, path = "/v1/runs/{run}/metrics", request_body = Recorded, responses((status = NO_CONTENT), (status = "default", body = Problem)), tag = "runs")]
+pub(super) async fn record(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+    recorded: Result<Json<Recorded>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let (Path(run), Json(Recorded { step, values })) = (path?, recorded?);
+    let record = known(&shared, &run).await?;
+    // What the run itself recorded is not to be written over.
+    if let Some(name) = values.keys().find(|name| !name.starts_with(EVALUATED)) {
+        return Err(Problem::bad(format!("{name}: names of what is added begin with {EVALUATED}")));
+    }
+    let store = shared.store.clone();
+    blocking(move || {
+        let checkpoint = store.checkpoints(&record.run)?.into_iter().find(|checkpoint| checkpoint.step.0 == step);
+        let checkpoint = checkpoint.ok_or_else(|| Problem::not_found(format!("run {run} has no checkpoint of step {step}")))?;
+        store.add_metrics(&record.run, checkpoint.step, checkpoint.samples, values.into_iter().collect())?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}
+
+/// The checkpoints of a run, the oldest first.
+#[utoipa::path(get, path = "/v1/runs/{run}/checkpoints", params(Part), responses((status = OK, body = Page<Checkpoint>), (status = "default", body = Problem)), tag = "runs")]
+pub(super) async fn checkpoints(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+    part: Result<Query<Part>, QueryRejection>,
+) -> Result<Json<Page<Checkpoint>>, Problem> {
+    let (Path(run), part) = (path?, given(part)?);
+    let record = known(&shared, &run).await?;
+    let store = shared.store.clone();
+    let found = blocking(move || Ok(store.checkpoints(&record.run)?)).await?;
+    Ok(Json(part.of(found.iter().map(Checkpoint::of), |checkpoint| checkpoint.step.to_string())))
+}
+
+/// What the guards of a run noticed, by step.
+#[utoipa::path(get, path = "/v1/runs/{run}/events", params(Part), responses((status = OK, body = Page<RunEvent>), (status = "default", body = Problem)), tag = "runs")]
+pub(super) async fn events(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+    part: Result<Query<Part>, QueryRejection>,
+) -> Result<Json<Page<RunEvent>>, Problem> {
+    let (Path(run), part) = (path?, given(part)?);
+    let record = known(&shared, &run).await?;
+    let store = shared.store.clone();
+    let found = blocking(move || Ok(store.events(&record.run)?)).await?;
+    let key = |event: &RunEvent| format!("{}-{:?}", event.step, event.kind);
+    Ok(Json(part.of(found.into_iter().map(RunEvent::of), key)))
+}
+
+/// pause: save and stop, until it is resumed. resume. cancel: save and stop for good. checkpoint: save and go on.
+#[utoipa::path(post, path = "/v1/runs/{run}/{action}", responses((status = ACCEPTED, body = Job), (status = "default", body = Problem)), tag = "runs")]
+pub(super) async fn act(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<(StatusCode, Json<Job>), Problem> {
+    let Path((run, action)) = path?;
+    let run = name(&run)?;
+    blocking(move || {
+        let queue = &shared.queue;
+        let job = queue.job_of_run(&run).ok_or_else(|| {
+            Problem::not_found(format!("no job of this service trains {run}: `diptych submit` its configuration"))
+        })?;
+        let act: fn(&crate::jobs::Queue, u64) -> Result<JobRecord, QueueError> = match action.as_str() {
+            "pause" => |queue, id| queue.pause(id),
+            "resume" => |queue, id| queue.resume(id),
+            "cancel" => |queue, id| queue.cancel(id),
+            "checkpoint" => |queue, id| queue.checkpoint(id),
+            other => return Err(Problem::not_found(format!("{other}: there are pause, resume, cancel and checkpoint"))),
+        };
+        let job = act(queue, job.id)?;
+        Ok((StatusCode::ACCEPTED, Json(Job::of(&shared, job))))
+    })
+    .await
+}

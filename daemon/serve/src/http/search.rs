@@ -1,0 +1,290 @@
+//! `/v1/search`: the images nearest to a text, an image or a pair.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError};
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query as Asked, State};
+use axum::http::StatusCode;
+use diptych_schemas::{ContentHash, SchemaError, Uid};
+use serde::{Deserialize, Serialize};
+
+use super::datasets::image_address;
+use super::problem::Problem;
+use super::sql::{ask, rows_of, unknown_dataset};
+use super::{blocking, given};
+use diptych_embeddings::nearest::{Found, GraphSpec, Models, NearestError, Query, SearchOptions, Searcher, Sought, USUAL_CANDIDATES};
+use crate::shared::{QUERY_NICENESS, Shared};
+
+/// Results where a request says nothing, and the most.
+const USUAL: usize = 20;
+const MOST: usize = 200;
+/// Models whose embeddings stay in memory.
+const KEPT: usize = 2;
+/// Memory of the embeddings of one model.
+const MEMORY_BYTES: u64 = 4 << 30;
+
+/// Embeddings that are in memory, the last that were asked for at the end.
+#[derive(Default)]
+pub struct Searchers {
+    pub models: Models,
+    kept: Mutex<Vec<Kept>>,
+}
+
+/// Those of one model.
+#[derive(Clone)]
+struct Kept {
+    producer: ContentHash,
+    searcher: Arc<RwLock<Searcher>>,
+    /// Whether somebody builds the approximate index of them.
+    builds: Arc<AtomicBool>,
+}
+
+impl Searchers {
+    /// The embeddings that a model has made, with those that came since they were read.
+    fn get(&self, shared: &Shared, model: &str) -> Result<Kept, NearestError> {
+        let loaded = self.models.get(model, shared.store.folder())?;
+        let producer = loaded.producer();
+        let known = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = kept.iter().position(|other| other.producer == producer);
+            place.map(|place| {
+                let entry = kept.remove(place);
+                kept.push(entry.clone());
+                entry
+            })
+        };
+        if let Some(known) = known {
+            // While others search or an index is built, what was read before is asked.
+            match known.searcher.try_write() {
+                Ok(mut searcher) => drop(searcher.refresh()?),
+                Err(TryLockError::Poisoned(poisoned)) => drop(poisoned.into_inner().refresh()?),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            return Ok(known);
+        }
+        // Read without the lock: others may be asked meanwhile. Two who come at once read it twice, and one is kept.
+        let searcher = Arc::new(RwLock::new(Searcher::open(&shared.store, loaded, MEMORY_BYTES)?));
+        let entry = Kept { producer, searcher, builds: Arc::default() };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|other| other.producer != producer);
+        kept.push(entry.clone());
+        if kept.len() > KEPT {
+            kept.remove(0);
+        }
+        Ok(entry)
+    }
+}
+
+impl Kept {
+    fn read(&self) -> RwLockReadGuard<'_, Searcher> {
+        self.searcher.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the approximate index is there; where it is not, it is built from now on, behind everything else.
+    fn has_index(&self) -> bool {
+        if self.read().has_graph() {
+            return true;
+        }
+        if self.builds.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        let kept = self.clone();
+        let build = move || {
+            // On Linux this thread's, and that of the threads that it starts.
+            let _ = rustix::process::nice(QUERY_NICENESS);
+            let (began, spec) = (Instant::now(), GraphSpec::default());
+            let built = kept.read().graph_of(spec);
+            match built {
+                Ok(graph) => {
+                    kept.searcher.write().unwrap_or_else(PoisonError::into_inner).take_graph(graph, spec);
+                    tracing::info!(
+                        "the approximate index of {} was built in {:.1} s",
+                        kept.producer,
+                        began.elapsed().as_secs_f64()
+                    );
+                }
+                Err(error) => tracing::error!("the approximate index of {} could not be built: {error}", kept.producer),
+            }
+            kept.builds.store(false, Ordering::Relaxed);
+        };
+        if let Err(error) = std::thread::Builder::new().name("index".into()).spawn(build) {
+            tracing::error!("the approximate index could not be built: {error}");
+            self.builds.store(false, Ordering::Relaxed);
+        }
+        false
+    }
+}
+
+/// What is looked for, where. `text`, `uid`, `minus_text` and the image of a POST are added up.
+#[derive(Clone, Debug, Deserialize, utoipa::IntoParams)]
+pub(super) struct Question {
+    /// Name of a dataset of the service.
+    dataset: String,
+    /// A run (its newest checkpoint), RUN@STEP or RUN@best, whose embeddings are there (`diptych submit embed …`).
+    model: String,
+    text: Option<String>,
+    /// A pair whose image is looked for; the pair itself is not in the answer.
+    uid: Option<String>,
+    /// What counts against.
+    minus_text: Option<String>,
+    /// Results; 20 without it, at most 200.
+    k: Option<usize>,
+    /// Leaves out what is at least so near (cosine) to something better.
+    distinct: Option<f32>,
+    /// exact, or hnsw: an approximate index, which is built when it is first asked for and takes as much memory again.
+    #[serde(default)]
+    index: Index,
+    /// Candidates that the approximate index looks at; 128 without it.
+    ef: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Index {
+    #[default]
+    Exact,
+    Hnsw,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Answer {
+    items: Vec<Item>,
+    model: String,
+    /// Names the embeddings.
+    producer: String,
+    /// Embeddings that were searched.
+    pairs: usize,
+    seconds: f64,
+}
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+struct Item {
+    uid: String,
+    /// Cosine.
+    score: f32,
+    caption: String,
+    width: u64,
+    height: u64,
+    image: String,
+}
+
+/// Images by a text or like a pair.
+#[utoipa::path(get, path = "/v1/search", params(Question), responses((status = OK, body = Answer), (status = "default", body = Problem)), tag = "search")]
+pub(super) async fn by_name(
+    State(shared): State<Arc<Shared>>,
+    question: Result<Asked<Question>, QueryRejection>,
+) -> Result<Json<Answer>, Problem> {
+    search(shared, given(question)?, None).await
+}
+
+/// Images like one that is sent as the body.
+#[utoipa::path(post, path = "/v1/search", params(Question), request_body(content = Vec<u8>, content_type = "image/*"), responses((status = OK, body = Answer), (status = "default", body = Problem)), tag = "search")]
+pub(super) async fn by_image(
+    State(shared): State<Arc<Shared>>,
+    question: Result<Asked<Question>, QueryRejection>,
+    image: Result<Bytes, BytesRejection>,
+) -> Result<Json<Answer>, Problem> {
+    let image = image.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+    search(shared, given(question)?, Some(image.to_vec())).await
+}
+
+async fn search(shared: Arc<Shared>, question: Question, image: Option<Vec<u8>>) -> Result<Json<Answer>, Problem> {
+    let current = shared.current();
+    let dataset = current.dataset(&question.dataset).cloned();
+    let dataset = dataset.ok_or_else(|| unknown_dataset(&current.config.datasets, &question.dataset))?;
+    let k = question.k.unwrap_or(USUAL).clamp(1, MOST);
+    let width = (question.index == Index::Hnsw).then(|| usize::from(question.ef.unwrap_or(USUAL_CANDIDATES)));
+    let options = SearchOptions { distinct: question.distinct, width };
+    let query = query(&question, image)?;
+    let began = Instant::now();
+    // Other datasets may be embedded by the same model, and what is found of theirs does not count.
+    let mut asked = k;
+    loop {
+        let (searching, query, model) = (Arc::clone(&shared), query.clone(), question.model.clone());
+        let (producer, pairs, found) = blocking(move || {
+            let kept = searching.searchers.get(&searching, &model)?;
+            if width.is_some() && !kept.has_index() {
+                return Err(Problem::busy(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the approximate index is being built, which takes minutes for each million: come again, or ask without index=hnsw",
+                ));
+            }
+            let searcher = kept.read();
+            let found = searcher.nearest(&[query], asked, options)?.pop().unwrap_or_default();
+            Ok((kept.producer, searcher.len(), found))
+        })
+        .await?;
+        let items = of_dataset(&shared, &dataset, &found).await?;
+        if items.len() >= k || found.len() < asked {
+            let items = items.into_iter().take(k).collect();
+            let seconds = began.elapsed().as_secs_f64();
+            return Ok(Json(Answer { items, model: question.model, producer: producer.to_string(), pairs, seconds }));
+        }
+        asked *= 4;
+    }
+}
+
+fn query(question: &Question, image: Option<Vec<u8>>) -> Result<Query, Problem> {
+    let mut parts = Vec::new();
+    let said = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+    parts.extend(said(&question.text).map(|text| (1.0, Sought::Text(text))));
+    parts.extend(said(&question.minus_text).map(|text| (-1.0, Sought::Text(text))));
+    if let Some(uid) = &question.uid {
+        let uid: Uid = uid.parse().map_err(|error: SchemaError| Problem::bad(error.to_string()))?;
+        parts.push((1.0, Sought::Uid(uid)));
+    }
+    parts.extend(image.filter(|image| !image.is_empty()).map(|image| (1.0, Sought::Image(image))));
+    if parts.is_empty() {
+        return Err(Problem::bad("nothing to look for: give text, uid, or an image as the body"));
+    }
+    Ok(Query { parts })
+}
+
+/// What was found, as the dataset describes it; what it does not have is left out.
+async fn of_dataset(
+    shared: &Arc<Shared>,
+    dataset: &diptych_schemas::ServedDataset,
+    found: &[Found],
+) -> Result<Vec<Item>, Problem> {
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let uids: Vec<String> = found.iter().map(|found| format!("uid('{}')", found.uid)).collect();
+    let sql = format!("SELECT uid, caption, width, height FROM meta WHERE uid IN ({})", uids.join(", "));
+    let (answer, _) = ask(shared, Some(dataset.clone()), sql, found.len() as u64).await?;
+    let rows = rows_of(&answer.batches).map_err(Problem::internal)?;
+    let described: HashMap<&str, &Vec<serde_json::Value>> = rows.iter().filter_map(|row| Some((row[0].as_str()?, row))).collect();
+    let item = |found: &Found| {
+        let uid = found.uid.to_string();
+        let row = described.get(uid.as_str())?;
+        Some(Item {
+            score: found.score,
+            caption: row[1].as_str().unwrap_or_default().to_owned(),
+            width: row[2].as_u64().unwrap_or(0),
+            height: row[3].as_u64().unwrap_or(0),
+            image: image_address(&dataset.name, &uid),
+            uid,
+        })
+    };
+    Ok(found.iter().filter_map(item).collect())
+}
+
+impl From<NearestError> for Problem {
+    fn from(error: NearestError) -> Self {
+        match error {
+            NearestError::Query(_) | NearestError::Dimension { .. } => Self::bad(error.to_string()),
+            NearestError::NoEmbeddings { .. } => Self::not_found(error.to_string()),
+            NearestError::Memory { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            // A name that means no model is the usual one.
+            NearestError::Model(error) => Self::bad(diptych_schemas::words::describe(&error)),
+            NearestError::Store(error) => error.into(),
+            NearestError::Graph(_) | NearestError::Trainer(_) => Self::internal(error),
+        }
+    }
+}

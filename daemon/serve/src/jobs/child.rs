@@ -1,0 +1,146 @@
+//! A job as a process of its own: the same binary with the job's arguments. What it prints goes to the job's log.
+//!
+//! A service that was killed leaves its children behind; the next one ends them before the job is run again, so that no two write
+//! the same files.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use diptych_schemas::{SchemaError, durable};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::log::JobLog;
+use super::machine::End;
+use super::{Handle, paths};
+use diptych_schemas::outcome::Outcome;
+use diptych_store::{JobRecord, Store};
+
+/// How often it is looked whether the child has ended or shall.
+const LOOKS_EVERY: Duration = Duration::from_millis(50);
+/// How long a child of an earlier service has to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The binary of this process, even where another one was installed in its place meanwhile.
+const THIS_BINARY: &str = "/proc/self/exe";
+/// The note of which process it is, in the job's folder.
+const NOTE: &str = "process";
+
+pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle, log: &JobLog, token: &str) -> anyhow::Result<End> {
+    let folder = store.folder().join("jobs").join(job.id.to_string());
+    let (from_child, to_log) = io::pipe().context("a pipe for the job's output")?;
+    let args = paths::whole(job.kind, &job.args, store.folder());
+    let mut child = Command::new(THIS_BINARY)
+        .args(&args[1..])
+        .current_dir(&job.folder)
+        .stdin(Stdio::null())
+        .stdout(to_log.try_clone().context("a pipe for the job's output")?)
+        .stderr(to_log)
+        // The service's own: a child must not feed its watchdog or say that it is ready.
+        .env("DIPTYCH_TOKEN", token)
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
+        .spawn()
+        .context("starting the job's process")?;
+    let note = folder.join(NOTE);
+    if let Some(began) = began(child.id()) {
+        durable::write(&note, format!("{} {began}\n", child.id()).as_bytes())?;
+    }
+    let printed = log.clone();
+    let reader = std::thread::Builder::new().name(format!("job-{}-log", job.id)).spawn(move || printed.take(from_child))?;
+    let mut asked = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().context("waiting for the job's process")? {
+            break status;
+        }
+        if handle.stop.asked() && !asked {
+            asked = true;
+            terminate(child.id(), Signal::TERM);
+        }
+        std::thread::sleep(LOOKS_EVERY);
+    };
+    // It ends when the child's end of the pipe is closed.
+    let _ = reader.join();
+    fs::remove_file(&note).or_else(not_there).map_err(SchemaError::io(&note))?;
+    Ok(end(status, asked, &folder))
+}
+
+fn end(status: ExitStatus, asked: bool, folder: &Path) -> End {
+    match status.code() {
+        Some(0) => End::Done { note: None },
+        Some(code) if code == i32::from(Outcome::SourceUnreadable.code()) => {
+            End::Done { note: Some("done, but a source could not be read to its end; the log says which".into()) }
+        }
+        Some(code) if code == i32::from(Outcome::Stopped.code()) => End::Stopped,
+        // What does not wait for the signal leaves nothing half-written either: it starts anew.
+        _ if asked => End::Stopped,
+        Some(code) => End::Failed(format!("exit code {code}: {}", JobLog::tail(folder, 3))),
+        None => End::Failed(format!("its process was ended ({status}): {}", JobLog::tail(folder, 3))),
+    }
+}
+
+/// Ends the process that an earlier service left behind for this job, if it is still there.
+pub(super) fn end_of_earlier_service(folder: &Path) -> anyhow::Result<()> {
+    let note = folder.join(NOTE);
+    let Ok(text) = fs::read_to_string(&note) else { return Ok(()) };
+    let known = text.trim().split_once(' ').and_then(|(pid, began)| Some((pid.parse::<u32>().ok()?, began.parse::<u64>().ok()?)));
+    if let Some((pid, then)) = known {
+        let deadline = Instant::now() + PATIENCE;
+        let mut signal = Signal::TERM;
+        // A process of the same number that began at another time is another one.
+        while began(pid) == Some(then) {
+            terminate(pid, signal);
+            if Instant::now() > deadline {
+                signal = Signal::KILL;
+            }
+            std::thread::sleep(LOOKS_EVERY);
+        }
+    }
+    fs::remove_file(&note).or_else(not_there).map_err(SchemaError::io(&note))?;
+    Ok(())
+}
+
+fn not_there(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+fn terminate(pid: u32, signal: Signal) {
+    // One that has ended meanwhile needs no signal.
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// When a process began, in the kernel's ticks since boot. None where there is no such process, or it has ended and nobody asked yet.
+fn began(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; field 3 follows it, and 22 is the time.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_an_earlier_service_left_is_ended_and_another_process_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let note = folder.path().join(NOTE);
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let then = began(child.id()).unwrap();
+        durable::write(&note, format!("{} {}\n", child.id(), then + 1).as_bytes()).unwrap();
+        end_of_earlier_service(folder.path()).unwrap();
+        assert!(child.try_wait().unwrap().is_none(), "it began at another time, so it is not the one that was noted");
+        durable::write(&note, format!("{} {then}\n", child.id()).as_bytes()).unwrap();
+        end_of_earlier_service(folder.path()).unwrap();
+        assert!(!child.wait().unwrap().success());
+        assert!(!note.exists());
+    }
+}

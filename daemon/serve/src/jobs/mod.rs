@@ -1,0 +1,469 @@
+//! The queue of jobs: what is asked for, what runs, what comes next.
+//!
+//! 1. Every transition is on the disk before it is acted upon, and [`machine`] alone decides which there are.
+//! 2. What is in memory is the store's, read once at the start; only [`Queue::happens`] changes either.
+//! 3. A job runs on a thread of its own: training and embedding in this process, which owns the store, everything else as a child
+//!    process, so that a file that brings it down brings down nothing else.
+
+mod child;
+mod embed;
+mod log;
+mod machine;
+mod paths;
+mod train;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use diptych_schemas::JobsConfig;
+use tokio::sync::broadcast;
+
+use crate::folders::Folders;
+use diptych_store::{JobKind, JobRecord, JobState, Milliseconds, RunName, Store, StoreError};
+use diptych_training::live::{Live, LiveStep, Told};
+use diptych_training::stop::StopRequest;
+
+pub use log::{JobLog, Tee};
+use machine::{End, Happening, Tries};
+
+/// How long the scheduler sleeps where nothing happens.
+const LOOKS_EVERY: Duration = Duration::from_mins(1);
+/// Jobs that may wait.
+const MOST_WAITING: usize = 10_000;
+/// Transitions that a listener may lag behind.
+const LAG: usize = 1024;
+
+/// What somebody wants done.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub kind: JobKind,
+    pub config: Option<String>,
+    pub args: Vec<String>,
+    pub folder: PathBuf,
+    pub priority: i64,
+    pub after: Vec<u64>,
+}
+
+/// Why the queue does not do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    #[error("there is no job {0}")]
+    Unknown(u64),
+    /// It cannot be done in this state.
+    #[error("{0}")]
+    State(String),
+    /// What was asked for is wrong.
+    #[error("{0}")]
+    Wrong(String),
+    #[error("{MOST_WAITING} jobs are waiting already: cancel some, or wait")]
+    Full,
+    #[error("the service is leaving")]
+    Leaving,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub struct Queue {
+    store: Store,
+    /// With which a job's process may ask this service.
+    token: String,
+    limits: Mutex<JobsConfig>,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    jobs_told: broadcast::Sender<JobRecord>,
+    told: broadcast::Sender<Told>,
+}
+
+#[derive(Default)]
+struct Inner {
+    jobs: BTreeMap<u64, JobRecord>,
+    running: HashMap<u64, Handle>,
+    leaving: bool,
+}
+
+/// The end of a running job that others hold.
+#[derive(Clone)]
+pub(super) struct Handle {
+    stop: StopRequest,
+    live: Live,
+    /// Whether a standstill of it is one of this process.
+    in_process: bool,
+    /// What it had finished when it was looked at last.
+    seen: u64,
+}
+
+impl Queue {
+    /// Takes up the jobs of a store. What ran when the service ended is put back in its place.
+    pub fn open(store: Store, limits: JobsConfig, token: String) -> anyhow::Result<Arc<Self>> {
+        let jobs = store.jobs()?.into_iter().map(|job| (job.id, job)).collect();
+        let queue = Self {
+            store,
+            token,
+            limits: Mutex::new(limits),
+            inner: Mutex::new(Inner { jobs, ..Inner::default() }),
+            changed: Condvar::new(),
+            jobs_told: broadcast::channel(LAG).0,
+            told: Live::channel(),
+        };
+        queue.recover()?;
+        Ok(Arc::new(queue))
+    }
+
+    fn recover(&self) -> anyhow::Result<()> {
+        let mut inner = self.inner();
+        let lost: Vec<JobRecord> = inner
+            .jobs
+            .values()
+            .filter(|job| matches!(job.state, JobState::Running | JobState::Pausing | JobState::Cancelling))
+            .cloned()
+            .collect();
+        for job in lost {
+            child::end_of_earlier_service(&self.log_folder(job.id))?;
+            let step = self.newest_checkpoint(job.run.as_ref())?;
+            let now = self.happens(&mut inner, job.id, Happening::Lost { step })?;
+            tracing::info!("job {} ({}) ran when the service ended; it is {} now", job.id, job.kind.as_str(), now.state.as_str());
+        }
+        Ok(())
+    }
+
+    /// Starts to run jobs, on a thread of its own, until the service leaves.
+    pub fn start(self: &Arc<Self>) -> anyhow::Result<()> {
+        let queue = Arc::clone(self);
+        std::thread::Builder::new().name("jobs".into()).spawn(move || queue.schedule()).context("starting the scheduler")?;
+        Ok(())
+    }
+
+    fn schedule(self: Arc<Self>) {
+        let mut inner = self.inner();
+        while !inner.leaving {
+            let now = Milliseconds::now();
+            if let Some(id) = self.next(&inner, now) {
+                if let Err(error) = self.launch(&mut inner, id) {
+                    tracing::error!("job {id} could not be started: {error:#}");
+                    inner = self.changed.wait_timeout(inner, LOOKS_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+                }
+                continue;
+            }
+            let due = inner.jobs.values().filter(|job| job.state == JobState::Queued).filter_map(|job| job.not_before);
+            // One whose time has come waits for a slot, or for another job: it is woken by what changes.
+            let due = due.filter(|time| *time > now).min();
+            let wait = due.map_or(LOOKS_EVERY, |due| Duration::from_millis((due.0 - now.0).max(1) as u64).min(LOOKS_EVERY));
+            inner = self.changed.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The job that comes next, if there is a slot for one.
+    fn next(&self, inner: &Inner, now: Milliseconds) -> Option<u64> {
+        let limits = self.limits();
+        let running = |model: bool| {
+            inner.running.keys().filter(|id| inner.jobs.get(id).is_some_and(|job| runs_a_model(job) == model)).count()
+        };
+        let free = |model: bool| running(model) < if model { limits.model_slots } else { limits.data_slots };
+        let (model, data) = (free(true), free(false));
+        let ready = |job: &&JobRecord| {
+            job.state == JobState::Queued
+                && job.not_before.is_none_or(|time| time <= now)
+                && job.after.iter().all(|id| inner.jobs.get(id).is_none_or(|job| job.state == JobState::Done))
+                && if runs_a_model(job) { model } else { data }
+        };
+        inner.jobs.values().filter(ready).max_by_key(|job| (job.priority, std::cmp::Reverse(job.id))).map(|job| job.id)
+    }
+
+    fn launch(self: &Arc<Self>, inner: &mut Inner, id: u64) -> anyhow::Result<()> {
+        let run = inner.jobs.get(&id).and_then(|job| job.run.clone());
+        let step = self.newest_checkpoint(run.as_ref())?;
+        let job = self.happens(inner, id, Happening::Start { version: env!("CARGO_PKG_VERSION").into(), step })?;
+        let in_process = matches!(job.kind, JobKind::Train | JobKind::Embed);
+        let handle = Handle { stop: StopRequest::default(), live: Live::new(self.told.clone()), in_process, seen: 0 };
+        inner.running.insert(id, handle.clone());
+        let queue = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name(format!("job-{id}")).spawn(move || queue.work(&job, &handle));
+        if let Err(error) = spawned {
+            inner.running.remove(&id);
+            self.happens(inner, id, Happening::Ended(End::Failed(format!("starting its thread: {error}"))))?;
+        }
+        Ok(())
+    }
+
+    /// The life of a job's thread.
+    fn work(&self, job: &JobRecord, handle: &Handle) {
+        tracing::info!("job {} ({}) starts, try {}", job.id, job.kind.as_str(), job.attempt);
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let log = JobLog::open(&self.log_folder(job.id))?;
+            match job.kind {
+                JobKind::Train => log.collect(|| train::run(job, &self.store, handle)),
+                JobKind::Embed => log.collect(|| embed::run(job, &self.store, handle)),
+                _ => child::run(job, &self.store, handle, &log, &self.token),
+            }
+        }));
+        let end = match worked {
+            Ok(Ok(end)) => end,
+            Ok(Err(error)) => End::Failed(diptych_schemas::words::describe(&error)),
+            Err(_) => End::Failed("an internal error; it is in the log of the service, please report it".into()),
+        };
+        match &end {
+            End::Failed(message) => tracing::error!("job {} ({}) failed: {message}", job.id, job.kind.as_str()),
+            End::Stopped => tracing::info!("job {} ({}) stopped with everything saved", job.id, job.kind.as_str()),
+            End::Done { .. } => tracing::info!("job {} ({}) is done", job.id, job.kind.as_str()),
+        }
+        let mut inner = self.inner();
+        if let Err(error) = self.happens(&mut inner, job.id, Happening::Ended(end)) {
+            // The next start of the service puts it right.
+            tracing::error!("the end of job {} could not be recorded: {error}", job.id);
+        }
+        inner.running.remove(&job.id);
+        drop(inner);
+        self.changed.notify_all();
+        self.forget_old();
+    }
+
+    fn forget_old(&self) {
+        let mut inner = self.inner();
+        match self.store.forget_old_jobs() {
+            Ok(forgotten) => {
+                for id in forgotten {
+                    inner.jobs.remove(&id);
+                    if let Err(error) = std::fs::remove_dir_all(self.log_folder(id))
+                        && error.kind() != std::io::ErrorKind::NotFound
+                    {
+                        tracing::warn!("the log of job {id} could not be deleted: {error}");
+                    }
+                }
+            }
+            Err(error) => tracing::warn!("old jobs could not be forgotten: {error}"),
+        }
+    }
+
+    /// Takes a job on. Durable when it returns.
+    pub fn submit(&self, wanted: Wanted, folders: &Folders) -> Result<JobRecord, QueueError> {
+        let run = paths::check(&wanted, &self.store, folders).map_err(QueueError::Wrong)?;
+        let mut inner = self.inner();
+        if inner.leaving {
+            return Err(QueueError::Leaving);
+        }
+        if inner.jobs.values().filter(|job| !job.state.has_ended()).count() >= MOST_WAITING {
+            return Err(QueueError::Full);
+        }
+        if let Some(unknown) = wanted.after.iter().find(|id| !inner.jobs.contains_key(id)) {
+            return Err(QueueError::Wrong(format!("after: there is no job {unknown}")));
+        }
+        if let Some(run) = &run
+            && let Some(other) = inner.jobs.values().find(|job| job.run.as_ref() == Some(run) && !job.state.has_ended())
+        {
+            return Err(QueueError::Wrong(format!(
+                "job {} trains run {run} already and is {}: resume or cancel it, or give this run another name",
+                other.id,
+                other.state.as_str()
+            )));
+        }
+        let job = JobRecord {
+            id: inner.jobs.last_key_value().map_or(1, |(id, _)| id + 1),
+            kind: wanted.kind,
+            state: JobState::Queued,
+            priority: wanted.priority,
+            after: wanted.after,
+            run,
+            config: wanted.config,
+            args: wanted.args,
+            folder: wanted.folder,
+            attempt: 0,
+            not_before: None,
+            step_at_start: 0,
+            created: Milliseconds::now(),
+            started: None,
+            ended: None,
+            version: env!("CARGO_PKG_VERSION").into(),
+            message: None,
+        };
+        self.keep(&mut inner, job.clone())?;
+        self.changed.notify_all();
+        Ok(job)
+    }
+
+    pub fn pause(&self, id: u64) -> Result<JobRecord, QueueError> {
+        self.ask(id, Happening::Pause)
+    }
+
+    pub fn resume(&self, id: u64) -> Result<JobRecord, QueueError> {
+        self.ask(id, Happening::Resume)
+    }
+
+    pub fn cancel(&self, id: u64) -> Result<JobRecord, QueueError> {
+        self.ask(id, Happening::Cancel)
+    }
+
+    pub fn retry(&self, id: u64) -> Result<JobRecord, QueueError> {
+        self.ask(id, Happening::Retry)
+    }
+
+    fn ask(&self, id: u64, happening: Happening) -> Result<JobRecord, QueueError> {
+        let mut inner = self.inner();
+        let job = self.happens(&mut inner, id, happening)?;
+        if matches!(job.state, JobState::Pausing | JobState::Cancelling)
+            && let Some(handle) = inner.running.get(&id)
+        {
+            handle.stop.ask();
+        }
+        self.changed.notify_all();
+        Ok(job)
+    }
+
+    pub fn set_priority(&self, id: u64, priority: i64) -> Result<JobRecord, QueueError> {
+        let mut inner = self.inner();
+        let mut job = inner.jobs.get(&id).cloned().ok_or(QueueError::Unknown(id))?;
+        job.priority = priority;
+        self.keep(&mut inner, job.clone())?;
+        self.changed.notify_all();
+        Ok(job)
+    }
+
+    /// Asks a training for a checkpoint after its step in progress.
+    pub fn checkpoint(&self, id: u64) -> Result<JobRecord, QueueError> {
+        let inner = self.inner();
+        let job = inner.jobs.get(&id).ok_or(QueueError::Unknown(id))?;
+        match inner.running.get(&id) {
+            Some(handle) if job.kind == JobKind::Train && job.state == JobState::Running => {
+                handle.live.ask_for_checkpoint();
+                Ok(job.clone())
+            }
+            _ => Err(QueueError::State(format!(
+                "job {id} is {} ({}): only a training that runs writes checkpoints",
+                job.state.as_str(),
+                job.kind.as_str()
+            ))),
+        }
+    }
+
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub fn jobs(&self) -> Vec<JobRecord> {
+        self.inner().jobs.values().cloned().collect()
+    }
+
+    pub fn job(&self, id: u64) -> Option<JobRecord> {
+        self.inner().jobs.get(&id).cloned()
+    }
+
+    /// The job that trains a run: the one that has not ended, or the last.
+    pub fn job_of_run(&self, run: &RunName) -> Option<JobRecord> {
+        let inner = self.inner();
+        let of_run = || inner.jobs.values().rev().filter(|job| job.run.as_ref() == Some(run));
+        of_run().find(|job| !job.state.has_ended()).or_else(|| of_run().next()).cloned()
+    }
+
+    /// Whether a queued job waits for something else than a slot.
+    pub fn is_waiting(&self, job: &JobRecord) -> bool {
+        let inner = self.inner();
+        job.state == JobState::Queued
+            && (job.not_before.is_some_and(|time| time > Milliseconds::now())
+                || job.after.iter().any(|id| inner.jobs.get(id).is_some_and(|job| job.state != JobState::Done)))
+    }
+
+    /// The last step of each training that runs, by job.
+    pub fn steps(&self) -> Vec<(u64, LiveStep)> {
+        let inner = self.inner();
+        let mut steps: Vec<_> = inner.running.iter().filter_map(|(id, handle)| Some((*id, handle.live.last()?))).collect();
+        steps.sort_by_key(|(id, _)| *id);
+        steps
+    }
+
+    pub fn running(&self) -> Vec<JobRecord> {
+        let inner = self.inner();
+        inner.jobs.values().filter(|job| inner.running.contains_key(&job.id)).cloned().collect()
+    }
+
+    /// Whether every job of this process finished something since this was asked last. Without one: true.
+    pub fn all_moved(&self) -> bool {
+        let mut inner = self.inner();
+        let mut all = true;
+        for handle in inner.running.values_mut().filter(|handle| handle.in_process) {
+            let moves = handle.live.moves().load(Ordering::Relaxed);
+            all &= moves != handle.seen;
+            handle.seen = moves;
+        }
+        all
+    }
+
+    /// Transitions of jobs, from now on.
+    pub fn listen_to_jobs(&self) -> broadcast::Receiver<JobRecord> {
+        self.jobs_told.subscribe()
+    }
+
+    /// Steps, events and checkpoints of runs, from now on.
+    pub fn listen_to_runs(&self) -> broadcast::Receiver<Told> {
+        self.told.subscribe()
+    }
+
+    pub fn set_limits(&self, limits: JobsConfig) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        self.changed.notify_all();
+    }
+
+    /// Asks all jobs to save what they did and stop, and waits for that. Says which did not in time.
+    pub fn leave(&self, patience: Duration) -> Vec<u64> {
+        let deadline = Instant::now() + patience;
+        let mut inner = self.inner();
+        inner.leaving = true;
+        inner.running.values().for_each(|handle| handle.stop.ask());
+        self.changed.notify_all();
+        while !inner.running.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        inner.running.keys().copied().collect()
+    }
+
+    /// Where the log of a job lies, and what it needs while it runs.
+    pub fn log_folder(&self, id: u64) -> PathBuf {
+        self.store.folder().join("jobs").join(id.to_string())
+    }
+
+    fn newest_checkpoint(&self, run: Option<&RunName>) -> Result<u64, StoreError> {
+        let Some(run) = run else { return Ok(0) };
+        Ok(self.store.checkpoints(run)?.last().map_or(0, |checkpoint| checkpoint.step.0))
+    }
+
+    /// The one way from state to state.
+    fn happens(&self, inner: &mut Inner, id: u64, happening: Happening) -> Result<JobRecord, QueueError> {
+        let mut job = inner.jobs.get(&id).cloned().ok_or(QueueError::Unknown(id))?;
+        let JobsConfig { attempts, retry_seconds, .. } = *self.limits();
+        machine::apply(&mut job, happening, Milliseconds::now(), Tries { attempts, retry_seconds }).map_err(QueueError::State)?;
+        self.keep(inner, job.clone())?;
+        Ok(job)
+    }
+
+    fn keep(&self, inner: &mut Inner, job: JobRecord) -> Result<(), StoreError> {
+        self.store.put_job(&job)?;
+        inner.jobs.insert(job.id, job.clone());
+        // Without listeners there is nobody to tell.
+        let _ = self.jobs_told.send(job);
+        Ok(())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A panic between a write of the store and that of the map leaves the map behind by one transition, which the next one mends.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> MutexGuard<'_, JobsConfig> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether it takes a slot of those that run a model.
+fn runs_a_model(job: &JobRecord) -> bool {
+    match job.kind {
+        JobKind::Train | JobKind::Embed | JobKind::Eval => true,
+        JobKind::Score => job.args.iter().any(|arg| arg == "-m" || arg.starts_with("--model")),
+        JobKind::Ingest | JobKind::Select | JobKind::Dedup | JobKind::Export => false,
+    }
+}

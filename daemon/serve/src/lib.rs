@@ -1,0 +1,170 @@
+//! `diptych serve`: one process that owns a state folder for weeks, trains and works through a queue, and answers meanwhile.
+//!
+//! It comes up in this order: configuration, store, jobs as they were left, address, "ready". It leaves in the other: no new jobs,
+//! jobs save what they did, requests end, the store is closed. Between the two, [`shared::Shared`] is what its parts have in common.
+
+mod dashboard;
+mod ending;
+mod flight;
+mod folders;
+mod http;
+mod jobs;
+mod listen;
+mod logging;
+mod notify;
+mod shared;
+pub mod tokens;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use diptych_schemas::{Listen, ServeConfig};
+use tokio::signal::unix::{SignalKind, signal};
+
+use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::describe;
+use diptych_store::Store;
+use flight::FlightSpec;
+use jobs::Queue;
+use shared::{Current, Shared};
+
+pub use http::{ARROW_STREAM, TRUNCATED};
+pub use logging::start as start_logging;
+
+/// How long open requests have to end after jobs have.
+const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Serves until a signal asks it to leave.
+pub fn run(file: Option<PathBuf>, state: Option<&Path>, listen: Option<String>) -> anyhow::Result<Outcome> {
+    let mut config = match &file {
+        Some(file) => ServeConfig::read(file)?,
+        None => ServeConfig::default(),
+    };
+    if let Some(state) = state {
+        state.clone_into(&mut config.state);
+    }
+    if let Some(listen) = listen {
+        config.listen = listen;
+    }
+    config.validate().map_err(anyhow::Error::msg)?;
+    // What children and clients in other folders are told must mean the same there.
+    config.state = std::path::absolute(&config.state).with_context(|| config.state.display().to_string())?;
+    let address = Listen::parse(&config.listen).map_err(anyhow::Error::msg)?;
+    let tls = config.tls.clone();
+    let stop_within = Duration::from_secs(config.jobs.stop_seconds);
+
+    let store = Store::open(&config.state)?;
+    let token = tokens::new_token();
+    let queue = Queue::open(store.clone(), config.jobs.clone(), token.clone())?;
+    let shared = Arc::new(Shared::new(store, queue, address.clone(), Current::of(config, &token)?, file)?);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build().context("starting the server")?;
+    runtime.block_on(async {
+        let mut signals = Signals::watch()?;
+        let router = http::router(&shared, dashboard::routes().merge(flight::routes(flight_spec(&shared))));
+        let server = listen::bind(&address, tls.as_ref(), router).await?;
+        shared.store.announce(&server.address)?;
+        shared.queue.start()?;
+        tracing::info!("serves {} at {}", shared.store.folder().display(), server.address);
+        notify::ready(&notify::status(&shared));
+        let telling = tokio::spawn(notify::keep_telling(Arc::clone(&shared)));
+        let counting = tokio::spawn(http::Metrics::listen(Arc::clone(&shared)));
+
+        signals.obey(&shared).await;
+        notify::stopping(stop_within + REQUESTS_END_WITHIN);
+        tracing::info!("leaving: jobs save what they did; a second signal leaves at once");
+        let queue = Arc::clone(&shared.queue);
+        let leaving = tokio::task::spawn_blocking(move || queue.leave(stop_within));
+        let late = tokio::select! {
+            late = leaving => late.context("waiting for the jobs")?,
+            () = signals.obey(&shared) => {
+                tracing::warn!("second signal: leaving at once; what was saved before counts");
+                leave_at_once();
+            }
+        };
+        if !late.is_empty() {
+            tracing::error!(
+                "jobs {late:?} did not stop within {} seconds; they go on from what they saved",
+                stop_within.as_secs()
+            );
+            leave_at_once();
+        }
+        shared.leave();
+        server.control.graceful_shutdown(Some(REQUESTS_END_WITHIN));
+        server.ended.await.context("waiting for the server")??;
+        telling.abort();
+        counting.abort();
+        anyhow::Ok(())
+    })?;
+    drop(runtime);
+    tracing::info!("left with everything saved");
+    Ok(Outcome::Done)
+}
+
+/// Flight SQL as a part of this service: its sessions, limits and tokens.
+fn flight_spec(shared: &Arc<Shared>) -> FlightSpec {
+    let (of_session, of_check, of_longest) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
+    FlightSpec {
+        session: Arc::new(move |dataset| {
+            let current = of_session.current();
+            let known = |name| {
+                let names: Vec<&str> = current.config.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
+                current
+                    .dataset(name)
+                    .with_context(|| format!("there is no dataset {name:?} here; there are: {}", names.join(", ")))
+            };
+            Ok(of_session.session(dataset.map(known).transpose()?)?)
+        }),
+        check: Arc::new(move |token| of_check.current().tokens.scope(Some(token)).is_some()),
+        longest: Arc::new(move || Duration::from_secs(of_longest.current().config.sql.max_seconds)),
+        slots: Arc::clone(&shared.query_slots),
+        runtime: shared.queries().clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}
+
+#[expect(clippy::exit, reason = "what should end orderly did not, and somebody wants it ended")]
+fn leave_at_once() -> ! {
+    std::process::exit(i32::from(diptych_schemas::outcome::LEFT_AT_ONCE));
+}
+
+/// SIGTERM and SIGINT: leave. SIGHUP: read the configuration again.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn watch() -> anyhow::Result<Self> {
+        let watch = |kind| signal(kind).context("watching for signals");
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+            hang_up: watch(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when it is time to leave.
+    async fn obey(&mut self, shared: &Arc<Shared>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {
+                    notify::reloading();
+                    let again = Arc::clone(shared);
+                    match tokio::task::spawn_blocking(move || again.reload()).await {
+                        Ok(Ok(fixed)) if fixed.is_empty() => tracing::info!("the configuration was read again"),
+                        Ok(Ok(fixed)) => tracing::warn!("the configuration was read again; {} change at a restart only", fixed.join(", ")),
+                        Ok(Err(error)) => tracing::error!("the configuration stays as it was: {}", describe(&error)),
+                        Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+                    }
+                    notify::ready(&notify::status(shared));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What the parts of the service share.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use anyhow::Context;
+use datafusion::prelude::SessionContext;
+use diptych_pipeline::sql::{SessionSpec, SqlError, session};
+use diptych_schemas::{Listen, ServeConfig, ServedDataset};
+use tokio::sync::{Semaphore, watch};
+
+use super::folders::Folders;
+use super::http::{Metrics, Searchers};
+use super::jobs::Queue;
+use super::tokens::Tokens;
+use diptych_embeddings::nearest;
+use diptych_pipeline::sql::content_functions;
+use diptych_store::{Milliseconds, Store};
+
+/// How much lower than training queries are in the eyes of the scheduler.
+pub const QUERY_NICENESS: i32 = 10;
+
+/// Open streams of events at once.
+const LISTENERS: usize = 128;
+
+/// One for the process; everything in it may be asked from any thread.
+pub struct Shared {
+    pub store: Store,
+    pub queue: Arc<Queue>,
+    pub started: Milliseconds,
+    pub listen: Listen,
+    pub metrics: Metrics,
+    pub searchers: Searchers,
+    /// Queries that may still begin.
+    pub query_slots: Arc<Semaphore>,
+    /// Who may still listen to events.
+    pub listeners: Arc<Semaphore>,
+    /// Set when the service leaves, for what would go on for ever.
+    leaving: watch::Sender<bool>,
+    /// Where queries are computed: apart from the threads that answer requests, and behind training.
+    queries: tokio::runtime::Runtime,
+    /// Replaced as a whole when the configuration is read again.
+    current: RwLock<Arc<Current>>,
+    file: Option<PathBuf>,
+}
+
+/// What a reload replaces.
+pub struct Current {
+    pub config: ServeConfig,
+    pub folders: Folders,
+    pub tokens: Tokens,
+}
+
+impl Current {
+    /// `own`: the token of the jobs that this process starts.
+    pub fn of(config: ServeConfig, own: &str) -> anyhow::Result<Self> {
+        let tokens = Tokens::read(config.auth.tokens.as_deref())?.with_own(own);
+        Ok(Self { folders: Folders::of(&config), tokens, config })
+    }
+
+    pub fn dataset(&self, name: &str) -> Option<&ServedDataset> {
+        self.config.datasets.iter().find(|dataset| dataset.name == name)
+    }
+}
+
+impl Shared {
+    pub fn new(
+        store: Store,
+        queue: Arc<Queue>,
+        listen: Listen,
+        current: Current,
+        file: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let queries = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("query")
+            .enable_all()
+            .on_thread_start(|| {
+                // On Linux this is the calling thread's. Where it is not allowed, queries are as important as training.
+                let _ = rustix::process::nice(QUERY_NICENESS);
+            })
+            .build()
+            .context("starting the query threads")?;
+        Ok(Self {
+            store,
+            queue,
+            started: Milliseconds::now(),
+            listen,
+            metrics: Metrics::default(),
+            searchers: Searchers::default(),
+            query_slots: Arc::new(Semaphore::new(current.config.sql.concurrent)),
+            listeners: Arc::new(Semaphore::new(LISTENERS)),
+            leaving: watch::channel(false).0,
+            queries,
+            current: RwLock::new(Arc::new(current)),
+            file,
+        })
+    }
+
+    pub fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the configuration again and takes over what can change while it runs: tokens, folders, datasets, limits. Says what
+    /// wants a restart.
+    pub fn reload(&self) -> anyhow::Result<Vec<&'static str>> {
+        let Some(file) = &self.file else { return Ok(Vec::new()) };
+        let before = self.current();
+        let mut config = ServeConfig::read(file)?;
+        // As it was made at the start.
+        config.state = std::path::absolute(&config.state).with_context(|| config.state.display().to_string())?;
+        let fixed = [
+            ("state", config.state != before.config.state),
+            ("listen", config.listen != before.config.listen),
+            ("tls", config.tls != before.config.tls),
+            ("http", config.http != before.config.http),
+            ("jobs.stop_seconds", config.jobs.stop_seconds != before.config.jobs.stop_seconds),
+            ("sql.concurrent", config.sql.concurrent != before.config.sql.concurrent),
+        ];
+        config.state.clone_from(&before.config.state);
+        config.listen.clone_from(&before.config.listen);
+        config.validate().map_err(anyhow::Error::msg)?;
+        self.queue.set_limits(config.jobs.clone());
+        let current = Current::of(config, self.queue.token())?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
+        Ok(fixed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect())
+    }
+
+    pub fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        *self.leaving.borrow()
+    }
+
+    /// Ends when the service leaves.
+    pub fn leaving(&self) -> impl Future<Output = ()> + use<> {
+        let mut leaving = self.leaving.subscribe();
+        async move {
+            // An error means that the service is gone already.
+            let _ = leaving.wait_for(|leaving| *leaving).await;
+        }
+    }
+
+    /// The threads for queries.
+    pub fn queries(&self) -> &tokio::runtime::Handle {
+        self.queries.handle()
+    }
+
+    /// A session of one query: the tables of the state folder and, where one is named, of a dataset.
+    pub fn session(&self, dataset: Option<&ServedDataset>) -> Result<SessionContext, SqlError> {
+        let functions = content_functions();
+        let memory = usize::try_from(self.current().config.sql.memory_mib << 20).unwrap_or(usize::MAX);
+        let mut spec =
+            SessionSpec { memory: Some(memory), ..SessionSpec::new(dataset.map(|dataset| &*dataset.path), &functions) };
+        spec.partitions = std::thread::available_parallelism().ok().and_then(|cores| NonZeroUsize::new(cores.get().div_ceil(2)));
+        spec.tables = self.store.tables();
+        if dataset.is_some()
+            && let Some((_, table)) = spec.tables.iter().find(|(name, _)| name == "training_ledger")
+        {
+            spec.training_ledger = Some(Arc::clone(table));
+        }
+        let context = session(spec)?;
+        nearest::register(&context, Some(self.store.clone()), &self.searchers.models);
+        Ok(context)
+    }
+}

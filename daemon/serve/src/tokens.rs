@@ -1,0 +1,165 @@
+//! Bearer tokens: who has one may do what its scope says. Only hashes are kept, and they are compared in constant time.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use diptych_schemas::{SchemaError, durable};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// What all tokens begin with, so that one that lies somewhere is known for what it is.
+const PREFIX: &str = "dpt_";
+/// Random bytes in a token.
+const RANDOM_BYTES: usize = 32;
+
+/// What a token allows; each allows what those before it do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Look at everything: runs, datasets, SQL, search.
+    Read,
+    /// Give the service work and control it.
+    Submit,
+    /// Back up the state, read the configuration again.
+    Admin,
+}
+
+impl Scope {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Submit => "submit",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// The file of tokens.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default, rename = "token")]
+    tokens: Vec<Entry>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    scope: Scope,
+    /// Of the whole token, hexadecimal. A token has 256 random bits, so a fast hash without salt gives nothing away.
+    sha256: String,
+}
+
+/// Who may ask.
+#[derive(Clone, Debug)]
+pub enum Tokens {
+    /// Whoever reaches the address: loopback and Unix sockets only.
+    NotAsked,
+    Asked(Vec<([u8; 32], Scope)>),
+}
+
+impl Tokens {
+    pub fn read(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::NotAsked) };
+        let file = read_file(path)?;
+        if file.tokens.is_empty() {
+            bail!("{}: no token is in it, so nobody could ask: `diptych token NAME --file {0}` makes one", path.display());
+        }
+        let parsed = file.tokens.iter().map(|entry| {
+            let mut hash = [0; 32];
+            hex::decode_to_slice(&entry.sha256, &mut hash)
+                .with_context(|| format!("{}: token {}: sha256 wants 64 hexadecimal digits", path.display(), entry.name))?;
+            Ok((hash, entry.scope))
+        });
+        Ok(Self::Asked(parsed.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// What somebody with this token, or none, may do. None: nothing.
+    pub fn scope(&self, token: Option<&str>) -> Option<Scope> {
+        match self {
+            Self::NotAsked => Some(Scope::Admin),
+            Self::Asked(known) => {
+                let hash: [u8; 32] = Sha256::digest(token?).into();
+                // All are compared, and each whole: how long it takes says nothing about a token.
+                known.iter().fold(None, |found, (other, scope)| if bool::from(other.ct_eq(&hash)) { Some(*scope) } else { found })
+            }
+        }
+    }
+
+    /// The same, with one more token that is nowhere written down: this process's own, for the jobs that it starts.
+    pub fn with_own(mut self, own: &str) -> Self {
+        if let Self::Asked(known) = &mut self {
+            known.push((Sha256::digest(own).into(), Scope::Submit));
+        }
+        self
+    }
+
+    pub fn are_asked(&self) -> bool {
+        matches!(self, Self::Asked(_))
+    }
+}
+
+/// Makes a token and adds its hash to a file. The token itself is nowhere else than in what this returns.
+pub fn make(path: &Path, name: &str, scope: Scope) -> anyhow::Result<String> {
+    let mut file = if path.exists() { read_file(path)? } else { File::default() };
+    if file.tokens.iter().any(|entry| entry.name == name) {
+        bail!(
+            "{}: there is a token called {name} already; remove its entry first, or give this one another name",
+            path.display()
+        );
+    }
+    let token = new_token();
+    file.tokens.push(Entry { name: name.to_owned(), scope, sha256: hex::encode(Sha256::digest(&token)) });
+    let text = toml::to_string(&file).context("writing tokens as TOML")?;
+    durable::write(path, text.as_bytes())?;
+    Ok(token)
+}
+
+/// A token that nobody has yet.
+pub fn new_token() -> String {
+    let mut random = [0_u8; RANDOM_BYTES];
+    rand::fill(&mut random);
+    format!("{PREFIX}{}", hex::encode(random))
+}
+
+fn read_file(path: &Path) -> anyhow::Result<File> {
+    let text = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
+    toml::from_str(&text).map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.message().trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_opens_what_its_scope_says_and_its_file_does_not_give_it_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.toml");
+        let read = make(&path, "grafana", Scope::Read).unwrap();
+        let admin = make(&path, "me", Scope::Admin).unwrap();
+        assert!(make(&path, "me", Scope::Read).is_err());
+        let tokens = Tokens::read(Some(&path)).unwrap();
+        assert_eq!(tokens.scope(Some(&read)), Some(Scope::Read));
+        assert_eq!(tokens.scope(Some(&admin)), Some(Scope::Admin));
+        for bad in [None, Some(""), Some("dpt_"), Some(&admin[..admin.len() - 1]), Some(&*format!("{admin}0"))] {
+            assert_eq!(tokens.scope(bad), None, "{bad:?}");
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains(&admin) && !text.contains(&admin[4..]) && text.contains("grafana"), "{text}");
+    }
+
+    #[test]
+    fn an_empty_or_broken_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.toml");
+        for text in
+            ["", "[[token]]\nname = \"a\"\nscope = \"read\"\nsha256 = \"12\"\n", "[[token]]\nname = \"a\"\nscope = \"all\"\n"]
+        {
+            durable::write(&path, text.as_bytes()).unwrap();
+            assert!(Tokens::read(Some(&path)).is_err(), "{text}");
+        }
+        assert!(Tokens::read(None).unwrap().scope(None) == Some(Scope::Admin));
+    }
+}

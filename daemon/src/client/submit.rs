@@ -1,0 +1,45 @@
+//! `diptych submit`: gives a running service a job.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use diptych_schemas::TrainConfig;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::control::text;
+use super::{Service, wait_for};
+use diptych_cli::{OptionsBehind, SubmitArgs};
+use diptych_schemas::outcome::Outcome;
+use crate::output::line;
+
+/// Commands that can be jobs.
+const COMMANDS: [&str; 7] = ["embed", "ingest", "score", "select", "dedup", "eval", "export"];
+
+pub(crate) fn run(args: SubmitArgs) -> anyhow::Result<Outcome> {
+    let here = std::env::current_dir().context("the folder that this is called in")?;
+    let [first, rest @ ..] = &args.what[..] else { bail!("nothing to do: name a configuration, or a command") };
+    let mut how = args.how;
+    let mut job = if COMMANDS.contains(&first.as_str()) {
+        json!({ "kind": first, "args": rest, "folder": here })
+    } else if Path::new(first).is_file() {
+        let mut given = OptionsBehind { how };
+        given.try_update_from(rest).unwrap_or_else(|error| error.exit());
+        how = given.how;
+        let mut config = TrainConfig::read(Path::new(first))?;
+        config.resolve_paths(&here);
+        json!({ "kind": "train", "config": config.to_toml(), "folder": here })
+    } else {
+        bail!("{first}: no file of a training's configuration, and none of {}", COMMANDS.join(", "));
+    };
+    job["priority"] = how.priority.into();
+    job["after"] = how.after.into();
+    let service = Service::find(&how.server)?;
+    wait_for(async {
+        let answer: Value = service.ask(Method::POST, "/v1/jobs", Some(&job)).await?.json().await?;
+        let run = answer["run"].as_str().map(|run| format!(", run {run}")).unwrap_or_default();
+        line(format!("job {} ({}{run}) is {}", answer["id"], text(&answer, "kind"), text(&answer, "state")))?;
+        Ok(Outcome::Done)
+    })
+}

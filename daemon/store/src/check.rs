@@ -1,0 +1,88 @@
+//! Reads all that a store holds and says what of it cannot be read. It mends nothing: damage is noted, and the next opening
+//! begins the store anew with what can still be read.
+
+use std::collections::BTreeSet;
+
+use diptych_schemas::LedgerEntry;
+
+use super::error::StoreError;
+use super::records::{CheckpointRecord, EventRecord, JobRecord, RunName, RunRecord};
+use super::{Store, embeddings, events};
+
+/// What a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    pub runs: u64,
+    pub checkpoints: u64,
+    /// Steps with metrics, of all runs.
+    pub steps: u64,
+    pub events: u64,
+    pub jobs: u64,
+    pub ledger: u64,
+    /// Rows of all sets.
+    pub embeddings: u64,
+    /// Runs that checkpoints, metrics and events belong to.
+    pub mentioned: BTreeSet<RunName>,
+    /// What cannot be read, in words.
+    pub damage: Vec<String>,
+    /// Whether the note beside sled, by which a loss is noticed, can be read.
+    pub note_is_whole: bool,
+}
+
+impl Store {
+    /// Reads everything: as long as reading the whole store takes. Values are held against sled's checksums, records against
+    /// their form, embeddings against their heads.
+    pub fn check(&self) -> Contents {
+        let engine = self.engine();
+        let mut contents = Contents { note_is_whole: engine.note_is_whole(), ..Contents::default() };
+        let mut damage = Vec::new();
+        let mut read = |what: &str, count: Result<u64, StoreError>| {
+            let count = self.noting_damage(count);
+            count.unwrap_or_else(|error| {
+                damage.push(format!("the {what} of the store: {}", error.cause()));
+                0
+            })
+        };
+        let mentioned = &mut contents.mentioned;
+        contents.runs = read("runs", self.records::<RunRecord>(engine.runs(), &[]).map(|found| found.len() as u64));
+        contents.checkpoints = read(
+            "checkpoints",
+            self.records::<CheckpointRecord>(engine.checkpoints(), &[]).map(|found| {
+                mentioned.extend(found.iter().map(|record| record.run.clone()));
+                found.len() as u64
+            }),
+        );
+        contents.jobs = read("jobs", self.records::<JobRecord>(engine.jobs(), &[]).map(|found| found.len() as u64));
+        contents.events = read(
+            "events",
+            self.records::<EventRecord>(engine.events(), &[]).map(|found| {
+                mentioned.extend(found.iter().map(|record| record.run.clone()));
+                found.len() as u64
+            }),
+        );
+        contents.ledger = read("ledger", self.records::<LedgerEntry>(engine.ledger(), &[]).map(|found| found.len() as u64));
+        contents.steps = read("metrics", self.count_steps(mentioned));
+        read("pairs of events", events::verify_pairs(self.folder(), engine.event_pairs()).map(|()| 0));
+        contents.embeddings = read("embeddings", embeddings::verify(self.folder(), engine.db()));
+        contents.damage = damage;
+        contents
+    }
+
+    fn count_steps(&self, mentioned: &mut BTreeSet<RunName>) -> Result<u64, StoreError> {
+        let mut scan = self.scan_metrics(None);
+        let (mut steps, mut last) = (0, None);
+        while let Some((run, _)) = scan.next_row()? {
+            steps += 1;
+            if last.as_ref() != Some(&run) {
+                mentioned.insert(run.clone());
+                last = Some(run);
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Writes the note beside sled again.
+    pub fn renew_note(&self) -> Result<(), StoreError> {
+        self.make_durable()
+    }
+}

@@ -1,0 +1,92 @@
+//! Batches that are on the device before their step begins: while one is computed with, a thread brings the next one there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use diptych_pipeline::{Batch, LoaderError, Waited};
+use diptych_trainer::{Uploaded, Uploader};
+
+/// A batch, and the same on the device.
+pub struct Ready {
+    pub batch: Batch,
+    pub uploaded: Uploaded,
+}
+
+/// What came of waiting for a batch.
+pub enum Next {
+    Ready(Ready),
+    NotYet,
+    Ended,
+}
+
+/// The thread, and the one batch that it holds ready.
+pub struct Ahead {
+    /// None while it is being left.
+    ready: Option<Receiver<anyhow::Result<Next>>>,
+    left: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ahead {
+    /// `next` gives batches until one is an error. It may say that there is none yet, so that it is heard when nobody wants more.
+    pub fn start(mut uploader: Uploader, mut next: impl FnMut() -> Waited + Send + 'static) -> anyhow::Result<Self> {
+        // Without room of its own: the thread itself holds the batch that is ready.
+        let (sender, ready) = sync_channel(0);
+        let left = Arc::new(AtomicBool::new(false));
+        let leaves = Arc::clone(&left);
+        let upload = move || {
+            if let Err(error) = uploader.take_own_stream().context("a stream for batches") {
+                // Where nobody waits for a batch, nobody needs the reason.
+                let _ = sender.send(Err(error));
+                return;
+            }
+            while !leaves.load(Ordering::Relaxed) {
+                let found = match next() {
+                    Waited::NotYet => continue,
+                    Waited::Ended => Ok(Next::Ended),
+                    Waited::Batch(batch) => on_device(&uploader, batch),
+                };
+                let last = !matches!(found, Ok(Next::Ready(_)));
+                if sender.send(found).is_err() || last {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("diptych-upload".into()).spawn(upload).context("starting a thread")?;
+        Ok(Self { ready: Some(ready), left, thread: Some(thread) })
+    }
+
+    /// The next batch, if it is ready within `time`.
+    pub fn next_within(&self, time: Duration) -> anyhow::Result<Next> {
+        match self.ready.as_ref().map(|ready| ready.recv_timeout(time)) {
+            Some(Ok(found)) => found,
+            Some(Err(RecvTimeoutError::Timeout)) => Ok(Next::NotYet),
+            // After its end or an error nobody asks.
+            Some(Err(RecvTimeoutError::Disconnected)) | None => {
+                bail!("the thread that brings batches to the device ended by itself")
+            }
+        }
+    }
+}
+
+fn on_device(uploader: &Uploader, batch: Result<Batch, LoaderError>) -> anyhow::Result<Next> {
+    let batch = batch?;
+    let uploaded = uploader.upload(&batch)?;
+    Ok(Next::Ready(Ready { batch, uploaded }))
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.left.store(true, Ordering::Relaxed);
+        self.ready.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that brings batches to the device ended by itself: please report it");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Evaluation on held-out pairs while training, recorded like any other metric: retrieval, and zero-shot classification where classes
+//! are named. It ends early when its time is over or somebody asks the run to stop, and then says on how many pairs it is.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use diptych_pipeline::Selection;
+use diptych_schemas::SampleIndex;
+use diptych_trainer::Encoder;
+use diptych_trainer::evaluate::RECALL_AT;
+
+use super::prepare::Prepared;
+use super::signals::StopRequest;
+use super::stall::{Doing, Pulse};
+use diptych_evaluate::classification::{Classes, Classification};
+use diptych_embeddings::encode::{EncodeSpec, encode_while};
+use diptych_embeddings::models::Model;
+use diptych_evaluate::retrieval::pair_retrieval;
+
+/// Pairs encoded at a time: as long as a signal waits.
+const AT_ONCE: usize = 32;
+
+/// What is evaluated on. Read before the first step, so that a mistake costs nothing.
+pub(super) struct HeldOut {
+    selection: Selection,
+    dataset: std::path::PathBuf,
+    classification: Option<Classification>,
+}
+
+/// What came of an evaluation.
+#[derive(Debug, Default)]
+pub(super) struct Evaluated {
+    /// For people, one line for each set of weights.
+    pub(super) lines: Vec<String>,
+    /// By name, as recorded.
+    pub(super) values: Vec<(String, f64)>,
+    /// All pairs were encoded, so the numbers are comparable with those of other evaluations.
+    pub(super) whole: bool,
+    /// Somebody asked the run to stop meanwhile: nothing was recorded.
+    pub(super) stopped: bool,
+}
+
+/// When an evaluation ends before it is done.
+#[derive(Clone, Copy)]
+pub(super) struct Limits<'a> {
+    pub(super) stop: &'a StopRequest,
+    /// For the weights and their moving average together.
+    pub(super) time: Option<Duration>,
+}
+
+impl HeldOut {
+    /// None where the configuration asks for no evaluation.
+    pub(super) fn of(run: &Prepared) -> anyhow::Result<Option<Self>> {
+        let eval = &run.config.eval;
+        let Some(selection) = &eval.selection else { return Ok(None) };
+        // The configuration was checked: where there is no single dataset, the evaluation names its own.
+        let Some(dataset) = eval.dataset.clone().or_else(|| run.config.data.dataset.clone()) else { return Ok(None) };
+        let classification = match (&eval.classes, &eval.label_column) {
+            (Some(classes), Some(label)) => {
+                Some(Classification::read(&dataset, &Classes::listed_in(classes), label, eval.templates.as_deref())?)
+            }
+            _ => None,
+        };
+        Ok(Some(Self { selection: Selection::read(selection)?, dataset, classification }))
+    }
+
+    /// Evaluates the weights as they are, and their moving average where there is one.
+    pub(super) fn evaluate(&self, run: &mut Prepared, limits: Limits<'_>, pulse: &Pulse) -> anyhow::Result<Evaluated> {
+        pulse.doing(Doing::Evaluation);
+        let mut done = Evaluated { whole: true, ..Evaluated::default() };
+        let average = run.trainer.average_encoder()?;
+        let each = limits.time.map(|time| if average.is_some() { time / 2 } else { time });
+        let weights =
+            [("heldout", "held out", Some(run.trainer.encoder()?)), ("heldout_ema", "held out, average of weights", average)];
+        for (group, words, encoder) in weights {
+            let Some(encoder) = encoder else { continue };
+            self.evaluate_one(run, encoder, (group, words), Limits { time: each, ..limits }, pulse, &mut done)?;
+            if done.stopped {
+                return Ok(done);
+            }
+        }
+        if !done.values.is_empty() {
+            run.metrics(run.record.step, run.record.samples, done.values.clone())?;
+        }
+        Ok(done)
+    }
+
+    fn evaluate_one(
+        &self,
+        run: &Prepared,
+        encoder: Encoder,
+        (group, words): (&str, &str),
+        limits: Limits<'_>,
+        pulse: &Pulse,
+        done: &mut Evaluated,
+    ) -> anyhow::Result<()> {
+        let dataset: &Path = &self.dataset;
+        let model = Model { encoder, tokenizer: run.tokenizer.clone(), path: dataset.to_owned() };
+        let spec = EncodeSpec { batch_size: AT_ONCE, threads: run.config.loader.threads };
+        let (of, began, mut whole) = (self.selection.len(), Instant::now(), true);
+        let mut before = 0;
+        let encoded = encode_while(&model, dataset, &self.selection, spec, |pairs| {
+            if pairs > before {
+                before = pairs;
+                pulse.alive();
+                whole = pairs == of || limits.time.is_none_or(|time| began.elapsed() < time);
+            }
+            whole && !limits.stop.asked()
+        })?;
+        if limits.stop.asked() {
+            done.stopped = true;
+            done.whole = false;
+            return Ok(());
+        }
+        done.whole &= whole;
+        let step = run.record.step;
+        let budget = limits.time.unwrap_or_default().as_secs_f64();
+        if encoded.uids.is_empty() {
+            done.whole = false;
+            done.lines.push(format!("{words}, step {step}: left out, since none of the {of} images could be decoded"));
+            return Ok(());
+        }
+        let cut =
+            if whole { String::new() } else { format!(" (the first of {of}: the {budget} s of eval.max_seconds were over)") };
+
+        let result = pair_retrieval(&encoded, model.encoder.dimension(), false)?;
+        for (direction, recall) in [("i2t", result.image_to_text), ("t2i", result.text_to_image)] {
+            for (k, value) in RECALL_AT.iter().zip(recall) {
+                done.values.push((format!("{group}/{direction}_recall@{k}"), value));
+            }
+        }
+        done.values.push((format!("{group}/chance_i2t_recall@1"), result.chance_image_to_text[0]));
+        done.values.push((format!("{group}/pairs"), encoded.uids.len() as f64));
+        let [r1, r5, r10] = result.image_to_text;
+        let [t1, t5, t10] = result.text_to_image;
+        let mut line = format!(
+            "{words}, {} pairs{cut} after step {step}: image→text R@1 {r1:.3} R@5 {r5:.3} R@10 {r10:.3}, text→image {t1:.3} {t5:.3} {t10:.3} (chance {:.3})",
+            result.images, result.chance_image_to_text[0]
+        );
+        if let Some(classification) = &self.classification {
+            let found = classification.of(&model, &encoded)?;
+            let named = [
+                ("top1", found.top1),
+                ("top5", found.top5),
+                ("mean_per_class", found.mean_per_class),
+                ("chance_top1", found.chance_top1),
+            ];
+            done.values.extend(named.map(|(name, value)| (format!("{group}/zero_shot_{name}"), value)));
+            let zero_shot = format!(
+                "; zero-shot over {} classes: top-1 {:.3}, top-5 {:.3} (chance {:.3})",
+                found.classes, found.top1, found.top5, found.chance_top1
+            );
+            line.push_str(&zero_shot);
+        }
+        done.lines.push(line);
+        Ok(())
+    }
+}
+
+/// What an evaluation of held-out pairs always records.
+pub(super) const PAIRS: &str = "heldout/pairs";
+
+/// Whether a step has a metric.
+pub(super) fn is_recorded(run: &Prepared, step: diptych_schemas::Step, name: &str) -> anyhow::Result<bool> {
+    let row = run.store.metrics_at(&run.record.run, step)?;
+    Ok(row.is_some_and(|row| row.values.iter().any(|(recorded, _)| recorded == name)))
+}
+
+/// The place before a step, from the place after it.
+pub(super) fn place_before(cursor: SampleIndex, batch_size: u64) -> SampleIndex {
+    SampleIndex(cursor.0.saturating_sub(batch_size))
+}

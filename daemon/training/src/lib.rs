@@ -1,0 +1,450 @@
+//! A training run from its configuration to its end: prepares, resumes, drives the steps, records, checkpoints, evaluates.
+//!
+//! 1. What decides the weights is checked against what the run began with: a changed configuration is refused, not mixed in.
+//! 2. The place in the data is one integer; weights, moments and that integer are saved together. So a run that was killed
+//!    anywhere goes on to the same weights, bit for bit on the CPU.
+//! 3. Guards watch it: a step that cannot be used is skipped, too many of them lead back to older weights, and what looks wrong is said
+//!    once, in words, and is an event of the run.
+//! 4. A checkpoint exists when its folder is in place and the store names it, in this order.
+
+pub mod ahead;
+pub mod checkpoints;
+mod evaluation;
+pub mod live;
+mod prepare;
+mod progress;
+mod retention;
+mod roll_back;
+pub mod signals;
+mod stall;
+mod suite;
+mod tensorboard;
+mod watch;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use diptych_pipeline::{Batch, LoaderMonitor};
+use diptych_schemas::{SampleIndex, Step, TrainConfig, due_by_samples};
+use diptych_trainer::{Due, Score, StepReport};
+
+use diptych_evaluate::suite::Suite;
+use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::describe;
+use diptych_store::{EventKind, MetricRow, Milliseconds, RunState, Store};
+
+use ahead::{Ahead, Next, Ready};
+use evaluation::{HeldOut, Limits};
+use live::{Live, LiveStep};
+use prepare::Prepared;
+use progress::{Progress, Shown};
+use signals::StopRequest;
+use stall::{Doing, Pulse, Watchdog};
+use watch::{Observed, Watch};
+
+/// How long a signal may wait while the run waits for data.
+const HEEDED_EVERY: Duration = Duration::from_millis(100);
+
+const STOPS_BEFORE: &str = "the run stops before this step; its last checkpoint is whole";
+
+/// What a call of `diptych train` wants beside the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Stop as for a signal after so many steps of this call.
+    pub stop_after: Option<u64>,
+    pub progress: bool,
+}
+
+/// Trains until the end, or until a signal asks to stop.
+pub fn train(config: &TrainConfig, options: Options) -> anyhow::Result<Outcome> {
+    let stop = signals::watch("the step in progress ends, a checkpoint is written")?;
+    train_in(config, options, &Caller { stop, store: None, live: Live::default() })
+}
+
+/// What a run has of whoever drives it.
+pub struct Caller {
+    pub stop: StopRequest,
+    /// The store of the configuration's state folder, where this process has it open already.
+    pub store: Option<Store>,
+    pub live: Live,
+}
+
+/// Trains until the end, or until `caller` asks to stop.
+pub fn train_in(config: &TrainConfig, options: Options, caller: &Caller) -> anyhow::Result<Outcome> {
+    let watchdog = Watchdog::start(&config.guard, caller.live.moves())?;
+    let mut run = prepare::prepare(config, caller)?;
+    if run.record.state == RunState::Finished {
+        tracing::info!(
+            "run {} is finished: {} steps. To train another, give it another name; to look at it: diptych eval --model {}",
+            run.record.run,
+            run.record.step,
+            run.record.run
+        );
+        return Ok(Outcome::Done);
+    }
+    run.record.state = RunState::Running;
+    run.save_record(None)?;
+    let pulse = watchdog.pulse();
+    pulse.records_in(run.store.clone(), run.record.run.clone());
+    match drive(&mut run, options, caller, &pulse) {
+        Ok(outcome) => Ok(outcome),
+        Err(error) => {
+            run.record.state = RunState::Failed;
+            // The error that is reported is the first one; the state folder may be the very thing that fails.
+            if let Err(second) = run.save_record(Some(describe(&error))) {
+                tracing::warn!("the end of the run could not be recorded: {}", describe(&second));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -> anyhow::Result<Outcome> {
+    let total = run.record.total_steps.0;
+    let progress = Progress::new(run.record.run.as_str(), run.trainer.steps_done(), total, options.progress)?;
+    let mut watch = Watch::new(&run.config.guard, run.config.objective.loss);
+    let first_step = run.trainer.steps_done();
+    let stop = &caller.stop;
+    let around = Around { held_out: HeldOut::of(run)?, suite: suite::of(run)?, progress: &progress, pulse, stop };
+    run.thin_all_metrics()?;
+    around.catch_up(run)?;
+    let mut loader = run.loader()?;
+    let monitor = loader.monitor();
+    pulse.reads_from(monitor.clone());
+    let batches = Ahead::start(run.trainer.uploader(), move || loader.next_within(HEEDED_EVERY))?;
+    pulse.alive();
+    loop {
+        let done_here = run.trainer.steps_done() - first_step;
+        let asked = || stop.asked() || options.stop_after.is_some_and(|limit| done_here >= limit);
+        pulse.doing(Doing::WaitingForData);
+        let started = Instant::now();
+        let Ready { batch, uploaded } = loop {
+            if asked() {
+                drop(batches);
+                return around.stopped(run);
+            }
+            match batches.next_within(HEEDED_EVERY).context(STOPS_BEFORE)? {
+                Next::Ready(ready) => break ready,
+                Next::NotYet => {}
+                Next::Ended => return around.finished(run),
+            }
+        };
+        let waited = started.elapsed().as_secs_f64();
+        pulse.doing(Doing::Step);
+        let report = run.trainer.step_uploaded(&batch, &uploaded).context(STOPS_BEFORE)?;
+        let seconds = started.elapsed().as_secs_f64();
+
+        pulse.doing(Doing::Recording);
+        run.record.step = report.step;
+        run.record.samples = batch.next;
+        around.progress.suspend(|| note_unusable(run, &batch))?;
+        record_step(run, &batch, &report, seconds, waited)?;
+        pulse.step(run.record.step, run.record.samples);
+        tell_step(run, &batch, &report, seconds, waited);
+        if !report.skipped {
+            around.progress.step(Shown {
+                step: report.step.0,
+                epoch: batch.epoch,
+                loss: report.loss,
+                lr: report.lr,
+                logit_scale: report.logit_scale,
+                grad_norm: report.grad_norm,
+                samples: batch.len() as u64,
+                seconds,
+                data_wait_seconds: waited,
+                mfu: run.machine.mfu(report.flops, seconds),
+            });
+        }
+        let rolled_back = guard(run, &mut watch, &batch, &report, (seconds, waited), &monitor, around.progress)?;
+        let samples = (batch.first, batch.next);
+        around.after_step(run, samples, around.evaluations_due(run, samples), rolled_back)?;
+        run.measure_machine(run.machine.mfu(report.flops, seconds));
+    }
+}
+
+/// Lets the guards look at a step. Says whether the run went back to older weights.
+fn guard(
+    run: &mut Prepared,
+    watch: &mut Watch,
+    batch: &Batch,
+    report: &StepReport,
+    (seconds, data_wait_seconds): (f64, f64),
+    loader: &LoaderMonitor,
+    progress: &Progress,
+) -> anyhow::Result<bool> {
+    let rolled_back = progress.suspend(|| run.count_step(batch, report))?;
+    if report.skipped || report.pairs == 0 {
+        return Ok(rolled_back);
+    }
+    let &StepReport { pairs, loss, logit_scale, .. } = report;
+    for warning in watch.step(Observed { pairs, loss, logit_scale, seconds, data_wait_seconds }, || loader.stats()) {
+        progress.suspend(|| tracing::warn!("step {}: {}", report.step, warning.message));
+        let about = if warning.kind == EventKind::LossSpike { &batch.uids[..] } else { &[] };
+        run.record_event(&warning, about)?;
+    }
+    Ok(rolled_back)
+}
+
+/// Tells whoever watches this run what the step came to.
+fn tell_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: f64, waited: f64) {
+    run.live.step(LiveStep {
+        run: run.record.run.to_string(),
+        step: report.step.0,
+        total_steps: run.record.total_steps.0,
+        samples: batch.next.0,
+        loss: report.loss,
+        lr: report.lr,
+        logit_scale: report.logit_scale,
+        grad_norm: report.grad_norm,
+        seconds,
+        samples_per_second: batch.len() as f64 / seconds.max(1e-9),
+        data_wait_seconds: waited,
+        mfu: run.machine.mfu(report.flops, seconds),
+        eta_seconds: 0.0,
+    });
+}
+
+/// Puts what could not be decoded into the run's ledger. By pair, so that one that is met again in each epoch, or again after a
+/// resume, counts once and is said once.
+fn note_unusable(run: &mut Prepared, batch: &Batch) -> anyhow::Result<()> {
+    if batch.skipped.is_empty() {
+        return Ok(());
+    }
+    let known = run.store.ledger(&run.record.run)?;
+    for entry in batch.skipped.iter().filter(|entry| known.iter().all(|known| known.uid != entry.uid)) {
+        tracing::warn!("skipped {} {}: {}", entry.source, entry.key, entry.detail);
+    }
+    run.store.put_ledger(&run.record.run, &batch.skipped)?;
+    run.record.skipped = run.store.ledger(&run.record.run)?.len() as u64;
+    Ok(())
+}
+
+fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: f64, waited: f64) -> anyhow::Result<()> {
+    let mut values = vec![
+        ("loss".to_owned(), report.loss),
+        ("lr".to_owned(), report.lr),
+        ("grad_norm".to_owned(), report.grad_norm),
+        ("logit_scale".to_owned(), report.logit_scale),
+        ("samples_per_second".to_owned(), batch.len() as f64 / seconds.max(1e-9)),
+        ("data_wait_seconds".to_owned(), waited),
+    ];
+    if let Some(scale) = report.loss_scale {
+        values.push(("loss_scale".to_owned(), scale));
+        values.push(("overflow".to_owned(), f64::from(u8::from(report.overflow))));
+    }
+    values.extend(run.machine.mfu(report.flops, seconds).map(|mfu| ("mfu".to_owned(), mfu)));
+    if report.skipped {
+        values.push(("skipped_step".to_owned(), 1.0));
+    }
+    run.metrics(report.step, batch.next, values)?;
+    run.thin_metrics()
+}
+
+impl Prepared {
+    fn metrics(&mut self, step: Step, samples: SampleIndex, values: Vec<(String, f64)>) -> anyhow::Result<()> {
+        // Not a number has no place in a chart; a step whose loss is none is an event.
+        let values: Vec<_> = values.into_iter().filter(|(_, value)| value.is_finite()).collect();
+        if let Some(events) = &mut self.events {
+            events.write(step.0, &values);
+        }
+        self.store.append_metrics(&self.record.run, &[MetricRow { step, samples, time: Milliseconds::now(), values }])?;
+        Ok(())
+    }
+
+    /// Figures of an earlier step, which keeps its time.
+    fn metrics_of(&mut self, step: Step, samples: SampleIndex, values: Vec<(String, f64)>) -> anyhow::Result<()> {
+        if let Some(events) = &mut self.events {
+            events.write(step.0, &values);
+        }
+        self.store.add_metrics(&self.record.run, step, samples, values)?;
+        Ok(())
+    }
+
+    fn save_record(&mut self, message: Option<String>) -> anyhow::Result<()> {
+        self.record.updated = Milliseconds::now();
+        self.record.message = message;
+        self.store.put_run(&self.record)?;
+        Ok(())
+    }
+}
+
+/// What happens around the steps: evaluations, checkpoints, the end.
+struct Around<'a> {
+    held_out: Option<HeldOut>,
+    suite: Option<Suite>,
+    progress: &'a Progress,
+    pulse: &'a Pulse,
+    stop: &'a StopRequest,
+}
+
+/// Which evaluations are wanted.
+#[derive(Clone, Copy)]
+struct Evaluations {
+    held_out: bool,
+    suite: bool,
+}
+
+impl Evaluations {
+    fn any(self) -> bool {
+        self.held_out || self.suite
+    }
+}
+
+/// What is due after a step, by what is counted.
+#[derive(Clone, Copy)]
+struct Counted {
+    step: u64,
+    /// Epochs done, where the step is the last of one.
+    epoch: Option<u64>,
+    samples: (SampleIndex, SampleIndex),
+}
+
+impl Counted {
+    fn of(run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Self {
+        let step = run.record.step.0;
+        Self { step, epoch: step.is_multiple_of(run.steps_per_epoch).then_some(step / run.steps_per_epoch), samples }
+    }
+
+    fn due(self, every_steps: u64, every_epochs: u64, every_samples: u64) -> bool {
+        let of = |count: u64, every: u64| every > 0 && count.is_multiple_of(every);
+        let (before, after) = self.samples;
+        of(self.step, every_steps)
+            || self.epoch.is_some_and(|epoch| of(epoch, every_epochs))
+            || due_by_samples(every_samples, before.0, after.0)
+    }
+}
+
+impl Around<'_> {
+    /// Evaluations that were due at the step where the run goes on, and that the end of the last process cut off.
+    fn catch_up(&self, run: &mut Prepared) -> anyhow::Result<()> {
+        let (step, cursor) = (run.record.step, run.record.samples);
+        let samples = (evaluation::place_before(cursor, run.config.train.batch_size), cursor);
+        if step.0 == 0 {
+            return Ok(());
+        }
+        let due = self.evaluations_due(run, samples);
+        let missing = Evaluations {
+            held_out: due.held_out && !evaluation::is_recorded(run, step, evaluation::PAIRS)?,
+            suite: due.suite && !evaluation::is_recorded(run, step, suite::TASKS)?,
+        };
+        if missing.any() { self.after_step(run, samples, missing, false) } else { Ok(()) }
+    }
+
+    fn evaluations_due(&self, run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Evaluations {
+        let eval = &run.config.eval;
+        let counted = Counted::of(run, samples);
+        let on_the_way = counted.step < run.record.total_steps.0;
+        Evaluations {
+            held_out: on_the_way
+                && self.held_out.is_some()
+                && counted.due(eval.every_steps, eval.every_epochs, eval.every_samples),
+            suite: on_the_way && self.suite.is_some() && counted.due(eval.suite_every_steps, eval.suite_every_epochs, 0),
+        }
+    }
+
+    /// What is due after a step: evaluations, a checkpoint. Where the run went back to older weights, its checkpoint is under way
+    /// already.
+    fn after_step(
+        &self,
+        run: &mut Prepared,
+        samples: (SampleIndex, SampleIndex),
+        evaluations: Evaluations,
+        rolled_back: bool,
+    ) -> anyhow::Result<()> {
+        self.pulse.doing(Doing::Checkpoint);
+        run.take_saved()?;
+        if run.record.step >= run.record.total_steps {
+            return Ok(());
+        }
+        let time = |seconds: f64| (seconds > 0.0).then(|| Duration::from_secs_f64(seconds));
+        let times = (time(run.config.eval.max_seconds), time(run.config.eval.suite_max_seconds));
+        let score = self.evaluate(run, evaluations, times)?;
+        let config = &run.config.checkpoint;
+        let on_schedule = Counted::of(run, samples).due(config.every_steps, config.every_epochs, config.every_samples);
+        let minutes = config.every_minutes;
+        let by_time = minutes > 0.0 && run.last_saved.elapsed().as_secs_f64() >= 60.0 * minutes;
+        let is_best = score.as_ref().map_or(Ok(false), |score| run.is_among_the_best(score))?;
+        // Within a row of steps without an update nothing changes that is worth saving, and it is no place to go back to.
+        if rolled_back || run.guard.in_a_row > 0 {
+            return Ok(());
+        }
+        let due = match (on_schedule, by_time, is_best) {
+            (true, ..) => Due::Schedule,
+            (_, true, _) => Due::Clock,
+            (.., true) => Due::Best,
+            _ if run.live.take_checkpoint_request() => Due::Asked,
+            _ => return Ok(()),
+        };
+        self.pulse.doing(Doing::Checkpoint);
+        run.start_checkpoint(samples.1, due, score)
+    }
+
+    /// Evaluates, says it, and gives the score of the checkpoint of this step. The times are those of the held-out pairs and of the suite.
+    fn evaluate(
+        &self,
+        run: &mut Prepared,
+        wanted: Evaluations,
+        times: (Option<Duration>, Option<Duration>),
+    ) -> anyhow::Result<Option<Score>> {
+        let mut found = Vec::new();
+        if let Some(held_out) = self.held_out.as_ref().filter(|_| wanted.held_out) {
+            found.push(held_out.evaluate(run, Limits { stop: self.stop, time: times.0 }, self.pulse)?);
+        }
+        if let Some(suite) = self.suite.as_ref().filter(|_| wanted.suite && !self.stop.asked()) {
+            found.push(suite::evaluate(suite, run, Limits { stop: self.stop, time: times.1 }, self.pulse)?);
+        }
+        self.progress.suspend(|| found.iter().flat_map(|found| &found.lines).for_each(|line| tracing::info!("{line}")));
+        if found.iter().any(|found| found.stopped) {
+            tracing::info!(
+                "the evaluation after step {} was broken off; it is made up for when the run goes on",
+                run.record.step
+            );
+        }
+        Ok(found.iter().find_map(|found| run.score(found)))
+    }
+
+    fn stopped(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
+        self.progress.finish();
+        self.pulse.doing(Doing::Checkpoint);
+        run.save_checkpoint(run.record.samples, Due::Stop, None)?;
+        run.record.state = RunState::Stopped;
+        run.save_record(Some("stopped on request".into()))?;
+        tracing::info!("stopped after step {} with a checkpoint; the same command goes on from there", run.record.step);
+        Ok(Outcome::Stopped)
+    }
+
+    fn finished(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
+        self.progress.finish();
+        if run.record.step != run.record.total_steps {
+            bail!("the data ended after step {} of {}: this is a bug, please report it", run.record.step, run.record.total_steps);
+        }
+        let cursor = run.record.samples;
+        self.pulse.doing(Doing::Checkpoint);
+        if run.config.checkpoint.keep_best == 0 {
+            run.save_checkpoint(cursor, Due::End, None)?;
+        }
+        // Otherwise it comes first, so that its score is in the checkpoint; what goes wrong in it must not cost the weights.
+        let evaluated = self.evaluate(run, Evaluations { held_out: true, suite: true }, (None, None));
+        self.pulse.doing(Doing::Checkpoint);
+        run.save_checkpoint(cursor, Due::End, evaluated.as_ref().ok().cloned().flatten())?;
+        evaluated?;
+        let is_missing = (self.held_out.is_some() && !evaluation::is_recorded(run, run.record.step, evaluation::PAIRS)?)
+            || (self.suite.is_some() && !evaluation::is_recorded(run, run.record.step, suite::TASKS)?);
+        if self.stop.asked() && is_missing {
+            return self.stopped(run);
+        }
+        run.record.state = RunState::Finished;
+        run.save_record(None)?;
+        let guarded = match &run.guard {
+            guard if guard.is_quiet() => String::new(),
+            guard => format!(", {} steps without an update, {} roll-backs", guard.skipped_steps, guard.roll_backs.len()),
+        };
+        tracing::info!(
+            "finished: {} steps, {} unusable pairs skipped{guarded}. Last checkpoint: {}",
+            run.record.step,
+            run.record.skipped,
+            run.last_checkpoint()?
+        );
+        Ok(Outcome::Done)
+    }
+}

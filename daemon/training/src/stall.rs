@@ -1,0 +1,242 @@
+//! The watchdog of a run: a thread that raises the alarm when nothing was finished for too long, and says what is waited for.
+//!
+//! It must work when everything else hangs: it takes no lock that is held while something else is waited for, and gives the store
+//! a few seconds and not more.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use diptych_pipeline::LoaderMonitor;
+use diptych_schemas::{GuardConfig, SampleIndex, StallAction, Step};
+
+use diptych_schemas::outcome::STALLED;
+use diptych_store::{EventKind, EventRecord, Milliseconds, RunName, Store};
+
+/// How long the store may take to record the alarm, and an orderly exit to happen.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the run is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    Preparing,
+    WaitingForData,
+    Step,
+    Recording,
+    Checkpoint,
+    Evaluation,
+}
+
+/// What the run tells the watchdog. Clones tell the same one.
+#[derive(Clone)]
+pub(super) struct Pulse(Arc<Shared>);
+
+struct Shared {
+    began: Instant,
+    /// Counts what is finished, for whoever watches the whole process.
+    moves: Arc<AtomicU64>,
+    /// When something was finished last, in milliseconds since `began`.
+    last: AtomicU64,
+    step: AtomicU64,
+    samples: AtomicU64,
+    doing: Mutex<Doing>,
+    loader: Mutex<Option<LoaderMonitor>>,
+    store: Mutex<Option<(Store, RunName)>>,
+    ended: Mutex<bool>,
+    wake: Condvar,
+}
+
+/// Ends the watchdog when the run ends, however it does.
+pub(super) struct Watchdog {
+    pulse: Pulse,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Watchdog {
+    pub(super) fn start(config: &GuardConfig, moves: Arc<AtomicU64>) -> anyhow::Result<Self> {
+        let pulse = Pulse(Arc::new(Shared {
+            began: Instant::now(),
+            moves,
+            last: AtomicU64::new(0),
+            step: AtomicU64::new(0),
+            samples: AtomicU64::new(0),
+            doing: Mutex::new(Doing::Preparing),
+            loader: Mutex::new(None),
+            store: Mutex::new(None),
+            ended: Mutex::new(false),
+            wake: Condvar::new(),
+        }));
+        let limit = Duration::from_secs_f64(60.0 * config.stall_minutes);
+        let (watched, action) = (pulse.clone(), config.stall_action);
+        let thread = (!limit.is_zero())
+            .then(|| std::thread::Builder::new().name("watchdog".into()).spawn(move || watched.watch(limit, action)))
+            .transpose()
+            .context("starting the watchdog")?;
+        Ok(Self { pulse, thread })
+    }
+
+    pub(super) fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        *locked(&self.pulse.0.ended) = true;
+        self.pulse.0.wake.notify_all();
+        // Whoever still tells something must not keep the store open.
+        *locked(&self.pulse.0.store) = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of it was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each holds a plain value that is replaced in one stroke.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pulse {
+    pub(super) fn doing(&self, what: Doing) {
+        *locked(&self.0.doing) = what;
+    }
+
+    pub(super) fn reads_from(&self, loader: LoaderMonitor) {
+        *locked(&self.0.loader) = Some(loader);
+    }
+
+    pub(super) fn records_in(&self, store: Store, run: RunName) {
+        *locked(&self.0.store) = Some((store, run));
+    }
+
+    /// A step was finished.
+    pub(super) fn step(&self, step: Step, samples: SampleIndex) {
+        self.0.step.store(step.0, Ordering::Relaxed);
+        self.0.samples.store(samples.0, Ordering::Relaxed);
+        self.alive();
+    }
+
+    /// Something else was finished that takes long: a batch of an evaluation.
+    pub(super) fn alive(&self) {
+        self.0.moves.fetch_add(1, Ordering::Relaxed);
+        self.0.last.store(self.0.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn watch(&self, limit: Duration, action: StallAction) {
+        let mut told = None;
+        let mut ended = locked(&self.0.ended);
+        // A run that fails at once may have ended before this thread began.
+        while !*ended {
+            let last = Duration::from_millis(self.0.last.load(Ordering::Relaxed));
+            let idle = self.0.began.elapsed().saturating_sub(last);
+            let left = if told == Some(last) { limit } else { limit.saturating_sub(idle) };
+            ended =
+                self.0.wake.wait_timeout(ended, left.max(Duration::from_millis(10))).unwrap_or_else(PoisonError::into_inner).0;
+            if *ended {
+                return;
+            }
+            let last_now = Duration::from_millis(self.0.last.load(Ordering::Relaxed));
+            let idle = self.0.began.elapsed().saturating_sub(last_now);
+            if idle >= limit && told != Some(last_now) {
+                told = Some(last_now);
+                self.alarm(idle, action);
+            }
+        }
+    }
+
+    fn alarm(&self, idle: Duration, action: StallAction) {
+        let step = Step(self.0.step.load(Ordering::Relaxed));
+        let message = format!("no step was finished for {}: {}", in_words(idle), self.waits_for());
+        let follows = match action {
+            StallAction::Alarm => "The run goes on waiting (guard.stall_action = \"alarm\")",
+            StallAction::Exit => "The process leaves with exit code 5; the same command goes on from the last checkpoint",
+            StallAction::Abort => "The process aborts; the same command goes on from the last checkpoint",
+        };
+        tracing::error!("stalled after step {step}: {message}. {follows}");
+        self.record(step, message);
+        match action {
+            StallAction::Alarm => {}
+            StallAction::Exit => leave(),
+            StallAction::Abort => std::process::abort(),
+        }
+    }
+
+    fn waits_for(&self) -> String {
+        let mebibytes = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+        match *locked(&self.0.doing) {
+            Doing::Preparing => {
+                "it waits for files and weights to be read: dataset, selection, state folder or checkpoint".into()
+            }
+            Doing::WaitingForData => {
+                let stats = locked(&self.0.loader).as_ref().map(LoaderMonitor::stats).unwrap_or_default();
+                let (read, decoded) = (stats.encoded_bytes, stats.decoded_bytes);
+                let stage = match (read, decoded) {
+                    (0, 0) => "reading: nothing arrives from the dataset's disk or server",
+                    (0, _) => "reading: the rest of a batch does not arrive from the dataset's disk or server",
+                    _ => "decoding: images are read and do not become samples",
+                };
+                format!(
+                    "it waits for a batch, and the stage that holds it up is {stage} ({:.1} MiB read and not decoded, {:.1} MiB decoded)",
+                    mebibytes(read),
+                    mebibytes(decoded)
+                )
+            }
+            Doing::Step => "it waits for the device to compute the step".into(),
+            Doing::Recording => "it waits for the state folder to record the step".into(),
+            Doing::Checkpoint => "it waits for a checkpoint to be written".into(),
+            Doing::Evaluation => "it waits for a batch of the evaluation".into(),
+        }
+    }
+
+    /// The store may be what hangs, so a thread of its own asks it.
+    fn record(&self, step: Step, message: String) {
+        let Some((store, run)) = locked(&self.0.store).clone() else { return };
+        let samples = SampleIndex(self.0.samples.load(Ordering::Relaxed));
+        let event = EventRecord { run, step, samples, time: Milliseconds::now(), kind: EventKind::Stall, message };
+        let (done, recorded) = mpsc::channel();
+        let spawned = std::thread::Builder::new().name("alarm".into()).spawn(move || {
+            let kept = store.put_event(&event, &[]).and_then(|_| store.keep_events());
+            drop(store);
+            // Nobody listens any more where it took too long.
+            let _ = done.send(kept);
+        });
+        match spawned.map(|_| recorded.recv_timeout(PATIENCE)) {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::error!("the alarm could not be recorded: {error}"),
+            Ok(Err(_)) | Err(_) => tracing::error!("the alarm could not be recorded in time: the state folder hangs too"),
+        }
+    }
+}
+
+/// Leaves, whatever hangs: the exit runs the libraries' own endings, which may wait for threads that wait for ever.
+#[expect(clippy::exit, reason = "the thread that should end the run is the one that hangs")]
+fn leave() {
+    let ending = std::thread::Builder::new().name("exit".into()).spawn(|| std::process::exit(i32::from(STALLED)));
+    if ending.is_ok() {
+        std::thread::sleep(PATIENCE);
+    }
+    std::process::abort();
+}
+
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 120.0 { format!("{seconds:.1} seconds") } else { format!("{:.0} minutes", seconds / 60.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_that_ends_before_its_watchdog_has_begun_does_not_wait_for_it() {
+        let began = Instant::now();
+        let config = GuardConfig::default();
+        for _ in 0..200 {
+            drop(Watchdog::start(&config, Arc::default()).unwrap());
+        }
+        assert!(began.elapsed() < Duration::from_secs_f64(60.0 * config.stall_minutes));
+    }
+}

@@ -1,0 +1,86 @@
+//! A suite while training: the weights as they are, and the best checkpoint where that has no score of the suite yet. Recorded as
+//! `suite/score` and `suite/TASK/…` at the step of the weights.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use diptych_schemas::{SUITE_SCORE, SampleIndex, Step};
+use diptych_trainer::{Device, Encoder, Weights};
+
+use super::evaluation::{Evaluated, Limits, is_recorded};
+use super::prepare::Prepared;
+use super::stall::{Doing, Pulse};
+use diptych_evaluate::suite::Suite;
+use diptych_embeddings::models::{Model, best, tokenizer};
+
+/// How many of its tasks a suite had time for.
+pub(super) const TASKS: &str = "suite/tasks";
+
+/// None where the configuration names no suite.
+pub(super) fn of(run: &Prepared) -> anyhow::Result<Option<Suite>> {
+    let path = run.config.eval.suite.as_ref();
+    path.map(|path| Suite::read(path, &run.config.state).context("eval.suite")).transpose()
+}
+
+/// Runs it on the weights, then on the best checkpoint, as far as the time goes.
+pub(super) fn evaluate(suite: &Suite, run: &mut Prepared, limits: Limits<'_>, pulse: &Pulse) -> anyhow::Result<Evaluated> {
+    pulse.doing(Doing::Evaluation);
+    let began = Instant::now();
+    let mut done = Evaluated { whole: true, ..Evaluated::default() };
+    let encoder = run.trainer.encoder()?;
+    let newest = Model { encoder, tokenizer: run.tokenizer.clone(), path: run.checkpoints.clone() };
+    let at = (run.record.step, run.record.samples);
+    one(suite, run, &newest, at, (limits, began, pulse), &mut done)?;
+    if done.stopped || run.config.checkpoint.keep_best == 0 {
+        return Ok(done);
+    }
+    drop(newest);
+    // The one that would be the best now; where these weights are better, they have their score already.
+    let Some(folder) = best(&run.checkpoints)? else { return Ok(done) };
+    let manifest = diptych_trainer::checkpoint::read_manifest(&folder)?;
+    if manifest.step == run.record.step || is_recorded(run, manifest.step, SUITE_SCORE)? {
+        return Ok(done);
+    }
+    let weights = Weights::read(&folder, None)?;
+    let tokenizer = tokenizer(weights.tokenizer_path().as_deref(), &weights.config)?;
+    let model =
+        Model { encoder: Encoder::from_weights(&weights, Device::parse(&run.config.train.device)?)?, tokenizer, path: folder };
+    let mut of_best = Evaluated { whole: true, ..Evaluated::default() };
+    one(suite, run, &model, (manifest.step, manifest.samples), (limits, began, pulse), &mut of_best)?;
+    done.lines.extend(of_best.lines);
+    Ok(done)
+}
+
+fn one(
+    suite: &Suite,
+    run: &mut Prepared,
+    model: &Model,
+    (step, samples): (Step, SampleIndex),
+    (limits, began, pulse): (Limits<'_>, Instant, &Pulse),
+    done: &mut Evaluated,
+) -> anyhow::Result<()> {
+    let go_on = || {
+        pulse.alive();
+        !limits.stop.asked() && limits.time.is_none_or(|time| began.elapsed() < time)
+    };
+    let scored = suite.of_model(model, run.config.loader.threads, &go_on)?;
+    if limits.stop.asked() {
+        done.stopped = true;
+        done.whole = false;
+        return Ok(());
+    }
+    done.whole = scored.left_out.is_empty();
+    let named = |(name, value): (String, f64)| (format!("suite/{name}"), value);
+    done.values = scored.figures().into_iter().map(named).collect();
+    done.values.push((TASKS.to_owned(), scored.tasks() as f64));
+    done.lines.push(match scored.score() {
+        Some(score) => format!("suite {}, step {step}: score {score:.4}", suite.name),
+        None => format!(
+            "suite {}, step {step}: no score, since the {} s of eval.suite_max_seconds were over before {}",
+            suite.name,
+            limits.time.unwrap_or_default().as_secs_f64(),
+            scored.left_out.join(", ")
+        ),
+    });
+    run.metrics_of(step, samples, done.values.clone())
+}

@@ -1,0 +1,248 @@
+//! What is worth a warning in the numbers of each step: spikes, a loss that stands still, waiting for data, a logit scale at its
+//! clamp. Each is said when it begins and not again before it has ended.
+//!
+//! It changes nothing and remembers nothing beyond this process: no I/O, no clock.
+
+use std::collections::VecDeque;
+
+use diptych_pipeline::LoaderStats;
+use diptych_schemas::{GuardConfig, LossKind};
+use diptych_trainer::LARGEST_LOGIT_SCALE;
+
+use diptych_store::EventKind;
+
+/// How near to the loss of a model that knows nothing counts as being there.
+const STUCK_WITHIN: f64 = 0.02;
+/// Least standard deviation, as a part of the mean: in a flat window any rise would be a spike otherwise.
+const LEAST_DEVIATION: f64 = 1e-3;
+/// How near to the clamp the factor of the logits counts as being there.
+const CLAMPED_WITHIN: f64 = 1e-4;
+
+/// One step with an update.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Observed {
+    pub(super) pairs: usize,
+    pub(super) loss: f64,
+    pub(super) logit_scale: f64,
+    pub(super) seconds: f64,
+    pub(super) data_wait_seconds: f64,
+}
+
+/// Something to be said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Warning {
+    pub(super) kind: EventKind,
+    pub(super) message: String,
+}
+
+pub(super) struct Watch {
+    config: GuardConfig,
+    loss: LossKind,
+    losses: VecDeque<f64>,
+    spiking: bool,
+    stuck_for: u64,
+    clamped_for: u64,
+    waiting: Waiting,
+}
+
+/// The window in which waiting for data is measured.
+#[derive(Default)]
+struct Waiting {
+    /// The first step of a process waits for the loader to begin, so it does not count.
+    began: bool,
+    steps: u64,
+    seconds: f64,
+    waited: f64,
+    loader: LoaderStats,
+    said: bool,
+}
+
+impl Watch {
+    pub(super) fn new(config: &GuardConfig, loss: LossKind) -> Self {
+        Self {
+            config: config.clone(),
+            loss,
+            losses: VecDeque::new(),
+            spiking: false,
+            stuck_for: 0,
+            clamped_for: 0,
+            waiting: Waiting::default(),
+        }
+    }
+
+    /// Looks at a step. `loader` is asked only where a window begins or ends.
+    pub(super) fn step(&mut self, seen: Observed, loader: impl FnOnce() -> LoaderStats) -> Vec<Warning> {
+        let found = [self.spike(seen), self.stuck(seen), self.clamped(seen), self.starved(seen, loader)];
+        found.into_iter().flatten().collect()
+    }
+
+    fn spike(&mut self, Observed { loss, .. }: Observed) -> Option<Warning> {
+        let (window, n) = (self.config.window_steps as usize, self.config.spike_std);
+        let before = self.spiking;
+        let mut message = None;
+        if n > 0.0 && self.losses.len() == window {
+            let mean = self.losses.iter().sum::<f64>() / window as f64;
+            let variance = self.losses.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / window as f64;
+            let deviation = variance.sqrt().max(LEAST_DEVIATION * mean.abs());
+            self.spiking = loss > mean + n * deviation;
+            message = (self.spiking && !before).then(|| {
+                format!(
+                    "the loss is {loss:.4}, above the mean of the {window} steps before ({mean:.4}) and {n} standard deviations \
+                     ({deviation:.4} each). The pairs of this step are in event_pairs. Where spikes come often, lower optimizer.lr, \
+                     lower optimizer.beta2 or set optimizer.clip_grad_norm"
+                )
+            });
+        }
+        self.losses.push_back(loss);
+        if self.losses.len() > window {
+            self.losses.pop_front();
+        }
+        message.map(|message| Warning { kind: EventKind::LossSpike, message })
+    }
+
+    fn stuck(&mut self, Observed { pairs, loss, .. }: Observed) -> Option<Warning> {
+        let nothing = loss_of_knowing_nothing(self.loss, pairs);
+        let there = pairs > 1 && (loss - nothing).abs() <= STUCK_WITHIN * nothing;
+        self.stuck_for = if there { self.stuck_for + 1 } else { 0 };
+        let limit = self.config.stuck_steps;
+        (limit > 0 && self.stuck_for == limit).then(|| Warning {
+            kind: EventKind::LossStuck,
+            message: format!(
+                "for {limit} steps the loss has stood at {nothing:.3}, which is ln(batch size) or what it is for this objective: the \
+                 model tells no pair from another. The usual causes: a learning rate that is too high (the features collapsed) or far \
+                 too low, too short a warm-up, captions that do not belong to their images (look at them: diptych profile), captions \
+                 or images that are all alike, or towers that start from weights of another preprocessing"
+            ),
+        })
+    }
+
+    fn clamped(&mut self, Observed { logit_scale, .. }: Observed) -> Option<Warning> {
+        let largest = LARGEST_LOGIT_SCALE.exp();
+        self.clamped_for = if logit_scale >= largest * (1.0 - CLAMPED_WITHIN) { self.clamped_for + 1 } else { 0 };
+        let window = self.config.window_steps;
+        (self.clamped_for == window).then(|| Warning {
+            kind: EventKind::LogitScale,
+            message: format!(
+                "for {window} steps the logit scale has stood at its clamp of {largest:.0}. That is usual late in long runs on clean data; \
+                 early it means that the model learns by sharpening alone: look for duplicates and for pairs that are too easy, or \
+                 lower optimizer.lr"
+            ),
+        })
+    }
+
+    fn starved(&mut self, seen: Observed, loader: impl FnOnce() -> LoaderStats) -> Option<Warning> {
+        let limit = self.config.data_wait_share;
+        if limit == 0.0 {
+            return None;
+        }
+        let waiting = &mut self.waiting;
+        if !waiting.began {
+            *waiting = Waiting { began: true, loader: loader(), ..Waiting::default() };
+            return None;
+        }
+        waiting.steps += 1;
+        waiting.seconds += seen.seconds;
+        waiting.waited += seen.data_wait_seconds;
+        if waiting.steps < self.config.window_steps {
+            return None;
+        }
+        let share = waiting.waited / waiting.seconds.max(f64::MIN_POSITIVE);
+        let now = loader();
+        let limiting = now.since(&waiting.loader).limiting_stage();
+        let starts = share > limit && !waiting.said;
+        // It has ended when it is clearly below, so that a share near the limit is not said again and again.
+        let said = share > limit || (waiting.said && share > limit / 2.0);
+        *waiting = Waiting { began: true, loader: now, said, ..Waiting::default() };
+        starts.then(|| Warning {
+            kind: EventKind::DataWait,
+            message: format!(
+                "{:.0}% of the time of the last {} steps was spent waiting for data. What limits the loader: {limiting}",
+                100.0 * share,
+                self.config.window_steps
+            ),
+        })
+    }
+}
+
+/// The loss of a batch of which no pair is told from another, at the best constant logits.
+fn loss_of_knowing_nothing(loss: LossKind, pairs: usize) -> f64 {
+    let n = pairs as f64;
+    match loss {
+        // Cross-entropy of 1/n.
+        LossKind::Clip => n.ln(),
+        // For each image n decisions, of which one in n is a yes.
+        LossKind::Siglip => n.ln() + (n - 1.0) * (n / (n - 1.0)).ln(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USUAL: Observed = Observed { pairs: 16, loss: 2.0, logit_scale: 14.3, seconds: 1.0, data_wait_seconds: 0.0 };
+
+    fn watch() -> Watch {
+        let config = GuardConfig { window_steps: 10, stuck_steps: 5, data_wait_share: 0.2, ..GuardConfig::default() };
+        Watch::new(&config, LossKind::Clip)
+    }
+
+    fn kinds(watch: &mut Watch, seen: Observed) -> Vec<EventKind> {
+        watch.step(seen, LoaderStats::default).into_iter().map(|warning| warning.kind).collect()
+    }
+
+    #[test]
+    fn spike_is_said_once_and_again_after_it_ended() {
+        let mut watch = watch();
+        let loss = |loss| Observed { loss, ..USUAL };
+        // Mean 2, standard deviation 0.1: a spike begins above 2.6.
+        for n in 0..10 {
+            assert_eq!(kinds(&mut watch, loss(if n % 2 == 0 { 1.9 } else { 2.1 })), []);
+        }
+        assert_eq!(kinds(&mut watch, loss(2.59)), []);
+        let mut watch = self::watch();
+        for n in 0..10 {
+            kinds(&mut watch, loss(if n % 2 == 0 { 1.9 } else { 2.1 }));
+        }
+        assert_eq!(kinds(&mut watch, loss(2.61)), [EventKind::LossSpike]);
+        assert_eq!(kinds(&mut watch, loss(9.0)), [], "it is still the same one");
+        assert_eq!(kinds(&mut watch, loss(2.0)), []);
+        assert_eq!(kinds(&mut watch, loss(90.0)), [EventKind::LossSpike]);
+    }
+
+    #[test]
+    fn loss_that_stands_at_that_of_knowing_nothing_is_said_once() {
+        let mut watch = watch();
+        let stuck = Observed { loss: 16_f64.ln() * 1.01, ..USUAL };
+        let said: Vec<_> = (0..12).flat_map(|_| kinds(&mut watch, stuck)).collect();
+        assert_eq!(said, [EventKind::LossStuck]);
+        // SigLIP with the bias -ln(n-1): each yes costs ln n, each no ln(n/(n-1)).
+        let bias = -(15_f64).ln();
+        let (yes, no) = ((1.0 + (-bias).exp()).ln(), (1.0 + bias.exp()).ln());
+        assert!((loss_of_knowing_nothing(LossKind::Siglip, 16) - (yes + 15.0 * no)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn logit_scale_at_its_clamp_for_a_window_is_said_once() {
+        let mut watch = watch();
+        let seen = Observed { logit_scale: 100.0, ..USUAL };
+        assert!((0..9).all(|_| kinds(&mut watch, seen).is_empty()));
+        assert_eq!(kinds(&mut watch, seen), [EventKind::LogitScale]);
+        assert!((0..30).all(|_| kinds(&mut watch, seen).is_empty()));
+    }
+
+    #[test]
+    fn waiting_for_data_is_judged_by_window_and_said_again_only_after_it_ended() {
+        let mut watch = watch();
+        let mut window = |waited: f64| -> Vec<_> {
+            (0..10).flat_map(|_| kinds(&mut watch, Observed { data_wait_seconds: waited, ..USUAL })).collect()
+        };
+        // The first step is not counted, so each window ends one step later.
+        assert_eq!(window(0.9), []);
+        assert_eq!(window(0.3), [EventKind::DataWait]);
+        assert_eq!(window(0.15), [], "not yet ended");
+        assert_eq!(window(0.3), []);
+        assert_eq!(window(0.0), []);
+        assert_eq!(window(0.0), []);
+        assert_eq!([window(0.9), window(0.9)].concat(), [EventKind::DataWait]);
+    }
+}
