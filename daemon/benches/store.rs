@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use datafusion::prelude::SessionContext;
-use diptych::store::{Modality, Store};
 use diptych_schemas::{ContentHash, Uid};
+use diptych_store::{Modality, Store};
 
 const ROWS: usize = 100_000;
 const DIM: usize = 512;

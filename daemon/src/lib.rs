@@ -1,30 +1,13 @@
-//! The binary's parts: command line, the store, the training run, pictures, the demo.
+//! The binary's parts that no other crate needs: commands, the client of a service, the check of a state folder.
 //!
-//! 1. `commands` has one module a command: it computes nothing, it connects stages and prints.
-//! 2. `store` is the only module that names sled.
-//! 3. `training` drives a run; what a step is, the trainer knows.
+//! 1. `commands` has one module a command: arguments, a call into another crate, print. It computes nothing.
+//! 2. Only commands print, draw progress and watch for signals.
 
-mod classification;
-pub mod cli;
+mod client;
 mod commands;
-pub mod demo;
 pub mod doctor;
-mod embedding;
-mod embedding_files;
-mod encode;
-pub mod exit;
-mod groups;
-mod models;
-mod nearest;
 mod output;
-pub mod pictures;
-mod profile;
-mod report;
-mod retrieval;
-pub mod serve;
-mod sql_functions;
-pub mod store;
-mod training;
+mod signals;
 
 use tracing_subscriber::EnvFilter;
 
@@ -37,7 +20,7 @@ pub fn start_logging(verbose: u8, as_service: bool) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     if as_service {
-        serve::start_logging(filter);
+        diptych_serve::start_logging(filter);
         return;
     }
     tracing_subscriber::fmt()
@@ -50,7 +33,7 @@ pub fn start_logging(verbose: u8, as_service: bool) {
 }
 
 /// Runs a command; returns the exit code.
-pub fn run(cli: cli::Cli) -> u8 {
+pub fn run(cli: diptych_cli::Cli) -> u8 {
     match commands::run(cli.command) {
         Ok(outcome) => outcome.code(),
         Err(error) if output::is_broken_pipe(&error) => 0,

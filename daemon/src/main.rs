@@ -5,7 +5,7 @@ use std::panic;
 use std::process::ExitCode;
 
 use clap::Parser;
-use diptych::cli::{Cli, Command};
+use diptych_cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

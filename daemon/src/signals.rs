@@ -1,32 +1,25 @@
-//! SIGTERM and SIGINT ask a run to stop with a checkpoint. A second one ends the process at once, as users expect.
+//! SIGTERM and SIGINT ask a command to stop in order. A second one ends the process at once, as users expect.
+//!
+//! Only commands watch for signals; what works underneath is handed a [`StopRequest`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
+use diptych_schemas::outcome::{LEFT_AT_ONCE, Outcome};
+use diptych_training::stop::StopRequest;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Whether somebody asked to stop.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct StopRequest(Arc<AtomicBool>);
-
-impl StopRequest {
-    pub(crate) fn asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn ask(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// The flag itself, for what polls it elsewhere.
-    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
-    }
+/// What the first signal leads to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ending {
+    /// The command ends by itself, however long that takes; the text says what it does first.
+    InOrder(&'static str),
+    /// Nothing would be lost: a command that has not ended by itself after this time is ended.
+    Within(&'static str, Duration),
 }
 
-/// Starts to watch for the signals, on a thread of its own. `ending` says what happens at the first one.
-pub(crate) fn watch(ending: &'static str) -> anyhow::Result<StopRequest> {
+/// Starts to watch for the signals, on a thread of its own, for the rest of the process.
+pub(crate) fn watch(ending: Ending) -> anyhow::Result<StopRequest> {
     let request = StopRequest::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the signal watcher")?;
     // Registered before the thread starts, so that no signal falls into a gap.
@@ -37,23 +30,34 @@ pub(crate) fn watch(ending: &'static str) -> anyhow::Result<StopRequest> {
     let seen = request.clone();
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
-            loop {
+            let mut next = async || {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
-                if seen.0.swap(true, Ordering::Relaxed) {
-                    tracing::warn!("second signal: leaving at once; what was saved before counts");
-                    leave();
+            };
+            next().await;
+            seen.ask();
+            match ending {
+                Ending::InOrder(words) => {
+                    tracing::info!("stopping: {words}. A second signal leaves at once");
+                    next().await;
                 }
-                tracing::info!("stopping: {ending}. A second signal leaves at once");
+                Ending::Within(words, time) => {
+                    tracing::info!("stopping: {words}");
+                    if tokio::time::timeout(time, next()).await.is_err() {
+                        leave(Outcome::Stopped.code());
+                    }
+                }
             }
+            tracing::warn!("second signal: leaving at once; what was saved before counts");
+            leave(LEFT_AT_ONCE);
         });
     })?;
     Ok(request)
 }
 
-#[expect(clippy::exit, reason = "a second signal means that waiting for an orderly end is not wanted")]
-fn leave() {
-    std::process::exit(i32::from(diptych_schemas::outcome::LEFT_AT_ONCE));
+#[expect(clippy::exit, reason = "whoever sent the signal does not want to wait any longer")]
+fn leave(code: u8) {
+    std::process::exit(i32::from(code));
 }

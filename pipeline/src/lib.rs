@@ -8,6 +8,7 @@ pub mod balance;
 mod batch;
 mod dedup;
 pub mod ingest;
+mod last_selection;
 mod loader;
 mod npy;
 mod order;
@@ -33,6 +34,7 @@ pub use diptych_sample::{
     Cleaning, CropBox, ImageError, ImageFormat, ImageHeader, Interpolation, RgbImage, Tokenizer, TokenizerError,
     TokenizerOptions, Vocabulary, decode, header, probe,
 };
+pub use last_selection::{last_selection, remember_selection};
 pub use loader::{
     BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderMonitor, LoaderSpec, LoaderStats, Rate,
     StageStats, Waited, bench_loader, cpu_seconds, eval_batches, measured_batches, median, samples_an_epoch, train_loader,

@@ -229,6 +229,28 @@ impl ServeConfig {
     }
 }
 
+/// What a token allows; each allows what those before it do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Look at everything: runs, datasets, SQL, search.
+    Read,
+    /// Give the service work and control it.
+    Submit,
+    /// Back up the state, read the configuration again.
+    Admin,
+}
+
+impl Scope {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Submit => "submit",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,15 +18,18 @@ mod error;
 mod ids;
 mod ledger;
 mod manifest;
+mod model_ref;
+pub mod outcome;
 mod scores;
 mod tables;
+pub mod words;
 
 pub use config::{AugmentConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, Precision, TrainConfig, TrainLoopConfig};
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
 pub use config_lora::{LoraConfig, LoraTarget};
 pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};
 pub use config_remote::{RemoteConfig, is_url};
-pub use config_serve::{AuthConfig, HttpConfig, JobsConfig, Listen, ServeConfig, ServedDataset, SqlLimits, TlsConfig};
+pub use config_serve::{AuthConfig, HttpConfig, JobsConfig, Listen, Scope, ServeConfig, ServedDataset, SqlLimits, TlsConfig};
 pub use config_suite::{SuiteConfig, SuiteTask};
 pub use config_unattended::{
     BestMode, CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, SUITE_SCORE, StallAction, TensorBoard, due_by_samples,
@@ -34,9 +37,10 @@ pub use config_unattended::{
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
 pub use ledger::{LedgerEntry, RETRYABLE, Reason, Stage};
+pub use model_ref::ModelRef;
 pub use manifest::{DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path};
 pub use scores::{
-    SCORE_VERSION, ScoreFileMetadata, ScoreValue, embedding_file_schema, embedding_folder, embedding_type, embeddings_folder,
+    EmbeddingFormat, SCORE_VERSION, ScoreFileMetadata, ScoreValue, embedding_file_schema, embedding_folder, embedding_type, embeddings_folder,
     is_score_name, numbered_file, score_file_schema, score_folder, scores_folder, scores_schema,
 };
 pub use tables::{
@@ -48,3 +52,9 @@ pub use tables::{
 /// Largest width × height that is decoded unless a configuration says otherwise: Pillow's limit above which it refuses an
 /// image as a decompression bomb (twice its `MAX_IMAGE_PIXELS`).
 pub const MAX_PIXELS: u64 = 178_956_970;
+
+/// Candidates that the approximate index of nearest neighbours looks at unless a query asks for another number.
+pub const DEFAULT_SEARCH_CANDIDATES: u16 = 128;
+
+/// How a download introduces itself to a web server.
+pub const USER_AGENT: &str = concat!("diptych/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");

@@ -177,3 +177,14 @@ mod tests {
         assert!(["", "../x", "Clip", "1st", "a b", "_x", "é"].into_iter().all(|name| !is_score_name(name)));
     }
 }
+
+/// How embeddings are written for other tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmbeddingFormat {
+    /// As clip-retrieval and autofaiss read them: `img_emb` and `text_emb` (half floats), `metadata` (Parquet with the same rows).
+    Npy,
+    /// `pairs_N.parquet` with uid, `image_path`, caption, `image_embedding`, `text_embedding`.
+    Parquet,
+    /// The columns of Parquet as Arrow's IPC files (Feather).
+    Arrow,
+}

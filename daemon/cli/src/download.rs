@@ -1,11 +1,7 @@
 //! Options of downloads, for every command that downloads.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
-
 use clap::Args;
-use diptych_pipeline::ingest::{DownloadOptions, USER_AGENT};
+use diptych_schemas::USER_AGENT;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Downloads (URL lists)")]
@@ -59,27 +55,5 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(seconds),
         _ => Err("a number of seconds above 0 and up to 86400 is wanted".into()),
-    }
-}
-
-impl DownloadArgs {
-    pub fn options(self, stop: Arc<AtomicBool>) -> DownloadOptions {
-        DownloadOptions {
-            concurrency: self.concurrency,
-            per_host: self.per_host,
-            host_interval: Duration::from_millis(self.host_interval_ms),
-            connect_timeout: Duration::from_secs_f64(self.connect_timeout),
-            read_timeout: Duration::from_secs_f64(self.read_timeout),
-            total_timeout: Duration::from_secs_f64(self.total_timeout),
-            max_redirects: self.max_redirects,
-            retries: self.retries,
-            max_wait: Duration::from_secs_f64(self.max_wait),
-            buffer_bytes: self.buffer_mib.saturating_mul(1 << 20),
-            user_agent: self.user_agent,
-            robots_txt: !self.ignore_robots_txt,
-            robots_tag: !self.ignore_opt_outs,
-            private_hosts: self.allow_private_hosts,
-            stop,
-        }
     }
 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use diptych_trainer::evaluate::Bootstrap;
 
 use super::ModelArgs;
 
@@ -121,13 +120,6 @@ impl Default for EvalHowArgs {
     }
 }
 
-impl EvalHowArgs {
-    /// How intervals are made.
-    pub fn bootstrap(&self) -> Bootstrap {
-        Bootstrap { resamples: self.resamples, seed: self.seed, ..Bootstrap::default() }
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EvalTask {
     /// Which text an image finds, and which image a text: R@1, R@5, R@10, median rank
@@ -143,13 +135,6 @@ pub enum EvalTask {
     Knn,
     /// Logistic regression on a few images a class, the mean of three draws
     FewShot,
-}
-
-impl EvalTask {
-    /// Whether it learns from labelled pairs.
-    pub fn learns(self) -> bool {
-        matches!(self, Self::LinearProbe | Self::Knn | Self::FewShot)
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

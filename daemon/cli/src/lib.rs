@@ -14,12 +14,14 @@ mod report;
 mod score;
 mod search;
 mod serve;
+mod shared;
 mod state;
 mod uids;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use diptych_schemas::{EmbeddingFormat, ModelRef};
 
 pub use self::balance::BalanceArgs;
 pub use self::bench::{Bench, BenchArgs, BenchLoaderArgs, BenchSearchArgs};
@@ -33,8 +35,9 @@ pub use self::report::ReportArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use self::search::{IndexArg, SearchArgs};
 pub use self::serve::{
-    JobAction, LogsArgs, OfJobArgs, OptionsBehind, ServeArgs, ServerArgs, StatusArgs, SubmitArgs, TokenArgs, WatchArgs,
+    JobAction, LogsArgs, OfJobArgs, OptionsBehind, ScopeArg, ServeArgs, ServerArgs, StatusArgs, SubmitArgs, TokenArgs, WatchArgs,
 };
+pub use self::shared::{DatasetArg, ModelArgs, RunOnArgs};
 pub use self::state::{BackupArgs, DoctorArgs};
 pub use self::uids::UidsArgs;
 pub use dedup::{ByTier, DecontaminateArgs, DedupArgs, SyntheticMetaArgs, TierArgs};
@@ -154,47 +157,6 @@ impl Command {
                 | Self::Bench(BenchArgs { what: Bench::Train(_) | Bench::Search(_) })
         )
     }
-}
-
-/// Which dataset.
-#[derive(Debug, Args)]
-pub struct DatasetArg {
-    /// Dataset folder, as `diptych ingest` makes it. What only reads images and captions takes a URL of one, too: s3://, gs://,
-    /// az://, https://
-    #[arg(short, long, value_name = "FOLDER")]
-    pub dataset: PathBuf,
-}
-
-/// Which model.
-#[derive(Debug, Clone, Args)]
-pub struct ModelArgs {
-    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one, RUN@best: the best by checkpoint.best_metric), the
-    /// folder of a checkpoint, an OpenCLIP or a Hugging Face model, or a file of weights under OpenCLIP's names (.safetensors, .bin,
-    /// .pt)
-    #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER|FILE")]
-    pub model: String,
-    /// Which model a file of weights is of: a built-in name or a JSON file
-    #[arg(long, value_name = "NAME|FILE")]
-    pub model_config: Option<String>,
-    /// The moving average of the weights, of a checkpoint whose run has train.ema_decay
-    #[arg(long)]
-    pub ema: bool,
-    #[command(flatten)]
-    pub run_on: RunOnArgs,
-}
-
-/// Where runs are looked for, and what computes.
-#[derive(Debug, Clone, Args)]
-pub struct RunOnArgs {
-    /// State folder of the runs
-    #[arg(long, value_name = "FOLDER", default_value = "state")]
-    pub state: PathBuf,
-    /// auto, cpu or cuda:N
-    #[arg(long, default_value = "auto")]
-    pub device: String,
-    /// Threads; 0: one for each core
-    #[arg(long, default_value_t = 0)]
-    pub threads: usize,
 }
 
 #[derive(Debug, Args)]
@@ -345,20 +307,30 @@ pub struct EmbedArgs {
     #[arg(short, long, value_name = "FOLDER")]
     pub output: Option<PathBuf>,
     /// How they are written
-    #[arg(long, value_enum, default_value_t = EmbeddingFormat::Npy, requires = "output")]
-    pub format: EmbeddingFormat,
+    #[arg(long, value_enum, default_value_t = EmbeddingFormatArg::Npy, requires = "output")]
+    pub format: EmbeddingFormatArg,
     #[arg(long, default_value_t = 64)]
     pub batch_size: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EmbeddingFormat {
+pub enum EmbeddingFormatArg {
     /// As clip-retrieval and autofaiss read them: img_emb and text_emb (half floats), metadata (Parquet with the same rows)
     Npy,
     /// pairs_N.parquet with uid, image_path, caption, image_embedding, text_embedding
     Parquet,
     /// The same as Arrow's IPC files (Feather)
     Arrow,
+}
+
+impl From<EmbeddingFormatArg> for EmbeddingFormat {
+    fn from(format: EmbeddingFormatArg) -> Self {
+        match format {
+            EmbeddingFormatArg::Npy => Self::Npy,
+            EmbeddingFormatArg::Parquet => Self::Parquet,
+            EmbeddingFormatArg::Arrow => Self::Arrow,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -399,13 +371,9 @@ pub struct ExportArgs {
 
 impl ExportArgs {
     /// Which model is meant.
-    pub fn of_model(&self) -> ModelArgs {
-        ModelArgs {
-            model: self.name.clone().or_else(|| self.model.clone()).unwrap_or_default(),
-            model_config: self.model_config.clone(),
-            ema: self.ema,
-            run_on: self.run_on.clone(),
-        }
+    pub fn model_ref(&self) -> ModelRef {
+        let name = self.name.as_ref().or(self.model.as_ref()).map_or("", String::as_str);
+        self.run_on.model_ref(name, self.model_config.clone(), self.ema)
     }
 }
 

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use diptych_schemas::Uid;
+use diptych_schemas::{DEFAULT_SEARCH_CANDIDATES, Uid};
 
 use super::{DatasetArg, ModelArgs};
-use diptych_embeddings::nearest::USUAL_CANDIDATES;
 
 #[derive(Debug, Args)]
 pub struct SearchArgs {
@@ -42,7 +41,7 @@ pub struct SearchArgs {
     #[arg(long, value_enum, default_value = "exact")]
     pub index: IndexArg,
     /// Candidates that the approximate index looks at: more find more and take longer
-    #[arg(long, default_value_t = USUAL_CANDIDATES.into(), value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, default_value_t = DEFAULT_SEARCH_CANDIDATES.into(), value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub ef: u32,
     /// Contact sheet of the results (PNG)
     #[arg(long, value_name = "FILE")]

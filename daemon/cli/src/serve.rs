@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, ValueEnum};
+use diptych_schemas::Scope;
 
-use diptych_serve::tokens::Scope;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -115,7 +115,7 @@ pub struct TokenArgs {
     pub name: String,
     /// What it allows
     #[arg(long, value_enum, default_value = "read")]
-    pub scope: Scope,
+    pub scope: ScopeArg,
     /// File of tokens, which the service's configuration names as auth.tokens
     #[arg(long, value_name = "FILE", default_value = "/etc/diptych/tokens.toml")]
     pub file: PathBuf,
@@ -129,4 +129,25 @@ pub enum JobAction {
     Cancel,
     Retry,
     Checkpoint,
+}
+
+/// What a token allows; each allows what those before it do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScopeArg {
+    /// Look at everything: runs, datasets, SQL, search.
+    Read,
+    /// Give the service work and control it.
+    Submit,
+    /// Back up the state, read the configuration again.
+    Admin,
+}
+
+impl From<ScopeArg> for Scope {
+    fn from(scope: ScopeArg) -> Self {
+        match scope {
+            ScopeArg::Read => Self::Read,
+            ScopeArg::Submit => Self::Submit,
+            ScopeArg::Admin => Self::Admin,
+        }
+    }
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use diptych_pipeline::Selection;
 use diptych_schemas::{ContentHash, Uid};
+use diptych_store::{Modality, Store};
 
 use crate::encode::{EncodeSpec, each_batch};
 use crate::models::Model;
-use diptych_store::{Modality, Store};
 
 /// Pairs that are stored at once: appending is durable, so each costs a flush.
 const STORE_AT_ONCE: usize = 1024;

@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use diptych_pipeline::{Cleaning, EvalResize, Tokenizer, TokenizerOptions, decode, eval_transform};
-use diptych_schemas::MAX_PIXELS;
-use diptych_trainer::{Device, Encoder, ModelConfig, Weights, checkpoint, set_threads};
-
-use diptych_cli::ModelArgs;
+use diptych_schemas::{MAX_PIXELS, ModelRef};
 use diptych_store::RunName;
+use diptych_trainer::{Device, Encoder, ModelConfig, Weights, checkpoint, set_threads};
 
 /// Where the checkpoints of a run lie.
 pub fn checkpoint_folder(state: &Path, run: &str) -> PathBuf {
@@ -23,37 +21,37 @@ pub fn checkpoint_name(step: u64) -> String {
 }
 
 /// The folder that `--model` means.
-pub fn resolve(args: &ModelArgs) -> anyhow::Result<PathBuf> {
-    let path = Path::new(&args.model);
+pub fn resolve(named: &ModelRef) -> anyhow::Result<PathBuf> {
+    let path = Path::new(&named.name);
     if path.exists() {
         return Ok(path.to_owned());
     }
-    resolve_run(args)
+    resolve_run(named)
 }
 
 /// The same for a run of the state folder alone: no path leaves the folder.
-pub fn resolve_run(args: &ModelArgs) -> anyhow::Result<PathBuf> {
-    let (run, which) = match args.model.rsplit_once('@') {
+pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
+    let (run, which) = match named.name.rsplit_once('@') {
         Some((run, "best")) => (run, Which::Best),
         Some((run, step)) => {
             let step = step.parse();
             (
                 run,
                 Which::Step(
-                    step.with_context(|| format!("--model {}: after @ comes the number of a step, or best", args.model))?,
+                    step.with_context(|| format!("--model {}: after @ comes the number of a step, or best", named.name))?,
                 ),
             )
         }
-        None => (args.model.as_str(), Which::Newest),
+        None => (named.name.as_str(), Which::Newest),
     };
-    let folder = checkpoint_folder(&args.run_on.state, run);
+    let folder = checkpoint_folder(&named.state, run);
     if RunName::new(run).is_err() || !folder.is_dir() {
         bail!(
             "--model {}: there is no such folder, and no run of that name with a checkpoint in {}. Runs are listed by \
              `diptych sql \"SELECT run, state, step FROM runs\" --state {}`",
-            args.model,
-            args.run_on.state.display(),
-            args.run_on.state.display()
+            named.name,
+            named.state.display(),
+            named.state.display()
         );
     }
     match which {
@@ -97,11 +95,11 @@ pub fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
 }
 
 /// Reads the weights that `--model` means, and the tokenizer that belongs to them.
-pub fn read(args: &ModelArgs) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
-    let path = resolve(args)?;
-    set_threads(args.run_on.threads);
-    let config = args.model_config.as_deref().map(ModelConfig::named_or_file).transpose()?;
-    let weights = if args.ema { Weights::read_average(&path)? } else { Weights::read(&path, config.as_ref())? };
+pub fn read(named: &ModelRef) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
+    let path = resolve(named)?;
+    set_threads(named.threads);
+    let config = named.config.as_deref().map(ModelConfig::named_or_file).transpose()?;
+    let weights = if named.ema { Weights::read_average(&path)? } else { Weights::read(&path, config.as_ref())? };
     let tokenizer = tokenizer(weights.tokenizer_path().as_deref(), &weights.config)?;
     Ok((weights, tokenizer))
 }
@@ -128,9 +126,9 @@ pub fn tokenizer(path: Option<&Path>, model: &ModelConfig) -> anyhow::Result<Arc
 }
 
 /// An encoder on the device that was asked for, with its tokenizer.
-pub fn load(args: &ModelArgs) -> anyhow::Result<Model> {
-    let device = Device::parse(&args.run_on.device)?;
-    let (weights, tokenizer) = read(args)?;
+pub fn load(named: &ModelRef) -> anyhow::Result<Model> {
+    let device = Device::parse(&named.device)?;
+    let (weights, tokenizer) = read(named)?;
     let encoder = Encoder::from_weights(&weights, device)?;
     Ok(Model { encoder, tokenizer, path: weights.path })
 }

@@ -3,15 +3,15 @@
 //!
 //! The images become a dataset in the state folder. A second evaluation adds nothing to it and reads it from there.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use diptych_pipeline::ingest::{Captions, IngestRequest, ingest};
+use diptych_pipeline::ingest::{Captions, IngestError, IngestRequest, ingest};
+use diptych_schemas::words::thousands;
 use diptych_schemas::{ContentHash, SchemaError, column};
 
-use crate::commands::ingest::{Attempt, attempt};
-use crate::output::line;
-use diptych_schemas::words::thousands;
+use crate::request::{Control, Stopped};
 
 const CLASS_NAMES: &str = "classnames.txt";
 const TEMPLATES: &str = "zeroshot_classification_templates.txt";
@@ -89,8 +89,10 @@ impl Benchmark {
         column::CAPTION
     }
 
-    /// The pairs of a split as a dataset; `None` where there is no such split.
-    pub fn split(&self, split: &str, state: &Path) -> anyhow::Result<Option<PathBuf>> {
+    /// The pairs of a split as a dataset in the state folder; `None` where there is no such split.
+    ///
+    /// Fails with [`Stopped`] where `control` says so; the next call goes on from there.
+    pub fn split(&self, split: &str, state: &Path, control: Control<'_>) -> anyhow::Result<Option<PathBuf>> {
         let tars = self.place(split);
         if !tars.is_dir() || (self.folders.is_none() && !has_tars(&tars)) {
             return Ok(None);
@@ -99,30 +101,29 @@ impl Benchmark {
         let hash = ContentHash::of(whole.as_os_str().as_encoded_bytes()).to_string();
         let dataset = state.join("benchmarks").join(format!("{}-{split}-{hash:.12}", self.name));
         let source = if self.folders.is_some() { tars.clone() } else { tars.join("*.tar") };
-        let ended = attempt(|_, progress| {
-            let mut request = IngestRequest::new(vec![source.to_string_lossy().into_owned()], &dataset);
-            if self.folders.is_some() {
-                request.captions = Captions::Folder;
-            } else {
-                request.caption_column = match self.kind {
-                    Kind::Classes => Some("cls".to_owned()),
-                    Kind::ManyClasses => Some("npy".to_owned()),
-                    Kind::Captions => None,
-                };
-            }
-            ingest(&request, progress)
-        })
-        .with_context(|| format!("reading {}", tars.display()))?;
-        match ended {
-            Attempt::Done(report) if report.pairs_total > 0 => {
-                line(format!("{}: {} pairs in {}", tars.display(), thousands(report.pairs_total), dataset.display()))?;
-                Ok(Some(dataset))
-            }
-            Attempt::Done(_) => {
-                bail!("{}: no pair came out of it; diptych ledger --dataset {} says why", tars.display(), dataset.display())
-            }
-            Attempt::Stopped(_) => bail!("stopped while {} was read; the same command goes on from there", tars.display()),
+        let mut request = IngestRequest::new(vec![source.to_string_lossy().into_owned()], &dataset);
+        if self.folders.is_some() {
+            request.captions = Captions::Folder;
+        } else {
+            request.caption_column = match self.kind {
+                Kind::Classes => Some("cls".to_owned()),
+                Kind::ManyClasses => Some("npy".to_owned()),
+                Kind::Captions => None,
+            };
         }
+        let ingested = ingest(&request, &mut |progress| {
+            (control.on_ingest)(progress);
+            if (control.go_on)() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        let report = match ingested {
+            Err(IngestError::Stopped { .. }) => return Err(Stopped.into()),
+            other => other.with_context(|| format!("reading {}", tars.display()))?,
+        };
+        if report.pairs_total == 0 {
+            bail!("{}: no pair came out of it; diptych ledger --dataset {} says why", tars.display(), dataset.display());
+        }
+        tracing::info!("{}: {} pairs in {}", tars.display(), thousands(report.pairs_total), dataset.display());
+        Ok(Some(dataset))
     }
 }
 

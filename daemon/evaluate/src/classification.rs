@@ -5,15 +5,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+use diptych_embeddings::encode::Encoded;
+use diptych_embeddings::models::Model;
+use diptych_embeddings::values::each_text;
 use diptych_schemas::{SchemaError, Uid};
 use diptych_trainer::evaluate::{
     AveragePrecision, Bootstrap, Predictions, Rows, ZeroShot, average_precision, classify, ensemble,
 };
 use serde_json::Value;
-
-use diptych_embeddings::values::each_text;
-use diptych_embeddings::encode::Encoded;
-use diptych_embeddings::models::Model;
 
 /// What images are classified by.
 pub struct Classification {

@@ -5,15 +5,16 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail};
+use diptych_embeddings::models::Model;
 use diptych_schemas::SchemaError;
+use diptych_schemas::words::thousands;
 use diptych_trainer::evaluate::{Bootstrap, Unit, Winoground, interval, resample};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::report::grouped;
-use diptych_embeddings::models::Model;
-use crate::output::line;
-use diptych_schemas::words::thousands;
+use super::request::Control;
+use super::text::Text;
 
 /// Images that are encoded at once.
 const AT_ONCE: usize = 64;
@@ -143,18 +144,27 @@ pub struct Tested<'a> {
 }
 
 /// Encodes what the tests name, and says what the model got right.
-pub fn run<'a>(model: &Model, tests: &[&'a Test]) -> anyhow::Result<Vec<Tested<'a>>> {
-    let images = encode_images(model, tests)?;
-    tests.iter().map(|test| tested(model, test, &images)).collect()
+pub fn run<'a>(model: &Model, tests: &[&'a Test], control: Control<'_>) -> anyhow::Result<Vec<Tested<'a>>> {
+    let images = encode_images(model, tests, control)?;
+    let of_test = |test: &&'a Test| {
+        control.check()?;
+        tested(model, test, &images)
+    };
+    tests.iter().map(of_test).collect()
 }
 
 /// Each image once, unit rows by path.
-fn encode_images<'a>(model: &Model, tests: &[&'a Test]) -> anyhow::Result<HashMap<&'a Path, Vec<f32>>> {
+fn encode_images<'a>(
+    model: &Model,
+    tests: &[&'a Test],
+    control: Control<'_>,
+) -> anyhow::Result<HashMap<&'a Path, Vec<f32>>> {
     let mut paths: Vec<&Path> = tests.iter().flat_map(|test| &test.examples).flat_map(|example| example.images.paths()).collect();
     paths.sort_unstable();
     paths.dedup();
     let mut rows = HashMap::with_capacity(paths.len());
     for part in paths.chunks(AT_ONCE) {
+        control.check()?;
         let mut pixels = Vec::new();
         for path in part {
             let bytes = std::fs::read(path).map_err(SchemaError::io(*path))?;
@@ -221,19 +231,19 @@ impl Tested<'_> {
         self.columns.iter().map(|column| column.iter().copied().map(Unit::from).collect()).collect()
     }
 
-    /// Prints it, and gives it as JSON.
-    pub fn report(&self, bootstrap: Bootstrap) -> anyhow::Result<Value> {
+    /// Writes it to `out`, and returns it as JSON.
+    pub fn report(&self, bootstrap: Bootstrap, out: &mut Text) -> anyhow::Result<Value> {
         let examples = &self.test.examples;
         let intervals = if bootstrap.resamples == 0 {
             Vec::new()
         } else {
             resample(&self.units(), bootstrap)?.iter().map(|values| interval(values, bootstrap.level)).collect()
         };
-        line(format!("\n{}, {} examples", self.name(), thousands(examples.len() as u64)))?;
+        out.line(format!("\n{}, {} examples", self.name(), thousands(examples.len() as u64)));
         let mut json = json!({ "examples": examples.len() });
         for (place, ((name, value), chance)) in self.figures().iter().zip(&self.chances).enumerate() {
             let within = intervals.get(place).map(|at| format!("   95%: {:.3} to {:.3}", at.low, at.high)).unwrap_or_default();
-            line(format!("  {name:<20} {value:>6.3}   chance {chance:.3}{within}"))?;
+            out.line(format!("  {name:<20} {value:>6.3}   chance {chance:.3}{within}"));
             json[name] = json!(value);
             json[format!("chance_{name}")] = json!(chance);
             if let Some(at) = intervals.get(place) {
@@ -246,7 +256,7 @@ impl Tested<'_> {
         if tags.len() == strict.len() && !tags.is_empty() {
             let units = strict.iter().copied().map(Unit::from).collect();
             let name = self.test.figure_names().last().copied().unwrap_or_default();
-            json["groups"] = grouped(&tags, &[name], &[units])?;
+            json["groups"] = grouped(&tags, &[name], &[units], out);
         }
         let wrong = examples.iter().zip(strict).zip(&self.scores).filter(|((_, right), _)| !**right);
         json["wrong"] = wrong

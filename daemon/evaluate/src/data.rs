@@ -8,18 +8,18 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arrow::array::AsArray;
+use diptych_embeddings::encode::Encoded;
+use diptych_embeddings::session::with_session;
+use diptych_embeddings::values::{column_texts, each_value};
 use diptych_pipeline::{Selection, choose};
 use diptych_schemas::{Uid, column};
 
-use super::benchmark::{Benchmark, Kind};
-use super::towers::Towers;
 use crate::classification::{Classes, Classification};
-use diptych_cli::{EvalOnArgs, EvalTask};
-use diptych_embeddings::session::with_session;
-use diptych_embeddings::values::{column_texts, each_value};
-use diptych_embeddings::encode::Encoded;
 use crate::groups::Groups;
+use crate::request::{ClassSource, Control, PairSource, Subject, Task};
 use crate::retrieval::CaptionedImages;
+use super::benchmark::{Benchmark, Kind};
+use super::source::Towers;
 
 /// Everything but the model.
 pub struct EvalData {
@@ -32,7 +32,7 @@ pub struct EvalData {
     pub train: Option<Train>,
     pub groups: Option<Groups>,
     images: Images,
-    pub tasks: Vec<EvalTask>,
+    pub tasks: Vec<Task>,
     /// Only the very pair is right.
     pub strict: bool,
 }
@@ -53,41 +53,49 @@ struct Images {
 }
 
 impl EvalData {
-    pub fn read(on: &EvalOnArgs, state: &Path) -> anyhow::Result<Self> {
-        let mut data = match (&on.benchmark, &on.dataset, &on.selection) {
-            (Some(folder), ..) => Self::of_benchmark(folder, on, state)?,
-            (None, Some(dataset), Some(selection)) => Self::of_selection(dataset, selection, on)?,
-            // clap asks for one or the other.
-            _ => bail!("--dataset with --selection, or --benchmark"),
+    /// Reads what `tasks` need. A benchmark's images go into the state folder first, as far as `control` lets them.
+    pub fn read(subject: &Subject, tasks: &[Task], state: &Path, control: Control<'_>) -> anyhow::Result<Self> {
+        let mut data = match &subject.source {
+            PairSource::Benchmark(folder) => Self::of_benchmark(folder, tasks, state, control)?,
+            PairSource::Selection { dataset, selection, classes, train_selection } => {
+                Self::of_selection(dataset, selection, classes.as_ref(), train_selection.as_deref(), tasks)?
+            }
         };
+        data.strict = subject.strict_pairs;
         for task in &data.tasks {
-            if *task != EvalTask::Retrieval && data.classification.is_none() {
-                bail!("{task:?} wants classes: give --classes and --label-column, or --benchmark with classnames.txt");
+            let name = task.name();
+            if *task != Task::Retrieval && data.classification.is_none() {
+                bail!("{name} wants classes: give --classes and --label-column, or --benchmark with classnames.txt");
             }
             if task.learns() && data.train.is_none() {
-                bail!("{task:?} wants labelled pairs to learn from: give --train-selection, or a benchmark with a folder train");
+                bail!("{name} wants labelled pairs to learn from: give --train-selection, or a benchmark with a folder train");
             }
         }
-        if data.tasks.contains(&EvalTask::Retrieval) && data.dataset.is_dir() {
+        control.check()?;
+        if data.tasks.contains(&Task::Retrieval) && data.dataset.is_dir() {
             let by_line = data.images.by_line;
-            data.images = Images { by_line, ..Images::read(&data.dataset, &data.selection, &on.more_captions)? };
-        } else if !on.more_captions.is_empty() {
+            data.images = Images { by_line, ..Images::read(&data.dataset, &data.selection, &subject.more_captions)? };
+        } else if !subject.more_captions.is_empty() {
             bail!("--more-captions is for retrieval in a dataset that is a folder on this machine");
         }
-        if let Some(name) = &on.group_by {
+        if let Some(name) = &subject.group_by {
             data.groups = Some(Groups::read(&data.dataset, &data.selection, name).context("--group-by")?);
         }
         Ok(data)
     }
 
-    fn of_selection(dataset: &Path, selection: &Path, on: &EvalOnArgs) -> anyhow::Result<Self> {
-        let classification = match (&on.classes, &on.label_column) {
-            (Some(classes), Some(label)) => {
-                Some(Arc::new(Classification::read(dataset, &Classes::listed_in(classes), label, on.templates.as_deref())?))
-            }
-            _ => None,
+    fn of_selection(
+        dataset: &Path,
+        selection: &Path,
+        classes: Option<&ClassSource>,
+        train_selection: Option<&Path>,
+        tasks: &[Task],
+    ) -> anyhow::Result<Self> {
+        let read = |of: &ClassSource| {
+            Classification::read(dataset, &Classes::listed_in(&of.names), &of.label_column, of.templates.as_deref()).map(Arc::new)
         };
-        let train = match (&on.train_selection, &classification) {
+        let classification = classes.map(read).transpose()?;
+        let train = match (train_selection, &classification) {
             (Some(path), Some(classification)) => Some(Train {
                 dataset: dataset.to_owned(),
                 selection: Selection::read(path)?,
@@ -95,10 +103,10 @@ impl EvalData {
             }),
             _ => None,
         };
-        let mut tasks = on.tasks.clone();
+        let mut tasks = tasks.to_vec();
         if tasks.is_empty() {
-            tasks.extend(on.classes.is_some().then_some(EvalTask::ZeroShot));
-            tasks.push(EvalTask::Retrieval);
+            tasks.extend(classes.is_some().then_some(Task::ZeroShot));
+            tasks.push(Task::Retrieval);
         }
         Ok(Self {
             name: selection.file_stem().map_or_else(|| "selection".into(), |stem| stem.to_string_lossy().into_owned()),
@@ -109,13 +117,13 @@ impl EvalData {
             groups: None,
             images: Images::default(),
             tasks,
-            strict: on.strict_pairs,
+            strict: false,
         })
     }
 
-    fn of_benchmark(folder: &Path, on: &EvalOnArgs, state: &Path) -> anyhow::Result<Self> {
+    fn of_benchmark(folder: &Path, tasks: &[Task], state: &Path, control: Control<'_>) -> anyhow::Result<Self> {
         let benchmark = Benchmark::read(folder)?;
-        let Some(dataset) = benchmark.split("test", state)? else {
+        let Some(dataset) = benchmark.split("test", state, control)? else {
             bail!(
                 "{}: there is no folder test with tars in it, and no folders by class; CLIP_benchmark's layout has test/0.tar, test/1.tar, …",
                 folder.display()
@@ -130,17 +138,17 @@ impl EvalData {
             Classification::read(dataset, &classes, Benchmark::label_column(), templates.as_deref()).map(Arc::new)
         };
         let has_classes = benchmark.kind != Kind::Captions;
-        let learns = on.tasks.iter().any(|task| task.learns());
-        let train = match learns.then(|| benchmark.split("train", state)).transpose()?.flatten() {
+        let learns = tasks.iter().any(|task| task.learns());
+        let train = match learns.then(|| benchmark.split("train", state, control)).transpose()?.flatten() {
             Some(dataset) if has_classes => {
                 Some(Train { selection: all_of(&dataset)?, classification: classification(&dataset)?, dataset })
             }
             _ => None,
         };
         let by_default = match benchmark.kind {
-            Kind::Classes => EvalTask::ZeroShot,
-            Kind::ManyClasses => EvalTask::MultiLabel,
-            Kind::Captions => EvalTask::Retrieval,
+            Kind::Classes => Task::ZeroShot,
+            Kind::ManyClasses => Task::MultiLabel,
+            Kind::Captions => Task::Retrieval,
         };
         Ok(Self {
             name: benchmark.name.clone(),
@@ -149,9 +157,9 @@ impl EvalData {
             train,
             groups: None,
             images: Images { by_line: true, ..Images::default() },
-            tasks: if on.tasks.is_empty() { vec![by_default] } else { on.tasks.clone() },
+            tasks: if tasks.is_empty() { vec![by_default] } else { tasks.to_vec() },
             dataset,
-            strict: on.strict_pairs,
+            strict: false,
         })
     }
 

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use diptych_embeddings::values::{column_texts, selected_texts};
 use diptych_pipeline::Selection;
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{Interval, Unit, wilson};
-
-use diptych_embeddings::values::{column_texts, selected_texts};
 
 /// Of pairs that have no value.
 const NONE: &str = "(none)";

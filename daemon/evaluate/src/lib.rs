@@ -1,15 +1,19 @@
 //! The evaluation engine: what is evaluated, one model's answers image by image, and the figures that they come to.
 //!
-//! It returns figures and text. It prints nothing, watches no signals and draws no progress: whoever calls it does.
+//! It returns figures and text. It prints nothing, watches no signals and draws no progress: the caller does, through
+//! [`request::Control`].
 
 mod benchmark;
 pub mod classification;
 pub mod clip_benchmark;
 pub mod compositional;
 pub mod data;
+pub mod figures;
 pub mod groups;
 pub mod measure;
 pub mod report;
+pub mod request;
 pub mod retrieval;
 pub mod source;
 pub mod suite;
+pub mod text;

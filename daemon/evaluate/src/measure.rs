@@ -1,6 +1,7 @@
 //! One model on all tasks: encodes what they need once, and hands on answers image by image, not yet figures.
 
 use anyhow::{Context, bail};
+use diptych_embeddings::encode::{EncodeSpec, Encoded};
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
     AveragePrecision, Geometry, Labelled, Predictions, Retrieval, Rows, Unit, Vote, few_shot, fit, geometry, nearest, split,
@@ -8,11 +9,10 @@ use diptych_trainer::evaluate::{
 };
 use serde_json::{Value, json};
 
-use super::data::{EvalData, Train};
-use super::towers::Towers;
-use diptych_cli::{EvalHowArgs, EvalTask};
-use diptych_embeddings::encode::{EncodeSpec, Encoded};
+use crate::request::{Settings, Task};
 use crate::retrieval::distinct_captions;
+use super::data::{EvalData, Train};
+use super::source::Towers;
 
 /// Draws of each number of shots.
 const DRAWS: u64 = 3;
@@ -53,15 +53,13 @@ pub enum TaskResult {
 /// How it is measured, and whether to go on, which is asked again and again.
 #[derive(Clone, Copy)]
 pub struct Measuring<'a> {
-    pub how: &'a EvalHowArgs,
-    /// Decoding threads; 0: one for each core.
-    pub threads: usize,
+    pub how: &'a Settings,
     pub go_on: &'a dyn Fn() -> bool,
 }
 
 impl Measuring<'_> {
     fn spec(&self) -> EncodeSpec {
-        EncodeSpec { batch_size: self.how.batch_size.max(1), threads: self.threads }
+        EncodeSpec { batch_size: self.how.batch_size.max(1), threads: self.how.threads }
     }
 }
 
@@ -87,7 +85,7 @@ pub fn measure(towers: &Towers<'_>, data: &EvalData, with: Measuring<'_>) -> any
             return Ok(None);
         }
         match task {
-            EvalTask::Retrieval => {
+            Task::Retrieval => {
                 let captioned = data.captioned(towers, &encoded)?;
                 let ranks = captioned.ranks(dimension)?;
                 let retrieval = ranks.summary(&captioned.image_groups, &captioned.text_groups);
@@ -95,19 +93,19 @@ pub fn measure(towers: &Towers<'_>, data: &EvalData, with: Measuring<'_>) -> any
                 let image_uids = captioned.first_rows.iter().map(|row| encoded.uids[*row]).collect();
                 results.push(TaskResult::Pairs { retrieval, units, image_uids });
             }
-            EvalTask::ZeroShot => {
+            Task::ZeroShot => {
                 let classification = data.classification.as_ref().context("there are no classes")?;
                 let predictions = towers.classify(classification, &encoded)?;
                 results.push(TaskResult::Classes { name: "zero_shot".into(), predictions, details: json!({}) });
             }
-            EvalTask::MultiLabel => {
+            Task::MultiLabel => {
                 let classification = data.classification.as_ref().context("there are no classes")?;
                 let found = towers.precision(classification, &encoded, how.bootstrap())?;
                 results.push(TaskResult::Labels { images: encoded.uids.len(), found });
             }
-            EvalTask::Knn => results.push(learner()?.neighbours(how)?),
-            EvalTask::LinearProbe => results.push(learner()?.probe(how)?),
-            EvalTask::FewShot => {
+            Task::Knn => results.push(learner()?.neighbours(how)?),
+            Task::LinearProbe => results.push(learner()?.probe(how)?),
+            Task::FewShot => {
                 for shots in &how.shots {
                     results.push(learner()?.few(*shots, how)?);
                 }
@@ -116,7 +114,7 @@ pub fn measure(towers: &Towers<'_>, data: &EvalData, with: Measuring<'_>) -> any
     }
     let first = encoded.uids.len().min(GEOMETRY_PAIRS) * dimension;
     // Classes as captions say nothing about pairs.
-    let wanted = data.tasks.contains(&EvalTask::Retrieval) && first >= 2 * dimension;
+    let wanted = data.tasks.contains(&Task::Retrieval) && first >= 2 * dimension;
     let rows = |values| Rows { values, dimension };
     let geometry = wanted.then(|| geometry(rows(&encoded.images[..first]), rows(&encoded.texts[..first]))).transpose()?;
     Ok(Some(Measured { distinct_captions: distinct_captions(&encoded), uids: encoded.uids, geometry, results }))
@@ -162,7 +160,7 @@ impl Learner {
         (values.collect(), rows.iter().map(|row| self.train.1[*row]).collect())
     }
 
-    fn neighbours(&self, how: &EvalHowArgs) -> anyhow::Result<TaskResult> {
+    fn neighbours(&self, how: &Settings) -> anyhow::Result<TaskResult> {
         let temperature = how.knn_temperature;
         let vote = if temperature > 0.0 { Vote::Weighted { temperature } } else { Vote::Majority };
         let predictions = nearest(self.labelled(&self.train), self.labelled(&self.test), self.classes, how.k, vote)?;
@@ -170,7 +168,7 @@ impl Learner {
         Ok(TaskResult::Classes { name: "knn".into(), predictions, details })
     }
 
-    fn probe(&self, how: &EvalHowArgs) -> anyhow::Result<TaskResult> {
+    fn probe(&self, how: &Settings) -> anyhow::Result<TaskResult> {
         let mut details = json!({ "train_images": self.train.1.len() });
         let c = if let Some(c) = how.probe_c {
             c
@@ -191,7 +189,7 @@ impl Learner {
         Ok(TaskResult::Classes { name: "linear_probe".into(), predictions, details })
     }
 
-    fn few(&self, shots: usize, how: &EvalHowArgs) -> anyhow::Result<TaskResult> {
+    fn few(&self, shots: usize, how: &Settings) -> anyhow::Result<TaskResult> {
         let c = how.probe_c.unwrap_or(FEW_SHOT_C);
         for (class, name) in self.names.iter().enumerate() {
             let images = self.train.1.iter().filter(|label| **label == class).count();

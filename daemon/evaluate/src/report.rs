@@ -7,9 +7,9 @@ use diptych_trainer::evaluate::{
 };
 use serde_json::{Value, json};
 
-use super::measure::TaskResult;
 use crate::groups::{Group, Groups, by_group};
-use crate::output::line;
+use super::measure::TaskResult;
+use super::text::Text;
 
 /// Confusions and groups that are printed; JSON has them all.
 const PRINTED: usize = 5;
@@ -42,62 +42,66 @@ impl Context<'_> {
     }
 }
 
-/// Prints a result and gives its name in JSON and its JSON. `other` is the same task's result of a second model.
-pub fn report(result: &TaskResult, other: Option<&TaskResult>, with: &Context<'_>) -> anyhow::Result<(String, Value)> {
+/// Writes a result to `out`, and returns its name in JSON and its JSON. `other` is the same task's result of a second model.
+pub fn report(
+    result: &TaskResult,
+    other: Option<&TaskResult>,
+    with: &Context<'_>,
+    out: &mut Text,
+) -> anyhow::Result<(String, Value)> {
     match (result, other) {
         (TaskResult::Classes { name, predictions, details }, other) => {
             let other = match other {
                 Some(TaskResult::Classes { predictions, .. }) => Some(predictions),
                 _ => None,
             };
-            Ok((name.clone(), classes(name, predictions, other, details, with)?))
+            Ok((name.clone(), classes((name, predictions, details), other, with, out)?))
         }
         (TaskResult::Labels { images, found }, other) => {
             let other = match other {
                 Some(TaskResult::Labels { found, .. }) => Some(found),
                 _ => None,
             };
-            Ok(("multi_label".to_owned(), labels(*images, found, other, with)?))
+            Ok(("multi_label".to_owned(), labels(*images, found, other, with, out)?))
         }
         (TaskResult::Pairs { retrieval, units, image_uids }, other) => {
             let other = match other {
                 Some(TaskResult::Pairs { retrieval, units, .. }) => Some((retrieval, units.as_slice())),
                 _ => None,
             };
-            Ok(("retrieval".to_owned(), pairs(retrieval, units, image_uids, other, with)?))
+            Ok(("retrieval".to_owned(), pairs((retrieval, units, image_uids), other, with, out)?))
         }
     }
 }
 
 fn classes(
-    name: &str,
-    predictions: &Predictions,
+    (name, predictions, details): (&str, &Predictions, &Value),
     other: Option<&Predictions>,
-    details: &Value,
     with: &Context<'_>,
+    out: &mut Text,
 ) -> anyhow::Result<Value> {
     let result = predictions.summary();
     let columns = |predictions: &Predictions| -> Vec<Vec<Unit>> {
         [1, 5].map(|k| predictions.hits(k).into_iter().map(Unit::from).collect()).to_vec()
     };
     let (own, differences) = with.intervals(columns(predictions), other.map(columns).unwrap_or_default())?;
-    line(format!("\n{:<22}  top-1   top-5   mean per class", format!("{}, {} classes", name.replace('_', "-"), result.classes)))?;
-    line(format!("  model                {:>6.3}  {:>6.3}  {:>6.3}", result.top1, result.top5, result.mean_per_class))?;
+    out.line(format!("\n{:<22}  top-1   top-5   mean per class", format!("{}, {} classes", name.replace('_', "-"), result.classes)));
+    out.line(format!("  model                {:>6.3}  {:>6.3}  {:>6.3}", result.top1, result.top5, result.mean_per_class));
     if let Some(top1) = own.first() {
-        line(format!("  95% of top-1         {}", shown(*top1)))?;
+        out.line(format!("  95% of top-1         {}", shown(*top1)));
     }
-    line(format!(
+    out.line(format!(
         "  chance               {:>6.3}  {:>6.3}  {:>6.3}",
         result.chance_top1, result.chance_top5, result.chance_top1
-    ))?;
+    ));
 
     let hits = predictions.hits(1);
     let calibrated = calibration(&predictions.confidence, &hits, CALIBRATION_BINS);
-    line(format!("  calibration error    {:>6.3}", calibrated.expected_error))?;
+    out.line(format!("  calibration error    {:>6.3}", calibrated.expected_error));
     let class_name = |class: usize| with.classes.get(class).map_or("", String::as_str);
     let confusions = predictions.confusions();
     for &(label, predicted, count) in confusions.iter().take(PRINTED) {
-        line(format!("  {count:>6} × {} taken for {}", class_name(label), class_name(predicted)))?;
+        out.line(format!("  {count:>6} × {} taken for {}", class_name(label), class_name(predicted)));
     }
     let mut json = json!({
         "images": result.images, "classes": result.classes, "top1": result.top1, "top5": result.top5,
@@ -125,22 +129,22 @@ fn classes(
     }
     if details.as_object().is_some_and(|details| !details.is_empty()) {
         if let Some(mean) = details["mean_top1"].as_f64() {
-            line(format!("  mean of the draws    {mean:>6.3}"))?;
+            out.line(format!("  mean of the draws    {mean:>6.3}"));
         }
         if let Some(c) = details["c"].as_f64() {
-            line(format!("  C                    {c:>9.3e}"))?;
+            out.line(format!("  C                    {c:>9.3e}"));
         }
         json["details"] = details.clone();
     }
     if let Some(groups) = with.groups {
-        json["groups"] = grouped(&groups.of(with.uids), &["top1"], &columns(predictions)[..1])?;
+        json["groups"] = grouped(&groups.of(with.uids), &["top1"], &columns(predictions)[..1], out);
     }
     if let Some(other) = other {
         let test = mcnemar(&hits, &other.hits(1))?;
         let theirs = other.summary().top1;
-        line(format!("  compared: {theirs:.3}, difference {:+.3}{}", result.top1 - theirs, said_interval(differences.first())))?;
+        out.line(format!("  compared: {theirs:.3}, difference {:+.3}{}", result.top1 - theirs, said_interval(differences.first())));
         let p = if test.p_value < 0.001 { format!("{:.1e}", test.p_value) } else { format!("{:.3}", test.p_value) };
-        line(format!("  McNemar's exact test: {} right only here, {} only there, p = {p}", test.only_first, test.only_second))?;
+        out.line(format!("  McNemar's exact test: {} right only here, {} only there, p = {p}", test.only_first, test.only_second));
         json["compared"] = json!({
             "top1": theirs, "difference": result.top1 - theirs, "difference_interval": differences.first().map(|at| as_json(*at)),
             "only_here_right": test.only_first, "only_there_right": test.only_second, "mcnemar_p": test.p_value,
@@ -154,10 +158,11 @@ fn labels(
     found: &AveragePrecision,
     other: Option<&AveragePrecision>,
     with: &Context<'_>,
+    out: &mut Text,
 ) -> anyhow::Result<Value> {
     let of = |values: &[f64]| (!values.is_empty()).then(|| interval(values, with.bootstrap.level));
-    line(format!("\nmulti-label, {} classes, {images} images", with.classes.len()))?;
-    line(format!("  mean average precision {:>6.3}", found.mean))?;
+    out.line(format!("\nmulti-label, {} classes, {images} images", with.classes.len()));
+    out.line(format!("  mean average precision {:>6.3}", found.mean));
     let mut json = json!({
         "images": images, "classes": with.classes.len(), "mean_average_precision": found.mean,
         "per_class": with.classes.iter().zip(&found.per_class)
@@ -165,14 +170,14 @@ fn labels(
             .collect::<Value>(),
     });
     if let Some(at) = of(&found.resampled) {
-        line(format!("  95%                    {}", shown(at)))?;
+        out.line(format!("  95%                    {}", shown(at)));
         json["mean_average_precision_interval"] = as_json(at);
     }
     if let Some(other) = other {
         let differences: Vec<f64> = found.resampled.iter().zip(&other.resampled).map(|(own, other)| own - other).collect();
         let within = of(&differences);
         let difference = found.mean - other.mean;
-        line(format!("  compared: {:.3}, difference {difference:+.3}{}", other.mean, said_interval(within.as_ref())))?;
+        out.line(format!("  compared: {:.3}, difference {difference:+.3}{}", other.mean, said_interval(within.as_ref())));
         json["compared"] = json!({
             "mean_average_precision": other.mean, "difference": difference, "difference_interval": within.map(as_json),
         });
@@ -181,11 +186,10 @@ fn labels(
 }
 
 fn pairs(
-    result: &Retrieval,
-    units: &[Vec<Unit>],
-    image_uids: &[Uid],
+    (result, units, image_uids): (&Retrieval, &[Vec<Unit>], &[Uid]),
     other: Option<(&Retrieval, &[Vec<Unit>])>,
     with: &Context<'_>,
+    out: &mut Text,
 ) -> anyhow::Result<Value> {
     let (own, differences) = with.intervals(units.to_vec(), other.map(|(_, units)| units.to_vec()).unwrap_or_default())?;
     let header: String = RECALL_AT.map(|k| format!("{:>8}", format!("R@{k}"))).concat();
@@ -194,21 +198,21 @@ fn pairs(
     } else {
         format!("{} images, {} captions", result.images, result.texts)
     };
-    line(format!("\n{:<24}{header}   median rank", format!("retrieval, {counts}")))?;
+    out.line(format!("\n{:<24}{header}   median rank", format!("retrieval, {counts}")));
     let row = |name: &str, recall: Recall, median: String| {
         let values: String = recall.map(|value| format!("{value:>8.3}")).concat();
-        line(format!("  {name:<22}{values}{median}"))
+        format!("  {name:<22}{values}{median}")
     };
     let directions = [
         ("image to text", result.image_to_text, result.median_rank_image_to_text, result.chance_image_to_text, 0),
         ("text to image", result.text_to_image, result.median_rank_text_to_image, result.chance_text_to_image, RECALL_AT.len()),
     ];
     for (name, recall, median, chance, first) in directions {
-        row(name, recall, format!("{median:>14}"))?;
+        out.line(row(name, recall, format!("{median:>14}")));
         if let Some(at_one) = own.get(first) {
-            line(format!("    95% of R@1           {}", shown(*at_one)))?;
+            out.line(format!("    95% of R@1           {}", shown(*at_one)));
         }
-        row("  chance", chance, String::new())?;
+        out.line(row("  chance", chance, String::new()));
     }
     let three = |intervals: &[Interval], first: usize| -> Value {
         intervals.iter().skip(first).take(RECALL_AT.len()).map(|at| as_json(*at)).collect()
@@ -226,7 +230,7 @@ fn pairs(
     }
     if let Some(groups) = with.groups {
         let at_one = [units[0].clone(), units[RECALL_AT.len()].clone()];
-        json["groups"] = grouped(&groups.of(image_uids), &["image_to_text", "text_to_image"], &at_one)?;
+        json["groups"] = grouped(&groups.of(image_uids), &["image_to_text", "text_to_image"], &at_one, out);
     }
     if let Some((other, _)) = other {
         for (name, ours, theirs, first) in [
@@ -234,7 +238,7 @@ fn pairs(
             ("text to image", result.text_to_image, other.text_to_image, RECALL_AT.len()),
         ] {
             let said = said_interval(differences.get(first));
-            line(format!("  compared, {name} R@1: {:.3}, difference {:+.3}{said}", theirs[0], ours[0] - theirs[0]))?;
+            out.line(format!("  compared, {name} R@1: {:.3}, difference {:+.3}{said}", theirs[0], ours[0] - theirs[0]));
         }
         json["compared"] = json!({
             "image_to_text": other.image_to_text, "text_to_image": other.text_to_image,
@@ -245,14 +249,14 @@ fn pairs(
     Ok(json)
 }
 
-/// The figures (R@1 or accuracy, by name) of each group; prints the worst.
-pub fn grouped(names: &[&str], figures: &[&str], columns: &[Vec<Unit>]) -> anyhow::Result<Value> {
+/// The figures (R@1 or accuracy, by name) of each group; the worst go to `out`.
+pub fn grouped(names: &[&str], figures: &[&str], columns: &[Vec<Unit>], out: &mut Text) -> Value {
     let found = by_group(names, columns);
     let header: Vec<String> = figures.iter().map(|name| name.replace('_', " ")).collect();
-    line(format!("  by group, the lowest first: {}", header.join(", ")))?;
+    out.line(format!("  by group, the lowest first: {}", header.join(", ")));
     for group in found.iter().take(PRINTED) {
         let values = group.values.iter().map(|(value, within)| format!("{value:>6.3} ({})", shown(*within)));
-        line(format!("    {}  {} ({})", values.collect::<Vec<_>>().join("  "), group.name, group.count))?;
+        out.line(format!("    {}  {} ({})", values.collect::<Vec<_>>().join("  "), group.name, group.count));
     }
     let as_object = |group: &Group| {
         let mut object = json!({ "name": group.name, "count": group.count });
@@ -262,12 +266,12 @@ pub fn grouped(names: &[&str], figures: &[&str], columns: &[Vec<Unit>]) -> anyho
         }
         object
     };
-    Ok(found.iter().map(as_object).collect())
+    found.iter().map(as_object).collect()
 }
 
-/// Prints how embeddings lie, and gives it as JSON.
-pub fn geometry(found: &Geometry) -> anyhow::Result<Value> {
-    line(format!(
+/// Writes how embeddings lie to `out`, and returns it as JSON.
+pub fn geometry(found: &Geometry, out: &mut Text) -> Value {
+    out.line(format!(
         "\nembeddings: modality gap {:.3}, alignment {:.3}, uniformity {:.3} / {:.3}, effective rank {:.1} / {:.1} (images / captions)",
         found.modality_gap,
         found.alignment,
@@ -275,15 +279,15 @@ pub fn geometry(found: &Geometry) -> anyhow::Result<Value> {
         found.texts.uniformity,
         found.images.effective_rank_centred,
         found.texts.effective_rank_centred
-    ))?;
+    ));
     let spread = |of: &diptych_trainer::evaluate::Spread| {
         json!({
             "uniformity": of.uniformity, "effective_rank": of.effective_rank, "effective_rank_centred": of.effective_rank_centred,
         })
     };
-    Ok(json!({
+    json!({
         "modality_gap": found.modality_gap, "alignment": found.alignment, "images": spread(&found.images), "texts": spread(&found.texts),
-    }))
+    })
 }
 
 pub fn shown(at: Interval) -> String {

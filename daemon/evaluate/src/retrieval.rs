@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use diptych_embeddings::encode::Encoded;
 use diptych_trainer::TrainerError;
 use diptych_trainer::evaluate::{RECALL_AT, Ranks, Retrieval, Rows, Unit, retrieval, retrieval_ranks};
-
-use diptych_embeddings::encode::Encoded;
 
 /// What counts as right for each other, [N]. Pairs with the same caption cannot be told apart by it, so they have the same group, unless
 /// `strict`: then only the very pair is right, as in benchmarks whose captions are all different.

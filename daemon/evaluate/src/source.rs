@@ -5,15 +5,15 @@ use std::path::Path;
 use anyhow::Context;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
+use diptych_embeddings::encode::{EncodeSpec, Encoded, encode_while};
+use diptych_embeddings::files::{EmbeddingFiles, pairs_of, pairs_table};
+use diptych_embeddings::models::Model;
 use diptych_pipeline::{BlockCache, Selection};
 use diptych_schemas::ContentHash;
+use diptych_schemas::words::describe;
 use diptych_trainer::evaluate::{AveragePrecision, Bootstrap, Predictions};
 
 use crate::classification::Classification;
-use diptych_embeddings::files::{EmbeddingFiles, pairs_of, pairs_table};
-use diptych_embeddings::encode::{EncodeSpec, Encoded, encode_while};
-use diptych_embeddings::models::Model;
-use diptych_schemas::words::describe;
 
 /// Bytes of embeddings that are kept for the next evaluation with the same weights.
 const CACHE_BYTES: u64 = 4 << 30;

@@ -3,21 +3,19 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
+use diptych_embeddings::models::Model;
 use diptych_schemas::{ContentHash, SuiteConfig, SuiteTask};
 use diptych_trainer::evaluate::{Bootstrap, Interval, Predictions, RECALL_AT, Unit, interval, resample, resample_classes};
 use serde_json::{Value, json};
 
+use crate::request::{ClassSource, Control, PairSource, Settings, Subject, Task as TaskKind};
 use super::compositional::{self, Test};
 use super::data::EvalData;
+use super::figures::figures;
 use super::measure::{Measuring, TaskResult, measure};
-use super::record;
 use super::report::{as_json, said_interval, shown};
-use super::towers::Towers;
-use diptych_cli::{EvalHowArgs, EvalOnArgs, EvalTask};
-use diptych_embeddings::models::Model;
-use crate::output::line;
+use super::source::Towers;
+use super::text::Text;
 
 /// Figures of classes; the first counts where a suite names none.
 const OF_CLASSES: [&str; 3] = ["top1", "top5", "mean_per_class"];
@@ -63,23 +61,23 @@ struct TaskScore {
 
 impl Suite {
     /// Reads a suite's file and what its tasks name. Benchmarks are read into the state folder.
-    pub fn read(path: &Path, state: &Path) -> anyhow::Result<Self> {
+    pub fn read(path: &Path, state: &Path, control: Control<'_>) -> anyhow::Result<Self> {
         let config = SuiteConfig::read(path)?;
-        let read = |task: &SuiteTask| Task::read(task, state).with_context(|| format!("{}, task {}", path.display(), task.name));
+        let read = |task: &SuiteTask| Task::read(task, state, control).with_context(|| format!("{}, task {}", path.display(), task.name));
         Ok(Self { tasks: config.tasks.iter().map(read).collect::<anyhow::Result<_>>()?, name: config.name })
     }
 
     /// Measures the weights of a model, without intervals.
     pub fn of_model(&self, model: &Model, threads: usize, go_on: &dyn Fn() -> bool) -> anyhow::Result<Scored> {
-        let how = EvalHowArgs { resamples: 0, ..EvalHowArgs::default() };
-        self.run(&Towers::Model { model, kept: None }, Measuring { how: &how, threads, go_on })
+        let how = Settings { resamples: 0, threads, ..Settings::default() };
+        self.run(&Towers::Model { model, kept: None }, Measuring { how: &how, go_on })
     }
 
     pub fn run(&self, towers: &Towers<'_>, with: Measuring<'_>) -> anyhow::Result<Scored> {
         let mut scored = Scored { tasks: Vec::new(), left_out: Vec::new(), level: Bootstrap::default().level };
         for (place, task) in (0..).zip(&self.tasks) {
             // Tasks with as many images must not be drawn alike.
-            let how = EvalHowArgs { seed: with.how.seed.wrapping_add(place), ..with.how.clone() };
+            let how = Settings { seed: with.how.seed.wrapping_add(place), ..with.how.clone() };
             let found = if (with.go_on)() {
                 task.run(towers, Measuring { how: &how, ..with })
                     .with_context(|| format!("task {} of the suite {}", task.name, self.name))?
@@ -96,7 +94,7 @@ impl Suite {
 }
 
 impl Task {
-    fn read(task: &SuiteTask, state: &Path) -> anyhow::Result<Self> {
+    fn read(task: &SuiteTask, state: &Path, control: Control<'_>) -> anyhow::Result<Self> {
         let (on, known) = match (&task.compositional, &task.images) {
             (Some(file), Some(images)) => {
                 if task.kind.is_some() {
@@ -106,7 +104,7 @@ impl Task {
                 let known = test.figure_names().iter().rev().map(|name| (*name).to_owned()).collect();
                 (On::Examples(test), known)
             }
-            _ => of_data(task, state)?,
+            _ => of_data(task, state, control)?,
         };
         let metric = task.metric.clone().unwrap_or_else(|| known[0].clone());
         if !known.contains(&metric) {
@@ -121,7 +119,7 @@ impl Task {
         let (figures, (value, resampled), pairs) = match &self.on {
             On::Examples(test) => {
                 let Towers::Model { model, .. } = towers else { bail!("embeddings of pairs cannot be tested on other captions") };
-                let tested = compositional::run(model, &[test])?.pop().context("a test was not run")?;
+                let tested = compositional::run(model, &[test], Control { go_on: with.go_on, ..Control::NONE })?.pop().context("a test was not run")?;
                 let place = tested.figures().iter().position(|(name, _)| name == metric).context("no such figure")?;
                 (tested.figures(), mean_of(&[tested.units().swap_remove(place)], bootstrap)?, ContentHash::of(b""))
             }
@@ -134,7 +132,7 @@ impl Task {
                     TaskResult::Pairs { units, .. } => of_pairs(units, metric, bootstrap)?,
                 };
                 let uids: Vec<u8> = measured.uids.iter().flat_map(|uid| uid.0).collect();
-                (record::figures(&result), counted, ContentHash::of(&uids))
+                (figures(&result), counted, ContentHash::of(&uids))
             }
         };
         Ok(Some(TaskScore {
@@ -150,41 +148,39 @@ impl Task {
 }
 
 /// What is evaluated, and the figures that it has, the one first that counts where none is named.
-fn of_data(task: &SuiteTask, state: &Path) -> anyhow::Result<(On, Vec<String>)> {
+fn of_data(task: &SuiteTask, state: &Path, control: Control<'_>) -> anyhow::Result<(On, Vec<String>)> {
     let kind = match (&task.kind, &task.classes) {
-        (Some(kind), _) => Some(EvalTask::from_str(kind, false).map_err(|_| {
-            let known: Vec<_> = EvalTask::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
-            anyhow::anyhow!(
-                "kind = {kind:?}: there are {}",
-                known.iter().map(PossibleValue::get_name).collect::<Vec<_>>().join(", ")
-            )
+        (Some(kind), _) => Some(TaskKind::named(kind).with_context(|| {
+            format!("kind = {kind:?}: there are {}", TaskKind::ALL.map(TaskKind::name).join(", "))
         })?),
-        (None, Some(_)) => Some(EvalTask::ZeroShot),
+        (None, Some(_)) => Some(TaskKind::ZeroShot),
         (None, None) => None,
     };
-    if kind == Some(EvalTask::FewShot) {
+    if kind == Some(TaskKind::FewShot) {
         bail!("few-shot has a figure for each number of shots: give linear-probe or knn");
     }
-    let on = EvalOnArgs {
-        dataset: task.dataset.clone(),
-        selection: task.selection.clone(),
-        benchmark: task.benchmark.clone(),
-        tasks: kind.into_iter().collect(),
-        classes: task.classes.clone(),
-        label_column: task.label_column.clone(),
-        templates: task.templates.clone(),
-        train_selection: task.train_selection.clone(),
-        more_captions: task.more_captions.clone(),
-        strict_pairs: task.strict_pairs,
-        group_by: None,
+    let classes = task.classes.clone().zip(task.label_column.clone());
+    let classes =
+        classes.map(|(names, label_column)| ClassSource { names, label_column, templates: task.templates.clone() });
+    let source = match (&task.benchmark, &task.dataset, &task.selection) {
+        (Some(folder), ..) => PairSource::Benchmark(folder.clone()),
+        (None, Some(dataset), Some(selection)) => PairSource::Selection {
+            dataset: dataset.clone(),
+            selection: selection.clone(),
+            classes,
+            train_selection: task.train_selection.clone(),
+        },
+        _ => bail!("a task wants dataset and selection, or benchmark"),
     };
-    let data = EvalData::read(&on, state)?;
+    let subject =
+        Subject { source, more_captions: task.more_captions.clone(), strict_pairs: task.strict_pairs, group_by: None };
+    let data = EvalData::read(&subject, kind.as_slice(), state, control)?;
     let known = match data.tasks[..] {
-        [EvalTask::Retrieval] => {
+        [TaskKind::Retrieval] => {
             let of = |prefix: &str| RECALL_AT.map(|k| format!("{prefix}recall@{k}"));
             ["", "i2t_", "t2i_"].into_iter().flat_map(of).collect()
         }
-        [EvalTask::MultiLabel] => vec!["mean_average_precision".to_owned()],
+        [TaskKind::MultiLabel] => vec!["mean_average_precision".to_owned()],
         _ => OF_CLASSES.map(str::to_owned).to_vec(),
     };
     Ok((On::Data(Box::new(data)), known))
@@ -258,18 +254,18 @@ impl Scored {
         score.into_iter().chain(self.tasks.iter().flat_map(of)).collect()
     }
 
-    /// Prints it, beside another model's, and gives it as JSON.
-    pub fn report(&self, name: &str, other: Option<&Self>) -> anyhow::Result<Value> {
+    /// Writes it to `out`, compared with another model's, and returns it as JSON.
+    pub fn report(&self, name: &str, other: Option<&Self>, out: &mut Text) -> anyhow::Result<Value> {
         let of = |values: &[f64]| (!values.is_empty()).then(|| interval(values, self.level));
         let row = |name: &str, metric: &str, value: f64, at: Option<Interval>, weight: &str| {
-            line(format!("  {name:<28} {metric:<16} {value:>7.3}   {:<16} {weight:>7}", at.map(shown).unwrap_or_default()))
+            format!("  {name:<28} {metric:<16} {value:>7.3}   {:<16} {weight:>7}", at.map(shown).unwrap_or_default())
         };
-        line(format!("\nsuite {name}, {} tasks", self.tasks.len() + self.left_out.len()))?;
-        line(format!("  {:<28} {:<16} {:>7}   {:<16} {:>7}", "task", "figure", "value", "95%", "weight"))?;
+        out.line(format!("\nsuite {name}, {} tasks", self.tasks.len() + self.left_out.len()));
+        out.line(format!("  {:<28} {:<16} {:>7}   {:<16} {:>7}", "task", "figure", "value", "95%", "weight"));
         let mut tasks = Vec::new();
         for task in &self.tasks {
             let within = of(&task.resampled);
-            row(&task.name, &task.metric, task.value, within, &task.weight.to_string())?;
+            out.line(row(&task.name, &task.metric, task.value, within, &task.weight.to_string()));
             let mut json = json!({ "task": task.name, "metric": task.metric, "value": task.value, "weight": task.weight });
             json["interval"] = json!(within.map(as_json));
             json["figures"] =
@@ -278,34 +274,38 @@ impl Scored {
                 if theirs.pairs != task.pairs {
                     bail!("--compare: the two models did not see the same pairs in the task {}", task.name);
                 }
-                json["compared"] = compared(("", task.value, &task.resampled), (theirs.value, &theirs.resampled), self.level)?;
+                let within = interval_of_difference(&task.resampled, &theirs.resampled, self.level);
+                json["compared"] = compared_as_json(task.value, theirs.value, within);
             }
             tasks.push(json);
         }
         for name in &self.left_out {
-            line(format!("  {name:<28} left out: the time was over"))?;
+            out.line(format!("  {name:<28} left out: the time was over"));
         }
         let mut json = json!({ "suite": name, "tasks": tasks, "left_out": self.left_out, "score": self.score() });
         let Some(score) = self.score() else {
-            line("  no score, since tasks were left out: give more --max-seconds")?;
+            out.line("  no score, since tasks were left out: give more --max-seconds");
             return Ok(json);
         };
         let resampled = self.resampled();
-        row("score", "mean by weight", score, of(&resampled), "")?;
+        out.line(row("score", "mean by weight", score, of(&resampled), ""));
         json["interval"] = json!(of(&resampled).map(as_json));
         if let Some((other, theirs)) = other.and_then(|other| Some((other, other.score()?))) {
-            json["compared"] = compared(("  compared: score", score, &resampled), (theirs, &other.resampled()), self.level)?;
+            let within = interval_of_difference(&resampled, &other.resampled(), self.level);
+            let difference = score - theirs;
+            out.line(format!("  compared: score {theirs:.3}, difference {difference:+.3}{}", said_interval(within.as_ref())));
+            json["compared"] = compared_as_json(score, theirs, within);
         }
         Ok(json)
     }
 }
 
-/// Two models' figures, drawn together. Printed where it has a name.
-fn compared((name, ours, resampled): (&str, f64, &[f64]), (theirs, others): (f64, &[f64]), level: f64) -> anyhow::Result<Value> {
-    let differences: Vec<f64> = resampled.iter().zip(others).map(|(ours, theirs)| ours - theirs).collect();
-    let within = (!differences.is_empty()).then(|| interval(&differences, level));
-    if !name.is_empty() {
-        line(format!("{name} {theirs:.3}, difference {:+.3}{}", ours - theirs, said_interval(within.as_ref())))?;
-    }
-    Ok(json!({ "value": theirs, "difference": ours - theirs, "difference_interval": within.map(as_json) }))
+/// The interval of the difference of two figures, from resamples that both share; none without resamples.
+fn interval_of_difference(ours: &[f64], theirs: &[f64], level: f64) -> Option<Interval> {
+    let differences: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours - theirs).collect();
+    (!differences.is_empty()).then(|| interval(&differences, level))
+}
+
+fn compared_as_json(ours: f64, theirs: f64, within: Option<Interval>) -> Value {
+    json!({ "value": theirs, "difference": ours - theirs, "difference_interval": within.map(as_json) })
 }

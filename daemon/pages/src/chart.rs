@@ -1,8 +1,7 @@
 //! Charts as SVG within a page: they scale with it, take its colours, and tell their numbers under the pointer.
 
-use maud::{Markup, html};
-
 use diptych_schemas::words::thousands;
+use maud::{Markup, html};
 
 /// Width and height of a histogram in its own units.
 const WIDTH: f64 = 360.0;

@@ -20,12 +20,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use diptych_schemas::{Listen, ServeConfig};
-use tokio::signal::unix::{SignalKind, signal};
-
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::describe;
+use diptych_schemas::{Listen, ServeConfig};
 use diptych_store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+
 use flight::FlightSpec;
 use jobs::Queue;
 use shared::{Current, Shared};

@@ -6,17 +6,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context;
 use datafusion::prelude::SessionContext;
+use diptych_embeddings::nearest;
+use diptych_pipeline::sql::content_functions;
 use diptych_pipeline::sql::{SessionSpec, SqlError, session};
 use diptych_schemas::{Listen, ServeConfig, ServedDataset};
+use diptych_store::{Milliseconds, Store};
 use tokio::sync::{Semaphore, watch};
 
 use super::folders::Folders;
 use super::http::{Metrics, Searchers};
 use super::jobs::Queue;
 use super::tokens::Tokens;
-use diptych_embeddings::nearest;
-use diptych_pipeline::sql::content_functions;
-use diptych_store::{Milliseconds, Store};
 
 /// How much lower than training queries are in the eyes of the scheduler.
 pub const QUERY_NICENESS: i32 = 10;

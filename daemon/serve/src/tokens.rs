@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use diptych_schemas::{SchemaError, durable};
+use diptych_schemas::{SchemaError, Scope, durable};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -12,28 +12,6 @@ use subtle::ConstantTimeEq;
 const PREFIX: &str = "dpt_";
 /// Random bytes in a token.
 const RANDOM_BYTES: usize = 32;
-
-/// What a token allows; each allows what those before it do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// Look at everything: runs, datasets, SQL, search.
-    Read,
-    /// Give the service work and control it.
-    Submit,
-    /// Back up the state, read the configuration again.
-    Admin,
-}
-
-impl Scope {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Submit => "submit",
-            Self::Admin => "admin",
-        }
-    }
-}
 
 /// The file of tokens.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -1,12 +1,12 @@
 //! `diptych pause`, `resume`, `cancel`, `retry`, `checkpoint`: what can be asked of a job.
 
+use diptych_cli::{JobAction, OfJobArgs};
+use diptych_schemas::outcome::Outcome;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{Service, wait_for};
-use diptych_cli::{JobAction, OfJobArgs};
-use diptych_schemas::outcome::Outcome;
 use crate::output::line;
+use super::{Service, wait_for};
 
 pub(crate) fn run(args: &OfJobArgs, action: JobAction) -> anyhow::Result<Outcome> {
     let verb = match action {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use diptych_cli::LogsArgs;
+use diptych_schemas::outcome::Outcome;
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::output::raw;
 use super::control::{job_id, text};
 use super::{Service, wait_for};
-use diptych_cli::LogsArgs;
-use diptych_schemas::outcome::Outcome;
-use crate::output::raw;
 
 /// Between two looks at the log of a job that goes on.
 const LOOKS_EVERY: Duration = Duration::from_millis(500);

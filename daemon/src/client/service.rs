@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use diptych_cli::ServerArgs;
+use diptych_store::Owner;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-use diptych_cli::ServerArgs;
-use diptych_store::Owner;
 
 /// Where its address and token may stand.
 const SERVER: &str = "DIPTYCH_SERVER";

@@ -7,11 +7,11 @@ use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
 use datafusion::datasource::MemTable;
+use diptych_serve::{ARROW_STREAM, TRUNCATED};
 use reqwest::{Method, header};
 use serde_json::{Value, json};
 
 use super::{Service, wait_for};
-use diptych_serve::{ARROW_STREAM, TRUNCATED};
 
 /// The result of a query, whole.
 pub(crate) fn ask(address: &str, sql: &str, dataset: Option<&Path>) -> anyhow::Result<MemTable> {

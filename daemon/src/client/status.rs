@@ -1,12 +1,12 @@
 //! `diptych status`: what a running service does.
 
-use serde_json::Value;
-
-use super::control::text;
-use super::{Service, wait_for};
 use diptych_cli::StatusArgs;
 use diptych_schemas::outcome::Outcome;
+use serde_json::Value;
+
 use crate::output::line;
+use super::control::text;
+use super::{Service, wait_for};
 
 /// Jobs that have ended and are shown.
 const ENDED_SHOWN: usize = 5;

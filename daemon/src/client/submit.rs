@@ -4,15 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use diptych_cli::{OptionsBehind, SubmitArgs};
 use diptych_schemas::TrainConfig;
+use diptych_schemas::outcome::Outcome;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::output::line;
 use super::control::text;
 use super::{Service, wait_for};
-use diptych_cli::{OptionsBehind, SubmitArgs};
-use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 
 /// Commands that can be jobs.
 const COMMANDS: [&str; 7] = ["embed", "ingest", "score", "select", "dedup", "eval", "export"];

@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use diptych_cli::WatchArgs;
+use diptych_schemas::outcome::Outcome;
 use futures::StreamExt;
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::output::line;
 use super::control::text;
 use super::{Service, wait_for};
-use diptych_cli::WatchArgs;
-use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 
 /// Steps are shown so often at most.
 const STEP_EVERY: Duration = Duration::from_secs(1);

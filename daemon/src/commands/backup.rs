@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::Context;
-
 use diptych_cli::BackupArgs;
-use crate::client;
 use diptych_embeddings::session::open_state;
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_schemas::words::thousands;
 use diptych_store::{BackedUp, Owner};
+
+use crate::client;
+use crate::output::line;
 
 pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<Outcome> {
     let done = match Owner::of(&args.state).and_then(|owner| owner.address) {

@@ -1,15 +1,15 @@
 //! `diptych balance`: MetaCLIP's balancing as a selection.
 
 use anyhow::bail;
-use diptych_pipeline::balance::{BalanceReport, BalanceSpec, Entries, balance};
-use diptych_pipeline::{Selection, read_counts, write_counts};
-
 use diptych_cli::BalanceArgs;
-use crate::commands::profile::remember_selection;
 use diptych_embeddings::session::with_session;
+use diptych_pipeline::balance::{BalanceReport, BalanceSpec, Entries, balance};
+use diptych_pipeline::remember_selection;
+use diptych_pipeline::{Selection, read_counts, write_counts};
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_schemas::words::thousands;
+
+use crate::output::line;
 
 /// Entries that the summary names.
 const SHOWN: usize = 5;

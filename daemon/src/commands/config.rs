@@ -1,10 +1,10 @@
 //! `diptych config`: a configuration with all its defaults, or a built-in model configuration.
 
+use diptych_cli::ConfigArgs;
+use diptych_schemas::outcome::Outcome;
 use diptych_schemas::{ServeConfig, TrainConfig};
 use diptych_trainer::ModelConfig;
 
-use diptych_cli::ConfigArgs;
-use diptych_schemas::outcome::Outcome;
 use crate::output::line;
 
 /// The smallest configuration that says what only the user can know.

@@ -1,16 +1,16 @@
 //! `diptych decontaminate`: a selection without what evaluation sets hold.
 
+use diptych_cli::DecontaminateArgs;
+use diptych_embeddings::session::with_limited_session;
+use diptych_pipeline::remember_selection;
+use diptych_pipeline::sql::content_functions;
 use diptych_pipeline::sql::{SessionSpec, session};
 use diptych_pipeline::{DecontaminationReport, DedupSpec, Evaluation, decontaminate};
-
-use super::dedup::{Memory, cut, read_selection, tiers, unseen};
-use diptych_cli::DecontaminateArgs;
-use crate::commands::profile::remember_selection;
-use diptych_embeddings::session::with_limited_session;
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_schemas::words::thousands;
-use diptych_pipeline::sql::content_functions;
+
+use crate::output::line;
+use super::dedup::{Memory, cut, read_selection, tiers, unseen};
 
 pub(crate) fn run(args: &DecontaminateArgs) -> anyhow::Result<Outcome> {
     let memory = Memory::of(args.memory.memory_limit);

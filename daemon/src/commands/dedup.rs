@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
+use diptych_cli::{ByTier, DedupArgs, TierArgs};
+use diptych_embeddings::session::with_limited_session;
+use diptych_pipeline::remember_selection;
 use diptych_pipeline::sql::default_memory;
 use diptych_pipeline::{DedupReport, DedupSpec, Selection, Tier, dedup};
-
-use diptych_cli::{ByTier, DedupArgs, TierArgs};
-use crate::commands::profile::remember_selection;
-use diptych_embeddings::session::with_limited_session;
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_schemas::words::thousands;
+
+use crate::output::line;
 
 /// Characters of a caption that are shown.
 const CAPTION: usize = 60;

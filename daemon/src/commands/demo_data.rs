@@ -3,8 +3,9 @@
 use diptych_cli::DemoDataArgs;
 use diptych_demo::{DemoOptions, generate};
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_schemas::words::thousands;
+
+use crate::output::line;
 
 pub(crate) fn run(args: &DemoDataArgs) -> anyhow::Result<Outcome> {
     let options = DemoOptions { scenes: args.scenes, seed: args.seed, ..DemoOptions::default() };

@@ -1,12 +1,12 @@
 //! `diptych doctor`: a state folder, read through.
 
 use anyhow::bail;
-
 use diptych_cli::DoctorArgs;
-use crate::doctor::{Finding, Severity, examine};
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_schemas::words::thousands;
+
+use crate::doctor::{Finding, Severity, examine};
+use crate::output::line;
 
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let state = &args.state;

@@ -1,22 +1,22 @@
 //! `diptych embed`: the embeddings of a selection, kept in the state folder.
 
 use anyhow::Context;
-use diptych_pipeline::Selection;
-use indicatif::{ProgressBar, ProgressStyle};
-
 use diptych_cli::EmbedArgs;
 use diptych_embeddings::embed::{Embedded, embed};
-use diptych_embeddings::files;
 use diptych_embeddings::encode::EncodeSpec;
-use diptych_schemas::outcome::Outcome;
+use diptych_embeddings::files;
 use diptych_embeddings::models::{self, Model};
-use crate::output::line;
+use diptych_pipeline::Selection;
+use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 use diptych_store::Store;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::output::line;
 
 pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
     let selection = Selection::read(&args.selection)?;
-    let model = models::load(&args.model)?;
+    let model = models::load(&args.model.model_ref())?;
     let store = Store::open(&args.model.run_on.state)?;
     let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     let embedded = embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
             producer: embedded.producer,
             dataset: &args.dataset.dataset,
             uids: &selection.uids,
-            format: args.format,
+            format: args.format.into(),
         };
         let written = embedding_files::write(&store, &request, folder)?;
         line(format!("{}: {} rows in {} files of each kind", folder.display(), thousands(written.rows as u64), written.files))?;

@@ -1,40 +1,52 @@
 //! `diptych eval`: how good a model is on held-out pairs, each figure beside chance and with its interval.
 
-mod benchmark;
-mod clip_benchmark;
-mod compositional;
-mod data;
-mod measure;
-mod record;
-mod report;
-mod suite;
-mod towers;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use diptych_schemas::durable;
+use diptych_cli::{EvalArgs, EvalHowArgs, EvalOnArgs, EvalTask, ResultFormat};
+use diptych_embeddings::files::EmbeddingFiles;
+use diptych_embeddings::models::{self, Model};
+use diptych_evaluate::compositional::{self, Test};
+use diptych_evaluate::data::EvalData;
+use diptych_evaluate::figures::figures;
+use diptych_evaluate::measure::{Measured, Measuring, TaskResult, measure};
+use diptych_evaluate::request::{ClassSource, Control, PairSource, Request, Settings, Stopped, Subject, Task};
+use diptych_evaluate::source::{Kept, Towers};
+use diptych_evaluate::suite::Suite;
+use diptych_evaluate::text::Text;
+use diptych_evaluate::{clip_benchmark, report};
+use diptych_schemas::outcome::Outcome;
+use diptych_schemas::{ModelRef, durable};
 use serde_json::{Value, json};
 
-use diptych_cli::{EvalArgs, ModelArgs, ResultFormat};
-use diptych_embeddings::files::EmbeddingFiles;
-use diptych_schemas::outcome::Outcome;
-use diptych_embeddings::models::{self, Model};
-use crate::output::line;
-use compositional::Test;
-use data::EvalData;
-use measure::{Measured, Measuring, TaskResult, measure};
-pub(crate) use suite::Suite;
-use towers::{Kept, Towers};
+use crate::commands::eval_record::record;
+use crate::commands::ingest_progress::IngestBar;
+use crate::output::{line, raw};
+use crate::signals::{self, Ending};
+
+/// How long an evaluation has to end by itself after a signal.
+const ENDS_WITHIN: Duration = Duration::from_millis(700);
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
+    // It saves nothing before its end, and what it caches is written whole or not at all: nothing is lost by leaving.
+    let stop = signals::watch(Ending::Within("nothing has been recorded", ENDS_WITHIN))?;
+    let bar = IngestBar::new()?;
+    let control = Control { go_on: &|| !stop.asked(), on_ingest: &|progress| bar.show(progress) };
     let json = if let Some(path) = &args.suite {
-        of_suite(args, path)?
+        of_suite(args, path, control)
     } else if let Some(images) = args.images.as_deref().filter(|_| !args.compositional.is_empty()) {
-        of_compositions(args, images)?
+        of_compositions(args, images, control)
     } else {
-        of_pairs(args)?
+        of_pairs(args, control)
+    };
+    bar.finish();
+    let json = match json {
+        Err(error) if error.is::<Stopped>() => {
+            line("stopped; nothing was recorded")?;
+            return Ok(Outcome::Stopped);
+        }
+        other => other?,
     };
     if let Some(path) = &args.json {
         durable::write(path, format!("{json:#}\n").as_bytes())?;
@@ -42,18 +54,66 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn of_pairs(args: &EvalArgs) -> anyhow::Result<Value> {
+/// What the arguments ask for.
+fn request(args: &EvalArgs) -> anyhow::Result<Request> {
+    let EvalOnArgs { dataset, selection, benchmark, tasks, classes, label_column, templates, train_selection, .. } = &args.on;
+    let source = match (benchmark, dataset, selection) {
+        (Some(folder), ..) => PairSource::Benchmark(folder.clone()),
+        (None, Some(dataset), Some(selection)) => {
+            let classes = classes.clone().zip(label_column.clone());
+            PairSource::Selection {
+                dataset: dataset.clone(),
+                selection: selection.clone(),
+                classes: classes
+                    .map(|(names, label_column)| ClassSource { names, label_column, templates: templates.clone() }),
+                train_selection: train_selection.clone(),
+            }
+        }
+        // clap asks for one or the other.
+        _ => bail!("--dataset with --selection, or --benchmark"),
+    };
+    Ok(Request {
+        subject: Subject {
+            source,
+            more_captions: args.on.more_captions.clone(),
+            strict_pairs: args.on.strict_pairs,
+            group_by: args.on.group_by.clone(),
+        },
+        tasks: tasks.iter().map(|task| task_of(*task)).collect(),
+        settings: settings(&args.how, args.model.run_on.threads),
+    })
+}
+
+fn task_of(task: EvalTask) -> Task {
+    match task {
+        EvalTask::Retrieval => Task::Retrieval,
+        EvalTask::ZeroShot => Task::ZeroShot,
+        EvalTask::MultiLabel => Task::MultiLabel,
+        EvalTask::LinearProbe => Task::LinearProbe,
+        EvalTask::Knn => Task::Knn,
+        EvalTask::FewShot => Task::FewShot,
+    }
+}
+
+fn settings(how: &EvalHowArgs, threads: usize) -> Settings {
+    let EvalHowArgs { k, knn_temperature, probe_c, shots, seed, resamples, batch_size } = how.clone();
+    Settings { k, knn_temperature, probe_c, shots, seed, resamples, batch_size, threads }
+}
+
+fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
     let state = &args.model.run_on.state;
     let other = compared(args)?;
-    let data = EvalData::read(&args.on, state)?;
-    let answers = |name: &ModelArgs| {
-        with_towers(name, args, |towers, path| {
-            let measured = measure(towers, &data, measuring(args, &|| true))?.context("the evaluation did not go on")?;
+    let Request { subject, tasks, settings } = request(args)?;
+    let data = EvalData::read(&subject, &tasks, state, control)?;
+    let measuring = Measuring { how: &settings, go_on: control.go_on };
+    let answers = |named: &ModelRef| {
+        with_towers(named, args, |towers, path| {
+            let measured = measure(towers, &data, measuring)?.ok_or(Stopped)?;
             Ok((path.to_owned(), measured))
         })
     };
     // One model in memory at a time.
-    let (path, measured) = answers(&args.model)?;
+    let (path, measured) = answers(&args.model.model_ref())?;
     let other = other.map(|name| answers(&name)).transpose()?;
     if other.as_ref().is_some_and(|(_, other)| other.uids != measured.uids) {
         bail!(
@@ -62,31 +122,33 @@ fn of_pairs(args: &EvalArgs) -> anyhow::Result<Value> {
     }
 
     let Measured { uids, distinct_captions, geometry, results } = &measured;
-    line(format!("{}: {} pairs, {distinct_captions} different captions", data.name, uids.len()))?;
+    let mut out = Text::default();
+    out.line(format!("{}: {} pairs, {distinct_captions} different captions", data.name, uids.len()));
     let with = report::Context {
         classes: data.classification.as_ref().map_or(&[], |classification| classification.classes()),
         uids,
         groups: data.groups.as_ref(),
-        bootstrap: args.how.bootstrap(),
+        bootstrap: settings.bootstrap(),
     };
     let selection = args.on.selection.as_ref().or(args.on.benchmark.as_ref());
     let mut json = json!({ "model": path, "selection": selection, "pairs": uids.len() });
     if let Some((path, _)) = &other {
         json["compared_with"] = json!(path);
-        line(format!("compared with {}", path.display()))?;
+        out.line(format!("compared with {}", path.display()));
     }
     for (at, result) in results.iter().enumerate() {
         let beside: Option<&TaskResult> = other.as_ref().and_then(|(_, other)| other.results.get(at));
-        let (name, figures) = report::report(result, beside, &with)?;
+        let (name, figures) = report::report(result, beside, &with, &mut out)?;
         json[name] = figures;
     }
     if json.get("retrieval").is_some() {
         json["retrieval"]["same_caption_counts"] = json!(!args.on.strict_pairs);
     }
     if let Some(geometry) = geometry {
-        json["geometry"] = report::geometry(geometry)?;
+        json["geometry"] = report::geometry(geometry, &mut out);
     }
-    record::record(state, &path, &data.name, results.iter().flat_map(record::figures).collect())?;
+    raw(out.as_str().as_bytes())?;
+    record(state, &path, &data.name, results.iter().flat_map(figures).collect())?;
     if let Some(ResultFormat::ClipBenchmark) = args.output_format {
         let named = clip_benchmark::Named { dataset: &data.name, is_benchmark: args.on.benchmark.is_some(), model: path };
         for result in results {
@@ -96,45 +158,52 @@ fn of_pairs(args: &EvalArgs) -> anyhow::Result<Value> {
     Ok(json)
 }
 
-fn of_suite(args: &EvalArgs, path: &Path) -> anyhow::Result<Value> {
+fn of_suite(args: &EvalArgs, path: &Path, control: Control<'_>) -> anyhow::Result<Value> {
     let other = compared(args)?;
-    let suite = Suite::read(path, &args.model.run_on.state)?;
+    let suite = Suite::read(path, &args.model.run_on.state, control)?;
     let began = Instant::now();
     let most = args.max_seconds.map(Duration::try_from_secs_f64).transpose().context("--max-seconds")?;
-    let go_on = || most.is_none_or(|most| began.elapsed() < most);
-    let scored = |name: &ModelArgs| {
-        with_towers(name, args, |towers, path| Ok((path.to_owned(), suite.run(towers, measuring(args, &go_on))?)))
+    let go_on = || (control.go_on)() && most.is_none_or(|most| began.elapsed() < most);
+    let settings = settings(&args.how, args.model.run_on.threads);
+    let scored = |named: &ModelRef| {
+        with_towers(named, args, |towers, path| {
+            let scored = suite.run(towers, Measuring { how: &settings, go_on: &go_on })?;
+            // Only the time leaves tasks out; a signal ends it all.
+            control.check()?;
+            Ok((path.to_owned(), scored))
+        })
     };
-    let (model, own) = scored(&args.model)?;
-    let other = other.map(|name| scored(&name)).transpose()?;
-    let mut json = own.report(&suite.name, other.as_ref().map(|(_, scored)| scored))?;
+    let (model, own) = scored(&args.model.model_ref())?;
+    let other = other.map(|named| scored(&named)).transpose()?;
+    let mut out = Text::default();
+    let mut json = own.report(&suite.name, other.as_ref().map(|(_, scored)| scored), &mut out)?;
+    raw(out.as_str().as_bytes())?;
     json["model"] = json!(model);
     if let Some((path, _)) = &other {
         json["compared_with"] = json!(path);
     }
-    record::record(&args.model.run_on.state, &model, &suite.name, own.figures())?;
+    record(&args.model.run_on.state, &model, &suite.name, own.figures())?;
     Ok(json)
 }
 
-fn of_compositions(args: &EvalArgs, images: &Path) -> anyhow::Result<Value> {
+fn of_compositions(args: &EvalArgs, images: &Path, control: Control<'_>) -> anyhow::Result<Value> {
     let tests: Vec<Test> = args.compositional.iter().map(|file| Test::read(file, images)).collect::<anyhow::Result<_>>()?;
-    let model = models::load(&args.model)?;
+    let model = models::load(&args.model.model_ref())?;
+    let bootstrap = settings(&args.how, args.model.run_on.threads).bootstrap();
     let mut json = json!({ "model": model.path });
-    for tested in compositional::run(&model, &tests.iter().collect::<Vec<_>>())? {
-        json[tested.name()] = tested.report(args.how.bootstrap())?;
-        record::record(&args.model.run_on.state, &model.path, tested.name(), tested.figures())?;
+    for tested in compositional::run(&model, &tests.iter().collect::<Vec<_>>(), control)? {
+        let mut out = Text::default();
+        json[tested.name()] = tested.report(bootstrap, &mut out)?;
+        raw(out.as_str().as_bytes())?;
+        record(&args.model.run_on.state, &model.path, tested.name(), tested.figures())?;
     }
     Ok(json)
 }
 
-fn measuring<'a>(args: &'a EvalArgs, go_on: &'a dyn Fn() -> bool) -> Measuring<'a> {
-    Measuring { how: &args.how, threads: args.model.run_on.threads, go_on }
-}
-
-/// The second model. That it is there is seen before the first one is evaluated.
-fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelArgs>> {
+/// The second model. That it is there is checked before the first one is evaluated.
+fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelRef>> {
     let Some(name) = &args.compare else { return Ok(None) };
-    let other = ModelArgs { model: name.clone(), ema: false, ..args.model.clone() };
+    let other = args.model.run_on.model_ref(name, args.model.model_config.clone(), false);
     if !EmbeddingFiles::are_at(Path::new(name)) {
         models::resolve(&other).context("--compare")?;
     }
@@ -143,17 +212,16 @@ fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelArgs>> {
 
 /// Loads a model, or embeddings, and says where they lie.
 fn with_towers<T>(
-    name: &ModelArgs,
+    named: &ModelRef,
     args: &EvalArgs,
     run: impl FnOnce(&Towers<'_>, &Path) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let path = PathBuf::from(&name.model);
+    let path = PathBuf::from(&named.name);
     if EmbeddingFiles::are_at(&path) {
         return run(&Towers::Files(&EmbeddingFiles::read(&path)?), &path);
     }
-    let model: Model = models::load(name)?;
+    let model: Model = models::load(named)?;
     // A model from elsewhere may be evaluated where there is no state folder, or one that cannot be written.
-    let state = &name.run_on.state;
-    let kept = if args.no_cache || !state.is_dir() { None } else { Kept::open(state, &model) };
+    let kept = if args.no_cache || !named.state.is_dir() { None } else { Kept::open(&named.state, &model) };
     run(&Towers::Model { model: &model, kept }, &model.path)
 }

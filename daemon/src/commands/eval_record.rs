@@ -3,20 +3,18 @@
 use std::path::Path;
 
 use anyhow::Context;
-use diptych_trainer::checkpoint;
-use diptych_trainer::evaluate::RECALL_AT;
-
-use super::measure::TaskResult;
-use crate::client;
 use diptych_embeddings::models::checkpoint_folder;
-use crate::output::line;
 use diptych_schemas::words::describe;
 use diptych_store::{EVALUATED, RunName, Store, StoreError};
+use diptych_trainer::checkpoint;
+
+use crate::client;
+use crate::output::line;
 
 /// Records under `eval/DATASET/…` at the checkpoint's step. Models that are no checkpoint of this state folder have no place there;
 /// where a service holds the store, it is told; where
 /// another process does, that is said.
-pub(super) fn record(state: &Path, model: &Path, dataset: &str, figures: Vec<(String, f64)>) -> anyhow::Result<()> {
+pub(crate) fn record(state: &Path, model: &Path, dataset: &str, figures: Vec<(String, f64)>) -> anyhow::Result<()> {
     let Ok(manifest) = checkpoint::read_manifest(model) else { return Ok(()) };
     if model.parent() != Some(checkpoint_folder(state, &manifest.run).as_path()) {
         return Ok(());
@@ -40,24 +38,4 @@ pub(super) fn record(state: &Path, model: &Path, dataset: &str, figures: Vec<(St
     };
     store.add_metrics(&RunName::new(&manifest.run)?, manifest.step, manifest.samples, values)?;
     Ok(())
-}
-
-/// The main figures of a task.
-pub(super) fn figures(result: &TaskResult) -> Vec<(String, f64)> {
-    match result {
-        TaskResult::Classes { name, predictions, .. } => {
-            let found = predictions.summary();
-            [("top1", found.top1), ("top5", found.top5), ("mean_per_class", found.mean_per_class)]
-                .map(|(figure, value)| (format!("{name}/{figure}"), value))
-                .to_vec()
-        }
-        TaskResult::Labels { found, .. } => vec![("multi_label/mean_average_precision".to_owned(), found.mean)],
-        TaskResult::Pairs { retrieval, .. } => {
-            let of = |direction: &str, recall: [f64; 3]| {
-                let named = RECALL_AT.iter().zip(recall);
-                named.map(|(k, value)| (format!("{direction}_recall@{k}"), value)).collect::<Vec<_>>()
-            };
-            [of("i2t", retrieval.image_to_text), of("t2i", retrieval.text_to_image)].concat()
-        }
-    }
 }

@@ -1,15 +1,15 @@
 //! `diptych export`: a model of any known format in OpenCLIP's or Hugging Face's form, or as ONNX graphs.
 
+use diptych_cli::{ExportArgs, ModelFormat};
+use diptych_embeddings::models;
 use diptych_pipeline::Tokenizer;
+use diptych_schemas::outcome::Outcome;
 use diptych_trainer::{LARGEST_EMBEDDED, TokenizerFiles, Weights, export_hf, export_onnx, export_openclip};
 
-use diptych_cli::{ExportArgs, ModelFormat};
-use diptych_schemas::outcome::Outcome;
-use diptych_embeddings::models;
 use crate::output::line;
 
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Outcome> {
-    let (weights, tokenizer) = models::read(&args.of_model())?;
+    let (weights, tokenizer) = models::read(&args.model_ref())?;
     match args.format {
         ModelFormat::Openclip => export_openclip(&weights, tokenizer.to_json(), &args.output)?,
         ModelFormat::Hf => export_hf(&weights, &files(&weights, &tokenizer)?, &args.output)?,

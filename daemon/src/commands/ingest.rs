@@ -6,20 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::bail;
+use diptych_cli::{CaptionsChoice, IngestArgs};
+use diptych_embeddings::session::with_session;
 use diptych_pipeline::ingest::{
     Captions, IngestError, IngestProgress, IngestReport, IngestRequest, PerceptualHash, SourceOutcome, ingest,
 };
+use diptych_pipeline::sql::phash_of_file;
 use diptych_pipeline::sql::query;
 use diptych_schemas::DatasetManifest;
-
-use diptych_cli::{CaptionsChoice, IngestArgs};
-use crate::commands::ingest_progress::Shown;
-use diptych_embeddings::session::with_session;
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_schemas::words::thousands;
-use diptych_pipeline::sql::phash_of_file;
-use diptych_training::stop;
+
+use crate::commands::download_options::download_options;
+use crate::commands::ingest_progress::IngestBar;
+use crate::output::line;
+use crate::signals::{self, Ending};
 
 const MIB: u64 = 1 << 20;
 /// Sources that are listed one by one; of more, only those with something to say.
@@ -42,7 +43,7 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
             row_group_bytes: args.row_group_mib.saturating_mul(MIB),
             shard_bytes: args.shard_mib.saturating_mul(MIB),
             phash: args.phash.then_some(phash_of_file as PerceptualHash),
-            download: args.download.options(stop),
+            download: download_options(args.download, stop),
             ..IngestRequest::new(args.sources, &folder)
         };
         ingest(&request, progress)
@@ -63,10 +64,13 @@ pub(crate) enum Attempt {
 pub(crate) fn attempt(
     work: impl FnOnce(Arc<AtomicBool>, &mut dyn FnMut(&IngestProgress) -> ControlFlow<()>) -> Result<IngestReport, IngestError>,
 ) -> anyhow::Result<Attempt> {
-    let stop = signals::watch("what is under way ends and is saved")?;
-    let mut shown = Shown::new()?;
-    let ended = work(stop.flag(), &mut |progress| shown.step(progress));
-    shown.finish();
+    let stop = signals::watch(Ending::InOrder("what is under way ends and is saved"))?;
+    let bar = IngestBar::new()?;
+    let ended = work(stop.flag(), &mut |progress| {
+        bar.show(progress);
+        ControlFlow::Continue(())
+    });
+    bar.finish();
     match ended {
         Ok(report) => Ok(Attempt::Done(report)),
         Err(error @ IngestError::Stopped { .. }) if stop.asked() => {

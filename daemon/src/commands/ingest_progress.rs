@@ -1,25 +1,29 @@
 //! The progress of an ingest: a bar on a terminal, a line now and then in a log.
 
-use std::ops::ControlFlow;
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diptych_pipeline::ingest::IngestProgress;
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-
 use diptych_schemas::words::thousands;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 /// How often a line is logged where no terminal shows the bar.
 const LOGGED_EVERY: Duration = Duration::from_secs(30);
 /// How often the bar is drawn anew.
 const DRAWN_EVERY: Duration = Duration::from_millis(200);
-/// Speeds are of about so long.
+/// Speeds are averaged over this window.
 const SPEED_OVER: Duration = Duration::from_secs(10);
 /// Reasons of the ledger that are named, the most frequent first.
 const SHOWN_REASONS: usize = 4;
 
-pub(crate) struct Shown {
+/// A bar that appears with the first progress.
+pub(crate) struct IngestBar {
     bar: ProgressBar,
+    state: RefCell<State>,
+}
+
+struct State {
     drawn: Option<Instant>,
     logged: Instant,
     /// Where speeds are counted from: time, records, pairs, bytes.
@@ -29,34 +33,43 @@ pub(crate) struct Shown {
     speed: [f64; 3],
 }
 
-impl Shown {
+impl IngestBar {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let bar = ProgressBar::new(0).with_style(
             ProgressStyle::with_template("{spinner} source {pos}/{len}  {msg}  {elapsed}").context("progress template")?,
         );
-        bar.enable_steady_tick(DRAWN_EVERY);
         let now = Instant::now();
-        Ok(Self { bar, drawn: None, logged: now, since: (now, 0, 0, 0), source: String::new(), speed: [0.0; 3] })
+        let state = State { drawn: None, logged: now, since: (now, 0, 0, 0), source: String::new(), speed: [0.0; 3] };
+        Ok(Self { bar, state: RefCell::new(state) })
     }
 
-    pub(crate) fn step(&mut self, progress: &IngestProgress) -> ControlFlow<()> {
+    /// Shows progress, unless it was shown a moment ago.
+    pub(crate) fn show(&self, progress: &IngestProgress) {
         let now = Instant::now();
-        if self.drawn.is_some_and(|drawn| now.duration_since(drawn) < DRAWN_EVERY) {
-            return ControlFlow::Continue(());
+        let mut state = self.state.borrow_mut();
+        match state.drawn {
+            Some(drawn) if now.duration_since(drawn) < DRAWN_EVERY => return,
+            Some(_) => {}
+            None => self.bar.enable_steady_tick(DRAWN_EVERY),
         }
-        self.drawn = Some(now);
-        self.measure(progress, now);
-        let message = words(progress, self.speed);
-        if self.bar.is_hidden() && now.duration_since(self.logged) >= LOGGED_EVERY {
-            self.logged = now;
+        state.drawn = Some(now);
+        state.measure(progress, now);
+        let message = words(progress, state.speed);
+        if self.bar.is_hidden() && now.duration_since(state.logged) >= LOGGED_EVERY {
+            state.logged = now;
             tracing::info!("source {}/{}: {message}", progress.sources_done, progress.sources_total);
         }
         self.bar.set_length(progress.sources_total as u64);
         self.bar.set_position(progress.sources_done as u64);
         self.bar.set_message(message);
-        ControlFlow::Continue(())
     }
 
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl State {
     /// Speeds since the last measurement, which is renewed when it is old.
     fn measure(&mut self, progress: &IngestProgress, now: Instant) {
         let at = (now, progress.records, progress.pairs, progress.bytes);
@@ -74,10 +87,6 @@ impl Shown {
         if now.duration_since(start) > SPEED_OVER {
             self.since = at;
         }
-    }
-
-    pub(crate) fn finish(&self) {
-        self.bar.finish_and_clear();
     }
 }
 

@@ -5,17 +5,18 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use diptych_cli::{LedgerAction, LedgerArgs, LedgerRetryArgs};
+use diptych_embeddings::session::with_session;
 use diptych_pipeline::ingest::{IngestRequest, PerceptualHash, RetryFilter, retry};
+use diptych_pipeline::sql::phash_of_file;
 use diptych_pipeline::sql::query;
 use diptych_schemas::Reason;
-
-use diptych_cli::{LedgerAction, LedgerArgs, LedgerRetryArgs};
-use crate::commands::ingest::{Attempt, attempt, print_report};
-use diptych_embeddings::session::with_session;
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_schemas::words::thousands;
-use diptych_pipeline::sql::phash_of_file;
+
+use crate::commands::download_options::download_options;
+use crate::commands::ingest::{Attempt, attempt, print_report};
+use crate::output::line;
 
 /// Longest detail in a summary, in characters.
 const SHOWN: usize = 90;
@@ -45,7 +46,7 @@ fn run_retry(args: LedgerRetryArgs) -> anyhow::Result<Outcome> {
     match attempt(|stop, progress| {
         let request = IngestRequest {
             phash: args.phash.then_some(phash_of_file as PerceptualHash),
-            download: args.download.options(stop),
+            download: download_options(args.download, stop),
             ..IngestRequest::new(Vec::new(), &folder)
         };
         retry(&request, filter, progress)

@@ -3,14 +3,15 @@
 mod backup;
 mod balance;
 mod bench;
-mod client;
 mod config;
 mod decontaminate;
 mod dedup;
 mod demo_data;
 mod doctor;
+mod download_options;
 mod embed;
-pub(crate) mod eval;
+mod eval;
+mod eval_record;
 mod export;
 mod ingest;
 mod ingest_progress;
@@ -31,8 +32,6 @@ mod uids;
 
 use diptych_cli::{Command, JobAction};
 use diptych_schemas::outcome::Outcome;
-
-pub(crate) use profile::last_selection;
 
 pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
@@ -56,15 +55,15 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Serve(args) => serve::run(args),
-        Command::Submit(args) => client::submit::run(args),
-        Command::Status(args) => client::status::run(&args),
-        Command::Watch(args) => client::watch::run(&args),
-        Command::Logs(args) => client::logs::run(&args),
-        Command::Pause(args) => client::control::run(&args, JobAction::Pause),
-        Command::Resume(args) => client::control::run(&args, JobAction::Resume),
-        Command::Cancel(args) => client::control::run(&args, JobAction::Cancel),
-        Command::Retry(args) => client::control::run(&args, JobAction::Retry),
-        Command::Checkpoint(args) => client::control::run(&args, JobAction::Checkpoint),
+        Command::Submit(args) => crate::client::submit::run(args),
+        Command::Status(args) => crate::client::status::run(&args),
+        Command::Watch(args) => crate::client::watch::run(&args),
+        Command::Logs(args) => crate::client::logs::run(&args),
+        Command::Pause(args) => crate::client::control::run(&args, JobAction::Pause),
+        Command::Resume(args) => crate::client::control::run(&args, JobAction::Resume),
+        Command::Cancel(args) => crate::client::control::run(&args, JobAction::Cancel),
+        Command::Retry(args) => crate::client::control::run(&args, JobAction::Retry),
+        Command::Checkpoint(args) => crate::client::control::run(&args, JobAction::Checkpoint),
         Command::Token(args) => token::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Backup(args) => backup::run(&args),

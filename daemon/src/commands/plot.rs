@@ -1,13 +1,13 @@
 //! `diptych plot`: loss, learning rate and held-out recall of a run as a picture.
 
 use anyhow::bail;
-
 use diptych_cli::PlotArgs;
 use diptych_embeddings::session::open_state;
-use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_pages::pictures::{EvalSeries, TrainPoint, loss_plot};
+use diptych_schemas::outcome::Outcome;
 use diptych_store::{MetricRow, RunName};
+
+use crate::output::line;
 
 /// What is drawn of the evaluations: metric, its name in the legend.
 const SERIES: [(&str, &str); 2] = [("heldout/i2t_recall@1", "image to text R@1"), ("heldout/t2i_recall@1", "text to image R@1")];

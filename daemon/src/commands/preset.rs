@@ -1,11 +1,11 @@
 //! `diptych preset`: filters as SQL.
 
 use anyhow::{Context, bail};
+use diptych_cli::PresetArgs;
 use diptych_pipeline::presets::{PRESETS, preset};
 use diptych_schemas::SchemaError;
-
-use diptych_cli::PresetArgs;
 use diptych_schemas::outcome::Outcome;
+
 use crate::output::line;
 
 pub(crate) fn run(args: &PresetArgs) -> anyhow::Result<Outcome> {

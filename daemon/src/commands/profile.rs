@@ -1,20 +1,16 @@
 //! `diptych profile`: a dataset as a page.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::bail;
-use diptych_pipeline::Selection;
-use diptych_schemas::{DatasetManifest, durable};
-
 use diptych_cli::ProfileArgs;
 use diptych_embeddings::session::with_session;
-use diptych_schemas::outcome::Outcome;
-use crate::output::line;
-use diptych_schemas::words::thousands;
 use diptych_pages::dataset::{ProfileSpec, profile};
+use diptych_pipeline::{Selection, last_selection};
+use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::thousands;
+use diptych_schemas::{DatasetManifest, durable};
 
-/// Beside `dataset.json`: the path of the selection that was made last.
-const LAST_SELECTION: &str = "last_selection";
+use crate::output::line;
+
 /// Random pairs of a page that a browser still scrolls well.
 const MOST_PAIRS: usize = 1000;
 
@@ -48,21 +44,4 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
     durable::write(&args.output, page.as_bytes())?;
     line(format!("{}: {} pairs, {} kB", args.output.display(), thousands(manifest.pairs), thousands(page.len() as u64 / 1000)))?;
     Ok(Outcome::Done)
-}
-
-/// Keeps in mind which selection was made last. A dataset that cannot be written to has no such memory.
-pub(crate) fn remember_selection(dataset: &Path, selection: &Path) {
-    let kept = std::path::absolute(selection)
-        .map_err(anyhow::Error::from)
-        .and_then(|path| Ok(durable::write(&dataset.join(LAST_SELECTION), path.as_os_str().as_encoded_bytes())?));
-    if let Err(error) = kept {
-        tracing::debug!("the selection is not remembered: {error}");
-    }
-}
-
-/// The selection that was made last, where it is still there and still this dataset's.
-pub(crate) fn last_selection(dataset: &Path) -> Option<(PathBuf, Selection)> {
-    let path = PathBuf::from(std::fs::read_to_string(dataset.join(LAST_SELECTION)).ok()?);
-    let selection = Selection::read(&path).ok()?;
-    Some((path, selection))
 }

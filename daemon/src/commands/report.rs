@@ -5,24 +5,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
-use diptych_pipeline::sql::query;
-use diptych_pipeline::{Selection, funnel};
-use diptych_schemas::{DatasetManifest, TrainConfig, durable};
-use diptych_trainer::evaluate::Bootstrap;
-
-use diptych_evaluate::classification::{Classes, Classification};
-use diptych_cli::{ModelArgs, ReportArgs};
-use diptych_embeddings::session::with_session;
-use crate::commands::sql::with_answer;
+use diptych_cli::ReportArgs;
 use diptych_embeddings::encode::{EncodeSpec, encode_while};
-use diptych_schemas::outcome::Outcome;
-use diptych_evaluate::groups::Groups;
 use diptych_embeddings::models;
-use crate::output::line;
-use diptych_schemas::words::thousands;
+use diptych_embeddings::session::with_session;
+use diptych_evaluate::classification::{Classes, Classification};
+use diptych_evaluate::groups::Groups;
 use diptych_pages::pairs;
 use diptych_pages::run::{History, Look, Looked, Report};
+use diptych_pipeline::sql::query;
+use diptych_pipeline::{Selection, funnel};
+use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::thousands;
+use diptych_schemas::{DatasetManifest, TrainConfig, durable};
 use diptych_store::Owner;
+use diptych_trainer::evaluate::Bootstrap;
+
+use crate::commands::sql::with_answer;
+use crate::output::line;
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
     let state = &args.run_on.state;
@@ -88,7 +88,7 @@ fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<Looked> {
     let groups =
         args.group_by.as_ref().map(|by| Groups::read(&held_out.dataset, &selection, by)).transpose().context("--group-by")?;
     let model =
-        models::load(&ModelArgs { model: args.run.clone(), model_config: None, ema: false, run_on: args.run_on.clone() })?;
+        models::load(&args.run_on.model_ref(&args.run, None, false))?;
     let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.run_on.threads };
     let encoded = encode_while(&model, &held_out.dataset, &selection, spec, |done| done < args.pairs as usize)?;
     if encoded.uids.is_empty() {

@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use diptych_cli::{ScoreArgs, ScoreKindArg};
+use diptych_embeddings::encode::encode;
+use diptych_embeddings::models::{self, Model};
 use diptych_pipeline::scores::{
     ClusterRequest, ModelSpec, Producer, ScoreKind, ScoreReport, ScoreRequest, assign_clusters, score,
 };
 use diptych_pipeline::{Batch, Matrix, Selection, Tokenizer, read_matrix};
 use diptych_schemas::DatasetManifest;
+use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::thousands;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use diptych_cli::{ModelArgs, ScoreArgs, ScoreKindArg};
-use diptych_embeddings::encode::encode;
-use diptych_schemas::outcome::Outcome;
-use diptych_embeddings::models::{self, Model};
 use crate::output::line;
-use diptych_schemas::words::thousands;
-use diptych_training::stop;
+use crate::signals::{self, Ending};
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     let kinds = kinds(args)?;
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
         Some(model) => Arc::clone(&model.tokenizer),
         None => Arc::new(Tokenizer::clip()?),
     };
-    let stop = signals::watch("what was computed is written")?;
+    let stop = signals::watch(Ending::InOrder("what was computed is written"))?;
     let flag = stop.flag();
     let request = ScoreRequest {
         dataset: &args.dataset.dataset,
@@ -126,8 +126,7 @@ fn model(args: &ScoreArgs) -> anyhow::Result<Option<Model>> {
     if !wanted {
         bail!("--model {model} has nothing to do: only the score clip uses a model");
     }
-    let args = ModelArgs { model, model_config: args.model_config.clone(), ema: false, run_on: args.run_on.clone() };
-    models::load(&args).map(Some)
+    models::load(&args.run_on.model_ref(&model, args.model_config.clone(), false)).map(Some)
 }
 
 fn model_spec(model: &Model) -> anyhow::Result<ModelSpec> {

@@ -5,20 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::sql::default_memory;
-use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
-use diptych_schemas::{LoaderConfig, SchemaError, Uid};
-
 use diptych_cli::{IndexArg, SearchArgs};
-use crate::commands::embed::embed_with_bar;
 use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::EncodeSpec;
-use diptych_schemas::outcome::Outcome;
 use diptych_embeddings::models::{self, Model};
 use diptych_embeddings::nearest::{Found, GraphSpec, Loaded, Query, SearchOptions, Searcher, Sought};
-use crate::output::line;
 use diptych_pages::pictures::{SheetItem, query_sheet};
+use diptych_pipeline::sql::default_memory;
+use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
+use diptych_schemas::outcome::Outcome;
+use diptych_schemas::{LoaderConfig, SchemaError, Uid};
 use diptych_store::Store;
+
+use crate::commands::embed::embed_with_bar;
+use crate::output::line;
 
 /// Side of an image in the contact sheet, in pixels.
 const SHEET_IMAGE: u32 = 160;
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     }
     let queries = queries(args)?;
     let selection = Selection::read(&args.selection)?;
-    let model = models::load(&args.model)?;
+    let model = models::load(&args.model.model_ref())?;
     let store = Store::open(&args.model.run_on.state)?;
     let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;

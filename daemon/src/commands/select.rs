@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
+use diptych_cli::SelectArgs;
+use diptych_embeddings::session::with_limited_session;
+use diptych_pipeline::remember_selection;
 use diptych_pipeline::sql::register_pairs;
 use diptych_pipeline::{read_uid_list, select};
+use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::thousands;
 use diptych_schemas::{ContentHash, Uid};
 
-use diptych_cli::SelectArgs;
 use crate::commands::preset::preset_sql;
-use crate::commands::profile::remember_selection;
-use diptych_embeddings::session::with_limited_session;
 use crate::commands::sql::query_text;
 use crate::commands::uids::quoted;
-use diptych_schemas::outcome::Outcome;
 use crate::output::line;
-use diptych_schemas::words::thousands;
 
 /// The table with a list's uids.
 const LIST: &str = "uid_list";

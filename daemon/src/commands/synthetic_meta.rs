@@ -1,11 +1,11 @@
 //! `diptych synthetic-meta`: rows without images, to measure curation on.
 
-use diptych_pipeline::write_synthetic_dataset;
-
 use diptych_cli::SyntheticMetaArgs;
+use diptych_pipeline::write_synthetic_dataset;
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_schemas::words::thousands;
+
+use crate::output::line;
 
 pub(crate) fn run(args: &SyntheticMetaArgs) -> anyhow::Result<Outcome> {
     let manifest = write_synthetic_dataset(&args.output, args.rows, args.seed)?;

@@ -2,11 +2,12 @@
 
 use diptych_cli::TokenArgs;
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_serve::tokens;
 
+use crate::output::line;
+
 pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<Outcome> {
-    let token = tokens::make(&args.file, &args.name, args.scope)?;
+    let token = tokens::make(&args.file, &args.name, args.scope.into())?;
     line(token)?;
     tracing::info!(
         "{} holds its hash only: keep the token. A running service takes it over at SIGHUP (`systemctl reload diptych`)",

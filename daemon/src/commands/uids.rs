@@ -2,15 +2,15 @@
 
 use anyhow::{Context, bail};
 use arrow::array::AsArray;
+use diptych_cli::UidsArgs;
+use diptych_embeddings::session::with_session;
 use diptych_pipeline::sql::{query, register_pairs};
 use diptych_pipeline::{Selection, write_uid_list};
 use diptych_schemas::Uid;
-
-use diptych_cli::UidsArgs;
-use diptych_embeddings::session::with_session;
 use diptych_schemas::outcome::Outcome;
-use crate::output::line;
 use diptych_schemas::words::thousands;
+
+use crate::output::line;
 
 pub(crate) fn run(args: &UidsArgs) -> anyhow::Result<Outcome> {
     let selection = Selection::read(&args.selection)?;

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use diptych_embeddings::models::checkpoint_folder;
 use diptych_schemas::{TrainConfig, durable};
+use diptych_store::{CheckpointRecord, Milliseconds, RunName, RunRecord, Store};
 use diptych_trainer::CheckpointManifest;
 use diptych_trainer::checkpoint::{self, Found, Scan};
+use diptych_training::checkpoints::record_of;
 
 use super::{Findings, Severity, entries};
-use diptych_embeddings::models::checkpoint_folder;
-use diptych_store::{CheckpointRecord, Milliseconds, RunName, RunRecord, Store};
-use diptych_training::checkpoints::record_of;
 
 impl Findings {
     /// Says how many checkpoints are whole.

@@ -12,7 +12,6 @@ use std::fs;
 use std::path::Path;
 
 use diptych_schemas::SchemaError;
-
 use diptych_store::{Contents, RunName, Store};
 
 /// How bad a finding is.

@@ -1,10 +1,11 @@
 //! Runs and their checkpoints. A checkpoint and the progress that it stands for change in one transaction; a checkpoint that
 //! is not named here does not exist, so it is named after its folder is whole and forgotten before its folder is deleted.
 
+use std::convert::Infallible;
+
 use diptych_schemas::Step;
 use sled::Transactional;
 use sled::transaction::{ConflictableTransactionError, TransactionError};
-use std::convert::Infallible;
 
 use super::Store;
 use super::chunks;

@@ -1,10 +1,7 @@
 //! The store as SQL tables: `runs`, `checkpoints`, `metrics`, `events`, `event_pairs`, `jobs`, `embeddings`, and the training's rows of `ledger`.
 //!
-//! Each scan reads on a thread made for blocking and hands batches over a short channel, so tokio's workers never wait for
-//! sled, and a query that stops early stops the reading. What is stored last by a running process is seen by a scan that
-//! starts later. Columns that nobody asked for are not made.
+//! What is stored last by a running process is seen by a scan that starts later. Columns that nobody asked for are not made.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -12,16 +9,13 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DataFusionError, Result as SqlResult};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use diptych_schemas::{
     checkpoints_schema, column, embeddings_schema, event_pairs_schema, events_schema, jobs_schema, ledger_schema, metrics_schema,
     runs_schema,
 };
+use diptych_table::{Give, ReadPart, projected, scan};
 
 use super::Store;
 use super::columns;
@@ -29,8 +23,6 @@ use super::embeddings::EmbeddingSet;
 use super::error::StoreError;
 use super::records::RunName;
 
-/// Batches that wait for the query.
-const BATCHES_AHEAD: usize = 2;
 /// Vectors in a batch, in bytes: thousands of rows at common sizes.
 const VECTOR_BYTES: usize = 8 << 20;
 
@@ -130,24 +122,18 @@ impl TableProvider for StoreTable {
 
     async fn scan(
         &self,
-        state: &dyn Session,
+        _session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> SqlResult<Arc<dyn ExecutionPlan>> {
-        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
-        let projection = projection.unwrap_or(&all).clone();
-        let schema = Arc::new(self.schema.project(&projection)?);
-        let partition = |part| {
-            let (store, schema, projection) = (self.store.clone(), schema.clone(), projection.clone());
-            let scan = Scan { store, part, schema, projection, batch_rows: state.config().batch_size().max(1) };
-            Arc::new(scan) as Arc<dyn PartitionStream>
+        let (columns, schema) = projected(&self.schema, projection)?;
+        let reader = |part| -> ReadPart {
+            let (store, columns) = (self.store.clone(), columns.clone());
+            Box::new(move |batch_rows, give| read(&store, &part, &columns, batch_rows, give))
         };
-        let partitions: Vec<_> = self.parts(filters).await?.into_iter().map(partition).collect();
-        if partitions.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(schema)));
-        }
-        Ok(Arc::new(StreamingTableExec::try_new(schema, partitions, None, [], false, limit)?))
+        let readers: Vec<_> = self.parts(filters).await?.into_iter().map(reader).collect();
+        scan(self.table.name(), schema, readers, limit)
     }
 }
 
@@ -213,47 +199,13 @@ enum Part {
     Embeddings(EmbeddingSet),
 }
 
-/// One stream of batches.
-struct Scan {
-    store: Store,
-    part: Part,
-    /// After the projection.
-    schema: SchemaRef,
-    projection: Vec<usize>,
-    batch_rows: usize,
-}
-
-impl fmt::Debug for Scan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scan").field("part", &self.part).finish_non_exhaustive()
-    }
-}
-
-impl PartitionStream for Scan {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), BATCHES_AHEAD);
-        let batches = builder.tx();
-        let (store, part, projection, batch_rows) =
-            (self.store.clone(), self.part.clone(), self.projection.clone(), self.batch_rows);
-        builder.spawn_blocking(move || {
-            // The other end is gone when the query has what it wants.
-            read(&store, &part, &projection, batch_rows, &mut |batch| batches.blocking_send(Ok(batch)).is_ok())
-        });
-        builder.build()
-    }
-}
-
 /// Reads a part and gives its batches to `give`, which says whether it wants more.
 fn read(
     store: &Store,
     part: &Part,
     projection: &[usize],
     batch_rows: usize,
-    give: &mut dyn FnMut(RecordBatch) -> bool,
+    give: &mut Give<'_>,
 ) -> SqlResult<()> {
     match part {
         Part::Runs => {
@@ -290,7 +242,7 @@ fn give_whole(
     columns: Vec<ArrayRef>,
     projection: &[usize],
     batch_rows: usize,
-    give: &mut dyn FnMut(RecordBatch) -> bool,
+    give: &mut Give<'_>,
 ) -> SqlResult<()> {
     let whole = RecordBatch::try_new(schema, columns)?.project(projection)?;
     for first in (0..whole.num_rows()).step_by(batch_rows) {
@@ -306,7 +258,7 @@ fn read_metrics(
     run: Option<&RunName>,
     projection: &[usize],
     batch_rows: usize,
-    give: &mut dyn FnMut(RecordBatch) -> bool,
+    give: &mut Give<'_>,
 ) -> SqlResult<()> {
     let mut scan = store.scan_metrics(run);
     let mut ended = false;
@@ -334,7 +286,7 @@ fn read_embeddings(
     set: &EmbeddingSet,
     projection: &[usize],
     batch_rows: usize,
-    give: &mut dyn FnMut(RecordBatch) -> bool,
+    give: &mut Give<'_>,
 ) -> SqlResult<()> {
     let schema = embeddings_schema();
     let projected = Arc::new(schema.project(projection)?);

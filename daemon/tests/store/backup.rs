@@ -3,10 +3,11 @@
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::samples::*;
 use diptych::doctor::examine;
-use diptych::store::{Modality, Store, StoreError};
 use diptych_schemas::Step;
+use diptych_store::{Modality, Store, StoreError};
+
+use crate::samples::*;
 
 #[test]
 fn backup_of_a_store_in_use_holds_what_was_acknowledged_before_and_no_half_record() {

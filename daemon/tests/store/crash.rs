@@ -4,11 +4,12 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use crate::process::*;
-use crate::samples::*;
-use diptych::store::{Modality, Store, StoreError};
+use diptych_store::{Modality, Store, StoreError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::process::*;
+use crate::samples::*;
 
 fn opened(state: &Path) -> Store {
     let store = Store::open(state).unwrap();

@@ -4,10 +4,11 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::samples::*;
-use diptych::store::{EmbeddingReader, Modality, Store, StoreError};
+use diptych_store::{EmbeddingReader, Modality, Store, StoreError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::samples::*;
 
 /// Whatever can be read is what was written. Returns steps of runs, steps of checkpoints, rows of embeddings.
 fn read_what_is_there(store: &Store) -> Result<(Vec<u64>, Vec<u64>, u64), StoreError> {

@@ -4,13 +4,14 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::samples::*;
-use crate::trained::*;
 use diptych::doctor::{Examined, Severity, examine};
-use diptych::store::{EventKind, EventRecord, Modality, Store, StoreError};
 use diptych_schemas::{SampleIndex, Step};
+use diptych_store::{EventKind, EventRecord, Modality, Store, StoreError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::samples::*;
+use crate::trained::*;
 
 const STEPS: u64 = 400;
 const ROWS: u64 = 2000;

@@ -1,10 +1,11 @@
 //! Embeddings are appended, resumed, read and dropped.
 
-use crate::samples::*;
-use diptych::store::{EmbeddingChunk, Modality, Store, StoreError};
+use diptych_store::{EmbeddingChunk, Modality, Store, StoreError};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::samples::*;
 
 #[test]
 fn embeddings_are_resumed_read_and_dropped() {

@@ -7,8 +7,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use diptych_store::Store;
+
 use crate::process::*;
-use diptych::store::Store;
 
 /// Where the tests find their own binary within the name space.
 const INNER: &str = "DIPTYCH_STORE_TEST_MOUNT";

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::samples::*;
-use crate::trained::{Trained, checkpoints};
 use diptych::doctor::examine;
-use diptych::store::{Modality, Store};
 use diptych_schemas::Step;
+use diptych_store::{Modality, Store};
 use diptych_trainer::checkpoint;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::samples::*;
+use crate::trained::{Trained, checkpoints};
 
 /// Not a test of its own: what the processes do that the tests below start.
 #[test]

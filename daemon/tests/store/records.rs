@@ -1,9 +1,10 @@
 //! Runs, checkpoints, metrics and ledger, also through SQL.
 
-use crate::samples::*;
 use datafusion::prelude::SessionContext;
-use diptych::store::{CheckpointRecord, MetricRow, Modality, RunName, RunRecord, RunState, Store};
 use diptych_schemas::{LedgerEntry, Step};
+use diptych_store::{CheckpointRecord, MetricRow, Modality, RunName, RunRecord, RunState, Store};
+
+use crate::samples::*;
 
 #[test]
 fn runs_and_checkpoints_come_back_after_closing() {

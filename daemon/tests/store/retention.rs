@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::samples::*;
-use diptych::store::{FLUSH_EVERY_MS, MetricRow, Milliseconds, RunName, Store};
 use diptych_schemas::{SampleIndex, Step};
+use diptych_store::{FLUSH_EVERY_MS, MetricRow, Milliseconds, RunName, Store};
+
+use crate::samples::*;
 
 #[test]
 fn of_old_steps_one_of_many_stays_and_all_evaluations() {

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use diptych::store::{CheckpointRecord, EmbeddingChunk, MetricRow, Milliseconds, RunName, RunRecord, RunState};
 use diptych_schemas::{ContentHash, LedgerEntry, Reason, SampleIndex, Stage, Step, Uid};
+use diptych_store::{CheckpointRecord, EmbeddingChunk, MetricRow, Milliseconds, RunName, RunRecord, RunState};
 use half::f16;
 
 pub(crate) const DIM: usize = 40;

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::samples::*;
-use diptych::store::{CheckpointRecord, RunRecord};
 use diptych_schemas::{SampleIndex, Step};
+use diptych_store::{CheckpointRecord, RunRecord};
 use diptych_trainer::checkpoint::{self, Found};
 use diptych_trainer::{CheckpointMeta, Due, GuardState, ModelConfig, Trainer, TrainerError, TrainerSpec};
+
+use crate::samples::*;
 
 const MODEL: &str = r#"{
   "embed_dim": 4,

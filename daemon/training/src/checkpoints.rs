@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
+use diptych_embeddings::models::checkpoint_name;
+use diptych_schemas::words::describe;
 use diptych_schemas::{BestMode, CheckpointConfig, SampleIndex, Step};
+use diptych_store::{CheckpointRecord, EventKind, Milliseconds, RunName};
 use diptych_trainer::checkpoint::{self, Found};
 use diptych_trainer::{CheckpointManifest, CheckpointMeta, Due, Saved, Score};
 
@@ -13,9 +16,6 @@ use super::evaluation::Evaluated;
 use super::live::Told;
 use super::prepare::Prepared;
 use super::watch::Warning;
-use diptych_embeddings::models::checkpoint_name;
-use diptych_schemas::words::describe;
-use diptych_store::{CheckpointRecord, EventKind, Milliseconds, RunName};
 
 /// What the store says of a checkpoint folder.
 pub fn record_of(run: &RunName, found: &Found, steps_per_epoch: u64) -> anyhow::Result<CheckpointRecord> {

@@ -4,6 +4,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use diptych_embeddings::encode::{EncodeSpec, encode_while};
+use diptych_embeddings::models::Model;
+use diptych_evaluate::classification::{Classes, Classification};
+use diptych_evaluate::retrieval::pair_retrieval;
 use diptych_pipeline::Selection;
 use diptych_schemas::SampleIndex;
 use diptych_trainer::Encoder;
@@ -12,10 +16,6 @@ use diptych_trainer::evaluate::RECALL_AT;
 use super::prepare::Prepared;
 use super::signals::StopRequest;
 use super::stall::{Doing, Pulse};
-use diptych_evaluate::classification::{Classes, Classification};
-use diptych_embeddings::encode::{EncodeSpec, encode_while};
-use diptych_embeddings::models::Model;
-use diptych_evaluate::retrieval::pair_retrieval;
 
 /// Pairs encoded at a time: as long as a signal waits.
 const AT_ONCE: usize = 32;

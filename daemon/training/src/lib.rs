@@ -10,13 +10,14 @@
 pub mod ahead;
 pub mod checkpoints;
 mod evaluation;
+mod figures;
 pub mod live;
 mod prepare;
 mod progress;
 mod retention;
 mod roll_back;
-pub mod signals;
 mod stall;
+pub mod stop;
 mod suite;
 mod tensorboard;
 mod watch;
@@ -24,23 +25,24 @@ mod watch;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{Batch, LoaderMonitor};
-use diptych_schemas::{SampleIndex, Step, TrainConfig, due_by_samples};
-use diptych_trainer::{Due, Score, StepReport};
-
+use diptych_evaluate::request::Stopped;
 use diptych_evaluate::suite::Suite;
+use diptych_pipeline::{Batch, LoaderMonitor};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::describe;
+use diptych_schemas::{SampleIndex, Step, TrainConfig, due_by_samples};
 use diptych_store::{EventKind, MetricRow, Milliseconds, RunState, Store};
+use diptych_trainer::{Due, Score, StepReport};
 
 use ahead::{Ahead, Next, Ready};
 use evaluation::{HeldOut, Limits};
-use live::{Live, LiveStep};
+use figures::StepFigures;
+use live::Live;
 use prepare::Prepared;
-use progress::{Progress, Shown};
-use signals::StopRequest;
+use progress::Progress;
 use stall::{Doing, Pulse, Watchdog};
-use watch::{Observed, Watch};
+use stop::StopRequest;
+use watch::Watch;
 
 /// How long a signal may wait while the run waits for data.
 const HEEDED_EVERY: Duration = Duration::from_millis(100);
@@ -55,12 +57,6 @@ pub struct Options {
     pub progress: bool,
 }
 
-/// Trains until the end, or until a signal asks to stop.
-pub fn train(config: &TrainConfig, options: Options) -> anyhow::Result<Outcome> {
-    let stop = signals::watch("the step in progress ends, a checkpoint is written")?;
-    train_in(config, options, &Caller { stop, store: None, live: Live::default() })
-}
-
 /// What a run has of whoever drives it.
 pub struct Caller {
     pub stop: StopRequest,
@@ -70,7 +66,7 @@ pub struct Caller {
 }
 
 /// Trains until the end, or until `caller` asks to stop.
-pub fn train_in(config: &TrainConfig, options: Options, caller: &Caller) -> anyhow::Result<Outcome> {
+pub fn train(config: &TrainConfig, options: Options, caller: &Caller) -> anyhow::Result<Outcome> {
     let watchdog = Watchdog::start(&config.guard, caller.live.moves())?;
     let mut run = prepare::prepare(config, caller)?;
     if run.record.state == RunState::Finished {
@@ -105,7 +101,15 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
     let mut watch = Watch::new(&run.config.guard, run.config.objective.loss);
     let first_step = run.trainer.steps_done();
     let stop = &caller.stop;
-    let around = Around { held_out: HeldOut::of(run)?, suite: suite::of(run)?, progress: &progress, pulse, stop };
+    let suite = match suite::read(run, stop, pulse) {
+        Err(error) if error.is::<Stopped>() => {
+            run.record.state = RunState::Stopped;
+            run.save_record(Some("stopped on request".into()))?;
+            return Ok(Outcome::Stopped);
+        }
+        suite => suite?,
+    };
+    let around = Around { held_out: HeldOut::of(run)?, suite, progress: &progress, pulse, stop };
     run.thin_all_metrics()?;
     around.catch_up(run)?;
     let mut loader = run.loader()?;
@@ -138,27 +142,18 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
         run.record.step = report.step;
         run.record.samples = batch.next;
         around.progress.suspend(|| note_unusable(run, &batch))?;
-        record_step(run, &batch, &report, seconds, waited)?;
+        let figures = StepFigures::new(run, &batch, &report, seconds, waited);
+        run.metrics(report.step, batch.next, figures.metrics())?;
+        run.thin_metrics()?;
         pulse.step(run.record.step, run.record.samples);
-        tell_step(run, &batch, &report, seconds, waited);
+        run.live.step(figures.live(run.record.run.as_str()));
         if !report.skipped {
-            around.progress.step(Shown {
-                step: report.step.0,
-                epoch: batch.epoch,
-                loss: report.loss,
-                lr: report.lr,
-                logit_scale: report.logit_scale,
-                grad_norm: report.grad_norm,
-                samples: batch.len() as u64,
-                seconds,
-                data_wait_seconds: waited,
-                mfu: run.machine.mfu(report.flops, seconds),
-            });
+            around.progress.step(&figures);
         }
-        let rolled_back = guard(run, &mut watch, &batch, &report, (seconds, waited), &monitor, around.progress)?;
+        let rolled_back = guard(run, &mut watch, &batch, (&report, &figures), &monitor, around.progress)?;
         let samples = (batch.first, batch.next);
         around.after_step(run, samples, around.evaluations_due(run, samples), rolled_back)?;
-        run.measure_machine(run.machine.mfu(report.flops, seconds));
+        run.measure_machine(figures.mfu);
     }
 }
 
@@ -167,8 +162,7 @@ fn guard(
     run: &mut Prepared,
     watch: &mut Watch,
     batch: &Batch,
-    report: &StepReport,
-    (seconds, data_wait_seconds): (f64, f64),
+    (report, figures): (&StepReport, &StepFigures),
     loader: &LoaderMonitor,
     progress: &Progress,
 ) -> anyhow::Result<bool> {
@@ -176,32 +170,12 @@ fn guard(
     if report.skipped || report.pairs == 0 {
         return Ok(rolled_back);
     }
-    let &StepReport { pairs, loss, logit_scale, .. } = report;
-    for warning in watch.step(Observed { pairs, loss, logit_scale, seconds, data_wait_seconds }, || loader.stats()) {
+    for warning in watch.step(figures, || loader.stats()) {
         progress.suspend(|| tracing::warn!("step {}: {}", report.step, warning.message));
         let about = if warning.kind == EventKind::LossSpike { &batch.uids[..] } else { &[] };
         run.record_event(&warning, about)?;
     }
     Ok(rolled_back)
-}
-
-/// Tells whoever watches this run what the step came to.
-fn tell_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: f64, waited: f64) {
-    run.live.step(LiveStep {
-        run: run.record.run.to_string(),
-        step: report.step.0,
-        total_steps: run.record.total_steps.0,
-        samples: batch.next.0,
-        loss: report.loss,
-        lr: report.lr,
-        logit_scale: report.logit_scale,
-        grad_norm: report.grad_norm,
-        seconds,
-        samples_per_second: batch.len() as f64 / seconds.max(1e-9),
-        data_wait_seconds: waited,
-        mfu: run.machine.mfu(report.flops, seconds),
-        eta_seconds: 0.0,
-    });
 }
 
 /// Puts what could not be decoded into the run's ledger. By pair, so that one that is met again in each epoch, or again after a
@@ -217,27 +191,6 @@ fn note_unusable(run: &mut Prepared, batch: &Batch) -> anyhow::Result<()> {
     run.store.put_ledger(&run.record.run, &batch.skipped)?;
     run.record.skipped = run.store.ledger(&run.record.run)?.len() as u64;
     Ok(())
-}
-
-fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: f64, waited: f64) -> anyhow::Result<()> {
-    let mut values = vec![
-        ("loss".to_owned(), report.loss),
-        ("lr".to_owned(), report.lr),
-        ("grad_norm".to_owned(), report.grad_norm),
-        ("logit_scale".to_owned(), report.logit_scale),
-        ("samples_per_second".to_owned(), batch.len() as f64 / seconds.max(1e-9)),
-        ("data_wait_seconds".to_owned(), waited),
-    ];
-    if let Some(scale) = report.loss_scale {
-        values.push(("loss_scale".to_owned(), scale));
-        values.push(("overflow".to_owned(), f64::from(u8::from(report.overflow))));
-    }
-    values.extend(run.machine.mfu(report.flops, seconds).map(|mfu| ("mfu".to_owned(), mfu)));
-    if report.skipped {
-        values.push(("skipped_step".to_owned(), 1.0));
-    }
-    run.metrics(report.step, batch.next, values)?;
-    run.thin_metrics()
 }
 
 impl Prepared {

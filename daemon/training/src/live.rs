@@ -4,10 +4,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use diptych_store::{EventRecord, RunName};
 use serde::Serialize;
 use tokio::sync::broadcast;
-
-use diptych_store::{EventRecord, RunName};
 
 /// Steps and events that a listener may lag behind.
 const LAG: usize = 256;

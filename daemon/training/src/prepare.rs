@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use diptych_embeddings::models::{self, checkpoint_folder};
 use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
 use diptych_schemas::{ContentHash, SampleIndex, Step, TensorBoard, TrainConfig};
+use diptych_store::{Milliseconds, RunName, RunRecord, RunState, Store};
 use diptych_trainer::{Device, GuardState, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, flops, set_threads};
 
 use super::Caller;
 use super::checkpoints::record_of;
 use super::live::Live;
 use super::tensorboard::EventWriter;
-use diptych_embeddings::models::{self, checkpoint_folder};
-use diptych_store::{Milliseconds, RunName, RunRecord, RunState, Store};
 
 /// A run that can take its next step.
 pub struct Prepared {

@@ -6,28 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::figures::StepFigures;
+
 /// Between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 /// Between messages beside a bar.
 const MESSAGE_EVERY: Duration = Duration::from_millis(200);
 /// How much of the past the displayed rates forget with each step.
 const FORGET: f64 = 0.1;
-
-/// One step, as it is shown.
-#[derive(Clone, Copy, Debug)]
-pub struct Shown {
-    pub step: u64,
-    pub epoch: u64,
-    pub loss: f64,
-    pub lr: f64,
-    pub logit_scale: f64,
-    pub grad_norm: f64,
-    pub samples: u64,
-    pub seconds: f64,
-    pub data_wait_seconds: f64,
-    /// Part of what the device can compute at most, where that was measured.
-    pub mfu: Option<f64>,
-}
 
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -57,25 +43,25 @@ impl Progress {
         Ok(Self { bar, total, smooth: RefCell::new(smooth) })
     }
 
-    pub fn step(&self, shown: Shown) {
+    pub fn step(&self, figures: &StepFigures) {
         let mut smooth = self.smooth.borrow_mut();
-        let rate = blend(&mut smooth.samples_per_second, shown.samples as f64 / shown.seconds.max(1e-9));
-        let wait = blend(&mut smooth.data_wait, shown.data_wait_seconds / shown.seconds.max(1e-9));
-        let loss = blend(&mut smooth.loss, shown.loss);
-        let mfu = shown.mfu.map(|mfu| blend(&mut smooth.mfu, mfu));
-        let message = |memory| message(&shown, (loss, rate, wait, mfu), memory);
+        let rate = blend(&mut smooth.samples_per_second, figures.samples_per_second());
+        let wait = blend(&mut smooth.data_wait, figures.data_wait_seconds / figures.seconds.max(1e-9));
+        let loss = blend(&mut smooth.loss, figures.loss);
+        let mfu = figures.mfu.map(|mfu| blend(&mut smooth.mfu, mfu));
+        let message = |memory| message(figures, (loss, rate, wait, mfu), memory);
         if let Some(bar) = &self.bar {
-            bar.set_position(shown.step);
+            bar.set_position(figures.step);
             // Nobody sees more than a few of them a second, and to ask for the memory is to read a file.
-            if smooth.last_line.elapsed() >= MESSAGE_EVERY || shown.step == self.total {
+            if smooth.last_line.elapsed() >= MESSAGE_EVERY || figures.step == self.total {
                 smooth.last_line = Instant::now();
                 bar.set_message(message(resident_bytes()));
             }
-        } else if smooth.last_line.elapsed() >= LINE_EVERY || shown.step == self.total {
+        } else if smooth.last_line.elapsed() >= LINE_EVERY || figures.step == self.total {
             smooth.last_line = Instant::now();
-            let seconds_left = (self.total - shown.step) as f64 * shown.samples as f64 / rate.max(1e-9);
+            let seconds_left = (self.total - figures.step) as f64 * figures.samples as f64 / rate.max(1e-9);
             let message = message(resident_bytes());
-            tracing::info!("step {}/{}  {message}  ETA {}", shown.step, self.total, duration(seconds_left));
+            tracing::info!("step {}/{}  {message}  ETA {}", figures.step, self.total, duration(seconds_left));
         }
     }
 
@@ -100,8 +86,8 @@ fn blend(smoothed: &mut Option<f64>, new: f64) -> f64 {
     value
 }
 
-fn message(shown: &Shown, (loss, rate, wait, mfu): (f64, f64, f64, Option<f64>), memory: Option<u64>) -> String {
-    let Shown { epoch, lr, logit_scale, grad_norm, .. } = shown;
+fn message(figures: &StepFigures, (loss, rate, wait, mfu): (f64, f64, f64, Option<f64>), memory: Option<u64>) -> String {
+    let StepFigures { epoch, lr, logit_scale, grad_norm, .. } = figures;
     let text = format!(
         "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}  scale {logit_scale:.1}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
         if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") },
@@ -144,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_step_is_one_line_with_all_that_is_known() {
-        let shown = Shown {
+        let figures = StepFigures {
             step: 1,
             epoch: 2,
             loss: 3.5,
@@ -155,10 +141,11 @@ mod tests {
             seconds: 1.0,
             data_wait_seconds: 0.1,
             mfu: Some(0.41),
+            ..StepFigures::default()
         };
         let line = "epoch 2  loss 3.500  lr 5.00e-4  scale 14.3  grad 0.79  64.0 samples/s  wait 10%  MFU 41%  1.5 GiB";
-        assert_eq!(message(&shown, (3.5, 64.0, 0.1, Some(0.41)), Some(3 << 29)), line);
-        let less = Shown { mfu: None, ..shown };
+        assert_eq!(message(figures, (3.5, 64.0, 0.1, Some(0.41)), Some(3 << 29)), line);
+        let less = StepFigures { mfu: None, ..figures };
         assert!(message(&less, (3.5, 6400.0, 0.1, None), None).ends_with("6400 samples/s  wait 10%"));
         assert!(resident_bytes().is_none_or(|bytes| bytes > 1 << 20));
     }

@@ -8,13 +8,13 @@
 use anyhow::bail;
 use diptych_pipeline::Batch;
 use diptych_schemas::{SampleIndex, Step, Uid};
+use diptych_store::{EventKind, EventRecord, Milliseconds};
 use diptych_trainer::checkpoint::{self, Found};
 use diptych_trainer::{Due, RollBack, StepReport};
 
 use super::live::Told;
 use super::prepare::Prepared;
 use super::watch::Warning;
-use diptych_store::{EventKind, EventRecord, Milliseconds};
 
 /// Steps with an update, in units of `guard.max_skipped_steps`, after which a roll-back was worth it.
 const PROGRESS: u64 = 10;

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diptych_pipeline::LoaderMonitor;
-use diptych_schemas::{GuardConfig, SampleIndex, StallAction, Step};
-
 use diptych_schemas::outcome::STALLED;
+use diptych_schemas::{GuardConfig, SampleIndex, StallAction, Step};
 use diptych_store::{EventKind, EventRecord, Milliseconds, RunName, Store};
 
 /// How long the store may take to record the alarm, and an orderly exit to happen.

@@ -4,22 +4,30 @@
 use std::time::Instant;
 
 use anyhow::Context;
+use diptych_embeddings::models::{Model, best, tokenizer};
+use diptych_evaluate::request::Control;
+use diptych_evaluate::suite::Suite;
 use diptych_schemas::{SUITE_SCORE, SampleIndex, Step};
 use diptych_trainer::{Device, Encoder, Weights};
 
 use super::evaluation::{Evaluated, Limits, is_recorded};
 use super::prepare::Prepared;
 use super::stall::{Doing, Pulse};
-use diptych_evaluate::suite::Suite;
-use diptych_embeddings::models::{Model, best, tokenizer};
+use super::stop::StopRequest;
 
 /// How many of its tasks a suite had time for.
 pub(super) const TASKS: &str = "suite/tasks";
 
-/// None where the configuration names no suite.
-pub(super) fn of(run: &Prepared) -> anyhow::Result<Option<Suite>> {
-    let path = run.config.eval.suite.as_ref();
-    path.map(|path| Suite::read(path, &run.config.state).context("eval.suite")).transpose()
+/// Reads the suite that the configuration names; none where it names none. Benchmarks are read into the state folder, which a
+/// request to stop breaks off with [`diptych_evaluate::request::Stopped`].
+pub(super) fn read(run: &Prepared, stop: &StopRequest, pulse: &Pulse) -> anyhow::Result<Option<Suite>> {
+    let Some(path) = &run.config.eval.suite else { return Ok(None) };
+    let go_on = || {
+        pulse.alive();
+        !stop.asked()
+    };
+    let control = Control { go_on: &go_on, ..Control::NONE };
+    Suite::read(path, &run.config.state, control).map(Some).context("eval.suite")
 }
 
 /// Runs it on the weights, then on the best checkpoint, as far as the time goes.

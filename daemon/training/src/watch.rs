@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 
 use diptych_pipeline::LoaderStats;
 use diptych_schemas::{GuardConfig, LossKind};
+use diptych_store::EventKind;
 use diptych_trainer::LARGEST_LOGIT_SCALE;
 
-use diptych_store::EventKind;
+use crate::figures::StepFigures;
 
 /// How near to the loss of a model that knows nothing counts as being there.
 const STUCK_WITHIN: f64 = 0.02;
@@ -17,16 +18,6 @@ const STUCK_WITHIN: f64 = 0.02;
 const LEAST_DEVIATION: f64 = 1e-3;
 /// How near to the clamp the factor of the logits counts as being there.
 const CLAMPED_WITHIN: f64 = 1e-4;
-
-/// One step with an update.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Observed {
-    pub(super) pairs: usize,
-    pub(super) loss: f64,
-    pub(super) logit_scale: f64,
-    pub(super) seconds: f64,
-    pub(super) data_wait_seconds: f64,
-}
 
 /// Something to be said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,12 +62,12 @@ impl Watch {
     }
 
     /// Looks at a step. `loader` is asked only where a window begins or ends.
-    pub(super) fn step(&mut self, seen: Observed, loader: impl FnOnce() -> LoaderStats) -> Vec<Warning> {
+    pub(super) fn step(&mut self, seen: &StepFigures, loader: impl FnOnce() -> LoaderStats) -> Vec<Warning> {
         let found = [self.spike(seen), self.stuck(seen), self.clamped(seen), self.starved(seen, loader)];
         found.into_iter().flatten().collect()
     }
 
-    fn spike(&mut self, Observed { loss, .. }: Observed) -> Option<Warning> {
+    fn spike(&mut self, &StepFigures { loss, .. }: &StepFigures) -> Option<Warning> {
         let (window, n) = (self.config.window_steps as usize, self.config.spike_std);
         let before = self.spiking;
         let mut message = None;
@@ -100,7 +91,7 @@ impl Watch {
         message.map(|message| Warning { kind: EventKind::LossSpike, message })
     }
 
-    fn stuck(&mut self, Observed { pairs, loss, .. }: Observed) -> Option<Warning> {
+    fn stuck(&mut self, &StepFigures { pairs, loss, .. }: &StepFigures) -> Option<Warning> {
         let nothing = loss_of_knowing_nothing(self.loss, pairs);
         let there = pairs > 1 && (loss - nothing).abs() <= STUCK_WITHIN * nothing;
         self.stuck_for = if there { self.stuck_for + 1 } else { 0 };
@@ -116,7 +107,7 @@ impl Watch {
         })
     }
 
-    fn clamped(&mut self, Observed { logit_scale, .. }: Observed) -> Option<Warning> {
+    fn clamped(&mut self, &StepFigures { logit_scale, .. }: &StepFigures) -> Option<Warning> {
         let largest = LARGEST_LOGIT_SCALE.exp();
         self.clamped_for = if logit_scale >= largest * (1.0 - CLAMPED_WITHIN) { self.clamped_for + 1 } else { 0 };
         let window = self.config.window_steps;
@@ -130,7 +121,7 @@ impl Watch {
         })
     }
 
-    fn starved(&mut self, seen: Observed, loader: impl FnOnce() -> LoaderStats) -> Option<Warning> {
+    fn starved(&mut self, seen: &StepFigures, loader: impl FnOnce() -> LoaderStats) -> Option<Warning> {
         let limit = self.config.data_wait_share;
         if limit == 0.0 {
             return None;
@@ -179,41 +170,43 @@ fn loss_of_knowing_nothing(loss: LossKind, pairs: usize) -> f64 {
 mod tests {
     use super::*;
 
-    const USUAL: Observed = Observed { pairs: 16, loss: 2.0, logit_scale: 14.3, seconds: 1.0, data_wait_seconds: 0.0 };
+    fn usual() -> StepFigures {
+        StepFigures { pairs: 16, loss: 2.0, logit_scale: 14.3, seconds: 1.0, ..StepFigures::default() }
+    }
 
     fn watch() -> Watch {
         let config = GuardConfig { window_steps: 10, stuck_steps: 5, data_wait_share: 0.2, ..GuardConfig::default() };
         Watch::new(&config, LossKind::Clip)
     }
 
-    fn kinds(watch: &mut Watch, seen: Observed) -> Vec<EventKind> {
+    fn kinds(watch: &mut Watch, seen: &StepFigures) -> Vec<EventKind> {
         watch.step(seen, LoaderStats::default).into_iter().map(|warning| warning.kind).collect()
     }
 
     #[test]
     fn spike_is_said_once_and_again_after_it_ended() {
         let mut watch = watch();
-        let loss = |loss| Observed { loss, ..USUAL };
+        let at = |loss| StepFigures { loss, ..usual() };
         // Mean 2, standard deviation 0.1: a spike begins above 2.6.
         for n in 0..10 {
-            assert_eq!(kinds(&mut watch, loss(if n % 2 == 0 { 1.9 } else { 2.1 })), []);
+            assert_eq!(kinds(&mut watch, &at(if n % 2 == 0 { 1.9 } else { 2.1 })), []);
         }
-        assert_eq!(kinds(&mut watch, loss(2.59)), []);
+        assert_eq!(kinds(&mut watch, &at(2.59)), []);
         let mut watch = self::watch();
         for n in 0..10 {
-            kinds(&mut watch, loss(if n % 2 == 0 { 1.9 } else { 2.1 }));
+            kinds(&mut watch, &at(if n % 2 == 0 { 1.9 } else { 2.1 }));
         }
-        assert_eq!(kinds(&mut watch, loss(2.61)), [EventKind::LossSpike]);
-        assert_eq!(kinds(&mut watch, loss(9.0)), [], "it is still the same one");
-        assert_eq!(kinds(&mut watch, loss(2.0)), []);
-        assert_eq!(kinds(&mut watch, loss(90.0)), [EventKind::LossSpike]);
+        assert_eq!(kinds(&mut watch, &at(2.61)), [EventKind::LossSpike]);
+        assert_eq!(kinds(&mut watch, &at(9.0)), [], "it is still the same one");
+        assert_eq!(kinds(&mut watch, &at(2.0)), []);
+        assert_eq!(kinds(&mut watch, &at(90.0)), [EventKind::LossSpike]);
     }
 
     #[test]
     fn loss_that_stands_at_that_of_knowing_nothing_is_said_once() {
         let mut watch = watch();
-        let stuck = Observed { loss: 16_f64.ln() * 1.01, ..USUAL };
-        let said: Vec<_> = (0..12).flat_map(|_| kinds(&mut watch, stuck)).collect();
+        let stuck = StepFigures { loss: 16_f64.ln() * 1.01, ..usual() };
+        let said: Vec<_> = (0..12).flat_map(|_| kinds(&mut watch, &stuck)).collect();
         assert_eq!(said, [EventKind::LossStuck]);
         // SigLIP with the bias -ln(n-1): each yes costs ln n, each no ln(n/(n-1)).
         let bias = -(15_f64).ln();
@@ -224,17 +217,17 @@ mod tests {
     #[test]
     fn logit_scale_at_its_clamp_for_a_window_is_said_once() {
         let mut watch = watch();
-        let seen = Observed { logit_scale: 100.0, ..USUAL };
-        assert!((0..9).all(|_| kinds(&mut watch, seen).is_empty()));
-        assert_eq!(kinds(&mut watch, seen), [EventKind::LogitScale]);
-        assert!((0..30).all(|_| kinds(&mut watch, seen).is_empty()));
+        let seen = StepFigures { logit_scale: 100.0, ..usual() };
+        assert!((0..9).all(|_| kinds(&mut watch, &seen).is_empty()));
+        assert_eq!(kinds(&mut watch, &seen), [EventKind::LogitScale]);
+        assert!((0..30).all(|_| kinds(&mut watch, &seen).is_empty()));
     }
 
     #[test]
     fn waiting_for_data_is_judged_by_window_and_said_again_only_after_it_ended() {
         let mut watch = watch();
         let mut window = |waited: f64| -> Vec<_> {
-            (0..10).flat_map(|_| kinds(&mut watch, Observed { data_wait_seconds: waited, ..USUAL })).collect()
+            (0..10).flat_map(|_| kinds(&mut watch, &StepFigures { data_wait_seconds: waited, ..usual() })).collect()
         };
         // The first step is not counted, so each window ends one step later.
         assert_eq!(window(0.9), []);

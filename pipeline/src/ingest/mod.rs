@@ -43,7 +43,7 @@ use diptych_schemas::Reason;
 use serde::{Deserialize, Serialize};
 
 pub use self::again::retry;
-pub use self::download::{DownloadOptions, USER_AGENT};
+pub use self::download::DownloadOptions;
 pub use self::item::{Captions, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES};
 pub use self::ledger_files::RetryFilter;
 pub use self::report::{IngestError, IngestProgress, IngestReport, SourceOutcome, SourceReport};

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, LazyLock};
 
-use diptych_pipeline::sql::ContentFunctions;
-use diptych_pipeline::{Tokenizer, decode, perceptual_hash, probe};
 use diptych_schemas::MAX_PIXELS;
 
+use crate::{Tokenizer, decode, perceptual_hash, probe};
+use super::functions_content::ContentFunctions;
+
 /// The functions, with CLIP's tokenizer, which is made when a query first counts tokens: that takes half a second.
-pub(crate) fn content_functions() -> ContentFunctions {
+pub fn content_functions() -> ContentFunctions {
     #[expect(clippy::expect_used, reason = "the vocabulary is a part of the program, and tests make a tokenizer of it")]
     let tokenizer = LazyLock::new(|| Tokenizer::clip().expect("CLIP's tokenizer"));
     ContentFunctions {
@@ -18,6 +19,6 @@ pub(crate) fn content_functions() -> ContentFunctions {
 }
 
 /// The perceptual hash of an image file; none where it cannot be decoded.
-pub(crate) fn phash_of_file(bytes: &[u8]) -> Option<u64> {
+pub fn phash_of_file(bytes: &[u8]) -> Option<u64> {
     decode(bytes, MAX_PIXELS).and_then(|image| perceptual_hash(&image)).ok()
 }

@@ -3,6 +3,7 @@
 //! It reads and never writes: no statement can change data or reach a file that the dataset does not name. DataFusion
 //! computes on the tokio runtime that it is called from; a server gives it a runtime of its own.
 
+mod content;
 mod error;
 mod explain;
 mod function;
@@ -22,6 +23,7 @@ mod table_text;
 mod tables;
 mod top_fraction;
 
+pub use content::{content_functions, phash_of_file};
 pub use error::{SqlError, StatementError};
 pub use function::functions;
 pub use functions_content::{ContentFunctions, ImageHash, ImageSize, TokenCount};

@@ -15,20 +15,14 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DataFusionError, Result as SqlResult};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use diptych_schemas::{ScoreValue, column};
+use diptych_table::{Give, ReadPart, projected, scan};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::scores::{ScoreError, ScoreFiles, ScoreWalk, files_by_shard};
-
-/// Batches that wait for the query, for each of its threads.
-const BATCHES_AHEAD: usize = 2;
 
 pub(super) struct ScoredTable {
     /// Number and meta file.
@@ -93,12 +87,7 @@ impl TableProvider for ScoredTable {
         _: &[Expr],
         limit: Option<usize>,
     ) -> SqlResult<Arc<dyn ExecutionPlan>> {
-        let all: Vec<usize> = (0..self.origins.len()).collect();
-        let projection = projection.unwrap_or(&all);
-        let schema = Arc::new(self.schema.project(projection)?);
-        if self.shards.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(schema)));
-        }
+        let (projection, schema) = projected(&self.schema, projection)?;
         let columns: Vec<Origin> = projection.iter().map(|&index| self.origins[index]).collect();
         let mut scores = Vec::new();
         for (index, score) in self.scores.iter().enumerate() {
@@ -114,11 +103,13 @@ impl TableProvider for ScoredTable {
             meta: Arc::clone(&self.meta),
             schema: Arc::clone(&schema),
         };
-        let parts = state.config().target_partitions().clamp(1, self.shards.len());
-        let partitions = self.shards.chunks(self.shards.len().div_ceil(parts));
-        let partitions =
-            partitions.map(|shards| -> Arc<dyn PartitionStream> { Arc::new(Part { shards: shards.to_vec(), ..part.clone() }) });
-        Ok(Arc::new(StreamingTableExec::try_new(schema, partitions.collect(), None, [], false, limit)?))
+        let parts = state.config().target_partitions().clamp(1, self.shards.len().max(1));
+        let shards = self.shards.chunks(self.shards.len().div_ceil(parts).max(1));
+        let readers = shards.map(|shards| -> ReadPart {
+            let part = Part { shards: shards.to_vec(), ..part.clone() };
+            Box::new(move |batch_rows, give| part.read(batch_rows, give))
+        });
+        scan("scored", schema, readers, limit)
     }
 }
 
@@ -142,37 +133,23 @@ struct Part {
     schema: SchemaRef,
 }
 
-impl PartitionStream for Part {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let batch_rows = context.session_config().batch_size().max(1);
-        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), BATCHES_AHEAD);
-        let (part, sender) = (self.clone(), builder.tx());
-        builder.spawn_blocking(move || {
-            for (shard, meta) in &part.shards {
-                // When the query is over, nobody takes batches any more.
-                let wanted = part.read_shard(*shard, meta, batch_rows, |batch| sender.blocking_send(Ok(batch)).is_ok())?;
-                if !wanted {
-                    break;
-                }
-            }
-            Ok(())
-        });
-        builder.build()
-    }
-}
-
 impl Part {
-    /// Gives the rows of a shard to `take`, until it wants no more.
+    fn read(&self, batch_rows: usize, give: &mut Give<'_>) -> SqlResult<()> {
+        for (shard, meta) in &self.shards {
+            if !self.read_shard(*shard, meta, batch_rows, give)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the rows of a shard to `give`, until it wants no more.
     fn read_shard(
         &self,
         shard: u32,
         meta: &PathBuf,
         batch_rows: usize,
-        mut take: impl FnMut(RecordBatch) -> bool,
+        give: &mut Give<'_>,
     ) -> SqlResult<bool> {
         let damaged = |message: String| external(ScoreError::Meta { path: meta.clone(), message });
         let file = File::open(meta).map_err(|error| damaged(error.to_string()))?;
@@ -199,7 +176,7 @@ impl Part {
             let columns: SqlResult<Vec<ArrayRef>> =
                 self.columns.iter().map(|origin| self.column(*origin, &batch, &values)).collect();
             let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            if !take(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)?) {
+            if !give(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)?) {
                 return Ok(false);
             }
         }

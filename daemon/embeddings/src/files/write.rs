@@ -10,16 +10,15 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::ipc::writer::FileWriter;
 use diptych_pipeline::sql::{default_memory, query};
 use diptych_pipeline::write_halves;
-use diptych_schemas::{ContentHash, SchemaError, Uid, column, durable};
+use diptych_schemas::{ContentHash, EmbeddingFormat, SchemaError, Uid, column, durable};
+use diptych_store::{Modality, Store};
 use half::f16;
 use parquet::arrow::ArrowWriter;
 
+use crate::nearest::Vectors;
+use crate::session::with_session;
 use super::table::lists;
 use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
-use diptych_cli::EmbeddingFormat;
-use crate::session::with_session;
-use crate::nearest::Vectors;
-use diptych_store::{Modality, Store};
 
 /// Rows of a file, as clip-retrieval's inference writes them.
 const ROWS: usize = 1_000_000;

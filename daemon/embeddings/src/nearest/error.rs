@@ -1,8 +1,7 @@
 //! What can go wrong with a search. [`NearestError::Query`] is the asker's to mend, all else is ours or the machine's.
 
-use diptych_trainer::TrainerError;
-
 use diptych_store::StoreError;
+use diptych_trainer::TrainerError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NearestError {

@@ -18,8 +18,6 @@ use super::vectors::Vectors;
 
 /// Layers at most: hnsw_rs has no more.
 const LAYERS: usize = 16;
-/// ef: candidates that a search looks at where nobody says how many.
-pub const USUAL_CANDIDATES: u16 = 128;
 
 /// How a graph is built: more of either finds more and takes longer.
 #[derive(Clone, Copy, Debug)]

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
-use diptych_schemas::ContentHash;
+use diptych_schemas::{ContentHash, ModelRef};
 
-use diptych_cli::{ModelArgs, RunOnArgs};
 use crate::models::{self, Model};
 
 /// Models that are kept; of more, the one that was not asked for longest goes.
@@ -57,14 +56,14 @@ impl Models {
     /// The model that a name means now, of a state folder: a run's newest checkpoint is another one later. It blocks, for
     /// seconds where weights are read. On the CPU: one text is encoded sooner than a GPU is woken up.
     pub fn get(&self, name: &str, state: &Path) -> anyhow::Result<Arc<Loaded>> {
-        let run_on = RunOnArgs { state: state.to_owned(), device: "cpu".into(), threads: 0 };
-        let args = ModelArgs { model: name.to_owned(), model_config: None, ema: false, run_on };
-        let path = if self.anywhere { models::resolve(&args)? } else { models::resolve_run(&args)? };
+        let (name, state) = (name.to_owned(), state.to_owned());
+        let named = ModelRef { name, config: None, ema: false, state, device: "cpu".into(), threads: 0 };
+        let path = if self.anywhere { models::resolve(&named)? } else { models::resolve_run(&named)? };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kept.iter().position(|kept| kept.path == path).map(|place| kept.remove(place).loaded);
         let load = || {
-            let model = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?.to_owned();
-            Loaded::new(models::load(&ModelArgs { model, ..args })?).map(Arc::new)
+            let name = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?.to_owned();
+            Loaded::new(models::load(&ModelRef { name, ..named })?).map(Arc::new)
         };
         let loaded = known.map_or_else(load, Ok)?;
         kept.push(Kept { path, loaded: Arc::clone(&loaded) });

@@ -25,7 +25,7 @@ use diptych_schemas::Uid;
 pub use best::Hit;
 pub use error::NearestError;
 pub use exact::{BATCH, nearest, nearest_of_batch};
-pub use graph::{Graph, GraphSpec, USUAL_CANDIDATES};
+pub use graph::{Graph, GraphSpec};
 pub use kernel::padded;
 pub use loaded::{Loaded, Models};
 pub use query::{Query, Sought};

@@ -14,26 +14,22 @@ use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{DataFusionError, Result as SqlResult, ScalarValue, plan_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{Uid, column};
+use diptych_table::{Give, ReadPart, projected, scan};
+use diptych_store::{Modality, Store, StoreError};
 
 use super::best::{Best, Hit};
 use super::loaded::{Loaded, Models};
 use super::query::unit;
 use super::vectors::READ_AT_ONCE;
 use super::{NearestError, kernel};
-use diptych_store::{Modality, Store, StoreError};
 
 const NAME: &str = "nearest";
 const USAGE: &str =
     "nearest('MODEL', QUERY [, k]): a run, RUN@STEP, RUN@best or a folder; a text, uid('hex') or a vector; how many";
-/// Batches that wait for the query.
-const BATCHES_AHEAD: usize = 2;
 
 /// Makes the function known to a session. Without a store it says what it wants.
 pub fn register(context: &SessionContext, store: Option<Store>, models: &Models) {
@@ -150,7 +146,7 @@ impl Asked {
     }
 
     /// Gives batches until `give` wants no more.
-    fn answer(&self, projection: &[usize], give: &mut dyn FnMut(RecordBatch) -> bool) -> Result<(), NearestError> {
+    fn answer(&self, projection: &[usize], give: &mut Give<'_>) -> Result<(), NearestError> {
         let (loaded, query) = self.resolve().map_err(|error| self.naming_the_model(error))?;
         let reader = self.store.read_embeddings(loaded.producer(), Modality::Image);
         let mut reader = reader.map_err(|error| self.naming_the_model(error.into()))?;
@@ -237,41 +233,11 @@ impl TableProvider for NearestTable {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> SqlResult<Arc<dyn ExecutionPlan>> {
-        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
-        let projection = projection.unwrap_or(&all).clone();
-        let schema = Arc::new(self.schema.project(&projection)?);
-        let scan = Scan { asked: Arc::clone(&self.asked), projection, schema: Arc::clone(&schema) };
-        Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(scan)], None, [], false, limit)?))
-    }
-}
-
-struct Scan {
-    asked: Arc<Asked>,
-    projection: Vec<usize>,
-    /// After the projection.
-    schema: SchemaRef,
-}
-
-impl fmt::Debug for Scan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(NAME).field("model", &self.asked.model).finish_non_exhaustive()
-    }
-}
-
-impl PartitionStream for Scan {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), BATCHES_AHEAD);
-        let batches = builder.tx();
-        let (asked, projection) = (Arc::clone(&self.asked), self.projection.clone());
-        builder.spawn_blocking(move || {
-            // The other end is gone when the query has what it wants.
-            let mut give = |batch| batches.blocking_send(Ok(batch)).is_ok();
-            asked.answer(&projection, &mut give).map_err(|error| DataFusionError::External(Box::new(error)))
+        let (columns, schema) = projected(&self.schema, projection)?;
+        let asked = Arc::clone(&self.asked);
+        let reader: ReadPart = Box::new(move |_batch_rows, give| {
+            asked.answer(&columns, give).map_err(|error| DataFusionError::External(Box::new(error)))
         });
-        builder.build()
+        scan(NAME, schema, [reader], limit)
     }
 }

@@ -2,12 +2,12 @@
 
 use diptych_pipeline::Random;
 use diptych_schemas::{ContentHash, Uid};
+use diptych_store::{Modality, Store};
 use half::f16;
 use proptest::prelude::*;
 
 use super::vectors::Vectors;
 use super::{Graph, GraphSpec, Hit, NearestError, nearest, nearest_of_batch, padded};
-use diptych_store::{Modality, Store};
 
 fn uid(row: usize) -> Uid {
     Uid((row as u128).to_be_bytes())

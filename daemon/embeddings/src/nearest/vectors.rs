@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 
 use diptych_schemas::{ContentHash, Uid};
+use diptych_store::{EmbeddingReader, EmbeddingSet, Modality, Store};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::NearestError;
 use super::kernel;
-use diptych_store::{EmbeddingReader, EmbeddingSet, Modality, Store};
 
 /// Rows that are read from the store at once.
 pub(super) const READ_AT_ONCE: usize = 8192;

@@ -8,7 +8,7 @@ use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::query;
 use diptych_schemas::Uid;
 
-use super::chart::{Histogram, Scale};
+use crate::chart::{Histogram, Scale};
 
 /// Pairs above which captions are looked at in a sample.
 const SAMPLE: u64 = 1_000_000;
@@ -204,9 +204,9 @@ async fn histogram(context: &SessionContext, measure: &Measure) -> anyhow::Resul
             *place = count;
         }
     }
-    let mut note = format!("{note} · median {} · mean {}", super::chart::short(median), super::chart::short(mean));
+    let mut note = format!("{note} · median {} · mean {}", crate::chart::short(median), crate::chart::short(mean));
     if cut {
-        note = format!("{note} · up to {}, in the last bar", super::chart::short(high));
+        note = format!("{note} · up to {}, in the last bar", crate::chart::short(high));
     }
     let range = if whole { (low, top + 1.0) } else { (low, top) };
     Ok(Some(Histogram { title: title.clone(), note, scale: *scale, range, counts: counted, whole, marks: Vec::new() }))

@@ -1,10 +1,8 @@
 //! `diptych profile`: a dataset as a page to look at. What is in it, what the last selection drops and where, duplicates,
 //! pairs at random, and the pairs on either side of each threshold. One file without scripts; nothing is loaded from elsewhere.
 
-pub mod chart;
 mod gather;
 mod page;
-pub mod pairs;
 
 use std::collections::HashMap;
 
@@ -12,9 +10,8 @@ use datafusion::prelude::SessionContext;
 use diptych_pipeline::{FunnelStep, Selection, Threshold, funnel, thresholds};
 use diptych_schemas::Uid;
 
+use crate::pairs::Shown;
 use gather::Facts;
-pub use page::{frame, tile, whole};
-use pairs::Shown;
 
 /// Pairs that are shown on each side of a threshold.
 const BESIDE: usize = 8;

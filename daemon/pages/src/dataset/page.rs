@@ -1,16 +1,13 @@
 //! The page: sections in the order in which a person asks.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
-
-use super::chart::{bars, funnel, percent, short};
-use super::gather::LISTED;
-use super::pairs::Shown;
-use super::{Beside, Profile, SelectionFacts};
 use diptych_schemas::words::thousands;
+use maud::{Markup, html};
 
-const STYLE: &str = include_str!("style.css");
-/// The page runs nothing and fetches nothing, whatever a caption says.
-const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
+use crate::chart::{bars, funnel, percent, short};
+use crate::frame::{frame, tile, whole};
+use crate::pairs::Shown;
+use super::gather::LISTED;
+use super::{Beside, Profile, SelectionFacts};
 
 pub(super) fn page(profile: &Profile) -> Markup {
     let facts = &profile.facts;
@@ -54,23 +51,6 @@ pub(super) fn page(profile: &Profile) -> Markup {
         footer.pale { "Made by diptych profile. Every figure can be asked again with diptych sql." }
     };
     whole(&format!("{} · Diptych profile", profile.name), "", &body)
-}
-
-/// A page that stands alone; `style` comes behind that of all pages.
-pub fn whole(title: &str, style: &str, body: &Markup) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(POLICY);
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) }
-                style { (PreEscaped(STYLE)) (PreEscaped(style)) }
-            }
-            body { (body) }
-        }
-    }
 }
 
 fn selection_section(profile: &Profile, selection: &SelectionFacts) -> Markup {
@@ -127,21 +107,6 @@ fn card(uid: &str, shown: &Shown, value: Option<(&str, f64)>) -> Markup {
 }
 
 /// The image of a pair, or why there is none.
-pub fn frame(shown: &Shown) -> Markup {
-    html! {
-        div.frame {
-            @match &shown.thumbnail {
-                Ok(url) => img src=(url) alt=(shown.caption) loading="lazy";,
-                Err(reason) => span.broken { (reason) },
-            }
-        }
-    }
-}
-
-pub fn tile(what: &str, value: &str, more: &str) -> Markup {
-    html! { div.tile { div.value { (value) } div { (what) } div.pale { (more) } } }
-}
-
 fn first(text: &str, characters: usize) -> &str {
     text.get(..characters).unwrap_or(text)
 }

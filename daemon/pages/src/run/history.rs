@@ -6,9 +6,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
-use serde_json::Value;
-
 use diptych_store::RunName;
+use serde_json::Value;
 
 /// A run's record and all that it recorded.
 pub struct History {

@@ -3,6 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use diptych_embeddings::encode::Encoded;
+use diptych_embeddings::models::Model;
+use diptych_evaluate::classification::Classification;
+use diptych_evaluate::groups::{Group, Groups, by_group};
+use diptych_evaluate::retrieval::{CaptionedImages, caption_groups};
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
     Bootstrap, CALIBRATION_BINS, Calibration, Geometry, Interval, Predictions, RECALL_AT, Retrieval, Rows, Unit, calibration,
@@ -10,11 +15,6 @@ use diptych_trainer::evaluate::{
 };
 
 use super::map::neighbourhoods;
-use diptych_evaluate::classification::Classification;
-use diptych_embeddings::encode::Encoded;
-use diptych_evaluate::groups::{Group, Groups, by_group};
-use diptych_embeddings::models::Model;
-use diptych_evaluate::retrieval::{CaptionedImages, caption_groups};
 
 /// Mistakes that are shown of each kind.
 const WRONG: usize = 12;

@@ -1,11 +1,11 @@
 //! How far a classifier's confidence can be believed, as a picture: accuracy over confidence, and how many images are behind it.
 
+use diptych_schemas::words::thousands;
 use diptych_trainer::evaluate::Calibration;
 use maud::{Markup, html};
 
-use super::lines::{BELOW, LEFT};
-use diptych_schemas::words::thousands;
 use crate::chart::{percent_of, round};
+use super::lines::{BELOW, LEFT};
 
 const WIDTH: f64 = 300.0;
 const HEIGHT: f64 = 200.0;

@@ -23,7 +23,9 @@ use arrow_flight::{Action, CancelFlightInfoRequest, CancelFlightInfoResult, Canc
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
+use diptych_demo::{DemoOptions, generate};
 use diptych_pipeline::ingest::{IngestRequest, ingest};
+use diptych_pipeline::sql::content_functions;
 use diptych_pipeline::sql::{SessionSpec, query, session};
 use diptych_schemas::runs_schema;
 use futures::TryStreamExt;
@@ -34,8 +36,6 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{FlightSpec, routes};
-use diptych_demo::{DemoOptions, generate};
-use diptych_pipeline::sql::content_functions;
 
 const TOKEN: &str = "dpt_0123456789";
 /// Rows without end, as far as a test is concerned.

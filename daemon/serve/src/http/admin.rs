@@ -7,12 +7,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
+use diptych_schemas::words::describe;
 use serde::{Deserialize, Serialize};
 
+use crate::shared::Shared;
 use super::blocking;
 use super::problem::Problem;
-use diptych_schemas::words::describe;
-use crate::shared::Shared;
 
 /// Where a backup shall be.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]

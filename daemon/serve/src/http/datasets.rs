@@ -20,11 +20,11 @@ use parquet::file::metadata::PageIndexPolicy;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::shared::Shared;
 use super::page::{Page, Part};
 use super::problem::Problem;
 use super::sql::{ask, rows_of, unknown_dataset};
 use super::{blocking, given};
-use crate::shared::Shared;
 
 /// Samples where a request says nothing, and the most.
 const USUAL_SAMPLES: u64 = 24;
@@ -146,7 +146,7 @@ pub(super) async fn one(
     let columns = ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), 1).await?.0.schema;
     let looked = dataset.clone();
     let (looked, selection) = blocking(move || {
-        let selection = crate::commands::last_selection(&looked.path);
+        let selection = diptych_pipeline::last_selection(&looked.path);
         Ok((look(&looked), selection.map(|(path, selection)| (path, selection.len() as u64))))
     })
     .await?;

@@ -8,15 +8,15 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
+use diptych_training::live::Told;
 use futures::{Stream, StreamExt};
 use serde_json::json;
 use tokio_stream::wrappers::BroadcastStream;
 
+use crate::shared::Shared;
 use super::jobs::Job;
 use super::problem::Problem;
 use super::runs::RunEvent;
-use crate::shared::Shared;
-use diptych_training::live::Told;
 
 /// How often something is sent where nothing happens, so that whoever stands in between keeps the connection.
 const KEPT_ALIVE_EVERY: Duration = Duration::from_secs(15);

@@ -8,6 +8,8 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse};
+use diptych_store::{JobState, Milliseconds};
+use diptych_training::live::Told;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -17,11 +19,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::shared::Shared;
 use super::blocking;
 use super::problem::Problem;
-use crate::shared::Shared;
-use diptych_store::{JobState, Milliseconds};
-use diptych_training::live::Told;
 
 type Number = Gauge<f64, AtomicU64>;
 

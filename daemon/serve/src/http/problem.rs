@@ -5,10 +5,10 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use diptych_pipeline::sql::SqlError;
+use diptych_store::StoreError;
 use serde::Serialize;
 
 use crate::jobs::QueueError;
-use diptych_store::StoreError;
 
 /// What went wrong with a request, and what to do.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]

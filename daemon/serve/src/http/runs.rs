@@ -8,17 +8,17 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use diptych_schemas::Step;
+use diptych_store::{CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, RunName, RunRecord};
 use diptych_trainer::CheckpointManifest;
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::QueueError;
+use crate::shared::Shared;
 use super::jobs::Job;
 use super::page::{Page, Part};
 use super::problem::Problem;
 use super::series::{Series, Thinner};
 use super::{blocking, given};
-use crate::jobs::QueueError;
-use crate::shared::Shared;
-use diptych_store::{CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, RunName, RunRecord};
 
 /// Steps of a chart where a request says nothing, and the most there are.
 const USUAL_POINTS: u64 = 1000;

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use diptych_store::MetricRow;
+use serde::Serialize;
 
 /// Numbers by step.
 #[expect(clippy::struct_field_names, reason = "the key of the answer")]

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use diptych_training::live::LiveStep;
 use serde::Serialize;
 
+use crate::shared::Shared;
 use super::blocking;
 use super::problem::Problem;
-use crate::shared::Shared;
-use diptych_training::live::LiveStep;
 
 /// What the service does.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]

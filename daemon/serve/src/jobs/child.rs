@@ -10,14 +10,14 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use diptych_schemas::outcome::Outcome;
 use diptych_schemas::{SchemaError, durable};
+use diptych_store::{JobRecord, Store};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::log::JobLog;
 use super::machine::End;
 use super::{Handle, paths};
-use diptych_schemas::outcome::Outcome;
-use diptych_store::{JobRecord, Store};
 
 /// How often it is looked whether the child has ended or shall.
 const LOOKS_EVERY: Duration = Duration::from_millis(50);

@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diptych_schemas::JobsConfig;
-use tokio::sync::broadcast;
-
-use crate::folders::Folders;
 use diptych_store::{JobKind, JobRecord, JobState, Milliseconds, RunName, Store, StoreError};
 use diptych_training::live::{Live, LiveStep, Told};
 use diptych_training::stop::StopRequest;
+use tokio::sync::broadcast;
+
+use crate::folders::Folders;
 
 pub use log::{JobLog, Tee};
 use machine::{End, Happening, Tries};

@@ -8,15 +8,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use diptych_schemas::{SuiteConfig, TrainConfig};
-
-use super::Wanted;
 use diptych_cli::{
     Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, EvalOnArgs, ExportArgs, IngestArgs, ModelArgs,
     PresetArg, RunOnArgs, ScoreArgs, SelectArgs,
 };
-use crate::folders::Folders;
+use diptych_schemas::{SuiteConfig, TrainConfig};
 use diptych_store::{JobKind, RunName, Store};
+
+use crate::folders::Folders;
+use super::Wanted;
 
 /// Checks what is wanted. Gives the name of the run, of a training.
 pub(super) fn check(wanted: &Wanted, store: &Store, folders: &Folders) -> Result<Option<RunName>, String> {

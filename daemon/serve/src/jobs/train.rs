@@ -1,16 +1,17 @@
 //! A training as a job: in this process, over the service's store.
 
-use super::machine::End;
-use super::{Handle, paths};
 use diptych_schemas::outcome::Outcome;
 use diptych_store::{JobRecord, Store};
-use diptych_training::{self, Caller, Options};
+use diptych_training::{Caller, Options, train};
+
+use super::machine::End;
+use super::{Handle, paths};
 
 pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Result<End> {
     let mut config = paths::config(job.config.as_deref(), &job.folder).map_err(anyhow::Error::msg)?;
     store.folder().clone_into(&mut config.state);
     let caller = Caller { stop: handle.stop.clone(), store: Some(store.clone()), live: handle.live.clone() };
-    Ok(match training::train_in(&config, Options { stop_after: None, progress: false }, &caller)? {
+    Ok(match train(&config, Options { stop_after: None, progress: false }, &caller)? {
         Outcome::Stopped => End::Stopped,
         Outcome::Done | Outcome::SourceUnreadable | Outcome::ProblemsFound => End::Done { note: None },
     })

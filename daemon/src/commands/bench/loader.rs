@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use diptych_cli::BenchLoaderArgs;
+use diptych_embeddings::session::with_session;
 use diptych_pipeline::{
     BenchReport, BenchRound, BenchSpec, DataSource, LoaderSpec, Rate, Selection, StageStats, Tokenizer, bench_loader, choose,
 };
+use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::thousands;
 use diptych_schemas::{LoaderConfig, SampleIndex};
 use serde_json::{Value, json};
 
-use super::{MIB, peak_rss, spread_of};
-use diptych_cli::BenchLoaderArgs;
-use diptych_embeddings::session::with_session;
-use diptych_schemas::outcome::Outcome;
 use crate::output::line;
-use diptych_schemas::words::thousands;
+use super::{MIB, peak_rss, spread_of};
 
 pub(super) fn run(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
     let selection = match &args.selection {

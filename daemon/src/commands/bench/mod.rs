@@ -4,9 +4,8 @@ mod loader;
 mod search;
 mod train;
 
-use diptych_pipeline::median;
-
 use diptych_cli::{Bench, BenchArgs};
+use diptych_pipeline::median;
 use diptych_schemas::outcome::Outcome;
 
 const MIB: f64 = (1 << 20) as f64;

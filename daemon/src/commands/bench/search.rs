@@ -8,21 +8,21 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use diptych_cli::BenchSearchArgs;
+use diptych_embeddings::nearest::{Graph, GraphSpec, Hit, Vectors, nearest, nearest_of_batch, padded};
+use diptych_embeddings::session::open_state;
 use diptych_pipeline::sql::default_memory;
 use diptych_pipeline::{Random, seed_of};
 use diptych_schemas::Uid;
+use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::thousands;
+use diptych_store::Modality;
 use diptych_trainer::{flops, set_threads};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::{MIB, peak_rss, spread_of};
-use diptych_cli::BenchSearchArgs;
-use diptych_embeddings::session::open_state;
-use diptych_schemas::outcome::Outcome;
-use diptych_embeddings::nearest::{Graph, GraphSpec, Hit, Vectors, nearest, nearest_of_batch, padded};
 use crate::output::line;
-use diptych_schemas::words::thousands;
-use diptych_store::Modality;
+use super::{MIB, peak_rss, spread_of};
 
 /// Rows of a bare product.
 const TILE: usize = 16_384;

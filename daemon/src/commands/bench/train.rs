@@ -6,17 +6,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use diptych_cli::BenchTrainArgs;
 use diptych_pipeline::scores::Measures;
 use diptych_pipeline::{Batch, Waited, cpu_seconds};
+use diptych_schemas::outcome::Outcome;
 use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, Precision, SampleIndex, TrainLoopConfig, Uid, durable};
 use diptych_trainer::{Device, ModelConfig, Part, PartTimes, StepReport, Trainer, TrainerSpec, flops, set_threads};
+use diptych_training::ahead::{Ahead, Next, Ready};
 use serde_json::{Value, json};
 
-use super::{MIB, peak_rss, spread_of};
-use diptych_cli::BenchTrainArgs;
-use diptych_schemas::outcome::Outcome;
 use crate::output::line;
-use diptych_training::ahead::{Ahead, Next, Ready};
+use super::{MIB, peak_rss, spread_of};
 
 /// One step from outside.
 struct Taken {

@@ -19,10 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-pub(super) use self::pass::{Downloader, Passed};
+use diptych_schemas::USER_AGENT;
 
-/// How Diptych introduces itself unless told otherwise.
-pub const USER_AGENT: &str = concat!("diptych/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");
+pub(super) use self::pass::{Downloader, Passed};
 
 /// How to download. None of it changes what a downloaded pair is, so it may differ from run to run.
 #[derive(Clone, Debug)]

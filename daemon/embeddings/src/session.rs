@@ -1,0 +1,60 @@
+//! SQL over a dataset and a state folder: the session with every table and function that is there.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use datafusion::prelude::SessionContext;
+use diptych_pipeline::sql::{SessionSpec, content_functions, session};
+use diptych_store::Store;
+
+use crate::nearest::{self, Models};
+
+/// Runs something in a session over a dataset and a state folder.
+pub fn with_session<T>(
+    dataset: Option<&Path>,
+    state: Option<&Path>,
+    ask: impl AsyncFnOnce(SessionContext) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    with_limited_session(dataset, state, None, ask)
+}
+
+/// The same within `memory` bytes; none: what the session chooses.
+pub fn with_limited_session<T>(
+    dataset: Option<&Path>,
+    state: Option<&Path>,
+    memory: Option<usize>,
+    ask: impl AsyncFnOnce(SessionContext) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let functions = content_functions();
+    let mut spec = SessionSpec { memory, ..SessionSpec::new(dataset, &functions) };
+    let store = state.map(open_state).transpose()?;
+    if let Some(store) = &store {
+        spec.tables = store.tables();
+        if dataset.is_some()
+            && let Some(place) = spec.tables.iter().position(|(name, _)| name == "training_ledger")
+        {
+            spec.training_ledger = Some(Arc::clone(&spec.tables[place].1));
+        }
+    }
+    let runtime = tokio::runtime::Runtime::new().context("starting the query threads")?;
+    let context = session(spec)?;
+    nearest::register(&context, store, &Models::anywhere());
+    runtime.block_on(ask(context))
+}
+
+/// A state folder that is there already: a typo must not make a new one.
+pub fn open_state(state: &Path) -> anyhow::Result<Store> {
+    if !state.is_dir() {
+        let shown: PathBuf = state.into();
+        bail!(
+            "{}: there is no such state folder. `diptych train` makes it, at the place that its configuration names",
+            shown.display()
+        );
+    }
+    let store = Store::open(state)?;
+    if let Some(degraded) = store.degraded() {
+        tracing::warn!("{degraded}");
+    }
+    Ok(store)
+}
