@@ -37,11 +37,11 @@ pub use config_unattended::{
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
 pub use ledger::{LedgerEntry, RETRYABLE, Reason, Stage};
-pub use model_ref::ModelRef;
 pub use manifest::{DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path};
+pub use model_ref::ModelRef;
 pub use scores::{
-    EmbeddingFormat, SCORE_VERSION, ScoreFileMetadata, ScoreValue, embedding_file_schema, embedding_folder, embedding_type, embeddings_folder,
-    is_score_name, numbered_file, score_file_schema, score_folder, scores_folder, scores_schema,
+    EmbeddingFormat, SCORE_VERSION, ScoreFileMetadata, ScoreValue, embedding_file_schema, embedding_folder, embedding_type,
+    embeddings_folder, is_score_name, numbered_file, score_file_schema, score_folder, scores_folder, scores_schema,
 };
 pub use tables::{
     DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema, event_pairs_schema,

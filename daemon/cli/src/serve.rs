@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, Parser, ValueEnum};
 use diptych_schemas::Scope;
 
-
 #[derive(Debug, Args)]
 #[command(after_help = "\
   diptych serve --state state                          loopback, for whoever is on this machine

@@ -13,12 +13,7 @@ use crate::session::with_session;
 
 /// Reads meta with the scores and gives `take` each pair for which `value`, an expression over their columns, is not null: its uid, and the
 /// array and row with the value. `what` the value is, for an error.
-pub fn each_value(
-    dataset: &Path,
-    value: &str,
-    what: &str,
-    mut take: impl FnMut(Uid, &ArrayRef, usize),
-) -> anyhow::Result<()> {
+pub fn each_value(dataset: &Path, value: &str, what: &str, mut take: impl FnMut(Uid, &ArrayRef, usize)) -> anyhow::Result<()> {
     let sql = format!("SELECT {}, {value} FROM scored", column::UID);
     with_session(Some(dataset), None, async |context| {
         let mut rows = query(&context, &sql).await.with_context(|| what.to_owned())?;
@@ -49,12 +44,7 @@ pub fn column_texts(dataset: &Path, selection: &Selection, name: &str) -> anyhow
 }
 
 /// The same for an expression whose values are texts.
-pub fn selected_texts(
-    dataset: &Path,
-    selection: &Selection,
-    value: &str,
-    what: &str,
-) -> anyhow::Result<HashMap<Uid, String>> {
+pub fn selected_texts(dataset: &Path, selection: &Selection, value: &str, what: &str) -> anyhow::Result<HashMap<Uid, String>> {
     let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
     let mut found = HashMap::with_capacity(wanted.len());
     each_value(dataset, value, what, |uid, texts, row| {

@@ -154,11 +154,7 @@ pub fn run<'a>(model: &Model, tests: &[&'a Test], control: Control<'_>) -> anyho
 }
 
 /// Each image once, unit rows by path.
-fn encode_images<'a>(
-    model: &Model,
-    tests: &[&'a Test],
-    control: Control<'_>,
-) -> anyhow::Result<HashMap<&'a Path, Vec<f32>>> {
+fn encode_images<'a>(model: &Model, tests: &[&'a Test], control: Control<'_>) -> anyhow::Result<HashMap<&'a Path, Vec<f32>>> {
     let mut paths: Vec<&Path> = tests.iter().flat_map(|test| &test.examples).flat_map(|example| example.images.paths()).collect();
     paths.sort_unstable();
     paths.dedup();

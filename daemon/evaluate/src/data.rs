@@ -14,12 +14,12 @@ use diptych_embeddings::values::{column_texts, each_value};
 use diptych_pipeline::{Selection, choose};
 use diptych_schemas::{Uid, column};
 
+use super::benchmark::{Benchmark, Kind};
+use super::source::Towers;
 use crate::classification::{Classes, Classification};
 use crate::groups::Groups;
 use crate::request::{ClassSource, Control, PairSource, Subject, Task};
 use crate::retrieval::CaptionedImages;
-use super::benchmark::{Benchmark, Kind};
-use super::source::Towers;
 
 /// Everything but the model.
 pub struct EvalData {

@@ -9,10 +9,10 @@ use diptych_trainer::evaluate::{
 };
 use serde_json::{Value, json};
 
-use crate::request::{Settings, Task};
-use crate::retrieval::distinct_captions;
 use super::data::{EvalData, Train};
 use super::source::Towers;
+use crate::request::{Settings, Task};
+use crate::retrieval::distinct_captions;
 
 /// Draws of each number of shots.
 const DRAWS: u64 = 3;

@@ -7,9 +7,9 @@ use diptych_trainer::evaluate::{
 };
 use serde_json::{Value, json};
 
-use crate::groups::{Group, Groups, by_group};
 use super::measure::TaskResult;
 use super::text::Text;
+use crate::groups::{Group, Groups, by_group};
 
 /// Confusions and groups that are printed; JSON has them all.
 const PRINTED: usize = 5;
@@ -85,7 +85,10 @@ fn classes(
         [1, 5].map(|k| predictions.hits(k).into_iter().map(Unit::from).collect()).to_vec()
     };
     let (own, differences) = with.intervals(columns(predictions), other.map(columns).unwrap_or_default())?;
-    out.line(format!("\n{:<22}  top-1   top-5   mean per class", format!("{}, {} classes", name.replace('_', "-"), result.classes)));
+    out.line(format!(
+        "\n{:<22}  top-1   top-5   mean per class",
+        format!("{}, {} classes", name.replace('_', "-"), result.classes)
+    ));
     out.line(format!("  model                {:>6.3}  {:>6.3}  {:>6.3}", result.top1, result.top5, result.mean_per_class));
     if let Some(top1) = own.first() {
         out.line(format!("  95% of top-1         {}", shown(*top1)));
@@ -142,9 +145,16 @@ fn classes(
     if let Some(other) = other {
         let test = mcnemar(&hits, &other.hits(1))?;
         let theirs = other.summary().top1;
-        out.line(format!("  compared: {theirs:.3}, difference {:+.3}{}", result.top1 - theirs, said_interval(differences.first())));
+        out.line(format!(
+            "  compared: {theirs:.3}, difference {:+.3}{}",
+            result.top1 - theirs,
+            said_interval(differences.first())
+        ));
         let p = if test.p_value < 0.001 { format!("{:.1e}", test.p_value) } else { format!("{:.3}", test.p_value) };
-        out.line(format!("  McNemar's exact test: {} right only here, {} only there, p = {p}", test.only_first, test.only_second));
+        out.line(format!(
+            "  McNemar's exact test: {} right only here, {} only there, p = {p}",
+            test.only_first, test.only_second
+        ));
         json["compared"] = json!({
             "top1": theirs, "difference": result.top1 - theirs, "difference_interval": differences.first().map(|at| as_json(*at)),
             "only_here_right": test.only_first, "only_there_right": test.only_second, "mcnemar_p": test.p_value,

@@ -100,8 +100,7 @@ pub enum Task {
 
 impl Task {
     /// Every task.
-    pub const ALL: [Self; 6] =
-        [Self::Retrieval, Self::ZeroShot, Self::MultiLabel, Self::LinearProbe, Self::Knn, Self::FewShot];
+    pub const ALL: [Self; 6] = [Self::Retrieval, Self::ZeroShot, Self::MultiLabel, Self::LinearProbe, Self::Knn, Self::FewShot];
 
     /// The name that users write.
     pub fn name(self) -> &'static str {

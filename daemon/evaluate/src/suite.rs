@@ -8,7 +8,6 @@ use diptych_schemas::{ContentHash, SuiteConfig, SuiteTask};
 use diptych_trainer::evaluate::{Bootstrap, Interval, Predictions, RECALL_AT, Unit, interval, resample, resample_classes};
 use serde_json::{Value, json};
 
-use crate::request::{ClassSource, Control, PairSource, Settings, Subject, Task as TaskKind};
 use super::compositional::{self, Test};
 use super::data::EvalData;
 use super::figures::figures;
@@ -16,6 +15,7 @@ use super::measure::{Measuring, TaskResult, measure};
 use super::report::{as_json, said_interval, shown};
 use super::source::Towers;
 use super::text::Text;
+use crate::request::{ClassSource, Control, PairSource, Settings, Subject, Task as TaskKind};
 
 /// Figures of classes; the first counts where a suite names none.
 const OF_CLASSES: [&str; 3] = ["top1", "top5", "mean_per_class"];
@@ -63,7 +63,9 @@ impl Suite {
     /// Reads a suite's file and what its tasks name. Benchmarks are read into the state folder.
     pub fn read(path: &Path, state: &Path, control: Control<'_>) -> anyhow::Result<Self> {
         let config = SuiteConfig::read(path)?;
-        let read = |task: &SuiteTask| Task::read(task, state, control).with_context(|| format!("{}, task {}", path.display(), task.name));
+        let read = |task: &SuiteTask| {
+            Task::read(task, state, control).with_context(|| format!("{}, task {}", path.display(), task.name))
+        };
         Ok(Self { tasks: config.tasks.iter().map(read).collect::<anyhow::Result<_>>()?, name: config.name })
     }
 
@@ -119,7 +121,9 @@ impl Task {
         let (figures, (value, resampled), pairs) = match &self.on {
             On::Examples(test) => {
                 let Towers::Model { model, .. } = towers else { bail!("embeddings of pairs cannot be tested on other captions") };
-                let tested = compositional::run(model, &[test], Control { go_on: with.go_on, ..Control::NONE })?.pop().context("a test was not run")?;
+                let tested = compositional::run(model, &[test], Control { go_on: with.go_on, ..Control::NONE })?
+                    .pop()
+                    .context("a test was not run")?;
                 let place = tested.figures().iter().position(|(name, _)| name == metric).context("no such figure")?;
                 (tested.figures(), mean_of(&[tested.units().swap_remove(place)], bootstrap)?, ContentHash::of(b""))
             }
@@ -150,9 +154,10 @@ impl Task {
 /// What is evaluated, and the figures that it has, the one first that counts where none is named.
 fn of_data(task: &SuiteTask, state: &Path, control: Control<'_>) -> anyhow::Result<(On, Vec<String>)> {
     let kind = match (&task.kind, &task.classes) {
-        (Some(kind), _) => Some(TaskKind::named(kind).with_context(|| {
-            format!("kind = {kind:?}: there are {}", TaskKind::ALL.map(TaskKind::name).join(", "))
-        })?),
+        (Some(kind), _) => Some(
+            TaskKind::named(kind)
+                .with_context(|| format!("kind = {kind:?}: there are {}", TaskKind::ALL.map(TaskKind::name).join(", ")))?,
+        ),
         (None, Some(_)) => Some(TaskKind::ZeroShot),
         (None, None) => None,
     };
@@ -160,8 +165,7 @@ fn of_data(task: &SuiteTask, state: &Path, control: Control<'_>) -> anyhow::Resu
         bail!("few-shot has a figure for each number of shots: give linear-probe or knn");
     }
     let classes = task.classes.clone().zip(task.label_column.clone());
-    let classes =
-        classes.map(|(names, label_column)| ClassSource { names, label_column, templates: task.templates.clone() });
+    let classes = classes.map(|(names, label_column)| ClassSource { names, label_column, templates: task.templates.clone() });
     let source = match (&task.benchmark, &task.dataset, &task.selection) {
         (Some(folder), ..) => PairSource::Benchmark(folder.clone()),
         (None, Some(dataset), Some(selection)) => PairSource::Selection {
@@ -172,8 +176,7 @@ fn of_data(task: &SuiteTask, state: &Path, control: Control<'_>) -> anyhow::Resu
         },
         _ => bail!("a task wants dataset and selection, or benchmark"),
     };
-    let subject =
-        Subject { source, more_captions: task.more_captions.clone(), strict_pairs: task.strict_pairs, group_by: None };
+    let subject = Subject { source, more_captions: task.more_captions.clone(), strict_pairs: task.strict_pairs, group_by: None };
     let data = EvalData::read(&subject, kind.as_slice(), state, control)?;
     let known = match data.tasks[..] {
         [TaskKind::Retrieval] => {

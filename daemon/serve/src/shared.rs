@@ -65,13 +65,7 @@ impl Current {
 }
 
 impl Shared {
-    pub fn new(
-        store: Store,
-        queue: Arc<Queue>,
-        listen: Listen,
-        current: Current,
-        file: Option<PathBuf>,
-    ) -> anyhow::Result<Self> {
+    pub fn new(store: Store, queue: Arc<Queue>, listen: Listen, current: Current, file: Option<PathBuf>) -> anyhow::Result<Self> {
         let queries = tokio::runtime::Builder::new_multi_thread()
             .thread_name("query")
             .enable_all()

@@ -5,8 +5,8 @@ use diptych_schemas::outcome::Outcome;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::output::line;
 use super::{Service, wait_for};
+use crate::output::line;
 
 pub(crate) fn run(args: &OfJobArgs, action: JobAction) -> anyhow::Result<Outcome> {
     let verb = match action {

@@ -8,9 +8,9 @@ use diptych_schemas::outcome::Outcome;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::output::raw;
 use super::control::{job_id, text};
 use super::{Service, wait_for};
+use crate::output::raw;
 
 /// Between two looks at the log of a job that goes on.
 const LOOKS_EVERY: Duration = Duration::from_millis(500);

@@ -4,9 +4,9 @@ use diptych_cli::StatusArgs;
 use diptych_schemas::outcome::Outcome;
 use serde_json::Value;
 
-use crate::output::line;
 use super::control::text;
 use super::{Service, wait_for};
+use crate::output::line;
 
 /// Jobs that have ended and are shown.
 const ENDED_SHOWN: usize = 5;

@@ -10,9 +10,9 @@ use diptych_schemas::outcome::Outcome;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::output::line;
 use super::control::text;
 use super::{Service, wait_for};
+use crate::output::line;
 
 /// Commands that can be jobs.
 const COMMANDS: [&str; 7] = ["embed", "ingest", "score", "select", "dedup", "eval", "export"];

@@ -9,9 +9,9 @@ use futures::StreamExt;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::output::line;
 use super::control::text;
 use super::{Service, wait_for};
+use crate::output::line;
 
 /// Steps are shown so often at most.
 const STEP_EVERY: Duration = Duration::from_secs(1);

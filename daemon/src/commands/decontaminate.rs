@@ -9,8 +9,8 @@ use diptych_pipeline::{DecontaminationReport, DedupSpec, Evaluation, decontamina
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 
-use crate::output::line;
 use super::dedup::{Memory, cut, read_selection, tiers, unseen};
+use crate::output::line;
 
 pub(crate) fn run(args: &DecontaminateArgs) -> anyhow::Result<Outcome> {
     let memory = Memory::of(args.memory.memory_limit);

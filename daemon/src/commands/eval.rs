@@ -64,8 +64,7 @@ fn request(args: &EvalArgs) -> anyhow::Result<Request> {
             PairSource::Selection {
                 dataset: dataset.clone(),
                 selection: selection.clone(),
-                classes: classes
-                    .map(|(names, label_column)| ClassSource { names, label_column, templates: templates.clone() }),
+                classes: classes.map(|(names, label_column)| ClassSource { names, label_column, templates: templates.clone() }),
                 train_selection: train_selection.clone(),
             }
         }

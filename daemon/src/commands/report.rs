@@ -87,8 +87,7 @@ fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<Looked> {
     };
     let groups =
         args.group_by.as_ref().map(|by| Groups::read(&held_out.dataset, &selection, by)).transpose().context("--group-by")?;
-    let model =
-        models::load(&args.run_on.model_ref(&args.run, None, false))?;
+    let model = models::load(&args.run_on.model_ref(&args.run, None, false))?;
     let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.run_on.threads };
     let encoded = encode_while(&model, &held_out.dataset, &selection, spec, |done| done < args.pairs as usize)?;
     if encoded.uids.is_empty() {

@@ -163,12 +163,7 @@ impl Store {
     }
 
     /// The same, if wanted without the vectors.
-    pub fn read_set(
-        &self,
-        producer: ContentHash,
-        modality: Modality,
-        vectors: bool,
-    ) -> Result<EmbeddingReader, StoreError> {
+    pub fn read_set(&self, producer: ContentHash, modality: Modality, vectors: bool) -> Result<EmbeddingReader, StoreError> {
         let (tree, set) = self.set(producer, modality)?;
         Ok(EmbeddingReader::new(self, &tree, set, vectors))
     }

@@ -200,13 +200,7 @@ enum Part {
 }
 
 /// Reads a part and gives its batches to `give`, which says whether it wants more.
-fn read(
-    store: &Store,
-    part: &Part,
-    projection: &[usize],
-    batch_rows: usize,
-    give: &mut Give<'_>,
-) -> SqlResult<()> {
+fn read(store: &Store, part: &Part, projection: &[usize], batch_rows: usize, give: &mut Give<'_>) -> SqlResult<()> {
     match part {
         Part::Runs => {
             let columns = columns::runs(&store.runs().map_err(external)?);

@@ -4,8 +4,8 @@ use std::sync::{Arc, LazyLock};
 
 use diptych_schemas::MAX_PIXELS;
 
-use crate::{Tokenizer, decode, perceptual_hash, probe};
 use super::functions_content::ContentFunctions;
+use crate::{Tokenizer, decode, perceptual_hash, probe};
 
 /// The functions, with CLIP's tokenizer, which is made when a query first counts tokens: that takes half a second.
 pub fn content_functions() -> ContentFunctions {

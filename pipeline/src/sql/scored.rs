@@ -144,13 +144,7 @@ impl Part {
     }
 
     /// Gives the rows of a shard to `give`, until it wants no more.
-    fn read_shard(
-        &self,
-        shard: u32,
-        meta: &PathBuf,
-        batch_rows: usize,
-        give: &mut Give<'_>,
-    ) -> SqlResult<bool> {
+    fn read_shard(&self, shard: u32, meta: &PathBuf, batch_rows: usize, give: &mut Give<'_>) -> SqlResult<bool> {
         let damaged = |message: String| external(ScoreError::Meta { path: meta.clone(), message });
         let file = File::open(meta).map_err(|error| damaged(error.to_string()))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(error.to_string()))?;

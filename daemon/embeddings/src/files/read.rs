@@ -14,10 +14,10 @@ use diptych_pipeline::{Selection, read_rows};
 use diptych_schemas::{SchemaError, Uid, column};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use crate::encode::Encoded;
-use crate::values::each_value;
 use super::table::rows_of;
 use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
+use crate::encode::Encoded;
+use crate::values::each_value;
 
 /// Columns by which rows are found, the first that there is.
 const NAMES: [&str; 4] = [column::UID, column::KEY, "image_path", "image_name"];

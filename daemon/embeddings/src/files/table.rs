@@ -9,8 +9,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type};
 use diptych_schemas::{Uid, column};
 
-use crate::encode::Encoded;
 use super::{IMAGE, TEXT};
+use crate::encode::Encoded;
 
 /// Pairs as a table.
 pub fn pairs_table(encoded: &Encoded, dimension: usize) -> anyhow::Result<RecordBatch> {

@@ -15,10 +15,10 @@ use diptych_store::{Modality, Store};
 use half::f16;
 use parquet::arrow::ArrowWriter;
 
-use crate::nearest::Vectors;
-use crate::session::with_session;
 use super::table::lists;
 use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
+use crate::nearest::Vectors;
+use crate::session::with_session;
 
 /// Rows of a file, as clip-retrieval's inference writes them.
 const ROWS: usize = 1_000_000;

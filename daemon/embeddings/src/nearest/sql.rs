@@ -18,8 +18,8 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{Uid, column};
-use diptych_table::{Give, ReadPart, projected, scan};
 use diptych_store::{Modality, Store, StoreError};
+use diptych_table::{Give, ReadPart, projected, scan};
 
 use super::best::{Best, Hit};
 use super::loaded::{Loaded, Models};

@@ -3,11 +3,11 @@
 use diptych_schemas::words::thousands;
 use maud::{Markup, html};
 
+use super::gather::LISTED;
+use super::{Beside, Profile, SelectionFacts};
 use crate::chart::{bars, funnel, percent, short};
 use crate::frame::{frame, tile, whole};
 use crate::pairs::Shown;
-use super::gather::LISTED;
-use super::{Beside, Profile, SelectionFacts};
 
 pub(super) fn page(profile: &Profile) -> Markup {
     let facts = &profile.facts;

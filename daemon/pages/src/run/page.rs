@@ -7,13 +7,13 @@ use diptych_schemas::words::thousands;
 use diptych_trainer::evaluate::{Interval, RECALL_AT};
 use maud::{Markup, html};
 
-use crate::chart::{funnel, percent_of, range, round, short};
-use crate::frame::{frame, tile, whole};
 use super::Report;
 use super::history::{History, number, text};
 use super::lines::{Curve, Unit, chart};
 use super::look::{Classes, Looked, Map, Matrix, Near, Wrong};
 use super::reliability::reliability;
+use crate::chart::{funnel, percent_of, range, round, short};
+use crate::frame::{frame, tile, whole};
 
 const OWN_STYLE: &str = include_str!("style.css");
 /// Below it, embeddings lie along so few directions that something is wrong.

@@ -4,8 +4,8 @@ use diptych_schemas::words::thousands;
 use diptych_trainer::evaluate::Calibration;
 use maud::{Markup, html};
 
-use crate::chart::{percent_of, round};
 use super::lines::{BELOW, LEFT};
+use crate::chart::{percent_of, round};
 
 const WIDTH: f64 = 300.0;
 const HEIGHT: f64 = 200.0;

@@ -19,8 +19,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tonic::Status;
 
-use crate::ending::{Ended, Ending};
 use super::refusal::internal;
+use crate::ending::{Ended, Ending};
 
 /// Batches between a query and its client.
 const BATCHES_AHEAD: usize = 2;

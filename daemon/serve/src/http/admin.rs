@@ -10,9 +10,9 @@ use axum::http::StatusCode;
 use diptych_schemas::words::describe;
 use serde::{Deserialize, Serialize};
 
-use crate::shared::Shared;
 use super::blocking;
 use super::problem::Problem;
+use crate::shared::Shared;
 
 /// Where a backup shall be.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]

@@ -20,11 +20,11 @@ use parquet::file::metadata::PageIndexPolicy;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::shared::Shared;
 use super::page::{Page, Part};
 use super::problem::Problem;
 use super::sql::{ask, rows_of, unknown_dataset};
 use super::{blocking, given};
+use crate::shared::Shared;
 
 /// Samples where a request says nothing, and the most.
 const USUAL_SAMPLES: u64 = 24;

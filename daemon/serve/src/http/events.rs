@@ -13,10 +13,10 @@ use futures::{Stream, StreamExt};
 use serde_json::json;
 use tokio_stream::wrappers::BroadcastStream;
 
-use crate::shared::Shared;
 use super::jobs::Job;
 use super::problem::Problem;
 use super::runs::RunEvent;
+use crate::shared::Shared;
 
 /// How often something is sent where nothing happens, so that whoever stands in between keeps the connection.
 const KEPT_ALIVE_EVERY: Duration = Duration::from_secs(15);

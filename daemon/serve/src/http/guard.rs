@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use diptych_schemas::Listen;
 use tokio::sync::Semaphore;
 
+use super::problem::Problem;
 use crate::flight::HANDSHAKE;
 use crate::shared::Shared;
 use crate::tokens::Scope;
-use super::problem::Problem;
 
 /// Answers at most so many requests at once; who comes too many is told to come again.
 pub(super) async fn limit(State(slots): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {

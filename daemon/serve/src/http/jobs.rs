@@ -12,11 +12,11 @@ use axum::response::{AppendHeaders, IntoResponse};
 use diptych_store::{JobKind, JobRecord};
 use serde::{Deserialize, Serialize};
 
-use crate::jobs::{Queue, QueueError, Wanted};
-use crate::shared::Shared;
 use super::page::{Page, Part};
 use super::problem::Problem;
 use super::{blocking, given};
+use crate::jobs::{Queue, QueueError, Wanted};
+use crate::shared::Shared;
 
 /// The most of a log that one answer holds.
 const LOG_BYTES: u64 = 256 << 10;

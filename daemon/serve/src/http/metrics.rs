@@ -19,9 +19,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::shared::Shared;
 use super::blocking;
 use super::problem::Problem;
+use crate::shared::Shared;
 
 type Number = Gauge<f64, AtomicU64>;
 

@@ -12,13 +12,13 @@ use diptych_store::{CheckpointRecord, EVALUATED, EventKind, EventRecord, JobReco
 use diptych_trainer::CheckpointManifest;
 use serde::{Deserialize, Serialize};
 
-use crate::jobs::QueueError;
-use crate::shared::Shared;
 use super::jobs::Job;
 use super::page::{Page, Part};
 use super::problem::Problem;
 use super::series::{Series, Thinner};
 use super::{blocking, given};
+use crate::jobs::QueueError;
+use crate::shared::Shared;
 
 /// Steps of a chart where a request says nothing, and the most there are.
 const USUAL_POINTS: u64 = 1000;

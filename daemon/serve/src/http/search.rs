@@ -14,11 +14,11 @@ use diptych_embeddings::nearest::{Found, GraphSpec, Models, NearestError, Query,
 use diptych_schemas::{ContentHash, SchemaError, Uid};
 use serde::{Deserialize, Serialize};
 
-use crate::shared::{QUERY_NICENESS, Shared};
 use super::datasets::image_address;
 use super::problem::Problem;
 use super::sql::{ask, rows_of, unknown_dataset};
 use super::{blocking, given};
+use crate::shared::{QUERY_NICENESS, Shared};
 
 /// Results where a request says nothing, and the most.
 const USUAL: usize = 20;
@@ -199,7 +199,8 @@ async fn search(shared: Arc<Shared>, question: Question, image: Option<Vec<u8>>)
     let dataset = current.dataset(&question.dataset).cloned();
     let dataset = dataset.ok_or_else(|| unknown_dataset(&current.config.datasets, &question.dataset))?;
     let k = question.k.unwrap_or(USUAL).clamp(1, MOST);
-    let width = (question.index == Index::Hnsw).then(|| usize::from(question.ef.unwrap_or(diptych_schemas::DEFAULT_SEARCH_CANDIDATES)));
+    let width =
+        (question.index == Index::Hnsw).then(|| usize::from(question.ef.unwrap_or(diptych_schemas::DEFAULT_SEARCH_CANDIDATES)));
     let options = SearchOptions { distinct: question.distinct, width };
     let query = query(&question, image)?;
     let began = Instant::now();

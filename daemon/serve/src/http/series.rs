@@ -136,8 +136,8 @@ impl<'a> Thinner<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use diptych_store::Milliseconds;
     use diptych_schemas::{SampleIndex, Step};
+    use diptych_store::Milliseconds;
     use proptest::prelude::*;
 
     fn row(step: u64, values: &[(&str, f64)]) -> MetricRow {

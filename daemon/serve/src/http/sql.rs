@@ -18,10 +18,10 @@ use diptych_schemas::ServedDataset;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::ending::{Ended, Ending};
-use crate::shared::Shared;
 use super::blocking;
 use super::problem::Problem;
+use crate::ending::{Ended, Ending};
+use crate::shared::Shared;
 
 /// The most bytes of a result that are turned into JSON: rows may hold vectors.
 const MOST_BYTES: usize = 64 << 20;

@@ -9,9 +9,9 @@ use axum::http::StatusCode;
 use diptych_training::live::LiveStep;
 use serde::Serialize;
 
-use crate::shared::Shared;
 use super::blocking;
 use super::problem::Problem;
+use crate::shared::Shared;
 
 /// What the service does.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]

@@ -15,8 +15,8 @@ use diptych_cli::{
 use diptych_schemas::{SuiteConfig, TrainConfig};
 use diptych_store::{JobKind, RunName, Store};
 
-use crate::folders::Folders;
 use super::Wanted;
+use crate::folders::Folders;
 
 /// Checks what is wanted. Gives the name of the run, of a training.
 pub(super) fn check(wanted: &Wanted, store: &Store, folders: &Folders) -> Result<Option<RunName>, String> {

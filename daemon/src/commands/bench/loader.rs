@@ -12,8 +12,8 @@ use diptych_schemas::words::thousands;
 use diptych_schemas::{LoaderConfig, SampleIndex};
 use serde_json::{Value, json};
 
-use crate::output::line;
 use super::{MIB, peak_rss, spread_of};
+use crate::output::line;
 
 pub(super) fn run(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
     let selection = match &args.selection {

@@ -21,8 +21,8 @@ use diptych_trainer::{flops, set_threads};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::output::line;
 use super::{MIB, peak_rss, spread_of};
+use crate::output::line;
 
 /// Rows of a bare product.
 const TILE: usize = 16_384;

@@ -15,8 +15,8 @@ use diptych_trainer::{Device, ModelConfig, Part, PartTimes, StepReport, Trainer,
 use diptych_training::ahead::{Ahead, Next, Ready};
 use serde_json::{Value, json};
 
-use crate::output::line;
 use super::{MIB, peak_rss, spread_of};
+use crate::output::line;
 
 /// One step from outside.
 struct Taken {
