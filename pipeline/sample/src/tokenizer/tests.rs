@@ -1,5 +1,7 @@
 //! Token ids against OpenCLIP's, and other tokenizers by their own rules.
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::test_data::shared;
 
