@@ -140,7 +140,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it runs a model.
+    /// Whether it computes with tensors, for which libtorch is opened before anything else is done.
     pub fn computes(&self) -> bool {
         matches!(
             self,
@@ -150,6 +150,7 @@ impl Command {
                 | Self::Search(_)
                 | Self::Report(_)
                 | Self::Score(_)
+                | Self::Export(_)
                 | Self::Serve(_)
                 | Self::Bench(BenchArgs { what: Bench::Train(_) | Bench::Search(_) })
         )

@@ -35,6 +35,9 @@ use crate::exit::Outcome;
 pub(crate) use profile::last_selection;
 
 pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
+    if command.computes() {
+        diptych_trainer::open_libtorch()?;
+    }
     match command {
         Command::Ingest(args) => ingest::run(args),
         Command::Ledger(args) => ledger::run(args),
