@@ -8,14 +8,14 @@ use clap::Parser;
 use diptych_cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    // First of all: it writes the environment, which is possible only while there is no other thread.
+    let asleep = diptych_trainer::let_idle_threads_sleep();
     let cli = Cli::parse();
-    if cli.command.computes()
-        && let Err(error) = diptych_trainer::restart_with_sleeping_threads()
-    {
-        // Slower beside other work, and right all the same.
-        tracing::debug!("idle threads spin: {error}");
-    }
     diptych::start_logging(cli.verbose, matches!(cli.command, Command::Serve(_)));
+    if !asleep {
+        // Slower beside other work, and right all the same.
+        tracing::debug!("libtorch's idle threads spin: the process had threads before it began");
+    }
     // The default hook prints a source location and advice about backtraces, which help no user. Ours keeps them for -v.
     panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     match panic::catch_unwind(|| diptych::run(cli)) {

@@ -31,7 +31,7 @@ ADBC_PACKAGES = ["adbc-driver-flightsql>=1.2", "adbc-driver-manager>=1.2", "pyar
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "diptych"
 
-# What a program that is linked against libtorch for the CPU loads, found by running one.
+# What a library that is linked against libtorch for the CPU loads, found by opening one.
 CPU_LIBRARIES = {"libc10.so", "libtorch.so", "libtorch_cpu.so", "libtorch_global_deps.so", "libshm.so"}
 CPU_WHEELS = {"nvidia-cuda-runtime==13.0.*": ["libcudart.so.13"], "nvidia-cuda-cupti==13.0.*": ["libcupti.so.13"]}
 
@@ -114,7 +114,7 @@ def cpu_libtorch():
 
 
 def cuda_libraries():
-    """libtorch_cuda.so and all that it loads, in one folder that the binary searches at start."""
+    """libtorch_cuda.so and all that it loads, in one folder that the trainer searches when it looks for a GPU."""
     folder = CACHE / f"libtorch-{TORCH}-cuda"
 
     def fill(wheels, out):
@@ -202,9 +202,6 @@ def cargo_config(libtorch, tools):
     if libtorch is not None and "LIBTORCH" not in os.environ:
         lines.append(f"LIBTORCH = {quote(str(libtorch))}")
     lines += [f"{name} = {quote(value)}" for name, value in tools.items() if value]
-    if libtorch is not None:
-        rpath = quote(f"link-arg=-Wl,-rpath,{libtorch}/lib")
-        lines += ["", "[target.'cfg(target_os = \"linux\")']", f'rustflags = ["-C", {rpath}]']
     text = "\n".join(lines) + "\n"
     path = ROOT / ".cargo" / "config.local.toml"
     if not path.is_file() or path.read_text() != text:
@@ -221,7 +218,7 @@ def main():
         if not (libtorch / "include").is_dir():
             stop(f"LIBTORCH is {libtorch}, which has no include folder: point it at an unpacked libtorch {TORCH}, or unset it")
     elif os.environ.get("LIBTORCH_USE_PYTORCH"):
-        # torch-sys asks Python itself; we need the same folder for the shim and for rpath.
+        # The folder becomes LIBTORCH for trainer/torch-api.
         found = subprocess.run([sys.executable, "-c", "import os, torch; print(os.path.dirname(torch.__file__))"], capture_output=True, text=True)
         if found.returncode != 0:
             stop("LIBTORCH_USE_PYTORCH is set, but this Python has no torch: install torch==2.11.0 or unset it")

@@ -1,5 +1,5 @@
 // What the trainer needs of libtorch and tch 0.24 does not bind: operators over lists of tensors, clearing gradients,
-// deterministic algorithms, and opening CUDA's library. Each entry is a few lines and decides nothing.
+// and deterministic algorithms. Each entry is a few lines and decides nothing.
 //
 // Every entry returns null, or a message that the caller gives back to diptych_free: no exception leaves this file.
 // Tensors are borrowed; a tensor that is made here is handed out through `out` and then owned by the caller.
@@ -118,13 +118,6 @@ char *diptych_synchronise_own_stream(int device) {
 // A copy in page-locked memory.
 char *diptych_pinned(const at::Tensor *tensor, at::Tensor **out) {
   return guarded([&] { *out = new at::Tensor(tensor->pin_memory()); });
-}
-
-// Opens a shared library for good, its symbols visible to all: how libtorch_cuda registers itself.
-char *diptych_open_library(const char *path) {
-  if (dlopen(path, RTLD_NOW | RTLD_GLOBAL) != nullptr) return nullptr;
-  const char *message = dlerror();
-  return strdup(message != nullptr ? message : "dlopen failed without a message");
 }
 
 // The file that holds a function of libtorch_cpu; null where the system does not say.

@@ -19,6 +19,7 @@ impl Device {
 
     /// `auto` (a GPU where there is one), `cpu` or `cuda:N`.
     pub fn parse(text: &str) -> Result<Self, TrainerError> {
+        open_libtorch()?;
         let state = open_cuda_libraries();
         let gpus = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
         match text {
@@ -60,6 +61,12 @@ impl fmt::Display for Device {
     }
 }
 
+/// Opens libtorch, once for the process; takes about 0.2 s. What computes with tensors does so by itself where this was not
+/// called, and ends the process where that fails: call it first to have an error instead.
+pub fn open_libtorch() -> Result<(), TrainerError> {
+    shim::open_libtorch()
+}
+
 /// What came of looking for CUDA's libraries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CudaLibraries {
@@ -94,8 +101,8 @@ pub fn open_cuda_libraries() -> &'static CudaLibraries {
             return CudaLibraries::NotFound;
         };
         match shim::open_library(&path) {
-            Ok(()) => CudaLibraries::Opened(path),
-            Err(error) => CudaLibraries::Failed { path, message: error.to_string() },
+            Ok(_) => CudaLibraries::Opened(path),
+            Err(message) => CudaLibraries::Failed { path, message },
         }
     })
 }
@@ -124,27 +131,17 @@ pub fn set_threads(threads: usize) -> usize {
     threads
 }
 
-/// Starts this program anew, in the same process and with the same arguments, with libtorch's idle threads asleep instead of
-/// spinning; returns at once where that is so already, or where the user has chosen with `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT`.
+/// Lets libtorch's idle threads sleep instead of spinning, unless the user has chosen with `OMP_WAIT_POLICY` or
+/// `GOMP_SPINCOUNT`. Returns whether the choice is made; false where this process has other threads already.
 ///
-/// OpenMP reads its settings while the program is loaded, before `main`. Spinning pays only where nobody else wants the cores,
-/// but decoding threads do. Measured on 2 cores (a step of batch 256, 64 px, width 192), asleep and spinning: 1.9 s and 1.9 s
-/// on an idle machine, 3.9 s and 4.6 s beside one busy thread, 4.1 s and 5.3 s beside two. Results are the same bit for bit.
+/// Spinning pays only where nobody else wants the cores, but decoding threads do. Measured on 2 cores (a step of batch 256,
+/// 64 px, width 192), asleep and spinning: 1.9 s and 1.9 s on an idle machine, 3.9 s and 4.6 s beside one busy thread, 4.1 s
+/// and 5.3 s beside two. Results are the same bit for bit.
 ///
-/// Call it first in `main`, before there is a thread or an open file. An error means that the program could not be started anew;
-/// it may go on.
-pub fn restart_with_sleeping_threads() -> std::io::Result<()> {
-    use std::os::unix::process::CommandExt;
-    const POLICY: &str = "OMP_WAIT_POLICY";
-    if [POLICY, "GOMP_SPINCOUNT"].iter().any(|name| std::env::var_os(name).is_some()) {
-        return Ok(());
-    }
-    let mut arguments = std::env::args_os();
-    let mut command = std::process::Command::new(std::env::current_exe()?);
-    if let Some(name) = arguments.next() {
-        command.arg0(name);
-    }
-    Err(command.args(arguments).env(POLICY, "PASSIVE").exec())
+/// Call it first in `main`: OpenMP reads the environment when libtorch is opened, and it can be written only while there is
+/// no other thread.
+pub fn let_idle_threads_sleep() -> bool {
+    shim::let_idle_threads_sleep()
 }
 
 #[cfg(test)]
@@ -156,24 +153,5 @@ mod tests {
         assert_eq!(Device::parse("cpu").unwrap(), Device::CPU);
         assert!(Device::parse("cuda:999").unwrap_err().to_string().contains("cuda:999 is not there"));
         assert!(Device::parse("gpu").unwrap_err().to_string().contains("auto, cpu or cuda:N"));
-    }
-
-    #[test]
-    fn program_starts_anew_once_with_its_arguments_and_with_sleeping_threads() {
-        const SELF: &str = "device::tests::program_starts_anew_once_with_its_arguments_and_with_sleeping_threads";
-        if std::env::var_os("DIPTYCH_RESTART").is_some() {
-            restart_with_sleeping_threads().unwrap();
-            println!("policy {:?} pid {}", std::env::var("OMP_WAIT_POLICY"), std::process::id());
-            return;
-        }
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", SELF, "--nocapture"]).env("DIPTYCH_RESTART", "1");
-        command.env_remove("OMP_WAIT_POLICY").env_remove("GOMP_SPINCOUNT").stdout(std::process::Stdio::piped());
-        let child = command.spawn().unwrap();
-        let pid = child.id();
-        let output = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains(&format!("policy Ok(\"PASSIVE\") pid {pid}")), "{said}");
-        assert!(said.contains("1 passed"), "{said}");
     }
 }

@@ -10,6 +10,13 @@ pub enum TrainerError {
     #[error("libtorch: {0}")]
     Torch(String),
 
+    /// libtorch, or our library over it, that cannot be opened.
+    #[error(
+        "libtorch cannot be opened: {path}: {message}. Build or install diptych again, or name the libdiptych_torch.so of its \
+         build in DIPTYCH_TORCH"
+    )]
+    Library { path: PathBuf, message: String },
+
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
 

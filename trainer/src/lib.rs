@@ -6,7 +6,8 @@
 //!    device once in a step.
 //! 3. A checkpoint is whole or does not exist; it is written by a thread of its own from a [`Snapshot`].
 //! 4. What a configuration or a file asks for and this crate cannot compute is refused by name, never ignored.
-//! 5. `unsafe` lives in `shim.rs`.
+//! 5. `unsafe` lives in `shim.rs` and its folder.
+//! 6. libtorch is opened when the first tensor is needed; nothing is linked against it.
 
 mod average;
 pub mod checkpoint;
@@ -45,7 +46,7 @@ pub use config::{
     AttentionalPool, Bert, IMAGE_MEAN, IMAGE_STD, ImagePool, LARGEST_LOGIT_SCALE, ModelConfig, PreprocessConfig, TextConfig,
     TextPool, TextProjection, TokenizerConfig, Trunk, VisionConfig, built_in_names,
 };
-pub use device::{CudaLibraries, Device, open_cuda_libraries, restart_with_sleeping_threads, set_threads};
+pub use device::{CudaLibraries, Device, let_idle_threads_sleep, open_cuda_libraries, open_libtorch, set_threads};
 pub use encoder::Encoder;
 pub use error::TrainerError;
 pub use guard::{Due, GuardState, RollBack, Score};

@@ -1,10 +1,12 @@
-//! The only place with `unsafe`: calls into `shim/shim.cpp`, raw access to the bytes of tensors, and memory maps.
+//! The only place with `unsafe`: opening libtorch, calls into `shim/shim.cpp`, raw access to the bytes of tensors, and memory maps.
 //!
 //! Everything that leaves this module is safe to use: pointers are checked before they are used, and errors of C++ arrive
 //! as errors of ours. It computes nothing by itself.
 #![expect(unsafe_code, reason = "C++ and memory maps are called here, and nowhere else")]
 
-use std::ffi::{CStr, CString, c_char};
+mod library;
+
+use std::ffi::{CStr, c_char};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,8 @@ use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::TrainerError;
+
+pub(crate) use library::{let_idle_threads_sleep, open_library, open_libtorch};
 
 unsafe extern "C" {
     fn diptych_free(message: *mut c_char);
@@ -37,7 +41,6 @@ unsafe extern "C" {
     fn diptych_own_stream(device: i32) -> *mut c_char;
     fn diptych_synchronise_own_stream(device: i32) -> *mut c_char;
     fn diptych_pinned(tensor: *const C_tensor, out: *mut *mut C_tensor) -> *mut c_char;
-    fn diptych_open_library(path: *const c_char) -> *mut c_char;
     fn diptych_libtorch_file() -> *const c_char;
 }
 
@@ -151,14 +154,6 @@ pub(crate) fn pinned(tensor: &Tensor) -> Result<Tensor, TrainerError> {
     said(unsafe { diptych_pinned(tensor.as_ptr(), &raw mut out) })?;
     // SAFETY: the shim made this tensor with `new` and gave it away.
     Ok(unsafe { Tensor::from_ptr(out) })
-}
-
-/// Opens a shared library for the rest of the process.
-pub(crate) fn open_library(path: &Path) -> Result<(), TrainerError> {
-    let text = CString::new(path.as_os_str().as_encoded_bytes())
-        .map_err(|_| TrainerError::Torch(format!("{}: a path with a zero byte", path.display())))?;
-    // SAFETY: a zero-terminated string that lives through the call.
-    said(unsafe { diptych_open_library(text.as_ptr()) })
 }
 
 /// The folder that libtorch was loaded from.

@@ -143,7 +143,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it runs a model.
+    /// Whether it computes with tensors, for which libtorch is opened before anything else is done.
     pub fn computes(&self) -> bool {
         matches!(
             self,
@@ -153,6 +153,7 @@ impl Command {
                 | Self::Search(_)
                 | Self::Report(_)
                 | Self::Score(_)
+                | Self::Export(_)
                 | Self::Serve(_)
                 | Self::Bench(BenchArgs { what: Bench::Train(_) | Bench::Search(_) })
         )

@@ -35,6 +35,9 @@ use diptych_cli::{Command, JobAction};
 use diptych_schemas::outcome::Outcome;
 
 pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
+    if command.computes() {
+        diptych_trainer::open_libtorch()?;
+    }
     match command {
         Command::Ingest(args) => ingest::run(args),
         Command::Ledger(args) => ledger::run(args),

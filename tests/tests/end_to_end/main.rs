@@ -21,6 +21,7 @@ mod report;
 mod search;
 mod serve;
 mod service_unit;
+mod start;
 mod systemd;
 mod tidy;
 mod way;

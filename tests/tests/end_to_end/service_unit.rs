@@ -185,9 +185,12 @@ fn make_install_puts_what_runs_by_itself_and_leaves_a_configuration_alone() {
     supervisor.hears("READY=1");
     // What it has loaded of libtorch comes from where it was installed, and from nowhere else.
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", service.0.id())).unwrap();
-    let libraries: Vec<&str> = maps.lines().filter(|line| line.contains("libtorch") || line.contains("libc10")).collect();
-    let here = root.join("usr/lib/diptych/libtorch_cpu.so");
-    assert!(libraries.iter().any(|line| line.ends_with(here.to_str().unwrap())), "{libraries:?}");
+    let names = ["libdiptych_torch", "libtorch", "libc10"];
+    let libraries: Vec<&str> = maps.lines().filter(|line| names.iter().any(|name| line.contains(name))).collect();
+    for name in ["libdiptych_torch.so", "libtorch_cpu.so"] {
+        let here = root.join("usr/lib/diptych").join(name);
+        assert!(libraries.iter().any(|line| line.ends_with(here.to_str().unwrap())), "{name}: {libraries:?}");
+    }
     assert!(libraries.iter().all(|line| line.contains(root.to_str().unwrap())), "{libraries:?}");
     make("install");
     work.diptych(&["status", "--state", "state"]).ok();
