@@ -2,6 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::chart::{PAGE_COLOURS, SHAPES};
 use crate::pairs::Shown;
 
 const STYLE: &str = include_str!("style.css");
@@ -18,7 +19,7 @@ pub fn whole(title: &str, style: &str, body: &Markup) -> Markup {
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (title) }
-                style { (PreEscaped(STYLE)) (PreEscaped(style)) }
+                style { (PreEscaped(STYLE)) (PreEscaped(SHAPES)) (PreEscaped(PAGE_COLOURS)) (PreEscaped(style)) }
             }
             body { (body) }
         }

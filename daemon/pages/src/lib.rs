@@ -5,6 +5,10 @@
 pub mod chart;
 pub mod dataset;
 pub mod frame;
+mod metrics;
+mod numbers;
 pub mod pairs;
 pub mod pictures;
 pub mod run;
+
+pub use metrics::Metrics;
