@@ -10,7 +10,7 @@ const STYLE: &str = include_str!("style.css");
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
 /// A page that stands alone; `style` comes behind that of all pages.
-pub fn whole(title: &str, style: &str, body: &Markup) -> Markup {
+pub(crate) fn whole(title: &str, style: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -26,7 +26,7 @@ pub fn whole(title: &str, style: &str, body: &Markup) -> Markup {
     }
 }
 
-pub fn frame(shown: &Shown) -> Markup {
+pub(crate) fn frame(shown: &Shown) -> Markup {
     html! {
         div.frame {
             @match &shown.thumbnail {
@@ -37,6 +37,6 @@ pub fn frame(shown: &Shown) -> Markup {
     }
 }
 
-pub fn tile(what: &str, value: &str, more: &str) -> Markup {
+pub(crate) fn tile(what: &str, value: &str, more: &str) -> Markup {
     html! { div.tile { div.value { (value) } div { (what) } div.pale { (more) } } }
 }

@@ -2,7 +2,7 @@
 
 /// How values are spread along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
+pub(crate) enum Scale {
     Linear,
     Log,
 }
@@ -14,7 +14,7 @@ const MOST_TICKS: u64 = 50;
 
 impl Scale {
     /// Maps a value to a position that grows evenly along the axis: itself, or its natural logarithm.
-    pub fn forward(self, value: f64) -> f64 {
+    pub(crate) fn forward(self, value: f64) -> f64 {
         match self {
             Self::Linear => value,
             Self::Log => value.max(f64::MIN_POSITIVE).ln(),
@@ -36,7 +36,7 @@ impl Scale {
 
 /// The values that an axis shows, from `low` to `high`. `low` is always the smaller one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Axis {
+pub(crate) struct Axis {
     scale: Scale,
     low: f64,
     high: f64,
@@ -47,7 +47,7 @@ pub(crate) type Tick = (f64, String);
 
 impl Axis {
     /// Spans all values that the scale can show. A single value lies in the middle; without any, the axis goes from 0 to 1.
-    pub fn over(scale: Scale, values: impl IntoIterator<Item = f64>) -> Self {
+    pub(crate) fn over(scale: Scale, values: impl IntoIterator<Item = f64>) -> Self {
         let shown = values.into_iter().filter(|value| scale.shows(*value)).map(|value| value.clamp(-LARGEST, LARGEST));
         let (low, high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
         let (low, high) = match scale {

@@ -28,7 +28,8 @@ impl HeatMap<'_> {
     pub(crate) fn draw(&self, label: &str) -> Markup {
         let (n, axis) = (self.names.len(), self.axis());
         let names: Vec<String> = self.names.iter().map(|name| excerpt(name, TOLD)).collect();
-        let cells = self.values.iter().enumerate().filter_map(|(place, value)| Some((place, value, axis.part(f64::from(*value))?)));
+        let cells =
+            self.values.iter().enumerate().filter_map(|(place, value)| Some((place, value, axis.part(f64::from(*value))?)));
         let shapes = html! {
             @for (place, value, shade) in cells.filter(|(place, ..)| *place < n * n) {
                 @let (row, column) = (place / n, place % n);

@@ -20,18 +20,18 @@ const LABELLED: usize = 12;
 
 /// Counts in bins of equal width, on the axis or on its logarithm.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Histogram {
-    pub title: String,
+pub(crate) struct Histogram {
+    pub(crate) title: String,
     /// What was counted, beside the title.
-    pub note: String,
-    pub scale: Scale,
+    pub(crate) note: String,
+    pub(crate) scale: Scale,
     /// Lower edge of the first bin and upper edge of the last one, as values (not as logarithms). Equal for a single value.
-    pub range: (f64, f64),
-    pub counts: Vec<u64>,
+    pub(crate) range: (f64, f64),
+    pub(crate) counts: Vec<u64>,
     /// Whether each bin is one whole number.
-    pub whole: bool,
+    pub(crate) whole: bool,
     /// Values that are marked with a line: thresholds.
-    pub marks: Vec<f64>,
+    pub(crate) marks: Vec<f64>,
 }
 
 /// One bar: its ends as parts of the axis, and what it counts.
@@ -50,7 +50,8 @@ impl Histogram {
     /// Bars of the bins that have anything in them.
     fn bars(&self) -> Vec<Bar> {
         let (axis, (low, high)) = (self.axis(), self.range);
-        if !(high > low) {
+        let has_bins = high > low;
+        if !has_bins {
             let count = self.counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count));
             let middle = axis.part(low).unwrap_or(0.5);
             let bar = Bar { from: middle - SINGLE / 2.0, to: middle + SINGLE / 2.0, name: short(low), count };
@@ -86,14 +87,7 @@ impl Histogram {
         // Nothing is counted in halves.
         let count_ticks: Vec<Tick> = counts.ticks(3.0).into_iter().filter(|(count, _)| count.fract() == 0.0).collect();
         let left = label_room(&count_ticks);
-        let area = PlotArea {
-            left,
-            top: ABOVE,
-            width: WIDTH - left,
-            height: HEIGHT - ABOVE - BELOW,
-            x: self.axis(),
-            y: counts,
-        };
+        let area = PlotArea { left, top: ABOVE, width: WIDTH - left, height: HEIGHT - ABOVE - BELOW, x: self.axis(), y: counts };
         let marks = self.marks.iter().filter(|mark| area.x.part(**mark).is_some_and(|part| (0.0..=1.0).contains(&part)));
         let shapes = html! {
             (area.rows(&count_ticks))

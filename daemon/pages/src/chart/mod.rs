@@ -12,7 +12,7 @@ pub(crate) mod tables;
 
 use maud::{Markup, html};
 
-pub use axis::{Axis, Scale};
+pub(crate) use axis::{Axis, Scale};
 
 /// What both pages and pictures say about shapes.
 pub(crate) const SHAPES: &str = include_str!("shapes.css");
@@ -97,7 +97,10 @@ pub(crate) mod test {
     #[test]
     fn paper_and_pages_have_a_colour_for_every_series() {
         for class in (0..super::COLOURS).map(super::colour) {
-            assert!([super::PAGE_COLOURS, super::PAPER_COLOURS].iter().all(|css| css.contains(&format!(".{class} {{"))), "{class}");
+            assert!(
+                [super::PAGE_COLOURS, super::PAPER_COLOURS].iter().all(|css| css.contains(&format!(".{class} {{"))),
+                "{class}"
+            );
         }
     }
 }

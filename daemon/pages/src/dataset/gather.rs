@@ -195,7 +195,13 @@ async fn histogram(context: &SessionContext, measure: &Measure) -> anyhow::Resul
     // Whole numbers of a short range get bins of their own.
     let whole =
         *scale == Scale::Linear && low.fract() == 0.0 && high.fract() == 0.0 && mean.fract() != 0.0 && top - low < BINS as f64;
-    let bins = if whole { (top - low) as usize + 1 } else if top > low { BINS } else { 1 };
+    let bins = if whole {
+        (top - low) as usize + 1
+    } else if top > low {
+        BINS
+    } else {
+        1
+    };
     let width = if whole { 1.0 } else { (to_place - from_place) / bins as f64 };
     let mut counted = vec![0; bins];
     let place = if *scale == Scale::Log { format!("ln(greatest(x, {low:e}))") } else { "x".to_owned() };

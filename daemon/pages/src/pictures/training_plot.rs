@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use diptych_schemas::durable;
+use diptych_schemas::words::thousands;
 use maud::{Markup, html};
 
 use super::PictureError;
@@ -38,18 +39,19 @@ const STYLE: &str = "
 ";
 
 /// What is drawn of a run.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TrainingPlot<'a> {
-    pub run: String,
+    run: String,
     /// The loss, then its terms.
-    pub losses: Vec<Line<'a>>,
+    losses: Vec<Line<'a>>,
     /// Figures of held-out pairs, 0..=1, with chance as their level.
-    pub evaluations: Vec<Line<'a>>,
-    pub learning_rate: &'a [(u64, f64)],
+    evaluations: Vec<Line<'a>>,
+    learning_rate: &'a [(u64, f64)],
 }
 
 /// What is drawn of the evaluations: metric, its name in the legend.
-const EVALUATIONS: [(&str, &str); 2] = [("heldout/i2t_recall@1", "image to text R@1"), ("heldout/t2i_recall@1", "text to image R@1")];
+const EVALUATIONS: [(&str, &str); 2] =
+    [("heldout/i2t_recall@1", "image to text R@1"), ("heldout/t2i_recall@1", "text to image R@1")];
 const CHANCE: &str = "heldout/chance_i2t_recall@1";
 
 impl<'a> TrainingPlot<'a> {
@@ -81,7 +83,7 @@ impl TrainingPlot<'_> {
     }
 
     /// The plot as an SVG file.
-    pub fn svg(&self) -> String {
+    fn svg(&self) -> String {
         let panels = self.panels();
         let height = TOP + BOTTOM + panels.iter().map(|(_, height)| height + HEAD).sum::<f64>();
         let steps = steps(panels.iter().flat_map(|(panel, _)| &panel.lines));
@@ -120,15 +122,17 @@ impl TrainingPlot<'_> {
     fn summary(&self) -> String {
         let points = self.losses.first().map_or(&[][..], |line| &line.points);
         let Some((last, _)) = points.last() else { return "No steps recorded yet.".to_owned() };
+        let steps = |count: u64| if count == 1 { "1 step".to_owned() } else { format!("{} steps", thousands(count)) };
         let strange = points.iter().filter(|(_, loss)| !loss.is_finite()).count();
-        let strange = if strange == 0 { String::new() } else { format!("  ·  not finite at {strange} steps") };
+        let strange = if strange == 0 { String::new() } else { format!("  ·  not finite at {}", steps(strange as u64)) };
         let tail = &points[points.len() - points.len().div_ceil(20)..];
         let finite: Vec<f64> = tail.iter().map(|(_, loss)| *loss).filter(|loss| loss.is_finite()).collect();
         if finite.is_empty() {
-            return format!("{last} steps{strange}");
+            return format!("{}{strange}", steps(*last));
         }
         let mean = finite.iter().map(|loss| loss / finite.len() as f64).sum::<f64>();
-        format!("{last} steps  ·  mean loss of the last {}: {mean:.3}{strange}", finite.len())
+        let count = thousands(finite.len() as u64);
+        format!("{}  ·  mean loss of the last {count}: {mean:.3}{strange}", steps(*last))
     }
 }
 
@@ -155,7 +159,8 @@ fn draw(panel: &LineChart<'_>, (left, top, height): (f64, f64, f64), steps: Axis
 fn legend(panel: &LineChart<'_>, area: &PlotArea) -> Markup {
     let mut room = area.width - LEGEND_FROM;
     let mut named = Vec::new();
-    for (place, line) in panel.lines.iter().enumerate().filter(|(_, line)| !line.name.is_empty()) {
+    let shown = |line: &Line<'_>| !line.name.is_empty() && !line.points.is_empty();
+    for (place, line) in panel.lines.iter().enumerate().filter(|(_, line)| shown(line)) {
         let name = text::wrap(&line.name, SMALL, 220.0, 1).concat();
         let width = STROKE + f64::from(text::width(&name, SMALL)) + 20.0;
         if width > room {
@@ -259,7 +264,7 @@ mod tests {
         // A twentieth of 40 steps are the last two.
         let losses: Vec<f64> = (0..40).map(f64::from).collect();
         assert_eq!(of(&losses), "40 steps  ·  mean loss of the last 2: 38.500");
-        assert_eq!(of(&[1.0, f64::NAN]), "2 steps  ·  not finite at 1 steps");
+        assert_eq!(of(&[1.0, f64::NAN]), "2 steps  ·  not finite at 1 step");
     }
 
     #[test]

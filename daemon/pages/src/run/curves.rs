@@ -67,8 +67,10 @@ fn others(runs: &[(&str, &Metrics)]) -> BTreeMap<String, Vec<(String, String)>> 
     let names: BTreeSet<&String> = runs.iter().flat_map(|(_, metrics)| metrics.keys()).filter(|name| !known(name)).collect();
     let mut charts: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     for name in names {
-        let (title, own) = name.split_once('/').unwrap_or((name, ""));
-        charts.entry(title.replace('_', " ")).or_default().push((name.clone(), own.replace('_', " ")));
+        let words = name.replace('_', " ");
+        let (title, own) = words.split_once('/').unwrap_or((&words, ""));
+        let (first, rest) = title.split_at(title.chars().next().map_or(0, char::len_utf8));
+        charts.entry(format!("{}{rest}", first.to_uppercase())).or_default().push((name.clone(), own.to_owned()));
     }
     charts
 }
@@ -114,8 +116,8 @@ mod tests {
         let new = metrics(&["loss", "loss/mlm", "loss/itm", "accuracy/itm", "accuracy/mlm", "loss_scale"]);
         let all = drawn(&charts(&[("new", &new)]));
         assert_eq!(all[0], ("Loss".into(), ["loss", "itm", "mlm"].map(String::from).to_vec()));
-        assert_eq!(all[1], ("accuracy".into(), ["itm", "mlm"].map(String::from).to_vec()));
-        assert_eq!(all[2], ("loss scale".into(), unnamed()));
+        assert_eq!(all[1], ("Accuracy".into(), ["itm", "mlm"].map(String::from).to_vec()));
+        assert_eq!(all[2], ("Loss scale".into(), unnamed()));
         let two = charts(&[("new", &new), ("old", &old)]);
         let lines: Vec<(&str, bool)> = two[0].lines.iter().map(|line| (line.name.as_str(), line.dashed)).collect();
         assert_eq!(lines[..4], [("loss new", false), ("loss old", true), ("itm new", false), ("itm old", true)]);
