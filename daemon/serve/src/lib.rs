@@ -11,7 +11,9 @@ mod http;
 mod jobs;
 mod listen;
 mod logging;
+mod metrics;
 mod notify;
+mod searchers;
 mod shared;
 pub mod tokens;
 
@@ -28,11 +30,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use flight::FlightSpec;
 use jobs::Queue;
+use metrics::Metrics;
 use shared::{Current, Shared};
 
 pub use http::{ARROW_STREAM, TRUNCATED};
 pub use logging::start as start_logging;
 
+/// How much lower than training queries are in the eyes of the scheduler.
+const QUERY_NICENESS: i32 = 10;
 /// How long open requests have to end after jobs have.
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -70,7 +75,7 @@ pub fn run(file: Option<PathBuf>, state: Option<&Path>, listen: Option<String>) 
         tracing::info!("serves {} at {}", shared.store.folder().display(), server.address);
         notify::ready(&notify::status(&shared));
         let telling = tokio::spawn(notify::keep_telling(Arc::clone(&shared)));
-        let counting = tokio::spawn(http::Metrics::listen(Arc::clone(&shared)));
+        let counting = tokio::spawn(Metrics::listen(Arc::clone(&shared.metrics), Arc::clone(&shared.queue)));
 
         signals.obey(&shared).await;
         notify::stopping(stop_within + REQUESTS_END_WITHIN);

@@ -14,12 +14,10 @@ use diptych_store::{Milliseconds, Store};
 use tokio::sync::{Semaphore, watch};
 
 use super::folders::Folders;
-use super::http::{Metrics, Searchers};
 use super::jobs::Queue;
+use super::metrics::Metrics;
+use super::searchers::Searchers;
 use super::tokens::Tokens;
-
-/// How much lower than training queries are in the eyes of the scheduler.
-pub const QUERY_NICENESS: i32 = 10;
 
 /// Open streams of events at once.
 const LISTENERS: usize = 128;
@@ -30,7 +28,7 @@ pub struct Shared {
     pub queue: Arc<Queue>,
     pub started: Milliseconds,
     pub listen: Listen,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     pub searchers: Searchers,
     /// Queries that may still begin.
     pub query_slots: Arc<Semaphore>,
@@ -71,7 +69,7 @@ impl Shared {
             .enable_all()
             .on_thread_start(|| {
                 // On Linux this is the calling thread's. Where it is not allowed, queries are as important as training.
-                let _ = rustix::process::nice(QUERY_NICENESS);
+                let _ = rustix::process::nice(crate::QUERY_NICENESS);
             })
             .build()
             .context("starting the query threads")?;
@@ -80,7 +78,7 @@ impl Shared {
             queue,
             started: Milliseconds::now(),
             listen,
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
             searchers: Searchers::default(),
             query_slots: Arc::new(Semaphore::new(current.config.sql.concurrent)),
             listeners: Arc::new(Semaphore::new(LISTENERS)),

@@ -4,6 +4,7 @@
 //! strings are tokenized as the characters that they are.
 
 mod clip_vocabulary;
+mod error;
 mod word_piece;
 
 use std::path::{Path, PathBuf};
@@ -16,30 +17,7 @@ use tokenizers::{NormalizedString, Normalizer};
 use clip_vocabulary::{END, START, WORD_END, clip_vocabulary};
 
 pub use clip_vocabulary::Vocabulary;
-
-/// Why a tokenizer cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenizerError {
-    #[error("CLIP's built-in vocabulary cannot be taken apart at token {token}: this build is broken")]
-    Vocabulary { token: u16 },
-    #[error("CLIP's built-in tokenizer cannot be put together: {message}")]
-    BuiltIn { message: String },
-    #[error("{path}: cannot be read as a tokenizer.json: {message}")]
-    Unreadable { path: PathBuf, message: String },
-    #[error(
-        "{path}: has neither a post-processor nor start and end tokens ({START} and {END}, <s> and </s>, [CLS] and [SEP]), so \
-         nothing says how a text ends"
-    )]
-    NoEnd { path: PathBuf },
-    #[error("{path}: not a vocab.txt of WordPiece: it lacks [PAD], [UNK], [CLS] or [SEP]")]
-    NotWordPiece { path: PathBuf },
-    #[error("the tokenizer is not byte-pair encoding but {kind}: it has no merges.txt; export it as tokenizer.json")]
-    NotBytePair { kind: String },
-    #[error("the tokenizer's ids have gaps, so it has no vocab.json; export it as tokenizer.json")]
-    Gaps,
-    #[error(transparent)]
-    Schema(#[from] SchemaError),
-}
+pub use error::TokenizerError;
 
 /// A tokenizer with a `tokenizer.json` of its own.
 pub struct Tokenizer {

@@ -13,7 +13,7 @@ use datafusion::prelude::SessionContext;
 use diptych_schemas::{ContentHash, Uid};
 use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator};
 
-use super::SelectError;
+use super::error::SelectError;
 use crate::selection::Selection;
 use crate::sql::{Planned, Rows, SqlError, execute, plan};
 

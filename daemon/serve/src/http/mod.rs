@@ -33,9 +33,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::shared::Shared;
-pub use metrics::Metrics;
 use problem::Problem;
-pub use search::Searchers;
 pub use sql::{ARROW_STREAM, TRUNCATED};
 
 /// How long a handler may take; queries have their own limit below it.

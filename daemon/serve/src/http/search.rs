@@ -1,125 +1,26 @@
 //! `/v1/search`: the images nearest to a text, an image or a pair.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError};
-use std::time::Instant;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Query as Asked, State};
 use axum::http::StatusCode;
-use diptych_embeddings::nearest::{Found, GraphSpec, Models, NearestError, Query, SearchOptions, Searcher, Sought};
-use diptych_schemas::{ContentHash, SchemaError, Uid};
+use diptych_embeddings::nearest::{Found, NearestError, Query, SearchOptions, Sought};
+use diptych_schemas::{SchemaError, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::datasets::image_address;
 use super::problem::Problem;
 use super::sql::{ask, rows_of, unknown_dataset};
 use super::{blocking, given};
-use crate::shared::{QUERY_NICENESS, Shared};
+use crate::shared::Shared;
 
 /// Results where a request says nothing, and the most.
 const USUAL: usize = 20;
 const MOST: usize = 200;
-/// Models whose embeddings stay in memory.
-const KEPT: usize = 2;
-/// Memory of the embeddings of one model.
-const MEMORY_BYTES: u64 = 4 << 30;
-
-/// Embeddings that are in memory, the last that were asked for at the end.
-#[derive(Default)]
-pub struct Searchers {
-    pub models: Models,
-    kept: Mutex<Vec<Kept>>,
-}
-
-/// Those of one model.
-#[derive(Clone)]
-struct Kept {
-    producer: ContentHash,
-    searcher: Arc<RwLock<Searcher>>,
-    /// Whether somebody builds the approximate index of them.
-    builds: Arc<AtomicBool>,
-}
-
-impl Searchers {
-    /// The embeddings that a model has made, with those that came since they were read.
-    fn get(&self, shared: &Shared, model: &str) -> Result<Kept, NearestError> {
-        let loaded = self.models.get(model, shared.store.folder())?;
-        let producer = loaded.producer();
-        let known = {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            let place = kept.iter().position(|other| other.producer == producer);
-            place.map(|place| {
-                let entry = kept.remove(place);
-                kept.push(entry.clone());
-                entry
-            })
-        };
-        if let Some(known) = known {
-            // While others search or an index is built, what was read before is asked.
-            match known.searcher.try_write() {
-                Ok(mut searcher) => drop(searcher.refresh()?),
-                Err(TryLockError::Poisoned(poisoned)) => drop(poisoned.into_inner().refresh()?),
-                Err(TryLockError::WouldBlock) => {}
-            }
-            return Ok(known);
-        }
-        // Read without the lock: others may be asked meanwhile. Two who come at once read it twice, and one is kept.
-        let searcher = Arc::new(RwLock::new(Searcher::open(&shared.store, loaded, MEMORY_BYTES)?));
-        let entry = Kept { producer, searcher, builds: Arc::default() };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|other| other.producer != producer);
-        kept.push(entry.clone());
-        if kept.len() > KEPT {
-            kept.remove(0);
-        }
-        Ok(entry)
-    }
-}
-
-impl Kept {
-    fn read(&self) -> RwLockReadGuard<'_, Searcher> {
-        self.searcher.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the approximate index is there; where it is not, it is built from now on, behind everything else.
-    fn has_index(&self) -> bool {
-        if self.read().has_graph() {
-            return true;
-        }
-        if self.builds.swap(true, Ordering::Relaxed) {
-            return false;
-        }
-        let kept = self.clone();
-        let build = move || {
-            // On Linux this thread's, and that of the threads that it starts.
-            let _ = rustix::process::nice(QUERY_NICENESS);
-            let (began, spec) = (Instant::now(), GraphSpec::default());
-            let built = kept.read().graph_of(spec);
-            match built {
-                Ok(graph) => {
-                    kept.searcher.write().unwrap_or_else(PoisonError::into_inner).take_graph(graph, spec);
-                    tracing::info!(
-                        "the approximate index of {} was built in {:.1} s",
-                        kept.producer,
-                        began.elapsed().as_secs_f64()
-                    );
-                }
-                Err(error) => tracing::error!("the approximate index of {} could not be built: {error}", kept.producer),
-            }
-            kept.builds.store(false, Ordering::Relaxed);
-        };
-        if let Err(error) = std::thread::Builder::new().name("index".into()).spawn(build) {
-            tracing::error!("the approximate index could not be built: {error}");
-            self.builds.store(false, Ordering::Relaxed);
-        }
-        false
-    }
-}
-
 /// What is looked for, where. `text`, `uid`, `minus_text` and the image of a POST are added up.
 #[derive(Clone, Debug, Deserialize, utoipa::IntoParams)]
 pub(super) struct Question {
@@ -209,7 +110,7 @@ async fn search(shared: Arc<Shared>, question: Question, image: Option<Vec<u8>>)
     loop {
         let (searching, query, model) = (Arc::clone(&shared), query.clone(), question.model.clone());
         let (producer, pairs, found) = blocking(move || {
-            let kept = searching.searchers.get(&searching, &model)?;
+            let kept = searching.searchers.get(&searching.store, &model)?;
             if width.is_some() && !kept.has_index() {
                 return Err(Problem::busy(
                     StatusCode::SERVICE_UNAVAILABLE,

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use instant_clip_tokenizer as instant;
 
-use super::TokenizerError;
+use super::error::TokenizerError;
 
 /// What Hugging Face calls the token that OpenAI's code calls `<start_of_text>`.
 pub(super) const START: &str = "<|startoftext|>";
