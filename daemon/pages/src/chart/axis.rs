@@ -7,7 +7,7 @@ pub(crate) enum Scale {
     Log,
 }
 
-/// Larger values are drawn as this one. The difference of two still fits a number.
+/// Larger values are drawn as this one, so that the difference of two stays finite.
 const LARGEST: f64 = 1e300;
 /// Most marks of an axis, whatever its numbers are.
 const MOST_TICKS: u64 = 50;
@@ -28,13 +28,13 @@ impl Scale {
         }
     }
 
-    /// Whether a value has a place on the axis.
+    /// Returns whether a value has a place on the axis.
     fn shows(self, value: f64) -> bool {
         value.is_finite() && (self == Self::Linear || value > 0.0)
     }
 }
 
-/// The values that an axis shows, from `low` to `high`. `low` is always the smaller one.
+/// The range of values that an axis shows. `low` is less than `high`, and both are finite.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Axis {
     scale: Scale,
@@ -42,11 +42,12 @@ pub(crate) struct Axis {
     high: f64,
 }
 
-/// A marked value and its label.
+/// A marked value of an axis, and its label.
 pub(crate) type Tick = (f64, String);
 
 impl Axis {
-    /// Spans all values that the scale can show. A single value lies in the middle; without any, the axis goes from 0 to 1.
+    /// Spans all values that the scale can show. A single value lies in the middle. Without any, the axis goes from 0 to 1
+    /// (logarithmic: 1 to 10).
     pub(crate) fn over(scale: Scale, values: impl IntoIterator<Item = f64>) -> Self {
         let shown = values.into_iter().filter(|value| scale.shows(*value)).map(|value| value.clamp(-LARGEST, LARGEST));
         let (low, high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));

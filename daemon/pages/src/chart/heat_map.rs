@@ -8,7 +8,7 @@ use super::{colour, drawing};
 use crate::numbers::excerpt;
 
 const CELL: f64 = 12.0;
-/// Characters that a cell tells of its row and of its column.
+/// Characters of a row's and a column's name that are shown under the pointer.
 const TOLD: usize = 120;
 
 /// A square matrix whose rows and columns have the same names.
@@ -24,7 +24,7 @@ impl HeatMap<'_> {
         Axis::over(Scale::Linear, self.values.iter().map(|value| f64::from(*value)))
     }
 
-    /// Draws the highest value in full colour and the lowest one as the background. What is no number has no cell.
+    /// Draws the highest value in full colour and the lowest one as the background. A value that is not finite has no cell.
     pub(crate) fn draw(&self, label: &str) -> Markup {
         let (n, axis) = (self.names.len(), self.axis());
         let names: Vec<String> = self.names.iter().map(|name| excerpt(name, TOLD)).collect();
@@ -42,7 +42,7 @@ impl HeatMap<'_> {
         drawing(label, n as f64 * CELL, n as f64 * CELL, &shapes)
     }
 
-    /// What the shades mean, from the lowest to the highest value.
+    /// Builds the legend of the shades, from the lowest to the highest value.
     pub(crate) fn legend(&self) -> Markup {
         let axis = self.axis();
         html! { span.key { (format!("{:.2}", axis.value(0.0))) i class={ "shades " (colour(0)) } {} (format!("{:.2}", axis.value(1.0))) } }

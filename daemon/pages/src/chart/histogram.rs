@@ -22,7 +22,7 @@ const LABELLED: usize = 12;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Histogram {
     pub(crate) title: String,
-    /// What was counted, beside the title.
+    /// The unit of the values and other remarks, shown beside the title.
     pub(crate) note: String,
     pub(crate) scale: Scale,
     /// Lower edge of the first bin and upper edge of the last one, as values (not as logarithms). Equal for a single value.
@@ -47,7 +47,7 @@ impl Histogram {
         Axis::over(self.scale, [self.range.0, self.range.1])
     }
 
-    /// Bars of the bins that have anything in them.
+    /// Returns the bars of all bins that are not empty.
     fn bars(&self) -> Vec<Bar> {
         let (axis, (low, high)) = (self.axis(), self.range);
         let has_bins = high > low;
@@ -68,7 +68,7 @@ impl Histogram {
             .collect()
     }
 
-    /// Marks of the axis of values. Whole numbers are labelled below the middle of their bins.
+    /// Returns the marks of the axis of values. Whole numbers are labelled below the middle of their bins.
     fn ticks(&self, axis: &Axis) -> Vec<Tick> {
         if !self.whole {
             return axis.ticks(5.0);
@@ -92,7 +92,7 @@ impl Histogram {
         let shapes = html! {
             (area.rows(&count_ticks))
             @for bar in &bars {
-                // A bin with anything in it can be seen.
+                // A bin that is not empty is always visible.
                 @let height = (bar.count as f64 / counts.value(1.0) * area.height).max(1.5);
                 rect class={ "bar " (colour(0)) } x=(round(area.left + bar.from * area.width)) y=(round(area.bottom() - height))
                     width=(round(((bar.to - bar.from) * area.width - 1.0).max(0.5))) height=(round(height)) {

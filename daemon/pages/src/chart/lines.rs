@@ -24,13 +24,13 @@ const SMOOTHED: usize = 50;
 /// Places of a chart that tell their numbers under the pointer.
 const HOVERED: usize = 48;
 
-/// A curve over steps. Its place in the list is its colour.
+/// A curve over steps. Its index in the chart is its colour.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Line<'a> {
     pub(crate) name: String,
-    /// Steps, which grow, and values. One that is not finite leaves a gap.
+    /// Ascending steps, and values. A value that is not finite leaves a gap.
     pub(crate) points: Cow<'a, [(u64, f64)]>,
-    /// Whether a single point says little. Then the running mean is drawn over the points.
+    /// Whether to draw the running mean over the points.
     pub(crate) noisy: bool,
     pub(crate) dashed: bool,
     /// A value to compare with, such as chance.
@@ -46,13 +46,13 @@ impl<'a> Line<'a> {
         self.noisy && self.points.len() > 2 * SMOOTHED
     }
 
-    /// The curve that is to be seen first, in at most about `most` points.
+    /// Returns the curve that is drawn in full colour, in at most about `most` points.
     fn curve(&self, most: usize) -> Vec<(u64, f64)> {
         if self.is_smoothed() { smoothed(&self.points, most) } else { thinned(&self.points, most) }
     }
 }
 
-/// How values are written.
+/// The unit that values are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     Plain,
@@ -77,12 +77,12 @@ pub(crate) struct LineChart<'a> {
 }
 
 impl LineChart<'_> {
-    /// Whether there is nothing to draw.
+    /// Returns whether there is nothing to draw.
     pub(crate) fn is_empty(&self) -> bool {
         self.lines.iter().all(|line| line.points.iter().all(|(_, value)| !value.is_finite()))
     }
 
-    /// The axis of values, about 40 units between its marks, and the marks.
+    /// Returns the axis of values for a height in SVG units, and its marks, about 40 units apart.
     pub(crate) fn values(&self, height: f64) -> (Axis, Vec<Tick>) {
         let of_lines = self.lines.iter().flat_map(|line| line.points.iter().map(|(_, value)| *value).chain(line.level));
         let axis = Axis::over(Scale::Linear, of_lines.chain(self.from_zero.then_some(0.0))).rounded(height / 40.0);
@@ -96,7 +96,7 @@ impl LineChart<'_> {
         (axis, ticks)
     }
 
-    /// Draws the curves. The first one is the one to see, so it is drawn last.
+    /// Draws the curves. The first one is drawn last, so that it lies on top.
     pub(crate) fn curves(&self, area: &PlotArea) -> Markup {
         let most = (area.width * DENSITY) as usize;
         html! {
@@ -105,12 +105,12 @@ impl LineChart<'_> {
                     line class={ "level " (colour(place)) } x1=(area.left) x2=(round(area.right())) y1=(y) y2=(y) {}
                 }
                 @if line.is_smoothed() {
-                    @for run in runs(&thinned(&line.points, most), area) { (polyline(&run, &format!("faint {}", colour(place)), &line.name)) }
+                    @for run in runs(&thinned(&line.points, most), area) { (polyline(&run, &format!("faint {}", colour(place)))) }
                 }
                 @let curve = line.curve(most);
                 @let class = format!("curve {}{}", colour(place), if line.dashed { " dashed" } else { "" });
                 @for run in runs(&curve, area) {
-                    @if run.len() > 1 { (polyline(&run, &class, &line.name)) }
+                    @if run.len() > 1 { (polyline(&run, &class)) }
                     @if run.len() == 1 || curve.len() <= DOTS {
                         @for (x, y) in run { circle class={ "dot " (colour(place)) } cx=(x) cy=(y) r="3" {} }
                     }
@@ -119,7 +119,7 @@ impl LineChart<'_> {
         }
     }
 
-    /// Draws strips that tell the numbers of all curves there, in a browser.
+    /// Draws transparent strips. In a browser they show the values of all curves under the pointer.
     pub(crate) fn hover(&self, area: &PlotArea) -> Markup {
         let curves: Vec<(&str, Vec<(u64, f64)>)> =
             self.lines.iter().map(|line| (line.name.as_str(), line.curve((area.width * DENSITY) as usize))).collect();
@@ -146,7 +146,7 @@ impl LineChart<'_> {
         }
     }
 
-    /// The names of the curves with their last values.
+    /// Returns the names of the curves with their last values.
     fn keys(&self) -> Vec<Key> {
         let named = |(series, line): (usize, &Line<'_>)| {
             let (_, last) = *line.curve((WIDTH * DENSITY) as usize).iter().rev().find(|(_, value)| value.is_finite())?;
@@ -156,7 +156,7 @@ impl LineChart<'_> {
         self.lines.iter().enumerate().filter_map(named).collect()
     }
 
-    /// Draws the chart with its caption; nothing where no curve has a point.
+    /// Draws the chart with its caption. Draws nothing if no curve has a finite point.
     pub(crate) fn figure(&self) -> Markup {
         if self.is_empty() {
             return html! {};
@@ -181,13 +181,13 @@ impl LineChart<'_> {
     }
 }
 
-/// The axis of the steps of all lines.
+/// Returns the axis of the steps of all lines.
 pub(crate) fn steps<'a>(lines: impl IntoIterator<Item = &'a Line<'a>>) -> Axis {
     let all = lines.into_iter().flat_map(|line| line.points.iter().map(|(step, _)| *step as f64));
     Axis::over(Scale::Linear, all)
 }
 
-/// Marks of the axis of steps, which are whole numbers.
+/// Returns the marks of the axis of steps, which are whole numbers.
 pub(crate) fn step_ticks(area: &PlotArea) -> Vec<Tick> {
     let ticks = area.x.ticks((area.width / 80.0).min(8.0)).into_iter().filter(|(step, _)| step.fract() == 0.0);
     // Few steps have marks closer than one, and so digits behind the point.
@@ -195,27 +195,27 @@ pub(crate) fn step_ticks(area: &PlotArea) -> Vec<Tick> {
     ticks.map(|(step, label)| (step, if few { format!("{step}") } else { label })).collect()
 }
 
-fn polyline(places: &[(f64, f64)], class: &str, name: &str) -> Markup {
+fn polyline(places: &[(f64, f64)], class: &str) -> Markup {
     let points: Vec<String> = places.iter().map(|(x, y)| format!("{x},{y}")).collect();
-    html! { polyline class=(class) points=(points.join(" ")) { title { (name) } } }
+    html! { polyline class=(class) points=(points.join(" ")) {} }
 }
 
-/// The places of a curve, in pieces without a gap.
+/// Returns the places of a curve, in pieces without a gap.
 fn runs(points: &[(u64, f64)], area: &PlotArea) -> Vec<Vec<(f64, f64)>> {
     let places: Vec<Option<(f64, f64)>> =
         points.iter().map(|(step, value)| Some((area.across(*step as f64)?, area.down(*value)?))).collect();
     places.split(Option::is_none).filter(|run| !run.is_empty()).map(|run| run.iter().flatten().copied().collect()).collect()
 }
 
-/// The point nearest to a step.
+/// Returns the finite point nearest to a step.
 fn nearest(points: &[(u64, f64)], step: u64) -> Option<(u64, f64)> {
     let after = points.partition_point(|(known, _)| *known < step);
     let around = points[after.saturating_sub(1)..points.len().min(after + 1)].iter();
     around.filter(|(_, value)| value.is_finite()).min_by_key(|(known, _)| known.abs_diff(step)).copied()
 }
 
-/// Means over about a fiftieth of the run around `most` of its points. The window is as long before as after, so the curve does
-/// not lag behind; towards the ends it narrows to a third, so that the last noise is not taken for a turn.
+/// Returns running means over about a fiftieth of the run, at about `most` of its points. The window is centred, so the curve
+/// does not lag. It narrows to a third towards the ends, where it would otherwise be one-sided.
 fn smoothed(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
     let finite: Vec<(u64, f64)> = points.iter().copied().filter(|(_, value)| value.is_finite()).collect();
     let half = finite.len() / (2 * SMOOTHED);
@@ -229,8 +229,8 @@ fn smoothed(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
     (0..finite.len()).filter(|at| at % every == 0 || at + 1 == finite.len()).map(mean).collect()
 }
 
-/// At most about `most` points: of each bucket the lowest and the highest, in their order, so that a spike stays. A bucket with a
-/// value that is not finite gives that, so that the gap stays.
+/// Returns at most about `most` points: the lowest and the highest of each bucket in their order, so that spikes stay. A bucket
+/// with a value that is not finite gives that one, so that gaps stay.
 fn thinned(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
     if points.len() <= most {
         return points.to_vec();

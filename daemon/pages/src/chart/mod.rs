@@ -1,6 +1,7 @@
-//! The one chart engine: data and axes become SVG, within a page or as a file of its own.
+//! The chart engine: data and axes become SVG, within a page or as a file of its own.
 //!
-//! Charts name their colours by class only. A page brings them in light and dark (`page.css`), a picture for paper (`paper.css`).
+//! Shapes name their colours by class only. A page defines the classes for light and dark (`page.css`), a picture for a white
+//! background (`paper.css`).
 
 pub(crate) mod axis;
 pub(crate) mod heat_map;
@@ -14,17 +15,17 @@ use maud::{Markup, html};
 
 pub(crate) use axis::{Axis, Scale};
 
-/// What both pages and pictures say about shapes.
+/// Style of shapes, for pages and pictures.
 pub(crate) const SHAPES: &str = include_str!("shapes.css");
 /// Colours within a page, light and dark.
 pub(crate) const PAGE_COLOURS: &str = include_str!("page.css");
 /// Colours of a picture of its own, on white.
 pub(crate) const PAPER_COLOURS: &str = include_str!("paper.css");
 
-/// Colours of series: `c0`, `c1` … in the style sheets. They come round again after the last one.
+/// Number of colours of series: `c0`, `c1` … in the style sheets. A chart with more series starts again with the first.
 ///
-/// Searched so that any two differ, also under protanopia, deuteranopia and tritanopia (as simulated by Machado, Oliveira and
-/// Fernandes 2009), by at least 0.12 in Oklab, and each contrasts with its background at least 3 to 1 (WCAG 2.2, 1.4.11).
+/// Any two of them differ by at least 0.12 in Oklab, also under protanopia, deuteranopia and tritanopia as simulated by Machado,
+/// Oliveira and Fernandes (2009). Each has a contrast of at least 3:1 with its background (WCAG 2.2, 1.4.11).
 const COLOURS: usize = 6;
 
 /// Returns the class of a series' colour.
@@ -40,7 +41,7 @@ pub(crate) struct Key {
     pub(crate) name: String,
 }
 
-/// How a series is drawn, in small.
+/// The sign of a series in a legend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyShape {
     Line,
@@ -62,7 +63,7 @@ impl KeyShape {
     }
 }
 
-/// A chart within a page: its title, its legend, a note, and the drawing.
+/// Builds a chart of a page: title, legend, note and drawing.
 pub(crate) fn figure(title: &str, keys: &[Key], note: &Markup, drawing: &Markup) -> Markup {
     html! {
         figure.chart {
@@ -76,7 +77,7 @@ pub(crate) fn figure(title: &str, keys: &[Key], note: &Markup, drawing: &Markup)
     }
 }
 
-/// An SVG within a page. It is one picture to those who do not see it, told by `label`.
+/// Builds an SVG of a page. Screen readers read its `label`.
 pub(crate) fn drawing(label: &str, width: f64, height: f64, marks: &Markup) -> Markup {
     html! {
         svg viewBox={ "0 0 " (plot_area::round(width)) " " (plot_area::round(height)) } role="img" aria-label=(label) { (marks) }

@@ -11,12 +11,12 @@ const SIDE: f64 = 400.0;
 /// Free around the points.
 const MARGIN: f64 = 10.0;
 const RADIUS: f64 = 2.6;
-/// Points that are drawn; of more, evenly chosen ones are.
+/// Most points that are drawn. Of more, evenly chosen ones are.
 const MOST: usize = 10_000;
-/// Characters that a point tells.
+/// Characters of a point's name that are shown under the pointer.
 const TOLD: usize = 160;
 
-/// A point and what it is.
+/// A point and its name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Point<'a> {
     pub(crate) at: (f32, f32),
@@ -25,7 +25,7 @@ pub(crate) struct Point<'a> {
     pub(crate) name: &'a str,
 }
 
-/// Draws all points that have a place.
+/// Draws all points with finite coordinates.
 pub(crate) fn scatter(label: &str, points: &[Point<'_>]) -> Markup {
     let finite = |point: &&Point<'_>| point.at.0.is_finite() && point.at.1.is_finite();
     let points: Vec<&Point<'_>> = points.iter().step_by(points.len().div_ceil(MOST).max(1)).filter(finite).collect();

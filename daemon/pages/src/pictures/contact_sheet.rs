@@ -53,7 +53,7 @@ pub fn query_sheet(title: &str, rows: &[(String, Vec<SheetItem>)], path: &Path) 
     draw(title, rows, columns, path)
 }
 
-/// Where a card is, with what is written on it.
+/// The place of a card, and its text.
 struct Card<'a> {
     left: f32,
     top: f32,

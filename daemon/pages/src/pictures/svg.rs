@@ -4,7 +4,7 @@ use maud::{Markup, PreEscaped, html};
 
 use crate::chart::{PAPER_COLOURS, SHAPES};
 
-/// An SVG that needs nothing else: its size in pixels, its title, style beyond that of all charts, and what is drawn.
+/// Builds an SVG file from its size in pixels, its title, style beyond that of all charts, and its shapes.
 pub(super) fn document(width: u64, height: u64, title: &str, style: &str, marks: &Markup) -> String {
     let document = html! {
         svg xmlns="http://www.w3.org/2000/svg" width=(width) height=(height) viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(title) {
@@ -18,7 +18,7 @@ pub(super) fn document(width: u64, height: u64, title: &str, style: &str, marks:
     document.into_string().replace(|character| !is_xml(character), "\u{fffd}")
 }
 
-/// Whether XML 1.0 allows a character (its section 2.2).
+/// Returns whether XML 1.0 allows a character (section 2.2).
 fn is_xml(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..)
 }

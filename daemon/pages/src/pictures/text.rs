@@ -34,7 +34,7 @@ fn parsed(bytes: &'static [u8]) -> Face<'static> {
     Face::from_slice(bytes, 0).expect("DejaVu Sans is a font")
 }
 
-/// The width of a line in pixels, laid out as the renderer does.
+/// Returns the width of a line in pixels, laid out as resvg does.
 pub(super) fn width(text: &str, style: Style) -> f32 {
     let face = if style.bold { &*BOLD } else { &*REGULAR };
     let mut buffer = UnicodeBuffer::new();

@@ -38,7 +38,7 @@ const STYLE: &str = "
 .panel { font-size: 14px; font-weight: bold; }
 ";
 
-/// What is drawn of a run.
+/// The metrics of a run that are drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingPlot<'a> {
     run: String,
@@ -49,7 +49,7 @@ pub struct TrainingPlot<'a> {
     learning_rate: &'a [(u64, f64)],
 }
 
-/// What is drawn of the evaluations: metric, its name in the legend.
+/// Metrics of the evaluations that are drawn, with their names in the legend.
 const EVALUATIONS: [(&str, &str); 2] =
     [("heldout/i2t_recall@1", "image to text R@1"), ("heldout/t2i_recall@1", "text to image R@1")];
 const CHANCE: &str = "heldout/chance_i2t_recall@1";
@@ -70,7 +70,7 @@ impl<'a> TrainingPlot<'a> {
 }
 
 impl TrainingPlot<'_> {
-    /// Writes the plot as SVG or PNG, after the file's extension.
+    /// Writes the plot as SVG or PNG, depending on the file's extension.
     ///
     /// # Errors
     /// Another extension, a file that cannot be written.
@@ -82,7 +82,7 @@ impl TrainingPlot<'_> {
         }
     }
 
-    /// The plot as an SVG file.
+    /// Returns the plot as an SVG file.
     fn svg(&self) -> String {
         let panels = self.panels();
         let height = TOP + BOTTOM + panels.iter().map(|(_, height)| height + HEAD).sum::<f64>();
@@ -104,7 +104,7 @@ impl TrainingPlot<'_> {
         document(WIDTH as u64, height as u64, &format!("Training of {}: {}", self.run, self.summary()), STYLE, &marks)
     }
 
-    /// Panels with their heights.
+    /// Returns the panels with their heights.
     fn panels(&self) -> Vec<(LineChart<'_>, f64)> {
         let chart = |title: &str, from_zero, lines| LineChart { title: title.into(), unit: Unit::Plain, from_zero, lines };
         let noisy: Vec<Line<'_>> = self.losses.iter().map(|line| Line { noisy: true, ..line.clone() }).collect();
@@ -118,7 +118,7 @@ impl TrainingPlot<'_> {
         panels
     }
 
-    /// One line of words under the title.
+    /// Returns the line under the title.
     fn summary(&self) -> String {
         let points = self.losses.first().map_or(&[][..], |line| &line.points);
         let Some((last, _)) = points.last() else { return "No steps recorded yet.".to_owned() };
@@ -155,7 +155,8 @@ fn draw(panel: &LineChart<'_>, (left, top, height): (f64, f64, f64), steps: Axis
     }
 }
 
-/// Names of the lines with a stroke of their colour, right-aligned. Those that do not fit beside the title are left out.
+/// Draws the names of the lines, each with a stroke in its colour, right-aligned. Names that do not fit beside the title are left
+/// out.
 fn legend(panel: &LineChart<'_>, area: &PlotArea) -> Markup {
     let mut room = area.width - LEGEND_FROM;
     let mut named = Vec::new();

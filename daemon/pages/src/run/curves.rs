@@ -1,4 +1,4 @@
-//! The curves of a run: what its steps and its evaluations recorded, beside those of another run where there is one.
+//! The curves of a run's metrics, together with those of a second run if there is one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ const IMAGE_TO_TEXT: &[(&str, &str)] =
     &[("heldout/i2t_recall@1", "R@1"), ("heldout/i2t_recall@5", "R@5"), ("heldout/i2t_recall@10", "R@10")];
 const TEXT_TO_IMAGE: &[(&str, &str)] =
     &[("heldout/t2i_recall@1", "R@1"), ("heldout/t2i_recall@5", "R@5"), ("heldout/t2i_recall@10", "R@10")];
-/// What comes behind the loss.
+/// Charts that follow the loss, in their order.
 const KNOWN: [Known; 7] = [
     Known { title: "Held out: image to text", metrics: IMAGE_TO_TEXT, ..PLAIN },
     Known { title: "Held out: text to image", metrics: TEXT_TO_IMAGE, ..PLAIN },
@@ -34,10 +34,10 @@ const KNOWN: [Known; 7] = [
     Known { title: "Norm of the gradient", noisy: true, metrics: &[("grad_norm", "")], ..PLAIN },
     Known { title: "Logit scale", from_zero: false, metrics: &[("logit_scale", "")], ..PLAIN },
 ];
-/// What is told in words or in tables.
+/// Metrics without a chart: the page shows them in words or in tables, or only at single steps.
 const TOLD_ELSEWHERE: [&str; 4] = ["loss", "data_wait_seconds", "overflow", "skipped_step"];
 
-/// Draws a chart of each: the loss with its terms, what is known, and whatever else the steps recorded.
+/// Draws the loss with its terms, the known metrics, and all others that the steps recorded.
 pub(super) fn curves(history: &History, beside: Option<&History>) -> Markup {
     let runs: Vec<(&str, &Metrics)> =
         std::iter::once(history).chain(beside).map(|history| (history.run.as_str(), &history.metrics)).collect();
@@ -56,8 +56,8 @@ fn charts<'a>(runs: &[(&str, &'a Metrics)]) -> Vec<LineChart<'a>> {
     std::iter::once(loss).chain(known).chain(others).collect()
 }
 
-/// Charts of what is not known here: a chart for each name, or for all `group/name` of a group. Figures of evaluations are in
-/// their tables.
+/// Returns the metrics of further charts by title: one chart for each unknown metric, or for all `group/name` of a group.
+/// Figures of evaluations have tables instead.
 fn others(runs: &[(&str, &Metrics)]) -> BTreeMap<String, Vec<(String, String)>> {
     let known = |name: &str| {
         TOLD_ELSEWHERE.contains(&name)
@@ -75,7 +75,7 @@ fn others(runs: &[(&str, &Metrics)]) -> BTreeMap<String, Vec<(String, String)>> 
     charts
 }
 
-/// A chart of some metrics of all runs. Those of the second run are dashed.
+/// Builds a chart of some metrics of all runs. Those of the second run are dashed.
 fn chart<'a>(runs: &[(&str, &'a Metrics)], like: &Known, title: &str, metrics: &[(String, String)]) -> LineChart<'a> {
     // One metric is named by the title, and one run needs no name.
     let named = |name: &str, run: &str| {
