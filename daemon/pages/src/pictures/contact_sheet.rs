@@ -19,9 +19,9 @@ const GAP: f32 = 14.0;
 const MARGIN: f32 = 28.0;
 const LINE: f32 = 17.0;
 const MOST_LINES: usize = 4;
-const CAPTION: Style = Style { bold: false, size: 12.5 };
-const HEADING: Style = Style { bold: true, size: 16.0 };
-const TITLE: Style = Style { bold: true, size: 22.0 };
+const CAPTION: Style = Style::regular(12.5);
+const HEADING: Style = Style::bold(16.0);
+const TITLE: Style = Style::bold(22.0);
 const STYLE: &str = "
 .paper { fill: #f3f4f7; }
 .card { fill: #ffffff; stroke: #dde0e6; stroke-width: 1; }

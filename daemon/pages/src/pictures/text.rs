@@ -17,11 +17,11 @@ pub(super) struct Style {
 }
 
 impl Style {
-    pub(super) fn regular(size: f32) -> Self {
+    pub(super) const fn regular(size: f32) -> Self {
         Self { bold: false, size }
     }
 
-    pub(super) fn bold(size: f32) -> Self {
+    pub(super) const fn bold(size: f32) -> Self {
         Self { bold: true, size }
     }
 }
@@ -95,7 +95,7 @@ pub(super) fn wrap(text: &str, style: Style, limit: f32, most: usize) -> Vec<Str
 mod tests {
     use super::*;
 
-    const STYLE: Style = Style { bold: false, size: 14.0 };
+    const STYLE: Style = Style::regular(14.0);
 
     #[test]
     fn wrapping_keeps_all_words_and_no_line_is_too_wide() {

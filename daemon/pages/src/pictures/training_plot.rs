@@ -27,7 +27,7 @@ const BOTTOM: f64 = 58.0;
 const HEAD: f64 = 34.0;
 /// Between the names of a legend and its panel's title.
 const LEGEND_FROM: f64 = 280.0;
-const SMALL: Style = Style { bold: false, size: 12.0 };
+const SMALL: Style = Style::regular(12.0);
 /// A stroke in a legend, and what is free behind it.
 const STROKE: f64 = 30.0;
 const STYLE: &str = "

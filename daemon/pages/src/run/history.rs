@@ -60,11 +60,11 @@ impl History {
     }
 }
 
-pub fn text(row: &Value, key: &str) -> String {
+pub(super) fn text(row: &Value, key: &str) -> String {
     row[key].as_str().unwrap_or_default().to_owned()
 }
 
-pub fn number(row: &Value, key: &str) -> f64 {
+pub(super) fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or(f64::NAN)
 }
 
