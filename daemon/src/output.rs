@@ -1,8 +1,32 @@
-//! The output of commands: the only module that writes to standard output. A reader that went away (`| head`) ends it quietly.
+//! The output of commands: the only module that writes to standard output and to the terminal. A reader that went away
+//! (`| head`) ends it quietly.
 
 use std::io::{self, Write};
+use std::sync::LazyLock;
 
 use diptych_schemas::words::describe;
+use indicatif::MultiProgress;
+
+/// All progress bars of this process. Whatever else is written to the terminal makes room for them.
+pub(crate) fn bars() -> &'static MultiProgress {
+    static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+    &BARS
+}
+
+/// Writes the log to standard error, above the progress bars.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        bars().suspend(|| io::stderr().lock().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
+}
 
 /// Prints a line of a command's output.
 pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {

@@ -21,7 +21,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast as ca
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{ContentHash, Uid, column};
 
-use crate::selection::{Selection, SelectionError};
+use crate::selection::Selection;
 use crate::sql::{DatasetTables, Planned, Rows, SqlError, StatementError, execute, plan};
 
 pub use error::SelectError;

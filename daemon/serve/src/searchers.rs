@@ -23,7 +23,7 @@ pub(crate) struct Searchers {
 /// Those of one model.
 #[derive(Clone)]
 pub(crate) struct Searchable {
-    producer: ContentHash,
+    pub(crate) producer: ContentHash,
     searcher: Arc<RwLock<Searcher>>,
     /// Whether somebody builds the approximate index of them.
     builds: Arc<AtomicBool>,

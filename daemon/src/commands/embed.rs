@@ -12,7 +12,7 @@ use diptych_schemas::words::thousands;
 use diptych_store::Store;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::output::line;
+use crate::output::{bars, line};
 
 pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
     let selection = Selection::read(&args.selection)?;
@@ -28,13 +28,13 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
         embedded.producer.to_string()
     ))?;
     if let Some(folder) = &args.output {
-        let request = embedding_files::Request {
+        let request = files::Request {
             producer: embedded.producer,
             dataset: &args.dataset.dataset,
             uids: &selection.uids,
             format: args.format.into(),
         };
-        let written = embedding_files::write(&store, &request, folder)?;
+        let written = files::write(&store, &request, folder)?;
         line(format!("{}: {} rows in {} files of each kind", folder.display(), thousands(written.rows as u64), written.files))?;
     }
     Ok(Outcome::Done)
@@ -50,7 +50,7 @@ pub(crate) fn embed_with_bar(
 ) -> anyhow::Result<Embedded> {
     let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}")
         .context("progress template")?;
-    let bar = ProgressBar::new(selection.len() as u64).with_style(style.progress_chars("=> "));
+    let bar = bars().add(ProgressBar::new(selection.len() as u64).with_style(style.progress_chars("=> ")));
     let embedded = embed(store, model, dataset, selection, spec, &mut |pairs| {
         bar.inc(pairs as u64);
         true

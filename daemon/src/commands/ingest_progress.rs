@@ -8,6 +8,8 @@ use diptych_pipeline::ingest::IngestProgress;
 use diptych_schemas::words::thousands;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use crate::output::bars;
+
 /// How often a line is logged where no terminal shows the bar.
 const LOGGED_EVERY: Duration = Duration::from_secs(30);
 /// How often the bar is drawn anew.
@@ -40,7 +42,7 @@ impl IngestBar {
         );
         let now = Instant::now();
         let state = State { drawn: None, logged: now, since: (now, 0, 0, 0), source: String::new(), speed: [0.0; 3] };
-        Ok(Self { bar, state: RefCell::new(state) })
+        Ok(Self { bar: bars().add(bar), state: RefCell::new(state) })
     }
 
     /// Shows progress, unless it was shown a moment ago.

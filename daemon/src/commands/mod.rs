@@ -28,6 +28,7 @@ pub(crate) mod sql;
 mod synthetic_meta;
 mod token;
 mod train;
+mod train_bar;
 mod uids;
 
 use diptych_cli::{Command, JobAction};

@@ -16,7 +16,7 @@ use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::output::line;
+use crate::output::{bars, line};
 use crate::signals::{self, Ending};
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
         save_every: Duration::from_secs(args.save_every),
         stop: &flag,
     };
-    let bar = ProgressBar::new(pairs);
+    let bar = bars().add(ProgressBar::new(pairs));
     let style = ProgressStyle::with_template("scoring [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}");
     bar.set_style(style.context("progress template")?.progress_chars("=> "));
     if args.no_progress {

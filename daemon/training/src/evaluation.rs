@@ -14,8 +14,8 @@ use diptych_trainer::Encoder;
 use diptych_trainer::evaluate::RECALL_AT;
 
 use super::prepare::Prepared;
-use super::signals::StopRequest;
 use super::stall::{Doing, Pulse};
+use super::stop::StopRequest;
 
 /// Pairs encoded at a time: as long as a signal waits.
 const AT_ONCE: usize = 32;

@@ -84,6 +84,7 @@ impl StepFigures {
             run: run.to_owned(),
             step: self.step,
             total_steps: self.total_steps,
+            epoch: self.epoch,
             samples: self.next_sample,
             loss: self.loss,
             lr: self.lr,
@@ -94,6 +95,7 @@ impl StepFigures {
             data_wait_seconds: self.data_wait_seconds,
             mfu: self.mfu,
             eta_seconds: 0.0,
+            skipped: self.skipped,
         }
     }
 }

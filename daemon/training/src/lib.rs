@@ -13,7 +13,7 @@ mod evaluation;
 mod figures;
 pub mod live;
 mod prepare;
-mod progress;
+pub mod progress;
 mod retention;
 mod roll_back;
 mod stall;
@@ -39,7 +39,7 @@ use evaluation::{HeldOut, Limits};
 use figures::StepFigures;
 use live::Live;
 use prepare::Prepared;
-use progress::Progress;
+use progress::ProgressLog;
 use stall::{Doing, Pulse, Watchdog};
 use stop::StopRequest;
 use watch::Watch;
@@ -54,7 +54,7 @@ const STOPS_BEFORE: &str = "the run stops before this step; its last checkpoint 
 pub struct Options {
     /// Stop as for a signal after so many steps of this call.
     pub stop_after: Option<u64>,
-    pub progress: bool,
+    pub log_progress: bool,
 }
 
 /// What a run has of whoever drives it.
@@ -96,8 +96,7 @@ pub fn train(config: &TrainConfig, options: Options, caller: &Caller) -> anyhow:
 }
 
 fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -> anyhow::Result<Outcome> {
-    let total = run.record.total_steps.0;
-    let progress = Progress::new(run.record.run.as_str(), run.trainer.steps_done(), total, options.progress)?;
+    let mut log = options.log_progress.then(ProgressLog::new);
     let mut watch = Watch::new(&run.config.guard, run.config.objective.loss);
     let first_step = run.trainer.steps_done();
     let stop = &caller.stop;
@@ -109,7 +108,7 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
         }
         suite => suite?,
     };
-    let around = Around { held_out: HeldOut::of(run)?, suite, progress: &progress, pulse, stop };
+    let around = Around { held_out: HeldOut::of(run)?, suite, pulse, stop };
     run.thin_all_metrics()?;
     around.catch_up(run)?;
     let mut loader = run.loader()?;
@@ -141,16 +140,16 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
         pulse.doing(Doing::Recording);
         run.record.step = report.step;
         run.record.samples = batch.next;
-        around.progress.suspend(|| note_unusable(run, &batch))?;
+        note_unusable(run, &batch)?;
         let figures = StepFigures::new(run, &batch, &report, seconds, waited);
         run.metrics(report.step, batch.next, figures.metrics())?;
         run.thin_metrics()?;
         pulse.step(run.record.step, run.record.samples);
-        run.live.step(figures.live(run.record.run.as_str()));
-        if !report.skipped {
-            around.progress.step(&figures);
+        let told = run.live.step(figures.live(run.record.run.as_str()));
+        if let Some(log) = log.as_mut().filter(|_| !report.skipped) {
+            log.step(&told);
         }
-        let rolled_back = guard(run, &mut watch, &batch, (&report, &figures), &monitor, around.progress)?;
+        let rolled_back = guard(run, &mut watch, &batch, (&report, &figures), &monitor)?;
         let samples = (batch.first, batch.next);
         around.after_step(run, samples, around.evaluations_due(run, samples), rolled_back)?;
         run.measure_machine(figures.mfu);
@@ -164,14 +163,13 @@ fn guard(
     batch: &Batch,
     (report, figures): (&StepReport, &StepFigures),
     loader: &LoaderMonitor,
-    progress: &Progress,
 ) -> anyhow::Result<bool> {
-    let rolled_back = progress.suspend(|| run.count_step(batch, report))?;
+    let rolled_back = run.count_step(batch, report)?;
     if report.skipped || report.pairs == 0 {
         return Ok(rolled_back);
     }
     for warning in watch.step(figures, || loader.stats()) {
-        progress.suspend(|| tracing::warn!("step {}: {}", report.step, warning.message));
+        tracing::warn!("step {}: {}", report.step, warning.message);
         let about = if warning.kind == EventKind::LossSpike { &batch.uids[..] } else { &[] };
         run.record_event(&warning, about)?;
     }
@@ -225,7 +223,6 @@ impl Prepared {
 struct Around<'a> {
     held_out: Option<HeldOut>,
     suite: Option<Suite>,
-    progress: &'a Progress,
     pulse: &'a Pulse,
     stop: &'a StopRequest,
 }
@@ -346,7 +343,7 @@ impl Around<'_> {
         if let Some(suite) = self.suite.as_ref().filter(|_| wanted.suite && !self.stop.asked()) {
             found.push(suite::evaluate(suite, run, Limits { stop: self.stop, time: times.1 }, self.pulse)?);
         }
-        self.progress.suspend(|| found.iter().flat_map(|found| &found.lines).for_each(|line| tracing::info!("{line}")));
+        found.iter().flat_map(|found| &found.lines).for_each(|line| tracing::info!("{line}"));
         if found.iter().any(|found| found.stopped) {
             tracing::info!(
                 "the evaluation after step {} was broken off; it is made up for when the run goes on",
@@ -357,7 +354,6 @@ impl Around<'_> {
     }
 
     fn stopped(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
-        self.progress.finish();
         self.pulse.doing(Doing::Checkpoint);
         run.save_checkpoint(run.record.samples, Due::Stop, None)?;
         run.record.state = RunState::Stopped;
@@ -367,7 +363,6 @@ impl Around<'_> {
     }
 
     fn finished(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
-        self.progress.finish();
         if run.record.step != run.record.total_steps {
             bail!("the data ended after step {} of {}: this is a bug, please report it", run.record.step, run.record.total_steps);
         }

@@ -14,11 +14,12 @@ const LAG: usize = 256;
 const FORGET: f64 = 0.1;
 
 /// A step that was taken.
-#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct LiveStep {
     pub run: String,
     pub step: u64,
     pub total_steps: u64,
+    pub epoch: u64,
     pub samples: u64,
     pub loss: f64,
     pub lr: f64,
@@ -31,6 +32,8 @@ pub struct LiveStep {
     /// Part of what the device can compute at most, where that was measured.
     pub mfu: Option<f64>,
     pub eta_seconds: f64,
+    /// Whether the step changed no weights.
+    pub skipped: bool,
 }
 
 /// What is told of a run.
@@ -88,7 +91,8 @@ impl Live {
         self.0.checkpoint.swap(false, Ordering::Relaxed)
     }
 
-    pub(super) fn step(&self, mut step: LiveStep) {
+    /// Tells a step, and returns it with the time to the end.
+    pub(super) fn step(&self, mut step: LiveStep) -> LiveStep {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         let left = step.total_steps.saturating_sub(step.step) as f64;
         let before = last.as_ref().map(|last| last.eta_seconds / (left + 1.0));
@@ -96,7 +100,8 @@ impl Live {
         step.eta_seconds = left * seconds;
         *last = Some(step.clone());
         drop(last);
-        self.tell(Told::Step(step));
+        self.tell(Told::Step(step.clone()));
+        step
     }
 
     pub(super) fn tell(&self, told: Told) {
@@ -110,21 +115,7 @@ mod tests {
     use super::*;
 
     fn step(number: u64, seconds: f64) -> LiveStep {
-        LiveStep {
-            run: "a".into(),
-            step: number,
-            total_steps: 100,
-            samples: number,
-            loss: 1.0,
-            lr: 1.0,
-            logit_scale: 1.0,
-            grad_norm: 1.0,
-            seconds,
-            samples_per_second: 1.0,
-            data_wait_seconds: 0.0,
-            mfu: None,
-            eta_seconds: 0.0,
-        }
+        LiveStep { run: "a".into(), step: number, total_steps: 100, samples: number, seconds, ..LiveStep::default() }
     }
 
     #[test]

@@ -1,101 +1,73 @@
-//! What a person sees of a run: a bar with two lines on a terminal, a line now and then elsewhere. Rates and loss are smoothed.
+//! A run's progress in one line: a bar shows it on a terminal, a log now and then. Rates and loss are smoothed.
 
-use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::live::LiveStep;
 
-use crate::figures::StepFigures;
-
-/// Between lines where there is no terminal.
+/// Between lines of the log.
 const LINE_EVERY: Duration = Duration::from_secs(30);
-/// Between messages beside a bar.
-const MESSAGE_EVERY: Duration = Duration::from_millis(200);
 /// How much of the past the displayed rates forget with each step.
 const FORGET: f64 = 0.1;
 
-pub struct Progress {
-    bar: Option<ProgressBar>,
-    total: u64,
-    smooth: RefCell<Smooth>,
-}
-
-struct Smooth {
-    last_line: Instant,
+/// The smoothed figures of a run.
+#[derive(Clone, Debug, Default)]
+pub struct ProgressLine {
     samples_per_second: Option<f64>,
     data_wait: Option<f64>,
     loss: Option<f64>,
     mfu: Option<f64>,
 }
 
-impl Progress {
-    pub fn new(run: &str, done: u64, total: u64, wanted: bool) -> anyhow::Result<Self> {
-        let bar = (wanted && console_is_terminal()).then(|| ProgressBar::new(total));
-        if let Some(bar) = &bar {
-            let template = "{prefix} [{bar:30}] step {pos}/{len}  ETA {eta}\n  {msg}";
-            bar.set_style(ProgressStyle::with_template(template).context("progress template")?.progress_chars("=> "));
-            bar.set_prefix(run.to_owned());
-            bar.set_position(done);
-            bar.reset_eta();
-        }
-        let smooth = Smooth { last_line: Instant::now(), samples_per_second: None, data_wait: None, loss: None, mfu: None };
-        Ok(Self { bar, total, smooth: RefCell::new(smooth) })
-    }
-
-    pub fn step(&self, figures: &StepFigures) {
-        let mut smooth = self.smooth.borrow_mut();
-        let rate = blend(&mut smooth.samples_per_second, figures.samples_per_second());
-        let wait = blend(&mut smooth.data_wait, figures.data_wait_seconds / figures.seconds.max(1e-9));
-        let loss = blend(&mut smooth.loss, figures.loss);
-        let mfu = figures.mfu.map(|mfu| blend(&mut smooth.mfu, mfu));
-        let message = |memory| message(figures, (loss, rate, wait, mfu), memory);
-        if let Some(bar) = &self.bar {
-            bar.set_position(figures.step);
-            // Nobody sees more than a few of them a second, and to ask for the memory is to read a file.
-            if smooth.last_line.elapsed() >= MESSAGE_EVERY || figures.step == self.total {
-                smooth.last_line = Instant::now();
-                bar.set_message(message(resident_bytes()));
-            }
-        } else if smooth.last_line.elapsed() >= LINE_EVERY || figures.step == self.total {
-            smooth.last_line = Instant::now();
-            let seconds_left = (self.total - figures.step) as f64 * figures.samples as f64 / rate.max(1e-9);
-            let message = message(resident_bytes());
-            tracing::info!("step {}/{}  {message}  ETA {}", figures.step, self.total, duration(seconds_left));
+impl ProgressLine {
+    /// Takes in a step that updated the weights.
+    pub fn update(&mut self, step: &LiveStep) {
+        blend(&mut self.samples_per_second, step.samples_per_second);
+        blend(&mut self.data_wait, step.data_wait_seconds / step.seconds.max(1e-9));
+        blend(&mut self.loss, step.loss);
+        if let Some(mfu) = step.mfu {
+            blend(&mut self.mfu, mfu);
         }
     }
 
-    /// Runs something that prints without tearing the bar.
-    pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
-        match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => print(),
-        }
+    /// The line after a step, with the memory of this process in bytes, where that is known.
+    pub fn text(&self, step: &LiveStep, memory: Option<u64>) -> String {
+        let LiveStep { epoch, lr, logit_scale, grad_norm, .. } = step;
+        let loss = self.loss.unwrap_or(step.loss);
+        let rate = self.samples_per_second.unwrap_or(step.samples_per_second);
+        let text = format!(
+            "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}  scale {logit_scale:.1}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
+            if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") },
+            100.0 * self.data_wait.unwrap_or(0.0)
+        );
+        let mfu = self.mfu.map_or_else(String::new, |mfu| format!("  MFU {:.0}%", 100.0 * mfu));
+        let memory = memory.map_or_else(String::new, |bytes| format!("  {:.1} GiB", bytes as f64 / f64::from(1 << 30)));
+        text + &mfu + &memory
+    }
+}
+
+/// Logs the line of a run now and then, and at its last step.
+pub(crate) struct ProgressLog {
+    line: ProgressLine,
+    logged: Instant,
+}
+
+impl ProgressLog {
+    pub(crate) fn new() -> Self {
+        Self { line: ProgressLine::default(), logged: Instant::now() }
     }
 
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish();
+    pub(crate) fn step(&mut self, step: &LiveStep) {
+        self.line.update(step);
+        if self.logged.elapsed() >= LINE_EVERY || step.step == step.total_steps {
+            self.logged = Instant::now();
+            let text = self.line.text(step, resident_bytes());
+            tracing::info!("step {}/{}  {text}  ETA {}", step.step, step.total_steps, duration(step.eta_seconds));
         }
     }
 }
 
-fn blend(smoothed: &mut Option<f64>, new: f64) -> f64 {
-    let value = smoothed.map_or(new, |old| old + FORGET * (new - old));
-    *smoothed = Some(value);
-    value
-}
-
-fn message(figures: &StepFigures, (loss, rate, wait, mfu): (f64, f64, f64, Option<f64>), memory: Option<u64>) -> String {
-    let StepFigures { epoch, lr, logit_scale, grad_norm, .. } = figures;
-    let text = format!(
-        "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}  scale {logit_scale:.1}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
-        if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") },
-        100.0 * wait
-    );
-    let mfu = mfu.map_or_else(String::new, |mfu| format!("  MFU {:.0}%", 100.0 * mfu));
-    let memory = memory.map_or_else(String::new, |bytes| format!("  {:.1} GiB", bytes as f64 / f64::from(1 << 30)));
-    text + &mfu + &memory
+fn blend(smoothed: &mut Option<f64>, new: f64) {
+    *smoothed = Some(smoothed.map_or(new, |old| old + FORGET * (new - old)));
 }
 
 /// Memory that this process holds on the host, where the system says so.
@@ -103,10 +75,6 @@ pub fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
-}
-
-fn console_is_terminal() -> bool {
-    std::io::IsTerminal::is_terminal(&std::io::stderr())
 }
 
 /// 3725 → 1h02m
@@ -130,23 +98,29 @@ mod tests {
 
     #[test]
     fn a_step_is_one_line_with_all_that_is_known() {
-        let figures = StepFigures {
+        let step = LiveStep {
             step: 1,
             epoch: 2,
             loss: 3.5,
             lr: 5e-4,
             logit_scale: 14.29,
             grad_norm: 0.789,
-            samples: 64,
             seconds: 1.0,
+            samples_per_second: 64.0,
             data_wait_seconds: 0.1,
             mfu: Some(0.41),
-            ..StepFigures::default()
+            ..LiveStep::default()
         };
-        let line = "epoch 2  loss 3.500  lr 5.00e-4  scale 14.3  grad 0.79  64.0 samples/s  wait 10%  MFU 41%  1.5 GiB";
-        assert_eq!(message(figures, (3.5, 64.0, 0.1, Some(0.41)), Some(3 << 29)), line);
-        let less = StepFigures { mfu: None, ..figures };
-        assert!(message(&less, (3.5, 6400.0, 0.1, None), None).ends_with("6400 samples/s  wait 10%"));
+        let mut line = ProgressLine::default();
+        line.update(&step);
+        let text = "epoch 2  loss 3.500  lr 5.00e-4  scale 14.3  grad 0.79  64.0 samples/s  wait 10%  MFU 41%  1.5 GiB";
+        assert_eq!(line.text(&step, Some(3 << 29)), text);
+        let less = LiveStep { mfu: None, samples_per_second: 6400.0, ..step };
+        let mut line = ProgressLine::default();
+        line.update(&less);
+        assert!(line.text(&less, None).ends_with("6400 samples/s  wait 10%"));
+        line.update(&LiveStep { loss: 4.5, ..less.clone() });
+        assert!(line.text(&less, None).contains("loss 3.600"), "a tenth of the way to the new one");
         assert!(resident_bytes().is_none_or(|bytes| bytes > 1 << 20));
     }
 }

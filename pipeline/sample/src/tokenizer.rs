@@ -7,7 +7,7 @@ mod clip_vocabulary;
 mod error;
 mod word_piece;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diptych_schemas::{ContentHash, SchemaError};
 use serde_json::{Value, json};

@@ -13,6 +13,7 @@ mod eval;
 mod evaluation;
 mod formats;
 mod guards;
+mod imports;
 mod loader;
 mod profile;
 mod remote;

@@ -63,7 +63,31 @@ fn offenders(allowed: &[&str], words: &[&str]) -> Vec<String> {
 #[test]
 fn only_the_trainer_names_libtorch_and_only_the_store_names_sled() {
     assert_eq!(offenders(&["trainer/"], &["tch::", "torch_sys", "use tch"]), Vec::<String>::new());
-    assert_eq!(offenders(&["daemon/src/store/"], &["sled::", "use sled"]), Vec::<String>::new());
+    assert_eq!(offenders(&["daemon/store/"], &["sled::", "use sled"]), Vec::<String>::new());
+}
+
+/// Where tests, build scripts and the demo's own programs are: they print for developers.
+const NOT_THE_PRODUCT: [&str; 9] = [
+    "tests/",
+    "trainer/tests/",
+    "trainer/benches/",
+    "trainer/build.rs",
+    "pipeline/tests/",
+    "daemon/tests/",
+    "daemon/benches/",
+    "schemas/tests/",
+    "pipeline/sample/build.rs",
+];
+
+#[test]
+fn only_commands_print_draw_progress_and_watch_for_signals() {
+    let mut allowed = NOT_THE_PRODUCT.to_vec();
+    allowed.push("daemon/src/");
+    let prints = ["println!(", "eprintln!(", "print!(", "eprint!(", "io::stdout()", "stdout().", "indicatif::", "use indicatif"];
+    assert_eq!(offenders(&allowed, &prints), Vec::<String>::new());
+    // The service is a command in itself: it leaves at signals, and its log goes where systemd wants it.
+    allowed.extend(["daemon/serve/src/lib.rs", "daemon/serve/src/jobs/log.rs"]);
+    assert_eq!(offenders(&allowed, &["signal::unix", "SignalKind", "io::stderr()"]), Vec::<String>::new());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use datafusion::prelude::SessionContext;
 use diptych_pipeline::{FunnelStep, Selection, Threshold, funnel, thresholds};
 use diptych_schemas::Uid;
 
-use crate::pairs::Shown;
+use crate::pairs::{self, Shown};
 use gather::Facts;
 
 /// Pairs that are shown on each side of a threshold.

@@ -7,12 +7,12 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use diptych_schemas::Listen;
+use diptych_schemas::Scope;
 use tokio::sync::Semaphore;
 
 use super::problem::Problem;
 use crate::flight::HANDSHAKE;
 use crate::shared::Shared;
-use crate::tokens::Scope;
 
 /// Answers at most so many requests at once; who comes too many is told to come again.
 pub(super) async fn limit(State(slots): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {

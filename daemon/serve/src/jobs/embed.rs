@@ -49,13 +49,9 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Re
     );
     tracing::info!("{note}");
     if let Some(folder) = output.filter(|_| !embedded.stopped) {
-        let request = embedding_files::Request {
-            producer: embedded.producer,
-            dataset: &dataset,
-            uids: &selection.uids,
-            format: format.into(),
-        };
-        embedding_files::write(store, &request, &job.folder.join(folder))?;
+        let request =
+            files::Request { producer: embedded.producer, dataset: &dataset, uids: &selection.uids, format: format.into() };
+        files::write(store, &request, &job.folder.join(folder))?;
     }
     Ok(if embedded.stopped { End::Stopped } else { End::Done { note: Some(note) } })
 }

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use diptych_cli::{
-    Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, EvalOnArgs, ExportArgs, IngestArgs, ModelArgs,
-    PresetArg, RunOnArgs, ScoreArgs, SelectArgs,
+    Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, EvalOnArgs, ExportArgs, IngestArgs, PresetArg,
+    ScoreArgs, SelectArgs,
 };
-use diptych_schemas::{SuiteConfig, TrainConfig};
+use diptych_schemas::{ModelRef, SuiteConfig, TrainConfig};
 use diptych_store::{JobKind, RunName, Store};
 
 use super::Wanted;
@@ -125,7 +125,7 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
                 name: _,
                 model,
                 model_config,
-                run_on: RunOnArgs { state, device: _, threads: _ },
+                run_on: diptych_cli::RunOnArgs { state, device: _, threads: _ },
                 centroids,
                 embeddings: _,
                 batch_size: _,
@@ -160,10 +160,10 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
         Command::Embed(EmbedArgs { model, dataset: DatasetArg { dataset }, selection, output, format: _, batch_size: _ }) => {
             paths.extend([dataset, selection]);
             paths.extend(output);
-            paths.extend(of_model(model));
+            paths.extend(paths_of_model(model.model_ref()));
         }
         Command::Export(args) => {
-            paths.extend(of_model(args.of_model()));
+            paths.extend(paths_of_model(args.model_ref()));
             let ExportArgs { name: _, model: _, model_config: _, ema: _, run_on: _, format: _, output } = args;
             paths.push(output);
         }
@@ -203,12 +203,19 @@ fn of_eval(args: EvalArgs) -> Vec<PathBuf> {
     } = on;
     let optional = [dataset, selection, benchmark, suite, images, classes, templates, train_selection, json];
     let compared = compare.and_then(|name| file_or_name(&name));
-    optional.into_iter().flatten().chain(compositional).chain([output]).chain(compared).chain(of_model(model)).collect()
+    optional
+        .into_iter()
+        .flatten()
+        .chain(compositional)
+        .chain([output])
+        .chain(compared)
+        .chain(paths_of_model(model.model_ref()))
+        .collect()
 }
 
-fn of_model(args: ModelArgs) -> Vec<PathBuf> {
-    let ModelArgs { model, model_config, ema: _, run_on: RunOnArgs { state, device: _, threads: _ } } = args;
-    let named = [Some(model), model_config].into_iter().flatten().filter_map(|name| file_or_name(&name));
+fn paths_of_model(model: ModelRef) -> Vec<PathBuf> {
+    let ModelRef { name, config, ema: _, state, device: _, threads: _ } = model;
+    let named = [Some(name), config].into_iter().flatten().filter_map(|name| file_or_name(&name));
     named.chain([state]).collect()
 }
 

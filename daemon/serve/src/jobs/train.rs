@@ -11,7 +11,7 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Re
     let mut config = paths::config(job.config.as_deref(), &job.folder).map_err(anyhow::Error::msg)?;
     store.folder().clone_into(&mut config.state);
     let caller = Caller { stop: handle.stop.clone(), store: Some(store.clone()), live: handle.live.clone() };
-    Ok(match train(&config, Options { stop_after: None, progress: false }, &caller)? {
+    Ok(match train(&config, Options { stop_after: None, log_progress: true }, &caller)? {
         Outcome::Stopped => End::Stopped,
         Outcome::Done | Outcome::SourceUnreadable | Outcome::ProblemsFound => End::Done { note: None },
     })
