@@ -385,7 +385,7 @@ pub struct PlotArgs {
     /// State folder of the run
     #[arg(long, value_name = "FOLDER", default_value = "state")]
     pub state: PathBuf,
-    /// Picture to write (PNG)
+    /// Picture to write: .png or .svg
     #[arg(short, long)]
     pub output: PathBuf,
 }

@@ -2,6 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::chart::{PAGE_COLOURS, SHAPES};
 use crate::pairs::Shown;
 
 const STYLE: &str = include_str!("style.css");
@@ -9,7 +10,7 @@ const STYLE: &str = include_str!("style.css");
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
 /// A page that stands alone; `style` comes behind that of all pages.
-pub fn whole(title: &str, style: &str, body: &Markup) -> Markup {
+pub(crate) fn whole(title: &str, style: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -18,14 +19,14 @@ pub fn whole(title: &str, style: &str, body: &Markup) -> Markup {
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (title) }
-                style { (PreEscaped(STYLE)) (PreEscaped(style)) }
+                style { (PreEscaped(STYLE)) (PreEscaped(SHAPES)) (PreEscaped(PAGE_COLOURS)) (PreEscaped(style)) }
             }
             body { (body) }
         }
     }
 }
 
-pub fn frame(shown: &Shown) -> Markup {
+pub(crate) fn frame(shown: &Shown) -> Markup {
     html! {
         div.frame {
             @match &shown.thumbnail {
@@ -36,6 +37,6 @@ pub fn frame(shown: &Shown) -> Markup {
     }
 }
 
-pub fn tile(what: &str, value: &str, more: &str) -> Markup {
+pub(crate) fn tile(what: &str, value: &str, more: &str) -> Markup {
     html! { div.tile { div.value { (value) } div { (what) } div.pale { (more) } } }
 }

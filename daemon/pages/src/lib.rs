@@ -2,9 +2,13 @@
 //!
 //! A page is one file that runs nothing and loads nothing from elsewhere.
 
-pub mod chart;
+mod chart;
 pub mod dataset;
-pub mod frame;
+mod frame;
+mod metrics;
+mod numbers;
 pub mod pairs;
 pub mod pictures;
 pub mod run;
+
+pub use metrics::Metrics;

@@ -8,7 +8,9 @@ use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::query;
 use diptych_schemas::Uid;
 
-use crate::chart::{Histogram, Scale};
+use crate::chart::Scale;
+use crate::chart::histogram::Histogram;
+use crate::numbers::short;
 
 /// Pairs above which captions are looked at in a sample.
 const SAMPLE: u64 = 1_000_000;
@@ -16,6 +18,9 @@ const SAMPLE: u64 = 1_000_000;
 const BINS: usize = 40;
 /// Rows of a list.
 pub(super) const LISTED: usize = 12;
+
+/// SQL of whether `x` is a number that has a place on an axis.
+const FINITE: &str = "NOT isnan(x) AND abs(x) <= 1.7976931348623157e308";
 
 /// A name and its count.
 pub(super) type Counts = Vec<(String, u64)>;
@@ -179,7 +184,7 @@ async fn histogram(context: &SessionContext, measure: &Measure) -> anyhow::Resul
     let Measure { title, note, sql, from, scale } = measure;
     let inner = format!("SELECT CAST({sql} AS DOUBLE) AS x FROM {from}");
     let ends = format!(
-        "SELECT min(x), max(x), approx_percentile_cont(0.995) WITHIN GROUP (ORDER BY x), avg(x), approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY x) FROM ({inner}) WHERE NOT isnan(x)"
+        "SELECT min(x), max(x), approx_percentile_cont(0.995) WITHIN GROUP (ORDER BY x), avg(x), approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY x) FROM ({inner}) WHERE {FINITE}"
     );
     let ends = numbers(context, &ends).await?;
     let [Some(low), Some(high), Some(nearly), Some(mean), Some(median)] = ends[..] else { return Ok(None) };
@@ -190,13 +195,19 @@ async fn histogram(context: &SessionContext, measure: &Measure) -> anyhow::Resul
     // Whole numbers of a short range get bins of their own.
     let whole =
         *scale == Scale::Linear && low.fract() == 0.0 && high.fract() == 0.0 && mean.fract() != 0.0 && top - low < BINS as f64;
-    let bins = if whole { (top - low) as usize + 1 } else { BINS };
+    let bins = if whole {
+        (top - low) as usize + 1
+    } else if top > low {
+        BINS
+    } else {
+        1
+    };
     let width = if whole { 1.0 } else { (to_place - from_place) / bins as f64 };
     let mut counted = vec![0; bins];
     let place = if *scale == Scale::Log { format!("ln(greatest(x, {low:e}))") } else { "x".to_owned() };
     let bin = if width > 0.0 { format!("floor(({place} - {from_place:e}) / {width:e})") } else { "0".to_owned() };
     let binned = format!(
-        "SELECT CAST(least({}, greatest(0, {bin})) AS INT) AS bin, count(*) FROM ({inner}) WHERE NOT isnan(x) GROUP BY 1",
+        "SELECT CAST(least({}, greatest(0, {bin})) AS INT) AS bin, count(*) FROM ({inner}) WHERE {FINITE} GROUP BY 1",
         bins - 1
     );
     for (bin, count) in counts(context, &binned).await? {
@@ -204,9 +215,9 @@ async fn histogram(context: &SessionContext, measure: &Measure) -> anyhow::Resul
             *place = count;
         }
     }
-    let mut note = format!("{note} · median {} · mean {}", crate::chart::short(median), crate::chart::short(mean));
+    let mut note = format!("{note} · median {} · mean {}", short(median), short(mean));
     if cut {
-        note = format!("{note} · up to {}, in the last bar", crate::chart::short(high));
+        note = format!("{note} · up to {}, in the last bar", short(high));
     }
     let range = if whole { (low, top + 1.0) } else { (low, top) };
     Ok(Some(Histogram { title: title.clone(), note, scale: *scale, range, counts: counted, whole, marks: Vec::new() }))

@@ -5,8 +5,9 @@ use maud::{Markup, html};
 
 use super::gather::LISTED;
 use super::{Beside, Profile, SelectionFacts};
-use crate::chart::{bars, funnel, percent, short};
+use crate::chart::tables::{bars, funnel};
 use crate::frame::{frame, tile, whole};
+use crate::numbers::{percent, short};
 use crate::pairs::Shown;
 
 pub(super) fn page(profile: &Profile) -> Markup {
@@ -36,7 +37,7 @@ pub(super) fn page(profile: &Profile) -> Markup {
         }
         section {
             h2 { "Sizes, captions, scores" }
-            div.charts { @for histogram in &facts.histograms { (histogram.draw()) } }
+            div.charts { @for histogram in &facts.histograms { (histogram.figure()) } }
         }
         section {
             h2 { "Where it comes from, and what was lost" }
@@ -106,7 +107,6 @@ fn card(uid: &str, shown: &Shown, value: Option<(&str, f64)>) -> Markup {
     }
 }
 
-/// The image of a pair, or why there is none.
 fn first(text: &str, characters: usize) -> &str {
     text.get(..characters).unwrap_or(text)
 }

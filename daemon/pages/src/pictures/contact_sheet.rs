@@ -4,16 +4,12 @@ use std::path::Path;
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
+use maud::{Markup, html};
 
 use super::PictureError;
-use super::canvas::{Align, Canvas, Rgb};
+use super::raster::{Raster, check_size};
+use super::svg::document;
 use super::text::{self, Style};
-
-const BACKGROUND: Rgb = [243, 244, 247];
-const CARD: Rgb = [255, 255, 255];
-const EDGE: Rgb = [221, 224, 230];
-const INK: Rgb = [28, 32, 40];
-const PALE_INK: Rgb = [112, 119, 132];
 
 /// Side of the square that an image is fitted into, in pixels, like all lengths here.
 const IMAGE: u32 = 168;
@@ -23,9 +19,18 @@ const GAP: f32 = 14.0;
 const MARGIN: f32 = 28.0;
 const LINE: f32 = 17.0;
 const MOST_LINES: usize = 4;
-const CAPTION: Style = Style { bold: false, size: 12.5 };
-const HEADING: Style = Style { bold: true, size: 16.0 };
-const TITLE: Style = Style { bold: true, size: 22.0 };
+const CAPTION: Style = Style::regular(12.5);
+const HEADING: Style = Style::bold(16.0);
+const TITLE: Style = Style::bold(22.0);
+const STYLE: &str = "
+.paper { fill: #f3f4f7; }
+.card { fill: #ffffff; stroke: #dde0e6; stroke-width: 1; }
+.title { font-size: 22px; font-weight: bold; }
+.heading { font-size: 16px; font-weight: bold; }
+.rank { font-size: 12.5px; font-weight: bold; }
+.caption { font-size: 12.5px; }
+.score { font-size: 12.5px; fill: #606774; }
+";
 
 /// One image of a sheet.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,101 +44,101 @@ pub struct SheetItem {
     pub score: Option<f32>,
 }
 
-/// Writes a PNG of all items, `columns` in a row.
-///
-/// # Errors
-/// Pixels that do not fit their size, more images than a picture can hold, a file that cannot be written.
-pub fn contact_sheet(title: &str, items: &[SheetItem], columns: usize, path: &Path) -> Result<(), PictureError> {
-    draw(title, &[(None, items)], columns, path)
-}
-
 /// Writes a PNG with a heading for each row's title and its items beneath: the answers to several queries.
 ///
 /// # Errors
-/// As [`contact_sheet`].
+/// Pixels that do not fit their size, more images than a picture can hold, a file that cannot be written.
 pub fn query_sheet(title: &str, rows: &[(String, Vec<SheetItem>)], path: &Path) -> Result<(), PictureError> {
-    let sections: Vec<(Option<&str>, &[SheetItem])> =
-        rows.iter().map(|(heading, items)| (Some(heading.as_str()), items.as_slice())).collect();
     let columns = rows.iter().map(|(_, items)| items.len()).max().unwrap_or(1).min(10);
-    draw(title, &sections, columns, path)
+    draw(title, rows, columns, path)
 }
 
-fn draw(title: &str, sections: &[(Option<&str>, &[SheetItem])], columns: usize, path: &Path) -> Result<(), PictureError> {
+/// The place of a card, and its text.
+struct Card<'a> {
+    left: f32,
+    top: f32,
+    height: f32,
+    item: &'a SheetItem,
+    /// Its place in the list, from 0.
+    rank: usize,
+    caption: Vec<String>,
+}
+
+/// Lines of text from the first one's baseline down.
+struct Heading {
+    class: &'static str,
+    baseline: f32,
+    line_height: f32,
+    lines: Vec<String>,
+}
+
+fn draw(title: &str, sections: &[(String, Vec<SheetItem>)], columns: usize, path: &Path) -> Result<(), PictureError> {
     let columns = columns.clamp(1, 100);
     let width = 2.0 * MARGIN + columns as f32 * (CARD_WIDTH + GAP) - GAP;
     let content = width - 2.0 * MARGIN;
-    let title = text::wrap(title, TITLE, content, 3);
 
-    // First the heights of all rows, then the canvas, then the drawing.
-    let mut height = MARGIN + title.len() as f32 * 28.0 + 14.0;
-    let mut rows: Vec<(f32, f32, &[SheetItem], usize)> = Vec::new();
-    let mut headings: Vec<(f32, Vec<String>)> = Vec::new();
+    // First where everything is, then the drawing, then the images on top.
+    let lines = text::wrap(title, TITLE, content, 3);
+    let mut height = MARGIN + lines.len() as f32 * 28.0 + 14.0;
+    let mut headings = vec![Heading { class: "title", baseline: MARGIN + 20.0, line_height: 28.0, lines }];
+    let mut cards: Vec<Card<'_>> = Vec::new();
     for (heading, items) in sections {
-        if let Some(heading) = heading {
-            let lines = text::wrap(heading, HEADING, content, 2);
-            height += 8.0;
-            headings.push((height, lines.clone()));
-            height += lines.len() as f32 * 21.0 + 8.0;
-        }
+        let lines = text::wrap(heading, HEADING, content, 2);
+        let shown = lines.len() as f32;
+        headings.push(Heading { class: "heading", baseline: height + 8.0 + 15.0, line_height: 21.0, lines });
+        height += 8.0 + shown * 21.0 + 8.0;
         for (row, items) in items.chunks(columns).enumerate() {
-            let card = items.iter().map(card_height).fold(0.0, f32::max);
-            rows.push((height, card, items, row * columns));
-            height += card + GAP;
+            let first = cards.len();
+            for (column, item) in items.iter().enumerate() {
+                let left = MARGIN + column as f32 * (CARD_WIDTH + GAP);
+                let caption = text::wrap(&item.caption, CAPTION, IMAGE as f32, MOST_LINES);
+                cards.push(Card { left, top: height, height: 0.0, item, rank: row * columns + column, caption });
+            }
+            let row = &mut cards[first..];
+            let highest = row.iter().map(card_height).fold(0.0, f32::max);
+            row.iter_mut().for_each(|card| card.height = highest);
+            height += highest + GAP;
         }
     }
     height += MARGIN - GAP;
+    check_size(width as u64, height as u64)?;
 
-    let mut canvas = Canvas::new(width as u64, height as u64, BACKGROUND)?;
-    for (at, line) in title.iter().enumerate() {
-        let baseline = MARGIN + 20.0 + at as f32 * 28.0;
-        canvas.text(line, TITLE, (MARGIN, baseline), Align::Left, INK);
-    }
-    for (top, lines) in &headings {
-        for (at, line) in lines.iter().enumerate() {
-            canvas.text(line, HEADING, (MARGIN, top + 15.0 + at as f32 * 21.0), Align::Left, INK);
+    let marks = html! {
+        @for heading in &headings {
+            @for (at, line) in heading.lines.iter().enumerate() {
+                text class=(heading.class) x=(MARGIN) y=(heading.baseline + at as f32 * heading.line_height) { (line) }
+            }
         }
+        @for card in &cards { (draw_card(card)) }
+    };
+    let mut sheet = Raster::new(&document(width as u64, height as u64, title, STYLE, &marks))?;
+    for card in &cards {
+        let image = fitted(card.item, card.rank)?;
+        let (beside, above) = ((IMAGE - image.width()) / 2, (IMAGE - image.height()) / 2);
+        sheet.put((card.left + PADDING) as u32 + beside, (card.top + PADDING) as u32 + above, &image);
     }
-    for (top, height, items, first) in rows {
-        for (column, item) in items.iter().enumerate() {
-            let left = MARGIN + column as f32 * (CARD_WIDTH + GAP);
-            draw_card(&mut canvas, item, first + column, (left, top), height)?;
-        }
-    }
-    canvas.write(path)
+    sheet.write(path)
 }
 
-fn card_height(item: &SheetItem) -> f32 {
-    let lines = text::wrap(&item.caption, CAPTION, IMAGE as f32, MOST_LINES).len();
-    let score = if item.score.is_some() { LINE } else { 0.0 };
-    2.0 * PADDING + IMAGE as f32 + 6.0 + score + lines as f32 * LINE
+fn card_height(card: &Card<'_>) -> f32 {
+    let score = if card.item.score.is_some() { LINE } else { 0.0 };
+    2.0 * PADDING + IMAGE as f32 + 6.0 + score + card.caption.len() as f32 * LINE
 }
 
-fn draw_card(
-    canvas: &mut Canvas,
-    item: &SheetItem,
-    index: usize,
-    (left, top): (f32, f32),
-    height: f32,
-) -> Result<(), PictureError> {
-    canvas.card(left - 1.0, top - 1.0, CARD_WIDTH + 2.0, height + 2.0, 9.0, EDGE);
-    canvas.card(left, top, CARD_WIDTH, height, 8.0, CARD);
-    let (x, y) = (left + PADDING, top + PADDING);
-    let picture = fitted(item, index)?;
-    let (beside, above) = ((IMAGE - picture.width()) / 2, (IMAGE - picture.height()) / 2);
-    canvas.picture(x as u32 + beside, y as u32 + above, picture.width(), picture.as_raw());
-
-    let mut baseline = y + IMAGE as f32 + 6.0 + 12.0;
-    if let Some(score) = item.score {
-        canvas.text(&format!("{}", index + 1), Style::bold(12.5), (x, baseline), Align::Left, INK);
-        let right = x + IMAGE as f32;
-        canvas.text(&format!("{score:.3}"), CAPTION, (right, baseline), Align::Right, PALE_INK);
-        baseline += LINE;
+fn draw_card(card: &Card<'_>) -> Markup {
+    let (left, right) = (card.left + PADDING, card.left + PADDING + IMAGE as f32);
+    let baseline = card.top + PADDING + IMAGE as f32 + 6.0 + 12.0;
+    let below_score = if card.item.score.is_some() { baseline + LINE } else { baseline };
+    html! {
+        rect.card x=(card.left - 0.5) y=(card.top - 0.5) width=(CARD_WIDTH + 1.0) height=(card.height + 1.0) rx="8.5" {}
+        @if let Some(score) = card.item.score {
+            text.rank x=(left) y=(baseline) { (card.rank + 1) }
+            text.score x=(right) y=(baseline) text-anchor="end" { (format!("{score:.3}")) }
+        }
+        @for (at, line) in card.caption.iter().enumerate() {
+            text.caption x=(left) y=(below_score + at as f32 * LINE) { (line) }
+        }
     }
-    for line in text::wrap(&item.caption, CAPTION, IMAGE as f32, MOST_LINES) {
-        canvas.text(&line, CAPTION, (x, baseline), Align::Left, INK);
-        baseline += LINE;
-    }
-    Ok(())
 }
 
 /// The image with its longer edge as long as the square's, its proportions kept.
@@ -163,14 +168,18 @@ mod tests {
         image::image_dimensions(path).unwrap()
     }
 
+    fn rows(items: &[SheetItem]) -> Vec<(String, Vec<SheetItem>)> {
+        vec![("a query".to_owned(), items.to_vec())]
+    }
+
     #[test]
     fn sheet_is_as_wide_as_its_columns_and_as_high_as_its_rows() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sheet.png");
         let items: Vec<SheetItem> = (0..7).map(|_| item(40, 30, "a red circle", Some(0.5))).collect();
-        contact_sheet("seven", &items, 3, &path).unwrap();
+        draw("seven", &rows(&items), 3, &path).unwrap();
         let three_rows = size(&path);
-        contact_sheet("seven", &items[..6], 3, &path).unwrap();
+        draw("seven", &rows(&items[..6]), 3, &path).unwrap();
         let two_rows = size(&path);
         // Margins, three cards, two gaps.
         assert_eq!(three_rows.0, 2 * 28 + 3 * 188 + 2 * 14);
@@ -186,15 +195,17 @@ mod tests {
         let odd = [
             item(1, 1, "", None),
             item(1000, 1, "a caption without end ".repeat(50).as_str(), Some(f32::NAN)),
+            item(2, 2, &"x".repeat(1_000_000), None),
+            item(2, 2, "</text><script>alert(1)</script> & \u{ffff}\u{202e}", None),
             item(3, 500, "漢字 🙂 \u{0} \n\n\t tail", Some(-1.0)),
         ];
-        contact_sheet("", &odd, 2, &path).unwrap();
-        contact_sheet(&"long title ".repeat(40), &[], 0, &path).unwrap();
+        draw("", &rows(&odd), 2, &path).unwrap();
+        draw(&"long title ".repeat(40), &[], 0, &path).unwrap();
         query_sheet("queries", &[("nothing found".to_owned(), vec![]), ("some".to_owned(), odd.to_vec())], &path).unwrap();
         let before = std::fs::read(&path).unwrap();
         let mut wrong = item(2, 2, "short of pixels", None);
         wrong.pixels.pop();
-        let error = contact_sheet("wrong", &[odd[0].clone(), wrong], 2, &path).unwrap_err();
+        let error = draw("wrong", &rows(&[odd[0].clone(), wrong]), 2, &path).unwrap_err();
         assert!(error.to_string().contains("image 1") && error.to_string().contains("11 bytes"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), before, "a picture that fails leaves the old one");
     }
@@ -202,7 +213,7 @@ mod tests {
     #[test]
     fn too_many_images_are_refused_before_they_are_drawn() {
         let items = vec![item(1, 1, "x", None); 100_000];
-        let error = contact_sheet("many", &items, 1, Path::new("/nonexistent/sheet.png")).unwrap_err();
+        let error = draw("many", &rows(&items), 1, Path::new("/nonexistent/sheet.png")).unwrap_err();
         assert!(matches!(error, PictureError::TooLarge { .. }), "{error}");
     }
 }

@@ -1,19 +1,20 @@
 //! Pictures for people: contact sheets of images with their captions, and plots of training.
 //!
-//! PNG files, drawn with the fonts that are compiled in, so they look the same on every machine. Nothing here reads a
-//! dataset or a store: it is handed pixels and numbers.
+//! They are drawn as SVG, and as PNG with the fonts that are compiled in, so they look the same on every machine. Nothing here
+//! reads a dataset or a store: it is handed pixels and numbers.
 
-mod canvas;
 mod contact_sheet;
-mod plot;
+mod raster;
+mod svg;
 mod text;
+mod training_plot;
 
 use std::path::PathBuf;
 
 use diptych_schemas::SchemaError;
 
-pub use contact_sheet::{SheetItem, contact_sheet, query_sheet};
-pub use plot::{EvalSeries, TrainPoint, loss_plot};
+pub use contact_sheet::{SheetItem, query_sheet};
+pub use training_plot::TrainingPlot;
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,10 @@ pub enum PictureError {
         "image {index} of the contact sheet is {width} x {height} but has {bytes} bytes of pixels; 3 for each pixel are wanted"
     )]
     BadPixels { index: usize, width: u32, height: u32, bytes: usize },
+    #[error("{path}: plots are written as .png or .svg")]
+    UnknownFormat { path: PathBuf },
+    #[error("the SVG of the picture cannot be drawn: {0}")]
+    Svg(#[from] resvg::usvg::Error),
     #[error("{path}: cannot encode PNG: {source}")]
     Encode { path: PathBuf, source: image::ImageError },
     #[error(transparent)]

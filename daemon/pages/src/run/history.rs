@@ -1,6 +1,5 @@
 //! What the state folder knows of a run, asked in SQL: so of the service where one owns the folder.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -9,13 +8,15 @@ use arrow::json::ArrayWriter;
 use diptych_store::RunName;
 use serde_json::Value;
 
+use crate::metrics::Metrics;
+
 /// A run's record and all that it recorded.
 pub struct History {
     pub run: RunName,
     /// Its row of the table `runs`.
     pub record: Value,
     /// Steps and values by name.
-    pub metrics: BTreeMap<String, Vec<(u64, f64)>>,
+    pub metrics: Metrics,
     /// Rows of `checkpoints` and `events`, by step.
     pub checkpoints: Vec<Value>,
     pub events: Vec<Value>,
@@ -35,7 +36,7 @@ impl History {
                 as_rows(&ask("SELECT run FROM runs ORDER BY run")?)?.iter().map(|row| text(row, "run")).collect();
             bail!("there is no run {name} in {}; there are: {}", state.display(), known.join(", "));
         };
-        let mut metrics: BTreeMap<String, Vec<(u64, f64)>> = BTreeMap::new();
+        let mut metrics = Metrics::new();
         for row in rows("step, name, value", "metrics", "step")? {
             let step = row["step"].as_u64().context("a metric without a step")?;
             metrics.entry(text(&row, "name")).or_default().push((step, number(&row, "value")));
@@ -59,11 +60,11 @@ impl History {
     }
 }
 
-pub fn text(row: &Value, key: &str) -> String {
+pub(super) fn text(row: &Value, key: &str) -> String {
     row[key].as_str().unwrap_or_default().to_owned()
 }
 
-pub fn number(row: &Value, key: &str) -> f64 {
+pub(super) fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or(f64::NAN)
 }
 

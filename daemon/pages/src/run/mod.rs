@@ -2,8 +2,8 @@
 //! evaluations, worst mistakes as pictures, neighbours, how its embeddings lie, its data. One file without scripts; nothing is
 //! loaded from elsewhere.
 
+mod curves;
 mod history;
-mod lines;
 mod look;
 mod map;
 mod page;

@@ -8,12 +8,16 @@ use diptych_trainer::evaluate::{Interval, RECALL_AT};
 use maud::{Markup, html};
 
 use super::Report;
+use super::curves::curves;
 use super::history::{History, number, text};
-use super::lines::{Curve, Unit, chart};
 use super::look::{Classes, Looked, Map, Matrix, Near, Wrong};
 use super::reliability::reliability;
-use crate::chart::{funnel, percent_of, range, round, short};
+use crate::chart::heat_map::HeatMap;
+use crate::chart::scatter::{Point, scatter};
+use crate::chart::tables::funnel;
+use crate::chart::{Key, KeyShape, figure};
 use crate::frame::{frame, tile, whole};
+use crate::numbers::{percent_of, short};
 
 const OWN_STYLE: &str = include_str!("style.css");
 /// Below it, embeddings lie along so few directions that something is wrong.
@@ -26,34 +30,6 @@ const LAST_STEPS: usize = 100;
 const LISTED: usize = 10;
 /// Groups that are listed.
 const GROUPS: usize = 20;
-
-/// A chart of the history: its curves are metrics, each with its name beside others.
-struct Drawn {
-    title: &'static str,
-    unit: Unit,
-    metrics: &'static [(&'static str, &'static str)],
-}
-
-impl Drawn {
-    const fn one(title: &'static str, metrics: &'static [(&'static str, &'static str)]) -> Self {
-        Self { title, unit: Unit::Plain, metrics }
-    }
-}
-
-const IMAGE_TO_TEXT: &[(&str, &str)] =
-    &[("heldout/i2t_recall@1", "R@1"), ("heldout/i2t_recall@5", "R@5"), ("heldout/i2t_recall@10", "R@10")];
-const TEXT_TO_IMAGE: &[(&str, &str)] =
-    &[("heldout/t2i_recall@1", "R@1"), ("heldout/t2i_recall@5", "R@5"), ("heldout/t2i_recall@10", "R@10")];
-const CHARTS: [Drawn; 8] = [
-    Drawn::one("Loss", &[("loss", "")]),
-    Drawn::one("Held out: image to text", IMAGE_TO_TEXT),
-    Drawn::one("Held out: text to image", TEXT_TO_IMAGE),
-    Drawn::one("Learning rate", &[("lr", "")]),
-    Drawn::one("Samples a second", &[("samples_per_second", "")]),
-    Drawn { unit: Unit::Percent, ..Drawn::one("MFU", &[("mfu", "")]) },
-    Drawn::one("Norm of the gradient", &[("grad_norm", "")]),
-    Drawn::one("Logit scale", &[("logit_scale", "")]),
-];
 
 pub(super) fn page(report: &Report) -> Markup {
     let history = &report.history;
@@ -72,7 +48,7 @@ pub(super) fn page(report: &Report) -> Markup {
         section.tiles { (tiles(report)) }
         @if let Some(looked) = &report.looked { (evaluation(report, looked)) }
         @else { section { h2 { "Evaluation" } p.pale { "There are no held-out pairs: name some with " code { "--selection FILE" } " (and " code { "--dataset" } ")." } } }
-        section { h2 { "While it trained" } div.charts { @for drawn in &CHARTS { (curves(report, drawn)) } } }
+        section { h2 { "While it trained" } div.charts { (curves(history, report.beside.as_ref())) } }
         @if !history.events.is_empty() {
             section {
                 h2 { "What the guards noticed" }
@@ -309,79 +285,33 @@ fn picture(report: &Report, uid: Uid, below: &Markup) -> Markup {
     }
 }
 
-fn curves(report: &Report, &Drawn { title, unit, metrics }: &Drawn) -> Markup {
-    let empty = Vec::new();
-    let of = |history: &'_ History| history.run.to_string();
-    let mut all = Vec::new();
-    for (metric, name) in metrics {
-        let own = report.history.metrics.get(*metric).unwrap_or(&empty);
-        // With a name of its own, a curve does not need the run's where there is one run.
-        let named = |run: String| if name.is_empty() { run } else { format!("{name} {run}") };
-        let own_name = if report.beside.is_none() { (*name).to_owned() } else { named(of(&report.history)) };
-        all.push(Curve { name: own_name, points: own });
-        if let Some(other) = &report.beside {
-            all.push(Curve { name: named(of(other)), points: other.metrics.get(*metric).unwrap_or(&empty) });
-        }
-    }
-    chart(title, unit, &all)
-}
-
-/// Cosines as shades: a good model has a dark diagonal.
+/// Cosines as shades: a good model's diagonal stands out.
 fn matrix(matrix: &Matrix) -> Markup {
-    const CELL: f64 = 12.0;
-    let n = matrix.captions.len();
-    let (low, high) = range(matrix.scores.iter().map(|score| f64::from(*score)));
-    let shade = |score: f32| if high > low { (f64::from(score) - low) / (high - low) } else { 0.5 };
-    html! {
-        figure.chart {
-            figcaption { b { "Cosines of " (n) " pairs" } " " span.pale { "images down, captions across; the diagonal should be the darkest" } }
-            svg viewBox={ "0 0 " (n as f64 * CELL) " " (n as f64 * CELL) } role="img" aria-label="similarity matrix" {
-                @for (place, score) in matrix.scores.iter().enumerate() {
-                    @let (row, column) = (place / n, place % n);
-                    rect.cell x=(column as f64 * CELL) y=(row as f64 * CELL) width=(CELL - 0.5) height=(CELL - 0.5) fill-opacity=(round(shade(*score))) {
-                        title { (matrix.captions[row]) " / " (matrix.captions[column]) ": " (format!("{score:.3}")) }
-                    }
-                }
-            }
-        }
-    }
+    let map = HeatMap { names: &matrix.captions, values: &matrix.scores };
+    let title = format!("Cosines of {} pairs", matrix.captions.len());
+    let note = html! { (map.legend()) " images down, captions across; the diagonal should stand out" };
+    figure(&title, &[], &note, &map.draw("similarity matrix"))
 }
 
 fn map(map: &Map) -> Markup {
-    let points = [(&map.images, "point c0"), (&map.texts, "point c1")];
-    let points =
-        points.into_iter().flat_map(|(places, class)| places.iter().zip(&map.captions).map(move |(at, said)| (*at, class, said)));
+    let key = |series, name: &str| {
+        let shape = if series == 0 { KeyShape::Disc } else { KeyShape::Diamond };
+        Key { series, shape, name: name.to_owned() }
+    };
+    let kinds = [(0, &map.images), (1, &map.texts)];
+    let points: Vec<Point<'_>> = kinds
+        .into_iter()
+        .flat_map(|(series, places)| places.iter().zip(&map.captions).map(move |(at, name)| Point { at: *at, series, name }))
+        .collect();
+    let variance = html! { "first two principal components, " (percent_of(map.share)) " of the variance" };
+    let neighbours = html! { "t-SNE: what lies together is alike; distances between groups say nothing" };
     html! {
-        figure.chart {
-            figcaption { b { "Embeddings" } " " span.key.c0 { "images" } " " span.key.c1 { "captions" } " "
-                span.pale { "first two principal components, " (percent_of(map.share)) " of the variance" } }
-            (scatter("embedding map", &points.collect::<Vec<_>>()))
-        }
+        (figure("Embeddings", &[key(0, "images"), key(1, "captions")], &variance, &scatter("embedding map", &points)))
         @if let Some(places) = &map.neighbourhoods {
-            @let class = |right: bool| if right { "point c0" } else { "point c1" };
-            figure.chart {
-                figcaption { b { "Neighbourhoods of images" } " " span.key.c0 { "own caption is the nearest" } " " span.key.c1 { "another is" } " "
-                    span.pale { "t-SNE: what lies together is alike; distances between groups say nothing" } }
-                (scatter(
-                    "neighbourhoods of images",
-                    &places.iter().zip(&map.right).zip(&map.captions).map(|((at, right), said)| (*at, class(*right), said)).collect::<Vec<_>>(),
-                ))
-            }
-        }
-    }
-}
-
-/// Points with their classes and what they are, on axes of one scale, since distances are to be compared.
-fn scatter(label: &str, points: &[((f32, f32), &str, &String)]) -> Markup {
-    const SIDE: f64 = 400.0;
-    let (x, y) = (range(points.iter().map(|(at, ..)| f64::from(at.0))), range(points.iter().map(|(at, ..)| f64::from(at.1))));
-    let scale = (x.1 - x.0).max(y.1 - y.0).max(f64::MIN_POSITIVE);
-    let place = |at: f32, low: f64| round(10.0 + (f64::from(at) - low) / scale * (SIDE - 20.0));
-    html! {
-        svg viewBox={ "0 0 " (SIDE) " " (SIDE) } role="img" aria-label=(label) {
-            @for (at, class, said) in points {
-                circle class=(class) cx=(place(at.0, x.0)) cy=(place(at.1, y.0)) r="2.5" { title { (said) } }
-            }
+            @let points: Vec<Point<'_>> = places.iter().zip(&map.right).zip(&map.captions)
+                .map(|((at, right), name)| Point { at: *at, series: usize::from(!right), name }).collect();
+            (figure("Neighbourhoods of images", &[key(0, "own caption is the nearest"), key(1, "another is")], &neighbours,
+                &scatter("neighbourhoods of images", &points)))
         }
     }
 }

@@ -4,48 +4,56 @@ use diptych_schemas::words::thousands;
 use diptych_trainer::evaluate::Calibration;
 use maud::{Markup, html};
 
-use super::lines::{BELOW, LEFT};
-use crate::chart::{percent_of, round};
+use crate::chart::axis::Tick;
+use crate::chart::plot_area::{PlotArea, label_room, round};
+use crate::chart::{Axis, Key, KeyShape, Scale, colour, drawing, figure};
+use crate::numbers::percent_of;
 
 const WIDTH: f64 = 300.0;
 const HEIGHT: f64 = 200.0;
+/// Above and on the right: half a label.
+const ABOVE: f64 = 4.0;
+const RIGHT: f64 = 18.0;
 /// Between the diagram and the counts below it.
 const GAP: f64 = 10.0;
-/// Height of the counts.
+/// Height of the counts, and of the labels below them.
 const COUNTS: f64 = 36.0;
+const BELOW: f64 = 22.0;
 
-/// Each bin's accuracy as a bar and its mean confidence as a mark on the diagonal: where all is well, bars end at their marks.
+/// Draws each bin's accuracy as a bar and its mean confidence as a mark on the diagonal: where all is well, bars end at their
+/// marks.
 pub(super) fn reliability(found: &Calibration) -> Markup {
+    let part = Axis::over(Scale::Linear, [0.0, 1.0]);
+    let ticks: Vec<Tick> = [0.0, 0.5, 1.0].map(|part| (part, format!("{}%", 100.0 * part))).to_vec();
+    let area = PlotArea { left: label_room(&ticks), top: ABOVE, width: WIDTH, height: HEIGHT, x: part, y: part };
+    let floor = area.bottom() + GAP + COUNTS;
     let width = WIDTH / found.bins.len().max(1) as f64;
     let most = found.bins.iter().map(|bin| bin.images).max().unwrap_or(0).max(1) as f64;
     let bins = found.bins.iter().enumerate().filter(|(_, bin)| bin.images > 0);
-    let x = |part: f64| LEFT + part * WIDTH;
-    let y = |part: f64| 4.0 + (1.0 - part) * HEIGHT;
-    let floor = y(0.0) + GAP + COUNTS;
-    html! {
-        figure.chart {
-            figcaption { b { "Reliability" } " " span.key.c0 { "right" } " " span.key.c1 { "confidence" } " "
-                span.pale { "bars below their marks: surer than it may be; below, how many images" } }
-            svg viewBox={ "0 0 " (x(1.0) + 4.0) " " (floor + BELOW) } role="img" aria-label="reliability diagram" {
-                @for part in [0.0, 0.5, 1.0] {
-                    line.axis x1=(LEFT) x2=(x(1.0)) y1=(y(part)) y2=(y(part)) {}
-                    text.label x=(LEFT - 5.0) y=(y(part) + 4.0) text-anchor="end" { (100.0 * part) "%" }
-                    text.label x=(x(part)) y=(floor + 14.0) text-anchor=(if part == 0.0 { "start" } else if part == 1.0 { "end" } else { "middle" }) { (100.0 * part) "%" }
-                }
-                line.axis x1=(x(0.0)) y1=(y(0.0)) x2=(x(1.0)) y2=(y(1.0)) {}
-                @for (place, bin) in bins {
-                    @let at = LEFT + place as f64 * width;
-                    @let counts = (bin.images as f64 / most * COUNTS).max(1.5);
-                    g {
-                        rect.bar x=(round(at + 0.5)) width=(round(width - 1.0)) y=(round(y(bin.accuracy))) height=(round(y(0.0) - y(bin.accuracy))) {}
-                        line.curve.c1 x1=(round(at)) x2=(round(at + width)) y1=(round(y(bin.confidence))) y2=(round(y(bin.confidence))) {}
-                        rect.bar x=(round(at + 0.5)) width=(round(width - 1.0)) y=(round(floor - counts)) height=(round(counts)) {}
-                        title { (percent_of(bin.accuracy)) " right at a confidence of " (percent_of(bin.confidence)) ", " (thousands(bin.images as u64)) " images" }
-                    }
-                }
+    // What the diagram's axis is labelled with stands below the counts.
+    let below = PlotArea { height: floor - area.top, ..area };
+    let shapes = html! {
+        (area.rows(&ticks))
+        line.axis x1=(area.left) y1=(area.bottom()) x2=(area.right()) y2=(area.top) {}
+        @for (place, bin) in bins {
+            @let at = area.left + place as f64 * width;
+            @let counts = (bin.images as f64 / most * COUNTS).max(1.5);
+            @let [accuracy, confidence] = [bin.accuracy, bin.confidence].map(|part| area.down(part).unwrap_or(area.bottom()));
+            g {
+                rect class={ "bar " (colour(0)) } x=(round(at + 0.5)) width=(round(width - 1.0)) y=(accuracy) height=(round(area.bottom() - accuracy)) {}
+                line class={ "curve " (colour(1)) } x1=(round(at)) x2=(round(at + width)) y1=(confidence) y2=(confidence) {}
+                rect class={ "bar " (colour(5)) } x=(round(at + 0.5)) width=(round(width - 1.0)) y=(round(floor - counts)) height=(round(counts)) {}
+                title { (percent_of(bin.accuracy)) " right at a confidence of " (percent_of(bin.confidence)) ", " (thousands(bin.images as u64)) " images" }
             }
         }
-    }
+        (below.base())
+        (below.labels_below(&ticks))
+    };
+    let keys = [(0, KeyShape::Box, "right"), (1, KeyShape::Line, "confidence"), (5, KeyShape::Box, "images")]
+        .map(|(series, shape, name)| Key { series, shape, name: name.to_owned() });
+    let note = html! { "bars below their marks: surer than it may be; below, how many images" };
+    let (width, height) = (area.right() + RIGHT, floor + BELOW);
+    figure("Reliability", &keys, &note, &drawing("reliability diagram: accuracy over confidence", width, height, &shapes))
 }
 
 #[cfg(test)]
@@ -62,6 +70,6 @@ mod tests {
         assert_eq!(drawn.matches("<g>").count(), 2);
         assert!(drawn.contains("70% right at a confidence of 90%, 10 images"), "{drawn}");
         assert!(drawn.contains("0.0% right at a confidence of 20%, 2 images"), "{drawn}");
-        assert!(drawn.contains(&format!(r#"y="{}" height="{}""#, 4.0 + 0.3 * HEIGHT, 0.7 * HEIGHT)), "{drawn}");
+        assert!(drawn.contains(&format!(r#"y="{}" height="{}""#, ABOVE + 0.3 * HEIGHT, 0.7 * HEIGHT)), "{drawn}");
     }
 }
