@@ -85,15 +85,15 @@ impl LineChart<'_> {
     /// Returns the axis of values for a height in SVG units, and its marks, about 40 units apart.
     pub(crate) fn values(&self, height: f64) -> (Axis, Vec<Tick>) {
         let of_lines = self.lines.iter().flat_map(|line| line.points.iter().map(|(_, value)| *value).chain(line.level));
-        let axis = Axis::over(Scale::Linear, of_lines.chain(self.from_zero.then_some(0.0))).rounded(height / 40.0);
-        let ticks = match self.unit {
-            Unit::Plain => axis.ticks(height / 40.0),
+        let axis = Axis::over(Scale::Linear, of_lines.chain(self.from_zero.then_some(0.0)));
+        match self.unit {
+            Unit::Plain => axis.rounded(height / 40.0),
             Unit::Percent => {
-                let percent = Axis::over(Scale::Linear, [0.0, 1.0].map(|part| 100.0 * axis.value(part)));
-                percent.ticks(height / 40.0).into_iter().map(|(value, label)| (value / 100.0, format!("{label}%"))).collect()
+                let (percent, ticks) = axis.times(100.0).rounded(height / 40.0);
+                let shares = ticks.into_iter().map(|(value, label)| (value / 100.0, format!("{label}%")));
+                (percent.times(0.01), shares.collect())
             }
-        };
-        (axis, ticks)
+        }
     }
 
     /// Draws the curves. The first one is drawn last, so that it lies on top.
@@ -189,7 +189,7 @@ pub(crate) fn steps<'a>(lines: impl IntoIterator<Item = &'a Line<'a>>) -> Axis {
 
 /// Returns the marks of the axis of steps, which are whole numbers.
 pub(crate) fn step_ticks(area: &PlotArea) -> Vec<Tick> {
-    let ticks = area.x.ticks((area.width / 80.0).min(8.0)).into_iter().filter(|(step, _)| step.fract() == 0.0);
+    let ticks = area.x.ticks((area.width / 60.0).min(8.0)).into_iter().filter(|(step, _)| step.fract() == 0.0);
     // Few steps have marks closer than one, and so digits behind the point.
     let few = area.x.value(1.0) < 10.0;
     ticks.map(|(step, label)| (step, if few { format!("{step}") } else { label })).collect()
