@@ -105,12 +105,11 @@ impl LineChart<'_> {
                     line class={ "level " (colour(place)) } x1=(area.left) x2=(round(area.right())) y1=(y) y2=(y) {}
                 }
                 @if line.is_smoothed() {
-                    @for run in runs(&thinned(&line.points, most), area) { (polyline(&run, &format!("faint {}", colour(place)))) }
+                    @for run in runs(&thinned(&line.points, most), area) { (polyline(&run, &format!("faint {}", colour(place)), false)) }
                 }
                 @let curve = line.curve(most);
-                @let class = format!("curve {}{}", colour(place), if line.dashed { " dashed" } else { "" });
                 @for run in runs(&curve, area) {
-                    @if run.len() > 1 { (polyline(&run, &class)) }
+                    @if run.len() > 1 { (polyline(&run, &format!("curve {}", colour(place)), line.dashed)) }
                     @if run.len() == 1 || curve.len() <= DOTS {
                         @for (x, y) in run { circle class={ "dot " (colour(place)) } cx=(x) cy=(y) r="3" {} }
                     }
@@ -195,9 +194,9 @@ pub(crate) fn step_ticks(area: &PlotArea) -> Vec<Tick> {
     ticks.map(|(step, label)| (step, if few { format!("{step}") } else { label })).collect()
 }
 
-fn polyline(places: &[(f64, f64)], class: &str) -> Markup {
+fn polyline(places: &[(f64, f64)], class: &str, dashed: bool) -> Markup {
     let points: Vec<String> = places.iter().map(|(x, y)| format!("{x},{y}")).collect();
-    html! { polyline class=(class) points=(points.join(" ")) {} }
+    html! { polyline class=(class) stroke-dasharray=[dashed.then_some("5 4")] points=(points.join(" ")) {} }
 }
 
 /// Returns the places of a curve, in pieces without a gap.
