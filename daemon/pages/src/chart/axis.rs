@@ -62,18 +62,25 @@ impl Axis {
         Self { scale, low, high }
     }
 
-    /// Moves both ends outward to marked values, about `parts` apart.
-    pub(crate) fn rounded(self, parts: f64) -> Self {
+    /// Moves both ends outward to round values, and marks those, about `parts` of them.
+    pub(crate) fn rounded(self, parts: f64) -> (Self, Vec<Tick>) {
         match self.scale {
             Scale::Linear => {
                 let every = nice(self.high - self.low, parts);
-                Self { low: (self.low / every).floor() * every, high: (self.high / every).ceil() * every, ..self }
+                let rounded = Self { low: (self.low / every).floor() * every, high: (self.high / every).ceil() * every, ..self };
+                (rounded, rounded.multiples(every))
             }
             Scale::Log => {
                 let (low, high) = (self.low.log10().floor(), self.high.log10().ceil());
-                Self { low: 10f64.powf(low), high: 10f64.powf(high), ..self }
+                let rounded = Self { low: 10f64.powf(low), high: 10f64.powf(high), ..self };
+                (rounded, rounded.ticks(parts))
             }
         }
+    }
+
+    /// Returns the same axis in a unit that is `times` smaller, so that its values are larger.
+    pub(crate) fn times(self, times: f64) -> Self {
+        Self { low: self.low * times, high: self.high * times, ..self }
     }
 
     /// Returns how far along the axis a value lies: 0 at the low end, 1 at the high end. None for what the scale cannot show.
@@ -97,7 +104,11 @@ impl Axis {
                 return ticks.into_iter().map(|value| (value, crate::numbers::short(value))).collect();
             }
         }
-        let every = nice(self.high - self.low, parts);
+        self.multiples(nice(self.high - self.low, parts))
+    }
+
+    /// Returns the multiples of `every` within the axis.
+    fn multiples(&self, every: f64) -> Vec<Tick> {
         let first = (self.low / every - 1e-6).ceil();
         let largest = self.low.abs().max(self.high.abs());
         (0..MOST_TICKS)
@@ -200,8 +211,10 @@ mod tests {
         let log = Axis::over(Scale::Log, [1.0, 10_000.0, 0.0, -5.0]);
         assert!((log.part(100.0).unwrap() - 0.5).abs() < 1e-9 && (log.value(0.5) - 100.0).abs() < 1e-9);
         assert_eq!([0.0, -1.0].map(|value| log.part(value)), [None, None]);
-        let rounded = Axis::over(Scale::Linear, [0.13, 0.87]).rounded(4.0);
-        assert_eq!((rounded.part(0.0), rounded.part(1.0)), (Some(0.0), Some(1.0)));
+        let (rounded, ticks) = Axis::over(Scale::Linear, [0.13, 0.79]).rounded(4.0);
+        assert_eq!((rounded.part(0.0), rounded.part(0.8)), (Some(0.0), Some(1.0)));
+        let labels: Vec<&str> = ticks.iter().map(|(_, label)| label.as_str()).collect();
+        assert_eq!(labels, ["0", "0.2", "0.4", "0.6", "0.8"], "both ends are marked");
     }
 
     #[test]
@@ -223,8 +236,9 @@ mod tests {
             for scale in [Scale::Linear, Scale::Log] {
                 let axis = Axis::over(scale, values.iter().copied());
                 assert!(axis.low < axis.high && axis.low.is_finite() && axis.high.is_finite(), "{values:?} {axis:?}");
-                let rounded = axis.rounded(5.0);
+                let (rounded, ticks) = axis.rounded(5.0);
                 assert!(rounded.low <= axis.low && axis.high <= rounded.high, "{axis:?} {rounded:?}");
+                assert!((1..=20).contains(&ticks.len()), "{values:?} {ticks:?}");
                 for parts in [0.0, 1.0, 5.0, 8.0] {
                     assert!(rounded.ticks(parts).len() <= 20, "{values:?} {:?}", rounded.ticks(parts));
                 }

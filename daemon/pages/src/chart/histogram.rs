@@ -83,9 +83,9 @@ impl Histogram {
         let bars = self.bars();
         let most = bars.iter().map(|bar| bar.count).max().unwrap_or(0);
         let total = bars.iter().map(|bar| bar.count as f64).sum::<f64>().max(1.0);
-        let counts = Axis::over(Scale::Linear, [0.0, most.max(1) as f64]).rounded(3.0);
+        let (counts, count_ticks) = Axis::over(Scale::Linear, [0.0, most.max(1) as f64]).rounded(3.0);
         // Nothing is counted in halves.
-        let count_ticks: Vec<Tick> = counts.ticks(3.0).into_iter().filter(|(count, _)| count.fract() == 0.0).collect();
+        let count_ticks: Vec<Tick> = count_ticks.into_iter().filter(|(count, _)| count.fract() == 0.0).collect();
         let left = label_room(&count_ticks);
         let area = PlotArea { left, top: ABOVE, width: WIDTH - left, height: HEIGHT - ABOVE - BELOW, x: self.axis(), y: counts };
         let marks = self.marks.iter().filter(|mark| area.x.part(**mark).is_some_and(|part| (0.0..=1.0).contains(&part)));

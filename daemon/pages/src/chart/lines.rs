@@ -85,15 +85,15 @@ impl LineChart<'_> {
     /// Returns the axis of values for a height in SVG units, and its marks, about 40 units apart.
     pub(crate) fn values(&self, height: f64) -> (Axis, Vec<Tick>) {
         let of_lines = self.lines.iter().flat_map(|line| line.points.iter().map(|(_, value)| *value).chain(line.level));
-        let axis = Axis::over(Scale::Linear, of_lines.chain(self.from_zero.then_some(0.0))).rounded(height / 40.0);
-        let ticks = match self.unit {
-            Unit::Plain => axis.ticks(height / 40.0),
+        let axis = Axis::over(Scale::Linear, of_lines.chain(self.from_zero.then_some(0.0)));
+        match self.unit {
+            Unit::Plain => axis.rounded(height / 40.0),
             Unit::Percent => {
-                let percent = Axis::over(Scale::Linear, [0.0, 1.0].map(|part| 100.0 * axis.value(part)));
-                percent.ticks(height / 40.0).into_iter().map(|(value, label)| (value / 100.0, format!("{label}%"))).collect()
+                let (percent, ticks) = axis.times(100.0).rounded(height / 40.0);
+                let shares = ticks.into_iter().map(|(value, label)| (value / 100.0, format!("{label}%")));
+                (percent.times(0.01), shares.collect())
             }
-        };
-        (axis, ticks)
+        }
     }
 
     /// Draws the curves. The first one is drawn last, so that it lies on top.
@@ -105,12 +105,11 @@ impl LineChart<'_> {
                     line class={ "level " (colour(place)) } x1=(area.left) x2=(round(area.right())) y1=(y) y2=(y) {}
                 }
                 @if line.is_smoothed() {
-                    @for run in runs(&thinned(&line.points, most), area) { (polyline(&run, &format!("faint {}", colour(place)))) }
+                    @for run in runs(&thinned(&line.points, most), area) { (polyline(&run, &format!("faint {}", colour(place)), false)) }
                 }
                 @let curve = line.curve(most);
-                @let class = format!("curve {}{}", colour(place), if line.dashed { " dashed" } else { "" });
                 @for run in runs(&curve, area) {
-                    @if run.len() > 1 { (polyline(&run, &class)) }
+                    @if run.len() > 1 { (polyline(&run, &format!("curve {}", colour(place)), line.dashed)) }
                     @if run.len() == 1 || curve.len() <= DOTS {
                         @for (x, y) in run { circle class={ "dot " (colour(place)) } cx=(x) cy=(y) r="3" {} }
                     }
@@ -189,15 +188,15 @@ pub(crate) fn steps<'a>(lines: impl IntoIterator<Item = &'a Line<'a>>) -> Axis {
 
 /// Returns the marks of the axis of steps, which are whole numbers.
 pub(crate) fn step_ticks(area: &PlotArea) -> Vec<Tick> {
-    let ticks = area.x.ticks((area.width / 80.0).min(8.0)).into_iter().filter(|(step, _)| step.fract() == 0.0);
+    let ticks = area.x.ticks((area.width / 60.0).min(8.0)).into_iter().filter(|(step, _)| step.fract() == 0.0);
     // Few steps have marks closer than one, and so digits behind the point.
     let few = area.x.value(1.0) < 10.0;
     ticks.map(|(step, label)| (step, if few { format!("{step}") } else { label })).collect()
 }
 
-fn polyline(places: &[(f64, f64)], class: &str) -> Markup {
+fn polyline(places: &[(f64, f64)], class: &str, dashed: bool) -> Markup {
     let points: Vec<String> = places.iter().map(|(x, y)| format!("{x},{y}")).collect();
-    html! { polyline class=(class) points=(points.join(" ")) {} }
+    html! { polyline class=(class) stroke-dasharray=[dashed.then_some("5 4")] points=(points.join(" ")) {} }
 }
 
 /// Returns the places of a curve, in pieces without a gap.

@@ -67,6 +67,11 @@ impl PlotArea {
         }
     }
 
+    /// Draws the left edge.
+    pub(crate) fn side(&self) -> Markup {
+        html! { line.axis x1=(self.left) x2=(self.left) y1=(self.top) y2=(round(self.bottom())) {} }
+    }
+
     /// Draws the lower edge.
     pub(crate) fn base(&self) -> Markup {
         let y = round(self.bottom());

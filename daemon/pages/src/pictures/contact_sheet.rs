@@ -96,7 +96,9 @@ fn draw(title: &str, sections: &[(String, Vec<SheetItem>)], columns: usize, path
             }
             let row = &mut cards[first..];
             let highest = row.iter().map(card_height).fold(0.0, f32::max);
-            row.iter_mut().for_each(|card| card.height = highest);
+            for card in row {
+                card.height = highest;
+            }
             height += highest + GAP;
         }
     }

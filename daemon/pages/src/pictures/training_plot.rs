@@ -25,13 +25,15 @@ const TOP: f64 = 84.0;
 const BOTTOM: f64 = 58.0;
 /// Above each panel, for its title.
 const HEAD: f64 = 34.0;
+/// Below each panel but the lowest.
+const BETWEEN: f64 = 18.0;
 /// Between the names of a legend and its panel's title.
 const LEGEND_FROM: f64 = 280.0;
 const SMALL: Style = Style::regular(12.0);
 /// A stroke in a legend, and what is free behind it.
 const STROKE: f64 = 30.0;
 const STYLE: &str = "
-.label { font-size: 12px; }
+.label, .key { font-size: 12px; }
 .curve { stroke-width: 2.3; }
 .run { font-size: 21px; font-weight: bold; }
 .summary { font-size: 13.5px; }
@@ -138,6 +140,8 @@ impl TrainingPlot<'_> {
 
 fn draw(panel: &LineChart<'_>, (left, top, height): (f64, f64, f64), steps: Axis, lowest: bool) -> Markup {
     let (y, value_ticks) = panel.values(height);
+    // Only the lowest panel has labels below it, which keep their distance by themselves.
+    let height = if lowest { height } else { height - BETWEEN };
     let area = PlotArea { left, top, width: WIDTH - left - RIGHT, height, x: steps, y };
     let step_ticks = step_ticks(&area);
     html! {
@@ -146,6 +150,7 @@ fn draw(panel: &LineChart<'_>, (left, top, height): (f64, f64, f64), steps: Axis
         (area.columns(&step_ticks))
         (area.rows(&value_ticks))
         (area.base())
+        (area.side())
         (panel.curves(&area))
         (panel.hover(&area))
         @if lowest {
@@ -177,7 +182,7 @@ fn legend(panel: &LineChart<'_>, area: &PlotArea) -> Markup {
     html! {
         @for (x, (place, name, _)) in starts.zip(&named) {
             line class={ "curve " (colour(*place)) } x1=(round(x)) x2=(round(x + 22.0)) y1=(y - 4.5) y2=(y - 4.5) {}
-            text.label x=(round(x + STROKE)) y=(y) { (name) }
+            text.key x=(round(x + STROKE)) y=(y) { (name) }
         }
     }
 }
