@@ -15,6 +15,7 @@ mod formats;
 mod guards;
 mod loader;
 mod profile;
+mod quickstart;
 mod remote;
 mod report;
 mod search;
@@ -22,4 +23,4 @@ mod serve;
 mod service_unit;
 mod systemd;
 mod tidy;
-mod way;
+
