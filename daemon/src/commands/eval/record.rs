@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use diptych_trainer::checkpoint;
-use diptych_trainer::evaluate::RECALL_AT;
+use diptych_trainer::evaluate::{Predictions, RECALL_AT};
 
 use super::measure::TaskResult;
 use crate::commands::client;
@@ -44,8 +44,8 @@ pub(super) fn record(state: &Path, model: &Path, dataset: &str, figures: Vec<(St
 /// The main figures of a task.
 pub(super) fn figures(result: &TaskResult) -> Vec<(String, f64)> {
     match result {
-        TaskResult::Classes { name, predictions, .. } => {
-            let found = predictions.summary();
+        TaskResult::Classes { name, draws, .. } => {
+            let found = Predictions::pooled(draws).summary();
             [("top1", found.top1), ("top5", found.top5), ("mean_per_class", found.mean_per_class)]
                 .map(|(figure, value)| (format!("{name}/{figure}"), value))
                 .to_vec()
