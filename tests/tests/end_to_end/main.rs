@@ -23,4 +23,3 @@ mod serve;
 mod service_unit;
 mod systemd;
 mod tidy;
-

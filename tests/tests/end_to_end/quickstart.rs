@@ -1,6 +1,7 @@
 //! The whole way once, as a user goes it, on drawn scenes and on real pairs.
 
-use diptych_tests::{Work, pairs, reference_data, tiny_config};
+use diptych_test_support::{data, needs};
+use diptych_tests::{Work, pairs, tiny_config};
 
 #[test]
 fn scenes_become_a_trained_searched_and_evaluated_model() {
@@ -38,7 +39,7 @@ fn scenes_become_a_trained_searched_and_evaluated_model() {
     assert_eq!(work.sql(&state, "SELECT weights_hash FROM checkpoints ORDER BY step DESC LIMIT 1"), weights);
     // Nor is another one mixed into it.
     work.write("changed.toml", tiny_config("run", 2, "weight_decay = 0.3\n"));
-    work.diptych(&["train", "changed.toml"]).fails_with(&["run", "weight_decay", "another name"]);
+    work.diptych(&["train", "changed.toml"]).fails_with(&["run", "weight_decay"]).ended_with(1);
 
     let eval = ["eval", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet", "--json", "eval.json"];
     let ran = work.diptych(&eval).ok();
@@ -123,11 +124,11 @@ fn image_that_turns_out_corrupt_in_training_is_skipped_counted_and_in_the_ledger
     assert_eq!(work.sql(&state, "SELECT count(*) FROM metrics WHERE name = 'loss'"), "10");
 }
 
+#[needs(data)]
 #[test]
 fn real_pairs_go_the_whole_way() {
-    let Some(data) = reference_data() else { return };
     let work = Work::new();
-    let (emoji, photos) = (data.join("emoji_test.tar"), data.join("photos.tar"));
+    let (emoji, photos) = (data("emoji_test.tar"), data("photos.tar"));
     work.diptych(&["ingest", emoji.to_str().unwrap(), photos.to_str().unwrap(), "--dataset", "data"]).ok();
     let dataset = ["--dataset", "data"];
     assert_eq!(work.sql(&dataset, "SELECT count(*) FROM meta"), "416");
