@@ -97,7 +97,8 @@ fn wrong_activation_is_refused_and_not_trained_with() {
     let work = Work::new().with_demo_data(60);
     openclip_folder(&work);
     work.write("gelu.json", std::fs::read(parity().join("tiny_gelu.json")).unwrap());
-    let config = tiny_config("run", 1, "").replace("\"tiny.json\"", "\"gelu.json\"\nweights = \"reference\"");
+    let config = tiny_config("run", 1, "")
+        .replace("\"tiny.json\"", "\"gelu.json\"\nweights = \"reference\"\ntokenizer = \"reference/tokenizer.json\"");
     work.write("run.toml", config);
     work.diptych(&["train", "run.toml"]).fails_with(&["reference", "quick_gelu"]);
 }
