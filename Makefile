@@ -3,11 +3,6 @@
 CARGO ?= cargo
 DEMO ?= demo
 
-# Real pairs and reference values beside the project: named, so that a test that needs them fails where one is missing.
-ifneq ($(wildcard ../shared/data/parity),)
-export DIPTYCH_TEST_DATA ?= $(abspath ../shared/data)
-endif
-
 .PHONY: demo test build install uninstall deb setup lint clean-cache
 
 # Where `sudo make install` puts things, below DESTDIR; its binary is what `make build` made.

@@ -1,4 +1,4 @@
-//! For tests: the shared reference files (without them, a test says that it was skipped), and small datasets on disk.
+//! For tests: reference files, and small datasets on disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,20 +16,9 @@ use parquet::file::properties::WriterProperties;
 
 use crate::Selection;
 
-/// A file of the shared test data, or `None` with a message where there is none.
-pub(crate) fn shared(name: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let path = std::env::var_os("DIPTYCH_TEST_DATA").map_or_else(beside, PathBuf::from).join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {} is not there; set DIPTYCH_TEST_DATA", path.display());
-    None
-}
-
-/// The members of `photos.tar` with an ending, by name.
-pub(crate) fn photos(ending: &str) -> Option<BTreeMap<String, Vec<u8>>> {
-    let mut archive = tar::Archive::new(File::open(shared("photos.tar")?).unwrap());
+/// The members of `photos.tar` with an ending, by name. Only for tests that need the test data.
+pub(crate) fn photos(ending: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(File::open(diptych_test_support::data("photos.tar")).unwrap());
     let mut members = BTreeMap::new();
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
@@ -40,7 +29,12 @@ pub(crate) fn photos(ending: &str) -> Option<BTreeMap<String, Vec<u8>>> {
             members.insert(name, bytes);
         }
     }
-    Some(members)
+    members
+}
+
+/// A file of `tests/data/pictures/`: JPEGs of many kinds and sizes, with the pixels and hashes that other libraries give for them.
+pub(crate) fn picture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pictures").join(name)
 }
 
 /// The u8 tensors of a safetensors file, by name.

@@ -3,16 +3,23 @@
 //!
 //! The binary is the one that `make test` builds just before; `DIPTYCH_BIN` names another.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "this crate is only for tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "this crate is only for tests")]
 
 pub mod pairs;
 pub mod server;
 pub mod service;
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use diptych_test_support::eventually;
+use service::{PATIENCE, Process};
+
+/// More than any command of a test takes.
+const LONGEST: Duration = Duration::from_mins(15);
 
 /// The `diptych` binary.
 pub fn binary() -> PathBuf {
@@ -29,16 +36,6 @@ pub fn binary() -> PathBuf {
 /// The project's root.
 pub fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the project").to_owned()
-}
-
-/// Real pairs and reference values, where they are; a test that needs them says that it was skipped otherwise.
-pub fn reference_data() -> Option<PathBuf> {
-    let folder = std::env::var_os("DIPTYCH_TEST_DATA").map_or_else(|| project().join("../shared/data"), PathBuf::from);
-    if folder.join("parity").is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: no reference data in {} (DIPTYCH_TEST_DATA names the folder)", folder.display());
-    None
 }
 
 /// A folder in which a test works, deleted afterwards.
@@ -81,18 +78,30 @@ impl Work {
 
     /// Runs `diptych ARGUMENTS…` in this folder to its end.
     pub fn diptych(&self, arguments: &[&str]) -> Ran {
-        Ran::of(arguments, &self.command(arguments).output().unwrap())
+        Ran::of(arguments, self.command(arguments))
     }
 
     /// The same with variables in its environment.
     pub fn diptych_with(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> Ran {
         let mut command = self.command(arguments);
-        Ran::of(arguments, &command.envs(variables.iter().copied()).output().unwrap())
+        command.envs(variables.iter().copied());
+        Ran::of(arguments, command)
     }
 
     /// Starts `diptych ARGUMENTS…` in this folder, its output thrown away.
-    pub fn start(&self, arguments: &[&str]) -> Child {
-        self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    pub fn start(&self, arguments: &[&str]) -> Process {
+        Process(self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// Starts `command` with its messages in a file of this folder.
+    pub fn start_with_log(&self, mut command: Command, log: &str) -> Process {
+        Process(command.stderr(File::create(self.path(log)).unwrap()).spawn().unwrap())
+    }
+
+    /// Waits for a line of a file that holds `says`, and returns it.
+    pub fn waits_for_line(&self, log: &str, says: &str) -> String {
+        let whole_line = |line: &&str| line.ends_with('\n') && line.contains(says);
+        eventually(PATIENCE, says, || self.read(log).split_inclusive('\n').find(whole_line).map(str::to_owned))
     }
 
     /// One value of one SQL query.
@@ -135,11 +144,6 @@ pub fn final_files(work: &Work, state: &str, run: &str) -> [Vec<u8>; 2] {
     ["model.safetensors", "optimizer.safetensors"].map(|name| std::fs::read(last.join(name)).unwrap())
 }
 
-/// A number in 0..1, different in every run of a test: kills shall not always fall on the same places.
-pub fn random() -> f64 {
-    RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
-}
-
 /// What a command printed and how it ended.
 pub struct Ran {
     pub call: String,
@@ -150,14 +154,20 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(arguments: &[&str], output: &std::process::Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self {
-            call: format!("diptych {}", arguments.join(" ")),
-            code: output.status.code(),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        }
+    /// Runs a command to its end, with what it prints in files, so that one that hangs fails its test.
+    fn of(arguments: &[&str], mut command: Command) -> Self {
+        let call = format!("diptych {}", arguments.join(" "));
+        let [mut stdout, mut stderr] = [(); 2].map(|()| tempfile::tempfile().unwrap());
+        command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+        let mut process = Process(command.spawn().unwrap());
+        let status = eventually(LONGEST, &format!("the end of {call}"), || process.0.try_wait().unwrap());
+        let text = |file: &mut File| {
+            let mut bytes = Vec::new();
+            file.rewind().unwrap();
+            file.read_to_end(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        Self { call, code: status.code(), stdout: text(&mut stdout), stderr: text(&mut stderr) }
     }
 
     /// It must have ended well.

@@ -3,15 +3,15 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use diptych_test_support::eventually;
 use serde_json::Value;
 
 use crate::Work;
 
 /// What fails a test that waits for something that does not come.
 pub const PATIENCE: Duration = Duration::from_mins(2);
-const LOOKS_EVERY: Duration = Duration::from_millis(10);
 
 /// A process that does not outlive its test.
 pub struct Process(pub Child);
@@ -19,6 +19,21 @@ pub struct Process(pub Child);
 impl Process {
     pub fn signal(&self, name: &str) {
         assert!(Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap().success());
+    }
+
+    /// SIGKILL. The process may have ended before.
+    pub fn kill(&mut self) {
+        let _ = self.0.kill();
+        self.0.wait().unwrap();
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for the end and returns the exit code; none where a signal was the end.
+    pub fn ends(&mut self) -> Option<i32> {
+        eventually(PATIENCE, "the process to end", || self.0.try_wait().unwrap()).code()
     }
 }
 
@@ -70,7 +85,7 @@ impl Service {
         let mut command = work.command(&["serve", "diptych.toml"]);
         let mut process = Process(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         let owner = work.path("state/owner.json");
-        let address = wait_for("the service to answer", || {
+        let address = eventually(PATIENCE, "the service to answer", || {
             assert!(process.0.try_wait().unwrap().is_none(), "it ended:\n{}", work.read("serve.log"));
             let note: Value = serde_json::from_slice(&std::fs::read(&owner).ok()?).ok()?;
             (note["pid"] == process.0.id()).then(|| note["address"].as_str().map(str::to_owned)).flatten()
@@ -133,7 +148,7 @@ impl Service {
 
     /// Waits until a job is in a state, which must be one that it can come to.
     pub fn waits_until(&self, job: u64, state: &str) {
-        wait_for(&format!("job {job} to be {state}"), || {
+        eventually(PATIENCE, &format!("job {job} to be {state}"), || {
             let job = self.get(&format!("/v1/jobs/{job}"));
             let now = job["state"].as_str().unwrap();
             let ended = ["done", "failed", "cancelled"].contains(&now);
@@ -149,13 +164,12 @@ impl Service {
 
     /// Waits until the training that runs has come to a step.
     pub fn waits_for_step(&self, step: u64) -> u64 {
-        wait_for(&format!("step {step}"), || self.step().filter(|now| *now >= step))
+        eventually(PATIENCE, &format!("step {step}"), || self.step().filter(|now| *now >= step))
     }
 
     /// SIGKILL.
-    pub fn murder(mut self) {
-        self.process.0.kill().unwrap();
-        self.process.0.wait().unwrap();
+    pub fn kill(mut self) {
+        self.process.kill();
     }
 
     pub fn signal(&self, name: &str) {
@@ -165,18 +179,6 @@ impl Service {
     /// SIGTERM; gives its exit code.
     pub fn leaves(mut self) -> Option<i32> {
         self.signal("-TERM");
-        self.process.0.wait().unwrap().code()
-    }
-}
-
-/// Looks again and again until something is there.
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(LOOKS_EVERY);
+        self.process.ends()
     }
 }

@@ -2,10 +2,11 @@
 # A systemd that runs, in name spaces of its own over this machine's files, which it sees and cannot change: what it writes is in memory
 # and gone with it. Prints its process number when it is up; it ends with its standard input.
 #
-# Usage: boot.sh STAGE      (STAGE: files that are laid over this machine's; root only; exit code 77 where it cannot be done)
+# Usage: boot.sh STAGE      (STAGE: files that are laid over this machine's; root only)
+#        boot.sh --check    (says whether it can be done: exit code 77 where it cannot)
 set -euo pipefail
 here=$(realpath "$0")
-stage=$(realpath "$1")
+stage=$([ "$1" = --check ] || realpath "$1")
 
 if [ "${2:-}" != inside ]; then
     cannot() { echo "no systemd can be started here: $1" >&2; exit 77; }
@@ -16,6 +17,11 @@ if [ "${2:-}" != inside ]; then
     done
     spaces=(-m -p -C -u -i -n)
     unshare "${spaces[@]}" -f true 2> /dev/null || cannot "name spaces are not allowed"
+    # What is mounted below for systemd, as far as a machine may refuse it.
+    unshare "${spaces[@]}" -f sh -c 'mount -t tmpfs tmpfs /tmp && mkdir /tmp/u /tmp/w /tmp/r && mount -t cgroup2 cgroup2 /tmp/u &&
+        umount /tmp/u && mount -t overlay overlay -o lowerdir=/,upperdir=/tmp/u,workdir=/tmp/w /tmp/r' 2> /dev/null ||
+        cannot "file systems cannot be mounted"
+    [ "$1" != --check ] || exit 0
     place=$(mktemp -d)
     unshare "${spaces[@]}" -f bash "$here" "$stage" inside "$place" > "$place/log" 2>&1 < /dev/null &
     outer=$!

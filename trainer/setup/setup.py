@@ -5,7 +5,10 @@
                     answers, in a folder of their own, so that linking never sees them and one binary serves both
   cmake, nasm       for libjpeg-turbo with SIMD, where they are missing: cmake from PyPI, nasm from the distribution
   onnxruntime, onnx for the test of ONNX exports, and
-  ADBC's driver     for the test of Flight SQL: both only where --tests is given; without them those tests say that they were skipped
+  ADBC's driver     for the test of Flight SQL: both only where --tests is given; without them those tests are ignored
+
+What else tests need and not every machine has (strace, name spaces, systemd, the data beside the project) is looked for, and those
+that lack it are ignored, with the reason.
 
 Everything lies in the user's cache ($XDG_CACHE_HOME/diptych), so a second checkout fetches nothing and works offline.
 An existing LIBTORCH, or LIBTORCH_USE_PYTORCH, is respected. What was found is written to .cargo/config.local.toml,
@@ -192,8 +195,27 @@ def test_packages(fetch, name, packages, what):
         try:
             install(folder, fill)
         except OSError as error:
-            say(f"the test of {what} will be skipped: {error}")
+            say(f"the test of {what} will be ignored: {error}")
     return str(folder) if folder.is_dir() else None
+
+
+def works(*command):
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def what_tests_find():
+    """Variables that say what this machine has: `tests/needs` ignores tests whose variable is not there."""
+    data = ROOT.parent / "shared/data"
+    return {
+        "DIPTYCH_TEST_DATA": str(data) if data.is_dir() else None,
+        "DIPTYCH_TEST_STRACE": "yes" if works("strace", "-f", "-o", "/dev/null", "true") else None,
+        "DIPTYCH_TEST_MOUNTS": "yes" if works("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/tmp") else None,
+        "DIPTYCH_TEST_SYSTEMD": "yes" if works("bash", str(ROOT / "tests/systemd/boot.sh"), "--check") else None,
+        "DIPTYCH_TEST_SYSTEMD_ANALYZE": "yes" if works("systemd-analyze", "--version") else None,
+    }
 
 
 def cargo_config(libtorch, tools):
@@ -236,6 +258,7 @@ def main():
         "DIPTYCH_ONNX_PYTHON": sys.executable if onnx else None,
         "DIPTYCH_ADBC_PACKAGES": adbc,
         "DIPTYCH_ADBC_PYTHON": sys.executable if adbc else None,
+        **what_tests_find(),
     })
 
 

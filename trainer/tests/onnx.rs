@@ -1,15 +1,14 @@
 //! ONNX exports, run by onnxruntime out of pip: the features of the libraries that define the models, and ours.
-//! Skipped, and said so, where the set-up (`make test`) could not bring onnxruntime.
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stderr,
     clippy::disallowed_methods,
-    reason = "tests say what is wrong by failing, and that they were skipped; what they write need not outlive a crash"
+    reason = "tests say what is wrong by failing; what they write need not outlive a crash"
 )]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use diptych_test_support::{needs, parity};
 use diptych_trainer::{Device, Encoder, LARGEST_EMBEDDED, ModelConfig, TextPool, TokenizerFiles, Weights, export_onnx};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -20,21 +19,12 @@ const MODELS: [&str; 7] =
     ["openclip_average", "openclip_coca", "openclip_pooler", "openclip_end", "openclip_siglip", "hf_siglip", "hf_chinese_clip"];
 const LIMIT: f32 = 1e-4;
 
-/// The Python that the set-up chose, and its folder with onnxruntime.
-fn onnxruntime() -> Option<(String, String)> {
-    let found = (std::env::var("DIPTYCH_ONNX_PYTHON"), std::env::var("DIPTYCH_ONNX_PACKAGES"));
-    if let (Ok(python), Ok(packages)) = found {
-        return Some((python, packages));
-    }
-    eprintln!("skipped: there is no onnxruntime; python3 trainer/setup/setup.py --tests fetches it");
-    None
-}
-
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
 }
 
-fn read(folder: &Path, name: &str) -> Weights {
+fn read(name: &str) -> Weights {
+    let folder = data();
     if name.starts_with("hf_") {
         return Weights::read(&folder.join(name), None).unwrap();
     }
@@ -83,14 +73,15 @@ fn attention_mask(config: &ModelConfig, tokens: &Tensor) -> Tensor {
     Tensor::arange(tokens.size()[1], (Kind::Int64, tch::Device::Cpu)).unsqueeze(0).le_tensor(&end).to_kind(Kind::Int64)
 }
 
-fn run(folder: &Path, runs: &[Value]) -> Option<Vec<Value>> {
-    let (python, packages) = onnxruntime()?;
+/// What onnxruntime answers. The set-up (`trainer/setup/setup.py`) chose a Python and fetched it.
+fn run(folder: &Path, runs: &[Value]) -> Vec<Value> {
+    let [python, packages] = ["DIPTYCH_ONNX_PYTHON", "DIPTYCH_ONNX_PACKAGES"].map(|name| std::env::var(name).unwrap());
     let inputs = folder.join("inputs.json");
     std::fs::write(&inputs, serde_json::to_vec(runs).unwrap()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run_onnx.py");
     let output = Command::new(python).arg(script).arg(folder).arg(&inputs).env("PYTHONPATH", packages).output().unwrap();
     assert!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
-    Some(serde_json::from_slice(&output.stdout).unwrap())
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 fn assert_close(found: &Value, expected: &[f32], what: &str) {
@@ -124,7 +115,7 @@ fn check(weights: &Weights, io: &Path, largest_embedded: usize) {
     let mut both = texts(several);
     both["pixel_values"] = given(&images.narrow(0, 0, 1));
     runs.push(json!({ "file": "model", "inputs": both }));
-    let Some(answers) = run(&folder, &runs) else { return };
+    let answers = run(&folder, &runs);
 
     let encoder = Encoder::from_weights(weights, Device::CPU).unwrap();
     for (run, answer) in runs.iter().zip(&answers) {
@@ -145,28 +136,30 @@ fn check(weights: &Weights, io: &Path, largest_embedded: usize) {
     }
 }
 
+#[needs(onnxruntime)]
 #[test]
 fn every_kind_of_model_has_the_librarys_features_in_onnxruntime() {
     for name in MODELS {
-        check(&read(&data(), name), &data().join(format!("{name}_io.safetensors")), LARGEST_EMBEDDED);
+        check(&read(name), &data().join(format!("{name}_io.safetensors")), LARGEST_EMBEDDED);
     }
 }
 
+#[needs(onnxruntime)]
 #[test]
 fn reference_models_have_openclips_features_in_onnxruntime_with_weights_inside_and_outside() {
-    let Some(parity) = std::env::var_os("DIPTYCH_TEST_DATA").map(|data| PathBuf::from(data).join("parity")) else {
-        eprintln!("skipped: set DIPTYCH_TEST_DATA");
-        return;
-    };
+    let parity = parity();
     for (name, largest_embedded) in [("tiny_gelu", LARGEST_EMBEDDED), ("tiny_quickgelu", 0)] {
-        check(&read(&parity, name), &parity.join(format!("{name}_io.safetensors")), largest_embedded);
+        let config = ModelConfig::read(&parity.join(format!("{name}.json"))).unwrap();
+        let weights = Weights::read(&parity.join("tiny_gelu.safetensors"), Some(&config)).unwrap();
+        check(&weights, &parity.join(format!("{name}_io.safetensors")), largest_embedded);
     }
 }
 
+#[needs(onnxruntime)]
 #[test]
 fn texts_of_a_causal_tower_and_of_bert_may_be_shorter_than_the_longest() {
     for name in ["openclip_end", "hf_chinese_clip"] {
-        let weights = read(&data(), name);
+        let weights = read(name);
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("exported");
         export_onnx(&weights, &TokenizerFiles::default(), &folder, LARGEST_EMBEDDED).unwrap();
@@ -178,7 +171,7 @@ fn texts_of_a_causal_tower_and_of_bert_may_be_shorter_than_the_longest() {
         let short = tokens.narrow(1, 0, length);
         assert!(length < tokens.size()[1], "{name} has no padding");
         let inputs = json!({ "input_ids": given(&short), "attention_mask": given(&short.ones_like()) });
-        let Some(answers) = run(&folder, &[json!({ "file": "text_model", "inputs": inputs })]) else { return };
+        let answers = run(&folder, &[json!({ "file": "text_model", "inputs": inputs })]);
         assert_close(&answers[0]["text_embeds"], &floats(&features), name);
     }
 }

@@ -1,29 +1,17 @@
 //! Against OpenCLIP: features, loss, gradients, ten training steps, and the Hugging Face layout, with the reference values of
-//! `data/parity` (its README says how they were made). Skipped, and said so, where the data is not there.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests say what is wrong by failing, and that they were skipped")]
+//! `tests/data/parity`, made by `tests/reference/make_parity.py`, and with those of larger models where the test data is there.
+#![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diptych_schemas::{OptimizerConfig, TrainLoopConfig};
+use diptych_test_support::{data, needs, parity};
 use diptych_trainer::{
-    Device, Encoder, ModelConfig, TokenizerFiles, Trainer, TrainerSpec, Weights, clip_loss, export_hf, export_openclip,
+    Device, Encoder, ModelConfig, TokenizerFiles, Trainer, TrainerError, TrainerSpec, Weights, clip_loss, export_hf,
+    export_openclip,
 };
 use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
-
-fn parity() -> Option<PathBuf> {
-    let told = std::env::var_os("DIPTYCH_TEST_DATA");
-    // Who says where the data is does not want its tests skipped.
-    let must = told.is_some();
-    let data = told.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
-    let folder = data.join("parity");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    assert!(!must, "DIPTYCH_TEST_DATA is set, but {} is not there", folder.display());
-    eprintln!("skipped: {} is not there; set DIPTYCH_TEST_DATA", folder.display());
-    None
-}
 
 /// One tensor of a reference file.
 fn tensor(path: &Path, name: &str) -> Tensor {
@@ -62,8 +50,11 @@ fn config(folder: &Path, name: &str) -> ModelConfig {
     ModelConfig::read(&folder.join(format!("{name}.json"))).unwrap()
 }
 
+/// Both configurations of a folder have the same weights.
+const WEIGHTS: &str = "tiny_gelu.safetensors";
+
 fn weights(folder: &Path, name: &str) -> Weights {
-    Weights::read(&folder.join(format!("{name}.safetensors")), Some(&config(folder, name))).unwrap()
+    Weights::read(&folder.join(WEIGHTS), Some(&config(folder, name))).unwrap()
 }
 
 fn spec(model: ModelConfig) -> TrainerSpec {
@@ -89,19 +80,25 @@ fn assert_features(encoder: &Encoder, io: &Path, what: &str) {
 
 #[test]
 fn features_are_openclips_within_1e_5() {
-    let Some(folder) = parity() else { return };
+    check_features(&parity());
+}
+
+fn check_features(folder: &Path) {
     for name in ["tiny_gelu", "tiny_quickgelu"] {
-        let encoder = Encoder::from_weights(&weights(&folder, name), Device::CPU).unwrap();
+        let encoder = Encoder::from_weights(&weights(folder, name), Device::CPU).unwrap();
         assert_features(&encoder, &folder.join(format!("{name}_io.safetensors")), name);
     }
 }
 
 #[test]
 fn loss_is_openclips_within_1e_5_and_gradients_within_1e_4() {
-    let Some(folder) = parity() else { return };
+    check_loss_and_gradients(&parity());
+}
+
+fn check_loss_and_gradients(folder: &Path) {
     for name in ["tiny_gelu", "tiny_quickgelu"] {
         let io = folder.join(format!("{name}_io.safetensors"));
-        let trainer = trainer(&folder, name, &OptimizerConfig::default());
+        let trainer = trainer(folder, name, &OptimizerConfig::default());
         let model = trainer.model();
         let tokens = tensor(&io, "tokens");
         let image = model.image_features(&tensor(&io, "images")).unwrap();
@@ -131,9 +128,12 @@ fn loss_is_openclips_within_1e_5_and_gradients_within_1e_4() {
 
 #[test]
 fn ten_steps_are_openclips_within_1e_3() {
-    let Some(folder) = parity() else { return };
+    check_ten_steps(&parity());
+}
+
+fn check_ten_steps(folder: &Path) {
     let optimizer = OptimizerConfig { lr: 1e-3, warmup_steps: 4, clip_grad_norm: 1.0, ..OptimizerConfig::default() };
-    let mut trainer = trainer(&folder, "tiny_gelu", &optimizer);
+    let mut trainer = trainer(folder, "tiny_gelu", &optimizer);
     let inputs = folder.join("train_trace_inputs.safetensors");
     let (images, tokens) = (tensor(&inputs, "images"), tokens(&tensor(&inputs, "tokens")));
     let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("train_trace.json")).unwrap()).unwrap();
@@ -154,7 +154,7 @@ fn ten_steps_are_openclips_within_1e_3() {
     let last = folder.join("train_trace_final.safetensors");
     for (name, found) in trainer.model().names().iter().zip(trainer.model().parameters()) {
         let (expected, found) = (tensor(&last, name), found.detach());
-        let start = tensor(&folder.join("tiny_gelu.safetensors"), name);
+        let start = tensor(&folder.join(WEIGHTS), name);
         let walked = (&expected - &start).norm().double_value(&[]);
         let apart = (&found - &expected).norm().double_value(&[]);
         assert!(apart < 1e-3 * walked, "{name}: {apart} apart after a way of {walked}");
@@ -163,18 +163,24 @@ fn ten_steps_are_openclips_within_1e_3() {
 
 #[test]
 fn hugging_face_folder_gives_openclips_features() {
-    let Some(folder) = parity() else { return };
+    check_hugging_face_folder(&parity());
+}
+
+fn check_hugging_face_folder(folder: &Path) {
     let weights = Weights::read(&folder.join("tiny_quickgelu_hf"), None).unwrap();
-    assert_eq!(weights.config, config(&folder, "tiny_quickgelu"));
+    assert_eq!(weights.config, config(folder, "tiny_quickgelu"));
     let encoder = Encoder::from_weights(&weights, Device::CPU).unwrap();
     assert_features(&encoder, &folder.join("tiny_quickgelu_io.safetensors"), "hf");
     // The same model has the same hash in either format.
-    assert_eq!(weights.hash().unwrap(), self::weights(&folder, "tiny_quickgelu").hash().unwrap());
+    assert_eq!(weights.hash().unwrap(), self::weights(folder, "tiny_quickgelu").hash().unwrap());
 }
 
 #[test]
 fn export_to_hugging_face_is_the_reference_tensor_for_tensor() {
-    let Some(folder) = parity() else { return };
+    check_export_to_hugging_face(&parity());
+}
+
+fn check_export_to_hugging_face(folder: &Path) {
     let scratch = tempfile::tempdir().unwrap();
     let out = scratch.path().join("hf");
     let tokenizer = TokenizerFiles {
@@ -182,7 +188,7 @@ fn export_to_hugging_face_is_the_reference_tensor_for_tensor() {
         vocab: [("b".to_owned(), 1), ("a".to_owned(), 0)].into(),
         merges: vec![("a".into(), "b".into())],
     };
-    export_hf(&weights(&folder, "tiny_quickgelu"), &tokenizer, &out).unwrap();
+    export_hf(&weights(folder, "tiny_quickgelu"), &tokenizer, &out).unwrap();
 
     let reference = folder.join("tiny_quickgelu_hf");
     let (ours, theirs) = (out.join("model.safetensors"), reference.join("model.safetensors"));
@@ -218,10 +224,13 @@ fn export_to_hugging_face_is_the_reference_tensor_for_tensor() {
 
 #[test]
 fn exports_come_back_exactly() {
-    let Some(folder) = parity() else { return };
+    check_exports_come_back(&parity());
+}
+
+fn check_exports_come_back(folder: &Path) {
     let scratch = tempfile::tempdir().unwrap();
     for name in ["tiny_gelu", "tiny_quickgelu"] {
-        let weights = weights(&folder, name);
+        let weights = weights(folder, name);
         let (openclip, hf) = (scratch.path().join(format!("{name}-openclip")), scratch.path().join(format!("{name}-hf")));
         export_openclip(&weights, "{}", &openclip).unwrap();
         export_hf(&weights, &TokenizerFiles::default(), &hf).unwrap();
@@ -232,7 +241,7 @@ fn exports_come_back_exactly() {
         }
         // The tensors of OpenCLIP's own file, under its own names.
         let ours = std::fs::read(openclip.join("open_clip_model.safetensors")).unwrap();
-        let theirs = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
+        let theirs = std::fs::read(folder.join(WEIGHTS)).unwrap();
         let (ours, theirs) = (SafeTensors::deserialize(&ours).unwrap(), SafeTensors::deserialize(&theirs).unwrap());
         assert_eq!(ours.len(), theirs.len());
         for (name, theirs) in theirs.iter() {
@@ -242,51 +251,61 @@ fn exports_come_back_exactly() {
     }
 }
 
+/// Widths of 128 and 64, three layers, 64 × 64 pixels, CLIP's whole vocabulary.
+#[needs(data)]
+#[test]
+fn larger_models_are_openclips_too() {
+    let folder = data("parity");
+    check_features(&folder);
+    check_loss_and_gradients(&folder);
+    check_ten_steps(&folder);
+    check_hugging_face_folder(&folder);
+    check_export_to_hugging_face(&folder);
+    check_exports_come_back(&folder);
+}
+
+/// Weights or their configuration are refused, by the names and values that do not fit.
+fn assert_refused(error: &TrainerError, names: &[&str]) {
+    assert!(matches!(error, TrainerError::Weights { .. } | TrainerError::Config { .. }), "{error:?}");
+    let message = error.to_string();
+    assert!(names.iter().all(|name| message.contains(name)), "{names:?} are not in: {message}");
+}
+
 #[test]
 fn wrong_activation_is_refused() {
-    let Some(folder) = parity() else { return };
+    let folder = parity();
     let gelu = config(&folder, "tiny_gelu");
-    let error = Weights::read(&folder.join("tiny_quickgelu_hf"), Some(&gelu)).err().unwrap().to_string();
-    assert!(error.contains("quick_gelu is false and true"), "{error}");
+    let error = Weights::read(&folder.join("tiny_quickgelu_hf"), Some(&gelu)).err().unwrap();
+    assert_refused(&error, &["quick_gelu", "false", "true"]);
     let mut trainer = Trainer::new(&spec(gelu)).unwrap();
-    let error = trainer.set_weights(&weights(&folder, "tiny_quickgelu")).unwrap_err().to_string();
-    assert!(error.contains("quick_gelu"), "{error}");
+    let error = trainer.set_weights(&weights(&folder, "tiny_quickgelu")).unwrap_err();
+    assert_refused(&error, &["quick_gelu"]);
 }
 
 #[test]
 fn hugging_face_folders_that_we_cannot_compute_are_refused_by_name() {
-    let Some(folder) = parity() else { return };
+    let folder = parity();
     let scratch = tempfile::tempdir().unwrap();
     let reference = folder.join("tiny_quickgelu_hf");
     std::os::unix::fs::symlink(reference.join("model.safetensors"), scratch.path().join("model.safetensors")).unwrap();
     let text = std::fs::read_to_string(reference.join("config.json")).unwrap();
-    for (from, to, says) in [
-        ("\"model_type\": \"clip\"", "\"model_type\": \"blip\"", "model_type = \"blip\" is not supported yet"),
-        ("quick_gelu", "gelu_new", "hidden_act = \"gelu_new\" is not supported yet"),
-        ("\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": 2.0", "norm_kwargs.eps must be a number from 0 to 1"),
-        ("\"eos_token_id\": 49407", "\"eos_token_id\": 7", "eos_token_id = 7 is not supported yet"),
-        (
-            "\"num_hidden_layers\": 3",
-            "\"num_hidden_layers\": 4",
-            "24 tensors are missing: visual.transformer.resblocks.3.ln_1.weight",
-        ),
-        (
-            "\"num_hidden_layers\": 3",
-            "\"num_hidden_layers\": 2",
-            "tensors do not belong to the model: text_model.encoder.layers.2",
-        ),
-        ("\"patch_size\": 16", "\"patch_size\": 8", "visual.conv1.weight is [128, 3, 16, 16] and should be [128, 3, 8, 8]"),
+    for (from, to, names) in [
+        ("\"model_type\": \"clip\"", "\"model_type\": \"blip\"", ["model_type", "\"blip\""]),
+        ("quick_gelu", "gelu_new", ["hidden_act", "\"gelu_new\""]),
+        ("\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": 2.0", ["norm_kwargs.eps", "from 0 to 1"]),
+        ("\"eos_token_id\": 99", "\"eos_token_id\": 7", ["eos_token_id", "7"]),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", ["24 tensors", "visual.transformer.resblocks.2.ln_1.weight"]),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", ["32 tensors", "text_model.encoder.layers.1"]),
+        ("\"patch_size\": 4", "\"patch_size\": 2", ["visual.conv1.weight is [32, 3, 4, 4]", "[32, 3, 2, 2]"]),
     ] {
         let changed = text.replace(from, to);
         assert_ne!(changed, text, "{from}");
         diptych_schemas::durable::write(&scratch.path().join("config.json"), changed.as_bytes()).unwrap();
-        let error = Weights::read(scratch.path(), None).err().unwrap().to_string();
-        assert!(error.contains(says), "{error}");
+        assert_refused(&Weights::read(scratch.path(), None).err().unwrap(), &names);
     }
     let one = text.replacen("quick_gelu", "gelu", 1);
     diptych_schemas::durable::write(&scratch.path().join("config.json"), one.as_bytes()).unwrap();
-    let error = Weights::read(scratch.path(), None).err().unwrap().to_string();
-    assert!(error.contains("hidden_act differ"), "{error}");
+    assert_refused(&Weights::read(scratch.path(), None).err().unwrap(), &["text_config.hidden_act", "vision_config.hidden_act"]);
 }
 
 #[test]

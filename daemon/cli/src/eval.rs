@@ -106,7 +106,7 @@ pub struct EvalHowArgs {
     /// Seed of few-shot draws, validation splits and resamples
     #[arg(long, default_value_t = Self::default().seed)]
     pub seed: u64,
-    /// Resamples of the images for 95% intervals; 0: no intervals
+    /// Resamples of the images, and of few-shot's draws, for 95% intervals; 0: no intervals
     #[arg(long, default_value_t = Self::default().resamples, value_name = "N")]
     pub resamples: usize,
     #[arg(long, default_value_t = Self::default().batch_size)]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use diptych_schemas::durable;
-use diptych_trainer::evaluate::RECALL_AT;
+use diptych_trainer::evaluate::{Predictions, RECALL_AT};
 use serde_json::{Value, json};
 
 use super::measure::TaskResult;
@@ -56,8 +56,8 @@ fn metrics(result: &TaskResult) -> (String, Value) {
             let mean = sum / found.per_class.len() as f64;
             ("zeroshot_classification".to_owned(), json!({ "mean_average_precision": mean }))
         }
-        TaskResult::Classes { name, predictions, details } => {
-            let found = predictions.summary();
+        TaskResult::Classes { name, draws, details } => {
+            let found = Predictions::pooled(draws).summary();
             let top5 = (found.classes >= CLASSES_FOR_TOP5).then_some(found.top5);
             match name.as_str() {
                 "zero_shot" => (

@@ -1,14 +1,14 @@
 //! The main figures of a result by name, as they are recorded among a run's metrics.
 
-use diptych_trainer::evaluate::RECALL_AT;
+use diptych_trainer::evaluate::{Predictions, RECALL_AT};
 
 use crate::measure::TaskResult;
 
 /// The main figures of a task.
 pub fn figures(result: &TaskResult) -> Vec<(String, f64)> {
     match result {
-        TaskResult::Classes { name, predictions, .. } => {
-            let found = predictions.summary();
+        TaskResult::Classes { name, draws, .. } => {
+            let found = Predictions::pooled(draws).summary();
             [("top1", found.top1), ("top5", found.top5), ("mean_per_class", found.mean_per_class)]
                 .map(|(figure, value)| (format!("{name}/{figure}"), value))
                 .to_vec()

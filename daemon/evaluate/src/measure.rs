@@ -35,7 +35,8 @@ pub enum TaskResult {
     Classes {
         /// `zero_shot`, `knn`, `linear_probe`, `few_shot_4`.
         name: String,
-        predictions: Predictions,
+        /// One, or of few-shot one for each draw of its training images.
+        draws: Vec<Predictions>,
         /// How it was done.
         details: Value,
     },
@@ -95,8 +96,8 @@ pub fn measure(towers: &Towers<'_>, data: &EvalData, with: Measuring<'_>) -> any
             }
             Task::ZeroShot => {
                 let classification = data.classification.as_ref().context("there are no classes")?;
-                let predictions = towers.classify(classification, &encoded)?;
-                results.push(TaskResult::Classes { name: "zero_shot".into(), predictions, details: json!({}) });
+                let draws = vec![towers.classify(classification, &encoded)?];
+                results.push(TaskResult::Classes { name: "zero_shot".into(), draws, details: json!({}) });
             }
             Task::MultiLabel => {
                 let classification = data.classification.as_ref().context("there are no classes")?;
@@ -165,7 +166,7 @@ impl Learner {
         let vote = if temperature > 0.0 { Vote::Weighted { temperature } } else { Vote::Majority };
         let predictions = nearest(self.labelled(&self.train), self.labelled(&self.test), self.classes, how.k, vote)?;
         let details = json!({ "k": how.k, "temperature": temperature, "train_images": self.train.1.len() });
-        Ok(TaskResult::Classes { name: "knn".into(), predictions, details })
+        Ok(TaskResult::Classes { name: "knn".into(), draws: vec![predictions], details })
     }
 
     fn probe(&self, how: &Settings) -> anyhow::Result<TaskResult> {
@@ -186,7 +187,7 @@ impl Learner {
         details["train_loss"] = json!(probe.loss);
         details["iterations"] = json!(probe.iterations);
         let predictions = probe.classify(self.labelled(&self.test))?;
-        Ok(TaskResult::Classes { name: "linear_probe".into(), predictions, details })
+        Ok(TaskResult::Classes { name: "linear_probe".into(), draws: vec![predictions], details })
     }
 
     fn few(&self, shots: usize, how: &Settings) -> anyhow::Result<TaskResult> {
@@ -205,8 +206,7 @@ impl Learner {
             draws.push(fit(self.labelled(&self.some(&rows)), self.classes, c)?.classify(self.labelled(&self.test))?);
         }
         let top1: Vec<f64> = draws.iter().map(|draw| draw.summary().top1).collect();
-        let mean = top1.iter().sum::<f64>() / top1.len() as f64;
-        let details = json!({ "shots": shots, "c": c, "mean_top1": mean, "top1_of_draws": top1 });
-        Ok(TaskResult::Classes { name: format!("few_shot_{shots}"), predictions: draws.swap_remove(0), details })
+        let details = json!({ "shots": shots, "c": c, "top1_of_draws": top1 });
+        Ok(TaskResult::Classes { name: format!("few_shot_{shots}"), draws, details })
     }
 }

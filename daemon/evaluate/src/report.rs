@@ -3,7 +3,7 @@
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
     AveragePrecision, Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, RECALL_AT, Recall, Retrieval, Unit,
-    calibration, interval, mcnemar, resample,
+    calibration, interval, mcnemar, resample_draws,
 };
 use serde_json::{Value, json};
 
@@ -24,14 +24,14 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Intervals of the first half of the columns and of the differences to the second, in resamples that both share.
-    fn intervals(&self, own: Vec<Vec<Unit>>, other: Vec<Vec<Unit>>) -> anyhow::Result<(Vec<Interval>, Vec<Interval>)> {
+    /// Intervals of own columns and of the differences to the other ones, in resamples that both share. A column is [draws][images].
+    fn intervals(&self, own: Vec<Vec<Vec<Unit>>>, other: Vec<Vec<Vec<Unit>>>) -> anyhow::Result<(Vec<Interval>, Vec<Interval>)> {
         if self.bootstrap.resamples == 0 {
             return Ok((Vec::new(), Vec::new()));
         }
         let count = own.len();
         let columns: Vec<_> = own.into_iter().chain(other).collect();
-        let resampled = resample(&columns, self.bootstrap)?;
+        let resampled = resample_draws(&columns, self.bootstrap)?;
         let (own, other) = resampled.split_at(count);
         let of = |values: &[f64]| interval(values, self.bootstrap.level);
         let differences = own.iter().zip(other).map(|(own, other)| {
@@ -50,12 +50,12 @@ pub fn report(
     out: &mut Text,
 ) -> anyhow::Result<(String, Value)> {
     match (result, other) {
-        (TaskResult::Classes { name, predictions, details }, other) => {
+        (TaskResult::Classes { name, draws, details }, other) => {
             let other = match other {
-                Some(TaskResult::Classes { predictions, .. }) => Some(predictions),
+                Some(TaskResult::Classes { draws, .. }) => Some(draws.as_slice()),
                 _ => None,
             };
-            Ok((name.clone(), classes((name, predictions, details), other, with, out)?))
+            Ok((name.clone(), classes((name, draws, details), other, with, out)?))
         }
         (TaskResult::Labels { images, found }, other) => {
             let other = match other {
@@ -74,17 +74,18 @@ pub fn report(
     }
 }
 
+/// Figures are the means over the draws; confusions and bins of confidence count the answers of all draws.
 fn classes(
-    (name, predictions, details): (&str, &Predictions, &Value),
-    other: Option<&Predictions>,
+    (name, draws, details): (&str, &[Predictions], &Value),
+    other: Option<&[Predictions]>,
     with: &Context<'_>,
     out: &mut Text,
 ) -> anyhow::Result<Value> {
-    let result = predictions.summary();
-    let columns = |predictions: &Predictions| -> Vec<Vec<Unit>> {
-        [1, 5].map(|k| predictions.hits(k).into_iter().map(Unit::from).collect()).to_vec()
-    };
-    let (own, differences) = with.intervals(columns(predictions), other.map(columns).unwrap_or_default())?;
+    let pooled = Predictions::pooled(draws);
+    let result = pooled.summary();
+    let units = |draw: &Predictions, k| -> Vec<Unit> { draw.hits(k).into_iter().map(Unit::from).collect() };
+    let columns = |draws: &[Predictions]| [1, 5].map(|k| draws.iter().map(|draw| units(draw, k)).collect()).to_vec();
+    let (own, differences) = with.intervals(columns(draws), other.map(columns).unwrap_or_default())?;
     out.line(format!(
         "\n{:<22}  top-1   top-5   mean per class",
         format!("{}, {} classes", name.replace('_', "-"), result.classes)
@@ -98,16 +99,16 @@ fn classes(
         result.chance_top1, result.chance_top5, result.chance_top1
     ));
 
-    let hits = predictions.hits(1);
-    let calibrated = calibration(&predictions.confidence, &hits, CALIBRATION_BINS);
+    let calibrated = calibration(&pooled.confidence, &pooled.hits(1), CALIBRATION_BINS);
     out.line(format!("  calibration error    {:>6.3}", calibrated.expected_error));
     let class_name = |class: usize| with.classes.get(class).map_or("", String::as_str);
-    let confusions = predictions.confusions();
+    let confusions = pooled.confusions();
+    let over = if draws.len() > 1 { format!(", in all {} draws", draws.len()) } else { String::new() };
     for &(label, predicted, count) in confusions.iter().take(PRINTED) {
-        out.line(format!("  {count:>6} × {} taken for {}", class_name(label), class_name(predicted)));
+        out.line(format!("  {count:>6} × {} taken for {}{over}", class_name(label), class_name(predicted)));
     }
     let mut json = json!({
-        "images": result.images, "classes": result.classes, "top1": result.top1, "top5": result.top5,
+        "images": result.images / draws.len(), "draws": draws.len(), "classes": result.classes, "top1": result.top1, "top5": result.top5,
         "mean_per_class": result.mean_per_class, "chance_top1": result.chance_top1, "chance_top5": result.chance_top5,
         "calibration": {
             "expected_error": calibrated.expected_error, "maximum_error": calibrated.maximum_error,
@@ -117,7 +118,7 @@ fn classes(
         },
         "per_class": result.per_class.iter().enumerate()
             .map(|(class, of)| json!({
-                "class": class_name(class), "images": of.images, "recall": of.recall(), "precision": of.precision(),
+                "class": class_name(class), "images": of.images / draws.len(), "recall": of.recall(), "precision": of.precision(),
             }))
             .collect::<Value>(),
         "confusions": confusions.iter()
@@ -131,8 +132,9 @@ fn classes(
         json["top5_interval"] = as_json(top5);
     }
     if details.as_object().is_some_and(|details| !details.is_empty()) {
-        if let Some(mean) = details["mean_top1"].as_f64() {
-            out.line(format!("  mean of the draws    {mean:>6.3}"));
+        if let Some(top1) = details["top1_of_draws"].as_array() {
+            let each: Vec<_> = top1.iter().filter_map(Value::as_f64).map(|top1| format!("{top1:>6.3}")).collect();
+            out.line(format!("  top-1 of each draw   {}", each.join("  ")));
         }
         if let Some(c) = details["c"].as_f64() {
             out.line(format!("  C                    {c:>9.3e}"));
@@ -140,25 +142,33 @@ fn classes(
         json["details"] = details.clone();
     }
     if let Some(groups) = with.groups {
-        json["groups"] = grouped(&groups.of(with.uids), &["top1"], &columns(predictions)[..1], out);
+        let hits: Vec<Vec<bool>> = draws.iter().map(|draw| draw.hits(1)).collect();
+        let part = |image: usize| hits.iter().filter(|hits| hits[image]).count() as f64 / draws.len() as f64;
+        let parts = (0..with.uids.len()).map(|image| Unit { hits: part(image), of: 1.0 }).collect();
+        json["groups"] = grouped(&groups.of(with.uids), &["top1"], &[parts], out);
     }
     if let Some(other) = other {
-        let test = mcnemar(&hits, &other.hits(1))?;
-        let theirs = other.summary().top1;
+        let theirs = Predictions::pooled(other).summary().top1;
         out.line(format!(
             "  compared: {theirs:.3}, difference {:+.3}{}",
             result.top1 - theirs,
             said_interval(differences.first())
         ));
-        let p = if test.p_value < 0.001 { format!("{:.1e}", test.p_value) } else { format!("{:.3}", test.p_value) };
-        out.line(format!(
-            "  McNemar's exact test: {} right only here, {} only there, p = {p}",
-            test.only_first, test.only_second
-        ));
         json["compared"] = json!({
             "top1": theirs, "difference": result.top1 - theirs, "difference_interval": differences.first().map(|at| as_json(*at)),
-            "only_here_right": test.only_first, "only_there_right": test.only_second, "mcnemar_p": test.p_value,
         });
+        // The test is of one answer an image: those of several draws are not independent.
+        if let ([own], [other]) = (draws, other) {
+            let test = mcnemar(&own.hits(1), &other.hits(1))?;
+            let p = if test.p_value < 0.001 { format!("{:.1e}", test.p_value) } else { format!("{:.3}", test.p_value) };
+            out.line(format!(
+                "  McNemar's exact test: {} right only here, {} only there, p = {p}",
+                test.only_first, test.only_second
+            ));
+            json["compared"]["only_here_right"] = json!(test.only_first);
+            json["compared"]["only_there_right"] = json!(test.only_second);
+            json["compared"]["mcnemar_p"] = json!(test.p_value);
+        }
     }
     Ok(json)
 }
@@ -201,7 +211,8 @@ fn pairs(
     with: &Context<'_>,
     out: &mut Text,
 ) -> anyhow::Result<Value> {
-    let (own, differences) = with.intervals(units.to_vec(), other.map(|(_, units)| units.to_vec()).unwrap_or_default())?;
+    let once = |units: &[Vec<Unit>]| units.iter().map(|column| vec![column.clone()]).collect::<Vec<_>>();
+    let (own, differences) = with.intervals(once(units), other.map(|(_, units)| once(units)).unwrap_or_default())?;
     let header: String = RECALL_AT.map(|k| format!("{:>8}", format!("R@{k}"))).concat();
     let counts = if result.images == result.texts {
         format!("{} pairs", result.images)

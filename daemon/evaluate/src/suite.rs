@@ -131,7 +131,10 @@ impl Task {
                 let Some(mut measured) = measure(towers, data, with)? else { return Ok(None) };
                 let result = measured.results.pop().context("nothing was measured")?;
                 let counted = match &result {
-                    TaskResult::Classes { predictions, .. } => of_classes(predictions, metric, bootstrap)?,
+                    TaskResult::Classes { draws, .. } => {
+                        let [predictions] = &draws[..] else { bail!("a suite has no place for tasks of several draws") };
+                        of_classes(predictions, metric, bootstrap)?
+                    }
                     TaskResult::Labels { found, .. } => (found.mean, found.resampled.clone()),
                     TaskResult::Pairs { units, .. } => of_pairs(units, metric, bootstrap)?,
                 };

@@ -1,11 +1,13 @@
 //! A backup is a state folder of its own, made while the store is written.
 
 use std::fs;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use diptych::doctor::examine;
 use diptych_schemas::Step;
 use diptych_store::{Modality, Store, StoreError};
+use diptych_test_support::eventually;
 
 use crate::samples::*;
 
@@ -14,13 +16,13 @@ fn backup_of_a_store_in_use_holds_what_was_acknowledged_before_and_no_half_recor
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("state")).unwrap();
     let mut writer = store.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
-    let (acknowledged, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (acknowledged, done) = (AtomicU64::new(0), AtomicBool::new(false));
     store.append_metrics(&run_name(), &(1..=3000).map(metrics).collect::<Vec<_>>()).unwrap();
     writer.append(&uids(0..5000), &vectors(0..5000, DIM)).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut step = 3000;
-            while done.load(Ordering::Relaxed) == 0 {
+            while !done.load(Ordering::Relaxed) {
                 step += 1;
                 let rows = writer.rows_done();
                 store.append_metrics(&run_name(), &[metrics(step)]).unwrap();
@@ -30,13 +32,13 @@ fn backup_of_a_store_in_use_holds_what_was_acknowledged_before_and_no_half_recor
                 acknowledged.store(step, Ordering::Relaxed);
             }
         });
+        let _end = SetWhenDropped(&done);
         for round in 0..3 {
             let to = folder.path().join(format!("backup-{round}"));
             // What a backup that was killed leaves.
             fs::create_dir_all(to.with_extension("incomplete").join("sled")).unwrap();
-            while acknowledged.load(Ordering::Relaxed) <= 3000 + round {
-                std::thread::yield_now();
-            }
+            let more = || (acknowledged.load(Ordering::Relaxed) > 3000 + round).then_some(());
+            eventually(Duration::from_mins(2), "the writer to write more", more);
             let before = acknowledged.load(Ordering::Relaxed);
             let done = store.backup(&to).unwrap();
             assert!(!to.with_extension("incomplete").exists());
@@ -60,7 +62,6 @@ fn backup_of_a_store_in_use_holds_what_was_acknowledged_before_and_no_half_recor
             drop((more, copy));
             assert_eq!(examine(&to, false).unwrap().contents.damage, Vec::<String>::new());
         }
-        done.store(1, Ordering::Relaxed);
     });
     let error = store.backup(&folder.path().join("backup-0")).unwrap_err();
     assert!(matches!(error, StoreError::Exists { .. }) && error.to_string().contains("backup-0"), "{error}");

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use diptych_store::{EmbeddingReader, Modality, Store, StoreError};
 use rand::rngs::StdRng;
@@ -162,20 +162,19 @@ fn readers_and_a_writer_share_the_store() {
     let state = tempfile::tempdir().unwrap();
     let store = Store::open(state.path()).unwrap();
     store.put_run(&run_record(0)).unwrap();
-    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            let (store, done) = (store.clone(), done.clone());
-            scope.spawn(move || {
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
                     read_what_is_there(&store).unwrap();
                 }
             });
         }
+        let _end = SetWhenDropped(&done);
         for step in 1..40 {
             store.put_checkpoint(&checkpoint(step), &run_record(step)).unwrap();
             store.append_metrics(&run_name(), &[metrics(step)]).unwrap();
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }

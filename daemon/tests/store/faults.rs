@@ -1,5 +1,5 @@
 //! A file layer that fails: a full disk, a file system that became read-only, a disk that reports errors. The faults come from
-//! strace, and the small file systems from a name space of mounts; where a machine has neither, these tests say so.
+//! strace, and the small file systems from a name space of mounts; where a machine has neither, these tests are ignored.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,19 +8,12 @@ use std::path::Path;
 use std::process::Command;
 
 use diptych_store::Store;
+use diptych_test_support::needs;
 
 use crate::process::*;
 
 /// Where the tests find their own binary within the name space.
 const INNER: &str = "DIPTYCH_STORE_TEST_MOUNT";
-
-fn works(program: &str, arguments: &[&str]) -> bool {
-    let works = Command::new(program).args(arguments).output().is_ok_and(|ran| ran.status.success());
-    if !works {
-        println!("skipped: `{program} {}` does not work here", arguments.join(" "));
-    }
-    works
-}
 
 /// `program ARGUMENTS… COMMAND`, with the command's variables.
 fn within<S: AsRef<OsStr>>(program: &str, arguments: &[S], command: &Command) -> Command {
@@ -30,11 +23,9 @@ fn within<S: AsRef<OsStr>>(program: &str, arguments: &[S], command: &Command) ->
     outer
 }
 
+#[needs(strace)]
 #[test]
 fn writes_that_begin_to_fail_end_the_work_in_words_and_lose_nothing() {
-    if !works("strace", &["-f", "-o", "/dev/null", "true"]) {
-        return;
-    }
     // From so many writes of a thread on, each one fails: first in the middle of work, then soon.
     for (fault, says) in [
         ("pwrite64:error=EROFS:when=60+", "Read-only"),
@@ -45,7 +36,7 @@ fn writes_that_begin_to_fail_end_the_work_in_words_and_lose_nothing() {
         let state = tempfile::tempdir().unwrap();
         let inject = format!("inject={fault}");
         let strace = ["-f", "-o", "/dev/null", "-e", "trace=pwrite64,fsync", "-e", &inject];
-        let mut process = Murdered::start(within("strace", &strace, &command("work", state.path())));
+        let mut process = KilledProcess::start(within("strace", &strace, &command("work", state.path())));
         while process.wait().is_some() {}
         let error = process.error.clone().unwrap_or_default();
         assert!(error.contains(says), "{fault}: {error:?} after {:?}", process.acknowledged);
@@ -54,6 +45,7 @@ fn writes_that_begin_to_fail_end_the_work_in_words_and_lose_nothing() {
     }
 }
 
+#[needs(mounts)]
 #[test]
 fn full_file_system_loses_nothing_and_work_goes_on_when_there_is_room() {
     in_a_name_space("full_file_system", |mount| {
@@ -61,7 +53,7 @@ fn full_file_system_loses_nothing_and_work_goes_on_when_there_is_room() {
         let mut acknowledged = 0;
         for kilobytes in [3000, 2000, 1000] {
             fs::File::create(&filler).unwrap().write_all(&vec![1; kilobytes << 10]).unwrap();
-            let mut process = Murdered::start(command("work", &state));
+            let mut process = KilledProcess::start(command("work", &state));
             while process.wait().is_some() {}
             let error = process.error.clone().unwrap_or_default();
             assert!(error.contains("No space"), "{error:?} after {:?}", process.acknowledged);
@@ -74,16 +66,20 @@ fn full_file_system_loses_nothing_and_work_goes_on_when_there_is_room() {
     });
 }
 
+#[needs(mounts)]
 #[test]
 fn state_folder_that_became_read_only_is_refused_in_words_and_is_whole_afterwards() {
     in_a_name_space("state_folder_that_became_read_only", |mount| {
         let state = mount.join("state");
-        let mut process = Murdered::start(command("work", &state));
+        let mut process = KilledProcess::start(command("work", &state));
         for _ in 0..3 {
             process.wait().unwrap();
         }
         process.kill();
-        let remount = |how: &str| assert!(works("mount", &["-o", &format!("remount,{how}"), mount.to_str().unwrap()]));
+        let remount = |how: &str| {
+            let ran = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(mount).status().unwrap();
+            assert!(ran.success(), "remount,{how}");
+        };
         remount("ro");
         let error = Store::open(&state).unwrap_err().to_string();
         assert!(error.contains("Read-only") && error.contains(state.to_str().unwrap()), "{error}");
@@ -100,9 +96,6 @@ fn in_a_name_space(test: &str, inner: impl FnOnce(&Path)) {
     let mount = tempfile::tempdir().unwrap();
     let script = "mount -t tmpfs -o size=8m none \"$0\" && exec \"$@\"";
     let arguments: Vec<&str> = vec!["-rm", "sh", "-c", script, mount.path().to_str().unwrap()];
-    if !works("unshare", &[&arguments[..], &["true"]].concat()) {
-        return;
-    }
     let mut again = Command::new(std::env::current_exe().unwrap());
     again.args([&format!("faults::{test}"), "--nocapture"]).env(INNER, mount.path());
     let ran = within("unshare", &arguments, &again).output().unwrap();

@@ -3,11 +3,13 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use diptych::doctor::examine;
 use diptych_schemas::Step;
 use diptych_store::{Modality, Store};
+use diptych_test_support::seed;
 use diptych_trainer::checkpoint;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -36,7 +38,7 @@ pub(crate) fn child_process() {
                 let done = writer.rows_done();
                 let next = done + 1 + done * 7 % 300;
                 if let Err(error) = writer.append(&uids(done..next), &vectors(done..next, DIM)) {
-                    println!("\nERR {error}");
+                    println!("\nERR {error:?}");
                     return;
                 }
                 acknowledge(next);
@@ -55,7 +57,7 @@ pub(crate) fn child_process() {
         }
         "work" => {
             if let Err(error) = work(&store, &state, acknowledge) {
-                println!("\nERR {error}");
+                println!("\nERR {error:?}");
             }
         }
         "metrics" => {
@@ -138,24 +140,36 @@ pub(crate) fn command(role: &str, state: &Path) -> Command {
     command
 }
 
-pub(crate) struct Murdered {
+/// What fails a test whose process hangs.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A process that acknowledges what it has done, until it is killed.
+pub(crate) struct KilledProcess {
     pub(crate) child: Child,
-    pub(crate) lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    /// What it prints, read by a thread, so that a test does not wait for ever for a process that hangs.
+    lines: Receiver<String>,
     pub(crate) acknowledged: Option<u64>,
     pub(crate) error: Option<String>,
 }
 
-impl Murdered {
+impl KilledProcess {
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        // Ends with the process, or with the test that has no use for the lines any more.
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Self { child, lines, acknowledged: None, error: None }
     }
 
     /// Reads up to the next acknowledgement; none when the process has ended.
     pub(crate) fn wait(&mut self) -> Option<u64> {
-        for line in self.lines.by_ref() {
-            let line = line.unwrap();
+        loop {
+            let line = match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => panic!("the process {} said nothing for {PATIENCE:?}", self.child.id()),
+            };
             if let Some(number) = line.strip_prefix("ACK ") {
                 self.acknowledged = Some(number.parse().unwrap());
                 return self.acknowledged;
@@ -164,7 +178,6 @@ impl Murdered {
                 self.error = Some(error.to_owned());
             }
         }
-        None
     }
 
     pub(crate) fn kill(&mut self) {
@@ -175,13 +188,21 @@ impl Murdered {
     }
 }
 
+impl Drop for KilledProcess {
+    fn drop(&mut self) {
+        // One that has ended already cannot be killed, which is well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Starts the process again and again on one folder, kills it each time at a random moment, and looks at what it left.
-pub(crate) fn murder(role: &str, seed: u64, check: impl Fn(&Path, u64)) {
+pub(crate) fn kill_again_and_again(role: &str, check: impl Fn(&Path, u64)) {
     let state = tempfile::tempdir().unwrap();
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = StdRng::seed_from_u64(seed());
     let mut acknowledged = 0;
     for _ in 0..rounds(20) {
-        let mut process = Murdered::start(command(role, state.path()));
+        let mut process = KilledProcess::start(command(role, state.path()));
         for _ in 0..random.random_range(1..8) {
             process.wait().unwrap();
         }

@@ -1,6 +1,7 @@
 //! Records that the tests store, and helpers.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use diptych_schemas::{ContentHash, LedgerEntry, Reason, SampleIndex, Stage, Step, Uid};
 use diptych_store::{CheckpointRecord, EmbeddingChunk, MetricRow, Milliseconds, RunName, RunRecord, RunState};
@@ -92,6 +93,15 @@ pub(crate) fn assert_rows(chunk: &EmbeddingChunk, rows: u64, dim: usize) {
     assert_eq!(chunk.uids, uids(0..rows));
     let expected: Vec<f16> = vectors(0..rows, dim).into_iter().map(f16::from_f32).collect();
     assert!(chunk.vectors == expected, "vectors differ from what was written");
+}
+
+/// Tells the other threads of a scope to end, also where an assertion fails: the scope waits for them.
+pub(crate) struct SetWhenDropped<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// How often a test of chance is played: more with `DIPTYCH_TEST_ROUNDS`.

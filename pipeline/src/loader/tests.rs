@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use diptych_schemas::{Reason, Uid};
+use diptych_test_support::eventually;
 
 use super::*;
 use crate::test_data::{TestDataset, dataset, own, png};
@@ -313,9 +314,7 @@ fn what_waits_for_the_caller_is_bounded_by_the_queue() {
     // three batches fit in the rest.
     let mut loader = train_loader(spec).unwrap();
     assert_eq!(loader.stats().queue_capacity, 3);
-    while loader.stats().queued_batches < 3 {
-        std::thread::yield_now();
-    }
+    eventually(Duration::from_mins(2), "three batches in the queue", || (loader.stats().queued_batches == 3).then_some(()));
     assert_eq!(loader.stats().decoded_bytes, 3 * 393_984);
     let mut batches = 0;
     while let Some(batch) = loader.next() {

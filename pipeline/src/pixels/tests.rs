@@ -1,9 +1,12 @@
 //! Pixels against Pillow's, crops against torchvision's rules.
 
+use std::path::Path;
+
+use diptych_test_support::{data, needs};
 use proptest::prelude::*;
 
 use super::*;
-use crate::test_data::{photos, shared, u8_tensors};
+use crate::test_data::{photos, picture, u8_tensors};
 use crate::{decode, perceptual_hash};
 
 /// Counts samples by their difference to the reference: 0, 1, 2, more.
@@ -24,45 +27,54 @@ fn assert_contract(what: &str, counts: [usize; 4]) {
     assert!(counts[2] * 1000 <= all, "{what}: {counts:?}");
 }
 
-#[test]
-fn photographs_are_within_the_contract_of_pillow_and_openclip() {
-    let (Some(photos), Some(reference)) = (photos(".jpg"), shared("parity/pixels.safetensors")) else { return };
+/// Evaluation and crop of files, by the names of the reference's tensors: `eval….FILE` and `crop….FILE`, squares of u8.
+fn check_pixels(reference: &Path, file: impl Fn(&str) -> Vec<u8>) -> usize {
     let (mut eval, mut crop) = ([0; 4], [0; 4]);
-    let mut seen = 0;
-    for (name, expected) in u8_tensors(&reference) {
-        let (kind, file) = name.split_once('.').unwrap();
-        let image = decode(&photos[file], u64::MAX).unwrap();
+    let references = u8_tensors(reference);
+    for (name, expected) in &references {
+        let (kind, of) = name.split_once('.').unwrap();
+        let image = decode(&file(of), u64::MAX).unwrap();
         let (w, h) = (image.width, image.height);
-        // The box of make_fixtures.py.
+        let size = (expected.len() / 3).isqrt() as u32;
+        // The box of the scripts that made the reference.
         let part = CropBox { x: w / 10, y: h / 8, width: (f64::from(w) * 0.7) as u32, height: (f64::from(h) * 0.8) as u32 };
-        let (pixels, counts) = match kind {
-            "eval224" => (eval_transform(&image, 224, EvalResize::default()).unwrap(), &mut eval),
-            "crop224" => (crop_resize(&image, part, 224).unwrap(), &mut crop),
+        let (pixels, counts) = match &kind[..4] {
+            "eval" => (eval_transform(&image, size, EvalResize::default()).unwrap(), &mut eval),
+            "crop" => (crop_resize(&image, part, size).unwrap(), &mut crop),
             other => panic!("{other} is unknown"),
         };
-        let of_file = differences(&pixels, &expected);
+        let of_file = differences(&pixels, expected);
         if of_file[3] > 0 {
             println!("{name}, {w} × {h}: {of_file:?}");
         }
         for (count, more) in counts.iter_mut().zip(of_file) {
             *count += more;
         }
-        seen += 1;
     }
-    assert_eq!(seen, 48);
-    assert_contract("eval224", eval);
-    assert_contract("crop224", crop);
+    assert_contract("evaluation", eval);
+    assert_contract("crop", crop);
+    references.len()
 }
 
 #[test]
-fn perceptual_hashes_are_those_of_imagehash() {
-    let Some(photos) = photos(".jpg") else { return };
-    // imagehash.phash of ImageHash 4.3.2 with Pillow 13.0.0 (sample/testdata/phash.json).
-    let expected: std::collections::BTreeMap<String, String> =
-        serde_json::from_slice(&crate::test_data::own("phash.json")).unwrap();
+fn pictures_are_within_the_contract_of_pillow_and_openclip() {
+    let file = |name: &str| std::fs::read(picture(name)).unwrap();
+    assert_eq!(check_pixels(&picture("pixels.safetensors"), file), 24);
+}
+
+#[needs(data)]
+#[test]
+fn photographs_are_within_the_contract_of_pillow_and_openclip() {
+    let photos = photos(".jpg");
+    assert_eq!(check_pixels(&data("parity/pixels.safetensors"), |name| photos[name].clone()), 48);
+}
+
+/// `expected` in JSON: imagehash.phash of ImageHash 4.3.2 with Pillow 13.0.0, by file.
+fn check_hashes(expected: &[u8], file: impl Fn(&str) -> Vec<u8>) {
+    let expected: std::collections::BTreeMap<String, String> = serde_json::from_slice(expected).unwrap();
     let (mut equal, mut worst) = (0, 0);
     for (name, hash) in &expected {
-        let ours = perceptual_hash(&decode(&photos[name], u64::MAX).unwrap()).unwrap();
+        let ours = perceptual_hash(&decode(&file(name), u64::MAX).unwrap()).unwrap();
         let distance = (ours ^ u64::from_str_radix(hash, 16).unwrap()).count_ones();
         worst = worst.max(distance);
         equal += usize::from(distance == 0);
@@ -70,6 +82,18 @@ fn perceptual_hashes_are_those_of_imagehash() {
     println!("{equal} of {} hashes equal, worst distance {worst}", expected.len());
     // A level of difference in the thumbnail flips a bit whose frequency is at the median: two then trade places.
     assert!(worst <= 2 && equal * 10 >= expected.len() * 9, "{equal} of {} equal, worst distance {worst}", expected.len());
+}
+
+#[test]
+fn perceptual_hashes_of_pictures_are_those_of_imagehash() {
+    check_hashes(&std::fs::read(picture("phash.json")).unwrap(), |name| std::fs::read(picture(name)).unwrap());
+}
+
+#[needs(data)]
+#[test]
+fn perceptual_hashes_of_photographs_are_those_of_imagehash() {
+    let photos = photos(".jpg");
+    check_hashes(&crate::test_data::own("phash.json"), |name| photos[name].clone());
 }
 
 fn gradient(width: u32, height: u32) -> RgbImage {

@@ -135,18 +135,6 @@ pub(crate) fn files(dataset: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// A file of `shared/data`, or a word that the test is skipped.
-pub(crate) fn shared(name: &str) -> Option<String> {
-    let folder = std::env::var_os("DIPTYCH_TEST_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
-    let path = folder.join(name);
-    if !path.exists() {
-        println!("skipped: {} is not there", path.display());
-        return None;
-    }
-    Some(path.to_str().unwrap().to_owned())
-}
-
 #[test]
 fn blob_is_plain_with_small_pages_and_bounded_row_groups_and_meta_has_bloom_filters() {
     let bench = Bench::new();

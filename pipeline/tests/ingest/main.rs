@@ -1,5 +1,5 @@
 //! Ingest as its users see it: sources go in, and what lies on the disk afterwards is looked at with other readers.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "clippy does not know the helpers of tests for tests")]
+#![expect(clippy::unwrap_used, reason = "clippy does not know the helpers of tests for tests")]
 
 mod again;
 mod build;

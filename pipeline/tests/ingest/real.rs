@@ -9,6 +9,7 @@ use crate::disk::*;
 use diptych_pipeline::header::{self, ImageFormat};
 use diptych_pipeline::ingest::SourceOutcome;
 use diptych_schemas::MAX_PIXELS;
+use diptych_test_support::{data, needs};
 
 /// Width and height of an image by decoding all of it.
 fn decoded_size(bytes: &[u8]) -> (u32, u32) {
@@ -20,10 +21,11 @@ fn decoded_size(bytes: &[u8]) -> (u32, u32) {
     (image.width(), image.height())
 }
 
+#[needs(data)]
 #[test]
 fn real_archives_become_pairs_with_the_original_bytes_and_sizes() {
     for (name, count, format) in [("emoji_test.tar", 256, "png"), ("photos.tar", 160, "jpeg")] {
-        let Some(source) = shared(name) else { return };
+        let source = data(name);
         let mut members = BTreeMap::new();
         for entry in tar::Archive::new(File::open(&source).unwrap()).entries().unwrap() {
             let mut entry = entry.unwrap();
@@ -32,7 +34,7 @@ fn real_archives_become_pairs_with_the_original_bytes_and_sizes() {
             members.insert(entry.path().unwrap().to_str().unwrap().to_owned(), bytes);
         }
         let bench = Bench::new();
-        let mut request = bench.request(&[&source]);
+        let mut request = bench.request(&[source.to_str().unwrap()]);
         // Several row groups and shards.
         (request.row_group_bytes, request.shard_bytes) = (1 << 20, 4 << 20);
         let report = run(&request).unwrap();
@@ -54,11 +56,11 @@ fn real_archives_become_pairs_with_the_original_bytes_and_sizes() {
     }
 }
 
+#[needs(data)]
 #[test]
 fn photographs_have_the_size_that_libjpeg_sees() {
-    let Some(source) = shared("photos.tar") else { return };
     let mut seen = 0;
-    for entry in tar::Archive::new(File::open(source).unwrap()).entries().unwrap() {
+    for entry in tar::Archive::new(File::open(data("photos.tar")).unwrap()).entries().unwrap() {
         let mut entry = entry.unwrap();
         if entry.path().unwrap().extension().is_some_and(|extension| extension == "jpg") {
             let mut bytes = Vec::new();

@@ -1,8 +1,11 @@
-//! Murder: a run that is killed at random moments ends with the weights of a run that nobody killed, bit for bit.
+//! Kills: a run that is killed at random moments ends with the weights of a run that nobody killed, bit for bit.
 
 use std::time::{Duration, Instant};
 
-use diptych_tests::{Work, final_files, random, tiny_config};
+use diptych_test_support::seed;
+use diptych_tests::{Work, final_files, tiny_config};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 const CHECKPOINTS: &str =
     "[checkpoint]\nevery_steps = 4\nevery_epochs = 0\nkeep_last = 2\n[eval]\nselection = \"heldout.parquet\"\n";
@@ -26,10 +29,11 @@ fn run_killed_twenty_times_ends_with_the_same_weights_bit_for_bit() {
     // made the measured run slower than this one is, it ends too soon: then once more, with shorter lives.
     let mut share = whole.saturating_sub(start()).as_secs_f64() / 20.0;
     let mut too_soon = 0;
+    let mut random = StdRng::seed_from_u64(seed());
     let killed = loop {
         let name = format!("killed-{too_soon}");
         work.write(&format!("{name}.toml"), tiny_config(&name, epochs, CHECKPOINTS));
-        if killed_twenty_times(&work, &name, start(), share) {
+        if killed_twenty_times(&work, &name, start(), share, &mut random) {
             break name;
         }
         too_soon += 1;
@@ -52,19 +56,19 @@ fn run_killed_twenty_times_ends_with_the_same_weights_bit_for_bit() {
 }
 
 /// Starts a run and kills it at a random moment, twenty times. False where it came to its end before that.
-fn killed_twenty_times(work: &Work, run: &str, start_up: Duration, share: f64) -> bool {
+fn killed_twenty_times(work: &Work, run: &str, start_up: Duration, share: f64, random: &mut StdRng) -> bool {
     for _ in 0..20 {
-        let life = start_up.mul_f64(0.3 + random()) + Duration::from_secs_f64(1.5 * share * random());
+        let life =
+            start_up.mul_f64(random.random_range(0.3..1.3)) + Duration::from_secs_f64(1.5 * share * random.random::<f64>());
         let mut child = work.start(&["train", &format!("{run}.toml"), "--no-progress"]);
         let deadline = Instant::now() + life;
-        while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
+        while Instant::now() < deadline && !child.has_ended() {
             std::thread::sleep(Duration::from_millis(2));
         }
-        if child.try_wait().unwrap().is_some() {
+        if child.has_ended() {
             return false;
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.kill();
     }
     true
 }
@@ -91,12 +95,12 @@ fn ingest_killed_again_and_again_ends_with_the_same_dataset() {
     let started = Instant::now();
     work.diptych(&ingest("quiet")).ok();
     let whole = started.elapsed();
+    let mut random = StdRng::seed_from_u64(seed());
     for _ in 0..10 {
         let mut child = work.start(&ingest("killed"));
-        std::thread::sleep(whole.mul_f64(random()));
+        std::thread::sleep(whole.mul_f64(random.random()));
         // It may have ended: then the next one finds nothing to do, which must be right too.
-        let _ = child.kill();
-        child.wait().unwrap();
+        child.kill();
     }
     work.diptych(&ingest("killed")).ok();
     let of = |dataset: &str, query: &str| work.sql(&["--dataset", dataset], query);

@@ -1,16 +1,23 @@
 //! Curation as a user does it: scores, filters as SQL, lists of uids, balancing.
 
-use diptych_tests::{Work, pairs, reference_data};
+use diptych_test_support::{eventually, parity};
+use diptych_tests::service::PATIENCE;
+use diptych_tests::{Work, pairs};
 
 const DATA: [&str; 2] = ["--dataset", "data"];
 
 #[test]
 fn pairs_are_scored_filtered_listed_and_balanced() {
-    let Some(data) = reference_data() else { return };
     let work = Work::new();
-    let emoji = data.join("emoji_test.tar");
-    let model = data.join("parity/tiny_quickgelu_hf");
-    work.diptych(&["ingest", emoji.to_str().unwrap(), "--dataset", "data"]).ok();
+    let model = parity().join("tiny_quickgelu_hf");
+    let names: Vec<[String; 2]> = (0..256).map(|n| [format!("{n:04}.png"), format!("{n:04}.txt")]).collect();
+    let mut members = Vec::new();
+    for (n, [image, text]) in names.iter().enumerate() {
+        members.push((image.as_str(), pairs::noise(n as u64 + 1, 24)));
+        members.push((text.as_str(), format!("a {} with the number {n}", ["face", "flag", "cat", "heart"][n % 4]).into_bytes()));
+    }
+    work.write("pairs.tar", pairs::tar(&members));
+    work.diptych(&["ingest", "pairs.tar", "--dataset", "data"]).ok();
     let score =
         ["score", "clip", "language", "phash", "blur", "entropy", "--dataset", "data", "--model", model.to_str().unwrap()];
     let first = work.diptych(&score).ok();
@@ -59,8 +66,8 @@ fn pairs_are_scored_filtered_listed_and_balanced() {
 
     // Clusters of embeddings: with the axes as centroids, the nearest is the largest component.
     let mut centroids = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
-    centroids.extend(format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (64, 64), }").into_bytes());
-    centroids.extend((0..64 * 64).flat_map(|at| f32::from(u8::from(at % 65 == 0)).to_le_bytes()));
+    centroids.extend(format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (16, 16), }").into_bytes());
+    centroids.extend((0..16 * 16).flat_map(|at| f32::from(u8::from(at % 17 == 0)).to_le_bytes()));
     work.write("axes.npy", centroids);
     let cluster = ["score", "cluster", "--centroids", "axes.npy", "--dataset", "data"];
     assert!(work.diptych(&cluster).ok().stdout.contains("cluster: 256 added, 0 there"));
@@ -131,19 +138,19 @@ fn scoring_goes_on_where_it_was_killed_and_with_what_is_new() {
         // Killed as soon as it has written something more.
         let files = |work: &Work| std::fs::read_dir(work.path("data/scores/blur")).map_or(0, Iterator::count);
         let before = files(&work);
-        while files(&work) <= before.max(1) && running.try_wait().unwrap().is_none() {
-            std::thread::yield_now();
-        }
-        if running.try_wait().unwrap().is_some() {
+        let ended = eventually(PATIENCE, "something more to be written", || {
+            let ended = running.has_ended();
+            (ended || files(&work) > before.max(1)).then_some(ended)
+        });
+        if ended {
             break;
         }
         if turn == 0 {
             // Asked to stop, it writes what it has and says so by its code; it may also have just been done.
-            std::process::Command::new("kill").arg("-TERM").arg(running.id().to_string()).status().unwrap();
-            assert!(matches!(running.wait().unwrap().code(), Some(4 | 0)));
+            running.signal("-TERM");
+            assert!(matches!(running.ends(), Some(4 | 0)));
         } else {
-            running.kill().unwrap();
-            running.wait().unwrap();
+            running.kill();
         }
         pieces += 1;
     }

@@ -3,7 +3,8 @@
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use diptych_tests::{Work, pairs, reference_data};
+use diptych_test_support::{data, needs};
+use diptych_tests::{Work, pairs};
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
@@ -63,11 +64,11 @@ fn copies(work: &Work, name: &str, emoji: &[(RgbImage, String)]) {
     work.write(name, pairs::tar(&members));
 }
 
+#[needs(data)]
 #[test]
 fn copies_of_images_are_found_and_the_best_one_stays() {
-    let Some(data) = reference_data() else { return };
     let work = Work::new();
-    let all = emoji(&data.join("emoji_train.tar"), 300);
+    let all = emoji(&data("emoji_train.tar"), 300);
     copies(&work, "copies.tar", &all[..20]);
     let names: Vec<_> = (0..all.len()).map(|n| (format!("{n:03}.png"), format!("{n:03}.txt"))).collect();
     let mut members = Vec::new();
@@ -148,11 +149,11 @@ fn near_captions_are_found_within_a_selection_and_weights_stay() {
     assert_eq!(work.sql(&tables, kept), "0:20.0 2:22.0 3:23.0");
 }
 
+#[needs(data)]
 #[test]
 fn what_is_in_an_evaluation_set_is_dropped_and_told() {
-    let Some(data) = reference_data() else { return };
     let work = Work::new();
-    let test = data.join("emoji_test.tar");
+    let test = data("emoji_test.tar");
     let held = emoji(&test, 24);
     copies(&work, "leaked.tar", &held[..4]);
     copies(&work, "held.tar", &held[..4]);

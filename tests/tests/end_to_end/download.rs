@@ -1,13 +1,15 @@
 //! URL lists through the binary: killed, stopped, tried again, and what the ledger says of it.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
+use diptych_test_support::{eventually, seed};
+use diptych_tests::Work;
 use diptych_tests::server::{Fault, Server};
-use diptych_tests::{Work, random};
+use diptych_tests::service::PATIENCE;
 use image::{ImageFormat, RgbImage};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 /// Side of the images in pixels. They are noise, about 20 KB each.
 const SIDE: u32 = 80;
@@ -98,12 +100,12 @@ fn download_killed_again_and_again_ends_with_the_same_dataset() {
     work.diptych(&ingest("quiet", "2")).ok();
     let whole = started.elapsed();
     assert_eq!(server.images(), 400);
+    let mut random = StdRng::seed_from_u64(seed());
     for _ in 0..8 {
         let mut child = work.start(&ingest("killed", "2"));
-        std::thread::sleep(whole.mul_f64(random()));
+        std::thread::sleep(whole.mul_f64(random.random()));
         // It may have ended: then the next one finds nothing to do, which must be right too.
-        let _ = child.kill();
-        child.wait().unwrap();
+        child.kill();
     }
     work.diptych(&ingest("killed", "2")).ok();
     for dataset in ["quiet", "killed"] {
@@ -123,12 +125,12 @@ fn download_that_is_asked_to_stop_saves_what_it_has_and_goes_on() {
     let work = Work::new();
     work.write("list.csv", server.list());
     let mut child = work.start(&ingest("data", "20"));
-    while server.images() < 20 {
-        assert!(child.try_wait().unwrap().is_none(), "it ended");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(4));
+    eventually(PATIENCE, "20 images", || {
+        assert!(!child.has_ended(), "it ended");
+        (server.images() >= 20).then_some(())
+    });
+    child.signal("-TERM");
+    assert_eq!(child.ends(), Some(4));
     let saved: usize = work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta").parse().unwrap();
     assert_eq!(saved, server.images(), "what was downloaded was saved");
     work.diptych(&ingest("data", "2")).ok();

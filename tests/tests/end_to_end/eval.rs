@@ -90,13 +90,43 @@ fn every_task_has_figures_intervals_groups_and_a_comparison() {
         assert_eq!(groups.len(), 2);
         assert!((groups.iter().sum::<f64>() / 2.0 - number("top1")).abs() < 1e-9, "{task}");
         assert!((parts("per_class", "recall").iter().sum::<f64>() / 8.0 - number("top1")).abs() < 1e-9, "{task}");
+        let draws = if task.starts_with("few") { 3 } else { 1 };
+        assert_eq!((found["images"].as_u64(), found["draws"].as_u64()), (Some(24), Some(draws)), "{task}");
         let bins = found["calibration"]["bins"].as_array().unwrap();
-        assert_eq!(bins.iter().map(|bin| bin["images"].as_u64().unwrap()).sum::<u64>(), 24, "{task}");
+        assert_eq!(bins.iter().map(|bin| bin["images"].as_u64().unwrap()).sum::<u64>(), 24 * draws, "{task}");
         let compared = &found["compared"];
-        let only = |name: &str| compared[name].as_f64().unwrap();
-        let difference = compared["difference"].as_f64().unwrap();
-        assert!((difference - (only("only_here_right") - only("only_there_right")) / 24.0).abs() < 1e-9, "{task}: {compared}");
+        let of = |name: &str| compared[name].as_f64().unwrap();
+        assert!((of("difference") - (number("top1") - of("top1"))).abs() < 1e-9, "{task}: {compared}");
+        assert!(compared["difference_interval"].is_array(), "{task}: {compared}");
+        if draws == 1 {
+            let only = of("only_here_right") - of("only_there_right");
+            assert!((of("difference") - only / 24.0).abs() < 1e-9, "{task}: {compared}");
+        } else {
+            assert!(compared.get("mcnemar_p").is_none(), "{task}: {compared}");
+        }
     }
+    // Of few-shot each figure is the mean over the draws, wherever it stands.
+    let of_checkpoint = |name: &str| {
+        let value = format!("SELECT value FROM metrics WHERE name = 'eval/second/{name}' AND step = 8");
+        work.sql(&["--state", "state"], &value).parse::<f64>().unwrap()
+    };
+    let mut unequal = 0;
+    for shots in [1, 4] {
+        let found = &found[format!("few_shot_{shots}")];
+        let of_draws: Vec<f64> =
+            found["details"]["top1_of_draws"].as_array().unwrap().iter().map(|top1| top1.as_f64().unwrap()).collect();
+        assert_eq!(of_draws.len(), 3);
+        let mean = of_draws.iter().sum::<f64>() / 3.0;
+        unequal += usize::from((mean - of_draws[0]).abs() > 1e-9);
+        let file = json(&work, &format!("files/second_step-000000008_run_en_linear_probe_{shots}_shot.json"));
+        let places = [
+            found["top1"].as_f64().unwrap(),
+            of_checkpoint(&format!("few_shot_{shots}/top1")),
+            file["metrics"]["lp_acc1"].as_f64().unwrap(),
+        ];
+        assert!(places.iter().all(|top1| (top1 - mean).abs() < 1e-9), "{shots} shots: {places:?} of {of_draws:?}");
+    }
+    assert!(unequal > 0, "where the first draw is like the mean, this shows nothing");
     assert_eq!(found["retrieval"]["texts"], 24);
     let half = &found["retrieval"]["groups"][0];
     let (low, high) = (half["text_to_image_interval"][0].as_f64().unwrap(), half["text_to_image_interval"][1].as_f64().unwrap());

@@ -1,8 +1,5 @@
 //! Evaluation while training, and the checkpoints that are kept for it.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-
 use diptych_tests::server::{Fault, Server};
 use diptych_tests::{Work, tiny_config};
 
@@ -95,13 +92,12 @@ fn signal_during_an_evaluation_is_heeded_at_once_and_the_evaluation_made_up_for(
     };
     work.write("run.toml", config(&server.url("data")));
     let mut command = work.command(&["train", "run.toml", "--no-progress"]);
-    let mut child = command.env("HOME", work.path("home")).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let alarm = lines.by_ref().map(Result::unwrap).find(|line| line.contains("stalled after step 4")).unwrap();
+    command.env("HOME", work.path("home"));
+    let mut run = work.start_with_log(command, "log");
+    let alarm = work.waits_for_line("log", "stalled after step 4");
     assert!(alarm.contains("a batch of the evaluation"), "{alarm}");
-    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    assert_eq!(child.wait().unwrap().code(), Some(4), "{rest:?}");
+    run.signal("-TERM");
+    assert_eq!(run.ends(), Some(4), "{}", work.read("log"));
     assert_eq!(work.sql(&STATE, "SELECT max(step) FROM checkpoints"), "4");
     assert_eq!(work.sql(&STATE, "SELECT count(*) FROM metrics WHERE name = 'heldout/pairs'"), "0");
 

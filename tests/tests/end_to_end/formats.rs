@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use diptych_tests::{Work, final_files, reference_data, tiny_config};
+use diptych_test_support::parity;
+use diptych_tests::{Work, final_files, tiny_config};
 use serde_json::Value;
 
 /// Header and data of a safetensors file: names, shapes and bytes, whatever the order in which they lie.
@@ -19,24 +20,28 @@ fn tensors(path: &Path) -> std::collections::BTreeMap<String, (String, Vec<u8>)>
     tensors.collect()
 }
 
+/// The weights of both reference models.
+const WEIGHTS: &str = "tiny_gelu.safetensors";
+
 /// The reference model as an OpenCLIP folder.
-fn openclip_folder(work: &Work, parity: &Path, configuration: &str) {
-    let model: Value = serde_json::from_str(&std::fs::read_to_string(parity.join(configuration)).unwrap()).unwrap();
+fn openclip_folder(work: &Work) {
+    let parity = parity();
+    let model: Value = serde_json::from_str(&std::fs::read_to_string(parity.join("tiny_quickgelu.json")).unwrap()).unwrap();
     let config = serde_json::json!({
         "model_cfg": model,
         "preprocess_cfg": { "mean": [0.481_454_66, 0.457_827_5, 0.408_210_73], "std": [0.268_629_54, 0.261_302_58, 0.275_777_11] },
     });
     work.write("reference/open_clip_config.json", config.to_string());
-    let weights = std::fs::read(parity.join("tiny_quickgelu.safetensors")).unwrap();
-    work.write("reference/open_clip_model.safetensors", weights);
+    for (from, to) in [(WEIGHTS, "open_clip_model.safetensors"), ("tokenizer.json", "tokenizer.json")] {
+        work.write(&format!("reference/{to}"), std::fs::read(parity.join(from)).unwrap());
+    }
 }
 
 #[test]
 fn reference_model_exported_for_hugging_face_is_hugging_faces_own() {
-    let Some(data) = reference_data() else { return };
-    let parity = data.join("parity");
+    let parity = parity();
     let work = Work::new();
-    openclip_folder(&work, &parity, "tiny_quickgelu.json");
+    openclip_folder(&work);
     work.diptych(&["export", "--model", "reference", "--format", "hf", "--output", "hf"]).ok();
 
     let expected = tensors(&parity.join("tiny_quickgelu_hf/model.safetensors"));
@@ -70,23 +75,18 @@ fn reference_model_exported_for_hugging_face_is_hugging_faces_own() {
 
     // And back: the same weights as an OpenCLIP folder.
     work.diptych(&["export", "--model", "hf", "--format", "openclip", "--output", "back"]).ok();
-    assert!(tensors(&work.path("back/open_clip_model.safetensors")) == tensors(&parity.join("tiny_quickgelu.safetensors")));
+    assert!(tensors(&work.path("back/open_clip_model.safetensors")) == tensors(&parity.join(WEIGHTS)));
     // A folder that is there is not overwritten.
     work.diptych(&["export", "--model", "hf", "--format", "openclip", "--output", "back"]).fails_with(&["back"]);
 }
 
 #[test]
 fn both_formats_of_the_reference_model_evaluate_alike() {
-    let Some(data) = reference_data() else { return };
-    let parity = data.join("parity");
-    let work = Work::new();
-    openclip_folder(&work, &parity, "tiny_quickgelu.json");
-    let photos = data.join("photos.tar");
-    work.diptych(&["ingest", photos.to_str().unwrap(), "--dataset", "data"]).ok();
-    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "data", "--output", "all.parquet"]).ok();
-    let hf = parity.join("tiny_quickgelu_hf");
+    let work = Work::new().with_demo_data(120);
+    openclip_folder(&work);
+    let hf = parity().join("tiny_quickgelu_hf");
     let eval = |model: &str| {
-        let ran = work.diptych(&["eval", "--model", model, "--dataset", "data", "--selection", "all.parquet"]).ok();
+        let ran = work.diptych(&["eval", "--model", model, "--dataset", "data", "--selection", "train.parquet"]).ok();
         ran.stdout
     };
     assert_eq!(eval("reference"), eval(hf.to_str().unwrap()));
@@ -94,12 +94,11 @@ fn both_formats_of_the_reference_model_evaluate_alike() {
 
 #[test]
 fn wrong_activation_is_refused_and_not_trained_with() {
-    let Some(data) = reference_data() else { return };
     let work = Work::new().with_demo_data(60);
-    openclip_folder(&work, &data.join("parity"), "tiny_quickgelu.json");
-    let model = std::fs::read(data.join("parity/tiny_gelu.json")).unwrap();
-    work.write("gelu.json", model);
-    let config = tiny_config("run", 1, "").replace("\"tiny.json\"", "\"gelu.json\"\nweights = \"reference\"");
+    openclip_folder(&work);
+    work.write("gelu.json", std::fs::read(parity().join("tiny_gelu.json")).unwrap());
+    let config = tiny_config("run", 1, "")
+        .replace("\"tiny.json\"", "\"gelu.json\"\nweights = \"reference\"\ntokenizer = \"reference/tokenizer.json\"");
     work.write("run.toml", config);
     work.diptych(&["train", "run.toml"]).fails_with(&["reference", "quick_gelu"]);
 }

@@ -1,6 +1,5 @@
 //! A run that nobody watches: each of its guards, provoked by data, weights or configuration.
 
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use diptych_pipeline::Tokenizer;
@@ -214,15 +213,12 @@ fn run_that_waits_for_data_heeds_a_signal_at_once() {
     let work = Work::new();
     let server = hanging(&work);
     work.write("run.toml", hanging_config(&server, "run", "alarm", 0.01));
-    let mut child = work.command(&["train", "run.toml", "--no-progress"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut run = work.start_with_log(work.command(&["train", "run.toml", "--no-progress"]), "log");
     // Its own alarm says that it waits.
-    let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut lines = std::io::BufRead::lines(stderr);
-    assert!(lines.by_ref().any(|line| line.unwrap().contains("stalled")));
+    work.waits_for_line("log", "stalled");
     let asked = Instant::now();
-    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    assert_eq!(child.wait().unwrap().code(), Some(4), "{rest:?}");
+    run.signal("-TERM");
+    assert_eq!(run.ends(), Some(4), "{}", work.read("log"));
     assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
     assert_eq!(work.sql(&STATE, "SELECT state FROM runs"), "stopped");
     assert_eq!(work.sql(&STATE, "SELECT count(*) FROM checkpoints"), "1");

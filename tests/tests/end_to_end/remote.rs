@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use diptych_pipeline::{Batch, DataSource, LoaderError, LoaderSpec, Selection, Tokenizer, train_loader};
 use diptych_schemas::{AugmentConfig, LoaderConfig, RemoteConfig, SampleIndex};
+use diptych_test_support::eventually;
 use diptych_tests::server::{Fault, Request, Server};
+use diptych_tests::service::PATIENCE;
 use diptych_tests::{Work, pairs, tiny_config};
 
 /// 48 pairs of 40 kB, in several shards and row groups: more than one block of the cache each.
@@ -272,9 +274,8 @@ fn a_loader_whose_server_hangs_can_be_dropped() {
     let mut patient = config(&work, 100);
     patient.remote.timeout_seconds = 1_000_000;
     let loader = train_loader(spec(&work, server.url("data"), patient)).unwrap();
-    while !server.requests().iter().any(|request| request.path.contains("blob")) {
-        std::thread::yield_now();
-    }
+    let asked = || server.requests().iter().any(|request| request.path.contains("blob")).then_some(());
+    eventually(PATIENCE, "a request for a blob", asked);
     drop(loader);
 }
 
@@ -287,11 +288,10 @@ fn the_next_window_is_fetched_while_the_one_before_it_is_used() {
     (config.window_row_groups, config.row_group_parts, config.queue_mib) = (1, 1, 1);
     let mut loader = train_loader(LoaderSpec { image_size: 256, ..spec(&work, server.url("data"), config) }).unwrap();
     loader.next().unwrap().unwrap();
-    // Ends only if it is so.
     let blob_was_read =
         |name: &str| server.requests().iter().any(|request| request.path.ends_with(name) && request.range.is_some());
-    while !(blob_was_read("blob/00000.parquet") && blob_was_read("blob/00001.parquet")) {
-        std::thread::yield_now();
+    for name in ["blob/00000.parquet", "blob/00001.parquet"] {
+        eventually(PATIENCE, name, || blob_was_read(name).then_some(()));
     }
 }
 

@@ -5,8 +5,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use diptych_tests::service::{Service, wait_for};
-use diptych_tests::{Work, final_files, random, tiny_config};
+use diptych_test_support::{eventually, seed};
+use diptych_tests::service::{PATIENCE, Service};
+use diptych_tests::{Work, final_files, tiny_config};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 const STATE: [&str; 2] = ["--state", "state"];
@@ -34,13 +37,14 @@ fn service_that_is_killed_again_and_again_ends_a_run_as_if_nothing_had_been() {
     work.diptych(&["train", "quiet.toml", "--no-progress"]).ok();
     work.write("run.toml", tiny_config("run", epochs, CHECKPOINTS));
 
+    let mut random = StdRng::seed_from_u64(seed());
     let mut service = Service::start(&work);
     let job = submits(&work, &["run.toml"]);
-    let total = wait_for("a step", || service.get("/v1/status")["running"][0]["total_steps"].as_u64());
+    let total = eventually(PATIENCE, "a step", || service.get("/v1/status")["running"][0]["total_steps"].as_u64());
     for kill in 1..=6 {
         // Anywhere between two checkpoints, and further each time.
-        service.waits_for_step(kill * total / 8 + (4.0 * random()) as u64);
-        service.murder();
+        service.waits_for_step(kill * total / 8 + random.random_range(0..4));
+        service.kill();
         service = Service::start(&work);
         assert!(["queued", "running"].contains(&&*service.state_of(job)), "nobody has to start it again");
     }
@@ -82,7 +86,7 @@ fn run_is_paused_saved_resumed_cancelled_and_tried_again() {
     let saved = || service.sql("SELECT count(*), max(step) FROM checkpoints WHERE run = 'long'", None);
     assert_eq!(saved()[0][0], 0);
     acts("checkpoint", "long").ok();
-    wait_for("a checkpoint", || (saved()[0][0] == 1).then_some(()));
+    eventually(PATIENCE, "a checkpoint", || (saved()[0][0] == 1).then_some(()));
     assert_eq!(service.state_of(job), "running");
 
     acts("pause", "long").ok();
@@ -144,7 +148,7 @@ fn jobs_of_all_kinds_wait_for_each_other_and_the_service_answers_of_what_they_ma
     // The approximate index comes when it is asked for, and on so few images finds the same.
     let approximate = "/v1/search?dataset=scenes&model=run&text=a%20red%20circle&k=5&index=hnsw&ef=64";
     service.ask("GET", approximate, None).refused(503, "being built");
-    let about = wait_for("the index", || {
+    let about = eventually(PATIENCE, "the index", || {
         let answer = service.ask("GET", approximate, None);
         (answer.status != 503).then(|| answer.ok())
     });
@@ -308,7 +312,7 @@ fn limits_are_said_and_hold() {
     assert_eq!(service.leaves(), Some(0));
     assert!(fs::metadata(work.path("here.sock")).is_err() || !work.path("here.sock").is_file());
     // What a killed service left does not keep the next one from its address.
-    Service::start(&work).murder();
+    Service::start(&work).kill();
     let service = Service::start(&work);
     service.get("/v1/status");
 }
@@ -356,7 +360,7 @@ fn who_listens_hears_every_step_and_what_becomes_of_the_job() {
     std::thread::scope(|scope| {
         // The stream ends with the service.
         let listening = scope.spawn(|| service.send("GET", "/v1/events", &[], None));
-        wait_for("a listener", || {
+        eventually(PATIENCE, "a listener", || {
             let metrics = String::from_utf8(service.send("GET", "/metrics", &[], None).bytes).unwrap();
             metrics.contains("path=\"/v1/events\"").then_some(())
         });

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use diptych_test_support::{eventually, needs};
 use diptych_tests::service::Process;
 use diptych_tests::{Work, binary, project};
 
@@ -37,16 +38,12 @@ impl Supervisor {
 
     /// The first message from now on that has a line which begins so.
     fn hears(&self, begins: &str) -> Vec<String> {
-        let mut heard = Vec::new();
-        loop {
+        eventually(PATIENCE, begins, || {
             let mut bytes = [0; 4096];
-            let length = self.socket.recv(&mut bytes).unwrap_or_else(|error| panic!("no {begins} came, but {heard:?}: {error}"));
+            let length = self.socket.recv(&mut bytes).unwrap_or_else(|error| panic!("no {begins} came: {error}"));
             let message: Vec<String> = String::from_utf8_lossy(&bytes[..length]).lines().map(str::to_owned).collect();
-            if message.iter().any(|line| line.starts_with(begins)) {
-                return message;
-            }
-            heard.extend(message);
-        }
+            message.iter().any(|line| line.starts_with(begins)).then_some(message)
+        })
     }
 }
 
@@ -80,7 +77,7 @@ fn a_supervisor_hears_that_the_service_is_ready_alive_reloading_and_leaving() {
     let stopping = supervisor.hears("STOPPING=1");
     // The 7 seconds that jobs had when it started, which a reload does not change, and 5 for requests.
     assert!(stopping.contains(&"EXTEND_TIMEOUT_USEC=12000000".to_owned()), "{stopping:?}");
-    assert_eq!(service.0.wait().unwrap().code(), Some(0));
+    assert_eq!(service.ends(), Some(0));
 }
 
 /// The value of the last line `KEY=…` of the unit.
@@ -90,22 +87,14 @@ fn of_unit(key: &str) -> String {
     value.unwrap_or_else(|| panic!("the unit has no {key}")).to_owned()
 }
 
-/// `systemd-analyze ARGUMENTS…`, or none where this machine has none.
-#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
-fn systemd_analyze(arguments: &[&str], unit: &Path) -> Option<(bool, String)> {
-    match Command::new("systemd-analyze").args(arguments).arg(unit).output() {
-        Ok(output) => {
-            let said = [output.stdout, output.stderr].concat();
-            Some((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            println!("skipped: this machine has no systemd-analyze");
-            None
-        }
-        Err(error) => panic!("systemd-analyze: {error}"),
-    }
+/// Whether `systemd-analyze ARGUMENTS… UNIT` passes, and what it says.
+fn systemd_analyze(arguments: &[&str], unit: &Path) -> (bool, String) {
+    let output = Command::new("systemd-analyze").args(arguments).arg(unit).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
+#[needs(systemd_analyze)]
 #[test]
 fn systemd_understands_the_unit_and_finds_it_hardened() {
     let work = Work::new();
@@ -115,14 +104,12 @@ fn systemd_understands_the_unit_and_finds_it_hardened() {
     let cuda = std::fs::read_to_string(project().join("daemon/dist/cuda.conf")).unwrap();
     for (folder, text) in [("cpu", unit.clone()), ("gpu", format!("{unit}\n{cuda}"))] {
         let path = work.write(&format!("{folder}/diptych.service"), text);
-        if let Some((passes, said)) = systemd_analyze(&["verify"], &path) {
-            // An option that it does not know is a warning only.
-            let about_it: Vec<&str> = said.lines().filter(|line| line.contains("diptych.service")).collect();
-            assert!(passes && about_it.is_empty(), "{folder}: {said}");
-        }
-        if let Some((passes, said)) = systemd_analyze(&["security", "--offline=true", "--threshold=20"], &path) {
-            assert!(passes, "{folder}: {said}");
-        }
+        let (passes, said) = systemd_analyze(&["verify"], &path);
+        // An option that it does not know is a warning only.
+        let about_it: Vec<&str> = said.lines().filter(|line| line.contains("diptych.service")).collect();
+        assert!(passes && about_it.is_empty(), "{folder}: {said}");
+        let (passes, said) = systemd_analyze(&["security", "--offline=true", "--threshold=20"], &path);
+        assert!(passes, "{folder}: {said}");
     }
 }
 
@@ -195,7 +182,7 @@ fn make_install_puts_what_runs_by_itself_and_leaves_a_configuration_alone() {
     make("install");
     work.diptych(&["status", "--state", "state"]).ok();
     service.signal("-TERM");
-    assert_eq!(service.0.wait().unwrap().code(), Some(0));
+    assert_eq!(service.ends(), Some(0));
     assert_eq!(work.read("root/etc/diptych/diptych.toml"), "# mine\n");
 
     make("uninstall");

@@ -28,7 +28,10 @@ fn a_library_that_cannot_be_opened_is_an_error_that_names_it() {
     let work = Work::new();
     let fails = |library: &str, says: &[&str]| {
         let library = work.path(library);
-        let ran = work.diptych_with(&["eval", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"], &[("DIPTYCH_TORCH", &library)]);
+        let ran = work.diptych_with(
+            &["eval", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"],
+            &[("DIPTYCH_TORCH", &library)],
+        );
         let ran = ran.ended_with(1);
         assert!(ran.stdout.is_empty(), "{}", ran.stdout);
         ran.fails_with(&[&[library.to_str().unwrap(), "DIPTYCH_TORCH"], says].concat());

@@ -112,6 +112,20 @@ impl Predictions {
         self.confidence.push(f64::from(votes[predicted]) / f64::from(votes.iter().sum::<f32>()));
     }
 
+    /// All answers of several draws of what was learned from, one draw after the other. Its accuracies are the means over the draws, which
+    /// must be about the same images; counts are over all draws.
+    pub fn pooled(draws: &[Self]) -> Self {
+        let mut pooled = Self::default();
+        for draw in draws {
+            pooled.classes = draw.classes;
+            pooled.labels.extend(&draw.labels);
+            pooled.predicted.extend(&draw.predicted);
+            pooled.rank.extend(&draw.rank);
+            pooled.confidence.extend(&draw.confidence);
+        }
+        pooled
+    }
+
     /// Whether each image is among its first k classes.
     pub fn hits(&self, k: usize) -> Vec<bool> {
         self.rank.iter().map(|rank| *rank <= k).collect()
@@ -196,6 +210,24 @@ mod tests {
         assert_eq!((found.per_class[1].precision(), found.per_class[2].recall()), (Some(2.0 / 3.0), None));
         // Class 2 has no image and does not count: (1/2 + 1) / 2.
         assert_eq!(found.mean_per_class, 0.75);
+    }
+
+    #[test]
+    fn figures_of_pooled_draws_are_their_means() {
+        let draw = |rank: [usize; 3]| Predictions {
+            classes: 6,
+            labels: vec![0, 0, 1],
+            predicted: vec![0; 3],
+            rank: rank.to_vec(),
+            confidence: vec![0.5; 3],
+        };
+        let draws = [draw([1, 1, 1]), draw([1, 2, 6]), draw([6, 6, 2])];
+        let summaries = draws.each_ref().map(Predictions::summary);
+        let pooled = Predictions::pooled(&draws).summary();
+        let mean = |figure: fn(&ZeroShot) -> f64| summaries.iter().map(figure).sum::<f64>() / 3.0;
+        assert!((pooled.top1 - mean(|of| of.top1)).abs() < 1e-12 && (pooled.top1 - 4.0 / 9.0).abs() < 1e-12, "{pooled:?}");
+        assert!((pooled.top5 - mean(|of| of.top5)).abs() < 1e-12, "{pooled:?}");
+        assert!((pooled.mean_per_class - mean(|of| of.mean_per_class)).abs() < 1e-12, "{pooled:?}");
     }
 
     #[test]

@@ -7,8 +7,9 @@ use diptych_pipeline::{Random, seed_of};
 
 use crate::TrainerError;
 
-/// Marks the seeds of resamples.
+/// Marks the seeds of resamples, and of resamples of draws.
 const PURPOSE: u64 = 0x626f_6f74_7374_7261;
+const PURPOSE_OF_DRAWS: u64 = 0x626f_6f74_6472_6177;
 /// Guo et al. 2017, section 2.
 pub const CALIBRATION_BINS: usize = 15;
 
@@ -49,17 +50,39 @@ pub struct Interval {
 /// Σ hits / Σ of of each column in every resample, [columns][resamples]. Columns are drawn together, so the differences of
 /// two of them are paired. All must have one [`Unit`] an image.
 pub fn resample(columns: &[Vec<Unit>], spec: Bootstrap) -> Result<Vec<Vec<f64>>, TrainerError> {
-    let Some(n) = columns.first().map(Vec::len) else { return Ok(Vec::new()) };
-    if n == 0 || columns.iter().any(|column| column.len() != n) {
+    resample_both(&columns.iter().map(|column| vec![column.as_slice()]).collect::<Vec<_>>(), spec)
+}
+
+/// [`resample`] of what was measured in several draws of the images that were learned from, [columns][draws][images].
+///
+/// Each resample draws as many images with replacement, and independently of them as many draws with replacement, and takes the mean
+/// over both (the pigeonhole bootstrap of Owen 2007: images and draws are crossed). So an interval holds what another set of images
+/// and what another choice of training images would change. All columns have the same draws and images in a resample. With D draws,
+/// the variance that comes from them is too small by (D - 1) / D, as in any bootstrap.
+pub fn resample_draws(columns: &[Vec<Vec<Unit>>], spec: Bootstrap) -> Result<Vec<Vec<f64>>, TrainerError> {
+    resample_both(&columns.iter().map(|column| column.iter().map(Vec::as_slice).collect()).collect::<Vec<_>>(), spec)
+}
+
+/// `columns` are [columns][draws][images]. A single draw stays as it is.
+fn resample_both(columns: &[Vec<&[Unit]>], spec: Bootstrap) -> Result<Vec<Vec<f64>>, TrainerError> {
+    let Some(first) = columns.first() else { return Ok(Vec::new()) };
+    let (draws, n) = (first.len(), first.first().map_or(0, |units| units.len()));
+    if n == 0 || columns.iter().any(|column| column.len() != draws || column.iter().any(|units| units.len() != n)) {
         return Err(TrainerError::Evaluation("what is compared must be about the same images, and at least one".into()));
     }
     let mut found = vec![Vec::with_capacity(spec.resamples); columns.len()];
+    let mut round = 0;
     each_draw(n, spec, |times| {
+        let mut random = Random::new(seed_of(&[spec.seed, PURPOSE_OF_DRAWS, round]));
+        let chosen: Vec<usize> = (0..draws).map(|_| random.below(draws as u64) as usize).collect();
+        round += 1;
         for (column, found) in columns.iter().zip(&mut found) {
             let (mut hits, mut of) = (0.0, 0.0);
-            for (unit, times) in column.iter().zip(times) {
-                hits += unit.hits * f64::from(*times);
-                of += unit.of * f64::from(*times);
+            for draw in &chosen {
+                for (unit, times) in column[*draw].iter().zip(times) {
+                    hits += unit.hits * f64::from(*times);
+                    of += unit.of * f64::from(*times);
+                }
             }
             found.push(if of > 0.0 { hits / of } else { 0.0 });
         }
@@ -220,6 +243,20 @@ mod tests {
         let without = found[0].iter().filter(|value| **value == 0.0).count() as f64 / 2000.0;
         // (9/10)^10 = 0.349; its standard deviation over 2000 is 0.011.
         assert!((without - 0.349).abs() < 0.04, "{without}");
+    }
+
+    #[test]
+    fn draws_are_drawn_as_well_as_images() {
+        let spec = Bootstrap { resamples: 2000, ..Bootstrap::default() };
+        // All images are right in one draw and wrong in two: the images alone would say that the mean, 1/3, is certain.
+        let draws = [true, false, false].map(|hit| vec![Unit::from(hit); 20]).to_vec();
+        let found = &resample_draws(&[draws], spec).unwrap()[0];
+        let all_wrong = found.iter().filter(|value| **value == 0.0).count() as f64 / 2000.0;
+        // (2/3)^3 = 0.296; its standard deviation over 2000 is 0.010.
+        assert!((all_wrong - 0.296).abs() < 0.04, "{all_wrong}");
+        // Draws that agree add nothing to what the images say.
+        let units: Vec<Unit> = (0..30).map(|n| Unit::from(n % 3 == 0)).collect();
+        assert_eq!(resample_draws(&[vec![units.clone(); 3]], spec).unwrap(), resample(&[units], spec).unwrap());
     }
 
     #[test]

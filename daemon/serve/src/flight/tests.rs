@@ -1,6 +1,6 @@
 //! The service as drivers meet it: over a socket, by arrow's own client here and by ADBC's (written in Go) in `client.py`.
-//! ADBC's tests are skipped, and say so, where the set-up (`make test`) could not bring the driver. What `diptych sql` gives is
-//! the reference for rows and types.
+//! ADBC's tests are ignored where the set-up (`make test`) could not bring the driver. What `diptych sql` gives is the reference for
+//! rows and types.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -28,6 +28,7 @@ use diptych_pipeline::ingest::{IngestRequest, ingest};
 use diptych_pipeline::sql::content_functions;
 use diptych_pipeline::sql::{SessionSpec, query, session};
 use diptych_schemas::runs_schema;
+use diptych_test_support::needs;
 use futures::TryStreamExt;
 use prost::Message;
 use tokio::runtime::Runtime;
@@ -139,13 +140,9 @@ impl Served {
         self.slots.add_permits(of as usize);
     }
 
-    /// Runs a scenario of `client.py`; nothing where there is no driver.
+    /// Runs a scenario of `client.py`. The set-up (`trainer/setup/setup.py`) chose a Python and fetched the driver.
     async fn adbc(&self, scenario: &str, expected: serde_json::Value) {
-        let found = (std::env::var("DIPTYCH_ADBC_PYTHON"), std::env::var("DIPTYCH_ADBC_PACKAGES"));
-        let (Ok(python), Ok(packages)) = found else {
-            eprintln!("skipped: there is no adbc_driver_flightsql; python3 trainer/setup/setup.py --tests fetches it");
-            return;
-        };
+        let [python, packages] = ["DIPTYCH_ADBC_PYTHON", "DIPTYCH_ADBC_PACKAGES"].map(|name| std::env::var(name).unwrap());
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/serve/flight/client.py");
         let mut command = Command::new(python);
         command.arg(script).arg(scenario).arg(self.address.to_string()).arg(TOKEN).arg(expected.to_string());
@@ -238,9 +235,9 @@ async fn a_query_can_be_cancelled_before_and_after_its_first_row_and_makes_room(
     assert_eq!(cancel(&mut other, &info).await, CancelStatus::NotCancellable, "it does not run yet");
     let asked = ticket(&info);
     // What its rows are like may be known before it is cancelled.
-    let (ended, ()) = tokio::join!(async { client.do_get(asked).await?.try_collect::<Vec<_>>().await }, async {
-        while cancel(&mut other, &info).await != CancelStatus::Cancelled {}
-    });
+    let cancelled = tokio::time::timeout(NEVER, async { while cancel(&mut other, &info).await != CancelStatus::Cancelled {} });
+    let (ended, cancelled) = tokio::join!(async { client.do_get(asked).await?.try_collect::<Vec<_>>().await }, cancelled);
+    cancelled.expect("the query could not be cancelled");
     assert_eq!(status(ended).0, Code::Cancelled);
 
     let info = client.execute(ENDLESS.into(), None).await.unwrap();
@@ -415,6 +412,7 @@ async fn without_a_dataset_there_are_the_tables_of_the_state_alone() {
     assert_eq!(names, ["runs"]);
 }
 
+#[needs(adbc)]
 #[tokio::test(flavor = "multi_thread")]
 async fn adbc_reads_what_is_there() {
     let served = serve(Limits::default());
@@ -425,6 +423,7 @@ async fn adbc_reads_what_is_there() {
     served.adbc("reads", serde_json::json!({ "captions": text, "widths": widths })).await;
 }
 
+#[needs(adbc)]
 #[tokio::test(flavor = "multi_thread")]
 async fn adbc_asks_many_things_at_once() {
     let served = serve(Limits::default());
@@ -432,6 +431,7 @@ async fn adbc_asks_many_things_at_once() {
     served.all_ended(8).await;
 }
 
+#[needs(adbc)]
 #[tokio::test(flavor = "multi_thread")]
 async fn adbc_cancels() {
     let served = serve(Limits { concurrent: 1, ..Limits::default() });
@@ -439,6 +439,7 @@ async fn adbc_cancels() {
     served.all_ended(1).await;
 }
 
+#[needs(adbc)]
 #[tokio::test(flavor = "multi_thread")]
 async fn adbc_is_told_of_limits() {
     let served = serve(Limits { longest: Duration::from_secs(5), memory: 32 << 20, ..Limits::default() });

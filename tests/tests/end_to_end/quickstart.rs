@@ -1,6 +1,18 @@
 //! The whole way once, as a user goes it, on drawn scenes and on real pairs.
 
-use diptych_tests::{Work, pairs, reference_data, tiny_config};
+use diptych_test_support::{data, needs};
+use diptych_tests::{Work, pairs, tiny_config};
+
+/// Learns the scenes within seconds, from any seed. [`diptych_tests::TINY_MODEL`] does not.
+const MODEL: &str = r#"{
+  "embed_dim": 32,
+  "vision_cfg": { "image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8 },
+  "text_cfg": { "context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1 }
+}"#;
+const EPOCHS: u32 = 30;
+/// Recall at 10 on the 159 images that it was trained on. Chance is 0.065, with a standard deviation of 0.02. Seeds 1 to 4 came to 0.47
+/// to 0.89, and after 20 epochs seeds 1 to 4 to 0.35 to 0.52.
+const RECALL: f64 = 0.2;
 
 #[test]
 fn scenes_become_a_trained_searched_and_evaluated_model() {
@@ -21,7 +33,9 @@ fn scenes_become_a_trained_searched_and_evaluated_model() {
     work.diptych(&again).ok();
     assert_eq!(work.read("data/dataset.json"), before);
 
-    work.write("run.toml", tiny_config("run", 2, "[eval]\nselection = \"heldout.parquet\"\nevery_epochs = 1\n"));
+    work.write("tiny.json", MODEL);
+    let config = |more: &str| tiny_config("run", EPOCHS, more).replace("lr = 1e-3", "lr = 3e-3");
+    work.write("run.toml", config(&format!("[eval]\nselection = \"heldout.parquet\"\nevery_epochs = {}\n", EPOCHS / 2)));
     work.diptych(&["train", "run.toml", "--no-progress"]).ok();
     let state = ["--state", "state"];
     assert_eq!(work.sql(&state, "SELECT state FROM runs"), "finished");
@@ -37,15 +51,20 @@ fn scenes_become_a_trained_searched_and_evaluated_model() {
     work.diptych(&["train", "run.toml"]).ok();
     assert_eq!(work.sql(&state, "SELECT weights_hash FROM checkpoints ORDER BY step DESC LIMIT 1"), weights);
     // Nor is another one mixed into it.
-    work.write("changed.toml", tiny_config("run", 2, "weight_decay = 0.3\n"));
-    work.diptych(&["train", "changed.toml"]).fails_with(&["run", "weight_decay", "another name"]);
+    work.write("changed.toml", config("weight_decay = 0.3\n"));
+    work.diptych(&["train", "changed.toml"]).fails_with(&["run", "weight_decay"]).ended_with(1);
 
     let eval = ["eval", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet", "--json", "eval.json"];
     let ran = work.diptych(&eval).ok();
     assert!(ran.stdout.contains("chance") && ran.stdout.contains("R@10"), "{}", ran.stdout);
-    let report: serde_json::Value = serde_json::from_str(&work.read("eval.json")).unwrap();
-    let recall = report["retrieval"]["image_to_text"][2].as_f64().unwrap();
-    assert!((0.0..=1.0).contains(&recall));
+    // It knows what it was trained on.
+    let learned = ["eval", "--model", "run", "--dataset", "data", "--selection", "train.parquet", "--json", "learned.json"];
+    work.diptych(&learned).ok();
+    let report: serde_json::Value = serde_json::from_str(&work.read("learned.json")).unwrap();
+    for direction in ["image_to_text", "text_to_image"] {
+        let recall = report["retrieval"][direction][2].as_f64().unwrap();
+        assert!(recall > RECALL, "{direction}: {}", report["retrieval"]);
+    }
 
     let search = [
         "search",
@@ -123,11 +142,11 @@ fn image_that_turns_out_corrupt_in_training_is_skipped_counted_and_in_the_ledger
     assert_eq!(work.sql(&state, "SELECT count(*) FROM metrics WHERE name = 'loss'"), "10");
 }
 
+#[needs(data)]
 #[test]
 fn real_pairs_go_the_whole_way() {
-    let Some(data) = reference_data() else { return };
     let work = Work::new();
-    let (emoji, photos) = (data.join("emoji_test.tar"), data.join("photos.tar"));
+    let (emoji, photos) = (data("emoji_test.tar"), data("photos.tar"));
     work.diptych(&["ingest", emoji.to_str().unwrap(), photos.to_str().unwrap(), "--dataset", "data"]).ok();
     let dataset = ["--dataset", "data"];
     assert_eq!(work.sql(&dataset, "SELECT count(*) FROM meta"), "416");
