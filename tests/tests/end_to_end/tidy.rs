@@ -69,7 +69,7 @@ fn only_the_trainer_names_libtorch_and_only_the_store_names_sled() {
 #[test]
 fn unsafe_code_is_in_the_shim_alone_with_its_reason() {
     assert_eq!(
-        offenders(&["trainer/src/shim.rs"], &["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code"]),
+        offenders(&["trainer/src/device/shim.rs"], &["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code"]),
         Vec::<String>::new()
     );
     for (name, text) in sources() {

@@ -1,0 +1,4 @@
+//! The families of models, a folder each.
+
+pub(crate) mod dual_encoder;
+pub(crate) mod weights;

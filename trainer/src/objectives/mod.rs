@@ -1,0 +1,3 @@
+//! What is minimised, computed from what a model gives and nothing else.
+
+pub(crate) mod contrastive;
