@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use diptych_pipeline::{Cleaning, EvalResize, Tokenizer, TokenizerOptions, decode, eval_transform};
 use diptych_schemas::MAX_PIXELS;
-use diptych_trainer::{Device, Encoder, ModelConfig, Weights, checkpoint, set_threads};
+use diptych_trainer::{Device, Encoder, ModelConfig, TextInput, Weights, checkpoint, set_threads};
 
 use crate::cli::ModelArgs;
 use crate::store::RunName;
@@ -109,7 +109,7 @@ pub(crate) fn read(args: &ModelArgs) -> anyhow::Result<(Weights, Arc<Tokenizer>)
 /// A `tokenizer.json` or a WordPiece `vocab.txt`, used as the model wants it; without one CLIP's own, of models that were made
 /// for it.
 pub(crate) fn tokenizer(path: Option<&Path>, model: &ModelConfig) -> anyhow::Result<Arc<Tokenizer>> {
-    let wanted = &model.text.tokenizer;
+    let Some(TextInput { tokenizer: wanted, .. }) = model.texts() else { bail!("{} reads no texts", model.family()) };
     let tokenizer = match (path, &wanted.name) {
         (Some(path), _) => {
             let options = TokenizerOptions {

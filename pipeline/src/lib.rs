@@ -30,7 +30,7 @@ pub use dedup::{
     TierReport, decontaminate, dedup,
 };
 pub use diptych_sample::{
-    Cleaning, CropBox, ImageError, ImageFormat, ImageHeader, Interpolation, RgbImage, Tokenizer, TokenizerError,
+    Cleaning, CropBox, ImageError, ImageFormat, ImageHeader, Interpolation, RgbImage, TokenKinds, Tokenizer, TokenizerError,
     TokenizerOptions, Vocabulary, decode, header, probe,
 };
 pub use loader::{

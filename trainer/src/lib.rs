@@ -1,4 +1,4 @@
-//! Training of CLIP-style dual encoders: models, loss, optimizer, checkpoints, evaluation and the formats of weights. The only
+//! Training of models of images and texts: models, loss, optimizer, checkpoints, evaluation and the formats of weights. The only
 //! crate that names `tch`.
 //!
 //! 1. [`Trainer::step`] is one update; the whole of it stands in `run/step.rs`. The loop around it is the daemon's.
@@ -20,25 +20,32 @@ mod run;
 
 pub use device::{CudaLibraries, Device, open_cuda_libraries, restart_with_sleeping_threads, set_threads};
 pub use error::TrainerError;
-pub use families::dual_encoder::Clip;
 pub use families::dual_encoder::config::{
-    AttentionalPool, Bert, ImagePool, LARGEST_LOGIT_SCALE, ModelConfig, TextConfig, TextPool, TextProjection, TokenizerConfig,
-    Trunk, VisionConfig, built_in_names,
+    AttentionalPool, Bert, DualEncoderConfig, ImagePool, LARGEST_LOGIT_SCALE, TextConfig, TextPool, TextProjection, Trunk,
+    VisionConfig,
 };
-pub use families::dual_encoder::encoder::Encoder;
-pub use families::dual_encoder::hugging_face::export_hf;
-pub use families::dual_encoder::openclip::export_openclip;
 pub use families::weights::{Origin, Weights};
+pub use families::{DeviceBatch, Encoder, Model, ModelConfig, Uploader, built_in_names, export_hf, export_onnx, export_openclip};
 pub use formats::checkpoint::guard::{Due, GuardState, RollBack, Score};
-pub use formats::checkpoint::{self, CheckpointManifest, CheckpointMeta, Snapshot};
+pub use formats::checkpoint::{CheckpointManifest, CheckpointMeta};
 pub use formats::hugging_face::tokenizer::TokenizerFiles;
-pub use formats::onnx::{LARGEST_EMBEDDED, export_onnx};
+pub use formats::onnx::LARGEST_EMBEDDED;
 pub use formats::tensor_file::FileEntry;
-pub use nn::preprocess::{IMAGE_MEAN, IMAGE_STD, PreprocessConfig};
-pub use objectives::contrastive::{Objective, Scalars, clip_loss};
+pub use nn::parameters::Part;
+pub use nn::preprocess::{IMAGE_MEAN, IMAGE_STD, ImageInput, PreprocessConfig, TextInput, TokenizerConfig};
+pub use objectives::{Objective, Scalars, clip_loss};
 pub use run::flops;
 pub use run::saver::{Saved, Saver};
 pub use run::schedule::Schedule;
-pub use run::timing::{Part, PartTimes};
+pub use run::snapshot::Snapshot;
+pub use run::timing::{PartTimes, StepPart};
 pub use run::trainer::{StepReport, Trainer, TrainerSpec};
-pub use run::upload::{Uploaded, Uploader};
+
+/// Checkpoints as folders of files.
+pub mod checkpoint {
+    pub use crate::formats::checkpoint::{
+        CHECKPOINT_VERSION, CheckpointManifest, CheckpointMeta, Found, Rejected, Scan, TOKENIZER_FILE, list, newest,
+        read_manifest, remove, remove_unfinished, scan, verify,
+    };
+    pub use crate::run::snapshot::write;
+}

@@ -1,6 +1,7 @@
 //! What others in this process see of a run while it trains, and what they may ask of it. The run never waits for them: who listens
 //! too slowly misses steps.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +24,6 @@ pub(crate) struct LiveStep {
     pub(crate) samples: u64,
     pub(crate) loss: f64,
     pub(crate) lr: f64,
-    pub(crate) logit_scale: f64,
     pub(crate) grad_norm: f64,
     /// Of the whole step.
     pub(crate) seconds: f64,
@@ -32,6 +32,9 @@ pub(crate) struct LiveStep {
     /// Part of what the device can compute at most, where that was measured.
     pub(crate) mfu: Option<f64>,
     pub(crate) eta_seconds: f64,
+    /// Figures of the objective by name: `loss/TERM`, `logit_scale` and whatever else the run has.
+    #[serde(flatten)]
+    pub(crate) terms: BTreeMap<String, f64>,
 }
 
 /// What is told of a run.
@@ -118,13 +121,13 @@ mod tests {
             samples: number,
             loss: 1.0,
             lr: 1.0,
-            logit_scale: 1.0,
             grad_norm: 1.0,
             seconds,
             samples_per_second: 1.0,
             data_wait_seconds: 0.0,
             mfu: None,
             eta_seconds: 0.0,
+            terms: BTreeMap::new(),
         }
     }
 

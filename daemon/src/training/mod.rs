@@ -45,6 +45,9 @@ use watch::{Observed, Watch};
 /// How long a signal may wait while the run waits for data.
 const HEEDED_EVERY: Duration = Duration::from_millis(100);
 
+/// The factor of the logits among the figures of a step.
+const LOGIT_SCALE: &str = "logit_scale";
+
 const STOPS_BEFORE: &str = "the run stops before this step; its last checkpoint is whole";
 
 /// What a call of `diptych train` wants beside the configuration.
@@ -102,7 +105,7 @@ pub(crate) fn train_in(config: &TrainConfig, options: Options, caller: &Caller) 
 fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -> anyhow::Result<Outcome> {
     let total = run.record.total_steps.0;
     let progress = Progress::new(run.record.run.as_str(), run.trainer.steps_done(), total, options.progress)?;
-    let mut watch = Watch::new(&run.config.guard, run.config.objective.loss);
+    let mut watch = Watch::new(&run.config.guard, &run.config.objective);
     let first_step = run.trainer.steps_done();
     let stop = &caller.stop;
     let around = Around { held_out: HeldOut::of(run)?, suite: suite::of(run)?, progress: &progress, pulse, stop };
@@ -131,7 +134,7 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
         };
         let waited = started.elapsed().as_secs_f64();
         pulse.doing(Doing::Step);
-        let report = run.trainer.step_uploaded(&batch, &uploaded).context(STOPS_BEFORE)?;
+        let report = run.trainer.step(&uploaded).context(STOPS_BEFORE)?;
         let seconds = started.elapsed().as_secs_f64();
 
         pulse.doing(Doing::Recording);
@@ -147,7 +150,7 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
                 epoch: batch.epoch,
                 loss: report.loss,
                 lr: report.lr,
-                logit_scale: report.logit_scale,
+                logit_scale: report.term(LOGIT_SCALE),
                 grad_norm: report.grad_norm,
                 samples: batch.len() as u64,
                 seconds,
@@ -173,10 +176,11 @@ fn guard(
     progress: &Progress,
 ) -> anyhow::Result<bool> {
     let rolled_back = progress.suspend(|| run.count_step(batch, report))?;
-    if report.skipped || report.pairs == 0 {
+    if report.skipped || report.samples == 0 {
         return Ok(rolled_back);
     }
-    let &StepReport { pairs, loss, logit_scale, .. } = report;
+    let &StepReport { samples: pairs, loss, .. } = report;
+    let logit_scale = report.term(LOGIT_SCALE);
     for warning in watch.step(Observed { pairs, loss, logit_scale, seconds, data_wait_seconds }, || loader.stats()) {
         progress.suspend(|| tracing::warn!("step {}: {}", report.step, warning.message));
         let about = if warning.kind == EventKind::LossSpike { &batch.uids[..] } else { &[] };
@@ -194,13 +198,13 @@ fn tell_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: f6
         samples: batch.next.0,
         loss: report.loss,
         lr: report.lr,
-        logit_scale: report.logit_scale,
         grad_norm: report.grad_norm,
         seconds,
         samples_per_second: batch.len() as f64 / seconds.max(1e-9),
         data_wait_seconds: waited,
         mfu: run.machine.mfu(report.flops, seconds),
         eta_seconds: 0.0,
+        terms: report.terms.iter().cloned().collect(),
     });
 }
 
@@ -224,10 +228,10 @@ fn record_step(run: &mut Prepared, batch: &Batch, report: &StepReport, seconds: 
         ("loss".to_owned(), report.loss),
         ("lr".to_owned(), report.lr),
         ("grad_norm".to_owned(), report.grad_norm),
-        ("logit_scale".to_owned(), report.logit_scale),
         ("samples_per_second".to_owned(), batch.len() as f64 / seconds.max(1e-9)),
         ("data_wait_seconds".to_owned(), waited),
     ];
+    values.extend(report.terms.iter().cloned());
     if let Some(scale) = report.loss_scale {
         values.push(("loss_scale".to_owned(), scale));
         values.push(("overflow".to_owned(), f64::from(u8::from(report.overflow))));

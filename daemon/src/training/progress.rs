@@ -20,7 +20,8 @@ pub(crate) struct Shown {
     pub(crate) epoch: u64,
     pub(crate) loss: f64,
     pub(crate) lr: f64,
-    pub(crate) logit_scale: f64,
+    /// The factor of the logits, of models that have one.
+    pub(crate) logit_scale: Option<f64>,
     pub(crate) grad_norm: f64,
     pub(crate) samples: u64,
     pub(crate) seconds: f64,
@@ -102,8 +103,9 @@ fn blend(smoothed: &mut Option<f64>, new: f64) -> f64 {
 
 fn message(shown: &Shown, (loss, rate, wait, mfu): (f64, f64, f64, Option<f64>), memory: Option<u64>) -> String {
     let Shown { epoch, lr, logit_scale, grad_norm, .. } = shown;
+    let scale = logit_scale.map_or_else(String::new, |scale| format!("  scale {scale:.1}"));
     let text = format!(
-        "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}  scale {logit_scale:.1}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
+        "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}{scale}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
         if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") },
         100.0 * wait
     );
@@ -149,7 +151,7 @@ mod tests {
             epoch: 2,
             loss: 3.5,
             lr: 5e-4,
-            logit_scale: 14.29,
+            logit_scale: Some(14.29),
             grad_norm: 0.789,
             samples: 64,
             seconds: 1.0,

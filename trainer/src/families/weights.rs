@@ -8,18 +8,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use diptych_schemas::{ContentHash, durable};
+use diptych_schemas::ContentHash;
 use tch::{Kind, Tensor};
 
+use super::dual_encoder::config::DualEncoderConfig;
+use super::dual_encoder::openclip;
+use super::list::{ModelConfig, import_hugging_face};
 use crate::TrainerError;
 use crate::device::shim;
-use crate::families::dual_encoder::config::ModelConfig;
-use crate::families::dual_encoder::hugging_face as hf;
-use crate::families::dual_encoder::openclip;
-use crate::families::dual_encoder::parameters as layout;
 use crate::formats::checkpoint::{self, AVERAGE_FILE, CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE};
-use crate::formats::tensor_file;
-use crate::formats::torch_file;
+use crate::formats::files::{NamedWeights, first_few, read_tensors};
+use crate::formats::{hugging_face, tensor_file};
 
 /// Where weights came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +46,7 @@ pub struct Weights {
     pub config: ModelConfig,
     pub path: PathBuf,
     pub origin: Origin,
-    /// In the order of the layout.
+    /// In the order of the configuration's parameters.
     pub(crate) tensors: Vec<Tensor>,
 }
 
@@ -101,10 +100,12 @@ impl Weights {
         }
         let has_any = |names: &[&str]| names.iter().any(|name| has(name));
         if has(openclip::CONFIG_FILE) && has_any(&openclip::WEIGHTS_FILES) {
-            return openclip::import(path);
+            let (config, tensors) = openclip::import(path)?;
+            return Self::from_named(path, Origin::OpenClipFolder, config.into(), tensors);
         }
-        if has(hf::CONFIG_FILE) && has_any(&hf::WEIGHTS_FILES) {
-            return hf::import(path);
+        if has(hugging_face::CONFIG_FILE) && has_any(&hugging_face::WEIGHTS_FILES) {
+            let (config, tensors) = import_hugging_face(path)?;
+            return Self::from_named(path, Origin::HuggingFaceFolder, config, tensors);
         }
         Err(TrainerError::weights(
             path,
@@ -113,13 +114,13 @@ impl Weights {
                  a Hugging Face folder has {} and {} (in one file)",
                 openclip::CONFIG_FILE,
                 openclip::WEIGHTS_FILES.join(" or "),
-                hf::CONFIG_FILE,
-                hf::WEIGHTS_FILES.join(" or ")
+                hugging_face::CONFIG_FILE,
+                hugging_face::WEIGHTS_FILES.join(" or ")
             ),
         ))
     }
 
-    /// Puts tensors under OpenCLIP's names into the layout's order; refuses what is missing, too much, or of another shape.
+    /// Puts tensors under the family's names into its order; refuses what is missing, too much, or of another shape.
     pub(crate) fn from_named(
         path: &Path,
         origin: Origin,
@@ -127,7 +128,7 @@ impl Weights {
         mut named: BTreeMap<String, Tensor>,
     ) -> Result<Self, TrainerError> {
         let (mut tensors, mut missing, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
-        for spec in layout::parameters(&config) {
+        for spec in config.parameters() {
             match named.remove(&spec.name) {
                 None => missing.push(spec.name),
                 Some(tensor) if tensor.size() != spec.shape => {
@@ -153,9 +154,22 @@ impl Weights {
         Err(TrainerError::weights(path, format!("{origin} that does not fit its configuration: {}", said.join("; "))))
     }
 
-    /// Tensors with OpenCLIP's names.
+    /// The weights by name, of a family's `config`, which is this one's.
+    pub(crate) fn of<'a, C>(&'a self, config: &'a C) -> NamedWeights<'a, C> {
+        NamedWeights { config, path: &self.path, tensors: self.named().collect() }
+    }
+
+    /// Tensors with their names.
     pub(crate) fn named(&self) -> impl Iterator<Item = (String, &Tensor)> {
-        layout::parameters(&self.config).into_iter().map(|spec| spec.name).zip(&self.tensors)
+        self.config.parameters().into_iter().map(|spec| spec.name).zip(&self.tensors)
+    }
+
+    /// The configuration, where the weights are a dual encoder's; others are refused in words.
+    pub fn dual_encoder(&self) -> Result<&DualEncoderConfig, TrainerError> {
+        self.config.dual_encoder().map_err(|_| {
+            let message = format!("weights of {}, where a dual encoder is wanted", self.config.family());
+            TrainerError::weights(&self.path, message)
+        })
     }
 
     /// Hash over configuration and weights: the same model has the same hash in any format.
@@ -165,26 +179,11 @@ impl Weights {
 
     /// `tokenizer.json`, or else `vocab.txt`, of the folder that the weights came from, where it has one.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
-        [TOKENIZER_FILE, hf::VOCABULARY_FILE].map(|name| self.path.join(name)).into_iter().find(|path| path.is_file())
+        [TOKENIZER_FILE, hugging_face::VOCABULARY_FILE].map(|name| self.path.join(name)).into_iter().find(|path| path.is_file())
     }
 }
 
-/// All tensors of a file, whichever of the known formats it is in: its first bytes say.
-pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
-    use std::io::Read;
-    let mut beginning = Vec::new();
-    let file = std::fs::File::open(path).map_err(TrainerError::io(path))?;
-    file.take(16).read_to_end(&mut beginning).map_err(TrainerError::io(path))?;
-    if torch_file::is_one(&beginning) { torch_file::read(path) } else { tensor_file::read(path) }
-}
-
-/// All tensors of the first of a folder's files that is there.
-pub(crate) fn read_first(folder: &Path, names: &[&str]) -> Result<BTreeMap<String, Tensor>, TrainerError> {
-    let name = names.iter().find(|name| folder.join(name).is_file()).or(names.first());
-    read_tensors(&folder.join(name.copied().unwrap_or_default()))
-}
-
-/// sha256 over configuration and values, in the layout's order.
+/// sha256 over configuration and values, in the order of the configuration's parameters.
 pub(crate) fn hash(config: &ModelConfig, tensors: &[Tensor]) -> Result<ContentHash, TrainerError> {
     use sha2::Digest;
     let mut hasher = sha2::Sha256::new();
@@ -193,49 +192,4 @@ pub(crate) fn hash(config: &ModelConfig, tensors: &[Tensor]) -> Result<ContentHa
         hasher.update(shim::bytes(&tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?)?);
     }
     Ok(ContentHash(hasher.finalize().into()))
-}
-
-/// Fills a folder beside its place and renames it there. Refused where something is there already.
-pub(crate) fn publish_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainerError>) -> Result<(), TrainerError> {
-    if folder.exists() {
-        return Err(TrainerError::weights(folder, "is there already: remove it, or export to another place"));
-    }
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    std::fs::create_dir_all(parent).map_err(TrainerError::io(parent))?;
-    let temporary = durable::unfinished(folder);
-    checkpoint::remove_if_there(&temporary)?;
-    let filled = std::fs::create_dir(&temporary)
-        .map_err(TrainerError::io(&temporary))
-        .and_then(|()| fill(&temporary))
-        .and_then(|()| Ok(durable::sync_folder(&temporary)?))
-        .and_then(|()| Ok(durable::publish(&temporary, folder)?));
-    if filled.is_err() {
-        // The error that is reported is the first one; a leftover is recognised by its name.
-        let _ = std::fs::remove_dir_all(&temporary);
-    }
-    filled
-}
-
-/// A whole JSON object from a file.
-pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, TrainerError> {
-    let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
-    serde_json::from_str(&text)
-        .map_err(|error| TrainerError::Config { place: path.display().to_string(), message: format!("not valid JSON: {error}") })
-}
-
-pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), TrainerError> {
-    tensor_file::write_file(path, |sink| sink.write_all(text.as_bytes())).map(|_| ())
-}
-
-pub(crate) fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), TrainerError> {
-    write_text(path, &format!("{value:#}\n"))
-}
-
-/// Names for a message that fits on a screen.
-pub(crate) fn first_few(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    match names.len() {
-        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
-        _ => names.join(", "),
-    }
 }

@@ -1,6 +1,7 @@
 //! Formats of files, each without a word of what its tensors mean to a model.
 
-pub mod checkpoint;
+pub(crate) mod checkpoint;
+pub(crate) mod files;
 pub(crate) mod hugging_face;
 pub(crate) mod onnx;
 pub(crate) mod tensor_file;

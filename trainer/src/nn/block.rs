@@ -6,10 +6,10 @@
 use tch::{Kind, Tensor};
 
 use crate::TrainerError;
-use crate::families::dual_encoder::Named;
-use crate::families::dual_encoder::config::Activation;
-use crate::families::dual_encoder::parameters::BlockNames;
+use crate::nn::activation::Activation;
 use crate::nn::lora::QUERY_KEY_VALUE;
+use crate::nn::named::Named;
+use crate::nn::parameters::BlockNames;
 
 /// What the blocks of a tower have in common.
 #[derive(Clone, Copy)]
@@ -122,11 +122,7 @@ impl Mlp {
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
         let hidden = self.input.forward(x)?;
-        let hidden = match self.activation {
-            Activation::Gelu => hidden.f_gelu("none")?,
-            Activation::GeluTanh => hidden.f_gelu("tanh")?,
-            Activation::QuickGelu => hidden.f_mul(&hidden.f_mul_scalar(1.702)?.f_sigmoid()?)?,
-        };
+        let hidden = self.activation.forward(&hidden)?;
         self.output.forward(&hidden)
     }
 }
@@ -217,4 +213,14 @@ pub(crate) fn take(x: &Tensor, at: &Tensor) -> Result<Tensor, TrainerError> {
     let first_n1 = Tensor::f_arange_start_step(0, n * l, l, (Kind::Int64, x.device()))?.f_unsqueeze(1)?;
     let rows = at.f_add(&first_n1)?.f_flatten(0, 1)?;
     Ok(x.f_flatten(0, 1)?.f_index_select(0, &rows)?.f_view([n, -1, w])?)
+}
+
+/// Smallest norm by which features are divided: `torch.nn.functional.normalize`.
+pub(crate) const SMALLEST_NORM: f64 = 1e-12;
+
+/// Rows [N, D] → unit vectors, f32.
+pub(crate) fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
+    let x = x.f_to_kind(Kind::Float)?;
+    let norm = x.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(SMALLEST_NORM)?;
+    Ok(x.f_div(&norm)?)
 }

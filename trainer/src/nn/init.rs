@@ -3,16 +3,16 @@
 
 use diptych_schemas::ContentHash;
 
-use crate::families::dual_encoder::parameters::{ParameterSpec, Start};
+use crate::nn::parameters::{Init, ParameterSpec};
 
 /// The values of a parameter, in row-major order.
 pub(crate) fn values(spec: &ParameterSpec, seed: u64) -> Vec<f32> {
     let count = spec.numel() as usize;
     let mut random = SplitMix::new(ContentHash::of(format!("{seed} {}", spec.name).as_bytes()).seed());
-    match spec.start {
-        Start::Constant(value) => vec![value as f32; count],
-        Start::Uniform(bound) => (0..count).map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32).collect(),
-        Start::Normal(deviation) => {
+    match spec.init {
+        Init::Constant(value) => vec![value as f32; count],
+        Init::Uniform(bound) => (0..count).map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32).collect(),
+        Init::Normal(deviation) => {
             let mut values = Vec::with_capacity(count + 1);
             while values.len() < count {
                 let (a, b) = random.normal_pair();
@@ -22,7 +22,7 @@ pub(crate) fn values(spec: &ParameterSpec, seed: u64) -> Vec<f32> {
             values.truncate(count);
             values
         }
-        Start::SinCos2d(side) => sin_cos_2d(side as usize, spec.shape.last().map_or(0, |&width| width as usize)),
+        Init::SinCos2d(side) => sin_cos_2d(side as usize, spec.shape.last().map_or(0, |&width| width as usize)),
     }
 }
 
@@ -73,9 +73,10 @@ impl SplitMix {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::parameters::{Depth, Part, Role};
 
-    fn spec(name: &str, start: Start) -> ParameterSpec {
-        ParameterSpec { name: name.into(), shape: vec![100, 400], start }
+    fn spec(name: &str, init: Init) -> ParameterSpec {
+        ParameterSpec { name: name.into(), shape: vec![100, 400], init, part: Part::Image, depth: Depth::Head, role: Role::Other }
     }
 
     #[test]
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn values_have_the_moments_that_were_asked_for() {
-        for (start, deviation) in [(Start::Normal(0.02), 0.02), (Start::Uniform(0.3), 0.3 / 3_f64.sqrt())] {
+        for (start, deviation) in [(Init::Normal(0.02), 0.02), (Init::Uniform(0.3), 0.3 / 3_f64.sqrt())] {
             let values: Vec<f64> = values(&spec("a", start), 7).into_iter().map(f64::from).collect();
             let n = values.len() as f64;
             let mean = values.iter().sum::<f64>() / n;
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn seed_and_name_decide_the_values() {
-        let start = Start::Normal(1.0);
+        let start = Init::Normal(1.0);
         assert_eq!(values(&spec("a", start), 1), values(&spec("a", start), 1));
         assert_ne!(values(&spec("a", start), 1), values(&spec("a", start), 2));
         assert_ne!(values(&spec("a", start), 1), values(&spec("b", start), 1));

@@ -8,9 +8,8 @@ use diptych_schemas::{LockConfig, LoraConfig, LoraTarget};
 use tch::{Tensor, no_grad};
 
 use crate::TrainerError;
-use crate::families::dual_encoder::config::ModelConfig;
-use crate::families::dual_encoder::parameters::{self as layout, ParameterSpec, Start};
-use crate::nn::learning::{self, Tower};
+use crate::nn::learning::Depths;
+use crate::nn::parameters::{Init, ParameterSpec, Part, Role};
 
 /// Query, key and value, in the order in which they lie in one weight.
 pub(crate) const QUERY_KEY_VALUE: [&str; 3] = [".query", ".key", ".value"];
@@ -41,24 +40,17 @@ pub(crate) fn lock(lora: &LoraConfig, lock: &LockConfig) -> LockConfig {
     if lora.is_wanted() { LockConfig { image: true, text: true, ..lock.clone() } } else { lock.clone() }
 }
 
-/// Changes that a weight may have, by its name within a layer: part and target.
-fn changes_of(weight: &str) -> &'static [(&'static str, LoraTarget)] {
+/// Changes that a weight may have: part of it and target.
+fn changes_of(role: Role) -> &'static [(&'static str, LoraTarget)] {
     use LoraTarget::{Key, Mlp, Output, Query, Value};
-    match weight {
-        "attn.in_proj_weight" | "attn.qkv.weight" => {
-            const { &[(QUERY_KEY_VALUE[0], Query), (QUERY_KEY_VALUE[1], Key), (QUERY_KEY_VALUE[2], Value)] }
-        }
-        "attention.self.query.weight" => &[("", Query)],
-        "attention.self.key.weight" => &[("", Key)],
-        "attention.self.value.weight" => &[("", Value)],
-        "attn.out_proj.weight" | "attn.proj.weight" | "attention.output.dense.weight" => &[("", Output)],
-        "mlp.c_fc.weight"
-        | "mlp.c_proj.weight"
-        | "mlp.fc1.weight"
-        | "mlp.fc2.weight"
-        | "intermediate.dense.weight"
-        | "output.dense.weight" => &[("", Mlp)],
-        _ => &[],
+    match role {
+        Role::QueryKeyValue => const { &[(QUERY_KEY_VALUE[0], Query), (QUERY_KEY_VALUE[1], Key), (QUERY_KEY_VALUE[2], Value)] },
+        Role::Of(Query) => &[("", Query)],
+        Role::Of(Key) => &[("", Key)],
+        Role::Of(Value) => &[("", Value)],
+        Role::Of(Output) => &[("", Output)],
+        Role::Of(Mlp) => &[("", Mlp)],
+        Role::Other => &[],
     }
 }
 
@@ -66,24 +58,25 @@ impl Lora {
     /// The changes that a configuration asks for, and how their matrices start. None where it asks for none. Weights that learn
     /// themselves get none.
     pub(crate) fn new(
-        model: &ModelConfig,
+        specs: &[ParameterSpec],
         lora: &LoraConfig,
         locked: &LockConfig,
     ) -> Result<Option<(Self, Vec<ParameterSpec>)>, TrainerError> {
         if !lora.is_wanted() {
             return Ok(None);
         }
+        let depths = Depths::of(specs);
         let mut changes = Vec::new();
-        for (place, spec) in layout::parameters(model).iter().enumerate() {
-            let Some((tower, weight)) = learning::within_layer(&spec.name) else { continue };
-            let wanted = match tower {
-                Tower::Image => lora.image,
-                Tower::Text => lora.text,
+        for (place, spec) in specs.iter().enumerate() {
+            let parts = changes_of(spec.role);
+            let wanted = match spec.part {
+                Part::Image => lora.image,
+                Part::Text => lora.text,
+                Part::Objective => false,
             };
-            if !wanted || learning::learns(spec, model, locked) {
+            if !wanted || parts.is_empty() || depths.learns(spec, locked) {
                 continue;
             }
-            let parts = changes_of(weight);
             for (part, _) in parts.iter().enumerate().filter(|(_, (_, target))| lora.targets.contains(target)) {
                 let rows = spec.shape[0] / parts.len() as i64;
                 let name = format!("{}{}", spec.name, parts[part].0);
@@ -105,13 +98,17 @@ impl Lora {
         changes.sort_by(|a, b| a.name.cmp(&b.name));
         let rank = lora.rank as i64;
         let matrices = |change: &Change| {
-            let Change { name, rows, inputs, .. } = change;
+            let Change { name, weight, rows, inputs, .. } = change;
             // The paper's code and PEFT: A as PyTorch's `Linear` starts (Kaiming's uniform with a = √5), B at zero: no change yet.
-            let a = Start::Uniform((*inputs as f64).powf(-0.5));
-            [
-                ParameterSpec { name: format!("{name}.lora_A"), shape: vec![rank, *inputs], start: a },
-                ParameterSpec { name: format!("{name}.lora_B"), shape: vec![*rows, rank], start: Start::Constant(0.0) },
-            ]
+            let a = Init::Uniform((*inputs as f64).powf(-0.5));
+            let beside = |letter, shape, init| ParameterSpec {
+                name: format!("{name}.lora_{letter}"),
+                shape,
+                init,
+                role: Role::Other,
+                ..specs[*weight].clone()
+            };
+            [beside('A', vec![rank, *inputs], a), beside('B', vec![*rows, rank], Init::Constant(0.0))]
         };
         let specs = changes.iter().flat_map(matrices).collect();
         Ok(Some((Self { changes, scale: lora.alpha / lora.rank as f64 }, specs)))
@@ -139,38 +136,5 @@ impl Lora {
             }
             Ok(merged)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_kind_of_layer_gets_a_change_of_each_of_its_six_weights() {
-        for config in ["openclip_end", "openclip_coca", "openclip_siglip", "hf_chinese_clip/config"] {
-            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/{config}.json"));
-            let model = match config.strip_suffix("/config") {
-                Some(_) => crate::Weights::read(path.parent().unwrap(), None).unwrap().config,
-                None => ModelConfig::read(&path).unwrap(),
-            };
-            let wanted = |rank, image, text| LoraConfig { rank, image, text, ..LoraConfig::default() };
-            let changes = |lora: &LoraConfig| {
-                let locked = lock(lora, &LockConfig::default());
-                Lora::new(&model, lora, &locked).map(|found| {
-                    found.map_or(0, |(lora, specs)| {
-                        assert_eq!(specs.len(), 2 * lora.changes.len());
-                        lora.changes.len() as i64
-                    })
-                })
-            };
-            assert_eq!(changes(&wanted(1, true, false)).unwrap(), 6 * model.vision.layers, "{config}");
-            assert_eq!(changes(&wanted(1, false, true)).unwrap(), 6 * model.text.layers, "{config}");
-            assert_eq!(changes(&wanted(0, true, true)).unwrap(), 0);
-            let one = LoraConfig { targets: vec![LoraTarget::Value], ..wanted(1, true, true) };
-            assert_eq!(changes(&one).unwrap(), model.vision.layers + model.text.layers, "{config}");
-            let said = changes(&wanted(1000, true, true)).unwrap_err().to_string();
-            assert!(said.contains("lora.rank = 1000") && said.contains("at most"), "{said}");
-        }
     }
 }

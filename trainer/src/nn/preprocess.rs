@@ -1,4 +1,5 @@
-//! From a decoded image to what an image tower takes: size, filter and normalisation. OpenCLIP's `preprocess_cfg`.
+//! What happens to a sample before a model sees it: size, filter and normalisation of an image (OpenCLIP's `preprocess_cfg`), and what
+//! makes tokens of a text.
 //!
 //! A filter that the loader does not do as Pillow does it is refused by name.
 
@@ -8,6 +9,23 @@ use serde_json::{Map, Value, json};
 /// OpenCLIP's mean and standard deviation of red, green and blue (OpenAI's data set), with which pixels are normalised.
 pub const IMAGE_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 pub const IMAGE_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+
+/// What a model takes of an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ImageInput {
+    /// H = W, in pixels.
+    pub size: i64,
+    pub preprocess: PreprocessConfig,
+}
+
+/// What a model takes of a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TextInput<'a> {
+    /// L: tokens.
+    pub context_length: i64,
+    pub vocab_size: i64,
+    pub tokenizer: &'a TokenizerConfig,
+}
 
 /// What happens to an image before a tower sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,6 +113,19 @@ impl PreprocessConfig {
             resize: EvalResize { interpolation, fit },
         })
     }
+}
+
+/// What makes tokens of a text, and how they are padded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenizerConfig {
+    /// OpenCLIP's `hf_tokenizer_name`; none: CLIP's own.
+    pub name: Option<String>,
+    /// Id behind the end of a text; none: as the tokenizer says.
+    pub pad_id: Option<i64>,
+    /// Whether texts are canonicalised first (`tokenizer_kwargs.clean`): no punctuation, lower case.
+    pub canonical: bool,
+    /// Whether the token `[SEP]` becomes 0 (`tokenizer_kwargs.strip_sep_token`).
+    pub strip_sep_token: bool,
 }
 
 /// One number for each of red, green and blue, or one for all. Those of OpenAI are often written with fewer digits; then they

@@ -1,21 +1,13 @@
 //! What all towers have in common: something in front of the blocks, the blocks, and something behind them.
 //!
-//! A tower computes each row of a batch for itself, so a batch may go through it in parts. With activation checkpointing the way
+//! A tower computes each sample of a batch for itself, so a batch may go through it in parts. With activation checkpointing the way
 //! back computes each block again, alone, from the input that was kept; it adds up the same numbers, so gradients are the same.
 
 use tch::{Kind, Tensor, no_grad};
 
 use crate::TrainerError;
-use crate::families::dual_encoder::SMALLEST_NORM;
-
-/// What a tower looks at.
-#[derive(Clone, Copy)]
-pub(crate) struct Seen<'a> {
-    /// Normalised pixels f32 [N, 3, H, W], or tokens i64 [N, L].
-    pub(crate) values: &'a Tensor,
-    /// Patches of each image that are looked at, i64 [N, K]; without: all.
-    pub(crate) patches: Option<&'a Tensor>,
-}
+use crate::nn::inputs::Inputs;
+use crate::nn::parameters::Part;
 
 /// What the first block takes.
 pub(crate) struct Embedded {
@@ -26,20 +18,28 @@ pub(crate) struct Embedded {
 }
 
 pub(crate) trait Tower: Send {
-    fn embed(&self, seen: Seen<'_>) -> Result<Embedded, TrainerError>;
+    fn embed(&self, inputs: &Inputs) -> Result<Embedded, TrainerError>;
 
     fn blocks(&self) -> usize;
 
     /// [N, L, W] → [N, L, W].
     fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError>;
 
-    /// From the last block's tokens to features: [N, L, W] → [N, D].
-    fn head(&self, x: &Tensor, seen: Seen<'_>) -> Result<Tensor, TrainerError>;
+    /// From the last block's states [N, L, W] to the tower's output, f32, a row or rows for each sample.
+    fn head(&self, x: &Tensor, inputs: &Inputs) -> Result<Tensor, TrainerError>;
 }
 
-/// What a way through a tower leaves for the way back.
+/// One of the tensors that a model gives, by its name, and the tower that computes it.
+pub(crate) struct Output<'a> {
+    pub(crate) name: &'static str,
+    /// Where the tower's parameters stand.
+    pub(crate) part: Part,
+    pub(crate) tower: &'a dyn Tower,
+}
+
+/// What a forward pass keeps for the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Back {
+pub(crate) enum BackwardMode {
     /// All that was computed, in libtorch's graph, where anything before it learns.
     Graph,
     /// Activation checkpointing: the input of each stage from this one on, the first that learns. Stages are the embedding, the
@@ -47,13 +47,12 @@ pub(crate) enum Back {
     Inputs { first: usize },
 }
 
-/// A tower's way from a batch to features, and what the way back wants.
-pub(crate) struct Pass<'a> {
+/// A tower's forward pass over a batch, and what the backward pass wants of it.
+pub(crate) struct Activations<'a> {
     tower: &'a dyn Tower,
-    seen: Seen<'a>,
-    /// Unit vectors [N, D].
-    pub(crate) features: Tensor,
-    /// With activation checkpointing; without, the features know the way back.
+    inputs: &'a Inputs,
+    pub(crate) output: Tensor,
+    /// With activation checkpointing; without, the output knows the way back.
     kept: Option<Kept>,
 }
 
@@ -64,95 +63,68 @@ struct Kept {
     mask: Option<Tensor>,
 }
 
-impl<'a> Pass<'a> {
-    pub(crate) fn new(tower: &'a dyn Tower, seen: Seen<'a>, back: Back) -> Result<Self, TrainerError> {
-        match back {
-            Back::Graph => Ok(Self { tower, seen, features: through(tower, seen, |_, _| {})?.0, kept: None }),
-            Back::Inputs { first } => no_grad(|| {
-                let mut inputs = Vec::new();
-                let (features, mask) = through(tower, seen, |stage, x| {
+impl<'a> Activations<'a> {
+    pub(crate) fn new(tower: &'a dyn Tower, inputs: &'a Inputs, mode: BackwardMode) -> Result<Self, TrainerError> {
+        match mode {
+            BackwardMode::Graph => Ok(Self { tower, inputs, output: forward(tower, inputs, |_, _| {})?.0, kept: None }),
+            BackwardMode::Inputs { first } => no_grad(|| {
+                let mut kept = Vec::new();
+                let (output, mask) = forward(tower, inputs, |stage, x| {
                     if stage >= first {
-                        inputs.push(x.shallow_clone());
+                        kept.push(x.shallow_clone());
                     }
                 })?;
-                Ok(Self { tower, seen, features, kept: Some(Kept { first, inputs, mask }) })
+                Ok(Self { tower, inputs, output, kept: Some(Kept { first, inputs: kept, mask }) })
             }),
         }
     }
 
-    /// From the gradient at the features to those of the tower's weights, to which it is added.
-    pub(crate) fn pull_back(self, gradient: &Tensor) -> Result<(), TrainerError> {
-        let Self { tower, seen, features, kept } = self;
-        let Some(Kept { first, mut inputs, mask }) = kept else { return pull_back(&features, gradient) };
+    /// What activation checkpointing kept.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> Option<&[Tensor]> {
+        self.kept.as_ref().map(|kept| &kept.inputs[..])
+    }
+
+    /// From the gradient at the output to those of the tower's weights, to which it is added.
+    pub(crate) fn backward(self, gradient: &Tensor) -> Result<(), TrainerError> {
+        let Self { tower, inputs, output, kept } = self;
+        let Some(Kept { first, inputs: mut stages, mask }) = kept else { return backward_from(&output, gradient) };
         let mut gradient = gradient.shallow_clone();
         // Behind the embedding, which has no input that is kept, stages are numbered from 1 on.
         let before = first.max(1);
-        while let Some(x) = inputs.pop() {
-            let stage = before + inputs.len();
+        while let Some(x) = stages.pop() {
+            let stage = before + stages.len();
             let x = x.f_set_requires_grad(stage > first)?;
-            let y = if stage > tower.blocks() {
-                unit_length(&tower.head(&x, seen)?)?
-            } else {
-                tower.block(stage - 1, &x, mask.as_ref())?
-            };
-            pull_back(&y, &gradient)?;
+            let y = if stage > tower.blocks() { tower.head(&x, inputs)? } else { tower.block(stage - 1, &x, mask.as_ref())? };
+            backward_from(&y, &gradient)?;
             if stage > first {
                 gradient = x.f_grad()?;
             }
         }
-        if first == 0 { pull_back(&tower.embed(seen)?.x, &gradient) } else { Ok(()) }
+        if first == 0 { backward_from(&tower.embed(inputs)?.x, &gradient) } else { Ok(()) }
     }
 }
 
 /// tch has no backward pass that starts from a gradient, and this sum has just that one. What does not depend on anything that
 /// learns has no way back.
-fn pull_back(y: &Tensor, gradient: &Tensor) -> Result<(), TrainerError> {
+fn backward_from(y: &Tensor, gradient: &Tensor) -> Result<(), TrainerError> {
     if !y.requires_grad() {
         return Ok(());
     }
     Ok(y.f_mul(gradient)?.f_sum(Kind::Float)?.f_backward()?)
 }
 
-/// Unit vectors [N, D], and the blocks' mask. Shows what each stage behind the embedding takes.
-fn through(
+/// The output, and the blocks' mask. Shows what each stage behind the embedding takes.
+fn forward(
     tower: &dyn Tower,
-    seen: Seen<'_>,
+    inputs: &Inputs,
     mut takes: impl FnMut(usize, &Tensor),
 ) -> Result<(Tensor, Option<Tensor>), TrainerError> {
-    let Embedded { mut x, mask } = tower.embed(seen)?;
+    let Embedded { mut x, mask } = tower.embed(inputs)?;
     for number in 0..tower.blocks() {
         takes(number + 1, &x);
         x = tower.block(number, &x, mask.as_ref())?;
     }
     takes(tower.blocks() + 1, &x);
-    Ok((unit_length(&tower.head(&x, seen)?)?, mask))
-}
-
-fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
-    let x = x.f_to_kind(Kind::Float)?;
-    let norm = x.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(SMALLEST_NORM)?;
-    Ok(x.f_div(&norm)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Clip, ModelConfig};
-
-    #[test]
-    fn checkpointing_keeps_one_tensor_a_stage_that_learns_and_no_way_back_from_it() {
-        let config = ModelConfig::built_in("demo").unwrap();
-        let model = Clip::random(&config, 0, tch::Device::Cpu).unwrap();
-        let tokens = Tensor::ones([2, config.text.context_length], (Kind::Int64, tch::Device::Cpu));
-        let plain = model.towers().text_pass(&tokens, Back::Graph).unwrap();
-        assert!(plain.features.requires_grad() && plain.kept.is_none());
-        let stages = config.text.layers as usize + 1;
-        for (first, expected) in [(0, stages), (1, stages), (2, stages - 1), (stages, 1)] {
-            let pass = model.towers().text_pass(&tokens, Back::Inputs { first }).unwrap();
-            assert_eq!(plain.features, pass.features);
-            let kept = pass.kept.unwrap().inputs;
-            assert_eq!(kept.len(), expected);
-            assert!(!pass.features.requires_grad() && kept.iter().all(|x| !x.requires_grad()));
-        }
-    }
+    Ok((tower.head(&x, inputs)?, mask))
 }

@@ -1,92 +1,30 @@
-//! The contrastive objectives: what is computed from the features of two towers, and nothing else.
+//! The contrastive terms: what is computed from the features of the two towers for the whole batch, and nothing else.
 //!
-//! [`Objective::gradients`] gives the loss and its gradients at the features, a part of the matrix of similarities at a time, so
-//! that memory does not grow with the square of the batch. The towers' own backward pass starts from there.
+//! A part of the matrix of similarities is computed at a time, so that memory does not grow with the square of the batch.
 
 use diptych_schemas::{LossKind, ObjectiveConfig};
-use tch::{Kind, Reduction, Tensor, no_grad};
+use tch::{Kind, Reduction, Tensor};
 
+use super::Scalars;
 use crate::TrainerError;
 
-/// An objective, as the configuration asks for it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Objective {
-    config: ObjectiveConfig,
+/// One contrastive term.
+pub(super) struct Contrastive<'a> {
+    pub(super) loss: LossKind,
+    pub(super) config: &'a ObjectiveConfig,
 }
 
-/// The model's scalars that an objective takes.
-#[derive(Clone, Copy)]
-pub struct Scalars<'a> {
-    /// ln of the factor of the logits.
-    pub logit_scale: &'a Tensor,
-    /// Added to the logits, of models that have one.
-    pub logit_bias: Option<&'a Tensor>,
-}
-
-/// The loss, and its gradients at the features. Those of the scalars have been added to the scalars' own.
-pub(crate) struct Gradients {
-    pub(crate) loss: Tensor,
-    /// [N, D].
-    pub(crate) image_nd: Tensor,
-    pub(crate) text_nd: Tensor,
-}
-
-/// CLIP's symmetric cross-entropy. CLIP, figure 3: the n-th image belongs to the n-th text, among all of the batch.
-///
-/// Unit vectors [N, D] twice and ln of the scale → a scalar.
-pub fn clip_loss(image_nd: &Tensor, text_nd: &Tensor, logit_scale: &Tensor) -> Result<Tensor, TrainerError> {
-    let objective = Objective::new(&ObjectiveConfig::default());
-    objective.loss(image_nd, text_nd, Scalars { logit_scale, logit_bias: None }, None)
-}
-
-impl Objective {
-    pub fn new(config: &ObjectiveConfig) -> Self {
-        Self { config: config.clone() }
-    }
-
-    /// Whether [`Objective::loss`] wants to know which captions are the same.
-    pub(crate) fn masks_duplicates(&self) -> bool {
-        self.config.mask_duplicate_captions
-    }
-
-    /// Unit vectors [N, D] of both towers → the mean loss, a scalar. `caption_n`: i64 [N], equal where captions are.
-    pub fn loss(
-        &self,
-        image_nd: &Tensor,
-        text_nd: &Tensor,
-        scalars: Scalars<'_>,
-        caption_n: Option<&Tensor>,
-    ) -> Result<Tensor, TrainerError> {
-        let n = image_nd.size2()?.0;
-        self.part(image_nd, text_nd, scalars, caption_n, 0, n)
-    }
-
-    /// The loss and its gradients, computed from `chunk` rows of similarities at a time.
-    pub(crate) fn gradients(
-        &self,
-        image_nd: &Tensor,
-        text_nd: &Tensor,
-        scalars: Scalars<'_>,
-        caption_n: Option<&Tensor>,
-    ) -> Result<Gradients, TrainerError> {
-        let leaf = |features: &Tensor| Ok::<_, TrainerError>(features.f_detach()?.f_set_requires_grad(true)?);
-        let (image, text) = (leaf(image_nd)?, leaf(text_nd)?);
-        let n = image.size2()?.0;
-        let rows = match self.config.chunk as i64 {
-            0 => n,
+impl Contrastive<'_> {
+    /// Rows of similarities that are computed at once.
+    pub(super) fn rows(&self, n: i64) -> i64 {
+        match self.config.chunk as i64 {
+            0 => n.max(1),
             chunk => chunk,
-        };
-        let mut loss = Tensor::f_zeros([0; 0], (Kind::Float, image.device()))?;
-        for first in (0..n).step_by(rows.max(1) as usize) {
-            let part = self.part(&image, &text, scalars, caption_n, first, rows.min(n - first))?;
-            part.f_backward()?;
-            loss = no_grad(|| loss.f_add(&part.f_detach()?))?;
         }
-        Ok(Gradients { loss, image_nd: image.f_grad()?, text_nd: text.f_grad()? })
     }
 
     /// What `rows` rows from `first` on add to the mean loss.
-    fn part(
+    pub(super) fn part(
         &self,
         image_nd: &Tensor,
         text_nd: &Tensor,
@@ -112,7 +50,7 @@ impl Objective {
                 None => logits,
             })
         };
-        let sum = match self.config.loss {
+        let sum = match self.loss {
             LossKind::Clip => {
                 let labels = Tensor::f_arange_start(first, first + rows, (Kind::Int64, image_nd.device()))?;
                 let of_images = logits(image_nd, text_nd)?;

@@ -5,6 +5,7 @@
 //! again to save memory does not count: it is not useful work. Neither does what is left out: the padding that texts are cut by, dropped
 //! patches, the backward pass of a locked tower.
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -12,71 +13,41 @@ use diptych_schemas::{LockConfig, LoraConfig, Precision};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::TrainerError;
-use crate::device::shim;
-use crate::device::{Device, kind_of};
-use crate::families::dual_encoder::config::ModelConfig;
-use crate::nn::learning::{Tower, groups, locked};
+use crate::device::{Device, kind_of, shim};
+use crate::families::ModelConfig;
+use crate::nn::cost::{SampleSize, product};
+use crate::nn::learning::{Depths, locked};
 use crate::nn::lora;
+use crate::nn::parameters::{ParameterSpec, Part};
 
-/// Floating-point operations of one image through its tower.
-pub fn image_flops(config: &ModelConfig) -> f64 {
-    flops_of_patches(config, config.vision.grid().pow(2))
-}
-
-/// All patches are embedded, and some go on.
-fn flops_of_patches(config: &ModelConfig, kept: i64) -> f64 {
-    let v = &config.vision;
-    product(v.grid().pow(2), 3 * v.patch_size * v.patch_size, v.width)
-        + v.layers as f64 * block(kept + 1, v.width, v.mlp_width())
-        + product(1, v.width, config.embed_dim)
-}
-
-/// Floating-point operations of one text of so many tokens through its tower.
-pub fn text_flops(config: &ModelConfig, tokens: i64) -> f64 {
-    let t = &config.text;
-    t.layers as f64 * block(tokens, t.width, t.mlp_width()) + product(1, t.width, config.embed_dim)
-}
-
-/// How many forward passes a training step is worth, for each tower: 3 where all of it learns.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Passes {
-    pub image: f64,
-    pub text: f64,
-}
+/// How many forward passes a training step is worth, for each part: 3 where all of it learns.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Passes(BTreeMap<Part, f64>);
 
 impl Passes {
     /// A weight that learns is worth two passes behind the forward one: one for its own gradient and one for that of what comes
-    /// before it. A locked tower has neither where nothing of it learns; beside LoRA's small changes it has the second one.
-    pub fn of(config: &ModelConfig, lock: &LockConfig, lora: &LoraConfig) -> Self {
-        let lock = lora::lock(lora, lock);
-        let passes = |tower, changed: bool| {
-            let (locked, unlocked) = locked(&lock, tower);
-            let learning = unlocked.min(groups(config, tower)) as f64 / groups(config, tower) as f64;
+    /// before it. A locked part has neither where nothing of it learns; beside LoRA's small changes it has the second one.
+    pub(crate) fn of(specs: &[ParameterSpec], lock: &LockConfig, lora: &LoraConfig) -> Self {
+        let (lock, depths) = (lora::lock(lora, lock), Depths::of(specs));
+        let passes = |part, changed: bool| {
+            let (locked, unlocked) = locked(&lock, part);
+            let learning = unlocked.min(depths.groups(part)) as f64 / depths.groups(part) as f64;
             match (locked, changed && lora.is_wanted()) {
                 (false, _) => 3.0,
                 (true, true) => 2.0 + learning,
                 (true, false) => 1.0 + 2.0 * learning,
             }
         };
-        Self { image: passes(Tower::Image, lora.image), text: passes(Tower::Text, lora.text) }
+        let parts = [(Part::Image, lora.image), (Part::Text, lora.text)];
+        Self(parts.into_iter().map(|(part, changed)| (part, passes(part, changed))).collect())
     }
 
-    /// Floating-point operations that one pair asks for in training, its text cut to so many tokens. The similarities of a batch are left
-    /// out: below a thousandth for any batch that fits a device.
-    pub fn flops_per_pair(self, config: &ModelConfig, tokens: i64) -> f64 {
-        self.image * flops_of_patches(config, config.vision.kept_patches()) + self.text * text_flops(config, tokens)
+    /// Floating-point operations that one sample asks for in training. The similarities of a batch are
+    /// left out: below a thousandth for any batch that fits a device.
+    pub(crate) fn flops(&self, config: &ModelConfig, specs: &[ParameterSpec], size: SampleSize) -> f64 {
+        let parts = config.cost(specs, size).into_iter();
+        parts.map(|(part, forward)| self.0.get(&part).copied().unwrap_or(1.0) * forward).sum()
     }
-}
-
-/// A transformer block over L tokens: four projections of the attention, the attention itself, two of the MLP.
-fn block(tokens: i64, width: i64, mlp_width: i64) -> f64 {
-    let attention = 2.0 * product(tokens, width, tokens);
-    product(tokens, width, 4 * width) + attention + 2.0 * product(tokens, width, mlp_width)
-}
-
-/// [rows, inner] times [inner, columns].
-fn product(rows: i64, inner: i64, columns: i64) -> f64 {
-    2.0 * rows as f64 * inner as f64 * columns as f64
 }
 
 /// Side of the square matrices whose product is the ceiling: large enough that copying does not count.
@@ -132,16 +103,18 @@ mod tests {
 
     /// All of both towers, with whole texts.
     fn per_pair(config: &ModelConfig) -> f64 {
-        let all = Passes::of(config, &LockConfig::default(), &LoraConfig::default());
-        all.flops_per_pair(config, config.text.context_length)
+        let specs = config.parameters();
+        let all = Passes::of(&specs, &LockConfig::default(), &LoraConfig::default());
+        let tokens = config.texts().unwrap().context_length;
+        all.flops(config, &specs, SampleSize { tokens, masked: 0 })
     }
 
     #[test]
     fn what_is_not_computed_does_not_count() {
         let config = ModelConfig::built_in("ViT-B-32").unwrap();
         let passes = |lock: LockConfig, lora: LoraConfig| {
-            let passes = Passes::of(&config, &lock, &lora);
-            (passes.image, passes.text)
+            let passes = Passes::of(&config.parameters(), &lock, &lora);
+            (passes.0[&Part::Image], passes.0[&Part::Text])
         };
         let all = LockConfig::default();
         let no = LoraConfig::default();
@@ -154,7 +127,9 @@ mod tests {
         assert_eq!(passes(all, lora), (2.0, 1.0));
         // By hand: 12 layers of 12 W² weights, two products of attention over 8 tokens, and the projection.
         let by_hand = 12.0 * (2.0 * 8.0 * 512.0 * (12.0 * 512.0) + 4.0 * 64.0 * 512.0) + 2.0 * 512.0 * 512.0;
-        assert!((text_flops(&config, 8) / by_hand - 1.0).abs() < 1e-12);
+        let of_text = config.cost(&config.parameters(), SampleSize { tokens: 8, masked: 0 })[1];
+        assert_eq!(of_text.0, Part::Text);
+        assert!((of_text.1 / by_hand - 1.0).abs() < 1e-12);
     }
 
     #[test]
@@ -171,7 +146,7 @@ mod tests {
     fn dropped_patches_do_not_count_in_training() {
         let mut config = ModelConfig::built_in("ViT-B-32").unwrap();
         let whole = per_pair(&config);
-        config.vision.patch_dropout = 0.5;
+        config.dual_encoder_mut().unwrap().vision.patch_dropout = 0.5;
         // By hand: 49 patches, of which 24 are kept, and the class token; 12 W² weights a block, and two products of attention.
         let blocks = |tokens: f64| 12.0 * (2.0 * tokens * 768.0 * (12.0 * 768.0) + 4.0 * tokens * tokens * 768.0);
         let saved = 3.0 * (blocks(50.0) - blocks(25.0));

@@ -7,9 +7,10 @@
 use diptych_schemas::OptimizerConfig;
 use tch::{Kind, Tensor};
 
+use crate::TrainerError;
 use crate::device::shim::{self, AdamWStep};
-use crate::nn::learning;
-use crate::{Clip, TrainerError};
+use crate::nn::learning::Depths;
+use crate::nn::parameter_set::ParameterSet;
 
 /// State of the optimizer for one model.
 pub(crate) struct AdamW {
@@ -33,11 +34,12 @@ struct Group {
 }
 
 impl AdamW {
-    pub(crate) fn new(model: &Clip, config: &OptimizerConfig) -> Result<Self, TrainerError> {
+    pub(crate) fn new(model: &ParameterSet, config: &OptimizerConfig) -> Result<Self, TrainerError> {
         let zeros = || model.learning().map(|(_, p)| Ok(p.f_detach()?.f_zeros_like()?)).collect::<Result<Vec<_>, TrainerError>>();
         let mut groups: Vec<Group> = Vec::new();
-        for (place, (name, parameter)) in model.learning().enumerate() {
-            let (decayed, rate) = (decays(name, parameter.dim()), learning::rate(name, model.config(), config.layer_decay));
+        let depths = Depths::of(model.specs());
+        for (place, (spec, parameter)) in model.learning().enumerate() {
+            let (decayed, rate) = (decays(&spec.name, parameter.dim()), depths.rate(spec, config.layer_decay));
             match groups.iter_mut().find(|group| group.decayed == decayed && group.rate.to_bits() == rate.to_bits()) {
                 Some(group) => group.members.push(place),
                 None => groups.push(Group { decayed, rate, members: vec![place] }),
@@ -48,7 +50,13 @@ impl AdamW {
 
     /// One update of all parameters that learn, in place; the gradients are theirs. Where `unusable` (an f32 scalar on the device)
     /// is 1, nothing is changed; so the caller, who learns of that later, counts the update.
-    pub(crate) fn update(&self, model: &Clip, gradients: &[Tensor], lr: f64, unusable: &Tensor) -> Result<(), TrainerError> {
+    pub(crate) fn update(
+        &self,
+        model: &ParameterSet,
+        gradients: &[Tensor],
+        lr: f64,
+        unusable: &Tensor,
+    ) -> Result<(), TrainerError> {
         let step = Tensor::f_from_slice(&[(self.updates + 1) as f32])?.f_squeeze()?.f_to_device(model.device())?;
         let parameters: Vec<Tensor> = model.learning().map(|(_, parameter)| parameter.shallow_clone()).collect();
         for Group { decayed, rate, members } in &self.groups {
@@ -95,7 +103,7 @@ pub(crate) fn unusable(a: &Tensor, b: &Tensor) -> Result<Tensor, TrainerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ModelConfig;
+    use crate::families::{Model, ModelConfig};
 
     #[test]
     fn weight_decay_follows_openclips_rule() {
@@ -119,11 +127,11 @@ mod tests {
         .unwrap();
         // Three updates with the same gradients, whatever the weights.
         let updated = |layer_decay: f64, lr: f64| {
-            let model = Clip::random(&config, 3, tch::Device::Cpu).unwrap();
+            let model = Model::random(&config, 3, tch::Device::Cpu).unwrap();
             let gradients: Vec<Tensor> = model.parameters().iter().map(|p| (p.detach() * 40.0).cos()).collect();
-            let mut optimizer = AdamW::new(&model, &OptimizerConfig { layer_decay, ..OptimizerConfig::default() }).unwrap();
+            let mut optimizer = AdamW::new(model.set(), &OptimizerConfig { layer_decay, ..OptimizerConfig::default() }).unwrap();
             for _ in 0..3 {
-                optimizer.update(&model, &gradients, lr, &Tensor::from(0_f32)).unwrap();
+                optimizer.update(model.set(), &gradients, lr, &Tensor::from(0_f32)).unwrap();
                 optimizer.updates += 1;
             }
             model

@@ -6,8 +6,10 @@ use std::thread::JoinHandle;
 
 use diptych_schemas::Step;
 
-use crate::formats::checkpoint::{self, CheckpointManifest, CheckpointMeta, Snapshot};
-use crate::{Trainer, TrainerError};
+use super::snapshot::{self, Snapshot};
+use super::trainer::Trainer;
+use crate::TrainerError;
+use crate::formats::checkpoint::{CheckpointManifest, CheckpointMeta};
 
 /// What came of writing one checkpoint.
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl Saver {
         let (step, place) = (snapshot.step(), folder.clone());
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
-            .spawn(move || (checkpoint::write(&snapshot, &place, &meta), snapshot))
+            .spawn(move || (snapshot::write(&snapshot, &place, &meta), snapshot))
             .map_err(TrainerError::io(&folder))?;
         self.running = Some(Running { step, folder, thread });
         Ok(before)

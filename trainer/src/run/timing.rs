@@ -1,6 +1,6 @@
 //! How long each part of a step takes. `step.rs` says where a part ends; nothing is computed here.
 //!
-//! Off, which is how a run trains, a lap costs nothing: no clock is read and no device is waited for. On, the device is waited
+//! Off, which is how a run trains, a timer costs nothing: no clock is read and no device is waited for. On, the device is waited
 //! for at the end of each part, so that the part's own work is in its time; the parts' times add up to the whole step's.
 
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::device::shim;
 
 /// What a step consists of, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum StepPart {
     /// The batch goes to the device and is normalised, old gradients are dropped, weights are cast.
     Preparation,
     ImageForward,
@@ -25,7 +25,7 @@ pub enum Part {
     Optimizer,
 }
 
-impl Part {
+impl StepPart {
     pub const ALL: [Self; 6] =
         [Self::Preparation, Self::ImageForward, Self::TextForward, Self::Loss, Self::Backward, Self::Optimizer];
 
@@ -43,16 +43,16 @@ impl Part {
 
 /// What each part of one step took.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct PartTimes([Duration; Part::ALL.len()]);
+pub struct PartTimes([Duration; StepPart::ALL.len()]);
 
 impl PartTimes {
-    pub fn seconds(&self, part: Part) -> f64 {
+    pub fn seconds(&self, part: StepPart) -> f64 {
         self.0[part as usize].as_secs_f64()
     }
 }
 
 /// A clock that runs through one step, or is off.
-pub(crate) struct Laps(Option<Running>);
+pub(crate) struct StepTimer(Option<Running>);
 
 struct Running {
     device: Device,
@@ -60,7 +60,7 @@ struct Running {
     times: PartTimes,
 }
 
-impl Laps {
+impl StepTimer {
     pub(crate) fn off() -> Self {
         Self(None)
     }
@@ -70,8 +70,8 @@ impl Laps {
         Ok(Self(Some(Running { device, since: Instant::now(), times: PartTimes::default() })))
     }
 
-    /// What was done since the last lap belongs to this part.
-    pub(crate) fn lap(&mut self, part: Part) -> Result<(), TrainerError> {
+    /// What was done since the last part ended belongs to this one.
+    pub(crate) fn ends(&mut self, part: StepPart) -> Result<(), TrainerError> {
         let Some(running) = &mut self.0 else { return Ok(()) };
         shim::synchronise(running.device)?;
         let now = Instant::now();
@@ -80,7 +80,8 @@ impl Laps {
         Ok(())
     }
 
-    pub(crate) fn times(self) -> PartTimes {
-        self.0.map_or_else(PartTimes::default, |running| running.times)
+    /// None where it is off.
+    pub(crate) fn times(self) -> Option<PartTimes> {
+        self.0.map(|running| running.times)
     }
 }

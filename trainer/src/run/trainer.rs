@@ -3,33 +3,32 @@
 //! It knows batches, not where they come from. The loop around it, with its evaluations and checkpoints, is the daemon's.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
 use std::path::Path;
 
-use diptych_pipeline::Batch;
 use diptych_schemas::{ContentHash, LoraConfig, ObjectiveConfig, OptimizerConfig, Precision, Step, TrainLoopConfig};
 use tch::{Kind, Tensor, no_grad};
 
-use crate::device::shim;
-use crate::device::{Device, kind_of};
-use crate::draws::patches as patch_dropout;
-use crate::families::dual_encoder::config::ModelConfig;
-use crate::families::weights;
-use crate::families::weights::Weights;
-use crate::formats::checkpoint::{self, CheckpointManifest, Snapshot};
-use crate::nn::learning;
+use super::average::Average;
+use super::drawn::Draws;
+use super::flops::Passes;
+use super::optimizer::AdamW;
+use super::scaler::Scaler;
+use super::schedule::Schedule;
+use super::snapshot::{self, Snapshot};
+use super::step::{self, BatchCut, Rates};
+use super::timing::{PartTimes, StepTimer};
+use crate::TrainerError;
+use crate::device::{Device, kind_of, shim};
+use crate::families::towers::tower_weights;
+use crate::families::weights::{self, Weights};
+use crate::families::{DeviceBatch, Encoder, Model, ModelConfig, Uploader};
+use crate::formats::checkpoint::CheckpointManifest;
+use crate::nn::cost::SampleSize;
+use crate::nn::inputs::Inputs;
+use crate::nn::learning::{self, Depths};
 use crate::nn::lora;
-use crate::nn::lora::Lora;
-use crate::objectives::contrastive::Objective;
-use crate::run::average::Average;
-use crate::run::flops::Passes;
-use crate::run::optimizer::AdamW;
-use crate::run::scaler::Scaler;
-use crate::run::schedule::Schedule;
-use crate::run::step::{self, Inputs, Rates, TowerPass};
-use crate::run::timing::{Laps, PartTimes};
-use crate::run::upload::{Uploaded, Uploader};
-use crate::{Clip, Encoder, TrainerError};
+use crate::nn::parameters::Part;
+use crate::objectives::{MASKED_POSITIONS, Objective};
 
 /// What is trained, and how.
 #[derive(Clone, Debug)]
@@ -42,7 +41,7 @@ pub struct TrainerSpec {
     pub lora: LoraConfig,
     /// Steps of the whole run: where the schedule ends.
     pub total_steps: u64,
-    /// Of the random weights and of the patches that are left out.
+    /// Of the random weights and of everything that a step draws.
     pub seed: u64,
     pub device: Device,
 }
@@ -65,34 +64,38 @@ impl TrainerSpec {
 
 /// Trains one model.
 pub struct Trainer {
-    model: Clip,
+    model: Model,
     objective: Objective,
-    towers: TowerPass,
+    draws: Draws,
+    cut: BatchCut,
     optimizer: AdamW,
     scaler: Option<Scaler>,
     average: Option<Average>,
     schedule: Schedule,
     clip_grad_norm: f64,
     passes: Passes,
-    seed: u64,
     steps_done: u64,
+    /// Whether steps say what each part of them took.
+    timed: bool,
     /// Of the weights that LoRA trains beside.
     base: OnceCell<ContentHash>,
 }
 
 /// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
     /// Steps done, this one included.
     pub step: Step,
-    /// Pairs in the batch. 0 where every image of it was unusable: then nothing was updated, and loss and norm are 0.
-    pub pairs: usize,
+    /// Samples in the batch. 0 where every one of it was unusable: then nothing was updated, and loss and norm are 0.
+    pub samples: usize,
+    /// The weighted sum of the objective's terms.
     pub loss: f64,
+    /// Figures by name: `loss/TERM` of each term, where there are several, what else a term says (`accuracy/mlm`), and scalars of the
+    /// model after the step (`logit_scale`).
+    pub terms: Vec<(String, f64)>,
     pub lr: f64,
     /// Norm of the gradient of all parameters together, before the clip.
     pub grad_norm: f64,
-    /// The factor of the logits, after the step.
-    pub logit_scale: f64,
     /// Loss or gradient were NaN or infinite, so weights, moments and average are as they were before it; the schedule went on.
     pub skipped: bool,
     /// Scaled gradients left fp16's range: the step counts, and nothing was updated but the scale. Some are usual at the start.
@@ -101,6 +104,15 @@ pub struct StepReport {
     pub loss_scale: Option<f64>,
     /// Floating-point operations that the step asked for, as [`crate::flops`] counts them.
     pub flops: f64,
+    /// What each part of it took, where steps are timed.
+    pub times: Option<PartTimes>,
+}
+
+impl StepReport {
+    /// One of the figures, by its name.
+    pub fn term(&self, name: &str) -> Option<f64> {
+        self.terms.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    }
 }
 
 impl Trainer {
@@ -110,26 +122,31 @@ impl Trainer {
     pub fn new(spec: &TrainerSpec) -> Result<Self, TrainerError> {
         shim::deterministic(true)?;
         let train = &spec.train;
-        let mut model = Clip::random(&spec.model.for_loss(spec.objective.loss), spec.seed, spec.device.0)?;
+        let mut model = Model::random(&spec.model.for_objective(&spec.objective), spec.seed, spec.device.0)?;
+        let objective = Objective::new(&spec.objective);
+        let outputs: Vec<&str> = model.family().outputs().iter().map(|output| output.name).collect();
+        objective.check(model.config().family(), &outputs)?;
+        Depths::of(model.set().specs()).check(&train.lock)?;
+        let passes = Passes::of(model.set().specs(), &train.lock, &spec.lora);
         let lock = lora::lock(&spec.lora, &train.lock);
-        learning::check(model.config(), &lock)?;
         model.lock(&lock)?;
         model.adapt(&spec.lora, &lock, spec.seed)?;
         Ok(Self {
-            optimizer: AdamW::new(&model, &spec.optimizer)?,
+            optimizer: AdamW::new(model.set(), &spec.optimizer)?,
             scaler: (train.precision == Precision::Fp16).then(Scaler::new),
-            average: Average::new(&model, train.ema_decay)?,
-            objective: Objective::new(&spec.objective),
-            towers: TowerPass {
+            average: Average::new(model.set(), train.ema_decay)?,
+            draws: Draws::new(model.config(), &objective, spec.seed),
+            objective,
+            cut: BatchCut {
                 kind: kind_of(train.precision),
                 micro_batch: train.micro_batch_size as i64,
                 checkpointing: train.activation_checkpointing,
             },
             schedule: Schedule::new(&spec.optimizer, train.batch_size, spec.total_steps.saturating_mul(train.batch_size)),
             clip_grad_norm: spec.optimizer.clip_grad_norm,
-            passes: Passes::of(model.config(), &train.lock, &spec.lora),
-            seed: spec.seed,
+            passes,
             steps_done: 0,
+            timed: false,
             base: OnceCell::new(),
             model,
         })
@@ -151,7 +168,21 @@ impl Trainer {
         }
     }
 
-    pub fn model(&self) -> &Clip {
+    /// Starts one tower from weights instead of random ones: of a model with the same tower, or of a model that is that tower. What is
+    /// only in the model that is trained, such as a projection, stays as it is.
+    pub fn set_tower(&mut self, part: Part, weights: &Weights) -> Result<(), TrainerError> {
+        let found = tower_weights(self.model.config(), part, weights)?;
+        let (places, values): (Vec<usize>, Vec<Tensor>) = found.into_iter().unzip();
+        let of = |tensors: &[Tensor]| places.iter().map(|&place| tensors[place].shallow_clone()).collect::<Vec<_>>();
+        copy_all(&of(self.model.parameters()), &values)?;
+        self.base.take();
+        match &self.average {
+            Some(average) => copy_all(&of(&average.values), &values),
+            None => Ok(()),
+        }
+    }
+
+    pub fn model(&self) -> &Model {
         &self.model
     }
 
@@ -160,20 +191,20 @@ impl Trainer {
     }
 
     /// An encoder with this trainer's weights as they are now. It shares what LoRA does not change, so it is for use before the next
-    /// step.
+    /// step. Refused where the model is no dual encoder.
     pub fn encoder(&self) -> Result<Encoder, TrainerError> {
-        Ok(Encoder::of(Clip::frozen(self.model.config(), self.model.merged(self.model.parameters())?)?))
+        Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(self.model.parameters())?)?)
     }
 
     /// The same for the moving average of the weights, where there is one.
     pub fn average_encoder(&self) -> Result<Option<Encoder>, TrainerError> {
         let Some(average) = &self.average else { return Ok(None) };
-        Ok(Some(Encoder::of(Clip::frozen(self.model.config(), self.model.merged(&average.values)?)?)))
+        Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(&average.values)?)?).map(Some)
     }
 
     /// Hash of what stays as it is, where LoRA trains beside it: a checkpoint has sums only, so a run goes on beside the same weights.
     fn base(&self) -> Result<Option<ContentHash>, TrainerError> {
-        if self.model.lora().is_none() {
+        if self.model.set().lora().is_none() {
             return Ok(None);
         }
         if let Some(known) = self.base.get() {
@@ -189,130 +220,69 @@ impl Trainer {
         self.steps_done = step.0;
     }
 
-    /// One update. Nothing is changed where it is an error.
-    pub fn step(&mut self, batch: &Batch) -> Result<StepReport, TrainerError> {
-        self.step_in_laps(batch, &mut Laps::off())
-    }
-
-    /// The same update with a batch that [`Uploader::upload`] brought to the device before.
-    pub fn step_uploaded(&mut self, batch: &Batch, uploaded: &Uploaded) -> Result<StepReport, TrainerError> {
-        self.step_with(batch, uploaded, &mut Laps::off())
-    }
-
     /// What brings batches to this trainer's device.
     pub fn uploader(&self) -> Uploader {
-        self.model.uploader()
+        Uploader::of(&self.model)
     }
 
-    /// The same update, and what each part of it took. Slower on a GPU, since the host waits for the device after each part.
-    pub fn timed_step(&mut self, batch: &Batch) -> Result<(StepReport, PartTimes), TrainerError> {
-        let mut laps = Laps::start(self.model.device())?;
-        let report = self.step_in_laps(batch, &mut laps)?;
-        Ok((report, laps.times()))
+    /// From now on steps say what each part of them took. Slower on a GPU, since the host waits for the device after each part.
+    pub fn time_steps(&mut self, timed: bool) {
+        self.timed = timed;
     }
 
-    fn step_in_laps(&mut self, batch: &Batch, laps: &mut Laps) -> Result<StepReport, TrainerError> {
-        let uploaded = self.uploader().upload(batch)?;
-        self.step_with(batch, &uploaded, laps)
-    }
-
-    fn step_with(&mut self, batch: &Batch, uploaded: &Uploaded, laps: &mut Laps) -> Result<StepReport, TrainerError> {
-        let n = batch.len();
-        if n == 0 {
-            return self.pass_over();
-        }
-        let images = self.model.normalise(&uploaded.images)?;
-        let captions = self.captions(&batch.tokens)?;
-        self.update(n, &images, &uploaded.tokens, captions.as_ref(), laps)
-    }
-
-    /// One update on images that are normalised already: f32 [N, 3, H, W], and tokens [N, L].
-    pub fn step_normalised(&mut self, images: &[f32], tokens: &[i32]) -> Result<StepReport, TrainerError> {
-        let captions = self.captions(tokens)?;
-        let tokens = self.model.uploader().tokens(tokens)?;
-        let (n, size) = (tokens.size2()?.0, self.model.config().vision.image_size);
-        if n == 0 {
-            return self.pass_over();
-        }
-        let images = Tensor::f_from_slice(images)?.f_reshape([n, 3, size, size])?.f_to_device(self.model.device())?;
-        self.update(n as usize, &images, &tokens, captions.as_ref(), &mut Laps::off())
-    }
-
-    /// For each text of [N, L] the number of the first one with the same tokens: i64 [N], where the objective wants to know.
-    fn captions(&self, tokens: &[i32]) -> Result<Option<Tensor>, TrainerError> {
-        if !self.objective.masks_duplicates() {
-            return Ok(None);
-        }
-        let mut first = HashMap::new();
-        let texts = tokens.chunks_exact(self.model.config().text.context_length as usize).enumerate();
-        let numbers: Vec<i64> = texts.map(|(row, text)| *first.entry(text).or_insert(row as i64)).collect();
-        Ok(Some(Tensor::f_from_slice(&numbers)?.f_to_device(self.model.device())?))
-    }
-
-    /// Patches of each image that this step looks at, i64 [N, K], where it leaves some out.
-    fn patches(&self, images: usize) -> Result<Option<Tensor>, TrainerError> {
-        let vision = &self.model.config().vision;
-        if vision.patch_dropout <= 0.0 {
-            return Ok(None);
-        }
-        let kept = patch_dropout::kept_patches(vision, self.seed, self.steps_done, images);
-        Ok(Some(Tensor::f_from_slice(&kept)?.f_view([images as i64, -1])?.f_to_device(self.model.device())?))
-    }
-
-    fn update(
-        &mut self,
-        pairs: usize,
-        images: &Tensor,
-        tokens: &Tensor,
-        captions: Option<&Tensor>,
-        laps: &mut Laps,
-    ) -> Result<StepReport, TrainerError> {
-        let patches = self.patches(pairs)?;
-        let inputs = Inputs { images, tokens, patches: patches.as_ref(), captions };
+    /// One update. Nothing is changed where it is an error. A batch without samples is a step of the schedule alone.
+    pub fn step(&mut self, batch: &DeviceBatch) -> Result<StepReport, TrainerError> {
+        let mut timer = if self.timed { StepTimer::start(self.model.device())? } else { StepTimer::off() };
         let lr = self.schedule.lr(self.steps_done);
-        let Self { clip_grad_norm, towers, .. } = *self;
-        let rates = Rates { lr, clip_grad_norm, towers };
-        let scaler = self.scaler.as_mut();
-        let done = step::update(&self.model, &self.objective, &mut self.optimizer, scaler, inputs, rates, laps)?;
-        if let Some(average) = self.average.as_mut().filter(|_| !done.skipped && !done.overflow) {
-            average.update(&self.model, self.optimizer.updates)?;
-        }
+        let (done, flops) = if batch.samples() == 0 {
+            (self.nothing()?, 0.0)
+        } else {
+            let inputs = self.inputs(batch)?;
+            let of_one = self.passes.flops(self.model.config(), self.model.set().specs(), size_of(&inputs));
+            (self.update(&inputs, lr, &mut timer)?, batch.samples() as f64 * of_one)
+        };
         self.steps_done += 1;
         Ok(StepReport {
             step: Step(self.steps_done),
-            pairs,
+            samples: batch.samples(),
             loss: done.loss,
+            terms: done.terms,
             lr,
             grad_norm: done.grad_norm,
-            logit_scale: done.logit_scale,
             skipped: done.skipped,
             overflow: done.overflow,
-            loss_scale: self.loss_scale(),
-            flops: pairs as f64 * self.passes.flops_per_pair(self.model.config(), tokens.size2()?.1),
+            loss_scale: self.scaler.map(|scaler| scaler.scale),
+            flops,
+            times: timer.times(),
         })
     }
 
-    fn loss_scale(&self) -> Option<f64> {
-        self.scaler.map(|scaler| scaler.scale)
+    /// What the model looks at in this step: the batch, and what is drawn for it.
+    fn inputs(&self, batch: &DeviceBatch) -> Result<Inputs, TrainerError> {
+        let images = match &batch.images {
+            Some(bytes) if bytes.kind() == Kind::Uint8 => Some(self.model.normalise(bytes)?),
+            Some(normalised) => Some(normalised.shallow_clone()),
+            None => None,
+        };
+        self.draws.inputs(batch, images, self.steps_done)
     }
 
-    /// A step of the schedule without any pair.
-    fn pass_over(&mut self) -> Result<StepReport, TrainerError> {
-        let lr = self.schedule.lr(self.steps_done);
-        let logit_scale = self.model.logit_scale().f_detach()?.f_exp()?.f_double_value(&[])?;
-        self.steps_done += 1;
-        Ok(StepReport {
-            step: Step(self.steps_done),
-            pairs: 0,
-            loss: 0.0,
-            lr,
-            grad_norm: 0.0,
-            logit_scale,
-            skipped: false,
-            overflow: false,
-            loss_scale: self.loss_scale(),
-            flops: 0.0,
-        })
+    fn update(&mut self, inputs: &Inputs, lr: f64, timer: &mut StepTimer) -> Result<step::Updated, TrainerError> {
+        let rates = Rates { lr, clip_grad_norm: self.clip_grad_norm, cut: self.cut };
+        let scaler = self.scaler.as_mut();
+        let done = step::update(&self.model, &self.objective, &mut self.optimizer, scaler, inputs, rates, timer)?;
+        if let Some(average) = self.average.as_mut().filter(|_| !done.skipped && !done.overflow) {
+            average.update(self.model.set(), self.optimizer.updates)?;
+        }
+        Ok(done)
+    }
+
+    /// What a step without any sample did.
+    fn nothing(&self) -> Result<step::Updated, TrainerError> {
+        let figures = self.model.family().figures()?;
+        let terms = figures.into_iter().map(|(name, value)| Ok((name, value.f_double_value(&[])?)));
+        let terms = terms.collect::<Result<_, TrainerError>>()?;
+        Ok(step::Updated { loss: 0.0, grad_norm: 0.0, terms, skipped: false, overflow: false })
     }
 
     /// Copies of everything that the next steps depend on, in the CPU's memory.
@@ -341,10 +311,10 @@ impl Trainer {
             updates: self.optimizer.updates,
             scaler: self.scaler,
             parameters: copies(self.model.parameters(), parameters)?,
-            changes: self.model.names()[self.model.names().len() - self.model.lora().map_or(0, Lora::matrices)..].to_vec(),
-            lora: self.model.lora().cloned(),
+            changes: self.model.set().changes().to_vec(),
+            lora: self.model.set().lora().cloned(),
             base: self.base()?,
-            learning: self.model.learning().map(|(name, _)| name.to_owned()).collect(),
+            learning: self.model.set().learning().map(|(spec, _)| spec.name.clone()).collect(),
             averages: copies(&self.optimizer.averages, averages)?,
             squares: copies(&self.optimizer.squares, squares)?,
             average: self.average.as_ref().map(|of_run| copies(&of_run.values, average)).transpose()?,
@@ -354,22 +324,20 @@ impl Trainer {
     /// Takes the state of a checkpoint, whose hashes are checked. Refused where it is of another model, or of one
     /// of which other parameters learned.
     pub fn restore(&mut self, folder: &Path) -> Result<CheckpointManifest, TrainerError> {
-        let (manifest, snapshot) = checkpoint::read(folder)?;
+        let (manifest, snapshot) = snapshot::read(folder)?;
         if let Some(differences) = self.model.config().differences(&snapshot.config) {
             return Err(TrainerError::weights(
                 folder,
                 format!("a checkpoint of another model than the run's (here and there): {differences}"),
             ));
         }
-        let dropouts = [&snapshot.config, self.model.config()].map(|config| config.vision.patch_dropout);
-        if dropouts[0] != dropouts[1] {
+        if let Some(difference) = snapshot.config.training_differences(self.model.config()) {
             let message = format!(
-                "a checkpoint of a run whose vision_cfg.patch_dropout is {}, not {}: give the new run another name",
-                dropouts[0], dropouts[1]
+                "a checkpoint of a run that trains otherwise (there and here): {difference}. Give the new run another name"
             );
             return Err(TrainerError::weights(folder, message));
         }
-        let learning: Vec<&str> = self.model.learning().map(|(name, _)| name).collect();
+        let learning: Vec<&str> = self.model.set().learning().map(|(spec, _)| spec.name.as_str()).collect();
         if let Some(difference) = learning::difference(&learning, &snapshot.learning) {
             return Err(TrainerError::weights(folder, difference));
         }
@@ -401,6 +369,15 @@ impl Trainer {
         self.optimizer.updates = snapshot.updates;
         self.steps_done = snapshot.steps_done;
         Ok(manifest)
+    }
+}
+
+/// How much of each sample the model looks at.
+fn size_of(inputs: &Inputs) -> SampleSize {
+    let columns = |tensor: &Tensor| tensor.size().get(1).copied().unwrap_or(0);
+    SampleSize {
+        tokens: inputs.tokens().map_or(0, columns),
+        masked: inputs.extra(MASKED_POSITIONS).map_or(0, |positions| columns(&positions.values)),
     }
 }
 

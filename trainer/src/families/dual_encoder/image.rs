@@ -2,12 +2,14 @@
 
 use tch::{Kind, Tensor};
 
-use super::Named;
+use super::PATCHES;
+use super::config::{AttentionalPool, DualEncoderConfig, ImagePool, VisionConfig};
 use crate::TrainerError;
-use crate::families::dual_encoder::config::{AttentionalPool, ImagePool, ModelConfig, VisionConfig};
-use crate::families::dual_encoder::parameters::OPENCLIP_BLOCKS;
-use crate::nn::block::{Block, BlockSpec, LayerNorm, Linear, attend, blocks, project, split_heads, take};
-use crate::nn::tower::{Embedded, Seen, Tower};
+use crate::nn::block::{Block, BlockSpec, LayerNorm, Linear, attend, blocks, project, split_heads, take, unit_length};
+use crate::nn::inputs::{Extra, Inputs};
+use crate::nn::named::Named;
+use crate::nn::parameters::OPENCLIP_BLOCKS;
+use crate::nn::tower::{Embedded, Tower};
 
 pub(crate) struct VisionTower {
     patches: Patches,
@@ -23,7 +25,7 @@ pub(crate) struct VisionTower {
 }
 
 impl VisionTower {
-    pub(crate) fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
+    pub(crate) fn new(config: &DualEncoderConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
         let v = &config.vision;
         let spec = BlockSpec {
             names: &OPENCLIP_BLOCKS,
@@ -60,12 +62,12 @@ impl VisionTower {
 }
 
 impl Tower for VisionTower {
-    fn embed(&self, seen: Seen<'_>) -> Result<Embedded, TrainerError> {
-        let x_npw = self.patches.forward(seen.values)?;
+    fn embed(&self, inputs: &Inputs) -> Result<Embedded, TrainerError> {
+        let x_npw = self.patches.forward(inputs.images()?)?;
         let (n, _, w) = x_npw.size3()?;
         let class_n1w = self.class_embedding.f_view([1, 1, w])?.f_expand([n, 1, w], false)?;
         let mut x = Tensor::f_cat(&[&class_n1w, &x_npw], 1)?.f_add(&self.positional_embedding)?; // [N, 1 + P, W]
-        if let Some(patches) = seen.patches {
+        if let Some(Extra { values: patches, .. }) = inputs.extra(PATCHES) {
             // The class token stays.
             let tokens = patches.f_add_scalar(1)?.f_constant_pad_nd([1, 0])?; // [N, 1 + K]
             x = take(&x, &tokens)?;
@@ -84,12 +86,12 @@ impl Tower for VisionTower {
         self.blocks[number].forward(x, mask)
     }
 
-    fn head(&self, x: &Tensor, _: Seen<'_>) -> Result<Tensor, TrainerError> {
+    fn head(&self, x: &Tensor, _: &Inputs) -> Result<Tensor, TrainerError> {
         let pooled = self.attention_pool.as_ref().map(|pool| pool.forward(x)).transpose()?;
         let x = pooled.as_ref().unwrap_or(x);
         let pooled_nw =
             if self.ln_after_pool { self.ln_post.forward(&self.pool(x)?)? } else { self.pool(&self.ln_post.forward(x)?)? };
-        project(&pooled_nw, &self.proj)
+        unit_length(&project(&pooled_nw, &self.proj)?)
     }
 }
 

@@ -1,21 +1,61 @@
-//! Both towers in ONNX's operators: what `{image,siglip,text,bert}.rs` compute without training, from normalised pixels and
-//! token ids to unit vectors.
+//! ONNX export of a dual encoder: what `{image,siglip,text,bert}.rs` compute without training, from normalised pixels and token ids to
+//! unit vectors, in ONNX's operators and under the names of inputs and outputs that transformers.js and Optimum use.
 //!
-//! Every field of a configuration that changes features is read here; a field of a new kind does not compile until it is.
+//! Three graphs: `onnx/model.onnx` with both towers, `onnx/vision_model.onnx` and `onnx/text_model.onnx` with one each; beside
+//! them what preprocesses and tokenizes. Every field of a configuration that changes features is read here; a field of a new kind does
+//! not compile until it is.
 
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::config::parameters::text_prefix;
+use super::config::{DualEncoderConfig, ImagePool, TextPool, TextProjection, Trunk};
+use super::{hugging_face, openclip};
 use crate::TrainerError;
-use crate::families::dual_encoder::SMALLEST_NORM;
-use crate::families::dual_encoder::config::{ImagePool, ModelConfig, TextPool, TextProjection, Trunk};
-use crate::families::dual_encoder::parameters::{OPENCLIP_BLOCKS, TIMM_BLOCKS, text_prefix};
-use crate::formats::onnx::graph::{Value, int, ints};
+use crate::formats::files::NamedWeights;
+use crate::formats::hugging_face::tokenizer::TokenizerFiles;
+use crate::formats::onnx::graph::{Graph, Value, int, ints};
 use crate::formats::onnx::layers::{Blocks, Builder};
 use crate::formats::onnx::proto::{BOOL, FLOAT, INT32, INT64, Length};
+use crate::nn::block::SMALLEST_NORM;
+use crate::nn::parameters::{OPENCLIP_BLOCKS, TIMM_BLOCKS};
 
-pub(crate) const PIXEL_VALUES: &str = "pixel_values";
-pub(crate) const INPUT_IDS: &str = "input_ids";
-pub(crate) const ATTENTION_MASK: &str = "attention_mask";
-pub(crate) const IMAGE_EMBEDS: &str = "image_embeds";
-pub(crate) const TEXT_EMBEDS: &str = "text_embeds";
+/// Writes the folder, whole or not at all. Weights above `largest_embedded` bytes go to a file of their own.
+pub(crate) fn export(
+    weights: &NamedWeights<'_, DualEncoderConfig>,
+    tokenizer: &TokenizerFiles,
+    folder: &Path,
+    largest_embedded: usize,
+) -> Result<(), TrainerError> {
+    let config = weights.config;
+    let build = |vision: bool, has_text: bool| -> Result<Graph, TrainerError> {
+        let parameters = weights.tensors.iter().map(|(name, tensor)| (name.clone(), *tensor)).collect::<HashMap<_, _>>();
+        let mut builder = Builder { graph: Graph::default(), parameters };
+        if has_text {
+            text(&mut builder, config)?;
+        }
+        if vision {
+            image(&mut builder, config)?;
+        }
+        Ok(builder.graph)
+    };
+    let graphs = [("model", true, true), ("vision_model", true, false), ("text_model", false, true)];
+    let graphs = graphs.into_iter().map(|(name, vision, text)| Ok((name, build(vision, text)?)));
+    let graphs = graphs.collect::<Result<Vec<_>, TrainerError>>()?;
+    crate::formats::onnx::write(&graphs, folder, largest_embedded, |folder| {
+        if let Ok(description) = hugging_face::describe(weights) {
+            return description.write(weights, tokenizer, folder);
+        }
+        // No class of Hugging Face computes it: OpenCLIP's words, with the tokenizer.
+        openclip::write_description(config, &tokenizer.tokenizer_json, folder)
+    })
+}
+
+const PIXEL_VALUES: &str = "pixel_values";
+const INPUT_IDS: &str = "input_ids";
+const ATTENTION_MASK: &str = "attention_mask";
+const IMAGE_EMBEDS: &str = "image_embeds";
+const TEXT_EMBEDS: &str = "text_embeds";
 
 /// What is added to the logits of a token that is not to be seen: nothing is left of it, and a text without any tokens is still
 /// numbers.
@@ -26,7 +66,7 @@ fn named(name: &str) -> Length {
 }
 
 /// `pixel_values` [N, 3, H, W] → `image_embeds` [N, D].
-pub(crate) fn image(b: &mut Builder<'_>, config: &ModelConfig) -> Result<(), TrainerError> {
+fn image(b: &mut Builder<'_>, config: &DualEncoderConfig) -> Result<(), TrainerError> {
     let size = Length::Fixed(config.vision.image_size);
     let pixels = b.graph.input(PIXEL_VALUES, FLOAT, &[named("image_batch"), Length::Fixed(3), size.clone(), size]);
     let features = match config.vision.trunk {
@@ -39,7 +79,7 @@ pub(crate) fn image(b: &mut Builder<'_>, config: &ModelConfig) -> Result<(), Tra
 }
 
 /// `input_ids` and `attention_mask` [N, L] → `text_embeds` [N, D].
-pub(crate) fn text(b: &mut Builder<'_>, config: &ModelConfig) -> Result<(), TrainerError> {
+fn text(b: &mut Builder<'_>, config: &DualEncoderConfig) -> Result<(), TrainerError> {
     let length = if length_may_vary(config) { named("sequence_length") } else { Length::Fixed(config.text.context_length) };
     let shape = [named("text_batch"), length];
     let ids = b.graph.input(INPUT_IDS, INT64, &shape);
@@ -52,13 +92,13 @@ pub(crate) fn text(b: &mut Builder<'_>, config: &ModelConfig) -> Result<(), Trai
 }
 
 /// Whether a text has the same features with less padding behind it: where padding is not seen, and nothing is counted from the end.
-fn length_may_vary(config: &ModelConfig) -> bool {
+fn length_may_vary(config: &DualEncoderConfig) -> bool {
     let t = &config.text;
     t.bert.is_some() || (t.causal && !t.class_token && t.pool != TextPool::Last)
 }
 
 /// The convolution over patches: [N, 3, H, W] → [N, P, W].
-fn patches(b: &mut Builder<'_>, config: &ModelConfig, pixels: &str, inputs: &[&str]) -> Value {
+fn patches(b: &mut Builder<'_>, config: &DualEncoderConfig, pixels: &str, inputs: &[&str]) -> Value {
     let v = &config.vision;
     let (sides, g) = ([v.patch_size; 2], &mut b.graph);
     let all: Vec<&str> = std::iter::once(pixels).chain(inputs.iter().copied()).collect();
@@ -67,7 +107,7 @@ fn patches(b: &mut Builder<'_>, config: &ModelConfig, pixels: &str, inputs: &[&s
     g.transpose(&x, &[0, 2, 1])
 }
 
-fn openclip_image(b: &mut Builder<'_>, config: &ModelConfig, pixels: &str) -> Result<Value, TrainerError> {
+fn openclip_image(b: &mut Builder<'_>, config: &DualEncoderConfig, pixels: &str) -> Result<Value, TrainerError> {
     let v = &config.vision;
     let conv = b.parameter("visual.conv1.weight")?;
     let x = patches(b, config, pixels, &[&conv]);
@@ -112,7 +152,7 @@ fn openclip_image(b: &mut Builder<'_>, config: &ModelConfig, pixels: &str) -> Re
     Ok(b.graph.matmul(&x, &projection))
 }
 
-fn siglip_image(b: &mut Builder<'_>, config: &ModelConfig, pixels: &str) -> Result<Value, TrainerError> {
+fn siglip_image(b: &mut Builder<'_>, config: &DualEncoderConfig, pixels: &str) -> Result<Value, TrainerError> {
     let v = &config.vision;
     let (weight, bias) =
         (b.parameter("visual.trunk.patch_embed.proj.weight")?, b.parameter("visual.trunk.patch_embed.proj.bias")?);
@@ -135,7 +175,7 @@ fn siglip_image(b: &mut Builder<'_>, config: &ModelConfig, pixels: &str) -> Resu
     b.map_head(&x, "visual.trunk.attn_pool", (v.heads(), v.width), (activation, eps))
 }
 
-fn openclip_text(b: &mut Builder<'_>, config: &ModelConfig, ids: &str, mask: &str) -> Result<Value, TrainerError> {
+fn openclip_text(b: &mut Builder<'_>, config: &DualEncoderConfig, ids: &str, mask: &str) -> Result<Value, TrainerError> {
     let (t, prefix) = (&config.text, text_prefix(config));
     let below = |name: &str| format!("{prefix}{name}");
     let embedding = b.parameter(&below("token_embedding.weight"))?;
@@ -206,7 +246,7 @@ fn pool_text(b: &mut Builder<'_>, pool: TextPool, x: &str, ids: &str) -> Value {
     g.op("GatherND", &[x, &at], vec![int("batch_dims", 1)])
 }
 
-fn bert(b: &mut Builder<'_>, config: &ModelConfig, ids: &str, mask: &str) -> Result<Value, TrainerError> {
+fn bert(b: &mut Builder<'_>, config: &DualEncoderConfig, ids: &str, mask: &str) -> Result<Value, TrainerError> {
     let t = &config.text;
     let below = |name: &str| format!("{}transformer.{name}", text_prefix(config));
     let words = b.parameter(&below("embeddings.word_embeddings.weight"))?;

@@ -3,13 +3,15 @@
 
 use tch::{Kind, Tensor};
 
-use super::Named;
+use super::PATCHES;
+use super::config::DualEncoderConfig;
 use super::image::Patches;
 use crate::TrainerError;
-use crate::families::dual_encoder::config::ModelConfig;
-use crate::families::dual_encoder::parameters::TIMM_BLOCKS;
-use crate::nn::block::{Block, BlockSpec, LayerNorm, Linear, Mlp, attend, blocks, split_heads, take};
-use crate::nn::tower::{Embedded, Seen, Tower};
+use crate::nn::block::{Block, BlockSpec, LayerNorm, Linear, Mlp, attend, blocks, split_heads, take, unit_length};
+use crate::nn::inputs::Inputs;
+use crate::nn::named::Named;
+use crate::nn::parameters::TIMM_BLOCKS;
+use crate::nn::tower::{Embedded, Tower};
 
 pub(crate) struct SiglipTower {
     patches: Patches,
@@ -32,7 +34,7 @@ struct MapHead {
 }
 
 impl SiglipTower {
-    pub(crate) fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
+    pub(crate) fn new(config: &DualEncoderConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
         let v = &config.vision;
         let named = named.below("trunk");
         let spec = BlockSpec {
@@ -65,9 +67,12 @@ impl SiglipTower {
 }
 
 impl Tower for SiglipTower {
-    fn embed(&self, seen: Seen<'_>) -> Result<Embedded, TrainerError> {
-        let x = self.patches.forward(seen.values)?.f_add(&self.pos_embed)?; // [N, P, W]
-        let x = seen.patches.map_or_else(|| Ok(x.shallow_clone()), |patches| take(&x, patches))?;
+    fn embed(&self, inputs: &Inputs) -> Result<Embedded, TrainerError> {
+        let x = self.patches.forward(inputs.images()?)?.f_add(&self.pos_embed)?; // [N, P, W]
+        let x = match inputs.extra(PATCHES) {
+            Some(patches) => take(&x, &patches.values)?,
+            None => x,
+        };
         Ok(Embedded { x, mask: None })
     }
 
@@ -80,8 +85,8 @@ impl Tower for SiglipTower {
     }
 
     /// The width is the common space's.
-    fn head(&self, x: &Tensor, _: Seen<'_>) -> Result<Tensor, TrainerError> {
-        self.pool.forward(&self.norm.forward(x)?)
+    fn head(&self, x: &Tensor, _: &Inputs) -> Result<Tensor, TrainerError> {
+        unit_length(&self.pool.forward(&self.norm.forward(x)?)?)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use tch::{Kind, Tensor};
 
-use super::Named;
+use super::config::{DualEncoderConfig, TextPool, TextProjection};
 use crate::TrainerError;
-use crate::families::dual_encoder::config::{ModelConfig, TextPool, TextProjection};
-use crate::families::dual_encoder::parameters::OPENCLIP_BLOCKS;
-use crate::nn::block::{Block, BlockSpec, LayerNorm, Linear, blocks, project, take};
-use crate::nn::tower::{Embedded, Seen, Tower};
+use crate::nn::block::{Block, BlockSpec, LayerNorm, Linear, blocks, project, take, unit_length};
+use crate::nn::inputs::Inputs;
+use crate::nn::named::Named;
+use crate::nn::parameters::OPENCLIP_BLOCKS;
+use crate::nn::tower::{Embedded, Tower};
 
 pub(crate) struct TextTower {
     token_embedding: Tensor,
@@ -33,7 +34,7 @@ enum Projection {
 }
 
 impl TextTower {
-    pub(crate) fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
+    pub(crate) fn new(config: &DualEncoderConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
         let t = &config.text;
         let spec = BlockSpec {
             names: &OPENCLIP_BLOCKS,
@@ -78,7 +79,8 @@ impl TextTower {
 }
 
 impl Tower for TextTower {
-    fn embed(&self, Seen { values: tokens, .. }: Seen<'_>) -> Result<Embedded, TrainerError> {
+    fn embed(&self, inputs: &Inputs) -> Result<Embedded, TrainerError> {
+        let tokens = inputs.tokens()?;
         let mut x = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)?;
         let mut mask = None;
         if let Some(class) = &self.class_token {
@@ -100,14 +102,15 @@ impl Tower for TextTower {
         self.blocks[number].forward(x, mask)
     }
 
-    fn head(&self, x: &Tensor, seen: Seen<'_>) -> Result<Tensor, TrainerError> {
+    fn head(&self, x: &Tensor, inputs: &Inputs) -> Result<Tensor, TrainerError> {
         // Layer norm works on each token alone: taking the token first gives the same and leaves L - 1 of L out.
-        let pooled_nw = self.ln_final.forward(&self.pool(x, seen.values)?)?;
-        match &self.projection {
-            Projection::Matrix(matrix) => project(&pooled_nw, matrix),
-            Projection::Linear(linear) => linear.forward(&pooled_nw),
-            Projection::None => Ok(pooled_nw),
-        }
+        let pooled_nw = self.ln_final.forward(&self.pool(x, inputs.tokens()?)?)?;
+        let projected = match &self.projection {
+            Projection::Matrix(matrix) => project(&pooled_nw, matrix)?,
+            Projection::Linear(linear) => linear.forward(&pooled_nw)?,
+            Projection::None => pooled_nw,
+        };
+        unit_length(&projected)
     }
 }
 

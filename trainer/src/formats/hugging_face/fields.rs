@@ -2,22 +2,29 @@
 
 use serde_json::{Value, json};
 
-use crate::families::dual_encoder::config::{Activation, mlp_ratio};
+use crate::nn::activation::{Activation, mlp_ratio};
 
-/// One group of a `config.json`: `text_config` or `vision_config`.
+/// The keys of a `config.json`, or of one of its groups: `text_config` or `vision_config`.
 #[derive(Clone, Copy)]
 pub(crate) struct Fields<'a> {
-    json: &'a Value,
-    group: &'static str,
+    keys: &'a Value,
+    /// What a message puts before a key.
+    place: &'static str,
 }
 
 impl<'a> Fields<'a> {
-    pub(crate) fn of(json: &'a Value, group: &'static str) -> Self {
-        Self { json, group }
+    /// Those of a group, whose place is its name and a point.
+    pub(crate) fn of(json: &'a Value, place: &'static str) -> Self {
+        Self { keys: &json[place.trim_end_matches('.')], place }
+    }
+
+    /// Those of the file itself.
+    pub(crate) fn top(json: &'a Value) -> Self {
+        Self { keys: json, place: "" }
     }
 
     pub(crate) fn value(&self, key: &str) -> &'a Value {
-        &self.json[self.group][key]
+        &self.keys[key]
     }
 
     /// A whole number above 0; the default of transformers where it is absent.
@@ -27,14 +34,14 @@ impl<'a> Fields<'a> {
             value => value
                 .as_i64()
                 .filter(|n| *n > 0)
-                .ok_or_else(|| format!("{}.{key} must be a whole number above 0, got {value}", self.group)),
+                .ok_or_else(|| format!("{}{key} must be a whole number above 0, got {value}", self.place)),
         }
     }
 
     pub(crate) fn number(&self, key: &str, default: f64) -> Result<f64, String> {
         match self.value(key) {
             Value::Null => Ok(default),
-            value => value.as_f64().ok_or_else(|| format!("{}.{key} must be a number, got {value}", self.group)),
+            value => value.as_f64().ok_or_else(|| format!("{}{key} must be a number, got {value}", self.place)),
         }
     }
 
@@ -45,7 +52,7 @@ impl<'a> Fields<'a> {
             (Some(found), Some(ours)) => (found - ours).abs() < 1e-9,
             _ => value.is_null() || value == ours,
         };
-        if same { Ok(()) } else { Err(format!("{}.{key} = {value} is not supported yet (only {ours} is)", self.group)) }
+        if same { Ok(()) } else { Err(format!("{}{key} = {value} is not supported yet (only {ours} is)", self.place)) }
     }
 
     pub(crate) fn activation(&self, default: Activation) -> Result<Activation, String> {
@@ -53,8 +60,8 @@ impl<'a> Fields<'a> {
             Value::Null => Ok(default),
             value => NAMES.iter().find(|(name, _)| value == name).map(|(_, found)| *found).ok_or_else(|| {
                 format!(
-                    "{}.hidden_act = {value} is not supported yet (only \"gelu\", \"gelu_pytorch_tanh\" and \"quick_gelu\" are)",
-                    self.group
+                    "{}hidden_act = {value} is not supported yet (only \"gelu\", \"gelu_pytorch_tanh\" and \"quick_gelu\" are)",
+                    self.place
                 )
             }),
         }
@@ -63,7 +70,7 @@ impl<'a> Fields<'a> {
     /// Width of the MLP's hidden layer over the tower's.
     pub(crate) fn mlp_ratio(&self, width: i64, default: i64) -> Result<f64, String> {
         let hidden = self.integer("intermediate_size", default)?;
-        mlp_ratio(width, hidden).ok_or_else(|| format!("{}.intermediate_size = {hidden} is not supported yet", self.group))
+        mlp_ratio(width, hidden).ok_or_else(|| format!("{}intermediate_size = {hidden} is not supported yet", self.place))
     }
 
     /// An image tower in the words of OpenCLIP's `vision_cfg`.
@@ -72,7 +79,7 @@ impl<'a> Fields<'a> {
         self.only("num_channels", &json!(3))?;
         let (width, heads) = (self.integer("hidden_size", 768)?, self.integer("num_attention_heads", 12)?);
         if width % heads != 0 {
-            return Err(format!("{}.hidden_size must be a multiple of num_attention_heads, got {width} and {heads}", self.group));
+            return Err(format!("{}hidden_size must be a multiple of num_attention_heads, got {width} and {heads}", self.place));
         }
         Ok(json!({
             "image_size": self.integer("image_size", 224)?,

@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use tch::Tensor;
 
 use crate::TrainerError;
-use crate::families::dual_encoder::config::ModelConfig;
-use crate::families::dual_encoder::parameters as layout;
-use crate::families::weights::Weights;
+use crate::nn::parameters::{BlockNames, ParameterSpec};
 
 /// Tensors of ours that, one behind the other along the first dimension, are tensors of theirs one behind the other.
 pub(crate) struct Rename {
@@ -44,7 +42,7 @@ pub(crate) fn layer(ours: &str, theirs: &str) -> [Rename; 2] {
 }
 
 /// A pre-norm block: Hugging Face has query, key and value apart.
-pub(crate) fn block(names: &layout::BlockNames, ours: &str, theirs: &str) -> Vec<Rename> {
+pub(crate) fn block(names: &BlockNames, ours: &str, theirs: &str) -> Vec<Rename> {
     let mut renames: Vec<Rename> = [
         (names.attention_out, "self_attn.out_proj"),
         (names.ln_1, "layer_norm1"),
@@ -62,8 +60,7 @@ pub(crate) fn block(names: &layout::BlockNames, ours: &str, theirs: &str) -> Vec
     renames
 }
 
-pub(crate) fn to_hf(weights: &Weights, renames: &[Rename]) -> Result<BTreeMap<String, Tensor>, TrainerError> {
-    let ours: BTreeMap<String, &Tensor> = weights.named().collect();
+pub(crate) fn to_hf(ours: &BTreeMap<String, &Tensor>, renames: &[Rename]) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     let mut theirs = BTreeMap::new();
     for rename in renames {
         let parts: Vec<&Tensor> = rename.ours.iter().filter_map(|name| ours.get(name).copied()).collect();
@@ -86,12 +83,12 @@ pub(crate) fn to_hf(weights: &Weights, renames: &[Rename]) -> Result<BTreeMap<St
 }
 
 pub(crate) fn from_hf(
-    config: &ModelConfig,
+    specs: &[ParameterSpec],
     renames: &[Rename],
     mut theirs: BTreeMap<String, Tensor>,
 ) -> Result<BTreeMap<String, Tensor>, TrainerError> {
-    let rows: BTreeMap<String, i64> =
-        layout::parameters(config).into_iter().map(|spec| (spec.name, spec.shape.first().copied().unwrap_or(1))).collect();
+    let rows: BTreeMap<&str, i64> =
+        specs.iter().map(|spec| (spec.name.as_str(), spec.shape.first().copied().unwrap_or(1))).collect();
     let mut ours = BTreeMap::new();
     for rename in renames {
         if !rename.theirs.iter().all(|name| theirs.contains_key(name)) {
@@ -112,7 +109,7 @@ pub(crate) fn from_hf(
         let whole = Tensor::f_cat(&parts, 0)?;
         let sizes: Vec<i64> = match rename.ours.as_slice() {
             [_] => whole.size().first().copied().into_iter().collect(),
-            several => several.iter().filter_map(|name| rows.get(name).copied()).collect(),
+            several => several.iter().filter_map(|name| rows.get(name.as_str()).copied()).collect(),
         };
         if whole.size().first() == Some(&sizes.iter().sum()) {
             for (name, part) in rename.ours.iter().zip(whole.f_split_with_sizes(&sizes, 0)?) {

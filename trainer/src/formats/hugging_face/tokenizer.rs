@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::TrainerError;
-use crate::families::dual_encoder::config::ModelConfig;
-use crate::families::weights::{read_json, write_json, write_text};
+use crate::formats::files::{read_json, write_json, write_text};
+use crate::nn::preprocess::TokenizerConfig;
 
 pub(crate) const VOCABULARY_FILE: &str = "vocab.txt";
 const CONFIG_FILE: &str = "tokenizer_config.json";
@@ -25,24 +25,29 @@ pub struct TokenizerFiles {
 }
 
 /// `CLIPTokenizer`'s.
-pub(crate) fn write_clip(tokenizer: &TokenizerFiles, config: &ModelConfig, folder: &Path) -> Result<(), TrainerError> {
+pub(crate) fn write_clip(tokenizer: &TokenizerFiles, context_length: i64, folder: &Path) -> Result<(), TrainerError> {
     write_text(&folder.join(JSON_FILE), &tokenizer.tokenizer_json)?;
     write_json(&folder.join("vocab.json"), &vocab_json(tokenizer))?;
     write_text(&folder.join("merges.txt"), &merges_txt(tokenizer))?;
-    write_json(&folder.join(CONFIG_FILE), &clip_tokenizer_config(config))?;
+    write_json(&folder.join(CONFIG_FILE), &clip_tokenizer_config(context_length))?;
     write_json(&folder.join("special_tokens_map.json"), &special_tokens())
 }
 
 /// Those of any other tokenizer: `tokenizer.json` and what it does not say.
-pub(crate) fn write_other(tokenizer: &TokenizerFiles, config: &ModelConfig, folder: &Path) -> Result<(), TrainerError> {
+pub(crate) fn write_other(
+    tokenizer: &TokenizerFiles,
+    context_length: i64,
+    config: &TokenizerConfig,
+    folder: &Path,
+) -> Result<(), TrainerError> {
     write_text(&folder.join(JSON_FILE), &tokenizer.tokenizer_json)?;
     let parsed: Value = serde_json::from_str(&tokenizer.tokenizer_json).unwrap_or_default();
-    let mut said = json!({ "model_max_length": config.text.context_length, "tokenizer_class": "PreTrainedTokenizerFast" });
-    if let Some(pad) = config.text.tokenizer.pad_id.and_then(|id| token_of(&parsed, id)) {
+    let mut said = json!({ "model_max_length": context_length, "tokenizer_class": "PreTrainedTokenizerFast" });
+    if let Some(pad) = config.pad_id.and_then(|id| token_of(&parsed, id)) {
         said["pad_token"] = json!(pad);
     }
     // A key of ours: transformers leaves it to whoever calls the tokenizer.
-    said[CLEAN] = json!(if config.text.tokenizer.canonical { "canonicalize" } else { "whitespace" });
+    said[CLEAN] = json!(if config.canonical { "canonicalize" } else { "whitespace" });
     write_json(&folder.join(CONFIG_FILE), &said)
 }
 
@@ -105,7 +110,7 @@ fn special_tokens() -> Value {
     json!({ "bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END })
 }
 
-fn clip_tokenizer_config(config: &ModelConfig) -> Value {
+fn clip_tokenizer_config(context_length: i64) -> Value {
     json!({
         "add_prefix_space": false,
         "bos_token": START,
@@ -113,7 +118,7 @@ fn clip_tokenizer_config(config: &ModelConfig) -> Value {
         "do_lower_case": true,
         "eos_token": END,
         "errors": "replace",
-        "model_max_length": config.text.context_length,
+        "model_max_length": context_length,
         "pad_token": END,
         "tokenizer_class": "CLIPTokenizer",
         "unk_token": END,

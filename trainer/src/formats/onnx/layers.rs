@@ -8,8 +8,8 @@ use tch::Tensor;
 
 use super::graph::{Graph, Value, float, int};
 use crate::TrainerError;
-use crate::families::dual_encoder::config::Activation;
-use crate::families::dual_encoder::parameters::BlockNames;
+use crate::nn::activation::Activation;
+use crate::nn::parameters::BlockNames;
 
 /// A graph with the parameters of a model; names are looked up below a prefix.
 pub(crate) struct Builder<'a> {

@@ -1,9 +1,8 @@
-//! ONNX export: both towers as graphs of standard operators (opset 18) that onnxruntime and its kin run, in the folders and under the
-//! names that transformers.js and Optimum use.
+//! ONNX files: graphs of standard operators (opset 18) that onnxruntime and its kin run, in the folders that transformers.js and
+//! Optimum use.
 //!
-//! Three graphs: `onnx/model.onnx` with both towers, `onnx/vision_model.onnx` and `onnx/text_model.onnx` with one each; beside
-//! them what preprocesses and tokenizes. Weights lie in each file, or, where together they are larger than
-//! [`LARGEST_EMBEDDED`], once in `onnx/model.onnx_data`, which all three refer to. Nothing is trained or rounded here.
+//! Weights lie in each graph's file, or, where together they are larger than [`LARGEST_EMBEDDED`], once in `onnx/model.onnx_data`, which
+//! all graphs refer to. Nothing is trained or rounded here.
 
 pub(crate) mod graph;
 pub(crate) mod layers;
@@ -15,15 +14,12 @@ use std::path::Path;
 use prost::Message;
 use tch::Tensor;
 
+use crate::TrainerError;
 use crate::device::shim;
-use crate::families::dual_encoder::hugging_face as hf;
-use crate::families::dual_encoder::onnx as towers;
-use crate::families::dual_encoder::openclip;
-use crate::families::weights::{Weights, publish_folder};
+use crate::formats::files::publish_folder;
 use crate::formats::tensor_file;
-use crate::{TokenizerFiles, TrainerError};
+
 use graph::{Graph, type_of};
-use layers::Builder;
 use proto::{EXTERNAL, Entry, GraphMessage, Model, OperatorSet, TensorMessage};
 
 /// Bytes of weights up to which they lie in the graphs' files: half of what a message can hold, and what a program that copies it
@@ -39,44 +35,27 @@ const SMALLEST_EXTERNAL: usize = 1024;
 /// A memory map of a weight can begin here.
 const ALIGNMENT: usize = 4096;
 
-/// Writes the folder, whole or not at all. Weights above `largest_embedded` bytes ([`LARGEST_EMBEDDED`]) go to a file of their own.
-pub fn export_onnx(
-    weights: &Weights,
-    tokenizer: &TokenizerFiles,
+/// Writes the graphs into a folder, the first of which has the weights of all others, with what `describe` adds beside them, whole or
+/// not at all. Weights above `largest_embedded` bytes ([`LARGEST_EMBEDDED`]) go to a file of their own.
+pub(crate) fn write(
+    graphs: &[(&str, Graph)],
     folder: &Path,
     largest_embedded: usize,
+    describe: impl FnOnce(&Path) -> Result<(), TrainerError>,
 ) -> Result<(), TrainerError> {
-    let config = &weights.config;
-    let build = |vision: bool, text: bool| -> Result<Graph, TrainerError> {
-        let mut builder = Builder { graph: Graph::default(), parameters: weights.named().collect::<HashMap<_, _>>() };
-        if text {
-            towers::text(&mut builder, config)?;
-        }
-        if vision {
-            towers::image(&mut builder, config)?;
-        }
-        Ok(builder.graph)
-    };
-    let graphs = [("model", true, true), ("vision_model", true, false), ("text_model", false, true)];
-    let graphs = graphs.into_iter().map(|(name, vision, text)| Ok((name, build(vision, text)?)));
-    let graphs = graphs.collect::<Result<Vec<_>, TrainerError>>()?;
-    // The first one has the weights of both others.
-    let all = &graphs[0].1.weights;
+    let none = BTreeMap::new();
+    let all = graphs.first().map_or(&none, |(_, graph)| &graph.weights);
     let external = all.values().map(size).sum::<usize>() > largest_embedded;
     publish_folder(folder, |folder| {
         let onnx = folder.join(FOLDER);
         std::fs::create_dir(&onnx).map_err(TrainerError::io(&onnx))?;
         let places = if external { write_data(&onnx.join(DATA_FILE), all)? } else { HashMap::new() };
-        for (name, graph) in &graphs {
+        for (name, graph) in graphs {
             let path = onnx.join(format!("{name}.onnx"));
             let bytes = model(name, graph, &places)?.encode_to_vec();
             tensor_file::write_file(&path, |sink| sink.write_all(&bytes))?;
         }
-        if let Ok(description) = hf::describe(weights) {
-            return description.write(weights, tokenizer, folder);
-        }
-        // No class of Hugging Face computes it: OpenCLIP's words, with the tokenizer.
-        openclip::write_description(config, &tokenizer.tokenizer_json, folder)
+        describe(folder)
     })
 }
 

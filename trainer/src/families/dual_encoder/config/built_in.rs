@@ -1,8 +1,8 @@
 //! The models that have a name: OpenCLIP's ViT family under OpenCLIP's names, with its numbers, and `demo`, which is ours.
 
 use super::{
-    ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, ModelConfig, PreprocessConfig, SIGMOID_START, TextConfig, TextPool, TextProjection,
-    TokenizerConfig, Trunk, VisionConfig, timm,
+    DualEncoderConfig, ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, PreprocessConfig, SIGMOID_START, TextConfig, TextPool,
+    TextProjection, TokenizerConfig, Trunk, VisionConfig, timm,
 };
 
 /// Sizes of an image tower.
@@ -120,7 +120,7 @@ const SIGLIP: &[SiglipRow] = &[
 const QUICK: &str = "-quickgelu";
 
 /// Names of all built-in models.
-pub fn built_in_names() -> Vec<String> {
+pub(crate) fn built_in_names() -> Vec<String> {
     let rows = CLIP.iter().chain(WORLDWIDE.iter().map(|(row, ..)| row)).chain(CLIPA);
     let siglip = SIGLIP.iter().map(|(name, ..)| (*name).to_owned());
     let named = rows.flat_map(|(name, .., quick)| {
@@ -132,7 +132,7 @@ pub fn built_in_names() -> Vec<String> {
 
 const DEMO: &str = "demo";
 
-impl ModelConfig {
+impl DualEncoderConfig {
     /// One of [`built_in_names`].
     pub fn built_in(name: &str) -> Option<Self> {
         if name == DEMO {
@@ -169,8 +169,8 @@ impl ModelConfig {
     }
 }
 
-fn clip(&(_, embed_dim, vit, patch_size, image_size, text, _): &Row, quick_gelu: bool) -> ModelConfig {
-    ModelConfig {
+fn clip(&(_, embed_dim, vit, patch_size, image_size, text, _): &Row, quick_gelu: bool) -> DualEncoderConfig {
+    DualEncoderConfig {
         embed_dim,
         quick_gelu,
         init_logit_scale: LOGIT_SCALE,
@@ -182,7 +182,7 @@ fn clip(&(_, embed_dim, vit, patch_size, image_size, text, _): &Row, quick_gelu:
     }
 }
 
-fn clipa(row: &Row) -> ModelConfig {
+fn clipa(row: &Row) -> DualEncoderConfig {
     let mut config = clip(row, false);
     (config.vision.ln_pre, config.vision.pool, config.vision.final_ln_after_pool) = (false, ImagePool::Average, true);
     (config.text.context_length, config.text.vocab_size) = (32, 32_000);
@@ -193,7 +193,7 @@ fn clipa(row: &Row) -> ModelConfig {
     config
 }
 
-fn siglip(&(name, trunk, embed_dim, context_length, (width, heads, layers, mlp_ratio)): &SiglipRow) -> Option<ModelConfig> {
+fn siglip(&(name, trunk, embed_dim, context_length, (width, heads, layers, mlp_ratio)): &SiglipRow) -> Option<DualEncoderConfig> {
     let (second, i18n) = (name.contains("SigLIP2"), name.contains("i18n"));
     let vocab_size = match (second, i18n) {
         (true, _) => 256_000,
@@ -206,7 +206,7 @@ fn siglip(&(name, trunk, embed_dim, context_length, (width, heads, layers, mlp_r
         (false, true) => "ViT-B-16-SigLIP-i18n-256",
         (false, false) => "ViT-B-16-SigLIP",
     };
-    Some(ModelConfig {
+    Some(DualEncoderConfig {
         embed_dim,
         quick_gelu: false,
         init_logit_scale: LOGIT_SCALE,
@@ -287,7 +287,7 @@ fn causal_text((width, heads, layers): (i64, i64, i64)) -> TextConfig {
 }
 
 /// Small enough to train in minutes on two cores.
-fn demo() -> ModelConfig {
+fn demo() -> DualEncoderConfig {
     let row = (DEMO, 128, vit(4, 128, 32, 4.0), 8, 64, (128, 4, 3), false);
     let mut config = clip(&row, false);
     config.text.context_length = 32;

@@ -5,22 +5,30 @@
 //! not know how to compute is refused by its name. Nothing is silently ignored: a wrong activation or pooling costs weeks.
 
 mod built_in;
+mod cost;
+pub(crate) mod parameters;
 mod read;
 mod timm;
 mod write;
 
 use std::path::Path;
 
-use diptych_schemas::LossKind;
+use diptych_schemas::{LossKind, ObjectiveConfig, ObjectiveTerm};
 
 use crate::TrainerError;
+use crate::nn::activation::{Activation, mlp_ratio};
+use crate::nn::bert::BertShape;
+use crate::nn::compare::compare_keys;
+use crate::nn::cost::SampleSize;
+use crate::nn::parameters::{ParameterSpec, Part};
+use crate::nn::preprocess::{ImageInput, TextInput};
 
-pub use crate::nn::preprocess::PreprocessConfig;
-pub use built_in::built_in_names;
+pub(crate) use crate::nn::preprocess::{PreprocessConfig, TokenizerConfig};
+pub(crate) use built_in::built_in_names;
 
 /// A dual encoder.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ModelConfig {
+pub struct DualEncoderConfig {
     /// D: dimension of the common space.
     pub embed_dim: i64,
     /// `x·sigmoid(1.702x)` instead of the exact GELU.
@@ -169,29 +177,6 @@ pub enum TextProjection {
     None,
 }
 
-/// What makes tokens of a text, and how they are padded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TokenizerConfig {
-    /// OpenCLIP's `hf_tokenizer_name`; none: CLIP's own.
-    pub name: Option<String>,
-    /// Id behind the end of a text; none: as the tokenizer says.
-    pub pad_id: Option<i64>,
-    /// Whether texts are canonicalised first (`tokenizer_kwargs.clean`): no punctuation, lower case.
-    pub canonical: bool,
-    /// Whether the token `[SEP]` becomes 0 (`tokenizer_kwargs.strip_sep_token`).
-    pub strip_sep_token: bool,
-}
-
-/// What stands between the two matrices of an MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activation {
-    /// Exact.
-    Gelu,
-    GeluTanh,
-    /// `x·sigmoid(1.702x)`.
-    QuickGelu,
-}
-
 impl VisionConfig {
     pub fn heads(&self) -> i64 {
         self.width / self.head_width
@@ -230,26 +215,75 @@ const SIGMOID_START: (f64, f64) = (std::f64::consts::LN_10, -10.0);
 /// PyTorch's default for a layer norm.
 pub(crate) const LAYER_NORM_EPS: f64 = 1e-5;
 
-impl ModelConfig {
-    /// A built-in name or a JSON file.
-    pub fn named_or_file(text: &str) -> Result<Self, TrainerError> {
-        if let Some(config) = Self::built_in(text) {
-            return Ok(config);
-        }
-        let path = Path::new(text);
-        if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("json")) {
-            return Err(TrainerError::Config {
-                place: format!("model {text:?}"),
-                message: format!("neither a built-in model ({}) nor a .json file", built_in_names().join(", ")),
-            });
-        }
-        Self::read(path)
-    }
-
+impl DualEncoderConfig {
     /// Reads a JSON file: a model configuration, or an `open_clip_config.json` that wraps one.
-    pub fn read(path: &Path) -> Result<Self, TrainerError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, TrainerError> {
         let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
         Self::parse(&text).map_err(|message| TrainerError::Config { place: path.display().to_string(), message })
+    }
+
+    pub(crate) fn parameters(&self) -> Vec<ParameterSpec> {
+        parameters::parameters(self)
+    }
+
+    pub(crate) fn images(&self) -> Option<ImageInput> {
+        Some(ImageInput { size: self.vision.image_size, preprocess: self.preprocess })
+    }
+
+    pub(crate) fn texts(&self) -> Option<TextInput<'_>> {
+        let TextConfig { context_length, vocab_size, tokenizer, .. } = &self.text;
+        Some(TextInput { context_length: *context_length, vocab_size: *vocab_size, tokenizer })
+    }
+
+    /// How many tokens of each text [N, L] must be seen.
+    pub(crate) fn needed_tokens(&self, tokens: &[i32]) -> usize {
+        self.text.needed_tokens(tokens)
+    }
+
+    /// Patches of an image, and how many of them a training step looks at, where it leaves some out.
+    pub(crate) fn dropped_patches(&self) -> Option<(i64, i64)> {
+        (self.vision.patch_dropout > 0.0).then(|| (self.vision.grid().pow(2), self.vision.kept_patches()))
+    }
+
+    /// Floating-point operations of one pair's forward pass in training, by part.
+    pub(crate) fn cost(&self, specs: &[ParameterSpec], size: SampleSize) -> Vec<(Part, f64)> {
+        let kept = self.vision.kept_patches();
+        vec![(Part::Image, cost::image(self, specs, kept)), (Part::Text, cost::text(self, specs, size.tokens))]
+    }
+
+    /// The model that an objective trains.
+    pub(crate) fn for_objective(&self, objective: &ObjectiveConfig) -> Self {
+        let has_sigmoids = objective.weighted().iter().any(|(term, _)| *term == ObjectiveTerm::Siglip);
+        self.for_loss(if has_sigmoids { LossKind::Siglip } else { LossKind::Clip })
+    }
+
+    /// In what two configurations of one model train otherwise.
+    pub(crate) fn training_differences(&self, other: &Self) -> Option<String> {
+        let [ours, theirs] = [self, other].map(|config| config.vision.patch_dropout);
+        (ours != theirs).then(|| format!("vision_cfg.patch_dropout is {ours} and {theirs}"))
+    }
+
+    /// Sizes of the stack of a text tower that is BERT.
+    pub(crate) fn bert_shape(&self, bert: Bert) -> BertShape {
+        let t = &self.text;
+        BertShape {
+            vocabulary: t.vocab_size,
+            positions: bert.positions,
+            token_types: bert.token_types,
+            width: t.width,
+            heads: t.heads,
+            layers: t.layers,
+            mlp_width: t.mlp_width(),
+            activation: self.text_activation(),
+            layer_norm_eps: t.layer_norm_eps,
+            pad_id: t.tokenizer.pad_id.unwrap_or(0),
+        }
+    }
+
+    /// The text tower's stack where it is BERT's: what its names begin with, and its sizes.
+    pub(crate) fn bert_stack(&self, part: Part) -> Option<(&'static str, BertShape)> {
+        let bert = self.text.bert.filter(|_| part == Part::Text)?;
+        Some(("text.transformer.", self.bert_shape(bert)))
     }
 
     /// Whether timm has a name for the image tower.
@@ -332,7 +366,7 @@ impl ModelConfig {
 
     /// The same model with what a loss wants: the sigmoid one a logit bias, and both scalars where the paper starts them, unless the
     /// configuration says where.
-    pub fn for_loss(&self, loss: LossKind) -> Self {
+    pub(crate) fn for_loss(&self, loss: LossKind) -> Self {
         match loss {
             LossKind::Siglip if self.init_logit_bias.is_none() => {
                 let scale = if self.init_logit_scale == LOGIT_SCALE { SIGMOID_START.0 } else { self.init_logit_scale };
@@ -350,8 +384,24 @@ impl ModelConfig {
         if bias(self) != bias(other) {
             found.push(format!("logit_bias is {} and {}", bias(self), bias(other)));
         }
-        compare("", &ours, &theirs, &mut found);
-        compare("preprocess_cfg", &self.preprocess.to_json(), &other.preprocess.to_json(), &mut found);
+        compare_keys("", &ours, &theirs, &mut found);
+        compare_keys("preprocess_cfg", &self.preprocess.to_json(), &other.preprocess.to_json(), &mut found);
+        (!found.is_empty()).then(|| found.join(", "))
+    }
+
+    /// The keys in which another configuration's tower differs, its way into the common space included.
+    pub(crate) fn tower_differences(&self, other: &Self, part: Part) -> Option<String> {
+        let group = if part == Part::Image { "vision_cfg" } else { "text_cfg" };
+        let (ours, theirs) = (self.compared().to_json(), other.compared().to_json());
+        let mut found = Vec::new();
+        for key in ["embed_dim", "quick_gelu", "custom_text", group] {
+            if part == Part::Text || key != "custom_text" {
+                compare_keys(key, &ours[key], &theirs[key], &mut found);
+            }
+        }
+        if part == Part::Image {
+            compare_keys("preprocess_cfg", &self.preprocess.to_json(), &other.preprocess.to_json(), &mut found);
+        }
         (!found.is_empty()).then(|| found.join(", "))
     }
 
@@ -372,36 +422,11 @@ impl ModelConfig {
     }
 }
 
-/// The ratio of a hidden layer, so that width × ratio is the hidden layer again when it is rounded down.
-pub(crate) fn mlp_ratio(width: i64, hidden: i64) -> Option<f64> {
-    let gives = |ratio: &f64| (width as f64 * ratio) as i64 == hidden;
-    let ratio = hidden as f64 / width as f64;
-    // By less than one unit more where the division is not exact.
-    Some(ratio).filter(gives).or(Some(ratio.next_up()).filter(gives))
-}
-
 fn activation(quick_gelu: bool, tanh: bool) -> Activation {
     match (quick_gelu, tanh) {
         (true, _) => Activation::QuickGelu,
         (false, true) => Activation::GeluTanh,
         (false, false) => Activation::Gelu,
-    }
-}
-
-/// Collects the keys whose values differ, of objects within objects too.
-fn compare(key: &str, ours: &serde_json::Value, theirs: &serde_json::Value, found: &mut Vec<String>) {
-    let (Some(a), Some(b)) = (ours.as_object(), theirs.as_object()) else {
-        if ours != theirs {
-            found.push(format!("{key} is {ours} and {theirs}"));
-        }
-        return;
-    };
-    let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    for name in keys {
-        let place = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-        compare(&place, &ours[name.as_str()], &theirs[name.as_str()], found);
     }
 }
 

@@ -3,11 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::{
-    AttentionalPool, Bert, ImagePool, LARGEST_LOGIT_SCALE, LAYER_NORM_EPS, LOGIT_SCALE, ModelConfig, PreprocessConfig,
+    AttentionalPool, Bert, DualEncoderConfig, ImagePool, LARGEST_LOGIT_SCALE, LAYER_NORM_EPS, LOGIT_SCALE, PreprocessConfig,
     TextConfig, TextPool, TextProjection, TokenizerConfig, Trunk, VisionConfig, timm,
 };
 
-impl ModelConfig {
+impl DualEncoderConfig {
     /// Parses and checks OpenCLIP's JSON form. Where a key is absent: the defaults of its `CLIPVisionCfg` and `CLIPTextCfg`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;

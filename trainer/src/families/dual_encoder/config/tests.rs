@@ -5,16 +5,16 @@ const B32: &str = r#"{"embed_dim": 512, "vision_cfg": {"image_size": 224, "layer
 
 #[test]
 fn openclips_own_file_gives_the_built_in_model() {
-    assert_eq!(ModelConfig::parse(B32).unwrap(), ModelConfig::built_in("ViT-B-32").unwrap());
+    assert_eq!(DualEncoderConfig::parse(B32).unwrap(), DualEncoderConfig::built_in("ViT-B-32").unwrap());
     let wrapped = format!(r#"{{"model_cfg": {B32}, "preprocess_cfg": {{}}}}"#);
-    assert_eq!(ModelConfig::parse(&wrapped).unwrap(), ModelConfig::built_in("ViT-B-32").unwrap());
+    assert_eq!(DualEncoderConfig::parse(&wrapped).unwrap(), DualEncoderConfig::built_in("ViT-B-32").unwrap());
 }
 
 #[test]
 fn built_in_models_are_valid_and_survive_their_json_form() {
     for name in built_in_names() {
-        let config = ModelConfig::built_in(&name).unwrap();
-        assert_eq!(ModelConfig::parse(&config.to_file_json().to_string()).unwrap(), config, "{name}");
+        let config = DualEncoderConfig::built_in(&name).unwrap();
+        assert_eq!(DualEncoderConfig::parse(&config.to_file_json().to_string()).unwrap(), config, "{name}");
     }
 }
 
@@ -38,7 +38,7 @@ fn keys_that_change_the_computation_are_refused_by_name() {
     ] {
         let text = B32.replace(from, to);
         assert_ne!(text, B32);
-        let error = ModelConfig::parse(&text).unwrap_err();
+        let error = DualEncoderConfig::parse(&text).unwrap_err();
         assert!(error.contains(says) && error.contains("not supported yet"), "{error}");
     }
 }
@@ -48,7 +48,7 @@ fn neutral_values_of_such_keys_are_accepted() {
     let text = B32
         .replace(r#""heads": 8"#, r#""heads": 8, "pool_type": "argmax", "ls_init_value": null"#)
         .replace(r#""patch_size": 32"#, r#""patch_size": 32, "patch_dropout": 0, "no_ln_pre": false, "attentional_pool": false"#);
-    assert_eq!(ModelConfig::parse(&text).unwrap(), ModelConfig::built_in("ViT-B-32").unwrap());
+    assert_eq!(DualEncoderConfig::parse(&text).unwrap(), DualEncoderConfig::built_in("ViT-B-32").unwrap());
 }
 
 #[test]
@@ -64,18 +64,28 @@ fn numbers_that_do_not_fit_each_other_are_refused() {
         (r#""embed_dim": 512"#, r#""embed_dim": 99999999999"#, "embed_dim must be 1 to"),
         (r#""embed_dim": 512,"#, "", "embed_dim is missing"),
     ] {
-        let error = ModelConfig::parse(&B32.replace(from, to)).unwrap_err();
+        let error = DualEncoderConfig::parse(&B32.replace(from, to)).unwrap_err();
         assert!(error.contains(says), "{error}");
     }
 }
 
 #[test]
 fn differences_name_the_keys() {
-    let a = ModelConfig::built_in("ViT-B-32").unwrap();
+    let a = DualEncoderConfig::built_in("ViT-B-32").unwrap();
     let mut b = a.clone();
     assert_eq!(a.differences(&b), None);
     b.quick_gelu = true;
     b.text.heads = 4;
     let said = a.differences(&b).unwrap();
     assert!(said.contains("quick_gelu is false and true") && said.contains("text_cfg.heads is 8 and 4"), "{said}");
+}
+
+#[test]
+fn as_many_patches_are_kept_as_openclip_keeps() {
+    let vision = DualEncoderConfig::built_in("ViT-B-32").unwrap().vision;
+    // max(1, int(n · (1 - p))) in Python, n 16.
+    for (patch_dropout, kept) in [(0.0, 16), (1e-17, 16), (0.01, 15), (0.25, 12), (0.5, 8), (0.7, 4), (0.9, 1), (0.99, 1)] {
+        let vision = VisionConfig { image_size: 128, patch_dropout, ..vision.clone() };
+        assert_eq!(vision.kept_patches(), kept, "{patch_dropout}");
+    }
 }

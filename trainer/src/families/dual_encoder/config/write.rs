@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{
-    ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, ModelConfig, PreprocessConfig, TextConfig, TextPool, TextProjection, Trunk,
+    DualEncoderConfig, ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, PreprocessConfig, TextConfig, TextPool, TextProjection, Trunk,
     VisionConfig, timm,
 };
 
-impl ModelConfig {
+impl DualEncoderConfig {
     /// OpenCLIP's JSON form: sizes always, everything else where it is not OpenCLIP's default. So the form of a model stays as
     /// it is when this trainer learns new keys, and with it its hash.
     pub fn to_json(&self) -> Value {

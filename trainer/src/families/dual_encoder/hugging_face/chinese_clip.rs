@@ -3,14 +3,15 @@
 use serde_json::{Value, json};
 
 use super::clip;
-use crate::families::dual_encoder::config::{Activation, Bert, LAYER_NORM_EPS, ModelConfig};
+use crate::families::dual_encoder::config::{Bert, DualEncoderConfig, LAYER_NORM_EPS};
 use crate::formats::hugging_face::fields::{Fields, act_kwargs, activation_name};
 use crate::formats::hugging_face::rename::{How, Rename, one};
+use crate::nn::activation::Activation;
 
 /// Tokens of a text, where no file says: Chinese-CLIP's `context_length`.
 const CONTEXT_LENGTH: i64 = 52;
 
-pub(super) fn to_config(config: &ModelConfig, bert: Bert) -> Value {
+pub(super) fn to_config(config: &DualEncoderConfig, bert: Bert) -> Value {
     let t = &config.text;
     json!({
         "architectures": ["ChineseCLIPModel"],
@@ -44,7 +45,7 @@ pub(super) fn to_config(config: &ModelConfig, bert: Bert) -> Value {
 /// Absent keys have the defaults of transformers' `ChineseCLIPTextConfig` and `ChineseCLIPVisionConfig`. Dropout is left out: it
 /// changes no feature, and this trainer trains without.
 pub(super) fn from_config(json: &Value, context_length: Option<i64>) -> Result<Value, String> {
-    let (text, vision) = (Fields::of(json, "text_config"), Fields::of(json, "vision_config"));
+    let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
     let of_text = text.activation(Activation::Gelu)?;
     if of_text == Activation::QuickGelu {
         return Err("text_config.hidden_act = \"quick_gelu\" is not supported yet in a BERT tower".into());
@@ -77,7 +78,7 @@ pub(super) fn from_config(json: &Value, context_length: Option<i64>) -> Result<V
     }))
 }
 
-pub(super) fn renames(config: &ModelConfig) -> Vec<Rename> {
+pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
     let mut names: Vec<String> = ["word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight"]
         .iter()
         .chain(&["LayerNorm.weight", "LayerNorm.bias"])

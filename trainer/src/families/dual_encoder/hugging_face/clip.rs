@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::families::dual_encoder::config::{Activation, LAYER_NORM_EPS, ModelConfig};
-use crate::families::dual_encoder::parameters::OPENCLIP_BLOCKS;
+use crate::families::dual_encoder::config::{DualEncoderConfig, LAYER_NORM_EPS};
 use crate::formats::hugging_face::fields::{Fields, act_kwargs, activation_name};
 use crate::formats::hugging_face::rename::{How, Rename, block, layer, one};
+use crate::nn::activation::Activation;
+use crate::nn::parameters::OPENCLIP_BLOCKS;
 
-pub(super) fn to_config(config: &ModelConfig) -> Value {
+pub(super) fn to_config(config: &DualEncoderConfig) -> Value {
     let t = &config.text;
     // The last ids of the vocabulary are CLIP's start and end; text is pooled at the end, the largest id.
     let (start, end) = (t.vocab_size - 2, t.vocab_size - 1);
@@ -41,7 +42,7 @@ pub(super) fn to_config(config: &ModelConfig) -> Value {
 }
 
 /// The image tower of `CLIPModel`, which `ChineseCLIPModel` has too.
-pub(super) fn vision_config(config: &ModelConfig, model_type: &str) -> Value {
+pub(super) fn vision_config(config: &DualEncoderConfig, model_type: &str) -> Value {
     let v = &config.vision;
     json!({
         "attention_dropout": 0.0,
@@ -63,7 +64,7 @@ pub(super) fn vision_config(config: &ModelConfig, model_type: &str) -> Value {
 
 /// Absent keys have the defaults of transformers' `CLIPTextConfig` and `CLIPVisionConfig`.
 pub(super) fn from_config(json: &Value) -> Result<Value, String> {
-    let (text, vision) = (Fields::of(json, "text_config"), Fields::of(json, "vision_config"));
+    let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
     text.only("attention_dropout", &json!(0.0))?;
     let (text_width, vocab_size) = (text.integer("hidden_size", 512)?, text.integer("vocab_size", 49408)?);
     check_end_token(text.value("eos_token_id"), vocab_size)?;
@@ -104,7 +105,7 @@ fn check_end_token(end: &Value, vocab_size: i64) -> Result<(), String> {
     }
 }
 
-pub(super) fn renames(config: &ModelConfig) -> Vec<Rename> {
+pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
     let mut renames = vec![
         one("text_projection", "text_projection.weight", How::Transposed),
         one("token_embedding.weight", "text_model.embeddings.token_embedding.weight", How::Same),
@@ -120,7 +121,7 @@ pub(super) fn renames(config: &ModelConfig) -> Vec<Rename> {
 }
 
 /// The image tower of `CLIPModel`, and the factor of the logits.
-pub(super) fn vision_renames(config: &ModelConfig) -> Vec<Rename> {
+pub(super) fn vision_renames(config: &DualEncoderConfig) -> Vec<Rename> {
     let mut renames = vec![
         one("logit_scale", "logit_scale", How::Same),
         one("visual.proj", "visual_projection.weight", How::Transposed),

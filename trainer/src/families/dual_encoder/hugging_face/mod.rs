@@ -15,20 +15,14 @@ use serde_json::Value;
 use tch::Tensor;
 
 use crate::TrainerError;
-use crate::families::dual_encoder::config::{ModelConfig, PreprocessConfig, Trunk};
-use crate::families::weights::{Origin, Weights, publish_folder, read_first, read_json, write_json};
+use crate::families::dual_encoder::config::{DualEncoderConfig, PreprocessConfig, Trunk};
+use crate::formats::files::{NamedWeights, publish_folder, read_first, read_json, write_json};
 use crate::formats::tensor_file;
 
-use crate::formats::hugging_face::preprocessor;
 use crate::formats::hugging_face::rename::{self, Rename};
 use crate::formats::hugging_face::tokenizer::{self, Said, TokenizerFiles};
+use crate::formats::hugging_face::{CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_FILES, preprocessor};
 
-pub(crate) use crate::formats::hugging_face::tokenizer::VOCABULARY_FILE;
-
-pub(crate) const CONFIG_FILE: &str = "config.json";
-const WEIGHTS_FILE: &str = "model.safetensors";
-/// In the order in which they are looked for.
-pub(crate) const WEIGHTS_FILES: [&str; 2] = [WEIGHTS_FILE, "pytorch_model.bin"];
 const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
 /// The families of models.
@@ -41,7 +35,7 @@ enum Family {
 
 impl Family {
     /// The one that could hold a model; whether it can, [`describe`] finds out.
-    fn of(config: &ModelConfig) -> Self {
+    fn of(config: &DualEncoderConfig) -> Self {
         match (config.text.bert, config.vision.trunk) {
             (Some(_), _) => Self::ChineseClip,
             (None, Trunk::Siglip) => Self::Siglip,
@@ -73,7 +67,7 @@ impl Family {
         }
     }
 
-    fn renames(self, config: &ModelConfig) -> Vec<Rename> {
+    fn renames(self, config: &DualEncoderConfig) -> Vec<Rename> {
         match self {
             Self::Clip => clip::renames(config),
             Self::Siglip => siglip::renames(config),
@@ -90,10 +84,10 @@ pub(crate) struct Description {
 }
 
 /// Refused where Hugging Face's files could not say all of a model.
-pub(crate) fn describe(weights: &Weights) -> Result<Description, TrainerError> {
-    let config = &weights.config;
+pub(crate) fn describe(weights: &NamedWeights<'_, DualEncoderConfig>) -> Result<Description, TrainerError> {
+    let config = weights.config;
     let family = Family::of(config);
-    let refused = |message: String| TrainerError::weights(&weights.path, message);
+    let refused = |message: String| weights.refused(message);
     if config.init_logit_bias.is_some() != (family == Family::Siglip) {
         let (has, other) = if family == Family::Siglip { ("without", "has") } else { ("with", "does not have") };
         let class = family.class();
@@ -120,20 +114,31 @@ pub(crate) fn describe(weights: &Weights) -> Result<Description, TrainerError> {
 
 impl Description {
     /// All files but the weights.
-    pub(crate) fn write(&self, weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -> Result<(), TrainerError> {
+    pub(crate) fn write(
+        &self,
+        weights: &NamedWeights<'_, DualEncoderConfig>,
+        tokenizer: &TokenizerFiles,
+        folder: &Path,
+    ) -> Result<(), TrainerError> {
         write_json(&folder.join(PREPROCESSOR_FILE), &self.preprocessor)?;
         match self.family {
-            Family::Clip => tokenizer::write_clip(tokenizer, &weights.config, folder)?,
-            Family::Siglip | Family::ChineseClip => tokenizer::write_other(tokenizer, &weights.config, folder)?,
+            Family::Clip => tokenizer::write_clip(tokenizer, weights.config.text.context_length, folder)?,
+            Family::Siglip | Family::ChineseClip => {
+                tokenizer::write_other(tokenizer, weights.config.text.context_length, &weights.config.text.tokenizer, folder)?
+            }
         }
         write_json(&folder.join(CONFIG_FILE), &self.config)
     }
 }
 
 /// Writes the folder, whole or not at all.
-pub fn export_hf(weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -> Result<(), TrainerError> {
+pub(crate) fn export(
+    weights: &NamedWeights<'_, DualEncoderConfig>,
+    tokenizer: &TokenizerFiles,
+    folder: &Path,
+) -> Result<(), TrainerError> {
     let description = describe(weights)?;
-    let tensors = rename::to_hf(weights, &description.family.renames(&weights.config))?;
+    let tensors = rename::to_hf(&weights.tensors, &description.family.renames(weights.config))?;
     publish_folder(folder, |folder| {
         let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
         tensor_file::write(&folder.join(WEIGHTS_FILE), &tensors, &[("format", "pt")])?;
@@ -145,18 +150,18 @@ pub fn export_hf(weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -
 const IGNORED: [&str; 3] =
     ["text_model.embeddings.position_ids", "vision_model.embeddings.position_ids", "text_model.embeddings.token_type_ids"];
 
-pub(crate) fn import(folder: &Path) -> Result<Weights, TrainerError> {
+pub(crate) fn import(folder: &Path) -> Result<(DualEncoderConfig, BTreeMap<String, Tensor>), TrainerError> {
     let (family, config) = read_config(folder)?;
     let mut theirs: BTreeMap<String, Tensor> = read_first(folder, &WEIGHTS_FILES)?;
     for name in IGNORED {
         theirs.remove(name);
     }
-    let named = rename::from_hf(&config, &family.renames(&config), theirs)?;
-    Weights::from_named(folder, Origin::HuggingFaceFolder, config, named)
+    let named = rename::from_hf(&config.parameters(), &family.renames(&config), theirs)?;
+    Ok((config, named))
 }
 
 /// A model as all files of its folder describe it, but for the weights.
-fn read_config(folder: &Path) -> Result<(Family, ModelConfig), TrainerError> {
+fn read_config(folder: &Path) -> Result<(Family, DualEncoderConfig), TrainerError> {
     let said = |path: &Path| {
         let place = path.display().to_string();
         move |message| TrainerError::Config { place, message }
@@ -181,7 +186,7 @@ fn read_config(folder: &Path) -> Result<(Family, ModelConfig), TrainerError> {
 }
 
 /// Reads `config.json`. `length`: tokens that the tokenizer is made for, where the model does not say.
-fn parse_config(json: &Value, length: Option<i64>) -> Result<(Family, ModelConfig), String> {
+fn parse_config(json: &Value, length: Option<i64>) -> Result<(Family, DualEncoderConfig), String> {
     let (family, config) = match json["model_type"].as_str() {
         Some("clip") => (Family::Clip, clip::from_config(json)?),
         Some("siglip") => (Family::Siglip, siglip::from_config(json)?),
@@ -194,5 +199,5 @@ fn parse_config(json: &Value, length: Option<i64>) -> Result<(Family, ModelConfi
         }
     };
     // The same bounds as for any configuration.
-    Ok((family, ModelConfig::parse(&config.to_string())?))
+    Ok((family, DualEncoderConfig::parse(&config.to_string())?))
 }

@@ -2,15 +2,16 @@
 
 use serde_json::{Value, json};
 
-use crate::families::dual_encoder::config::{Activation, ModelConfig};
-use crate::families::dual_encoder::parameters::{OPENCLIP_BLOCKS, TIMM_BLOCKS};
+use crate::families::dual_encoder::config::DualEncoderConfig;
 use crate::formats::hugging_face::fields::{Fields, act_kwargs, activation_name};
 use crate::formats::hugging_face::rename::{How, Rename, block, layer, one, several};
+use crate::nn::activation::Activation;
+use crate::nn::parameters::{OPENCLIP_BLOCKS, TIMM_BLOCKS};
 
 /// transformers' default epsilon of these layer norms.
 const EPS: f64 = 1e-6;
 
-pub(super) fn to_config(config: &ModelConfig) -> Value {
+pub(super) fn to_config(config: &DualEncoderConfig) -> Value {
     let (v, t) = (&config.vision, &config.text);
     json!({
         "architectures": ["SiglipModel"],
@@ -52,7 +53,7 @@ pub(super) fn to_config(config: &ModelConfig) -> Value {
 
 /// Absent keys have the defaults of transformers' `SiglipTextConfig` and `SiglipVisionConfig`.
 pub(super) fn from_config(json: &Value) -> Result<Value, String> {
-    let (text, vision) = (Fields::of(json, "text_config"), Fields::of(json, "vision_config"));
+    let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
     text.only("attention_dropout", &json!(0.0))?;
     vision.only("vision_use_head", &json!(true))?;
     let plain = |fields: &Fields<'_>, group: &str| match fields.activation(Activation::GeluTanh)? {
@@ -95,7 +96,7 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     Ok(json!({ "embed_dim": embed_dim, "init_logit_bias": -10.0, "custom_text": true, "vision_cfg": image, "text_cfg": of_text }))
 }
 
-pub(super) fn renames(config: &ModelConfig) -> Vec<Rename> {
+pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
     let mut renames = vec![
         one("logit_scale", "logit_scale", How::TheirsHasOneMore),
         one("logit_bias", "logit_bias", How::TheirsHasOneMore),

@@ -4,41 +4,44 @@
 use diptych_pipeline::Batch;
 use tch::{Device, Kind, Tensor};
 
+use super::list::ModelConfig;
+use super::model::Model;
+use crate::TrainerError;
 use crate::device::shim;
-use crate::families::dual_encoder::config::TextConfig;
-use crate::{Clip, TrainerError};
 
 /// On a GPU texts are cut to multiples of this: its kernels like them, and libtorch's cache of memory meets few different sizes.
 const GPU_LENGTH_STEP: usize = 8;
 
 /// Brings batches to a model's device.
 pub struct Uploader {
-    image_size: i64,
-    text: TextConfig,
+    config: ModelConfig,
     device: Device,
     own_stream: bool,
 }
 
-/// A batch on the device.
-pub struct Uploaded {
-    /// u8 [N, H, W, 3].
-    pub(crate) images: Tensor,
-    /// i64 [N, L], cut to what the longest of the texts needs.
-    pub(crate) tokens: Tensor,
+/// A batch on the device, with what a model of its family looks at.
+pub struct DeviceBatch {
+    samples: usize,
+    /// u8 [N, H, W, 3], or normalised already, f32 [N, 3, H, W]. None where the model looks at no images.
+    pub(crate) images: Option<Tensor>,
+    /// i64 [N, L], cut to what the longest of the texts needs. None where the model reads no texts.
+    pub(crate) tokens: Option<Tensor>,
+    /// The tokens as they came, whole: what is drawn or compared on the host is made from them.
+    pub(crate) host_tokens: Vec<i32>,
 }
 
-impl Clip {
-    pub(crate) fn uploader(&self) -> Uploader {
-        Uploader {
-            image_size: self.config().vision.image_size,
-            text: self.config().text.clone(),
-            device: self.device(),
-            own_stream: false,
-        }
+impl DeviceBatch {
+    /// N.
+    pub fn samples(&self) -> usize {
+        self.samples
     }
 }
 
 impl Uploader {
+    pub(crate) fn of(model: &Model) -> Self {
+        Self { config: model.config().clone(), device: model.device(), own_stream: false }
+    }
+
     /// For a thread of its own: from now on, what this thread copies to a GPU goes on beside what others ask of it, and is there
     /// when [`Self::upload`] returns.
     pub fn take_own_stream(&mut self) -> Result<(), TrainerError> {
@@ -46,31 +49,60 @@ impl Uploader {
         shim::own_stream(self.device)
     }
 
-    /// A batch as u8 [N, H, W, 3] and i64 [N, L] on the device.
+    /// Brings a batch to the device. Images of a model that looks at none stay where they are.
     ///
     /// What was copied on another stream than a step computes on must live until that step has ended.
-    pub fn upload(&self, batch: &Batch) -> Result<Uploaded, TrainerError> {
-        let (size, length) = (self.image_size, self.text.context_length);
-        if i64::from(batch.image_size) != size || batch.context_length as i64 != length {
+    pub fn upload(&self, batch: &Batch) -> Result<DeviceBatch, TrainerError> {
+        if let Some(input) = self.config.images()
+            && i64::from(batch.image_size) != input.size
+        {
             return Err(TrainerError::Batch(format!(
-                "the model takes images of {size} pixels and {length} tokens, the batch has {} pixels and {} tokens",
-                batch.image_size, batch.context_length
+                "the model takes images of {} pixels, the batch has images of {}",
+                input.size, batch.image_size
             )));
         }
-        let (images, tokens) = (self.images(&batch.images)?, self.tokens(&batch.tokens)?);
-        let (of_images, of_tokens) = (images.size4()?.0, tokens.size2()?.0);
-        if of_images != of_tokens {
-            return Err(TrainerError::Batch(format!("it has {of_images} images and {of_tokens} texts")));
+        if let Some(input) = self.config.texts()
+            && batch.context_length as i64 != input.context_length
+        {
+            return Err(TrainerError::Batch(format!(
+                "the model takes {} tokens, the batch has {}",
+                input.context_length, batch.context_length
+            )));
         }
+        let images = self.config.images().map(|_| self.images(&batch.images)).transpose()?;
+        self.batch(images, &batch.tokens)
+    }
+
+    /// Brings images that are normalised already, f32 [N, 3, H, W], and tokens [N, L] to the device.
+    pub fn upload_normalised(&self, images: &[f32], tokens: &[i32]) -> Result<DeviceBatch, TrainerError> {
+        let images = match self.config.images() {
+            Some(input) => {
+                Some(Tensor::f_from_slice(images)?.f_reshape([-1, 3, input.size, input.size])?.f_to_device(self.device)?)
+            }
+            None => None,
+        };
+        self.batch(images, tokens)
+    }
+
+    fn batch(&self, images: Option<Tensor>, tokens: &[i32]) -> Result<DeviceBatch, TrainerError> {
+        let on_device = self.config.texts().map(|_| self.tokens(tokens)).transpose()?;
+        let rows = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.size()[0]);
+        let samples = match (rows(&images), rows(&on_device)) {
+            (Some(of_images), Some(of_texts)) if of_images != of_texts => {
+                return Err(TrainerError::Batch(format!("it has {of_images} images and {of_texts} texts")));
+            }
+            (Some(samples), _) | (None, Some(samples)) => samples as usize,
+            (None, None) => 0,
+        };
         if self.own_stream {
             shim::synchronise_own_stream(self.device)?;
         }
-        Ok(Uploaded { images, tokens })
+        Ok(DeviceBatch { samples, images, tokens: on_device, host_tokens: tokens.to_vec() })
     }
 
     /// u8 [N, H, W, 3]: N follows from the number of bytes.
     pub(crate) fn images(&self, images: &[u8]) -> Result<Tensor, TrainerError> {
-        let size = self.image_size;
+        let size = self.config.images().map_or(1, |input| input.size);
         let one = (size * size * 3) as usize;
         if !images.len().is_multiple_of(one) {
             return Err(TrainerError::Batch(format!(
@@ -84,7 +116,7 @@ impl Uploader {
 
     /// i64 [N, L]: N follows from the number of tokens, L is what the longest of the texts needs.
     pub(crate) fn tokens(&self, tokens: &[i32]) -> Result<Tensor, TrainerError> {
-        let (length, vocabulary) = (self.text.context_length, self.text.vocab_size);
+        let (length, vocabulary) = self.config.texts().map_or((1, 0), |input| (input.context_length, input.vocab_size));
         if !tokens.len().is_multiple_of(length as usize) {
             return Err(TrainerError::Batch(format!("{} tokens are not a whole number of texts of {length}", tokens.len())));
         }
@@ -94,7 +126,7 @@ impl Uploader {
             )));
         }
         let step = if self.device.is_cuda() { GPU_LENGTH_STEP } else { 1 };
-        let needed = self.text.needed_tokens(tokens).next_multiple_of(step).min(length as usize);
+        let needed = self.config.needed_tokens(tokens).next_multiple_of(step).min(length as usize);
         let cut: Vec<i32> = tokens.chunks_exact(length as usize).flat_map(|text| &text[..needed]).copied().collect();
         let shape = [tokens.len() as i64 / length, needed as i64];
         Ok(self.to_device(&Tensor::f_from_slice(&cut)?.f_reshape(shape)?)?.f_to_kind(Kind::Int64)?)
@@ -113,8 +145,7 @@ impl Uploader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ModelConfig;
-    use crate::families::dual_encoder::config::TextPool;
+    use crate::families::dual_encoder::config::{DualEncoderConfig, TextConfig, TextPool};
 
     const END: i32 = 49407;
 
@@ -131,14 +162,14 @@ mod tests {
 
     #[test]
     fn what_stands_behind_the_end_of_the_longest_text_changes_no_feature_and_no_gradient() {
-        let mut config = ModelConfig::named_or_file("demo").unwrap();
+        let mut config = DualEncoderConfig::built_in("demo").unwrap();
         for pool in [TextPool::Largest, TextPool::End(i64::from(END))] {
             config.text.pool = pool;
-            let model = Clip::random(&config, 5, Device::Cpu).unwrap();
+            let model = Model::random(&config.clone().into(), 5, Device::Cpu).unwrap();
             let length = config.text.context_length as usize;
             let host = texts(length, &[3, 1, 10, 6]);
             let whole = Tensor::from_slice(&host).reshape([4, length as i64]).to_kind(Kind::Int64);
-            let cut = model.uploader().tokens(&host).unwrap();
+            let cut = Uploader::of(&model).tokens(&host).unwrap();
             assert_eq!(cut.size(), [4, 11]);
             let passed = |tokens: &Tensor| {
                 shim::clear_gradients(model.parameters()).unwrap();
@@ -146,7 +177,7 @@ mod tests {
                 (&features * Tensor::arange(features.numel() as i64, (Kind::Float, Device::Cpu)).view_as(&features).sin())
                     .sum(Kind::Float)
                     .backward();
-                let of_texts = model.learning().map(|(_, parameter)| parameter.grad()).filter(Tensor::defined);
+                let of_texts = model.set().learning().map(|(_, parameter)| parameter.grad()).filter(Tensor::defined);
                 (features.detach(), of_texts.map(|gradient| gradient.copy()).collect::<Vec<_>>())
             };
             let ((features, gradients), (cut_features, cut_gradients)) = (passed(&whole), passed(&cut));
@@ -161,7 +192,7 @@ mod tests {
 
     #[test]
     fn towers_in_which_what_comes_later_counts_get_all_of_it() {
-        let demo = ModelConfig::named_or_file("demo").unwrap().text;
+        let demo = DualEncoderConfig::built_in("demo").unwrap().text;
         let length = demo.context_length as usize;
         let host = texts(length, &[2, 4]);
         assert_eq!(demo.needed_tokens(&host), 5);
