@@ -31,7 +31,7 @@ pub use dedup::{
     TierReport, decontaminate, dedup,
 };
 pub use diptych_sample::{
-    Cleaning, CropBox, ImageError, ImageFormat, ImageHeader, Interpolation, RgbImage, Tokenizer, TokenizerError,
+    Cleaning, CropBox, ImageError, ImageFormat, ImageHeader, Interpolation, RgbImage, TokenKinds, Tokenizer, TokenizerError,
     TokenizerOptions, Vocabulary, decode, header, probe,
 };
 pub use last_selection::{last_selection, remember_selection};

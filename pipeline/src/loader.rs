@@ -71,7 +71,7 @@ pub struct LoaderSpec {
     /// At least one. With several, their samples come mixed by their weights, each in its own order and epochs.
     pub sources: Vec<DataSource>,
     pub tokenizer: Arc<Tokenizer>,
-    /// H = W of the batches, in pixels.
+    /// H = W of the batches, in pixels; 0: images are neither read nor decoded.
     pub image_size: u32,
     /// L of the batches.
     pub context_length: usize,
@@ -167,7 +167,8 @@ pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
         spare: Spare::default(),
     };
     let stop = Arc::default();
-    let shards = Shards::open(spec.sources, spec.seed, &spec.config.remote, &stop)?;
+    let read_images = spec.image_size > 0;
+    let shards = Shards::open(spec.sources, spec.seed, read_images, &spec.config.remote, &stop)?;
     start(shards, stop, stretches, layout, work, &spec.config)
 }
 
@@ -183,12 +184,13 @@ pub fn eval_batches(spec: EvalSpec) -> Result<Loader, LoaderError> {
 }
 
 /// [`eval_batches`], and of each image, at its full size, what is wanted: [`Batch::measures`]. An image size of 0 leaves out
-/// the pixels, a context length of 0 the tokens.
+/// the pixels, a context length of 0 the tokens; where no image is needed for anything, none is read.
 pub fn measured_batches(spec: EvalSpec, wanted: Wanted) -> Result<Loader, LoaderError> {
     let rows = spec.selection.len() as u64;
     if rows == 0 || spec.batch_size == 0 {
         return Err(LoaderError::TooFewRows { rows, batch: spec.batch_size.max(1) as u64 });
     }
+    let read_images = spec.image_size > 0 || wanted.any();
     let cut = Cut { batch: spec.batch_size as u64, epoch: rows };
     let stretches = eval_plan(plan::blocks(&spec.selection)?);
     let work = Work {
@@ -203,7 +205,7 @@ pub fn measured_batches(spec: EvalSpec, wanted: Wanted) -> Result<Loader, Loader
     let layout = Layout::new(Share::whole(cut), 0, rows);
     let source = DataSource { dataset: spec.dataset, selection: spec.selection, weight: 1.0, captions: Vec::new() };
     let stop = Arc::default();
-    let shards = Shards::open(vec![source], 0, &spec.config.remote, &stop)?;
+    let shards = Shards::open(vec![source], 0, read_images, &spec.config.remote, &stop)?;
     start(shards, stop, stretches, layout, work, &spec.config)
 }
 

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::config_data::{DataConfig, resolve};
 use crate::config_keys;
 use crate::config_lora::LoraConfig;
+use crate::config_objective::ObjectiveConfig;
 use crate::config_optimizer::{LockConfig, OptimizerConfig};
 use crate::config_unattended::{CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, TensorBoard};
+use crate::config_weights::FirstWeights;
 use crate::{ContentHash, RemoteConfig, SchemaError};
 
 /// A training run. `diptych config` prints this with all its defaults.
@@ -54,9 +56,10 @@ pub struct TrainConfig {
 pub struct ModelChoice {
     /// A built-in name (`demo`, `ViT-S-32`, `ViT-B-32`, `ViT-B-16`, `ViT-L-14`) or a JSON file in OpenCLIP's form.
     pub config: String,
-    /// A checkpoint, OpenCLIP or Hugging Face folder to start from. Without it: random weights.
+    /// A checkpoint, OpenCLIP or Hugging Face folder to start from, or one for each tower: { image = "…", text = "…" }. Without it:
+    /// random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
+    pub weights: Option<FirstWeights>,
     /// A `tokenizer.json`, or a `vocab.txt` of WordPiece. Without it: CLIP's own byte-pair vocabulary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
@@ -105,29 +108,6 @@ pub enum Precision {
     Fp16,
 }
 
-/// Which objective, and what it does with pairs that are not each other's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LossKind {
-    /// Symmetric cross-entropy over the batch (CLIP).
-    Clip,
-    /// A sigmoid for each image with each text (SigLIP). Adds a logit bias to the model.
-    Siglip,
-}
-
-/// What is minimised.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ObjectiveConfig {
-    pub loss: LossKind,
-    /// Part of the target that goes to all others; 0: none.
-    pub label_smoothing: f64,
-    /// Pairs with the same tokens are not each other's negatives.
-    pub mask_duplicate_captions: bool,
-    /// Rows of the matrix of similarities that are computed at once; 0: all. Smaller ones save memory where batches are large.
-    pub chunk: u64,
-}
-
 /// RandomResizedCrop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -174,12 +154,6 @@ impl Default for TrainLoopConfig {
             device: "auto".into(),
             lock: LockConfig::default(),
         }
-    }
-}
-
-impl Default for ObjectiveConfig {
-    fn default() -> Self {
-        Self { loss: LossKind::Clip, label_smoothing: 0.0, mask_duplicate_captions: false, chunk: 0 }
     }
 }
 
@@ -242,14 +216,9 @@ impl TrainConfig {
         check(self.train.epochs >= 1, "train.epochs must be at least 1".into())?;
         self.optimizer.validate()?;
         self.train.lock.validate()?;
+        self.model.weights.as_ref().map_or(Ok(()), FirstWeights::validate)?;
         self.lora.validate(self.model.weights.is_some())?;
-        let smoothing = self.objective.label_smoothing;
-        check((0.0..1.0).contains(&smoothing), format!("objective.label_smoothing must be in [0, 1), got {smoothing}"))?;
-        check(
-            smoothing == 0.0 || !self.objective.mask_duplicate_captions || self.objective.loss == LossKind::Siglip,
-            "objective.label_smoothing gives part of the target to pairs that objective.mask_duplicate_captions leaves out: choose one"
-                .into(),
-        )?;
+        self.objective.validate()?;
         let [s0, s1] = self.augment.scale;
         check(
             0.0 < s0 && s0 <= s1 && s1 <= 1.0,
@@ -293,7 +262,8 @@ impl TrainConfig {
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         let EvalConfig { selection, dataset, classes, templates, suite, .. } = &mut self.eval;
-        let optional = [&mut self.model.weights, &mut self.model.tokenizer, selection, dataset, classes, templates, suite];
+        let weights = self.model.weights.as_mut().map(FirstWeights::paths_mut).unwrap_or_default();
+        let optional = [&mut self.model.tokenizer, selection, dataset, classes, templates, suite];
         let cache = &mut self.loader.remote.cache;
         let board = match &mut self.metrics.tensorboard {
             TensorBoard::Folder(folder) => Some(folder),
@@ -301,6 +271,7 @@ impl TrainConfig {
         };
         let mut paths = vec![&mut self.state];
         paths.extend(self.data.paths_mut());
+        paths.extend(weights);
         paths.extend(optional.into_iter().chain([cache]).flatten().chain(board));
         paths
     }

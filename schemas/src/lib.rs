@@ -8,11 +8,13 @@ mod config;
 mod config_data;
 mod config_keys;
 mod config_lora;
+mod config_objective;
 mod config_optimizer;
 mod config_remote;
 mod config_serve;
 mod config_suite;
 mod config_unattended;
+mod config_weights;
 pub mod durable;
 mod error;
 mod ids;
@@ -24,9 +26,10 @@ mod scores;
 mod tables;
 pub mod words;
 
-pub use config::{AugmentConfig, LoaderConfig, LossKind, ModelChoice, ObjectiveConfig, Precision, TrainConfig, TrainLoopConfig};
+pub use config::{AugmentConfig, LoaderConfig, ModelChoice, Precision, TrainConfig, TrainLoopConfig};
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
 pub use config_lora::{LoraConfig, LoraTarget};
+pub use config_objective::{LossKind, MaskConfig, ObjectiveConfig, ObjectiveTerm};
 pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};
 pub use config_remote::{RemoteConfig, is_url};
 pub use config_serve::{AuthConfig, HttpConfig, JobsConfig, Listen, Scope, ServeConfig, ServedDataset, SqlLimits, TlsConfig};
@@ -34,6 +37,7 @@ pub use config_suite::{SuiteConfig, SuiteTask};
 pub use config_unattended::{
     BestMode, CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, SUITE_SCORE, StallAction, TensorBoard, due_by_samples,
 };
+pub use config_weights::{FirstWeights, TowerWeights};
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
 pub use ledger::{LedgerEntry, RETRYABLE, Reason, Stage};

@@ -1,6 +1,6 @@
 //! Makes `libdiptych_torch.so`, which holds all that calls libtorch, and the trampolines through which the binary calls it.
 //!
-//! So no binary is linked against libtorch: a command that needs no tensor starts without it. `src/shim/library.rs` opens
+//! So no binary is linked against libtorch: a command that needs no tensor starts without it. `src/device/shim/library.rs` opens
 //! the library; `trampolines.rs` says what happens at a call.
 
 mod trampolines;

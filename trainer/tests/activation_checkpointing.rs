@@ -2,10 +2,14 @@
 //! with and without locks.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
+#[path = "common/steps.rs"]
+mod steps;
+
 use std::path::Path;
 
 use diptych_schemas::{LockConfig, OptimizerConfig, Precision, TrainLoopConfig};
 use diptych_trainer::{ModelConfig, StepReport, Trainer, TrainerSpec, Weights, set_threads};
+use steps::Steps;
 use tch::Kind;
 
 const OPENCLIP: [&str; 5] = ["openclip_average", "openclip_coca", "openclip_pooler", "openclip_end", "openclip_siglip"];
@@ -26,11 +30,12 @@ fn weights(name: &str) -> Weights {
 fn trained(weights: &Weights, train: TrainLoopConfig) -> (Trainer, StepReport) {
     set_threads(2);
     let model = weights.config.clone();
-    let pixels: Vec<f32> = (0..PAIRS * 3 * model.vision.image_size.pow(2)).map(|n| (0.37 * n as f32).sin()).collect();
-    let text = &model.text;
+    let config = model.dual_encoder().unwrap();
+    let pixels: Vec<f32> = (0..PAIRS * 3 * config.vision.image_size.pow(2)).map(|n| (0.37 * n as f32).sin()).collect();
+    let text = &config.text;
     let tokens: Vec<i32> = (0..PAIRS * text.context_length).map(|n| 1 + (n * 7 % (text.vocab_size - 1)) as i32).collect();
     let optimizer = OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() };
-    let mut trainer = Trainer::new(&TrainerSpec { optimizer, train, ..TrainerSpec::new(model) }).unwrap();
+    let mut trainer = Trainer::new(&TrainerSpec { optimizer, train, ..TrainerSpec::new(model.clone()) }).unwrap();
     trainer.set_weights(weights).unwrap();
     loop {
         let report = trainer.step_normalised(&pixels, &tokens).unwrap();
@@ -71,7 +76,7 @@ fn gradients_of_every_family_are_those_without_it() {
     for name in OPENCLIP.iter().chain(&HUGGING_FACE) {
         let mut weights = weights(name);
         // One of the models has it already.
-        weights.config.vision.patch_dropout = 0.5;
+        weights.config.dual_encoder_mut().unwrap().vision.patch_dropout = 0.5;
         for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16] {
             for micro_batch_size in [0, 2] {
                 let train =

@@ -2,16 +2,20 @@
 //! were made by tests/reference/make_models.py with open_clip, timm and transformers.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
+#[path = "common/steps.rs"]
+mod steps;
+
 use std::path::{Path, PathBuf};
 
 use diptych_pipeline::{EvalResize, Fit, Interpolation};
 use diptych_schemas::{OptimizerConfig, Precision, TrainLoopConfig};
 use diptych_trainer::{
-    Device, Encoder, ModelConfig, PreprocessConfig, TokenizerFiles, Trainer, TrainerSpec, Weights, built_in_names, export_hf,
-    export_openclip,
+    Device, DualEncoderConfig, Encoder, ModelConfig, PreprocessConfig, TokenizerFiles, Trainer, TrainerSpec, Weights,
+    built_in_names, export_hf, export_openclip,
 };
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
+use steps::Steps;
 use tch::{Kind, Tensor};
 
 const OPENCLIP: [&str; 5] = ["openclip_average", "openclip_coca", "openclip_pooler", "openclip_end", "openclip_siglip"];
@@ -88,7 +92,7 @@ fn openclips_files_come_back_exactly_and_with_its_tensors() {
     let scratch = tempfile::tempdir().unwrap();
     for name in OPENCLIP.iter().filter(|name| **name != "openclip_siglip") {
         let mut weights = weights(name);
-        weights.config.preprocess = PreprocessConfig {
+        weights.config.dual_encoder_mut().unwrap().preprocess = PreprocessConfig {
             mean: [0.1, 0.2, 0.3],
             std: [0.5, 0.6, 0.7],
             resize: EvalResize { interpolation: Interpolation::Bilinear, fit: Fit::Longest { fill: 127 } },
@@ -167,9 +171,9 @@ fn forms_that_cannot_hold_a_model_refuse_it_by_name() {
 
 #[test]
 fn weights_of_another_activation_or_shape_are_refused_by_name() {
-    let read = |change: &dyn Fn(&mut ModelConfig), name: &str| {
+    let read = |change: &dyn Fn(&mut DualEncoderConfig), name: &str| {
         let mut config = if name.starts_with("hf_") { weights(name).config } else { config(name) };
-        change(&mut config);
+        change(config.dual_encoder_mut().unwrap());
         let path = if name.starts_with("hf_") { data().join(name) } else { data().join(format!("{name}.safetensors")) };
         error(Weights::read(&path, Some(&config)))
     };
@@ -187,9 +191,9 @@ fn weights_of_another_activation_or_shape_are_refused_by_name() {
 
 #[test]
 fn fixed_positions_start_as_openclips() {
-    use diptych_trainer::Clip;
+    use diptych_trainer::Model;
     let config = config("openclip_average");
-    let model = Clip::random(&config, 0, tch::Device::Cpu).unwrap();
+    let model = Model::random(&config, 0, tch::Device::Cpu).unwrap();
     let at = model.names().iter().position(|name| name == "visual.positional_embedding").unwrap();
     assert!(!model.parameters()[at].requires_grad());
     let expected = tensor(&data().join("openclip_average.safetensors"), "visual.positional_embedding");
@@ -225,15 +229,16 @@ fn every_kind_of_tower_trains_all_that_is_trained() {
 
 #[test]
 fn preprocessing_travels_in_every_form_and_what_the_loader_cannot_do_is_refused() {
-    let model = config("openclip_end").to_json();
-    let read = |preprocess: Value| ModelConfig::parse(&json!({"model_cfg": model, "preprocess_cfg": preprocess}).to_string());
+    let model = config("openclip_end").dual_encoder().unwrap().to_json();
+    let read =
+        |preprocess: Value| DualEncoderConfig::parse(&json!({"model_cfg": model, "preprocess_cfg": preprocess}).to_string());
     let squashed = read(
         json!({"mean": [0.5, 0.5, 0.5], "std": 0.5, "interpolation": "bilinear", "resize_mode": "squash", "size": [16, 16]}),
     );
     let squashed = squashed.unwrap();
     let resize = EvalResize { interpolation: Interpolation::Bilinear, fit: Fit::Squash };
     assert_eq!(squashed.preprocess, PreprocessConfig { mean: [0.5; 3], std: [0.5; 3], resize });
-    assert_eq!(ModelConfig::parse(&squashed.to_file_json().to_string()).unwrap(), squashed);
+    assert_eq!(DualEncoderConfig::parse(&squashed.to_file_json().to_string()).unwrap(), squashed);
     for (bad, says) in [
         (json!({"interpolation": "random"}), "interpolation = \"random\" is not supported yet"),
         (json!({"resize_mode": "stretch"}), "resize_mode = \"stretch\""),
@@ -255,7 +260,7 @@ fn hugging_faces_image_processors_are_understood_or_refused() {
     }
     let read = |json: Value| {
         diptych_schemas::durable::write(&scratch.path().join("preprocessor_config.json"), json.to_string().as_bytes()).unwrap();
-        Weights::read(scratch.path(), None).map(|weights| weights.config.preprocess)
+        Weights::read(scratch.path(), None).map(|weights| weights.dual_encoder().unwrap().preprocess)
     };
     let square = json!({"height": 16, "width": 16});
     let bicubic = |fit| EvalResize { interpolation: Interpolation::Bicubic, fit };
@@ -282,7 +287,7 @@ fn hugging_faces_image_processors_are_understood_or_refused() {
 
 #[test]
 fn built_in_siglip_is_openclips() {
-    let config = ModelConfig::built_in("ViT-SO400M-14-SigLIP-384").unwrap();
+    let config = DualEncoderConfig::built_in("ViT-SO400M-14-SigLIP-384").unwrap();
     assert_eq!((config.vision.image_size, config.vision.grid(), config.vision.mlp_width()), (384, 27, 4304));
     assert_eq!((config.preprocess.mean, config.preprocess.resize.fit), ([0.5; 3], Fit::Squash));
     assert_eq!(config.text.tokenizer.pad_id, Some(1));
@@ -309,9 +314,11 @@ fn exports_for_the_libraries_own_loaders() {
         export_hf(&weights(name), &tokenizer, &folder.join(format!("{name}_as_hf"))).unwrap();
     }
     // A whole one under its own name, as timm's own sizes are too large for tests/data.
-    let config = ModelConfig::built_in("ViT-B-32-SigLIP2-256").unwrap();
-    let small = ModelConfig { text: diptych_trainer::TextConfig { vocab_size: 64, layers: 1, ..config.text.clone() }, ..config };
-    let model = diptych_trainer::Clip::random(&small, 0, tch::Device::Cpu).unwrap();
+    let config = DualEncoderConfig::built_in("ViT-B-32-SigLIP2-256").unwrap();
+    let small =
+        DualEncoderConfig { text: diptych_trainer::TextConfig { vocab_size: 64, layers: 1, ..config.text.clone() }, ..config };
+    let small = ModelConfig::from(small);
+    let model = diptych_trainer::Model::random(&small, 0, tch::Device::Cpu).unwrap();
     let named: Vec<(String, Tensor)> = model.names().iter().cloned().zip(model.parameters().iter().map(Tensor::detach)).collect();
     let file = folder.join("siglip.safetensors");
     Tensor::write_safetensors(&named, &file).unwrap();

@@ -4,10 +4,13 @@
 
 #[path = "common/saved.rs"]
 mod saved;
+#[path = "common/steps.rs"]
+mod steps;
 
 use diptych_schemas::{LockConfig, OptimizerConfig, Precision, TrainLoopConfig};
 use diptych_trainer::{ModelConfig, StepReport, Trainer, TrainerSpec, checkpoint, set_threads};
 use saved::save;
+use steps::Steps;
 use tch::{Kind, Tensor};
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},

@@ -2,6 +2,9 @@
 //! on exactly beside the weights that it began with and no others.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
+#[path = "common/steps.rs"]
+mod steps;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -12,6 +15,7 @@ use diptych_trainer::{
     CheckpointMeta, Device, Due, Encoder, GuardState, ModelConfig, StepReport, Trainer, TrainerSpec, Weights, checkpoint,
     set_threads,
 };
+use steps::Steps;
 use tch::Tensor;
 
 const PAIRS: i64 = 5;
@@ -46,6 +50,7 @@ fn trainer(spec: &TrainerSpec, weights: &Weights) -> Trainer {
 
 /// Noise that depends on the step only.
 fn pairs(model: &ModelConfig, step: u64) -> (Vec<f32>, Vec<i32>) {
+    let model = model.dual_encoder().unwrap();
     let text = &model.text;
     let pixels = (0..PAIRS * 3 * model.vision.image_size.pow(2)).map(|n| ((0.37 + step as f32) * n as f32).sin()).collect();
     let tokens = (0..PAIRS * text.context_length).map(|n| 1 + (n * (7 + step as i64) % (text.vocab_size - 1)) as i32).collect();
@@ -94,7 +99,7 @@ fn only_the_changes_and_the_scale_move_and_they_start_as_no_change() {
         let before = values(&run);
         // Before the first step nothing is changed; the loss is that of the weights.
         let mut plain = trainer(&TrainerSpec { lora: LoraConfig::default(), ..spec.clone() }, &weights);
-        let first = steps(&mut run, 1)[0];
+        let first = steps(&mut run, 1).remove(0);
         assert_eq!(first.loss, steps(&mut plain, 1)[0].loss, "{family}");
         for (name, value) in before.iter().filter(|(name, _)| name.contains(".lora_")) {
             let largest = value.abs().max().double_value(&[]);
@@ -183,7 +188,7 @@ fn what_leaves_the_trainer_is_the_sum_under_openclips_names() {
         assert_eq!(encoder.hash().unwrap(), run.encoder().unwrap().hash().unwrap(), "{family}");
         // Computed with W and B·A apart, and with their sum.
         let (pixels, tokens) = pairs(&weights.config, 7);
-        let size = weights.config.vision.image_size;
+        let size = weights.dual_encoder().unwrap().vision.image_size;
         let images = Tensor::from_slice(&pixels).view([PAIRS, 3, size, size]);
         let texts = Tensor::from_slice(&tokens).view([PAIRS, -1]).to_kind(tch::Kind::Int64);
         for (apart, together) in [
@@ -254,8 +259,8 @@ fn moments_are_those_of_the_changes_and_of_what_is_unlocked_alone() {
     let mut found: Vec<&str> = tensors.names().into_iter().filter_map(|name| name.strip_prefix("square.")).collect();
     found.sort_unstable();
     let mut expected = ["logit_scale", "text_projection.bias", "text_projection.weight"].map(str::to_owned).to_vec();
-    expected.extend(base.config.init_logit_bias.map(|_| "logit_bias".to_owned()));
-    for layer in 0..base.config.vision.layers {
+    expected.extend(base.dual_encoder().unwrap().init_logit_bias.map(|_| "logit_bias".to_owned()));
+    for layer in 0..base.dual_encoder().unwrap().vision.layers {
         for part in ["query", "value"] {
             for letter in ["A", "B"] {
                 expected.push(format!("visual.transformer.resblocks.{layer}.attn.in_proj_weight.{part}.lora_{letter}"));

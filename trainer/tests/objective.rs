@@ -1,9 +1,13 @@
 //! The objectives: against OpenCLIP's values, against a plain computation, and the same gradient however the batch is cut.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
+#[path = "common/steps.rs"]
+mod steps;
+
 use diptych_pipeline::Batch;
 use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, TrainLoopConfig, Uid};
 use diptych_trainer::{ModelConfig, Objective, Scalars, Trainer, TrainerSpec, set_threads};
+use steps::Steps;
 use tch::{Kind, Tensor};
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
@@ -122,10 +126,10 @@ fn gradient_is_the_same_however_batch_and_similarities_are_cut() {
         for mask_duplicate_captions in [false, true] {
             let whole = ObjectiveConfig { mask_duplicate_captions, ..objective(loss) };
             let mut expected = trainer(whole.clone(), 0);
-            let report = expected.step(&batch(11)).unwrap();
+            let report = expected.step_host(&batch(11)).unwrap();
             for (micro_batch_size, chunk) in [(1, 0), (4, 0), (4, 3), (0, 1), (0, 5), (10, 100), (50, 11)] {
                 let mut cut = trainer(ObjectiveConfig { chunk, ..whole.clone() }, micro_batch_size);
-                let found = cut.step(&batch(11)).unwrap();
+                let found = cut.step_host(&batch(11)).unwrap();
                 let what = format!("{loss:?}, duplicates {mask_duplicate_captions}, micro {micro_batch_size}, chunk {chunk}");
                 close(found.loss, report.loss, &what);
                 for ((name, a), b) in cut.model().names().iter().zip(cut.model().parameters()).zip(expected.model().parameters())
@@ -145,11 +149,11 @@ fn gradient_is_the_same_however_batch_and_similarities_are_cut() {
 fn model_learns_with_either_loss_and_the_bias_moves() {
     for loss in [LossKind::Clip, LossKind::Siglip] {
         let mut trainer = trainer(objective(loss), 4);
-        let first = trainer.step(&batch(11)).unwrap().loss;
-        let last = (0..30).map(|_| trainer.step(&batch(11)).unwrap().loss).last().unwrap();
+        let first = trainer.step_host(&batch(11)).unwrap().loss;
+        let last = (0..30).map(|_| trainer.step_host(&batch(11)).unwrap().loss).last().unwrap();
         assert!(last < 0.9 * first, "{loss:?}: from {first} to {last}");
-        assert_eq!(trainer.model().logit_bias().is_some(), loss == LossKind::Siglip);
-        if let Some(bias) = trainer.model().logit_bias() {
+        assert_eq!(trainer.model().parameter("logit_bias").is_some(), loss == LossKind::Siglip);
+        if let Some(bias) = trainer.model().parameter("logit_bias") {
             assert!((bias.double_value(&[]) + 10.0).abs() > 1e-3, "the bias did not move");
         }
     }

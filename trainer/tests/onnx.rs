@@ -59,7 +59,7 @@ fn given(tensor: &Tensor) -> Value {
 
 /// What the tokenizer of a model would say beside the tokens: 0 for padding, where the model was trained not to see it.
 fn attention_mask(config: &ModelConfig, tokens: &Tensor) -> Tensor {
-    let t = &config.text;
+    let t = &config.dual_encoder().unwrap().text;
     if t.bert.is_some() || t.class_token {
         return tokens.ne(t.tokenizer.pad_id.unwrap_or(0)).to_kind(Kind::Int64);
     }
@@ -166,7 +166,7 @@ fn texts_of_a_causal_tower_and_of_bert_may_be_shorter_than_the_longest() {
         let io = data().join(format!("{name}_io.safetensors"));
         let (tokens, features) = (tensor(&io, "tokens").narrow(0, 0, 1), tensor(&io, "text_features").narrow(0, 0, 1));
         // All that is left of the first text without its padding.
-        let pad = weights.config.text.tokenizer.pad_id.unwrap_or(0);
+        let pad = weights.dual_encoder().unwrap().text.tokenizer.pad_id.unwrap_or(0);
         let length = integers(&tokens).iter().rposition(|&id| id != pad).unwrap() as i64 + 1;
         let short = tokens.narrow(1, 0, length);
         assert!(length < tokens.size()[1], "{name} has no padding");

@@ -1,13 +1,16 @@
 //! Patch dropout: a step depends on the kept patches alone, whole or cut, and a resumed run has the patches of one that never
-//! stopped. Which patches are kept is tested in src/patch_dropout.rs.
+//! stopped. Which patches are kept is tested in src/draws/patches.rs.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
 #[path = "common/saved.rs"]
 mod saved;
+#[path = "common/steps.rs"]
+mod steps;
 
 use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, Precision, TrainLoopConfig};
 use diptych_trainer::{ModelConfig, StepReport, Trainer, TrainerSpec, set_threads};
 use saved::save;
+use steps::Steps;
 use tch::Tensor;
 
 /// 3 × 3 patches of 8 pixels.
@@ -19,7 +22,7 @@ const SIDE: usize = 24;
 
 fn spec(model: &str, dropout: f64, micro_batch_size: u64) -> TrainerSpec {
     let mut model = ModelConfig::parse(model).unwrap();
-    model.vision.patch_dropout = dropout;
+    model.dual_encoder_mut().unwrap().vision.patch_dropout = dropout;
     TrainerSpec {
         optimizer: OptimizerConfig { warmup_steps: 0, lr: 1e-3, ..OptimizerConfig::default() },
         objective: ObjectiveConfig { loss: LossKind::Siglip, ..ObjectiveConfig::default() },

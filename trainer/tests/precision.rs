@@ -4,6 +4,8 @@
 
 #[path = "common/saved.rs"]
 mod saved;
+#[path = "common/steps.rs"]
+mod steps;
 
 use std::path::Path;
 
@@ -11,6 +13,7 @@ use diptych_pipeline::Batch;
 use diptych_schemas::{OptimizerConfig, Precision, Step, TrainLoopConfig, Uid};
 use diptych_trainer::{ModelConfig, Trainer, TrainerSpec, Weights, set_threads};
 use saved::save;
+use steps::Steps;
 use tch::Tensor;
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
@@ -51,13 +54,13 @@ fn norm(tensor: &Tensor) -> f64 {
 #[test]
 fn loss_and_gradients_are_those_of_fp32_within_the_bits_of_the_format() {
     let mut exact = trainer(Precision::Fp32, 0, SMALL);
-    let expected = exact.step(&batch()).unwrap();
+    let expected = exact.step_host(&batch()).unwrap();
     for (precision, bits) in [(Precision::Bf16, 8), (Precision::Fp16, 11)] {
         let tolerance = 32.0 * 0.5_f64.powi(bits);
         for micro_batch_size in [0, 4] {
             let mut rounded = trainer(precision, micro_batch_size, SMALL);
             let found = loop {
-                let found = rounded.step(&batch()).unwrap();
+                let found = rounded.step_host(&batch()).unwrap();
                 if !found.overflow {
                     break found;
                 }
@@ -87,9 +90,10 @@ fn towers_of_every_family_compute_in_bf16_what_they_compute_in_fp32() {
     let of_openclip = ["siglip", "coca", "pooler", "average"]
         .map(|name| (name, ModelConfig::read(&data.join(format!("openclip_{name}.json"))).unwrap()));
     for (name, model) in of_openclip.into_iter().chain([("chinese_clip", chinese_clip)]) {
-        let pixels: Vec<f32> = (0..4 * 3 * model.vision.image_size.pow(2)).map(|n| (0.37 * n as f32).sin()).collect();
+        let config = model.dual_encoder().unwrap();
+        let pixels: Vec<f32> = (0..4 * 3 * config.vision.image_size.pow(2)).map(|n| (0.37 * n as f32).sin()).collect();
         let tokens: Vec<i32> =
-            (0..4 * model.text.context_length).map(|n| 1 + (n * 7 % (model.text.vocab_size - 1)) as i32).collect();
+            (0..4 * config.text.context_length).map(|n| 1 + (n * 7 % (config.text.vocab_size - 1)) as i32).collect();
         let [exact, rounded] = [Precision::Fp32, Precision::Bf16].map(|precision| {
             let train = TrainLoopConfig { batch_size: 4, precision, ..TrainLoopConfig::default() };
             let mut trainer = Trainer::new(&TrainerSpec { train, ..TrainerSpec::new(model.clone()) }).unwrap();
@@ -105,7 +109,7 @@ fn towers_of_every_family_compute_in_bf16_what_they_compute_in_fp32() {
 fn model_learns_in_each_precision() {
     for precision in [Precision::Bf16, Precision::Fp16] {
         let mut trainer = trainer(precision, 4, SMALL);
-        let losses: Vec<f64> = (0..30).map(|_| trainer.step(&batch()).unwrap().loss).collect();
+        let losses: Vec<f64> = (0..30).map(|_| trainer.step_host(&batch()).unwrap().loss).collect();
         assert!(losses[29] < 0.7 * losses[0], "{precision:?}: from {} to {}", losses[0], losses[29]);
     }
 }
@@ -116,7 +120,7 @@ fn run_in_bf16_or_fp16_is_resumed_bit_for_bit_with_its_scale() {
     for precision in [Precision::Bf16, Precision::Fp16] {
         let at = |name: &str| scratch.path().join(format!("{precision:?}-{name}"));
         let mut whole = trainer(precision, 0, SMALL);
-        let step = |trainer: &mut Trainer, count| (0..count).map(|_| trainer.step(&batch()).unwrap()).collect::<Vec<_>>();
+        let step = |trainer: &mut Trainer, count| (0..count).map(|_| trainer.step_host(&batch()).unwrap()).collect::<Vec<_>>();
         step(&mut whole, 5);
         save(&whole, &at("half"));
         let mut resumed = trainer(precision, 0, SMALL);
@@ -137,14 +141,14 @@ fn overflow_is_counted_halves_the_scale_and_changes_nothing_else() {
     let hot = SMALL.replacen('{', r#"{"init_logit_scale": 4.6, "#, 1);
     let mut trainer = trainer(Precision::Fp16, 0, &hot);
     let before = save(&trainer, &scratch.path().join("before"));
-    let first = trainer.step(&batch()).unwrap();
+    let first = trainer.step_host(&batch()).unwrap();
     assert!(first.overflow && first.step == Step(1) && first.loss.is_finite(), "{first:?}");
     assert_eq!(first.loss_scale, Some(32_768.0));
     let after = save(&trainer, &scratch.path().join("after"));
     assert_eq!(after.files["model.safetensors"], before.files["model.safetensors"]);
     assert_ne!(after.files["optimizer.safetensors"], before.files["optimizer.safetensors"]);
 
-    let reports: Vec<_> = (0..10).map(|_| trainer.step(&batch()).unwrap()).collect();
+    let reports: Vec<_> = (0..10).map(|_| trainer.step_host(&batch()).unwrap()).collect();
     let last = reports.last().unwrap();
     assert!(!last.overflow && last.step == Step(11), "{last:?}");
     let overflows = 1 + reports.iter().filter(|report| report.overflow).count() as i32;

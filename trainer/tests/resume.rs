@@ -4,6 +4,8 @@
 
 #[path = "common/saved.rs"]
 mod saved;
+#[path = "common/steps.rs"]
+mod steps;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +14,7 @@ use diptych_pipeline::Batch;
 use diptych_schemas::{OptimizerConfig, SampleIndex, Step, TrainLoopConfig, Uid};
 use diptych_trainer::{Device, Encoder, ModelConfig, Saver, StepReport, Trainer, TrainerSpec, Weights, checkpoint, set_threads};
 use saved::{meta, save};
+use steps::Steps;
 
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
     "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
@@ -58,7 +61,7 @@ fn batch(n: u64) -> Batch {
 }
 
 fn steps(trainer: &mut Trainer, count: u64) -> Vec<StepReport> {
-    (0..count).map(|_| trainer.step(&batch(trainer.steps_done())).unwrap()).collect()
+    (0..count).map(|_| trainer.step_host(&batch(trainer.steps_done())).unwrap()).collect()
 }
 
 #[test]
@@ -170,7 +173,7 @@ fn bytes_of_the_loader_are_normalised_as_openclip_does() {
             floats.extend(image.iter().skip(channel).step_by(3).map(|&v| (f32::from(v) / 255.0 - mean) / std));
         }
     }
-    let (a, b) = (by_bytes.step(&batch).unwrap(), by_floats.step_normalised(&floats, &batch.tokens).unwrap());
+    let (a, b) = (by_bytes.step_host(&batch).unwrap(), by_floats.step_normalised(&floats, &batch.tokens).unwrap());
     assert!((a.loss - b.loss).abs() < 1e-6 && (a.grad_norm - b.grad_norm).abs() < 1e-4, "{a:?} {b:?}");
 }
 
@@ -180,8 +183,8 @@ fn batch_without_a_usable_image_moves_the_schedule_and_nothing_else() {
     let mut trainer = trainer();
     let before = save(&trainer, &scratch.path().join("before"));
     let empty = Batch { image_size: 16, context_length: 8, ..Batch::default() };
-    let report = trainer.step(&empty).unwrap();
-    assert_eq!((report.step, report.pairs, report.loss), (Step(1), 0, 0.0));
+    let report = trainer.step_host(&empty).unwrap();
+    assert_eq!((report.step, report.samples, report.loss), (Step(1), 0, 0.0));
     let after = save(&trainer, &scratch.path().join("after"));
     assert_eq!(after.files, before.files);
     assert_eq!(after.step, Step(1));
@@ -220,7 +223,7 @@ fn run_that_goes_back_to_older_weights_goes_on_at_the_step_where_it_was() {
     assert_eq!(steps(&mut other, 2), reports);
     let mut whole = trainer();
     assert_eq!(reports[0].lr, steps(&mut whole, 6)[5].lr);
-    assert_ne!(reports[0].loss, whole.step(&batch(6)).unwrap().loss);
+    assert_ne!(reports[0].loss, whole.step_host(&batch(6)).unwrap().loss);
 }
 
 #[test]
@@ -229,7 +232,7 @@ fn batches_that_do_not_fit_the_model_are_refused_in_words() {
     let said = |trainer: &mut Trainer, change: &dyn Fn(&mut Batch)| {
         let mut batch = batch(0);
         change(&mut batch);
-        trainer.step(&batch).unwrap_err().to_string()
+        trainer.step_host(&batch).unwrap_err().to_string()
     };
     assert!(said(&mut trainer, &|b| b.image_size = 32).contains("images of 16 pixels"));
     assert!(said(&mut trainer, &|b| b.tokens[3] = 100).contains("token id 100 is outside"));
@@ -333,7 +336,7 @@ fn checkpoint_encodes_as_the_trainer_does_and_refuses_another_model() {
     let weights = Weights::read(&folder, None).unwrap();
     assert_eq!(weights.config, config());
     let mut other = config();
-    other.quick_gelu = true;
+    other.dual_encoder_mut().unwrap().quick_gelu = true;
     let mut other = Trainer::new(&TrainerSpec { model: other, ..spec() }).unwrap();
     let error = other.restore(&folder).unwrap_err().to_string();
     assert!(error.contains("quick_gelu is true and false"), "{error}");

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use diptych_pipeline::{Cleaning, EvalResize, Tokenizer, TokenizerOptions, decode, eval_transform};
 use diptych_schemas::{MAX_PIXELS, ModelRef};
 use diptych_store::RunName;
-use diptych_trainer::{Device, Encoder, ModelConfig, Weights, checkpoint, set_threads};
+use diptych_trainer::{Device, Encoder, ModelConfig, TextInput, Weights, checkpoint, set_threads};
 
 /// Where the checkpoints of a run lie.
 pub fn checkpoint_folder(state: &Path, run: &str) -> PathBuf {
@@ -107,7 +107,7 @@ pub fn read(named: &ModelRef) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
 /// A `tokenizer.json` or a WordPiece `vocab.txt`, used as the model wants it; without one CLIP's own, of models that were made
 /// for it.
 pub fn tokenizer(path: Option<&Path>, model: &ModelConfig) -> anyhow::Result<Arc<Tokenizer>> {
-    let wanted = &model.text.tokenizer;
+    let Some(TextInput { tokenizer: wanted, .. }) = model.texts() else { bail!("{} reads no texts", model.family()) };
     let tokenizer = match (path, &wanted.name) {
         (Some(path), _) => {
             let options = TokenizerOptions {

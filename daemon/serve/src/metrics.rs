@@ -155,13 +155,15 @@ impl Metrics {
                 let numbers = [
                     (&self.loss, step.loss),
                     (&self.learning_rate, step.lr),
-                    (&self.logit_scale, step.logit_scale),
                     (&self.grad_norm, step.grad_norm),
                     (&self.samples_per_second, step.samples_per_second),
                     (&self.eta_seconds, step.eta_seconds),
                 ];
                 for (family, value) in numbers {
                     family.get_or_create(&of).set(value);
+                }
+                if let Some(scale) = step.terms.get("logit_scale") {
+                    self.logit_scale.get_or_create(&of).set(*scale);
                 }
                 if let Some(mfu) = step.mfu {
                     self.mfu.get_or_create(&of).set(mfu);

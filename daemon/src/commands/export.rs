@@ -22,7 +22,7 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Outcome> {
 fn files(weights: &Weights, tokenizer: &Tokenizer) -> anyhow::Result<TokenizerFiles> {
     let mut files = TokenizerFiles { tokenizer_json: tokenizer.to_json().to_owned(), ..TokenizerFiles::default() };
     // Only CLIP's own has vocab.json and merges.txt beside it.
-    if weights.config.text.tokenizer.name.is_none() {
+    if weights.config.texts().is_some_and(|texts| texts.tokenizer.name.is_none()) {
         let vocabulary = tokenizer.vocab_and_merges()?;
         files.vocab = vocabulary.tokens.into_iter().zip(0..).collect();
         files.merges = vocabulary.merges;

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use diptych_pipeline::{Batch, LoaderError, Waited};
-use diptych_trainer::{Uploaded, Uploader};
+use diptych_trainer::{DeviceBatch, Uploader};
 
 /// A batch, and the same on the device.
 pub struct Ready {
     pub batch: Batch,
-    pub uploaded: Uploaded,
+    pub uploaded: DeviceBatch,
 }
 
 /// What came of waiting for a batch.

@@ -3,7 +3,7 @@
 use diptych_pipeline::Batch;
 use diptych_trainer::StepReport;
 
-use crate::live::LiveStep;
+use crate::live::{LOGIT_SCALE, LiveStep};
 use crate::prepare::Prepared;
 
 /// What a step came to.
@@ -21,7 +21,10 @@ pub(crate) struct StepFigures {
     pub(crate) pairs: usize,
     pub(crate) loss: f64,
     pub(crate) lr: f64,
-    pub(crate) logit_scale: f64,
+    /// The factor of the logits, of models that have one.
+    pub(crate) logit_scale: Option<f64>,
+    /// Figures of the objective by name: `loss/TERM`, `logit_scale`.
+    pub(crate) terms: Vec<(String, f64)>,
     pub(crate) grad_norm: f64,
     /// By how much fp16's gradients are scaled.
     pub(crate) loss_scale: Option<f64>,
@@ -43,10 +46,11 @@ impl StepFigures {
             epoch: batch.epoch,
             next_sample: batch.next.0,
             samples: batch.len() as u64,
-            pairs: report.pairs,
+            pairs: report.samples,
             loss: report.loss,
             lr: report.lr,
-            logit_scale: report.logit_scale,
+            logit_scale: report.term(LOGIT_SCALE),
+            terms: report.terms.clone(),
             grad_norm: report.grad_norm,
             loss_scale: report.loss_scale,
             overflow: report.overflow,
@@ -67,7 +71,6 @@ impl StepFigures {
             ("loss", self.loss),
             ("lr", self.lr),
             ("grad_norm", self.grad_norm),
-            ("logit_scale", self.logit_scale),
             ("samples_per_second", self.samples_per_second()),
             ("data_wait_seconds", self.data_wait_seconds),
         ];
@@ -75,7 +78,7 @@ impl StepFigures {
         let mfu = self.mfu.map(|mfu| ("mfu", mfu));
         let skipped = self.skipped.then_some(("skipped_step", 1.0));
         let all = always.into_iter().chain(fp16.into_iter().flatten()).chain(mfu).chain(skipped);
-        all.map(|(name, value)| (name.to_owned(), value)).collect()
+        all.map(|(name, value)| (name.to_owned(), value)).chain(self.terms.iter().cloned()).collect()
     }
 
     /// The step as those see it who watch the run.
@@ -88,7 +91,6 @@ impl StepFigures {
             samples: self.next_sample,
             loss: self.loss,
             lr: self.lr,
-            logit_scale: self.logit_scale,
             grad_norm: self.grad_norm,
             seconds: self.seconds,
             samples_per_second: self.samples_per_second(),
@@ -96,6 +98,7 @@ impl StepFigures {
             mfu: self.mfu,
             eta_seconds: 0.0,
             skipped: self.skipped,
+            terms: self.terms.iter().cloned().collect(),
         }
     }
 }

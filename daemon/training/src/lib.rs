@@ -47,6 +47,8 @@ use watch::Watch;
 /// How long a signal may wait while the run waits for data.
 const HEEDED_EVERY: Duration = Duration::from_millis(100);
 
+/// The factor of the logits among the figures of a step.
+
 const STOPS_BEFORE: &str = "the run stops before this step; its last checkpoint is whole";
 
 /// What a call of `diptych train` wants beside the configuration.
@@ -97,7 +99,7 @@ pub fn train(config: &TrainConfig, options: Options, caller: &Caller) -> anyhow:
 
 fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -> anyhow::Result<Outcome> {
     let mut log = options.log_progress.then(ProgressLog::new);
-    let mut watch = Watch::new(&run.config.guard, run.config.objective.loss);
+    let mut watch = Watch::new(&run.config.guard, &run.config.objective);
     let first_step = run.trainer.steps_done();
     let stop = &caller.stop;
     let suite = match suite::read(run, stop, pulse) {
@@ -134,7 +136,7 @@ fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -
         };
         let waited = started.elapsed().as_secs_f64();
         pulse.doing(Doing::Step);
-        let report = run.trainer.step_uploaded(&batch, &uploaded).context(STOPS_BEFORE)?;
+        let report = run.trainer.step(&uploaded).context(STOPS_BEFORE)?;
         let seconds = started.elapsed().as_secs_f64();
 
         pulse.doing(Doing::Recording);
@@ -165,7 +167,7 @@ fn guard(
     loader: &LoaderMonitor,
 ) -> anyhow::Result<bool> {
     let rolled_back = run.count_step(batch, report)?;
-    if report.skipped || report.pairs == 0 {
+    if report.skipped || report.samples == 0 {
         return Ok(rolled_back);
     }
     for warning in watch.step(figures, || loader.stats()) {

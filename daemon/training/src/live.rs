@@ -1,6 +1,7 @@
 //! What others in this process see of a run while it trains, and what they may ask of it. The run never waits for them: who listens
 //! too slowly misses steps.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +14,9 @@ const LAG: usize = 256;
 /// How much of the past the rate forgets with each step.
 const FORGET: f64 = 0.1;
 
+/// The name of the logits' factor among the figures of an objective.
+pub const LOGIT_SCALE: &str = "logit_scale";
+
 /// A step that was taken.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct LiveStep {
@@ -23,7 +27,6 @@ pub struct LiveStep {
     pub samples: u64,
     pub loss: f64,
     pub lr: f64,
-    pub logit_scale: f64,
     pub grad_norm: f64,
     /// Of the whole step.
     pub seconds: f64,
@@ -34,6 +37,9 @@ pub struct LiveStep {
     pub eta_seconds: f64,
     /// Whether the step changed no weights.
     pub skipped: bool,
+    /// Figures of the objective by name: `loss/TERM`, `logit_scale` and whatever else the run has.
+    #[serde(flatten)]
+    pub terms: BTreeMap<String, f64>,
 }
 
 /// What is told of a run.

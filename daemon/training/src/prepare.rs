@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use diptych_embeddings::models::{self, checkpoint_folder};
 use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
-use diptych_schemas::{ContentHash, SampleIndex, Step, TensorBoard, TrainConfig};
+use diptych_schemas::{ContentHash, FirstWeights, SampleIndex, Step, TensorBoard, TowerWeights, TrainConfig};
 use diptych_store::{Milliseconds, RunName, RunRecord, RunState, Store};
-use diptych_trainer::{Device, GuardState, ModelConfig, Saver, Trainer, TrainerSpec, Weights, checkpoint, flops, set_threads};
+use diptych_trainer::{
+    Device, GuardState, ModelConfig, Part, Saver, Trainer, TrainerSpec, Weights, checkpoint, flops, set_threads,
+};
 
 use super::Caller;
 use super::checkpoints::record_of;
@@ -42,11 +44,13 @@ pub struct Prepared {
 pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<Prepared> {
     let model = ModelConfig::named_or_file(&config.model.config)?;
     let tokenizer = models::tokenizer(config.model.tokenizer.as_deref(), &model)?;
-    if tokenizer.vocabulary_size() as i64 > model.text.vocab_size {
+    if let Some(texts) = model.texts()
+        && tokenizer.vocabulary_size() as i64 > texts.vocab_size
+    {
         bail!(
             "the tokenizer has {} tokens, the model's vocab_size is {}: name the tokenizer that belongs to the model (model.tokenizer)",
             tokenizer.vocabulary_size(),
-            model.text.vocab_size
+            texts.vocab_size
         );
     }
     let (sources, hashes) = sources(config)?;
@@ -281,10 +285,23 @@ impl Prepared {
     }
 
     fn take_first_weights(&mut self) -> anyhow::Result<()> {
-        if let Some(path) = &self.config.model.weights {
-            let weights = Weights::read(path, Some(self.trainer.model().config()))?;
-            self.trainer.set_weights(&weights)?;
-            tracing::info!("starts from the weights of {}", path.display());
+        match &self.config.model.weights {
+            None => {}
+            Some(FirstWeights::Whole(path)) => {
+                let weights = Weights::read(path, Some(self.trainer.model().config()))?;
+                self.trainer.set_weights(&weights)?;
+                tracing::info!("starts from the weights of {}", path.display());
+            }
+            Some(FirstWeights::Towers(TowerWeights { image, text })) => {
+                for (part, path) in [(Part::Image, image), (Part::Text, text)] {
+                    let Some(path) = path else { continue };
+                    // A file of weights does not say of which model they are: of this one.
+                    let config = path.is_file().then(|| self.trainer.model().config());
+                    let weights = Weights::read(path, config)?;
+                    self.trainer.set_tower(part, &weights)?;
+                    tracing::info!("the {} tower starts from the weights of {}", part.name(), path.display());
+                }
+            }
         }
         Ok(())
     }
@@ -306,8 +323,8 @@ impl Prepared {
         let spec = LoaderSpec {
             sources: self.sources.clone(),
             tokenizer: Arc::clone(&self.tokenizer),
-            image_size: self.spec.model.vision.image_size as u32,
-            context_length: self.spec.model.text.context_length as usize,
+            image_size: self.spec.model.images().map_or(0, |images| images.size) as u32,
+            context_length: self.spec.model.texts().map_or(0, |texts| texts.context_length) as usize,
             batch_size: self.config.train.batch_size as usize,
             seed: self.config.seed,
             augment: self.config.augment.clone(),

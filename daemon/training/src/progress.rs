@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::live::LiveStep;
+use crate::live::{LOGIT_SCALE, LiveStep};
 
 /// Between lines of the log.
 const LINE_EVERY: Duration = Duration::from_secs(30);
@@ -31,11 +31,12 @@ impl ProgressLine {
 
     /// The line after a step, with the memory of this process in bytes, where that is known.
     pub fn text(&self, step: &LiveStep, memory: Option<u64>) -> String {
-        let LiveStep { epoch, lr, logit_scale, grad_norm, .. } = step;
+        let LiveStep { epoch, lr, grad_norm, terms, .. } = step;
+        let scale = terms.get(LOGIT_SCALE).map_or_else(String::new, |scale| format!("  scale {scale:.1}"));
         let loss = self.loss.unwrap_or(step.loss);
         let rate = self.samples_per_second.unwrap_or(step.samples_per_second);
         let text = format!(
-            "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}  scale {logit_scale:.1}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
+            "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}{scale}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
             if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") },
             100.0 * self.data_wait.unwrap_or(0.0)
         );
@@ -103,7 +104,7 @@ mod tests {
             epoch: 2,
             loss: 3.5,
             lr: 5e-4,
-            logit_scale: 14.29,
+            terms: [(LOGIT_SCALE.to_owned(), 14.29)].into(),
             grad_norm: 0.789,
             seconds: 1.0,
             samples_per_second: 64.0,

@@ -24,7 +24,7 @@ impl Prepared {
     pub(super) fn count_step(&mut self, batch: &Batch, report: &StepReport) -> anyhow::Result<bool> {
         let limit = self.config.guard.max_skipped_steps;
         if !report.skipped {
-            if report.pairs > 0 {
+            if report.samples > 0 {
                 self.guard.used(PROGRESS * limit);
             }
             return Ok(false);

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use diptych_pipeline::LoaderStats;
-use diptych_schemas::{GuardConfig, LossKind};
+use diptych_schemas::{GuardConfig, ObjectiveConfig, ObjectiveTerm};
 use diptych_store::EventKind;
 use diptych_trainer::LARGEST_LOGIT_SCALE;
 
@@ -28,7 +28,8 @@ pub(super) struct Warning {
 
 pub(super) struct Watch {
     config: GuardConfig,
-    loss: LossKind,
+    /// What is minimised, term by term.
+    terms: Vec<(ObjectiveTerm, f64)>,
     losses: VecDeque<f64>,
     spiking: bool,
     stuck_for: u64,
@@ -49,10 +50,10 @@ struct Waiting {
 }
 
 impl Watch {
-    pub(super) fn new(config: &GuardConfig, loss: LossKind) -> Self {
+    pub(super) fn new(config: &GuardConfig, objective: &ObjectiveConfig) -> Self {
         Self {
             config: config.clone(),
-            loss,
+            terms: objective.weighted(),
             losses: VecDeque::new(),
             spiking: false,
             stuck_for: 0,
@@ -92,7 +93,7 @@ impl Watch {
     }
 
     fn stuck(&mut self, &StepFigures { pairs, loss, .. }: &StepFigures) -> Option<Warning> {
-        let nothing = loss_of_knowing_nothing(self.loss, pairs);
+        let nothing = loss_of_knowing_nothing(&self.terms, pairs)?;
         let there = pairs > 1 && (loss - nothing).abs() <= STUCK_WITHIN * nothing;
         self.stuck_for = if there { self.stuck_for + 1 } else { 0 };
         let limit = self.config.stuck_steps;
@@ -109,7 +110,8 @@ impl Watch {
 
     fn clamped(&mut self, &StepFigures { logit_scale, .. }: &StepFigures) -> Option<Warning> {
         let largest = LARGEST_LOGIT_SCALE.exp();
-        self.clamped_for = if logit_scale >= largest * (1.0 - CLAMPED_WITHIN) { self.clamped_for + 1 } else { 0 };
+        self.clamped_for =
+            if logit_scale.is_some_and(|scale| scale >= largest * (1.0 - CLAMPED_WITHIN)) { self.clamped_for + 1 } else { 0 };
         let window = self.config.window_steps;
         (self.clamped_for == window).then(|| Warning {
             kind: EventKind::LogitScale,
@@ -155,15 +157,17 @@ impl Watch {
     }
 }
 
-/// The loss of a batch of which no pair is told from another, at the best constant logits.
-fn loss_of_knowing_nothing(loss: LossKind, pairs: usize) -> f64 {
+/// The loss of a batch of which no pair is told from another, at the best constant logits. None where a term has no such value.
+fn loss_of_knowing_nothing(terms: &[(ObjectiveTerm, f64)], pairs: usize) -> Option<f64> {
     let n = pairs as f64;
-    match loss {
+    let of_term = |term: &ObjectiveTerm| match term {
         // Cross-entropy of 1/n.
-        LossKind::Clip => n.ln(),
+        ObjectiveTerm::Clip => Some(n.ln()),
         // For each image n decisions, of which one in n is a yes.
-        LossKind::Siglip => n.ln() + (n - 1.0) * (n / (n - 1.0)).ln(),
-    }
+        ObjectiveTerm::Siglip => Some(n.ln() + (n - 1.0) * (n / (n - 1.0)).ln()),
+        ObjectiveTerm::Alignment | ObjectiveTerm::Mlm => None,
+    };
+    terms.iter().map(|(term, weight)| Some(weight * of_term(term)?)).sum()
 }
 
 #[cfg(test)]
@@ -171,12 +175,12 @@ mod tests {
     use super::*;
 
     fn usual() -> StepFigures {
-        StepFigures { pairs: 16, loss: 2.0, logit_scale: 14.3, seconds: 1.0, ..StepFigures::default() }
+        StepFigures { pairs: 16, loss: 2.0, logit_scale: Some(14.3), seconds: 1.0, ..StepFigures::default() }
     }
 
     fn watch() -> Watch {
         let config = GuardConfig { window_steps: 10, stuck_steps: 5, data_wait_share: 0.2, ..GuardConfig::default() };
-        Watch::new(&config, LossKind::Clip)
+        Watch::new(&config, &ObjectiveConfig::default())
     }
 
     fn kinds(watch: &mut Watch, seen: &StepFigures) -> Vec<EventKind> {
@@ -211,13 +215,13 @@ mod tests {
         // SigLIP with the bias -ln(n-1): each yes costs ln n, each no ln(n/(n-1)).
         let bias = -(15_f64).ln();
         let (yes, no) = ((1.0 + (-bias).exp()).ln(), (1.0 + bias.exp()).ln());
-        assert!((loss_of_knowing_nothing(LossKind::Siglip, 16) - (yes + 15.0 * no)).abs() < 1e-12);
+        assert!((loss_of_knowing_nothing(&[(ObjectiveTerm::Siglip, 1.0)], 16).unwrap() - (yes + 15.0 * no)).abs() < 1e-12);
     }
 
     #[test]
     fn logit_scale_at_its_clamp_for_a_window_is_said_once() {
         let mut watch = watch();
-        let seen = StepFigures { logit_scale: 100.0, ..usual() };
+        let seen = StepFigures { logit_scale: Some(100.0), ..usual() };
         assert!((0..9).all(|_| kinds(&mut watch, &seen).is_empty()));
         assert_eq!(kinds(&mut watch, &seen), [EventKind::LogitScale]);
         assert!((0..30).all(|_| kinds(&mut watch, &seen).is_empty()));

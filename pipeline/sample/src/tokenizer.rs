@@ -53,6 +53,17 @@ pub struct TokenizerOptions {
     pub separator_to_zero: bool,
 }
 
+/// What masked language modelling must know of a vocabulary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenKinds {
+    /// The token that stands for a masked one: `[MASK]` or `<mask>`.
+    pub mask: Option<i32>,
+    /// Ids of all special tokens, rising.
+    pub special: Vec<i32>,
+    /// Ids of pieces that go on with the word before them, rising. None where the vocabulary does not mark them.
+    pub continuations: Option<Vec<i32>>,
+}
+
 /// What stands around a text.
 enum Frame {
     Tokens {
@@ -193,6 +204,26 @@ impl Tokenizer {
     /// Ids that a text can have: 0..this.
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// Which tokens are special, and which go on with a word. Only WordPiece marks the latter.
+    pub fn kinds(&self) -> TokenKinds {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut special: Vec<i32> = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id as i32).collect();
+        let mask = ["[MASK]", "<mask>"].iter().find_map(|token| self.inner.token_to_id(token)).map(|id| id as i32);
+        special.extend(mask);
+        special.sort_unstable();
+        special.dedup();
+        let parsed: Value = serde_json::from_str(&self.json).unwrap_or_default();
+        let continuations =
+            parsed["model"]["continuing_subword_prefix"].as_str().filter(|prefix| !prefix.is_empty()).map(|prefix| {
+                let vocabulary = self.inner.get_vocab(true);
+                let mut pieces: Vec<i32> =
+                    vocabulary.iter().filter(|(token, _)| token.starts_with(prefix)).map(|(_, id)| *id as i32).collect();
+                pieces.sort_unstable();
+                pieces
+            });
+        TokenKinds { mask, special, continuations }
     }
 
     /// What `vocab.json` and `merges.txt` hold. Only a byte-pair tokenizer has them.

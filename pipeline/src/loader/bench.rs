@@ -173,7 +173,7 @@ fn first(selection: &Selection, rows: usize) -> Selection {
 
 /// The images' files of the first rows, as many as may be kept.
 fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Buffer>, LoaderError> {
-    let mut shards = Shards::open(spec.sources[..1].to_vec(), spec.seed, &spec.config.remote, &Arc::default())?;
+    let mut shards = Shards::open(spec.sources[..1].to_vec(), spec.seed, true, &spec.config.remote, &Arc::default())?;
     let stop = AtomicBool::new(false);
     let mut left = KEPT_BYTES;
     let mut files = Vec::new();

@@ -51,6 +51,8 @@ pub(super) struct Pair {
 #[derive(Clone)]
 pub(super) struct Shards {
     sources: Vec<Source>,
+    /// Whether images are wanted at all.
+    read_images: bool,
 }
 
 /// One dataset and the selection of it.
@@ -88,19 +90,23 @@ impl Shards {
     pub(super) fn open(
         sources: Vec<DataSource>,
         seed: u64,
+        read_images: bool,
         config: &RemoteConfig,
         stop: &Arc<AtomicBool>,
     ) -> Result<Self, LoaderError> {
         let open = |source: DataSource| Source::open(source, seed, config, stop);
-        Ok(Self { sources: sources.into_iter().map(open).collect::<Result<_, _>>()? })
+        Ok(Self { sources: sources.into_iter().map(open).collect::<Result<_, _>>()?, read_images })
     }
 
     /// What `meta` says of some rows, in their order, still without images. `None` when it was told to stop.
     pub(super) fn describe(&mut self, picks: &[Pick], stop: &AtomicBool) -> Result<Option<Vec<Pair>>, LoaderError> {
         let mut pairs: Vec<Pair> = picks.iter().map(|pick| self.pair(pick)).collect();
+        let read_images = self.read_images;
         let whole = self.each_shard(&mut pairs, |shard, wanted, pairs| {
             // In large requests here, and not in one for each image when it is needed.
-            shard.blob.warm(&wanted.in_file, &IMAGE_COLUMNS)?;
+            if read_images {
+                shard.blob.warm(&wanted.in_file, &IMAGE_COLUMNS)?;
+            }
             shard.captions(wanted, pairs, stop)
         })?;
         Ok(whole.then_some(pairs))
@@ -114,9 +120,12 @@ impl Shards {
     /// Brings near what [`Shards::describe`] and [`Shards::load`] are going to read of some rows, where it lies elsewhere.
     pub(super) fn warm(&mut self, picks: &[Pick], stop: &AtomicBool) -> Result<(), LoaderError> {
         let mut pairs: Vec<Pair> = picks.iter().map(|pick| self.pair(pick)).collect();
+        let read_images = self.read_images;
         self.each_shard(&mut pairs, |shard, wanted, _| {
             shard.meta.warm(&wanted.in_file, &wanted.meta_columns(true))?;
-            shard.blob.warm(&wanted.in_file, &IMAGE_COLUMNS)?;
+            if read_images {
+                shard.blob.warm(&wanted.in_file, &IMAGE_COLUMNS)?;
+            }
             Ok(!stop.load(Ordering::Relaxed))
         })?;
         Ok(())
@@ -138,8 +147,11 @@ impl Shards {
         }
     }
 
-    /// Reads the images of pairs. `false` when it was told to stop.
+    /// Reads the images of pairs, where any are wanted. `false` when it was told to stop.
     pub(super) fn load(&mut self, pairs: &mut [Pair], stop: &AtomicBool) -> Result<bool, LoaderError> {
+        if !self.read_images {
+            return Ok(true);
+        }
         self.each_shard(pairs, |shard, wanted, pairs| shard.images(wanted, pairs, stop))
     }
 

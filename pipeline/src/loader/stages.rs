@@ -140,6 +140,10 @@ impl Work {
     }
 
     fn pixels(&self, job: &Job, memory: &mut Memory, counters: &Counters) -> Result<(Vec<u8>, Measures), ImageError> {
+        // Only texts are wanted.
+        if self.image_size == 0 && !self.wanted.any() {
+            return Ok((Vec::new(), Measures::default()));
+        }
         let begin = Instant::now();
         let image = decode_reusing(&job.pair.image, self.max_pixels, std::mem::take(&mut memory.image));
         let begin = counters.decode.busy(begin);

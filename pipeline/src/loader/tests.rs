@@ -440,3 +440,22 @@ fn damage_in_a_later_window_comes_after_the_batches_before_it() {
     assert_eq!(good.len() as u64, shard_windows[0] / 10 * 10 / 6);
     assert!(good.iter().map(|batch| content(batch.as_ref().unwrap())).eq(reference[..good.len()].iter().map(content)));
 }
+
+#[test]
+fn texts_alone_come_in_the_same_order_and_no_image_is_read() {
+    let tokenizer = tokenizer();
+    let mut damaged = pairs(40);
+    damaged[7].0 = b"no image".to_vec();
+    let data = dataset(damaged, 5, 3);
+    let whole = all(spec(&data, &tokenizer));
+    let texts = all(LoaderSpec { image_size: 0, ..spec(&data, &tokenizer) });
+    assert_eq!(texts.len(), whole.len());
+    assert!(whole.iter().any(|batch| !batch.skipped.is_empty()));
+    for (texts, whole) in texts.iter().zip(&whole) {
+        assert_eq!((texts.first, texts.next, texts.epoch), (whole.first, whole.next, whole.epoch));
+        assert!(texts.images.is_empty() && texts.skipped.is_empty());
+        let without: Vec<_> = texts.captions.iter().filter(|caption| *caption != "picture 7").collect();
+        assert_eq!(without, whole.captions.iter().collect::<Vec<_>>());
+        assert_eq!(texts.tokens.len(), 8 * texts.len());
+    }
+}

@@ -11,7 +11,9 @@ use diptych_pipeline::scores::Measures;
 use diptych_pipeline::{Batch, Waited, cpu_seconds};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, Precision, SampleIndex, TrainLoopConfig, Uid, durable};
-use diptych_trainer::{Device, ModelConfig, Part, PartTimes, StepReport, Trainer, TrainerSpec, flops, set_threads};
+use diptych_trainer::{
+    Device, DualEncoderConfig, ModelConfig, PartTimes, StepPart, StepReport, Trainer, TrainerSpec, flops, set_threads,
+};
 use diptych_training::ahead::{Ahead, Next, Ready};
 use serde_json::{Value, json};
 
@@ -67,7 +69,7 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     let objective = ObjectiveConfig { loss, ..ObjectiveConfig::default() };
     let optimizer = OptimizerConfig { clip_grad_norm: args.clip_grad_norm, ..OptimizerConfig::default() };
     let mut trainer = Trainer::new(&TrainerSpec { train, objective, optimizer, device, ..TrainerSpec::new(model.clone()) })?;
-    let batch = made_up(&model, args.batch_size as usize);
+    let batch = made_up(model.dual_encoder()?, args.batch_size as usize);
 
     let again = batch.clone();
     let batches = Ahead::start(trainer.uploader(), move || Waited::Batch(Ok(again.clone())))?;
@@ -87,14 +89,15 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
             cpu_seconds: cpu_before.zip(cpu_seconds()).map(|(before, now)| now - before),
             loss: done.loss,
         });
-        flops_per_pair = done.flops / done.pairs.max(1) as f64;
+        flops_per_pair = done.flops / done.samples.max(1) as f64;
     }
     drop(batches);
     let mut timed = Vec::new();
+    trainer.time_steps(true);
     for _ in 0..if args.no_parts { 0 } else { args.steps } {
         let started = Instant::now();
-        let (_, parts) = trainer.timed_step(&batch)?;
-        timed.push((started.elapsed().as_secs_f64(), parts));
+        let done = trainer.step(&trainer.uploader().upload(&batch)?)?;
+        timed.push((started.elapsed().as_secs_f64(), done.times.unwrap_or_default()));
     }
     let peak_memory = peak_rss();
     let ceiling = flops::matmul_ceiling(device, precision)?;
@@ -104,7 +107,7 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
 fn step(trainer: &mut Trainer, batches: &Ahead) -> anyhow::Result<StepReport> {
     loop {
         match batches.next_within(Duration::MAX)? {
-            Next::Ready(Ready { batch, uploaded }) => return Ok(trainer.step_uploaded(&batch, &uploaded)?),
+            Next::Ready(Ready { uploaded, .. }) => return Ok(trainer.step(&uploaded)?),
             Next::NotYet => {}
             Next::Ended => bail!("the batches came to an end"),
         }
@@ -112,7 +115,7 @@ fn step(trainer: &mut Trainer, batches: &Ahead) -> anyhow::Result<StepReport> {
 }
 
 /// Pairs that need no file: pixels and tokens by a multiplicative hash of their place, so that `trainer/benches/` has the same.
-fn made_up(model: &ModelConfig, pairs: usize) -> Batch {
+fn made_up(model: &DualEncoderConfig, pairs: usize) -> Batch {
     let (size, length) = (model.vision.image_size as usize, model.text.context_length as usize);
     // Knuth, "The art of computer programming", volume 3, section 6.4: 2^32 over the golden ratio.
     let hash = |place: usize| (place as u32).wrapping_mul(2_654_435_761);
@@ -148,11 +151,11 @@ impl Report {
     }
 
     /// Mean seconds of the timed steps, and of each of their parts: means, so that the parts add up.
-    fn parts(&self) -> Option<(f64, Vec<(Part, f64)>)> {
+    fn parts(&self) -> Option<(f64, Vec<(StepPart, f64)>)> {
         let count = self.timed.len() as f64;
         let whole = self.timed.iter().map(|(seconds, _)| seconds).sum::<f64>() / count;
-        let of = |part: Part| self.timed.iter().map(|(_, parts)| parts.seconds(part)).sum::<f64>() / count;
-        (count > 0.0).then(|| (whole, Part::ALL.map(|part| (part, of(part))).into()))
+        let of = |part: StepPart| self.timed.iter().map(|(_, parts)| parts.seconds(part)).sum::<f64>() / count;
+        (count > 0.0).then(|| (whole, StepPart::ALL.map(|part| (part, of(part))).into()))
     }
 
     /// Operations a second of the median step.

@@ -173,6 +173,17 @@ fn vocabulary_of_word_pieces_gives_berts_ids() {
             assert_eq!(tokenizer.encode(row[0].as_str().unwrap(), ids.len()), ids, "{}", row[0]);
         }
     }
+    let id = |token: &str| lines.iter().position(|line| *line == token).map(|id| id as i32);
+    let kinds = tokenizer.kinds();
+    assert_eq!(kinds.mask, id("[MASK]"));
+    let mut special: Vec<i32> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].into_iter().filter_map(id).collect();
+    special.sort_unstable();
+    assert_eq!(kinds.special, special);
+    let pieces: Vec<i32> = (0..).zip(&lines).filter(|(_, line)| line.starts_with("##")).map(|(id, _)| id).collect();
+    assert!(pieces.len() > 5);
+    assert_eq!(kinds.continuations, Some(pieces));
+    assert_eq!(Tokenizer::clip().unwrap().kinds().mask, None);
+    assert_eq!(Tokenizer::clip().unwrap().kinds().continuations, None);
     diptych_schemas::durable::write(&path, b"a\nb\n").unwrap();
     assert!(Tokenizer::from_file(&path).err().unwrap().to_string().contains("it lacks [PAD]"));
 }

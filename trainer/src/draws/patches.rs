@@ -1,0 +1,56 @@
+//! Which patches of an image a training step looks at: a pure function of the run's seed, the step and the row. Li et al.,
+//! "Scaling language-image pre-training via masking", 2022; how many is OpenCLIP's rule.
+//!
+//! It keeps no state, so a resumed run goes on with the patches that it would have had.
+
+use diptych_pipeline::{Random, seed_of};
+
+/// Sets these numbers apart from others of the same seed.
+const PURPOSE: u64 = 0x0070_6174_6368_6573;
+
+/// Numbers of the patches that are kept, `kept` of `all`, ascending, of one image after the other.
+pub(crate) fn kept_patches(all: i64, kept: i64, seed: u64, step: u64, images: usize) -> Vec<i64> {
+    let kept = kept as usize;
+    let mut patches = Vec::with_capacity(images * kept);
+    for row in 0..images as u64 {
+        let mut order: Vec<i64> = (0..all).collect();
+        Random::new(seed_of(&[seed, PURPOSE, step, row])).shuffle(&mut order);
+        order.truncate(kept);
+        order.sort_unstable();
+        patches.extend(order);
+    }
+    patches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_of_patches_is_equally_likely() {
+        let (images, steps) = (100, 60);
+        let mut counts = [0_i32; 16];
+        for step in 0..steps {
+            for kept in kept_patches(4, 2, 3, step, images).chunks_exact(2) {
+                assert!(kept[0] < kept[1], "{kept:?}");
+                counts[(4 * kept[0] + kept[1]) as usize] += 1;
+            }
+        }
+        // Six pairs of four patches; five standard deviations of a count: 5 · √(6000 · 1/6 · 5/6) ≈ 144.
+        for (set, count) in counts.iter().enumerate().filter(|(set, _)| set / 4 < set % 4) {
+            assert!((count - 1000).abs() < 144, "{set}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn patches_differ_by_seed_step_and_row_and_come_again_for_the_same() {
+        let draw = |seed, step, images| kept_patches(16, 8, seed, step, images);
+        let first = draw(3, 7, 2);
+        assert_eq!(first, draw(3, 7, 2));
+        assert_ne!(first[..8], first[8..]);
+        assert_ne!(first, draw(3, 8, 2));
+        assert_ne!(first, draw(4, 7, 2));
+        // A row's patches do not depend on how many there are.
+        assert_eq!(first[..8], draw(3, 7, 1));
+    }
+}

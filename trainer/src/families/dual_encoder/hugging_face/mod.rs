@@ -1,0 +1,203 @@
+//! Hugging Face's folders: `config.json`, `model.safetensors`, `preprocessor_config.json` and the files of a tokenizer, of
+//! `CLIPModel`, `SiglipModel` and `ChineseCLIPModel`.
+//!
+//! The same values as OpenCLIP's under other names. No value is computed, so both ways are exact. A model of which the other form
+//! could not say everything is refused by the names of the keys.
+
+mod chinese_clip;
+mod clip;
+mod siglip;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use tch::Tensor;
+
+use crate::TrainerError;
+use crate::families::dual_encoder::config::{DualEncoderConfig, PreprocessConfig, Trunk};
+use crate::formats::files::{NamedWeights, publish_folder, read_first, read_json, write_json};
+use crate::formats::tensor_file;
+
+use crate::formats::hugging_face::rename::{self, Rename};
+use crate::formats::hugging_face::tokenizer::{self, Said, TokenizerFiles};
+use crate::formats::hugging_face::{CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_FILES, preprocessor};
+
+const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+
+/// The families of models.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Clip,
+    Siglip,
+    ChineseClip,
+}
+
+impl Family {
+    /// The one that could hold a model; whether it can, [`describe`] finds out.
+    fn of(config: &DualEncoderConfig) -> Self {
+        match (config.text.bert, config.vision.trunk) {
+            (Some(_), _) => Self::ChineseClip,
+            (None, Trunk::Siglip) => Self::Siglip,
+            (None, Trunk::OpenClip) => Self::Clip,
+        }
+    }
+
+    fn class(self) -> &'static str {
+        match self {
+            Self::Clip => "CLIPModel",
+            Self::Siglip => "SiglipModel",
+            Self::ChineseClip => "ChineseCLIPModel",
+        }
+    }
+
+    fn image_processor(self) -> &'static str {
+        match self {
+            Self::Clip => "CLIPImageProcessor",
+            Self::Siglip => "SiglipImageProcessor",
+            Self::ChineseClip => "ChineseCLIPImageProcessor",
+        }
+    }
+
+    /// transformers' defaults of its image processor.
+    fn preprocess(self) -> PreprocessConfig {
+        match self {
+            Self::Siglip => PreprocessConfig::SIGLIP,
+            Self::Clip | Self::ChineseClip => PreprocessConfig::default(),
+        }
+    }
+
+    fn renames(self, config: &DualEncoderConfig) -> Vec<Rename> {
+        match self {
+            Self::Clip => clip::renames(config),
+            Self::Siglip => siglip::renames(config),
+            Self::ChineseClip => chinese_clip::renames(config),
+        }
+    }
+}
+
+/// What the files beside the weights say of a model.
+pub(crate) struct Description {
+    family: Family,
+    config: Value,
+    preprocessor: Value,
+}
+
+/// Refused where Hugging Face's files could not say all of a model.
+pub(crate) fn describe(weights: &NamedWeights<'_, DualEncoderConfig>) -> Result<Description, TrainerError> {
+    let config = weights.config;
+    let family = Family::of(config);
+    let refused = |message: String| weights.refused(message);
+    if config.init_logit_bias.is_some() != (family == Family::Siglip) {
+        let (has, other) = if family == Family::Siglip { ("without", "has") } else { ("with", "does not have") };
+        let class = family.class();
+        return Err(refused(format!(
+            "a model {has} a logit bias, which Hugging Face's {class} {other}: export it in OpenCLIP's form"
+        )));
+    }
+    let json = match (family, config.text.bert) {
+        (Family::Siglip, _) => siglip::to_config(config),
+        (_, Some(bert)) => chinese_clip::to_config(config, bert),
+        (_, None) => clip::to_config(config),
+    };
+    // What the other form does not say would be lost.
+    let (_, mut said) = parse_config(&json, Some(config.text.context_length)).map_err(refused)?;
+    said.preprocess = config.preprocess;
+    if let Some(differences) = config.differences(&said) {
+        let class = family.class();
+        return Err(refused(format!("a model that Hugging Face's {class} does not compute (here and there): {differences}")));
+    }
+    let preprocessor =
+        preprocessor::to_json(config.preprocess, config.vision.image_size, family.image_processor()).map_err(refused)?;
+    Ok(Description { family, config: json, preprocessor })
+}
+
+impl Description {
+    /// All files but the weights.
+    pub(crate) fn write(
+        &self,
+        weights: &NamedWeights<'_, DualEncoderConfig>,
+        tokenizer: &TokenizerFiles,
+        folder: &Path,
+    ) -> Result<(), TrainerError> {
+        write_json(&folder.join(PREPROCESSOR_FILE), &self.preprocessor)?;
+        match self.family {
+            Family::Clip => tokenizer::write_clip(tokenizer, weights.config.text.context_length, folder)?,
+            Family::Siglip | Family::ChineseClip => {
+                tokenizer::write_other(tokenizer, weights.config.text.context_length, &weights.config.text.tokenizer, folder)?
+            }
+        }
+        write_json(&folder.join(CONFIG_FILE), &self.config)
+    }
+}
+
+/// Writes the folder, whole or not at all.
+pub(crate) fn export(
+    weights: &NamedWeights<'_, DualEncoderConfig>,
+    tokenizer: &TokenizerFiles,
+    folder: &Path,
+) -> Result<(), TrainerError> {
+    let description = describe(weights)?;
+    let tensors = rename::to_hf(&weights.tensors, &description.family.renames(weights.config))?;
+    publish_folder(folder, |folder| {
+        let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+        tensor_file::write(&folder.join(WEIGHTS_FILE), &tensors, &[("format", "pt")])?;
+        description.write(weights, tokenizer, folder)
+    })
+}
+
+/// Buffers that old files hold: 0, 1, 2, … as i64.
+const IGNORED: [&str; 3] =
+    ["text_model.embeddings.position_ids", "vision_model.embeddings.position_ids", "text_model.embeddings.token_type_ids"];
+
+pub(crate) fn import(folder: &Path) -> Result<(DualEncoderConfig, BTreeMap<String, Tensor>), TrainerError> {
+    let (family, config) = read_config(folder)?;
+    let mut theirs: BTreeMap<String, Tensor> = read_first(folder, &WEIGHTS_FILES)?;
+    for name in IGNORED {
+        theirs.remove(name);
+    }
+    let named = rename::from_hf(&config.parameters(), &family.renames(&config), theirs)?;
+    Ok((config, named))
+}
+
+/// A model as all files of its folder describe it, but for the weights.
+fn read_config(folder: &Path) -> Result<(Family, DualEncoderConfig), TrainerError> {
+    let said = |path: &Path| {
+        let place = path.display().to_string();
+        move |message| TrainerError::Config { place, message }
+    };
+    let path = folder.join(CONFIG_FILE);
+    let json = read_json(&path)?;
+    // CLIPModel is used with CLIP's own tokenizer, as OpenCLIP uses it.
+    let of_tokenizer = if json["model_type"] == "clip" { Said::default() } else { tokenizer::read(folder)? };
+    let (family, mut config) = parse_config(&json, of_tokenizer.length).map_err(said(&path))?;
+    if family != Family::Clip {
+        let tokenizer = &mut config.text.tokenizer;
+        tokenizer.pad_id = of_tokenizer.pad_id.or(tokenizer.pad_id);
+        tokenizer.canonical = of_tokenizer.canonical.unwrap_or(tokenizer.canonical);
+    }
+    config.preprocess = family.preprocess();
+    let path = folder.join(PREPROCESSOR_FILE);
+    if path.is_file() {
+        config.preprocess =
+            preprocessor::from_json(&read_json(&path)?, config.vision.image_size, family.preprocess()).map_err(said(&path))?;
+    }
+    Ok((family, config))
+}
+
+/// Reads `config.json`. `length`: tokens that the tokenizer is made for, where the model does not say.
+fn parse_config(json: &Value, length: Option<i64>) -> Result<(Family, DualEncoderConfig), String> {
+    let (family, config) = match json["model_type"].as_str() {
+        Some("clip") => (Family::Clip, clip::from_config(json)?),
+        Some("siglip") => (Family::Siglip, siglip::from_config(json)?),
+        Some("chinese_clip") => (Family::ChineseClip, chinese_clip::from_config(json, length)?),
+        _ => {
+            return Err(format!(
+                "model_type = {} is not supported yet (only \"clip\", \"siglip\" and \"chinese_clip\" are)",
+                json["model_type"]
+            ));
+        }
+    };
+    // The same bounds as for any configuration.
+    Ok((family, DualEncoderConfig::parse(&config.to_string())?))
+}

@@ -1,0 +1,139 @@
+//! The list of families: the one file outside of a family's folder that names it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use tch::Tensor;
+
+use super::dual_encoder::config::DualEncoderConfig;
+use super::dual_encoder::{self, DualEncoder};
+use super::weights::Weights;
+use crate::TrainerError;
+use crate::formats::files::read_json;
+use crate::formats::hugging_face::CONFIG_FILE;
+use crate::formats::hugging_face::tokenizer::TokenizerFiles;
+use crate::nn::named::Named;
+use crate::nn::parameters::Part;
+
+/// A model's configuration, of one of the families.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelConfig {
+    DualEncoder(DualEncoderConfig),
+}
+
+/// What a model computes, over one set of weights.
+pub(crate) enum Family {
+    DualEncoder(DualEncoder),
+}
+
+/// Evaluates an expression with the configuration, or the computation, of whichever family it is.
+macro_rules! each_family {
+    ($enum:ident, $value:expr, $it:ident => $body:expr) => {
+        match $value {
+            $enum::DualEncoder($it) => $body,
+        }
+    };
+}
+pub(super) use each_family;
+
+impl From<DualEncoderConfig> for ModelConfig {
+    fn from(config: DualEncoderConfig) -> Self {
+        Self::DualEncoder(config)
+    }
+}
+
+/// Names of all built-in models.
+pub fn built_in_names() -> Vec<String> {
+    dual_encoder::config::built_in_names()
+}
+
+impl ModelConfig {
+    pub fn built_in(name: &str) -> Option<Self> {
+        DualEncoderConfig::built_in(name).map(Self::DualEncoder)
+    }
+
+    /// A configuration out of the JSON of a file. What it holds says of which family it is.
+    pub(super) fn from_json(json: &Value) -> Result<Self, String> {
+        Ok(Self::DualEncoder(DualEncoderConfig::parse(&json.to_string())?))
+    }
+
+    /// In words: "a dual encoder".
+    pub fn family(&self) -> &'static str {
+        match self {
+            Self::DualEncoder(_) => "a dual encoder",
+        }
+    }
+
+    /// The keys in which another configuration differs, in words; nothing where the two are the same model.
+    pub fn differences(&self, other: &Self) -> Option<String> {
+        match (self, other) {
+            (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => ours.differences(theirs),
+        }
+    }
+
+    /// In what two configurations of one model train otherwise.
+    pub(crate) fn training_differences(&self, other: &Self) -> Option<String> {
+        match (self, other) {
+            (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => ours.training_differences(theirs),
+        }
+    }
+
+    /// The keys in which the tower of another configuration of the family differs, in words.
+    pub(super) fn tower_differences(&self, other: &Self, part: Part) -> Option<String> {
+        match (self, other) {
+            (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => ours.tower_differences(theirs, part),
+        }
+    }
+
+    pub(super) fn is_of_the_family_of(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// A dual encoder's configuration; any other family is refused in words.
+    pub fn dual_encoder(&self) -> Result<&DualEncoderConfig, TrainerError> {
+        match self {
+            Self::DualEncoder(config) => Ok(config),
+        }
+    }
+
+    /// The same to be changed.
+    pub fn dual_encoder_mut(&mut self) -> Result<&mut DualEncoderConfig, TrainerError> {
+        match self {
+            Self::DualEncoder(config) => Ok(config),
+        }
+    }
+}
+
+impl Family {
+    pub(super) fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
+        Ok(match config {
+            ModelConfig::DualEncoder(config) => Self::DualEncoder(DualEncoder::new(config, named)?),
+        })
+    }
+}
+
+/// Writes a Hugging Face folder, whole or not at all.
+pub fn export_hf(weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -> Result<(), TrainerError> {
+    match &weights.config {
+        ModelConfig::DualEncoder(config) => dual_encoder::hugging_face::export(&weights.of(config), tokenizer, folder),
+    }
+}
+
+/// Reads a Hugging Face folder: its family is the one that its `model_type` names.
+pub(super) fn import_hugging_face(folder: &Path) -> Result<(ModelConfig, BTreeMap<String, Tensor>), TrainerError> {
+    let path = folder.join(CONFIG_FILE);
+    let model_type = read_json(&path)?["model_type"].clone();
+    match model_type.as_str() {
+        Some("clip" | "siglip" | "chinese_clip") => {
+            let (config, tensors) = dual_encoder::hugging_face::import(folder)?;
+            Ok((config.into(), tensors))
+        }
+        _ => Err(TrainerError::Config {
+            place: path.display().to_string(),
+            message: format!(
+                "model_type = {model_type} is not supported yet (only \"clip\", \"siglip\" and \"chinese_clip\" are)"
+            ),
+        }),
+    }
+}

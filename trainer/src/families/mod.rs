@@ -1,0 +1,17 @@
+//! The families of models, a folder each. Which family a model is of is decided once, from its configuration.
+
+mod config;
+pub(crate) mod dual_encoder;
+mod encoder;
+mod export;
+mod list;
+mod model;
+pub(crate) mod towers;
+pub(crate) mod upload;
+pub(crate) mod weights;
+
+pub use encoder::Encoder;
+pub use export::{export_onnx, export_openclip};
+pub use list::{ModelConfig, built_in_names, export_hf};
+pub use model::Model;
+pub use upload::{DeviceBatch, Uploader};

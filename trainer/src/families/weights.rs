@@ -1,0 +1,195 @@
+//! Weights on their way from one format to another: read from a checkpoint, an OpenCLIP folder or file, or a Hugging Face
+//! folder, recognised by what is in it. Where a folder has safetensors and a torch file, the safetensors are read.
+//!
+//! Invariant: what comes out of here has every tensor of its configuration, in the layout's order and shape, f32, and was
+//! made for the activation, pooling and pixels that this trainer computes. Anything else was refused by name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use diptych_schemas::ContentHash;
+use tch::{Kind, Tensor};
+
+use super::dual_encoder::config::DualEncoderConfig;
+use super::dual_encoder::openclip;
+use super::list::{ModelConfig, import_hugging_face};
+use crate::TrainerError;
+use crate::device::shim;
+use crate::formats::checkpoint::{self, AVERAGE_FILE, CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE};
+use crate::formats::files::{NamedWeights, first_few, read_tensors};
+use crate::formats::{hugging_face, tensor_file};
+
+/// Where weights came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Checkpoint,
+    OpenClipFolder,
+    /// A state dict under OpenCLIP's names, or a training checkpoint with one.
+    OpenClipFile,
+    HuggingFaceFolder,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Checkpoint => "a Diptych checkpoint",
+            Self::OpenClipFolder => "an OpenCLIP folder",
+            Self::OpenClipFile => "an OpenCLIP file of weights",
+            Self::HuggingFaceFolder => "a Hugging Face folder",
+        })
+    }
+}
+
+/// A model's configuration with all its weights, in the CPU's memory.
+pub struct Weights {
+    pub config: ModelConfig,
+    pub path: PathBuf,
+    pub origin: Origin,
+    /// In the order of the configuration's parameters.
+    pub(crate) tensors: Vec<Tensor>,
+}
+
+impl Weights {
+    /// Reads weights of any format that is known. `config` is for a bare OpenCLIP file, which does not name its model, and
+    /// is refused where the weights bring their own and it is another.
+    pub fn read(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {
+        let weights = Self::recognise(path, config)?;
+        if let Some(differences) = config.and_then(|config| config.differences(&weights.config)) {
+            return Err(TrainerError::weights(
+                path,
+                format!("{} of another model than was asked for (asked and found): {differences}", weights.origin),
+            ));
+        }
+        Ok(weights)
+    }
+
+    /// The moving average of the weights of a checkpoint.
+    pub fn read_average(checkpoint: &Path) -> Result<Self, TrainerError> {
+        let manifest = checkpoint::verify(checkpoint)?;
+        if !manifest.files.contains_key(AVERAGE_FILE) {
+            return Err(TrainerError::weights(checkpoint, "has no moving average: its run had no train.ema_decay"));
+        }
+        Self::from_checkpoint(checkpoint, AVERAGE_FILE)
+    }
+
+    /// One of the files of weights of a checkpoint that has been verified.
+    fn from_checkpoint(folder: &Path, file: &str) -> Result<Self, TrainerError> {
+        let config = ModelConfig::read(&folder.join(CONFIG_FILE))?;
+        Self::from_named(folder, Origin::Checkpoint, config, tensor_file::read(&folder.join(file))?)
+    }
+
+    fn recognise(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {
+        let has = |name: &str| path.join(name).is_file();
+        if path.is_file() {
+            let Some(config) = config else {
+                return Err(TrainerError::weights(
+                    path,
+                    "a file of weights does not say which model they are of: name its configuration (--model-config, or model.config \
+                     beside model.weights: a built-in name or a JSON file), or give the whole folder",
+                ));
+            };
+            return Self::from_named(path, Origin::OpenClipFile, config.clone(), read_tensors(path)?);
+        }
+        if !path.exists() {
+            return Err(TrainerError::weights(path, "there is no such file or folder"));
+        }
+        if has(MANIFEST_FILE) && has(MODEL_FILE) {
+            checkpoint::verify(path)?;
+            return Self::from_checkpoint(path, MODEL_FILE);
+        }
+        let has_any = |names: &[&str]| names.iter().any(|name| has(name));
+        if has(openclip::CONFIG_FILE) && has_any(&openclip::WEIGHTS_FILES) {
+            let (config, tensors) = openclip::import(path)?;
+            return Self::from_named(path, Origin::OpenClipFolder, config.into(), tensors);
+        }
+        if has(hugging_face::CONFIG_FILE) && has_any(&hugging_face::WEIGHTS_FILES) {
+            let (config, tensors) = import_hugging_face(path)?;
+            return Self::from_named(path, Origin::HuggingFaceFolder, config, tensors);
+        }
+        Err(TrainerError::weights(
+            path,
+            format!(
+                "not weights of a known format. A checkpoint has {MANIFEST_FILE} and {MODEL_FILE}; an OpenCLIP folder has {} and {}; \
+                 a Hugging Face folder has {} and {} (in one file)",
+                openclip::CONFIG_FILE,
+                openclip::WEIGHTS_FILES.join(" or "),
+                hugging_face::CONFIG_FILE,
+                hugging_face::WEIGHTS_FILES.join(" or ")
+            ),
+        ))
+    }
+
+    /// Puts tensors under the family's names into its order; refuses what is missing, too much, or of another shape.
+    pub(crate) fn from_named(
+        path: &Path,
+        origin: Origin,
+        config: ModelConfig,
+        mut named: BTreeMap<String, Tensor>,
+    ) -> Result<Self, TrainerError> {
+        let (mut tensors, mut missing, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
+        for spec in config.parameters() {
+            match named.remove(&spec.name) {
+                None => missing.push(spec.name),
+                Some(tensor) if tensor.size() != spec.shape => {
+                    shapes.push(format!("{} is {:?} and should be {:?}", spec.name, tensor.size(), spec.shape));
+                }
+                Some(tensor) if tensor.kind() != Kind::Float => shapes.push(format!("{} does not hold floats", spec.name)),
+                Some(tensor) => tensors.push(tensor.f_contiguous()?),
+            }
+        }
+        let mut said = Vec::new();
+        for (what, names) in [
+            ("tensors are missing", missing),
+            ("tensors do not belong to the model", named.into_keys().collect()),
+            ("tensors have another shape", shapes),
+        ] {
+            if !names.is_empty() {
+                said.push(format!("{} {what}: {}", names.len(), first_few(&names)));
+            }
+        }
+        if said.is_empty() {
+            return Ok(Self { config, path: path.to_owned(), origin, tensors });
+        }
+        Err(TrainerError::weights(path, format!("{origin} that does not fit its configuration: {}", said.join("; "))))
+    }
+
+    /// The weights by name, of a family's `config`, which is this one's.
+    pub(crate) fn of<'a, C>(&'a self, config: &'a C) -> NamedWeights<'a, C> {
+        NamedWeights { config, path: &self.path, tensors: self.named().collect() }
+    }
+
+    /// Tensors with their names.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        self.config.parameters().into_iter().map(|spec| spec.name).zip(&self.tensors)
+    }
+
+    /// The configuration, where the weights are a dual encoder's; others are refused in words.
+    pub fn dual_encoder(&self) -> Result<&DualEncoderConfig, TrainerError> {
+        self.config.dual_encoder().map_err(|_| {
+            let message = format!("weights of {}, where a dual encoder is wanted", self.config.family());
+            TrainerError::weights(&self.path, message)
+        })
+    }
+
+    /// Hash over configuration and weights: the same model has the same hash in any format.
+    pub fn hash(&self) -> Result<ContentHash, TrainerError> {
+        hash(&self.config, &self.tensors)
+    }
+
+    /// `tokenizer.json`, or else `vocab.txt`, of the folder that the weights came from, where it has one.
+    pub fn tokenizer_path(&self) -> Option<PathBuf> {
+        [TOKENIZER_FILE, hugging_face::VOCABULARY_FILE].map(|name| self.path.join(name)).into_iter().find(|path| path.is_file())
+    }
+}
+
+/// sha256 over configuration and values, in the order of the configuration's parameters.
+pub(crate) fn hash(config: &ModelConfig, tensors: &[Tensor]) -> Result<ContentHash, TrainerError> {
+    use sha2::Digest;
+    let mut hasher = sha2::Sha256::new();
+    hasher.update(config.to_file_json().to_string().as_bytes());
+    for tensor in tensors {
+        hasher.update(shim::bytes(&tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?)?);
+    }
+    Ok(ContentHash(hasher.finalize().into()))
+}

@@ -1,0 +1,91 @@
+//! Files and folders of models: read whatever format they have, written whole or not at all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use diptych_schemas::durable;
+use tch::Tensor;
+
+use crate::TrainerError;
+use crate::formats::{tensor_file, torch_file};
+
+/// A model's weights by name, with its configuration, on their way to another format.
+pub(crate) struct NamedWeights<'a, C> {
+    pub(crate) config: &'a C,
+    /// Where they came from, for messages.
+    pub(crate) path: &'a Path,
+    pub(crate) tensors: BTreeMap<String, &'a Tensor>,
+}
+
+impl<C> NamedWeights<'_, C> {
+    pub(crate) fn refused(&self, message: impl Into<String>) -> TrainerError {
+        TrainerError::weights(self.path, message)
+    }
+}
+
+/// All tensors of a file, whichever of the known formats it is in: its first bytes say.
+pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
+    use std::io::Read;
+    let mut beginning = Vec::new();
+    let file = std::fs::File::open(path).map_err(TrainerError::io(path))?;
+    file.take(16).read_to_end(&mut beginning).map_err(TrainerError::io(path))?;
+    if torch_file::is_one(&beginning) { torch_file::read(path) } else { tensor_file::read(path) }
+}
+
+/// All tensors of the first of a folder's files that is there.
+pub(crate) fn read_first(folder: &Path, names: &[&str]) -> Result<BTreeMap<String, Tensor>, TrainerError> {
+    let name = names.iter().find(|name| folder.join(name).is_file()).or(names.first());
+    read_tensors(&folder.join(name.copied().unwrap_or_default()))
+}
+
+/// Fills a folder beside its place and renames it there. Refused where something is there already.
+pub(crate) fn publish_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainerError>) -> Result<(), TrainerError> {
+    if folder.exists() {
+        return Err(TrainerError::weights(folder, "is there already: remove it, or export to another place"));
+    }
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    std::fs::create_dir_all(parent).map_err(TrainerError::io(parent))?;
+    let temporary = durable::unfinished(folder);
+    remove_if_there(&temporary)?;
+    let filled = std::fs::create_dir(&temporary)
+        .map_err(TrainerError::io(&temporary))
+        .and_then(|()| fill(&temporary))
+        .and_then(|()| Ok(durable::sync_folder(&temporary)?))
+        .and_then(|()| Ok(durable::publish(&temporary, folder)?));
+    if filled.is_err() {
+        // The error that is reported is the first one; a leftover is recognised by its name.
+        let _ = std::fs::remove_dir_all(&temporary);
+    }
+    filled
+}
+
+/// A whole JSON object from a file.
+pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, TrainerError> {
+    let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
+    serde_json::from_str(&text)
+        .map_err(|error| TrainerError::Config { place: path.display().to_string(), message: format!("not valid JSON: {error}") })
+}
+
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), TrainerError> {
+    tensor_file::write_file(path, |sink| sink.write_all(text.as_bytes())).map(|_| ())
+}
+
+pub(crate) fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), TrainerError> {
+    write_text(path, &format!("{value:#}\n"))
+}
+
+/// Names for a message that fits on a screen.
+pub(crate) fn first_few(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    match names.len() {
+        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        _ => names.join(", "),
+    }
+}
+
+pub(crate) fn remove_if_there(folder: &Path) -> Result<(), TrainerError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainerError::io(folder)(error)),
+        _ => Ok(()),
+    }
+}

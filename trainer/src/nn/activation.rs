@@ -1,0 +1,32 @@
+//! What stands between the two matrices of an MLP.
+
+use tch::Tensor;
+
+use crate::TrainerError;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// Exact.
+    Gelu,
+    GeluTanh,
+    /// `x·sigmoid(1.702x)`.
+    QuickGelu,
+}
+
+impl Activation {
+    pub(crate) fn forward(self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        Ok(match self {
+            Self::Gelu => x.f_gelu("none")?,
+            Self::GeluTanh => x.f_gelu("tanh")?,
+            Self::QuickGelu => x.f_mul(&x.f_mul_scalar(1.702)?.f_sigmoid()?)?,
+        })
+    }
+}
+
+/// The ratio of an MLP's hidden layer, so that width × ratio is the hidden layer again when it is rounded down.
+pub(crate) fn mlp_ratio(width: i64, hidden: i64) -> Option<f64> {
+    let gives = |ratio: &f64| (width as f64 * ratio) as i64 == hidden;
+    let ratio = hidden as f64 / width as f64;
+    // By less than one unit more where the division is not exact.
+    Some(ratio).filter(gives).or(Some(ratio.next_up()).filter(gives))
+}

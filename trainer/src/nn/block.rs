@@ -1,0 +1,226 @@
+//! What towers are made of: pre-norm transformer blocks and their layers.
+//!
+//! Each layer takes numbers of any kind. Matrix products and attention give the kind of their weights; layer norms compute and
+//! give f32, and so do the sums between blocks.
+
+use tch::{Kind, Tensor};
+
+use crate::TrainerError;
+use crate::nn::activation::Activation;
+use crate::nn::lora::QUERY_KEY_VALUE;
+use crate::nn::named::Named;
+use crate::nn::parameters::BlockNames;
+
+/// What the blocks of a tower have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockSpec {
+    pub(crate) names: &'static BlockNames,
+    pub(crate) layers: i64,
+    pub(crate) heads: i64,
+    /// Whether a token sees only itself and those before it.
+    pub(crate) causal: bool,
+    pub(crate) activation: Activation,
+    pub(crate) layer_norm_eps: f64,
+    /// Whether the branches are scaled by a learned vector before they are added (LayerScale).
+    pub(crate) scaled: bool,
+}
+
+/// A pre-norm transformer block.
+pub(crate) struct Block {
+    ln_1: LayerNorm,
+    attention: Attention,
+    scale_1: Option<Tensor>,
+    ln_2: LayerNorm,
+    mlp: Mlp,
+    scale_2: Option<Tensor>,
+}
+
+pub(crate) fn blocks(spec: BlockSpec, named: &Named<'_>) -> Result<Vec<Block>, TrainerError> {
+    let names = spec.names;
+    (0..spec.layers)
+        .map(|layer| {
+            let named = named.below(&format!("{}.{layer}", names.list));
+            let scale = |name: Option<&str>| match name {
+                Some(name) if spec.scaled => named.get(name).map(Some),
+                _ => Ok(None),
+            };
+            Ok(Block {
+                ln_1: LayerNorm::new(&named.below(names.ln_1), spec.layer_norm_eps)?,
+                attention: Attention {
+                    heads: spec.heads,
+                    causal: spec.causal,
+                    input: Linear::changed(&named, names.qkv_weight, names.qkv_bias, &QUERY_KEY_VALUE)?,
+                    output: Linear::new(&named.below(names.attention_out))?,
+                },
+                scale_1: scale(names.scale_1)?,
+                ln_2: LayerNorm::new(&named.below(names.ln_2), spec.layer_norm_eps)?,
+                mlp: Mlp::new(&named.below(names.mlp_in), &named.below(names.mlp_out), spec.activation)?,
+                scale_2: scale(names.scale_2)?,
+            })
+        })
+        .collect()
+}
+
+impl Block {
+    /// [N, L, W] → [N, L, W]. `mask`, f32, is added to the attention's logits, in place of the causal one: [N, 1, L, L].
+    pub(crate) fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+        let x = x.f_add(&scaled(self.attention.forward(&self.ln_1.forward(x)?, mask)?, self.scale_1.as_ref())?)?;
+        let hidden = self.mlp.forward(&self.ln_2.forward(&x)?)?;
+        Ok(x.f_add(&scaled(hidden, self.scale_2.as_ref())?)?)
+    }
+}
+
+fn scaled(x: Tensor, scale: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+    match scale {
+        Some(scale) => Ok(x.f_mul(scale)?),
+        None => Ok(x),
+    }
+}
+
+struct Attention {
+    heads: i64,
+    causal: bool,
+    /// Query, key and value together: [3W, W] and [3W].
+    input: Linear,
+    output: Linear,
+}
+
+impl Attention {
+    /// [N, L, W] → [N, L, W].
+    fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+        let (n, l, w) = x.size3()?;
+        let qkv = self.input.forward(x)?.f_view([n, l, 3, self.heads, w / self.heads])?.f_permute([2, 0, 3, 1, 4])?;
+        let (q, k, v) = (qkv.f_select(0, 0)?, qkv.f_select(0, 1)?, qkv.f_select(0, 2)?); // each [N, A, L, W/A]
+        self.output.forward(&attend(&q, &k, &v, mask, self.causal)?)
+    }
+}
+
+/// Query [N, A, Q, W/A], key and value [N, A, L, W/A] → [N, Q, W]. A mask says all, the causal one included.
+pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, causal: bool) -> Result<Tensor, TrainerError> {
+    let causal = causal && mask.is_none();
+    let mask = mask.map(|mask| mask.f_to_kind(q.kind())).transpose()?;
+    let mixed = Tensor::f_scaled_dot_product_attention(q, k, v, mask.as_ref(), 0.0, causal, None, false)?;
+    Ok(mixed.f_transpose(1, 2)?.f_flatten(2, 3)?)
+}
+
+/// [N, L, W] → [N, A, L, W/A].
+pub(crate) fn split_heads(x: &Tensor, heads: i64) -> Result<Tensor, TrainerError> {
+    let (n, l, w) = x.size3()?;
+    Ok(x.f_reshape([n, l, heads, w / heads])?.f_transpose(1, 2)?)
+}
+
+pub(crate) struct Mlp {
+    input: Linear,
+    output: Linear,
+    activation: Activation,
+}
+
+impl Mlp {
+    pub(crate) fn new(input: &Named<'_>, output: &Named<'_>, activation: Activation) -> Result<Self, TrainerError> {
+        Ok(Self { input: Linear::new(input)?, output: Linear::new(output)?, activation })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let hidden = self.input.forward(x)?;
+        let hidden = self.activation.forward(&hidden)?;
+        self.output.forward(&hidden)
+    }
+}
+
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(named: &Named<'_>, eps: f64) -> Result<Self, TrainerError> {
+        Ok(Self { weight: named.get("weight")?, bias: named.get("bias")?, eps })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let x = x.f_to_kind(Kind::Float)?;
+        Ok(x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)?)
+    }
+}
+
+pub(crate) struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+    change: Option<LowRank>,
+}
+
+/// LoRA's change of a weight, which is never added to it here: what is small beside a weight would be lost in bf16, and its gradient
+/// would be as large as the weight's.
+pub(crate) struct LowRank {
+    /// A [R, inputs] and B [rows, R] of each part of the weight, where it has them.
+    pub(crate) parts: Vec<Option<[Tensor; 2]>>,
+    /// Of each part.
+    pub(crate) rows: i64,
+    pub(crate) scale: f64,
+}
+
+impl LowRank {
+    /// What the change adds to the outputs.
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let of_part = |part: &Option<[Tensor; 2]>| -> Result<Tensor, TrainerError> {
+            let Some([a, b]) = part else {
+                let mut shape = x.size();
+                if let Some(last) = shape.last_mut() {
+                    *last = self.rows;
+                }
+                return Ok(Tensor::f_zeros(shape, (x.kind(), x.device()))?);
+            };
+            Ok(x.f_linear(a, None::<&Tensor>)?.f_mul_scalar(self.scale)?.f_linear(b, None::<&Tensor>)?)
+        };
+        let mut parts = self.parts.iter().map(of_part).collect::<Result<Vec<_>, _>>()?;
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, -1)? })
+    }
+}
+
+impl Linear {
+    pub(crate) fn new(named: &Named<'_>) -> Result<Self, TrainerError> {
+        Self::changed(named, "weight", "bias", &[""])
+    }
+
+    /// Of a weight whose parts may have changes of their own.
+    pub(crate) fn changed(named: &Named<'_>, weight: &str, bias: &str, parts: &[&str]) -> Result<Self, TrainerError> {
+        Ok(Self { weight: named.product(weight)?, bias: named.product(bias)?, change: named.low_rank(weight, parts)? })
+    }
+
+    pub(crate) fn of(weight: Tensor, bias: Tensor) -> Self {
+        Self { weight, bias, change: None }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let x = x.f_to_kind(self.weight.kind())?;
+        let y = x.f_linear(&self.weight, Some(&self.bias))?;
+        match &self.change {
+            Some(change) => Ok(y.f_add(&change.forward(&x)?)?),
+            None => Ok(y),
+        }
+    }
+}
+
+/// [N, W] times [W, D] → f32 [N, D].
+pub(crate) fn project(x: &Tensor, projection: &Tensor) -> Result<Tensor, TrainerError> {
+    Ok(x.f_to_kind(projection.kind())?.f_matmul(projection)?.f_to_kind(Kind::Float)?)
+}
+
+/// Some tokens of each row, by their numbers: [N, L, W] and i64 [N, K] → [N, K, W].
+pub(crate) fn take(x: &Tensor, at: &Tensor) -> Result<Tensor, TrainerError> {
+    let (n, l, w) = x.size3()?;
+    let first_n1 = Tensor::f_arange_start_step(0, n * l, l, (Kind::Int64, x.device()))?.f_unsqueeze(1)?;
+    let rows = at.f_add(&first_n1)?.f_flatten(0, 1)?;
+    Ok(x.f_flatten(0, 1)?.f_index_select(0, &rows)?.f_view([n, -1, w])?)
+}
+
+/// Smallest norm by which features are divided: `torch.nn.functional.normalize`.
+pub(crate) const SMALLEST_NORM: f64 = 1e-12;
+
+/// Rows [N, D] → unit vectors, f32.
+pub(crate) fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
+    let x = x.f_to_kind(Kind::Float)?;
+    let norm = x.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(SMALLEST_NORM)?;
+    Ok(x.f_div(&norm)?)
+}

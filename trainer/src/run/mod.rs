@@ -1,0 +1,13 @@
+//! A run on the device: from a batch to new weights, and what a checkpoint keeps of it.
+
+pub(crate) mod average;
+mod drawn;
+pub mod flops;
+pub(crate) mod optimizer;
+pub(crate) mod saver;
+pub(crate) mod scaler;
+pub(crate) mod schedule;
+pub(crate) mod snapshot;
+pub(crate) mod step;
+pub(crate) mod timing;
+pub(crate) mod trainer;

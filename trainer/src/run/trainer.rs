@@ -1,0 +1,392 @@
+//! A run's state on the device: model, optimizer, schedule and the number of steps done; what a checkpoint saves and restores.
+//!
+//! It knows batches, not where they come from. The loop around it, with its evaluations and checkpoints, is the daemon's.
+
+use std::cell::OnceCell;
+use std::path::Path;
+
+use diptych_schemas::{ContentHash, LoraConfig, ObjectiveConfig, OptimizerConfig, Precision, Step, TrainLoopConfig};
+use tch::{Kind, Tensor, no_grad};
+
+use super::average::Average;
+use super::drawn::Draws;
+use super::flops::Passes;
+use super::optimizer::AdamW;
+use super::scaler::Scaler;
+use super::schedule::Schedule;
+use super::snapshot::{self, Snapshot};
+use super::step::{self, BatchCut, Rates};
+use super::timing::{PartTimes, StepTimer};
+use crate::TrainerError;
+use crate::device::{Device, kind_of, shim};
+use crate::families::towers::tower_weights;
+use crate::families::weights::{self, Weights};
+use crate::families::{DeviceBatch, Encoder, Model, ModelConfig, Uploader};
+use crate::formats::checkpoint::CheckpointManifest;
+use crate::nn::cost::SampleSize;
+use crate::nn::inputs::Inputs;
+use crate::nn::learning::{self, Depths};
+use crate::nn::lora;
+use crate::nn::parameters::Part;
+use crate::objectives::{MASKED_POSITIONS, Objective};
+
+/// What is trained, and how.
+#[derive(Clone, Debug)]
+pub struct TrainerSpec {
+    pub model: ModelConfig,
+    pub optimizer: OptimizerConfig,
+    pub objective: ObjectiveConfig,
+    /// Threads and the device's name in it are not looked at: the caller has made a device of them.
+    pub train: TrainLoopConfig,
+    pub lora: LoraConfig,
+    /// Steps of the whole run: where the schedule ends.
+    pub total_steps: u64,
+    /// Of the random weights and of everything that a step draws.
+    pub seed: u64,
+    pub device: Device,
+}
+
+impl TrainerSpec {
+    /// A model with every default, on the CPU, for one epoch of 1,000 steps.
+    pub fn new(model: ModelConfig) -> Self {
+        Self {
+            model,
+            optimizer: OptimizerConfig::default(),
+            objective: ObjectiveConfig::default(),
+            train: TrainLoopConfig::default(),
+            lora: LoraConfig::default(),
+            total_steps: 1000,
+            seed: 0,
+            device: Device::CPU,
+        }
+    }
+}
+
+/// Trains one model.
+pub struct Trainer {
+    model: Model,
+    objective: Objective,
+    draws: Draws,
+    cut: BatchCut,
+    optimizer: AdamW,
+    scaler: Option<Scaler>,
+    average: Option<Average>,
+    schedule: Schedule,
+    clip_grad_norm: f64,
+    passes: Passes,
+    steps_done: u64,
+    /// Whether steps say what each part of them took.
+    timed: bool,
+    /// Of the weights that LoRA trains beside.
+    base: OnceCell<ContentHash>,
+}
+
+/// What one step did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// Steps done, this one included.
+    pub step: Step,
+    /// Samples in the batch. 0 where every one of it was unusable: then nothing was updated, and loss and norm are 0.
+    pub samples: usize,
+    /// The weighted sum of the objective's terms.
+    pub loss: f64,
+    /// Figures by name: `loss/TERM` of each term, where there are several, what else a term says (`accuracy/mlm`), and scalars of the
+    /// model after the step (`logit_scale`).
+    pub terms: Vec<(String, f64)>,
+    pub lr: f64,
+    /// Norm of the gradient of all parameters together, before the clip.
+    pub grad_norm: f64,
+    /// Loss or gradient were NaN or infinite, so weights, moments and average are as they were before it; the schedule went on.
+    pub skipped: bool,
+    /// Scaled gradients left fp16's range: the step counts, and nothing was updated but the scale. Some are usual at the start.
+    pub overflow: bool,
+    /// By how much fp16's gradients are scaled in the next step.
+    pub loss_scale: Option<f64>,
+    /// Floating-point operations that the step asked for, as [`crate::flops`] counts them.
+    pub flops: f64,
+    /// What each part of it took, where steps are timed.
+    pub times: Option<PartTimes>,
+}
+
+impl StepReport {
+    /// One of the figures, by its name.
+    pub fn term(&self, name: &str) -> Option<f64> {
+        self.terms.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    }
+}
+
+impl Trainer {
+    /// Random weights from the seed.
+    ///
+    /// Lets libtorch take only deterministic algorithms, in the whole process.
+    pub fn new(spec: &TrainerSpec) -> Result<Self, TrainerError> {
+        shim::deterministic(true)?;
+        let train = &spec.train;
+        let mut model = Model::random(&spec.model.for_objective(&spec.objective), spec.seed, spec.device.0)?;
+        let objective = Objective::new(&spec.objective);
+        let outputs: Vec<&str> = model.family().outputs().iter().map(|output| output.name).collect();
+        objective.check(model.config().family(), &outputs)?;
+        Depths::of(model.set().specs()).check(&train.lock)?;
+        let passes = Passes::of(model.set().specs(), &train.lock, &spec.lora);
+        let lock = lora::lock(&spec.lora, &train.lock);
+        model.lock(&lock)?;
+        model.adapt(&spec.lora, &lock, spec.seed)?;
+        Ok(Self {
+            optimizer: AdamW::new(model.set(), &spec.optimizer)?,
+            scaler: (train.precision == Precision::Fp16).then(Scaler::new),
+            average: Average::new(model.set(), train.ema_decay)?,
+            draws: Draws::new(model.config(), &objective, spec.seed),
+            objective,
+            cut: BatchCut {
+                kind: kind_of(train.precision),
+                micro_batch: train.micro_batch_size as i64,
+                checkpointing: train.activation_checkpointing,
+            },
+            schedule: Schedule::new(&spec.optimizer, train.batch_size, spec.total_steps.saturating_mul(train.batch_size)),
+            clip_grad_norm: spec.optimizer.clip_grad_norm,
+            passes,
+            steps_done: 0,
+            timed: false,
+            base: OnceCell::new(),
+            model,
+        })
+    }
+
+    /// Starts from weights instead of random ones. Refused where they are of another model, the activation included.
+    pub fn set_weights(&mut self, weights: &Weights) -> Result<(), TrainerError> {
+        if let Some(differences) = self.model.config().differences(&weights.config) {
+            return Err(TrainerError::weights(
+                &weights.path,
+                format!("weights of another model than the one to be trained (here and there): {differences}"),
+            ));
+        }
+        copy_all(self.model.parameters(), &weights.tensors)?;
+        self.base.take();
+        match &self.average {
+            Some(average) => copy_all(&average.values, &weights.tensors),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts one tower from weights instead of random ones: of a model with the same tower, or of a model that is that tower. What is
+    /// only in the model that is trained, such as a projection, stays as it is.
+    pub fn set_tower(&mut self, part: Part, weights: &Weights) -> Result<(), TrainerError> {
+        let found = tower_weights(self.model.config(), part, weights)?;
+        let (places, values): (Vec<usize>, Vec<Tensor>) = found.into_iter().unzip();
+        let of = |tensors: &[Tensor]| places.iter().map(|&place| tensors[place].shallow_clone()).collect::<Vec<_>>();
+        copy_all(&of(self.model.parameters()), &values)?;
+        self.base.take();
+        match &self.average {
+            Some(average) => copy_all(&of(&average.values), &values),
+            None => Ok(()),
+        }
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub fn steps_done(&self) -> u64 {
+        self.steps_done
+    }
+
+    /// An encoder with this trainer's weights as they are now. It shares what LoRA does not change, so it is for use before the next
+    /// step. Refused where the model is no dual encoder.
+    pub fn encoder(&self) -> Result<Encoder, TrainerError> {
+        Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(self.model.parameters())?)?)
+    }
+
+    /// The same for the moving average of the weights, where there is one.
+    pub fn average_encoder(&self) -> Result<Option<Encoder>, TrainerError> {
+        let Some(average) = &self.average else { return Ok(None) };
+        Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(&average.values)?)?).map(Some)
+    }
+
+    /// Hash of what stays as it is, where LoRA trains beside it: a checkpoint has sums only, so a run goes on beside the same weights.
+    fn base(&self) -> Result<Option<ContentHash>, TrainerError> {
+        if self.model.set().lora().is_none() {
+            return Ok(None);
+        }
+        if let Some(known) = self.base.get() {
+            return Ok(Some(*known));
+        }
+        let stays = self.model.parameters().iter().filter(|parameter| !parameter.requires_grad());
+        let hash = weights::hash(self.model.config(), &stays.map(Tensor::shallow_clone).collect::<Vec<_>>())?;
+        Ok(Some(*self.base.get_or_init(|| hash)))
+    }
+
+    /// Goes on at a later step of the schedule, with the weights and moments as they are: what lies between is passed over.
+    pub fn pass_to(&mut self, step: Step) {
+        self.steps_done = step.0;
+    }
+
+    /// What brings batches to this trainer's device.
+    pub fn uploader(&self) -> Uploader {
+        Uploader::of(&self.model)
+    }
+
+    /// From now on steps say what each part of them took. Slower on a GPU, since the host waits for the device after each part.
+    pub fn time_steps(&mut self, timed: bool) {
+        self.timed = timed;
+    }
+
+    /// One update. Nothing is changed where it is an error. A batch without samples is a step of the schedule alone.
+    pub fn step(&mut self, batch: &DeviceBatch) -> Result<StepReport, TrainerError> {
+        let mut timer = if self.timed { StepTimer::start(self.model.device())? } else { StepTimer::off() };
+        let lr = self.schedule.lr(self.steps_done);
+        let (done, flops) = if batch.samples() == 0 {
+            (self.nothing()?, 0.0)
+        } else {
+            let inputs = self.inputs(batch)?;
+            let of_one = self.passes.flops(self.model.config(), self.model.set().specs(), size_of(&inputs));
+            (self.update(&inputs, lr, &mut timer)?, batch.samples() as f64 * of_one)
+        };
+        self.steps_done += 1;
+        Ok(StepReport {
+            step: Step(self.steps_done),
+            samples: batch.samples(),
+            loss: done.loss,
+            terms: done.terms,
+            lr,
+            grad_norm: done.grad_norm,
+            skipped: done.skipped,
+            overflow: done.overflow,
+            loss_scale: self.scaler.map(|scaler| scaler.scale),
+            flops,
+            times: timer.times(),
+        })
+    }
+
+    /// What the model looks at in this step: the batch, and what is drawn for it.
+    fn inputs(&self, batch: &DeviceBatch) -> Result<Inputs, TrainerError> {
+        let images = match &batch.images {
+            Some(bytes) if bytes.kind() == Kind::Uint8 => Some(self.model.normalise(bytes)?),
+            Some(normalised) => Some(normalised.shallow_clone()),
+            None => None,
+        };
+        self.draws.inputs(batch, images, self.steps_done)
+    }
+
+    fn update(&mut self, inputs: &Inputs, lr: f64, timer: &mut StepTimer) -> Result<step::Updated, TrainerError> {
+        let rates = Rates { lr, clip_grad_norm: self.clip_grad_norm, cut: self.cut };
+        let scaler = self.scaler.as_mut();
+        let done = step::update(&self.model, &self.objective, &mut self.optimizer, scaler, inputs, rates, timer)?;
+        if let Some(average) = self.average.as_mut().filter(|_| !done.skipped && !done.overflow) {
+            average.update(self.model.set(), self.optimizer.updates)?;
+        }
+        Ok(done)
+    }
+
+    /// What a step without any sample did.
+    fn nothing(&self) -> Result<step::Updated, TrainerError> {
+        let figures = self.model.family().figures()?;
+        let terms = figures.into_iter().map(|(name, value)| Ok((name, value.f_double_value(&[])?)));
+        let terms = terms.collect::<Result<_, TrainerError>>()?;
+        Ok(step::Updated { loss: 0.0, grad_norm: 0.0, terms, skipped: false, overflow: false })
+    }
+
+    /// Copies of everything that the next steps depend on, in the CPU's memory.
+    pub fn snapshot(&self) -> Result<Snapshot, TrainerError> {
+        self.snapshot_over(None)
+    }
+
+    /// The same, written over an older snapshot of this run, which nobody needs any more: new memory costs several times what a copy
+    /// does, since the system hands it out page by page.
+    pub(crate) fn snapshot_over(&self, older: Option<Snapshot>) -> Result<Snapshot, TrainerError> {
+        let [parameters, averages, squares, average] = match older {
+            Some(older) => [older.parameters, older.averages, older.squares, older.average.unwrap_or_default()],
+            None => [const { Vec::new() }; 4],
+        };
+        let copies = |tensors: &[Tensor], older: Vec<Tensor>| -> Result<Vec<Tensor>, TrainerError> {
+            if tensors.len() == older.len() && tensors.iter().zip(&older).all(|(new, old)| new.size() == old.size()) {
+                copy_all(&older, tensors)?;
+                return Ok(older);
+            }
+            let copy = |t: &Tensor| Ok(t.f_detach()?.f_to_device_(tch::Device::Cpu, Kind::Float, false, true)?.f_contiguous()?);
+            tensors.iter().map(copy).collect()
+        };
+        Ok(Snapshot {
+            config: self.model.config().clone(),
+            steps_done: self.steps_done,
+            updates: self.optimizer.updates,
+            scaler: self.scaler,
+            parameters: copies(self.model.parameters(), parameters)?,
+            changes: self.model.set().changes().to_vec(),
+            lora: self.model.set().lora().cloned(),
+            base: self.base()?,
+            learning: self.model.set().learning().map(|(spec, _)| spec.name.clone()).collect(),
+            averages: copies(&self.optimizer.averages, averages)?,
+            squares: copies(&self.optimizer.squares, squares)?,
+            average: self.average.as_ref().map(|of_run| copies(&of_run.values, average)).transpose()?,
+        })
+    }
+
+    /// Takes the state of a checkpoint, whose hashes are checked. Refused where it is of another model, or of one
+    /// of which other parameters learned.
+    pub fn restore(&mut self, folder: &Path) -> Result<CheckpointManifest, TrainerError> {
+        let (manifest, snapshot) = snapshot::read(folder)?;
+        if let Some(differences) = self.model.config().differences(&snapshot.config) {
+            return Err(TrainerError::weights(
+                folder,
+                format!("a checkpoint of another model than the run's (here and there): {differences}"),
+            ));
+        }
+        if let Some(difference) = snapshot.config.training_differences(self.model.config()) {
+            let message = format!(
+                "a checkpoint of a run that trains otherwise (there and here): {difference}. Give the new run another name"
+            );
+            return Err(TrainerError::weights(folder, message));
+        }
+        let learning: Vec<&str> = self.model.set().learning().map(|(spec, _)| spec.name.as_str()).collect();
+        if let Some(difference) = learning::difference(&learning, &snapshot.learning) {
+            return Err(TrainerError::weights(folder, difference));
+        }
+        let base = self.base()?;
+        if base != manifest.lora_base {
+            let message =
+                "its LoRA was trained beside other weights than those here: model.weights must name what the run began with";
+            return Err(TrainerError::weights(folder, message));
+        }
+        // Beside LoRA a checkpoint has the sums; what stays is here already.
+        let model = self.model.parameters();
+        let taken: Vec<usize> = (0..model.len()).filter(|&place| base.is_none() || model[place].requires_grad()).collect();
+        let of = |tensors: &[Tensor]| taken.iter().map(|&place| tensors[place].shallow_clone()).collect::<Vec<_>>();
+        copy_all(&of(model), &of(&snapshot.parameters))?;
+        copy_all(&self.optimizer.averages, &snapshot.averages)?;
+        copy_all(&self.optimizer.squares, &snapshot.squares)?;
+        if let Some(average) = &self.average {
+            let saved = snapshot.average.as_ref().ok_or_else(|| {
+                TrainerError::weights(folder, "a checkpoint without the moving average that train.ema_decay asks for")
+            })?;
+            copy_all(&of(&average.values), &of(saved))?;
+        }
+        if self.scaler.is_some() {
+            let missing = || {
+                TrainerError::weights(folder, "a checkpoint without the scale of gradients that train.precision = \"fp16\" wants")
+            };
+            self.scaler = Some(snapshot.scaler.ok_or_else(missing)?);
+        }
+        self.optimizer.updates = snapshot.updates;
+        self.steps_done = snapshot.steps_done;
+        Ok(manifest)
+    }
+}
+
+/// How much of each sample the model looks at.
+fn size_of(inputs: &Inputs) -> SampleSize {
+    let columns = |tensor: &Tensor| tensor.size().get(1).copied().unwrap_or(0);
+    SampleSize {
+        tokens: inputs.tokens().map_or(0, columns),
+        masked: inputs.extra(MASKED_POSITIONS).map_or(0, |positions| columns(&positions.values)),
+    }
+}
+
+/// Copies values into tensors that stay where they are. Both lists follow the same layout.
+fn copy_all(targets: &[Tensor], values: &[Tensor]) -> Result<(), TrainerError> {
+    no_grad(|| {
+        for (target, value) in targets.iter().zip(values) {
+            target.shallow_clone().f_copy_(value)?;
+        }
+        Ok(())
+    })
+}

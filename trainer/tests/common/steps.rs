@@ -1,0 +1,25 @@
+//! Steps of a trainer on what a test holds on the host. Included by the tests that train.
+#![allow(dead_code, reason = "each test uses one of them")]
+
+use diptych_pipeline::Batch;
+use diptych_trainer::{StepReport, Trainer, TrainerError};
+
+pub trait Steps {
+    /// One update with a batch of the loader.
+    fn step_host(&mut self, batch: &Batch) -> Result<StepReport, TrainerError>;
+
+    /// One update on images that are normalised already: f32 [N, 3, H, W], and tokens [N, L].
+    fn step_normalised(&mut self, images: &[f32], tokens: &[i32]) -> Result<StepReport, TrainerError>;
+}
+
+impl Steps for Trainer {
+    fn step_host(&mut self, batch: &Batch) -> Result<StepReport, TrainerError> {
+        let uploaded = self.uploader().upload(batch)?;
+        self.step(&uploaded)
+    }
+
+    fn step_normalised(&mut self, images: &[f32], tokens: &[i32]) -> Result<StepReport, TrainerError> {
+        let uploaded = self.uploader().upload_normalised(images, tokens)?;
+        self.step(&uploaded)
+    }
+}
