@@ -14,6 +14,7 @@ mod evaluation;
 mod formats;
 mod guards;
 mod loader;
+mod masked_lm;
 mod profile;
 mod remote;
 mod report;

@@ -20,9 +20,10 @@ pub(crate) fn tower_weights(config: &ModelConfig, part: Part, weights: &Weights)
     }
     let refuse_other = |differences: Option<String>| match differences {
         None => Ok(()),
-        Some(differences) => {
-            Err(refusal(format!("{} whose {name} tower is another than the model's (here and there): {differences}", weights.origin)))
-        }
+        Some(differences) => Err(refusal(format!(
+            "{} whose {name} tower is another than the model's (here and there): {differences}",
+            weights.origin
+        ))),
     };
     // Within a family whole towers are exchanged, between families the stack that both have.
     let renamed = if config.is_of_the_family_of(&weights.config) {
