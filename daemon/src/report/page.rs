@@ -1,5 +1,7 @@
 //! The page: first whether the model is good, then what it gets wrong, then why.
 
+use std::collections::BTreeMap;
+
 use diptych_pipeline::median;
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{Interval, RECALL_AT};
@@ -72,7 +74,7 @@ pub(super) fn page(report: &Report) -> Markup {
         section.tiles { (tiles(report)) }
         @if let Some(looked) = &report.looked { (evaluation(report, looked)) }
         @else { section { h2 { "Evaluation" } p.pale { "There are no held-out pairs: name some with " code { "--selection FILE" } " (and " code { "--dataset" } ")." } } }
-        section { h2 { "While it trained" } div.charts { @for drawn in &CHARTS { (curves(report, drawn)) } } }
+        section { h2 { "While it trained" } div.charts { @for drawn in &CHARTS { (curves(report, drawn)) } (terms(report)) } }
         @if !history.events.is_empty() {
             section {
                 h2 { "What the guards noticed" }
@@ -324,6 +326,23 @@ fn curves(report: &Report, &Drawn { title, unit, metrics }: &Drawn) -> Markup {
         }
     }
     chart(title, unit, &all)
+}
+
+/// The losses of an objective's terms in one chart, and other figures of terms in one each, by whatever names the run has.
+fn terms(report: &Report) -> Markup {
+    let mut charts: BTreeMap<&str, Vec<Curve<'_>>> = BTreeMap::new();
+    for history in std::iter::once(&report.history).chain(&report.beside) {
+        for (metric, points) in &history.metrics {
+            let (title, name) = match metric.split_once('/') {
+                Some(("loss", term)) => ("Loss by term", term.to_owned()),
+                Some(("accuracy", term)) => ("Accuracy by term", term.to_owned()),
+                _ => continue,
+            };
+            let name = if report.beside.is_none() { name } else { format!("{name} {}", history.run) };
+            charts.entry(title).or_default().push(Curve { name, points });
+        }
+    }
+    html! { @for (title, curves) in &charts { (chart(title, Unit::Plain, curves)) } }
 }
 
 /// Cosines as shades: a good model has a dark diagonal.
