@@ -20,11 +20,13 @@ mod objectives;
 mod run;
 
 pub use device::{CudaLibraries, Device, let_idle_threads_sleep, open_cuda_libraries, open_libtorch, set_threads};
+pub use draws::masks::MaskVocabulary;
 pub use error::TrainerError;
 pub use families::dual_encoder::config::{
     AttentionalPool, Bert, DualEncoderConfig, ImagePool, LARGEST_LOGIT_SCALE, TextConfig, TextPool, TextProjection, Trunk,
     VisionConfig,
 };
+pub use families::masked_lm::config::MaskedLmConfig;
 pub use families::weights::{Origin, Weights};
 pub use families::{DeviceBatch, Encoder, Model, ModelConfig, Uploader, built_in_names, export_hf, export_onnx, export_openclip};
 pub use formats::checkpoint::guard::{Due, GuardState, RollBack, Score};
@@ -36,6 +38,7 @@ pub use nn::parameters::Part;
 pub use nn::preprocess::{IMAGE_MEAN, IMAGE_STD, ImageInput, PreprocessConfig, TextInput, TokenizerConfig};
 pub use objectives::{Objective, Scalars, clip_loss};
 pub use run::flops;
+pub use run::held_out::HeldOutTerms;
 pub use run::saver::{Saved, Saver};
 pub use run::schedule::Schedule;
 pub use run::snapshot::Snapshot;

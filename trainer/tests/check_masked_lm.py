@@ -18,7 +18,8 @@ from transformers import AutoModelForMaskedLM
 def check(what, found, expected):
     difference = (found - expected).abs().max().item()
     print(f"{what}: {difference:.2e}")
-    if not difference <= 2e-6:
+    # Two machines differ by 4e-6 where the logits are of size 9.
+    if not difference <= 1e-5:
         sys.exit(f"{what} differ")
 
 

@@ -301,7 +301,7 @@ fn built_in_siglip_is_openclips() {
     }
 }
 
-/// For check_families.py, in which the libraries' own loaders read them: `DIPTYCH_EXPORTS=FOLDER cargo test … -- --ignored`.
+/// For check_families.py and check_masked_lm.py, in which the libraries' own loaders read them: `DIPTYCH_EXPORTS=FOLDER cargo test … -- --ignored`.
 #[test]
 #[ignore = "writes files for trainer/tests/check_families.py"]
 fn exports_for_the_libraries_own_loaders() {
@@ -313,6 +313,10 @@ fn exports_for_the_libraries_own_loaders() {
     for name in HUGGING_FACE.iter().chain(&["openclip_siglip"]) {
         export_hf(&weights(name), &tokenizer, &folder.join(format!("{name}_as_hf"))).unwrap();
     }
+    let bert = data().join("bert_mlm");
+    let model = ModelConfig::read(&bert.join("bert_mlm.json")).unwrap();
+    let weights = Weights::read(&bert.join("bert_mlm.safetensors"), Some(&model)).unwrap();
+    export_hf(&weights, &tokenizer, &folder.join("bert_mlm")).unwrap();
     // A whole one under its own name, as timm's own sizes are too large for tests/data.
     let config = DualEncoderConfig::built_in("ViT-B-32-SigLIP2-256").unwrap();
     let small =

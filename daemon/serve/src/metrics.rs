@@ -27,6 +27,12 @@ struct OfRun {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTerm {
+    run: String,
+    name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfEvent {
     run: String,
     kind: String,
@@ -54,6 +60,7 @@ pub(crate) struct Metrics {
     loss: Family<OfRun, Number>,
     learning_rate: Family<OfRun, Number>,
     logit_scale: Family<OfRun, Number>,
+    terms: Family<OfTerm, Number>,
     grad_norm: Family<OfRun, Number>,
     samples_per_second: Family<OfRun, Number>,
     mfu: Family<OfRun, Number>,
@@ -86,6 +93,7 @@ impl Default for Metrics {
             loss: Family::default(),
             learning_rate: Family::default(),
             logit_scale: Family::default(),
+            terms: Family::default(),
             grad_norm: Family::default(),
             samples_per_second: Family::default(),
             mfu: Family::default(),
@@ -116,6 +124,7 @@ impl Metrics {
         all.register("diptych_loss", "Loss of the last step", self.loss.clone());
         all.register("diptych_learning_rate", "Learning rate of the last step", self.learning_rate.clone());
         all.register("diptych_logit_scale", "Logit scale after the last step", self.logit_scale.clone());
+        all.register("diptych_term", "Figures of the objective and the model after the last step, by name", self.terms.clone());
         all.register("diptych_grad_norm", "Norm of the last gradient", self.grad_norm.clone());
         all.register("diptych_samples_per_second", "Throughput of the last step", self.samples_per_second.clone());
         all.register("diptych_mfu_ratio", "Share of what the device can compute at most", self.mfu.clone());
@@ -146,6 +155,9 @@ impl Metrics {
     fn told(&self, told: Told) {
         match told {
             Told::Step(step) => {
+                for (name, value) in &step.terms {
+                    self.terms.get_or_create(&OfTerm { run: step.run.clone(), name: name.clone() }).set(*value);
+                }
                 let of = OfRun { run: step.run };
                 self.step_seconds.get_or_create(&of).observe(step.seconds);
                 self.data_wait_seconds.get_or_create(&of).observe(step.data_wait_seconds);

@@ -2,14 +2,15 @@
 //! are named. It ends early when its time is over or somebody asks the run to stop, and then says on how many pairs it is.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diptych_embeddings::encode::{EncodeSpec, encode_while};
 use diptych_embeddings::models::Model;
 use diptych_evaluate::classification::{Classes, Classification};
 use diptych_evaluate::retrieval::pair_retrieval;
-use diptych_pipeline::Selection;
-use diptych_schemas::SampleIndex;
+use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
+use diptych_schemas::{LoaderConfig, SampleIndex};
 use diptych_trainer::Encoder;
 use diptych_trainer::evaluate::RECALL_AT;
 
@@ -67,6 +68,9 @@ impl HeldOut {
     /// Evaluates the weights as they are, and their moving average where there is one.
     pub(super) fn evaluate(&self, run: &mut Prepared, limits: Limits<'_>, pulse: &Pulse) -> anyhow::Result<Evaluated> {
         pulse.doing(Doing::Evaluation);
+        if run.trainer.model().config().dual_encoder().is_err() {
+            return self.evaluate_terms(run, limits, pulse);
+        }
         let mut done = Evaluated { whole: true, ..Evaluated::default() };
         let average = run.trainer.average_encoder()?;
         let each = limits.time.map(|time| if average.is_some() { time / 2 } else { time });
@@ -83,6 +87,54 @@ impl HeldOut {
             run.metrics(run.record.step, run.record.samples, done.values.clone())?;
         }
         Ok(done)
+    }
+
+    /// Evaluates the objective itself, of models that give no embeddings.
+    fn evaluate_terms(&self, run: &mut Prepared, limits: Limits<'_>, pulse: &Pulse) -> anyhow::Result<Evaluated> {
+        let mut done = Evaluated { whole: true, ..Evaluated::default() };
+        let average = run.trainer.average_held_out_terms()?;
+        let each = limits.time.map(|time| if average.is_some() { time / 2 } else { time });
+        let weights = [
+            ("heldout", "held out", Some(run.trainer.held_out_terms()?)),
+            ("heldout_ema", "held out, average of weights", average),
+        ];
+        for (group, words, terms) in weights {
+            let Some(mut terms) = terms else { continue };
+            let began = Instant::now();
+            for batch in eval_batches(self.texts(run))? {
+                terms.add(&batch?)?;
+                pulse.alive();
+                if limits.stop.asked() {
+                    return Ok(Evaluated { whole: false, stopped: true, ..done });
+                }
+                if each.is_some_and(|time| began.elapsed() >= time) {
+                    break;
+                }
+            }
+            let (samples, of) = (terms.samples(), self.selection.len() as u64);
+            done.whole &= samples == of;
+            let means = terms.means();
+            let said: Vec<String> = means.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
+            done.lines.push(format!("{words}, {samples} of {of} texts after step {}: {}", run.record.step, said.join(", ")));
+            done.values.extend(means.into_iter().map(|(name, value)| (format!("{group}/{name}"), value)));
+            done.values.push((format!("{group}/pairs"), samples as f64));
+        }
+        run.metrics(run.record.step, run.record.samples, done.values.clone())?;
+        Ok(done)
+    }
+
+    /// The held-out texts, without their images.
+    fn texts(&self, run: &Prepared) -> EvalSpec {
+        EvalSpec {
+            dataset: self.dataset.clone(),
+            selection: Arc::new(self.selection.clone()),
+            tokenizer: run.tokenizer.clone(),
+            image_size: 0,
+            resize: EvalResize::default(),
+            context_length: run.trainer.model().config().texts().map_or(0, |texts| texts.context_length) as usize,
+            batch_size: AT_ONCE,
+            config: LoaderConfig { threads: run.config.loader.threads, ..LoaderConfig::default() },
+        }
     }
 
     fn evaluate_one(

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use diptych_embeddings::models::{self, checkpoint_folder};
-use diptych_pipeline::{DataSource, Loader, LoaderSpec, Selection, Tokenizer, read_manifest, samples_an_epoch, train_loader};
+use diptych_pipeline::{
+    DataSource, Loader, LoaderSpec, Selection, TokenKinds, Tokenizer, read_manifest, samples_an_epoch, train_loader,
+};
 use diptych_schemas::{ContentHash, FirstWeights, SampleIndex, Step, TensorBoard, TowerWeights, TrainConfig};
 use diptych_store::{Milliseconds, RunName, RunRecord, RunState, Store};
 use diptych_trainer::{
-    Device, GuardState, ModelConfig, Part, Saver, Trainer, TrainerSpec, Weights, checkpoint, flops, set_threads,
+    Device, GuardState, MaskVocabulary, ModelConfig, Part, Saver, Trainer, TrainerSpec, Weights, checkpoint, flops, set_threads,
 };
 
 use super::Caller;
@@ -43,6 +45,16 @@ pub struct Prepared {
 
 pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<Prepared> {
     let model = ModelConfig::named_or_file(&config.model.config)?;
+    let eval = &config.eval;
+    for (key, is_given) in [
+        ("eval.suite", eval.suite.is_some()),
+        ("eval.classes", eval.classes.is_some()),
+        ("checkpoint.keep_best", config.checkpoint.keep_best > 0),
+    ] {
+        if is_given {
+            model.dual_encoder().with_context(|| format!("{key} is of embeddings of images and texts: leave it out"))?;
+        }
+    }
     let tokenizer = models::tokenizer(config.model.tokenizer.as_deref(), &model)?;
     if let Some(texts) = model.texts()
         && tokenizer.vocabulary_size() as i64 > texts.vocab_size
@@ -103,6 +115,7 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
         objective: config.objective.clone(),
         train: config.train.clone(),
         lora: config.lora.clone(),
+        vocabulary: vocabulary(&tokenizer),
         total_steps: total_steps.0,
         seed: config.seed,
         device,
@@ -135,6 +148,12 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
         prepared.saver.reserve(&prepared.trainer)?;
     }
     Ok(prepared)
+}
+
+/// What masking tokens must know of a tokenizer. None where it has no token for what is masked.
+fn vocabulary(tokenizer: &Tokenizer) -> Option<MaskVocabulary> {
+    let TokenKinds { mask, special, continuations } = tokenizer.kinds();
+    Some(MaskVocabulary { size: tokenizer.vocabulary_size(), mask: mask?, special, continuations })
 }
 
 /// How long a run goes before what the machine can is measured, and before it is measured again: that takes a second or two, which a short

@@ -446,7 +446,7 @@ fn texts_alone_come_in_the_same_order_and_no_image_is_read() {
     let tokenizer = tokenizer();
     let mut damaged = pairs(40);
     damaged[7].0 = b"no image".to_vec();
-    let data = dataset(damaged, 5, 3);
+    let data = dataset(damaged, 5, 8);
     let whole = all(spec(&data, &tokenizer));
     let texts = all(LoaderSpec { image_size: 0, ..spec(&data, &tokenizer) });
     assert_eq!(texts.len(), whole.len());

@@ -15,6 +15,7 @@ mod formats;
 mod guards;
 mod imports;
 mod loader;
+mod masked_lm;
 mod profile;
 mod quickstart;
 mod remote;

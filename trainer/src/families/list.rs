@@ -8,6 +8,8 @@ use tch::Tensor;
 
 use super::dual_encoder::config::DualEncoderConfig;
 use super::dual_encoder::{self, DualEncoder};
+use super::masked_lm::config::MaskedLmConfig;
+use super::masked_lm::{self, MaskedLm};
 use super::weights::Weights;
 use crate::TrainerError;
 use crate::formats::files::read_json;
@@ -20,11 +22,13 @@ use crate::nn::parameters::Part;
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelConfig {
     DualEncoder(DualEncoderConfig),
+    MaskedLm(MaskedLmConfig),
 }
 
 /// What a model computes, over one set of weights.
 pub(crate) enum Family {
     DualEncoder(DualEncoder),
+    MaskedLm(MaskedLm),
 }
 
 /// Evaluates an expression with the configuration, or the computation, of whichever family it is.
@@ -32,6 +36,7 @@ macro_rules! each_family {
     ($enum:ident, $value:expr, $it:ident => $body:expr) => {
         match $value {
             $enum::DualEncoder($it) => $body,
+            $enum::MaskedLm($it) => $body,
         }
     };
 }
@@ -43,18 +48,27 @@ impl From<DualEncoderConfig> for ModelConfig {
     }
 }
 
+impl From<MaskedLmConfig> for ModelConfig {
+    fn from(config: MaskedLmConfig) -> Self {
+        Self::MaskedLm(config)
+    }
+}
+
 /// Names of all built-in models.
 pub fn built_in_names() -> Vec<String> {
-    dual_encoder::config::built_in_names()
+    [dual_encoder::config::built_in_names(), masked_lm::config::built_in_names()].concat()
 }
 
 impl ModelConfig {
     pub fn built_in(name: &str) -> Option<Self> {
-        DualEncoderConfig::built_in(name).map(Self::DualEncoder)
+        DualEncoderConfig::built_in(name).map(Self::DualEncoder).or_else(|| MaskedLmConfig::built_in(name).map(Self::MaskedLm))
     }
 
     /// A configuration out of the JSON of a file. What it holds says of which family it is.
     pub(super) fn from_json(json: &Value) -> Result<Self, String> {
+        if MaskedLmConfig::recognises(json) {
+            return Ok(Self::MaskedLm(MaskedLmConfig::from_json(json)?));
+        }
         Ok(Self::DualEncoder(DualEncoderConfig::parse(&json.to_string())?))
     }
 
@@ -62,6 +76,7 @@ impl ModelConfig {
     pub fn family(&self) -> &'static str {
         match self {
             Self::DualEncoder(_) => "a dual encoder",
+            Self::MaskedLm(_) => "a masked language model",
         }
     }
 
@@ -69,6 +84,8 @@ impl ModelConfig {
     pub fn differences(&self, other: &Self) -> Option<String> {
         match (self, other) {
             (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => ours.differences(theirs),
+            (Self::MaskedLm(ours), Self::MaskedLm(theirs)) => ours.differences(theirs),
+            _ => Some(format!("one is {} and one is {}", self.family(), other.family())),
         }
     }
 
@@ -76,6 +93,8 @@ impl ModelConfig {
     pub(crate) fn training_differences(&self, other: &Self) -> Option<String> {
         match (self, other) {
             (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => ours.training_differences(theirs),
+            (Self::MaskedLm(ours), Self::MaskedLm(theirs)) => ours.training_differences(theirs),
+            _ => None,
         }
     }
 
@@ -83,6 +102,15 @@ impl ModelConfig {
     pub(super) fn tower_differences(&self, other: &Self, part: Part) -> Option<String> {
         match (self, other) {
             (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => ours.tower_differences(theirs, part),
+            (Self::MaskedLm(ours), Self::MaskedLm(theirs)) => ours.differences(theirs),
+            _ => None,
+        }
+    }
+
+    fn no_dual_encoder(&self) -> TrainerError {
+        TrainerError::Config {
+            place: format!("the model is {}", self.family()),
+            message: "only a dual encoder embeds images and texts into one space".into(),
         }
     }
 
@@ -94,6 +122,7 @@ impl ModelConfig {
     pub fn dual_encoder(&self) -> Result<&DualEncoderConfig, TrainerError> {
         match self {
             Self::DualEncoder(config) => Ok(config),
+            Self::MaskedLm(_) => Err(self.no_dual_encoder()),
         }
     }
 
@@ -101,6 +130,7 @@ impl ModelConfig {
     pub fn dual_encoder_mut(&mut self) -> Result<&mut DualEncoderConfig, TrainerError> {
         match self {
             Self::DualEncoder(config) => Ok(config),
+            Self::MaskedLm(_) => Err(self.no_dual_encoder()),
         }
     }
 }
@@ -109,6 +139,7 @@ impl Family {
     pub(super) fn new(config: &ModelConfig, named: &Named<'_>) -> Result<Self, TrainerError> {
         Ok(match config {
             ModelConfig::DualEncoder(config) => Self::DualEncoder(DualEncoder::new(config, named)?),
+            ModelConfig::MaskedLm(config) => Self::MaskedLm(MaskedLm::new(config, named)?),
         })
     }
 }
@@ -117,6 +148,7 @@ impl Family {
 pub fn export_hf(weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -> Result<(), TrainerError> {
     match &weights.config {
         ModelConfig::DualEncoder(config) => dual_encoder::hugging_face::export(&weights.of(config), tokenizer, folder),
+        ModelConfig::MaskedLm(config) => masked_lm::hugging_face::export(&weights.of(config), tokenizer, folder),
     }
 }
 
@@ -129,10 +161,14 @@ pub(super) fn import_hugging_face(folder: &Path) -> Result<(ModelConfig, BTreeMa
             let (config, tensors) = dual_encoder::hugging_face::import(folder)?;
             Ok((config.into(), tensors))
         }
+        Some(masked_lm::config::MODEL_TYPE) => {
+            let (config, tensors) = masked_lm::hugging_face::import(folder)?;
+            Ok((config.into(), tensors))
+        }
         _ => Err(TrainerError::Config {
             place: path.display().to_string(),
             message: format!(
-                "model_type = {model_type} is not supported yet (only \"clip\", \"siglip\" and \"chinese_clip\" are)"
+                "model_type = {model_type} is not supported yet (only \"clip\", \"siglip\", \"chinese_clip\" and \"bert\" are)"
             ),
         }),
     }

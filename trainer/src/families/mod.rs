@@ -5,6 +5,7 @@ pub(crate) mod dual_encoder;
 mod encoder;
 mod export;
 mod list;
+pub(crate) mod masked_lm;
 mod model;
 pub(crate) mod towers;
 pub(crate) mod upload;

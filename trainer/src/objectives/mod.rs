@@ -106,11 +106,6 @@ impl Objective {
         self.terms.iter().any(|(term, _)| outputs_of(*term).contains(&output))
     }
 
-    /// Whether contrastive terms want to know which captions are the same.
-    pub(crate) fn masks_duplicates(&self) -> bool {
-        self.config.mask_duplicate_captions
-    }
-
     pub(crate) fn has_coupled(&self) -> bool {
         self.terms.iter().any(|(term, _)| contrastive(*term).is_some())
     }
@@ -180,10 +175,18 @@ impl Objective {
                     loss.f_div_scalar(count)?
                 }
             };
-            weighted(&part, weight)?.f_backward()?;
+            // Where nothing is trained, there is no way back.
+            if part.requires_grad() {
+                weighted(&part, weight)?.f_backward()?;
+            }
             sums.add_term(name, weight, &part)?;
         }
         Ok(sums)
+    }
+
+    /// What the terms by sample are means over: masked positions, or samples.
+    pub(crate) fn counted(&self, inputs: &Inputs) -> f64 {
+        inputs.extra(MASKED_LABELS).map_or(inputs.samples() as f64, |labels| labels.total)
     }
 
     /// The weighted sum, and what is reported of the terms by name: each term's value, where there are several, and what else it says.

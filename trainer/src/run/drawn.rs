@@ -2,32 +2,53 @@
 
 use std::collections::HashMap;
 
+use diptych_schemas::{MaskConfig, ObjectiveConfig, ObjectiveTerm};
 use tch::Tensor;
 
 use crate::TrainerError;
+use crate::draws::masks::{MaskVocabulary, MaskedText, Masking};
 use crate::draws::patches;
 use crate::families::dual_encoder::PATCHES;
 use crate::families::{DeviceBatch, ModelConfig};
 use crate::nn::inputs::{Extra, Inputs};
-use crate::objectives::{CAPTIONS, Objective};
+use crate::objectives::{CAPTIONS, MASKED_LABELS, MASKED_POSITIONS, MASKED_TOKENS, NO_LABEL};
 
 /// Which extras steps of a run want.
+#[derive(Clone)]
 pub(super) struct Draws {
     seed: u64,
     /// Patches of an image, and how many of them are kept.
     patches: Option<(i64, i64)>,
     /// Tokens of a text, where captions are compared.
     captions: Option<usize>,
+    masking: Option<Masking>,
+    /// Tokens of a text, L.
+    length: usize,
 }
 
 impl Draws {
-    pub(super) fn new(model: &ModelConfig, objective: &Objective, seed: u64) -> Self {
+    /// Refused where tokens are to be masked and the vocabulary does not allow it.
+    pub(super) fn new(
+        model: &ModelConfig,
+        objective: &ObjectiveConfig,
+        vocabulary: Option<&MaskVocabulary>,
+        seed: u64,
+    ) -> Result<Self, TrainerError> {
         let length = model.texts().map_or(1, |texts| texts.context_length as usize);
-        Self { seed, patches: model.dropped_patches(), captions: objective.masks_duplicates().then_some(length) }
+        let masking = if objective.has(ObjectiveTerm::Mlm) { Some(masking(vocabulary, objective.mask)?) } else { None };
+        let captions = objective.mask_duplicate_captions.then_some(length);
+        Ok(Self { seed, patches: model.dropped_patches(), captions, masking, length })
     }
 
     /// What a model looks at in a step, from 0 on.
-    pub(super) fn inputs(&self, batch: &DeviceBatch, images: Option<Tensor>, step: u64) -> Result<Inputs, TrainerError> {
+    /// The first sample of the batch is in row `first_row`.
+    pub(super) fn inputs(
+        &self,
+        batch: &DeviceBatch,
+        images: Option<Tensor>,
+        step: u64,
+        first_row: u64,
+    ) -> Result<Inputs, TrainerError> {
         let tokens = batch.tokens.as_ref().map(Tensor::shallow_clone);
         let mut inputs = Inputs::new(images, tokens);
         if let Some((all, kept)) = self.patches {
@@ -38,8 +59,34 @@ impl Draws {
         if let Some(length) = self.captions {
             inputs = inputs.with(CAPTIONS, &Extra::whole(same_captions(&batch.host_tokens, length)?))?;
         }
+        if let (Some(masking), Some(tokens)) = (&self.masking, &batch.tokens) {
+            let seen = tokens.size()[1] as usize;
+            let texts = batch.host_tokens.chunks_exact(self.length).zip(first_row..);
+            let masked: Vec<MaskedText> = texts.map(|(text, row)| masking.draw(&text[..seen], self.seed, step, row)).collect();
+            let (positions, labels): (Vec<_>, Vec<_>) =
+                masked.iter().map(|text| (text.positions.clone(), text.labels.clone())).unzip();
+            let tokens: Vec<i64> = masked.into_iter().flat_map(|text| text.tokens).collect();
+            let tokens = Tensor::f_from_slice(&tokens)?.f_view([-1, seen as i64])?;
+            inputs = inputs
+                .with(MASKED_TOKENS, &Extra::whole(tokens))?
+                .with(MASKED_POSITIONS, &Extra::padded(&positions, 0)?)?
+                .with(MASKED_LABELS, &Extra::padded(&labels, NO_LABEL)?)?;
+        }
         Ok(inputs)
     }
+}
+
+fn masking(vocabulary: Option<&MaskVocabulary>, mask: MaskConfig) -> Result<Masking, TrainerError> {
+    let refused = |message: &str| TrainerError::Config { place: "objective term mlm".into(), message: message.into() };
+    let missing = "the tokenizer has no token for what is masked ([MASK] or <mask>): name one that has, such as BERT's vocab.txt (model.tokenizer)";
+    let vocabulary = vocabulary.ok_or_else(|| refused(missing))?;
+    if mask.whole_words && vocabulary.continuations.is_none() {
+        return Err(refused(
+            "objective.mask.whole_words needs a tokenizer that marks the pieces which go on with a word (WordPiece): leave it out, or name \
+             such a tokenizer (model.tokenizer)",
+        ));
+    }
+    Ok(Masking::new(vocabulary, mask.text, mask.whole_words))
 }
 
 /// For each text of [N, L] the number of the first one with the same tokens: i64 [N].

@@ -3,11 +3,14 @@
 pub(crate) mod average;
 mod drawn;
 pub mod flops;
+pub(crate) mod held_out;
 pub(crate) mod optimizer;
 pub(crate) mod saver;
 pub(crate) mod scaler;
 pub(crate) mod schedule;
 pub(crate) mod snapshot;
 pub(crate) mod step;
+#[cfg(test)]
+mod tests;
 pub(crate) mod timing;
 pub(crate) mod trainer;

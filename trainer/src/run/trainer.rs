@@ -11,6 +11,7 @@ use tch::{Kind, Tensor, no_grad};
 use super::average::Average;
 use super::drawn::Draws;
 use super::flops::Passes;
+use super::held_out::HeldOutTerms;
 use super::optimizer::AdamW;
 use super::scaler::Scaler;
 use super::schedule::Schedule;
@@ -19,6 +20,7 @@ use super::step::{self, BatchCut, Rates};
 use super::timing::{PartTimes, StepTimer};
 use crate::TrainerError;
 use crate::device::{Device, kind_of, shim};
+use crate::draws::masks::MaskVocabulary;
 use crate::families::towers::tower_weights;
 use crate::families::weights::{self, Weights};
 use crate::families::{DeviceBatch, Encoder, Model, ModelConfig, Uploader};
@@ -39,6 +41,8 @@ pub struct TrainerSpec {
     /// Threads and the device's name in it are not looked at: the caller has made a device of them.
     pub train: TrainLoopConfig,
     pub lora: LoraConfig,
+    /// Of the tokenizer, where tokens are masked.
+    pub vocabulary: Option<MaskVocabulary>,
     /// Steps of the whole run: where the schedule ends.
     pub total_steps: u64,
     /// Of the random weights and of everything that a step draws.
@@ -55,6 +59,7 @@ impl TrainerSpec {
             objective: ObjectiveConfig::default(),
             train: TrainLoopConfig::default(),
             lora: LoraConfig::default(),
+            vocabulary: None,
             total_steps: 1000,
             seed: 0,
             device: Device::CPU,
@@ -135,7 +140,7 @@ impl Trainer {
             optimizer: AdamW::new(model.set(), &spec.optimizer)?,
             scaler: (train.precision == Precision::Fp16).then(Scaler::new),
             average: Average::new(model.set(), train.ema_decay)?,
-            draws: Draws::new(model.config(), &objective, spec.seed),
+            draws: Draws::new(model.config(), &spec.objective, spec.vocabulary.as_ref(), spec.seed)?,
             objective,
             cut: BatchCut {
                 kind: kind_of(train.precision),
@@ -202,6 +207,21 @@ impl Trainer {
         Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(&average.values)?)?).map(Some)
     }
 
+    /// What evaluates the objective of these weights on held-out samples; for use before the next step.
+    pub fn held_out_terms(&self) -> Result<HeldOutTerms, TrainerError> {
+        self.terms_of(self.model.parameters())
+    }
+
+    /// The same for the moving average of the weights, where there is one.
+    pub fn average_held_out_terms(&self) -> Result<Option<HeldOutTerms>, TrainerError> {
+        self.average.as_ref().map(|average| self.terms_of(&average.values)).transpose()
+    }
+
+    fn terms_of(&self, values: &[Tensor]) -> Result<HeldOutTerms, TrainerError> {
+        let model = Model::frozen(self.model.config(), self.model.set().merged(values)?)?;
+        HeldOutTerms::new(model, self.objective.clone(), self.draws.clone())
+    }
+
     /// Hash of what stays as it is, where LoRA trains beside it: a checkpoint has sums only, so a run goes on beside the same weights.
     fn base(&self) -> Result<Option<ContentHash>, TrainerError> {
         if self.model.set().lora().is_none() {
@@ -264,7 +284,7 @@ impl Trainer {
             Some(normalised) => Some(normalised.shallow_clone()),
             None => None,
         };
-        self.draws.inputs(batch, images, self.steps_done)
+        self.draws.inputs(batch, images, self.steps_done, 0)
     }
 
     fn update(&mut self, inputs: &Inputs, lr: f64, timer: &mut StepTimer) -> Result<step::Updated, TrainerError> {
@@ -332,9 +352,7 @@ impl Trainer {
             ));
         }
         if let Some(difference) = snapshot.config.training_differences(self.model.config()) {
-            let message = format!(
-                "a checkpoint of a run that trains otherwise (there and here): {difference}. Give the new run another name"
-            );
+            let message = format!("a checkpoint of a run whose {difference}: give the new run another name");
             return Err(TrainerError::weights(folder, message));
         }
         let learning: Vec<&str> = self.model.set().learning().map(|(spec, _)| spec.name.as_str()).collect();

@@ -180,7 +180,7 @@ fn vocabulary_of_word_pieces_gives_berts_ids() {
     special.sort_unstable();
     assert_eq!(kinds.special, special);
     let pieces: Vec<i32> = (0..).zip(&lines).filter(|(_, line)| line.starts_with("##")).map(|(id, _)| id).collect();
-    assert!(pieces.len() > 5);
+    assert!(!pieces.is_empty());
     assert_eq!(kinds.continuations, Some(pieces));
     assert_eq!(Tokenizer::clip().unwrap().kinds().mask, None);
     assert_eq!(Tokenizer::clip().unwrap().kinds().continuations, None);

@@ -125,8 +125,11 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let mut bytes = std::fs::read(library_path().unwrap()).unwrap();
         let named = b"torch-sys-";
-        let at = bytes.windows(named.len()).position(|window| window == named).unwrap();
-        bytes[at..at + named.len()].copy_from_slice(b"other-sys-");
+        // Paths of sources may hold the name too.
+        let places = bytes.windows(named.len()).enumerate().filter(|(_, window)| *window == named);
+        for at in places.map(|(at, _)| at).collect::<Vec<_>>() {
+            bytes[at..at + named.len()].copy_from_slice(b"other-sys-");
+        }
         let path = scratch.path().join("libother.so");
         diptych_schemas::durable::write(&path, &bytes).unwrap();
         let message = fill_table(&path).unwrap_err();

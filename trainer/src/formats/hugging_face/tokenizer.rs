@@ -51,6 +51,21 @@ pub(crate) fn write_other(
     write_json(&folder.join(CONFIG_FILE), &said)
 }
 
+/// What BERT's special tokens are for, which tools that fill masks ask the folder of a tokenizer.
+const SPECIAL: [(&str, &str); 4] =
+    [("cls_token", "[CLS]"), ("mask_token", "[MASK]"), ("sep_token", "[SEP]"), ("unk_token", "[UNK]")];
+
+/// Adds those of BERT's special tokens that a tokenizer has to the file that [`write_other`] wrote.
+pub(crate) fn name_special_tokens(tokenizer_json: &str, folder: &Path) -> Result<(), TrainerError> {
+    let path = folder.join(CONFIG_FILE);
+    let mut said = read_json(&path)?;
+    let parsed: Value = serde_json::from_str(tokenizer_json).unwrap_or_default();
+    for (key, token) in SPECIAL.iter().filter(|(_, token)| id_of(&parsed, token).is_some()) {
+        said[*key] = json!(token);
+    }
+    write_json(&path, &said)
+}
+
 const CLEAN: &str = "clean";
 
 /// What the files of a tokenizer say about how a model uses it.

@@ -29,6 +29,8 @@ const KNOWN = [
   { names: ["checkpoint_seconds"], title: "Saving a checkpoint", show: duration, floor: 0 },
 ];
 const LIVE = ["loss", "lr", "logit_scale", "grad_norm", "samples_per_second", "data_wait_seconds", "mfu"];
+/** One chart for the terms of an objective. */
+const BY_TERM = "Loss by term";
 /** Constants of an evaluation, said elsewhere. */
 const UNCHARTED = /(^|\/)(pairs|chance_.*)$/;
 
@@ -123,7 +125,7 @@ export async function board(runs, signal, { marks = [] } = {}) {
     const rest = [...found].filter(name => !UNCHARTED.test(name) && !KNOWN.some(({ names }) => names.includes(name))).sort(byNumber);
     const groups = new Map();
     for (const name of rest) {
-      const group = several || !name.includes("/") ? name : name.replace(/@\d+$/, "");
+      const group = several || !name.includes("/") ? name : name.startsWith("loss/") ? BY_TERM : name.replace(/@\d+$/, "");
       groups.set(group, [...(groups.get(group) ?? []), name]);
     }
     for (const [title, names] of groups) plans.push({ names, title: words(title), held: title.includes("/") });
@@ -190,7 +192,8 @@ export async function board(runs, signal, { marks = [] } = {}) {
       part.steps.push(step.step);
       part.samples?.push(step.samples);
       part.times?.push(Date.now());
-      for (const name of LIVE) if (typeof step[name] === "number") part.series[name] ??= part.steps.slice(1).map(() => null);
+      // Terms of the objective have names of their own.
+      for (const name of [...LIVE, ...Object.keys(step).filter(name => name.includes("/"))]) if (typeof step[name] === "number") part.series[name] ??= part.steps.slice(1).map(() => null);
       for (const [name, ys] of Object.entries(part.series)) ys.push(step[name] ?? null);
     }
     dirty = true;

@@ -260,7 +260,7 @@ impl DualEncoderConfig {
     /// In what two configurations of one model train otherwise.
     pub(crate) fn training_differences(&self, other: &Self) -> Option<String> {
         let [ours, theirs] = [self, other].map(|config| config.vision.patch_dropout);
-        (ours != theirs).then(|| format!("vision_cfg.patch_dropout is {ours} and {theirs}"))
+        (ours != theirs).then(|| format!("vision_cfg.patch_dropout is {ours}, not {theirs}"))
     }
 
     /// Sizes of the stack of a text tower that is BERT.
