@@ -86,7 +86,7 @@ impl Default for MaskConfig {
 }
 
 /// The keys as they stand in a file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename = "objective")]
 struct Written {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,12 +98,6 @@ struct Written {
     terms: Option<BTreeMap<ObjectiveTerm, f64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mask: Option<MaskConfig>,
-}
-
-impl Default for Written {
-    fn default() -> Self {
-        Self { loss: None, label_smoothing: 0.0, mask_duplicate_captions: false, chunk: 0, terms: None, mask: None }
-    }
 }
 
 impl Default for ObjectiveConfig {

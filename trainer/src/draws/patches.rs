@@ -5,6 +5,9 @@
 
 use diptych_pipeline::{Random, seed_of};
 
+/// The extra of a batch that holds them, i64 [N, K]; without: all are kept.
+pub(crate) const PATCHES: &str = "patches";
+
 /// Sets these numbers apart from others of the same seed.
 const PURPOSE: u64 = 0x0070_6174_6368_6573;
 

@@ -19,6 +19,7 @@ use crate::nn::named::Named;
 use crate::nn::parameters::Part;
 
 /// A model's configuration, of one of the families.
+#[allow(clippy::large_enum_variant, reason = "a program holds a few of them")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelConfig {
     DualEncoder(DualEncoderConfig),
@@ -26,6 +27,7 @@ pub enum ModelConfig {
 }
 
 /// What a model computes, over one set of weights.
+#[allow(clippy::large_enum_variant, reason = "a program holds a few of them")]
 pub(crate) enum Family {
     DualEncoder(DualEncoder),
     MaskedLm(MaskedLm),

@@ -7,8 +7,7 @@ use tch::Tensor;
 
 use crate::TrainerError;
 use crate::draws::masks::{MaskVocabulary, MaskedText, Masking};
-use crate::draws::patches;
-use crate::families::dual_encoder::PATCHES;
+use crate::draws::patches::{self, PATCHES};
 use crate::families::{DeviceBatch, ModelConfig};
 use crate::nn::inputs::{Extra, Inputs};
 use crate::objectives::{CAPTIONS, MASKED_LABELS, MASKED_POSITIONS, MASKED_TOKENS, NO_LABEL};

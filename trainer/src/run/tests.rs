@@ -146,6 +146,7 @@ fn gradient_of_masked_tokens_does_not_depend_on_the_cut() {
 /// Contrastive terms need the whole batch, alignment does not: any mix of them is cut to the same gradient.
 #[test]
 fn gradient_of_any_mix_of_terms_does_not_depend_on_the_cut() {
+    use ObjectiveTerm::{Alignment, Clip, Siglip};
     tch::set_num_threads(2);
     let config = r#"{"embed_dim": 16, "init_logit_bias": -3.0, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16,
         "layers": 2}, "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
@@ -153,7 +154,6 @@ fn gradient_of_any_mix_of_terms_does_not_depend_on_the_cut() {
     let images = (Tensor::arange(7 * 3 * 16 * 16, (Kind::Float, Device::Cpu)) * 0.37).sin().view([7, 3, 16, 16]);
     let tokens = (Tensor::arange(7 * 8, (Kind::Int64, Device::Cpu)) * 13 + 5).remainder(99).view([7, 8]);
     let inputs = Inputs::new(Some(images), Some(tokens));
-    use ObjectiveTerm::{Alignment, Clip, Siglip};
     let single = |term| gradients(&model, &Objective::new(&ObjectiveConfig::of(term)), &inputs, WHOLE);
     for mix in [
         vec![(Alignment, 1.0)],

@@ -4,7 +4,7 @@
 use diptych_pipeline::Batch;
 use diptych_trainer::{StepReport, Trainer, TrainerError};
 
-pub trait Steps {
+pub(crate) trait Steps {
     /// One update with a batch of the loader.
     fn step_host(&mut self, batch: &Batch) -> Result<StepReport, TrainerError>;
 

@@ -2,9 +2,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::PATCHES;
 use super::config::{AttentionalPool, DualEncoderConfig, ImagePool, VisionConfig};
 use crate::TrainerError;
+use crate::draws::patches::PATCHES;
 use crate::nn::block::{Block, BlockSpec, LayerNorm, Linear, attend, blocks, project, split_heads, take, unit_length};
 use crate::nn::inputs::{Extra, Inputs};
 use crate::nn::named::Named;

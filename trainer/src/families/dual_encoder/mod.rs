@@ -30,8 +30,6 @@ use image::VisionTower;
 use siglip::SiglipTower;
 use text::TextTower;
 
-/// The extra that says which patches of each image are looked at, i64 [N, K]; without: all.
-pub(crate) const PATCHES: &str = "patches";
 pub(crate) const LOGIT_SCALE: &str = "logit_scale";
 
 /// Both towers and the scalars over one set of weights.
@@ -72,6 +70,7 @@ impl DualEncoder {
         ]
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "every family answers")]
     pub(crate) fn scalars(&self) -> Option<Scalars<'_>> {
         Some(Scalars { logit_scale: &self.logit_scale, logit_bias: self.logit_bias.as_ref() })
     }

@@ -3,10 +3,10 @@
 
 use tch::{Kind, Tensor};
 
-use super::PATCHES;
 use super::config::DualEncoderConfig;
 use super::image::Patches;
 use crate::TrainerError;
+use crate::draws::patches::PATCHES;
 use crate::nn::block::{Block, BlockSpec, LayerNorm, Linear, Mlp, attend, blocks, split_heads, take, unit_length};
 use crate::nn::inputs::Inputs;
 use crate::nn::named::Named;

@@ -11,6 +11,7 @@ use crate::families::weights::Weights;
 use crate::families::{Model, ModelConfig, export_hf};
 use crate::formats::hugging_face::tokenizer::TokenizerFiles;
 use crate::nn::inputs::{Extra, Inputs};
+use crate::nn::parameters::ParameterSpec;
 use crate::nn::tower::Tower;
 use crate::objectives::{MASKED_POSITIONS, MLM_LOGITS};
 
@@ -102,7 +103,7 @@ fn built_in_models_have_berts_sizes_and_survive_their_json_form() {
     }
     // transformers' BertForMaskedLM of bert-base-uncased's configuration: sum of its parameters' sizes, tied ones once.
     let base = ModelConfig::built_in("bert-base").unwrap();
-    assert_eq!(base.parameters().iter().map(|spec| spec.numel()).sum::<i64>(), 109_514_298);
+    assert_eq!(base.parameters().iter().map(ParameterSpec::numel).sum::<i64>(), 109_514_298);
 }
 
 #[test]

@@ -226,10 +226,12 @@ impl DualEncoderConfig {
         parameters::parameters(self)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "every family answers")]
     pub(crate) fn images(&self) -> Option<ImageInput> {
         Some(ImageInput { size: self.vision.image_size, preprocess: self.preprocess })
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "every family answers")]
     pub(crate) fn texts(&self) -> Option<TextInput<'_>> {
         let TextConfig { context_length, vocab_size, tokenizer, .. } = &self.text;
         Some(TextInput { context_length: *context_length, vocab_size: *vocab_size, tokenizer })
