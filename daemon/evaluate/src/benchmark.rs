@@ -18,7 +18,7 @@ const TEMPLATES: &str = "zeroshot_classification_templates.txt";
 
 /// What stands beside the images.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A class each.
     Classes,
     /// Any number of classes each.
@@ -27,7 +27,7 @@ pub enum Kind {
 }
 
 /// What such a folder holds.
-pub struct Benchmark {
+pub(crate) struct Benchmark {
     pub name: String,
     folder: PathBuf,
     pub kind: Kind,
@@ -36,7 +36,7 @@ pub struct Benchmark {
 }
 
 impl Benchmark {
-    pub fn read(folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let kind = match std::fs::read_to_string(folder.join("dataset_type.txt")) {
             Ok(kind) => kind.trim().to_lowercase(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => "classification".to_owned(),
@@ -74,25 +74,25 @@ impl Benchmark {
     }
 
     /// One a line; none where the folders by class are named after them.
-    pub fn class_names(&self) -> Option<PathBuf> {
+    pub(crate) fn class_names(&self) -> Option<PathBuf> {
         let path = self.folder.join(CLASS_NAMES);
         (self.folders.is_none() || path.is_file()).then_some(path)
     }
 
-    pub fn templates(&self) -> Option<PathBuf> {
+    pub(crate) fn templates(&self) -> Option<PathBuf> {
         let path = self.folder.join(TEMPLATES);
         path.is_file().then_some(path)
     }
 
     /// The column of meta with the label: `.cls` and `.npy` take the caption's place, since such images have no caption.
-    pub fn label_column() -> &'static str {
+    pub(crate) fn label_column() -> &'static str {
         column::CAPTION
     }
 
     /// The pairs of a split as a dataset in the state folder; `None` where there is no such split.
     ///
     /// Fails with [`Stopped`] where `control` says so; the next call goes on from there.
-    pub fn split(&self, split: &str, state: &Path, control: Control<'_>) -> anyhow::Result<Option<PathBuf>> {
+    pub(crate) fn split(&self, split: &str, state: &Path, control: Control<'_>) -> anyhow::Result<Option<PathBuf>> {
         let tars = self.place(split);
         if !tars.is_dir() || (self.folders.is_none() && !has_tars(&tars)) {
             return Ok(None);

@@ -62,7 +62,7 @@ pub fn report(
                 Some(TaskResult::Labels { found, .. }) => Some(found),
                 _ => None,
             };
-            Ok(("multi_label".to_owned(), labels(*images, found, other, with, out)?))
+            Ok(("multi_label".to_owned(), labels(*images, found, other, with, out)))
         }
         (TaskResult::Pairs { retrieval, units, image_uids }, other) => {
             let other = match other {
@@ -179,7 +179,7 @@ fn labels(
     other: Option<&AveragePrecision>,
     with: &Context<'_>,
     out: &mut Text,
-) -> anyhow::Result<Value> {
+) -> Value {
     let of = |values: &[f64]| (!values.is_empty()).then(|| interval(values, with.bootstrap.level));
     out.line(format!("\nmulti-label, {} classes, {images} images", with.classes.len()));
     out.line(format!("  mean average precision {:>6.3}", found.mean));
@@ -202,7 +202,7 @@ fn labels(
             "mean_average_precision": other.mean, "difference": difference, "difference_interval": within.map(as_json),
         });
     }
-    Ok(json)
+    json
 }
 
 fn pairs(

@@ -7,17 +7,17 @@ use diptych_schemas::{ServeConfig, is_url};
 
 /// The folders below which everything may be named, links resolved.
 #[derive(Clone, Debug)]
-pub struct Folders(Vec<PathBuf>);
+pub(crate) struct Folders(Vec<PathBuf>);
 
 impl Folders {
-    pub fn of(config: &ServeConfig) -> Self {
+    pub(crate) fn of(config: &ServeConfig) -> Self {
         let named = config.folders.iter().chain(config.datasets.iter().map(|dataset| &dataset.path)).chain([&config.state]);
         // A folder that is not there yet is taken by its name, and looked at again when something in it is named.
         Self(named.map(|folder| where_it_leads(folder).unwrap_or_else(|_| folder.clone())).collect())
     }
 
     /// Whether a request may name this path; says in words why not. Relative ones are relative to `base`.
-    pub fn check(&self, base: &Path, path: &Path) -> Result<(), String> {
+    pub(crate) fn check(&self, base: &Path, path: &Path) -> Result<(), String> {
         if is_url(path) {
             return Ok(());
         }

@@ -17,11 +17,11 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-pub fn ready(status: &str) {
+pub(crate) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-pub fn reloading() {
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => tracing::debug!("no time for systemd: {error}"),
@@ -29,14 +29,14 @@ pub fn reloading() {
 }
 
 /// Leaving, which may take so long.
-pub fn stopping(within: Duration) {
+pub(crate) fn stopping(within: Duration) {
     let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
     tell(&[NotifyState::Stopping, NotifyState::Status("saving what jobs did"), NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
 /// Keeps status line and watchdog up to date. The watchdog is fed only while every job of this process moves: a training that
 /// hangs for the whole interval is ended by systemd and goes on from its last checkpoint.
-pub async fn keep_telling(shared: Arc<Shared>) {
+pub(crate) async fn keep_telling(shared: Arc<Shared>) {
     // Half of it, as sd_watchdog_enabled(3) recommends.
     let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
     let mut fed = tokio::time::interval(watchdog.unwrap_or(STATUS_EVERY));
@@ -58,7 +58,7 @@ pub async fn keep_telling(shared: Arc<Shared>) {
 }
 
 /// One line about what runs.
-pub fn status(shared: &Shared) -> String {
+pub(crate) fn status(shared: &Shared) -> String {
     let steps = shared.queue.steps();
     let jobs = shared.queue.jobs();
     let waiting = jobs.iter().filter(|job| job.state == diptych_store::JobState::Queued).count();

@@ -23,7 +23,7 @@ use super::tokens::Tokens;
 const LISTENERS: usize = 128;
 
 /// One for the process; everything in it may be asked from any thread.
-pub struct Shared {
+pub(crate) struct Shared {
     pub store: Store,
     pub queue: Arc<Queue>,
     pub started: Milliseconds,
@@ -44,7 +44,7 @@ pub struct Shared {
 }
 
 /// What a reload replaces.
-pub struct Current {
+pub(crate) struct Current {
     pub config: ServeConfig,
     pub folders: Folders,
     pub tokens: Tokens,
@@ -52,18 +52,24 @@ pub struct Current {
 
 impl Current {
     /// `own`: the token of the jobs that this process starts.
-    pub fn of(config: ServeConfig, own: &str) -> anyhow::Result<Self> {
+    pub(crate) fn of(config: ServeConfig, own: &str) -> anyhow::Result<Self> {
         let tokens = Tokens::read(config.auth.tokens.as_deref())?.with_own(own);
         Ok(Self { folders: Folders::of(&config), tokens, config })
     }
 
-    pub fn dataset(&self, name: &str) -> Option<&ServedDataset> {
+    pub(crate) fn dataset(&self, name: &str) -> Option<&ServedDataset> {
         self.config.datasets.iter().find(|dataset| dataset.name == name)
     }
 }
 
 impl Shared {
-    pub fn new(store: Store, queue: Arc<Queue>, listen: Listen, current: Current, file: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        store: Store,
+        queue: Arc<Queue>,
+        listen: Listen,
+        current: Current,
+        file: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         let queries = tokio::runtime::Builder::new_multi_thread()
             .thread_name("query")
             .enable_all()
@@ -89,13 +95,13 @@ impl Shared {
         })
     }
 
-    pub fn current(&self) -> Arc<Current> {
+    pub(crate) fn current(&self) -> Arc<Current> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads the configuration again and takes over what can change while it runs: tokens, folders, datasets, limits. Says what
     /// wants a restart.
-    pub fn reload(&self) -> anyhow::Result<Vec<&'static str>> {
+    pub(crate) fn reload(&self) -> anyhow::Result<Vec<&'static str>> {
         let Some(file) = &self.file else { return Ok(Vec::new()) };
         let before = self.current();
         let mut config = ServeConfig::read(file)?;
@@ -118,16 +124,16 @@ impl Shared {
         Ok(fixed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect())
     }
 
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.leaving.send_replace(true);
     }
 
-    pub fn is_leaving(&self) -> bool {
+    pub(crate) fn is_leaving(&self) -> bool {
         *self.leaving.borrow()
     }
 
     /// Ends when the service leaves.
-    pub fn leaving(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn leaving(&self) -> impl Future<Output = ()> + use<> {
         let mut leaving = self.leaving.subscribe();
         async move {
             // An error means that the service is gone already.
@@ -136,12 +142,12 @@ impl Shared {
     }
 
     /// The threads for queries.
-    pub fn queries(&self) -> &tokio::runtime::Handle {
+    pub(crate) fn queries(&self) -> &tokio::runtime::Handle {
         self.queries.handle()
     }
 
     /// A session of one query: the tables of the state folder and, where one is named, of a dataset.
-    pub fn session(&self, dataset: Option<&ServedDataset>) -> Result<SessionContext, SqlError> {
+    pub(crate) fn session(&self, dataset: Option<&ServedDataset>) -> Result<SessionContext, SqlError> {
         let functions = content_functions();
         let memory = usize::try_from(self.current().config.sql.memory_mib << 20).unwrap_or(usize::MAX);
         let mut spec =

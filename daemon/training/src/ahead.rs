@@ -17,6 +17,7 @@ pub struct Ready {
 }
 
 /// What came of waiting for a batch.
+#[expect(clippy::large_enum_variant, reason = "one at a time is handed on, never kept")]
 pub enum Next {
     Ready(Ready),
     NotYet,

@@ -47,8 +47,6 @@ use watch::Watch;
 /// How long a signal may wait while the run waits for data.
 const HEEDED_EVERY: Duration = Duration::from_millis(100);
 
-/// The factor of the logits among the figures of a step.
-
 const STOPS_BEFORE: &str = "the run stops before this step; its last checkpoint is whole";
 
 /// What a call of `diptych train` wants beside the configuration.

@@ -22,7 +22,7 @@ use super::live::Live;
 use super::tensorboard::EventWriter;
 
 /// A run that can take its next step.
-pub struct Prepared {
+pub(crate) struct Prepared {
     pub(super) config: TrainConfig,
     pub(super) store: Store,
     pub(super) record: RunRecord,

@@ -82,7 +82,6 @@ impl Depths {
     pub(crate) fn rate(&self, spec: &ParameterSpec, decay: f64) -> f64 {
         let layers = self.extent(spec.part).layers;
         let behind = match (spec.part, spec.depth) {
-            (Part::Objective, _) => 0,
             (_, Depth::Embeddings) => layers + 1,
             (_, Depth::Layer(layer)) => layers.saturating_sub(layer),
             (_, Depth::FinalNorm | Depth::Pool | Depth::Head) => 0,

@@ -185,7 +185,7 @@ impl Objective {
     }
 
     /// What the terms by sample are means over: masked positions, or samples.
-    pub(crate) fn counted(&self, inputs: &Inputs) -> f64 {
+    pub(crate) fn counted(inputs: &Inputs) -> f64 {
         inputs.extra(MASKED_LABELS).map_or(inputs.samples() as f64, |labels| labels.total)
     }
 

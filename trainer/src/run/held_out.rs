@@ -49,7 +49,7 @@ impl HeldOutTerms {
                 .collect::<Result<_, TrainerError>>()?;
             let sums = self.objective.by_sample(&outputs, &inputs)?;
             let (total, figures) = self.objective.figures(&sums)?;
-            Ok::<_, TrainerError>((total, figures, self.objective.counted(&inputs)))
+            Ok::<_, TrainerError>((total, figures, Objective::counted(&inputs)))
         })?;
         let figures = std::iter::once(("loss".to_owned(), total)).chain(figures);
         for (name, value) in figures {

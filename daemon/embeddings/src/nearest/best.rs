@@ -36,19 +36,19 @@ impl PartialEq for Hit {
 impl Eq for Hit {}
 
 /// The best of what it was given.
-pub struct Best {
+pub(super) struct Best {
     k: usize,
     /// The worst on top.
     heap: BinaryHeap<Hit>,
 }
 
 impl Best {
-    pub fn new(k: usize) -> Self {
+    pub(super) fn new(k: usize) -> Self {
         Self { k, heap: BinaryHeap::new() }
     }
 
     /// A score below it is none of the best.
-    pub fn threshold(&self) -> f32 {
+    pub(super) fn threshold(&self) -> f32 {
         match self.heap.peek() {
             _ if self.k == 0 => f32::INFINITY,
             Some(worst) if self.heap.len() >= self.k => worst.score,
@@ -56,7 +56,7 @@ impl Best {
         }
     }
 
-    pub fn push(&mut self, hit: Hit) {
+    pub(super) fn push(&mut self, hit: Hit) {
         if self.heap.len() < self.k {
             self.heap.push(hit);
         } else if let Some(mut worst) = self.heap.peek_mut()
@@ -67,7 +67,7 @@ impl Best {
     }
 
     /// Takes in the scores of the rows from `first` on.
-    pub fn extend(&mut self, scores: &[f32], uids: &[Uid], first: usize) {
+    pub(super) fn extend(&mut self, scores: &[f32], uids: &[Uid], first: usize) {
         let mut threshold = self.threshold();
         for (index, (score, uid)) in scores.iter().zip(uids).enumerate() {
             if *score >= threshold {
@@ -78,7 +78,7 @@ impl Best {
     }
 
     /// Best first.
-    pub fn into_hits(self) -> Vec<Hit> {
+    pub(super) fn into_hits(self) -> Vec<Hit> {
         self.heap.into_sorted_vec()
     }
 }

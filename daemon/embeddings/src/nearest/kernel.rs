@@ -13,7 +13,7 @@ const LANES: usize = 32;
 const STREAMS: usize = 8;
 
 /// What a row takes in memory: D rounded up to whole lanes.
-pub fn stride(dimension: usize) -> usize {
+pub(super) fn stride(dimension: usize) -> usize {
     dimension.next_multiple_of(LANES)
 }
 
@@ -25,7 +25,7 @@ pub fn padded(row: &[f32]) -> Vec<f32> {
 }
 
 /// Appends rows [N, D] with their zeros.
-pub fn append_padded(rows: &[f16], dimension: usize, to: &mut Vec<f16>) {
+pub(super) fn append_padded(rows: &[f16], dimension: usize, to: &mut Vec<f16>) {
     let stride = stride(dimension);
     if stride == dimension {
         to.extend_from_slice(rows);
@@ -38,7 +38,7 @@ pub fn append_padded(rows: &[f16], dimension: usize, to: &mut Vec<f16>) {
 }
 
 /// Scores rows [N, stride] with a query [stride] → `scores` [N].
-pub fn score(rows: &[f16], query: &[f32], scores: &mut [f32]) {
+pub(super) fn score(rows: &[f16], query: &[f32], scores: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if let Some(avx2) = fearless_simd::Level::new().as_avx2() {
         return score_avx2(avx2, rows.reinterpret_cast(), query, scores);

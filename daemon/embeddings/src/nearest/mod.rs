@@ -116,6 +116,7 @@ impl Searcher {
     }
 
     /// Embeddings that are searched.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks whether there is none")]
     pub fn len(&self) -> usize {
         self.vectors.len()
     }

@@ -154,6 +154,7 @@ impl Vectors {
     }
 
     /// N.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks whether there is none")]
     pub fn len(&self) -> usize {
         self.uids.len()
     }

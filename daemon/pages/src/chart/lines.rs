@@ -255,7 +255,7 @@ mod tests {
     use super::*;
     use crate::chart::test::well_formed;
 
-    fn chart<'a>(lines: Vec<Line<'a>>) -> LineChart<'a> {
+    fn chart(lines: Vec<Line<'_>>) -> LineChart<'_> {
         LineChart { title: "loss".into(), unit: Unit::Plain, from_zero: false, lines }
     }
 

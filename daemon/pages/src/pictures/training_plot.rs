@@ -206,13 +206,16 @@ mod tests {
         metrics
     }
 
+    type Losses<'a> = &'a [f64];
+    type Scores<'a> = &'a [(u64, f64)];
+
     #[test]
     fn strange_runs_are_drawn_without_a_panic() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plot.png");
         let nan = f64::NAN;
         let million: Vec<f64> = (0..1_000_000).map(|step| f64::from(step % 1000)).collect();
-        let runs: [(&[f64], &[(u64, f64)]); 11] = [
+        let runs: [(Losses<'_>, Scores<'_>); 11] = [
             (&[], &[]),
             (&[2.5], &[]),
             (&[2.5], &[(1, 0.2)]),

@@ -30,7 +30,7 @@ const ASSETS: &[(&str, &[u8])] = assets![
 const PAGE: &str = "index.html";
 
 /// `/` and `/assets/{file}`.
-pub fn routes() -> Router {
+pub(crate) fn routes() -> Router {
     Router::new()
         .route("/", get(|headers: HeaderMap| async move { answer(PAGE, &headers) }))
         .route("/assets/{file}", get(|Path(file): Path<String>, headers: HeaderMap| async move { answer(&file, &headers) }))

@@ -33,15 +33,15 @@ use tower_http::catch_panic::CatchPanicLayer;
 use service::Service;
 
 /// Where the handshake is asked for, which must be let through without a token: it is what gives one.
-pub const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
+pub(crate) const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
 
 /// The header by which a client names a dataset. What JDBC's and ADBC's drivers do not know themselves, they send as a header.
-pub const DATASET_HEADER: &str = "dataset";
+pub(crate) const DATASET_HEADER: &str = "dataset";
 
-pub type OpenSession = dyn Fn(Option<&str>) -> anyhow::Result<SessionContext> + Send + Sync;
+pub(crate) type OpenSession = dyn Fn(Option<&str>) -> anyhow::Result<SessionContext> + Send + Sync;
 
 /// What the service is made of.
-pub struct FlightSpec {
+pub(crate) struct FlightSpec {
     /// A session for one query, with its memory limit, over the dataset that a client names. It may read files.
     pub session: Arc<OpenSession>,
     /// Whether a password is a token.
@@ -56,7 +56,7 @@ pub struct FlightSpec {
 }
 
 /// What answers Flight SQL's requests. It has no fallback, so that it can be merged with others.
-pub fn routes(spec: FlightSpec) -> axum::Router {
+pub(crate) fn routes(spec: FlightSpec) -> axum::Router {
     let service = FlightServiceServer::new(Service::new(spec));
     let panicked = |_: Box<dyn Any + Send>| -> Response { Status::internal("an internal error: please report it").into_http() };
     axum::Router::new()

@@ -23,7 +23,7 @@ const LOG_BYTES: u64 = 256 << 10;
 
 /// A job and how far it is.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-pub struct Job {
+pub(super) struct Job {
     id: u64,
     kind: JobKind,
     /// queued, waiting (for other jobs, or for the time of its next try), running, pausing, paused, cancelling, cancelled, done or
@@ -45,7 +45,7 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn of(shared: &Shared, job: JobRecord) -> Self {
+    pub(super) fn of(shared: &Shared, job: JobRecord) -> Self {
         let state = if shared.queue.is_waiting(&job) { "waiting" } else { job.state.as_str() };
         Self {
             id: job.id,

@@ -63,7 +63,7 @@ impl utoipa::Modify for BearerToken {
 }
 
 /// Everything under one roof; `more` answers what is not under `/v1` (the page, Flight SQL).
-pub fn router(shared: &Arc<Shared>, more: Router) -> Router {
+pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
     let (api, described) = OpenApiRouter::with_openapi(Described::openapi())
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz))

@@ -12,7 +12,7 @@ use crate::jobs::QueueError;
 
 /// What went wrong with a request, and what to do.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-pub struct Problem {
+pub(super) struct Problem {
     /// `about:blank`: the status says what kind it is.
     #[serde(rename = "type")]
     kind: &'static str,
@@ -25,25 +25,25 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error").to_owned();
         Self { kind: "about:blank", title, status: status.as_u16(), detail: detail.into(), retry_after: None }
     }
 
-    pub fn bad(detail: impl Into<String>) -> Self {
+    pub(super) fn bad(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    pub fn not_found(detail: impl Into<String>) -> Self {
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
     /// Not now, but soon.
-    pub fn busy(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn busy(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { retry_after: Some(1), ..Self::new(status, detail) }
     }
 
-    pub fn internal(detail: impl std::fmt::Display) -> Self {
+    pub(super) fn internal(detail: impl std::fmt::Display) -> Self {
         tracing::error!("a request failed: {detail}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail.to_string())
     }

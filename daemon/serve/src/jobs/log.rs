@@ -21,7 +21,7 @@ thread_local! {
 
 /// Clones write to the same file.
 #[derive(Clone, Debug)]
-pub struct JobLog(Arc<Mutex<Open>>);
+pub(crate) struct JobLog(Arc<Mutex<Open>>);
 
 #[derive(Debug)]
 struct Open {
@@ -31,7 +31,7 @@ struct Open {
 
 impl JobLog {
     /// Opens the log in a job's folder, and makes both where they are not there yet.
-    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).map_err(SchemaError::io(folder))?;
         let path = folder.join("log");
         let file = OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
@@ -40,7 +40,7 @@ impl JobLog {
     }
 
     /// Runs something whose log lines of this thread shall be here too.
-    pub fn collect<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn collect<T>(&self, work: impl FnOnce() -> T) -> T {
         HERE.set(Some(self.clone()));
         let result = work();
         HERE.set(None);
@@ -84,7 +84,7 @@ impl JobLog {
 
 /// Standard error and, on the thread of a job, its log.
 #[derive(Clone, Copy, Debug)]
-pub struct Tee {
+pub(crate) struct Tee {
     /// Off where the journal has the lines by another way.
     pub standard_error: bool,
 }

@@ -27,7 +27,7 @@ use tokio::sync::broadcast;
 
 use crate::folders::Folders;
 
-pub use log::{JobLog, Tee};
+pub(crate) use log::{JobLog, Tee};
 use machine::{End, Happening, Tries};
 
 /// How long the scheduler sleeps where nothing happens.
@@ -39,7 +39,7 @@ const LAG: usize = 1024;
 
 /// What somebody wants done.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     pub kind: JobKind,
     pub config: Option<String>,
     pub args: Vec<String>,
@@ -50,7 +50,7 @@ pub struct Wanted {
 
 /// Why the queue does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
-pub enum QueueError {
+pub(crate) enum QueueError {
     #[error("there is no job {0}")]
     Unknown(u64),
     /// It cannot be done in this state.
@@ -67,7 +67,7 @@ pub enum QueueError {
     Store(#[from] StoreError),
 }
 
-pub struct Queue {
+pub(crate) struct Queue {
     store: Store,
     /// With which a job's process may ask this service.
     token: String,
@@ -98,7 +98,7 @@ pub(super) struct Handle {
 
 impl Queue {
     /// Takes up the jobs of a store. What ran when the service ended is put back in its place.
-    pub fn open(store: Store, limits: JobsConfig, token: String) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn open(store: Store, limits: JobsConfig, token: String) -> anyhow::Result<Arc<Self>> {
         let jobs = store.jobs()?.into_iter().map(|job| (job.id, job)).collect();
         let queue = Self {
             store,
@@ -131,7 +131,7 @@ impl Queue {
     }
 
     /// Starts to run jobs, on a thread of its own, until the service leaves.
-    pub fn start(self: &Arc<Self>) -> anyhow::Result<()> {
+    pub(crate) fn start(self: &Arc<Self>) -> anyhow::Result<()> {
         let queue = Arc::clone(self);
         std::thread::Builder::new().name("jobs".into()).spawn(move || queue.schedule()).context("starting the scheduler")?;
         Ok(())
@@ -239,7 +239,7 @@ impl Queue {
     }
 
     /// Takes a job on. Durable when it returns.
-    pub fn submit(&self, wanted: Wanted, folders: &Folders) -> Result<JobRecord, QueueError> {
+    pub(crate) fn submit(&self, wanted: Wanted, folders: &Folders) -> Result<JobRecord, QueueError> {
         let run = paths::check(&wanted, &self.store, folders).map_err(QueueError::Wrong)?;
         let mut inner = self.inner();
         if inner.leaving {
@@ -284,19 +284,19 @@ impl Queue {
         Ok(job)
     }
 
-    pub fn pause(&self, id: u64) -> Result<JobRecord, QueueError> {
+    pub(crate) fn pause(&self, id: u64) -> Result<JobRecord, QueueError> {
         self.ask(id, Happening::Pause)
     }
 
-    pub fn resume(&self, id: u64) -> Result<JobRecord, QueueError> {
+    pub(crate) fn resume(&self, id: u64) -> Result<JobRecord, QueueError> {
         self.ask(id, Happening::Resume)
     }
 
-    pub fn cancel(&self, id: u64) -> Result<JobRecord, QueueError> {
+    pub(crate) fn cancel(&self, id: u64) -> Result<JobRecord, QueueError> {
         self.ask(id, Happening::Cancel)
     }
 
-    pub fn retry(&self, id: u64) -> Result<JobRecord, QueueError> {
+    pub(crate) fn retry(&self, id: u64) -> Result<JobRecord, QueueError> {
         self.ask(id, Happening::Retry)
     }
 
@@ -312,7 +312,7 @@ impl Queue {
         Ok(job)
     }
 
-    pub fn set_priority(&self, id: u64, priority: i64) -> Result<JobRecord, QueueError> {
+    pub(crate) fn set_priority(&self, id: u64, priority: i64) -> Result<JobRecord, QueueError> {
         let mut inner = self.inner();
         let mut job = inner.jobs.get(&id).cloned().ok_or(QueueError::Unknown(id))?;
         job.priority = priority;
@@ -322,7 +322,7 @@ impl Queue {
     }
 
     /// Asks a training for a checkpoint after its step in progress.
-    pub fn checkpoint(&self, id: u64) -> Result<JobRecord, QueueError> {
+    pub(crate) fn checkpoint(&self, id: u64) -> Result<JobRecord, QueueError> {
         let inner = self.inner();
         let job = inner.jobs.get(&id).ok_or(QueueError::Unknown(id))?;
         match inner.running.get(&id) {
@@ -338,27 +338,27 @@ impl Queue {
         }
     }
 
-    pub fn token(&self) -> &str {
+    pub(crate) fn token(&self) -> &str {
         &self.token
     }
 
-    pub fn jobs(&self) -> Vec<JobRecord> {
+    pub(crate) fn jobs(&self) -> Vec<JobRecord> {
         self.inner().jobs.values().cloned().collect()
     }
 
-    pub fn job(&self, id: u64) -> Option<JobRecord> {
+    pub(crate) fn job(&self, id: u64) -> Option<JobRecord> {
         self.inner().jobs.get(&id).cloned()
     }
 
     /// The job that trains a run: the one that has not ended, or the last.
-    pub fn job_of_run(&self, run: &RunName) -> Option<JobRecord> {
+    pub(crate) fn job_of_run(&self, run: &RunName) -> Option<JobRecord> {
         let inner = self.inner();
         let of_run = || inner.jobs.values().rev().filter(|job| job.run.as_ref() == Some(run));
         of_run().find(|job| !job.state.has_ended()).or_else(|| of_run().next()).cloned()
     }
 
     /// Whether a queued job waits for something else than a slot.
-    pub fn is_waiting(&self, job: &JobRecord) -> bool {
+    pub(crate) fn is_waiting(&self, job: &JobRecord) -> bool {
         let inner = self.inner();
         job.state == JobState::Queued
             && (job.not_before.is_some_and(|time| time > Milliseconds::now())
@@ -366,20 +366,20 @@ impl Queue {
     }
 
     /// The last step of each training that runs, by job.
-    pub fn steps(&self) -> Vec<(u64, LiveStep)> {
+    pub(crate) fn steps(&self) -> Vec<(u64, LiveStep)> {
         let inner = self.inner();
         let mut steps: Vec<_> = inner.running.iter().filter_map(|(id, handle)| Some((*id, handle.live.last()?))).collect();
         steps.sort_by_key(|(id, _)| *id);
         steps
     }
 
-    pub fn running(&self) -> Vec<JobRecord> {
+    pub(crate) fn running(&self) -> Vec<JobRecord> {
         let inner = self.inner();
         inner.jobs.values().filter(|job| inner.running.contains_key(&job.id)).cloned().collect()
     }
 
     /// Whether every job of this process finished something since this was asked last. Without one: true.
-    pub fn all_moved(&self) -> bool {
+    pub(crate) fn all_moved(&self) -> bool {
         let mut inner = self.inner();
         let mut all = true;
         for handle in inner.running.values_mut().filter(|handle| handle.in_process) {
@@ -391,22 +391,22 @@ impl Queue {
     }
 
     /// Transitions of jobs, from now on.
-    pub fn listen_to_jobs(&self) -> broadcast::Receiver<JobRecord> {
+    pub(crate) fn listen_to_jobs(&self) -> broadcast::Receiver<JobRecord> {
         self.jobs_told.subscribe()
     }
 
     /// Steps, events and checkpoints of runs, from now on.
-    pub fn listen_to_runs(&self) -> broadcast::Receiver<Told> {
+    pub(crate) fn listen_to_runs(&self) -> broadcast::Receiver<Told> {
         self.told.subscribe()
     }
 
-    pub fn set_limits(&self, limits: JobsConfig) {
+    pub(crate) fn set_limits(&self, limits: JobsConfig) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
         self.changed.notify_all();
     }
 
     /// Asks all jobs to save what they did and stop, and waits for that. Says which did not in time.
-    pub fn leave(&self, patience: Duration) -> Vec<u64> {
+    pub(crate) fn leave(&self, patience: Duration) -> Vec<u64> {
         let deadline = Instant::now() + patience;
         let mut inner = self.inner();
         inner.leaving = true;
@@ -423,7 +423,7 @@ impl Queue {
     }
 
     /// Where the log of a job lies, and what it needs while it runs.
-    pub fn log_folder(&self, id: u64) -> PathBuf {
+    pub(crate) fn log_folder(&self, id: u64) -> PathBuf {
         self.store.folder().join("jobs").join(id.to_string())
     }
 

@@ -53,12 +53,11 @@ pub(crate) fn import(folder: &Path) -> Result<(MaskedLmConfig, BTreeMap<String, 
         tensors.filter(|(name, _)| !IGNORED.iter().any(|ignored| name.starts_with(ignored))).collect();
     for (copy, original) in TIED {
         let Some(found) = tensors.remove(copy) else { continue };
-        let same = match tensors.get(original) {
-            Some(tensor) => tensor.size() == found.size() && tensor.f_equal(&found)?,
-            None => {
-                tensors.insert(original.to_owned(), found);
-                true
-            }
+        let same = if let Some(tensor) = tensors.get(original) {
+            tensor.size() == found.size() && tensor.f_equal(&found)?
+        } else {
+            tensors.insert(original.to_owned(), found);
+            true
         };
         if !same {
             let message = format!("{copy} is not {original}: a head of its own is not supported yet");

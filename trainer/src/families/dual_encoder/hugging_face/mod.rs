@@ -124,7 +124,7 @@ impl Description {
         match self.family {
             Family::Clip => tokenizer::write_clip(tokenizer, weights.config.text.context_length, folder)?,
             Family::Siglip | Family::ChineseClip => {
-                tokenizer::write_other(tokenizer, weights.config.text.context_length, &weights.config.text.tokenizer, folder)?
+                tokenizer::write_other(tokenizer, weights.config.text.context_length, &weights.config.text.tokenizer, folder)?;
             }
         }
         write_json(&folder.join(CONFIG_FILE), &self.config)
