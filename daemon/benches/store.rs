@@ -1,6 +1,11 @@
 //! Embeddings through the store, beside the same bytes through a plain file. `cargo bench -p diptych --bench store`
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a measurement")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a measurement"
+)]
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -17,10 +22,13 @@ const ROWS_AT_ONCE: usize = 1024;
 const MEGABYTES: f64 = (ROWS * DIM * 2) as f64 / 1e6;
 
 fn main() {
-    let folder = tempfile::tempdir_in(std::env::var("DIPTYCH_BENCH_FOLDER").unwrap_or_else(|_| ".".into())).unwrap();
+    let folder =
+        tempfile::tempdir_in(std::env::var("DIPTYCH_BENCH_FOLDER").unwrap_or_else(|_| ".".into()))
+            .unwrap();
     let image = ContentHash::of(b"image");
     let uids: Vec<Uid> = (0..ROWS).map(|row| Uid::of(&image, &row.to_string())).collect();
-    let vectors: Vec<f32> = (0..ROWS_AT_ONCE * DIM).map(|i| ((i * 7919) % 2001) as f32 / 1000.0 - 1.0).collect();
+    let vectors: Vec<f32> =
+        (0..ROWS_AT_ONCE * DIM).map(|i| ((i * 7919) % 2001) as f32 / 1000.0 - 1.0).collect();
     let file = plain_file(folder.path());
 
     let producer = ContentHash::of(b"weights");
@@ -34,8 +42,18 @@ fn main() {
         writer.finish().unwrap();
     });
     report("append, 1024 rows acknowledged at once", write, file.0);
-    let warm =
-        timed(|| assert_eq!(store.read_embeddings(producer, Modality::Image).unwrap().read_all().unwrap().uids.len(), ROWS));
+    let warm = timed(|| {
+        assert_eq!(
+            store
+                .read_embeddings(producer, Modality::Image)
+                .unwrap()
+                .read_all()
+                .unwrap()
+                .uids
+                .len(),
+            ROWS
+        )
+    });
     report("read_all, same process", warm, file.1);
     drop(store);
     let mut store = None;
@@ -43,8 +61,18 @@ fn main() {
     let store = store.unwrap();
     println!("{:<42} {open:8.3} s", "open");
     for name in ["read_all, newly opened", "read_all, again"] {
-        let read =
-            timed(|| assert_eq!(store.read_embeddings(producer, Modality::Image).unwrap().read_all().unwrap().uids.len(), ROWS));
+        let read = timed(|| {
+            assert_eq!(
+                store
+                    .read_embeddings(producer, Modality::Image)
+                    .unwrap()
+                    .read_all()
+                    .unwrap()
+                    .uids
+                    .len(),
+                ROWS
+            )
+        });
         report(name, read, file.1);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
@@ -85,7 +113,11 @@ fn plain_file(folder: &Path) -> (f64, f64) {
 }
 
 fn report(what: &str, seconds: f64, reference: f64) {
-    println!("{what:<42} {seconds:8.3} s {:8.0} MB/s {:6.2} x plain file", MEGABYTES / seconds, seconds / reference);
+    println!(
+        "{what:<42} {seconds:8.3} s {:8.0} MB/s {:6.2} x plain file",
+        MEGABYTES / seconds,
+        seconds / reference
+    );
 }
 
 fn timed(run: impl FnOnce()) -> f64 {

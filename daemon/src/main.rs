@@ -26,7 +26,9 @@ fn main() -> ExitCode {
                 .map(String::as_str)
                 .or_else(|| payload.downcast_ref::<&str>().copied())
                 .unwrap_or("no message");
-            tracing::error!("internal error: {message}. This is a bug; run again with -v and report what it prints");
+            tracing::error!(
+                "internal error: {message}. This is a bug; run again with -v and report what it prints"
+            );
             ExitCode::from(70)
         }
     }

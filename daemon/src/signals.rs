@@ -21,7 +21,10 @@ pub(crate) enum Ending {
 /// Starts to watch for the signals, on a thread of its own, for the rest of the process.
 pub(crate) fn watch(ending: Ending) -> anyhow::Result<StopRequest> {
     let request = StopRequest::default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the signal watcher")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the signal watcher")?;
     // Registered before the thread starts, so that no signal falls into a gap.
     let (mut terminate, mut interrupt) = {
         let _inside = runtime.enter();

@@ -12,7 +12,9 @@ const LAST_SELECTION: &str = "last_selection";
 /// Remembers which selection was made last. A dataset that cannot be written to has no such memory.
 pub fn remember_selection(dataset: &Path, selection: &Path) {
     let path = std::path::absolute(selection).map_err(SchemaError::io(selection));
-    let written = path.and_then(|path| durable::write(&dataset.join(LAST_SELECTION), path.as_os_str().as_encoded_bytes()));
+    let written = path.and_then(|path| {
+        durable::write(&dataset.join(LAST_SELECTION), path.as_os_str().as_encoded_bytes())
+    });
     if let Err(error) = written {
         tracing::debug!("the selection is not remembered: {error}");
     }

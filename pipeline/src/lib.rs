@@ -27,24 +27,30 @@ mod test_data;
 
 pub use batch::Batch;
 pub use dedup::{
-    Contamination, DecontaminationReport, DedupError, DedupReport, DedupSpec, Evaluation, Example, LargeGroup, MAX_HAMMING, Tier,
-    TierReport, decontaminate, dedup,
+    Contamination, DecontaminationReport, DedupError, DedupReport, DedupSpec, Evaluation, Example,
+    LargeGroup, MAX_HAMMING, Tier, TierReport, decontaminate, dedup,
 };
 pub use diptych_sample::{
-    Cleaning, CropBox, ImageError, ImageFormat, ImageHeader, Interpolation, RgbImage, TokenKinds, Tokenizer, TokenizerError,
-    TokenizerOptions, Vocabulary, decode, header, probe,
+    Cleaning, CropBox, ImageError, ImageFormat, ImageHeader, Interpolation, RgbImage, TokenKinds,
+    Tokenizer, TokenizerError, TokenizerOptions, Vocabulary, decode, header, probe,
 };
 pub use last_selection::{last_selection, remember_selection};
 pub use loader::{
-    BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderMonitor, LoaderSpec, LoaderStats, Rate,
-    StageStats, Waited, bench_loader, cpu_seconds, eval_batches, measured_batches, median, samples_an_epoch, train_loader,
+    BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderMonitor,
+    LoaderSpec, LoaderStats, Rate, StageStats, Waited, bench_loader, cpu_seconds, eval_batches,
+    measured_batches, median, samples_an_epoch, train_loader,
 };
-pub use npy::{Matrix, NpyError, read_counts, read_matrix, read_rows, read_uid_list, write_counts, write_halves, write_uid_list};
+pub use npy::{
+    Matrix, NpyError, read_counts, read_matrix, read_rows, read_uid_list, write_counts,
+    write_halves, write_uid_list,
+};
 pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
 pub use pixels::{EvalResize, Fit, crop_resize, eval_transform, random_resized_crop_box};
 pub use random::{Random, seed_of};
-pub use select::{FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds};
+pub use select::{
+    FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds,
+};
 pub use selection::{Selection, SelectionError};
 pub use storage::{BlockCache, StorageError, read_manifest};
 pub use synthetic::write_synthetic_dataset;

@@ -135,13 +135,17 @@ pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
     if spec.rank >= spec.ranks || !batch.is_multiple_of(ranks) {
         return Err(LoaderError::Ranks { rank: spec.rank, ranks: spec.ranks, batch });
     }
-    let shuffle = Shuffle { window_row_groups: spec.config.window_row_groups, row_group_parts: spec.config.row_group_parts };
+    let shuffle = Shuffle {
+        window_row_groups: spec.config.window_row_groups,
+        row_group_parts: spec.config.row_group_parts,
+    };
     let mut orders = Vec::with_capacity(spec.sources.len());
     for source in &spec.sources {
         source.selection.check_weights()?;
         let blocks = plan::blocks(&source.selection)?;
         let sizes: Vec<u32> = blocks.iter().map(|block| (block.end - block.start) as u32).collect();
-        let order = Order::new(&sizes, source.selection.hash(), spec.seed, shuffle).with_weights(&source.selection.weights);
+        let order = Order::new(&sizes, source.selection.hash(), spec.seed, shuffle)
+            .with_weights(&source.selection.weights);
         if order.epoch_len() == 0 {
             return Err(LoaderError::TooFewRows { rows: 0, batch });
         }
@@ -203,7 +207,12 @@ pub fn measured_batches(spec: EvalSpec, wanted: Wanted) -> Result<Loader, Loader
         spare: Spare::default(),
     };
     let layout = Layout::new(Share::whole(cut), 0, rows);
-    let source = DataSource { dataset: spec.dataset, selection: spec.selection, weight: 1.0, captions: Vec::new() };
+    let source = DataSource {
+        dataset: spec.dataset,
+        selection: spec.selection,
+        weight: 1.0,
+        captions: Vec::new(),
+    };
     let stop = Arc::default();
     let shards = Shards::open(vec![source], 0, read_images, &spec.config.remote, &stop)?;
     start(shards, stop, stretches, layout, work, &spec.config)
@@ -249,24 +258,36 @@ fn start(
         stop_fetching,
     };
     let (shared, stop) = (Arc::clone(&counters), Arc::clone(&loader.stop_fetching));
-    loader.spawn("diptych-read", move || stages::read(shards, stretches, &parts_in, &shared, &stop))?;
+    loader.spawn("diptych-read", move || {
+        stages::read(shards, stretches, &parts_in, &shared, &stop)
+    })?;
     let (shared, results_of_dispatch) = (Arc::clone(&counters), results_in.clone());
     loader.spawn("diptych-dispatch", move || {
         stages::dispatch(layout, &parts, &tickets, &jobs_in, &results_of_dispatch, &shared);
     })?;
     let work = Arc::new(work);
     for _ in 0..workers {
-        let (work, jobs, results, shared) = (Arc::clone(&work), jobs.clone(), results_in.clone(), Arc::clone(&counters));
+        let (work, jobs, results, shared) =
+            (Arc::clone(&work), jobs.clone(), results_in.clone(), Arc::clone(&counters));
         loader.spawn("diptych-decode", move || stages::work(&work, &jobs, &results, &shared))?;
     }
     drop((jobs, results_in));
-    loader.spawn("diptych-batch", move || stages::collate(layout, &work, &results, &batches_in, &counters))?;
+    loader.spawn("diptych-batch", move || {
+        stages::collate(layout, &work, &results, &batches_in, &counters)
+    })?;
     Ok(loader)
 }
 
 impl Loader {
-    fn spawn(&mut self, name: &str, stage: impl FnOnce() + Send + 'static) -> Result<(), LoaderError> {
-        let thread = std::thread::Builder::new().name(name.into()).spawn(stage).map_err(LoaderError::Threads)?;
+    fn spawn(
+        &mut self,
+        name: &str,
+        stage: impl FnOnce() + Send + 'static,
+    ) -> Result<(), LoaderError> {
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(stage)
+            .map_err(LoaderError::Threads)?;
         self.threads.push(thread);
         Ok(())
     }
@@ -289,11 +310,16 @@ impl Loader {
         match self.batches.recv_timeout(time) {
             Err(RecvTimeoutError::Timeout) => Waited::NotYet,
             Ok(item) => self.taken(Some(item)).map_or(Waited::Ended, Waited::Batch),
-            Err(RecvTimeoutError::Disconnected) => self.taken(None).map_or(Waited::Ended, Waited::Batch),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.taken(None).map_or(Waited::Ended, Waited::Batch)
+            }
         }
     }
 
-    fn taken(&mut self, item: Option<Result<Batch, LoaderError>>) -> Option<Result<Batch, LoaderError>> {
+    fn taken(
+        &mut self,
+        item: Option<Result<Batch, LoaderError>>,
+    ) -> Option<Result<Batch, LoaderError>> {
         match &item {
             Some(Ok(batch)) => {
                 self.counters.decoded_bytes.fetch_sub(batch.bytes() as u64, Ordering::Relaxed);

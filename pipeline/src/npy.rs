@@ -38,7 +38,8 @@ pub fn read_uid_list(path: &Path) -> Result<Vec<Uid>, NpyError> {
     let halves = |bytes: &[u8; 16]| {
         let mut uid = [0; 16];
         // Each half is little endian in the file, and its first digits come first in a uid.
-        for (to, from) in uid.iter_mut().zip(bytes[..8].iter().rev().chain(bytes[8..].iter().rev())) {
+        for (to, from) in uid.iter_mut().zip(bytes[..8].iter().rev().chain(bytes[8..].iter().rev()))
+        {
             *to = *from;
         }
         Uid(uid)
@@ -80,19 +81,37 @@ pub struct Matrix {
 
 /// Reads a matrix of float32.
 pub fn read_matrix(path: &Path) -> Result<Matrix, NpyError> {
-    let wanted = "not a matrix: it is made by np.save of an array of dtype float32 with two dimensions";
+    let wanted =
+        "not a matrix: it is made by np.save of an array of dtype float32 with two dimensions";
     let (shape, bytes) = read_array(path, "'<f4'", 4, 2, wanted)?;
-    matrix(path, &shape, bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    matrix(
+        path,
+        &shape,
+        bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+    )
 }
 
 /// The same of float16 or float32, as tools write embeddings.
 pub fn read_rows(path: &Path) -> Result<Matrix, NpyError> {
     let wanted = "not rows of numbers: they are made by np.save of an array of dtype float16 or float32 with two dimensions";
     if let Ok((shape, bytes)) = read_array(path, "'<f2'", 2, 2, wanted) {
-        return matrix(path, &shape, bytes.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect());
+        return matrix(
+            path,
+            &shape,
+            bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|bytes| f16::from_le_bytes(*bytes).to_f32())
+                .collect(),
+        );
     }
     let (shape, bytes) = read_array(path, "'<f4'", 4, 2, wanted)?;
-    matrix(path, &shape, bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    matrix(
+        path,
+        &shape,
+        bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+    )
 }
 
 /// The classes that an image has, out of the bytes of its array of labels, [C], of any kind of number.
@@ -125,11 +144,19 @@ pub(crate) fn marked_classes(bytes: &[u8]) -> Result<Vec<usize>, String> {
     if let Some(class) = numbers.iter().position(|number| *number != 0.0 && *number != 1.0) {
         return Err(format!("class {class} is neither marked with 1 nor with 0"));
     }
-    Ok(numbers.iter().enumerate().filter(|(_, number)| **number == 1.0).map(|(class, _)| class).collect())
+    Ok(numbers
+        .iter()
+        .enumerate()
+        .filter(|(_, number)| **number == 1.0)
+        .map(|(class, _)| class)
+        .collect())
 }
 
 /// None where the bytes are not whole numbers' bytes.
-fn numbers<const WIDTH: usize>(data: &[u8], number: impl Fn([u8; WIDTH]) -> f64) -> Option<Vec<f64>> {
+fn numbers<const WIDTH: usize>(
+    data: &[u8],
+    number: impl Fn([u8; WIDTH]) -> f64,
+) -> Option<Vec<f64>> {
     let (chunks, rest) = data.as_chunks::<WIDTH>();
     rest.is_empty().then(|| chunks.iter().map(|bytes| number(*bytes)).collect())
 }
@@ -137,7 +164,8 @@ fn numbers<const WIDTH: usize>(data: &[u8], number: impl Fn([u8; WIDTH]) -> f64)
 /// The dtype as it is written, without white space, and the shape; none of an array in Fortran's order.
 fn parse_header(header: &str) -> Option<(String, Vec<u64>)> {
     let plain: String = header.chars().filter(|char| !char.is_whitespace()).collect();
-    let (dtype, shape) = plain.strip_prefix("{'descr':")?.split_once(",'fortran_order':False,'shape':(")?;
+    let (dtype, shape) =
+        plain.strip_prefix("{'descr':")?.split_once(",'fortran_order':False,'shape':(")?;
     let shape = shape.strip_suffix("),}").or_else(|| shape.strip_suffix(")}"))?;
     let shape = shape.split_terminator(',').map(|side| side.parse().ok()).collect::<Option<_>>()?;
     Some((dtype.to_owned(), shape))
@@ -157,7 +185,8 @@ fn unlike(wanted: &str, header: &str) -> String {
 }
 
 fn matrix(path: &Path, shape: &[u64], values: Vec<f32>) -> Result<Matrix, NpyError> {
-    let bad = |message: &str| NpyError::Unreadable { path: path.to_owned(), message: message.into() };
+    let bad =
+        |message: &str| NpyError::Unreadable { path: path.to_owned(), message: message.into() };
     if values.is_empty() {
         return Err(bad("it is empty"));
     }
@@ -175,7 +204,11 @@ pub fn write_counts(path: &Path, counts: &[u64]) -> Result<(), NpyError> {
 }
 
 /// Writes rows of half floats, [N, D]: as clip-retrieval and autofaiss read them.
-pub fn write_halves(path: &Path, dimension: usize, rows: &mut dyn ExactSizeIterator<Item = &[f16]>) -> Result<(), NpyError> {
+pub fn write_halves(
+    path: &Path,
+    dimension: usize,
+    rows: &mut dyn ExactSizeIterator<Item = &[f16]>,
+) -> Result<(), NpyError> {
     write_array(path, "'<f2'", &format!("{}, {dimension}", rows.len()), |file| {
         rows.flatten().try_for_each(|value| file.write_all(&value.to_le_bytes()))
     })
@@ -193,8 +226,10 @@ fn read_array(
     let file = File::open(path).map_err(SchemaError::io(path))?;
     let size = file.metadata().map_err(SchemaError::io(path))?.len();
     let mut reader = BufReader::new(file);
-    let (header, header_bytes) = read_header(&mut reader).map_err(|error| bad(no_header(&error)))?;
-    let parsed = parse_header(&header).filter(|(dtype, shape)| dtype == description && shape.len() == dimensions);
+    let (header, header_bytes) =
+        read_header(&mut reader).map_err(|error| bad(no_header(&error)))?;
+    let parsed = parse_header(&header)
+        .filter(|(dtype, shape)| dtype == description && shape.len() == dimensions);
     let Some((_, shape)) = parsed else { return Err(bad(unlike(wanted, &header))) };
     // Before anything is allocated: what the header claims must be there.
     let data = size.saturating_sub(header_bytes);
@@ -230,10 +265,16 @@ fn read_header(reader: &mut impl Read) -> io::Result<(String, u64)> {
             reader.read_exact(&mut length)?;
             (u32::from_le_bytes(length) as usize, 12)
         }
-        other => return Err(io::Error::other(format!("a .npy file of version {other}; 1 to 3 are read"))),
+        other => {
+            return Err(io::Error::other(format!(
+                "a .npy file of version {other}; 1 to 3 are read"
+            )));
+        }
     };
     if length > MAX_HEADER {
-        return Err(io::Error::other(format!("its header claims {length} bytes; at most {MAX_HEADER} are read")));
+        return Err(io::Error::other(format!(
+            "its header claims {length} bytes; at most {MAX_HEADER} are read"
+        )));
     }
     let mut text = vec![0; length];
     reader.read_exact(&mut text)?;
@@ -247,7 +288,8 @@ fn write_array(
     shape: &str,
     data: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), NpyError> {
-    let mut header = format!("{{'descr': {description}, 'fortran_order': False, 'shape': ({shape}), }}");
+    let mut header =
+        format!("{{'descr': {description}, 'fortran_order': False, 'shape': ({shape}), }}");
     // Magic, version, length and the line's end count too.
     let used = MAGIC.len() + 2 + 2 + header.len() + 1;
     header.push_str(&" ".repeat(used.next_multiple_of(ALIGNMENT) - used));
@@ -271,7 +313,9 @@ mod tests {
     /// What numpy 2 writes for `np.array([(1, 2), (2**64 - 1, 3)], "u8,u8")`.
     fn numpy_bytes() -> Vec<u8> {
         let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
-        let mut header = "{'descr': [('f0', '<u8'), ('f1', '<u8')], 'fortran_order': False, 'shape': (2,), }".to_owned();
+        let mut header =
+            "{'descr': [('f0', '<u8'), ('f1', '<u8')], 'fortran_order': False, 'shape': (2,), }"
+                .to_owned();
         header.push_str(&" ".repeat(0x76 - header.len() - 1));
         bytes.extend(header.as_bytes());
         bytes.push(b'\n');
@@ -298,9 +342,14 @@ mod tests {
     fn labels_of_any_kind_of_number_are_the_classes_that_are_marked() {
         type Write = fn(f64) -> Vec<u8>;
         let of = |dtype: &str, data: &[u8]| {
-            marked_classes(&array(&format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': (3,), }}"), data))
+            marked_classes(&array(
+                &format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': (3,), }}"),
+                data,
+            ))
         };
-        let bytes = |numbers: [f64; 3], write: Write| numbers.into_iter().flat_map(write).collect::<Vec<_>>();
+        let bytes = |numbers: [f64; 3], write: Write| {
+            numbers.into_iter().flat_map(write).collect::<Vec<_>>()
+        };
         let kinds: [(&str, Write); 7] = [
             ("|b1", |number| vec![number as u8]),
             ("<i2", |number| (number as i16).to_le_bytes().into()),
@@ -313,17 +362,25 @@ mod tests {
         for (dtype, write) in kinds {
             assert_eq!(of(dtype, &bytes([1.0, 0.0, 1.0], write)).unwrap(), [0, 2], "{dtype}");
             assert_eq!(of(dtype, &bytes([0.0; 3], write)).unwrap(), [0; 0], "{dtype}");
-            assert!(of(dtype, &bytes([0.0, 1.0, 2.0], write)).unwrap_err().contains("class 2"), "{dtype}");
-            assert!(of(dtype, &bytes([1.0; 3], write)[1..]).unwrap_err().contains("claims 3 numbers"), "{dtype}");
+            assert!(
+                of(dtype, &bytes([0.0, 1.0, 2.0], write)).unwrap_err().contains("class 2"),
+                "{dtype}"
+            );
+            assert!(
+                of(dtype, &bytes([1.0; 3], write)[1..]).unwrap_err().contains("claims 3 numbers"),
+                "{dtype}"
+            );
         }
         // VOC marks what is difficult with -1.
         assert!(of("|i1", &[1, 0, 255]).unwrap_err().contains("class 2"));
         assert!(of("<c8", &[0; 24]).unwrap_err().contains("not labels"));
-        let long = array("{'descr': '|b1', 'fortran_order': False, 'shape': (1048577,), }", &[0; 3]);
+        let long =
+            array("{'descr': '|b1', 'fortran_order': False, 'shape': (1048577,), }", &[0; 3]);
         assert!(marked_classes(&long).unwrap_err().contains("1048577 classes"));
         let longer = array("{'descr': '|b1', 'fortran_order': False, 'shape': (3,), }", &[0; 1000]);
         assert!(marked_classes(&longer).unwrap_err().contains("claims 3 numbers"));
-        let matrix = array("{'descr': '|b1', 'fortran_order': False, 'shape': (1, 3), }", &[1, 0, 1]);
+        let matrix =
+            array("{'descr': '|b1', 'fortran_order': False, 'shape': (1, 3), }", &[1, 0, 1]);
         assert!(marked_classes(&matrix).unwrap_err().contains("one dimension"));
         for length in 0..matrix.len() {
             marked_classes(&matrix[..length]).unwrap_err();
@@ -337,7 +394,10 @@ mod tests {
         durable::write(&path, &numpy_bytes()).unwrap();
         assert_eq!(read_uid_list(&path).unwrap(), [uid(1, 2), uid(u64::MAX, 3)]);
         let again = folder.path().join("again.npy");
-        assert_eq!(write_uid_list(&again, vec![uid(u64::MAX, 3), uid(1, 2), uid(1, 2)]).unwrap(), 2);
+        assert_eq!(
+            write_uid_list(&again, vec![uid(u64::MAX, 3), uid(1, 2), uid(1, 2)]).unwrap(),
+            2
+        );
         assert_eq!(std::fs::read(&again).unwrap(), numpy_bytes());
         write_uid_list(&again, vec![]).unwrap();
         assert_eq!(read_uid_list(&again).unwrap(), []);
@@ -369,7 +429,9 @@ mod tests {
             (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "at most"),
             (vec![], "cut short"),
         ];
-        cases.extend((0..whole.len()).step_by(7).map(|length| (whole[..length].to_vec(), "uids.npy")));
+        cases.extend(
+            (0..whole.len()).step_by(7).map(|length| (whole[..length].to_vec(), "uids.npy")),
+        );
         for (bytes, says) in cases {
             durable::write(&path, &bytes).unwrap();
             let error = read_uid_list(&path).unwrap_err().to_string();

@@ -76,12 +76,18 @@ fn fixed_point(weight: f32) -> u64 {
 
 /// Samples in an epoch of rows with these weights: ⌊their sum⌋.
 pub(crate) fn samples(weights: &[f32]) -> u64 {
-    weights.iter().fold(0_u64, |sum, weight| sum.saturating_add(fixed_point(*weight))) >> FRACTION_BITS
+    weights.iter().fold(0_u64, |sum, weight| sum.saturating_add(fixed_point(*weight)))
+        >> FRACTION_BITS
 }
 
 impl Order {
     /// `row_groups`: selected rows of each row group, in the selection's order.
-    pub fn new(row_groups: &[u32], selection_hash: ContentHash, seed: u64, shuffle: Shuffle) -> Self {
+    pub fn new(
+        row_groups: &[u32],
+        selection_hash: ContentHash,
+        seed: u64,
+        shuffle: Shuffle,
+    ) -> Self {
         let parts = shuffle.row_group_parts.max(1);
         let mut starts = vec![0];
         let mut rows = 0;
@@ -111,7 +117,9 @@ impl Order {
         let mut sum = 0_u64;
         for block in 0..self.starts.len() - 1 {
             let range = self.block_rows(block as u32);
-            sum = rows[range.start as usize..range.end as usize].iter().fold(sum, |sum, weight| sum.saturating_add(*weight));
+            sum = rows[range.start as usize..range.end as usize]
+                .iter()
+                .fold(sum, |sum, weight| sum.saturating_add(*weight));
             before.push(sum);
         }
         self.weights = Some(Weights { rows, before });

@@ -26,7 +26,8 @@ pub(crate) fn gray(image: &RgbImage) -> Vec<u8> {
 }
 
 pub(crate) fn hash_of_gray(width: u32, height: u32, gray: &[u8]) -> Result<u64, ImageError> {
-    let thumbnail = resize_gray(gray, (width, height), SIDE as u32, SIDE as u32, FilterType::Lanczos3)?;
+    let thumbnail =
+        resize_gray(gray, (width, height), SIDE as u32, SIDE as u32, FilterType::Lanczos3)?;
 
     let frequencies = lowest_frequencies(&thumbnail);
     let mut sorted = frequencies;
@@ -43,11 +44,15 @@ fn luma(pixel: &[u8]) -> u8 {
 
 /// DCT-II without normalisation of a thumbnail [SIDE, SIDE]: [KEPT, KEPT].
 fn lowest_frequencies(thumbnail: &[u8]) -> [f64; KEPT * KEPT] {
-    let cosine = |frequency: usize, place: usize| (PI * frequency as f64 * (2 * place + 1) as f64 / (2 * SIDE) as f64).cos();
+    let cosine = |frequency: usize, place: usize| {
+        (PI * frequency as f64 * (2 * place + 1) as f64 / (2 * SIDE) as f64).cos()
+    };
     let mut columns = [[0.0; SIDE]; KEPT];
     for (frequency, row) in columns.iter_mut().enumerate() {
         for (x, value) in row.iter_mut().enumerate() {
-            *value = (0..SIDE).map(|y| 2.0 * cosine(frequency, y) * f64::from(thumbnail[y * SIDE + x])).sum();
+            *value = (0..SIDE)
+                .map(|y| 2.0 * cosine(frequency, y) * f64::from(thumbnail[y * SIDE + x]))
+                .sum();
         }
     }
     let mut frequencies = [0.0; KEPT * KEPT];

@@ -14,7 +14,12 @@ const CROP_TRIES: usize = 10;
 const LONGEST_ASPECT: u32 = 64;
 
 /// torchvision's `RandomResizedCrop.get_params`: a pure function of the seed.
-pub fn random_resized_crop_box(width: u32, height: u32, augment: &AugmentConfig, seed: u64) -> CropBox {
+pub fn random_resized_crop_box(
+    width: u32,
+    height: u32,
+    augment: &AugmentConfig,
+    seed: u64,
+) -> CropBox {
     let mut random = Random::new(seed);
     let area = f64::from(width) * f64::from(height);
     let [narrowest, widest] = augment.ratio;
@@ -79,12 +84,16 @@ pub(crate) fn eval_transform_reusing(
     memory: &mut Vec<u8>,
 ) -> Result<Vec<u8>, ImageError> {
     let whole = CropBox { x: 0, y: 0, width: image.width, height: image.height };
-    let mut to = |part: CropBox, width, height| resize(image, part, width, height, how.interpolation, Vec::new(), memory);
+    let mut to = |part: CropBox, width, height| {
+        resize(image, part, width, height, how.interpolation, Vec::new(), memory)
+    };
     match how.fit {
         Fit::Shortest => {
             let part = without_far_ends(image);
             // torchvision's Resize: int(size · long / short).
-            let scaled = |side: u32, short: u32| (u64::from(size) * u64::from(side) / u64::from(short.max(1))) as u32;
+            let scaled = |side: u32, short: u32| {
+                (u64::from(size) * u64::from(side) / u64::from(short.max(1))) as u32
+            };
             let short = part.width.min(part.height);
             let (width, height) = (scaled(part.width, short), scaled(part.height, short));
             Ok(centre(&to(part, width, height)?, width, height, size))
@@ -93,7 +102,8 @@ pub(crate) fn eval_transform_reusing(
         Fit::Longest { fill } => {
             // OpenCLIP's ResizeKeepRatio: round(side / ratio), ties to even. It fails where a side becomes 0.
             let ratio = f64::from(image.width.max(image.height)) / f64::from(size);
-            let scaled = |side: u32| ((f64::from(side) / ratio).round_ties_even() as u32).clamp(1, size);
+            let scaled =
+                |side: u32| ((f64::from(side) / ratio).round_ties_even() as u32).clamp(1, size);
             let (width, height) = (scaled(image.width), scaled(image.height));
             Ok(padded(&to(whole, width, height)?, width, height, size, fill))
         }

@@ -19,7 +19,9 @@ pub(crate) fn mix(mut value: u64) -> u64 {
 
 /// One seed out of several coordinates; their order counts.
 pub fn seed_of(coordinates: &[u64]) -> u64 {
-    coordinates.iter().fold(GAMMA, |seed, coordinate| mix(seed.wrapping_add(GAMMA) ^ mix(coordinate.wrapping_add(GAMMA))))
+    coordinates.iter().fold(GAMMA, |seed, coordinate| {
+        mix(seed.wrapping_add(GAMMA) ^ mix(coordinate.wrapping_add(GAMMA)))
+    })
 }
 
 /// A number in [0, 1) out of the first 53 bits: a double has no more, so more would round up to 1.
@@ -69,13 +71,15 @@ mod tests {
     fn numbers_are_those_of_the_published_splitmix64() {
         // https://rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64, seed 1234567.
         let mut random = Random::new(1_234_567);
-        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        let expected =
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!([random.next_u64(), random.next_u64(), random.next_u64()], expected);
     }
 
     #[test]
     fn coordinates_and_their_order_count() {
-        let seeds = [seed_of(&[0]), seed_of(&[0, 0]), seed_of(&[0, 1]), seed_of(&[1, 0]), seed_of(&[1, 1])];
+        let seeds =
+            [seed_of(&[0]), seed_of(&[0, 0]), seed_of(&[0, 1]), seed_of(&[1, 0]), seed_of(&[1, 1])];
         for (index, seed) in seeds.iter().enumerate() {
             assert!(!seeds[..index].contains(seed));
         }

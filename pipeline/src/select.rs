@@ -47,7 +47,11 @@ pub struct SelectionReport {
 
 /// Runs `sql` and writes the pairs that it gives to `output`, whole or not at all. `sql` gives a column `uid` and, if it
 /// likes, `weight`.
-pub async fn select(context: &SessionContext, sql: &str, output: &Path) -> Result<SelectionReport, SelectError> {
+pub async fn select(
+    context: &SessionContext,
+    sql: &str,
+    output: &Path,
+) -> Result<SelectionReport, SelectError> {
     let Choice { selection, of, weighted, funnel } = chosen_by(context, sql).await?;
     write(&selection, output, of, weighted, funnel)
 }
@@ -84,7 +88,9 @@ fn write(
 }
 
 async fn chosen_by(context: &SessionContext, sql: &str) -> Result<Choice, SelectError> {
-    let Some(dataset) = context.state().config().get_extension::<DatasetTables>() else { return Err(SelectError::NoDataset) };
+    let Some(dataset) = context.state().config().get_extension::<DatasetTables>() else {
+        return Err(SelectError::NoDataset);
+    };
     let Planned { state, statement, plan } = plan(context, sql).await?;
     let narrow = uid_and_weight(plan)?;
     let weighted = narrow.schema().fields().len() > 1;
@@ -102,12 +108,19 @@ async fn chosen_by(context: &SessionContext, sql: &str) -> Result<Choice, Select
 }
 
 /// Runs a query that gives the same rows every time, in whatever order.
-pub(crate) async fn reproducible_rows(context: &SessionContext, sql: &str) -> Result<Rows, SqlError> {
+pub(crate) async fn reproducible_rows(
+    context: &SessionContext,
+    sql: &str,
+) -> Result<Rows, SqlError> {
     let Planned { state, plan, .. } = plan(context, sql).await?;
     execute_reproducibly(sql, state, plan).await
 }
 
-async fn execute_reproducibly(sql: &str, mut state: SessionState, plan: LogicalPlan) -> Result<Rows, SqlError> {
+async fn execute_reproducibly(
+    sql: &str,
+    mut state: SessionState,
+    plan: LogicalPlan,
+) -> Result<Rows, SqlError> {
     let ordered = reproducible::make_reproducible(sql, plan)?;
     if ordered.in_stored_order {
         state.config_mut().options_mut().execution.target_partitions = 1;
@@ -122,7 +135,9 @@ pub(crate) async fn write_chosen(
     made_by: &str,
     output: &Path,
 ) -> Result<SelectionReport, SelectError> {
-    let Some(dataset) = context.state().config().get_extension::<DatasetTables>() else { return Err(SelectError::NoDataset) };
+    let Some(dataset) = context.state().config().get_extension::<DatasetTables>() else {
+        return Err(SelectError::NoDataset);
+    };
     if pairs.is_empty() {
         return Err(SelectError::Empty { funnel: Vec::new() });
     }
@@ -146,7 +161,12 @@ fn uid_and_weight(plan: LogicalPlan) -> Result<LogicalPlan, SelectError> {
         }
     };
     let Some((qualifier, uid)) = only(column::UID)? else {
-        let columns = schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
         return Err(SelectError::NoUid { columns });
     };
     if uid.data_type() != &DataType::FixedSizeBinary(16) {
@@ -165,9 +185,13 @@ fn uid_and_weight(plan: LogicalPlan) -> Result<LogicalPlan, SelectError> {
                 expected: "a number",
             });
         }
-        columns.push(cast_to(Expr::Column(Column::new(qualifier.cloned(), column::WEIGHT)), DataType::Float64));
+        columns.push(cast_to(
+            Expr::Column(Column::new(qualifier.cloned(), column::WEIGHT)),
+            DataType::Float64,
+        ));
     }
-    let narrow = LogicalPlanBuilder::from(plan).project(columns).and_then(LogicalPlanBuilder::build);
+    let narrow =
+        LogicalPlanBuilder::from(plan).project(columns).and_then(LogicalPlanBuilder::build);
     narrow.map_err(|error| SqlError::Session(error.strip_backtrace()).into())
 }
 
@@ -178,18 +202,26 @@ fn read_rows(batch: &RecordBatch, chosen: &mut Chosen) -> Result<(), SelectError
         return Err(SelectError::NullUid);
     }
     let weights = match batch.columns().get(1) {
-        Some(weights) => Some(cast(weights, &DataType::Float64).map_err(|error| SqlError::Session(error.to_string()))?),
+        Some(weights) => Some(
+            cast(weights, &DataType::Float64)
+                .map_err(|error| SqlError::Session(error.to_string()))?,
+        ),
         None => None,
     };
     let weights = weights.as_ref().map(AsArray::as_primitive::<Float64Type>);
     for row in 0..batch.num_rows() {
         let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
         let weight = match weights {
-            Some(weights) if weights.is_null(row) => return Err(SelectError::Weight { uid, weight: "null".into() }),
+            Some(weights) if weights.is_null(row) => {
+                return Err(SelectError::Weight { uid, weight: "null".into() });
+            }
             Some(weights) => {
                 let weight = weights.value(row) as f32;
                 if !(weight.is_finite() && weight > 0.0) {
-                    return Err(SelectError::Weight { uid, weight: weights.value(row).to_string() });
+                    return Err(SelectError::Weight {
+                        uid,
+                        weight: weights.value(row).to_string(),
+                    });
                 }
                 weight
             }

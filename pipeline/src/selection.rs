@@ -7,9 +7,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float32Array, RecordBatch, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float32Array, RecordBatch, UInt32Array,
+};
 use arrow::datatypes::{Float32Type, SchemaRef, UInt32Type};
-use diptych_schemas::{ContentHash, SELECTION_VERSION, SchemaError, Uid, column, durable, key, selection_schema};
+use diptych_schemas::{
+    ContentHash, SELECTION_VERSION, SchemaError, Uid, column, durable, key, selection_schema,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -127,13 +131,16 @@ impl Selection {
     pub fn write(&self, path: &Path) -> Result<ContentHash, SelectionError> {
         let schema = selection_schema();
         let hash = durable::write_with(path, |file| {
-            let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties())).map_err(io::Error::other)?;
+            let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties()))
+                .map_err(io::Error::other)?;
             let (hashed, written) = rayon::join(
                 || self.hash(),
                 || -> io::Result<()> {
                     for start in (0..self.len()).step_by(WRITTEN_ROWS) {
                         let rows = start..(start + WRITTEN_ROWS).min(self.len());
-                        writer.write(&self.record_batch(&schema, rows)?).map_err(io::Error::other)?;
+                        writer
+                            .write(&self.record_batch(&schema, rows)?)
+                            .map_err(io::Error::other)?;
                     }
                     Ok(())
                 },
@@ -154,7 +161,8 @@ impl Selection {
     }
 
     fn record_batch(&self, schema: &SchemaRef, rows: Range<usize>) -> io::Result<RecordBatch> {
-        let uids = FixedSizeBinaryArray::try_from_iter(self.uids[rows.clone()].iter().map(|uid| uid.0));
+        let uids =
+            FixedSizeBinaryArray::try_from_iter(self.uids[rows.clone()].iter().map(|uid| uid.0));
         let columns: Vec<ArrayRef> = vec![
             Arc::new(uids.map_err(io::Error::other)?),
             Arc::new(UInt32Array::from(self.shards[rows.clone()].to_vec())),
@@ -169,22 +177,34 @@ impl Selection {
     pub fn read(path: &Path) -> Result<Self, SelectionError> {
         let bad = |message: String| SelectionError::Unreadable { path: path.to_owned(), message };
         let file = File::open(path).map_err(SchemaError::io(path))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(e.to_string()))?;
-        let metadata = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(e.to_string()))?;
+        let metadata =
+            builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
         let value = |name: &str| {
-            let found = metadata.iter().find(|entry| entry.key == name).and_then(|entry| entry.value.clone());
+            let found = metadata
+                .iter()
+                .find(|entry| entry.key == name)
+                .and_then(|entry| entry.value.clone());
             found.ok_or_else(|| bad(format!("it lacks {name} in its metadata")))
         };
         let version = value(key::VERSION)?;
         if version != SELECTION_VERSION.to_string() {
-            return Err(bad(format!("it has version {version}, this binary reads version {SELECTION_VERSION}")));
+            return Err(bad(format!(
+                "it has version {version}, this binary reads version {SELECTION_VERSION}"
+            )));
         }
         let expected = selection_schema();
         for field in expected.fields() {
             match builder.schema().field_with_name(field.name()) {
                 Ok(found) if found.data_type() == field.data_type() => {}
                 Ok(found) => {
-                    return Err(bad(format!("column {} is {}, not {}", field.name(), found.data_type(), field.data_type())));
+                    return Err(bad(format!(
+                        "column {} is {}, not {}",
+                        field.name(),
+                        found.data_type(),
+                        field.data_type()
+                    )));
                 }
                 Err(_) => return Err(bad(format!("it lacks the column {}", field.name()))),
             }
@@ -195,7 +215,9 @@ impl Selection {
             selection.append(&batch).map_err(|e| bad(e.to_string()))?;
         }
         if selection.hash().to_string() != value(key::SELECTION_HASH)? {
-            return Err(bad("its rows do not have the hash that it was written with; it is damaged".into()));
+            return Err(bad(
+                "its rows do not have the hash that it was written with; it is damaged".into(),
+            ));
         }
         Ok(selection)
     }
@@ -231,7 +253,9 @@ fn properties() -> WriterProperties {
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_column_compression(ColumnPath::from(column::UID), Compression::UNCOMPRESSED)
         .set_created_by("diptych".into());
-    let delta = |properties: WriterPropertiesBuilder, place| properties.set_column_encoding(place, Encoding::DELTA_BINARY_PACKED);
+    let delta = |properties: WriterPropertiesBuilder, place| {
+        properties.set_column_encoding(place, Encoding::DELTA_BINARY_PACKED)
+    };
     places.into_iter().fold(properties, delta).build()
 }
 
@@ -241,7 +265,9 @@ mod tests {
 
     fn sample(rows: u32) -> Selection {
         Selection {
-            uids: (0..rows).map(|row| Uid::of(&ContentHash::of(b"image"), &row.to_string())).collect(),
+            uids: (0..rows)
+                .map(|row| Uid::of(&ContentHash::of(b"image"), &row.to_string()))
+                .collect(),
             shards: vec![0; rows as usize],
             row_groups: (0..rows).map(|row| row / 3).collect(),
             rows: (0..rows).map(|row| row % 3).collect(),

@@ -36,8 +36,16 @@ pub(crate) struct Storage {
 
 impl Storage {
     /// `stop` ends whatever waits for the network.
-    pub(crate) fn open(dataset: &Path, config: &RemoteConfig, stop: &Arc<AtomicBool>) -> Result<Self, StorageError> {
-        let remote = if is_url(dataset) { Some(Arc::new(Remote::open(dataset, config, Arc::clone(stop))?)) } else { None };
+    pub(crate) fn open(
+        dataset: &Path,
+        config: &RemoteConfig,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Self, StorageError> {
+        let remote = if is_url(dataset) {
+            Some(Arc::new(Remote::open(dataset, config, Arc::clone(stop))?))
+        } else {
+            None
+        };
         Ok(Self { dataset: dataset.to_owned(), remote })
     }
 
@@ -64,6 +72,9 @@ impl Storage {
 }
 
 /// Reads the `dataset.json` of a dataset folder or URL.
-pub fn read_manifest(dataset: &Path, config: &RemoteConfig) -> Result<DatasetManifest, StorageError> {
+pub fn read_manifest(
+    dataset: &Path,
+    config: &RemoteConfig,
+) -> Result<DatasetManifest, StorageError> {
     Storage::open(dataset, config, &Arc::default())?.manifest()
 }

@@ -11,12 +11,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, FixedSizeBinaryArray, Float64Array, RecordBatch, StringArray, UInt8Array, UInt32Array, UInt64Array,
+    ArrayRef, FixedSizeBinaryArray, Float64Array, RecordBatch, StringArray, UInt8Array,
+    UInt32Array, UInt64Array,
 };
 use arrow::datatypes::SchemaRef;
 use diptych_schemas::{
-    ContentHash, DatasetManifest, SchemaError, ScoreFileMetadata, ScoreValue, ShardEntry, Uid, blob_path, blob_schema, durable,
-    ledger_path, meta_path, meta_schema, numbered_file, score_file_schema, score_folder,
+    ContentHash, DatasetManifest, SchemaError, ScoreFileMetadata, ScoreValue, ShardEntry, Uid,
+    blob_path, blob_schema, durable, ledger_path, meta_path, meta_schema, numbered_file,
+    score_file_schema, score_folder,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
@@ -52,12 +54,24 @@ enum Source {
 }
 
 /// Writes a dataset of `rows` rows into a folder that must not exist.
-pub fn write_synthetic_dataset(folder: &Path, rows: u64, seed: u64) -> Result<DatasetManifest, SchemaError> {
+pub fn write_synthetic_dataset(
+    folder: &Path,
+    rows: u64,
+    seed: u64,
+) -> Result<DatasetManifest, SchemaError> {
     if folder.exists() {
-        return Err(SchemaError::io(folder)(io::Error::new(io::ErrorKind::AlreadyExists, "it exists already")));
+        return Err(SchemaError::io(folder)(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "it exists already",
+        )));
     }
     let scores = score_folder(folder, "clip");
-    for file in [meta_path(folder, 0), blob_path(folder, 0), ledger_path(folder, 0), numbered_file(&scores, 0)] {
+    for file in [
+        meta_path(folder, 0),
+        blob_path(folder, 0),
+        ledger_path(folder, 0),
+        numbered_file(&scores, 0),
+    ] {
         let parent = file.parent().unwrap_or(folder);
         fs::create_dir_all(parent).map_err(SchemaError::io(parent))?;
     }
@@ -76,11 +90,18 @@ pub fn write_synthetic_dataset(folder: &Path, rows: u64, seed: u64) -> Result<Da
     Ok(manifest)
 }
 
-fn write_shard(folder: &Path, shard: u32, first: u64, rows: u64, seed: u64) -> Result<ShardEntry, SchemaError> {
+fn write_shard(
+    folder: &Path,
+    shard: u32,
+    first: u64,
+    rows: u64,
+    seed: u64,
+) -> Result<ShardEntry, SchemaError> {
     let blob = blob_path(folder, shard);
     write_file(&blob, &blob_schema(), narrow_properties().build(), std::iter::empty())?;
     let mut uids: Vec<u8> = Vec::with_capacity(rows as usize * 16);
-    let groups = (0..rows).step_by(META_ROWS).map(|start| start..rows.min(start + META_ROWS as u64));
+    let groups =
+        (0..rows).step_by(META_ROWS).map(|start| start..rows.min(start + META_ROWS as u64));
     let batches = groups.clone().map(|group| {
         let rows: Vec<Row> = group.map(|row| Row::of(seed, first + row)).collect();
         uids.extend(rows.iter().flat_map(|row| row.uid.0));
@@ -94,14 +115,23 @@ fn write_shard(folder: &Path, shard: u32, first: u64, rows: u64, seed: u64) -> R
         producer: ContentHash::of(b"synthetic").to_string(),
         made_by: "made up, for measurements".into(),
     };
-    let says = says.to_pairs().into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect();
+    let says = says
+        .to_pairs()
+        .into_iter()
+        .map(|(key, value)| KeyValue::new(key.to_owned(), value))
+        .collect();
     let properties = narrow_properties().set_key_value_metadata(Some(says)).build();
     let producer = ContentHash::of(b"synthetic").to_string();
     let batches = groups.map(|group| {
         let of_group = &uids[group.start as usize * 16..group.end as usize * 16];
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(FixedSizeBinaryArray::try_from_iter(of_group.chunks(16)).map_err(io::Error::other)?),
-            Arc::new(Float64Array::from_iter_values(group.clone().map(|row| bell(seed, first + row)))),
+            Arc::new(
+                FixedSizeBinaryArray::try_from_iter(of_group.chunks(16))
+                    .map_err(io::Error::other)?,
+            ),
+            Arc::new(Float64Array::from_iter_values(
+                group.clone().map(|row| bell(seed, first + row)),
+            )),
             Arc::new(StringArray::from_iter_values(group.clone().map(|_| &producer))),
             Arc::new(StringArray::new_null((group.end - group.start) as usize)),
         ];
@@ -119,7 +149,8 @@ fn write_file(
     batches: impl Iterator<Item = io::Result<RecordBatch>>,
 ) -> Result<(), SchemaError> {
     durable::write_with(path, |file| {
-        let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties)).map_err(io::Error::other)?;
+        let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))
+            .map_err(io::Error::other)?;
         for batch in batches {
             writer.write(&batch?).map_err(io::Error::other)?;
         }
@@ -192,9 +223,13 @@ fn caption_of(seed: u64, number: u64) -> String {
     match kind.caption {
         Source::Hot => HOT_CAPTIONS[random.below(4) as usize].to_owned(),
         Source::Another if number > 0 => another(),
-        Source::NearAnother if number > 0 => format!("{}, {}", another().to_uppercase(), random.below(10)),
+        Source::NearAnother if number > 0 => {
+            format!("{}, {}", another().to_uppercase(), random.below(10))
+        }
         // The same image with the same caption would be the same pair.
-        _ if matches!(kind.image, Source::Hot | Source::Another) => format!("{} {number}", own_caption(seed, number)),
+        _ if matches!(kind.image, Source::Hot | Source::Another) => {
+            format!("{} {number}", own_caption(seed, number))
+        }
         _ => own_caption(seed, number),
     }
 }
@@ -245,17 +280,29 @@ fn normal(random: &mut Random) -> f64 {
 }
 
 fn meta_batch(shard: u32, first: u64, rows: &[Row]) -> io::Result<RecordBatch> {
-    let text = |value: &dyn Fn(&Row) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(value))) };
-    let number = |value: &dyn Fn(&Row) -> u32| -> ArrayRef { Arc::new(UInt32Array::from_iter_values(rows.iter().map(value))) };
-    let uids = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.uid.0)).map_err(io::Error::other)?;
-    let hashes = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.sha256.0)).map_err(io::Error::other)?;
+    let text = |value: &dyn Fn(&Row) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
+    };
+    let number = |value: &dyn Fn(&Row) -> u32| -> ArrayRef {
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(value)))
+    };
+    let uids = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.uid.0))
+        .map_err(io::Error::other)?;
+    let hashes = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.sha256.0))
+        .map_err(io::Error::other)?;
     let columns: Vec<ArrayRef> = vec![
         Arc::new(uids),
         text(&|row| row.caption.clone()),
         number(&|row| row.width),
         number(&|row| row.height),
-        text(&|row| ["jpeg", "jpeg", "jpeg", "jpeg", "jpeg", "jpeg", "png", "webp"][(row.phash % 8) as usize].into()),
-        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| u64::from(row.width) * u64::from(row.height) / 8 + 600))),
+        text(&|row| {
+            ["jpeg", "jpeg", "jpeg", "jpeg", "jpeg", "jpeg", "png", "webp"]
+                [(row.phash % 8) as usize]
+                .into()
+        }),
+        Arc::new(UInt64Array::from_iter_values(
+            rows.iter().map(|row| u64::from(row.width) * u64::from(row.height) / 8 + 600),
+        )),
         Arc::new(hashes),
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.phash))),
         Arc::new(UInt8Array::from_iter_values(rows.iter().map(|_| 1))),

@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, FixedSizeBinaryArray, LargeBinaryArray, RecordBatch, StringArray, UInt8Array, UInt32Array, UInt64Array,
+    ArrayRef, FixedSizeBinaryArray, LargeBinaryArray, RecordBatch, StringArray, UInt8Array,
+    UInt32Array, UInt64Array,
 };
-use diptych_schemas::{ContentHash, DatasetManifest, ShardEntry, Uid, blob_path, blob_schema, meta_path, meta_schema};
+use diptych_schemas::{
+    ContentHash, DatasetManifest, ShardEntry, Uid, blob_path, blob_schema, meta_path, meta_schema,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
@@ -18,7 +21,8 @@ use crate::Selection;
 
 /// The members of `photos.tar` with an ending, by name. Only for tests that need the test data.
 pub(crate) fn photos(ending: &str) -> BTreeMap<String, Vec<u8>> {
-    let mut archive = tar::Archive::new(File::open(diptych_test_support::data("photos.tar")).unwrap());
+    let mut archive =
+        tar::Archive::new(File::open(diptych_test_support::data("photos.tar")).unwrap());
     let mut members = BTreeMap::new();
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
@@ -41,10 +45,15 @@ pub(crate) fn picture(name: &str) -> PathBuf {
 pub(crate) fn u8_tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let file = std::fs::read(path).unwrap();
     let header = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    let tensors: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&file[8..header]).unwrap();
+    let tensors: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&file[8..header]).unwrap();
     let of_bytes = tensors.into_iter().filter(|(_, tensor)| tensor["dtype"] == "U8");
-    let range = |tensor: &serde_json::Value, end: usize| header + tensor["data_offsets"][end].as_u64().unwrap() as usize;
-    of_bytes.map(|(name, tensor)| (name, file[range(&tensor, 0)..range(&tensor, 1)].to_vec())).collect()
+    let range = |tensor: &serde_json::Value, end: usize| {
+        header + tensor["data_offsets"][end].as_u64().unwrap() as usize
+    };
+    of_bytes
+        .map(|(name, tensor)| (name, file[range(&tensor, 0)..range(&tensor, 1)].to_vec()))
+        .collect()
 }
 
 /// A file of `sample/testdata/`.
@@ -62,7 +71,11 @@ pub(crate) struct TestDataset {
 
 /// Writes `pairs` as a dataset: so many rows in a row group of a blob, so many row groups in a shard. Row groups of `meta` are
 /// cut elsewhere, as ingest may do it. A column `alt` of its source has a text in every other row, and is not in shard 0.
-pub(crate) fn dataset(pairs: Vec<(Vec<u8>, String)>, rows_a_group: usize, groups_a_shard: usize) -> TestDataset {
+pub(crate) fn dataset(
+    pairs: Vec<(Vec<u8>, String)>,
+    rows_a_group: usize,
+    groups_a_shard: usize,
+) -> TestDataset {
     let folder = tempfile::tempdir().unwrap();
     let mut manifest = DatasetManifest::empty();
     let mut selection = Selection::empty("SELECT uid FROM meta".into(), ContentHash::of(b""));
@@ -70,14 +83,26 @@ pub(crate) fn dataset(pairs: Vec<(Vec<u8>, String)>, rows_a_group: usize, groups
         std::fs::create_dir(folder.path().join(sub)).unwrap();
     }
     for (shard, of_shard) in pairs.chunks(rows_a_group * groups_a_shard).enumerate() {
-        let uids: Vec<Uid> = of_shard.iter().map(|(image, caption)| Uid::of(&ContentHash::of(image), caption)).collect();
+        let uids: Vec<Uid> = of_shard
+            .iter()
+            .map(|(image, caption)| Uid::of(&ContentHash::of(image), caption))
+            .collect();
         for (row, uid) in uids.iter().enumerate() {
-            selection.push(*uid, [shard, row / rows_a_group, row % rows_a_group].map(|number| number as u32), 1.0);
+            selection.push(
+                *uid,
+                [shard, row / rows_a_group, row % rows_a_group].map(|number| number as u32),
+                1.0,
+            );
         }
         let blob = blob_path(folder.path(), shard as u32);
         write_parquet(&blob, &blob_batch(of_shard, &uids), rows_a_group, Compression::UNCOMPRESSED);
         let meta = meta_path(folder.path(), shard as u32);
-        write_parquet(&meta, &meta_batch(of_shard, &uids, shard, rows_a_group), rows_a_group + 1, Compression::SNAPPY);
+        write_parquet(
+            &meta,
+            &meta_batch(of_shard, &uids, shard, rows_a_group),
+            rows_a_group + 1,
+            Compression::SNAPPY,
+        );
         manifest.shards.push(ShardEntry {
             shard: shard as u32,
             pairs: of_shard.len() as u64,
@@ -102,11 +127,23 @@ fn blob_batch(pairs: &[(Vec<u8>, String)], uids: &[Uid]) -> RecordBatch {
 }
 
 /// Only what a loader looks at has its true value.
-fn meta_batch(pairs: &[(Vec<u8>, String)], uids: &[Uid], shard: usize, rows_a_group: usize) -> RecordBatch {
+fn meta_batch(
+    pairs: &[(Vec<u8>, String)],
+    uids: &[Uid],
+    shard: usize,
+    rows_a_group: usize,
+) -> RecordBatch {
     let rows = pairs.len();
-    let text = |text: &dyn Fn(usize) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values((0..rows).map(text))) };
-    let number = |number: &dyn Fn(usize) -> u32| -> ArrayRef { Arc::new(UInt32Array::from_iter_values((0..rows).map(number))) };
-    let sha256 = FixedSizeBinaryArray::try_from_iter(pairs.iter().map(|(image, _)| ContentHash::of(image).0)).unwrap();
+    let text = |text: &dyn Fn(usize) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values((0..rows).map(text)))
+    };
+    let number = |number: &dyn Fn(usize) -> u32| -> ArrayRef {
+        Arc::new(UInt32Array::from_iter_values((0..rows).map(number)))
+    };
+    let sha256 = FixedSizeBinaryArray::try_from_iter(
+        pairs.iter().map(|(image, _)| ContentHash::of(image).0),
+    )
+    .unwrap();
     let mut columns: Vec<ArrayRef> = vec![
         uid_column(uids),
         text(&|row| pairs[row].1.clone()),
@@ -139,7 +176,9 @@ fn write_parquet(path: &Path, batch: &RecordBatch, rows_a_group: usize, compress
         .set_data_page_row_count_limit(2)
         .set_write_batch_size(1)
         .build();
-    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties))
+            .unwrap();
     for start in (0..batch.num_rows()).step_by(rows_a_group) {
         writer.write(&batch.slice(start, rows_a_group.min(batch.num_rows() - start))).unwrap();
         writer.flush().unwrap();
@@ -152,6 +191,8 @@ pub(crate) fn png(number: usize) -> Vec<u8> {
     let (width, height) = (9 + number as u32 % 7, 8 + number as u32 % 5);
     let pixel = |x: u32, y: u32| image::Rgb([(x * 19) as u8, (y * 23) as u8, number as u8]);
     let mut bytes = std::io::Cursor::new(Vec::new());
-    image::RgbImage::from_fn(width, height, pixel).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    image::RgbImage::from_fn(width, height, pixel)
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
     bytes.into_inner()
 }

@@ -1,6 +1,10 @@
 //! Deduplication of made-up datasets: the same result for any number of threads and any memory, and what embeddings add.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows tests by their attribute, not by their folder")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
 
 mod common;
 
@@ -8,14 +12,20 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeListArray, Float16Array, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeListArray, Float16Array, RecordBatch,
+    StringArray,
+};
 use arrow::datatypes::{DataType, Float32Type, Int64Type, UInt64Type};
 use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::{SessionSpec, parquet_file_table, query, session};
 use diptych_pipeline::{
-    DedupError, DedupReport, DedupSpec, Evaluation, Selection, Tier, decontaminate, dedup, write_synthetic_dataset,
+    DedupError, DedupReport, DedupSpec, Evaluation, Selection, Tier, decontaminate, dedup,
+    write_synthetic_dataset,
 };
-use diptych_schemas::{ContentHash, ScoreFileMetadata, embedding_file_schema, embedding_folder, numbered_file};
+use diptych_schemas::{
+    ContentHash, ScoreFileMetadata, embedding_file_schema, embedding_folder, numbered_file,
+};
 use half::f16;
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
@@ -62,9 +72,14 @@ fn result_is_the_same_for_any_number_of_threads_and_any_memory() {
     let run = |threads: usize, memory: usize| -> (DedupReport, Vec<u8>, Vec<u8>) {
         let (kept, groups) = (data.join("kept.parquet"), data.join("groups.parquet"));
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(threads).build().unwrap();
         let spec = spec(&ALL, "clip DESC", memory);
-        let report = pool.install(|| runtime.block_on(dedup(&open(&data, threads), None, &spec, &kept, Some(&groups)))).unwrap();
+        let report = pool
+            .install(|| {
+                runtime.block_on(dedup(&open(&data, threads), None, &spec, &kept, Some(&groups)))
+            })
+            .unwrap();
         (report, std::fs::read(kept).unwrap(), std::fs::read(groups).unwrap())
     };
     let first = run(1, 1 << 30);
@@ -84,16 +99,25 @@ fn result_is_the_same_for_any_number_of_threads_and_any_memory() {
     // Of two that are near to a third, one may stay beside the other.
     assert!((400..=640).contains(&dropped[1]), "{dropped:?}");
     // A number at the end of a short caption changes more than a fifth of its shingles.
-    assert!((dropped[2] as f64) > 12_000.0 * 0.08 && (dropped[2] as f64) < 12_000.0 * 0.13, "{dropped:?}");
+    assert!(
+        (dropped[2] as f64) > 12_000.0 * 0.08 && (dropped[2] as f64) < 12_000.0 * 0.13,
+        "{dropped:?}"
+    );
     assert_eq!(first.0.kept + dropped.iter().sum::<u64>(), 12_000);
     // Blank images, and some that are near to them.
-    assert!(first.0.largest[0].pairs >= number(&data, "SELECT count(*) FROM meta WHERE phash = 0") as u64);
+    assert!(
+        first.0.largest[0].pairs
+            >= number(&data, "SELECT count(*) FROM meta WHERE phash = 0") as u64
+    );
 
     // The best score of a group is the one that stays; it is the dataset's, by uid.
     let worse = "SELECT count(*) FROM groups a JOIN groups b ON a.\"group\" = b.\"group\" AND a.kept AND NOT b.kept
          JOIN scored sa ON a.uid = sa.uid JOIN scored sb ON b.uid = sb.uid WHERE sa.clip < sb.clip";
     assert_eq!(number(&data, worse), 0);
-    assert_eq!(number(&data, "SELECT count(*) FROM kept JOIN groups USING (uid) WHERE NOT groups.kept"), 0);
+    assert_eq!(
+        number(&data, "SELECT count(*) FROM kept JOIN groups USING (uid) WHERE NOT groups.kept"),
+        0
+    );
     let equal = "SELECT count(*) - count(DISTINCT sha256) FROM kept JOIN meta USING (uid)";
     assert_eq!(number(&data, equal), 0);
 }
@@ -108,10 +132,15 @@ fn hashes_that_stay_are_apart_by_brute_force() {
     let hashes = |sql: &str| -> Vec<u64> {
         let batches = wait(async {
             let context = open(&data, 2);
-            context.register_table("kept", parquet_file_table(&data.join("kept.parquet")).unwrap()).unwrap();
+            context
+                .register_table("kept", parquet_file_table(&data.join("kept.parquet")).unwrap())
+                .unwrap();
             query(&context, sql).await.unwrap().collect().await.unwrap()
         });
-        batches.iter().flat_map(|batch| batch.column(0).as_primitive::<UInt64Type>().values().to_vec()).collect()
+        batches
+            .iter()
+            .flat_map(|batch| batch.column(0).as_primitive::<UInt64Type>().values().to_vec())
+            .collect()
     };
     let near = |a: u64, b: u64| (a ^ b).count_ones() <= 6;
     let kept = hashes("SELECT phash FROM kept JOIN meta USING (uid)");
@@ -137,21 +166,40 @@ fn write_embeddings(folder: &Path, shards: &[Vec<Pair>], dimension: usize, produ
             })
             .collect();
         let schema = embedding_file_schema(dimension);
-        let DataType::FixedSizeList(item, size) = schema.field(1).data_type().clone() else { panic!() };
+        let DataType::FixedSizeList(item, size) = schema.field(1).data_type().clone() else {
+            panic!()
+        };
         let valid: Vec<bool> = rows.iter().map(|row| row.width != 49).collect();
-        let vectors = FixedSizeListArray::new(item, size, Arc::new(Float16Array::from(values)), Some(valid.into()));
+        let vectors = FixedSizeListArray::new(
+            item,
+            size,
+            Arc::new(Float16Array::from(values)),
+            Some(valid.into()),
+        );
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.uid().0)).unwrap()),
+            Arc::new(
+                FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.uid().0)).unwrap(),
+            ),
             Arc::new(vectors.clone()),
             Arc::new(vectors),
             Arc::new(StringArray::new_null(rows.len())),
         ];
-        let says = ScoreFileMetadata { shard: number, producer: producer.into(), made_by: "test".into() };
-        let says = says.to_pairs().into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect();
+        let says =
+            ScoreFileMetadata { shard: number, producer: producer.into(), made_by: "test".into() };
+        let says = says
+            .to_pairs()
+            .into_iter()
+            .map(|(key, value)| KeyValue::new(key.to_owned(), value))
+            .collect();
         let properties = WriterProperties::builder().set_key_value_metadata(Some(says)).build();
         let path = numbered_file(&embedding_folder(folder, producer), number);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let mut writer = ArrowWriter::try_new(std::fs::File::create(path).unwrap(), schema.clone(), Some(properties)).unwrap();
+        let mut writer = ArrowWriter::try_new(
+            std::fs::File::create(path).unwrap(),
+            schema.clone(),
+            Some(properties),
+        )
+        .unwrap();
         writer.write(&RecordBatch::try_new(schema, columns).unwrap()).unwrap();
         writer.close().unwrap();
     }
@@ -169,9 +217,20 @@ fn near_embeddings_are_found_within_clusters() {
     let mut hashes = Vec::new();
     for (clusters, prefix) in [(1, ""), (1, &producer[..6]), (0, "")] {
         let tier = Tier::Semantic { cosine: 0.99, clusters, producer: prefix.into() };
-        let report = wait(dedup(&context, None, &spec(&[tier], "width DESC", 1 << 20), &kept, Some(&groups))).unwrap();
+        let report = wait(dedup(
+            &context,
+            None,
+            &spec(&[tier], "width DESC", 1 << 20),
+            &kept,
+            Some(&groups),
+        ))
+        .unwrap();
         // Ten groups of four; the last pair has no embedding and stays.
-        assert_eq!((report.kept, report.groups, report.tiers[0].unseen), (11, 10, 1), "{clusters} clusters");
+        assert_eq!(
+            (report.kept, report.groups, report.tiers[0].unseen),
+            (11, 10, 1),
+            "{clusters} clusters"
+        );
         hashes.push(Selection::read(&kept).unwrap().hash());
     }
     assert!(hashes.iter().all(|hash| *hash == hashes[0]));
@@ -184,8 +243,12 @@ fn near_embeddings_are_found_within_clusters() {
     assert!((distance - (1.0 - 1.0 / 1.0025)).abs() < 2e-4, "{distance}");
 
     let other = Tier::Semantic { cosine: 0.99, clusters: 0, producer: "beef".into() };
-    let error = wait(dedup(&context, None, &spec(&[other], "uid", 1 << 20), &kept, None)).unwrap_err();
-    assert!(matches!(&error, DedupError::NoEmbeddings { .. }) && error.to_string().contains("beef"), "{error}");
+    let error =
+        wait(dedup(&context, None, &spec(&[other], "uid", 1 << 20), &kept, None)).unwrap_err();
+    assert!(
+        matches!(&error, DedupError::NoEmbeddings { .. }) && error.to_string().contains("beef"),
+        "{error}"
+    );
 
     // Against an evaluation set with embeddings of the same model: those that are near to it go, whatever they are among themselves.
     let evaluation = tempfile::tempdir().unwrap();
@@ -194,9 +257,14 @@ fn near_embeddings_are_found_within_clusters() {
     write_embeddings(evaluation.path(), &held, 32, &producer);
     let against = [Evaluation { name: "held".into(), context: open(evaluation.path(), 1) }];
     let tier = Tier::Semantic { cosine: 0.99, clusters: 1, producer: String::new() };
-    let report = wait(decontaminate(&context, None, &against, &spec(&[tier], "uid", 1 << 20), &kept, None)).unwrap();
+    let report =
+        wait(decontaminate(&context, None, &against, &spec(&[tier], "uid", 1 << 20), &kept, None))
+            .unwrap();
     assert_eq!((report.kept, report.evaluations[0].dropped), (36, 4));
-    assert_eq!(report.evaluations[0].examples[0].uid, report.evaluations[0].examples[0].evaluation_uid);
+    assert_eq!(
+        report.evaluations[0].examples[0].uid,
+        report.evaluations[0].examples[0].evaluation_uid
+    );
 }
 
 /// A million equal values cost no more than one: here many of each kind, which squared would take hours.
@@ -213,7 +281,14 @@ fn hot_spots_are_not_quadratic() {
     // Every image stands there a hundred times, so captions make the pairs.
     write_dataset(folder.path(), &[rows]);
     let spec = spec(&[Tier::Sha256, Tier::Caption { jaccard: 0.9 }], "uid", 1 << 20);
-    let report = wait(dedup(&open(folder.path(), 2), None, &spec, &folder.path().join("kept.parquet"), None)).unwrap();
+    let report = wait(dedup(
+        &open(folder.path(), 2),
+        None,
+        &spec,
+        &folder.path().join("kept.parquet"),
+        None,
+    ))
+    .unwrap();
     assert_eq!(report.tiers[0].dropped + report.tiers[1].dropped + report.kept, 30_000);
     assert!(report.kept <= 300, "{report:?}");
 }

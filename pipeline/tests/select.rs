@@ -1,6 +1,10 @@
 //! From SQL to selection files: what is in them, that they come out the same, and what is refused.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows tests by their attribute, not by their folder")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
 
 mod common;
 #[path = "select/curation.rs"]
@@ -20,7 +24,8 @@ use common::{ROW_GROUP, add_scores, pair, pairs, stand_ins, write_dataset};
 /// Forty pairs in four shards. Widths 10 to 49, heights all 20; every second pair has a perceptual hash.
 fn dataset() -> (tempfile::TempDir, DatasetManifest) {
     let folder = tempfile::tempdir().unwrap();
-    let manifest = write_dataset(folder.path(), &[pairs(0..10), pairs(10..20), pairs(20..30), pairs(30..40)]);
+    let manifest =
+        write_dataset(folder.path(), &[pairs(0..10), pairs(10..20), pairs(20..30), pairs(30..40)]);
     (folder, manifest)
 }
 
@@ -39,7 +44,11 @@ async fn run(folder: &Path, sql: &str) -> Result<(SelectionReport, Selection), S
 
 async fn refused(folder: &Path, sql: &str) -> String {
     let error = run(folder, sql).await.expect_err(sql).to_string();
-    assert!(!folder.join("selection.parquet").exists() && !folder.join("selection.parquet.incomplete").exists(), "{sql}");
+    assert!(
+        !folder.join("selection.parquet").exists()
+            && !folder.join("selection.parquet.incomplete").exists(),
+        "{sql}"
+    );
     error
 }
 
@@ -63,7 +72,10 @@ async fn selection_holds_the_chosen_pairs_at_their_places_in_order() {
     assert!(selection.weights.iter().all(|weight| *weight == 1.0));
     assert_eq!((selection.sql.as_str(), selection.dataset_hash), (sql, manifest.content_hash()));
     assert_eq!((report.rows, report.of, report.weighted), (13, 40, false));
-    assert_eq!((report.dataset_hash, report.selection_hash), (manifest.content_hash(), selection.hash()));
+    assert_eq!(
+        (report.dataset_hash, report.selection_hash),
+        (manifest.content_hash(), selection.hash())
+    );
 }
 
 #[tokio::test]
@@ -77,9 +89,10 @@ async fn weights_and_joins_with_scores() {
     assert_eq!(selection.uids, [pair(19).uid()]);
     assert_eq!(selection.weights, [9.5]);
     // Whole numbers are weights too, and other columns do not matter, whatever they claim.
-    let (_, selection) = run(folder.path(), "SELECT uid, 7 AS shard, 2 AS weight FROM meta WHERE width = 30")
-        .await
-        .unwrap_or_else(|error| panic!("{error}"));
+    let (_, selection) =
+        run(folder.path(), "SELECT uid, 7 AS shard, 2 AS weight FROM meta WHERE width = 30")
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((selection.weights, selection.shards), (vec![2.0], vec![2]));
 }
 
@@ -104,7 +117,10 @@ async fn same_sql_gives_the_same_bytes_on_any_number_of_threads() {
         ("SELECT uid FROM meta", 40),
         ("SELECT uid FROM meta ORDER BY height LIMIT 13", 13),
         ("SELECT uid FROM meta ORDER BY hash_fraction(uid, 'x') LIMIT 13 OFFSET 2", 13),
-        ("SELECT uid FROM (SELECT uid, height FROM meta ORDER BY height LIMIT 30) ORDER BY height LIMIT 11", 11),
+        (
+            "SELECT uid FROM (SELECT uid, height FROM meta ORDER BY height LIMIT 30) ORDER BY height LIMIT 11",
+            11,
+        ),
         ("SELECT uid, max(value) AS weight FROM scores GROUP BY uid", 40),
         ("SELECT DISTINCT ON (category) uid FROM meta ORDER BY category", 3),
         (
@@ -114,7 +130,10 @@ async fn same_sql_gives_the_same_bytes_on_any_number_of_threads() {
         ("SELECT first_value(uid ORDER BY height) AS uid FROM meta GROUP BY category", 3),
         ("SELECT first_value(uid ORDER BY uid) AS uid FROM meta GROUP BY category", 3),
         ("SELECT uid, value / (SELECT sum(value) FROM scores) AS weight FROM scores", 40),
-        ("SELECT uid, sum(value) OVER (ORDER BY value DESC ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS weight FROM scores", 40),
+        (
+            "SELECT uid, sum(value) OVER (ORDER BY value DESC ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS weight FROM scores",
+            40,
+        ),
         ("SELECT uid FROM meta WHERE uid IN (SELECT uid FROM scores ORDER BY value LIMIT 17)", 17),
         (
             "SELECT DISTINCT ON (uid) uid, w AS weight FROM meta JOIN (VALUES (1, 20), (2, 20), (3, 20)) AS v (w, h) ON height = h ORDER BY uid, h",
@@ -124,8 +143,9 @@ async fn same_sql_gives_the_same_bytes_on_any_number_of_threads() {
         let mut files = Vec::new();
         for partitions in [1, 2, 4, 4, 4, 7] {
             let output = folder.path().join(format!("{partitions}.parquet"));
-            let report =
-                select(&open(folder.path(), partitions), sql, &output).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+            let report = select(&open(folder.path(), partitions), sql, &output)
+                .await
+                .unwrap_or_else(|error| panic!("{sql}: {error}"));
             assert_eq!(report.rows, rows, "{sql}");
             files.push(std::fs::read(&output).unwrap());
         }
@@ -137,11 +157,15 @@ async fn same_sql_gives_the_same_bytes_on_any_number_of_threads() {
 #[tokio::test]
 async fn ties_are_broken_by_the_uid() {
     let (folder, _) = dataset();
-    let smallest = |of: Vec<u32>, count: usize| uids(of).into_iter().take(count).collect::<BTreeSet<Uid>>();
+    let smallest =
+        |of: Vec<u32>, count: usize| uids(of).into_iter().take(count).collect::<BTreeSet<Uid>>();
     // Pairs by category: shard 0 (pairs 0 to 9) has none, of the others a third each has a, b and none.
     let category = |left: u32| (10..40).filter(|n| n % 3 == left).collect::<Vec<u32>>();
     let none: Vec<u32> = (0..10).chain(category(2)).collect();
-    let of_each = |count| &(&smallest(category(0), count) | &smallest(category(1), count)) | &smallest(none.clone(), count);
+    let of_each = |count| {
+        &(&smallest(category(0), count) | &smallest(category(1), count))
+            | &smallest(none.clone(), count)
+    };
     for (sql, expected) in [
         ("SELECT uid FROM meta ORDER BY height LIMIT 13", smallest((0..40).collect(), 13)),
         ("SELECT DISTINCT ON (category) uid FROM meta ORDER BY category, height", of_each(1)),
@@ -159,15 +183,20 @@ async fn ties_are_broken_by_the_uid() {
 #[tokio::test]
 async fn held_out_pairs_are_split_off_for_good() {
     let (folder, _) = dataset();
-    let (_, train) = run(folder.path(), "SELECT uid FROM meta WHERE hash_fraction(sha256) < 0.8").await.unwrap();
-    let (_, test) = run(folder.path(), "SELECT uid FROM meta WHERE hash_fraction(sha256) >= 0.8").await.unwrap();
-    let (train, test): (BTreeSet<Uid>, BTreeSet<Uid>) = (train.uids.into_iter().collect(), test.uids.into_iter().collect());
+    let (_, train) =
+        run(folder.path(), "SELECT uid FROM meta WHERE hash_fraction(sha256) < 0.8").await.unwrap();
+    let (_, test) = run(folder.path(), "SELECT uid FROM meta WHERE hash_fraction(sha256) >= 0.8")
+        .await
+        .unwrap();
+    let (train, test): (BTreeSet<Uid>, BTreeSet<Uid>) =
+        (train.uids.into_iter().collect(), test.uids.into_iter().collect());
     assert!(train.is_disjoint(&test) && !test.is_empty());
     assert_eq!(&train | &test, uids(0..40));
     // More pairs, and other shards: the old pairs stay on their side.
     let grown = tempfile::tempdir().unwrap();
     write_dataset(grown.path(), &[pairs(20..60), pairs(0..20)]);
-    let (_, more) = run(grown.path(), "SELECT uid FROM meta WHERE hash_fraction(sha256) < 0.8").await.unwrap();
+    let (_, more) =
+        run(grown.path(), "SELECT uid FROM meta WHERE hash_fraction(sha256) < 0.8").await.unwrap();
     let more: BTreeSet<Uid> = more.uids.into_iter().collect();
     assert!(more.is_superset(&train) && more.is_disjoint(&test));
 }
@@ -176,8 +205,7 @@ async fn held_out_pairs_are_split_off_for_good() {
 async fn funnel_counts_what_each_condition_leaves() {
     let (folder, _) = dataset();
     let step = |condition: &str, remaining| FunnelStep { condition: condition.into(), remaining };
-    let sql =
-        "SELECT uid FROM meta WHERE width >= 20 AND (phash IS NOT NULL AND width < 40) AND (category = 'a' OR category = 'b')";
+    let sql = "SELECT uid FROM meta WHERE width >= 20 AND (phash IS NOT NULL AND width < 40) AND (category = 'a' OR category = 'b')";
     let (report, _) = run(folder.path(), sql).await.unwrap();
     // Widths 20 to 49; even ones, 15; of these below 40, 10: 20, 22, …, 38, which are pairs 10, 12, …, 28. Those whose number
     // leaves 0 or 1 when divided by 3 have a category: 10, 12, 16, 18, 22, 24, 28.
@@ -190,14 +218,24 @@ async fn funnel_counts_what_each_condition_leaves() {
     ];
     assert_eq!(report.funnel, expected);
     assert_eq!(report.rows, 7);
-    let sql =
-        "WITH wide AS (SELECT * FROM meta WHERE width > 30) SELECT uid FROM wide JOIN scores USING (uid) WHERE name = 'clip'";
-    add_scores(folder.path(), "clip", &[(pair(0).uid(), 1.0), (pair(25).uid(), 1.0), (pair(26).uid(), 1.0)]);
+    let sql = "WITH wide AS (SELECT * FROM meta WHERE width > 30) SELECT uid FROM wide JOIN scores USING (uid) WHERE name = 'clip'";
+    add_scores(
+        folder.path(),
+        "clip",
+        &[(pair(0).uid(), 1.0), (pair(25).uid(), 1.0), (pair(26).uid(), 1.0)],
+    );
     let (report, _) = run(folder.path(), sql).await.unwrap();
-    assert_eq!(report.funnel, [step("FROM wide JOIN scores USING(uid)", 2), step("name = 'clip'", 2)]);
-    let (report, _) = run(folder.path(), "SELECT uid FROM meta WHERE uid IN (SELECT uid FROM scores)").await.unwrap();
+    assert_eq!(
+        report.funnel,
+        [step("FROM wide JOIN scores USING(uid)", 2), step("name = 'clip'", 2)]
+    );
+    let (report, _) =
+        run(folder.path(), "SELECT uid FROM meta WHERE uid IN (SELECT uid FROM scores)")
+            .await
+            .unwrap();
     assert_eq!(report.funnel, [step("FROM meta", 40), step("uid IN (SELECT uid FROM scores)", 3)]);
-    let (report, _) = run(folder.path(), "SELECT uid FROM meta ORDER BY uid LIMIT 3").await.unwrap();
+    let (report, _) =
+        run(folder.path(), "SELECT uid FROM meta ORDER BY uid LIMIT 3").await.unwrap();
     assert_eq!(report.funnel, []);
 }
 
@@ -214,22 +252,52 @@ async fn rows_that_are_no_selection_are_refused() {
     );
     let repeated = refused(path, "SELECT uid FROM meta JOIN scores USING (uid)").await;
     assert!(
-        repeated.contains(&first.to_string()) && repeated.contains("SELECT DISTINCT uid") && repeated.contains("0 other"),
+        repeated.contains(&first.to_string())
+            && repeated.contains("SELECT DISTINCT uid")
+            && repeated.contains("0 other"),
         "{repeated}"
     );
     let unknown = refused(path, "SELECT DISTINCT uid FROM scores").await;
-    assert!(unknown.contains(&other.to_string()) && unknown.contains("JOIN meta USING (uid)"), "{unknown}");
-    assert!(refused(path, "SELECT NULLIF(uid, uid) AS uid FROM meta").await.contains("WHERE uid IS NOT NULL"));
-    assert!(refused(path, "SELECT hex(uid) AS uid FROM meta").await.contains("column uid has the type Utf8"));
     assert!(
-        refused(path, "SELECT a.uid, b.uid FROM meta a JOIN meta b ON a.uid = b.uid").await.contains("more than one column uid")
+        unknown.contains(&other.to_string()) && unknown.contains("JOIN meta USING (uid)"),
+        "{unknown}"
     );
-    assert!(refused(path, "SELECT uid, caption AS weight FROM meta").await.contains("column weight has the type Utf8"));
-    for (weight, shown) in
-        [("0", "0"), ("-1", "-1"), ("'NaN'::double", "NaN"), ("1e300", "1e300"), ("1e-300", "1e-300"), ("NULL::double", "null")]
-    {
-        let message = refused(path, &format!("SELECT uid, {weight} AS weight FROM meta WHERE width = 10")).await;
-        assert!(message.contains(&format!("the weight of uid {first} is {shown}")) || weight.starts_with("1e"), "{message}");
+    assert!(
+        refused(path, "SELECT NULLIF(uid, uid) AS uid FROM meta")
+            .await
+            .contains("WHERE uid IS NOT NULL")
+    );
+    assert!(
+        refused(path, "SELECT hex(uid) AS uid FROM meta")
+            .await
+            .contains("column uid has the type Utf8")
+    );
+    assert!(
+        refused(path, "SELECT a.uid, b.uid FROM meta a JOIN meta b ON a.uid = b.uid")
+            .await
+            .contains("more than one column uid")
+    );
+    assert!(
+        refused(path, "SELECT uid, caption AS weight FROM meta")
+            .await
+            .contains("column weight has the type Utf8")
+    );
+    for (weight, shown) in [
+        ("0", "0"),
+        ("-1", "-1"),
+        ("'NaN'::double", "NaN"),
+        ("1e300", "1e300"),
+        ("1e-300", "1e-300"),
+        ("NULL::double", "null"),
+    ] {
+        let message =
+            refused(path, &format!("SELECT uid, {weight} AS weight FROM meta WHERE width = 10"))
+                .await;
+        assert!(
+            message.contains(&format!("the weight of uid {first} is {shown}"))
+                || weight.starts_with("1e"),
+            "{message}"
+        );
         assert!(message.contains("a finite number above 0"), "{message}");
     }
     let empty = refused(path, "SELECT uid FROM meta WHERE width > 30 AND height > 20").await;
@@ -237,7 +305,11 @@ async fn rows_that_are_no_selection_are_refused() {
         empty,
         "the query selects no rows, so no selection was written. Rows that are left:\n            40  FROM meta\n            19  width > 30\n             0  height > 20"
     );
-    assert!(refused(path, "SELECT uid FROM meta ORDER BY uid LIMIT 0").await.contains("selects no rows"));
+    assert!(
+        refused(path, "SELECT uid FROM meta ORDER BY uid LIMIT 0")
+            .await
+            .contains("selects no rows")
+    );
     let twice = refused(path, "SELECT 1 AS width, * FROM meta").await;
     assert!(twice.starts_with("two columns of the result are named width"), "{twice}");
     for sql in ["EXPLAIN SELECT uid FROM meta", "SHOW TABLES"] {
@@ -245,7 +317,10 @@ async fn rows_that_are_no_selection_are_refused() {
     }
     assert!(refused(path, "SELECT uidd FROM meta").await.contains("did you mean uid?"));
     let without = session(SessionSpec::new(None, &stand_ins())).unwrap();
-    assert!(matches!(select(&without, "SELECT 1", &path.join("s.parquet")).await, Err(SelectError::NoDataset)));
+    assert!(matches!(
+        select(&without, "SELECT 1", &path.join("s.parquet")).await,
+        Err(SelectError::NoDataset)
+    ));
 }
 
 #[tokio::test]
@@ -264,7 +339,12 @@ async fn what_would_not_come_out_the_same_is_refused() {
             "column 28",
             "TIMESTAMP '2026",
         ),
-        ("SELECT uid FROM meta ORDER BY uuid() LIMIT 3", "uuid() gives something else", "column 31", "hash_fraction"),
+        (
+            "SELECT uid FROM meta ORDER BY uuid() LIMIT 3",
+            "uuid() gives something else",
+            "column 31",
+            "hash_fraction",
+        ),
         (
             "SELECT uid FROM meta WHERE uid IN (SELECT uid FROM scores WHERE random() < 0.5)",
             "random()",
@@ -272,7 +352,12 @@ async fn what_would_not_come_out_the_same_is_refused() {
             "hash_fraction",
         ),
         ("SELECT uid FROM meta LIMIT 10", "LIMIT without ORDER BY", "column 22", "ORDER BY uid"),
-        ("SELECT uid FROM (SELECT uid FROM meta ORDER BY uid) LIMIT 10", "LIMIT without ORDER BY", "column 53", "ORDER BY uid"),
+        (
+            "SELECT uid FROM (SELECT uid FROM meta ORDER BY uid) LIMIT 10",
+            "LIMIT without ORDER BY",
+            "column 53",
+            "ORDER BY uid",
+        ),
         ("SELECT uid FROM meta OFFSET 10", "LIMIT without ORDER BY", "column 22", "ORDER BY uid"),
         (
             "SELECT uid FROM meta WHERE uid IN (SELECT uid FROM scores LIMIT 5)",
@@ -280,7 +365,12 @@ async fn what_would_not_come_out_the_same_is_refused() {
             "column 59",
             "ORDER BY uid",
         ),
-        ("SELECT DISTINCT ON (category) uid FROM meta", "DISTINCT ON without ORDER BY", "column 8", "ORDER BY uid"),
+        (
+            "SELECT DISTINCT ON (category) uid FROM meta",
+            "DISTINCT ON without ORDER BY",
+            "column 8",
+            "ORDER BY uid",
+        ),
         (
             "SELECT uid FROM (SELECT uid, row_number() OVER () AS n FROM meta) WHERE n < 5",
             "row_number without an order",
@@ -301,7 +391,10 @@ async fn what_would_not_come_out_the_same_is_refused() {
         ),
     ] {
         let message = refused(folder.path(), sql).await;
-        assert!(message.contains(says) && message.contains(place) && message.contains(advice), "{sql}: {message}");
+        assert!(
+            message.contains(says) && message.contains(place) && message.contains(advice),
+            "{sql}: {message}"
+        );
     }
 }
 
@@ -313,11 +406,18 @@ fn functions_of_chance_and_the_clock_are_declared_as_such() {
     let state = context.state();
     for name in ["random", "uuid", "now", "current_timestamp", "current_date", "current_time"] {
         let function = state.scalar_functions().get(name).unwrap_or_else(|| panic!("{name}"));
-        assert_ne!(function.signature().volatility, datafusion::logical_expr::Volatility::Immutable, "{name}");
+        assert_ne!(
+            function.signature().volatility,
+            datafusion::logical_expr::Volatility::Immutable,
+            "{name}"
+        );
     }
     for function in state.scalar_functions().values() {
-        let suspicious = ["rand", "now", "today", "uuid", "current_"].iter().any(|part| function.name().starts_with(part));
-        let declared = function.signature().volatility != datafusion::logical_expr::Volatility::Immutable;
+        let suspicious = ["rand", "now", "today", "uuid", "current_"]
+            .iter()
+            .any(|part| function.name().starts_with(part));
+        let declared =
+            function.signature().volatility != datafusion::logical_expr::Volatility::Immutable;
         assert!(declared || !suspicious, "{}", function.name());
     }
 }

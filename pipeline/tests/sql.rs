@@ -1,7 +1,11 @@
 //! SQL over a dataset: tables, functions, errors, output. Expected values are worked out by hand from the rows that
 //! `common` writes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows tests by their attribute, not by their folder")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
 
 mod common;
 #[path = "sql/row_numbers.rs"]
@@ -17,10 +21,14 @@ use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
-use diptych_pipeline::sql::{OutputFormat, SessionSpec, SqlError, TableLimits, query, session, write_file, write_output};
+use diptych_pipeline::sql::{
+    OutputFormat, SessionSpec, SqlError, TableLimits, query, session, write_file, write_output,
+};
 use diptych_schemas::{DatasetManifest, blob_path, ledger_schema, meta_path, runs_schema};
 
-use common::{add_ledger, add_scores, ledger_columns, pair, pairs, stand_ins, write_dataset, write_parquet};
+use common::{
+    add_ledger, add_scores, ledger_columns, pair, pairs, stand_ins, write_dataset, write_parquet,
+};
 
 /// Twelve pairs in two shards.
 fn dataset() -> (tempfile::TempDir, DatasetManifest) {
@@ -45,9 +53,16 @@ async fn rows(context: &SessionContext, sql: &str) -> Vec<String> {
     let options = FormatOptions::new().with_null("-");
     let mut lines = Vec::new();
     for batch in batches(context, sql).await {
-        let columns: Vec<_> = batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
+        let columns: Vec<_> =
+            batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
         for row in 0..batch.num_rows() {
-            lines.push(columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|"));
+            lines.push(
+                columns
+                    .iter()
+                    .map(|column| column.value(row).to_string())
+                    .collect::<Vec<_>>()
+                    .join("|"),
+            );
         }
     }
     lines
@@ -74,17 +89,32 @@ async fn tables_hold_what_the_manifest_names_and_nothing_else() {
     std::fs::copy(meta_path(path, 0), meta_path(path, 2)).unwrap();
     std::fs::copy(blob_path(path, 0), blob_path(path, 2)).unwrap();
     add_ledger(path, &mut manifest, &["empty_caption", "corrupt_header", "empty_caption"]);
-    write_parquet(&path.join("ledger/00001.parquet"), ledger_schema(), ledger_columns(&["missing_image"], "ingest"));
+    write_parquet(
+        &path.join("ledger/00001.parquet"),
+        ledger_schema(),
+        ledger_columns(&["missing_image"], "ingest"),
+    );
     let context = open(path);
-    assert_eq!(rows(&context, "SELECT count(*), count(DISTINCT uid), sum(width) FROM meta").await, ["12|12|186"]);
-    assert_eq!(rows(&context, "SELECT count(*), max(length(caption)) FROM meta JOIN blob USING (uid)").await, ["12|10"]);
+    assert_eq!(
+        rows(&context, "SELECT count(*), count(DISTINCT uid), sum(width) FROM meta").await,
+        ["12|12|186"]
+    );
+    assert_eq!(
+        rows(&context, "SELECT count(*), max(length(caption)) FROM meta JOIN blob USING (uid)")
+            .await,
+        ["12|10"]
+    );
     assert_eq!(
         rows(&context, "SELECT reason, count(*) FROM ledger GROUP BY reason ORDER BY reason").await,
         ["corrupt_header|1", "empty_caption|2"]
     );
     // Shard 0 has no column category: its rows have null there.
     assert_eq!(
-        rows(&context, "SELECT caption, category FROM meta WHERE width IN (10, 16, 17, 18) ORDER BY width").await,
+        rows(
+            &context,
+            "SELECT caption, category FROM meta WHERE width IN (10, 16, 17, 18) ORDER BY width"
+        )
+        .await,
         ["caption 0|-", "caption 6|a", "caption 7|b", "caption 8|-"]
     );
 }
@@ -93,9 +123,21 @@ async fn tables_hold_what_the_manifest_names_and_nothing_else() {
 async fn types_are_those_of_the_schemas() {
     let (folder, _) = dataset();
     let context = open(folder.path());
-    let schema = query(&context, "SELECT uid, caption, image, sha256 FROM meta JOIN blob USING (uid)").await.unwrap().schema();
+    let schema =
+        query(&context, "SELECT uid, caption, image, sha256 FROM meta JOIN blob USING (uid)")
+            .await
+            .unwrap()
+            .schema();
     let types: Vec<_> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
-    assert_eq!(types, [DataType::FixedSizeBinary(16), DataType::Utf8, DataType::LargeBinary, DataType::FixedSizeBinary(32)]);
+    assert_eq!(
+        types,
+        [
+            DataType::FixedSizeBinary(16),
+            DataType::Utf8,
+            DataType::LargeBinary,
+            DataType::FixedSizeBinary(32)
+        ]
+    );
 }
 
 #[tokio::test]
@@ -104,10 +146,21 @@ async fn empty_dataset_has_empty_tables() {
     write_dataset(folder.path(), &[]);
     let context = open(folder.path());
     for table in ["meta", "blob", "ledger", "scores", "scored", "embeddings"] {
-        assert_eq!(rows(&context, &format!("SELECT count(*) FROM {table}")).await, ["0"], "{table}");
+        assert_eq!(
+            rows(&context, &format!("SELECT count(*) FROM {table}")).await,
+            ["0"],
+            "{table}"
+        );
     }
     assert!(rows(&context, "SELECT name, uid, value, producer FROM scores").await.is_empty());
-    assert!(rows(&context, "SELECT caption, width(image) FROM meta JOIN blob USING (uid) WHERE category = 'a'").await.is_empty());
+    assert!(
+        rows(
+            &context,
+            "SELECT caption, width(image) FROM meta JOIN blob USING (uid) WHERE category = 'a'"
+        )
+        .await
+        .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -124,10 +177,15 @@ async fn scores_are_one_table_with_their_names() {
     add_scores(folder.path(), "clip", &[(pair(0).uid(), 0.25), (pair(1).uid(), 0.5)]);
     add_scores(folder.path(), "aesthetic", &[(pair(1).uid(), 7.0)]);
     std::fs::create_dir_all(folder.path().join("scores/unfinished")).unwrap();
-    std::fs::File::create(folder.path().join("scores/unfinished/00000.parquet.incomplete")).unwrap();
+    std::fs::File::create(folder.path().join("scores/unfinished/00000.parquet.incomplete"))
+        .unwrap();
     let context = open(folder.path());
     assert_eq!(
-        rows(&context, "SELECT name, caption, value FROM scores JOIN meta USING (uid) ORDER BY name, caption").await,
+        rows(
+            &context,
+            "SELECT name, caption, value FROM scores JOIN meta USING (uid) ORDER BY name, caption"
+        )
+        .await,
         ["aesthetic|caption 1|7.0", "clip|caption 0|0.25", "clip|caption 1|0.5"]
     );
     assert_eq!(
@@ -141,24 +199,34 @@ async fn scores_are_one_table_with_their_names() {
     );
     // One score alone is a table with the same columns.
     std::fs::remove_dir_all(folder.path().join("scores/clip")).unwrap();
-    assert_eq!(rows(&open(folder.path()), "SELECT name, value FROM scores").await, ["aesthetic|7.0"]);
+    assert_eq!(
+        rows(&open(folder.path()), "SELECT name, value FROM scores").await,
+        ["aesthetic|7.0"]
+    );
 }
 
 #[tokio::test]
 async fn training_ledger_and_other_tables_are_given_by_the_caller() {
     let (folder, mut manifest) = dataset();
     add_ledger(folder.path(), &mut manifest, &["empty_caption"]);
-    let training = RecordBatch::try_new(ledger_schema(), ledger_columns(&["corrupt_pixels"], "train")).unwrap();
+    let training =
+        RecordBatch::try_new(ledger_schema(), ledger_columns(&["corrupt_pixels"], "train"))
+            .unwrap();
     let functions = stand_ins();
     let mut spec = SessionSpec::new(Some(folder.path()), &functions);
-    spec.training_ledger = Some(Arc::new(MemTable::try_new(ledger_schema(), vec![vec![training]]).unwrap()));
-    spec.tables.push(("runs".into(), Arc::new(MemTable::try_new(runs_schema(), vec![vec![]]).unwrap())));
+    spec.training_ledger =
+        Some(Arc::new(MemTable::try_new(ledger_schema(), vec![vec![training]]).unwrap()));
+    spec.tables
+        .push(("runs".into(), Arc::new(MemTable::try_new(runs_schema(), vec![vec![]]).unwrap())));
     let context = session(spec.clone()).unwrap();
     assert_eq!(
         rows(&context, "SELECT stage, reason FROM ledger ORDER BY stage").await,
         ["ingest|empty_caption", "train|corrupt_pixels"]
     );
-    assert_eq!(rows(&context, "SELECT reason FROM ledger WHERE stage = 'train'").await, ["corrupt_pixels"]);
+    assert_eq!(
+        rows(&context, "SELECT reason FROM ledger WHERE stage = 'train'").await,
+        ["corrupt_pixels"]
+    );
     assert_eq!(rows(&context, "SELECT count(*) FROM runs").await, ["0"]);
     spec.dataset = None;
     let without = session(spec).unwrap();
@@ -175,8 +243,16 @@ async fn conditions_on_meta_are_checked_while_reading() {
     // Nothing filters after the scan: the scan itself does.
     assert!(!plan.contains("FilterExec"), "{plan}");
     let uid = pair(7).uid();
-    assert_eq!(rows(&context, &format!("SELECT caption FROM meta WHERE uid = uid('{uid}')")).await, ["caption 7"]);
-    let analyzed = rows(&context, &format!("EXPLAIN ANALYZE SELECT caption FROM meta WHERE uid = uid('{uid}')")).await.join("\n");
+    assert_eq!(
+        rows(&context, &format!("SELECT caption FROM meta WHERE uid = uid('{uid}')")).await,
+        ["caption 7"]
+    );
+    let analyzed = rows(
+        &context,
+        &format!("EXPLAIN ANALYZE SELECT caption FROM meta WHERE uid = uid('{uid}')"),
+    )
+    .await
+    .join("\n");
     assert!(analyzed.contains("row_groups_pruned_statistics="), "{analyzed}");
 }
 
@@ -184,25 +260,45 @@ async fn conditions_on_meta_are_checked_while_reading() {
 async fn functions_of_images_read_blob_and_columns_of_the_same_name_stay_columns() {
     let (folder, _) = dataset();
     let context = open(folder.path());
-    assert_eq!(rows(&context, "SELECT width, height FROM meta WHERE caption = 'caption 3'").await, ["13|20"]);
+    assert_eq!(
+        rows(&context, "SELECT width, height FROM meta WHERE caption = 'caption 3'").await,
+        ["13|20"]
+    );
     let sql = "SELECT width(image), height(image), aspect_ratio(image), phash(image), aspect_ratio(width, height)
                FROM meta JOIN blob USING (uid) WHERE caption = 'caption 0'";
     assert_eq!(rows(&context, sql).await, ["10|20|0.5|30|0.5"]);
-    assert_eq!(rows(&context, "SELECT count(*) FROM blob JOIN meta USING (uid) WHERE width(image) <> width").await, ["0"]);
+    assert_eq!(
+        rows(
+            &context,
+            "SELECT count(*) FROM blob JOIN meta USING (uid) WHERE width(image) <> width"
+        )
+        .await,
+        ["0"]
+    );
     assert_eq!(
         value(&context, "width(arrow_cast('no image', 'Binary')), phash(arrow_cast('no', 'LargeBinary')), width(NULL)").await,
         "-|-|-"
     );
-    assert_eq!(value(&context, "aspect_ratio(3, 2), aspect_ratio(1, 0), aspect_ratio(NULL, 2)").await, "1.5|-|-");
+    assert_eq!(
+        value(&context, "aspect_ratio(3, 2), aspect_ratio(1, 0), aspect_ratio(NULL, 2)").await,
+        "1.5|-|-"
+    );
 }
 
 #[tokio::test]
 async fn functions_of_texts() {
     let (folder, _) = dataset();
     let context = open(folder.path());
-    assert_eq!(value(&context, "word_count('  a red\tcircle '), word_count(''), word_count(NULL)").await, "3|0|-");
+    assert_eq!(
+        value(&context, "word_count('  a red\tcircle '), word_count(''), word_count(NULL)").await,
+        "3|0|-"
+    );
     assert_eq!(value(&context, "token_count('héllo'), token_count(NULL)").await, "5|-");
-    assert_eq!(rows(&context, "SELECT max(token_count(caption)), min(word_count(caption)) FROM meta").await, ["10|2"]);
+    assert_eq!(
+        rows(&context, "SELECT max(token_count(caption)), min(word_count(caption)) FROM meta")
+            .await,
+        ["10|2"]
+    );
 }
 
 #[tokio::test]
@@ -210,15 +306,29 @@ async fn functions_of_hashes_and_vectors() {
     let (folder, _) = dataset();
     let context = open(folder.path());
     // 0b1100 and 0b1010 differ in two bits; -1 has all 64.
-    assert_eq!(value(&context, "hamming(12, 10), hamming(-1, 0), hamming(NULL, 1)").await, "2|64|-");
-    assert_eq!(value(&context, "hamming(18446744073709551615, 0), hamming(arrow_cast(5, 'UInt64'), 5)").await, "64|0");
     assert_eq!(
-        rows(&context, "SELECT phash, hamming(phash, 30) FROM meta WHERE width IN (10, 11, 12) ORDER BY width").await,
+        value(&context, "hamming(12, 10), hamming(-1, 0), hamming(NULL, 1)").await,
+        "2|64|-"
+    );
+    assert_eq!(
+        value(&context, "hamming(18446744073709551615, 0), hamming(arrow_cast(5, 'UInt64'), 5)")
+            .await,
+        "64|0"
+    );
+    assert_eq!(
+        rows(
+            &context,
+            "SELECT phash, hamming(phash, 30) FROM meta WHERE width IN (10, 11, 12) ORDER BY width"
+        )
+        .await,
         ["30|0", "-|-", "36|4"]
     );
     assert_eq!(rows(&context, "SELECT max(hamming(sha256, sha256)) FROM meta").await, ["0"]);
     // cos of 45 degrees is 1/√2 = 0.7071067811865475…
-    assert_eq!(value(&context, "round(cosine_similarity([1.0, 0.0], [2.0, 2.0]), 6)").await, "0.707107");
+    assert_eq!(
+        value(&context, "round(cosine_similarity([1.0, 0.0], [2.0, 2.0]), 6)").await,
+        "0.707107"
+    );
     assert_eq!(
         value(
             &context,
@@ -230,8 +340,9 @@ async fn functions_of_hashes_and_vectors() {
     let types = ["List(Float32)", "FixedSizeList(2, Float16)", "LargeList(Float64)"];
     for a in types {
         for b in types {
-            let sql =
-                format!("cosine_similarity(arrow_cast(make_array(3.0, 4.0), '{a}'), arrow_cast(make_array(4.0, 3.0), '{b}'))");
+            let sql = format!(
+                "cosine_similarity(arrow_cast(make_array(3.0, 4.0), '{a}'), arrow_cast(make_array(4.0, 3.0), '{b}'))"
+            );
             // (12 + 12) / (5 · 5), exact in all three types.
             assert_eq!(value(&context, &sql).await, "0.96", "{sql}");
         }
@@ -251,16 +362,26 @@ async fn functions_of_identities() {
     let (folder, _) = dataset();
     let context = open(folder.path());
     let uid = pair(2).uid();
-    assert_eq!(rows(&context, "SELECT hex(uid) FROM meta WHERE width = 12").await, [uid.to_string()]);
+    assert_eq!(
+        rows(&context, "SELECT hex(uid) FROM meta WHERE width = 12").await,
+        [uid.to_string()]
+    );
     assert_eq!(
         value(&context, "hex(uid('00112233445566778899AABBCCDDEEFF')), uid(NULL)").await,
         "00112233445566778899aabbccddeeff|-"
     );
     // sha256("abc") starts with ba7816bf 8f01cfea (FIPS 180-4): 0xba7816bf8f01cfea / 2^64 = 0.728394908…
-    assert_eq!(value(&context, "round(hash_fraction('abc'), 8), hash_fraction(NULL)").await, "0.72839491|-");
+    assert_eq!(
+        value(&context, "round(hash_fraction('abc'), 8), hash_fraction(NULL)").await,
+        "0.72839491|-"
+    );
     assert_eq!(value(&context, "hash_fraction('abc') = hash_fraction(arrow_cast('abc', 'Binary')), hash_fraction('abc') = hash_fraction('abc', 'other')").await, "true|false");
     assert_eq!(
-        rows(&context, "SELECT min(hash_fraction(uid)) >= 0, max(hash_fraction(uid, 'x')) < 1 FROM meta").await,
+        rows(
+            &context,
+            "SELECT min(hash_fraction(uid)) >= 0, max(hash_fraction(uid, 'x')) < 1 FROM meta"
+        )
+        .await,
         ["true|true"]
     );
 }
@@ -348,11 +469,15 @@ async fn errors_of_syntax_and_types_point_at_the_place() {
     }
     let comparison = failure(&context, "SELECT caption FROM meta WHERE uid = '00ff'").await;
     assert!(
-        comparison.ends_with("a uid is written as uid('32 hexadecimal digits')") && comparison.contains("column 32:"),
+        comparison.ends_with("a uid is written as uid('32 hexadecimal digits')")
+            && comparison.contains("column 32:"),
         "{comparison}"
     );
     let comparison = failure(&context, "SELECT uid = '00ff' FROM meta").await;
-    assert!(comparison.contains("a uid is written as uid(") && comparison.contains("column 8:"), "{comparison}");
+    assert!(
+        comparison.contains("a uid is written as uid(") && comparison.contains("column 8:"),
+        "{comparison}"
+    );
     let grouping = failure(&context, "SELECT caption, count(*) FROM meta GROUP BY width").await;
     assert!(grouping.contains("line 1, column 8:") && grouping.contains("GROUP BY"), "{grouping}");
 }
@@ -377,7 +502,10 @@ async fn nothing_can_be_written_and_no_other_file_read() {
         "SET datafusion.execution.batch_size = 1".into(),
     ] {
         let message = failure(&context, &sql).await;
-        assert!(message.contains("only reading is allowed") || message.contains("syntax error"), "{sql}: {message}");
+        assert!(
+            message.contains("only reading is allowed") || message.contains("syntax error"),
+            "{sql}: {message}"
+        );
     }
     let message = failure(&context, &format!("SELECT * FROM '{}'", meta.display())).await;
     assert!(message.contains("there is no table"), "{message}");
@@ -415,7 +543,9 @@ async fn functions_are_documented_in_sql() {
 async fn damaged_files_are_named() {
     let (folder, _) = dataset();
     let path = folder.path();
-    let error = |folder: &Path| session(SessionSpec::new(Some(folder), &stand_ins())).err().unwrap().to_string();
+    let error = |folder: &Path| {
+        session(SessionSpec::new(Some(folder), &stand_ins())).err().unwrap().to_string()
+    };
 
     // A footer that lies.
     let meta = meta_path(path, 1);
@@ -431,7 +561,10 @@ async fn damaged_files_are_named() {
     nonsense[length - 40..length - 8].fill(0xee);
     write(&meta, &nonsense);
     let message = failure(&open(path), "SELECT count(caption) FROM meta").await;
-    assert!(message.contains("meta/00001.parquet") && message.contains("cannot be read"), "{message}");
+    assert!(
+        message.contains("meta/00001.parquet") && message.contains("cannot be read"),
+        "{message}"
+    );
     write(&meta, &whole[..length - 5]);
     assert!(error(path).contains("cut short"));
     write(&meta, b"PAR1");
@@ -447,7 +580,10 @@ async fn damaged_files_are_named() {
     assert!(message.contains("meta/00001.parquet"), "{message}");
 
     std::fs::remove_file(&meta).unwrap();
-    assert!(error(path).contains("meta/00001.parquet: dataset.json names this file, but it is not there"));
+    assert!(
+        error(path)
+            .contains("meta/00001.parquet: dataset.json names this file, but it is not there")
+    );
     write(&meta, &whole);
     let blob = blob_path(path, 0);
     let cut = std::fs::read(&blob).unwrap().split_last().unwrap().1.to_vec();
@@ -475,7 +611,12 @@ async fn query_that_needs_too_much_memory_says_so() {
     assert!(message.contains("more memory than it may have"), "{message}");
 }
 
-async fn written(context: &SessionContext, sql: &str, format: OutputFormat, limits: TableLimits) -> String {
+async fn written(
+    context: &SessionContext,
+    sql: &str,
+    format: OutputFormat,
+    limits: TableLimits,
+) -> String {
     let mut out = Vec::new();
     write_output(query(context, sql).await.unwrap(), format, limits, &mut out).await.unwrap();
     String::from_utf8(out).unwrap()
@@ -498,7 +639,10 @@ async fn table_is_for_people() {
 +------+-----------+-------+------------+------+------------+
 2 rows
 ";
-    assert_eq!(written(&context, MIXED, OutputFormat::Table, TableLimits::default()).await, expected);
+    assert_eq!(
+        written(&context, MIXED, OutputFormat::Table, TableLimits::default()).await,
+        expected
+    );
     let expected = "\
 +-------+
 | c     |
@@ -509,7 +653,10 @@ async fn table_is_for_people() {
 2 of 12 rows
 ";
     let limits = TableLimits { rows: 2, cell_width: 5 };
-    assert_eq!(written(&context, "SELECT caption AS c FROM meta", OutputFormat::Table, limits).await, expected);
+    assert_eq!(
+        written(&context, "SELECT caption AS c FROM meta", OutputFormat::Table, limits).await,
+        expected
+    );
     assert_eq!(
         written(
             &context,
@@ -520,8 +667,12 @@ async fn table_is_for_people() {
         .await,
         "+-------+\n| value |\n+-------+\n+-------+\n0 of more than 1,000,000 rows\n"
     );
-    let explained = written(&context, "EXPLAIN SELECT caption FROM meta", OutputFormat::Table, limits).await;
-    assert!(explained.contains("DataSourceExec") && explained.contains("physical_plan"), "{explained}");
+    let explained =
+        written(&context, "EXPLAIN SELECT caption FROM meta", OutputFormat::Table, limits).await;
+    assert!(
+        explained.contains("DataSourceExec") && explained.contains("physical_plan"),
+        "{explained}"
+    );
 }
 
 #[tokio::test]
@@ -552,8 +703,16 @@ async fn csv_and_json_give_bytes_as_digits() {
         written(&context, MIXED, OutputFormat::JsonLines, limits).await,
         format!("{}\n{}\n", object(0, "30"), object(1, "null"))
     );
-    assert_eq!(written(&context, "SELECT caption FROM meta WHERE width = 0", OutputFormat::Json, limits).await, "[]\n");
-    assert_eq!(written(&context, "SELECT caption FROM meta WHERE width = 0", OutputFormat::Csv, limits).await, "caption\n");
+    assert_eq!(
+        written(&context, "SELECT caption FROM meta WHERE width = 0", OutputFormat::Json, limits)
+            .await,
+        "[]\n"
+    );
+    assert_eq!(
+        written(&context, "SELECT caption FROM meta WHERE width = 0", OutputFormat::Csv, limits)
+            .await,
+        "caption\n"
+    );
 }
 
 #[tokio::test]
@@ -561,11 +720,21 @@ async fn parquet_file_is_whole_or_not_there() {
     let (folder, _) = dataset();
     let context = open(folder.path());
     let path = folder.path().join("out.parquet");
-    let result =
-        query(&context, "SELECT uid, caption, embedding FROM (SELECT uid, caption, [1.0] AS embedding FROM meta)").await.unwrap();
-    assert_eq!(write_file(result, OutputFormat::Parquet, TableLimits::default(), &path).await.unwrap(), 12);
+    let result = query(
+        &context,
+        "SELECT uid, caption, embedding FROM (SELECT uid, caption, [1.0] AS embedding FROM meta)",
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        write_file(result, OutputFormat::Parquet, TableLimits::default(), &path).await.unwrap(),
+        12
+    );
     let file = std::fs::File::open(&path).unwrap();
-    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
+        .unwrap()
+        .build()
+        .unwrap();
     let back: Vec<RecordBatch> = reader.collect::<Result<_, _>>().unwrap();
     assert_eq!(back.iter().map(RecordBatch::num_rows).sum::<usize>(), 12);
     assert_eq!(back[0].column(0).as_fixed_size_binary().value_length(), 16);
@@ -573,7 +742,9 @@ async fn parquet_file_is_whole_or_not_there() {
     // Fails in the middle: a caption that is no number.
     let before = std::fs::read(&path).unwrap();
     let failing = query(&context, "SELECT CAST(caption AS INT) FROM meta").await.unwrap();
-    let error = write_file(failing, OutputFormat::Parquet, TableLimits::default(), &path).await.unwrap_err();
+    let error = write_file(failing, OutputFormat::Parquet, TableLimits::default(), &path)
+        .await
+        .unwrap_err();
     assert!(matches!(error, SqlError::Run(_)) && error.to_string().contains("caption"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert!(!folder.path().join("out.parquet.incomplete").exists());

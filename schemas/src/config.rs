@@ -10,7 +10,9 @@ use crate::config_keys;
 use crate::config_lora::LoraConfig;
 use crate::config_objective::ObjectiveConfig;
 use crate::config_optimizer::{LockConfig, OptimizerConfig};
-use crate::config_unattended::{CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, TensorBoard};
+use crate::config_unattended::{
+    CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, TensorBoard,
+};
 use crate::config_weights::FirstWeights;
 use crate::{ContentHash, RemoteConfig, SchemaError};
 
@@ -178,14 +180,20 @@ impl Default for LoaderConfig {
 }
 
 /// See [`TrainConfig::training_hash`].
-const LATER_KEYS: [&str; 5] =
-    ["keep_raw_steps = ", "keep_one_of = ", "suite_every_epochs = ", "suite_every_steps = ", "suite_max_seconds = "];
+const LATER_KEYS: [&str; 5] = [
+    "keep_raw_steps = ",
+    "keep_one_of = ",
+    "suite_every_epochs = ",
+    "suite_every_steps = ",
+    "suite_max_seconds = ",
+];
 
 impl TrainConfig {
     /// Reads and checks a file. Relative paths in it become relative to the file's folder.
     pub fn read(path: &Path) -> Result<Self, SchemaError> {
         let text = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
-        let mut config = Self::parse(&text).map_err(|message| SchemaError::Config { path: path.to_owned(), message })?;
+        let mut config = Self::parse(&text)
+            .map_err(|message| SchemaError::Config { path: path.to_owned(), message })?;
         config.resolve_paths(path.parent().unwrap_or_else(|| Path::new("")));
         Ok(config)
     }
@@ -202,12 +210,21 @@ impl TrainConfig {
         self.data.validate()?;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         check(
-            !self.name.is_empty() && self.name.chars().all(plain) && !self.name.starts_with('.') && self.name.len() <= 100,
-            format!("name must be 1 to 100 letters, digits, '-', '_' or '.', not starting with '.', got {:?}", self.name),
+            !self.name.is_empty()
+                && self.name.chars().all(plain)
+                && !self.name.starts_with('.')
+                && self.name.len() <= 100,
+            format!(
+                "name must be 1 to 100 letters, digits, '-', '_' or '.', not starting with '.', got {:?}",
+                self.name
+            ),
         )?;
         check(
             self.train.batch_size >= 2,
-            format!("train.batch_size must be at least 2: a batch of {} has no negatives", self.train.batch_size),
+            format!(
+                "train.batch_size must be at least 2: a batch of {} has no negatives",
+                self.train.batch_size
+            ),
         )?;
         check(
             (0.0..1.0).contains(&self.train.ema_decay),
@@ -229,8 +246,14 @@ impl TrainConfig {
             0.0 < r0 && r0 <= r1 && r1.is_finite(),
             format!("augment.ratio must be two rising numbers above 0, got [{r0}, {r1}]"),
         )?;
-        check(self.loader.window_row_groups >= 1, "loader.window_row_groups must be at least 1".into())?;
-        check(self.loader.row_group_parts >= 1, "loader.row_group_parts must be at least 1".into())?;
+        check(
+            self.loader.window_row_groups >= 1,
+            "loader.window_row_groups must be at least 1".into(),
+        )?;
+        check(
+            self.loader.row_group_parts >= 1,
+            "loader.row_group_parts must be at least 1".into(),
+        )?;
         check(self.loader.queue_mib >= 1, "loader.queue_mib must be at least 1 MiB".into())?;
         self.loader.remote.validate()?;
         check(self.loader.max_pixels >= 1, "loader.max_pixels must be at least 1".into())?;
@@ -240,7 +263,10 @@ impl TrainConfig {
         self.metrics.validate()?;
         let device = self.train.device.as_str();
         let cuda = device.strip_prefix("cuda:").is_some_and(|n| n.parse::<usize>().is_ok());
-        check(matches!(device, "auto" | "cpu") || cuda, format!("train.device must be auto, cpu or cuda:N, got {device:?}"))
+        check(
+            matches!(device, "auto" | "cpu") || cuda,
+            format!("train.device must be auto, cpu or cuda:N, got {device:?}"),
+        )
     }
 
     /// Relative paths become relative to `folder`.
@@ -256,7 +282,11 @@ impl TrainConfig {
         let mut copy = self.clone();
         copy.state = PathBuf::new();
         let model = self.model.config_is_a_file().then(|| PathBuf::from(&self.model.config));
-        let named = copy.paths_mut().into_iter().map(|path| path.clone()).filter(|path| !path.as_os_str().is_empty());
+        let named = copy
+            .paths_mut()
+            .into_iter()
+            .map(|path| path.clone())
+            .filter(|path| !path.as_os_str().is_empty());
         named.chain(model).collect()
     }
 
@@ -278,7 +308,8 @@ impl TrainConfig {
 
     /// All keys, as TOML.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).unwrap_or_else(|error| format!("# this configuration has no TOML form: {error}\n"))
+        toml::to_string(self)
+            .unwrap_or_else(|error| format!("# this configuration has no TOML form: {error}\n"))
     }
 
     /// Hash of what decides the weights that come out. What may change between a kill and a resume is left out: paths (the
@@ -305,7 +336,12 @@ impl TrainConfig {
         };
         // Keys that decide nothing and came later are no part of the text, so that runs of before go on.
         let later = |line: &&str| LATER_KEYS.iter().any(|key| line.starts_with(key));
-        let text: Vec<_> = decisive.to_toml().split_inclusive('\n').filter(|line| !later(line)).map(str::to_owned).collect();
+        let text: Vec<_> = decisive
+            .to_toml()
+            .split_inclusive('\n')
+            .filter(|line| !later(line))
+            .map(str::to_owned)
+            .collect();
         ContentHash::of(text.concat().as_bytes())
     }
 }
@@ -326,7 +362,12 @@ mod tests {
     #[test]
     fn typo_names_the_line_and_the_nearest_key() {
         let error = TrainConfig::parse(&format!("{SMALLEST}[train]\nbatchsize = 3\n")).unwrap_err();
-        assert!(error.contains("line 8") && error.contains("batchsize") && error.contains("`batch_size`"), "{error}");
+        assert!(
+            error.contains("line 8")
+                && error.contains("batchsize")
+                && error.contains("`batch_size`"),
+            "{error}"
+        );
         let error = TrainConfig::parse(&format!("{SMALLEST}[optimiser]\nlr = 3\n")).unwrap_err();
         assert!(error.contains("optimiser") && error.contains("`optimizer`"), "{error}");
     }
@@ -348,19 +389,30 @@ mod tests {
             ("[lora]\nrank = 8\nimage = false\ntext = false\n", "lora.text"),
             ("[optimizer]\ncooldown = 2.0\n", "optimizer.cooldown"),
             ("[optimizer]\nschedule = \"step\"\n", "constant-cooldown"),
-            ("[objective]\nlabel_smoothing = 0.1\nmask_duplicate_captions = true\n", "objective.label_smoothing"),
+            (
+                "[objective]\nlabel_smoothing = 0.1\nmask_duplicate_captions = true\n",
+                "objective.label_smoothing",
+            ),
         ] {
             let error = TrainConfig::parse(&format!("{SMALLEST}{add}")).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
-        assert!(TrainConfig::parse(&SMALLEST.replace("\"a\"", "\"../a\"")).unwrap_err().contains("name"));
+        assert!(
+            TrainConfig::parse(&SMALLEST.replace("\"a\"", "\"../a\""))
+                .unwrap_err()
+                .contains("name")
+        );
     }
 
     #[test]
     fn only_what_decides_the_weights_is_in_the_training_hash() {
         let config = TrainConfig::parse(SMALLEST).unwrap();
-        let same = TrainConfig { checkpoint: CheckpointConfig { every_steps: 7, ..Default::default() }, ..config.clone() };
-        let train = TrainLoopConfig { activation_checkpointing: true, ..TrainLoopConfig::default() };
+        let same = TrainConfig {
+            checkpoint: CheckpointConfig { every_steps: 7, ..Default::default() },
+            ..config.clone()
+        };
+        let train =
+            TrainLoopConfig { activation_checkpointing: true, ..TrainLoopConfig::default() };
         assert_eq!(config.training_hash(), TrainConfig { train, ..config.clone() }.training_hash());
         let other = TrainConfig { seed: 1, ..config.clone() };
         assert_eq!(config.training_hash(), same.training_hash());

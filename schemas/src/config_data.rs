@@ -54,7 +54,8 @@ impl DataConfig {
         let mut sources = self.mix.clone();
         if let (Some(dataset), Some(selection)) = (&self.dataset, &self.selection) {
             let (dataset, selection) = (dataset.clone(), selection.clone());
-            sources.insert(0, MixedSource { dataset, selection, weight: None, captions: Vec::new() });
+            sources
+                .insert(0, MixedSource { dataset, selection, weight: None, captions: Vec::new() });
         }
         for source in &mut sources {
             if source.captions.is_empty() {
@@ -70,24 +71,38 @@ impl DataConfig {
             (_, _, false) => {
                 return Err("data.mix and data.dataset or data.selection are both set: put all selections into data.mix".into());
             }
-            (None, ..) => return Err("data.dataset is missing: name the dataset (or several in data.mix)".into()),
-            (_, None, _) => return Err("data.selection is missing: name the selection of data.dataset".into()),
+            (None, ..) => {
+                return Err(
+                    "data.dataset is missing: name the dataset (or several in data.mix)".into()
+                );
+            }
+            (_, None, _) => {
+                return Err("data.selection is missing: name the selection of data.dataset".into());
+            }
         }
         let weights: Vec<f64> = self.mix.iter().filter_map(|source| source.weight).collect();
         if !weights.is_empty() && weights.len() < self.mix.len() {
             return Err("data.mix: some selections have a weight and some have none; give all of them one, or none".into());
         }
-        if let Some(weight) = weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
+        if let Some(weight) = weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0))
+        {
             return Err(format!("data.mix: a weight must be above 0, got {weight}"));
         }
-        for captions in self.mix.iter().map(|source| &source.captions).chain([&self.captions]).filter(|all| !all.is_empty()) {
+        for captions in self
+            .mix
+            .iter()
+            .map(|source| &source.captions)
+            .chain([&self.captions])
+            .filter(|all| !all.is_empty())
+        {
             check_captions(captions)?;
         }
         Ok(())
     }
 
     pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let of_mix = self.mix.iter_mut().flat_map(|source| [&mut source.dataset, &mut source.selection]);
+        let of_mix =
+            self.mix.iter_mut().flat_map(|source| [&mut source.dataset, &mut source.selection]);
         [&mut self.dataset, &mut self.selection].into_iter().flatten().chain(of_mix)
     }
 
@@ -144,16 +159,27 @@ mod tests {
         let captions = "[[data.captions]]\ncolumn = \"caption\"\nprobability = 0.7\n[[data.captions]]\ncolumn = \"alt\"\nprobability = 0.3\n";
         let one = parse(&format!("{ONE}{captions}")).unwrap();
         assert_eq!((one.data.sources().len(), one.data.sources()[0].captions.len()), (1, 2));
-        let mix = parse(&format!("{captions}{MIX}[[data.mix.captions]]\ncolumn = \"title\"\nprobability = 1.0\n")).unwrap();
+        let mix = parse(&format!(
+            "{captions}{MIX}[[data.mix.captions]]\ncolumn = \"title\"\nprobability = 1.0\n"
+        ))
+        .unwrap();
         let sources = mix.data.sources();
-        assert_eq!(sources.iter().map(|source| source.weight).collect::<Vec<_>>(), [Some(3.0), Some(1.0)]);
-        assert_eq!((sources[0].captions.len(), sources[1].captions[0].column.as_str()), (2, "title"));
+        assert_eq!(
+            sources.iter().map(|source| source.weight).collect::<Vec<_>>(),
+            [Some(3.0), Some(1.0)]
+        );
+        assert_eq!(
+            (sources[0].captions.len(), sources[1].captions[0].column.as_str()),
+            (2, "title")
+        );
         assert_eq!(TrainConfig::parse(&mix.to_toml()).unwrap(), mix);
     }
 
     #[test]
     fn contradictions_are_refused() {
-        let captions = |probability: f64| format!("{ONE}[[data.captions]]\ncolumn = \"alt\"\nprobability = {probability}\n");
+        let captions = |probability: f64| {
+            format!("{ONE}[[data.captions]]\ncolumn = \"alt\"\nprobability = {probability}\n")
+        };
         for (data, says) in [
             (format!("{ONE}{MIX}"), "put all selections into data.mix"),
             ("[data]\ndataset = \"d\"\n".into(), "data.selection is missing"),

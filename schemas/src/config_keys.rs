@@ -9,7 +9,10 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
             let line = text[..span.start].matches('\n').count() + 1;
             format!("line {line}: ")
         });
-        format!("{place}{}", unknown_key(error.message()).unwrap_or_else(|| error.message().trim_end().to_owned()))
+        format!(
+            "{place}{}",
+            unknown_key(error.message()).unwrap_or_else(|| error.message().trim_end().to_owned())
+        )
     })
 }
 
@@ -18,7 +21,9 @@ fn unknown_key(message: &str) -> Option<String> {
     let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
     let found = quoted.next()?;
     let known: Vec<&str> = quoted.collect();
-    let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(found, a).total_cmp(&strsim::jaro_winkler(found, b)))?;
+    let nearest = known
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(found, a).total_cmp(&strsim::jaro_winkler(found, b)))?;
     let all = known.join(", ");
     Some(if strsim::jaro_winkler(found, nearest) > 0.75 {
         format!("unknown key `{found}`: did you mean `{nearest}`? (known here: {all})")

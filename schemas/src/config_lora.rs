@@ -37,7 +37,14 @@ pub enum LoraTarget {
 impl Default for LoraConfig {
     fn default() -> Self {
         use LoraTarget::{Key, Mlp, Output, Query, Value};
-        Self { rank: 0, alpha: 16.0, targets: vec![Query, Key, Value, Output, Mlp], image: true, text: true, random_base: false }
+        Self {
+            rank: 0,
+            alpha: 16.0,
+            targets: vec![Query, Key, Value, Output, Mlp],
+            image: true,
+            text: true,
+            random_base: false,
+        }
     }
 }
 
@@ -48,16 +55,26 @@ impl LoraConfig {
     }
 
     pub(crate) fn validate(&self, has_weights: bool) -> Result<(), String> {
-        let check = |holds: bool, message: &str| if holds { Ok(()) } else { Err(message.to_owned()) };
+        let check =
+            |holds: bool, message: &str| if holds { Ok(()) } else { Err(message.to_owned()) };
         if !self.is_wanted() {
             return check(
                 *self == Self::default(),
                 "[lora] is given and lora.rank is 0, which is none: set lora.rank, or leave [lora] out",
             );
         }
-        check(self.alpha > 0.0 && self.alpha.is_finite(), &format!("lora.alpha must be above 0, got {}", self.alpha))?;
-        check(!self.targets.is_empty(), "lora.targets is empty: name at least one of query, key, value, output, mlp")?;
-        check(self.image || self.text, "lora.image and lora.text are both false: no tower would get a change")?;
+        check(
+            self.alpha > 0.0 && self.alpha.is_finite(),
+            &format!("lora.alpha must be above 0, got {}", self.alpha),
+        )?;
+        check(
+            !self.targets.is_empty(),
+            "lora.targets is empty: name at least one of query, key, value, output, mlp",
+        )?;
+        check(
+            self.image || self.text,
+            "lora.image and lora.text are both false: no tower would get a change",
+        )?;
         check(
             has_weights || self.random_base,
             "[lora] trains changes of weights that stay as they are, and without model.weights these are random: set model.weights, \

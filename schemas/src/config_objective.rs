@@ -117,7 +117,8 @@ impl TryFrom<Written> for ObjectiveConfig {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { loss, label_smoothing, mask_duplicate_captions, chunk, terms, mask } = written;
+        let Written { loss, label_smoothing, mask_duplicate_captions, chunk, terms, mask } =
+            written;
         if let (Some(loss), Some(_)) = (loss, &terms) {
             let name = ObjectiveTerm::from(loss).name();
             return Err(format!(
@@ -150,7 +151,8 @@ impl From<ObjectiveConfig> for Written {
     /// Keys that came later are left out where they say nothing, so that the text of an older configuration, and its hash, stays.
     fn from(config: ObjectiveConfig) -> Self {
         let uses_mask = config.has(ObjectiveTerm::Mlm);
-        let ObjectiveConfig { loss, terms, label_smoothing, mask_duplicate_captions, chunk, mask } = config;
+        let ObjectiveConfig { loss, terms, label_smoothing, mask_duplicate_captions, chunk, mask } =
+            config;
         Self {
             loss: terms.is_empty().then_some(loss),
             label_smoothing,
@@ -186,11 +188,16 @@ impl ObjectiveConfig {
             let name = term.name();
             check(
                 *weight > 0.0 && weight.is_finite(),
-                format!("objective.terms.{name} must be above 0, got {weight}: leave out a term that counts nothing"),
+                format!(
+                    "objective.terms.{name} must be above 0, got {weight}: leave out a term that counts nothing"
+                ),
             )?;
         }
         let smoothing = self.label_smoothing;
-        check((0.0..1.0).contains(&smoothing), format!("objective.label_smoothing must be in [0, 1), got {smoothing}"))?;
+        check(
+            (0.0..1.0).contains(&smoothing),
+            format!("objective.label_smoothing must be in [0, 1), got {smoothing}"),
+        )?;
         check(
             smoothing == 0.0 || !self.mask_duplicate_captions || !self.has(ObjectiveTerm::Clip),
             "objective.label_smoothing gives part of the target to pairs that objective.mask_duplicate_captions leaves out: choose one"
@@ -210,7 +217,10 @@ impl ObjectiveConfig {
             )?;
         }
         let share = self.mask.text;
-        check(share > 0.0 && share < 1.0, format!("objective.mask.text must be above 0 and below 1, got {share}"))
+        check(
+            share > 0.0 && share < 1.0,
+            format!("objective.mask.text must be above 0 and below 1, got {share}"),
+        )
     }
 }
 
@@ -219,7 +229,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<ObjectiveConfig, String> {
-        let config: ObjectiveConfig = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        let config: ObjectiveConfig =
+            toml::from_str(text).map_err(|error| error.message().to_owned())?;
         config.validate()?;
         Ok(config)
     }
@@ -230,7 +241,8 @@ mod tests {
         assert_eq!(parse("loss = \"siglip\"").unwrap().weighted(), [(ObjectiveTerm::Siglip, 1.0)]);
         let mixed = parse("terms = { siglip = 0.5, clip = 2.0 }").unwrap();
         assert_eq!(mixed.weighted(), [(ObjectiveTerm::Clip, 2.0), (ObjectiveTerm::Siglip, 0.5)]);
-        let masked = parse("terms = { mlm = 1.0 }\nmask = { text = 0.4, whole_words = true }").unwrap();
+        let masked =
+            parse("terms = { mlm = 1.0 }\nmask = { text = 0.4, whole_words = true }").unwrap();
         assert_eq!(masked.mask, MaskConfig { text: 0.4, whole_words: true });
         for config in [parse("loss = \"siglip\"").unwrap(), mixed, masked] {
             assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
@@ -239,7 +251,8 @@ mod tests {
 
     #[test]
     fn text_of_a_configuration_without_terms_is_what_it_was_before_there_were_any() {
-        let text = "loss = \"clip\"\nlabel_smoothing = 0.0\nmask_duplicate_captions = false\nchunk = 0\n";
+        let text =
+            "loss = \"clip\"\nlabel_smoothing = 0.0\nmask_duplicate_captions = false\nchunk = 0\n";
         assert_eq!(toml::to_string(&ObjectiveConfig::default()).unwrap(), text);
     }
 
@@ -255,7 +268,10 @@ mod tests {
             ("terms = { mlm = 1.0 }\nmask = { text = 1.5 }", "objective.mask.text"),
             ("terms = { mlm = 1.0 }\nlabel_smoothing = 0.1", "objective.label_smoothing"),
             ("terms = { mlm = 1.0 }\nchunk = 4", "objective.chunk"),
-            ("terms = { clip = 1.0, siglip = 1.0 }\nlabel_smoothing = 0.1\nmask_duplicate_captions = true", "label_smoothing"),
+            (
+                "terms = { clip = 1.0, siglip = 1.0 }\nlabel_smoothing = 0.1\nmask_duplicate_captions = true",
+                "label_smoothing",
+            ),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

@@ -83,22 +83,40 @@ impl Default for OptimizerConfig {
 impl OptimizerConfig {
     pub(crate) fn validate(&self) -> Result<(), String> {
         let check = |holds: bool, message: String| if holds { Ok(()) } else { Err(message) };
-        check(self.lr > 0.0 && self.lr.is_finite(), format!("optimizer.lr must be above 0, got {}", self.lr))?;
+        check(
+            self.lr > 0.0 && self.lr.is_finite(),
+            format!("optimizer.lr must be above 0, got {}", self.lr),
+        )?;
         check(
             (0.0..1.0).contains(&self.beta1) && (0.0..1.0).contains(&self.beta2),
-            format!("optimizer.beta1 and beta2 must be in [0, 1), got {} and {}", self.beta1, self.beta2),
+            format!(
+                "optimizer.beta1 and beta2 must be in [0, 1), got {} and {}",
+                self.beta1, self.beta2
+            ),
         )?;
         check(self.eps > 0.0, format!("optimizer.eps must be above 0, got {}", self.eps))?;
-        check(self.weight_decay >= 0.0, format!("optimizer.weight_decay must be at least 0, got {}", self.weight_decay))?;
+        check(
+            self.weight_decay >= 0.0,
+            format!("optimizer.weight_decay must be at least 0, got {}", self.weight_decay),
+        )?;
         check(
             0.0 < self.layer_decay && self.layer_decay <= 1.0,
-            format!("optimizer.layer_decay must be above 0 and at most 1 (1: all layers alike), got {}", self.layer_decay),
+            format!(
+                "optimizer.layer_decay must be above 0 and at most 1 (1: all layers alike), got {}",
+                self.layer_decay
+            ),
         )?;
         check(
             self.clip_grad_norm >= 0.0,
-            format!("optimizer.clip_grad_norm must be at least 0 (0: no clip), got {}", self.clip_grad_norm),
+            format!(
+                "optimizer.clip_grad_norm must be at least 0 (0: no clip), got {}",
+                self.clip_grad_norm
+            ),
         )?;
-        check((0.0..=1.0).contains(&self.cooldown), format!("optimizer.cooldown must be in [0, 1], got {}", self.cooldown))?;
+        check(
+            (0.0..=1.0).contains(&self.cooldown),
+            format!("optimizer.cooldown must be in [0, 1], got {}", self.cooldown),
+        )?;
         check(
             (0.0..=self.lr).contains(&self.least_lr),
             format!("optimizer.least_lr must be between 0 and optimizer.lr, got {}", self.least_lr),

@@ -27,14 +27,23 @@ pub struct RemoteConfig {
 
 impl Default for RemoteConfig {
     fn default() -> Self {
-        Self { cache: None, cache_mib: 16 << 10, retries: 10, timeout_seconds: 60, options: BTreeMap::new() }
+        Self {
+            cache: None,
+            cache_mib: 16 << 10,
+            retries: 10,
+            timeout_seconds: 60,
+            options: BTreeMap::new(),
+        }
     }
 }
 
 impl RemoteConfig {
     pub(crate) fn validate(&self) -> Result<(), String> {
         if self.cache_mib != 0 && self.cache_mib < 64 {
-            return Err(format!("loader.remote.cache_mib must be 0 (no cache) or at least 64, got {}", self.cache_mib));
+            return Err(format!(
+                "loader.remote.cache_mib must be 0 (no cache) or at least 64, got {}",
+                self.cache_mib
+            ));
         }
         if self.timeout_seconds == 0 {
             return Err("loader.remote.timeout_seconds must be at least 1".into());
@@ -59,7 +68,8 @@ impl RemoteConfig {
 
 /// Whether a dataset's name is a URL and not a folder.
 pub fn is_url(name: &Path) -> bool {
-    let scheme = name.to_str().and_then(|name| name.split_once("://")).map_or("", |(scheme, _)| scheme);
+    let scheme =
+        name.to_str().and_then(|name| name.split_once("://")).map_or("", |(scheme, _)| scheme);
     scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
@@ -71,9 +81,13 @@ mod tests {
 
     #[test]
     fn urls_are_told_from_folders_and_stay_as_they_are() {
-        for url in ["s3://bucket/data", "http://127.0.0.1:9000/x", "abfss://c@a.dfs.core.windows.net/d"] {
+        for url in
+            ["s3://bucket/data", "http://127.0.0.1:9000/x", "abfss://c@a.dfs.core.windows.net/d"]
+        {
             assert!(is_url(Path::new(url)));
-            let text = format!("name = \"a\"\n[data]\ndataset = \"{url}\"\nselection = \"s\"\n[model]\nconfig = \"demo\"\n");
+            let text = format!(
+                "name = \"a\"\n[data]\ndataset = \"{url}\"\nselection = \"s\"\n[model]\nconfig = \"demo\"\n"
+            );
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("run.toml");
             crate::durable::write(&path, text.as_bytes()).unwrap();
@@ -88,7 +102,10 @@ mod tests {
 
     #[test]
     fn secrets_do_not_go_into_a_configuration() {
-        let with = |name: &str| RemoteConfig { options: [(name.to_owned(), "x".to_owned())].into(), ..RemoteConfig::default() };
+        let with = |name: &str| RemoteConfig {
+            options: [(name.to_owned(), "x".to_owned())].into(),
+            ..RemoteConfig::default()
+        };
         assert!(with("aws_secret_access_key").validate().unwrap_err().contains("environment"));
         with("aws_endpoint").validate().unwrap();
     }

@@ -171,7 +171,8 @@ impl ServeConfig {
 
     fn resolve_paths(&mut self, folder: &Path) {
         resolve(&mut self.state, folder);
-        if let Some(socket) = self.listen.strip_prefix("unix:").filter(|socket| !socket.is_empty()) {
+        if let Some(socket) = self.listen.strip_prefix("unix:").filter(|socket| !socket.is_empty())
+        {
             self.listen = format!("unix:{}", folder.join(socket).display());
         }
         let tls = self.tls.iter_mut().flat_map(|tls| [&mut tls.certificate, &mut tls.key]);
@@ -186,24 +187,32 @@ impl ServeConfig {
 
     /// Refuses what would be open to others, and limits that let nothing through.
     pub fn validate(&self) -> Result<(), String> {
-        let check = |holds: bool, message: &str| if holds { Ok(()) } else { Err(message.to_owned()) };
+        let check =
+            |holds: bool, message: &str| if holds { Ok(()) } else { Err(message.to_owned()) };
         let listen = Listen::parse(&self.listen)?;
         if !listen.is_local() {
             let open = format!("listen = {:?} can be reached from other machines", self.listen);
             check(
                 self.auth.tokens.is_some(),
-                &format!("{open}: set auth.tokens (`diptych token` makes one), or listen on 127.0.0.1"),
+                &format!(
+                    "{open}: set auth.tokens (`diptych token` makes one), or listen on 127.0.0.1"
+                ),
             )?;
             check(
                 self.tls.is_some(),
-                &format!("{open}, and tokens would cross the network in clear: set tls.certificate and tls.key"),
+                &format!(
+                    "{open}, and tokens would cross the network in clear: set tls.certificate and tls.key"
+                ),
             )?;
         }
         for (number, dataset) in self.datasets.iter().enumerate() {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             check(
                 !dataset.name.is_empty() && dataset.name.chars().all(plain),
-                &format!("dataset.name must be letters, digits, '-', '_' or '.', got {:?}", dataset.name),
+                &format!(
+                    "dataset.name must be letters, digits, '-', '_' or '.', got {:?}",
+                    dataset.name
+                ),
             )?;
             check(
                 self.datasets[..number].iter().all(|other| other.name != dataset.name),
@@ -212,7 +221,10 @@ impl ServeConfig {
         }
         check(self.http.max_body_mib >= 1, "http.max_body_mib must be at least 1")?;
         check(self.http.concurrent >= 1, "http.concurrent must be at least 1")?;
-        check(self.sql.memory_mib >= 64, "sql.memory_mib must be at least 64: below it even small sorts fail")?;
+        check(
+            self.sql.memory_mib >= 64,
+            "sql.memory_mib must be at least 64: below it even small sorts fail",
+        )?;
         check(self.sql.max_seconds >= 1, "sql.max_seconds must be at least 1")?;
         check(self.sql.max_rows >= 1, "sql.max_rows must be at least 1")?;
         check(self.sql.concurrent >= 1, "sql.concurrent must be at least 1")?;
@@ -225,7 +237,8 @@ impl ServeConfig {
 
     /// All keys, as TOML.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).unwrap_or_else(|error| format!("# this configuration has no TOML form: {error}\n"))
+        toml::to_string(self)
+            .unwrap_or_else(|error| format!("# this configuration has no TOML form: {error}\n"))
     }
 }
 
@@ -268,7 +281,9 @@ mod tests {
         assert!(checked("listen = \"0.0.0.0:8723\"\n").unwrap_err().contains("auth.tokens"));
         let with_tokens = "listen = \"0.0.0.0:8723\"\n[auth]\ntokens = \"t\"\n";
         assert!(checked(with_tokens).unwrap_err().contains("tls.certificate"));
-        assert!(checked(&format!("{with_tokens}[tls]\ncertificate = \"c\"\nkey = \"k\"\n")).is_ok());
+        assert!(
+            checked(&format!("{with_tokens}[tls]\ncertificate = \"c\"\nkey = \"k\"\n")).is_ok()
+        );
     }
 
     #[test]
@@ -277,7 +292,10 @@ mod tests {
             ("listen = \"8723\"\n", "ADDRESS:PORT"),
             ("liste = \"a\"\n", "did you mean `listen`"),
             ("[[dataset]]\nname = \"a/b\"\npath = \"d\"\n", "dataset.name"),
-            ("[[dataset]]\nname = \"a\"\npath = \"d\"\n[[dataset]]\nname = \"a\"\npath = \"e\"\n", "two datasets"),
+            (
+                "[[dataset]]\nname = \"a\"\npath = \"d\"\n[[dataset]]\nname = \"a\"\npath = \"e\"\n",
+                "two datasets",
+            ),
             ("[jobs]\nattempts = 0\n", "jobs.attempts"),
         ] {
             let error = checked(text).unwrap_err();
@@ -287,6 +305,9 @@ mod tests {
 
     #[test]
     fn defaults_are_what_is_printed() {
-        assert_eq!(config_keys::parse::<ServeConfig>(&ServeConfig::default().to_toml()).unwrap(), ServeConfig::default());
+        assert_eq!(
+            config_keys::parse::<ServeConfig>(&ServeConfig::default().to_toml()).unwrap(),
+            ServeConfig::default()
+        );
     }
 }

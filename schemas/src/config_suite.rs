@@ -76,14 +76,19 @@ impl SuiteConfig {
         let text = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
         let bad = |message| SchemaError::Config { path: path.to_owned(), message };
         let mut suite: Self = config_keys::parse(&text).map_err(bad)?;
-        let stem = |path: &Path| path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        let stem = |path: &Path| {
+            path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+        };
         if suite.name.is_empty() {
             suite.name = stem(path);
         }
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
         for task in &mut suite.tasks {
             if task.name.is_empty() {
-                let named = [&task.benchmark, &task.compositional, &task.selection].into_iter().flatten().next();
+                let named = [&task.benchmark, &task.compositional, &task.selection]
+                    .into_iter()
+                    .flatten()
+                    .next();
                 task.name = named.map_or_else(String::new, |path| stem(path));
             }
             task.paths_mut().into_iter().for_each(|path| resolve(path, folder));
@@ -104,9 +109,12 @@ impl SuiteConfig {
         let mut names = HashSet::new();
         for (number, task) in (1..).zip(&self.tasks) {
             let bad = |message: &str| Err(format!("task {number} ({}): {message}", task.name));
-            let ways = [task.benchmark.is_some(), task.compositional.is_some(), task.selection.is_some()];
+            let ways =
+                [task.benchmark.is_some(), task.compositional.is_some(), task.selection.is_some()];
             if ways.into_iter().filter(|way| *way).count() != 1 {
-                return bad("give one of benchmark, compositional (with images) and selection (with dataset)");
+                return bad(
+                    "give one of benchmark, compositional (with images) and selection (with dataset)",
+                );
             }
             if task.compositional.is_some() != task.images.is_some() {
                 return bad("compositional and images go together");
@@ -135,14 +143,26 @@ impl SuiteConfig {
         self.tasks
             .clone()
             .iter_mut()
-            .flat_map(|task| task.paths_mut().into_iter().map(|path| path.clone()).collect::<Vec<_>>())
+            .flat_map(|task| {
+                task.paths_mut().into_iter().map(|path| path.clone()).collect::<Vec<_>>()
+            })
             .collect()
     }
 }
 
 impl SuiteTask {
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        let Self { benchmark, compositional, images, dataset, selection, classes, templates, train_selection, .. } = self;
+        let Self {
+            benchmark,
+            compositional,
+            images,
+            dataset,
+            selection,
+            classes,
+            templates,
+            train_selection,
+            ..
+        } = self;
         [benchmark, compositional, images, dataset, selection, classes, templates, train_selection]
             .into_iter()
             .flatten()
@@ -175,9 +195,11 @@ mod tests {
         )
         .unwrap();
         assert_eq!(suite.name, "mine");
-        let found: Vec<_> = suite.tasks.iter().map(|task| (task.name.as_str(), task.weight)).collect();
+        let found: Vec<_> =
+            suite.tasks.iter().map(|task| (task.name.as_str(), task.weight)).collect();
         assert_eq!(found, [("cifar10", 1.0), ("held", 2.5), ("add_att", 1.0)]);
-        let paths = ["wds/cifar10", "d", "held.parquet", "c/add_att.json", "val"].map(PathBuf::from);
+        let paths =
+            ["wds/cifar10", "d", "held.parquet", "c/add_att.json", "val"].map(PathBuf::from);
         assert_eq!(suite.paths(), paths);
     }
 
@@ -187,7 +209,10 @@ mod tests {
             ("", "missing field `task`"),
             ("task = []", "at least one"),
             ("[[task]]\nbenchmark = \"a\"\nwieght = 1.0", "did you mean `weight`"),
-            ("[[task]]\nbenchmark = \"a\"\n[[task]]\nbenchmark = \"b/a\"", "task 2 (a): another task has this name"),
+            (
+                "[[task]]\nbenchmark = \"a\"\n[[task]]\nbenchmark = \"b/a\"",
+                "task 2 (a): another task has this name",
+            ),
             ("[[task]]\nname = \"x\"", "task 1 (x): give one of"),
             ("[[task]]\nbenchmark = \"a\"\nselection = \"b\"\ndataset = \"c\"", "give one of"),
             ("[[task]]\nselection = \"b\"", "selection and dataset go together"),

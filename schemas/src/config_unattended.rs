@@ -138,7 +138,9 @@ impl Default for MetricsConfig {
 
 impl MetricsConfig {
     pub(crate) fn validate(&self) -> Result<(), String> {
-        check(self.keep_one_of >= 1, || "metrics.keep_one_of must be at least 1 (1: every step stays)".into())
+        check(self.keep_one_of >= 1, || {
+            "metrics.keep_one_of must be at least 1 (1: every step stays)".into()
+        })
     }
 }
 
@@ -224,7 +226,10 @@ impl EvalConfig {
                 names.extend([1, 5, 10].map(|k| format!("{group}/{direction}_recall@{k}")));
             }
             if self.classes.is_some() {
-                names.extend(["top1", "top5", "mean_per_class"].map(|name| format!("{group}/zero_shot_{name}")));
+                names.extend(
+                    ["top1", "top5", "mean_per_class"]
+                        .map(|name| format!("{group}/zero_shot_{name}")),
+                );
             }
         }
         names
@@ -235,9 +240,14 @@ impl EvalConfig {
             format!("eval.max_seconds must be at least 0 (0: no limit), got {}", self.max_seconds)
         })?;
         check(self.suite_max_seconds >= 0.0 && self.suite_max_seconds.is_finite(), || {
-            format!("eval.suite_max_seconds must be at least 0 (0: no limit), got {}", self.suite_max_seconds)
+            format!(
+                "eval.suite_max_seconds must be at least 0 (0: no limit), got {}",
+                self.suite_max_seconds
+            )
         })?;
-        let schedule = self.suite_every_epochs > 0 || self.suite_every_steps > 0 || self.suite_max_seconds > 0.0;
+        let schedule = self.suite_every_epochs > 0
+            || self.suite_every_steps > 0
+            || self.suite_max_seconds > 0.0;
         check(self.suite.is_some() || !schedule, || {
             "eval.suite_every_epochs, suite_every_steps or suite_max_seconds is set, but eval.suite is not: name its file".into()
         })?;
@@ -250,14 +260,17 @@ impl EvalConfig {
         ];
         for (key, is_set) in set {
             check(self.selection.is_some() || !is_set, || {
-                format!("eval.{key} is set, but eval.selection is not: name the held-out selection, or remove eval.{key}")
+                format!(
+                    "eval.{key} is set, but eval.selection is not: name the held-out selection, or remove eval.{key}"
+                )
             })?;
         }
         check(self.selection.is_none() || self.dataset.is_some() || !mixed, || {
             "eval.dataset is missing: with data.mix, name the dataset of eval.selection".into()
         })?;
         check(self.classes.is_some() == self.label_column.is_some(), || {
-            "eval.classes and eval.label_column belong together: one is set and the other is not".into()
+            "eval.classes and eval.label_column belong together: one is set and the other is not"
+                .into()
         })?;
         check(self.templates.is_none() || self.classes.is_some(), || {
             "eval.templates is set, but eval.classes is not: name the list of classes, or remove eval.templates".into()
@@ -269,10 +282,17 @@ impl GuardConfig {
     pub(crate) fn validate(&self) -> Result<(), String> {
         check(self.max_skipped_steps >= 1, || "guard.max_skipped_steps must be at least 1".into())?;
         check(self.max_roll_backs >= 1, || "guard.max_roll_backs must be at least 1".into())?;
-        check(self.window_steps >= 2, || format!("guard.window_steps must be at least 2, got {}", self.window_steps))?;
-        check(self.spike_std >= 0.0, || format!("guard.spike_std must be at least 0 (0: off), got {}", self.spike_std))?;
+        check(self.window_steps >= 2, || {
+            format!("guard.window_steps must be at least 2, got {}", self.window_steps)
+        })?;
+        check(self.spike_std >= 0.0, || {
+            format!("guard.spike_std must be at least 0 (0: off), got {}", self.spike_std)
+        })?;
         check((0.0..1.0).contains(&self.data_wait_share), || {
-            format!("guard.data_wait_share must be in [0, 1) (0: off), got {}", self.data_wait_share)
+            format!(
+                "guard.data_wait_share must be in [0, 1) (0: off), got {}",
+                self.data_wait_share
+            )
         })?;
         check(self.stall_minutes >= 0.0 && self.stall_minutes.is_finite(), || {
             format!("guard.stall_minutes must be at least 0 (0: off), got {}", self.stall_minutes)
@@ -294,7 +314,10 @@ mod tests {
     fn contradictions_are_refused() {
         for (add, says) in [
             ("[checkpoint]\nkeep_best = 1\n", "eval.selection"),
-            ("[checkpoint]\nkeep_best = 1\nbest_metric = \"loss\"\n[eval]\nselection = \"h\"\n", "heldout/t2i_recall@10"),
+            (
+                "[checkpoint]\nkeep_best = 1\nbest_metric = \"loss\"\n[eval]\nselection = \"h\"\n",
+                "heldout/t2i_recall@10",
+            ),
             (
                 "[checkpoint]\nkeep_best = 1\nbest_metric = \"heldout_ema/i2t_recall@1\"\n[eval]\nselection = \"h\"\n",
                 "best_metric",
@@ -321,7 +344,9 @@ mod tests {
     fn tensorboard_is_wanted_or_a_folder_and_none_of_this_is_part_of_the_weights() {
         let config = parse("[metrics]\ntensorboard = true\n[guard]\nwindow_steps = 7\n").unwrap();
         assert_eq!(config.metrics.tensorboard, TensorBoard::Wanted(true));
-        let named = parse("[metrics]\ntensorboard = \"board\"\n[checkpoint]\nevery_minutes = 2.5\n").unwrap();
+        let named =
+            parse("[metrics]\ntensorboard = \"board\"\n[checkpoint]\nevery_minutes = 2.5\n")
+                .unwrap();
         assert_eq!(named.metrics.tensorboard, TensorBoard::Folder("board".into()));
         assert_eq!(TrainConfig::parse(&named.to_toml()).unwrap(), named);
         assert_eq!(config.training_hash(), named.training_hash());
@@ -333,7 +358,9 @@ mod tests {
 
     #[test]
     fn samples_make_something_due_when_a_multiple_of_them_is_passed() {
-        let at = |places: &[u64]| places.windows(2).map(|pair| due_by_samples(100, pair[0], pair[1])).collect::<Vec<_>>();
+        let at = |places: &[u64]| {
+            places.windows(2).map(|pair| due_by_samples(100, pair[0], pair[1])).collect::<Vec<_>>()
+        };
         assert_eq!(at(&[0, 64, 128, 192, 256, 300]), [false, true, false, true, true]);
         assert!(!due_by_samples(0, 0, 1000));
     }

@@ -84,17 +84,21 @@ mod tests {
     use crate::TrainConfig;
 
     fn parse(weights: &str) -> Result<TrainConfig, String> {
-        let rest =
-            "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\ntokenizer = \"t\"\n";
+        let rest = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\ntokenizer = \"t\"\n";
         TrainConfig::parse(&format!("{rest}{weights}\n"))
     }
 
     #[test]
     fn one_path_or_one_for_each_tower() {
         let whole = parse("weights = \"w\"").unwrap();
-        assert_eq!(whole.model.weights.as_ref().and_then(FirstWeights::whole), Some(Path::new("w")));
+        assert_eq!(
+            whole.model.weights.as_ref().and_then(FirstWeights::whole),
+            Some(Path::new("w"))
+        );
         // What the hash of older configurations is made of.
-        assert!(whole.to_toml().contains("config = \"demo\"\nweights = \"w\"\ntokenizer = \"t\"\n"));
+        assert!(
+            whole.to_toml().contains("config = \"demo\"\nweights = \"w\"\ntokenizer = \"t\"\n")
+        );
         let mut towers = parse("weights = { text = \"t\", image = \"/i\" }").unwrap();
         assert_eq!(TrainConfig::parse(&towers.to_toml()).unwrap(), towers);
         towers.resolve_paths(Path::new("/folder"));

@@ -26,7 +26,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), SchemaError> {
 }
 
 /// Lets `fill` write a file, then puts it in its place atomically and durably. On an error nothing is left behind.
-pub fn write_with<T>(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T, SchemaError> {
+pub fn write_with<T>(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<T>,
+) -> Result<T, SchemaError> {
     let temporary = unfinished(path);
     let written = File::create(&temporary).and_then(|mut file| {
         let filled = fill(&mut file)?;
@@ -51,7 +54,8 @@ pub fn write_expendable(path: &Path, parts: &[&[u8]]) -> Result<(), SchemaError>
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
     let temporary = unfinished(&path.with_file_name(name));
-    let written = File::create(&temporary).and_then(|mut file| parts.iter().try_for_each(|part| file.write_all(part)));
+    let written = File::create(&temporary)
+        .and_then(|mut file| parts.iter().try_for_each(|part| file.write_all(part)));
     let renamed = written.and_then(|()| fs::rename(&temporary, path));
     if renamed.is_err() {
         let _ = fs::remove_file(&temporary);

@@ -17,7 +17,9 @@ pub enum SchemaError {
     )]
     NoDataset { path: PathBuf },
 
-    #[error("{path}: not valid JSON for {what}: {message}. The file is damaged or was written by something else")]
+    #[error(
+        "{path}: not valid JSON for {what}: {message}. The file is damaged or was written by something else"
+    )]
     BadJson { path: PathBuf, what: &'static str, message: String },
 
     #[error("{path}: {what} of version {found}; this binary reads version {expected}. {advice}")]

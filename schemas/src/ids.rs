@@ -74,10 +74,12 @@ macro_rules! hexadecimal {
 
             fn from_str(text: &str) -> Result<Self, SchemaError> {
                 let mut bytes = [0; $bytes];
-                hex::decode_to_slice(text, &mut bytes).map_err(|_| SchemaError::NotHexadecimal {
-                    what: stringify!($name),
-                    digits: 2 * $bytes,
-                    found: text.to_owned(),
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| {
+                    SchemaError::NotHexadecimal {
+                        what: stringify!($name),
+                        digits: 2 * $bytes,
+                        found: text.to_owned(),
+                    }
                 })?;
                 Ok(Self(bytes))
             }
@@ -113,11 +115,15 @@ hexadecimal!(Uid, 16);
 hexadecimal!(ContentHash, 32);
 
 /// The n-th sample of a run, counted from 0 over all its epochs: the whole state of the data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct SampleIndex(pub u64);
 
 /// Optimizer steps done: 0 before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Step(pub u64);
 
 impl fmt::Display for Step {
@@ -149,7 +155,10 @@ mod tests {
         let uid = Uid::of(&ContentHash::of(b"x"), "y");
         assert_eq!(uid.to_string().parse::<Uid>().unwrap(), uid);
         // sha256 of the empty string, FIPS 180-4.
-        assert_eq!(ContentHash::of(b"").to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(
+            ContentHash::of(b"").to_string(),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
         assert!("zz".parse::<Uid>().unwrap_err().to_string().contains("32 hexadecimal digits"));
     }
 }

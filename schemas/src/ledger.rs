@@ -102,7 +102,14 @@ impl Reason {
 
     /// Whether it is what a host answered to an address, for good.
     pub fn is_final_answer(self) -> bool {
-        matches!(self, Self::NotFound | Self::HttpRefused | Self::OptedOut | Self::RobotsDisallowed | Self::HostNotFound)
+        matches!(
+            self,
+            Self::NotFound
+                | Self::HttpRefused
+                | Self::OptedOut
+                | Self::RobotsDisallowed
+                | Self::HostNotFound
+        )
     }
 
     /// The reason with this text form.
@@ -168,7 +175,13 @@ mod tests {
 
     #[test]
     fn the_text_form_of_a_reason_is_its_serialized_form() {
-        for reason in [Reason::MissingImage, Reason::CorruptPixels, Reason::DuplicatePair, Reason::BadRecord, Reason::DnsFailed] {
+        for reason in [
+            Reason::MissingImage,
+            Reason::CorruptPixels,
+            Reason::DuplicatePair,
+            Reason::BadRecord,
+            Reason::DnsFailed,
+        ] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
             assert_eq!(Reason::named(reason.as_str()), Some(reason));
         }

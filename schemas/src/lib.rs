@@ -26,31 +26,40 @@ mod scores;
 mod tables;
 pub mod words;
 
-pub use config::{AugmentConfig, LoaderConfig, ModelChoice, Precision, TrainConfig, TrainLoopConfig};
+pub use config::{
+    AugmentConfig, LoaderConfig, ModelChoice, Precision, TrainConfig, TrainLoopConfig,
+};
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
 pub use config_lora::{LoraConfig, LoraTarget};
 pub use config_objective::{LossKind, MaskConfig, ObjectiveConfig, ObjectiveTerm};
 pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};
 pub use config_remote::{RemoteConfig, is_url};
-pub use config_serve::{AuthConfig, HttpConfig, JobsConfig, Listen, Scope, ServeConfig, ServedDataset, SqlLimits, TlsConfig};
+pub use config_serve::{
+    AuthConfig, HttpConfig, JobsConfig, Listen, Scope, ServeConfig, ServedDataset, SqlLimits,
+    TlsConfig,
+};
 pub use config_suite::{SuiteConfig, SuiteTask};
 pub use config_unattended::{
-    BestMode, CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, SUITE_SCORE, StallAction, TensorBoard, due_by_samples,
+    BestMode, CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, SUITE_SCORE, StallAction,
+    TensorBoard, due_by_samples,
 };
 pub use config_weights::{FirstWeights, TowerWeights};
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
 pub use ledger::{LedgerEntry, RETRYABLE, Reason, Stage};
-pub use manifest::{DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path};
+pub use manifest::{
+    DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path,
+};
 pub use model_ref::ModelRef;
 pub use scores::{
-    EmbeddingFormat, SCORE_VERSION, ScoreFileMetadata, ScoreValue, embedding_file_schema, embedding_folder, embedding_type,
-    embeddings_folder, is_score_name, numbered_file, score_file_schema, score_folder, scores_folder, scores_schema,
+    EmbeddingFormat, SCORE_VERSION, ScoreFileMetadata, ScoreValue, embedding_file_schema,
+    embedding_folder, embedding_type, embeddings_folder, is_score_name, numbered_file,
+    score_file_schema, score_folder, scores_folder, scores_schema,
 };
 pub use tables::{
-    DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema, event_pairs_schema,
-    events_schema, jobs_schema, key, ledger_schema, meta_fields, meta_schema, metrics_schema, runs_schema, selection_schema,
-    source_column_name,
+    DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema,
+    event_pairs_schema, events_schema, jobs_schema, key, ledger_schema, meta_fields, meta_schema,
+    metrics_schema, runs_schema, selection_schema, source_column_name,
 };
 
 /// Largest width × height that is decoded unless a configuration says otherwise: Pillow's limit above which it refuses an
@@ -61,4 +70,5 @@ pub const MAX_PIXELS: u64 = 178_956_970;
 pub const DEFAULT_SEARCH_CANDIDATES: u16 = 128;
 
 /// How a download introduces itself to a web server.
-pub const USER_AGENT: &str = concat!("diptych/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");
+pub const USER_AGENT: &str =
+    concat!("diptych/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");

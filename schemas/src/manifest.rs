@@ -94,8 +94,13 @@ impl DatasetManifest {
 
     /// Reads the content of a `dataset.json`; `path` is what an error names.
     pub fn parse(bytes: &[u8], path: PathBuf) -> Result<Self, SchemaError> {
-        let bad = |message: String| SchemaError::BadJson { path: path.clone(), what: "a dataset manifest", message };
-        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        let bad = |message: String| SchemaError::BadJson {
+            path: path.clone(),
+            what: "a dataset manifest",
+            message,
+        };
+        let value: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         let found = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
         if found != DATASET_VERSION {
             return Err(SchemaError::Version {
@@ -174,6 +179,11 @@ mod tests {
     #[test]
     fn folder_without_a_manifest_says_how_to_make_one() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(DatasetManifest::read(folder.path()).unwrap_err().to_string().contains("diptych ingest"));
+        assert!(
+            DatasetManifest::read(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("diptych ingest")
+        );
     }
 }

@@ -80,12 +80,20 @@ pub fn scores_schema() -> SchemaRef {
 /// decoded; then `error` says why.
 pub fn embedding_file_schema(dimension: usize) -> SchemaRef {
     let vector = |name| Field::new(name, embedding_type(dimension), true);
-    Arc::new(Schema::new(vec![uid(), vector(column::IMAGE), vector(column::TEXT), text(column::ERROR, true)]))
+    Arc::new(Schema::new(vec![
+        uid(),
+        vector(column::IMAGE),
+        vector(column::TEXT),
+        text(column::ERROR, true),
+    ]))
 }
 
 /// Type of the vectors in embedding files.
 pub fn embedding_type(dimension: usize) -> DataType {
-    DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float16, false)), dimension as i32)
+    DataType::FixedSizeList(
+        Arc::new(Field::new("item", DataType::Float16, false)),
+        dimension as i32,
+    )
 }
 
 /// `FOLDER/scores`
@@ -136,14 +144,19 @@ impl ScoreFileMetadata {
 
     /// From what a file has; `Err` says what is wrong.
     pub fn from_pairs<'a>(find: impl Fn(&str) -> Option<&'a str>) -> Result<Self, String> {
-        let need = |name: &str| find(name).ok_or_else(|| format!("it lacks {name} in its metadata"));
+        let need =
+            |name: &str| find(name).ok_or_else(|| format!("it lacks {name} in its metadata"));
         let version = need(key::VERSION)?;
         if version != SCORE_VERSION.to_string() {
-            return Err(format!("it has version {version}, this binary reads version {SCORE_VERSION}"));
+            return Err(format!(
+                "it has version {version}, this binary reads version {SCORE_VERSION}"
+            ));
         }
         let shard = need(key::SHARD)?;
         Ok(Self {
-            shard: shard.parse().map_err(|_| format!("{} is {shard:?}, not the number of a shard", key::SHARD))?,
+            shard: shard
+                .parse()
+                .map_err(|_| format!("{} is {shard:?}, not the number of a shard", key::SHARD))?,
             producer: need(key::PRODUCER)?.to_owned(),
             made_by: need(key::MADE_BY)?.to_owned(),
         })
@@ -154,7 +167,9 @@ impl ScoreFileMetadata {
 /// at most 64.
 pub fn is_score_name(name: &str) -> bool {
     let part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    name.len() <= 64 && name.bytes().all(part) && name.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
+    name.len() <= 64
+        && name.bytes().all(part)
+        && name.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -163,9 +178,12 @@ mod tests {
 
     #[test]
     fn metadata_comes_back_as_written_and_another_version_is_refused() {
-        let metadata = ScoreFileMetadata { shard: 7, producer: "ab".into(), made_by: "entropy v1".into() };
+        let metadata =
+            ScoreFileMetadata { shard: 7, producer: "ab".into(), made_by: "entropy v1".into() };
         let pairs = metadata.to_pairs();
-        let find = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str());
+        let find = |name: &str| {
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str())
+        };
         assert_eq!(ScoreFileMetadata::from_pairs(find).unwrap(), metadata);
         let other = |name: &str| if name == key::VERSION { Some("9") } else { find(name) };
         assert!(ScoreFileMetadata::from_pairs(other).unwrap_err().contains("version 9"));
@@ -174,7 +192,11 @@ mod tests {
     #[test]
     fn names_that_are_no_columns_or_leave_the_folder_are_refused() {
         assert!(["clip", "clip_l14", "a"].into_iter().all(is_score_name));
-        assert!(["", "../x", "Clip", "1st", "a b", "_x", "é"].into_iter().all(|name| !is_score_name(name)));
+        assert!(
+            ["", "../x", "Clip", "1st", "a b", "_x", "é"]
+                .into_iter()
+                .all(|name| !is_score_name(name))
+        );
     }
 }
 

@@ -119,7 +119,11 @@ pub fn meta_schema(source_columns: &[String]) -> SchemaRef {
 /// The name under which a source's own column stands in meta: its own, lower-cased, with `src_` where ours has that name.
 pub fn source_column_name(name: &str) -> String {
     let name = name.trim().to_lowercase();
-    if meta_fields().iter().any(|field| *field.name() == name) { format!("src_{name}") } else { name }
+    if meta_fields().iter().any(|field| *field.name() == name) {
+        format!("src_{name}")
+    } else {
+        name
+    }
 }
 
 /// `blob/NNNNN.parquet`: the original file's bytes. Large, since 32-bit offsets overflow at 2 GiB.
@@ -247,5 +251,9 @@ pub fn jobs_schema() -> SchemaRef {
 
 /// SQL table `event_pairs`: the pairs of the batch of a step that an event of `events` is about.
 pub fn event_pairs_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![text(column::RUN, false), Field::new(column::STEP, DataType::UInt64, false), uid()]))
+    Arc::new(Schema::new(vec![
+        text(column::RUN, false),
+        Field::new(column::STEP, DataType::UInt64, false),
+        uid(),
+    ]))
 }

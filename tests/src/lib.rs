@@ -25,17 +25,25 @@ const LONGEST: Duration = Duration::from_mins(15);
 pub fn binary() -> PathBuf {
     let named = std::env::var_os("DIPTYCH_BIN").map(PathBuf::from);
     let built = || {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), PathBuf::from);
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| project().join("target"), PathBuf::from);
         target.join("debug/diptych")
     };
     let path = named.unwrap_or_else(built);
-    assert!(path.is_file(), "{} is not there: run `make test`, or `cargo build --workspace` first", path.display());
+    assert!(
+        path.is_file(),
+        "{} is not there: run `make test`, or `cargo build --workspace` first",
+        path.display()
+    );
     path
 }
 
 /// The project's root.
 pub fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the project").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate lies in the project")
+        .to_owned()
 }
 
 /// A folder in which a test works, deleted afterwards.
@@ -72,7 +80,11 @@ impl Work {
     /// `diptych ARGUMENTS…` in this folder, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        command.args(arguments).current_dir(self.folder.path()).env_remove("RUST_LOG").stdin(Stdio::null());
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
         command
     }
 
@@ -90,7 +102,9 @@ impl Work {
 
     /// Starts `diptych ARGUMENTS…` in this folder, its output thrown away.
     pub fn start(&self, arguments: &[&str]) -> Process {
-        Process(self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Process(
+            self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(),
+        )
     }
 
     /// Starts `command` with its messages in a file of this folder.
@@ -101,7 +115,9 @@ impl Work {
     /// Waits for a line of a file that holds `says`, and returns it.
     pub fn waits_for_line(&self, log: &str, says: &str) -> String {
         let whole_line = |line: &&str| line.ends_with('\n') && line.contains(says);
-        eventually(PATIENCE, says, || self.read(log).split_inclusive('\n').find(whole_line).map(str::to_owned))
+        eventually(PATIENCE, says, || {
+            self.read(log).split_inclusive('\n').find(whole_line).map(str::to_owned)
+        })
     }
 
     /// One value of one SQL query.
@@ -113,9 +129,36 @@ impl Work {
     /// A small data set in the folder `data` and selections of it: `train.parquet`, `heldout.parquet`.
     pub fn with_demo_data(self, scenes: u32) -> Self {
         self.diptych(&["demo-data", "scenes", "--scenes", &scenes.to_string()]).ok();
-        self.diptych(&["ingest", "scenes/*.tar", "scenes/*.parquet", "scenes/folder", "--dataset", "data", "--phash"]).ok();
-        self.diptych(&["select", "--file", "scenes/train.sql", "--dataset", "data", "--output", "train.parquet"]).ok();
-        self.diptych(&["select", "--file", "scenes/heldout.sql", "--dataset", "data", "--output", "heldout.parquet"]).ok();
+        self.diptych(&[
+            "ingest",
+            "scenes/*.tar",
+            "scenes/*.parquet",
+            "scenes/folder",
+            "--dataset",
+            "data",
+            "--phash",
+        ])
+        .ok();
+        self.diptych(&[
+            "select",
+            "--file",
+            "scenes/train.sql",
+            "--dataset",
+            "data",
+            "--output",
+            "train.parquet",
+        ])
+        .ok();
+        self.diptych(&[
+            "select",
+            "--file",
+            "scenes/heldout.sql",
+            "--dataset",
+            "data",
+            "--output",
+            "heldout.parquet",
+        ])
+        .ok();
         self.write("tiny.json", TINY_MODEL);
         self
     }
@@ -140,8 +183,10 @@ pub fn tiny_config(name: &str, epochs: u32, more: &str) -> String {
 /// Weights and moments of a run's last checkpoint.
 pub fn final_files(work: &Work, state: &str, run: &str) -> [Vec<u8>; 2] {
     let folder = work.path(&format!("{state}/checkpoints/{run}"));
-    let last = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
-    ["model.safetensors", "optimizer.safetensors"].map(|name| std::fs::read(last.join(name)).unwrap())
+    let last =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    ["model.safetensors", "optimizer.safetensors"]
+        .map(|name| std::fs::read(last.join(name)).unwrap())
 }
 
 /// What a command printed and how it ended.
@@ -160,7 +205,8 @@ impl Ran {
         let [mut stdout, mut stderr] = [(); 2].map(|()| tempfile::tempfile().unwrap());
         command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let mut process = Process(command.spawn().unwrap());
-        let status = eventually(LONGEST, &format!("the end of {call}"), || process.0.try_wait().unwrap());
+        let status =
+            eventually(LONGEST, &format!("the end of {call}"), || process.0.try_wait().unwrap());
         let text = |file: &mut File| {
             let mut bytes = Vec::new();
             file.rewind().unwrap();
@@ -187,7 +233,11 @@ impl Ran {
         for text in says {
             assert!(all.contains(text), "{} does not say {text:?}:\n{all}", self.call);
         }
-        assert!(!all.contains("panicked") && !all.contains("internal error"), "{}\n{all}", self.call);
+        assert!(
+            !all.contains("panicked") && !all.contains("internal error"),
+            "{}\n{all}",
+            self.call
+        );
         assert!(all.lines().count() <= 24, "more than a screen:\n{all}");
         self
     }

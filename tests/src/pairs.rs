@@ -50,7 +50,9 @@ pub fn bomb() -> Vec<u8> {
 /// CRC-32 as in the PNG specification, annex D.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { 0xEDB8_8320 ^ (crc >> 1) } else { crc >> 1 })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 1 { 0xEDB8_8320 ^ (crc >> 1) } else { crc >> 1 }
+        })
     })
 }
 
@@ -69,7 +71,8 @@ pub fn tar(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
 /// A tar of so many good pairs, each of its own colour and caption.
 pub fn tar_of(pairs: u8) -> Vec<u8> {
     let mut members = Vec::new();
-    let names: Vec<(String, String)> = (0..pairs).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
+    let names: Vec<(String, String)> =
+        (0..pairs).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
     for (n, (image, text)) in (0..pairs).zip(&names) {
         members.push((image.as_str(), png(24, 20, [n, 255 - n, 128])));
         members.push((text.as_str(), format!("colour number {n}").into_bytes()));

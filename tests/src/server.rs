@@ -66,7 +66,10 @@ struct Shared {
 }
 
 impl Server {
-    pub fn start(folder: &Path, faults: impl Fn(&Request) -> Fault + Send + Sync + 'static) -> Self {
+    pub fn start(
+        folder: &Path,
+        faults: impl Fn(&Request) -> Fault + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (requests, stop) = (Arc::default(), Arc::default());
@@ -135,7 +138,12 @@ impl Shared {
         self.send(&mut stream, &request, &fault)
     }
 
-    fn send(&self, stream: &mut TcpStream, request: &Request, fault: &Fault) -> std::io::Result<()> {
+    fn send(
+        &self,
+        stream: &mut TcpStream,
+        request: &Request,
+        fault: &Fault,
+    ) -> std::io::Result<()> {
         match fault {
             Fault::Drop => return Ok(()),
             Fault::Late(time) => std::thread::sleep(*time),
@@ -145,7 +153,9 @@ impl Shared {
                 }
                 return Ok(());
             }
-            Fault::Status(status) => return write!(stream, "HTTP/1.1 {status} Trouble\r\ncontent-length: 0\r\n\r\n"),
+            Fault::Status(status) => {
+                return write!(stream, "HTTP/1.1 {status} Trouble\r\ncontent-length: 0\r\n\r\n");
+            }
             _ => {}
         }
         let Ok(file) = std::fs::read(self.folder.join(&request.path)) else {
@@ -153,14 +163,20 @@ impl Shared {
         };
         let size = if let Fault::Size(size) = fault { *size } else { file.len() as u64 };
         let mark = if matches!(fault, Fault::OtherVersion) { "other" } else { "first" };
-        let common = format!("etag: \"{mark}\"\r\nlast-modified: Tue, 24 Nov 2026 10:00:00 GMT\r\nconnection: close\r\n");
-        let Some(mut range) = request.range.clone().filter(|_| !matches!(fault, Fault::WholeFile)) else {
+        let common = format!(
+            "etag: \"{mark}\"\r\nlast-modified: Tue, 24 Nov 2026 10:00:00 GMT\r\nconnection: close\r\n"
+        );
+        let Some(mut range) = request.range.clone().filter(|_| !matches!(fault, Fault::WholeFile))
+        else {
             write!(stream, "HTTP/1.1 200 OK\r\n{common}content-length: {size}\r\n\r\n")?;
             return if request.method == "HEAD" { Ok(()) } else { stream.write_all(&file) };
         };
         range.end = range.end.min(file.len() as u64);
         if range.is_empty() {
-            return write!(stream, "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\n\r\n");
+            return write!(
+                stream,
+                "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\n\r\n"
+            );
         }
         if matches!(fault, Fault::OtherRange) {
             range = range.start.saturating_sub(1)..range.end - 1;

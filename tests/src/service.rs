@@ -18,7 +18,9 @@ pub struct Process(pub Child);
 
 impl Process {
     pub fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap().success()
+        );
     }
 
     /// SIGKILL. The process may have ended before.
@@ -83,12 +85,19 @@ impl Service {
     pub fn start(work: &Work) -> Self {
         let log = File::options().create(true).append(true).open(work.path("serve.log")).unwrap();
         let mut command = work.command(&["serve", "diptych.toml"]);
-        let mut process = Process(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        let mut process =
+            Process(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         let owner = work.path("state/owner.json");
         let address = eventually(PATIENCE, "the service to answer", || {
-            assert!(process.0.try_wait().unwrap().is_none(), "it ended:\n{}", work.read("serve.log"));
+            assert!(
+                process.0.try_wait().unwrap().is_none(),
+                "it ended:\n{}",
+                work.read("serve.log")
+            );
             let note: Value = serde_json::from_slice(&std::fs::read(&owner).ok()?).ok()?;
-            (note["pid"] == process.0.id()).then(|| note["address"].as_str().map(str::to_owned)).flatten()
+            (note["pid"] == process.0.id())
+                .then(|| note["address"].as_str().map(str::to_owned))
+                .flatten()
         });
         Self { process, address, token: None }
     }
@@ -109,14 +118,21 @@ impl Service {
         self.ask("GET", path, None).ok()
     }
 
-    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<(&str, Vec<u8>)>) -> Answer {
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<(&str, Vec<u8>)>,
+    ) -> Answer {
         let mut client = reqwest::Client::builder().no_proxy();
         let mut address = self.address.clone();
         if let Some(socket) = self.address.strip_prefix("unix:") {
             client = client.unix_socket(PathBuf::from(socket));
             address = "http://localhost".into();
         }
-        let mut request = client.build().unwrap().request(method.parse().unwrap(), format!("{address}{path}"));
+        let mut request =
+            client.build().unwrap().request(method.parse().unwrap(), format!("{address}{path}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -159,7 +175,11 @@ impl Service {
 
     /// Step of the training that runs.
     pub fn step(&self) -> Option<u64> {
-        self.get("/v1/status")["running"].as_array().unwrap().iter().find_map(|running| running["step"].as_u64())
+        self.get("/v1/status")["running"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find_map(|running| running["step"].as_u64())
     }
 
     /// Waits until the training that runs has come to a step.

@@ -15,7 +15,8 @@ const DIMENSION: usize = 512;
 /// Rows of unit length.
 fn rows(count: usize, seed: u64) -> Vec<f32> {
     let mut random = Random::new(seed);
-    let mut values: Vec<f32> = (0..count * DIMENSION).map(|_| random.below(1 << 20) as f32 - (1 << 19) as f32).collect();
+    let mut values: Vec<f32> =
+        (0..count * DIMENSION).map(|_| random.below(1 << 20) as f32 - (1 << 19) as f32).collect();
     for row in values.chunks_exact_mut(DIMENSION) {
         let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
         for value in row {
@@ -45,6 +46,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rows = |values| Rows { values, dimension: DIMENSION };
     let found = classify(rows(&images), &labels, rows(&classes), 100.0)?.summary();
     let of_images = began.elapsed().as_secs_f64();
-    writeln!(std::io::stdout(), "{{\"ensemble\": {of_texts}, \"classify\": {of_images}, \"top1\": {}}}", found.top1)?;
+    writeln!(
+        std::io::stdout(),
+        "{{\"ensemble\": {of_texts}, \"classify\": {of_images}, \"top1\": {}}}",
+        found.top1
+    )?;
     Ok(())
 }

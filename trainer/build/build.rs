@@ -69,13 +69,17 @@ fn symbols(archives: &[PathBuf]) -> Symbols {
         .args(["--extern-only", "--portability"])
         .args(archives)
         .output()
-        .unwrap_or_else(|error| panic!("nm (of binutils) lists the functions of an archive: {error}"));
+        .unwrap_or_else(|error| {
+            panic!("nm (of binutils) lists the functions of an archive: {error}")
+        });
     assert!(output.status.success(), "nm: {}", String::from_utf8_lossy(&output.stderr));
     let listed = String::from_utf8_lossy(&output.stdout);
     let of_kind = |kind: &str| -> BTreeSet<String> {
         let lines = listed.lines().filter_map(|line| line.split_once(' '));
         // Names of C++ begin with an underscore.
-        let names = lines.filter(|(name, rest)| rest.trim_end().split(' ').next() == Some(kind) && !name.starts_with('_'));
+        let names = lines.filter(|(name, rest)| {
+            rest.trim_end().split(' ').next() == Some(kind) && !name.starts_with('_')
+        });
         names.map(|(name, _)| name.to_owned()).collect()
     };
     let (defined, called) = (of_kind("T"), of_kind("U"));
@@ -85,13 +89,16 @@ fn symbols(archives: &[PathBuf]) -> Symbols {
 
 /// Returns a text that differs where the functions, or what they take, may differ. The binary compares it with the library's.
 fn interface(functions: &BTreeSet<String>) -> String {
-    let shim = fs::read_to_string("shim/shim.cpp").unwrap_or_else(|error| panic!("shim/shim.cpp: {error}"));
+    let shim = fs::read_to_string("shim/shim.cpp")
+        .unwrap_or_else(|error| panic!("shim/shim.cpp: {error}"));
     // FNV-1a: the standard library's hashes may change with the compiler.
     let hash = functions
         .iter()
         .flat_map(|name| name.bytes().chain([0]))
         .chain(shim.bytes())
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     format!("{}, {} functions, {hash:016x}", torch_api("VERSION"), functions.len())
 }
 
@@ -100,12 +107,16 @@ fn interface(functions: &BTreeSet<String>) -> String {
 /// torch-sys' C++ also calls back, where tch reads and writes Rust's streams. A library cannot call functions of a binary that
 /// does not export them, and Diptych never asks for it (`clippy.toml` refuses those methods), so these calls end the process.
 fn table(out: &Path, symbols: &Symbols, interface: &str) -> PathBuf {
-    let declarations: Vec<String> = symbols.defined.iter().map(|name| format!("extern void {name}(void);\n")).collect();
-    let entries: Vec<String> = symbols.defined.iter().map(|name| format!("    {name},\n")).collect();
+    let declarations: Vec<String> =
+        symbols.defined.iter().map(|name| format!("extern void {name}(void);\n")).collect();
+    let entries: Vec<String> =
+        symbols.defined.iter().map(|name| format!("    {name},\n")).collect();
     let streams = symbols.missing.iter().filter(|name| name.starts_with("tch_"));
-    let streams: Vec<String> = streams.map(|name| format!("void {name}(void) {{ abort(); }}\n")).collect();
+    let streams: Vec<String> =
+        streams.map(|name| format!("void {name}(void) {{ abort(); }}\n")).collect();
     let source = out.join("table.c");
-    let (declarations, entries, streams) = (declarations.concat(), entries.concat(), streams.concat());
+    let (declarations, entries, streams) =
+        (declarations.concat(), entries.concat(), streams.concat());
     write(
         &source,
         &format!(
@@ -113,7 +124,12 @@ fn table(out: &Path, symbols: &Symbols, interface: &str) -> PathBuf {
              void (*const diptych_torch_functions[])(void) = {{\n{entries}}};\n"
         ),
     );
-    cc::Build::new().file(&source).pic(true).debug(false).cargo_metadata(false).compile("diptych_torch_table");
+    cc::Build::new()
+        .file(&source)
+        .pic(true)
+        .debug(false)
+        .cargo_metadata(false)
+        .compile("diptych_torch_table");
     out.join("libdiptych_torch_table.a")
 }
 
@@ -123,7 +139,13 @@ fn link(library: &Path, archives: &[PathBuf], table: &Path, libraries: &Path) {
     linker.arg("-shared").arg("-o").arg(library);
     linker.arg("-Wl,--whole-archive").args(archives).arg(table).arg("-Wl,--no-whole-archive");
     // Not libtorch.so, which defines nothing and may load CUDA.
-    linker.arg("-L").arg(libraries).args(["-Wl,--as-needed", "-ltorch_cpu", "-lc10", "-Wl,--no-undefined", "-Wl,-z,now"]);
+    linker.arg("-L").arg(libraries).args([
+        "-Wl,--as-needed",
+        "-ltorch_cpu",
+        "-lc10",
+        "-Wl,--no-undefined",
+        "-Wl,-z,now",
+    ]);
     // A path may hold a comma, at which -Wl splits.
     linker.args(["-Xlinker", "-rpath", "-Xlinker"]).arg(libraries);
     let output = linker.output().unwrap_or_else(|error| panic!("{linker:?}: {error}"));

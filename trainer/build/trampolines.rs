@@ -121,14 +121,23 @@ diptych_open_first:
 ///
 /// Beside the trampolines it defines what `src/shim/library.rs` reads: the table, its length, the interface that a library must
 /// have, and the path of the library, in a section of its own so that an installation can replace it.
-pub(crate) fn assembly(architecture: &str, functions: &BTreeSet<String>, interface: &str, library: &Path) -> String {
+pub(crate) fn assembly(
+    architecture: &str,
+    functions: &BTreeSet<String>,
+    interface: &str,
+    library: &Path,
+) -> String {
     let code = match architecture {
         "x86_64" => X86_64,
         "aarch64" => AARCH64,
-        other => panic!("there are no trampolines for {other}: write them in trainer/build/trampolines.rs"),
+        other => panic!(
+            "there are no trampolines for {other}: write them in trainer/build/trampolines.rs"
+        ),
     };
     let library = library.to_str().filter(|path| !path.contains(['"', '\\', '\n']));
-    let library = library.unwrap_or_else(|| panic!("the build folder's path cannot be written into assembly: choose another"));
+    let library = library.unwrap_or_else(|| {
+        panic!("the build folder's path cannot be written into assembly: choose another")
+    });
     let entries: Vec<String> = functions
         .iter()
         .enumerate()

@@ -32,7 +32,9 @@ pub enum TrainerError {
     Weights { path: PathBuf, message: String },
 
     /// A checkpoint whose files are not what its manifest says.
-    #[error("{path}: damaged checkpoint: {message}. Use an older checkpoint, or copy this one again from where it came from")]
+    #[error(
+        "{path}: damaged checkpoint: {message}. Use an older checkpoint, or copy this one again from where it came from"
+    )]
     Damaged { path: PathBuf, message: String },
 
     /// A batch that does not fit the model.

@@ -19,23 +19,30 @@ mod nn;
 mod objectives;
 mod run;
 
-pub use device::{CudaLibraries, Device, let_idle_threads_sleep, open_cuda_libraries, open_libtorch, set_threads};
+pub use device::{
+    CudaLibraries, Device, let_idle_threads_sleep, open_cuda_libraries, open_libtorch, set_threads,
+};
 pub use draws::masks::MaskVocabulary;
 pub use error::TrainerError;
 pub use families::dual_encoder::config::{
-    AttentionalPool, Bert, DualEncoderConfig, ImagePool, LARGEST_LOGIT_SCALE, TextConfig, TextPool, TextProjection, Trunk,
-    VisionConfig,
+    AttentionalPool, Bert, DualEncoderConfig, ImagePool, LARGEST_LOGIT_SCALE, TextConfig, TextPool,
+    TextProjection, Trunk, VisionConfig,
 };
 pub use families::masked_lm::config::MaskedLmConfig;
 pub use families::weights::{Origin, Weights};
-pub use families::{DeviceBatch, Encoder, Model, ModelConfig, Uploader, built_in_names, export_hf, export_onnx, export_openclip};
+pub use families::{
+    DeviceBatch, Encoder, Model, ModelConfig, Uploader, built_in_names, export_hf, export_onnx,
+    export_openclip,
+};
 pub use formats::checkpoint::guard::{Due, GuardState, RollBack, Score};
 pub use formats::checkpoint::{CheckpointManifest, CheckpointMeta};
 pub use formats::hugging_face::tokenizer::TokenizerFiles;
 pub use formats::onnx::LARGEST_EMBEDDED;
 pub use formats::tensor_file::FileEntry;
 pub use nn::parameters::Part;
-pub use nn::preprocess::{IMAGE_MEAN, IMAGE_STD, ImageInput, PreprocessConfig, TextInput, TokenizerConfig};
+pub use nn::preprocess::{
+    IMAGE_MEAN, IMAGE_STD, ImageInput, PreprocessConfig, TextInput, TokenizerConfig,
+};
 pub use objectives::{Objective, Scalars, clip_loss};
 pub use run::flops;
 pub use run::held_out::HeldOutTerms;
@@ -48,8 +55,8 @@ pub use run::trainer::{StepReport, Trainer, TrainerSpec};
 /// Checkpoints as folders of files.
 pub mod checkpoint {
     pub use crate::formats::checkpoint::{
-        CHECKPOINT_VERSION, CheckpointManifest, CheckpointMeta, Found, Rejected, Scan, TOKENIZER_FILE, list, newest,
-        read_manifest, remove, remove_unfinished, scan, verify,
+        CHECKPOINT_VERSION, CheckpointManifest, CheckpointMeta, Found, Rejected, Scan,
+        TOKENIZER_FILE, list, newest, read_manifest, remove, remove_unfinished, scan, verify,
     };
     pub use crate::run::snapshot::write;
 }

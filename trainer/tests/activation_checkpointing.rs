@@ -12,7 +12,8 @@ use diptych_trainer::{ModelConfig, StepReport, Trainer, TrainerSpec, Weights, se
 use steps::Steps;
 use tch::Kind;
 
-const OPENCLIP: [&str; 5] = ["openclip_average", "openclip_coca", "openclip_pooler", "openclip_end", "openclip_siglip"];
+const OPENCLIP: [&str; 5] =
+    ["openclip_average", "openclip_coca", "openclip_pooler", "openclip_end", "openclip_siglip"];
 const HUGGING_FACE: [&str; 2] = ["hf_siglip", "hf_chinese_clip"];
 const PAIRS: i64 = 5;
 
@@ -31,11 +32,15 @@ fn trained(weights: &Weights, train: TrainLoopConfig) -> (Trainer, StepReport) {
     set_threads(2);
     let model = weights.config.clone();
     let config = model.dual_encoder().unwrap();
-    let pixels: Vec<f32> = (0..PAIRS * 3 * config.vision.image_size.pow(2)).map(|n| (0.37 * n as f32).sin()).collect();
+    let pixels: Vec<f32> =
+        (0..PAIRS * 3 * config.vision.image_size.pow(2)).map(|n| (0.37 * n as f32).sin()).collect();
     let text = &config.text;
-    let tokens: Vec<i32> = (0..PAIRS * text.context_length).map(|n| 1 + (n * 7 % (text.vocab_size - 1)) as i32).collect();
+    let tokens: Vec<i32> = (0..PAIRS * text.context_length)
+        .map(|n| 1 + (n * 7 % (text.vocab_size - 1)) as i32)
+        .collect();
     let optimizer = OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() };
-    let mut trainer = Trainer::new(&TrainerSpec { optimizer, train, ..TrainerSpec::new(model.clone()) }).unwrap();
+    let mut trainer =
+        Trainer::new(&TrainerSpec { optimizer, train, ..TrainerSpec::new(model.clone()) }).unwrap();
     trainer.set_weights(weights).unwrap();
     loop {
         let report = trainer.step_normalised(&pixels, &tokens).unwrap();
@@ -48,22 +53,30 @@ fn trained(weights: &Weights, train: TrainLoopConfig) -> (Trainer, StepReport) {
 
 /// Gradients of all that learns are equal bit for bit; gives how many there are.
 fn compare(weights: &Weights, train: &TrainLoopConfig, what: &str) -> usize {
-    let [(plain, expected), (checkpointed, found)] = [false, true]
-        .map(|activation_checkpointing| trained(weights, TrainLoopConfig { activation_checkpointing, ..train.clone() }));
+    let [(plain, expected), (checkpointed, found)] =
+        [false, true].map(|activation_checkpointing| {
+            trained(weights, TrainLoopConfig { activation_checkpointing, ..train.clone() })
+        });
     assert_eq!(found, expected, "{what}");
     let parameters = plain.model().parameters().iter().zip(checkpointed.model().parameters());
     let mut compared = 0;
     for ((a, b), called) in parameters.zip(plain.model().names()) {
         let (of_plain, of_checkpointed) = (a.grad(), b.grad());
         if !a.requires_grad() {
-            assert!(!of_plain.defined() && !of_checkpointed.defined(), "{what}: {called} has a gradient");
+            assert!(
+                !of_plain.defined() && !of_checkpointed.defined(),
+                "{what}: {called} has a gradient"
+            );
             continue;
         }
         // CLIP's loss has no bias.
         if called == "logit_bias" {
             continue;
         }
-        assert!(of_plain.abs().sum(Kind::Float).double_value(&[]) > 0.0, "{what}: {called} has no gradient");
+        assert!(
+            of_plain.abs().sum(Kind::Float).double_value(&[]) > 0.0,
+            "{what}: {called} has no gradient"
+        );
         let apart = || (&of_plain - &of_checkpointed).abs().max();
         assert!(of_plain.equal(&of_checkpointed), "{what}: {called} is {} apart", apart());
         compared += 1;
@@ -79,9 +92,19 @@ fn gradients_of_every_family_are_those_without_it() {
         weights.config.dual_encoder_mut().unwrap().vision.patch_dropout = 0.5;
         for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16] {
             for micro_batch_size in [0, 2] {
-                let train =
-                    TrainLoopConfig { batch_size: PAIRS as u64, micro_batch_size, precision, ..TrainLoopConfig::default() };
-                assert!(compare(&weights, &train, &format!("{name}, {precision:?}, micro {micro_batch_size}")) > 20);
+                let train = TrainLoopConfig {
+                    batch_size: PAIRS as u64,
+                    micro_batch_size,
+                    precision,
+                    ..TrainLoopConfig::default()
+                };
+                assert!(
+                    compare(
+                        &weights,
+                        &train,
+                        &format!("{name}, {precision:?}, micro {micro_batch_size}")
+                    ) > 20
+                );
             }
         }
     }
@@ -94,9 +117,25 @@ fn gradients_of_locked_towers_are_those_without_it() {
         let weights = weights(name);
         for (image, text) in [(0, 1), (1, 2), (2, 0), (3, 3)] {
             for micro_batch_size in [0, 2] {
-                let lock = LockConfig { image: true, image_unlocked_groups: image, text: true, text_unlocked_layers: text };
-                let train = TrainLoopConfig { batch_size: PAIRS as u64, micro_batch_size, lock, ..TrainLoopConfig::default() };
-                assert!(compare(&weights, &train, &format!("{name}, {image} and {text}, micro {micro_batch_size}")) > 1);
+                let lock = LockConfig {
+                    image: true,
+                    image_unlocked_groups: image,
+                    text: true,
+                    text_unlocked_layers: text,
+                };
+                let train = TrainLoopConfig {
+                    batch_size: PAIRS as u64,
+                    micro_batch_size,
+                    lock,
+                    ..TrainLoopConfig::default()
+                };
+                assert!(
+                    compare(
+                        &weights,
+                        &train,
+                        &format!("{name}, {image} and {text}, micro {micro_batch_size}")
+                    ) > 1
+                );
             }
         }
     }

@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use diptych_trainer::evaluate::{
-    Bootstrap, CALIBRATION_BINS, Labelled, Rows, Unit, Vote, average_precision, calibration, classify, fit, geometry, interval,
-    mcnemar, nearest, resample, retrieval, sweep, wilson,
+    Bootstrap, CALIBRATION_BINS, Labelled, Rows, Unit, Vote, average_precision, calibration,
+    classify, fit, geometry, interval, mcnemar, nearest, resample, retrieval, sweep, wilson,
 };
 use serde_json::Value;
 use tch::{Kind, Tensor};
@@ -73,32 +73,56 @@ fn close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
 #[test]
 fn retrieval_of_several_captions_is_clip_benchmarks() {
     let data = Data::read();
-    let groups: Vec<u64> = data.whole("image_of_text").into_iter().map(|image| image as u64).collect();
+    let groups: Vec<u64> =
+        data.whole("image_of_text").into_iter().map(|image| image as u64).collect();
     let (images, texts) = (data.floats("images"), data.floats("texts"));
     let numbers: Vec<u64> = (0..(images.len() / D) as u64).collect();
     let found = retrieval(rows(&images), &numbers, rows(&texts), &groups).unwrap();
     let expected = |name| data.numbers("retrieval", name);
     close(&found.image_to_text, &expected("image_to_text"), 1e-12, "image to text");
     close(&found.text_to_image, &expected("text_to_image"), 1e-12, "text to image");
-    close(&[found.median_rank_image_to_text], &expected("median_rank_image_to_text"), 0.0, "median rank");
-    close(&[found.median_rank_text_to_image], &expected("median_rank_text_to_image"), 0.0, "median rank");
+    close(
+        &[found.median_rank_image_to_text],
+        &expected("median_rank_image_to_text"),
+        0.0,
+        "median rank",
+    );
+    close(
+        &[found.median_rank_text_to_image],
+        &expected("median_rank_text_to_image"),
+        0.0,
+        "median rank",
+    );
 }
 
 #[test]
 fn accuracy_confusion_and_calibration_are_scikit_learns_and_torchmetrics() {
     let data = Data::read();
     let labels = data.labels();
-    let predictions = classify(rows(&data.floats("points")), &labels, rows(&data.floats("classes")), 10.0).unwrap();
+    let predictions =
+        classify(rows(&data.floats("points")), &labels, rows(&data.floats("classes")), 10.0)
+            .unwrap();
     let found = predictions.summary();
     let expected = |name| data.numbers("classification", name);
-    close(&[found.top1, found.top5], &[expected("top1"), expected("top5")].concat(), 1e-12, "accuracy");
+    close(
+        &[found.top1, found.top5],
+        &[expected("top1"), expected("top5")].concat(),
+        1e-12,
+        "accuracy",
+    );
     close(&[found.mean_per_class], &expected("mean_per_class"), 1e-12, "mean per class");
     let confusion: Vec<f64> = predictions.confusion_matrix().into_iter().map(f64::from).collect();
     close(&confusion, &expected("confusion"), 0.0, "confusion");
-    let column =
-        |of: fn(&diptych_trainer::evaluate::ClassAccuracy) -> f64| -> Vec<f64> { found.per_class.iter().map(of).collect() };
+    let column = |of: fn(&diptych_trainer::evaluate::ClassAccuracy) -> f64| -> Vec<f64> {
+        found.per_class.iter().map(of).collect()
+    };
     close(&column(|class| class.recall().unwrap()), &expected("recall"), 1e-12, "recall");
-    close(&column(|class| class.precision().unwrap_or(0.0)), &expected("precision"), 1e-12, "precision");
+    close(
+        &column(|class| class.precision().unwrap_or(0.0)),
+        &expected("precision"),
+        1e-12,
+        "precision",
+    );
     close(&column(|class| class.images as f64), &expected("support"), 0.0, "images");
 
     let calibrated = calibration(&predictions.confidence, &predictions.hits(1), CALIBRATION_BINS);
@@ -111,18 +135,30 @@ fn accuracy_confusion_and_calibration_are_scikit_learns_and_torchmetrics() {
 fn average_precision_is_scikit_learns_with_and_without_ties_and_clip_benchmarks() {
     let data = Data::read();
     let several = data.whole("several");
-    let classes_of: Vec<Vec<usize>> =
-        several.chunks_exact(CLASSES).map(|row| (0..CLASSES).filter(|class| row[*class] == 1).collect()).collect();
-    let of = |points: &[f32], classes: &[f32]| average_precision(rows(points), &classes_of, rows(classes), Bootstrap::default());
+    let classes_of: Vec<Vec<usize>> = several
+        .chunks_exact(CLASSES)
+        .map(|row| (0..CLASSES).filter(|class| row[*class] == 1).collect())
+        .collect();
+    let of = |points: &[f32], classes: &[f32]| {
+        average_precision(rows(points), &classes_of, rows(classes), Bootstrap::default())
+    };
     let found = of(&data.floats("points"), &data.floats("classes")).unwrap();
     let within = interval(&found.resampled, 0.95);
-    assert!(within.low < found.mean && found.mean < within.high && within.high - within.low < 0.5, "{within:?}");
+    assert!(
+        within.low < found.mean && found.mean < within.high && within.high - within.low < 0.5,
+        "{within:?}"
+    );
     assert_eq!(found.per_class[CLASSES - 1], None, "a class without images");
     let of_classes: Vec<f64> = found.per_class.iter().flatten().copied().collect();
     for name in ["sklearn", "torchmetrics", "clip_benchmark"] {
         close(&of_classes, &data.numbers("multi_label", name), 1e-6, name);
     }
-    close(&[found.mean], &[of_classes.iter().sum::<f64>() / of_classes.len() as f64], 1e-12, "mean");
+    close(
+        &[found.mean],
+        &[of_classes.iter().sum::<f64>() / of_classes.len() as f64],
+        1e-12,
+        "mean",
+    );
     let coarse = (data.floats("coarse_points"), data.floats("coarse_classes"));
     let found = of(&coarse.0, &coarse.1).unwrap();
     let of_classes: Vec<f64> = found.per_class.iter().flatten().copied().collect();
@@ -135,7 +171,9 @@ fn nearest_neighbours_vote_as_dinos() {
     let (points, labels) = (data.floats("points"), data.labels());
     let train = Labelled { rows: rows(&points[..TRAIN * D]), labels: &labels[..TRAIN] };
     let test = Labelled { rows: rows(&points[TRAIN * D..]), labels: &labels[TRAIN..] };
-    for (name, vote) in [("weighted", Vote::Weighted { temperature: 0.07 }), ("majority", Vote::Majority)] {
+    for (name, vote) in
+        [("weighted", Vote::Weighted { temperature: 0.07 }), ("majority", Vote::Majority)]
+    {
         let found = nearest(train, test, CLASSES, 20, vote).unwrap();
         let found: Vec<f64> = found.predicted.iter().map(|class| *class as f64).collect();
         close(&found, &data.numbers("knn", name), 0.0, name);
@@ -155,7 +193,8 @@ fn linear_probe_is_scikit_learns_logistic_regression() {
         let part = |range: std::ops::Range<usize>| -> (Vec<f32>, Vec<usize>) {
             let kept = range.filter(|row| labels[*row] >= CLASSES - classes);
             let kept: Vec<usize> = kept.collect();
-            let values = kept.iter().flat_map(|row| points[row * D..][..D].iter().copied()).collect();
+            let values =
+                kept.iter().flat_map(|row| points[row * D..][..D].iter().copied()).collect();
             (values, kept.iter().map(|row| labels[*row] - (CLASSES - classes)).collect())
         };
         let (train, test) = (part(0..TRAIN), part(TRAIN..labels.len()));
@@ -189,10 +228,19 @@ fn a_class_without_training_images_is_never_predicted() {
     let (points, mut labels) = (data.floats("points"), data.labels());
     // Class 3 becomes a class that training does not have.
     labels[..TRAIN].iter_mut().filter(|label| **label == 3).for_each(|label| *label = 4);
-    let probe = fit(Labelled { rows: rows(&points[..TRAIN * D]), labels: &labels[..TRAIN] }, CLASSES, 1.0).unwrap();
-    let found = probe.classify(Labelled { rows: rows(&points[TRAIN * D..]), labels: &labels[TRAIN..] }).unwrap();
-    assert!(found.predicted.iter().all(|class| *class != 3) && found.confidence.iter().all(|value| value.is_finite()));
-    assert!(fit(Labelled { rows: rows(&points[..D]), labels: &labels[..1] }, CLASSES, 1.0).is_err());
+    let probe =
+        fit(Labelled { rows: rows(&points[..TRAIN * D]), labels: &labels[..TRAIN] }, CLASSES, 1.0)
+            .unwrap();
+    let found = probe
+        .classify(Labelled { rows: rows(&points[TRAIN * D..]), labels: &labels[TRAIN..] })
+        .unwrap();
+    assert!(
+        found.predicted.iter().all(|class| *class != 3)
+            && found.confidence.iter().all(|value| value.is_finite())
+    );
+    assert!(
+        fit(Labelled { rows: rows(&points[..D]), labels: &labels[..1] }, CLASSES, 1.0).is_err()
+    );
 }
 
 #[test]
@@ -202,7 +250,12 @@ fn intervals_are_those_of_resampled_coins_and_the_paired_test_is_scipys() {
     let found = resample(&[units], Bootstrap { resamples: 4000, ..Bootstrap::default() }).unwrap();
     let found = interval(&found[0], 0.95);
     // Quantiles of 4000 draws have a standard deviation of about 0.001 here.
-    close(&[found.low, found.high], &data.numbers("trust", "interval_of_240_in_400"), 0.005, "interval");
+    close(
+        &[found.low, found.high],
+        &data.numbers("trust", "interval_of_240_in_400"),
+        0.005,
+        "interval",
+    );
     let squares: Vec<f64> = (0..10).map(|n| f64::from(n * n)).collect();
     let quantiles = data.numbers("trust", "quantiles");
     close(
@@ -232,13 +285,21 @@ fn intervals_are_those_of_resampled_coins_and_the_paired_test_is_scipys() {
 fn gap_alignment_uniformity_and_effective_rank_are_those_of_the_papers() {
     let data = Data::read();
     let (images, texts) = (data.floats("images"), data.floats("texts"));
-    let of_text: Vec<f32> =
-        data.whole("image_of_text").into_iter().flat_map(|image| images[image as usize * D..][..D].iter().copied()).collect();
+    let of_text: Vec<f32> = data
+        .whole("image_of_text")
+        .into_iter()
+        .flat_map(|image| images[image as usize * D..][..D].iter().copied())
+        .collect();
     let found = geometry(rows(&of_text), rows(&texts)).unwrap();
     let expected = |name| data.numbers("geometry", name);
     close(&[found.modality_gap], &expected("gap"), 1e-9, "gap");
     close(&[found.alignment], &expected("alignment"), 1e-9, "alignment");
     close(&[found.texts.uniformity], &expected("uniformity"), 1e-9, "uniformity");
     close(&[found.images.effective_rank], &expected("effective_rank"), 1e-6, "effective rank");
-    close(&[found.images.effective_rank_centred], &expected("effective_rank_centred"), 1e-6, "effective rank about the mean");
+    close(
+        &[found.images.effective_rank_centred],
+        &expected("effective_rank_centred"),
+        1e-6,
+        "effective rank about the mean",
+    );
 }

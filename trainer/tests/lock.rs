@@ -16,7 +16,8 @@ use tch::{Kind, Tensor};
 const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
     "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
 const BATCH: usize = 8;
-const IMAGE: LockConfig = LockConfig { image: true, image_unlocked_groups: 0, text: false, text_unlocked_layers: 0 };
+const IMAGE: LockConfig =
+    LockConfig { image: true, image_unlocked_groups: 0, text: false, text_unlocked_layers: 0 };
 const BOTH: LockConfig = LockConfig { text: true, ..IMAGE };
 
 fn spec(lock: LockConfig) -> TrainerSpec {
@@ -38,7 +39,8 @@ fn trainer(lock: LockConfig) -> Trainer {
 fn steps(trainer: &mut Trainer, count: u64) -> Vec<StepReport> {
     let step = |trainer: &mut Trainer| {
         let n = trainer.steps_done() as usize + 1;
-        let images: Vec<f32> = (0..BATCH * 3 * 16 * 16).map(|i| ((i * n) as f32 * 0.37).sin()).collect();
+        let images: Vec<f32> =
+            (0..BATCH * 3 * 16 * 16).map(|i| ((i * n) as f32 * 0.37).sin()).collect();
         let tokens: Vec<i32> = (0..BATCH * 8).map(|i| (i * (i + n) % 99) as i32).collect();
         trainer.step_normalised(&images, &tokens).unwrap()
     };
@@ -53,12 +55,16 @@ fn values(trainer: &Trainer) -> Vec<Tensor> {
 /// Names of the parameters that are not as they were.
 fn changed(trainer: &Trainer, before: &[Tensor]) -> Vec<String> {
     let now = trainer.model().names().iter().zip(trainer.model().parameters());
-    now.zip(before).filter(|((_, now), before)| **now != **before).map(|((name, _), _)| name.clone()).collect()
+    now.zip(before)
+        .filter(|((_, now), before)| **now != **before)
+        .map(|((name, _), _)| name.clone())
+        .collect()
 }
 
 #[test]
 fn what_is_locked_keeps_its_bits_and_all_else_learns() {
-    let partly = LockConfig { image_unlocked_groups: 2, text: true, text_unlocked_layers: 1, ..IMAGE };
+    let partly =
+        LockConfig { image_unlocked_groups: 2, text: true, text_unlocked_layers: 1, ..IMAGE };
     for (lock, micro_batch_size, precision) in [
         (IMAGE, 0, Precision::Fp32),
         (IMAGE, 3, Precision::Fp32),
@@ -72,12 +78,18 @@ fn what_is_locked_keeps_its_bits_and_all_else_learns() {
         let mut run = Trainer::new(&spec).unwrap();
         let learns: Vec<String> = {
             let all = run.model().names().iter().zip(run.model().parameters());
-            all.filter(|(_, parameter)| parameter.requires_grad()).map(|(name, _)| name.clone()).collect()
+            all.filter(|(_, parameter)| parameter.requires_grad())
+                .map(|(name, _)| name.clone())
+                .collect()
         };
         assert!(learns.len() < run.model().names().len() && learns.contains(&"logit_scale".into()));
         let before = values(&run);
         let reports = steps(&mut run, 3);
-        assert!(reports.iter().all(|report| report.grad_norm > 0.0 && !report.skipped && !report.overflow));
+        assert!(
+            reports
+                .iter()
+                .all(|report| report.grad_norm > 0.0 && !report.skipped && !report.overflow)
+        );
         assert_eq!(changed(&run, &before), learns, "{lock:?}");
         let locked = run.model().parameters().iter().filter(|parameter| !parameter.requires_grad());
         assert!(locked.into_iter().all(|parameter| !parameter.grad().defined()));
@@ -89,8 +101,10 @@ fn a_locked_tower_builds_no_graph_and_has_no_moments() {
     let scratch = tempfile::tempdir().unwrap();
     let mut run = trainer(IMAGE);
     steps(&mut run, 1);
-    let (images, tokens) =
-        (Tensor::zeros([2, 3, 16, 16], (Kind::Float, tch::Device::Cpu)), Tensor::ones([2, 8], (Kind::Int64, tch::Device::Cpu)));
+    let (images, tokens) = (
+        Tensor::zeros([2, 3, 16, 16], (Kind::Float, tch::Device::Cpu)),
+        Tensor::ones([2, 8], (Kind::Int64, tch::Device::Cpu)),
+    );
     assert!(!run.model().image_features(&images).unwrap().requires_grad());
     assert!(run.model().text_features(&tokens).unwrap().requires_grad());
 
@@ -98,16 +112,23 @@ fn a_locked_tower_builds_no_graph_and_has_no_moments() {
     let manifest = save(&run, &scratch.path().join("locked"));
     let numel = |visual: bool| -> usize {
         let all = run.model().names().iter().zip(run.model().parameters());
-        all.filter(|(name, _)| name.starts_with("visual.") == visual).map(|(_, parameter)| parameter.numel()).sum()
+        all.filter(|(name, _)| name.starts_with("visual.") == visual)
+            .map(|(_, parameter)| parameter.numel())
+            .sum()
     };
-    let bytes = |manifest: &checkpoint::CheckpointManifest| manifest.files["optimizer.safetensors"].bytes as usize;
+    let bytes = |manifest: &checkpoint::CheckpointManifest| {
+        manifest.files["optimizer.safetensors"].bytes as usize
+    };
     // Two moments of four bytes for each number, and what the file says of each tensor.
     assert!(bytes(&whole) - bytes(&manifest) >= 8 * numel(true));
     assert!(bytes(&manifest) >= 8 * numel(false));
     let file = std::fs::read(scratch.path().join("locked/optimizer.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
     let moments = tensors.names().iter().filter(|name| name.starts_with("average.")).count();
-    assert_eq!(moments, run.model().names().iter().filter(|name| !name.starts_with("visual.")).count());
+    assert_eq!(
+        moments,
+        run.model().names().iter().filter(|name| !name.starts_with("visual.")).count()
+    );
 }
 
 /// Without a clip the gradient of one parameter has no say in the update of another.
@@ -118,7 +139,9 @@ fn what_learns_moves_as_if_nothing_were_locked() {
     let (of_free, of_locked) = (steps(&mut free, 1), steps(&mut locked, 1));
     assert_eq!(of_free[0].loss, of_locked[0].loss);
     assert!(of_free[0].grad_norm > of_locked[0].grad_norm);
-    for (name, (free, locked)) in free.model().names().iter().zip(values(&free).iter().zip(&values(&locked))) {
+    for (name, (free, locked)) in
+        free.model().names().iter().zip(values(&free).iter().zip(&values(&locked)))
+    {
         assert_eq!(free == locked, !name.starts_with("visual."), "{name}");
     }
     assert!(!changed(&locked, &before).is_empty());
@@ -128,7 +151,8 @@ fn what_learns_moves_as_if_nothing_were_locked() {
 fn run_goes_on_exactly_and_refuses_the_checkpoint_of_another_lock() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().join("3");
-    let mut spec = spec(LockConfig { image_unlocked_groups: 1, text: true, text_unlocked_layers: 3, ..IMAGE });
+    let mut spec =
+        spec(LockConfig { image_unlocked_groups: 1, text: true, text_unlocked_layers: 3, ..IMAGE });
     spec.train.ema_decay = 0.6;
     let mut whole = Trainer::new(&spec).unwrap();
     steps(&mut whole, 3);
@@ -138,23 +162,36 @@ fn run_goes_on_exactly_and_refuses_the_checkpoint_of_another_lock() {
     resumed.restore(&folder).unwrap();
     assert_eq!(steps(&mut resumed, 3), expected);
     // The hashes of all files: weights, their average, moments.
-    assert_eq!(save(&resumed, &scratch.path().join("resumed")), save(&whole, &scratch.path().join("whole")));
+    assert_eq!(
+        save(&resumed, &scratch.path().join("resumed")),
+        save(&whole, &scratch.path().join("whole"))
+    );
 
-    for (lock, says) in
-        [(LockConfig::default(), "learned not there and do here"), (IMAGE, "visual.proj learned there and do not here")]
-    {
+    for (lock, says) in [
+        (LockConfig::default(), "learned not there and do here"),
+        (IMAGE, "visual.proj learned there and do not here"),
+    ] {
         let mut other = spec.clone();
         other.train.lock = lock;
         let mut other = Trainer::new(&other).unwrap();
         let before = values(&other);
         let said = other.restore(&folder).unwrap_err().to_string();
-        assert!(said.contains(says) && said.contains("train.lock") && said.contains("model.weights"), "{said}");
+        assert!(
+            said.contains(says) && said.contains("train.lock") && said.contains("model.weights"),
+            "{said}"
+        );
         assert!(changed(&other, &before).is_empty());
     }
 }
 
 #[test]
 fn more_groups_than_there_are_are_refused_by_name() {
-    let said = Trainer::new(&spec(LockConfig { image_unlocked_groups: 5, ..IMAGE })).err().unwrap().to_string();
-    assert!(said.contains("train.lock.image_unlocked_groups = 5") && said.contains("4 groups"), "{said}");
+    let said = Trainer::new(&spec(LockConfig { image_unlocked_groups: 5, ..IMAGE }))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        said.contains("train.lock.image_unlocked_groups = 5") && said.contains("4 groups"),
+        "{said}"
+    );
 }

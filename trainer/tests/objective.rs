@@ -31,15 +31,20 @@ fn objective(loss: LossKind) -> ObjectiveConfig {
 }
 
 fn close(found: f64, expected: f64, what: &str) {
-    assert!((found - expected).abs() < 2e-5 * expected.abs().max(1.0), "{what}: {found} and not {expected}");
+    assert!(
+        (found - expected).abs() < 2e-5 * expected.abs().max(1.0),
+        "{what}: {found} and not {expected}"
+    );
 }
 
 #[test]
 fn sigmoid_loss_and_its_gradients_are_openclips() {
     // open_clip 3.3.0's SigLipLoss on the same features, torch 2.11.0.
-    let (image, text, scale, bias) = (features(0.0), features(1.3), scalar(10_f64.ln()), scalar(-10.0));
+    let (image, text, scale, bias) =
+        (features(0.0), features(1.3), scalar(10_f64.ln()), scalar(-10.0));
     let scalars = Scalars { logit_scale: &scale, logit_bias: Some(&bias) };
-    let loss = Objective::new(&objective(LossKind::Siglip)).loss(&image, &text, scalars, None).unwrap();
+    let loss =
+        Objective::new(&objective(LossKind::Siglip)).loss(&image, &text, scalars, None).unwrap();
     loss.backward();
     let norm = |t: &Tensor| t.grad().norm().double_value(&[]);
     close(loss.double_value(&[]), 7.739_243_984, "loss");
@@ -53,7 +58,9 @@ fn sigmoid_loss_and_its_gradients_are_openclips() {
 fn label_smoothing_is_torchs() {
     let (image, text, scale) = (features(0.0), features(1.3), scalar(10_f64.ln()));
     let config = ObjectiveConfig { label_smoothing: 0.1, ..objective(LossKind::Clip) };
-    let loss = Objective::new(&config).loss(&image, &text, Scalars { logit_scale: &scale, logit_bias: None }, None).unwrap();
+    let loss = Objective::new(&config)
+        .loss(&image, &text, Scalars { logit_scale: &scale, logit_bias: None }, None)
+        .unwrap();
     loss.backward();
     close(loss.double_value(&[]), 6.489_438_534, "loss");
     close(scale.grad().double_value(&[]), 6.202_308_655, "logit scale");
@@ -66,9 +73,12 @@ fn pairs_with_the_same_caption_are_not_each_others_negatives() {
     let captions = [0_i64, 1, 0, 3, 1, 0];
     let (image, text) = (features(0.0), features(1.3));
     let (scale, bias) = (3.0_f64.ln(), -1.0);
-    let rows = |t: &Tensor| -> Vec<Vec<f64>> { Vec::try_from(t.detach().to_kind(Kind::Double)).unwrap() };
+    let rows =
+        |t: &Tensor| -> Vec<Vec<f64>> { Vec::try_from(t.detach().to_kind(Kind::Double)).unwrap() };
     let (a, b) = (rows(&image), rows(&text));
-    let logit = |i: usize, j: usize, bias: f64| a[i].iter().zip(&b[j]).map(|(x, y)| x * y).sum::<f64>() * scale.exp() + bias;
+    let logit = |i: usize, j: usize, bias: f64| {
+        a[i].iter().zip(&b[j]).map(|(x, y)| x * y).sum::<f64>() * scale.exp() + bias
+    };
     let counts = |i: usize, j: usize| i == j || captions[i] != captions[j];
     let n = N as usize;
     let (mut clip, mut sigmoid) = (0.0, 0.0);
@@ -84,12 +94,18 @@ fn pairs_with_the_same_caption_are_not_each_others_negatives() {
     let caption_n = Tensor::from_slice(&captions);
     for (kind, expected) in [(LossKind::Clip, clip), (LossKind::Siglip, sigmoid)] {
         let (scale, bias) = (scalar(scale), scalar(bias));
-        let scalars = Scalars { logit_scale: &scale, logit_bias: (kind == LossKind::Siglip).then_some(&bias) };
+        let scalars = Scalars {
+            logit_scale: &scale,
+            logit_bias: (kind == LossKind::Siglip).then_some(&bias),
+        };
         let config = ObjectiveConfig { mask_duplicate_captions: true, ..objective(kind) };
         let loss = Objective::new(&config).loss(&image, &text, scalars, Some(&caption_n)).unwrap();
         close(loss.double_value(&[]), expected / n as f64, &format!("{kind:?}"));
         loss.backward();
-        assert!(image.grad().isfinite().all().int64_value(&[]) == 1, "{kind:?}: a gradient is not finite");
+        assert!(
+            image.grad().isfinite().all().int64_value(&[]) == 1,
+            "{kind:?}: a gradient is not finite"
+        );
     }
 }
 
@@ -127,18 +143,30 @@ fn gradient_is_the_same_however_batch_and_similarities_are_cut() {
             let whole = ObjectiveConfig { mask_duplicate_captions, ..objective(loss) };
             let mut expected = trainer(whole.clone(), 0);
             let report = expected.step_host(&batch(11)).unwrap();
-            for (micro_batch_size, chunk) in [(1, 0), (4, 0), (4, 3), (0, 1), (0, 5), (10, 100), (50, 11)] {
+            for (micro_batch_size, chunk) in
+                [(1, 0), (4, 0), (4, 3), (0, 1), (0, 5), (10, 100), (50, 11)]
+            {
                 let mut cut = trainer(ObjectiveConfig { chunk, ..whole.clone() }, micro_batch_size);
                 let found = cut.step_host(&batch(11)).unwrap();
-                let what = format!("{loss:?}, duplicates {mask_duplicate_captions}, micro {micro_batch_size}, chunk {chunk}");
+                let what = format!(
+                    "{loss:?}, duplicates {mask_duplicate_captions}, micro {micro_batch_size}, chunk {chunk}"
+                );
                 close(found.loss, report.loss, &what);
-                for ((name, a), b) in cut.model().names().iter().zip(cut.model().parameters()).zip(expected.model().parameters())
+                for ((name, a), b) in cut
+                    .model()
+                    .names()
+                    .iter()
+                    .zip(cut.model().parameters())
+                    .zip(expected.model().parameters())
                 {
                     let (a, b) = (a.grad(), b.grad());
                     let norm = b.norm().double_value(&[]);
                     let difference = (&a - &b).norm().double_value(&[]);
                     // Relative, but for gradients that are nothing but rounding.
-                    assert!(difference <= 1e-5 * norm.max(1e-3), "{what}: {name} differs by {difference} of {norm}");
+                    assert!(
+                        difference <= 1e-5 * norm.max(1e-3),
+                        "{what}: {name} differs by {difference} of {norm}"
+                    );
                 }
             }
         }

@@ -9,14 +9,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use diptych_test_support::{needs, parity};
-use diptych_trainer::{Device, Encoder, LARGEST_EMBEDDED, ModelConfig, TextPool, TokenizerFiles, Weights, export_onnx};
+use diptych_trainer::{
+    Device, Encoder, LARGEST_EMBEDDED, ModelConfig, TextPool, TokenizerFiles, Weights, export_onnx,
+};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 /// Models of tests/data: every kind of tower, pooling and activation. The last two are folders.
-const MODELS: [&str; 7] =
-    ["openclip_average", "openclip_coca", "openclip_pooler", "openclip_end", "openclip_siglip", "hf_siglip", "hf_chinese_clip"];
+const MODELS: [&str; 7] = [
+    "openclip_average",
+    "openclip_coca",
+    "openclip_pooler",
+    "openclip_end",
+    "openclip_siglip",
+    "hf_siglip",
+    "hf_chinese_clip",
+];
 const LIMIT: f32 = 1e-4;
 
 fn data() -> PathBuf {
@@ -70,22 +79,38 @@ fn attention_mask(config: &ModelConfig, tokens: &Tensor) -> Tensor {
         TextPool::End(id) => tokens.eq(id).to_kind(Kind::Int).argmax(1, true),
         _ => tokens.argmax(1, true),
     };
-    Tensor::arange(tokens.size()[1], (Kind::Int64, tch::Device::Cpu)).unsqueeze(0).le_tensor(&end).to_kind(Kind::Int64)
+    Tensor::arange(tokens.size()[1], (Kind::Int64, tch::Device::Cpu))
+        .unsqueeze(0)
+        .le_tensor(&end)
+        .to_kind(Kind::Int64)
 }
 
 /// What onnxruntime answers. The set-up (`trainer/setup/setup.py`) chose a Python and fetched it.
 fn run(folder: &Path, runs: &[Value]) -> Vec<Value> {
-    let [python, packages] = ["DIPTYCH_ONNX_PYTHON", "DIPTYCH_ONNX_PACKAGES"].map(|name| std::env::var(name).unwrap());
+    let [python, packages] =
+        ["DIPTYCH_ONNX_PYTHON", "DIPTYCH_ONNX_PACKAGES"].map(|name| std::env::var(name).unwrap());
     let inputs = folder.join("inputs.json");
     std::fs::write(&inputs, serde_json::to_vec(runs).unwrap()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run_onnx.py");
-    let output = Command::new(python).arg(script).arg(folder).arg(&inputs).env("PYTHONPATH", packages).output().unwrap();
-    assert!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(python)
+        .arg(script)
+        .arg(folder)
+        .arg(&inputs)
+        .env("PYTHONPATH", packages)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}: {}",
+        folder.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 fn assert_close(found: &Value, expected: &[f32], what: &str) {
-    let found: Vec<f32> = found.as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32).collect();
+    let found: Vec<f32> =
+        found.as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32).collect();
     assert_eq!(found.len(), expected.len(), "{what}");
     let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(difference < LIMIT, "{what}: {difference}");
@@ -164,13 +189,15 @@ fn texts_of_a_causal_tower_and_of_bert_may_be_shorter_than_the_longest() {
         let folder = scratch.path().join("exported");
         export_onnx(&weights, &TokenizerFiles::default(), &folder, LARGEST_EMBEDDED).unwrap();
         let io = data().join(format!("{name}_io.safetensors"));
-        let (tokens, features) = (tensor(&io, "tokens").narrow(0, 0, 1), tensor(&io, "text_features").narrow(0, 0, 1));
+        let (tokens, features) =
+            (tensor(&io, "tokens").narrow(0, 0, 1), tensor(&io, "text_features").narrow(0, 0, 1));
         // All that is left of the first text without its padding.
         let pad = weights.dual_encoder().unwrap().text.tokenizer.pad_id.unwrap_or(0);
         let length = integers(&tokens).iter().rposition(|&id| id != pad).unwrap() as i64 + 1;
         let short = tokens.narrow(1, 0, length);
         assert!(length < tokens.size()[1], "{name} has no padding");
-        let inputs = json!({ "input_ids": given(&short), "attention_mask": given(&short.ones_like()) });
+        let inputs =
+            json!({ "input_ids": given(&short), "attention_mask": given(&short.ones_like()) });
         let answers = run(&folder, &[json!({ "file": "text_model", "inputs": inputs })]);
         assert_close(&answers[0]["text_embeds"], &floats(&features), name);
     }

@@ -10,8 +10,8 @@ use std::path::Path;
 use diptych_schemas::{OptimizerConfig, TrainLoopConfig};
 use diptych_test_support::{data, needs, parity};
 use diptych_trainer::{
-    Device, Encoder, ModelConfig, TokenizerFiles, Trainer, TrainerError, TrainerSpec, Weights, clip_loss, export_hf,
-    export_openclip,
+    Device, Encoder, ModelConfig, TokenizerFiles, Trainer, TrainerError, TrainerSpec, Weights,
+    clip_loss, export_hf, export_openclip,
 };
 use safetensors::SafeTensors;
 use steps::Steps;
@@ -33,7 +33,8 @@ fn tensor(path: &Path, name: &str) -> Tensor {
 
 fn names(path: &Path) -> Vec<String> {
     let bytes = std::fs::read(path).unwrap();
-    let mut names: Vec<String> = SafeTensors::deserialize(&bytes).unwrap().names().into_iter().map(str::to_owned).collect();
+    let mut names: Vec<String> =
+        SafeTensors::deserialize(&bytes).unwrap().names().into_iter().map(str::to_owned).collect();
     names.sort();
     names
 }
@@ -67,7 +68,9 @@ fn spec(model: ModelConfig) -> TrainerSpec {
 }
 
 fn trainer(folder: &Path, name: &str, optimizer: &OptimizerConfig) -> Trainer {
-    let mut trainer = Trainer::new(&TrainerSpec { optimizer: optimizer.clone(), ..spec(config(folder, name)) }).unwrap();
+    let mut trainer =
+        Trainer::new(&TrainerSpec { optimizer: optimizer.clone(), ..spec(config(folder, name)) })
+            .unwrap();
     trainer.set_weights(&weights(folder, name)).unwrap();
     trainer
 }
@@ -108,7 +111,8 @@ fn check_loss_and_gradients(folder: &Path) {
         let image = model.image_features(&tensor(&io, "images")).unwrap();
         let text = model.text_features(&tokens).unwrap();
         let loss = clip_loss(&image, &text, model.parameter("logit_scale").unwrap()).unwrap();
-        let difference = (loss.double_value(&[]) - tensor(&io, "clip_loss").double_value(&[0])).abs();
+        let difference =
+            (loss.double_value(&[]) - tensor(&io, "clip_loss").double_value(&[0])).abs();
         assert!(difference < 1e-5, "{name} loss: {difference}");
         let scale = model.parameter("logit_scale").unwrap().exp().double_value(&[]);
         assert!((scale - tensor(&io, "logit_scale").double_value(&[0])).abs() < 1e-5);
@@ -122,7 +126,8 @@ fn check_loss_and_gradients(folder: &Path) {
                 found = found.index_select(0, &tokens.select(0, 0).narrow(0, 0, 8));
             }
             let expected = tensor(&io, &format!("grad.{key}"));
-            let relative = (&found - &expected).norm().double_value(&[]) / expected.norm().double_value(&[]);
+            let relative =
+                (&found - &expected).norm().double_value(&[]) / expected.norm().double_value(&[]);
             assert!(relative < 1e-4, "{name} {key}: {relative}");
             compared += 1;
         }
@@ -136,11 +141,17 @@ fn ten_steps_are_openclips_within_1e_3() {
 }
 
 fn check_ten_steps(folder: &Path) {
-    let optimizer = OptimizerConfig { lr: 1e-3, warmup_steps: 4, clip_grad_norm: 1.0, ..OptimizerConfig::default() };
+    let optimizer = OptimizerConfig {
+        lr: 1e-3,
+        warmup_steps: 4,
+        clip_grad_norm: 1.0,
+        ..OptimizerConfig::default()
+    };
     let mut trainer = trainer(folder, "tiny_gelu", &optimizer);
     let inputs = folder.join("train_trace_inputs.safetensors");
     let (images, tokens) = (tensor(&inputs, "images"), tokens(&tensor(&inputs, "tokens")));
-    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("train_trace.json")).unwrap()).unwrap();
+    let trace: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("train_trace.json")).unwrap()).unwrap();
     let trace = trace.as_array().unwrap();
     assert_eq!(trace.len(), 10);
     for (k, row) in trace.iter().enumerate() {
@@ -201,7 +212,10 @@ fn check_export_to_hugging_face(folder: &Path) {
     let (ours, theirs) = (out.join("model.safetensors"), reference.join("model.safetensors"));
     assert_eq!(names(&ours), names(&theirs));
     let (our_bytes, their_bytes) = (std::fs::read(&ours).unwrap(), std::fs::read(&theirs).unwrap());
-    let (our_file, their_file) = (SafeTensors::deserialize(&our_bytes).unwrap(), SafeTensors::deserialize(&their_bytes).unwrap());
+    let (our_file, their_file) = (
+        SafeTensors::deserialize(&our_bytes).unwrap(),
+        SafeTensors::deserialize(&their_bytes).unwrap(),
+    );
     for name in names(&theirs) {
         let (ours, theirs) = (our_file.tensor(&name).unwrap(), their_file.tensor(&name).unwrap());
         assert_eq!(ours.shape(), theirs.shape(), "{name}");
@@ -222,9 +236,15 @@ fn check_export_to_hugging_face(folder: &Path) {
         }
     }
     assert_eq!(std::fs::read_to_string(out.join("merges.txt")).unwrap(), "#version: 0.2\na b\n");
-    let vocab: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("vocab.json")).unwrap()).unwrap();
+    let vocab: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.join("vocab.json")).unwrap()).unwrap();
     assert_eq!(vocab, serde_json::json!({"a": 0, "b": 1}));
-    for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json"] {
+    for name in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "preprocessor_config.json",
+    ] {
         assert!(out.join(name).is_file(), "{name}");
     }
 }
@@ -238,7 +258,10 @@ fn check_exports_come_back(folder: &Path) {
     let scratch = tempfile::tempdir().unwrap();
     for name in ["tiny_gelu", "tiny_quickgelu"] {
         let weights = weights(folder, name);
-        let (openclip, hf) = (scratch.path().join(format!("{name}-openclip")), scratch.path().join(format!("{name}-hf")));
+        let (openclip, hf) = (
+            scratch.path().join(format!("{name}-openclip")),
+            scratch.path().join(format!("{name}-hf")),
+        );
         export_openclip(&weights, "{}", &openclip).unwrap();
         export_hf(&weights, &TokenizerFiles::default(), &hf).unwrap();
         for out in [&openclip, &hf] {
@@ -249,12 +272,18 @@ fn check_exports_come_back(folder: &Path) {
         // The tensors of OpenCLIP's own file, under its own names.
         let ours = std::fs::read(openclip.join("open_clip_model.safetensors")).unwrap();
         let theirs = std::fs::read(folder.join(WEIGHTS)).unwrap();
-        let (ours, theirs) = (SafeTensors::deserialize(&ours).unwrap(), SafeTensors::deserialize(&theirs).unwrap());
+        let (ours, theirs) =
+            (SafeTensors::deserialize(&ours).unwrap(), SafeTensors::deserialize(&theirs).unwrap());
         assert_eq!(ours.len(), theirs.len());
         for (name, theirs) in theirs.iter() {
             assert!(ours.tensor(name).unwrap().data() == theirs.data(), "{name} differs");
         }
-        assert!(export_openclip(&weights, "{}", &openclip).unwrap_err().to_string().contains("is there already"));
+        assert!(
+            export_openclip(&weights, "{}", &openclip)
+                .unwrap_err()
+                .to_string()
+                .contains("is there already")
+        );
     }
 }
 
@@ -273,7 +302,10 @@ fn larger_models_are_openclips_too() {
 
 /// Weights or their configuration are refused, by the names and values that do not fit.
 fn assert_refused(error: &TrainerError, names: &[&str]) {
-    assert!(matches!(error, TrainerError::Weights { .. } | TrainerError::Config { .. }), "{error:?}");
+    assert!(
+        matches!(error, TrainerError::Weights { .. } | TrainerError::Config { .. }),
+        "{error:?}"
+    );
     let message = error.to_string();
     assert!(names.iter().all(|name| message.contains(name)), "{names:?} are not in: {message}");
 }
@@ -294,25 +326,49 @@ fn hugging_face_folders_that_we_cannot_compute_are_refused_by_name() {
     let folder = parity();
     let scratch = tempfile::tempdir().unwrap();
     let reference = folder.join("tiny_quickgelu_hf");
-    std::os::unix::fs::symlink(reference.join("model.safetensors"), scratch.path().join("model.safetensors")).unwrap();
+    std::os::unix::fs::symlink(
+        reference.join("model.safetensors"),
+        scratch.path().join("model.safetensors"),
+    )
+    .unwrap();
     let text = std::fs::read_to_string(reference.join("config.json")).unwrap();
     for (from, to, names) in [
         ("\"model_type\": \"clip\"", "\"model_type\": \"blip\"", ["model_type", "\"blip\""]),
         ("quick_gelu", "gelu_new", ["hidden_act", "\"gelu_new\""]),
-        ("\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": 2.0", ["norm_kwargs.eps", "from 0 to 1"]),
+        (
+            "\"layer_norm_eps\": 1e-05",
+            "\"layer_norm_eps\": 2.0",
+            ["norm_kwargs.eps", "from 0 to 1"],
+        ),
         ("\"eos_token_id\": 99", "\"eos_token_id\": 7", ["eos_token_id", "7"]),
-        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", ["24 tensors", "visual.transformer.resblocks.2.ln_1.weight"]),
-        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", ["32 tensors", "text_model.encoder.layers.1"]),
-        ("\"patch_size\": 4", "\"patch_size\": 2", ["visual.conv1.weight is [32, 3, 4, 4]", "[32, 3, 2, 2]"]),
+        (
+            "\"num_hidden_layers\": 2",
+            "\"num_hidden_layers\": 3",
+            ["24 tensors", "visual.transformer.resblocks.2.ln_1.weight"],
+        ),
+        (
+            "\"num_hidden_layers\": 2",
+            "\"num_hidden_layers\": 1",
+            ["32 tensors", "text_model.encoder.layers.1"],
+        ),
+        (
+            "\"patch_size\": 4",
+            "\"patch_size\": 2",
+            ["visual.conv1.weight is [32, 3, 4, 4]", "[32, 3, 2, 2]"],
+        ),
     ] {
         let changed = text.replace(from, to);
         assert_ne!(changed, text, "{from}");
-        diptych_schemas::durable::write(&scratch.path().join("config.json"), changed.as_bytes()).unwrap();
+        diptych_schemas::durable::write(&scratch.path().join("config.json"), changed.as_bytes())
+            .unwrap();
         assert_refused(&Weights::read(scratch.path(), None).err().unwrap(), &names);
     }
     let one = text.replacen("quick_gelu", "gelu", 1);
     diptych_schemas::durable::write(&scratch.path().join("config.json"), one.as_bytes()).unwrap();
-    assert_refused(&Weights::read(scratch.path(), None).err().unwrap(), &["text_config.hidden_act", "vision_config.hidden_act"]);
+    assert_refused(
+        &Weights::read(scratch.path(), None).err().unwrap(),
+        &["text_config.hidden_act", "vision_config.hidden_act"],
+    );
 }
 
 #[test]
@@ -324,6 +380,10 @@ fn files_that_are_no_weights_are_refused_in_words() {
     let bare = scratch.path().join("bare.safetensors");
     diptych_schemas::durable::write(&bare, b"not weights").unwrap();
     assert!(error(&bare).contains("name its configuration"));
-    let error = Weights::read(&bare, ModelConfig::built_in("demo").as_ref()).err().unwrap().to_string();
-    assert!(error.contains("bare.safetensors") && error.contains("not a safetensors file"), "{error}");
+    let error =
+        Weights::read(&bare, ModelConfig::built_in("demo").as_ref()).err().unwrap().to_string();
+    assert!(
+        error.contains("bare.safetensors") && error.contains("not a safetensors file"),
+        "{error}"
+    );
 }

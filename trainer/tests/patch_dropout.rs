@@ -54,7 +54,11 @@ fn gradient(trainer: &Trainer, name: &str) -> Tensor {
 
 /// One pair, whose gradient the sigmoid loss does not lose: the rows of the positions with a gradient are the kept patches.
 fn kept_by_gradient(trainer: &Trainer, positions: &str, first: usize) -> Vec<usize> {
-    let rows = gradient(trainer, positions).squeeze().abs().sum_dim_intlist([1_i64].as_slice(), false, tch::Kind::Float);
+    let rows = gradient(trainer, positions).squeeze().abs().sum_dim_intlist(
+        [1_i64].as_slice(),
+        false,
+        tch::Kind::Float,
+    );
     let rows: Vec<f32> = Vec::try_from(rows).unwrap();
     assert!(rows[..first].iter().all(|row| *row > 0.0), "the class token was left out");
     (first..rows.len()).filter(|row| rows[*row] > 0.0).map(|row| row - first).collect()
@@ -62,7 +66,9 @@ fn kept_by_gradient(trainer: &Trainer, positions: &str, first: usize) -> Vec<usi
 
 #[test]
 fn step_depends_on_the_kept_patches_and_on_no_other() {
-    for (model, positions, first) in [(OPENCLIP, "visual.positional_embedding", 1), (SIGLIP, "visual.trunk.pos_embed", 0)] {
+    for (model, positions, first) in
+        [(OPENCLIP, "visual.positional_embedding", 1), (SIGLIP, "visual.trunk.pos_embed", 0)]
+    {
         let spec = spec(model, 0.5, 0);
         let one_step = |pixels: &[f32]| {
             let mut trainer = trainer(&spec);
@@ -74,7 +80,11 @@ fn step_depends_on_the_kept_patches_and_on_no_other() {
         for patch in 0..9 {
             let mut changed = pixels(1);
             changed[patch / 3 * 8 * SIDE + patch % 3 * 8] += 1.0;
-            assert_eq!(one_step(&changed).0 != report, kept.contains(&patch), "patch {patch} of {kept:?}");
+            assert_eq!(
+                one_step(&changed).0 != report,
+                kept.contains(&patch),
+                "patch {patch} of {kept:?}"
+            );
         }
         // The next step looks at others.
         let mut next = trained;
@@ -87,8 +97,10 @@ fn step_depends_on_the_kept_patches_and_on_no_other() {
 fn nothing_left_out_is_a_step_without_dropout_and_an_encoder_sees_all() {
     for model in [OPENCLIP, SIGLIP] {
         // 1 - 1e-17 is 1 in f64: all patches are chosen.
-        let [mut none, mut all, mut half] = [0.0, 1e-17, 0.5].map(|dropout| trainer(&spec(model, dropout, 0)));
-        let features = |trainer: &Trainer| trainer.encoder().unwrap().encode_normalised(&pixels(2)).unwrap();
+        let [mut none, mut all, mut half] =
+            [0.0, 1e-17, 0.5].map(|dropout| trainer(&spec(model, dropout, 0)));
+        let features =
+            |trainer: &Trainer| trainer.encoder().unwrap().encode_normalised(&pixels(2)).unwrap();
         assert_eq!(features(&half), features(&none));
         let expected = step(&mut none, 7);
         assert_eq!(step(&mut all, 7), expected);
@@ -104,11 +116,20 @@ fn gradient_is_the_same_whole_and_cut() {
         for micro_batch_size in [1, 3, 6] {
             let mut cut = trainer(&spec(model, 0.5, micro_batch_size));
             let found = step(&mut cut, 7);
-            assert!((found.loss - expected.loss).abs() < 1e-5, "{} and {}", found.loss, expected.loss);
+            assert!(
+                (found.loss - expected.loss).abs() < 1e-5,
+                "{} and {}",
+                found.loss,
+                expected.loss
+            );
             for name in whole.model().names() {
                 let (a, b) = (gradient(&cut, name), gradient(&whole, name));
-                let (apart, norm) = ((&a - &b).norm().double_value(&[]), b.norm().double_value(&[]));
-                assert!(apart <= 1e-5 * norm.max(1e-3), "{name}, micro {micro_batch_size}: {apart} of {norm}");
+                let (apart, norm) =
+                    ((&a - &b).norm().double_value(&[]), b.norm().double_value(&[]));
+                assert!(
+                    apart <= 1e-5 * norm.max(1e-3),
+                    "{name}, micro {micro_batch_size}: {apart} of {norm}"
+                );
             }
         }
     }
@@ -125,13 +146,15 @@ fn run_is_resumed_bit_for_bit_and_not_with_another_dropout() {
         };
         let half = at(&format!("{precision:?}-half"));
         let mut whole = trainer(&spec(0.5));
-        let steps = |trainer: &mut Trainer, count| (0..count).map(|_| step(trainer, 7)).collect::<Vec<_>>();
+        let steps =
+            |trainer: &mut Trainer, count| (0..count).map(|_| step(trainer, 7)).collect::<Vec<_>>();
         steps(&mut whole, 4);
         save(&whole, &half);
         let mut resumed = trainer(&spec(0.5));
         resumed.restore(&half).unwrap();
         assert_eq!(steps(&mut resumed, 3), steps(&mut whole, 3));
-        let saved = |trainer: &Trainer, name: &str| save(trainer, &at(&format!("{precision:?}-{name}")));
+        let saved =
+            |trainer: &Trainer, name: &str| save(trainer, &at(&format!("{precision:?}-{name}")));
         assert_eq!(saved(&resumed, "resumed"), saved(&whole, "whole"));
 
         let said = trainer(&spec(0.25)).restore(&half).unwrap_err().to_string();

@@ -38,7 +38,12 @@ fn trainer(precision: Precision, micro_batch_size: u64, model: &str) -> Trainer 
     set_threads(2);
     let spec = TrainerSpec {
         optimizer: OptimizerConfig { warmup_steps: 0, lr: 1e-3, ..OptimizerConfig::default() },
-        train: TrainLoopConfig { batch_size: PAIRS as u64, precision, micro_batch_size, ..TrainLoopConfig::default() },
+        train: TrainLoopConfig {
+            batch_size: PAIRS as u64,
+            precision,
+            micro_batch_size,
+            ..TrainLoopConfig::default()
+        },
         seed: 3,
         ..TrainerSpec::new(ModelConfig::parse(model).unwrap())
     };
@@ -66,14 +71,24 @@ fn loss_and_gradients_are_those_of_fp32_within_the_bits_of_the_format() {
                 }
             };
             let off = (found.loss - expected.loss).abs();
-            assert!(off < tolerance * expected.loss, "{precision:?}: loss {} and {}", found.loss, expected.loss);
+            assert!(
+                off < tolerance * expected.loss,
+                "{precision:?}: loss {} and {}",
+                found.loss,
+                expected.loss
+            );
             let mut apart = 0.0_f64;
             let models = (rounded.model(), exact.model());
-            for ((name, a), b) in models.0.names().iter().zip(models.0.parameters()).zip(models.1.parameters()) {
+            for ((name, a), b) in
+                models.0.names().iter().zip(models.0.parameters()).zip(models.1.parameters())
+            {
                 let (a, b) = (a.grad(), b.grad());
                 assert_eq!(a.kind(), tch::Kind::Float, "{name}");
                 let relative = norm(&(&a - &b)) / norm(&b).max(0.01 * expected.grad_norm);
-                assert!(relative < tolerance, "{precision:?}, micro {micro_batch_size}: {name} is {relative} apart");
+                assert!(
+                    relative < tolerance,
+                    "{precision:?}, micro {micro_batch_size}: {name} is {relative} apart"
+                );
                 apart = apart.max(relative);
             }
             // Equal within fp32's own bits: then nothing would have been rounded.
@@ -87,21 +102,33 @@ fn loss_and_gradients_are_those_of_fp32_within_the_bits_of_the_format() {
 fn towers_of_every_family_compute_in_bf16_what_they_compute_in_fp32() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let chinese_clip = Weights::read(&data.join("hf_chinese_clip"), None).unwrap().config;
-    let of_openclip = ["siglip", "coca", "pooler", "average"]
-        .map(|name| (name, ModelConfig::read(&data.join(format!("openclip_{name}.json"))).unwrap()));
+    let of_openclip = ["siglip", "coca", "pooler", "average"].map(|name| {
+        (name, ModelConfig::read(&data.join(format!("openclip_{name}.json"))).unwrap())
+    });
     for (name, model) in of_openclip.into_iter().chain([("chinese_clip", chinese_clip)]) {
         let config = model.dual_encoder().unwrap();
-        let pixels: Vec<f32> = (0..4 * 3 * config.vision.image_size.pow(2)).map(|n| (0.37 * n as f32).sin()).collect();
-        let tokens: Vec<i32> =
-            (0..4 * config.text.context_length).map(|n| 1 + (n * 7 % (config.text.vocab_size - 1)) as i32).collect();
+        let pixels: Vec<f32> =
+            (0..4 * 3 * config.vision.image_size.pow(2)).map(|n| (0.37 * n as f32).sin()).collect();
+        let tokens: Vec<i32> = (0..4 * config.text.context_length)
+            .map(|n| 1 + (n * 7 % (config.text.vocab_size - 1)) as i32)
+            .collect();
         let [exact, rounded] = [Precision::Fp32, Precision::Bf16].map(|precision| {
             let train = TrainLoopConfig { batch_size: 4, precision, ..TrainLoopConfig::default() };
-            let mut trainer = Trainer::new(&TrainerSpec { train, ..TrainerSpec::new(model.clone()) }).unwrap();
+            let mut trainer =
+                Trainer::new(&TrainerSpec { train, ..TrainerSpec::new(model.clone()) }).unwrap();
             trainer.step_normalised(&pixels, &tokens).unwrap()
         });
         let apart = (rounded.loss / exact.loss - 1.0).abs();
-        assert!(apart > 1e-7 && apart < 32.0 / 256.0, "{name}: {} and {}", rounded.loss, exact.loss);
-        assert!((rounded.grad_norm / exact.grad_norm - 1.0).abs() < 32.0 / 256.0, "{name}: {rounded:?} {exact:?}");
+        assert!(
+            apart > 1e-7 && apart < 32.0 / 256.0,
+            "{name}: {} and {}",
+            rounded.loss,
+            exact.loss
+        );
+        assert!(
+            (rounded.grad_norm / exact.grad_norm - 1.0).abs() < 32.0 / 256.0,
+            "{name}: {rounded:?} {exact:?}"
+        );
     }
 }
 
@@ -110,7 +137,12 @@ fn model_learns_in_each_precision() {
     for precision in [Precision::Bf16, Precision::Fp16] {
         let mut trainer = trainer(precision, 4, SMALL);
         let losses: Vec<f64> = (0..30).map(|_| trainer.step_host(&batch()).unwrap().loss).collect();
-        assert!(losses[29] < 0.7 * losses[0], "{precision:?}: from {} to {}", losses[0], losses[29]);
+        assert!(
+            losses[29] < 0.7 * losses[0],
+            "{precision:?}: from {} to {}",
+            losses[0],
+            losses[29]
+        );
     }
 }
 
@@ -120,7 +152,9 @@ fn run_in_bf16_or_fp16_is_resumed_bit_for_bit_with_its_scale() {
     for precision in [Precision::Bf16, Precision::Fp16] {
         let at = |name: &str| scratch.path().join(format!("{precision:?}-{name}"));
         let mut whole = trainer(precision, 0, SMALL);
-        let step = |trainer: &mut Trainer, count| (0..count).map(|_| trainer.step_host(&batch()).unwrap()).collect::<Vec<_>>();
+        let step = |trainer: &mut Trainer, count| {
+            (0..count).map(|_| trainer.step_host(&batch()).unwrap()).collect::<Vec<_>>()
+        };
         step(&mut whole, 5);
         save(&whole, &at("half"));
         let mut resumed = trainer(precision, 0, SMALL);
@@ -155,6 +189,7 @@ fn overflow_is_counted_halves_the_scale_and_changes_nothing_else() {
     assert_eq!(last.loss_scale, Some(65_536.0 * 0.5_f64.powi(overflows)));
 
     // What is no overflow is still said.
-    let report = trainer.step_normalised(&vec![f32::NAN; PAIRS * 3 * 16 * 16], &batch().tokens).unwrap();
+    let report =
+        trainer.step_normalised(&vec![f32::NAN; PAIRS * 3 * 16 * 16], &batch().tokens).unwrap();
     assert!(report.skipped && !report.overflow && report.loss.is_nan(), "{report:?}");
 }

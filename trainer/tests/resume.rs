@@ -1,6 +1,9 @@
 //! What a checkpoint promises: a run that stops and goes on, in another process too, equals a run that never stopped, bit for
 //! bit; and a checkpoint that is damaged or half-written is never taken for a whole one.
-#![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing, and that they were skipped")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "tests say what is wrong by failing, and that they were skipped"
+)]
 
 #[path = "common/saved.rs"]
 mod saved;
@@ -12,7 +15,10 @@ use std::process::Command;
 
 use diptych_pipeline::Batch;
 use diptych_schemas::{OptimizerConfig, SampleIndex, Step, TrainLoopConfig, Uid};
-use diptych_trainer::{Device, Encoder, ModelConfig, Saver, StepReport, Trainer, TrainerSpec, Weights, checkpoint, set_threads};
+use diptych_trainer::{
+    Device, Encoder, ModelConfig, Saver, StepReport, Trainer, TrainerSpec, Weights, checkpoint,
+    set_threads,
+};
 use saved::{meta, save};
 use steps::Steps;
 
@@ -26,7 +32,12 @@ fn config() -> ModelConfig {
 
 fn trainer() -> Trainer {
     set_threads(2);
-    let optimizer = OptimizerConfig { lr: 1e-3, warmup_steps: 2, clip_grad_norm: 1.0, ..OptimizerConfig::default() };
+    let optimizer = OptimizerConfig {
+        lr: 1e-3,
+        warmup_steps: 2,
+        clip_grad_norm: 1.0,
+        ..OptimizerConfig::default()
+    };
     Trainer::new(&TrainerSpec { optimizer, ..spec() }).unwrap()
 }
 
@@ -104,11 +115,20 @@ fn moving_average_follows_the_weights_and_is_restored_with_them() {
     resumed.restore(&folder).unwrap();
     steps(&mut run, 3);
     steps(&mut resumed, 3);
-    assert_eq!(save(&resumed, &scratch.path().join("resumed")), save(&run, &scratch.path().join("whole")));
+    assert_eq!(
+        save(&resumed, &scratch.path().join("resumed")),
+        save(&run, &scratch.path().join("whole"))
+    );
 
     // A run without one has nothing to read.
     save(&trainer(), &scratch.path().join("plain"));
-    assert!(Weights::read_average(&scratch.path().join("plain")).err().unwrap().to_string().contains("train.ema_decay"));
+    assert!(
+        Weights::read_average(&scratch.path().join("plain"))
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("train.ema_decay")
+    );
     assert!(Trainer::new(&spec).unwrap().restore(&scratch.path().join("plain")).is_err());
 }
 
@@ -125,7 +145,10 @@ fn restored_run_equals_an_uninterrupted_one_bit_for_bit() {
     assert_eq!((manifest.step, manifest.samples, manifest.epoch), (Step(3), SampleIndex(24), 1));
     assert_eq!(steps(&mut resumed, 4), expected);
     // The hashes of all files: weights, both moments, number of updates.
-    assert_eq!(save(&resumed, &scratch.path().join("resumed")), save(&whole, &scratch.path().join("whole")));
+    assert_eq!(
+        save(&resumed, &scratch.path().join("resumed")),
+        save(&whole, &scratch.path().join("whole"))
+    );
 }
 
 /// Runs this very test in a process of its own: from `DIPTYCH_RESUME_FROM`, if set, up to a step, and saves there.
@@ -147,7 +170,10 @@ fn run_resumed_in_another_process_equals_an_uninterrupted_one_bit_for_bit() {
     let run = |from: Option<&Path>, until: u64, name: &str| -> PathBuf {
         let folder = scratch.path().join(name);
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", SELF]).env("DIPTYCH_RESUME_SAVE", &folder).env("DIPTYCH_RESUME_UNTIL", until.to_string());
+        command
+            .args(["--exact", SELF])
+            .env("DIPTYCH_RESUME_SAVE", &folder)
+            .env("DIPTYCH_RESUME_UNTIL", until.to_string());
         if let Some(from) = from {
             command.env("DIPTYCH_RESUME_FROM", from);
         }
@@ -159,7 +185,10 @@ fn run_resumed_in_another_process_equals_an_uninterrupted_one_bit_for_bit() {
     let resumed = checkpoint::verify(&run(Some(&half), 9, "resumed")).unwrap();
     let whole = checkpoint::verify(&run(None, 9, "whole")).unwrap();
     assert_eq!(resumed, whole);
-    assert_ne!(resumed.files["model.safetensors"], checkpoint::verify(&half).unwrap().files["model.safetensors"]);
+    assert_ne!(
+        resumed.files["model.safetensors"],
+        checkpoint::verify(&half).unwrap().files["model.safetensors"]
+    );
 }
 
 #[test]
@@ -169,12 +198,23 @@ fn bytes_of_the_loader_are_normalised_as_openclip_does() {
     let mut floats = Vec::new();
     for image in batch.images.chunks_exact(16 * 16 * 3) {
         for channel in 0..3 {
-            let (mean, std) = (diptych_trainer::IMAGE_MEAN[channel] as f32, diptych_trainer::IMAGE_STD[channel] as f32);
-            floats.extend(image.iter().skip(channel).step_by(3).map(|&v| (f32::from(v) / 255.0 - mean) / std));
+            let (mean, std) = (
+                diptych_trainer::IMAGE_MEAN[channel] as f32,
+                diptych_trainer::IMAGE_STD[channel] as f32,
+            );
+            floats.extend(
+                image.iter().skip(channel).step_by(3).map(|&v| (f32::from(v) / 255.0 - mean) / std),
+            );
         }
     }
-    let (a, b) = (by_bytes.step_host(&batch).unwrap(), by_floats.step_normalised(&floats, &batch.tokens).unwrap());
-    assert!((a.loss - b.loss).abs() < 1e-6 && (a.grad_norm - b.grad_norm).abs() < 1e-4, "{a:?} {b:?}");
+    let (a, b) = (
+        by_bytes.step_host(&batch).unwrap(),
+        by_floats.step_normalised(&floats, &batch.tokens).unwrap(),
+    );
+    assert!(
+        (a.loss - b.loss).abs() < 1e-6 && (a.grad_norm - b.grad_norm).abs() < 1e-4,
+        "{a:?} {b:?}"
+    );
 }
 
 #[test]
@@ -324,10 +364,14 @@ fn checkpoint_encodes_as_the_trainer_does_and_refuses_another_model() {
     let folder = scratch.path().join("c");
     save(&trainer, &folder);
     let batch = batch(3);
-    let (loaded, shared) = (Encoder::load(&folder, None, Device::CPU).unwrap(), trainer.encoder().unwrap());
+    let (loaded, shared) =
+        (Encoder::load(&folder, None, Device::CPU).unwrap(), trainer.encoder().unwrap());
     let features = loaded.encode_images(&batch.images).unwrap();
     assert_eq!(features, shared.encode_images(&batch.images).unwrap());
-    assert_eq!(loaded.encode_tokens(&batch.tokens).unwrap(), shared.encode_tokens(&batch.tokens).unwrap());
+    assert_eq!(
+        loaded.encode_tokens(&batch.tokens).unwrap(),
+        shared.encode_tokens(&batch.tokens).unwrap()
+    );
     assert_eq!(loaded.hash().unwrap(), shared.hash().unwrap());
     for row in features.chunks_exact(loaded.dimension()) {
         assert!((row.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-5);

@@ -49,7 +49,8 @@ fn bin_and_safetensors_of_the_same_weights_have_the_same_hash() {
 #[test]
 fn half_precision_is_widened_exactly() {
     for name in ["half", "bfloat16"] {
-        let (bin, safetensors) = (file(&format!("{name}.bin")), file(&format!("{name}.safetensors")));
+        let (bin, safetensors) =
+            (file(&format!("{name}.bin")), file(&format!("{name}.safetensors")));
         assert_eq!(hash(&bin), hash(&safetensors), "{name}");
         assert_ne!(hash(&bin), hash(&folder("openclip_bin")), "{name}");
     }
@@ -58,13 +59,22 @@ fn half_precision_is_widened_exactly() {
 #[test]
 fn files_that_cannot_be_read_are_refused_by_name() {
     for (name, says) in [
-        ("command.bin", "it names posix.system, which no state dict of floats needs: refused, nothing was run"),
+        (
+            "command.bin",
+            "it names posix.system, which no state dict of floats needs: refused, nothing was run",
+        ),
         ("before_1_6.bin", "before 1.6"),
         ("protocol_4.bin", "protocol 4, where torch.save writes 2"),
         ("module.bin", "it names torch.nn.modules.linear.Linear"),
-        ("double.bin", "tensor visual.proj is float64; float32, float16 and bfloat16 are supported"),
+        (
+            "double.bin",
+            "tensor visual.proj is float64; float32, float16 and bfloat16 are supported",
+        ),
         ("expanded.bin", "tensor visual.proj: shape [8, 4], strides [0, 0] and offset 0 overlap"),
-        ("tied.bin", "tensor ln_final.bias: shape [8], strides [1] and offset 0 overlap with themselves or with another tensor"),
+        (
+            "tied.bin",
+            "tensor ln_final.bias: shape [8], strides [1] and offset 0 overlap with themselves or with another tensor",
+        ),
         ("extra.bin", "extra is a number instead of a tensor"),
         ("list.bin", "it holds a list instead of a state dict"),
         ("torchscript.pt", "a TorchScript archive"),
@@ -80,8 +90,13 @@ fn files_that_cannot_be_read_are_refused_by_name() {
 #[test]
 fn weights_that_do_not_fit_the_model_are_refused_by_name() {
     let other = ModelConfig::built_in("demo");
-    let error = Weights::read(&data().join("epoch_7.pt"), other.as_ref()).err().unwrap().to_string();
-    assert!(error.contains("epoch_7.pt") && error.contains("positional_embedding is [6, 8] and should be [32, 128]"), "{error}");
+    let error =
+        Weights::read(&data().join("epoch_7.pt"), other.as_ref()).err().unwrap().to_string();
+    assert!(
+        error.contains("epoch_7.pt")
+            && error.contains("positional_embedding is [6, 8] and should be [32, 128]"),
+        "{error}"
+    );
     let error = Weights::read(&data().join("epoch_7.pt"), None).err().unwrap().to_string();
     assert!(error.contains("--model-config"), "{error}");
 }

@@ -47,8 +47,11 @@ fn main() {
 
 /// Returns the folder of libtorch, with its headers in `include` and its libraries in `lib`.
 fn libtorch() -> PathBuf {
-    let advice = "run `make setup` (trainer/setup/setup.py), or set LIBTORCH to an unpacked libtorch 2.11.0";
-    let folder = PathBuf::from(env::var_os("LIBTORCH").unwrap_or_else(|| panic!("LIBTORCH is not set: {advice}")));
+    let advice =
+        "run `make setup` (trainer/setup/setup.py), or set LIBTORCH to an unpacked libtorch 2.11.0";
+    let folder = PathBuf::from(
+        env::var_os("LIBTORCH").unwrap_or_else(|| panic!("LIBTORCH is not set: {advice}")),
+    );
     for file in ["include/ATen/ops/_fused_adamw.h", "lib/libtorch_cpu.so", "lib/libc10.so"] {
         let path = folder.join(file);
         assert!(path.is_file(), "{} is not there: {advice}", path.display());
@@ -62,10 +65,12 @@ fn torch_sys() -> PathBuf {
         .args(["metadata", "--format-version=1", "--filter-platform", &set_by_cargo("TARGET")])
         .output()
         .unwrap_or_else(|error| panic!("cargo metadata: {error}"));
-    let (metadata, messages) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (metadata, messages) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "cargo metadata: {messages}");
     // A parser of JSON would be compiled for this one value.
-    let manifests = metadata.split(r#""manifest_path":""#).skip(1).filter_map(|rest| rest.split('"').next());
+    let manifests =
+        metadata.split(r#""manifest_path":""#).skip(1).filter_map(|rest| rest.split('"').next());
     let found: Vec<PathBuf> = manifests
         .filter_map(|manifest| Path::new(manifest).parent())
         .filter(|folder| folder.join("libtch/torch_api_generated.cpp").is_file())
@@ -73,7 +78,10 @@ fn torch_sys() -> PathBuf {
         .collect();
     match found.as_slice() {
         [folder] => folder.clone(),
-        _ => panic!("cargo metadata names {} packages that hold torch-sys' C++, expected one", found.len()),
+        _ => panic!(
+            "cargo metadata names {} packages that hold torch-sys' C++, expected one",
+            found.len()
+        ),
     }
 }
 

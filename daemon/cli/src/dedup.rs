@@ -63,7 +63,11 @@ pub struct DedupArgs {
     #[command(flatten)]
     pub tiers: TierArgs,
     /// Which pair of a group stays: SQL as after ORDER BY, over meta and scores, the best first. Nulls come last, ties go by uid
-    #[arg(long, default_value = "CAST(width AS BIGINT) * height DESC, bytes DESC", value_name = "SQL")]
+    #[arg(
+        long,
+        default_value = "CAST(width AS BIGINT) * height DESC, bytes DESC",
+        value_name = "SQL"
+    )]
     pub keep: String,
     /// The selection to write
     #[arg(short, long, value_name = "FILE")]

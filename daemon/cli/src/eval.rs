@@ -116,7 +116,15 @@ pub struct EvalHowArgs {
 impl Default for EvalHowArgs {
     fn default() -> Self {
         let shots = vec![1, 2, 4, 8, 16];
-        Self { k: 20, knn_temperature: 0.07, probe_c: None, shots, seed: 0, resamples: 1000, batch_size: 64 }
+        Self {
+            k: 20,
+            knn_temperature: 0.07,
+            probe_c: None,
+            shots,
+            seed: 0,
+            resamples: 1000,
+            batch_size: 64,
+        }
     }
 }
 

@@ -35,7 +35,8 @@ pub use self::report::ReportArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use self::search::{IndexArg, SearchArgs};
 pub use self::serve::{
-    JobAction, LogsArgs, OfJobArgs, OptionsBehind, ScopeArg, ServeArgs, ServerArgs, StatusArgs, SubmitArgs, TokenArgs, WatchArgs,
+    JobAction, LogsArgs, OfJobArgs, OptionsBehind, ScopeArg, ServeArgs, ServerArgs, StatusArgs,
+    SubmitArgs, TokenArgs, WatchArgs,
 };
 pub use self::shared::{DatasetArg, ModelArgs, RunOnArgs};
 pub use self::state::{BackupArgs, DoctorArgs};
@@ -251,7 +252,9 @@ pub struct SqlArgs {
 /// NAME=FILE
 fn named_file(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
-        Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_lowercase(), file.into())),
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => {
+            Ok((name.to_lowercase(), file.into()))
+        }
         _ => Err("wants a name and a file, as in groups=groups.parquet".into()),
     }
 }
@@ -348,7 +351,11 @@ pub enum ModelFormat {
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     /// What --model names, without it
-    #[arg(value_name = "RUN[@STEP|@best]|FOLDER|FILE", required_unless_present = "model", conflicts_with = "model")]
+    #[arg(
+        value_name = "RUN[@STEP|@best]|FOLDER|FILE",
+        required_unless_present = "model",
+        conflicts_with = "model"
+    )]
     pub name: Option<String>,
     /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one, RUN@best: the best by checkpoint.best_metric), the
     /// folder of a checkpoint, an OpenCLIP or a Hugging Face model, or a file of weights under OpenCLIP's names (.safetensors, .bin,

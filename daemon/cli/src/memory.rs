@@ -23,11 +23,20 @@ fn bytes(text: &str) -> Result<usize, String> {
         "mb" => 1_000_000,
         "g" | "gib" => 1 << 30,
         "gb" => 1_000_000_000,
-        other => return Err(format!("{other:?} is not a unit; there are KiB, MiB, GiB, KB, MB and GB")),
+        other => {
+            return Err(format!("{other:?} is not a unit; there are KiB, MiB, GiB, KB, MB and GB"));
+        }
     };
-    let number: f64 = digits.trim().parse().map_err(|_| "a size is a number with a unit, as in 512MiB".to_owned())?;
+    let number: f64 = digits
+        .trim()
+        .parse()
+        .map_err(|_| "a size is a number with a unit, as in 512MiB".to_owned())?;
     let size = (number * unit as f64) as usize;
-    if size < LEAST { Err("must be at least 64MiB: below it even small sorts fail".into()) } else { Ok(size) }
+    if size < LEAST {
+        Err("must be at least 64MiB: below it even small sorts fail".into())
+    } else {
+        Ok(size)
+    }
 }
 
 #[cfg(test)]

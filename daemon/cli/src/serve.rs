@@ -47,7 +47,12 @@ pub struct SubmitArgs {
     pub how: SubmitOptions,
     /// A training's configuration, or embed, ingest, score, select, dedup, eval, export and their arguments, before which options of
     /// submit stand
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CONFIG|COMMAND")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CONFIG|COMMAND"
+    )]
     pub what: Vec<String>,
 }
 

@@ -99,7 +99,9 @@ mod tests {
         let mut colour = None;
         for (at, word) in words.iter().enumerate() {
             colour = Colour::ALL.into_iter().find(|colour| colour.name() == *word).or(colour);
-            if let Some(shape) = Shape::ALL.into_iter().find(|shape| [shape.name(), shape.plural()].contains(word)) {
+            if let Some(shape) =
+                Shape::ALL.into_iter().find(|shape| [shape.name(), shape.plural()].contains(word))
+            {
                 said.compositions.push(Composition { colour: colour.take().unwrap(), shape });
             }
             let of = words.get(at + 1) == Some(&"of");
@@ -135,16 +137,31 @@ mod tests {
             match scene.content {
                 Content::Single { size, place } => {
                     assert_eq!(compositions, [scene.main], "{caption}");
-                    assert!(numbers.iter().all(|number| *number == 1) && sizes.iter().all(|said| *said == size), "{caption}");
-                    assert!(places.iter().all(|said| *said == place) && relations.is_empty(), "{caption}");
+                    assert!(
+                        numbers.iter().all(|number| *number == 1)
+                            && sizes.iter().all(|said| *said == size),
+                        "{caption}"
+                    );
+                    assert!(
+                        places.iter().all(|said| *said == place) && relations.is_empty(),
+                        "{caption}"
+                    );
                 }
                 Content::Count { number, size } => {
-                    assert_eq!((compositions, numbers), (vec![scene.main], vec![number]), "{caption}");
+                    assert_eq!(
+                        (compositions, numbers),
+                        (vec![scene.main], vec![number]),
+                        "{caption}"
+                    );
                     assert!(sizes.iter().all(|said| *said == size), "{caption}");
                     assert!(places.is_empty() && relations.is_empty(), "{caption}");
                 }
                 Content::Relation { relation, other } => {
-                    assert_eq!((compositions, relations), (vec![scene.main, other], vec![relation]), "{caption}");
+                    assert_eq!(
+                        (compositions, relations),
+                        (vec![scene.main, other], vec![relation]),
+                        "{caption}"
+                    );
                     assert!(places.is_empty() && sizes.is_empty(), "{caption}");
                 }
             }

@@ -152,7 +152,8 @@ pub(super) fn count(kind: &Kind, scenes: u32) -> u32 {
 /// numbers from `scenes` on, so that it takes nothing from the good ones.
 pub(super) fn plan(seed: u64, scenes: u32, is_jpeg: impl Fn(u32) -> bool) -> Vec<Record> {
     let mut random = Random::new(seed, Stream::Plan, 0);
-    let mut records: Vec<Record> = (0..scenes).map(|scene| Record { scene, damage: None }).collect();
+    let mut records: Vec<Record> =
+        (0..scenes).map(|scene| Record { scene, damage: None }).collect();
     let mut next = scenes;
     for kind in &KINDS {
         for _ in 0..count(kind, scenes) {
@@ -161,7 +162,10 @@ pub(super) fn plan(seed: u64, scenes: u32, is_jpeg: impl Fn(u32) -> bool) -> Vec
                 Damage::NearDuplicate => {
                     let from = random.below(scenes as usize) as u32;
                     // Two thirds are JPEG; a set that has none among them is answered with a copy of whatever is there.
-                    (0..scenes).map(|ahead| (from + ahead) % scenes).find(|&scene| is_jpeg(scene)).unwrap_or(from)
+                    (0..scenes)
+                        .map(|ahead| (from + ahead) % scenes)
+                        .find(|&scene| is_jpeg(scene))
+                        .unwrap_or(from)
                 }
                 _ => {
                     next += 1;
@@ -189,8 +193,20 @@ pub(super) fn junk_caption(random: &mut Random) -> String {
 
 /// Search terms, 30 of them.
 pub(super) fn spam_caption(random: &mut Random) -> String {
-    const TERMS: [&str; 12] =
-        ["free", "wallpaper", "hd", "4k", "download", "best", "cheap", "vector", "stock", "clipart", "click here", "new"];
+    const TERMS: [&str; 12] = [
+        "free",
+        "wallpaper",
+        "hd",
+        "4k",
+        "download",
+        "best",
+        "cheap",
+        "vector",
+        "stock",
+        "clipart",
+        "click here",
+        "new",
+    ];
     (0..30).map(|_| random.pick(&TERMS)).collect::<Vec<_>>().join(" ")
 }
 
@@ -206,15 +222,28 @@ mod tests {
     fn plan_holds_every_good_scene_once_and_each_kind_of_damage_in_its_number() {
         for scenes in [1, 100, 2500] {
             let records = plan(9, scenes, |scene| scene % 3 != 0);
-            let mut good: Vec<u32> = records.iter().filter(|record| record.damage.is_none()).map(|record| record.scene).collect();
+            let mut good: Vec<u32> = records
+                .iter()
+                .filter(|record| record.damage.is_none())
+                .map(|record| record.scene)
+                .collect();
             good.sort_unstable();
             assert_eq!(good, (0..scenes).collect::<Vec<_>>());
             for kind in &KINDS {
-                let of_kind: Vec<_> = records.iter().filter(|record| record.damage == Some(kind.damage)).collect();
-                let expected = (f64::from(scenes) * f64::from(kind.per_mille) / 1000.0).ceil() as usize;
+                let of_kind: Vec<_> =
+                    records.iter().filter(|record| record.damage == Some(kind.damage)).collect();
+                let expected =
+                    (f64::from(scenes) * f64::from(kind.per_mille) / 1000.0).ceil() as usize;
                 assert_eq!(of_kind.len(), expected.max(1), "{}", kind.name);
-                let copies = matches!(kind.damage, Damage::Duplicate | Damage::Recaptioned | Damage::NearDuplicate);
-                assert!(of_kind.iter().all(|record| (record.scene < scenes) == copies), "{}", kind.name);
+                let copies = matches!(
+                    kind.damage,
+                    Damage::Duplicate | Damage::Recaptioned | Damage::NearDuplicate
+                );
+                assert!(
+                    of_kind.iter().all(|record| (record.scene < scenes) == copies),
+                    "{}",
+                    kind.name
+                );
             }
         }
     }

@@ -7,7 +7,12 @@ use super::scene::{Colour, Object, Scene, Shape};
 
 /// The picture as RGBA, `side` × `side`, alpha 255 everywhere unless `transparent`: then only the objects are drawn.
 /// `None` for a side of 0.
-pub(super) fn draw(scene: &Scene, side: u32, transparent: bool, random: &mut Random) -> Option<Vec<u8>> {
+pub(super) fn draw(
+    scene: &Scene,
+    side: u32,
+    transparent: bool,
+    random: &mut Random,
+) -> Option<Vec<u8>> {
     let mut picture = Pixmap::new(side, side)?;
     if !transparent {
         background(&mut picture, random);
@@ -28,8 +33,9 @@ pub(super) fn draw(scene: &Scene, side: u32, transparent: bool, random: &mut Ran
 fn paint_object(picture: &mut Pixmap, object: &Object, random: &mut Random) {
     let side = picture.width() as f32;
     let shade = random.between(-12.0, 12.0);
-    let [red, green, blue] = rgb(object.composition.colour)
-        .map(|channel| (f32::from(channel) + shade + random.between(-8.0, 8.0)).clamp(0.0, 255.0) / 255.0);
+    let [red, green, blue] = rgb(object.composition.colour).map(|channel| {
+        (f32::from(channel) + shade + random.between(-8.0, 8.0)).clamp(0.0, 255.0) / 255.0
+    });
     let outlined = random.chance(0.4);
     // A path of finite points always has bounds; a shape that had none would just not be drawn.
     let Some(path) = outline(object.composition.shape) else { return };
@@ -38,7 +44,10 @@ fn paint_object(picture: &mut Pixmap, object: &Object, random: &mut Random) {
         .post_translate(object.x * side, object.y * side);
     let paint = |darker: f32| {
         let mut paint = Paint { anti_alias: true, ..Paint::default() };
-        paint.set_color(Color::from_rgba(red * darker, green * darker, blue * darker, 1.0).unwrap_or(Color::BLACK));
+        paint.set_color(
+            Color::from_rgba(red * darker, green * darker, blue * darker, 1.0)
+                .unwrap_or(Color::BLACK),
+        );
         paint
     };
     picture.fill_path(&path, &paint(1.0), FillRule::Winding, place, None);
@@ -145,7 +154,8 @@ fn background(picture: &mut Pixmap, random: &mut Random) {
             let grain = if noise > 0.0 { random.between(-noise, noise) } else { 0.0 };
             for channel in 0..3 {
                 // A cast to u8 stays within 0..=255.
-                bytes[at] = (255.0 * (from[channel] + (to[channel] - from[channel]) * share) + grain) as u8;
+                bytes[at] =
+                    (255.0 * (from[channel] + (to[channel] - from[channel]) * share) + grain) as u8;
                 at += 1;
             }
             bytes[at] = 255;
@@ -174,21 +184,30 @@ mod tests {
         for index in 0..200 {
             let scene = scene(3, index);
             let side = 96;
-            let pixels = draw(&scene, side, false, &mut Random::new(3, Stream::Look, index)).unwrap();
+            let pixels =
+                draw(&scene, side, false, &mut Random::new(3, Stream::Look, index)).unwrap();
             let at = |x: f32, y: f32| {
-                let place = 4 * ((y * side as f32) as usize * side as usize + (x * side as f32) as usize);
+                let place =
+                    4 * ((y * side as f32) as usize * side as usize + (x * side as f32) as usize);
                 [pixels[place], pixels[place + 1], pixels[place + 2]]
             };
             // The last object drawn lies on top of all others, and every shape covers its own middle.
             let top = scene.objects.last().unwrap();
             let nearest = |pixel: [u8; 3]| {
                 let distance = |colour: &Colour| {
-                    rgb(*colour).iter().zip(pixel).map(|(a, b)| (i32::from(*a) - i32::from(b)).pow(2)).sum::<i32>()
+                    rgb(*colour)
+                        .iter()
+                        .zip(pixel)
+                        .map(|(a, b)| (i32::from(*a) - i32::from(b)).pow(2))
+                        .sum::<i32>()
                 };
                 Colour::ALL.into_iter().min_by_key(distance).unwrap()
             };
             assert_eq!(nearest(at(top.x, top.y)), top.composition.colour, "{scene:?}");
-            assert!(at(0.001, 0.001).iter().all(|channel| *channel > 160), "the corner is background: {scene:?}");
+            assert!(
+                at(0.001, 0.001).iter().all(|channel| *channel > 160),
+                "the corner is background: {scene:?}"
+            );
         }
     }
 

@@ -13,21 +13,41 @@ use image::{ExtendedColorType, ImageEncoder, ImageError};
 pub(super) const ORIENTATIONS: [u8; 3] = [3, 6, 8];
 
 /// `rgb` is width × height × 3.
-pub(super) fn jpeg(rgb: &[u8], width: u32, height: u32, quality: u8) -> Result<Vec<u8>, ImageError> {
+pub(super) fn jpeg(
+    rgb: &[u8],
+    width: u32,
+    height: u32,
+    quality: u8,
+) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, quality).write_image(rgb, width, height, ExtendedColorType::Rgb8)?;
+    JpegEncoder::new_with_quality(&mut bytes, quality).write_image(
+        rgb,
+        width,
+        height,
+        ExtendedColorType::Rgb8,
+    )?;
     Ok(bytes)
 }
 
 /// `pixels` is width × height × 3, or × 4 for a picture with transparency.
-pub(super) fn png(pixels: &[u8], width: u32, height: u32, colour: ExtendedColorType) -> Result<Vec<u8>, ImageError> {
+pub(super) fn png(
+    pixels: &[u8],
+    width: u32,
+    height: u32,
+    colour: ExtendedColorType,
+) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
     PngEncoder::new(&mut bytes).write_image(pixels, width, height, colour)?;
     Ok(bytes)
 }
 
 /// A JPEG of a square picture that is stored turned, as cameras do, and says so in EXIF; shown right, it is `rgb`.
-pub(super) fn turned_jpeg(rgb: &[u8], side: u32, quality: u8, orientation: u8) -> Result<Vec<u8>, ImageError> {
+pub(super) fn turned_jpeg(
+    rgb: &[u8],
+    side: u32,
+    quality: u8,
+    orientation: u8,
+) -> Result<Vec<u8>, ImageError> {
     let last = side as usize - 1;
     let stored: Vec<u8> = (0..=last)
         .flat_map(|y| (0..=last).map(move |x| (x, y)))
@@ -91,13 +111,20 @@ mod tests {
         let rgb: Vec<u8> = (0..256).flat_map(|at| [quarter(at); 3]).collect();
         for orientation in ORIENTATIONS {
             let bytes = turned_jpeg(&rgb, side, 95, orientation).unwrap();
-            let mut decoder = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().unwrap().into_decoder().unwrap();
+            let mut decoder = ImageReader::new(Cursor::new(&bytes))
+                .with_guessed_format()
+                .unwrap()
+                .into_decoder()
+                .unwrap();
             let found = decoder.orientation().unwrap();
             assert_eq!(found.to_exif(), orientation);
             let mut shown = DynamicImage::from_decoder(decoder).unwrap();
             shown.apply_orientation(found);
             for (expected, pixel) in rgb.chunks_exact(3).zip(shown.to_rgb8().pixels()) {
-                assert!(expected[0].abs_diff(pixel.0[0]) < 8, "orientation {orientation}: {expected:?} {pixel:?}");
+                assert!(
+                    expected[0].abs_diff(pixel.0[0]) < 8,
+                    "orientation {orientation}: {expected:?} {pixel:?}"
+                );
             }
         }
     }
@@ -106,7 +133,11 @@ mod tests {
     fn bomb_is_small_and_its_header_is_believed() {
         let bytes = decompression_bomb().unwrap();
         assert!(bytes.len() < 2048, "{}", bytes.len());
-        let size = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().unwrap().into_dimensions().unwrap();
+        let size = ImageReader::new(Cursor::new(&bytes))
+            .with_guessed_format()
+            .unwrap()
+            .into_dimensions()
+            .unwrap();
         assert_eq!(size, (60_000, 60_000));
     }
 }

@@ -31,8 +31,11 @@ impl TarWriter {
     }
 
     pub(super) fn write(&mut self, key: &str, sample: &Sample) -> Result<(), DemoError> {
-        let columns: serde_json::Map<String, serde_json::Value> =
-            COLUMNS.iter().zip(&sample.columns).map(|(name, value)| ((*name).to_owned(), value.as_str().into())).collect();
+        let columns: serde_json::Map<String, serde_json::Value> = COLUMNS
+            .iter()
+            .zip(&sample.columns)
+            .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
+            .collect();
         let json = serde_json::Value::Object(columns).to_string();
         let members = [
             (sample.extension, sample.image.as_deref()),
@@ -45,7 +48,9 @@ impl TarWriter {
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);
             header.set_mtime(0);
-            self.tar.append_data(&mut header, format!("{key}.{extension}"), bytes).map_err(DemoError::io(&self.path))?;
+            self.tar
+                .append_data(&mut header, format!("{key}.{extension}"), bytes)
+                .map_err(DemoError::io(&self.path))?;
         }
         Ok(())
     }
@@ -67,11 +72,13 @@ pub(super) struct ParquetFile {
 impl ParquetFile {
     pub(super) fn create(path: &Path) -> Result<Self, DemoError> {
         let text = |name: &str| Field::new(name, DataType::Utf8, true);
-        let mut fields = vec![Field::new("image", DataType::Struct(image_fields()), true), text("caption")];
+        let mut fields =
+            vec![Field::new("image", DataType::Struct(image_fields()), true), text("caption")];
         fields.extend(COLUMNS.iter().map(|name| text(name)));
         let schema = Arc::new(Schema::new(fields));
         let file = File::create(path).map_err(DemoError::io(path))?;
-        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(PARQUET_ROWS)).build();
+        let properties =
+            WriterProperties::builder().set_max_row_group_row_count(Some(PARQUET_ROWS)).build();
         let writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties))
             .map_err(|source| DemoError::Parquet { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), schema, writer, waiting: Vec::new() })
@@ -92,19 +99,27 @@ impl ParquetFile {
         let (mut bytes, mut paths) = (BinaryBuilder::new(), StringBuilder::new());
         for (key, sample) in &self.waiting {
             bytes.append_option(sample.image.as_deref());
-            paths.append_option(sample.image.is_some().then(|| format!("{key}.{}", sample.extension)));
+            paths.append_option(
+                sample.image.is_some().then(|| format!("{key}.{}", sample.extension)),
+            );
         }
-        let present: NullBuffer = self.waiting.iter().map(|(_, sample)| sample.image.is_some()).collect();
+        let present: NullBuffer =
+            self.waiting.iter().map(|(_, sample)| sample.image.is_some()).collect();
         let parts: Vec<ArrayRef> = vec![Arc::new(bytes.finish()), Arc::new(paths.finish())];
-        let written = StructArray::try_new(image_fields(), parts, Some(present)).and_then(|images| {
-            let captions: StringArray = self.waiting.iter().map(|(_, sample)| sample.caption.as_deref()).collect();
-            let mut arrays: Vec<ArrayRef> = vec![Arc::new(images), Arc::new(captions)];
-            for column in 0..COLUMNS.len() {
-                let values = self.waiting.iter().map(|(_, sample)| Some(sample.columns[column].as_str()));
-                arrays.push(Arc::new(values.collect::<StringArray>()));
-            }
-            RecordBatch::try_new(Arc::clone(&self.schema), arrays)
-        });
+        let written =
+            StructArray::try_new(image_fields(), parts, Some(present)).and_then(|images| {
+                let captions: StringArray =
+                    self.waiting.iter().map(|(_, sample)| sample.caption.as_deref()).collect();
+                let mut arrays: Vec<ArrayRef> = vec![Arc::new(images), Arc::new(captions)];
+                for column in 0..COLUMNS.len() {
+                    let values = self
+                        .waiting
+                        .iter()
+                        .map(|(_, sample)| Some(sample.columns[column].as_str()));
+                    arrays.push(Arc::new(values.collect::<StringArray>()));
+                }
+                RecordBatch::try_new(Arc::clone(&self.schema), arrays)
+            });
         self.waiting.clear();
         written
             .map_err(parquet::errors::ParquetError::from)
@@ -114,7 +129,10 @@ impl ParquetFile {
 }
 
 fn image_fields() -> Fields {
-    Fields::from(vec![Field::new("bytes", DataType::Binary, true), Field::new("path", DataType::Utf8, true)])
+    Fields::from(vec![
+        Field::new("bytes", DataType::Binary, true),
+        Field::new("path", DataType::Utf8, true),
+    ])
 }
 
 /// `images/KEY.jpg` or `.png`, and `captions.csv` with `file_name`, `caption` and the columns.
@@ -129,7 +147,8 @@ impl FolderWriter {
         let images = folder.join("images");
         fs::create_dir_all(&images).map_err(DemoError::io(&images))?;
         let csv_path = folder.join("captions.csv");
-        let mut csv = csv::Writer::from_writer(File::create(&csv_path).map_err(DemoError::io(&csv_path))?);
+        let mut csv =
+            csv::Writer::from_writer(File::create(&csv_path).map_err(DemoError::io(&csv_path))?);
         csv.write_record(["file_name", "caption"].iter().chain(&COLUMNS))
             .map_err(|error| DemoError::io(&csv_path)(error.into()))?;
         Ok(Self { folder: folder.to_owned(), csv_path, csv })
@@ -139,10 +158,13 @@ impl FolderWriter {
         let name = format!("images/{key}.{}", sample.extension);
         if let Some(bytes) = &sample.image {
             let path = self.folder.join(&name);
-            File::create(&path).and_then(|mut file| file.write_all(bytes)).map_err(DemoError::io(&path))?;
+            File::create(&path)
+                .and_then(|mut file| file.write_all(bytes))
+                .map_err(DemoError::io(&path))?;
         }
         let caption = sample.caption.as_deref().unwrap_or_default();
-        let row = [name.as_str(), caption].into_iter().chain(sample.columns.iter().map(String::as_str));
+        let row =
+            [name.as_str(), caption].into_iter().chain(sample.columns.iter().map(String::as_str));
         self.csv.write_record(row).map_err(|error| DemoError::io(&self.csv_path)(error.into()))
     }
 
@@ -153,6 +175,7 @@ impl FolderWriter {
 
 /// A small text file.
 pub(super) fn write_text(path: &Path, text: &str) -> Result<(), DemoError> {
-    let written: io::Result<()> = File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    let written: io::Result<()> =
+        File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(DemoError::io(path))
 }

@@ -63,7 +63,9 @@ pub struct DemoReport {
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    #[error("{path} exists already and is not an empty folder. Name another one, or remove it first")]
+    #[error(
+        "{path} exists already and is not an empty folder. Name another one, or remove it first"
+    )]
     Exists { path: PathBuf },
     #[error("{name} must be {low} to {high}, got {given}")]
     Option { name: &'static str, low: u32, high: u32, given: u32 },
@@ -89,7 +91,9 @@ const TARS: [&str; 3] = ["scenes-00000.tar", "scenes-00001.tar", "scenes-00002.t
 
 /// Fills the folder `out`, which must not exist or be empty. It appears when it is whole.
 pub fn generate(out: &Path, options: DemoOptions) -> Result<DemoReport, DemoError> {
-    for (name, low, high, given) in [("scenes", 1, 10_000_000, options.scenes), ("image_size", 64, 1024, options.image_size)] {
+    for (name, low, high, given) in
+        [("scenes", 1, 10_000_000, options.scenes), ("image_size", 64, 1024, options.image_size)]
+    {
         if !(low..=high).contains(&given) {
             return Err(DemoError::Option { name, low, high, given });
         }
@@ -114,7 +118,11 @@ fn fill(folder: &Path, out: &Path, options: DemoOptions) -> Result<DemoReport, D
     fs::create_dir_all(folder).map_err(DemoError::io(folder))?;
 
     let mut report = DemoReport {
-        sources: vec![out.join("scenes-*.tar"), out.join("scenes.parquet"), out.join("folder/captions.csv")],
+        sources: vec![
+            out.join("scenes-*.tar"),
+            out.join("scenes.parquet"),
+            out.join("folder/captions.csv"),
+        ],
         training: 0,
         heldout: 0,
         heldout_single: 0,
@@ -247,7 +255,9 @@ mod tests {
 
         let jsons: Vec<Vec<u8>> = members(&out)
             .into_iter()
-            .filter(|(name, _)| Path::new(name).extension().is_some_and(|extension| extension == "json"))
+            .filter(|(name, _)| {
+                Path::new(name).extension().is_some_and(|extension| extension == "json")
+            })
             .map(|(_, bytes)| bytes)
             .collect();
         for bytes in &jsons {
@@ -260,8 +270,17 @@ mod tests {
         for batch in batches {
             let batch = batch.unwrap();
             rows += batch.num_rows();
-            let bytes = batch.column(0).as_struct().column_by_name("bytes").unwrap().as_binary::<i32>();
-            assert!(bytes.iter().flatten().filter(|bytes| image::load_from_memory(bytes).is_ok()).count() * 5 > bytes.len() * 4);
+            let bytes =
+                batch.column(0).as_struct().column_by_name("bytes").unwrap().as_binary::<i32>();
+            assert!(
+                bytes
+                    .iter()
+                    .flatten()
+                    .filter(|bytes| image::load_from_memory(bytes).is_ok())
+                    .count()
+                    * 5
+                    > bytes.len() * 4
+            );
         }
         let mut csv = csv::Reader::from_path(out.join("folder/captions.csv")).unwrap();
         let lines: Vec<csv::StringRecord> = csv.records().map(Result::unwrap).collect();
@@ -295,7 +314,8 @@ mod tests {
         let error = generate(&out, DemoOptions { seed: 9, ..options }).unwrap_err();
         assert!(error.to_string().contains("data exists already"), "{error}");
         assert_eq!(files(&out), before);
-        let error = generate(&folder.path().join("none"), DemoOptions { scenes: 0, ..options }).unwrap_err();
+        let error = generate(&folder.path().join("none"), DemoOptions { scenes: 0, ..options })
+            .unwrap_err();
         assert!(error.to_string().contains("scenes must be 1 to"), "{error}");
     }
 }

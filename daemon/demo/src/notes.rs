@@ -12,7 +12,8 @@ pub(super) fn classes() -> String {
 }
 
 /// `{}` stands for a class name.
-pub(super) const TEMPLATES: &str = "a {}\none {}\na picture of a {}\na small {}\na large {}\nthere is a {}\n";
+pub(super) const TEMPLATES: &str =
+    "a {}\none {}\na picture of a {}\na small {}\na large {}\nthere is a {}\n";
 
 /// Pairs to train on.
 pub(super) fn train_sql() -> String {
@@ -112,8 +113,14 @@ Damaged on purpose, beside the good scenes
     );
     for kind in &KINDS {
         // Writing to a String cannot fail.
-        let _ =
-            writeln!(text, "  {:>5}  {}: {}\n         noticed by {}", count(kind, scenes), kind.name, kind.what, kind.noticed);
+        let _ = writeln!(
+            text,
+            "  {:>5}  {}: {}\n         noticed by {}",
+            count(kind, scenes),
+            kind.name,
+            kind.what,
+            kind.noticed
+        );
     }
     text
 }
@@ -138,9 +145,12 @@ mod tests {
     #[test]
     fn split_in_sql_names_exactly_the_held_out_compositions() {
         let named = |sql: &str| {
-            Composition::all().filter(|composition| sql.contains(&format!("'{}'", composition.label()))).collect::<Vec<_>>()
+            Composition::all()
+                .filter(|composition| sql.contains(&format!("'{}'", composition.label())))
+                .collect::<Vec<_>>()
         };
-        let held_out: Vec<_> = Composition::all().filter(|composition| composition.held_out()).collect();
+        let held_out: Vec<_> =
+            Composition::all().filter(|composition| composition.held_out()).collect();
         for sql in [train_sql(), heldout_sql(), heldout_single_sql()] {
             assert_eq!(named(&sql), held_out);
         }

@@ -47,7 +47,11 @@ pub(super) struct Recipe {
 impl Recipe {
     /// The scene with this number. The first of them, two of a thousand, are the README's example.
     pub(super) fn scene(&self, index: u32) -> Scene {
-        if index < self.scenes / 500 { example_scene(self.seed, u64::from(index)) } else { scene(self.seed, u64::from(index)) }
+        if index < self.scenes / 500 {
+            example_scene(self.seed, u64::from(index))
+        } else {
+            scene(self.seed, u64::from(index))
+        }
     }
 
     /// Two thirds JPEG, of which some are stored turned; a third PNG, of which some are transparent. Three sizes.
@@ -95,7 +99,8 @@ impl Recipe {
         let (storage, side) = self.storage(record.scene);
         let extension = match (record.damage, storage) {
             (Some(Damage::Bomb), _) => "png",
-            (Some(Damage::TextAsImage), _) | (_, Storage::Jpeg { .. } | Storage::TurnedJpeg { .. }) => "jpg",
+            (Some(Damage::TextAsImage), _)
+            | (_, Storage::Jpeg { .. } | Storage::TurnedJpeg { .. }) => "jpg",
             _ => "png",
         };
         let picture = || self.picture(&scene, record, storage, side);
@@ -114,7 +119,13 @@ impl Recipe {
     }
 
     /// The image file of a record that has a picture.
-    fn picture(&self, scene: &Scene, record: Record, storage: Storage, side: u32) -> Result<Vec<u8>, ImageError> {
+    fn picture(
+        &self,
+        scene: &Scene,
+        record: Record,
+        storage: Storage,
+        side: u32,
+    ) -> Result<Vec<u8>, ImageError> {
         let side = if record.damage == Some(Damage::Thumbnail) { 8 } else { side };
         let transparent = matches!(storage, Storage::TransparentPng);
         let mut look = Random::new(self.seed, Stream::Look, u64::from(record.scene));
@@ -127,14 +138,19 @@ impl Recipe {
         match (record.damage, storage) {
             (Some(Damage::NearDuplicate), _) => jpeg(&rgb, side, side, 25),
             (Some(Damage::Banner), _) => {
-                let strip: Vec<u8> = rgb.chunks_exact(3 * side as usize).flat_map(|row| row.repeat(8)).collect();
+                let strip: Vec<u8> =
+                    rgb.chunks_exact(3 * side as usize).flat_map(|row| row.repeat(8)).collect();
                 match storage {
-                    Storage::Jpeg { quality } | Storage::TurnedJpeg { quality, .. } => jpeg(&strip, 8 * side, side, quality),
+                    Storage::Jpeg { quality } | Storage::TurnedJpeg { quality, .. } => {
+                        jpeg(&strip, 8 * side, side, quality)
+                    }
                     _ => png(&strip, 8 * side, side, ExtendedColorType::Rgb8),
                 }
             }
             (_, Storage::Jpeg { quality }) => jpeg(&rgb, side, side, quality),
-            (_, Storage::TurnedJpeg { quality, orientation }) => turned_jpeg(&rgb, side, quality, orientation),
+            (_, Storage::TurnedJpeg { quality, orientation }) => {
+                turned_jpeg(&rgb, side, quality, orientation)
+            }
             (_, Storage::Png) => png(&rgb, side, side, ExtendedColorType::Rgb8),
             (_, Storage::TransparentPng) => png(&rgba, side, side, ExtendedColorType::Rgba8),
         }
@@ -142,7 +158,8 @@ impl Recipe {
 }
 
 fn columns(scene: &Scene) -> [String; COLUMNS.len()] {
-    let (mut size, mut place, mut number, mut relation, mut other) = (NONE, NONE, NONE, NONE, NONE.to_owned());
+    let (mut size, mut place, mut number, mut relation, mut other) =
+        (NONE, NONE, NONE, NONE, NONE.to_owned());
     match scene.content {
         Content::Single { size: its_size, place: its_place } => {
             (size, place, number) = (Size::name(its_size), Place::name(its_place), number_word(1));
@@ -156,8 +173,19 @@ fn columns(scene: &Scene) -> [String; COLUMNS.len()] {
     }
     let main = scene.main;
     let heldout = if scene.held_out() { "true" } else { "false" };
-    [scene.kind(), &main.label(), main.colour.name(), main.shape.name(), size, place, number, relation, &other, heldout]
-        .map(str::to_owned)
+    [
+        scene.kind(),
+        &main.label(),
+        main.colour.name(),
+        main.shape.name(),
+        size,
+        place,
+        number,
+        relation,
+        &other,
+        heldout,
+    ]
+    .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -184,17 +212,24 @@ mod tests {
 
     #[test]
     fn training_scenes_never_show_nor_name_a_held_out_composition_and_held_out_ones_always_do() {
-        let held_out: Vec<Composition> = Composition::all().filter(|composition| composition.held_out()).collect();
+        let held_out: Vec<Composition> =
+            Composition::all().filter(|composition| composition.held_out()).collect();
         let (mut training, mut kept) = (0, 0);
         for index in 0..1000 {
             let caption = good(index).caption.unwrap();
             let columns = columns(&RECIPE.scene(index));
-            let column = |name| &columns[COLUMNS.iter().position(|column| *column == name).unwrap()];
+            let column =
+                |name| &columns[COLUMNS.iter().position(|column| *column == name).unwrap()];
             let shows = held_out.iter().any(|composition| {
-                let (one, many) = (composition.label(), format!("{} {}", composition.colour.name(), composition.shape.plural()));
+                let (one, many) = (
+                    composition.label(),
+                    format!("{} {}", composition.colour.name(), composition.shape.plural()),
+                );
                 caption.contains(&one) || caption.contains(&many)
             });
-            let says = held_out.iter().any(|composition| [column("label"), column("other")].contains(&&composition.label()));
+            let says = held_out.iter().any(|composition| {
+                [column("label"), column("other")].contains(&&composition.label())
+            });
             assert_eq!(shows, column("heldout") == "true", "{caption}");
             assert_eq!(shows, says, "{caption}");
             *(if shows { &mut kept } else { &mut training }) += 1;
@@ -217,24 +252,37 @@ mod tests {
 
     #[test]
     fn each_damage_is_what_it_says() {
-        let dimensions =
-            |bytes: &[u8]| image::ImageReader::new(Cursor::new(bytes.to_vec())).with_guessed_format().unwrap().into_dimensions();
+        let dimensions = |bytes: &[u8]| {
+            image::ImageReader::new(Cursor::new(bytes.to_vec()))
+                .with_guessed_format()
+                .unwrap()
+                .into_dimensions()
+        };
         for kind in &KINDS {
             for (scene, sample) in damaged(kind.damage) {
                 let whole = good(scene);
-                let words = sample.caption.as_deref().map(|caption| caption.split_whitespace().count());
+                let words =
+                    sample.caption.as_deref().map(|caption| caption.split_whitespace().count());
                 let bytes = sample.image.clone().unwrap_or_default();
                 let sides = dimensions(&bytes).ok();
                 let holds = match kind.damage {
-                    Damage::Truncated => whole.image.unwrap().starts_with(&bytes) && sides.is_some(),
+                    Damage::Truncated => {
+                        whole.image.unwrap().starts_with(&bytes) && sides.is_some()
+                    }
                     Damage::HeaderOnly => bytes.len() == 16 && sides.is_none(),
                     Damage::MissingCaption => words.is_none(),
                     Damage::BlankCaption => words == Some(0),
-                    Damage::MissingImage => sample.image.is_none() && sample.caption == whole.caption,
-                    Damage::TextAsImage => bytes.starts_with(b"<!DOCTYPE") && sample.extension == "jpg",
+                    Damage::MissingImage => {
+                        sample.image.is_none() && sample.caption == whole.caption
+                    }
+                    Damage::TextAsImage => {
+                        bytes.starts_with(b"<!DOCTYPE") && sample.extension == "jpg"
+                    }
                     Damage::Bomb => sides == Some((60_000, 60_000)),
                     Damage::Duplicate => sample == whole,
-                    Damage::Recaptioned => sample.image == whole.image && sample.caption != whole.caption,
+                    Damage::Recaptioned => {
+                        sample.image == whole.image && sample.caption != whole.caption
+                    }
                     Damage::NearDuplicate => {
                         let original = whole.image.unwrap();
                         // The SQL tells the copy from the original by this.
@@ -247,7 +295,13 @@ mod tests {
                     Damage::Thumbnail => sides == Some((8, 8)),
                     Damage::Banner => sides.is_some_and(|(width, height)| width == 8 * height),
                 };
-                assert!(holds, "{}: scene {scene}, {} bytes, {sides:?}, {:?}", kind.name, bytes.len(), sample.caption);
+                assert!(
+                    holds,
+                    "{}: scene {scene}, {} bytes, {sides:?}, {:?}",
+                    kind.name,
+                    bytes.len(),
+                    sample.caption
+                );
             }
         }
     }

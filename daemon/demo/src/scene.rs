@@ -28,7 +28,8 @@ pub(super) enum Colour {
 }
 
 impl Shape {
-    pub(super) const ALL: [Self; 6] = [Self::Circle, Self::Square, Self::Triangle, Self::Star, Self::Cross, Self::Heart];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Circle, Self::Square, Self::Triangle, Self::Star, Self::Cross, Self::Heart];
 
     /// Shapes with a middle wide enough to hold another object.
     const ROOMY: [Self; 4] = [Self::Circle, Self::Square, Self::Triangle, Self::Heart];
@@ -44,8 +45,16 @@ impl Shape {
 
 impl Colour {
     /// No name begins with a vowel, so "a" is always the right article and one prompt template fits all.
-    pub(super) const ALL: [Self; 8] =
-        [Self::Red, Self::Blue, Self::Green, Self::Yellow, Self::Purple, Self::Black, Self::Pink, Self::Cyan];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Red,
+        Self::Blue,
+        Self::Green,
+        Self::Yellow,
+        Self::Purple,
+        Self::Black,
+        Self::Pink,
+        Self::Cyan,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         ["red", "blue", "green", "yellow", "purple", "black", "pink", "cyan"][self as usize]
@@ -61,7 +70,9 @@ pub(super) struct Composition {
 
 impl Composition {
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        Colour::ALL.into_iter().flat_map(|colour| Shape::ALL.into_iter().map(move |shape| Self { colour, shape }))
+        Colour::ALL
+            .into_iter()
+            .flat_map(|colour| Shape::ALL.into_iter().map(move |shape| Self { colour, shape }))
     }
 
     /// "red circle"
@@ -180,8 +191,10 @@ pub(super) fn scene(seed: u64, index: u64) -> Scene {
     } else {
         let relation = random.pick(&Relation::ALL);
         let other = loop {
-            let shapes: &[Shape] = if relation == Relation::Inside { &Shape::ROOMY } else { &Shape::ALL };
-            let other = Composition { colour: random.pick(&Colour::ALL), shape: random.pick(shapes) };
+            let shapes: &[Shape] =
+                if relation == Relation::Inside { &Shape::ROOMY } else { &Shape::ALL };
+            let other =
+                Composition { colour: random.pick(&Colour::ALL), shape: random.pick(shapes) };
             if other.colour != main.colour {
                 break other;
             }
@@ -193,8 +206,8 @@ pub(super) fn scene(seed: u64, index: u64) -> Scene {
 /// A red circle left of a blue square, so that the question of the README has an answer; both are held out.
 pub(super) fn example_scene(seed: u64, index: u64) -> Scene {
     let mut random = Random::new(seed, Stream::Scene, index);
-    let [main, other] =
-        [(Colour::Red, Shape::Circle), (Colour::Blue, Shape::Square)].map(|(colour, shape)| Composition { colour, shape });
+    let [main, other] = [(Colour::Red, Shape::Circle), (Colour::Blue, Shape::Square)]
+        .map(|(colour, shape)| Composition { colour, shape });
     related(main, Relation::LeftOf, other, &mut random)
 }
 
@@ -238,14 +251,20 @@ fn count(main: Composition, random: &mut Random) -> Scene {
     let turn = random.between(0.0, std::f32::consts::TAU);
     let objects = (0..number)
         .map(|at| {
-            let (sin, cos) = (turn + std::f32::consts::TAU * f32::from(at) / f32::from(number)).sin_cos();
+            let (sin, cos) =
+                (turn + std::f32::consts::TAU * f32::from(at) / f32::from(number)).sin_cos();
             object(main, 0.5 + ring * cos, 0.5 + ring * sin, radius, random)
         })
         .collect();
     Scene { main, content: Content::Count { number, size }, objects }
 }
 
-fn related(main: Composition, relation: Relation, other: Composition, random: &mut Random) -> Scene {
+fn related(
+    main: Composition,
+    relation: Relation,
+    other: Composition,
+    random: &mut Random,
+) -> Scene {
     let [apart_main, apart_other] = [(); 2].map(|()| random.between(0.21, 0.26));
     let [across_main, across_other] = [(); 2].map(|()| 0.5 + random.between(-0.1, 0.1));
     let [radius_main, radius_other] = [(); 2].map(|()| random.between(0.15, 0.18));
@@ -261,15 +280,26 @@ fn related(main: Composition, relation: Relation, other: Composition, random: &m
             // A triangle's and a heart's middle is not the middle of their extent.
             let lower = if other.shape == Shape::Triangle { 0.2 * outer.radius } else { 0.0 };
             let inner = object(main, x, y + lower, random.between(0.13, 0.145), random);
-            return Scene { main, content: Content::Relation { relation, other }, objects: vec![outer, inner] };
+            return Scene {
+                main,
+                content: Content::Relation { relation, other },
+                objects: vec![outer, inner],
+            };
         }
     };
     let at = |sign: f32, apart: f32, across: f32| {
-        if dx == 0.0 { (across, 0.5 + sign * dy * apart) } else { (0.5 + sign * dx * apart, across) }
+        if dx == 0.0 {
+            (across, 0.5 + sign * dy * apart)
+        } else {
+            (0.5 + sign * dx * apart, across)
+        }
     };
     let (x, y) = at(1.0, apart_main, across_main);
     let (other_x, other_y) = at(-1.0, apart_other, across_other);
-    let objects = vec![object(main, x, y, radius_main, random), object(other, other_x, other_y, radius_other, random)];
+    let objects = vec![
+        object(main, x, y, radius_main, random),
+        object(other, other_x, other_y, radius_other, random),
+    ];
     Scene { main, content: Content::Relation { relation, other }, objects }
 }
 
@@ -287,13 +317,19 @@ mod tests {
 
     #[test]
     fn held_out_compositions_are_eight_and_leave_each_colour_and_shape_to_learn() {
-        let held_out: Vec<Composition> = Composition::all().filter(|composition| composition.held_out()).collect();
+        let held_out: Vec<Composition> =
+            Composition::all().filter(|composition| composition.held_out()).collect();
         assert_eq!(held_out.len(), 8);
         for colour in Colour::ALL {
-            assert_eq!(held_out.iter().filter(|composition| composition.colour == colour).count(), 1);
+            assert_eq!(
+                held_out.iter().filter(|composition| composition.colour == colour).count(),
+                1
+            );
         }
         for shape in Shape::ALL {
-            assert!((1..=2).contains(&held_out.iter().filter(|composition| composition.shape == shape).count()));
+            assert!((1..=2).contains(
+                &held_out.iter().filter(|composition| composition.shape == shape).count()
+            ));
         }
     }
 
@@ -303,7 +339,10 @@ mod tests {
             for object in &scene.objects {
                 assert!(2.0 * object.radius >= 0.25, "{scene:?}");
                 for middle in [object.x, object.y] {
-                    assert!(middle - object.radius > 0.0 && middle + object.radius < 1.0, "{scene:?}");
+                    assert!(
+                        middle - object.radius > 0.0 && middle + object.radius < 1.0,
+                        "{scene:?}"
+                    );
                 }
             }
         }
@@ -334,13 +373,22 @@ mod tests {
                     for (at, a) in scene.objects.iter().enumerate() {
                         assert_eq!(size == Size::Large, a.radius > 0.17);
                         for b in &scene.objects[at + 1..] {
-                            assert!((a.x - b.x).hypot(a.y - b.y) > a.radius + b.radius, "{scene:?}");
+                            assert!(
+                                (a.x - b.x).hypot(a.y - b.y) > a.radius + b.radius,
+                                "{scene:?}"
+                            );
                         }
                     }
                 }
                 Content::Relation { relation, other } => {
                     assert_ne!(other.colour, scene.main.colour);
-                    let of = |composition| *scene.objects.iter().find(|object| object.composition == composition).unwrap();
+                    let of = |composition| {
+                        *scene
+                            .objects
+                            .iter()
+                            .find(|object| object.composition == composition)
+                            .unwrap()
+                    };
                     let (a, b) = (of(scene.main), of(other));
                     let apart = a.radius + b.radius;
                     assert!(
@@ -349,7 +397,8 @@ mod tests {
                             Relation::RightOf => a.x - b.x > apart,
                             Relation::Above => b.y - a.y > apart,
                             Relation::Below => a.y - b.y > apart,
-                            Relation::Inside => (a.x - b.x).hypot(a.y - b.y) + a.radius < 0.6 * b.radius,
+                            Relation::Inside =>
+                                (a.x - b.x).hypot(a.y - b.y) + a.radius < 0.6 * b.radius,
                         },
                         "{scene:?}"
                     );
@@ -360,7 +409,8 @@ mod tests {
 
     #[test]
     fn every_composition_is_dealt_equally_often() {
-        let count = |composition| many().take(480).filter(|scene| scene.main == composition).count();
+        let count =
+            |composition| many().take(480).filter(|scene| scene.main == composition).count();
         assert!(Composition::all().all(|composition| count(composition) == 10));
     }
 }

@@ -39,7 +39,8 @@ pub fn embed(
     let mut images = store.embedding_writer(producer, Modality::Image, dimension, &source)?;
     let mut texts = store.embedding_writer(producer, Modality::Text, dimension, &source)?;
     // A kill between the two appends leaves pairs that only one of them has.
-    let missing: HashSet<usize> = images.missing(&selection.uids).into_iter().chain(texts.missing(&selection.uids)).collect();
+    let missing: HashSet<usize> =
+        images.missing(&selection.uids).into_iter().chain(texts.missing(&selection.uids)).collect();
     let mut added = 0;
     let mut stopped = false;
     if !missing.is_empty() {
@@ -85,8 +86,11 @@ impl Pending {
         for (writer, rows) in [(images, &mut self.images), (texts, &mut self.texts)] {
             let missing = writer.missing(&self.uids);
             let uids: Vec<Uid> = missing.iter().map(|&row| self.uids[row]).collect();
-            let vectors: Vec<f32> =
-                missing.iter().flat_map(|&row| &rows[row * dimension..(row + 1) * dimension]).copied().collect();
+            let vectors: Vec<f32> = missing
+                .iter()
+                .flat_map(|&row| &rows[row * dimension..(row + 1) * dimension])
+                .copied()
+                .collect();
             writer.append(&uids, &vectors)?;
             rows.clear();
         }

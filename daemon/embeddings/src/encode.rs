@@ -81,7 +81,12 @@ pub fn each_batch(
     Ok(())
 }
 
-fn batches(model: &Model, dataset: &Path, selection: &Selection, spec: EncodeSpec) -> anyhow::Result<Loader> {
+fn batches(
+    model: &Model,
+    dataset: &Path,
+    selection: &Selection,
+    spec: EncodeSpec,
+) -> anyhow::Result<Loader> {
     Ok(eval_batches(EvalSpec {
         dataset: dataset.to_owned(),
         selection: Arc::new(selection.clone()),

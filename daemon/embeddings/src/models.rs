@@ -37,9 +37,9 @@ pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
             let step = step.parse();
             (
                 run,
-                Which::Step(
-                    step.with_context(|| format!("--model {}: after @ comes the number of a step, or best", named.name))?,
-                ),
+                Which::Step(step.with_context(|| {
+                    format!("--model {}: after @ comes the number of a step, or best", named.name)
+                })?),
             )
         }
         None => (named.name.as_str(), Which::Newest),
@@ -89,8 +89,12 @@ enum Which {
 /// The checkpoint with the best score by the metric that the newest score is of; of equals the newest.
 pub fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
     let found = checkpoint::list(checkpoints)?.valid;
-    let Some(newest) = found.iter().rev().find_map(|found| found.manifest.score.as_ref()) else { return Ok(None) };
-    let scored = found.iter().filter_map(|found| Some((found.manifest.score.as_ref()?.goodness_beside(newest)?, &found.folder)));
+    let Some(newest) = found.iter().rev().find_map(|found| found.manifest.score.as_ref()) else {
+        return Ok(None);
+    };
+    let scored = found.iter().filter_map(|found| {
+        Some((found.manifest.score.as_ref()?.goodness_beside(newest)?, &found.folder))
+    });
     Ok(scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, folder)| folder.clone()))
 }
 
@@ -99,7 +103,11 @@ pub fn read(named: &ModelRef) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
     let path = resolve(named)?;
     set_threads(named.threads);
     let config = named.config.as_deref().map(ModelConfig::named_or_file).transpose()?;
-    let weights = if named.ema { Weights::read_average(&path)? } else { Weights::read(&path, config.as_ref())? };
+    let weights = if named.ema {
+        Weights::read_average(&path)?
+    } else {
+        Weights::read(&path, config.as_ref())?
+    };
     let tokenizer = tokenizer(weights.tokenizer_path().as_deref(), &weights.config)?;
     Ok((weights, tokenizer))
 }
@@ -107,7 +115,9 @@ pub fn read(named: &ModelRef) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
 /// A `tokenizer.json` or a WordPiece `vocab.txt`, used as the model wants it; without one CLIP's own, of models that were made
 /// for it.
 pub fn tokenizer(path: Option<&Path>, model: &ModelConfig) -> anyhow::Result<Arc<Tokenizer>> {
-    let Some(TextInput { tokenizer: wanted, .. }) = model.texts() else { bail!("{} reads no texts", model.family()) };
+    let Some(TextInput { tokenizer: wanted, .. }) = model.texts() else {
+        bail!("{} reads no texts", model.family())
+    };
     let tokenizer = match (path, &wanted.name) {
         (Some(path), _) => {
             let options = TokenizerOptions {
@@ -164,7 +174,10 @@ impl Model {
         const AT_ONCE: usize = 256;
         let mut rows = Vec::with_capacity(texts.len() * self.encoder.dimension());
         for texts in texts.chunks(AT_ONCE) {
-            let tokens: Vec<i32> = texts.iter().flat_map(|text| self.tokenizer.encode(text, self.context_length())).collect();
+            let tokens: Vec<i32> = texts
+                .iter()
+                .flat_map(|text| self.tokenizer.encode(text, self.context_length()))
+                .collect();
             rows.extend(self.encoder.encode_tokens(&tokens)?);
         }
         Ok(rows)

@@ -13,7 +13,12 @@ use crate::session::with_session;
 
 /// Reads meta with the scores and gives `take` each pair for which `value`, an expression over their columns, is not null: its uid, and the
 /// array and row with the value. `what` the value is, for an error.
-pub fn each_value(dataset: &Path, value: &str, what: &str, mut take: impl FnMut(Uid, &ArrayRef, usize)) -> anyhow::Result<()> {
+pub fn each_value(
+    dataset: &Path,
+    value: &str,
+    what: &str,
+    mut take: impl FnMut(Uid, &ArrayRef, usize),
+) -> anyhow::Result<()> {
     let sql = format!("SELECT {}, {value} FROM scored", column::UID);
     with_session(Some(dataset), None, async |context| {
         let mut rows = query(&context, &sql).await.with_context(|| what.to_owned())?;
@@ -28,7 +33,12 @@ pub fn each_value(dataset: &Path, value: &str, what: &str, mut take: impl FnMut(
 }
 
 /// The same for a column of any type, as text.
-pub fn each_text(dataset: &Path, name: &str, what: &str, mut take: impl FnMut(Uid, &str)) -> anyhow::Result<()> {
+pub fn each_text(
+    dataset: &Path,
+    name: &str,
+    what: &str,
+    mut take: impl FnMut(Uid, &str),
+) -> anyhow::Result<()> {
     each_value(dataset, &column_as_text(name), &format!("{what} {name}"), |uid, texts, row| {
         take(uid, texts.as_string::<i32>().value(row));
     })
@@ -39,12 +49,21 @@ fn column_as_text(name: &str) -> String {
 }
 
 /// The texts of a column, of the selection's pairs that have one.
-pub fn column_texts(dataset: &Path, selection: &Selection, name: &str) -> anyhow::Result<HashMap<Uid, String>> {
+pub fn column_texts(
+    dataset: &Path,
+    selection: &Selection,
+    name: &str,
+) -> anyhow::Result<HashMap<Uid, String>> {
     selected_texts(dataset, selection, &column_as_text(name), &format!("the column {name}"))
 }
 
 /// The same for an expression whose values are texts.
-pub fn selected_texts(dataset: &Path, selection: &Selection, value: &str, what: &str) -> anyhow::Result<HashMap<Uid, String>> {
+pub fn selected_texts(
+    dataset: &Path,
+    selection: &Selection,
+    value: &str,
+    what: &str,
+) -> anyhow::Result<HashMap<Uid, String>> {
     let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
     let mut found = HashMap::with_capacity(wanted.len());
     each_value(dataset, value, what, |uid, texts, row| {

@@ -39,8 +39,12 @@ impl Benchmark {
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let kind = match std::fs::read_to_string(folder.join("dataset_type.txt")) {
             Ok(kind) => kind.trim().to_lowercase(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "classification".to_owned(),
-            Err(error) => return Err(SchemaError::io(folder.join("dataset_type.txt"))(error).into()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                "classification".to_owned()
+            }
+            Err(error) => {
+                return Err(SchemaError::io(folder.join("dataset_type.txt"))(error).into());
+            }
         };
         let kind = match kind.as_str() {
             "classification" => Kind::Classes,
@@ -48,10 +52,15 @@ impl Benchmark {
             "retrieval" => Kind::Captions,
             other => {
                 let known = "classification, multilabel and retrieval";
-                bail!("{}: a dataset of the type {other:?}; what is evaluated is {known}", folder.display())
+                bail!(
+                    "{}: a dataset of the type {other:?}; what is evaluated is {known}",
+                    folder.display()
+                )
             }
         };
-        let name = folder.file_name().map_or_else(|| "benchmark".into(), |name| name.to_string_lossy().into_owned());
+        let name = folder
+            .file_name()
+            .map_or_else(|| "benchmark".into(), |name| name.to_string_lossy().into_owned());
         let mut benchmark = Self { name, folder: folder.to_owned(), kind, folders: None };
         let test = benchmark.place("test");
         if !has_tars(&test) {
@@ -92,7 +101,12 @@ impl Benchmark {
     /// The pairs of a split as a dataset in the state folder; `None` where there is no such split.
     ///
     /// Fails with [`Stopped`] where `control` says so; the next call goes on from there.
-    pub(crate) fn split(&self, split: &str, state: &Path, control: Control<'_>) -> anyhow::Result<Option<PathBuf>> {
+    pub(crate) fn split(
+        &self,
+        split: &str,
+        state: &Path,
+        control: Control<'_>,
+    ) -> anyhow::Result<Option<PathBuf>> {
         let tars = self.place(split);
         if !tars.is_dir() || (self.folders.is_none() && !has_tars(&tars)) {
             return Ok(None);
@@ -120,9 +134,18 @@ impl Benchmark {
             other => other.with_context(|| format!("reading {}", tars.display()))?,
         };
         if report.pairs_total == 0 {
-            bail!("{}: no pair came out of it; diptych ledger --dataset {} says why", tars.display(), dataset.display());
+            bail!(
+                "{}: no pair came out of it; diptych ledger --dataset {} says why",
+                tars.display(),
+                dataset.display()
+            );
         }
-        tracing::info!("{}: {} pairs in {}", tars.display(), thousands(report.pairs_total), dataset.display());
+        tracing::info!(
+            "{}: {} pairs in {}",
+            tars.display(),
+            thousands(report.pairs_total),
+            dataset.display()
+        );
         Ok(Some(dataset))
     }
 }

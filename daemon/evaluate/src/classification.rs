@@ -43,24 +43,40 @@ impl Classes {
 type Label = Result<Vec<usize>, String>;
 
 impl Classification {
-    pub fn read(dataset: &Path, classes: &Classes, label_column: &str, templates: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn read(
+        dataset: &Path,
+        classes: &Classes,
+        label_column: &str,
+        templates: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let (classes, labels) = match classes {
             Classes::File { names, labels } => {
                 let lines = read_lines(names)?;
                 if let Some(labels) = labels.as_ref().filter(|labels| labels.len() != lines.len()) {
-                    bail!("{}: it has {} lines, and there are {} folders by class", names.display(), lines.len(), labels.len());
+                    bail!(
+                        "{}: it has {} lines, and there are {} folders by class",
+                        names.display(),
+                        lines.len(),
+                        labels.len()
+                    );
                 }
                 (lines, labels.clone())
             }
             Classes::Named(names) => (names.clone(), None),
         };
         // CLIP_benchmark writes {c}.
-        let curly = |lines: Vec<String>| lines.into_iter().map(|line| line.replace("{c}", "{}")).collect::<Vec<_>>();
+        let curly = |lines: Vec<String>| {
+            lines.into_iter().map(|line| line.replace("{c}", "{}")).collect::<Vec<_>>()
+        };
         let lines = templates.map(read_lines).transpose()?.map(curly);
         if let (Some(lines), Some(path)) = (&lines, templates)
             && let Some(bad) = lines.iter().position(|template| !template.contains("{}"))
         {
-            bail!("{}, line {}: a prompt needs {{}} where the class name goes", path.display(), bad + 1);
+            bail!(
+                "{}, line {}: a prompt needs {{}} where the class name goes",
+                path.display(),
+                bad + 1
+            );
         }
         let truth = read_labels(dataset, label_column, labels.as_deref().unwrap_or(&classes))?;
         Ok(Self { classes, templates: lines.unwrap_or_else(|| vec!["{}".to_owned()]), truth })
@@ -82,7 +98,12 @@ impl Classification {
         let labels = self.labels(encoded)?;
         let dimension = model.encoder.dimension();
         let (images, classes) = (Rows { values: &encoded.images, dimension }, self.rows(model)?);
-        Ok(classify(images, &labels, Rows { values: &classes, dimension }, model.encoder.logit_scale()?)?)
+        Ok(classify(
+            images,
+            &labels,
+            Rows { values: &classes, dimension },
+            model.encoder.logit_scale()?,
+        )?)
     }
 
     /// The classes' vectors, [C, D].
@@ -90,17 +111,28 @@ impl Classification {
         let dimension = model.encoder.dimension();
         let mut class_rows = Vec::with_capacity(self.classes.len() * dimension);
         for class in &self.classes {
-            let prompts: Vec<String> = self.templates.iter().map(|template| template.replace("{}", class)).collect();
-            class_rows.extend(ensemble(Rows { values: &model.encode_texts(&prompts)?, dimension })?);
+            let prompts: Vec<String> =
+                self.templates.iter().map(|template| template.replace("{}", class)).collect();
+            class_rows
+                .extend(ensemble(Rows { values: &model.encode_texts(&prompts)?, dimension })?);
         }
         Ok(class_rows)
     }
 
     /// Average precision of every class, where images have several.
-    pub fn precision(&self, model: &Model, encoded: &Encoded, bootstrap: Bootstrap) -> anyhow::Result<AveragePrecision> {
+    pub fn precision(
+        &self,
+        model: &Model,
+        encoded: &Encoded,
+        bootstrap: Bootstrap,
+    ) -> anyhow::Result<AveragePrecision> {
         let dimension = model.encoder.dimension();
         let (images, classes) = (Rows { values: &encoded.images, dimension }, self.rows(model)?);
-        let labels = encoded.uids.iter().map(|uid| self.label(*uid).cloned()).collect::<anyhow::Result<Vec<_>>>()?;
+        let labels = encoded
+            .uids
+            .iter()
+            .map(|uid| self.label(*uid).cloned())
+            .collect::<anyhow::Result<Vec<_>>>()?;
         Ok(average_precision(images, &labels, Rows { values: &classes, dimension }, bootstrap)?)
     }
 
@@ -108,7 +140,10 @@ impl Classification {
     pub fn labels(&self, encoded: &Encoded) -> anyhow::Result<Vec<usize>> {
         let one = |uid: &Uid| match self.label(*uid)?[..] {
             [class] => Ok(class),
-            ref classes => bail!("pair {uid} has {} classes: where images have several, ask for multi-label", classes.len()),
+            ref classes => bail!(
+                "pair {uid} has {} classes: where images have several, ask for multi-label",
+                classes.len()
+            ),
         };
         encoded.uids.iter().map(one).collect()
     }
@@ -127,7 +162,8 @@ impl Classification {
 /// Lines that are not empty.
 fn read_lines(path: &Path) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
-    let lines: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let lines: Vec<String> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if lines.is_empty() {
         bail!("{}: it has no lines", path.display());
     }
@@ -136,7 +172,11 @@ fn read_lines(path: &Path) -> anyhow::Result<Vec<String>> {
 
 /// The class numbers of each pair of the dataset that has a label: from a column with a class name or its number, or a JSON list of
 /// them.
-fn read_labels(dataset: &Path, label_column: &str, classes: &[String]) -> anyhow::Result<HashMap<Uid, Label>> {
+fn read_labels(
+    dataset: &Path,
+    label_column: &str,
+    classes: &[String],
+) -> anyhow::Result<HashMap<Uid, Label>> {
     let numbers: HashMap<&str, usize> = classes.iter().map(String::as_str).zip(0..).collect();
     let named = |label: &str| {
         let number = || label.parse().ok().filter(|number| *number < classes.len());
@@ -144,7 +184,11 @@ fn read_labels(dataset: &Path, label_column: &str, classes: &[String]) -> anyhow
     };
     let mut labels = HashMap::new();
     each_text(dataset, label_column, "the column of labels", |uid, label| {
-        let list = if label.starts_with('[') { serde_json::from_str::<Vec<Value>>(label).ok() } else { None };
+        let list = if label.starts_with('[') {
+            serde_json::from_str::<Vec<Value>>(label).ok()
+        } else {
+            None
+        };
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let found = match list {
             Some(list) => list.iter().map(|value| named(&text(value))).collect(),

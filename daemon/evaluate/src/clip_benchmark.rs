@@ -24,10 +24,16 @@ pub struct Named<'a> {
 pub fn write(folder: &Path, named: &Named<'_>, result: &TaskResult) -> anyhow::Result<PathBuf> {
     let (task, metrics) = metrics(result);
     // `model` there is an architecture and `pretrained` its weights; here a run and its step, or a folder in a folder.
-    let part = |path: Option<&Path>| path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let part = |path: Option<&Path>| {
+        path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned())
+    };
     let pretrained = part(Some(&named.model)).unwrap_or_else(|| "model".to_owned());
     let model = part(named.model.parent()).unwrap_or_else(|| pretrained.clone());
-    let dataset = if named.is_benchmark { format!("wds/{}", named.dataset) } else { named.dataset.to_owned() };
+    let dataset = if named.is_benchmark {
+        format!("wds/{}", named.dataset)
+    } else {
+        named.dataset.to_owned()
+    };
     let name = format!("{}_{pretrained}_{model}_en_{task}.json", named.dataset.replace('/', "_"));
     let path = folder.join(name);
     let content = json!({
@@ -45,8 +51,14 @@ fn metrics(result: &TaskResult) -> (String, Value) {
             let mut metrics = serde_json::Map::new();
             for (at, k) in RECALL_AT.iter().enumerate() {
                 // What is retrieved comes first.
-                metrics.insert(format!("image_retrieval_recall@{k}"), json!(retrieval.text_to_image[at]));
-                metrics.insert(format!("text_retrieval_recall@{k}"), json!(retrieval.image_to_text[at]));
+                metrics.insert(
+                    format!("image_retrieval_recall@{k}"),
+                    json!(retrieval.text_to_image[at]),
+                );
+                metrics.insert(
+                    format!("text_retrieval_recall@{k}"),
+                    json!(retrieval.image_to_text[at]),
+                );
             }
             ("zeroshot_retrieval".to_owned(), Value::Object(metrics))
         }
@@ -66,7 +78,11 @@ fn metrics(result: &TaskResult) -> (String, Value) {
                 ),
                 name => {
                     let shots = details["shots"].as_i64().unwrap_or(-1);
-                    let task = if name.starts_with("few_shot") { format!("linear_probe_{shots}_shot") } else { name.to_owned() };
+                    let task = if name.starts_with("few_shot") {
+                        format!("linear_probe_{shots}_shot")
+                    } else {
+                        name.to_owned()
+                    };
                     let metrics = json!({
                         "lp_acc1": found.top1, "lp_acc5": top5, "lp_mean_per_class_recall": found.mean_per_class,
                         "fewshot_k": shots, "normalized": true,

@@ -68,7 +68,8 @@ impl Test {
     pub fn read(file: &Path, images: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(file).map_err(SchemaError::io(file))?;
         let in_file = || file.display().to_string();
-        let examples = if let Ok(choices) = serde_json::from_str::<serde_json::Map<String, Value>>(&text)
+        let examples = if let Ok(choices) =
+            serde_json::from_str::<serde_json::Map<String, Value>>(&text)
             && choices.values().all(Value::is_object)
         {
             let one = |(id, value): (String, Value)| {
@@ -93,7 +94,8 @@ impl Test {
                         at()
                     )
                 })?;
-                let [first, second] = [&four.image_0, &four.image_1].map(|name| image_file(images, name).with_context(at));
+                let [first, second] = [&four.image_0, &four.image_1]
+                    .map(|name| image_file(images, name).with_context(at));
                 anyhow::Ok(Example {
                     id: four.id.to_string(),
                     tag: four.collapsed_tag.filter(|tag| !tag.is_empty()),
@@ -106,11 +108,14 @@ impl Test {
         if examples.is_empty() {
             bail!("{}: there is no example in it", in_file());
         }
-        let two = examples.iter().filter(|example| matches!(example.images, Images::Two(_))).count();
+        let two =
+            examples.iter().filter(|example| matches!(example.images, Images::Two(_))).count();
         if two != 0 && two != examples.len() {
             bail!("{}: examples of both kinds in one file", in_file());
         }
-        let name = file.file_stem().map_or_else(|| "examples".into(), |stem| stem.to_string_lossy().into_owned());
+        let name = file
+            .file_stem()
+            .map_or_else(|| "examples".into(), |stem| stem.to_string_lossy().into_owned());
         Ok(Self { name, examples })
     }
 
@@ -128,7 +133,10 @@ fn image_file(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
         bail!("the image {name:?} is not in the folder of images");
     }
-    let found = ENDINGS.iter().map(|ending| folder.join(format!("{name}{ending}"))).find(|path| path.is_file());
+    let found = ENDINGS
+        .iter()
+        .map(|ending| folder.join(format!("{name}{ending}")))
+        .find(|path| path.is_file());
     found.with_context(|| format!("there is no image {name} in {}", folder.display()))
 }
 
@@ -144,7 +152,11 @@ pub struct Tested<'a> {
 }
 
 /// Encodes what the tests name, and says what the model got right.
-pub fn run<'a>(model: &Model, tests: &[&'a Test], control: Control<'_>) -> anyhow::Result<Vec<Tested<'a>>> {
+pub fn run<'a>(
+    model: &Model,
+    tests: &[&'a Test],
+    control: Control<'_>,
+) -> anyhow::Result<Vec<Tested<'a>>> {
     let images = encode_images(model, tests, control)?;
     let of_test = |test: &&'a Test| {
         control.check()?;
@@ -154,8 +166,16 @@ pub fn run<'a>(model: &Model, tests: &[&'a Test], control: Control<'_>) -> anyho
 }
 
 /// Each image once, unit rows by path.
-fn encode_images<'a>(model: &Model, tests: &[&'a Test], control: Control<'_>) -> anyhow::Result<HashMap<&'a Path, Vec<f32>>> {
-    let mut paths: Vec<&Path> = tests.iter().flat_map(|test| &test.examples).flat_map(|example| example.images.paths()).collect();
+fn encode_images<'a>(
+    model: &Model,
+    tests: &[&'a Test],
+    control: Control<'_>,
+) -> anyhow::Result<HashMap<&'a Path, Vec<f32>>> {
+    let mut paths: Vec<&Path> = tests
+        .iter()
+        .flat_map(|test| &test.examples)
+        .flat_map(|example| example.images.paths())
+        .collect();
     paths.sort_unstable();
     paths.dedup();
     let mut rows = HashMap::with_capacity(paths.len());
@@ -167,7 +187,11 @@ fn encode_images<'a>(model: &Model, tests: &[&'a Test], control: Control<'_>) ->
             pixels.extend(model.pixels(&bytes).with_context(|| path.display().to_string())?);
         }
         let encoded = model.encoder.encode_images(&pixels)?;
-        rows.extend(part.iter().copied().zip(encoded.chunks_exact(model.encoder.dimension()).map(<[f32]>::to_vec)));
+        rows.extend(
+            part.iter()
+                .copied()
+                .zip(encoded.chunks_exact(model.encoder.dimension()).map(<[f32]>::to_vec)),
+        );
     }
     Ok(rows)
 }
@@ -182,8 +206,13 @@ impl Images {
     }
 }
 
-fn tested<'a>(model: &Model, test: &'a Test, images: &HashMap<&Path, Vec<f32>>) -> anyhow::Result<Tested<'a>> {
-    let captions: Vec<String> = test.examples.iter().flat_map(|example| example.captions.clone()).collect();
+fn tested<'a>(
+    model: &Model,
+    test: &'a Test,
+    images: &HashMap<&Path, Vec<f32>>,
+) -> anyhow::Result<Tested<'a>> {
+    let captions: Vec<String> =
+        test.examples.iter().flat_map(|example| example.captions.clone()).collect();
     let texts = model.encode_texts(&captions)?;
     let dimension = model.encoder.dimension();
     let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -199,7 +228,8 @@ fn tested<'a>(model: &Model, test: &'a Test, images: &HashMap<&Path, Vec<f32>>) 
     let (chances, columns) = match &test.examples[0].images {
         Images::One(_) => (vec![0.5], vec![scores.iter().map(|of| of[0][0] > of[0][1]).collect()]),
         Images::Two(_) => {
-            let found: Vec<Winoground> = scores.iter().map(|of| Winoground::of([of[0], of[1]])).collect();
+            let found: Vec<Winoground> =
+                scores.iter().map(|of| Winoground::of([of[0], of[1]])).collect();
             let columns = vec![
                 found.iter().map(|found| found.text).collect(),
                 found.iter().map(|found| found.image).collect(),
@@ -218,8 +248,15 @@ impl Tested<'_> {
 
     /// By name: parts of the examples, what is strictest last.
     pub fn figures(&self) -> Vec<(String, f64)> {
-        let part = |column: &Vec<bool>| column.iter().filter(|right| **right).count() as f64 / column.len() as f64;
-        self.test.figure_names().iter().map(|name| (*name).to_owned()).zip(self.columns.iter().map(part)).collect()
+        let part = |column: &Vec<bool>| {
+            column.iter().filter(|right| **right).count() as f64 / column.len() as f64
+        };
+        self.test
+            .figure_names()
+            .iter()
+            .map(|name| (*name).to_owned())
+            .zip(self.columns.iter().map(part))
+            .collect()
     }
 
     /// What is right of each example, for each figure.
@@ -233,12 +270,19 @@ impl Tested<'_> {
         let intervals = if bootstrap.resamples == 0 {
             Vec::new()
         } else {
-            resample(&self.units(), bootstrap)?.iter().map(|values| interval(values, bootstrap.level)).collect()
+            resample(&self.units(), bootstrap)?
+                .iter()
+                .map(|values| interval(values, bootstrap.level))
+                .collect()
         };
         out.line(format!("\n{}, {} examples", self.name(), thousands(examples.len() as u64)));
         let mut json = json!({ "examples": examples.len() });
-        for (place, ((name, value), chance)) in self.figures().iter().zip(&self.chances).enumerate() {
-            let within = intervals.get(place).map(|at| format!("   95%: {:.3} to {:.3}", at.low, at.high)).unwrap_or_default();
+        for (place, ((name, value), chance)) in self.figures().iter().zip(&self.chances).enumerate()
+        {
+            let within = intervals
+                .get(place)
+                .map(|at| format!("   95%: {:.3} to {:.3}", at.low, at.high))
+                .unwrap_or_default();
             out.line(format!("  {name:<20} {value:>6.3}   chance {chance:.3}{within}"));
             json[name] = json!(value);
             json[format!("chance_{name}")] = json!(chance);
@@ -248,13 +292,15 @@ impl Tested<'_> {
         }
         // The last figure is the strictest.
         let strict = self.columns.last().map_or(&[][..], Vec::as_slice);
-        let tags: Vec<&str> = examples.iter().filter_map(|example| example.tag.as_deref()).collect();
+        let tags: Vec<&str> =
+            examples.iter().filter_map(|example| example.tag.as_deref()).collect();
         if tags.len() == strict.len() && !tags.is_empty() {
             let units = strict.iter().copied().map(Unit::from).collect();
             let name = self.test.figure_names().last().copied().unwrap_or_default();
             json["groups"] = grouped(&tags, &[name], &[units], out);
         }
-        let wrong = examples.iter().zip(strict).zip(&self.scores).filter(|((_, right), _)| !**right);
+        let wrong =
+            examples.iter().zip(strict).zip(&self.scores).filter(|((_, right), _)| !**right);
         json["wrong"] = wrong
             .take(LISTED)
             .map(|((example, _), scores)| json!({ "id": example.id, "captions": example.captions, "cosines": scores }))

@@ -54,32 +54,51 @@ struct Images {
 
 impl EvalData {
     /// Reads what `tasks` need. A benchmark's images go into the state folder first, as far as `control` lets them.
-    pub fn read(subject: &Subject, tasks: &[Task], state: &Path, control: Control<'_>) -> anyhow::Result<Self> {
+    pub fn read(
+        subject: &Subject,
+        tasks: &[Task],
+        state: &Path,
+        control: Control<'_>,
+    ) -> anyhow::Result<Self> {
         let mut data = match &subject.source {
             PairSource::Benchmark(folder) => Self::of_benchmark(folder, tasks, state, control)?,
             PairSource::Selection { dataset, selection, classes, train_selection } => {
-                Self::of_selection(dataset, selection, classes.as_ref(), train_selection.as_deref(), tasks)?
+                Self::of_selection(
+                    dataset,
+                    selection,
+                    classes.as_ref(),
+                    train_selection.as_deref(),
+                    tasks,
+                )?
             }
         };
         data.strict = subject.strict_pairs;
         for task in &data.tasks {
             let name = task.name();
             if *task != Task::Retrieval && data.classification.is_none() {
-                bail!("{name} wants classes: give --classes and --label-column, or --benchmark with classnames.txt");
+                bail!(
+                    "{name} wants classes: give --classes and --label-column, or --benchmark with classnames.txt"
+                );
             }
             if task.learns() && data.train.is_none() {
-                bail!("{name} wants labelled pairs to learn from: give --train-selection, or a benchmark with a folder train");
+                bail!(
+                    "{name} wants labelled pairs to learn from: give --train-selection, or a benchmark with a folder train"
+                );
             }
         }
         control.check()?;
         if data.tasks.contains(&Task::Retrieval) && data.dataset.is_dir() {
             let by_line = data.images.by_line;
-            data.images = Images { by_line, ..Images::read(&data.dataset, &data.selection, &subject.more_captions)? };
+            data.images = Images {
+                by_line,
+                ..Images::read(&data.dataset, &data.selection, &subject.more_captions)?
+            };
         } else if !subject.more_captions.is_empty() {
             bail!("--more-captions is for retrieval in a dataset that is a folder on this machine");
         }
         if let Some(name) = &subject.group_by {
-            data.groups = Some(Groups::read(&data.dataset, &data.selection, name).context("--group-by")?);
+            data.groups =
+                Some(Groups::read(&data.dataset, &data.selection, name).context("--group-by")?);
         }
         Ok(data)
     }
@@ -92,7 +111,13 @@ impl EvalData {
         tasks: &[Task],
     ) -> anyhow::Result<Self> {
         let read = |of: &ClassSource| {
-            Classification::read(dataset, &Classes::listed_in(&of.names), &of.label_column, of.templates.as_deref()).map(Arc::new)
+            Classification::read(
+                dataset,
+                &Classes::listed_in(&of.names),
+                &of.label_column,
+                of.templates.as_deref(),
+            )
+            .map(Arc::new)
         };
         let classification = classes.map(read).transpose()?;
         let train = match (train_selection, &classification) {
@@ -109,7 +134,9 @@ impl EvalData {
             tasks.push(Task::Retrieval);
         }
         Ok(Self {
-            name: selection.file_stem().map_or_else(|| "selection".into(), |stem| stem.to_string_lossy().into_owned()),
+            name: selection
+                .file_stem()
+                .map_or_else(|| "selection".into(), |stem| stem.to_string_lossy().into_owned()),
             dataset: dataset.to_owned(),
             selection: Selection::read(selection)?,
             classification,
@@ -121,7 +148,12 @@ impl EvalData {
         })
     }
 
-    fn of_benchmark(folder: &Path, tasks: &[Task], state: &Path, control: Control<'_>) -> anyhow::Result<Self> {
+    fn of_benchmark(
+        folder: &Path,
+        tasks: &[Task],
+        state: &Path,
+        control: Control<'_>,
+    ) -> anyhow::Result<Self> {
         let benchmark = Benchmark::read(folder)?;
         let Some(dataset) = benchmark.split("test", state, control)? else {
             bail!(
@@ -135,16 +167,20 @@ impl EvalData {
                 (None, folders) => Classes::Named(folders.clone().unwrap_or_default()),
             };
             let templates = benchmark.templates();
-            Classification::read(dataset, &classes, Benchmark::label_column(), templates.as_deref()).map(Arc::new)
+            Classification::read(dataset, &classes, Benchmark::label_column(), templates.as_deref())
+                .map(Arc::new)
         };
         let has_classes = benchmark.kind != Kind::Captions;
         let learns = tasks.iter().any(|task| task.learns());
-        let train = match learns.then(|| benchmark.split("train", state, control)).transpose()?.flatten() {
-            Some(dataset) if has_classes => {
-                Some(Train { selection: all_of(&dataset)?, classification: classification(&dataset)?, dataset })
-            }
-            _ => None,
-        };
+        let train =
+            match learns.then(|| benchmark.split("train", state, control)).transpose()?.flatten() {
+                Some(dataset) if has_classes => Some(Train {
+                    selection: all_of(&dataset)?,
+                    classification: classification(&dataset)?,
+                    dataset,
+                }),
+                _ => None,
+            };
         let by_default = match benchmark.kind {
             Kind::Classes => Task::ZeroShot,
             Kind::ManyClasses => Task::MultiLabel,
@@ -165,7 +201,11 @@ impl EvalData {
 
     /// Images with all their captions: pairs of equal image files are one image. Where an image has several, its own captions
     /// are right; where none has, pairs with the same caption are right for each other, unless the data is strict.
-    pub fn captioned<'a>(&self, towers: &Towers<'_>, encoded: &'a Encoded) -> anyhow::Result<CaptionedImages<'a>> {
+    pub fn captioned<'a>(
+        &self,
+        towers: &Towers<'_>,
+        encoded: &'a Encoded,
+    ) -> anyhow::Result<CaptionedImages<'a>> {
         let dimension = towers.dimension();
         let mut found = CaptionedImages::default();
         let mut number_of = HashMap::new();
@@ -178,8 +218,14 @@ impl EvalData {
                 found.first_rows.push(row);
             }
             let lines = caption.lines().map(str::trim).filter(|line| !line.is_empty());
-            let own: Vec<String> = if self.images.by_line { lines.map(str::to_owned).collect() } else { vec![caption.clone()] };
-            for text in own.into_iter().chain(self.images.captions.get(uid).cloned().unwrap_or_default()) {
+            let own: Vec<String> = if self.images.by_line {
+                lines.map(str::to_owned).collect()
+            } else {
+                vec![caption.clone()]
+            };
+            for text in
+                own.into_iter().chain(self.images.captions.get(uid).cloned().unwrap_or_default())
+            {
                 captions.push(text);
                 found.image_of_text.push(image);
             }
@@ -187,11 +233,16 @@ impl EvalData {
         found.images = if found.first_rows.len() == encoded.uids.len() {
             Cow::Borrowed(&encoded.images)
         } else {
-            let rows = found.first_rows.iter().map(|row| &encoded.images[row * dimension..][..dimension]);
+            let rows =
+                found.first_rows.iter().map(|row| &encoded.images[row * dimension..][..dimension]);
             rows.flatten().copied().collect()
         };
         let plain = captions == encoded.captions;
-        found.texts = if plain { Cow::Borrowed(&encoded.texts) } else { Cow::Owned(towers.encode_texts(&captions)?) };
+        found.texts = if plain {
+            Cow::Borrowed(&encoded.texts)
+        } else {
+            Cow::Owned(towers.encode_texts(&captions)?)
+        };
         let one_each = found.image_of_text.len() == number_of.len();
         let mut groups = HashMap::new();
         found.text_groups = captions
@@ -199,17 +250,27 @@ impl EvalData {
             .zip(&found.image_of_text)
             .map(|(caption, image)| {
                 let image = *image as u64;
-                if self.strict || !one_each { image } else { *groups.entry(caption.as_str()).or_insert(image) }
+                if self.strict || !one_each {
+                    image
+                } else {
+                    *groups.entry(caption.as_str()).or_insert(image)
+                }
             })
             .collect();
         // With one caption each, text n is image n's.
-        found.image_groups = if one_each { found.text_groups.clone() } else { (0..number_of.len() as u64).collect() };
+        found.image_groups = if one_each {
+            found.text_groups.clone()
+        } else {
+            (0..number_of.len() as u64).collect()
+        };
         Ok(found)
     }
 }
 
 fn all_of(dataset: &Path) -> anyhow::Result<Selection> {
-    with_session(Some(dataset), None, async |context| Ok(choose(&context, "SELECT uid FROM meta").await?))
+    with_session(Some(dataset), None, async |context| {
+        Ok(choose(&context, "SELECT uid FROM meta").await?)
+    })
 }
 
 impl Images {
@@ -217,7 +278,8 @@ impl Images {
         let mut found = Self { sha256: sha256_of(dataset, selection)?, ..Self::default() };
         for name in more {
             for (uid, text) in column_texts(dataset, selection, name).context("--more-captions")? {
-                let list = serde_json::from_str::<Vec<String>>(&text).unwrap_or_else(|_| vec![text]);
+                let list =
+                    serde_json::from_str::<Vec<String>>(&text).unwrap_or_else(|_| vec![text]);
                 let list = list.into_iter().filter(|text| !text.trim().is_empty());
                 found.captions.entry(uid).or_default().extend(list);
             }

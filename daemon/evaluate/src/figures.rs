@@ -13,11 +13,15 @@ pub fn figures(result: &TaskResult) -> Vec<(String, f64)> {
                 .map(|(figure, value)| (format!("{name}/{figure}"), value))
                 .to_vec()
         }
-        TaskResult::Labels { found, .. } => vec![("multi_label/mean_average_precision".to_owned(), found.mean)],
+        TaskResult::Labels { found, .. } => {
+            vec![("multi_label/mean_average_precision".to_owned(), found.mean)]
+        }
         TaskResult::Pairs { retrieval, .. } => {
             let of = |direction: &str, recall: [f64; 3]| {
                 let named = RECALL_AT.iter().zip(recall);
-                named.map(|(k, value)| (format!("{direction}_recall@{k}"), value)).collect::<Vec<_>>()
+                named
+                    .map(|(k, value)| (format!("{direction}_recall@{k}"), value))
+                    .collect::<Vec<_>>()
             };
             [of("i2t", retrieval.image_to_text), of("t2i", retrieval.text_to_image)].concat()
         }

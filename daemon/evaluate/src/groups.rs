@@ -47,11 +47,16 @@ pub fn by_group(names: &[&str], columns: &[Vec<Unit>]) -> Vec<Group> {
     }
     let of = |(name, rows): (&str, Vec<usize>)| {
         let value = |column: &Vec<Unit>| {
-            let sum = |part: fn(&Unit) -> f64| rows.iter().map(|row| part(&column[*row])).sum::<f64>();
+            let sum =
+                |part: fn(&Unit) -> f64| rows.iter().map(|row| part(&column[*row])).sum::<f64>();
             let value = sum(|unit| unit.hits) / sum(|unit| unit.of);
             (value, wilson(value, rows.len()))
         };
-        Group { name: name.to_owned(), count: rows.len(), values: columns.iter().map(value).collect() }
+        Group {
+            name: name.to_owned(),
+            count: rows.len(),
+            values: columns.iter().map(value).collect(),
+        }
     };
     let mut found: Vec<Group> = rows.into_iter().map(of).collect();
     found.sort_by(|a, b| a.values[0].0.total_cmp(&b.values[0].0));
@@ -70,7 +75,8 @@ mod tests {
         let second = first.iter().map(|unit| Unit { hits: unit.hits, of: 2.0 }).collect();
         let found = by_group(&names, &[first, second]);
         let values = |group: &Group| group.values.iter().map(|value| value.0).collect::<Vec<_>>();
-        let short: Vec<_> = found.iter().map(|group| (group.name.as_str(), group.count, values(group))).collect();
+        let short: Vec<_> =
+            found.iter().map(|group| (group.name.as_str(), group.count, values(group))).collect();
         assert_eq!(short, [("few", 50, vec![0.2, 0.1]), ("many", 150, vec![1.0, 0.5])]);
     }
 }

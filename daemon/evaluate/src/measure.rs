@@ -4,8 +4,8 @@ use anyhow::{Context, bail};
 use diptych_embeddings::encode::{EncodeSpec, Encoded};
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
-    AveragePrecision, Geometry, Labelled, Predictions, Retrieval, Rows, Unit, Vote, few_shot, fit, geometry, nearest, split,
-    sweep,
+    AveragePrecision, Geometry, Labelled, Predictions, Retrieval, Rows, Unit, Vote, few_shot, fit,
+    geometry, nearest, split, sweep,
 };
 use serde_json::{Value, json};
 
@@ -65,16 +65,25 @@ impl Measuring<'_> {
 }
 
 /// None where it was told not to go on before it was done.
-pub fn measure(towers: &Towers<'_>, data: &EvalData, with: Measuring<'_>) -> anyhow::Result<Option<Measured>> {
+pub fn measure(
+    towers: &Towers<'_>,
+    data: &EvalData,
+    with: Measuring<'_>,
+) -> anyhow::Result<Option<Measured>> {
     let how = with.how;
-    let Some(encoded) = towers.encode(&data.dataset, &data.selection, with.spec(), with.go_on)? else { return Ok(None) };
+    let Some(encoded) = towers.encode(&data.dataset, &data.selection, with.spec(), with.go_on)?
+    else {
+        return Ok(None);
+    };
     if encoded.uids.is_empty() {
         bail!("{}: none of its {} images could be decoded", data.name, data.selection.len());
     }
     let dimension = towers.dimension();
     let learner = match &data.train {
         Some(train) if data.tasks.iter().any(|task| task.learns()) => {
-            let Some(learner) = Learner::encode(towers, train, data, &encoded, with)? else { return Ok(None) };
+            let Some(learner) = Learner::encode(towers, train, data, &encoded, with)? else {
+                return Ok(None);
+            };
             Some(learner)
         }
         _ => None,
@@ -91,16 +100,23 @@ pub fn measure(towers: &Towers<'_>, data: &EvalData, with: Measuring<'_>) -> any
                 let ranks = captioned.ranks(dimension)?;
                 let retrieval = ranks.summary(&captioned.image_groups, &captioned.text_groups);
                 let units = captioned.units(&ranks);
-                let image_uids = captioned.first_rows.iter().map(|row| encoded.uids[*row]).collect();
+                let image_uids =
+                    captioned.first_rows.iter().map(|row| encoded.uids[*row]).collect();
                 results.push(TaskResult::Pairs { retrieval, units, image_uids });
             }
             Task::ZeroShot => {
-                let classification = data.classification.as_ref().context("there are no classes")?;
+                let classification =
+                    data.classification.as_ref().context("there are no classes")?;
                 let draws = vec![towers.classify(classification, &encoded)?];
-                results.push(TaskResult::Classes { name: "zero_shot".into(), draws, details: json!({}) });
+                results.push(TaskResult::Classes {
+                    name: "zero_shot".into(),
+                    draws,
+                    details: json!({}),
+                });
             }
             Task::MultiLabel => {
-                let classification = data.classification.as_ref().context("there are no classes")?;
+                let classification =
+                    data.classification.as_ref().context("there are no classes")?;
                 let found = towers.precision(classification, &encoded, how.bootstrap())?;
                 results.push(TaskResult::Labels { images: encoded.uids.len(), found });
             }
@@ -117,8 +133,15 @@ pub fn measure(towers: &Towers<'_>, data: &EvalData, with: Measuring<'_>) -> any
     // Classes as captions say nothing about pairs.
     let wanted = data.tasks.contains(&Task::Retrieval) && first >= 2 * dimension;
     let rows = |values| Rows { values, dimension };
-    let geometry = wanted.then(|| geometry(rows(&encoded.images[..first]), rows(&encoded.texts[..first]))).transpose()?;
-    Ok(Some(Measured { distinct_captions: distinct_captions(&encoded), uids: encoded.uids, geometry, results }))
+    let geometry = wanted
+        .then(|| geometry(rows(&encoded.images[..first]), rows(&encoded.texts[..first])))
+        .transpose()?;
+    Ok(Some(Measured {
+        distinct_captions: distinct_captions(&encoded),
+        uids: encoded.uids,
+        geometry,
+        results,
+    }))
 }
 
 /// Training and test images with their classes.
@@ -157,15 +180,24 @@ impl Learner {
 
     /// Some of the training images.
     fn some(&self, rows: &[usize]) -> (Vec<f32>, Vec<usize>) {
-        let values = rows.iter().flat_map(|row| self.train.0[row * self.dimension..][..self.dimension].iter().copied());
+        let values = rows
+            .iter()
+            .flat_map(|row| self.train.0[row * self.dimension..][..self.dimension].iter().copied());
         (values.collect(), rows.iter().map(|row| self.train.1[*row]).collect())
     }
 
     fn neighbours(&self, how: &Settings) -> anyhow::Result<TaskResult> {
         let temperature = how.knn_temperature;
         let vote = if temperature > 0.0 { Vote::Weighted { temperature } } else { Vote::Majority };
-        let predictions = nearest(self.labelled(&self.train), self.labelled(&self.test), self.classes, how.k, vote)?;
-        let details = json!({ "k": how.k, "temperature": temperature, "train_images": self.train.1.len() });
+        let predictions = nearest(
+            self.labelled(&self.train),
+            self.labelled(&self.test),
+            self.classes,
+            how.k,
+            vote,
+        )?;
+        let details =
+            json!({ "k": how.k, "temperature": temperature, "train_images": self.train.1.len() });
         Ok(TaskResult::Classes { name: "knn".into(), draws: vec![predictions], details })
     }
 
@@ -176,10 +208,20 @@ impl Learner {
         } else {
             let (learned, held) = split(&self.train.1, self.classes, HELD_PART, how.seed)?;
             if held.is_empty() {
-                bail!("the training pairs have too few of each class for a validation split: give --probe-c");
+                bail!(
+                    "the training pairs have too few of each class for a validation split: give --probe-c"
+                );
             }
-            let found = sweep(self.labelled(&self.some(&learned)), self.labelled(&self.some(&held)), self.classes)?;
-            details["sweep"] = found.tried.iter().map(|(c, top1)| json!({ "c": c, "validation_top1": top1 })).collect();
+            let found = sweep(
+                self.labelled(&self.some(&learned)),
+                self.labelled(&self.some(&held)),
+                self.classes,
+            )?;
+            details["sweep"] = found
+                .tried
+                .iter()
+                .map(|(c, top1)| json!({ "c": c, "validation_top1": top1 }))
+                .collect();
             found.c
         };
         let probe = fit(self.labelled(&self.train), self.classes, c)?;
@@ -203,7 +245,10 @@ impl Learner {
         let mut draws = Vec::new();
         for draw in 0..DRAWS {
             let rows = few_shot(&self.train.1, self.classes, shots, how.seed + draw)?;
-            draws.push(fit(self.labelled(&self.some(&rows)), self.classes, c)?.classify(self.labelled(&self.test))?);
+            draws.push(
+                fit(self.labelled(&self.some(&rows)), self.classes, c)?
+                    .classify(self.labelled(&self.test))?,
+            );
         }
         let top1: Vec<f64> = draws.iter().map(|draw| draw.summary().top1).collect();
         let details = json!({ "shots": shots, "c": c, "top1_of_draws": top1 });

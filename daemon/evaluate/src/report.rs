@@ -2,8 +2,8 @@
 
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
-    AveragePrecision, Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, RECALL_AT, Recall, Retrieval, Unit,
-    calibration, interval, mcnemar, resample_draws,
+    AveragePrecision, Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, RECALL_AT,
+    Recall, Retrieval, Unit, calibration, interval, mcnemar, resample_draws,
 };
 use serde_json::{Value, json};
 
@@ -25,7 +25,11 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// Intervals of own columns and of the differences to the other ones, in resamples that both share. A column is [draws][images].
-    fn intervals(&self, own: Vec<Vec<Vec<Unit>>>, other: Vec<Vec<Vec<Unit>>>) -> anyhow::Result<(Vec<Interval>, Vec<Interval>)> {
+    fn intervals(
+        &self,
+        own: Vec<Vec<Vec<Unit>>>,
+        other: Vec<Vec<Vec<Unit>>>,
+    ) -> anyhow::Result<(Vec<Interval>, Vec<Interval>)> {
         if self.bootstrap.resamples == 0 {
             return Ok((Vec::new(), Vec::new()));
         }
@@ -35,7 +39,8 @@ impl Context<'_> {
         let (own, other) = resampled.split_at(count);
         let of = |values: &[f64]| interval(values, self.bootstrap.level);
         let differences = own.iter().zip(other).map(|(own, other)| {
-            let differences: Vec<f64> = own.iter().zip(other).map(|(own, other)| own - other).collect();
+            let differences: Vec<f64> =
+                own.iter().zip(other).map(|(own, other)| own - other).collect();
             of(&differences)
         });
         Ok((own.iter().map(|values| of(values)).collect(), differences.collect()))
@@ -66,7 +71,9 @@ pub fn report(
         }
         (TaskResult::Pairs { retrieval, units, image_uids }, other) => {
             let other = match other {
-                Some(TaskResult::Pairs { retrieval, units, .. }) => Some((retrieval, units.as_slice())),
+                Some(TaskResult::Pairs { retrieval, units, .. }) => {
+                    Some((retrieval, units.as_slice()))
+                }
                 _ => None,
             };
             Ok(("retrieval".to_owned(), pairs((retrieval, units, image_uids), other, with, out)?))
@@ -83,14 +90,21 @@ fn classes(
 ) -> anyhow::Result<Value> {
     let pooled = Predictions::pooled(draws);
     let result = pooled.summary();
-    let units = |draw: &Predictions, k| -> Vec<Unit> { draw.hits(k).into_iter().map(Unit::from).collect() };
-    let columns = |draws: &[Predictions]| [1, 5].map(|k| draws.iter().map(|draw| units(draw, k)).collect()).to_vec();
-    let (own, differences) = with.intervals(columns(draws), other.map(columns).unwrap_or_default())?;
+    let units =
+        |draw: &Predictions, k| -> Vec<Unit> { draw.hits(k).into_iter().map(Unit::from).collect() };
+    let columns = |draws: &[Predictions]| {
+        [1, 5].map(|k| draws.iter().map(|draw| units(draw, k)).collect()).to_vec()
+    };
+    let (own, differences) =
+        with.intervals(columns(draws), other.map(columns).unwrap_or_default())?;
     out.line(format!(
         "\n{:<22}  top-1   top-5   mean per class",
         format!("{}, {} classes", name.replace('_', "-"), result.classes)
     ));
-    out.line(format!("  model                {:>6.3}  {:>6.3}  {:>6.3}", result.top1, result.top5, result.mean_per_class));
+    out.line(format!(
+        "  model                {:>6.3}  {:>6.3}  {:>6.3}",
+        result.top1, result.top5, result.mean_per_class
+    ));
     if let Some(top1) = own.first() {
         out.line(format!("  95% of top-1         {}", shown(*top1)));
     }
@@ -103,9 +117,14 @@ fn classes(
     out.line(format!("  calibration error    {:>6.3}", calibrated.expected_error));
     let class_name = |class: usize| with.classes.get(class).map_or("", String::as_str);
     let confusions = pooled.confusions();
-    let over = if draws.len() > 1 { format!(", in all {} draws", draws.len()) } else { String::new() };
+    let over =
+        if draws.len() > 1 { format!(", in all {} draws", draws.len()) } else { String::new() };
     for &(label, predicted, count) in confusions.iter().take(PRINTED) {
-        out.line(format!("  {count:>6} × {} taken for {}{over}", class_name(label), class_name(predicted)));
+        out.line(format!(
+            "  {count:>6} × {} taken for {}{over}",
+            class_name(label),
+            class_name(predicted)
+        ));
     }
     let mut json = json!({
         "images": result.images / draws.len(), "draws": draws.len(), "classes": result.classes, "top1": result.top1, "top5": result.top5,
@@ -133,7 +152,8 @@ fn classes(
     }
     if details.as_object().is_some_and(|details| !details.is_empty()) {
         if let Some(top1) = details["top1_of_draws"].as_array() {
-            let each: Vec<_> = top1.iter().filter_map(Value::as_f64).map(|top1| format!("{top1:>6.3}")).collect();
+            let each: Vec<_> =
+                top1.iter().filter_map(Value::as_f64).map(|top1| format!("{top1:>6.3}")).collect();
             out.line(format!("  top-1 of each draw   {}", each.join("  ")));
         }
         if let Some(c) = details["c"].as_f64() {
@@ -143,7 +163,9 @@ fn classes(
     }
     if let Some(groups) = with.groups {
         let hits: Vec<Vec<bool>> = draws.iter().map(|draw| draw.hits(1)).collect();
-        let part = |image: usize| hits.iter().filter(|hits| hits[image]).count() as f64 / draws.len() as f64;
+        let part = |image: usize| {
+            hits.iter().filter(|hits| hits[image]).count() as f64 / draws.len() as f64
+        };
         let parts = (0..with.uids.len()).map(|image| Unit { hits: part(image), of: 1.0 }).collect();
         json["groups"] = grouped(&groups.of(with.uids), &["top1"], &[parts], out);
     }
@@ -160,7 +182,11 @@ fn classes(
         // The test is of one answer an image: those of several draws are not independent.
         if let ([own], [other]) = (draws, other) {
             let test = mcnemar(&own.hits(1), &other.hits(1))?;
-            let p = if test.p_value < 0.001 { format!("{:.1e}", test.p_value) } else { format!("{:.3}", test.p_value) };
+            let p = if test.p_value < 0.001 {
+                format!("{:.1e}", test.p_value)
+            } else {
+                format!("{:.3}", test.p_value)
+            };
             out.line(format!(
                 "  McNemar's exact test: {} right only here, {} only there, p = {p}",
                 test.only_first, test.only_second
@@ -194,10 +220,15 @@ fn labels(
         json["mean_average_precision_interval"] = as_json(at);
     }
     if let Some(other) = other {
-        let differences: Vec<f64> = found.resampled.iter().zip(&other.resampled).map(|(own, other)| own - other).collect();
+        let differences: Vec<f64> =
+            found.resampled.iter().zip(&other.resampled).map(|(own, other)| own - other).collect();
         let within = of(&differences);
         let difference = found.mean - other.mean;
-        out.line(format!("  compared: {:.3}, difference {difference:+.3}{}", other.mean, said_interval(within.as_ref())));
+        out.line(format!(
+            "  compared: {:.3}, difference {difference:+.3}{}",
+            other.mean,
+            said_interval(within.as_ref())
+        ));
         json["compared"] = json!({
             "mean_average_precision": other.mean, "difference": difference, "difference_interval": within.map(as_json),
         });
@@ -211,8 +242,10 @@ fn pairs(
     with: &Context<'_>,
     out: &mut Text,
 ) -> anyhow::Result<Value> {
-    let once = |units: &[Vec<Unit>]| units.iter().map(|column| vec![column.clone()]).collect::<Vec<_>>();
-    let (own, differences) = with.intervals(once(units), other.map(|(_, units)| once(units)).unwrap_or_default())?;
+    let once =
+        |units: &[Vec<Unit>]| units.iter().map(|column| vec![column.clone()]).collect::<Vec<_>>();
+    let (own, differences) =
+        with.intervals(once(units), other.map(|(_, units)| once(units)).unwrap_or_default())?;
     let header: String = RECALL_AT.map(|k| format!("{:>8}", format!("R@{k}"))).concat();
     let counts = if result.images == result.texts {
         format!("{} pairs", result.images)
@@ -225,8 +258,20 @@ fn pairs(
         format!("  {name:<22}{values}{median}")
     };
     let directions = [
-        ("image to text", result.image_to_text, result.median_rank_image_to_text, result.chance_image_to_text, 0),
-        ("text to image", result.text_to_image, result.median_rank_text_to_image, result.chance_text_to_image, RECALL_AT.len()),
+        (
+            "image to text",
+            result.image_to_text,
+            result.median_rank_image_to_text,
+            result.chance_image_to_text,
+            0,
+        ),
+        (
+            "text to image",
+            result.text_to_image,
+            result.median_rank_text_to_image,
+            result.chance_text_to_image,
+            RECALL_AT.len(),
+        ),
     ];
     for (name, recall, median, chance, first) in directions {
         out.line(row(name, recall, format!("{median:>14}")));
@@ -251,7 +296,8 @@ fn pairs(
     }
     if let Some(groups) = with.groups {
         let at_one = [units[0].clone(), units[RECALL_AT.len()].clone()];
-        json["groups"] = grouped(&groups.of(image_uids), &["image_to_text", "text_to_image"], &at_one, out);
+        json["groups"] =
+            grouped(&groups.of(image_uids), &["image_to_text", "text_to_image"], &at_one, out);
     }
     if let Some((other, _)) = other {
         for (name, ours, theirs, first) in [
@@ -259,7 +305,11 @@ fn pairs(
             ("text to image", result.text_to_image, other.text_to_image, RECALL_AT.len()),
         ] {
             let said = said_interval(differences.get(first));
-            out.line(format!("  compared, {name} R@1: {:.3}, difference {:+.3}{said}", theirs[0], ours[0] - theirs[0]));
+            out.line(format!(
+                "  compared, {name} R@1: {:.3}, difference {:+.3}{said}",
+                theirs[0],
+                ours[0] - theirs[0]
+            ));
         }
         json["compared"] = json!({
             "image_to_text": other.image_to_text, "text_to_image": other.text_to_image,
@@ -276,8 +326,14 @@ pub fn grouped(names: &[&str], figures: &[&str], columns: &[Vec<Unit>], out: &mu
     let header: Vec<String> = figures.iter().map(|name| name.replace('_', " ")).collect();
     out.line(format!("  by group, the lowest first: {}", header.join(", ")));
     for group in found.iter().take(PRINTED) {
-        let values = group.values.iter().map(|(value, within)| format!("{value:>6.3} ({})", shown(*within)));
-        out.line(format!("    {}  {} ({})", values.collect::<Vec<_>>().join("  "), group.name, group.count));
+        let values =
+            group.values.iter().map(|(value, within)| format!("{value:>6.3} ({})", shown(*within)));
+        out.line(format!(
+            "    {}  {} ({})",
+            values.collect::<Vec<_>>().join("  "),
+            group.name,
+            group.count
+        ));
     }
     let as_object = |group: &Group| {
         let mut object = json!({ "name": group.name, "count": group.count });

@@ -76,7 +76,16 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let shots = vec![1, 2, 4, 8, 16];
-        Self { k: 20, knn_temperature: 0.07, probe_c: None, shots, seed: 0, resamples: 1000, batch_size: 64, threads: 0 }
+        Self {
+            k: 20,
+            knn_temperature: 0.07,
+            probe_c: None,
+            shots,
+            seed: 0,
+            resamples: 1000,
+            batch_size: 64,
+            threads: 0,
+        }
     }
 }
 
@@ -100,7 +109,14 @@ pub enum Task {
 
 impl Task {
     /// Every task.
-    pub const ALL: [Self; 6] = [Self::Retrieval, Self::ZeroShot, Self::MultiLabel, Self::LinearProbe, Self::Knn, Self::FewShot];
+    pub const ALL: [Self; 6] = [
+        Self::Retrieval,
+        Self::ZeroShot,
+        Self::MultiLabel,
+        Self::LinearProbe,
+        Self::Knn,
+        Self::FewShot,
+    ];
 
     /// The name that users write.
     pub fn name(self) -> &'static str {

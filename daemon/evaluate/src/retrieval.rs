@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use diptych_embeddings::encode::Encoded;
 use diptych_trainer::TrainerError;
-use diptych_trainer::evaluate::{RECALL_AT, Ranks, Retrieval, Rows, Unit, retrieval, retrieval_ranks};
+use diptych_trainer::evaluate::{
+    RECALL_AT, Ranks, Retrieval, Rows, Unit, retrieval, retrieval_ranks,
+};
 
 /// What counts as right for each other, [N]. Pairs with the same caption cannot be told apart by it, so they have the same group, unless
 /// `strict`: then only the very pair is right, as in benchmarks whose captions are all different.
@@ -16,9 +18,18 @@ pub fn caption_groups(captions: &[String], strict: bool) -> Vec<u64> {
 }
 
 /// Recall among pairs.
-pub fn pair_retrieval(encoded: &Encoded, dimension: usize, strict: bool) -> Result<Retrieval, TrainerError> {
+pub fn pair_retrieval(
+    encoded: &Encoded,
+    dimension: usize,
+    strict: bool,
+) -> Result<Retrieval, TrainerError> {
     let groups = caption_groups(&encoded.captions, strict);
-    retrieval(Rows { values: &encoded.images, dimension }, &groups, Rows { values: &encoded.texts, dimension }, &groups)
+    retrieval(
+        Rows { values: &encoded.images, dimension },
+        &groups,
+        Rows { values: &encoded.texts, dimension },
+        &groups,
+    )
 }
 
 /// Images with any number of captions each. Of a million pairs each copy is gigabytes, so what is there is borrowed.
@@ -39,14 +50,16 @@ pub struct CaptionedImages<'a> {
 
 impl CaptionedImages<'_> {
     pub fn ranks(&self, dimension: usize) -> Result<Ranks, TrainerError> {
-        let (images, texts) = (Rows { values: &self.images, dimension }, Rows { values: &self.texts, dimension });
+        let (images, texts) =
+            (Rows { values: &self.images, dimension }, Rows { values: &self.texts, dimension });
         retrieval_ranks(images, &self.image_groups, texts, &self.text_groups)
     }
 
     /// For each of [`RECALL_AT`], what each image brings to the recall of texts by images, then to that of images by texts.
     pub fn units(&self, ranks: &Ranks) -> Vec<Vec<Unit>> {
         let within = |rank: Option<u32>, k: usize| rank.is_some_and(|rank| rank as usize <= k);
-        let of_images = RECALL_AT.map(|k| ranks.image_to_text.iter().map(|rank| Unit::from(within(*rank, k))).collect());
+        let of_images = RECALL_AT
+            .map(|k| ranks.image_to_text.iter().map(|rank| Unit::from(within(*rank, k))).collect());
         let of_texts = RECALL_AT.map(|k| {
             let mut units = vec![Unit { hits: 0.0, of: 0.0 }; self.image_groups.len()];
             for (image, rank) in self.image_of_text.iter().zip(&ranks.text_to_image) {

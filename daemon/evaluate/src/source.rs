@@ -22,7 +22,8 @@ const LARGEST_KEPT: usize = 1 << 30;
 
 const VERSION: &[u8] = env!("CARGO_PKG_VERSION").as_bytes();
 
-const NO_PROMPTS: &str = "has no tower for the prompts of classes: ask for knn, linear-probe or few-shot";
+const NO_PROMPTS: &str =
+    "has no tower for the prompts of classes: ask for knn, linear-probe or few-shot";
 
 /// See the module.
 pub enum Towers<'a> {
@@ -44,9 +45,19 @@ impl Kept {
             let weights = model.encoder.hash()?;
             let tokenizer = ContentHash::of(model.tokenizer.to_json().as_bytes());
             let cache = BlockCache::open(&state.join("cache").join("evaluations"), CACHE_BYTES)?;
-            anyhow::Ok(Self { cache, producer: ContentHash::of_parts(&[VERSION, &weights.0, &tokenizer.0]) })
+            anyhow::Ok(Self {
+                cache,
+                producer: ContentHash::of_parts(&[VERSION, &weights.0, &tokenizer.0]),
+            })
         };
-        open().inspect_err(|error| tracing::warn!("embeddings are not kept for the next evaluation: {}", describe(error))).ok()
+        open()
+            .inspect_err(|error| {
+                tracing::warn!(
+                    "embeddings are not kept for the next evaluation: {}",
+                    describe(error)
+                )
+            })
+            .ok()
     }
 
     /// A uid is the hash of an image and its caption: a list of them says what was encoded.
@@ -123,7 +134,8 @@ impl Towers<'_> {
     pub fn encode_texts(&self, texts: &[String]) -> anyhow::Result<Vec<f32>> {
         match self {
             Self::Model { model, .. } => model.encode_texts(texts),
-            Self::Files(files) => files.cannot("has no tower for further captions (--more-captions, or several lines)"),
+            Self::Files(files) => files
+                .cannot("has no tower for further captions (--more-captions, or several lines)"),
         }
     }
 
@@ -139,7 +151,11 @@ impl Towers<'_> {
         }
     }
 
-    pub fn classify(&self, classification: &Classification, encoded: &Encoded) -> anyhow::Result<Predictions> {
+    pub fn classify(
+        &self,
+        classification: &Classification,
+        encoded: &Encoded,
+    ) -> anyhow::Result<Predictions> {
         match self {
             Self::Model { model, .. } => classification.predictions(model, encoded),
             Self::Files(files) => files.cannot(NO_PROMPTS),

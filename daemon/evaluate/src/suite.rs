@@ -5,7 +5,9 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use diptych_embeddings::models::Model;
 use diptych_schemas::{ContentHash, SuiteConfig, SuiteTask};
-use diptych_trainer::evaluate::{Bootstrap, Interval, Predictions, RECALL_AT, Unit, interval, resample, resample_classes};
+use diptych_trainer::evaluate::{
+    Bootstrap, Interval, Predictions, RECALL_AT, Unit, interval, resample, resample_classes,
+};
 use serde_json::{Value, json};
 
 use super::compositional::{self, Test};
@@ -64,19 +66,29 @@ impl Suite {
     pub fn read(path: &Path, state: &Path, control: Control<'_>) -> anyhow::Result<Self> {
         let config = SuiteConfig::read(path)?;
         let read = |task: &SuiteTask| {
-            Task::read(task, state, control).with_context(|| format!("{}, task {}", path.display(), task.name))
+            Task::read(task, state, control)
+                .with_context(|| format!("{}, task {}", path.display(), task.name))
         };
-        Ok(Self { tasks: config.tasks.iter().map(read).collect::<anyhow::Result<_>>()?, name: config.name })
+        Ok(Self {
+            tasks: config.tasks.iter().map(read).collect::<anyhow::Result<_>>()?,
+            name: config.name,
+        })
     }
 
     /// Measures the weights of a model, without intervals.
-    pub fn of_model(&self, model: &Model, threads: usize, go_on: &dyn Fn() -> bool) -> anyhow::Result<Scored> {
+    pub fn of_model(
+        &self,
+        model: &Model,
+        threads: usize,
+        go_on: &dyn Fn() -> bool,
+    ) -> anyhow::Result<Scored> {
         let how = Settings { resamples: 0, threads, ..Settings::default() };
         self.run(&Towers::Model { model, kept: None }, Measuring { how: &how, go_on })
     }
 
     pub fn run(&self, towers: &Towers<'_>, with: Measuring<'_>) -> anyhow::Result<Scored> {
-        let mut scored = Scored { tasks: Vec::new(), left_out: Vec::new(), level: Bootstrap::default().level };
+        let mut scored =
+            Scored { tasks: Vec::new(), left_out: Vec::new(), level: Bootstrap::default().level };
         for (place, task) in (0..).zip(&self.tasks) {
             // Tasks with as many images must not be drawn alike.
             let how = Settings { seed: with.how.seed.wrapping_add(place), ..with.how.clone() };
@@ -100,10 +112,13 @@ impl Task {
         let (on, known) = match (&task.compositional, &task.images) {
             (Some(file), Some(images)) => {
                 if task.kind.is_some() {
-                    bail!("kind is for benchmarks and selections; a compositional test is of one kind");
+                    bail!(
+                        "kind is for benchmarks and selections; a compositional test is of one kind"
+                    );
                 }
                 let test = Test::read(file, images)?;
-                let known = test.figure_names().iter().rev().map(|name| (*name).to_owned()).collect();
+                let known =
+                    test.figure_names().iter().rev().map(|name| (*name).to_owned()).collect();
                 (On::Examples(test), known)
             }
             _ => of_data(task, state, control)?,
@@ -120,19 +135,35 @@ impl Task {
         let (metric, bootstrap) = (self.metric.as_str(), with.how.bootstrap());
         let (figures, (value, resampled), pairs) = match &self.on {
             On::Examples(test) => {
-                let Towers::Model { model, .. } = towers else { bail!("embeddings of pairs cannot be tested on other captions") };
-                let tested = compositional::run(model, &[test], Control { go_on: with.go_on, ..Control::NONE })?
-                    .pop()
-                    .context("a test was not run")?;
-                let place = tested.figures().iter().position(|(name, _)| name == metric).context("no such figure")?;
-                (tested.figures(), mean_of(&[tested.units().swap_remove(place)], bootstrap)?, ContentHash::of(b""))
+                let Towers::Model { model, .. } = towers else {
+                    bail!("embeddings of pairs cannot be tested on other captions")
+                };
+                let tested = compositional::run(
+                    model,
+                    &[test],
+                    Control { go_on: with.go_on, ..Control::NONE },
+                )?
+                .pop()
+                .context("a test was not run")?;
+                let place = tested
+                    .figures()
+                    .iter()
+                    .position(|(name, _)| name == metric)
+                    .context("no such figure")?;
+                (
+                    tested.figures(),
+                    mean_of(&[tested.units().swap_remove(place)], bootstrap)?,
+                    ContentHash::of(b""),
+                )
             }
             On::Data(data) => {
                 let Some(mut measured) = measure(towers, data, with)? else { return Ok(None) };
                 let result = measured.results.pop().context("nothing was measured")?;
                 let counted = match &result {
                     TaskResult::Classes { draws, .. } => {
-                        let [predictions] = &draws[..] else { bail!("a suite has no place for tasks of several draws") };
+                        let [predictions] = &draws[..] else {
+                            bail!("a suite has no place for tasks of several draws")
+                        };
                         of_classes(predictions, metric, bootstrap)?
                     }
                     TaskResult::Labels { found, .. } => (found.mean, found.resampled.clone()),
@@ -155,12 +186,15 @@ impl Task {
 }
 
 /// What is evaluated, and the figures that it has, the one first that counts where none is named.
-fn of_data(task: &SuiteTask, state: &Path, control: Control<'_>) -> anyhow::Result<(On, Vec<String>)> {
+fn of_data(
+    task: &SuiteTask,
+    state: &Path,
+    control: Control<'_>,
+) -> anyhow::Result<(On, Vec<String>)> {
     let kind = match (&task.kind, &task.classes) {
-        (Some(kind), _) => Some(
-            TaskKind::named(kind)
-                .with_context(|| format!("kind = {kind:?}: there are {}", TaskKind::ALL.map(TaskKind::name).join(", ")))?,
-        ),
+        (Some(kind), _) => Some(TaskKind::named(kind).with_context(|| {
+            format!("kind = {kind:?}: there are {}", TaskKind::ALL.map(TaskKind::name).join(", "))
+        })?),
         (None, Some(_)) => Some(TaskKind::ZeroShot),
         (None, None) => None,
     };
@@ -168,7 +202,11 @@ fn of_data(task: &SuiteTask, state: &Path, control: Control<'_>) -> anyhow::Resu
         bail!("few-shot has a figure for each number of shots: give linear-probe or knn");
     }
     let classes = task.classes.clone().zip(task.label_column.clone());
-    let classes = classes.map(|(names, label_column)| ClassSource { names, label_column, templates: task.templates.clone() });
+    let classes = classes.map(|(names, label_column)| ClassSource {
+        names,
+        label_column,
+        templates: task.templates.clone(),
+    });
     let source = match (&task.benchmark, &task.dataset, &task.selection) {
         (Some(folder), ..) => PairSource::Benchmark(folder.clone()),
         (None, Some(dataset), Some(selection)) => PairSource::Selection {
@@ -179,7 +217,12 @@ fn of_data(task: &SuiteTask, state: &Path, control: Control<'_>) -> anyhow::Resu
         },
         _ => bail!("a task wants dataset and selection, or benchmark"),
     };
-    let subject = Subject { source, more_captions: task.more_captions.clone(), strict_pairs: task.strict_pairs, group_by: None };
+    let subject = Subject {
+        source,
+        more_captions: task.more_captions.clone(),
+        strict_pairs: task.strict_pairs,
+        group_by: None,
+    };
     let data = EvalData::read(&subject, kind.as_slice(), state, control)?;
     let known = match data.tasks[..] {
         [TaskKind::Retrieval] => {
@@ -192,17 +235,28 @@ fn of_data(task: &SuiteTask, state: &Path, control: Control<'_>) -> anyhow::Resu
     Ok((On::Data(Box::new(data)), known))
 }
 
-fn of_classes(predictions: &Predictions, metric: &str, bootstrap: Bootstrap) -> anyhow::Result<(f64, Vec<f64>)> {
+fn of_classes(
+    predictions: &Predictions,
+    metric: &str,
+    bootstrap: Bootstrap,
+) -> anyhow::Result<(f64, Vec<f64>)> {
     let hits = |k| predictions.hits(k).into_iter().map(Unit::from).collect();
     match metric {
         "top1" => mean_of(&[hits(1)], bootstrap),
         "top5" => mean_of(&[hits(5)], bootstrap),
-        _ => Ok((predictions.summary().mean_per_class, resample_classes(&predictions.labels, &predictions.hits(1), bootstrap))),
+        _ => Ok((
+            predictions.summary().mean_per_class,
+            resample_classes(&predictions.labels, &predictions.hits(1), bootstrap),
+        )),
     }
 }
 
 /// `units` as [`TaskResult::Pairs`] has them.
-fn of_pairs(units: &[Vec<Unit>], metric: &str, bootstrap: Bootstrap) -> anyhow::Result<(f64, Vec<f64>)> {
+fn of_pairs(
+    units: &[Vec<Unit>],
+    metric: &str,
+    bootstrap: Bootstrap,
+) -> anyhow::Result<(f64, Vec<f64>)> {
     let (_, k) = metric.rsplit_once('@').context("no recall")?;
     let at = RECALL_AT.iter().position(|known| known.to_string() == k).context("no such recall")?;
     let both = [at, at + RECALL_AT.len()];
@@ -219,12 +273,15 @@ fn of_pairs(units: &[Vec<Unit>], metric: &str, bootstrap: Bootstrap) -> anyhow::
 /// The mean of columns' parts, as they are and in every resample.
 fn mean_of(columns: &[Vec<Unit>], bootstrap: Bootstrap) -> anyhow::Result<(f64, Vec<f64>)> {
     let part = |column: &Vec<Unit>| {
-        let (hits, of) = column.iter().fold((0.0, 0.0), |(hits, of), unit| (hits + unit.hits, of + unit.of));
+        let (hits, of) =
+            column.iter().fold((0.0, 0.0), |(hits, of), unit| (hits + unit.hits, of + unit.of));
         hits / of
     };
     let value = columns.iter().map(part).sum::<f64>() / columns.len() as f64;
     let resampled = resample(columns, bootstrap)?;
-    let mean = |round: usize| resampled.iter().map(|column| column[round]).sum::<f64>() / columns.len() as f64;
+    let mean = |round: usize| {
+        resampled.iter().map(|column| column[round]).sum::<f64>() / columns.len() as f64
+    };
     Ok((value, (0..bootstrap.resamples).map(mean).collect()))
 }
 
@@ -253,7 +310,10 @@ impl Scored {
     /// Everything that is recorded, by name: `score`, and `TASK/…`.
     pub fn figures(&self) -> Vec<(String, f64)> {
         let of = |task: &TaskScore| {
-            let named = task.figures.iter().map(|(figure, value)| (format!("{}/{figure}", task.name), *value));
+            let named = task
+                .figures
+                .iter()
+                .map(|(figure, value)| (format!("{}/{figure}", task.name), *value));
             named.collect::<Vec<_>>()
         };
         let score = self.score().map(|score| ("score".to_owned(), score));
@@ -261,24 +321,44 @@ impl Scored {
     }
 
     /// Writes it to `out`, compared with another model's, and returns it as JSON.
-    pub fn report(&self, name: &str, other: Option<&Self>, out: &mut Text) -> anyhow::Result<Value> {
+    pub fn report(
+        &self,
+        name: &str,
+        other: Option<&Self>,
+        out: &mut Text,
+    ) -> anyhow::Result<Value> {
         let of = |values: &[f64]| (!values.is_empty()).then(|| interval(values, self.level));
         let row = |name: &str, metric: &str, value: f64, at: Option<Interval>, weight: &str| {
-            format!("  {name:<28} {metric:<16} {value:>7.3}   {:<16} {weight:>7}", at.map(shown).unwrap_or_default())
+            format!(
+                "  {name:<28} {metric:<16} {value:>7.3}   {:<16} {weight:>7}",
+                at.map(shown).unwrap_or_default()
+            )
         };
         out.line(format!("\nsuite {name}, {} tasks", self.tasks.len() + self.left_out.len()));
-        out.line(format!("  {:<28} {:<16} {:>7}   {:<16} {:>7}", "task", "figure", "value", "95%", "weight"));
+        out.line(format!(
+            "  {:<28} {:<16} {:>7}   {:<16} {:>7}",
+            "task", "figure", "value", "95%", "weight"
+        ));
         let mut tasks = Vec::new();
         for task in &self.tasks {
             let within = of(&task.resampled);
             out.line(row(&task.name, &task.metric, task.value, within, &task.weight.to_string()));
             let mut json = json!({ "task": task.name, "metric": task.metric, "value": task.value, "weight": task.weight });
             json["interval"] = json!(within.map(as_json));
-            json["figures"] =
-                task.figures.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>().into();
-            if let Some(theirs) = other.and_then(|other| other.tasks.iter().find(|theirs| theirs.name == task.name)) {
+            json["figures"] = task
+                .figures
+                .iter()
+                .map(|(name, value)| (name.clone(), json!(value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into();
+            if let Some(theirs) =
+                other.and_then(|other| other.tasks.iter().find(|theirs| theirs.name == task.name))
+            {
                 if theirs.pairs != task.pairs {
-                    bail!("--compare: the two models did not see the same pairs in the task {}", task.name);
+                    bail!(
+                        "--compare: the two models did not see the same pairs in the task {}",
+                        task.name
+                    );
                 }
                 let within = interval_of_difference(&task.resampled, &theirs.resampled, self.level);
                 json["compared"] = compared_as_json(task.value, theirs.value, within);
@@ -299,7 +379,10 @@ impl Scored {
         if let Some((other, theirs)) = other.and_then(|other| Some((other, other.score()?))) {
             let within = interval_of_difference(&resampled, &other.resampled(), self.level);
             let difference = score - theirs;
-            out.line(format!("  compared: score {theirs:.3}, difference {difference:+.3}{}", said_interval(within.as_ref())));
+            out.line(format!(
+                "  compared: score {theirs:.3}, difference {difference:+.3}{}",
+                said_interval(within.as_ref())
+            ));
             json["compared"] = compared_as_json(score, theirs, within);
         }
         Ok(json)
@@ -308,7 +391,8 @@ impl Scored {
 
 /// The interval of the difference of two figures, from resamples that both share; none without resamples.
 fn interval_of_difference(ours: &[f64], theirs: &[f64], level: f64) -> Option<Interval> {
-    let differences: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours - theirs).collect();
+    let differences: Vec<f64> =
+        ours.iter().zip(theirs).map(|(ours, theirs)| ours - theirs).collect();
     (!differences.is_empty()).then(|| interval(&differences, level))
 }
 

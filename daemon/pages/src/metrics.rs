@@ -9,8 +9,11 @@ pub type Metrics = BTreeMap<String, Vec<(u64, f64)>>;
 pub(crate) const TERM: &str = "loss/";
 
 /// Returns the metric of the loss and, where it is a sum of several terms, that of each of them, with their names.
-pub(crate) fn loss_and_terms<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<(String, String)> {
-    let terms: BTreeSet<&String> = names.into_iter().filter(|name| name.starts_with(TERM)).collect();
+pub(crate) fn loss_and_terms<'a>(
+    names: impl IntoIterator<Item = &'a String>,
+) -> Vec<(String, String)> {
+    let terms: BTreeSet<&String> =
+        names.into_iter().filter(|name| name.starts_with(TERM)).collect();
     let mut found = vec![("loss".to_owned(), "loss".to_owned())];
     // One term alone is the loss.
     if terms.len() > 1 {

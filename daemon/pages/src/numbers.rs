@@ -16,7 +16,11 @@ pub(crate) fn short(value: f64) -> String {
     let size = value.abs();
     let trimmed = |value: f64, digits: usize, unit: &str| {
         let text = format!("{value:.digits$}");
-        let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+        let text = if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.')
+        } else {
+            &text
+        };
         format!("{text}{unit}")
     };
     match size {
@@ -45,9 +49,15 @@ mod tests {
 
     #[test]
     fn numbers_on_axes_are_short() {
-        let shown: Vec<String> = [0.0, 0.25, 2.0, 47.25, 224.0, 12_000.0, 1_500_000.0, 3e9, -0.5, 3e-6].map(short).to_vec();
+        let shown: Vec<String> =
+            [0.0, 0.25, 2.0, 47.25, 224.0, 12_000.0, 1_500_000.0, 3e9, -0.5, 3e-6]
+                .map(short)
+                .to_vec();
         assert_eq!(shown, ["0", "0.25", "2", "47.2", "224", "12k", "1.5M", "3G", "-0.5", "3.0e-6"]);
-        assert_eq!([2e20, -1e300, f64::INFINITY, f64::NAN].map(short), ["2.0e20", "-1.0e300", "inf", "NaN"]);
+        assert_eq!(
+            [2e20, -1e300, f64::INFINITY, f64::NAN].map(short),
+            ["2.0e20", "-1.0e300", "inf", "NaN"]
+        );
     }
 
     #[test]

@@ -38,8 +38,10 @@ pub async fn show(context: &SessionContext, uids: &[Uid]) -> anyhow::Result<Hash
     let meta = format!("SELECT uid, caption, width, height, key FROM meta WHERE uid IN ({list})");
     for batch in query(context, &meta).await?.collect().await? {
         for row in 0..batch.num_rows() {
-            let text = |column: usize| batch.column(column).as_string::<i32>().value(row).to_owned();
-            let number = |column: usize| batch.column(column).as_primitive::<UInt32Type>().value(row);
+            let text =
+                |column: usize| batch.column(column).as_string::<i32>().value(row).to_owned();
+            let number =
+                |column: usize| batch.column(column).as_primitive::<UInt32Type>().value(row);
             let shown = Shown {
                 caption: text(1),
                 size: (number(2), number(3)),
@@ -49,7 +51,8 @@ pub async fn show(context: &SessionContext, uids: &[Uid]) -> anyhow::Result<Hash
             found.insert(Uid::try_from(batch.column(0).as_fixed_size_binary().value(row))?, shown);
         }
     }
-    let mut images = query(context, &format!("SELECT uid, image FROM blob WHERE uid IN ({list})")).await?;
+    let mut images =
+        query(context, &format!("SELECT uid, image FROM blob WHERE uid IN ({list})")).await?;
     while let Some(batch) = images.next().await? {
         for row in 0..batch.num_rows() {
             let uid = Uid::try_from(batch.column(0).as_fixed_size_binary().value(row))?;
@@ -65,10 +68,12 @@ pub async fn show(context: &SessionContext, uids: &[Uid]) -> anyhow::Result<Hash
 fn thumbnail(bytes: &[u8]) -> anyhow::Result<String> {
     let image = decode(bytes, MAX_PIXELS)?;
     let (width, height) = (image.width, image.height);
-    let image = image::RgbImage::from_raw(width, height, image.pixels).context("pixels do not fit the size")?;
+    let image = image::RgbImage::from_raw(width, height, image.pixels)
+        .context("pixels do not fit the size")?;
     let scale = f64::from(LONGER_EDGE) / f64::from(width.max(height));
     let image = if scale < 1.0 {
-        let [width, height] = [width, height].map(|side| ((f64::from(side) * scale).round() as u32).max(1));
+        let [width, height] =
+            [width, height].map(|side| ((f64::from(side) * scale).round() as u32).max(1));
         image::imageops::resize(&image, width, height, FilterType::Triangle)
     } else {
         image

@@ -11,9 +11,15 @@ pub(crate) struct Folders(Vec<PathBuf>);
 
 impl Folders {
     pub(crate) fn of(config: &ServeConfig) -> Self {
-        let named = config.folders.iter().chain(config.datasets.iter().map(|dataset| &dataset.path)).chain([&config.state]);
+        let named = config
+            .folders
+            .iter()
+            .chain(config.datasets.iter().map(|dataset| &dataset.path))
+            .chain([&config.state]);
         // A folder that is not there yet is taken by its name, and looked at again when something in it is named.
-        Self(named.map(|folder| where_it_leads(folder).unwrap_or_else(|_| folder.clone())).collect())
+        Self(
+            named.map(|folder| where_it_leads(folder).unwrap_or_else(|_| folder.clone())).collect(),
+        )
     }
 
     /// Whether a request may name this path; says in words why not. Relative ones are relative to `base`.
@@ -22,7 +28,8 @@ impl Folders {
             return Ok(());
         }
         let whole = base.join(path);
-        let leads = where_it_leads(&whole).map_err(|error| format!("{}: {error}", whole.display()))?;
+        let leads =
+            where_it_leads(&whole).map_err(|error| format!("{}: {error}", whole.display()))?;
         if self.0.iter().any(|folder| leads.starts_with(folder)) {
             return Ok(());
         }
@@ -45,7 +52,9 @@ fn where_it_leads(path: &Path) -> Result<PathBuf, String> {
                     return Err("leads upwards (..) through folders that are not there".into());
                 }
                 // A link to something that is not there would be followed when it is made.
-                if !rest.as_os_str().is_empty() && real.join(rest.iter().next().unwrap_or_default()).is_symlink() {
+                if !rest.as_os_str().is_empty()
+                    && real.join(rest.iter().next().unwrap_or_default()).is_symlink()
+                {
                     return Err("is behind a link that leads nowhere".into());
                 }
                 return Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) });
@@ -72,8 +81,11 @@ mod tests {
         std::os::unix::fs::symlink(inside.join("a"), inside.join("in")).unwrap();
         std::os::unix::fs::symlink(root.join("outside/new"), inside.join("nowhere")).unwrap();
         let folders = Folders(vec![inside.clone()]);
-        for good in ["a", "a/new.parquet", "new/deep/file", "in/x", "a/../a/b", "s3://bucket/data"] {
-            folders.check(&inside, Path::new(good)).unwrap_or_else(|error| panic!("{good}: {error}"));
+        for good in ["a", "a/new.parquet", "new/deep/file", "in/x", "a/../a/b", "s3://bucket/data"]
+        {
+            folders
+                .check(&inside, Path::new(good))
+                .unwrap_or_else(|error| panic!("{good}: {error}"));
         }
         for bad in [
             "..",

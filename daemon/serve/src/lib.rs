@@ -42,7 +42,11 @@ const QUERY_NICENESS: i32 = 10;
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves until a signal asks it to leave.
-pub fn run(file: Option<PathBuf>, state: Option<&Path>, listen: Option<String>) -> anyhow::Result<Outcome> {
+pub fn run(
+    file: Option<PathBuf>,
+    state: Option<&Path>,
+    listen: Option<String>,
+) -> anyhow::Result<Outcome> {
     let mut config = match &file {
         Some(file) => ServeConfig::read(file)?,
         None => ServeConfig::default(),
@@ -55,7 +59,8 @@ pub fn run(file: Option<PathBuf>, state: Option<&Path>, listen: Option<String>) 
     }
     config.validate().map_err(anyhow::Error::msg)?;
     // What children and clients in other folders are told must mean the same there.
-    config.state = std::path::absolute(&config.state).with_context(|| config.state.display().to_string())?;
+    config.state =
+        std::path::absolute(&config.state).with_context(|| config.state.display().to_string())?;
     let address = Listen::parse(&config.listen).map_err(anyhow::Error::msg)?;
     let tls = config.tls.clone();
     let stop_within = Duration::from_secs(config.jobs.stop_seconds);
@@ -63,19 +68,25 @@ pub fn run(file: Option<PathBuf>, state: Option<&Path>, listen: Option<String>) 
     let store = Store::open(&config.state)?;
     let token = tokens::new_token();
     let queue = Queue::open(store.clone(), config.jobs.clone(), token.clone())?;
-    let shared = Arc::new(Shared::new(store, queue, address.clone(), Current::of(config, &token)?, file)?);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build().context("starting the server")?;
+    let shared =
+        Arc::new(Shared::new(store, queue, address.clone(), Current::of(config, &token)?, file)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .context("starting the server")?;
     runtime.block_on(async {
         let mut signals = Signals::watch()?;
-        let router = http::router(&shared, dashboard::routes().merge(flight::routes(flight_spec(&shared))));
+        let router =
+            http::router(&shared, dashboard::routes().merge(flight::routes(flight_spec(&shared))));
         let server = listen::bind(&address, tls.as_ref(), router).await?;
         shared.store.announce(&server.address)?;
         shared.queue.start()?;
         tracing::info!("serves {} at {}", shared.store.folder().display(), server.address);
         notify::ready(&notify::status(&shared));
         let telling = tokio::spawn(notify::keep_telling(Arc::clone(&shared)));
-        let counting = tokio::spawn(Metrics::listen(Arc::clone(&shared.metrics), Arc::clone(&shared.queue)));
+        let counting =
+            tokio::spawn(Metrics::listen(Arc::clone(&shared.metrics), Arc::clone(&shared.queue)));
 
         signals.obey(&shared).await;
         notify::stopping(stop_within + REQUESTS_END_WITHIN);
@@ -110,15 +121,17 @@ pub fn run(file: Option<PathBuf>, state: Option<&Path>, listen: Option<String>) 
 
 /// Flight SQL as a part of this service: its sessions, limits and tokens.
 fn flight_spec(shared: &Arc<Shared>) -> FlightSpec {
-    let (of_session, of_check, of_longest) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
+    let (of_session, of_check, of_longest) =
+        (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
     FlightSpec {
         session: Arc::new(move |dataset| {
             let current = of_session.current();
             let known = |name| {
-                let names: Vec<&str> = current.config.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
-                current
-                    .dataset(name)
-                    .with_context(|| format!("there is no dataset {name:?} here; there are: {}", names.join(", ")))
+                let names: Vec<&str> =
+                    current.config.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
+                current.dataset(name).with_context(|| {
+                    format!("there is no dataset {name:?} here; there are: {}", names.join(", "))
+                })
             };
             Ok(of_session.session(dataset.map(known).transpose()?)?)
         }),

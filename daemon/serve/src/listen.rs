@@ -28,11 +28,17 @@ pub(super) struct Server {
 }
 
 /// Listens and starts to answer.
-pub(super) async fn bind(listen: &Listen, tls: Option<&TlsConfig>, router: Router) -> anyhow::Result<Server> {
+pub(super) async fn bind(
+    listen: &Listen,
+    tls: Option<&TlsConfig>,
+    router: Router,
+) -> anyhow::Result<Server> {
     let tls = match tls {
         Some(TlsConfig { certificate, key }) => {
             let config = RustlsConfig::from_pem_file(certificate, key).await;
-            Some(config.with_context(|| format!("TLS by {} and {}", certificate.display(), key.display()))?)
+            Some(config.with_context(|| {
+                format!("TLS by {} and {}", certificate.display(), key.display())
+            })?)
         }
         None => None,
     };
@@ -40,10 +46,15 @@ pub(super) async fn bind(listen: &Listen, tls: Option<&TlsConfig>, router: Route
     let scheme = if tls.is_some() { "https" } else { "http" };
     match listen {
         Listen::Tcp(address) => {
-            let listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
+            let listener =
+                TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
             listener.set_nonblocking(true).context("a listener that does not wait")?;
-            let address = format!("{scheme}://{}", listener.local_addr().context("the address that is listened on")?);
-            let server = axum_server::from_tcp(listener)?.handle(Handle::with_control(control.clone()));
+            let address = format!(
+                "{scheme}://{}",
+                listener.local_addr().context("the address that is listened on")?
+            );
+            let server =
+                axum_server::from_tcp(listener)?.handle(Handle::with_control(control.clone()));
             Ok(Server { address, control, ended: start(server, tls, router) })
         }
         Listen::Unix(path) => {
@@ -51,13 +62,22 @@ pub(super) async fn bind(listen: &Listen, tls: Option<&TlsConfig>, router: Route
             let path = &std::path::absolute(path).with_context(|| path.display().to_string())?;
             let listener = socket(path)?;
             listener.set_nonblocking(true).context("a listener that does not wait")?;
-            let server = axum_server::from_unix(listener)?.handle(Handle::with_control(control.clone()));
-            Ok(Server { address: format!("unix:{}", path.display()), control, ended: start(server, tls, router) })
+            let server =
+                axum_server::from_unix(listener)?.handle(Handle::with_control(control.clone()));
+            Ok(Server {
+                address: format!("unix:{}", path.display()),
+                control,
+                ended: start(server, tls, router),
+            })
         }
     }
 }
 
-fn start<A>(server: axum_server::Server<A>, tls: Option<RustlsConfig>, router: Router) -> JoinHandle<anyhow::Result<()>>
+fn start<A>(
+    server: axum_server::Server<A>,
+    tls: Option<RustlsConfig>,
+    router: Router,
+) -> JoinHandle<anyhow::Result<()>>
 where
     A: Address + Send + 'static,
     A::Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -68,7 +88,12 @@ where
     tokio::spawn(async move {
         match tls {
             None => server.serve(service).await,
-            Some(config) => server.acceptor(axum_server::tls_rustls::RustlsAcceptor::new(config)).serve(service).await,
+            Some(config) => {
+                server
+                    .acceptor(axum_server::tls_rustls::RustlsAcceptor::new(config))
+                    .serve(service)
+                    .await
+            }
         }
         .context("serving")
     })
@@ -78,14 +103,22 @@ where
 fn socket(path: &Path) -> anyhow::Result<UnixListener> {
     if let Ok(there) = std::fs::symlink_metadata(path) {
         if !there.file_type().is_socket() {
-            bail!("{}: something else than a socket is there; name another path in `listen`", path.display());
+            bail!(
+                "{}: something else than a socket is there; name another path in `listen`",
+                path.display()
+            );
         }
         if UnixStream::connect(path).is_ok() {
-            bail!("{}: another process answers there; stop it, or name another path in `listen`", path.display());
+            bail!(
+                "{}: another process answers there; stop it, or name another path in `listen`",
+                path.display()
+            );
         }
         std::fs::remove_file(path).map_err(SchemaError::io(path))?;
     }
-    let listener = UnixListener::bind(path).with_context(|| format!("listening on {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(SchemaError::io(path))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("listening on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))
+        .map_err(SchemaError::io(path))?;
     Ok(listener)
 }

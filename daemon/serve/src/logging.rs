@@ -12,6 +12,9 @@ pub fn start(filter: EnvFilter) {
     // systemd sets it where standard error is the journal: then there is a better way to it, with levels and fields.
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     let standard_error = journal.is_none();
-    let lines = tracing_subscriber::fmt::layer().with_writer(move || Tee { standard_error }).with_ansi(false).with_target(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(move || Tee { standard_error })
+        .with_ansi(false)
+        .with_target(false);
     tracing_subscriber::registry().with(filter).with(journal).with(lines).init();
 }

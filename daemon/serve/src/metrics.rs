@@ -118,16 +118,40 @@ impl Metrics {
     fn register(&self) {
         let mut all = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         all.register("diptych_step_seconds", "Time of a training step", self.step_seconds.clone());
-        all.register("diptych_data_wait_seconds", "Time that a step waited for its batch", self.data_wait_seconds.clone());
+        all.register(
+            "diptych_data_wait_seconds",
+            "Time that a step waited for its batch",
+            self.data_wait_seconds.clone(),
+        );
         all.register("diptych_samples", "Samples trained on by this process", self.samples.clone());
         all.register("diptych_step", "Steps done", self.step.clone());
         all.register("diptych_loss", "Loss of the last step", self.loss.clone());
-        all.register("diptych_learning_rate", "Learning rate of the last step", self.learning_rate.clone());
-        all.register("diptych_logit_scale", "Logit scale after the last step", self.logit_scale.clone());
-        all.register("diptych_term", "Figures of the objective and the model after the last step, by name", self.terms.clone());
+        all.register(
+            "diptych_learning_rate",
+            "Learning rate of the last step",
+            self.learning_rate.clone(),
+        );
+        all.register(
+            "diptych_logit_scale",
+            "Logit scale after the last step",
+            self.logit_scale.clone(),
+        );
+        all.register(
+            "diptych_term",
+            "Figures of the objective and the model after the last step, by name",
+            self.terms.clone(),
+        );
         all.register("diptych_grad_norm", "Norm of the last gradient", self.grad_norm.clone());
-        all.register("diptych_samples_per_second", "Throughput of the last step", self.samples_per_second.clone());
-        all.register("diptych_mfu_ratio", "Share of what the device can compute at most", self.mfu.clone());
+        all.register(
+            "diptych_samples_per_second",
+            "Throughput of the last step",
+            self.samples_per_second.clone(),
+        );
+        all.register(
+            "diptych_mfu_ratio",
+            "Share of what the device can compute at most",
+            self.mfu.clone(),
+        );
         all.register("diptych_eta_seconds", "Time to the end of the run", self.eta_seconds.clone());
         all.register(
             "diptych_checkpoint_age_seconds",
@@ -137,16 +161,39 @@ impl Metrics {
         all.register("diptych_events", "What guards noticed", self.events.clone());
         all.register("diptych_jobs", "Jobs by state", self.jobs.clone());
         all.register("diptych_store_bytes", "Size of sled on the disk", self.store_bytes.clone());
-        all.register("diptych_disk_free_bytes", "Free on the disk of the state folder", self.disk_free_bytes.clone());
-        all.register("process_resident_memory_bytes", "Resident memory", self.resident_bytes.clone());
-        all.register("process_start_time_seconds", "Start of the process since 1970", self.start_time_seconds.clone());
+        all.register(
+            "diptych_disk_free_bytes",
+            "Free on the disk of the state folder",
+            self.disk_free_bytes.clone(),
+        );
+        all.register(
+            "process_resident_memory_bytes",
+            "Resident memory",
+            self.resident_bytes.clone(),
+        );
+        all.register(
+            "process_start_time_seconds",
+            "Start of the process since 1970",
+            self.start_time_seconds.clone(),
+        );
         all.register("diptych_http_requests", "Requests answered", self.requests.clone());
-        all.register("diptych_http_request_seconds", "Time to the answer of a request", self.request_seconds.clone());
+        all.register(
+            "diptych_http_request_seconds",
+            "Time to the answer of a request",
+            self.request_seconds.clone(),
+        );
     }
 
-    pub(crate) fn request(&self, method: &Method, path: String, status: StatusCode, took: Duration) {
+    pub(crate) fn request(
+        &self,
+        method: &Method,
+        path: String,
+        status: StatusCode,
+        took: Duration,
+    ) {
         // Other methods are text of whoever asks.
-        let known = [Method::GET, Method::POST, Method::PATCH, Method::HEAD, Method::OPTIONS].contains(method);
+        let known = [Method::GET, Method::POST, Method::PATCH, Method::HEAD, Method::OPTIONS]
+            .contains(method);
         let method = if known { method.to_string() } else { "other".to_owned() };
         self.requests.get_or_create(&OfRequest { method, path, status: status.as_u16() }).inc();
         self.request_seconds.observe(took.as_secs_f64());
@@ -156,7 +203,9 @@ impl Metrics {
         match told {
             Told::Step(step) => {
                 for (name, value) in &step.terms {
-                    self.terms.get_or_create(&OfTerm { run: step.run.clone(), name: name.clone() }).set(*value);
+                    self.terms
+                        .get_or_create(&OfTerm { run: step.run.clone(), name: name.clone() })
+                        .set(*value);
                 }
                 let of = OfRun { run: step.run };
                 self.step_seconds.get_or_create(&of).observe(step.seconds);
@@ -182,7 +231,8 @@ impl Metrics {
                 }
             }
             Told::Event(event) => {
-                let of = OfEvent { run: event.run.to_string(), kind: event.kind.as_str().to_owned() };
+                let of =
+                    OfEvent { run: event.run.to_string(), kind: event.kind.as_str().to_owned() };
                 self.events.get_or_create(&of).inc();
             }
             Told::Checkpoint { .. } => {}
@@ -216,9 +266,14 @@ impl Metrics {
     /// What is looked up when it is asked for.
     pub(crate) fn look(&self, queue: &Queue, store: &Store) -> Result<(), StoreError> {
         self.jobs.clear();
-        for state in
-            [JobState::Queued, JobState::Running, JobState::Paused, JobState::Done, JobState::Failed, JobState::Cancelled]
-        {
+        for state in [
+            JobState::Queued,
+            JobState::Running,
+            JobState::Paused,
+            JobState::Done,
+            JobState::Failed,
+            JobState::Cancelled,
+        ] {
             self.jobs.get_or_create(&OfJobs { state: state.as_str().to_owned() }).set(0);
         }
         for job in queue.jobs() {
@@ -257,5 +312,6 @@ fn folder_bytes(folder: &std::path::Path) -> u64 {
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .map_or(0, |kib| kib * 1024)
 }

@@ -31,7 +31,11 @@ pub(crate) fn reloading() {
 /// Leaving, which may take so long.
 pub(crate) fn stopping(within: Duration) {
     let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
-    tell(&[NotifyState::Stopping, NotifyState::Status("saving what jobs did"), NotifyState::ExtendTimeoutUsec(micros)]);
+    tell(&[
+        NotifyState::Stopping,
+        NotifyState::Status("saving what jobs did"),
+        NotifyState::ExtendTimeoutUsec(micros),
+    ]);
 }
 
 /// Keeps status line and watchdog up to date. The watchdog is fed only while every job of this process moves: a training that
@@ -67,7 +71,14 @@ pub(crate) fn status(shared: &Shared) -> String {
         .iter()
         .map(|job| match steps.iter().find(|(id, _)| *id == job.id) {
             Some((_, step)) => {
-                format!("{} step {}/{}, loss {:.3}, {}", step.run, step.step, step.total_steps, step.loss, eta(step.eta_seconds))
+                format!(
+                    "{} step {}/{}, loss {:.3}, {}",
+                    step.run,
+                    step.step,
+                    step.total_steps,
+                    step.loss,
+                    eta(step.eta_seconds)
+                )
             }
             None => format!("job {} ({})", job.id, job.kind.as_str()),
         })

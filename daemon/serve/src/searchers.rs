@@ -86,14 +86,20 @@ impl Searchable {
             let built = kept.read().graph_of(spec);
             match built {
                 Ok(graph) => {
-                    kept.searcher.write().unwrap_or_else(PoisonError::into_inner).take_graph(graph, spec);
+                    kept.searcher
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .take_graph(graph, spec);
                     tracing::info!(
                         "the approximate index of {} was built in {:.1} s",
                         kept.producer,
                         began.elapsed().as_secs_f64()
                     );
                 }
-                Err(error) => tracing::error!("the approximate index of {} could not be built: {error}", kept.producer),
+                Err(error) => tracing::error!(
+                    "the approximate index of {} could not be built: {error}",
+                    kept.producer
+                ),
             }
             kept.builds.store(false, Ordering::Relaxed);
         };

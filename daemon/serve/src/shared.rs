@@ -106,7 +106,8 @@ impl Shared {
         let before = self.current();
         let mut config = ServeConfig::read(file)?;
         // As it was made at the start.
-        config.state = std::path::absolute(&config.state).with_context(|| config.state.display().to_string())?;
+        config.state = std::path::absolute(&config.state)
+            .with_context(|| config.state.display().to_string())?;
         let fixed = [
             ("state", config.state != before.config.state),
             ("listen", config.listen != before.config.listen),
@@ -147,12 +148,20 @@ impl Shared {
     }
 
     /// A session of one query: the tables of the state folder and, where one is named, of a dataset.
-    pub(crate) fn session(&self, dataset: Option<&ServedDataset>) -> Result<SessionContext, SqlError> {
+    pub(crate) fn session(
+        &self,
+        dataset: Option<&ServedDataset>,
+    ) -> Result<SessionContext, SqlError> {
         let functions = content_functions();
-        let memory = usize::try_from(self.current().config.sql.memory_mib << 20).unwrap_or(usize::MAX);
-        let mut spec =
-            SessionSpec { memory: Some(memory), ..SessionSpec::new(dataset.map(|dataset| &*dataset.path), &functions) };
-        spec.partitions = std::thread::available_parallelism().ok().and_then(|cores| NonZeroUsize::new(cores.get().div_ceil(2)));
+        let memory =
+            usize::try_from(self.current().config.sql.memory_mib << 20).unwrap_or(usize::MAX);
+        let mut spec = SessionSpec {
+            memory: Some(memory),
+            ..SessionSpec::new(dataset.map(|dataset| &*dataset.path), &functions)
+        };
+        spec.partitions = std::thread::available_parallelism()
+            .ok()
+            .and_then(|cores| NonZeroUsize::new(cores.get().div_ceil(2)));
         spec.tables = self.store.tables();
         if dataset.is_some()
             && let Some((_, table)) = spec.tables.iter().find(|(name, _)| name == "training_ledger")

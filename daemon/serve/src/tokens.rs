@@ -43,12 +43,20 @@ impl Tokens {
         let Some(path) = path else { return Ok(Self::NotAsked) };
         let file = read_file(path)?;
         if file.tokens.is_empty() {
-            bail!("{}: no token is in it, so nobody could ask: `diptych token NAME --file {0}` makes one", path.display());
+            bail!(
+                "{}: no token is in it, so nobody could ask: `diptych token NAME --file {0}` makes one",
+                path.display()
+            );
         }
         let parsed = file.tokens.iter().map(|entry| {
             let mut hash = [0; 32];
-            hex::decode_to_slice(&entry.sha256, &mut hash)
-                .with_context(|| format!("{}: token {}: sha256 wants 64 hexadecimal digits", path.display(), entry.name))?;
+            hex::decode_to_slice(&entry.sha256, &mut hash).with_context(|| {
+                format!(
+                    "{}: token {}: sha256 wants 64 hexadecimal digits",
+                    path.display(),
+                    entry.name
+                )
+            })?;
             Ok((hash, entry.scope))
         });
         Ok(Self::Asked(parsed.collect::<anyhow::Result<_>>()?))
@@ -61,7 +69,9 @@ impl Tokens {
             Self::Asked(known) => {
                 let hash: [u8; 32] = Sha256::digest(token?).into();
                 // All are compared, and each whole: how long it takes says nothing about a token.
-                known.iter().fold(None, |found, (other, scope)| if bool::from(other.ct_eq(&hash)) { Some(*scope) } else { found })
+                known.iter().fold(None, |found, (other, scope)| {
+                    if bool::from(other.ct_eq(&hash)) { Some(*scope) } else { found }
+                })
             }
         }
     }
@@ -89,7 +99,11 @@ pub fn make(path: &Path, name: &str, scope: Scope) -> anyhow::Result<String> {
         );
     }
     let token = new_token();
-    file.tokens.push(Entry { name: name.to_owned(), scope, sha256: hex::encode(Sha256::digest(&token)) });
+    file.tokens.push(Entry {
+        name: name.to_owned(),
+        scope,
+        sha256: hex::encode(Sha256::digest(&token)),
+    });
     let text = toml::to_string(&file).context("writing tokens as TOML")?;
     durable::write(path, text.as_bytes())?;
     Ok(token)
@@ -104,7 +118,8 @@ pub fn new_token() -> String {
 
 fn read_file(path: &Path) -> anyhow::Result<File> {
     let text = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
-    toml::from_str(&text).map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.message().trim_end()))
+    toml::from_str(&text)
+        .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.message().trim_end()))
 }
 
 #[cfg(test)]
@@ -121,20 +136,31 @@ mod tests {
         let tokens = Tokens::read(Some(&path)).unwrap();
         assert_eq!(tokens.scope(Some(&read)), Some(Scope::Read));
         assert_eq!(tokens.scope(Some(&admin)), Some(Scope::Admin));
-        for bad in [None, Some(""), Some("dpt_"), Some(&admin[..admin.len() - 1]), Some(&*format!("{admin}0"))] {
+        for bad in [
+            None,
+            Some(""),
+            Some("dpt_"),
+            Some(&admin[..admin.len() - 1]),
+            Some(&*format!("{admin}0")),
+        ] {
             assert_eq!(tokens.scope(bad), None, "{bad:?}");
         }
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(!text.contains(&admin) && !text.contains(&admin[4..]) && text.contains("grafana"), "{text}");
+        assert!(
+            !text.contains(&admin) && !text.contains(&admin[4..]) && text.contains("grafana"),
+            "{text}"
+        );
     }
 
     #[test]
     fn an_empty_or_broken_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.toml");
-        for text in
-            ["", "[[token]]\nname = \"a\"\nscope = \"read\"\nsha256 = \"12\"\n", "[[token]]\nname = \"a\"\nscope = \"all\"\n"]
-        {
+        for text in [
+            "",
+            "[[token]]\nname = \"a\"\nscope = \"read\"\nsha256 = \"12\"\n",
+            "[[token]]\nname = \"a\"\nscope = \"all\"\n",
+        ] {
             durable::write(&path, text.as_bytes()).unwrap();
             assert!(Tokens::read(Some(&path)).is_err(), "{text}");
         }

@@ -41,7 +41,9 @@ pub(super) async fn job_id(service: &Service, named: &str) -> anyhow::Result<u64
         }
         match page["next"].as_str() {
             Some(next) => after = format!("&after={next}"),
-            None => anyhow::bail!("no job of the service trains a run called {named}: `diptych status` lists its jobs"),
+            None => anyhow::bail!(
+                "no job of the service trains a run called {named}: `diptych status` lists its jobs"
+            ),
         }
     }
 }

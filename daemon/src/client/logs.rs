@@ -23,12 +23,22 @@ pub(crate) fn run(args: &LogsArgs) -> anyhow::Result<Outcome> {
         loop {
             // Asked before the log is read, so that what it wrote last is read too.
             let job: Value = service.get(&format!("/v1/jobs/{id}")).await?;
-            let goes_on =
-                args.follow && matches!(text(&job, "state"), "queued" | "waiting" | "running" | "pausing" | "cancelling");
+            let goes_on = args.follow
+                && matches!(
+                    text(&job, "state"),
+                    "queued" | "waiting" | "running" | "pausing" | "cancelling"
+                );
             loop {
-                let answer = service.ask(Method::GET, &format!("/v1/jobs/{id}/log?after={from}"), None).await?;
-                let next = answer.headers().get("x-log-next").and_then(|next| next.to_str().ok()?.parse().ok());
-                let next = next.context("the answer does not say how far the log is: is it another version?")?;
+                let answer = service
+                    .ask(Method::GET, &format!("/v1/jobs/{id}/log?after={from}"), None)
+                    .await?;
+                let next = answer
+                    .headers()
+                    .get("x-log-next")
+                    .and_then(|next| next.to_str().ok()?.parse().ok());
+                let next = next.context(
+                    "the answer does not say how far the log is: is it another version?",
+                )?;
                 raw(&answer.bytes().await?)?;
                 if next == from {
                     break;

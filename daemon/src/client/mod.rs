@@ -18,12 +18,23 @@ pub(super) fn post(address: &str, path: &str, body: &Value) -> anyhow::Result<Va
     let service = Service::at(address, None)?;
     wait_for(async {
         let answer = service.ask(Method::POST, path, Some(body)).await?;
-        if answer.status() == StatusCode::NO_CONTENT { Ok(Value::Null) } else { Ok(answer.json().await?) }
+        if answer.status() == StatusCode::NO_CONTENT {
+            Ok(Value::Null)
+        } else {
+            Ok(answer.json().await?)
+        }
     })
 }
 
 /// Tells a service what an evaluation of a checkpoint gave.
-pub(super) fn record_metrics(address: &str, run: &str, step: u64, values: &[(String, f64)]) -> anyhow::Result<()> {
-    let values: serde_json::Map<String, Value> = values.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
-    post(address, &format!("/v1/runs/{run}/metrics"), &json!({ "step": step, "values": values })).map(drop)
+pub(super) fn record_metrics(
+    address: &str,
+    run: &str,
+    step: u64,
+    values: &[(String, f64)],
+) -> anyhow::Result<()> {
+    let values: serde_json::Map<String, Value> =
+        values.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+    post(address, &format!("/v1/runs/{run}/metrics"), &json!({ "step": step, "values": values }))
+        .map(drop)
 }

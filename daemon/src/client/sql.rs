@@ -21,16 +21,22 @@ pub(crate) fn ask(address: &str, sql: &str, dataset: Option<&Path>) -> anyhow::R
             Some(folder) => Some(name_of(&service, folder).await?),
             None => None,
         };
-        let question = service.request(Method::POST, "/v1/sql").header(header::ACCEPT, ARROW_STREAM);
-        let answer = service.send(question.json(&json!({ "query": sql, "dataset": dataset }))).await?;
+        let question =
+            service.request(Method::POST, "/v1/sql").header(header::ACCEPT, ARROW_STREAM);
+        let answer =
+            service.send(question.json(&json!({ "query": sql, "dataset": dataset }))).await?;
         if answer.headers().get(TRUNCATED).is_some_and(|truncated| truncated == "1") {
-            bail!("the result is larger than what the service answers at once (64 MiB): ask for less, or through Flight SQL");
+            bail!(
+                "the result is larger than what the service answers at once (64 MiB): ask for less, or through Flight SQL"
+            );
         }
         let bytes = answer.bytes().await.context("the service's answer")?;
         let reader = StreamReader::try_new(&bytes[..], None).context("the service's answer")?;
         let schema = reader.schema();
-        let batches = reader.collect::<Result<Vec<RecordBatch>, _>>().context("the service's answer")?;
-        MemTable::try_new(Arc::clone(&schema), vec![batches]).context("columns of the same name: give them different ones (AS)")
+        let batches =
+            reader.collect::<Result<Vec<RecordBatch>, _>>().context("the service's answer")?;
+        MemTable::try_new(Arc::clone(&schema), vec![batches])
+            .context("columns of the same name: give them different ones (AS)")
     })
 }
 
@@ -40,7 +46,9 @@ async fn name_of(service: &Service, folder: &Path) -> anyhow::Result<String> {
     let page: Value = service.get("/v1/datasets?limit=1000").await?;
     let datasets = page["items"].as_array().into_iter().flatten();
     let same = |dataset: &&Value| {
-        dataset["path"].as_str().is_some_and(|path| Path::new(path).canonicalize().is_ok_and(|path| path == whole))
+        dataset["path"]
+            .as_str()
+            .is_some_and(|path| Path::new(path).canonicalize().is_ok_and(|path| path == whole))
     };
     let found = datasets.clone().find(same).and_then(|dataset| dataset["name"].as_str());
     found.map(str::to_owned).with_context(|| {

@@ -38,8 +38,12 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<Outcome> {
 }
 
 fn describe(job: &Value, status: &Value) -> String {
-    let running = status["running"].as_array().and_then(|running| running.iter().find(|running| running["job"] == job["id"]));
-    let what = job["run"].as_str().map_or_else(|| text(job, "kind").to_owned(), |run| format!("{} {run}", text(job, "kind")));
+    let running = status["running"]
+        .as_array()
+        .and_then(|running| running.iter().find(|running| running["job"] == job["id"]));
+    let what = job["run"]
+        .as_str()
+        .map_or_else(|| text(job, "kind").to_owned(), |run| format!("{} {run}", text(job, "kind")));
     let mut line = format!("{:>6}  {:<10}  {what}", job["id"].to_string(), text(job, "state"));
     if let Some(step) = running.filter(|running| running["step"].is_u64()) {
         let number = |key: &str| step[key].as_f64().unwrap_or(f64::NAN);

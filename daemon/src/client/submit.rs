@@ -19,7 +19,9 @@ const COMMANDS: [&str; 7] = ["embed", "ingest", "score", "select", "dedup", "eva
 
 pub(crate) fn run(args: SubmitArgs) -> anyhow::Result<Outcome> {
     let here = std::env::current_dir().context("the folder that this is called in")?;
-    let [first, rest @ ..] = &args.what[..] else { bail!("nothing to do: name a configuration, or a command") };
+    let [first, rest @ ..] = &args.what[..] else {
+        bail!("nothing to do: name a configuration, or a command")
+    };
     let mut how = args.how;
     let mut job = if COMMANDS.contains(&first.as_str()) {
         json!({ "kind": first, "args": rest, "folder": here })
@@ -31,7 +33,10 @@ pub(crate) fn run(args: SubmitArgs) -> anyhow::Result<Outcome> {
         config.resolve_paths(&here);
         json!({ "kind": "train", "config": config.to_toml(), "folder": here })
     } else {
-        bail!("{first}: no file of a training's configuration, and none of {}", COMMANDS.join(", "));
+        bail!(
+            "{first}: no file of a training's configuration, and none of {}",
+            COMMANDS.join(", ")
+        );
     };
     job["priority"] = how.priority.into();
     job["after"] = how.after.into();
@@ -39,7 +44,12 @@ pub(crate) fn run(args: SubmitArgs) -> anyhow::Result<Outcome> {
     wait_for(async {
         let answer: Value = service.ask(Method::POST, "/v1/jobs", Some(&job)).await?.json().await?;
         let run = answer["run"].as_str().map(|run| format!(", run {run}")).unwrap_or_default();
-        line(format!("job {} ({}{run}) is {}", answer["id"], text(&answer, "kind"), text(&answer, "state")))?;
+        line(format!(
+            "job {} ({}{run}) is {}",
+            answer["id"],
+            text(&answer, "kind"),
+            text(&answer, "state")
+        ))?;
         Ok(Outcome::Done)
     })
 }

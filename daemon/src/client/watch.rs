@@ -90,7 +90,9 @@ fn about(event: &str, data: &Value) -> String {
             100.0 * number("data_wait_seconds") / number("seconds"),
             number("eta_seconds") / 60.0
         ),
-        "event" => format!("{}  {}: {}", text(data, "run"), text(data, "kind"), text(data, "message")),
+        "event" => {
+            format!("{}  {}: {}", text(data, "run"), text(data, "kind"), text(data, "message"))
+        }
         "checkpoint" => format!("{}  checkpoint of step {}", text(data, "run"), data["step"]),
         _ => about_job(data),
     }

@@ -30,6 +30,10 @@ pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<Outcome> {
 fn by_service(address: &str, to: &Path) -> anyhow::Result<BackedUp> {
     let to = std::path::absolute(to).with_context(|| to.display().to_string())?;
     let done = client::post(address, "/v1/backup", &serde_json::json!({ "to": to }))?;
-    let figure = |name: &str| done[name].as_u64().context("the service's answer cannot be understood: is it another version?");
+    let figure = |name: &str| {
+        done[name]
+            .as_u64()
+            .context("the service's answer cannot be understood: is it another version?")
+    };
     Ok(BackedUp { embeddings: figure("embeddings")?, bytes: figure("bytes")? })
 }

@@ -20,7 +20,13 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Outcome> {
     if let Some((path, counts)) = args.counts.as_ref().zip(counts.as_ref())
         && counts.len() != entries.len()
     {
-        bail!("{} has {} counts, and {} has {} entries", path.display(), counts.len(), args.entries.display(), entries.len());
+        bail!(
+            "{} has {} counts, and {} has {} entries",
+            path.display(),
+            counts.len(),
+            args.entries.display(),
+            entries.len()
+        );
     }
     let selection = args.selection.as_deref().map(Selection::read).transpose()?;
     let spec = BalanceSpec {
@@ -31,8 +37,9 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Outcome> {
         condition: args.condition.as_deref(),
         selection: selection.as_ref(),
     };
-    let report =
-        with_session(Some(&args.dataset.dataset), None, async |context| Ok(balance(&context, &spec, &args.output).await?))?;
+    let report = with_session(Some(&args.dataset.dataset), None, async |context| {
+        Ok(balance(&context, &spec, &args.output).await?)
+    })?;
     if let Some(path) = &args.save_counts {
         write_counts(path, &report.counts)?;
     }
@@ -44,7 +51,11 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Outcome> {
 fn print(args: &BalanceArgs, entries: &Entries, report: &BalanceReport) -> anyhow::Result<()> {
     let matching = report.counts.iter().filter(|count| **count > 0).count() as u64;
     let capped = report.counts.iter().filter(|count| **count > args.t).count() as u64;
-    line(format!("{:>12}  pairs, of which {} match an entry", thousands(report.candidates), thousands(report.matched)))?;
+    line(format!(
+        "{:>12}  pairs, of which {} match an entry",
+        thousands(report.candidates),
+        thousands(report.matched)
+    ))?;
     line(format!(
         "{:>12}  entries, of which {} match a pair, and {} more than {}",
         thousands(entries.len() as u64),
@@ -57,7 +68,11 @@ fn print(args: &BalanceArgs, entries: &Entries, report: &BalanceReport) -> anyho
     for id in order.into_iter().take(SHOWN) {
         let count = report.counts[id as usize];
         let probability = args.t as f64 / count.max(args.t) as f64;
-        line(format!("{:>12}  {:?} is kept with probability {probability:.3}", thousands(count), entries.name(id)))?;
+        line(format!(
+            "{:>12}  {:?} is kept with probability {probability:.3}",
+            thousands(count),
+            entries.name(id)
+        ))?;
     }
     line(format!(
         "{}: {} of {} pairs, selection {:.12}, dataset {:.12}",

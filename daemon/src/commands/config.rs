@@ -23,7 +23,8 @@ pub(crate) fn run(args: ConfigArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Done);
     }
     if args.serve {
-        let config = args.config.as_deref().map_or_else(|| Ok(ServeConfig::default()), ServeConfig::read)?;
+        let config =
+            args.config.as_deref().map_or_else(|| Ok(ServeConfig::default()), ServeConfig::read)?;
         line(config.to_toml().trim_end())?;
         return Ok(Outcome::Done);
     }

@@ -17,14 +17,33 @@ pub(crate) fn run(args: &DecontaminateArgs) -> anyhow::Result<Outcome> {
     let spec = DedupSpec { tiers: tiers(&args.tiers), keep: "uid".into(), memory: memory.keys };
     let input = read_selection(args.selection.as_deref())?;
     let functions = content_functions();
-    let report = with_limited_session(Some(&args.dataset.dataset), None, Some(memory.queries), async |context| {
-        let mut against = Vec::new();
-        for folder in &args.against {
-            let spec = SessionSpec { memory: Some(memory.queries), ..SessionSpec::new(Some(folder), &functions) };
-            against.push(Evaluation { name: folder.display().to_string(), context: session(spec)? });
-        }
-        Ok(decontaminate(&context, input.as_ref(), &against, &spec, &args.output, args.groups.as_deref()).await?)
-    })?;
+    let report = with_limited_session(
+        Some(&args.dataset.dataset),
+        None,
+        Some(memory.queries),
+        async |context| {
+            let mut against = Vec::new();
+            for folder in &args.against {
+                let spec = SessionSpec {
+                    memory: Some(memory.queries),
+                    ..SessionSpec::new(Some(folder), &functions)
+                };
+                against.push(Evaluation {
+                    name: folder.display().to_string(),
+                    context: session(spec)?,
+                });
+            }
+            Ok(decontaminate(
+                &context,
+                input.as_ref(),
+                &against,
+                &spec,
+                &args.output,
+                args.groups.as_deref(),
+            )
+            .await?)
+        },
+    )?;
     remember_selection(&args.dataset.dataset, &args.output);
     print_report(args, &report)?;
     Ok(Outcome::Done)
@@ -32,7 +51,10 @@ pub(crate) fn run(args: &DecontaminateArgs) -> anyhow::Result<Outcome> {
 
 fn print_report(args: &DecontaminateArgs, report: &DecontaminationReport) -> anyhow::Result<()> {
     for evaluation in &report.evaluations {
-        let by_tier = evaluation.by_tier.iter().map(|(tier, pairs)| format!("{} by {tier}", thousands(*pairs)));
+        let by_tier = evaluation
+            .by_tier
+            .iter()
+            .map(|(tier, pairs)| format!("{} by {tier}", thousands(*pairs)));
         line(format!(
             "{}: {} pairs dropped for its {} ({})",
             evaluation.name,

@@ -17,11 +17,17 @@ const CAPTION: usize = 60;
 
 pub(crate) fn run(args: &DedupArgs) -> anyhow::Result<Outcome> {
     let memory = Memory::of(args.memory.memory_limit);
-    let spec = DedupSpec { tiers: tiers(&args.tiers), keep: args.keep.clone(), memory: memory.keys };
+    let spec =
+        DedupSpec { tiers: tiers(&args.tiers), keep: args.keep.clone(), memory: memory.keys };
     let input = read_selection(args.selection.as_deref())?;
-    let report = with_limited_session(Some(&args.dataset.dataset), None, Some(memory.queries), async |context| {
-        Ok(dedup(&context, input.as_ref(), &spec, &args.output, args.groups.as_deref()).await?)
-    })?;
+    let report = with_limited_session(
+        Some(&args.dataset.dataset),
+        None,
+        Some(memory.queries),
+        async |context| {
+            Ok(dedup(&context, input.as_ref(), &spec, &args.output, args.groups.as_deref()).await?)
+        },
+    )?;
     remember_selection(&args.dataset.dataset, &args.output);
     print_report(args, &report)?;
     Ok(Outcome::Done)
@@ -52,7 +58,11 @@ pub(super) fn tiers(args: &TierArgs) -> Vec<Tier> {
             ByTier::Sha256 => Tier::Sha256,
             ByTier::Phash => Tier::Phash { hamming: args.hamming },
             ByTier::Caption => Tier::Caption { jaccard: args.jaccard },
-            ByTier::Semantic => Tier::Semantic { cosine: args.cosine, clusters: args.clusters, producer: args.producer.clone() },
+            ByTier::Semantic => Tier::Semantic {
+                cosine: args.cosine,
+                clusters: args.clusters,
+                producer: args.producer.clone(),
+            },
         };
         if !tiers.contains(&tier) {
             tiers.push(tier);
@@ -63,9 +73,15 @@ pub(super) fn tiers(args: &TierArgs) -> Vec<Tier> {
 
 fn print_report(args: &DedupArgs, report: &DedupReport) -> anyhow::Result<()> {
     for tier in &report.tiers {
-        line(format!("{:>12}  dropped by {}{}", thousands(tier.dropped), tier.tier, unseen(tier.tier, tier.unseen)))?;
+        line(format!(
+            "{:>12}  dropped by {}{}",
+            thousands(tier.dropped),
+            tier.tier,
+            unseen(tier.tier, tier.unseen)
+        ))?;
         if tier.left_out > 0 {
-            let text = "comparisons left out: so many captions share a MinHash band without being near";
+            let text =
+                "comparisons left out: so many captions share a MinHash band without being near";
             line(format!("{:>12}  {text}", thousands(tier.left_out)))?;
         }
     }
@@ -93,7 +109,9 @@ fn print_report(args: &DedupArgs, report: &DedupReport) -> anyhow::Result<()> {
 pub(super) fn unseen(tier: &str, pairs: u64) -> String {
     let what = match (pairs, tier) {
         (0, _) => return String::new(),
-        (_, "phash") => "have no perceptual hash and were not judged; `diptych score phash` adds them",
+        (_, "phash") => {
+            "have no perceptual hash and were not judged; `diptych score phash` adds them"
+        }
         (_, "semantic") => "have no embedding and were not judged; `diptych score clip` adds them",
         _ => "have an empty caption and were not judged",
     };
@@ -102,7 +120,8 @@ pub(super) fn unseen(tier: &str, pairs: u64) -> String {
 
 /// A caption on one line, shortened.
 pub(super) fn cut(caption: &str) -> String {
-    let mut text: String = caption.chars().take(CAPTION).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut text: String =
+        caption.chars().take(CAPTION).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if caption.chars().nth(CAPTION).is_some() {
         text.push('…');
     }

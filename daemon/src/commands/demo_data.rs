@@ -13,8 +13,13 @@ pub(crate) fn run(args: &DemoDataArgs) -> anyhow::Result<Outcome> {
     for source in &report.sources {
         line(source.display().to_string())?;
     }
-    line(format!("{} pairs for training, {} held out", thousands(report.training.into()), thousands(report.heldout.into())))?;
-    let damaged: Vec<String> = report.damaged.iter().map(|(what, count)| format!("{count} {what}")).collect();
+    line(format!(
+        "{} pairs for training, {} held out",
+        thousands(report.training.into()),
+        thousands(report.heldout.into())
+    ))?;
+    let damaged: Vec<String> =
+        report.damaged.iter().map(|(what, count)| format!("{count} {what}")).collect();
     line(format!("on purpose: {}", damaged.join(", ")))?;
     Ok(Outcome::Done)
 }

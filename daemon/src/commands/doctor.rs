@@ -40,8 +40,10 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Outcome> {
 fn conclusion(findings: &[Finding], fix: bool) -> String {
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (problems, notes) = (count(Severity::Problem), count(Severity::Note));
-    let open = findings.iter().filter(|finding| finding.mended.is_none() && finding.mendable).count();
-    let advice = if open > 0 && !fix { format!(". `--fix` mends {open} of them") } else { String::new() };
+    let open =
+        findings.iter().filter(|finding| finding.mended.is_none() && finding.mendable).count();
+    let advice =
+        if open > 0 && !fix { format!(". `--fix` mends {open} of them") } else { String::new() };
     match (problems, notes) {
         (0, 0) => "all is well".into(),
         _ => format!("{problems} problems, {notes} notes{advice}"),

@@ -18,7 +18,8 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
     let selection = Selection::read(&args.selection)?;
     let model = models::load(&args.model.model_ref())?;
     let store = Store::open(&args.model.run_on.state)?;
-    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
+    let spec =
+        EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     let embedded = embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
     line(format!(
         "{} of {} pairs embedded now, {} dimensions, producer {:.12}",
@@ -35,7 +36,12 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
             format: args.format.into(),
         };
         let written = files::write(&store, &request, folder)?;
-        line(format!("{}: {} rows in {} files of each kind", folder.display(), thousands(written.rows as u64), written.files))?;
+        line(format!(
+            "{}: {} rows in {} files of each kind",
+            folder.display(),
+            thousands(written.rows as u64),
+            written.files
+        ))?;
     }
     Ok(Outcome::Done)
 }
@@ -48,9 +54,12 @@ pub(crate) fn embed_with_bar(
     selection: &Selection,
     spec: EncodeSpec,
 ) -> anyhow::Result<Embedded> {
-    let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}")
-        .context("progress template")?;
-    let bar = bars().add(ProgressBar::new(selection.len() as u64).with_style(style.progress_chars("=> ")));
+    let style = ProgressStyle::with_template(
+        "embedding [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}",
+    )
+    .context("progress template")?;
+    let bar = bars()
+        .add(ProgressBar::new(selection.len() as u64).with_style(style.progress_chars("=> ")));
     let embedded = embed(store, model, dataset, selection, spec, &mut |pairs| {
         bar.inc(pairs as u64);
         true

@@ -11,7 +11,9 @@ use diptych_evaluate::compositional::{self, Test};
 use diptych_evaluate::data::EvalData;
 use diptych_evaluate::figures::figures;
 use diptych_evaluate::measure::{Measured, Measuring, TaskResult, measure};
-use diptych_evaluate::request::{ClassSource, Control, PairSource, Request, Settings, Stopped, Subject, Task};
+use diptych_evaluate::request::{
+    ClassSource, Control, PairSource, Request, Settings, Stopped, Subject, Task,
+};
 use diptych_evaluate::source::{Kept, Towers};
 use diptych_evaluate::suite::Suite;
 use diptych_evaluate::text::Text;
@@ -56,7 +58,17 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
 
 /// What the arguments ask for.
 fn request(args: &EvalArgs) -> anyhow::Result<Request> {
-    let EvalOnArgs { dataset, selection, benchmark, tasks, classes, label_column, templates, train_selection, .. } = &args.on;
+    let EvalOnArgs {
+        dataset,
+        selection,
+        benchmark,
+        tasks,
+        classes,
+        label_column,
+        templates,
+        train_selection,
+        ..
+    } = &args.on;
     let source = match (benchmark, dataset, selection) {
         (Some(folder), ..) => PairSource::Benchmark(folder.clone()),
         (None, Some(dataset), Some(selection)) => {
@@ -64,7 +76,11 @@ fn request(args: &EvalArgs) -> anyhow::Result<Request> {
             PairSource::Selection {
                 dataset: dataset.clone(),
                 selection: selection.clone(),
-                classes: classes.map(|(names, label_column)| ClassSource { names, label_column, templates: templates.clone() }),
+                classes: classes.map(|(names, label_column)| ClassSource {
+                    names,
+                    label_column,
+                    templates: templates.clone(),
+                }),
                 train_selection: train_selection.clone(),
             }
         }
@@ -95,7 +111,8 @@ fn task_of(task: EvalTask) -> Task {
 }
 
 fn settings(how: &EvalHowArgs, threads: usize) -> Settings {
-    let EvalHowArgs { k, knn_temperature, probe_c, shots, seed, resamples, batch_size } = how.clone();
+    let EvalHowArgs { k, knn_temperature, probe_c, shots, seed, resamples, batch_size } =
+        how.clone();
     Settings { k, knn_temperature, probe_c, shots, seed, resamples, batch_size, threads }
 }
 
@@ -122,9 +139,16 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
 
     let Measured { uids, distinct_captions, geometry, results } = &measured;
     let mut out = Text::default();
-    out.line(format!("{}: {} pairs, {distinct_captions} different captions", data.name, uids.len()));
+    out.line(format!(
+        "{}: {} pairs, {distinct_captions} different captions",
+        data.name,
+        uids.len()
+    ));
     let with = report::Context {
-        classes: data.classification.as_ref().map_or(&[], |classification| classification.classes()),
+        classes: data
+            .classification
+            .as_ref()
+            .map_or(&[], |classification| classification.classes()),
         uids,
         groups: data.groups.as_ref(),
         bootstrap: settings.bootstrap(),
@@ -136,7 +160,8 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
         out.line(format!("compared with {}", path.display()));
     }
     for (at, result) in results.iter().enumerate() {
-        let beside: Option<&TaskResult> = other.as_ref().and_then(|(_, other)| other.results.get(at));
+        let beside: Option<&TaskResult> =
+            other.as_ref().and_then(|(_, other)| other.results.get(at));
         let (name, figures) = report::report(result, beside, &with, &mut out)?;
         json[name] = figures;
     }
@@ -149,7 +174,11 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
     raw(out.as_str().as_bytes())?;
     record(state, &path, &data.name, results.iter().flat_map(figures).collect())?;
     if let Some(ResultFormat::ClipBenchmark) = args.output_format {
-        let named = clip_benchmark::Named { dataset: &data.name, is_benchmark: args.on.benchmark.is_some(), model: path };
+        let named = clip_benchmark::Named {
+            dataset: &data.name,
+            is_benchmark: args.on.benchmark.is_some(),
+            model: path,
+        };
         for result in results {
             line(clip_benchmark::write(&args.output, &named, result)?.display().to_string())?;
         }
@@ -161,7 +190,8 @@ fn of_suite(args: &EvalArgs, path: &Path, control: Control<'_>) -> anyhow::Resul
     let other = compared(args)?;
     let suite = Suite::read(path, &args.model.run_on.state, control)?;
     let began = Instant::now();
-    let most = args.max_seconds.map(Duration::try_from_secs_f64).transpose().context("--max-seconds")?;
+    let most =
+        args.max_seconds.map(Duration::try_from_secs_f64).transpose().context("--max-seconds")?;
     let go_on = || (control.go_on)() && most.is_none_or(|most| began.elapsed() < most);
     let settings = settings(&args.how, args.model.run_on.threads);
     let scored = |named: &ModelRef| {
@@ -186,7 +216,11 @@ fn of_suite(args: &EvalArgs, path: &Path, control: Control<'_>) -> anyhow::Resul
 }
 
 fn of_compositions(args: &EvalArgs, images: &Path, control: Control<'_>) -> anyhow::Result<Value> {
-    let tests: Vec<Test> = args.compositional.iter().map(|file| Test::read(file, images)).collect::<anyhow::Result<_>>()?;
+    let tests: Vec<Test> = args
+        .compositional
+        .iter()
+        .map(|file| Test::read(file, images))
+        .collect::<anyhow::Result<_>>()?;
     let model = models::load(&args.model.model_ref())?;
     let bootstrap = settings(&args.how, args.model.run_on.threads).bootstrap();
     let mut json = json!({ "model": model.path });
@@ -221,6 +255,10 @@ fn with_towers<T>(
     }
     let model: Model = models::load(named)?;
     // A model from elsewhere may be evaluated where there is no state folder, or one that cannot be written.
-    let kept = if args.no_cache || !named.state.is_dir() { None } else { Kept::open(&named.state, &model) };
+    let kept = if args.no_cache || !named.state.is_dir() {
+        None
+    } else {
+        Kept::open(&named.state, &model)
+    };
     run(&Towers::Model { model: &model, kept }, &model.path)
 }

@@ -14,20 +14,29 @@ use crate::output::line;
 /// Records under `eval/DATASET/…` at the checkpoint's step. Models that are no checkpoint of this state folder have no place there;
 /// where a service holds the store, it is told; where
 /// another process does, that is said.
-pub(crate) fn record(state: &Path, model: &Path, dataset: &str, figures: Vec<(String, f64)>) -> anyhow::Result<()> {
+pub(crate) fn record(
+    state: &Path,
+    model: &Path,
+    dataset: &str,
+    figures: Vec<(String, f64)>,
+) -> anyhow::Result<()> {
     let Ok(manifest) = checkpoint::read_manifest(model) else { return Ok(()) };
     if model.parent() != Some(checkpoint_folder(state, &manifest.run).as_path()) {
         return Ok(());
     }
-    let values: Vec<(String, f64)> =
-        figures.into_iter().map(|(name, value)| (format!("{EVALUATED}{dataset}/{name}"), value)).collect();
+    let values: Vec<(String, f64)> = figures
+        .into_iter()
+        .map(|(name, value)| (format!("{EVALUATED}{dataset}/{name}"), value))
+        .collect();
     let store = match Store::open(state) {
         Ok(store) => store,
         Err(StoreError::Locked { owner, .. }) => {
             let told = owner
                 .and_then(|owner| owner.address)
                 .context("its state folder is in use")
-                .and_then(|address| client::record_metrics(&address, &manifest.run, manifest.step.0, &values));
+                .and_then(|address| {
+                    client::record_metrics(&address, &manifest.run, manifest.step.0, &values)
+                });
             // The figures themselves are there: what is printed is not lost by this.
             if let Err(error) = told {
                 line(format!("\nnot recorded among the run's metrics: {}", describe(&error)))?;

@@ -4,7 +4,9 @@ use diptych_cli::{ExportArgs, ModelFormat};
 use diptych_embeddings::models;
 use diptych_pipeline::Tokenizer;
 use diptych_schemas::outcome::Outcome;
-use diptych_trainer::{LARGEST_EMBEDDED, TokenizerFiles, Weights, export_hf, export_onnx, export_openclip};
+use diptych_trainer::{
+    LARGEST_EMBEDDED, TokenizerFiles, Weights, export_hf, export_onnx, export_openclip,
+};
 
 use crate::output::line;
 
@@ -13,14 +15,19 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Outcome> {
     match args.format {
         ModelFormat::Openclip => export_openclip(&weights, tokenizer.to_json(), &args.output)?,
         ModelFormat::Hf => export_hf(&weights, &files(&weights, &tokenizer)?, &args.output)?,
-        ModelFormat::Onnx => export_onnx(&weights, &files(&weights, &tokenizer)?, &args.output, LARGEST_EMBEDDED)?,
+        ModelFormat::Onnx => {
+            export_onnx(&weights, &files(&weights, &tokenizer)?, &args.output, LARGEST_EMBEDDED)?
+        }
     }
     line(format!("{} → {}", weights.path.display(), args.output.display()))?;
     Ok(Outcome::Done)
 }
 
 fn files(weights: &Weights, tokenizer: &Tokenizer) -> anyhow::Result<TokenizerFiles> {
-    let mut files = TokenizerFiles { tokenizer_json: tokenizer.to_json().to_owned(), ..TokenizerFiles::default() };
+    let mut files = TokenizerFiles {
+        tokenizer_json: tokenizer.to_json().to_owned(),
+        ..TokenizerFiles::default()
+    };
     // Only CLIP's own has vocab.json and merges.txt beside it.
     if weights.config.texts().is_some_and(|texts| texts.tokenizer.name.is_none()) {
         let vocabulary = tokenizer.vocab_and_merges()?;

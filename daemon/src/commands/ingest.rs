@@ -9,7 +9,8 @@ use anyhow::bail;
 use diptych_cli::{CaptionsChoice, IngestArgs};
 use diptych_embeddings::session::with_session;
 use diptych_pipeline::ingest::{
-    Captions, IngestError, IngestProgress, IngestReport, IngestRequest, PerceptualHash, SourceOutcome, ingest,
+    Captions, IngestError, IngestProgress, IngestReport, IngestRequest, PerceptualHash,
+    SourceOutcome, ingest,
 };
 use diptych_pipeline::sql::phash_of_file;
 use diptych_pipeline::sql::query;
@@ -62,7 +63,10 @@ pub(crate) enum Attempt {
 
 /// Lets something ingest, shows its progress, and stops it at a signal.
 pub(crate) fn attempt(
-    work: impl FnOnce(Arc<AtomicBool>, &mut dyn FnMut(&IngestProgress) -> ControlFlow<()>) -> Result<IngestReport, IngestError>,
+    work: impl FnOnce(
+        Arc<AtomicBool>,
+        &mut dyn FnMut(&IngestProgress) -> ControlFlow<()>,
+    ) -> Result<IngestReport, IngestError>,
 ) -> anyhow::Result<Attempt> {
     let stop = signals::watch(Ending::InOrder("what is under way ends and is saved"))?;
     let bar = IngestBar::new()?;
@@ -104,7 +108,8 @@ pub(crate) fn print_report(folder: &Path, report: &IngestReport) -> anyhow::Resu
     if report.pairs_total == 0 {
         bail!("no pair came out of these sources.{}", ledger_examples(folder)?);
     }
-    let whole = |outcome: &SourceOutcome| matches!(outcome, SourceOutcome::Done | SourceOutcome::AlreadyIn);
+    let whole =
+        |outcome: &SourceOutcome| matches!(outcome, SourceOutcome::Done | SourceOutcome::AlreadyIn);
     let all_whole = report.sources.iter().all(|source| whole(&source.outcome));
     Ok(if all_whole { Outcome::Done } else { Outcome::SourceUnreadable })
 }
@@ -114,11 +119,18 @@ fn print_sources(report: &IngestReport) -> std::io::Result<()> {
     let many = report.sources.len() > LISTED;
     for source in &report.sources {
         let (said, remarkable) = match &source.outcome {
-            SourceOutcome::Done => (format!("{}, {} pairs", source.layout, thousands(source.pairs_added)), false),
-            SourceOutcome::AlreadyIn => ("already in".to_owned(), false),
-            SourceOutcome::Partial(message) => {
-                (format!("{}, {} pairs, then: {message}", source.layout, thousands(source.pairs_added)), true)
+            SourceOutcome::Done => {
+                (format!("{}, {} pairs", source.layout, thousands(source.pairs_added)), false)
             }
+            SourceOutcome::AlreadyIn => ("already in".to_owned(), false),
+            SourceOutcome::Partial(message) => (
+                format!(
+                    "{}, {} pairs, then: {message}",
+                    source.layout,
+                    thousands(source.pairs_added)
+                ),
+                true,
+            ),
             SourceOutcome::Unreadable(message) => (format!("not read: {message}"), true),
         };
         if !many || remarkable || !source.notes.is_empty() {

@@ -38,10 +38,17 @@ struct State {
 impl IngestBar {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let bar = ProgressBar::new(0).with_style(
-            ProgressStyle::with_template("{spinner} source {pos}/{len}  {msg}  {elapsed}").context("progress template")?,
+            ProgressStyle::with_template("{spinner} source {pos}/{len}  {msg}  {elapsed}")
+                .context("progress template")?,
         );
         let now = Instant::now();
-        let state = State { drawn: None, logged: now, since: (now, 0, 0, 0), source: String::new(), speed: [0.0; 3] };
+        let state = State {
+            drawn: None,
+            logged: now,
+            since: (now, 0, 0, 0),
+            source: String::new(),
+            speed: [0.0; 3],
+        };
         Ok(Self { bar: bars().add(bar), state: RefCell::new(state) })
     }
 
@@ -59,7 +66,11 @@ impl IngestBar {
         let message = words(progress, state.speed);
         if self.bar.is_hidden() && now.duration_since(state.logged) >= LOGGED_EVERY {
             state.logged = now;
-            tracing::info!("source {}/{}: {message}", progress.sources_done, progress.sources_total);
+            tracing::info!(
+                "source {}/{}: {message}",
+                progress.sources_done,
+                progress.sources_total
+            );
         }
         self.bar.set_length(progress.sources_total as u64);
         self.bar.set_position(progress.sources_done as u64);
@@ -84,7 +95,8 @@ impl State {
         let seconds = now.duration_since(start).as_secs_f64();
         if seconds > 0.0 {
             self.speed =
-                [progress.records - records, progress.pairs - pairs, progress.bytes - bytes].map(|count| count as f64 / seconds);
+                [progress.records - records, progress.pairs - pairs, progress.bytes - bytes]
+                    .map(|count| count as f64 / seconds);
         }
         if now.duration_since(start) > SPEED_OVER {
             self.since = at;
@@ -94,13 +106,24 @@ impl State {
 
 /// Done, failed by reason, speeds, and how long it will take.
 fn words(progress: &IngestProgress, [records, pairs, bytes]: [f64; 3]) -> String {
-    let mut parts = vec![format!("{} pairs, {} to the ledger", thousands(progress.pairs), thousands(progress.ledger_rows()))];
+    let mut parts = vec![format!(
+        "{} pairs, {} to the ledger",
+        thousands(progress.pairs),
+        thousands(progress.ledger_rows())
+    )];
     let mut reasons: Vec<_> = progress.ledger.iter().filter(|(_, count)| **count > 0).collect();
     reasons.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(**count));
     if !reasons.is_empty() {
-        let most: Vec<String> =
-            reasons.iter().take(SHOWN_REASONS).map(|(reason, count)| format!("{reason} {}", thousands(**count))).collect();
-        parts.push(format!(" ({}{})", most.join(", "), if reasons.len() > SHOWN_REASONS { ", …" } else { "" }));
+        let most: Vec<String> = reasons
+            .iter()
+            .take(SHOWN_REASONS)
+            .map(|(reason, count)| format!("{reason} {}", thousands(**count)))
+            .collect();
+        parts.push(format!(
+            " ({}{})",
+            most.join(", "),
+            if reasons.len() > SHOWN_REASONS { ", …" } else { "" }
+        ));
     }
     if pairs > 0.0 {
         parts.push(format!("  {pairs:.0} images/s, {:.1} MB/s", bytes / 1e6));

@@ -53,7 +53,8 @@ fn run_retry(args: LedgerRetryArgs) -> anyhow::Result<Outcome> {
     })? {
         Attempt::Stopped(outcome) => Ok(outcome),
         Attempt::Done(report) if report.sources.is_empty() => {
-            let of_reason = args.reason.map_or("retryable".into(), |reason| format!("of reason {reason}"));
+            let of_reason =
+                args.reason.map_or("retryable".into(), |reason| format!("of reason {reason}"));
             line(format!("{}: no entry of the ledger is {of_reason}", folder.display()))?;
             Ok(Outcome::Done)
         }
@@ -63,11 +64,14 @@ fn run_retry(args: LedgerRetryArgs) -> anyhow::Result<Outcome> {
 
 /// Collects the rows of a query over the dataset.
 fn rows(dataset: &Path, sql: &str) -> anyhow::Result<Vec<RecordBatch>> {
-    with_session(Some(dataset), None, async |context| Ok(query(&context, sql).await?.collect().await?))
+    with_session(Some(dataset), None, async |context| {
+        Ok(query(&context, sql).await?.collect().await?)
+    })
 }
 
 fn text(batch: &RecordBatch, column: usize, row: usize) -> anyhow::Result<String> {
-    let array = arrow::compute::cast(batch.column(column), &arrow::datatypes::DataType::Utf8).context("reading the ledger")?;
+    let array = arrow::compute::cast(batch.column(column), &arrow::datatypes::DataType::Utf8)
+        .context("reading the ledger")?;
     Ok(array.as_string::<i32>().value(row).to_owned())
 }
 
@@ -83,15 +87,24 @@ fn summarise(dataset: &Path) -> anyhow::Result<Outcome> {
         let counts = batch.column(4).as_primitive::<Int64Type>();
         for row in 0..batch.num_rows() {
             let of = |column| text(&batch, column, row);
-            let (reason, disposition, stage, source, example) = (of(0)?, of(1)?, of(2)?, of(3)?, of(5)?);
+            let (reason, disposition, stage, source, example) =
+                (of(0)?, of(1)?, of(2)?, of(3)?, of(5)?);
             let count = counts.value(row) as u64;
             total += count;
             retryable += if disposition == diptych_schemas::RETRYABLE { count } else { 0 };
-            lines.push(format!("{:>10}  {reason:<18} {disposition:<11} {stage:<6} {source}", thousands(count)));
+            lines.push(format!(
+                "{:>10}  {reason:<18} {disposition:<11} {stage:<6} {source}",
+                thousands(count)
+            ));
             lines.push(format!("{:>10}  for example {}", "", shortened(&example)));
         }
     }
-    line(format!("{}: {} entries, {} of them retryable", dataset.display(), thousands(total), thousands(retryable)))?;
+    line(format!(
+        "{}: {} entries, {} of them retryable",
+        dataset.display(),
+        thousands(total),
+        thousands(retryable)
+    ))?;
     for text in lines {
         line(text)?;
     }
@@ -101,11 +114,22 @@ fn summarise(dataset: &Path) -> anyhow::Result<Outcome> {
 /// The entries of one reason, as lines that other tools can cut at tabs.
 fn list(dataset: &Path, reason: Reason, limit: usize) -> anyhow::Result<Outcome> {
     let limit = if limit == 0 { String::new() } else { format!(" LIMIT {limit}") };
-    let sql = format!("SELECT source, position, key, detail FROM ledger WHERE reason = '{}'{limit}", reason.as_str());
+    let sql = format!(
+        "SELECT source, position, key, detail FROM ledger WHERE reason = '{}'{limit}",
+        reason.as_str()
+    );
     for batch in rows(dataset, &sql)? {
         for row in 0..batch.num_rows() {
-            let fields = (0..4).map(|column| text(&batch, column, row)).collect::<anyhow::Result<Vec<_>>>()?;
-            line(fields.iter().map(|field| field.replace(['\t', '\n', '\r'], " ")).collect::<Vec<_>>().join("\t"))?;
+            let fields = (0..4)
+                .map(|column| text(&batch, column, row))
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            line(
+                fields
+                    .iter()
+                    .map(|field| field.replace(['\t', '\n', '\r'], " "))
+                    .collect::<Vec<_>>()
+                    .join("\t"),
+            )?;
         }
     }
     Ok(Outcome::Done)

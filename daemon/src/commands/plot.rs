@@ -15,8 +15,13 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<Outcome> {
     let run = RunName::new(&args.run)?;
     let rows = store.metrics(&run)?;
     if rows.is_empty() {
-        let known: Vec<String> = store.runs()?.iter().map(|record| record.run.to_string()).collect();
-        bail!("run {run} has no metrics in {}; runs there: {}", args.state.display(), known.join(", "));
+        let known: Vec<String> =
+            store.runs()?.iter().map(|record| record.run.to_string()).collect();
+        bail!(
+            "run {run} has no metrics in {}; runs there: {}",
+            args.state.display(),
+            known.join(", ")
+        );
     }
     let mut metrics = Metrics::new();
     for row in &rows {

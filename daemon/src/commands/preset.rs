@@ -23,13 +23,16 @@ pub(crate) fn preset_sql(name: &str, set: &[String]) -> anyhow::Result<String> {
 }
 
 fn parse(set: &str) -> anyhow::Result<(String, String)> {
-    let (key, value) = set.split_once('=').with_context(|| format!("--set {set}: wants KEY=SQL"))?;
+    let (key, value) =
+        set.split_once('=').with_context(|| format!("--set {set}: wants KEY=SQL"))?;
     let value = match value.strip_prefix('@') {
         None => value.to_owned(),
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
-            let items: Vec<&str> =
-                text.split(|char: char| char.is_whitespace() || char == ',').filter(|item| !item.is_empty()).collect();
+            let items: Vec<&str> = text
+                .split(|char: char| char.is_whitespace() || char == ',')
+                .filter(|item| !item.is_empty())
+                .collect();
             if let Some(other) = items.iter().find(|item| item.parse::<f64>().is_err()) {
                 bail!("--set {set}: {path} has {other:?} in it, and numbers are wanted");
             }
@@ -44,9 +47,14 @@ fn list() -> anyhow::Result<()> {
         line(format!("{}\n    {}", preset.name, preset.title()))?;
         for parameter in preset.parameters() {
             let default = parameter.default.map_or_else(|| "…".to_owned(), str::to_owned);
-            line(format!("    --set {}={default}    {}", parameter.key, parameter.meaning).trim_end())?;
+            line(
+                format!("    --set {}={default}    {}", parameter.key, parameter.meaning)
+                    .trim_end(),
+            )?;
         }
     }
-    line("\n`diptych preset NAME` prints the SQL, `diptych select --preset NAME --dataset data --output some.parquet` runs it.")?;
+    line(
+        "\n`diptych preset NAME` prints the SQL, `diptych select --preset NAME --dataset data --output some.parquet` runs it.",
+    )?;
     Ok(())
 }

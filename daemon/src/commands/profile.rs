@@ -35,13 +35,21 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
     let spec = ProfileSpec {
         name,
         dataset_hash: manifest.content_hash().to_string(),
-        selection: selection.as_ref().map(|(path, selection)| (path.display().to_string(), selection)),
+        selection: selection
+            .as_ref()
+            .map(|(path, selection)| (path.display().to_string(), selection)),
         pairs: args.pairs,
         seed: args.seed,
     };
-    let page =
-        with_session(Some(&args.dataset), args.state.as_deref(), async |context| Ok(profile(&context, spec).await?.page()))?;
+    let page = with_session(Some(&args.dataset), args.state.as_deref(), async |context| {
+        Ok(profile(&context, spec).await?.page())
+    })?;
     durable::write(&args.output, page.as_bytes())?;
-    line(format!("{}: {} pairs, {} kB", args.output.display(), thousands(manifest.pairs), thousands(page.len() as u64 / 1000)))?;
+    line(format!(
+        "{}: {} pairs, {} kB",
+        args.output.display(),
+        thousands(manifest.pairs),
+        thousands(page.len() as u64 / 1000)
+    ))?;
     Ok(Outcome::Done)
 }

@@ -30,13 +30,17 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
     let name = args.run.split('@').next().unwrap_or_default();
     let history = History::read(name, state, &ask)?;
     let beside = args.beside.as_deref().map(|name| History::read(name, state, &ask)).transpose()?;
-    let config = TrainConfig::parse(&history.config()).map_err(anyhow::Error::msg).context("the configuration of the run")?;
+    let config = TrainConfig::parse(&history.config())
+        .map_err(anyhow::Error::msg)
+        .context("the configuration of the run")?;
     let held_out = if args.no_model { None } else { held_out(args, &config) };
     let looked = held_out.as_ref().map(|held_out| look(args, held_out)).transpose()?;
     let pairs = match (&held_out, &looked) {
         (Some(held_out), Some(looked)) => {
             let wanted = looked.shown();
-            with_session(Some(&held_out.dataset), None, async |context| pairs::show(&context, &wanted).await)?
+            with_session(Some(&held_out.dataset), None, async |context| {
+                pairs::show(&context, &wanted).await
+            })?
         }
         _ => HashMap::new(),
     };
@@ -52,7 +56,9 @@ fn ask(state: &Path, sql: &str) -> anyhow::Result<Vec<RecordBatch>> {
     if let Some(address) = Owner::of(state).and_then(|owner| owner.address) {
         return with_answer(&address, sql, None, async |rows| Ok(rows.collect().await?));
     }
-    with_session(None, Some(state), async |context| Ok(query(&context, sql).await?.collect().await?))
+    with_session(None, Some(state), async |context| {
+        Ok(query(&context, sql).await?.collect().await?)
+    })
 }
 
 /// What the model is looked at with.
@@ -66,30 +72,46 @@ struct HeldOut {
 fn held_out(args: &ReportArgs, config: &TrainConfig) -> Option<HeldOut> {
     let of_config = &config.eval;
     let selection = args.selection.clone().or_else(|| of_config.selection.clone())?;
-    let dataset = args.dataset.clone().or_else(|| of_config.dataset.clone()).or_else(|| config.data.dataset.clone())?;
-    let classes = match (&args.classes, &args.label_column, &of_config.classes, &of_config.label_column) {
-        (Some(classes), Some(label), ..) => Some((classes.clone(), label.clone(), args.templates.clone())),
-        (None, _, Some(classes), Some(label)) if args.selection.is_none() => {
-            Some((classes.clone(), label.clone(), of_config.templates.clone()))
-        }
-        _ => None,
-    };
+    let dataset = args
+        .dataset
+        .clone()
+        .or_else(|| of_config.dataset.clone())
+        .or_else(|| config.data.dataset.clone())?;
+    let classes =
+        match (&args.classes, &args.label_column, &of_config.classes, &of_config.label_column) {
+            (Some(classes), Some(label), ..) => {
+                Some((classes.clone(), label.clone(), args.templates.clone()))
+            }
+            (None, _, Some(classes), Some(label)) if args.selection.is_none() => {
+                Some((classes.clone(), label.clone(), of_config.templates.clone()))
+            }
+            _ => None,
+        };
     Some(HeldOut { dataset, selection, classes })
 }
 
 fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<Looked> {
     let selection = Selection::read(&held_out.selection)?;
     let classification = match &held_out.classes {
-        Some((classes, label, templates)) => {
-            Some(Classification::read(&held_out.dataset, &Classes::listed_in(classes), label, templates.as_deref())?)
-        }
+        Some((classes, label, templates)) => Some(Classification::read(
+            &held_out.dataset,
+            &Classes::listed_in(classes),
+            label,
+            templates.as_deref(),
+        )?),
         None => None,
     };
-    let groups =
-        args.group_by.as_ref().map(|by| Groups::read(&held_out.dataset, &selection, by)).transpose().context("--group-by")?;
+    let groups = args
+        .group_by
+        .as_ref()
+        .map(|by| Groups::read(&held_out.dataset, &selection, by))
+        .transpose()
+        .context("--group-by")?;
     let model = models::load(&args.run_on.model_ref(&args.run, None, false))?;
     let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.run_on.threads };
-    let encoded = encode_while(&model, &held_out.dataset, &selection, spec, |done| done < args.pairs as usize)?;
+    let encoded = encode_while(&model, &held_out.dataset, &selection, spec, |done| {
+        done < args.pairs as usize
+    })?;
     if encoded.uids.is_empty() {
         bail!("{}: none of its images could be decoded", held_out.selection.display());
     }
@@ -107,14 +129,25 @@ fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<Looked> {
 
 /// From all inputs of the run's dataset to its selection; what cannot be read any more is left out.
 fn funnel_of(config: &TrainConfig) -> Vec<(String, u64)> {
-    let Some((dataset, selection)) = config.data.dataset.as_ref().zip(config.data.selection.as_ref()) else { return Vec::new() };
+    let Some((dataset, selection)) =
+        config.data.dataset.as_ref().zip(config.data.selection.as_ref())
+    else {
+        return Vec::new();
+    };
     let read = || -> anyhow::Result<Vec<(String, u64)>> {
         let manifest = DatasetManifest::read(dataset)?;
         let selection = Selection::read(selection)?;
-        let mut steps = vec![("inputs".to_owned(), manifest.pairs + manifest.ledger_rows), ("pairs".to_owned(), manifest.pairs)];
-        let conditions = with_session(Some(dataset), None, async |context| Ok(funnel(&context, &selection.sql).await?));
+        let mut steps = vec![
+            ("inputs".to_owned(), manifest.pairs + manifest.ledger_rows),
+            ("pairs".to_owned(), manifest.pairs),
+        ];
+        let conditions = with_session(Some(dataset), None, async |context| {
+            Ok(funnel(&context, &selection.sql).await?)
+        });
         match conditions {
-            Ok(conditions) => steps.extend(conditions.into_iter().skip(1).map(|step| (step.condition, step.remaining))),
+            Ok(conditions) => steps.extend(
+                conditions.into_iter().skip(1).map(|step| (step.condition, step.remaining)),
+            ),
             Err(error) => tracing::debug!("the selection's SQL cannot be asked again: {error}"),
         }
         if steps.last().is_none_or(|(_, left)| *left != selection.len() as u64) {

@@ -8,7 +8,8 @@ use diptych_cli::{ScoreArgs, ScoreKindArg};
 use diptych_embeddings::encode::encode;
 use diptych_embeddings::models::{self, Model};
 use diptych_pipeline::scores::{
-    ClusterRequest, ModelSpec, Producer, ScoreKind, ScoreReport, ScoreRequest, assign_clusters, score,
+    ClusterRequest, ModelSpec, Producer, ScoreKind, ScoreReport, ScoreRequest, assign_clusters,
+    score,
 };
 use diptych_pipeline::{Batch, Matrix, Selection, Tokenizer, read_matrix};
 use diptych_schemas::DatasetManifest;
@@ -46,7 +47,8 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
         stop: &flag,
     };
     let bar = bars().add(ProgressBar::new(pairs));
-    let style = ProgressStyle::with_template("scoring [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}");
+    let style =
+        ProgressStyle::with_template("scoring [{bar:30}] {pos}/{len} pairs  {per_sec}  ETA {eta}");
     bar.set_style(style.context("progress template")?.progress_chars("=> "));
     if args.no_progress {
         bar.set_draw_target(ProgressDrawTarget::hidden());
@@ -99,7 +101,9 @@ fn kinds(args: &ScoreArgs) -> anyhow::Result<Vec<(ScoreKind, String)>> {
     if let Some(name) = args.name.as_ref().filter(|_| args.kinds != [ScoreKindArg::Cluster]) {
         match kinds.as_mut_slice() {
             [(_, only)] if !args.kinds.contains(&ScoreKindArg::Cluster) => only.clone_from(name),
-            _ => bail!("--name {name} would name {} scores; give one KIND with it", args.kinds.len()),
+            _ => {
+                bail!("--name {name} would name {} scores; give one KIND with it", args.kinds.len())
+            }
         }
     }
     Ok(kinds)
@@ -109,8 +113,13 @@ fn centroids(args: &ScoreArgs) -> anyhow::Result<Option<Matrix>> {
     let wanted = args.kinds.contains(&ScoreKindArg::Cluster);
     match &args.centroids {
         Some(path) if wanted => Ok(Some(read_matrix(path)?)),
-        Some(path) => bail!("--centroids {} has nothing to do: only the score cluster uses centroids", path.display()),
-        None if wanted => bail!("cluster compares embeddings with centroids: give them with --centroids FILE.npy"),
+        Some(path) => bail!(
+            "--centroids {} has nothing to do: only the score cluster uses centroids",
+            path.display()
+        ),
+        None if wanted => {
+            bail!("cluster compares embeddings with centroids: give them with --centroids FILE.npy")
+        }
         None => Ok(None),
     }
 }
@@ -119,7 +128,9 @@ fn model(args: &ScoreArgs) -> anyhow::Result<Option<Model>> {
     let wanted = args.kinds.contains(&ScoreKindArg::Clip);
     let Some(model) = args.model.clone() else {
         if wanted {
-            bail!("clip compares image and caption by a model: name one with --model (a run, or a folder with weights)");
+            bail!(
+                "clip compares image and caption by a model: name one with --model (a run, or a folder with weights)"
+            );
         }
         return Ok(None);
     };
@@ -133,7 +144,13 @@ fn model_spec(model: &Model) -> anyhow::Result<ModelSpec> {
     let (image_size, context_length) = (model.image_size(), model.context_length());
     let (weights, tokenizer) = (model.encoder.hash()?, model.tokenizer.hash());
     Ok(ModelSpec {
-        producer: Producer::of_model(&weights, &tokenizer, image_size, model.resize(), context_length),
+        producer: Producer::of_model(
+            &weights,
+            &tokenizer,
+            image_size,
+            model.resize(),
+            context_length,
+        ),
         dimension: model.encoder.dimension(),
         image_size,
         resize: model.resize(),
@@ -150,7 +167,10 @@ fn in_words(report: &ScoreReport) -> String {
     }
     let failed = match report.failed {
         0 => String::new(),
-        failed => format!(" ({} of them without a value: SELECT error FROM scores WHERE name = '{name}')", thousands(failed)),
+        failed => format!(
+            " ({} of them without a value: SELECT error FROM scores WHERE name = '{name}')",
+            thousands(failed)
+        ),
     };
     format!("{name}: {} added{failed}, {there} there already, {producer}", thousands(report.added))
 }

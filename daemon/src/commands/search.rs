@@ -9,7 +9,9 @@ use diptych_cli::{IndexArg, SearchArgs};
 use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::EncodeSpec;
 use diptych_embeddings::models::{self, Model};
-use diptych_embeddings::nearest::{Found, GraphSpec, Loaded, Query, SearchOptions, Searcher, Sought};
+use diptych_embeddings::nearest::{
+    Found, GraphSpec, Loaded, Query, SearchOptions, Searcher, Sought,
+};
 use diptych_pages::pictures::{SheetItem, query_sheet};
 use diptych_pipeline::sql::default_memory;
 use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
@@ -31,11 +33,13 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     let selection = Selection::read(&args.selection)?;
     let model = models::load(&args.model.model_ref())?;
     let store = Store::open(&args.model.run_on.state)?;
-    let spec = EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
+    let spec =
+        EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
 
     let loaded = Arc::new(Loaded::new(model)?);
-    let mut searcher = Searcher::open_some(&store, Arc::clone(&loaded), &selection.uids, default_memory() as u64)?;
+    let mut searcher =
+        Searcher::open_some(&store, Arc::clone(&loaded), &selection.uids, default_memory() as u64)?;
     let mut options = SearchOptions { distinct: args.distinct, width: None };
     if args.index == IndexArg::Hnsw {
         searcher.build_graph(GraphSpec::default())?;
@@ -54,7 +58,11 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
         sheet.push((title, items));
     }
     if let Some(path) = &args.sheet {
-        query_sheet(&format!("{} in {}", args.model.model, args.selection.display()), &sheet, path)?;
+        query_sheet(
+            &format!("{} in {}", args.model.model, args.selection.display()),
+            &sheet,
+            path,
+        )?;
         line(format!("contact sheet: {}", path.display()))?;
     }
     Ok(Outcome::Done)
@@ -65,10 +73,15 @@ fn queries(args: &SearchArgs) -> anyhow::Result<Vec<(String, Query)>> {
     let mut queries = Vec::new();
     for path in &args.images {
         let bytes = std::fs::read(path).map_err(SchemaError::io(path))?;
-        queries.push((format!("images like {}", path.display()), Query::from(Sought::Image(bytes))));
+        queries
+            .push((format!("images like {}", path.display()), Query::from(Sought::Image(bytes))));
     }
-    queries.extend(args.uids.iter().map(|uid| (format!("images like {uid}"), Query::from(Sought::Uid(*uid)))));
-    queries.extend(args.texts.iter().map(|text| (text.clone(), Query::from(Sought::Text(text.clone())))));
+    queries.extend(
+        args.uids.iter().map(|uid| (format!("images like {uid}"), Query::from(Sought::Uid(*uid)))),
+    );
+    queries.extend(
+        args.texts.iter().map(|text| (text.clone(), Query::from(Sought::Text(text.clone())))),
+    );
     if args.together {
         let (titles, queries_of_all): (Vec<_>, Vec<_>) = queries.into_iter().unzip();
         let parts = queries_of_all.into_iter().flat_map(|query| query.parts).collect();
@@ -85,10 +98,16 @@ fn queries(args: &SearchArgs) -> anyhow::Result<Vec<(String, Query)>> {
 }
 
 /// The images and captions of the rows found, in their order.
-fn pictures(model: &Model, dataset: &Path, selection: &Selection, found: &[Found]) -> anyhow::Result<Vec<SheetItem>> {
+fn pictures(
+    model: &Model,
+    dataset: &Path,
+    selection: &Selection,
+    found: &[Found],
+) -> anyhow::Result<Vec<SheetItem>> {
     // The loader reads in the order of the dataset; the ranks are put back after it.
     let wanted: HashSet<Uid> = found.iter().map(|found| found.uid).collect();
-    let rows: Vec<usize> = (0..selection.len()).filter(|row| wanted.contains(&selection.uids[*row])).collect();
+    let rows: Vec<usize> =
+        (0..selection.len()).filter(|row| wanted.contains(&selection.uids[*row])).collect();
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -106,7 +125,9 @@ fn pictures(model: &Model, dataset: &Path, selection: &Selection, found: &[Found
     for batch in batches {
         let batch = batch?;
         let bytes = (SHEET_IMAGE * SHEET_IMAGE * 3) as usize;
-        for ((uid, caption), pixels) in batch.uids.iter().zip(&batch.captions).zip(batch.images.chunks_exact(bytes)) {
+        for ((uid, caption), pixels) in
+            batch.uids.iter().zip(&batch.captions).zip(batch.images.chunks_exact(bytes))
+        {
             let item = SheetItem {
                 width: SHEET_IMAGE,
                 height: SHEET_IMAGE,
@@ -118,7 +139,9 @@ fn pictures(model: &Model, dataset: &Path, selection: &Selection, found: &[Found
         }
     }
     let ranked = found.iter().map(|Found { uid, score }| {
-        let item = items.remove(uid).with_context(|| format!("the image of pair {uid} cannot be read any more"))?;
+        let item = items
+            .remove(uid)
+            .with_context(|| format!("the image of pair {uid} cannot be read any more"))?;
         Ok(SheetItem { score: Some(*score), ..item })
     });
     ranked.collect()

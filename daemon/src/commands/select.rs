@@ -23,20 +23,32 @@ pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
     let list = args.uids.as_deref().map(UidList::read).transpose()?;
     let mut sql = match (&args.preset.preset, &list) {
         (Some(name), _) => preset_sql(name, &args.preset.set)?,
-        (None, Some(_)) if args.query.is_none() && args.file.is_none() => UidList::sql(args.uid_column.as_deref()),
+        (None, Some(_)) if args.query.is_none() && args.file.is_none() => {
+            UidList::sql(args.uid_column.as_deref())
+        }
         _ => query_text(args.query, args.file.as_deref())?,
     };
     if let Some(list) = &list {
         // The selection says which list it was.
-        sql = format!("{}\n-- {LIST}: {} uids, sha256 {}", sql.trim_end(), list.uids.len(), list.hash);
+        sql = format!(
+            "{}\n-- {LIST}: {} uids, sha256 {}",
+            sql.trim_end(),
+            list.uids.len(),
+            list.hash
+        );
     }
     let memory = args.memory.memory_limit;
-    let report = with_limited_session(Some(&args.dataset.dataset), args.state.as_deref(), memory, async |context| {
-        if let Some(list) = &list {
-            register_pairs(&context, LIST, &list.uids, None)?;
-        }
-        Ok(select(&context, &sql, &args.output).await?)
-    })?;
+    let report = with_limited_session(
+        Some(&args.dataset.dataset),
+        args.state.as_deref(),
+        memory,
+        async |context| {
+            if let Some(list) = &list {
+                register_pairs(&context, LIST, &list.uids, None)?;
+            }
+            Ok(select(&context, &sql, &args.output).await?)
+        },
+    )?;
     remember_selection(&args.dataset.dataset, &args.output);
     if let Some((list, path)) = list.as_ref().zip(args.uids.as_ref()) {
         line(format!("{:>12}  uids in {}", thousands(list.uids.len() as u64), path.display()))?;
@@ -71,7 +83,8 @@ impl UidList {
 
     /// The pairs of the list, by our own uid or by that of a column.
     fn sql(column: Option<&str>) -> String {
-        let uid = column.map_or_else(|| "uid".to_owned(), |column| format!("uid({})", quoted(column)));
+        let uid =
+            column.map_or_else(|| "uid".to_owned(), |column| format!("uid({})", quoted(column)));
         format!("SELECT uid FROM meta WHERE {uid} IN (SELECT uid FROM {LIST})")
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use anyhow::bail;
 use diptych_cli::{SqlArgs, SqlFormat};
 use diptych_embeddings::session::{with_limited_session, with_session};
-use diptych_pipeline::sql::{OutputFormat, Rows, TableLimits, parquet_file_table, query, write_file, write_output};
+use diptych_pipeline::sql::{
+    OutputFormat, Rows, TableLimits, parquet_file_table, query, write_file, write_output,
+};
 use diptych_schemas::SchemaError;
 use diptych_schemas::outcome::Outcome;
 use diptych_store::Owner;
@@ -16,7 +18,9 @@ use crate::client;
 
 pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
     if args.dataset.is_none() && args.state.is_none() && args.tables.is_empty() {
-        bail!("nothing to ask: name a dataset (--dataset), a state folder (--state), a file (--table), or several of them");
+        bail!(
+            "nothing to ask: name a dataset (--dataset), a state folder (--state), a file (--table), or several of them"
+        );
     }
     let sql = query_text(args.query, args.file.as_deref())?;
     let format = match args.format {
@@ -29,25 +33,38 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
     if format == OutputFormat::Parquet && args.output.is_none() {
         bail!("--format parquet wants a file: add --output FILE.parquet");
     }
-    let limits = TableLimits { rows: if args.rows == 0 { u64::MAX } else { args.rows as u64 }, ..TableLimits::default() };
-    if let Some(address) = args.state.as_deref().and_then(Owner::of).and_then(|owner| owner.address) {
+    let limits = TableLimits {
+        rows: if args.rows == 0 { u64::MAX } else { args.rows as u64 },
+        ..TableLimits::default()
+    };
+    if let Some(address) = args.state.as_deref().and_then(Owner::of).and_then(|owner| owner.address)
+    {
         // Its store has one owner, which is asked.
         if !args.tables.is_empty() {
             bail!(
                 "--table does not go together with a state folder that a service owns ({address}): ask without --state, or stop it"
             );
         }
-        return with_answer(&address, &sql, args.dataset.as_deref(), async |rows| print(rows, format, limits, args.output).await);
+        return with_answer(&address, &sql, args.dataset.as_deref(), async |rows| {
+            print(rows, format, limits, args.output).await
+        });
     }
-    with_limited_session(args.dataset.as_deref(), args.state.as_deref(), args.memory.memory_limit, async |context| {
-        for (name, file) in &args.tables {
-            if context.table_exist(name.as_str())? {
-                bail!("--table {name}: there is a table of that name already; give the file another one");
+    with_limited_session(
+        args.dataset.as_deref(),
+        args.state.as_deref(),
+        args.memory.memory_limit,
+        async |context| {
+            for (name, file) in &args.tables {
+                if context.table_exist(name.as_str())? {
+                    bail!(
+                        "--table {name}: there is a table of that name already; give the file another one"
+                    );
+                }
+                context.register_table(name.as_str(), parquet_file_table(file)?)?;
             }
-            context.register_table(name.as_str(), parquet_file_table(file)?)?;
-        }
-        print(query(&context, &sql).await?, format, limits, args.output).await
-    })
+            print(query(&context, &sql).await?, format, limits, args.output).await
+        },
+    )
 }
 
 /// Hands on the rows that a service answers with.
@@ -64,7 +81,12 @@ pub(crate) fn with_answer<T>(
     })
 }
 
-async fn print(rows: Rows, format: OutputFormat, limits: TableLimits, output: Option<PathBuf>) -> anyhow::Result<Outcome> {
+async fn print(
+    rows: Rows,
+    format: OutputFormat,
+    limits: TableLimits,
+    output: Option<PathBuf>,
+) -> anyhow::Result<Outcome> {
     match output {
         Some(path) => write_file(rows, format, limits, &path).await?,
         None => write_output(rows, format, limits, &mut io::stdout()).await?,

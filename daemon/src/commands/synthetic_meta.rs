@@ -9,6 +9,11 @@ use crate::output::line;
 
 pub(crate) fn run(args: &SyntheticMetaArgs) -> anyhow::Result<Outcome> {
     let manifest = write_synthetic_dataset(&args.output, args.rows, args.seed)?;
-    line(format!("{}: {} rows in {} shards", args.output.display(), thousands(manifest.pairs), manifest.shards.len()))?;
+    line(format!(
+        "{}: {} rows in {} shards",
+        args.output.display(),
+        thousands(manifest.pairs),
+        manifest.shards.len()
+    ))?;
     Ok(Outcome::Done)
 }

@@ -11,7 +11,8 @@ use crate::signals::{self, Ending};
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Outcome> {
     let config = TrainConfig::read(&args.config)?;
-    let stop = signals::watch(Ending::InOrder("the step in progress ends, a checkpoint is written"))?;
+    let stop =
+        signals::watch(Ending::InOrder("the step in progress ends, a checkpoint is written"))?;
     let told = Live::channel();
     let bar = if args.no_progress { None } else { train_bar::start(told.subscribe())? };
     let options = Options { stop_after: args.stop_after, log_progress: bar.is_none() };

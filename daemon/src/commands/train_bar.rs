@@ -22,13 +22,16 @@ pub(crate) fn start(told: Receiver<Told>) -> anyhow::Result<Option<JoinHandle<()
         return Ok(None);
     }
     let template = "{prefix} [{bar:30}] step {pos}/{len}  ETA {eta}\n  {msg}";
-    let style = ProgressStyle::with_template(template).context("progress template")?.progress_chars("=> ");
-    let thread = std::thread::Builder::new().name("progress".into()).spawn(move || draw(told, &style))?;
+    let style =
+        ProgressStyle::with_template(template).context("progress template")?.progress_chars("=> ");
+    let thread =
+        std::thread::Builder::new().name("progress".into()).spawn(move || draw(told, &style))?;
     Ok(Some(thread))
 }
 
 fn draw(mut told: Receiver<Told>, style: &ProgressStyle) {
-    let (mut bar, mut line, mut drawn): (Option<ProgressBar>, _, _) = (None, ProgressLine::default(), Instant::now());
+    let (mut bar, mut line, mut drawn): (Option<ProgressBar>, _, _) =
+        (None, ProgressLine::default(), Instant::now());
     loop {
         let step = match told.blocking_recv() {
             Ok(Told::Step(step)) if !step.skipped => step,
@@ -36,7 +39,11 @@ fn draw(mut told: Receiver<Told>, style: &ProgressStyle) {
             Err(RecvError::Closed) => break,
         };
         let bar = bar.get_or_insert_with(|| {
-            let bar = bars().add(ProgressBar::new(step.total_steps).with_style(style.clone()).with_prefix(step.run.clone()));
+            let bar = bars().add(
+                ProgressBar::new(step.total_steps)
+                    .with_style(style.clone())
+                    .with_prefix(step.run.clone()),
+            );
             bar.set_position(step.step.saturating_sub(1));
             bar.reset_eta();
             bar

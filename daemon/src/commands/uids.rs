@@ -20,7 +20,12 @@ pub(crate) fn run(args: &UidsArgs) -> anyhow::Result<Outcome> {
         Some(column) => of_column(args, &selection, column)?,
     };
     let written = write_uid_list(&args.output, uids)?;
-    line(format!("{}: {} uids of {} pairs", args.output.display(), thousands(written), thousands(pairs as u64)))?;
+    line(format!(
+        "{}: {} uids of {} pairs",
+        args.output.display(),
+        thousands(written),
+        thousands(pairs as u64)
+    ))?;
     Ok(Outcome::Done)
 }
 
@@ -29,12 +34,15 @@ fn of_column(args: &UidsArgs, selection: &Selection, column: &str) -> anyhow::Re
     with_session(args.dataset.as_deref(), None, async |context| {
         register_pairs(&context, "selection", &selection.uids, None)?;
         let column = quoted(column);
-        let sql = format!("SELECT uid({column}) FROM meta WHERE uid IN (SELECT uid FROM selection)");
+        let sql =
+            format!("SELECT uid({column}) FROM meta WHERE uid IN (SELECT uid FROM selection)");
         let mut rows = query(&context, &sql).await?;
         let mut uids = Vec::with_capacity(selection.len());
         while let Some(batch) = rows.next().await? {
             for uid in batch.column(0).as_fixed_size_binary() {
-                let uid = uid.with_context(|| format!("a pair of the selection has no {column}, so the list would lack it"))?;
+                let uid = uid.with_context(|| {
+                    format!("a pair of the selection has no {column}, so the list would lack it")
+                })?;
                 uids.push(Uid::try_from(uid)?);
             }
         }

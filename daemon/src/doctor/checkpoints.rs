@@ -14,7 +14,12 @@ use super::{Findings, Severity, entries};
 
 impl Findings {
     /// Says how many checkpoints are whole.
-    pub(super) fn examine_run(&mut self, state: &Path, store: &Store, run: &RunName) -> anyhow::Result<u64> {
+    pub(super) fn examine_run(
+        &mut self,
+        state: &Path,
+        store: &Store,
+        run: &RunName,
+    ) -> anyhow::Result<u64> {
         let folder = checkpoint_folder(state, run.as_str());
         let Scan { valid, invalid } = checkpoint::scan(&folder)?;
         let known = store.run(run)?;
@@ -29,7 +34,11 @@ impl Findings {
             self.problem(what, None, false);
         }
         for (path, error) in &invalid {
-            let aside = state.join(format!("damaged-checkpoint-{run}-{}-{}", name_of(path), Milliseconds::now().0));
+            let aside = state.join(format!(
+                "damaged-checkpoint-{run}-{}-{}",
+                name_of(path),
+                Milliseconds::now().0
+            ));
             let what = format!("{}: a checkpoint that cannot be used: {error}", path.display());
             self.mend(Severity::Problem, what, || {
                 durable::publish(path, &aside)?;
@@ -42,14 +51,22 @@ impl Findings {
             if !valid.iter().any(|found| at(&found.folder)) {
                 forgotten.push(record);
             }
-            if !valid.iter().any(|found| at(&found.folder)) && !invalid.iter().any(|(path, _)| at(path)) {
+            if !valid.iter().any(|found| at(&found.folder))
+                && !invalid.iter().any(|(path, _)| at(path))
+            {
                 let place = folder.join(&*name_of(&record.path));
-                let what = format!("{}: the store names a checkpoint of step {} that is not there", place.display(), record.step);
+                let what = format!(
+                    "{}: the store names a checkpoint of step {} that is not there",
+                    place.display(),
+                    record.step
+                );
                 self.mend(Severity::Problem, what, || Ok("forgotten".into()))?;
             }
         }
         let records = self.hold_against(&valid, &named, known.as_ref())?;
-        if self.fix && (!forgotten.is_empty() || records.iter().any(|record| !named.contains(record))) {
+        if self.fix
+            && (!forgotten.is_empty() || records.iter().any(|record| !named.contains(record)))
+        {
             store.reconcile_checkpoints(run, &records)?;
         }
         self.examine_unfinished(&folder)?;
@@ -67,20 +84,27 @@ impl Findings {
         let mut records = Vec::new();
         for found in valid {
             let place = found.folder.display();
-            let record = named.iter().find(|record| name_of(&record.path) == name_of(&found.folder));
+            let record =
+                named.iter().find(|record| name_of(&record.path) == name_of(&found.folder));
             let as_acknowledged = |record: &&CheckpointRecord| {
-                serde_json::from_str::<CheckpointManifest>(&record.manifest).is_ok_and(|manifest| manifest == found.manifest)
+                serde_json::from_str::<CheckpointManifest>(&record.manifest)
+                    .is_ok_and(|manifest| manifest == found.manifest)
             };
             if let Some(record) = record.filter(as_acknowledged) {
                 records.push(record.clone());
                 continue;
             }
             let (severity, what) = match record {
-                Some(_) => (Severity::Problem, format!("{place}: is whole, but not the checkpoint that the store knows")),
+                Some(_) => (
+                    Severity::Problem,
+                    format!("{place}: is whole, but not the checkpoint that the store knows"),
+                ),
                 // A kill between the two, or between forgetting and deleting it.
                 None => (
                     Severity::Note,
-                    format!("{place}: a whole checkpoint that the store does not name; `diptych train` takes it up"),
+                    format!(
+                        "{place}: a whole checkpoint that the store does not name; `diptych train` takes it up"
+                    ),
                 ),
             };
             match (known, steps_per_epoch) {
@@ -89,7 +113,9 @@ impl Findings {
                     self.mend(severity, what, || Ok("the store names it now".into()))?;
                 }
                 // How long an epoch is stands in the run's record, which only `diptych train` can put back.
-                _ => self.list.push(super::Finding { severity, what, mended: None, mendable: false }),
+                _ => {
+                    self.list.push(super::Finding { severity, what, mended: None, mendable: false })
+                }
             }
         }
         Ok(records)
@@ -98,9 +124,13 @@ impl Findings {
     fn examine_unfinished(&mut self, folder: &Path) -> anyhow::Result<()> {
         for entry in entries(folder)? {
             if entry.path().extension().is_some_and(|ending| ending == durable::UNFINISHED) {
-                let what = format!("{}: a checkpoint that was being written when somebody was stopped", entry.path().display());
+                let what = format!(
+                    "{}: a checkpoint that was being written when somebody was stopped",
+                    entry.path().display()
+                );
                 self.mend(Severity::Note, what, || {
-                    checkpoint::remove_unfinished(folder).context("deleting unfinished checkpoints")?;
+                    checkpoint::remove_unfinished(folder)
+                        .context("deleting unfinished checkpoints")?;
                     Ok("deleted".into())
                 })?;
             }

@@ -17,7 +17,10 @@ impl Findings {
         for entry in entries(state)? {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             if ASIDE.iter().any(|start| name.starts_with(start)) {
-                self.note(format!("{}: was damaged and moved aside; delete it when you do not need it", path.display()));
+                self.note(format!(
+                    "{}: was damaged and moved aside; delete it when you do not need it",
+                    path.display()
+                ));
             }
             if path.extension().is_some_and(|ending| ending == UNFINISHED) {
                 let what = format!("{}: what somebody who was stopped was writing", path.display());

@@ -45,7 +45,9 @@ pub struct Examined {
 impl Examined {
     /// Problems that are there still.
     pub fn problems(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.iter().filter(|finding| finding.severity == Severity::Problem && finding.mended.is_none())
+        self.findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Problem && finding.mended.is_none())
     }
 }
 
@@ -60,18 +62,28 @@ pub fn examine(state: &Path, fix: bool) -> anyhow::Result<Examined> {
         drop(store);
         store = Store::open(state)?;
         for what in damage {
-            findings.problem(what, Some("the store was begun anew with what can still be read".into()), true);
+            findings.problem(
+                what,
+                Some("the store was begun anew with what can still be read".into()),
+                true,
+            );
         }
         findings.lost_at_opening(&store);
         contents = store.check();
     }
     for what in &contents.damage {
-        let advice = "the next opening of the store begins it anew with what can still be read of it";
+        let advice =
+            "the next opening of the store begins it anew with what can still be read of it";
         findings.problem(format!("{what}; {advice}"), None, true);
     }
     if !contents.note_is_whole {
-        let what = format!("{}: cannot be read; without it a loss is not noticed", state.join("sled/acknowledged").display());
-        findings.mend(Severity::Note, what, || Ok(store.renew_note().map(|()| "written again".to_owned())?))?;
+        let what = format!(
+            "{}: cannot be read; without it a loss is not noticed",
+            state.join("sled/acknowledged").display()
+        );
+        findings.mend(Severity::Note, what, || {
+            Ok(store.renew_note().map(|()| "written again".to_owned())?)
+        })?;
     }
     // Before checkpoints are moved aside: what this call does is no leftover to it.
     findings.examine_leftovers(state)?;
@@ -89,7 +101,13 @@ fn runs(state: &Path, store: &Store, contents: &Contents) -> anyhow::Result<BTre
         runs.extend(store.runs()?.into_iter().map(|record| record.run));
     }
     for entry in entries(&state.join("checkpoints"))? {
-        runs.extend(entry.file_name().to_str().and_then(|name| RunName::new(name).ok()).filter(|_| entry.path().is_dir()));
+        runs.extend(
+            entry
+                .file_name()
+                .to_str()
+                .and_then(|name| RunName::new(name).ok())
+                .filter(|_| entry.path().is_dir()),
+        );
     }
     Ok(runs)
 }
@@ -120,7 +138,12 @@ impl Findings {
     }
 
     /// Notes something that can be mended, and mends it where that is wanted.
-    fn mend(&mut self, severity: Severity, what: String, mend: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {
+    fn mend(
+        &mut self,
+        severity: Severity,
+        what: String,
+        mend: impl FnOnce() -> anyhow::Result<String>,
+    ) -> anyhow::Result<()> {
         let mended = if self.fix { Some(mend()?) } else { None };
         self.list.push(Finding { severity, what, mended, mendable: true });
         Ok(())

@@ -37,7 +37,10 @@ impl Acknowledged {
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (count, time) = bytes.split_first_chunk::<8>()?;
-        Some(Self { count: u64::from_be_bytes(*count), time: Milliseconds(i64::from_be_bytes(time.try_into().ok()?)) })
+        Some(Self {
+            count: u64::from_be_bytes(*count),
+            time: Milliseconds(i64::from_be_bytes(time.try_into().ok()?)),
+        })
     }
 }
 
@@ -47,7 +50,8 @@ pub(super) struct AcknowledgedFile(File);
 impl AcknowledgedFile {
     pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
         let path = folder.join(FILE);
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
         Ok(Self(file.map_err(SchemaError::io(path))?))
     }
 

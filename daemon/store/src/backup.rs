@@ -44,7 +44,8 @@ impl Store {
         let folder = durable::unfinished(to);
         fs::create_dir_all(&folder).map_err(SchemaError::io(&folder))?;
         let lock = FolderLock::take(&folder)?;
-        let filled = self.fill(&folder).and_then(|done| Ok(durable::publish(&folder, to).map(|()| done)?));
+        let filled =
+            self.fill(&folder).and_then(|done| Ok(durable::publish(&folder, to).map(|()| done)?));
         if filled.is_err() {
             // The error that is reported is the first one; a leftover is recognised by its name.
             let _ = fs::remove_dir_all(&folder);
@@ -80,15 +81,22 @@ impl Store {
     /// The small trees at one moment.
     fn what_is_small(&self) -> Result<Vec<Vec<Change>>, StoreError> {
         let _writer = self.writer();
-        let entries = |tree: &sled::Tree| self.call(|| tree.iter().map(|entry| entry.map(change)).collect());
+        let entries =
+            |tree: &sled::Tree| self.call(|| tree.iter().map(|entry| entry.map(change)).collect());
         small(self.engine()).into_iter().map(entries).collect()
     }
 
-    fn copy_tree(&self, from: &sled::Tree, copy: &mut Copy<'_>, to: fn(&Engine) -> &sled::Tree) -> Result<(), StoreError> {
+    fn copy_tree(
+        &self,
+        from: &sled::Tree,
+        copy: &mut Copy<'_>,
+        to: fn(&Engine) -> &sled::Tree,
+    ) -> Result<(), StoreError> {
         let mut entries = from.iter();
         loop {
-            let next: Vec<Change> =
-                self.call(|| entries.by_ref().take(ENTRIES_AT_ONCE).map(|entry| entry.map(change)).collect())?;
+            let next: Vec<Change> = self.call(|| {
+                entries.by_ref().take(ENTRIES_AT_ONCE).map(|entry| entry.map(change)).collect()
+            })?;
             if next.is_empty() {
                 return Ok(());
             }
@@ -102,7 +110,10 @@ impl Store {
         let Some(set) = self.head(&tree)? else { return Ok(()) };
         let to = guard::call(copy.folder, || copy.engine.db().open_tree(name))?;
         let [uids, vectors] = set.columns();
-        let rows = [self.copy_blocks(&tree, &to, uids, &set, copy)?, self.copy_blocks(&tree, &to, vectors, &set, copy)?];
+        let rows = [
+            self.copy_blocks(&tree, &to, uids, &set, copy)?,
+            self.copy_blocks(&tree, &to, vectors, &set, copy)?,
+        ];
         if rows == [set.rows; 2] {
             copy.done.embeddings += set.rows;
             return copy.put(&to, vec![self.head_change(&set)?]);
@@ -130,7 +141,11 @@ impl Store {
         let full = column.rows_a_block as usize * column.width;
         while left > 0 {
             let next: Vec<Change> = self.call(|| {
-                blocks.by_ref().take(ENTRIES_AT_ONCE.min(left.div_ceil(full))).map(|entry| entry.map(change)).collect()
+                blocks
+                    .by_ref()
+                    .take(ENTRIES_AT_ONCE.min(left.div_ceil(full)))
+                    .map(|entry| entry.map(change))
+                    .collect()
             })?;
             if next.is_empty() {
                 break;

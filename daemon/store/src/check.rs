@@ -34,7 +34,8 @@ impl Store {
     /// their form, embeddings against their heads.
     pub fn check(&self) -> Contents {
         let engine = self.engine();
-        let mut contents = Contents { note_is_whole: engine.note_is_whole(), ..Contents::default() };
+        let mut contents =
+            Contents { note_is_whole: engine.note_is_whole(), ..Contents::default() };
         let mut damage = Vec::new();
         let mut read = |what: &str, count: Result<u64, StoreError>| {
             let count = self.noting_damage(count);
@@ -44,7 +45,10 @@ impl Store {
             })
         };
         let mentioned = &mut contents.mentioned;
-        contents.runs = read("runs", self.records::<RunRecord>(engine.runs(), &[]).map(|found| found.len() as u64));
+        contents.runs = read(
+            "runs",
+            self.records::<RunRecord>(engine.runs(), &[]).map(|found| found.len() as u64),
+        );
         contents.checkpoints = read(
             "checkpoints",
             self.records::<CheckpointRecord>(engine.checkpoints(), &[]).map(|found| {
@@ -52,7 +56,10 @@ impl Store {
                 found.len() as u64
             }),
         );
-        contents.jobs = read("jobs", self.records::<JobRecord>(engine.jobs(), &[]).map(|found| found.len() as u64));
+        contents.jobs = read(
+            "jobs",
+            self.records::<JobRecord>(engine.jobs(), &[]).map(|found| found.len() as u64),
+        );
         contents.events = read(
             "events",
             self.records::<EventRecord>(engine.events(), &[]).map(|found| {
@@ -60,9 +67,15 @@ impl Store {
                 found.len() as u64
             }),
         );
-        contents.ledger = read("ledger", self.records::<LedgerEntry>(engine.ledger(), &[]).map(|found| found.len() as u64));
+        contents.ledger = read(
+            "ledger",
+            self.records::<LedgerEntry>(engine.ledger(), &[]).map(|found| found.len() as u64),
+        );
         contents.steps = read("metrics", self.count_steps(mentioned));
-        read("pairs of events", events::verify_pairs(self.folder(), engine.event_pairs()).map(|()| 0));
+        read(
+            "pairs of events",
+            events::verify_pairs(self.folder(), engine.event_pairs()).map(|()| 0),
+        );
         contents.embeddings = read("embeddings", embeddings::verify(self.folder(), engine.db()));
         contents.damage = damage;
         contents

@@ -23,10 +23,12 @@ impl Store {
         identity: &[u8],
         record: &T,
     ) -> Result<Vec<Change>, StoreError> {
-        let damaged = |error: serde_json::Error| StoreError::damaged(self.folder(), error.to_string());
+        let damaged =
+            |error: serde_json::Error| StoreError::damaged(self.folder(), error.to_string());
         let bytes = serde_json::to_vec(record).map_err(damaged)?;
         let mut changes = split(identity, &bytes)?;
-        let before = self.call(|| tree.get(key(identity, 0)))?.map_or(0, |first| count(&first).unwrap_or(0));
+        let before =
+            self.call(|| tree.get(key(identity, 0)))?.map_or(0, |first| count(&first).unwrap_or(0));
         for number in changes.len() as u16..before {
             changes.push((key(identity, number), None));
         }
@@ -34,21 +36,34 @@ impl Store {
     }
 
     /// The changes that remove a record; none where it is not there.
-    pub(super) fn removal(&self, tree: &sled::Tree, identity: &[u8]) -> Result<Vec<Change>, StoreError> {
-        let before = self.call(|| tree.get(key(identity, 0)))?.map_or(0, |first| count(&first).unwrap_or(1));
+    pub(super) fn removal(
+        &self,
+        tree: &sled::Tree,
+        identity: &[u8],
+    ) -> Result<Vec<Change>, StoreError> {
+        let before =
+            self.call(|| tree.get(key(identity, 0)))?.map_or(0, |first| count(&first).unwrap_or(1));
         Ok((0..before).map(|number| (key(identity, number), None)).collect())
     }
 
     /// All records of a tree whose identity begins with `prefix`, in order of their identities. Waits for the writer: a
     /// scan could otherwise meet the old first half of a record and the new second one.
-    pub(super) fn records<T: DeserializeOwned>(&self, tree: &sled::Tree, prefix: &[u8]) -> Result<Vec<T>, StoreError> {
+    pub(super) fn records<T: DeserializeOwned>(
+        &self,
+        tree: &sled::Tree,
+        prefix: &[u8],
+    ) -> Result<Vec<T>, StoreError> {
         let _writer = self.writer();
         self.noting_damage(read(self.folder(), tree, prefix))
     }
 }
 
 /// All records whose identity begins with `prefix`. Nobody may write meanwhile.
-pub(super) fn read<T: DeserializeOwned>(state: &Path, tree: &sled::Tree, prefix: &[u8]) -> Result<Vec<T>, StoreError> {
+pub(super) fn read<T: DeserializeOwned>(
+    state: &Path,
+    tree: &sled::Tree,
+    prefix: &[u8],
+) -> Result<Vec<T>, StoreError> {
     let mut found = Vec::new();
     let mut bytes = Vec::new();
     let mut expected = 0;
@@ -63,25 +78,41 @@ pub(super) fn read<T: DeserializeOwned>(state: &Path, tree: &sled::Tree, prefix:
         bytes.extend(&value[HEADER..]);
         expected += 1;
         if expected == chunks {
-            let unreadable = |error: serde_json::Error| StoreError::damaged(state, format!("a record cannot be read: {error}"));
+            let unreadable = |error: serde_json::Error| {
+                StoreError::damaged(state, format!("a record cannot be read: {error}"))
+            };
             found.push(serde_json::from_slice(&bytes).map_err(unreadable)?);
             bytes.clear();
             expected = 0;
         }
     }
-    if expected == 0 { Ok(found) } else { Err(StoreError::damaged(state, "the last record is cut short")) }
+    if expected == 0 {
+        Ok(found)
+    } else {
+        Err(StoreError::damaged(state, "the last record is cut short"))
+    }
 }
 
 /// Of entries that could still be read, those that make up whole records of this type.
-pub(super) fn whole_records<T: DeserializeOwned>(entries: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<Change> {
+pub(super) fn whole_records<T: DeserializeOwned>(
+    entries: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Vec<Change> {
     let mut changes = Vec::new();
     for (first, value) in entries {
         let Some((identity, [0, 0])) = first.split_last_chunk::<2>() else { continue };
         let keys = (0..count(value).unwrap_or(0)).map(|number| key(identity, number));
-        let Some(chunks) = keys.map(|key| entries.get_key_value(&key)).collect::<Option<Vec<_>>>() else { continue };
-        let bytes: Vec<u8> = chunks.iter().flat_map(|(_, value)| value.get(HEADER..).unwrap_or_default()).copied().collect();
+        let Some(chunks) = keys.map(|key| entries.get_key_value(&key)).collect::<Option<Vec<_>>>()
+        else {
+            continue;
+        };
+        let bytes: Vec<u8> = chunks
+            .iter()
+            .flat_map(|(_, value)| value.get(HEADER..).unwrap_or_default())
+            .copied()
+            .collect();
         if serde_json::from_slice::<T>(&bytes).is_ok() {
-            changes.extend(chunks.into_iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
+            changes
+                .extend(chunks.into_iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
         }
     }
     changes
@@ -90,7 +121,11 @@ pub(super) fn whole_records<T: DeserializeOwned>(entries: &BTreeMap<Vec<u8>, Vec
 fn split(identity: &[u8], bytes: &[u8]) -> Result<Vec<Change>, StoreError> {
     let chunks = bytes.len().div_ceil(PAYLOAD).max(1);
     let limit = PAYLOAD * usize::from(u16::MAX);
-    let too_large = |_| StoreError::TooLarge { what: "a record in bytes".into(), found: bytes.len() as u64, limit: limit as u64 };
+    let too_large = |_| StoreError::TooLarge {
+        what: "a record in bytes".into(),
+        found: bytes.len() as u64,
+        limit: limit as u64,
+    };
     let count = u16::try_from(chunks).map_err(too_large)?;
     let values = (0..count).map(|number| {
         let start = usize::from(number) * PAYLOAD;
@@ -118,7 +153,9 @@ mod tests {
     #[test]
     fn of_a_damaged_tree_only_whole_records_are_kept() {
         let long = "x".repeat(20_000);
-        let entries = |identity: &[u8], record: &str| split(identity, &serde_json::to_vec(record).unwrap()).unwrap();
+        let entries = |identity: &[u8], record: &str| {
+            split(identity, &serde_json::to_vec(record).unwrap()).unwrap()
+        };
         let whole = entries(b"a", &long);
         let mut torn = entries(b"b", &long);
         torn.remove(1);

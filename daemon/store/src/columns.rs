@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Float32Array, Float64Array, Float64Builder, Int64Array, ListArray,
-    RecordBatch, RecordBatchOptions, StringArray, StringBuilder, TimestampMillisecondArray, TimestampMillisecondBuilder,
-    UInt64Array, UInt64Builder,
+    ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Float32Array, Float64Array,
+    Float64Builder, Int64Array, ListArray, RecordBatch, RecordBatchOptions, StringArray,
+    StringBuilder, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt64Array,
+    UInt64Builder,
 };
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{DataType, SchemaRef};
@@ -16,7 +17,9 @@ use half::slice::HalfFloatSliceExt;
 use super::embedding_reader::EmbeddingChunk;
 use super::embeddings::{EmbeddingSet, UID_BYTES};
 use super::events::EventPairs;
-use super::records::{CheckpointRecord, EventRecord, JobRecord, MetricRow, Milliseconds, RunName, RunRecord};
+use super::records::{
+    CheckpointRecord, EventRecord, JobRecord, MetricRow, Milliseconds, RunName, RunRecord,
+};
 
 /// [`diptych_schemas::runs_schema`]
 pub(super) fn runs(records: &[RunRecord]) -> Vec<ArrayRef> {
@@ -89,7 +92,8 @@ pub(super) fn events(events: &[EventRecord]) -> Vec<ArrayRef> {
 
 /// [`diptych_schemas::event_pairs_schema`]
 pub(super) fn event_pairs(blocks: &[EventPairs]) -> Result<Vec<ArrayRef>, ArrowError> {
-    let each: Vec<_> = blocks.iter().flat_map(|block| block.uids.iter().map(move |uid| (block, uid))).collect();
+    let each: Vec<_> =
+        blocks.iter().flat_map(|block| block.uids.iter().map(move |uid| (block, uid))).collect();
     let mut uids = FixedSizeBinaryBuilder::with_capacity(each.len(), UID_BYTES as i32);
     for (_, uid) in &each {
         uids.append_value(uid.0)?;
@@ -101,11 +105,13 @@ pub(super) fn event_pairs(blocks: &[EventPairs]) -> Result<Vec<ArrayRef>, ArrowE
 /// [`diptych_schemas::jobs_schema`]
 pub(super) fn jobs(jobs: &[JobRecord]) -> Vec<ArrayRef> {
     let optional = |of: fn(&JobRecord) -> Option<Milliseconds>| -> ArrayRef {
-        let times: TimestampMillisecondArray = jobs.iter().map(|job| of(job).map(|time| time.0)).collect();
+        let times: TimestampMillisecondArray =
+            jobs.iter().map(|job| of(job).map(|time| time.0)).collect();
         Arc::new(times.with_timezone("UTC"))
     };
-    let optional_text =
-        |of: fn(&JobRecord) -> Option<&str>| -> ArrayRef { Arc::new(jobs.iter().map(of).collect::<StringArray>()) };
+    let optional_text = |of: fn(&JobRecord) -> Option<&str>| -> ArrayRef {
+        Arc::new(jobs.iter().map(of).collect::<StringArray>())
+    };
     vec![
         number(jobs, |job| job.id),
         text(jobs, |job| job.kind.as_str()),
@@ -163,15 +169,25 @@ impl Metrics {
 }
 
 /// Those columns of [`diptych_schemas::embeddings_schema`] that `schema` has.
-pub(super) fn embeddings(schema: &SchemaRef, set: &EmbeddingSet, chunk: &EmbeddingChunk) -> Result<RecordBatch, ArrowError> {
+pub(super) fn embeddings(
+    schema: &SchemaRef,
+    set: &EmbeddingSet,
+    chunk: &EmbeddingChunk,
+) -> Result<RecordBatch, ArrowError> {
     let rows = chunk.uids.len();
-    let repeated = |value: &str| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows))) as ArrayRef;
+    let repeated = |value: &str| {
+        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows))) as ArrayRef
+    };
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         columns.push(match field.name().as_str() {
             column::UID => {
                 let bytes: Vec<u8> = chunk.uids.iter().flat_map(|uid| uid.0).collect();
-                Arc::new(FixedSizeBinaryArray::try_new(UID_BYTES as i32, Buffer::from_vec(bytes), None)?)
+                Arc::new(FixedSizeBinaryArray::try_new(
+                    UID_BYTES as i32,
+                    Buffer::from_vec(bytes),
+                    None,
+                )?)
             }
             column::MODALITY => repeated(set.modality.as_str()),
             column::PRODUCER => repeated(&set.producer.to_string()),
@@ -182,11 +198,20 @@ pub(super) fn embeddings(schema: &SchemaRef, set: &EmbeddingSet, chunk: &Embeddi
                 let mut values = vec![0.0; chunk.vectors.len()];
                 chunk.vectors.convert_to_f32_slice(&mut values);
                 let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(set.dim, rows));
-                Arc::new(ListArray::try_new(element.clone(), offsets, Arc::new(Float32Array::from(values)), None)?)
+                Arc::new(ListArray::try_new(
+                    element.clone(),
+                    offsets,
+                    Arc::new(Float32Array::from(values)),
+                    None,
+                )?)
             }
         });
     }
-    RecordBatch::try_new_with_options(schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))
+    RecordBatch::try_new_with_options(
+        schema.clone(),
+        columns,
+        &RecordBatchOptions::new().with_row_count(Some(rows)),
+    )
 }
 
 fn text<'a, R, T: AsRef<str>>(records: &'a [R], of: impl Fn(&'a R) -> T) -> ArrayRef {
@@ -198,5 +223,8 @@ fn number<R>(records: &[R], of: impl Fn(&R) -> u64) -> ArrayRef {
 }
 
 fn time<R>(records: &[R], of: impl Fn(&R) -> Milliseconds) -> ArrayRef {
-    Arc::new(TimestampMillisecondArray::from_iter_values(records.iter().map(|record| of(record).0)).with_timezone("UTC"))
+    Arc::new(
+        TimestampMillisecondArray::from_iter_values(records.iter().map(|record| of(record).0))
+            .with_timezone("UTC"),
+    )
 }

@@ -39,8 +39,11 @@ struct Column {
 
 impl EmbeddingReader {
     pub(super) fn new(store: &Store, tree: &sled::Tree, set: EmbeddingSet, vectors: bool) -> Self {
-        let column =
-            |key: fn(u32) -> Vec<u8>, width| Column { blocks: tree.range(key(0)..=key(u32::MAX)), width, ahead: Vec::new() };
+        let column = |key: fn(u32) -> Vec<u8>, width| Column {
+            blocks: tree.range(key(0)..=key(u32::MAX)),
+            width,
+            ahead: Vec::new(),
+        };
         Self {
             uids: column(uid_key, UID_BYTES),
             vectors: vectors.then(|| column(vector_key, 2 * set.dim)),
@@ -55,7 +58,13 @@ impl EmbeddingReader {
         self.row = row.min(self.set.rows);
         self.uids.seek(&self.store, tree, uid_key, UIDS_A_BLOCK, self.row)?;
         if let Some(vectors) = &mut self.vectors {
-            vectors.seek(&self.store, tree, vector_key, self.set.columns()[1].rows_a_block, self.row)?;
+            vectors.seek(
+                &self.store,
+                tree,
+                vector_key,
+                self.set.columns()[1].rows_a_block,
+                self.row,
+            )?;
         }
         Ok(self)
     }
@@ -79,7 +88,12 @@ impl EmbeddingReader {
         let chunk = EmbeddingChunk {
             first_row: self.row,
             uids: uids.as_chunks::<UID_BYTES>().0.iter().map(|uid| Uid(*uid)).collect(),
-            vectors: vectors.as_chunks::<2>().0.iter().map(|half| f16::from_le_bytes(*half)).collect(),
+            vectors: vectors
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|half| f16::from_le_bytes(*half))
+                .collect(),
         };
         self.row += rows as u64;
         Ok(Some(chunk))
@@ -110,8 +124,14 @@ impl Column {
         let wanted = rows * self.width;
         self.ahead.reserve(wanted.saturating_sub(self.ahead.len()));
         while self.ahead.len() < wanted {
-            let short = || StoreError::damaged(store.folder(), "a set of embeddings has fewer rows than its head says");
-            let (_, block) = store.noting_damage(store.call(|| self.blocks.next().transpose())?.ok_or_else(short))?;
+            let short = || {
+                StoreError::damaged(
+                    store.folder(),
+                    "a set of embeddings has fewer rows than its head says",
+                )
+            };
+            let (_, block) = store
+                .noting_damage(store.call(|| self.blocks.next().transpose())?.ok_or_else(short))?;
             self.ahead.extend_from_slice(&block);
         }
         let rest = self.ahead.split_off(wanted);

@@ -102,7 +102,11 @@ impl Store {
     ) -> Result<EmbeddingWriter, StoreError> {
         if dim == 0 || dim > MAX_DIMENSION {
             let expected = format!("1 to {MAX_DIMENSION} dimensions");
-            return Err(StoreError::Shape { what: "embeddings".into(), expected, found: dim.to_string() });
+            return Err(StoreError::Shape {
+                what: "embeddings".into(),
+                expected,
+                found: dim.to_string(),
+            });
         }
         let new = EmbeddingSet {
             producer,
@@ -130,7 +134,11 @@ impl Store {
                 found: dim.to_string(),
             });
         }
-        let known = EmbeddingReader::new(self, &tree, set.clone(), false).read_all()?.uids.into_iter().collect();
+        let known = EmbeddingReader::new(self, &tree, set.clone(), false)
+            .read_all()?
+            .uids
+            .into_iter()
+            .collect();
         Ok(EmbeddingWriter { tree, store: self.clone(), set, known })
     }
 
@@ -147,7 +155,11 @@ impl Store {
     }
 
     /// Opens a set for reading, with the rows that it has now.
-    pub fn read_embeddings(&self, producer: ContentHash, modality: Modality) -> Result<EmbeddingReader, StoreError> {
+    pub fn read_embeddings(
+        &self,
+        producer: ContentHash,
+        modality: Modality,
+    ) -> Result<EmbeddingReader, StoreError> {
         self.read_set(producer, modality, true)
     }
 
@@ -163,12 +175,21 @@ impl Store {
     }
 
     /// The same, if wanted without the vectors.
-    pub fn read_set(&self, producer: ContentHash, modality: Modality, vectors: bool) -> Result<EmbeddingReader, StoreError> {
+    pub fn read_set(
+        &self,
+        producer: ContentHash,
+        modality: Modality,
+        vectors: bool,
+    ) -> Result<EmbeddingReader, StoreError> {
         let (tree, set) = self.set(producer, modality)?;
         Ok(EmbeddingReader::new(self, &tree, set, vectors))
     }
 
-    fn set(&self, producer: ContentHash, modality: Modality) -> Result<(sled::Tree, EmbeddingSet), StoreError> {
+    fn set(
+        &self,
+        producer: ContentHash,
+        modality: Modality,
+    ) -> Result<(sled::Tree, EmbeddingSet), StoreError> {
         let missing = || StoreError::NoEmbeddings {
             state: self.folder().to_owned(),
             producer: producer.to_string(),
@@ -189,7 +210,8 @@ impl Store {
         {
             let _writer = self.writer();
             for modality in [Modality::Image, Modality::Text] {
-                dropped |= self.call(|| self.engine().db().drop_tree(tree_name(producer, modality)))?;
+                dropped |=
+                    self.call(|| self.engine().db().drop_tree(tree_name(producer, modality)))?;
             }
         }
         self.make_durable()?;
@@ -206,7 +228,8 @@ impl Store {
     }
 
     pub(super) fn head_change(&self, set: &EmbeddingSet) -> Result<Change, StoreError> {
-        let head = serde_json::to_vec(set).map_err(|error| StoreError::damaged(self.folder(), error.to_string()))?;
+        let head = serde_json::to_vec(set)
+            .map_err(|error| StoreError::damaged(self.folder(), error.to_string()))?;
         Ok((HEAD.to_vec(), Some(head)))
     }
 }
@@ -253,7 +276,11 @@ impl EmbeddingWriter {
         }
         let rows = self.set.rows + uids.len() as u64;
         if rows > MAX_ROWS {
-            return Err(StoreError::TooLarge { what: "a set of embeddings in rows".into(), found: rows, limit: MAX_ROWS });
+            return Err(StoreError::TooLarge {
+                what: "a set of embeddings in rows".into(),
+                found: rows,
+                limit: MAX_ROWS,
+            });
         }
         let mut new = HashSet::with_capacity(uids.len());
         match uids.iter().find(|uid| self.known.contains(uid) || !new.insert(**uid)) {
@@ -271,7 +298,8 @@ impl EmbeddingWriter {
         let _writer = self.store.writer();
         let there = self.store.head(&self.tree)?.map(|set| set.rows);
         if there != Some(self.set.rows) {
-            let message = format!("there are {} rows instead of {}", there.unwrap_or(0), self.set.rows);
+            let message =
+                format!("there are {} rows instead of {}", there.unwrap_or(0), self.set.rows);
             return Err(StoreError::Changed {
                 producer: self.set.producer.to_string(),
                 modality: self.set.modality.as_str(),
@@ -305,9 +333,15 @@ impl EmbeddingWriter {
         let mut block = Vec::new();
         if kept > 0 && !bytes.is_empty() {
             let last = self.store.call(|| self.tree.get(key(number)))?;
-            let short =
-                || StoreError::damaged(self.store.folder(), format!("block {number} of a set of embeddings is cut short"));
-            block = self.store.noting_damage(last.and_then(|last| Some(last.get(..kept)?.to_vec())).ok_or_else(short))?;
+            let short = || {
+                StoreError::damaged(
+                    self.store.folder(),
+                    format!("block {number} of a set of embeddings is cut short"),
+                )
+            };
+            block = self.store.noting_damage(
+                last.and_then(|last| Some(last.get(..kept)?.to_vec())).ok_or_else(short),
+            )?;
         }
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -335,7 +369,10 @@ pub(super) fn verify(state: &Path, db: &sled::Db) -> Result<u64, StoreError> {
             }
             if bytes != set.rows * width as u64 {
                 let found = bytes / width as u64;
-                return Err(StoreError::damaged(state, format!("a set of embeddings has {found} rows instead of {}", set.rows)));
+                return Err(StoreError::damaged(
+                    state,
+                    format!("a set of embeddings has {found} rows instead of {}", set.rows),
+                ));
             }
         }
         rows += set.rows;
@@ -345,12 +382,17 @@ pub(super) fn verify(state: &Path, db: &sled::Db) -> Result<u64, StoreError> {
 
 fn read_head(state: &Path, tree: &sled::Tree) -> Result<Option<EmbeddingSet>, StoreError> {
     let Some(head) = guard::call(state, || tree.get(HEAD))? else { return Ok(None) };
-    let unreadable = |error: serde_json::Error| StoreError::damaged(state, format!("the head of a set of embeddings: {error}"));
+    let unreadable = |error: serde_json::Error| {
+        StoreError::damaged(state, format!("the head of a set of embeddings: {error}"))
+    };
     let set: EmbeddingSet = serde_json::from_slice(&head).map_err(unreadable)?;
     if (1..=MAX_DIMENSION).contains(&set.dim) {
         Ok(Some(set))
     } else {
-        Err(StoreError::damaged(state, format!("a set of embeddings claims {} dimensions", set.dim)))
+        Err(StoreError::damaged(
+            state,
+            format!("a set of embeddings claims {} dimensions", set.dim),
+        ))
     }
 }
 

@@ -66,13 +66,22 @@ impl Engine {
             // What a killed process left is durable before sled's snapshot says so.
             File::open(&path).and_then(|file| file.sync_all()).map_err(SchemaError::io(&path))?;
         }
-        let config = || sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
+        let config = || {
+            sled::Config::new()
+                .path(folder)
+                .cache_capacity(CACHE_BYTES)
+                .flush_every_ms(Some(FLUSH_EVERY_MS))
+        };
         let started = Instant::now();
         let db = loop {
             match guard::call(state, || config().open()) {
                 Ok(db) => break db,
-                Err(error) if !error.to_string().contains("could not acquire lock") => return Err(error),
-                Err(_) if started.elapsed() > LOCK_PATIENCE => return Err(super::owner::locked(state)),
+                Err(error) if !error.to_string().contains("could not acquire lock") => {
+                    return Err(error);
+                }
+                Err(_) if started.elapsed() > LOCK_PATIENCE => {
+                    return Err(super::owner::locked(state));
+                }
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
         };
@@ -89,12 +98,21 @@ impl Engine {
         };
         let file = File::open(&path).map_err(SchemaError::io(&path))?;
         let acknowledged = AcknowledgedFile::open(folder)?;
-        Ok(Self { open: Some(open), folder: folder.to_owned(), file, acknowledged, last_batch: Mutex::new(None) })
+        Ok(Self {
+            open: Some(open),
+            folder: folder.to_owned(),
+            file,
+            acknowledged,
+            last_batch: Mutex::new(None),
+        })
     }
 
     /// The last acknowledgement as sled knows it and as the file beside it does. A file that is ahead means that sled lost
     /// what it had.
-    pub(super) fn last_acknowledged(&self, state: &Path) -> Result<(Acknowledged, Acknowledged), StoreError> {
+    pub(super) fn last_acknowledged(
+        &self,
+        state: &Path,
+    ) -> Result<(Acknowledged, Acknowledged), StoreError> {
         let known = guard::call(state, || self.db().get(KEY))?;
         let known = known.and_then(|value| Acknowledged::from_bytes(&value)).unwrap_or_default();
         Ok((known, self.acknowledged.read().unwrap_or(known)))
@@ -148,7 +166,12 @@ impl Engine {
     }
 
     /// Applies changes of one tree, all or none. See [`APART`] for when it waits.
-    pub(super) fn apply(&self, state: &Path, tree: &sled::Tree, changes: Vec<Change>) -> Result<(), StoreError> {
+    pub(super) fn apply(
+        &self,
+        state: &Path,
+        tree: &sled::Tree,
+        changes: Vec<Change>,
+    ) -> Result<(), StoreError> {
         let batch = batch(changes)?;
         let mut last = self.last_batch.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| last.elapsed() < APART) {
@@ -182,7 +205,9 @@ impl Drop for Engine {
             let _ = done.send(());
         });
         // Without a thread the closure was dropped, and with it sled.
-        if spawned.is_ok() && closed.recv_timeout(CLOSE_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if spawned.is_ok()
+            && closed.recv_timeout(CLOSE_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout)
+        {
             tracing::warn!(folder = %self.folder.display(), "sled does not close; what was not acknowledged may be lost");
         }
     }

@@ -30,7 +30,9 @@ pub enum StoreError {
     )]
     Version { state: PathBuf, message: String },
 
-    #[error("the name of a run must be 1 to 100 letters, digits, '-', '_' or '.', not starting with '.', got {0:?}")]
+    #[error(
+        "the name of a run must be 1 to 100 letters, digits, '-', '_' or '.', not starting with '.', got {0:?}"
+    )]
     RunName(String),
 
     #[error("{what} is too large for the store: {found}, the limit is {limit}")]
@@ -55,7 +57,9 @@ pub enum StoreError {
     )]
     Changed { producer: String, modality: &'static str, message: String },
 
-    #[error("{path} is there already: a backup makes a new folder, so name another place or move that one away")]
+    #[error(
+        "{path} is there already: a backup makes a new folder, so name another place or move that one away"
+    )]
     Exists { path: PathBuf },
 
     #[error(transparent)]
@@ -94,7 +98,10 @@ fn is_environment(error: &std::io::Error) -> bool {
     const INVALID: i32 = 22;
     match error.raw_os_error() {
         Some(code) => code != INVALID,
-        None => error.to_string().contains("Os { code: ") && !error.to_string().contains("Os { code: 22,"),
+        None => {
+            error.to_string().contains("Os { code: ")
+                && !error.to_string().contains("Os { code: 22,")
+        }
     }
 }
 
@@ -127,13 +134,20 @@ mod tests {
         let full = sled::Error::Io(io::Error::from_raw_os_error(28));
         // What sled makes of an error on one of its threads.
         let full_elsewhere = full.clone();
-        let torn = sled::Error::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "failed to fill buffer"));
+        let torn =
+            sled::Error::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "failed to fill buffer"));
         let impossible = sled::Error::Io(io::Error::from_raw_os_error(22));
         for error in [full, full_elsewhere] {
-            assert!(matches!(StoreError::from_sled(state, &error), StoreError::Unavailable { .. }), "{error}");
+            assert!(
+                matches!(StoreError::from_sled(state, &error), StoreError::Unavailable { .. }),
+                "{error}"
+            );
         }
         for error in [torn, impossible, sled::Error::ReportableBug("x".into())] {
-            assert!(matches!(StoreError::from_sled(state, &error), StoreError::Damaged { .. }), "{error}");
+            assert!(
+                matches!(StoreError::from_sled(state, &error), StoreError::Damaged { .. }),
+                "{error}"
+            );
         }
     }
 }

@@ -99,7 +99,11 @@ pub(super) fn parse(key: &[u8], value: &[u8]) -> Option<EventPairs> {
     let (name, step) = key.split_last_chunk::<8>()?;
     let run = RunName::new(std::str::from_utf8(name.strip_suffix(&[0])?).ok()?).ok()?;
     let (uids, []) = value.as_chunks::<UID_BYTES>() else { return None };
-    Some(EventPairs { run, step: Step(u64::from_be_bytes(*step)), uids: uids.iter().map(|uid| Uid(*uid)).collect() })
+    Some(EventPairs {
+        run,
+        step: Step(u64::from_be_bytes(*step)),
+        uids: uids.iter().map(|uid| Uid(*uid)).collect(),
+    })
 }
 
 /// Reads all pairs and keeps nothing: is the tree whole?

@@ -24,7 +24,9 @@ pub(super) fn bring_up_to_date(state: &Path, engine: &Engine) -> Result<(), Stor
 
 fn migrate(state: &Path, engine: &Engine, migrations: &[Migration]) -> Result<(), StoreError> {
     let current = FIRST + migrations.len() as u32;
-    let put = |format: u32| guard::call(state, || engine.db().insert(KEY, format.to_string().into_bytes()));
+    let put = |format: u32| {
+        guard::call(state, || engine.db().insert(KEY, format.to_string().into_bytes()))
+    };
     let Some(found) = guard::call(state, || engine.db().get(KEY))? else {
         put(current)?;
         return Ok(());
@@ -76,7 +78,9 @@ mod tests {
         assert_eq!(value(KEY), Some(b"1".to_vec()));
 
         let migrations: [Migration; 3] = [count_up, wants_room, count_up];
-        assert!(migrate(state, &engine(), &migrations).unwrap_err().to_string().contains("no room"));
+        assert!(
+            migrate(state, &engine(), &migrations).unwrap_err().to_string().contains("no room")
+        );
         assert_eq!(format_and_count(), [Some(b"2".to_vec()), Some(vec![1])]);
         std::fs::create_dir(state.join("room")).unwrap();
         for _ in 0..2 {
@@ -85,7 +89,12 @@ mod tests {
         }
 
         let error = migrate(state, &engine(), &migrations[..2]).unwrap_err().to_string();
-        assert!(error.contains("format 4") && error.contains("up to 3") && error.contains("another state folder"), "{error}");
+        assert!(
+            error.contains("format 4")
+                && error.contains("up to 3")
+                && error.contains("another state folder"),
+            "{error}"
+        );
         assert_eq!(value(b"count"), Some(vec![3]));
     }
 }

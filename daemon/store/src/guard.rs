@@ -18,7 +18,10 @@ thread_local! {
 static HOOK: Once = Once::new();
 
 /// Calls sled for the store in `state`.
-pub(super) fn call<T>(state: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+pub(super) fn call<T>(
+    state: &Path,
+    call: impl FnOnce() -> sled::Result<T>,
+) -> Result<T, StoreError> {
     match catch(call) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(StoreError::from_sled(state, &error)),
@@ -44,7 +47,8 @@ fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 
 fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().cloned();
-    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "sled panicked".into())
+    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "sled panicked".into())
 }
 
 #[cfg(test)]
@@ -53,8 +57,13 @@ mod tests {
 
     #[test]
     fn panic_becomes_damage_with_its_message() {
-        let error = call(Path::new("state"), || -> sled::Result<()> { panic!("page {} is torn", 7) }).unwrap_err();
-        assert!(matches!(&error, StoreError::Damaged { message, .. } if message == "page 7 is torn"), "{error}");
+        let error =
+            call(Path::new("state"), || -> sled::Result<()> { panic!("page {} is torn", 7) })
+                .unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Damaged { message, .. } if message == "page 7 is torn"),
+            "{error}"
+        );
         assert_eq!(call(Path::new("state"), || Ok(3)).unwrap(), 3);
     }
 }

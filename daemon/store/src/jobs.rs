@@ -31,8 +31,13 @@ impl Store {
     pub fn forget_old_jobs(&self) -> Result<Vec<u64>, StoreError> {
         let jobs = self.jobs()?;
         // What somebody waits for stays.
-        let wanted = |id: u64| jobs.iter().any(|job| !job.state.has_ended() && job.after.contains(&id));
-        let ended: Vec<u64> = jobs.iter().filter(|job| job.state.has_ended() && !wanted(job.id)).map(|job| job.id).collect();
+        let wanted =
+            |id: u64| jobs.iter().any(|job| !job.state.has_ended() && job.after.contains(&id));
+        let ended: Vec<u64> = jobs
+            .iter()
+            .filter(|job| job.state.has_ended() && !wanted(job.id))
+            .map(|job| job.id)
+            .collect();
         let old = &ended[..ended.len().saturating_sub(ENDED_KEPT)];
         let _writer = self.writer();
         for id in old {

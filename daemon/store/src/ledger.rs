@@ -30,7 +30,9 @@ impl Store {
 
 /// run ‖ 0 ‖ uid; an entry without a uid is known by its place.
 fn identity(run: &RunName, entry: &LedgerEntry) -> Vec<u8> {
-    let place = || ContentHash::of(format!("{}\0{}\0{}", entry.source, entry.position, entry.key).as_bytes());
+    let place = || {
+        ContentHash::of(format!("{}\0{}\0{}", entry.source, entry.position, entry.key).as_bytes())
+    };
     let mut identity = run.key();
     match entry.uid {
         Some(uid) => identity.extend(uid.0),

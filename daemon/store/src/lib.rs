@@ -43,7 +43,8 @@ pub use error::StoreError;
 pub use metrics::EVALUATED;
 pub use owner::Owner;
 pub use records::{
-    CheckpointRecord, EventKind, EventRecord, JobKind, JobRecord, JobState, MetricRow, Milliseconds, RunName, RunRecord, RunState,
+    CheckpointRecord, EventKind, EventRecord, JobKind, JobRecord, JobState, MetricRow,
+    Milliseconds, RunName, RunRecord, RunState,
 };
 pub use runs::Reconciled;
 

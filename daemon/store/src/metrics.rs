@@ -32,14 +32,20 @@ impl Store {
             let before = match merged.remove(&row.step) {
                 Some(before) => Some(before),
                 None => match self.call(|| tree.get(run.step_key(row.step)))? {
-                    Some(before) => Some(self.noting_damage(decode(self.folder(), row.step, &before))?),
+                    Some(before) => {
+                        Some(self.noting_damage(decode(self.folder(), row.step, &before))?)
+                    }
                     None => None,
                 },
             };
             let mut row = row.clone();
             if let Some(before) = before {
                 let new = std::mem::take(&mut row.values);
-                row.values = before.values.into_iter().filter(|(name, _)| new.iter().all(|(other, _)| other != name)).collect();
+                row.values = before
+                    .values
+                    .into_iter()
+                    .filter(|(name, _)| new.iter().all(|(other, _)| other != name))
+                    .collect();
                 row.values.extend(new);
             }
             merged.insert(row.step, row);
@@ -99,7 +105,9 @@ impl Store {
         let (first, last) = (run.step_key(Step(first)), run.step_key(Step(u64::MAX)));
         let mut removed = 0;
         loop {
-            let newest: Vec<_> = self.call(|| tree.range(&first[..]..=&last[..]).keys().rev().take(REMOVE_AT_ONCE).collect())?;
+            let newest: Vec<_> = self.call(|| {
+                tree.range(&first[..]..=&last[..]).keys().rev().take(REMOVE_AT_ONCE).collect()
+            })?;
             if newest.is_empty() {
                 return Ok(removed);
             }
@@ -110,7 +118,13 @@ impl Store {
 
     /// Of the steps after `after` up to `up_to`, keeps every `one_of`-th by its number and those with an evaluation's numbers,
     /// whose names have a slash. So the same steps stay however often this is done. Says how many were removed.
-    pub fn thin_metrics(&self, run: &RunName, after: Step, up_to: Step, one_of: u64) -> Result<u64, StoreError> {
+    pub fn thin_metrics(
+        &self,
+        run: &RunName,
+        after: Step,
+        up_to: Step,
+        one_of: u64,
+    ) -> Result<u64, StoreError> {
         let tree = self.engine().metrics();
         let last = run.step_key(up_to);
         let (mut next, mut removed) = (after.0.saturating_add(1), 0);
@@ -155,15 +169,22 @@ pub(super) struct MetricScan {
 impl MetricScan {
     pub(super) fn next_row(&mut self) -> Result<Option<(RunName, MetricRow)>, StoreError> {
         let Self { entries, store } = self;
-        let Some((key, value)) = store.call(|| entries.next().transpose())? else { return Ok(None) };
+        let Some((key, value)) = store.call(|| entries.next().transpose())? else {
+            return Ok(None);
+        };
         store.noting_damage(parse(store.folder(), &key, &value)).map(Some)
     }
 }
 
-pub(super) fn parse(state: &Path, key: &[u8], value: &[u8]) -> Result<(RunName, MetricRow), StoreError> {
+pub(super) fn parse(
+    state: &Path,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(RunName, MetricRow), StoreError> {
     let bad = || StoreError::damaged(state, "a key of the metrics is no run and step");
     let (name, step) = key.split_last_chunk::<8>().ok_or_else(bad)?;
-    let name = name.strip_suffix(&[0]).and_then(|name| std::str::from_utf8(name).ok()).ok_or_else(bad)?;
+    let name =
+        name.strip_suffix(&[0]).and_then(|name| std::str::from_utf8(name).ok()).ok_or_else(bad)?;
     let run = RunName::new(name).map_err(|_| bad())?;
     Ok((run, decode(state, Step(u64::from_be_bytes(*step)), value)?))
 }
@@ -192,8 +213,13 @@ fn encode(row: &MetricRow) -> Result<Vec<u8>, StoreError> {
         value.extend(number.to_be_bytes());
     }
     if value.len() > MAX_VALUE_BYTES {
-        let what = format!("the metrics of step {} ({} numbers) in bytes", row.step, row.values.len());
-        return Err(StoreError::TooLarge { what, found: value.len() as u64, limit: MAX_VALUE_BYTES as u64 });
+        let what =
+            format!("the metrics of step {} ({} numbers) in bytes", row.step, row.values.len());
+        return Err(StoreError::TooLarge {
+            what,
+            found: value.len() as u64,
+            limit: MAX_VALUE_BYTES as u64,
+        });
     }
     Ok(value)
 }
@@ -216,5 +242,7 @@ fn decode(state: &Path, step: Step, value: &[u8]) -> Result<MetricRow, StoreErro
             values,
         })
     };
-    parsed().ok_or_else(|| StoreError::damaged(state, format!("the metrics of step {step} are cut short")))
+    parsed().ok_or_else(|| {
+        StoreError::damaged(state, format!("the metrics of step {step} are cut short"))
+    })
 }

@@ -56,11 +56,18 @@ pub(super) fn open(state: &Path) -> Result<Opened, StoreError> {
 /// Notes that damage was met, for the next opening.
 pub(super) fn note_damage(state: &Path) {
     // Where even this cannot be written, the next opening still checks what is small.
-    let _ = durable::write(&state.join(SUSPECT), b"damage was met while reading; the next opening reads everything\n");
+    let _ = durable::write(
+        &state.join(SUSPECT),
+        b"damage was met while reading; the next opening reads everything\n",
+    );
 }
 
 /// Opens sled and reads what has to be readable. Says what is missing, if sled went back to an earlier state by itself.
-fn open_checked(state: &Path, folder: &Path, everything: bool) -> Result<(Engine, Option<String>), StoreError> {
+fn open_checked(
+    state: &Path,
+    folder: &Path,
+    everything: bool,
+) -> Result<(Engine, Option<String>), StoreError> {
     let engine = Engine::open(state, folder)?;
     format::bring_up_to_date(state, &engine)?;
     let (known, noted) = engine.last_acknowledged(state)?;
@@ -82,7 +89,10 @@ fn went_back(state: &Path, known: Acknowledged, noted: Acknowledged) -> String {
     let now = if known.count == 0 {
         "it is empty now".to_owned()
     } else {
-        format!("it is now as it was {} s before its last change", (noted.time.0 - known.time.0) / 1000)
+        format!(
+            "it is now as it was {} s before its last change",
+            (noted.time.0 - known.time.0) / 1000
+        )
     };
     format!(
         "the store in {} lost what was written last, since its data file is damaged: {now}. Checkpoints are taken back from \
@@ -118,7 +128,9 @@ fn begin_anew(state: &Path, folder: &Path, message: &str) -> Result<String, Stor
 
 fn remove_if_there(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(SchemaError::io(path)(error).into()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(SchemaError::io(path)(error).into())
+        }
         _ => Ok(()),
     }
 }

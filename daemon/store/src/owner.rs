@@ -32,8 +32,14 @@ pub struct Owner {
 
 impl Owner {
     fn this_process() -> Self {
-        let command: Vec<_> = std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
-        Self { pid: std::process::id(), command: command.join(" "), since: Milliseconds::now(), address: None }
+        let command: Vec<_> =
+            std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
+        Self {
+            pid: std::process::id(),
+            command: command.join(" "),
+            since: Milliseconds::now(),
+            address: None,
+        }
     }
 
     /// The process that owns a state folder now; none where nobody does.
@@ -65,7 +71,12 @@ impl FolderLock {
     /// Takes the lock of a state folder that is there, or says who has it.
     pub(super) fn take(state: &Path) -> Result<Self, StoreError> {
         let path = state.join(LOCK);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(SchemaError::io(&path))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(SchemaError::io(&path))?;
         let mut tries = 1;
         loop {
             match file.try_lock() {
@@ -93,7 +104,10 @@ pub(super) fn announce(state: &Path, address: &str) -> Result<(), StoreError> {
 /// The error of a folder that another process has.
 pub(super) fn locked(state: &Path) -> StoreError {
     let note = std::fs::read(state.join(NOTE)).ok();
-    StoreError::Locked { state: state.to_owned(), owner: note.and_then(|note| serde_json::from_slice(&note).ok()) }
+    StoreError::Locked {
+        state: state.to_owned(),
+        owner: note.and_then(|note| serde_json::from_slice(&note).ok()),
+    }
 }
 
 #[cfg(test)]
@@ -105,7 +119,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = FolderLock::take(folder.path()).unwrap();
         let error = FolderLock::take(folder.path()).err().unwrap().to_string();
-        assert!(error.contains(&format!("process {}", std::process::id())) && error.contains("kill"), "{error}");
+        assert!(
+            error.contains(&format!("process {}", std::process::id())) && error.contains("kill"),
+            "{error}"
+        );
         drop(first);
         FolderLock::take(folder.path()).unwrap();
     }

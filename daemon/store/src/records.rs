@@ -29,7 +29,8 @@ pub struct RunName(String);
 impl RunName {
     pub fn new(name: &str) -> Result<Self, StoreError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let valid = (1..=100).contains(&name.len()) && name.chars().all(plain) && !name.starts_with('.');
+        let valid =
+            (1..=100).contains(&name.len()) && name.chars().all(plain) && !name.starts_with('.');
         if valid { Ok(Self(name.to_owned())) } else { Err(StoreError::RunName(name.to_owned())) }
     }
 
@@ -290,8 +291,20 @@ mod tests {
 
     #[test]
     fn the_text_form_of_a_kind_is_its_serialized_form() {
-        use EventKind::{CheckpointFailed, DataWait, LogitScale, LossSpike, LossStuck, RollBack, SkippedStep, Stall};
-        for kind in [SkippedStep, RollBack, LossSpike, LossStuck, DataWait, LogitScale, CheckpointFailed, Stall] {
+        use EventKind::{
+            CheckpointFailed, DataWait, LogitScale, LossSpike, LossStuck, RollBack, SkippedStep,
+            Stall,
+        };
+        for kind in [
+            SkippedStep,
+            RollBack,
+            LossSpike,
+            LossStuck,
+            DataWait,
+            LogitScale,
+            CheckpointFailed,
+            Stall,
+        ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
     }

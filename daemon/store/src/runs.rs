@@ -43,7 +43,11 @@ impl Store {
     }
 
     /// Names a checkpoint whose folder is whole and durable, together with the progress of its run. Durable when it returns.
-    pub fn put_checkpoint(&self, checkpoint: &CheckpointRecord, run: &RunRecord) -> Result<(), StoreError> {
+    pub fn put_checkpoint(
+        &self,
+        checkpoint: &CheckpointRecord,
+        run: &RunRecord,
+    ) -> Result<(), StoreError> {
         if checkpoint.run != run.run {
             return Err(StoreError::Shape {
                 what: "a checkpoint".into(),
@@ -55,7 +59,8 @@ impl Store {
             let _writer = self.writer();
             let engine = self.engine();
             let run_changes = self.replace(engine.runs(), &run.run.key(), run)?;
-            let checkpoint_changes = self.replace(engine.checkpoints(), &identity(checkpoint), checkpoint)?;
+            let checkpoint_changes =
+                self.replace(engine.checkpoints(), &identity(checkpoint), checkpoint)?;
             self.apply_both(run_changes, checkpoint_changes)?;
         }
         self.make_durable()
@@ -84,12 +89,17 @@ impl Store {
     }
 
     /// Brings the checkpoints of a run in line with those that are whole on the disk: files win over the store.
-    pub fn reconcile_checkpoints(&self, run: &RunName, found: &[CheckpointRecord]) -> Result<Reconciled, StoreError> {
+    pub fn reconcile_checkpoints(
+        &self,
+        run: &RunName,
+        found: &[CheckpointRecord],
+    ) -> Result<Reconciled, StoreError> {
         let mut reconciled = Reconciled::default();
         {
             let _writer = self.writer();
             let tree = self.engine().checkpoints();
-            let known: Vec<CheckpointRecord> = self.noting_damage(chunks::read(self.folder(), tree, &run.key()))?;
+            let known: Vec<CheckpointRecord> =
+                self.noting_damage(chunks::read(self.folder(), tree, &run.key()))?;
             let mut changes = Vec::new();
             for record in found {
                 if record.run == *run && !known.contains(record) {
@@ -114,11 +124,12 @@ impl Store {
         let checkpoints = engine::batch(checkpoints)?;
         let trees = (self.engine().runs(), self.engine().checkpoints());
         self.call(|| {
-            let outcome: Result<(), TransactionError<Infallible>> = trees.transaction(|(run_tree, checkpoint_tree)| {
-                run_tree.apply_batch(&runs)?;
-                checkpoint_tree.apply_batch(&checkpoints)?;
-                Ok::<_, ConflictableTransactionError<Infallible>>(())
-            });
+            let outcome: Result<(), TransactionError<Infallible>> =
+                trees.transaction(|(run_tree, checkpoint_tree)| {
+                    run_tree.apply_batch(&runs)?;
+                    checkpoint_tree.apply_batch(&checkpoints)?;
+                    Ok::<_, ConflictableTransactionError<Infallible>>(())
+                });
             outcome.map_err(|error| match error {
                 TransactionError::Storage(error) => error,
                 TransactionError::Abort(never) => match never {},

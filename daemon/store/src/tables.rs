@@ -9,11 +9,13 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DataFusionError, Result as SqlResult};
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType,
+};
 use datafusion::physical_plan::ExecutionPlan;
 use diptych_schemas::{
-    checkpoints_schema, column, embeddings_schema, event_pairs_schema, events_schema, jobs_schema, ledger_schema, metrics_schema,
-    runs_schema,
+    checkpoints_schema, column, embeddings_schema, event_pairs_schema, events_schema, jobs_schema,
+    ledger_schema, metrics_schema, runs_schema,
 };
 use diptych_table::{Give, ReadPart, projected, scan};
 
@@ -40,7 +42,8 @@ impl Store {
             Table::TrainingLedger,
         ];
         let provider = |table: Table| {
-            let provider: Arc<dyn TableProvider> = Arc::new(StoreTable { store: self.clone(), table, schema: table.schema() });
+            let provider: Arc<dyn TableProvider> =
+                Arc::new(StoreTable { store: self.clone(), table, schema: table.schema() });
             (table.name().to_owned(), provider)
         };
         tables.map(provider).into()
@@ -91,7 +94,12 @@ impl Table {
         match self {
             Self::Metrics => &[column::RUN],
             Self::Embeddings => &[column::PRODUCER, column::MODALITY],
-            Self::Runs | Self::Checkpoints | Self::Events | Self::EventPairs | Self::Jobs | Self::TrainingLedger => &[],
+            Self::Runs
+            | Self::Checkpoints
+            | Self::Events
+            | Self::EventPairs
+            | Self::Jobs
+            | Self::TrainingLedger => &[],
         }
     }
 }
@@ -113,10 +121,20 @@ impl TableProvider for StoreTable {
         TableType::Base
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> SqlResult<Vec<TableProviderFilterPushDown>> {
-        let used = |filter: &&Expr| self.table.keys().iter().any(|key| equal_to(filter, key).is_some());
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> SqlResult<Vec<TableProviderFilterPushDown>> {
+        let used =
+            |filter: &&Expr| self.table.keys().iter().any(|key| equal_to(filter, key).is_some());
         // Inexact: the query still filters; here it only saves reading.
-        let pushdown = |used| if used { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported };
+        let pushdown = |used| {
+            if used {
+                TableProviderFilterPushDown::Inexact
+            } else {
+                TableProviderFilterPushDown::Unsupported
+            }
+        };
         Ok(filters.iter().map(|filter| pushdown(used(filter))).collect())
     }
 
@@ -157,7 +175,9 @@ impl StoreTable {
             Table::Embeddings => {
                 let store = self.store.clone();
                 let sets = tokio::task::spawn_blocking(move || store.embeddings()).await;
-                let sets = sets.map_err(|error| DataFusionError::External(Box::new(error)))?.map_err(external)?;
+                let sets = sets
+                    .map_err(|error| DataFusionError::External(Box::new(error)))?
+                    .map_err(external)?;
                 let producer = wanted(column::PRODUCER);
                 let modality = wanted(column::MODALITY);
                 let kept = sets.into_iter().filter(|set| {
@@ -172,9 +192,12 @@ impl StoreTable {
 
 /// The text that a filter wants a column to be equal to.
 fn equal_to<'a>(filter: &'a Expr, name: &str) -> Option<&'a str> {
-    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else { return None };
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else {
+        return None;
+    };
     match (left.as_ref(), right.as_ref()) {
-        (Expr::Column(column), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(column))
+        (Expr::Column(column), Expr::Literal(value, _))
+        | (Expr::Literal(value, _), Expr::Column(column))
             if column.name == name =>
         {
             value.try_as_str().flatten()
@@ -200,7 +223,13 @@ enum Part {
 }
 
 /// Reads a part and gives its batches to `give`, which says whether it wants more.
-fn read(store: &Store, part: &Part, projection: &[usize], batch_rows: usize, give: &mut Give<'_>) -> SqlResult<()> {
+fn read(
+    store: &Store,
+    part: &Part,
+    projection: &[usize],
+    batch_rows: usize,
+    give: &mut Give<'_>,
+) -> SqlResult<()> {
     match part {
         Part::Runs => {
             let columns = columns::runs(&store.runs().map_err(external)?);
@@ -266,7 +295,8 @@ fn read_metrics(
         }
         if columns.rows() > 0 {
             // A step's numbers stay together, so this may be some rows above what was asked for.
-            let batch = RecordBatch::try_new(metrics_schema(), columns.finish())?.project(projection)?;
+            let batch =
+                RecordBatch::try_new(metrics_schema(), columns.finish())?.project(projection)?;
             if !give(batch) {
                 break;
             }
@@ -285,7 +315,8 @@ fn read_embeddings(
     let schema = embeddings_schema();
     let projected = Arc::new(schema.project(projection)?);
     let vectors = projected.column_with_name(column::EMBEDDING).is_some();
-    let batch_rows = if vectors { batch_rows.min(VECTOR_BYTES / (4 * set.dim)).max(1) } else { batch_rows };
+    let batch_rows =
+        if vectors { batch_rows.min(VECTOR_BYTES / (4 * set.dim)).max(1) } else { batch_rows };
     let mut reader = store.read_set(set.producer, set.modality, vectors).map_err(external)?;
     while let Some(chunk) = reader.next_chunk(batch_rows).map_err(external)? {
         if !give(columns::embeddings(&projected, set, &chunk)?) {

@@ -47,22 +47,46 @@ fn backup_of_a_store_in_use_holds_what_was_acknowledged_before_and_no_half_recor
             let step = copy.run(&run_name()).unwrap().unwrap().step.0;
             assert!(step >= before, "at step {step}, {before} was acknowledged");
             assert_eq!(copy.run(&run_name()).unwrap(), Some(run_record(step)));
-            let named: Vec<u64> = copy.checkpoints(&run_name()).unwrap().iter().map(|record| record.step.0).collect();
-            assert!(named == [step - 1, step] || named == [step - 2, step - 1, step] || named == [step], "{named:?}");
+            let named: Vec<u64> =
+                copy.checkpoints(&run_name()).unwrap().iter().map(|record| record.step.0).collect();
+            assert!(
+                named == [step - 1, step] || named == [step - 2, step - 1, step] || named == [step],
+                "{named:?}"
+            );
             let recorded = copy.metrics(&run_name()).unwrap();
             assert!(recorded.len() as u64 >= step);
             assert_eq!(recorded, (1..=recorded.len() as u64).map(metrics).collect::<Vec<_>>());
             let rows = copy.embeddings().unwrap()[0].rows;
             assert!(rows == done.embeddings && rows >= 5000 + (before - 3000) * 30, "{rows} rows");
-            assert_rows(&copy.read_embeddings(hash("weights"), Modality::Image).unwrap().read_all().unwrap(), rows, DIM);
+            assert_rows(
+                &copy
+                    .read_embeddings(hash("weights"), Modality::Image)
+                    .unwrap()
+                    .read_all()
+                    .unwrap(),
+                rows,
+                DIM,
+            );
             // It is a store like any other.
-            let mut more = copy.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
+            let mut more =
+                copy.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
             more.append(&uids(rows..rows + 10), &vectors(rows..rows + 10, DIM)).unwrap();
-            assert_rows(&copy.read_embeddings(hash("weights"), Modality::Image).unwrap().read_all().unwrap(), rows + 10, DIM);
+            assert_rows(
+                &copy
+                    .read_embeddings(hash("weights"), Modality::Image)
+                    .unwrap()
+                    .read_all()
+                    .unwrap(),
+                rows + 10,
+                DIM,
+            );
             drop((more, copy));
             assert_eq!(examine(&to, false).unwrap().contents.damage, Vec::<String>::new());
         }
     });
     let error = store.backup(&folder.path().join("backup-0")).unwrap_err();
-    assert!(matches!(error, StoreError::Exists { .. }) && error.to_string().contains("backup-0"), "{error}");
+    assert!(
+        matches!(error, StoreError::Exists { .. }) && error.to_string().contains("backup-0"),
+        "{error}"
+    );
 }

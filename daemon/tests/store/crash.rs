@@ -45,7 +45,10 @@ fn killed_training_keeps_every_acknowledged_checkpoint_with_its_progress() {
         let checkpoints = store.checkpoints(&run_name()).unwrap();
         // The fourth newest is removed after the newest is put, so a kill in between leaves it.
         let oldest = checkpoints[0].step.0;
-        assert!(oldest == step.saturating_sub(2).max(1) || oldest == step.saturating_sub(3).max(1), "from {oldest} to {step}");
+        assert!(
+            oldest == step.saturating_sub(2).max(1) || oldest == step.saturating_sub(3).max(1),
+            "from {oldest} to {step}"
+        );
         assert_eq!(checkpoints, (oldest..=step).map(checkpoint).collect::<Vec<_>>());
         // Metrics that were recorded before a checkpoint are durable with it.
         let recorded = store.metrics(&run_name()).unwrap();
@@ -63,7 +66,11 @@ fn second_process_is_told_who_owns_the_folder() {
     let message = error.to_string();
     let StoreError::Locked { owner: Some(found), .. } = error else { panic!("{error:?}") };
     assert!(found.pid == owner.child.id() && found.command.contains("child_process"), "{found:?}");
-    assert!(message.contains(&found.pid.to_string()) && message.contains(&*state.path().to_string_lossy()), "{message}");
+    assert!(
+        message.contains(&found.pid.to_string())
+            && message.contains(&*state.path().to_string_lossy()),
+        "{message}"
+    );
     owner.kill();
     Store::open(state.path()).unwrap();
 }
@@ -74,12 +81,18 @@ fn full_disk_is_an_error_and_loses_nothing_that_was_acknowledged() {
     // A process that may not write files above 2 MB, and is told so instead of being killed for it.
     let mut limited = Command::new("sh");
     let child = command("embed", state.path());
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 4096; exec \"$0\" \"$@\""]).arg(child.get_program()).args(child.get_args());
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 4096; exec \"$0\" \"$@\""])
+        .arg(child.get_program())
+        .args(child.get_args());
     limited.env(ROLE, "embed").env(STATE, state.path());
     let mut process = KilledProcess::start(limited);
     while process.wait().is_some() {}
     let error = process.error.clone().unwrap();
-    assert!(error.starts_with("Unavailable") && error.contains(&*state.path().to_string_lossy()), "{error}");
+    assert!(
+        error.starts_with("Unavailable") && error.contains(&*state.path().to_string_lossy()),
+        "{error}"
+    );
     process.kill();
     let store = Store::open(state.path()).unwrap();
     assert_eq!(store.degraded(), None);
@@ -124,6 +137,10 @@ fn power_cut_loses_nothing_that_was_acknowledged() {
         assert_eq!(store.degraded(), None, "power cut {seed}");
         assert_eq!(store.checkpoints(&run_name()).unwrap(), [checkpoint(1)]);
         assert_eq!(store.run(&run_name()).unwrap(), Some(run_record(1)));
-        assert_rows(&store.read_embeddings(hash("weights"), Modality::Image).unwrap().read_all().unwrap(), 3000, DIM);
+        assert_rows(
+            &store.read_embeddings(hash("weights"), Modality::Image).unwrap().read_all().unwrap(),
+            3000,
+            DIM,
+        );
     }
 }

@@ -68,8 +68,9 @@ fn survive(state: &Path) -> Option<String> {
     assert_eq!(store.degraded(), None, "it is told once");
     store.put_checkpoint(&checkpoint(9), &run_record(9)).unwrap();
     assert!(store.checkpoints(&run_name()).unwrap().contains(&checkpoint(9)));
-    let aside =
-        std::fs::read_dir(state).unwrap().any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("sled.damaged-"));
+    let aside = std::fs::read_dir(state)
+        .unwrap()
+        .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("sled.damaged-"));
     assert_eq!(aside, degraded.as_ref().is_some_and(|words| words.contains("sled.damaged-")));
     degraded
 }
@@ -80,12 +81,17 @@ fn store_of_rubbish_is_begun_anew_and_says_so() {
     let whole = folder.path().join("whole");
     filled_store(&whole);
     let length = std::fs::metadata(whole.join("sled/db")).unwrap().len() as usize;
-    for (case, bytes) in [vec![0xAB; length], vec![0; length], b"no sled".to_vec()].into_iter().enumerate() {
+    for (case, bytes) in
+        [vec![0xAB; length], vec![0; length], b"no sled".to_vec()].into_iter().enumerate()
+    {
         let state = folder.path().join(case.to_string());
         copy_folder(&whole, &state);
         std::fs::File::create(state.join("sled/db")).unwrap().write_all(&bytes).unwrap();
         let words = survive(&state).unwrap();
-        assert!(words.contains("damaged") && words.contains("Checkpoints are taken back"), "{words}");
+        assert!(
+            words.contains("damaged") && words.contains("Checkpoints are taken back"),
+            "{words}"
+        );
     }
 }
 
@@ -97,15 +103,22 @@ fn no_damage_makes_the_store_panic_or_lie() {
     copy_folder(&fresh, &whole);
     // Opened again, sled has a snapshot that says where everything is.
     drop(Store::open(&whole).unwrap());
-    let files: Vec<_> =
-        std::fs::read_dir(whole.join("sled")).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+    let files: Vec<_> = std::fs::read_dir(whole.join("sled"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .collect();
     let mut noticed = 0;
     for seed in 0..rounds(24) {
         let mut random = StdRng::seed_from_u64(seed);
         let state = folder.path().join(seed.to_string());
         copy_folder(if seed % 2 == 0 { &whole } else { &fresh }, &state);
         // Two of three times the data, otherwise any file.
-        let file = if seed % 3 == 0 { files[random.random_range(0..files.len())].clone() } else { whole.join("sled/db") };
+        let file = if seed % 3 == 0 {
+            files[random.random_range(0..files.len())].clone()
+        } else {
+            whole.join("sled/db")
+        };
         let mut bytes = std::fs::read(&file).unwrap();
         if seed % 4 == 1 {
             bytes.truncate(random.random_range(0..bytes.len()));
@@ -115,7 +128,10 @@ fn no_damage_makes_the_store_panic_or_lie() {
                 bytes[place] ^= 1 << random.random_range(0..8);
             }
         }
-        std::fs::File::create(state.join("sled").join(file.file_name().unwrap())).unwrap().write_all(&bytes).unwrap();
+        std::fs::File::create(state.join("sled").join(file.file_name().unwrap()))
+            .unwrap()
+            .write_all(&bytes)
+            .unwrap();
         noticed += usize::from(survive(&state).is_some());
     }
     assert!(noticed > 5, "only {noticed} damages were noticed");
@@ -136,7 +152,9 @@ fn runs_and_metrics_of_a_store_with_damaged_embeddings_are_kept() {
     let mut bytes = std::fs::read(&path).unwrap();
     // A row well before the last segment, wherever sled wrote it.
     let needle = uid(2990).0;
-    let places: Vec<_> = (0..bytes.len() - needle.len()).filter(|&place| bytes[place..].starts_with(&needle)).collect();
+    let places: Vec<_> = (0..bytes.len() - needle.len())
+        .filter(|&place| bytes[place..].starts_with(&needle))
+        .collect();
     assert!(!places.is_empty());
     for place in places {
         bytes[place] ^= 0xFF;
@@ -145,7 +163,8 @@ fn runs_and_metrics_of_a_store_with_damaged_embeddings_are_kept() {
 
     let store = Store::open(&state).unwrap();
     assert_eq!(store.degraded(), None);
-    let read = store.read_embeddings(hash("weights"), Modality::Image).and_then(EmbeddingReader::read_all);
+    let read =
+        store.read_embeddings(hash("weights"), Modality::Image).and_then(EmbeddingReader::read_all);
     let error = read.unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
     drop(store);

@@ -47,7 +47,10 @@ fn state_of_a_run(state: &Path) {
 /// What can be read is what was written. Says whether anything is missing.
 fn is_all_there(store: &Store) -> Result<bool, StoreError> {
     let runs = store.runs()?;
-    assert!(runs.is_empty() || runs == [configured_run(STEPS)] || runs == [configured_run(200)], "{runs:?}");
+    assert!(
+        runs.is_empty() || runs == [configured_run(STEPS)] || runs == [configured_run(200)],
+        "{runs:?}"
+    );
     for found in store.metrics(&run_name())? {
         assert_eq!(found, metrics(found.step.0));
     }
@@ -88,7 +91,11 @@ fn words(examined: &Examined) -> String {
 
 /// Problems that `--fix` must leave: a run whose record was lost is put back by its configuration alone.
 fn unmendable(examined: &Examined) -> Vec<&str> {
-    examined.problems().map(|finding| finding.what.as_str()).filter(|what| !what.contains("no record of it")).collect()
+    examined
+        .problems()
+        .map(|finding| finding.what.as_str())
+        .filter(|what| !what.contains("no record of it"))
+        .collect()
 }
 
 #[test]
@@ -98,9 +105,13 @@ fn every_file_that_is_cut_or_has_a_flipped_bit_is_found_and_mended_or_changes_no
     state_of_a_run(&whole);
     let clean = examine(&whole, false).unwrap();
     assert!(clean.findings.is_empty(), "{:#?}", clean.findings);
-    assert_eq!((clean.checkpoints, clean.contents.steps, clean.contents.embeddings), (2, STEPS, ROWS));
+    assert_eq!(
+        (clean.checkpoints, clean.contents.steps, clean.contents.embeddings),
+        (2, STEPS, ROWS)
+    );
     let mut random = StdRng::seed_from_u64(5);
-    let files: Vec<PathBuf> = files(&whole).iter().map(|path| path.strip_prefix(&whole).unwrap().to_owned()).collect();
+    let files: Vec<PathBuf> =
+        files(&whole).iter().map(|path| path.strip_prefix(&whole).unwrap().to_owned()).collect();
     for name in ["sled/db", "sled/conf", "sled/acknowledged", "lock", "owner.json"] {
         assert!(files.iter().any(|file| file == Path::new(name)), "{name} is not in {files:?}");
     }
@@ -124,14 +135,21 @@ fn every_file_that_is_cut_or_has_a_flipped_bit_is_found_and_mended_or_changes_no
         let examined = examine(&state, false).unwrap();
         if file.starts_with("checkpoints") && changed {
             let step = file.parent().unwrap().file_name().unwrap().to_str().unwrap();
-            assert!(examined.problems().any(|problem| problem.what.contains(step)), "{context}: {}", words(&examined));
+            assert!(
+                examined.problems().any(|problem| problem.what.contains(step)),
+                "{context}: {}",
+                words(&examined)
+            );
         }
         let mended = examine(&state, true).unwrap();
         assert_eq!(unmendable(&mended), Vec::<&str>::new(), "{context}");
         let again = examine(&state, false).unwrap();
         assert_eq!(unmendable(&again), Vec::<&str>::new(), "{context}");
         let all_there = is_all_there(&Store::open(&state).unwrap()).unwrap();
-        assert!(all_there || examined.problems().next().is_some(), "{context}: something is lost without a word");
+        assert!(
+            all_there || examined.problems().next().is_some(),
+            "{context}: something is lost without a word"
+        );
         fs::remove_dir_all(&state).unwrap();
     }
 }
@@ -153,16 +171,33 @@ fn checkpoints_that_are_gone_damaged_unnamed_or_half_written_are_told_apart_and_
     fs::create_dir(place(50).with_extension("incomplete")).unwrap();
 
     let examined = examine(state, false).unwrap();
-    let of = |severity| examined.findings.iter().filter(move |f| f.severity == severity).map(|f| &f.what).collect::<Vec<_>>();
+    let of = |severity| {
+        examined
+            .findings
+            .iter()
+            .filter(move |f| f.severity == severity)
+            .map(|f| &f.what)
+            .collect::<Vec<_>>()
+    };
     let problems = of(Severity::Problem);
-    assert!(problems[0].contains("step-000000020") && problems[0].contains("optimizer.safetensors"), "{problems:?}");
-    assert!(problems[1].contains("step-000000010") && problems[1].contains("not there"), "{problems:?}");
+    assert!(
+        problems[0].contains("step-000000020") && problems[0].contains("optimizer.safetensors"),
+        "{problems:?}"
+    );
+    assert!(
+        problems[1].contains("step-000000010") && problems[1].contains("not there"),
+        "{problems:?}"
+    );
     let notes = of(Severity::Note);
     assert!(notes[0].contains("step-000000040") && notes[1].contains(".incomplete"), "{notes:?}");
     assert_eq!((problems.len(), notes.len(), examined.checkpoints), (2, 2, 2));
 
     let mended = examine(state, true).unwrap();
-    assert!(mended.findings.iter().all(|finding| finding.mended.is_some()), "{:#?}", mended.findings);
+    assert!(
+        mended.findings.iter().all(|finding| finding.mended.is_some()),
+        "{:#?}",
+        mended.findings
+    );
     let store = Store::open(state).unwrap();
     let named = store.checkpoints(&run_name()).unwrap();
     assert_eq!(named.iter().map(|record| record.step.0).collect::<Vec<_>>(), [30, 40]);
@@ -178,7 +213,9 @@ fn checkpoints_that_are_gone_damaged_unnamed_or_half_written_are_told_apart_and_
     let lost = examine(state, true).unwrap();
     let problems: Vec<_> = lost.problems().map(|problem| &problem.what).collect();
     assert!(
-        problems.len() == 1 && problems[0].contains("diptych train") && problems[0].contains("2 checkpoints"),
+        problems.len() == 1
+            && problems[0].contains("diptych train")
+            && problems[0].contains("2 checkpoints"),
         "{problems:?}"
     );
 }

@@ -39,7 +39,14 @@ fn embeddings_are_resumed_read_and_dropped() {
 
     assert!(store.drop_embeddings(ours).unwrap());
     assert!(!store.drop_embeddings(ours).unwrap());
-    assert!(store.read_embeddings(ours, Modality::Image).err().unwrap().to_string().contains("no image embeddings"));
+    assert!(
+        store
+            .read_embeddings(ours, Modality::Image)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("no image embeddings")
+    );
     assert_rows(&store.read_embeddings(other, Modality::Text).unwrap().read_all().unwrap(), 5, 7);
 }
 

@@ -36,7 +36,8 @@ fn writes_that_begin_to_fail_end_the_work_in_words_and_lose_nothing() {
         let state = tempfile::tempdir().unwrap();
         let inject = format!("inject={fault}");
         let strace = ["-f", "-o", "/dev/null", "-e", "trace=pwrite64,fsync", "-e", &inject];
-        let mut process = KilledProcess::start(within("strace", &strace, &command("work", state.path())));
+        let mut process =
+            KilledProcess::start(within("strace", &strace, &command("work", state.path())));
         while process.wait().is_some() {}
         let error = process.error.clone().unwrap_or_default();
         assert!(error.contains(says), "{fault}: {error:?} after {:?}", process.acknowledged);
@@ -77,7 +78,11 @@ fn state_folder_that_became_read_only_is_refused_in_words_and_is_whole_afterward
         }
         process.kill();
         let remount = |how: &str| {
-            let ran = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(mount).status().unwrap();
+            let ran = Command::new("mount")
+                .args(["-o", &format!("remount,{how}")])
+                .arg(mount)
+                .status()
+                .unwrap();
             assert!(ran.success(), "remount,{how}");
         };
         remount("ro");
@@ -99,6 +104,7 @@ fn in_a_name_space(test: &str, inner: impl FnOnce(&Path)) {
     let mut again = Command::new(std::env::current_exe().unwrap());
     again.args([&format!("faults::{test}"), "--nocapture"]).env(INNER, mount.path());
     let ran = within("unshare", &arguments, &again).output().unwrap();
-    let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+    let said =
+        String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success() && said.contains("1 passed"), "{said}");
 }

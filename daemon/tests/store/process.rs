@@ -33,7 +33,8 @@ pub(crate) fn child_process() {
             let _ = std::io::stdin().read(&mut [0]);
         }
         "embed" => {
-            let mut writer = store.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
+            let mut writer =
+                store.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
             loop {
                 let done = writer.rows_done();
                 let next = done + 1 + done * 7 % 300;
@@ -67,7 +68,8 @@ pub(crate) fn child_process() {
             }
         }
         "unsynced" => {
-            let mut writer = store.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
+            let mut writer =
+                store.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
             writer.append(&uids(0..3000), &vectors(0..3000, DIM)).unwrap();
             store.put_checkpoint(&checkpoint(1), &run_record(1)).unwrap();
             acknowledge(3000);
@@ -86,7 +88,11 @@ pub(crate) fn child_process() {
 pub(crate) const ROWS_A_STEP: u64 = 40;
 
 /// All that a run does to its state folder, as fast as it goes. A step is acknowledged when its checkpoint is.
-fn work(store: &Store, state: &Path, acknowledge: impl Fn(u64)) -> Result<(), Box<dyn std::error::Error>> {
+fn work(
+    store: &Store,
+    state: &Path,
+    acknowledge: impl Fn(u64),
+) -> Result<(), Box<dyn std::error::Error>> {
     let mut trained = Trained::new();
     let run = run_name();
     let done = store.run(&run)?.map_or(0, |run| run.step.0);
@@ -122,7 +128,8 @@ pub(crate) fn assert_work_is_whole(state: &Path, acknowledged: u64) {
     let step = run.step.0;
     assert!(step >= acknowledged, "at step {step}, {acknowledged} was acknowledged");
     assert_eq!(run, run_record(step));
-    let named: Vec<u64> = store.checkpoints(&run_name()).unwrap().iter().map(|record| record.step.0).collect();
+    let named: Vec<u64> =
+        store.checkpoints(&run_name()).unwrap().iter().map(|record| record.step.0).collect();
     assert!(named.ends_with(&[step]) && named.len() <= 3, "{named:?} at step {step}");
     // Those of a step that was not acknowledged may be there too.
     let recorded = store.metrics(&run_name()).unwrap();
@@ -136,7 +143,10 @@ pub(crate) fn assert_work_is_whole(state: &Path, acknowledged: u64) {
 
 pub(crate) fn command(role: &str, state: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "process::child_process", "--nocapture"]).env(ROLE, role).env(STATE, state);
+    command
+        .args(["--exact", "process::child_process", "--nocapture"])
+        .env(ROLE, role)
+        .env(STATE, state);
     command
 }
 
@@ -154,11 +164,18 @@ pub(crate) struct KilledProcess {
 
 impl KilledProcess {
     pub(crate) fn start(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
         // Ends with the process, or with the test that has no use for the lines any more.
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         Self { child, lines, acknowledged: None, error: None }
     }
 
@@ -168,7 +185,9 @@ impl KilledProcess {
             let line = match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => panic!("the process {} said nothing for {PATIENCE:?}", self.child.id()),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("the process {} said nothing for {PATIENCE:?}", self.child.id())
+                }
             };
             if let Some(number) = line.strip_prefix("ACK ") {
                 self.acknowledged = Some(number.parse().unwrap());

@@ -27,8 +27,11 @@ fn of_old_steps_one_of_many_stays_and_all_evaluations() {
     for last in [1, 900, 1000, 2000] {
         store.thin_metrics(&runs[1], Step(0), Step(last), 100).unwrap();
     }
-    let steps = |run: &RunName| store.metrics(run).unwrap().iter().map(|row| row.step.0).collect::<Vec<_>>();
-    let expected: Vec<u64> = (1..=2500).filter(|step| step % 100 == 0 || *step == 777 || *step > 2000).collect();
+    let steps = |run: &RunName| {
+        store.metrics(run).unwrap().iter().map(|row| row.step.0).collect::<Vec<_>>()
+    };
+    let expected: Vec<u64> =
+        (1..=2500).filter(|step| step % 100 == 0 || *step == 777 || *step > 2000).collect();
     assert_eq!(steps(&runs[0]), expected);
     assert_eq!(steps(&runs[1]), expected);
     assert_eq!(store.metrics_at(&runs[0], Step(777)).unwrap().unwrap().values.len(), 3);
@@ -45,22 +48,43 @@ fn of_old_steps_one_of_many_stays_and_all_evaluations() {
 fn thirty_days_of_metrics_keep_disk_and_memory_flat() {
     const DAYS: u64 = 30 * 86_400 * 5;
     const PAUSE: Duration = Duration::from_millis(4 * FLUSH_EVERY_MS);
-    let steps: u64 = std::env::var("DIPTYCH_SIMULATED_STEPS").map_or(DAYS, |steps| steps.parse().unwrap());
+    let steps: u64 =
+        std::env::var("DIPTYCH_SIMULATED_STEPS").map_or(DAYS, |steps| steps.parse().unwrap());
     let raw = 1_000_000 * steps / DAYS;
-    let folder = tempfile::tempdir_in(std::env::var("DIPTYCH_BENCH_FOLDER").unwrap_or_else(|_| "/tmp".into())).unwrap();
+    let folder = tempfile::tempdir_in(
+        std::env::var("DIPTYCH_BENCH_FOLDER").unwrap_or_else(|_| "/tmp".into()),
+    )
+    .unwrap();
     let store = Store::open(folder.path()).unwrap();
-    let names = ["loss", "lr", "grad_norm", "logit_scale", "samples_per_second", "data_wait_seconds", "mfu"];
+    let names = [
+        "loss",
+        "lr",
+        "grad_norm",
+        "logit_scale",
+        "samples_per_second",
+        "data_wait_seconds",
+        "mfu",
+    ];
     let (mut measured, started) = (Vec::new(), Instant::now());
     let part = steps / 13;
     println!("{raw} raw steps, then one of 100");
     for step in 1..=steps {
-        let values = names.iter().enumerate().map(|(place, name)| ((*name).to_owned(), (step * 31 + place as u64) as f64 / 7.0));
-        let row =
-            MetricRow { step: Step(step), samples: SampleIndex(step), time: Milliseconds(step as i64), values: values.collect() };
+        let values = names
+            .iter()
+            .enumerate()
+            .map(|(place, name)| ((*name).to_owned(), (step * 31 + place as u64) as f64 / 7.0));
+        let row = MetricRow {
+            step: Step(step),
+            samples: SampleIndex(step),
+            time: Milliseconds(step as i64),
+            values: values.collect(),
+        };
         store.append_metrics(&run_name(), &[row]).unwrap();
         if step % 1000 == 0 {
             let up_to = step.saturating_sub(raw);
-            store.thin_metrics(&run_name(), Step(up_to.saturating_sub(1000)), Step(up_to), 100).unwrap();
+            store
+                .thin_metrics(&run_name(), Step(up_to.saturating_sub(1000)), Step(up_to), 100)
+                .unwrap();
             std::thread::sleep(PAUSE);
         }
         if step % 10_000 == 0 {
@@ -94,7 +118,15 @@ fn thirty_days_of_metrics_keep_disk_and_memory_flat() {
 
 fn bytes(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
-    entries.map(|entry| if entry.path().is_dir() { bytes(&entry.path()) } else { entry.metadata().unwrap().len() }).sum()
+    entries
+        .map(|entry| {
+            if entry.path().is_dir() {
+                bytes(&entry.path())
+            } else {
+                entry.metadata().unwrap().len()
+            }
+        })
+        .sum()
 }
 
 fn resident() -> u64 {

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diptych_schemas::{ContentHash, LedgerEntry, Reason, SampleIndex, Stage, Step, Uid};
-use diptych_store::{CheckpointRecord, EmbeddingChunk, MetricRow, Milliseconds, RunName, RunRecord, RunState};
+use diptych_store::{
+    CheckpointRecord, EmbeddingChunk, MetricRow, Milliseconds, RunName, RunRecord, RunState,
+};
 use half::f16;
 
 pub(crate) const DIM: usize = 40;
@@ -86,7 +88,10 @@ pub(crate) fn uids(rows: std::ops::Range<u64>) -> Vec<Uid> {
 
 /// A vector that only its row has, of numbers that 16-bit floats hold exactly.
 pub(crate) fn vectors(rows: std::ops::Range<u64>, dim: usize) -> Vec<f32> {
-    rows.flat_map(|row| (0..dim as u64).map(move |d| ((row * 31 + d * 7) % 2048) as f32 / 1024.0 - 1.0)).collect()
+    rows.flat_map(|row| {
+        (0..dim as u64).map(move |d| ((row * 31 + d * 7) % 2048) as f32 / 1024.0 - 1.0)
+    })
+    .collect()
 }
 
 pub(crate) fn assert_rows(chunk: &EmbeddingChunk, rows: u64, dim: usize) {

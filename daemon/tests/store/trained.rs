@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use diptych_schemas::{SampleIndex, Step};
 use diptych_store::{CheckpointRecord, RunRecord};
 use diptych_trainer::checkpoint::{self, Found};
-use diptych_trainer::{CheckpointMeta, Due, GuardState, ModelConfig, Trainer, TrainerError, TrainerSpec};
+use diptych_trainer::{
+    CheckpointMeta, Due, GuardState, ModelConfig, Trainer, TrainerError, TrainerSpec,
+};
 
 use crate::samples::*;
 
@@ -21,8 +23,7 @@ pub(crate) fn checkpoints(state: &Path) -> PathBuf {
 
 /// A run whose record holds a configuration: 100 epochs of 10 steps.
 pub(crate) fn configured_run(step: u64) -> RunRecord {
-    let config =
-        "name = \"demo\"\n[data]\ndataset = \"d\"\nselection = \"s\"\n[model]\nconfig = \"demo\"\n[train]\nepochs = 100\n";
+    let config = "name = \"demo\"\n[data]\ndataset = \"d\"\nselection = \"s\"\n[model]\nconfig = \"demo\"\n[train]\nepochs = 100\n";
     RunRecord { config: config.into(), ..run_record(step) }
 }
 
@@ -30,12 +31,19 @@ pub(crate) struct Trained(Trainer);
 
 impl Trained {
     pub(crate) fn new() -> Self {
-        let spec = TrainerSpec { total_steps: 1000, ..TrainerSpec::new(ModelConfig::parse(MODEL).unwrap()) };
+        let spec = TrainerSpec {
+            total_steps: 1000,
+            ..TrainerSpec::new(ModelConfig::parse(MODEL).unwrap())
+        };
         Self(Trainer::new(&spec).unwrap())
     }
 
     /// Writes the checkpoint of a step and says what the store has to know of it.
-    pub(crate) fn save(&mut self, state: &Path, step: u64) -> Result<CheckpointRecord, TrainerError> {
+    pub(crate) fn save(
+        &mut self,
+        state: &Path,
+        step: u64,
+    ) -> Result<CheckpointRecord, TrainerError> {
         self.0.pass_to(Step(step));
         let meta = CheckpointMeta {
             run: run_name().to_string(),

@@ -34,7 +34,10 @@ pub struct Ahead {
 
 impl Ahead {
     /// `next` gives batches until one is an error. It may say that there is none yet, so that it is heard when nobody wants more.
-    pub fn start(mut uploader: Uploader, mut next: impl FnMut() -> Waited + Send + 'static) -> anyhow::Result<Self> {
+    pub fn start(
+        mut uploader: Uploader,
+        mut next: impl FnMut() -> Waited + Send + 'static,
+    ) -> anyhow::Result<Self> {
         // Without room of its own: the thread itself holds the batch that is ready.
         let (sender, ready) = sync_channel(0);
         let left = Arc::new(AtomicBool::new(false));
@@ -57,7 +60,10 @@ impl Ahead {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("diptych-upload".into()).spawn(upload).context("starting a thread")?;
+        let thread = std::thread::Builder::new()
+            .name("diptych-upload".into())
+            .spawn(upload)
+            .context("starting a thread")?;
         Ok(Self { ready: Some(ready), left, thread: Some(thread) })
     }
 
@@ -87,7 +93,9 @@ impl Drop for Ahead {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that brings batches to the device ended by itself: please report it");
+            tracing::error!(
+                "the thread that brings batches to the device ended by itself: please report it"
+            );
         }
     }
 }

@@ -18,9 +18,16 @@ use super::prepare::Prepared;
 use super::watch::Warning;
 
 /// What the store says of a checkpoint folder.
-pub fn record_of(run: &RunName, found: &Found, steps_per_epoch: u64) -> anyhow::Result<CheckpointRecord> {
+pub fn record_of(
+    run: &RunName,
+    found: &Found,
+    steps_per_epoch: u64,
+) -> anyhow::Result<CheckpointRecord> {
     let manifest = &found.manifest;
-    let weights = manifest.files.get("model.safetensors").context("a checkpoint's manifest names no weights")?;
+    let weights = manifest
+        .files
+        .get("model.safetensors")
+        .context("a checkpoint's manifest names no weights")?;
     let modified = std::fs::metadata(&found.folder).and_then(|folder| folder.modified());
     let time = modified.ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     Ok(CheckpointRecord {
@@ -38,7 +45,12 @@ pub fn record_of(run: &RunName, found: &Found, steps_per_epoch: u64) -> anyhow::
 
 impl Prepared {
     /// Begins to write a checkpoint of the state after the last step.
-    pub(super) fn start_checkpoint(&mut self, cursor: SampleIndex, due: Due, score: Option<Score>) -> anyhow::Result<()> {
+    pub(super) fn start_checkpoint(
+        &mut self,
+        cursor: SampleIndex,
+        due: Due,
+        score: Option<Score>,
+    ) -> anyhow::Result<()> {
         let meta = CheckpointMeta {
             run: self.record.run.to_string(),
             samples: cursor,
@@ -56,27 +68,37 @@ impl Prepared {
         self.last_saved = Instant::now();
         self.settle_or_alarm(before)?;
         // How long the step that triggers it waits; the rest is done beside the next steps.
-        self.metrics(self.record.step, cursor, vec![("checkpoint_seconds".to_owned(), began.elapsed().as_secs_f64())])
+        self.metrics(
+            self.record.step,
+            cursor,
+            vec![("checkpoint_seconds".to_owned(), began.elapsed().as_secs_f64())],
+        )
     }
 
     /// What an evaluation says about the checkpoint of its step, where the run keeps its best.
     pub(super) fn score(&self, evaluated: &Evaluated) -> Option<Score> {
         let CheckpointConfig { keep_best, best_metric, best_mode, .. } = &self.config.checkpoint;
         let value = evaluated.values.iter().find(|(name, _)| name == best_metric)?.1;
-        (*keep_best > 0 && evaluated.whole).then(|| Score::new(best_metric.clone(), value, *best_mode == BestMode::Max))
+        (*keep_best > 0 && evaluated.whole)
+            .then(|| Score::new(best_metric.clone(), value, *best_mode == BestMode::Max))
     }
 
     /// Whether a checkpoint with this score would be among those that are kept as the best.
     pub(super) fn is_among_the_best(&self, score: &Score) -> anyhow::Result<bool> {
         let manifests = self.manifests()?;
-        let as_good = manifests.iter().filter(|known| comparable(known, score).is_some_and(|good| good >= score.goodness()));
+        let as_good = manifests
+            .iter()
+            .filter(|known| comparable(known, score).is_some_and(|good| good >= score.goodness()));
         Ok(as_good.count() < self.config.checkpoint.keep_best)
     }
 
     /// Of the checkpoints that the store names, the oldest first.
     fn manifests(&self) -> anyhow::Result<Vec<CheckpointManifest>> {
         let known = self.store.checkpoints(&self.record.run)?;
-        Ok(known.iter().map(|record| serde_json::from_str(&record.manifest)).collect::<Result<_, _>>()?)
+        Ok(known
+            .iter()
+            .map(|record| serde_json::from_str(&record.manifest))
+            .collect::<Result<_, _>>()?)
     }
 
     /// Settles a checkpoint that was written meanwhile, if there is one.
@@ -92,7 +114,12 @@ impl Prepared {
     }
 
     /// Writes a checkpoint, if there is none of this step or its score is new, and waits for it: here a failure is the run's.
-    pub(super) fn save_checkpoint(&mut self, cursor: SampleIndex, due: Due, score: Option<Score>) -> anyhow::Result<()> {
+    pub(super) fn save_checkpoint(
+        &mut self,
+        cursor: SampleIndex,
+        due: Due,
+        score: Option<Score>,
+    ) -> anyhow::Result<()> {
         self.await_checkpoint()?;
         let newest = self.store.checkpoints(&self.record.run)?.pop();
         if score.is_none() && newest.is_some_and(|newest| newest.step == self.record.step) {
@@ -108,10 +135,13 @@ impl Prepared {
         let failed_to_write = saved.result.is_err();
         match self.settle(saved) {
             Err(error) if failed_to_write => {
-                let message = format!("{}. Training goes on; older checkpoints are whole", describe(&error));
+                let message =
+                    format!("{}. Training goes on; older checkpoints are whole", describe(&error));
                 tracing::error!("{message}");
                 // The state folder may be on the same disk; what was said stands in the log then.
-                if let Err(second) = self.record_event(&Warning { kind: EventKind::CheckpointFailed, message }, &[]) {
+                if let Err(second) =
+                    self.record_event(&Warning { kind: EventKind::CheckpointFailed, message }, &[])
+                {
                     tracing::warn!("that could not be recorded: {}", describe(&second));
                 }
                 Ok(())
@@ -128,30 +158,42 @@ impl Prepared {
                 self.checkpoints.display()
             ))
         })?;
-        let record = record_of(&self.record.run, &Found { folder: saved.folder, manifest }, self.steps_per_epoch)?;
+        let record = record_of(
+            &self.record.run,
+            &Found { folder: saved.folder, manifest },
+            self.steps_per_epoch,
+        )?;
         self.store.put_checkpoint(&record, &self.record)?;
         self.live.tell(Told::Checkpoint { run: record.run, step: record.step.0 });
         self.prune()
     }
 
     fn prune(&self) -> anyhow::Result<()> {
-        let CheckpointConfig { keep_last, keep_best, best_metric, best_mode, .. } = &self.config.checkpoint;
+        let CheckpointConfig { keep_last, keep_best, best_metric, best_mode, .. } =
+            &self.config.checkpoint;
         if *keep_last == 0 {
             return Ok(());
         }
         let wanted = Score::new(best_metric.clone(), 0.0, *best_mode == BestMode::Max);
         let kept = kept(&self.manifests()?, *keep_last, (*keep_best, &wanted));
-        for old in self.store.checkpoints(&self.record.run)?.iter().filter(|old| !kept.contains(&old.step)) {
+        for old in
+            self.store.checkpoints(&self.record.run)?.iter().filter(|old| !kept.contains(&old.step))
+        {
             self.store.remove_checkpoint(&self.record.run, old.step)?;
-            checkpoint::remove(&old.path).with_context(|| format!("deleting the old checkpoint {}", old.path.display()))?;
+            checkpoint::remove(&old.path)
+                .with_context(|| format!("deleting the old checkpoint {}", old.path.display()))?;
         }
         Ok(())
     }
 
     /// The place of the last checkpoint, for people.
     pub(super) fn last_checkpoint(&self) -> anyhow::Result<String> {
-        let last: Option<Step> = self.store.checkpoints(&self.record.run)?.last().map(|record| record.step);
-        Ok(last.map_or_else(|| "none".to_owned(), |step| self.checkpoints.join(checkpoint_name(step.0)).display().to_string()))
+        let last: Option<Step> =
+            self.store.checkpoints(&self.record.run)?.last().map(|record| record.step);
+        Ok(last.map_or_else(
+            || "none".to_owned(),
+            |step| self.checkpoints.join(checkpoint_name(step.0)).display().to_string(),
+        ))
     }
 }
 
@@ -163,13 +205,27 @@ fn comparable(manifest: &CheckpointManifest, other: &Score) -> Option<f64> {
 /// Which of a run's checkpoints, the oldest first, are kept: the newest, the last `last` of those that the configuration asks
 /// for, and the `best` by a metric (of equals the newest). What was saved since somebody stopped the run or since it rolled back makes way for what comes after it, and so does
 /// not push out what the next roll-back needs.
-fn kept(all: &[CheckpointManifest], last: usize, (best, metric): (usize, &Score)) -> BTreeSet<Step> {
-    let asked_for = |manifest: &&CheckpointManifest| matches!(manifest.due, Due::Schedule | Due::Clock | Due::Asked | Due::End);
+fn kept(
+    all: &[CheckpointManifest],
+    last: usize,
+    (best, metric): (usize, &Score),
+) -> BTreeSet<Step> {
+    let asked_for = |manifest: &&CheckpointManifest| {
+        matches!(manifest.due, Due::Schedule | Due::Clock | Due::Asked | Due::End)
+    };
     let newest = all.iter().rev().take(1);
-    let mut scored: Vec<_> = all.iter().rev().filter_map(|manifest| Some((comparable(manifest, metric)?, manifest))).collect();
+    let mut scored: Vec<_> = all
+        .iter()
+        .rev()
+        .filter_map(|manifest| Some((comparable(manifest, metric)?, manifest)))
+        .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     let best = scored.into_iter().take(best).map(|(_, manifest)| manifest);
-    newest.chain(all.iter().rev().filter(asked_for).take(last)).chain(best).map(|manifest| manifest.step).collect()
+    newest
+        .chain(all.iter().rev().filter(asked_for).take(last))
+        .chain(best)
+        .map(|manifest| manifest.step)
+        .collect()
 }
 
 #[cfg(test)]
@@ -198,8 +254,9 @@ mod tests {
     #[test]
     fn stopping_a_run_pushes_no_checkpoint_out() {
         let none = Score::new("a".into(), 0.0, true);
-        let steps =
-            |all: &[CheckpointManifest], last| kept(all, last, (0, &none)).into_iter().map(|step| step.0).collect::<Vec<_>>();
+        let steps = |all: &[CheckpointManifest], last| {
+            kept(all, last, (0, &none)).into_iter().map(|step| step.0).collect::<Vec<_>>()
+        };
         let mut all = vec![saved(4, Due::Schedule), saved(8, Due::Schedule), saved(9, Due::Stop)];
         assert_eq!(steps(&all, 2), [4, 8, 9]);
         assert_eq!(steps(&all, 1), [8, 9]);
@@ -216,8 +273,13 @@ mod tests {
             score: Some(Score::new("a".into(), value, larger)),
             ..saved(step, Due::Best)
         };
-        let all =
-            [scored(1, 0.5, true), scored(2, 0.7, true), scored(3, 0.7, true), scored(4, 0.1, true), saved(5, Due::Schedule)];
+        let all = [
+            scored(1, 0.5, true),
+            scored(2, 0.7, true),
+            scored(3, 0.7, true),
+            scored(4, 0.1, true),
+            saved(5, Due::Schedule),
+        ];
         let steps = |all: &[CheckpointManifest], best, metric: &Score| {
             kept(all, 1, (best, metric)).into_iter().map(|step| step.0).collect::<Vec<_>>()
         };
@@ -225,7 +287,9 @@ mod tests {
         assert_eq!(steps(&all, 1, &metric("a", true)), [3, 5], "of equals the newest");
         assert_eq!(steps(&all, 3, &metric("a", true)), [1, 2, 3, 5]);
         assert_eq!(steps(&all, 3, &metric("b", true)), [5], "another metric says nothing");
-        let down = all.map(|manifest| scored(manifest.step.0, manifest.score.map_or(9.0, |score| score.value()), false));
+        let down = all.map(|manifest| {
+            scored(manifest.step.0, manifest.score.map_or(9.0, |score| score.value()), false)
+        });
         assert_eq!(steps(&down, 1, &metric("a", false)), [4, 5]);
     }
 }

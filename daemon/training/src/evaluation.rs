@@ -55,18 +55,28 @@ impl HeldOut {
         let eval = &run.config.eval;
         let Some(selection) = &eval.selection else { return Ok(None) };
         // The configuration was checked: where there is no single dataset, the evaluation names its own.
-        let Some(dataset) = eval.dataset.clone().or_else(|| run.config.data.dataset.clone()) else { return Ok(None) };
+        let Some(dataset) = eval.dataset.clone().or_else(|| run.config.data.dataset.clone()) else {
+            return Ok(None);
+        };
         let classification = match (&eval.classes, &eval.label_column) {
-            (Some(classes), Some(label)) => {
-                Some(Classification::read(&dataset, &Classes::listed_in(classes), label, eval.templates.as_deref())?)
-            }
+            (Some(classes), Some(label)) => Some(Classification::read(
+                &dataset,
+                &Classes::listed_in(classes),
+                label,
+                eval.templates.as_deref(),
+            )?),
             _ => None,
         };
         Ok(Some(Self { selection: Selection::read(selection)?, dataset, classification }))
     }
 
     /// Evaluates the weights as they are, and their moving average where there is one.
-    pub(super) fn evaluate(&self, run: &mut Prepared, limits: Limits<'_>, pulse: &Pulse) -> anyhow::Result<Evaluated> {
+    pub(super) fn evaluate(
+        &self,
+        run: &mut Prepared,
+        limits: Limits<'_>,
+        pulse: &Pulse,
+    ) -> anyhow::Result<Evaluated> {
         pulse.doing(Doing::Evaluation);
         if run.trainer.model().config().dual_encoder().is_err() {
             return self.evaluate_terms(run, limits, pulse);
@@ -74,11 +84,20 @@ impl HeldOut {
         let mut done = Evaluated { whole: true, ..Evaluated::default() };
         let average = run.trainer.average_encoder()?;
         let each = limits.time.map(|time| if average.is_some() { time / 2 } else { time });
-        let weights =
-            [("heldout", "held out", Some(run.trainer.encoder()?)), ("heldout_ema", "held out, average of weights", average)];
+        let weights = [
+            ("heldout", "held out", Some(run.trainer.encoder()?)),
+            ("heldout_ema", "held out, average of weights", average),
+        ];
         for (group, words, encoder) in weights {
             let Some(encoder) = encoder else { continue };
-            self.evaluate_one(run, encoder, (group, words), Limits { time: each, ..limits }, pulse, &mut done)?;
+            self.evaluate_one(
+                run,
+                encoder,
+                (group, words),
+                Limits { time: each, ..limits },
+                pulse,
+                &mut done,
+            )?;
             if done.stopped {
                 return Ok(done);
             }
@@ -90,7 +109,12 @@ impl HeldOut {
     }
 
     /// Evaluates the objective itself, of models that give no embeddings.
-    fn evaluate_terms(&self, run: &mut Prepared, limits: Limits<'_>, pulse: &Pulse) -> anyhow::Result<Evaluated> {
+    fn evaluate_terms(
+        &self,
+        run: &mut Prepared,
+        limits: Limits<'_>,
+        pulse: &Pulse,
+    ) -> anyhow::Result<Evaluated> {
         let mut done = Evaluated { whole: true, ..Evaluated::default() };
         let average = run.trainer.average_held_out_terms()?;
         let each = limits.time.map(|time| if average.is_some() { time / 2 } else { time });
@@ -114,9 +138,15 @@ impl HeldOut {
             let (samples, of) = (terms.samples(), self.selection.len() as u64);
             done.whole &= samples == of;
             let means = terms.means();
-            let said: Vec<String> = means.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
-            done.lines.push(format!("{words}, {samples} of {of} texts after step {}: {}", run.record.step, said.join(", ")));
-            done.values.extend(means.into_iter().map(|(name, value)| (format!("{group}/{name}"), value)));
+            let said: Vec<String> =
+                means.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
+            done.lines.push(format!(
+                "{words}, {samples} of {of} texts after step {}: {}",
+                run.record.step,
+                said.join(", ")
+            ));
+            done.values
+                .extend(means.into_iter().map(|(name, value)| (format!("{group}/{name}"), value)));
             done.values.push((format!("{group}/pairs"), samples as f64));
         }
         run.metrics(run.record.step, run.record.samples, done.values.clone())?;
@@ -131,7 +161,12 @@ impl HeldOut {
             tokenizer: run.tokenizer.clone(),
             image_size: 0,
             resize: EvalResize::default(),
-            context_length: run.trainer.model().config().texts().map_or(0, |texts| texts.context_length) as usize,
+            context_length: run
+                .trainer
+                .model()
+                .config()
+                .texts()
+                .map_or(0, |texts| texts.context_length) as usize,
             batch_size: AT_ONCE,
             config: LoaderConfig { threads: run.config.loader.threads, ..LoaderConfig::default() },
         }
@@ -169,11 +204,16 @@ impl HeldOut {
         let budget = limits.time.unwrap_or_default().as_secs_f64();
         if encoded.uids.is_empty() {
             done.whole = false;
-            done.lines.push(format!("{words}, step {step}: left out, since none of the {of} images could be decoded"));
+            done.lines.push(format!(
+                "{words}, step {step}: left out, since none of the {of} images could be decoded"
+            ));
             return Ok(());
         }
-        let cut =
-            if whole { String::new() } else { format!(" (the first of {of}: the {budget} s of eval.max_seconds were over)") };
+        let cut = if whole {
+            String::new()
+        } else {
+            format!(" (the first of {of}: the {budget} s of eval.max_seconds were over)")
+        };
 
         let result = pair_retrieval(&encoded, model.encoder.dimension(), false)?;
         for (direction, recall) in [("i2t", result.image_to_text), ("t2i", result.text_to_image)] {
@@ -197,7 +237,8 @@ impl HeldOut {
                 ("mean_per_class", found.mean_per_class),
                 ("chance_top1", found.chance_top1),
             ];
-            done.values.extend(named.map(|(name, value)| (format!("{group}/zero_shot_{name}"), value)));
+            done.values
+                .extend(named.map(|(name, value)| (format!("{group}/zero_shot_{name}"), value)));
             let zero_shot = format!(
                 "; zero-shot over {} classes: top-1 {:.3}, top-5 {:.3} (chance {:.3})",
                 found.classes, found.top1, found.top5, found.chance_top1
@@ -213,7 +254,11 @@ impl HeldOut {
 pub(super) const PAIRS: &str = "heldout/pairs";
 
 /// Whether a step has a metric.
-pub(super) fn is_recorded(run: &Prepared, step: diptych_schemas::Step, name: &str) -> anyhow::Result<bool> {
+pub(super) fn is_recorded(
+    run: &Prepared,
+    step: diptych_schemas::Step,
+    name: &str,
+) -> anyhow::Result<bool> {
     let row = run.store.metrics_at(&run.record.run, step)?;
     Ok(row.is_some_and(|row| row.values.iter().any(|(recorded, _)| recorded == name)))
 }

@@ -39,7 +39,13 @@ pub(crate) struct StepFigures {
 }
 
 impl StepFigures {
-    pub(crate) fn new(run: &Prepared, batch: &Batch, report: &StepReport, seconds: f64, data_wait_seconds: f64) -> Self {
+    pub(crate) fn new(
+        run: &Prepared,
+        batch: &Batch,
+        report: &StepReport,
+        seconds: f64,
+        data_wait_seconds: f64,
+    ) -> Self {
         Self {
             step: report.step.0,
             total_steps: run.record.total_steps.0,
@@ -74,11 +80,15 @@ impl StepFigures {
             ("samples_per_second", self.samples_per_second()),
             ("data_wait_seconds", self.data_wait_seconds),
         ];
-        let fp16 = self.loss_scale.map(|scale| [("loss_scale", scale), ("overflow", f64::from(u8::from(self.overflow)))]);
+        let fp16 = self
+            .loss_scale
+            .map(|scale| [("loss_scale", scale), ("overflow", f64::from(u8::from(self.overflow)))]);
         let mfu = self.mfu.map(|mfu| ("mfu", mfu));
         let skipped = self.skipped.then_some(("skipped_step", 1.0));
         let all = always.into_iter().chain(fp16.into_iter().flatten()).chain(mfu).chain(skipped);
-        all.map(|(name, value)| (name.to_owned(), value)).chain(self.terms.iter().cloned()).collect()
+        all.map(|(name, value)| (name.to_owned(), value))
+            .chain(self.terms.iter().cloned())
+            .collect()
     }
 
     /// The step as those see it who watch the run.

@@ -95,7 +95,12 @@ pub fn train(config: &TrainConfig, options: Options, caller: &Caller) -> anyhow:
     }
 }
 
-fn drive(run: &mut Prepared, options: Options, caller: &Caller, pulse: &Pulse) -> anyhow::Result<Outcome> {
+fn drive(
+    run: &mut Prepared,
+    options: Options,
+    caller: &Caller,
+    pulse: &Pulse,
+) -> anyhow::Result<Outcome> {
     let mut log = options.log_progress.then(ProgressLog::new);
     let mut watch = Watch::new(&run.config.guard, &run.config.objective);
     let first_step = run.trainer.steps_done();
@@ -183,7 +188,9 @@ fn note_unusable(run: &mut Prepared, batch: &Batch) -> anyhow::Result<()> {
         return Ok(());
     }
     let known = run.store.ledger(&run.record.run)?;
-    for entry in batch.skipped.iter().filter(|entry| known.iter().all(|known| known.uid != entry.uid)) {
+    for entry in
+        batch.skipped.iter().filter(|entry| known.iter().all(|known| known.uid != entry.uid))
+    {
         tracing::warn!("skipped {} {}: {}", entry.source, entry.key, entry.detail);
     }
     run.store.put_ledger(&run.record.run, &batch.skipped)?;
@@ -192,18 +199,31 @@ fn note_unusable(run: &mut Prepared, batch: &Batch) -> anyhow::Result<()> {
 }
 
 impl Prepared {
-    fn metrics(&mut self, step: Step, samples: SampleIndex, values: Vec<(String, f64)>) -> anyhow::Result<()> {
+    fn metrics(
+        &mut self,
+        step: Step,
+        samples: SampleIndex,
+        values: Vec<(String, f64)>,
+    ) -> anyhow::Result<()> {
         // Not a number has no place in a chart; a step whose loss is none is an event.
         let values: Vec<_> = values.into_iter().filter(|(_, value)| value.is_finite()).collect();
         if let Some(events) = &mut self.events {
             events.write(step.0, &values);
         }
-        self.store.append_metrics(&self.record.run, &[MetricRow { step, samples, time: Milliseconds::now(), values }])?;
+        self.store.append_metrics(
+            &self.record.run,
+            &[MetricRow { step, samples, time: Milliseconds::now(), values }],
+        )?;
         Ok(())
     }
 
     /// Figures of an earlier step, which keeps its time.
-    fn metrics_of(&mut self, step: Step, samples: SampleIndex, values: Vec<(String, f64)>) -> anyhow::Result<()> {
+    fn metrics_of(
+        &mut self,
+        step: Step,
+        samples: SampleIndex,
+        values: Vec<(String, f64)>,
+    ) -> anyhow::Result<()> {
         if let Some(events) = &mut self.events {
             events.write(step.0, &values);
         }
@@ -252,7 +272,11 @@ struct Counted {
 impl Counted {
     fn of(run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Self {
         let step = run.record.step.0;
-        Self { step, epoch: step.is_multiple_of(run.steps_per_epoch).then_some(step / run.steps_per_epoch), samples }
+        Self {
+            step,
+            epoch: step.is_multiple_of(run.steps_per_epoch).then_some(step / run.steps_per_epoch),
+            samples,
+        }
     }
 
     fn due(self, every_steps: u64, every_epochs: u64, every_samples: u64) -> bool {
@@ -288,7 +312,9 @@ impl Around<'_> {
             held_out: on_the_way
                 && self.held_out.is_some()
                 && counted.due(eval.every_steps, eval.every_epochs, eval.every_samples),
-            suite: on_the_way && self.suite.is_some() && counted.due(eval.suite_every_steps, eval.suite_every_epochs, 0),
+            suite: on_the_way
+                && self.suite.is_some()
+                && counted.due(eval.suite_every_steps, eval.suite_every_epochs, 0),
         }
     }
 
@@ -310,7 +336,11 @@ impl Around<'_> {
         let times = (time(run.config.eval.max_seconds), time(run.config.eval.suite_max_seconds));
         let score = self.evaluate(run, evaluations, times)?;
         let config = &run.config.checkpoint;
-        let on_schedule = Counted::of(run, samples).due(config.every_steps, config.every_epochs, config.every_samples);
+        let on_schedule = Counted::of(run, samples).due(
+            config.every_steps,
+            config.every_epochs,
+            config.every_samples,
+        );
         let minutes = config.every_minutes;
         let by_time = minutes > 0.0 && run.last_saved.elapsed().as_secs_f64() >= 60.0 * minutes;
         let is_best = score.as_ref().map_or(Ok(false), |score| run.is_among_the_best(score))?;
@@ -338,10 +368,19 @@ impl Around<'_> {
     ) -> anyhow::Result<Option<Score>> {
         let mut found = Vec::new();
         if let Some(held_out) = self.held_out.as_ref().filter(|_| wanted.held_out) {
-            found.push(held_out.evaluate(run, Limits { stop: self.stop, time: times.0 }, self.pulse)?);
+            found.push(held_out.evaluate(
+                run,
+                Limits { stop: self.stop, time: times.0 },
+                self.pulse,
+            )?);
         }
         if let Some(suite) = self.suite.as_ref().filter(|_| wanted.suite && !self.stop.asked()) {
-            found.push(suite::evaluate(suite, run, Limits { stop: self.stop, time: times.1 }, self.pulse)?);
+            found.push(suite::evaluate(
+                suite,
+                run,
+                Limits { stop: self.stop, time: times.1 },
+                self.pulse,
+            )?);
         }
         found.iter().flat_map(|found| &found.lines).for_each(|line| tracing::info!("{line}"));
         if found.iter().any(|found| found.stopped) {
@@ -358,13 +397,20 @@ impl Around<'_> {
         run.save_checkpoint(run.record.samples, Due::Stop, None)?;
         run.record.state = RunState::Stopped;
         run.save_record(Some("stopped on request".into()))?;
-        tracing::info!("stopped after step {} with a checkpoint; the same command goes on from there", run.record.step);
+        tracing::info!(
+            "stopped after step {} with a checkpoint; the same command goes on from there",
+            run.record.step
+        );
         Ok(Outcome::Stopped)
     }
 
     fn finished(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
         if run.record.step != run.record.total_steps {
-            bail!("the data ended after step {} of {}: this is a bug, please report it", run.record.step, run.record.total_steps);
+            bail!(
+                "the data ended after step {} of {}: this is a bug, please report it",
+                run.record.step,
+                run.record.total_steps
+            );
         }
         let cursor = run.record.samples;
         self.pulse.doing(Doing::Checkpoint);
@@ -372,12 +418,15 @@ impl Around<'_> {
             run.save_checkpoint(cursor, Due::End, None)?;
         }
         // Otherwise it comes first, so that its score is in the checkpoint; what goes wrong in it must not cost the weights.
-        let evaluated = self.evaluate(run, Evaluations { held_out: true, suite: true }, (None, None));
+        let evaluated =
+            self.evaluate(run, Evaluations { held_out: true, suite: true }, (None, None));
         self.pulse.doing(Doing::Checkpoint);
         run.save_checkpoint(cursor, Due::End, evaluated.as_ref().ok().cloned().flatten())?;
         evaluated?;
-        let is_missing = (self.held_out.is_some() && !evaluation::is_recorded(run, run.record.step, evaluation::PAIRS)?)
-            || (self.suite.is_some() && !evaluation::is_recorded(run, run.record.step, suite::TASKS)?);
+        let is_missing = (self.held_out.is_some()
+            && !evaluation::is_recorded(run, run.record.step, evaluation::PAIRS)?)
+            || (self.suite.is_some()
+                && !evaluation::is_recorded(run, run.record.step, suite::TASKS)?);
         if self.stop.asked() && is_missing {
             return self.stopped(run);
         }
@@ -385,7 +434,11 @@ impl Around<'_> {
         run.save_record(None)?;
         let guarded = match &run.guard {
             guard if guard.is_quiet() => String::new(),
-            guard => format!(", {} steps without an update, {} roll-backs", guard.skipped_steps, guard.roll_backs.len()),
+            guard => format!(
+                ", {} steps without an update, {} roll-backs",
+                guard.skipped_steps,
+                guard.roll_backs.len()
+            ),
         };
         tracing::info!(
             "finished: {} steps, {} unusable pairs skipped{guarded}. Last checkpoint: {}",

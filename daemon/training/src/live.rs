@@ -70,7 +70,12 @@ impl Default for Live {
 impl Live {
     /// Tells everything to those who listen to `told`.
     pub fn new(told: broadcast::Sender<Told>) -> Self {
-        Self(Arc::new(Shared { moves: Arc::default(), checkpoint: AtomicBool::new(false), last: Mutex::new(None), told }))
+        Self(Arc::new(Shared {
+            moves: Arc::default(),
+            checkpoint: AtomicBool::new(false),
+            last: Mutex::new(None),
+            told,
+        }))
     }
 
     /// A channel of the usual length.
@@ -102,7 +107,8 @@ impl Live {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         let left = step.total_steps.saturating_sub(step.step) as f64;
         let before = last.as_ref().map(|last| last.eta_seconds / (left + 1.0));
-        let seconds = before.map_or(step.seconds, |before| (1.0 - FORGET) * before + FORGET * step.seconds);
+        let seconds =
+            before.map_or(step.seconds, |before| (1.0 - FORGET) * before + FORGET * step.seconds);
         step.eta_seconds = left * seconds;
         *last = Some(step.clone());
         drop(last);
@@ -121,7 +127,14 @@ mod tests {
     use super::*;
 
     fn step(number: u64, seconds: f64) -> LiveStep {
-        LiveStep { run: "a".into(), step: number, total_steps: 100, samples: number, seconds, ..LiveStep::default() }
+        LiveStep {
+            run: "a".into(),
+            step: number,
+            total_steps: 100,
+            samples: number,
+            seconds,
+            ..LiveStep::default()
+        }
     }
 
     #[test]
@@ -132,7 +145,10 @@ mod tests {
         }
         assert!((live.last().unwrap().eta_seconds - 100.0).abs() < 1e-9);
         live.step(step(51, 12.0));
-        assert!((live.last().unwrap().eta_seconds - 49.0 * 3.0).abs() < 1e-9, "one slow step changes it by a tenth");
+        assert!(
+            (live.last().unwrap().eta_seconds - 49.0 * 3.0).abs() < 1e-9,
+            "one slow step changes it by a tenth"
+        );
     }
 
     #[test]

@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use diptych_embeddings::models::{self, checkpoint_folder};
 use diptych_pipeline::{
-    DataSource, Loader, LoaderSpec, Selection, TokenKinds, Tokenizer, read_manifest, samples_an_epoch, train_loader,
+    DataSource, Loader, LoaderSpec, Selection, TokenKinds, Tokenizer, read_manifest,
+    samples_an_epoch, train_loader,
 };
-use diptych_schemas::{ContentHash, FirstWeights, SampleIndex, Step, TensorBoard, TowerWeights, TrainConfig};
+use diptych_schemas::{
+    ContentHash, FirstWeights, SampleIndex, Step, TensorBoard, TowerWeights, TrainConfig,
+};
 use diptych_store::{Milliseconds, RunName, RunRecord, RunState, Store};
 use diptych_trainer::{
-    Device, GuardState, MaskVocabulary, ModelConfig, Part, Saver, Trainer, TrainerSpec, Weights, checkpoint, flops, set_threads,
+    Device, GuardState, MaskVocabulary, ModelConfig, Part, Saver, Trainer, TrainerSpec, Weights,
+    checkpoint, flops, set_threads,
 };
 
 use super::Caller;
@@ -52,7 +56,9 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
         ("checkpoint.keep_best", config.checkpoint.keep_best > 0),
     ] {
         if is_given {
-            model.dual_encoder().with_context(|| format!("{key} is of embeddings of images and texts: leave it out"))?;
+            model.dual_encoder().with_context(|| {
+                format!("{key} is of embeddings of images and texts: leave it out")
+            })?;
         }
     }
     let tokenizer = models::tokenizer(config.model.tokenizer.as_deref(), &model)?;
@@ -69,7 +75,12 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
     let samples = samples_an_epoch(&sources);
     let steps_per_epoch = samples / config.train.batch_size;
     if steps_per_epoch == 0 {
-        let selections: Vec<String> = config.data.sources().iter().map(|source| source.selection.display().to_string()).collect();
+        let selections: Vec<String> = config
+            .data
+            .sources()
+            .iter()
+            .map(|source| source.selection.display().to_string())
+            .collect();
         bail!(
             "{} selects {samples} pairs, less than one batch of {}: select more, or lower train.batch_size",
             selections.join(" and "),
@@ -182,7 +193,8 @@ impl Machine {
 
     /// Whether to measure: once, and again where a step came to more, since then something else was busy meanwhile.
     fn is_due(self, mfu: Option<f64>) -> bool {
-        self.at.elapsed() >= MEASURED_AFTER && (self.ceiling.is_none() || mfu.is_some_and(|mfu| mfu > 1.0))
+        self.at.elapsed() >= MEASURED_AFTER
+            && (self.ceiling.is_none() || mfu.is_some_and(|mfu| mfu > 1.0))
     }
 }
 
@@ -215,8 +227,10 @@ fn sources(config: &TrainConfig) -> anyhow::Result<(Vec<DataSource>, DataHashes)
 
 /// The record of a run that is known already, if it is the same run.
 fn continued(known: RunRecord, new: &RunRecord) -> anyhow::Result<RunRecord> {
-    let advice =
-        format!("To go on with {}, put back what was changed; to train with what is here now, give it another name", known.run);
+    let advice = format!(
+        "To go on with {}, put back what was changed; to train with what is here now, give it another name",
+        known.run
+    );
     let differs = [
         ("the selection", known.selection_hash != new.selection_hash),
         ("the tokenizer", known.tokenizer_hash != new.tokenizer_hash),
@@ -224,17 +238,32 @@ fn continued(known: RunRecord, new: &RunRecord) -> anyhow::Result<RunRecord> {
     ];
     for (what, differs) in differs {
         if differs {
-            let lines = if what == "the configuration" { changed_lines(&known.config, &new.config) } else { String::new() };
-            bail!("run {} was begun otherwise: {what} is not the one that it was begun with.{lines} {advice}", known.run);
+            let lines = if what == "the configuration" {
+                changed_lines(&known.config, &new.config)
+            } else {
+                String::new()
+            };
+            bail!(
+                "run {} was begun otherwise: {what} is not the one that it was begun with.{lines} {advice}",
+                known.run
+            );
         }
     }
-    Ok(RunRecord { config: new.config.clone(), version: new.version.clone(), total_steps: new.total_steps, ..known })
+    Ok(RunRecord {
+        config: new.config.clone(),
+        version: new.version.clone(),
+        total_steps: new.total_steps,
+        ..known
+    })
 }
 
 /// Lines of TOML that stand in one of two configurations only.
 fn changed_lines(known: &str, new: &str) -> String {
     let only = |a: &str, b: &str| -> Vec<String> {
-        a.lines().filter(|line| !line.is_empty() && !b.lines().any(|other| other == *line)).map(str::to_owned).collect()
+        a.lines()
+            .filter(|line| !line.is_empty() && !b.lines().any(|other| other == *line))
+            .map(str::to_owned)
+            .collect()
     };
     format!(" Then: {}. Now: {}.", only(known, new).join("; "), only(new, known).join("; "))
 }
@@ -248,17 +277,26 @@ impl Prepared {
             tracing::warn!("{}: passed over: {error}", path.display());
         }
         let on_disk = checkpoint::list(&self.checkpoints)?;
-        let whole = on_disk.valid.iter().filter(|found| rejected.iter().all(|(path, _)| *path != found.folder));
-        let records =
-            whole.map(|found| record_of(&self.record.run, found, self.steps_per_epoch)).collect::<anyhow::Result<Vec<_>>>()?;
+        let whole = on_disk
+            .valid
+            .iter()
+            .filter(|found| rejected.iter().all(|(path, _)| *path != found.folder));
+        let records = whole
+            .map(|found| record_of(&self.record.run, found, self.steps_per_epoch))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let reconciled = self.store.reconcile_checkpoints(&self.record.run, &records)?;
         if !reconciled.restored.is_empty() {
-            tracing::info!("{} checkpoints on the disk were not in the store; they are now", reconciled.restored.len());
+            tracing::info!(
+                "{} checkpoints on the disk were not in the store; they are now",
+                reconciled.restored.len()
+            );
         }
 
         if let Some(newest) = newest {
             let manifest = &newest.manifest;
-            if manifest.training_hash != self.record.config_hash || manifest.selection_hash != self.record.selection_hash {
+            if manifest.training_hash != self.record.config_hash
+                || manifest.selection_hash != self.record.selection_hash
+            {
                 bail!(
                     "{} belongs to a run with another configuration or selection. Give this run another name, or move that folder away",
                     newest.folder.display()
@@ -291,9 +329,12 @@ impl Prepared {
             TensorBoard::Wanted(true) => Some(self.config.state.join("tensorboard")),
             TensorBoard::Folder(folder) => Some(folder.clone()),
         };
-        let begin = |folder: PathBuf| EventWriter::begin(&folder.join(&self.config.name), self.record.step.0);
+        let begin = |folder: PathBuf| {
+            EventWriter::begin(&folder.join(&self.config.name), self.record.step.0)
+        };
         // A finished run has nothing more to tell.
-        self.events = board.filter(|_| self.record.state != RunState::Finished).map(begin).transpose()?;
+        self.events =
+            board.filter(|_| self.record.state != RunState::Finished).map(begin).transpose()?;
         Ok(())
     }
 
@@ -318,7 +359,11 @@ impl Prepared {
                     let config = path.is_file().then(|| self.trainer.model().config());
                     let weights = Weights::read(path, config)?;
                     self.trainer.set_tower(part, &weights)?;
-                    tracing::info!("the {} tower starts from the weights of {}", part.name(), path.display());
+                    tracing::info!(
+                        "the {} tower starts from the weights of {}",
+                        part.name(),
+                        path.display()
+                    );
                 }
             }
         }
@@ -330,10 +375,13 @@ impl Prepared {
         if self.machine.is_due(mfu) {
             let measured = flops::matmul_ceiling(self.spec.device, self.config.train.precision);
             if let Err(error) = &measured {
-                tracing::warn!("MFU is not shown, since the ceiling of the device cannot be measured: {error}");
+                tracing::warn!(
+                    "MFU is not shown, since the ceiling of the device cannot be measured: {error}"
+                );
             }
             let before = self.machine.ceiling.unwrap_or(0.0);
-            self.machine = Machine { ceiling: Some(measured.unwrap_or(0.0).max(before)), at: Instant::now() };
+            self.machine =
+                Machine { ceiling: Some(measured.unwrap_or(0.0).max(before)), at: Instant::now() };
         }
     }
 
@@ -343,7 +391,8 @@ impl Prepared {
             sources: self.sources.clone(),
             tokenizer: Arc::clone(&self.tokenizer),
             image_size: self.spec.model.images().map_or(0, |images| images.size) as u32,
-            context_length: self.spec.model.texts().map_or(0, |texts| texts.context_length) as usize,
+            context_length: self.spec.model.texts().map_or(0, |texts| texts.context_length)
+                as usize,
             batch_size: self.config.train.batch_size as usize,
             seed: self.config.seed,
             augment: self.config.augment.clone(),

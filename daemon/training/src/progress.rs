@@ -32,7 +32,8 @@ impl ProgressLine {
     /// The line after a step, with the memory of this process in bytes, where that is known.
     pub fn text(&self, step: &LiveStep, memory: Option<u64>) -> String {
         let LiveStep { epoch, lr, grad_norm, terms, .. } = step;
-        let scale = terms.get(LOGIT_SCALE).map_or_else(String::new, |scale| format!("  scale {scale:.1}"));
+        let scale =
+            terms.get(LOGIT_SCALE).map_or_else(String::new, |scale| format!("  scale {scale:.1}"));
         let loss = self.loss.unwrap_or(step.loss);
         let rate = self.samples_per_second.unwrap_or(step.samples_per_second);
         let text = format!(
@@ -41,7 +42,9 @@ impl ProgressLine {
             100.0 * self.data_wait.unwrap_or(0.0)
         );
         let mfu = self.mfu.map_or_else(String::new, |mfu| format!("  MFU {:.0}%", 100.0 * mfu));
-        let memory = memory.map_or_else(String::new, |bytes| format!("  {:.1} GiB", bytes as f64 / f64::from(1 << 30)));
+        let memory = memory.map_or_else(String::new, |bytes| {
+            format!("  {:.1} GiB", bytes as f64 / f64::from(1 << 30))
+        });
         text + &mfu + &memory
     }
 }
@@ -62,7 +65,12 @@ impl ProgressLog {
         if self.logged.elapsed() >= LINE_EVERY || step.step == step.total_steps {
             self.logged = Instant::now();
             let text = self.line.text(step, resident_bytes());
-            tracing::info!("step {}/{}  {text}  ETA {}", step.step, step.total_steps, duration(step.eta_seconds));
+            tracing::info!(
+                "step {}/{}  {text}  ETA {}",
+                step.step,
+                step.total_steps,
+                duration(step.eta_seconds)
+            );
         }
     }
 }

@@ -12,7 +12,11 @@ const EVERY: u64 = 1_000;
 impl Prepared {
     /// Thins what has come of age since the last time, where it is time.
     pub(super) fn thin_metrics(&self) -> anyhow::Result<()> {
-        if self.record.step.0.is_multiple_of(EVERY) { self.thin_newest_of_the_old(EVERY) } else { Ok(()) }
+        if self.record.step.0.is_multiple_of(EVERY) {
+            self.thin_newest_of_the_old(EVERY)
+        } else {
+            Ok(())
+        }
     }
 
     /// Thins all that is of age: the configuration may have changed while the run was stopped.
@@ -27,9 +31,17 @@ impl Prepared {
         }
         let up_to = self.record.step.0.saturating_sub(config.keep_raw_steps);
         let after = up_to.saturating_sub(steps);
-        let removed = self.store.thin_metrics(&self.record.run, Step(after), Step(up_to), config.keep_one_of)?;
+        let removed = self.store.thin_metrics(
+            &self.record.run,
+            Step(after),
+            Step(up_to),
+            config.keep_one_of,
+        )?;
         if removed > 0 {
-            tracing::debug!("metrics of {removed} steps up to {up_to} were left out: one of {} stays", config.keep_one_of);
+            tracing::debug!(
+                "metrics of {removed} steps up to {up_to} were left out: one of {} stays",
+                config.keep_one_of
+            );
         }
         Ok(())
     }

@@ -21,7 +21,11 @@ const PROGRESS: u64 = 10;
 
 impl Prepared {
     /// Counts a step, and rolls back where it is the last of too many without an update. Says whether it did.
-    pub(super) fn count_step(&mut self, batch: &Batch, report: &StepReport) -> anyhow::Result<bool> {
+    pub(super) fn count_step(
+        &mut self,
+        batch: &Batch,
+        report: &StepReport,
+    ) -> anyhow::Result<bool> {
         let limit = self.config.guard.max_skipped_steps;
         if !report.skipped {
             if report.samples > 0 {
@@ -31,7 +35,9 @@ impl Prepared {
         }
         self.guard.skipped();
         let StepReport { loss, grad_norm, .. } = report;
-        let message = format!("the loss is {loss} and the gradient norm {grad_norm}: the step changed nothing");
+        let message = format!(
+            "the loss is {loss} and the gradient norm {grad_norm}: the step changed nothing"
+        );
         if self.guard.in_a_row == 1 {
             tracing::warn!(
                 "step {}: {message}. After {limit} such steps in a row the run goes back to older weights",
@@ -114,7 +120,9 @@ impl Prepared {
         let scheduled = self.saves_on_schedule();
         let mut found = checkpoint::list(&self.checkpoints)?.valid;
         found.retain(|Found { manifest, .. }| {
-            manifest.step < last_used && manifest.guard.in_a_row == 0 && (manifest.due == Due::Schedule || !scheduled)
+            manifest.step < last_used
+                && manifest.guard.in_a_row == 0
+                && (manifest.due == Due::Schedule || !scheduled)
         });
         Ok(found)
     }

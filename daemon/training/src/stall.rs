@@ -69,7 +69,11 @@ impl Watchdog {
         let limit = Duration::from_secs_f64(60.0 * config.stall_minutes);
         let (watched, action) = (pulse.clone(), config.stall_action);
         let thread = (!limit.is_zero())
-            .then(|| std::thread::Builder::new().name("watchdog".into()).spawn(move || watched.watch(limit, action)))
+            .then(|| {
+                std::thread::Builder::new()
+                    .name("watchdog".into())
+                    .spawn(move || watched.watch(limit, action))
+            })
             .transpose()
             .context("starting the watchdog")?;
         Ok(Self { pulse, thread })
@@ -132,8 +136,12 @@ impl Pulse {
             let last = Duration::from_millis(self.0.last.load(Ordering::Relaxed));
             let idle = self.0.began.elapsed().saturating_sub(last);
             let left = if told == Some(last) { limit } else { limit.saturating_sub(idle) };
-            ended =
-                self.0.wake.wait_timeout(ended, left.max(Duration::from_millis(10))).unwrap_or_else(PoisonError::into_inner).0;
+            ended = self
+                .0
+                .wake
+                .wait_timeout(ended, left.max(Duration::from_millis(10)))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
             if *ended {
                 return;
             }
@@ -151,8 +159,12 @@ impl Pulse {
         let message = format!("no step was finished for {}: {}", in_words(idle), self.waits_for());
         let follows = match action {
             StallAction::Alarm => "The run goes on waiting (guard.stall_action = \"alarm\")",
-            StallAction::Exit => "The process leaves with exit code 5; the same command goes on from the last checkpoint",
-            StallAction::Abort => "The process aborts; the same command goes on from the last checkpoint",
+            StallAction::Exit => {
+                "The process leaves with exit code 5; the same command goes on from the last checkpoint"
+            }
+            StallAction::Abort => {
+                "The process aborts; the same command goes on from the last checkpoint"
+            }
         };
         tracing::error!("stalled after step {step}: {message}. {follows}");
         self.record(step, message);
@@ -194,7 +206,14 @@ impl Pulse {
     fn record(&self, step: Step, message: String) {
         let Some((store, run)) = locked(&self.0.store).clone() else { return };
         let samples = SampleIndex(self.0.samples.load(Ordering::Relaxed));
-        let event = EventRecord { run, step, samples, time: Milliseconds::now(), kind: EventKind::Stall, message };
+        let event = EventRecord {
+            run,
+            step,
+            samples,
+            time: Milliseconds::now(),
+            kind: EventKind::Stall,
+            message,
+        };
         let (done, recorded) = mpsc::channel();
         let spawned = std::thread::Builder::new().name("alarm".into()).spawn(move || {
             let kept = store.put_event(&event, &[]).and_then(|_| store.keep_events());
@@ -205,7 +224,9 @@ impl Pulse {
         match spawned.map(|_| recorded.recv_timeout(PATIENCE)) {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => tracing::error!("the alarm could not be recorded: {error}"),
-            Ok(Err(_)) | Err(_) => tracing::error!("the alarm could not be recorded in time: the state folder hangs too"),
+            Ok(Err(_)) | Err(_) => tracing::error!(
+                "the alarm could not be recorded in time: the state folder hangs too"
+            ),
         }
     }
 }
@@ -213,7 +234,9 @@ impl Pulse {
 /// Leaves, whatever hangs: the exit runs the libraries' own endings, which may wait for threads that wait for ever.
 #[expect(clippy::exit, reason = "the thread that should end the run is the one that hangs")]
 fn leave() {
-    let ending = std::thread::Builder::new().name("exit".into()).spawn(|| std::process::exit(i32::from(STALLED)));
+    let ending = std::thread::Builder::new()
+        .name("exit".into())
+        .spawn(|| std::process::exit(i32::from(STALLED)));
     if ending.is_ok() {
         std::thread::sleep(PATIENCE);
     }
@@ -222,7 +245,11 @@ fn leave() {
 
 fn in_words(time: Duration) -> String {
     let seconds = time.as_secs_f64();
-    if seconds < 120.0 { format!("{seconds:.1} seconds") } else { format!("{:.0} minutes", seconds / 60.0) }
+    if seconds < 120.0 {
+        format!("{seconds:.1} seconds")
+    } else {
+        format!("{:.0} minutes", seconds / 60.0)
+    }
 }
 
 #[cfg(test)]

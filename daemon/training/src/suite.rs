@@ -20,7 +20,11 @@ pub(super) const TASKS: &str = "suite/tasks";
 
 /// Reads the suite that the configuration names; none where it names none. Benchmarks are read into the state folder, which a
 /// request to stop breaks off with [`diptych_evaluate::request::Stopped`].
-pub(super) fn read(run: &Prepared, stop: &StopRequest, pulse: &Pulse) -> anyhow::Result<Option<Suite>> {
+pub(super) fn read(
+    run: &Prepared,
+    stop: &StopRequest,
+    pulse: &Pulse,
+) -> anyhow::Result<Option<Suite>> {
     let Some(path) = &run.config.eval.suite else { return Ok(None) };
     let go_on = || {
         pulse.alive();
@@ -31,7 +35,12 @@ pub(super) fn read(run: &Prepared, stop: &StopRequest, pulse: &Pulse) -> anyhow:
 }
 
 /// Runs it on the weights, then on the best checkpoint, as far as the time goes.
-pub(super) fn evaluate(suite: &Suite, run: &mut Prepared, limits: Limits<'_>, pulse: &Pulse) -> anyhow::Result<Evaluated> {
+pub(super) fn evaluate(
+    suite: &Suite,
+    run: &mut Prepared,
+    limits: Limits<'_>,
+    pulse: &Pulse,
+) -> anyhow::Result<Evaluated> {
     pulse.doing(Doing::Evaluation);
     let began = Instant::now();
     let mut done = Evaluated { whole: true, ..Evaluated::default() };
@@ -51,10 +60,20 @@ pub(super) fn evaluate(suite: &Suite, run: &mut Prepared, limits: Limits<'_>, pu
     }
     let weights = Weights::read(&folder, None)?;
     let tokenizer = tokenizer(weights.tokenizer_path().as_deref(), &weights.config)?;
-    let model =
-        Model { encoder: Encoder::from_weights(&weights, Device::parse(&run.config.train.device)?)?, tokenizer, path: folder };
+    let model = Model {
+        encoder: Encoder::from_weights(&weights, Device::parse(&run.config.train.device)?)?,
+        tokenizer,
+        path: folder,
+    };
     let mut of_best = Evaluated { whole: true, ..Evaluated::default() };
-    one(suite, run, &model, (manifest.step, manifest.samples), (limits, began, pulse), &mut of_best)?;
+    one(
+        suite,
+        run,
+        &model,
+        (manifest.step, manifest.samples),
+        (limits, began, pulse),
+        &mut of_best,
+    )?;
     done.lines.extend(of_best.lines);
     Ok(done)
 }

@@ -74,15 +74,24 @@ impl EventWriter {
     pub(super) fn begin(folder: &Path, done: u64) -> anyhow::Result<Self> {
         let begin = || -> anyhow::Result<Self> {
             fs::create_dir_all(folder)?;
-            let mut files: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-            files.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX)));
+            let mut files: Vec<PathBuf> = fs::read_dir(folder)?
+                .map(|entry| Ok(entry?.path()))
+                .collect::<std::io::Result<_>>()?;
+            files.retain(|path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX))
+            });
             for path in &files {
                 cut_back(path, done)?;
             }
             // Names sort by time, and by number within a second; readers take them in this order.
-            let path = folder.join(format!("{PREFIX}{:010}.diptych.{:06}", now() as u64, files.len()));
+            let path =
+                folder.join(format!("{PREFIX}{:010}.diptych.{:06}", now() as u64, files.len()));
             let mut file = File::options().append(true).create_new(true).open(&path)?;
-            let first = Event { wall_time: now(), step: 0, what: Some(What::FileVersion(FILE_VERSION.into())) };
+            let first = Event {
+                wall_time: now(),
+                step: 0,
+                what: Some(What::FileVersion(FILE_VERSION.into())),
+            };
             file.write_all(&record(&first.encode_to_vec()))?;
             if !files.is_empty() {
                 let log = What::SessionLog(SessionLog { status: SESSION_START });
@@ -96,13 +105,23 @@ impl EventWriter {
 
     /// Adds the numbers of a step. What cannot be written is said once.
     pub(super) fn write(&mut self, step: u64, values: &[(String, f64)]) {
-        let value = values.iter().map(|(tag, value)| Value { tag: tag.clone(), simple_value: *value as f32 }).collect();
-        let event = Event { wall_time: now(), step: step as i64, what: Some(What::Summary(Summary { value })) };
+        let value = values
+            .iter()
+            .map(|(tag, value)| Value { tag: tag.clone(), simple_value: *value as f32 })
+            .collect();
+        let event = Event {
+            wall_time: now(),
+            step: step as i64,
+            what: Some(What::Summary(Summary { value })),
+        };
         let written = self.file.write_all(&record(&event.encode_to_vec()));
         if let Err(error) = &written
             && !self.failed
         {
-            tracing::error!("{}: {error}. The state folder has the metrics all the same", self.path.display());
+            tracing::error!(
+                "{}: {error}. The state folder has the metrics all the same",
+                self.path.display()
+            );
         }
         self.failed = written.is_err();
     }
@@ -130,7 +149,8 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     if masked(length) != u32::from_le_bytes(*checksum) {
         return None;
     }
-    let (content, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let (content, rest) =
+        rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
     let (checksum, rest) = rest.split_first_chunk::<FOOTER>()?;
     (masked(content) == u32::from_le_bytes(*checksum)).then_some((content, rest))
 }
@@ -160,7 +180,8 @@ mod tests {
     use super::*;
 
     fn steps(folder: &Path) -> Vec<(i64, Vec<(String, f32)>)> {
-        let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
         let mut found = Vec::new();
         for path in files {
@@ -172,7 +193,11 @@ mod tests {
                 match event.what.unwrap() {
                     What::FileVersion(version) => assert!(first && version == "brain.Event:2"),
                     What::Summary(summary) => {
-                        let values = summary.value.into_iter().map(|value| (value.tag, value.simple_value)).collect();
+                        let values = summary
+                            .value
+                            .into_iter()
+                            .map(|value| (value.tag, value.simple_value))
+                            .collect();
                         found.push((event.step, values));
                     }
                     What::SessionLog(log) => assert_eq!(log.status, 1),
@@ -188,9 +213,10 @@ mod tests {
     #[test]
     fn frames_and_checksums_are_tensorflows() {
         // tensorboard 2.20: RecordWriter(file).write(bytes), see daemon/tests/reference/tensorboard_frames.py.
-        for (content, frame) in
-            [(&b""[..], "000000000000000029039807d8ea82a2"), (b"diptych", "0700000000000000bbd79f116469707479636813f33dbb")]
-        {
+        for (content, frame) in [
+            (&b""[..], "000000000000000029039807d8ea82a2"),
+            (b"diptych", "0700000000000000bbd79f116469707479636813f33dbb"),
+        ] {
             assert_eq!(hex::encode(record(content)), frame);
             let frame = record(content);
             assert_eq!(split(&frame), Some((content, &[][..])));
@@ -198,8 +224,15 @@ mod tests {
         // The same event as tensorboard's own classes serialise it.
         let summary = Summary { value: vec![Value { tag: "loss".into(), simple_value: 2.5 }] };
         let event = Event { wall_time: 1.5, step: 300, what: Some(What::Summary(summary)) };
-        assert_eq!(hex::encode(event.encode_to_vec()), "09000000000000f83f10ac022a0d0a0b0a046c6f73731500002040");
-        let start = Event { wall_time: 1.5, step: 7, what: Some(What::SessionLog(SessionLog { status: SESSION_START })) };
+        assert_eq!(
+            hex::encode(event.encode_to_vec()),
+            "09000000000000f83f10ac022a0d0a0b0a046c6f73731500002040"
+        );
+        let start = Event {
+            wall_time: 1.5,
+            step: 7,
+            what: Some(What::SessionLog(SessionLog { status: SESSION_START })),
+        };
         assert_eq!(hex::encode(start.encode_to_vec()), "09000000000000f83f10073a020801");
         let mut broken = record(b"diptych");
         broken[14] ^= 1;

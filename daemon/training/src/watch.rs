@@ -63,8 +63,13 @@ impl Watch {
     }
 
     /// Looks at a step. `loader` is asked only where a window begins or ends.
-    pub(super) fn step(&mut self, seen: &StepFigures, loader: impl FnOnce() -> LoaderStats) -> Vec<Warning> {
-        let found = [self.spike(seen), self.stuck(seen), self.clamped(seen), self.starved(seen, loader)];
+    pub(super) fn step(
+        &mut self,
+        seen: &StepFigures,
+        loader: impl FnOnce() -> LoaderStats,
+    ) -> Vec<Warning> {
+        let found =
+            [self.spike(seen), self.stuck(seen), self.clamped(seen), self.starved(seen, loader)];
         found.into_iter().flatten().collect()
     }
 
@@ -74,7 +79,8 @@ impl Watch {
         let mut message = None;
         if n > 0.0 && self.losses.len() == window {
             let mean = self.losses.iter().sum::<f64>() / window as f64;
-            let variance = self.losses.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / window as f64;
+            let variance =
+                self.losses.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / window as f64;
             let deviation = variance.sqrt().max(LEAST_DEVIATION * mean.abs());
             self.spiking = loss > mean + n * deviation;
             message = (self.spiking && !before).then(|| {
@@ -111,7 +117,11 @@ impl Watch {
     fn clamped(&mut self, &StepFigures { logit_scale, .. }: &StepFigures) -> Option<Warning> {
         let largest = LARGEST_LOGIT_SCALE.exp();
         self.clamped_for =
-            if logit_scale.is_some_and(|scale| scale >= largest * (1.0 - CLAMPED_WITHIN)) { self.clamped_for + 1 } else { 0 };
+            if logit_scale.is_some_and(|scale| scale >= largest * (1.0 - CLAMPED_WITHIN)) {
+                self.clamped_for + 1
+            } else {
+                0
+            };
         let window = self.config.window_steps;
         (self.clamped_for == window).then(|| Warning {
             kind: EventKind::LogitScale,
@@ -123,7 +133,11 @@ impl Watch {
         })
     }
 
-    fn starved(&mut self, seen: &StepFigures, loader: impl FnOnce() -> LoaderStats) -> Option<Warning> {
+    fn starved(
+        &mut self,
+        seen: &StepFigures,
+        loader: impl FnOnce() -> LoaderStats,
+    ) -> Option<Warning> {
         let limit = self.config.data_wait_share;
         if limit == 0.0 {
             return None;
@@ -175,11 +189,22 @@ mod tests {
     use super::*;
 
     fn usual() -> StepFigures {
-        StepFigures { pairs: 16, loss: 2.0, logit_scale: Some(14.3), seconds: 1.0, ..StepFigures::default() }
+        StepFigures {
+            pairs: 16,
+            loss: 2.0,
+            logit_scale: Some(14.3),
+            seconds: 1.0,
+            ..StepFigures::default()
+        }
     }
 
     fn watch() -> Watch {
-        let config = GuardConfig { window_steps: 10, stuck_steps: 5, data_wait_share: 0.2, ..GuardConfig::default() };
+        let config = GuardConfig {
+            window_steps: 10,
+            stuck_steps: 5,
+            data_wait_share: 0.2,
+            ..GuardConfig::default()
+        };
         Watch::new(&config, &ObjectiveConfig::default())
     }
 
@@ -215,7 +240,12 @@ mod tests {
         // SigLIP with the bias -ln(n-1): each yes costs ln n, each no ln(n/(n-1)).
         let bias = -(15_f64).ln();
         let (yes, no) = ((1.0 + (-bias).exp()).ln(), (1.0 + bias.exp()).ln());
-        assert!((loss_of_knowing_nothing(&[(ObjectiveTerm::Siglip, 1.0)], 16).unwrap() - (yes + 15.0 * no)).abs() < 1e-12);
+        assert!(
+            (loss_of_knowing_nothing(&[(ObjectiveTerm::Siglip, 1.0)], 16).unwrap()
+                - (yes + 15.0 * no))
+                .abs()
+                < 1e-12
+        );
     }
 
     #[test]
@@ -231,7 +261,11 @@ mod tests {
     fn waiting_for_data_is_judged_by_window_and_said_again_only_after_it_ended() {
         let mut watch = watch();
         let mut window = |waited: f64| -> Vec<_> {
-            (0..10).flat_map(|_| kinds(&mut watch, &StepFigures { data_wait_seconds: waited, ..usual() })).collect()
+            (0..10)
+                .flat_map(|_| {
+                    kinds(&mut watch, &StepFigures { data_wait_seconds: waited, ..usual() })
+                })
+                .collect()
         };
         // The first step is not counted, so each window ends one step later.
         assert_eq!(window(0.9), []);

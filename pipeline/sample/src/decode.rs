@@ -43,15 +43,20 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageError> {
 ///
 /// A decompressor, on the other hand, is never used twice: libjpeg keeps an image's tables, and would decode a later one that
 /// lacks its own with them, so that pixels depended on what came before.
-pub fn decode_reusing(bytes: &[u8], max_pixels: u64, memory: Vec<u8>) -> Result<RgbImage, ImageError> {
+pub fn decode_reusing(
+    bytes: &[u8],
+    max_pixels: u64,
+    memory: Vec<u8>,
+) -> Result<RgbImage, ImageError> {
     let format = format(bytes)?;
     // The decoders of `image` promise not to panic, jpeg::decode is C behind a safe interface; bytes from the wild decide.
     let result = catch_unwind(AssertUnwindSafe(|| match format {
         ImageFormat::Jpeg => jpeg::decode(bytes, max_pixels, memory),
         _ => decode_other(bytes, format, max_pixels),
     }));
-    let (image, orientation) =
-        result.unwrap_or_else(|_| Err(ImageError::CorruptPixels { detail: "the decoder gave up".into() }))?;
+    let (image, orientation) = result.unwrap_or_else(|_| {
+        Err(ImageError::CorruptPixels { detail: "the decoder gave up".into() })
+    })?;
     Ok(oriented(image, orientation))
 }
 
@@ -59,28 +64,43 @@ fn format(bytes: &[u8]) -> Result<ImageFormat, ImageError> {
     let known = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif];
     match image::guess_format(bytes) {
         Ok(format) if known.contains(&format) => Ok(format),
-        _ => Err(ImageError::UnsupportedFormat { start: bytes[..bytes.len().min(16)].escape_ascii().to_string() }),
+        _ => Err(ImageError::UnsupportedFormat {
+            start: bytes[..bytes.len().min(16)].escape_ascii().to_string(),
+        }),
     }
 }
 
 fn check_pixels(width: u64, height: u64, limit: u64) -> Result<(), ImageError> {
     if width == 0 || height == 0 {
-        return Err(ImageError::CorruptHeader { detail: format!("it claims {width} × {height} pixels") });
+        return Err(ImageError::CorruptHeader {
+            detail: format!("it claims {width} × {height} pixels"),
+        });
     }
     // Both are at most 32 bits wide, so their product does not overflow.
-    if width * height > limit { Err(ImageError::TooManyPixels { width, height, limit }) } else { Ok(()) }
+    if width * height > limit {
+        Err(ImageError::TooManyPixels { width, height, limit })
+    } else {
+        Ok(())
+    }
 }
 
-fn decode_other(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(RgbImage, Orientation), ImageError> {
+fn decode_other(
+    bytes: &[u8],
+    format: ImageFormat,
+    max_pixels: u64,
+) -> Result<(RgbImage, Orientation), ImageError> {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(WIDEST_PIXEL).saturating_add(DECODER_MEMORY));
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|error| ImageError::CorruptHeader { detail: error.to_string() })?;
+    let mut decoder = reader
+        .into_decoder()
+        .map_err(|error| ImageError::CorruptHeader { detail: error.to_string() })?;
     let (width, height) = decoder.dimensions();
     check_pixels(width.into(), height.into(), max_pixels)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let image = DynamicImage::from_decoder(decoder).map_err(|error| ImageError::CorruptPixels { detail: error.to_string() })?;
+    let image = DynamicImage::from_decoder(decoder)
+        .map_err(|error| ImageError::CorruptPixels { detail: error.to_string() })?;
     Ok((RgbImage { width, height, pixels: rgb(image)? }, orientation))
 }
 
@@ -96,12 +116,21 @@ fn rgb(image: DynamicImage) -> Result<Vec<u8>, ImageError> {
         DynamicImage::ImageLumaA16(image) => (2, upper(image.into_raw())),
         DynamicImage::ImageRgb16(image) => (3, upper(image.into_raw())),
         DynamicImage::ImageRgba16(image) => (4, upper(image.into_raw())),
-        other => return Err(ImageError::CorruptPixels { detail: format!("pixels of kind {:?} are not read", other.color()) }),
+        other => {
+            return Err(ImageError::CorruptPixels {
+                detail: format!("pixels of kind {:?} are not read", other.color()),
+            });
+        }
     };
     Ok(match channels {
         1 => samples.into_iter().flat_map(|gray| [gray; 3]).collect(),
-        2 => samples.chunks_exact(2).flat_map(|pixel| [over_white(pixel[0], pixel[1]); 3]).collect(),
-        4 => samples.chunks_exact(4).flat_map(|pixel| [0, 1, 2].map(|channel| over_white(pixel[channel], pixel[3]))).collect(),
+        2 => {
+            samples.chunks_exact(2).flat_map(|pixel| [over_white(pixel[0], pixel[1]); 3]).collect()
+        }
+        4 => samples
+            .chunks_exact(4)
+            .flat_map(|pixel| [0, 1, 2].map(|channel| over_white(pixel[channel], pixel[3])))
+            .collect(),
         _ => samples,
     })
 }

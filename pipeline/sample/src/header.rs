@@ -83,7 +83,11 @@ fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), ImageError
         return Err(corrupt(format!("it claims {width} × {height} pixels")));
     }
     if u64::from(width) * u64::from(height) > max_pixels {
-        return Err(ImageError::TooManyPixels { width: width.into(), height: height.into(), limit: max_pixels });
+        return Err(ImageError::TooManyPixels {
+            width: width.into(),
+            height: height.into(),
+            limit: max_pixels,
+        });
     }
     Ok(())
 }
@@ -120,7 +124,11 @@ fn jpeg(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
             SOS | EOI => break,
             _ => {}
         }
-        let Some(length) = bytes.get(at..at + 2).map(|two| usize::from(u16::from_be_bytes([two[0], two[1]]))) else { break };
+        let Some(length) =
+            bytes.get(at..at + 2).map(|two| usize::from(u16::from_be_bytes([two[0], two[1]])))
+        else {
+            break;
+        };
         let Some(segment) = bytes.get(at + 2..at + length.max(2)) else { break };
         match marker {
             // Baseline, extended, progressive and lossless frames, Huffman and arithmetic.
@@ -136,7 +144,9 @@ fn jpeg(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
                 }
                 size.get_or_insert((u16::from_be_bytes([w1, w0]), u16::from_be_bytes([h1, h0])));
             }
-            0xc5..=0xc7 | 0xcd..=0xcf => return Err(corrupt("a hierarchical JPEG, which libjpeg does not read")),
+            0xc5..=0xc7 | 0xcd..=0xcf => {
+                return Err(corrupt("a hierarchical JPEG, which libjpeg does not read"));
+            }
             APP1 if orientation.is_none() => {
                 orientation = segment.strip_prefix(b"Exif\0\0").and_then(exif_orientation);
             }
@@ -168,14 +178,18 @@ fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
 
 fn png(bytes: &[u8], max_pixels: u64) -> Result<(u32, u32, u8), ImageError> {
     // The header chunk has a fixed place; the limit is checked before anything else of the file is looked at.
-    let number = |at: usize| bytes.get(at..at + 4).map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]));
-    let (Some(b"IHDR"), Some(width), Some(height)) = (bytes.get(12..16), number(16), number(20)) else {
+    let number = |at: usize| {
+        bytes.get(at..at + 4).map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]))
+    };
+    let (Some(b"IHDR"), Some(width), Some(height)) = (bytes.get(12..16), number(16), number(20))
+    else {
         return Err(corrupt("the PNG ends before its header chunk"));
     };
     check_size(width, height, max_pixels)?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(HEADER_ALLOCATION);
-    let mut decoder = PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(|e| corrupt(e.to_string()))?;
+    let mut decoder =
+        PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(|e| corrupt(e.to_string()))?;
     let orientation = decoder.orientation().map_or(1, Orientation::to_exif);
     Ok((width, height, orientation))
 }
@@ -185,7 +199,8 @@ fn webp(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
     let (width, height) = decoder.dimensions();
     let exif = riff_chunk(bytes, *b"EXIF");
     // Some writers keep the prefix that JPEG needs.
-    let orientation = exif.and_then(|data| exif_orientation(data.strip_prefix(b"Exif\0\0").unwrap_or(data)));
+    let orientation =
+        exif.and_then(|data| exif_orientation(data.strip_prefix(b"Exif\0\0").unwrap_or(data)));
     Ok((width, height, orientation.unwrap_or(1)))
 }
 
@@ -260,7 +275,10 @@ mod tests {
         for orientation in 1..=8 {
             let header = probe(&jpeg_with_exif(7, 5, orientation), MAX_PIXELS).unwrap();
             let expected = if orientation < 5 { (7, 5) } else { (5, 7) };
-            assert_eq!((header.width, header.height, header.orientation), (expected.0, expected.1, orientation));
+            assert_eq!(
+                (header.width, header.height, header.orientation),
+                (expected.0, expected.1, orientation)
+            );
         }
     }
 
@@ -294,7 +312,9 @@ mod tests {
     /// CRC-32 as PNG's annex D defines it.
     fn crc32(bytes: &[u8]) -> u32 {
         !bytes.iter().fold(!0, |crc, &byte| {
-            (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 })
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+                if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 }
+            })
         })
     }
 
@@ -308,17 +328,35 @@ mod tests {
         png.extend(&header);
         png.extend(crc32(&header).to_be_bytes());
         let error = probe(&png, MAX_PIXELS).unwrap_err();
-        assert_eq!(error, ImageError::TooManyPixels { width: 60_000, height: 60_000, limit: MAX_PIXELS });
+        assert_eq!(
+            error,
+            ImageError::TooManyPixels { width: 60_000, height: 60_000, limit: MAX_PIXELS }
+        );
     }
 
     #[test]
     fn cmyk_arithmetic_and_lossless_frames_get_through_and_broken_ones_do_not() {
         let frame = |marker: u8, precision: u8, components: u8| {
-            let mut bytes = vec![0xff, 0xd8, 0xff, marker, 0, 8 + 3 * components, precision, 0, 5, 0, 7, components];
+            let mut bytes = vec![
+                0xff,
+                0xd8,
+                0xff,
+                marker,
+                0,
+                8 + 3 * components,
+                precision,
+                0,
+                5,
+                0,
+                7,
+                components,
+            ];
             bytes.extend(std::iter::repeat_n(0, 3 * usize::from(components)));
             probe(&bytes, MAX_PIXELS)
         };
-        for (marker, precision, components) in [(0xc0, 8, 3), (0xc1, 8, 1), (0xc2, 8, 4), (0xc3, 8, 1), (0xc9, 8, 3)] {
+        for (marker, precision, components) in
+            [(0xc0, 8, 3), (0xc1, 8, 1), (0xc2, 8, 4), (0xc3, 8, 1), (0xc9, 8, 3)]
+        {
             let header = frame(marker, precision, components).unwrap();
             assert_eq!((header.width, header.height), (7, 5));
         }
@@ -326,8 +364,14 @@ mod tests {
         assert_eq!(frame(0xc3, 16, 1), Err(ImageError::UnsupportedPrecision { bits: 16 }));
         assert!(matches!(frame(0xc5, 8, 3), Err(ImageError::CorruptHeader { .. })));
         assert!(matches!(frame(0xc0, 8, 0), Err(ImageError::CorruptHeader { .. })));
-        assert!(matches!(probe(&[0xff, 0xd8, 0xff, 0xe0], MAX_PIXELS), Err(ImageError::CorruptHeader { .. })));
-        assert!(matches!(probe(b"BM not for us", MAX_PIXELS), Err(ImageError::UnsupportedFormat { .. })));
+        assert!(matches!(
+            probe(&[0xff, 0xd8, 0xff, 0xe0], MAX_PIXELS),
+            Err(ImageError::CorruptHeader { .. })
+        ));
+        assert!(matches!(
+            probe(b"BM not for us", MAX_PIXELS),
+            Err(ImageError::UnsupportedFormat { .. })
+        ));
         assert!(matches!(probe(b"", MAX_PIXELS), Err(ImageError::UnsupportedFormat { .. })));
     }
 

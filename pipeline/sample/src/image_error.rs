@@ -7,7 +7,9 @@ use diptych_schemas::Reason;
 pub enum ImageError {
     #[error("not a JPEG, PNG, WebP or GIF image: it starts with {start}")]
     UnsupportedFormat { start: String },
-    #[error("a JPEG of {bits} bits a sample, which is not read, nor does Pillow: convert it to 8 bits")]
+    #[error(
+        "a JPEG of {bits} bits a sample, which is not read, nor does Pillow: convert it to 8 bits"
+    )]
     UnsupportedPrecision { bits: u8 },
     #[error("the image's header cannot be read: {detail}")]
     CorruptHeader { detail: String },
@@ -21,7 +23,9 @@ impl ImageError {
     /// The ledger's word for it.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::UnsupportedFormat { .. } | Self::UnsupportedPrecision { .. } => Reason::UnsupportedFormat,
+            Self::UnsupportedFormat { .. } | Self::UnsupportedPrecision { .. } => {
+                Reason::UnsupportedFormat
+            }
             Self::CorruptHeader { .. } => Reason::CorruptHeader,
             Self::CorruptPixels { .. } => Reason::CorruptPixels,
             Self::TooManyPixels { .. } => Reason::TooManyPixels,

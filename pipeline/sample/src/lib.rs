@@ -16,4 +16,6 @@ pub use fast_image_resize::FilterType;
 pub use header::{ImageFormat, ImageHeader, probe};
 pub use image_error::ImageError;
 pub use resize::{CropBox, Interpolation, resize, resize_gray};
-pub use tokenizer::{Cleaning, TokenKinds, Tokenizer, TokenizerError, TokenizerOptions, Vocabulary};
+pub use tokenizer::{
+    Cleaning, TokenKinds, Tokenizer, TokenizerError, TokenizerOptions, Vocabulary,
+};

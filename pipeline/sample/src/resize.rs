@@ -49,8 +49,10 @@ pub fn resize(
     pixels: Vec<u8>,
     between: &mut Vec<u8>,
 ) -> Result<Vec<u8>, ImageError> {
-    let source = TypedImageRef::<U8x3>::from_buffer(image.width, image.height, &image.pixels).map_err(|e| unusable(&e))?;
-    let part = TypedCroppedImage::from_ref(&source, crop.x, crop.y, crop.width, crop.height).map_err(|e| unusable(&e))?;
+    let source = TypedImageRef::<U8x3>::from_buffer(image.width, image.height, &image.pixels)
+        .map_err(|e| unusable(&e))?;
+    let part = TypedCroppedImage::from_ref(&source, crop.x, crop.y, crop.width, crop.height)
+        .map_err(|e| unusable(&e))?;
     let filter = match interpolation {
         Interpolation::Bicubic => FilterType::CatmullRom,
         Interpolation::Bilinear => FilterType::Bilinear,
@@ -59,8 +61,15 @@ pub fn resize(
 }
 
 /// A grey image, u8 [from height, from width], resized: u8 [height, width].
-pub fn resize_gray(gray: &[u8], from: (u32, u32), width: u32, height: u32, filter: FilterType) -> Result<Vec<u8>, ImageError> {
-    let source = TypedImageRef::<U8>::from_buffer(from.0, from.1, gray).map_err(|e| unusable(&e))?;
+pub fn resize_gray(
+    gray: &[u8],
+    from: (u32, u32),
+    width: u32,
+    height: u32,
+    filter: FilterType,
+) -> Result<Vec<u8>, ImageError> {
+    let source =
+        TypedImageRef::<U8>::from_buffer(from.0, from.1, gray).map_err(|e| unusable(&e))?;
     passes(&source, width, height, filter, Vec::new(), &mut Vec::new())
 }
 
@@ -93,7 +102,8 @@ fn passes<P: PixelTrait>(
     let mut between = TypedImage::<P>::from_buffer(w, h, memory).map_err(|e| unusable(&e))?;
     resizer.resize_typed(source, &mut between, &options).map_err(|e| unusable(&e))?;
     pixels.resize(bytes(width, height), 0);
-    let mut target = TypedImage::<P>::from_buffer(width, height, &mut pixels).map_err(|e| unusable(&e))?;
+    let mut target =
+        TypedImage::<P>::from_buffer(width, height, &mut pixels).map_err(|e| unusable(&e))?;
     resizer.resize_typed(&between, &mut target, &options).map_err(|e| unusable(&e))?;
     Ok(pixels)
 }

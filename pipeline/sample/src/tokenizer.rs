@@ -80,14 +80,22 @@ const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 const SINGLE_QUOTES: &str = "[\u{02bc}\u{2018}-\u{201b}]";
 const DOUBLE_QUOTES: &str = "[\u{201c}-\u{201f}]";
 /// The references to characters that HTML and XML share, and the space; the ampersand last, so that one round is one round.
-const HTML: [(&str, &str); 6] = [("&quot;", "\""), ("&#39;", "'"), ("&lt;", "<"), ("&gt;", ">"), ("&nbsp;", " "), ("&amp;", "&")];
+const HTML: [(&str, &str); 6] = [
+    ("&quot;", "\""),
+    ("&#39;", "'"),
+    ("&lt;", "<"),
+    ("&gt;", ">"),
+    ("&nbsp;", " "),
+    ("&amp;", "&"),
+];
 
 impl Tokenizer {
     /// CLIP's tokenizer: the ids of OpenCLIP's `SimpleTokenizer`.
     ///
     /// Of what `ftfy` repairs, composed characters and curly quotes are done here, broken encodings are not.
     pub fn clip() -> Result<Self, TokenizerError> {
-        let built_in = |error: &dyn ToString| TokenizerError::BuiltIn { message: error.to_string() };
+        let built_in =
+            |error: &dyn ToString| TokenizerError::BuiltIn { message: error.to_string() };
         let vocabulary = clip_vocabulary()?;
         let ids = vocabulary.tokens.len() as u32;
         let json = clip_json(&vocabulary);
@@ -113,14 +121,17 @@ impl Tokenizer {
     pub fn from_file_with(path: &Path, options: TokenizerOptions) -> Result<Self, TokenizerError> {
         let mut json = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
         if path.extension().is_some_and(|ending| ending == "txt") {
-            json = word_piece::json(&json).ok_or_else(|| TokenizerError::NotWordPiece { path: path.to_owned() })?;
+            json = word_piece::json(&json)
+                .ok_or_else(|| TokenizerError::NotWordPiece { path: path.to_owned() })?;
         }
         let clip = Self::clip()?;
         if json == clip.json {
             return Ok(clip);
         }
-        let unreadable = |message: String| TokenizerError::Unreadable { path: path.to_owned(), message };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| unreadable(e.to_string()))?;
+        let unreadable =
+            |message: String| TokenizerError::Unreadable { path: path.to_owned(), message };
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(&json).map_err(|e| unreadable(e.to_string()))?;
         inner.set_encode_special_tokens(true);
         let padding = inner.get_padding().map(|padding| padding.pad_id);
         inner.with_padding(None);
@@ -140,10 +151,13 @@ impl Tokenizer {
         // OpenCLIP pads CLIP's texts with 0, whatever the file says.
         let pad = if openai.is_some() { 0 } else { padding.or_else(pad_token).unwrap_or(0) as i32 };
         let pad = options.pad_id.unwrap_or(pad);
-        let zeroed = inner.token_to_id("[SEP]").filter(|_| options.separator_to_zero).map(|id| id as i32);
+        let zeroed =
+            inner.token_to_id("[SEP]").filter(|_| options.separator_to_zero).map(|id| id as i32);
         let tokenizer = Self { inner, json, cleaning: options.cleaning, frame, pad, zeroed };
         // A vocabulary without a token for the unknown fails at a character that it lacks: better now than in the middle.
-        tokenizer.ids("a ß 漢 😀 \u{1}").map_err(|message| unreadable(format!("it cannot encode every text: {message}")))?;
+        tokenizer
+            .ids("a ß 漢 😀 \u{1}")
+            .map_err(|message| unreadable(format!("it cannot encode every text: {message}")))?;
         Ok(tokenizer)
     }
 
@@ -164,18 +178,26 @@ impl Tokenizer {
 
     /// Tokens of a text, without start and end and without a cut.
     pub fn token_count(&self, text: &str) -> usize {
-        self.inner.encode_fast(self.cleaned(text).as_str(), false).map_or(0, |encoding| encoding.len())
+        self.inner
+            .encode_fast(self.cleaned(text).as_str(), false)
+            .map_or(0, |encoding| encoding.len())
     }
 
     /// All ids of a text with what stands around it, and how many of the last ones close it.
     fn ids(&self, text: &str) -> Result<(Vec<u32>, usize), String> {
         let text = self.cleaned(text);
         let with_frame = matches!(self.frame, Frame::PostProcessor);
-        let encoding = self.inner.encode_fast(text.as_str(), with_frame).map_err(|error| error.to_string())?;
+        let encoding =
+            self.inner.encode_fast(text.as_str(), with_frame).map_err(|error| error.to_string())?;
         Ok(match self.frame {
             Frame::Tokens { start, end } => ([&[start], encoding.get_ids(), &[end]].concat(), 1),
             Frame::PostProcessor => {
-                let closing = encoding.get_special_tokens_mask().iter().rev().take_while(|special| **special == 1).count();
+                let closing = encoding
+                    .get_special_tokens_mask()
+                    .iter()
+                    .rev()
+                    .take_while(|special| **special == 1)
+                    .count();
                 (encoding.get_ids().to_vec(), closing)
             }
         })
@@ -209,17 +231,26 @@ impl Tokenizer {
     /// Which tokens are special, and which go on with a word. Only WordPiece marks the latter.
     pub fn kinds(&self) -> TokenKinds {
         let added = self.inner.get_added_tokens_decoder();
-        let mut special: Vec<i32> = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id as i32).collect();
-        let mask = ["[MASK]", "<mask>"].iter().find_map(|token| self.inner.token_to_id(token)).map(|id| id as i32);
+        let mut special: Vec<i32> =
+            added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id as i32).collect();
+        let mask = ["[MASK]", "<mask>"]
+            .iter()
+            .find_map(|token| self.inner.token_to_id(token))
+            .map(|id| id as i32);
         special.extend(mask);
         special.sort_unstable();
         special.dedup();
         let parsed: Value = serde_json::from_str(&self.json).unwrap_or_default();
-        let continuations =
-            parsed["model"]["continuing_subword_prefix"].as_str().filter(|prefix| !prefix.is_empty()).map(|prefix| {
+        let continuations = parsed["model"]["continuing_subword_prefix"]
+            .as_str()
+            .filter(|prefix| !prefix.is_empty())
+            .map(|prefix| {
                 let vocabulary = self.inner.get_vocab(true);
-                let mut pieces: Vec<i32> =
-                    vocabulary.iter().filter(|(token, _)| token.starts_with(prefix)).map(|(_, id)| *id as i32).collect();
+                let mut pieces: Vec<i32> = vocabulary
+                    .iter()
+                    .filter(|(token, _)| token.starts_with(prefix))
+                    .map(|(_, id)| *id as i32)
+                    .collect();
                 pieces.sort_unstable();
                 pieces
             });
@@ -231,14 +262,19 @@ impl Tokenizer {
         let parsed: Value = serde_json::from_str(&self.json).unwrap_or_default();
         let model = &parsed["model"];
         let Some(merges) = model["merges"].as_array() else {
-            return Err(TokenizerError::NotBytePair { kind: model["type"].as_str().unwrap_or("unnamed").to_owned() });
+            return Err(TokenizerError::NotBytePair {
+                kind: model["type"].as_str().unwrap_or("unnamed").to_owned(),
+            });
         };
         let pair = |merge: &Value| match merge {
-            Value::String(text) => text.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned())),
+            Value::String(text) => {
+                text.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned()))
+            }
             _ => Some((merge[0].as_str()?.to_owned(), merge[1].as_str()?.to_owned())),
         };
         let merges = merges.iter().filter_map(pair).collect();
-        let mut tokens: Vec<(u32, String)> = self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
+        let mut tokens: Vec<(u32, String)> =
+            self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
         tokens.sort_unstable();
         if tokens.iter().enumerate().any(|(index, (id, _))| index as u32 != *id) {
             return Err(TokenizerError::Gaps);
@@ -283,7 +319,8 @@ fn single_spaces(text: &str) -> String {
 /// Hugging Face's `tokenizer.json` of CLIP, with OpenCLIP's cleaning as far as that form can say it.
 fn clip_json(vocabulary: &Vocabulary) -> String {
     let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
-    let html = HTML.iter().map(|(reference, character)| replace(json!({"String": reference}), character));
+    let html =
+        HTML.iter().map(|(reference, character)| replace(json!({"String": reference}), character));
     let mut normalizers: Vec<Value> = html.clone().chain(html).collect();
     normalizers.push(replace(json!({"Regex": SINGLE_QUOTES}), "'"));
     normalizers.push(replace(json!({"Regex": DOUBLE_QUOTES}), "\""));
@@ -294,9 +331,14 @@ fn clip_json(vocabulary: &Vocabulary) -> String {
 
     let (start, end) = (vocabulary.tokens.len() - 2, vocabulary.tokens.len() - 1);
     let special = |id: usize, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
-    let vocab: serde_json::Map<String, Value> =
-        vocabulary.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
-    let merges: Vec<String> = vocabulary.merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
+    let vocab: serde_json::Map<String, Value> = vocabulary
+        .tokens
+        .iter()
+        .enumerate()
+        .map(|(id, token)| (token.clone(), json!(id)))
+        .collect();
+    let merges: Vec<String> =
+        vocabulary.merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
     json!({
         "version": "1.0",
         "truncation": null,

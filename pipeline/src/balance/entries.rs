@@ -12,7 +12,9 @@ use diptych_schemas::{ContentHash, SchemaError};
 /// What is wrong with a list of entries.
 #[derive(Debug, thiserror::Error)]
 pub enum EntriesError {
-    #[error("{path}: not a list of entries: {message}. It is a JSON array of texts, or a text file with an entry a line")]
+    #[error(
+        "{path}: not a list of entries: {message}. It is a JSON array of texts, or a text file with an entry a line"
+    )]
     Unreadable { path: PathBuf, message: String },
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -46,7 +48,8 @@ impl Entries {
         if names.is_empty() {
             return Err("it is empty".into());
         }
-        let last: HashMap<&str, usize> = names.iter().enumerate().map(|(id, name)| (name.as_str(), id)).collect();
+        let last: HashMap<&str, usize> =
+            names.iter().enumerate().map(|(id, name)| (name.as_str(), id)).collect();
         let mut ids: Vec<u32> = last.into_values().map(|id| id as u32).collect();
         ids.sort_unstable();
         let patterns = ids.iter().map(|id| format!(" {} ", names[*id as usize]));
@@ -76,7 +79,11 @@ impl Entries {
     pub fn matches(&self, caption: &str, found: &mut Vec<u32>) {
         found.clear();
         let text = spaced(caption);
-        found.extend(self.automaton.find_overlapping_iter(&text).map(|found| self.ids[found.pattern().as_usize()]));
+        found.extend(
+            self.automaton
+                .find_overlapping_iter(&text)
+                .map(|found| self.ids[found.pattern().as_usize()]),
+        );
         found.sort_unstable();
         found.dedup();
     }

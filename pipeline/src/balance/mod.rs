@@ -50,8 +50,13 @@ pub struct BalanceReport {
 }
 
 /// Draws, and writes the pairs that stay to `output`, whole or not at all.
-pub async fn balance(context: &SessionContext, spec: &BalanceSpec<'_>, output: &Path) -> Result<BalanceReport, SelectError> {
-    let condition = spec.condition.map_or_else(|| "true".into(), |condition| format!("({condition})"));
+pub async fn balance(
+    context: &SessionContext,
+    spec: &BalanceSpec<'_>,
+    output: &Path,
+) -> Result<BalanceReport, SelectError> {
+    let condition =
+        spec.condition.map_or_else(|| "true".into(), |condition| format!("({condition})"));
     let sql = match spec.selection {
         None => format!("SELECT uid, caption FROM scored WHERE {condition}"),
         Some(selection) => {
@@ -73,12 +78,16 @@ pub async fn balance(context: &SessionContext, spec: &BalanceSpec<'_>, output: &
     })
     .await?;
     let counts = spec.counts.clone().unwrap_or(counted);
-    let probabilities: Vec<f64> = counts.iter().map(|count| spec.t as f64 / (*count).max(spec.t) as f64).collect();
-    let keys: Vec<u64> =
-        (0..spec.entries.len() as u32).map(|id| ContentHash::of(spec.entries.name(id).as_bytes()).seed()).collect();
+    let probabilities: Vec<f64> =
+        counts.iter().map(|count| spec.t as f64 / (*count).max(spec.t) as f64).collect();
+    let keys: Vec<u64> = (0..spec.entries.len() as u32)
+        .map(|id| ContentHash::of(spec.entries.name(id).as_bytes()).seed())
+        .collect();
     let mut kept = Vec::new();
     each_pair(context, &sql, spec.entries, |uid, weight, entries| {
-        if entries.iter().any(|entry| draw(spec.seed, uid, keys[*entry as usize]) < probabilities[*entry as usize]) {
+        if entries.iter().any(|entry| {
+            draw(spec.seed, uid, keys[*entry as usize]) < probabilities[*entry as usize]
+        }) {
             kept.push((uid, weight));
         }
     })
@@ -103,7 +112,8 @@ async fn each_pair(
     let mut rows = reproducible_rows(context, sql).await?;
     let mut found = Vec::new();
     while let Some(batch) = rows.next().await? {
-        let (uids, captions) = (batch.column(0).as_fixed_size_binary(), batch.column(1).as_string::<i32>());
+        let (uids, captions) =
+            (batch.column(0).as_fixed_size_binary(), batch.column(1).as_string::<i32>());
         let weights = batch.columns().get(2).map(AsArray::as_primitive::<Float32Type>);
         for row in 0..batch.num_rows() {
             let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
@@ -116,7 +126,12 @@ async fn each_pair(
 
 /// What made the selection, as SQL with the draw in its comments.
 fn provenance(spec: &BalanceSpec, condition: &str) -> String {
-    let mut text = format!("-- diptych balance --t {} --seed {}, entries {}\n", spec.t, spec.seed, spec.entries.hash());
+    let mut text = format!(
+        "-- diptych balance --t {} --seed {}, entries {}\n",
+        spec.t,
+        spec.seed,
+        spec.entries.hash()
+    );
     if spec.counts.is_some() {
         text.push_str("-- counts of entries were given\n");
     }

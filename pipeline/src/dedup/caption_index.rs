@@ -55,7 +55,8 @@ impl BandKeys {
             }
             index.starts.push(index.members.len());
         })?;
-        (index.buckets, index.buckets_from) = buckets_by_class(&index.members, &index.starts, self.rows as usize);
+        (index.buckets, index.buckets_from) =
+            buckets_by_class(&index.members, &index.starts, self.rows as usize);
         Ok(index)
     }
 }
@@ -116,17 +117,29 @@ impl CaptionIndex {
 
     /// Lets row `by` of `class` cover all classes that are near to it and not covered yet. The distance is 1 - Jaccard
     /// similarity. `open`: classes that may be covered.
-    pub(super) fn cover(&mut self, class: u32, by: u32, open: impl Fn(u32) -> bool, covers: &mut [Cover]) {
+    pub(super) fn cover(
+        &mut self,
+        class: u32,
+        by: u32,
+        open: impl Fn(u32) -> bool,
+        covers: &mut [Cover],
+    ) {
         let buckets = self.buckets_from[class as usize]..self.buckets_from[class as usize + 1];
         let (mut own, mut other) = (Vec::new(), Vec::new());
         let mut compared = HashSet::new();
         for &bucket in &self.buckets[buckets] {
-            let members = &self.members[self.starts[bucket as usize]..self.starts[bucket as usize + 1]];
+            let members =
+                &self.members[self.starts[bucket as usize]..self.starts[bucket as usize + 1]];
             // Those that follow it first, so that the captions of a crowded bucket do not all look at the same few.
-            let (before, after) = members.split_at(members.partition_point(|member| *member <= class));
+            let (before, after) =
+                members.split_at(members.partition_point(|member| *member <= class));
             let mut in_vain = 0;
             for (passed, &member) in after.iter().chain(before).enumerate() {
-                if member == class || covers[member as usize].is_covered() || !open(member) || compared.contains(&member) {
+                if member == class
+                    || covers[member as usize].is_covered()
+                    || !open(member)
+                    || compared.contains(&member)
+                {
                     continue;
                 }
                 if in_vain >= IN_VAIN {

@@ -39,7 +39,8 @@ pub(super) fn shingles(text: &str, into: &mut Vec<u64>) {
         into.extend(text.as_bytes().windows(SHINGLE).map(hash));
     } else {
         let starts = text.char_indices().map(|(at, _)| at);
-        let ends = text.char_indices().map(|(at, character)| at + character.len_utf8()).skip(SHINGLE - 1);
+        let ends =
+            text.char_indices().map(|(at, character)| at + character.len_utf8()).skip(SHINGLE - 1);
         into.extend(starts.zip(ends).map(|(start, end)| hash(&text.as_bytes()[start..end])));
     }
     if into.is_empty() && !text.is_empty() {
@@ -66,7 +67,11 @@ pub(super) fn jaccard(a: &[u64], b: &[u64]) -> f64 {
         i += usize::from(x <= y);
         j += usize::from(y <= x);
     }
-    if a.is_empty() && b.is_empty() { 1.0 } else { common as f64 / (a.len() + b.len() - common) as f64 }
+    if a.is_empty() && b.is_empty() {
+        1.0
+    } else {
+        common as f64 / (a.len() + b.len() - common) as f64
+    }
 }
 
 /// Minima that are sought at once: one after the other, each would wait for the comparison before.
@@ -116,7 +121,9 @@ impl Bands {
             }
         }
         let bands = minima.chunks(self.minima).take(self.count).enumerate();
-        into.extend(bands.map(|(band, minima)| minima.iter().fold(band as u64, |hash, minimum| mix(hash ^ minimum))));
+        into.extend(bands.map(|(band, minima)| {
+            minima.iter().fold(band as u64, |hash, minimum| mix(hash ^ minimum))
+        }));
     }
 }
 
@@ -172,7 +179,10 @@ mod tests {
         for similarity in [0.3, 0.5, 0.7, 0.8, 0.9, 1.0] {
             let bands = Bands::for_similarity(similarity);
             let found = 1.0 - (1.0 - similarity.powi(bands.minima as i32)).powi(bands.len() as i32);
-            assert!(found >= RECALL - 1e-9 && bands.minima * bands.len() <= 128, "{similarity}: {found} {bands:?}");
+            assert!(
+                found >= RECALL - 1e-9 && bands.minima * bands.len() <= 128,
+                "{similarity}: {found} {bands:?}"
+            );
         }
         // The textbook's way: 5 minima a band for 0.8.
         assert_eq!((Bands::for_similarity(0.8).minima, Bands::for_similarity(0.8).len()), (5, 18));
@@ -184,12 +194,18 @@ mod tests {
         let mut random = Random::new(11);
         let bands = Bands::for_similarity(0.8);
         // 40 elements each of which c are common: similarity c / (80 - c).
-        for (common, at_least, at_most) in [(36, 1990, 2000), (34, 1950, 2000), (20, 0, 260), (8, 0, 10)] {
+        for (common, at_least, at_most) in
+            [(36, 1990, 2000), (34, 1950, 2000), (20, 0, 260), (8, 0, 10)]
+        {
             let mut found = 0;
             for _ in 0..2000 {
                 let shared: Vec<u64> = (0..common).map(|_| random.next_u64()).collect();
                 let mut signature = || {
-                    let own: Vec<u64> = shared.iter().copied().chain((common..40).map(|_| random.next_u64())).collect();
+                    let own: Vec<u64> = shared
+                        .iter()
+                        .copied()
+                        .chain((common..40).map(|_| random.next_u64()))
+                        .collect();
                     let mut hashes = Vec::new();
                     bands.of(&own, &mut hashes);
                     hashes

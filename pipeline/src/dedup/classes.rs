@@ -21,7 +21,11 @@ pub(super) struct Classes {
 impl Classes {
     /// `memory`: bytes for keys. Beside them there are four bytes for each of the `rows`.
     pub(super) fn new(rows: u32, memory: usize) -> Self {
-        Self { parent: vec![NO_CLASS; rows as usize], keys: Keys::new(memory), recent: vec![None; RECENT] }
+        Self {
+            parent: vec![NO_CLASS; rows as usize],
+            keys: Keys::new(memory),
+            recent: vec![None; RECENT],
+        }
     }
 
     /// Rows may come in any order, each at most once. The highest bits of keys must be evenly spread.
@@ -82,7 +86,8 @@ mod tests {
     #[test]
     fn classes_are_named_by_their_first_row_in_whatever_order_rows_come() {
         let key = |row: u32| [u64::from(row % 3) << 60, u64::from(row % 5)];
-        let expected: Vec<u32> = (0..5000).map(|row| if row == 77 { NO_CLASS } else { row % 15 }).collect();
+        let expected: Vec<u32> =
+            (0..5000).map(|row| if row == 77 { NO_CLASS } else { row % 15 }).collect();
         for step in [1_u32, 7, 4999] {
             let mut classes = Classes::new(5000, 0);
             for row in (0..5000).map(|n| (n * step) % 5000).filter(|row| *row != 77) {

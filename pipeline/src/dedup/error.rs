@@ -17,7 +17,9 @@ pub enum DedupError {
     Selection(#[from] SelectionError),
     #[error(transparent)]
     Schema(#[from] SchemaError),
-    #[error("duplicates are looked for in a dataset, and this session has none: name one with --dataset")]
+    #[error(
+        "duplicates are looked for in a dataset, and this session has none: name one with --dataset"
+    )]
     NoDataset,
     #[error("there are no tiers: say by what pairs are alike, as in --by sha256,phash")]
     NoTiers,

@@ -80,7 +80,8 @@ impl Search<'_> {
         }
         let mut inner = group;
         for block in 0..blocks {
-            let (from, to) = (group.low + width * block / blocks, group.low + width * (block + 1) / blocks);
+            let (from, to) =
+                (group.low + width * block / blocks, group.low + width * (block + 1) / blocks);
             let mask = (u64::MAX >> (u64::BITS - (to - from))) << from;
             inner.low = to;
             inner.errors = group.errors - block;
@@ -95,7 +96,9 @@ impl Search<'_> {
                 pairs.extend(found.collect::<Vec<_>>().into_iter().flatten());
             } else {
                 hashes.sort_unstable_by_key(key);
-                for equal in hashes.chunk_by_mut(|a, b| key(a) == key(b)).filter(|equal| equal.len() > 1) {
+                for equal in
+                    hashes.chunk_by_mut(|a, b| key(a) == key(b)).filter(|equal| equal.len() > 1)
+                {
                     self.divide(equal, inner, pairs);
                 }
             }
@@ -120,7 +123,11 @@ impl Search<'_> {
                     && group.differing[..group.blocks].iter().all(|block| difference & block != 0)
                     && (self.wanted)(x.class, y.class)
                 {
-                    pairs.push(NearHashes { a: x.class.min(y.class), b: x.class.max(y.class), distance });
+                    pairs.push(NearHashes {
+                        a: x.class.min(y.class),
+                        b: x.class.max(y.class),
+                        distance,
+                    });
                 }
             }
         }
@@ -137,8 +144,15 @@ mod tests {
     fn brute_force(hashes: &[Hashed], distance: u32) -> Vec<NearHashes> {
         let mut pairs = Vec::new();
         for x in hashes {
-            for y in hashes.iter().filter(|y| y.class > x.class && (x.hash ^ y.hash).count_ones() <= distance) {
-                pairs.push(NearHashes { a: x.class, b: y.class, distance: (x.hash ^ y.hash).count_ones() });
+            for y in hashes
+                .iter()
+                .filter(|y| y.class > x.class && (x.hash ^ y.hash).count_ones() <= distance)
+            {
+                pairs.push(NearHashes {
+                    a: x.class,
+                    b: y.class,
+                    distance: (x.hash ^ y.hash).count_ones(),
+                });
             }
         }
         pairs.sort_unstable();
@@ -191,7 +205,10 @@ mod tests {
     fn threads_give_the_same_pairs() {
         let mut random = crate::random::Random::new(5);
         let centres: Vec<u64> = (0..20_000).map(|_| random.next_u64()).collect();
-        let near: Vec<u64> = centres.iter().map(|hash| hash ^ (1 << random.below(64)) ^ (1 << random.below(64))).collect();
+        let near: Vec<u64> = centres
+            .iter()
+            .map(|hash| hash ^ (1 << random.below(64)) ^ (1 << random.below(64)))
+            .collect();
         let mut hashes = numbered(centres.iter().chain(&near).copied().collect());
         assert!(hashes.len() > LARGE);
         let found = pairs_within(&mut hashes, 3, usize::MAX, &|_, _| true).unwrap();

@@ -48,7 +48,9 @@ impl<const N: usize> Keys<N> {
             self.parts.iter_mut().try_for_each(Part::spill)?;
             self.waiting = 0;
         }
-        self.parts[(key[0] >> (u32::BITS - PARTS.ilog2())) as usize].waiting.push(Keyed { key, row });
+        self.parts[(key[0] >> (u32::BITS - PARTS.ilog2())) as usize]
+            .waiting
+            .push(Keyed { key, row });
         self.waiting += 1;
         Ok(())
     }
@@ -99,7 +101,9 @@ impl<const N: usize> Part<N> {
             records.clear();
             for _ in 0..self.written {
                 let record = read_record::<N>(&mut reader)?;
-                let next_bits = (record.key[0] << PARTS.ilog2()).checked_shr(u32::BITS - passes.ilog2()).unwrap_or(0);
+                let next_bits = (record.key[0] << PARTS.ilog2())
+                    .checked_shr(u32::BITS - passes.ilog2())
+                    .unwrap_or(0);
                 if next_bits == pass {
                     records.push(record);
                 }
@@ -146,7 +150,8 @@ mod tests {
             keys.push(words::<2, 4>([*high, *low]), row).unwrap();
         }
         let mut groups = Vec::new();
-        keys.for_each_group(|group| groups.push(group.iter().map(|record| record.row).collect())).unwrap();
+        keys.for_each_group(|group| groups.push(group.iter().map(|record| record.row).collect()))
+            .unwrap();
         groups
     }
 

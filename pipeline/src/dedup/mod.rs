@@ -142,7 +142,12 @@ pub async fn dedup(
     drop(alike);
 
     let kept = Arc::new(kept_rows(&sources[0], &dropped));
-    let sql = format!("{}\n-- diptych dedup {} --keep {:?}", made_by(input), shown_tiers(&spec.tiers), spec.keep);
+    let sql = format!(
+        "{}\n-- diptych dedup {} --keep {:?}",
+        made_by(input),
+        shown_tiers(&spec.tiers),
+        spec.keep
+    );
     let selection = output::selection_of(&sources[0], input, &kept, sql).await?;
     let stars = output::Stars::new(dropped);
     if let Some(path) = groups {
@@ -191,15 +196,26 @@ pub async fn decontaminate(
     let all: Vec<Dropped> = contaminated.iter().flatten().copied().collect();
     let kept = Arc::new(kept_rows(&sources[0], &all));
     let names: Vec<&str> = against.iter().map(|evaluation| evaluation.name.as_str()).collect();
-    let sql = format!("{}\n-- diptych decontaminate {} --against {}", made_by(input), shown_tiers(&spec.tiers), names.join(","));
+    let sql = format!(
+        "{}\n-- diptych decontaminate {} --against {}",
+        made_by(input),
+        shown_tiers(&spec.tiers),
+        names.join(",")
+    );
     let selection = output::selection_of(&sources[0], input, &kept, sql).await?;
     if let Some(path) = groups {
         output::write_contaminated(path, &sources, &contaminated, &spec.tiers).await?;
     }
     let mut evaluations = Vec::new();
     for (evaluation, mut dropped) in sources[1..].iter().zip(contaminated) {
-        let of_tier = |index: usize| dropped.iter().filter(|dropped| dropped.tier == index).count() as u64;
-        let by_tier = spec.tiers.iter().enumerate().map(|(index, tier)| (tier.name(), of_tier(index))).collect();
+        let of_tier =
+            |index: usize| dropped.iter().filter(|dropped| dropped.tier == index).count() as u64;
+        let by_tier = spec
+            .tiers
+            .iter()
+            .enumerate()
+            .map(|(index, tier)| (tier.name(), of_tier(index)))
+            .collect();
         let count = dropped.len() as u64;
         dropped.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.row.cmp(&b.row)));
         dropped.truncate(SHOWN);
@@ -221,14 +237,25 @@ pub async fn decontaminate(
     })
 }
 
-async fn source(name: &str, context: &SessionContext, first: u32, input: Option<&Selection>) -> Result<Source, DedupError> {
+async fn source(
+    name: &str,
+    context: &SessionContext,
+    first: u32,
+    input: Option<&Selection>,
+) -> Result<Source, DedupError> {
     let rows = Rows::number(context, first).await?;
     let wanted = input.map(|selection| rows.of_selection(selection)).transpose()?.map(Arc::new);
-    let name = rows.dataset().map_or_else(|| name.to_owned(), |dataset| dataset.folder().display().to_string());
+    let name = rows
+        .dataset()
+        .map_or_else(|| name.to_owned(), |dataset| dataset.folder().display().to_string());
     Ok(Source { name, rows, wanted })
 }
 
-async fn build_all(spec: &DedupSpec, sources: &[Source], references: Option<u32>) -> Result<(Vec<Alike>, Vec<u64>), DedupError> {
+async fn build_all(
+    spec: &DedupSpec,
+    sources: &[Source],
+    references: Option<u32>,
+) -> Result<(Vec<Alike>, Vec<u64>), DedupError> {
     if spec.tiers.is_empty() {
         return Err(DedupError::NoTiers);
     }
@@ -254,10 +281,11 @@ async fn best_first(source: &Source, alike: &[Alike], keep: &str) -> Result<Vec<
     // On a line of its own, so that a comment in it ends.
     let by = format!("{keep}\n, uid");
     let started = std::time::Instant::now();
-    let scanned = source.rows.scan("", source.rows.wide_table(), Some(&involved), Some(&by), |_, numbers| {
-        order.extend(numbers);
-        Ok(())
-    });
+    let scanned =
+        source.rows.scan("", source.rows.wide_table(), Some(&involved), Some(&by), |_, numbers| {
+            order.extend(numbers);
+            Ok(())
+        });
     scanned.await?;
     tracing::debug!("order of {} pairs: {:.1} s", order.len(), started.elapsed().as_secs_f64());
     Ok(order)

@@ -5,7 +5,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Float32Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Float32Array, RecordBatch, StringArray,
+    UInt64Array,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use diptych_schemas::{Uid, column, durable};
 use parquet::arrow::ArrowWriter;
@@ -63,7 +66,10 @@ pub(super) async fn selection_of(
             let uids = batch.column(0).as_fixed_size_binary();
             let place = [1, 2, 3].map(|index| batch.column(index).as_primitive::<UInt32Type>());
             for row in 0..batch.num_rows() {
-                found.push((Uid::try_from(uids.value(row)).map_err(SqlError::from)?, place.map(|column| column.value(row))));
+                found.push((
+                    Uid::try_from(uids.value(row)).map_err(SqlError::from)?,
+                    place.map(|column| column.value(row)),
+                ));
             }
             Ok(())
         });
@@ -78,13 +84,23 @@ pub(super) async fn selection_of(
 
 /// Writes the table of groups: uid, group (a number), kept, tier and distance; the pair that stays comes first, with neither
 /// tier nor distance.
-pub(super) async fn write_groups(path: &Path, source: &Source, stars: &Stars, tiers: &[Tier]) -> Result<(), DedupError> {
+pub(super) async fn write_groups(
+    path: &Path,
+    source: &Source,
+    stars: &Stars,
+    tiers: &[Tier],
+) -> Result<(), DedupError> {
     let mut in_groups = RowSet::none(source.rows.numbers().end);
-    stars.dropped.iter().flat_map(|dropped| [dropped.row, dropped.by]).for_each(|row| in_groups.insert(row));
+    stars
+        .dropped
+        .iter()
+        .flat_map(|dropped| [dropped.row, dropped.by])
+        .for_each(|row| in_groups.insert(row));
     let uids = source.rows.uids(&Arc::new(in_groups)).await?;
     let lines = stars.groups().zip(1_u64..).flat_map(|(group, number)| {
         let kept = (group[0].by, number, None);
-        std::iter::once(kept).chain(group.iter().map(move |dropped| (dropped.row, number, Some(*dropped))))
+        std::iter::once(kept)
+            .chain(group.iter().map(move |dropped| (dropped.row, number, Some(*dropped))))
     });
     let schema = Arc::new(Schema::new(vec![
         Field::new(column::UID, DataType::FixedSizeBinary(16), false),
@@ -99,8 +115,16 @@ pub(super) async fn write_groups(path: &Path, source: &Source, stars: &Stars, ti
             uid_array(lines.iter().map(|(row, _, _)| uid_of(&uids, *row)))?,
             Arc::new(UInt64Array::from_iter_values(lines.iter().map(|(_, number, _)| *number))),
             Arc::new(dropped().map(|dropped| Some(dropped.is_none())).collect::<BooleanArray>()),
-            Arc::new(dropped().map(|dropped| dropped.map(|dropped| tiers[dropped.tier].name())).collect::<StringArray>()),
-            Arc::new(dropped().map(|dropped| dropped.map(|dropped| dropped.distance)).collect::<Float32Array>()),
+            Arc::new(
+                dropped()
+                    .map(|dropped| dropped.map(|dropped| tiers[dropped.tier].name()))
+                    .collect::<StringArray>(),
+            ),
+            Arc::new(
+                dropped()
+                    .map(|dropped| dropped.map(|dropped| dropped.distance))
+                    .collect::<Float32Array>(),
+            ),
         ])
     })
 }
@@ -120,8 +144,10 @@ pub(super) async fn write_contaminated(
         rows.filter(|row| range.contains(row)).for_each(|row| named.insert(row));
         uids.extend(source.rows.uids(&Arc::new(named)).await?);
     }
-    let lines =
-        sources[1..].iter().zip(contaminated).flat_map(|(source, all)| all.iter().map(|dropped| (&source.name, *dropped)));
+    let lines = sources[1..]
+        .iter()
+        .zip(contaminated)
+        .flat_map(|(source, all)| all.iter().map(|dropped| (&source.name, *dropped)));
     let schema = Arc::new(Schema::new(vec![
         Field::new(column::UID, DataType::FixedSizeBinary(16), false),
         Field::new("against", DataType::Utf8, false),
@@ -135,8 +161,12 @@ pub(super) async fn write_contaminated(
             uid_array(lines.iter().map(|(_, dropped)| uid(dropped.row)))?,
             Arc::new(StringArray::from_iter_values(lines.iter().map(|(name, _)| name))),
             uid_array(lines.iter().map(|(_, dropped)| uid(dropped.by)))?,
-            Arc::new(StringArray::from_iter_values(lines.iter().map(|(_, dropped)| tiers[dropped.tier].name()))),
-            Arc::new(Float32Array::from_iter_values(lines.iter().map(|(_, dropped)| dropped.distance))),
+            Arc::new(StringArray::from_iter_values(
+                lines.iter().map(|(_, dropped)| tiers[dropped.tier].name()),
+            )),
+            Arc::new(Float32Array::from_iter_values(
+                lines.iter().map(|(_, dropped)| dropped.distance),
+            )),
         ])
     })
 }
@@ -161,14 +191,17 @@ fn write_table<T>(
     lines: impl Iterator<Item = T>,
     columns: impl Fn(&[T]) -> io::Result<Vec<ArrayRef>>,
 ) -> Result<(), DedupError> {
-    let properties =
-        WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).set_created_by("diptych".into());
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_created_by("diptych".into());
     durable::write_with(path, |file| {
-        let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.build())).map_err(io::Error::other)?;
+        let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.build()))
+            .map_err(io::Error::other)?;
         let mut waiting = Vec::with_capacity(WRITTEN_ROWS);
         let mut write = |waiting: &mut Vec<T>| -> io::Result<()> {
             if !waiting.is_empty() {
-                let batch = RecordBatch::try_new(Arc::clone(schema), columns(waiting)?).map_err(io::Error::other)?;
+                let batch = RecordBatch::try_new(Arc::clone(schema), columns(waiting)?)
+                    .map_err(io::Error::other)?;
                 writer.write(&batch).map_err(io::Error::other)?;
                 waiting.clear();
             }
@@ -188,8 +221,13 @@ fn write_table<T>(
 }
 
 /// The largest groups, and what their kept pairs look like.
-pub(super) async fn largest(source: &Source, stars: &Stars, most: usize) -> Result<Vec<LargeGroup>, DedupError> {
-    let mut sizes: Vec<(u64, u32)> = stars.groups().map(|group| (group.len() as u64 + 1, group[0].by)).collect();
+pub(super) async fn largest(
+    source: &Source,
+    stars: &Stars,
+    most: usize,
+) -> Result<Vec<LargeGroup>, DedupError> {
+    let mut sizes: Vec<(u64, u32)> =
+        stars.groups().map(|group| (group.len() as u64 + 1, group[0].by)).collect();
     sizes.sort_unstable_by_key(|(pairs, by)| (std::cmp::Reverse(*pairs), *by));
     sizes.truncate(most);
     let shown = captions(&source.rows, sizes.iter().map(|(_, row)| *row)).await?;
@@ -212,13 +250,23 @@ pub(super) async fn examples(
         let ((uid, caption), (evaluation_uid, evaluation_caption)) =
             (ours.get(&dropped.row).cloned()?, theirs.get(&dropped.by).cloned()?);
         let tier = tiers[dropped.tier].name();
-        Some(Example { uid, caption, evaluation_uid, evaluation_caption, tier, distance: dropped.distance })
+        Some(Example {
+            uid,
+            caption,
+            evaluation_uid,
+            evaluation_caption,
+            tier,
+            distance: dropped.distance,
+        })
     };
     Ok(dropped.iter().filter_map(example).collect())
 }
 
 /// Uid and caption of a few rows.
-async fn captions(rows: &Rows, wanted: impl Iterator<Item = u32>) -> Result<HashMap<u32, (Uid, String)>, DedupError> {
+async fn captions(
+    rows: &Rows,
+    wanted: impl Iterator<Item = u32>,
+) -> Result<HashMap<u32, (Uid, String)>, DedupError> {
     let mut set = RowSet::none(rows.numbers().end);
     wanted.for_each(|row| set.insert(row));
     let mut found = HashMap::new();
@@ -227,7 +275,8 @@ async fn captions(rows: &Rows, wanted: impl Iterator<Item = u32>) -> Result<Hash
     }
     let set = Arc::new(set);
     let scanned = rows.scan("uid, caption", "meta", Some(&set), None, |batch, numbers| {
-        let (uids, captions) = (batch.column(0).as_fixed_size_binary(), batch.column(1).as_string::<i32>());
+        let (uids, captions) =
+            (batch.column(0).as_fixed_size_binary(), batch.column(1).as_string::<i32>());
         for (row, &number) in numbers.iter().enumerate() {
             let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
             found.insert(number, (uid, captions.value(row).to_owned()));

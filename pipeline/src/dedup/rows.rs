@@ -79,18 +79,28 @@ impl Rows {
     /// Numbers the rows of a context's dataset from `first` on.
     pub(super) async fn number(context: &SessionContext, first: u32) -> Result<Self, DedupError> {
         let state = context.state();
-        let Some(dataset) = state.config().get_extension::<DatasetTables>() else { return Err(DedupError::NoDataset) };
+        let Some(dataset) = state.config().get_extension::<DatasetTables>() else {
+            return Err(DedupError::NoDataset);
+        };
         // A context of its own: what is registered and set below is not for others.
         let mut state = state;
         // A pair without a score must not win the first place of an order that descends.
         state.config_mut().options_mut().sql_parser.default_null_ordering = "nulls_last".into();
         let context = SessionContext::new_with_state(state);
         let mut counted: Vec<([u32; 2], u64)> = Vec::new();
-        let mut found = query(&context, "SELECT shard, row_group, count(*) FROM meta GROUP BY shard, row_group").await?;
+        let mut found = query(
+            &context,
+            "SELECT shard, row_group, count(*) FROM meta GROUP BY shard, row_group",
+        )
+        .await?;
         while let Some(batch) = found.next().await? {
-            let [shards, groups] = [0, 1].map(|index| batch.column(index).as_primitive::<UInt32Type>());
+            let [shards, groups] =
+                [0, 1].map(|index| batch.column(index).as_primitive::<UInt32Type>());
             let counts = batch.column(2).as_primitive::<Int64Type>();
-            counted.extend((0..batch.num_rows()).map(|row| ([shards.value(row), groups.value(row)], counts.value(row) as u64)));
+            counted.extend(
+                (0..batch.num_rows())
+                    .map(|row| ([shards.value(row), groups.value(row)], counts.value(row) as u64)),
+            );
         }
         counted.sort_unstable();
         let total: u64 = counted.iter().map(|(_, rows)| rows).sum();
@@ -104,7 +114,13 @@ impl Rows {
             groups.insert(group, Group { first: next, rows: rows as u32 });
             next += rows as u32;
         }
-        Ok(Self { context, groups: Arc::new(groups), first, count: next, dataset_hash: dataset.manifest().content_hash() })
+        Ok(Self {
+            context,
+            groups: Arc::new(groups),
+            first,
+            count: next,
+            dataset_hash: dataset.manifest().content_hash(),
+        })
     }
 
     pub(super) fn numbers(&self) -> std::ops::Range<u32> {
@@ -141,7 +157,11 @@ impl Rows {
         let comma = if columns.is_empty() { "" } else { ", " };
         let mut sql = format!("SELECT {columns}{comma}shard, row_group, row FROM {table}");
         if let Some(wanted) = wanted {
-            self.context.register_udf(is_wanted(Arc::clone(&self.groups), self.first, Arc::clone(wanted)));
+            self.context.register_udf(is_wanted(
+                Arc::clone(&self.groups),
+                self.first,
+                Arc::clone(wanted),
+            ));
             sql.push_str(" WHERE is_wanted(shard, row_group, row)");
         }
         if let Some(order) = order {
@@ -166,14 +186,22 @@ impl Rows {
         }
         let mut set = RowSet::none(self.first + self.count);
         for row in 0..selection.len() {
-            set.insert(self.number_of([selection.shards[row], selection.row_groups[row], selection.rows[row]])?);
+            set.insert(self.number_of([
+                selection.shards[row],
+                selection.row_groups[row],
+                selection.rows[row],
+            ])?);
         }
         Ok(set)
     }
 
     pub(super) fn number_of(&self, [shard, group, row]: [u32; 3]) -> Result<u32, DedupError> {
         let found = self.groups.get(&[shard, group]).filter(|found| row < found.rows);
-        found.map(|found| self.first + found.first + row).ok_or(DedupError::NoSuchPlace { shard, group, row })
+        found.map(|found| self.first + found.first + row).ok_or(DedupError::NoSuchPlace {
+            shard,
+            group,
+            row,
+        })
     }
 
     /// The uids of these rows, ordered by number.
@@ -199,11 +227,15 @@ fn number_places(
     places: &[ArrayRef],
     mut give: impl FnMut(u32),
 ) -> Result<(), DedupError> {
-    let [shards, row_groups, rows] = [0, 1, 2].map(|index| places[index].as_primitive::<UInt32Type>());
+    let [shards, row_groups, rows] =
+        [0, 1, 2].map(|index| places[index].as_primitive::<UInt32Type>());
     let mut last = ([u32::MAX; 2], Group { first: 0, rows: 0 });
-    for ((&shard, &group), &row) in shards.values().iter().zip(row_groups.values()).zip(rows.values()) {
+    for ((&shard, &group), &row) in
+        shards.values().iter().zip(row_groups.values()).zip(rows.values())
+    {
         if last.0 != [shard, group] {
-            let found = groups.get(&[shard, group]).ok_or(DedupError::NoSuchPlace { shard, group, row })?;
+            let found =
+                groups.get(&[shard, group]).ok_or(DedupError::NoSuchPlace { shard, group, row })?;
             last = ([shard, group], *found);
         }
         // A group's rows are counted from 0; a damaged file must not run into the next group.
@@ -225,5 +257,11 @@ fn is_wanted(groups: Arc<HashMap<[u32; 2], Group>>, first: u32, wanted: Arc<RowS
             .map_err(|error| DataFusionError::Execution(error.to_string()))?;
         Ok(ColumnarValue::Array(Arc::new(BooleanArray::from(found))))
     };
-    create_udf("is_wanted", vec![DataType::UInt32; 3], DataType::Boolean, Volatility::Immutable, Arc::new(check))
+    create_udf(
+        "is_wanted",
+        vec![DataType::UInt32; 3],
+        DataType::Boolean,
+        Volatility::Immutable,
+        Arc::new(check),
+    )
 }

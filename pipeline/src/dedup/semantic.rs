@@ -48,7 +48,9 @@ pub(super) async fn by_embedding(
     references: Option<u32>,
 ) -> Result<Built, DedupError> {
     let files = files_of(sources, producer)?;
-    let Some(dimension) = files.first().map(|of| of.dimension) else { return Err(DedupError::NoTiers) };
+    let Some(dimension) = files.first().map(|of| of.dimension) else {
+        return Err(DedupError::NoTiers);
+    };
     let mut vectors = Vectors::new(dimension).map_err(DedupError::temporary)?;
     let mut classes = Classes::new(rows_of(sources), memory / 2);
     let mut unseen = 0;
@@ -67,7 +69,11 @@ pub(super) async fn by_embedding(
         .map(|(vector, &class)| Member { vector, class })
         .collect();
     drop(rows);
-    let clusters = if clusters == 0 { members.len().div_ceil(CLUSTER_PAIRS) } else { clusters.min(members.len()) };
+    let clusters = if clusters == 0 {
+        members.len().div_ceil(CLUSTER_PAIRS)
+    } else {
+        clusters.min(members.len())
+    };
     let clustered = cluster(&vectors, &members, clusters.max(1), memory)?;
 
     let sides = references.map(|first| Sides::of(&classes, first));
@@ -76,11 +82,17 @@ pub(super) async fn by_embedding(
     let mut pairs = Vec::new();
     // Some at a time, so that too many pairs are noticed.
     for some in clustered.chunks(64) {
-        let found: Result<Vec<_>, DedupError> =
-            some.par_iter().map(|members| near_pairs(&vectors, members, cosine as f32, &wanted)).collect();
+        let found: Result<Vec<_>, DedupError> = some
+            .par_iter()
+            .map(|members| near_pairs(&vectors, members, cosine as f32, &wanted))
+            .collect();
         pairs.extend(found?.into_iter().flatten());
         if pairs.len() > most {
-            return Err(DedupError::TooManyPairs { what: "embeddings are near", option: "--cosine, larger", most });
+            return Err(DedupError::TooManyPairs {
+                what: "embeddings are near",
+                option: "--cosine, larger",
+                most,
+            });
         }
     }
     Ok(Built { alike: Alike { classes, near: both_ways(pairs.into_iter()) }, unseen })
@@ -100,14 +112,18 @@ fn files_of(sources: &[Source], producer: &str) -> Result<Vec<EmbeddingFiles>, D
         files.push(found);
     }
     if let Some(other) = files.iter().find(|of| of.dimension != files[0].dimension) {
-        let what = format!("embeddings of producer {} have {} and {} dimensions", chosen, files[0].dimension, other.dimension);
+        let what = format!(
+            "embeddings of producer {} have {} and {} dimensions",
+            chosen, files[0].dimension, other.dimension
+        );
         return Err(DedupError::Embeddings(format!("{what}: one of them is damaged; score again")));
     }
     Ok(files)
 }
 
 fn no_embeddings(source: &Source, producer: &str) -> DedupError {
-    let producer = if producer.is_empty() { String::new() } else { format!(" of producer {producer}") };
+    let producer =
+        if producer.is_empty() { String::new() } else { format!(" of producer {producer}") };
     DedupError::NoEmbeddings { dataset: source.name.clone(), rows: source.len(), producer }
 }
 
@@ -121,20 +137,32 @@ async fn read_source(
     let mut of_shard = (None, Vec::new());
     let mut read = 0;
     for path in &of.files {
-        let damaged = |message: String| DedupError::Score(ScoreError::Damaged { path: path.clone(), message });
+        let damaged = |message: String| {
+            DedupError::Score(ScoreError::Damaged { path: path.clone(), message })
+        };
         let file = open(path)?;
         if of_shard.0 != Some(file.says.shard) {
             of_shard = (Some(file.says.shard), uids_of_shard(source, file.says.shard).await?);
         }
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.file, file.footer);
         let mask = ProjectionMask::columns(builder.parquet_schema(), [column::UID, column::IMAGE]);
-        for batch in builder.with_projection(mask).build().map_err(|error| damaged(error.to_string()))? {
+        for batch in
+            builder.with_projection(mask).build().map_err(|error| damaged(error.to_string()))?
+        {
             let batch = batch.map_err(|error| damaged(error.to_string()))?;
-            let uids = batch.column_by_name(column::UID).and_then(|found| found.as_fixed_size_binary_opt());
-            let images = batch.column_by_name(column::IMAGE).and_then(|found| found.as_fixed_size_list_opt());
-            let (Some(uids), Some(images)) = (uids, images) else { return Err(damaged("it lacks uid or image".into())) };
-            read += take_vectors(uids, images, &of_shard.1, vectors, classes)?
-                .ok_or_else(|| damaged(format!("its column image is not {} half floats a row", of.dimension)))?;
+            let uids = batch
+                .column_by_name(column::UID)
+                .and_then(|found| found.as_fixed_size_binary_opt());
+            let images = batch
+                .column_by_name(column::IMAGE)
+                .and_then(|found| found.as_fixed_size_list_opt());
+            let (Some(uids), Some(images)) = (uids, images) else {
+                return Err(damaged("it lacks uid or image".into()));
+            };
+            read +=
+                take_vectors(uids, images, &of_shard.1, vectors, classes)?.ok_or_else(|| {
+                    damaged(format!("its column image is not {} half floats a row", of.dimension))
+                })?;
         }
     }
     Ok(read)
@@ -145,7 +173,8 @@ async fn uids_of_shard(source: &Source, shard: u32) -> Result<Vec<(Uid, u32)>, D
     let mut rows = RowSet::none(source.rows.numbers().end);
     let wanted = |row: &u32| source.wanted.as_ref().is_none_or(|wanted| wanted.contains(*row));
     source.rows.numbers_of_shard(shard).filter(wanted).for_each(|row| rows.insert(row));
-    let mut uids: Vec<(Uid, u32)> = source.rows.uids(&Arc::new(rows)).await?.into_iter().map(|(row, uid)| (uid, row)).collect();
+    let mut uids: Vec<(Uid, u32)> =
+        source.rows.uids(&Arc::new(rows)).await?.into_iter().map(|(row, uid)| (uid, row)).collect();
     uids.sort_unstable();
     Ok(uids)
 }
@@ -169,7 +198,9 @@ fn take_vectors(
         let Ok(found) = rows.binary_search_by_key(&uid, |(uid, _)| *uid) else { continue };
         let start = images.value_offset(at) as usize;
         // Where a whole vector is null, its numbers are too.
-        if values.null_count() > 0 && (start..start + dimension).any(|number| values.is_null(number)) {
+        if values.null_count() > 0
+            && (start..start + dimension).any(|number| values.is_null(number))
+        {
             return Ok(None);
         }
         let vector = &values.values()[start..start + dimension];
@@ -183,12 +214,18 @@ fn take_vectors(
 }
 
 /// Spherical k-means on a sample, then every member to its nearest centroid. Clusters of one are left out.
-fn cluster(vectors: &Vectors, members: &[Member], clusters: usize, memory: usize) -> Result<Vec<Vec<Member>>, DedupError> {
+fn cluster(
+    vectors: &Vectors,
+    members: &[Member],
+    clusters: usize,
+    memory: usize,
+) -> Result<Vec<Vec<Member>>, DedupError> {
     let dimension = vectors.dimension();
     let affordable = (memory / 2 / (4 * dimension)).max(clusters);
     let samples = members.len().min((SAMPLES * clusters).min(affordable));
     // Evenly over the stored order.
-    let sampled: Vec<usize> = (0..samples).map(|n| members[n * members.len() / samples].vector).collect();
+    let sampled: Vec<usize> =
+        (0..samples).map(|n| members[n * members.len() / samples].vector).collect();
     let sample = vectors.read(&sampled).map_err(DedupError::temporary)?;
     let centroids = centroids(&sample, dimension, clusters);
     drop(sample);
@@ -197,12 +234,24 @@ fn cluster(vectors: &Vectors, members: &[Member], clusters: usize, memory: usize
     for some in members.chunks(4096) {
         let numbers: Vec<usize> = some.iter().map(|member| member.vector).collect();
         let read = vectors.read(&numbers).map_err(DedupError::temporary)?;
-        let nearest: Vec<_> = read.par_chunks(dimension).map(|vector| nearest(vector, &centroids)).collect();
-        assigned.extend(nearest.into_iter().zip(some).map(|((cluster, cosine), member)| (cluster, cosine, *member)));
+        let nearest: Vec<_> =
+            read.par_chunks(dimension).map(|vector| nearest(vector, &centroids)).collect();
+        assigned.extend(
+            nearest
+                .into_iter()
+                .zip(some)
+                .map(|((cluster, cosine), member)| (cluster, cosine, *member)),
+        );
     }
-    assigned.par_sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.class.cmp(&b.2.class)));
-    let clusters = assigned.chunk_by(|a, b| a.0 == b.0).flat_map(|cluster| cluster.chunks(MOST_COMPARED));
-    Ok(clusters.filter(|some| some.len() > 1).map(|some| some.iter().map(|(_, _, member)| *member).collect()).collect())
+    assigned.par_sort_unstable_by(|a, b| {
+        a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.class.cmp(&b.2.class))
+    });
+    let clusters =
+        assigned.chunk_by(|a, b| a.0 == b.0).flat_map(|cluster| cluster.chunks(MOST_COMPARED));
+    Ok(clusters
+        .filter(|some| some.len() > 1)
+        .map(|some| some.iter().map(|(_, _, member)| *member).collect())
+        .collect())
 }
 
 /// Unit centroids [clusters, D] of unit vectors [N, D].
@@ -215,7 +264,8 @@ fn centroids(sample: &[f32], dimension: usize, clusters: usize) -> Vec<f32> {
         })
         .collect();
     for _ in 0..ROUNDS {
-        let nearest: Vec<usize> = sample.par_chunks(dimension).map(|vector| nearest(vector, &centroids).0).collect();
+        let nearest: Vec<usize> =
+            sample.par_chunks(dimension).map(|vector| nearest(vector, &centroids).0).collect();
         let mut sums = vec![0.0; clusters * dimension];
         for (vector, cluster) in sample.chunks(dimension).zip(nearest) {
             let sum = &mut sums[cluster * dimension..(cluster + 1) * dimension];

@@ -63,7 +63,9 @@ impl Alike {
         }
         match &self.near {
             Near::Equal => {}
-            Near::Pairs(pairs) => pairs.iter().for_each(|(class, _, _)| with_company.insert(*class)),
+            Near::Pairs(pairs) => {
+                pairs.iter().for_each(|(class, _, _)| with_company.insert(*class))
+            }
             Near::Captions(index) => with_company.unite(&index.has_candidates),
         }
         for (row, &class) in (0..).zip(&self.classes) {
@@ -86,7 +88,9 @@ impl Alike {
             Near::Equal => {}
             Near::Pairs(pairs) => {
                 let from = pairs.partition_point(|(known, _, _)| *known < class);
-                for &(_, other, distance) in pairs[from..].iter().take_while(|(known, _, _)| *known == class) {
+                for &(_, other, distance) in
+                    pairs[from..].iter().take_while(|(known, _, _)| *known == class)
+                {
                     if open(other) && !covers[other as usize].is_covered() {
                         covers[other as usize] = Cover { by: row, distance };
                     }
@@ -117,7 +121,10 @@ pub(super) fn drop_alike(tiers: &mut [Alike], order: &[u32]) -> Vec<Dropped> {
         });
         match found {
             Some(found) => dropped.push(found),
-            None => tiers.iter_mut().zip(&mut covers).for_each(|(alike, covers)| alike.cover(row, None, covers)),
+            None => tiers
+                .iter_mut()
+                .zip(&mut covers)
+                .for_each(|(alike, covers)| alike.cover(row, None, covers)),
         }
     }
     dropped
@@ -128,14 +135,18 @@ pub(super) fn drop_near(tiers: &mut [Alike], references: &Range<u32>, rows: u32)
     let mut found: Vec<Option<Dropped>> = vec![None; rows as usize];
     for (tier, alike) in tiers.iter_mut().enumerate() {
         let mut open = RowSet::none(alike.classes.len() as u32);
-        alike.classes[..rows as usize].iter().filter(|class| **class != NO_CLASS).for_each(|class| open.insert(*class));
+        alike.classes[..rows as usize]
+            .iter()
+            .filter(|class| **class != NO_CLASS)
+            .for_each(|class| open.insert(*class));
         let mut covers = alike.no_covers();
         references.clone().for_each(|row| alike.cover(row, Some(&open), &mut covers));
         for row in 0..rows {
             if found[row as usize].is_none()
                 && let Some(cover) = alike.cover_of(row, &covers)
             {
-                found[row as usize] = Some(Dropped { row, by: cover.by, tier, distance: cover.distance });
+                found[row as usize] =
+                    Some(Dropped { row, by: cover.by, tier, distance: cover.distance });
             }
         }
     }
@@ -149,7 +160,8 @@ mod tests {
     use super::*;
 
     fn near(classes: Vec<u32>, pairs: &[(u32, u32)]) -> Alike {
-        let mut both: Vec<_> = pairs.iter().flat_map(|(a, b)| [(*a, *b, 1.0), (*b, *a, 1.0)]).collect();
+        let mut both: Vec<_> =
+            pairs.iter().flat_map(|(a, b)| [(*a, *b, 1.0), (*b, *a, 1.0)]).collect();
         both.sort_unstable_by_key(|pair| (pair.0, pair.1));
         both.dedup();
         Alike { classes, near: Near::Pairs(both) }
@@ -170,7 +182,10 @@ mod tests {
     #[test]
     fn rows_without_a_value_are_alike_to_nothing() {
         let classes = vec![NO_CLASS, NO_CLASS, 2, 2];
-        assert_eq!(rows(&drop_alike(&mut [Alike { classes, near: Near::Equal }], &[1, 0, 3, 2])), [(2, 3)]);
+        assert_eq!(
+            rows(&drop_alike(&mut [Alike { classes, near: Near::Equal }], &[1, 0, 3, 2])),
+            [(2, 3)]
+        );
     }
 
     proptest! {

@@ -58,7 +58,10 @@ impl fmt::Display for Tier {
             Self::Phash { hamming } => write!(f, "--by phash --hamming {hamming}"),
             Self::Caption { jaccard } => write!(f, "--by caption --jaccard {jaccard}"),
             Self::Semantic { cosine, clusters, producer } => {
-                write!(f, "--by semantic --cosine {cosine} --clusters {clusters} --producer {producer:?}")
+                write!(
+                    f,
+                    "--by semantic --cosine {cosine} --clusters {clusters} --producer {producer:?}"
+                )
             }
         }
     }
@@ -86,7 +89,12 @@ pub(super) struct Built {
 
 /// Reads what a tier needs. `memory`: bytes for keys. From the row `references` on, rows are
 /// those of evaluation sets, and only pairs of one of them and an earlier row matter.
-pub(super) async fn build(tier: &Tier, sources: &[Source], memory: usize, references: Option<u32>) -> Result<Built, DedupError> {
+pub(super) async fn build(
+    tier: &Tier,
+    sources: &[Source],
+    memory: usize,
+    references: Option<u32>,
+) -> Result<Built, DedupError> {
     match tier {
         Tier::Sha256 => by_sha256(sources, memory).await,
         Tier::Phash { hamming } => by_phash(sources, memory, *hamming, references).await,
@@ -110,7 +118,9 @@ async fn by_sha256(sources: &[Source], memory: usize) -> Result<Built, DedupErro
                 let hashes = batch.column(0).as_fixed_size_binary();
                 for (row, &number) in numbers.iter().enumerate() {
                     // The first half: as many bits as a uid has.
-                    classes.push(first_128_bits(hashes.value(row)), number).map_err(DedupError::temporary)?;
+                    classes
+                        .push(first_128_bits(hashes.value(row)), number)
+                        .map_err(DedupError::temporary)?;
                 }
                 Ok(())
             })
@@ -121,11 +131,17 @@ async fn by_sha256(sources: &[Source], memory: usize) -> Result<Built, DedupErro
 }
 
 pub(super) fn first_128_bits(hash: &[u8]) -> [u64; 2] {
-    let word = |at: usize| hash[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    let word =
+        |at: usize| hash[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
     [word(0), word(8)]
 }
 
-async fn by_phash(sources: &[Source], memory: usize, hamming: u32, references: Option<u32>) -> Result<Built, DedupError> {
+async fn by_phash(
+    sources: &[Source],
+    memory: usize,
+    hamming: u32,
+    references: Option<u32>,
+) -> Result<Built, DedupError> {
     let mut classes = Classes::new(rows_of(sources), memory);
     let mut hashes = vec![0; rows_of(sources) as usize];
     let mut unseen = 0;
@@ -133,20 +149,27 @@ async fn by_phash(sources: &[Source], memory: usize, hamming: u32, references: O
         let mut missing = 0;
         source
             .rows
-            .scan("phash", source.rows.wide_table(), source.wanted.as_ref(), None, |batch, numbers| {
-                let column = cast(batch.column(0), &DataType::UInt64).map_err(|error| SqlError::Session(error.to_string()))?;
-                let column = column.as_primitive::<UInt64Type>();
-                for (row, &number) in numbers.iter().enumerate() {
-                    if column.is_null(row) {
-                        missing += 1;
-                        continue;
+            .scan(
+                "phash",
+                source.rows.wide_table(),
+                source.wanted.as_ref(),
+                None,
+                |batch, numbers| {
+                    let column = cast(batch.column(0), &DataType::UInt64)
+                        .map_err(|error| SqlError::Session(error.to_string()))?;
+                    let column = column.as_primitive::<UInt64Type>();
+                    for (row, &number) in numbers.iter().enumerate() {
+                        if column.is_null(row) {
+                            missing += 1;
+                            continue;
+                        }
+                        let hash = column.value(row);
+                        hashes[number as usize] = hash;
+                        classes.push([mix(hash), hash], number).map_err(DedupError::temporary)?;
                     }
-                    let hash = column.value(row);
-                    hashes[number as usize] = hash;
-                    classes.push([mix(hash), hash], number).map_err(DedupError::temporary)?;
-                }
-                Ok(())
-            })
+                    Ok(())
+                },
+            )
             .await?;
         if missing == source.len() && missing > 0 {
             return Err(DedupError::NoHashes { dataset: source.name.clone(), rows: missing });
@@ -154,7 +177,8 @@ async fn by_phash(sources: &[Source], memory: usize, hamming: u32, references: O
         unseen += missing;
     }
     let classes = classes.finish().map_err(DedupError::temporary)?;
-    let mut distinct: Vec<Hashed> = firsts(&classes).map(|class| Hashed { hash: hashes[class as usize], class }).collect();
+    let mut distinct: Vec<Hashed> =
+        firsts(&classes).map(|class| Hashed { hash: hashes[class as usize], class }).collect();
     drop(hashes);
     let on_both_sides = references.map(|first| Sides::of(&classes, first));
     let wanted = |a: u32, b: u32| on_both_sides.as_ref().is_none_or(|sides| sides.join(a, b));
@@ -162,7 +186,11 @@ async fn by_phash(sources: &[Source], memory: usize, hamming: u32, references: O
     let most = (memory / 36).max(1 << 20);
     let found = pairs_within(&mut distinct, hamming, most, &wanted);
     drop(distinct);
-    let found = found.ok_or(DedupError::TooManyPairs { what: "perceptual hashes are near", option: "--hamming", most })?;
+    let found = found.ok_or(DedupError::TooManyPairs {
+        what: "perceptual hashes are near",
+        option: "--hamming",
+        most,
+    })?;
     let pairs = found.iter().map(|pair| (pair.a, pair.b, pair.distance as f32));
     Ok(Built { alike: Alike { near: both_ways(pairs), classes }, unseen })
 }
@@ -173,7 +201,8 @@ pub(super) fn firsts(classes: &[u32]) -> impl Iterator<Item = u32> {
 }
 
 pub(super) fn both_ways(pairs: impl Iterator<Item = (u32, u32, f32)>) -> Near {
-    let mut both: Vec<_> = pairs.flat_map(|(a, b, distance)| [(a, b, distance), (b, a, distance)]).collect();
+    let mut both: Vec<_> =
+        pairs.flat_map(|(a, b, distance)| [(a, b, distance), (b, a, distance)]).collect();
     // The nearest first, so that they are told as such.
     both.par_sort_unstable_by(|x, y| (x.0, x.1).cmp(&(y.0, y.1)));
     Near::Pairs(both)
@@ -187,9 +216,16 @@ pub(super) struct Sides {
 
 impl Sides {
     pub(super) fn of(classes: &[u32], first_reference: u32) -> Self {
-        let mut sides = Self { references: RowSet::none(classes.len() as u32), others: RowSet::none(classes.len() as u32) };
+        let mut sides = Self {
+            references: RowSet::none(classes.len() as u32),
+            others: RowSet::none(classes.len() as u32),
+        };
         for (row, &class) in (0..).zip(classes).filter(|(_, class)| **class != NO_CLASS) {
-            if row >= first_reference { sides.references.insert(class) } else { sides.others.insert(class) }
+            if row >= first_reference {
+                sides.references.insert(class)
+            } else {
+                sides.others.insert(class)
+            }
         }
         sides
     }
@@ -206,17 +242,21 @@ async fn by_caption(sources: &[Source], memory: usize, jaccard: f64) -> Result<B
     let mut classes = Classes::new(rows, memory);
     let mut unseen = 0;
     for source in sources {
-        let scanned = source.rows.scan("caption", "meta", source.wanted.as_ref(), None, |batch, numbers| {
-            let captions: &StringArray = batch.column(0).as_string();
-            let keys: Vec<_> = (0..numbers.len()).into_par_iter().map(|row| caption_key(captions.value(row))).collect();
-            for (key, &number) in keys.into_iter().zip(numbers) {
-                match key {
-                    Some(key) => classes.push(key, number).map_err(DedupError::temporary)?,
-                    None => unseen += 1,
+        let scanned =
+            source.rows.scan("caption", "meta", source.wanted.as_ref(), None, |batch, numbers| {
+                let captions: &StringArray = batch.column(0).as_string();
+                let keys: Vec<_> = (0..numbers.len())
+                    .into_par_iter()
+                    .map(|row| caption_key(captions.value(row)))
+                    .collect();
+                for (key, &number) in keys.into_iter().zip(numbers) {
+                    match key {
+                        Some(key) => classes.push(key, number).map_err(DedupError::temporary)?,
+                        None => unseen += 1,
+                    }
                 }
-            }
-            Ok(())
-        });
+                Ok(())
+            });
         scanned.await?;
     }
     let classes = classes.finish().map_err(DedupError::temporary)?;
@@ -228,33 +268,42 @@ async fn by_caption(sources: &[Source], memory: usize, jaccard: f64) -> Result<B
     let first_rows = Arc::new(first_rows);
     let mut keys = BandKeys::new(jaccard, rows, memory);
     for source in sources {
-        let scanned = source.rows.scan("caption", "meta", Some(&first_rows), None, |batch, numbers| {
-            let captions: &StringArray = batch.column(0).as_string();
-            let bands = &keys.bands;
-            let hash = |(mut shingled, mut hashes): (Vec<u64>, Vec<u64>), row: usize| {
-                shingles(&normalise(captions.value(row)), &mut shingled);
-                bands.of(&shingled, &mut hashes);
-                (shingled, hashes)
-            };
-            let hashed = (0..numbers.len()).into_par_iter().fold_chunks(64, <(Vec<u64>, Vec<u64>)>::default, hash);
-            let hashes: Vec<u64> = hashed.flat_map_iter(|(_, hashes)| hashes).collect();
-            let count = keys.bands.len();
-            hashes
-                .chunks(count)
-                .zip(numbers)
-                .try_for_each(|(hashes, &number)| keys.push(hashes, number))
-                .map_err(DedupError::temporary)
-        });
+        let scanned =
+            source.rows.scan("caption", "meta", Some(&first_rows), None, |batch, numbers| {
+                let captions: &StringArray = batch.column(0).as_string();
+                let bands = &keys.bands;
+                let hash = |(mut shingled, mut hashes): (Vec<u64>, Vec<u64>), row: usize| {
+                    shingles(&normalise(captions.value(row)), &mut shingled);
+                    bands.of(&shingled, &mut hashes);
+                    (shingled, hashes)
+                };
+                let hashed = (0..numbers.len()).into_par_iter().fold_chunks(
+                    64,
+                    <(Vec<u64>, Vec<u64>)>::default,
+                    hash,
+                );
+                let hashes: Vec<u64> = hashed.flat_map_iter(|(_, hashes)| hashes).collect();
+                let count = keys.bands.len();
+                hashes
+                    .chunks(count)
+                    .zip(numbers)
+                    .try_for_each(|(hashes, &number)| keys.push(hashes, number))
+                    .map_err(DedupError::temporary)
+            });
         scanned.await?;
     }
     let mut index = keys.finish(jaccard).map_err(DedupError::temporary)?;
     let candidates = Arc::new(index.has_candidates.clone());
     for source in sources {
-        let scanned = source.rows.scan("caption", "meta", Some(&candidates), None, |batch, numbers| {
-            let captions: &StringArray = batch.column(0).as_string();
-            numbers.iter().enumerate().for_each(|(row, &number)| index.add_text(number, captions.value(row)));
-            Ok(())
-        });
+        let scanned =
+            source.rows.scan("caption", "meta", Some(&candidates), None, |batch, numbers| {
+                let captions: &StringArray = batch.column(0).as_string();
+                numbers
+                    .iter()
+                    .enumerate()
+                    .for_each(|(row, &number)| index.add_text(number, captions.value(row)));
+                Ok(())
+            });
         scanned.await?;
     }
     Ok(Built { alike: Alike { classes, near: Near::Captions(Box::new(index)) }, unseen })

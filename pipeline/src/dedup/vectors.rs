@@ -15,7 +15,11 @@ pub(super) struct Vectors {
 
 impl Vectors {
     pub(super) fn new(dimension: usize) -> io::Result<Self> {
-        Ok(Self { dimension, file: BufWriter::with_capacity(1 << 20, tempfile::tempfile()?), rows: Vec::new() })
+        Ok(Self {
+            dimension,
+            file: BufWriter::with_capacity(1 << 20, tempfile::tempfile()?),
+            rows: Vec::new(),
+        })
     }
 
     pub(super) fn dimension(&self) -> usize {
@@ -42,7 +46,9 @@ impl Vectors {
             let at = (number * self.dimension * 2) as u64;
             self.file.get_ref().read_exact_at(&mut bytes, at)?;
             let start = vectors.len();
-            vectors.extend(bytes.chunks_exact(2).map(|two| f16::from_le_bytes([two[0], two[1]]).to_f32()));
+            vectors.extend(
+                bytes.chunks_exact(2).map(|two| f16::from_le_bytes([two[0], two[1]]).to_f32()),
+            );
             normalise(&mut vectors[start..]);
         }
         Ok(vectors)

@@ -10,7 +10,10 @@ use super::download::Passed;
 use super::expand::{self, Source};
 use super::layout::{self, Layout};
 use super::run::{Into, Run, stopped};
-use super::{IngestError, IngestProgress, IngestReport, IngestRequest, RetryFilter, SourceOptions, SourceOutcome, SourceReport};
+use super::{
+    IngestError, IngestProgress, IngestReport, IngestRequest, RetryFilter, SourceOptions,
+    SourceOutcome, SourceReport,
+};
 
 /// Wait before the first pass over what has just failed; four times as long before each following one.
 const FIRST_REST: Duration = Duration::from_secs(1);
@@ -58,10 +61,14 @@ impl Run<'_> {
                     }
                     self.report_on(&source, words);
                     // What was quarantined is asked once more, not again and again.
-                    let passes = if filter.reason.is_some() { 1 } else { given.download.retries.max(1) };
+                    let passes =
+                        if filter.reason.is_some() { 1 } else { given.download.retries.max(1) };
                     for pass in 0..passes {
-                        let now =
-                            if pass == 0 { Some(candidates.clone()) } else { self.dataset.candidates(filter)?.remove(&name) };
+                        let now = if pass == 0 {
+                            Some(candidates.clone())
+                        } else {
+                            self.dataset.candidates(filter)?.remove(&name)
+                        };
                         let Some(now) = now else { break };
                         if pass > 0 {
                             self.rest(pass - 1)?;
@@ -82,17 +89,30 @@ impl Run<'_> {
     }
 
     fn mended_of(&self, name: &str) -> u64 {
-        self.reports.iter().filter(|report| report.path == name).map(|report| report.pairs_added).sum()
+        self.reports
+            .iter()
+            .filter(|report| report.path == name)
+            .map(|report| report.pairs_added)
+            .sum()
     }
 
     /// A source of the manifest, and the request with the options that it was read with.
-    fn as_it_was_read(&self, name: &str, given: &IngestRequest) -> Result<(Source, IngestRequest), String> {
+    fn as_it_was_read(
+        &self,
+        name: &str,
+        given: &IngestRequest,
+    ) -> Result<(Source, IngestRequest), String> {
         let entry = self.dataset.manifest.sources.iter().find(|entry| entry.path == name);
         let entry = entry.ok_or("dataset.json does not know this source")?;
-        let options: SourceOptions = serde_json::from_str(&entry.options)
-            .map_err(|_| "it was read by an older diptych, which did not keep its options: ingest it again".to_owned())?;
+        let options: SourceOptions = serde_json::from_str(&entry.options).map_err(|_| {
+            "it was read by an older diptych, which did not keep its options: ingest it again"
+                .to_owned()
+        })?;
         let found = expand::expand(&[name.to_owned()]).map_err(|error| error.to_string())?;
-        let source = found.into_iter().find(|source| source.name() == name).ok_or("it is not there any more")?;
+        let source = found
+            .into_iter()
+            .find(|source| source.name() == name)
+            .ok_or("it is not there any more")?;
         Ok((source, given.with_source_options(options)))
     }
 
@@ -127,7 +147,10 @@ impl Run<'_> {
     }
 
     /// At the end of an ingest: asks again for the rows of its URL lists that failed for now, of this ingest or an earlier one.
-    pub(super) fn passes_again(&mut self, sources: &[(Source, Option<(Layout, String)>)]) -> Result<(), IngestError> {
+    pub(super) fn passes_again(
+        &mut self,
+        sources: &[(Source, Option<(Layout, String)>)],
+    ) -> Result<(), IngestError> {
         let options = self.request.source_options()?;
         for pass in 0..self.request.download.retries {
             let mut candidates = self.dataset.candidates(RetryFilter::default())?;
@@ -138,7 +161,9 @@ impl Run<'_> {
                     Some(recognised) => recognised.clone(),
                     None => layout::recognise(source, &self.request.options())?,
                 };
-                if layout.is_url_list() && dataset::is_done(&self.dataset.manifest, source, &options) {
+                if layout.is_url_list()
+                    && dataset::is_done(&self.dataset.manifest, source, &options)
+                {
                     lists.push((source, layout, candidates));
                 }
             }
@@ -155,13 +180,22 @@ impl Run<'_> {
     }
 
     /// One pass over the rows of a list that are to be tried again.
-    fn list_again(&mut self, source: &Source, layout: Layout, candidates: &Candidates) -> Result<(), IngestError> {
+    fn list_again(
+        &mut self,
+        source: &Source,
+        layout: Layout,
+        candidates: &Candidates,
+    ) -> Result<(), IngestError> {
         let name = source.name();
-        let Some(index) = self.dataset.manifest.sources.iter().position(|entry| entry.path == name) else { return Ok(()) };
+        let Some(index) = self.dataset.manifest.sources.iter().position(|entry| entry.path == name)
+        else {
+            return Ok(());
+        };
         let at = self.report_on(source, String::new());
         let mut report = self.reports[at].clone();
         self.progress.at.source = name;
-        (self.progress.at.records, self.progress.at.records_total) = (0, Some(candidates.len() as u64));
+        (self.progress.at.records, self.progress.at.records_total) =
+            (0, Some(candidates.len() as u64));
         let into = Into { source: index, known: &Known::default(), again: Some(candidates) };
         let passed = self.download(source, layout, 0, &into, &mut report);
         self.reports[at] = report;

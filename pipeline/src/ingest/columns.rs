@@ -5,10 +5,20 @@ use std::path::Path;
 use super::IngestError;
 
 /// Columns of image bytes.
-pub(super) const IMAGE_COLUMNS: &[&str] = &["image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes"];
+pub(super) const IMAGE_COLUMNS: &[&str] =
+    &["image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes"];
 /// Columns with the path of an image file.
-pub(super) const FILE_COLUMNS: &[&str] =
-    &["file_name", "filepath", "file_path", "image_path", "path", "filename", "image", "img", "file"];
+pub(super) const FILE_COLUMNS: &[&str] = &[
+    "file_name",
+    "filepath",
+    "file_path",
+    "image_path",
+    "path",
+    "filename",
+    "image",
+    "img",
+    "file",
+];
 /// Columns with the address of an image, in the lists of LAION, DataComp, COYO and img2dataset's other users.
 pub(super) const URL_COLUMNS: &[&str] = &["url", "image_url", "img_url"];
 /// Columns of captions.
@@ -51,23 +61,38 @@ impl Wanted {
     }
 
     /// The index of the column: the given name, or the first of the usual ones. A name in another case will do.
-    pub(super) fn find<'a>(self, names: &(impl Iterator<Item = &'a str> + Clone), given: Option<&str>) -> Option<usize> {
+    pub(super) fn find<'a>(
+        self,
+        names: &(impl Iterator<Item = &'a str> + Clone),
+        given: Option<&str>,
+    ) -> Option<usize> {
         if let Some(given) = given {
             let exact = names.clone().position(|name| name == given);
-            return exact.or_else(|| names.clone().position(|name| name.eq_ignore_ascii_case(given)));
+            return exact
+                .or_else(|| names.clone().position(|name| name.eq_ignore_ascii_case(given)));
         }
-        self.defaults().iter().find_map(|usual| names.clone().position(|name| name.eq_ignore_ascii_case(usual)))
+        self.defaults()
+            .iter()
+            .find_map(|usual| names.clone().position(|name| name.eq_ignore_ascii_case(usual)))
     }
 
     /// The error when [`Self::find`] finds nothing.
-    pub(super) fn missing<'a>(self, path: &Path, names: impl Iterator<Item = &'a str>, given: Option<&str>) -> IngestError {
+    pub(super) fn missing<'a>(
+        self,
+        path: &Path,
+        names: impl Iterator<Item = &'a str>,
+        given: Option<&str>,
+    ) -> IngestError {
         const SHOWN: usize = 40;
         let mut names: Vec<&str> = names.collect();
         let hidden = names.len().saturating_sub(SHOWN);
         names.truncate(SHOWN);
         let more = if hidden > 0 { format!(" and {hidden} more") } else { String::new() };
-        let columns =
-            if names.is_empty() { "it has no columns".into() } else { format!("its columns are {}{more}", names.join(", ")) };
+        let columns = if names.is_empty() {
+            "it has no columns".into()
+        } else {
+            format!("its columns are {}{more}", names.join(", "))
+        };
         let sought = match given {
             Some(given) => format!("{given:?} is not a {} of it", self.what()),
             None => format!("no {} (looked for {})", self.what(), self.defaults().join(", ")),
@@ -91,7 +116,9 @@ mod tests {
 
     #[test]
     fn message_names_file_columns_and_option() {
-        let message = Wanted::Caption.missing(Path::new("a.csv"), ["file", "words"].into_iter(), Some("txt")).to_string();
+        let message = Wanted::Caption
+            .missing(Path::new("a.csv"), ["file", "words"].into_iter(), Some("txt"))
+            .to_string();
         for part in ["a.csv", "file, words", "--caption-column", "txt"] {
             assert!(message.contains(part), "{message}");
         }

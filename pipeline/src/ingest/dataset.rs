@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::AsArray;
 use diptych_schemas::{
-    DatasetManifest, LedgerEntry, LedgerFile, RETRYABLE, Reason, SchemaError, SourceEntry, Stage, Uid, column, ledger_path,
-    meta_path, source_column_name,
+    DatasetManifest, LedgerEntry, LedgerFile, RETRYABLE, Reason, SchemaError, SourceEntry, Stage,
+    Uid, column, ledger_path, meta_path, source_column_name,
 };
 
 use super::expand::Source;
@@ -87,7 +87,10 @@ pub(super) fn manifest(folder: &Path) -> Result<DatasetManifest, IngestError> {
 /// Whether a source was read to its end with the same options, and has not changed since.
 pub(super) fn is_done(manifest: &DatasetManifest, source: &Source, options: &str) -> bool {
     let name = source.name();
-    manifest.sources.iter().any(|entry| entry.done && entry.path == name && is_same(entry, source, options))
+    manifest
+        .sources
+        .iter()
+        .any(|entry| entry.done && entry.path == name && is_same(entry, source, options))
 }
 
 fn is_same(entry: &SourceEntry, source: &Source, options: &str) -> bool {
@@ -106,20 +109,31 @@ impl Dataset {
         let mut shards_of: HashMap<String, Vec<u32>> = HashMap::new();
         for shard in &manifest.shards {
             let mut last = String::new();
-            for_each_row(&meta_path(folder, shard.shard), &[column::UID, column::SOURCE], |arrays, row| {
-                uids.fill(Uid::try_from(arrays[0].as_fixed_size_binary().value(row)).into_iter());
-                let source = arrays[1].as_string::<i32>().value(row);
-                if source != last {
-                    source.clone_into(&mut last);
-                    let shards = shards_of.entry(last.clone()).or_default();
-                    if shards.last() != Some(&shard.shard) {
-                        shards.push(shard.shard);
+            for_each_row(
+                &meta_path(folder, shard.shard),
+                &[column::UID, column::SOURCE],
+                |arrays, row| {
+                    uids.fill(
+                        Uid::try_from(arrays[0].as_fixed_size_binary().value(row)).into_iter(),
+                    );
+                    let source = arrays[1].as_string::<i32>().value(row);
+                    if source != last {
+                        source.clone_into(&mut last);
+                        let shards = shards_of.entry(last.clone()).or_default();
+                        if shards.last() != Some(&shard.shard) {
+                            shards.push(shard.shard);
+                        }
                     }
-                }
-            })?;
+                },
+            )?;
         }
         uids.sort();
-        let columns = manifest.source_columns.iter().enumerate().map(|(index, name)| (name.clone(), index)).collect();
+        let columns = manifest
+            .source_columns
+            .iter()
+            .enumerate()
+            .map(|(index, name)| (name.clone(), index))
+            .collect();
         Ok(Self {
             folder: folder.to_owned(),
             manifest,
@@ -178,7 +192,8 @@ impl Dataset {
 
     fn known(&self, entry: &SourceEntry, is_url_list: bool) -> Result<Known, IngestError> {
         let mut known = Known::default();
-        let before = self.manifest.shards.iter().take(entry.known_shards as usize).map(|shard| shard.shard);
+        let before =
+            self.manifest.shards.iter().take(entry.known_shards as usize).map(|shard| shard.shard);
         let holds = self.shards_of.get(&entry.path).map(Vec::as_slice).unwrap_or_default();
         for shard in before.filter(|shard| holds.binary_search(shard).is_ok()) {
             let columns = [column::UID, column::SOURCE, column::KEY, column::CAPTION];
@@ -192,7 +207,14 @@ impl Dataset {
                 }
             })?;
         }
-        let columns = [column::SOURCE, column::POSITION, column::KEY, column::REASON, column::DETAIL, column::DISPOSITION];
+        let columns = [
+            column::SOURCE,
+            column::POSITION,
+            column::KEY,
+            column::REASON,
+            column::DETAIL,
+            column::DISPOSITION,
+        ];
         for ledger in self.manifest.ledgers.iter().take(entry.known_ledgers as usize) {
             for_each_row(&ledger_path(&self.folder, ledger.number), &columns, |arrays, row| {
                 let text = |index: usize| arrays[index].as_string::<i32>().value(row).to_owned();
@@ -261,12 +283,21 @@ impl Dataset {
     ) -> Result<Taken, IngestError> {
         let Rejection { position, key, reason, detail } = rejection;
         // The old entry goes when the source has been read again to its end; until then this one must not be lost either.
-        let known_before = known.rejections.contains(&(position.clone(), key.clone(), reason.as_str().to_owned()));
+        let known_before =
+            known.rejections.contains(&(position.clone(), key.clone(), reason.as_str().to_owned()));
         if self.ledger.len() >= MAX_LEDGER_ROWS {
             self.commit(step)?;
         }
         let source_name = self.manifest.sources[source].path.clone();
-        self.ledger.push(LedgerEntry { source: source_name, position, key, reason, detail, stage: Stage::Ingest, uid });
+        self.ledger.push(LedgerEntry {
+            source: source_name,
+            position,
+            key,
+            reason,
+            detail,
+            stage: Stage::Ingest,
+            uid,
+        });
         self.advance(source, next);
         Ok(if known_before { Taken::KnownBefore } else { Taken::Ledger(reason) })
     }
@@ -292,8 +323,12 @@ impl Dataset {
     }
 
     /// The entries of each source that a filter wants.
-    pub(super) fn candidates(&self, filter: RetryFilter) -> Result<BTreeMap<String, Candidates>, IngestError> {
-        let columns = [column::SOURCE, column::POSITION, column::KEY, column::REASON, column::DISPOSITION];
+    pub(super) fn candidates(
+        &self,
+        filter: RetryFilter,
+    ) -> Result<BTreeMap<String, Candidates>, IngestError> {
+        let columns =
+            [column::SOURCE, column::POSITION, column::KEY, column::REASON, column::DISPOSITION];
         let mut found: BTreeMap<String, Candidates> = BTreeMap::new();
         for ledger in &self.manifest.ledgers {
             for_each_row(&ledger_path(&self.folder, ledger.number), &columns, |arrays, row| {
@@ -387,7 +422,8 @@ impl Dataset {
     /// Writes ledger files without what is no longer true beside those that hold it. Returns these; they may go when the
     /// manifest is in place.
     fn replace_ledgers(&mut self, step: &mut Step) -> Result<Vec<PathBuf>, IngestError> {
-        let (resolved, read_again) = (std::mem::take(&mut self.resolved), std::mem::take(&mut self.read_again));
+        let (resolved, read_again) =
+            (std::mem::take(&mut self.resolved), std::mem::take(&mut self.read_again));
         let mut replaced = Vec::new();
         if resolved.is_empty() && read_again.is_empty() {
             return Ok(replaced);
@@ -399,17 +435,23 @@ impl Dataset {
         for before in 0..self.manifest.ledgers.len() {
             let LedgerFile { number, rows } = self.manifest.ledgers[index];
             let places = resolved.get(&number);
-            let sources: HashSet<&str> =
-                read_again.iter().filter(|(_, files)| before < *files).map(|(source, _)| source.as_str()).collect();
+            let sources: HashSet<&str> = read_again
+                .iter()
+                .filter(|(_, files)| before < *files)
+                .map(|(source, _)| source.as_str())
+                .collect();
             if places.is_none() && sources.is_empty() {
                 index += 1;
                 continue;
             }
-            let (old_path, new_path) = (ledger_path(&self.folder, number), ledger_path(&self.folder, new));
-            let rewritten = ledger_files::rewrite(&old_path, &new_path, &mut |source, position, key| {
-                let resolved = places.is_some_and(|places| places.contains(&place(&[source, position, key])));
-                !(resolved || sources.contains(source))
-            })?;
+            let (old_path, new_path) =
+                (ledger_path(&self.folder, number), ledger_path(&self.folder, new));
+            let rewritten =
+                ledger_files::rewrite(&old_path, &new_path, &mut |source, position, key| {
+                    let resolved = places
+                        .is_some_and(|places| places.contains(&place(&[source, position, key])));
+                    !(resolved || sources.contains(source))
+                })?;
             match rewritten {
                 Rewritten::Unchanged => {
                     index += 1;
@@ -425,7 +467,12 @@ impl Dataset {
                 Rewritten::Emptied => {
                     self.manifest.ledgers.remove(index);
                     self.manifest.ledger_rows -= rows;
-                    for entry in self.manifest.sources.iter_mut().filter(|entry| entry.known_ledgers as usize > index) {
+                    for entry in self
+                        .manifest
+                        .sources
+                        .iter_mut()
+                        .filter(|entry| entry.known_ledgers as usize > index)
+                    {
                         entry.known_ledgers -= 1;
                     }
                 }

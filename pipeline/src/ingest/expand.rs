@@ -34,7 +34,12 @@ impl Source {
         if !metadata.is_file() {
             return Err(missing(&path, "neither a regular file nor a folder".into()));
         }
-        Ok(Self { path, size: metadata.len(), modified: images_folder::modified(&metadata), is_folder: false })
+        Ok(Self {
+            path,
+            size: metadata.len(),
+            modified: images_folder::modified(&metadata),
+            is_folder: false,
+        })
     }
 }
 
@@ -77,7 +82,9 @@ pub(super) fn expand(given: &[String]) -> Result<Vec<Source>, IngestError> {
         }
     }
     if sources.is_empty() {
-        return Err(IngestError::Request { message: "no source is given. Name tars, Parquet files, listings or folders".into() });
+        return Err(IngestError::Request {
+            message: "no source is given. Name tars, Parquet files, listings or folders".into(),
+        });
     }
     Ok(sources)
 }
@@ -120,14 +127,19 @@ fn paths(argument: &str) -> Result<Vec<PathBuf>, IngestError> {
 fn braces(pattern: &str) -> Result<Vec<String>, IngestError> {
     let mut done = vec![String::new()];
     let mut rest = pattern;
-    while let Some((before, inner, after)) =
-        rest.split_once('{').and_then(|(before, tail)| tail.split_once('}').map(|(inner, after)| (before, inner, after)))
-    {
+    while let Some((before, inner, after)) = rest.split_once('{').and_then(|(before, tail)| {
+        tail.split_once('}').map(|(inner, after)| (before, inner, after))
+    }) {
         let choices = choices(inner).unwrap_or_else(|| vec![format!("{{{inner}}}")]);
         if done.len().saturating_mul(choices.len()) > MAX_BRACES {
-            return Err(IngestError::Request { message: format!("{pattern} stands for more than {MAX_BRACES} files") });
+            return Err(IngestError::Request {
+                message: format!("{pattern} stands for more than {MAX_BRACES} files"),
+            });
         }
-        done = done.iter().flat_map(|start| choices.iter().map(move |choice| format!("{start}{before}{choice}"))).collect();
+        done = done
+            .iter()
+            .flat_map(|start| choices.iter().map(move |choice| format!("{start}{before}{choice}")))
+            .collect();
         rest = after;
     }
     Ok(done.into_iter().map(|start| start + rest).collect())
@@ -164,14 +176,18 @@ fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
     let of_kind = |kinds: &[NameKind]| -> Vec<PathBuf> {
         files
             .iter()
-            .filter(|file| NameKind::of(file).is_some_and(|kind| kinds.contains(&kind)) && file.is_file())
+            .filter(|file| {
+                NameKind::of(file).is_some_and(|kind| kinds.contains(&kind)) && file.is_file()
+            })
             .cloned()
             .collect()
     };
     let tars = of_kind(&[NameKind::Tar]);
     let mut shards = of_kind(&[NameKind::Tar, NameKind::Parquet]);
     // img2dataset puts the table of a tar's texts beside it: 00000.tar, 00000.parquet.
-    shards.retain(|file| NameKind::of(file) != Some(NameKind::Parquet) || !tars.contains(&file.with_extension("tar")));
+    shards.retain(|file| {
+        NameKind::of(file) != Some(NameKind::Parquet) || !tars.contains(&file.with_extension("tar"))
+    });
     if !shards.is_empty() {
         return shards.into_iter().map(Source::file).collect();
     }
@@ -183,16 +199,24 @@ fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
     if listing.images() == 0 {
         return Err(IngestError::Unrecognised {
             path: path.to_owned(),
-            found: "the folder holds no tar, Parquet file, CSV, TSV or JSON Lines file, and no image".into(),
+            found:
+                "the folder holds no tar, Parquet file, CSV, TSV or JSON Lines file, and no image"
+                    .into(),
             advice: "If its subfolders do, name them with a pattern such as FOLDER/**/*.tar",
         });
     }
-    Ok(vec![Source { path: path.to_owned(), size: listing.size, modified: listing.modified, is_folder: true }])
+    Ok(vec![Source {
+        path: path.to_owned(),
+        size: listing.size,
+        modified: listing.modified,
+        is_folder: true,
+    }])
 }
 
 /// Whether a file is an image by its name: given alone it is no source.
 pub(super) fn is_image(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| is_image_extension(&extension.to_string_lossy().to_lowercase()))
+    path.extension()
+        .is_some_and(|extension| is_image_extension(&extension.to_string_lossy().to_lowercase()))
 }
 
 #[cfg(test)]
@@ -204,7 +228,10 @@ mod tests {
     #[test]
     fn braces_stand_for_ranges_and_lists() {
         assert_eq!(braces("a{08..10}.tar").unwrap(), ["a08.tar", "a09.tar", "a10.tar"]);
-        assert_eq!(braces("{x,y}/{0..1}.tar").unwrap(), ["x/0.tar", "x/1.tar", "y/0.tar", "y/1.tar"]);
+        assert_eq!(
+            braces("{x,y}/{0..1}.tar").unwrap(),
+            ["x/0.tar", "x/1.tar", "y/0.tar", "y/1.tar"]
+        );
         assert_eq!(braces("plain{odd}.tar").unwrap(), ["plain{odd}.tar"]);
         assert!(braces("{0..99999999}.tar").unwrap()[0].contains(".."));
         assert!(braces("{0..999}{0..9999}").is_err());
@@ -217,10 +244,20 @@ mod tests {
             durable::write(&folder.path().join(name), b"").unwrap();
         }
         let base = folder.path().display();
-        let given = [format!("{base}/c.tar"), format!("{base}/*.tar"), format!("{base}/./a.tar"), format!("{base}/{{a,b}}.tar")];
+        let given = [
+            format!("{base}/c.tar"),
+            format!("{base}/*.tar"),
+            format!("{base}/./a.tar"),
+            format!("{base}/{{a,b}}.tar"),
+        ];
         let names: Vec<String> = expand(&given).unwrap().iter().map(Source::name).collect();
-        assert_eq!(names, [format!("{base}/c.tar"), format!("{base}/a.tar"), format!("{base}/b.tar")]);
-        for given in [format!("{base}/d.tar"), format!("{base}/*.parquet"), format!("{base}/{{a,d}}.tar")] {
+        assert_eq!(
+            names,
+            [format!("{base}/c.tar"), format!("{base}/a.tar"), format!("{base}/b.tar")]
+        );
+        for given in
+            [format!("{base}/d.tar"), format!("{base}/*.parquet"), format!("{base}/{{a,d}}.tar")]
+        {
             assert!(matches!(expand(&[given]), Err(IngestError::MissingSource { .. })));
         }
     }
@@ -232,7 +269,10 @@ mod tests {
         assert!(matches!(expand(&given), Err(IngestError::Unrecognised { .. })));
         let names = |given: &[String]| -> Vec<String> {
             let sources = expand(given).unwrap();
-            sources.iter().map(|source| source.path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+            sources
+                .iter()
+                .map(|source| source.path.file_name().unwrap().to_string_lossy().into_owned())
+                .collect()
         };
         durable::write(&folder.path().join("cat.jpg"), b"").unwrap();
         assert!(expand(&given).unwrap()[0].is_folder);

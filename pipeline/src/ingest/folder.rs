@@ -27,9 +27,14 @@ pub(super) fn check(folder: &Path) -> Result<(), IngestError> {
     }
     for entry in entries {
         let name = entry.map_err(SchemaError::io(folder))?.file_name();
-        let ours = FOLDERS.iter().any(|ours| name == *ours) || name == LOCK || name == "dataset.json.incomplete";
+        let ours = FOLDERS.iter().any(|ours| name == *ours)
+            || name == LOCK
+            || name == "dataset.json.incomplete";
         if !ours {
-            return Err(IngestError::NotADataset { path: folder.to_owned(), found: name.to_string_lossy().into_owned() });
+            return Err(IngestError::NotADataset {
+                path: folder.to_owned(),
+                found: name.to_string_lossy().into_owned(),
+            });
         }
     }
     Ok(())
@@ -52,18 +57,29 @@ pub(super) fn create(folder: &Path) -> Result<(), IngestError> {
 pub(super) fn lock(folder: &Path) -> Result<File, IngestError> {
     let path = folder.join(LOCK);
     let failed = |error| IngestError::Schema(SchemaError::Io { path: path.clone(), source: error });
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut owner = String::new();
             // Only for the message.
             let _ = file.take(64).read_to_string(&mut owner);
-            return Err(IngestError::Locked { path: folder.to_owned(), owner: owner.trim().to_owned() });
+            return Err(IngestError::Locked {
+                path: folder.to_owned(),
+                owner: owner.trim().to_owned(),
+            });
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    file.set_len(0).and_then(|()| writeln!(file, "process {}", std::process::id())).map_err(failed)?;
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "process {}", std::process::id()))
+        .map_err(failed)?;
     Ok(file)
 }
 
@@ -75,14 +91,17 @@ pub(super) fn check_files(folder: &Path, manifest: &DatasetManifest) -> Result<(
         match fs::metadata(&blob) {
             Ok(found) if found.len() == shard.blob_bytes => {}
             Ok(found) => {
-                let message = format!("it has {} bytes, dataset.json says {}", found.len(), shard.blob_bytes);
+                let message =
+                    format!("it has {} bytes, dataset.json says {}", found.len(), shard.blob_bytes);
                 return damaged(blob, message);
             }
             Err(error) => return damaged(blob, error.to_string()),
         }
     }
     let metas = manifest.shards.iter().map(|shard| meta_path(folder, shard.shard));
-    for path in metas.chain(manifest.ledgers.iter().map(|ledger| ledger_path(folder, ledger.number))) {
+    for path in
+        metas.chain(manifest.ledgers.iter().map(|ledger| ledger_path(folder, ledger.number)))
+    {
         if let Err(error) = fs::metadata(&path) {
             return damaged(path, error.to_string());
         }
@@ -91,7 +110,10 @@ pub(super) fn check_files(folder: &Path, manifest: &DatasetManifest) -> Result<(
 }
 
 /// Removes files that were never finished, or were put in place but never named by a manifest. Other files stay.
-pub(super) fn remove_leftovers(folder: &Path, manifest: &DatasetManifest) -> Result<(), IngestError> {
+pub(super) fn remove_leftovers(
+    folder: &Path,
+    manifest: &DatasetManifest,
+) -> Result<(), IngestError> {
     let shards: HashSet<u32> = manifest.shards.iter().map(|shard| shard.shard).collect();
     let ledgers: HashSet<u32> = manifest.ledgers.iter().map(|ledger| ledger.number).collect();
     for name in FOLDERS {
@@ -103,7 +125,10 @@ pub(super) fn remove_leftovers(folder: &Path, manifest: &DatasetManifest) -> Res
             let number = |text: &str| text.parse::<u32>().ok().filter(|_| text.len() >= 5);
             let leftover = match file_name.strip_suffix(&format!(".{}", durable::UNFINISHED)) {
                 Some(whole) => whole.strip_suffix(".parquet").and_then(number).is_some(),
-                None => file_name.strip_suffix(".parquet").and_then(number).is_some_and(|number| !named.contains(&number)),
+                None => file_name
+                    .strip_suffix(".parquet")
+                    .and_then(number)
+                    .is_some_and(|number| !named.contains(&number)),
             };
             if leftover {
                 fs::remove_file(&entry).map_err(SchemaError::io(entry))?;
@@ -111,7 +136,9 @@ pub(super) fn remove_leftovers(folder: &Path, manifest: &DatasetManifest) -> Res
         }
     }
     match fs::remove_file(durable::unfinished(&folder.join("dataset.json"))) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(SchemaError::io(folder)(error).into()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(SchemaError::io(folder)(error).into())
+        }
         _ => Ok(()),
     }
 }

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use diptych_schemas::Reason;
 
-use super::item::{Captions, Item, MAX_CAPTION_BYTES, Outcome, ReadOptions, Record, Rejection, Sink};
+use super::item::{
+    Captions, Item, MAX_CAPTION_BYTES, Outcome, ReadOptions, Record, Rejection, Sink,
+};
 use super::listing::read_file;
 use super::tar_group::is_image_extension;
 use super::{IngestError, text};
@@ -63,18 +65,28 @@ pub(super) fn list(root: &Path) -> io::Result<Listing> {
                 if depth < MAX_DEPTH {
                     folders.push((relative, depth + 1));
                 } else {
-                    listing.files.push(Found { relative, kind: Kind::Refused("folders are nested too deeply") });
+                    listing.files.push(Found {
+                        relative,
+                        kind: Kind::Refused("folders are nested too deeply"),
+                    });
                 }
                 continue;
             }
-            let extension = relative.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+            let extension =
+                relative.extension().unwrap_or_default().to_string_lossy().to_lowercase();
             let wanted = match extension.as_str() {
                 "txt" => Kind::Caption,
                 other if is_image_extension(other) => Kind::Image,
-                _ if kind.is_symlink() && entry.path().is_dir() => Kind::Refused("a link to a folder, which is not followed"),
+                _ if kind.is_symlink() && entry.path().is_dir() => {
+                    Kind::Refused("a link to a folder, which is not followed")
+                }
                 _ => continue,
             };
-            let found = if kind.is_symlink() { behind_link(&entry.path(), &real_root) } else { entry.metadata().map(Some) };
+            let found = if kind.is_symlink() {
+                behind_link(&entry.path(), &real_root)
+            } else {
+                entry.metadata().map(Some)
+            };
             let wanted = match found {
                 Ok(Some(metadata)) if metadata.is_file() => {
                     listing.size += metadata.len();
@@ -100,12 +112,18 @@ fn behind_link(path: &Path, real_root: &Path) -> io::Result<Option<Metadata>> {
 
 /// Time of the last change in milliseconds since 1970; 0 where the file system has none.
 pub(super) fn modified(metadata: &Metadata) -> u64 {
-    let time = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    let time =
+        metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     time.map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Reads the folder's pairs in the order of their paths.
-pub(super) fn read(root: &Path, from: u64, options: &ReadOptions, sink: &mut Sink) -> Result<Outcome, IngestError> {
+pub(super) fn read(
+    root: &Path,
+    from: u64,
+    options: &ReadOptions,
+    sink: &mut Sink,
+) -> Result<Outcome, IngestError> {
     let listing = match list(root) {
         Ok(listing) => listing,
         Err(error) => return super::unreadable(Reason::TruncatedSource, error.to_string(), sink),
@@ -133,23 +151,49 @@ pub(super) fn read(root: &Path, from: u64, options: &ReadOptions, sink: &mut Sin
         let name = file.relative.to_string_lossy().into_owned();
         let rejected = |reason, detail: &str| {
             let position = format!("file {name}");
-            Item::Rejected(Rejection { position, key: stem.to_string_lossy().into_owned(), reason, detail: detail.into() })
+            Item::Rejected(Rejection {
+                position,
+                key: stem.to_string_lossy().into_owned(),
+                reason,
+                detail: detail.into(),
+            })
         };
         let item = match file.kind {
             Kind::Refused(why) => rejected(Reason::BadRecord, why),
-            Kind::Caption => rejected(Reason::MissingImage, "a text file without an image of the same name"),
+            Kind::Caption => {
+                rejected(Reason::MissingImage, "a text file without an image of the same name")
+            }
             Kind::Image => {
                 let caption = match captions.get(&stem) {
-                    Some((text_file, _)) => read_file(&root.join(text_file), MAX_CAPTION_BYTES as u64, Reason::MissingCaption)
-                        .and_then(|bytes| text::of_bytes(bytes, &text_file.display().to_string())),
+                    Some((text_file, _)) => read_file(
+                        &root.join(text_file),
+                        MAX_CAPTION_BYTES as u64,
+                        Reason::MissingCaption,
+                    )
+                    .and_then(|bytes| text::of_bytes(bytes, &text_file.display().to_string())),
                     None => match file.relative.parent().and_then(Path::file_name) {
-                        Some(folder) if options.captions == Captions::Folder => Ok(folder.to_string_lossy().into_owned()),
-                        _ => Err((Reason::MissingCaption, format!("there is no {}.txt", stem.display()))),
+                        Some(folder) if options.captions == Captions::Folder => {
+                            Ok(folder.to_string_lossy().into_owned())
+                        }
+                        _ => Err((
+                            Reason::MissingCaption,
+                            format!("there is no {}.txt", stem.display()),
+                        )),
                     },
                 };
-                let image = read_file(&root.join(&file.relative), options.max_image_bytes, Reason::MissingImage);
+                let image = read_file(
+                    &root.join(&file.relative),
+                    options.max_image_bytes,
+                    Reason::MissingImage,
+                );
                 let key = stem.to_string_lossy().into_owned();
-                Item::Record(Record { position: format!("file {name}"), key, image, caption, columns: Vec::new() })
+                Item::Record(Record {
+                    position: format!("file {name}"),
+                    key,
+                    image,
+                    caption,
+                    columns: Vec::new(),
+                })
             }
         };
         sink(item, records)?;

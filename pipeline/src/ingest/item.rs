@@ -61,8 +61,11 @@ impl Item {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Record(record) => {
-                let text: usize = record.columns.iter().map(|(name, value)| name.len() + value.len()).sum();
-                record.image.as_ref().map_or(0, Vec::len) + record.caption.as_ref().map_or(0, String::len) + text
+                let text: usize =
+                    record.columns.iter().map(|(name, value)| name.len() + value.len()).sum();
+                record.image.as_ref().map_or(0, Vec::len)
+                    + record.caption.as_ref().map_or(0, String::len)
+                    + text
             }
             Self::Rejected(rejection) => rejection.detail.len(),
             Self::Known => 0,
@@ -108,17 +111,29 @@ pub enum Captions {
 
 impl Captions {
     /// The caption of a list; further ones go to `columns` where they are wanted.
-    pub(super) fn choose(self, list: impl Iterator<Item = String>, columns: &mut Vec<(String, String)>) -> Option<String> {
+    pub(super) fn choose(
+        self,
+        list: impl Iterator<Item = String>,
+        columns: &mut Vec<(String, String)>,
+    ) -> Option<String> {
         let mut texts = list.filter(|text| !text.trim().is_empty());
         let first = texts.next();
         if self == Self::AllColumns {
-            columns.extend(texts.enumerate().map(|(index, text)| (format!("caption_{}", index + 2), text.trim().to_owned())));
+            columns.extend(
+                texts.enumerate().map(|(index, text)| {
+                    (format!("caption_{}", index + 2), text.trim().to_owned())
+                }),
+            );
         }
         first
     }
 
     /// The caption of a JSON value: a text, or a list of texts.
-    pub(super) fn of_json(self, value: &Value, columns: &mut Vec<(String, String)>) -> Option<String> {
+    pub(super) fn of_json(
+        self,
+        value: &Value,
+        columns: &mut Vec<(String, String)>,
+    ) -> Option<String> {
         match value {
             Value::Array(list) => self.choose(list.iter().filter_map(text::of_json), columns),
             other => text::of_json(other),

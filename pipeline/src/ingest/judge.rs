@@ -50,9 +50,15 @@ impl Verdict {
 }
 
 /// Judges items on `threads` threads and gives the verdicts in the same order, with the items' numbers.
-pub(super) fn judge_all(items: Vec<(Item, u64)>, request: &IngestRequest, threads: usize) -> Vec<(Verdict, u64)> {
+pub(super) fn judge_all(
+    items: Vec<(Item, u64)>,
+    request: &IngestRequest,
+    threads: usize,
+) -> Vec<(Verdict, u64)> {
     let bytes: usize = items.iter().map(|(item, _)| item.bytes()).sum();
-    let one = |items: Vec<(Item, u64)>| items.into_iter().map(|(item, next)| (judge(item, request), next)).collect::<Vec<_>>();
+    let one = |items: Vec<(Item, u64)>| {
+        items.into_iter().map(|(item, next)| (judge(item, request), next)).collect::<Vec<_>>()
+    };
     if threads <= 1 || items.len() <= 1 || bytes < PARALLEL_BYTES {
         return one(items);
     }
@@ -79,8 +85,14 @@ fn judge(item: Item, request: &IngestRequest) -> Verdict {
         Item::Known => return Verdict::Known,
     };
     let Record { position, key, image, caption, columns } = record;
-    let rejected =
-        |(reason, detail)| Verdict::Rejected(Rejection { position: position.clone(), key: key.clone(), reason, detail });
+    let rejected = |(reason, detail)| {
+        Verdict::Rejected(Rejection {
+            position: position.clone(),
+            key: key.clone(),
+            reason,
+            detail,
+        })
+    };
     let (image, caption) = match (image, caption) {
         (Ok(image), Ok(caption)) => (image, caption),
         (Err(flaw), _) | (_, Err(flaw)) => return rejected(flaw),
@@ -90,15 +102,23 @@ fn judge(item: Item, request: &IngestRequest) -> Verdict {
         return rejected((Reason::EmptyCaption, "nothing but white space".into()));
     }
     if caption.len() > MAX_CAPTION_BYTES {
-        let detail = format!("the caption has {} bytes, the limit is {MAX_CAPTION_BYTES}", caption.len());
+        let detail =
+            format!("the caption has {} bytes, the limit is {MAX_CAPTION_BYTES}", caption.len());
         return rejected((Reason::TooManyBytes, detail));
     }
     if let Some((name, value)) = columns.iter().find(|(_, value)| value.len() > MAX_COLUMN_BYTES) {
-        let detail = format!("the value of `{name}` has {} bytes, the limit is {MAX_COLUMN_BYTES}", value.len());
+        let detail = format!(
+            "the value of `{name}` has {} bytes, the limit is {MAX_COLUMN_BYTES}",
+            value.len()
+        );
         return rejected((Reason::TooManyBytes, detail));
     }
     if image.len() as u64 > request.max_image_bytes {
-        let detail = format!("the image has {} bytes, the limit is {}", image.len(), request.max_image_bytes);
+        let detail = format!(
+            "the image has {} bytes, the limit is {}",
+            image.len(),
+            request.max_image_bytes
+        );
         return rejected((Reason::TooManyBytes, detail));
     }
     let header = match header::probe(&image, request.max_pixels) {

@@ -43,7 +43,10 @@ impl Layout {
 
 /// A source's layout, and in words what was recognised. Columns that the request names but the source lacks are an error
 /// here, before anything is written; a source that cannot be read is none yet: the ledger will have it.
-pub(super) fn recognise(source: &Source, options: &ReadOptions) -> Result<(Layout, String), IngestError> {
+pub(super) fn recognise(
+    source: &Source,
+    options: &ReadOptions,
+) -> Result<(Layout, String), IngestError> {
     let path = source.path.as_path();
     let start = first_bytes(path);
     let mut layout = match NameKind::of(path) {
@@ -51,7 +54,9 @@ pub(super) fn recognise(source: &Source, options: &ReadOptions) -> Result<(Layou
         Some(NameKind::Tar) => Layout::Tar { packing: Packing::of(&start) },
         Some(NameKind::Parquet) => Layout::Parquet { urls: false },
         Some(NameKind::Csv) => Layout::Listing { form: listing::Form::Csv, urls: false },
-        Some(NameKind::JsonLines) => Layout::Listing { form: listing::Form::JsonLines, urls: false },
+        Some(NameKind::JsonLines) => {
+            Layout::Listing { form: listing::Form::JsonLines, urls: false }
+        }
         None if start.starts_with(b"PAR1") => Layout::Parquet { urls: false },
         None if Packing::of(&start) != Packing::Plain || start.get(257..262) == Some(b"ustar") => {
             Layout::Tar { packing: Packing::of(&start) }
@@ -62,7 +67,11 @@ pub(super) fn recognise(source: &Source, options: &ReadOptions) -> Result<(Layou
             } else {
                 ("neither its name nor its first bytes tell what it is", ADVICE)
             };
-            return Err(IngestError::Unrecognised { path: path.to_owned(), found: found.into(), advice });
+            return Err(IngestError::Unrecognised {
+                path: path.to_owned(),
+                found: found.into(),
+                advice,
+            });
         }
     };
     let words = match &mut layout {
@@ -89,8 +98,7 @@ pub(super) fn recognise(source: &Source, options: &ReadOptions) -> Result<(Layou
     Ok((layout, words))
 }
 
-const ADVICE: &str =
-    "Diptych reads WebDataset tars (.tar, .tar.gz, .tar.zst), Parquet, CSV, TSV, JSON Lines and folders of them or of images";
+const ADVICE: &str = "Diptych reads WebDataset tars (.tar, .tar.gz, .tar.zst), Parquet, CSV, TSV, JSON Lines and folders of them or of images";
 
 fn first_bytes(path: &Path) -> Vec<u8> {
     let mut start = Vec::new();
@@ -112,7 +120,9 @@ pub(super) fn read(
     match layout {
         Layout::Tar { packing } => webdataset::read(&source.path, packing, options, &mut new_only),
         Layout::Parquet { .. } => parquet_source::read(&source.path, from, options, &mut new_only),
-        Layout::Listing { form, .. } => listing::read(&source.path, form, from, options, &mut new_only),
+        Layout::Listing { form, .. } => {
+            listing::read(&source.path, form, from, options, &mut new_only)
+        }
         Layout::Images => images_folder::read(&source.path, from, options, &mut new_only),
     }
 }

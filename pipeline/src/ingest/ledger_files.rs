@@ -5,9 +5,13 @@ use std::io::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryBuilder, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryBuilder, RecordBatch, StringArray,
+};
 use arrow::compute::filter_record_batch;
-use diptych_schemas::{LedgerEntry, RETRYABLE, Reason, SchemaError, column, durable, ledger_schema};
+use diptych_schemas::{
+    LedgerEntry, RETRYABLE, Reason, SchemaError, column, durable, ledger_schema,
+};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use sha2::{Digest, Sha256};
@@ -44,17 +48,25 @@ impl RetryFilter {
 }
 
 /// Calls `each` with the named columns and the row, for all rows of one of our own files.
-pub(super) fn for_each_row(path: &Path, columns: &[&str], mut each: impl FnMut(&[ArrayRef], usize)) -> Result<(), IngestError> {
+pub(super) fn for_each_row(
+    path: &Path,
+    columns: &[&str],
+    mut each: impl FnMut(&[ArrayRef], usize),
+) -> Result<(), IngestError> {
     let damaged = |message: String| IngestError::Damaged { path: path.to_owned(), message };
     let file = File::open(path).map_err(SchemaError::io(path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
     for batch in builder.with_projection(mask).build().map_err(|e| damaged(e.to_string()))? {
         let batch = batch.map_err(|e| damaged(e.to_string()))?;
         let mut arrays = Vec::with_capacity(columns.len());
         for name in columns {
-            let array = batch.column_by_name(name).ok_or_else(|| damaged(format!("it lacks the column {name}")))?;
-            let expected = array.as_string_opt::<i32>().is_some() || array.as_fixed_size_binary_opt().is_some();
+            let array = batch
+                .column_by_name(name)
+                .ok_or_else(|| damaged(format!("it lacks the column {name}")))?;
+            let expected = array.as_string_opt::<i32>().is_some()
+                || array.as_fixed_size_binary_opt().is_some();
             if !expected || array.null_count() > 0 {
                 return Err(damaged(format!("the column {name} is not as diptych writes it")));
             }
@@ -90,13 +102,19 @@ pub(super) fn write(path: &Path, entries: &[LedgerEntry]) -> Result<(), IngestEr
             Arc::new(uids.finish()),
         ])
     };
-    let batch = arrays().and_then(|arrays| RecordBatch::try_new(ledger_schema(), arrays).map_err(Error::other));
+    let batch = arrays()
+        .and_then(|arrays| RecordBatch::try_new(ledger_schema(), arrays).map_err(Error::other));
     write_batches(path, std::iter::once(batch))
 }
 
-fn write_batches(path: &Path, batches: impl Iterator<Item = Result<RecordBatch, Error>>) -> Result<(), IngestError> {
+fn write_batches(
+    path: &Path,
+    batches: impl Iterator<Item = Result<RecordBatch, Error>>,
+) -> Result<(), IngestError> {
     durable::write_with(path, |file| {
-        let mut writer = ArrowWriter::try_new(file, ledger_schema(), Some(narrow_properties().build())).map_err(Error::other)?;
+        let mut writer =
+            ArrowWriter::try_new(file, ledger_schema(), Some(narrow_properties().build()))
+                .map_err(Error::other)?;
         for batch in batches {
             writer.write(&batch?).map_err(Error::other)?;
         }
@@ -118,7 +136,11 @@ pub(super) enum Rewritten {
 }
 
 /// Writes the rows of one ledger file that `keep` (source, position, key) wants into another.
-pub(super) fn rewrite(from: &Path, to: &Path, keep: &mut dyn FnMut(&str, &str, &str) -> bool) -> Result<Rewritten, IngestError> {
+pub(super) fn rewrite(
+    from: &Path,
+    to: &Path,
+    keep: &mut dyn FnMut(&str, &str, &str) -> bool,
+) -> Result<Rewritten, IngestError> {
     let mut kept: Vec<bool> = Vec::new();
     for_each_row(from, &[column::SOURCE, column::POSITION, column::KEY], |arrays, row| {
         let text = |index: usize| arrays[index].as_string::<i32>().value(row);
@@ -133,11 +155,13 @@ pub(super) fn rewrite(from: &Path, to: &Path, keep: &mut dyn FnMut(&str, &str, &
     }
     let damaged = |message: String| IngestError::Damaged { path: from.to_owned(), message };
     let file = File::open(from).map_err(SchemaError::io(from))?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(ParquetRecordBatchReaderBuilder::build);
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+        .and_then(ParquetRecordBatchReaderBuilder::build);
     let mut rest = kept.as_slice();
     let batches = reader.map_err(|e| damaged(e.to_string()))?.map(|batch| {
         let batch = batch.map_err(Error::other)?;
-        let (these, others) = rest.split_at_checked(batch.num_rows()).ok_or_else(|| Error::other("it has grown"))?;
+        let (these, others) =
+            rest.split_at_checked(batch.num_rows()).ok_or_else(|| Error::other("it has grown"))?;
         rest = others;
         filter_record_batch(&batch, &BooleanArray::from(these.to_vec())).map_err(Error::other)
     });

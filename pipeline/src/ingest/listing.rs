@@ -14,7 +14,9 @@ use diptych_schemas::Reason;
 use serde_json::{Map, Value};
 
 use super::columns::Wanted;
-use super::item::{Fault, Flaw, Item, MAX_RECORD_BYTES, Outcome, ReadOptions, Record, Rejection, Sink};
+use super::item::{
+    Fault, Flaw, Item, MAX_RECORD_BYTES, Outcome, ReadOptions, Record, Rejection, Sink,
+};
 use super::{IngestError, text};
 
 /// Lines of JSON that are looked at to find out which fields there are.
@@ -36,7 +38,11 @@ struct Columns {
 }
 
 /// Finds the columns; says whether it is a list of addresses, and in words what is read.
-pub(super) fn check(path: &Path, form: Form, options: &ReadOptions) -> Result<Result<(bool, String), io::Error>, IngestError> {
+pub(super) fn check(
+    path: &Path,
+    form: Form,
+    options: &ReadOptions,
+) -> Result<Result<(bool, String), io::Error>, IngestError> {
     let (kind, names) = match form {
         Form::Csv => match open_csv(path) {
             Ok(opened) => (opened.name, opened.header),
@@ -49,13 +55,23 @@ pub(super) fn check(path: &Path, form: Form, options: &ReadOptions) -> Result<Re
     };
     let columns = find_columns(path, &names, options)?;
     let what = if columns.urls { "addresses of images" } else { "image files" };
-    Ok(Ok((columns.urls, format!("{kind}: {what} in `{}`, captions in `{}`", columns.image, columns.caption))))
+    Ok(Ok((
+        columns.urls,
+        format!("{kind}: {what} in `{}`, captions in `{}`", columns.image, columns.caption),
+    )))
 }
 
-fn find_columns(path: &Path, names: &[String], options: &ReadOptions) -> Result<Columns, IngestError> {
+fn find_columns(
+    path: &Path,
+    names: &[String],
+    options: &ReadOptions,
+) -> Result<Columns, IngestError> {
     let find = |wanted: Wanted, given| {
         let iter = names.iter().map(String::as_str);
-        wanted.find(&iter, given).map(|index| names[index].clone()).ok_or_else(|| wanted.missing(path, iter, given))
+        wanted
+            .find(&iter, given)
+            .map(|index| names[index].clone())
+            .ok_or_else(|| wanted.missing(path, iter, given))
     };
     let caption = find(Wanted::Caption, options.caption_column)?;
     if options.url_column.is_some() {
@@ -79,14 +95,25 @@ pub(super) fn lines(path: &Path) -> Option<u64> {
         match file.read(&mut buffer).ok()? {
             0 => return Some(lines),
             // Sums of bytes are vectorised.
-            read => lines += buffer[..read].iter().map(|&byte| u64::from(byte == b'\n')).sum::<u64>(),
+            read => {
+                lines += buffer[..read].iter().map(|&byte| u64::from(byte == b'\n')).sum::<u64>()
+            }
         }
     }
 }
 
 /// Reads the records that come after the first `from`.
-pub(super) fn read(path: &Path, form: Form, from: u64, options: &ReadOptions, sink: &mut Sink) -> Result<Outcome, IngestError> {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+pub(super) fn read(
+    path: &Path,
+    form: Form,
+    from: u64,
+    options: &ReadOptions,
+    sink: &mut Sink,
+) -> Result<Outcome, IngestError> {
+    let folder = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
     let opened = folder.canonicalize().and_then(|root| Ok((root, File::open(path)?)));
     let files = match opened {
         Ok((root, _)) => Files { root, folder: folder.to_owned() },
@@ -116,14 +143,25 @@ impl Files {
             return Err((Reason::MissingImage, format!("{name} {advice}")));
         }
         let relative = Path::new(name);
-        if relative.is_absolute() || relative.components().any(|part| matches!(part, Component::ParentDir | Component::Prefix(_)))
+        if relative.is_absolute()
+            || relative
+                .components()
+                .any(|part| matches!(part, Component::ParentDir | Component::Prefix(_)))
         {
-            return Err((Reason::BadRecord, format!("the path {name} leaves the listing's folder")));
+            return Err((
+                Reason::BadRecord,
+                format!("the path {name} leaves the listing's folder"),
+            ));
         }
         let path = self.folder.join(relative);
-        let real = path.canonicalize().map_err(|e| (Reason::MissingImage, format!("{}: {e}", path.display())))?;
+        let real = path
+            .canonicalize()
+            .map_err(|e| (Reason::MissingImage, format!("{}: {e}", path.display())))?;
         if !real.starts_with(&self.root) {
-            return Err((Reason::BadRecord, format!("the path {name} leaves the listing's folder through a link")));
+            return Err((
+                Reason::BadRecord,
+                format!("the path {name} leaves the listing's folder through a link"),
+            ));
         }
         read_file(&real, options.max_image_bytes, Reason::MissingImage)
     }
@@ -138,7 +176,10 @@ pub(super) fn read_file(path: &Path, limit: u64, missing: Reason) -> Result<Vec<
         return Err((Reason::BadRecord, format!("{} is not a regular file", path.display())));
     }
     if metadata.len() > limit {
-        return Err((Reason::TooManyBytes, format!("{} has {} bytes, the limit is {limit}", path.display(), metadata.len())));
+        return Err((
+            Reason::TooManyBytes,
+            format!("{} has {} bytes, the limit is {limit}", path.display(), metadata.len()),
+        ));
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
     File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(failed)?;
@@ -160,13 +201,20 @@ fn record(
         None if columns.urls => Err((Reason::BadUrl, "the record has no address".into())),
         None => Err((Reason::MissingImage, "the record has no path".into())),
     };
-    let caption = caption.ok_or_else(|| (Reason::MissingCaption, "the record has no caption".into()));
-    let key = file.map_or_else(String::new, |name| if columns.urls { name.trim().to_owned() } else { name });
+    let caption =
+        caption.ok_or_else(|| (Reason::MissingCaption, "the record has no caption".into()));
+    let key = file
+        .map_or_else(String::new, |name| if columns.urls { name.trim().to_owned() } else { name });
     Item::Record(Record { position: format!("line {line}"), key, image, caption, columns: own })
 }
 
 fn bad_record(line: u64, detail: String) -> Item {
-    Item::Rejected(Rejection { position: format!("line {line}"), key: String::new(), reason: Reason::BadRecord, detail })
+    Item::Rejected(Rejection {
+        position: format!("line {line}"),
+        key: String::new(),
+        reason: Reason::BadRecord,
+        detail,
+    })
 }
 
 /// Ends a listing that cannot be read on.
@@ -195,7 +243,8 @@ struct Limited {
 impl Read for Limited {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left.get() == 0 {
-            let message = format!("a record of more than {MAX_RECORD_BYTES} bytes; is a quote not closed?");
+            let message =
+                format!("a record of more than {MAX_RECORD_BYTES} bytes; is a quote not closed?");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         let most = buffer.len().min(self.left.get() as usize);
@@ -212,8 +261,10 @@ fn open_csv(path: &Path) -> io::Result<OpenCsv> {
     let mut first_line = Vec::new();
     (&mut file).take(MAX_RECORD_BYTES).read_until(b'\n', &mut first_line)?;
     let count = |separator: u8| first_line.split(|&byte| byte == separator).count();
-    let separator =
-        [b'\t', b',', b';'].into_iter().max_by_key(|&separator| (count(separator), separator == b',')).unwrap_or(b',');
+    let separator = [b'\t', b',', b';']
+        .into_iter()
+        .max_by_key(|&separator| (count(separator), separator == b','))
+        .unwrap_or(b',');
     let name = match separator {
         b'\t' => "values separated by tabs",
         b';' => "values separated by semicolons",
@@ -228,11 +279,18 @@ fn open_csv(path: &Path) -> io::Result<OpenCsv> {
         .from_reader(Limited { inner, left: Rc::clone(&left) });
     let mut header = ByteRecord::new();
     reader.read_byte_record(&mut header).map_err(io::Error::other)?;
-    let header = header.iter().map(|field| String::from_utf8_lossy(field).trim().to_owned()).collect();
+    let header =
+        header.iter().map(|field| String::from_utf8_lossy(field).trim().to_owned()).collect();
     Ok(OpenCsv { reader, left, header, name })
 }
 
-fn read_csv(path: &Path, from: u64, options: &ReadOptions, files: &Files, sink: &mut Sink) -> Result<Outcome, IngestError> {
+fn read_csv(
+    path: &Path,
+    from: u64,
+    options: &ReadOptions,
+    files: &Files,
+    sink: &mut Sink,
+) -> Result<Outcome, IngestError> {
     let OpenCsv { mut reader, left, header, .. } = match open_csv(path) {
         Ok(opened) => opened,
         Err(error) => return super::unreadable(Reason::BadRecord, error.to_string(), sink),
@@ -298,7 +356,10 @@ fn next_line(lines: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     lines.take(MAX_RECORD_BYTES + 1).read_until(b'\n', &mut line)?;
     if line.len() as u64 > MAX_RECORD_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a line of more than {MAX_RECORD_BYTES} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a line of more than {MAX_RECORD_BYTES} bytes"),
+        ));
     }
     Ok((!line.is_empty()).then_some(line))
 }

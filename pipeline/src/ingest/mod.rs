@@ -130,7 +130,10 @@ impl IngestRequest {
 
     fn check(&self) -> Result<(), IngestError> {
         let wrong = |message: String| Err(IngestError::Request { message });
-        if self.row_group_bytes == 0 || self.shard_bytes < self.row_group_bytes || self.shard_bytes > LARGEST_SHARD_BYTES {
+        if self.row_group_bytes == 0
+            || self.shard_bytes < self.row_group_bytes
+            || self.shard_bytes > LARGEST_SHARD_BYTES
+        {
             return wrong(format!(
                 "row groups of {} bytes in shards of {}: a row group needs at least 1 byte, a shard at least one row group \
                  and at most {LARGEST_SHARD_BYTES} bytes",
@@ -160,13 +163,29 @@ impl IngestRequest {
             max_pixels: self.max_pixels,
             max_image_bytes: self.max_image_bytes,
         };
-        serde_json::to_string(&options).map_err(|e| IngestError::Request { message: format!("options: {e}") })
+        serde_json::to_string(&options)
+            .map_err(|e| IngestError::Request { message: format!("options: {e}") })
     }
 
     /// The same request with the options that a source was read with.
     fn with_source_options(&self, options: SourceOptions) -> Self {
-        let SourceOptions { caption_column, image_column, url_column, captions, max_pixels, max_image_bytes } = options;
-        Self { caption_column, image_column, url_column, captions, max_pixels, max_image_bytes, ..self.clone() }
+        let SourceOptions {
+            caption_column,
+            image_column,
+            url_column,
+            captions,
+            max_pixels,
+            max_image_bytes,
+        } = options;
+        Self {
+            caption_column,
+            image_column,
+            url_column,
+            captions,
+            max_pixels,
+            max_image_bytes,
+            ..self.clone()
+        }
     }
 
     fn options(&self) -> ReadOptions<'_> {
@@ -207,7 +226,12 @@ pub fn ingest(
 
 /// Tells of a source of which nothing can be read.
 fn unreadable(reason: Reason, message: String, sink: &mut Sink) -> Result<Outcome, IngestError> {
-    let rejection = Rejection { position: "the beginning".into(), key: String::new(), reason, detail: message.clone() };
+    let rejection = Rejection {
+        position: "the beginning".into(),
+        key: String::new(),
+        reason,
+        detail: message.clone(),
+    };
     sink(Item::Rejected(rejection), 1)?;
     Ok(Outcome { records: 1, fault: Some(Fault::Unreadable(message)), notes: Vec::new() })
 }

@@ -9,13 +9,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, LargeListArray, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryViewArray, LargeListArray, RecordBatch, StringArray,
+};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use diptych_schemas::Reason;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
@@ -57,17 +60,28 @@ enum ImageKind {
 }
 
 /// Finds the columns; says whether it is a list of addresses and in words what is read, or why the file cannot be.
-pub(super) fn check(path: &Path, options: &ReadOptions) -> Result<Result<(bool, String), Flaw>, IngestError> {
+pub(super) fn check(
+    path: &Path,
+    options: &ReadOptions,
+) -> Result<Result<(bool, String), Flaw>, IngestError> {
     let opened = match open(path, options)? {
         Ok(opened) => opened,
         Err(flaw) => return Ok(Err(flaw)),
     };
     let Columns { image, kind, caption, own, .. } = opened.columns;
-    let own = if own.is_empty() { String::new() } else { format!(", and {} columns of its own", own.len()) };
+    let own = if own.is_empty() {
+        String::new()
+    } else {
+        format!(", and {} columns of its own", own.len())
+    };
     let words = match kind {
-        ImageKind::Url => format!("Parquet: addresses of images in `{image}`, captions in `{caption}`{own}"),
+        ImageKind::Url => {
+            format!("Parquet: addresses of images in `{image}`, captions in `{caption}`{own}")
+        }
         ImageKind::Bytes => format!("Parquet: images in `{image}`, captions in `{caption}`{own}"),
-        ImageKind::Nested => format!("Parquet: images in `{image}` (a struct of bytes and path), captions in `{caption}`{own}"),
+        ImageKind::Nested => format!(
+            "Parquet: images in `{image}` (a struct of bytes and path), captions in `{caption}`{own}"
+        ),
     };
     Ok(Ok((kind == ImageKind::Url, words)))
 }
@@ -80,7 +94,8 @@ pub(super) fn rows(path: &Path) -> Option<u64> {
 
 /// Runs code of the Parquet reader, which may panic on damaged files, as a fallible call.
 fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("the Parquet reader fails on it".into()))
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err("the Parquet reader fails on it".into()))
 }
 
 fn open(path: &Path, options: &ReadOptions) -> Result<Result<Opened, Flaw>, IngestError> {
@@ -100,8 +115,12 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Result<Opened, Flaw>, Inge
         let is_image = *field.name() == columns.image && columns.kind != ImageKind::Url;
         if is_image { Arc::new(as_view(field)) } else { Arc::clone(field) }
     });
-    let schema = Arc::new(Schema::new_with_metadata(fields.collect::<Fields>(), schema.metadata().clone()));
-    let viewed = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), ArrowReaderOptions::new().with_schema(schema));
+    let schema =
+        Arc::new(Schema::new_with_metadata(fields.collect::<Fields>(), schema.metadata().clone()));
+    let viewed = ArrowReaderMetadata::try_new(
+        Arc::clone(metadata.metadata()),
+        ArrowReaderOptions::new().with_schema(schema),
+    );
     Ok(match viewed {
         Ok(metadata) => Ok(Opened { file, metadata, columns }),
         Err(error) => Err((Reason::BadRecord, format!("its schema cannot be read: {error}"))),
@@ -112,13 +131,21 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Result<Opened, Flaw>, Inge
 fn load(file: &File) -> Result<ArrowReaderMetadata, Flaw> {
     let length = file.metadata().map_err(|e| (Reason::TruncatedSource, e.to_string()))?.len();
     let mut end = [0; 4];
-    let at_end = length.checked_sub(4).map(|at| std::os::unix::fs::FileExt::read_exact_at(file, &mut end, at));
+    let at_end = length
+        .checked_sub(4)
+        .map(|at| std::os::unix::fs::FileExt::read_exact_at(file, &mut end, at));
     if !matches!(at_end, Some(Ok(()))) || &end != b"PAR1" {
-        return Err((Reason::TruncatedSource, format!("it does not end as a Parquet file does (PAR1); it has {length} bytes")));
+        return Err((
+            Reason::TruncatedSource,
+            format!("it does not end as a Parquet file does (PAR1); it has {length} bytes"),
+        ));
     }
-    let metadata = guarded(|| ArrowReaderMetadata::load(file, ArrowReaderOptions::new()).map_err(|e| e.to_string()))
-        .map_err(|message| (Reason::BadRecord, format!("its footer cannot be read: {message}")))?;
-    check_footer(metadata.metadata(), length).map_err(|message| (Reason::BadRecord, format!("its footer lies: {message}")))?;
+    let metadata = guarded(|| {
+        ArrowReaderMetadata::load(file, ArrowReaderOptions::new()).map_err(|e| e.to_string())
+    })
+    .map_err(|message| (Reason::BadRecord, format!("its footer cannot be read: {message}")))?;
+    check_footer(metadata.metadata(), length)
+        .map_err(|message| (Reason::BadRecord, format!("its footer lies: {message}")))?;
     Ok(metadata)
 }
 
@@ -131,17 +158,26 @@ fn check_footer(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
         }
         rows = rows.checked_add(group.num_rows()).ok_or("more rows than can be counted")?;
         for column in group.columns() {
-            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let start =
+                column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
             let end = start.checked_add(column.compressed_size());
-            let fits = start >= 0 && column.compressed_size() >= 0 && end.is_some_and(|end| end as u64 <= length);
+            let fits = start >= 0
+                && column.compressed_size() >= 0
+                && end.is_some_and(|end| end as u64 <= length);
             if !fits {
                 let place = format!("row group {index}, column {}", column.column_path());
-                return Err(format!("{place} lies at {start} with {} bytes, the file has {length}", column.compressed_size()));
+                return Err(format!(
+                    "{place} lies at {start} with {} bytes, the file has {length}",
+                    column.compressed_size()
+                ));
             }
         }
     }
     if rows != metadata.file_metadata().num_rows() {
-        return Err(format!("{} rows in all, {rows} in the row groups", metadata.file_metadata().num_rows()));
+        return Err(format!(
+            "{} rows in all, {rows} in the row groups",
+            metadata.file_metadata().num_rows()
+        ));
     }
     Ok(())
 }
@@ -172,17 +208,29 @@ fn is_scalar(kind: &DataType) -> bool {
     is_text(kind) || kind.is_numeric() || time || *kind == DataType::Boolean
 }
 
-fn find_columns(path: &Path, schema: &Schema, options: &ReadOptions) -> Result<Columns, IngestError> {
+fn find_columns(
+    path: &Path,
+    schema: &Schema,
+    options: &ReadOptions,
+) -> Result<Columns, IngestError> {
     let fields = schema.fields();
     let of_kind = |wanted: Wanted, given: Option<&str>, fits: &dyn Fn(&DataType) -> bool| {
-        let fitting: Vec<&Field> = fields.iter().map(AsRef::as_ref).filter(|field| fits(field.data_type())).collect();
-        wanted.find(&fitting.iter().map(|field| field.name().as_str()), given).map(|index| fitting[index]).ok_or_else(|| {
-            let shown: Vec<String> =
-                fields.iter().map(|field| format!("{} ({})", field.name(), short(field.data_type()))).collect();
-            wanted.missing(path, shown.iter().map(String::as_str), given)
-        })
+        let fitting: Vec<&Field> =
+            fields.iter().map(AsRef::as_ref).filter(|field| fits(field.data_type())).collect();
+        wanted
+            .find(&fitting.iter().map(|field| field.name().as_str()), given)
+            .map(|index| fitting[index])
+            .ok_or_else(|| {
+                let shown: Vec<String> = fields
+                    .iter()
+                    .map(|field| format!("{} ({})", field.name(), short(field.data_type())))
+                    .collect();
+                wanted.missing(path, shown.iter().map(String::as_str), given)
+            })
     };
-    let bytes = of_kind(Wanted::Image, options.image_column, &|kind| is_bytes(kind) || is_struct_of_bytes(kind));
+    let bytes = of_kind(Wanted::Image, options.image_column, &|kind| {
+        is_bytes(kind) || is_struct_of_bytes(kind)
+    });
     let named = options.url_column.is_some();
     let url = of_kind(Wanted::Url, options.url_column, &is_text);
     let (image, kind) = match (bytes, url) {
@@ -192,7 +240,9 @@ fn find_columns(path: &Path, schema: &Schema, options: &ReadOptions) -> Result<C
         (Err(_), Ok(url)) if options.image_column.is_none() => (url, ImageKind::Url),
         (Err(error), _) => return Err(error),
     };
-    let caption = of_kind(Wanted::Caption, options.caption_column, &|kind| is_text(kind) || is_list_of_text(kind))?;
+    let caption = of_kind(Wanted::Caption, options.caption_column, &|kind| {
+        is_text(kind) || is_list_of_text(kind)
+    })?;
     let is_list = kind == ImageKind::Url;
     let key = fields
         .iter()
@@ -200,7 +250,10 @@ fn find_columns(path: &Path, schema: &Schema, options: &ReadOptions) -> Result<C
         .find(|field| KEY_COLUMNS.contains(&field.name().as_str()) && is_text(field.data_type()));
     let own = fields.iter().filter(|field| {
         let name = field.name();
-        name != image.name() && name != caption.name() && key.is_none_or(|key| name != key.name()) && is_scalar(field.data_type())
+        name != image.name()
+            && name != caption.name()
+            && key.is_none_or(|key| name != key.name())
+            && is_scalar(field.data_type())
     });
     Ok(Columns {
         image: image.name().clone(),
@@ -227,7 +280,13 @@ fn as_view(field: &Field) -> Field {
         DataType::Struct(fields) => DataType::Struct(
             fields
                 .iter()
-                .map(|inner| if inner.name() == "bytes" { Arc::new(as_view(inner)) } else { Arc::clone(inner) })
+                .map(|inner| {
+                    if inner.name() == "bytes" {
+                        Arc::new(as_view(inner))
+                    } else {
+                        Arc::clone(inner)
+                    }
+                })
                 .collect(),
         ),
         other => other.clone(),
@@ -236,7 +295,12 @@ fn as_view(field: &Field) -> Field {
 }
 
 /// Reads the rows from row `from` on. The number of an item is the number of rows up to it.
-pub(super) fn read(path: &Path, from: u64, options: &ReadOptions, sink: &mut Sink) -> Result<Outcome, IngestError> {
+pub(super) fn read(
+    path: &Path,
+    from: u64,
+    options: &ReadOptions,
+    sink: &mut Sink,
+) -> Result<Outcome, IngestError> {
     let opened = match open(path, options)? {
         Ok(opened) => opened,
         Err((reason, message)) => return super::unreadable(reason, message, sink),
@@ -244,7 +308,8 @@ pub(super) fn read(path: &Path, from: u64, options: &ReadOptions, sink: &mut Sin
     let groups = opened.metadata.metadata().num_row_groups();
     let rows = opened.metadata.metadata().file_metadata().num_rows() as u64;
     // One more than there are rows says that an earlier reading met damage, which is in the ledger already.
-    let mut damage = (from > rows).then(|| "some of its row groups cannot be read; the ledger says which".to_owned());
+    let mut damage = (from > rows)
+        .then(|| "some of its row groups cannot be read; the ledger says which".to_owned());
     let mut first = 0;
     for group in 0..groups {
         let end = first + opened.metadata.metadata().row_group(group).num_rows() as u64;
@@ -254,12 +319,24 @@ pub(super) fn read(path: &Path, from: u64, options: &ReadOptions, sink: &mut Sin
             let position = format!("row group {group}, row {}", row - first);
             let detail = format!("{message}; {} rows are lost", end - row);
             let message = format!("{position}: {detail}");
-            sink(Item::Rejected(Rejection { position, key: String::new(), reason: Reason::BadRecord, detail }), end)?;
+            sink(
+                Item::Rejected(Rejection {
+                    position,
+                    key: String::new(),
+                    reason: Reason::BadRecord,
+                    detail,
+                }),
+                end,
+            )?;
             damage.get_or_insert(message);
         }
         first = end;
     }
-    Ok(Outcome { records: rows + u64::from(damage.is_some()), fault: damage.map(Fault::Partial), notes: Vec::new() })
+    Ok(Outcome {
+        records: rows + u64::from(damage.is_some()),
+        fault: damage.map(Fault::Partial),
+        notes: Vec::new(),
+    })
 }
 
 /// Reads the rows of a group from `from` on. The inner error is the first row that could not be read, and why.
@@ -272,7 +349,9 @@ fn read_group(
 ) -> Result<Result<(), (u64, String)>, IngestError> {
     let end = first + opened.metadata.metadata().row_group(group).num_rows() as u64;
     let mut row = from;
-    let mut reader = match guarded(|| group_reader(opened, group, (from - first) as usize).map_err(|e| e.to_string())) {
+    let mut reader = match guarded(|| {
+        group_reader(opened, group, (from - first) as usize).map_err(|e| e.to_string())
+    }) {
         Ok(reader) => reader,
         Err(message) => return Ok(Err((row, message))),
     };
@@ -280,7 +359,9 @@ fn read_group(
         let batch = match guarded(|| reader.next().transpose().map_err(|e| e.to_string())) {
             Ok(Some(batch)) => batch,
             Ok(None) if row == end => return Ok(Ok(())),
-            Ok(None) => return Ok(Err((row, "the row group has fewer rows than the footer says".into()))),
+            Ok(None) => {
+                return Ok(Err((row, "the row group has fewer rows than the footer says".into())));
+            }
             Err(message) => return Ok(Err((row, message))),
         };
         let rows = match Rows::of(&batch, &opened.columns) {
@@ -296,13 +377,26 @@ fn read_group(
     }
 }
 
-fn group_reader(opened: &Opened, group: usize, offset: usize) -> Result<ParquetRecordBatchReader, ParquetError> {
+fn group_reader(
+    opened: &Opened,
+    group: usize,
+    offset: usize,
+) -> Result<ParquetRecordBatchReader, ParquetError> {
     let columns = &opened.columns;
     let wanted = |name: &String| {
-        [&columns.image, &columns.caption].contains(&name) || columns.key.as_ref() == Some(name) || columns.own.contains(name)
+        [&columns.image, &columns.caption].contains(&name)
+            || columns.key.as_ref() == Some(name)
+            || columns.own.contains(name)
     };
-    let roots = opened.metadata.schema().fields().iter().enumerate().filter(|(_, field)| wanted(field.name()));
-    let mask = ProjectionMask::roots(opened.metadata.parquet_schema(), roots.map(|(index, _)| index));
+    let roots = opened
+        .metadata
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| wanted(field.name()));
+    let mask =
+        ProjectionMask::roots(opened.metadata.parquet_schema(), roots.map(|(index, _)| index));
     let file = opened.file.try_clone().map_err(|e| ParquetError::General(e.to_string()))?;
     ParquetRecordBatchReaderBuilder::new_with_metadata(file, opened.metadata.clone())
         .with_row_groups(vec![group])
@@ -344,16 +438,24 @@ struct Rows {
 
 impl Rows {
     fn of(batch: &RecordBatch, columns: &Columns) -> Result<Self, String> {
-        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("the column {name} is not there"));
+        let column = |name: &str| {
+            batch.column_by_name(name).ok_or_else(|| format!("the column {name} is not there"))
+        };
         let text = |array: &ArrayRef| {
-            cast(array, &DataType::Utf8).map(|cast| cast.as_string::<i32>().clone()).map_err(|e| e.to_string())
+            cast(array, &DataType::Utf8)
+                .map(|cast| cast.as_string::<i32>().clone())
+                .map_err(|e| e.to_string())
         };
         let whole = column(&columns.image)?;
         let (mut image, mut path, mut hidden) = (Arc::clone(whole), None, None);
         if columns.kind == ImageKind::Nested {
             let fields = whole.as_struct_opt().ok_or("the image is not a struct")?;
             image = Arc::clone(fields.column_by_name("bytes").ok_or("the image has no bytes")?);
-            path = fields.column_by_name("path").filter(|array| is_text(array.data_type())).map(text).transpose()?;
+            path = fields
+                .column_by_name("path")
+                .filter(|array| is_text(array.data_type()))
+                .map(text)
+                .transpose()?;
             hidden = Some(Arc::clone(whole));
         }
         let image = match image.as_binary_view_opt() {
@@ -361,42 +463,70 @@ impl Rows {
             Some(bytes) => Image::Bytes(bytes.clone()),
             None => return Err(format!("the image is {}, not bytes", image.data_type())),
         };
-        let own = columns.own.iter().map(|name| Ok((name.clone(), text(column(name)?)?))).collect::<Result<_, String>>()?;
+        let own = columns
+            .own
+            .iter()
+            .map(|name| Ok((name.clone(), text(column(name)?)?)))
+            .collect::<Result<_, String>>()?;
         let key = columns.key.as_ref().map(|name| text(column(name)?)).transpose()?;
         let caption = column(&columns.caption)?;
         let caption = if is_list_of_text(caption.data_type()) {
             let lists = DataType::LargeList(Arc::new(Field::new("item", DataType::Utf8, true)));
-            CaptionArray::Lists(cast(caption, &lists).map_err(|e| e.to_string())?.as_list::<i64>().clone())
+            CaptionArray::Lists(
+                cast(caption, &lists).map_err(|e| e.to_string())?.as_list::<i64>().clone(),
+            )
         } else {
             CaptionArray::Texts(text(caption)?)
         };
         let captions = columns.captions;
-        Ok(Self { captions, image, path, hidden, image_name: columns.image.clone(), caption, key, own })
+        Ok(Self {
+            captions,
+            image,
+            path,
+            hidden,
+            image_name: columns.image.clone(),
+            caption,
+            key,
+            own,
+        })
     }
 
     fn record(&self, index: usize, position: String, row: u64) -> Record {
-        let value = |array: &StringArray| array.is_valid(index).then(|| array.value(index).to_owned());
+        let value =
+            |array: &StringArray| array.is_valid(index).then(|| array.value(index).to_owned());
         let shown = self.hidden.as_ref().is_none_or(|whole| whole.is_valid(index));
         let (image, url) = match &self.image {
             Image::Urls(urls) => {
                 let url = value(urls).map(|url| url.trim().to_owned());
                 let missing = || (Reason::BadUrl, format!("`{}` is null", self.image_name));
-                (url.clone().map(String::into_bytes).ok_or_else(missing), Some(url.unwrap_or_default()))
+                (
+                    url.clone().map(String::into_bytes).ok_or_else(missing),
+                    Some(url.unwrap_or_default()),
+                )
             }
-            Image::Bytes(bytes) if shown && bytes.is_valid(index) => (Ok(bytes.value(index).to_vec()), None),
+            Image::Bytes(bytes) if shown && bytes.is_valid(index) => {
+                (Ok(bytes.value(index).to_vec()), None)
+            }
             Image::Bytes(_) => {
                 let missing = match self.path.as_ref().and_then(value) {
-                    Some(path) => format!("`{}` has no bytes, only the path {path}", self.image_name),
+                    Some(path) => {
+                        format!("`{}` has no bytes, only the path {path}", self.image_name)
+                    }
                     None => format!("`{}` is null", self.image_name),
                 };
                 (Err((Reason::MissingImage, missing)), None)
             }
         };
-        let mut columns: Vec<(String, String)> =
-            self.own.iter().filter_map(|(name, array)| Some((name.clone(), value(array)?))).collect();
+        let mut columns: Vec<(String, String)> = self
+            .own
+            .iter()
+            .filter_map(|(name, array)| Some((name.clone(), value(array)?)))
+            .collect();
         let caption = match &self.caption {
             CaptionArray::Texts(texts) => value(texts).ok_or("the caption is null"),
-            CaptionArray::Lists(lists) if lists.is_null(index) => Err("the list of captions is null"),
+            CaptionArray::Lists(lists) if lists.is_null(index) => {
+                Err("the list of captions is null")
+            }
             CaptionArray::Lists(lists) => {
                 let list = lists.value(index);
                 let texts = list.as_string::<i32>().iter().flatten().map(str::to_owned);
@@ -404,7 +534,8 @@ impl Rows {
             }
         };
         let caption = caption.map_err(|message| (Reason::MissingCaption, message.to_owned()));
-        let key = url.or_else(|| self.key.as_ref().and_then(value)).unwrap_or_else(|| row.to_string());
+        let key =
+            url.or_else(|| self.key.as_ref().and_then(value)).unwrap_or_else(|| row.to_string());
         Record { position, key, image, caption, columns }
     }
 }

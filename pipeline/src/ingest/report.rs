@@ -108,11 +108,17 @@ pub enum IngestError {
          one that diptych made. Nothing was written"
     )]
     NotADataset { path: PathBuf, found: String },
-    #[error("{path}: another ingest is writing this dataset ({owner}). Wait until it is done, or stop it")]
+    #[error(
+        "{path}: another ingest is writing this dataset ({owner}). Wait until it is done, or stop it"
+    )]
     Locked { path: PathBuf, owner: String },
-    #[error("{path}: the dataset is damaged: {message}. Bring the file back, or remove the dataset and ingest again")]
+    #[error(
+        "{path}: the dataset is damaged: {message}. Bring the file back, or remove the dataset and ingest again"
+    )]
     Damaged { path: PathBuf, message: String },
-    #[error("stopped. What is finished is safe in {dataset}; run the same command again and it goes on from there")]
+    #[error(
+        "stopped. What is finished is safe in {dataset}; run the same command again and it goes on from there"
+    )]
     Stopped { dataset: PathBuf },
     #[error(transparent)]
     Schema(#[from] SchemaError),

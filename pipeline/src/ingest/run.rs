@@ -12,7 +12,9 @@ use super::item::{Fault, Item, Rejection, Sink};
 use super::judge::{self, Verdict};
 use super::layout::{self, Layout};
 use super::ledger_files::place;
-use super::{IngestError, IngestProgress, IngestReport, IngestRequest, SourceOutcome, SourceReport};
+use super::{
+    IngestError, IngestProgress, IngestReport, IngestRequest, SourceOutcome, SourceReport,
+};
 
 /// Items are judged together up to this many bytes or items, or when they have waited so long.
 const JUDGED_BYTES: usize = 16 << 20;
@@ -69,7 +71,10 @@ impl<'a> Run<'a> {
                 threads => threads,
             },
             request,
-            progress: Progress { at: IngestProgress { sources_total: sources, ..IngestProgress::default() }, call: progress },
+            progress: Progress {
+                at: IngestProgress { sources_total: sources, ..IngestProgress::default() },
+                call: progress,
+            },
             downloader: None,
             reports: Vec::new(),
             tried_again: 0,
@@ -82,7 +87,10 @@ impl<'a> Run<'a> {
     }
 
     /// Reads all sources, then asks again for what could not be downloaded.
-    pub(super) fn sources(&mut self, sources: &[(Source, Option<(Layout, String)>)]) -> Result<(), IngestError> {
+    pub(super) fn sources(
+        &mut self,
+        sources: &[(Source, Option<(Layout, String)>)],
+    ) -> Result<(), IngestError> {
         for (source, layout) in sources {
             self.source(source, layout.clone(), false)?;
         }
@@ -96,7 +104,10 @@ impl<'a> Run<'a> {
     }
 
     /// Saves what is done where somebody asked to stop, and reports.
-    pub(super) fn finish(mut self, ended: Result<(), IngestError>) -> Result<IngestReport, IngestError> {
+    pub(super) fn finish(
+        mut self,
+        ended: Result<(), IngestError>,
+    ) -> Result<IngestReport, IngestError> {
         if let Err(error) = ended {
             if matches!(error, IngestError::Stopped { .. }) && self.is_asked_to_stop() {
                 self.dataset.commit(&mut || Ok(()))?;
@@ -123,7 +134,12 @@ impl<'a> Run<'a> {
     }
 
     /// Reads a source, from its beginning if it is to be read `anew`.
-    pub(super) fn source(&mut self, source: &Source, layout: Option<(Layout, String)>, anew: bool) -> Result<(), IngestError> {
+    pub(super) fn source(
+        &mut self,
+        source: &Source,
+        layout: Option<(Layout, String)>,
+        anew: bool,
+    ) -> Result<(), IngestError> {
         self.progress.at.source = source.name();
         let mut report = SourceReport {
             path: source.name(),
@@ -143,11 +159,19 @@ impl<'a> Run<'a> {
         self.progress.step(&self.request)
     }
 
-    fn read(&mut self, source: &Source, layout: Layout, anew: bool, report: &mut SourceReport) -> Result<(), IngestError> {
+    fn read(
+        &mut self,
+        source: &Source,
+        layout: Layout,
+        anew: bool,
+        report: &mut SourceReport,
+    ) -> Result<(), IngestError> {
         let options = self.request.source_options()?;
-        let (index, from, known) = self.dataset.begin(source, &options, anew, layout.is_url_list())?;
+        let (index, from, known) =
+            self.dataset.begin(source, &options, anew, layout.is_url_list())?;
         self.progress.at.records = from;
-        self.progress.at.records_total = if layout.is_url_list() { layout.records(source) } else { None };
+        self.progress.at.records_total =
+            if layout.is_url_list() { layout.records(source) } else { None };
         let into = Into { source: index, known: &known, again: None };
         let outcome = if layout.is_url_list() {
             match self.download(source, layout, from, &into, report)? {
@@ -157,15 +181,16 @@ impl<'a> Run<'a> {
         } else {
             let request = self.request.clone();
             let mut judged = Judged::new();
-            let outcome = layout::read(source, layout, from, &request.options(), &mut |item, next| {
-                if judged.push(item, next) {
-                    self.take(judged.all(), &into, report)?;
-                    if self.is_asked_to_stop() {
-                        return Err(stopped(&request));
+            let outcome =
+                layout::read(source, layout, from, &request.options(), &mut |item, next| {
+                    if judged.push(item, next) {
+                        self.take(judged.all(), &into, report)?;
+                        if self.is_asked_to_stop() {
+                            return Err(stopped(&request));
+                        }
                     }
-                }
-                Ok(())
-            })?;
+                    Ok(())
+                })?;
             self.take(judged.all(), &into, report)?;
             outcome
         };
@@ -200,18 +225,29 @@ impl<'a> Run<'a> {
         let request = self.request.clone();
         let name = source.name();
         let rows = Box::new(|sink: &mut Sink| {
-            layout::read(source, layout, from, &request.options(), &mut |item, next| match into.again {
+            layout::read(source, layout, from, &request.options(), &mut |item, next| match into
+                .again
+            {
                 Some(candidates) => match &item {
-                    Item::Record(row) if candidates.contains_key(&place(&[&name, &row.position, &row.key])) => sink(item, next),
+                    Item::Record(row)
+                        if candidates.contains_key(&place(&[&name, &row.position, &row.key])) =>
+                    {
+                        sink(item, next)
+                    }
                     _ => Ok(()),
                 },
                 None => sink(already_known(item, into.known), next),
             })
         });
         let mut judged = Judged::new();
-        let passed = downloader.pass(rows, request.max_image_bytes, into.again.is_some(), &mut |item, next| {
-            if judged.push(item, next) { self.take(judged.all(), into, report) } else { Ok(()) }
-        });
+        let passed = downloader.pass(
+            rows,
+            request.max_image_bytes,
+            into.again.is_some(),
+            &mut |item, next| {
+                if judged.push(item, next) { self.take(judged.all(), into, report) } else { Ok(()) }
+            },
+        );
         self.downloader = Some(downloader);
         let passed = passed?;
         self.take(judged.all(), into, report)?;
@@ -219,7 +255,12 @@ impl<'a> Run<'a> {
     }
 
     /// Judges items and takes them in order.
-    fn take(&mut self, items: Vec<(Item, u64)>, into: &Into, report: &mut SourceReport) -> Result<(), IngestError> {
+    fn take(
+        &mut self,
+        items: Vec<(Item, u64)>,
+        into: &Into,
+        report: &mut SourceReport,
+    ) -> Result<(), IngestError> {
         let Self { dataset, progress, request, .. } = self;
         let source = into.source;
         for (verdict, next) in judge::judge_all(items, request, self.threads) {
@@ -229,7 +270,10 @@ impl<'a> Run<'a> {
                 let (position, key) = verdict.place();
                 let place = place(&[&dataset.manifest.sources[source].path, position, key]);
                 let Some((ledger, reason)) = candidates.get(&place) else { continue };
-                if matches!(&verdict, Verdict::Rejected(Rejection { reason: diptych_schemas::Reason::Postponed, .. })) {
+                if matches!(
+                    &verdict,
+                    Verdict::Rejected(Rejection { reason: diptych_schemas::Reason::Postponed, .. })
+                ) {
                     // It was not tried: what the ledger says of it stays true.
                     continue;
                 }
@@ -246,9 +290,10 @@ impl<'a> Run<'a> {
                     let bytes = pair.image.len() as u64;
                     (dataset.take_pair(*pair, source, next, into.known, request, &mut step)?, bytes)
                 }
-                Verdict::Rejected(rejection) => {
-                    (dataset.take_rejection(rejection, None, source, next, into.known, &mut step)?, 0)
-                }
+                Verdict::Rejected(rejection) => (
+                    dataset.take_rejection(rejection, None, source, next, into.known, &mut step)?,
+                    0,
+                ),
                 Verdict::Known => {
                     dataset.advance(source, next);
                     (Taken::KnownBefore, 0)
@@ -319,7 +364,9 @@ impl Judged {
     fn push(&mut self, item: Item, next: u64) -> bool {
         self.bytes += item.bytes();
         self.items.push((item, next));
-        self.items.len() >= JUDGED_ITEMS || self.bytes >= JUDGED_BYTES || self.since.elapsed() >= JUDGED_AFTER
+        self.items.len() >= JUDGED_ITEMS
+            || self.bytes >= JUDGED_BYTES
+            || self.since.elapsed() >= JUDGED_AFTER
     }
 
     fn all(&mut self) -> Vec<(Item, u64)> {

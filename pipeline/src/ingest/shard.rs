@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, FixedSizeBinaryArray, LargeBinaryArray, RecordBatch, StringArray, StringBuilder, UInt8Array, UInt32Array,
-    UInt64Array,
+    ArrayRef, FixedSizeBinaryArray, LargeBinaryArray, RecordBatch, StringArray, StringBuilder,
+    UInt8Array, UInt32Array, UInt64Array,
 };
 use diptych_schemas::{
-    ContentHash, DATASET_VERSION, SchemaError, ShardEntry, Uid, blob_path, blob_schema, column, durable, key, meta_path,
-    meta_schema,
+    ContentHash, DATASET_VERSION, SchemaError, ShardEntry, Uid, blob_path, blob_schema, column,
+    durable, key, meta_path, meta_schema,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -84,14 +84,16 @@ fn write_error(path: PathBuf) -> impl Fn(parquet::errors::ParquetError) -> Inges
 }
 
 fn properties() -> WriterPropertiesBuilder {
-    WriterProperties::builder()
-        .set_created_by("diptych".into())
-        .set_key_value_metadata(Some(vec![KeyValue::new(key::VERSION.into(), DATASET_VERSION.to_string())]))
+    WriterProperties::builder().set_created_by("diptych".into()).set_key_value_metadata(Some(vec![
+        KeyValue::new(key::VERSION.into(), DATASET_VERSION.to_string()),
+    ]))
 }
 
 /// Properties of everything narrow: meta and the ledger.
 pub(crate) fn narrow_properties() -> WriterPropertiesBuilder {
-    properties().set_compression(Compression::ZSTD(ZstdLevel::default())).set_max_row_group_row_count(Some(META_ROWS))
+    properties()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(META_ROWS))
 }
 
 /// Properties of meta, of which a row group has so many rows.
@@ -122,7 +124,11 @@ fn blob_properties() -> WriterProperties {
 }
 
 impl OpenShard {
-    pub(super) fn create(dataset: &Path, number: u32, row_group_bytes: u64) -> Result<Self, IngestError> {
+    pub(super) fn create(
+        dataset: &Path,
+        number: u32,
+        row_group_bytes: u64,
+    ) -> Result<Self, IngestError> {
         let path = durable::unfinished(&blob_path(dataset, number));
         let file = File::create(&path).map_err(SchemaError::io(&path))?;
         let mut shard = Self {
@@ -139,17 +145,26 @@ impl OpenShard {
             waiting: Vec::new(),
             waiting_bytes: 0,
         };
-        shard.writer = Some(ArrowWriter::try_new(file, blob_schema(), Some(blob_properties())).map_err(write_error(path))?);
+        shard.writer = Some(
+            ArrowWriter::try_new(file, blob_schema(), Some(blob_properties()))
+                .map_err(write_error(path))?,
+        );
         Ok(shard)
     }
 
     /// Whether the shard has to be closed before this pair.
     pub(super) fn is_full_for(&self, pair: &Pair, shard_bytes: u64) -> bool {
-        !self.rows.is_empty() && (self.bytes + pair.bytes() > shard_bytes || self.rows.len() >= MAX_SHARD_ROWS)
+        !self.rows.is_empty()
+            && (self.bytes + pair.bytes() > shard_bytes || self.rows.len() >= MAX_SHARD_ROWS)
     }
 
     /// Adds a pair. `columns` are indices of the dataset's source columns with values, ascending.
-    pub(super) fn push(&mut self, pair: Pair, source: &str, columns: Vec<(usize, String)>) -> Result<(), IngestError> {
+    pub(super) fn push(
+        &mut self,
+        pair: Pair,
+        source: &str,
+        columns: Vec<(usize, String)>,
+    ) -> Result<(), IngestError> {
         let length = pair.image.len() as u64;
         if self.row > 0 && self.group_bytes + length > self.row_group_bytes {
             self.flush(true)?;
@@ -188,10 +203,11 @@ impl OpenShard {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
         if !waiting.is_empty() {
-            let uids = FixedSizeBinaryArray::try_from_iter(waiting.iter().map(|(uid, _)| uid.0)).map_err(|e| failed(e.into()))?;
+            let uids = FixedSizeBinaryArray::try_from_iter(waiting.iter().map(|(uid, _)| uid.0))
+                .map_err(|e| failed(e.into()))?;
             let images = LargeBinaryArray::from_iter_values(waiting.iter().map(|(_, image)| image));
-            let batch =
-                RecordBatch::try_new(blob_schema(), vec![Arc::new(uids), Arc::new(images)]).map_err(|e| failed(e.into()))?;
+            let batch = RecordBatch::try_new(blob_schema(), vec![Arc::new(uids), Arc::new(images)])
+                .map_err(|e| failed(e.into()))?;
             writer.write(&batch).map_err(&failed)?;
         }
         if end_group {
@@ -225,7 +241,12 @@ impl OpenShard {
         self.write_meta(source_columns)?;
         step()?;
         let uids: Vec<u8> = self.rows.iter().flat_map(|row| row.uid.0).collect();
-        Ok(ShardEntry { shard: self.number, pairs: self.rows.len() as u64, uids_hash: ContentHash::of(&uids), blob_bytes })
+        Ok(ShardEntry {
+            shard: self.number,
+            pairs: self.rows.len() as u64,
+            uids_hash: ContentHash::of(&uids),
+            blob_bytes,
+        })
     }
 
     fn write_meta(&self, source_columns: &[String]) -> Result<(), IngestError> {
@@ -233,9 +254,13 @@ impl OpenShard {
         let properties = meta_properties(self.rows.len().min(META_ROWS));
         let path = meta_path(&self.dataset, self.number);
         durable::write_with(&path, |file| {
-            let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties)).map_err(io::Error::other)?;
+            let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties))
+                .map_err(io::Error::other)?;
             for rows in self.rows.chunks(META_ROWS) {
-                let batch = RecordBatch::try_new(Arc::clone(&schema), self.meta_arrays(rows, source_columns.len())?);
+                let batch = RecordBatch::try_new(
+                    Arc::clone(&schema),
+                    self.meta_arrays(rows, source_columns.len())?,
+                );
                 writer.write(&batch.map_err(io::Error::other)?).map_err(io::Error::other)?;
             }
             writer.close().map_err(io::Error::other)?;
@@ -246,12 +271,16 @@ impl OpenShard {
 
     /// In the order of [`diptych_schemas::meta_fields`], then the source's own.
     fn meta_arrays(&self, rows: &[MetaRow], own: usize) -> io::Result<Vec<ArrayRef>> {
-        let uids = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.uid.0)).map_err(io::Error::other)?;
-        let hashes = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.sha256.0)).map_err(io::Error::other)?;
-        let text =
-            |value: &dyn Fn(&MetaRow) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(value))) };
-        let number =
-            |value: &dyn Fn(&MetaRow) -> u32| -> ArrayRef { Arc::new(UInt32Array::from_iter_values(rows.iter().map(value))) };
+        let uids = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.uid.0))
+            .map_err(io::Error::other)?;
+        let hashes = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.sha256.0))
+            .map_err(io::Error::other)?;
+        let text = |value: &dyn Fn(&MetaRow) -> String| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
+        };
+        let number = |value: &dyn Fn(&MetaRow) -> u32| -> ArrayRef {
+            Arc::new(UInt32Array::from_iter_values(rows.iter().map(value)))
+        };
         let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(uids),
             text(&|row| row.caption.clone()),
@@ -274,10 +303,12 @@ impl OpenShard {
         for row in rows {
             let mut values = row.columns.iter().peekable();
             for (index, builder) in builders.iter_mut().enumerate() {
-                builder.append_option(values.next_if(|(at, _)| *at == index).map(|(_, value)| value));
+                builder
+                    .append_option(values.next_if(|(at, _)| *at == index).map(|(_, value)| value));
             }
         }
-        arrays.extend(builders.into_iter().map(|mut builder| Arc::new(builder.finish()) as ArrayRef));
+        arrays
+            .extend(builders.into_iter().map(|mut builder| Arc::new(builder.finish()) as ArrayRef));
         Ok(arrays)
     }
 }

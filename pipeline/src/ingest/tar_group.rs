@@ -14,7 +14,8 @@ const ASIDE_OVERHEAD: usize = 256;
 
 /// Extensions of images, in the order in which they are preferred. The last ones are recognised so that the ledger can say
 /// that they are not read.
-const IMAGE_EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl"];
+const IMAGE_EXTENSIONS: &[&str] =
+    &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl"];
 
 pub(super) fn is_image_extension(extension: &str) -> bool {
     IMAGE_EXTENSIONS.contains(&extension)
@@ -42,11 +43,14 @@ impl Content {
             (Self::Flawed(flaw), _) => Err(flaw),
             (Self::InFile { at, size }, Some(file)) => {
                 let mut bytes = vec![0; size as usize];
-                file.read_exact_at(&mut bytes, at)
-                    .map_err(|e| (Reason::TruncatedSource, format!("reading it again fails: {e}")))?;
+                file.read_exact_at(&mut bytes, at).map_err(|e| {
+                    (Reason::TruncatedSource, format!("reading it again fails: {e}"))
+                })?;
                 Ok(bytes)
             }
-            (Self::InFile { .. }, None) => Err((Reason::BadRecord, "a packed archive cannot be read twice".into())),
+            (Self::InFile { .. }, None) => {
+                Err((Reason::BadRecord, "a packed archive cannot be read twice".into()))
+            }
         }
     }
 }
@@ -77,7 +81,9 @@ impl Group {
 
     pub(super) fn image(&self, options: &ReadOptions) -> Option<usize> {
         match options.image_column {
-            Some(given) => self.parts.iter().position(|part| part.extension.eq_ignore_ascii_case(given)),
+            Some(given) => {
+                self.parts.iter().position(|part| part.extension.eq_ignore_ascii_case(given))
+            }
             None => self.parts.iter().position(|part| is_image_extension(&part.extension)),
         }
     }
@@ -85,10 +91,13 @@ impl Group {
     pub(super) fn json(&self) -> Option<Result<Map<String, Value>, Flaw>> {
         let part = self.parts.iter().find(|part| part.extension == "json")?;
         Some(match &part.content {
-            Content::Held(bytes) => serde_json::from_slice(bytes)
-                .map_err(|e| (Reason::BadRecord, format!("{} is not a JSON object: {e}", part.place))),
+            Content::Held(bytes) => serde_json::from_slice(bytes).map_err(|e| {
+                (Reason::BadRecord, format!("{} is not a JSON object: {e}", part.place))
+            }),
             Content::Flawed(flaw) => Err(flaw.clone()),
-            Content::InFile { .. } => Err((Reason::BadRecord, format!("{} is not in memory", part.place))),
+            Content::InFile { .. } => {
+                Err((Reason::BadRecord, format!("{} is not in memory", part.place)))
+            }
         })
     }
 
@@ -100,7 +109,9 @@ impl Group {
 
     pub(super) fn is_complete(&self, options: &ReadOptions) -> bool {
         let in_json = || match self.json() {
-            Some(Ok(fields)) => Wanted::Caption.find(&fields.keys().map(String::as_str), options.caption_column).is_some(),
+            Some(Ok(fields)) => Wanted::Caption
+                .find(&fields.keys().map(String::as_str), options.caption_column)
+                .is_some(),
             Some(Err(_)) => true,
             None => false,
         };

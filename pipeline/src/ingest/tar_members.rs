@@ -63,7 +63,10 @@ impl<R: Read> Members<R> {
             }
             let header = Header::from_byte_slice(&block);
             if !checksum_holds(header) {
-                return Err(self.not_tar(offset, "the checksum of the header that should be here does not hold"));
+                return Err(self.not_tar(
+                    offset,
+                    "the checksum of the header that should be here does not hold",
+                ));
             }
             let size = match long_size.take() {
                 Some(size) => size,
@@ -71,7 +74,8 @@ impl<R: Read> Members<R> {
             };
             let kind = header.entry_type();
             // Links and folders have no content, whatever their size field says.
-            let size = if kind.is_hard_link() || kind.is_symlink() || kind.is_dir() { 0 } else { size };
+            let size =
+                if kind.is_hard_link() || kind.is_symlink() || kind.is_dir() { 0 } else { size };
             self.rest = size;
             self.padding = (BLOCK - size % BLOCK) % BLOCK;
             match kind {
@@ -87,7 +91,10 @@ impl<R: Read> Members<R> {
                     for attribute in PaxExtensions::new(&attributes).flatten() {
                         match attribute.key_bytes() {
                             b"path" => long_name = Some(attribute.value_bytes().to_vec()),
-                            b"size" => long_size = attribute.value().ok().and_then(|value| value.parse().ok()),
+                            b"size" => {
+                                long_size =
+                                    attribute.value().ok().and_then(|value| value.parse().ok())
+                            }
                             _ => {}
                         }
                     }
@@ -111,14 +118,20 @@ impl<R: Read> Members<R> {
         self.rest -= bytes.len() as u64;
         match read {
             Ok(_) if bytes.len() as u64 == wanted => Ok(bytes),
-            Ok(_) => Err(self.cut(&format!("the archive ends within a member, {} bytes of it are missing", self.rest))),
+            Ok(_) => Err(self.cut(&format!(
+                "the archive ends within a member, {} bytes of it are missing",
+                self.rest
+            ))),
             Err(error) => Err(self.failed(&error)),
         }
     }
 
     fn small_content(&mut self, offset: u64) -> Result<Vec<u8>, Broken> {
         if self.rest > MAX_NAME_BYTES {
-            return Err(self.not_tar(offset, &format!("a name of {} bytes, the limit is {MAX_NAME_BYTES}", self.rest)));
+            return Err(self.not_tar(
+                offset,
+                &format!("a name of {} bytes, the limit is {MAX_NAME_BYTES}", self.rest),
+            ));
         }
         self.content()
     }
@@ -130,7 +143,10 @@ impl<R: Read> Members<R> {
                 if skipped == bytes {
                     return Ok(());
                 }
-                Err(self.cut(&format!("the archive ends within a member, {} bytes of it are missing", bytes - skipped)))
+                Err(self.cut(&format!(
+                    "the archive ends within a member, {} bytes of it are missing",
+                    bytes - skipped
+                )))
             }
             Err(error) => Err(self.failed(&error)),
         }
@@ -174,7 +190,12 @@ impl<R: Read> Members<R> {
 fn checksum_holds(header: &Header) -> bool {
     let Ok(stored) = header.cksum() else { return false };
     let bytes = header.as_bytes();
-    let counted = || bytes.iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { b' ' } else { byte });
+    let counted = || {
+        bytes
+            .iter()
+            .enumerate()
+            .map(|(at, &byte)| if (148..156).contains(&at) { b' ' } else { byte })
+    };
     let unsigned: u32 = counted().map(u32::from).sum();
     let signed: i32 = counted().map(|byte| i32::from(byte as i8)).sum();
     stored == unsigned || i64::from(stored) == i64::from(signed)
@@ -216,7 +237,11 @@ mod tests {
         let bytes = archive(&[("a.txt", b"one"), (&long, b""), ("b.txt", &[7; 1000])]);
         let (found, broken) = walk(&bytes);
         assert!(broken.is_none());
-        let expected = [("a.txt".into(), b"one".to_vec()), (long, Vec::new()), ("b.txt".into(), vec![7; 1000])];
+        let expected = [
+            ("a.txt".into(), b"one".to_vec()),
+            (long, Vec::new()),
+            ("b.txt".into(), vec![7; 1000]),
+        ];
         assert_eq!(found, expected);
     }
 

@@ -17,8 +17,12 @@ pub(super) fn of_json(value: &Value) -> Option<String> {
 
 /// Bytes as text.
 pub(super) fn of_bytes(bytes: Vec<u8>, place: &str) -> Result<String, Flaw> {
-    String::from_utf8(bytes)
-        .map_err(|e| (Reason::BadRecord, format!("{place} is not UTF-8 text: byte {}", e.utf8_error().valid_up_to())))
+    String::from_utf8(bytes).map_err(|e| {
+        (
+            Reason::BadRecord,
+            format!("{place} is not UTF-8 text: byte {}", e.utf8_error().valid_up_to()),
+        )
+    })
 }
 
 /// A member's caption. Of an array it is the list of the classes that it marks, as JSON.
@@ -26,6 +30,7 @@ pub(super) fn of_caption(extension: &str, bytes: Vec<u8>, place: &str) -> Result
     if !extension.eq_ignore_ascii_case("npy") {
         return of_bytes(bytes, place);
     }
-    let classes = marked_classes(&bytes).map_err(|message| (Reason::BadRecord, format!("{place}: {message}")))?;
+    let classes = marked_classes(&bytes)
+        .map_err(|message| (Reason::BadRecord, format!("{place}: {message}")))?;
     Ok(Value::from(classes).to_string())
 }

@@ -99,7 +99,10 @@ mod tests {
     #[test]
     fn many_new_uids_are_sorted_in() {
         let mut set = UidSet::default();
-        let uid = |n: u64| Uid((u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834) | 1).to_be_bytes());
+        let uid = |n: u64| {
+            Uid((u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834) | 1)
+                .to_be_bytes())
+        };
         let count = SORTED_IN_AT as u64 + 10;
         (0..count).for_each(|n| set.insert(uid(n)));
         assert_eq!(set.new.len(), 10);

@@ -15,7 +15,8 @@ use serde_json::{Map, Value};
 
 use super::columns::Wanted;
 use super::item::{
-    Fault, Item, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES, Outcome, ReadOptions, Record, Rejection, Sink,
+    Fault, Item, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES, Outcome, ReadOptions,
+    Record, Rejection, Sink,
 };
 use super::tar_group::{Content, Group, Part, is_image_extension};
 use super::tar_members::{Broken, Member, Members};
@@ -58,7 +59,11 @@ pub(super) fn describe(packing: Packing) -> String {
 }
 
 /// Refuses a caption field or an extension that no sample at the beginning of the archive has.
-pub(super) fn check(path: &Path, packing: Packing, options: &ReadOptions) -> Result<(), IngestError> {
+pub(super) fn check(
+    path: &Path,
+    packing: Packing,
+    options: &ReadOptions,
+) -> Result<(), IngestError> {
     if options.caption_column.is_none() && options.image_column.is_none() {
         return Ok(());
     }
@@ -85,8 +90,11 @@ pub(super) fn check(path: &Path, packing: Packing, options: &ReadOptions) -> Res
         }
         note(extension);
     }
-    for (wanted, given) in [(Wanted::Image, options.image_column), (Wanted::Caption, options.caption_column)] {
-        let found = given.is_none() || wanted.find(&names.iter().map(String::as_str), given).is_some();
+    for (wanted, given) in
+        [(Wanted::Image, options.image_column), (Wanted::Caption, options.caption_column)]
+    {
+        let found =
+            given.is_none() || wanted.find(&names.iter().map(String::as_str), given).is_some();
         if !found && !keys.is_empty() {
             return Err(wanted.missing(path, names.iter().map(String::as_str), given));
         }
@@ -117,10 +125,18 @@ fn split_name(name: &str) -> Option<(String, String)> {
 }
 
 /// Reads an archive from its beginning.
-pub(super) fn read(path: &Path, packing: Packing, options: &ReadOptions, sink: &mut Sink) -> Result<Outcome, IngestError> {
+pub(super) fn read(
+    path: &Path,
+    packing: Packing,
+    options: &ReadOptions,
+    sink: &mut Sink,
+) -> Result<Outcome, IngestError> {
     let (file, stream) = match open(path, packing) {
         Ok(opened) => opened,
-        Err(error) => return Archive::new(*options, None, sink).unreadable(error.to_string(), Reason::TruncatedSource),
+        Err(error) => {
+            return Archive::new(*options, None, sink)
+                .unreadable(error.to_string(), Reason::TruncatedSource);
+        }
     };
     let mut members = Members::new(stream);
     let mut archive = Archive::new(*options, (packing == Packing::Plain).then_some(file), sink);
@@ -173,25 +189,46 @@ impl<'a, 'b> Archive<'a, 'b> {
         (self.sink)(item, self.records)
     }
 
-    fn reject(&mut self, position: String, key: &str, reason: Reason, detail: impl Into<String>) -> Result<(), IngestError> {
-        self.hand_on(Item::Rejected(Rejection { position, key: key.into(), reason, detail: detail.into() }))
+    fn reject(
+        &mut self,
+        position: String,
+        key: &str,
+        reason: Reason,
+        detail: impl Into<String>,
+    ) -> Result<(), IngestError> {
+        self.hand_on(Item::Rejected(Rejection {
+            position,
+            key: key.into(),
+            reason,
+            detail: detail.into(),
+        }))
     }
 
     /// Takes a member into its group. The inner error is the archive's, the outer one is the sink's.
-    fn member<R: Read>(&mut self, members: &mut Members<R>, member: &Member) -> Result<Result<(), Broken>, IngestError> {
+    fn member<R: Read>(
+        &mut self,
+        members: &mut Members<R>,
+        member: &Member,
+    ) -> Result<Result<(), Broken>, IngestError> {
         let place = format!("member {} at byte {}", member.name, member.offset);
         if member.kind.is_dir() {
             return Ok(Ok(()));
         }
         if !(member.kind.is_file() || member.kind.is_contiguous()) {
-            self.reject(place, "", Reason::BadRecord, "a link or a special file, not a regular one")?;
+            self.reject(
+                place,
+                "",
+                Reason::BadRecord,
+                "a link or a special file, not a regular one",
+            )?;
             return Ok(Ok(()));
         }
         let Some((key, extension)) = split_name(&member.name) else {
             self.reject(place, "", Reason::BadRecord, "the name has no key or no extension")?;
             return Ok(Ok(()));
         };
-        let begins = self.current.as_ref().is_none_or(|group| group.key != key || group.holds(&extension));
+        let begins =
+            self.current.as_ref().is_none_or(|group| group.key != key || group.holds(&extension));
         if begins {
             self.close_current()?;
             self.current = Some(Group { key, parts: Vec::new() });
@@ -209,7 +246,10 @@ impl<'a, 'b> Archive<'a, 'b> {
             MAX_COLUMN_BYTES as u64
         };
         let content = if member.size > limit {
-            Content::Flawed((Reason::TooManyBytes, format!("{} has {} bytes, the limit is {limit}", member.name, member.size)))
+            Content::Flawed((
+                Reason::TooManyBytes,
+                format!("{} has {} bytes, the limit is {limit}", member.name, member.size),
+            ))
         } else {
             match members.content() {
                 Ok(bytes) => Content::Held(bytes),
@@ -217,7 +257,13 @@ impl<'a, 'b> Archive<'a, 'b> {
             }
         };
         if let Some(group) = &mut self.current {
-            group.parts.push(Part { extension, place, at: member.content, size: member.size, content });
+            group.parts.push(Part {
+                extension,
+                place,
+                at: member.content,
+                size: member.size,
+                content,
+            });
         }
         Ok(Ok(()))
     }
@@ -236,9 +282,14 @@ impl<'a, 'b> Archive<'a, 'b> {
             } else {
                 for part in &mut earlier.parts {
                     // Small texts are wanted in memory to see what the record lacks.
-                    if matches!(part.content, Content::InFile { .. }) && !is_image_extension(&part.extension) {
-                        let content = std::mem::replace(&mut part.content, Content::Held(Vec::new()));
-                        part.content = content.take(self.file.as_ref()).map_or_else(Content::Flawed, Content::Held);
+                    if matches!(part.content, Content::InFile { .. })
+                        && !is_image_extension(&part.extension)
+                    {
+                        let content =
+                            std::mem::replace(&mut part.content, Content::Held(Vec::new()));
+                        part.content = content
+                            .take(self.file.as_ref())
+                            .map_or_else(Content::Flawed, Content::Held);
                     }
                 }
                 earlier.parts.append(&mut group.parts);
@@ -275,17 +326,20 @@ impl<'a, 'b> Archive<'a, 'b> {
     fn emit(&mut self, mut group: Group) -> Result<(), IngestError> {
         for part in &mut group.parts {
             let content = std::mem::replace(&mut part.content, Content::Held(Vec::new()));
-            part.content = content.take(self.file.as_ref()).map_or_else(Content::Flawed, Content::Held);
+            part.content =
+                content.take(self.file.as_ref()).map_or_else(Content::Flawed, Content::Held);
         }
         let position = group.parts.first().map(|part| part.place.clone()).unwrap_or_default();
         let key = group.key.clone();
-        let present = group.parts.iter().map(|part| part.extension.as_str()).collect::<Vec<_>>().join(", ");
+        let present =
+            group.parts.iter().map(|part| part.extension.as_str()).collect::<Vec<_>>().join(", ");
         let fields = group.json();
         let mut columns = Vec::new();
         let mut caption = None;
         match fields {
             Some(Ok(fields)) => {
-                let found = Wanted::Caption.find(&fields.keys().map(String::as_str), self.options.caption_column);
+                let found = Wanted::Caption
+                    .find(&fields.keys().map(String::as_str), self.options.caption_column);
                 let by_member = group.caption_part(&self.options).is_some();
                 for (index, (name, value)) in fields.iter().enumerate() {
                     if !by_member && found == Some(index) {
@@ -299,7 +353,12 @@ impl<'a, 'b> Archive<'a, 'b> {
             Some(Err((reason, detail))) => {
                 caption = Some(Err((reason, detail.clone())));
                 if group.caption_part(&self.options).is_some() {
-                    self.reject(position.clone(), &key, reason, format!("{detail}; the pair is kept without its fields"))?;
+                    self.reject(
+                        position.clone(),
+                        &key,
+                        reason,
+                        format!("{detail}; the pair is kept without its fields"),
+                    )?;
                 }
             }
             None => {}
@@ -315,7 +374,12 @@ impl<'a, 'b> Archive<'a, 'b> {
             } else if Some(index) == caption_at {
                 caption = Some(bytes.and_then(|bytes| text::of_caption(&extension, bytes, &place)));
             } else if is_image_extension(&extension) {
-                self.reject(place, &key, Reason::BadRecord, "another image of the same key; only one is taken")?;
+                self.reject(
+                    place,
+                    &key,
+                    Reason::BadRecord,
+                    "another image of the same key; only one is taken",
+                )?;
             } else if extension != "json" {
                 match bytes.and_then(|bytes| text::of_bytes(bytes, &place)) {
                     Ok(value) => columns.push((extension, value.trim().to_owned())),
@@ -325,10 +389,15 @@ impl<'a, 'b> Archive<'a, 'b> {
         }
         if let Some(Ok(caption)) = &caption {
             // The same words again under the name that they had in the JSON.
-            columns.retain(|(name, value)| !(name.eq_ignore_ascii_case("caption") && value.trim() == caption.trim()));
+            columns.retain(|(name, value)| {
+                !(name.eq_ignore_ascii_case("caption") && value.trim() == caption.trim())
+            });
         }
-        let image = image.unwrap_or_else(|| Err((Reason::MissingImage, format!("the key has only {present}"))));
-        let caption = caption.unwrap_or_else(|| Err((Reason::MissingCaption, format!("the key has only {present}"))));
+        let image = image
+            .unwrap_or_else(|| Err((Reason::MissingImage, format!("the key has only {present}"))));
+        let caption = caption.unwrap_or_else(|| {
+            Err((Reason::MissingCaption, format!("the key has only {present}")))
+        });
         self.hand_on(Item::Record(Record { position, key, image, caption, columns }))
     }
 
@@ -353,11 +422,16 @@ impl<'a, 'b> Archive<'a, 'b> {
         let waiting = self.aside.len() + usize::from(self.current.is_some());
         let message = format!("{} (byte {})", broken.detail, broken.at);
         if self.records == 0 {
-            return self.unreadable(message, if broken.cut { Reason::TruncatedSource } else { Reason::BadRecord });
+            return self.unreadable(
+                message,
+                if broken.cut { Reason::TruncatedSource } else { Reason::BadRecord },
+            );
         }
         let message = match waiting {
             0 => message,
-            waiting => format!("{message}; {waiting} keys were still waiting for an image or a caption"),
+            waiting => {
+                format!("{message}; {waiting} keys were still waiting for an image or a caption")
+            }
         };
         let reason = if broken.cut { Reason::TruncatedSource } else { Reason::BadRecord };
         self.reject(format!("byte {}", broken.at), "", reason, message.clone())?;
@@ -370,8 +444,9 @@ impl<'a, 'b> Archive<'a, 'b> {
     }
 
     fn outcome(self, fault: Option<Fault>) -> Outcome {
-        let unkept =
-            self.unkept.iter().map(|(extension, count)| format!("{count} .{extension} members are not text and were not kept"));
+        let unkept = self.unkept.iter().map(|(extension, count)| {
+            format!("{count} .{extension} members are not text and were not kept")
+        });
         Outcome { records: self.records, fault, notes: unkept.collect() }
     }
 }

@@ -113,7 +113,10 @@ impl BenchRound {
 }
 
 /// Measures, and calls `each` after each round.
-pub fn bench_loader(mut spec: BenchSpec, each: &mut dyn FnMut(&BenchRound)) -> Result<BenchReport, LoaderError> {
+pub fn bench_loader(
+    mut spec: BenchSpec,
+    each: &mut dyn FnMut(&BenchRound),
+) -> Result<BenchReport, LoaderError> {
     let all = spec.loader.sources[0].selection.len();
     let wanted = if spec.pairs == 0 { all } else { spec.pairs.min(all) };
     let files = if spec.bare { Some(files(&spec.loader, wanted)?) } else { None };
@@ -173,14 +176,24 @@ fn first(selection: &Selection, rows: usize) -> Selection {
 
 /// The images' files of the first rows, as many as may be kept.
 fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Buffer>, LoaderError> {
-    let mut shards = Shards::open(spec.sources[..1].to_vec(), spec.seed, true, &spec.config.remote, &Arc::default())?;
+    let mut shards = Shards::open(
+        spec.sources[..1].to_vec(),
+        spec.seed,
+        true,
+        &spec.config.remote,
+        &Arc::default(),
+    )?;
     let stop = AtomicBool::new(false);
     let mut left = KEPT_BYTES;
     let mut files = Vec::new();
-    let rows: Vec<Pick> = (0..rows as u64).map(|row| Pick { source: 0, row, sample: row }).collect();
+    let rows: Vec<Pick> =
+        (0..rows as u64).map(|row| Pick { source: 0, row, sample: row }).collect();
     for rows in rows.chunks(256) {
         let mut pairs = shards.describe(rows, &stop)?.unwrap_or_default();
-        let fit = pairs.iter().take_while(|pair| left.checked_sub(pair.bytes).inspect(|rest| left = *rest).is_some()).count();
+        let fit = pairs
+            .iter()
+            .take_while(|pair| left.checked_sub(pair.bytes).inspect(|rest| left = *rest).is_some())
+            .count();
         let whole = fit == pairs.len();
         pairs.truncate(fit);
         shards.load(&mut pairs, &stop)?;
@@ -221,7 +234,10 @@ fn decode_bare(files: &[Buffer], count: usize, threads: usize) -> Result<Rate, L
                     decoder.decode(&files[number % files.len()]);
                 }
             };
-            std::thread::Builder::new().name("diptych-bare".into()).spawn_scoped(scope, decode).map_err(LoaderError::Threads)?;
+            std::thread::Builder::new()
+                .name("diptych-bare".into())
+                .spawn_scoped(scope, decode)
+                .map_err(LoaderError::Threads)?;
         }
         Ok(())
     })?;

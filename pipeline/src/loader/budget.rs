@@ -28,8 +28,11 @@ impl Budget {
 
     /// Waits for room. `false`: nobody wants the bytes any more.
     pub(super) fn take(&self, bytes: u64) -> bool {
-        let full = |state: &mut State| !state.closed && state.held > 0 && state.held.saturating_add(bytes) > self.limit;
-        let mut state = self.changed.wait_while(self.state(), full).unwrap_or_else(PoisonError::into_inner);
+        let full = |state: &mut State| {
+            !state.closed && state.held > 0 && state.held.saturating_add(bytes) > self.limit
+        };
+        let mut state =
+            self.changed.wait_while(self.state(), full).unwrap_or_else(PoisonError::into_inner);
         if state.closed {
             return false;
         }

@@ -25,8 +25,9 @@ impl Captions {
         manifest: &DatasetManifest,
         seed: u64,
     ) -> Result<Self, LoaderError> {
-        let known: Vec<&str> =
-            std::iter::once(column::CAPTION).chain(manifest.source_columns.iter().map(String::as_str)).collect();
+        let known: Vec<&str> = std::iter::once(column::CAPTION)
+            .chain(manifest.source_columns.iter().map(String::as_str))
+            .collect();
         for choice in columns {
             if !known.contains(&choice.column.as_str()) {
                 let likeness = |name: &str| strsim::jaro_winkler(&choice.column, name);
@@ -35,7 +36,8 @@ impl Captions {
                 return Err(LoaderError::NoCaptionColumn {
                     dataset: dataset.to_owned(),
                     column: choice.column.clone(),
-                    nearest: nearest.map_or_else(String::new, |name| format!(" Did you mean {name:?}?")),
+                    nearest: nearest
+                        .map_or_else(String::new, |name| format!(" Did you mean {name:?}?")),
                     known: known.join(", "),
                 });
             }
@@ -49,7 +51,11 @@ impl Captions {
 
     /// The caption of a sample, out of the columns that have a text, by their probabilities among these. `value` gives the text
     /// of the n-th column. `None` where no column has any.
-    pub(super) fn choose<'a>(&self, sample: u64, value: impl Fn(usize) -> Option<&'a str>) -> Option<&'a str> {
+    pub(super) fn choose<'a>(
+        &self,
+        sample: u64,
+        value: impl Fn(usize) -> Option<&'a str>,
+    ) -> Option<&'a str> {
         let texts = self.columns.iter().enumerate();
         let texts = texts.filter_map(|(index, choice)| Some((choice.probability, value(index)?)));
         let texts: Vec<(f64, &str)> = texts.filter(|(_, text)| !text.trim().is_empty()).collect();
@@ -75,7 +81,10 @@ mod tests {
         manifest.source_columns = vec!["alt".into(), "title".into()];
         let columns: Vec<CaptionColumn> = columns
             .iter()
-            .map(|(name, probability)| CaptionColumn { column: (*name).into(), probability: *probability })
+            .map(|(name, probability)| CaptionColumn {
+                column: (*name).into(),
+                probability: *probability,
+            })
             .collect();
         Captions::new(&columns, Path::new("data"), &manifest, 3)
     }
@@ -96,7 +105,11 @@ mod tests {
             }
             for (count, expected) in counts.iter().zip(expected) {
                 // Five standard deviations of a count: 5 · √(10000 / 4) = 250.
-                assert!((count - expected * 10_000.0).abs() <= 250.0 * f64::from(u8::from(expected > 0.0)), "{counts:?}");
+                assert!(
+                    (count - expected * 10_000.0).abs()
+                        <= 250.0 * f64::from(u8::from(expected > 0.0)),
+                    "{counts:?}"
+                );
             }
         }
         assert_eq!(choice.choose(1, |_| None), None);
@@ -106,6 +119,11 @@ mod tests {
     #[test]
     fn a_column_that_meta_lacks_is_refused_with_the_nearest_name() {
         let error = captions(&[("titel", 1.0)]).err().unwrap().to_string();
-        assert!(error.contains("data") && error.contains("\"titel\"") && error.contains("Did you mean \"title\"?"), "{error}");
+        assert!(
+            error.contains("data")
+                && error.contains("\"titel\"")
+                && error.contains("Did you mean \"title\"?"),
+            "{error}"
+        );
     }
 }

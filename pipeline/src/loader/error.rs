@@ -22,7 +22,9 @@ pub enum LoaderError {
          all ranks together, must be divisible by their number"
     )]
     Ranks { rank: usize, ranks: usize, batch: u64 },
-    #[error("{dataset}: its meta has no column {column:?} with text for captions.{nearest} It has: {known}")]
+    #[error(
+        "{dataset}: its meta has no column {column:?} with text for captions.{nearest} It has: {known}"
+    )]
     NoCaptionColumn { dataset: PathBuf, column: String, nearest: String, known: String },
     #[error(
         "row {row} of the selection does not come after the row before it in the dataset: make the selection again with `diptych select`"
@@ -33,14 +35,18 @@ pub enum LoaderError {
          with `diptych select`"
     )]
     MissingShard { path: PathBuf },
-    #[error("{path}: cannot be read: {message}. The file is damaged: restore it, or ingest its sources into a new dataset")]
+    #[error(
+        "{path}: cannot be read: {message}. The file is damaged: restore it, or ingest its sources into a new dataset"
+    )]
     Unreadable { path: PathBuf, message: String },
     #[error(
         "{path}: row {row} of row group {row_group} {what}: the dataset has changed since the selection was made. Run \
          `diptych select` again"
     )]
     Changed { path: PathBuf, row_group: u32, row: u32, what: &'static str },
-    #[error("the {stage} thread of the loader ended in the middle of the stream: a defect of Diptych; please report it")]
+    #[error(
+        "the {stage} thread of the loader ended in the middle of the stream: a defect of Diptych; please report it"
+    )]
     Broken { stage: &'static str },
     #[error("the loader's threads cannot be started: {0}")]
     Threads(io::Error),

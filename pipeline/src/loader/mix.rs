@@ -36,7 +36,8 @@ impl Mix {
         let sum: f64 = weights.iter().sum();
         let one = (1_u64 << FRACTION_BITS) as f64;
         let shares = weights.iter().map(|weight| (weight / sum * one).round() as u64).collect();
-        let largest = (0..weights.len()).max_by(|a, b| weights[*a].total_cmp(&weights[*b])).unwrap_or(0);
+        let largest =
+            (0..weights.len()).max_by(|a, b| weights[*a].total_cmp(&weights[*b])).unwrap_or(0);
         // The largest of S sources has at least cycle / S places, which must not be fewer than the roundings of the others.
         let cycle = CYCLE.max((weights.len() as u64).pow(2));
         Self { shares, largest, cycle, seed }
@@ -50,8 +51,11 @@ impl Mix {
     /// Samples of each source before a cycle.
     fn before(&self, cycle: u64) -> Vec<u64> {
         let places = u128::from(cycle) * u128::from(self.cycle);
-        let mut before: Vec<u64> =
-            self.shares.iter().map(|share| ((places * u128::from(*share)) >> FRACTION_BITS) as u64).collect();
+        let mut before: Vec<u64> = self
+            .shares
+            .iter()
+            .map(|share| ((places * u128::from(*share)) >> FRACTION_BITS) as u64)
+            .collect();
         let others: u64 = before.iter().sum::<u64>() - before[self.largest];
         before[self.largest] = places as u64 - others;
         before

@@ -9,7 +9,8 @@ use arrow::datatypes::DataType;
 use diptych_schemas::{SchemaError, column};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelectionPolicy,
 };
 use parquet::file::metadata::PageIndexPolicy;
 use parquet::file::page_index::offset_index::OffsetIndexMetaData;
@@ -32,11 +33,18 @@ struct OfGroup {
 
 impl ParquetFile {
     /// `known_bytes`: the length that it must have, if that is known.
-    pub(super) fn open(storage: &Storage, path: PathBuf, known_bytes: Option<u64>) -> Result<Self, LoaderError> {
-        let Some(file) = storage.file(&path)? else { return Err(LoaderError::MissingShard { path }) };
+    pub(super) fn open(
+        storage: &Storage,
+        path: PathBuf,
+        known_bytes: Option<u64>,
+    ) -> Result<Self, LoaderError> {
+        let Some(file) = storage.file(&path)? else {
+            return Err(LoaderError::MissingShard { path });
+        };
         let found = file.size(&path)?;
         if let Some(known) = known_bytes.filter(|known| *known != found) {
-            let message = format!("it has {found} bytes, dataset.json says {known}: a copy cut short?");
+            let message =
+                format!("it has {found} bytes, dataset.json says {known}: a copy cut short?");
             return Err(LoaderError::Unreadable { path, message });
         }
         let reader = file.reader(&path, &[])?;
@@ -120,7 +128,11 @@ impl ParquetFile {
             let end = start + metadata.num_rows().max(0) as u64;
             let here = rest.partition_point(|row| *row < end);
             if here > 0 {
-                let rows = rest[..here].iter().map(|row| (row - start) as usize).map(|row| row..row + 1).collect();
+                let rows = rest[..here]
+                    .iter()
+                    .map(|row| (row - start) as usize)
+                    .map(|row| row..row + 1)
+                    .collect();
                 groups.push(OfGroup { group, rows });
                 rest = &rest[here..];
             }
@@ -129,7 +141,9 @@ impl ParquetFile {
         if rest.is_empty() {
             Ok(groups)
         } else {
-            Err(self.unreadable(&format!("it has {start} rows, which are fewer than its other half has")))
+            Err(self.unreadable(&format!(
+                "it has {start} rows, which are fewer than its other half has"
+            )))
         }
     }
 
@@ -158,10 +172,15 @@ impl ParquetFile {
         for of_group in groups {
             let group = metadata.row_group(of_group.group);
             let rows = of_group.rows.iter().cloned();
-            let selection = RowSelection::from_consecutive_ranges(rows, self.group_rows(of_group.group));
-            for (index, column) in group.columns().iter().enumerate().filter(|(index, _)| mask.leaf_included(*index)) {
+            let selection =
+                RowSelection::from_consecutive_ranges(rows, self.group_rows(of_group.group));
+            for (index, column) in
+                group.columns().iter().enumerate().filter(|(index, _)| mask.leaf_included(*index))
+            {
                 let (start, length) = column.byte_range();
-                let of_column = metadata.offset_index().and_then(|index_of| index_of.get(of_group.group)?.get(index));
+                let of_column = metadata
+                    .offset_index()
+                    .and_then(|index_of| index_of.get(of_group.group)?.get(index));
                 match of_column.map(OffsetIndexMetaData::page_locations) {
                     Some(pages) if !pages.is_empty() => {
                         // A dictionary stands before the first page.
@@ -176,10 +195,18 @@ impl ParquetFile {
         ranges
     }
 
-    pub(super) fn column<'a>(&self, batch: &'a RecordBatch, name: &str, kind: &DataType) -> Result<&'a dyn Array, LoaderError> {
+    pub(super) fn column<'a>(
+        &self,
+        batch: &'a RecordBatch,
+        name: &str,
+        kind: &DataType,
+    ) -> Result<&'a dyn Array, LoaderError> {
         match batch.column_by_name(name) {
             Some(array) if array.data_type() == kind => Ok(array.as_ref()),
-            Some(array) => Err(self.unreadable(&format!("its column {name} is {}, not {kind}", array.data_type()))),
+            Some(array) => {
+                Err(self
+                    .unreadable(&format!("its column {name} is {}, not {kind}", array.data_type())))
+            }
             None => Err(self.unreadable(&format!("it lacks the column {name}"))),
         }
     }
@@ -198,19 +225,32 @@ impl ParquetFile {
     }
 
     /// What is wrong with a row of the selection.
-    pub(super) fn changed(&self, selection: &Selection, selected: usize, what: &'static str) -> LoaderError {
+    pub(super) fn changed(
+        &self,
+        selection: &Selection,
+        selected: usize,
+        what: &'static str,
+    ) -> LoaderError {
         self.file.forget();
         let (row_group, row) = (selection.row_groups[selected], selection.rows[selected]);
         LoaderError::Changed { path: self.path.clone(), row_group, row, what }
     }
 
-    pub(super) fn uids<'a>(&self, batch: &'a RecordBatch) -> Result<&'a FixedSizeBinaryArray, LoaderError> {
+    pub(super) fn uids<'a>(
+        &self,
+        batch: &'a RecordBatch,
+    ) -> Result<&'a FixedSizeBinaryArray, LoaderError> {
         Ok(self.column(batch, column::UID, &DataType::FixedSizeBinary(16))?.as_fixed_size_binary())
     }
 }
 
 /// What went wrong with reading: with the way here, or with the file itself.
-fn failed(file: &StoredFile, reader: &Reader, path: &Path, error: &dyn std::fmt::Display) -> LoaderError {
+fn failed(
+    file: &StoredFile,
+    reader: &Reader,
+    path: &Path,
+    error: &dyn std::fmt::Display,
+) -> LoaderError {
     if let Some(error) = reader.failure() {
         return error.into();
     }

@@ -111,7 +111,8 @@ impl Share {
 
 /// Rows of the selection in each of its row groups. Checks that the rows are ordered by place, each once.
 pub(super) fn blocks(selection: &Selection) -> Result<Vec<Range<u64>>, LoaderError> {
-    let place = |row: usize| (selection.shards[row], selection.row_groups[row], selection.rows[row]);
+    let place =
+        |row: usize| (selection.shards[row], selection.row_groups[row], selection.rows[row]);
     let mut blocks: Vec<Range<u64>> = Vec::new();
     for row in 0..selection.len() {
         let same_block = row > 0
@@ -147,7 +148,10 @@ impl Walk {
         }
         let (_, of_epoch) = self.epoch.as_ref()?;
         let index = of_epoch.window_of(position)?;
-        let new = self.window.as_ref().is_none_or(|(number, known, _)| (*number, *known) != (epoch, index));
+        let new = self
+            .window
+            .as_ref()
+            .is_none_or(|(number, known, _)| (*number, *known) != (epoch, index));
         if new {
             self.window = Some((epoch, index, self.order.window(of_epoch, index)));
         }
@@ -179,7 +183,8 @@ pub(super) fn train_plan(stream: Stream, share: Share, start: u64, end: u64) -> 
                 let mut rows: Vec<Pick> = carried.take().into_iter().collect();
                 while next < end {
                     let sample = share.global_of(next);
-                    let (row, new_window) = walk.row(share.global.epoch_of(sample), sample % share.global.epoch)?;
+                    let (row, new_window) =
+                        walk.row(share.global.epoch_of(sample), sample % share.global.epoch)?;
                     next += 1;
                     let row = Pick { source: 0, row, sample };
                     if new_window && !rows.is_empty() {

@@ -99,7 +99,11 @@ impl Shards {
     }
 
     /// What `meta` says of some rows, in their order, still without images. `None` when it was told to stop.
-    pub(super) fn describe(&mut self, picks: &[Pick], stop: &AtomicBool) -> Result<Option<Vec<Pair>>, LoaderError> {
+    pub(super) fn describe(
+        &mut self,
+        picks: &[Pick],
+        stop: &AtomicBool,
+    ) -> Result<Option<Vec<Pair>>, LoaderError> {
         let mut pairs: Vec<Pair> = picks.iter().map(|pick| self.pair(pick)).collect();
         let read_images = self.read_images;
         let whole = self.each_shard(&mut pairs, |shard, wanted, pairs| {
@@ -148,7 +152,11 @@ impl Shards {
     }
 
     /// Reads the images of pairs, where any are wanted. `false` when it was told to stop.
-    pub(super) fn load(&mut self, pairs: &mut [Pair], stop: &AtomicBool) -> Result<bool, LoaderError> {
+    pub(super) fn load(
+        &mut self,
+        pairs: &mut [Pair],
+        stop: &AtomicBool,
+    ) -> Result<bool, LoaderError> {
         if !self.read_images {
             return Ok(true);
         }
@@ -161,8 +169,11 @@ impl Shards {
         pairs: &mut [Pair],
         mut read: impl FnMut(&Shard, &Wanted, &mut [Pair]) -> Result<bool, LoaderError>,
     ) -> Result<bool, LoaderError> {
-        let mut order: Vec<(Pick, u32, usize)> =
-            pairs.iter().enumerate().map(|(place, pair)| (pair.pick, pair.place.0, place)).collect();
+        let mut order: Vec<(Pick, u32, usize)> = pairs
+            .iter()
+            .enumerate()
+            .map(|(place, pair)| (pair.pick, pair.place.0, place))
+            .collect();
         // A selection is ordered by place, so its row numbers are, too.
         order.sort_unstable_by_key(|(pick, _, place)| (pick.source, pick.row, *place));
         for of_shard in order.chunk_by(|a, b| (a.0.source, a.1) == (b.0.source, b.1)) {
@@ -178,11 +189,20 @@ impl Shards {
 }
 
 impl Source {
-    fn open(source: DataSource, seed: u64, config: &RemoteConfig, stop: &Arc<AtomicBool>) -> Result<Self, LoaderError> {
+    fn open(
+        source: DataSource,
+        seed: u64,
+        config: &RemoteConfig,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Self, LoaderError> {
         let storage = Storage::open(&source.dataset, config, stop)?;
         let manifest = storage.manifest()?;
         Ok(Self {
-            blob_bytes: manifest.shards.iter().map(|shard| (shard.shard, shard.blob_bytes)).collect(),
+            blob_bytes: manifest
+                .shards
+                .iter()
+                .map(|shard| (shard.shard, shard.blob_bytes))
+                .collect(),
             captions: Arc::new(Captions::new(&source.captions, &source.dataset, &manifest, seed)?),
             dataset: source.dataset,
             storage,
@@ -207,7 +227,11 @@ impl Source {
     }
 
     /// `of_shard`: picks of one shard with their places among the pairs, ordered by row.
-    fn wanted(&self, shard: &Shard, of_shard: &[(Pick, u32, usize)]) -> Result<Wanted, LoaderError> {
+    fn wanted(
+        &self,
+        shard: &Shard,
+        of_shard: &[(Pick, u32, usize)],
+    ) -> Result<Wanted, LoaderError> {
         let mut wanted = Wanted {
             selection: Arc::clone(&self.selection),
             captions: Arc::clone(&self.captions),
@@ -229,7 +253,8 @@ impl Source {
 impl Wanted {
     /// What is read of meta; with `hashes`, that of the image, too.
     fn meta_columns(&self, hashes: bool) -> Vec<&str> {
-        let mut columns = vec![column::UID, column::CAPTION, column::BYTES, column::SOURCE, column::KEY];
+        let mut columns =
+            vec![column::UID, column::CAPTION, column::BYTES, column::SOURCE, column::KEY];
         columns.extend(self.captions.columns());
         columns.extend(hashes.then_some(column::SHA256));
         columns
@@ -252,9 +277,15 @@ impl Shard {
         }
     }
 
-    fn images(&self, wanted: &Wanted, pairs: &mut [Pair], stop: &AtomicBool) -> Result<bool, LoaderError> {
+    fn images(
+        &self,
+        wanted: &Wanted,
+        pairs: &mut [Pair],
+        stop: &AtomicBool,
+    ) -> Result<bool, LoaderError> {
         let mut rest = wanted.iter();
-        let largest = wanted.places.iter().map(|place| pairs[*place].bytes).max().unwrap_or_default().max(1);
+        let largest =
+            wanted.places.iter().map(|place| pairs[*place].bytes).max().unwrap_or_default().max(1);
         let batch_rows = (BYTES_A_BATCH / largest).clamp(1, IMAGES_A_BATCH) as usize;
         self.blob.read(&wanted.in_file, &IMAGE_COLUMNS, batch_rows, stop, |batch| {
             let uids = self.blob.uids(batch)?;
@@ -286,37 +317,61 @@ impl Shard {
         })
     }
 
-    fn captions(&self, wanted: &Wanted, pairs: &mut [Pair], stop: &AtomicBool) -> Result<bool, LoaderError> {
+    fn captions(
+        &self,
+        wanted: &Wanted,
+        pairs: &mut [Pair],
+        stop: &AtomicBool,
+    ) -> Result<bool, LoaderError> {
         let mut rest = wanted.iter();
         // Neighbours mostly come from one source.
         let mut source: Arc<str> = Arc::default();
         let columns = wanted.meta_columns(self.meta.is_remote());
         self.meta.read(&wanted.in_file, &columns, ROWS_A_BATCH, stop, |batch| {
             let uids = self.meta.uids(batch)?;
-            let text =
-                |name| -> Result<&StringArray, LoaderError> { Ok(self.meta.column(batch, name, &DataType::Utf8)?.as_string()) };
-            let (captions, sources, keys) = (text(column::CAPTION)?, text(column::SOURCE)?, text(column::KEY)?);
-            let bytes: &UInt64Array = self.meta.column(batch, column::BYTES, &DataType::UInt64)?.as_primitive();
+            let text = |name| -> Result<&StringArray, LoaderError> {
+                Ok(self.meta.column(batch, name, &DataType::Utf8)?.as_string())
+            };
+            let (captions, sources, keys) =
+                (text(column::CAPTION)?, text(column::SOURCE)?, text(column::KEY)?);
+            let bytes: &UInt64Array =
+                self.meta.column(batch, column::BYTES, &DataType::UInt64)?.as_primitive();
             let hashes = if self.meta.is_remote() {
-                Some(self.meta.column(batch, column::SHA256, &DataType::FixedSizeBinary(32))?.as_fixed_size_binary())
+                Some(
+                    self.meta
+                        .column(batch, column::SHA256, &DataType::FixedSizeBinary(32))?
+                        .as_fixed_size_binary(),
+                )
             } else {
                 None
             };
             // A shard that was made before any source had this column lacks it: there it is null.
             let in_file = |name: &&str| batch.column_by_name(name).is_some();
-            let choices = wanted.captions.columns().map(|name| Some(name).filter(in_file).map(text).transpose());
+            let choices = wanted
+                .captions
+                .columns()
+                .map(|name| Some(name).filter(in_file).map(text).transpose());
             let choices: Vec<Option<&StringArray>> = choices.collect::<Result<_, _>>()?;
             for (index, (selected, places)) in (0..batch.num_rows()).zip(&mut rest) {
                 self.meta.check(&wanted.selection, selected, uids, index)?;
-                let sha256 = hashes.map(|hashes| ContentHash::try_from(hashes.value(index))).transpose()?;
+                let sha256 =
+                    hashes.map(|hashes| ContentHash::try_from(hashes.value(index))).transpose()?;
                 let uid = sha256.map(|sha256| Uid::of(&sha256, captions.value(index)));
                 if uid.is_some_and(|uid| uid != wanted.selection.uids[selected]) {
-                    return Err(self.meta.changed(&wanted.selection, selected, "has another hash or caption than its uid says"));
+                    return Err(self.meta.changed(
+                        &wanted.selection,
+                        selected,
+                        "has another hash or caption than its uid says",
+                    ));
                 }
                 if sources.value(index) != &*source {
                     source = sources.value(index).into();
                 }
-                let value = |column: usize| choices[column].filter(|texts| !texts.is_null(index)).map(|texts| texts.value(index));
+                let value = |column: usize| {
+                    choices[column]
+                        .filter(|texts| !texts.is_null(index))
+                        .map(|texts| texts.value(index))
+                };
                 for place in places {
                     let pair = &mut pairs[*place];
                     pair.bytes = bytes.value(index);

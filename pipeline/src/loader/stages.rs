@@ -136,29 +136,44 @@ impl Work {
     /// Bytes of a sample in a batch, as [`Batch::bytes`] counts them.
     pub(super) fn sample_bytes(&self) -> u64 {
         let empty = Batch { uids: vec![Uid([0; 16])], ..Batch::default() };
-        3 * u64::from(self.image_size).pow(2) + 4 * self.context_length as u64 + empty.bytes() as u64
+        3 * u64::from(self.image_size).pow(2)
+            + 4 * self.context_length as u64
+            + empty.bytes() as u64
     }
 
-    fn pixels(&self, job: &Job, memory: &mut Memory, counters: &Counters) -> Result<(Vec<u8>, Measures), ImageError> {
+    fn pixels(
+        &self,
+        job: &Job,
+        memory: &mut Memory,
+        counters: &Counters,
+    ) -> Result<(Vec<u8>, Measures), ImageError> {
         // Only texts are wanted.
         if self.image_size == 0 && !self.wanted.any() {
             return Ok((Vec::new(), Measures::default()));
         }
         let begin = Instant::now();
-        let image = decode_reusing(&job.pair.image, self.max_pixels, std::mem::take(&mut memory.image));
+        let image =
+            decode_reusing(&job.pair.image, self.max_pixels, std::mem::take(&mut memory.image));
         let begin = counters.decode.busy(begin);
         let image = image?;
         let measures = measure(&image, self.wanted)?;
         let pixels = match &self.transform {
             Transform::Train { augment, seed } => {
-                let crop = random_resized_crop_box(image.width, image.height, augment, seed_of(&[*seed, job.pair.pick.sample]));
+                let crop = random_resized_crop_box(
+                    image.width,
+                    image.height,
+                    augment,
+                    seed_of(&[*seed, job.pair.pick.sample]),
+                );
                 // OpenCLIP's training crops are bicubic whatever the evaluation does.
                 let (size, cubic) = (self.image_size, Interpolation::Bicubic);
                 resize(&image, crop, size, size, cubic, self.spare.take(), &mut memory.between)
             }
             // Only measures are wanted.
             Transform::Eval(_) if self.image_size == 0 => Ok(Vec::new()),
-            Transform::Eval(how) => eval_transform_reusing(&image, self.image_size, *how, &mut memory.between),
+            Transform::Eval(how) => {
+                eval_transform_reusing(&image, self.image_size, *how, &mut memory.between)
+            }
         };
         memory.keep(image);
         counters.resize.busy(begin);
@@ -174,7 +189,13 @@ impl Work {
                     length => self.tokenizer.encode(&job.pair.caption, length),
                 };
                 counters.tokenize.busy(begin);
-                Ok(Sample { uid: job.pair.uid, caption: job.pair.caption, pixels, tokens, measures })
+                Ok(Sample {
+                    uid: job.pair.uid,
+                    caption: job.pair.caption,
+                    pixels,
+                    tokens,
+                    measures,
+                })
             }
             Err(error) => Err(Stop::Skipped(Box::new(ledger_entry(job.pair, &error)))),
         }
@@ -215,7 +236,13 @@ fn ledger_entry(pair: Pair, error: &ImageError) -> LedgerEntry {
 
 /// Reads one part of the stream after the other, as large as the budget allows; hands one over when the one before it has been
 /// handed out.
-pub(super) fn read(mut shards: Shards, plan: Plan, parts: &Sender<Part>, counters: &Counters, stop_fetching: &Arc<AtomicBool>) {
+pub(super) fn read(
+    mut shards: Shards,
+    plan: Plan,
+    parts: &Sender<Part>,
+    counters: &Counters,
+    stop_fetching: &Arc<AtomicBool>,
+) {
     let mut ahead = Ahead::start(&shards, stop_fetching);
     let mut plan = plan.peekable();
     while let Some(stretch) = plan.next() {
@@ -238,7 +265,8 @@ pub(super) fn read(mut shards: Shards, plan: Plan, parts: &Sender<Part>, counter
                 }
             };
             while pairs.peek().is_some() {
-                let (mut part, bytes) = next_part(&mut pairs, counters.encoded.limit() / PARTS_IN_FLIGHT);
+                let (mut part, bytes) =
+                    next_part(&mut pairs, counters.encoded.limit() / PARTS_IN_FLIGHT);
                 let begin = Instant::now();
                 if !counters.encoded.take(bytes) {
                     return;
@@ -271,7 +299,9 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, LoaderError>) -> Result<T, Loader
 /// As many pairs as have no more bytes than that, but at least one; and their bytes.
 fn next_part(pairs: &mut Peekable<impl Iterator<Item = Pair>>, limit: u64) -> (Vec<Pair>, u64) {
     let (mut part, mut bytes) = (Vec::new(), 0_u64);
-    while let Some(pair) = pairs.next_if(|pair| part.is_empty() || bytes.saturating_add(pair.bytes) <= limit) {
+    while let Some(pair) =
+        pairs.next_if(|pair| part.is_empty() || bytes.saturating_add(pair.bytes) <= limit)
+    {
         bytes = bytes.saturating_add(pair.bytes);
         part.push(pair);
     }
@@ -352,8 +382,10 @@ pub(super) fn collate(
     let mut next = layout.start;
     if layout.begins_empty() {
         let global = layout.share.global;
-        let (first, end) = (SampleIndex(layout.first_sample), SampleIndex(global.batch_end(layout.first_sample)));
-        let empty = Batch { first, next: end, epoch: global.epoch_of(first.0), ..empty_batch(work, 0) };
+        let (first, end) =
+            (SampleIndex(layout.first_sample), SampleIndex(global.batch_end(layout.first_sample)));
+        let empty =
+            Batch { first, next: end, epoch: global.epoch_of(first.0), ..empty_batch(work, 0) };
         if batches.send(Ok(empty)).is_err() {
             return;
         }
@@ -402,9 +434,14 @@ fn begin_batch(layout: Layout, work: &Work, first: u64) -> Batch {
     let sample = layout.share.global_of(first);
     let begins_within = first == layout.start && !layout.begins_empty();
     // Behind the end nothing follows, so nothing is set aside.
-    let samples = if first < layout.end { (layout.cut.batch_end(first) - first) as usize } else { 0 };
+    let samples =
+        if first < layout.end { (layout.cut.batch_end(first) - first) as usize } else { 0 };
     Batch {
-        first: SampleIndex(if begins_within { layout.first_sample } else { global.batch_start(sample) }),
+        first: SampleIndex(if begins_within {
+            layout.first_sample
+        } else {
+            global.batch_start(sample)
+        }),
         next: SampleIndex(global.batch_end(sample)),
         epoch: global.epoch_of(sample),
         ..empty_batch(work, samples)
@@ -415,7 +452,9 @@ fn empty_batch(work: &Work, samples: usize) -> Batch {
     Batch {
         image_size: work.image_size,
         context_length: work.context_length,
-        images: Vec::with_capacity(samples * 3 * work.image_size as usize * work.image_size as usize),
+        images: Vec::with_capacity(
+            samples * 3 * work.image_size as usize * work.image_size as usize,
+        ),
         tokens: Vec::with_capacity(samples * work.context_length),
         uids: Vec::with_capacity(samples),
         captions: Vec::with_capacity(samples),

@@ -174,7 +174,8 @@ impl LoaderStats {
         self.held_up_by_reading += later.held_up_by_reading;
         self.held_up_by_workers += later.held_up_by_workers;
         self.held_up_by_caller += later.held_up_by_caller;
-        self.peak_bytes = (self.peak_bytes.0.max(later.peak_bytes.0), self.peak_bytes.1.max(later.peak_bytes.1));
+        self.peak_bytes =
+            (self.peak_bytes.0.max(later.peak_bytes.0), self.peak_bytes.1.max(later.peak_bytes.1));
     }
 
     /// What was done since an earlier look at the same loader.
@@ -183,18 +184,23 @@ impl LoaderStats {
         let mut since = self.clone();
         for (stage, before) in since.stages.iter_mut().zip(&earlier.stages) {
             stage.busy = stage.busy.saturating_sub(before.busy);
-            stage.waiting_for_input = stage.waiting_for_input.saturating_sub(before.waiting_for_input);
-            stage.waiting_for_output = stage.waiting_for_output.saturating_sub(before.waiting_for_output);
+            stage.waiting_for_input =
+                stage.waiting_for_input.saturating_sub(before.waiting_for_input);
+            stage.waiting_for_output =
+                stage.waiting_for_output.saturating_sub(before.waiting_for_output);
         }
-        since.held_up_by_reading = since.held_up_by_reading.saturating_sub(earlier.held_up_by_reading);
-        since.held_up_by_workers = since.held_up_by_workers.saturating_sub(earlier.held_up_by_workers);
+        since.held_up_by_reading =
+            since.held_up_by_reading.saturating_sub(earlier.held_up_by_reading);
+        since.held_up_by_workers =
+            since.held_up_by_workers.saturating_sub(earlier.held_up_by_workers);
         since.held_up_by_caller = since.held_up_by_caller.saturating_sub(earlier.held_up_by_caller);
         since
     }
 
     /// Which stage sets the pace, in words, with what would help.
     pub fn limiting_stage(&self) -> String {
-        let (reading, workers, caller) = (self.held_up_by_reading, self.held_up_by_workers, self.held_up_by_caller);
+        let (reading, workers, caller) =
+            (self.held_up_by_reading, self.held_up_by_workers, self.held_up_by_caller);
         if (reading + workers + caller).is_zero() {
             return "nothing yet: no work has been handed out".into();
         }
@@ -207,13 +213,20 @@ impl LoaderStats {
         if reading >= workers {
             return "read: the workers wait for row groups; a faster disk, or smaller row groups, would help".into();
         }
-        let [_, decode, resize, tokenize, batch] = &self.stages[..] else { return "unknown".into() };
+        let [_, decode, resize, tokenize, batch] = &self.stages[..] else {
+            return "unknown".into();
+        };
         let threads = decode.threads;
         if decode.waiting_for_output > decode.busy + resize.busy + tokenize.busy {
-            return format!("collate: {threads} workers wait for their results to be put together; memory is the limit");
+            return format!(
+                "collate: {threads} workers wait for their results to be put together; memory is the limit"
+            );
         }
-        let total = (decode.busy + resize.busy + tokenize.busy + batch.busy).as_secs_f64().max(f64::MIN_POSITIVE);
-        let slowest = [decode, resize, tokenize].into_iter().max_by_key(|stage| stage.busy).unwrap_or(decode);
+        let total = (decode.busy + resize.busy + tokenize.busy + batch.busy)
+            .as_secs_f64()
+            .max(f64::MIN_POSITIVE);
+        let slowest =
+            [decode, resize, tokenize].into_iter().max_by_key(|stage| stage.busy).unwrap_or(decode);
         let share = 100.0 * slowest.busy.as_secs_f64() / total;
         format!(
             "{}: {share:.0}% of the time of {threads} workers; more loader.threads, or smaller images, would help",
@@ -235,11 +248,19 @@ mod tests {
         counters.for_workers.store(9, Ordering::Relaxed);
         counters.decode.busy.store(3, Ordering::Relaxed);
         counters.resize.busy.store(7, Ordering::Relaxed);
-        assert!(counters.stats(0).limiting_stage().starts_with("crop, resize: 70% of the time of 2 workers"));
+        assert!(
+            counters
+                .stats(0)
+                .limiting_stage()
+                .starts_with("crop, resize: 70% of the time of 2 workers")
+        );
         let before = counters.stats(0);
         counters.for_parts.store(8, Ordering::Relaxed);
         assert!(counters.stats(0).limiting_stage().starts_with("crop"));
-        assert!(counters.stats(0).since(&before).limiting_stage().starts_with("read"), "only what came after counts");
+        assert!(
+            counters.stats(0).since(&before).limiting_stage().starts_with("read"),
+            "only what came after counts"
+        );
         counters.for_queue.store(10, Ordering::Relaxed);
         assert!(counters.stats(3).limiting_stage().starts_with("the caller: 3 of 4"));
     }

@@ -29,7 +29,12 @@ fn spec(data: &TestDataset, tokenizer: &Arc<Tokenizer>) -> LoaderSpec {
         batch_size: 6,
         seed: 11,
         augment: AugmentConfig { scale: [0.3, 1.0], ..AugmentConfig::default() },
-        config: LoaderConfig { threads: 2, window_row_groups: 2, row_group_parts: 1, ..LoaderConfig::default() },
+        config: LoaderConfig {
+            threads: 2,
+            window_row_groups: 2,
+            row_group_parts: 1,
+            ..LoaderConfig::default()
+        },
         start: SampleIndex(0),
         epochs: 3,
         rank: 0,
@@ -61,7 +66,12 @@ fn eval_spec(data: &TestDataset, tokenizer: &Arc<Tokenizer>) -> EvalSpec {
 
 /// Of eight row groups of five.
 fn order(data: &TestDataset) -> Order {
-    Order::new(&[5; 8], data.selection.hash(), 11, Shuffle { window_row_groups: 2, row_group_parts: 1 })
+    Order::new(
+        &[5; 8],
+        data.selection.hash(),
+        11,
+        Shuffle { window_row_groups: 2, row_group_parts: 1 },
+    )
 }
 
 fn all(spec: LoaderSpec) -> Vec<Batch> {
@@ -70,8 +80,19 @@ fn all(spec: LoaderSpec) -> Vec<Batch> {
 
 /// All that a batch holds, to be compared bit by bit.
 fn content(batch: &Batch) -> impl PartialEq + std::fmt::Debug + use<> {
-    let Batch { first, next, epoch, image_size, context_length, images, tokens, uids, captions, skipped, measures: _ } =
-        batch.clone();
+    let Batch {
+        first,
+        next,
+        epoch,
+        image_size,
+        context_length,
+        images,
+        tokens,
+        uids,
+        captions,
+        skipped,
+        measures: _,
+    } = batch.clone();
     ((first, next, epoch, image_size, context_length), (images, tokens, uids, captions, skipped))
 }
 
@@ -99,7 +120,10 @@ fn batches_are_the_same_bit_for_bit_with_any_number_of_threads_and_any_queue() {
             let mut spec = spec(&data, &tokenizer);
             spec.config = LoaderConfig { threads, queue_mib, ..spec.config };
             let batches = all(spec);
-            assert!(batches.iter().map(content).eq(reference.iter().map(content)), "{threads} threads, {queue_mib} MiB");
+            assert!(
+                batches.iter().map(content).eq(reference.iter().map(content)),
+                "{threads} threads, {queue_mib} MiB"
+            );
         }
     }
 }
@@ -113,7 +137,10 @@ fn a_start_anywhere_continues_the_uninterrupted_run_bit_for_bit() {
     for batch in 0..=reference.len() {
         let start = if batch == 0 { SampleIndex(0) } else { reference[batch - 1].next };
         let rest = all(LoaderSpec { start, ..spec(&data, &tokenizer) });
-        assert!(rest.iter().map(content).eq(reference[batch..].iter().map(content)), "from batch {batch}");
+        assert!(
+            rest.iter().map(content).eq(reference[batch..].iter().map(content)),
+            "from batch {batch}"
+        );
     }
     // Within a batch: the rest of it comes first, with the same pixels.
     let rest = all(LoaderSpec { start: SampleIndex(2), ..spec(&data, &tokenizer) });
@@ -125,7 +152,8 @@ fn a_start_anywhere_continues_the_uninterrupted_run_bit_for_bit() {
 }
 
 #[test]
-fn every_pair_comes_at_most_once_an_epoch_with_its_own_caption_and_only_the_last_incomplete_batch_is_left_out() {
+fn every_pair_comes_at_most_once_an_epoch_with_its_own_caption_and_only_the_last_incomplete_batch_is_left_out()
+ {
     let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
     let captions: HashMap<Uid, &String> =
         data.selection.uids.iter().copied().zip(data.pairs.iter().map(|pair| &pair.1)).collect();
@@ -137,7 +165,10 @@ fn every_pair_comes_at_most_once_an_epoch_with_its_own_caption_and_only_the_last
         seen.dedup();
         assert_eq!(seen.len(), 36);
         for batch in of_epoch {
-            assert_eq!((batch.first, batch.next, batch.epoch), (SampleIndex(cursor), SampleIndex(cursor + 6), epoch as u64));
+            assert_eq!(
+                (batch.first, batch.next, batch.epoch),
+                (SampleIndex(cursor), SampleIndex(cursor + 6), epoch as u64)
+            );
             assert_eq!((batch.images.len(), batch.tokens.len()), (6 * 16 * 16 * 3, 6 * 8));
             cursor += 6;
             for (row, (uid, caption)) in batch.uids.iter().zip(&batch.captions).enumerate() {
@@ -146,8 +177,9 @@ fn every_pair_comes_at_most_once_an_epoch_with_its_own_caption_and_only_the_last
             }
         }
     }
-    let order =
-        |epoch: usize| -> Vec<Uid> { batches[6 * epoch..6 * (epoch + 1)].iter().flat_map(|batch| batch.uids.clone()).collect() };
+    let order = |epoch: usize| -> Vec<Uid> {
+        batches[6 * epoch..6 * (epoch + 1)].iter().flat_map(|batch| batch.uids.clone()).collect()
+    };
     assert_ne!(order(0), order(1));
 }
 
@@ -156,7 +188,8 @@ fn a_sparse_selection_reads_its_own_rows() {
     let (mut data, tokenizer) = (dataset(pairs(60), 7, 3), tokenizer());
     data.selection = subset(&data.selection, |row| row % 4 == 1 || (21..30).contains(&row));
     let mut expected = data.selection.uids.clone();
-    let batches = all(LoaderSpec { batch_size: data.selection.len(), epochs: 1, ..spec(&data, &tokenizer) });
+    let batches =
+        all(LoaderSpec { batch_size: data.selection.len(), epochs: 1, ..spec(&data, &tokenizer) });
     let mut seen = batches[0].uids.clone();
     expected.sort_unstable();
     seen.sort_unstable();
@@ -166,13 +199,19 @@ fn a_sparse_selection_reads_its_own_rows() {
 #[test]
 fn pixels_of_an_evaluation_are_those_of_the_evaluation_transform_in_the_selections_order() {
     let (data, tokenizer) = (dataset(pairs(20), 5, 3), tokenizer());
-    let batches: Vec<Batch> = eval_batches(eval_spec(&data, &tokenizer)).unwrap().map(Result::unwrap).collect();
+    let batches: Vec<Batch> =
+        eval_batches(eval_spec(&data, &tokenizer)).unwrap().map(Result::unwrap).collect();
     assert_eq!(batches.iter().map(Batch::len).collect::<Vec<_>>(), [6, 6, 6, 2]);
-    assert_eq!(batches.iter().flat_map(|batch| batch.uids.clone()).collect::<Vec<_>>(), data.selection.uids);
+    assert_eq!(
+        batches.iter().flat_map(|batch| batch.uids.clone()).collect::<Vec<_>>(),
+        data.selection.uids
+    );
     let expected: Vec<u8> = data
         .pairs
         .iter()
-        .flat_map(|(image, _)| eval_transform(&decode(image, 1 << 20).unwrap(), 16, EvalResize::default()).unwrap())
+        .flat_map(|(image, _)| {
+            eval_transform(&decode(image, 1 << 20).unwrap(), 16, EvalResize::default()).unwrap()
+        })
         .collect();
     assert_eq!(batches.iter().flat_map(|batch| batch.images.clone()).collect::<Vec<_>>(), expected);
     assert_eq!(
@@ -185,17 +224,35 @@ fn pixels_of_an_evaluation_are_those_of_the_evaluation_transform_in_the_selectio
 #[test]
 fn pixels_of_training_are_those_of_decoding_and_cropping_one_image_at_a_time_in_fresh_memory() {
     // Of all kinds and sizes, so that what one leaves in memory is under the next one.
-    let kinds = ["sub2.jpg", "gray.jpg", "cmyk.jpg", "turned6.jpg", "rgba.png", "interlaced16.png", "lossy.webp", "frames.gif"];
+    let kinds = [
+        "sub2.jpg",
+        "gray.jpg",
+        "cmyk.jpg",
+        "turned6.jpg",
+        "rgba.png",
+        "interlaced16.png",
+        "lossy.webp",
+        "frames.gif",
+    ];
+    let made = (0..40).map(|number| {
+        if number % 2 == 0 {
+            png(number)
+        } else {
+            [own(kinds[number / 2 % 8]), vec![0; number]].concat()
+        }
+    });
     let made =
-        (0..40).map(|number| if number % 2 == 0 { png(number) } else { [own(kinds[number / 2 % 8]), vec![0; number]].concat() });
-    let made = made.enumerate().map(|(number, image)| (image, format!("picture {number}"))).collect();
+        made.enumerate().map(|(number, image)| (image, format!("picture {number}"))).collect();
     let (data, tokenizer) = (dataset(made, 5, 3), tokenizer());
-    let files: HashMap<Uid, &Vec<u8>> = data.selection.uids.iter().copied().zip(data.pairs.iter().map(|pair| &pair.0)).collect();
+    let files: HashMap<Uid, &Vec<u8>> =
+        data.selection.uids.iter().copied().zip(data.pairs.iter().map(|pair| &pair.0)).collect();
     let spec = spec(&data, &tokenizer);
     let (augment, seed) = (spec.augment.clone(), spec.seed);
     for batch in all(spec) {
         assert_eq!((batch.len(), batch.skipped.len()), (6, 0), "{:?}", batch.skipped);
-        for (sample, (uid, pixels)) in (batch.first.0..).zip(batch.uids.iter().zip(batch.images.chunks(16 * 16 * 3))) {
+        for (sample, (uid, pixels)) in
+            (batch.first.0..).zip(batch.uids.iter().zip(batch.images.chunks(16 * 16 * 3)))
+        {
             let image = decode(files[uid], 1 << 20).unwrap();
             let seed = crate::random::seed_of(&[seed, sample]);
             let crop = crate::random_resized_crop_box(image.width, image.height, &augment, seed);
@@ -258,7 +315,8 @@ fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
     for batch in &batches {
         let mut expected = Vec::new();
         for _ in 0..6 {
-            let uid = data.selection.uids[order.row(position / 36, position % 36).unwrap() as usize];
+            let uid =
+                data.selection.uids[order.row(position / 36, position % 36).unwrap() as usize];
             if !bad.contains(&uid) {
                 expected.push(uid);
             }
@@ -270,7 +328,8 @@ fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
 
 #[test]
 fn a_batch_of_nothing_but_corrupt_images_comes_empty() {
-    let damaged = (0..12).map(|number| (format!("no image {number}").into_bytes(), "x".to_owned())).collect();
+    let damaged =
+        (0..12).map(|number| (format!("no image {number}").into_bytes(), "x".to_owned())).collect();
     let (data, tokenizer) = (dataset(damaged, 5, 3), tokenizer());
     let batches = all(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) });
     assert_eq!(batches.len(), 2);
@@ -314,7 +373,9 @@ fn what_waits_for_the_caller_is_bounded_by_the_queue() {
     // three batches fit in the rest.
     let mut loader = train_loader(spec).unwrap();
     assert_eq!(loader.stats().queue_capacity, 3);
-    eventually(Duration::from_mins(2), "three batches in the queue", || (loader.stats().queued_batches == 3).then_some(()));
+    eventually(Duration::from_mins(2), "three batches in the queue", || {
+        (loader.stats().queued_batches == 3).then_some(())
+    });
     assert_eq!(loader.stats().decoded_bytes, 3 * 393_984);
     let mut batches = 0;
     while let Some(batch) = loader.next() {
@@ -334,19 +395,24 @@ fn noise(seed: u64, side: u32) -> Vec<u8> {
     let mut random = crate::random::Random::new(seed);
     let mut bytes = std::io::Cursor::new(Vec::new());
     let pixel = |_, _| image::Rgb([0; 3].map(|_: u8| random.next_u64() as u8));
-    image::RgbImage::from_fn(side, side, pixel).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    image::RgbImage::from_fn(side, side, pixel)
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
     bytes.into_inner()
 }
 
 #[test]
 fn what_is_read_and_not_decoded_is_bounded_whatever_the_window_and_a_larger_image_still_comes() {
     // A window of four row groups has 1.5 MB; a quarter of 1 MiB may be read and not yet decoded. The last image has 360 kB.
-    let mut made: Vec<(Vec<u8>, String)> = (0..48).map(|number| (noise(number, 102), format!("noise {number}"))).collect();
+    let mut made: Vec<(Vec<u8>, String)> =
+        (0..48).map(|number| (noise(number, 102), format!("noise {number}"))).collect();
     made.push((noise(48, 346), "much noise".into()));
-    let (largest, (data, tokenizer)) = (made[48].0.len() as u64, (dataset(made, 12, 2), tokenizer()));
+    let (largest, (data, tokenizer)) =
+        (made[48].0.len() as u64, (dataset(made, 12, 2), tokenizer()));
     let with = |queue_mib: u64| {
         let mut spec = spec(&data, &tokenizer);
-        (spec.batch_size, spec.epochs, spec.config.window_row_groups, spec.config.queue_mib) = (7, 1, 4, queue_mib);
+        (spec.batch_size, spec.epochs, spec.config.window_row_groups, spec.config.queue_mib) =
+            (7, 1, 4, queue_mib);
         let mut loader = train_loader(spec).unwrap();
         let batches: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
         (batches, loader.stats())
@@ -406,13 +472,30 @@ fn a_dataset_that_changed_or_broke_names_the_file_and_the_place() {
         error
     };
     let message = failure(&|data| data.selection.uids[21] = Uid([9; 16]));
-    assert!(message.contains("meta/00001.parquet: row 1 of row group 1") && message.contains("diptych select"), "{message}");
+    assert!(
+        message.contains("meta/00001.parquet: row 1 of row group 1")
+            && message.contains("diptych select"),
+        "{message}"
+    );
     let message = failure(&|data| data.selection.row_groups[39] = 7);
-    assert!(message.contains("blob/00002.parquet: row 4 of row group 7 does not exist"), "{message}");
-    let message = failure(&|data| std::fs::remove_file(diptych_schemas::blob_path(data.folder.path(), 1)).unwrap());
-    assert!(message.contains("blob/00001.parquet: this file of the dataset is missing"), "{message}");
-    let message = failure(&|data| std::fs::remove_file(diptych_schemas::meta_path(data.folder.path(), 2)).unwrap());
-    assert!(message.contains("meta/00002.parquet: this file of the dataset is missing"), "{message}");
+    assert!(
+        message.contains("blob/00002.parquet: row 4 of row group 7 does not exist"),
+        "{message}"
+    );
+    let message = failure(&|data| {
+        std::fs::remove_file(diptych_schemas::blob_path(data.folder.path(), 1)).unwrap()
+    });
+    assert!(
+        message.contains("blob/00001.parquet: this file of the dataset is missing"),
+        "{message}"
+    );
+    let message = failure(&|data| {
+        std::fs::remove_file(diptych_schemas::meta_path(data.folder.path(), 2)).unwrap()
+    });
+    assert!(
+        message.contains("meta/00002.parquet: this file of the dataset is missing"),
+        "{message}"
+    );
     let message = failure(&|data| {
         let path = diptych_schemas::blob_path(data.folder.path(), 0);
         let bytes = std::fs::read(&path).unwrap();
@@ -429,7 +512,10 @@ fn damage_in_a_later_window_comes_after_the_batches_before_it() {
     let blob = diptych_schemas::blob_path(data.folder.path(), data.selection.shards[last]);
     let reference = all(LoaderSpec { epochs: 1, ..spec(&data, &tokenizer) });
     let shard_windows: Vec<u64> = (0..40)
-        .filter(|position| data.selection.shards[order.row(0, *position).unwrap() as usize] == data.selection.shards[last])
+        .filter(|position| {
+            data.selection.shards[order.row(0, *position).unwrap() as usize]
+                == data.selection.shards[last]
+        })
         .collect();
     std::fs::remove_file(blob).unwrap();
     let results: Vec<Result<Batch, LoaderError>> =
@@ -438,7 +524,11 @@ fn damage_in_a_later_window_comes_after_the_batches_before_it() {
     assert!(matches!(failed, Err(LoaderError::MissingShard { .. })));
     // Windows have ten rows: whole batches before the first window that touches the shard.
     assert_eq!(good.len() as u64, shard_windows[0] / 10 * 10 / 6);
-    assert!(good.iter().map(|batch| content(batch.as_ref().unwrap())).eq(reference[..good.len()].iter().map(content)));
+    assert!(
+        good.iter()
+            .map(|batch| content(batch.as_ref().unwrap()))
+            .eq(reference[..good.len()].iter().map(content))
+    );
 }
 
 #[test]
@@ -454,7 +544,8 @@ fn texts_alone_come_in_the_same_order_and_no_image_is_read() {
     for (texts, whole) in texts.iter().zip(&whole) {
         assert_eq!((texts.first, texts.next, texts.epoch), (whole.first, whole.next, whole.epoch));
         assert!(texts.images.is_empty() && texts.skipped.is_empty());
-        let without: Vec<_> = texts.captions.iter().filter(|caption| *caption != "picture 7").collect();
+        let without: Vec<_> =
+            texts.captions.iter().filter(|caption| *caption != "picture 7").collect();
         assert_eq!(without, whole.captions.iter().collect::<Vec<_>>());
         assert_eq!(texts.tokens.len(), 8 * texts.len());
     }

@@ -29,20 +29,30 @@ fn measure(order: &[u64]) -> Mixing {
     for batch in order.chunks_exact(BATCH).step_by(7) {
         groups += batch.iter().map(|row| row / ROWS).collect::<HashSet<u64>>().len() as f64;
         let total = (GROUPS * ROWS) as f64;
-        let mut gaps: Vec<f64> = batch.windows(2).map(|pair| pair[0].abs_diff(pair[1]) as f64 / total).collect();
+        let mut gaps: Vec<f64> =
+            batch.windows(2).map(|pair| pair[0].abs_diff(pair[1]) as f64 / total).collect();
         gaps.sort_unstable_by(f64::total_cmp);
         let count = gaps.len() as f64;
         // Of two independent places in [0, 1) the distance is at most x with probability 1 − (1 − x)².
-        let off = |(at, gap): (usize, &f64)| ((at as f64 + 0.5) / count - (1.0 - (1.0 - gap).powi(2))).abs();
+        let off = |(at, gap): (usize, &f64)| {
+            ((at as f64 + 0.5) / count - (1.0 - (1.0 - gap).powi(2))).abs()
+        };
         distance += gaps.iter().enumerate().map(off).fold(0.0, f64::max);
         batches += 1.0;
     }
-    Mixing { same_group: same / pairs, groups_a_batch: groups / batches, distance_of_batches: distance / batches }
+    Mixing {
+        same_group: same / pairs,
+        groups_a_batch: groups / batches,
+        distance_of_batches: distance / batches,
+    }
 }
 
 fn shuffled(window_row_groups: usize, row_group_parts: usize) -> Mixing {
     let shuffle = Shuffle { window_row_groups, row_group_parts };
-    measure(&rows(&Order::new(&[ROWS as u32; GROUPS as usize], ContentHash::of(b"s"), 1, shuffle), 0))
+    measure(&rows(
+        &Order::new(&[ROWS as u32; GROUPS as usize], ContentHash::of(b"s"), 1, shuffle),
+        0,
+    ))
 }
 
 #[test]

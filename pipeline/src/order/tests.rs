@@ -3,7 +3,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn order_of(sizes: &[u32], seed: u64, window_row_groups: usize, row_group_parts: usize) -> Order {
-    Order::new(sizes, ContentHash::of(b"selection"), seed, Shuffle { window_row_groups, row_group_parts })
+    Order::new(
+        sizes,
+        ContentHash::of(b"selection"),
+        seed,
+        Shuffle { window_row_groups, row_group_parts },
+    )
 }
 
 pub(super) fn rows(order: &Order, epoch: u64) -> Vec<u64> {
@@ -126,7 +131,11 @@ fn whole_weights_repeat_every_row_in_every_epoch() {
     for epoch in 0..50 {
         let mut all = rows(&order, epoch);
         all.sort_unstable();
-        assert!(all.chunks(3).map(|three| [three[0], three[1], three[2]]).eq((0..120).map(|row| [row; 3])));
+        assert!(
+            all.chunks(3)
+                .map(|three| [three[0], three[1], three[2]])
+                .eq((0..120).map(|row| [row; 3]))
+        );
     }
 }
 

@@ -37,7 +37,12 @@ fn check_pixels(reference: &Path, file: impl Fn(&str) -> Vec<u8>) -> usize {
         let (w, h) = (image.width, image.height);
         let size = (expected.len() / 3).isqrt() as u32;
         // The box of the scripts that made the reference.
-        let part = CropBox { x: w / 10, y: h / 8, width: (f64::from(w) * 0.7) as u32, height: (f64::from(h) * 0.8) as u32 };
+        let part = CropBox {
+            x: w / 10,
+            y: h / 8,
+            width: (f64::from(w) * 0.7) as u32,
+            height: (f64::from(h) * 0.8) as u32,
+        };
         let (pixels, counts) = match &kind[..4] {
             "eval" => (eval_transform(&image, size, EvalResize::default()).unwrap(), &mut eval),
             "crop" => (crop_resize(&image, part, size).unwrap(), &mut crop),
@@ -71,7 +76,8 @@ fn photographs_are_within_the_contract_of_pillow_and_openclip() {
 
 /// `expected` in JSON: imagehash.phash of ImageHash 4.3.2 with Pillow 13.0.0, by file.
 fn check_hashes(expected: &[u8], file: impl Fn(&str) -> Vec<u8>) {
-    let expected: std::collections::BTreeMap<String, String> = serde_json::from_slice(expected).unwrap();
+    let expected: std::collections::BTreeMap<String, String> =
+        serde_json::from_slice(expected).unwrap();
     let (mut equal, mut worst) = (0, 0);
     for (name, hash) in &expected {
         let ours = perceptual_hash(&decode(&file(name), u64::MAX).unwrap()).unwrap();
@@ -81,12 +87,18 @@ fn check_hashes(expected: &[u8], file: impl Fn(&str) -> Vec<u8>) {
     }
     println!("{equal} of {} hashes equal, worst distance {worst}", expected.len());
     // A level of difference in the thumbnail flips a bit whose frequency is at the median: two then trade places.
-    assert!(worst <= 2 && equal * 10 >= expected.len() * 9, "{equal} of {} equal, worst distance {worst}", expected.len());
+    assert!(
+        worst <= 2 && equal * 10 >= expected.len() * 9,
+        "{equal} of {} equal, worst distance {worst}",
+        expected.len()
+    );
 }
 
 #[test]
 fn perceptual_hashes_of_pictures_are_those_of_imagehash() {
-    check_hashes(&std::fs::read(picture("phash.json")).unwrap(), |name| std::fs::read(picture(name)).unwrap());
+    check_hashes(&std::fs::read(picture("phash.json")).unwrap(), |name| {
+        std::fs::read(picture(name)).unwrap()
+    });
 }
 
 #[needs(data)]
@@ -97,7 +109,8 @@ fn perceptual_hashes_of_photographs_are_those_of_imagehash() {
 }
 
 fn gradient(width: u32, height: u32) -> RgbImage {
-    let pixels = (0..width * height).flat_map(|at| [(at % width) as u8, (at / width) as u8, 7]).collect();
+    let pixels =
+        (0..width * height).flat_map(|at| [(at % width) as u8, (at / width) as u8, 7]).collect();
     RgbImage { width, height, pixels }
 }
 
@@ -123,7 +136,10 @@ fn nothing_outside_the_crop_is_seen() {
 
 #[test]
 fn a_crop_that_leaves_the_image_is_an_error() {
-    for crop in [CropBox { x: 1, y: 0, width: 10, height: 1 }, CropBox { x: 0, y: 0, width: u32::MAX, height: 1 }] {
+    for crop in [
+        CropBox { x: 1, y: 0, width: 10, height: 1 },
+        CropBox { x: 0, y: 0, width: u32::MAX, height: 1 },
+    ] {
         assert!(crop_resize(&gradient(10, 10), crop, 8).is_err());
     }
 }
@@ -132,7 +148,10 @@ fn a_crop_that_leaves_the_image_is_an_error() {
 fn extreme_strips_are_evaluated_in_little_memory() {
     for (width, height) in [(100_000, 1), (1, 100_000)] {
         let image = RgbImage { width, height, pixels: vec![50; 300_000] };
-        assert_eq!(eval_transform(&image, 224, EvalResize::default()).unwrap(), vec![50; 224 * 224 * 3]);
+        assert_eq!(
+            eval_transform(&image, 224, EvalResize::default()).unwrap(),
+            vec![50; 224 * 224 * 3]
+        );
     }
 }
 
@@ -140,8 +159,14 @@ fn extreme_strips_are_evaluated_in_little_memory() {
 fn crop_of_an_impossible_shape_falls_back_to_torchvisions_central_crop() {
     let augment = AugmentConfig { scale: [1.0, 1.0], ratio: [0.75, 4.0 / 3.0] };
     // Python: h = round(10 / 0.75) = 13, y = (1000 − 13) // 2; w = round(10 · 4/3) = 13.
-    assert_eq!(random_resized_crop_box(10, 1000, &augment, 5), CropBox { x: 0, y: 493, width: 10, height: 13 });
-    assert_eq!(random_resized_crop_box(1000, 10, &augment, 5), CropBox { x: 493, y: 0, width: 13, height: 10 });
+    assert_eq!(
+        random_resized_crop_box(10, 1000, &augment, 5),
+        CropBox { x: 0, y: 493, width: 10, height: 13 }
+    );
+    assert_eq!(
+        random_resized_crop_box(1000, 10, &augment, 5),
+        CropBox { x: 493, y: 0, width: 13, height: 10 }
+    );
 }
 
 #[test]
@@ -181,9 +206,15 @@ fn every_filter_and_fit_is_openclips() {
     // Made by pipeline/tests/reference/make_sample_values.py, in this order, with the same pictures.
     let reference = include_bytes!("../../tests/data/resized.rgb");
     let picture = |width: u32, height: u32| {
-        let channel = |x: u32, y: u32, c: u32| (x * x / (5 + c) + y * (3 + 2 * c) + (x * y / 16) % 7 * 20) as u8;
+        let channel = |x: u32, y: u32, c: u32| {
+            (x * x / (5 + c) + y * (3 + 2 * c) + (x * y / 16) % 7 * 20) as u8
+        };
         let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
-        RgbImage { width, height, pixels: places.flat_map(|(x, y)| (0..3).map(move |c| channel(x, y, c))).collect() }
+        RgbImage {
+            width,
+            height,
+            pixels: places.flat_map(|(x, y)| (0..3).map(move |c| channel(x, y, c))).collect(),
+        }
     };
     let mut expected = reference.chunks_exact(3 * (SIZE * SIZE) as usize);
     let mut counts = [0; 4];
@@ -191,7 +222,8 @@ fn every_filter_and_fit_is_openclips() {
         let image = picture(width, height);
         for interpolation in [Interpolation::Bicubic, Interpolation::Bilinear] {
             for fit in [Fit::Shortest, Fit::Squash, Fit::Longest { fill: 90 }] {
-                let pixels = eval_transform(&image, SIZE, EvalResize { interpolation, fit }).unwrap();
+                let pixels =
+                    eval_transform(&image, SIZE, EvalResize { interpolation, fit }).unwrap();
                 let found = differences(&pixels, expected.next().unwrap());
                 assert_eq!(found[3], 0, "{width} × {height} {interpolation:?} {fit:?}: {found:?}");
                 counts.iter_mut().zip(found).for_each(|(count, more)| *count += more);

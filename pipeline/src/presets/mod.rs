@@ -73,8 +73,11 @@ impl Preset {
     /// The SQL, with what is set in its place. What can be set stays in its comments, with the values that it has.
     pub fn sql(&self, set: &[(String, String)]) -> Result<String, PresetError> {
         let parameters = self.parameters();
-        if let Some((key, _)) = set.iter().find(|(key, _)| parameters.iter().all(|parameter| parameter.key != key)) {
-            let known = parameters.iter().map(|parameter| parameter.key).collect::<Vec<_>>().join(", ");
+        if let Some((key, _)) =
+            set.iter().find(|(key, _)| parameters.iter().all(|parameter| parameter.key != key))
+        {
+            let known =
+                parameters.iter().map(|parameter| parameter.key).collect::<Vec<_>>().join(", ");
             let known = if known.is_empty() { "nothing".into() } else { known };
             return Err(PresetError::UnknownKey { preset: self.name, key: key.clone(), known });
         }
@@ -83,9 +86,14 @@ impl Preset {
             let mut line = line.to_owned();
             if !line.starts_with("--") {
                 for Parameter { key, default, meaning } in &parameters {
-                    let given = set.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+                    let given = set
+                        .iter()
+                        .rev()
+                        .find(|(name, _)| name == key)
+                        .map(|(_, value)| value.as_str());
                     let value = given.or(*default);
-                    let value = value.ok_or(PresetError::Missing { preset: self.name, key, meaning })?;
+                    let value =
+                        value.ok_or(PresetError::Missing { preset: self.name, key, meaning })?;
                     line = line.replace(&format!("{{{key}}}"), value);
                 }
             }
@@ -103,9 +111,16 @@ mod tests {
     #[test]
     fn every_preset_says_what_it_is_and_uses_all_that_can_be_set() {
         for preset in &PRESETS {
-            assert!(preset.title().ends_with(['.', ',']) || preset.title().len() > 40, "{}", preset.name);
-            let set: Vec<(String, String)> =
-                preset.parameters().iter().map(|p| (p.key.to_owned(), format!("SET_{}", p.key))).collect();
+            assert!(
+                preset.title().ends_with(['.', ',']) || preset.title().len() > 40,
+                "{}",
+                preset.name
+            );
+            let set: Vec<(String, String)> = preset
+                .parameters()
+                .iter()
+                .map(|p| (p.key.to_owned(), format!("SET_{}", p.key)))
+                .collect();
             let sql = preset.sql(&set).unwrap();
             assert!(!sql.contains(['{', '}']), "{}: {sql}", preset.name);
             for (key, value) in &set {
@@ -122,6 +137,12 @@ mod tests {
         let error = image.sql(&set).unwrap_err().to_string();
         assert!(error.contains("treshold") && error.contains("fraction"), "{error}");
         assert!(preset("datacomp").unwrap_err().to_string().contains("datacomp-basic"));
-        assert!(preset("datacomp-basic").unwrap().sql(&[]).unwrap().contains("least(width, height) >= 200"));
+        assert!(
+            preset("datacomp-basic")
+                .unwrap()
+                .sql(&[])
+                .unwrap()
+                .contains("least(width, height) >= 200")
+        );
     }
 }

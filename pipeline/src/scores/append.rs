@@ -36,7 +36,11 @@ pub(super) struct Appender {
 
 impl Appender {
     /// Takes the lock of the folder, removes what a killed process left unfinished, and learns what is there.
-    pub(super) fn open(folder: &Path, schema: SchemaRef, producer: Producer) -> Result<Self, ScoreError> {
+    pub(super) fn open(
+        folder: &Path,
+        schema: SchemaRef,
+        producer: Producer,
+    ) -> Result<Self, ScoreError> {
         fs::create_dir_all(folder).map_err(SchemaError::io(folder))?;
         durable::sync_folder(folder.parent().unwrap_or(folder))?;
         let lock = lock(folder)?;
@@ -50,13 +54,19 @@ impl Appender {
             _lock: lock,
         };
         match fs::remove_file(durable::unfinished(&numbered_file(folder, appender.next))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(SchemaError::io(folder)(error).into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(SchemaError::io(folder)(error).into());
+            }
             _ => {}
         }
         for (_, path) in files {
             let file = open(&path)?;
             let fields = |schema: &SchemaRef| {
-                schema.fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect::<Vec<_>>()
+                schema
+                    .fields()
+                    .iter()
+                    .map(|f| (f.name().clone(), f.data_type().clone()))
+                    .collect::<Vec<_>>()
             };
             if fields(file.footer.schema()) != fields(&appender.schema) {
                 return Err(ScoreError::OtherColumns { path });
@@ -82,9 +92,12 @@ impl Appender {
         for path in self.files.get(&shard).iter().flat_map(|(_, paths)| paths) {
             let damaged = |message: String| ScoreError::Damaged { path: path.clone(), message };
             let opened = open(path)?;
-            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(opened.file, opened.footer);
+            let builder =
+                ParquetRecordBatchReaderBuilder::new_with_metadata(opened.file, opened.footer);
             let mask = ProjectionMask::columns(builder.parquet_schema(), [column::UID]);
-            for batch in builder.with_projection(mask).build().map_err(|error| damaged(error.to_string()))? {
+            for batch in
+                builder.with_projection(mask).build().map_err(|error| damaged(error.to_string()))?
+            {
                 let batch = batch.map_err(|error| damaged(error.to_string()))?;
                 for uid in batch.column(0).as_fixed_size_binary().iter().flatten() {
                     found.insert(Uid::try_from(uid)?);
@@ -95,14 +108,20 @@ impl Appender {
     }
 
     /// Writes a file of pairs of a shard, in its order: their uids, then the columns after the uid as the schema has them.
-    pub(super) fn append(&mut self, shard: u32, uids: &[Uid], columns: Vec<ArrayRef>) -> Result<(), ScoreError> {
+    pub(super) fn append(
+        &mut self,
+        shard: u32,
+        uids: &[Uid],
+        columns: Vec<ArrayRef>,
+    ) -> Result<(), ScoreError> {
         if uids.is_empty() {
             return Ok(());
         }
         let path = numbered_file(&self.folder, self.next);
         let Producer { hash, made_by } = self.producer.clone();
         let says = ScoreFileMetadata { shard, producer: hash, made_by };
-        let metadata = says.to_pairs().into_iter().map(|(key, value)| KeyValue::new(key.into(), value));
+        let metadata =
+            says.to_pairs().into_iter().map(|(key, value)| KeyValue::new(key.into(), value));
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by("diptych".into())
@@ -112,11 +131,15 @@ impl Appender {
             .build();
         let batch = || {
             let uids = FixedSizeBinaryArray::try_from_iter(uids.iter().map(|uid| uid.0))?;
-            RecordBatch::try_new(Arc::clone(&self.schema), std::iter::once(Arc::new(uids) as ArrayRef).chain(columns).collect())
+            RecordBatch::try_new(
+                Arc::clone(&self.schema),
+                std::iter::once(Arc::new(uids) as ArrayRef).chain(columns).collect(),
+            )
         };
         let batch = batch().map_err(|error| SchemaError::io(&path)(io::Error::other(error)))?;
         durable::write_with(&path, |file| {
-            let mut writer = ArrowWriter::try_new(file, Arc::clone(&self.schema), Some(properties)).map_err(io::Error::other)?;
+            let mut writer = ArrowWriter::try_new(file, Arc::clone(&self.schema), Some(properties))
+                .map_err(io::Error::other)?;
             writer.write(&batch).map_err(io::Error::other)?;
             writer.close().map_err(io::Error::other)?;
             Ok(())

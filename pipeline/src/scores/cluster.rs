@@ -35,22 +35,33 @@ pub struct ClusterRequest<'a> {
 }
 
 /// Assigns what has no row yet, from embeddings that are there. Pairs without one are left for later.
-pub fn assign_clusters(request: &ClusterRequest, progress: &mut dyn FnMut(u64)) -> Result<ScoreReport, ScoreError> {
+pub fn assign_clusters(
+    request: &ClusterRequest,
+    progress: &mut dyn FnMut(u64),
+) -> Result<ScoreReport, ScoreError> {
     let embeddings = chosen(request)?;
     if embeddings.dimension != request.centroids.columns {
         let (found, expected) = (request.centroids.columns, embeddings.dimension);
-        return Err(ScoreError::Centroids(format!("they have {found} dimensions, the embeddings have {expected}")));
+        return Err(ScoreError::Centroids(format!(
+            "they have {found} dimensions, the embeddings have {expected}"
+        )));
     }
-    let bytes: Vec<u8> = request.centroids.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes: Vec<u8> =
+        request.centroids.values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let centroids = ContentHash::of(&bytes);
-    let producer = Producer::new(format!("cluster v1: embeddings {}, centroids {centroids}", embeddings.producer));
+    let producer = Producer::new(format!(
+        "cluster v1: embeddings {}, centroids {centroids}",
+        embeddings.producer
+    ));
     let mut column = Column::score(request.dataset, request.name, ScoreValue::Number, producer)?;
     let mut files: HashMap<u32, Vec<PathBuf>> = HashMap::new();
     for path in &embeddings.files {
         files.entry(open(path)?.says.shard).or_default().push(path.clone());
     }
     for entry in &DatasetManifest::read(request.dataset)?.shards {
-        let wanted = request.selection.map_or(entry.pairs, |selection| rows_in_shard(selection, entry.shard).len() as u64);
+        let wanted = request
+            .selection
+            .map_or(entry.pairs, |selection| rows_in_shard(selection, entry.shard).len() as u64);
         if wanted == 0 || column.is_full(entry.shard, entry.pairs) {
             column.counts.present += wanted;
             progress(wanted);
@@ -58,7 +69,8 @@ pub fn assign_clusters(request: &ClusterRequest, progress: &mut dyn FnMut(u64)) 
         }
         let pairs = pairs_of_shard(request.dataset, entry, request.selection, false)?;
         column.begin(entry.shard, &pairs, |_| true)?;
-        let places: HashMap<Uid, usize> = pairs.iter().enumerate().map(|(place, pair)| (pair.uid, place)).collect();
+        let places: HashMap<Uid, usize> =
+            pairs.iter().enumerate().map(|(place, pair)| (pair.uid, place)).collect();
         for path in files.get(&entry.shard).into_iter().flatten() {
             assign_file(path, &places, request.centroids, &mut column)?;
         }
@@ -97,17 +109,32 @@ fn assign_file(
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(opened.file, opened.footer);
     // uid, image, error.
     let mask = ProjectionMask::roots(builder.parquet_schema(), [0, 1, 3]);
-    for batch in builder.with_projection(mask).build().map_err(|error| damaged(error.to_string()))? {
+    for batch in
+        builder.with_projection(mask).build().map_err(|error| damaged(error.to_string()))?
+    {
         let batch = batch.map_err(|error| damaged(error.to_string()))?;
         let other = || damaged("its columns are not as diptych writes them".into());
-        let uids = batch.column_by_name(column::UID).and_then(|uids| uids.as_fixed_size_binary_opt()).ok_or_else(other)?;
-        let images = batch.column_by_name(column::IMAGE).and_then(|images| images.as_fixed_size_list_opt()).ok_or_else(other)?;
-        let errors = batch.column_by_name(column::ERROR).and_then(|errors| errors.as_string_opt::<i32>()).ok_or_else(other)?;
+        let uids = batch
+            .column_by_name(column::UID)
+            .and_then(|uids| uids.as_fixed_size_binary_opt())
+            .ok_or_else(other)?;
+        let images = batch
+            .column_by_name(column::IMAGE)
+            .and_then(|images| images.as_fixed_size_list_opt())
+            .ok_or_else(other)?;
+        let errors = batch
+            .column_by_name(column::ERROR)
+            .and_then(|errors| errors.as_string_opt::<i32>())
+            .ok_or_else(other)?;
         let mut wanted = Vec::new();
         for row in 0..batch.num_rows() {
             match places.get(&Uid::try_from(uids.value(row))?) {
-                Some(place) if column.lacks(*place) && images.is_valid(row) => wanted.push((row, *place)),
-                Some(place) if column.lacks(*place) => column.put(*place, Err(errors.value(row).to_owned())),
+                Some(place) if column.lacks(*place) && images.is_valid(row) => {
+                    wanted.push((row, *place))
+                }
+                Some(place) if column.lacks(*place) => {
+                    column.put(*place, Err(errors.value(row).to_owned()))
+                }
                 _ => {}
             }
         }
@@ -119,19 +146,28 @@ fn assign_file(
 }
 
 /// Place and nearest centroid of rows, computed on all cores.
-fn nearest_of(images: &FixedSizeListArray, wanted: &[(usize, usize)], centroids: &Matrix) -> Option<Vec<(usize, usize)>> {
+fn nearest_of(
+    images: &FixedSizeListArray,
+    wanted: &[(usize, usize)],
+    centroids: &Matrix,
+) -> Option<Vec<(usize, usize)>> {
     let values = Arc::clone(images.values());
     let values = values.as_primitive_opt::<Float16Type>()?.values();
     let dimension = centroids.columns;
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let nearest = |(row, place): &(usize, usize)| {
-        let vector: Vec<f32> = values[row * dimension..(row + 1) * dimension].iter().map(|value: &f16| value.to_f32()).collect();
+        let vector: Vec<f32> = values[row * dimension..(row + 1) * dimension]
+            .iter()
+            .map(|value: &f16| value.to_f32())
+            .collect();
         (*place, nearest(&vector, centroids))
     };
     let nearest = &nearest;
     std::thread::scope(|scope| {
         let parts = wanted.chunks(wanted.len().div_ceil(cores).max(1));
-        let threads: Vec<_> = parts.map(|part| scope.spawn(move || part.iter().map(nearest).collect::<Vec<_>>())).collect();
+        let threads: Vec<_> = parts
+            .map(|part| scope.spawn(move || part.iter().map(nearest).collect::<Vec<_>>()))
+            .collect();
         let mut all = Vec::with_capacity(wanted.len());
         for thread in threads {
             all.extend(thread.join().ok()?);
@@ -158,7 +194,8 @@ mod tests {
 
     #[test]
     fn nearest_is_the_first_of_the_largest_products() {
-        let centroids = Matrix { columns: 2, values: vec![1.0, 0.0, 0.0, 2.0, 0.0, 2.0, -1.0, 0.0] };
+        let centroids =
+            Matrix { columns: 2, values: vec![1.0, 0.0, 0.0, 2.0, 0.0, 2.0, -1.0, 0.0] };
         assert_eq!(nearest(&[0.9, 0.1], &centroids), 0);
         // As DataComp computes it, longer centroids draw more.
         assert_eq!(nearest(&[0.6, 0.4], &centroids), 1);

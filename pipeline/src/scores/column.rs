@@ -3,10 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, FixedSizeListArray, Float16Array, Float64Array, StringArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, FixedSizeListArray, Float16Array, Float64Array, StringArray, UInt64Array,
+};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field};
-use diptych_schemas::{ScoreValue, Uid, embedding_file_schema, embedding_folder, score_file_schema, score_folder};
+use diptych_schemas::{
+    ScoreValue, Uid, embedding_file_schema, embedding_folder, score_file_schema, score_folder,
+};
 use half::f16;
 
 use super::append::Appender;
@@ -51,20 +55,40 @@ enum Kind {
 
 impl<T> Column<T> {
     /// The column of a score, `scores/NAME`.
-    pub(super) fn score(dataset: &Path, name: &str, value: ScoreValue, producer: Producer) -> Result<Self, ScoreError> {
-        let appender = Appender::open(&score_folder(dataset, name), score_file_schema(value), producer.clone())?;
+    pub(super) fn score(
+        dataset: &Path,
+        name: &str,
+        value: ScoreValue,
+        producer: Producer,
+    ) -> Result<Self, ScoreError> {
+        let appender = Appender::open(
+            &score_folder(dataset, name),
+            score_file_schema(value),
+            producer.clone(),
+        )?;
         Ok(Self::new(appender, Kind::Score(value), producer))
     }
 
     /// The columns of a model, `embeddings/PRODUCER`.
-    pub(super) fn embeddings(dataset: &Path, dimension: usize, producer: Producer) -> Result<Self, ScoreError> {
+    pub(super) fn embeddings(
+        dataset: &Path,
+        dimension: usize,
+        producer: Producer,
+    ) -> Result<Self, ScoreError> {
         let folder = embedding_folder(dataset, &producer.hash);
         let appender = Appender::open(&folder, embedding_file_schema(dimension), producer.clone())?;
         Ok(Self::new(appender, Kind::Embedding { dimension }, producer))
     }
 
     fn new(appender: Appender, kind: Kind, producer: Producer) -> Self {
-        Self { appender, kind, producer, missing: Vec::new(), waiting: Vec::new(), counts: Counts::default() }
+        Self {
+            appender,
+            kind,
+            producer,
+            missing: Vec::new(),
+            waiting: Vec::new(),
+            counts: Counts::default(),
+        }
     }
 
     pub(super) fn producer(&self) -> &Producer {
@@ -77,7 +101,12 @@ impl<T> Column<T> {
     }
 
     /// Turns to a shard; `wants` says which of its pairs belong into this column at all.
-    pub(super) fn begin(&mut self, shard: u32, pairs: &[Pair], wants: impl Fn(&Pair) -> bool) -> Result<(), ScoreError> {
+    pub(super) fn begin(
+        &mut self,
+        shard: u32,
+        pairs: &[Pair],
+        wants: impl Fn(&Pair) -> bool,
+    ) -> Result<(), ScoreError> {
         let there = self.appender.uids(shard)?;
         self.missing = pairs.iter().map(|pair| wants(pair) && !there.contains(&pair.uid)).collect();
         self.counts.present += self.missing.iter().filter(|missing| !**missing).count() as u64;
@@ -106,24 +135,36 @@ impl Column<Value> {
     pub(super) fn save(&mut self, shard: u32, pairs: &[Pair]) -> Result<(), ScoreError> {
         self.save_with(shard, pairs, |column, rows| {
             let values = rows.iter().map(|(_, value)| value.as_ref().ok().and_then(Option::as_ref));
-            let values: ArrayRef = match column.kind {
-                Kind::Score(ScoreValue::Text) => Arc::new(
-                    values
-                        .map(|value| if let Some(Value::Text(text)) = value { Some(*text) } else { None })
-                        .collect::<StringArray>(),
-                ),
-                Kind::Score(ScoreValue::Bits) => Arc::new(
-                    values
-                        .map(|value| if let Some(Value::Bits(bits)) = value { Some(*bits) } else { None })
-                        .collect::<UInt64Array>(),
-                ),
-                _ => Arc::new(
-                    values
-                        .map(|value| if let Some(Value::Number(number)) = value { Some(*number) } else { None })
-                        .collect::<Float64Array>(),
-                ),
-            };
-            let producer = StringArray::from_iter_values(rows.iter().map(|_| column.producer.hash.as_str()));
+            let values: ArrayRef =
+                match column.kind {
+                    Kind::Score(ScoreValue::Text) => Arc::new(
+                        values
+                            .map(|value| {
+                                if let Some(Value::Text(text)) = value { Some(*text) } else { None }
+                            })
+                            .collect::<StringArray>(),
+                    ),
+                    Kind::Score(ScoreValue::Bits) => Arc::new(
+                        values
+                            .map(|value| {
+                                if let Some(Value::Bits(bits)) = value { Some(*bits) } else { None }
+                            })
+                            .collect::<UInt64Array>(),
+                    ),
+                    _ => Arc::new(
+                        values
+                            .map(|value| {
+                                if let Some(Value::Number(number)) = value {
+                                    Some(*number)
+                                } else {
+                                    None
+                                }
+                            })
+                            .collect::<Float64Array>(),
+                    ),
+                };
+            let producer =
+                StringArray::from_iter_values(rows.iter().map(|_| column.producer.hash.as_str()));
             vec![values, Arc::new(producer)]
         })
     }
@@ -147,7 +188,12 @@ impl Column<Vectors> {
                 }
                 let item = Arc::new(Field::new("item", DataType::Float16, false));
                 let values = Arc::new(Float16Array::from(values));
-                Arc::new(FixedSizeListArray::new(item, dimension as i32, values, Some(NullBuffer::from(valid))))
+                Arc::new(FixedSizeListArray::new(
+                    item,
+                    dimension as i32,
+                    values,
+                    Some(NullBuffer::from(valid)),
+                ))
             };
             vec![vectors(0), vectors(1)]
         })
@@ -169,7 +215,11 @@ impl<T> Column<T> {
         rows.sort_unstable_by_key(|(place, _)| *place);
         let uids: Vec<Uid> = rows.iter().map(|(place, _)| pairs[*place].uid).collect();
         let mut columns = columns(self, &rows);
-        columns.push(Arc::new(rows.iter().map(|(_, value)| value.as_ref().err().map(String::as_str)).collect::<StringArray>()));
+        columns.push(Arc::new(
+            rows.iter()
+                .map(|(_, value)| value.as_ref().err().map(String::as_str))
+                .collect::<StringArray>(),
+        ));
         self.appender.append(shard, &uids, columns)?;
         self.counts.added += uids.len() as u64;
         Ok(())

@@ -5,7 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::DataType;
-use diptych_schemas::{SchemaError, ScoreFileMetadata, ScoreValue, column, embeddings_folder, is_score_name, scores_folder};
+use diptych_schemas::{
+    SchemaError, ScoreFileMetadata, ScoreValue, column, embeddings_folder, is_score_name,
+    scores_folder,
+};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 
 use super::ScoreError;
@@ -46,17 +49,26 @@ pub fn score_files(dataset: &Path) -> Result<Vec<ScoreFiles>, ScoreError> {
     let mut found = Vec::new();
     for folder in subfolders(&scores_folder(dataset))? {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let files: Vec<PathBuf> = numbered_files(&folder)?.into_iter().map(|(_, path)| path).collect();
+        let files: Vec<PathBuf> =
+            numbered_files(&folder)?.into_iter().map(|(_, path)| path).collect();
         let Some(last) = files.last() else { continue };
         let newest = open(last)?;
         let damaged = |message: String| ScoreError::Damaged { path: last.clone(), message };
         if !is_score_name(&name) {
-            return Err(damaged(format!("{name:?} is no name of a score: those have a-z, 0-9 and _ only")));
+            return Err(damaged(format!(
+                "{name:?} is no name of a score: those have a-z, 0-9 and _ only"
+            )));
         }
-        let field =
-            newest.footer.schema().field_with_name(column::VALUE).map_err(|_| damaged("it has no column value".into()))?;
-        let value = ScoreValue::ALL.into_iter().find(|value| value.data_type() == *field.data_type());
-        let value = value.ok_or_else(|| damaged(format!("its column value has the type {}", field.data_type())))?;
+        let field = newest
+            .footer
+            .schema()
+            .field_with_name(column::VALUE)
+            .map_err(|_| damaged("it has no column value".into()))?;
+        let value =
+            ScoreValue::ALL.into_iter().find(|value| value.data_type() == *field.data_type());
+        let value = value.ok_or_else(|| {
+            damaged(format!("its column value has the type {}", field.data_type()))
+        })?;
         found.push(ScoreFiles { name, value, newest: newest.says, files });
     }
     Ok(found)
@@ -66,7 +78,8 @@ pub fn score_files(dataset: &Path) -> Result<Vec<ScoreFiles>, ScoreError> {
 pub fn embedding_files(dataset: &Path) -> Result<Vec<EmbeddingFiles>, ScoreError> {
     let mut found = Vec::new();
     for folder in subfolders(&embeddings_folder(dataset))? {
-        let files: Vec<PathBuf> = numbered_files(&folder)?.into_iter().map(|(_, path)| path).collect();
+        let files: Vec<PathBuf> =
+            numbered_files(&folder)?.into_iter().map(|(_, path)| path).collect();
         let Some(last) = files.last() else { continue };
         let newest = open(last)?;
         let damaged = |message: String| ScoreError::Damaged { path: last.clone(), message };
@@ -76,13 +89,17 @@ pub fn embedding_files(dataset: &Path) -> Result<Vec<EmbeddingFiles>, ScoreError
                 newest.says.producer
             )));
         }
-        let field =
-            newest.footer.schema().field_with_name(column::IMAGE).map_err(|_| damaged("it has no column image".into()))?;
+        let field = newest
+            .footer
+            .schema()
+            .field_with_name(column::IMAGE)
+            .map_err(|_| damaged("it has no column image".into()))?;
         let DataType::FixedSizeList(_, dimension) = field.data_type() else {
             return Err(damaged(format!("its column image has the type {}", field.data_type())));
         };
         let dimension = *dimension as usize;
-        let modified = fs::metadata(last).and_then(|found| found.modified()).map_err(SchemaError::io(last))?;
+        let modified =
+            fs::metadata(last).and_then(|found| found.modified()).map_err(SchemaError::io(last))?;
         let ScoreFileMetadata { producer, made_by, .. } = newest.says;
         found.push((modified, EmbeddingFiles { producer, made_by, dimension, files }));
     }
@@ -94,7 +111,8 @@ pub fn embedding_files(dataset: &Path) -> Result<Vec<EmbeddingFiles>, ScoreError
 pub(crate) fn open(path: &Path) -> Result<OpenFile, ScoreError> {
     let damaged = |message: String| ScoreError::Damaged { path: path.to_owned(), message };
     let file = File::open(path).map_err(SchemaError::io(path))?;
-    let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|error| damaged(error.to_string()))?;
+    let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
+        .map_err(|error| damaged(error.to_string()))?;
     let pairs = footer.metadata().file_metadata().key_value_metadata();
     let find = |name: &str| pairs?.iter().find(|pair| pair.key == name)?.value.as_deref();
     let says = ScoreFileMetadata::from_pairs(find).map_err(damaged)?;
@@ -105,7 +123,10 @@ pub(crate) fn open(path: &Path) -> Result<OpenFile, ScoreError> {
 pub(super) fn numbered_files(folder: &Path) -> Result<Vec<(u32, PathBuf)>, ScoreError> {
     let mut found = Vec::new();
     for path in entries(folder)? {
-        let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".parquet"));
+        let number = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_suffix(".parquet"));
         if let Some(number) = number.and_then(|number| number.parse().ok()) {
             found.push((number, path));
         }

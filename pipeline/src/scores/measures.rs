@@ -73,8 +73,10 @@ fn blur(width: u32, height: u32, gray: &[u8]) -> Result<f64, ImageError> {
     if longer <= BLUR_EDGE {
         return Ok(variance_of_laplacian(width as usize, height as usize, gray));
     }
-    let shrunk = |edge: u32| (u64::from(edge) * u64::from(BLUR_EDGE) / u64::from(longer)).max(1) as u32;
-    let small = resize_gray(gray, (width, height), shrunk(width), shrunk(height), FilterType::CatmullRom)?;
+    let shrunk =
+        |edge: u32| (u64::from(edge) * u64::from(BLUR_EDGE) / u64::from(longer)).max(1) as u32;
+    let small =
+        resize_gray(gray, (width, height), shrunk(width), shrunk(height), FilterType::CatmullRom)?;
     Ok(variance_of_laplacian(shrunk(width) as usize, shrunk(height) as usize, &small))
 }
 

@@ -34,13 +34,19 @@ use crate::LoaderError;
 /// What can be wrong with scoring, and with what is stored of it.
 #[derive(Debug, thiserror::Error)]
 pub enum ScoreError {
-    #[error("{path}: damaged: {message}. Remove the file and score again: only what it held is computed")]
+    #[error(
+        "{path}: damaged: {message}. Remove the file and score again: only what it held is computed"
+    )]
     Damaged { path: PathBuf, message: String },
-    #[error("{path}: cannot be read as meta: {message}. Copy the file again from where it is whole")]
+    #[error(
+        "{path}: cannot be read as meta: {message}. Copy the file again from where it is whole"
+    )]
     Meta { path: PathBuf, message: String },
     #[error("{path} holds another kind of score. Give this one another name with --name")]
     OtherColumns { path: PathBuf },
-    #[error("{name:?} cannot be the name of a score: it is a column of SQL and a folder. Use a-z, 0-9 and _, a letter first")]
+    #[error(
+        "{name:?} cannot be the name of a score: it is a column of SQL and a folder. Use a-z, 0-9 and _, a letter first"
+    )]
     Name { name: String },
     #[error("{path}: another `diptych score` is writing there. Wait for it, or let it do the work")]
     Locked { path: PathBuf },

@@ -26,7 +26,8 @@ pub(super) struct Pair {
 
 /// Rows of a selection that lie in a shard. A selection is ordered by place.
 pub(super) fn rows_in_shard(selection: &Selection, shard: u32) -> Range<usize> {
-    selection.shards.partition_point(|of| *of < shard)..selection.shards.partition_point(|of| *of <= shard)
+    selection.shards.partition_point(|of| *of < shard)
+        ..selection.shards.partition_point(|of| *of <= shard)
 }
 
 /// The pairs of a shard in its order, only those of the selection where there is one.
@@ -39,7 +40,8 @@ pub(super) fn pairs_of_shard(
     let path = meta_path(dataset, entry.shard);
     let bad = |message: String| ScoreError::Meta { path: path.clone(), message };
     let file = File::open(&path).map_err(SchemaError::io(&path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| bad(error.to_string()))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| bad(error.to_string()))?;
     let mut names = vec![column::UID, column::ROW_GROUP, column::ROW, column::PHASH];
     if with_captions {
         names.push(column::CAPTION);
@@ -52,14 +54,24 @@ pub(super) fn pairs_of_shard(
     let mut pairs = Vec::new();
     for batch in builder.with_projection(mask).build().map_err(|error| bad(error.to_string()))? {
         let batch = batch.map_err(|error| bad(error.to_string()))?;
-        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| bad(format!("it has no column {name}")));
+        let column = |name: &str| {
+            batch.column_by_name(name).ok_or_else(|| bad(format!("it has no column {name}")))
+        };
         let other = |name: &str| bad(format!("the column {name} is not as diptych writes it"));
-        let uids = column(column::UID)?.as_fixed_size_binary_opt().ok_or_else(|| other(column::UID))?;
-        let number = |name: &str| column(name)?.as_primitive_opt::<UInt32Type>().ok_or_else(|| other(name));
+        let uids =
+            column(column::UID)?.as_fixed_size_binary_opt().ok_or_else(|| other(column::UID))?;
+        let number =
+            |name: &str| column(name)?.as_primitive_opt::<UInt32Type>().ok_or_else(|| other(name));
         let (row_groups, rows) = (number(column::ROW_GROUP)?, number(column::ROW)?);
-        let phashes = column(column::PHASH)?.as_primitive_opt::<UInt64Type>().ok_or_else(|| other(column::PHASH))?;
+        let phashes = column(column::PHASH)?
+            .as_primitive_opt::<UInt64Type>()
+            .ok_or_else(|| other(column::PHASH))?;
         let captions = if with_captions {
-            Some(column(column::CAPTION)?.as_string_opt::<i32>().ok_or_else(|| other(column::CAPTION))?)
+            Some(
+                column(column::CAPTION)?
+                    .as_string_opt::<i32>()
+                    .ok_or_else(|| other(column::CAPTION))?,
+            )
         } else {
             None
         };
@@ -75,7 +87,8 @@ pub(super) fn pairs_of_shard(
                 row_group: row_groups.value(row),
                 row: rows.value(row),
                 has_phash: phashes.is_valid(row),
-                caption: captions.map_or_else(String::new, |captions| captions.value(row).to_owned()),
+                caption: captions
+                    .map_or_else(String::new, |captions| captions.value(row).to_owned()),
             });
         }
     }

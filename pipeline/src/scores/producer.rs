@@ -34,7 +34,9 @@ impl Producer {
         let pixels = match resize.fit {
             Fit::Shortest => format!("shortest edge to {image_size} px ({filter}), centre crop"),
             Fit::Squash => format!("both edges to {image_size} px ({filter})"),
-            Fit::Longest { fill } => format!("longest edge to {image_size} px ({filter}), padded with {fill}"),
+            Fit::Longest { fill } => {
+                format!("longest edge to {image_size} px ({filter}), padded with {fill}")
+            }
         };
         Self::new(format!(
             "clip v1: weights {weights}, tokenizer {tokenizer}, {context_length} tokens; {pixels}; \
@@ -47,7 +49,9 @@ impl Producer {
     }
 
     pub(super) fn blur() -> Self {
-        Self::new(format!("blur v1: variance of the Laplacian of the grey image, longer edge at most {BLUR_EDGE} px (bicubic)"))
+        Self::new(format!(
+            "blur v1: variance of the Laplacian of the grey image, longer edge at most {BLUR_EDGE} px (bicubic)"
+        ))
     }
 
     pub(super) fn entropy() -> Self {

@@ -113,7 +113,13 @@ pub struct ScoreReport {
 impl ScoreReport {
     pub(super) fn of<T>(name: Option<&str>, column: &Column<T>) -> Self {
         let Counts { present, added, failed } = column.counts;
-        Self { name: name.map(str::to_owned), producer: column.producer().clone(), present, added, failed }
+        Self {
+            name: name.map(str::to_owned),
+            producer: column.producer().clone(),
+            present,
+            added,
+            failed,
+        }
     }
 }
 
@@ -121,7 +127,11 @@ impl ScoreReport {
 pub type Encode<'a> = dyn FnMut(&Batch) -> Result<(Vec<f32>, Vec<f32>), String> + 'a;
 
 /// Computes what is missing and appends it to the dataset. `progress` is told how many pairs are done with.
-pub fn score(request: &ScoreRequest, encode: &mut Encode, progress: &mut dyn FnMut(u64)) -> Result<Vec<ScoreReport>, ScoreError> {
+pub fn score(
+    request: &ScoreRequest,
+    encode: &mut Encode,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<ScoreReport>, ScoreError> {
     let manifest = DatasetManifest::read(request.dataset)?;
     let mut columns = Columns::open(request)?;
     for entry in &manifest.shards {
@@ -152,11 +162,17 @@ impl Columns {
             if !is_score_name(name) {
                 return Err(ScoreError::Name { name: name.clone() });
             }
-            let column = Column::score(request.dataset, name, kind.value(), producer(request, *kind)?)?;
+            let column =
+                Column::score(request.dataset, name, kind.value(), producer(request, *kind)?)?;
             scores.push((*kind, column));
         }
-        let model = request.model.as_ref().filter(|_| request.kinds.iter().any(|(kind, _)| *kind == ScoreKind::Clip));
-        let embeddings = model.map(|model| Column::embeddings(request.dataset, model.dimension, model.producer.clone()));
+        let model = request
+            .model
+            .as_ref()
+            .filter(|_| request.kinds.iter().any(|(kind, _)| *kind == ScoreKind::Clip));
+        let embeddings = model.map(|model| {
+            Column::embeddings(request.dataset, model.dimension, model.producer.clone())
+        });
         Ok(Self { scores, embeddings: embeddings.transpose()?, saved: Instant::now() })
     }
 
@@ -180,17 +196,25 @@ impl Columns {
         let with_captions = self.scores.iter().any(|(kind, _)| *kind == ScoreKind::Language);
         let pairs = pairs_of_shard(request.dataset, entry, request.selection, with_captions)?;
         for (kind, column) in &mut self.scores {
-            column.begin(entry.shard, &pairs, |pair| !(*kind == ScoreKind::Phash && pair.has_phash))?;
+            column.begin(entry.shard, &pairs, |pair| {
+                !(*kind == ScoreKind::Phash && pair.has_phash)
+            })?;
         }
         if let Some(column) = &mut self.embeddings {
             column.begin(entry.shard, &pairs, |_| true)?;
         }
         for (_, column) in self.scores.iter_mut().filter(|(kind, _)| *kind == ScoreKind::Language) {
-            for (place, pair) in pairs.iter().enumerate().filter(|(place, _)| column.lacks(*place)).collect::<Vec<_>>() {
+            for (place, pair) in pairs
+                .iter()
+                .enumerate()
+                .filter(|(place, _)| column.lacks(*place))
+                .collect::<Vec<_>>()
+            {
                 column.put(place, Ok(language(&pair.caption).map(Value::Text)));
             }
         }
-        let images: Vec<usize> = (0..pairs.len()).filter(|place| self.lacks_image(*place)).collect();
+        let images: Vec<usize> =
+            (0..pairs.len()).filter(|place| self.lacks_image(*place)).collect();
         progress((pairs.len() - images.len()) as u64);
         if !images.is_empty() {
             self.score_images(request, entry, &pairs, &images, encode, progress)?;
@@ -200,7 +224,8 @@ impl Columns {
 
     /// Whether a column lacks a value that is computed of the pair's image.
     fn lacks_image(&self, place: usize) -> bool {
-        self.scores.iter().any(|(kind, column)| kind.of_image() && column.lacks(place)) || self.lacks_vectors(place)
+        self.scores.iter().any(|(kind, column)| kind.of_image() && column.lacks(place))
+            || self.lacks_vectors(place)
     }
 
     fn lacks_vectors(&self, place: usize) -> bool {
@@ -216,9 +241,16 @@ impl Columns {
         encode: &mut Encode,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), ScoreError> {
-        let lacks = |wanted: ScoreKind| self.scores.iter().any(|(kind, column)| *kind == wanted && column.lacks_any());
-        let wanted = Wanted { phash: lacks(ScoreKind::Phash), blur: lacks(ScoreKind::Blur), entropy: lacks(ScoreKind::Entropy) };
-        let encodes = lacks(ScoreKind::Clip) || self.embeddings.as_ref().is_some_and(Column::lacks_any);
+        let lacks = |wanted: ScoreKind| {
+            self.scores.iter().any(|(kind, column)| *kind == wanted && column.lacks_any())
+        };
+        let wanted = Wanted {
+            phash: lacks(ScoreKind::Phash),
+            blur: lacks(ScoreKind::Blur),
+            entropy: lacks(ScoreKind::Entropy),
+        };
+        let encodes =
+            lacks(ScoreKind::Clip) || self.embeddings.as_ref().is_some_and(Column::lacks_any);
         let model = request.model.as_ref().filter(|_| encodes);
         let spec = EvalSpec {
             dataset: request.dataset.to_owned(),
@@ -230,7 +262,8 @@ impl Columns {
             batch_size: request.batch_size,
             config: LoaderConfig { threads: request.threads, ..LoaderConfig::default() },
         };
-        let places: HashMap<Uid, usize> = images.iter().map(|place| (pairs[*place].uid, *place)).collect();
+        let places: HashMap<Uid, usize> =
+            images.iter().map(|place| (pairs[*place].uid, *place)).collect();
         for batch in measured_batches(spec, wanted)? {
             let batch = batch?;
             let encoded = match model {
@@ -245,7 +278,12 @@ impl Columns {
                 self.put(places[uid], &batch.measures[row], vectors);
             }
             for entry in &batch.skipped {
-                tracing::warn!("no score of an image of {} {}: {}", entry.source, entry.key, entry.detail);
+                tracing::warn!(
+                    "no score of an image of {} {}: {}",
+                    entry.source,
+                    entry.key,
+                    entry.detail
+                );
                 if let Some(place) = entry.uid.and_then(|uid| places.get(&uid)) {
                     self.put_failed(*place, &entry.detail);
                 }
@@ -273,14 +311,18 @@ impl Columns {
             };
             match value {
                 Some(Value::Number(number)) if !number.is_finite() => {
-                    column.put(place, Err(format!("the value is {number}, which is no finite number")));
+                    column.put(
+                        place,
+                        Err(format!("the value is {number}, which is no finite number")),
+                    );
                 }
                 Some(value) => column.put(place, Ok(Some(value))),
                 None => {}
             }
         }
         if let (Some(column), Some((image, text))) = (&mut self.embeddings, vectors) {
-            let halves = |vector: &[f32]| vector.iter().map(|value| f16::from_f32(*value)).collect();
+            let halves =
+                |vector: &[f32]| vector.iter().map(|value| f16::from_f32(*value)).collect();
             column.put(place, Ok(Some([halves(image), halves(text)])));
         }
     }
@@ -308,7 +350,8 @@ impl Columns {
 
     fn reports(&self, request: &ScoreRequest) -> Vec<ScoreReport> {
         let names = request.kinds.iter().map(|(_, name)| name.as_str());
-        let scores = names.zip(&self.scores).map(|(name, (_, column))| ScoreReport::of(Some(name), column));
+        let scores =
+            names.zip(&self.scores).map(|(name, (_, column))| ScoreReport::of(Some(name), column));
         scores.chain(self.embeddings.iter().map(|column| ScoreReport::of(None, column))).collect()
     }
 }
@@ -316,7 +359,8 @@ impl Columns {
 fn producer(request: &ScoreRequest, kind: ScoreKind) -> Result<Producer, ScoreError> {
     Ok(match kind {
         ScoreKind::Clip => {
-            let model = request.model.as_ref().ok_or_else(|| ScoreError::Model("none was given".into()))?;
+            let model =
+                request.model.as_ref().ok_or_else(|| ScoreError::Model("none was given".into()))?;
             model.producer.clone()
         }
         ScoreKind::Language => super::language::producer(),

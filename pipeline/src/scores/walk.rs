@@ -5,7 +5,9 @@ use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float64Builder, StringBuilder, UInt64Builder};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float64Builder, StringBuilder, UInt64Builder,
+};
 use arrow::datatypes::{Float64Type, UInt64Type};
 use diptych_schemas::{ScoreValue, column};
 use parquet::arrow::ProjectionMask;
@@ -51,7 +53,8 @@ impl ScoreWalk {
         files: impl Iterator<Item = &'a PathBuf>,
         batch_rows: usize,
     ) -> Result<Self, ScoreError> {
-        let cursors = files.map(|path| Cursor::open(path, value, batch_rows)).collect::<Result<_, _>>()?;
+        let cursors =
+            files.map(|path| Cursor::open(path, value, batch_rows)).collect::<Result<_, _>>()?;
         Ok(Self { cursors, value, shard })
     }
 
@@ -96,13 +99,21 @@ impl Cursor {
     fn open(path: &Path, value: ScoreValue, batch_rows: usize) -> Result<Self, ScoreError> {
         let damaged = |message: String| ScoreError::Damaged { path: path.to_owned(), message };
         let OpenFile { path: _, file, footer, .. } = open(path)?;
-        let found = footer.schema().field_with_name(column::VALUE).map(|field| field.data_type().clone());
+        let found =
+            footer.schema().field_with_name(column::VALUE).map(|field| field.data_type().clone());
         if found.as_ref().ok() != Some(&value.data_type()) {
-            return Err(damaged(format!("its column value is not {}, as in the newest file of this score", value.data_type())));
+            return Err(damaged(format!(
+                "its column value is not {}, as in the newest file of this score",
+                value.data_type()
+            )));
         }
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer);
         let mask = ProjectionMask::columns(builder.parquet_schema(), [column::UID, column::VALUE]);
-        let reader = builder.with_projection(mask).with_batch_size(batch_rows).build().map_err(|e| damaged(e.to_string()))?;
+        let reader = builder
+            .with_projection(mask)
+            .with_batch_size(batch_rows)
+            .build()
+            .map_err(|e| damaged(e.to_string()))?;
         let mut cursor = Self { path: path.to_owned(), reader, rows: None, at: 0 };
         cursor.read()?;
         Ok(cursor)
@@ -126,10 +137,14 @@ impl Cursor {
         while self.rows.is_none() {
             let Some(batch) = self.reader.next() else { return Ok(()) };
             let batch = batch.map_err(|error| damaged(error.to_string()))?;
-            let uids = batch.column_by_name(column::UID).and_then(|uids| uids.as_fixed_size_binary_opt());
+            let uids =
+                batch.column_by_name(column::UID).and_then(|uids| uids.as_fixed_size_binary_opt());
             let uids = uids.filter(|uids| uids.null_count() == 0 && uids.value_length() == 16);
-            let uids = uids.ok_or_else(|| damaged("its column uid does not hold uids".into()))?.clone();
-            let values = batch.column_by_name(column::VALUE).ok_or_else(|| damaged("it has no column value".into()))?;
+            let uids =
+                uids.ok_or_else(|| damaged("its column uid does not hold uids".into()))?.clone();
+            let values = batch
+                .column_by_name(column::VALUE)
+                .ok_or_else(|| damaged("it has no column value".into()))?;
             if !uids.is_empty() {
                 self.rows = Some((uids, Arc::clone(values)));
             }
@@ -159,9 +174,13 @@ impl Values {
             return self.push_null();
         }
         match self {
-            Self::Number(builder) => builder.append_value(array.as_primitive::<Float64Type>().value(at)),
+            Self::Number(builder) => {
+                builder.append_value(array.as_primitive::<Float64Type>().value(at))
+            }
             Self::Text(builder) => builder.append_value(array.as_string::<i32>().value(at)),
-            Self::Bits(builder) => builder.append_value(array.as_primitive::<UInt64Type>().value(at)),
+            Self::Bits(builder) => {
+                builder.append_value(array.as_primitive::<UInt64Type>().value(at))
+            }
         }
     }
 

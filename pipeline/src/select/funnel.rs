@@ -39,7 +39,10 @@ pub(super) async fn count(context: &SessionContext, statement: &Statement) -> Ve
     match counts {
         Ok(counts) => {
             let steps = std::iter::once(format!("FROM {}", filter.from)).chain(filter.conditions);
-            steps.zip(counts).map(|(condition, remaining)| FunnelStep { condition, remaining }).collect()
+            steps
+                .zip(counts)
+                .map(|(condition, remaining)| FunnelStep { condition, remaining })
+                .collect()
         }
         Err(error) => {
             tracing::warn!(%error, "cannot count what each condition leaves");
@@ -53,7 +56,8 @@ async fn counted(context: &SessionContext, queries: &[String]) -> Result<Vec<u64
     let mut counts = Vec::new();
     for sql in queries {
         let batches = query(context, sql).await?.collect().await?;
-        let columns = batches.iter().filter(|batch| batch.num_rows() == 1).flat_map(RecordBatch::columns);
+        let columns =
+            batches.iter().filter(|batch| batch.num_rows() == 1).flat_map(RecordBatch::columns);
         counts.extend(columns.map(|column| column.as_primitive::<Int64Type>().value(0) as u64));
     }
     Ok(counts)
@@ -88,8 +92,12 @@ impl Filter {
         let mut parsed = Vec::new();
         split_conjunction(condition, &mut parsed);
         let uid = select.projection.iter().find_map(|item| match item {
-            SelectItem::ExprWithAlias { expr, alias } if alias.value == "uid" => Some(expr.to_string()),
-            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) if parts.last().is_some_and(|name| name.value == "uid") => {
+            SelectItem::ExprWithAlias { expr, alias } if alias.value == "uid" => {
+                Some(expr.to_string())
+            }
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts))
+                if parts.last().is_some_and(|name| name.value == "uid") =>
+            {
                 Some(parts.iter().map(ToString::to_string).collect::<Vec<_>>().join("."))
             }
             _ => None,
@@ -112,11 +120,19 @@ impl Filter {
     /// One query that counts for every condition. Each is a column, so that a query in it is answered once.
     fn counts_at_once(&self) -> String {
         let Self { with, from, conditions, .. } = self;
-        let columns: Vec<_> =
-            conditions.iter().enumerate().map(|(place, condition)| format!("({condition}) AS holds_{place}")).collect();
+        let columns: Vec<_> = conditions
+            .iter()
+            .enumerate()
+            .map(|(place, condition)| format!("({condition}) AS holds_{place}"))
+            .collect();
         let holds: Vec<_> = (0..conditions.len()).map(|place| format!("holds_{place}")).collect();
-        let counts = (1..=holds.len()).map(|count| format!(", count(*) FILTER (WHERE {})", holds[..count].join(" AND ")));
-        format!("{with}SELECT count(*){} FROM (SELECT {} FROM {from})", counts.collect::<String>(), columns.join(", "))
+        let counts = (1..=holds.len())
+            .map(|count| format!(", count(*) FILTER (WHERE {})", holds[..count].join(" AND ")));
+        format!(
+            "{with}SELECT count(*){} FROM (SELECT {} FROM {from})",
+            counts.collect::<String>(),
+            columns.join(", ")
+        )
     }
 
     fn counts_one_by_one(&self) -> Vec<String> {
@@ -133,7 +149,9 @@ fn split_conjunction<'a>(condition: &'a Expr, conditions: &mut Vec<&'a Expr>) {
             split_conjunction(left, conditions);
             split_conjunction(right, conditions);
         }
-        Expr::Nested(inner) if matches!(**inner, Expr::BinaryOp { op: BinaryOperator::And, .. }) => {
+        Expr::Nested(inner)
+            if matches!(**inner, Expr::BinaryOp { op: BinaryOperator::And, .. }) =>
+        {
             split_conjunction(inner, conditions);
         }
         other => conditions.push(other),

@@ -11,7 +11,9 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt32Type;
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{ContentHash, Uid};
-use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator};
+use rayon::iter::{
+    IntoParallelIterator, IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator,
+};
 
 use super::error::SelectError;
 use crate::selection::Selection;
@@ -93,7 +95,10 @@ impl Chosen {
             if !batches.is_empty() {
                 let table = Arc::clone(&table);
                 looked_up = Some(tokio::task::spawn_blocking(move || {
-                    batches.par_iter().map(|batch| table.look_up(batch)).collect::<Result<Vec<_>, _>>()
+                    batches
+                        .par_iter()
+                        .map(|batch| table.look_up(batch))
+                        .collect::<Result<Vec<_>, _>>()
                 }));
             }
             if let Some(found) = before {
@@ -131,7 +136,8 @@ struct Placed {
 
 /// Ingest writes meta in the order of places, so this has nothing to do; it is checked, since training depends on it.
 fn put_in_order(selection: &mut Selection) {
-    let place = |row: usize| [selection.shards[row], selection.row_groups[row], selection.rows[row]];
+    let place =
+        |row: usize| [selection.shards[row], selection.row_groups[row], selection.rows[row]];
     if (1..selection.len()).all(|row| place(row - 1) < place(row)) {
         return;
     }
@@ -190,7 +196,11 @@ impl Table {
                 if part.found[index].swap(true, Ordering::Relaxed) {
                     return Err(SelectError::TwicePresent { uid });
                 }
-                placed.push(Placed { uid, place: place.map(|column| column[row]), weight: pair.weight });
+                placed.push(Placed {
+                    uid,
+                    place: place.map(|column| column[row]),
+                    weight: pair.weight,
+                });
             }
         }
         Ok(placed)
@@ -200,7 +210,9 @@ impl Table {
         let pairs = self.parts.iter().flat_map(|part| part.pairs.iter().zip(&part.found));
         let mut unknown = pairs.filter(|(_, found)| !found.load(Ordering::Relaxed));
         match unknown.next() {
-            Some((first, _)) => Err(SelectError::Unknown { uid: first.uid(), others: unknown.count() as u64 }),
+            Some((first, _)) => {
+                Err(SelectError::Unknown { uid: first.uid(), others: unknown.count() as u64 })
+            }
             None => Ok(()),
         }
     }
@@ -209,13 +221,16 @@ impl Table {
 /// The parts are sorted.
 fn refuse_repeated(parts: &[Vec<Pair>]) -> Result<(), SelectError> {
     let in_part = |pairs: &Vec<Pair>| {
-        let mut repeated: Vec<Pair> = pairs.windows(2).filter(|two| two[0].key == two[1].key).map(|two| two[0]).collect();
+        let mut repeated: Vec<Pair> =
+            pairs.windows(2).filter(|two| two[0].key == two[1].key).map(|two| two[0]).collect();
         repeated.dedup_by_key(|pair| pair.key);
         repeated
     };
     let repeated: Vec<Pair> = parts.par_iter().flat_map_iter(in_part).collect();
     match repeated.first() {
-        Some(first) => Err(SelectError::Repeated { uid: first.uid(), others: repeated.len() as u64 - 1 }),
+        Some(first) => {
+            Err(SelectError::Repeated { uid: first.uid(), others: repeated.len() as u64 - 1 })
+        }
         None => Ok(()),
     }
 }

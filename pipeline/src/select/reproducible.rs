@@ -11,8 +11,8 @@ use datafusion::common::{Column, DataFusionError, Result};
 use datafusion::logical_expr::expr::{AggregateFunction, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    Distinct, DistinctOn, Expr, ExprSchemable, LogicalPlan, Sort, SortExpr, Volatility, WindowFrame, WindowFrameBound,
-    WindowFrameUnits, WindowFunctionDefinition,
+    Distinct, DistinctOn, Expr, ExprSchemable, LogicalPlan, Sort, SortExpr, Volatility,
+    WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
 };
 use diptych_schemas::column;
 
@@ -20,7 +20,8 @@ use super::StatementError;
 use crate::sql::{Place, TOP_FRACTION};
 
 /// Aggregates that take the first of some order.
-const ORDERED_AGGREGATES: [&str; 5] = ["first_value", "last_value", "nth_value", "array_agg", "string_agg"];
+const ORDERED_AGGREGATES: [&str; 5] =
+    ["first_value", "last_value", "nth_value", "array_agg", "string_agg"];
 /// Aggregates whose result is the same in whatever order rows come. `sum` is one of them for whole numbers.
 const UNORDERED_AGGREGATES: [&str; 13] = [
     "count",
@@ -51,7 +52,10 @@ pub(crate) struct Reproducible {
     pub(crate) in_stored_order: bool,
 }
 
-pub(crate) fn make_reproducible(sql: &str, plan: LogicalPlan) -> Result<Reproducible, StatementError> {
+pub(crate) fn make_reproducible(
+    sql: &str,
+    plan: LogicalPlan,
+) -> Result<Reproducible, StatementError> {
     let mut refused = None;
     let mut in_stored_order = false;
     let walked = plan.apply_with_subqueries(|node| {
@@ -64,7 +68,11 @@ pub(crate) fn make_reproducible(sql: &str, plan: LogicalPlan) -> Result<Reproduc
             })
         })
     });
-    let internal = |error: DataFusionError| StatementError { message: error.strip_backtrace(), place: None, advice: None };
+    let internal = |error: DataFusionError| StatementError {
+        message: error.strip_backtrace(),
+        place: None,
+        advice: None,
+    };
     walked.map_err(internal)?;
     if let Some(refused) = refused {
         return Err(refused);
@@ -79,7 +87,9 @@ fn unordered(sql: &str, node: &LogicalPlan) -> Option<StatementError> {
         LogicalPlan::Limit(limit) if !is_sorted(&limit.input) => {
             ("LIMIT", if limit.fetch.is_some() { "LIMIT" } else { "OFFSET" })
         }
-        LogicalPlan::Distinct(Distinct::On(DistinctOn { sort_expr: None, .. })) => ("DISTINCT ON", "DISTINCT"),
+        LogicalPlan::Distinct(Distinct::On(DistinctOn { sort_expr: None, .. })) => {
+            ("DISTINCT ON", "DISTINCT")
+        }
         _ => return None,
     };
     Some(StatementError {
@@ -104,16 +114,23 @@ fn is_sorted(plan: &LogicalPlan) -> bool {
 fn refusal(sql: &str, expression: &Expr) -> Option<StatementError> {
     let unordered = |name: &str| {
         Some(StatementError {
-            message: format!("{name} without an order: what it gives would depend on which thread is first"),
+            message: format!(
+                "{name} without an order: what it gives would depend on which thread is first"
+            ),
             place: Place::first(sql, name),
-            advice: Some(format!("put an ORDER BY into it, as in {name}(…) OVER (ORDER BY uid) or {name}(uid ORDER BY uid)")),
+            advice: Some(format!(
+                "put an ORDER BY into it, as in {name}(…) OVER (ORDER BY uid) or {name}(uid ORDER BY uid)"
+            )),
         })
     };
     match expression {
         Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
             Some(not_a_function_of_the_data(sql, call.name()))
         }
-        Expr::AggregateFunction(call) if ORDERED_AGGREGATES.contains(&call.func.name()) && call.params.order_by.is_empty() => {
+        Expr::AggregateFunction(call)
+            if ORDERED_AGGREGATES.contains(&call.func.name())
+                && call.params.order_by.is_empty() =>
+        {
             unordered(call.func.name())
         }
         Expr::WindowFunction(call) => {
@@ -132,10 +149,14 @@ fn not_a_function_of_the_data(sql: &str, name: &str) -> StatementError {
         "now" | "current_timestamp" | "current_date" | "current_time" | "today" => {
             "write the moment itself, as in TIMESTAMP '2026-01-31T00:00:00Z'"
         }
-        _ => "for a random but fixed choice, use hash_fraction(uid, 'name'): WHERE hash_fraction(uid, 'a') < 0.1 keeps a tenth",
+        _ => {
+            "for a random but fixed choice, use hash_fraction(uid, 'name'): WHERE hash_fraction(uid, 'a') < 0.1 keeps a tenth"
+        }
     };
     StatementError {
-        message: format!("{name}() gives something else every time, and a selection must come out the same"),
+        message: format!(
+            "{name}() gives something else every time, and a selection must come out the same"
+        ),
         place: Place::first(sql, name),
         advice: Some(advice.into()),
     }
@@ -146,7 +167,9 @@ fn depends_on_order(expression: &Expr, node: &LogicalPlan) -> bool {
     let (name, arguments) = match expression {
         Expr::AggregateFunction(call) => (call.func.name(), &call.params.args),
         Expr::WindowFunction(call) => match &call.fun {
-            WindowFunctionDefinition::AggregateUDF(function) => (function.name(), &call.params.args),
+            WindowFunctionDefinition::AggregateUDF(function) => {
+                (function.name(), &call.params.args)
+            }
             WindowFunctionDefinition::WindowUDF(_) => return false,
         },
         _ => return false,
@@ -155,8 +178,11 @@ fn depends_on_order(expression: &Expr, node: &LogicalPlan) -> bool {
         return false;
     }
     let whole = |argument: &Expr| {
-        let types =
-            node.inputs().into_iter().filter_map(|input| argument.get_type(input.schema()).ok()).collect::<Vec<DataType>>();
+        let types = node
+            .inputs()
+            .into_iter()
+            .filter_map(|input| argument.get_type(input.schema()).ok())
+            .collect::<Vec<DataType>>();
         !types.is_empty() && types.iter().all(DataType::is_integer)
     };
     !(name == "sum" && arguments.iter().all(whole))
@@ -177,7 +203,8 @@ fn break_ties(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         }
         LogicalPlan::Window(_) | LogicalPlan::Aggregate(_) => {
             let names = NamePreserver::new(&node);
-            let breakers = node.inputs().first().map(|input| tie_breakers(input)).unwrap_or_default();
+            let breakers =
+                node.inputs().first().map(|input| tie_breakers(input)).unwrap_or_default();
             node.map_expressions(|expression| {
                 let name = names.save(&expression);
                 let finer = expression.transform_up(|part| Ok(finer_call(part, &breakers)))?;
@@ -196,8 +223,12 @@ fn finer_call(expression: Expr, breakers: &[SortExpr]) -> Transformed<Expr> {
         }
         Expr::AggregateFunction(mut call) if refines_aggregate(&call) => {
             // Rows that give the same arguments may stand in any order.
-            let arguments: Vec<SortExpr> =
-                call.params.args.iter().map(|argument| SortExpr::new(argument.clone(), true, false)).collect();
+            let arguments: Vec<SortExpr> = call
+                .params
+                .args
+                .iter()
+                .map(|argument| SortExpr::new(argument.clone(), true, false))
+                .collect();
             append(&mut call.params.order_by, &arguments);
             Transformed::yes(Expr::AggregateFunction(call))
         }
@@ -211,19 +242,24 @@ fn refines_window(call: &WindowFunction) -> bool {
         return false;
     }
     // RANGE with a distance in it allows a single key only.
-    let distance = |bound: &WindowFrameBound| !bound.is_unbounded() && !matches!(bound, WindowFrameBound::CurrentRow);
-    let range_of_distance =
-        frame.units == WindowFrameUnits::Range && (distance(&frame.start_bound) || distance(&frame.end_bound));
+    let distance = |bound: &WindowFrameBound| {
+        !bound.is_unbounded() && !matches!(bound, WindowFrameBound::CurrentRow)
+    };
+    let range_of_distance = frame.units == WindowFrameUnits::Range
+        && (distance(&frame.start_bound) || distance(&frame.end_bound));
     frame.units == WindowFrameUnits::Rows || (ORDERED_WINDOWS.contains(&name) && !range_of_distance)
 }
 
 /// ROWS BETWEEN with an end that is not the end of the partition.
 fn counts_some_rows(frame: &WindowFrame) -> bool {
-    frame.units == WindowFrameUnits::Rows && !(frame.start_bound.is_unbounded() && frame.end_bound.is_unbounded())
+    frame.units == WindowFrameUnits::Rows
+        && !(frame.start_bound.is_unbounded() && frame.end_bound.is_unbounded())
 }
 
 fn refines_aggregate(call: &AggregateFunction) -> bool {
-    ORDERED_AGGREGATES.contains(&call.func.name()) && !call.params.order_by.is_empty() && !call.params.distinct
+    ORDERED_AGGREGATES.contains(&call.func.name())
+        && !call.params.order_by.is_empty()
+        && !call.params.distinct
 }
 
 /// Adds what is not in it yet: first_value of DataFusion 55 counts its keys and fails on one that stands there twice.
@@ -243,12 +279,17 @@ fn tie_breakers(input: &LogicalPlan) -> Vec<SortExpr> {
     let has_uid = uids().next().is_some();
     let enough = has_uid && rows_of_meta(input);
     let others = schema.iter().filter(|(_, field)| {
-        let bytes = matches!(field.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView);
+        let bytes = matches!(
+            field.data_type(),
+            DataType::Binary | DataType::LargeBinary | DataType::BinaryView
+        );
         field.name() != column::UID && !enough && !(has_uid && bytes)
     });
     let all = uids().chain(others);
-    all.map(|(qualifier, field)| SortExpr::new(Expr::Column(Column::new(qualifier.cloned(), field.name())), true, false))
-        .collect()
+    all.map(|(qualifier, field)| {
+        SortExpr::new(Expr::Column(Column::new(qualifier.cloned(), field.name())), true, false)
+    })
+    .collect()
 }
 
 /// Whether these are rows of meta, each at most once, under their own uid. No join and no union repeats them.
@@ -261,8 +302,10 @@ fn rows_of_meta(plan: &LogicalPlan) -> bool {
         LogicalPlan::Window(window) => rows_of_meta(&window.input),
         LogicalPlan::SubqueryAlias(alias) => rows_of_meta(&alias.input),
         LogicalPlan::Projection(projection) => {
-            let other =
-                |expression: &Expr| !matches!(expression, Expr::Column(_)) && expression.qualified_name().1 == column::UID;
+            let other = |expression: &Expr| {
+                !matches!(expression, Expr::Column(_))
+                    && expression.qualified_name().1 == column::UID
+            };
             !projection.expr.iter().any(other) && rows_of_meta(&projection.input)
         }
         _ => false,

@@ -26,7 +26,11 @@ pub struct Threshold {
 ///
 /// # Errors
 /// SQL that cannot be planned.
-pub async fn thresholds(context: &SessionContext, sql: &str, rows: usize) -> Result<Vec<Threshold>, SqlError> {
+pub async fn thresholds(
+    context: &SessionContext,
+    sql: &str,
+    rows: usize,
+) -> Result<Vec<Threshold>, SqlError> {
     let planned = plan(context, sql).await?;
     let Some(filter) = Filter::of(context, &planned.statement) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
@@ -36,7 +40,8 @@ pub async fn thresholds(context: &SessionContext, sql: &str, rows: usize) -> Res
             let Filter { with, from, uid, .. } = &filter;
             let condition = &filter.conditions[place];
             // Of two ends, only what is beyond this one.
-            let beyond = beyond.map_or_else(String::new, |than| format!(" AND {expression} {than} {value:?}"));
+            let beyond = beyond
+                .map_or_else(String::new, |than| format!(" AND {expression} {than} {value:?}"));
             let side = |side: &str, beyond: &str| {
                 format!(
                     "{with}SELECT {uid} AS uid, CAST({expression} AS DOUBLE) AS value FROM {from} WHERE {before} AND \
@@ -64,12 +69,17 @@ struct Comparison {
 
 /// What a condition compares with which numbers.
 fn comparisons(condition: &Expr) -> Vec<Comparison> {
-    let compares = |expression: &Expr, value, beyond| Comparison { expression: expression.to_string(), value, beyond };
+    let compares = |expression: &Expr, value, beyond| Comparison {
+        expression: expression.to_string(),
+        value,
+        beyond,
+    };
     match condition {
         Expr::Nested(inner) => comparisons(inner),
         Expr::BinaryOp {
             left,
-            op: BinaryOperator::Lt | BinaryOperator::LtEq | BinaryOperator::Gt | BinaryOperator::GtEq,
+            op:
+                BinaryOperator::Lt | BinaryOperator::LtEq | BinaryOperator::Gt | BinaryOperator::GtEq,
             right,
         } => match (number(left), number(right)) {
             (None, Some(value)) => vec![compares(left, value, None)],
@@ -78,7 +88,9 @@ fn comparisons(condition: &Expr) -> Vec<Comparison> {
         },
         Expr::Between { expr, negated: false, low, high } => {
             let ends = [(low, "<"), (high, ">")];
-            ends.into_iter().filter_map(|(end, beyond)| Some(compares(expr, number(end)?, Some(beyond)))).collect()
+            ends.into_iter()
+                .filter_map(|(end, beyond)| Some(compares(expr, number(end)?, Some(beyond))))
+                .collect()
         }
         _ => Vec::new(),
     }

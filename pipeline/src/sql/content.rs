@@ -9,10 +9,15 @@ use crate::{Tokenizer, decode, perceptual_hash, probe};
 
 /// The functions, with CLIP's tokenizer, which is made when a query first counts tokens: that takes half a second.
 pub fn content_functions() -> ContentFunctions {
-    #[expect(clippy::expect_used, reason = "the vocabulary is a part of the program, and tests make a tokenizer of it")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the vocabulary is a part of the program, and tests make a tokenizer of it"
+    )]
     let tokenizer = LazyLock::new(|| Tokenizer::clip().expect("CLIP's tokenizer"));
     ContentFunctions {
-        image_size: Arc::new(|bytes| probe(bytes, MAX_PIXELS).ok().map(|header| (header.width, header.height))),
+        image_size: Arc::new(|bytes| {
+            probe(bytes, MAX_PIXELS).ok().map(|header| (header.width, header.height))
+        }),
         perceptual_hash: Arc::new(phash_of_file),
         token_count: Arc::new(move |text| tokenizer.token_count(text)),
     }

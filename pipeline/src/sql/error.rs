@@ -21,7 +21,9 @@ pub enum SqlError {
     #[error("the query failed while it ran: {0}")]
     Memory(Box<StatementError>),
     /// A file that dataset.json names is missing, cut short or damaged.
-    #[error("{path}: {message}. Copy the file again from where it is whole, or ingest the sources into a new dataset")]
+    #[error(
+        "{path}: {message}. Copy the file again from where it is whole, or ingest the sources into a new dataset"
+    )]
     Damaged { path: PathBuf, message: String },
     /// Another file that was named as a table.
     #[error("{path}: cannot be read as a table: {message}")]

@@ -28,7 +28,8 @@ pub(crate) fn planning_error(state: &SessionState, sql: &str, error: &DataFusion
         return out_of_memory(message);
     }
     // Where one side of a comparison is a constant, only a note has the place of the other.
-    let span = diagnostic.and_then(|found| found.span.or_else(|| found.notes.iter().find_map(|note| note.span)));
+    let span = diagnostic
+        .and_then(|found| found.span.or_else(|| found.notes.iter().find_map(|note| note.span)));
     let place = span.map(|span| place_of(sql, span));
     let mut described = match root {
         DataFusionError::SQL(error, _) => syntax_error(sql, error),
@@ -41,10 +42,16 @@ pub(crate) fn planning_error(state: &SessionState, sql: &str, error: &DataFusion
 
 /// An error of optimizing or starting a plan of `sql`. Types are checked then, by rules that no longer know places: the
 /// comparison that the error is about is looked up in the plan.
-pub(crate) fn starting_error(state: &SessionState, sql: &str, plan: &LogicalPlan, error: &DataFusionError) -> SqlError {
+pub(crate) fn starting_error(
+    state: &SessionState,
+    sql: &str,
+    plan: &LogicalPlan,
+    error: &DataFusionError,
+) -> SqlError {
     match planning_error(state, sql, error) {
         SqlError::Statement(mut described) if described.place.is_none() => {
-            described.place = compared_column(plan, &described.message).map(|span| place_of(sql, span));
+            described.place =
+                compared_column(plan, &described.message).map(|span| place_of(sql, span));
             SqlError::Statement(described)
         }
         other => other,
@@ -59,12 +66,22 @@ fn compared_column(plan: &LogicalPlan, message: &str) -> Option<Span> {
             expression.apply(|part| {
                 if let Expr::BinaryExpr(BinaryExpr { left, op, right }) = part {
                     let typed = |schema: &DFSchema| {
-                        Some(format!("{} {op} {}", left.get_type(schema).ok()?, right.get_type(schema).ok()?))
+                        Some(format!(
+                            "{} {op} {}",
+                            left.get_type(schema).ok()?,
+                            right.get_type(schema).ok()?
+                        ))
                     };
-                    let meant =
-                        node.inputs().iter().filter_map(|input| typed(input.schema())).any(|types| message.contains(&types));
+                    let meant = node
+                        .inputs()
+                        .iter()
+                        .filter_map(|input| typed(input.schema()))
+                        .any(|types| message.contains(&types));
                     if meant && found.is_none() {
-                        found = [left, right].iter().flat_map(|side| side.column_refs()).find_map(|column| column.spans.first());
+                        found = [left, right]
+                            .iter()
+                            .flat_map(|side| side.column_refs())
+                            .find_map(|column| column.spans.first());
                     }
                 }
                 Ok(TreeNodeRecursion::Continue)
@@ -142,7 +159,8 @@ fn syntax_error(sql: &str, error: &ParserError) -> StatementError {
         Some((message, place)) => (message, place.split_once(", Column: ")),
         None => (text.as_str(), None),
     };
-    let place = place.and_then(|(line, column)| Some((line.trim().parse().ok()?, column.trim().parse().ok()?)));
+    let place = place
+        .and_then(|(line, column)| Some((line.trim().parse().ok()?, column.trim().parse().ok()?)));
     let place = match place {
         Some((line, column)) => Some(Place::new(sql, line, column, None)),
         None if message.ends_with("EOF") => Some(Place::end(sql)),
@@ -164,22 +182,27 @@ fn names_error(sql: &str, error: &SchemaError, place: Option<Place>) -> Statemen
             };
             let place = place.or_else(|| Place::only(sql, &field.name));
             let advice = match &place {
-                Some(place) if place.starts_with(sql, '"') => {
-                    Some(format!("text stands in single quotes: '{}'; double quotes name a column", field.name))
-                }
+                Some(place) if place.starts_with(sql, '"') => Some(format!(
+                    "text stands in single quotes: '{}'; double quotes name a column",
+                    field.name
+                )),
                 _ => column_advice(field, valid_fields),
             };
             StatementError { message, place, advice }
         }
-        SchemaError::AmbiguousReference { field } if field.relation.is_some() => two_columns(&field.name, place),
+        SchemaError::AmbiguousReference { field } if field.relation.is_some() => {
+            two_columns(&field.name, place)
+        }
         SchemaError::AmbiguousReference { field } => StatementError {
             message: format!("more than one table has a column {}", field.name),
             place: place.or_else(|| Place::first(sql, &field.name)),
-            advice: Some(format!("put the table before it, as in meta.{0}, or join with USING ({0})", field.name)),
+            advice: Some(format!(
+                "put the table before it, as in meta.{0}, or join with USING ({0})",
+                field.name
+            )),
         },
-        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
-            two_columns(name, place)
-        }
+        SchemaError::DuplicateQualifiedField { name, .. }
+        | SchemaError::DuplicateUnqualifiedField { name } => two_columns(name, place),
     }
 }
 
@@ -192,8 +215,10 @@ fn two_columns(name: &str, place: Option<Place>) -> StatementError {
 }
 
 fn column_advice(field: &Column, valid: &[Column]) -> Option<String> {
-    let same_table = |column: &&Column| field.relation.is_none() || column.relation == field.relation;
-    let names: Vec<&str> = valid.iter().filter(same_table).map(|column| column.name.as_str()).collect();
+    let same_table =
+        |column: &&Column| field.relation.is_none() || column.relation == field.relation;
+    let names: Vec<&str> =
+        valid.iter().filter(same_table).map(|column| column.name.as_str()).collect();
     advice_among("columns", &field.name, names)
 }
 
@@ -221,16 +246,26 @@ fn general_error(
 ) -> StatementError {
     let message = plain_message(root);
     let pointed = diagnostic.map_or("", |diagnostic| diagnostic.message.as_str());
-    if let Some(table) = pointed.strip_prefix("table '").and_then(|rest| rest.strip_suffix("' not found")) {
-        let advice = advice_among("tables", table, table_names(state).iter().map(String::as_str).collect());
+    if let Some(table) =
+        pointed.strip_prefix("table '").and_then(|rest| rest.strip_suffix("' not found"))
+    {
+        let advice =
+            advice_among("tables", table, table_names(state).iter().map(String::as_str).collect());
         return StatementError { message: format!("there is no table {table}"), place, advice };
     }
-    if let Some(function) = pointed.strip_prefix("Invalid function '").and_then(|rest| rest.strip_suffix('\'')) {
+    if let Some(function) =
+        pointed.strip_prefix("Invalid function '").and_then(|rest| rest.strip_suffix('\''))
+    {
         let known = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
         let known = known.chain(state.window_functions().keys()).map(String::as_str).collect();
-        let advice = advice_among("functions", function, known).filter(|advice| advice.starts_with("did you mean"));
+        let advice = advice_among("functions", function, known)
+            .filter(|advice| advice.starts_with("did you mean"));
         let place = place.or_else(|| Place::only(sql, function));
-        return StatementError { message: format!("there is no function {function}"), place, advice };
+        return StatementError {
+            message: format!("there is no function {function}"),
+            place,
+            advice,
+        };
     }
     let advice = if message.contains("FixedSizeBinary(16)") && message.contains("Utf8") {
         Some("a uid is written as uid('32 hexadecimal digits')".into())
@@ -241,15 +276,19 @@ fn general_error(
         helps.map(|help| help.message.clone()).reduce(|all, help| format!("{all}; {help}"))
     };
     // Types are checked after the places are gone: what the message quotes stands in the SQL, if only once.
-    let place = place.or_else(|| message.split('\'').skip(1).step_by(2).find_map(|quoted| Place::only(sql, quoted)));
+    let place = place.or_else(|| {
+        message.split('\'').skip(1).step_by(2).find_map(|quoted| Place::only(sql, quoted))
+    });
     let place = place.or_else(|| Place::only(sql, message.split_once(' ')?.0));
     StatementError { message, place, advice }
 }
 
 pub(crate) fn table_names(state: &SessionState) -> Vec<String> {
     let options = &state.config_options().catalog;
-    let schema =
-        state.catalog_list().catalog(&options.default_catalog).and_then(|catalog| catalog.schema(&options.default_schema));
+    let schema = state
+        .catalog_list()
+        .catalog(&options.default_catalog)
+        .and_then(|catalog| catalog.schema(&options.default_schema));
     schema.map(|schema| schema.table_names()).unwrap_or_default()
 }
 
@@ -265,8 +304,11 @@ fn plain_message(error: &DataFusionError) -> String {
         other => other.strip_backtrace(),
     };
     // Our own functions say what they want; DataFusion wraps that up.
-    let text = text.split_once("user-defined coercion failed with: ").map_or(text.as_str(), |(_, inner)| inner);
-    let text = text.split_once(" No function matches the given name").map_or(text, |(inner, _)| inner);
+    let text = text
+        .split_once("user-defined coercion failed with: ")
+        .map_or(text.as_str(), |(_, inner)| inner);
+    let text =
+        text.split_once(" No function matches the given name").map_or(text, |(inner, _)| inner);
     let text = ["Error during planning: ", "Execution error: ", "Compute error: "]
         .iter()
         .fold(text, |text, prefix| text.strip_prefix(prefix).unwrap_or(text));
@@ -276,8 +318,12 @@ fn plain_message(error: &DataFusionError) -> String {
 /// If reading failed: which of the dataset's files it is.
 fn damaged_file(state: &SessionState, root: &DataFusionError) -> Option<SqlError> {
     let reading = match root {
-        DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => true,
-        DataFusionError::ArrowError(error, _) => matches!(**error, ArrowError::ParquetError(_) | ArrowError::IoError(..)),
+        DataFusionError::ParquetError(_)
+        | DataFusionError::ObjectStore(_)
+        | DataFusionError::IoError(_) => true,
+        DataFusionError::ArrowError(error, _) => {
+            matches!(**error, ArrowError::ParquetError(_) | ArrowError::IoError(..))
+        }
         DataFusionError::External(error) => error.is::<parquet::errors::ParquetError>(),
         _ => false,
     };

@@ -11,7 +11,8 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::DataType;
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::{
-    ColumnarValue, DocSection, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, DocSection, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, Volatility,
 };
 
 use super::functions_content::{ContentFunctions, content_functions};
@@ -20,13 +21,19 @@ use super::functions_identity::identity_functions;
 
 /// All functions that Diptych adds to SQL, with their documentation.
 pub fn functions(content: &ContentFunctions) -> Vec<ScalarUDF> {
-    let all = content_functions(content).into_iter().chain(identity_functions()).chain(distance_functions());
+    let all = content_functions(content)
+        .into_iter()
+        .chain(identity_functions())
+        .chain(distance_functions());
     all.map(ScalarUDF::from).collect()
 }
 
 /// Section of the documentation.
-pub(super) const SECTION: DocSection =
-    DocSection { include: true, label: "Diptych Functions", description: Some("Functions of images, captions and identities.") };
+pub(super) const SECTION: DocSection = DocSection {
+    include: true,
+    label: "Diptych Functions",
+    description: Some("Functions of images, captions and identities."),
+};
 
 /// Types that the arguments are cast to, or what the function wants instead.
 pub(super) type Coerce = fn(&[DataType]) -> Result<Vec<DataType>, String>;
@@ -66,7 +73,9 @@ impl Argument {
     fn new(value: ColumnarValue) -> Result<Self> {
         Ok(match value {
             ColumnarValue::Array(array) => Self { array, constant: false },
-            ColumnarValue::Scalar(scalar) => Self { array: scalar.to_array_of_size(1)?, constant: true },
+            ColumnarValue::Scalar(scalar) => {
+                Self { array: scalar.to_array_of_size(1)?, constant: true }
+            }
         })
     }
 
@@ -109,7 +118,8 @@ impl ScalarUDFImpl for Function {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        (self.coerce)(types).map_err(|wants| DataFusionError::Plan(format!("{} wants {wants}", self.name)))
+        (self.coerce)(types)
+            .map_err(|wants| DataFusionError::Plan(format!("{} wants {wants}", self.name)))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -118,7 +128,11 @@ impl ScalarUDFImpl for Function {
         let rows = if constant { 1 } else { args.number_rows };
         let result = (self.evaluate)(&arguments, rows)
             .map_err(|message| DataFusionError::Execution(format!("{}: {message}", self.name)))?;
-        Ok(if constant { ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?) } else { ColumnarValue::Array(result) })
+        Ok(if constant {
+            ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?)
+        } else {
+            ColumnarValue::Array(result)
+        })
     }
 
     fn documentation(&self) -> Option<&Documentation> {
@@ -150,14 +164,21 @@ impl Hash for Function {
 pub(super) fn is_text(data_type: &DataType) -> bool {
     match data_type {
         DataType::Dictionary(_, values) => is_text(values),
-        other => matches!(other, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null),
+        other => matches!(
+            other,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null
+        ),
     }
 }
 
 pub(super) fn is_binary(data_type: &DataType) -> bool {
     matches!(
         data_type,
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) | DataType::Null
+        DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+            | DataType::FixedSizeBinary(_)
+            | DataType::Null
     )
 }
 

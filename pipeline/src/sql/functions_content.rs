@@ -49,7 +49,11 @@ pub(super) fn content_functions(content: &ContentFunctions) -> Vec<Function> {
                 "Width of an image file in pixels, as shown (after EXIF orientation), read from its header. Null if the header cannot be read. The column meta.width holds the same without reading the image.",
                 "SELECT uid, width(image) FROM blob",
             ),
-            move |arguments, rows| Ok(each_row::<_, UInt32Array>(rows, |row| Some(for_width(arguments[0].bytes(row)?)?.0))),
+            move |arguments, rows| {
+                Ok(each_row::<_, UInt32Array>(rows, |row| {
+                    Some(for_width(arguments[0].bytes(row)?)?.0)
+                }))
+            },
         ),
         Function::new(
             "height",
@@ -60,23 +64,37 @@ pub(super) fn content_functions(content: &ContentFunctions) -> Vec<Function> {
                 "Height of an image file in pixels, as shown (after EXIF orientation), read from its header. Null if the header cannot be read. The column meta.height holds the same without reading the image.",
                 "SELECT uid, height(image) FROM blob",
             ),
-            move |arguments, rows| Ok(each_row::<_, UInt32Array>(rows, |row| Some(for_height(arguments[0].bytes(row)?)?.1))),
+            move |arguments, rows| {
+                Ok(each_row::<_, UInt32Array>(rows, |row| {
+                    Some(for_height(arguments[0].bytes(row)?)?.1)
+                }))
+            },
         ),
-        Function::new("aspect_ratio", DataType::Float64, image_or_sides, ratio_doc(), move |arguments, rows| {
-            Ok(each_row::<_, Float64Array>(rows, |row| {
-                let (width, height) = match arguments {
-                    [image] => for_ratio(image.bytes(row)?).map(|(width, height)| (width.into(), height.into()))?,
-                    sides => {
-                        let side = |n: usize| {
-                            let (values, index) = (sides[n].array().as_primitive::<Float64Type>(), sides[n].index(row));
-                            values.is_valid(index).then(|| values.value(index))
-                        };
-                        (side(0)?, side(1)?)
-                    }
-                };
-                (height != 0.0).then(|| width / height)
-            }))
-        }),
+        Function::new(
+            "aspect_ratio",
+            DataType::Float64,
+            image_or_sides,
+            ratio_doc(),
+            move |arguments, rows| {
+                Ok(each_row::<_, Float64Array>(rows, |row| {
+                    let (width, height) = match arguments {
+                        [image] => for_ratio(image.bytes(row)?)
+                            .map(|(width, height)| (width.into(), height.into()))?,
+                        sides => {
+                            let side = |n: usize| {
+                                let (values, index) = (
+                                    sides[n].array().as_primitive::<Float64Type>(),
+                                    sides[n].index(row),
+                                );
+                                values.is_valid(index).then(|| values.value(index))
+                            };
+                            (side(0)?, side(1)?)
+                        }
+                    };
+                    (height != 0.0).then(|| width / height)
+                }))
+            },
+        ),
         Function::new(
             "phash",
             DataType::UInt64,
@@ -86,7 +104,9 @@ pub(super) fn content_functions(content: &ContentFunctions) -> Vec<Function> {
                 "Perceptual hash of an image file: 64 bits that stay nearly the same when the image is resized or compressed again; compare with hamming. Decodes all pixels. Null if the image cannot be decoded. The column meta.phash holds the same where the ingest was asked for it.",
                 "SELECT uid FROM blob WHERE hamming(phash(image), 12345) <= 4",
             ),
-            move |arguments, rows| Ok(each_row::<_, UInt64Array>(rows, |row| hash(arguments[0].bytes(row)?))),
+            move |arguments, rows| {
+                Ok(each_row::<_, UInt64Array>(rows, |row| hash(arguments[0].bytes(row)?)))
+            },
         ),
         Function::new(
             "token_count",
@@ -97,7 +117,11 @@ pub(super) fn content_functions(content: &ContentFunctions) -> Vec<Function> {
                 "Tokens of a text as the model's tokenizer counts them, without the start and end tokens, however many there are. CLIP sees at most 75 of them.",
                 "SELECT uid FROM meta WHERE token_count(caption) <= 75",
             ),
-            move |arguments, rows| Ok(each_row::<_, Int64Array>(rows, |row| Some(tokens(arguments[0].text(row)?) as i64))),
+            move |arguments, rows| {
+                Ok(each_row::<_, Int64Array>(rows, |row| {
+                    Some(tokens(arguments[0].text(row)?) as i64)
+                }))
+            },
         ),
         Function::new(
             "word_count",
@@ -109,7 +133,9 @@ pub(super) fn content_functions(content: &ContentFunctions) -> Vec<Function> {
                 "SELECT uid FROM meta WHERE word_count(caption) >= 3",
             ),
             |arguments, rows| {
-                Ok(each_row::<_, Int64Array>(rows, |row| Some(arguments[0].text(row)?.split_whitespace().count() as i64)))
+                Ok(each_row::<_, Int64Array>(rows, |row| {
+                    Some(arguments[0].text(row)?.split_whitespace().count() as i64)
+                }))
             },
         ),
     ]
@@ -125,8 +151,12 @@ fn image(types: &[DataType]) -> Result<Vec<DataType>, String> {
 fn image_or_sides(types: &[DataType]) -> Result<Vec<DataType>, String> {
     match types {
         [one] if is_binary(one) => Ok(vec![DataType::LargeBinary]),
-        [a, b] if (a.is_numeric() || a.is_null()) && (b.is_numeric() || b.is_null()) => Ok(vec![DataType::Float64; 2]),
-        other => Err(format!("width and height, or the bytes of an image, not {}", type_names(other))),
+        [a, b] if (a.is_numeric() || a.is_null()) && (b.is_numeric() || b.is_null()) => {
+            Ok(vec![DataType::Float64; 2])
+        }
+        other => {
+            Err(format!("width and height, or the bytes of an image, not {}", type_names(other)))
+        }
     }
 }
 
@@ -151,7 +181,9 @@ fn ratio_doc() -> Documentation {
         .with_argument("width", "Width in pixels; or, alone, the bytes of an image file.")
         .with_argument("height", "Height in pixels.")
         .with_alternative_syntax("aspect_ratio(image)")
-        .with_sql_example("SELECT uid FROM meta WHERE aspect_ratio(width, height) BETWEEN 0.5 AND 2")
+        .with_sql_example(
+            "SELECT uid FROM meta WHERE aspect_ratio(width, height) BETWEEN 0.5 AND 2",
+        )
         .build()
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, PrimitiveArray};
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, Float32Type, Float64Type, Int64Type, UInt64Type};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Field, Float32Type, Float64Type, Int64Type, UInt64Type,
+};
 use datafusion::logical_expr::Documentation;
 
 use super::function::{Argument, Function, SECTION, each_row, is_binary, type_names};
@@ -13,29 +15,43 @@ pub(super) fn distance_functions() -> Vec<Function> {
         Function::new("hamming", DataType::Int64, hashes, hamming_doc(), |arguments, rows| {
             hamming(&arguments[0], &arguments[1], rows)
         }),
-        Function::new("cosine_similarity", DataType::Float64, vectors, cosine_doc(), |arguments, rows| {
-            let (a, b) = (&arguments[0], &arguments[1]);
-            match (element(a.array().data_type()), element(b.array().data_type())) {
-                (Some(DataType::Float32), Some(DataType::Float32)) => cosine::<Float32Type, Float32Type>(a, b, rows),
-                (Some(DataType::Float32), _) => cosine::<Float32Type, Float64Type>(a, b, rows),
-                (_, Some(DataType::Float32)) => cosine::<Float64Type, Float32Type>(a, b, rows),
-                _ => cosine::<Float64Type, Float64Type>(a, b, rows),
-            }
-        }),
+        Function::new(
+            "cosine_similarity",
+            DataType::Float64,
+            vectors,
+            cosine_doc(),
+            |arguments, rows| {
+                let (a, b) = (&arguments[0], &arguments[1]);
+                match (element(a.array().data_type()), element(b.array().data_type())) {
+                    (Some(DataType::Float32), Some(DataType::Float32)) => {
+                        cosine::<Float32Type, Float32Type>(a, b, rows)
+                    }
+                    (Some(DataType::Float32), _) => cosine::<Float32Type, Float64Type>(a, b, rows),
+                    (_, Some(DataType::Float32)) => cosine::<Float64Type, Float32Type>(a, b, rows),
+                    _ => cosine::<Float64Type, Float64Type>(a, b, rows),
+                }
+            },
+        ),
     ]
 }
 
 fn hamming(a: &Argument, b: &Argument, rows: usize) -> Result<ArrayRef, String> {
     if a.array().data_type() != &DataType::LargeBinary {
-        return Ok(each_row::<_, Int64Array>(rows, |row| Some((bits(a, row)? ^ bits(b, row)?).count_ones().into())));
+        return Ok(each_row::<_, Int64Array>(rows, |row| {
+            Some((bits(a, row)? ^ bits(b, row)?).count_ones().into())
+        }));
     }
     let mut distances = Int64Array::builder(rows);
     for row in 0..rows {
         match (a.bytes(row), b.bytes(row)) {
             (Some(x), Some(y)) if x.len() == y.len() => {
-                distances.append_value(x.iter().zip(y).map(|(x, y)| i64::from((x ^ y).count_ones())).sum());
+                distances.append_value(
+                    x.iter().zip(y).map(|(x, y)| i64::from((x ^ y).count_ones())).sum(),
+                );
             }
-            (Some(x), Some(y)) => return Err(format!("the two hashes have {} and {} bytes", x.len(), y.len())),
+            (Some(x), Some(y)) => {
+                return Err(format!("the two hashes have {} and {} bytes", x.len(), y.len()));
+            }
             _ => distances.append_null(),
         }
     }
@@ -95,7 +111,9 @@ fn hashes(types: &[DataType]) -> Result<Vec<DataType>, String> {
         _ => DataType::Int64,
     };
     match types {
-        [a, b] if (a.is_integer() || a.is_null()) && (b.is_integer() || b.is_null()) => Ok(vec![integer(a), integer(b)]),
+        [a, b] if (a.is_integer() || a.is_null()) && (b.is_integer() || b.is_null()) => {
+            Ok(vec![integer(a), integer(b)])
+        }
         [a, b] if is_binary(a) && is_binary(b) => Ok(vec![DataType::LargeBinary; 2]),
         other => Err(format!("two hashes, both integers or both bytes, not {}", type_names(other))),
     }
@@ -120,7 +138,9 @@ fn vectors(types: &[DataType]) -> Result<Vec<DataType>, String> {
 
 fn element(list: &DataType) -> Option<&DataType> {
     match list {
-        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => Some(field.data_type()),
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            Some(field.data_type())
+        }
         DataType::Null => Some(&DataType::Null),
         _ => None,
     }

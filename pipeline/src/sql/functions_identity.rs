@@ -13,31 +13,45 @@ use crate::random::fraction_of;
 
 pub(super) fn identity_functions() -> Vec<Function> {
     vec![
-        Function::new("uid", DataType::FixedSizeBinary(16), one_text, uid_doc(), |arguments, rows| {
-            let mut uids = FixedSizeBinaryBuilder::with_capacity(rows, 16);
-            for row in 0..rows {
-                match arguments[0].text(row) {
-                    Some(text) => {
-                        let uid: Uid = text.parse().map_err(|_| format!("wants 32 hexadecimal digits, found '{text}'"))?;
-                        uids.append_value(uid.0).map_err(|error| error.to_string())?;
+        Function::new(
+            "uid",
+            DataType::FixedSizeBinary(16),
+            one_text,
+            uid_doc(),
+            |arguments, rows| {
+                let mut uids = FixedSizeBinaryBuilder::with_capacity(rows, 16);
+                for row in 0..rows {
+                    match arguments[0].text(row) {
+                        Some(text) => {
+                            let uid: Uid = text.parse().map_err(|_| {
+                                format!("wants 32 hexadecimal digits, found '{text}'")
+                            })?;
+                            uids.append_value(uid.0).map_err(|error| error.to_string())?;
+                        }
+                        None => uids.append_null(),
                     }
-                    None => uids.append_null(),
                 }
-            }
-            Ok(Arc::new(uids.finish()))
-        }),
+                Ok(Arc::new(uids.finish()))
+            },
+        ),
         Function::new("hex", DataType::Utf8, one_binary, hex_doc(), |arguments, rows| {
             Ok(each_row::<_, StringArray>(rows, |row| arguments[0].bytes(row).map(hex::encode)))
         }),
-        Function::new("hash_fraction", DataType::Float64, value_and_salt, fraction_doc(), |arguments, rows| {
-            Ok(each_row::<_, Float64Array>(rows, |row| {
-                let value = arguments[0].bytes(row)?;
-                match arguments.get(1) {
-                    Some(salt) => Some(hash_fraction(value, Some(salt.text(row)?))),
-                    None => Some(hash_fraction(value, None)),
-                }
-            }))
-        }),
+        Function::new(
+            "hash_fraction",
+            DataType::Float64,
+            value_and_salt,
+            fraction_doc(),
+            |arguments, rows| {
+                Ok(each_row::<_, Float64Array>(rows, |row| {
+                    let value = arguments[0].bytes(row)?;
+                    match arguments.get(1) {
+                        Some(salt) => Some(hash_fraction(value, Some(salt.text(row)?))),
+                        None => Some(hash_fraction(value, None)),
+                    }
+                }))
+            },
+        ),
     ]
 }
 
@@ -74,7 +88,10 @@ fn value_and_salt(types: &[DataType]) -> Result<Vec<DataType>, String> {
     match (value, types) {
         (Some(value), [_]) => Ok(vec![value]),
         (Some(value), [_, salt]) if is_text(salt) => Ok(vec![value, DataType::LargeUtf8]),
-        _ => Err(format!("a text or bytes, and if another split is wanted a text as salt, not {}", type_names(types))),
+        _ => Err(format!(
+            "a text or bytes, and if another split is wanted a text as salt, not {}",
+            type_names(types)
+        )),
     }
 }
 
@@ -85,7 +102,9 @@ fn uid_doc() -> Documentation {
         "uid('hex')",
     )
     .with_argument("hex", "32 hexadecimal digits.")
-    .with_sql_example("SELECT caption FROM meta WHERE uid = uid('0123456789abcdef0123456789abcdef')")
+    .with_sql_example(
+        "SELECT caption FROM meta WHERE uid = uid('0123456789abcdef0123456789abcdef')",
+    )
     .with_related_udf("hex")
     .build()
 }

@@ -12,13 +12,20 @@ use super::error::SqlError;
 use super::session::setting_up;
 
 /// Registers uids, and weights where there are some, as a table with the columns `uid` and `weight`.
-pub fn register_pairs(context: &SessionContext, name: &str, uids: &[Uid], weights: Option<&[f32]>) -> Result<(), SqlError> {
+pub fn register_pairs(
+    context: &SessionContext,
+    name: &str,
+    uids: &[Uid],
+    weights: Option<&[f32]>,
+) -> Result<(), SqlError> {
     let uid = DataType::FixedSizeBinary(16);
     let internal = |error: arrow::error::ArrowError| SqlError::Session(error.to_string());
     let column: ArrayRef = match uids {
         // An iterator without items does not say how long its items would be.
         [] => new_empty_array(&uid),
-        uids => Arc::new(FixedSizeBinaryArray::try_from_iter(uids.iter().map(|uid| uid.0)).map_err(internal)?),
+        uids => Arc::new(
+            FixedSizeBinaryArray::try_from_iter(uids.iter().map(|uid| uid.0)).map_err(internal)?,
+        ),
     };
     let (mut fields, mut columns) = (vec![Field::new(column::UID, uid, false)], vec![column]);
     if let Some(weights) = weights {

@@ -43,7 +43,9 @@ impl FromStr for OutputFormat {
             "json" => Ok(Self::Json),
             "jsonl" => Ok(Self::JsonLines),
             "parquet" => Ok(Self::Parquet),
-            other => Err(format!("{other:?} is not a format; there are table, csv, json, jsonl and parquet")),
+            other => Err(format!(
+                "{other:?} is not a format; there are table, csv, json, jsonl and parquet"
+            )),
         }
     }
 }
@@ -69,7 +71,12 @@ pub async fn write_output(
 }
 
 /// Writes a file, which is there whole or not at all, and says how many rows are in it.
-pub async fn write_file(rows: Rows, format: OutputFormat, limits: TableLimits, path: &Path) -> Result<u64, SqlError> {
+pub async fn write_file(
+    rows: Rows,
+    format: OutputFormat,
+    limits: TableLimits,
+    path: &Path,
+) -> Result<u64, SqlError> {
     let temporary = durable::unfinished(path);
     let written = async {
         let mut file = std::fs::File::create(&temporary).map_err(SchemaError::io(path))?;
@@ -98,12 +105,14 @@ async fn write_csv(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64, 
     let mut written = 0;
     let mut cell = String::new();
     while let Some(batch) = rows.next().await? {
-        let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
+        let columns =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
         let columns = columns.collect::<Result<Vec<_>, _>>().map_err(unprintable)?;
         for row in 0..batch.num_rows() {
             for column in &columns {
                 cell.clear();
-                write!(cell, "{}", column.value(row)).map_err(|error| SqlError::Output(io::Error::other(error)))?;
+                write!(cell, "{}", column.value(row))
+                    .map_err(|error| SqlError::Output(io::Error::other(error)))?;
                 writer.write_field(&cell).map_err(failed)?;
             }
             writer.write_record(None::<&[u8]>).map_err(failed)?;
@@ -114,7 +123,10 @@ async fn write_csv(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64, 
     Ok(written)
 }
 
-async fn write_json<F: JsonFormat>(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64, SqlError> {
+async fn write_json<F: JsonFormat>(
+    mut rows: Rows,
+    out: &mut (dyn Write + Send),
+) -> Result<u64, SqlError> {
     // Nulls are written, so that every object has every column.
     let mut writer: Writer<_, F> = WriterBuilder::new().with_explicit_nulls(true).build(&mut *out);
     let mut written = 0;
@@ -136,9 +148,11 @@ async fn write_parquet(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u
         },
         other => SqlError::Output(io::Error::other(other)),
     };
-    let properties =
-        WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).set_created_by("diptych".into());
-    let mut writer = ArrowWriter::try_new(out, rows.schema(), Some(properties.build())).map_err(failed)?;
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_created_by("diptych".into());
+    let mut writer =
+        ArrowWriter::try_new(out, rows.schema(), Some(properties.build())).map_err(failed)?;
     let mut written = 0;
     while let Some(batch) = rows.next().await? {
         writer.write(&batch).map_err(failed)?;

@@ -29,13 +29,18 @@ impl Place {
     /// starts there is meant. A place outside the text becomes the end of the text.
     pub(crate) fn new(sql: &str, line: usize, column: usize, end: Option<(usize, usize)>) -> Self {
         let lines: Vec<&str> = sql.lines().collect();
-        let Some(text) = line.checked_sub(1).and_then(|index| lines.get(index)) else { return Self::end(sql) };
-        let characters: Vec<char> = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let Some(text) = line.checked_sub(1).and_then(|index| lines.get(index)) else {
+            return Self::end(sql);
+        };
+        let characters: Vec<char> =
+            text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let start = column.saturating_sub(1).min(characters.len());
         let length = match end {
             Some((end_line, end_column)) if end_line == line => end_column.saturating_sub(column),
             Some(_) => characters.len() - start,
-            None => characters[start..].iter().take_while(|c| c.is_alphanumeric() || **c == '_').count(),
+            None => {
+                characters[start..].iter().take_while(|c| c.is_alphanumeric() || **c == '_').count()
+            }
         };
         Self::in_line(&characters, line, start, length.clamp(1, (characters.len() - start).max(1)))
     }
@@ -43,8 +48,13 @@ impl Place {
     /// After the last character: where something is missing.
     pub(crate) fn end(sql: &str) -> Self {
         let text = sql.trim_end();
-        let characters: Vec<char> =
-            text.lines().last().unwrap_or("").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let characters: Vec<char> = text
+            .lines()
+            .last()
+            .unwrap_or("")
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
         Self::in_line(&characters, text.lines().count().max(1), characters.len(), 1)
     }
 
@@ -52,12 +62,16 @@ impl Place {
     pub(crate) fn only(sql: &str, word: &str) -> Option<Self> {
         let mut found = words(sql).filter(|(_, _, text)| text.eq_ignore_ascii_case(word));
         let (line, column, text) = found.next()?;
-        found.next().is_none().then(|| Self::new(sql, line, column, Some((line, column + text.chars().count()))))
+        found
+            .next()
+            .is_none()
+            .then(|| Self::new(sql, line, column, Some((line, column + text.chars().count()))))
     }
 
     /// The first place where `word` stands as a word of its own outside of quotes.
     pub(crate) fn first(sql: &str, word: &str) -> Option<Self> {
-        let (line, column, text) = words(sql).find(|(_, _, text)| text.eq_ignore_ascii_case(word))?;
+        let (line, column, text) =
+            words(sql).find(|(_, _, text)| text.eq_ignore_ascii_case(word))?;
         Some(Self::new(sql, line, column, Some((line, column + text.chars().count()))))
     }
 
@@ -80,7 +94,8 @@ impl Place {
 
     /// What the carets stand under starts with this character.
     pub(crate) fn starts_with(&self, sql: &str, character: char) -> bool {
-        sql.lines().nth(self.line - 1).and_then(|line| line.chars().nth(self.column - 1)) == Some(character)
+        sql.lines().nth(self.line - 1).and_then(|line| line.chars().nth(self.column - 1))
+            == Some(character)
     }
 }
 
@@ -120,10 +135,16 @@ mod tests {
 
     #[test]
     fn carets_stand_under_the_word_also_after_tabs_and_wide_characters() {
-        assert_eq!(Place::new("SELECT x\nFROM\tmetta", 2, 6, None).to_string(), "line 2, column 6:\n  FROM metta\n       ^^^^^");
+        assert_eq!(
+            Place::new("SELECT x\nFROM\tmetta", 2, 6, None).to_string(),
+            "line 2, column 6:\n  FROM metta\n       ^^^^^"
+        );
         // 红圆 takes four columns of a terminal.
         let sql = "SELECT '红圆', foo";
-        assert_eq!(Place::new(sql, 1, 14, None).to_string(), format!("line 1, column 14:\n  {sql}\n  {}^^^", " ".repeat(15)));
+        assert_eq!(
+            Place::new(sql, 1, 14, None).to_string(),
+            format!("line 1, column 14:\n  {sql}\n  {}^^^", " ".repeat(15))
+        );
     }
 
     #[test]
@@ -142,7 +163,10 @@ mod tests {
         assert_eq!(Place::new("SELECT", 7, 3, None), Place::end("SELECT"));
         assert_eq!(Place::end("SELECT\n").to_string(), "line 1, column 7:\n  SELECT\n        ^");
         assert_eq!(Place::end("").to_string(), "line 1, column 1:\n  \n  ^");
-        assert_eq!(Place::new("SELECT", 1, 99, None).to_string(), "line 1, column 7:\n  SELECT\n        ^");
+        assert_eq!(
+            Place::new("SELECT", 1, 99, None).to_string(),
+            "line 1, column 7:\n  SELECT\n        ^"
+        );
     }
 
     #[test]

@@ -58,13 +58,20 @@ impl Prepared {
     /// The statement with a value for each parameter.
     pub fn bind(&self, values: Vec<ScalarValue>) -> Result<Self, SqlError> {
         if values.len() != self.parameters.len() {
-            return refuse(format!("the statement has {} parameters, {} values were given", self.parameters.len(), values.len()));
+            return refuse(format!(
+                "the statement has {} parameters, {} values were given",
+                self.parameters.len(),
+                values.len()
+            ));
         }
         if values.is_empty() {
             return Ok(self.clone());
         }
         let Planned { state, statement, plan } = &*self.planned;
-        let plan = plan.clone().with_param_values(values).map_err(|error| planning_error(state, &self.sql, &error))?;
+        let plan = plan
+            .clone()
+            .with_param_values(values)
+            .map_err(|error| planning_error(state, &self.sql, &error))?;
         let planned = Planned { state: state.clone(), statement: statement.clone(), plan };
         Ok(Self { planned: Arc::new(planned), sql: self.sql.clone(), parameters: Vec::new() })
     }
@@ -77,17 +84,28 @@ impl Prepared {
 }
 
 fn parameters_of(planned: &Planned, sql: &str) -> Result<Vec<Parameter>, SqlError> {
-    let found = planned.plan.get_parameter_types().map_err(|error| planning_error(&planned.state, sql, &error))?;
+    let found = planned
+        .plan
+        .get_parameter_types()
+        .map_err(|error| planning_error(&planned.state, sql, &error))?;
     let mut numbered = Vec::with_capacity(found.len());
     for (name, data_type) in found {
         match name[1..].parse::<usize>() {
             Ok(number) => numbered.push((number, Parameter { name, data_type })),
-            Err(_) => return refuse(format!("{name} is not a parameter: they are written ?, or $1, $2 and so on")),
+            Err(_) => {
+                return refuse(format!(
+                    "{name} is not a parameter: they are written ?, or $1, $2 and so on"
+                ));
+            }
         }
     }
     numbered.sort_by_key(|(number, _)| *number);
     // Numbers come from outside: nothing is made as long as the largest of them says.
-    if let Some(missing) = (1..).zip(&numbered).find(|(expected, (number, _))| expected != number).map(|(expected, _)| expected) {
+    if let Some(missing) = (1..)
+        .zip(&numbered)
+        .find(|(expected, (number, _))| expected != number)
+        .map(|(expected, _)| expected)
+    {
         return refuse(format!("there is no parameter ${missing}, though there are later ones"));
     }
     Ok(numbered.into_iter().map(|(_, parameter)| parameter).collect())
@@ -99,7 +117,9 @@ fn numbered(sql: &str) -> Cow<'_, str> {
     if !sql.contains('?') {
         return sql.into();
     }
-    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location() else { return sql.into() };
+    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location() else {
+        return sql.into();
+    };
     let marks: Vec<(u64, u64)> = tokens
         .into_iter()
         .filter(|token| matches!(&token.token, Token::Placeholder(name) if name == "?"))

@@ -69,15 +69,21 @@ pub(crate) struct Planned {
 pub(crate) async fn plan(context: &SessionContext, sql: &str) -> Result<Planned, SqlError> {
     let mut state = context.state();
     let statement = one_statement(&state, sql)?;
-    let tables = state.resolve_table_references(&statement).map_err(|error| planning_error(&state, sql, &error))?;
+    let tables = state
+        .resolve_table_references(&statement)
+        .map_err(|error| planning_error(&state, sql, &error))?;
     let dataset = state.config().get_extension::<DatasetTables>();
     if let Some(dataset) = dataset.filter(|_| tables.iter().any(|table| table.table() == "blob")) {
         // Operators fill their batches up to this size, so it is set for the whole query.
         let rows = ConfigNonZeroUsize::try_new(dataset.image_batch_rows()).map_err(setting_up)?;
         state.config_mut().options_mut().execution.batch_size = rows;
     }
-    let plan = state.statement_to_plan(statement.clone()).await.map_err(|error| planning_error(&state, sql, &error))?;
-    let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    let plan = state
+        .statement_to_plan(statement.clone())
+        .await
+        .map_err(|error| planning_error(&state, sql, &error))?;
+    let read_only =
+        SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     if read_only.verify_plan(&plan).is_err() {
         return Err(StatementError {
             message: "only reading is allowed: SELECT, EXPLAIN, SHOW TABLES and DESCRIBE".into(),
@@ -93,20 +99,30 @@ pub(crate) async fn plan(context: &SessionContext, sql: &str) -> Result<Planned,
 }
 
 fn one_statement(state: &SessionState, sql: &str) -> Result<Statement, SqlError> {
-    let refuse = |message: &str| Err(StatementError { message: message.into(), place: None, advice: None }.into());
+    let refuse = |message: &str| {
+        Err(StatementError { message: message.into(), place: None, advice: None }.into())
+    };
     let dialect = state.config_options().sql_parser.dialect;
     match state.sql_to_statement(sql, &dialect) {
         Ok(statement) => Ok(statement),
-        Err(DataFusionError::NotImplemented(message)) if message.contains("single SQL statement") => {
+        Err(DataFusionError::NotImplemented(message))
+            if message.contains("single SQL statement") =>
+        {
             refuse("there is more than one statement; give one at a time")
         }
-        Err(DataFusionError::Plan(message)) if message.contains("No SQL statements") => refuse("there is no SQL in it"),
+        Err(DataFusionError::Plan(message)) if message.contains("No SQL statements") => {
+            refuse("there is no SQL in it")
+        }
         Err(error) => Err(planning_error(state, sql, &error)),
     }
 }
 
 /// Optimizes and starts a plan.
-pub(crate) async fn execute(sql: &str, state: SessionState, plan: LogicalPlan) -> Result<Rows, SqlError> {
+pub(crate) async fn execute(
+    sql: &str,
+    state: SessionState,
+    plan: LogicalPlan,
+) -> Result<Rows, SqlError> {
     let explains = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     let kept = Arc::new(state.clone());
     let started = DataFrame::new(state, plan.clone()).execute_stream().await;

@@ -20,7 +20,9 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, ReplaceChildrenOptions};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowUDFExpr};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties,
+};
 use futures::StreamExt;
 
 /// Puts [`RowNumbers`] in the place of DataFusion's operator, where that computes nothing but row numbers of sorted rows.
@@ -28,10 +30,18 @@ use futures::StreamExt;
 pub(super) struct CountRows;
 
 impl PhysicalOptimizerRule for CountRows {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> SqlResult<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|plan| match plan.downcast_ref::<BoundedWindowAggExec>().and_then(RowNumbers::instead_of) {
-            Some(counting) => Ok(Transformed::yes(Arc::new(counting) as Arc<dyn ExecutionPlan>)),
-            None => Ok(Transformed::no(plan)),
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> SqlResult<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|plan| {
+            match plan.downcast_ref::<BoundedWindowAggExec>().and_then(RowNumbers::instead_of) {
+                Some(counting) => {
+                    Ok(Transformed::yes(Arc::new(counting) as Arc<dyn ExecutionPlan>))
+                }
+                None => Ok(Transformed::no(plan)),
+            }
         })
         .data()
     }
@@ -71,7 +81,9 @@ impl RowNumbers {
 
 fn is_row_number(expression: &Arc<dyn WindowExpr>) -> bool {
     let standard = expression.as_any().downcast_ref::<StandardWindowExpr>();
-    let function = standard.and_then(|expression| expression.get_standard_func_expr().as_any().downcast_ref::<WindowUDFExpr>());
+    let function = standard.and_then(|expression| {
+        expression.get_standard_func_expr().as_any().downcast_ref::<WindowUDFExpr>()
+    });
     function.is_some_and(|function| function.fun().name() == "row_number")
 }
 
@@ -120,23 +132,37 @@ impl ExecutionPlan for RowNumbers {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> SqlResult<Arc<dyn ExecutionPlan>> {
-        let input = children.pop().ok_or_else(|| DataFusionError::Internal("RowNumbers without an input".into()))?;
+        let input = children
+            .pop()
+            .ok_or_else(|| DataFusionError::Internal("RowNumbers without an input".into()))?;
         Ok(Arc::new(Self { input, ..Self::clone(&self) }))
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> SqlResult<Arc<dyn ExecutionPlan>> {
-        let input = children.pop().ok_or_else(|| DataFusionError::Internal("RowNumbers without an input".into()))?;
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> SqlResult<Arc<dyn ExecutionPlan>> {
+        let input = children
+            .pop()
+            .ok_or_else(|| DataFusionError::Internal("RowNumbers without an input".into()))?;
         Ok(Arc::new(Self { input, ..Self::clone(&self) }))
     }
 
-    fn execute(&self, index: usize, context: Arc<TaskContext>) -> SqlResult<SendableRecordBatchStream> {
+    fn execute(
+        &self,
+        index: usize,
+        context: Arc<TaskContext>,
+    ) -> SqlResult<SendableRecordBatchStream> {
         let input = self.input.execute(index, context)?;
         let (partition_by, schema) = (self.partition_by.clone(), Arc::clone(&self.schema));
         let mut counter = Counter::default();
         let numbered = input.map(move |batch| {
             let batch = batch?;
-            let keys = partition_by.iter().map(|expression| expression.evaluate(&batch)?.into_array(batch.num_rows()));
-            let numbers: ArrayRef = Arc::new(counter.number(&keys.collect::<SqlResult<Vec<_>>>()?)?);
+            let keys = partition_by
+                .iter()
+                .map(|expression| expression.evaluate(&batch)?.into_array(batch.num_rows()));
+            let numbers: ArrayRef =
+                Arc::new(counter.number(&keys.collect::<SqlResult<Vec<_>>>()?)?);
             let mut columns = batch.columns().to_vec();
             columns.resize(schema.fields().len(), numbers);
             Ok(RecordBatch::try_new(Arc::clone(&schema), columns)?)

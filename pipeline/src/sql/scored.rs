@@ -50,9 +50,14 @@ impl fmt::Debug for ScoredTable {
 }
 
 impl ScoredTable {
-    pub(super) fn new(shards: Vec<(u32, PathBuf)>, meta: SchemaRef, scores: Vec<ScoreFiles>) -> Self {
+    pub(super) fn new(
+        shards: Vec<(u32, PathBuf)>,
+        meta: SchemaRef,
+        scores: Vec<ScoreFiles>,
+    ) -> Self {
         let mut fields: Vec<Arc<Field>> = meta.fields().iter().cloned().collect();
-        let mut origins: Vec<Origin> = (0..fields.len()).map(|index| Origin { meta: Some(index), score: None }).collect();
+        let mut origins: Vec<Origin> =
+            (0..fields.len()).map(|index| Origin { meta: Some(index), score: None }).collect();
         for (index, score) in scores.iter().enumerate() {
             let fills = [column::PHASH, column::LANGUAGE].contains(&score.name.as_str());
             match fields.iter().position(|field| *field.name() == score.name) {
@@ -60,7 +65,11 @@ impl ScoredTable {
                     origins[place].score = Some(index);
                 }
                 taken => {
-                    let name = if taken.is_some() { format!("score_{}", score.name) } else { score.name.clone() };
+                    let name = if taken.is_some() {
+                        format!("score_{}", score.name)
+                    } else {
+                        score.name.clone()
+                    };
                     fields.push(Arc::new(Field::new(name, score.value.data_type(), true)));
                     origins.push(Origin { meta: None, score: Some(index) });
                 }
@@ -144,12 +153,23 @@ impl Part {
     }
 
     /// Gives the rows of a shard to `give`, until it wants no more.
-    fn read_shard(&self, shard: u32, meta: &PathBuf, batch_rows: usize, give: &mut Give<'_>) -> SqlResult<bool> {
+    fn read_shard(
+        &self,
+        shard: u32,
+        meta: &PathBuf,
+        batch_rows: usize,
+        give: &mut Give<'_>,
+    ) -> SqlResult<bool> {
         let damaged = |message: String| external(ScoreError::Meta { path: meta.clone(), message });
         let file = File::open(meta).map_err(|error| damaged(error.to_string()))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(error.to_string()))?;
-        let mut names: Vec<&str> =
-            self.columns.iter().filter_map(|origin| origin.meta).map(|index| self.meta.field(index).name().as_str()).collect();
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+            .map_err(|error| damaged(error.to_string()))?;
+        let mut names: Vec<&str> = self
+            .columns
+            .iter()
+            .filter_map(|origin| origin.meta)
+            .map(|index| self.meta.field(index).name().as_str())
+            .collect();
         // Without scores and columns, the uid still says how many rows there are.
         names.push(column::UID);
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
@@ -157,11 +177,15 @@ impl Part {
         let mut walks = Vec::with_capacity(self.scores.len());
         for WantedScore { index, value, files } in self.scores.iter() {
             let of_shard = files.iter().filter(|(of, _)| *of == shard).map(|(_, path)| path);
-            walks.push((*index, ScoreWalk::open(shard, *value, of_shard, batch_rows).map_err(external)?));
+            walks.push((
+                *index,
+                ScoreWalk::open(shard, *value, of_shard, batch_rows).map_err(external)?,
+            ));
         }
         for batch in rows.map_err(|error| damaged(error.to_string()))? {
             let batch = batch.map_err(|error| damaged(error.to_string()))?;
-            let uids = batch.column_by_name(column::UID).and_then(|uids| uids.as_fixed_size_binary_opt());
+            let uids =
+                batch.column_by_name(column::UID).and_then(|uids| uids.as_fixed_size_binary_opt());
             let uids = uids.ok_or_else(|| damaged("its column uid does not hold uids".into()))?;
             let mut values = Vec::with_capacity(walks.len());
             for (index, walk) in &mut walks {
@@ -170,7 +194,11 @@ impl Part {
             let columns: SqlResult<Vec<ArrayRef>> =
                 self.columns.iter().map(|origin| self.column(*origin, &batch, &values)).collect();
             let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            if !give(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)?) {
+            if !give(RecordBatch::try_new_with_options(
+                Arc::clone(&self.schema),
+                columns?,
+                &options,
+            )?) {
                 return Ok(false);
             }
         }
@@ -180,14 +208,22 @@ impl Part {
         Ok(true)
     }
 
-    fn column(&self, origin: Origin, batch: &RecordBatch, values: &[(usize, ArrayRef)]) -> SqlResult<ArrayRef> {
+    fn column(
+        &self,
+        origin: Origin,
+        batch: &RecordBatch,
+        values: &[(usize, ArrayRef)],
+    ) -> SqlResult<ArrayRef> {
         let own = origin.meta.map(|index| {
             let field = self.meta.field(index);
             // A shard whose source had no such column.
             let null = || new_null_array(field.data_type(), batch.num_rows());
             batch.column_by_name(field.name()).map_or_else(null, Arc::clone)
         });
-        let score = origin.score.and_then(|score| values.iter().find(|(index, _)| *index == score)).map(|(_, values)| values);
+        let score = origin
+            .score
+            .and_then(|score| values.iter().find(|(index, _)| *index == score))
+            .map(|(_, values)| values);
         Ok(match (own, score) {
             (Some(own), Some(score)) if own.null_count() == own.len() => Arc::clone(score),
             (Some(own), Some(score)) => zip(&is_not_null(&own)?, &own, score)?,

@@ -45,7 +45,14 @@ pub struct SessionSpec<'a> {
 
 impl<'a> SessionSpec<'a> {
     pub fn new(dataset: Option<&'a Path>, functions: &'a ContentFunctions) -> Self {
-        Self { dataset, functions, tables: Vec::new(), training_ledger: None, partitions: None, memory: None }
+        Self {
+            dataset,
+            functions,
+            tables: Vec::new(),
+            training_ledger: None,
+            partitions: None,
+            memory: None,
+        }
     }
 }
 
@@ -53,8 +60,12 @@ impl<'a> SessionSpec<'a> {
 ///
 /// Use [`super::query`] on it rather than its own `sql`: that keeps statements from writing and batches of images small.
 pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
-    let partitions = spec.partitions.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    let mut config = SessionConfig::new().with_target_partitions(partitions).with_information_schema(true);
+    let partitions = spec
+        .partitions
+        .or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, NonZeroUsize::get);
+    let mut config =
+        SessionConfig::new().with_target_partitions(partitions).with_information_schema(true);
     let options = config.options_mut();
     // Without it, errors of names do not say where they stand.
     options.sql_parser.collect_spans = true;
@@ -72,8 +83,10 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
     let stop = Stop::default();
     config.set_extension(Arc::new(stop.clone()));
     let memory = spec.memory.unwrap_or_else(default_memory);
-    let runtime =
-        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory))).build_arc().map_err(setting_up)?;
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .build_arc()
+        .map_err(setting_up)?;
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)

@@ -50,14 +50,20 @@ impl Stop {
 pub(super) struct StoppingJoins(pub(super) Stop);
 
 impl PhysicalOptimizerRule for StoppingJoins {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> SqlResult<Arc<dyn ExecutionPlan>> {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> SqlResult<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|plan| {
             if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
                 let filter = join.filter().map(|filter| self.stopping(filter));
                 let join = NestedLoopJoinExecBuilder::from(join).with_filter(filter).build()?;
                 return Ok(Transformed::yes(waiting(Arc::new(join))));
             }
-            let joins = plan.is::<CrossJoinExec>() || plan.is::<HashJoinExec>() || plan.is::<SortMergeJoinExec>();
+            let joins = plan.is::<CrossJoinExec>()
+                || plan.is::<HashJoinExec>()
+                || plan.is::<SortMergeJoinExec>();
             Ok(if joins { Transformed::yes(waiting(plan)) } else { Transformed::no(plan) })
         })
         .data()
@@ -74,8 +80,13 @@ impl PhysicalOptimizerRule for StoppingJoins {
 
 impl StoppingJoins {
     fn stopping(&self, filter: &JoinFilter) -> JoinFilter {
-        let expression = Stopping { stop: self.0.clone(), expression: Arc::clone(filter.expression()) };
-        JoinFilter::new(Arc::new(expression), filter.column_indices().to_vec(), Arc::clone(filter.schema()))
+        let expression =
+            Stopping { stop: self.0.clone(), expression: Arc::clone(filter.expression()) };
+        JoinFilter::new(
+            Arc::new(expression),
+            filter.column_indices().to_vec(),
+            Arc::clone(filter.schema()),
+        )
     }
 }
 
@@ -126,8 +137,13 @@ impl PhysicalExpr for Stopping {
         vec![&self.expression]
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> SqlResult<Arc<dyn PhysicalExpr>> {
-        let expression = children.pop().ok_or_else(|| DataFusionError::Internal("a condition without its expression".into()))?;
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> SqlResult<Arc<dyn PhysicalExpr>> {
+        let expression = children.pop().ok_or_else(|| {
+            DataFusionError::Internal("a condition without its expression".into())
+        })?;
         Ok(Arc::new(Self { stop: self.stop.clone(), expression }))
     }
 

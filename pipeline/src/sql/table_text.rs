@@ -36,9 +36,22 @@ impl Default for TableLimits {
 }
 
 /// Writes the table and says how many rows it shows.
-pub(super) async fn write_table(mut rows: Rows, limits: TableLimits, out: &mut (dyn Write + Send)) -> Result<u64, SqlError> {
-    let limits = if rows.explains() { TableLimits { rows: u64::MAX, cell_width: usize::MAX } } else { limits };
-    let fields = rows.schema().fields().iter().map(|field| Field::new(field.name(), DataType::Utf8, true)).collect::<Vec<_>>();
+pub(super) async fn write_table(
+    mut rows: Rows,
+    limits: TableLimits,
+    out: &mut (dyn Write + Send),
+) -> Result<u64, SqlError> {
+    let limits = if rows.explains() {
+        TableLimits { rows: u64::MAX, cell_width: usize::MAX }
+    } else {
+        limits
+    };
+    let fields = rows
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| Field::new(field.name(), DataType::Utf8, true))
+        .collect::<Vec<_>>();
     let schema = Arc::new(Schema::new(fields));
     let (mut shown, mut total, mut batches) = (0, 0_u64, Vec::new());
     while total <= limits.rows.saturating_add(COUNTED) {
@@ -46,7 +59,10 @@ pub(super) async fn write_table(mut rows: Rows, limits: TableLimits, out: &mut (
         total += batch.num_rows() as u64;
         let wanted = batch.num_rows().min((limits.rows - shown) as usize);
         if wanted > 0 {
-            let columns = batch.columns().iter().map(|column| text_column(&column.slice(0, wanted), limits.cell_width));
+            let columns = batch
+                .columns()
+                .iter()
+                .map(|column| text_column(&column.slice(0, wanted), limits.cell_width));
             let columns = columns.collect::<Result<Vec<_>, _>>().map_err(unprintable)?;
             batches.push(RecordBatch::try_new(schema.clone(), columns).map_err(unprintable)?);
             shown += wanted as u64;
@@ -60,7 +76,9 @@ pub(super) async fn write_table(mut rows: Rows, limits: TableLimits, out: &mut (
         (true, _) if total == 1 => "1 row".to_owned(),
         (true, _) => format!("{} rows", grouped(total)),
         (false, false) => format!("{} of {} rows", grouped(shown), grouped(total)),
-        (false, true) => format!("{} of more than {} rows", grouped(shown), grouped(limits.rows + COUNTED)),
+        (false, true) => {
+            format!("{} of more than {} rows", grouped(shown), grouped(limits.rows + COUNTED))
+        }
     };
     let table = pretty_format_batches(&batches).map_err(unprintable)?;
     writeln!(out, "{table}\n{count}").and_then(|()| out.flush()).map_err(SqlError::Output)?;
@@ -69,21 +87,32 @@ pub(super) async fn write_table(mut rows: Rows, limits: TableLimits, out: &mut (
 
 fn text_column(column: &ArrayRef, cell_width: usize) -> Result<ArrayRef, ArrowError> {
     let lengths = |lengths: Vec<Option<usize>>| -> StringArray {
-        let cell =
-            |length: Option<usize>| length.map_or_else(|| "NULL".into(), |length| format!("<{} bytes>", grouped(length as u64)));
+        let cell = |length: Option<usize>| {
+            length.map_or_else(
+                || "NULL".into(),
+                |length| format!("<{} bytes>", grouped(length as u64)),
+            )
+        };
         lengths.into_iter().map(|length| Some(cell(length))).collect()
     };
     let cells = match column.data_type() {
         DataType::FixedSizeBinary(size) if *size > LONGEST_HEX => {
             lengths(column.as_fixed_size_binary().iter().map(|v| v.map(<[u8]>::len)).collect())
         }
-        DataType::Binary => lengths(column.as_binary::<i32>().iter().map(|v| v.map(<[u8]>::len)).collect()),
-        DataType::LargeBinary => lengths(column.as_binary::<i64>().iter().map(|v| v.map(<[u8]>::len)).collect()),
-        DataType::BinaryView => lengths(column.as_binary_view().iter().map(|v| v.map(<[u8]>::len)).collect()),
+        DataType::Binary => {
+            lengths(column.as_binary::<i32>().iter().map(|v| v.map(<[u8]>::len)).collect())
+        }
+        DataType::LargeBinary => {
+            lengths(column.as_binary::<i64>().iter().map(|v| v.map(<[u8]>::len)).collect())
+        }
+        DataType::BinaryView => {
+            lengths(column.as_binary_view().iter().map(|v| v.map(<[u8]>::len)).collect())
+        }
         _ => {
             let options = FormatOptions::new().with_null("NULL");
             let formatter = ArrayFormatter::try_new(column, &options)?;
-            let cells = (0..column.len()).map(|row| Ok(Some(cut(&formatter.value(row).try_to_string()?, cell_width))));
+            let cells = (0..column.len())
+                .map(|row| Ok(Some(cut(&formatter.value(row).try_to_string()?, cell_width))));
             cells.collect::<Result<_, ArrowError>>()?
         }
     };
@@ -132,7 +161,13 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_in_threes() {
-        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (123_456, "123,456"), (1_234_567, "1,234,567")] {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (123_456, "123,456"),
+            (1_234_567, "1,234,567"),
+        ] {
             assert_eq!(grouped(number), text);
         }
     }

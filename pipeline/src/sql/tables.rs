@@ -14,13 +14,16 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
-use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::datasource::listing::{
+    ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
+};
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, cast, col, lit};
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{
-    DatasetManifest, SchemaError, blob_path, blob_schema, column, embedding_file_schema, embeddings_schema, ledger_path,
-    ledger_schema, meta_path, meta_schema, score_file_schema, scores_schema,
+    DatasetManifest, SchemaError, blob_path, blob_schema, column, embedding_file_schema,
+    embeddings_schema, ledger_path, ledger_schema, meta_path, meta_schema, score_file_schema,
+    scores_schema,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use url::Url;
@@ -86,7 +89,9 @@ impl DatasetTables {
     }
 
     fn check_files(&self) -> Result<(), SqlError> {
-        for path in self.meta_files().into_iter().chain(self.ledger_files()).chain(self.scored_files()) {
+        for path in
+            self.meta_files().into_iter().chain(self.ledger_files()).chain(self.scored_files())
+        {
             check_footer(&path, None)?;
         }
         for entry in &self.manifest.shards {
@@ -102,14 +107,18 @@ impl DatasetTables {
         training_ledger: Option<Arc<dyn TableProvider>>,
         embeddings_of_state: Option<Arc<dyn TableProvider>>,
     ) -> Result<(), SqlError> {
-        let blobs: Vec<PathBuf> = self.manifest.shards.iter().map(|entry| blob_path(&self.folder, entry.shard)).collect();
+        let blobs: Vec<PathBuf> =
+            self.manifest.shards.iter().map(|entry| blob_path(&self.folder, entry.shard)).collect();
         let ledger = parquet_table(&self.ledger_files(), ledger_schema())?;
         let ledger = match training_ledger {
             Some(training) => union_of(vec![whole(ledger)?, whole(training)?])?,
             None => ledger,
         };
         let tables = [
-            ("meta", parquet_table(&self.meta_files(), meta_schema(&self.manifest.source_columns))?),
+            (
+                "meta",
+                parquet_table(&self.meta_files(), meta_schema(&self.manifest.source_columns))?,
+            ),
             ("blob", parquet_table(&blobs, blob_schema())?),
             ("ledger", ledger),
             ("scores", self.scores_table()?),
@@ -133,7 +142,9 @@ impl DatasetTables {
             let files = parquet_table(&score.files, score_file_schema(score.value))?;
             let columns = schema.fields().iter().map(|field| match field.name().as_str() {
                 column::NAME => lit(score.name.as_str()).alias(column::NAME),
-                column::VALUE | column::TEXT | column::BITS if field.name() == score.value.column() => {
+                column::VALUE | column::TEXT | column::BITS
+                    if field.name() == score.value.column() =>
+                {
                     col(column::VALUE).alias(field.name())
                 }
                 column::VALUE | column::TEXT | column::BITS => {
@@ -149,12 +160,23 @@ impl DatasetTables {
 
     /// Meta with a column for each score.
     fn scored_table(&self) -> ScoredTable {
-        let shards = self.manifest.shards.iter().map(|entry| (entry.shard, meta_path(&self.folder, entry.shard)));
-        ScoredTable::new(shards.collect(), meta_schema(&self.manifest.source_columns), self.scores.clone())
+        let shards = self
+            .manifest
+            .shards
+            .iter()
+            .map(|entry| (entry.shard, meta_path(&self.folder, entry.shard)));
+        ScoredTable::new(
+            shards.collect(),
+            meta_schema(&self.manifest.source_columns),
+            self.scores.clone(),
+        )
     }
 
     /// The dataset's embeddings and those of a state folder as one table.
-    fn embeddings_table(&self, of_state: Option<Arc<dyn TableProvider>>) -> Result<Arc<dyn TableProvider>, SqlError> {
+    fn embeddings_table(
+        &self,
+        of_state: Option<Arc<dyn TableProvider>>,
+    ) -> Result<Arc<dyn TableProvider>, SqlError> {
         let schema = embeddings_schema();
         let mut parts = of_state.map(whole).transpose()?.into_iter().collect::<Vec<_>>();
         for of in &self.embeddings {
@@ -164,10 +186,13 @@ impl DatasetTables {
                     col(column::UID),
                     lit(modality).alias(column::MODALITY),
                     lit(of.producer.as_str()).alias(column::PRODUCER),
-                    cast(col(modality), schema.field(3).data_type().clone()).alias(column::EMBEDDING),
+                    cast(col(modality), schema.field(3).data_type().clone())
+                        .alias(column::EMBEDDING),
                 ];
                 let files = LogicalPlanBuilder::scan("files", provider_as_source(files), None);
-                let rows = files.and_then(|scan| scan.filter(col(modality).is_not_null())?.project(columns)?.build());
+                let rows = files.and_then(|scan| {
+                    scan.filter(col(modality).is_not_null())?.project(columns)?.build()
+                });
                 parts.push(rows.map_err(setting_up)?);
             }
         }
@@ -179,7 +204,8 @@ impl DatasetTables {
         let narrow = self.meta_files().into_iter().chain(self.ledger_files());
         let narrow = narrow.chain(self.scored_files());
         let narrow = narrow.map(|path| (path, true));
-        let blobs = self.manifest.shards.iter().map(|entry| (blob_path(&self.folder, entry.shard), false));
+        let blobs =
+            self.manifest.shards.iter().map(|entry| (blob_path(&self.folder, entry.shard), false));
         narrow.chain(blobs).find_map(|(path, rows_too)| {
             let message = unreadable(&path, rows_too).err()?;
             Some(SqlError::Damaged { path, message: format!("it cannot be read: {message}") })
@@ -189,7 +215,8 @@ impl DatasetTables {
 
 fn unreadable(path: &Path, rows_too: bool) -> Result<(), String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| error.to_string())?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| error.to_string())?;
     if rows_too {
         for batch in builder.build().map_err(|error| error.to_string())? {
             batch.map_err(|error| error.to_string())?;
@@ -202,7 +229,8 @@ fn unreadable(path: &Path, rows_too: bool) -> Result<(), String> {
 ///
 /// parquet 59 computes with the footer's length before it compares it with the file's.
 fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> {
-    let damaged = |message: &str| SqlError::Damaged { path: path.to_owned(), message: message.into() };
+    let damaged =
+        |message: &str| SqlError::Damaged { path: path.to_owned(), message: message.into() };
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -219,13 +247,19 @@ fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> 
         return Err(damaged("it is too short to be a Parquet file"));
     }
     let mut end = [0; 8];
-    file.seek(SeekFrom::End(-8)).and_then(|_| file.read_exact(&mut end)).map_err(SchemaError::io(path))?;
+    file.seek(SeekFrom::End(-8))
+        .and_then(|_| file.read_exact(&mut end))
+        .map_err(SchemaError::io(path))?;
     let footer = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
     if &end[4..] != b"PAR1" {
-        return Err(damaged("it does not end as a Parquet file does: it was cut short or is something else"));
+        return Err(damaged(
+            "it does not end as a Parquet file does: it was cut short or is something else",
+        ));
     }
     if footer + magic + tail > length {
-        return Err(damaged(&format!("its footer claims {footer} bytes, the whole file has {length}")));
+        return Err(damaged(&format!(
+            "its footer claims {footer} bytes, the whole file has {length}"
+        )));
     }
     Ok(())
 }
@@ -238,12 +272,16 @@ fn parquet_table(files: &[PathBuf], schema: SchemaRef) -> Result<Arc<dyn TablePr
     let mut urls = Vec::with_capacity(files.len());
     for path in files {
         // As a URL: as a path, `*` and `[` in the name of a folder would be a pattern.
-        let url =
-            Url::from_file_path(path).map_err(|()| SqlError::Session(format!("{} is not an absolute path", path.display())))?;
+        let url = Url::from_file_path(path).map_err(|()| {
+            SqlError::Session(format!("{} is not an absolute path", path.display()))
+        })?;
         urls.push(ListingTableUrl::try_new(url, None).map_err(setting_up)?);
     }
-    let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
-    let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
+    let options =
+        ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
+    let config = ListingTableConfig::new_with_multi_paths(urls)
+        .with_listing_options(options)
+        .with_schema(schema);
     Ok(Arc::new(ListingTable::try_new(config).map_err(setting_up)?))
 }
 
@@ -252,21 +290,33 @@ pub fn parquet_file_table(path: &Path) -> Result<Arc<dyn TableProvider>, SqlErro
     let path = std::path::absolute(path).map_err(SchemaError::io(path))?;
     let unreadable = |message: String| SqlError::File { path: path.clone(), message };
     let file = File::open(&path).map_err(SchemaError::io(&path))?;
-    check_footer(&path, None).map_err(|_| unreadable("it is not a Parquet file, or was cut short".into()))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(error.to_string()))?;
-    parquet_table(std::slice::from_ref(&path), Arc::new(builder.schema().as_ref().clone().with_metadata(HashMap::new())))
+    check_footer(&path, None)
+        .map_err(|_| unreadable("it is not a Parquet file, or was cut short".into()))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+        .map_err(|error| unreadable(error.to_string()))?;
+    parquet_table(
+        std::slice::from_ref(&path),
+        Arc::new(builder.schema().as_ref().clone().with_metadata(HashMap::new())),
+    )
 }
 
 fn whole(table: Arc<dyn TableProvider>) -> Result<LogicalPlan, SqlError> {
-    LogicalPlanBuilder::scan("rows", provider_as_source(table), None).and_then(LogicalPlanBuilder::build).map_err(setting_up)
+    LogicalPlanBuilder::scan("rows", provider_as_source(table), None)
+        .and_then(LogicalPlanBuilder::build)
+        .map_err(setting_up)
 }
 
 /// The rows of all plans as one table.
 fn union_of(plans: Vec<LogicalPlan>) -> Result<Arc<dyn TableProvider>, SqlError> {
     let mut plans = plans.into_iter();
-    let Some(mut all) = plans.next() else { return Err(SqlError::Session("a union of nothing".into())) };
+    let Some(mut all) = plans.next() else {
+        return Err(SqlError::Session("a union of nothing".into()));
+    };
     for plan in plans {
-        all = LogicalPlanBuilder::from(all).union(plan).and_then(LogicalPlanBuilder::build).map_err(setting_up)?;
+        all = LogicalPlanBuilder::from(all)
+            .union(plan)
+            .and_then(LogicalPlanBuilder::build)
+            .map_err(setting_up)?;
     }
     Ok(Arc::new(ViewTable::new(all, None)))
 }

@@ -47,7 +47,9 @@ impl TopFraction {
         // One constant in all rows; another part may have had no rows at all.
         let Some(fraction) = fractions.iter().flatten().next() else { return Ok(()) };
         if !(0.0..=1.0).contains(&fraction) {
-            return Err(DataFusionError::Execution(format!("{TOP_FRACTION}: wants a fraction from 0 to 1, found {fraction}")));
+            return Err(DataFusionError::Execution(format!(
+                "{TOP_FRACTION}: wants a fraction from 0 to 1, found {fraction}"
+            )));
         }
         self.fraction = Some(fraction);
         Ok(())
@@ -72,18 +74,23 @@ impl Accumulator for TopFraction {
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let values: ArrayRef = Arc::new(Float64Array::new(ScalarBuffer::from(std::mem::take(&mut self.values)), None));
-        let list = ListArray::try_new(item(), OffsetBuffer::from_lengths([values.len()]), values, None)?;
+        let values: ArrayRef =
+            Arc::new(Float64Array::new(ScalarBuffer::from(std::mem::take(&mut self.values)), None));
+        let list =
+            ListArray::try_new(item(), OffsetBuffer::from_lengths([values.len()]), values, None)?;
         Ok(vec![ScalarValue::List(Arc::new(list)), ScalarValue::Float64(self.fraction)])
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let (count, Some(fraction)) = (self.values.len(), self.fraction) else { return Ok(ScalarValue::Float64(None)) };
+        let (count, Some(fraction)) = (self.values.len(), self.fraction) else {
+            return Ok(ScalarValue::Float64(None));
+        };
         if count == 0 {
             return Ok(ScalarValue::Float64(None));
         }
         let place = ((count as f64 * fraction) as usize).min(count - 1);
-        let (_, threshold, _) = self.values.select_nth_unstable_by(place, |a, b| descending(*a, *b));
+        let (_, threshold, _) =
+            self.values.select_nth_unstable_by(place, |a, b| descending(*a, *b));
         Ok(ScalarValue::Float64(Some(*threshold)))
     }
 

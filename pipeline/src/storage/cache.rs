@@ -44,8 +44,10 @@ struct Entry {
 impl BlockCache {
     /// Opens a cache of at most so many bytes; a folder that is not there is made.
     pub fn open(folder: &Path, limit: u64) -> Result<Self, StorageError> {
-        let bad =
-            |message: std::io::Error| StorageError::Cache { folder: folder.display().to_string(), message: message.to_string() };
+        let bad = |message: std::io::Error| StorageError::Cache {
+            folder: folder.display().to_string(),
+            message: message.to_string(),
+        };
         fs::create_dir_all(folder).map_err(bad)?;
         let cache = Self {
             folder: folder.to_owned(),
@@ -82,15 +84,26 @@ impl BlockCache {
         let mut content = Vec::with_capacity(length);
         // One byte more than there should be shows that it is too long.
         let read = (&mut file).take((length + 1) as u64).read_to_end(&mut content);
-        if read.is_err() || content.len() != length || length < HASH || content[..HASH] != hash(key, &content[HASH..]).0 {
+        if read.is_err()
+            || content.len() != length
+            || length < HASH
+            || content[..HASH] != hash(key, &content[HASH..]).0
+        {
             tracing::debug!("{}: damaged, so it is fetched again", path.display());
             self.remove(key);
             return None;
         }
-        let marked = file.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        let marked = file
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
         if marked.is_none_or(|age| age > MARK_AFTER) {
             // Only the order of eviction depends on it.
-            let _ = File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+            let _ = File::options()
+                .write(true)
+                .open(&path)
+                .and_then(|file| file.set_modified(SystemTime::now()));
         }
         Some(Bytes::from(content).slice(HASH..))
     }
@@ -99,12 +112,17 @@ impl BlockCache {
     pub fn put(&self, key: &ContentHash, block: &[u8]) {
         let path = self.path(key);
         let folder = path.parent().unwrap_or(&self.folder);
-        let written = fs::create_dir_all(folder)
-            .map_err(|error| error.to_string())
-            .and_then(|()| durable::write_expendable(&path, &[&hash(key, block).0, block]).map_err(|error| error.to_string()));
+        let written =
+            fs::create_dir_all(folder).map_err(|error| error.to_string()).and_then(|()| {
+                durable::write_expendable(&path, &[&hash(key, block).0, block])
+                    .map_err(|error| error.to_string())
+            });
         if let Err(message) = written {
             if !self.warned.swap(true, Ordering::Relaxed) {
-                tracing::warn!("the cache {} cannot be written: {message}. Goes on without", self.folder.display());
+                tracing::warn!(
+                    "the cache {} cannot be written: {message}. Goes on without",
+                    self.folder.display()
+                );
             }
             return;
         }
@@ -135,8 +153,10 @@ impl BlockCache {
             for file in files.flatten() {
                 // A file that is gone by now was deleted by another process.
                 let Ok(metadata) = file.metadata() else { continue };
-                let (path, used) = (file.path(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
-                let unfinished = path.extension().is_some_and(|ending| ending == durable::UNFINISHED);
+                let (path, used) =
+                    (file.path(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+                let unfinished =
+                    path.extension().is_some_and(|ending| ending == durable::UNFINISHED);
                 if unfinished && used.elapsed().is_ok_and(|age| age > LEFTOVER) {
                     let _ = fs::remove_file(&path);
                 } else {
@@ -167,7 +187,8 @@ fn hash(key: &ContentHash, block: &[u8]) -> ContentHash {
 
 /// `diptych/blocks` in the user's cache folder.
 pub(super) fn default_folder() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let caches = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
     Some(caches.join("diptych").join("blocks"))
 }
@@ -195,7 +216,9 @@ mod tests {
         cache.put(&key(1), &[7; BLOCK]);
         assert_eq!(cache.get(&key(1), Some(BLOCK)).unwrap(), vec![7; BLOCK]);
         // Another process sees it, too.
-        assert!(BlockCache::open(folder.path(), 1 << 20).unwrap().get(&key(1), Some(BLOCK)).is_some());
+        assert!(
+            BlockCache::open(folder.path(), 1 << 20).unwrap().get(&key(1), Some(BLOCK)).is_some()
+        );
         assert_eq!(cache.get(&key(1), None).unwrap(), vec![7; BLOCK]);
 
         let whole = fs::read(cache.path(&key(1))).unwrap();
@@ -220,7 +243,12 @@ mod tests {
         for number in 0..20 {
             cache.put(&key(number), &[1; BLOCK]);
             let age = Duration::from_secs(10_000 - 100 * u64::from(number));
-            File::options().write(true).open(cache.path(&key(number))).unwrap().set_modified(SystemTime::now() - age).unwrap();
+            File::options()
+                .write(true)
+                .open(cache.path(&key(number)))
+                .unwrap()
+                .set_modified(SystemTime::now() - age)
+                .unwrap();
         }
         // The oldest is read, so it is not the oldest any more.
         assert!(cache.get(&key(0), Some(BLOCK)).is_some());

@@ -18,7 +18,9 @@ pub enum StorageError {
          to this place, then run the command again"
     )]
     Changed { url: String, message: String },
-    #[error("the cache {folder}: {message}. Name another folder (loader.remote.cache), or set loader.remote.cache_mib = 0")]
+    #[error(
+        "the cache {folder}: {message}. Name another folder (loader.remote.cache), or set loader.remote.cache_mib = 0"
+    )]
     Cache { folder: String, message: String },
     #[error("reading was stopped")]
     Stopped,

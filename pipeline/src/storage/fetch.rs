@@ -83,7 +83,11 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 impl Fetcher {
     /// Size and version of a file; `None`: it is not there.
-    pub(super) async fn head(&self, path: &Path, url: &str) -> Result<Option<Version>, StorageError> {
+    pub(super) async fn head(
+        &self,
+        path: &Path,
+        url: &str,
+    ) -> Result<Option<Version>, StorageError> {
         let mut tries = 1;
         loop {
             let options = GetOptions { head: true, ..GetOptions::default() };
@@ -112,17 +116,27 @@ impl Fetcher {
         let mut tries = 1;
         while let Err(failure) = self.part(path, version, range.clone(), &mut body).await {
             if !self.again(url, &what, &mut tries, failure).await? {
-                return Err(StorageError::Changed { url: url.to_owned(), message: "it is gone".into() });
+                return Err(StorageError::Changed {
+                    url: url.to_owned(),
+                    message: "it is gone".into(),
+                });
             }
         }
         Ok(body)
     }
 
     /// One try to get what `body` still lacks of a range.
-    async fn part(&self, path: &Path, version: &Version, range: Range<u64>, body: &mut Vec<u8>) -> Result<(), Failure> {
+    async fn part(
+        &self,
+        path: &Path,
+        version: &Version,
+        range: Range<u64>,
+        body: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
         let wanted = (range.end - range.start) as usize;
         let rest = range.start + body.len() as u64..range.end;
-        let options = GetOptions { range: Some(GetRange::Bounded(rest.clone())), ..GetOptions::default() };
+        let options =
+            GetOptions { range: Some(GetRange::Bounded(rest.clone())), ..GetOptions::default() };
         let answer = self.store.get_opts(path, options).await?;
         let found = Version::of(&answer.meta);
         if found != *version {
@@ -138,25 +152,45 @@ impl Fetcher {
             if body.len() + piece.len() > wanted {
                 // Who sends too much may have sent anything.
                 body.truncate(before);
-                return Err(Failure::Again("the server sent more bytes than it was asked for".into()));
+                return Err(Failure::Again(
+                    "the server sent more bytes than it was asked for".into(),
+                ));
             }
             body.extend_from_slice(&piece);
         }
         if body.len() == wanted {
             return Ok(());
         }
-        Err(Failure::Again(format!("the answer broke off after {} of {} bytes", body.len() - before, wanted - before)))
+        Err(Failure::Again(format!(
+            "the answer broke off after {} of {} bytes",
+            body.len() - before,
+            wanted - before
+        )))
     }
 
     /// After a failure: waits, if another try is worth it. `false`: the file is not there.
-    async fn again(&self, url: &str, what: &str, tries: &mut u32, failure: Failure) -> Result<bool, StorageError> {
+    async fn again(
+        &self,
+        url: &str,
+        what: &str,
+        tries: &mut u32,
+        failure: Failure,
+    ) -> Result<bool, StorageError> {
         let message = match failure {
             Failure::Missing => return Ok(false),
-            Failure::Changed(message) => return Err(StorageError::Changed { url: url.to_owned(), message }),
+            Failure::Changed(message) => {
+                return Err(StorageError::Changed { url: url.to_owned(), message });
+            }
             Failure::Again(message) if *tries <= self.retries => message,
             Failure::Again(message) | Failure::Never(message) => {
                 let (url, what) = (url.to_owned(), what.to_owned());
-                return Err(StorageError::Fetch { url, what, message, tries: *tries, advice: self.advice });
+                return Err(StorageError::Fetch {
+                    url,
+                    what,
+                    message,
+                    tries: *tries,
+                    advice: self.advice,
+                });
             }
         };
         let pause = pause(*tries);

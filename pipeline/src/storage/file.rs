@@ -54,9 +54,15 @@ impl StoredFile {
     }
 
     /// A reader that has some ranges at hand already.
-    pub(crate) fn reader(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Reader, StorageError> {
+    pub(crate) fn reader(
+        &self,
+        path: &Path,
+        ranges: &[Range<u64>],
+    ) -> Result<Reader, StorageError> {
         match self {
-            Self::Local(file) => Ok(Reader::Local(file.try_clone().map_err(SchemaError::io(path))?)),
+            Self::Local(file) => {
+                Ok(Reader::Local(file.try_clone().map_err(SchemaError::io(path))?))
+            }
             Self::Remote(file) => Ok(Reader::Remote(Arc::new(Fetched {
                 blocks: file.blocks(ranges)?,
                 file: Arc::clone(file),
@@ -98,7 +104,9 @@ impl Reader {
     pub(crate) fn failure(&self) -> Option<StorageError> {
         match self {
             Self::Local(_) => None,
-            Self::Remote(fetched) => fetched.failure.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            Self::Remote(fetched) => {
+                fetched.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+            }
         }
     }
 }
@@ -108,7 +116,11 @@ impl Fetched {
         let range = start..start.saturating_add(length as u64);
         let outside = range.end > self.file.size();
         if outside {
-            return Err(ParquetError::EOF(format!("{}: wants bytes {range:?} of {}", self.file.url(), self.file.size())));
+            return Err(ParquetError::EOF(format!(
+                "{}: wants bytes {range:?} of {}",
+                self.file.url(),
+                self.file.size()
+            )));
         }
         if range.is_empty() {
             return Ok(Bytes::new());
@@ -125,7 +137,10 @@ impl Fetched {
         let mut parts = Vec::new();
         for number in numbers {
             let Some(block) = self.blocks.get(&number).or_else(|| more.get(&number)) else {
-                return Err(ParquetError::General(format!("{}: a block is missing", self.file.url())));
+                return Err(ParquetError::General(format!(
+                    "{}: a block is missing",
+                    self.file.url()
+                )));
             };
             let first = number * BLOCK;
             let from = range.start.saturating_sub(first) as usize;
@@ -160,9 +175,10 @@ impl ChunkReader for Reader {
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
         match self {
             Self::Local(file) => Ok(Box::new(file.get_read(start)?)),
-            Self::Remote(fetched) => {
-                Ok(Box::new(BufReader::with_capacity(BLOCK as usize, Stream { fetched: Arc::clone(fetched), at: start })))
-            }
+            Self::Remote(fetched) => Ok(Box::new(BufReader::with_capacity(
+                BLOCK as usize,
+                Stream { fetched: Arc::clone(fetched), at: start },
+            ))),
         }
     }
 

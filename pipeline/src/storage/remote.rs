@@ -60,7 +60,11 @@ pub(crate) struct RemoteFile {
 }
 
 impl Remote {
-    pub(super) fn open(dataset: &Path, config: &RemoteConfig, stop: Arc<AtomicBool>) -> Result<Self, StorageError> {
+    pub(super) fn open(
+        dataset: &Path,
+        config: &RemoteConfig,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, StorageError> {
         let text = dataset.to_string_lossy().trim_end_matches('/').to_owned();
         let bad = |message: String| StorageError::Url { url: text.clone(), message };
         let url = Url::parse(&text).map_err(|error| bad(format!("not a URL: {error}")))?;
@@ -75,9 +79,11 @@ impl Remote {
         let cache = match config.cache_mib {
             0 => None,
             mib => {
-                let folder = config.cache.clone().or_else(default_folder).ok_or_else(|| StorageError::Cache {
-                    folder: String::new(),
-                    message: "neither HOME nor XDG_CACHE_HOME is set".into(),
+                let folder = config.cache.clone().or_else(default_folder).ok_or_else(|| {
+                    StorageError::Cache {
+                        folder: String::new(),
+                        message: "neither HOME nor XDG_CACHE_HOME is set".into(),
+                    }
                 })?;
                 Some(Arc::new(BlockCache::open(&folder, mib << 20)?))
             }
@@ -97,13 +103,18 @@ impl Remote {
     }
 
     /// A small file as a whole, not from the cache. `None`: it is not there.
-    pub(super) fn read_whole(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, StorageError> {
+    pub(super) fn read_whole(
+        &self,
+        name: &str,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, StorageError> {
         let (path, url) = self.place(name);
         let fetcher = self.fetcher.clone();
         self.wait(async move {
             let Some(version) = fetcher.head(&path, &url).await? else { return Ok(None) };
             if version.size > limit {
-                let message = format!("it has {} bytes; more than {limit} are not read", version.size);
+                let message =
+                    format!("it has {} bytes; more than {limit} are not read", version.size);
                 return Err(StorageError::Url { url, message });
             }
             fetcher.range(&path, &url, &version, 0..version.size).await.map(Some)
@@ -111,15 +122,30 @@ impl Remote {
     }
 
     /// `None`: it is not there.
-    pub(super) fn file(self: &Arc<Self>, name: &str) -> Result<Option<Arc<RemoteFile>>, StorageError> {
+    pub(super) fn file(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Result<Option<Arc<RemoteFile>>, StorageError> {
         let (path, url) = self.place(name);
         let version = {
             let (fetcher, path, url) = (self.fetcher.clone(), path.clone(), url.clone());
             self.wait(async move { fetcher.head(&path, &url).await })?
         };
         let Some(version) = version else { return Ok(None) };
-        let id = ContentHash::of_parts(&[url.as_bytes(), &[0], &version.size.to_le_bytes(), version.mark.as_bytes()]);
-        Ok(Some(Arc::new(RemoteFile { remote: Arc::clone(self), path, url, version, id, read: Mutex::default() })))
+        let id = ContentHash::of_parts(&[
+            url.as_bytes(),
+            &[0],
+            &version.size.to_le_bytes(),
+            version.mark.as_bytes(),
+        ]);
+        Ok(Some(Arc::new(RemoteFile {
+            remote: Arc::clone(self),
+            path,
+            url,
+            version,
+            id,
+            read: Mutex::default(),
+        })))
     }
 
     fn place(&self, name: &str) -> (ObjectPath, String) {
@@ -179,18 +205,19 @@ impl RemoteFile {
     }
 
     /// The blocks that hold some ranges: from the cache, and what it lacks from their place, several requests at a time.
-    pub(super) fn blocks(&self, ranges: &[Range<u64>]) -> Result<HashMap<u64, Bytes>, StorageError> {
+    pub(super) fn blocks(
+        &self,
+        ranges: &[Range<u64>],
+    ) -> Result<HashMap<u64, Bytes>, StorageError> {
         let mut blocks = HashMap::new();
         let mut missing = Vec::new();
         let numbers = self.numbers(ranges)?;
         self.read.lock().unwrap_or_else(PoisonError::into_inner).extend(&numbers);
         for block in numbers {
             let range = self.block_range(block);
-            let cached = self
-                .remote
-                .cache
-                .as_ref()
-                .and_then(|cache| cache.get(&self.key(block), Some((range.end - range.start) as usize)));
+            let cached = self.remote.cache.as_ref().and_then(|cache| {
+                cache.get(&self.key(block), Some((range.end - range.start) as usize))
+            });
             match cached {
                 Some(bytes) => {
                     blocks.insert(block, bytes);
@@ -217,10 +244,16 @@ impl RemoteFile {
     }
 
     fn numbers(&self, ranges: &[Range<u64>]) -> Result<BTreeSet<u64>, StorageError> {
-        let bytes: u64 = ranges.iter().fold(0, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
-        let behind = ranges.iter().find(|range| range.end > self.version.size || range.start > range.end);
+        let bytes: u64 = ranges
+            .iter()
+            .fold(0, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
+        let behind =
+            ranges.iter().find(|range| range.end > self.version.size || range.start > range.end);
         if let Some(range) = behind {
-            let message = format!("its index says that a page is at {range:?}, and the file has {} bytes", self.version.size);
+            let message = format!(
+                "its index says that a page is at {range:?}, and the file has {} bytes",
+                self.version.size
+            );
             return Err(StorageError::Url { url: self.url.clone(), message });
         }
         if bytes > MOST_AT_ONCE {
@@ -242,21 +275,34 @@ impl RemoteFile {
         let mut requests: Vec<Vec<(ContentHash, Range<u64>)>> = Vec::new();
         for run in missing.chunk_by(|a, b| a + 1 == *b) {
             for blocks in run.chunks(BLOCKS_A_REQUEST) {
-                requests.push(blocks.iter().map(|block| (self.key(*block), self.block_range(*block))).collect());
+                requests.push(
+                    blocks
+                        .iter()
+                        .map(|block| (self.key(*block), self.block_range(*block)))
+                        .collect(),
+                );
             }
         }
-        let (fetcher, path, url) = (self.remote.fetcher.clone(), self.path.clone(), self.url.clone());
+        let (fetcher, path, url) =
+            (self.remote.fetcher.clone(), self.path.clone(), self.url.clone());
         let (version, cache) = (self.version.clone(), self.remote.cache.clone());
         self.remote.wait(async move {
             let fetched = futures::stream::iter(requests).map(|blocks| {
                 let (fetcher, path, url) = (fetcher.clone(), path.clone(), url.clone());
                 let (version, cache) = (version.clone(), cache.clone());
                 async move {
-                    let (Some((_, first)), Some((_, last))) = (blocks.first(), blocks.last()) else { return Ok(Vec::new()) };
+                    let (Some((_, first)), Some((_, last))) = (blocks.first(), blocks.last())
+                    else {
+                        return Ok(Vec::new());
+                    };
                     let start = first.start;
-                    let body = Bytes::from(fetcher.range(&path, &url, &version, start..last.end).await?);
-                    let cut = |range: &Range<u64>| body.slice((range.start - start) as usize..(range.end - start) as usize);
-                    let cut: Vec<(u64, Bytes)> = blocks.iter().map(|(_, range)| (range.start / BLOCK, cut(range))).collect();
+                    let body =
+                        Bytes::from(fetcher.range(&path, &url, &version, start..last.end).await?);
+                    let cut = |range: &Range<u64>| {
+                        body.slice((range.start - start) as usize..(range.end - start) as usize)
+                    };
+                    let cut: Vec<(u64, Bytes)> =
+                        blocks.iter().map(|(_, range)| (range.start / BLOCK, cut(range))).collect();
                     if let Some(cache) = cache {
                         let pieces = cut.clone();
                         // Writing to a disk would hold up the other requests.
@@ -270,7 +316,8 @@ impl RemoteFile {
                     Ok::<_, StorageError>(if keep { cut } else { Vec::new() })
                 }
             });
-            let blocks: Vec<Vec<(u64, Bytes)>> = fetched.buffer_unordered(REQUESTS).try_collect().await?;
+            let blocks: Vec<Vec<(u64, Bytes)>> =
+                fetched.buffer_unordered(REQUESTS).try_collect().await?;
             Ok(blocks.into_iter().flatten().collect())
         })
     }
@@ -278,7 +325,9 @@ impl RemoteFile {
     /// Removes the blocks that were read from the cache: what they hold is not what it should be.
     pub(super) fn forget(&self) {
         if let Some(cache) = &self.remote.cache {
-            for block in std::mem::take(&mut *self.read.lock().unwrap_or_else(PoisonError::into_inner)) {
+            for block in
+                std::mem::take(&mut *self.read.lock().unwrap_or_else(PoisonError::into_inner))
+            {
                 cache.remove(&self.key(block));
             }
         }
@@ -297,8 +346,12 @@ fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
     let timeout = format!("{} s", config.timeout_seconds);
     let client = [("timeout", timeout.as_str()), ("connect_timeout", "10 s")];
     let environment = |prefix: &str| -> Vec<(String, String)> {
-        let ours = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        ours.filter(|(name, _)| name.starts_with(prefix)).map(|(name, value)| (name.to_lowercase(), value)).collect()
+        let ours = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        ours.filter(|(name, _)| name.starts_with(prefix))
+            .map(|(name, value)| (name.to_lowercase(), value))
+            .collect()
     };
     // A name that the environment has and the store does not know is meant for somebody else; one of the configuration is not.
     macro_rules! configured {
@@ -312,7 +365,9 @@ fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
             }
             for (name, value) in &config.options {
                 let key = name.to_lowercase().parse::<$key>();
-                let key = key.map_err(|_| format!("loader.remote.options: this store knows no setting {name:?}"))?;
+                let key = key.map_err(|_| {
+                    format!("loader.remote.options: this store knows no setting {name:?}")
+                })?;
                 builder = builder.with_config(key, value);
             }
             builder.with_retry(retry)
@@ -321,25 +376,42 @@ fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
     let failed = |error: object_store::Error| format!("the store cannot be used: {error}");
     let store: Arc<dyn ObjectStore> = match scheme {
         ObjectStoreScheme::AmazonS3 => {
-            let builder =
-                configured!(AmazonS3Builder::new().with_url(url.as_str()), "AWS_", object_store::aws::AmazonS3ConfigKey);
+            let builder = configured!(
+                AmazonS3Builder::new().with_url(url.as_str()),
+                "AWS_",
+                object_store::aws::AmazonS3ConfigKey
+            );
             Arc::new(builder.build().map_err(failed)?)
         }
         ObjectStoreScheme::GoogleCloudStorage => {
             let new = GoogleCloudStorageBuilder::new().with_url(url.as_str());
-            Arc::new(configured!(new, "GOOGLE_", object_store::gcp::GoogleConfigKey).build().map_err(failed)?)
+            Arc::new(
+                configured!(new, "GOOGLE_", object_store::gcp::GoogleConfigKey)
+                    .build()
+                    .map_err(failed)?,
+            )
         }
         ObjectStoreScheme::MicrosoftAzure => {
             let new = MicrosoftAzureBuilder::new().with_url(url.as_str());
-            Arc::new(configured!(new, "AZURE_", object_store::azure::AzureConfigKey).build().map_err(failed)?)
+            Arc::new(
+                configured!(new, "AZURE_", object_store::azure::AzureConfigKey)
+                    .build()
+                    .map_err(failed)?,
+            )
         }
         ObjectStoreScheme::Http => {
             let root = &url[..url::Position::BeforePath];
             // Who writes http:// means it. Nothing in the environment is meant for this.
-            let new = HttpBuilder::new().with_url(root).with_config(object_store::ClientConfigKey::AllowHttp, "true");
+            let new = HttpBuilder::new()
+                .with_url(root)
+                .with_config(object_store::ClientConfigKey::AllowHttp, "true");
             Arc::new(configured!(new, "\0", object_store::ClientConfigKey).build().map_err(failed)?)
         }
-        _ => return Err("a dataset is a folder or has a URL with s3, gs, az, abfss, http or https".into()),
+        _ => {
+            return Err(
+                "a dataset is a folder or has a URL with s3, gs, az, abfss, http or https".into()
+            );
+        }
     };
     Ok((store, prefix, advice(url.scheme())))
 }
@@ -350,7 +422,9 @@ fn advice(scheme: &str) -> &'static str {
             "Check the bucket, and in the environment AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION \
              (AWS_SKIP_SIGNATURE=true for a public bucket; AWS_ENDPOINT, with AWS_ALLOW_HTTP=true for http, for a store of your own)"
         }
-        "gs" => "Check the bucket, and GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT in the environment",
+        "gs" => {
+            "Check the bucket, and GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT in the environment"
+        }
         "az" | "azure" | "adl" | "abfs" | "abfss" => {
             "Check the container, and AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or a SAS key) in the environment"
         }

@@ -25,7 +25,10 @@ pub type Give<'a> = dyn FnMut(RecordBatch) -> bool + 'a;
 pub type ReadPart = Box<dyn Fn(usize, &mut Give<'_>) -> Result<()> + Send + Sync>;
 
 /// The columns of a schema that a query asks for: their places, and the schema that its batches have.
-pub fn projected(schema: &SchemaRef, projection: Option<&Vec<usize>>) -> Result<(Vec<usize>, SchemaRef)> {
+pub fn projected(
+    schema: &SchemaRef,
+    projection: Option<&Vec<usize>>,
+) -> Result<(Vec<usize>, SchemaRef)> {
     let columns = projection.map_or_else(|| (0..schema.fields().len()).collect(), Clone::clone);
     let schema: Schema = schema.project(&columns)?;
     Ok((columns, Arc::new(schema)))
@@ -67,10 +70,13 @@ impl PartitionStream for BlockingPart {
 
     fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let batch_rows = context.session_config().batch_size().max(1);
-        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), BATCHES_AHEAD);
+        let mut builder =
+            RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), BATCHES_AHEAD);
         let (batches, read) = (builder.tx(), Arc::clone(&self.read));
         // The other end of the channel is gone when the query has what it wants.
-        builder.spawn_blocking(move || read(batch_rows, &mut |batch| batches.blocking_send(Ok(batch)).is_ok()));
+        builder.spawn_blocking(move || {
+            read(batch_rows, &mut |batch| batches.blocking_send(Ok(batch)).is_ok())
+        });
         builder.build()
     }
 }

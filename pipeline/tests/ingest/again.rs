@@ -27,12 +27,14 @@ fn mixed(bench: &Bench) -> IngestRequest {
     ]);
     let second = bench.file("b.tar.gz", &gzip(&flawed));
     let images: Vec<Vec<u8>> = (200..208).map(png).collect();
-    let array: ArrayRef = Arc::new(BinaryArray::from_vec(images.iter().map(Vec::as_slice).collect()));
+    let array: ArrayRef =
+        Arc::new(BinaryArray::from_vec(images.iter().map(Vec::as_slice).collect()));
     let words = strings(&["a", "", "c", "d", "e", "f", "g", "h"]);
     let third = bench.file("c.parquet", &parquet(vec![("image", array), ("text", words)], 3));
     bench.file("d/1.png", &png(300));
     bench.file("d/2.png", &png(301));
-    let fourth = bench.file("d/list.csv", b"file,caption,more\n1.png,one,p\nnone.png,x,q\n2.png,two,\n");
+    let fourth =
+        bench.file("d/list.csv", b"file,caption,more\n1.png,one,p\nnone.png,x,q\n2.png,two,\n");
     let cut = bench.file("e.tar", &tar_of_pairs(400..403)[..4 * 1024 + 100]);
     let mut request = bench.request(&[&first, &second, &third, &fourth, &cut]);
     let size = png(1).len() as u64;
@@ -64,7 +66,11 @@ fn ingest_that_is_stopped_anywhere_and_started_again_gives_the_same_bytes() {
         });
         assert!(matches!(stopped, Err(IngestError::Stopped { .. })), "{stop}");
         // What a kill would leave beside it.
-        for name in ["blob/00009.parquet.incomplete", "meta/00009.parquet", "ledger/00009.parquet.incomplete"] {
+        for name in [
+            "blob/00009.parquet.incomplete",
+            "meta/00009.parquet",
+            "ledger/00009.parquet.incomplete",
+        ] {
             durable::write(&request.dataset.join(name), b"half").unwrap();
         }
         let report = run(&request).unwrap();
@@ -82,7 +88,12 @@ fn reading_a_changed_source_again_can_be_stopped_anywhere_too() {
     run(&request).unwrap();
     // The first archive has five more pairs in front, one of them in the dataset already; the cut one is repaired.
     let changed = tar(&[("x.png", &png(100)), ("x.txt", b"x"), ("only.txt", b"no image")]);
-    let changed = [&changed[..changed.len() - 1024], &tar_of_pairs(500..504)[..4 * 1024], &tar_of_pairs(0..12)].concat();
+    let changed = [
+        &changed[..changed.len() - 1024],
+        &tar_of_pairs(500..504)[..4 * 1024],
+        &tar_of_pairs(0..12),
+    ]
+    .concat();
     bench.file("a.tar", &changed);
     bench.file("e.tar", &tar_of_pairs(400..403));
     let original = files(&bench.dataset());
@@ -119,11 +130,18 @@ fn reading_a_changed_source_again_can_be_stopped_anywhere_too() {
 #[test]
 fn source_is_read_again_when_it_is_to_be_read_in_another_way() {
     let bench = Bench::new();
-    let source = bench.file("a.tar", &tar(&[("1.png", &png(1)), ("1.json", br#"{"alt": "one"}"#), ("2.txt", b"two")]));
+    let source = bench.file(
+        "a.tar",
+        &tar(&[("1.png", &png(1)), ("1.json", br#"{"alt": "one"}"#), ("2.txt", b"two")]),
+    );
     let mut request = bench.request(&[&source]);
     let report = run(&request).unwrap();
     assert_eq!((report.pairs_added, report.ledger_total), (0, 2));
-    assert!(ledger(&bench.dataset()).iter().any(|row| row[0] == "missing_caption" && row[3].contains("json")));
+    assert!(
+        ledger(&bench.dataset())
+            .iter()
+            .any(|row| row[0] == "missing_caption" && row[3].contains("json"))
+    );
     request.caption_column = Some("alt".into());
     let report = run(&request).unwrap();
     // What is a pair now is no longer in the ledger.
@@ -161,14 +179,23 @@ fn changed_source_is_read_again_and_what_is_known_is_not_told_as_a_duplicate() {
     let bench = Bench::new();
     let with = |more: &[(&str, &[u8])]| {
         let (a, b) = (png(1), png(2));
-        let members: Vec<(&str, &[u8])> =
-            vec![("1.png", &a), ("1.txt", b"one"), ("2.png", &b), ("2.txt", b" "), ("3.png", &a), ("3.txt", b"one")];
+        let members: Vec<(&str, &[u8])> = vec![
+            ("1.png", &a),
+            ("1.txt", b"one"),
+            ("2.png", &b),
+            ("2.txt", b" "),
+            ("3.png", &a),
+            ("3.txt", b"one"),
+        ];
         tar(&[&members[..], more].concat())
     };
     let source = bench.file("a.tar", &with(&[]));
     assert_eq!(bench.ingest(&[&source]).ledger_total, 2);
     let new = png(5);
-    bench.file("a.tar", &with(&[("5.png", &new), ("5.txt", b"five"), ("6.png", &new), ("6.txt", b"five")]));
+    bench.file(
+        "a.tar",
+        &with(&[("5.png", &new), ("5.txt", b"five"), ("6.png", &new), ("6.txt", b"five")]),
+    );
     let report = bench.ingest(&[&source]);
     assert_eq!((report.pairs_added, report.pairs_total), (1, 2));
     // Only what is new in it: the new pair's double.

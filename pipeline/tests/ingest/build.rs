@@ -48,7 +48,12 @@ pub(crate) fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
 /// A tar of pairs with the numbers given.
 pub(crate) fn tar_of_pairs(numbers: std::ops::Range<u32>) -> Vec<u8> {
     let members: Vec<(String, Vec<u8>)> = numbers
-        .flat_map(|n| [(format!("{n:04}.png"), png(n)), (format!("{n:04}.txt"), format!("caption {n}\n").into_bytes())])
+        .flat_map(|n| {
+            [
+                (format!("{n:04}.png"), png(n)),
+                (format!("{n:04}.txt"), format!("caption {n}\n").into_bytes()),
+            ]
+        })
         .collect();
     tar(&members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect::<Vec<_>>())
 }
@@ -64,8 +69,12 @@ pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn parquet(columns: Vec<(&str, ArrayRef)>, rows_of_a_group: usize) -> Vec<u8> {
-    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap();
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(rows_of_a_group)).build();
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, array)| (name, array, true)),
+    )
+    .unwrap();
+    let properties =
+        WriterProperties::builder().set_max_row_group_row_count(Some(rows_of_a_group)).build();
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
     writer.write(&batch).unwrap();
@@ -105,7 +114,10 @@ impl Bench {
     }
 
     pub(crate) fn request(&self, sources: &[&str]) -> IngestRequest {
-        IngestRequest::new(sources.iter().map(|&source| source.to_owned()).collect(), self.dataset())
+        IngestRequest::new(
+            sources.iter().map(|&source| source.to_owned()).collect(),
+            self.dataset(),
+        )
     }
 
     pub(crate) fn ingest(&self, sources: &[&str]) -> IngestReport {

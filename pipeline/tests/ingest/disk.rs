@@ -31,7 +31,10 @@ pub(crate) struct Row {
 }
 
 pub(crate) fn batches(path: &Path) -> Vec<RecordBatch> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap())
+        .unwrap()
+        .build()
+        .unwrap();
     reader.map(Result::unwrap).collect()
 }
 
@@ -41,15 +44,23 @@ pub(crate) fn pairs(dataset: &Path) -> Vec<Row> {
     let mut rows = Vec::new();
     for shard in &manifest.shards {
         let mut blobs = Vec::new();
-        let groups = ParquetRecordBatchReaderBuilder::try_new(File::open(blob_path(dataset, shard.shard)).unwrap()).unwrap();
+        let groups = ParquetRecordBatchReaderBuilder::try_new(
+            File::open(blob_path(dataset, shard.shard)).unwrap(),
+        )
+        .unwrap();
         for group in 0..groups.metadata().num_row_groups() {
             let file = File::open(blob_path(dataset, shard.shard)).unwrap();
-            let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().with_row_groups(vec![group]).build().unwrap();
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+                .unwrap()
+                .with_row_groups(vec![group])
+                .build()
+                .unwrap();
             let mut row = 0;
             for batch in reader {
                 let batch = batch.unwrap();
                 for index in 0..batch.num_rows() {
-                    let uid = Uid::try_from(batch.column(0).as_fixed_size_binary().value(index)).unwrap();
+                    let uid =
+                        Uid::try_from(batch.column(0).as_fixed_size_binary().value(index)).unwrap();
                     let image = batch.column(1).as_binary::<i64>().value(index).to_vec();
                     blobs.push((uid, image, (shard.shard, group as u32, row)));
                     row += 1;
@@ -58,8 +69,12 @@ pub(crate) fn pairs(dataset: &Path) -> Vec<Row> {
         }
         let mut blobs = blobs.into_iter();
         for batch in batches(&meta_path(dataset, shard.shard)) {
-            let text = |name: &str, row: usize| batch.column_by_name(name).unwrap().as_string::<i32>().value(row).to_owned();
-            let number = |name: &str, row: usize| batch.column_by_name(name).unwrap().as_primitive::<UInt32Type>().value(row);
+            let text = |name: &str, row: usize| {
+                batch.column_by_name(name).unwrap().as_string::<i32>().value(row).to_owned()
+            };
+            let number = |name: &str, row: usize| {
+                batch.column_by_name(name).unwrap().as_primitive::<UInt32Type>().value(row)
+            };
             let phash = batch.column_by_name("phash").unwrap().as_primitive::<UInt64Type>();
             for row in 0..batch.num_rows() {
                 let own = manifest.source_columns.iter().filter_map(|name| {
@@ -72,8 +87,17 @@ pub(crate) fn pairs(dataset: &Path) -> Vec<Row> {
                     caption: text("caption", row),
                     size: (number("width", row), number("height", row)),
                     format: text("format", row),
-                    bytes: batch.column_by_name("bytes").unwrap().as_primitive::<UInt64Type>().value(row),
-                    sha256: batch.column_by_name("sha256").unwrap().as_fixed_size_binary().value(row).to_vec(),
+                    bytes: batch
+                        .column_by_name("bytes")
+                        .unwrap()
+                        .as_primitive::<UInt64Type>()
+                        .value(row),
+                    sha256: batch
+                        .column_by_name("sha256")
+                        .unwrap()
+                        .as_fixed_size_binary()
+                        .value(row)
+                        .to_vec(),
                     phash: phash.is_valid(row).then(|| phash.value(row)),
                     source: text("source", row),
                     key: text("key", row),
@@ -104,10 +128,12 @@ pub(crate) fn ledger(dataset: &Path) -> Vec<[String; 4]> {
     let mut rows = Vec::new();
     for file in &manifest.ledgers {
         for batch in batches(&ledger_path(dataset, file.number)) {
-            let text = |name: &str, row: usize| batch.column_by_name(name).unwrap().as_string::<i32>().value(row).to_owned();
-            rows.extend(
-                (0..batch.num_rows()).map(|row| ["reason", "position", "disposition", "detail"].map(|name| text(name, row))),
-            );
+            let text = |name: &str, row: usize| {
+                batch.column_by_name(name).unwrap().as_string::<i32>().value(row).to_owned()
+            };
+            rows.extend((0..batch.num_rows()).map(|row| {
+                ["reason", "position", "disposition", "detail"].map(|name| text(name, row))
+            }));
         }
     }
     assert_eq!(rows.len() as u64, manifest.ledger_rows);
@@ -128,7 +154,10 @@ pub(crate) fn files(dataset: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             if path.is_dir() {
                 folders.push(path);
             } else if !path.ends_with(".lock") {
-                files.insert(path.strip_prefix(dataset).unwrap().to_owned(), fs::read(&path).unwrap());
+                files.insert(
+                    path.strip_prefix(dataset).unwrap().to_owned(),
+                    fs::read(&path).unwrap(),
+                );
             }
         }
     }
@@ -142,14 +171,22 @@ fn blob_is_plain_with_small_pages_and_bounded_row_groups_and_meta_has_bloom_filt
     let noise = |seed: u64| -> Vec<u8> {
         let mut state = seed;
         let more = (0..30_000).map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 56) as u8
         });
         png(seed as u32).into_iter().chain(more).collect()
     };
-    let members: Vec<(String, Vec<u8>)> =
-        (0..40).flat_map(|n| [(format!("{n}.png"), noise(n)), (format!("{n}.txt"), format!("{n}").into_bytes())]).collect();
-    let source = bench.file("a.tar", &tar(&members.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect::<Vec<_>>()));
+    let members: Vec<(String, Vec<u8>)> = (0..40)
+        .flat_map(|n| {
+            [(format!("{n}.png"), noise(n)), (format!("{n}.txt"), format!("{n}").into_bytes())]
+        })
+        .collect();
+    let source = bench.file(
+        "a.tar",
+        &tar(&members.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect::<Vec<_>>()),
+    );
     let mut request = bench.request(&[&source]);
     (request.row_group_bytes, request.shard_bytes) = (300_000, 900_000);
     run(&request).unwrap();
@@ -161,12 +198,17 @@ fn blob_is_plain_with_small_pages_and_bounded_row_groups_and_meta_has_bloom_filt
     let file = File::open(blob_path(&bench.dataset(), 0)).unwrap();
     let reader = SerializedFileReader::new_with_options(file, options).unwrap();
     let metadata = reader.metadata();
-    assert_eq!((0..4).map(|group| metadata.row_group(group).num_rows()).collect::<Vec<_>>(), [9, 9, 9, 2]);
+    assert_eq!(
+        (0..4).map(|group| metadata.row_group(group).num_rows()).collect::<Vec<_>>(),
+        [9, 9, 9, 2]
+    );
     for (group, row_group) in metadata.row_groups().iter().enumerate() {
         assert!(row_group.total_byte_size() < 310_000);
         let image = row_group.column(1);
         assert_eq!(image.compression(), parquet::basic::Compression::UNCOMPRESSED);
-        assert!(image.encodings().all(|encoding| matches!(encoding, Encoding::PLAIN | Encoding::RLE)));
+        assert!(
+            image.encodings().all(|encoding| matches!(encoding, Encoding::PLAIN | Encoding::RLE))
+        );
         assert!(image.dictionary_page_offset().is_none() && image.statistics().is_none());
         // Pages of two or three images, so that one can be read by its range.
         let pages = &metadata.offset_index().unwrap()[group][1].page_locations;
@@ -176,13 +218,24 @@ fn blob_is_plain_with_small_pages_and_bounded_row_groups_and_meta_has_bloom_filt
 
     let properties = ReaderProperties::builder().set_read_bloom_filter(true).build();
     let options = ReadOptionsBuilder::new().with_reader_properties(properties).build();
-    let reader = SerializedFileReader::new_with_options(File::open(meta_path(&bench.dataset(), 0)).unwrap(), options).unwrap();
+    let reader = SerializedFileReader::new_with_options(
+        File::open(meta_path(&bench.dataset(), 0)).unwrap(),
+        options,
+    )
+    .unwrap();
     let row_group = reader.get_row_group(0).unwrap();
-    let names: Vec<String> = row_group.metadata().columns().iter().map(|column| column.column_path().string()).collect();
+    let names: Vec<String> =
+        row_group.metadata().columns().iter().map(|column| column.column_path().string()).collect();
     for (index, name) in names.iter().enumerate() {
         let filtered = name == "uid" || name == "sha256";
         assert_eq!(row_group.get_column_bloom_filter(index).is_some(), filtered, "{name}");
-        assert!(matches!(row_group.metadata().column(index).compression(), parquet::basic::Compression::ZSTD(_)), "{name}");
+        assert!(
+            matches!(
+                row_group.metadata().column(index).compression(),
+                parquet::basic::Compression::ZSTD(_)
+            ),
+            "{name}"
+        );
         assert!(row_group.metadata().column(index).statistics().is_some(), "{name}");
     }
 }

@@ -51,7 +51,9 @@ fn misbehave(call: &mut Call) {
     let path = call.path.clone();
     match path.as_str() {
         "/robots.txt" => match call.host.as_str() {
-            "127.0.0.251" => call.status("200 OK", "", b"User-agent: diptych\nDisallow: /private/\n"),
+            "127.0.0.251" => {
+                call.status("200 OK", "", b"User-agent: diptych\nDisallow: /private/\n")
+            }
             "127.0.0.252" => call.status("500 Broken", "", b""),
             "127.0.0.253" => call.status("302 Found", "Location: /rules.txt\r\n", b""),
             _ => call.status("404 Not Found", "", b""),
@@ -109,10 +111,15 @@ fn misbehave(call: &mut Call) {
         "/to-file" => call.status("301 Moved", "Location: file:///etc/passwd\r\n", b""),
         "/to-nowhere" => call.status("301 Moved", "", b""),
         "/to-image" => {
-            let location = format!("Location: http://127.0.0.254:{}/78?a=b#c\r\n", call.stream.local_addr().unwrap().port());
+            let location = format!(
+                "Location: http://127.0.0.254:{}/78?a=b#c\r\n",
+                call.stream.local_addr().unwrap().port()
+            );
             call.status("308 Permanent Redirect", &location, b"");
         }
-        "/busy-once" if call.times == 1 => call.status("429 Too Many Requests", "Retry-After: 1\r\n", b""),
+        "/busy-once" if call.times == 1 => {
+            call.status("429 Too Many Requests", "Retry-After: 1\r\n", b"")
+        }
         "/busy-once" => call.image(79),
         "/busy" => call.status("429 Too Many Requests", "Retry-After: 86400\r\n", b""),
         "/broken-once" if call.times == 1 => call.status("500 Internal Server Error", "", b""),
@@ -123,7 +130,11 @@ fn misbehave(call: &mut Call) {
         "/nothing" => {
             call.send("HTTP/1.1 204 No Content\r\n\r\n");
         }
-        "/page" => call.status("200 OK", "Content-Type: image/png\r\n", b"<html><body>This image was removed.</body></html>"),
+        "/page" => call.status(
+            "200 OK",
+            "Content-Type: image/png\r\n",
+            b"<html><body>This image was removed.</body></html>",
+        ),
         "/empty" => call.status("200 OK", "Content-Type: image/png\r\n", b""),
         "/wrong-type" => call.status("200 OK", "Content-Type: text/html; charset=x\r\n", &png(81)),
         "/big-head" => {
@@ -176,8 +187,11 @@ fn every_misbehaviour_has_its_word_in_the_ledger() {
         ("/1", None),
     ];
     // Each has a host of its own, so that none is given up for another's silence.
-    let mut rows: Vec<(String, Option<Reason>)> =
-        expected.iter().enumerate().map(|(host, (path, reason))| (server.url(host as u16, path), *reason)).collect();
+    let mut rows: Vec<(String, Option<Reason>)> = expected
+        .iter()
+        .enumerate()
+        .map(|(host, (path, reason))| (server.url(host as u16, path), *reason))
+        .collect();
     for (url, reason) in [
         (format!("http://127.0.0.251:{}/private/1", server.port), Reason::RobotsDisallowed),
         (format!("http://127.0.0.252:{}/1", server.port), Reason::RobotsUnreachable),
@@ -193,7 +207,8 @@ fn every_misbehaviour_has_its_word_in_the_ledger() {
         rows.push((url, Some(reason)));
     }
     let bench = Bench::new();
-    let listed: Vec<(String, String)> = rows.iter().enumerate().map(|(n, (url, _))| (url.clone(), format!("row {n}"))).collect();
+    let listed: Vec<(String, String)> =
+        rows.iter().enumerate().map(|(n, (url, _))| (url.clone(), format!("row {n}"))).collect();
     let source = bench.file("list.csv", &list(&listed));
     let report = run(&quick(bench.request(&[&source]))).unwrap();
     assert!(report.sources[0].layout.contains("addresses"), "{}", report.sources[0].layout);
@@ -211,7 +226,11 @@ fn every_misbehaviour_has_its_word_in_the_ledger() {
         let (url, reason) = (&rows[n].0, rows[n].1.unwrap());
         let (was, disposition, detail) = &found[&format!("line {}", n + 2)];
         let shown: String = url.chars().take(80).collect();
-        assert_eq!((was.as_str(), disposition.as_str()), (reason.as_str(), reason.disposition()), "{shown}: {detail}");
+        assert_eq!(
+            (was.as_str(), disposition.as_str()),
+            (reason.as_str(), reason.disposition()),
+            "{shown}: {detail}"
+        );
     }
     // Bytes are as the host's file has them, and the key is the address.
     let pairs = pairs(&bench.dataset());
@@ -223,7 +242,10 @@ fn private_addresses_are_not_even_connected_to() {
     let server = Server::start(|call| panic!("{} was asked for {}", call.host, call.path));
     let bench = Bench::new();
     let urls = ["127.0.0.1", "localhost", "0x7f000001", "[::1]", "169.254.169.254"];
-    let rows: Vec<_> = urls.iter().map(|host| (format!("http://{host}:{}/1", server.port), "one".to_owned())).collect();
+    let rows: Vec<_> = urls
+        .iter()
+        .map(|host| (format!("http://{host}:{}/1", server.port), "one".to_owned()))
+        .collect();
     let source = bench.file("list.csv", &list(&rows));
     let mut request = quick(bench.request(&[&source]));
     request.download.private_hosts = false;
@@ -232,7 +254,11 @@ fn private_addresses_are_not_even_connected_to() {
     let found = ledger(&bench.dataset());
     assert_eq!(found.len(), urls.len());
     for [reason, _, disposition, detail] in found {
-        assert_eq!((reason.as_str(), disposition.as_str()), ("private_address", "quarantined"), "{detail}");
+        assert_eq!(
+            (reason.as_str(), disposition.as_str()),
+            ("private_address", "quarantined"),
+            "{detail}"
+        );
         assert!(detail.contains("--allow-private-hosts"), "{detail}");
     }
     assert!(server.asked().is_empty());
@@ -270,7 +296,8 @@ fn host_is_asked_within_its_limit_and_by_our_name() {
         images(call);
     });
     let bench = Bench::new();
-    let rows: Vec<_> = (0..40).map(|n| (server.url(0, &format!("/{n}")), format!("row {n}"))).collect();
+    let rows: Vec<_> =
+        (0..40).map(|n| (server.url(0, &format!("/{n}")), format!("row {n}"))).collect();
     let source = bench.file("list.csv", &list(&rows));
     let mut request = quick(bench.request(&[&source]));
     request.download.per_host = 3;
@@ -296,7 +323,8 @@ fn dataset_has_the_order_of_the_list_whatever_comes_first_and_whatever_the_memor
         images(call);
     });
     let bench = Bench::new();
-    let rows: Vec<_> = (0..60).map(|n| (server.url(n % 7, &format!("/{n}")), format!("row {n}"))).collect();
+    let rows: Vec<_> =
+        (0..60).map(|n| (server.url(n % 7, &format!("/{n}")), format!("row {n}"))).collect();
     let source = bench.file("list.csv", &list(&rows));
     let mut hashes = BTreeSet::new();
     for (buffer_bytes, concurrency) in [(512 << 20, 64), (1, 64), (512 << 20, 1)] {
@@ -305,7 +333,10 @@ fn dataset_has_the_order_of_the_list_whatever_comes_first_and_whatever_the_memor
         request.download.buffer_bytes = buffer_bytes;
         request.download.concurrency = concurrency;
         hashes.insert(run(&request).unwrap().content_hash.0);
-        assert_eq!(captions(&request.dataset), (0..60).map(|n| format!("row {n}")).collect::<Vec<_>>());
+        assert_eq!(
+            captions(&request.dataset),
+            (0..60).map(|n| format!("row {n}")).collect::<Vec<_>>()
+        );
     }
     assert_eq!(hashes.len(), 1);
 }
@@ -323,14 +354,21 @@ fn lists_of_every_form_are_recognised_and_bring_their_columns() {
         ("similarity", strings(&["0.1", "0.2", "0.3", "0.4"])),
     ];
     let laion = bench.file("laion.parquet", &parquet(columns, 3));
-    let json = format!("{{\"image_url\": {:?}, \"caption\": \"e\", \"id\": 7}}\n\n{{\"caption\": \"no address\"}}\n", urls[0]);
+    let json = format!(
+        "{{\"image_url\": {:?}, \"caption\": \"e\", \"id\": 7}}\n\n{{\"caption\": \"no address\"}}\n",
+        urls[0]
+    );
     let json = bench.file("list.jsonl", json.as_bytes());
-    let tabs = bench.file("list.tsv", format!("caption\turl\nf\t {} \n\t{}\n", urls[1], urls[2]).as_bytes());
+    let tabs = bench
+        .file("list.tsv", format!("caption\turl\nf\t {} \n\t{}\n", urls[1], urls[2]).as_bytes());
     let report = run(&quick(bench.request(&[&laion, &json, &tabs]))).unwrap();
     assert_eq!((report.pairs_added, report.ledger_total), (6, 2));
     let found = pairs(&bench.dataset());
     assert_eq!(found[2].key, urls[2]);
-    assert_eq!((found[2].own["src_width"].as_str(), found[2].own["similarity"].as_str()), ("3", "0.3"));
+    assert_eq!(
+        (found[2].own["src_width"].as_str(), found[2].own["similarity"].as_str()),
+        ("3", "0.3")
+    );
     assert_eq!(found[4].own["id"], "7");
     // Nobody is asked for an image whose caption is missing.
     assert_eq!(server.asked()["/2"], 1);
@@ -353,7 +391,8 @@ fn one_connection_serves_a_host_whatever_it_answers() {
         _ => call.status("404 Not Found", "", b"<html>not found</html>"),
     });
     let bench = Bench::new();
-    let rows: Vec<_> = (0..20).map(|n| (server.url(0, &format!("/{n}")), format!("row {n}"))).collect();
+    let rows: Vec<_> =
+        (0..20).map(|n| (server.url(0, &format!("/{n}")), format!("row {n}"))).collect();
     let mut request = quick(bench.request(&[&bench.file("list.csv", &list(&rows))]));
     request.download.per_host = 1;
     assert_eq!(run(&request).unwrap().ledger_added, BTreeMap::from([("not_found", 20)]));
@@ -367,7 +406,10 @@ fn one_address_with_two_captions_is_two_pairs_and_with_one_caption_twice_a_doubl
     let bench = Bench::new();
     let rows = ["one", "two", "one"].map(|caption| (server.url(0, "/1"), caption.to_owned()));
     let report = run(&quick(bench.request(&[&bench.file("list.csv", &list(&rows))]))).unwrap();
-    assert_eq!((report.pairs_added, report.ledger_added), (2, BTreeMap::from([("duplicate_pair", 1)])));
+    assert_eq!(
+        (report.pairs_added, report.ledger_added),
+        (2, BTreeMap::from([("duplicate_pair", 1)]))
+    );
 }
 
 #[test]
@@ -377,7 +419,8 @@ fn stopped_download_saves_what_is_under_way_and_the_next_one_asks_for_the_rest_o
         images(call);
     });
     let bench = Bench::new();
-    let rows: Vec<_> = (0..200).map(|n| (server.url(n % 5, &format!("/{n}")), format!("row {n}"))).collect();
+    let rows: Vec<_> =
+        (0..200).map(|n| (server.url(n % 5, &format!("/{n}")), format!("row {n}"))).collect();
     let mut request = quick(bench.request(&[&bench.file("list.csv", &list(&rows))]));
     request.download.retries = 1;
     let stop = Arc::new(AtomicBool::new(false));

@@ -41,8 +41,10 @@ fn every_flaw_has_its_reason_and_position() {
     let report = bench.ingest(&[&source]);
     assert_eq!(report.pairs_added, 1);
     let rows = ledger(&bench.dataset());
-    let found: Vec<(&str, bool, &str)> =
-        rows.iter().map(|row| (row[0].as_str(), row[1].starts_with("member "), row[2].as_str())).collect();
+    let found: Vec<(&str, bool, &str)> = rows
+        .iter()
+        .map(|row| (row[0].as_str(), row[1].starts_with("member "), row[2].as_str()))
+        .collect();
     assert_eq!(
         found,
         [
@@ -72,13 +74,20 @@ fn limits_on_bytes_hold_in_every_layout() {
     bench.file("folder/1.png", &big);
     bench.file("folder/1.txt", b"a");
     let images: ArrayRef = Arc::new(BinaryArray::from_vec(vec![&big]));
-    let table = bench.file("t.parquet", &parquet(vec![("image", images), ("text", strings(&["a"]))], 10));
+    let table =
+        bench.file("t.parquet", &parquet(vec![("image", images), ("text", strings(&["a"]))], 10));
     let archive = bench.file("a.tar", &tar(&[("1.png", &big), ("1.txt", b"a")]));
-    let mut request = bench.request(&[&listing, bench.path("folder").to_str().unwrap(), &table, &archive]);
+    let mut request =
+        bench.request(&[&listing, bench.path("folder").to_str().unwrap(), &table, &archive]);
     request.max_image_bytes = big.len() as u64 - 1;
     let report = run(&request).unwrap();
     assert_eq!((report.pairs_added, report.ledger_added["too_many_bytes"]), (0, 4));
-    assert!(report.sources.iter().all(|source| source.notes.iter().any(|note| note.contains("none of its records"))));
+    assert!(
+        report
+            .sources
+            .iter()
+            .all(|source| source.notes.iter().any(|note| note.contains("none of its records")))
+    );
     // A set of nothing makes no shard.
     assert!(DatasetManifest::read(&bench.dataset()).unwrap().shards.is_empty());
 }
@@ -88,15 +97,21 @@ fn cut_archive_gives_what_is_whole_and_the_rest_when_it_is_repaired() {
     let whole = tar_of_pairs(0..6);
     for packed in [false, true] {
         let bench = Bench::new();
-        let (name, bytes) = if packed { ("a.tar.gz", gzip(&whole)) } else { ("a.tar", whole.clone()) };
+        let (name, bytes) =
+            if packed { ("a.tar.gz", gzip(&whole)) } else { ("a.tar", whole.clone()) };
         // Within the last members, or well within the packed stream.
         let cut = if packed { bytes.len() * 2 / 3 } else { bytes.len() - 3072 };
         let source = bench.file(name, &bytes[..cut]);
         let report = bench.ingest(&[&source]);
         assert!(report.pairs_added >= 2 && report.pairs_added < 6, "{}", report.pairs_added);
-        assert!(matches!(&report.sources[0].outcome, SourceOutcome::Partial(message) if message.contains("byte")));
+        assert!(
+            matches!(&report.sources[0].outcome, SourceOutcome::Partial(message) if message.contains("byte"))
+        );
         let rows = ledger(&bench.dataset());
-        assert_eq!((rows.len(), rows[0][0].as_str(), rows[0][2].as_str()), (1, "truncated_source", "retryable"));
+        assert_eq!(
+            (rows.len(), rows[0][0].as_str(), rows[0][2].as_str()),
+            (1, "truncated_source", "retryable")
+        );
 
         // Nothing has changed: nothing is added, and it is still told.
         let before = files(&bench.dataset());
@@ -107,8 +122,14 @@ fn cut_archive_gives_what_is_whole_and_the_rest_when_it_is_repaired() {
 
         bench.file(name, &bytes);
         let repaired = bench.ingest(&[&source]);
-        assert_eq!((repaired.pairs_added, repaired.ledger_added.len()), (6 - report.pairs_added, 0));
-        assert_eq!((repaired.pairs_total, repaired.sources[0].known_before), (6, report.pairs_added));
+        assert_eq!(
+            (repaired.pairs_added, repaired.ledger_added.len()),
+            (6 - report.pairs_added, 0)
+        );
+        assert_eq!(
+            (repaired.pairs_total, repaired.sources[0].known_before),
+            (6, report.pairs_added)
+        );
         assert_eq!(repaired.sources[0].outcome, SourceOutcome::Done);
     }
 }
@@ -133,7 +154,10 @@ fn source_of_which_nothing_can_be_read_is_told_and_the_others_go_on() {
     assert_eq!(report.pairs_added, 2);
     let unreadable: Vec<&str> = report.unreadable().map(|source| source.path.as_str()).collect();
     assert_eq!(unreadable, sources[..5]);
-    assert_eq!(reasons(&bench.dataset()), ["truncated_source", "bad_record", "bad_record", "bad_record", "truncated_source"]);
+    assert_eq!(
+        reasons(&bench.dataset()),
+        ["truncated_source", "bad_record", "bad_record", "bad_record", "truncated_source"]
+    );
     assert!(ledger(&bench.dataset())[0][3].contains("PAR1"));
     let again = bench.ingest(&sources);
     assert!(again.added_nothing());
@@ -143,8 +167,10 @@ fn source_of_which_nothing_can_be_read_is_told_and_the_others_go_on() {
 #[test]
 fn damage_within_a_parquet_file_costs_its_row_group_and_never_more_than_an_error() {
     let images: Vec<Vec<u8>> = (0..6).map(png).collect();
-    let array: ArrayRef = Arc::new(BinaryArray::from_vec(images.iter().map(Vec::as_slice).collect()));
-    let table = parquet(vec![("image", array), ("text", strings(&["a", "b", "c", "d", "e", "f"]))], 2);
+    let array: ArrayRef =
+        Arc::new(BinaryArray::from_vec(images.iter().map(Vec::as_slice).collect()));
+    let table =
+        parquet(vec![("image", array), ("text", strings(&["a", "b", "c", "d", "e", "f"]))], 2);
     // The header of the first page of the second row group.
     let reader = SerializedFileReader::new(bytes_of(&table)).unwrap();
     let column = reader.metadata().row_group(1).column(0);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::build::*;
 use crate::disk::*;
 use arrow::array::{
-    ArrayRef, BinaryArray, BinaryViewArray, BooleanArray, Int64Array, LargeBinaryArray, ListBuilder, StringArray, StringBuilder,
-    StructArray,
+    ArrayRef, BinaryArray, BinaryViewArray, BooleanArray, Int64Array, LargeBinaryArray,
+    ListBuilder, StringArray, StringBuilder, StructArray,
 };
 use arrow::datatypes::{DataType, Field};
 use diptych_pipeline::ingest::{Captions, SourceOutcome};
@@ -24,7 +24,10 @@ fn tar_groups_members_by_key_and_keeps_their_other_fields() {
             ("x/one.png", &a),
             ("x/one.txt", b" a cat\n"),
             ("x/one.cls", b"7\n"),
-            ("x/one.json", br#"{"Width": 3, "tags": ["p", "q"], "nothing": null, "caption": "a cat"}"#),
+            (
+                "x/one.json",
+                br#"{"Width": 3, "tags": ["p", "q"], "nothing": null, "caption": "a cat"}"#,
+            ),
             ("two.png", &b),
             ("two.json", br#"{"caption": "a dog", "text": "other", "nsfw": false}"#),
             ("three.seg.npy", b"\xff\xfe"),
@@ -37,9 +40,17 @@ fn tar_groups_members_by_key_and_keeps_their_other_fields() {
     assert!(report.sources[0].layout.contains("WebDataset"));
     assert!(report.sources[0].notes[0].contains(".seg.npy"));
     let rows = pairs(&bench.dataset());
-    assert_eq!(rows.iter().map(|row| row.key.as_str()).collect::<Vec<_>>(), ["x/one", "two", "three"]);
-    assert_eq!(rows.iter().map(|row| row.caption.as_str()).collect::<Vec<_>>(), ["a cat", "a dog", "a cow"]);
-    let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+    assert_eq!(
+        rows.iter().map(|row| row.key.as_str()).collect::<Vec<_>>(),
+        ["x/one", "two", "three"]
+    );
+    assert_eq!(
+        rows.iter().map(|row| row.caption.as_str()).collect::<Vec<_>>(),
+        ["a cat", "a dog", "a cow"]
+    );
+    let own = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>()
+    };
     assert_eq!(rows[0].own, own(&[("cls", "7"), ("src_width", "3"), ("tags", r#"["p","q"]"#)]));
     assert_eq!(rows[1].own, own(&[("text", "other"), ("nsfw", "false")]));
 }
@@ -49,7 +60,12 @@ fn packed_archives_and_members_that_come_apart_give_the_same_pairs() {
     let (a, b) = (png(1), png(2));
     let beside = tar(&[("1.png", &a), ("1.txt", b"one"), ("2.png", &b), ("2.txt", b"two")]);
     let apart = tar(&[("1.png", &a), ("2.png", &b), ("1.txt", b"one"), ("2.txt", b"two")]);
-    let captions_first = tar(&[("1.json", br#"{"text":"one"}"#), ("2.json", br#"{"text":"two"}"#), ("1.png", &a), ("2.png", &b)]);
+    let captions_first = tar(&[
+        ("1.json", br#"{"text":"one"}"#),
+        ("2.json", br#"{"text":"two"}"#),
+        ("1.png", &a),
+        ("2.png", &b),
+    ]);
     let mut hashes = HashSet::new();
     for (name, bytes) in [
         ("a.tar", beside.clone()),
@@ -105,11 +121,21 @@ fn parquet_is_read_in_all_its_forms() {
         assert!(report.sources[0].layout.contains(caption_name), "{}", report.sources[0].layout);
         let rows = pairs(&bench.dataset());
         for (index, row) in rows.iter().enumerate() {
-            assert_eq!((row.image.clone(), row.caption.as_str()), (images[index].clone(), words[index]));
-            assert_eq!((row.key.clone(), row.own["nsfw"].as_str()), (format!("k{index}"), ["true", "false", "true"][index]));
+            assert_eq!(
+                (row.image.clone(), row.caption.as_str()),
+                (images[index].clone(), words[index])
+            );
+            assert_eq!(
+                (row.key.clone(), row.own["nsfw"].as_str()),
+                (format!("k{index}"), ["true", "false", "true"][index])
+            );
         }
         assert_eq!(
-            (rows[0].own["score"].as_str(), rows[1].own.get("score"), rows[2].own["src_sha256"].as_str()),
+            (
+                rows[0].own["score"].as_str(),
+                rows[1].own.get("score"),
+                rows[2].own["src_sha256"].as_str()
+            ),
             ("1", None, "z")
         );
     }
@@ -124,16 +150,24 @@ fn what_is_null_in_parquet_goes_to_the_ledger() {
             Arc::new(Field::new("bytes", DataType::Binary, true)),
             Arc::new(BinaryArray::from_opt_vec(vec![None, Some(&image), Some(&image)])) as ArrayRef,
         ),
-        (Arc::new(Field::new("path", DataType::Utf8, true)), strings(&["elsewhere.png", "b.png", "c.png"])),
+        (
+            Arc::new(Field::new("path", DataType::Utf8, true)),
+            strings(&["elsewhere.png", "b.png", "c.png"]),
+        ),
     ]));
-    let captions_of_rows: ArrayRef = Arc::new(StringArray::from(vec![Some("one"), None, Some("three")]));
-    let source = bench.file("a.parquet", &parquet(vec![("image", nested), ("text", captions_of_rows)], 10));
+    let captions_of_rows: ArrayRef =
+        Arc::new(StringArray::from(vec![Some("one"), None, Some("three")]));
+    let source =
+        bench.file("a.parquet", &parquet(vec![("image", nested), ("text", captions_of_rows)], 10));
     let report = bench.ingest(&[&source]);
     assert_eq!(report.pairs_added, 1);
     let rows = ledger(&bench.dataset());
     assert_eq!((rows[0][0].as_str(), rows[0][1].as_str()), ("missing_image", "row group 0, row 0"));
     assert!(rows[0][3].contains("elsewhere.png"));
-    assert_eq!((rows[1][0].as_str(), rows[1][1].as_str()), ("missing_caption", "row group 0, row 1"));
+    assert_eq!(
+        (rows[1][0].as_str(), rows[1][1].as_str()),
+        ("missing_caption", "row group 0, row 1")
+    );
 }
 
 #[test]
@@ -182,7 +216,16 @@ fn listing_cannot_lead_out_of_its_folder() {
     assert_eq!(captions(&bench.dataset()), ["i", "j"]);
     assert_eq!(
         reasons(&bench.dataset()),
-        ["bad_record", "bad_record", "bad_record", "bad_record", "bad_record", "bad_record", "missing_image", "missing_image"]
+        [
+            "bad_record",
+            "bad_record",
+            "bad_record",
+            "bad_record",
+            "bad_record",
+            "bad_record",
+            "missing_image",
+            "missing_image"
+        ]
     );
     assert_eq!(ledger(&bench.dataset())[0][1], "line 2");
     assert!(ledger(&bench.dataset())[7][3].contains("--url-column"));
@@ -192,13 +235,15 @@ fn listing_cannot_lead_out_of_its_folder() {
 fn bad_lines_cost_only_themselves() {
     let bench = Bench::new();
     bench.file("1.png", &png(1));
-    let csv = bench.file("a.csv", b"file,caption\n1.png,one,more\n1.png,\xff\xfe\n1.png,\n1.png,good\n");
+    let csv =
+        bench.file("a.csv", b"file,caption\n1.png,one,more\n1.png,\xff\xfe\n1.png,\n1.png,good\n");
     let json =
         bench.file("b.jsonl", b"{\"file\":\"1.png\",\"text\":\"fine\"}\nno json\n{\"file\":\"1.png\"}\n[1]\n{\"text\":\"x\"}\n");
     let report = bench.ingest(&[&csv, &json]);
     assert_eq!(captions(&bench.dataset()), ["good", "fine"]);
     let rows = ledger(&bench.dataset());
-    let found: Vec<(&str, &str)> = rows.iter().map(|row| (row[0].as_str(), row[1].as_str())).collect();
+    let found: Vec<(&str, &str)> =
+        rows.iter().map(|row| (row[0].as_str(), row[1].as_str())).collect();
     assert_eq!(
         found,
         [
@@ -222,7 +267,9 @@ fn quote_that_is_never_closed_does_not_swallow_the_memory() {
     text.resize(text.len() + (17 << 20), b'x');
     let report = bench.ingest(&[&bench.file("a.csv", &text)]);
     assert_eq!(report.pairs_added, 1);
-    assert!(matches!(&report.sources[0].outcome, SourceOutcome::Partial(message) if message.contains("quote")));
+    assert!(
+        matches!(&report.sources[0].outcome, SourceOutcome::Partial(message) if message.contains("quote"))
+    );
 }
 
 #[test]
@@ -246,10 +293,15 @@ fn folder_of_images_takes_its_captions_from_text_files() {
     assert!(report.sources[0].layout.contains("folder of images"));
     assert_eq!(captions(&bench.dataset()), ["sea", "bee"]);
     let rows = ledger(&bench.dataset());
-    let found: Vec<(&str, &str)> = rows.iter().map(|row| (row[0].as_str(), row[1].as_str())).collect();
+    let found: Vec<(&str, &str)> =
+        rows.iter().map(|row| (row[0].as_str(), row[1].as_str())).collect();
     assert_eq!(
         found,
-        [("missing_image", "file README.txt"), ("missing_caption", "file lonely.png"), ("bad_record", "file out.png")]
+        [
+            ("missing_image", "file README.txt"),
+            ("missing_caption", "file lonely.png"),
+            ("bad_record", "file out.png")
+        ]
     );
 }
 
@@ -259,11 +311,15 @@ fn several_sources_and_patterns_are_taken_in_a_fixed_order() {
     bench.file("b.tar", &tar_of_pairs(2..4));
     bench.file("a.tar", &tar_of_pairs(0..2));
     let images: ArrayRef = Arc::new(BinaryArray::from_vec(vec![&png(7)]));
-    let table = bench.file("t.parquet", &parquet(vec![("image", images), ("text", strings(&["seven"]))], 10));
+    let table = bench
+        .file("t.parquet", &parquet(vec![("image", images), ("text", strings(&["seven"]))], 10));
     let pattern = bench.path("*.tar").to_str().unwrap().to_owned();
     let report = bench.ingest(&[&table, &pattern]);
     assert_eq!(report.sources.len(), 3);
-    assert_eq!(captions(&bench.dataset()), ["seven", "caption 0", "caption 1", "caption 2", "caption 3"]);
+    assert_eq!(
+        captions(&bench.dataset()),
+        ["seven", "caption 0", "caption 1", "caption 2", "caption 3"]
+    );
     let manifest = DatasetManifest::read(&bench.dataset()).unwrap();
     assert_eq!(manifest.shards.len(), 1);
 }
@@ -277,16 +333,24 @@ fn lists_of_captions_give_the_first_or_all() {
         lists.append_option(list.map(|list| list.iter().copied().map(Some)));
     }
     let bench = Bench::new();
-    let columns: Vec<(&str, ArrayRef)> =
-        vec![("image", Arc::new(BinaryArray::from(slices))), ("captions", Arc::new(lists.finish()))];
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("image", Arc::new(BinaryArray::from(slices))),
+        ("captions", Arc::new(lists.finish())),
+    ];
     let table = bench.file("a.parquet", &parquet(columns, 3));
     bench.file("5.png", &png(5));
     let lines = bench.file("b.jsonl", br#"{"path": "5.png", "caption": ["e", null, "f"]}"#);
-    let archive = bench.file("c.tar", &tar(&[("6.png", &png(6)), ("6.json", br#"{"caption": ["g", "h"], "x": ["y"]}"#)]));
+    let archive = bench.file(
+        "c.tar",
+        &tar(&[("6.png", &png(6)), ("6.json", br#"{"caption": ["g", "h"], "x": ["y"]}"#)]),
+    );
     let mut request = bench.request(&[&table, &lines, &archive]);
     run(&request).unwrap();
     let rows = pairs(&bench.dataset());
-    assert_eq!(rows.iter().map(|row| row.caption.as_str()).collect::<Vec<_>>(), ["a", "d", "e", "g"]);
+    assert_eq!(
+        rows.iter().map(|row| row.caption.as_str()).collect::<Vec<_>>(),
+        ["a", "d", "e", "g"]
+    );
     assert!(rows.iter().all(|row| !row.own.contains_key("caption_2")));
     assert_eq!(reasons(&bench.dataset()), ["missing_caption", "missing_caption"]);
 
@@ -294,6 +358,11 @@ fn lists_of_captions_give_the_first_or_all() {
     request.dataset = bench.path("all");
     run(&request).unwrap();
     let rows = pairs(&request.dataset);
-    let own = |row: usize| rows[row].own.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
-    assert_eq!([own(0), own(1), own(2), own(3)], ["caption_2=b caption_3=c", "", "caption_2=f", r#"caption_2=h x=["y"]"#]);
+    let own = |row: usize| {
+        rows[row].own.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        [own(0), own(1), own(2), own(3)],
+        ["caption_2=b caption_3=c", "", "caption_2=f", r#"caption_2=h x=["y"]"#]
+    );
 }

@@ -38,15 +38,27 @@ fn real_archives_become_pairs_with_the_original_bytes_and_sizes() {
         // Several row groups and shards.
         (request.row_group_bytes, request.shard_bytes) = (1 << 20, 4 << 20);
         let report = run(&request).unwrap();
-        assert_eq!((report.pairs_added, report.pairs_total, report.ledger_total), (count, count, 0));
+        assert_eq!(
+            (report.pairs_added, report.pairs_total, report.ledger_total),
+            (count, count, 0)
+        );
         assert_eq!(report.sources[0].outcome, SourceOutcome::Done);
         let rows = pairs(&bench.dataset());
         for row in &rows {
-            let image = members.get(&format!("{}.jpg", row.key)).or_else(|| members.get(&format!("{}.png", row.key))).unwrap();
+            let image = members
+                .get(&format!("{}.jpg", row.key))
+                .or_else(|| members.get(&format!("{}.png", row.key)))
+                .unwrap();
             assert!(row.image == *image, "{}", row.key);
             assert_eq!(row.caption.as_bytes(), members[&format!("{}.txt", row.key)].trim_ascii());
-            assert_eq!((row.size, row.format.as_str()), (decoded_size(image), format), "{}", row.key);
-            let json: serde_json::Map<_, _> = serde_json::from_slice(&members[&format!("{}.json", row.key)]).unwrap();
+            assert_eq!(
+                (row.size, row.format.as_str()),
+                (decoded_size(image), format),
+                "{}",
+                row.key
+            );
+            let json: serde_json::Map<_, _> =
+                serde_json::from_slice(&members[&format!("{}.json", row.key)]).unwrap();
             for (field, value) in json {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 assert_eq!(row.own[&field], text);

@@ -14,7 +14,10 @@ fn column_that_does_not_exist_is_refused_with_those_that_do() {
     let bench = Bench::new();
     let images: ArrayRef = Arc::new(BinaryArray::from_vec(vec![&png(7)]));
     let sources = [
-        bench.file("t.parquet", &parquet(vec![("image", images), ("words", strings(&["seven"]))], 10)),
+        bench.file(
+            "t.parquet",
+            &parquet(vec![("image", images), ("words", strings(&["seven"]))], 10),
+        ),
         bench.file("l.csv", b"file,words\n1.png,seven\n"),
         bench.file("l.jsonl", b"{\"file\":\"1.png\",\"words\":\"seven\"}\n"),
         bench.file("a.tar", &tar(&[("1.png", &png(1)), ("1.json", br#"{"words":"seven"}"#)])),
@@ -73,7 +76,11 @@ fn second_ingest_at_the_same_time_is_refused() {
     .unwrap();
     assert!(!refusals.is_empty());
     let own = format!("process {}", std::process::id());
-    assert!(refusals.iter().all(|message| message.contains("another ingest") && message.contains(&own)), "{}", refusals[0]);
+    assert!(
+        refusals.iter().all(|message| message.contains("another ingest") && message.contains(&own)),
+        "{}",
+        refusals[0]
+    );
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use diptych_pipeline::ingest::{IngestReport, IngestRequest, RetryFilter, SourceOutcome, ingest, retry};
+use diptych_pipeline::ingest::{
+    IngestReport, IngestRequest, RetryFilter, SourceOutcome, ingest, retry,
+};
 use diptych_schemas::{DatasetManifest, Reason};
 
 use crate::build::{Bench, png, run};
@@ -27,7 +29,9 @@ fn half_broken(repaired: &Arc<AtomicBool>) -> Server {
         match number {
             6 => call.status("404 Not Found", "", b""),
             8 if !repaired.load(Ordering::SeqCst) => call.status("404 Not Found", "", b""),
-            odd if odd % 2 == 1 && !repaired.load(Ordering::SeqCst) => call.status("503 Busy", "Retry-After: 100000\r\n", b""),
+            odd if odd % 2 == 1 && !repaired.load(Ordering::SeqCst) => {
+                call.status("503 Busy", "Retry-After: 100000\r\n", b"")
+            }
             _ => images(call),
         }
     })
@@ -53,7 +57,10 @@ fn later_ingest_asks_for_what_failed_for_now_and_for_nothing_else() {
     let bench = Bench::new();
     let mut request = quick(bench.request(&[&bench.file("list.csv", &list(&rows(&server, 10)))]));
     let report = run(&request).unwrap();
-    assert_eq!((report.pairs_added, &report.ledger_added), (3, &BTreeMap::from([("not_found", 2), ("rate_limited", 5)])));
+    assert_eq!(
+        (report.pairs_added, &report.ledger_added),
+        (3, &BTreeMap::from([("not_found", 2), ("rate_limited", 5)]))
+    );
     // Still broken: asked again, and the same entry stands there once. A host that wants rest has it.
     request.download.retries = 1;
     let report = run(&request).unwrap();
@@ -63,7 +70,10 @@ fn later_ingest_asks_for_what_failed_for_now_and_for_nothing_else() {
 
     repaired.store(true, Ordering::SeqCst);
     let report = run(&request).unwrap();
-    assert_eq!((report.pairs_added, report.tried_again, report.mended, report.ledger_total), (5, 5, 5, 2));
+    assert_eq!(
+        (report.pairs_added, report.tried_again, report.mended, report.ledger_total),
+        (5, 5, 5, 2)
+    );
     assert_eq!(reasons(&bench.dataset()), ["not_found", "not_found"]);
     let asked = server.asked();
     for n in 0..10 {
@@ -82,12 +92,13 @@ fn later_ingest_asks_for_what_failed_for_now_and_for_nothing_else() {
 
 #[test]
 fn passes_of_the_same_ingest_mend_what_was_broken_for_a_moment() {
-    let server =
-        Server::start(
-            |call| {
-                if call.times <= 3 && call.path != "/robots.txt" { call.status("500 Oh", "", b"") } else { images(call) }
-            },
-        );
+    let server = Server::start(|call| {
+        if call.times <= 3 && call.path != "/robots.txt" {
+            call.status("500 Oh", "", b"")
+        } else {
+            images(call)
+        }
+    });
     let bench = Bench::new();
     let mut request = quick(bench.request(&[&bench.file("list.csv", &list(&rows(&server, 3)))]));
     request.download.retries = 1;
@@ -95,7 +106,11 @@ fn passes_of_the_same_ingest_mend_what_was_broken_for_a_moment() {
     assert_eq!((report.pairs_added, report.mended, report.ledger_total), (3, 3, 0));
     assert!(report.ledger_added.is_empty());
     assert!(DatasetManifest::read(&bench.dataset()).unwrap().ledgers.is_empty());
-    assert_eq!(fs::read_dir(bench.dataset().join("ledger")).unwrap().count(), 0, "replaced files are gone");
+    assert_eq!(
+        fs::read_dir(bench.dataset().join("ledger")).unwrap().count(),
+        0,
+        "replaced files are gone"
+    );
 }
 
 #[test]
@@ -164,17 +179,23 @@ fn changed_list_is_asked_for_its_new_rows_only() {
     let asked = server.asked();
     for n in 0..10 {
         let path = format!("/{n}");
-        assert_eq!(asked[&path] - before[&path], usize::from(n % 2 == 1), "{path}: what is in, or gone for good, is not asked");
+        assert_eq!(
+            asked[&path] - before[&path],
+            usize::from(n % 2 == 1),
+            "{path}: what is in, or gone for good, is not asked"
+        );
     }
     // The ledger knows the rows by their new places, and each once.
-    let positions: Vec<String> = ledger(&bench.dataset()).into_iter().map(|[_, position, ..]| position).collect();
+    let positions: Vec<String> =
+        ledger(&bench.dataset()).into_iter().map(|[_, position, ..]| position).collect();
     assert_eq!(positions, ["line 12", "line 14"]);
 }
 
 #[test]
 fn retry_reads_other_sources_again_and_says_what_it_cannot() {
     let bench = Bench::new();
-    let listing = bench.file("list.csv", b"path,caption\nthere.png,there\nlate.png,late\nnever.png,never\n");
+    let listing =
+        bench.file("list.csv", b"path,caption\nthere.png,there\nlate.png,late\nnever.png,never\n");
     bench.file("there.png", &png(1));
     let gone = bench.file("gone.csv", b"path,caption\nnone.png,none\n");
     let request = bench.request(&[&listing, &gone]);
@@ -184,8 +205,13 @@ fn retry_reads_other_sources_again_and_says_what_it_cannot() {
     let mut retried = request.clone();
     retried.sources = Vec::new();
     let report = try_again(&retried, None);
-    assert_eq!((report.pairs_added, report.tried_again, report.mended, report.ledger_total), (1, 2, 1, 2));
-    let outcome = |name: &str| &report.sources.iter().find(|source| source.path.ends_with(name)).unwrap().outcome;
+    assert_eq!(
+        (report.pairs_added, report.tried_again, report.mended, report.ledger_total),
+        (1, 2, 1, 2)
+    );
+    let outcome = |name: &str| {
+        &report.sources.iter().find(|source| source.path.ends_with(name)).unwrap().outcome
+    };
     assert_eq!(outcome("list.csv"), &SourceOutcome::Done);
     assert!(matches!(outcome("gone.csv"), SourceOutcome::Unreadable(_)));
     assert_eq!(captions(&bench.dataset()), ["there", "late"]);
@@ -199,7 +225,9 @@ fn retry_reads_other_sources_again_and_says_what_it_cannot() {
 #[test]
 fn retry_of_what_is_no_dataset_makes_none() {
     let bench = Bench::new();
-    let error = retry(&bench.request(&[]), RetryFilter::default(), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    let error =
+        retry(&bench.request(&[]), RetryFilter::default(), &mut |_| ControlFlow::Continue(()))
+            .unwrap_err();
     assert!(error.to_string().contains("dataset.json"));
     assert!(!bench.dataset().exists());
 }

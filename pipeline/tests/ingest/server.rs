@@ -61,7 +61,8 @@ impl Server {
         let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(Mutex::new(HashMap::new()));
         let connections = Arc::new(AtomicUsize::new(0));
-        let server = Self { port, asked: Arc::clone(&asked), connections: Arc::clone(&connections) };
+        let server =
+            Self { port, asked: Arc::clone(&asked), connections: Arc::clone(&connections) };
         let handler = Arc::new(handler);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -95,11 +96,21 @@ impl Server {
     }
 
     pub(crate) fn robots_asked(&self) -> usize {
-        self.asked.lock().unwrap().iter().filter(|(place, _)| place.ends_with("/robots.txt")).map(|(_, count)| count).sum()
+        self.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(place, _)| place.ends_with("/robots.txt"))
+            .map(|(_, count)| count)
+            .sum()
     }
 }
 
-fn connection(mut stream: TcpStream, handler: &dyn Fn(&mut Call), asked: &Mutex<HashMap<String, usize>>) {
+fn connection(
+    mut stream: TcpStream,
+    handler: &dyn Fn(&mut Call),
+    asked: &Mutex<HashMap<String, usize>>,
+) {
     let _ = stream.set_nodelay(true);
     loop {
         let mut head = Vec::new();

@@ -11,7 +11,9 @@ use diptych_pipeline::balance::{BalanceReport, BalanceSpec, Entries, balance};
 use diptych_pipeline::presets::preset;
 use diptych_pipeline::scores::{Wanted, measure};
 use diptych_pipeline::sql::{SessionSpec, query, register_pairs, session};
-use diptych_pipeline::{RgbImage, Selection, read_counts, read_uid_list, select, write_counts, write_uid_list};
+use diptych_pipeline::{
+    RgbImage, Selection, read_counts, read_uid_list, select, write_counts, write_uid_list,
+};
 use diptych_schemas::{ScoreValue, Uid};
 use serde_json::Value;
 
@@ -39,11 +41,26 @@ impl Reference {
                     .map(|row| row[name].clone())
                     .collect::<Vec<_>>()
             };
-            let numbers = |name: &str| Arc::new(column(name).iter().map(Value::as_f64).collect::<Float64Array>());
-            let languages =
-                Arc::new(column("language").iter().map(|value| value.as_str().map(str::to_owned)).collect::<StringArray>());
+            let numbers = |name: &str| {
+                Arc::new(column(name).iter().map(Value::as_f64).collect::<Float64Array>())
+            };
+            let languages = Arc::new(
+                column("language")
+                    .iter()
+                    .map(|value| value.as_str().map(str::to_owned))
+                    .collect::<StringArray>(),
+            );
             let add = |name: &str, value: ScoreValue, values| {
-                add_score_file(reference.path(), name, shard, shard, "p", &reference.uids[range.clone()], value, values);
+                add_score_file(
+                    reference.path(),
+                    name,
+                    shard,
+                    shard,
+                    "p",
+                    &reference.uids[range.clone()],
+                    value,
+                    values,
+                );
             };
             add("clip", ScoreValue::Number, numbers("score"));
             add("cluster", ScoreValue::Number, numbers("cluster"));
@@ -58,7 +75,12 @@ impl Reference {
 
     /// Numbers of rows.
     fn places(&self, name: &str) -> BTreeSet<usize> {
-        self.values[name].as_array().unwrap().iter().map(|place| place.as_u64().unwrap() as usize).collect()
+        self.values[name]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|place| place.as_u64().unwrap() as usize)
+            .collect()
     }
 
     /// Runs SQL as a selection; gives the numbers of its rows.
@@ -87,11 +109,16 @@ fn pair_of(row: &Value) -> Pair {
 #[tokio::test]
 async fn presets_choose_what_datacomps_code_chooses() {
     let reference = Reference::new();
-    let targets: Vec<String> = reference.values["targets"].as_array().unwrap().iter().map(ToString::to_string).collect();
+    let targets: Vec<String> =
+        reference.values["targets"].as_array().unwrap().iter().map(ToString::to_string).collect();
     for (name, set, expected) in [
         ("datacomp-basic", None, "basic"),
         ("datacomp-clip-score", None, "clip_score"),
-        ("datacomp-image-and-clip", Some(("clusters".to_owned(), targets.join(", "))), "image_and_clip"),
+        (
+            "datacomp-image-and-clip",
+            Some(("clusters".to_owned(), targets.join(", "))),
+            "image_and_clip",
+        ),
     ] {
         let sql = preset(name).unwrap().sql(&set.into_iter().collect::<Vec<_>>()).unwrap();
         let expected = reference.places(expected);
@@ -103,13 +130,20 @@ async fn presets_choose_what_datacomps_code_chooses() {
 #[tokio::test]
 async fn every_preset_is_sql_that_a_selection_can_be_made_of() {
     let reference = Reference::new();
-    for name in ["laion-400m", "laion-2b-en", "laion-2b-multi", "laion-high-resolution", "laion-aesthetics"] {
+    for name in
+        ["laion-400m", "laion-2b-en", "laion-2b-multi", "laion-high-resolution", "laion-aesthetics"]
+    {
         let set = match name {
             "laion-aesthetics" => vec![("aesthetic".into(), "clip * 10".into())],
             _ => vec![],
         };
         // Images of these pairs have no 5 KB.
-        let sql = preset(name).unwrap().sql(&set).unwrap().replace("bytes >= 5000", "bytes >= 10").replace(">= 1024", ">= 600");
+        let sql = preset(name)
+            .unwrap()
+            .sql(&set)
+            .unwrap()
+            .replace("bytes >= 5000", "bytes >= 10")
+            .replace(">= 1024", ">= 600");
         assert!(!reference.select(&sql).await.is_empty(), "{name}");
     }
 }
@@ -123,13 +157,25 @@ async fn threshold_of_a_fraction_is_numpys_on_any_number_of_threads() {
         spec.partitions = threads.try_into().ok();
         let context = session(spec).unwrap();
         for case in reference.values["thresholds"].as_array().unwrap() {
-            let sql = format!("SELECT top_fraction(clip, {:?}) FROM scored", case[0].as_f64().unwrap());
+            let sql =
+                format!("SELECT top_fraction(clip, {:?}) FROM scored", case[0].as_f64().unwrap());
             let batches = query(&context, &sql).await.unwrap().collect().await.unwrap();
-            assert_eq!(batches[0].column(0).as_primitive::<Float64Type>().value(0), case[1].as_f64().unwrap(), "{sql}");
+            assert_eq!(
+                batches[0].column(0).as_primitive::<Float64Type>().value(0),
+                case[1].as_f64().unwrap(),
+                "{sql}"
+            );
         }
-        let none = query(&context, "SELECT top_fraction(clip, 0.3) FROM scored WHERE width = 12345").await.unwrap();
+        let none =
+            query(&context, "SELECT top_fraction(clip, 0.3) FROM scored WHERE width = 12345")
+                .await
+                .unwrap();
         assert_eq!(none.collect().await.unwrap()[0].column(0).null_count(), 1);
-        let bad = query(&context, "SELECT top_fraction(clip, 30) FROM scored").await.unwrap().collect().await;
+        let bad = query(&context, "SELECT top_fraction(clip, 30) FROM scored")
+            .await
+            .unwrap()
+            .collect()
+            .await;
         assert!(bad.unwrap_err().to_string().contains("from 0 to 1"));
     }
 }
@@ -147,20 +193,40 @@ async fn lists_of_uids_are_numpys_byte_for_byte_and_find_their_pairs() {
     let context = session(SessionSpec::new(Some(reference.path()), &stand_ins())).unwrap();
     register_pairs(&context, "uid_list", &list, None).unwrap();
     let output = reference.path().join("selection.parquet");
-    select(&context, "SELECT uid FROM meta WHERE uid(category) IN (SELECT uid FROM uid_list)", &output).await.unwrap();
+    select(
+        &context,
+        "SELECT uid FROM meta WHERE uid(category) IN (SELECT uid FROM uid_list)",
+        &output,
+    )
+    .await
+    .unwrap();
     assert_eq!(reference.places_of(&output), reference.places("basic"));
 }
 
-async fn balanced<'a>(reference: &Reference, entries: &'a Entries, change: impl FnOnce(&mut BalanceSpec<'a>)) -> BalanceReport {
+async fn balanced<'a>(
+    reference: &Reference,
+    entries: &'a Entries,
+    change: impl FnOnce(&mut BalanceSpec<'a>),
+) -> BalanceReport {
     let context = session(SessionSpec::new(Some(reference.path()), &stand_ins())).unwrap();
-    let mut spec =
-        BalanceSpec { entries, t: 20, seed: 0, counts: None, condition: Some("category IS NOT NULL"), selection: None };
+    let mut spec = BalanceSpec {
+        entries,
+        t: 20,
+        seed: 0,
+        counts: None,
+        condition: Some("category IS NOT NULL"),
+        selection: None,
+    };
     change(&mut spec);
     balance(&context, &spec, &reference.path().join("balanced.parquet")).await.unwrap()
 }
 
 fn entries(reference: &Reference) -> Entries {
-    let names = reference.values["entries"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned());
+    let names = reference.values["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap().to_owned());
     Entries::new(names.collect()).unwrap()
 }
 
@@ -169,8 +235,11 @@ async fn entries_match_and_count_as_metaclips_code() {
     let reference = Reference::new();
     let entries = entries(&reference);
     let mut found = Vec::new();
-    for (row, expected) in
-        reference.values["rows"].as_array().unwrap().iter().zip(reference.values["matches"].as_array().unwrap())
+    for (row, expected) in reference.values["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(reference.values["matches"].as_array().unwrap())
     {
         entries.matches(row["caption"].as_str().unwrap(), &mut found);
         assert_eq!(Value::from(found.clone()), *expected, "{row}");
@@ -180,7 +249,10 @@ async fn entries_match_and_count_as_metaclips_code() {
     assert_eq!(report.candidates, reference.uids.len() as u64);
     let file = reference.path().join("counts.npy");
     write_counts(&file, &report.counts).unwrap();
-    assert_eq!(hex::encode(std::fs::read(&file).unwrap()), reference.values["counts_npy"].as_str().unwrap());
+    assert_eq!(
+        hex::encode(std::fs::read(&file).unwrap()),
+        reference.values["counts_npy"].as_str().unwrap()
+    );
     assert_eq!(read_counts(&file).unwrap(), report.counts);
 }
 
@@ -191,12 +263,18 @@ const SEEDS: u64 = 40;
 async fn pairs_stay_as_often_as_their_entries_allow() {
     let reference = Reference::new();
     let entries = entries(&reference);
-    let counts: Vec<f64> = reference.values["counts"].as_array().unwrap().iter().map(|count| count.as_f64().unwrap()).collect();
+    let counts: Vec<f64> = reference.values["counts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|count| count.as_f64().unwrap())
+        .collect();
     let chance = |matches: &Value| {
         let lost = |entry: &Value| 1.0 - 20.0 / counts[entry.as_u64().unwrap() as usize].max(20.0);
         1.0 - matches.as_array().unwrap().iter().map(lost).product::<f64>()
     };
-    let chances: Vec<f64> = reference.values["matches"].as_array().unwrap().iter().map(chance).collect();
+    let chances: Vec<f64> =
+        reference.values["matches"].as_array().unwrap().iter().map(chance).collect();
     let mut kept = vec![0.0; chances.len()];
     for seed in 0..SEEDS {
         balanced(&reference, &entries, |spec| spec.seed = seed).await;
@@ -211,7 +289,8 @@ async fn pairs_stay_as_often_as_their_entries_allow() {
         assert!((kept - chance).abs() <= 5.0 * deviation + rare, "{place}: {kept} of {chance}");
     }
     let (kept, expected): (f64, f64) = (kept.iter().sum(), chances.iter().sum());
-    let deviation = (chances.iter().map(|chance| chance * (1.0 - chance)).sum::<f64>() / SEEDS as f64).sqrt();
+    let deviation =
+        (chances.iter().map(|chance| chance * (1.0 - chance)).sum::<f64>() / SEEDS as f64).sqrt();
     assert!((kept - expected).abs() < 4.0 * deviation, "{kept} of {expected}");
 }
 
@@ -220,16 +299,26 @@ async fn balancing_composes_with_conditions_selections_and_given_counts() {
     let reference = Reference::new();
     let entries = entries(&reference);
     let output = reference.path().join("balanced.parquet");
-    let english = balanced(&reference, &entries, |spec| spec.condition = Some("language = 'en' OR false")).await;
+    let english =
+        balanced(&reference, &entries, |spec| spec.condition = Some("language = 'en' OR false"))
+            .await;
     let only = reference.places_of(&output);
-    assert!(english.candidates < reference.uids.len() as u64 && english.selection.rows == only.len() as u64);
+    assert!(
+        english.candidates < reference.uids.len() as u64
+            && english.selection.rows == only.len() as u64
+    );
 
     // As a selection that was made before, with its weights.
     let context = session(SessionSpec::new(Some(reference.path()), &stand_ins())).unwrap();
     let input = reference.path().join("input.parquet");
-    select(&context, "SELECT uid, 2.0 AS weight FROM scored WHERE language = 'en'", &input).await.unwrap();
+    select(&context, "SELECT uid, 2.0 AS weight FROM scored WHERE language = 'en'", &input)
+        .await
+        .unwrap();
     let input = Selection::read(&input).unwrap();
-    let again = balanced(&reference, &entries, |spec| (spec.condition, spec.selection) = (None, Some(&input))).await;
+    let again = balanced(&reference, &entries, |spec| {
+        (spec.condition, spec.selection) = (None, Some(&input))
+    })
+    .await;
     assert_eq!((again.candidates, &again.counts), (english.candidates, &english.counts));
     assert_eq!(reference.places_of(&output), only);
     assert!(Selection::read(&output).unwrap().weights.iter().all(|weight| *weight == 2.0));
@@ -237,11 +326,22 @@ async fn balancing_composes_with_conditions_selections_and_given_counts() {
     // Counts of a pool that is hundred times as large: fewer stay.
     let counts = english.counts.iter().map(|count| count * 100).collect();
     let fewer = balanced(&reference, &entries, |spec| spec.counts = Some(counts)).await;
-    assert!(fewer.selection.rows < again.selection.rows / 4, "{} of {}", fewer.selection.rows, again.selection.rows);
+    assert!(
+        fewer.selection.rows < again.selection.rows / 4,
+        "{} of {}",
+        fewer.selection.rows,
+        again.selection.rows
+    );
 
     let context = session(SessionSpec::new(Some(reference.path()), &stand_ins())).unwrap();
-    let spec =
-        BalanceSpec { entries: &entries, t: 20, seed: 0, counts: None, condition: Some("random() < 0.5"), selection: None };
+    let spec = BalanceSpec {
+        entries: &entries,
+        t: 20,
+        seed: 0,
+        counts: None,
+        condition: Some("random() < 0.5"),
+        selection: None,
+    };
     let error = balance(&context, &spec, &output).await.unwrap_err().to_string();
     assert!(error.contains("random()"), "{error}");
 }
@@ -254,7 +354,10 @@ fn entropy_is_pillows_and_blur_is_opencvs() {
         let mut pixels = Vec::new();
         for y in 0..u64::from(height) {
             for x in 0..u64::from(width) {
-                pixels.extend([x * 7 + y * 13 + x * y, x * x + 3 * y, x / 5 * 31 + y / 7 * 17].map(|value| (value % 256) as u8));
+                pixels.extend(
+                    [x * 7 + y * 13 + x * y, x * x + 3 * y, x / 5 * 31 + y / 7 * 17]
+                        .map(|value| (value % 256) as u8),
+                );
             }
         }
         let image = RgbImage { width, height, pixels };

@@ -21,13 +21,18 @@ async fn row_numbers_of_sorted_rows_are_counted_without_a_state_for_each_partiti
         // Every seventh has no key, half of the others have the key 1, the rest one of their own.
         let rows = "SELECT value AS v, CASE WHEN value % 7 = 0 THEN NULL WHEN value % 2 = 0 THEN 1 ELSE value END AS k \
                     FROM generate_series(0, 39999)";
-        let numbered = format!("SELECT v, row_number() OVER (PARTITION BY k, v % 3 ORDER BY v DESC) AS n FROM ({rows})");
+        let numbered = format!(
+            "SELECT v, row_number() OVER (PARTITION BY k, v % 3 ORDER BY v DESC) AS n FROM ({rows})"
+        );
         let plan = batches(&context, &format!("EXPLAIN {numbered}")).await;
         assert!(format!("{plan:?}").contains("RowNumbers"), "{plan:?}");
 
         let mut found: Vec<(i64, u64)> = Vec::new();
         for batch in batches(&context, &numbered).await {
-            let (values, numbers) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<UInt64Type>());
+            let (values, numbers) = (
+                batch.column(0).as_primitive::<Int64Type>(),
+                batch.column(1).as_primitive::<UInt64Type>(),
+            );
             found.extend(values.values().iter().copied().zip(numbers.values().iter().copied()));
         }
         found.sort_unstable();

@@ -13,10 +13,26 @@ fn uids(numbers: &[u32]) -> Vec<Uid> {
 }
 
 /// A file of numbers: pair and value.
-fn add(folder: &std::path::Path, name: &str, number: u32, shard: u32, producer: &str, values: &[(u32, Option<f64>)]) {
+fn add(
+    folder: &std::path::Path,
+    name: &str,
+    number: u32,
+    shard: u32,
+    producer: &str,
+    values: &[(u32, Option<f64>)],
+) {
     let pairs: Vec<u32> = values.iter().map(|(n, _)| *n).collect();
     let values = Arc::new(values.iter().map(|(_, value)| *value).collect::<Float64Array>());
-    add_score_file(folder, name, number, shard, producer, &uids(&pairs), ScoreValue::Number, values);
+    add_score_file(
+        folder,
+        name,
+        number,
+        shard,
+        producer,
+        &uids(&pairs),
+        ScoreValue::Number,
+        values,
+    );
 }
 
 #[tokio::test]
@@ -42,7 +58,11 @@ async fn each_score_is_a_column_and_rows_stay_those_of_meta() {
             "caption 7|0.75|-"
         ]
     );
-    assert_eq!(rows(&context, "SELECT count(*), count(clip), count(blur), count(category) FROM scored").await, ["12|4|2|4"]);
+    assert_eq!(
+        rows(&context, "SELECT count(*), count(clip), count(blur), count(category) FROM scored")
+            .await,
+        ["12|4|2|4"]
+    );
     assert_eq!(rows(&context, "SELECT caption FROM scored WHERE blur > 3").await, ["caption 11"]);
     assert_eq!(rows(&context, "SELECT count(*) FROM scored").await, ["12"]);
 }
@@ -53,9 +73,13 @@ async fn newest_producer_is_the_column_and_all_stay_in_scores() {
     add(folder.path(), "clip", 0, 0, "old", &[(0, Some(0.5)), (1, Some(0.5))]);
     add(folder.path(), "clip", 1, 0, "new", &[(1, Some(0.75))]);
     let context = open(folder.path());
-    assert_eq!(rows(&context, "SELECT caption, clip FROM scored WHERE clip IS NOT NULL").await, ["caption 1|0.75"]);
     assert_eq!(
-        rows(&context, "SELECT producer, count(*) FROM scores GROUP BY producer ORDER BY producer").await,
+        rows(&context, "SELECT caption, clip FROM scored WHERE clip IS NOT NULL").await,
+        ["caption 1|0.75"]
+    );
+    assert_eq!(
+        rows(&context, "SELECT producer, count(*) FROM scores GROUP BY producer ORDER BY producer")
+            .await,
         ["new|1", "old|2"]
     );
 }
@@ -75,11 +99,18 @@ async fn scores_that_meta_knows_fill_what_it_lacks() {
         rows(&context, "SELECT caption, phash, language FROM scored ORDER BY width LIMIT 4").await,
         ["caption 0|30|-", "caption 1|7|en", "caption 2|36|-", "caption 3|-|de"]
     );
-    assert_eq!(rows(&context, "SELECT caption FROM scored WHERE language = 'en'").await, ["caption 1"]);
-    // A score that is called as one of meta's columns does not hide it.
-    assert_eq!(rows(&context, "SELECT width, score_width FROM scored WHERE score_width IS NOT NULL").await, ["10|1.5"]);
     assert_eq!(
-        rows(&context, "SELECT bits, text FROM scores WHERE name <> 'width' ORDER BY bits, text").await,
+        rows(&context, "SELECT caption FROM scored WHERE language = 'en'").await,
+        ["caption 1"]
+    );
+    // A score that is called as one of meta's columns does not hide it.
+    assert_eq!(
+        rows(&context, "SELECT width, score_width FROM scored WHERE score_width IS NOT NULL").await,
+        ["10|1.5"]
+    );
+    assert_eq!(
+        rows(&context, "SELECT bits, text FROM scores WHERE name <> 'width' ORDER BY bits, text")
+            .await,
         ["7|-", "18446744073709551615|-", "-|de", "-|en"]
     );
 }
@@ -91,7 +122,12 @@ async fn score_of_a_pair_that_its_shard_lacks_is_an_error_and_not_lost() {
     add_scores(folder.path(), "clip", &[(pair(7).uid(), 1.0)]);
     let context = open(folder.path());
     let error = failure(&context, "SELECT count(clip) FROM scored").await;
-    assert!(error.contains("clip") && error.contains("00000.parquet") && error.contains("not in shard 0"), "{error}");
+    assert!(
+        error.contains("clip")
+            && error.contains("00000.parquet")
+            && error.contains("not in shard 0"),
+        "{error}"
+    );
     // What does not ask for the score does not read it.
     assert_eq!(rows(&context, "SELECT count(width) FROM scored").await, ["12"]);
 }

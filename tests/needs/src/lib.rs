@@ -14,30 +14,63 @@ struct Need {
 }
 
 const NEEDS: [Need; 7] = [
-    Need { name: "data", variable: "DIPTYCH_TEST_DATA", reason: "no test data: DIPTYCH_TEST_DATA names its folder" },
-    Need { name: "onnxruntime", variable: "DIPTYCH_ONNX_PACKAGES", reason: "no onnxruntime: setup.py --tests fetches it" },
-    Need { name: "adbc", variable: "DIPTYCH_ADBC_PACKAGES", reason: "no ADBC driver: setup.py --tests fetches it" },
-    Need { name: "strace", variable: "DIPTYCH_TEST_STRACE", reason: "strace is missing or may not trace" },
-    Need { name: "mounts", variable: "DIPTYCH_TEST_MOUNTS", reason: "mount namespaces are not allowed" },
-    Need { name: "systemd", variable: "DIPTYCH_TEST_SYSTEMD", reason: "boot.sh --check says why no systemd can start" },
-    Need { name: "systemd_analyze", variable: "DIPTYCH_TEST_SYSTEMD_ANALYZE", reason: "systemd-analyze is missing" },
+    Need {
+        name: "data",
+        variable: "DIPTYCH_TEST_DATA",
+        reason: "no test data: DIPTYCH_TEST_DATA names its folder",
+    },
+    Need {
+        name: "onnxruntime",
+        variable: "DIPTYCH_ONNX_PACKAGES",
+        reason: "no onnxruntime: setup.py --tests fetches it",
+    },
+    Need {
+        name: "adbc",
+        variable: "DIPTYCH_ADBC_PACKAGES",
+        reason: "no ADBC driver: setup.py --tests fetches it",
+    },
+    Need {
+        name: "strace",
+        variable: "DIPTYCH_TEST_STRACE",
+        reason: "strace is missing or may not trace",
+    },
+    Need {
+        name: "mounts",
+        variable: "DIPTYCH_TEST_MOUNTS",
+        reason: "mount namespaces are not allowed",
+    },
+    Need {
+        name: "systemd",
+        variable: "DIPTYCH_TEST_SYSTEMD",
+        reason: "boot.sh --check says why no systemd can start",
+    },
+    Need {
+        name: "systemd_analyze",
+        variable: "DIPTYCH_TEST_SYSTEMD_ANALYZE",
+        reason: "systemd-analyze is missing",
+    },
 ];
 
 /// Ignores the test below it where the machine lacks what is named. Stands above `#[test]`.
 #[proc_macro_attribute]
 pub fn needs(attribute: TokenStream, test: TokenStream) -> TokenStream {
-    expand(&attribute.to_string(), test).unwrap_or_else(|message| source(&format!("::core::compile_error!({message:?});")))
+    expand(&attribute.to_string(), test)
+        .unwrap_or_else(|message| source(&format!("::core::compile_error!({message:?});")))
 }
 
 fn expand(name: &str, test: TokenStream) -> Result<TokenStream, String> {
     let known: Vec<&str> = NEEDS.iter().map(|need| need.name).collect();
     let need = NEEDS.iter().find(|need| need.name == name);
-    let need = need.ok_or_else(|| format!("needs({name}): a test can need {}", known.join(", ")))?;
+    let need =
+        need.ok_or_else(|| format!("needs({name}): a test can need {}", known.join(", ")))?;
     if !is_test(&test) {
         // The harness has then looked for #[ignore] already.
         return Err("#[needs] stands above #[test]".into());
     }
-    let mut found = source(&format!("const _: ::core::option::Option<&str> = ::core::option_env!({:?});", need.variable));
+    let mut found = source(&format!(
+        "const _: ::core::option::Option<&str> = ::core::option_env!({:?});",
+        need.variable
+    ));
     if std::env::var_os(need.variable).is_none_or(|value| value.is_empty()) {
         found.extend(source(&format!("#[ignore = {:?}]", need.reason)));
     }
@@ -48,11 +81,16 @@ fn expand(name: &str, test: TokenStream) -> Result<TokenStream, String> {
 /// Whether one of the attributes is `#[test]`, or another one whose path ends in `test`.
 fn is_test(item: &TokenStream) -> bool {
     let mut tokens = item.clone().into_iter();
-    while let (Some(TokenTree::Punct(mark)), Some(TokenTree::Group(attribute))) = (tokens.next(), tokens.next()) {
+    while let (Some(TokenTree::Punct(mark)), Some(TokenTree::Group(attribute))) =
+        (tokens.next(), tokens.next())
+    {
         if mark.as_char() != '#' || attribute.delimiter() != Delimiter::Bracket {
             return false;
         }
-        let path = attribute.stream().into_iter().take_while(|token| !matches!(token, TokenTree::Group(_)));
+        let path = attribute
+            .stream()
+            .into_iter()
+            .take_while(|token| !matches!(token, TokenTree::Group(_)));
         if path.last().is_some_and(|last| last.to_string() == "test") {
             return true;
         }

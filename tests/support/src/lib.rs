@@ -35,7 +35,9 @@ pub fn eventually<T>(patience: Duration, what: &str, mut look: impl FnMut() -> O
 /// Where `DIPTYCH_TEST_SEED` is not a number.
 pub fn seed() -> u64 {
     let seed = match std::env::var("DIPTYCH_TEST_SEED") {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("DIPTYCH_TEST_SEED is {text:?} and must be a number")),
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("DIPTYCH_TEST_SEED is {text:?} and must be a number")),
         // The standard library keys its hash maps at random.
         Err(_) => RandomState::new().build_hasher().finish(),
     };
@@ -50,7 +52,11 @@ pub fn seed() -> u64 {
 pub fn data(name: &str) -> PathBuf {
     let folder = std::env::var_os("DIPTYCH_TEST_DATA").unwrap_or_default();
     let path = Path::new(&folder).join(name);
-    assert!(path.exists(), "DIPTYCH_TEST_DATA is {}, where {name} is missing", Path::new(&folder).display());
+    assert!(
+        path.exists(),
+        "DIPTYCH_TEST_DATA is {}, where {name} is missing",
+        Path::new(&folder).display()
+    );
     path
 }
 

@@ -30,10 +30,16 @@ fn unfinished(work: &Work, folder: &str) -> Vec<String> {
 }
 
 fn parquet(columns: &[(&str, DataType)]) -> Vec<u8> {
-    let schema =
-        Arc::new(Schema::new(columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Vec<_>>()));
+    let schema = Arc::new(Schema::new(
+        columns
+            .iter()
+            .map(|(name, kind)| Field::new(*name, kind.clone(), true))
+            .collect::<Vec<_>>(),
+    ));
     let arrays = columns.iter().map(|(_, kind)| match kind {
-        DataType::Binary => Arc::new(BinaryArray::from_vec(vec![&pairs::png(9, 9, [1, 2, 3])])) as _,
+        DataType::Binary => {
+            Arc::new(BinaryArray::from_vec(vec![&pairs::png(9, 9, [1, 2, 3])])) as _
+        }
         _ => Arc::new(StringArray::from(vec!["a caption of words"])) as _,
     });
     let batch = RecordBatch::try_new(schema.clone(), arrays.collect()).unwrap();
@@ -50,9 +56,17 @@ fn missing_files_are_named() {
     work.diptych(&["ingest", "nowhere.tar", "--dataset", "data"]).fails_with(&["nowhere.tar"]);
     assert!(!work.path("data/dataset.json").exists());
     work.diptych(&["train", "nowhere.toml"]).fails_with(&["nowhere.toml"]);
-    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "nowhere", "--output", "s.parquet"])
-        .fails_with(&["nowhere", "diptych ingest"]);
-    work.diptych(&["export", "--model", "nowhere", "--format", "hf", "--output", "out"]).fails_with(&["nowhere"]);
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta",
+        "--dataset",
+        "nowhere",
+        "--output",
+        "s.parquet",
+    ])
+    .fails_with(&["nowhere", "diptych ingest"]);
+    work.diptych(&["export", "--model", "nowhere", "--format", "hf", "--output", "out"])
+        .fails_with(&["nowhere"]);
     work.diptych(&["sql", "SELECT 1", "--state", "nowhere"]).fails_with(&["nowhere"]);
     assert!(!work.path("nowhere").exists(), "a typo made a state folder");
 }
@@ -60,9 +74,17 @@ fn missing_files_are_named() {
 #[test]
 fn parquet_without_images_says_what_it_has_and_which_option_to_set() {
     let work = Work::new();
-    work.write("a.parquet", parquet(&[("picture_data", DataType::Binary), ("caption", DataType::Utf8)]));
-    work.diptych(&["ingest", "a.parquet", "--dataset", "data"]).fails_with(&["a.parquet", "picture_data", "--image-column"]);
-    work.diptych(&["ingest", "a.parquet", "--dataset", "data", "--image-column", "picture_data"]).ok();
+    work.write(
+        "a.parquet",
+        parquet(&[("picture_data", DataType::Binary), ("caption", DataType::Utf8)]),
+    );
+    work.diptych(&["ingest", "a.parquet", "--dataset", "data"]).fails_with(&[
+        "a.parquet",
+        "picture_data",
+        "--image-column",
+    ]);
+    work.diptych(&["ingest", "a.parquet", "--dataset", "data", "--image-column", "picture_data"])
+        .ok();
     assert_eq!(work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta"), "1");
 }
 
@@ -70,12 +92,8 @@ fn parquet_without_images_says_what_it_has_and_which_option_to_set() {
 fn caption_column_that_does_not_exist_is_answered_with_those_that_do() {
     let work = Work::new();
     work.write("a.parquet", parquet(&[("image", DataType::Binary), ("caption", DataType::Utf8)]));
-    work.diptych(&["ingest", "a.parquet", "--dataset", "data", "--caption-column", "captoin"]).fails_with(&[
-        "a.parquet",
-        "captoin",
-        "caption",
-        "--caption-column",
-    ]);
+    work.diptych(&["ingest", "a.parquet", "--dataset", "data", "--caption-column", "captoin"])
+        .fails_with(&["a.parquet", "captoin", "caption", "--caption-column"]);
     assert!(!work.path("data/dataset.json").exists());
 }
 
@@ -84,12 +102,17 @@ fn tar_cut_short_gives_its_whole_pairs_and_an_exit_code() {
     let work = Work::new();
     let tar = pairs::tar_of(10);
     work.write("cut.tar", &tar[..tar.len() * 6 / 10]);
-    let ran = work.diptych(&["ingest", "cut.tar", "--dataset", "data"]).fails_with(&["cut.tar"]).ended_with(3);
+    let ran = work
+        .diptych(&["ingest", "cut.tar", "--dataset", "data"])
+        .fails_with(&["cut.tar"])
+        .ended_with(3);
     assert!(ran.stdout.contains("pairs") || ran.stderr.contains("pairs"));
     let kept: u32 = work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta").parse().unwrap();
     assert!((4..=6).contains(&kept), "{kept}");
-    let ledger =
-        work.sql(&["--dataset", "data"], "SELECT source || ' ' || position FROM ledger WHERE reason = 'truncated_source'");
+    let ledger = work.sql(
+        &["--dataset", "data"],
+        "SELECT source || ' ' || position FROM ledger WHERE reason = 'truncated_source'",
+    );
     assert!(ledger.contains("cut.tar"), "{ledger}");
     assert!(unfinished(&work, "data").is_empty());
 
@@ -108,17 +131,32 @@ fn parquet_whose_footer_lies_is_named_and_the_other_sources_go_on() {
     bytes[length - 8..length - 4].copy_from_slice(&u32::MAX.to_le_bytes());
     work.write("liar.parquet", &bytes);
     work.write("good.tar", pairs::tar_of(3));
-    work.diptych(&["ingest", "liar.parquet", "good.tar", "--dataset", "data"]).fails_with(&["liar.parquet"]).ended_with(3);
+    work.diptych(&["ingest", "liar.parquet", "good.tar", "--dataset", "data"])
+        .fails_with(&["liar.parquet"])
+        .ended_with(3);
     assert_eq!(work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta"), "3");
 }
 
 #[test]
 fn bomb_of_60000_pixels_squared_goes_to_the_ledger_and_is_never_decoded() {
     let work = Work::new();
-    work.write("bomb.tar", pairs::tar(&[("a.png", pairs::bomb()), ("a.txt", b"a very large image".to_vec())]));
-    work.diptych(&["ingest", "bomb.tar", "--dataset", "data"]).fails_with(&["bomb.tar", "a.png", "too_many_pixels"]);
-    let row = work.sql(&["--dataset", "data"], "SELECT reason || ' ' || position || ' ' || detail FROM ledger");
-    assert!(row.contains("too_many_pixels") && row.contains("a.png") && row.contains("60000"), "{row}");
+    work.write(
+        "bomb.tar",
+        pairs::tar(&[("a.png", pairs::bomb()), ("a.txt", b"a very large image".to_vec())]),
+    );
+    work.diptych(&["ingest", "bomb.tar", "--dataset", "data"]).fails_with(&[
+        "bomb.tar",
+        "a.png",
+        "too_many_pixels",
+    ]);
+    let row = work.sql(
+        &["--dataset", "data"],
+        "SELECT reason || ' ' || position || ' ' || detail FROM ledger",
+    );
+    assert!(
+        row.contains("too_many_pixels") && row.contains("a.png") && row.contains("60000"),
+        "{row}"
+    );
 }
 
 #[test]
@@ -126,8 +164,15 @@ fn empty_selection_is_refused_and_not_written() {
     let work = Work::new();
     work.write("a.tar", pairs::tar_of(3));
     work.diptych(&["ingest", "a.tar", "--dataset", "data"]).ok();
-    work.diptych(&["select", "SELECT uid FROM meta WHERE width > 9999", "--dataset", "data", "--output", "s.parquet"])
-        .fails_with(&["no rows", "width > 9999"]);
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta WHERE width > 9999",
+        "--dataset",
+        "data",
+        "--output",
+        "s.parquet",
+    ])
+    .fails_with(&["no rows", "width > 9999"]);
     assert!(!work.path("s.parquet").exists());
 }
 
@@ -136,9 +181,11 @@ fn sql_that_is_wrong_is_answered_with_the_place() {
     let work = Work::new();
     work.write("a.tar", pairs::tar_of(3));
     work.diptych(&["ingest", "a.tar", "--dataset", "data"]).ok();
-    work.diptych(&["sql", "SELECT captoin FROM meta", "--dataset", "data"]).fails_with(&["captoin", "caption", "^"]);
+    work.diptych(&["sql", "SELECT captoin FROM meta", "--dataset", "data"])
+        .fails_with(&["captoin", "caption", "^"]);
     work.diptych(&["sql", "SELECT FROM WHERE", "--dataset", "data"]).fails_with(&["^"]);
-    work.diptych(&["sql", "COPY meta TO 'x.csv'", "--dataset", "data"]).fails_with(&["only reading is allowed"]);
+    work.diptych(&["sql", "COPY meta TO 'x.csv'", "--dataset", "data"])
+        .fails_with(&["only reading is allowed"]);
     assert!(!work.path("x.csv").exists());
 }
 
@@ -146,7 +193,12 @@ fn sql_that_is_wrong_is_answered_with_the_place() {
 fn configuration_with_a_typo_names_line_and_key() {
     let work = Work::new();
     work.write("run.toml", tiny_config("a", 1, "[checkpoint]\nevery_step = 3\n"));
-    work.diptych(&["train", "run.toml"]).fails_with(&["run.toml", "line", "every_step", "every_steps"]);
+    work.diptych(&["train", "run.toml"]).fails_with(&[
+        "run.toml",
+        "line",
+        "every_step",
+        "every_steps",
+    ]);
 }
 
 #[test]
@@ -182,7 +234,10 @@ fn second_process_on_the_same_state_is_told_who_has_it() {
 #[test]
 fn full_disk_while_a_checkpoint_is_written_loses_nothing() {
     let work = Work::new().with_demo_data(120);
-    work.write("run.toml", tiny_config("run", 40, "[checkpoint]\nevery_steps = 0\nevery_epochs = 0\n"));
+    work.write(
+        "run.toml",
+        tiny_config("run", 40, "[checkpoint]\nevery_steps = 0\nevery_epochs = 0\n"),
+    );
     work.diptych(&["train", "run.toml", "--stop-after", "3"]).ended_with(4);
     std::fs::create_dir(work.path("small")).unwrap();
     // A disk of its own, in a mount namespace of its own: it holds the first checkpoint and not a second one.
@@ -191,10 +246,21 @@ fn full_disk_while_a_checkpoint_is_written_loses_nothing() {
          {} train run.toml --no-progress --stop-after 2; code=$?; find small -name '*.incomplete'; ls small/state/checkpoints/run; exit $code",
         binary().display()
     );
-    let output = Command::new("unshare").args(["-rm", "sh", "-c", &script]).current_dir(work.path("")).output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("unshare")
+        .args(["-rm", "sh", "-c", &script])
+        .current_dir(work.path(""))
+        .output()
+        .unwrap();
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("step 5") && text.contains("No space left"), "{text}");
-    assert!(!text.lines().any(|line| line.starts_with("small/") && line.ends_with(".incomplete")), "{text}");
+    assert!(
+        !text.lines().any(|line| line.starts_with("small/") && line.ends_with(".incomplete")),
+        "{text}"
+    );
     assert!(text.contains("step-000000003") && !text.contains("step-000000005\n"), "{text}");
 }

@@ -3,18 +3,35 @@
 use diptych_tests::Work;
 use serde_json::Value;
 
-const SMALL: [&str; 11] = ["bench", "train", "demo", "--device", "cpu", "--threads", "2", "--batch-size", "8", "--steps", "3"];
-const PARTS: [&str; 6] = ["preparation", "image forward", "text forward", "loss", "backward", "optimizer"];
+const SMALL: [&str; 11] = [
+    "bench",
+    "train",
+    "demo",
+    "--device",
+    "cpu",
+    "--threads",
+    "2",
+    "--batch-size",
+    "8",
+    "--steps",
+    "3",
+];
+const PARTS: [&str; 6] =
+    ["preparation", "image forward", "text forward", "loss", "backward", "optimizer"];
 
 /// Runs it with these options; what it printed, and what it wrote.
 fn bench(work: &Work, options: &[&str]) -> (String, Value) {
-    let text = work.diptych(&[&SMALL[..], &["--json", "report.json"], options].concat()).ok().stdout;
+    let text =
+        work.diptych(&[&SMALL[..], &["--json", "report.json"], options].concat()).ok().stdout;
     (text, serde_json::from_str(&work.read("report.json")).unwrap())
 }
 
 /// The number behind a row's name.
 fn row(text: &str, name: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).unwrap_or_else(|| panic!("{name}\n{text}"));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name} ")))
+        .unwrap_or_else(|| panic!("{name}\n{text}"));
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
@@ -23,7 +40,8 @@ fn printed_parts_of_a_step_add_up_to_the_step_whole_or_in_micro_batches() {
     let work = Work::new();
     for micro_batch in ["0", "3"] {
         let (text, report) = bench(&work, &["--micro-batch-size", micro_batch]);
-        let (sum, step) = (PARTS.map(|part| row(&text, part)).iter().sum::<f64>(), row(&text, "step"));
+        let (sum, step) =
+            (PARTS.map(|part| row(&text, part)).iter().sum::<f64>(), row(&text, "step"));
         // Each part is printed to a tenth of a millisecond; outside of all parts is only what the step counts and reports.
         assert!(sum < step + 7e-4 && sum > 0.95 * step - 7e-4, "{sum} of {step}\n{text}");
         for part in ["image forward", "text forward", "backward", "optimizer"] {
@@ -33,7 +51,14 @@ fn printed_parts_of_a_step_add_up_to_the_step_whole_or_in_micro_batches() {
         let mfu = report["mfu"].as_f64().unwrap();
         assert!(mfu > 0.0 && mfu < 1.0, "{text}");
         assert!(report["peak_rss_bytes"].as_u64().unwrap() > 50 << 20, "{text}");
-        for says in ["samples/s", "seconds a step", "processor seconds a step", "GFLOP a pair", "MFU", "peak memory"] {
+        for says in [
+            "samples/s",
+            "seconds a step",
+            "processor seconds a step",
+            "GFLOP a pair",
+            "MFU",
+            "peak memory",
+        ] {
             assert!(text.contains(says), "{says}\n{text}");
         }
     }
@@ -48,13 +73,22 @@ fn options_reach_the_step() {
         report["steps"][0]["loss"].as_f64().unwrap()
     };
     // The same pairs and weights: rounding apart, the same loss, whole or in parts.
-    let (whole, parts, half) = (first_loss(&[]), first_loss(&["--micro-batch-size", "3"]), first_loss(&["--precision", "bf16"]));
-    assert!((whole - parts).abs() < 1e-4 && (whole - half).abs() < 0.05 && whole != half, "{whole} {parts} {half}");
+    let (whole, parts, half) = (
+        first_loss(&[]),
+        first_loss(&["--micro-batch-size", "3"]),
+        first_loss(&["--precision", "bf16"]),
+    );
+    assert!(
+        (whole - parts).abs() < 1e-4 && (whole - half).abs() < 0.05 && whole != half,
+        "{whole} {parts} {half}"
+    );
     // SigLIP at its start: scale 10, bias -10. Each of the 8 pairs costs about 10 - 10·cos, the others nearly nothing.
     let siglip = first_loss(&["--loss", "siglip"]);
     assert!(siglip > 5.0 && siglip < 15.0, "{siglip}");
 
-    work.diptych(&["bench", "train", "ViT-B-33"]).fails_with(&["ViT-B-33", "neither a built-in model"]);
-    work.diptych(&["bench", "train", "demo", "--device", "cuda:99"]).fails_with(&["cuda:99 is not there"]);
+    work.diptych(&["bench", "train", "ViT-B-33"])
+        .fails_with(&["ViT-B-33", "neither a built-in model"]);
+    work.diptych(&["bench", "train", "demo", "--device", "cuda:99"])
+        .fails_with(&["cuda:99 is not there"]);
     assert_eq!(work.diptych(&["bench", "train", "demo", "--batch-size", "0"]).code, Some(2));
 }

@@ -7,8 +7,7 @@ use diptych_tests::{Work, final_files, tiny_config};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-const CHECKPOINTS: &str =
-    "[checkpoint]\nevery_steps = 4\nevery_epochs = 0\nkeep_last = 2\n[eval]\nselection = \"heldout.parquet\"\n";
+const CHECKPOINTS: &str = "[checkpoint]\nevery_steps = 4\nevery_epochs = 0\nkeep_last = 2\n[eval]\nselection = \"heldout.parquet\"\n";
 
 #[test]
 fn run_killed_twenty_times_ends_with_the_same_weights_bit_for_bit() {
@@ -42,24 +41,39 @@ fn run_killed_twenty_times_ends_with_the_same_weights_bit_for_bit() {
     };
     work.diptych(&["train", &format!("{killed}.toml"), "--no-progress"]).ok();
 
-    assert!(final_files(&work, "state", "quiet") == final_files(&work, "state", &killed), "the weights differ");
+    assert!(
+        final_files(&work, "state", "quiet") == final_files(&work, "state", &killed),
+        "the weights differ"
+    );
     let state = ["--state", "state"];
     for (query, about) in [
-        ("SELECT count(*) FROM metrics WHERE name = 'loss' AND run = ", "every step is recorded once"),
+        (
+            "SELECT count(*) FROM metrics WHERE name = 'loss' AND run = ",
+            "every step is recorded once",
+        ),
         ("SELECT sum(value) FROM metrics WHERE name = 'loss' AND run = ", "with the same loss"),
         ("SELECT count(*) FROM checkpoints WHERE run = ", "old checkpoints are gone"),
     ] {
         let of = |run: &str| work.sql(&state, &format!("{query}'{run}'"));
         assert_eq!(of("quiet"), of(&killed), "{about}");
     }
-    assert_eq!(work.sql(&state, "SELECT count(*) FROM runs WHERE state = 'finished'"), (2 + too_soon).to_string());
+    assert_eq!(
+        work.sql(&state, "SELECT count(*) FROM runs WHERE state = 'finished'"),
+        (2 + too_soon).to_string()
+    );
 }
 
 /// Starts a run and kills it at a random moment, twenty times. False where it came to its end before that.
-fn killed_twenty_times(work: &Work, run: &str, start_up: Duration, share: f64, random: &mut StdRng) -> bool {
+fn killed_twenty_times(
+    work: &Work,
+    run: &str,
+    start_up: Duration,
+    share: f64,
+    random: &mut StdRng,
+) -> bool {
     for _ in 0..20 {
-        let life =
-            start_up.mul_f64(random.random_range(0.3..1.3)) + Duration::from_secs_f64(1.5 * share * random.random::<f64>());
+        let life = start_up.mul_f64(random.random_range(0.3..1.3))
+            + Duration::from_secs_f64(1.5 * share * random.random::<f64>());
         let mut child = work.start(&["train", &format!("{run}.toml"), "--no-progress"]);
         let deadline = Instant::now() + life;
         while Instant::now() < deadline && !child.has_ended() {
@@ -113,7 +127,26 @@ fn ingest_killed_again_and_again_ends_with_the_same_dataset() {
     ] {
         assert_eq!(of("quiet", query), of("killed", query), "{query}");
     }
-    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "quiet", "--output", "a.parquet"]).ok();
-    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "killed", "--output", "b.parquet"]).ok();
-    assert_eq!(std::fs::read(work.path("a.parquet")).unwrap(), std::fs::read(work.path("b.parquet")).unwrap());
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta",
+        "--dataset",
+        "quiet",
+        "--output",
+        "a.parquet",
+    ])
+    .ok();
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta",
+        "--dataset",
+        "killed",
+        "--output",
+        "b.parquet",
+    ])
+    .ok();
+    assert_eq!(
+        std::fs::read(work.path("a.parquet")).unwrap(),
+        std::fs::read(work.path("b.parquet")).unwrap()
+    );
 }

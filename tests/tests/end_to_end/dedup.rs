@@ -57,10 +57,14 @@ fn copies(work: &Work, name: &str, emoji: &[(RgbImage, String)]) {
         .enumerate()
         {
             members.push((format!("{n:03}_{copy}.{ending}"), bytes));
-            members.push((format!("{n:03}_{copy}.txt"), format!("{caption} number {copy}").into_bytes()));
+            members.push((
+                format!("{n:03}_{copy}.txt"),
+                format!("{caption} number {copy}").into_bytes(),
+            ));
         }
     }
-    let members: Vec<(&str, Vec<u8>)> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    let members: Vec<(&str, Vec<u8>)> =
+        members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
     work.write(name, pairs::tar(&members));
 }
 
@@ -70,7 +74,8 @@ fn copies_of_images_are_found_and_the_best_one_stays() {
     let work = Work::new();
     let all = emoji(&data("emoji_train.tar"), 300);
     copies(&work, "copies.tar", &all[..20]);
-    let names: Vec<_> = (0..all.len()).map(|n| (format!("{n:03}.png"), format!("{n:03}.txt"))).collect();
+    let names: Vec<_> =
+        (0..all.len()).map(|n| (format!("{n:03}.png"), format!("{n:03}.txt"))).collect();
     let mut members = Vec::new();
     for ((image, caption), (file, text)) in all.iter().zip(&names) {
         members.push((file.as_str(), encoded(image, ImageFormat::Png)));
@@ -82,17 +87,26 @@ fn copies_of_images_are_found_and_the_best_one_stays() {
         let call = ["dedup", "--dataset", "data", "--by", by, "--output", output];
         work.diptych(&[&call[..], more].concat()).ok()
     };
-    let tables = ["--dataset", "data", "--table", "groups=groups.parquet", "--table", "kept=unique.parquet"];
+    let tables =
+        ["--dataset", "data", "--table", "groups=groups.parquet", "--table", "kept=unique.parquet"];
 
     // The same bytes: the copies that are there twice, and some emoji that look the same.
     let ran = dedup("sha256", "bytes.parquet", &[]);
-    let equal: u32 = work.sql(&["--dataset", "data"], "SELECT count(*) - count(DISTINCT sha256) FROM meta").parse().unwrap();
-    assert!(equal >= 20 && ran.stdout.contains(&format!("{equal}  dropped by sha256")), "{equal}: {}", ran.stdout);
+    let equal: u32 = work
+        .sql(&["--dataset", "data"], "SELECT count(*) - count(DISTINCT sha256) FROM meta")
+        .parse()
+        .unwrap();
+    assert!(
+        equal >= 20 && ran.stdout.contains(&format!("{equal}  dropped by sha256")),
+        "{equal}: {}",
+        ran.stdout
+    );
 
     // Near images. Of the copies, the large PNG stays.
     let keep = ["--keep", "width * height DESC", "--hamming", "6", "--groups", "groups.parquet"];
     dedup("phash,sha256", "unique.parquet", &keep);
-    let kept_copies = "SELECT count(*) FROM kept JOIN meta USING (uid) WHERE source LIKE '%copies.tar'";
+    let kept_copies =
+        "SELECT count(*) FROM kept JOIN meta USING (uid) WHERE source LIKE '%copies.tar'";
     let large = format!("{kept_copies} AND width = 256");
     assert_eq!(work.sql(&tables, kept_copies), work.sql(&tables, &large));
     // In a group, the one that stays is the best, and what is said of the others is so.
@@ -106,7 +120,10 @@ fn copies_of_images_are_found_and_the_best_one_stays() {
     assert_eq!(work.sql(&tables, near), "0");
     let number = |sql: &str| work.sql(&tables, sql).parse::<u32>().unwrap();
     let all = number("SELECT count(*) FROM meta");
-    assert_eq!(number("SELECT count(*) FROM kept") + number("SELECT count(*) FROM groups WHERE NOT kept"), all);
+    assert_eq!(
+        number("SELECT count(*) FROM kept") + number("SELECT count(*) FROM groups WHERE NOT kept"),
+        all
+    );
     assert!(number("SELECT count(*) FROM groups WHERE tier = 'phash'") >= 60);
 
     // The order of tiers says what a pair is dropped for, not what is dropped; and a second run gives the same bytes.
@@ -129,7 +146,8 @@ fn near_captions_are_found_within_a_selection_and_weights_stay() {
         "a green triangle above a yellow star",
         "a red circle left of a large blue square",
     ];
-    let names: Vec<_> = (0..captions.len()).map(|n| (format!("{n}.png"), format!("{n}.txt"))).collect();
+    let names: Vec<_> =
+        (0..captions.len()).map(|n| (format!("{n}.png"), format!("{n}.txt"))).collect();
     let mut members = Vec::new();
     for (n, ((image, text), caption)) in (0_u8..).zip(names.iter().zip(captions)) {
         members.push((image.as_str(), pairs::png(20 + u32::from(n), 20, [n, 9, 9])));
@@ -139,9 +157,20 @@ fn near_captions_are_found_within_a_selection_and_weights_stay() {
     work.diptych(&["ingest", "a.tar", "--dataset", "data"]).ok();
     let sql = "SELECT uid, width AS weight FROM meta WHERE key <> '4'";
     work.diptych(&["select", sql, "--dataset", "data", "--output", "in.parquet"]).ok();
-    let call = ["dedup", "--dataset", "data", "--selection", "in.parquet", "--by", "caption", "--output", "out.parquet"];
+    let call = [
+        "dedup",
+        "--dataset",
+        "data",
+        "--selection",
+        "in.parquet",
+        "--by",
+        "caption",
+        "--output",
+        "out.parquet",
+    ];
     let tables = ["--dataset", "data", "--table", "kept=out.parquet"];
-    let kept = "SELECT string_agg(key || ':' || weight, ' ' ORDER BY key) FROM kept JOIN meta USING (uid)";
+    let kept =
+        "SELECT string_agg(key || ':' || weight, ' ' ORDER BY key) FROM kept JOIN meta USING (uid)";
     work.diptych(&[&call[..], &["--keep", "key DESC"]].concat()).ok();
     assert_eq!(work.sql(&tables, kept), "2:22.0 3:23.0");
     // Equal after normalising: 0 and 1 only.
@@ -163,21 +192,55 @@ fn what_is_in_an_evaluation_set_is_dropped_and_told() {
     copies(&work, "one.tar", &held[16..17]);
     work.diptych(&["ingest", "one.tar", "--dataset", "one", "--phash"]).ok();
 
-    let call =
-        ["decontaminate", "--dataset", "data", "--against", "held", "one", "--by", "sha256,phash", "--output", "clean.parquet"];
-    let ran = work.diptych(&[&call[..], &["--groups", "leaks.parquet", "--memory-limit", "128MiB"]].concat()).ok();
-    assert!(ran.stdout.contains("held: 16 pairs dropped for its 16 (16 by sha256, 0 by phash)"), "{}", ran.stdout);
+    let call = [
+        "decontaminate",
+        "--dataset",
+        "data",
+        "--against",
+        "held",
+        "one",
+        "--by",
+        "sha256,phash",
+        "--output",
+        "clean.parquet",
+    ];
+    let ran = work
+        .diptych(&[&call[..], &["--groups", "leaks.parquet", "--memory-limit", "128MiB"]].concat())
+        .ok();
+    assert!(
+        ran.stdout.contains("held: 16 pairs dropped for its 16 (16 by sha256, 0 by phash)"),
+        "{}",
+        ran.stdout
+    );
     assert!(ran.stdout.contains("one: 4 pairs dropped for its 4"), "{}", ran.stdout);
     assert!(ran.stdout.contains("12 of 32 pairs"), "{}", ran.stdout);
-    let tables = ["--dataset", "data", "--table", "leaks=leaks.parquet", "--table", "clean=clean.parquet"];
+    let tables =
+        ["--dataset", "data", "--table", "leaks=leaks.parquet", "--table", "clean=clean.parquet"];
     assert_eq!(work.sql(&tables, "SELECT count(DISTINCT uid) FROM leaks WHERE distance = 0"), "20");
     let leaked = "SELECT count(*) FROM clean JOIN meta USING (uid) WHERE source LIKE '%leaked.tar'";
     assert_eq!(work.sql(&tables, leaked), "0");
 
     // Other sizes of the same images only: near, not equal.
-    work.diptych(&["select", "SELECT uid FROM meta WHERE width = 112", "--dataset", "data", "--output", "small.parquet"]).ok();
-    let near =
-        ["decontaminate", "--dataset", "data", "--selection", "small.parquet", "--against", "held", "--output", "c.parquet"];
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta WHERE width = 112",
+        "--dataset",
+        "data",
+        "--output",
+        "small.parquet",
+    ])
+    .ok();
+    let near = [
+        "decontaminate",
+        "--dataset",
+        "data",
+        "--selection",
+        "small.parquet",
+        "--against",
+        "held",
+        "--output",
+        "c.parquet",
+    ];
     let ran = work.diptych(&[&near[..], &["--by", "phash", "--hamming", "0"]].concat()).ok();
     assert!(ran.stdout.contains("4 by phash"), "{}", ran.stdout);
 }
@@ -189,20 +252,42 @@ fn what_is_missing_or_wrong_is_said() {
     work.write("b.tar", pairs::tar_of(7));
     work.diptych(&["ingest", "a.tar", "--dataset", "data"]).ok();
     work.diptych(&["ingest", "b.tar", "--dataset", "other"]).ok();
-    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "other", "--output", "other.parquet"]).ok();
-    let call = |more: &[&str]| work.diptych(&[&["dedup", "--dataset", "data", "--output", "out.parquet"], more].concat());
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta",
+        "--dataset",
+        "other",
+        "--output",
+        "other.parquet",
+    ])
+    .ok();
+    let call = |more: &[&str]| {
+        work.diptych(&[&["dedup", "--dataset", "data", "--output", "out.parquet"], more].concat())
+    };
     call(&["--by", "phash"]).fails_with(&["6 pairs", "data", "diptych score phash"]);
     call(&["--by", "semantic"]).fails_with(&["6 pairs", "diptych score clip"]);
     call(&["--by", "looks"]).fails_with(&["looks", "sha256", "phash", "caption", "semantic"]);
     call(&["--by", "sha256", "--keep", "widht"]).fails_with(&["widht", "width"]);
     call(&["--by", "sha256", "--keep", "random()"]).fails_with(&["random", "hash_fraction"]);
     call(&["--by", "sha256", "--keep", "uid; DROP TABLE meta"]).fails_with(&["one at a time"]);
-    call(&["--by", "sha256", "--selection", "other.parquet"]).fails_with(&["another dataset", "diptych select"]);
+    call(&["--by", "sha256", "--selection", "other.parquet"])
+        .fails_with(&["another dataset", "diptych select"]);
     call(&["--by", "sha256", "--memory-limit", "1MiB"]).fails_with(&["64MiB"]);
     assert!(!work.path("out.parquet").exists());
-    work.diptych(&["decontaminate", "--dataset", "data", "--against", "data", "--by", "sha256", "--output", "out.parquet"])
-        .fails_with(&["no pair is left"]);
+    work.diptych(&[
+        "decontaminate",
+        "--dataset",
+        "data",
+        "--against",
+        "data",
+        "--by",
+        "sha256",
+        "--output",
+        "out.parquet",
+    ])
+    .fails_with(&["no pair is left"]);
     let sql = ["sql", "SELECT 1", "--table"];
     work.diptych(&[&sql[..], &["x=a.tar"]].concat()).fails_with(&["a.tar", "Parquet"]);
-    work.diptych(&[&sql[..], &["meta=other.parquet", "--dataset", "data"]].concat()).fails_with(&["meta", "another"]);
+    work.diptych(&[&sql[..], &["meta=other.parquet", "--dataset", "data"]].concat())
+        .fails_with(&["meta", "another"]);
 }

@@ -10,10 +10,18 @@ fn doctor_finds_a_flipped_bit_in_a_checkpoint_mends_it_and_training_goes_on() {
     let work = Work::new().with_demo_data(200);
     work.write("a.toml", tiny_config("a", 2, "[checkpoint]\nevery_steps = 4\nkeep_last = 0\n"));
     work.diptych(&["train", "a.toml", "--stop-after", "12"]).ended_with(4);
-    let checkpoints = || work.sql(&["--state", "state"], "SELECT count(*) FROM checkpoints").parse::<usize>().unwrap();
+    let checkpoints = || {
+        work.sql(&["--state", "state"], "SELECT count(*) FROM checkpoints")
+            .parse::<usize>()
+            .unwrap()
+    };
     let before = checkpoints();
     let clean = work.diptych(&["doctor", "state"]).ok();
-    assert!(clean.stdout.contains("all is well") && clean.stdout.contains("1 runs"), "{}", clean.stdout);
+    assert!(
+        clean.stdout.contains("all is well") && clean.stdout.contains("1 runs"),
+        "{}",
+        clean.stdout
+    );
 
     let weights = work.path("state/checkpoints/a/step-000000008/model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
@@ -33,7 +41,9 @@ fn doctor_finds_a_flipped_bit_in_a_checkpoint_mends_it_and_training_goes_on() {
 
     work.diptych(&["backup", "state", "copy"]).ok();
     work.diptych(&["backup", "state", "copy"]).fails_with(&["copy", "already"]);
-    let steps = |state: &str| work.sql(&["--state", state], "SELECT count(*) FROM metrics WHERE name = 'loss'");
+    let steps = |state: &str| {
+        work.sql(&["--state", state], "SELECT count(*) FROM metrics WHERE name = 'loss'")
+    };
     assert_eq!(steps("copy"), "12");
     work.diptych(&["train", "a.toml"]).ok();
     work.diptych(&["doctor", "state"]).ok();

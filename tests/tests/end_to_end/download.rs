@@ -27,7 +27,9 @@ impl Images {
     fn start(count: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for number in 0..count {
-            noise(number).save_with_format(folder.path().join(number.to_string()), ImageFormat::Png).unwrap();
+            noise(number)
+                .save_with_format(folder.path().join(number.to_string()), ImageFormat::Png)
+                .unwrap();
         }
         let (sent, broken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (images, fails) = (Arc::clone(&sent), Arc::clone(&broken));
@@ -60,7 +62,9 @@ impl Images {
 
     /// A CSV with all images.
     fn list(&self) -> String {
-        let rows: Vec<String> = (0..self.count).map(|n| format!("{},image number {n}\n", self.url(&n.to_string()))).collect();
+        let rows: Vec<String> = (0..self.count)
+            .map(|n| format!("{},image number {n}\n", self.url(&n.to_string())))
+            .collect();
         format!("url,caption\n{}", rows.concat())
     }
 }
@@ -110,9 +114,20 @@ fn download_killed_again_and_again_ends_with_the_same_dataset() {
     work.diptych(&ingest("killed", "2")).ok();
     for dataset in ["quiet", "killed"] {
         let output = format!("{dataset}.parquet");
-        work.diptych(&["select", "SELECT uid FROM meta", "--dataset", dataset, "--output", &output]).ok();
+        work.diptych(&[
+            "select",
+            "SELECT uid FROM meta",
+            "--dataset",
+            dataset,
+            "--output",
+            &output,
+        ])
+        .ok();
     }
-    assert!(std::fs::read(work.path("quiet.parquet")).unwrap() == std::fs::read(work.path("killed.parquet")).unwrap());
+    assert!(
+        std::fs::read(work.path("quiet.parquet")).unwrap()
+            == std::fs::read(work.path("killed.parquet")).unwrap()
+    );
     assert_eq!(work.sql(&["--dataset", "killed"], "SELECT count(*) FROM ledger"), "0");
     let before = server.images();
     assert!(work.diptych(&ingest("killed", "2")).ok().stdout.contains("already in"));
@@ -131,7 +146,8 @@ fn download_that_is_asked_to_stop_saves_what_it_has_and_goes_on() {
     });
     child.signal("-TERM");
     assert_eq!(child.ends(), Some(4));
-    let saved: usize = work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta").parse().unwrap();
+    let saved: usize =
+        work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta").parse().unwrap();
     assert_eq!(saved, server.images(), "what was downloaded was saved");
     work.diptych(&ingest("data", "2")).ok();
     assert_eq!(work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta"), "300");
@@ -145,25 +161,60 @@ fn ledger_says_what_failed_and_tries_it_again() {
     work.write("list.csv", server.list() + &format!("{},no such image\n", server.url("nothing")));
     work.write("more.csv", "path,caption\nlate.png,late\n");
     server.set_broken(true);
-    work.diptych(&["ingest", "list.csv", "more.csv", "--dataset", "data", "--allow-private-hosts", "--retries", "0"])
-        .fails_with(&["no pair came out", "server_error"]);
+    work.diptych(&[
+        "ingest",
+        "list.csv",
+        "more.csv",
+        "--dataset",
+        "data",
+        "--allow-private-hosts",
+        "--retries",
+        "0",
+    ])
+    .fails_with(&["no pair came out", "server_error"]);
     let ran = work.diptych(&["ledger", "--dataset", "data"]).ok();
-    for words in
-        ["5 entries, 4 of them retryable", "3  server_error", "HTTP 500", "not_found", "quarantined", "list.csv", "line 2"]
-    {
+    for words in [
+        "5 entries, 4 of them retryable",
+        "3  server_error",
+        "HTTP 500",
+        "not_found",
+        "quarantined",
+        "list.csv",
+        "line 2",
+    ] {
         assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
     }
     let ran = work.diptych(&["ledger", "--dataset", "data", "--reason", "server_error"]).ok();
     assert_eq!(ran.stdout.lines().count(), 3);
-    assert!(ran.stdout.contains(&format!("list.csv\tline 3\t{}\tHTTP 500", server.url("1"))), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains(&format!("list.csv\tline 3\t{}\tHTTP 500", server.url("1"))),
+        "{}",
+        ran.stdout
+    );
 
     server.set_broken(false);
     work.write("late.png", diptych_tests::pairs::png(8, 8, [1, 2, 3]));
     let ran = work.diptych(&["ledger", "retry", "--dataset", "data", "--allow-private-hosts"]).ok();
-    assert!(ran.stdout.contains("4 entries of the ledger were tried again; 4 became pairs"), "{}", ran.stdout);
-    assert!(work.diptych(&["ledger", "--dataset", "data"]).ok().stdout.contains("1 entries, 0 of them retryable"));
+    assert!(
+        ran.stdout.contains("4 entries of the ledger were tried again; 4 became pairs"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        work.diptych(&["ledger", "--dataset", "data"])
+            .ok()
+            .stdout
+            .contains("1 entries, 0 of them retryable")
+    );
     assert_eq!(work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta"), "4");
-    assert!(work.diptych(&["ledger", "retry", "--dataset", "data"]).ok().stdout.contains("no entry of the ledger is retryable"));
-    work.diptych(&["ledger", "--dataset", "data", "--reason", "tiredness"]).fails_with(&["tiredness", "no reason"]);
-    work.diptych(&["ledger", "retry", "--dataset", "nowhere"]).fails_with(&["nowhere", "diptych ingest"]);
+    assert!(
+        work.diptych(&["ledger", "retry", "--dataset", "data"])
+            .ok()
+            .stdout
+            .contains("no entry of the ledger is retryable")
+    );
+    work.diptych(&["ledger", "--dataset", "data", "--reason", "tiredness"])
+        .fails_with(&["tiredness", "no reason"]);
+    work.diptych(&["ledger", "retry", "--dataset", "nowhere"])
+        .fails_with(&["nowhere", "diptych ingest"]);
 }

@@ -13,10 +13,11 @@ fn tensors(path: &Path) -> std::collections::BTreeMap<String, (String, Vec<u8>)>
     let (header, data) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
     let header: serde_json::Map<String, Value> = serde_json::from_slice(header).unwrap();
     let at = |value: &Value| usize::try_from(value.as_u64().unwrap()).unwrap();
-    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__").map(|(name, value)| {
-        let (from, to) = (at(&value["data_offsets"][0]), at(&value["data_offsets"][1]));
-        (name, (format!("{} {}", value["dtype"], value["shape"]), data[from..to].to_vec()))
-    });
+    let tensors =
+        header.into_iter().filter(|(name, _)| name != "__metadata__").map(|(name, value)| {
+            let (from, to) = (at(&value["data_offsets"][0]), at(&value["data_offsets"][1]));
+            (name, (format!("{} {}", value["dtype"], value["shape"]), data[from..to].to_vec()))
+        });
     tensors.collect()
 }
 
@@ -26,13 +27,17 @@ const WEIGHTS: &str = "tiny_gelu.safetensors";
 /// The reference model as an OpenCLIP folder.
 fn openclip_folder(work: &Work) {
     let parity = parity();
-    let model: Value = serde_json::from_str(&std::fs::read_to_string(parity.join("tiny_quickgelu.json")).unwrap()).unwrap();
+    let model: Value =
+        serde_json::from_str(&std::fs::read_to_string(parity.join("tiny_quickgelu.json")).unwrap())
+            .unwrap();
     let config = serde_json::json!({
         "model_cfg": model,
         "preprocess_cfg": { "mean": [0.481_454_66, 0.457_827_5, 0.408_210_73], "std": [0.268_629_54, 0.261_302_58, 0.275_777_11] },
     });
     work.write("reference/open_clip_config.json", config.to_string());
-    for (from, to) in [(WEIGHTS, "open_clip_model.safetensors"), ("tokenizer.json", "tokenizer.json")] {
+    for (from, to) in
+        [(WEIGHTS, "open_clip_model.safetensors"), ("tokenizer.json", "tokenizer.json")]
+    {
         work.write(&format!("reference/{to}"), std::fs::read(parity.join(from)).unwrap());
     }
 }
@@ -47,8 +52,10 @@ fn reference_model_exported_for_hugging_face_is_hugging_faces_own() {
     let expected = tensors(&parity.join("tiny_quickgelu_hf/model.safetensors"));
     assert!(tensors(&work.path("hf/model.safetensors")) == expected, "tensors differ");
     let ours: Value = serde_json::from_str(&work.read("hf/config.json")).unwrap();
-    let theirs: Value =
-        serde_json::from_str(&std::fs::read_to_string(parity.join("tiny_quickgelu_hf/config.json")).unwrap()).unwrap();
+    let theirs: Value = serde_json::from_str(
+        &std::fs::read_to_string(parity.join("tiny_quickgelu_hf/config.json")).unwrap(),
+    )
+    .unwrap();
     for tower in ["text_config", "vision_config"] {
         for key in [
             "hidden_act",
@@ -62,22 +69,47 @@ fn reference_model_exported_for_hugging_face_is_hugging_faces_own() {
             assert_eq!(ours[tower][key], theirs[tower][key], "{tower}.{key}");
         }
     }
-    for name in ["preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"] {
+    for name in [
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "merges.txt",
+    ] {
         assert!(work.path("hf").join(name).is_file(), "{name}");
     }
 
     // As ONNX graphs, from a file of weights alone.
-    let options = ["--model-config", "reference/open_clip_config.json", "--format", "onnx", "--output", "onnx"];
-    work.diptych(&[&["export", "--model", "reference/open_clip_model.safetensors"][..], &options].concat()).ok();
-    for name in ["onnx/model.onnx", "onnx/vision_model.onnx", "onnx/text_model.onnx", "config.json", "preprocessor_config.json"] {
+    let options = [
+        "--model-config",
+        "reference/open_clip_config.json",
+        "--format",
+        "onnx",
+        "--output",
+        "onnx",
+    ];
+    work.diptych(
+        &[&["export", "--model", "reference/open_clip_model.safetensors"][..], &options].concat(),
+    )
+    .ok();
+    for name in [
+        "onnx/model.onnx",
+        "onnx/vision_model.onnx",
+        "onnx/text_model.onnx",
+        "config.json",
+        "preprocessor_config.json",
+    ] {
         assert!(work.path("onnx").join(name).is_file(), "{name}");
     }
 
     // And back: the same weights as an OpenCLIP folder.
     work.diptych(&["export", "--model", "hf", "--format", "openclip", "--output", "back"]).ok();
-    assert!(tensors(&work.path("back/open_clip_model.safetensors")) == tensors(&parity.join(WEIGHTS)));
+    assert!(
+        tensors(&work.path("back/open_clip_model.safetensors")) == tensors(&parity.join(WEIGHTS))
+    );
     // A folder that is there is not overwritten.
-    work.diptych(&["export", "--model", "hf", "--format", "openclip", "--output", "back"]).fails_with(&["back"]);
+    work.diptych(&["export", "--model", "hf", "--format", "openclip", "--output", "back"])
+        .fails_with(&["back"]);
 }
 
 #[test]
@@ -86,7 +118,17 @@ fn both_formats_of_the_reference_model_evaluate_alike() {
     openclip_folder(&work);
     let hf = parity().join("tiny_quickgelu_hf");
     let eval = |model: &str| {
-        let ran = work.diptych(&["eval", "--model", model, "--dataset", "data", "--selection", "train.parquet"]).ok();
+        let ran = work
+            .diptych(&[
+                "eval",
+                "--model",
+                model,
+                "--dataset",
+                "data",
+                "--selection",
+                "train.parquet",
+            ])
+            .ok();
         ran.stdout
     };
     assert_eq!(eval("reference"), eval(hf.to_str().unwrap()));
@@ -97,8 +139,10 @@ fn wrong_activation_is_refused_and_not_trained_with() {
     let work = Work::new().with_demo_data(60);
     openclip_folder(&work);
     work.write("gelu.json", std::fs::read(parity().join("tiny_gelu.json")).unwrap());
-    let config = tiny_config("run", 1, "")
-        .replace("\"tiny.json\"", "\"gelu.json\"\nweights = \"reference\"\ntokenizer = \"reference/tokenizer.json\"");
+    let config = tiny_config("run", 1, "").replace(
+        "\"tiny.json\"",
+        "\"gelu.json\"\nweights = \"reference\"\ntokenizer = \"reference/tokenizer.json\"",
+    );
     work.write("run.toml", config);
     work.diptych(&["train", "run.toml"]).fails_with(&["reference", "quick_gelu"]);
 }
@@ -110,28 +154,50 @@ fn changes_of_low_rank_go_out_as_one_with_the_weights_that_stayed() {
     work.diptych(&["train", "base.toml"]).ok();
     work.diptych(&["export", "--model", "base", "--format", "openclip", "--output", "began"]).ok();
     for name in ["whole", "parts"] {
-        let config = tiny_config(name, 2, "[lora]\nrank = 4\n").replace("\"tiny.json\"", "\"tiny.json\"\nweights = \"began\"");
+        let config = tiny_config(name, 2, "[lora]\nrank = 4\n")
+            .replace("\"tiny.json\"", "\"tiny.json\"\nweights = \"began\"");
         work.write(&format!("{name}.toml"), config);
     }
     work.diptych(&["train", "whole.toml"]).ok();
     work.diptych(&["train", "parts.toml", "--stop-after", "5"]).ended_with(4);
     work.diptych(&["train", "parts.toml"]).ok();
-    assert!(final_files(&work, "state", "whole") == final_files(&work, "state", "parts"), "the weights differ");
+    assert!(
+        final_files(&work, "state", "whole") == final_files(&work, "state", "parts"),
+        "the weights differ"
+    );
 
     for format in ["openclip", "hf"] {
         work.diptych(&["export", "--model", "whole", "--format", format, "--output", format]).ok();
     }
     let eval = |model: &str| {
-        let ran = work.diptych(&["eval", "--model", model, "--dataset", "data", "--selection", "heldout.parquet"]).ok();
+        let ran = work
+            .diptych(&[
+                "eval",
+                "--model",
+                model,
+                "--dataset",
+                "data",
+                "--selection",
+                "heldout.parquet",
+            ])
+            .ok();
         ran.stdout
     };
     let of_run = eval("whole");
     assert_eq!((eval("openclip"), eval("hf")), (of_run.clone(), of_run.clone()));
     assert_ne!(eval("began"), of_run);
 
-    let [began, ended] = ["began", "openclip"].map(|folder| tensors(&work.path(folder).join("open_clip_model.safetensors")));
+    let [began, ended] = ["began", "openclip"]
+        .map(|folder| tensors(&work.path(folder).join("open_clip_model.safetensors")));
     assert!(began.keys().eq(ended.keys()), "nothing of the changes themselves is in it");
-    let changed: Vec<&str> = began.iter().filter(|(name, tensor)| ended[*name] != **tensor).map(|(name, _)| &**name).collect();
+    let changed: Vec<&str> = began
+        .iter()
+        .filter(|(name, tensor)| ended[*name] != **tensor)
+        .map(|(name, _)| &**name)
+        .collect();
     assert!(changed.contains(&"visual.transformer.resblocks.0.attn.in_proj_weight"), "{changed:?}");
-    assert!(!changed.contains(&"visual.conv1.weight") && !changed.contains(&"token_embedding.weight"), "{changed:?}");
+    assert!(
+        !changed.contains(&"visual.conv1.weight") && !changed.contains(&"token_embedding.weight"),
+        "{changed:?}"
+    );
 }

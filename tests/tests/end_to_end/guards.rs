@@ -14,7 +14,8 @@ fn poison(work: &Work, word: &str) {
     assert_eq!(token[2..4], [49407, 0], "{word} is one token");
     work.write("begin.toml", tiny_config("begin", 1, ""));
     work.diptych(&["train", "begin.toml", "--stop-after", "1"]).ended_with(4);
-    work.diptych(&["export", "--model", "begin", "--format", "openclip", "--output", "poisoned"]).ok();
+    work.diptych(&["export", "--model", "begin", "--format", "openclip", "--output", "poisoned"])
+        .ok();
     let path = "poisoned/open_clip_model.safetensors";
     let mut bytes = std::fs::read(work.path(path)).unwrap();
     // A safetensors file: the length of a JSON header, the header with the place of each tensor behind it, the numbers.
@@ -28,46 +29,73 @@ fn poison(work: &Work, word: &str) {
 }
 
 #[test]
-fn batches_that_give_nan_lead_back_to_older_weights_and_on_past_them_however_often_the_run_is_stopped() {
+fn batches_that_give_nan_lead_back_to_older_weights_and_on_past_them_however_often_the_run_is_stopped()
+ {
     let work = Work::new().with_demo_data(120);
     poison(&work, "stars");
     let guarded = |name: &str| {
         let more = "[checkpoint]\nevery_steps = 3\nevery_epochs = 0\nkeep_last = 2\n[guard]\nmax_skipped_steps = 2\nmax_roll_backs = 20\n";
-        tiny_config(name, 8, more).replace("config = \"tiny.json\"", "config = \"tiny.json\"\nweights = \"poisoned\"")
+        tiny_config(name, 8, more)
+            .replace("config = \"tiny.json\"", "config = \"tiny.json\"\nweights = \"poisoned\"")
     };
     work.write("whole.toml", guarded("whole"));
     work.write("parts.toml", guarded("parts"));
     let ran = work.diptych(&["train", "whole.toml", "--no-progress"]).ok();
-    assert!(ran.stderr.contains("steps without an update") && ran.stderr.contains("are passed over"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("steps without an update") && ran.stderr.contains("are passed over"),
+        "{}",
+        ran.stderr
+    );
 
     let mut stops = 0;
-    while work.diptych(&["train", "parts.toml", "--no-progress", "--stop-after", "5"]).code == Some(4) {
+    while work.diptych(&["train", "parts.toml", "--no-progress", "--stop-after", "5"]).code
+        == Some(4)
+    {
         stops += 1;
         assert!(stops < 40);
     }
     assert!(stops > 5, "{stops}");
-    assert!(final_files(&work, "state", "whole") == final_files(&work, "state", "parts"), "the weights differ");
+    assert!(
+        final_files(&work, "state", "whole") == final_files(&work, "state", "parts"),
+        "the weights differ"
+    );
 
     let ask = |query: &str| work.sql(&STATE, query);
     for run in ["whole", "parts"] {
         let count = |kind: &str| -> u32 {
-            ask(&format!("SELECT count(*) FROM events WHERE kind = '{kind}' AND run = '{run}'")).parse().unwrap()
+            ask(&format!("SELECT count(*) FROM events WHERE kind = '{kind}' AND run = '{run}'"))
+                .parse()
+                .unwrap()
         };
         assert!(count("skipped_step") >= 2 && count("roll_back") >= 1, "{run}");
-        assert!(count("skipped_step") >= 2 * count("roll_back"), "each roll-back was after two steps");
+        assert!(
+            count("skipped_step") >= 2 * count("roll_back"),
+            "each roll-back was after two steps"
+        );
         // All pairs of those steps are known, and in each of those batches is one with the word.
         // The scenes hold a broken image, so a batch may lack one.
-        let pairs: u32 = ask(&format!("SELECT count(*) FROM event_pairs WHERE run = '{run}'")).parse().unwrap();
-        assert!((15 * count("skipped_step")..=16 * count("skipped_step")).contains(&pairs), "{pairs}");
+        let pairs: u32 =
+            ask(&format!("SELECT count(*) FROM event_pairs WHERE run = '{run}'")).parse().unwrap();
+        assert!(
+            (15 * count("skipped_step")..=16 * count("skipped_step")).contains(&pairs),
+            "{pairs}"
+        );
         let guilty = work.sql(
             &["--state", "state", "--dataset", "data"],
             &format!("SELECT count(DISTINCT e.step) FROM event_pairs e JOIN meta m USING (uid) WHERE m.caption LIKE '%stars%' AND e.run = '{run}'"),
         );
         assert_eq!(guilty, count("skipped_step").to_string());
         // Metrics have each step once; a step without an update has no loss.
-        let steps: u32 = ask(&format!("SELECT step FROM runs WHERE run = '{run}'")).parse().unwrap();
-        assert_eq!(ask(&format!("SELECT count(*) FROM metrics WHERE name = 'lr' AND run = '{run}'")), steps.to_string());
-        let losses: u32 = ask(&format!("SELECT count(*) FROM metrics WHERE name = 'loss' AND run = '{run}'")).parse().unwrap();
+        let steps: u32 =
+            ask(&format!("SELECT step FROM runs WHERE run = '{run}'")).parse().unwrap();
+        assert_eq!(
+            ask(&format!("SELECT count(*) FROM metrics WHERE name = 'lr' AND run = '{run}'")),
+            steps.to_string()
+        );
+        let losses: u32 =
+            ask(&format!("SELECT count(*) FROM metrics WHERE name = 'loss' AND run = '{run}'"))
+                .parse()
+                .unwrap();
         assert_eq!(losses + count("skipped_step"), steps);
     }
     let both = "SELECT count(*) FROM events a JOIN events b ON a.step = b.step AND a.kind = b.kind AND a.message = b.message
@@ -82,10 +110,17 @@ fn batches_that_give_nan_lead_back_to_older_weights_and_on_past_them_however_oft
 #[test]
 fn run_that_never_works_fails_in_words_after_going_back_in_vain() {
     let work = Work::new().with_demo_data(60);
-    let config = tiny_config("wild", 40, "[checkpoint]\nevery_steps = 4\n").replace("lr = 1e-3", "lr = 1e30");
+    let config = tiny_config("wild", 40, "[checkpoint]\nevery_steps = 4\n")
+        .replace("lr = 1e-3", "lr = 1e30");
     work.write("wild.toml", config);
     let ran = work.diptych(&["train", "wild.toml", "--no-progress"]);
-    let ran = ran.fails_with(&["NaN or infinite", "did not help 3 times", "optimizer.lr", "another name", "event_pairs"]);
+    let ran = ran.fails_with(&[
+        "NaN or infinite",
+        "did not help 3 times",
+        "optimizer.lr",
+        "another name",
+        "event_pairs",
+    ]);
     assert_eq!(ran.code, Some(1));
     assert_eq!(work.sql(&STATE, "SELECT state FROM runs"), "failed");
     assert_eq!(work.sql(&STATE, "SELECT count(*) FROM events WHERE kind = 'roll_back'"), "3");
@@ -105,12 +140,16 @@ fn spikes_are_said_once_with_their_pairs() {
     let ran = work.diptych(&["train", "run.toml", "--no-progress"]).ok();
     let spikes = ran.stderr.matches("0.5 standard deviations").count();
     assert!(spikes >= 1, "{}", ran.stderr);
-    assert_eq!(work.sql(&STATE, "SELECT count(*) FROM events WHERE kind = 'loss_spike'"), spikes.to_string());
+    assert_eq!(
+        work.sql(&STATE, "SELECT count(*) FROM events WHERE kind = 'loss_spike'"),
+        spikes.to_string()
+    );
     // Each with the pairs of its batch, of which one may be the broken image.
     let pairs = "SELECT count(*) FROM event_pairs p JOIN events e USING (run, step) WHERE e.kind = 'loss_spike'";
     assert!((15 * spikes..=16 * spikes).contains(&work.sql(&STATE, pairs).parse().unwrap()));
     // And it is one by the recorded numbers.
-    let step: u32 = work.sql(&STATE, "SELECT min(step) FROM events WHERE kind = 'loss_spike'").parse().unwrap();
+    let step: u32 =
+        work.sql(&STATE, "SELECT min(step) FROM events WHERE kind = 'loss_spike'").parse().unwrap();
     let query = format!(
         "SELECT (SELECT value FROM metrics WHERE name = 'loss' AND step = {step}) > avg(value) + 0.5 * stddev_pop(value) FROM metrics
          WHERE name = 'loss' AND step BETWEEN {step} - 5 AND {step} - 1"
@@ -120,7 +159,8 @@ fn spikes_are_said_once_with_their_pairs() {
 
 /// 48 pairs of one colour as a dataset with a selection of all: different files, so different pairs.
 fn plain(work: &Work, side: u32, caption: impl Fn(u32) -> String) {
-    let names: Vec<(String, String)> = (0..48).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
+    let names: Vec<(String, String)> =
+        (0..48).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
     let mut members = Vec::new();
     for (n, (image, text)) in (0..48).zip(&names) {
         members.push((image.as_str(), pairs::png(side + n, side, [90, 120, 60])));
@@ -128,7 +168,15 @@ fn plain(work: &Work, side: u32, caption: impl Fn(u32) -> String) {
     }
     work.write("plain.tar", pairs::tar(&members));
     work.diptych(&["ingest", "plain.tar", "--dataset", "data"]).ok();
-    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "data", "--output", "train.parquet"]).ok();
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta",
+        "--dataset",
+        "data",
+        "--output",
+        "train.parquet",
+    ])
+    .ok();
 }
 
 #[test]
@@ -142,54 +190,93 @@ fn waiting_for_data_is_said_once_with_the_stage_that_limits() {
     let ran = work.diptych(&["train", "run.toml", "--no-progress"]).ok();
     assert_eq!(ran.stderr.matches("waiting for data").count(), 1, "{}", ran.stderr);
     let said = work.sql(&STATE, "SELECT message FROM events WHERE kind = 'data_wait'");
-    assert!(said.contains("What limits the loader: decode") && said.contains("loader.threads"), "{said}");
+    assert!(
+        said.contains("What limits the loader: decode") && said.contains("loader.threads"),
+        "{said}"
+    );
 }
 
 #[test]
 fn pairs_that_are_all_alike_are_noticed_by_the_loss_and_a_logit_scale_at_its_clamp_is_said() {
     let work = Work::new();
     plain(&work, 24, |_| "the same for all".into());
-    work.write("tiny.json", TINY_MODEL.replacen('{', "{\n  \"init_logit_scale\": 4.605170185988092,", 1));
+    work.write(
+        "tiny.json",
+        TINY_MODEL.replacen('{', "{\n  \"init_logit_scale\": 4.605170185988092,", 1),
+    );
     for (name, loss) in [("clip", "clip"), ("sigmoid", "siglip")] {
-        let more = format!("[objective]\nloss = \"{loss}\"\n[guard]\nwindow_steps = 8\nstuck_steps = 12\n");
-        work.write(&format!("{name}.toml"), tiny_config(name, 6, &more).replace("lr = 1e-3", "lr = 1e-9"));
+        let more = format!(
+            "[objective]\nloss = \"{loss}\"\n[guard]\nwindow_steps = 8\nstuck_steps = 12\n"
+        );
+        work.write(
+            &format!("{name}.toml"),
+            tiny_config(name, 6, &more).replace("lr = 1e-3", "lr = 1e-9"),
+        );
     }
     let ran = work.diptych(&["train", "clip.toml", "--no-progress"]).ok();
-    for said in ["stood at 2.773, which is ln(batch size)", "a learning rate that is too high", "at its clamp of 100"] {
+    for said in [
+        "stood at 2.773, which is ln(batch size)",
+        "a learning rate that is too high",
+        "at its clamp of 100",
+    ] {
         assert_eq!(ran.stderr.matches(said).count(), 1, "{said}: {}", ran.stderr);
     }
-    assert_eq!(work.sql(&STATE, "SELECT step FROM events WHERE kind = 'loss_stuck' AND run = 'clip'"), "12");
-    assert_eq!(work.sql(&STATE, "SELECT step FROM events WHERE kind = 'logit_scale' AND run = 'clip'"), "8");
+    assert_eq!(
+        work.sql(&STATE, "SELECT step FROM events WHERE kind = 'loss_stuck' AND run = 'clip'"),
+        "12"
+    );
+    assert_eq!(
+        work.sql(&STATE, "SELECT step FROM events WHERE kind = 'logit_scale' AND run = 'clip'"),
+        "8"
+    );
     // SigLIP begins elsewhere, at its bias of -10, and is not told that it stands still.
     work.diptych(&["train", "sigmoid.toml", "--no-progress"]).ok();
-    assert_eq!(work.sql(&STATE, "SELECT count(*) FROM events WHERE kind = 'loss_stuck' AND run = 'sigmoid'"), "0");
+    assert_eq!(
+        work.sql(
+            &STATE,
+            "SELECT count(*) FROM events WHERE kind = 'loss_stuck' AND run = 'sigmoid'"
+        ),
+        "0"
+    );
 }
 
 /// 48 pairs of noise as a dataset with a selection of all, and the tiny model.
 fn noise(work: &Work, side: u32) {
     let mut members = Vec::new();
-    let names: Vec<(String, String)> = (0..48).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
+    let names: Vec<(String, String)> =
+        (0..48).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
     for (n, (image, text)) in names.iter().enumerate() {
         members.push((image.as_str(), pairs::noise(n as u64 + 1, side)));
         members.push((text.as_str(), format!("noise number {n}").into_bytes()));
     }
     work.write("noise.tar", pairs::tar(&members));
     work.diptych(&["ingest", "noise.tar", "--dataset", "data"]).ok();
-    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "data", "--output", "train.parquet"]).ok();
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta",
+        "--dataset",
+        "data",
+        "--output",
+        "train.parquet",
+    ])
+    .ok();
     work.write("tiny.json", TINY_MODEL);
 }
 
 /// A dataset behind a server that answers what a run needs to begin, and then, where images are read, nothing any more.
 fn hanging(work: &Work) -> Server {
     noise(work, 115);
-    Server::start(&work.path(""), |request| if request.path.contains("blob") { Fault::Hang } else { Fault::Honest })
+    Server::start(&work.path(""), |request| {
+        if request.path.contains("blob") { Fault::Hang } else { Fault::Honest }
+    })
 }
 
 fn hanging_config(server: &Server, name: &str, action: &str, minutes: f64) -> String {
     let more = format!(
         "[guard]\nstall_minutes = {minutes}\nstall_action = \"{action}\"\n[loader.remote]\ncache_mib = 0\ntimeout_seconds = 600\n"
     );
-    tiny_config(name, 1, &more).replace("dataset = \"data\"", &format!("dataset = \"{}\"", server.url("data")))
+    tiny_config(name, 1, &more)
+        .replace("dataset = \"data\"", &format!("dataset = \"{}\"", server.url("data")))
 }
 
 #[test]
@@ -200,10 +287,18 @@ fn stalled_run_raises_the_alarm_with_what_it_waits_for_and_leaves_as_it_was_told
         work.write("run.toml", hanging_config(&server, action, action, 0.02));
         let ran = work.diptych(&["train", "run.toml", "--no-progress"]);
         assert_eq!(ran.code, code, "{}", ran.stderr);
-        for said in ["stalled after step 0", "no step was finished for 1.", "waits for a batch", "reading: nothing arrives"] {
+        for said in [
+            "stalled after step 0",
+            "no step was finished for 1.",
+            "waits for a batch",
+            "reading: nothing arrives",
+        ] {
             assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
         }
-        let event = work.sql(&STATE, &format!("SELECT message FROM events WHERE kind = 'stall' AND run = '{action}'"));
+        let event = work.sql(
+            &STATE,
+            &format!("SELECT message FROM events WHERE kind = 'stall' AND run = '{action}'"),
+        );
         assert!(event.contains("reading"), "{event}");
     }
 }

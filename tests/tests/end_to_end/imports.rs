@@ -31,11 +31,16 @@ impl Crate {
                     continue;
                 }
                 let relative = path.strip_prefix(source).unwrap();
-                if path.extension().is_none_or(|extension| extension != "rs") || path.file_stem().unwrap() == "tests" {
+                if path.extension().is_none_or(|extension| extension != "rs")
+                    || path.file_stem().unwrap() == "tests"
+                {
                     continue;
                 }
-                let mut module: Module =
-                    relative.with_extension("").iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+                let mut module: Module = relative
+                    .with_extension("")
+                    .iter()
+                    .map(|part| part.to_str().unwrap().to_owned())
+                    .collect();
                 if ["mod", "lib", "main"].contains(&module.last().unwrap().as_str()) {
                     module.pop();
                 }
@@ -45,7 +50,8 @@ impl Crate {
                 modules.insert(module, relative.parent().unwrap().to_owned());
             }
         }
-        let uses: BTreeMap<Module, Vec<Use>> = texts.into_iter().map(|(module, text)| (module, uses_of(&text))).collect();
+        let uses: BTreeMap<Module, Vec<Use>> =
+            texts.into_iter().map(|(module, text)| (module, uses_of(&text))).collect();
         let mut names: BTreeMap<(Module, String), Module> = BTreeMap::new();
         for (module, uses) in &uses {
             for Use { path, .. } in uses.iter().filter(|used| used.is_public) {
@@ -86,13 +92,19 @@ impl Crate {
 
     /// Pairs of modules that lie in two folders and need each other.
     fn circles_between_folders(&self) -> Vec<String> {
-        let needs: BTreeMap<&Module, BTreeSet<Module>> = self.modules.keys().map(|module| (module, self.needs(module))).collect();
+        let needs: BTreeMap<&Module, BTreeSet<Module>> =
+            self.modules.keys().map(|module| (module, self.needs(module))).collect();
         let mut found = Vec::new();
         for (module, needed) in &needs {
             for other in needed {
                 let both = *module < other && needs[other].contains(*module);
                 if both && self.modules[*module] != self.modules[other] {
-                    found.push(format!("{}: {} and {} need each other", self.name, module.join("::"), other.join("::")));
+                    found.push(format!(
+                        "{}: {} and {} need each other",
+                        self.name,
+                        module.join("::"),
+                        other.join("::")
+                    ));
                 }
             }
         }
@@ -108,9 +120,15 @@ struct Use {
 /// The paths that a file's `use` statements name.
 fn uses_of(text: &str) -> Vec<Use> {
     let mut found = Vec::new();
-    let code: String = text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
+    let code: String =
+        text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
     for statement in code.split(';') {
-        let Some(at) = statement.rfind("use ").filter(|at| *at == 0 || statement[..*at].ends_with(['\n', ' '])) else { continue };
+        let Some(at) = statement
+            .rfind("use ")
+            .filter(|at| *at == 0 || statement[..*at].ends_with(['\n', ' ']))
+        else {
+            continue;
+        };
         let before = statement[..at].lines().last().unwrap_or_default();
         if !before.trim().is_empty() && !before.trim_start().starts_with("pub") {
             continue;
@@ -123,11 +141,17 @@ fn uses_of(text: &str) -> Vec<Use> {
     // Paths that stand in the code itself.
     for start in ["crate::", "super::"] {
         for (at, _) in code.match_indices(start) {
-            let own_word = !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == ':' || before == '_');
+            let own_word = !code[..at].ends_with(|before: char| {
+                before.is_alphanumeric() || before == ':' || before == '_'
+            });
             let visibility = code[..at].ends_with("(in ") || code[..at].ends_with("use ");
             if own_word && !visibility {
-                let path: String = code[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
-                let path = path.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect();
+                let path: String = code[at..]
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':')
+                    .collect();
+                let path =
+                    path.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect();
                 found.push(Use { path, is_public: false });
             }
         }
@@ -139,9 +163,18 @@ fn uses_of(text: &str) -> Vec<Use> {
 fn paths_of(tree: &str) -> Vec<Vec<String>> {
     let Some((prefix, inner)) = tree.split_once('{') else {
         let name = tree.split(" as ").next().unwrap();
-        return vec![name.split("::").map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()];
+        return vec![
+            name.split("::")
+                .map(|part| part.trim().to_owned())
+                .filter(|part| !part.is_empty())
+                .collect(),
+        ];
     };
-    let prefix: Vec<String> = prefix.split("::").map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect();
+    let prefix: Vec<String> = prefix
+        .split("::")
+        .map(|part| part.trim().to_owned())
+        .filter(|part| !part.is_empty())
+        .collect();
     let inner = &inner[..inner.rfind('}').unwrap_or(inner.len())];
     let (mut depth, mut start, mut parts) = (0, 0, Vec::new());
     for (at, character) in inner.char_indices() {
@@ -162,7 +195,11 @@ fn paths_of(tree: &str) -> Vec<Vec<String>> {
 }
 
 /// The path from the crate's root; none for a path into another crate.
-fn absolute(module: &Module, path: &[String], modules: &BTreeMap<Module, PathBuf>) -> Option<Vec<String>> {
+fn absolute(
+    module: &Module,
+    path: &[String],
+    modules: &BTreeMap<Module, PathBuf>,
+) -> Option<Vec<String>> {
     let first = path.first()?;
     let mut base = module.clone();
     match first.as_str() {
@@ -196,7 +233,8 @@ fn resolve(
         if !modules.contains_key(&module) {
             continue;
         }
-        let handed_on = path.get(length).and_then(|name| names.get(&(module.clone(), name.clone())));
+        let handed_on =
+            path.get(length).and_then(|name| names.get(&(module.clone(), name.clone())));
         return match handed_on {
             Some(other) if depth < 8 && other != path => resolve(other, modules, names, depth + 1),
             _ => Some(module),
@@ -207,9 +245,11 @@ fn resolve(
 
 #[test]
 fn no_circle_of_imports_joins_two_folders() {
-    let crates = ["schemas", "pipeline", "pipeline/sample", "pipeline/table", "trainer", "daemon"].map(str::to_owned).into_iter();
-    let daemon =
-        ["cli", "demo", "store", "embeddings", "evaluate", "training", "pages", "serve"].map(|name| format!("daemon/{name}"));
+    let crates = ["schemas", "pipeline", "pipeline/sample", "pipeline/table", "trainer", "daemon"]
+        .map(str::to_owned)
+        .into_iter();
+    let daemon = ["cli", "demo", "store", "embeddings", "evaluate", "training", "pages", "serve"]
+        .map(|name| format!("daemon/{name}"));
     let mut found = Vec::new();
     let mut modules = 0;
     for name in crates.chain(daemon) {
@@ -223,11 +263,20 @@ fn no_circle_of_imports_joins_two_folders() {
 
 #[test]
 fn imports_are_read_as_the_compiler_reads_them() {
-    let text =
-        "use std::fs;\npub use self::a::{B, c::{D, E as F}};\nuse super::x::Y;\n// use crate::no;\nfn f() { crate::z::g() }\n";
+    let text = "use std::fs;\npub use self::a::{B, c::{D, E as F}};\nuse super::x::Y;\n// use crate::no;\nfn f() { crate::z::g() }\n";
     let found: Vec<String> = uses_of(text)
         .iter()
         .map(|used| format!("{}{}", if used.is_public { "pub " } else { "" }, used.path.join("::")))
         .collect();
-    assert_eq!(found, ["std::fs", "pub self::a::B", "pub self::a::c::D", "pub self::a::c::E", "super::x::Y", "crate::z::g"]);
+    assert_eq!(
+        found,
+        [
+            "std::fs",
+            "pub self::a::B",
+            "pub self::a::c::D",
+            "pub self::a::c::E",
+            "super::x::Y",
+            "crate::z::g"
+        ]
+    );
 }

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 /// A dataset NAME of so many pairs of 200 kB, most of which is junk behind the picture, and a selection of all of them.
 fn with_large_files(work: &Work, name: &str, count: usize) {
-    let names: Vec<[String; 2]> = (0..count).map(|n| [format!("{n:04}.jpg"), format!("{n:04}.txt")]).collect();
+    let names: Vec<[String; 2]> =
+        (0..count).map(|n| [format!("{n:04}.jpg"), format!("{n:04}.txt")]).collect();
     let mut members = Vec::new();
     for (n, [image, text]) in names.iter().enumerate() {
         let mut file = pairs::jpeg(32, 32, [n as u8, (n >> 8) as u8, 99]);
@@ -16,11 +17,17 @@ fn with_large_files(work: &Work, name: &str, count: usize) {
     let tar = work.write(&format!("{name}.tar"), pairs::tar(&members));
     work.diptych(&["ingest", &tar.to_string_lossy(), "--dataset", name]).ok();
     let selection = format!("{name}.parquet");
-    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", name, "--output", &selection]).ok();
+    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", name, "--output", &selection])
+        .ok();
 }
 
 fn bench(work: &Work, arguments: &[&str]) -> Value {
-    let ran = work.diptych(&[&["bench", "loader", "--json", "--rounds", "1", "--threads", "2"], arguments].concat()).ok();
+    let ran = work
+        .diptych(
+            &[&["bench", "loader", "--json", "--rounds", "1", "--threads", "2"], arguments]
+                .concat(),
+        )
+        .ok();
     serde_json::from_str(&ran.stdout).unwrap()
 }
 
@@ -30,7 +37,17 @@ fn memory_stays_the_same_with_ten_times_the_data() {
     let peak = |name: &str, count: usize| {
         with_large_files(&work, name, count);
         let selection = format!("{name}.parquet");
-        let bounds = ["--no-bare", "--pairs", "0", "--epochs", "2", "--queue-mib", "16", "--batch-size", "8"];
+        let bounds = [
+            "--no-bare",
+            "--pairs",
+            "0",
+            "--epochs",
+            "2",
+            "--queue-mib",
+            "16",
+            "--batch-size",
+            "8",
+        ];
         let data = ["--image-size", "32", "--dataset", name, "--selection", &selection];
         let report = bench(&work, &[&bounds[..], &data[..]].concat());
         assert_eq!(report["rounds"][0]["images"], 2 * (count / 8 * 8), "{report}");
@@ -50,23 +67,47 @@ fn benchmark_has_a_row_for_each_stage_and_names_the_one_that_limits() {
     work.diptych(&["ingest", &tar.to_string_lossy(), "--dataset", "data"]).ok();
     let small = ["--dataset", "data", "--batch-size", "8", "--image-size", "32", "--epochs", "1"];
     let report = bench(&work, &small);
-    let stages: Vec<&str> = report["stages"].as_array().unwrap().iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
+    let stages: Vec<&str> = report["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| stage["stage"].as_str().unwrap())
+        .collect();
     assert_eq!(stages, ["read", "decode", "crop, resize", "tokenize", "collate"]);
     for stage in report["stages"].as_array().unwrap() {
         let share = stage["busy_share"].as_f64().unwrap();
-        assert!(share > 0.0 && share <= 1.0 && stage["images_per_second_per_core"].as_f64().unwrap() > 0.0, "{stage}");
+        assert!(
+            share > 0.0
+                && share <= 1.0
+                && stage["images_per_second_per_core"].as_f64().unwrap() > 0.0,
+            "{stage}"
+        );
     }
     assert_eq!(
         (&report["pairs"], &report["other_formats"], &report["rounds"][0]["images"]),
         (&40.into(), &40.into(), &40.into())
     );
-    assert!(report["median_ratio"].as_f64().unwrap() > 0.0 && report["limited_by"].is_string(), "{report}");
+    assert!(
+        report["median_ratio"].as_f64().unwrap() > 0.0 && report["limited_by"].is_string(),
+        "{report}"
+    );
 
-    let text = work.diptych(&[&["bench", "loader", "--rounds", "2"], &small[..]].concat()).ok().stdout;
-    for says in ["stage", "crop, resize", "bytes in flight", "limited by", "bare libjpeg-turbo", "ratio", "are not JPEG"] {
+    let text =
+        work.diptych(&[&["bench", "loader", "--rounds", "2"], &small[..]].concat()).ok().stdout;
+    for says in [
+        "stage",
+        "crop, resize",
+        "bytes in flight",
+        "limited by",
+        "bare libjpeg-turbo",
+        "ratio",
+        "are not JPEG",
+    ] {
         assert!(text.contains(says), "{says}\n{text}");
     }
-    work.diptych(&[&["bench", "loader", "--rounds", "1"], &small[..2], &["--batch-size", "64"]].concat())
-        .fails_with(&["has 40 rows, a batch wants 64"]);
+    work.diptych(
+        &[&["bench", "loader", "--rounds", "1"], &small[..2], &["--batch-size", "64"]].concat(),
+    )
+    .fails_with(&["has 40 rows, a batch wants 64"]);
     work.diptych(&["bench", "loader", "--dataset", "nowhere"]).fails_with(&["nowhere"]);
 }

@@ -22,18 +22,29 @@ fn bert(vocabulary: usize) -> String {
 /// Scenes with their captions, BERT's vocabulary of them and a model of that size: `vocab.txt`, `bert.json`.
 fn work() -> Work {
     let work = Work::new().with_demo_data(240);
-    let captions = work.diptych(&["sql", "SELECT caption FROM meta", "--dataset", "data", "--format", "csv"]).ok().stdout;
+    let captions = work
+        .diptych(&["sql", "SELECT caption FROM meta", "--dataset", "data", "--format", "csv"])
+        .ok()
+        .stdout;
     let words: BTreeSet<String> = captions
         .lines()
         .skip(1)
-        .flat_map(|line| line.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect::<Vec<_>>())
+        .flat_map(|line| {
+            line.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect::<Vec<_>>()
+        })
         .filter(|word| !word.is_empty())
         .collect();
     assert!(words.len() > 20, "{words:?}");
     // Long words come in two pieces.
-    let halves =
-        |word: &String| if word.len() > 5 { vec![word[..3].to_owned(), format!("##{}", &word[3..])] } else { vec![word.clone()] };
-    let pieces: BTreeSet<String> = words.iter().filter(|word| word.is_ascii()).flat_map(halves).collect();
+    let halves = |word: &String| {
+        if word.len() > 5 {
+            vec![word[..3].to_owned(), format!("##{}", &word[3..])]
+        } else {
+            vec![word.clone()]
+        }
+    };
+    let pieces: BTreeSet<String> =
+        words.iter().filter(|word| word.is_ascii()).flat_map(halves).collect();
     let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned);
     let vocabulary: Vec<String> = special.into_iter().chain(pieces).collect();
     work.write("vocab.txt", vocabulary.join("\n") + "\n");
@@ -79,35 +90,68 @@ fn masked_language_model_learns_captions_is_exported_and_becomes_a_text_tower() 
     assert!(!said.contains("scale"), "there is no logit scale: {said}");
     let state = ["--state", "state"];
     let mean = |name: &str, part: &str| -> f64 {
-        let query = format!("SELECT avg(value) FROM metrics WHERE run = 'bert' AND name = '{name}' AND {part}");
+        let query = format!(
+            "SELECT avg(value) FROM metrics WHERE run = 'bert' AND name = '{name}' AND {part}"
+        );
         work.sql(&state, &query).parse().unwrap()
     };
     let last: u64 = work.sql(&state, "SELECT max(step) FROM metrics").parse().unwrap();
-    let (first_loss, last_loss) = (mean("loss", "step <= 5"), mean("loss", &format!("step > {}", last - 5)));
+    let (first_loss, last_loss) =
+        (mean("loss", "step <= 5"), mean("loss", &format!("step > {}", last - 5)));
     assert!(last_loss < 0.6 * first_loss, "from {first_loss} to {last_loss}");
     assert!(mean("accuracy/mlm", &format!("step > {}", last - 5)) > 0.3);
-    assert_eq!(work.sql(&state, "SELECT count(*) FROM metrics WHERE name = 'logit_scale' OR name LIKE 'loss/%'"), "0");
+    assert_eq!(
+        work.sql(
+            &state,
+            "SELECT count(*) FROM metrics WHERE name = 'logit_scale' OR name LIKE 'loss/%'"
+        ),
+        "0"
+    );
     // The same masks in every evaluation, so the loss on held-out captions falls with the other one.
     let held_out = |order: &str| -> f64 {
-        let query =
-            format!("SELECT value FROM metrics WHERE run = 'bert' AND name = 'heldout/loss' ORDER BY step {order} LIMIT 1");
+        let query = format!(
+            "SELECT value FROM metrics WHERE run = 'bert' AND name = 'heldout/loss' ORDER BY step {order} LIMIT 1"
+        );
         work.sql(&state, &query).parse().unwrap()
     };
-    assert!(held_out("DESC") < 0.95 * held_out("ASC"), "{} and {}", held_out("ASC"), held_out("DESC"));
+    assert!(
+        held_out("DESC") < 0.95 * held_out("ASC"),
+        "{} and {}",
+        held_out("ASC"),
+        held_out("DESC")
+    );
     assert!(said.contains("texts after step") && said.contains("accuracy/mlm"), "{said}");
     // No image was read: none could be unusable, although some of the scenes' files are damaged.
     assert_eq!(work.sql(&state, "SELECT skipped FROM runs"), "0");
 
-    work.diptych(&["export", "--model", "bert", "--state", "state", "--format", "hf", "--output", "hf"]).ok();
+    work.diptych(&[
+        "export", "--model", "bert", "--state", "state", "--format", "hf", "--output", "hf",
+    ])
+    .ok();
     let written: Value = serde_json::from_str(&work.read("hf/config.json")).unwrap();
-    assert_eq!((&written["architectures"][0], &written["model_type"]), (&json!("BertForMaskedLM"), &json!("bert")));
-    let checkpoint =
-        std::fs::read_dir(work.path("state/checkpoints/bert")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
-    assert!(tensors(&work.path("hf/model.safetensors")) == tensors(&checkpoint.join("model.safetensors")));
+    assert_eq!(
+        (&written["architectures"][0], &written["model_type"]),
+        (&json!("BertForMaskedLM"), &json!("bert"))
+    );
+    let checkpoint = std::fs::read_dir(work.path("state/checkpoints/bert"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .max()
+        .unwrap();
+    assert!(
+        tensors(&work.path("hf/model.safetensors"))
+            == tensors(&checkpoint.join("model.safetensors"))
+    );
     // What is exported can be trained on.
-    work.write("again.toml", longer("again", "").replace("tokenizer =", "weights = \"hf\"\ntokenizer ="));
+    work.write(
+        "again.toml",
+        longer("again", "").replace("tokenizer =", "weights = \"hf\"\ntokenizer ="),
+    );
     work.diptych(&["train", "again.toml", "--no-progress", "--stop-after", "1"]).ended_with(4);
-    let again: f64 = work.sql(&state, "SELECT value FROM metrics WHERE run = 'again' AND name = 'loss'").parse().unwrap();
+    let again: f64 = work
+        .sql(&state, "SELECT value FROM metrics WHERE run = 'again' AND name = 'loss'")
+        .parse()
+        .unwrap();
     assert!(again < 0.7 * first_loss, "{again} beside {first_loss}");
 
     // A dual encoder whose text tower is that stack: locked, but for its projection, it keeps it.
@@ -132,9 +176,13 @@ fn masked_language_model_learns_captions_is_exported_and_becomes_a_text_tower() 
     work.write("dual.toml", dual_config("dual", "text = \"hf\""));
     let said = work.diptych(&["train", "dual.toml", "--no-progress"]).ok().stderr;
     assert!(said.contains("the text tower starts from the weights of"), "{said}");
-    let of_dual =
-        std::fs::read_dir(work.path("state/checkpoints/dual")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
-    let (of_dual, of_bert) = (tensors(&of_dual.join("model.safetensors")), tensors(&work.path("hf/model.safetensors")));
+    let of_dual = std::fs::read_dir(work.path("state/checkpoints/dual"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .max()
+        .unwrap();
+    let (of_dual, of_bert) =
+        (tensors(&of_dual.join("model.safetensors")), tensors(&work.path("hf/model.safetensors")));
     let mut compared = 0;
     for (name, bytes) in of_bert.iter().filter(|(name, _)| name.starts_with("bert.")) {
         let there = name.replacen("bert.", "text.transformer.", 1);
@@ -157,10 +205,12 @@ fn masked_language_model_learns_captions_is_exported_and_becomes_a_text_tower() 
     );
     work.diptych(&["train", "both.toml", "--no-progress", "--stop-after", "1"]).ended_with(4);
     work.write("wrong.toml", dual_config("wrong", "image = \"hf\""));
-    work.diptych(&["train", "wrong.toml", "--no-progress"]).fails_with(&["a masked language model", "image tower"]);
+    work.diptych(&["train", "wrong.toml", "--no-progress"])
+        .fails_with(&["a masked language model", "image tower"]);
     work.write("dual.json", dual.to_string().replace("\"layers\":2", "\"layers\":1"));
     work.write("other.toml", dual_config("other", "text = \"hf\""));
-    work.diptych(&["train", "other.toml", "--no-progress"]).fails_with(&["text tower", "layers is 1 and 2"]);
+    work.diptych(&["train", "other.toml", "--no-progress"])
+        .fails_with(&["text tower", "layers is 1 and 2"]);
 }
 
 #[test]
@@ -188,7 +238,10 @@ fn masked_language_model_killed_at_random_ends_with_the_same_weights_bit_for_bit
     }
     assert!(kills > 0, "the run ended before it could be killed");
     work.diptych(&["train", "killed.toml", "--no-progress"]).ok();
-    assert!(final_files(&work, "state", "quiet") == final_files(&work, "state", "killed"), "the weights differ");
+    assert!(
+        final_files(&work, "state", "quiet") == final_files(&work, "state", "killed"),
+        "the weights differ"
+    );
 }
 
 #[test]
@@ -199,11 +252,21 @@ fn what_a_masked_language_model_is_not_for_is_refused_in_words() {
     for call in [
         &["eval", "--model", "bert", "--dataset", "data", "--selection", "heldout.parquet"][..],
         &["embed", "--model", "bert", "--dataset", "data", "--selection", "heldout.parquet"],
-        &["search", "a red circle", "--model", "bert", "--dataset", "data", "--selection", "heldout.parquet"],
+        &[
+            "search",
+            "a red circle",
+            "--model",
+            "bert",
+            "--dataset",
+            "data",
+            "--selection",
+            "heldout.parquet",
+        ],
         &["export", "--model", "bert", "--format", "openclip", "--output", "out"],
         &["export", "--model", "bert", "--format", "onnx", "--output", "out"],
     ] {
-        work.diptych(&[call, &["--state", "state"][..]].concat()).fails_with(&["a masked language model", "dual encoder"]);
+        work.diptych(&[call, &["--state", "state"][..]].concat())
+            .fails_with(&["a masked language model", "dual encoder"]);
     }
     for (more, says) in [
         (
@@ -217,7 +280,11 @@ fn what_a_masked_language_model_is_not_for_is_refused_in_words() {
     }
     for (from, to, says) in [
         ("terms = { mlm = 1.0 }", "terms = { clip = 1.0 }", "objective.mask"),
-        ("terms = { mlm = 1.0 }\nmask = { text = 0.3, whole_words = true }", "loss = \"siglip\"", "computes only mlm"),
+        (
+            "terms = { mlm = 1.0 }\nmask = { text = 0.3, whole_words = true }",
+            "loss = \"siglip\"",
+            "computes only mlm",
+        ),
         ("tokenizer = \"vocab.txt\"", "", "tokenizer"),
     ] {
         work.write("refused.toml", config("refused", "").replace(from, to));
@@ -227,7 +294,8 @@ fn what_a_masked_language_model_is_not_for_is_refused_in_words() {
     let without = work.read("vocab.txt").replace("[MASK]\n", "unmasked\n");
     work.write("vocab.txt", without);
     work.write("refused.toml", config("refused", ""));
-    work.diptych(&["train", "refused.toml", "--no-progress"]).fails_with(&["[MASK]", "model.tokenizer"]);
+    work.diptych(&["train", "refused.toml", "--no-progress"])
+        .fails_with(&["[MASK]", "model.tokenizer"]);
 
     work.diptych(&["config", "--model", "nothing"]).fails_with(&["bert-base", "ViT-B-32"]);
     let listed = work.diptych(&["config", "--model", "bert-base"]).ok().stdout;

@@ -22,7 +22,8 @@ fn dataset() -> Work {
         members.push((format!("{n:02}.txt"), caption.into_bytes()));
     }
     members.push(("lone.txt".to_owned(), b"without an image".to_vec()));
-    let members: Vec<(&str, Vec<u8>)> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    let members: Vec<(&str, Vec<u8>)> =
+        members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
     work.write("pairs.tar", tar(&members));
     work.diptych(&["ingest", "pairs.tar", "--dataset", "data"]).ok();
     work
@@ -39,19 +40,33 @@ fn page_shows_the_funnel_of_the_last_selection_and_pairs_on_both_sides_of_its_th
     // The funnel: 16 pairs, 11 of a width from 120 to 220, two of those with a caption of 14 characters.
     let funnel = &page[page.find("<table class=\"funnel\">").unwrap()..];
     let funnel = &funnel[..funnel.find("</table>").unwrap()];
-    let numbers: Vec<&str> = funnel.split("<td class=\"number\">").skip(1).map(|cell| cell.split('<').next().unwrap()).collect();
-    let left = work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta WHERE width BETWEEN 120 AND 220");
+    let numbers: Vec<&str> = funnel
+        .split("<td class=\"number\">")
+        .skip(1)
+        .map(|cell| cell.split('<').next().unwrap())
+        .collect();
+    let left = work
+        .sql(&["--dataset", "data"], "SELECT count(*) FROM meta WHERE width BETWEEN 120 AND 220");
     assert_eq!(numbers[..2], ["16", left.as_str()]);
-    assert_eq!(numbers[2], work.sql(&["--dataset", "data"], &sql.replace("uid FROM", "count(*) FROM")));
+    assert_eq!(
+        numbers[2],
+        work.sql(&["--dataset", "data"], &sql.replace("uid FROM", "count(*) FROM"))
+    );
 
     // Each threshold: the nearest first, and of a range only what is beyond that end.
     let values = |section: &str| -> Vec<String> {
-        section.split("<b title=\"width\">").skip(1).map(|card| card.split('<').next().unwrap().to_owned()).collect()
+        section
+            .split("<b title=\"width\">")
+            .skip(1)
+            .map(|card| card.split('<').next().unwrap().to_owned())
+            .collect()
     };
     let sections: Vec<&str> = page.split("<h3>").skip(1).collect();
     assert_eq!(sections.len(), 3);
-    let sides: Vec<Vec<String>> =
-        sections[..2].iter().flat_map(|section| section.split("just dropped").map(values).collect::<Vec<_>>()).collect();
+    let sides: Vec<Vec<String>> = sections[..2]
+        .iter()
+        .flat_map(|section| section.split("just dropped").map(values).collect::<Vec<_>>())
+        .collect();
     assert_eq!(sides[0][..2], ["120", "130"]);
     assert_eq!(sides[1], ["110", "100"]);
     assert_eq!(sides[2][..2], ["220", "210"]);
@@ -64,12 +79,16 @@ fn page_shows_the_funnel_of_the_last_selection_and_pairs_on_both_sides_of_its_th
     assert!(page.contains("no_image") || page.contains("missing_image"), "the ledger is missing");
     assert!(page.contains("the same words"));
     assert!(!page.contains("Languages"), "nobody knows the languages yet");
-    assert_eq!(work.diptych(&["profile", "data", "--pairs", "5", "--output", "again.html"]).ok().code, Some(0));
+    assert_eq!(
+        work.diptych(&["profile", "data", "--pairs", "5", "--output", "again.html"]).ok().code,
+        Some(0)
+    );
     assert!(work.read("again.html") == page, "the same dataset gives another page");
 
     // Languages are a score, and what dedup chose is the last selection.
     work.diptych(&["score", "language", "--dataset", "data"]).ok();
-    work.diptych(&["dedup", "--by", "sha256", "--dataset", "data", "--output", "single.parquet"]).ok();
+    work.diptych(&["dedup", "--by", "sha256", "--dataset", "data", "--output", "single.parquet"])
+        .ok();
     work.diptych(&["profile", "data", "--pairs", "5"]).ok();
     let page = work.read("profile.html");
     assert!(page.contains("Languages") && page.contains("single.parquet"));
@@ -82,7 +101,11 @@ fn captions_are_text_on_the_page_and_never_code() {
     let page = work.read("profile.html");
     assert!(!page.contains("<script"), "a caption became code");
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp; more"));
-    assert!(page.contains("default-src 'none'") && !page.contains("http://") && !page.contains("https://"));
+    assert!(
+        page.contains("default-src 'none'")
+            && !page.contains("http://")
+            && !page.contains("https://")
+    );
     assert!(page.contains("None was named"), "there is no selection yet");
 }
 
@@ -90,7 +113,9 @@ fn captions_are_text_on_the_page_and_never_code() {
 fn what_cannot_be_profiled_is_refused_in_words() {
     let work = dataset();
     work.diptych(&["profile", "elsewhere"]).fails_with(&["elsewhere", "diptych ingest"]);
-    work.diptych(&["profile", "data", "--selection", "pairs.tar"]).fails_with(&["pairs.tar", "diptych select"]);
-    work.diptych(&["profile", "data", "--output", "nowhere/page.html"]).fails_with(&["nowhere/page.html"]);
+    work.diptych(&["profile", "data", "--selection", "pairs.tar"])
+        .fails_with(&["pairs.tar", "diptych select"]);
+    work.diptych(&["profile", "data", "--output", "nowhere/page.html"])
+        .fails_with(&["nowhere/page.html"]);
     assert!(!work.path("profile.html").exists());
 }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use diptych_pipeline::{Batch, DataSource, LoaderError, LoaderSpec, Selection, Tokenizer, train_loader};
+use diptych_pipeline::{
+    Batch, DataSource, LoaderError, LoaderSpec, Selection, Tokenizer, train_loader,
+};
 use diptych_schemas::{AugmentConfig, LoaderConfig, RemoteConfig, SampleIndex};
 use diptych_test_support::eventually;
 use diptych_tests::server::{Fault, Request, Server};
@@ -17,20 +19,44 @@ use diptych_tests::{Work, pairs, tiny_config};
 fn dataset() -> Work {
     let work = Work::new();
     let mut members = Vec::new();
-    let names: Vec<(String, String)> = (0..48).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
+    let names: Vec<(String, String)> =
+        (0..48).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
     for (number, (image, text)) in names.iter().enumerate() {
         members.push((image.as_str(), pairs::noise(number as u64 + 1, 115)));
         members.push((text.as_str(), format!("noise number {number}").into_bytes()));
     }
     work.write("noise.tar", pairs::tar(&members));
-    work.diptych(&["ingest", "noise.tar", "--dataset", "data", "--row-group-mib", "1", "--shard-mib", "1"]).ok();
-    work.diptych(&["select", "SELECT uid FROM meta", "--dataset", "data", "--output", "all.parquet"]).ok();
+    work.diptych(&[
+        "ingest",
+        "noise.tar",
+        "--dataset",
+        "data",
+        "--row-group-mib",
+        "1",
+        "--shard-mib",
+        "1",
+    ])
+    .ok();
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta",
+        "--dataset",
+        "data",
+        "--output",
+        "all.parquet",
+    ])
+    .ok();
     work
 }
 
 fn config(work: &Work, retries: u32) -> LoaderConfig {
-    let remote =
-        RemoteConfig { cache: Some(work.path("cache")), cache_mib: 64, retries, timeout_seconds: 1, ..RemoteConfig::default() };
+    let remote = RemoteConfig {
+        cache: Some(work.path("cache")),
+        cache_mib: 64,
+        retries,
+        timeout_seconds: 1,
+        ..RemoteConfig::default()
+    };
     LoaderConfig { threads: 2, remote, ..LoaderConfig::default() }
 }
 
@@ -110,8 +136,22 @@ fn batches_over_a_bad_line_are_those_from_the_disk() {
 
     // The shapes of S3, Google and Azure: bucket or container is the first part of the path.
     let stores = [
-        ("s3://data", vec![("aws_endpoint", server_url), ("aws_allow_http", yes), ("aws_skip_signature", yes)]),
-        ("gs://data", vec![("google_base_url", server_url), ("google_allow_http", yes), ("google_skip_signature", yes)]),
+        (
+            "s3://data",
+            vec![
+                ("aws_endpoint", server_url),
+                ("aws_allow_http", yes),
+                ("aws_skip_signature", yes),
+            ],
+        ),
+        (
+            "gs://data",
+            vec![
+                ("google_base_url", server_url),
+                ("google_allow_http", yes),
+                ("google_skip_signature", yes),
+            ],
+        ),
         (
             "az://data",
             vec![
@@ -127,14 +167,18 @@ fn batches_over_a_bad_line_are_those_from_the_disk() {
         let mut store = config(&work, 20);
         store.remote.cache = Some(work.path(&format!("cache-{}", &url[..2])));
         let endpoint = server.endpoint();
-        let options = options
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), if value == server_url { endpoint.clone() } else { value.to_owned() }));
+        let options = options.into_iter().map(|(name, value)| {
+            (name.to_owned(), if value == server_url { endpoint.clone() } else { value.to_owned() })
+        });
         store.remote.options = options.collect();
         let batches = all(spec(&work, url, store)).unwrap();
         assert!(content(&batches) == content(&reference), "{url}");
         let requests = server.requests();
-        assert!(!requests.is_empty() && requests.iter().all(|request| request.path.starts_with("data/")), "{url}");
+        assert!(
+            !requests.is_empty()
+                && requests.iter().all(|request| request.path.starts_with("data/")),
+            "{url}"
+        );
     }
 }
 
@@ -146,7 +190,9 @@ fn what_the_cache_has_is_not_fetched_again_and_what_is_damaged_in_it_is() {
         let before = server.requests().len();
         let batches = all(spec(&work, server.url("data"), config(&work, 0))).unwrap();
         let requests = server.requests();
-        let fetched = requests[before..].iter().filter(|request| request.path.ends_with("parquet") && request.range.is_some());
+        let fetched = requests[before..]
+            .iter()
+            .filter(|request| request.path.ends_with("parquet") && request.range.is_some());
         (content(&batches), fetched.count())
     };
     let (first, fetched) = run();
@@ -158,7 +204,12 @@ fn what_the_cache_has_is_not_fetched_again_and_what_is_damaged_in_it_is() {
     let mut damaged = 0;
     for folder in std::fs::read_dir(work.path("cache")).unwrap() {
         for block in std::fs::read_dir(folder.unwrap().path()).unwrap().step_by(2) {
-            std::fs::File::options().write(true).open(block.unwrap().path()).unwrap().set_len(100).unwrap();
+            std::fs::File::options()
+                .write(true)
+                .open(block.unwrap().path())
+                .unwrap()
+                .set_len(100)
+                .unwrap();
             damaged += 1;
         }
     }
@@ -179,7 +230,11 @@ fn a_server_that_stays_down_is_named_with_what_to_do() {
     let down = Arc::new(AtomicBool::new(false));
     let is_down = Arc::clone(&down);
     let blobs_down = move |request: &Request| {
-        if is_down.load(Ordering::Relaxed) || request.path.contains("blob") { Fault::Status(503) } else { Fault::Honest }
+        if is_down.load(Ordering::Relaxed) || request.path.contains("blob") {
+            Fault::Status(503)
+        } else {
+            Fault::Honest
+        }
     };
     let server = Server::start(&work.path(""), blobs_down);
     let message = error(spec(&work, server.url("data"), config(&work, 2)));
@@ -188,7 +243,10 @@ fn a_server_that_stays_down_is_named_with_what_to_do() {
     }
     down.store(true, Ordering::Relaxed);
     let message = error(spec(&work, server.url("data"), config(&work, 1)));
-    assert!(message.contains(&server.url("data/dataset.json")) && message.contains("after 2 tries"), "{message}");
+    assert!(
+        message.contains(&server.url("data/dataset.json")) && message.contains("after 2 tries"),
+        "{message}"
+    );
     let address = server.url("data");
     drop(server);
     let message = error(spec(&work, address.clone(), config(&work, 1)));
@@ -223,7 +281,11 @@ fn a_server_that_lies_is_found_out_and_leaves_nothing_in_the_cache() {
     let lying = Arc::new(AtomicBool::new(true));
     let lies = Arc::clone(&lying);
     let server = Server::start(&work.path(""), move |request| {
-        if lies.load(Ordering::Relaxed) { lie(request, "blob", Fault::OtherBytes) } else { Fault::Honest }
+        if lies.load(Ordering::Relaxed) {
+            lie(request, "blob", Fault::OtherBytes)
+        } else {
+            Fault::Honest
+        }
     });
     error(spec(&work, server.url("data"), config(&work, 1)));
     lying.store(false, Ordering::Relaxed);
@@ -249,7 +311,9 @@ fn what_is_not_there_and_urls_that_mean_nothing_are_refused_in_words() {
     let of = |dataset: &str| error(spec(&work, dataset, config(&work, 1)));
     assert!(of(&server.url("nowhere")).contains("no dataset.json"));
     assert!(of("ftp://host/data").contains("s3, gs, az"));
-    assert!(of("http://me:secret@127.0.0.1/data").contains("Credentials come from the environment"));
+    assert!(
+        of("http://me:secret@127.0.0.1/data").contains("Credentials come from the environment")
+    );
     let mut unknown = config(&work, 1);
     unknown.remote.options.insert("aws_endpiont".into(), "x".into());
     assert!(error(spec(&work, "s3://data", unknown)).contains("aws_endpiont"));
@@ -264,7 +328,10 @@ fn what_is_not_there_and_urls_that_mean_nothing_are_refused_in_words() {
     assert!(!work.path("http:").exists());
     std::fs::remove_file(work.path("data/blob/00001.parquet")).unwrap();
     let message = of(&server.url("data"));
-    assert!(message.contains(&server.url("data/blob/00001.parquet")) && message.contains("missing"), "{message}");
+    assert!(
+        message.contains(&server.url("data/blob/00001.parquet")) && message.contains("missing"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -274,7 +341,8 @@ fn a_loader_whose_server_hangs_can_be_dropped() {
     let mut patient = config(&work, 100);
     patient.remote.timeout_seconds = 1_000_000;
     let loader = train_loader(spec(&work, server.url("data"), patient)).unwrap();
-    let asked = || server.requests().iter().any(|request| request.path.contains("blob")).then_some(());
+    let asked =
+        || server.requests().iter().any(|request| request.path.contains("blob")).then_some(());
     eventually(PATIENCE, "a request for a blob", asked);
     drop(loader);
 }
@@ -286,10 +354,16 @@ fn the_next_window_is_fetched_while_the_one_before_it_is_used() {
     let mut config = config(&work, 0);
     // A window is a row group, and little of it may be in memory: nobody reads the second one before the first one is used.
     (config.window_row_groups, config.row_group_parts, config.queue_mib) = (1, 1, 1);
-    let mut loader = train_loader(LoaderSpec { image_size: 256, ..spec(&work, server.url("data"), config) }).unwrap();
+    let mut loader =
+        train_loader(LoaderSpec { image_size: 256, ..spec(&work, server.url("data"), config) })
+            .unwrap();
     loader.next().unwrap().unwrap();
-    let blob_was_read =
-        |name: &str| server.requests().iter().any(|request| request.path.ends_with(name) && request.range.is_some());
+    let blob_was_read = |name: &str| {
+        server
+            .requests()
+            .iter()
+            .any(|request| request.path.ends_with(name) && request.range.is_some())
+    };
     for name in ["blob/00000.parquet", "blob/00001.parquet"] {
         eventually(PATIENCE, name, || blob_was_read(name).then_some(()));
     }
@@ -311,13 +385,26 @@ fn a_run_trains_and_evaluates_over_http_as_it_does_from_the_disk() {
     work.diptych(&["train", "here.toml", "--no-progress"]).ok();
     work.diptych(&["train", "there.toml", "--no-progress"]).ok();
     let weights = |run: &str| {
-        let query = format!("SELECT weights_hash FROM checkpoints WHERE run = '{run}' ORDER BY step DESC LIMIT 1");
+        let query = format!(
+            "SELECT weights_hash FROM checkpoints WHERE run = '{run}' ORDER BY step DESC LIMIT 1"
+        );
         work.sql(&["--state", "state"], &query)
     };
     assert_eq!(weights("here"), weights("there"));
     let evaluated = |dataset: &str, output: &str| {
         work.diptych_with(
-            &["eval", "--model", "here", "--dataset", dataset, "--selection", "all.parquet", "--json", output, "--no-cache"],
+            &[
+                "eval",
+                "--model",
+                "here",
+                "--dataset",
+                dataset,
+                "--selection",
+                "all.parquet",
+                "--json",
+                output,
+                "--no-cache",
+            ],
             &[("XDG_CACHE_HOME", &work.path("caches"))],
         )
         .ok();
@@ -346,10 +433,24 @@ fn sources_that_are_weighted_and_mixed_train_and_a_changed_one_is_refused() {
     // 72 and 48 samples: 7 batches of 16 an epoch.
     work.diptych(&["train", "mixed.toml", "--no-progress", "--stop-after", "3"]).ended_with(4);
     work.diptych(&["train", "mixed.toml", "--no-progress"]).ok();
-    assert_eq!(work.sql(&["--state", "state"], "SELECT samples FROM runs WHERE run = 'mixed'"), "224");
+    assert_eq!(
+        work.sql(&["--state", "state"], "SELECT samples FROM runs WHERE run = 'mixed'"),
+        "224"
+    );
 
-    work.diptych(&["select", "SELECT uid FROM meta WHERE key < '0040'", "--dataset", "data", "--output", "all.parquet"]).ok();
+    work.diptych(&[
+        "select",
+        "SELECT uid FROM meta WHERE key < '0040'",
+        "--dataset",
+        "data",
+        "--output",
+        "all.parquet",
+    ])
+    .ok();
     work.diptych(&["train", "mixed.toml"]).fails_with(&["mixed", "the selection is not the one"]);
-    work.write("mixed.toml", tiny_config("mixed", 2, "").replace(single, &mix.replace("2.0", "3.0")));
+    work.write(
+        "mixed.toml",
+        tiny_config("mixed", 2, "").replace(single, &mix.replace("2.0", "3.0")),
+    );
     work.diptych(&["train", "mixed.toml"]).fails_with(&["mixed"]);
 }

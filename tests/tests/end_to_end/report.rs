@@ -6,8 +6,7 @@ use diptych_tests::{Work, tiny_config};
 #[test]
 fn report_shows_what_a_run_got_right_and_wrong_and_loads_nothing() {
     let work = Work::new().with_demo_data(120);
-    let evaluated =
-        "[eval]\nselection = \"heldout.parquet\"\nclasses = \"scenes/classes.txt\"\nlabel_column = \"label\"\nevery_epochs = 1\n";
+    let evaluated = "[eval]\nselection = \"heldout.parquet\"\nclasses = \"scenes/classes.txt\"\nlabel_column = \"label\"\nevery_epochs = 1\n";
     work.write("run.toml", tiny_config("run", 3, evaluated));
     work.write("other.toml", tiny_config("other", 2, "").replace("seed = 3", "seed = 4"));
     for name in ["run.toml", "other.toml"] {
@@ -34,9 +33,22 @@ fn report_shows_what_a_run_got_right_and_wrong_and_loads_nothing() {
     }
     // Two runs are two curves.
     assert!(page.matches("<polyline class=\"curve c1\"").count() >= 2);
-    assert!(!page.contains("<script") && !page.contains("http://") && !page.contains("https://"), "it asks somebody");
+    assert!(
+        !page.contains("<script") && !page.contains("http://") && !page.contains("https://"),
+        "it asks somebody"
+    );
     // What is counted is what `diptych eval` counts.
-    let eval = ["eval", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet", "--json", "eval.json"];
+    let eval = [
+        "eval",
+        "--model",
+        "run",
+        "--dataset",
+        "data",
+        "--selection",
+        "heldout.parquet",
+        "--json",
+        "eval.json",
+    ];
     work.diptych(&[&eval[..], &["--group-by", "word_count(caption)"]].concat()).ok();
     let found: serde_json::Value = serde_json::from_str(&work.read("eval.json")).unwrap();
     let recall = found["retrieval"]["image_to_text"][2].as_f64().unwrap();
@@ -44,7 +56,11 @@ fn report_shows_what_a_run_got_right_and_wrong_and_loads_nothing() {
     let groups = found["retrieval"]["groups"].as_array().unwrap();
     assert!(groups.len() > 1, "{groups:?}");
     for group in groups {
-        let row = format!("<tr><td>{}</td><td class=\"number\">{}</td>", group["name"].as_str().unwrap(), group["count"]);
+        let row = format!(
+            "<tr><td>{}</td><td class=\"number\">{}</td>",
+            group["name"].as_str().unwrap(),
+            group["count"]
+        );
         let value = format!("<b>{:.3}</b>", group["image_to_text"].as_f64().unwrap());
         let rest = page.split_once(&row).unwrap_or_else(|| panic!("{row}")).1;
         assert!(rest.find(&value).is_some_and(|at| at < 40), "{row}{value}");

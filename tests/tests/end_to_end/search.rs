@@ -9,7 +9,16 @@ fn embedded() -> Work {
     let work = Work::new().with_demo_data(200);
     work.write("run.toml", tiny_config("run", 1, ""));
     work.diptych(&["train", "run.toml", "--no-progress"]).ok();
-    work.diptych(&["embed", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"]).ok();
+    work.diptych(&[
+        "embed",
+        "--model",
+        "run",
+        "--dataset",
+        "data",
+        "--selection",
+        "heldout.parquet",
+    ])
+    .ok();
     work
 }
 
@@ -44,32 +53,41 @@ fn uids(list: &[(String, String)]) -> Vec<&str> {
 #[test]
 fn sql_finds_the_nearest_of_what_a_query_filters_and_they_are_those_of_the_command() {
     let work = embedded();
-    let all: usize = work.sql(&BOTH, "SELECT count(*) FROM embeddings WHERE modality = 'image'").parse().unwrap();
+    let all: usize = work
+        .sql(&BOTH, "SELECT count(*) FROM embeddings WHERE modality = 'image'")
+        .parse()
+        .unwrap();
     assert!(all > 30, "{all}");
-    assert_eq!(work.sql(&BOTH, "SELECT count(*) FROM nearest('run', 'a red circle')"), all.to_string());
+    assert_eq!(
+        work.sql(&BOTH, "SELECT count(*) FROM nearest('run', 'a red circle')"),
+        all.to_string()
+    );
 
     // k of all, all of them sorted, and the command: one answer.
     let shown = "hex(uid) || ' ' || round(score, 5)";
-    let five = rows(&work, &format!("SELECT {shown} FROM nearest('run', 'a red circle', 5) ORDER BY score DESC"));
-    let sorted = format!("SELECT {shown} FROM nearest('run', 'a red circle') ORDER BY score DESC LIMIT 5");
+    let five = rows(
+        &work,
+        &format!("SELECT {shown} FROM nearest('run', 'a red circle', 5) ORDER BY score DESC"),
+    );
+    let sorted =
+        format!("SELECT {shown} FROM nearest('run', 'a red circle') ORDER BY score DESC LIMIT 5");
     assert_eq!(five, rows(&work, &sorted));
     let found = search(&work, &["a red circle", "a blue square", "-k", "5"]);
     assert_eq!(found.len(), 2);
     assert_eq!(uids(&found[0]), five.iter().map(|row| &row[..32]).collect::<Vec<_>>());
-    assert!(
-        found[0]
-            .iter()
-            .zip(&five)
-            .all(|((score, _), row)| { (score.parse::<f64>().unwrap() - row[33..].parse::<f64>().unwrap()).abs() < 6e-4 })
-    );
+    assert!(found[0].iter().zip(&five).all(|((score, _), row)| {
+        (score.parse::<f64>().unwrap() - row[33..].parse::<f64>().unwrap()).abs() < 6e-4
+    }));
 
     // The filter comes before the limit: the best of those that pass, not those of the best that pass.
     let condition = "hash_fraction(m.uid) < 0.3";
     let filtered = format!(
         "SELECT hex(n.uid) FROM nearest('run', 'a red circle') n JOIN meta m USING (uid) WHERE {condition} ORDER BY n.score DESC"
     );
-    let expected: Vec<String> = rows(&work, &format!("SELECT hex(uid) FROM meta m WHERE {condition}"));
-    let order = rows(&work, "SELECT hex(uid) FROM nearest('run', 'a red circle') ORDER BY score DESC");
+    let expected: Vec<String> =
+        rows(&work, &format!("SELECT hex(uid) FROM meta m WHERE {condition}"));
+    let order =
+        rows(&work, "SELECT hex(uid) FROM nearest('run', 'a red circle') ORDER BY score DESC");
     let expected: Vec<&String> = order.iter().filter(|uid| expected.contains(uid)).collect();
     assert!(!expected.is_empty() && expected.len() < order.len());
     assert_eq!(rows(&work, &filtered).iter().collect::<Vec<_>>(), expected);
@@ -84,7 +102,10 @@ fn sql_finds_the_nearest_of_what_a_query_filters_and_they_are_those_of_the_comma
          CROSS JOIN (SELECT embedding FROM embeddings WHERE modality = 'image' AND uid = uid('{uid}')) q"
     );
     assert_eq!(rows(&work, &apart), ["true"]);
-    let like = rows(&work, &format!("SELECT hex(uid) FROM nearest('run', uid('{uid}'), 4) ORDER BY score DESC"));
+    let like = rows(
+        &work,
+        &format!("SELECT hex(uid) FROM nearest('run', uid('{uid}'), 4) ORDER BY score DESC"),
+    );
     assert_eq!(uids(&search(&work, &["--uid", uid, "-k", "4"])[0]), like);
     assert!(like.len() == 4 && !like.contains(&uid.to_owned()));
 
@@ -123,7 +144,8 @@ fn queries_are_added_taken_off_and_their_results_told_apart() {
     let apart = search(&work, &["a red circle", "-k", "6", "--distinct", "0.999"]);
     assert_eq!(apart[0][0], one[0][0]);
     for (place, (_, better)) in apart[0].iter().enumerate() {
-        let near = format!("SELECT hex(uid) FROM nearest('run', uid('{better}')) WHERE score >= 0.9995");
+        let near =
+            format!("SELECT hex(uid) FROM nearest('run', uid('{better}')) WHERE score >= 0.9995");
         let near = rows(&work, &near);
         assert!(apart[0][place + 1..].iter().all(|(_, uid)| !near.contains(uid)), "{better}");
     }
@@ -134,26 +156,53 @@ fn queries_are_added_taken_off_and_their_results_told_apart() {
 #[test]
 fn embeddings_go_out_as_other_tools_read_them() {
     let work = embedded();
-    let fixed = ["embed", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet", "--output", "out"];
+    let fixed = [
+        "embed",
+        "--model",
+        "run",
+        "--dataset",
+        "data",
+        "--selection",
+        "heldout.parquet",
+        "--output",
+        "out",
+    ];
     work.diptych(&fixed).ok();
-    let rows: usize =
-        work.sql(&["--table", "m=out/metadata/metadata_0.parquet"], "SELECT count(DISTINCT uid) FROM m").parse().unwrap();
+    let rows: usize = work
+        .sql(&["--table", "m=out/metadata/metadata_0.parquet"], "SELECT count(DISTINCT uid) FROM m")
+        .parse()
+        .unwrap();
     // numpy's format: magic, version, length of the header, header, and the numbers row by row.
     let read = |name: &str| {
         let bytes = std::fs::read(work.path(name)).unwrap();
         let header = u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
         let text = String::from_utf8(bytes[10..10 + header].to_vec()).unwrap();
-        assert!(text.starts_with(&format!("{{'descr': '<f2', 'fortran_order': False, 'shape': ({rows}, 16), }}")), "{text}");
+        assert!(
+            text.starts_with(&format!(
+                "{{'descr': '<f2', 'fortran_order': False, 'shape': ({rows}, 16), }}"
+            )),
+            "{text}"
+        );
         bytes[10 + header..].to_vec()
     };
     let (images, texts) = (read("out/img_emb/img_emb_0.npy"), read("out/text_emb/text_emb_0.npy"));
     assert_eq!((images.len(), texts.len()), (rows * 16 * 2, rows * 16 * 2));
     // Row by row they are what the metadata says that they are: a caption's nearest text is itself.
-    let both = ["--state", "state", "--dataset", "data", "--table", "m=out/metadata/metadata_0.parquet"];
+    let both =
+        ["--state", "state", "--dataset", "data", "--table", "m=out/metadata/metadata_0.parquet"];
     let stored = work.diptych(&[&["sql", "SELECT m.uid, m.caption = p.caption AS same, e.embedding[1] AS first FROM m JOIN embeddings e ON encode(e.uid, 'hex') = m.uid \
         JOIN meta p ON p.uid = e.uid WHERE e.modality = 'text'", "--format", "jsonl", "--rows", "0"], &both[..]].concat()).ok().stdout;
     let order = work
-        .diptych(&["sql", "SELECT uid FROM m", "--format", "csv", "--rows", "0", "--table", "m=out/metadata/metadata_0.parquet"])
+        .diptych(&[
+            "sql",
+            "SELECT uid FROM m",
+            "--format",
+            "csv",
+            "--rows",
+            "0",
+            "--table",
+            "m=out/metadata/metadata_0.parquet",
+        ])
         .ok()
         .stdout;
     let order: Vec<&str> = order.lines().skip(1).collect();
@@ -163,7 +212,8 @@ fn embeddings_go_out_as_other_tools_read_them() {
         assert_eq!(row["same"], true);
         let place = order.iter().position(|uid| row["uid"] == *uid).unwrap();
         let half = u16::from_le_bytes([texts[place * 32], texts[place * 32 + 1]]);
-        let (sign, exponent, fraction) = (half >> 15, i32::from(half >> 10 & 31), f64::from(half & 1023));
+        let (sign, exponent, fraction) =
+            (half >> 15, i32::from(half >> 10 & 31), f64::from(half & 1023));
         let value = if exponent == 0 {
             fraction / 1024.0 * 2_f64.powi(-14)
         } else {
@@ -185,7 +235,10 @@ fn what_cannot_be_searched_is_said() {
     fails("SELECT * FROM nearest('run')", &["two or three arguments"]);
     fails("SELECT * FROM nearest('run', 'x', 0)", &["whole number from 1 on", "0"]);
     fails("SELECT * FROM nearest('run', X'00ff')", &["16 bytes, found 2"]);
-    fails("SELECT * FROM nearest('run', uid('00000000000000000000000000000000'))", &["has no embedding by run"]);
+    fails(
+        "SELECT * FROM nearest('run', uid('00000000000000000000000000000000'))",
+        &["has no embedding by run"],
+    );
     fails("SELECT * FROM nearest('run', [1.0, 2.0])", &["2 dimensions", "16"]);
     fails("SELECT * FROM nearest('run', [0.0, 0.0])", &["no length"]);
     fails("SELECT * FROM nearest(17, 'x')", &["name of a model first"]);
@@ -199,7 +252,8 @@ fn what_cannot_be_searched_is_said() {
 
     work.write("broken.png", b"\x89PNG\r\n\x1a\nnothing more");
     let search = |more: &[&str], says: &[&str]| {
-        let fixed = ["search", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"];
+        let fixed =
+            ["search", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"];
         work.diptych(&[&fixed[..], more].concat()).fails_with(says);
     };
     search(&["--image", "broken.png"], &["cannot be decoded"]);

@@ -26,27 +26,38 @@ fn served(scenes: u32) -> Work {
 
 fn submits(work: &Work, what: &[&str]) -> u64 {
     let said = work.diptych(&[&["submit", "--state", "state"], what].concat()).ok().stdout;
-    said.split_whitespace().nth(1).and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("no job in {said:?}"))
+    said.split_whitespace()
+        .nth(1)
+        .and_then(|id| id.parse().ok())
+        .unwrap_or_else(|| panic!("no job in {said:?}"))
 }
 
 #[test]
 fn service_that_is_killed_again_and_again_ends_a_run_as_if_nothing_had_been() {
     let work = served(240);
     let epochs = 20;
-    work.write("quiet.toml", tiny_config("quiet", epochs, CHECKPOINTS).replace("\"state\"", "\"elsewhere\""));
+    work.write(
+        "quiet.toml",
+        tiny_config("quiet", epochs, CHECKPOINTS).replace("\"state\"", "\"elsewhere\""),
+    );
     work.diptych(&["train", "quiet.toml", "--no-progress"]).ok();
     work.write("run.toml", tiny_config("run", epochs, CHECKPOINTS));
 
     let mut random = StdRng::seed_from_u64(seed());
     let mut service = Service::start(&work);
     let job = submits(&work, &["run.toml"]);
-    let total = eventually(PATIENCE, "a step", || service.get("/v1/status")["running"][0]["total_steps"].as_u64());
+    let total = eventually(PATIENCE, "a step", || {
+        service.get("/v1/status")["running"][0]["total_steps"].as_u64()
+    });
     for kill in 1..=6 {
         // Anywhere between two checkpoints, and further each time.
         service.waits_for_step(kill * total / 8 + random.random_range(0..4));
         service.kill();
         service = Service::start(&work);
-        assert!(["queued", "running"].contains(&&*service.state_of(job)), "nobody has to start it again");
+        assert!(
+            ["queued", "running"].contains(&&*service.state_of(job)),
+            "nobody has to start it again"
+        );
     }
     // SIGTERM is heard within a step: it is saved, and goes on from there.
     let reached = service.waits_for_step(total * 7 / 8);
@@ -56,7 +67,10 @@ fn service_that_is_killed_again_and_again_ends_a_run_as_if_nothing_had_been() {
     let service = Service::start(&work);
     service.waits_until(job, "done");
 
-    assert!(final_files(&work, "elsewhere", "quiet") == final_files(&work, "state", "run"), "the weights differ");
+    assert!(
+        final_files(&work, "elsewhere", "quiet") == final_files(&work, "state", "run"),
+        "the weights differ"
+    );
     let losses = |state: &str| {
         let of = ["--state", state];
         (
@@ -75,7 +89,10 @@ fn service_that_is_killed_again_and_again_ends_a_run_as_if_nothing_had_been() {
 #[test]
 fn run_is_paused_saved_resumed_cancelled_and_tried_again() {
     let work = served(120);
-    work.write("long.toml", tiny_config("long", 4000, "[checkpoint]\nevery_epochs = 0\nevery_steps = 100000\n"));
+    work.write(
+        "long.toml",
+        tiny_config("long", 4000, "[checkpoint]\nevery_epochs = 0\nevery_steps = 100000\n"),
+    );
     let service = Service::start(&work);
     let job = submits(&work, &["long.toml"]);
     work.diptych(&[&["submit", "long.toml"], &STATE[..]].concat()).fails_with(&["already", "long"]);
@@ -83,7 +100,8 @@ fn run_is_paused_saved_resumed_cancelled_and_tried_again() {
     let other = submits(&work, &["--priority", "-1", "long2.toml"]);
     service.waits_for_step(3);
     let acts = |action: &str, named: &str| work.diptych(&[&[action, named], &STATE[..]].concat());
-    let saved = || service.sql("SELECT count(*), max(step) FROM checkpoints WHERE run = 'long'", None);
+    let saved =
+        || service.sql("SELECT count(*), max(step) FROM checkpoints WHERE run = 'long'", None);
     assert_eq!(saved()[0][0], 0);
     acts("checkpoint", "long").ok();
     eventually(PATIENCE, "a checkpoint", || (saved()[0][0] == 1).then_some(()));
@@ -104,7 +122,10 @@ fn run_is_paused_saved_resumed_cancelled_and_tried_again() {
     assert_eq!(service.state_of(job), "paused");
     acts("resume", "long").ok();
     service.waits_for_step(at + 1);
-    let steps = service.sql("SELECT min(step), count(*) = max(step) FROM metrics WHERE run = 'long' AND name = 'loss'", None);
+    let steps = service.sql(
+        "SELECT min(step), count(*) = max(step) FROM metrics WHERE run = 'long' AND name = 'loss'",
+        None,
+    );
     assert_eq!(steps[0], json!([1, true]), "no step is missing and none is there twice");
     acts("cancel", "long").ok();
     service.waits_until(job, "cancelled");
@@ -113,7 +134,10 @@ fn run_is_paused_saved_resumed_cancelled_and_tried_again() {
     assert!(now > at, "{now}: it goes on where it was");
     acts("cancel", "nobody").fails_with(&["nobody", "diptych status"]);
     let shown = work.diptych(&["status", "--state", "state"]).ok().stdout;
-    assert!(shown.contains("train long ") && shown.contains("loss") && shown.contains("cancelled"), "{shown}");
+    assert!(
+        shown.contains("train long ") && shown.contains("loss") && shown.contains("cancelled"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -121,16 +145,30 @@ fn jobs_of_all_kinds_wait_for_each_other_and_the_service_answers_of_what_they_ma
     let work = served(120);
     work.write("run.toml", tiny_config("run", 2, CHECKPOINTS));
     let service = Service::start(&work);
-    let select =
-        submits(&work, &["select", "SELECT uid FROM meta WHERE width >= 24", "--dataset", "data", "--output", "big.parquet"]);
+    let select = submits(
+        &work,
+        &[
+            "select",
+            "SELECT uid FROM meta WHERE width >= 24",
+            "--dataset",
+            "data",
+            "--output",
+            "big.parquet",
+        ],
+    );
     let train = submits(&work, &["run.toml"]);
     let after = train.to_string();
     let after = ["--after", &after];
     let of_model = ["--model", "run", "--dataset", "data", "--selection", "heldout.parquet"];
     let embed = submits(&work, &[&after[..], &["embed"], &of_model].concat());
-    let eval = submits(&work, &[&after[..], &["eval"], &of_model, &["--task", "retrieval"]].concat());
-    let export = submits(&work, &[&after[..], &["export", "--model", "run", "--format", "hf", "--output", "hf"]].concat());
-    let score = submits(&work, &["score", "blur", "--dataset", "data", "--selection", "heldout.parquet"]);
+    let eval =
+        submits(&work, &[&after[..], &["eval"], &of_model, &["--task", "retrieval"]].concat());
+    let export = submits(
+        &work,
+        &[&after[..], &["export", "--model", "run", "--format", "hf", "--output", "hf"]].concat(),
+    );
+    let score =
+        submits(&work, &["score", "blur", "--dataset", "data", "--selection", "heldout.parquet"]);
     for job in [select, train, embed, eval, export, score] {
         service.waits_until(job, "done");
     }
@@ -139,22 +177,29 @@ fn jobs_of_all_kinds_wait_for_each_other_and_the_service_answers_of_what_they_ma
     assert!(log.stdout.contains("hf"), "{}", log.stdout);
 
     // What the evaluation gave is in the run's metrics, though another process owns the store.
-    let evaluated = service.sql("SELECT count(*) FROM metrics WHERE run = 'run' AND name LIKE 'eval/%'", None);
+    let evaluated =
+        service.sql("SELECT count(*) FROM metrics WHERE run = 'run' AND name LIKE 'eval/%'", None);
     assert!(evaluated[0][0].as_u64().unwrap() >= 2, "{evaluated}");
     let heldout = work.sql(&["--table", "h=heldout.parquet"], "SELECT count(*) FROM h");
     let found = service.get("/v1/search?dataset=scenes&model=run&text=a%20red%20circle&k=5");
-    assert_eq!((found["items"].as_array().unwrap().len(), found["pairs"].to_string()), (5, heldout));
+    assert_eq!(
+        (found["items"].as_array().unwrap().len(), found["pairs"].to_string()),
+        (5, heldout)
+    );
     let best = &found["items"][0];
     // The approximate index comes when it is asked for, and on so few images finds the same.
-    let approximate = "/v1/search?dataset=scenes&model=run&text=a%20red%20circle&k=5&index=hnsw&ef=64";
+    let approximate =
+        "/v1/search?dataset=scenes&model=run&text=a%20red%20circle&k=5&index=hnsw&ef=64";
     service.ask("GET", approximate, None).refused(503, "being built");
     let about = eventually(PATIENCE, "the index", || {
         let answer = service.ask("GET", approximate, None);
         (answer.status != 503).then(|| answer.ok())
     });
     assert_eq!(about["items"], found["items"]);
-    let nearest =
-        service.sql("SELECT hex(uid), score FROM nearest('run', 'a red circle', 5) ORDER BY score DESC LIMIT 1", Some("scenes"));
+    let nearest = service.sql(
+        "SELECT hex(uid), score FROM nearest('run', 'a red circle', 5) ORDER BY score DESC LIMIT 1",
+        Some("scenes"),
+    );
     assert_eq!(nearest[0][0].as_str().map(str::to_lowercase).as_deref(), best["uid"].as_str());
     // The image of a pair is nearest to itself.
     let image = service.send("GET", best["image"].as_str().unwrap(), &[], None);
@@ -162,18 +207,28 @@ fn jobs_of_all_kinds_wait_for_each_other_and_the_service_answers_of_what_they_ma
     let address = "/v1/search?dataset=scenes&model=run&k=3";
     let like = service.send("POST", address, &[], Some(("image/png", image.bytes))).ok();
     assert!(like["items"][0]["score"].as_f64().unwrap() > 0.9, "{like}");
-    service.send("POST", address, &[], Some(("image/png", b"nothing".to_vec()))).refused(400, "cannot be decoded");
-    service.ask("GET", "/v1/search?dataset=scenes&model=nobody&text=x", None).refused(400, "nobody");
+    service
+        .send("POST", address, &[], Some(("image/png", b"nothing".to_vec())))
+        .refused(400, "cannot be decoded");
+    service
+        .ask("GET", "/v1/search?dataset=scenes&model=nobody&text=x", None)
+        .refused(400, "nobody");
 
     // A table of the answer of `diptych sql`, through the service, with a dataset by its folder.
     let both = ["--state", "state", "--dataset", "data"];
     let joined = work.sql(&both, "SELECT count(*) FROM meta JOIN embeddings USING (uid)");
     let own = work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta");
-    assert!(joined.parse::<u64>().unwrap() > 0 && own.parse::<u64>().unwrap() > 0, "{joined} of {own}");
+    assert!(
+        joined.parse::<u64>().unwrap() > 0 && own.parse::<u64>().unwrap() > 0,
+        "{joined} of {own}"
+    );
 
     let list = service.get("/v1/jobs?limit=2");
     let rest = service.get(&format!("/v1/jobs?limit=100&after={}", list["next"].as_str().unwrap()));
-    assert_eq!(list["items"].as_array().unwrap().len() + rest["items"].as_array().unwrap().len(), 6);
+    assert_eq!(
+        list["items"].as_array().unwrap().len() + rest["items"].as_array().unwrap().len(),
+        6
+    );
     let samples = service.get("/v1/datasets/scenes/samples?limit=3&where=width%20%3E%3D%2024");
     assert_eq!(samples["items"].as_array().unwrap().len(), 3);
     let metrics = String::from_utf8(service.send("GET", "/metrics", &[], None).bytes).unwrap();
@@ -190,10 +245,12 @@ fn jobs_of_all_kinds_wait_for_each_other_and_the_service_answers_of_what_they_ma
 fn job_that_fails_is_tried_again_says_why_and_brings_down_nothing_else() {
     let work = served(60);
     let service = Service::start(&work);
-    let broken = submits(&work, &["export", "--model", "nobody", "--format", "hf", "--output", "out"]);
+    let broken =
+        submits(&work, &["export", "--model", "nobody", "--format", "hf", "--output", "out"]);
     work.write("bad.toml", tiny_config("bad", 1, "").replace("tiny.json", "missing.json"));
     let bad = submits(&work, &["bad.toml"]);
-    let after = submits(&work, &["--after", &bad.to_string(), "score", "blur", "--dataset", "data"]);
+    let after =
+        submits(&work, &["--after", &bad.to_string(), "score", "blur", "--dataset", "data"]);
     service.waits_until(broken, "failed");
     service.waits_until(bad, "failed");
     let job = |id: u64| service.get(&format!("/v1/jobs/{id}"));
@@ -213,15 +270,21 @@ fn job_that_fails_is_tried_again_says_why_and_brings_down_nothing_else() {
 fn tokens_allow_what_their_scope_says_and_nothing_leads_out_of_the_folders() {
     let work = served(60);
     let token = |name: &str, scope: &str| {
-        let said = work.diptych(&["token", name, "--scope", scope, "--file", "tokens.toml"]).ok().stdout;
-        said.split_whitespace().find(|word| word.starts_with("dpt_")).unwrap_or_else(|| panic!("{said}")).to_owned()
+        let said =
+            work.diptych(&["token", name, "--scope", scope, "--file", "tokens.toml"]).ok().stdout;
+        said.split_whitespace()
+            .find(|word| word.starts_with("dpt_"))
+            .unwrap_or_else(|| panic!("{said}"))
+            .to_owned()
     };
-    let [read, submit, admin] = [("page", "read"), ("ci", "submit"), ("me", "admin")].map(|(name, scope)| token(name, scope));
+    let [read, submit, admin] = [("page", "read"), ("ci", "submit"), ("me", "admin")]
+        .map(|(name, scope)| token(name, scope));
     assert!(!work.read("tokens.toml").contains(&read), "tokens are hashed at rest");
     let with_tokens = format!("{CONFIG}[auth]\ntokens = \"tokens.toml\"\n");
     work.write("diptych.toml", &with_tokens);
     let service = Service::start(&work);
-    let job = json!({ "kind": "score", "args": ["blur", "--dataset", "data"], "folder": work.path(".") });
+    let job =
+        json!({ "kind": "score", "args": ["blur", "--dataset", "data"], "folder": work.path(".") });
 
     service.ask("GET", "/v1/runs", None).refused(401, "token");
     assert_eq!(service.send("GET", "/healthz", &[], None).status, 200);
@@ -242,13 +305,25 @@ fn tokens_allow_what_their_scope_says_and_nothing_leads_out_of_the_folders() {
     for job in [
         outside("ingest", &["/etc/*.conf", "--dataset", "new"], &here),
         outside("ingest", &["../../*.tar", "--dataset", "new"], &here),
-        outside("select", &["SELECT uid FROM meta", "--dataset", "data", "--output", "/tmp/escaped.parquet"], &here),
+        outside(
+            "select",
+            &["SELECT uid FROM meta", "--dataset", "data", "--output", "/tmp/escaped.parquet"],
+            &here,
+        ),
         outside("score", &["blur", "--dataset", "data"], Path::new("/etc")),
-        outside("export", &["--model", "run", "--format", "hf", "--output", "x", "--state", "/root"], &here),
+        outside(
+            "export",
+            &["--model", "run", "--format", "hf", "--output", "x", "--state", "/root"],
+            &here,
+        ),
     ] {
         let answer = service.ask("POST", "/v1/jobs", Some(&job));
         assert!([400, 403].contains(&answer.status), "{job}: {} {}", answer.status, answer.json);
-        assert!(answer.json["detail"].as_str().unwrap().contains("outside of the folders"), "{job}: {}", answer.json);
+        assert!(
+            answer.json["detail"].as_str().unwrap().contains("outside of the folders"),
+            "{job}: {}",
+            answer.json
+        );
     }
     for sql in [
         "SELECT * FROM '/etc/passwd'",
@@ -261,7 +336,11 @@ fn tokens_allow_what_their_scope_says_and_nothing_leads_out_of_the_folders() {
         service.ask("POST", "/v1/sql", Some(&json!({ "query": sql }))).refused(400, "");
     }
     assert!(!Path::new("/tmp/escaped.csv").exists() && !Path::new("/tmp/escaped.parquet").exists());
-    for path in ["/v1/datasets/..%2f..%2fetc/samples", "/assets/..%2f..%2fCargo.toml", "/v1/runs/..%2f..%2fx/metrics"] {
+    for path in [
+        "/v1/datasets/..%2f..%2fetc/samples",
+        "/assets/..%2f..%2fCargo.toml",
+        "/v1/runs/..%2f..%2fx/metrics",
+    ] {
         let status = service.send("GET", path, &[], None).status;
         assert!([400, 404].contains(&status), "{path}: {status}");
     }
@@ -270,11 +349,17 @@ fn tokens_allow_what_their_scope_says_and_nothing_leads_out_of_the_folders() {
     let made = service.ask("POST", "/v1/backup", Some(&backup));
     assert_eq!(made.status, 201, "{}", made.json);
     service.ask("POST", "/v1/backup", Some(&backup)).refused(409, "already");
-    service.ask("POST", "/v1/backup", Some(&json!({ "to": "/tmp/diptych-escaped" }))).refused(403, "outside of the folders");
+    service
+        .ask("POST", "/v1/backup", Some(&json!({ "to": "/tmp/diptych-escaped" })))
+        .refused(403, "outside of the folders");
     work.diptych(&["doctor", "copy"]).ok();
 
     // A token that is struck out of the file is none any more once the file is read again.
-    let kept: String = work.read("tokens.toml").split_inclusive("\n\n").filter(|entry| !entry.contains("\"ci\"")).collect();
+    let kept: String = work
+        .read("tokens.toml")
+        .split_inclusive("\n\n")
+        .filter(|entry| !entry.contains("\"ci\""))
+        .collect();
     work.write("tokens.toml", kept);
     work.write("diptych.toml", with_tokens.replace("127.0.0.1:0", "127.0.0.1:1"));
     assert_eq!(service.ask("POST", "/v1/reload", None).ok()["restart"], json!(["listen"]));
@@ -286,7 +371,8 @@ fn tokens_allow_what_their_scope_says_and_nothing_leads_out_of_the_folders() {
 #[test]
 fn limits_are_said_and_hold() {
     let work = Work::new();
-    let limits = "[sql]\nmax_rows = 5\nmax_seconds = 3\nmemory_mib = 64\n[http]\nmax_body_mib = 1\n";
+    let limits =
+        "[sql]\nmax_rows = 5\nmax_seconds = 3\nmemory_mib = 64\n[http]\nmax_body_mib = 1\n";
     work.write("diptych.toml", format!("state = \"state\"\nlisten = \"unix:here.sock\"\n{limits}"));
     let service = Service::start(&work);
     assert!(service.address.starts_with("unix:/"), "{}", service.address);
@@ -294,8 +380,7 @@ fn limits_are_said_and_hold() {
     let few = asks("SELECT value FROM generate_series(1, 100)").ok();
     assert_eq!((few["rows"].as_array().unwrap().len(), &few["truncated"]), (5, &json!(true)));
     // It computes and does not wait, and is ended all the same.
-    let slow =
-        "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE concat(a.value, b.value) = ''";
+    let slow = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE concat(a.value, b.value) = ''";
     asks(slow).refused(422, "sql.max_seconds");
     asks("SELECT array_agg(concat(value, 'a text that takes some memory')) FROM generate_series(1, 30000000)").refused(422, "");
     asks("SELECT 1 AS one").ok();
@@ -361,20 +446,27 @@ fn who_listens_hears_every_step_and_what_becomes_of_the_job() {
         // The stream ends with the service.
         let listening = scope.spawn(|| service.send("GET", "/v1/events", &[], None));
         eventually(PATIENCE, "a listener", || {
-            let metrics = String::from_utf8(service.send("GET", "/metrics", &[], None).bytes).unwrap();
+            let metrics =
+                String::from_utf8(service.send("GET", "/metrics", &[], None).bytes).unwrap();
             metrics.contains("path=\"/v1/events\"").then_some(())
         });
         let job = submits(&work, &["run.toml"]);
         service.waits_until(job, "done");
         service.signal("-TERM");
         let heard = events(&listening.join().unwrap().bytes);
-        let steps: Vec<u64> =
-            heard.iter().filter(|(event, _)| event == "step").filter_map(|(_, data)| data["step"].as_u64()).collect();
+        let steps: Vec<u64> = heard
+            .iter()
+            .filter(|(event, _)| event == "step")
+            .filter_map(|(_, data)| data["step"].as_u64())
+            .collect();
         let total = heard.iter().find_map(|(_, data)| data["total_steps"].as_u64()).unwrap();
         assert_eq!(steps, (1..=total).collect::<Vec<_>>());
         assert!(heard.iter().any(|(event, _)| event == "checkpoint"));
-        let states: Vec<_> =
-            heard.iter().filter(|(event, _)| event == "job").map(|(_, data)| data["state"].as_str().unwrap()).collect();
+        let states: Vec<_> = heard
+            .iter()
+            .filter(|(event, _)| event == "job")
+            .map(|(_, data)| data["state"].as_str().unwrap())
+            .collect();
         assert_eq!(states, ["queued", "running", "done"]);
     });
 }

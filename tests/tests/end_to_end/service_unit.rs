@@ -32,7 +32,10 @@ impl Supervisor {
     /// Starts the service, which is killed where the test fails.
     fn start(&self, work: &Work, arguments: &[&str]) -> Process {
         let mut command = work.command(arguments);
-        command.env("NOTIFY_SOCKET", &self.path).env("WATCHDOG_USEC", WATCHDOG_MICROS).env_remove("WATCHDOG_PID");
+        command
+            .env("NOTIFY_SOCKET", &self.path)
+            .env("WATCHDOG_USEC", WATCHDOG_MICROS)
+            .env_remove("WATCHDOG_PID");
         Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
@@ -40,8 +43,12 @@ impl Supervisor {
     fn hears(&self, begins: &str) -> Vec<String> {
         eventually(PATIENCE, begins, || {
             let mut bytes = [0; 4096];
-            let length = self.socket.recv(&mut bytes).unwrap_or_else(|error| panic!("no {begins} came: {error}"));
-            let message: Vec<String> = String::from_utf8_lossy(&bytes[..length]).lines().map(str::to_owned).collect();
+            let length = self
+                .socket
+                .recv(&mut bytes)
+                .unwrap_or_else(|error| panic!("no {begins} came: {error}"));
+            let message: Vec<String> =
+                String::from_utf8_lossy(&bytes[..length]).lines().map(str::to_owned).collect();
             message.iter().any(|line| line.starts_with(begins)).then_some(message)
         })
     }
@@ -50,7 +57,10 @@ impl Supervisor {
 #[test]
 fn a_supervisor_hears_that_the_service_is_ready_alive_reloading_and_leaving() {
     let work = Work::new();
-    work.write("diptych.toml", "state = \"state\"\nlisten = \"127.0.0.1:0\"\n[jobs]\nstop_seconds = 7\n");
+    work.write(
+        "diptych.toml",
+        "state = \"state\"\nlisten = \"127.0.0.1:0\"\n[jobs]\nstop_seconds = 7\n",
+    );
     let supervisor = Supervisor::listen(&work);
     let mut service = supervisor.start(&work, &["serve", "diptych.toml"]);
 
@@ -62,11 +72,16 @@ fn a_supervisor_hears_that_the_service_is_ready_alive_reloading_and_leaving() {
     }
 
     // Taken over or not, it says when it is done: systemd waits for that.
-    for (text, message) in [("listen = \"127.0.0.1:0\"\nstate = \"state\"\n", "good"), ("no = \"key\"\n", "bad")] {
+    for (text, message) in
+        [("listen = \"127.0.0.1:0\"\nstate = \"state\"\n", "good"), ("no = \"key\"\n", "bad")]
+    {
         work.write("diptych.toml", text);
         service.signal("-HUP");
         let reloading = supervisor.hears("RELOADING=1");
-        let time = reloading.iter().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).map(str::parse::<u64>);
+        let time = reloading
+            .iter()
+            .find_map(|line| line.strip_prefix("MONOTONIC_USEC="))
+            .map(str::parse::<u64>);
         assert!(matches!(time, Some(Ok(1..))), "{message}: {reloading:?}");
         supervisor.hears("READY=1");
     }
@@ -106,9 +121,11 @@ fn systemd_understands_the_unit_and_finds_it_hardened() {
         let path = work.write(&format!("{folder}/diptych.service"), text);
         let (passes, said) = systemd_analyze(&["verify"], &path);
         // An option that it does not know is a warning only.
-        let about_it: Vec<&str> = said.lines().filter(|line| line.contains("diptych.service")).collect();
+        let about_it: Vec<&str> =
+            said.lines().filter(|line| line.contains("diptych.service")).collect();
         assert!(passes && about_it.is_empty(), "{folder}: {said}");
-        let (passes, said) = systemd_analyze(&["security", "--offline=true", "--threshold=20"], &path);
+        let (passes, said) =
+            systemd_analyze(&["security", "--offline=true", "--threshold=20"], &path);
         assert!(passes, "{folder}: {said}");
     }
 }
@@ -120,7 +137,12 @@ fn the_example_configuration_has_every_key_with_its_default_and_the_unit_leaves_
     let path = work.write("diptych.toml", &example);
     let read = work.diptych(&["config", "--serve", path.to_str().unwrap()]).ok().stdout;
     let defaults = work.diptych(&["config", "--serve"]).ok().stdout;
-    let but_state = |text: &str| text.lines().filter(|line| !line.starts_with("state = ")).map(str::to_owned).collect::<Vec<_>>();
+    let but_state = |text: &str| {
+        text.lines()
+            .filter(|line| !line.starts_with("state = "))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(but_state(&read), but_state(&defaults));
     for line in defaults.lines().filter(|line| line.contains(" = ") && !line.starts_with("state")) {
         assert!(example.lines().any(|other| other == line), "{line} is not in the example");
@@ -129,7 +151,11 @@ fn the_example_configuration_has_every_key_with_its_default_and_the_unit_leaves_
     // What is commented out would be understood as well. A key may be there once only.
     let uncommented: Vec<&str> = example
         .lines()
-        .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with('[')).unwrap_or(line))
+        .map(|line| {
+            line.strip_prefix("# ")
+                .filter(|rest| rest.contains(" = ") || rest.starts_with('['))
+                .unwrap_or(line)
+        })
         .filter(|line| !matches!(*line, "folders = []" | "listen = \"127.0.0.1:8723\""))
         .collect();
     work.write("all.toml", uncommented.join("\n"));
@@ -138,9 +164,17 @@ fn the_example_configuration_has_every_key_with_its_default_and_the_unit_leaves_
         assert!(all.contains(key), "{key} is not in\n{all}");
     }
 
-    let stop_seconds: u64 = defaults.lines().find_map(|line| line.strip_prefix("stop_seconds = ")).unwrap().parse().unwrap();
+    let stop_seconds: u64 = defaults
+        .lines()
+        .find_map(|line| line.strip_prefix("stop_seconds = "))
+        .unwrap()
+        .parse()
+        .unwrap();
     let unit_seconds: u64 = of_unit("TimeoutStopSec").parse().unwrap();
-    assert!(unit_seconds > stop_seconds + 5, "systemd kills after {unit_seconds} s what may take {stop_seconds} s and 5 more");
+    assert!(
+        unit_seconds > stop_seconds + 5,
+        "systemd kills after {unit_seconds} s what may take {stop_seconds} s and 5 more"
+    );
 }
 
 #[test]
@@ -155,7 +189,11 @@ fn make_install_puts_what_runs_by_itself_and_leaves_a_configuration_alone() {
             .current_dir(project())
             .output()
             .unwrap();
-        assert!(output.status.success(), "make {target}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "make {target}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     make("install");
     let configuration = root.join("etc/diptych/diptych.toml");
@@ -166,17 +204,27 @@ fn make_install_puts_what_runs_by_itself_and_leaves_a_configuration_alone() {
     // Again, over what runs: the files of the process that runs are not written into.
     let supervisor = Supervisor::listen(&work);
     let mut command = Command::new(root.join("usr/bin/diptych"));
-    command.args(["serve", "--state", "state", "--listen", "127.0.0.1:0"]).current_dir(work.path(""));
-    command.env_remove("LD_LIBRARY_PATH").env("NOTIFY_SOCKET", &supervisor.path).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["serve", "--state", "state", "--listen", "127.0.0.1:0"])
+        .current_dir(work.path(""));
+    command
+        .env_remove("LD_LIBRARY_PATH")
+        .env("NOTIFY_SOCKET", &supervisor.path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut service = Process(command.spawn().unwrap());
     supervisor.hears("READY=1");
     // What it has loaded of libtorch comes from where it was installed, and from nowhere else.
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", service.0.id())).unwrap();
     let names = ["libdiptych_torch", "libtorch", "libc10"];
-    let libraries: Vec<&str> = maps.lines().filter(|line| names.iter().any(|name| line.contains(name))).collect();
+    let libraries: Vec<&str> =
+        maps.lines().filter(|line| names.iter().any(|name| line.contains(name))).collect();
     for name in ["libdiptych_torch.so", "libtorch_cpu.so"] {
         let here = root.join("usr/lib/diptych").join(name);
-        assert!(libraries.iter().any(|line| line.ends_with(here.to_str().unwrap())), "{name}: {libraries:?}");
+        assert!(
+            libraries.iter().any(|line| line.ends_with(here.to_str().unwrap())),
+            "{name}: {libraries:?}"
+        );
     }
     assert!(libraries.iter().all(|line| line.contains(root.to_str().unwrap())), "{libraries:?}");
     make("install");
@@ -193,5 +241,9 @@ fn make_install_puts_what_runs_by_itself_and_leaves_a_configuration_alone() {
 /// Everything below a folder.
 fn walk(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { [vec![path.clone()], walk(&path)].concat() } else { vec![path] }).collect()
+    entries
+        .flat_map(|path| {
+            if path.is_dir() { [vec![path.clone()], walk(&path)].concat() } else { vec![path] }
+        })
+        .collect()
 }

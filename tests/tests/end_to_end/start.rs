@@ -9,17 +9,22 @@ fn a_command_that_computes_nothing_starts_without_libtorch() {
     let output = work.command(&[]).env("LD_TRACE_LOADED_OBJECTS", "1").output().unwrap();
     let linked = String::from_utf8_lossy(&output.stdout);
     assert!(linked.contains("libc.so"), "{linked}");
-    assert!(!["libtorch", "libc10", "libgomp", "libdiptych"].iter().any(|name| linked.contains(name)), "{linked}");
+    assert!(
+        !["libtorch", "libc10", "libgomp", "libdiptych"].iter().any(|name| linked.contains(name)),
+        "{linked}"
+    );
 
     // And nothing is opened later: a library that is not there is not missed.
     let nowhere = work.path("nowhere.so");
-    let without = |arguments: &[&str]| work.diptych_with(arguments, &[("DIPTYCH_TORCH", &nowhere)]).ok();
+    let without =
+        |arguments: &[&str]| work.diptych_with(arguments, &[("DIPTYCH_TORCH", &nowhere)]).ok();
     without(&["--help"]);
     without(&["--version"]);
     without(&["config"]);
     without(&["demo-data", "scenes", "--scenes", "8"]);
     without(&["ingest", "scenes/folder", "--dataset", "data"]);
-    let answer = without(&["sql", "SELECT 41 + 1 AS answer", "--dataset", "data", "--format", "csv"]);
+    let answer =
+        without(&["sql", "SELECT 41 + 1 AS answer", "--dataset", "data", "--format", "csv"]);
     assert_eq!(answer.stdout, "answer\n42\n");
 }
 
@@ -47,7 +52,10 @@ fn idle_threads_of_libtorch_sleep_unless_the_user_has_chosen() {
     // OpenMP prints its settings when it is loaded.
     let policy = |chosen: &[(&str, &str)]| {
         let mut command = work.command(&["train", "nothing.toml"]);
-        command.env_remove("OMP_WAIT_POLICY").env_remove("GOMP_SPINCOUNT").env("OMP_DISPLAY_ENV", "true");
+        command
+            .env_remove("OMP_WAIT_POLICY")
+            .env_remove("GOMP_SPINCOUNT")
+            .env("OMP_DISPLAY_ENV", "true");
         let output = command.envs(chosen.iter().copied()).output().unwrap();
         let printed = String::from_utf8_lossy(&output.stderr).into_owned();
         let line = printed.lines().find(|line| line.contains("OMP_WAIT_POLICY"));

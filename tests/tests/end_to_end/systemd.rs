@@ -21,7 +21,11 @@ struct Machine {
 impl Machine {
     fn boot(stage: &PathBuf) -> Self {
         let mut command = Command::new("bash");
-        command.arg(project().join("tests/systemd/boot.sh")).arg(stage).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .arg(project().join("tests/systemd/boot.sh"))
+            .arg(stage)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut boot = command.spawn().unwrap();
         let mut first = String::new();
         BufReader::new(boot.stdout.take().unwrap()).read_line(&mut first).unwrap();
@@ -32,20 +36,24 @@ impl Machine {
 
     fn run(&self, command: &[&str]) -> Output {
         let mut inside = Command::new("nsenter");
-        inside.args(["-t", &self.first, "-m", "-p", "-C", "-u", "-i", "-n", "-r", "-w"]).args(command);
+        inside
+            .args(["-t", &self.first, "-m", "-p", "-C", "-u", "-i", "-n", "-r", "-w"])
+            .args(command);
         inside.env("DIPTYCH_SERVER", "http://127.0.0.1:8723").output().unwrap()
     }
 
     /// What it prints. It must end well.
     fn ok(&self, command: &[&str]) -> String {
         let ran = self.run(command);
-        let [out, error] = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let [out, error] =
+            [ran.stdout, ran.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         assert!(ran.status.success(), "{command:?}: {out}{error}\n{}", self.log());
         out
     }
 
     fn log(&self) -> String {
-        String::from_utf8_lossy(&self.run(&["journalctl", "-u", "diptych", "--no-pager"]).stdout).into_owned()
+        String::from_utf8_lossy(&self.run(&["journalctl", "-u", "diptych", "--no-pager"]).stdout)
+            .into_owned()
     }
 
     fn property(&self, name: &str) -> String {
@@ -65,7 +73,9 @@ impl Machine {
 
     fn waits_for_restart(&self, number: u32) {
         eventually(PATIENCE, "systemd to start it again", || {
-            (self.property("NRestarts") == number.to_string() && self.property("ActiveState") == "active").then_some(())
+            (self.property("NRestarts") == number.to_string()
+                && self.property("ActiveState") == "active")
+                .then_some(())
         });
     }
 }
@@ -96,16 +106,25 @@ fn service_under_a_real_systemd_is_back_after_a_kill_and_a_standstill_and_leaves
     for name in ["data", "train.parquet", "tiny.json"] {
         diptych_schemas::durable::publish(&work.path(name), &home.join(name)).unwrap();
     }
-    let config = tiny_config("run", 100_000, "[checkpoint]\nevery_epochs = 0\nevery_steps = 20\nkeep_last = 2\n");
+    let config = tiny_config(
+        "run",
+        100_000,
+        "[checkpoint]\nevery_epochs = 0\nevery_steps = 20\nkeep_last = 2\n",
+    );
     work.write("stage/var/lib/diptych/run.toml", config);
     let machine = Machine::boot(&stage);
 
     // Started means that it answers.
     machine.ok(&["systemctl", "start", "diptych"]);
-    assert_eq!((machine.property("StatusText").as_str(), machine.property("User").as_str()), ("idle", "diptych"));
+    assert_eq!(
+        (machine.property("StatusText").as_str(), machine.property("User").as_str()),
+        ("idle", "diptych")
+    );
     machine.ok(&["sh", "-c", &format!("cd {STATE} && /usr/local/bin/diptych submit run.toml")]);
     let reached = machine.waits_for_step(50);
-    eventually(PATIENCE, "a status line", || machine.property("StatusText").contains("run step").then_some(()));
+    eventually(PATIENCE, "a status line", || {
+        machine.property("StatusText").contains("run step").then_some(())
+    });
 
     machine.ok(&["systemctl", "kill", "-s", "KILL", "--kill-whom=main", "diptych"]);
     machine.waits_for_restart(1);
@@ -127,13 +146,32 @@ fn service_under_a_real_systemd_is_back_after_a_kill_and_a_standstill_and_leaves
     let reached = machine.waits_for_step(reached.saturating_sub(20) + 1);
 
     machine.ok(&["systemctl", "stop", "diptych"]);
-    assert_eq!((machine.property("Result").as_str(), machine.property("ExecMainStatus").as_str()), ("success", "0"));
-    let saved =
-        machine.ok(&["/usr/local/bin/diptych", "sql", "SELECT max(step) FROM checkpoints", "--state", STATE, "--format", "csv"]);
+    assert_eq!(
+        (machine.property("Result").as_str(), machine.property("ExecMainStatus").as_str()),
+        ("success", "0")
+    );
+    let saved = machine.ok(&[
+        "/usr/local/bin/diptych",
+        "sql",
+        "SELECT max(step) FROM checkpoints",
+        "--state",
+        STATE,
+        "--format",
+        "csv",
+    ]);
     let saved: u64 = saved.lines().nth(1).unwrap().parse().unwrap();
     assert!(saved >= reached, "{saved} is before {reached}");
     machine.ok(&["/usr/local/bin/diptych", "doctor", STATE]);
     // journald has levels of its own, so that it can be asked for what is wrong.
-    let errors = machine.ok(&["journalctl", "-u", "diptych", "_COMM=diptych", "-p", "err", "--no-pager", "-q"]);
+    let errors = machine.ok(&[
+        "journalctl",
+        "-u",
+        "diptych",
+        "_COMM=diptych",
+        "-p",
+        "err",
+        "--no-pager",
+        "-q",
+    ]);
     assert_eq!(errors.trim(), "", "nothing that it said itself was an error");
 }

@@ -28,7 +28,8 @@ fn sources() -> Vec<(String, String)> {
         let name = path.strip_prefix(project()).unwrap().to_str().unwrap().to_owned();
         (name, fs::read_to_string(&path).unwrap())
     };
-    let sources: Vec<_> = found.into_iter().map(named).filter(|(name, _)| !name.ends_with("/tidy.rs")).collect();
+    let sources: Vec<_> =
+        found.into_iter().map(named).filter(|(name, _)| !name.ends_with("/tidy.rs")).collect();
     assert!(sources.len() > 100, "only {} files were found", sources.len());
     sources
 }
@@ -40,7 +41,8 @@ fn code(line: &str) -> &str {
 
 /// Whether `code` holds `word`, and not as the end of a longer name.
 fn holds(code: &str, word: &str) -> bool {
-    let within_a_name = |at: usize| code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
+    let within_a_name =
+        |at: usize| code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
     code.match_indices(word).any(|(at, _)| !within_a_name(at))
 }
 
@@ -84,14 +86,32 @@ const NOT_THE_PRODUCT: [&str; 10] = [
 fn only_commands_print_draw_progress_and_watch_for_signals() {
     let mut allowed = NOT_THE_PRODUCT.to_vec();
     let sources = sources();
-    allowed.extend(sources.iter().map(|(name, _)| name.as_str()).filter(|name| name.ends_with("/tests.rs")));
+    allowed.extend(
+        sources.iter().map(|(name, _)| name.as_str()).filter(|name| name.ends_with("/tests.rs")),
+    );
     // The library that cannot be opened when a tensor is needed ends the process, and says why.
-    allowed.extend(["daemon/src/", "trainer/src/device/shim/library.rs", "trainer/src/device/shim/library.rs"]);
-    let prints = ["println!(", "eprintln!(", "print!(", "eprint!(", "io::stdout()", "stdout().", "indicatif::", "use indicatif"];
+    allowed.extend([
+        "daemon/src/",
+        "trainer/src/device/shim/library.rs",
+        "trainer/src/device/shim/library.rs",
+    ]);
+    let prints = [
+        "println!(",
+        "eprintln!(",
+        "print!(",
+        "eprint!(",
+        "io::stdout()",
+        "stdout().",
+        "indicatif::",
+        "use indicatif",
+    ];
     assert_eq!(offenders(&allowed, &prints), Vec::<String>::new());
     // The service is a command in itself: it leaves at signals, and its log goes where systemd wants it.
     allowed.extend(["daemon/serve/src/lib.rs", "daemon/serve/src/jobs/log.rs"]);
-    assert_eq!(offenders(&allowed, &["signal::unix", "SignalKind", "io::stderr()"]), Vec::<String>::new());
+    assert_eq!(
+        offenders(&allowed, &["signal::unix", "SignalKind", "io::stderr()"]),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -105,12 +125,19 @@ fn unsafe_code_is_in_the_shim_alone_with_its_reason() {
     );
     for (name, text) in sources() {
         let (blocks, reasons) = (text.matches("unsafe {").count(), text.matches("SAFETY").count());
-        assert!(blocks == 0 || reasons > 0, "{name} has {blocks} unsafe blocks and no SAFETY comment");
+        assert!(
+            blocks == 0 || reasons > 0,
+            "{name} has {blocks} unsafe blocks and no SAFETY comment"
+        );
     }
 }
 
 #[test]
 fn files_have_one_subject_that_can_be_read_in_one_sitting() {
-    let long: Vec<_> = sources().into_iter().filter(|(_, text)| text.lines().count() > LONGEST).map(|(name, _)| name).collect();
+    let long: Vec<_> = sources()
+        .into_iter()
+        .filter(|(_, text)| text.lines().count() > LONGEST)
+        .map(|(name, _)| name)
+        .collect();
     assert_eq!(long, Vec::<String>::new(), "more than {LONGEST} lines: split by subject");
 }

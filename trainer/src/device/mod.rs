@@ -23,14 +23,17 @@ impl Device {
     pub fn parse(text: &str) -> Result<Self, TrainerError> {
         open_libtorch()?;
         let state = open_cuda_libraries();
-        let gpus = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
+        let gpus =
+            if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
         match text {
             "auto" if gpus > 0 => Ok(Self(tch::Device::Cuda(0))),
             "auto" | "cpu" => Ok(Self::CPU),
             _ => {
                 let number = text.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok());
                 let Some(number) = number else {
-                    return Err(TrainerError::Device(format!("device {text:?} is not known: use auto, cpu or cuda:N")));
+                    return Err(TrainerError::Device(format!(
+                        "device {text:?} is not known: use auto, cpu or cuda:N"
+                    )));
                 };
                 if number < gpus {
                     return Ok(Self(tch::Device::Cuda(number)));
@@ -39,7 +42,9 @@ impl Device {
                     0 => "no GPU was found".to_owned(),
                     n => format!("GPUs 0 to {} were found", n - 1),
                 };
-                Err(TrainerError::Device(format!("device {text} is not there: {found} ({state}). Use auto or cpu")))
+                Err(TrainerError::Device(format!(
+                    "device {text} is not there: {found} ({state}). Use auto or cpu"
+                )))
             }
         }
     }
@@ -86,8 +91,12 @@ impl fmt::Display for CudaLibraries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Opened(path) => write!(f, "{} is open", path.display()),
-            Self::Failed { path, message } => write!(f, "{} could not be opened: {message}", path.display()),
-            Self::NotFound => f.write_str("there is no libtorch_cuda.so beside libtorch, in the cache, or on LD_LIBRARY_PATH"),
+            Self::Failed { path, message } => {
+                write!(f, "{} could not be opened: {message}", path.display())
+            }
+            Self::NotFound => f.write_str(
+                "there is no libtorch_cuda.so beside libtorch, in the cache, or on LD_LIBRARY_PATH",
+            ),
         }
     }
 }
@@ -98,7 +107,10 @@ impl fmt::Display for CudaLibraries {
 pub fn open_cuda_libraries() -> &'static CudaLibraries {
     static STATE: OnceLock<CudaLibraries> = OnceLock::new();
     STATE.get_or_init(|| {
-        let Some(path) = cuda_folders().into_iter().map(|folder| folder.join("libtorch_cuda.so")).find(|path| path.is_file())
+        let Some(path) = cuda_folders()
+            .into_iter()
+            .map(|folder| folder.join("libtorch_cuda.so"))
+            .find(|path| path.is_file())
         else {
             return CudaLibraries::NotFound;
         };
@@ -153,7 +165,9 @@ mod tests {
     #[test]
     fn a_device_that_is_not_there_is_an_error_and_not_the_cpu() {
         assert_eq!(Device::parse("cpu").unwrap(), Device::CPU);
-        assert!(Device::parse("cuda:999").unwrap_err().to_string().contains("cuda:999 is not there"));
+        assert!(
+            Device::parse("cuda:999").unwrap_err().to_string().contains("cuda:999 is not there")
+        );
         assert!(Device::parse("gpu").unwrap_err().to_string().contains("auto, cpu or cuda:N"));
     }
 }

@@ -33,8 +33,16 @@ unsafe extern "C" {
         weight_decay: f64,
         eps: f64,
     ) -> *mut c_char;
-    fn diptych_total_norm(count: usize, tensors: *const *const C_tensor, out: *mut *mut C_tensor) -> *mut c_char;
-    fn diptych_scale(count: usize, tensors: *const *const C_tensor, factor: *const C_tensor) -> *mut c_char;
+    fn diptych_total_norm(
+        count: usize,
+        tensors: *const *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> *mut c_char;
+    fn diptych_scale(
+        count: usize,
+        tensors: *const *const C_tensor,
+        factor: *const C_tensor,
+    ) -> *mut c_char;
     fn diptych_clear_gradients(count: usize, tensors: *const *const C_tensor) -> *mut c_char;
     fn diptych_deterministic(on: bool) -> *mut c_char;
     fn diptych_synchronise(device: i32) -> *mut c_char;
@@ -174,10 +182,16 @@ pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8], TrainerError> {
     let width = match tensor.kind() {
         Kind::Float => 4,
         Kind::Int64 => 8,
-        other => return Err(TrainerError::Torch(format!("cannot take the bytes of a tensor of kind {other:?}"))),
+        other => {
+            return Err(TrainerError::Torch(format!(
+                "cannot take the bytes of a tensor of kind {other:?}"
+            )));
+        }
     };
     if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
-        return Err(TrainerError::Torch("cannot take the bytes of a tensor that is not contiguous in the CPU's memory".into()));
+        return Err(TrainerError::Torch(
+            "cannot take the bytes of a tensor that is not contiguous in the CPU's memory".into(),
+        ));
     }
     let length = tensor.numel() * width;
     if length == 0 {
@@ -199,7 +213,9 @@ pub(crate) fn map_file(path: &Path) -> Result<memmap2::Mmap, TrainerError> {
 
 fn pointers(tensors: &[Tensor]) -> Result<Vec<*const C_tensor>, TrainerError> {
     if let Some(place) = tensors.iter().position(|tensor| !tensor.defined()) {
-        return Err(TrainerError::Torch(format!("tensor {place} of a list is undefined: it took no part in the loss")));
+        return Err(TrainerError::Torch(format!(
+            "tensor {place} of a list is undefined: it took no part in the loss"
+        )));
     }
     Ok(tensors.iter().map(Tensor::as_ptr).collect())
 }

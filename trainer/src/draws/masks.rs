@@ -58,9 +58,17 @@ impl Masking {
             is_in
         };
         let is_special = among(&vocabulary.special);
-        let ordinary = (0..vocabulary.size).filter(|id| !is_special[*id]).map(|id| id as i64).collect();
+        let ordinary =
+            (0..vocabulary.size).filter(|id| !is_special[*id]).map(|id| id as i64).collect();
         let continues = among(vocabulary.continuations.as_deref().unwrap_or_default());
-        Self { share, whole_words, mask: i64::from(vocabulary.mask), is_special, continues, ordinary }
+        Self {
+            share,
+            whole_words,
+            mask: i64::from(vocabulary.mask),
+            is_special,
+            continues,
+            ordinary,
+        }
     }
 
     /// Masks the text of a row of a batch in a step of a run.
@@ -138,19 +146,25 @@ mod tests {
         let table = table();
         let u: Vec<Vec<Vec<f64>>> = Vec::try_from(&table["u"]).unwrap();
         let (ids, words) = (integers(&table, "ids"), integers(&table, "words"));
-        for (name, share, whole_words) in [("bert", 0.15, false), ("bert_40", 0.4, false), ("whole_words", 0.15, true)] {
-            let (expected, labels) = (integers(&table, name), integers(&table, &format!("{name}_second")));
+        for (name, share, whole_words) in
+            [("bert", 0.15, false), ("bert_40", 0.4, false), ("whole_words", 0.15, true)]
+        {
+            let (expected, labels) =
+                (integers(&table, name), integers(&table, &format!("{name}_second")));
             let mut chosen = 0;
             for row in 0..ids.len() {
                 let tokens: Vec<i32> = ids[row].iter().map(|id| *id as i32).collect();
                 // In the table any token may go on with a word; a vocabulary would say which. Each row has its own here.
-                let goes_on = |at: usize| at > 0 && words[row][at] >= 0 && words[row][at] == words[row][at - 1];
+                let goes_on = |at: usize| {
+                    at > 0 && words[row][at] >= 0 && words[row][at] == words[row][at - 1]
+                };
                 let (tokens, vocabulary, back) = marked(&tokens, goes_on);
                 let mut masking = Masking::new(&vocabulary, share, whole_words);
                 // Only plain tokens are drawn in the table.
                 masking.ordinary.truncate(55);
                 let found = masking.apply(&tokens, |number, place| u[number][row][place]);
-                let found_tokens: Vec<i64> = found.tokens.iter().map(|token| back(*token)).collect();
+                let found_tokens: Vec<i64> =
+                    found.tokens.iter().map(|token| back(*token)).collect();
                 assert_eq!(found_tokens, expected[row], "{name}, row {row}");
                 let mut found_labels = vec![-100; ids[row].len()];
                 for (position, label) in found.positions.iter().zip(&found.labels) {
@@ -164,10 +178,18 @@ mod tests {
     }
 
     /// Tokens that go on with a word get ids of their own, 60 above their own ones, which are never drawn.
-    fn marked(tokens: &[i32], goes_on: impl Fn(usize) -> bool) -> (Vec<i32>, MaskVocabulary, impl Fn(i64) -> i64) {
-        let tokens = tokens.iter().enumerate().map(|(at, token)| if goes_on(at) { token + 60 } else { *token }).collect();
+    fn marked(
+        tokens: &[i32],
+        goes_on: impl Fn(usize) -> bool,
+    ) -> (Vec<i32>, MaskVocabulary, impl Fn(i64) -> i64) {
+        let tokens = tokens
+            .iter()
+            .enumerate()
+            .map(|(at, token)| if goes_on(at) { token + 60 } else { *token })
+            .collect();
         let plain = vocabulary();
-        let vocabulary = MaskVocabulary { size: 120, continuations: Some((60..120).collect()), ..plain };
+        let vocabulary =
+            MaskVocabulary { size: 120, continuations: Some((60..120).collect()), ..plain };
         (tokens, vocabulary, |token| if token >= 60 { token - 60 } else { token })
     }
 
@@ -201,7 +223,13 @@ mod tests {
         }
         // 100,000 tokens: five standard deviations of each share. One in 55 of the drawn tokens is the old one.
         assert!((chosen / 1e5 - 0.15).abs() < 5.0 * (0.15 * 0.85 / 1e5_f64).sqrt(), "{chosen}");
-        assert!((masked / chosen - 0.8).abs() < 5.0 * (0.8 * 0.2 / chosen).sqrt(), "{masked} of {chosen}");
-        assert!((kept / chosen - (0.1 + 0.1 / 55.0)).abs() < 5.0 * (0.1 * 0.9 / chosen).sqrt(), "{kept} of {chosen}");
+        assert!(
+            (masked / chosen - 0.8).abs() < 5.0 * (0.8 * 0.2 / chosen).sqrt(),
+            "{masked} of {chosen}"
+        );
+        assert!(
+            (kept / chosen - (0.1 + 0.1 / 55.0)).abs() < 5.0 * (0.1 * 0.9 / chosen).sqrt(),
+            "{kept} of {chosen}"
+        );
     }
 }

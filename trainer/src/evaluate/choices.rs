@@ -56,8 +56,14 @@ mod tests {
     fn a_model_that_tells_nothing_apart_has_nothing_right() {
         let none = Winoground { text: false, image: false };
         assert_eq!(Winoground::of([[0.5; 2]; 2]), none);
-        assert_eq!(Winoground::of([[0.9, 0.1], [0.2, 0.8]]), Winoground { text: true, image: true });
+        assert_eq!(
+            Winoground::of([[0.9, 0.1], [0.2, 0.8]]),
+            Winoground { text: true, image: true }
+        );
         // One image is nearer to both captions: the captions are told apart, the images are not.
-        assert_eq!(Winoground::of([[0.9, 0.8], [0.1, 0.2]]), Winoground { text: true, image: false });
+        assert_eq!(
+            Winoground::of([[0.9, 0.8], [0.1, 0.2]]),
+            Winoground { text: true, image: false }
+        );
     }
 }

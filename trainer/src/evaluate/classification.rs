@@ -51,12 +51,21 @@ pub struct ClassAccuracy {
 }
 
 /// Each image's class is the one whose embedding is nearest; `labels` are numbers of classes, [N].
-pub fn zero_shot(images: Rows<'_>, labels: &[usize], classes: Rows<'_>) -> Result<ZeroShot, TrainerError> {
+pub fn zero_shot(
+    images: Rows<'_>,
+    labels: &[usize],
+    classes: Rows<'_>,
+) -> Result<ZeroShot, TrainerError> {
     Ok(classify(images, labels, classes, 1.0)?.summary())
 }
 
 /// The same, image by image. A confidence is the softmax of the cosines times `scale`: the model's logit scale.
-pub fn classify(images: Rows<'_>, labels: &[usize], classes: Rows<'_>, scale: f64) -> Result<Predictions, TrainerError> {
+pub fn classify(
+    images: Rows<'_>,
+    labels: &[usize],
+    classes: Rows<'_>,
+    scale: f64,
+) -> Result<Predictions, TrainerError> {
     let (n, c) = (images.count("images")?, classes.count("classes")?);
     same_dimension(("images", images.dimension), ("classes", classes.dimension))?;
     check_labels(n, labels, c)?;
@@ -65,27 +74,39 @@ pub fn classify(images: Rows<'_>, labels: &[usize], classes: Rows<'_>, scale: f6
     let block = (CACHED_SCORES / c).clamp(1, n);
     for start in (0..n).step_by(block) {
         let rows = block.min(n - start);
-        found.push_block(&labels[start..start + rows], &images.tensor(start, rows)?.f_matmul(&class_columns)?, scale)?;
+        found.push_block(
+            &labels[start..start + rows],
+            &images.tensor(start, rows)?.f_matmul(&class_columns)?,
+            scale,
+        )?;
     }
     Ok(found)
 }
 
 impl Predictions {
     /// Adds images by their scores, [N, C]; a confidence is the highest softmax of the scores times `scale`.
-    pub(super) fn push_block(&mut self, labels: &[usize], scores: &Tensor, scale: f64) -> Result<(), TrainerError> {
+    pub(super) fn push_block(
+        &mut self,
+        labels: &[usize],
+        scores: &Tensor,
+        scale: f64,
+    ) -> Result<(), TrainerError> {
         let (n, c) = scores.size2()?;
         let own: Vec<i64> = labels.iter().map(|label| *label as i64).collect();
         let own = Tensor::f_from_slice(&own)?.f_unsqueeze(1)?;
         let own_scores = scores.f_gather(1, &own, false)?;
         let sooner = Tensor::f_arange(c, (Kind::Int64, Device::Cpu))?.f_lt_tensor(&own)?;
-        let before =
-            scores.f_eq_tensor(&own_scores)?.f_logical_and_(&sooner)?.f_logical_or_(&scores.f_gt_tensor(&own_scores)?)?;
+        let before = scores
+            .f_eq_tensor(&own_scores)?
+            .f_logical_and_(&sooner)?
+            .f_logical_or_(&scores.f_gt_tensor(&own_scores)?)?;
         let before = before.f_sum_dim_intlist(1, false, Kind::Int)?;
         let predicted = scores.f_argmax(1, false)?;
         let confidence = scores.f_mul_scalar(scale)?.f_softmax(1, Kind::Float)?.f_amax(1, false)?;
 
         let n = n as usize;
-        let (mut before_host, mut predicted_host, mut confidence_host) = (vec![0_i32; n], vec![0_i64; n], vec![0_f32; n]);
+        let (mut before_host, mut predicted_host, mut confidence_host) =
+            (vec![0_i32; n], vec![0_i64; n], vec![0_f32; n]);
         before.f_copy_data(&mut before_host, n)?;
         predicted.f_copy_data(&mut predicted_host, n)?;
         confidence.f_copy_data(&mut confidence_host, n)?;
@@ -105,7 +126,10 @@ impl Predictions {
             }
         }
         let own = votes[label];
-        let before = votes.iter().enumerate().filter(|(class, score)| **score > own || (**score == own && *class < label));
+        let before = votes
+            .iter()
+            .enumerate()
+            .filter(|(class, score)| **score > own || (**score == own && *class < label));
         self.labels.push(label);
         self.predicted.push(predicted);
         self.rank.push(1 + before.count());
@@ -142,7 +166,9 @@ impl Predictions {
             class.top1_hits += usize::from(*rank <= 1);
             class.top5_hits += usize::from(*rank <= 5);
         }
-        let part = |hits: fn(&ClassAccuracy) -> usize| per_class.iter().map(hits).sum::<usize>() as f64 / n as f64;
+        let part = |hits: fn(&ClassAccuracy) -> usize| {
+            per_class.iter().map(hits).sum::<usize>() as f64 / n as f64
+        };
         let seen: Vec<f64> = per_class.iter().filter_map(ClassAccuracy::recall).collect();
         ZeroShot {
             images: n,
@@ -159,10 +185,15 @@ impl Predictions {
     /// How often each true class was taken for another: (true, predicted, images), the most frequent first.
     pub fn confusions(&self) -> Vec<(usize, usize, usize)> {
         let mut counts = std::collections::BTreeMap::new();
-        for (label, predicted) in self.labels.iter().zip(&self.predicted).filter(|(label, predicted)| label != predicted) {
+        for (label, predicted) in
+            self.labels.iter().zip(&self.predicted).filter(|(label, predicted)| label != predicted)
+        {
             *counts.entry((*label, *predicted)).or_insert(0_usize) += 1;
         }
-        let mut counts: Vec<_> = counts.into_iter().map(|((label, predicted), count)| (label, predicted, count)).collect();
+        let mut counts: Vec<_> = counts
+            .into_iter()
+            .map(|((label, predicted), count)| (label, predicted, count))
+            .collect();
         counts.sort_by_key(|(_, _, count)| std::cmp::Reverse(*count));
         counts
     }
@@ -201,13 +232,23 @@ mod tests {
     fn zero_shot_counts_hits_by_class() {
         let classes = [1.0, 0.0, 0.0, 1.0, -1.0, 0.0];
         let images = [0.8, 0.6, 0.6, 0.8, 0.0, 1.0, 0.6, 0.8];
-        let predictions = classify(rows(&images, 2), &[0, 1, 1, 0], rows(&classes, 2), 1.0).unwrap();
+        let predictions =
+            classify(rows(&images, 2), &[0, 1, 1, 0], rows(&classes, 2), 1.0).unwrap();
         assert_eq!(predictions.confusion_matrix(), [1, 1, 0, 0, 2, 0, 0, 0, 0]);
         assert_eq!(predictions.confusions(), [(0, 1, 1)]);
         let found = predictions.summary();
-        assert_eq!((found.top1, found.top5, found.chance_top1, found.chance_top5), (0.75, 1.0, 1.0 / 3.0, 1.0));
-        assert_eq!(found.per_class[0], ClassAccuracy { images: 2, top1_hits: 1, top5_hits: 2, predicted: 1 });
-        assert_eq!((found.per_class[1].precision(), found.per_class[2].recall()), (Some(2.0 / 3.0), None));
+        assert_eq!(
+            (found.top1, found.top5, found.chance_top1, found.chance_top5),
+            (0.75, 1.0, 1.0 / 3.0, 1.0)
+        );
+        assert_eq!(
+            found.per_class[0],
+            ClassAccuracy { images: 2, top1_hits: 1, top5_hits: 2, predicted: 1 }
+        );
+        assert_eq!(
+            (found.per_class[1].precision(), found.per_class[2].recall()),
+            (Some(2.0 / 3.0), None)
+        );
         // Class 2 has no image and does not count: (1/2 + 1) / 2.
         assert_eq!(found.mean_per_class, 0.75);
     }
@@ -225,7 +266,11 @@ mod tests {
         let summaries = draws.each_ref().map(Predictions::summary);
         let pooled = Predictions::pooled(&draws).summary();
         let mean = |figure: fn(&ZeroShot) -> f64| summaries.iter().map(figure).sum::<f64>() / 3.0;
-        assert!((pooled.top1 - mean(|of| of.top1)).abs() < 1e-12 && (pooled.top1 - 4.0 / 9.0).abs() < 1e-12, "{pooled:?}");
+        assert!(
+            (pooled.top1 - mean(|of| of.top1)).abs() < 1e-12
+                && (pooled.top1 - 4.0 / 9.0).abs() < 1e-12,
+            "{pooled:?}"
+        );
         assert!((pooled.top5 - mean(|of| of.top5)).abs() < 1e-12, "{pooled:?}");
         assert!((pooled.mean_per_class - mean(|of| of.mean_per_class)).abs() < 1e-12, "{pooled:?}");
     }
@@ -233,7 +278,17 @@ mod tests {
     #[test]
     fn labels_that_are_no_classes_are_refused() {
         let two = [1.0, 0.0, 0.0, 1.0];
-        assert!(zero_shot(rows(&two, 2), &[0, 5], rows(&two, 2)).unwrap_err().to_string().contains("label 5"));
-        assert!(zero_shot(rows(&two, 2), &[0], rows(&two, 2)).unwrap_err().to_string().contains("1 labels"));
+        assert!(
+            zero_shot(rows(&two, 2), &[0, 5], rows(&two, 2))
+                .unwrap_err()
+                .to_string()
+                .contains("label 5")
+        );
+        assert!(
+            zero_shot(rows(&two, 2), &[0], rows(&two, 2))
+                .unwrap_err()
+                .to_string()
+                .contains("1 labels")
+        );
     }
 }

@@ -38,12 +38,22 @@ pub fn geometry(images: Rows<'_>, texts: Rows<'_>) -> Result<Geometry, TrainerEr
     let (n, m) = (images.count("images")?, texts.count("texts")?);
     same_dimension(("images", images.dimension), ("texts", texts.dimension))?;
     if n != m || n < 2 {
-        return Err(TrainerError::Evaluation(format!("{n} images and {m} texts are not two pairs or more")));
+        return Err(TrainerError::Evaluation(format!(
+            "{n} images and {m} texts are not two pairs or more"
+        )));
     }
-    let (x, y) = (images.tensor(0, n)?.f_to_kind(Kind::Double)?, texts.tensor(0, n)?.f_to_kind(Kind::Double)?);
+    let (x, y) = (
+        images.tensor(0, n)?.f_to_kind(Kind::Double)?,
+        texts.tensor(0, n)?.f_to_kind(Kind::Double)?,
+    );
     let mean = |rows: &Tensor| rows.f_mean_dim(0, false, Kind::Double);
     Ok(Geometry {
-        modality_gap: mean(&x)?.f_sub(&mean(&y)?)?.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?.sqrt(),
+        modality_gap: mean(&x)?
+            .f_sub(&mean(&y)?)?
+            .f_square()?
+            .f_sum(Kind::Double)?
+            .f_double_value(&[])?
+            .sqrt(),
         alignment: x.f_sub(&y)?.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])? / n as f64,
         images: spread(&x)?,
         texts: spread(&y)?,
@@ -69,11 +79,14 @@ fn uniformity(rows: &Tensor) -> Result<f64, TrainerError> {
     for top in (0..n).step_by(TILE) {
         for left in (top..n).step_by(TILE) {
             let products = part(rows, top)?.f_matmul(&part(rows, left)?.f_transpose(0, 1)?)?;
-            let squares = part(&squares, top)?.f_unsqueeze(1)?.f_add(&part(&squares, left)?.f_unsqueeze(0)?)?;
+            let squares = part(&squares, top)?
+                .f_unsqueeze(1)?
+                .f_add(&part(&squares, left)?.f_unsqueeze(0)?)?;
             let distances = squares.f_sub(&products.f_mul_scalar(2.0)?)?;
             let all = distances.f_mul_scalar(-2.0)?.f_exp()?;
             let tile = all.f_sum(Kind::Double)?.f_double_value(&[])?;
-            sum += if top == left { (tile - all.f_trace()?.f_double_value(&[])?) / 2.0 } else { tile };
+            sum +=
+                if top == left { (tile - all.f_trace()?.f_double_value(&[])?) / 2.0 } else { tile };
         }
     }
     Ok((sum / (n as f64 * (n as f64 - 1.0) / 2.0)).ln())
@@ -82,14 +95,19 @@ fn uniformity(rows: &Tensor) -> Result<f64, TrainerError> {
 fn effective_rank(rows: &Tensor) -> Result<f64, TrainerError> {
     let (n, d) = rows.size2()?;
     // Singular values are the roots of the eigenvalues of the smaller of both products.
-    let product = if n < d { rows.f_matmul(&rows.f_transpose(0, 1)?)? } else { rows.f_transpose(0, 1)?.f_matmul(rows)? };
+    let product = if n < d {
+        rows.f_matmul(&rows.f_transpose(0, 1)?)?
+    } else {
+        rows.f_transpose(0, 1)?.f_matmul(rows)?
+    };
     let eigenvalues = product.f_linalg_eigvalsh("L")?.f_to_device(Device::Cpu)?;
     let mut host = vec![0_f64; n.min(d) as usize];
     let count = host.len();
     eigenvalues.f_copy_data(&mut host, count)?;
     // What is below the precision of the product is noise of it.
     let noise = host.iter().copied().fold(0.0, f64::max) * f64::EPSILON * count as f64;
-    let singular: Vec<f64> = host.into_iter().filter(|value| *value > noise).map(f64::sqrt).collect();
+    let singular: Vec<f64> =
+        host.into_iter().filter(|value| *value > noise).map(f64::sqrt).collect();
     let all: f64 = singular.iter().sum();
     Ok(singular.into_iter().map(|value| value / all).map(|p| -p * p.ln()).sum::<f64>().exp())
 }
@@ -103,7 +121,11 @@ mod tests {
         let (point, axes) = ([0.6, 0.8].repeat(30), [1.0, 0.0, 0.0, 1.0].repeat(15));
         let rows = |values| Rows { values, dimension: 2 };
         let found = geometry(rows(&point), rows(&axes)).unwrap();
-        assert!((found.images.effective_rank - 1.0).abs() < 1e-9 && found.images.uniformity.abs() < 1e-9, "{found:?}");
+        assert!(
+            (found.images.effective_rank - 1.0).abs() < 1e-9
+                && found.images.uniformity.abs() < 1e-9,
+            "{found:?}"
+        );
         assert!((found.texts.effective_rank - 2.0).abs() < 1e-9, "{found:?}");
         // (0.6, 0.8) to (0.5, 0.5).
         assert!((found.modality_gap - 0.1_f64.hypot(0.3)).abs() < 1e-7);

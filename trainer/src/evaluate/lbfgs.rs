@@ -49,7 +49,11 @@ pub(super) fn minimise(
         }
         let direction = direction(&gradient, &history)?;
         let slope = dot(&gradient, &direction)?;
-        let first = if history.is_empty() { (1.0 / number(&gradient.f_abs()?.f_sum(tch::Kind::Double)?)?).min(1.0) } else { 1.0 };
+        let first = if history.is_empty() {
+            (1.0 / number(&gradient.f_abs()?.f_sum(tch::Kind::Double)?)?).min(1.0)
+        } else {
+            1.0
+        };
         let Some(next) = search(&mut function, (&at, value, slope), &direction, first)? else {
             return Ok(Minimum { at, iterations: iteration });
         };
@@ -67,7 +71,10 @@ pub(super) fn minimise(
 }
 
 /// -H·g by the two loops of algorithm 7.4.
-fn direction(gradient: &Tensor, history: &VecDeque<(Tensor, Tensor, f64)>) -> Result<Tensor, TrainerError> {
+fn direction(
+    gradient: &Tensor,
+    history: &VecDeque<(Tensor, Tensor, f64)>,
+) -> Result<Tensor, TrainerError> {
     let mut q = gradient.f_neg()?;
     let mut alphas = Vec::with_capacity(history.len());
     for (s, y, rho) in history.iter().rev() {
@@ -116,13 +123,20 @@ fn search(
             if point.slope * towards_high >= 0.0 {
                 high = low.replace(point);
                 if high.is_none() {
-                    high = Some(Point { t: 0.0, value, slope, at: from.shallow_clone(), gradient: Tensor::new() });
+                    high = Some(Point {
+                        t: 0.0,
+                        value,
+                        slope,
+                        at: from.shallow_clone(),
+                        gradient: Tensor::new(),
+                    });
                 }
             } else {
                 low = Some(point);
             }
         }
-        let (low_t, low_value, low_slope) = low.as_ref().map_or((0.0, value, slope), |low| (low.t, low.value, low.slope));
+        let (low_t, low_value, low_slope) =
+            low.as_ref().map_or((0.0, value, slope), |low| (low.t, low.value, low.slope));
         t = match &high {
             None => 2.0 * low_t.max(first),
             Some(high) => between((low_t, low_value, low_slope), (high.t, high.value, high.slope)),
@@ -163,8 +177,8 @@ mod tests {
         let function = |x: &Tensor| {
             let (a, b) = (x.f_narrow(0, 0, 9)?, x.f_narrow(0, 1, 9)?);
             let (u, v): (Tensor, Tensor) = (b.f_sub(&a.f_square()?)?, 1.0 - &a);
-            let value =
-                100.0 * number(&u.f_square()?.f_sum(tch::Kind::Double)?)? + number(&v.f_square()?.f_sum(tch::Kind::Double)?)?;
+            let value = 100.0 * number(&u.f_square()?.f_sum(tch::Kind::Double)?)?
+                + number(&v.f_square()?.f_sum(tch::Kind::Double)?)?;
             let gradient = Tensor::zeros([10], (tch::Kind::Double, tch::Device::Cpu));
             let _ = gradient.f_narrow(0, 0, 9)?.f_add_(&(-400.0 * &a * &u - 2.0 * &v))?;
             let _ = gradient.f_narrow(0, 1, 9)?.f_add_(&(200.0 * &u))?;
@@ -172,6 +186,10 @@ mod tests {
         };
         let start = Tensor::from_slice(&[-1.2_f64, 1.0].repeat(5));
         let found = minimise(function, start, 500, 1e-9).unwrap();
-        assert!(number(&(&found.at - 1.0).abs().max()).unwrap() < 1e-7 && found.iterations < 200, "{}", found.iterations);
+        assert!(
+            number(&(&found.at - 1.0).abs().max()).unwrap() < 1e-7 && found.iterations < 200,
+            "{}",
+            found.iterations
+        );
     }
 }

@@ -33,8 +33,8 @@ pub use products::{Products, cosines};
 pub use prompts::{PROMPT_TEMPLATES, ensemble};
 pub use retrieval::{RECALL_AT, Ranks, Recall, Retrieval, retrieval, retrieval_ranks};
 pub use trust::{
-    Bootstrap, CALIBRATION_BINS, Calibration, CalibrationBin, Interval, McNemar, Unit, calibration, interval, mcnemar, resample,
-    resample_classes, resample_draws, wilson,
+    Bootstrap, CALIBRATION_BINS, Calibration, CalibrationBin, Interval, McNemar, Unit, calibration,
+    interval, mcnemar, resample, resample_classes, resample_draws, wilson,
 };
 
 /// Rows of unit length, row-major.
@@ -49,11 +49,18 @@ pub struct Rows<'a> {
 impl Rows<'_> {
     fn count(&self, what: &str) -> Result<usize, TrainerError> {
         if self.dimension == 0 || !self.values.len().is_multiple_of(self.dimension) {
-            let message = format!("{} values of {what} are not whole rows of {}", self.values.len(), self.dimension);
+            let message = format!(
+                "{} values of {what} are not whole rows of {}",
+                self.values.len(),
+                self.dimension
+            );
             return Err(TrainerError::Evaluation(message));
         }
         if let Some(at) = self.values.iter().position(|value| !value.is_finite()) {
-            return Err(TrainerError::Evaluation(format!("row {} of {what} is not finite", at / self.dimension)));
+            return Err(TrainerError::Evaluation(format!(
+                "row {} of {what} is not finite",
+                at / self.dimension
+            )));
         }
         match self.values.len() / self.dimension {
             0 => Err(TrainerError::Evaluation(format!("there are no {what}"))),
@@ -77,7 +84,10 @@ fn same_dimension(a: (&str, usize), b: (&str, usize)) -> Result<(), TrainerError
     if a.1 == b.1 {
         return Ok(());
     }
-    let message = format!("{} of {} dimensions and {} of {} dimensions do not belong together", a.0, a.1, b.0, b.1);
+    let message = format!(
+        "{} of {} dimensions and {} of {} dimensions do not belong together",
+        a.0, a.1, b.0, b.1
+    );
     Err(TrainerError::Evaluation(message))
 }
 
@@ -89,7 +99,9 @@ fn check_labels(rows: usize, labels: &[usize], classes: usize) -> Result<(), Tra
     match labels.iter().find(|label| **label >= classes) {
         Some(label) => {
             let last = classes.saturating_sub(1);
-            Err(TrainerError::Evaluation(format!("label {label} is not one of {classes} classes, 0 to {last}")))
+            Err(TrainerError::Evaluation(format!(
+                "label {label} is not one of {classes} classes, 0 to {last}"
+            )))
         }
         None => Ok(()),
     }

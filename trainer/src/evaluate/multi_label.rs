@@ -28,12 +28,21 @@ pub fn average_precision(
     let (n, c) = (images.count("images")?, classes.count("classes")?);
     same_dimension(("images", images.dimension), ("classes", classes.dimension))?;
     if classes_of.len() != n {
-        return Err(TrainerError::Evaluation(format!("{} lists of classes for {n} images", classes_of.len())));
+        return Err(TrainerError::Evaluation(format!(
+            "{} lists of classes for {n} images",
+            classes_of.len()
+        )));
     }
     let mut has = vec![Vec::new(); c];
-    for (image, class) in classes_of.iter().enumerate().flat_map(|(image, list)| list.iter().map(move |class| (image, *class))) {
+    for (image, class) in classes_of
+        .iter()
+        .enumerate()
+        .flat_map(|(image, list)| list.iter().map(move |class| (image, *class)))
+    {
         let Some(images) = has.get_mut(class) else {
-            return Err(TrainerError::Evaluation(format!("image {image} has class {class}, which is not one of {c} classes")));
+            return Err(TrainerError::Evaluation(format!(
+                "image {image} has class {class}, which is not one of {c} classes"
+            )));
         };
         images.push(image);
     }
@@ -43,7 +52,9 @@ pub fn average_precision(
     let once = vec![1; n];
     let (mut sums, mut counts) = (vec![0.0; bootstrap.resamples], vec![0_u32; bootstrap.resamples]);
     for (class, images) in has.iter().enumerate() {
-        image_rows.f_matmul(&classes.tensor(class, 1)?.f_reshape([-1])?)?.f_copy_data(&mut scores, n)?;
+        image_rows
+            .f_matmul(&classes.tensor(class, 1)?.f_reshape([-1])?)?
+            .f_copy_data(&mut scores, n)?;
         let ranked = Ranked::of(&scores, images);
         per_class.push(ranked.precision(&once));
         if images.is_empty() {
@@ -59,8 +70,13 @@ pub fn average_precision(
         });
     }
     let found: Vec<f64> = per_class.iter().flatten().copied().collect();
-    let resampled = sums.iter().zip(&counts).map(|(sum, count)| sum / f64::from((*count).max(1))).collect();
-    Ok(AveragePrecision { mean: found.iter().sum::<f64>() / found.len().max(1) as f64, per_class, resampled })
+    let resampled =
+        sums.iter().zip(&counts).map(|(sum, count)| sum / f64::from((*count).max(1))).collect();
+    Ok(AveragePrecision {
+        mean: found.iter().sum::<f64>() / found.len().max(1) as f64,
+        per_class,
+        resampled,
+    })
 }
 
 /// Images in the order of their scores for one class.
@@ -78,7 +94,13 @@ impl Ranked {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_unstable_by(|a, b| scores[*b].total_cmp(&scores[*a]));
         let is_tied = |place: usize| place > 0 && scores[order[place - 1]] == scores[order[place]];
-        Self { order: order.iter().enumerate().map(|(place, image)| (*image, is_right[*image], is_tied(place))).collect() }
+        Self {
+            order: order
+                .iter()
+                .enumerate()
+                .map(|(place, image)| (*image, is_right[*image], is_tied(place)))
+                .collect(),
+        }
     }
 
     /// Average precision where each image is there so many times; none where no image has the class.
@@ -95,7 +117,8 @@ impl Ranked {
             found += new;
             seen += equal.iter().map(|has| times[has.0]).sum::<u32>();
             if new > 0 {
-                sum += (f64::from(new) / f64::from(positives)) * (f64::from(found) / f64::from(seen));
+                sum +=
+                    (f64::from(new) / f64::from(positives)) * (f64::from(found) / f64::from(seen));
             }
         }
         Some(sum)

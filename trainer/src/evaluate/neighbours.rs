@@ -51,14 +51,17 @@ pub fn nearest(
     let mut votes = vec![0_f32; classes];
     for start in (0..m).step_by(block) {
         let count = block.min(m - start);
-        let (scores, indices) = nearest_of_block(train.rows, n, &test.rows.tensor(start, count)?, k)?;
+        let (scores, indices) =
+            nearest_of_block(train.rows, n, &test.rows.tensor(start, count)?, k)?;
         for (row, label) in test.labels[start..start + count].iter().enumerate() {
             votes.fill(0.0);
             let neighbours = row * k..(row + 1) * k;
             for (score, index) in scores[neighbours.clone()].iter().zip(&indices[neighbours]) {
                 votes[train.labels[*index as usize]] += match vote {
                     Vote::Majority => 1.0,
-                    Vote::Weighted { temperature } => (f64::from(*score) / temperature).exp() as f32,
+                    Vote::Weighted { temperature } => {
+                        (f64::from(*score) / temperature).exp() as f32
+                    }
                 };
             }
             found.push_votes(*label, &votes);
@@ -68,7 +71,12 @@ pub fn nearest(
 }
 
 /// Scores and row numbers of the k nearest of each query, [queries, k], out of tiles of the training images.
-fn nearest_of_block(train: Rows<'_>, n: usize, queries: &tch::Tensor, k: usize) -> Result<(Vec<f32>, Vec<i64>), TrainerError> {
+fn nearest_of_block(
+    train: Rows<'_>,
+    n: usize,
+    queries: &tch::Tensor,
+    k: usize,
+) -> Result<(Vec<f32>, Vec<i64>), TrainerError> {
     let mut best: Option<(tch::Tensor, tch::Tensor)> = None;
     for start in (0..n).step_by(TRAIN_TILE) {
         let count = TRAIN_TILE.min(n - start);
@@ -94,7 +102,11 @@ fn nearest_of_block(train: Rows<'_>, n: usize, queries: &tch::Tensor, k: usize) 
 }
 
 /// The rows of each class, shuffled.
-fn shuffled_by_class(labels: &[usize], classes: usize, seed: u64) -> Result<Vec<Vec<usize>>, TrainerError> {
+fn shuffled_by_class(
+    labels: &[usize],
+    classes: usize,
+    seed: u64,
+) -> Result<Vec<Vec<usize>>, TrainerError> {
     check_labels(labels.len(), labels, classes)?;
     let mut of_class = vec![Vec::new(); classes];
     for (row, label) in labels.iter().enumerate() {
@@ -108,11 +120,17 @@ fn shuffled_by_class(labels: &[usize], classes: usize, seed: u64) -> Result<Vec<
 
 /// `shots` rows of each class, drawn without putting back, in ascending order. A class with fewer rows is an error: figures
 /// of different models must be about as many.
-pub fn few_shot(labels: &[usize], classes: usize, shots: usize, seed: u64) -> Result<Vec<usize>, TrainerError> {
+pub fn few_shot(
+    labels: &[usize],
+    classes: usize,
+    shots: usize,
+    seed: u64,
+) -> Result<Vec<usize>, TrainerError> {
     let mut drawn = Vec::with_capacity(classes * shots);
     for (class, rows) in shuffled_by_class(labels, classes, seed)?.into_iter().enumerate() {
         if rows.len() < shots {
-            let message = format!("class {class} has {} training images and not {shots}", rows.len());
+            let message =
+                format!("class {class} has {} training images and not {shots}", rows.len());
             return Err(TrainerError::Evaluation(message));
         }
         drawn.extend(&rows[..shots]);
@@ -122,7 +140,12 @@ pub fn few_shot(labels: &[usize], classes: usize, shots: usize, seed: u64) -> Re
 }
 
 /// Splits rows in two: of each class, the given part (rounded, and not all of it) goes second. For a validation split.
-pub fn split(labels: &[usize], classes: usize, part: f64, seed: u64) -> Result<(Vec<usize>, Vec<usize>), TrainerError> {
+pub fn split(
+    labels: &[usize],
+    classes: usize,
+    part: f64,
+    seed: u64,
+) -> Result<(Vec<usize>, Vec<usize>), TrainerError> {
     let (mut first, mut second) = (Vec::new(), Vec::new());
     for rows in shuffled_by_class(labels, classes, seed)? {
         let held = ((rows.len() as f64 * part).round() as usize).min(rows.len().saturating_sub(1));

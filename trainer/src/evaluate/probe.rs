@@ -54,9 +54,16 @@ pub fn fit(train: Labelled<'_>, classes: usize, c: f64) -> Result<Probe, Trainer
     present.sort_unstable();
     present.dedup();
     if present.len() < 2 {
-        return Err(TrainerError::Evaluation("a linear probe needs training images of two classes or more".into()));
+        return Err(TrainerError::Evaluation(
+            "a linear probe needs training images of two classes or more".into(),
+        ));
     }
-    let targets: Vec<i64> = train.labels.iter().filter_map(|label| present.binary_search(label).ok()).map(|k| k as i64).collect();
+    let targets: Vec<i64> = train
+        .labels
+        .iter()
+        .filter_map(|label| present.binary_search(label).ok())
+        .map(|k| k as i64)
+        .collect();
     let targets = Tensor::f_from_slice(&targets)?;
     let (d, k) = (train.rows.dimension as i64, present.len() as i64);
     // For two classes the first one's scores are 0.
@@ -71,7 +78,9 @@ pub fn fit(train: Labelled<'_>, classes: usize, c: f64) -> Result<Probe, Trainer
             let x = with_ones(&train.rows.tensor(start, count)?)?;
             let target = targets.f_narrow(0, start as i64, count as i64)?;
             let log_p = scores(&x, &weights, k)?.f_log_softmax(1, Kind::Double)?;
-            sum += log_p.f_nll_loss::<Tensor>(&target, None, tch::Reduction::Sum, -100)?.f_double_value(&[])?;
+            sum += log_p
+                .f_nll_loss::<Tensor>(&target, None, tch::Reduction::Sum, -100)?
+                .f_double_value(&[])?;
             let error = log_p.f_exp()?.f_sub(&target.f_one_hot(k)?.f_to_kind(Kind::Double)?)?;
             let error = error.f_narrow(1, k - free, free)?;
             let _ = gradient.shallow_clone().f_add_(&x.f_transpose(0, 1)?.f_matmul(&error)?)?;
@@ -80,7 +89,8 @@ pub fn fit(train: Labelled<'_>, classes: usize, c: f64) -> Result<Probe, Trainer
         let gradient = gradient.f_div_scalar(n as f64)?;
         let _ = gradient.f_narrow(0, 0, d)?.f_add_(&penalised.f_mul_scalar(strength)?)?;
         loss = sum / n as f64;
-        let penalty = 0.5 * strength * penalised.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+        let penalty =
+            0.5 * strength * penalised.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
         Ok((loss + penalty, gradient.f_reshape([-1])?))
     };
     let start = Tensor::f_zeros([(d + 1) * free], (Kind::Double, Device::Cpu))?;
@@ -88,7 +98,8 @@ pub fn fit(train: Labelled<'_>, classes: usize, c: f64) -> Result<Probe, Trainer
     // `loss` is that of the last call, which was a trial of the line search.
     let _ = objective(&found.at)?;
     let weights = found.at.f_reshape([d + 1, free])?;
-    let weights = if free == k { weights } else { Tensor::f_cat(&[weights.f_zeros_like()?, weights], 1)? };
+    let weights =
+        if free == k { weights } else { Tensor::f_cat(&[weights.f_zeros_like()?, weights], 1)? };
     Ok(Probe { weights, present, classes, c, loss, iterations: found.iterations })
 }
 
@@ -101,7 +112,11 @@ fn with_ones(x: &Tensor) -> Result<Tensor, TrainerError> {
 /// [N, D + 1] · [D + 1, free] → [N, k].
 fn scores(x: &Tensor, weights: &Tensor, k: i64) -> Result<Tensor, TrainerError> {
     let scores = x.f_matmul(weights)?;
-    if scores.size2()?.1 == k { Ok(scores) } else { Ok(Tensor::f_cat(&[scores.f_zeros_like()?, scores], 1)?) }
+    if scores.size2()?.1 == k {
+        Ok(scores)
+    } else {
+        Ok(Tensor::f_cat(&[scores.f_zeros_like()?, scores], 1)?)
+    }
 }
 
 impl Probe {
@@ -109,15 +124,24 @@ impl Probe {
     pub fn classify(&self, test: Labelled<'_>) -> Result<Predictions, TrainerError> {
         let m = test.rows.count("images")?;
         check_labels(m, test.labels, self.classes)?;
-        same_dimension(("training images", self.weights.size2()?.0 as usize - 1), ("images", test.rows.dimension))?;
+        same_dimension(
+            ("training images", self.weights.size2()?.0 as usize - 1),
+            ("images", test.rows.dimension),
+        )?;
         let mut found = Predictions { classes: self.classes, ..Predictions::default() };
         let present: Vec<i64> = self.present.iter().map(|class| *class as i64).collect();
         let present = Tensor::f_from_slice(&present)?;
         for start in (0..m).step_by(CHUNK) {
             let count = CHUNK.min(m - start);
-            let scores = with_ones(&test.rows.tensor(start, count)?)?.f_matmul(&self.weights)?.f_to_kind(Kind::Float)?;
+            let scores = with_ones(&test.rows.tensor(start, count)?)?
+                .f_matmul(&self.weights)?
+                .f_to_kind(Kind::Float)?;
             // A class that had no training image is never predicted.
-            let all = Tensor::f_full([count as i64, self.classes as i64], f64::NEG_INFINITY, (Kind::Float, Device::Cpu))?;
+            let all = Tensor::f_full(
+                [count as i64, self.classes as i64],
+                f64::NEG_INFINITY,
+                (Kind::Float, Device::Cpu),
+            )?;
             let all = all.f_index_copy(1, &present, &scores)?;
             found.push_block(&test.labels[start..start + count], &all, 1.0)?;
         }
@@ -127,7 +151,11 @@ impl Probe {
 
 /// Fits `train` with a C out of the grid and measures it on `held`: every second decade first, then around the peak in steps
 /// that are halved, until the grid's own. Of equal accuracies the smallest C, which is the simplest classifier.
-pub fn sweep(train: Labelled<'_>, held: Labelled<'_>, classes: usize) -> Result<Sweep, TrainerError> {
+pub fn sweep(
+    train: Labelled<'_>,
+    held: Labelled<'_>,
+    classes: usize,
+) -> Result<Sweep, TrainerError> {
     let mut tried = std::collections::BTreeMap::new();
     let mut try_steps = |steps: &mut dyn Iterator<Item = i32>| -> Result<i32, TrainerError> {
         for step in steps.filter(|step| (0..=LAST_STEP).contains(step)) {
@@ -135,8 +163,9 @@ pub fn sweep(train: Labelled<'_>, held: Labelled<'_>, classes: usize) -> Result<
                 place.insert(fit(train, classes, c_of(step))?.classify(held)?.summary().top1);
             }
         }
-        let best =
-            tried.iter().fold((0, f64::NEG_INFINITY), |best, (step, top1)| if *top1 > best.1 { (*step, *top1) } else { best });
+        let best = tried.iter().fold((0, f64::NEG_INFINITY), |best, (step, top1)| {
+            if *top1 > best.1 { (*step, *top1) } else { best }
+        });
         Ok(best.0)
     };
     let mut peak = try_steps(&mut (0..=LAST_STEP).step_by(FIRST_STRIDE as usize))?;
@@ -145,7 +174,10 @@ pub fn sweep(train: Labelled<'_>, held: Labelled<'_>, classes: usize) -> Result<
         peak = try_steps(&mut [peak - stride, peak + stride].into_iter())?;
         stride /= 2;
     }
-    Ok(Sweep { c: c_of(peak), tried: tried.into_iter().map(|(step, top1)| (c_of(step), top1)).collect() })
+    Ok(Sweep {
+        c: c_of(peak),
+        tried: tried.into_iter().map(|(step, top1)| (c_of(step), top1)).collect(),
+    })
 }
 
 fn c_of(step: i32) -> f64 {

@@ -26,7 +26,9 @@ impl Products {
             return Err(TrainerError::Evaluation(message));
         }
         let count = (rows.len() / self.dimension) as i64;
-        let rows = Tensor::f_from_slice(rows)?.f_reshape([count, self.dimension as i64])?.f_to_kind(Kind::Float)?;
+        let rows = Tensor::f_from_slice(rows)?
+            .f_reshape([count, self.dimension as i64])?
+            .f_to_kind(Kind::Float)?;
         let scores = self.queries.f_matmul(&rows.f_transpose(0, 1)?)?.f_contiguous()?;
         let mut host = vec![0.0; scores.numel()];
         scores.f_copy_data(&mut host, scores.numel())?;
@@ -39,7 +41,9 @@ pub fn cosines(rows: Rows<'_>, others: Rows<'_>) -> Result<Vec<f32>, TrainerErro
     let (n, m) = (rows.count("rows")?, others.count("other rows")?);
     same_dimension(("rows", rows.dimension), ("other rows", others.dimension))?;
     let mut scores = vec![0.0; n * m];
-    rows.tensor(0, n)?.f_matmul(&others.tensor(0, m)?.f_transpose(0, 1)?)?.f_copy_data(&mut scores, n * m)?;
+    rows.tensor(0, n)?
+        .f_matmul(&others.tensor(0, m)?.f_transpose(0, 1)?)?
+        .f_copy_data(&mut scores, n * m)?;
     Ok(scores)
 }
 

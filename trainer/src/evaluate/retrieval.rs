@@ -93,7 +93,11 @@ fn median(ranks: &[Option<u32>], items: usize) -> f64 {
     let mut ranks: Vec<u32> = ranks.iter().map(|rank| rank.unwrap_or(items as u32 + 1)).collect();
     ranks.sort_unstable();
     let middle = ranks.len() / 2;
-    if ranks.len() % 2 == 1 { f64::from(ranks[middle]) } else { f64::midpoint(ranks[middle - 1].into(), ranks[middle].into()) }
+    if ranks.len() % 2 == 1 {
+        f64::from(ranks[middle])
+    } else {
+        f64::midpoint(ranks[middle - 1].into(), ranks[middle].into())
+    }
 }
 
 /// One side of the comparison, walked in the order of its groups, so that what belongs together meets in few tiles.
@@ -117,7 +121,13 @@ impl<'a> Side<'a> {
         let mut order: Vec<u32> = (0..groups.len() as u32).collect();
         order.sort_unstable_by_key(|row| (groups[*row as usize], *row));
         let sorted = order.iter().map(|row| groups[*row as usize]).collect();
-        Self { rows, groups: sorted, best: vec![NO_ITEM; order.len()], before: vec![0; order.len()], order }
+        Self {
+            rows,
+            groups: sorted,
+            best: vec![NO_ITEM; order.len()],
+            before: vec![0; order.len()],
+            order,
+        }
     }
 
     /// The rows at these places of the walk → [n, D].
@@ -164,7 +174,9 @@ fn ranks_by_tiles(
             let left = images.tensor(rows.clone())?;
             for start in (0..m).step_by(tile) {
                 let columns = start..(start + tile).min(m);
-                if only_right && !share_groups(&images.groups[rows.clone()], &texts.groups[columns.clone()]) {
+                if only_right
+                    && !share_groups(&images.groups[rows.clone()], &texts.groups[columns.clone()])
+                {
                     continue;
                 }
                 let product = left.f_matmul(&texts.tensor(columns.clone())?.f_transpose(0, 1)?)?;
@@ -178,7 +190,8 @@ fn ranks_by_tiles(
 }
 
 /// What is done with the scores of a tile, [rows, columns].
-type Pass = fn(&mut Side<'_>, std::ops::Range<usize>, &mut Side<'_>, std::ops::Range<usize>, &[f32]);
+type Pass =
+    fn(&mut Side<'_>, std::ops::Range<usize>, &mut Side<'_>, std::ops::Range<usize>, &[f32]);
 
 /// Whether two sorted runs of groups can have one in common.
 fn share_groups(a: &[u64], b: &[u64]) -> bool {
@@ -196,7 +209,8 @@ fn find_best(
     let groups = &texts.groups[columns.clone()];
     for (row, scores) in rows.zip(scores.chunks_exact(width)) {
         let group = images.groups[row];
-        let right = groups.partition_point(|other| *other < group)..groups.partition_point(|other| *other <= group);
+        let right = groups.partition_point(|other| *other < group)
+            ..groups.partition_point(|other| *other <= group);
         for column in right {
             let (score, place) = (scores[column], columns.start + column);
             images.best[row] = better((score, texts.order[place]), images.best[row]);
@@ -209,7 +223,10 @@ fn better(a: (f32, u32), b: (f32, u32)) -> (f32, u32) {
     if a.0 > b.0 || (a.0 == b.0 && a.1 < b.1) { a } else { b }
 }
 
-#[expect(clippy::needless_bitwise_bool, reason = "without branches the loop becomes vector instructions")]
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "without branches the loop becomes vector instructions"
+)]
 fn count_before(
     images: &mut Side<'_>,
     rows: std::ops::Range<usize>,
@@ -227,10 +244,18 @@ fn count_before(
         let (best_score, best_number) = images.best[row];
         let number = images.order[row];
         let mut before = 0;
-        let columns = scores.iter().zip(numbers).zip(&best_scores).zip(&best_numbers).zip(before_texts.iter_mut());
+        let columns = scores
+            .iter()
+            .zip(numbers)
+            .zip(&best_scores)
+            .zip(&best_numbers)
+            .zip(before_texts.iter_mut());
         for ((((score, text), text_best), text_best_number), before_text) in columns {
-            before += u32::from((*score > best_score) | ((*score == best_score) & (*text < best_number)));
-            *before_text += u32::from((*score > *text_best) | ((*score == *text_best) & (number < *text_best_number)));
+            before +=
+                u32::from((*score > best_score) | ((*score == best_score) & (*text < best_number)));
+            *before_text += u32::from(
+                (*score > *text_best) | ((*score == *text_best) & (number < *text_best_number)),
+            );
         }
         images.before[row] += before;
     }
@@ -246,7 +271,8 @@ fn chance(query_groups: &[u64], item_groups: &[u64]) -> Recall {
     RECALL_AT.map(|k| {
         let of = |group: &u64| {
             let wrong = m - right.get(group).copied().unwrap_or(0);
-            let all_wrong: f64 = (0..k.min(m)).map(|i| wrong.saturating_sub(i) as f64 / (m - i) as f64).product();
+            let all_wrong: f64 =
+                (0..k.min(m)).map(|i| wrong.saturating_sub(i) as f64 / (m - i) as f64).product();
             1.0 - all_wrong
         };
         query_groups.iter().map(of).sum::<f64>() / query_groups.len() as f64
@@ -296,7 +322,10 @@ mod tests {
     fn a_query_without_a_right_item_finds_none_and_has_the_last_median() {
         let axes = [1.0, 0.0, 0.0, 1.0];
         let ranks = retrieval_ranks(rows(&axes, 2), &[5, 1], rows(&axes, 2), &[1, 2]).unwrap();
-        assert_eq!(ranks, Ranks { image_to_text: vec![None, Some(2)], text_to_image: vec![Some(2), None] });
+        assert_eq!(
+            ranks,
+            Ranks { image_to_text: vec![None, Some(2)], text_to_image: vec![Some(2), None] }
+        );
         // Ranks 3 (behind both) and 2.
         assert_eq!(ranks.summary(&[5, 1], &[1, 2]).median_rank_image_to_text, 2.5);
     }
@@ -323,12 +352,21 @@ mod tests {
         let (images, texts) = (values(n * d, 7), values(m * d, 11));
         let image_groups: Vec<u64> = (0..n as u64).map(|row| row * 5 % 19).collect();
         let text_groups: Vec<u64> = (0..m as u64).map(|row| row * 3 % 20).collect();
-        let plain = |queries: &[f32], query_groups: &[u64], items: &[f32], item_groups: &[u64]| -> Vec<Option<u32>> {
+        let plain = |queries: &[f32],
+                     query_groups: &[u64],
+                     items: &[f32],
+                     item_groups: &[u64]|
+         -> Vec<Option<u32>> {
             let one = |(query, group): (&[f32], &u64)| {
-                let score = |item: usize| query.iter().zip(&items[item * d..][..d]).map(|(a, b)| a * b).sum::<f32>();
+                let score = |item: usize| {
+                    query.iter().zip(&items[item * d..][..d]).map(|(a, b)| a * b).sum::<f32>()
+                };
                 let mut order: Vec<usize> = (0..item_groups.len()).collect();
                 order.sort_by(|a, b| score(*b).total_cmp(&score(*a)));
-                order.iter().position(|item| item_groups[*item] == *group).map(|place| place as u32 + 1)
+                order
+                    .iter()
+                    .position(|item| item_groups[*item] == *group)
+                    .map(|place| place as u32 + 1)
             };
             queries.chunks_exact(d).zip(query_groups).map(one).collect()
         };
@@ -336,9 +374,19 @@ mod tests {
             image_to_text: plain(&images, &image_groups, &texts, &text_groups),
             text_to_image: plain(&texts, &text_groups, &images, &image_groups),
         };
-        assert!(expected.text_to_image.contains(&None) && expected.image_to_text.iter().flatten().any(|rank| *rank > 10));
+        assert!(
+            expected.text_to_image.contains(&None)
+                && expected.image_to_text.iter().flatten().any(|rank| *rank > 10)
+        );
         for tile in [1, 4, 10, 64] {
-            let found = ranks_by_tiles(rows(&images, d), &image_groups, rows(&texts, d), &text_groups, tile).unwrap();
+            let found = ranks_by_tiles(
+                rows(&images, d),
+                &image_groups,
+                rows(&texts, d),
+                &text_groups,
+                tile,
+            )
+            .unwrap();
             assert_eq!(found, expected, "{tile}");
         }
     }
@@ -357,10 +405,22 @@ mod tests {
     fn what_does_not_belong_together_is_refused_in_words() {
         let two = [1.0, 0.0, 0.0, 1.0];
         let said = |error: TrainerError| error.to_string();
-        assert!(said(retrieval(rows(&two, 2), &[0], rows(&two, 2), &[0, 1]).unwrap_err()).contains("1 groups"));
-        assert!(said(retrieval(rows(&[], 2), &[], rows(&two, 2), &[0, 1]).unwrap_err()).contains("no images"));
+        assert!(
+            said(retrieval(rows(&two, 2), &[0], rows(&two, 2), &[0, 1]).unwrap_err())
+                .contains("1 groups")
+        );
+        assert!(
+            said(retrieval(rows(&[], 2), &[], rows(&two, 2), &[0, 1]).unwrap_err())
+                .contains("no images")
+        );
         let nan = [f32::NAN, 0.0];
-        assert!(said(retrieval(rows(&nan, 2), &[0], rows(&two, 2), &[0, 1]).unwrap_err()).contains("row 0 of images"));
-        assert!(said(retrieval(rows(&two, 4), &[0], rows(&two, 2), &[0, 1]).unwrap_err()).contains("of 4 dimensions"));
+        assert!(
+            said(retrieval(rows(&nan, 2), &[0], rows(&two, 2), &[0, 1]).unwrap_err())
+                .contains("row 0 of images")
+        );
+        assert!(
+            said(retrieval(rows(&two, 4), &[0], rows(&two, 2), &[0, 1]).unwrap_err())
+                .contains("of 4 dimensions")
+        );
     }
 }

@@ -59,16 +59,31 @@ pub fn resample(columns: &[Vec<Unit>], spec: Bootstrap) -> Result<Vec<Vec<f64>>,
 /// over both (the pigeonhole bootstrap of Owen 2007: images and draws are crossed). So an interval holds what another set of images
 /// and what another choice of training images would change. All columns have the same draws and images in a resample. With D draws,
 /// the variance that comes from them is too small by (D - 1) / D, as in any bootstrap.
-pub fn resample_draws(columns: &[Vec<Vec<Unit>>], spec: Bootstrap) -> Result<Vec<Vec<f64>>, TrainerError> {
-    resample_both(&columns.iter().map(|column| column.iter().map(Vec::as_slice).collect()).collect::<Vec<_>>(), spec)
+pub fn resample_draws(
+    columns: &[Vec<Vec<Unit>>],
+    spec: Bootstrap,
+) -> Result<Vec<Vec<f64>>, TrainerError> {
+    resample_both(
+        &columns
+            .iter()
+            .map(|column| column.iter().map(Vec::as_slice).collect())
+            .collect::<Vec<_>>(),
+        spec,
+    )
 }
 
 /// `columns` are [columns][draws][images]. A single draw stays as it is.
 fn resample_both(columns: &[Vec<&[Unit]>], spec: Bootstrap) -> Result<Vec<Vec<f64>>, TrainerError> {
     let Some(first) = columns.first() else { return Ok(Vec::new()) };
     let (draws, n) = (first.len(), first.first().map_or(0, |units| units.len()));
-    if n == 0 || columns.iter().any(|column| column.len() != draws || column.iter().any(|units| units.len() != n)) {
-        return Err(TrainerError::Evaluation("what is compared must be about the same images, and at least one".into()));
+    if n == 0
+        || columns
+            .iter()
+            .any(|column| column.len() != draws || column.iter().any(|units| units.len() != n))
+    {
+        return Err(TrainerError::Evaluation(
+            "what is compared must be about the same images, and at least one".into(),
+        ));
     }
     let mut found = vec![Vec::with_capacity(spec.resamples); columns.len()];
     let mut round = 0;
@@ -102,7 +117,10 @@ pub fn resample_classes(labels: &[usize], hits: &[bool], spec: Bootstrap) -> Vec
             *right += if *hit { *times } else { 0 };
             *of += times;
         }
-        let parts = counts.iter().filter(|(_, of)| *of > 0).map(|(right, of)| f64::from(*right) / f64::from(*of));
+        let parts = counts
+            .iter()
+            .filter(|(_, of)| *of > 0)
+            .map(|(right, of)| f64::from(*right) / f64::from(*of));
         let seen = counts.iter().filter(|(_, of)| *of > 0).count();
         found.push(parts.sum::<f64>() / seen.max(1) as f64);
     });
@@ -166,7 +184,8 @@ pub struct McNemar {
 /// not independent, so retrieval by captions is compared by the interval of its paired difference.
 pub fn mcnemar(first: &[bool], second: &[bool]) -> Result<McNemar, TrainerError> {
     if first.len() != second.len() {
-        let message = format!("{} and {} answers are not about the same images", first.len(), second.len());
+        let message =
+            format!("{} and {} answers are not about the same images", first.len(), second.len());
         return Err(TrainerError::Evaluation(message));
     }
     let only = |a: &[bool], b: &[bool]| a.iter().zip(b).filter(|(a, b)| **a && !**b).count();
@@ -237,9 +256,11 @@ mod tests {
     #[test]
     fn images_are_drawn_with_all_their_captions() {
         // One image has nine captions that hit, nine images have one that does not: a resample without the one is 0.
-        let units: Vec<Unit> =
-            (0..10).map(|n| if n == 0 { Unit { hits: 9.0, of: 9.0 } } else { Unit { hits: 0.0, of: 1.0 } }).collect();
-        let found = resample(&[units], Bootstrap { resamples: 2000, ..Bootstrap::default() }).unwrap();
+        let units: Vec<Unit> = (0..10)
+            .map(|n| if n == 0 { Unit { hits: 9.0, of: 9.0 } } else { Unit { hits: 0.0, of: 1.0 } })
+            .collect();
+        let found =
+            resample(&[units], Bootstrap { resamples: 2000, ..Bootstrap::default() }).unwrap();
         let without = found[0].iter().filter(|value| **value == 0.0).count() as f64 / 2000.0;
         // (9/10)^10 = 0.349; its standard deviation over 2000 is 0.011.
         assert!((without - 0.349).abs() < 0.04, "{without}");
@@ -256,7 +277,10 @@ mod tests {
         assert!((all_wrong - 0.296).abs() < 0.04, "{all_wrong}");
         // Draws that agree add nothing to what the images say.
         let units: Vec<Unit> = (0..30).map(|n| Unit::from(n % 3 == 0)).collect();
-        assert_eq!(resample_draws(&[vec![units.clone(); 3]], spec).unwrap(), resample(&[units], spec).unwrap());
+        assert_eq!(
+            resample_draws(&[vec![units.clone(); 3]], spec).unwrap(),
+            resample(&[units], spec).unwrap()
+        );
     }
 
     #[test]
@@ -274,7 +298,9 @@ mod tests {
         // The large class is all right and the small one all wrong; a resample without the small one, (9/10)^100, does not come up.
         assert!(found.iter().all(|value| *value == 0.5), "{found:?}");
         let of_one = resample_classes(&[0; 4], &[true, false, true, false], Bootstrap::default());
-        let same = resample(&[[true, false, true, false].map(Unit::from).to_vec()], Bootstrap::default()).unwrap();
+        let same =
+            resample(&[[true, false, true, false].map(Unit::from).to_vec()], Bootstrap::default())
+                .unwrap();
         assert_eq!(of_one, same[0]);
     }
 }

@@ -22,7 +22,10 @@ impl ModelConfig {
         if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("json")) {
             return Err(TrainerError::Config {
                 place: format!("model {text:?}"),
-                message: format!("neither a built-in model ({}) nor a .json file", built_in_names().join(", ")),
+                message: format!(
+                    "neither a built-in model ({}) nor a .json file",
+                    built_in_names().join(", ")
+                ),
             });
         }
         Self::read(path)
@@ -31,12 +34,14 @@ impl ModelConfig {
     /// Reads a JSON file: OpenCLIP's form of a dual encoder, or an `open_clip_config.json` that wraps one.
     pub fn read(path: &Path) -> Result<Self, TrainerError> {
         let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
-        Self::parse(&text).map_err(|message| TrainerError::Config { place: path.display().to_string(), message })
+        Self::parse(&text)
+            .map_err(|message| TrainerError::Config { place: path.display().to_string(), message })
     }
 
     /// Parses and checks a configuration. What it holds says of which family it is.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let json: Value = serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;
+        let json: Value =
+            serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;
         Self::from_json(&json)
     }
 

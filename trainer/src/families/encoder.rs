@@ -23,19 +23,31 @@ pub struct Encoder {
 
 impl Encoder {
     /// Reads weights of any known format. `config` is for a bare file of weights; see [`Weights::read`].
-    pub fn load(path: &Path, config: Option<&ModelConfig>, device: Device) -> Result<Self, TrainerError> {
+    pub fn load(
+        path: &Path,
+        config: Option<&ModelConfig>,
+        device: Device,
+    ) -> Result<Self, TrainerError> {
         Self::from_weights(&Weights::read(path, config)?, device)
     }
 
     /// Refused where the weights are of another family than a dual encoder.
     pub fn from_weights(weights: &Weights, device: Device) -> Result<Self, TrainerError> {
         weights.dual_encoder()?;
-        let tensors = weights.tensors.iter().map(|t| Ok(t.f_to_device(device.0)?)).collect::<Result<_, TrainerError>>()?;
+        let tensors = weights
+            .tensors
+            .iter()
+            .map(|t| Ok(t.f_to_device(device.0)?))
+            .collect::<Result<_, TrainerError>>()?;
         Self::of(Model::frozen(&weights.config, tensors)?)
     }
 
     pub(crate) fn of(model: Model) -> Result<Self, TrainerError> {
-        Ok(Self { config: model.config().dual_encoder()?.clone(), uploader: Uploader::of(&model), model })
+        Ok(Self {
+            config: model.config().dual_encoder()?.clone(),
+            uploader: Uploader::of(&model),
+            model,
+        })
     }
 
     pub fn config(&self) -> &DualEncoderConfig {
@@ -73,7 +85,9 @@ impl Encoder {
     pub fn encode_normalised(&self, images: &[f32]) -> Result<Vec<f32>, TrainerError> {
         no_grad(|| {
             let size = self.config.vision.image_size;
-            let images = Tensor::f_from_slice(images)?.f_reshape([-1, 3, size, size])?.f_to_device(self.model.device())?;
+            let images = Tensor::f_from_slice(images)?
+                .f_reshape([-1, 3, size, size])?
+                .f_to_device(self.model.device())?;
             to_host(&self.model.image_features(&images)?)
         })
     }
@@ -91,7 +105,8 @@ impl Encoder {
 }
 
 fn to_host(features: &Tensor) -> Result<Vec<f32>, TrainerError> {
-    let features = features.f_to_kind(Kind::Float)?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+    let features =
+        features.f_to_kind(Kind::Float)?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
     let mut values = vec![0.0; features.numel()];
     features.f_copy_data(&mut values, features.numel())?;
     Ok(values)

@@ -9,7 +9,11 @@ use crate::formats::hugging_face::tokenizer::TokenizerFiles;
 
 /// Writes OpenCLIP's folder, whole or not at all. `tokenizer_json` is left beside the weights, so that the folder says which tokens
 /// it wants.
-pub fn export_openclip(weights: &Weights, tokenizer_json: &str, folder: &Path) -> Result<(), TrainerError> {
+pub fn export_openclip(
+    weights: &Weights,
+    tokenizer_json: &str,
+    folder: &Path,
+) -> Result<(), TrainerError> {
     openclip::export(&weights.of(weights.dual_encoder()?), tokenizer_json, folder)
 }
 

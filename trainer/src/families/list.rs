@@ -63,7 +63,9 @@ pub fn built_in_names() -> Vec<String> {
 
 impl ModelConfig {
     pub fn built_in(name: &str) -> Option<Self> {
-        DualEncoderConfig::built_in(name).map(Self::DualEncoder).or_else(|| MaskedLmConfig::built_in(name).map(Self::MaskedLm))
+        DualEncoderConfig::built_in(name)
+            .map(Self::DualEncoder)
+            .or_else(|| MaskedLmConfig::built_in(name).map(Self::MaskedLm))
     }
 
     /// A configuration out of the JSON of a file. What it holds says of which family it is.
@@ -94,7 +96,9 @@ impl ModelConfig {
     /// In what two configurations of one model train otherwise.
     pub(crate) fn training_differences(&self, other: &Self) -> Option<String> {
         match (self, other) {
-            (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => ours.training_differences(theirs),
+            (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => {
+                ours.training_differences(theirs)
+            }
             (Self::MaskedLm(ours), Self::MaskedLm(theirs)) => ours.training_differences(theirs),
             _ => None,
         }
@@ -103,7 +107,9 @@ impl ModelConfig {
     /// The keys in which the tower of another configuration of the family differs, in words.
     pub(super) fn tower_differences(&self, other: &Self, part: Part) -> Option<String> {
         match (self, other) {
-            (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => ours.tower_differences(theirs, part),
+            (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => {
+                ours.tower_differences(theirs, part)
+            }
             (Self::MaskedLm(ours), Self::MaskedLm(theirs)) => ours.differences(theirs),
             _ => None,
         }
@@ -147,15 +153,25 @@ impl Family {
 }
 
 /// Writes a Hugging Face folder, whole or not at all.
-pub fn export_hf(weights: &Weights, tokenizer: &TokenizerFiles, folder: &Path) -> Result<(), TrainerError> {
+pub fn export_hf(
+    weights: &Weights,
+    tokenizer: &TokenizerFiles,
+    folder: &Path,
+) -> Result<(), TrainerError> {
     match &weights.config {
-        ModelConfig::DualEncoder(config) => dual_encoder::hugging_face::export(&weights.of(config), tokenizer, folder),
-        ModelConfig::MaskedLm(config) => masked_lm::hugging_face::export(&weights.of(config), tokenizer, folder),
+        ModelConfig::DualEncoder(config) => {
+            dual_encoder::hugging_face::export(&weights.of(config), tokenizer, folder)
+        }
+        ModelConfig::MaskedLm(config) => {
+            masked_lm::hugging_face::export(&weights.of(config), tokenizer, folder)
+        }
     }
 }
 
 /// Reads a Hugging Face folder: its family is the one that its `model_type` names.
-pub(super) fn import_hugging_face(folder: &Path) -> Result<(ModelConfig, BTreeMap<String, Tensor>), TrainerError> {
+pub(super) fn import_hugging_face(
+    folder: &Path,
+) -> Result<(ModelConfig, BTreeMap<String, Tensor>), TrainerError> {
     let path = folder.join(CONFIG_FILE);
     let model_type = read_json(&path)?["model_type"].clone();
     match model_type.as_str() {

@@ -75,9 +75,16 @@ impl Model {
     }
 
     /// Adds what LoRA trains beside weights that stay; `lock` says which do.
-    pub(crate) fn adapt(&mut self, lora: &LoraConfig, lock: &LockConfig, seed: u64) -> Result<(), TrainerError> {
+    pub(crate) fn adapt(
+        &mut self,
+        lora: &LoraConfig,
+        lock: &LockConfig,
+        seed: u64,
+    ) -> Result<(), TrainerError> {
         if self.parameters.adapt(lora, lock, seed)? {
-            self.family = self.parameters.with_named(Kind::Float, |named| Family::new(&self.config, named))?;
+            self.family = self
+                .parameters
+                .with_named(Kind::Float, |named| Family::new(&self.config, named))?;
         }
         Ok(())
     }

@@ -11,12 +11,19 @@ use crate::nn::parameters::Part;
 
 /// Values for the parameters of one part of a model, each with its place among all of them. Between
 /// families a head stays as it is; anything else that is missing or differs is refused.
-pub(crate) fn tower_weights(config: &ModelConfig, part: Part, weights: &Weights) -> Result<Vec<(usize, Tensor)>, TrainerError> {
+pub(crate) fn tower_weights(
+    config: &ModelConfig,
+    part: Part,
+    weights: &Weights,
+) -> Result<Vec<(usize, Tensor)>, TrainerError> {
     let refusal = |message: String| TrainerError::weights(&weights.path, message);
     let name = part.name();
     let specs = config.parameters();
     if !specs.iter().any(|spec| spec.part == part) {
-        return Err(refusal(format!("model.weights names an {name} tower, and the model, {}, has none", config.family())));
+        return Err(refusal(format!(
+            "model.weights names an {name} tower, and the model, {}, has none",
+            config.family()
+        )));
     }
     let refuse_other = |differences: Option<String>| match differences {
         None => Ok(()),
@@ -30,9 +37,14 @@ pub(crate) fn tower_weights(config: &ModelConfig, part: Part, weights: &Weights)
         refuse_other(config.tower_differences(&weights.config, part))?;
         None
     } else {
-        let (Some((ours, our_shape)), Some((theirs, their_shape))) = (config.bert_stack(part), weights.config.bert_stack(part))
+        let (Some((ours, our_shape)), Some((theirs, their_shape))) =
+            (config.bert_stack(part), weights.config.bert_stack(part))
         else {
-            return Err(refusal(format!("{}: its {name} tower is no tower of {}", weights.config.family(), config.family())));
+            return Err(refusal(format!(
+                "{}: its {name} tower is no tower of {}",
+                weights.config.family(),
+                config.family()
+            )));
         };
         refuse_other(our_shape.differences(&their_shape))?;
         Some((ours, theirs))
@@ -46,12 +58,19 @@ pub(crate) fn tower_weights(config: &ModelConfig, part: Part, weights: &Weights)
             Some((None, _)) => continue,
         };
         match named.get(&there) {
-            Some(tensor) if tensor.size() == spec.shape => found.push((place, tensor.shallow_clone())),
+            Some(tensor) if tensor.size() == spec.shape => {
+                found.push((place, tensor.shallow_clone()))
+            }
             Some(tensor) => {
                 let size = tensor.size();
                 return Err(refusal(format!("{there} is {size:?} and should be {:?}", spec.shape)));
             }
-            None => return Err(refusal(format!("{} without {there}, which the model's {name} tower wants", weights.origin))),
+            None => {
+                return Err(refusal(format!(
+                    "{} without {there}, which the model's {name} tower wants",
+                    weights.origin
+                )));
+            }
         }
     }
     Ok(found)

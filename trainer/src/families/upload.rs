@@ -74,11 +74,17 @@ impl Uploader {
     }
 
     /// Brings images that are normalised already, f32 [N, 3, H, W], and tokens [N, L] to the device.
-    pub fn upload_normalised(&self, images: &[f32], tokens: &[i32]) -> Result<DeviceBatch, TrainerError> {
+    pub fn upload_normalised(
+        &self,
+        images: &[f32],
+        tokens: &[i32],
+    ) -> Result<DeviceBatch, TrainerError> {
         let images = match self.config.images() {
-            Some(input) => {
-                Some(Tensor::f_from_slice(images)?.f_reshape([-1, 3, input.size, input.size])?.f_to_device(self.device)?)
-            }
+            Some(input) => Some(
+                Tensor::f_from_slice(images)?
+                    .f_reshape([-1, 3, input.size, input.size])?
+                    .f_to_device(self.device)?,
+            ),
             None => None,
         };
         self.batch(images, tokens)
@@ -89,7 +95,9 @@ impl Uploader {
         let rows = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.size()[0]);
         let samples = match (rows(&images), rows(&on_device)) {
             (Some(of_images), Some(of_texts)) if of_images != of_texts => {
-                return Err(TrainerError::Batch(format!("it has {of_images} images and {of_texts} texts")));
+                return Err(TrainerError::Batch(format!(
+                    "it has {of_images} images and {of_texts} texts"
+                )));
             }
             (Some(samples), _) | (None, Some(samples)) => samples as usize,
             (None, None) => 0,
@@ -116,20 +124,32 @@ impl Uploader {
 
     /// i64 [N, L]: N follows from the number of tokens, L is what the longest of the texts needs.
     pub(crate) fn tokens(&self, tokens: &[i32]) -> Result<Tensor, TrainerError> {
-        let (length, vocabulary) = self.config.texts().map_or((1, 0), |input| (input.context_length, input.vocab_size));
+        let (length, vocabulary) =
+            self.config.texts().map_or((1, 0), |input| (input.context_length, input.vocab_size));
         if !tokens.len().is_multiple_of(length as usize) {
-            return Err(TrainerError::Batch(format!("{} tokens are not a whole number of texts of {length}", tokens.len())));
+            return Err(TrainerError::Batch(format!(
+                "{} tokens are not a whole number of texts of {length}",
+                tokens.len()
+            )));
         }
-        if let Some(token) = tokens.iter().find(|&&token| !(0..vocabulary).contains(&i64::from(token))) {
+        if let Some(token) =
+            tokens.iter().find(|&&token| !(0..vocabulary).contains(&i64::from(token)))
+        {
             return Err(TrainerError::Batch(format!(
                 "token id {token} is outside the model's vocabulary of {vocabulary}: is this the tokenizer that the model was made for?"
             )));
         }
         let step = if self.device.is_cuda() { GPU_LENGTH_STEP } else { 1 };
         let needed = self.config.needed_tokens(tokens).next_multiple_of(step).min(length as usize);
-        let cut: Vec<i32> = tokens.chunks_exact(length as usize).flat_map(|text| &text[..needed]).copied().collect();
+        let cut: Vec<i32> = tokens
+            .chunks_exact(length as usize)
+            .flat_map(|text| &text[..needed])
+            .copied()
+            .collect();
         let shape = [tokens.len() as i64 / length, needed as i64];
-        Ok(self.to_device(&Tensor::f_from_slice(&cut)?.f_reshape(shape)?)?.f_to_kind(Kind::Int64)?)
+        Ok(self
+            .to_device(&Tensor::f_from_slice(&cut)?.f_reshape(shape)?)?
+            .f_to_kind(Kind::Int64)?)
     }
 
     /// The host does not wait for a copy out of pinned memory, which libtorch keeps until the copy is done.
@@ -174,13 +194,21 @@ mod tests {
             let passed = |tokens: &Tensor| {
                 shim::clear_gradients(model.parameters()).unwrap();
                 let features = model.text_features(tokens).unwrap();
-                (&features * Tensor::arange(features.numel() as i64, (Kind::Float, Device::Cpu)).view_as(&features).sin())
-                    .sum(Kind::Float)
-                    .backward();
-                let of_texts = model.set().learning().map(|(_, parameter)| parameter.grad()).filter(Tensor::defined);
+                (&features
+                    * Tensor::arange(features.numel() as i64, (Kind::Float, Device::Cpu))
+                        .view_as(&features)
+                        .sin())
+                .sum(Kind::Float)
+                .backward();
+                let of_texts = model
+                    .set()
+                    .learning()
+                    .map(|(_, parameter)| parameter.grad())
+                    .filter(Tensor::defined);
                 (features.detach(), of_texts.map(|gradient| gradient.copy()).collect::<Vec<_>>())
             };
-            let ((features, gradients), (cut_features, cut_gradients)) = (passed(&whole), passed(&cut));
+            let ((features, gradients), (cut_features, cut_gradients)) =
+                (passed(&whole), passed(&cut));
             let apart = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
             assert!(apart(&features, &cut_features) < 1e-6);
             assert!(gradients.len() > 10 && gradients.len() == cut_gradients.len());

@@ -16,7 +16,9 @@ use super::dual_encoder::openclip;
 use super::list::{ModelConfig, import_hugging_face};
 use crate::TrainerError;
 use crate::device::shim;
-use crate::formats::checkpoint::{self, AVERAGE_FILE, CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE};
+use crate::formats::checkpoint::{
+    self, AVERAGE_FILE, CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE,
+};
 use crate::formats::files::{NamedWeights, first_few, read_tensors};
 use crate::formats::{hugging_face, tensor_file};
 
@@ -58,7 +60,10 @@ impl Weights {
         if let Some(differences) = config.and_then(|config| config.differences(&weights.config)) {
             return Err(TrainerError::weights(
                 path,
-                format!("{} of another model than was asked for (asked and found): {differences}", weights.origin),
+                format!(
+                    "{} of another model than was asked for (asked and found): {differences}",
+                    weights.origin
+                ),
             ));
         }
         Ok(weights)
@@ -68,7 +73,10 @@ impl Weights {
     pub fn read_average(checkpoint: &Path) -> Result<Self, TrainerError> {
         let manifest = checkpoint::verify(checkpoint)?;
         if !manifest.files.contains_key(AVERAGE_FILE) {
-            return Err(TrainerError::weights(checkpoint, "has no moving average: its run had no train.ema_decay"));
+            return Err(TrainerError::weights(
+                checkpoint,
+                "has no moving average: its run had no train.ema_decay",
+            ));
         }
         Self::from_checkpoint(checkpoint, AVERAGE_FILE)
     }
@@ -89,7 +97,12 @@ impl Weights {
                      beside model.weights: a built-in name or a JSON file), or give the whole folder",
                 ));
             };
-            return Self::from_named(path, Origin::OpenClipFile, config.clone(), read_tensors(path)?);
+            return Self::from_named(
+                path,
+                Origin::OpenClipFile,
+                config.clone(),
+                read_tensors(path)?,
+            );
         }
         if !path.exists() {
             return Err(TrainerError::weights(path, "there is no such file or folder"));
@@ -132,9 +145,16 @@ impl Weights {
             match named.remove(&spec.name) {
                 None => missing.push(spec.name),
                 Some(tensor) if tensor.size() != spec.shape => {
-                    shapes.push(format!("{} is {:?} and should be {:?}", spec.name, tensor.size(), spec.shape));
+                    shapes.push(format!(
+                        "{} is {:?} and should be {:?}",
+                        spec.name,
+                        tensor.size(),
+                        spec.shape
+                    ));
                 }
-                Some(tensor) if tensor.kind() != Kind::Float => shapes.push(format!("{} does not hold floats", spec.name)),
+                Some(tensor) if tensor.kind() != Kind::Float => {
+                    shapes.push(format!("{} does not hold floats", spec.name))
+                }
                 Some(tensor) => tensors.push(tensor.f_contiguous()?),
             }
         }
@@ -151,7 +171,10 @@ impl Weights {
         if said.is_empty() {
             return Ok(Self { config, path: path.to_owned(), origin, tensors });
         }
-        Err(TrainerError::weights(path, format!("{origin} that does not fit its configuration: {}", said.join("; "))))
+        Err(TrainerError::weights(
+            path,
+            format!("{origin} that does not fit its configuration: {}", said.join("; ")),
+        ))
     }
 
     /// The weights by name, of a family's `config`, which is this one's.
@@ -167,7 +190,8 @@ impl Weights {
     /// The configuration, where the weights are a dual encoder's; others are refused in words.
     pub fn dual_encoder(&self) -> Result<&DualEncoderConfig, TrainerError> {
         self.config.dual_encoder().map_err(|_| {
-            let message = format!("weights of {}, where a dual encoder is wanted", self.config.family());
+            let message =
+                format!("weights of {}, where a dual encoder is wanted", self.config.family());
             TrainerError::weights(&self.path, message)
         })
     }
@@ -179,7 +203,10 @@ impl Weights {
 
     /// `tokenizer.json`, or else `vocab.txt`, of the folder that the weights came from, where it has one.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
-        [TOKENIZER_FILE, hugging_face::VOCABULARY_FILE].map(|name| self.path.join(name)).into_iter().find(|path| path.is_file())
+        [TOKENIZER_FILE, hugging_face::VOCABULARY_FILE]
+            .map(|name| self.path.join(name))
+            .into_iter()
+            .find(|path| path.is_file())
     }
 }
 
@@ -189,7 +216,9 @@ pub(crate) fn hash(config: &ModelConfig, tensors: &[Tensor]) -> Result<ContentHa
     let mut hasher = sha2::Sha256::new();
     hasher.update(config.to_file_json().to_string().as_bytes());
     for tensor in tensors {
-        hasher.update(shim::bytes(&tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?)?);
+        hasher.update(shim::bytes(
+            &tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?,
+        )?);
     }
     Ok(ContentHash(hasher.finalize().into()))
 }

@@ -33,17 +33,29 @@ pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, Trai
 }
 
 /// All tensors of the first of a folder's files that is there.
-pub(crate) fn read_first(folder: &Path, names: &[&str]) -> Result<BTreeMap<String, Tensor>, TrainerError> {
+pub(crate) fn read_first(
+    folder: &Path,
+    names: &[&str],
+) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     let name = names.iter().find(|name| folder.join(name).is_file()).or(names.first());
     read_tensors(&folder.join(name.copied().unwrap_or_default()))
 }
 
 /// Fills a folder beside its place and renames it there. Refused where something is there already.
-pub(crate) fn publish_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainerError>) -> Result<(), TrainerError> {
+pub(crate) fn publish_folder(
+    folder: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), TrainerError>,
+) -> Result<(), TrainerError> {
     if folder.exists() {
-        return Err(TrainerError::weights(folder, "is there already: remove it, or export to another place"));
+        return Err(TrainerError::weights(
+            folder,
+            "is there already: remove it, or export to another place",
+        ));
     }
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
     std::fs::create_dir_all(parent).map_err(TrainerError::io(parent))?;
     let temporary = durable::unfinished(folder);
     remove_if_there(&temporary)?;
@@ -62,8 +74,10 @@ pub(crate) fn publish_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(
 /// A whole JSON object from a file.
 pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, TrainerError> {
     let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
-    serde_json::from_str(&text)
-        .map_err(|error| TrainerError::Config { place: path.display().to_string(), message: format!("not valid JSON: {error}") })
+    serde_json::from_str(&text).map_err(|error| TrainerError::Config {
+        place: path.display().to_string(),
+        message: format!("not valid JSON: {error}"),
+    })
 }
 
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), TrainerError> {
@@ -85,7 +99,9 @@ pub(crate) fn first_few(names: &[String]) -> String {
 
 pub(crate) fn remove_if_there(folder: &Path) -> Result<(), TrainerError> {
     match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainerError::io(folder)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(TrainerError::io(folder)(error))
+        }
         _ => Ok(()),
     }
 }

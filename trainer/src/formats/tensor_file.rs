@@ -28,14 +28,19 @@ pub struct FileEntry {
 /// Writes tensors (f32 or i64, contiguous, in the CPU's memory) in the order of their names.
 ///
 /// The file is created where `path` says: whoever calls this renames it, or its folder, into place.
-pub(crate) fn write(path: &Path, tensors: &[(String, &Tensor)], metadata: &[(&str, &str)]) -> Result<FileEntry, TrainerError> {
+pub(crate) fn write(
+    path: &Path,
+    tensors: &[(String, &Tensor)],
+    metadata: &[(&str, &str)],
+) -> Result<FileEntry, TrainerError> {
     let mut sorted: Vec<(&str, &Tensor, &[u8])> = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         sorted.push((name, tensor, shim::bytes(tensor)?));
     }
     // The order of the safetensors crate: wide types first, so that each lies aligned, then names.
     sorted.sort_by_key(|(name, tensor, _)| (tensor.kind() != Kind::Int64, *name));
-    let header = header(&sorted, metadata).map_err(|message| TrainerError::weights(path, message))?;
+    let header =
+        header(&sorted, metadata).map_err(|message| TrainerError::weights(path, message))?;
     write_file(path, |sink| {
         sink.write_all(&(header.len() as u64).to_le_bytes())?;
         sink.write_all(&header)?;
@@ -43,26 +48,41 @@ pub(crate) fn write(path: &Path, tensors: &[(String, &Tensor)], metadata: &[(&st
     })
 }
 
-fn header(tensors: &[(&str, &Tensor, &[u8])], metadata: &[(&str, &str)]) -> Result<Vec<u8>, String> {
+fn header(
+    tensors: &[(&str, &Tensor, &[u8])],
+    metadata: &[(&str, &str)],
+) -> Result<Vec<u8>, String> {
     let mut offset = 0;
     let mut infos = Vec::with_capacity(tensors.len());
     for (name, tensor, bytes) in tensors {
         let dtype = if tensor.kind() == Kind::Int64 { Dtype::I64 } else { Dtype::F32 };
         let shape = tensor.size().iter().map(|&n| n as usize).collect();
-        infos.push(((*name).to_owned(), TensorInfo { dtype, shape, data_offsets: (offset, offset + bytes.len()) }));
+        infos.push((
+            (*name).to_owned(),
+            TensorInfo { dtype, shape, data_offsets: (offset, offset + bytes.len()) },
+        ));
         offset += bytes.len();
     }
-    let metadata: HashMap<String, String> = metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let metadata = Metadata::new((!metadata.is_empty()).then_some(metadata), infos).map_err(|error| error.to_string())?;
+    let metadata: HashMap<String, String> =
+        metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let metadata = Metadata::new((!metadata.is_empty()).then_some(metadata), infos)
+        .map_err(|error| error.to_string())?;
     let mut header = serde_json::to_vec(&metadata).map_err(|error| error.to_string())?;
     header.resize(header.len().next_multiple_of(8), b' ');
     Ok(header)
 }
 
 /// Creates a file, lets `fill` write it, flushes it to the disk, and says what is in it.
-pub(crate) fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<FileEntry, TrainerError> {
+pub(crate) fn write_file(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<FileEntry, TrainerError> {
     let file = File::create(path).map_err(TrainerError::io(path))?;
-    let mut sink = Hashing { inner: io::BufWriter::with_capacity(1 << 20, file), hasher: Sha256::new(), bytes: 0 };
+    let mut sink = Hashing {
+        inner: io::BufWriter::with_capacity(1 << 20, file),
+        hasher: Sha256::new(),
+        bytes: 0,
+    };
     fill(&mut sink).map_err(TrainerError::io(path))?;
     let Hashing { inner, hasher, bytes } = sink;
     let file = inner.into_inner().map_err(|error| TrainerError::io(path)(error.into_error()))?;
@@ -90,8 +110,9 @@ pub(crate) fn entry_of(path: &Path) -> Result<FileEntry, TrainerError> {
 /// Reads all tensors into the CPU's memory: f32 from f32, f16 and bf16 (each without loss), i64 from i64 and i32.
 pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     let map = shim::map_file(path)?;
-    let file = SafeTensors::deserialize(&map)
-        .map_err(|error| TrainerError::weights(path, format!("not a safetensors file, or cut short: {error}")))?;
+    let file = SafeTensors::deserialize(&map).map_err(|error| {
+        TrainerError::weights(path, format!("not a safetensors file, or cut short: {error}"))
+    })?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
         let (from, to) = match view.dtype() {
@@ -101,11 +122,17 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError
             Dtype::I64 => (Kind::Int64, Kind::Int64),
             Dtype::I32 => (Kind::Int, Kind::Int64),
             other => {
-                return Err(TrainerError::weights(path, format!("tensor {name} is {other:?}; f32, f16 and bf16 are supported")));
+                return Err(TrainerError::weights(
+                    path,
+                    format!("tensor {name} is {other:?}; f32, f16 and bf16 are supported"),
+                ));
             }
         };
         let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        tensors.insert(name.to_owned(), Tensor::f_from_data_size(view.data(), &shape, from)?.f_to_kind(to)?);
+        tensors.insert(
+            name.to_owned(),
+            Tensor::f_from_data_size(view.data(), &shape, from)?.f_to_kind(to)?,
+        );
     }
     Ok(tensors)
 }
@@ -138,7 +165,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let (a, b) = (Tensor::from_slice(&[1.5_f32, -2.0]), Tensor::from_slice(&[7_i64]).squeeze());
-        let entry = write(&path, &[("a".into(), &a), ("b".into(), &b)], &[("format", "pt")]).unwrap();
+        let entry =
+            write(&path, &[("a".into(), &a), ("b".into(), &b)], &[("format", "pt")]).unwrap();
 
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(entry, FileEntry { bytes: bytes.len() as u64, sha256: ContentHash::of(&bytes) });
@@ -146,7 +174,10 @@ mod tests {
         let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(file.tensor("a").unwrap().data(), [1.5_f32.to_le_bytes(), (-2_f32).to_le_bytes()].concat());
+        assert_eq!(
+            file.tensor("a").unwrap().data(),
+            [1.5_f32.to_le_bytes(), (-2_f32).to_le_bytes()].concat()
+        );
         assert_eq!(file.tensor("b").unwrap().shape(), [0_usize; 0]);
 
         let back = read(&path).unwrap();
@@ -157,10 +188,13 @@ mod tests {
     fn half_precision_arrives_as_f32() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
-        let view = |dtype, data| safetensors::tensor::TensorView::new(dtype, vec![2], data).unwrap();
+        let view =
+            |dtype, data| safetensors::tensor::TensorView::new(dtype, vec![2], data).unwrap();
         // 1.0 and -2.0 in IEEE half precision and in bfloat16, little endian.
-        let tensors =
-            [("f16", view(Dtype::F16, &[0x00, 0x3c, 0x00, 0xc0])), ("bf16", view(Dtype::BF16, &[0x80, 0x3f, 0x00, 0xc0]))];
+        let tensors = [
+            ("f16", view(Dtype::F16, &[0x00, 0x3c, 0x00, 0xc0])),
+            ("bf16", view(Dtype::BF16, &[0x80, 0x3f, 0x00, 0xc0])),
+        ];
         safetensors::serialize_to_file(tensors, None, &path).unwrap();
         for (name, tensor) in read(&path).unwrap() {
             assert_eq!(tensor, Tensor::from_slice(&[1_f32, -2.0]), "{name}");
@@ -171,7 +205,13 @@ mod tests {
     fn garbage_is_an_error_that_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bad.safetensors");
-        for bytes in [&b""[..], b"short", &[0xff; 64], b"\x02\0\0\0\0\0\0\0{}trailing", b"\x04\0\0\0\0\0\0\0nope"] {
+        for bytes in [
+            &b""[..],
+            b"short",
+            &[0xff; 64],
+            b"\x02\0\0\0\0\0\0\0{}trailing",
+            b"\x04\0\0\0\0\0\0\0nope",
+        ] {
             let mut file = File::create(&path).unwrap();
             file.write_all(bytes).unwrap();
             let error = read(&path).unwrap_err().to_string();
@@ -184,7 +224,8 @@ mod tests {
         // Writing to /dev/full fails as a full disk does.
         let path = Path::new("/dev/full");
         if path.exists() {
-            let error = write_file(path, |sink| sink.write_all(&[0; 4096])).unwrap_err().to_string();
+            let error =
+                write_file(path, |sink| sink.write_all(&[0; 4096])).unwrap_err().to_string();
             assert!(error.contains("/dev/full") && error.contains("No space left"), "{error}");
         }
     }

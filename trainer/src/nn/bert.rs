@@ -38,8 +38,18 @@ impl BertShape {
     /// The sizes in which another stack differs, in words.
     pub(crate) fn differences(&self, other: &Self) -> Option<String> {
         let said = |shape: &Self| {
-            let Self { vocabulary, positions, token_types, width, heads, layers, mlp_width, activation, layer_norm_eps, pad_id } =
-                shape;
+            let Self {
+                vocabulary,
+                positions,
+                token_types,
+                width,
+                heads,
+                layers,
+                mlp_width,
+                activation,
+                layer_norm_eps,
+                pad_id,
+            } = shape;
             json!({
                 "activation": format!("{activation:?}"), "heads": heads, "layer_norm_eps": layer_norm_eps, "layers": layers,
                 "mlp_width": mlp_width, "pad_id": pad_id, "positions": positions, "token_types": token_types, "vocab_size": vocabulary,
@@ -64,8 +74,18 @@ impl BertShape {
         for layer in 0..self.layers {
             list.depth(Depth::Layer(layer as u64));
             list.below(&format!("encoder.layer.{layer}."), |list| {
-                for (part, target) in [("query", LoraTarget::Query), ("key", LoraTarget::Key), ("value", LoraTarget::Value)] {
-                    list.linear_role(&format!("attention.self.{part}"), [width, width], start, zero, Role::Of(target));
+                for (part, target) in [
+                    ("query", LoraTarget::Query),
+                    ("key", LoraTarget::Key),
+                    ("value", LoraTarget::Value),
+                ] {
+                    list.linear_role(
+                        &format!("attention.self.{part}"),
+                        [width, width],
+                        start,
+                        zero,
+                        Role::Of(target),
+                    );
                 }
                 let (output, mlp) = (Role::Of(LoraTarget::Output), Role::Of(LoraTarget::Mlp));
                 list.linear_role("attention.output.dense", [width, width], start, zero, output);
@@ -112,7 +132,11 @@ impl BertStack {
                 value: Linear::new(&attention.below("self.value"))?,
                 output: Linear::new(&attention.below("output.dense"))?,
                 attention_norm: LayerNorm::new(&attention.below("output.LayerNorm"), eps)?,
-                mlp: Mlp::new(&layer.below("intermediate.dense"), &layer.below("output.dense"), shape.activation)?,
+                mlp: Mlp::new(
+                    &layer.below("intermediate.dense"),
+                    &layer.below("output.dense"),
+                    shape.activation,
+                )?,
                 norm: LayerNorm::new(&layer.below("output.LayerNorm"), eps)?,
             })
         };
@@ -130,10 +154,13 @@ impl BertStack {
     pub(crate) fn embed(&self, tokens: &Tensor) -> Result<Embedded, TrainerError> {
         let (n, l) = tokens.size2()?;
         let words = Tensor::f_embedding(&self.words, tokens, -1, false, false)?;
-        let x = words.f_add(&self.token_types.f_select(0, 0)?)?.f_add(&self.positions.f_narrow(0, 0, l)?)?;
+        let x = words
+            .f_add(&self.token_types.f_select(0, 0)?)?
+            .f_add(&self.positions.f_narrow(0, 0, l)?)?;
         let x = self.norm.forward(&x)?; // [N, L, W]
         let padding = tokens.f_eq(self.pad_id)?.f_view([n, 1, 1, l])?;
-        let mask = Tensor::f_zeros([n, 1, 1, l], (Kind::Float, tokens.device()))?.f_masked_fill(&padding, f64::NEG_INFINITY)?;
+        let mask = Tensor::f_zeros([n, 1, 1, l], (Kind::Float, tokens.device()))?
+            .f_masked_fill(&padding, f64::NEG_INFINITY)?;
         Ok(Embedded { x, mask: Some(mask) })
     }
 
@@ -142,14 +169,20 @@ impl BertStack {
     }
 
     /// [N, L, W] → [N, L, W].
-    pub(crate) fn layer(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+    pub(crate) fn layer(
+        &self,
+        number: usize,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, TrainerError> {
         self.layers[number].forward(x, mask)
     }
 }
 
 impl Layer {
     fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
-        let [q, k, v] = [&self.query, &self.key, &self.value].map(|part| split_heads(&part.forward(x)?, self.heads));
+        let [q, k, v] = [&self.query, &self.key, &self.value]
+            .map(|part| split_heads(&part.forward(x)?, self.heads));
         let attended = self.output.forward(&attend(&q?, &k?, &v?, mask, false)?)?;
         let x = self.attention_norm.forward(&attended.f_add(x)?)?;
         self.norm.forward(&self.mlp.forward(&x)?.f_add(&x)?)

@@ -49,12 +49,21 @@ pub(crate) fn blocks(spec: BlockSpec, named: &Named<'_>) -> Result<Vec<Block>, T
                 attention: Attention {
                     heads: spec.heads,
                     causal: spec.causal,
-                    input: Linear::changed(&named, names.qkv_weight, names.qkv_bias, &QUERY_KEY_VALUE)?,
+                    input: Linear::changed(
+                        &named,
+                        names.qkv_weight,
+                        names.qkv_bias,
+                        &QUERY_KEY_VALUE,
+                    )?,
                     output: Linear::new(&named.below(names.attention_out))?,
                 },
                 scale_1: scale(names.scale_1)?,
                 ln_2: LayerNorm::new(&named.below(names.ln_2), spec.layer_norm_eps)?,
-                mlp: Mlp::new(&named.below(names.mlp_in), &named.below(names.mlp_out), spec.activation)?,
+                mlp: Mlp::new(
+                    &named.below(names.mlp_in),
+                    &named.below(names.mlp_out),
+                    spec.activation,
+                )?,
                 scale_2: scale(names.scale_2)?,
             })
         })
@@ -63,8 +72,15 @@ pub(crate) fn blocks(spec: BlockSpec, named: &Named<'_>) -> Result<Vec<Block>, T
 
 impl Block {
     /// [N, L, W] → [N, L, W]. `mask`, f32, is added to the attention's logits, in place of the causal one: [N, 1, L, L].
-    pub(crate) fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
-        let x = x.f_add(&scaled(self.attention.forward(&self.ln_1.forward(x)?, mask)?, self.scale_1.as_ref())?)?;
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, TrainerError> {
+        let x = x.f_add(&scaled(
+            self.attention.forward(&self.ln_1.forward(x)?, mask)?,
+            self.scale_1.as_ref(),
+        )?)?;
         let hidden = self.mlp.forward(&self.ln_2.forward(&x)?)?;
         Ok(x.f_add(&scaled(hidden, self.scale_2.as_ref())?)?)
     }
@@ -89,17 +105,28 @@ impl Attention {
     /// [N, L, W] → [N, L, W].
     fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
         let (n, l, w) = x.size3()?;
-        let qkv = self.input.forward(x)?.f_view([n, l, 3, self.heads, w / self.heads])?.f_permute([2, 0, 3, 1, 4])?;
+        let qkv = self
+            .input
+            .forward(x)?
+            .f_view([n, l, 3, self.heads, w / self.heads])?
+            .f_permute([2, 0, 3, 1, 4])?;
         let (q, k, v) = (qkv.f_select(0, 0)?, qkv.f_select(0, 1)?, qkv.f_select(0, 2)?); // each [N, A, L, W/A]
         self.output.forward(&attend(&q, &k, &v, mask, self.causal)?)
     }
 }
 
 /// Query [N, A, Q, W/A], key and value [N, A, L, W/A] → [N, Q, W]. A mask says all, the causal one included.
-pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, causal: bool) -> Result<Tensor, TrainerError> {
+pub(crate) fn attend(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&Tensor>,
+    causal: bool,
+) -> Result<Tensor, TrainerError> {
     let causal = causal && mask.is_none();
     let mask = mask.map(|mask| mask.f_to_kind(q.kind())).transpose()?;
-    let mixed = Tensor::f_scaled_dot_product_attention(q, k, v, mask.as_ref(), 0.0, causal, None, false)?;
+    let mixed =
+        Tensor::f_scaled_dot_product_attention(q, k, v, mask.as_ref(), 0.0, causal, None, false)?;
     Ok(mixed.f_transpose(1, 2)?.f_flatten(2, 3)?)
 }
 
@@ -116,7 +143,11 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    pub(crate) fn new(input: &Named<'_>, output: &Named<'_>, activation: Activation) -> Result<Self, TrainerError> {
+    pub(crate) fn new(
+        input: &Named<'_>,
+        output: &Named<'_>,
+        activation: Activation,
+    ) -> Result<Self, TrainerError> {
         Ok(Self { input: Linear::new(input)?, output: Linear::new(output)?, activation })
     }
 
@@ -140,7 +171,13 @@ impl LayerNorm {
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
         let x = x.f_to_kind(Kind::Float)?;
-        Ok(x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)?)
+        Ok(x.f_layer_norm(
+            self.weight.size(),
+            Some(&self.weight),
+            Some(&self.bias),
+            self.eps,
+            true,
+        )?)
     }
 }
 
@@ -171,7 +208,9 @@ impl LowRank {
                 }
                 return Ok(Tensor::f_zeros(shape, (x.kind(), x.device()))?);
             };
-            Ok(x.f_linear(a, None::<&Tensor>)?.f_mul_scalar(self.scale)?.f_linear(b, None::<&Tensor>)?)
+            Ok(x.f_linear(a, None::<&Tensor>)?
+                .f_mul_scalar(self.scale)?
+                .f_linear(b, None::<&Tensor>)?)
         };
         let mut parts = self.parts.iter().map(of_part).collect::<Result<Vec<_>, _>>()?;
         Ok(if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, -1)? })
@@ -184,8 +223,17 @@ impl Linear {
     }
 
     /// Of a weight whose parts may have changes of their own.
-    pub(crate) fn changed(named: &Named<'_>, weight: &str, bias: &str, parts: &[&str]) -> Result<Self, TrainerError> {
-        Ok(Self { weight: named.product(weight)?, bias: named.product(bias)?, change: named.low_rank(weight, parts)? })
+    pub(crate) fn changed(
+        named: &Named<'_>,
+        weight: &str,
+        bias: &str,
+        parts: &[&str],
+    ) -> Result<Self, TrainerError> {
+        Ok(Self {
+            weight: named.product(weight)?,
+            bias: named.product(bias)?,
+            change: named.low_rank(weight, parts)?,
+        })
     }
 
     pub(crate) fn of(weight: Tensor, bias: Tensor) -> Self {
@@ -210,7 +258,8 @@ pub(crate) fn project(x: &Tensor, projection: &Tensor) -> Result<Tensor, Trainer
 /// Some tokens of each row, by their numbers: [N, L, W] and i64 [N, K] → [N, K, W].
 pub(crate) fn take(x: &Tensor, at: &Tensor) -> Result<Tensor, TrainerError> {
     let (n, l, w) = x.size3()?;
-    let first_n1 = Tensor::f_arange_start_step(0, n * l, l, (Kind::Int64, x.device()))?.f_unsqueeze(1)?;
+    let first_n1 =
+        Tensor::f_arange_start_step(0, n * l, l, (Kind::Int64, x.device()))?.f_unsqueeze(1)?;
     let rows = at.f_add(&first_n1)?.f_flatten(0, 1)?;
     Ok(x.f_flatten(0, 1)?.f_index_select(0, &rows)?.f_view([n, -1, w])?)
 }
@@ -221,6 +270,7 @@ pub(crate) const SMALLEST_NORM: f64 = 1e-12;
 /// Rows [N, D] → unit vectors, f32.
 pub(crate) fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
     let x = x.f_to_kind(Kind::Float)?;
-    let norm = x.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(SMALLEST_NORM)?;
+    let norm =
+        x.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(SMALLEST_NORM)?;
     Ok(x.f_div(&norm)?)
 }

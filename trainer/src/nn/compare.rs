@@ -1,7 +1,12 @@
 //! In what two configurations differ.
 
 /// Collects the keys whose values differ, of objects within objects too.
-pub(crate) fn compare_keys(key: &str, ours: &serde_json::Value, theirs: &serde_json::Value, found: &mut Vec<String>) {
+pub(crate) fn compare_keys(
+    key: &str,
+    ours: &serde_json::Value,
+    theirs: &serde_json::Value,
+    found: &mut Vec<String>,
+) {
     let (Some(a), Some(b)) = (ours.as_object(), theirs.as_object()) else {
         if ours != theirs {
             found.push(format!("{key} is {ours} and {theirs}"));

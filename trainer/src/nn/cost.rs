@@ -18,12 +18,16 @@ pub(crate) struct SampleSize {
 
 /// Operations of all layers of a part over so many tokens: each matrix with each token, and the attention itself, scores and mix.
 pub(crate) fn layers(specs: &[ParameterSpec], part: Part, tokens: i64) -> f64 {
-    let of_layers = specs.iter().filter(|spec| spec.part == part && matches!(spec.depth, Depth::Layer(_)));
+    let of_layers =
+        specs.iter().filter(|spec| spec.part == part && matches!(spec.depth, Depth::Layer(_)));
     let matrices = of_layers.filter(|spec| spec.shape.len() == 2);
     matrices
         .map(|spec| {
-            let attention =
-                if spec.role == Role::Of(LoraTarget::Output) { 2.0 * product(tokens, spec.shape[1], tokens) } else { 0.0 };
+            let attention = if spec.role == Role::Of(LoraTarget::Output) {
+                2.0 * product(tokens, spec.shape[1], tokens)
+            } else {
+                0.0
+            };
             product(tokens, spec.shape[1], spec.shape[0]) + attention
         })
         .sum()

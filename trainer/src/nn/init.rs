@@ -8,10 +8,13 @@ use crate::nn::parameters::{Init, ParameterSpec};
 /// The values of a parameter, in row-major order.
 pub(crate) fn values(spec: &ParameterSpec, seed: u64) -> Vec<f32> {
     let count = spec.numel() as usize;
-    let mut random = SplitMix::new(ContentHash::of(format!("{seed} {}", spec.name).as_bytes()).seed());
+    let mut random =
+        SplitMix::new(ContentHash::of(format!("{seed} {}", spec.name).as_bytes()).seed());
     match spec.init {
         Init::Constant(value) => vec![value as f32; count],
-        Init::Uniform(bound) => (0..count).map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32).collect(),
+        Init::Uniform(bound) => {
+            (0..count).map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32).collect()
+        }
         Init::Normal(deviation) => {
             let mut values = Vec::with_capacity(count + 1);
             while values.len() < count {
@@ -22,7 +25,9 @@ pub(crate) fn values(spec: &ParameterSpec, seed: u64) -> Vec<f32> {
             values.truncate(count);
             values
         }
-        Init::SinCos2d(side) => sin_cos_2d(side as usize, spec.shape.last().map_or(0, |&width| width as usize)),
+        Init::SinCos2d(side) => {
+            sin_cos_2d(side as usize, spec.shape.last().map_or(0, |&width| width as usize))
+        }
     }
 }
 
@@ -30,7 +35,9 @@ pub(crate) fn values(spec: &ParameterSpec, seed: u64) -> Vec<f32> {
 /// cosines of its column and then those of its row, behind zeros for the class token: [1 + side², width].
 fn sin_cos_2d(side: usize, width: usize) -> Vec<f32> {
     let waves = width / 4;
-    let angle = |position: usize, wave: usize| position as f64 / 10_000_f64.powf(wave as f64 / waves as f64);
+    let angle = |position: usize, wave: usize| {
+        position as f64 / 10_000_f64.powf(wave as f64 / waves as f64)
+    };
     let mut values = vec![0.0; width];
     for patch in 0..side * side {
         for position in [patch % side, patch / side] {
@@ -76,7 +83,14 @@ mod tests {
     use crate::nn::parameters::{Depth, Part, Role};
 
     fn spec(name: &str, init: Init) -> ParameterSpec {
-        ParameterSpec { name: name.into(), shape: vec![100, 400], init, part: Part::Image, depth: Depth::Head, role: Role::Other }
+        ParameterSpec {
+            name: name.into(),
+            shape: vec![100, 400],
+            init,
+            part: Part::Image,
+            depth: Depth::Head,
+            role: Role::Other,
+        }
     }
 
     #[test]
@@ -84,13 +98,19 @@ mod tests {
         // The first outputs of SplitMix64 for seed 1234567, as in the test vectors of Rosetta Code.
         let mut random = SplitMix::new(1_234_567);
         let found = [random.next(), random.next(), random.next()];
-        assert_eq!(found, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+        assert_eq!(
+            found,
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+        );
     }
 
     #[test]
     fn values_have_the_moments_that_were_asked_for() {
-        for (start, deviation) in [(Init::Normal(0.02), 0.02), (Init::Uniform(0.3), 0.3 / 3_f64.sqrt())] {
-            let values: Vec<f64> = values(&spec("a", start), 7).into_iter().map(f64::from).collect();
+        for (start, deviation) in
+            [(Init::Normal(0.02), 0.02), (Init::Uniform(0.3), 0.3 / 3_f64.sqrt())]
+        {
+            let values: Vec<f64> =
+                values(&spec("a", start), 7).into_iter().map(f64::from).collect();
             let n = values.len() as f64;
             let mean = values.iter().sum::<f64>() / n;
             let found = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();

@@ -33,8 +33,12 @@ impl Extra {
     /// Rows of different lengths, i64, padded to the longest, to one entry at least: [N, K].
     pub(crate) fn padded(rows: &[Vec<i64>], padding: i64) -> Result<Self, TrainerError> {
         let k = rows.iter().map(Vec::len).max().unwrap_or(0).max(1);
-        let values: Vec<i64> = rows.iter().flat_map(|row| (0..k).map(|at| row.get(at).copied().unwrap_or(padding))).collect();
-        let present: Vec<bool> = rows.iter().flat_map(|row| (0..k).map(|at| at < row.len())).collect();
+        let values: Vec<i64> = rows
+            .iter()
+            .flat_map(|row| (0..k).map(|at| row.get(at).copied().unwrap_or(padding)))
+            .collect();
+        let present: Vec<bool> =
+            rows.iter().flat_map(|row| (0..k).map(|at| at < row.len())).collect();
         let shape = [rows.len() as i64, k as i64];
         Ok(Self {
             values: Tensor::f_from_slice(&values)?.f_view(shape)?,
@@ -51,18 +55,30 @@ impl Extra {
 
     fn part(&self, first: i64, length: i64) -> Result<Self, TrainerError> {
         let narrow = |tensor: &Tensor| tensor.f_narrow(0, first, length);
-        Ok(Self { values: narrow(&self.values)?, present: self.present.as_ref().map(narrow).transpose()?, total: self.total })
+        Ok(Self {
+            values: narrow(&self.values)?,
+            present: self.present.as_ref().map(narrow).transpose()?,
+            total: self.total,
+        })
     }
 
     fn to_device(&self, device: tch::Device) -> Result<Self, TrainerError> {
         let to = |tensor: &Tensor| tensor.f_to_device(device);
-        Ok(Self { values: to(&self.values)?, present: self.present.as_ref().map(to).transpose()?, total: self.total })
+        Ok(Self {
+            values: to(&self.values)?,
+            present: self.present.as_ref().map(to).transpose()?,
+            total: self.total,
+        })
     }
 }
 
 impl Inputs {
     pub(crate) fn new(images: Option<Tensor>, tokens: Option<Tensor>) -> Self {
-        let batch = [&images, &tokens].into_iter().flatten().find_map(|tensor| tensor.size().first().copied()).unwrap_or(0);
+        let batch = [&images, &tokens]
+            .into_iter()
+            .flatten()
+            .find_map(|tensor| tensor.size().first().copied())
+            .unwrap_or(0);
         Self { images, tokens, extras: BTreeMap::new(), batch }
     }
 
@@ -108,7 +124,8 @@ impl Inputs {
     /// Some of the samples: handles, no copies.
     pub(crate) fn part(&self, first: i64, length: i64) -> Result<Self, TrainerError> {
         let narrow = |tensor: &Tensor| tensor.f_narrow(0, first, length);
-        let extras = self.extras.iter().map(|(name, extra)| Ok((name.clone(), extra.part(first, length)?)));
+        let extras =
+            self.extras.iter().map(|(name, extra)| Ok((name.clone(), extra.part(first, length)?)));
         Ok(Self {
             images: self.images.as_ref().map(narrow).transpose()?,
             tokens: self.tokens.as_ref().map(narrow).transpose()?,
@@ -131,7 +148,10 @@ mod tests {
     #[test]
     fn rows_of_different_lengths_are_padded_and_a_part_keeps_the_total_of_the_batch() {
         let extra = Extra::padded(&[vec![5, 6, 7], vec![], vec![8]], -1).unwrap();
-        assert_eq!(extra.values, Tensor::from_slice(&[5_i64, 6, 7, -1, -1, -1, 8, -1, -1]).view([3, 3]));
+        assert_eq!(
+            extra.values,
+            Tensor::from_slice(&[5_i64, 6, 7, -1, -1, -1, 8, -1, -1]).view([3, 3])
+        );
         assert_eq!(extra.total, 4.0);
         let tokens = Tensor::zeros([3, 2], (Kind::Int64, tch::Device::Cpu));
         let inputs = Inputs::new(None, Some(tokens)).with("regions", &extra).unwrap();
@@ -140,7 +160,10 @@ mod tests {
         let regions = part.wanted("regions").unwrap();
         assert_eq!((regions.values.size(), regions.total), (vec![2, 3], 4.0));
         let present = regions.present.as_ref().unwrap();
-        assert_eq!(*present, Tensor::from_slice(&[false, false, false, true, false, false]).view([2, 3]));
+        assert_eq!(
+            *present,
+            Tensor::from_slice(&[false, false, false, true, false, false]).view([2, 3])
+        );
         let said = part.images().unwrap_err().to_string();
         assert!(said.contains("images"), "{said}");
         // Nothing in any row is one entry of padding, so that what is computed from it still has a shape.

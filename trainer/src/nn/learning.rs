@@ -95,19 +95,26 @@ impl Depths {
         match spec.depth {
             Depth::Embeddings => 0,
             Depth::Layer(layer) => layer as usize + 1,
-            Depth::FinalNorm | Depth::Pool | Depth::Head => self.extent(spec.part).layers as usize + 1,
+            Depth::FinalNorm | Depth::Pool | Depth::Head => {
+                self.extent(spec.part).layers as usize + 1
+            }
         }
     }
 
     /// Refuses a lock of a part that the model does not have, and more unlocked groups than a part has.
     pub(crate) fn check(&self, lock: &LockConfig) -> Result<(), TrainerError> {
-        for (part, key) in [(Part::Image, "image_unlocked_groups"), (Part::Text, "text_unlocked_layers")] {
+        for (part, key) in
+            [(Part::Image, "image_unlocked_groups"), (Part::Text, "text_unlocked_layers")]
+        {
             let name = part.name();
             let (is_locked, unlocked) = locked(lock, part);
             if !self.0.contains_key(&part) {
                 if is_locked {
                     let place = format!("train.lock.{name} = true");
-                    return Err(TrainerError::Config { place, message: format!("the model has no {name} tower: leave it out") });
+                    return Err(TrainerError::Config {
+                        place,
+                        message: format!("the model has no {name} tower: leave it out"),
+                    });
                 }
                 continue;
             }
@@ -115,7 +122,9 @@ impl Depths {
             if unlocked > groups {
                 return Err(TrainerError::Config {
                     place: format!("train.lock.{key} = {unlocked}"),
-                    message: format!("the {name} tower has {groups} groups; to train all of it, set train.lock.{name} = false"),
+                    message: format!(
+                        "the {name} tower has {groups} groups; to train all of it, set train.lock.{name} = false"
+                    ),
                 });
             }
         }
@@ -125,8 +134,10 @@ impl Depths {
 
 /// In what a run differs from a checkpoint, by the names of the parameters that learn, and what to do; `None` where in nothing.
 pub(crate) fn difference(here: &[&str], there: &[String]) -> Option<String> {
-    let only_here: Vec<&str> = here.iter().filter(|name| !there.iter().any(|other| other == *name)).copied().collect();
-    let only_there: Vec<&str> = there.iter().map(String::as_str).filter(|name| !here.contains(name)).collect();
+    let only_here: Vec<&str> =
+        here.iter().filter(|name| !there.iter().any(|other| other == *name)).copied().collect();
+    let only_there: Vec<&str> =
+        there.iter().map(String::as_str).filter(|name| !here.contains(name)).collect();
     let listed = |names: &[&str], says: &str| match names {
         [] => String::new(),
         [one] => format!(" {one} {says};"),

@@ -37,14 +37,26 @@ struct Change {
 
 /// What is locked where there are changes: all but the groups that are unlocked by name.
 pub(crate) fn lock(lora: &LoraConfig, lock: &LockConfig) -> LockConfig {
-    if lora.is_wanted() { LockConfig { image: true, text: true, ..lock.clone() } } else { lock.clone() }
+    if lora.is_wanted() {
+        LockConfig { image: true, text: true, ..lock.clone() }
+    } else {
+        lock.clone()
+    }
 }
 
 /// Changes that a weight may have: part of it and target.
 fn changes_of(role: Role) -> &'static [(&'static str, LoraTarget)] {
     use LoraTarget::{Key, Mlp, Output, Query, Value};
     match role {
-        Role::QueryKeyValue => const { &[(QUERY_KEY_VALUE[0], Query), (QUERY_KEY_VALUE[1], Key), (QUERY_KEY_VALUE[2], Value)] },
+        Role::QueryKeyValue => {
+            const {
+                &[
+                    (QUERY_KEY_VALUE[0], Query),
+                    (QUERY_KEY_VALUE[1], Key),
+                    (QUERY_KEY_VALUE[2], Value),
+                ]
+            }
+        }
         Role::Of(Query) => &[("", Query)],
         Role::Of(Key) => &[("", Key)],
         Role::Of(Value) => &[("", Value)],
@@ -77,15 +89,26 @@ impl Lora {
             if !wanted || parts.is_empty() || depths.learns(spec, locked) {
                 continue;
             }
-            for (part, _) in parts.iter().enumerate().filter(|(_, (_, target))| lora.targets.contains(target)) {
+            for (part, _) in
+                parts.iter().enumerate().filter(|(_, (_, target))| lora.targets.contains(target))
+            {
                 let rows = spec.shape[0] / parts.len() as i64;
                 let name = format!("{}{}", spec.name, parts[part].0);
-                let change = Change { name, weight: place, first_row: part as i64 * rows, rows, inputs: spec.shape[1] };
+                let change = Change {
+                    name,
+                    weight: place,
+                    first_row: part as i64 * rows,
+                    rows,
+                    inputs: spec.shape[1],
+                };
                 let largest = change.rows.min(change.inputs);
                 if lora.rank > largest as u64 {
                     return Err(TrainerError::Config {
                         place: format!("lora.rank = {}", lora.rank),
-                        message: format!("{} has rank {largest} at most; usual are 4 to 64", change.name),
+                        message: format!(
+                            "{} has rank {largest} at most; usual are 4 to 64",
+                            change.name
+                        ),
                     });
                 }
                 changes.push(change);
@@ -108,7 +131,10 @@ impl Lora {
                 role: Role::Other,
                 ..specs[*weight].clone()
             };
-            [beside('A', vec![rank, *inputs], a), beside('B', vec![*rows, rank], Init::Constant(0.0))]
+            [
+                beside('A', vec![rank, *inputs], a),
+                beside('B', vec![*rows, rank], Init::Constant(0.0)),
+            ]
         };
         let specs = changes.iter().flat_map(matrices).collect();
         Ok(Some((Self { changes, scale: lora.alpha / lora.rank as f64 }, specs)))
@@ -123,7 +149,8 @@ impl Lora {
     /// to the others.
     pub(crate) fn merged(&self, parameters: &[Tensor]) -> Result<Vec<Tensor>, TrainerError> {
         let (weights, matrices) = parameters.split_at(parameters.len() - self.matrices());
-        let mut merged: Vec<Tensor> = weights.iter().map(Tensor::f_detach).collect::<Result<_, _>>()?;
+        let mut merged: Vec<Tensor> =
+            weights.iter().map(Tensor::f_detach).collect::<Result<_, _>>()?;
         let mut is_new = vec![false; merged.len()];
         no_grad(|| {
             for (change, matrix) in self.changes.iter().zip(matrices.chunks_exact(2)) {

@@ -18,7 +18,11 @@ pub(crate) struct Named<'a> {
 }
 
 impl<'a> Named<'a> {
-    pub(crate) fn new(by_name: &'a HashMap<&'a str, &'a Tensor>, products: Kind, low_rank_scale: f64) -> Self {
+    pub(crate) fn new(
+        by_name: &'a HashMap<&'a str, &'a Tensor>,
+        products: Kind,
+        low_rank_scale: f64,
+    ) -> Self {
         Self { of: String::new(), by_name, products, low_rank_scale }
     }
 
@@ -29,8 +33,10 @@ impl<'a> Named<'a> {
     /// A handle to the parameter, not a copy nor a view: whether it learns is said later.
     pub(crate) fn get(&self, name: &str) -> Result<Tensor, TrainerError> {
         let name = format!("{}{name}", self.of);
-        let tensor =
-            self.by_name.get(name.as_str()).ok_or_else(|| TrainerError::Torch(format!("no parameter is named {name}")))?;
+        let tensor = self
+            .by_name
+            .get(name.as_str())
+            .ok_or_else(|| TrainerError::Torch(format!("no parameter is named {name}")))?;
         Ok(tensor.shallow_clone())
     }
 
@@ -39,7 +45,11 @@ impl<'a> Named<'a> {
         Ok(self.get(name)?.f_to_kind(self.products)?)
     }
     /// The change of a weight, where any of its parts, which have as many rows each, has one.
-    pub(crate) fn low_rank(&self, weight: &str, parts: &[&str]) -> Result<Option<LowRank>, TrainerError> {
+    pub(crate) fn low_rank(
+        &self,
+        weight: &str,
+        parts: &[&str],
+    ) -> Result<Option<LowRank>, TrainerError> {
         let matrices = parts.iter().map(|part| {
             let a = format!("{weight}{part}.lora_A");
             if !self.by_name.contains_key(format!("{}{a}", self.of).as_str()) {

@@ -22,8 +22,13 @@ pub(crate) struct ParameterSet {
 
 impl ParameterSet {
     /// Random values, a pure function of the seed. All of them learn that can.
-    pub(crate) fn random(specs: Vec<ParameterSpec>, seed: u64, device: Device) -> Result<Self, TrainerError> {
-        let tensors = specs.iter().map(|spec| start(spec, seed, device)).collect::<Result<_, _>>()?;
+    pub(crate) fn random(
+        specs: Vec<ParameterSpec>,
+        seed: u64,
+        device: Device,
+    ) -> Result<Self, TrainerError> {
+        let tensors =
+            specs.iter().map(|spec| start(spec, seed, device)).collect::<Result<_, _>>()?;
         let set = Self::of(specs, tensors);
         set.lock(&LockConfig::default())?;
         Ok(set)
@@ -70,7 +75,12 @@ impl ParameterSet {
     }
 
     /// Adds what LoRA trains beside weights that stay; `lock` says which do. Says whether it added any.
-    pub(crate) fn adapt(&mut self, lora: &LoraConfig, lock: &LockConfig, seed: u64) -> Result<bool, TrainerError> {
+    pub(crate) fn adapt(
+        &mut self,
+        lora: &LoraConfig,
+        lock: &LockConfig,
+        seed: u64,
+    ) -> Result<bool, TrainerError> {
         let Some((lora, specs)) = Lora::new(&self.specs, lora, lock)? else { return Ok(false) };
         let device = self.device();
         for spec in specs {
@@ -107,7 +117,8 @@ impl ParameterSet {
         products: Kind,
         build: impl FnOnce(&Named<'_>) -> Result<T, TrainerError>,
     ) -> Result<T, TrainerError> {
-        let by_name: HashMap<&str, &Tensor> = self.names.iter().map(String::as_str).zip(&self.tensors).collect();
+        let by_name: HashMap<&str, &Tensor> =
+            self.names.iter().map(String::as_str).zip(&self.tensors).collect();
         build(&Named::new(&by_name, products, self.lora.as_ref().map_or(0.0, |lora| lora.scale)))
     }
 }

@@ -108,7 +108,14 @@ impl ParameterList {
 
     pub(crate) fn add_role(&mut self, name: &str, shape: &[i64], init: Init, role: Role) {
         let name = format!("{}{name}", self.prefix);
-        self.specs.push(ParameterSpec { name, shape: shape.to_vec(), init, part: self.part, depth: self.depth, role });
+        self.specs.push(ParameterSpec {
+            name,
+            shape: shape.to_vec(),
+            init,
+            part: self.part,
+            depth: self.depth,
+            role,
+        });
     }
 
     /// Adds what `fill` adds under names that begin with `prefix`.
@@ -124,7 +131,14 @@ impl ParameterList {
         self.linear_role(name, shape, weight, bias, Role::Other);
     }
 
-    pub(crate) fn linear_role(&mut self, name: &str, [outputs, inputs]: [i64; 2], weight: Init, bias: Init, role: Role) {
+    pub(crate) fn linear_role(
+        &mut self,
+        name: &str,
+        [outputs, inputs]: [i64; 2],
+        weight: Init,
+        bias: Init,
+        role: Role,
+    ) {
         self.add_role(&format!("{name}.weight"), &[outputs, inputs], weight, role);
         self.add(&format!("{name}.bias"), &[outputs], bias);
     }
@@ -147,12 +161,23 @@ impl ParameterList {
         let zero = Init::Constant(0.0);
         let (output, mlp) = (Role::Of(LoraTarget::Output), Role::Of(LoraTarget::Mlp));
         self.layer_norm(names.ln_1, width);
-        self.add_role(names.qkv_weight, &[3 * width, width], shape.attention_in, Role::QueryKeyValue);
+        self.add_role(
+            names.qkv_weight,
+            &[3 * width, width],
+            shape.attention_in,
+            Role::QueryKeyValue,
+        );
         self.add(names.qkv_bias, &[3 * width], zero);
         self.linear_role(names.attention_out, [width, width], shape.attention_out, zero, output);
         self.layer_scale(names.scale_1, shape);
         self.layer_norm(names.ln_2, width);
-        self.linear_role(names.mlp_in, [mlp_width, width], shape.mlp_in, shape.mlp_bias.unwrap_or(default_linear(width)), mlp);
+        self.linear_role(
+            names.mlp_in,
+            [mlp_width, width],
+            shape.mlp_in,
+            shape.mlp_bias.unwrap_or(default_linear(width)),
+            mlp,
+        );
         self.linear_role(
             names.mlp_out,
             [width, mlp_width],

@@ -47,8 +47,11 @@ impl Default for PreprocessConfig {
 
 impl PreprocessConfig {
     /// Inception's normalisation, squashed: OpenCLIP's `_slpcfg`.
-    pub(crate) const SIGLIP: Self =
-        Self { mean: [0.5; 3], std: [0.5; 3], resize: EvalResize { interpolation: Interpolation::Bicubic, fit: Fit::Squash } };
+    pub(crate) const SIGLIP: Self = Self {
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        resize: EvalResize { interpolation: Interpolation::Bicubic, fit: Fit::Squash },
+    };
 
     /// ImageNet's normalisation, bilinear, squashed: OpenCLIP's `_apcfg`.
     pub(crate) const CLIPA: Self = Self {
@@ -75,11 +78,17 @@ impl PreprocessConfig {
     pub(crate) fn from_json(object: &Map<String, Value>, image_size: i64) -> Result<Self, String> {
         let said = |key: &str| object.get(key).filter(|value| !value.is_null());
         let refused = |key: &str, supported: &str| {
-            Err(format!("preprocess_cfg.{key} = {} is not supported yet (supported: {supported})", object[key]))
+            Err(format!(
+                "preprocess_cfg.{key} = {} is not supported yet (supported: {supported})",
+                object[key]
+            ))
         };
         let known = ["mean", "std", "interpolation", "resize_mode", "fill_color", "size", "mode"];
         if let Some(other) = object.keys().find(|key| !known.contains(&key.as_str())) {
-            return Err(format!("preprocess_cfg.{other} is not supported yet; the supported keys here are {}", known.join(", ")));
+            return Err(format!(
+                "preprocess_cfg.{other} is not supported yet; the supported keys here are {}",
+                known.join(", ")
+            ));
         }
         if said("mode").is_some_and(|mode| mode != "RGB") {
             return refused("mode", "\"RGB\"");
@@ -130,19 +139,22 @@ pub struct TokenizerConfig {
 
 /// One number for each of red, green and blue, or one for all. Those of OpenAI are often written with fewer digits; then they
 /// are taken as they are meant.
-pub(crate) fn channels(what: &str, found: Option<&Value>, usual: [f64; 3]) -> Result<[f64; 3], String> {
+pub(crate) fn channels(
+    what: &str,
+    found: Option<&Value>,
+    usual: [f64; 3],
+) -> Result<[f64; 3], String> {
     let numbers: Vec<f64> = match found {
         None => return Ok(usual),
         Some(Value::Array(values)) => values.iter().filter_map(Value::as_f64).collect(),
         Some(value) => value.as_f64().into_iter().flat_map(|one| [one; 3]).collect(),
     };
-    let usable =
-        |numbers: &[f64; 3]| numbers.iter().all(|n| n.is_finite()) && (!what.ends_with("std") || !numbers.contains(&0.0));
-    let numbers: [f64; 3] = numbers
-        .try_into()
-        .ok()
-        .filter(usable)
-        .ok_or_else(|| format!("{what} must be three numbers, got {}", found.unwrap_or(&Value::Null)))?;
+    let usable = |numbers: &[f64; 3]| {
+        numbers.iter().all(|n| n.is_finite()) && (!what.ends_with("std") || !numbers.contains(&0.0))
+    };
+    let numbers: [f64; 3] = numbers.try_into().ok().filter(usable).ok_or_else(|| {
+        format!("{what} must be three numbers, got {}", found.unwrap_or(&Value::Null))
+    })?;
     let close = numbers.iter().zip(usual).all(|(found, usual)| (found - usual).abs() < 1e-6);
     Ok(if close { usual } else { numbers })
 }

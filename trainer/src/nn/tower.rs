@@ -23,7 +23,12 @@ pub(crate) trait Tower: Send {
     fn blocks(&self) -> usize;
 
     /// [N, L, W] → [N, L, W].
-    fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError>;
+    fn block(
+        &self,
+        number: usize,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, TrainerError>;
 
     /// From the last block's states [N, L, W] to the tower's output, f32, a row or rows for each sample.
     fn head(&self, x: &Tensor, inputs: &Inputs) -> Result<Tensor, TrainerError>;
@@ -64,9 +69,15 @@ struct Kept {
 }
 
 impl<'a> Activations<'a> {
-    pub(crate) fn new(tower: &'a dyn Tower, inputs: &'a Inputs, mode: BackwardMode) -> Result<Self, TrainerError> {
+    pub(crate) fn new(
+        tower: &'a dyn Tower,
+        inputs: &'a Inputs,
+        mode: BackwardMode,
+    ) -> Result<Self, TrainerError> {
         match mode {
-            BackwardMode::Graph => Ok(Self { tower, inputs, output: forward(tower, inputs, |_, _| {})?.0, kept: None }),
+            BackwardMode::Graph => {
+                Ok(Self { tower, inputs, output: forward(tower, inputs, |_, _| {})?.0, kept: None })
+            }
             BackwardMode::Inputs { first } => no_grad(|| {
                 let mut kept = Vec::new();
                 let (output, mask) = forward(tower, inputs, |stage, x| {
@@ -88,14 +99,20 @@ impl<'a> Activations<'a> {
     /// From the gradient at the output to those of the tower's weights, to which it is added.
     pub(crate) fn backward(self, gradient: &Tensor) -> Result<(), TrainerError> {
         let Self { tower, inputs, output, kept } = self;
-        let Some(Kept { first, inputs: mut stages, mask }) = kept else { return backward_from(&output, gradient) };
+        let Some(Kept { first, inputs: mut stages, mask }) = kept else {
+            return backward_from(&output, gradient);
+        };
         let mut gradient = gradient.shallow_clone();
         // Behind the embedding, which has no input that is kept, stages are numbered from 1 on.
         let before = first.max(1);
         while let Some(x) = stages.pop() {
             let stage = before + stages.len();
             let x = x.f_set_requires_grad(stage > first)?;
-            let y = if stage > tower.blocks() { tower.head(&x, inputs)? } else { tower.block(stage - 1, &x, mask.as_ref())? };
+            let y = if stage > tower.blocks() {
+                tower.head(&x, inputs)?
+            } else {
+                tower.block(stage - 1, &x, mask.as_ref())?
+            };
             backward_from(&y, &gradient)?;
             if stage > first {
                 gradient = x.f_grad()?;

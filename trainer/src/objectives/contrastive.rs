@@ -37,7 +37,10 @@ impl Contrastive<'_> {
         // Other pairs with the same caption, [rows, N]: neither right nor wrong.
         let excluded = match caption_n.filter(|_| self.config.mask_duplicate_captions) {
             Some(caption_n) => {
-                let same = caption_n.f_narrow(0, first, rows)?.f_unsqueeze(1)?.f_eq_tensor(&caption_n.f_unsqueeze(0)?)?;
+                let same = caption_n
+                    .f_narrow(0, first, rows)?
+                    .f_unsqueeze(1)?
+                    .f_eq_tensor(&caption_n.f_unsqueeze(0)?)?;
                 Some(same.f_logical_and(&own(first, rows, n, image_nd)?.f_logical_not()?)?)
             }
             None => None,
@@ -52,31 +55,58 @@ impl Contrastive<'_> {
         };
         let sum = match self.loss {
             LossKind::Clip => {
-                let labels = Tensor::f_arange_start(first, first + rows, (Kind::Int64, image_nd.device()))?;
+                let labels =
+                    Tensor::f_arange_start(first, first + rows, (Kind::Int64, image_nd.device()))?;
                 let of_images = logits(image_nd, text_nd)?;
                 // All rows at once: the other direction is the same matrix.
-                let of_texts = if rows == n { of_images.f_transpose(0, 1)? } else { logits(text_nd, image_nd)? };
-                let each = [of_images, of_texts].map(|logits| self.cross_entropy(&logits, &labels, excluded.as_ref()));
+                let of_texts = if rows == n {
+                    of_images.f_transpose(0, 1)?
+                } else {
+                    logits(text_nd, image_nd)?
+                };
+                let each = [of_images, of_texts]
+                    .map(|logits| self.cross_entropy(&logits, &labels, excluded.as_ref()));
                 let [of_images, of_texts] = each;
                 of_images?.f_add(&of_texts?)?.f_div_scalar(2.0)?
             }
-            LossKind::Siglip => self.sigmoids(&logits(image_nd, text_nd)?, first, excluded.as_ref())?,
+            LossKind::Siglip => {
+                self.sigmoids(&logits(image_nd, text_nd)?, first, excluded.as_ref())?
+            }
         };
         Ok(sum.f_div_scalar(n as f64)?)
     }
 
-    fn cross_entropy(&self, logits: &Tensor, labels: &Tensor, excluded: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+    fn cross_entropy(
+        &self,
+        logits: &Tensor,
+        labels: &Tensor,
+        excluded: Option<&Tensor>,
+    ) -> Result<Tensor, TrainerError> {
         let logits = match excluded {
             Some(excluded) => logits.f_masked_fill(excluded, f64::NEG_INFINITY)?,
             None => logits.shallow_clone(),
         };
-        Ok(logits.f_cross_entropy_loss::<Tensor>(labels, None, Reduction::Sum, -100, self.config.label_smoothing)?)
+        Ok(logits.f_cross_entropy_loss::<Tensor>(
+            labels,
+            None,
+            Reduction::Sum,
+            -100,
+            self.config.label_smoothing,
+        )?)
     }
 
     /// -ln σ(y·logit) with y = 1 for a pair's own text and -1 for others. SigLIP (Zhai et al., 2023), algorithm 1.
-    fn sigmoids(&self, logits: &Tensor, first: i64, excluded: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+    fn sigmoids(
+        &self,
+        logits: &Tensor,
+        first: i64,
+        excluded: Option<&Tensor>,
+    ) -> Result<Tensor, TrainerError> {
         let (rows, n) = logits.size2()?;
-        let sign = own(first, rows, n, logits)?.f_to_kind(logits.kind())?.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?;
+        let sign = own(first, rows, n, logits)?
+            .f_to_kind(logits.kind())?
+            .f_mul_scalar(2.0)?
+            .f_sub_scalar(1.0)?;
         let right = logits.f_mul(&sign)?;
         let mut each = right.f_log_sigmoid()?.f_neg()?;
         // As with two classes: the other one gets half of the smoothing.

@@ -57,7 +57,11 @@ pub struct Objective {
 /// CLIP's symmetric cross-entropy. CLIP, figure 3: the n-th image belongs to the n-th text, among all of the batch.
 ///
 /// Unit vectors [N, D] twice and ln of the scale → a scalar.
-pub fn clip_loss(image_nd: &Tensor, text_nd: &Tensor, logit_scale: &Tensor) -> Result<Tensor, TrainerError> {
+pub fn clip_loss(
+    image_nd: &Tensor,
+    text_nd: &Tensor,
+    logit_scale: &Tensor,
+) -> Result<Tensor, TrainerError> {
     let objective = Objective::new(&ObjectiveConfig::default());
     objective.loss(image_nd, text_nd, Scalars { logit_scale, logit_bias: None }, None)
 }
@@ -73,7 +77,9 @@ fn contrastive(term: ObjectiveTerm) -> Option<LossKind> {
 /// The outputs of a model that a term is computed from.
 fn outputs_of(term: ObjectiveTerm) -> &'static [&'static str] {
     match term {
-        ObjectiveTerm::Clip | ObjectiveTerm::Siglip | ObjectiveTerm::Alignment => &[IMAGE_FEATURES, TEXT_FEATURES],
+        ObjectiveTerm::Clip | ObjectiveTerm::Siglip | ObjectiveTerm::Alignment => {
+            &[IMAGE_FEATURES, TEXT_FEATURES]
+        }
         ObjectiveTerm::Mlm => &[MLM_LOGITS],
     }
 }
@@ -85,9 +91,16 @@ impl Objective {
 
     /// Refuses terms that a model cannot compute. `family` says in words what it is, `given` which outputs it has.
     pub(crate) fn check(&self, family: &str, given: &[&str]) -> Result<(), TrainerError> {
-        let computes = |term: ObjectiveTerm| outputs_of(term).iter().all(|output| given.contains(output));
-        let all = [ObjectiveTerm::Clip, ObjectiveTerm::Siglip, ObjectiveTerm::Alignment, ObjectiveTerm::Mlm];
-        let known: Vec<&str> = all.into_iter().filter(|term| computes(*term)).map(ObjectiveTerm::name).collect();
+        let computes =
+            |term: ObjectiveTerm| outputs_of(term).iter().all(|output| given.contains(output));
+        let all = [
+            ObjectiveTerm::Clip,
+            ObjectiveTerm::Siglip,
+            ObjectiveTerm::Alignment,
+            ObjectiveTerm::Mlm,
+        ];
+        let known: Vec<&str> =
+            all.into_iter().filter(|term| computes(*term)).map(ObjectiveTerm::name).collect();
         match self.terms.iter().find(|(term, _)| !computes(*term)) {
             None => Ok(()),
             Some((term, _)) => Err(TrainerError::Config {
@@ -125,7 +138,9 @@ impl Objective {
     ) -> Result<Tensor, TrainerError> {
         let n = image_nd.size2()?.0;
         let mut sum = Tensor::f_zeros([0; 0], (Kind::Float, image_nd.device()))?;
-        for (loss, weight) in self.terms.iter().filter_map(|(term, weight)| Some((contrastive(*term)?, *weight))) {
+        for (loss, weight) in
+            self.terms.iter().filter_map(|(term, weight)| Some((contrastive(*term)?, *weight)))
+        {
             let term = Contrastive { loss, config: &self.config };
             let part = term.part(image_nd, text_nd, scalars, caption_n, 0, n)?;
             sum = sum.f_add(&weighted(&part, weight)?)?;
@@ -144,12 +159,14 @@ impl Objective {
         let caption_n = inputs.extra(CAPTIONS).map(|captions| &captions.values);
         for &(name, weight) in &self.terms {
             let Some(loss) = contrastive(name) else { continue };
-            let (image_nd, text_nd) = (output(outputs, IMAGE_FEATURES)?, output(outputs, TEXT_FEATURES)?);
+            let (image_nd, text_nd) =
+                (output(outputs, IMAGE_FEATURES)?, output(outputs, TEXT_FEATURES)?);
             let scalars = scalars.ok_or_else(|| missing("logit scale"))?;
             let (n, term) = (image_nd.size2()?.0, Contrastive { loss, config: &self.config });
             let rows = term.rows(n);
             for first in (0..n).step_by(rows as usize) {
-                let part = term.part(image_nd, text_nd, scalars, caption_n, first, rows.min(n - first))?;
+                let part =
+                    term.part(image_nd, text_nd, scalars, caption_n, first, rows.min(n - first))?;
                 weighted(&part, weight)?.f_backward()?;
                 sums.add_term(name, weight, &part)?;
             }
@@ -158,13 +175,20 @@ impl Objective {
     }
 
     /// What some of the samples add to the terms by sample, the gradients added to those of the outputs, which are leaves.
-    pub(crate) fn by_sample(&self, outputs: &Outputs, inputs: &Inputs) -> Result<TermSums, TrainerError> {
+    pub(crate) fn by_sample(
+        &self,
+        outputs: &Outputs,
+        inputs: &Inputs,
+    ) -> Result<TermSums, TrainerError> {
         let mut sums = TermSums::default();
         for &(name, weight) in &self.terms {
             let part = match name {
                 ObjectiveTerm::Clip | ObjectiveTerm::Siglip => continue,
                 ObjectiveTerm::Alignment => {
-                    let sum = alignment::sum(output(outputs, IMAGE_FEATURES)?, output(outputs, TEXT_FEATURES)?)?;
+                    let sum = alignment::sum(
+                        output(outputs, IMAGE_FEATURES)?,
+                        output(outputs, TEXT_FEATURES)?,
+                    )?;
                     sum.f_div_scalar(inputs.samples_of_batch().max(1) as f64)?
                 }
                 ObjectiveTerm::Mlm => {
@@ -190,7 +214,10 @@ impl Objective {
     }
 
     /// The weighted sum, and what is reported of the terms by name: each term's value, where there are several, and what else it says.
-    pub(crate) fn figures(&self, sums: &TermSums) -> Result<(Tensor, Vec<(String, Tensor)>), TrainerError> {
+    pub(crate) fn figures(
+        &self,
+        sums: &TermSums,
+    ) -> Result<(Tensor, Vec<(String, Tensor)>), TrainerError> {
         let total = sums.total.as_ref().ok_or_else(|| missing("terms"))?.shallow_clone();
         let several = self.terms.len() > 1;
         let kept = sums.figures.iter().filter(|(name, _)| several || !name.starts_with("loss/"));
@@ -220,7 +247,12 @@ pub(crate) struct TermSums {
 }
 
 impl TermSums {
-    fn add_term(&mut self, term: ObjectiveTerm, weight: f64, part: &Tensor) -> Result<(), TrainerError> {
+    fn add_term(
+        &mut self,
+        term: ObjectiveTerm,
+        weight: f64,
+        part: &Tensor,
+    ) -> Result<(), TrainerError> {
         let part = part.f_detach()?;
         self.add(&format!("loss/{}", term.name()), &part)?;
         let part = weighted(&part, weight)?;

@@ -22,17 +22,29 @@ impl Average {
         let copy = |p: &Tensor| {
             let same = p.f_detach()?;
             // What does not learn is its own average.
-            if p.requires_grad() { Ok(same.f_to_device_(p.device(), p.kind(), false, true)?) } else { Ok(same) }
+            if p.requires_grad() {
+                Ok(same.f_to_device_(p.device(), p.kind(), false, true)?)
+            } else {
+                Ok(same)
+            }
         };
         let values = model.tensors().iter().map(copy).collect::<Result<_, TrainerError>>()?;
         Ok(Some(Self { decay, values }))
     }
 
     /// Takes in the weights after so many updates.
-    pub(crate) fn update(&mut self, model: &ParameterSet, updates: u64) -> Result<(), TrainerError> {
+    pub(crate) fn update(
+        &mut self,
+        model: &ParameterSet,
+        updates: u64,
+    ) -> Result<(), TrainerError> {
         let decay = self.decay.min((1 + updates) as f64 / (10 + updates) as f64);
         no_grad(|| {
-            let learning = self.values.iter_mut().zip(model.tensors()).filter(|(_, weight)| weight.requires_grad());
+            let learning = self
+                .values
+                .iter_mut()
+                .zip(model.tensors())
+                .filter(|(_, weight)| weight.requires_grad());
             for (average, weight) in learning {
                 let _ = average.f_lerp_(weight, 1.0 - decay)?;
             }

@@ -34,7 +34,11 @@ impl Draws {
         seed: u64,
     ) -> Result<Self, TrainerError> {
         let length = model.texts().map_or(1, |texts| texts.context_length as usize);
-        let masking = if objective.has(ObjectiveTerm::Mlm) { Some(masking(vocabulary, objective.mask)?) } else { None };
+        let masking = if objective.has(ObjectiveTerm::Mlm) {
+            Some(masking(vocabulary, objective.mask)?)
+        } else {
+            None
+        };
         let captions = objective.mask_duplicate_captions.then_some(length);
         Ok(Self { seed, patches: model.dropped_patches(), captions, masking, length })
     }
@@ -56,12 +60,15 @@ impl Draws {
             inputs = inputs.with(PATCHES, &Extra::whole(kept))?;
         }
         if let Some(length) = self.captions {
-            inputs = inputs.with(CAPTIONS, &Extra::whole(same_captions(&batch.host_tokens, length)?))?;
+            inputs =
+                inputs.with(CAPTIONS, &Extra::whole(same_captions(&batch.host_tokens, length)?))?;
         }
         if let (Some(masking), Some(tokens)) = (&self.masking, &batch.tokens) {
             let seen = tokens.size()[1] as usize;
             let texts = batch.host_tokens.chunks_exact(self.length).zip(first_row..);
-            let masked: Vec<MaskedText> = texts.map(|(text, row)| masking.draw(&text[..seen], self.seed, step, row)).collect();
+            let masked: Vec<MaskedText> = texts
+                .map(|(text, row)| masking.draw(&text[..seen], self.seed, step, row))
+                .collect();
             let (positions, labels): (Vec<_>, Vec<_>) =
                 masked.iter().map(|text| (text.positions.clone(), text.labels.clone())).unzip();
             let tokens: Vec<i64> = masked.into_iter().flat_map(|text| text.tokens).collect();
@@ -76,7 +83,10 @@ impl Draws {
 }
 
 fn masking(vocabulary: Option<&MaskVocabulary>, mask: MaskConfig) -> Result<Masking, TrainerError> {
-    let refused = |message: &str| TrainerError::Config { place: "objective term mlm".into(), message: message.into() };
+    let refused = |message: &str| TrainerError::Config {
+        place: "objective term mlm".into(),
+        message: message.into(),
+    };
     let missing = "the tokenizer has no token for what is masked ([MASK] or <mask>): name one that has, such as BERT's vocab.txt (model.tokenizer)";
     let vocabulary = vocabulary.ok_or_else(|| refused(missing))?;
     if mask.whole_words && vocabulary.continuations.is_none() {
@@ -92,6 +102,7 @@ fn masking(vocabulary: Option<&MaskVocabulary>, mask: MaskConfig) -> Result<Mask
 fn same_captions(tokens: &[i32], length: usize) -> Result<Tensor, TrainerError> {
     let mut first = HashMap::new();
     let texts = tokens.chunks_exact(length).enumerate();
-    let numbers: Vec<i64> = texts.map(|(row, text)| *first.entry(text).or_insert(row as i64)).collect();
+    let numbers: Vec<i64> =
+        texts.map(|(row, text)| *first.entry(text).or_insert(row as i64)).collect();
     Ok(Tensor::f_from_slice(&numbers)?)
 }

@@ -44,7 +44,12 @@ impl Passes {
 
     /// Floating-point operations that one sample asks for in training. The similarities of a batch are
     /// left out: below a thousandth for any batch that fits a device.
-    pub(crate) fn flops(&self, config: &ModelConfig, specs: &[ParameterSpec], size: SampleSize) -> f64 {
+    pub(crate) fn flops(
+        &self,
+        config: &ModelConfig,
+        specs: &[ParameterSpec],
+        size: SampleSize,
+    ) -> f64 {
         let parts = config.cost(specs, size).into_iter();
         parts.map(|(part, forward)| self.0.get(&part).copied().unwrap_or(1.0) * forward).sum()
     }
@@ -63,7 +68,9 @@ pub fn matmul_ceiling(device: Device, precision: Precision) -> Result<f64, Train
     let (side, products) = if on_gpu { (SIDE.1, PRODUCTS.1) } else { (SIDE.0, PRODUCTS.0) };
     no_grad(|| {
         // Numbers of any size will do, but not zeros: a GPU takes less power for those, and so is faster.
-        let values = Tensor::f_arange(side * side, (Kind::Float, device.0))?.f_sin()?.f_reshape([side, side])?;
+        let values = Tensor::f_arange(side * side, (Kind::Float, device.0))?
+            .f_sin()?
+            .f_reshape([side, side])?;
         let values = values.f_to_kind(kind_of(precision))?;
         let round = || -> Result<f64, TrainerError> {
             let started = Instant::now();
@@ -83,10 +90,17 @@ pub fn matmul_ceiling(device: Device, precision: Precision) -> Result<f64, Train
 }
 
 /// Seconds of so many products [rows, inner] × [inner, columns] on the CPU in f32, with both at hand.
-pub fn matmul_seconds(rows: i64, inner: i64, columns: i64, times: u32) -> Result<f64, TrainerError> {
+pub fn matmul_seconds(
+    rows: i64,
+    inner: i64,
+    columns: i64,
+    times: u32,
+) -> Result<f64, TrainerError> {
     no_grad(|| {
         let values = |a: i64, b: i64| -> Result<Tensor, TrainerError> {
-            Ok(Tensor::f_arange(a * b, (Kind::Float, tch::Device::Cpu))?.f_sin()?.f_reshape([a, b])?)
+            Ok(Tensor::f_arange(a * b, (Kind::Float, tch::Device::Cpu))?
+                .f_sin()?
+                .f_reshape([a, b])?)
         };
         let (a, b) = (values(rows, inner)?, values(columns, inner)?);
         let started = Instant::now();
@@ -126,7 +140,8 @@ mod tests {
         let lora = LoraConfig { rank: 4, image: true, text: false, ..no };
         assert_eq!(passes(all, lora), (2.0, 1.0));
         // By hand: 12 layers of 12 W² weights, two products of attention over 8 tokens, and the projection.
-        let by_hand = 12.0 * (2.0 * 8.0 * 512.0 * (12.0 * 512.0) + 4.0 * 64.0 * 512.0) + 2.0 * 512.0 * 512.0;
+        let by_hand =
+            12.0 * (2.0 * 8.0 * 512.0 * (12.0 * 512.0) + 4.0 * 64.0 * 512.0) + 2.0 * 512.0 * 512.0;
         let of_text = config.cost(&config.parameters(), SampleSize { tokens: 8, masked: 0 })[1];
         assert_eq!(of_text.0, Part::Text);
         assert!((of_text.1 / by_hand - 1.0).abs() < 1e-12);
@@ -148,7 +163,9 @@ mod tests {
         let whole = per_pair(&config);
         config.dual_encoder_mut().unwrap().vision.patch_dropout = 0.5;
         // By hand: 49 patches, of which 24 are kept, and the class token; 12 W² weights a block, and two products of attention.
-        let blocks = |tokens: f64| 12.0 * (2.0 * tokens * 768.0 * (12.0 * 768.0) + 4.0 * tokens * tokens * 768.0);
+        let blocks = |tokens: f64| {
+            12.0 * (2.0 * tokens * 768.0 * (12.0 * 768.0) + 4.0 * tokens * tokens * 768.0)
+        };
         let saved = 3.0 * (blocks(50.0) - blocks(25.0));
         let found = whole - per_pair(&config);
         assert!((found / saved - 1.0).abs() < 1e-9, "{found} and not {saved}");

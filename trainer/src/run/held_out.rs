@@ -27,11 +27,25 @@ pub struct HeldOutTerms {
 
 impl HeldOutTerms {
     /// Refused where a term needs the whole batch at once: its value depends on the size of the batch.
-    pub(super) fn new(model: Model, objective: Objective, draws: Draws) -> Result<Self, TrainerError> {
+    pub(super) fn new(
+        model: Model,
+        objective: Objective,
+        draws: Draws,
+    ) -> Result<Self, TrainerError> {
         if objective.has_coupled() {
-            return Err(TrainerError::Evaluation("a contrastive term has no value of its own on held-out samples".into()));
+            return Err(TrainerError::Evaluation(
+                "a contrastive term has no value of its own on held-out samples".into(),
+            ));
         }
-        Ok(Self { uploader: Uploader::of(&model), model, objective, draws, samples: 0, sums: Vec::new(), count: 0.0 })
+        Ok(Self {
+            uploader: Uploader::of(&model),
+            model,
+            objective,
+            draws,
+            samples: 0,
+            sums: Vec::new(),
+            count: 0.0,
+        })
     }
 
     /// Adds a batch, whose masks follow from its place among all that are added.
@@ -45,7 +59,12 @@ impl HeldOutTerms {
         let wanted = outputs.iter().filter(|output| self.objective.takes(output.name));
         let (total, figures, count) = no_grad(|| {
             let outputs: Outputs = wanted
-                .map(|output| Ok((output.name, Activations::new(output.tower, &inputs, BackwardMode::Graph)?.output)))
+                .map(|output| {
+                    Ok((
+                        output.name,
+                        Activations::new(output.tower, &inputs, BackwardMode::Graph)?.output,
+                    ))
+                })
                 .collect::<Result<_, TrainerError>>()?;
             let sums = self.objective.by_sample(&outputs, &inputs)?;
             let (total, figures) = self.objective.figures(&sums)?;

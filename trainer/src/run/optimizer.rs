@@ -34,18 +34,36 @@ struct Group {
 }
 
 impl AdamW {
-    pub(crate) fn new(model: &ParameterSet, config: &OptimizerConfig) -> Result<Self, TrainerError> {
-        let zeros = || model.learning().map(|(_, p)| Ok(p.f_detach()?.f_zeros_like()?)).collect::<Result<Vec<_>, TrainerError>>();
+    pub(crate) fn new(
+        model: &ParameterSet,
+        config: &OptimizerConfig,
+    ) -> Result<Self, TrainerError> {
+        let zeros = || {
+            model
+                .learning()
+                .map(|(_, p)| Ok(p.f_detach()?.f_zeros_like()?))
+                .collect::<Result<Vec<_>, TrainerError>>()
+        };
         let mut groups: Vec<Group> = Vec::new();
         let depths = Depths::of(model.specs());
         for (place, (spec, parameter)) in model.learning().enumerate() {
-            let (decayed, rate) = (decays(&spec.name, parameter.dim()), depths.rate(spec, config.layer_decay));
-            match groups.iter_mut().find(|group| group.decayed == decayed && group.rate.to_bits() == rate.to_bits()) {
+            let (decayed, rate) =
+                (decays(&spec.name, parameter.dim()), depths.rate(spec, config.layer_decay));
+            match groups
+                .iter_mut()
+                .find(|group| group.decayed == decayed && group.rate.to_bits() == rate.to_bits())
+            {
                 Some(group) => group.members.push(place),
                 None => groups.push(Group { decayed, rate, members: vec![place] }),
             }
         }
-        Ok(Self { config: config.clone(), updates: 0, averages: zeros()?, squares: zeros()?, groups })
+        Ok(Self {
+            config: config.clone(),
+            updates: 0,
+            averages: zeros()?,
+            squares: zeros()?,
+            groups,
+        })
     }
 
     /// One update of all parameters that learn, in place; the gradients are theirs. Where `unusable` (an f32 scalar on the device)
@@ -57,11 +75,15 @@ impl AdamW {
         lr: f64,
         unusable: &Tensor,
     ) -> Result<(), TrainerError> {
-        let step = Tensor::f_from_slice(&[(self.updates + 1) as f32])?.f_squeeze()?.f_to_device(model.device())?;
-        let parameters: Vec<Tensor> = model.learning().map(|(_, parameter)| parameter.shallow_clone()).collect();
+        let step = Tensor::f_from_slice(&[(self.updates + 1) as f32])?
+            .f_squeeze()?
+            .f_to_device(model.device())?;
+        let parameters: Vec<Tensor> =
+            model.learning().map(|(_, parameter)| parameter.shallow_clone()).collect();
         for Group { decayed, rate, members } in &self.groups {
-            let of_group =
-                |tensors: &[Tensor]| -> Vec<Tensor> { members.iter().map(|&place| tensors[place].shallow_clone()).collect() };
+            let of_group = |tensors: &[Tensor]| -> Vec<Tensor> {
+                members.iter().map(|&place| tensors[place].shallow_clone()).collect()
+            };
             let with = AdamWStep {
                 step: &step,
                 unusable,
@@ -91,7 +113,8 @@ fn decays(name: &str, dimensions: usize) -> bool {
 /// Scales gradients so that their norm together is at most `largest`: `torch.nn.utils.clip_grad_norm_`, without waiting for
 /// the device.
 pub(crate) fn clip(gradients: &[Tensor], norm: &Tensor, largest: f64) -> Result<(), TrainerError> {
-    let factor = norm.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(largest)?.f_clamp_max(1.0)?;
+    let factor =
+        norm.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(largest)?.f_clamp_max(1.0)?;
     shim::scale(gradients, &factor)
 }
 
@@ -107,7 +130,13 @@ mod tests {
 
     #[test]
     fn weight_decay_follows_openclips_rule() {
-        for name in ["visual.proj", "text_projection", "token_embedding.weight", "positional_embedding", "visual.conv1.weight"] {
+        for name in [
+            "visual.proj",
+            "text_projection",
+            "token_embedding.weight",
+            "positional_embedding",
+            "visual.conv1.weight",
+        ] {
             assert!(decays(name, 2), "{name}");
         }
         assert!(!decays("visual.class_embedding", 1));
@@ -128,8 +157,13 @@ mod tests {
         // Three updates with the same gradients, whatever the weights.
         let updated = |layer_decay: f64, lr: f64| {
             let model = Model::random(&config, 3, tch::Device::Cpu).unwrap();
-            let gradients: Vec<Tensor> = model.parameters().iter().map(|p| (p.detach() * 40.0).cos()).collect();
-            let mut optimizer = AdamW::new(model.set(), &OptimizerConfig { layer_decay, ..OptimizerConfig::default() }).unwrap();
+            let gradients: Vec<Tensor> =
+                model.parameters().iter().map(|p| (p.detach() * 40.0).cos()).collect();
+            let mut optimizer = AdamW::new(
+                model.set(),
+                &OptimizerConfig { layer_decay, ..OptimizerConfig::default() },
+            )
+            .unwrap();
             for _ in 0..3 {
                 optimizer.update(model.set(), &gradients, lr, &Tensor::from(0_f32)).unwrap();
                 optimizer.updates += 1;
@@ -152,7 +186,11 @@ mod tests {
                 // The attention's and the MLP's own projections are called so too, inside of layers.
                 if name.contains(part) && (part != "proj" || !name.contains("resblocks")) {
                     assert!(decayed.parameters()[place] == by_hand.parameters()[place], "{name}");
-                    assert_eq!(decayed.parameters()[place] == plain.parameters()[place], factor == 1.0, "{name}");
+                    assert_eq!(
+                        decayed.parameters()[place] == plain.parameters()[place],
+                        factor == 1.0,
+                        "{name}"
+                    );
                     compared += 1;
                 }
             }

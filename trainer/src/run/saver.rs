@@ -45,7 +45,12 @@ impl Saver {
     }
 
     /// Begins to write a checkpoint of a run as it is now. Waits for the one before it first and gives back what came of that.
-    pub fn start(&mut self, trainer: &Trainer, folder: PathBuf, meta: CheckpointMeta) -> Result<Option<Saved>, TrainerError> {
+    pub fn start(
+        &mut self,
+        trainer: &Trainer,
+        folder: PathBuf,
+        meta: CheckpointMeta,
+    ) -> Result<Option<Saved>, TrainerError> {
         let before = self.finish();
         let snapshot = trainer.snapshot_over(self.memory.take())?;
         let (step, place) = (snapshot.step(), folder.clone());
@@ -59,7 +64,11 @@ impl Saver {
 
     /// What came of the last checkpoint, once, if it is written by now.
     pub fn poll(&mut self) -> Option<Saved> {
-        if self.running.as_ref().is_some_and(|running| running.thread.is_finished()) { self.finish() } else { None }
+        if self.running.as_ref().is_some_and(|running| running.thread.is_finished()) {
+            self.finish()
+        } else {
+            None
+        }
     }
 
     /// Waits for the checkpoint that is being written, if there is one, and says what came of it.

@@ -70,7 +70,11 @@ mod tests {
     fn assert_rates(schedule: Schedule, expected: &[f64]) {
         for (step, expected) in (0..).zip(expected) {
             let found = schedule.lr(step);
-            assert!((found - expected).abs() < 1e-15, "{:?} step {step}: {found} {expected}", schedule.kind);
+            assert!(
+                (found - expected).abs() < 1e-15,
+                "{:?} step {step}: {found} {expected}",
+                schedule.kind
+            );
         }
     }
 
@@ -78,7 +82,8 @@ mod tests {
     fn rises_by_equal_steps_then_falls_along_a_cosine() {
         // cos(π·k/6) for k = 0…6 is 1, √3/2, 1/2, 0, -1/2, -√3/2, -1.
         let r = 3_f64.sqrt() / 2.0;
-        let expected = [0.25, 0.5, 0.75, 1.0, 1.0, 0.5 + r / 2.0, 0.75, 0.5, 0.25, 0.5 - r / 2.0, 0.0, 0.0];
+        let expected =
+            [0.25, 0.5, 0.75, 1.0, 1.0, 0.5 + r / 2.0, 0.75, 0.5, 0.25, 0.5 - r / 2.0, 0.0, 0.0];
         assert_rates(schedule(ScheduleKind::Cosine), &expected);
     }
 
@@ -87,19 +92,34 @@ mod tests {
         let rise = [0.25, 0.5, 0.75, 1.0];
         let with = |rest: &[f64]| [&rise[..], rest].concat();
         let sixth = |k: u32| 1.0 - f64::from(k) / 6.0;
-        assert_rates(schedule(ScheduleKind::Linear), &with(&[1.0, sixth(1), sixth(2), sixth(3), sixth(4), sixth(5), 0.0, 0.0]));
+        assert_rates(
+            schedule(ScheduleKind::Linear),
+            &with(&[1.0, sixth(1), sixth(2), sixth(3), sixth(4), sixth(5), 0.0, 0.0]),
+        );
         assert_rates(schedule(ScheduleKind::Constant), &with(&[1.0; 9]));
-        assert_rates(schedule(ScheduleKind::ConstantCooldown), &with(&[1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]));
+        assert_rates(
+            schedule(ScheduleKind::ConstantCooldown),
+            &with(&[1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]),
+        );
         let root = |quarters: f64| 1.0 - (quarters / 4.0).sqrt();
-        assert_rates(schedule(ScheduleKind::Wsd), &with(&[1.0, 1.0, 1.0, root(1.0), root(2.0), root(3.0), 0.0]));
+        assert_rates(
+            schedule(ScheduleKind::Wsd),
+            &with(&[1.0, 1.0, 1.0, root(1.0), root(2.0), root(3.0), 0.0]),
+        );
         let least = Schedule { least: 0.1, ..schedule(ScheduleKind::Linear) };
         assert!((least.lr(10) - 0.1).abs() < 1e-15);
     }
 
     #[test]
     fn another_batch_keeps_the_curve() {
-        for kind in [ScheduleKind::Cosine, ScheduleKind::Linear, ScheduleKind::ConstantCooldown, ScheduleKind::Wsd] {
-            let fine = Schedule { warmup: 400, cooldown: 300, total: 1200, batch: 10, ..schedule(kind) };
+        for kind in [
+            ScheduleKind::Cosine,
+            ScheduleKind::Linear,
+            ScheduleKind::ConstantCooldown,
+            ScheduleKind::Wsd,
+        ] {
+            let fine =
+                Schedule { warmup: 400, cooldown: 300, total: 1200, batch: 10, ..schedule(kind) };
             let coarse = Schedule { batch: 100, ..fine };
             for step in 4..12 {
                 assert!((coarse.lr(step) - fine.lr(10 * step)).abs() < 1e-15, "{kind:?}");
@@ -113,6 +133,9 @@ mod tests {
         assert_eq!(Schedule { base: 2.0, warmup: 0, total: 5, ..cosine }.lr(0), 2.0);
         assert_eq!(Schedule { base: 2.0, warmup: 8, total: 5, ..cosine }.lr(3), 1.0);
         // A cool-down longer than the run begins after the warm-up.
-        assert_eq!(Schedule { cooldown: 100, ..schedule(ScheduleKind::ConstantCooldown) }.lr(4), 1.0);
+        assert_eq!(
+            Schedule { cooldown: 100, ..schedule(ScheduleKind::ConstantCooldown) }.lr(4),
+            1.0
+        );
     }
 }

@@ -11,8 +11,8 @@ use super::scaler::Scaler;
 use crate::TrainerError;
 use crate::families::ModelConfig;
 use crate::formats::checkpoint::{
-    AVERAGE_FILE, CHECKPOINT_VERSION, CONFIG_FILE, CheckpointManifest, CheckpointMeta, LORA_FILE, MODEL_FILE, OPTIMIZER_FILE,
-    TOKENIZER_FILE, put_in_place, verify, write_manifest,
+    AVERAGE_FILE, CHECKPOINT_VERSION, CONFIG_FILE, CheckpointManifest, CheckpointMeta, LORA_FILE,
+    MODEL_FILE, OPTIMIZER_FILE, TOKENIZER_FILE, put_in_place, verify, write_manifest,
 };
 use crate::formats::files::remove_if_there;
 use crate::formats::tensor_file;
@@ -58,8 +58,15 @@ impl Snapshot {
 /// Writes a checkpoint folder. On an error nothing is left behind, and what was there before is there still.
 ///
 /// Where `folder` exists already with the same content it is left alone; with other content it is replaced.
-pub fn write(snapshot: &Snapshot, folder: &Path, meta: &CheckpointMeta) -> Result<CheckpointManifest, TrainerError> {
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+pub fn write(
+    snapshot: &Snapshot,
+    folder: &Path,
+    meta: &CheckpointMeta,
+) -> Result<CheckpointManifest, TrainerError> {
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(parent).map_err(TrainerError::io(parent))?;
     let temporary = durable::unfinished(folder);
     let written = fill(snapshot, &temporary, meta).and_then(|manifest| {
@@ -73,22 +80,33 @@ pub fn write(snapshot: &Snapshot, folder: &Path, meta: &CheckpointMeta) -> Resul
     written
 }
 
-fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<CheckpointManifest, TrainerError> {
+fn fill(
+    snapshot: &Snapshot,
+    temporary: &Path,
+    meta: &CheckpointMeta,
+) -> Result<CheckpointManifest, TrainerError> {
     remove_if_there(temporary)?;
     fs::create_dir(temporary).map_err(TrainerError::io(temporary))?;
-    let names: Vec<String> = snapshot.config.parameters().into_iter().map(|spec| spec.name).collect();
+    let names: Vec<String> =
+        snapshot.config.parameters().into_iter().map(|spec| spec.name).collect();
     let mut files = BTreeMap::new();
 
     let merged = snapshot.merged(&snapshot.parameters)?;
     let weights: Vec<(String, &Tensor)> = names.iter().cloned().zip(&merged).collect();
-    files.insert(MODEL_FILE.to_owned(), tensor_file::write(&temporary.join(MODEL_FILE), &weights, &[("format", "pt")])?);
+    files.insert(
+        MODEL_FILE.to_owned(),
+        tensor_file::write(&temporary.join(MODEL_FILE), &weights, &[("format", "pt")])?,
+    );
 
     drop(merged);
 
     if let Some(average) = &snapshot.average {
         let merged = snapshot.merged(average)?;
         let average: Vec<(String, &Tensor)> = names.iter().cloned().zip(&merged).collect();
-        files.insert(AVERAGE_FILE.to_owned(), tensor_file::write(&temporary.join(AVERAGE_FILE), &average, &[("format", "pt")])?);
+        files.insert(
+            AVERAGE_FILE.to_owned(),
+            tensor_file::write(&temporary.join(AVERAGE_FILE), &average, &[("format", "pt")])?,
+        );
     }
 
     if !snapshot.changes.is_empty() {
@@ -98,8 +116,12 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
         };
         let mut all = changes("", &snapshot.parameters);
         all.extend(snapshot.average.iter().flat_map(|average| changes("average.", average)));
-        let all: Vec<(String, &Tensor)> = all.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-        files.insert(LORA_FILE.to_owned(), tensor_file::write(&temporary.join(LORA_FILE), &all, &[])?);
+        let all: Vec<(String, &Tensor)> =
+            all.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+        files.insert(
+            LORA_FILE.to_owned(),
+            tensor_file::write(&temporary.join(LORA_FILE), &all, &[])?,
+        );
     }
 
     let updates = Tensor::f_from_slice(&[snapshot.updates as i64])?;
@@ -112,13 +134,23 @@ fn fill(snapshot: &Snapshot, temporary: &Path, meta: &CheckpointMeta) -> Result<
         None => vec![],
     };
     state.extend(scaler.iter().map(|(name, value)| (name.clone(), value)));
-    state.extend(snapshot.learning.iter().map(|name| format!("average.{name}")).zip(&snapshot.averages));
-    state.extend(snapshot.learning.iter().map(|name| format!("square.{name}")).zip(&snapshot.squares));
-    files.insert(OPTIMIZER_FILE.to_owned(), tensor_file::write(&temporary.join(OPTIMIZER_FILE), &state, &[])?);
+    state.extend(
+        snapshot.learning.iter().map(|name| format!("average.{name}")).zip(&snapshot.averages),
+    );
+    state.extend(
+        snapshot.learning.iter().map(|name| format!("square.{name}")).zip(&snapshot.squares),
+    );
+    files.insert(
+        OPTIMIZER_FILE.to_owned(),
+        tensor_file::write(&temporary.join(OPTIMIZER_FILE), &state, &[])?,
+    );
 
     let config = format!("{:#}\n", snapshot.config.to_file_json());
     for (name, text) in [(CONFIG_FILE, &config), (TOKENIZER_FILE, &meta.tokenizer_json)] {
-        files.insert(name.to_owned(), tensor_file::write_file(&temporary.join(name), |sink| sink.write_all(text.as_bytes()))?);
+        files.insert(
+            name.to_owned(),
+            tensor_file::write_file(&temporary.join(name), |sink| sink.write_all(text.as_bytes()))?,
+        );
     }
 
     let manifest = CheckpointManifest {
@@ -147,18 +179,21 @@ pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), Trai
     let mut model = tensor_file::read(&folder.join(MODEL_FILE))?;
     let mut state = tensor_file::read(&folder.join(OPTIMIZER_FILE))?;
     let take = |from: &mut BTreeMap<String, Tensor>, name: String| {
-        from.remove(&name).ok_or_else(|| TrainerError::weights(folder, format!("tensor {name} is missing")))
+        from.remove(&name)
+            .ok_or_else(|| TrainerError::weights(folder, format!("tensor {name} is missing")))
     };
     let updates = take(&mut state, "updates".into())?.f_int64_value(&[0])? as u64;
     let scaler = match state.remove("scaler.scale") {
         Some(scale) => {
-            let good_steps = take(&mut state, "scaler.good_steps".into())?.f_int64_value(&[0])? as u64;
+            let good_steps =
+                take(&mut state, "scaler.good_steps".into())?.f_int64_value(&[0])? as u64;
             Some(Scaler { scale: scale.f_double_value(&[0])?, good_steps })
         }
         None => None,
     };
     let has_average = manifest.files.contains_key(AVERAGE_FILE);
-    let mut average = has_average.then(|| tensor_file::read(&folder.join(AVERAGE_FILE))).transpose()?;
+    let mut average =
+        has_average.then(|| tensor_file::read(&folder.join(AVERAGE_FILE))).transpose()?;
     let mut changes = Vec::new();
     if manifest.files.contains_key(LORA_FILE) {
         for (name, tensor) in tensor_file::read(&folder.join(LORA_FILE))? {

@@ -139,7 +139,10 @@ pub(crate) fn backward(
         timer.ends(StepPart::Loss)?;
     }
     if whole {
-        let passes = towers.iter().map(|tower| tower.forward(inputs, timer)).collect::<Result<Vec<_>, _>>()?;
+        let passes = towers
+            .iter()
+            .map(|tower| tower.forward(inputs, timer))
+            .collect::<Result<Vec<_>, _>>()?;
         let outputs = leaves(&towers, &passes)?;
         if objective.has_coupled() {
             sums.merge(objective.coupled(&outputs, scalars, inputs)?)?;
@@ -157,7 +160,10 @@ pub(crate) fn backward(
     } else if objective.has_by_sample() {
         for (first, length) in parts(n, micro_batch) {
             let part = inputs.part(first, length)?;
-            let passes = towers.iter().map(|tower| tower.forward(&part, timer)).collect::<Result<Vec<_>, _>>()?;
+            let passes = towers
+                .iter()
+                .map(|tower| tower.forward(&part, timer))
+                .collect::<Result<Vec<_>, _>>()?;
             let outputs = leaves(&towers, &passes)?;
             sums.merge(objective.by_sample(&outputs, &part)?)?;
             timer.ends(StepPart::Loss)?;
@@ -165,7 +171,8 @@ pub(crate) fn backward(
             for (tower, pass) in towers.iter().zip(passes) {
                 let name = tower.output.name;
                 let coupled = of_whole.as_ref().and_then(|of_whole| of_whole.get(name));
-                let coupled = coupled.map(|gradient| gradient.f_narrow(0, first, length)).transpose()?;
+                let coupled =
+                    coupled.map(|gradient| gradient.f_narrow(0, first, length)).transpose()?;
                 let gradient = match (by_sample.get(name), coupled) {
                     (Some(a), Some(b)) => a.f_add(&b)?,
                     (Some(a), None) => a.shallow_clone(),
@@ -181,7 +188,11 @@ pub(crate) fn backward(
         for (first, length) in parts(n, micro_batch) {
             let part = inputs.part(first, length)?;
             for tower in towers.iter().filter(|tower| tower.learns()) {
-                let Some(gradient) = of_whole.as_ref().and_then(|of_whole| of_whole.get(tower.output.name)) else { continue };
+                let Some(gradient) =
+                    of_whole.as_ref().and_then(|of_whole| of_whole.get(tower.output.name))
+                else {
+                    continue;
+                };
                 let pass = tower.forward(&part, timer)?;
                 pass.backward(&scaled(&gradient.f_narrow(0, first, length)?, gradient_scale)?)?;
                 timer.ends(StepPart::Backward)?;
@@ -215,7 +226,11 @@ impl<'a> TowerPlan<'a> {
         self.first.is_some()
     }
 
-    fn forward<'b>(&'b self, inputs: &'b Inputs, timer: &mut StepTimer) -> Result<Activations<'b>, TrainerError> {
+    fn forward<'b>(
+        &'b self,
+        inputs: &'b Inputs,
+        timer: &mut StepTimer,
+    ) -> Result<Activations<'b>, TrainerError> {
         let kept = self.first.filter(|_| self.checkpointing);
         let mode = kept.map_or(BackwardMode::Graph, |first| BackwardMode::Inputs { first });
         let pass = Activations::new(self.output.tower, inputs, mode)?;
@@ -257,12 +272,20 @@ fn outputs_in_parts(
             timer.ends(forward_of(tower.output.part))?;
         }
     }
-    towers.iter().zip(found).map(|(tower, found)| Ok((tower.output.name, leaf(&Tensor::f_cat(&found, 0)?)?))).collect()
+    towers
+        .iter()
+        .zip(found)
+        .map(|(tower, found)| Ok((tower.output.name, leaf(&Tensor::f_cat(&found, 0)?)?)))
+        .collect()
 }
 
 /// The outputs of passes, cut off from what they were computed from: gradients gather at them.
 fn leaves(towers: &[TowerPlan<'_>], passes: &[Activations<'_>]) -> Result<Outputs, TrainerError> {
-    towers.iter().zip(passes).map(|(tower, pass)| Ok((tower.output.name, leaf(&pass.output)?))).collect()
+    towers
+        .iter()
+        .zip(passes)
+        .map(|(tower, pass)| Ok((tower.output.name, leaf(&pass.output)?)))
+        .collect()
 }
 
 fn leaf(output: &Tensor) -> Result<Tensor, TrainerError> {
@@ -271,7 +294,11 @@ fn leaf(output: &Tensor) -> Result<Tensor, TrainerError> {
 
 /// The gradients that gathered at outputs, of those that got any.
 fn gradients(outputs: &Outputs) -> Outputs {
-    outputs.iter().map(|(name, output)| (*name, output.grad())).filter(|(_, gradient)| gradient.defined()).collect()
+    outputs
+        .iter()
+        .map(|(name, output)| (*name, output.grad()))
+        .filter(|(_, gradient)| gradient.defined())
+        .collect()
 }
 
 fn scaled(gradient: &Tensor, scale: f64) -> Result<Tensor, TrainerError> {
@@ -281,7 +308,9 @@ fn scaled(gradient: &Tensor, scale: f64) -> Result<Tensor, TrainerError> {
 /// A power of two: exact. The gradients of the objective's scalars come from the loss, which is not scaled.
 fn unscale(model: &Model, scale: f64) -> Result<(), TrainerError> {
     let of_towers = model.set().learning().filter(|(spec, _)| spec.part != Part::Objective);
-    let scaled: Vec<Tensor> = of_towers.map(|(_, parameter)| parameter.grad()).filter(Tensor::defined).collect();
-    let factor = Tensor::f_from_slice(&[scale.recip() as f32])?.f_squeeze()?.f_to_device(model.device())?;
+    let scaled: Vec<Tensor> =
+        of_towers.map(|(_, parameter)| parameter.grad()).filter(Tensor::defined).collect();
+    let factor =
+        Tensor::f_from_slice(&[scale.recip() as f32])?.f_squeeze()?.f_to_device(model.device())?;
     if scaled.is_empty() { Ok(()) } else { shim::scale(&scaled, &factor) }
 }

@@ -26,8 +26,14 @@ pub enum StepPart {
 }
 
 impl StepPart {
-    pub const ALL: [Self; 6] =
-        [Self::Preparation, Self::ImageForward, Self::TextForward, Self::Loss, Self::Backward, Self::Optimizer];
+    pub const ALL: [Self; 6] = [
+        Self::Preparation,
+        Self::ImageForward,
+        Self::TextForward,
+        Self::Loss,
+        Self::Backward,
+        Self::Optimizer,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {

@@ -5,7 +5,9 @@
 use std::cell::OnceCell;
 use std::path::Path;
 
-use diptych_schemas::{ContentHash, LoraConfig, ObjectiveConfig, OptimizerConfig, Precision, Step, TrainLoopConfig};
+use diptych_schemas::{
+    ContentHash, LoraConfig, ObjectiveConfig, OptimizerConfig, Precision, Step, TrainLoopConfig,
+};
 use tch::{Kind, Tensor, no_grad};
 
 use super::average::Average;
@@ -127,9 +129,11 @@ impl Trainer {
     pub fn new(spec: &TrainerSpec) -> Result<Self, TrainerError> {
         shim::deterministic(true)?;
         let train = &spec.train;
-        let mut model = Model::random(&spec.model.for_objective(&spec.objective), spec.seed, spec.device.0)?;
+        let mut model =
+            Model::random(&spec.model.for_objective(&spec.objective), spec.seed, spec.device.0)?;
         let objective = Objective::new(&spec.objective);
-        let outputs: Vec<&str> = model.family().outputs().iter().map(|output| output.name).collect();
+        let outputs: Vec<&str> =
+            model.family().outputs().iter().map(|output| output.name).collect();
         objective.check(model.config().family(), &outputs)?;
         Depths::of(model.set().specs()).check(&train.lock)?;
         let passes = Passes::of(model.set().specs(), &train.lock, &spec.lora);
@@ -140,14 +144,23 @@ impl Trainer {
             optimizer: AdamW::new(model.set(), &spec.optimizer)?,
             scaler: (train.precision == Precision::Fp16).then(Scaler::new),
             average: Average::new(model.set(), train.ema_decay)?,
-            draws: Draws::new(model.config(), &spec.objective, spec.vocabulary.as_ref(), spec.seed)?,
+            draws: Draws::new(
+                model.config(),
+                &spec.objective,
+                spec.vocabulary.as_ref(),
+                spec.seed,
+            )?,
             objective,
             cut: BatchCut {
                 kind: kind_of(train.precision),
                 micro_batch: train.micro_batch_size as i64,
                 checkpointing: train.activation_checkpointing,
             },
-            schedule: Schedule::new(&spec.optimizer, train.batch_size, spec.total_steps.saturating_mul(train.batch_size)),
+            schedule: Schedule::new(
+                &spec.optimizer,
+                train.batch_size,
+                spec.total_steps.saturating_mul(train.batch_size),
+            ),
             clip_grad_norm: spec.optimizer.clip_grad_norm,
             passes,
             steps_done: 0,
@@ -162,7 +175,9 @@ impl Trainer {
         if let Some(differences) = self.model.config().differences(&weights.config) {
             return Err(TrainerError::weights(
                 &weights.path,
-                format!("weights of another model than the one to be trained (here and there): {differences}"),
+                format!(
+                    "weights of another model than the one to be trained (here and there): {differences}"
+                ),
             ));
         }
         copy_all(self.model.parameters(), &weights.tensors)?;
@@ -178,7 +193,9 @@ impl Trainer {
     pub fn set_tower(&mut self, part: Part, weights: &Weights) -> Result<(), TrainerError> {
         let found = tower_weights(self.model.config(), part, weights)?;
         let (places, values): (Vec<usize>, Vec<Tensor>) = found.into_iter().unzip();
-        let of = |tensors: &[Tensor]| places.iter().map(|&place| tensors[place].shallow_clone()).collect::<Vec<_>>();
+        let of = |tensors: &[Tensor]| {
+            places.iter().map(|&place| tensors[place].shallow_clone()).collect::<Vec<_>>()
+        };
         copy_all(&of(self.model.parameters()), &values)?;
         self.base.take();
         match &self.average {
@@ -198,13 +215,17 @@ impl Trainer {
     /// An encoder with this trainer's weights as they are now. It shares what LoRA does not change, so it is for use before the next
     /// step. Refused where the model is no dual encoder.
     pub fn encoder(&self) -> Result<Encoder, TrainerError> {
-        Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(self.model.parameters())?)?)
+        Encoder::of(Model::frozen(
+            self.model.config(),
+            self.model.set().merged(self.model.parameters())?,
+        )?)
     }
 
     /// The same for the moving average of the weights, where there is one.
     pub fn average_encoder(&self) -> Result<Option<Encoder>, TrainerError> {
         let Some(average) = &self.average else { return Ok(None) };
-        Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(&average.values)?)?).map(Some)
+        Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(&average.values)?)?)
+            .map(Some)
     }
 
     /// What evaluates the objective of these weights on held-out samples; for use before the next step.
@@ -231,7 +252,10 @@ impl Trainer {
             return Ok(Some(*known));
         }
         let stays = self.model.parameters().iter().filter(|parameter| !parameter.requires_grad());
-        let hash = weights::hash(self.model.config(), &stays.map(Tensor::shallow_clone).collect::<Vec<_>>())?;
+        let hash = weights::hash(
+            self.model.config(),
+            &stays.map(Tensor::shallow_clone).collect::<Vec<_>>(),
+        )?;
         Ok(Some(*self.base.get_or_init(|| hash)))
     }
 
@@ -252,13 +276,15 @@ impl Trainer {
 
     /// One update. Nothing is changed where it is an error. A batch without samples is a step of the schedule alone.
     pub fn step(&mut self, batch: &DeviceBatch) -> Result<StepReport, TrainerError> {
-        let mut timer = if self.timed { StepTimer::start(self.model.device())? } else { StepTimer::off() };
+        let mut timer =
+            if self.timed { StepTimer::start(self.model.device())? } else { StepTimer::off() };
         let lr = self.schedule.lr(self.steps_done);
         let (done, flops) = if batch.samples() == 0 {
             (self.nothing()?, 0.0)
         } else {
             let inputs = self.inputs(batch)?;
-            let of_one = self.passes.flops(self.model.config(), self.model.set().specs(), size_of(&inputs));
+            let of_one =
+                self.passes.flops(self.model.config(), self.model.set().specs(), size_of(&inputs));
             (self.update(&inputs, lr, &mut timer)?, batch.samples() as f64 * of_one)
         };
         self.steps_done += 1;
@@ -287,10 +313,23 @@ impl Trainer {
         self.draws.inputs(batch, images, self.steps_done, 0)
     }
 
-    fn update(&mut self, inputs: &Inputs, lr: f64, timer: &mut StepTimer) -> Result<step::Updated, TrainerError> {
+    fn update(
+        &mut self,
+        inputs: &Inputs,
+        lr: f64,
+        timer: &mut StepTimer,
+    ) -> Result<step::Updated, TrainerError> {
         let rates = Rates { lr, clip_grad_norm: self.clip_grad_norm, cut: self.cut };
         let scaler = self.scaler.as_mut();
-        let done = step::update(&self.model, &self.objective, &mut self.optimizer, scaler, inputs, rates, timer)?;
+        let done = step::update(
+            &self.model,
+            &self.objective,
+            &mut self.optimizer,
+            scaler,
+            inputs,
+            rates,
+            timer,
+        )?;
         if let Some(average) = self.average.as_mut().filter(|_| !done.skipped && !done.overflow) {
             average.update(self.model.set(), self.optimizer.updates)?;
         }
@@ -314,17 +353,26 @@ impl Trainer {
     /// does, since the system hands it out page by page.
     pub(crate) fn snapshot_over(&self, older: Option<Snapshot>) -> Result<Snapshot, TrainerError> {
         let [parameters, averages, squares, average] = match older {
-            Some(older) => [older.parameters, older.averages, older.squares, older.average.unwrap_or_default()],
+            Some(older) => {
+                [older.parameters, older.averages, older.squares, older.average.unwrap_or_default()]
+            }
             None => [const { Vec::new() }; 4],
         };
-        let copies = |tensors: &[Tensor], older: Vec<Tensor>| -> Result<Vec<Tensor>, TrainerError> {
-            if tensors.len() == older.len() && tensors.iter().zip(&older).all(|(new, old)| new.size() == old.size()) {
-                copy_all(&older, tensors)?;
-                return Ok(older);
-            }
-            let copy = |t: &Tensor| Ok(t.f_detach()?.f_to_device_(tch::Device::Cpu, Kind::Float, false, true)?.f_contiguous()?);
-            tensors.iter().map(copy).collect()
-        };
+        let copies =
+            |tensors: &[Tensor], older: Vec<Tensor>| -> Result<Vec<Tensor>, TrainerError> {
+                if tensors.len() == older.len()
+                    && tensors.iter().zip(&older).all(|(new, old)| new.size() == old.size())
+                {
+                    copy_all(&older, tensors)?;
+                    return Ok(older);
+                }
+                let copy = |t: &Tensor| {
+                    Ok(t.f_detach()?
+                        .f_to_device_(tch::Device::Cpu, Kind::Float, false, true)?
+                        .f_contiguous()?)
+                };
+                tensors.iter().map(copy).collect()
+            };
         Ok(Snapshot {
             config: self.model.config().clone(),
             steps_done: self.steps_done,
@@ -337,7 +385,11 @@ impl Trainer {
             learning: self.model.set().learning().map(|(spec, _)| spec.name.clone()).collect(),
             averages: copies(&self.optimizer.averages, averages)?,
             squares: copies(&self.optimizer.squares, squares)?,
-            average: self.average.as_ref().map(|of_run| copies(&of_run.values, average)).transpose()?,
+            average: self
+                .average
+                .as_ref()
+                .map(|of_run| copies(&of_run.values, average))
+                .transpose()?,
         })
     }
 
@@ -348,39 +400,52 @@ impl Trainer {
         if let Some(differences) = self.model.config().differences(&snapshot.config) {
             return Err(TrainerError::weights(
                 folder,
-                format!("a checkpoint of another model than the run's (here and there): {differences}"),
+                format!(
+                    "a checkpoint of another model than the run's (here and there): {differences}"
+                ),
             ));
         }
         if let Some(difference) = snapshot.config.training_differences(self.model.config()) {
-            let message = format!("a checkpoint of a run whose {difference}: give the new run another name");
+            let message =
+                format!("a checkpoint of a run whose {difference}: give the new run another name");
             return Err(TrainerError::weights(folder, message));
         }
-        let learning: Vec<&str> = self.model.set().learning().map(|(spec, _)| spec.name.as_str()).collect();
+        let learning: Vec<&str> =
+            self.model.set().learning().map(|(spec, _)| spec.name.as_str()).collect();
         if let Some(difference) = learning::difference(&learning, &snapshot.learning) {
             return Err(TrainerError::weights(folder, difference));
         }
         let base = self.base()?;
         if base != manifest.lora_base {
-            let message =
-                "its LoRA was trained beside other weights than those here: model.weights must name what the run began with";
+            let message = "its LoRA was trained beside other weights than those here: model.weights must name what the run began with";
             return Err(TrainerError::weights(folder, message));
         }
         // Beside LoRA a checkpoint has the sums; what stays is here already.
         let model = self.model.parameters();
-        let taken: Vec<usize> = (0..model.len()).filter(|&place| base.is_none() || model[place].requires_grad()).collect();
-        let of = |tensors: &[Tensor]| taken.iter().map(|&place| tensors[place].shallow_clone()).collect::<Vec<_>>();
+        let taken: Vec<usize> = (0..model.len())
+            .filter(|&place| base.is_none() || model[place].requires_grad())
+            .collect();
+        let of = |tensors: &[Tensor]| {
+            taken.iter().map(|&place| tensors[place].shallow_clone()).collect::<Vec<_>>()
+        };
         copy_all(&of(model), &of(&snapshot.parameters))?;
         copy_all(&self.optimizer.averages, &snapshot.averages)?;
         copy_all(&self.optimizer.squares, &snapshot.squares)?;
         if let Some(average) = &self.average {
             let saved = snapshot.average.as_ref().ok_or_else(|| {
-                TrainerError::weights(folder, "a checkpoint without the moving average that train.ema_decay asks for")
+                TrainerError::weights(
+                    folder,
+                    "a checkpoint without the moving average that train.ema_decay asks for",
+                )
             })?;
             copy_all(&of(&average.values), &of(saved))?;
         }
         if self.scaler.is_some() {
             let missing = || {
-                TrainerError::weights(folder, "a checkpoint without the scale of gradients that train.precision = \"fp16\" wants")
+                TrainerError::weights(
+                    folder,
+                    "a checkpoint without the scale of gradients that train.precision = \"fp16\" wants",
+                )
             };
             self.scaler = Some(snapshot.scaler.ok_or_else(missing)?);
         }

@@ -9,7 +9,11 @@ pub(crate) trait Steps {
     fn step_host(&mut self, batch: &Batch) -> Result<StepReport, TrainerError>;
 
     /// One update on images that are normalised already: f32 [N, 3, H, W], and tokens [N, L].
-    fn step_normalised(&mut self, images: &[f32], tokens: &[i32]) -> Result<StepReport, TrainerError>;
+    fn step_normalised(
+        &mut self,
+        images: &[f32],
+        tokens: &[i32],
+    ) -> Result<StepReport, TrainerError>;
 }
 
 impl Steps for Trainer {
@@ -18,7 +22,11 @@ impl Steps for Trainer {
         self.step(&uploaded)
     }
 
-    fn step_normalised(&mut self, images: &[f32], tokens: &[i32]) -> Result<StepReport, TrainerError> {
+    fn step_normalised(
+        &mut self,
+        images: &[f32],
+        tokens: &[i32],
+    ) -> Result<StepReport, TrainerError> {
         let uploaded = self.uploader().upload_normalised(images, tokens)?;
         self.step(&uploaded)
     }

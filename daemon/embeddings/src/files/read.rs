@@ -38,7 +38,8 @@ impl EmbeddingFiles {
     /// Whether a path is files of embeddings, and not a model.
     pub fn are_at(path: &Path) -> bool {
         if path.is_dir() {
-            return path.join(IMAGES).is_dir() || tables(path).is_ok_and(|tables| !tables.is_empty());
+            return path.join(IMAGES).is_dir()
+                || tables(path).is_ok_and(|tables| !tables.is_empty());
         }
         path.is_file() && is_table(path)
     }
@@ -57,7 +58,8 @@ impl EmbeddingFiles {
         } else {
             let files = if path.is_dir() { tables(path)? } else { vec![path.to_owned()] };
             for file in files {
-                each_table(&file, &mut |table| read.table(table)).with_context(|| file.display().to_string())?;
+                each_table(&file, &mut |table| read.table(table))
+                    .with_context(|| file.display().to_string())?;
             }
         }
         if read.rows.is_empty() {
@@ -66,7 +68,8 @@ impl EmbeddingFiles {
         let Self { dimension, images, texts, .. } = &mut read;
         for (what, values) in [("image", images), ("caption", texts)] {
             for (row, values) in values.chunks_exact_mut(*dimension).enumerate() {
-                let length = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+                let length =
+                    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
                 if !(length > 0.0 && length.is_finite()) {
                     bail!(
                         "{}: the embedding of the {what} of row {row} has the length {length}: it has no direction",
@@ -95,12 +98,16 @@ impl EmbeddingFiles {
     fn arrays(&mut self) -> anyhow::Result<()> {
         let mut numbers: Vec<String> = names(&self.path.join(IMAGES))?
             .iter()
-            .filter_map(|name| Some(name.strip_prefix("img_emb_")?.strip_suffix(".npy")?.to_owned()))
+            .filter_map(|name| {
+                Some(name.strip_prefix("img_emb_")?.strip_suffix(".npy")?.to_owned())
+            })
             .collect();
         numbers.sort_by_key(|number| (number.len(), number.clone()));
         for number in numbers {
-            let [images, texts] = [(IMAGES, "img_emb"), (TEXTS, "text_emb")]
-                .map(|(folder, name)| read_rows(&self.path.join(folder).join(format!("{name}_{number}.npy"))));
+            let [images, texts] =
+                [(IMAGES, "img_emb"), (TEXTS, "text_emb")].map(|(folder, name)| {
+                    read_rows(&self.path.join(folder).join(format!("{name}_{number}.npy")))
+                });
             let (images, texts) = (images?, texts?);
             let metadata = self.path.join(METADATA).join(format!("metadata_{number}.parquet"));
             let mut found = Vec::new();
@@ -109,7 +116,11 @@ impl EmbeddingFiles {
                 Ok(())
             })
             .with_context(|| metadata.display().to_string())?;
-            let rows = [found.len(), images.values.len() / images.columns, texts.values.len() / texts.columns];
+            let rows = [
+                found.len(),
+                images.values.len() / images.columns,
+                texts.values.len() / texts.columns,
+            ];
             if rows != [rows[0]; 3] || images.columns != texts.columns {
                 bail!(
                     "{}, number {number}: {} rows of metadata, {} of images with {} numbers, {} of captions with {}: they do not belong together",
@@ -139,13 +150,22 @@ impl EmbeddingFiles {
         };
         let (images, texts) = (of(IMAGE)?, of(TEXT)?);
         if images.0 != texts.0 {
-            bail!("images have {} numbers and captions {}: they are not of one model", images.0, texts.0);
+            bail!(
+                "images have {} numbers and captions {}: they are not of one model",
+                images.0,
+                texts.0
+            );
         }
         let found = self.names(table)?;
         self.append(found, images, texts.1)
     }
 
-    fn append(&mut self, names: Vec<String>, (dimension, images): (usize, Vec<f32>), texts: Vec<f32>) -> anyhow::Result<()> {
+    fn append(
+        &mut self,
+        names: Vec<String>,
+        (dimension, images): (usize, Vec<f32>),
+        texts: Vec<f32>,
+    ) -> anyhow::Result<()> {
         if names.is_empty() {
             return Ok(());
         }
@@ -159,7 +179,11 @@ impl EmbeddingFiles {
             match self.rows.entry(name) {
                 Entry::Vacant(vacant) => vacant.insert(row),
                 Entry::Occupied(taken) => {
-                    bail!("two rows have the {} {:?}: give each pair's uid", self.named_by, taken.key())
+                    bail!(
+                        "two rows have the {} {:?}: give each pair's uid",
+                        self.named_by,
+                        taken.key()
+                    )
                 }
             };
         }
@@ -171,7 +195,9 @@ impl EmbeddingFiles {
     /// What rows are called.
     fn names(&mut self, table: &RecordBatch) -> anyhow::Result<Vec<String>> {
         let found = NAMES.into_iter().find_map(|name| Some((name, table.column_by_name(name)?)));
-        let (name, column) = found.with_context(|| format!("no column says which pair a row is of: {}", NAMES.join(", ")))?;
+        let (name, column) = found.with_context(|| {
+            format!("no column says which pair a row is of: {}", NAMES.join(", "))
+        })?;
         if !self.named_by.is_empty() && self.named_by != name {
             bail!("rows are named by {name} here and by {} before", self.named_by);
         }
@@ -201,13 +227,21 @@ impl EmbeddingFiles {
             );
         }
         if missing > 0 {
-            tracing::warn!("{}: {missing} of {} pairs have no embedding and are left out", self.path.display(), selection.len());
+            tracing::warn!(
+                "{}: {missing} of {} pairs have no embedding and are left out",
+                self.path.display(),
+                selection.len()
+            );
         }
         Ok(encoded)
     }
 
     /// The row and the caption of each of the selection's pairs that has both. A row is found by uid, or by key, or by source and key.
-    fn rows_and_captions(&self, dataset: &Path, selection: &Selection) -> anyhow::Result<HashMap<Uid, (usize, String)>> {
+    fn rows_and_captions(
+        &self,
+        dataset: &Path,
+        selection: &Selection,
+    ) -> anyhow::Result<HashMap<Uid, (usize, String)>> {
         let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
         let by_uid = self.named_by == column::UID;
         let mut found = HashMap::with_capacity(wanted.len());
@@ -215,28 +249,36 @@ impl EmbeddingFiles {
         let mut twice = None;
         let of = |name: &str| format!("'{name}', arrow_cast({name}, 'Utf8')");
         let columns = [column::CAPTION, column::SOURCE, column::KEY].map(of).join(", ");
-        each_value(dataset, &format!("named_struct({columns})"), "captions and keys", |uid, values, row| {
-            let text = |place: usize| {
-                let column = values.as_struct().column(place).as_string::<i32>();
-                column.is_valid(row).then(|| column.value(row))
-            };
-            let at = if by_uid {
-                self.rows.get(&uid.to_string())
-            } else {
-                let whole = || self.rows.get(&format!("{}/{}", text(1)?, text(2)?));
-                whole().or_else(|| self.rows.get(text(2)?))
-            };
-            let Some(at) = at else { return };
-            // Also by a pair that nobody asked for: the row may be its.
-            if !by_uid && !taken.insert(*at) {
-                twice = text(2).map(str::to_owned);
-            }
-            if let Some(caption) = text(0).filter(|_| wanted.contains(&uid)) {
-                found.insert(uid, (*at, caption.to_owned()));
-            }
-        })?;
+        each_value(
+            dataset,
+            &format!("named_struct({columns})"),
+            "captions and keys",
+            |uid, values, row| {
+                let text = |place: usize| {
+                    let column = values.as_struct().column(place).as_string::<i32>();
+                    column.is_valid(row).then(|| column.value(row))
+                };
+                let at = if by_uid {
+                    self.rows.get(&uid.to_string())
+                } else {
+                    let whole = || self.rows.get(&format!("{}/{}", text(1)?, text(2)?));
+                    whole().or_else(|| self.rows.get(text(2)?))
+                };
+                let Some(at) = at else { return };
+                // Also by a pair that nobody asked for: the row may be its.
+                if !by_uid && !taken.insert(*at) {
+                    twice = text(2).map(str::to_owned);
+                }
+                if let Some(caption) = text(0).filter(|_| wanted.contains(&uid)) {
+                    found.insert(uid, (*at, caption.to_owned()));
+                }
+            },
+        )?;
         match twice {
-            Some(key) => bail!("{}: two pairs of the dataset have the key {key:?}: name rows by uid", self.path.display()),
+            Some(key) => bail!(
+                "{}: two pairs of the dataset have the key {key:?}: name rows by uid",
+                self.path.display()
+            ),
             None => Ok(found),
         }
     }
@@ -246,15 +288,22 @@ impl EmbeddingFiles {
 fn texts_of(column: &ArrayRef) -> anyhow::Result<Vec<String>> {
     if let DataType::FixedSizeBinary(16) = column.data_type() {
         let bytes = column.as_fixed_size_binary();
-        return (0..bytes.len()).map(|row| Ok(Uid::try_from(bytes.value(row))?.to_string())).collect();
+        return (0..bytes.len())
+            .map(|row| Ok(Uid::try_from(bytes.value(row))?.to_string()))
+            .collect();
     }
     let texts = cast(column, &DataType::Utf8)?;
     let texts = texts.as_string::<i32>();
-    texts.iter().enumerate().map(|(row, text)| Ok(text.with_context(|| format!("row {row} has none"))?.to_owned())).collect()
+    texts
+        .iter()
+        .enumerate()
+        .map(|(row, text)| Ok(text.with_context(|| format!("row {row} has none"))?.to_owned()))
+        .collect()
 }
 
 fn is_table(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending == "parquet" || ending == "arrow" || ending == "feather")
+    path.extension()
+        .is_some_and(|ending| ending == "parquet" || ending == "arrow" || ending == "feather")
 }
 
 /// A folder's tables of pairs, in their order.
@@ -271,11 +320,19 @@ fn tables(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
     let entries = fs::read_dir(folder).map_err(SchemaError::io(folder))?;
-    let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-    entries.map(name).collect::<std::io::Result<_>>().map_err(|error| SchemaError::io(folder)(error).into())
+    let name = |entry: std::io::Result<fs::DirEntry>| {
+        Ok(entry?.file_name().to_string_lossy().into_owned())
+    };
+    entries
+        .map(name)
+        .collect::<std::io::Result<_>>()
+        .map_err(|error| SchemaError::io(folder)(error).into())
 }
 
-fn each_table(path: &Path, take: &mut dyn FnMut(&RecordBatch) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn each_table(
+    path: &Path,
+    take: &mut dyn FnMut(&RecordBatch) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let file = File::open(path).map_err(SchemaError::io(path))?;
     if path.extension().is_some_and(|ending| ending == "parquet") {
         ParquetRecordBatchReaderBuilder::try_new(file)?.build()?.try_for_each(|table| take(&table?))

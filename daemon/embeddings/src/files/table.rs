@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, RecordBatch, StringArray,
+};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type};
 use diptych_schemas::{Uid, column};
@@ -15,7 +17,11 @@ use crate::encode::Encoded;
 /// Pairs as a table.
 pub fn pairs_table(encoded: &Encoded, dimension: usize) -> anyhow::Result<RecordBatch> {
     Ok(RecordBatch::try_from_iter([
-        (column::UID, Arc::new(StringArray::from_iter_values(encoded.uids.iter().map(Uid::to_string))) as ArrayRef),
+        (
+            column::UID,
+            Arc::new(StringArray::from_iter_values(encoded.uids.iter().map(Uid::to_string)))
+                as ArrayRef,
+        ),
         (column::CAPTION, Arc::new(StringArray::from_iter_values(&encoded.captions)) as ArrayRef),
         (IMAGE, lists(encoded.images.clone(), dimension)?),
         (TEXT, lists(encoded.texts.clone(), dimension)?),
@@ -24,9 +30,20 @@ pub fn pairs_table(encoded: &Encoded, dimension: usize) -> anyhow::Result<Record
 
 /// The same back.
 pub fn pairs_of(table: &RecordBatch) -> anyhow::Result<Encoded> {
-    let text = |name: &str| table.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()).context("a column");
-    let uids = text(column::UID)?.iter().map(|uid| Ok(uid.context("a uid")?.parse()?)).collect::<anyhow::Result<Vec<Uid>>>()?;
-    let captions = text(column::CAPTION)?.iter().map(|caption| caption.unwrap_or_default().to_owned()).collect();
+    let text = |name: &str| {
+        table
+            .column_by_name(name)
+            .and_then(|column| column.as_string_opt::<i32>())
+            .context("a column")
+    };
+    let uids = text(column::UID)?
+        .iter()
+        .map(|uid| Ok(uid.context("a uid")?.parse()?))
+        .collect::<anyhow::Result<Vec<Uid>>>()?;
+    let captions = text(column::CAPTION)?
+        .iter()
+        .map(|caption| caption.unwrap_or_default().to_owned())
+        .collect();
     let rows = |name: &str| anyhow::Ok(rows_of(table.column_by_name(name).context("a column")?)?.1);
     Ok(Encoded { uids, captions, images: rows(IMAGE)?, texts: rows(TEXT)?, skipped: Vec::new() })
 }
@@ -34,16 +51,24 @@ pub fn pairs_of(table: &RecordBatch) -> anyhow::Result<Encoded> {
 /// Rows [N, D] as a column.
 pub(super) fn lists(values: Vec<f32>, dimension: usize) -> anyhow::Result<ArrayRef> {
     let item = Arc::new(Field::new_list_field(DataType::Float32, false));
-    Ok(Arc::new(FixedSizeListArray::try_new(item, i32::try_from(dimension)?, Arc::new(Float32Array::from(values)), None)?))
+    Ok(Arc::new(FixedSizeListArray::try_new(
+        item,
+        i32::try_from(dimension)?,
+        Arc::new(Float32Array::from(values)),
+        None,
+    )?))
 }
 
 /// D and the rows [N, D] of a column of lists of floats, of any kind of list and of float.
 pub(super) fn rows_of(column: &ArrayRef) -> anyhow::Result<(usize, Vec<f32>)> {
-    let lists = cast(column, &DataType::List(Arc::new(Field::new_list_field(DataType::Float32, true))))
-        .with_context(|| format!("{} is no list of numbers", column.data_type()))?;
+    let lists =
+        cast(column, &DataType::List(Arc::new(Field::new_list_field(DataType::Float32, true))))
+            .with_context(|| format!("{} is no list of numbers", column.data_type()))?;
     let lists = lists.as_list::<i32>();
     let dimension = if lists.is_empty() { 0 } else { lists.value_length(0) as usize };
-    if let Some(row) = (0..lists.len()).find(|row| lists.is_null(*row) || lists.value_length(*row) as usize != dimension) {
+    if let Some(row) = (0..lists.len())
+        .find(|row| lists.is_null(*row) || lists.value_length(*row) as usize != dimension)
+    {
         bail!("row {row} has no embedding of {dimension} numbers, as the first one has");
     }
     let values = lists.values().as_primitive::<Float32Type>();
@@ -76,7 +101,10 @@ mod tests {
         assert_eq!((back.uids, back.captions), (encoded.uids.clone(), encoded.captions.clone()));
         assert_eq!((&back.images, &back.texts), (&encoded.images, &encoded.texts));
         let second = pairs_of(&table.slice(1, 1)).unwrap();
-        assert_eq!((second.uids, second.images), (vec![Uid([1; 16])], encoded.images[3..].to_vec()));
+        assert_eq!(
+            (second.uids, second.images),
+            (vec![Uid([1; 16])], encoded.images[3..].to_vec())
+        );
     }
 
     #[test]
@@ -86,8 +114,9 @@ mod tests {
             Some(vec![Some(3.0), Some(4.0)]),
         ]));
         assert_eq!(rows_of(&wide).unwrap(), (2, vec![1.0, 2.0, 3.0, 4.0]));
-        let half: ArrayRef =
-            Arc::new(ListArray::from_iter_primitive::<Float16Type, _, _>([Some(vec![Some(f16::from_f32(0.5))])]));
+        let half: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float16Type, _, _>([Some(
+            vec![Some(f16::from_f32(0.5))],
+        )]));
         assert_eq!(rows_of(&half).unwrap(), (1, vec![0.5]));
         for bad in [
             vec![Some(vec![Some(1.0)]), Some(vec![Some(1.0), Some(2.0)])],

@@ -50,7 +50,8 @@ pub fn write(store: &Store, request: &Request<'_>, folder: &Path) -> anyhow::Res
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).map_err(SchemaError::io(&unfinished))?;
     }
-    let parts: &[&str] = if request.format == EmbeddingFormat::Npy { &[IMAGES, TEXTS, METADATA] } else { &[""] };
+    let parts: &[&str] =
+        if request.format == EmbeddingFormat::Npy { &[IMAGES, TEXTS, METADATA] } else { &[""] };
     for part in parts {
         let path = unfinished.join(part);
         fs::create_dir_all(&path).map_err(SchemaError::io(&path))?;
@@ -64,12 +65,19 @@ pub fn write(store: &Store, request: &Request<'_>, folder: &Path) -> anyhow::Res
         match request.format {
             EmbeddingFormat::Npy => part.arrays(&unfinished, &number)?,
             EmbeddingFormat::Parquet => {
-                durable::write_with(&unfinished.join(format!("{PAIRS}{number}.parquet")), |file| {
-                    let mut writer =
-                        ArrowWriter::try_new(file, part.table(0, 0).map_err(other)?.schema(), None).map_err(other)?;
-                    part.tables(|table| Ok(writer.write(table)?)).map_err(other)?;
-                    writer.close().map(|_| ()).map_err(other)
-                })?;
+                durable::write_with(
+                    &unfinished.join(format!("{PAIRS}{number}.parquet")),
+                    |file| {
+                        let mut writer = ArrowWriter::try_new(
+                            file,
+                            part.table(0, 0).map_err(other)?.schema(),
+                            None,
+                        )
+                        .map_err(other)?;
+                        part.tables(|table| Ok(writer.write(table)?)).map_err(other)?;
+                        writer.close().map(|_| ()).map_err(other)
+                    },
+                )?;
             }
             EmbeddingFormat::Arrow => {
                 durable::write_with(&unfinished.join(format!("{PAIRS}{number}.arrow")), |file| {
@@ -104,9 +112,12 @@ impl Part {
     fn read(store: &Store, request: &Request<'_>, uids: &[Uid]) -> anyhow::Result<Self> {
         let limit = default_memory() as u64 / 2;
         let images = Vectors::read_some(store, request.producer, Modality::Image, uids, limit)?;
-        let texts = Vectors::read_some(store, request.producer, Modality::Text, images.uids(), limit)?;
+        let texts =
+            Vectors::read_some(store, request.producer, Modality::Text, images.uids(), limit)?;
         if texts.uids() != images.uids() {
-            bail!("the store has images of pairs whose captions it does not have: embed them again");
+            bail!(
+                "the store has images of pairs whose captions it does not have: embed them again"
+            );
         }
         let (sources, captions) = told(request.dataset, images.uids())?;
         Ok(Self { images, texts, sources, captions })
@@ -129,9 +140,14 @@ impl Part {
         Ok(durable::write(&folder.join(format!("{METADATA}/metadata_{number}.parquet")), &bytes)?)
     }
 
-    fn tables(&self, mut take: impl FnMut(&RecordBatch) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    fn tables(
+        &self,
+        mut take: impl FnMut(&RecordBatch) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let rows = self.images.len();
-        (0..rows).step_by(ROWS_AT_ONCE).try_for_each(|first| take(&self.table(first, ROWS_AT_ONCE.min(rows - first))?))
+        (0..rows)
+            .step_by(ROWS_AT_ONCE)
+            .try_for_each(|first| take(&self.table(first, ROWS_AT_ONCE.min(rows - first))?))
     }
 
     /// Some rows, with the columns of [`super::table`] and `image_path`.
@@ -144,8 +160,16 @@ impl Part {
         let names = self.images.uids()[first..first + rows].iter().map(Uid::to_string);
         Ok(RecordBatch::try_from_iter([
             (column::UID, Arc::new(StringArray::from_iter_values(names)) as ArrayRef),
-            ("image_path", Arc::new(StringArray::from_iter_values(&self.sources[first..first + rows])) as ArrayRef),
-            (column::CAPTION, Arc::new(StringArray::from_iter_values(&self.captions[first..first + rows])) as ArrayRef),
+            (
+                "image_path",
+                Arc::new(StringArray::from_iter_values(&self.sources[first..first + rows]))
+                    as ArrayRef,
+            ),
+            (
+                column::CAPTION,
+                Arc::new(StringArray::from_iter_values(&self.captions[first..first + rows]))
+                    as ArrayRef,
+            ),
             (IMAGE, values(&self.images)?),
             (TEXT, values(&self.texts)?),
         ])?)
@@ -154,7 +178,8 @@ impl Part {
 
 fn npy(path: &Path, vectors: &Vectors) -> anyhow::Result<usize> {
     let dimension = vectors.dimension();
-    let rows: Vec<&[f16]> = (0..vectors.len()).map(|place| &vectors.row(place)[..dimension]).collect();
+    let rows: Vec<&[f16]> =
+        (0..vectors.len()).map(|place| &vectors.row(place)[..dimension]).collect();
     write_halves(path, dimension, &mut rows.into_iter())?;
     Ok(vectors.len())
 }
@@ -162,7 +187,8 @@ fn npy(path: &Path, vectors: &Vectors) -> anyhow::Result<usize> {
 /// Where each pair came from, and its caption.
 fn told(dataset: &Path, uids: &[Uid]) -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let places: HashMap<Uid, usize> = uids.iter().copied().zip(0..).collect();
-    let (mut sources, mut captions) = (vec![String::new(); uids.len()], vec![String::new(); uids.len()]);
+    let (mut sources, mut captions) =
+        (vec![String::new(); uids.len()], vec![String::new(); uids.len()]);
     with_session(Some(dataset), None, async |context| {
         let of_meta = "SELECT uid, arrow_cast(concat(source, '/', key), 'Utf8'), arrow_cast(caption, 'Utf8') FROM meta";
         let mut rows = query(&context, of_meta).await.context("what the embeddings are of")?;

@@ -16,7 +16,9 @@ pub enum NearestError {
     )]
     Memory { rows: u64, dimension: usize, bytes: u64, limit: u64 },
 
-    #[error("the query has {found} dimensions and the embeddings have {expected}: they are of different models")]
+    #[error(
+        "the query has {found} dimensions and the embeddings have {expected}: they are of different models"
+    )]
     Dimension { expected: usize, found: usize },
 
     #[error(

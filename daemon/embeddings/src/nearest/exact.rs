@@ -47,7 +47,8 @@ pub fn nearest(vectors: &Vectors, query: &[f32], k: usize) -> Vec<Hit> {
     };
     let mut all = Best::new(k);
     thread::scope(|scope| {
-        let others: Vec<_> = (part..rows).step_by(part).map(|first| scope.spawn(move || search(first))).collect();
+        let others: Vec<_> =
+            (part..rows).step_by(part).map(|first| scope.spawn(move || search(first))).collect();
         for hit in search(0).into_hits() {
             all.push(hit);
         }
@@ -62,7 +63,11 @@ pub fn nearest(vectors: &Vectors, query: &[f32], k: usize) -> Vec<Hit> {
 }
 
 /// The same for many queries, each [stride].
-pub fn nearest_of_batch(vectors: &Vectors, queries: &[Vec<f32>], k: usize) -> Result<Vec<Vec<Hit>>, TrainerError> {
+pub fn nearest_of_batch(
+    vectors: &Vectors,
+    queries: &[Vec<f32>],
+    k: usize,
+) -> Result<Vec<Vec<Hit>>, TrainerError> {
     let stride = kernel::stride(vectors.dimension());
     let Some(slack) = slack(vectors, queries) else {
         return Ok(queries.iter().map(|query| nearest(vectors, query, k)).collect());
@@ -74,10 +79,13 @@ pub fn nearest_of_batch(vectors: &Vectors, queries: &[Vec<f32>], k: usize) -> Re
         let count = TILE.min(vectors.len() - first);
         let scores = products.with(&vectors.values()[first * stride..][..count * stride])?;
         thread::scope(|scope| {
-            let parts = queries.chunks(share).zip(best.chunks_mut(share)).zip(scores.chunks(share * count));
+            let parts =
+                queries.chunks(share).zip(best.chunks_mut(share)).zip(scores.chunks(share * count));
             for ((queries, best), scores) in parts {
                 scope.spawn(move || {
-                    for ((query, best), scores) in queries.iter().zip(best).zip(scores.chunks_exact(count)) {
+                    for ((query, best), scores) in
+                        queries.iter().zip(best).zip(scores.chunks_exact(count))
+                    {
                         pick(vectors, query, scores, first, slack, best);
                     }
                 });
@@ -88,7 +96,14 @@ pub fn nearest_of_batch(vectors: &Vectors, queries: &[Vec<f32>], k: usize) -> Re
 }
 
 /// Takes in those of a tile's rows that may be among the best.
-fn pick(vectors: &Vectors, query: &[f32], scores: &[f32], first: usize, slack: f32, best: &mut Best) {
+fn pick(
+    vectors: &Vectors,
+    query: &[f32],
+    scores: &[f32],
+    first: usize,
+    slack: f32,
+    best: &mut Best,
+) {
     let mut least = best.threshold() - slack;
     for (part, glance) in scores.chunks(GLANCE).enumerate() {
         // All of them are compared, which takes fewer instructions than stopping at the first.

@@ -88,17 +88,26 @@ impl Graph {
             });
         };
         // hnsw_rs asserts what it expects of distances.
-        catch_unwind(AssertUnwindSafe(build)).map_err(|_| NearestError::Graph("hnsw_rs gave up".into()))?;
+        catch_unwind(AssertUnwindSafe(build))
+            .map_err(|_| NearestError::Graph("hnsw_rs gave up".into()))?;
         self.rows = vectors.len();
         Ok(())
     }
 
     /// About the k nearest of those that are in it; `width` (ef) candidates are looked at.
-    pub fn nearest(&self, vectors: &Vectors, query: &[f32], k: usize, width: usize) -> Result<Vec<Hit>, NearestError> {
+    pub fn nearest(
+        &self,
+        vectors: &Vectors,
+        query: &[f32],
+        k: usize,
+        width: usize,
+    ) -> Result<Vec<Hit>, NearestError> {
         let mut narrow = vec![f16::ZERO; query.len()];
         narrow.convert_from_f32_slice(query);
-        let search = || if k == 0 { Vec::new() } else { self.hnsw.search(&narrow, k, width.max(k)) };
-        let found = catch_unwind(AssertUnwindSafe(search)).map_err(|_| NearestError::Graph("hnsw_rs gave up".into()))?;
+        let search =
+            || if k == 0 { Vec::new() } else { self.hnsw.search(&narrow, k, width.max(k)) };
+        let found = catch_unwind(AssertUnwindSafe(search))
+            .map_err(|_| NearestError::Graph("hnsw_rs gave up".into()))?;
         let mut best = Best::new(k);
         for neighbour in found {
             let place = neighbour.d_id;

@@ -90,7 +90,9 @@ fn sum_of_8(sums: [f32; 8]) -> f32 {
 #[cfg(target_arch = "x86_64")]
 fearless_simd::kernel!(
     fn score_avx2(avx2: Avx2, rows: &[u16], query: &[f32], scores: &mut [f32]) {
-        use std::arch::x86_64::{__m128i, __m256, _mm256_add_ps, _mm256_cvtph_ps, _mm256_mul_ps, _mm256_setzero_ps};
+        use std::arch::x86_64::{
+            __m128i, __m256, _mm256_add_ps, _mm256_cvtph_ps, _mm256_mul_ps, _mm256_setzero_ps,
+        };
 
         use fearless_simd::{f32x8, prelude::*, u16x8};
 
@@ -105,10 +107,12 @@ fearless_simd::kernel!(
                     for part in 0..4 {
                         let x: __m128i = u16x8::from_slice(avx2, &x[8 * part..][..8]).into();
                         let y: __m256 = f32x8::from_slice(avx2, &y[8 * part..][..8]).into();
-                        sums[part] = _mm256_add_ps(sums[part], _mm256_mul_ps(_mm256_cvtph_ps(x), y));
+                        sums[part] =
+                            _mm256_add_ps(sums[part], _mm256_mul_ps(_mm256_cvtph_ps(x), y));
                     }
                 }
-                let sums = _mm256_add_ps(_mm256_add_ps(sums[0], sums[2]), _mm256_add_ps(sums[1], sums[3]));
+                let sums =
+                    _mm256_add_ps(_mm256_add_ps(sums[0], sums[2]), _mm256_add_ps(sums[1], sums[3]));
                 let sums: f32x8<_> = sums.simd_into(avx2);
                 scores[place] = sum_of_8(sums.into());
             }
@@ -119,7 +123,9 @@ fearless_simd::kernel!(
 #[cfg(target_arch = "x86_64")]
 fearless_simd::kernel!(
     fn score_pair_avx2(avx2: Avx2, a: &[u16], b: &[u16]) -> f32 {
-        use std::arch::x86_64::{__m128i, _mm256_add_ps, _mm256_cvtph_ps, _mm256_mul_ps, _mm256_setzero_ps};
+        use std::arch::x86_64::{
+            __m128i, _mm256_add_ps, _mm256_cvtph_ps, _mm256_mul_ps, _mm256_setzero_ps,
+        };
 
         use fearless_simd::{f32x8, prelude::*, u16x8};
 
@@ -128,7 +134,10 @@ fearless_simd::kernel!(
             for part in 0..4 {
                 let x: __m128i = u16x8::from_slice(avx2, &x[8 * part..][..8]).into();
                 let y: __m128i = u16x8::from_slice(avx2, &y[8 * part..][..8]).into();
-                sums[part] = _mm256_add_ps(sums[part], _mm256_mul_ps(_mm256_cvtph_ps(x), _mm256_cvtph_ps(y)));
+                sums[part] = _mm256_add_ps(
+                    sums[part],
+                    _mm256_mul_ps(_mm256_cvtph_ps(x), _mm256_cvtph_ps(y)),
+                );
             }
         }
         let sums = _mm256_add_ps(_mm256_add_ps(sums[0], sums[2]), _mm256_add_ps(sums[1], sums[3]));

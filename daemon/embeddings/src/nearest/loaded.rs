@@ -57,12 +57,18 @@ impl Models {
     /// seconds where weights are read. On the CPU: one text is encoded sooner than a GPU is woken up.
     pub fn get(&self, name: &str, state: &Path) -> anyhow::Result<Arc<Loaded>> {
         let (name, state) = (name.to_owned(), state.to_owned());
-        let named = ModelRef { name, config: None, ema: false, state, device: "cpu".into(), threads: 0 };
-        let path = if self.anywhere { models::resolve(&named)? } else { models::resolve_run(&named)? };
+        let named =
+            ModelRef { name, config: None, ema: false, state, device: "cpu".into(), threads: 0 };
+        let path =
+            if self.anywhere { models::resolve(&named)? } else { models::resolve_run(&named)? };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = kept.iter().position(|kept| kept.path == path).map(|place| kept.remove(place).loaded);
+        let known =
+            kept.iter().position(|kept| kept.path == path).map(|place| kept.remove(place).loaded);
         let load = || {
-            let name = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?.to_owned();
+            let name = path
+                .to_str()
+                .with_context(|| format!("{} is no UTF-8", path.display()))?
+                .to_owned();
             Loaded::new(models::load(&ModelRef { name, ..named })?).map(Arc::new)
         };
         let loaded = known.map_or_else(load, Ok)?;

@@ -67,12 +67,21 @@ impl Searcher {
     }
 
     /// Those of these pairs; equal scores in their order.
-    pub fn open_some(store: &Store, loaded: Arc<Loaded>, uids: &[Uid], limit: u64) -> Result<Self, NearestError> {
+    pub fn open_some(
+        store: &Store,
+        loaded: Arc<Loaded>,
+        uids: &[Uid],
+        limit: u64,
+    ) -> Result<Self, NearestError> {
         let vectors = Vectors::read_some(store, loaded.producer(), Modality::Image, uids, limit);
         Self::over(store, loaded, vectors)
     }
 
-    fn over(store: &Store, loaded: Arc<Loaded>, vectors: Result<Vectors, NearestError>) -> Result<Self, NearestError> {
+    fn over(
+        store: &Store,
+        loaded: Arc<Loaded>,
+        vectors: Result<Vectors, NearestError>,
+    ) -> Result<Self, NearestError> {
         let vectors = vectors.map_err(|error| match error {
             NearestError::Store(StoreError::NoEmbeddings { .. }) => NearestError::NoEmbeddings {
                 model: loaded.lock().path.display().to_string(),
@@ -122,11 +131,18 @@ impl Searcher {
     }
 
     /// The k nearest to each query, best first.
-    pub fn nearest(&self, queries: &[Query], k: usize, options: SearchOptions) -> Result<Vec<Vec<Found>>, NearestError> {
+    pub fn nearest(
+        &self,
+        queries: &[Query],
+        k: usize,
+        options: SearchOptions,
+    ) -> Result<Vec<Vec<Found>>, NearestError> {
         if let Some(threshold) = options.distinct
             && !(-1.0..=1.0).contains(&threshold)
         {
-            return Err(NearestError::Query(format!("results are told apart by a cosine, from -1 to 1, not by {threshold}")));
+            return Err(NearestError::Query(format!(
+                "results are told apart by a cosine, from -1 to 1, not by {threshold}"
+            )));
         }
         let vectors = query::encode(&self.loaded, &self.vectors, queries)?;
         let values: Vec<Vec<f32>> = vectors.iter().map(|vector| padded(&vector.values)).collect();
@@ -151,7 +167,8 @@ impl Searcher {
                     None => true,
                 };
                 hits.truncate(k);
-                answers[query] = hits.iter().map(|hit| Found { uid: hit.uid, score: hit.score }).collect();
+                answers[query] =
+                    hits.iter().map(|hit| Found { uid: hit.uid, score: hit.score }).collect();
                 if !enough && !all {
                     left.push(query);
                 }
@@ -162,7 +179,12 @@ impl Searcher {
         Ok(answers)
     }
 
-    fn hits(&self, queries: &[Vec<f32>], k: usize, width: Option<usize>) -> Result<Vec<Vec<Hit>>, NearestError> {
+    fn hits(
+        &self,
+        queries: &[Vec<f32>],
+        k: usize,
+        width: Option<usize>,
+    ) -> Result<Vec<Vec<Hit>>, NearestError> {
         match (&self.graph, width) {
             (Some((graph, _)), Some(width)) => {
                 queries.iter().map(|query| graph.nearest(&self.vectors, query, k, width)).collect()
@@ -180,7 +202,10 @@ impl Searcher {
                 break;
             }
             let row = self.vectors.row(hit.place);
-            if kept.iter().all(|better| kernel::score_pair(self.vectors.row(better.place), row) < threshold) {
+            if kept
+                .iter()
+                .all(|better| kernel::score_pair(self.vectors.row(better.place), row) < threshold)
+            {
                 kept.push(hit);
             }
         }

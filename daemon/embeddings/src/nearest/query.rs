@@ -41,11 +41,16 @@ pub(super) struct Vector {
 }
 
 /// Encodes queries: all of their texts at once.
-pub(super) fn encode(loaded: &Loaded, vectors: &Vectors, queries: &[Query]) -> Result<Vec<Vector>, NearestError> {
-    let texts = queries.iter().flat_map(|query| &query.parts).filter_map(|(_, sought)| match sought {
-        Sought::Text(text) => Some(text.clone()),
-        Sought::Image(_) | Sought::Uid(_) => None,
-    });
+pub(super) fn encode(
+    loaded: &Loaded,
+    vectors: &Vectors,
+    queries: &[Query],
+) -> Result<Vec<Vector>, NearestError> {
+    let texts =
+        queries.iter().flat_map(|query| &query.parts).filter_map(|(_, sought)| match sought {
+            Sought::Text(text) => Some(text.clone()),
+            Sought::Image(_) | Sought::Uid(_) => None,
+        });
     let encoded = loaded.lock().encode_texts(&texts.collect::<Vec<_>>())?;
     let mut encoded = encoded.chunks_exact(vectors.dimension());
     queries.iter().map(|query| of_query(loaded, vectors, query, &mut encoded)).collect()
@@ -68,10 +73,16 @@ fn of_query<'a>(
             Sought::Image(bytes) => encode_image(loaded, bytes)?,
             Sought::Uid(uid) => {
                 let place = vectors.place_of(*uid).ok_or_else(|| {
-                    NearestError::Query(format!("pair {uid} is not among the {} embeddings that are searched", vectors.len()))
+                    NearestError::Query(format!(
+                        "pair {uid} is not among the {} embeddings that are searched",
+                        vectors.len()
+                    ))
                 })?;
                 named.push(place);
-                vectors.row(place)[..vectors.dimension()].iter().map(|value| value.to_f32()).collect()
+                vectors.row(place)[..vectors.dimension()]
+                    .iter()
+                    .map(|value| value.to_f32())
+                    .collect()
             }
         };
         parts.push((*weight, part));
@@ -82,7 +93,9 @@ fn of_query<'a>(
 
 fn sum(dimension: usize, parts: Vec<(f32, Vec<f32>)>) -> Result<Vec<f32>, NearestError> {
     if parts.is_empty() {
-        return Err(NearestError::Query("nothing to search for: name a text, an image or a uid".into()));
+        return Err(NearestError::Query(
+            "nothing to search for: name a text, an image or a uid".into(),
+        ));
     }
     if let Some((_, part)) = parts.iter().find(|(_, part)| part.len() != dimension) {
         return Err(NearestError::Dimension { expected: dimension, found: part.len() });
@@ -95,8 +108,11 @@ fn sum(dimension: usize, parts: Vec<(f32, Vec<f32>)>) -> Result<Vec<f32>, Neares
     for (weight, part) in parts {
         sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += weight * value);
     }
-    unit(sum)
-        .ok_or_else(|| NearestError::Query("the parts of the query cancel each other out: nothing is left to search for".into()))
+    unit(sum).ok_or_else(|| {
+        NearestError::Query(
+            "the parts of the query cancel each other out: nothing is left to search for".into(),
+        )
+    })
 }
 
 /// The vector with length 1; none of one that has nearly no length.
@@ -126,10 +142,25 @@ mod tests {
     fn parts_are_added_by_weight_and_brought_to_unit_length() {
         let (x, y) = (vec![1.0, 0.0], vec![0.0, 1.0]);
         assert_eq!(sum(2, vec![(3.0, x.clone()), (4.0, y.clone())]).unwrap(), [0.6, 0.8]);
-        assert_eq!(sum(2, vec![(1.0, x.clone()), (1.0, y.clone()), (-1.0, x.clone())]).unwrap(), [0.0, 1.0]);
-        assert_eq!(sum(2, vec![(1.0, vec![2.0, 0.0])]).unwrap(), [2.0, 0.0], "one part stays what it is");
-        assert!(sum(2, vec![(1.0, x.clone()), (-1.0, x.clone())]).unwrap_err().to_string().contains("cancel"));
+        assert_eq!(
+            sum(2, vec![(1.0, x.clone()), (1.0, y.clone()), (-1.0, x.clone())]).unwrap(),
+            [0.0, 1.0]
+        );
+        assert_eq!(
+            sum(2, vec![(1.0, vec![2.0, 0.0])]).unwrap(),
+            [2.0, 0.0],
+            "one part stays what it is"
+        );
+        assert!(
+            sum(2, vec![(1.0, x.clone()), (-1.0, x.clone())])
+                .unwrap_err()
+                .to_string()
+                .contains("cancel")
+        );
         assert!(sum(2, Vec::new()).unwrap_err().to_string().contains("nothing to search for"));
-        assert!(matches!(sum(3, vec![(1.0, x)]), Err(NearestError::Dimension { expected: 3, found: 2 })));
+        assert!(matches!(
+            sum(3, vec![(1.0, x)]),
+            Err(NearestError::Dimension { expected: 3, found: 2 })
+        ));
     }
 }

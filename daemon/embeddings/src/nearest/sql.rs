@@ -7,7 +7,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float32Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float32Array, RecordBatch, RecordBatchOptions,
+};
 use arrow::buffer::Buffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
@@ -28,8 +30,7 @@ use super::vectors::READ_AT_ONCE;
 use super::{NearestError, kernel};
 
 const NAME: &str = "nearest";
-const USAGE: &str =
-    "nearest('MODEL', QUERY [, k]): a run, RUN@STEP, RUN@best or a folder; a text, uid('hex') or a vector; how many";
+const USAGE: &str = "nearest('MODEL', QUERY [, k]): a run, RUN@STEP, RUN@best or a folder; a text, uid('hex') or a vector; how many";
 
 /// Makes the function known to a session. Without a store it says what it wants.
 pub fn register(context: &SessionContext, store: Option<Store>, models: &Models) {
@@ -57,7 +58,12 @@ impl TableFunctionImpl for Nearest {
         let (model, query, k) = match constants.as_slice() {
             [model, query] => (*model, *query, None),
             [model, query, k] => (*model, *query, Some(*k)),
-            other => return plan_err!("nearest wants two or three arguments, found {}. {USAGE}", other.len()),
+            other => {
+                return plan_err!(
+                    "nearest wants two or three arguments, found {}. {USAGE}",
+                    other.len()
+                );
+            }
         };
         let Some(model) = model.try_as_str().flatten() else {
             return plan_err!("nearest wants the name of a model first, found {model}. {USAGE}");
@@ -65,12 +71,22 @@ impl TableFunctionImpl for Nearest {
         let k = match k.map(|k| (k.cast_to(&DataType::UInt64), k)) {
             None => None,
             Some((Ok(ScalarValue::UInt64(Some(k))), _)) if k > 0 => Some(k as usize),
-            Some((_, k)) => return plan_err!("nearest wants a whole number from 1 on as k, found {k}. {USAGE}"),
+            Some((_, k)) => {
+                return plan_err!("nearest wants a whole number from 1 on as k, found {k}. {USAGE}");
+            }
         };
         let Some(store) = self.store.clone() else {
-            return plan_err!("nearest searches the embeddings of a state folder: name it with --state");
+            return plan_err!(
+                "nearest searches the embeddings of a state folder: name it with --state"
+            );
         };
-        let asked = Asked { store, models: self.models.clone(), model: model.into(), query: Asked::query(query)?, k };
+        let asked = Asked {
+            store,
+            models: self.models.clone(),
+            model: model.into(),
+            query: Asked::query(query)?,
+            k,
+        };
         Ok(Arc::new(NearestTable { asked: Arc::new(asked), schema: schema() }))
     }
 }
@@ -138,8 +154,16 @@ impl Asked {
         while let Some(chunk) = uids.next_chunk(READ_AT_ONCE)? {
             if let Some(index) = chunk.uids.iter().position(|known| *known == uid) {
                 let row = chunk.first_row + index as u64;
-                let found = self.store.read_embeddings_from(loaded.producer(), Modality::Image, row)?.next_chunk(1)?;
-                return Ok(found.unwrap_or_default().vectors.iter().map(|value| value.to_f32()).collect());
+                let found = self
+                    .store
+                    .read_embeddings_from(loaded.producer(), Modality::Image, row)?
+                    .next_chunk(1)?;
+                return Ok(found
+                    .unwrap_or_default()
+                    .vectors
+                    .iter()
+                    .map(|value| value.to_f32())
+                    .collect());
             }
         }
         Err(NearestError::Query(format!("pair {uid} has no embedding by {}", self.model)))
@@ -188,7 +212,10 @@ impl Asked {
     fn naming_the_model(&self, error: NearestError) -> NearestError {
         match error {
             NearestError::Store(StoreError::NoEmbeddings { state, .. }) => {
-                NearestError::NoEmbeddings { model: self.model.clone(), state: state.display().to_string() }
+                NearestError::NoEmbeddings {
+                    model: self.model.clone(),
+                    state: state.display().to_string(),
+                }
             }
             other => other,
         }
@@ -198,11 +225,16 @@ impl Asked {
 fn batch(uids: &[Uid], scores: Vec<f32>, projection: &[usize]) -> SqlResult<RecordBatch> {
     let rows = scores.len();
     let bytes: Vec<u8> = uids.iter().flat_map(|uid| uid.0).collect();
-    let uids = Arc::new(FixedSizeBinaryArray::try_new(16, Buffer::from_vec(bytes), None)?) as ArrayRef;
+    let uids =
+        Arc::new(FixedSizeBinaryArray::try_new(16, Buffer::from_vec(bytes), None)?) as ArrayRef;
     let columns = [uids, Arc::new(Float32Array::from(scores))];
     let columns = projection.iter().map(|column| Arc::clone(&columns[*column])).collect();
     let schema = Arc::new(schema().project(projection)?);
-    Ok(RecordBatch::try_new_with_options(schema, columns, &RecordBatchOptions::new().with_row_count(Some(rows)))?)
+    Ok(RecordBatch::try_new_with_options(
+        schema,
+        columns,
+        &RecordBatchOptions::new().with_row_count(Some(rows)),
+    )?)
 }
 
 struct NearestTable {
@@ -212,7 +244,10 @@ struct NearestTable {
 
 impl fmt::Debug for NearestTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(NAME).field("model", &self.asked.model).field("k", &self.asked.k).finish_non_exhaustive()
+        f.debug_struct(NAME)
+            .field("model", &self.asked.model)
+            .field("k", &self.asked.k)
+            .finish_non_exhaustive()
     }
 }
 

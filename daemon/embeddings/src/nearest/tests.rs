@@ -28,9 +28,9 @@ fn narrowed(values: &[f32]) -> Vec<f16> {
 
 /// All rows by score and place. Coarse values make every product and sum exact, in whatever order.
 fn by_sorting(rows: &[f32], query: &[f32], k: usize) -> Vec<(usize, f32)> {
-    let scores = rows
-        .chunks_exact(query.len())
-        .map(|row| row.iter().zip(query).map(|(a, b)| a * b).fold(0.0, |sum, product| sum + product));
+    let scores = rows.chunks_exact(query.len()).map(|row| {
+        row.iter().zip(query).map(|(a, b)| a * b).fold(0.0, |sum, product| sum + product)
+    });
     let mut all: Vec<(usize, f32)> = scores.enumerate().collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     all.truncate(k);
@@ -72,7 +72,8 @@ proptest! {
 fn a_batch_answers_bit_for_bit_what_single_queries_do_on_several_tiles_and_threads() {
     const ROWS: usize = 40_000;
     let mut random = Random::new(5);
-    let mut draw = |count: usize| (0..count).map(|_| random.uniform(-1.0, 1.0) as f32).collect::<Vec<_>>();
+    let mut draw =
+        |count: usize| (0..count).map(|_| random.uniform(-1.0, 1.0) as f32).collect::<Vec<_>>();
     let mut values = draw(ROWS * 24);
     // Copies: their scores differ in no bit, so their places decide.
     values.copy_within(0..24 * 50, 24 * 39_000);
@@ -111,7 +112,8 @@ fn a_set_that_grows_is_taken_in_and_one_made_anew_is_read_anew() {
         writer.finish().unwrap();
     };
     let expected = |rows: std::ops::Range<usize>| {
-        let vectors = Vectors::of(40, uids(rows.clone()), &narrowed(&values[rows.start * 40..rows.end * 40]));
+        let vectors =
+            Vectors::of(40, uids(rows.clone()), &narrowed(&values[rows.start * 40..rows.end * 40]));
         (vectors.uids().to_vec(), vectors.values().to_vec())
     };
     let found = |vectors: &Vectors| (vectors.uids().to_vec(), vectors.values().to_vec());
@@ -126,7 +128,14 @@ fn a_set_that_grows_is_taken_in_and_one_made_anew_is_read_anew() {
     assert_eq!(vectors.len(), 777);
 
     // Of a part, in the order that was asked for; uids that are not there are left out.
-    let some = Vectors::read_some(&store, producer, Modality::Image, &[uid(700), uid(999), uid(3)], 1 << 20).unwrap();
+    let some = Vectors::read_some(
+        &store,
+        producer,
+        Modality::Image,
+        &[uid(700), uid(999), uid(3)],
+        1 << 20,
+    )
+    .unwrap();
     assert_eq!(some.uids(), [uid(700), uid(3)]);
     assert_eq!(some.row(0), &found(&vectors).1[700 * 64..701 * 64]);
     assert_eq!(some.row(1), &found(&vectors).1[3 * 64..4 * 64]);
@@ -147,7 +156,10 @@ fn what_does_not_fit_into_memory_is_refused_before_it_is_read() {
     // 2 · 32 + 16 bytes a row.
     assert_eq!(Vectors::read(&store, producer, Modality::Image, 8000).unwrap().len(), 100);
     let refused = Vectors::read(&store, producer, Modality::Image, 7999).err().unwrap();
-    assert!(matches!(refused, NearestError::Memory { rows: 100, bytes: 8000, limit: 7999, .. }), "{refused}");
+    assert!(
+        matches!(refused, NearestError::Memory { rows: 100, bytes: 8000, limit: 7999, .. }),
+        "{refused}"
+    );
     assert!(Vectors::read(&store, producer, Modality::Text, 8000).is_err());
 }
 
@@ -206,6 +218,9 @@ fn approximate_index_takes_few_rows_equal_rows_and_no_rows() {
     }
     let (_, vectors) = graph(1);
     for (links, candidates) in [(1, 200), (300, 1000), (16, 32)] {
-        assert!(matches!(Graph::build(&vectors, GraphSpec { links, candidates }), Err(NearestError::Query(_))));
+        assert!(matches!(
+            Graph::build(&vectors, GraphSpec { links, candidates }),
+            Err(NearestError::Query(_))
+        ));
     }
 }

@@ -33,7 +33,12 @@ pub struct Vectors {
 
 impl Vectors {
     /// All rows that a set has now.
-    pub fn read(store: &Store, producer: ContentHash, modality: Modality, limit: u64) -> Result<Self, NearestError> {
+    pub fn read(
+        store: &Store,
+        producer: ContentHash,
+        modality: Modality,
+        limit: u64,
+    ) -> Result<Self, NearestError> {
         let set = store.read_embeddings(producer, modality)?.set().clone();
         let mut vectors = Self::empty(&set, limit);
         vectors.refresh(store)?;
@@ -80,15 +85,32 @@ impl Vectors {
         let mut values = Vec::with_capacity(uids.len() * kernel::stride(dimension));
         kernel::append_padded(rows, dimension, &mut values);
         let producer = ContentHash::of(b"");
-        let mut vectors =
-            Self { producer, modality: Modality::Image, dimension, limit: u64::MAX, uids, values, longest: 0.0, part: true };
+        let mut vectors = Self {
+            producer,
+            modality: Modality::Image,
+            dimension,
+            limit: u64::MAX,
+            uids,
+            values,
+            longest: 0.0,
+            part: true,
+        };
         vectors.note_longest(0);
         vectors
     }
 
     fn empty(set: &EmbeddingSet, limit: u64) -> Self {
         let EmbeddingSet { producer, modality, dim: dimension, .. } = *set;
-        Self { producer, modality, dimension, limit, uids: Vec::new(), values: Vec::new(), longest: 0.0, part: false }
+        Self {
+            producer,
+            modality,
+            dimension,
+            limit,
+            uids: Vec::new(),
+            values: Vec::new(),
+            longest: 0.0,
+            part: false,
+        }
     }
 
     /// Reads what was appended to the set since; a set that was dropped and made anew is read anew. Says whether the rows that
@@ -127,7 +149,11 @@ impl Vectors {
     fn reader(&self, store: &Store, first: u64) -> Result<EmbeddingReader, NearestError> {
         let reader = store.read_embeddings_from(self.producer, self.modality, first)?;
         let found = reader.set().dim;
-        if found == self.dimension { Ok(reader) } else { Err(NearestError::Dimension { expected: self.dimension, found }) }
+        if found == self.dimension {
+            Ok(reader)
+        } else {
+            Err(NearestError::Dimension { expected: self.dimension, found })
+        }
     }
 
     fn check_room(&self, rows: u64) -> Result<(), NearestError> {

@@ -49,8 +49,13 @@ impl Axis {
     /// Spans all values that the scale can show. A single value lies in the middle. Without any, the axis goes from 0 to 1
     /// (logarithmic: 1 to 10).
     pub(crate) fn over(scale: Scale, values: impl IntoIterator<Item = f64>) -> Self {
-        let shown = values.into_iter().filter(|value| scale.shows(*value)).map(|value| value.clamp(-LARGEST, LARGEST));
-        let (low, high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+        let shown = values
+            .into_iter()
+            .filter(|value| scale.shows(*value))
+            .map(|value| value.clamp(-LARGEST, LARGEST));
+        let (low, high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+            (low.min(value), high.max(value))
+        });
         let (low, high) = match scale {
             _ if low > high && scale == Scale::Log => (1.0, 10.0),
             _ if low > high => (0.0, 1.0),
@@ -67,7 +72,11 @@ impl Axis {
         match self.scale {
             Scale::Linear => {
                 let every = nice(self.high - self.low, parts);
-                let rounded = Self { low: (self.low / every).floor() * every, high: (self.high / every).ceil() * every, ..self };
+                let rounded = Self {
+                    low: (self.low / every).floor() * every,
+                    high: (self.high / every).ceil() * every,
+                    ..self
+                };
                 (rounded, rounded.multiples(every))
             }
             Scale::Log => {
@@ -86,7 +95,9 @@ impl Axis {
     /// Returns how far along the axis a value lies: 0 at the low end, 1 at the high end. None for what the scale cannot show.
     pub(crate) fn part(&self, value: f64) -> Option<f64> {
         let (low, high) = (self.scale.forward(self.low), self.scale.forward(self.high));
-        self.scale.shows(value).then(|| (self.scale.forward(value.clamp(-LARGEST, LARGEST)) - low) / (high - low))
+        self.scale
+            .shows(value)
+            .then(|| (self.scale.forward(value.clamp(-LARGEST, LARGEST)) - low) / (high - low))
     }
 
     /// Returns the value that lies `part` of the way along the axis.
@@ -101,7 +112,10 @@ impl Axis {
             let ticks = self.powers(parts);
             // Within less than a power of ten, values lie nearly evenly.
             if ticks.len() > 1 {
-                return ticks.into_iter().map(|value| (value, crate::numbers::short(value))).collect();
+                return ticks
+                    .into_iter()
+                    .map(|value| (value, crate::numbers::short(value)))
+                    .collect();
             }
         }
         self.multiples(nice(self.high - self.low, parts))
@@ -126,8 +140,11 @@ impl Axis {
         let between: &[f64] = if 3.0 * decades <= 1.5 * parts { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let every = (decades / parts).ceil().max(1.0) as i32;
         let powers = (first..=last).filter(|power| power.rem_euclid(every) == 0);
-        let values = powers.flat_map(|power| between.iter().map(move |times| times * 10f64.powi(power)));
-        values.filter(|value| (self.low * (1.0 - 1e-9)..=self.high * (1.0 + 1e-9)).contains(value)).collect()
+        let values =
+            powers.flat_map(|power| between.iter().map(move |times| times * 10f64.powi(power)));
+        values
+            .filter(|value| (self.low * (1.0 - 1e-9)..=self.high * (1.0 + 1e-9)).contains(value))
+            .collect()
     }
 }
 
@@ -135,7 +152,8 @@ impl Axis {
 fn nice(range: f64, parts: f64) -> f64 {
     let rough = range / parts.max(1.0);
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0].into_iter().find(|step| step * power >= rough * 0.999_999).unwrap_or(10.0);
+    let step =
+        [1.0, 2.0, 5.0].into_iter().find(|step| step * power >= rough * 0.999_999).unwrap_or(10.0);
     step * power
 }
 
@@ -146,7 +164,8 @@ fn number(value: f64, every: f64, largest: f64) -> String {
         return "0".to_owned();
     }
     if largest >= 1e15 || (largest < 1e-2 && every < 1e-3) {
-        let digits = (value.abs() * (1.0 + 1e-9)).log10().floor() - (every * (1.0 + 1e-9)).log10().floor();
+        let digits =
+            (value.abs() * (1.0 + 1e-9)).log10().floor() - (every * (1.0 + 1e-9)).log10().floor();
         return format!("{value:.*e}", digits.clamp(1.0, 15.0) as usize);
     }
     let (size, unit) = match largest {
@@ -183,10 +202,16 @@ mod tests {
         let over = |low, high| Axis::over(Scale::Linear, [low, high]);
         assert_eq!(labels(over(0.0, 1.0), 4.0), ["0", "0.5", "1.0"]);
         assert_eq!(labels(over(-3.0, 5.0), 4.0), ["-2", "0", "2", "4"]);
-        assert_eq!(labels(over(0.0, 1_200_000.0), 6.0), ["0", "0.2M", "0.4M", "0.6M", "0.8M", "1.0M", "1.2M"]);
+        assert_eq!(
+            labels(over(0.0, 1_200_000.0), 6.0),
+            ["0", "0.2M", "0.4M", "0.6M", "0.8M", "1.0M", "1.2M"]
+        );
         assert_eq!(labels(over(9500.0, 10_500.0), 4.0), ["9.5k", "10.0k", "10.5k"]);
         assert_eq!(labels(over(1.0, 1.0006), 3.0), ["1.0000", "1.0002", "1.0004", "1.0006"]);
-        assert_eq!(labels(over(0.0, 1e-3), 5.0), ["0", "2.0e-4", "4.0e-4", "6.0e-4", "8.0e-4", "1.0e-3"]);
+        assert_eq!(
+            labels(over(0.0, 1e-3), 5.0),
+            ["0", "2.0e-4", "4.0e-4", "6.0e-4", "8.0e-4", "1.0e-3"]
+        );
         assert_eq!(labels(over(1e-12, 3e-12), 2.0), ["1.0e-12", "2.0e-12", "3.0e-12"]);
         assert_eq!(labels(over(0.0, 1e18), 2.0), ["0", "5.0e17", "1.0e18"]);
     }
@@ -197,7 +222,10 @@ mod tests {
         assert_eq!(labels(over(47.0, 640.0), 5.0), ["50", "100", "200", "500"]);
         assert_eq!(labels(over(1.0, 1e6), 6.0), ["1", "10", "100", "1000", "10k", "100k", "1M"]);
         // 24 decades at 6 parts: every fourth.
-        assert_eq!(labels(over(1e-12, 1e12), 6.0), ["1.0e-12", "1.0e-8", "1.0e-4", "1", "10k", "100M", "1000G"]);
+        assert_eq!(
+            labels(over(1e-12, 1e12), 6.0),
+            ["1.0e-12", "1.0e-8", "1.0e-4", "1", "10k", "100M", "1000G"]
+        );
         // Within a part of a decade: evenly.
         assert_eq!(labels(over(30.0, 90.0), 4.0), ["40", "60", "80"]);
     }
@@ -209,7 +237,9 @@ mod tests {
         assert_eq!(linear.value(0.25), 4.0);
         assert_eq!([f64::NAN, f64::INFINITY].map(|value| linear.part(value)), [None, None]);
         let log = Axis::over(Scale::Log, [1.0, 10_000.0, 0.0, -5.0]);
-        assert!((log.part(100.0).unwrap() - 0.5).abs() < 1e-9 && (log.value(0.5) - 100.0).abs() < 1e-9);
+        assert!(
+            (log.part(100.0).unwrap() - 0.5).abs() < 1e-9 && (log.value(0.5) - 100.0).abs() < 1e-9
+        );
         assert_eq!([0.0, -1.0].map(|value| log.part(value)), [None, None]);
         let (rounded, ticks) = Axis::over(Scale::Linear, [0.13, 0.79]).rounded(4.0);
         assert_eq!((rounded.part(0.0), rounded.part(0.8)), (Some(0.0), Some(1.0)));
@@ -235,15 +265,28 @@ mod tests {
         for values in values {
             for scale in [Scale::Linear, Scale::Log] {
                 let axis = Axis::over(scale, values.iter().copied());
-                assert!(axis.low < axis.high && axis.low.is_finite() && axis.high.is_finite(), "{values:?} {axis:?}");
+                assert!(
+                    axis.low < axis.high && axis.low.is_finite() && axis.high.is_finite(),
+                    "{values:?} {axis:?}"
+                );
                 let (rounded, ticks) = axis.rounded(5.0);
-                assert!(rounded.low <= axis.low && axis.high <= rounded.high, "{axis:?} {rounded:?}");
+                assert!(
+                    rounded.low <= axis.low && axis.high <= rounded.high,
+                    "{axis:?} {rounded:?}"
+                );
                 assert!((1..=20).contains(&ticks.len()), "{values:?} {ticks:?}");
                 for parts in [0.0, 1.0, 5.0, 8.0] {
-                    assert!(rounded.ticks(parts).len() <= 20, "{values:?} {:?}", rounded.ticks(parts));
+                    assert!(
+                        rounded.ticks(parts).len() <= 20,
+                        "{values:?} {:?}",
+                        rounded.ticks(parts)
+                    );
                 }
                 let parts = values.iter().filter_map(|value| axis.part(*value));
-                assert!(parts.clone().all(|part| (-1e-9..=1.0 + 1e-9).contains(&part)), "{values:?}");
+                assert!(
+                    parts.clone().all(|part| (-1e-9..=1.0 + 1e-9).contains(&part)),
+                    "{values:?}"
+                );
             }
         }
     }

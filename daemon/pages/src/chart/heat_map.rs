@@ -28,8 +28,11 @@ impl HeatMap<'_> {
     pub(crate) fn draw(&self, label: &str) -> Markup {
         let (n, axis) = (self.names.len(), self.axis());
         let names: Vec<String> = self.names.iter().map(|name| excerpt(name, TOLD)).collect();
-        let cells =
-            self.values.iter().enumerate().filter_map(|(place, value)| Some((place, value, axis.part(f64::from(*value))?)));
+        let cells = self
+            .values
+            .iter()
+            .enumerate()
+            .filter_map(|(place, value)| Some((place, value, axis.part(f64::from(*value))?)));
         let shapes = html! {
             @for (place, value, shade) in cells.filter(|(place, ..)| *place < n * n) {
                 @let (row, column) = (place / n, place % n);
@@ -62,7 +65,10 @@ mod tests {
         well_formed(&drawn);
         assert_eq!(drawn.matches("<rect").count(), 3, "a value that is no number has no cell");
         assert!(drawn.contains(r#"fill-opacity="0.5"><title>&lt;b&gt; / a: 0.400"#), "{drawn}");
-        assert!(map.legend().into_string().contains("0.20") && map.legend().into_string().contains("0.60"));
+        assert!(
+            map.legend().into_string().contains("0.20")
+                && map.legend().into_string().contains("0.60")
+        );
         well_formed(&HeatMap { names: &[], values: &[] }.draw("nothing").into_string());
         well_formed(&HeatMap { names: &names[..1], values: &[0.5] }.draw("one").into_string());
     }

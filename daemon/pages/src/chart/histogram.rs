@@ -54,7 +54,12 @@ impl Histogram {
         if !has_bins {
             let count = self.counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count));
             let middle = axis.part(low).unwrap_or(0.5);
-            let bar = Bar { from: middle - SINGLE / 2.0, to: middle + SINGLE / 2.0, name: short(low), count };
+            let bar = Bar {
+                from: middle - SINGLE / 2.0,
+                to: middle + SINGLE / 2.0,
+                name: short(low),
+                count,
+            };
             return if count > 0 { vec![bar] } else { Vec::new() };
         }
         let bins = self.counts.len() as f64;
@@ -63,7 +68,12 @@ impl Histogram {
             .map(|(bin, count)| {
                 let (from, to) = (bin as f64 / bins, (bin + 1) as f64 / bins);
                 let (first, last) = (short(axis.value(from)), short(axis.value(to)));
-                Bar { from, to, name: if self.whole { first } else { format!("{first} to {last}") }, count: *count }
+                Bar {
+                    from,
+                    to,
+                    name: if self.whole { first } else { format!("{first} to {last}") },
+                    count: *count,
+                }
             })
             .collect()
     }
@@ -83,12 +93,24 @@ impl Histogram {
         let bars = self.bars();
         let most = bars.iter().map(|bar| bar.count).max().unwrap_or(0);
         let total = bars.iter().map(|bar| bar.count as f64).sum::<f64>().max(1.0);
-        let (counts, count_ticks) = Axis::over(Scale::Linear, [0.0, most.max(1) as f64]).rounded(3.0);
+        let (counts, count_ticks) =
+            Axis::over(Scale::Linear, [0.0, most.max(1) as f64]).rounded(3.0);
         // Nothing is counted in halves.
-        let count_ticks: Vec<Tick> = count_ticks.into_iter().filter(|(count, _)| count.fract() == 0.0).collect();
+        let count_ticks: Vec<Tick> =
+            count_ticks.into_iter().filter(|(count, _)| count.fract() == 0.0).collect();
         let left = label_room(&count_ticks);
-        let area = PlotArea { left, top: ABOVE, width: WIDTH - left, height: HEIGHT - ABOVE - BELOW, x: self.axis(), y: counts };
-        let marks = self.marks.iter().filter(|mark| area.x.part(**mark).is_some_and(|part| (0.0..=1.0).contains(&part)));
+        let area = PlotArea {
+            left,
+            top: ABOVE,
+            width: WIDTH - left,
+            height: HEIGHT - ABOVE - BELOW,
+            x: self.axis(),
+            y: counts,
+        };
+        let marks = self
+            .marks
+            .iter()
+            .filter(|mark| area.x.part(**mark).is_some_and(|part| (0.0..=1.0).contains(&part)));
         let shapes = html! {
             (area.rows(&count_ticks))
             @for bar in &bars {
@@ -117,23 +139,37 @@ mod tests {
 
     fn histogram(scale: Scale, range: (f64, f64), counts: &[u64]) -> Histogram {
         let (title, note) = ("width".into(), String::new());
-        Histogram { title, note, scale, range, counts: counts.to_vec(), whole: false, marks: Vec::new() }
+        Histogram {
+            title,
+            note,
+            scale,
+            range,
+            counts: counts.to_vec(),
+            whole: false,
+            marks: Vec::new(),
+        }
     }
 
     #[test]
     fn bins_and_marks_stand_where_their_values_are() {
         let marks = vec![100.0, 1e9];
-        let histogram = Histogram { marks, ..histogram(Scale::Log, (1.0, 10_000.0), &[1, 0, 0, 3]) };
+        let histogram =
+            Histogram { marks, ..histogram(Scale::Log, (1.0, 10_000.0), &[1, 0, 0, 3]) };
         assert!((histogram.axis().part(100.0).unwrap() - 0.5).abs() < 1e-9);
         let drawn = histogram.figure().into_string();
         assert_eq!(drawn.matches("<rect").count(), 2);
         assert!(drawn.contains("1000 to 10k: 3 (75.0%)"), "{drawn}");
-        assert_eq!(drawn.matches("class=\"mark\"").count(), 1, "a mark outside the axis is left out");
+        assert_eq!(
+            drawn.matches("class=\"mark\"").count(),
+            1,
+            "a mark outside the axis is left out"
+        );
     }
 
     #[test]
     fn whole_numbers_are_labelled_below_their_bars() {
-        let histogram = Histogram { whole: true, ..histogram(Scale::Linear, (3.0, 6.0), &[4, 0, 2]) };
+        let histogram =
+            Histogram { whole: true, ..histogram(Scale::Linear, (3.0, 6.0), &[4, 0, 2]) };
         let ticks = histogram.ticks(&histogram.axis());
         assert_eq!(ticks, [(3.5, "3".to_owned()), (4.5, "4".to_owned()), (5.5, "5".to_owned())]);
         assert!(histogram.figure().into_string().contains("3: 4 (66.7%)"));
@@ -154,11 +190,16 @@ mod tests {
             (Scale::Linear, (0.0, 1.0), &many),
         ];
         for (scale, range, counts) in strange {
-            let drawn = Histogram { marks: vec![f64::NAN, 0.5], ..histogram(scale, range, counts) }.figure().into_string();
+            let drawn = Histogram { marks: vec![f64::NAN, 0.5], ..histogram(scale, range, counts) }
+                .figure()
+                .into_string();
             well_formed(&drawn);
             assert!(!drawn.contains("NaN\"") && !drawn.contains("inf\""), "{range:?}: {drawn}");
         }
-        let hostile = Histogram { title: "<script>alert(1)</script>\"".into(), ..histogram(Scale::Linear, (0.0, 1.0), &[1]) };
+        let hostile = Histogram {
+            title: "<script>alert(1)</script>\"".into(),
+            ..histogram(Scale::Linear, (0.0, 1.0), &[1])
+        };
         let drawn = hostile.figure().into_string();
         well_formed(&drawn);
         assert!(!drawn.contains("<script"), "{drawn}");

@@ -84,13 +84,17 @@ impl LineChart<'_> {
 
     /// Returns the axis of values for a height in SVG units, and its marks, about 40 units apart.
     pub(crate) fn values(&self, height: f64) -> (Axis, Vec<Tick>) {
-        let of_lines = self.lines.iter().flat_map(|line| line.points.iter().map(|(_, value)| *value).chain(line.level));
+        let of_lines = self
+            .lines
+            .iter()
+            .flat_map(|line| line.points.iter().map(|(_, value)| *value).chain(line.level));
         let axis = Axis::over(Scale::Linear, of_lines.chain(self.from_zero.then_some(0.0)));
         match self.unit {
             Unit::Plain => axis.rounded(height / 40.0),
             Unit::Percent => {
                 let (percent, ticks) = axis.times(100.0).rounded(height / 40.0);
-                let shares = ticks.into_iter().map(|(value, label)| (value / 100.0, format!("{label}%")));
+                let shares =
+                    ticks.into_iter().map(|(value, label)| (value / 100.0, format!("{label}%")));
                 (percent.times(0.01), shares.collect())
             }
         }
@@ -120,12 +124,17 @@ impl LineChart<'_> {
 
     /// Draws transparent strips. In a browser they show the values of all curves under the pointer.
     pub(crate) fn hover(&self, area: &PlotArea) -> Markup {
-        let curves: Vec<(&str, Vec<(u64, f64)>)> =
-            self.lines.iter().map(|line| (line.name.as_str(), line.curve((area.width * DENSITY) as usize))).collect();
-        let mut steps: Vec<u64> = curves.iter().flat_map(|(_, points)| points.iter().map(|(step, _)| *step)).collect();
+        let curves: Vec<(&str, Vec<(u64, f64)>)> = self
+            .lines
+            .iter()
+            .map(|line| (line.name.as_str(), line.curve((area.width * DENSITY) as usize)))
+            .collect();
+        let mut steps: Vec<u64> =
+            curves.iter().flat_map(|(_, points)| points.iter().map(|(step, _)| *step)).collect();
         steps.sort_unstable();
         steps.dedup();
-        let chosen: Vec<u64> = steps.iter().copied().step_by(steps.len().div_ceil(HOVERED).max(1)).collect();
+        let chosen: Vec<u64> =
+            steps.iter().copied().step_by(steps.len().div_ceil(HOVERED).max(1)).collect();
         let across = |step: u64| area.across(step as f64).unwrap_or(area.left);
         html! {
             @for (at, step) in chosen.iter().enumerate() {
@@ -148,9 +157,17 @@ impl LineChart<'_> {
     /// Returns the names of the curves with their last values.
     fn keys(&self) -> Vec<Key> {
         let named = |(series, line): (usize, &Line<'_>)| {
-            let (_, last) = *line.curve((WIDTH * DENSITY) as usize).iter().rev().find(|(_, value)| value.is_finite())?;
+            let (_, last) = *line
+                .curve((WIDTH * DENSITY) as usize)
+                .iter()
+                .rev()
+                .find(|(_, value)| value.is_finite())?;
             let shape = if line.dashed { KeyShape::Dashes } else { KeyShape::Line };
-            Some(Key { series, shape, name: format!("{} {}", line.name, self.unit.write(last)).trim().to_owned() })
+            Some(Key {
+                series,
+                shape,
+                name: format!("{} {}", line.name, self.unit.write(last)).trim().to_owned(),
+            })
         };
         self.lines.iter().enumerate().filter_map(named).collect()
     }
@@ -188,7 +205,11 @@ pub(crate) fn steps<'a>(lines: impl IntoIterator<Item = &'a Line<'a>>) -> Axis {
 
 /// Returns the marks of the axis of steps, which are whole numbers.
 pub(crate) fn step_ticks(area: &PlotArea) -> Vec<Tick> {
-    let ticks = area.x.ticks((area.width / 60.0).min(8.0)).into_iter().filter(|(step, _)| step.fract() == 0.0);
+    let ticks = area
+        .x
+        .ticks((area.width / 60.0).min(8.0))
+        .into_iter()
+        .filter(|(step, _)| step.fract() == 0.0);
     // Few steps have marks closer than one, and so digits behind the point.
     let few = area.x.value(1.0) < 10.0;
     ticks.map(|(step, label)| (step, if few { format!("{step}") } else { label })).collect()
@@ -201,22 +222,32 @@ fn polyline(places: &[(f64, f64)], class: &str, dashed: bool) -> Markup {
 
 /// Returns the places of a curve, in pieces without a gap.
 fn runs(points: &[(u64, f64)], area: &PlotArea) -> Vec<Vec<(f64, f64)>> {
-    let places: Vec<Option<(f64, f64)>> =
-        points.iter().map(|(step, value)| Some((area.across(*step as f64)?, area.down(*value)?))).collect();
-    places.split(Option::is_none).filter(|run| !run.is_empty()).map(|run| run.iter().flatten().copied().collect()).collect()
+    let places: Vec<Option<(f64, f64)>> = points
+        .iter()
+        .map(|(step, value)| Some((area.across(*step as f64)?, area.down(*value)?)))
+        .collect();
+    places
+        .split(Option::is_none)
+        .filter(|run| !run.is_empty())
+        .map(|run| run.iter().flatten().copied().collect())
+        .collect()
 }
 
 /// Returns the finite point nearest to a step.
 fn nearest(points: &[(u64, f64)], step: u64) -> Option<(u64, f64)> {
     let after = points.partition_point(|(known, _)| *known < step);
     let around = points[after.saturating_sub(1)..points.len().min(after + 1)].iter();
-    around.filter(|(_, value)| value.is_finite()).min_by_key(|(known, _)| known.abs_diff(step)).copied()
+    around
+        .filter(|(_, value)| value.is_finite())
+        .min_by_key(|(known, _)| known.abs_diff(step))
+        .copied()
 }
 
 /// Returns running means over about a fiftieth of the run, at about `most` of its points. The window is centred, so the curve
 /// does not lag. It narrows to a third towards the ends, where it would otherwise be one-sided.
 fn smoothed(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
-    let finite: Vec<(u64, f64)> = points.iter().copied().filter(|(_, value)| value.is_finite()).collect();
+    let finite: Vec<(u64, f64)> =
+        points.iter().copied().filter(|(_, value)| value.is_finite()).collect();
     let half = finite.len() / (2 * SMOOTHED);
     let mean = |at: usize| {
         let last = finite.len() - 1;
@@ -242,7 +273,9 @@ fn thinned(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
         let low = part.iter().enumerate().min_by(by_value).map(|(at, _)| at);
         let high = part.iter().enumerate().max_by(by_value).map(|(at, _)| at);
         match (strange, low, high) {
-            (None, Some(low), Some(high)) if low != high => kept.extend([part[low.min(high)], part[low.max(high)]]),
+            (None, Some(low), Some(high)) if low != high => {
+                kept.extend([part[low.min(high)], part[low.max(high)]])
+            }
             (Some(at), ..) | (None, Some(at), _) => kept.push(part[at]),
             _ => {}
         }
@@ -266,7 +299,10 @@ mod tests {
         points[70_000].1 = f64::NAN;
         let kept = thinned(&points, 2000);
         assert!(kept.len() <= 2000);
-        assert!(kept.contains(&(54_321, 9.0)) && kept.iter().any(|(step, value)| *step == 70_000 && value.is_nan()));
+        assert!(
+            kept.contains(&(54_321, 9.0))
+                && kept.iter().any(|(step, value)| *step == 70_000 && value.is_nan())
+        );
         assert!(kept.is_sorted_by_key(|(step, _)| *step));
     }
 
@@ -274,23 +310,48 @@ mod tests {
     fn smoothing_leaves_a_straight_line_straight_and_takes_the_noise_out() {
         let falling: Vec<(u64, f64)> = (0..500).map(|step| (step, 500.0 - step as f64)).collect();
         let curve = smoothed(&falling, 2000);
-        assert!(curve.iter().zip(&falling).skip(1).take(498).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9));
-        let noisy: Vec<(u64, f64)> = (0..500).map(|step| (step, if step % 2 == 0 { 1.0 } else { -1.0 })).collect();
+        assert!(
+            curve
+                .iter()
+                .zip(&falling)
+                .skip(1)
+                .take(498)
+                .all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9)
+        );
+        let noisy: Vec<(u64, f64)> =
+            (0..500).map(|step| (step, if step % 2 == 0 { 1.0 } else { -1.0 })).collect();
         // Eleven points of which six are of one sign.
         assert!((smoothed(&noisy, 2000)[250].1 + 1.0 / 11.0).abs() < 1e-9);
         let few = smoothed(&falling, 100);
-        assert_eq!((few.len(), few[1], few.last()), (101, (5, 495.0), Some(&(499, 1.5))), "each fifth, and the last");
+        assert_eq!(
+            (few.len(), few[1], few.last()),
+            (101, (5, 495.0), Some(&(499, 1.5))),
+            "each fifth, and the last"
+        );
     }
 
     #[test]
     fn noisy_curves_have_their_mean_and_what_is_no_number_is_left_out() {
         let long: Vec<(u64, f64)> = (0..3000).map(|step| (step, step as f64)).collect();
         let noisy = Line { noisy: true, ..Line::new("a", &long[..]) };
-        let drawn =
-            chart(vec![noisy, Line::new("b", vec![]), Line::new("c", vec![(1, f64::NAN), (2, 3.0)])]).figure().into_string();
+        let drawn = chart(vec![
+            noisy,
+            Line::new("b", vec![]),
+            Line::new("c", vec![(1, f64::NAN), (2, 3.0)]),
+        ])
+        .figure()
+        .into_string();
         well_formed(&drawn);
-        assert_eq!((drawn.matches("faint c0").count(), drawn.matches("curve c0").count()), (1, 1), "{drawn}");
-        assert_eq!(drawn.matches("dot c2").count(), 1, "an empty curve keeps the colours of those after it");
+        assert_eq!(
+            (drawn.matches("faint c0").count(), drawn.matches("curve c0").count()),
+            (1, 1),
+            "{drawn}"
+        );
+        assert_eq!(
+            drawn.matches("dot c2").count(),
+            1,
+            "an empty curve keeps the colours of those after it"
+        );
         assert!(!drawn.contains("c1\"") && drawn.contains(">c 3</span>"), "{drawn}");
         assert!(chart(Vec::new()).figure().into_string().is_empty());
         assert!(chart(vec![Line::new("a", vec![(1, f64::NAN)])]).figure().into_string().is_empty());
@@ -298,14 +359,23 @@ mod tests {
 
     #[test]
     fn gaps_stay_gaps_and_single_points_are_dots() {
-        let points = vec![(0, 1.0), (1, 2.0), (2, f64::INFINITY), (3, 1.0), (4, f64::NAN), (5, 0.0), (6, 1.0)];
+        let points = vec![
+            (0, 1.0),
+            (1, 2.0),
+            (2, f64::INFINITY),
+            (3, 1.0),
+            (4, f64::NAN),
+            (5, 0.0),
+            (6, 1.0),
+        ];
         let drawn = chart(vec![Line::new("a", points)]).figure().into_string();
         assert_eq!((drawn.matches("<polyline").count(), drawn.matches("<circle").count()), (2, 5));
     }
 
     #[test]
     fn the_pointer_is_told_the_numbers_of_all_curves() {
-        let lines = vec![Line::new("a", vec![(10, 0.5), (20, 0.25)]), Line::new("<b>", vec![(20, 0.75)])];
+        let lines =
+            vec![Line::new("a", vec![(10, 0.5), (20, 0.25)]), Line::new("<b>", vec![(20, 0.75)])];
         let drawn = LineChart { unit: Unit::Percent, ..chart(lines) }.figure().into_string();
         assert!(drawn.contains("<title>step 10\na 50%</title>"), "{drawn}");
         assert!(drawn.contains("<title>step 20\na 25%\n&lt;b&gt; 75%</title>"), "{drawn}");
@@ -313,7 +383,8 @@ mod tests {
 
     #[test]
     fn extreme_curves_are_drawn() {
-        let many: Vec<(u64, f64)> = (0..1_000_000).map(|step| (step, (step as f64).sin())).collect();
+        let many: Vec<(u64, f64)> =
+            (0..1_000_000).map(|step| (step, (step as f64).sin())).collect();
         let values: [&[(u64, f64)]; 8] = [
             &many,
             &[(1, 2.5)],
@@ -326,7 +397,8 @@ mod tests {
         ];
         for points in values {
             for (noisy, from_zero) in [(false, false), (true, true)] {
-                let lines = vec![Line { noisy, level: Some(f64::INFINITY), ..Line::new("a", points) }];
+                let lines =
+                    vec![Line { noisy, level: Some(f64::INFINITY), ..Line::new("a", points) }];
                 let drawn = LineChart { from_zero, ..chart(lines) }.figure().into_string();
                 well_formed(&drawn);
                 assert!(drawn.len() < 100_000, "{} bytes", drawn.len());

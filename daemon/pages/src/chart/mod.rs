@@ -99,7 +99,9 @@ pub(crate) mod test {
     fn paper_and_pages_have_a_colour_for_every_series() {
         for class in (0..super::COLOURS).map(super::colour) {
             assert!(
-                [super::PAGE_COLOURS, super::PAPER_COLOURS].iter().all(|css| css.contains(&format!(".{class} {{"))),
+                [super::PAGE_COLOURS, super::PAPER_COLOURS]
+                    .iter()
+                    .all(|css| css.contains(&format!(".{class} {{"))),
                 "{class}"
             );
         }

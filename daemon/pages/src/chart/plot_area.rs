@@ -97,11 +97,18 @@ mod tests {
 
     #[test]
     fn values_and_their_lines_lie_at_the_same_place() {
-        let (x, y) = (Axis::over(Scale::Linear, [0.0, 10.0]), Axis::over(Scale::Linear, [-1.0, 1.0]));
+        let (x, y) =
+            (Axis::over(Scale::Linear, [0.0, 10.0]), Axis::over(Scale::Linear, [-1.0, 1.0]));
         let area = PlotArea { left: 40.0, top: 5.0, width: 200.0, height: 100.0, x, y };
-        assert_eq!((area.across(2.5), area.down(-1.0), area.down(0.5)), (Some(90.0), Some(105.0), Some(30.0)));
+        assert_eq!(
+            (area.across(2.5), area.down(-1.0), area.down(0.5)),
+            (Some(90.0), Some(105.0), Some(30.0))
+        );
         assert_eq!(area.across(f64::NAN), None);
         let rows = area.rows(&[(0.5, "half".into())]).into_string();
-        assert!(rows.contains(r#"x1="40" x2="240" y1="30" y2="30""#) && rows.contains(">half<"), "{rows}");
+        assert!(
+            rows.contains(r#"x1="40" x2="240" y1="30" y2="30""#) && rows.contains(">half<"),
+            "{rows}"
+        );
     }
 }

@@ -28,7 +28,8 @@ pub(crate) struct Point<'a> {
 /// Draws all points with finite coordinates.
 pub(crate) fn scatter(label: &str, points: &[Point<'_>]) -> Markup {
     let finite = |point: &&Point<'_>| point.at.0.is_finite() && point.at.1.is_finite();
-    let points: Vec<&Point<'_>> = points.iter().step_by(points.len().div_ceil(MOST).max(1)).filter(finite).collect();
+    let points: Vec<&Point<'_>> =
+        points.iter().step_by(points.len().div_ceil(MOST).max(1)).filter(finite).collect();
     let [x, y] = [|at: (f32, f32)| at.0, |at: (f32, f32)| at.1]
         .map(|of| Axis::over(Scale::Linear, points.iter().map(|point| f64::from(of(point.at)))));
     let widest = (x.value(1.0) - x.value(0.0)).max(y.value(1.0) - y.value(0.0));
@@ -63,18 +64,23 @@ mod tests {
     fn both_axes_have_the_scale_of_the_wider_one() {
         let drawn = scatter("map", &[point(0.0, 0.0), point(4.0, 2.0)]).into_string();
         // 380 units for 4: the two are 190 apart from top to bottom. Upwards is up.
-        assert!(drawn.contains(r#"cx="10" cy="295""#) && drawn.contains(r#"cx="390" cy="105""#), "{drawn}");
+        assert!(
+            drawn.contains(r#"cx="10" cy="295""#) && drawn.contains(r#"cx="390" cy="105""#),
+            "{drawn}"
+        );
     }
 
     #[test]
     fn strange_points_are_left_out_and_too_many_are_thinned() {
-        let strange = [point(f32::NAN, 1.0), point(1.0, f32::INFINITY), point(1e30, -1e30), point(3.0, 3.0)];
+        let strange =
+            [point(f32::NAN, 1.0), point(1.0, f32::INFINITY), point(1e30, -1e30), point(3.0, 3.0)];
         for points in [&strange[..], &strange[..1], &strange[3..], &[]] {
             let drawn = scatter("map", points).into_string();
             well_formed(&drawn);
             assert!(!drawn.contains("NaN") && !drawn.contains("inf\""), "{drawn}");
         }
-        let many: Vec<Point<'_>> = (0..1_000_000).map(|n| point((n % 1000) as f32, (n / 1000) as f32)).collect();
+        let many: Vec<Point<'_>> =
+            (0..1_000_000).map(|n| point((n % 1000) as f32, (n / 1000) as f32)).collect();
         assert_eq!(scatter("map", &many).into_string().matches("<circle").count(), MOST);
     }
 }

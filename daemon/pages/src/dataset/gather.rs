@@ -60,17 +60,27 @@ pub(super) async fn counts(context: &SessionContext, sql: &str) -> anyhow::Resul
         let names = cast(batch.column(0), &DataType::Utf8)?;
         let numbers = cast(batch.column(1), &DataType::UInt64)?;
         for row in 0..batch.num_rows() {
-            let name = if names.is_null(row) { "(none)" } else { names.as_string::<i32>().value(row) };
-            found.push((name.to_owned(), numbers.as_primitive::<arrow::datatypes::UInt64Type>().value(row)));
+            let name =
+                if names.is_null(row) { "(none)" } else { names.as_string::<i32>().value(row) };
+            found.push((
+                name.to_owned(),
+                numbers.as_primitive::<arrow::datatypes::UInt64Type>().value(row),
+            ));
         }
     }
     Ok(found)
 }
 
 /// The numbers of a result of one row; null is none.
-pub(super) async fn numbers(context: &SessionContext, sql: &str) -> anyhow::Result<Vec<Option<f64>>> {
+pub(super) async fn numbers(
+    context: &SessionContext,
+    sql: &str,
+) -> anyhow::Result<Vec<Option<f64>>> {
     let batches = rows(context, sql).await?;
-    let batch = batches.iter().find(|batch| batch.num_rows() > 0).context("a query of totals gave nothing")?;
+    let batch = batches
+        .iter()
+        .find(|batch| batch.num_rows() > 0)
+        .context("a query of totals gave nothing")?;
     let mut found = Vec::new();
     for column in batch.columns() {
         let column = cast(column, &DataType::Float64)?;
@@ -80,15 +90,22 @@ pub(super) async fn numbers(context: &SessionContext, sql: &str) -> anyhow::Resu
 }
 
 /// Uids of a result's first column with the number of the second one, where there is one; each uid once.
-pub(super) async fn uids(context: &SessionContext, sql: &str) -> anyhow::Result<Vec<(Uid, Option<f64>)>> {
+pub(super) async fn uids(
+    context: &SessionContext,
+    sql: &str,
+) -> anyhow::Result<Vec<(Uid, Option<f64>)>> {
     let mut found: Vec<(Uid, Option<f64>)> = Vec::new();
     for batch in rows(context, sql).await? {
-        let values = batch.columns().get(1).map(|column| cast(column, &DataType::Float64)).transpose()?;
+        let values =
+            batch.columns().get(1).map(|column| cast(column, &DataType::Float64)).transpose()?;
         for row in 0..batch.num_rows() {
             let uid = Uid::try_from(batch.column(0).as_fixed_size_binary().value(row))?;
             let value = values.as_ref().filter(|values| values.is_valid(row));
             if found.iter().all(|(known, _)| *known != uid) {
-                found.push((uid, value.map(|values| values.as_primitive::<Float64Type>().value(row))));
+                found.push((
+                    uid,
+                    value.map(|values| values.as_primitive::<Float64Type>().value(row)),
+                ));
             }
         }
     }
@@ -109,7 +126,9 @@ pub(super) async fn gather(context: &SessionContext) -> anyhow::Result<Facts> {
     let total = |index: usize| totals[index].unwrap_or(0.0) as u64;
     let pairs = total(0);
     let grouped = |column: &str, table: &str| {
-        format!("SELECT {column}, count(*) FROM {table} GROUP BY {column} ORDER BY count(*) DESC, {column} LIMIT {LISTED}")
+        format!(
+            "SELECT {column}, count(*) FROM {table} GROUP BY {column} ORDER BY count(*) DESC, {column} LIMIT {LISTED}"
+        )
     };
     let has_language = total_of(context, "SELECT count(language) FROM scored").await? > 0;
     Ok(Facts {
@@ -147,9 +166,13 @@ async fn total_of(context: &SessionContext, sql: &str) -> anyhow::Result<u64> {
 
 async fn histograms(context: &SessionContext, pairs: u64) -> anyhow::Result<Vec<Histogram>> {
     let sampled = pairs > SAMPLE;
-    let sample =
-        if sampled { format!("meta WHERE hash_fraction(uid) < {:e}", SAMPLE as f64 / pairs as f64) } else { "meta".to_owned() };
-    let of_sample = |note: &str| if sampled { format!("{note}, of a sample of 1M") } else { note.to_owned() };
+    let sample = if sampled {
+        format!("meta WHERE hash_fraction(uid) < {:e}", SAMPLE as f64 / pairs as f64)
+    } else {
+        "meta".to_owned()
+    };
+    let of_sample =
+        |note: &str| if sampled { format!("{note}, of a sample of 1M") } else { note.to_owned() };
     let measure = |title: &str, note: String, sql: &str, from: &str, scale| Measure {
         title: title.into(),
         note,
@@ -159,13 +182,33 @@ async fn histograms(context: &SessionContext, pairs: u64) -> anyhow::Result<Vec<
     };
     let mut measures = vec![
         measure("Shorter edge", "pixels".into(), "least(width, height)", "meta", Scale::Log),
-        measure("Aspect ratio", "width / height".into(), "CAST(width AS DOUBLE) / greatest(height, 1)", "meta", Scale::Log),
+        measure(
+            "Aspect ratio",
+            "width / height".into(),
+            "CAST(width AS DOUBLE) / greatest(height, 1)",
+            "meta",
+            Scale::Log,
+        ),
         measure("Image file", "bytes".into(), "bytes", "meta", Scale::Log),
-        measure("Caption", of_sample("characters"), "character_length(caption)", &sample, Scale::Linear),
+        measure(
+            "Caption",
+            of_sample("characters"),
+            "character_length(caption)",
+            &sample,
+            Scale::Linear,
+        ),
         measure("Caption", of_sample("words"), "word_count(caption)", &sample, Scale::Linear),
-        measure("Caption", of_sample("CLIP tokens; 77 fit"), "token_count(caption)", &sample, Scale::Linear),
+        measure(
+            "Caption",
+            of_sample("CLIP tokens; 77 fit"),
+            "token_count(caption)",
+            &sample,
+            Scale::Linear,
+        ),
     ];
-    for (name, count) in counts(context, "SELECT name, count(value) FROM scores GROUP BY name ORDER BY name").await? {
+    for (name, count) in
+        counts(context, "SELECT name, count(value) FROM scores GROUP BY name ORDER BY name").await?
+    {
         if count > 0 {
             let from = format!("scores WHERE name = '{}'", name.replace('\'', "''"));
             measures.push(measure(&name, "score".into(), "value", &from, Scale::Linear));
@@ -180,21 +223,29 @@ async fn histograms(context: &SessionContext, pairs: u64) -> anyhow::Result<Vec<
 
 /// Counts in bins between the least value and, where a few values lie far out, the 99.5th percentile: what is beyond counts
 /// into the last bin, and the note says so. None where there is nothing.
-async fn histogram(context: &SessionContext, measure: &Measure) -> anyhow::Result<Option<Histogram>> {
+async fn histogram(
+    context: &SessionContext,
+    measure: &Measure,
+) -> anyhow::Result<Option<Histogram>> {
     let Measure { title, note, sql, from, scale } = measure;
     let inner = format!("SELECT CAST({sql} AS DOUBLE) AS x FROM {from}");
     let ends = format!(
         "SELECT min(x), max(x), approx_percentile_cont(0.995) WITHIN GROUP (ORDER BY x), avg(x), approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY x) FROM ({inner}) WHERE {FINITE}"
     );
     let ends = numbers(context, &ends).await?;
-    let [Some(low), Some(high), Some(nearly), Some(mean), Some(median)] = ends[..] else { return Ok(None) };
+    let [Some(low), Some(high), Some(nearly), Some(mean), Some(median)] = ends[..] else {
+        return Ok(None);
+    };
     let low = if *scale == Scale::Log { low.max(1e-3) } else { low };
     let cut = *scale == Scale::Linear && high - low > 2.0 * (nearly - low) && nearly > low;
     let top = if cut { nearly } else { high };
     let (from_place, to_place) = (scale.forward(low), scale.forward(top));
     // Whole numbers of a short range get bins of their own.
-    let whole =
-        *scale == Scale::Linear && low.fract() == 0.0 && high.fract() == 0.0 && mean.fract() != 0.0 && top - low < BINS as f64;
+    let whole = *scale == Scale::Linear
+        && low.fract() == 0.0
+        && high.fract() == 0.0
+        && mean.fract() != 0.0
+        && top - low < BINS as f64;
     let bins = if whole {
         (top - low) as usize + 1
     } else if top > low {
@@ -204,8 +255,13 @@ async fn histogram(context: &SessionContext, measure: &Measure) -> anyhow::Resul
     };
     let width = if whole { 1.0 } else { (to_place - from_place) / bins as f64 };
     let mut counted = vec![0; bins];
-    let place = if *scale == Scale::Log { format!("ln(greatest(x, {low:e}))") } else { "x".to_owned() };
-    let bin = if width > 0.0 { format!("floor(({place} - {from_place:e}) / {width:e})") } else { "0".to_owned() };
+    let place =
+        if *scale == Scale::Log { format!("ln(greatest(x, {low:e}))") } else { "x".to_owned() };
+    let bin = if width > 0.0 {
+        format!("floor(({place} - {from_place:e}) / {width:e})")
+    } else {
+        "0".to_owned()
+    };
     let binned = format!(
         "SELECT CAST(least({}, greatest(0, {bin})) AS INT) AS bin, count(*) FROM ({inner}) WHERE {FINITE} GROUP BY 1",
         bins - 1
@@ -220,7 +276,15 @@ async fn histogram(context: &SessionContext, measure: &Measure) -> anyhow::Resul
         note = format!("{note} · up to {}, in the last bar", short(high));
     }
     let range = if whole { (low, top + 1.0) } else { (low, top) };
-    Ok(Some(Histogram { title: title.clone(), note, scale: *scale, range, counts: counted, whole, marks: Vec::new() }))
+    Ok(Some(Histogram {
+        title: title.clone(),
+        note,
+        scale: *scale,
+        range,
+        counts: counted,
+        whole,
+        marks: Vec::new(),
+    }))
 }
 
 /// The last part of a path or URL: what tells sources apart in little room.

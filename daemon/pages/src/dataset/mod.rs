@@ -55,14 +55,23 @@ pub struct ProfileSpec<'a> {
 pub async fn profile(context: &SessionContext, spec: ProfileSpec<'_>) -> anyhow::Result<Profile> {
     let mut facts = gather::gather(context).await?;
     let selection = match &spec.selection {
-        Some((name, selection)) => {
-            Some(selection_facts(context, name, selection, selection.dataset_hash.to_string() != spec.dataset_hash).await?)
-        }
+        Some((name, selection)) => Some(
+            selection_facts(
+                context,
+                name,
+                selection,
+                selection.dataset_hash.to_string() != spec.dataset_hash,
+            )
+            .await?,
+        ),
         None => None,
     };
-    let at_random =
-        format!("SELECT uid FROM meta ORDER BY hash_fraction(uid, 'profile {}'), uid LIMIT {}", spec.seed, spec.pairs);
-    let random: Vec<Uid> = gather::uids(context, &at_random).await?.into_iter().map(|(uid, _)| uid).collect();
+    let at_random = format!(
+        "SELECT uid FROM meta ORDER BY hash_fraction(uid, 'profile {}'), uid LIMIT {}",
+        spec.seed, spec.pairs
+    );
+    let random: Vec<Uid> =
+        gather::uids(context, &at_random).await?.into_iter().map(|(uid, _)| uid).collect();
     let mut wanted = random.clone();
     for (threshold, kept, dropped) in selection.iter().flat_map(|selection| &selection.thresholds) {
         wanted.extend(kept.iter().chain(dropped).map(|(uid, _)| *uid));
@@ -71,7 +80,14 @@ pub async fn profile(context: &SessionContext, spec: ProfileSpec<'_>) -> anyhow:
     wanted.sort_unstable();
     wanted.dedup();
     let pairs = pairs::show(context, &wanted).await?;
-    Ok(Profile { facts, name: spec.name, dataset_hash: spec.dataset_hash, selection, random, pairs })
+    Ok(Profile {
+        facts,
+        name: spec.name,
+        dataset_hash: spec.dataset_hash,
+        selection,
+        random,
+        pairs,
+    })
 }
 
 async fn selection_facts(
@@ -96,7 +112,9 @@ async fn selection_facts(
             return Ok(facts);
         }
     }
-    for threshold in thresholds(context, &selection.sql, 3 * BESIDE).await?.into_iter().take(MOST_THRESHOLDS) {
+    for threshold in
+        thresholds(context, &selection.sql, 3 * BESIDE).await?.into_iter().take(MOST_THRESHOLDS)
+    {
         let mut kept = gather::uids(context, &threshold.kept).await?;
         let mut dropped = gather::uids(context, &threshold.dropped).await?;
         kept.truncate(BESIDE);

@@ -48,7 +48,11 @@ pub struct SheetItem {
 ///
 /// # Errors
 /// Pixels that do not fit their size, more images than a picture can hold, a file that cannot be written.
-pub fn query_sheet(title: &str, rows: &[(String, Vec<SheetItem>)], path: &Path) -> Result<(), PictureError> {
+pub fn query_sheet(
+    title: &str,
+    rows: &[(String, Vec<SheetItem>)],
+    path: &Path,
+) -> Result<(), PictureError> {
     let columns = rows.iter().map(|(_, items)| items.len()).max().unwrap_or(1).min(10);
     draw(title, rows, columns, path)
 }
@@ -72,7 +76,12 @@ struct Heading {
     lines: Vec<String>,
 }
 
-fn draw(title: &str, sections: &[(String, Vec<SheetItem>)], columns: usize, path: &Path) -> Result<(), PictureError> {
+fn draw(
+    title: &str,
+    sections: &[(String, Vec<SheetItem>)],
+    columns: usize,
+    path: &Path,
+) -> Result<(), PictureError> {
     let columns = columns.clamp(1, 100);
     let width = 2.0 * MARGIN + columns as f32 * (CARD_WIDTH + GAP) - GAP;
     let content = width - 2.0 * MARGIN;
@@ -80,19 +89,32 @@ fn draw(title: &str, sections: &[(String, Vec<SheetItem>)], columns: usize, path
     // First where everything is, then the drawing, then the images on top.
     let lines = text::wrap(title, TITLE, content, 3);
     let mut height = MARGIN + lines.len() as f32 * 28.0 + 14.0;
-    let mut headings = vec![Heading { class: "title", baseline: MARGIN + 20.0, line_height: 28.0, lines }];
+    let mut headings =
+        vec![Heading { class: "title", baseline: MARGIN + 20.0, line_height: 28.0, lines }];
     let mut cards: Vec<Card<'_>> = Vec::new();
     for (heading, items) in sections {
         let lines = text::wrap(heading, HEADING, content, 2);
         let shown = lines.len() as f32;
-        headings.push(Heading { class: "heading", baseline: height + 8.0 + 15.0, line_height: 21.0, lines });
+        headings.push(Heading {
+            class: "heading",
+            baseline: height + 8.0 + 15.0,
+            line_height: 21.0,
+            lines,
+        });
         height += 8.0 + shown * 21.0 + 8.0;
         for (row, items) in items.chunks(columns).enumerate() {
             let first = cards.len();
             for (column, item) in items.iter().enumerate() {
                 let left = MARGIN + column as f32 * (CARD_WIDTH + GAP);
                 let caption = text::wrap(&item.caption, CAPTION, IMAGE as f32, MOST_LINES);
-                cards.push(Card { left, top: height, height: 0.0, item, rank: row * columns + column, caption });
+                cards.push(Card {
+                    left,
+                    top: height,
+                    height: 0.0,
+                    item,
+                    rank: row * columns + column,
+                    caption,
+                });
             }
             let row = &mut cards[first..];
             let highest = row.iter().map(card_height).fold(0.0, f32::max);
@@ -117,7 +139,11 @@ fn draw(title: &str, sections: &[(String, Vec<SheetItem>)], columns: usize, path
     for card in &cards {
         let image = fitted(card.item, card.rank)?;
         let (beside, above) = ((IMAGE - image.width()) / 2, (IMAGE - image.height()) / 2);
-        sheet.put((card.left + PADDING) as u32 + beside, (card.top + PADDING) as u32 + above, &image);
+        sheet.put(
+            (card.left + PADDING) as u32 + beside,
+            (card.top + PADDING) as u32 + above,
+            &image,
+        );
     }
     sheet.write(path)
 }
@@ -153,7 +179,8 @@ fn fitted(item: &SheetItem, index: usize) -> Result<RgbImage, PictureError> {
     }
     let image = RgbImage::from_raw(width, height, item.pixels.clone()).ok_or_else(bad)?;
     let scale = f64::from(IMAGE) / f64::from(width.max(height));
-    let [width, height] = [width, height].map(|side| ((f64::from(side) * scale).round() as u32).clamp(1, IMAGE));
+    let [width, height] =
+        [width, height].map(|side| ((f64::from(side) * scale).round() as u32).clamp(1, IMAGE));
     Ok(imageops::resize(&image, width, height, FilterType::CatmullRom))
 }
 
@@ -178,7 +205,8 @@ mod tests {
     fn sheet_is_as_wide_as_its_columns_and_as_high_as_its_rows() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sheet.png");
-        let items: Vec<SheetItem> = (0..7).map(|_| item(40, 30, "a red circle", Some(0.5))).collect();
+        let items: Vec<SheetItem> =
+            (0..7).map(|_| item(40, 30, "a red circle", Some(0.5))).collect();
         draw("seven", &rows(&items), 3, &path).unwrap();
         let three_rows = size(&path);
         draw("seven", &rows(&items[..6]), 3, &path).unwrap();
@@ -203,19 +231,32 @@ mod tests {
         ];
         draw("", &rows(&odd), 2, &path).unwrap();
         draw(&"long title ".repeat(40), &[], 0, &path).unwrap();
-        query_sheet("queries", &[("nothing found".to_owned(), vec![]), ("some".to_owned(), odd.to_vec())], &path).unwrap();
+        query_sheet(
+            "queries",
+            &[("nothing found".to_owned(), vec![]), ("some".to_owned(), odd.to_vec())],
+            &path,
+        )
+        .unwrap();
         let before = std::fs::read(&path).unwrap();
         let mut wrong = item(2, 2, "short of pixels", None);
         wrong.pixels.pop();
         let error = draw("wrong", &rows(&[odd[0].clone(), wrong]), 2, &path).unwrap_err();
-        assert!(error.to_string().contains("image 1") && error.to_string().contains("11 bytes"), "{error}");
-        assert_eq!(std::fs::read(&path).unwrap(), before, "a picture that fails leaves the old one");
+        assert!(
+            error.to_string().contains("image 1") && error.to_string().contains("11 bytes"),
+            "{error}"
+        );
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            before,
+            "a picture that fails leaves the old one"
+        );
     }
 
     #[test]
     fn too_many_images_are_refused_before_they_are_drawn() {
         let items = vec![item(1, 1, "x", None); 100_000];
-        let error = draw("many", &rows(&items), 1, Path::new("/nonexistent/sheet.png")).unwrap_err();
+        let error =
+            draw("many", &rows(&items), 1, Path::new("/nonexistent/sheet.png")).unwrap_err();
         assert!(matches!(error, PictureError::TooLarge { .. }), "{error}");
     }
 }

@@ -19,7 +19,9 @@ pub use training_plot::TrainingPlot;
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
-    #[error("a picture of {width} x {height} pixels is beyond what is drawn ({limit} pixels); show fewer images")]
+    #[error(
+        "a picture of {width} x {height} pixels is beyond what is drawn ({limit} pixels); show fewer images"
+    )]
     TooLarge { width: u64, height: u64, limit: u64 },
     #[error(
         "image {index} of the contact sheet is {width} x {height} but has {bytes} bytes of pixels; 3 for each pixel are wanted"

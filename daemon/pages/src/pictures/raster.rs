@@ -44,7 +44,11 @@ pub(super) fn check_size(width: u64, height: u64) -> Result<(), PictureError> {
 impl Raster {
     /// Draws an SVG that covers all of its size, a unit a pixel.
     pub(super) fn new(svg: &str) -> Result<Self, PictureError> {
-        let options = Options { font_family: FAMILY.to_owned(), fontdb: Arc::clone(&FONTS), ..Options::default() };
+        let options = Options {
+            font_family: FAMILY.to_owned(),
+            fontdb: Arc::clone(&FONTS),
+            ..Options::default()
+        };
         let tree = Tree::from_str(svg, &options)?;
         let size = tree.size().to_int_size();
         let (width, height) = (u64::from(size.width()), u64::from(size.height()));
@@ -64,7 +68,8 @@ impl Raster {
             if x < across && y < down {
                 let [red, green, blue] = pixel.0;
                 // No channel is above an alpha of 255, which is all that is asked.
-                let opaque = PremultipliedColorU8::from_rgba(red, green, blue, 255).unwrap_or(PremultipliedColorU8::TRANSPARENT);
+                let opaque = PremultipliedColorU8::from_rgba(red, green, blue, 255)
+                    .unwrap_or(PremultipliedColorU8::TRANSPARENT);
                 target[y as usize * across as usize + x as usize] = opaque;
             }
         }
@@ -72,7 +77,12 @@ impl Raster {
 
     /// Writes the picture as a PNG, whole or not at all.
     pub(super) fn write(&self, path: &Path) -> Result<(), PictureError> {
-        let rgb: Vec<u8> = self.pixels.pixels().iter().flat_map(|pixel| [pixel.red(), pixel.green(), pixel.blue()]).collect();
+        let rgb: Vec<u8> = self
+            .pixels
+            .pixels()
+            .iter()
+            .flat_map(|pixel| [pixel.red(), pixel.green(), pixel.blue()])
+            .collect();
         let mut bytes = Vec::new();
         PngEncoder::new(&mut bytes)
             .write_image(&rgb, self.pixels.width(), self.pixels.height(), ExtendedColorType::Rgb8)
@@ -96,9 +106,16 @@ mod tests {
 
     #[test]
     fn text_is_as_wide_as_it_was_measured() {
-        let drawn = Raster::new(&document(400, 60, "", "", &html! { text x="10" y="40" font-size="24" { "Hamburgefonts AVA" } }));
+        let drawn = Raster::new(&document(
+            400,
+            60,
+            "",
+            "",
+            &html! { text x="10" y="40" font-size="24" { "Hamburgefonts AVA" } },
+        ));
         let dark = dark(&drawn.unwrap());
-        let (left, right) = (dark.iter().map(|at| at.0).min().unwrap(), dark.iter().map(|at| at.0).max().unwrap());
+        let (left, right) =
+            (dark.iter().map(|at| at.0).min().unwrap(), dark.iter().map(|at| at.0).max().unwrap());
         let measured = text::width("Hamburgefonts AVA", Style::regular(24.0));
         assert!((right as f32 - left as f32 - measured).abs() < 6.0, "{left} {right} {measured}");
         assert!(dark.iter().all(|(_, y)| (15..50).contains(y)));

@@ -5,7 +5,13 @@ use maud::{Markup, PreEscaped, html};
 use crate::chart::{PAPER_COLOURS, SHAPES};
 
 /// Builds an SVG file from its size in pixels, its title, style beyond that of all charts, and its shapes.
-pub(super) fn document(width: u64, height: u64, title: &str, style: &str, marks: &Markup) -> String {
+pub(super) fn document(
+    width: u64,
+    height: u64,
+    title: &str,
+    style: &str,
+    marks: &Markup,
+) -> String {
     let document = html! {
         svg xmlns="http://www.w3.org/2000/svg" width=(width) height=(height) viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(title) {
             title { (title) }
@@ -30,12 +36,18 @@ mod tests {
 
     #[test]
     fn no_text_becomes_markup_and_any_text_is_well_formed() {
-        let hostile = "</title><script>alert('x')</script> & \" ]]> <!-- \u{0} \u{1b} \u{ffff} \u{202e} 漢字";
+        let hostile =
+            "</title><script>alert('x')</script> & \" ]]> <!-- \u{0} \u{1b} \u{ffff} \u{202e} 漢字";
         let drawn = document(10, 10, hostile, "", &html! { text class="label" { (hostile) } });
         let parsed = Document::parse(&drawn).unwrap();
         let shown = hostile.replace(['\u{0}', '\u{1b}', '\u{ffff}'], "\u{fffd}");
-        let text = |name: &str| parsed.descendants().find(|node| node.has_tag_name(name)).and_then(|node| node.text());
-        assert_eq!((text("title"), text("text"), text("script")), (Some(shown.as_str()), Some(shown.as_str()), None));
+        let text = |name: &str| {
+            parsed.descendants().find(|node| node.has_tag_name(name)).and_then(|node| node.text())
+        };
+        assert_eq!(
+            (text("title"), text("text"), text("script")),
+            (Some(shown.as_str()), Some(shown.as_str()), None)
+        );
         assert_eq!(parsed.root_element().attribute("aria-label"), Some(shown.as_str()));
     }
 }

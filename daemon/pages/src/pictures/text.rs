@@ -29,7 +29,10 @@ impl Style {
 static REGULAR: LazyLock<Face<'static>> = LazyLock::new(|| parsed(dejavu::sans::regular()));
 static BOLD: LazyLock<Face<'static>> = LazyLock::new(|| parsed(dejavu::sans::bold()));
 
-#[expect(clippy::expect_used, reason = "the bytes are compiled in, and every test that measures text reads them")]
+#[expect(
+    clippy::expect_used,
+    reason = "the bytes are compiled in, and every test that measures text reads them"
+)]
 fn parsed(bytes: &'static [u8]) -> Face<'static> {
     Face::from_slice(bytes, 0).expect("DejaVu Sans is a font")
 }
@@ -40,7 +43,11 @@ pub(super) fn width(text: &str, style: Style) -> f32 {
     let mut buffer = UnicodeBuffer::new();
     buffer.push_str(text);
     buffer.guess_segment_properties();
-    let advance: i32 = rustybuzz::shape(face, &[], buffer).glyph_positions().iter().map(|glyph| glyph.x_advance).sum();
+    let advance: i32 = rustybuzz::shape(face, &[], buffer)
+        .glyph_positions()
+        .iter()
+        .map(|glyph| glyph.x_advance)
+        .sum();
     advance as f32 * style.size / face.units_per_em() as f32
 }
 
@@ -49,7 +56,9 @@ pub(super) fn width(text: &str, style: Style) -> f32 {
 pub(super) fn wrap(text: &str, style: Style, limit: f32, most: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
-    'words: for word in text.split(|character: char| character.is_whitespace() || character.is_control()) {
+    'words: for word in
+        text.split(|character: char| character.is_whitespace() || character.is_control())
+    {
         if word.is_empty() {
             continue;
         }
@@ -99,7 +108,8 @@ mod tests {
 
     #[test]
     fn wrapping_keeps_all_words_and_no_line_is_too_wide() {
-        let text = "one large red circle to the left of a small and remarkably well-behaved blue square";
+        let text =
+            "one large red circle to the left of a small and remarkably well-behaved blue square";
         let lines = wrap(text, STYLE, 120.0, 20);
         assert!(lines.len() > 3);
         assert_eq!(lines.join(" "), text);

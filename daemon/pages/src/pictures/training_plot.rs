@@ -65,7 +65,9 @@ impl<'a> TrainingPlot<'a> {
         Self {
             run: run.to_owned(),
             losses: losses.iter().map(|(metric, name)| Line::new(name, recorded(metric))).collect(),
-            evaluations: EVALUATIONS.map(|(metric, name)| Line { level, ..Line::new(name, recorded(metric)) }).to_vec(),
+            evaluations: EVALUATIONS
+                .map(|(metric, name)| Line { level, ..Line::new(name, recorded(metric)) })
+                .to_vec(),
             learning_rate: recorded("lr"),
         }
     }
@@ -77,7 +79,11 @@ impl TrainingPlot<'_> {
     /// # Errors
     /// Another extension, a file that cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), PictureError> {
-        match path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).as_deref() {
+        match path
+            .extension()
+            .map(|extension| extension.to_string_lossy().to_lowercase())
+            .as_deref()
+        {
             Some("svg") => Ok(durable::write(path, self.svg().as_bytes())?),
             Some("png") | None => Raster::new(&self.svg())?.write(path),
             Some(_) => Err(PictureError::UnknownFormat { path: path.to_owned() }),
@@ -89,7 +95,10 @@ impl TrainingPlot<'_> {
         let panels = self.panels();
         let height = TOP + BOTTOM + panels.iter().map(|(_, height)| height + HEAD).sum::<f64>();
         let steps = steps(panels.iter().flat_map(|(panel, _)| &panel.lines));
-        let room = panels.iter().map(|(panel, height)| label_room(&panel.values(*height).1)).fold(LEFT, f64::max);
+        let room = panels
+            .iter()
+            .map(|(panel, height)| label_room(&panel.values(*height).1))
+            .fold(LEFT, f64::max);
         let content = (WIDTH - room - RIGHT) as f32;
         let name = text::wrap(&format!("Run {}", self.run), Style::bold(21.0), content, 1).concat();
         let tops = panels.iter().scan(TOP, |top, (_, height)| {
@@ -103,18 +112,33 @@ impl TrainingPlot<'_> {
                 (draw(panel, (room, top, *height), steps, at + 1 == panels.len()))
             }
         };
-        document(WIDTH as u64, height as u64, &format!("Training of {}: {}", self.run, self.summary()), STYLE, &marks)
+        document(
+            WIDTH as u64,
+            height as u64,
+            &format!("Training of {}: {}", self.run, self.summary()),
+            STYLE,
+            &marks,
+        )
     }
 
     /// Returns the panels with their heights.
     fn panels(&self) -> Vec<(LineChart<'_>, f64)> {
-        let chart = |title: &str, from_zero, lines| LineChart { title: title.into(), unit: Unit::Plain, from_zero, lines };
-        let noisy: Vec<Line<'_>> = self.losses.iter().map(|line| Line { noisy: true, ..line.clone() }).collect();
+        let chart = |title: &str, from_zero, lines| LineChart {
+            title: title.into(),
+            unit: Unit::Plain,
+            from_zero,
+            lines,
+        };
+        let noisy: Vec<Line<'_>> =
+            self.losses.iter().map(|line| Line { noisy: true, ..line.clone() }).collect();
         let smoothed = noisy.iter().any(Line::is_smoothed);
         let title = if smoothed { "Training loss (pale: each step)" } else { "Training loss" };
         let mut panels = vec![(chart(title, false, noisy), 300.0)];
         if self.evaluations.iter().any(|line| !line.points.is_empty()) {
-            panels.push((chart("Held-out pairs (dotted: chance)", true, self.evaluations.clone()), 210.0));
+            panels.push((
+                chart("Held-out pairs (dotted: chance)", true, self.evaluations.clone()),
+                210.0,
+            ));
         }
         panels.push((chart("Learning rate", true, vec![Line::new("", self.learning_rate)]), 110.0));
         panels
@@ -124,11 +148,18 @@ impl TrainingPlot<'_> {
     fn summary(&self) -> String {
         let points = self.losses.first().map_or(&[][..], |line| &line.points);
         let Some((last, _)) = points.last() else { return "No steps recorded yet.".to_owned() };
-        let steps = |count: u64| if count == 1 { "1 step".to_owned() } else { format!("{} steps", thousands(count)) };
+        let steps = |count: u64| {
+            if count == 1 { "1 step".to_owned() } else { format!("{} steps", thousands(count)) }
+        };
         let strange = points.iter().filter(|(_, loss)| !loss.is_finite()).count();
-        let strange = if strange == 0 { String::new() } else { format!("  ·  not finite at {}", steps(strange as u64)) };
+        let strange = if strange == 0 {
+            String::new()
+        } else {
+            format!("  ·  not finite at {}", steps(strange as u64))
+        };
         let tail = &points[points.len() - points.len().div_ceil(20)..];
-        let finite: Vec<f64> = tail.iter().map(|(_, loss)| *loss).filter(|loss| loss.is_finite()).collect();
+        let finite: Vec<f64> =
+            tail.iter().map(|(_, loss)| *loss).filter(|loss| loss.is_finite()).collect();
         if finite.is_empty() {
             return format!("{}{strange}", steps(*last));
         }
@@ -138,7 +169,12 @@ impl TrainingPlot<'_> {
     }
 }
 
-fn draw(panel: &LineChart<'_>, (left, top, height): (f64, f64, f64), steps: Axis, lowest: bool) -> Markup {
+fn draw(
+    panel: &LineChart<'_>,
+    (left, top, height): (f64, f64, f64),
+    steps: Axis,
+    lowest: bool,
+) -> Markup {
     let (y, value_ticks) = panel.values(height);
     // Only the lowest panel has labels below it, which keep their distance by themselves.
     let height = if lowest { height } else { height - BETWEEN };
@@ -177,7 +213,8 @@ fn legend(panel: &LineChart<'_>, area: &PlotArea) -> Markup {
     }
     // The last name ends where the panel does.
     let start = area.right() + 20.0 - named.iter().map(|(.., width)| width).sum::<f64>();
-    let starts = named.iter().scan(start, |next, (.., width)| Some(std::mem::replace(next, *next + width)));
+    let starts =
+        named.iter().scan(start, |next, (.., width)| Some(std::mem::replace(next, *next + width)));
     let y = area.top - 12.0;
     html! {
         @for (x, (place, name, _)) in starts.zip(&named) {
@@ -195,10 +232,18 @@ mod tests {
     const RECALL: &str = "heldout/i2t_recall@1";
 
     fn metrics(losses: &[f64]) -> Metrics {
-        let steps = |values: &mut dyn Iterator<Item = f64>| (1..).zip(values).collect::<Vec<(u64, f64)>>();
-        let of_steps = [("loss", steps(&mut losses.iter().copied())), ("lr", steps(&mut losses.iter().map(|_| 1e-3)))];
+        let steps =
+            |values: &mut dyn Iterator<Item = f64>| (1..).zip(values).collect::<Vec<(u64, f64)>>();
+        let of_steps = [
+            ("loss", steps(&mut losses.iter().copied())),
+            ("lr", steps(&mut losses.iter().map(|_| 1e-3))),
+        ];
         let chance = (CHANCE, vec![(1, 0.01)]);
-        of_steps.into_iter().chain([chance]).map(|(name, points)| (name.to_owned(), points)).collect()
+        of_steps
+            .into_iter()
+            .chain([chance])
+            .map(|(name, points)| (name.to_owned(), points))
+            .collect()
     }
 
     fn with(mut metrics: Metrics, name: &str, points: &[(u64, f64)]) -> Metrics {
@@ -229,7 +274,9 @@ mod tests {
             (&million, &[]),
         ];
         for (losses, recalls) in runs {
-            TrainingPlot::of("strange", &with(metrics(losses), RECALL, recalls)).write(&path).unwrap();
+            TrainingPlot::of("strange", &with(metrics(losses), RECALL, recalls))
+                .write(&path)
+                .unwrap();
             let (width, _) = image::image_dimensions(&path).unwrap();
             assert_eq!(width, 1100);
         }
@@ -243,7 +290,9 @@ mod tests {
         let path = folder.path().join("plot.png");
         TrainingPlot::of("run", &metrics(&[3.0, 2.0, 1.0])).write(&path).unwrap();
         let without = image::image_dimensions(&path).unwrap().1;
-        TrainingPlot::of("run", &with(metrics(&[3.0, 2.0, 1.0]), RECALL, &[(3, 0.4)])).write(&path).unwrap();
+        TrainingPlot::of("run", &with(metrics(&[3.0, 2.0, 1.0]), RECALL, &[(3, 0.4)]))
+            .write(&path)
+            .unwrap();
         assert_eq!(image::image_dimensions(&path).unwrap().1, without + 244);
     }
 
@@ -261,7 +310,11 @@ mod tests {
         let pixels = image::open(&png).unwrap().to_rgb8();
         // The curve in its colour, and more paper than anything else.
         let count = |colour: [u8; 3]| pixels.pixels().filter(|pixel| pixel.0 == colour).count();
-        assert!(count([0x00, 0x72, 0xb2]) > 500 && count([255, 255, 255]) > 300_000, "{}", count([0x00, 0x72, 0xb2]));
+        assert!(
+            count([0x00, 0x72, 0xb2]) > 500 && count([255, 255, 255]) > 300_000,
+            "{}",
+            count([0x00, 0x72, 0xb2])
+        );
         let error = drawn.write(&folder.path().join("plot.pdf")).unwrap_err();
         assert!(matches!(error, PictureError::UnknownFormat { .. }), "{error}");
     }
@@ -278,9 +331,20 @@ mod tests {
 
     #[test]
     fn terms_of_the_loss_are_curves_of_their_own_and_too_many_names_are_left_out() {
-        let terms = (0..40).fold(metrics(&[3.0, 2.0]), |all, n| with(all, &format!("loss/term {n:02}"), &[(1, 1.0), (2, 0.5)]));
+        let terms = (0..40).fold(metrics(&[3.0, 2.0]), |all, n| {
+            with(all, &format!("loss/term {n:02}"), &[(1, 1.0), (2, 0.5)])
+        });
         let svg = TrainingPlot::of("run", &terms).svg();
-        assert!(svg.contains(">loss</text>") && svg.contains(">term 00</text>") && !svg.contains(">term 39</text>"), "{svg}");
-        assert_eq!(svg.matches("<polyline").count(), 41 + 1, "all of them are drawn, and the learning rate");
+        assert!(
+            svg.contains(">loss</text>")
+                && svg.contains(">term 00</text>")
+                && !svg.contains(">term 39</text>"),
+            "{svg}"
+        );
+        assert_eq!(
+            svg.matches("<polyline").count(),
+            41 + 1,
+            "all of them are drawn, and the learning rate"
+        );
     }
 }

@@ -19,17 +19,29 @@ struct Known {
     metrics: &'static [(&'static str, &'static str)],
 }
 
-const PLAIN: Known = Known { title: "", unit: Unit::Plain, from_zero: true, noisy: false, metrics: &[] };
-const IMAGE_TO_TEXT: &[(&str, &str)] =
-    &[("heldout/i2t_recall@1", "R@1"), ("heldout/i2t_recall@5", "R@5"), ("heldout/i2t_recall@10", "R@10")];
-const TEXT_TO_IMAGE: &[(&str, &str)] =
-    &[("heldout/t2i_recall@1", "R@1"), ("heldout/t2i_recall@5", "R@5"), ("heldout/t2i_recall@10", "R@10")];
+const PLAIN: Known =
+    Known { title: "", unit: Unit::Plain, from_zero: true, noisy: false, metrics: &[] };
+const IMAGE_TO_TEXT: &[(&str, &str)] = &[
+    ("heldout/i2t_recall@1", "R@1"),
+    ("heldout/i2t_recall@5", "R@5"),
+    ("heldout/i2t_recall@10", "R@10"),
+];
+const TEXT_TO_IMAGE: &[(&str, &str)] = &[
+    ("heldout/t2i_recall@1", "R@1"),
+    ("heldout/t2i_recall@5", "R@5"),
+    ("heldout/t2i_recall@10", "R@10"),
+];
 /// Charts that follow the loss, in their order.
 const KNOWN: [Known; 7] = [
     Known { title: "Held out: image to text", metrics: IMAGE_TO_TEXT, ..PLAIN },
     Known { title: "Held out: text to image", metrics: TEXT_TO_IMAGE, ..PLAIN },
     Known { title: "Learning rate", metrics: &[("lr", "")], ..PLAIN },
-    Known { title: "Samples a second", noisy: true, metrics: &[("samples_per_second", "")], ..PLAIN },
+    Known {
+        title: "Samples a second",
+        noisy: true,
+        metrics: &[("samples_per_second", "")],
+        ..PLAIN
+    },
     Known { title: "MFU", unit: Unit::Percent, noisy: true, metrics: &[("mfu", "")], ..PLAIN },
     Known { title: "Norm of the gradient", noisy: true, metrics: &[("grad_norm", "")], ..PLAIN },
     Known { title: "Logit scale", from_zero: false, metrics: &[("logit_scale", "")], ..PLAIN },
@@ -39,20 +51,27 @@ const TOLD_ELSEWHERE: [&str; 4] = ["loss", "data_wait_seconds", "overflow", "ski
 
 /// Draws the loss with its terms, the known metrics, and all others that the steps recorded.
 pub(super) fn curves(history: &History, beside: Option<&History>) -> Markup {
-    let runs: Vec<(&str, &Metrics)> =
-        std::iter::once(history).chain(beside).map(|history| (history.run.as_str(), &history.metrics)).collect();
+    let runs: Vec<(&str, &Metrics)> = std::iter::once(history)
+        .chain(beside)
+        .map(|history| (history.run.as_str(), &history.metrics))
+        .collect();
     html! { @for chart in charts(&runs) { (chart.figure()) } }
 }
 
 fn charts<'a>(runs: &[(&str, &'a Metrics)]) -> Vec<LineChart<'a>> {
     let losses = loss_and_terms(runs.iter().flat_map(|(_, metrics)| metrics.keys()));
     let known = KNOWN.iter().map(|known| {
-        let metrics: Vec<(String, String)> =
-            known.metrics.iter().map(|(metric, name)| ((*metric).to_owned(), (*name).to_owned())).collect();
+        let metrics: Vec<(String, String)> = known
+            .metrics
+            .iter()
+            .map(|(metric, name)| ((*metric).to_owned(), (*name).to_owned()))
+            .collect();
         chart(runs, known, known.title, &metrics)
     });
     let loss = chart(runs, &Known { from_zero: false, noisy: true, ..PLAIN }, "Loss", &losses);
-    let others = others(runs).into_iter().map(|(title, metrics)| chart(runs, &Known { noisy: true, ..PLAIN }, &title, &metrics));
+    let others = others(runs)
+        .into_iter()
+        .map(|(title, metrics)| chart(runs, &Known { noisy: true, ..PLAIN }, &title, &metrics));
     std::iter::once(loss).chain(known).chain(others).collect()
 }
 
@@ -64,22 +83,32 @@ fn others(runs: &[(&str, &Metrics)]) -> BTreeMap<String, Vec<(String, String)>> 
             || [TERM, EVALUATED, "heldout"].iter().any(|group| name.starts_with(group))
             || KNOWN.iter().flat_map(|known| known.metrics).any(|(metric, _)| *metric == name)
     };
-    let names: BTreeSet<&String> = runs.iter().flat_map(|(_, metrics)| metrics.keys()).filter(|name| !known(name)).collect();
+    let names: BTreeSet<&String> =
+        runs.iter().flat_map(|(_, metrics)| metrics.keys()).filter(|name| !known(name)).collect();
     let mut charts: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     for name in names {
         let words = name.replace('_', " ");
         let (title, own) = words.split_once('/').unwrap_or((&words, ""));
         let (first, rest) = title.split_at(title.chars().next().map_or(0, char::len_utf8));
-        charts.entry(format!("{}{rest}", first.to_uppercase())).or_default().push((name.clone(), own.to_owned()));
+        charts
+            .entry(format!("{}{rest}", first.to_uppercase()))
+            .or_default()
+            .push((name.clone(), own.to_owned()));
     }
     charts
 }
 
 /// Builds a chart of some metrics of all runs. Those of the second run are dashed.
-fn chart<'a>(runs: &[(&str, &'a Metrics)], like: &Known, title: &str, metrics: &[(String, String)]) -> LineChart<'a> {
+fn chart<'a>(
+    runs: &[(&str, &'a Metrics)],
+    like: &Known,
+    title: &str,
+    metrics: &[(String, String)],
+) -> LineChart<'a> {
     // One metric is named by the title, and one run needs no name.
     let named = |name: &str, run: &str| {
-        let words = [Some(name).filter(|_| metrics.len() > 1), Some(run).filter(|_| runs.len() > 1)];
+        let words =
+            [Some(name).filter(|_| metrics.len() > 1), Some(run).filter(|_| runs.len() > 1)];
         words.into_iter().flatten().collect::<Vec<_>>().join(" ")
     };
     let named = &named;
@@ -90,7 +119,12 @@ fn chart<'a>(runs: &[(&str, &'a Metrics)], like: &Known, title: &str, metrics: &
             ..Line::new(named(name, run), of_run.get(metric).map_or(&[][..], Vec::as_slice))
         })
     });
-    LineChart { title: title.to_owned(), unit: like.unit, from_zero: like.from_zero, lines: lines.collect() }
+    LineChart {
+        title: title.to_owned(),
+        unit: like.unit,
+        from_zero: like.from_zero,
+        lines: lines.collect(),
+    }
 }
 
 #[cfg(test)]
@@ -102,24 +136,48 @@ mod tests {
     }
 
     fn drawn(charts: &[LineChart<'_>]) -> Vec<(String, Vec<String>)> {
-        let names = |chart: &LineChart<'_>| chart.lines.iter().map(|line| line.name.clone()).collect();
-        charts.iter().filter(|chart| !chart.is_empty()).map(|chart| (chart.title.clone(), names(chart))).collect()
+        let names =
+            |chart: &LineChart<'_>| chart.lines.iter().map(|line| line.name.clone()).collect();
+        charts
+            .iter()
+            .filter(|chart| !chart.is_empty())
+            .map(|chart| (chart.title.clone(), names(chart)))
+            .collect()
     }
 
     #[test]
     fn old_runs_have_their_loss_and_new_ones_their_terms() {
-        let old = metrics(&["loss", "logit_scale", "heldout/pairs", "eval/flickr/top1", "overflow"]);
+        let old =
+            metrics(&["loss", "logit_scale", "heldout/pairs", "eval/flickr/top1", "overflow"]);
         let unnamed = || vec![String::new()];
-        assert_eq!(drawn(&charts(&[("old", &old)])), [("Loss".into(), unnamed()), ("Logit scale".into(), unnamed())]);
+        assert_eq!(
+            drawn(&charts(&[("old", &old)])),
+            [("Loss".into(), unnamed()), ("Logit scale".into(), unnamed())]
+        );
         let one = metrics(&["loss", "loss/clip"]);
-        assert_eq!(drawn(&charts(&[("one", &one)])), [("Loss".into(), unnamed())], "one term alone is the loss");
-        let new = metrics(&["loss", "loss/mlm", "loss/itm", "accuracy/itm", "accuracy/mlm", "loss_scale"]);
+        assert_eq!(
+            drawn(&charts(&[("one", &one)])),
+            [("Loss".into(), unnamed())],
+            "one term alone is the loss"
+        );
+        let new = metrics(&[
+            "loss",
+            "loss/mlm",
+            "loss/itm",
+            "accuracy/itm",
+            "accuracy/mlm",
+            "loss_scale",
+        ]);
         let all = drawn(&charts(&[("new", &new)]));
         assert_eq!(all[0], ("Loss".into(), ["loss", "itm", "mlm"].map(String::from).to_vec()));
         assert_eq!(all[1], ("Accuracy".into(), ["itm", "mlm"].map(String::from).to_vec()));
         assert_eq!(all[2], ("Loss scale".into(), unnamed()));
         let two = charts(&[("new", &new), ("old", &old)]);
-        let lines: Vec<(&str, bool)> = two[0].lines.iter().map(|line| (line.name.as_str(), line.dashed)).collect();
-        assert_eq!(lines[..4], [("loss new", false), ("loss old", true), ("itm new", false), ("itm old", true)]);
+        let lines: Vec<(&str, bool)> =
+            two[0].lines.iter().map(|line| (line.name.as_str(), line.dashed)).collect();
+        assert_eq!(
+            lines[..4],
+            [("loss new", false), ("loss old", true), ("itm new", false), ("itm old", true)]
+        );
     }
 }

@@ -24,7 +24,11 @@ pub struct History {
 
 impl History {
     /// Asks `ask`, which answers SQL over the tables of a state folder.
-    pub fn read(run: &str, state: &Path, ask: &dyn Fn(&str) -> anyhow::Result<Vec<RecordBatch>>) -> anyhow::Result<Self> {
+    pub fn read(
+        run: &str,
+        state: &Path,
+        ask: &dyn Fn(&str) -> anyhow::Result<Vec<RecordBatch>>,
+    ) -> anyhow::Result<Self> {
         let name = RunName::new(run)?;
         // A run's name has no quote in it.
         let rows = |columns: &str, table: &str, order: &str| {
@@ -32,8 +36,10 @@ impl History {
                 .and_then(|batches| as_rows(&batches))
         };
         let Some(record) = rows("*", "runs", "run")?.pop() else {
-            let known: Vec<String> =
-                as_rows(&ask("SELECT run FROM runs ORDER BY run")?)?.iter().map(|row| text(row, "run")).collect();
+            let known: Vec<String> = as_rows(&ask("SELECT run FROM runs ORDER BY run")?)?
+                .iter()
+                .map(|row| text(row, "run"))
+                .collect();
             bail!("there is no run {name} in {}; there are: {}", state.display(), known.join(", "));
         };
         let mut metrics = Metrics::new();

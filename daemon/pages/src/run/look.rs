@@ -10,8 +10,8 @@ use diptych_evaluate::groups::{Group, Groups, by_group};
 use diptych_evaluate::retrieval::{CaptionedImages, caption_groups};
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
-    Bootstrap, CALIBRATION_BINS, Calibration, Geometry, Interval, Predictions, RECALL_AT, Retrieval, Rows, Unit, calibration,
-    cosines, geometry, interval, principal, resample,
+    Bootstrap, CALIBRATION_BINS, Calibration, Geometry, Interval, Predictions, RECALL_AT,
+    Retrieval, Rows, Unit, calibration, cosines, geometry, interval, principal, resample,
 };
 
 use super::map::neighbourhoods;
@@ -120,7 +120,10 @@ impl Look<'_> {
         };
         let ranks = captioned.ranks(dimension)?;
         let columns = captioned.units(&ranks);
-        let intervals = resample(&columns, bootstrap)?.iter().map(|values| interval(values, bootstrap.level)).collect();
+        let intervals = resample(&columns, bootstrap)?
+            .iter()
+            .map(|values| interval(values, bootstrap.level))
+            .collect();
 
         let scores = cosines(rows(&encoded.images), rows(&encoded.texts))?;
         let n = groups.len();
@@ -130,14 +133,21 @@ impl Look<'_> {
         let some = n.min(MATRIX);
         let matrix = Matrix {
             captions: encoded.captions[..some].to_vec(),
-            scores: (0..some).flat_map(|image| (0..some).map(move |text| (image, text))).map(|(i, t)| of_images(i, t)).collect(),
+            scores: (0..some)
+                .flat_map(|image| (0..some).map(move |text| (image, text)))
+                .map(|(i, t)| of_images(i, t))
+                .collect(),
         };
-        let classes = self.classification.map(|classification| self.classes(classification)).transpose()?;
-        let groups = self.groups.map(|(groups, by)| {
-            let mut columns = vec![columns[0].clone(), columns[RECALL_AT.len()].clone()];
-            columns.extend(classes.as_ref().map(|classes| classes.predictions.hits(1).into_iter().map(Unit::from).collect()));
-            (by.to_owned(), by_group(&groups.of(&encoded.uids), &columns))
-        });
+        let classes =
+            self.classification.map(|classification| self.classes(classification)).transpose()?;
+        let groups =
+            self.groups.map(|(groups, by)| {
+                let mut columns = vec![columns[0].clone(), columns[RECALL_AT.len()].clone()];
+                columns.extend(classes.as_ref().map(|classes| {
+                    classes.predictions.hits(1).into_iter().map(Unit::from).collect()
+                }));
+                (by.to_owned(), by_group(&groups.of(&encoded.uids), &columns))
+            });
         let first = n.min(POINTS) * dimension;
         let (images, texts) = (&encoded.images[..first], &encoded.texts[..first]);
         let both = [images, texts].concat();
@@ -163,7 +173,12 @@ impl Look<'_> {
                 captions: encoded.captions[..n.min(POINTS)].to_vec(),
                 share,
                 neighbourhoods: neighbourhoods(images, dimension, &start),
-                right: ranks.image_to_text.iter().take(POINTS).map(|rank| *rank == Some(1)).collect(),
+                right: ranks
+                    .image_to_text
+                    .iter()
+                    .take(POINTS)
+                    .map(|rank| *rank == Some(1))
+                    .collect(),
             },
             name: self.name,
         })
@@ -176,7 +191,14 @@ impl Look<'_> {
         let resampled = resample(&column, self.bootstrap)?;
         let mut wrong: Vec<(Uid, usize, usize, f64)> = (0..hits.len())
             .filter(|row| !hits[*row])
-            .map(|row| (self.encoded.uids[row], predictions.labels[row], predictions.predicted[row], predictions.confidence[row]))
+            .map(|row| {
+                (
+                    self.encoded.uids[row],
+                    predictions.labels[row],
+                    predictions.predicted[row],
+                    predictions.confidence[row],
+                )
+            })
             .collect();
         wrong.sort_by(|a, b| b.3.total_cmp(&a.3).then(a.0.cmp(&b.0)));
         wrong.truncate(WRONG);
@@ -193,9 +215,17 @@ impl Look<'_> {
 impl Looked {
     /// The pairs whose images are shown.
     pub fn shown(&self) -> Vec<Uid> {
-        let wrong = self.wrong_texts.iter().chain(&self.wrong_images).flat_map(|wrong| [wrong.uid, wrong.taken]);
-        let near = self.neighbours.iter().flat_map(|of| std::iter::once(of.uid).chain(of.near.iter().map(|(uid, _)| *uid)));
-        let of_classes = self.classes.iter().flat_map(|classes| classes.wrong.iter().map(|wrong| wrong.0));
+        let wrong = self
+            .wrong_texts
+            .iter()
+            .chain(&self.wrong_images)
+            .flat_map(|wrong| [wrong.uid, wrong.taken]);
+        let near = self
+            .neighbours
+            .iter()
+            .flat_map(|of| std::iter::once(of.uid).chain(of.near.iter().map(|(uid, _)| *uid)));
+        let of_classes =
+            self.classes.iter().flat_map(|classes| classes.wrong.iter().map(|wrong| wrong.0));
         let mut all: Vec<Uid> = wrong.chain(near).chain(of_classes).collect();
         all.sort_unstable();
         all.dedup();
@@ -218,24 +248,37 @@ fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> V
             }
         }
         if wrong.0 > right {
-            found.push((wrong.0 - right, Wrong { uid: uids[query], own: right, taken: uids[wrong.1], score: wrong.0 }));
+            found.push((
+                wrong.0 - right,
+                Wrong { uid: uids[query], own: right, taken: uids[wrong.1], score: wrong.0 },
+            ));
         }
     }
     found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.uid.cmp(&b.1.uid)));
     let mut seen = HashSet::new();
-    found.into_iter().map(|(_, wrong)| wrong).filter(|wrong| seen.insert(wrong.taken)).take(WRONG).collect()
+    found
+        .into_iter()
+        .map(|(_, wrong)| wrong)
+        .filter(|wrong| seen.insert(wrong.taken))
+        .take(WRONG)
+        .collect()
 }
 
 /// Some images, as if drawn, with the nearest others.
 fn neighbours(encoded: &Encoded, dimension: usize) -> anyhow::Result<Vec<Near>> {
     let n = encoded.uids.len();
     let asked: Vec<usize> = (0..n.min(ASKED)).map(|place| place * n / n.min(ASKED)).collect();
-    let queries: Vec<f32> = asked.iter().flat_map(|row| encoded.images[row * dimension..][..dimension].iter().copied()).collect();
-    let scores = cosines(Rows { values: &queries, dimension }, Rows { values: &encoded.images, dimension })?;
+    let queries: Vec<f32> = asked
+        .iter()
+        .flat_map(|row| encoded.images[row * dimension..][..dimension].iter().copied())
+        .collect();
+    let scores =
+        cosines(Rows { values: &queries, dimension }, Rows { values: &encoded.images, dimension })?;
     let near = asked.iter().zip(scores.chunks_exact(n)).map(|(row, scores)| {
         let mut order: Vec<usize> = (0..n).filter(|other| other != row).collect();
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
-        let near = order.into_iter().take(NEIGHBOURS).map(|other| (encoded.uids[other], scores[other]));
+        let near =
+            order.into_iter().take(NEIGHBOURS).map(|other| (encoded.uids[other], scores[other]));
         Near { uid: encoded.uids[*row], near: near.collect() }
     });
     Ok(near.collect())
@@ -250,9 +293,15 @@ mod tests {
         let uids: Vec<Uid> = (0..4_u128).map(|uid| Uid(uid.to_le_bytes())).collect();
         // Queries 0 and 1 have the same caption. 0: item 2 is nearer by 0.1. 1: nearest is 0, which is right. 2: 3 is nearer by 0.5.
         // 3: its own.
-        let scores = [[0.5, 0.4, 0.6, 0.0], [0.9, 0.1, 0.2, 0.0], [0.0, 0.0, 0.3, 0.8], [0.1, 0.1, 0.1, 0.9]];
+        let scores = [
+            [0.5, 0.4, 0.6, 0.0],
+            [0.9, 0.1, 0.2, 0.0],
+            [0.0, 0.0, 0.3, 0.8],
+            [0.1, 0.1, 0.1, 0.9],
+        ];
         let found = worst(&[0, 0, 2, 3], &uids, |query, item| scores[query][item]);
-        let short: Vec<_> = found.iter().map(|wrong| (wrong.uid, wrong.taken, wrong.own, wrong.score)).collect();
+        let short: Vec<_> =
+            found.iter().map(|wrong| (wrong.uid, wrong.taken, wrong.own, wrong.score)).collect();
         assert_eq!(short, [(uids[2], uids[3], 0.3, 0.8), (uids[0], uids[2], 0.5, 0.6)]);
     }
 }

@@ -8,21 +8,32 @@ const FEWEST: usize = 12;
 
 /// A place for each row [N, D] of unit length, beginning at `start`, so that the same rows always give the same picture. None for
 /// too few rows.
-pub(super) fn neighbourhoods(values: &[f32], dimension: usize, start: &[(f32, f32)]) -> Option<Vec<(f32, f32)>> {
+pub(super) fn neighbourhoods(
+    values: &[f32],
+    dimension: usize,
+    start: &[(f32, f32)],
+) -> Option<Vec<(f32, f32)>> {
     let rows: Vec<&[f32]> = values.chunks_exact(dimension).collect();
     if rows.len() < FEWEST {
         return None;
     }
     // Small at the beginning, as its authors begin, so that the gradient and not the start decides.
-    let widest = start.iter().map(|at| at.0.abs().max(at.1.abs())).fold(f32::MIN_POSITIVE, f32::max);
-    let start: Vec<f32> = start.iter().flat_map(|at| [1e-4 * at.0 / widest, 1e-4 * at.1 / widest]).collect();
+    let widest =
+        start.iter().map(|at| at.0.abs().max(at.1.abs())).fold(f32::MIN_POSITIVE, f32::max);
+    let start: Vec<f32> =
+        start.iter().flat_map(|at| [1e-4 * at.0 / widest, 1e-4 * at.1 / widest]).collect();
     // On one thread: with more, sums come in another order each time, and then another picture.
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().ok()?;
     // Of unit length: the angle decides.
-    let distance = |a: &&[f32], b: &&[f32]| (2.0 - 2.0 * a.iter().zip(*b).map(|(a, b)| a * b).sum::<f32>()).max(0.0).sqrt();
+    let distance = |a: &&[f32], b: &&[f32]| {
+        (2.0 - 2.0 * a.iter().zip(*b).map(|(a, b)| a * b).sum::<f32>()).max(0.0).sqrt()
+    };
     let found = one.install(|| {
         let mut tsne = bhtsne::tSNE::<f32, &[f32], 2>::new(&rows);
-        tsne.perplexity(PERPLEXITY.min((rows.len() - 1) as f32 / 3.0)).epochs(TURNS).initial_embedding(start).exact(distance);
+        tsne.perplexity(PERPLEXITY.min((rows.len() - 1) as f32 / 3.0))
+            .epochs(TURNS)
+            .initial_embedding(start)
+            .exact(distance);
         tsne.embedding()
     });
     Some(found.chunks_exact(2).map(|at| (at[0], at[1])).collect())
@@ -38,7 +49,8 @@ mod tests {
         let values: Vec<f32> = (0..60)
             .flat_map(|n| {
                 let wobble = |axis: usize| 0.02 * (((n * 7 + axis * 13) % 11) as f32 - 5.0);
-                let row: Vec<f32> = (0..8).map(|axis| f32::from(u8::from(axis == n / 20)) + wobble(axis)).collect();
+                let row: Vec<f32> =
+                    (0..8).map(|axis| f32::from(u8::from(axis == n / 20)) + wobble(axis)).collect();
                 let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
                 row.into_iter().map(move |value| value / length)
             })
@@ -47,7 +59,10 @@ mod tests {
         let found = neighbourhoods(&values, 8, &start).unwrap();
         let apart = |a: usize, b: usize| (found[a].0 - found[b].0).hypot(found[a].1 - found[b].1);
         for n in 0..60 {
-            let nearest = (0..60).filter(|other| *other != n).min_by(|a, b| apart(n, *a).total_cmp(&apart(n, *b))).unwrap();
+            let nearest = (0..60)
+                .filter(|other| *other != n)
+                .min_by(|a, b| apart(n, *a).total_cmp(&apart(n, *b)))
+                .unwrap();
             assert_eq!(nearest / 20, n / 20, "{n}: {nearest}");
         }
         assert_eq!(neighbourhoods(&values, 8, &start).unwrap(), found);

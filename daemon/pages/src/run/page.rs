@@ -76,8 +76,10 @@ fn verdicts(report: &Report) -> Markup {
     let mut good: Vec<String> = Vec::new();
     let mut bad: Vec<String> = Vec::new();
     if let Some(looked) = &report.looked {
-        let (found, chance) = (looked.retrieval.image_to_text[0], looked.retrieval.chance_image_to_text[0]);
-        let at = looked.intervals.first().map(|at| format!(" ({})", shown(*at))).unwrap_or_default();
+        let (found, chance) =
+            (looked.retrieval.image_to_text[0], looked.retrieval.chance_image_to_text[0]);
+        let at =
+            looked.intervals.first().map(|at| format!(" ({})", shown(*at))).unwrap_or_default();
         let said = format!(
             "Of {} held-out images, {} find their caption first{at}: {} times chance.",
             thousands(looked.pairs as u64),
@@ -90,15 +92,20 @@ fn verdicts(report: &Report) -> Markup {
             good.push(said);
         }
         if let Some(geometry) = &looked.geometry {
-            let rank = geometry.images.effective_rank_centred.min(geometry.texts.effective_rank_centred);
+            let rank =
+                geometry.images.effective_rank_centred.min(geometry.texts.effective_rank_centred);
             if rank < COLLAPSED_RANK {
                 bad.push(format!("The embeddings lie along {rank:.1} directions: they have nearly collapsed into one point."));
             }
         }
     }
-    if let Some([.., (_, before), (_, now)]) = report.history.metrics.get("heldout/i2t_recall@1").map(Vec::as_slice) {
+    if let Some([.., (_, before), (_, now)]) =
+        report.history.metrics.get("heldout/i2t_recall@1").map(Vec::as_slice)
+    {
         let change = now - before;
-        let said = format!("Between the last two evaluations, held-out R@1 went from {before:.3} to {now:.3}");
+        let said = format!(
+            "Between the last two evaluations, held-out R@1 went from {before:.3} to {now:.3}"
+        );
         if change > 0.0 {
             good.push(format!("{said}: longer training may still help."));
         } else {
@@ -106,10 +113,16 @@ fn verdicts(report: &Report) -> Markup {
         }
     }
     if let Some(share) = waiting(&report.history).filter(|share| *share > MUCH_WAITING) {
-        bad.push(format!("{} of the time of its last steps was spent waiting for data.", percent_of(share)));
+        bad.push(format!(
+            "{} of the time of its last steps was spent waiting for data.",
+            percent_of(share)
+        ));
     }
     if !report.history.events.is_empty() {
-        bad.push(format!("The guards noticed something {} times: see below.", report.history.events.len()));
+        bad.push(format!(
+            "The guards noticed something {} times: see below.",
+            report.history.events.len()
+        ));
     }
     html! {
         @if !good.is_empty() || !bad.is_empty() {
@@ -122,18 +135,34 @@ fn verdicts(report: &Report) -> Markup {
 fn waiting(history: &History) -> Option<f64> {
     let waits = history.metrics.get("data_wait_seconds")?;
     let batch = number(&history.record, "samples") / number(&history.record, "step");
-    let seconds = history.metrics.get("samples_per_second")?.iter().rev().take(LAST_STEPS).map(|(_, rate)| batch / rate);
-    let (waited, took) = (waits.iter().rev().take(LAST_STEPS).map(|(_, wait)| wait).sum::<f64>(), seconds.sum::<f64>());
+    let seconds = history
+        .metrics
+        .get("samples_per_second")?
+        .iter()
+        .rev()
+        .take(LAST_STEPS)
+        .map(|(_, rate)| batch / rate);
+    let (waited, took) = (
+        waits.iter().rev().take(LAST_STEPS).map(|(_, wait)| wait).sum::<f64>(),
+        seconds.sum::<f64>(),
+    );
     (took > 0.0 && waited.is_finite()).then_some(waited / took)
 }
 
 fn tiles(report: &Report) -> Markup {
     let history = &report.history;
     let last = |name: &str| history.last(name).map(|(_, value)| value);
-    let recent = |name: &str| Some(median(history.metrics.get(name)?.iter().rev().take(LAST_STEPS).map(|(_, value)| *value)));
+    let recent = |name: &str| {
+        Some(median(
+            history.metrics.get(name)?.iter().rev().take(LAST_STEPS).map(|(_, value)| *value),
+        ))
+    };
     let known = |value: Option<String>| value.unwrap_or_else(|| "–".into());
     let beside = |name: &str, digits: usize| match &report.beside {
-        Some(other) => other.last(name).map(|(_, value)| format!("{}: {value:.digits$}", other.run)).unwrap_or_default(),
+        Some(other) => other
+            .last(name)
+            .map(|(_, value)| format!("{}: {value:.digits$}", other.run))
+            .unwrap_or_default(),
         None => String::new(),
     };
     html! {
@@ -211,7 +240,11 @@ fn classification(report: &Report, classes: &Classes) -> Markup {
     let found = classes.predictions.summary();
     let name = |class: usize| classes.names.get(class).map_or("", String::as_str);
     // Classes without images have no recall.
-    let recalls = found.per_class.iter().enumerate().filter_map(|(class, of)| Some((class, of.recall()?, of.images)));
+    let recalls = found
+        .per_class
+        .iter()
+        .enumerate()
+        .filter_map(|(class, of)| Some((class, of.recall()?, of.images)));
     let mut recalls: Vec<(usize, f64, usize)> = recalls.collect();
     recalls.sort_by(|a, b| a.1.total_cmp(&b.1).then(b.2.cmp(&a.2)).then(a.0.cmp(&b.0)));
     html! {
@@ -289,7 +322,8 @@ fn picture(report: &Report, uid: Uid, below: &Markup) -> Markup {
 fn matrix(matrix: &Matrix) -> Markup {
     let map = HeatMap { names: &matrix.captions, values: &matrix.scores };
     let title = format!("Cosines of {} pairs", matrix.captions.len());
-    let note = html! { (map.legend()) " images down, captions across; the diagonal should stand out" };
+    let note =
+        html! { (map.legend()) " images down, captions across; the diagonal should stand out" };
     figure(&title, &[], &note, &map.draw("similarity matrix"))
 }
 
@@ -301,10 +335,14 @@ fn map(map: &Map) -> Markup {
     let kinds = [(0, &map.images), (1, &map.texts)];
     let points: Vec<Point<'_>> = kinds
         .into_iter()
-        .flat_map(|(series, places)| places.iter().zip(&map.captions).map(move |(at, name)| Point { at: *at, series, name }))
+        .flat_map(|(series, places)| {
+            places.iter().zip(&map.captions).map(move |(at, name)| Point { at: *at, series, name })
+        })
         .collect();
-    let variance = html! { "first two principal components, " (percent_of(map.share)) " of the variance" };
-    let neighbours = html! { "t-SNE: what lies together is alike; distances between groups say nothing" };
+    let variance =
+        html! { "first two principal components, " (percent_of(map.share)) " of the variance" };
+    let neighbours =
+        html! { "t-SNE: what lies together is alike; distances between groups say nothing" };
     html! {
         (figure("Embeddings", &[key(0, "images"), key(1, "captions")], &variance, &scatter("embedding map", &points)))
         @if let Some(places) = &map.neighbourhoods {

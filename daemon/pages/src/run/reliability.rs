@@ -24,8 +24,16 @@ const BELOW: f64 = 22.0;
 /// marks.
 pub(super) fn reliability(found: &Calibration) -> Markup {
     let part = Axis::over(Scale::Linear, [0.0, 1.0]);
-    let ticks: Vec<Tick> = [0.0, 0.5, 1.0].map(|part| (part, format!("{}%", 100.0 * part))).to_vec();
-    let area = PlotArea { left: label_room(&ticks), top: ABOVE, width: WIDTH, height: HEIGHT, x: part, y: part };
+    let ticks: Vec<Tick> =
+        [0.0, 0.5, 1.0].map(|part| (part, format!("{}%", 100.0 * part))).to_vec();
+    let area = PlotArea {
+        left: label_room(&ticks),
+        top: ABOVE,
+        width: WIDTH,
+        height: HEIGHT,
+        x: part,
+        y: part,
+    };
     let floor = area.bottom() + GAP + COUNTS;
     let width = WIDTH / found.bins.len().max(1) as f64;
     let most = found.bins.iter().map(|bin| bin.images).max().unwrap_or(0).max(1) as f64;
@@ -49,11 +57,20 @@ pub(super) fn reliability(found: &Calibration) -> Markup {
         (below.base())
         (below.labels_below(&ticks))
     };
-    let keys = [(0, KeyShape::Box, "right"), (1, KeyShape::Line, "confidence"), (5, KeyShape::Box, "images")]
-        .map(|(series, shape, name)| Key { series, shape, name: name.to_owned() });
+    let keys = [
+        (0, KeyShape::Box, "right"),
+        (1, KeyShape::Line, "confidence"),
+        (5, KeyShape::Box, "images"),
+    ]
+    .map(|(series, shape, name)| Key { series, shape, name: name.to_owned() });
     let note = html! { "bars below their marks: surer than it may be; below, how many images" };
     let (width, height) = (area.right() + RIGHT, floor + BELOW);
-    figure("Reliability", &keys, &note, &drawing("reliability diagram: accuracy over confidence", width, height, &shapes))
+    figure(
+        "Reliability",
+        &keys,
+        &note,
+        &drawing("reliability diagram: accuracy over confidence", width, height, &shapes),
+    )
 }
 
 #[cfg(test)]
@@ -70,6 +87,9 @@ mod tests {
         assert_eq!(drawn.matches("<g>").count(), 2);
         assert!(drawn.contains("70% right at a confidence of 90%, 10 images"), "{drawn}");
         assert!(drawn.contains("0.0% right at a confidence of 20%, 2 images"), "{drawn}");
-        assert!(drawn.contains(&format!(r#"y="{}" height="{}""#, ABOVE + 0.3 * HEIGHT, 0.7 * HEIGHT)), "{drawn}");
+        assert!(
+            drawn.contains(&format!(r#"y="{}" height="{}""#, ABOVE + 0.3 * HEIGHT, 0.7 * HEIGHT)),
+            "{drawn}"
+        );
     }
 }

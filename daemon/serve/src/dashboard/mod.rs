@@ -31,9 +31,10 @@ const PAGE: &str = "index.html";
 
 /// `/` and `/assets/{file}`.
 pub(crate) fn routes() -> Router {
-    Router::new()
-        .route("/", get(|headers: HeaderMap| async move { answer(PAGE, &headers) }))
-        .route("/assets/{file}", get(|Path(file): Path<String>, headers: HeaderMap| async move { answer(&file, &headers) }))
+    Router::new().route("/", get(|headers: HeaderMap| async move { answer(PAGE, &headers) })).route(
+        "/assets/{file}",
+        get(|Path(file): Path<String>, headers: HeaderMap| async move { answer(&file, &headers) }),
+    )
 }
 
 /// An asset; that it has not changed, to a browser that has it; or that there is none.
@@ -55,7 +56,9 @@ fn answer(name: &str, asked: &HeaderMap) -> Response {
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
     let known = asked.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-    let mut response = if known.is_some_and(|known| known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag)) {
+    let mut response = if known.is_some_and(|known| {
+        known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag)
+    }) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         (*bytes).into_response()
@@ -63,7 +66,10 @@ fn answer(name: &str, asked: &HeaderMap) -> Response {
     for (name, value) in headers {
         match HeaderValue::from_str(value) {
             Ok(value) => response.headers_mut().insert(name, value),
-            Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("the header {name}: {error}\n")).into_response(),
+            Err(error) => {
+                return (StatusCode::INTERNAL_SERVER_ERROR, format!("the header {name}: {error}\n"))
+                    .into_response();
+            }
         };
     }
     response
@@ -106,7 +112,9 @@ mod tests {
 
     /// What stands in quotes after one of `before`.
     fn quoted_after<'a>(text: &'a str, before: &[&str]) -> Vec<&'a str> {
-        let found = before.iter().flat_map(|before| text.match_indices(before).map(|(at, _)| &text[at + before.len()..]));
+        let found = before.iter().flat_map(|before| {
+            text.match_indices(before).map(|(at, _)| &text[at + before.len()..])
+        });
         found.filter_map(|rest| rest.split('"').next()).collect()
     }
 
@@ -123,15 +131,18 @@ mod tests {
             let ours = !address.contains("uPlot");
             if ours && headers[header::CONTENT_TYPE] != "image/svg+xml" {
                 let text = String::from_utf8(body).unwrap();
-                let named = quoted_after(&text, &["src=\"", "href=\"", " from \"", "import \""]).into_iter();
+                let named = quoted_after(&text, &["src=\"", "href=\"", " from \"", "import \""])
+                    .into_iter();
                 left.extend(named.filter_map(|name| match name.strip_prefix("./") {
                     Some(beside) => Some(format!("/assets/{beside}")),
                     None => name.starts_with("/assets/").then(|| name.to_owned()),
                 }));
             }
         }
-        let served: BTreeSet<String> =
-            ASSETS.iter().map(|(name, _)| format!("/assets/{name}").replace("/assets/index.html", "/")).collect();
+        let served: BTreeSet<String> = ASSETS
+            .iter()
+            .map(|(name, _)| format!("/assets/{name}").replace("/assets/index.html", "/"))
+            .collect();
         let unreached: Vec<_> = served.difference(&reached).collect();
         assert_eq!(unreached, ["/assets/uPlot.LICENSE"], "it is there for people");
     }
@@ -148,8 +159,14 @@ mod tests {
             assert_eq!(headers[header::CONTENT_TYPE], kind);
             assert_eq!(headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
             let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-            assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
-            assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"), "{policy}");
+            assert!(
+                policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+                "{policy}"
+            );
+            assert!(
+                !policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"),
+                "{policy}"
+            );
         }
     }
 
@@ -165,7 +182,13 @@ mod tests {
 
     #[tokio::test]
     async fn other_names_are_not_found() {
-        for address in ["/assets/", "/assets/none.js", "/assets/..%2Fmod.rs", "/assets/%2Fetc%2Fpasswd", "/assets/a/b"] {
+        for address in [
+            "/assets/",
+            "/assets/none.js",
+            "/assets/..%2Fmod.rs",
+            "/assets/%2Fetc%2Fpasswd",
+            "/assets/a/b",
+        ] {
             assert_eq!(ask(address, None).await.0, StatusCode::NOT_FOUND, "{address}");
         }
     }

@@ -3,10 +3,12 @@
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow_flight::error::FlightError;
-use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder};
+use arrow_flight::sql::metadata::{
+    SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder,
+};
 use arrow_flight::sql::{
-    CommandGetCatalogs, CommandGetDbSchemas, CommandGetTableTypes, CommandGetTables, Nullable, Searchable, SqlInfo,
-    SqlSupportedCaseSensitivity, SqlSupportedTransaction, XdbcDataType,
+    CommandGetCatalogs, CommandGetDbSchemas, CommandGetTableTypes, CommandGetTables, Nullable,
+    Searchable, SqlInfo, SqlSupportedCaseSensitivity, SqlSupportedTransaction, XdbcDataType,
 };
 use datafusion::logical_expr::TableType;
 use datafusion::prelude::SessionContext;
@@ -15,7 +17,10 @@ use tonic::Status;
 use super::refusal::internal;
 use super::types::plain;
 
-pub(super) fn catalogs(context: &SessionContext, query: CommandGetCatalogs) -> Result<RecordBatch, FlightError> {
+pub(super) fn catalogs(
+    context: &SessionContext,
+    query: CommandGetCatalogs,
+) -> Result<RecordBatch, FlightError> {
     let mut builder = query.into_builder();
     for catalog in context.catalog_names() {
         builder.append(catalog);
@@ -23,17 +28,25 @@ pub(super) fn catalogs(context: &SessionContext, query: CommandGetCatalogs) -> R
     builder.build()
 }
 
-pub(super) fn schemas(context: &SessionContext, query: CommandGetDbSchemas) -> Result<RecordBatch, FlightError> {
+pub(super) fn schemas(
+    context: &SessionContext,
+    query: CommandGetDbSchemas,
+) -> Result<RecordBatch, FlightError> {
     let mut builder = query.into_builder();
     for name in context.catalog_names() {
-        for schema in context.catalog(&name).map(|catalog| catalog.schema_names()).unwrap_or_default() {
+        for schema in
+            context.catalog(&name).map(|catalog| catalog.schema_names()).unwrap_or_default()
+        {
             builder.append(&name, schema);
         }
     }
     builder.build()
 }
 
-pub(super) async fn tables(context: &SessionContext, query: CommandGetTables) -> Result<RecordBatch, Status> {
+pub(super) async fn tables(
+    context: &SessionContext,
+    query: CommandGetTables,
+) -> Result<RecordBatch, Status> {
     let mut builder = query.into_builder();
     for catalog_name in context.catalog_names() {
         let Some(catalog) = context.catalog(&catalog_name) else { continue };
@@ -42,7 +55,9 @@ pub(super) async fn tables(context: &SessionContext, query: CommandGetTables) ->
             for name in schema.table_names() {
                 let Some(table) = schema.table(&name).await.map_err(internal)? else { continue };
                 let kind = kind(table.table_type());
-                builder.append(&catalog_name, &schema_name, &name, kind, &plain(&table.schema())).map_err(internal)?;
+                builder
+                    .append(&catalog_name, &schema_name, &name, kind, &plain(&table.schema()))
+                    .map_err(internal)?;
             }
         }
     }
@@ -112,9 +127,15 @@ pub(super) fn sql_info(version: &str) -> Result<SqlInfoData, FlightError> {
     builder.append(SqlInfo::SqlDdlCatalog, false);
     builder.append(SqlInfo::SqlDdlSchema, false);
     builder.append(SqlInfo::SqlDdlTable, false);
-    builder.append(SqlInfo::SqlIdentifierCase, SqlSupportedCaseSensitivity::SqlCaseSensitivityLowercase as i32);
+    builder.append(
+        SqlInfo::SqlIdentifierCase,
+        SqlSupportedCaseSensitivity::SqlCaseSensitivityLowercase as i32,
+    );
     builder.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
-    builder.append(SqlInfo::SqlQuotedIdentifierCase, SqlSupportedCaseSensitivity::SqlCaseSensitivityCaseInsensitive as i32);
+    builder.append(
+        SqlInfo::SqlQuotedIdentifierCase,
+        SqlSupportedCaseSensitivity::SqlCaseSensitivityCaseInsensitive as i32,
+    );
     builder.append(SqlInfo::SqlAllTablesAreSelectable, true);
     builder.append(SqlInfo::SqlSearchStringEscape, "\\");
     builder.append(SqlInfo::SqlSupportsColumnAliasing, true);
@@ -143,8 +164,11 @@ pub(super) fn xdbc_types() -> Result<XdbcTypeInfoData, FlightError> {
         literal_suffix: Some("'".into()),
         ..xdbc_type(name, data_type)
     };
-    let text =
-        XdbcTypeInfo { case_sensitive: true, searchable: Searchable::Full, ..quoted("VARCHAR", XdbcDataType::XdbcVarchar, "'") };
+    let text = XdbcTypeInfo {
+        case_sensitive: true,
+        searchable: Searchable::Full,
+        ..quoted("VARCHAR", XdbcDataType::XdbcVarchar, "'")
+    };
     let types = [
         xdbc_type("BOOLEAN", XdbcDataType::XdbcBit),
         number("TINYINT", XdbcDataType::XdbcTinyint, 3, false),

@@ -58,7 +58,9 @@ pub(crate) struct FlightSpec {
 /// What answers Flight SQL's requests. It has no fallback, so that it can be merged with others.
 pub(crate) fn routes(spec: FlightSpec) -> axum::Router {
     let service = FlightServiceServer::new(Service::new(spec));
-    let panicked = |_: Box<dyn Any + Send>| -> Response { Status::internal("an internal error: please report it").into_http() };
+    let panicked = |_: Box<dyn Any + Send>| -> Response {
+        Status::internal("an internal error: please report it").into_http()
+    };
     axum::Router::new()
         .route_service(&format!("/{}/{{*method}}", FlightServiceServer::<Service>::NAME), service)
         .layer(CatchPanicLayer::custom(panicked))

@@ -57,7 +57,9 @@ impl PreparedStatements {
                 held.used = Instant::now();
                 Ok(held.statement.clone())
             }
-            None => Err(Status::not_found("this prepared statement is not known (any more): prepare it again")),
+            None => Err(Status::not_found(
+                "this prepared statement is not known (any more): prepare it again",
+            )),
         }
     }
 
@@ -77,7 +79,8 @@ impl PreparedStatements {
         held.retain(|_, held| held.used.elapsed() < UNUSED);
         let mut bytes: usize = held.values().map(|held| held.statement.bytes()).sum();
         while held.len() > MOST || bytes > MOST_BYTES {
-            let oldest = held.iter().min_by_key(|(_, held)| held.used).map(|(handle, _)| handle.clone());
+            let oldest =
+                held.iter().min_by_key(|(_, held)| held.used).map(|(handle, _)| handle.clone());
             let Some(gone) = oldest.and_then(|oldest| held.remove(&oldest)) else { return };
             bytes -= gone.statement.bytes();
         }
@@ -99,7 +102,8 @@ mod tests {
     #[test]
     fn what_was_not_used_for_longest_makes_room() {
         let statements = PreparedStatements::default();
-        let handles: Vec<Bytes> = (0..MOST).map(|n| statements.keep(statement(&n.to_string()))).collect();
+        let handles: Vec<Bytes> =
+            (0..MOST).map(|n| statements.keep(statement(&n.to_string()))).collect();
         statements.get(&handles[0]).unwrap();
         statements.keep(statement("one more"));
         assert_eq!(statements.get(&handles[0]).unwrap().sql, "0");

@@ -8,8 +8,7 @@ use tonic::Status;
 /// A message travels in a header, and clients bound those (8 KiB and more): it is cut in the middle of nothing important.
 const LONGEST_MESSAGE: usize = 2000;
 
-pub(super) const READ_ONLY: &str =
-    "only reading is allowed: this service changes no data. Ask with SELECT, EXPLAIN, SHOW TABLES or DESCRIBE";
+pub(super) const READ_ONLY: &str = "only reading is allowed: this service changes no data. Ask with SELECT, EXPLAIN, SHOW TABLES or DESCRIBE";
 
 pub(super) fn of_sql(error: &SqlError) -> Status {
     let message = short(error);
@@ -37,7 +36,8 @@ pub(super) fn internal(error: impl Display) -> Status {
 fn short(message: impl Display) -> String {
     let mut message = message.to_string();
     if message.len() > LONGEST_MESSAGE {
-        let end = (0..=LONGEST_MESSAGE).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
+        let end =
+            (0..=LONGEST_MESSAGE).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
         message.truncate(end);
         message.push('…');
     }

@@ -32,20 +32,26 @@ pub(super) struct Handle {
 /// The dataset that a client names in a header.
 pub(super) fn dataset(metadata: &MetadataMap) -> Result<Option<String>, Status> {
     let Some(name) = metadata.get(DATASET_HEADER) else { return Ok(None) };
-    let name = name.to_str().map_err(|_| Status::invalid_argument("the header `dataset` is not text"))?;
+    let name =
+        name.to_str().map_err(|_| Status::invalid_argument("the header `dataset` is not text"))?;
     Ok(Some(name.to_owned()).filter(|name| !name.is_empty()))
 }
 
 pub(super) fn bounded(sql: &str) -> Result<(), Status> {
     if sql.len() > LONGEST_SQL {
-        return Err(Status::invalid_argument(format!("a statement may have {} MiB, this one has more", LONGEST_SQL >> 20)));
+        return Err(Status::invalid_argument(format!(
+            "a statement may have {} MiB, this one has more",
+            LONGEST_SQL >> 20
+        )));
     }
     Ok(())
 }
 
 pub(super) fn no_transaction(id: Option<&Bytes>) -> Result<(), Status> {
     match id {
-        Some(id) if !id.is_empty() => Err(Status::unimplemented("there are no transactions: this service only reads")),
+        Some(id) if !id.is_empty() => {
+            Err(Status::unimplemented("there are no transactions: this service only reads"))
+        }
         _ => Ok(()),
     }
 }
@@ -53,7 +59,8 @@ pub(super) fn no_transaction(id: Option<&Bytes>) -> Result<(), Status> {
 /// The password of `authorization: Basic`.
 pub(super) fn password(metadata: &MetadataMap) -> Option<String> {
     let (scheme, given) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
-    let decoded = scheme.eq_ignore_ascii_case("basic").then(|| BASE64.decode(given.trim()).ok())??;
+    let decoded =
+        scheme.eq_ignore_ascii_case("basic").then(|| BASE64.decode(given.trim()).ok())??;
     let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
     Some(password.to_owned())
 }
@@ -69,5 +76,6 @@ pub(super) fn handle_of(ticket: &Ticket) -> Option<Bytes> {
 
 /// A message of the protocol.
 pub(super) fn decoded<M: Message + Default>(bytes: &[u8]) -> Result<M, Status> {
-    M::decode(bytes).map_err(|error| Status::invalid_argument(format!("the request cannot be read: {error}")))
+    M::decode(bytes)
+        .map_err(|error| Status::invalid_argument(format!("the request cannot be read: {error}")))
 }

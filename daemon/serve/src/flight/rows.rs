@@ -18,7 +18,10 @@ use super::service::Service;
 
 pub(super) type Sent = Response<<Service as FlightService>::DoGetStream>;
 
-pub(super) fn send(schema: SchemaRef, batches: impl Stream<Item = Result<RecordBatch, Status>> + Send + 'static) -> Sent {
+pub(super) fn send(
+    schema: SchemaRef,
+    batches: impl Stream<Item = Result<RecordBatch, Status>> + Send + 'static,
+) -> Sent {
     let encoder = FlightDataEncoderBuilder::new().with_schema(schema);
     Response::new(encoder.build(batches.map_err(FlightError::from)).map_err(Status::from).boxed())
 }

@@ -68,7 +68,11 @@ impl Found {
 }
 
 impl Queries {
-    pub(super) fn new(runtime: Handle, slots: Arc<Semaphore>, longest: Arc<dyn Fn() -> Duration + Send + Sync>) -> Self {
+    pub(super) fn new(
+        runtime: Handle,
+        slots: Arc<Semaphore>,
+        longest: Arc<dyn Fn() -> Duration + Send + Sync>,
+    ) -> Self {
         Self { runtime, slots, longest, running: Mutex::default(), counted: AtomicU64::new(0) }
     }
 
@@ -98,7 +102,11 @@ impl Queries {
         let (batches, found) = mpsc::channel(BATCHES_AHEAD);
         let (verdict, mut verdict_comes) = oneshot::channel();
         let ending = Arc::<Ending>::default();
-        let work = work(Found { ending: Arc::clone(&ending), schema: Some(schema), batches: batches.clone() });
+        let work = work(Found {
+            ending: Arc::clone(&ending),
+            schema: Some(schema),
+            batches: batches.clone(),
+        });
         let queries = Arc::clone(self);
         tokio::spawn(async move {
             let ended = queries.watch(handle, work, ending, &batches).await;
@@ -113,7 +121,10 @@ impl Queries {
             ended = &mut verdict_comes => return Err(why(ended)),
         };
         match schema {
-            Some(schema) => Ok((schema, stream::unfold(Some(Reading { found, verdict: Some(verdict_comes) }), read).boxed())),
+            Some(schema) => Ok((
+                schema,
+                stream::unfold(Some(Reading { found, verdict: Some(verdict_comes) }), read).boxed(),
+            )),
             None => Err(why(verdict_comes.await)),
         }
     }
@@ -162,7 +173,11 @@ impl Queries {
 
     fn register(&self, handle: Bytes, cancel: Arc<Notify>) -> Registered<'_> {
         let number = self.counted.fetch_add(1, Ordering::Relaxed);
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).push(Running { number, handle, cancel });
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).push(Running {
+            number,
+            handle,
+            cancel,
+        });
         Registered { queries: self, number }
     }
 }
@@ -175,7 +190,11 @@ struct Registered<'a> {
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        self.queries.running.lock().unwrap_or_else(PoisonError::into_inner).retain(|running| running.number != self.number);
+        self.queries
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|running| running.number != self.number);
     }
 }
 

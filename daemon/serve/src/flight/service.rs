@@ -6,16 +6,18 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
-    ActionBeginTransactionRequest, ActionBeginTransactionResult, ActionCancelQueryRequest, ActionCancelQueryResult,
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
-    CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
-    CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
-    CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest, CommandStatementQuery,
-    CommandStatementUpdate, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo, TicketStatementQuery,
+    ActionBeginTransactionRequest, ActionBeginTransactionResult, ActionCancelQueryRequest,
+    ActionCancelQueryResult, ActionClosePreparedStatementRequest,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, CommandGetCatalogs,
+    CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
+    CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate,
+    CommandStatementIngest, CommandStatementQuery, CommandStatementUpdate,
+    DoPutPreparedStatementResult, ProstMessageExt, SqlInfo, TicketStatementQuery,
 };
 use arrow_flight::{
-    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor, FlightInfo,
-    HandshakeRequest, HandshakeResponse, Ticket,
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus,
+    FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket,
 };
 use bytes::Bytes;
 use datafusion::prelude::SessionContext;
@@ -42,7 +44,8 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) fn new(spec: FlightSpec) -> Self {
-        let queries = Queries::new(spec.runtime.clone(), Arc::clone(&spec.slots), Arc::clone(&spec.longest));
+        let queries =
+            Queries::new(spec.runtime.clone(), Arc::clone(&spec.slots), Arc::clone(&spec.longest));
         Self { spec: Arc::new(spec), queries: Arc::new(queries), prepared: Arc::default() }
     }
 
@@ -63,9 +66,13 @@ impl Service {
     /// What the rows of a statement will be like, with the values of its first run.
     async fn schema(&self, statement: Statement) -> Result<Schema, Status> {
         self.with_session(statement.dataset, async move |context| {
-            let prepared = prepare(&context, &statement.sql).await.map_err(|error| of_sql(&error))?;
+            let prepared =
+                prepare(&context, &statement.sql).await.map_err(|error| of_sql(&error))?;
             let values = parameters::runs(&statement.bound).next().transpose()?.unwrap_or_default();
-            let schema = prepared.bind(values).and_then(|bound| bound.schema()).map_err(|error| of_sql(&error))?;
+            let schema = prepared
+                .bind(values)
+                .and_then(|bound| bound.schema())
+                .map_err(|error| of_sql(&error))?;
             Ok(plain_rows(&schema).as_ref().clone())
         })
         .await
@@ -73,7 +80,8 @@ impl Service {
 
     async fn run(&self, handle: Bytes, statement: Statement) -> Result<Sent, Status> {
         let spec = Arc::clone(&self.spec);
-        let (schema, rows) = self.queries.run(handle, |found| answer(spec, statement, found)).await?;
+        let (schema, rows) =
+            self.queries.run(handle, |found| answer(spec, statement, found)).await?;
         Ok(send(schema, rows))
     }
 }
@@ -83,7 +91,11 @@ fn open(spec: &FlightSpec, dataset: Option<&str>) -> Result<SessionContext, Stat
 }
 
 /// Runs a statement, once for each row that was bound to it.
-async fn answer(spec: Arc<FlightSpec>, statement: Statement, mut found: Found) -> Result<(), Status> {
+async fn answer(
+    spec: Arc<FlightSpec>,
+    statement: Statement,
+    mut found: Found,
+) -> Result<(), Status> {
     let context = open(&spec, statement.dataset.as_deref())?;
     if let Some(stop) = Stop::of(&context) {
         found.stops_by(stop);
@@ -125,16 +137,25 @@ impl FlightSqlService for Service {
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<<Self as FlightService>::HandshakeStream>, Status> {
         let Some(token) = password(request.metadata()) else {
-            return Err(Status::unauthenticated("no user and password: any user, and a token of this service as the password"));
+            return Err(Status::unauthenticated(
+                "no user and password: any user, and a token of this service as the password",
+            ));
         };
         if !(self.spec.check)(&token) {
-            return Err(Status::unauthenticated("the password is not a token of this service (`diptych token` makes one)"));
+            return Err(Status::unauthenticated(
+                "the password is not a token of this service (`diptych token` makes one)",
+            ));
         }
         // Where no tokens are asked for, any will do; but a client expects one.
         let given = if token.is_empty() { "none" } else { &token };
         let header = format!("Bearer {given}").parse();
-        let header = header.map_err(|_| Status::unauthenticated("the password cannot be a token: it has odd characters"))?;
-        let answered = HandshakeResponse { protocol_version: 0, payload: Bytes::copy_from_slice(given.as_bytes()) };
+        let header = header.map_err(|_| {
+            Status::unauthenticated("the password cannot be a token: it has odd characters")
+        })?;
+        let answered = HandshakeResponse {
+            protocol_version: 0,
+            payload: Bytes::copy_from_slice(given.as_bytes()),
+        };
         let mut response = Response::new(stream::iter([Ok(answered)]).boxed());
         response.metadata_mut().insert("authorization", header);
         Ok(response)
@@ -148,17 +169,26 @@ impl FlightSqlService for Service {
         no_transaction(query.transaction_id.as_ref())?;
         bounded(&query.query)?;
         let dataset = dataset(request.metadata())?;
-        let statement = Statement { dataset: dataset.clone(), sql: query.query.clone(), bound: Vec::new() };
+        let statement =
+            Statement { dataset: dataset.clone(), sql: query.query.clone(), bound: Vec::new() };
         let schema = self.schema(statement).await?;
         let handle = Handle { id: rand::random(), dataset, sql: query.query };
         let handle = Bytes::from(serde_json::to_vec(&handle).map_err(internal)?);
-        info(request.into_inner(), &schema, TicketStatementQuery { statement_handle: handle }.as_any().encode_to_vec())
+        info(
+            request.into_inner(),
+            &schema,
+            TicketStatementQuery { statement_handle: handle }.as_any().encode_to_vec(),
+        )
     }
 
-    async fn do_get_statement(&self, ticket: TicketStatementQuery, _: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_statement(
+        &self,
+        ticket: TicketStatementQuery,
+        _: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         let handle = serde_json::from_slice(&ticket.statement_handle);
-        let Handle { dataset, sql, .. } =
-            handle.map_err(|_| Status::invalid_argument("this ticket is not one of this service"))?;
+        let Handle { dataset, sql, .. } = handle
+            .map_err(|_| Status::invalid_argument("this ticket is not one of this service"))?;
         bounded(&sql)?;
         self.run(ticket.statement_handle, Statement { dataset, sql, bound: Vec::new() }).await
     }
@@ -170,21 +200,35 @@ impl FlightSqlService for Service {
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         no_transaction(query.transaction_id.as_ref())?;
         bounded(&query.query)?;
-        let statement = Statement { dataset: dataset(request.metadata())?, sql: query.query, bound: Vec::new() };
+        let statement = Statement {
+            dataset: dataset(request.metadata())?,
+            sql: query.query,
+            bound: Vec::new(),
+        };
         let sql = statement.sql.clone();
         let described = self.with_session(statement.dataset.clone(), async move |context| {
             let prepared = prepare(&context, &sql).await.map_err(|error| of_sql(&error))?;
             let rows = prepared.schema().map_err(|error| of_sql(&error))?;
             // What the statement does not tell can be given as text: it becomes what is wanted.
-            let parameters = prepared
-                .parameters()
-                .iter()
-                .map(|parameter| Field::new(&parameter.name, parameter.data_type.clone().unwrap_or(DataType::Utf8), true));
-            Ok((schema_bytes(&plain_rows(&rows))?, schema_bytes(&plain(&Schema::new(parameters.collect::<Vec<_>>())))?))
+            let parameters = prepared.parameters().iter().map(|parameter| {
+                Field::new(
+                    &parameter.name,
+                    parameter.data_type.clone().unwrap_or(DataType::Utf8),
+                    true,
+                )
+            });
+            Ok((
+                schema_bytes(&plain_rows(&rows))?,
+                schema_bytes(&plain(&Schema::new(parameters.collect::<Vec<_>>())))?,
+            ))
         });
         let (dataset_schema, parameter_schema) = described.await?;
         let prepared_statement_handle = self.prepared.keep(statement);
-        Ok(ActionCreatePreparedStatementResult { prepared_statement_handle, dataset_schema, parameter_schema })
+        Ok(ActionCreatePreparedStatementResult {
+            prepared_statement_handle,
+            dataset_schema,
+            parameter_schema,
+        })
     }
 
     async fn do_put_prepared_statement_query(
@@ -194,7 +238,9 @@ impl FlightSqlService for Service {
     ) -> Result<DoPutPreparedStatementResult, Status> {
         let bound = parameters::read(request.into_inner()).await?;
         self.prepared.bind(&query.prepared_statement_handle, bound)?;
-        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(query.prepared_statement_handle) })
+        Ok(DoPutPreparedStatementResult {
+            prepared_statement_handle: Some(query.prepared_statement_handle),
+        })
     }
 
     async fn get_flight_info_prepared_statement(
@@ -206,7 +252,11 @@ impl FlightSqlService for Service {
         info(request.into_inner(), &schema, query.as_any().encode_to_vec())
     }
 
-    async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, _: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        _: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         let statement = self.prepared.get(&query.prepared_statement_handle)?;
         self.run(query.prepared_statement_handle, statement).await
     }
@@ -239,15 +289,20 @@ impl FlightSqlService for Service {
             return Err(Status::unimplemented(format!("there is no action {:?}", action.r#type)));
         }
         let asked: CancelFlightInfoRequest = decoded(&action.body)?;
-        let status = asked.info.as_ref().map_or(CancelStatus::NotCancellable, |info| cancel(&self.queries, info));
+        let status = asked
+            .info
+            .as_ref()
+            .map_or(CancelStatus::NotCancellable, |info| cancel(&self.queries, info));
         let body = Bytes::from(CancelFlightInfoResult::new(status).encode_to_vec());
         Ok(Response::new(stream::iter([Ok(arrow_flight::Result { body })]).boxed()))
     }
 
     async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
-        let description =
-            "Ends a running query.\nRequest Message: CancelFlightInfoRequest\nResponse Message: CancelFlightInfoResult";
-        Some(vec![Ok(ActionType { r#type: CANCEL_FLIGHT_INFO.into(), description: description.into() })])
+        let description = "Ends a running query.\nRequest Message: CancelFlightInfoRequest\nResponse Message: CancelFlightInfoResult";
+        Some(vec![Ok(ActionType {
+            r#type: CANCEL_FLIGHT_INFO.into(),
+            description: description.into(),
+        })])
     }
 
     async fn do_action_begin_transaction(
@@ -290,9 +345,16 @@ impl FlightSqlService for Service {
         info(request.into_inner(), &query.into_builder().schema(), query.as_any().encode_to_vec())
     }
 
-    async fn do_get_catalogs(&self, query: CommandGetCatalogs, request: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        request: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         let dataset = dataset(request.metadata())?;
-        send_one(self.with_session(dataset, async move |context| Ok(catalog::catalogs(&context, query))).await?)
+        send_one(
+            self.with_session(dataset, async move |context| Ok(catalog::catalogs(&context, query)))
+                .await?,
+        )
     }
 
     async fn get_flight_info_schemas(
@@ -300,12 +362,23 @@ impl FlightSqlService for Service {
         query: CommandGetDbSchemas,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info(request.into_inner(), &query.clone().into_builder().schema(), query.as_any().encode_to_vec())
+        info(
+            request.into_inner(),
+            &query.clone().into_builder().schema(),
+            query.as_any().encode_to_vec(),
+        )
     }
 
-    async fn do_get_schemas(&self, query: CommandGetDbSchemas, request: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        request: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         let dataset = dataset(request.metadata())?;
-        send_one(self.with_session(dataset, async move |context| Ok(catalog::schemas(&context, query))).await?)
+        send_one(
+            self.with_session(dataset, async move |context| Ok(catalog::schemas(&context, query)))
+                .await?,
+        )
     }
 
     async fn get_flight_info_tables(
@@ -313,12 +386,22 @@ impl FlightSqlService for Service {
         query: CommandGetTables,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info(request.into_inner(), &query.clone().into_builder().schema(), query.as_any().encode_to_vec())
+        info(
+            request.into_inner(),
+            &query.clone().into_builder().schema(),
+            query.as_any().encode_to_vec(),
+        )
     }
 
-    async fn do_get_tables(&self, query: CommandGetTables, request: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_tables(
+        &self,
+        query: CommandGetTables,
+        request: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         let dataset = dataset(request.metadata())?;
-        send_one(Ok(self.with_session(dataset, async move |context| catalog::tables(&context, query).await).await?))
+        send_one(Ok(self
+            .with_session(dataset, async move |context| catalog::tables(&context, query).await)
+            .await?))
     }
 
     async fn get_flight_info_table_types(
@@ -329,7 +412,11 @@ impl FlightSqlService for Service {
         info(request.into_inner(), &query.into_builder().schema(), query.as_any().encode_to_vec())
     }
 
-    async fn do_get_table_types(&self, query: CommandGetTableTypes, _: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        _: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         send_one(catalog::table_types(query))
     }
 
@@ -342,7 +429,11 @@ impl FlightSqlService for Service {
         info(request.into_inner(), &known.schema(), query.as_any().encode_to_vec())
     }
 
-    async fn do_get_sql_info(&self, query: CommandGetSqlInfo, _: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        _: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         let known = catalog::sql_info(self.spec.version).map_err(internal)?;
         send_one(query.into_builder(&known).build())
     }
@@ -356,7 +447,11 @@ impl FlightSqlService for Service {
         info(request.into_inner(), &known.schema(), query.as_any().encode_to_vec())
     }
 
-    async fn do_get_xdbc_type_info(&self, query: CommandGetXdbcTypeInfo, _: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        _: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         let known = catalog::xdbc_types().map_err(internal)?;
         send_one(query.into_builder(&known).build())
     }
@@ -369,7 +464,11 @@ impl FlightSqlService for Service {
         info(request.into_inner(), &catalog::primary_keys(), query.as_any().encode_to_vec())
     }
 
-    async fn do_get_primary_keys(&self, _: CommandGetPrimaryKeys, _: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_primary_keys(
+        &self,
+        _: CommandGetPrimaryKeys,
+        _: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         send_one(Ok(nothing(catalog::primary_keys())))
     }
 
@@ -381,7 +480,11 @@ impl FlightSqlService for Service {
         info(request.into_inner(), &catalog::foreign_keys(), query.as_any().encode_to_vec())
     }
 
-    async fn do_get_exported_keys(&self, _: CommandGetExportedKeys, _: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_exported_keys(
+        &self,
+        _: CommandGetExportedKeys,
+        _: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         send_one(Ok(nothing(catalog::foreign_keys())))
     }
 
@@ -393,7 +496,11 @@ impl FlightSqlService for Service {
         info(request.into_inner(), &catalog::foreign_keys(), query.as_any().encode_to_vec())
     }
 
-    async fn do_get_imported_keys(&self, _: CommandGetImportedKeys, _: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_imported_keys(
+        &self,
+        _: CommandGetImportedKeys,
+        _: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         send_one(Ok(nothing(catalog::foreign_keys())))
     }
 
@@ -405,7 +512,11 @@ impl FlightSqlService for Service {
         info(request.into_inner(), &catalog::foreign_keys(), query.as_any().encode_to_vec())
     }
 
-    async fn do_get_cross_reference(&self, _: CommandGetCrossReference, _: Request<Ticket>) -> Result<Sent, Status> {
+    async fn do_get_cross_reference(
+        &self,
+        _: CommandGetCrossReference,
+        _: Request<Ticket>,
+    ) -> Result<Sent, Status> {
         send_one(Ok(nothing(catalog::foreign_keys())))
     }
 

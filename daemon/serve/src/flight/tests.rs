@@ -16,10 +16,12 @@ use arrow::datatypes::{DataType, Int64Type};
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use arrow_flight::sql::{
-    ActionCancelQueryRequest, ActionCancelQueryResult, CommandGetTables, CommandPreparedStatementQuery, ProstMessageExt,
-    TicketStatementQuery,
+    ActionCancelQueryRequest, ActionCancelQueryResult, CommandGetTables,
+    CommandPreparedStatementQuery, ProstMessageExt, TicketStatementQuery,
 };
-use arrow_flight::{Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo, Ticket};
+use arrow_flight::{
+    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo, Ticket,
+};
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
@@ -42,8 +44,7 @@ const TOKEN: &str = "dpt_0123456789";
 /// Rows without end, as far as a test is concerned.
 const ENDLESS: &str = "SELECT value FROM generate_series(1, 1000000000000)";
 /// No rows for a long time, and minutes for one batch: a join of all with all, of which nothing comes.
-const SLOW: &str =
-    "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE concat(a.value, b.value) = ''";
+const SLOW: &str = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE concat(a.value, b.value) = ''";
 /// Longer than any test may wait for something that has to come.
 const NEVER: Duration = Duration::from_mins(2);
 
@@ -84,20 +85,37 @@ fn open(folder: &Path, dataset: Option<&str>, memory: usize) -> anyhow::Result<S
         Some(other) => bail!("there is no dataset {other:?}"),
     };
     let functions = content_functions();
-    let mut spec = SessionSpec { memory: Some(memory), ..SessionSpec::new(dataset.as_deref(), &functions) };
-    spec.tables.push(("runs".into(), Arc::new(datafusion::datasource::empty::EmptyTable::new(runs_schema()))));
+    let mut spec =
+        SessionSpec { memory: Some(memory), ..SessionSpec::new(dataset.as_deref(), &functions) };
+    spec.tables.push((
+        "runs".into(),
+        Arc::new(datafusion::datasource::empty::EmptyTable::new(runs_schema())),
+    ));
     let context = session(spec)?;
-    let panics = |_: &[ColumnarValue]| -> Result<ColumnarValue, DataFusionError> { panic!("a bug") };
-    context.register_udf(create_udf("panics", vec![DataType::Int64], DataType::Int64, Volatility::Volatile, Arc::new(panics)));
+    let panics =
+        |_: &[ColumnarValue]| -> Result<ColumnarValue, DataFusionError> { panic!("a bug") };
+    context.register_udf(create_udf(
+        "panics",
+        vec![DataType::Int64],
+        DataType::Int64,
+        Volatility::Volatile,
+        Arc::new(panics),
+    ));
     Ok(context)
 }
 
 fn serve(limits: Limits) -> Served {
     let folder = tempfile::tempdir().unwrap();
-    let scenes =
-        generate(&folder.path().join("demo"), DemoOptions { scenes: 60, image_size: 64, ..DemoOptions::default() }).unwrap();
+    let scenes = generate(
+        &folder.path().join("demo"),
+        DemoOptions { scenes: 60, image_size: 64, ..DemoOptions::default() },
+    )
+    .unwrap();
     let sources = scenes.sources.iter().map(|source| source.display().to_string()).collect();
-    ingest(&IngestRequest::new(sources, folder.path().join("dataset")), &mut |_| ControlFlow::Continue(())).unwrap();
+    ingest(&IngestRequest::new(sources, folder.path().join("dataset")), &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
 
     let queries = Runtime::new().unwrap();
     let slots = Arc::new(Semaphore::new(limits.concurrent));
@@ -123,29 +141,43 @@ impl Served {
     }
 
     async fn client(&self) -> FlightSqlServiceClient<Channel> {
-        let mut client = FlightSqlServiceClient::new(Endpoint::new(self.url()).unwrap().connect().await.unwrap());
+        let mut client = FlightSqlServiceClient::new(
+            Endpoint::new(self.url()).unwrap().connect().await.unwrap(),
+        );
         client.set_header("dataset", "scenes");
         client
     }
 
     /// As `diptych sql` gives them.
     async fn reference(&self, sql: &str) -> (Vec<(String, DataType)>, Vec<RecordBatch>) {
-        let rows = query(&open(self.folder.path(), Some("scenes"), 512 << 20).unwrap(), sql).await.unwrap();
+        let rows = query(&open(self.folder.path(), Some("scenes"), 512 << 20).unwrap(), sql)
+            .await
+            .unwrap();
         (columns(&rows.schema()), rows.collect().await.unwrap())
     }
 
     /// Waits until no query runs.
     async fn all_ended(&self, of: u32) {
-        tokio::time::timeout(NEVER, self.slots.acquire_many(of)).await.expect("a query did not end").unwrap().forget();
+        tokio::time::timeout(NEVER, self.slots.acquire_many(of))
+            .await
+            .expect("a query did not end")
+            .unwrap()
+            .forget();
         self.slots.add_permits(of as usize);
     }
 
     /// Runs a scenario of `client.py`. The set-up (`trainer/setup/setup.py`) chose a Python and fetched the driver.
     async fn adbc(&self, scenario: &str, expected: serde_json::Value) {
-        let [python, packages] = ["DIPTYCH_ADBC_PYTHON", "DIPTYCH_ADBC_PACKAGES"].map(|name| std::env::var(name).unwrap());
+        let [python, packages] = ["DIPTYCH_ADBC_PYTHON", "DIPTYCH_ADBC_PACKAGES"]
+            .map(|name| std::env::var(name).unwrap());
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/serve/flight/client.py");
         let mut command = Command::new(python);
-        command.arg(script).arg(scenario).arg(self.address.to_string()).arg(TOKEN).arg(expected.to_string());
+        command
+            .arg(script)
+            .arg(scenario)
+            .arg(self.address.to_string())
+            .arg(TOKEN)
+            .arg(expected.to_string());
         command.env("PYTHONPATH", packages);
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         assert!(output.status.success(), "{scenario}: {}", String::from_utf8_lossy(&output.stderr));
@@ -187,7 +219,14 @@ async fn rows(client: &mut FlightSqlServiceClient<Channel>, sql: &str) -> Vec<Re
 
 async fn cancel(client: &mut FlightSqlServiceClient<Channel>, info: &FlightInfo) -> CancelStatus {
     let body = CancelFlightInfoRequest::new(info.clone()).encode_to_vec();
-    let answer = client.do_action(Action::new("CancelFlightInfo", body)).await.unwrap().message().await.unwrap().unwrap();
+    let answer = client
+        .do_action(Action::new("CancelFlightInfo", body))
+        .await
+        .unwrap()
+        .message()
+        .await
+        .unwrap()
+        .unwrap();
     CancelFlightInfoResult::decode(answer.body).unwrap().status()
 }
 
@@ -211,19 +250,28 @@ async fn rows_and_types_are_those_of_diptych_sql_and_as_announced() {
     ];
     for sql in queries {
         let (expected_columns, expected) = served.reference(sql).await;
-        let info = client.execute(sql.into(), None).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let info =
+            client.execute(sql.into(), None).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
         let announced = info.clone().try_decode_schema().unwrap();
         let mut stream = client.do_get(ticket(&info)).await.unwrap();
         let mut found = Vec::new();
-        while let Some(batch) = stream.try_next().await.unwrap_or_else(|error| panic!("{sql}: {error}")) {
+        while let Some(batch) =
+            stream.try_next().await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+        {
             found.push(batch);
         }
         assert_eq!(stream.schema().map(|schema| &**schema), Some(&announced), "{sql}");
         assert_eq!(columns(&announced), expected_columns, "{sql}");
         let schema = Arc::new(announced);
         let found = arrow::compute::concat_batches(&schema, &found).unwrap();
-        let expected = expected.iter().map(|batch| RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()).unwrap());
-        assert_eq!(found, arrow::compute::concat_batches(&schema, &expected.collect::<Vec<_>>()).unwrap(), "{sql}");
+        let expected = expected.iter().map(|batch| {
+            RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()).unwrap()
+        });
+        assert_eq!(
+            found,
+            arrow::compute::concat_batches(&schema, &expected.collect::<Vec<_>>()).unwrap(),
+            "{sql}"
+        );
     }
 }
 
@@ -232,11 +280,20 @@ async fn a_query_can_be_cancelled_before_and_after_its_first_row_and_makes_room(
     let served = serve(Limits { concurrent: 1, ..Limits::default() });
     let (mut client, mut other) = (served.client().await, served.client().await);
     let info = client.execute(SLOW.into(), None).await.unwrap();
-    assert_eq!(cancel(&mut other, &info).await, CancelStatus::NotCancellable, "it does not run yet");
+    assert_eq!(
+        cancel(&mut other, &info).await,
+        CancelStatus::NotCancellable,
+        "it does not run yet"
+    );
     let asked = ticket(&info);
     // What its rows are like may be known before it is cancelled.
-    let cancelled = tokio::time::timeout(NEVER, async { while cancel(&mut other, &info).await != CancelStatus::Cancelled {} });
-    let (ended, cancelled) = tokio::join!(async { client.do_get(asked).await?.try_collect::<Vec<_>>().await }, cancelled);
+    let cancelled = tokio::time::timeout(NEVER, async {
+        while cancel(&mut other, &info).await != CancelStatus::Cancelled {}
+    });
+    let (ended, cancelled) = tokio::join!(
+        async { client.do_get(asked).await?.try_collect::<Vec<_>>().await },
+        cancelled
+    );
     cancelled.expect("the query could not be cancelled");
     assert_eq!(status(ended).0, Code::Cancelled);
 
@@ -244,9 +301,16 @@ async fn a_query_can_be_cancelled_before_and_after_its_first_row_and_makes_room(
     let mut stream = client.do_get(ticket(&info)).await.unwrap();
     stream.try_next().await.unwrap().unwrap();
     let request = ActionCancelQueryRequest { info: info.encode_to_vec().into() };
-    let mut answers = other.do_action(Action::new("CancelQuery", request.as_any().encode_to_vec())).await.unwrap();
-    let answer = arrow_flight::sql::Any::decode(answers.message().await.unwrap().unwrap().body).unwrap();
-    assert_eq!(answer.unpack::<ActionCancelQueryResult>().unwrap().unwrap().result, CancelStatus::Cancelled as i32);
+    let mut answers = other
+        .do_action(Action::new("CancelQuery", request.as_any().encode_to_vec()))
+        .await
+        .unwrap();
+    let answer =
+        arrow_flight::sql::Any::decode(answers.message().await.unwrap().unwrap().body).unwrap();
+    assert_eq!(
+        answer.unpack::<ActionCancelQueryResult>().unwrap().unwrap().result,
+        CancelStatus::Cancelled as i32
+    );
     let ended = async move {
         while stream.try_next().await?.is_some() {}
         Ok(())
@@ -270,23 +334,31 @@ async fn a_query_whose_client_leaves_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_takes_too_long_ends_also_when_nobody_reads() {
-    let served = serve(Limits { concurrent: 2, longest: Duration::from_secs(2), ..Limits::default() });
+    let served =
+        serve(Limits { concurrent: 2, longest: Duration::from_secs(2), ..Limits::default() });
     let mut client = served.client().await;
     let info = client.execute(ENDLESS.into(), None).await.unwrap();
     let unread = client.do_get(ticket(&info)).await.unwrap();
     let (code, message) = failure(&mut client, SLOW).await;
-    assert!(code == Code::DeadlineExceeded && message.contains("2 seconds (sql.max_seconds)"), "{code:?} {message}");
+    assert!(
+        code == Code::DeadlineExceeded && message.contains("2 seconds (sql.max_seconds)"),
+        "{code:?} {message}"
+    );
     served.all_ended(2).await;
     assert_eq!(status(unread.try_collect::<Vec<_>>().await).0, Code::DeadlineExceeded);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_queries_than_may_run_wait_and_are_told_when_that_takes_too_long() {
-    let served = serve(Limits { concurrent: 1, longest: Duration::from_secs(2), ..Limits::default() });
+    let served =
+        serve(Limits { concurrent: 1, longest: Duration::from_secs(2), ..Limits::default() });
     let mut client = served.client().await;
     let taken = served.slots.acquire().await.unwrap();
     let (code, message) = failure(&mut client, "SELECT 1").await;
-    assert!(code == Code::ResourceExhausted && message.contains("sql.concurrent"), "{code:?} {message}");
+    assert!(
+        code == Code::ResourceExhausted && message.contains("sql.concurrent"),
+        "{code:?} {message}"
+    );
     drop(taken);
     assert_eq!(rows(&mut client, "SELECT 1").await[0].num_rows(), 1);
 }
@@ -307,18 +379,27 @@ async fn errors_say_what_and_where() {
     let mut client = served.client().await;
     let (code, message) = failure(&mut client, "SELECT captoin FROM meta").await;
     assert!(
-        code == Code::InvalidArgument && message.contains("line 1") && message.contains("did you mean caption?"),
+        code == Code::InvalidArgument
+            && message.contains("line 1")
+            && message.contains("did you mean caption?"),
         "{message}"
     );
     let (code, message) = failure(&mut client, "SELECT width FROM meta WHERE width = $1").await;
     assert!(code == Code::InvalidArgument && message.contains("1 parameter"), "{message}");
-    let (code, message) = failure(&mut client, "SELECT array_agg(value) FROM generate_series(1, 100000000)").await;
-    assert!(code == Code::ResourceExhausted && message.contains("more memory"), "{code:?} {message}");
+    let (code, message) =
+        failure(&mut client, "SELECT array_agg(value) FROM generate_series(1, 100000000)").await;
+    assert!(
+        code == Code::ResourceExhausted && message.contains("more memory"),
+        "{code:?} {message}"
+    );
     let long = format!("SELECT '{}'", "x".repeat(1 << 20));
     assert_eq!(failure(&mut client, &long).await.0, Code::InvalidArgument);
     client.set_header("dataset", "photos");
     let (code, message) = failure(&mut client, "SELECT 1").await;
-    assert!(code == Code::FailedPrecondition && message.contains("no dataset \"photos\""), "{code:?} {message}");
+    assert!(
+        code == Code::FailedPrecondition && message.contains("no dataset \"photos\""),
+        "{code:?} {message}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,11 +430,18 @@ async fn nothing_is_written_and_no_file_is_read_that_is_not_a_table() {
     for sql in refused {
         let (code, message) = failure(&mut client, &sql).await;
         assert_eq!(code, Code::InvalidArgument, "{sql}: {message}");
-        assert_eq!(status(client.prepare(sql.clone(), None).await.map(drop)).0, Code::InvalidArgument, "{sql}");
+        assert_eq!(
+            status(client.prepare(sql.clone(), None).await.map(drop)).0,
+            Code::InvalidArgument,
+            "{sql}"
+        );
     }
     assert!(!target.exists());
     let (code, message) = status(client.execute_update("DELETE FROM meta".into(), None).await);
-    assert!(code == Code::Unimplemented && message.contains("only reading is allowed"), "{code:?} {message}");
+    assert!(
+        code == Code::Unimplemented && message.contains("only reading is allowed"),
+        "{code:?} {message}"
+    );
     assert_eq!(status(client.begin_transaction().await).0, Code::Unimplemented);
 }
 
@@ -361,16 +449,22 @@ async fn nothing_is_written_and_no_file_is_read_that_is_not_a_table() {
 async fn parameters_are_bound_row_by_row_and_end_with_their_statement() {
     let served = serve(Limits::default());
     let mut client = served.client().await;
-    let mut statement =
-        client.prepare("SELECT uid, ? AS tag FROM meta WHERE width > ? ORDER BY uid LIMIT 2".into(), None).await.unwrap();
+    let mut statement = client
+        .prepare("SELECT uid, ? AS tag FROM meta WHERE width > ? ORDER BY uid LIMIT 2".into(), None)
+        .await
+        .unwrap();
     assert_eq!(statement.parameter_schema().unwrap().fields().len(), 2);
     let tags = Arc::new(Int64Array::from(vec![7, 8]));
     let widths = Arc::new(Int64Array::from(vec![0, 100_000]));
     let values = RecordBatch::try_from_iter([("a", tags as _), ("b", widths as _)]).unwrap();
     statement.set_parameters(values).unwrap();
     let info = statement.execute().await.unwrap();
-    let found: Vec<RecordBatch> = client.do_get(ticket(&info)).await.unwrap().try_collect().await.unwrap();
-    let tags: Vec<i64> = found.iter().flat_map(|batch| batch.column(1).as_primitive::<Int64Type>().values().to_vec()).collect();
+    let found: Vec<RecordBatch> =
+        client.do_get(ticket(&info)).await.unwrap().try_collect().await.unwrap();
+    let tags: Vec<i64> = found
+        .iter()
+        .flat_map(|batch| batch.column(1).as_primitive::<Int64Type>().values().to_vec())
+        .collect();
     assert_eq!(tags, [7, 7], "the first run has two rows, no image is as wide as the second asks");
     assert_eq!(columns(&info.clone().try_decode_schema().unwrap()), columns(&found[0].schema()));
 
@@ -384,11 +478,20 @@ async fn tickets_that_are_made_up_are_refused() {
     let served = serve(Limits::default());
     let mut client = served.client().await;
     let handle = bytes::Bytes::from_static(b"{\"sql\":1}");
-    let statement = TicketStatementQuery { statement_handle: handle.clone() }.as_any().encode_to_vec();
-    assert_eq!(status(client.do_get(Ticket::new(statement)).await.map(drop)).0, Code::InvalidArgument);
-    let prepared = CommandPreparedStatementQuery { prepared_statement_handle: handle }.as_any().encode_to_vec();
+    let statement =
+        TicketStatementQuery { statement_handle: handle.clone() }.as_any().encode_to_vec();
+    assert_eq!(
+        status(client.do_get(Ticket::new(statement)).await.map(drop)).0,
+        Code::InvalidArgument
+    );
+    let prepared = CommandPreparedStatementQuery { prepared_statement_handle: handle }
+        .as_any()
+        .encode_to_vec();
     assert_eq!(status(client.do_get(Ticket::new(prepared)).await.map(drop)).0, Code::NotFound);
-    assert_eq!(status(client.do_get(Ticket::new("nonsense")).await.map(drop)).0, Code::InvalidArgument);
+    assert_eq!(
+        status(client.do_get(Ticket::new("nonsense")).await.map(drop)).0,
+        Code::InvalidArgument
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -405,10 +508,15 @@ async fn a_password_that_is_a_token_gives_a_bearer_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_dataset_there_are_the_tables_of_the_state_alone() {
     let served = serve(Limits::default());
-    let mut client = FlightSqlServiceClient::new(Endpoint::new(served.url()).unwrap().connect().await.unwrap());
+    let mut client =
+        FlightSqlServiceClient::new(Endpoint::new(served.url()).unwrap().connect().await.unwrap());
     let info = client.get_tables(CommandGetTables::default()).await.unwrap();
-    let found: Vec<RecordBatch> = client.do_get(ticket(&info)).await.unwrap().try_collect().await.unwrap();
-    let names: Vec<&str> = found.iter().flat_map(|batch| batch.column(2).as_string::<i32>().iter().flatten()).collect();
+    let found: Vec<RecordBatch> =
+        client.do_get(ticket(&info)).await.unwrap().try_collect().await.unwrap();
+    let names: Vec<&str> = found
+        .iter()
+        .flat_map(|batch| batch.column(2).as_string::<i32>().iter().flatten())
+        .collect();
     assert_eq!(names, ["runs"]);
 }
 
@@ -417,9 +525,14 @@ async fn without_a_dataset_there_are_the_tables_of_the_state_alone() {
 async fn adbc_reads_what_is_there() {
     let served = serve(Limits::default());
     let (_, rows) = served.reference("SELECT caption, width FROM meta ORDER BY uid").await;
-    let text: Vec<&str> = rows.iter().flat_map(|batch| batch.column(0).as_string::<i32>().iter().flatten()).collect();
-    let widths: Vec<u32> =
-        rows.iter().flat_map(|batch| batch.column(1).as_primitive::<arrow::datatypes::UInt32Type>().values().to_vec()).collect();
+    let text: Vec<&str> =
+        rows.iter().flat_map(|batch| batch.column(0).as_string::<i32>().iter().flatten()).collect();
+    let widths: Vec<u32> = rows
+        .iter()
+        .flat_map(|batch| {
+            batch.column(1).as_primitive::<arrow::datatypes::UInt32Type>().values().to_vec()
+        })
+        .collect();
     served.adbc("reads", serde_json::json!({ "captions": text, "widths": widths })).await;
 }
 
@@ -442,6 +555,7 @@ async fn adbc_cancels() {
 #[needs(adbc)]
 #[tokio::test(flavor = "multi_thread")]
 async fn adbc_is_told_of_limits() {
-    let served = serve(Limits { longest: Duration::from_secs(5), memory: 32 << 20, ..Limits::default() });
+    let served =
+        serve(Limits { longest: Duration::from_secs(5), memory: 32 << 20, ..Limits::default() });
     served.adbc("limits", serde_json::json!({ "slow": SLOW })).await;
 }

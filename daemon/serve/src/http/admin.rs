@@ -42,7 +42,11 @@ pub(super) async fn backup(
         return Err(Problem::bad(format!("to must be absolute, got {}", to.display())));
     }
     blocking(move || {
-        shared.current().folders.check(Path::new("/"), &to).map_err(|why| Problem::new(StatusCode::FORBIDDEN, why))?;
+        shared
+            .current()
+            .folders
+            .check(Path::new("/"), &to)
+            .map_err(|why| Problem::new(StatusCode::FORBIDDEN, why))?;
         let done = shared.store.backup(&to)?;
         Ok((StatusCode::CREATED, Json(Backup { embeddings: done.embeddings, bytes: done.bytes })))
     })
@@ -60,7 +64,9 @@ pub(super) struct Reloaded {
 #[utoipa::path(post, path = "/v1/reload", responses((status = OK, body = Reloaded), (status = "default", body = Problem)), tag = "admin")]
 pub(super) async fn reload(State(shared): State<Arc<Shared>>) -> Result<Json<Reloaded>, Problem> {
     blocking(move || {
-        let restart = shared.reload().map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, describe(&error)))?;
+        let restart = shared
+            .reload()
+            .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, describe(&error)))?;
         Ok(Json(Reloaded { restart }))
     })
     .await

@@ -11,11 +11,15 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{AppendHeaders, IntoResponse};
 use diptych_pipeline::{EvalResize, Random, decode, eval_transform};
-use diptych_schemas::{DatasetManifest, MAX_PIXELS, SchemaError, ServedDataset, Uid, blob_path, column};
+use diptych_schemas::{
+    DatasetManifest, MAX_PIXELS, SchemaError, ServedDataset, Uid, blob_path, column,
+};
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+};
 use parquet::file::metadata::PageIndexPolicy;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -105,7 +109,8 @@ fn look(dataset: &ServedDataset) -> Dataset {
         name: dataset.name.clone(),
         path: dataset.path.display().to_string(),
         pairs: counted.map_or(0, |manifest| manifest.pairs),
-        bytes: counted.map_or(0, |manifest| manifest.shards.iter().map(|shard| shard.blob_bytes).sum()),
+        bytes: counted
+            .map_or(0, |manifest| manifest.shards.iter().map(|shard| shard.blob_bytes).sum()),
         shards: counted.map_or(0, |manifest| manifest.shards.len()),
         ledger: counted.map_or(0, |manifest| manifest.ledger_rows),
         problem: manifest.err().map(|error| error.to_string()),
@@ -125,7 +130,8 @@ pub(super) async fn list(
 ) -> Result<Json<Page<Dataset>>, Problem> {
     let part = given(part)?;
     let datasets = shared.current().config.datasets.clone();
-    blocking(move || Ok(Json(part.of(datasets.iter().map(look), |dataset| dataset.name.clone())))).await
+    blocking(move || Ok(Json(part.of(datasets.iter().map(look), |dataset| dataset.name.clone()))))
+        .await
 }
 
 /// One dataset: what became of its inputs, its formats and columns.
@@ -141,9 +147,12 @@ pub(super) async fn one(
         let rows = rows_of(&found.batches).map_err(Problem::internal)?;
         Ok(rows.iter().map(|row| (text(&row[0]), row[1].as_u64().unwrap_or(0))).collect())
     };
-    let reasons = counts("SELECT reason, count(*) FROM ledger GROUP BY reason ORDER BY 2 DESC, 1").await?;
-    let formats = counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
-    let columns = ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), 1).await?.0.schema;
+    let reasons =
+        counts("SELECT reason, count(*) FROM ledger GROUP BY reason ORDER BY 2 DESC, 1").await?;
+    let formats =
+        counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
+    let columns =
+        ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), 1).await?.0.schema;
     let looked = dataset.clone();
     let (looked, selection) = blocking(move || {
         let selection = diptych_pipeline::last_selection(&looked.path);
@@ -151,17 +160,26 @@ pub(super) async fn one(
     })
     .await?;
     let stage = |stage: &str, count| FunnelStage { stage: stage.to_owned(), count };
-    let mut funnel = vec![stage("inputs", looked.pairs + looked.ledger), stage("pairs", looked.pairs)];
-    funnel.extend(selection.map(|(path, pairs): (PathBuf, u64)| stage(&format!("selected in {}", path.display()), pairs)));
+    let mut funnel =
+        vec![stage("inputs", looked.pairs + looked.ledger), stage("pairs", looked.pairs)];
+    funnel.extend(selection.map(|(path, pairs): (PathBuf, u64)| {
+        stage(&format!("selected in {}", path.display()), pairs)
+    }));
     Ok(Json(Details {
         dataset: looked,
         funnel,
-        ledger_by_reason: reasons.into_iter().map(|(reason, count)| Reason { reason, count }).collect(),
+        ledger_by_reason: reasons
+            .into_iter()
+            .map(|(reason, count)| Reason { reason, count })
+            .collect(),
         formats: formats.into_iter().map(|(format, count)| Format { format, count }).collect(),
         columns: columns
             .fields()
             .iter()
-            .map(|field| MetaColumn { name: field.name().clone(), kind: field.data_type().to_string() })
+            .map(|field| MetaColumn {
+                name: field.name().clone(),
+                kind: field.data_type().to_string(),
+            })
             .collect(),
     }))
 }
@@ -193,7 +211,8 @@ pub(super) async fn samples(
     let (Path(name), Wanted { limit, condition, seed }) = (path?, given(wanted)?);
     let dataset = known(&shared, &name)?;
     let limit = limit.unwrap_or(USUAL_SAMPLES).clamp(1, MOST_SAMPLES);
-    let condition = condition.filter(|condition| !condition.trim().is_empty()).unwrap_or_else(|| "true".into());
+    let condition =
+        condition.filter(|condition| !condition.trim().is_empty()).unwrap_or_else(|| "true".into());
     let mut random = Random::new(seed.unwrap_or(0));
     let place = format!("{:016x}{:016x}", random.next_u64(), random.next_u64());
     // What comes before the place follows behind the end: the uids are a ring.
@@ -249,18 +268,28 @@ pub(super) async fn image(
         let bytes = image_bytes(&dataset, shard as u32, row_group as usize, row as usize)
             .map_err(|error| Problem::internal(format!("{error:#}")))?;
         let unusable = |error: &dyn std::fmt::Display| {
-            Problem::new(axum::http::StatusCode::UNPROCESSABLE_ENTITY, format!("the image of {uid} cannot be shown: {error}"))
+            Problem::new(
+                axum::http::StatusCode::UNPROCESSABLE_ENTITY,
+                format!("the image of {uid} cannot be shown: {error}"),
+            )
         };
         let image = decode(&bytes, MAX_PIXELS).map_err(|error| unusable(&error))?;
-        let pixels = eval_transform(&image, side, EvalResize::default()).map_err(|error| unusable(&error))?;
+        let pixels = eval_transform(&image, side, EvalResize::default())
+            .map_err(|error| unusable(&error))?;
         let mut png = Vec::new();
-        PngEncoder::new(&mut png).write_image(&pixels, side, side, ExtendedColorType::Rgb8).map_err(|error| unusable(&error))?;
+        PngEncoder::new(&mut png)
+            .write_image(&pixels, side, side, ExtendedColorType::Rgb8)
+            .map_err(|error| unusable(&error))?;
         Ok(png)
     })
     .await?;
     // A pair's image never changes under its uid.
-    let cached = (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400, immutable"));
-    Ok((AppendHeaders([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached]), png))
+    let cached =
+        (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400, immutable"));
+    Ok((
+        AppendHeaders([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached]),
+        png,
+    ))
 }
 
 fn rows_of_numbers(column: &dyn Array) -> u64 {
@@ -271,16 +300,29 @@ fn rows_of_numbers(column: &dyn Array) -> u64 {
 }
 
 /// The bytes of one image: the page that holds it is read, and no more.
-fn image_bytes(dataset: &ServedDataset, shard: u32, row_group: usize, row: usize) -> anyhow::Result<Vec<u8>> {
+fn image_bytes(
+    dataset: &ServedDataset,
+    shard: u32,
+    row_group: usize,
+    row: usize,
+) -> anyhow::Result<Vec<u8>> {
     let path = blob_path(&dataset.path, shard);
     let file = std::fs::File::open(&path).map_err(SchemaError::io(&path))?;
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), [column::IMAGE]);
     let one = RowSelection::from(vec![RowSelector::skip(row), RowSelector::select(1)]);
-    let mut reader = builder.with_projection(mask).with_row_groups(vec![row_group]).with_row_selection(one).build()?;
-    let batch = reader.next().ok_or_else(|| anyhow::anyhow!("{}: row group {row_group} has no row {row}", path.display()))??;
-    let images: &LargeBinaryArray =
-        batch.column(0).as_binary_opt().ok_or_else(|| anyhow::anyhow!("{}: images are no bytes", path.display()))?;
+    let mut reader = builder
+        .with_projection(mask)
+        .with_row_groups(vec![row_group])
+        .with_row_selection(one)
+        .build()?;
+    let batch = reader.next().ok_or_else(|| {
+        anyhow::anyhow!("{}: row group {row_group} has no row {row}", path.display())
+    })??;
+    let images: &LargeBinaryArray = batch
+        .column(0)
+        .as_binary_opt()
+        .ok_or_else(|| anyhow::anyhow!("{}: images are no bytes", path.display()))?;
     Ok(images.value(0).to_vec())
 }

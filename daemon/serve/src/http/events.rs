@@ -27,9 +27,9 @@ const KEPT_ALIVE_EVERY: Duration = Duration::from_secs(15);
 pub(super) async fn events(
     State(shared): State<Arc<Shared>>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let slot = Arc::clone(&shared.listeners)
-        .try_acquire_owned()
-        .map_err(|_| Problem::busy(StatusCode::SERVICE_UNAVAILABLE, "too many listen already: close some pages"))?;
+    let slot = Arc::clone(&shared.listeners).try_acquire_owned().map_err(|_| {
+        Problem::busy(StatusCode::SERVICE_UNAVAILABLE, "too many listen already: close some pages")
+    })?;
     let of_jobs = Arc::clone(&shared);
     let jobs = BroadcastStream::new(shared.queue.listen_to_jobs()).map(move |job| match job {
         Ok(job) => event("job", &Job::of(&of_jobs, job)),
@@ -38,7 +38,9 @@ pub(super) async fn events(
     let runs = BroadcastStream::new(shared.queue.listen_to_runs()).map(|told| match told {
         Ok(Told::Step(step)) => event("step", &step),
         Ok(Told::Event(record)) => event("event", &RunEvent::of(record)),
-        Ok(Told::Checkpoint { run, step }) => event("checkpoint", &json!({ "run": run, "step": step })),
+        Ok(Told::Checkpoint { run, step }) => {
+            event("checkpoint", &json!({ "run": run, "step": step }))
+        }
         Err(_) => missed(),
     });
     let both = futures::stream::select(jobs, runs).map(move |event| {
@@ -46,7 +48,8 @@ pub(super) async fn events(
         let _ = &slot;
         Ok(event)
     });
-    Ok(Sse::new(both.take_until(shared.leaving())).keep_alive(KeepAlive::new().interval(KEPT_ALIVE_EVERY)))
+    Ok(Sse::new(both.take_until(shared.leaving()))
+        .keep_alive(KeepAlive::new().interval(KEPT_ALIVE_EVERY)))
 }
 
 fn event(name: &str, data: &impl serde::Serialize) -> Event {

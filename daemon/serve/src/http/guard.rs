@@ -15,20 +15,31 @@ use crate::flight::HANDSHAKE;
 use crate::shared::Shared;
 
 /// Answers at most so many requests at once; who comes too many is told to come again.
-pub(super) async fn limit(State(slots): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+pub(super) async fn limit(
+    State(slots): State<Arc<Semaphore>>,
+    request: Request,
+    next: Next,
+) -> Response {
     // Health must be seen when it is bad.
     if matches!(request.uri().path(), "/healthz" | "/readyz") {
         return next.run(request).await;
     }
     match slots.try_acquire() {
         Ok(_slot) => next.run(request).await,
-        Err(_) => Problem::busy(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once (http.concurrent): try again")
-            .into_response(),
+        Err(_) => Problem::busy(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many requests at once (http.concurrent): try again",
+        )
+        .into_response(),
     }
 }
 
 /// Lets a request through that its token allows.
-pub(super) async fn authorize(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+pub(super) async fn authorize(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
     match check(&shared, request.method(), request.uri().path(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
@@ -39,15 +50,21 @@ fn check(shared: &Shared, method: &Method, path: &str, headers: &HeaderMap) -> R
     let current = shared.current();
     if !current.tokens.are_asked() {
         // Without tokens, the address is the only wall, and a browser on this machine is inside of it.
-        from_here(&shared.listen, headers).map_err(|why| Problem::new(StatusCode::FORBIDDEN, why))?;
+        from_here(&shared.listen, headers)
+            .map_err(|why| Problem::new(StatusCode::FORBIDDEN, why))?;
     }
     let Some(needed) = needed(method, path) else { return Ok(()) };
-    let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
+    let token =
+        headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
     match current.tokens.scope(token) {
         Some(scope) if scope >= needed => Ok(()),
         Some(scope) => Err(Problem::new(
             StatusCode::FORBIDDEN,
-            format!("this token's scope is {}; {method} {path} wants {}", scope.as_str(), needed.as_str()),
+            format!(
+                "this token's scope is {}; {method} {path} wants {}",
+                scope.as_str(),
+                needed.as_str()
+            ),
         )),
         None => Err(Problem::new(
             StatusCode::UNAUTHORIZED,
@@ -87,14 +104,19 @@ fn from_here(listen: &Listen, headers: &HeaderMap) -> Result<(), String> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let Listen::Tcp(address) = listen else { return Ok(()) };
     let is_here = |host: &str| {
-        let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+        let name = host
+            .rsplit_once(':')
+            .map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
         let name = name.trim_matches(['[', ']']);
         name.eq_ignore_ascii_case("localhost") || name.parse() == Ok(address.ip())
     };
     if let Some(host) = text(header::HOST)
         && !is_here(host)
     {
-        return Err(format!("asked for as {host}: without tokens, only localhost and {} are answered", address.ip()));
+        return Err(format!(
+            "asked for as {host}: without tokens, only localhost and {} are answered",
+            address.ip()
+        ));
     }
     if let Some(origin) = text(header::ORIGIN)
         && !origin.split_once("://").is_some_and(|(_, host)| is_here(host))
@@ -135,16 +157,24 @@ mod tests {
     fn foreign_pages_are_refused_where_no_token_is_asked_for() {
         let listen = Listen::parse("127.0.0.1:8723").unwrap();
         let asked = |pairs: &[(&'static str, &str)]| {
-            let headers = pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+                .collect();
             from_here(&listen, &headers).is_ok()
         };
-        assert!(asked(&[]) && asked(&[("host", "127.0.0.1:8723")]) && asked(&[("host", "localhost:9000")]));
+        assert!(
+            asked(&[])
+                && asked(&[("host", "127.0.0.1:8723")])
+                && asked(&[("host", "localhost:9000")])
+        );
         assert!(asked(&[("host", "localhost:8723"), ("origin", "http://localhost:8723")]));
         assert!(!asked(&[("host", "evil.example")]) && !asked(&[("host", "evil.example:8723")]));
         assert!(!asked(&[("host", "127.0.0.1:8723"), ("origin", "https://evil.example")]));
         assert!(!asked(&[("host", "127.0.0.1:8723"), ("origin", "null")]));
         let six = Listen::parse("[::1]:8723").unwrap();
-        let headers = [("host".parse().unwrap(), "[::1]:8723".parse().unwrap())].into_iter().collect();
+        let headers =
+            [("host".parse().unwrap(), "[::1]:8723".parse().unwrap())].into_iter().collect();
         assert!(from_here(&six, &headers).is_ok());
     }
 }

@@ -117,7 +117,10 @@ pub(super) async fn list(
 
 /// One job.
 #[utoipa::path(get, path = "/v1/jobs/{id}", responses((status = OK, body = Job), (status = "default", body = Problem)), tag = "jobs")]
-pub(super) async fn one(State(shared): State<Arc<Shared>>, path: Result<Path<u64>, PathRejection>) -> Result<Json<Job>, Problem> {
+pub(super) async fn one(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<u64>, PathRejection>,
+) -> Result<Json<Job>, Problem> {
     let Path(id) = path?;
     let job = shared.queue.job(id).ok_or(QueueError::Unknown(id))?;
     Ok(Json(Job::of(&shared, job)))
@@ -136,9 +139,15 @@ pub(super) async fn submit(
         if !folder.is_absolute() {
             return Err(Problem::bad(format!("folder must be absolute, got {}", folder.display())));
         }
-        let job = shared.queue.submit(Wanted { kind, config, args, folder, priority, after }, &current.folders)?;
+        let job = shared
+            .queue
+            .submit(Wanted { kind, config, args, folder, priority, after }, &current.folders)?;
         let place = format!("/v1/jobs/{}", job.id);
-        Ok((StatusCode::CREATED, AppendHeaders([(header::LOCATION, place)]), Json(Job::of(&shared, job))))
+        Ok((
+            StatusCode::CREATED,
+            AppendHeaders([(header::LOCATION, place)]),
+            Json(Job::of(&shared, job)),
+        ))
     })
     .await
 }
@@ -158,7 +167,11 @@ pub(super) async fn act(
             "cancel" => |queue, id| queue.cancel(id),
             "retry" => |queue, id| queue.retry(id),
             "checkpoint" => |queue, id| queue.checkpoint(id),
-            other => return Err(Problem::not_found(format!("{other}: there are pause, resume, cancel, retry and checkpoint"))),
+            other => {
+                return Err(Problem::not_found(format!(
+                    "{other}: there are pause, resume, cancel, retry and checkpoint"
+                )));
+            }
         };
         let job = act(&shared.queue, id)?;
         Ok((StatusCode::ACCEPTED, Json(Job::of(&shared, job))))

@@ -12,12 +12,15 @@ use crate::shared::Shared;
 
 /// For Prometheus.
 #[utoipa::path(get, path = "/metrics", responses((status = OK, body = String, content_type = "application/openmetrics-text"), (status = "default", body = Problem)), tag = "health")]
-pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn metrics(
+    State(shared): State<Arc<Shared>>,
+) -> Result<impl IntoResponse, Problem> {
     let text = blocking(move || {
         shared.metrics.look(&shared.queue, &shared.store)?;
         shared.metrics.text().map_err(Problem::internal)
     })
     .await?;
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let kind =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok((AppendHeaders([(header::CONTENT_TYPE, kind)]), text))
 }

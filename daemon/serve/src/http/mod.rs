@@ -54,8 +54,13 @@ struct BearerToken;
 
 impl utoipa::Modify for BearerToken {
     fn modify(&self, described: &mut utoipa::openapi::OpenApi) {
-        use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("As `diptych token` makes it")).build();
+        use utoipa::openapi::security::{
+            HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+        };
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("As `diptych token` makes it"))
+            .build();
         let components = described.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
         described.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
@@ -96,18 +101,26 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
     let body = usize::try_from(http.max_body_mib << 20).unwrap_or(usize::MAX);
     api.route("/openapi.json", get(move || async move { Json((*described).clone()) }))
         .merge(more)
-        .fallback(async |request: Request| Problem::not_found(format!("there is nothing at {}", request.uri().path())))
+        .fallback(async |request: Request| {
+            Problem::not_found(format!("there is nothing at {}", request.uri().path()))
+        })
         .method_not_allowed_fallback(async |request: Request| {
-            let detail = format!("{} cannot be asked with {}", request.uri().path(), request.method());
+            let detail =
+                format!("{} cannot be asked with {}", request.uri().path(), request.method());
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
         })
         .layer(DefaultBodyLimit::max(body))
         .layer(middleware::from_fn_with_state(Arc::clone(shared), guard::authorize))
         .layer(middleware::from_fn_with_state(slots, guard::limit))
         .layer(middleware::from_fn_with_state(Arc::clone(shared), count))
-        .layer(tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, LONGEST))
+        .layer(tower_http::timeout::TimeoutLayer::with_status_code(
+            StatusCode::GATEWAY_TIMEOUT,
+            LONGEST,
+        ))
         .layer(CatchPanicLayer::custom(|_| -> Response {
-            axum::response::IntoResponse::into_response(Problem::internal("an internal error: please report it"))
+            axum::response::IntoResponse::into_response(Problem::internal(
+                "an internal error: please report it",
+            ))
         }))
 }
 
@@ -115,8 +128,11 @@ async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     let began = std::time::Instant::now();
     let method = request.method().clone();
     // The route, not the address: names of runs would make a metric each.
-    let path =
-        request.extensions().get::<axum::extract::MatchedPath>().map_or("other", axum::extract::MatchedPath::as_str).to_owned();
+    let path = request
+        .extensions()
+        .get::<axum::extract::MatchedPath>()
+        .map_or("other", axum::extract::MatchedPath::as_str)
+        .to_owned();
     let response = next.run(request).await;
     shared.metrics.request(&method, path, response.status(), began.elapsed());
     response
@@ -128,6 +144,10 @@ fn given<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
 }
 
 /// Runs what waits for the disk on a thread made for that.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::internal(format!("a request ended by itself: {error}")))?
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Problem::internal(format!("a request ended by itself: {error}")))?
 }

@@ -27,7 +27,11 @@ pub(super) struct Page<T> {
 
 impl Part {
     /// Of all entries, those that are asked for. `key` orders them and is what the next request names.
-    pub(super) fn of<T>(&self, all: impl IntoIterator<Item = T>, key: impl Fn(&T) -> String) -> Page<T> {
+    pub(super) fn of<T>(
+        &self,
+        all: impl IntoIterator<Item = T>,
+        key: impl Fn(&T) -> String,
+    ) -> Page<T> {
         let limit = self.limit.unwrap_or(USUAL).clamp(1, MOST);
         let mut rest = all.into_iter().peekable();
         if let Some(after) = &self.after {
@@ -61,7 +65,13 @@ mod tests {
             }
         }
         assert_eq!(found, all);
-        assert_eq!(Part { limit: Some(0), after: None }.of(all.clone(), ToString::to_string).items, [0]);
-        assert_eq!(Part { limit: Some(5000), after: None }.of(0..2000, ToString::to_string).items.len(), MOST);
+        assert_eq!(
+            Part { limit: Some(0), after: None }.of(all.clone(), ToString::to_string).items,
+            [0]
+        );
+        assert_eq!(
+            Part { limit: Some(5000), after: None }.of(0..2000, ToString::to_string).items.len(),
+            MOST
+        );
     }
 }

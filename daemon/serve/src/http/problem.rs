@@ -27,7 +27,13 @@ pub(super) struct Problem {
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error").to_owned();
-        Self { kind: "about:blank", title, status: status.as_u16(), detail: detail.into(), retry_after: None }
+        Self {
+            kind: "about:blank",
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            retry_after: None,
+        }
     }
 
     pub(super) fn bad(detail: impl Into<String>) -> Self {
@@ -91,7 +97,9 @@ impl From<QueueError> for Problem {
             QueueError::Unknown(_) => Self::not_found(detail),
             QueueError::State(_) => Self::new(StatusCode::CONFLICT, detail),
             QueueError::Wrong(_) => Self::bad(detail),
-            QueueError::Full | QueueError::Leaving => Self::busy(StatusCode::SERVICE_UNAVAILABLE, detail),
+            QueueError::Full | QueueError::Leaving => {
+                Self::busy(StatusCode::SERVICE_UNAVAILABLE, detail)
+            }
             QueueError::Store(error) => error.into(),
         }
     }
@@ -102,7 +110,9 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::RunName(_) => Self::bad(error.to_string()),
             StoreError::Exists { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
-            StoreError::Unavailable { .. } => Self::busy(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            StoreError::Unavailable { .. } => {
+                Self::busy(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
             _ => Self::internal(error),
         }
     }
@@ -112,7 +122,9 @@ impl From<SqlError> for Problem {
     fn from(error: SqlError) -> Self {
         match error {
             SqlError::Statement(_) => Self::bad(error.to_string()),
-            SqlError::Run(_) | SqlError::Memory(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            SqlError::Run(_) | SqlError::Memory(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+            }
             _ => Self::internal(error),
         }
     }

@@ -8,7 +8,9 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use diptych_schemas::Step;
-use diptych_store::{CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, RunName, RunRecord};
+use diptych_store::{
+    CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, RunName, RunRecord,
+};
 use diptych_trainer::CheckpointManifest;
 use serde::{Deserialize, Serialize};
 
@@ -142,7 +144,10 @@ fn name(text: &str) -> Result<RunName, Problem> {
 async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
     let run = name(run)?;
     let store = shared.store.clone();
-    blocking(move || store.run(&run)?.ok_or_else(|| Problem::not_found(format!("there is no run {run}")))).await
+    blocking(move || {
+        store.run(&run)?.ok_or_else(|| Problem::not_found(format!("there is no run {run}")))
+    })
+    .await
 }
 
 /// All runs, by name.
@@ -191,7 +196,8 @@ pub(super) async fn metrics(
     let record = known(&shared, &run).await?;
     let store = shared.store.clone();
     blocking(move || {
-        let names: Vec<String> = wanted.names.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
+        let names: Vec<String> =
+            wanted.names.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
         let from = wanted.from.unwrap_or(1);
         let to = wanted.to.unwrap_or(record.step.0).min(record.step.0);
         if from > to {
@@ -230,9 +236,19 @@ pub(super) async fn record(
     }
     let store = shared.store.clone();
     blocking(move || {
-        let checkpoint = store.checkpoints(&record.run)?.into_iter().find(|checkpoint| checkpoint.step.0 == step);
-        let checkpoint = checkpoint.ok_or_else(|| Problem::not_found(format!("run {run} has no checkpoint of step {step}")))?;
-        store.add_metrics(&record.run, checkpoint.step, checkpoint.samples, values.into_iter().collect())?;
+        let checkpoint = store
+            .checkpoints(&record.run)?
+            .into_iter()
+            .find(|checkpoint| checkpoint.step.0 == step);
+        let checkpoint = checkpoint.ok_or_else(|| {
+            Problem::not_found(format!("run {run} has no checkpoint of step {step}"))
+        })?;
+        store.add_metrics(
+            &record.run,
+            checkpoint.step,
+            checkpoint.samples,
+            values.into_iter().collect(),
+        )?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await
@@ -278,15 +294,22 @@ pub(super) async fn act(
     blocking(move || {
         let queue = &shared.queue;
         let job = queue.job_of_run(&run).ok_or_else(|| {
-            Problem::not_found(format!("no job of this service trains {run}: `diptych submit` its configuration"))
+            Problem::not_found(format!(
+                "no job of this service trains {run}: `diptych submit` its configuration"
+            ))
         })?;
-        let act: fn(&crate::jobs::Queue, u64) -> Result<JobRecord, QueueError> = match action.as_str() {
-            "pause" => |queue, id| queue.pause(id),
-            "resume" => |queue, id| queue.resume(id),
-            "cancel" => |queue, id| queue.cancel(id),
-            "checkpoint" => |queue, id| queue.checkpoint(id),
-            other => return Err(Problem::not_found(format!("{other}: there are pause, resume, cancel and checkpoint"))),
-        };
+        let act: fn(&crate::jobs::Queue, u64) -> Result<JobRecord, QueueError> =
+            match action.as_str() {
+                "pause" => |queue, id| queue.pause(id),
+                "resume" => |queue, id| queue.resume(id),
+                "cancel" => |queue, id| queue.cancel(id),
+                "checkpoint" => |queue, id| queue.checkpoint(id),
+                other => {
+                    return Err(Problem::not_found(format!(
+                        "{other}: there are pause, resume, cancel and checkpoint"
+                    )));
+                }
+            };
         let job = act(queue, job.id)?;
         Ok((StatusCode::ACCEPTED, Json(Job::of(&shared, job))))
     })

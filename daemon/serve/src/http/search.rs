@@ -92,24 +92,31 @@ pub(super) async fn by_image(
     question: Result<Asked<Question>, QueryRejection>,
     image: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Answer>, Problem> {
-    let image = image.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+    let image =
+        image.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     search(shared, given(question)?, Some(image.to_vec())).await
 }
 
-async fn search(shared: Arc<Shared>, question: Question, image: Option<Vec<u8>>) -> Result<Json<Answer>, Problem> {
+async fn search(
+    shared: Arc<Shared>,
+    question: Question,
+    image: Option<Vec<u8>>,
+) -> Result<Json<Answer>, Problem> {
     let current = shared.current();
     let dataset = current.dataset(&question.dataset).cloned();
-    let dataset = dataset.ok_or_else(|| unknown_dataset(&current.config.datasets, &question.dataset))?;
+    let dataset =
+        dataset.ok_or_else(|| unknown_dataset(&current.config.datasets, &question.dataset))?;
     let k = question.k.unwrap_or(USUAL).clamp(1, MOST);
-    let width =
-        (question.index == Index::Hnsw).then(|| usize::from(question.ef.unwrap_or(diptych_schemas::DEFAULT_SEARCH_CANDIDATES)));
+    let width = (question.index == Index::Hnsw)
+        .then(|| usize::from(question.ef.unwrap_or(diptych_schemas::DEFAULT_SEARCH_CANDIDATES)));
     let options = SearchOptions { distinct: question.distinct, width };
     let query = query(&question, image)?;
     let began = Instant::now();
     // Other datasets may be embedded by the same model, and what is found of theirs does not count.
     let mut asked = k;
     loop {
-        let (searching, query, model) = (Arc::clone(&shared), query.clone(), question.model.clone());
+        let (searching, query, model) =
+            (Arc::clone(&shared), query.clone(), question.model.clone());
         let (producer, pairs, found) = blocking(move || {
             let kept = searching.searchers.get(&searching.store, &model)?;
             if width.is_some() && !kept.has_index() {
@@ -127,7 +134,13 @@ async fn search(shared: Arc<Shared>, question: Question, image: Option<Vec<u8>>)
         if items.len() >= k || found.len() < asked {
             let items = items.into_iter().take(k).collect();
             let seconds = began.elapsed().as_secs_f64();
-            return Ok(Json(Answer { items, model: question.model, producer: producer.to_string(), pairs, seconds }));
+            return Ok(Json(Answer {
+                items,
+                model: question.model,
+                producer: producer.to_string(),
+                pairs,
+                seconds,
+            }));
         }
         asked *= 4;
     }
@@ -159,10 +172,12 @@ async fn of_dataset(
         return Ok(Vec::new());
     }
     let uids: Vec<String> = found.iter().map(|found| format!("uid('{}')", found.uid)).collect();
-    let sql = format!("SELECT uid, caption, width, height FROM meta WHERE uid IN ({})", uids.join(", "));
+    let sql =
+        format!("SELECT uid, caption, width, height FROM meta WHERE uid IN ({})", uids.join(", "));
     let (answer, _) = ask(shared, Some(dataset.clone()), sql, found.len() as u64).await?;
     let rows = rows_of(&answer.batches).map_err(Problem::internal)?;
-    let described: HashMap<&str, &Vec<serde_json::Value>> = rows.iter().filter_map(|row| Some((row[0].as_str()?, row))).collect();
+    let described: HashMap<&str, &Vec<serde_json::Value>> =
+        rows.iter().filter_map(|row| Some((row[0].as_str()?, row))).collect();
     let item = |found: &Found| {
         let uid = found.uid.to_string();
         let row = described.get(uid.as_str())?;
@@ -183,7 +198,9 @@ impl From<NearestError> for Problem {
         match error {
             NearestError::Query(_) | NearestError::Dimension { .. } => Self::bad(error.to_string()),
             NearestError::NoEmbeddings { .. } => Self::not_found(error.to_string()),
-            NearestError::Memory { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            NearestError::Memory { .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+            }
             // A name that means no model is the usual one.
             NearestError::Model(error) => Self::bad(diptych_schemas::words::describe(&error)),
             NearestError::Store(error) => error.into(),

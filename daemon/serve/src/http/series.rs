@@ -65,8 +65,13 @@ impl<'a> Thinner<'a> {
             self.close();
         }
         let place = (step, row.samples.0, row.time.0);
-        let bucket =
-            self.bucket.get_or_insert_with(|| Bucket { number, steps: 0, first: place, last: place, extremes: BTreeMap::new() });
+        let bucket = self.bucket.get_or_insert_with(|| Bucket {
+            number,
+            steps: 0,
+            first: place,
+            last: place,
+            extremes: BTreeMap::new(),
+        });
         bucket.steps += 1;
         bucket.last = place;
         for (name, value) in &row.values {
@@ -92,9 +97,11 @@ impl<'a> Thinner<'a> {
     fn close(&mut self) {
         let Some(bucket) = self.bucket.take() else { return };
         self.thinned |= bucket.steps > 2;
-        let row = |(step, samples, time): (u64, u64, i64), values| Kept { step, samples, time, values };
+        let row =
+            |(step, samples, time): (u64, u64, i64), values| Kept { step, samples, time, values };
         if bucket.steps == 1 {
-            let values = bucket.extremes.into_iter().map(|(name, [only, _])| (name, only.1)).collect();
+            let values =
+                bucket.extremes.into_iter().map(|(name, [only, _])| (name, only.1)).collect();
             self.rows.push(row(bucket.first, values));
             return;
         }
@@ -117,10 +124,12 @@ impl<'a> Thinner<'a> {
         self.close();
         let mut names: Vec<String> = self.wanted.to_vec();
         if names.is_empty() {
-            let all: std::collections::BTreeSet<&String> = self.rows.iter().flat_map(|row| row.values.keys()).collect();
+            let all: std::collections::BTreeSet<&String> =
+                self.rows.iter().flat_map(|row| row.values.keys()).collect();
             names = all.into_iter().cloned().collect();
         }
-        let of = |name: &String| self.rows.iter().map(|row| row.values.get(name).copied()).collect();
+        let of =
+            |name: &String| self.rows.iter().map(|row| row.values.get(name).copied()).collect();
         Series {
             run,
             steps: self.rows.iter().map(|row| row.step).collect(),
@@ -160,10 +169,14 @@ mod tests {
 
     #[test]
     fn few_steps_are_left_as_they_are() {
-        let rows: Vec<_> = (1..=9).map(|step| row(step, &[("loss", step as f64), ("lr", 1.0)])).collect();
+        let rows: Vec<_> =
+            (1..=9).map(|step| row(step, &[("loss", step as f64), ("lr", 1.0)])).collect();
         let series = thinned(&rows, 9);
         assert_eq!(series.steps, (1..=9).collect::<Vec<_>>());
-        assert_eq!(series.series["loss"], (1..=9).map(|step| Some(f64::from(step))).collect::<Vec<_>>());
+        assert_eq!(
+            series.series["loss"],
+            (1..=9).map(|step| Some(f64::from(step))).collect::<Vec<_>>()
+        );
         assert!(!series.thinned);
     }
 
@@ -172,7 +185,8 @@ mod tests {
         let mut rows: Vec<_> = (1..=1000).map(|step| row(step, &[("loss", 1.0)])).collect();
         rows[499].values.push(("heldout/i2t_recall@1".into(), 0.25));
         let series = thinned(&rows, 100);
-        let recorded: Vec<f64> = series.series["heldout/i2t_recall@1"].iter().copied().flatten().collect();
+        let recorded: Vec<f64> =
+            series.series["heldout/i2t_recall@1"].iter().copied().flatten().collect();
         assert_eq!(recorded, [0.25]);
     }
 

@@ -74,7 +74,12 @@ pub(super) async fn sql(
     let current = shared.current();
     let dataset = match dataset {
         None => None,
-        Some(name) => Some(current.dataset(&name).cloned().ok_or_else(|| unknown_dataset(&current.config.datasets, &name))?),
+        Some(name) => Some(
+            current
+                .dataset(&name)
+                .cloned()
+                .ok_or_else(|| unknown_dataset(&current.config.datasets, &name))?,
+        ),
     };
     let arrow = headers.get(header::ACCEPT).is_some_and(|accepted| accepted == ARROW_STREAM);
     let most = if arrow { u64::MAX } else { current.config.sql.max_rows };
@@ -83,10 +88,17 @@ pub(super) async fn sql(
         let truncated = HeaderValue::from(u16::from(answer.truncated));
         let kind = (header::CONTENT_TYPE, HeaderValue::from_static(ARROW_STREAM));
         let stream = blocking(move || stream_of(&answer).map_err(Problem::internal)).await?;
-        return Ok((AppendHeaders([kind, (HeaderName::from_static(TRUNCATED), truncated)]), stream).into_response());
+        return Ok((
+            AppendHeaders([kind, (HeaderName::from_static(TRUNCATED), truncated)]),
+            stream,
+        )
+            .into_response());
     }
-    let columns =
-        answer.schema.fields().iter().map(|field| Column { name: field.name().clone(), kind: field.data_type().to_string() });
+    let columns = answer
+        .schema
+        .fields()
+        .iter()
+        .map(|field| Column { name: field.name().clone(), kind: field.data_type().to_string() });
     Ok(Json(Answer {
         columns: columns.collect(),
         rows: rows_of(&answer.batches).map_err(Problem::internal)?,
@@ -104,7 +116,10 @@ fn stream_of(answer: &Found) -> Result<Vec<u8>, ArrowError> {
 
 pub(super) fn unknown_dataset(known: &[ServedDataset], name: &str) -> Problem {
     let known: Vec<&str> = known.iter().map(|dataset| dataset.name.as_str()).collect();
-    Problem::not_found(format!("there is no dataset {name:?} here; there are: {}", known.join(", ")))
+    Problem::not_found(format!(
+        "there is no dataset {name:?} here; there are: {}",
+        known.join(", ")
+    ))
 }
 
 /// Batches of a result.
@@ -122,9 +137,14 @@ pub(super) async fn ask(
     most_rows: u64,
 ) -> Result<(Found, f64), Problem> {
     // A page of thumbnails asks more at once than may run; each is short.
-    let slot = tokio::time::timeout(WAITS_FOR_A_TURN, Arc::clone(&shared.query_slots).acquire_owned()).await;
+    let slot =
+        tokio::time::timeout(WAITS_FOR_A_TURN, Arc::clone(&shared.query_slots).acquire_owned())
+            .await;
     let slot = slot.ok().and_then(Result::ok).ok_or_else(|| {
-        Problem::busy(StatusCode::TOO_MANY_REQUESTS, "as many queries run as may at once (sql.concurrent): try again")
+        Problem::busy(
+            StatusCode::TOO_MANY_REQUESTS,
+            "as many queries run as may at once (sql.concurrent): try again",
+        )
     })?;
     let limit = Duration::from_secs(shared.current().config.sql.max_seconds);
     let asked = Arc::clone(shared);
@@ -157,7 +177,10 @@ pub(super) async fn ask(
         Ok(Ok(found)) => Ok((found?, began.elapsed().as_secs_f64())),
         Err(_) => Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
-            format!("the query was ended after {} seconds (sql.max_seconds): ask for less", limit.as_secs()),
+            format!(
+                "the query was ended after {} seconds (sql.max_seconds): ask for less",
+                limit.as_secs()
+            ),
         )),
         Ok(Err(error)) => Err(Problem::internal(format!("a query ended by itself: {error}"))),
     }
@@ -172,15 +195,25 @@ pub(super) fn rows_of(batches: &[RecordBatch]) -> Result<Vec<Vec<Value>>, String
             .zip(batch.schema().fields())
             .map(|(number, field)| (**field).clone().with_name(number.to_string()))
             .collect();
-        let numbered = RecordBatch::try_new(Arc::new(Schema::new(fields)), batch.columns().to_vec());
-        let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(Vec::new());
-        numbered.and_then(|batch| writer.write(&batch)).and_then(|()| writer.finish()).map_err(|error| error.to_string())?;
+        let numbered =
+            RecordBatch::try_new(Arc::new(Schema::new(fields)), batch.columns().to_vec());
+        let mut writer =
+            WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(Vec::new());
+        numbered
+            .and_then(|batch| writer.write(&batch))
+            .and_then(|()| writer.finish())
+            .map_err(|error| error.to_string())?;
         let text = writer.into_inner();
         if text.is_empty() {
             continue;
         }
-        let objects: Vec<serde_json::Map<String, Value>> = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-        rows.extend(objects.into_iter().map(|object| object.into_iter().map(|(_, value)| value).collect::<Vec<_>>()));
+        let objects: Vec<serde_json::Map<String, Value>> =
+            serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+        rows.extend(
+            objects
+                .into_iter()
+                .map(|object| object.into_iter().map(|(_, value)| value).collect::<Vec<_>>()),
+        );
     }
     Ok(rows)
 }
@@ -188,7 +221,9 @@ pub(super) fn rows_of(batches: &[RecordBatch]) -> Result<Vec<Vec<Value>>, String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{FixedSizeBinaryArray, Float64Array, StringArray, TimestampMillisecondArray};
+    use arrow::array::{
+        FixedSizeBinaryArray, Float64Array, StringArray, TimestampMillisecondArray,
+    };
     use serde_json::json;
 
     #[test]
@@ -198,7 +233,11 @@ mod tests {
             ("a", Arc::new(StringArray::from(vec![None::<&str>])) as _, true),
             ("a", Arc::new(Float64Array::from(vec![0.5])) as _, true),
             ("u", Arc::new(bytes) as _, true),
-            ("t", Arc::new(TimestampMillisecondArray::from(vec![0]).with_timezone("UTC")) as _, true),
+            (
+                "t",
+                Arc::new(TimestampMillisecondArray::from(vec![0]).with_timezone("UTC")) as _,
+                true,
+            ),
         ])
         .unwrap();
         let rows = rows_of(&[batch.clone(), batch.slice(0, 0)]).unwrap();

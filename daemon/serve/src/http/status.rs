@@ -75,7 +75,10 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Result<Json<Sta
         state: shared.store.folder().display().to_string(),
         degraded: shared.store.degraded().map(str::to_owned),
         jobs,
-        running: running.iter().map(|job| Running { job: job.id, kind: job.kind.as_str(), step: step_of(job.id) }).collect(),
+        running: running
+            .iter()
+            .map(|job| Running { job: job.id, kind: job.kind.as_str(), step: step_of(job.id) })
+            .collect(),
         datasets: shared.current().config.datasets.len(),
         runs,
     }))

@@ -28,7 +28,13 @@ const THIS_BINARY: &str = "/proc/self/exe";
 /// The note of which process it is, in the job's folder.
 const NOTE: &str = "process";
 
-pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle, log: &JobLog, token: &str) -> anyhow::Result<End> {
+pub(super) fn run(
+    job: &JobRecord,
+    store: &Store,
+    handle: &Handle,
+    log: &JobLog,
+    token: &str,
+) -> anyhow::Result<End> {
     let folder = store.folder().join("jobs").join(job.id.to_string());
     let (from_child, to_log) = io::pipe().context("a pipe for the job's output")?;
     let args = paths::whole(job.kind, &job.args, store.folder());
@@ -50,7 +56,9 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle, log: &JobLog,
         durable::write(&note, format!("{} {began}\n", child.id()).as_bytes())?;
     }
     let printed = log.clone();
-    let reader = std::thread::Builder::new().name(format!("job-{}-log", job.id)).spawn(move || printed.take(from_child))?;
+    let reader = std::thread::Builder::new()
+        .name(format!("job-{}-log", job.id))
+        .spawn(move || printed.take(from_child))?;
     let mut asked = false;
     let status = loop {
         if let Some(status) = child.try_wait().context("waiting for the job's process")? {
@@ -71,14 +79,18 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle, log: &JobLog,
 fn end(status: ExitStatus, asked: bool, folder: &Path) -> End {
     match status.code() {
         Some(0) => End::Done { note: None },
-        Some(code) if code == i32::from(Outcome::SourceUnreadable.code()) => {
-            End::Done { note: Some("done, but a source could not be read to its end; the log says which".into()) }
-        }
+        Some(code) if code == i32::from(Outcome::SourceUnreadable.code()) => End::Done {
+            note: Some(
+                "done, but a source could not be read to its end; the log says which".into(),
+            ),
+        },
         Some(code) if code == i32::from(Outcome::Stopped.code()) => End::Stopped,
         // What does not wait for the signal leaves nothing half-written either: it starts anew.
         _ if asked => End::Stopped,
         Some(code) => End::Failed(format!("exit code {code}: {}", JobLog::tail(folder, 3))),
-        None => End::Failed(format!("its process was ended ({status}): {}", JobLog::tail(folder, 3))),
+        None => {
+            End::Failed(format!("its process was ended ({status}): {}", JobLog::tail(folder, 3)))
+        }
     }
 }
 
@@ -86,7 +98,10 @@ fn end(status: ExitStatus, asked: bool, folder: &Path) -> End {
 pub(super) fn end_of_earlier_service(folder: &Path) -> anyhow::Result<()> {
     let note = folder.join(NOTE);
     let Ok(text) = fs::read_to_string(&note) else { return Ok(()) };
-    let known = text.trim().split_once(' ').and_then(|(pid, began)| Some((pid.parse::<u32>().ok()?, began.parse::<u64>().ok()?)));
+    let known = text
+        .trim()
+        .split_once(' ')
+        .and_then(|(pid, began)| Some((pid.parse::<u32>().ok()?, began.parse::<u64>().ok()?)));
     if let Some((pid, then)) = known {
         let deadline = Instant::now() + PATIENCE;
         let mut signal = Signal::TERM;
@@ -137,7 +152,10 @@ mod tests {
         let then = began(child.id()).unwrap();
         durable::write(&note, format!("{} {}\n", child.id(), then + 1).as_bytes()).unwrap();
         end_of_earlier_service(folder.path()).unwrap();
-        assert!(child.try_wait().unwrap().is_none(), "it began at another time, so it is not the one that was noted");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it began at another time, so it is not the one that was noted"
+        );
         durable::write(&note, format!("{} {then}\n", child.id()).as_bytes()).unwrap();
         end_of_earlier_service(folder.path()).unwrap();
         assert!(!child.wait().unwrap().success());

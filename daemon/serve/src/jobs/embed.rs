@@ -17,12 +17,16 @@ use super::machine::End;
 use super::{Handle, paths};
 
 pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Result<End> {
-    let command = paths::command(job.kind, &job.args, store.folder()).map_err(anyhow::Error::msg)?;
-    let Command::Embed(EmbedArgs { model, dataset, selection, output, format, batch_size }) = command else {
+    let command =
+        paths::command(job.kind, &job.args, store.folder()).map_err(anyhow::Error::msg)?;
+    let Command::Embed(EmbedArgs { model, dataset, selection, output, format, batch_size }) =
+        command
+    else {
         bail!("this is no embed");
     };
     let mut model = model.model_ref();
-    let whole = |path: PathBuf| if diptych_schemas::is_url(&path) { path } else { job.folder.join(path) };
+    let whole =
+        |path: PathBuf| if diptych_schemas::is_url(&path) { path } else { job.folder.join(path) };
     let as_file = job.folder.join(&model.name);
     if as_file.exists() {
         model.name = as_file.to_string_lossy().into_owned();
@@ -49,8 +53,12 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Re
     );
     tracing::info!("{note}");
     if let Some(folder) = output.filter(|_| !embedded.stopped) {
-        let request =
-            files::Request { producer: embedded.producer, dataset: &dataset, uids: &selection.uids, format: format.into() };
+        let request = files::Request {
+            producer: embedded.producer,
+            dataset: &dataset,
+            uids: &selection.uids,
+            format: format.into(),
+        };
         files::write(store, &request, &job.folder.join(folder))?;
     }
     Ok(if embedded.stopped { End::Stopped } else { End::Done { note: Some(note) } })

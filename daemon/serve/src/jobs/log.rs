@@ -34,7 +34,11 @@ impl JobLog {
     pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).map_err(SchemaError::io(folder))?;
         let path = folder.join("log");
-        let file = OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| path.display().to_string())?;
         let bytes = file.metadata().map_or(0, |data| data.len());
         Ok(Self(Arc::new(Mutex::new(Open { file, bytes }))))
     }
@@ -96,7 +100,11 @@ impl Write for Tee {
                 log.write(bytes);
             }
         });
-        if self.standard_error { io::stderr().write_all(bytes).map(|()| bytes.len()) } else { Ok(bytes.len()) }
+        if self.standard_error {
+            io::stderr().write_all(bytes).map(|()| bytes.len())
+        } else {
+            Ok(bytes.len())
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -55,8 +55,16 @@ impl Tries {
 }
 
 /// Applies what happened, or says in words why that cannot happen to a job in this state.
-#[expect(clippy::match_same_arms, reason = "a line for each transition, in the order of a job's life")]
-pub(super) fn apply(job: &mut JobRecord, happening: Happening, now: Milliseconds, tries: Tries) -> Result<(), String> {
+#[expect(
+    clippy::match_same_arms,
+    reason = "a line for each transition, in the order of a job's life"
+)]
+pub(super) fn apply(
+    job: &mut JobRecord,
+    happening: Happening,
+    now: Milliseconds,
+    tries: Tries,
+) -> Result<(), String> {
     use JobState::{Cancelled, Cancelling, Done, Failed, Paused, Pausing, Queued, Running};
     match (happening, job.state) {
         (Happening::Start { version, step }, Queued) => {
@@ -69,7 +77,9 @@ pub(super) fn apply(job: &mut JobRecord, happening: Happening, now: Milliseconds
             job.version = version;
             job.step_at_start = step;
         }
-        (Happening::Ended(End::Done { note }), Running | Pausing | Cancelling) => end(job, Done, note, now),
+        (Happening::Ended(End::Done { note }), Running | Pausing | Cancelling) => {
+            end(job, Done, note, now)
+        }
         (Happening::Ended(End::Stopped), Running) => {
             // The service is leaving: it goes on with the next one.
             job.state = Queued;
@@ -82,7 +92,9 @@ pub(super) fn apply(job: &mut JobRecord, happening: Happening, now: Milliseconds
             job.state = Paused;
             job.message = Some(message);
         }
-        (Happening::Ended(End::Failed(message)), Cancelling) => end(job, Cancelled, Some(message), now),
+        (Happening::Ended(End::Failed(message)), Cancelling) => {
+            end(job, Cancelled, Some(message), now)
+        }
         (Happening::Lost { step }, Running) => {
             if step > job.step_at_start {
                 // It got further, so what ended it is not what it does at its start.
@@ -133,10 +145,14 @@ fn fail(job: &mut JobRecord, message: String, now: Milliseconds, tries: Tries) {
 fn refusal(id: u64, happening: &Happening, state: JobState) -> String {
     let state = state.as_str();
     match happening {
-        Happening::Pause => format!("job {id} is {state}: only one that is queued or running can be paused"),
+        Happening::Pause => {
+            format!("job {id} is {state}: only one that is queued or running can be paused")
+        }
         Happening::Resume => format!("job {id} is {state}: only one that is paused can be resumed"),
         Happening::Cancel => format!("job {id} is {state} already"),
-        Happening::Retry => format!("job {id} is {state}: only one that failed or was cancelled can be tried again"),
+        Happening::Retry => {
+            format!("job {id} is {state}: only one that failed or was cancelled can be tried again")
+        }
         Happening::Start { .. } | Happening::Ended(_) | Happening::Lost { .. } => {
             format!("job {id} is {state}, in which this cannot happen: {happening:?}")
         }
@@ -191,10 +207,17 @@ mod tests {
         let first = after(&[start(), failed()]);
         assert_eq!((first.state, first.not_before), (JobState::Queued, Some(Milliseconds(31_000))));
         let second = after(&[start(), failed(), start(), failed()]);
-        assert_eq!((second.state, second.not_before), (JobState::Queued, Some(Milliseconds(121_000))));
+        assert_eq!(
+            (second.state, second.not_before),
+            (JobState::Queued, Some(Milliseconds(121_000)))
+        );
         let third = after(&[start(), failed(), start(), failed(), start(), failed()]);
-        assert_eq!((third.state, third.message.as_deref()), (JobState::Failed, Some("no such file")));
-        let again = after(&[start(), failed(), start(), failed(), start(), failed(), Happening::Retry]);
+        assert_eq!(
+            (third.state, third.message.as_deref()),
+            (JobState::Failed, Some("no such file"))
+        );
+        let again =
+            after(&[start(), failed(), start(), failed(), start(), failed(), Happening::Retry]);
         assert_eq!((again.state, again.attempt, again.message), (JobState::Queued, 0, None));
     }
 
@@ -202,7 +225,13 @@ mod tests {
     fn a_power_cut_costs_no_try_as_long_as_the_run_gets_further() {
         let mut job = queued();
         for step in 1..50 {
-            apply(&mut job, Happening::Start { version: "1".into(), step: step - 1 }, Milliseconds(0), TRIES).unwrap();
+            apply(
+                &mut job,
+                Happening::Start { version: "1".into(), step: step - 1 },
+                Milliseconds(0),
+                TRIES,
+            )
+            .unwrap();
             apply(&mut job, Happening::Lost { step }, Milliseconds(0), TRIES).unwrap();
             assert_eq!(job.state, JobState::Queued);
         }
@@ -215,16 +244,29 @@ mod tests {
     #[test]
     fn what_is_asked_of_a_running_job_holds_however_it_ends() {
         for end in [End::Stopped, End::Failed("x".into())] {
-            assert_eq!(after(&[start(), Happening::Pause, Happening::Ended(end.clone())]).state, JobState::Paused);
-            assert_eq!(after(&[start(), Happening::Cancel, Happening::Ended(end)]).state, JobState::Cancelled);
+            assert_eq!(
+                after(&[start(), Happening::Pause, Happening::Ended(end.clone())]).state,
+                JobState::Paused
+            );
+            assert_eq!(
+                after(&[start(), Happening::Cancel, Happening::Ended(end)]).state,
+                JobState::Cancelled
+            );
         }
-        assert_eq!(after(&[start(), Happening::Pause, Happening::Lost { step: 0 }]).state, JobState::Paused);
         assert_eq!(
-            after(&[start(), Happening::Pause, Happening::Cancel, Happening::Lost { step: 0 }]).state,
+            after(&[start(), Happening::Pause, Happening::Lost { step: 0 }]).state,
+            JobState::Paused
+        );
+        assert_eq!(
+            after(&[start(), Happening::Pause, Happening::Cancel, Happening::Lost { step: 0 }])
+                .state,
             JobState::Cancelled
         );
         // It came to its end before it heard.
-        assert_eq!(after(&[start(), Happening::Cancel, Happening::Ended(End::Done { note: None })]).state, JobState::Done);
+        assert_eq!(
+            after(&[start(), Happening::Cancel, Happening::Ended(End::Done { note: None })]).state,
+            JobState::Done
+        );
     }
 
     fn any_happening() -> impl Strategy<Value = Happening> {

@@ -98,7 +98,11 @@ pub(super) struct Handle {
 
 impl Queue {
     /// Takes up the jobs of a store. What ran when the service ended is put back in its place.
-    pub(crate) fn open(store: Store, limits: JobsConfig, token: String) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn open(
+        store: Store,
+        limits: JobsConfig,
+        token: String,
+    ) -> anyhow::Result<Arc<Self>> {
         let jobs = store.jobs()?.into_iter().map(|job| (job.id, job)).collect();
         let queue = Self {
             store,
@@ -118,14 +122,21 @@ impl Queue {
         let lost: Vec<JobRecord> = inner
             .jobs
             .values()
-            .filter(|job| matches!(job.state, JobState::Running | JobState::Pausing | JobState::Cancelling))
+            .filter(|job| {
+                matches!(job.state, JobState::Running | JobState::Pausing | JobState::Cancelling)
+            })
             .cloned()
             .collect();
         for job in lost {
             child::end_of_earlier_service(&self.log_folder(job.id))?;
             let step = self.newest_checkpoint(job.run.as_ref())?;
             let now = self.happens(&mut inner, job.id, Happening::Lost { step })?;
-            tracing::info!("job {} ({}) ran when the service ended; it is {} now", job.id, job.kind.as_str(), now.state.as_str());
+            tracing::info!(
+                "job {} ({}) ran when the service ended; it is {} now",
+                job.id,
+                job.kind.as_str(),
+                now.state.as_str()
+            );
         }
         Ok(())
     }
@@ -133,7 +144,10 @@ impl Queue {
     /// Starts to run jobs, on a thread of its own, until the service leaves.
     pub(crate) fn start(self: &Arc<Self>) -> anyhow::Result<()> {
         let queue = Arc::clone(self);
-        std::thread::Builder::new().name("jobs".into()).spawn(move || queue.schedule()).context("starting the scheduler")?;
+        std::thread::Builder::new()
+            .name("jobs".into())
+            .spawn(move || queue.schedule())
+            .context("starting the scheduler")?;
         Ok(())
     }
 
@@ -144,15 +158,26 @@ impl Queue {
             if let Some(id) = self.next(&inner, now) {
                 if let Err(error) = self.launch(&mut inner, id) {
                     tracing::error!("job {id} could not be started: {error:#}");
-                    inner = self.changed.wait_timeout(inner, LOOKS_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+                    inner = self
+                        .changed
+                        .wait_timeout(inner, LOOKS_EVERY)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0;
                 }
                 continue;
             }
-            let due = inner.jobs.values().filter(|job| job.state == JobState::Queued).filter_map(|job| job.not_before);
+            let due = inner
+                .jobs
+                .values()
+                .filter(|job| job.state == JobState::Queued)
+                .filter_map(|job| job.not_before);
             // One whose time has come waits for a slot, or for another job: it is woken by what changes.
             let due = due.filter(|time| *time > now).min();
-            let wait = due.map_or(LOOKS_EVERY, |due| Duration::from_millis((due.0 - now.0).max(1) as u64).min(LOOKS_EVERY));
-            inner = self.changed.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0;
+            let wait = due.map_or(LOOKS_EVERY, |due| {
+                Duration::from_millis((due.0 - now.0).max(1) as u64).min(LOOKS_EVERY)
+            });
+            inner =
+                self.changed.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -160,31 +185,60 @@ impl Queue {
     fn next(&self, inner: &Inner, now: Milliseconds) -> Option<u64> {
         let limits = self.limits();
         let running = |model: bool| {
-            inner.running.keys().filter(|id| inner.jobs.get(id).is_some_and(|job| runs_a_model(job) == model)).count()
+            inner
+                .running
+                .keys()
+                .filter(|id| inner.jobs.get(id).is_some_and(|job| runs_a_model(job) == model))
+                .count()
         };
-        let free = |model: bool| running(model) < if model { limits.model_slots } else { limits.data_slots };
+        let free = |model: bool| {
+            running(model) < if model { limits.model_slots } else { limits.data_slots }
+        };
         let (model, data) = (free(true), free(false));
         let ready = |job: &&JobRecord| {
             job.state == JobState::Queued
                 && job.not_before.is_none_or(|time| time <= now)
-                && job.after.iter().all(|id| inner.jobs.get(id).is_none_or(|job| job.state == JobState::Done))
+                && job
+                    .after
+                    .iter()
+                    .all(|id| inner.jobs.get(id).is_none_or(|job| job.state == JobState::Done))
                 && if runs_a_model(job) { model } else { data }
         };
-        inner.jobs.values().filter(ready).max_by_key(|job| (job.priority, std::cmp::Reverse(job.id))).map(|job| job.id)
+        inner
+            .jobs
+            .values()
+            .filter(ready)
+            .max_by_key(|job| (job.priority, std::cmp::Reverse(job.id)))
+            .map(|job| job.id)
     }
 
     fn launch(self: &Arc<Self>, inner: &mut Inner, id: u64) -> anyhow::Result<()> {
         let run = inner.jobs.get(&id).and_then(|job| job.run.clone());
         let step = self.newest_checkpoint(run.as_ref())?;
-        let job = self.happens(inner, id, Happening::Start { version: env!("CARGO_PKG_VERSION").into(), step })?;
+        let job = self.happens(
+            inner,
+            id,
+            Happening::Start { version: env!("CARGO_PKG_VERSION").into(), step },
+        )?;
         let in_process = matches!(job.kind, JobKind::Train | JobKind::Embed);
-        let handle = Handle { stop: StopRequest::default(), live: Live::new(self.told.clone()), in_process, seen: 0 };
+        let handle = Handle {
+            stop: StopRequest::default(),
+            live: Live::new(self.told.clone()),
+            in_process,
+            seen: 0,
+        };
         inner.running.insert(id, handle.clone());
         let queue = Arc::clone(self);
-        let spawned = std::thread::Builder::new().name(format!("job-{id}")).spawn(move || queue.work(&job, &handle));
+        let spawned = std::thread::Builder::new()
+            .name(format!("job-{id}"))
+            .spawn(move || queue.work(&job, &handle));
         if let Err(error) = spawned {
             inner.running.remove(&id);
-            self.happens(inner, id, Happening::Ended(End::Failed(format!("starting its thread: {error}"))))?;
+            self.happens(
+                inner,
+                id,
+                Happening::Ended(End::Failed(format!("starting its thread: {error}"))),
+            )?;
         }
         Ok(())
     }
@@ -203,11 +257,19 @@ impl Queue {
         let end = match worked {
             Ok(Ok(end)) => end,
             Ok(Err(error)) => End::Failed(diptych_schemas::words::describe(&error)),
-            Err(_) => End::Failed("an internal error; it is in the log of the service, please report it".into()),
+            Err(_) => End::Failed(
+                "an internal error; it is in the log of the service, please report it".into(),
+            ),
         };
         match &end {
-            End::Failed(message) => tracing::error!("job {} ({}) failed: {message}", job.id, job.kind.as_str()),
-            End::Stopped => tracing::info!("job {} ({}) stopped with everything saved", job.id, job.kind.as_str()),
+            End::Failed(message) => {
+                tracing::error!("job {} ({}) failed: {message}", job.id, job.kind.as_str())
+            }
+            End::Stopped => tracing::info!(
+                "job {} ({}) stopped with everything saved",
+                job.id,
+                job.kind.as_str()
+            ),
             End::Done { .. } => tracing::info!("job {} ({}) is done", job.id, job.kind.as_str()),
         }
         let mut inner = self.inner();
@@ -239,7 +301,11 @@ impl Queue {
     }
 
     /// Takes a job on. Durable when it returns.
-    pub(crate) fn submit(&self, wanted: Wanted, folders: &Folders) -> Result<JobRecord, QueueError> {
+    pub(crate) fn submit(
+        &self,
+        wanted: Wanted,
+        folders: &Folders,
+    ) -> Result<JobRecord, QueueError> {
         let run = paths::check(&wanted, &self.store, folders).map_err(QueueError::Wrong)?;
         let mut inner = self.inner();
         if inner.leaving {
@@ -252,7 +318,10 @@ impl Queue {
             return Err(QueueError::Wrong(format!("after: there is no job {unknown}")));
         }
         if let Some(run) = &run
-            && let Some(other) = inner.jobs.values().find(|job| job.run.as_ref() == Some(run) && !job.state.has_ended())
+            && let Some(other) = inner
+                .jobs
+                .values()
+                .find(|job| job.run.as_ref() == Some(run) && !job.state.has_ended())
         {
             return Err(QueueError::Wrong(format!(
                 "job {} trains run {run} already and is {}: resume or cancel it, or give this run another name",
@@ -362,13 +431,20 @@ impl Queue {
         let inner = self.inner();
         job.state == JobState::Queued
             && (job.not_before.is_some_and(|time| time > Milliseconds::now())
-                || job.after.iter().any(|id| inner.jobs.get(id).is_some_and(|job| job.state != JobState::Done)))
+                || job
+                    .after
+                    .iter()
+                    .any(|id| inner.jobs.get(id).is_some_and(|job| job.state != JobState::Done)))
     }
 
     /// The last step of each training that runs, by job.
     pub(crate) fn steps(&self) -> Vec<(u64, LiveStep)> {
         let inner = self.inner();
-        let mut steps: Vec<_> = inner.running.iter().filter_map(|(id, handle)| Some((*id, handle.live.last()?))).collect();
+        let mut steps: Vec<_> = inner
+            .running
+            .iter()
+            .filter_map(|(id, handle)| Some((*id, handle.live.last()?)))
+            .collect();
         steps.sort_by_key(|(id, _)| *id);
         steps
     }
@@ -417,7 +493,8 @@ impl Queue {
             if left.is_zero() {
                 break;
             }
-            inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            inner =
+                self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         inner.running.keys().copied().collect()
     }
@@ -433,10 +510,16 @@ impl Queue {
     }
 
     /// The one way from state to state.
-    fn happens(&self, inner: &mut Inner, id: u64, happening: Happening) -> Result<JobRecord, QueueError> {
+    fn happens(
+        &self,
+        inner: &mut Inner,
+        id: u64,
+        happening: Happening,
+    ) -> Result<JobRecord, QueueError> {
         let mut job = inner.jobs.get(&id).cloned().ok_or(QueueError::Unknown(id))?;
         let JobsConfig { attempts, retry_seconds, .. } = *self.limits();
-        machine::apply(&mut job, happening, Milliseconds::now(), Tries { attempts, retry_seconds }).map_err(QueueError::State)?;
+        machine::apply(&mut job, happening, Milliseconds::now(), Tries { attempts, retry_seconds })
+            .map_err(QueueError::State)?;
         self.keep(inner, job.clone())?;
         Ok(job)
     }

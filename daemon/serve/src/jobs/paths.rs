@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use diptych_cli::{
-    Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, EvalOnArgs, ExportArgs, IngestArgs, PresetArg,
-    ScoreArgs, SelectArgs,
+    Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, EvalOnArgs, ExportArgs,
+    IngestArgs, PresetArg, ScoreArgs, SelectArgs,
 };
 use diptych_schemas::{ModelRef, SuiteConfig, TrainConfig};
 use diptych_store::{JobKind, RunName, Store};
@@ -19,7 +19,11 @@ use super::Wanted;
 use crate::folders::Folders;
 
 /// Checks what is wanted. Gives the name of the run, of a training.
-pub(super) fn check(wanted: &Wanted, store: &Store, folders: &Folders) -> Result<Option<RunName>, String> {
+pub(super) fn check(
+    wanted: &Wanted,
+    store: &Store,
+    folders: &Folders,
+) -> Result<Option<RunName>, String> {
     let paths: Vec<PathBuf>;
     let (mut run, mut suite) = (None, None);
     if wanted.kind == JobKind::Train {
@@ -44,7 +48,8 @@ pub(super) fn check(wanted: &Wanted, store: &Store, folders: &Folders) -> Result
     paths.iter().try_for_each(|path| folders.check(&wanted.folder, path))?;
     // A suite names files of its own, which count as if they were asked for.
     if let Some(suite) = suite {
-        let suite = SuiteConfig::read(&wanted.folder.join(suite)).map_err(|error| error.to_string())?;
+        let suite =
+            SuiteConfig::read(&wanted.folder.join(suite)).map_err(|error| error.to_string())?;
         suite.paths().iter().try_for_each(|path| folders.check(&wanted.folder, path))?;
     }
     Ok(run)
@@ -60,13 +65,16 @@ pub(super) fn config(text: Option<&str>, folder: &Path) -> Result<TrainConfig, S
 /// The command that a job other than a training is. Models are looked for in the service's state folder.
 pub(super) fn command(kind: JobKind, args: &[String], state: &Path) -> Result<Command, String> {
     let given = whole(kind, args, state);
-    Ok(Cli::try_parse_from(given).map_err(|error| error.render().to_string().trim_end().to_owned())?.command)
+    Ok(Cli::try_parse_from(given)
+        .map_err(|error| error.render().to_string().trim_end().to_owned())?
+        .command)
 }
 
 /// All arguments of the process, its name first.
 pub(super) fn whole(kind: JobKind, args: &[String], state: &Path) -> Vec<OsString> {
     let mut whole = vec![OsString::from("diptych"), kind.as_str().into()];
-    let asks_the_state = matches!(kind, JobKind::Embed | JobKind::Eval | JobKind::Export | JobKind::Score);
+    let asks_the_state =
+        matches!(kind, JobKind::Embed | JobKind::Eval | JobKind::Export | JobKind::Score);
     if asks_the_state && !args.iter().any(|arg| arg == "--state" || arg.starts_with("--state=")) {
         whole.extend(["--state".into(), state.into()]);
     }
@@ -134,7 +142,9 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
             } = args;
             paths.extend([dataset, state]);
             paths.extend(selection.into_iter().chain(centroids));
-            paths.extend(model.into_iter().chain(model_config).filter_map(|name| file_or_name(&name)));
+            paths.extend(
+                model.into_iter().chain(model_config).filter_map(|name| file_or_name(&name)),
+            );
         }
         Command::Select(args) => {
             let SelectArgs {
@@ -150,21 +160,48 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
             } = args;
             paths.extend([dataset, output]);
             paths.extend(file.into_iter().chain(uids).chain(state));
-            paths.extend(set.iter().filter_map(|set| set.split_once("=@")).map(|(_, file)| PathBuf::from(file)));
+            paths.extend(
+                set.iter()
+                    .filter_map(|set| set.split_once("=@"))
+                    .map(|(_, file)| PathBuf::from(file)),
+            );
         }
         Command::Dedup(args) => {
-            let DedupArgs { dataset: DatasetArg { dataset }, selection, tiers: _, keep: _, output, groups, memory: _ } = args;
+            let DedupArgs {
+                dataset: DatasetArg { dataset },
+                selection,
+                tiers: _,
+                keep: _,
+                output,
+                groups,
+                memory: _,
+            } = args;
             paths.extend([dataset, output]);
             paths.extend(selection.into_iter().chain(groups));
         }
-        Command::Embed(EmbedArgs { model, dataset: DatasetArg { dataset }, selection, output, format: _, batch_size: _ }) => {
+        Command::Embed(EmbedArgs {
+            model,
+            dataset: DatasetArg { dataset },
+            selection,
+            output,
+            format: _,
+            batch_size: _,
+        }) => {
             paths.extend([dataset, selection]);
             paths.extend(output);
             paths.extend(paths_of_model(model.model_ref()));
         }
         Command::Export(args) => {
             paths.extend(paths_of_model(args.model_ref()));
-            let ExportArgs { name: _, model: _, model_config: _, ema: _, run_on: _, format: _, output } = args;
+            let ExportArgs {
+                name: _,
+                model: _,
+                model_config: _,
+                ema: _,
+                run_on: _,
+                format: _,
+                output,
+            } = args;
             paths.push(output);
         }
         Command::Eval(args) => paths.extend(of_eval(*args)),
@@ -201,7 +238,8 @@ fn of_eval(args: EvalArgs) -> Vec<PathBuf> {
         strict_pairs: _,
         group_by: _,
     } = on;
-    let optional = [dataset, selection, benchmark, suite, images, classes, templates, train_selection, json];
+    let optional =
+        [dataset, selection, benchmark, suite, images, classes, templates, train_selection, json];
     let compared = compare.and_then(|name| file_or_name(&name));
     optional
         .into_iter()
@@ -229,9 +267,13 @@ fn before_the_pattern(source: &str) -> Result<PathBuf, String> {
     let Some(place) = source.find(['*', '?', '[']) else { return Ok(source.into()) };
     // Upwards steps behind a pattern would lead out of what is checked.
     if source.contains("..") {
-        return Err(format!("{source}: a pattern with .. may lead outside of the folders of this service"));
+        return Err(format!(
+            "{source}: a pattern with .. may lead outside of the folders of this service"
+        ));
     }
-    Ok(source[..place].rsplit_once('/').map_or_else(PathBuf::new, |(folder, _)| format!("{folder}/").into()))
+    Ok(source[..place]
+        .rsplit_once('/')
+        .map_or_else(PathBuf::new, |(folder, _)| format!("{folder}/").into()))
 }
 
 #[cfg(test)]
@@ -263,8 +305,18 @@ mod tests {
     }
 
     fn wanted(place: &Place, kind: JobKind, args: &str) -> Wanted {
-        let args = args.split(' ').map(|arg| arg.replace("ROOT", &place.root.display().to_string())).collect();
-        Wanted { kind, config: None, args, folder: place.root.join("work"), priority: 0, after: Vec::new() }
+        let args = args
+            .split(' ')
+            .map(|arg| arg.replace("ROOT", &place.root.display().to_string()))
+            .collect();
+        Wanted {
+            kind,
+            config: None,
+            args,
+            folder: place.root.join("work"),
+            priority: 0,
+            after: Vec::new(),
+        }
     }
 
     #[test]
@@ -272,7 +324,8 @@ mod tests {
         let place = place();
         let suite = |name: &str, folder: &str| {
             let text = format!("[[task]]\nbenchmark = \"{folder}\"\n");
-            diptych_schemas::durable::write(&place.root.join("work").join(name), text.as_bytes()).unwrap();
+            diptych_schemas::durable::write(&place.root.join("work").join(name), text.as_bytes())
+                .unwrap();
         };
         suite("suite.toml", "wds");
         suite("leads-out.toml", "../outside/wds");
@@ -287,7 +340,8 @@ mod tests {
             (JobKind::Dedup, "--by sha256 --dataset ROOT/data --output unique.parquet"),
             (JobKind::Embed, "--model RUN --dataset ROOT/data --selection h.parquet"),
         ] {
-            check(&wanted(&place, kind, args), &place.store, &place.folders).unwrap_or_else(|error| panic!("{args}: {error}"));
+            check(&wanted(&place, kind, args), &place.store, &place.folders)
+                .unwrap_or_else(|error| panic!("{args}: {error}"));
         }
         for (kind, args) in [
             (JobKind::Ingest, "/etc/*.conf --dataset new"),
@@ -295,21 +349,37 @@ mod tests {
             (JobKind::Ingest, "a.tar --dataset ROOT/outside/new"),
             (JobKind::Select, "--file /etc/passwd --dataset ROOT/data --output t.parquet"),
             (JobKind::Select, "SELECT --dataset ROOT/data --output ../outside/t.parquet"),
-            (JobKind::Select, "--preset x --set a=@/etc/passwd --dataset ROOT/data --output t.parquet"),
+            (
+                JobKind::Select,
+                "--preset x --set a=@/etc/passwd --dataset ROOT/data --output t.parquet",
+            ),
             (JobKind::Export, "--model /etc --format hf --output out"),
             (JobKind::Export, "/etc --format hf --output out"),
             (JobKind::Export, "--model RUN --format hf --output out --state ROOT/outside"),
-            (JobKind::Eval, "--model RUN --dataset ROOT/data --selection h.parquet --json /tmp/x.json"),
-            (JobKind::Eval, "--model RUN --dataset ROOT/data --selection h.parquet --compare ../outside"),
+            (
+                JobKind::Eval,
+                "--model RUN --dataset ROOT/data --selection h.parquet --json /tmp/x.json",
+            ),
+            (
+                JobKind::Eval,
+                "--model RUN --dataset ROOT/data --selection h.parquet --compare ../outside",
+            ),
             (JobKind::Eval, "--model RUN --compositional add.json --images ROOT/outside"),
             (JobKind::Eval, "--model RUN --compositional /etc/passwd --images ROOT/work"),
             (JobKind::Eval, "--model RUN --suite ../outside/suite.toml"),
             (JobKind::Eval, "--model RUN --suite leads-out.toml"),
-            (JobKind::Dedup, "--by sha256 --dataset ROOT/data --output u.parquet --groups ROOT/outside/g.parquet"),
-            (JobKind::Embed, "--model RUN --dataset ROOT/data --selection h.parquet --output ../outside/e"),
+            (
+                JobKind::Dedup,
+                "--by sha256 --dataset ROOT/data --output u.parquet --groups ROOT/outside/g.parquet",
+            ),
+            (
+                JobKind::Embed,
+                "--model RUN --dataset ROOT/data --selection h.parquet --output ../outside/e",
+            ),
             (JobKind::Score, "cluster --centroids /etc/passwd --dataset ROOT/data"),
         ] {
-            let error = check(&wanted(&place, kind, args), &place.store, &place.folders).unwrap_err();
+            let error =
+                check(&wanted(&place, kind, args), &place.store, &place.folders).unwrap_err();
             assert!(error.contains("outside of the folders"), "{args}: {error}");
         }
     }
@@ -318,21 +388,35 @@ mod tests {
     fn a_training_is_checked_by_all_that_its_configuration_names() {
         let place = place();
         let smallest = "name = \"a\"\n[data]\ndataset = \"../data\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
-        let of = |text: String| Wanted { config: Some(text), args: Vec::new(), ..wanted(&place, JobKind::Train, "") };
+        let of = |text: String| Wanted {
+            config: Some(text),
+            args: Vec::new(),
+            ..wanted(&place, JobKind::Train, "")
+        };
         let run = check(&of(smallest.into()), &place.store, &place.folders).unwrap();
         assert_eq!(run.unwrap().as_str(), "a");
         for more in ["weights = \"/etc/x\"\n", "tokenizer = \"../outside/t.json\"\n"] {
-            let error = check(&of(format!("{smallest}{more}")), &place.store, &place.folders).unwrap_err();
+            let error =
+                check(&of(format!("{smallest}{more}")), &place.store, &place.folders).unwrap_err();
             assert!(error.contains("outside of the folders"), "{more}: {error}");
         }
-        assert!(check(&of(smallest.replace("demo", "/etc/m.json")), &place.store, &place.folders).is_err());
-        assert!(check(&of("name = 3".into()), &place.store, &place.folders).unwrap_err().contains("line 1"));
+        assert!(
+            check(&of(smallest.replace("demo", "/etc/m.json")), &place.store, &place.folders)
+                .is_err()
+        );
+        assert!(
+            check(&of("name = 3".into()), &place.store, &place.folders)
+                .unwrap_err()
+                .contains("line 1")
+        );
     }
 
     #[test]
     fn what_is_no_job_or_cannot_be_read_is_refused_in_words() {
         let place = place();
-        let error = check(&wanted(&place, JobKind::Export, "--modle x"), &place.store, &place.folders).unwrap_err();
+        let error =
+            check(&wanted(&place, JobKind::Export, "--modle x"), &place.store, &place.folders)
+                .unwrap_err();
         assert!(error.contains("--model"), "{error}");
         let private = wanted(&place, JobKind::Ingest, "a.csv --dataset new --allow-private-hosts");
         assert!(check(&private, &place.store, &place.folders).unwrap_err().contains("by hand"));

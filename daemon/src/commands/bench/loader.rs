@@ -5,7 +5,8 @@ use std::sync::Arc;
 use diptych_cli::BenchLoaderArgs;
 use diptych_embeddings::session::with_session;
 use diptych_pipeline::{
-    BenchReport, BenchRound, BenchSpec, DataSource, LoaderSpec, Rate, Selection, StageStats, Tokenizer, bench_loader, choose,
+    BenchReport, BenchRound, BenchSpec, DataSource, LoaderSpec, Rate, Selection, StageStats,
+    Tokenizer, bench_loader, choose,
 };
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
@@ -73,14 +74,19 @@ pub(super) fn run(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
 
 /// A selection of all pairs of the dataset, which stays in memory.
 fn everything(args: &BenchLoaderArgs) -> anyhow::Result<Selection> {
-    with_session(Some(&args.dataset.dataset), None, async |context| Ok(choose(&context, "SELECT uid FROM meta").await?))
+    with_session(Some(&args.dataset.dataset), None, async |context| {
+        Ok(choose(&context, "SELECT uid FROM meta").await?)
+    })
 }
 
 fn in_words(round: &BenchRound) -> String {
     let loader = format!("loader {} images/s", thousands(round.loader.per_second() as u64));
     match (round.bare, round.ratio()) {
         (Some(bare), Some(ratio)) => {
-            format!("{loader}, bare decoding {} images/s, ratio {ratio:.3}", thousands(bare.per_second() as u64))
+            format!(
+                "{loader}, bare decoding {} images/s, ratio {ratio:.3}",
+                thousands(bare.per_second() as u64)
+            )
         }
         _ => loader,
     }
@@ -93,7 +99,8 @@ fn spread(report: &BenchReport, of: impl Fn(&BenchRound) -> Option<f64>) -> Opti
 
 /// Images that went through the loader, and how long it took.
 fn totals(report: &BenchReport) -> (f64, f64) {
-    let images = report.rounds.iter().map(|round| round.loader.images + round.skipped).sum::<u64>() as f64;
+    let images =
+        report.rounds.iter().map(|round| round.loader.images + round.skipped).sum::<u64>() as f64;
     (images, report.rounds.iter().map(|round| round.loader.seconds).sum())
 }
 
@@ -105,7 +112,9 @@ fn pace(stage: &StageStats, images: f64, seconds: f64) -> (f64, f64) {
 
 fn as_text(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Vec<String> {
     let (images, seconds) = totals(report);
-    let files = report.file_bytes.map_or_else(String::new, |bytes| format!(" ({:.0} MiB as files)", bytes as f64 / MIB));
+    let files = report
+        .file_bytes
+        .map_or_else(String::new, |bytes| format!(" ({:.0} MiB as files)", bytes as f64 / MIB));
     let mut lines = vec![
         format!(
             "{} of {} pairs{files}: {} rounds of {} passes, batches of {}, {} px, {} tokens",
@@ -122,7 +131,13 @@ fn as_text(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Vec<String>
     ];
     for stage in &report.stats.stages {
         let (rate, busy) = pace(stage, images, seconds);
-        lines.push(format!("{:<14}{:>8}{:>18}{:>7.0}%", stage.stage, stage.threads, thousands(rate as u64), 100.0 * busy));
+        lines.push(format!(
+            "{:<14}{:>8}{:>18}{:>7.0}%",
+            stage.stage,
+            stage.threads,
+            thousands(rate as u64),
+            100.0 * busy
+        ));
     }
     let (encoded, decoded) = report.stats.peak_bytes;
     lines.push(String::new());
@@ -131,20 +146,32 @@ fn as_text(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Vec<String>
         encoded as f64 / MIB,
         decoded as f64 / MIB,
         args.queue_mib,
-        peak_rss().map_or_else(String::new, |bytes| format!("; the process held {:.0} MiB at most", bytes as f64 / MIB))
+        peak_rss().map_or_else(String::new, |bytes| format!(
+            "; the process held {:.0} MiB at most",
+            bytes as f64 / MIB
+        ))
     ));
     lines.push(format!("limited by {}", report.stats.limiting_stage()));
     let skipped: u64 = report.rounds.iter().map(|round| round.skipped).sum();
     if skipped > 0 {
-        lines.push(format!("{} times an image could not be used and was passed over", thousands(skipped)));
+        lines.push(format!(
+            "{} times an image could not be used and was passed over",
+            thousands(skipped)
+        ));
     }
     lines.push(String::new());
     lines.push(format!("{:<40}{:>10}{:>10}{:>10}", "", "lowest", "median", "highest"));
     let rates = [
-        ("loader, images/s in ready batches", spread(report, |round| Some(round.loader.per_second()))),
+        (
+            "loader, images/s in ready batches",
+            spread(report, |round| Some(round.loader.per_second())),
+        ),
         ("bare libjpeg-turbo, images/s", spread(report, |round| round.bare.map(Rate::per_second))),
         ("loader, images a CPU second", spread(report, |round| round.loader.per_cpu_second())),
-        ("bare libjpeg-turbo, images a CPU second", spread(report, |round| round.bare?.per_cpu_second())),
+        (
+            "bare libjpeg-turbo, images a CPU second",
+            spread(report, |round| round.bare?.per_cpu_second()),
+        ),
     ];
     for (name, spread) in rates {
         if let Some(values) = spread {

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use diptych_cli::BenchSearchArgs;
-use diptych_embeddings::nearest::{Graph, GraphSpec, Hit, Vectors, nearest, nearest_of_batch, padded};
+use diptych_embeddings::nearest::{
+    Graph, GraphSpec, Hit, Vectors, nearest, nearest_of_batch, padded,
+};
 use diptych_embeddings::session::open_state;
 use diptych_pipeline::sql::default_memory;
 use diptych_pipeline::{Random, seed_of};
@@ -40,9 +42,14 @@ pub(super) fn run(args: &BenchSearchArgs) -> anyhow::Result<Outcome> {
     };
     let (rows, dimension) = (vectors.len(), vectors.dimension());
     let bytes = size_of_val(vectors.values()) as f64;
-    line(format!("{} rows of {dimension}, {:.0} MiB, k = {k}, {threads} threads", thousands(rows as u64), bytes / MIB))?;
+    line(format!(
+        "{} rows of {dimension}, {:.0} MiB, k = {k}, {threads} threads",
+        thousands(rows as u64),
+        bytes / MIB
+    ))?;
 
-    let (mut reads, mut singles, mut products, mut batches) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut reads, mut singles, mut products, mut batches) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut exact = Vec::new();
     for round in 0..args.rounds as usize {
         reads.push(timed(|| read(vectors.values())).0);
@@ -50,22 +57,35 @@ pub(super) fn run(args: &BenchSearchArgs) -> anyhow::Result<Outcome> {
         // In tiles, since all scores at once would take gigabytes.
         let tile = rows.min(TILE);
         let times = (rows / tile) as u32;
-        let seconds = flops::matmul_seconds(queries.len() as i64, dimension as i64, tile as i64, times)?;
+        let seconds =
+            flops::matmul_seconds(queries.len() as i64, dimension as i64, tile as i64, times)?;
         products.push(seconds * rows as f64 / (tile * times as usize) as f64);
         let (seconds, answers) = timed(|| nearest_of_batch(&vectors, &queries, k));
         batches.push(seconds);
         exact = answers?;
     }
     let pairs = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a / b).collect::<Vec<_>>();
-    line(format!("one query      {}  {:.1} GB/s at best", shown(&singles)?, bytes / 1e9 / best(&singles)))?;
-    line(format!("  a plain read {}  the query takes {} of it", shown(&reads)?, ratio(pairs(&singles, &reads))?))?;
+    line(format!(
+        "one query      {}  {:.1} GB/s at best",
+        shown(&singles)?,
+        bytes / 1e9 / best(&singles)
+    ))?;
+    line(format!(
+        "  a plain read {}  the query takes {} of it",
+        shown(&reads)?,
+        ratio(pairs(&singles, &reads))?
+    ))?;
     line(format!(
         "batch of {:<5} {}  {:.2} ms a query",
         queries.len(),
         shown(&batches)?,
         1e3 * best(&batches) / queries.len() as f64
     ))?;
-    line(format!("  bare product {}  the batch takes {} of it", shown(&products)?, ratio(pairs(&batches, &products))?))?;
+    line(format!(
+        "  bare product {}  the batch takes {} of it",
+        shown(&products)?,
+        ratio(pairs(&batches, &products))?
+    ))?;
     if args.hnsw {
         approximate(args, &vectors, &queries, &exact)?;
     }
@@ -76,15 +96,26 @@ pub(super) fn run(args: &BenchSearchArgs) -> anyhow::Result<Outcome> {
 }
 
 /// Builds the index and asks it, at each width beside the exact answers.
-fn approximate(args: &BenchSearchArgs, vectors: &Vectors, queries: &[Vec<f32>], exact: &[Vec<Hit>]) -> anyhow::Result<()> {
+fn approximate(
+    args: &BenchSearchArgs,
+    vectors: &Vectors,
+    queries: &[Vec<f32>],
+    exact: &[Vec<Hit>],
+) -> anyhow::Result<()> {
     let spec = GraphSpec { links: args.links, candidates: args.candidates };
     let before = rss();
     let (seconds, graph) = timed(|| Graph::build(vectors, spec));
     let graph = graph?;
     let grown = before.zip(rss()).map_or(String::new(), |(before, after)| {
-        format!(", {:.0} bytes a row", after.saturating_sub(before) as f64 / vectors.len().max(1) as f64)
+        format!(
+            ", {:.0} bytes a row",
+            after.saturating_sub(before) as f64 / vectors.len().max(1) as f64
+        )
     });
-    line(format!("HNSW, M = {}, ef_construction = {}: built in {seconds:.1} s{grown}", spec.links, spec.candidates))?;
+    line(format!(
+        "HNSW, M = {}, ef_construction = {}: built in {seconds:.1} s{grown}",
+        spec.links, spec.candidates
+    ))?;
     for width in &args.ef {
         let (mut found, mut wanted, mut taken) = (0, 0, Vec::new());
         for (query, exact) in queries.iter().zip(exact) {
@@ -92,10 +123,17 @@ fn approximate(args: &BenchSearchArgs, vectors: &Vectors, queries: &[Vec<f32>], 
             let hits = hits?;
             taken.push(seconds);
             wanted += exact.len();
-            found += exact.iter().filter(|right| hits.iter().any(|hit| hit.place == right.place)).count();
+            found += exact
+                .iter()
+                .filter(|right| hits.iter().any(|hit| hit.place == right.place))
+                .count();
         }
         let recall = f64::from(found as u32) / f64::from(wanted.max(1) as u32);
-        line(format!("  ef = {width:<5} recall@{} {recall:.4}, {} a query on one thread", args.k, shown(&taken)?))?;
+        line(format!(
+            "  ef = {width:<5} recall@{} {recall:.4}, {} a query on one thread",
+            args.k,
+            shown(&taken)?
+        ))?;
     }
     Ok(())
 }
@@ -104,13 +142,23 @@ fn approximate(args: &BenchSearchArgs, vectors: &Vectors, queries: &[Vec<f32>], 
 fn stored(state: &Path, queries: usize) -> anyhow::Result<(Vectors, Vec<Vec<f32>>)> {
     let store = open_state(state)?;
     let sets = store.embeddings()?;
-    let largest = sets.iter().filter(|set| set.modality == Modality::Image && set.rows > 0).max_by_key(|set| set.rows);
+    let largest = sets
+        .iter()
+        .filter(|set| set.modality == Modality::Image && set.rows > 0)
+        .max_by_key(|set| set.rows);
     let Some(set) = largest else {
-        bail!("{}: there are no embeddings of images: `diptych embed` computes them", state.display());
+        bail!(
+            "{}: there are no embeddings of images: `diptych embed` computes them",
+            state.display()
+        );
     };
     let vectors = Vectors::read(&store, set.producer, Modality::Image, default_memory() as u64)?;
-    let texts = store.read_embeddings(set.producer, Modality::Text)?.next_chunk(queries)?.unwrap_or_default();
-    let queries: Vec<Vec<f32>> = texts.vectors.chunks_exact(set.dim).map(|row| padded(&widened(row))).collect();
+    let texts = store
+        .read_embeddings(set.producer, Modality::Text)?
+        .next_chunk(queries)?
+        .unwrap_or_default();
+    let queries: Vec<Vec<f32>> =
+        texts.vectors.chunks_exact(set.dim).map(|row| padded(&widened(row))).collect();
     if queries.is_empty() {
         bail!("{}: there are no embeddings of captions to search with", state.display());
     }
@@ -132,13 +180,19 @@ fn made_up(rows: usize, dimension: usize, queries: usize) -> (Vectors, Vec<Vec<f
         for (number, values) in values.chunks_mut(part * dimension).enumerate() {
             scope.spawn(move || {
                 for (index, row) in values.chunks_exact_mut(dimension).enumerate() {
-                    row.convert_from_f32_slice(&made_up_row((number * part + index) as u64, dimension, clusters));
+                    row.convert_from_f32_slice(&made_up_row(
+                        (number * part + index) as u64,
+                        dimension,
+                        clusters,
+                    ));
                 }
             });
         }
     });
     let uids = (0..rows as u128).map(|row| Uid(row.to_be_bytes())).collect();
-    let queries = (0..queries as u64).map(|query| padded(&made_up_row(u64::MAX - query, dimension, clusters))).collect();
+    let queries = (0..queries as u64)
+        .map(|query| padded(&made_up_row(u64::MAX - query, dimension, clusters)))
+        .collect();
     (Vectors::of(dimension, uids, &values), queries)
 }
 
@@ -146,7 +200,8 @@ fn made_up_row(number: u64, dimension: usize, clusters: u64) -> Vec<f32> {
     let mut random = Random::new(seed_of(&[1, number]));
     let mut centre = Random::new(seed_of(&[2, random.below(clusters)]));
     // Uniform in [-1, 1) has a variance of 1/3, so that a row has a length of about sqrt(D / 3).
-    let row = (0..dimension).map(|_| (centre.uniform(-1.0, 1.0) + NOISE * random.uniform(-1.0, 1.0)) as f32);
+    let row = (0..dimension)
+        .map(|_| (centre.uniform(-1.0, 1.0) + NOISE * random.uniform(-1.0, 1.0)) as f32);
     let row: Vec<f32> = row.collect();
     let length = row.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
     row.into_iter().map(|value| value / length).collect()
@@ -154,7 +209,8 @@ fn made_up_row(number: u64, dimension: usize, clusters: u64) -> Vec<f32> {
 
 /// Reads all of it once, on as many threads as the search has.
 fn read(values: &[f16]) {
-    let part = values.len().div_ceil(thread::available_parallelism().map_or(1, NonZeroUsize::get)).max(1);
+    let part =
+        values.len().div_ceil(thread::available_parallelism().map_or(1, NonZeroUsize::get)).max(1);
     thread::scope(|scope| {
         for values in values.chunks(part) {
             scope.spawn(|| {
@@ -183,7 +239,8 @@ fn best(seconds: &[f64]) -> f64 {
 
 /// Milliseconds: median, and from the lowest to the highest.
 fn shown(seconds: &[f64]) -> anyhow::Result<String> {
-    let [low, median, high] = spread_of(seconds.iter().map(|seconds| 1e3 * seconds)).context("nothing was measured")?;
+    let [low, median, high] =
+        spread_of(seconds.iter().map(|seconds| 1e3 * seconds)).context("nothing was measured")?;
     Ok(format!("{median:.2} ms ({low:.2}–{high:.2})"))
 }
 

@@ -10,9 +10,13 @@ use diptych_cli::BenchTrainArgs;
 use diptych_pipeline::scores::Measures;
 use diptych_pipeline::{Batch, Waited, cpu_seconds};
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, Precision, SampleIndex, TrainLoopConfig, Uid, durable};
+use diptych_schemas::{
+    LossKind, ObjectiveConfig, OptimizerConfig, Precision, SampleIndex, TrainLoopConfig, Uid,
+    durable,
+};
 use diptych_trainer::{
-    Device, DualEncoderConfig, ModelConfig, PartTimes, StepPart, StepReport, Trainer, TrainerSpec, flops, set_threads,
+    Device, DualEncoderConfig, ModelConfig, PartTimes, StepPart, StepReport, Trainer, TrainerSpec,
+    flops, set_threads,
 };
 use diptych_training::ahead::{Ahead, Next, Ready};
 use serde_json::{Value, json};
@@ -67,8 +71,15 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
         ..TrainLoopConfig::default()
     };
     let objective = ObjectiveConfig { loss, ..ObjectiveConfig::default() };
-    let optimizer = OptimizerConfig { clip_grad_norm: args.clip_grad_norm, ..OptimizerConfig::default() };
-    let mut trainer = Trainer::new(&TrainerSpec { train, objective, optimizer, device, ..TrainerSpec::new(model.clone()) })?;
+    let optimizer =
+        OptimizerConfig { clip_grad_norm: args.clip_grad_norm, ..OptimizerConfig::default() };
+    let mut trainer = Trainer::new(&TrainerSpec {
+        train,
+        objective,
+        optimizer,
+        device,
+        ..TrainerSpec::new(model.clone())
+    })?;
     let batch = made_up(model.dual_encoder()?, args.batch_size as usize);
 
     let again = batch.clone();
@@ -76,7 +87,12 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     for number in 0..args.warmup {
         let started = Instant::now();
         step(&mut trainer, &batches)?;
-        tracing::info!("step {} of {} before the measurement: {:.3} s", number + 1, args.warmup, started.elapsed().as_secs_f64());
+        tracing::info!(
+            "step {} of {} before the measurement: {:.3} s",
+            number + 1,
+            args.warmup,
+            started.elapsed().as_secs_f64()
+        );
     }
     let mut steps = Vec::new();
     let mut flops_per_pair = 0.0;
@@ -101,7 +117,17 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     }
     let peak_memory = peak_rss();
     let ceiling = flops::matmul_ceiling(device, precision)?;
-    Ok(Report { device, threads, precision, loss, steps, timed, flops_per_pair, ceiling, peak_memory })
+    Ok(Report {
+        device,
+        threads,
+        precision,
+        loss,
+        steps,
+        timed,
+        flops_per_pair,
+        ceiling,
+        peak_memory,
+    })
 }
 
 fn step(trainer: &mut Trainer, batches: &Ahead) -> anyhow::Result<StepReport> {
@@ -154,7 +180,9 @@ impl Report {
     fn parts(&self) -> Option<(f64, Vec<(StepPart, f64)>)> {
         let count = self.timed.len() as f64;
         let whole = self.timed.iter().map(|(seconds, _)| seconds).sum::<f64>() / count;
-        let of = |part: StepPart| self.timed.iter().map(|(_, parts)| parts.seconds(part)).sum::<f64>() / count;
+        let of = |part: StepPart| {
+            self.timed.iter().map(|(_, parts)| parts.seconds(part)).sum::<f64>() / count
+        };
         (count > 0.0).then(|| (whole, StepPart::ALL.map(|part| (part, of(part))).into()))
     }
 
@@ -169,7 +197,8 @@ fn as_text(report: &Report, args: &BenchTrainArgs) -> Vec<String> {
         0 => String::new(),
         pairs => format!(", {pairs} at once"),
     };
-    let checkpointed = if args.activation_checkpointing { ", activation checkpointing" } else { "" };
+    let checkpointed =
+        if args.activation_checkpointing { ", activation checkpointing" } else { "" };
     let mut lines = vec![
         format!(
             "{} on {} ({} threads), {}, {} loss, batches of {}{at_once}{checkpointed}, {} steps after {}",
@@ -199,7 +228,11 @@ fn as_text(report: &Report, args: &BenchTrainArgs) -> Vec<String> {
         lines.push(String::new());
         lines.push(format!("{:<28}{:>10}{:>10}", "part, in a pass of its own", "seconds", "share"));
         for (part, seconds) in &parts {
-            lines.push(format!("{:<28}{seconds:>10.4}{:>9.1}%", part.name(), 100.0 * seconds / whole));
+            lines.push(format!(
+                "{:<28}{seconds:>10.4}{:>9.1}%",
+                part.name(),
+                100.0 * seconds / whole
+            ));
         }
         lines.push(format!("{:<28}{whole:>10.4}", "step"));
     }
@@ -222,8 +255,10 @@ fn as_text(report: &Report, args: &BenchTrainArgs) -> Vec<String> {
 fn as_json(report: &Report, args: &BenchTrainArgs) -> Value {
     let step = |step: &Taken| json!({ "seconds": step.seconds, "cpu_seconds": step.cpu_seconds, "loss": step.loss });
     let parts = report.parts().map(|(whole, parts)| {
-        let parts: serde_json::Map<String, Value> =
-            parts.into_iter().map(|(part, seconds)| (part.name().to_owned(), json!(seconds))).collect();
+        let parts: serde_json::Map<String, Value> = parts
+            .into_iter()
+            .map(|(part, seconds)| (part.name().to_owned(), json!(seconds)))
+            .collect();
         json!({ "step_seconds": whole, "seconds": parts })
     });
     let achieved = report.achieved(args.batch_size);

@@ -35,7 +35,13 @@ impl BareDecoder {
         let format = if inks { PixelFormat::CMYK } else { PixelFormat::RGB };
         let pitch = header.width * format.size();
         self.pixels.resize(self.pixels.len().max(header.height * pitch), 0);
-        let target = Image { pixels: self.pixels.as_mut_slice(), width: header.width, pitch, height: header.height, format };
+        let target = Image {
+            pixels: self.pixels.as_mut_slice(),
+            width: header.width,
+            pitch,
+            height: header.height,
+            format,
+        };
         // A warning comes after the pixels.
         let _ = decompressor.decompress(bytes, target);
         Some(())

@@ -42,7 +42,11 @@ mod marker {
     }
 }
 
-pub(super) fn decode(bytes: &[u8], max_pixels: u64, memory: Vec<u8>) -> Result<(RgbImage, Orientation), ImageError> {
+pub(super) fn decode(
+    bytes: &[u8],
+    max_pixels: u64,
+    memory: Vec<u8>,
+) -> Result<(RgbImage, Orientation), ImageError> {
     let orientation = orientation(bytes);
     if let Some(bits) = precision(bytes).filter(|bits| *bits != 8) {
         return Err(ImageError::UnsupportedPrecision { bits });
@@ -57,7 +61,9 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64, memory: Vec<u8>) -> Result<(
         // The interface has no way on from a header with a warning, so what is warned about is taken out.
         Err(error) if harmless(&error) => {
             plain = plain_header(bytes);
-            let header = decompressor.read_header(&plain).map_err(|e| ImageError::CorruptHeader { detail: e.to_string() })?;
+            let header = decompressor
+                .read_header(&plain)
+                .map_err(|e| ImageError::CorruptHeader { detail: e.to_string() })?;
             (header, plain.as_slice())
         }
         Err(error) => return Err(ImageError::CorruptHeader { detail: error.to_string() }),
@@ -69,7 +75,13 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64, memory: Vec<u8>) -> Result<(
     let pitch = header.width * format.size();
     let mut pixels = memory;
     pixels.resize(header.height * pitch, 0);
-    let target = Image { pixels: pixels.as_mut_slice(), width: header.width, pitch, height: header.height, format };
+    let target = Image {
+        pixels: pixels.as_mut_slice(),
+        width: header.width,
+        pitch,
+        height: header.height,
+        format,
+    };
     match decompressor.decompress(bytes, target) {
         Ok(()) => {}
         Err(error) if harmless(&error) && has_end(bytes) => {}
@@ -95,7 +107,9 @@ fn rgb_of_inks(pixels: &[u8]) -> Vec<u8> {
 
 /// Bits of a sample, by the frame's header.
 fn precision(bytes: &[u8]) -> Option<u8> {
-    segments(bytes).find(|(marker, _)| is_frame(*marker)).and_then(|(_, payload)| bytes[payload].first().copied())
+    segments(bytes)
+        .find(|(marker, _)| is_frame(*marker))
+        .and_then(|(_, payload)| bytes[payload].first().copied())
 }
 
 /// Start of a frame, of any kind: ITU T.81, table B.1.

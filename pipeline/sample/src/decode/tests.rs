@@ -20,7 +20,14 @@ fn difference(name: &str) -> u8 {
 #[test]
 fn jpegs_of_every_kind_have_pillows_pixels() {
     let everyday = ["sub0.jpg", "sub1.jpg", "sub2.jpg", "progressive.jpg", "gray.jpg", "icc.jpg"];
-    let rare = ["gray_progressive.jpg", "rgb.jpg", "restarts.jpg", "cmyk.jpg", "cmyk_unmarked.jpg", "ycck.jpg"];
+    let rare = [
+        "gray_progressive.jpg",
+        "rgb.jpg",
+        "restarts.jpg",
+        "cmyk.jpg",
+        "cmyk_unmarked.jpg",
+        "ycck.jpg",
+    ];
     for name in everyday.iter().chain(&rare) {
         assert_eq!(difference(name), 0, "{name}");
     }
@@ -53,7 +60,10 @@ fn jpeg_of_twelve_bits_is_refused_with_its_reason_by_the_probe_and_the_decoder()
     let bytes = own("bits12.jpg");
     let error = decode(&bytes, LIMIT).unwrap_err();
     assert_eq!(error, crate::probe(&bytes, LIMIT).unwrap_err());
-    assert!(error.to_string().contains("12 bits") && error.to_string().contains("convert"), "{error}");
+    assert!(
+        error.to_string().contains("12 bits") && error.to_string().contains("convert"),
+        "{error}"
+    );
     assert_eq!(error.reason(), diptych_schemas::Reason::UnsupportedFormat);
 }
 
@@ -65,7 +75,8 @@ fn probe_of_each_file_says_the_size_that_pillow_shows() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let Some(image) = name.strip_suffix(".rgb") else { continue };
         let expected = own(&name);
-        let header = crate::probe(&own(image), LIMIT).unwrap_or_else(|error| panic!("{image}: {error}"));
+        let header =
+            crate::probe(&own(image), LIMIT).unwrap_or_else(|error| panic!("{image}: {error}"));
         let format = match image.rsplit_once('.').unwrap().1 {
             "jpg" => "jpeg",
             other => other,
@@ -134,7 +145,8 @@ fn lossless_formats_have_pillows_pixels() {
 #[test]
 fn gif_is_white_where_its_frame_leaves_the_canvas_open_as_browsers_leave_it_transparent() {
     // Pillow paints the colour that the header names as background there.
-    let (image, pillow) = (decode(&own("small_frame.gif"), LIMIT).unwrap(), own("small_frame.gif.rgb"));
+    let (image, pillow) =
+        (decode(&own("small_frame.gif"), LIMIT).unwrap(), own("small_frame.gif.rgb"));
     for (at, (pixel, expected)) in image.pixels.chunks(3).zip(pillow[8..].chunks(3)).enumerate() {
         let inside = (6..26).contains(&(at % 37)) && (5..19).contains(&(at / 37));
         assert_eq!(pixel, if inside { expected } else { &[255; 3] }, "{at}");
@@ -150,18 +162,31 @@ fn lossy_webp_is_near_libwebps_pixels() {
 
 #[test]
 fn oddities_that_pillow_passes_over_are_passed_over() {
-    for name in ["jfif9.jpg", "stray_in_header.jpg", "stray_at_end.jpg", "junk_behind.jpg", "adobe7.jpg"] {
+    for name in
+        ["jfif9.jpg", "stray_in_header.jpg", "stray_at_end.jpg", "junk_behind.jpg", "adobe7.jpg"]
+    {
         assert_eq!(difference(name), 0, "{name}");
     }
 }
 
 #[test]
 fn files_cut_short_are_corrupt_and_never_half_a_picture() {
-    for name in ["sub2.jpg", "progressive.jpg", "cmyk.jpg", "stray_at_end.jpg", "rgb16.png", "palette.gif", "lossy.webp"] {
+    for name in [
+        "sub2.jpg",
+        "progressive.jpg",
+        "cmyk.jpg",
+        "stray_at_end.jpg",
+        "rgb16.png",
+        "palette.gif",
+        "lossy.webp",
+    ] {
         let bytes = own(name);
         for keep in [bytes.len() - 8, bytes.len() * 3 / 4] {
             let error = decode(&bytes[..keep], LIMIT).expect_err(name);
-            let corrupt = matches!(error, ImageError::CorruptPixels { .. } | ImageError::CorruptHeader { .. });
+            let corrupt = matches!(
+                error,
+                ImageError::CorruptPixels { .. } | ImageError::CorruptHeader { .. }
+            );
             assert!(corrupt, "{name} cut at {keep}: {error}");
         }
     }
@@ -177,7 +202,9 @@ fn jpeg_whose_data_end_early_before_its_end_marker_is_corrupt() {
 
 #[test]
 fn what_is_no_image_is_said_to_be_none() {
-    for bytes in [&b""[..], b"GIF", b"<html><body>404</body></html>", b"%PDF-1.7", b"BM\x40\0\0\0\0\0\0\0"] {
+    for bytes in
+        [&b""[..], b"GIF", b"<html><body>404</body></html>", b"%PDF-1.7", b"BM\x40\0\0\0\0\0\0\0"]
+    {
         let error = decode(bytes, LIMIT).unwrap_err();
         assert!(matches!(error, ImageError::UnsupportedFormat { .. }), "{error}");
     }
@@ -201,10 +228,17 @@ fn a_header_that_claims_too_many_pixels_is_refused_before_anything_is_allocated(
     assert_eq!(&webp[12..16], b"VP8X");
     webp[24..30].copy_from_slice(&[0x5F, 0xEA, 0, 0x5F, 0xEA, 0]);
     for bytes in [png, jpeg, gif, webp] {
-        let expected = ImageError::TooManyPixels { width: 60_000, height: 60_000, limit: diptych_schemas::MAX_PIXELS };
+        let expected = ImageError::TooManyPixels {
+            width: 60_000,
+            height: 60_000,
+            limit: diptych_schemas::MAX_PIXELS,
+        };
         assert_eq!(decode(&bytes, diptych_schemas::MAX_PIXELS).unwrap_err(), expected);
     }
-    assert!(matches!(decode(&own("lossy.webp"), 37 * 23 - 1), Err(ImageError::TooManyPixels { width: 37, height: 23, .. })));
+    assert!(matches!(
+        decode(&own("lossy.webp"), 37 * 23 - 1),
+        Err(ImageError::TooManyPixels { width: 37, height: 23, .. })
+    ));
     assert!(decode(&own("lossy.webp"), 37 * 23).is_ok());
 }
 

@@ -57,7 +57,8 @@ pub(super) fn clip_vocabulary() -> Result<Vocabulary, TokenizerError> {
         let (left, right) = halves(&piece, &byte_tokens, base, &ranks).ok_or_else(bad)?;
         ranks.insert((left, right), token);
         merges.push((tokens[usize::from(left)].clone(), tokens[usize::from(right)].clone()));
-        let mut text: String = piece.bytes.iter().map(|byte| byte_chars[usize::from(*byte)]).collect();
+        let mut text: String =
+            piece.bytes.iter().map(|byte| byte_chars[usize::from(*byte)]).collect();
         if piece.ends_word {
             text.push_str(WORD_END);
         }
@@ -82,9 +83,19 @@ fn alphabet() -> Vec<(u8, char)> {
 fn piece(source: &instant::Tokenizer, token: u16, byte_tokens: &[u16; 256]) -> Option<Piece> {
     // Lead bytes for one, two or three orphaned continuation bytes, and continuations that any lead byte accepts.
     const BEFORE: [&[u8]; 4] = [&[], &[0xC3], &[0xE1], &[0xF1]];
-    const AFTER: [&[u8]; 7] = [&[], &[0x80], &[0xA0], &[0x80, 0x80], &[0xA0, 0x80], &[0x80, 0x80, 0x80], &[0x90, 0x80, 0x80]];
+    const AFTER: [&[u8]; 7] = [
+        &[],
+        &[0x80],
+        &[0xA0],
+        &[0x80, 0x80],
+        &[0xA0, 0x80],
+        &[0x80, 0x80, 0x80],
+        &[0x90, 0x80, 0x80],
+    ];
     let byte_token = |byte: &u8| byte_tokens[usize::from(*byte)];
-    for (before, after) in BEFORE.iter().flat_map(|before| AFTER.iter().map(move |after| (before, after))) {
+    for (before, after) in
+        BEFORE.iter().flat_map(|before| AFTER.iter().map(move |after| (before, after)))
+    {
         let ids = before.iter().map(byte_token).chain([token]).chain(after.iter().map(byte_token));
         let text = source.decode(ids.filter_map(|id| instant::Token::from_u16(id, source)));
         if text.contains(char::REPLACEMENT_CHARACTER) {
@@ -107,14 +118,21 @@ fn piece(source: &instant::Tokenizer, token: u16, byte_tokens: &[u16; 256]) -> O
 }
 
 /// The two tokens that a merge joins: what the merges before it leave of its bytes.
-fn halves(piece: &Piece, byte_tokens: &[u16; 256], base: u16, ranks: &HashMap<(u16, u16), u16>) -> Option<(u16, u16)> {
-    let mut symbols: Vec<u16> = piece.bytes.iter().map(|byte| byte_tokens[usize::from(*byte)]).collect();
+fn halves(
+    piece: &Piece,
+    byte_tokens: &[u16; 256],
+    base: u16,
+    ranks: &HashMap<(u16, u16), u16>,
+) -> Option<(u16, u16)> {
+    let mut symbols: Vec<u16> =
+        piece.bytes.iter().map(|byte| byte_tokens[usize::from(*byte)]).collect();
     if piece.ends_word {
         *symbols.last_mut()? += base / 2;
     }
     while symbols.len() > 2 {
         let pairs = symbols.windows(2).map(|pair| (pair[0], pair[1]));
-        let (joined, (left, right)) = pairs.filter_map(|pair| Some((*ranks.get(&pair)?, pair))).min()?;
+        let (joined, (left, right)) =
+            pairs.filter_map(|pair| Some((*ranks.get(&pair)?, pair))).min()?;
         let mut at = 0;
         while at + 1 < symbols.len() {
             if (symbols[at], symbols[at + 1]) == (left, right) {
@@ -139,7 +157,9 @@ mod tests {
         let vocabulary = clip_vocabulary().unwrap();
         assert_eq!((vocabulary.tokens.len(), vocabulary.merges.len()), (49_408, 48_894));
         // The first lines of bpe_simple_vocab_16e6.txt, and the last one that CLIP uses (line 48,895).
-        let merge = |index: usize| (vocabulary.merges[index].0.as_str(), vocabulary.merges[index].1.as_str());
+        let merge = |index: usize| {
+            (vocabulary.merges[index].0.as_str(), vocabulary.merges[index].1.as_str())
+        };
         assert_eq!([merge(0), merge(6), merge(7)], [("i", "n"), ("th", "e</w>"), ("in", "g</w>")]);
         assert_eq!(merge(48_893), ("jeky", "ll</w>"));
         assert_eq!(vocabulary.tokens[49_407], END);

@@ -14,7 +14,8 @@ fn written(json: &Value) -> (tempfile::TempDir, PathBuf) {
 
 /// A WordLevel tokenizer over these words, whose ids are their places.
 fn word_level(words: &[&str], more: &Value) -> Value {
-    let vocab: serde_json::Map<String, Value> = words.iter().enumerate().map(|(id, word)| ((*word).into(), json!(id))).collect();
+    let vocab: serde_json::Map<String, Value> =
+        words.iter().enumerate().map(|(id, word)| ((*word).into(), json!(id))).collect();
     let mut tokenizer = json!({
         "version": "1.0", "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
         "padding": null, "added_tokens": [], "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
@@ -47,7 +48,8 @@ fn ids_are_openclips_through_both_ways_of_making_the_tokenizer() {
     assert_eq!(rows.len(), 16);
     for row in rows {
         let text = row["text"].as_str().unwrap();
-        let expected: Vec<i32> = row["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap() as i32).collect();
+        let expected: Vec<i32> =
+            row["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap() as i32).collect();
         assert_eq!(clip.encode(text, 77), expected, "{text:?}");
         assert_eq!(from_json.encode(text, 77), expected, "{text:?}");
     }
@@ -95,7 +97,10 @@ fn a_text_cannot_smuggle_in_an_end_token() {
 #[test]
 fn text_is_cleaned_as_openclip_does() {
     // Python: whitespace_clean(basic_clean(text)).lower() of OpenCLIP 3.3.0.
-    assert_eq!(clean("  It\u{2019}s \u{201c}A&amp;amp;B\u{201d}\u{a0}\n caf\u{65}\u{301} "), "it's \"a&b\" café");
+    assert_eq!(
+        clean("  It\u{2019}s \u{201c}A&amp;amp;B\u{201d}\u{a0}\n caf\u{65}\u{301} "),
+        "it's \"a&b\" café"
+    );
     assert_eq!(clean("&lt;b&gt; &eacute;&#233;&#xe9;"), "<b> ééé");
     assert_eq!(clean(" \t\u{1f} "), "");
 }
@@ -117,14 +122,18 @@ fn the_written_file_is_the_same_tokenizer_again() {
 fn another_tokenizer_frames_and_pads_by_its_own_rules() {
     let processor = json!({"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]},
         "padding": {"strategy": {"Fixed": 4}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 3, "pad_type_id": 0, "pad_token": "[PAD]"}});
-    let (_folder, path) = written(&word_level(&["[UNK]", "[CLS]", "[SEP]", "[PAD]", "red", "dog"], &processor));
+    let (_folder, path) =
+        written(&word_level(&["[UNK]", "[CLS]", "[SEP]", "[PAD]", "red", "dog"], &processor));
     let tokenizer = Tokenizer::from_file(&path).unwrap();
     assert_eq!(tokenizer.encode("Red dog cat", 7), [1, 4, 5, 0, 2, 3, 3]);
     assert_eq!(tokenizer.encode("red dog red dog", 4), [1, 4, 5, 2]);
-    assert!(matches!(tokenizer.vocab_and_merges(), Err(TokenizerError::NotBytePair { kind }) if kind == "WordLevel"));
+    assert!(
+        matches!(tokenizer.vocab_and_merges(), Err(TokenizerError::NotBytePair { kind }) if kind == "WordLevel")
+    );
 
     // Without a post-processor, the start and end tokens are found by their names.
-    let (_folder, path) = written(&word_level(&["[UNK]", "<s>", "</s>", "<pad>", "red"], &json!({})));
+    let (_folder, path) =
+        written(&word_level(&["[UNK]", "<s>", "</s>", "<pad>", "red"], &json!({})));
     assert_eq!(Tokenizer::from_file(&path).unwrap().encode("red", 5), [1, 4, 2, 3, 3]);
 }
 
@@ -159,7 +168,12 @@ fn texts_are_canonicalised_as_openclip_does() {
 #[test]
 fn vocabulary_of_word_pieces_gives_berts_ids() {
     let reference = reference();
-    let lines: Vec<&str> = reference["vocab"].as_array().unwrap().iter().map(|token| token.as_str().unwrap()).collect();
+    let lines: Vec<&str> = reference["vocab"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|token| token.as_str().unwrap())
+        .collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vocab.txt");
     diptych_schemas::durable::write(&path, (lines.join("\n") + "\n").as_bytes()).unwrap();
@@ -168,7 +182,8 @@ fn vocabulary_of_word_pieces_gives_berts_ids() {
     let (_folder, json) = written(&serde_json::from_str(tokenizer.to_json()).unwrap());
     let again = Tokenizer::from_file(&json).unwrap();
     for row in reference["bert"].as_array().unwrap() {
-        let ids: Vec<i32> = row[1].as_array().unwrap().iter().map(|id| id.as_i64().unwrap() as i32).collect();
+        let ids: Vec<i32> =
+            row[1].as_array().unwrap().iter().map(|id| id.as_i64().unwrap() as i32).collect();
         for tokenizer in [&tokenizer, &again] {
             assert_eq!(tokenizer.encode(row[0].as_str().unwrap(), ids.len()), ids, "{}", row[0]);
         }
@@ -176,10 +191,12 @@ fn vocabulary_of_word_pieces_gives_berts_ids() {
     let id = |token: &str| lines.iter().position(|line| *line == token).map(|id| id as i32);
     let kinds = tokenizer.kinds();
     assert_eq!(kinds.mask, id("[MASK]"));
-    let mut special: Vec<i32> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].into_iter().filter_map(id).collect();
+    let mut special: Vec<i32> =
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].into_iter().filter_map(id).collect();
     special.sort_unstable();
     assert_eq!(kinds.special, special);
-    let pieces: Vec<i32> = (0..).zip(&lines).filter(|(_, line)| line.starts_with("##")).map(|(id, _)| id).collect();
+    let pieces: Vec<i32> =
+        (0..).zip(&lines).filter(|(_, line)| line.starts_with("##")).map(|(id, _)| id).collect();
     assert!(!pieces.is_empty());
     assert_eq!(kinds.continuations, Some(pieces));
     assert_eq!(Tokenizer::clip().unwrap().kinds().mask, None);
@@ -194,6 +211,16 @@ fn model_says_how_texts_are_cleaned_and_padded() {
     let (_folder, path) = written(&word_level(&words, &json!({})));
     let ids = |options| Tokenizer::from_file_with(&path, options).unwrap().encode("CAT!", 5);
     assert_eq!(ids(TokenizerOptions::default()), [2, 4, 6, 3, 0]);
-    assert_eq!(ids(TokenizerOptions { cleaning: Cleaning::Canonical, pad_id: Some(1), ..Default::default() }), [2, 4, 3, 1, 1]);
-    assert_eq!(ids(TokenizerOptions { separator_to_zero: true, ..Default::default() }), [2, 4, 6, 0, 0]);
+    assert_eq!(
+        ids(TokenizerOptions {
+            cleaning: Cleaning::Canonical,
+            pad_id: Some(1),
+            ..Default::default()
+        }),
+        [2, 4, 3, 1, 1]
+    );
+    assert_eq!(
+        ids(TokenizerOptions { separator_to_zero: true, ..Default::default() }),
+        [2, 4, 6, 0, 0]
+    );
 }

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 /// A token a line, its id the number of the line. Nothing where the tokens that BERT needs are not among them.
 pub(super) fn json(vocabulary: &str) -> Option<String> {
-    let vocab: Map<String, Value> = vocabulary.lines().enumerate().map(|(id, token)| (token.to_owned(), json!(id))).collect();
+    let vocab: Map<String, Value> =
+        vocabulary.lines().enumerate().map(|(id, token)| (token.to_owned(), json!(id))).collect();
     let id = |token: &str| vocab.get(token).cloned();
     let special = |token: &str| {
         let id = id(token)?;
@@ -14,7 +15,8 @@ pub(super) fn json(vocabulary: &str) -> Option<String> {
     };
     let (pad, separator, class) = (id("[PAD]")?, id("[SEP]")?, id("[CLS]")?);
     id("[UNK]")?;
-    let added: Vec<Value> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].into_iter().filter_map(special).collect();
+    let added: Vec<Value> =
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].into_iter().filter_map(special).collect();
     let tokenizer = json!({
         "version": "1.0",
         "truncation": null,

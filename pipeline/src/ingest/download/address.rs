@@ -50,7 +50,9 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         return is_public_v4(inner);
     }
     let s = address.segments();
-    let embedded = |high: u16, low: u16| is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
+    let embedded = |high: u16, low: u16| {
+        is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
+    };
     match s {
         // NAT64 and 6to4 lead to the IPv4 address within.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => embedded(high, low),
@@ -63,7 +65,10 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 }
 
 /// Refuses what is no http address, or an address written as a number that is private. Names are checked when resolved.
-pub(super) fn check(url: &Url, private_hosts: bool) -> Result<(), (diptych_schemas::Reason, String)> {
+pub(super) fn check(
+    url: &Url,
+    private_hosts: bool,
+) -> Result<(), (diptych_schemas::Reason, String)> {
     use diptych_schemas::Reason;
     if !matches!(url.scheme(), "http" | "https") {
         return Err((Reason::BadUrl, format!("{}: is not http or https", url.scheme())));
@@ -94,12 +99,16 @@ impl Resolve for Resolver {
             let found: Vec<SocketAddr> = match tokio::net::lookup_host((name.as_str(), 0)).await {
                 Ok(found) => found.collect(),
                 // getaddrinfo tells "come again" (EAI_AGAIN) from "there is none" only by its words.
-                Err(error) if error.to_string().contains("emporary") || error.to_string().contains("ry again") => {
+                Err(error)
+                    if error.to_string().contains("emporary")
+                        || error.to_string().contains("ry again") =>
+                {
                     return Err(NoAddress::Failed(error).into());
                 }
                 Err(error) => return Err(NoAddress::NoSuchHost(error).into()),
             };
-            let (public, private): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| private_hosts || is_public(found.ip()));
+            let (public, private): (Vec<_>, Vec<_>) =
+                found.into_iter().partition(|found| private_hosts || is_public(found.ip()));
             match private.first() {
                 Some(address) if public.is_empty() => Err(NoAddress::Private(address.ip()).into()),
                 _ => Ok(Box::new(public.into_iter()) as Addrs),
@@ -138,16 +147,38 @@ mod tests {
         ] {
             assert!(!is_public(private.parse().unwrap()), "{private}");
         }
-        for public in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:8.8.8.8", "2001:4860:4860::8888"] {
+        for public in [
+            "8.8.8.8",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "::ffff:8.8.8.8",
+            "2001:4860:4860::8888",
+        ] {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
-        for url in ["http://0x7f.1/", "http://2130706433/", "http://127.1/", "http://[::1]/", "http://017700000001/"] {
+        for url in [
+            "http://0x7f.1/",
+            "http://2130706433/",
+            "http://127.1/",
+            "http://[::1]/",
+            "http://017700000001/",
+        ] {
             let refused = check(&Url::parse(url).unwrap(), false).unwrap_err();
             assert_eq!(refused.0, diptych_schemas::Reason::PrivateAddress, "{url}");
             check(&Url::parse(url).unwrap(), true).unwrap();
         }
-        for url in ["file:///etc/passwd", "ftp://example.org/a.jpg", "data:image/png;base64,AA", "javascript:alert(1)"] {
-            assert_eq!(check(&Url::parse(url).unwrap(), true).unwrap_err().0, diptych_schemas::Reason::BadUrl, "{url}");
+        for url in [
+            "file:///etc/passwd",
+            "ftp://example.org/a.jpg",
+            "data:image/png;base64,AA",
+            "javascript:alert(1)",
+        ] {
+            assert_eq!(
+                check(&Url::parse(url).unwrap(), true).unwrap_err().0,
+                diptych_schemas::Reason::BadUrl,
+                "{url}"
+            );
         }
     }
 }

@@ -104,11 +104,15 @@ pub(super) async fn image(
     if options.robots_tag
         && let Some(directive) = opt_out(response.headers(), options.product())
     {
-        return Answer::Failed(Failure::new(Reason::OptedOut, format!("X-Robots-Tag: {directive}")));
+        return Answer::Failed(Failure::new(
+            Reason::OptedOut,
+            format!("X-Robots-Tag: {directive}"),
+        ));
     }
     if let Some(length) = response.content_length() {
         if length > limit {
-            let detail = format!("the image has {length} bytes by its Content-Length, the limit is {limit}");
+            let detail =
+                format!("the image has {length} bytes by its Content-Length, the limit is {limit}");
             return Answer::Failed(Failure::new(Reason::TooManyBytes, detail));
         }
         if !held.grow_to(length, row) {
@@ -142,7 +146,10 @@ async fn body(
             Ok(Ok(Some(chunk))) => {
                 let size = bytes.len() as u64 + chunk.len() as u64;
                 if size > limit {
-                    return Answer::Failed(Failure::new(Reason::TooManyBytes, format!("more than {limit} bytes, the limit")));
+                    return Answer::Failed(Failure::new(
+                        Reason::TooManyBytes,
+                        format!("more than {limit} bytes, the limit"),
+                    ));
                 }
                 if !held.grow_to(size, row) {
                     return Answer::NoRoom;
@@ -168,12 +175,15 @@ async fn body(
 }
 
 async fn ask(client: &Client, options: &DownloadOptions, url: &Url) -> Result<Response, Failure> {
-    address::check(url, options.private_hosts).map_err(|(reason, detail)| Failure::new(reason, detail))?;
+    address::check(url, options.private_hosts)
+        .map_err(|(reason, detail)| Failure::new(reason, detail))?;
     let limit = (options.connect_timeout + options.read_timeout).min(options.total_timeout);
     match timeout(limit, client.get(url.clone()).send()).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(of_error(&error)),
-        Err(Elapsed { .. }) => Err(Failure::new(Reason::Timeout, format!("no answer in {} s", limit.as_secs_f32()))),
+        Err(Elapsed { .. }) => {
+            Err(Failure::new(Reason::Timeout, format!("no answer in {} s", limit.as_secs_f32())))
+        }
     }
 }
 
@@ -182,9 +192,16 @@ fn is_redirect(status: StatusCode) -> bool {
 }
 
 /// Where a redirect leads. Only http and https, and only where the list itself may lead.
-fn redirect_target(response: &Response, from: &Url, options: &DownloadOptions) -> Result<Url, (Reason, String)> {
+fn redirect_target(
+    response: &Response,
+    from: &Url,
+    options: &DownloadOptions,
+) -> Result<Url, (Reason, String)> {
     let bad = |detail: String| (Reason::BadRedirect, detail);
-    let location = response.headers().get(LOCATION).ok_or_else(|| bad(format!("{} without a Location", response.status())))?;
+    let location = response
+        .headers()
+        .get(LOCATION)
+        .ok_or_else(|| bad(format!("{} without a Location", response.status())))?;
     let location = String::from_utf8_lossy(location.as_bytes());
     let shown: String = location.chars().take(QUOTED).collect();
     let mut target = from.join(&location).map_err(|e| bad(format!("to {shown}: {e}")))?;
@@ -200,7 +217,9 @@ fn redirect_target(response: &Response, from: &Url, options: &DownloadOptions) -
 }
 
 fn of_status(status: StatusCode, headers: &HeaderMap) -> Failure {
-    let retry_after = headers.get(RETRY_AFTER).and_then(|value| wait(value.to_str().ok()?.trim(), SystemTime::now()));
+    let retry_after = headers
+        .get(RETRY_AFTER)
+        .and_then(|value| wait(value.to_str().ok()?.trim(), SystemTime::now()));
     let reason = match status.as_u16() {
         404 | 410 => Reason::NotFound,
         429 => Reason::RateLimited,
@@ -246,10 +265,12 @@ fn of_error(error: &reqwest::Error) -> Failure {
         return Failure::new(reason, error.to_string());
     }
     let broken_form = cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse)
-        || cause::<io::Error>(error)
-            .is_some_and(|e| matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput))
+        || cause::<io::Error>(error).is_some_and(|e| {
+            matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+        })
         || error.is_decode();
-    let cut_short = cause::<io::Error>(error).is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof)
+    let cut_short = cause::<io::Error>(error)
+        .is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof)
         || cause::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message);
     let reason = if error.is_timeout() {
         Reason::Timeout
@@ -276,7 +297,11 @@ fn words(error: &reqwest::Error) -> String {
         words.push(text);
         next = error.source();
     }
-    if words.is_empty() { error.to_string() } else { words.join(": ").chars().take(2 * QUOTED).collect() }
+    if words.is_empty() {
+        error.to_string()
+    } else {
+        words.join(": ").chars().take(2 * QUOTED).collect()
+    }
 }
 
 /// Asks for a robots.txt; whether the host answered at all comes with it.
@@ -286,7 +311,9 @@ pub(super) async fn robots(client: &Client, options: &DownloadOptions, url: Url)
     for _ in 0..=ROBOTS_HOPS {
         let mut response = match ask(client, options, &url).await {
             Ok(response) => response,
-            Err(Failure { reason, detail, .. }) => return (Rules::Unreachable(reason, detail), false),
+            Err(Failure { reason, detail, .. }) => {
+                return (Rules::Unreachable(reason, detail), false);
+            }
         };
         let status = response.status();
         if is_redirect(status) {
@@ -314,7 +341,9 @@ pub(super) async fn robots(client: &Client, options: &DownloadOptions, url: Url)
                 Ok(Ok(Some(chunk))) => text.extend_from_slice(&chunk),
                 Ok(Ok(None)) => break,
                 Ok(Err(error)) => return (unreachable(of_error(&error).detail), false),
-                Err(Elapsed { .. }) => return (unreachable("it does not come to an end".into()), false),
+                Err(Elapsed { .. }) => {
+                    return (unreachable("it does not come to an end".into()), false);
+                }
             }
         }
         text.truncate(ROBOTS_BYTES);

@@ -84,10 +84,17 @@ impl DownloadOptions {
     /// What is wrong with it, in words.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.concurrency == 0 || self.per_host == 0 {
-            return Err("no request at a time: --concurrency and --per-host must be at least 1".into());
+            return Err(
+                "no request at a time: --concurrency and --per-host must be at least 1".into()
+            );
         }
-        if self.user_agent.trim().is_empty() || !self.user_agent.bytes().all(|byte| (32..127).contains(&byte)) {
-            return Err(format!("{:?} is no user agent: it wants printable ASCII characters", self.user_agent));
+        if self.user_agent.trim().is_empty()
+            || !self.user_agent.bytes().all(|byte| (32..127).contains(&byte))
+        {
+            return Err(format!(
+                "{:?} is no user agent: it wants printable ASCII characters",
+                self.user_agent
+            ));
         }
         Ok(())
     }

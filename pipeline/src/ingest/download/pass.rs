@@ -64,17 +64,21 @@ pub(in crate::ingest) enum Passed {
 }
 
 /// Reads the rows of a list; addresses stand where images will.
-pub(in crate::ingest) type Rows<'a> = Box<dyn FnOnce(&mut Sink) -> Result<Outcome, IngestError> + Send + 'a>;
+pub(in crate::ingest) type Rows<'a> =
+    Box<dyn FnOnce(&mut Sink) -> Result<Outcome, IngestError> + Send + 'a>;
 
 impl Downloader {
     pub(in crate::ingest) fn new(options: &DownloadOptions) -> Result<Self, IngestError> {
-        let failed = |what: &str, error: &dyn std::fmt::Display| IngestError::Request { message: format!("{what}: {error}") };
+        let failed = |what: &str, error: &dyn std::fmt::Display| IngestError::Request {
+            message: format!("{what}: {error}"),
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("download")
             .build()
             .map_err(|e| failed("the threads for downloads do not start", &e))?;
-        let client = fetch::client(options).map_err(|e| failed("the HTTP client does not start", &e))?;
+        let client =
+            fetch::client(options).map_err(|e| failed("the HTTP client does not start", &e))?;
         Ok(Self { runtime, client, options: Arc::new(options.clone()), schedule: None })
     }
 
@@ -86,7 +90,8 @@ impl Downloader {
         again: bool,
         sink: &mut Sink,
     ) -> Result<Passed, IngestError> {
-        let max_wait = if again { self.options.max_wait } else { self.options.max_wait.min(FIRST_PASS_WAIT) };
+        let max_wait =
+            if again { self.options.max_wait } else { self.options.max_wait.min(FIRST_PASS_WAIT) };
         let mut schedule = self.schedule.take().unwrap_or_else(|| Schedule::new(&self.options));
         schedule.new_pass(max_wait);
         let budget = Arc::new(Budget::new(self.options.buffer_bytes));
@@ -135,8 +140,9 @@ impl Downloader {
             if let Some(error) = failed {
                 return Err(error);
             }
-            let (schedule, stopped) =
-                driven.map_err(|e| IngestError::Request { message: format!("downloads ended early: {e}") })?;
+            let (schedule, stopped) = driven.map_err(|e| IngestError::Request {
+                message: format!("downloads ended early: {e}"),
+            })?;
             self.schedule = Some(schedule);
             match read {
                 _ if stopped => Ok(Passed::Stopped),
@@ -221,7 +227,9 @@ impl Pass {
         let row = self.first + self.slots.len() as u64;
         let mut record = match item {
             Item::Record(record) if is_wanted(&record) => record,
-            other => return self.slots.push_back(Slot::Ready(Done { item: other, next, held: None })),
+            other => {
+                return self.slots.push_back(Slot::Ready(Done { item: other, next, held: None }));
+            }
         };
         match address_of(&record, &self.options) {
             Some(Ok(url)) => {
@@ -232,7 +240,11 @@ impl Pass {
                 if let Some(Err(flaw)) = flaw {
                     record.image = Err(flaw);
                 }
-                self.slots.push_back(Slot::Ready(Done { item: Item::Record(record), next, held: None }));
+                self.slots.push_back(Slot::Ready(Done {
+                    item: Item::Record(record),
+                    next,
+                    held: None,
+                }));
             }
         }
     }
@@ -243,25 +255,40 @@ impl Pass {
             let only = self.budget.is_spent().then(|| self.budget.head());
             match self.schedule.next(Instant::now(), only) {
                 Next::Wait(until) => return until,
-                Next::Refuse(job, reason, detail) => self.fail(job.row, Failure::new(reason, detail)),
+                Next::Refuse(job, reason, detail) => {
+                    self.fail(job.row, Failure::new(reason, detail))
+                }
                 Next::Ask(host, job) => {
-                    let (client, options, limit) = (self.client.clone(), Arc::clone(&self.options), self.max_image_bytes);
+                    let (client, options, limit) =
+                        (self.client.clone(), Arc::clone(&self.options), self.max_image_bytes);
                     let mut held = self.budget.hold();
                     self.tasks.spawn(async move {
-                        let asked = fetch::image(&client, &options, &job.url, limit, job.row, &mut held);
-                        let answer = AssertUnwindSafe(asked)
-                            .catch_unwind()
-                            .await
-                            .unwrap_or_else(|_| Answer::Failed(Failure::new(Reason::BadResponse, "the HTTP client fails on it")));
+                        let asked =
+                            fetch::image(&client, &options, &job.url, limit, job.row, &mut held);
+                        let answer =
+                            AssertUnwindSafe(asked).catch_unwind().await.unwrap_or_else(|_| {
+                                Answer::Failed(Failure::new(
+                                    Reason::BadResponse,
+                                    "the HTTP client fails on it",
+                                ))
+                            });
                         (host, Ended::Image(job, answer, held))
                     });
                 }
                 Next::AskRobots(host, url) => {
                     let (client, options) = (self.client.clone(), Arc::clone(&self.options));
                     self.tasks.spawn(async move {
-                        let asked = AssertUnwindSafe(fetch::robots(&client, &options, url)).catch_unwind().await;
+                        let asked = AssertUnwindSafe(fetch::robots(&client, &options, url))
+                            .catch_unwind()
+                            .await;
                         let (rules, answered) = asked.unwrap_or_else(|_| {
-                            (Rules::Unreachable(Reason::RobotsUnreachable, "it cannot be read".into()), true)
+                            (
+                                Rules::Unreachable(
+                                    Reason::RobotsUnreachable,
+                                    "it cannot be read".into(),
+                                ),
+                                true,
+                            )
                         });
                         (host, Ended::Robots(rules, answered))
                     });
@@ -279,7 +306,11 @@ impl Pass {
             Ended::Robots(rules, answered) => {
                 self.schedule.learn(&host, rules, now);
                 // A host that is silent on its robots.txt is not asked for more: its rules say so.
-                return self.schedule.ended(&host, if answered { Standing::Alive } else { Standing::Unknown }, now);
+                return self.schedule.ended(
+                    &host,
+                    if answered { Standing::Alive } else { Standing::Unknown },
+                    now,
+                );
             }
             Ended::Image(job, answer, held) => (job, answer, held),
         };
@@ -287,10 +318,13 @@ impl Pass {
             Answer::Image(_) | Answer::Redirect(_) => Standing::Alive,
             Answer::NoRoom => Standing::Unknown,
             Answer::Failed(failure) => match failure.reason {
-                Reason::RateLimited => Standing::Pause(failure.retry_after.unwrap_or_else(|| back_off(job.tries))),
-                reason @ (Reason::Timeout | Reason::ConnectionFailed | Reason::DnsFailed | Reason::HostNotFound) => {
-                    Standing::Silent(reason)
+                Reason::RateLimited => {
+                    Standing::Pause(failure.retry_after.unwrap_or_else(|| back_off(job.tries)))
                 }
+                reason @ (Reason::Timeout
+                | Reason::ConnectionFailed
+                | Reason::DnsFailed
+                | Reason::HostNotFound) => Standing::Silent(reason),
                 _ => Standing::Alive,
             },
         };
@@ -312,7 +346,12 @@ impl Pass {
                 if job.tries >= tries {
                     return self.fail(job.row, failure);
                 }
-                let at = now + if failure.reason == Reason::RateLimited { Duration::ZERO } else { back_off(job.tries) };
+                let at = now
+                    + if failure.reason == Reason::RateLimited {
+                        Duration::ZERO
+                    } else {
+                        back_off(job.tries)
+                    };
                 self.schedule.add_later(Job { tries: job.tries + 1, ..job }, at);
             }
         }
@@ -323,7 +362,10 @@ impl Pass {
     }
 
     fn fill(&mut self, row: u64, image: Result<Vec<u8>, (Reason, String)>, held: Option<Held>) {
-        let Some(slot) = row.checked_sub(self.first).and_then(|at| self.slots.get_mut(at as usize)) else { return };
+        let Some(slot) = row.checked_sub(self.first).and_then(|at| self.slots.get_mut(at as usize))
+        else {
+            return;
+        };
         if let Slot::Waiting(record, next) = slot {
             let record = Record { image, ..std::mem::take(record) };
             *slot = Slot::Ready(Done { item: Item::Record(record), next: *next, held });
@@ -363,7 +405,10 @@ impl Pass {
         let last = self.slots.iter().rposition(|slot| matches!(slot, Slot::Ready(_)));
         self.slots.truncate(last.map_or(0, |last| last + 1));
         for row in self.first..self.first + self.slots.len() as u64 {
-            self.fail(row, Failure::new(Reason::Postponed, "the ingest was stopped before its turn"));
+            self.fail(
+                row,
+                Failure::new(Reason::Postponed, "the ingest was stopped before its turn"),
+            );
         }
         self.hand_on();
     }
@@ -372,7 +417,10 @@ impl Pass {
 /// Whether a record lacks nothing but its image.
 fn is_wanted(record: &Record) -> bool {
     record.image.is_ok()
-        && record.caption.as_ref().is_ok_and(|caption| !caption.trim().is_empty() && caption.len() <= MAX_CAPTION_BYTES)
+        && record
+            .caption
+            .as_ref()
+            .is_ok_and(|caption| !caption.trim().is_empty() && caption.len() <= MAX_CAPTION_BYTES)
 }
 
 /// The address that stands in the place of the image, checked.
@@ -382,8 +430,9 @@ fn address_of(record: &Record, options: &DownloadOptions) -> Option<Result<Url, 
     if bytes.len() > MAX_URL_BYTES {
         return Some(bad(format!("{} bytes, the limit is {MAX_URL_BYTES}", bytes.len())));
     }
-    let parsed =
-        std::str::from_utf8(bytes).map_err(|e| e.to_string()).and_then(|text| Url::parse(text.trim()).map_err(|e| e.to_string()));
+    let parsed = std::str::from_utf8(bytes)
+        .map_err(|e| e.to_string())
+        .and_then(|text| Url::parse(text.trim()).map_err(|e| e.to_string()));
     Some(match parsed {
         Err(error) => bad(error),
         Ok(mut url) => {

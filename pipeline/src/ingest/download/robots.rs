@@ -12,7 +12,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(10);
 /// Directives that say that an image must not be taken for a data set.
 const OPT_OUTS: &[&str] = &["noai", "noimageai", "noindex", "noimageindex", "none"];
 /// Directives that have a value behind a colon, which must not be taken for the name of a robot.
-const VALUED: &[&str] = &["unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"];
+const VALUED: &[&str] =
+    &["unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"];
 
 /// What is known of a host's robots.txt.
 pub(super) enum Rules {
@@ -121,7 +122,11 @@ mod tests {
         let text =
             b"User-agent: *\nDisallow: /\nCrawl-delay: 2\n\nUser-agent: Diptych\nDisallow: /private\nAllow: /private/open\n";
         let ours = Rules::parse("diptych", text);
-        assert!(ours.allow(&url("/a.jpg")) && ours.allow(&url("/private/open/a.jpg")) && !ours.allow(&url("/private/a.jpg")));
+        assert!(
+            ours.allow(&url("/a.jpg"))
+                && ours.allow(&url("/private/open/a.jpg"))
+                && !ours.allow(&url("/private/a.jpg"))
+        );
         let others = Rules::parse("other", text);
         assert!(!others.allow(&url("/a.jpg")));
         assert_eq!(others.delay(), Duration::from_secs(2));

@@ -177,7 +177,8 @@ impl Schedule {
             }
         }
         if let Some(row) = only {
-            let step = self.place.get(&row).cloned().map_or(Step::Idle, |name| self.step(&name, now));
+            let step =
+                self.place.get(&row).cloned().map_or(Step::Idle, |name| self.step(&name, now));
             return match step {
                 Step::Go(next) => next,
                 Step::Until(at) => Next::Wait(Some(at)),
@@ -206,7 +207,10 @@ impl Schedule {
                 }
             }
         }
-        let timers = [self.timers.peek().map(|Reverse((at, _))| *at), self.delayed.peek().map(|Reverse((at, _))| *at)];
+        let timers = [
+            self.timers.peek().map(|Reverse((at, _))| *at),
+            self.delayed.peek().map(|Reverse((at, _))| *at),
+        ];
         Next::Wait(timers.into_iter().flatten().min())
     }
 
@@ -219,19 +223,27 @@ impl Schedule {
         }
         let refusal = if let Some((until, reason)) = host.down.filter(|(until, _)| *until > now) {
             let left = until.duration_since(now).as_secs();
-            let detail = format!("not asked: {name} failed {DOWN_AFTER} times in a row and is left alone for {left} s more");
+            let detail = format!(
+                "not asked: {name} failed {DOWN_AFTER} times in a row and is left alone for {left} s more"
+            );
             Some((reason, detail))
         } else if host.not_before > now + self.max_wait {
             let wait = host.not_before.duration_since(now).as_secs();
-            Some((Reason::RateLimited, format!("not asked: {name} wants {wait} s more without requests")))
+            Some((
+                Reason::RateLimited,
+                format!("not asked: {name} wants {wait} s more without requests"),
+            ))
         } else {
             match &host.rules {
                 None if self.robots => None,
                 Some(rules) => match &**rules {
-                    Rules::Unreachable(reason, why) => Some((*reason, format!("{name}/robots.txt: {why}"))),
-                    rules if !rules.allow(&job.url) => {
-                        Some((Reason::RobotsDisallowed, format!("{name}/robots.txt does not allow {}", job.url.path())))
+                    Rules::Unreachable(reason, why) => {
+                        Some((*reason, format!("{name}/robots.txt: {why}")))
                     }
+                    rules if !rules.allow(&job.url) => Some((
+                        Reason::RobotsDisallowed,
+                        format!("{name}/robots.txt does not allow {}", job.url.path()),
+                    )),
                     _ => None,
                 },
                 None => None,
@@ -239,7 +251,10 @@ impl Schedule {
         };
         if let Some((reason, detail)) = refusal {
             self.place.remove(&row);
-            return host.queue.remove(&row).map_or(Step::Idle, |job| Step::Go(Next::Refuse(job, reason, detail)));
+            return host
+                .queue
+                .remove(&row)
+                .map_or(Step::Idle, |job| Step::Go(Next::Refuse(job, reason, detail)));
         }
         let start = host.not_before.max(host.next_start);
         if host.asking_rules || host.running >= self.per_host {
@@ -314,7 +329,8 @@ impl Schedule {
             let resting = host.not_before > now || host.down.is_some_and(|(until, _)| until > now);
             host.queue.is_empty() && host.running == 0 && !host.queued && !resting
         };
-        let mut ages: Vec<Instant> = self.hosts.values().filter(|host| is_idle(host)).map(|host| host.used).collect();
+        let mut ages: Vec<Instant> =
+            self.hosts.values().filter(|host| is_idle(host)).map(|host| host.used).collect();
         let half = ages.len() / 2;
         if half > 0 {
             let (_, middle, _) = ages.select_nth_unstable(half);
@@ -334,7 +350,12 @@ mod tests {
     }
 
     fn job(row: u64, host: &str) -> Job {
-        Job { row, url: Url::parse(&format!("http://{host}/{row}.jpg")).unwrap(), hops: 0, tries: 0 }
+        Job {
+            row,
+            url: Url::parse(&format!("http://{host}/{row}.jpg")).unwrap(),
+            hops: 0,
+            tries: 0,
+        }
     }
 
     fn row(next: &Next) -> Option<u64> {
@@ -353,7 +374,9 @@ mod tests {
         }
         let first = [schedule.next(start, None), schedule.next(start, None)];
         assert_eq!(first.iter().map(row).collect::<Vec<_>>(), [Some(0), Some(3)]);
-        assert!(matches!(schedule.next(start, None), Next::Wait(Some(at)) if at == start + Duration::from_millis(100)));
+        assert!(
+            matches!(schedule.next(start, None), Next::Wait(Some(at)) if at == start + Duration::from_millis(100))
+        );
         let later = start + Duration::from_millis(100);
         assert_eq!(row(&schedule.next(later, None)), Some(1));
         // Two of `a` are under way: the third waits for an end, whatever the time.
@@ -374,7 +397,9 @@ mod tests {
         assert!(matches!(schedule.next(now, None), Next::Wait(None)));
         schedule.learn(&name, Rules::parse("diptych", b"User-agent: *\nDisallow: /0.jpg"), now);
         schedule.ended(&name, Standing::Alive, now);
-        assert!(matches!(schedule.next(now, None), Next::Refuse(job, Reason::RobotsDisallowed, _) if job.row == 0));
+        assert!(
+            matches!(schedule.next(now, None), Next::Refuse(job, Reason::RobotsDisallowed, _) if job.row == 0)
+        );
         assert_eq!(row(&schedule.next(now, None)), Some(1));
 
         // Rules that are not to be had forbid everything, and are asked for again after a while.
@@ -383,7 +408,9 @@ mod tests {
         let Next::AskRobots(name, _) = schedule.next(now, None) else { panic!() };
         schedule.learn(&name, Rules::Unreachable(Reason::Timeout, "slow".into()), now);
         schedule.ended(&name, Standing::Unknown, now);
-        assert!(matches!(schedule.next(now, None), Next::Refuse(job, Reason::Timeout, _) if job.row == 2));
+        assert!(
+            matches!(schedule.next(now, None), Next::Refuse(job, Reason::Timeout, _) if job.row == 2)
+        );
         assert!(matches!(schedule.next(now + ROBOTS_AGAIN, None), Next::AskRobots(..)));
     }
 
@@ -408,7 +435,9 @@ mod tests {
         (0..3).for_each(|row| schedule.add(job(row, "a"), now));
         let Next::Ask(name, _) = schedule.next(now, None) else { panic!() };
         schedule.ended(&name, Standing::Pause(Duration::from_secs(7)), now);
-        assert!(matches!(schedule.next(now, None), Next::Wait(Some(at)) if at == now + Duration::from_secs(7)));
+        assert!(
+            matches!(schedule.next(now, None), Next::Wait(Some(at)) if at == now + Duration::from_secs(7))
+        );
         let later = now + Duration::from_secs(7);
         let Next::Ask(name, _) = schedule.next(later, None) else { panic!() };
         schedule.ended(&name, Standing::Pause(Duration::from_hours(1)), later);

@@ -21,17 +21,28 @@ fn setting() -> impl Strategy<Value = Setting> {
     let source = prop::collection::vec(1_u32..30, 2..8);
     let sources = prop::collection::vec(source, 1..4);
     (sources, any::<bool>(), (1_usize..4, 1_usize..9), any::<u64>(), 1_u64..3, 1_u64..4).prop_map(
-        |(sources, weighted, shuffle, seed, eighth, epochs)| Setting { sources, weighted, shuffle, seed, eighth, epochs },
+        |(sources, weighted, shuffle, seed, eighth, epochs)| Setting {
+            sources,
+            weighted,
+            shuffle,
+            seed,
+            eighth,
+            epochs,
+        },
     )
 }
 
 impl Setting {
     fn orders(&self) -> Vec<Order> {
-        let shuffle = Shuffle { window_row_groups: self.shuffle.0, row_group_parts: self.shuffle.1 };
+        let shuffle =
+            Shuffle { window_row_groups: self.shuffle.0, row_group_parts: self.shuffle.1 };
         let order = |sizes: &Vec<u32>| {
             let rows: u32 = sizes.iter().sum();
-            let weights: Vec<f32> = (0..rows).map(|row| if self.weighted { 0.4 + (row % 3) as f32 } else { 1.0 }).collect();
-            Order::new(sizes, ContentHash::of(&sizes.len().to_le_bytes()), self.seed, shuffle).with_weights(&weights)
+            let weights: Vec<f32> = (0..rows)
+                .map(|row| if self.weighted { 0.4 + (row % 3) as f32 } else { 1.0 })
+                .collect();
+            Order::new(sizes, ContentHash::of(&sizes.len().to_le_bytes()), self.seed, shuffle)
+                .with_weights(&weights)
         };
         self.sources.iter().map(order).collect()
     }
@@ -47,11 +58,15 @@ impl Setting {
         let share = Share::of_rank(cut, rank, ranks);
         let mut orders = self.orders();
         let weights: Vec<f64> = (0..orders.len()).map(|source| 1.0 + source as f64).collect();
-        let stream =
-            if orders.len() == 1 { Stream::One(orders.remove(0)) } else { Stream::Mixed(orders, Mix::new(&weights, self.seed)) };
+        let stream = if orders.len() == 1 {
+            Stream::One(orders.remove(0))
+        } else {
+            Stream::Mixed(orders, Mix::new(&weights, self.seed))
+        };
         let mut next = share.local_before(start);
         let mut all = Vec::new();
-        for stretch in train_plan(stream, share, next, share.local_before(cut.epoch * self.epochs)) {
+        for stretch in train_plan(stream, share, next, share.local_before(cut.epoch * self.epochs))
+        {
             assert_eq!(stretch.first, next);
             assert!(!stretch.rows.is_empty());
             next += stretch.rows.len() as u64;

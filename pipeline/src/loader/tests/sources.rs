@@ -12,21 +12,35 @@ fn the_batches_of_any_number_of_ranks_put_together_are_those_of_one() {
     made[17].0 = b"no image".into();
     let (data, tokenizer) = (dataset(made, 5, 3), tokenizer());
     let of_rank = |rank: usize, ranks: usize, start: u64| {
-        all(LoaderSpec { batch_size: 8, rank, ranks, start: SampleIndex(start), ..spec(&data, &tokenizer) })
+        all(LoaderSpec {
+            batch_size: 8,
+            rank,
+            ranks,
+            start: SampleIndex(start),
+            ..spec(&data, &tokenizer)
+        })
     };
     for start in [0, 8, 19, 21, 56 + 7, 3 * 56 - 1] {
         let whole = of_rank(0, 1, start);
         for ranks in [2, 4, 8] {
-            let parts: Vec<Vec<Batch>> = (0..ranks).map(|rank| of_rank(rank, ranks, start)).collect();
-            assert!(parts.iter().all(|part| part.len() == whole.len()), "{ranks} ranks from {start}");
+            let parts: Vec<Vec<Batch>> =
+                (0..ranks).map(|rank| of_rank(rank, ranks, start)).collect();
+            assert!(
+                parts.iter().all(|part| part.len() == whole.len()),
+                "{ranks} ranks from {start}"
+            );
             for (number, batch) in whole.iter().enumerate() {
-                let mut together = Batch { images: Vec::new(), tokens: Vec::new(), ..batch.clone() };
+                let mut together =
+                    Batch { images: Vec::new(), tokens: Vec::new(), ..batch.clone() };
                 together.uids.clear();
                 together.captions.clear();
                 together.skipped.clear();
                 for part in &parts {
                     let part = &part[number];
-                    assert_eq!((part.first, part.next, part.epoch), (batch.first, batch.next, batch.epoch));
+                    assert_eq!(
+                        (part.first, part.next, part.epoch),
+                        (batch.first, batch.next, batch.epoch)
+                    );
                     together.images.extend(&part.images);
                     together.tokens.extend(&part.tokens);
                     together.uids.extend(&part.uids);
@@ -43,8 +57,14 @@ fn the_batches_of_any_number_of_ranks_put_together_are_those_of_one() {
 fn ranks_that_cannot_share_a_batch_are_refused() {
     let (data, tokenizer) = (dataset(pairs(12), 5, 3), tokenizer());
     for (rank, ranks) in [(0, 4), (2, 2), (0, 0)] {
-        let error = train_loader(LoaderSpec { rank, ranks, ..spec(&data, &tokenizer) }).err().unwrap().to_string();
-        assert!(error.contains(&format!("rank {rank} of {ranks}")) && error.contains("divisible"), "{error}");
+        let error = train_loader(LoaderSpec { rank, ranks, ..spec(&data, &tokenizer) })
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains(&format!("rank {rank} of {ranks}")) && error.contains("divisible"),
+            "{error}"
+        );
     }
 }
 
@@ -67,7 +87,10 @@ fn weighted_pairs_come_as_often_as_their_weight_says_each_time_augmented_anew() 
         for (row, uid) in data.selection.uids.iter().enumerate() {
             let mut pixels = seen.remove(uid).unwrap_or_default();
             let times = pixels.len();
-            assert!(if row < 20 { (2..=3).contains(&times) } else { times <= 1 }, "row {row} came {times} times");
+            assert!(
+                if row < 20 { (2..=3).contains(&times) } else { times <= 1 },
+                "row {row} came {times} times"
+            );
             repeated += times.saturating_sub(1);
             pixels.sort();
             pixels.dedup();
@@ -87,10 +110,19 @@ fn a_mix_has_its_sources_in_proportion_with_their_own_pairs_and_goes_on_from_any
         (0..count).map(|number| (png(first + number), format!("{name} {number}"))).collect()
     };
     let tokenizer = tokenizer();
-    let (large, small) = (dataset(named("large", 300, 0), 20, 3), dataset(named("small", 30, 300), 5, 3));
-    let sources = vec![DataSource { weight: 3.0, ..source(&large) }, DataSource { weight: 1.0, ..source(&small) }];
+    let (large, small) =
+        (dataset(named("large", 300, 0), 20, 3), dataset(named("small", 30, 300), 5, 3));
+    let sources = vec![
+        DataSource { weight: 3.0, ..source(&large) },
+        DataSource { weight: 1.0, ..source(&small) },
+    ];
     assert_eq!(samples_an_epoch(&sources), 330);
-    let mixed = || LoaderSpec { sources: sources.clone(), batch_size: 64, epochs: 4, ..spec(&large, &tokenizer) };
+    let mixed = || LoaderSpec {
+        sources: sources.clone(),
+        batch_size: 64,
+        epochs: 4,
+        ..spec(&large, &tokenizer)
+    };
     let batches = all(mixed());
     assert_eq!(batches.len(), 4 * 5);
     let captions: Vec<&String> = batches.iter().flat_map(|batch| &batch.captions).collect();
@@ -99,8 +131,11 @@ fn a_mix_has_its_sources_in_proportion_with_their_own_pairs_and_goes_on_from_any
         assert_eq!(cycle.iter().filter(|caption| caption.starts_with("small")).count(), 64);
     }
     // Each source passes over its pairs before it begins anew, whatever the epochs of the run are.
-    let small: Vec<&str> =
-        captions.iter().map(|caption| caption.as_str()).filter(|caption| caption.starts_with("small")).collect();
+    let small: Vec<&str> = captions
+        .iter()
+        .map(|caption| caption.as_str())
+        .filter(|caption| caption.starts_with("small"))
+        .collect();
     for epoch in small.chunks_exact(30) {
         let mut seen = epoch.to_vec();
         seen.sort_unstable();
@@ -114,7 +149,8 @@ fn a_mix_has_its_sources_in_proportion_with_their_own_pairs_and_goes_on_from_any
 #[test]
 fn captions_come_from_the_columns_that_were_named_where_these_have_a_text() {
     let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
-    let column = |column: &str, probability: f64| CaptionColumn { column: column.into(), probability };
+    let column =
+        |column: &str, probability: f64| CaptionColumn { column: column.into(), probability };
     let with = |captions: Vec<CaptionColumn>| LoaderSpec {
         sources: vec![DataSource { captions, ..source(&data) }],
         epochs: 30,
@@ -125,7 +161,9 @@ fn captions_come_from_the_columns_that_were_named_where_these_have_a_text() {
     let mut counts: BTreeMap<bool, (u32, u32)> = BTreeMap::new();
     let rows: HashMap<Uid, usize> = data.selection.uids.iter().copied().zip(0..).collect();
     for batch in &batches {
-        for ((uid, caption), tokens) in batch.uids.iter().zip(&batch.captions).zip(batch.tokens.chunks(8)) {
+        for ((uid, caption), tokens) in
+            batch.uids.iter().zip(&batch.captions).zip(batch.tokens.chunks(8))
+        {
             let row = rows[uid];
             let has_alt = row >= 15 && (row % 15).is_multiple_of(2);
             let (alt, all) = counts.entry(has_alt).or_default();
@@ -139,7 +177,10 @@ fn captions_come_from_the_columns_that_were_named_where_these_have_a_text() {
     let (alt, all_with_alt) = counts[&true];
     // About 390 samples: five standard deviations are 0.11.
     assert!((f64::from(alt) / f64::from(all_with_alt) - 0.75).abs() < 0.11, "{counts:?}");
-    let rest = all(LoaderSpec { start: batches[50].next, ..with(vec![column("caption", 0.25), column("alt", 0.75)]) });
+    let rest = all(LoaderSpec {
+        start: batches[50].next,
+        ..with(vec![column("caption", 0.25), column("alt", 0.75)])
+    });
     assert!(rest.iter().map(content).eq(batches[51..].iter().map(content)));
 
     let error = train_loader(with(vec![column("alts", 1.0)])).err().unwrap().to_string();

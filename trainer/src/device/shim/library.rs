@@ -41,7 +41,11 @@ pub(crate) fn open_libtorch() -> Result<(), TrainerError> {
 /// What a trampoline calls while the library is not open. Ends the process where it cannot be opened: the caller expects a
 /// result of libtorch, and there is none.
 #[unsafe(no_mangle)]
-#[expect(clippy::print_stderr, clippy::exit, reason = "there is no caller that could pass the error on")]
+#[expect(
+    clippy::print_stderr,
+    clippy::exit,
+    reason = "there is no caller that could pass the error on"
+)]
 extern "C" fn diptych_open_libtorch_or_exit() {
     if let Err(error) = open_libtorch() {
         eprintln!("error: {error}");
@@ -70,22 +74,29 @@ fn fill_table(path: &Path) -> Result<(), String> {
     let library = open_library(path)?;
     let other = "it is not a library of diptych's build";
     // SAFETY: a library with this symbol defines it as a zero-terminated string.
-    let interface = unsafe { library.get::<*const c_char>(b"diptych_torch_interface\0").map(|text| CStr::from_ptr(*text)) };
+    let interface = unsafe {
+        library.get::<*const c_char>(b"diptych_torch_interface\0").map(|text| CStr::from_ptr(*text))
+    };
     // SAFETY: the assembly defines a zero-terminated string.
     let expected = unsafe { CStr::from_ptr(&raw const diptych_trampoline_interface) };
     let interface = interface.map_err(|_| other)?;
     if interface != expected {
         let (interface, expected) = (interface.to_string_lossy(), expected.to_string_lossy());
-        return Err(format!("it belongs to another build of diptych ({interface}; this one needs {expected})"));
+        return Err(format!(
+            "it belongs to another build of diptych ({interface}; this one needs {expected})"
+        ));
     }
     // SAFETY: a library with this symbol defines it as an array of pointers to functions.
-    let functions = unsafe { library.get::<*const *mut c_void>(b"diptych_torch_functions\0").map(|array| *array) };
+    let functions = unsafe {
+        library.get::<*const *mut c_void>(b"diptych_torch_functions\0").map(|array| *array)
+    };
     let functions = functions.map_err(|_| other)?;
     for entry in 0..diptych_trampoline_count {
         // SAFETY: equal interfaces mean equally many functions in the same order, and the assembly's table has a place for each.
         // Other threads may read an entry meanwhile: all is loaded before it is stored.
         unsafe {
-            (*(&raw const diptych_trampoline_table).add(entry)).store(*functions.add(entry), Ordering::Release);
+            (*(&raw const diptych_trampoline_table).add(entry))
+                .store(*functions.add(entry), Ordering::Release);
         }
     }
     Ok(())
@@ -96,7 +107,9 @@ pub(crate) fn open_library(path: &Path) -> Result<ManuallyDrop<Library>, String>
     // SAFETY: the initialisers are those of libtorch, which any program that is linked against it runs.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
     // Closing it would take away code that libtorch has registered.
-    library.map(ManuallyDrop::new).map_err(|error| error.source().map_or_else(|| error.to_string(), ToString::to_string))
+    library
+        .map(ManuallyDrop::new)
+        .map_err(|error| error.source().map_or_else(|| error.to_string(), ToString::to_string))
 }
 
 /// Lets libtorch's idle threads sleep instead of spinning, unless the user has chosen; returns whether that is so now.

@@ -17,7 +17,11 @@ pub(super) struct BertTower {
 }
 
 impl BertTower {
-    pub(super) fn new(config: &DualEncoderConfig, bert: Bert, named: &Named<'_>) -> Result<Self, TrainerError> {
+    pub(super) fn new(
+        config: &DualEncoderConfig,
+        bert: Bert,
+        named: &Named<'_>,
+    ) -> Result<Self, TrainerError> {
         Ok(Self {
             stack: BertStack::new(&config.bert_shape(bert), &named.below("transformer"))?,
             projection: named.product("proj.weight")?,
@@ -34,7 +38,12 @@ impl Tower for BertTower {
         self.stack.layers()
     }
 
-    fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+    fn block(
+        &self,
+        number: usize,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, TrainerError> {
         self.stack.layer(number, x, mask)
     }
 

@@ -5,7 +5,9 @@ use tch::{Kind, Tensor};
 use super::config::{AttentionalPool, DualEncoderConfig, ImagePool, VisionConfig};
 use crate::TrainerError;
 use crate::draws::patches::PATCHES;
-use crate::nn::block::{Block, BlockSpec, LayerNorm, Linear, attend, blocks, project, split_heads, take, unit_length};
+use crate::nn::block::{
+    Block, BlockSpec, LayerNorm, Linear, attend, blocks, project, split_heads, take, unit_length,
+};
 use crate::nn::inputs::{Extra, Inputs};
 use crate::nn::named::Named;
 use crate::nn::parameters::OPENCLIP_BLOCKS;
@@ -36,17 +38,23 @@ impl VisionTower {
             layer_norm_eps: v.layer_norm_eps,
             scaled: v.ls_init_value.is_some(),
         };
-        let pooler = |pool: AttentionalPool| AttentionPool::new(pool.heads, v.layer_norm_eps, &named.below("attn_pool"));
+        let pooler = |pool: AttentionalPool| {
+            AttentionPool::new(pool.heads, v.layer_norm_eps, &named.below("attn_pool"))
+        };
         Ok(Self {
             patches: Patches::new(v, named.product("conv1.weight")?, None),
             class_embedding: named.get("class_embedding")?,
             positional_embedding: named.get("positional_embedding")?,
-            ln_pre: v.ln_pre.then(|| LayerNorm::new(&named.below("ln_pre"), v.layer_norm_eps)).transpose()?,
+            ln_pre: v
+                .ln_pre
+                .then(|| LayerNorm::new(&named.below("ln_pre"), v.layer_norm_eps))
+                .transpose()?,
             blocks: blocks(spec, named)?,
             attention_pool: v.attentional_pool.map(pooler).transpose()?,
             pool: v.pool,
             // The first token alone is the same before and after, and cheaper after. OpenCLIP's attentional pool always has it before.
-            ln_after_pool: v.pool == ImagePool::Token || (v.final_ln_after_pool && v.attentional_pool.is_none()),
+            ln_after_pool: v.pool == ImagePool::Token
+                || (v.final_ln_after_pool && v.attentional_pool.is_none()),
             ln_post: LayerNorm::new(&named.below("ln_post"), v.layer_norm_eps)?,
             proj: named.product("proj")?,
         })
@@ -56,7 +64,9 @@ impl VisionTower {
     fn pool(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
         Ok(match self.pool {
             ImagePool::Token => x.f_select(1, 0)?,
-            ImagePool::Average => x.f_narrow(1, 1, x.size3()?.1 - 1)?.f_mean_dim(1, false, None::<Kind>)?,
+            ImagePool::Average => {
+                x.f_narrow(1, 1, x.size3()?.1 - 1)?.f_mean_dim(1, false, None::<Kind>)?
+            }
         })
     }
 }
@@ -82,15 +92,23 @@ impl Tower for VisionTower {
         self.blocks.len()
     }
 
-    fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+    fn block(
+        &self,
+        number: usize,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, TrainerError> {
         self.blocks[number].forward(x, mask)
     }
 
     fn head(&self, x: &Tensor, _: &Inputs) -> Result<Tensor, TrainerError> {
         let pooled = self.attention_pool.as_ref().map(|pool| pool.forward(x)).transpose()?;
         let x = pooled.as_ref().unwrap_or(x);
-        let pooled_nw =
-            if self.ln_after_pool { self.ln_post.forward(&self.pool(x)?)? } else { self.pool(&self.ln_post.forward(x)?)? };
+        let pooled_nw = if self.ln_after_pool {
+            self.ln_post.forward(&self.pool(x)?)?
+        } else {
+            self.pool(&self.ln_post.forward(x)?)?
+        };
         unit_length(&project(&pooled_nw, &self.proj)?)
     }
 }
@@ -113,9 +131,15 @@ impl Patches {
     pub(crate) fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
         let (n, g, p) = (images.size4()?.0, self.grid, self.side);
         let images = images.f_narrow(2, 0, g * p)?.f_narrow(3, 0, g * p)?;
-        let patches = images.f_reshape([n, 3, g, p, g, p])?.f_permute([0, 2, 4, 1, 3, 5])?.f_reshape([n, g * g, 3 * p * p])?;
+        let patches = images
+            .f_reshape([n, 3, g, p, g, p])?
+            .f_permute([0, 2, 4, 1, 3, 5])?
+            .f_reshape([n, g * g, 3 * p * p])?;
         let weight = self.weight.f_view([-1, 3 * p * p])?;
-        Ok(patches.f_to_kind(weight.kind())?.f_linear(&weight, self.bias.as_ref())?.f_to_kind(Kind::Float)?)
+        Ok(patches
+            .f_to_kind(weight.kind())?
+            .f_linear(&weight, self.bias.as_ref())?
+            .f_to_kind(Kind::Float)?)
     }
 }
 
@@ -169,7 +193,8 @@ impl AttentionPool {
         };
         let query = linear(0)?.forward(&self.ln_q.forward(&self.query)?.f_unsqueeze(0)?)?;
         let query = query.f_expand([x.size3()?.0, queries, d], false)?;
-        let [q, k, v] = [&query, &linear(1)?.forward(&x)?, &linear(2)?.forward(&x)?].map(|part| split_heads(part, self.heads));
+        let [q, k, v] = [&query, &linear(1)?.forward(&x)?, &linear(2)?.forward(&x)?]
+            .map(|part| split_heads(part, self.heads));
         self.output.forward(&attend(&q?, &k?, &v?, None, false)?)
     }
 }

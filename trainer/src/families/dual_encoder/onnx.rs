@@ -29,7 +29,11 @@ pub(crate) fn export(
 ) -> Result<(), TrainerError> {
     let config = weights.config;
     let build = |vision: bool, has_text: bool| -> Result<Graph, TrainerError> {
-        let parameters = weights.tensors.iter().map(|(name, tensor)| (name.clone(), *tensor)).collect::<HashMap<_, _>>();
+        let parameters = weights
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name.clone(), *tensor))
+            .collect::<HashMap<_, _>>();
         let mut builder = Builder { graph: Graph::default(), parameters };
         if has_text {
             text(&mut builder, config)?;
@@ -39,7 +43,8 @@ pub(crate) fn export(
         }
         Ok(builder.graph)
     };
-    let graphs = [("model", true, true), ("vision_model", true, false), ("text_model", false, true)];
+    let graphs =
+        [("model", true, true), ("vision_model", true, false), ("text_model", false, true)];
     let graphs = graphs.into_iter().map(|(name, vision, text)| Ok((name, build(vision, text)?)));
     let graphs = graphs.collect::<Result<Vec<_>, TrainerError>>()?;
     crate::formats::onnx::write(&graphs, folder, largest_embedded, |folder| {
@@ -68,7 +73,11 @@ fn named(name: &str) -> Length {
 /// `pixel_values` [N, 3, H, W] → `image_embeds` [N, D].
 fn image(b: &mut Builder<'_>, config: &DualEncoderConfig) -> Result<(), TrainerError> {
     let size = Length::Fixed(config.vision.image_size);
-    let pixels = b.graph.input(PIXEL_VALUES, FLOAT, &[named("image_batch"), Length::Fixed(3), size.clone(), size]);
+    let pixels = b.graph.input(
+        PIXEL_VALUES,
+        FLOAT,
+        &[named("image_batch"), Length::Fixed(3), size.clone(), size],
+    );
     let features = match config.vision.trunk {
         Trunk::OpenClip => openclip_image(b, config, &pixels)?,
         Trunk::Siglip => siglip_image(b, config, &pixels)?,
@@ -80,12 +89,19 @@ fn image(b: &mut Builder<'_>, config: &DualEncoderConfig) -> Result<(), TrainerE
 
 /// `input_ids` and `attention_mask` [N, L] → `text_embeds` [N, D].
 fn text(b: &mut Builder<'_>, config: &DualEncoderConfig) -> Result<(), TrainerError> {
-    let length = if length_may_vary(config) { named("sequence_length") } else { Length::Fixed(config.text.context_length) };
+    let length = if length_may_vary(config) {
+        named("sequence_length")
+    } else {
+        Length::Fixed(config.text.context_length)
+    };
     let shape = [named("text_batch"), length];
     let ids = b.graph.input(INPUT_IDS, INT64, &shape);
     let mask = b.graph.input(ATTENTION_MASK, INT64, &shape);
-    let features =
-        if config.text.bert.is_some() { bert(b, config, &ids, &mask)? } else { openclip_text(b, config, &ids, &mask)? };
+    let features = if config.text.bert.is_some() {
+        bert(b, config, &ids, &mask)?
+    } else {
+        openclip_text(b, config, &ids, &mask)?
+    };
     let unit = unit_length(b, &features);
     b.graph.output(&unit, TEXT_EMBEDS, &[named("text_batch"), Length::Fixed(config.embed_dim)]);
     Ok(())
@@ -98,7 +114,12 @@ fn length_may_vary(config: &DualEncoderConfig) -> bool {
 }
 
 /// The convolution over patches: [N, 3, H, W] → [N, P, W].
-fn patches(b: &mut Builder<'_>, config: &DualEncoderConfig, pixels: &str, inputs: &[&str]) -> Value {
+fn patches(
+    b: &mut Builder<'_>,
+    config: &DualEncoderConfig,
+    pixels: &str,
+    inputs: &[&str],
+) -> Value {
     let v = &config.vision;
     let (sides, g) = ([v.patch_size; 2], &mut b.graph);
     let all: Vec<&str> = std::iter::once(pixels).chain(inputs.iter().copied()).collect();
@@ -107,7 +128,11 @@ fn patches(b: &mut Builder<'_>, config: &DualEncoderConfig, pixels: &str, inputs
     g.transpose(&x, &[0, 2, 1])
 }
 
-fn openclip_image(b: &mut Builder<'_>, config: &DualEncoderConfig, pixels: &str) -> Result<Value, TrainerError> {
+fn openclip_image(
+    b: &mut Builder<'_>,
+    config: &DualEncoderConfig,
+    pixels: &str,
+) -> Result<Value, TrainerError> {
     let v = &config.vision;
     let conv = b.parameter("visual.conv1.weight")?;
     let x = patches(b, config, pixels, &[&conv]);
@@ -152,10 +177,16 @@ fn openclip_image(b: &mut Builder<'_>, config: &DualEncoderConfig, pixels: &str)
     Ok(b.graph.matmul(&x, &projection))
 }
 
-fn siglip_image(b: &mut Builder<'_>, config: &DualEncoderConfig, pixels: &str) -> Result<Value, TrainerError> {
+fn siglip_image(
+    b: &mut Builder<'_>,
+    config: &DualEncoderConfig,
+    pixels: &str,
+) -> Result<Value, TrainerError> {
     let v = &config.vision;
-    let (weight, bias) =
-        (b.parameter("visual.trunk.patch_embed.proj.weight")?, b.parameter("visual.trunk.patch_embed.proj.bias")?);
+    let (weight, bias) = (
+        b.parameter("visual.trunk.patch_embed.proj.weight")?,
+        b.parameter("visual.trunk.patch_embed.proj.bias")?,
+    );
     let x = patches(b, config, pixels, &[&weight, &bias]);
     let positions = b.parameter("visual.trunk.pos_embed")?;
     let x = b.graph.add_up(&x, &positions);
@@ -175,7 +206,12 @@ fn siglip_image(b: &mut Builder<'_>, config: &DualEncoderConfig, pixels: &str) -
     b.map_head(&x, "visual.trunk.attn_pool", (v.heads(), v.width), (activation, eps))
 }
 
-fn openclip_text(b: &mut Builder<'_>, config: &DualEncoderConfig, ids: &str, mask: &str) -> Result<Value, TrainerError> {
+fn openclip_text(
+    b: &mut Builder<'_>,
+    config: &DualEncoderConfig,
+    ids: &str,
+    mask: &str,
+) -> Result<Value, TrainerError> {
     let (t, prefix) = (&config.text, text_prefix(config));
     let below = |name: &str| format!("{prefix}{name}");
     let embedding = b.parameter(&below("token_embedding.weight"))?;
@@ -198,8 +234,12 @@ fn openclip_text(b: &mut Builder<'_>, config: &DualEncoderConfig, ids: &str, mas
     let mut logits = unseen(b, &seen);
     if t.causal {
         let longest = t.context_length + i64::from(t.class_token);
-        let later =
-            tch::Tensor::f_full([longest, longest], f64::NEG_INFINITY, (tch::Kind::Float, tch::Device::Cpu))?.f_triu(1)?;
+        let later = tch::Tensor::f_full(
+            [longest, longest],
+            f64::NEG_INFINITY,
+            (tch::Kind::Float, tch::Device::Cpu),
+        )?
+        .f_triu(1)?;
         let later = b.graph.weight("causal_mask", &later)?;
         let later = b.graph.slice(&later, 0, &length, 0);
         let later = b.graph.slice(&later, 0, &length, 1);
@@ -246,7 +286,12 @@ fn pool_text(b: &mut Builder<'_>, pool: TextPool, x: &str, ids: &str) -> Value {
     g.op("GatherND", &[x, &at], vec![int("batch_dims", 1)])
 }
 
-fn bert(b: &mut Builder<'_>, config: &DualEncoderConfig, ids: &str, mask: &str) -> Result<Value, TrainerError> {
+fn bert(
+    b: &mut Builder<'_>,
+    config: &DualEncoderConfig,
+    ids: &str,
+    mask: &str,
+) -> Result<Value, TrainerError> {
     let t = &config.text;
     let below = |name: &str| format!("{}transformer.{name}", text_prefix(config));
     let words = b.parameter(&below("embeddings.word_embeddings.weight"))?;
@@ -272,7 +317,11 @@ fn bert(b: &mut Builder<'_>, config: &DualEncoderConfig, ids: &str, mask: &str) 
         let attended = b.linear(&mixed, &part("attention.output.dense"))?;
         let sum = b.graph.add_up(&attended, &x);
         x = b.layer_norm(&sum, &part("attention.output.LayerNorm"), t.layer_norm_eps)?;
-        let hidden = b.mlp(&x, [&part("intermediate.dense"), &part("output.dense")], config.text_activation())?;
+        let hidden = b.mlp(
+            &x,
+            [&part("intermediate.dense"), &part("output.dense")],
+            config.text_activation(),
+        )?;
         let sum = b.graph.add_up(&hidden, &x);
         x = b.layer_norm(&sum, &part("output.LayerNorm"), t.layer_norm_eps)?;
     }
@@ -283,7 +332,8 @@ fn bert(b: &mut Builder<'_>, config: &DualEncoderConfig, ids: &str, mask: &str) 
 /// 1 for a token that is seen, 0 for one that is not, [N, L] → what is added to logits, [N, 1, 1, L].
 fn unseen(b: &mut Builder<'_>, mask: &str) -> Value {
     let g = &mut b.graph;
-    let (seen, zero, unseen, axes) = (g.cast(mask, BOOL), g.number(0.0), g.number(UNSEEN), g.integers(&[1, 2]));
+    let (seen, zero, unseen, axes) =
+        (g.cast(mask, BOOL), g.number(0.0), g.number(UNSEEN), g.integers(&[1, 2]));
     let added = g.op("Where", &[&seen, &zero, &unseen], Vec::new());
     g.op("Unsqueeze", &[&added, &axes], Vec::new())
 }

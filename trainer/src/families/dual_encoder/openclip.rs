@@ -37,19 +37,26 @@ pub(crate) fn export(
         );
     }
     publish_folder(folder, |folder| {
-        let tensors: Vec<_> = weights.tensors.iter().map(|(name, tensor)| (name.clone(), *tensor)).collect();
+        let tensors: Vec<_> =
+            weights.tensors.iter().map(|(name, tensor)| (name.clone(), *tensor)).collect();
         tensor_file::write(&folder.join(WEIGHTS_FILE), &tensors, &[("format", "pt")])?;
         write_description(weights.config, tokenizer_json, folder)
     })
 }
 
 /// All files but the weights.
-pub(crate) fn write_description(config: &DualEncoderConfig, tokenizer_json: &str, folder: &Path) -> Result<(), TrainerError> {
+pub(crate) fn write_description(
+    config: &DualEncoderConfig,
+    tokenizer_json: &str,
+    folder: &Path,
+) -> Result<(), TrainerError> {
     write_text(&folder.join("tokenizer.json"), tokenizer_json)?;
     write_json(&folder.join(CONFIG_FILE), &config.to_whole_json())
 }
 
-pub(crate) fn import(folder: &Path) -> Result<(DualEncoderConfig, BTreeMap<String, Tensor>), TrainerError> {
+pub(crate) fn import(
+    folder: &Path,
+) -> Result<(DualEncoderConfig, BTreeMap<String, Tensor>), TrainerError> {
     let config = DualEncoderConfig::read(&folder.join(CONFIG_FILE))?;
     Ok((config, read_first(folder, &WEIGHTS_FILES)?))
 }

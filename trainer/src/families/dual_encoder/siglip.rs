@@ -7,7 +7,9 @@ use super::config::DualEncoderConfig;
 use super::image::Patches;
 use crate::TrainerError;
 use crate::draws::patches::PATCHES;
-use crate::nn::block::{Block, BlockSpec, LayerNorm, Linear, Mlp, attend, blocks, split_heads, take, unit_length};
+use crate::nn::block::{
+    Block, BlockSpec, LayerNorm, Linear, Mlp, attend, blocks, split_heads, take, unit_length,
+};
 use crate::nn::inputs::Inputs;
 use crate::nn::named::Named;
 use crate::nn::parameters::TIMM_BLOCKS;
@@ -49,7 +51,11 @@ impl SiglipTower {
         let projection = named.below("patch_embed.proj");
         let pool = named.below("attn_pool");
         Ok(Self {
-            patches: Patches::new(v, projection.product("weight")?, Some(projection.product("bias")?)),
+            patches: Patches::new(
+                v,
+                projection.product("weight")?,
+                Some(projection.product("bias")?),
+            ),
             pos_embed: named.get("pos_embed")?,
             blocks: blocks(spec, &named)?,
             norm: LayerNorm::new(&named.below("norm"), v.layer_norm_eps)?,
@@ -60,7 +66,11 @@ impl SiglipTower {
                 to_key_value: Linear::new(&pool.below("kv"))?,
                 output: Linear::new(&pool.below("proj"))?,
                 norm: LayerNorm::new(&pool.below("norm"), v.layer_norm_eps)?,
-                mlp: Mlp::new(&pool.below("mlp.fc1"), &pool.below("mlp.fc2"), config.vision_activation())?,
+                mlp: Mlp::new(
+                    &pool.below("mlp.fc1"),
+                    &pool.below("mlp.fc2"),
+                    config.vision_activation(),
+                )?,
             },
         })
     }
@@ -80,7 +90,12 @@ impl Tower for SiglipTower {
         self.blocks.len()
     }
 
-    fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+    fn block(
+        &self,
+        number: usize,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, TrainerError> {
         self.blocks[number].forward(x, mask)
     }
 
@@ -98,7 +113,8 @@ impl MapHead {
         let key_value = self.to_key_value.forward(x)?;
         let [key, value] = [0, w].map(|first| key_value.f_narrow(2, first, w));
         let [q, k, v] = [&query, &key?, &value?].map(|part| split_heads(part, self.heads));
-        let x = self.output.forward(&attend(&q?, &k?, &v?, None, false)?)?.f_to_kind(Kind::Float)?;
+        let x =
+            self.output.forward(&attend(&q?, &k?, &v?, None, false)?)?.f_to_kind(Kind::Float)?;
         let x = x.f_add(&self.mlp.forward(&self.norm.forward(&x)?)?)?;
         Ok(x.f_select(1, 0)?)
     }

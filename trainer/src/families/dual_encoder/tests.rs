@@ -37,9 +37,16 @@ fn locked_towers_train_what_openclips_do() {
             depths.check(&lock).unwrap();
             let digits = case["learns"].as_str().unwrap().chars();
             let names = cases["names"].as_array().unwrap().iter().filter_map(Value::as_str);
-            let expected: Vec<&str> = names.zip(digits).filter(|(_, digit)| *digit == '1').map(|(name, _)| name).collect();
-            let mut found: Vec<&str> =
-                specs.iter().filter(|spec| depths.learns(spec, &lock)).map(|spec| spec.name.as_str()).collect();
+            let expected: Vec<&str> = names
+                .zip(digits)
+                .filter(|(_, digit)| *digit == '1')
+                .map(|(name, _)| name)
+                .collect();
+            let mut found: Vec<&str> = specs
+                .iter()
+                .filter(|spec| depths.learns(spec, &lock))
+                .map(|spec| spec.name.as_str())
+                .collect();
             found.sort_unstable();
             assert_eq!(found, expected, "{model} {lock:?}");
             compared += 1;
@@ -50,12 +57,22 @@ fn locked_towers_train_what_openclips_do() {
 
 #[test]
 fn learning_rate_falls_from_layer_to_layer_as_beits() {
-    const HEADS: [&str; 6] = ["logit_", ".attn_pool.", "ln_final", "ln_post", "visual.trunk.norm.", "text_projection"];
+    const HEADS: [&str; 6] =
+        ["logit_", ".attn_pool.", "ln_final", "ln_post", "visual.trunk.norm.", "text_projection"];
     let models: Value = serde_json::from_str(LOCKS).unwrap();
     // All names of a text tower with one layer, of SigLIP's and OpenCLIP's image towers and of BERT with two: by hand.
     let by_hand = |model: &str, name: &str| match name {
-        name if HEADS.iter().any(|head| name.contains(head)) || matches!(name, "visual.proj" | "text.proj.weight") => 1.0,
-        name if model != "bert" && name.contains(".resblocks.0.") && !name.starts_with("visual.") => 0.5,
+        name if HEADS.iter().any(|head| name.contains(head))
+            || matches!(name, "visual.proj" | "text.proj.weight") =>
+        {
+            1.0
+        }
+        name if model != "bert"
+            && name.contains(".resblocks.0.")
+            && !name.starts_with("visual.") =>
+        {
+            0.5
+        }
         name if model != "bert" && !name.starts_with("visual.") => 0.25,
         name if ["blocks.1.", "encoder.layer.1."].iter().any(|layer| name.contains(layer)) => 0.5,
         name if ["blocks.0.", "encoder.layer.0."].iter().any(|layer| name.contains(layer)) => 0.25,
@@ -70,7 +87,11 @@ fn learning_rate_falls_from_layer_to_layer_as_beits() {
         assert!(specs.len() > 40);
         let depths = Depths::of(&specs);
         for spec in specs {
-            assert!((depths.rate(&spec, 0.5) - by_hand(model, &spec.name)).abs() < 1e-12, "{model} {}", spec.name);
+            assert!(
+                (depths.rate(&spec, 0.5) - by_hand(model, &spec.name)).abs() < 1e-12,
+                "{model} {}",
+                spec.name
+            );
             assert!((depths.rate(&spec, 1.0) - 1.0).abs() < 1e-12);
         }
     }
@@ -84,14 +105,27 @@ fn whole_towers_keep_all_but_the_scalars_and_too_many_groups_are_refused() {
         let lock = LockConfig { image: true, text: true, ..LockConfig::default() };
         let depths = Depths::of(&config.parameters());
         let learning = |lock: &LockConfig| -> Vec<String> {
-            config.parameters().iter().filter(|spec| depths.learns(spec, lock)).map(|s| s.name.clone()).collect()
+            config
+                .parameters()
+                .iter()
+                .filter(|spec| depths.learns(spec, lock))
+                .map(|s| s.name.clone())
+                .collect()
         };
         assert!(learning(&lock).iter().all(|name| name.starts_with("logit_")));
         let groups = depths.groups(Part::Text);
-        let of_text = |unlocked| LockConfig { text: true, text_unlocked_layers: unlocked, ..LockConfig::default() };
+        let of_text = |unlocked| LockConfig {
+            text: true,
+            text_unlocked_layers: unlocked,
+            ..LockConfig::default()
+        };
         assert_eq!(learning(&of_text(groups)), learning(&LockConfig::default()));
         let said = depths.check(&of_text(groups + 1)).unwrap_err().to_string();
-        assert!(said.contains("train.lock.text_unlocked_layers") && said.contains(&format!("{groups} groups")), "{said}");
+        assert!(
+            said.contains("train.lock.text_unlocked_layers")
+                && said.contains(&format!("{groups} groups")),
+            "{said}"
+        );
     }
 }
 

@@ -46,7 +46,10 @@ impl TextTower {
             scaled: t.ls_init_value.is_some(),
         };
         let class_token = || -> Result<ClassToken, TrainerError> {
-            Ok(ClassToken { embedding: named.get("cls_emb")?, pad_id: t.tokenizer.pad_id.unwrap_or(0) })
+            Ok(ClassToken {
+                embedding: named.get("cls_emb")?,
+                pad_id: t.tokenizer.pad_id.unwrap_or(0),
+            })
         };
         Ok(Self {
             token_embedding: named.get("token_embedding.weight")?,
@@ -58,7 +61,9 @@ impl TextTower {
             pool: if t.class_token { TextPool::Last } else { t.pool },
             projection: match t.projection {
                 TextProjection::Matrix => Projection::Matrix(named.product("text_projection")?),
-                TextProjection::Linear => Projection::Linear(Linear::new(&named.below("text_projection"))?),
+                TextProjection::Linear => {
+                    Projection::Linear(Linear::new(&named.below("text_projection"))?)
+                }
                 TextProjection::None => Projection::None,
             },
         })
@@ -98,7 +103,12 @@ impl Tower for TextTower {
         self.blocks.len()
     }
 
-    fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+    fn block(
+        &self,
+        number: usize,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, TrainerError> {
         self.blocks[number].forward(x, mask)
     }
 
@@ -123,12 +133,14 @@ impl ClassToken {
         let (n, l) = tokens.size2()?;
         let device = tokens.device();
         let first = Tensor::f_zeros([n, 1], (Kind::Bool, device))?;
-        let masked = Tensor::f_cat(&[first, tokens.f_eq(self.pad_id)?], 1)?.f_view([n, 1, 1, l + 1])?;
+        let masked =
+            Tensor::f_cat(&[first, tokens.f_eq(self.pad_id)?], 1)?.f_view([n, 1, 1, l + 1])?;
         let mut masked = masked.f_expand([n, 1, l + 1, l + 1], false)?;
         if causal {
             let later = Tensor::f_ones([l + 1, l + 1], (Kind::Bool, device))?.f_triu(1)?;
             masked = masked.f_logical_or(&later)?;
         }
-        Ok(Tensor::f_zeros([n, 1, l + 1, l + 1], (Kind::Float, device))?.f_masked_fill(&masked, f64::NEG_INFINITY)?)
+        Ok(Tensor::f_zeros([n, 1, l + 1, l + 1], (Kind::Float, device))?
+            .f_masked_fill(&masked, f64::NEG_INFINITY)?)
     }
 }

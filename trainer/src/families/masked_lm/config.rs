@@ -100,7 +100,17 @@ impl MaskedLmConfig {
     }
 
     fn validate(&self) -> Result<(), String> {
-        let BertShape { vocabulary, positions, width, heads, layers, mlp_width, pad_id, token_types, .. } = self.shape;
+        let BertShape {
+            vocabulary,
+            positions,
+            width,
+            heads,
+            layers,
+            mlp_width,
+            pad_id,
+            token_types,
+            ..
+        } = self.shape;
         for (key, value, largest) in [
             ("vocab_size", vocabulary, 4_000_000),
             ("max_position_embeddings", positions, 65_536),
@@ -114,14 +124,18 @@ impl MaskedLmConfig {
             }
         }
         if width % heads != 0 {
-            return Err(format!("hidden_size must be a multiple of num_attention_heads, got {width} and {heads}"));
+            return Err(format!(
+                "hidden_size must be a multiple of num_attention_heads, got {width} and {heads}"
+            ));
         }
         if !(0..vocabulary).contains(&pad_id) {
             return Err(format!("pad_token_id must be 0 to {}, got {pad_id}", vocabulary - 1));
         }
         if !(3..=positions).contains(&self.context_length) {
             let length = self.context_length;
-            return Err(format!("context_length must be 3 to max_position_embeddings, {positions}, got {length}"));
+            return Err(format!(
+                "context_length must be 3 to max_position_embeddings, {positions}, got {length}"
+            ));
         }
         Ok(())
     }
@@ -155,7 +169,9 @@ impl MaskedLmConfig {
 
     /// The keys in which another configuration differs, in words. How long texts are cut makes no other model.
     pub(crate) fn differences(&self, other: &Self) -> Option<String> {
-        let compared = |config: &Self| Self { context_length: config.shape.positions, ..config.clone() }.to_file_json();
+        let compared = |config: &Self| {
+            Self { context_length: config.shape.positions, ..config.clone() }.to_file_json()
+        };
         let mut found = Vec::new();
         compare_keys("", &compared(self), &compared(other), &mut found);
         (!found.is_empty()).then(|| found.join(", "))
@@ -194,7 +210,11 @@ impl MaskedLmConfig {
     /// Padding is seen by nobody, so what no text of a batch reaches is left out.
     pub(crate) fn needed_tokens(&self, tokens: &[i32]) -> usize {
         let texts = tokens.chunks_exact(self.context_length as usize);
-        let used = texts.map(|text| text.iter().rposition(|token| i64::from(*token) != self.shape.pad_id).map_or(1, |at| at + 1));
+        let used = texts.map(|text| {
+            text.iter()
+                .rposition(|token| i64::from(*token) != self.shape.pad_id)
+                .map_or(1, |at| at + 1)
+        });
         used.max().unwrap_or(1)
     }
 

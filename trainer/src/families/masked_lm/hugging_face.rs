@@ -20,7 +20,8 @@ pub(crate) fn export(
 ) -> Result<(), TrainerError> {
     let config = weights.config;
     publish_folder(folder, |folder| {
-        let tensors: Vec<_> = weights.tensors.iter().map(|(name, tensor)| (name.clone(), *tensor)).collect();
+        let tensors: Vec<_> =
+            weights.tensors.iter().map(|(name, tensor)| (name.clone(), *tensor)).collect();
         tensor_file::write(&folder.join(WEIGHTS_FILE), &tensors, &[("format", "pt")])?;
         tokenizer::write_other(tokenizer, config.context_length, &config.tokenizer, folder)?;
         tokenizer::name_special_tokens(&tokenizer.tokenizer_json, folder)?;
@@ -29,28 +30,37 @@ pub(crate) fn export(
 }
 
 /// What published files hold beside a masked language model: the head for sentence pairs, the pooler, positions as 0, 1, 2, …
-const IGNORED: [&str; 3] = ["cls.seq_relationship.", "bert.pooler.", "bert.embeddings.position_ids"];
+const IGNORED: [&str; 3] =
+    ["cls.seq_relationship.", "bert.pooler.", "bert.embeddings.position_ids"];
 /// The word embeddings and the bias again, tied: written by some versions of transformers.
 const TIED: [(&str, &str); 2] = [
     ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
     ("cls.predictions.decoder.bias", "cls.predictions.bias"),
 ];
 
-pub(crate) fn import(folder: &Path) -> Result<(MaskedLmConfig, BTreeMap<String, Tensor>), TrainerError> {
+pub(crate) fn import(
+    folder: &Path,
+) -> Result<(MaskedLmConfig, BTreeMap<String, Tensor>), TrainerError> {
     let path = folder.join(CONFIG_FILE);
     let mut json = read_json(&path)?;
     let said = tokenizer::read(folder)?;
     if json.get("context_length").is_none()
         && let (Some(length), Some(keys)) = (said.length, json.as_object_mut())
     {
-        let positions = keys.get("max_position_embeddings").and_then(serde_json::Value::as_i64).unwrap_or(length);
+        let positions = keys
+            .get("max_position_embeddings")
+            .and_then(serde_json::Value::as_i64)
+            .unwrap_or(length);
         keys.insert("context_length".into(), length.min(positions).into());
     }
     let config = MaskedLmConfig::from_json(&json)
         .map_err(|message| TrainerError::Config { place: path.display().to_string(), message })?;
-    let tensors = read_first(folder, &WEIGHTS_FILES)?.into_iter().map(|(name, tensor)| (plain_name(&name), tensor));
-    let mut tensors: BTreeMap<String, Tensor> =
-        tensors.filter(|(name, _)| !IGNORED.iter().any(|ignored| name.starts_with(ignored))).collect();
+    let tensors = read_first(folder, &WEIGHTS_FILES)?
+        .into_iter()
+        .map(|(name, tensor)| (plain_name(&name), tensor));
+    let mut tensors: BTreeMap<String, Tensor> = tensors
+        .filter(|(name, _)| !IGNORED.iter().any(|ignored| name.starts_with(ignored)))
+        .collect();
     for (copy, original) in TIED {
         let Some(found) = tensors.remove(copy) else { continue };
         let same = if let Some(tensor) = tensors.get(original) {
@@ -60,7 +70,8 @@ pub(crate) fn import(folder: &Path) -> Result<(MaskedLmConfig, BTreeMap<String, 
             true
         };
         if !same {
-            let message = format!("{copy} is not {original}: a head of its own is not supported yet");
+            let message =
+                format!("{copy} is not {original}: a head of its own is not supported yet");
             return Err(TrainerError::weights(folder, message));
         }
     }

@@ -83,7 +83,12 @@ impl Tower for MaskedLm {
         self.stack.layers()
     }
 
-    fn block(&self, number: usize, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
+    fn block(
+        &self,
+        number: usize,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, TrainerError> {
         self.stack.layer(number, x, mask)
     }
 

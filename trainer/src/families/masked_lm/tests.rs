@@ -63,7 +63,8 @@ fn logits_at_some_positions_are_those_of_all() {
     let inputs = || Inputs::new(None, Some(io["in.input_ids"].shallow_clone()));
     let all = model.output(MLM_LOGITS, &inputs()).unwrap();
     let positions = Extra::padded(&[vec![1, 3], vec![], vec![2], vec![4, 5, 6]], 0).unwrap();
-    let some = model.output(MLM_LOGITS, &inputs().with(MASKED_POSITIONS, &positions).unwrap()).unwrap();
+    let some =
+        model.output(MLM_LOGITS, &inputs().with(MASKED_POSITIONS, &positions).unwrap()).unwrap();
     assert_eq!(some.size(), [4, 3, 60]);
     for (row, place, position) in [(0, 0, 1), (0, 1, 3), (2, 0, 2), (3, 2, 6)] {
         let difference = largest(&(some.get(row).get(place) - all.get(row).get(position)));
@@ -75,7 +76,8 @@ fn logits_at_some_positions_are_those_of_all() {
 fn text_cut_to_what_is_used_has_the_logits_of_the_whole() {
     let (model, io) = (model(), tensors("bert_mlm_io.safetensors"));
     let config = MaskedLmConfig { context_length: 12, ..config() };
-    let host: Vec<i32> = Vec::try_from(&io["in.input_ids"].to_kind(Kind::Int).flatten(0, -1)).unwrap();
+    let host: Vec<i32> =
+        Vec::try_from(&io["in.input_ids"].to_kind(Kind::Int).flatten(0, -1)).unwrap();
     let first: Vec<i32> = host[..12].to_vec();
     let used = config.needed_tokens(&first);
     assert_eq!(used, 1 + first.iter().rposition(|token| *token != 0).unwrap());
@@ -99,7 +101,11 @@ fn config() -> MaskedLmConfig {
 fn built_in_models_have_berts_sizes_and_survive_their_json_form() {
     for name in built_in_names() {
         let config = ModelConfig::built_in(&name).unwrap();
-        assert_eq!(ModelConfig::parse(&config.to_file_json().to_string()).unwrap(), config, "{name}");
+        assert_eq!(
+            ModelConfig::parse(&config.to_file_json().to_string()).unwrap(),
+            config,
+            "{name}"
+        );
     }
     // transformers' BertForMaskedLM of bert-base-uncased's configuration: sum of its parameters' sizes, tied ones once.
     let base = ModelConfig::built_in("bert-base").unwrap();
@@ -134,7 +140,12 @@ fn exports_are_read_again_and_published_files_too() {
     let model_config = ModelConfig::read(&data().join("bert_mlm.json")).unwrap();
     let weights = Weights::read(&data().join("bert_mlm.safetensors"), Some(&model_config)).unwrap();
     let folder = scratch.path().join("exported");
-    export_hf(&weights, &TokenizerFiles { tokenizer_json: "{}".into(), ..TokenizerFiles::default() }, &folder).unwrap();
+    export_hf(
+        &weights,
+        &TokenizerFiles { tokenizer_json: "{}".into(), ..TokenizerFiles::default() },
+        &folder,
+    )
+    .unwrap();
     let back = Weights::read(&folder, None).unwrap();
     assert_eq!(back.hash().unwrap(), weights.hash().unwrap());
 
@@ -142,14 +153,21 @@ fn exports_are_read_again_and_published_files_too() {
     let mut old: Vec<(String, Tensor)> = weights
         .named()
         .map(|(name, tensor)| {
-            let name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+            let name = name
+                .replace("LayerNorm.weight", "LayerNorm.gamma")
+                .replace("LayerNorm.bias", "LayerNorm.beta");
             (name, tensor.shallow_clone())
         })
         .collect();
     let float = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
     old.push(("bert.pooler.dense.weight".into(), float(&[32, 32])));
     old.push(("cls.seq_relationship.weight".into(), float(&[2, 32])));
-    let words = weights.named().find(|(name, _)| name.ends_with("word_embeddings.weight")).unwrap().1.copy();
+    let words = weights
+        .named()
+        .find(|(name, _)| name.ends_with("word_embeddings.weight"))
+        .unwrap()
+        .1
+        .copy();
     old.push(("cls.predictions.decoder.weight".into(), words));
     Tensor::write_safetensors(&old, folder.join("model.safetensors")).unwrap();
     assert_eq!(Weights::read(&folder, None).unwrap().hash().unwrap(), weights.hash().unwrap());

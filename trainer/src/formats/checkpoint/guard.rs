@@ -54,7 +54,8 @@ impl Score {
 
     /// The same, where the two can be compared: by one metric, better the same way.
     pub fn goodness_beside(&self, other: &Self) -> Option<f64> {
-        (self.metric == other.metric && self.larger_is_better == other.larger_is_better).then(|| self.goodness())
+        (self.metric == other.metric && self.larger_is_better == other.larger_is_better)
+            .then(|| self.goodness())
     }
 }
 
@@ -122,7 +123,12 @@ mod tests {
 
     #[test]
     fn roll_backs_are_in_vain_until_enough_steps_were_usable() {
-        let back = || RollBack { after: Step(9), to: Step(4), first: SampleIndex(32), next: SampleIndex(72) };
+        let back = || RollBack {
+            after: Step(9),
+            to: Step(4),
+            first: SampleIndex(32),
+            next: SampleIndex(72),
+        };
         let mut state = GuardState::default();
         state.used(3);
         assert!(state.is_quiet());

@@ -99,7 +99,10 @@ struct ManifestFile {
 }
 
 /// Writes the manifest, the last of a checkpoint's files.
-pub(crate) fn write_manifest(manifest: &CheckpointManifest, folder: &Path) -> Result<(), TrainerError> {
+pub(crate) fn write_manifest(
+    manifest: &CheckpointManifest,
+    folder: &Path,
+) -> Result<(), TrainerError> {
     let path = folder.join(MANIFEST_FILE);
     let sha256 = hash_of(manifest, &path)?;
     let text = serde_json::to_string_pretty(&ManifestFile { manifest: manifest.clone(), sha256 })
@@ -109,7 +112,11 @@ pub(crate) fn write_manifest(manifest: &CheckpointManifest, folder: &Path) -> Re
     Ok(())
 }
 
-pub(crate) fn put_in_place(temporary: &Path, folder: &Path, manifest: &CheckpointManifest) -> Result<(), TrainerError> {
+pub(crate) fn put_in_place(
+    temporary: &Path,
+    folder: &Path,
+    manifest: &CheckpointManifest,
+) -> Result<(), TrainerError> {
     if !folder.exists() {
         return Ok(durable::publish(temporary, folder)?);
     }
@@ -127,7 +134,8 @@ pub(crate) fn put_in_place(temporary: &Path, folder: &Path, manifest: &Checkpoin
 }
 
 fn hash_of(manifest: &CheckpointManifest, path: &Path) -> Result<ContentHash, TrainerError> {
-    let text = serde_json::to_vec(manifest).map_err(|error| TrainerError::weights(path, error.to_string()))?;
+    let text = serde_json::to_vec(manifest)
+        .map_err(|error| TrainerError::weights(path, error.to_string()))?;
     Ok(ContentHash::of(&text))
 }
 
@@ -136,15 +144,18 @@ pub fn read_manifest(folder: &Path) -> Result<CheckpointManifest, TrainerError> 
     let damaged = |message: String| TrainerError::Damaged { path: folder.to_owned(), message };
     let path = folder.join(MANIFEST_FILE);
     let text = fs::read(&path).map_err(TrainerError::io(&path))?;
-    let ManifestFile { manifest, sha256 } =
-        serde_json::from_slice(&text).map_err(|error| damaged(format!("{MANIFEST_FILE} does not parse: {error}")))?;
+    let ManifestFile { manifest, sha256 } = serde_json::from_slice(&text)
+        .map_err(|error| damaged(format!("{MANIFEST_FILE} does not parse: {error}")))?;
     if hash_of(&manifest, &path)? != sha256 {
         return Err(damaged(format!("{MANIFEST_FILE} is not what its own hash says")));
     }
     if manifest.version != CHECKPOINT_VERSION {
         return Err(TrainerError::weights(
             folder,
-            format!("a checkpoint of version {}; this binary reads version {CHECKPOINT_VERSION}", manifest.version),
+            format!(
+                "a checkpoint of version {}; this binary reads version {CHECKPOINT_VERSION}",
+                manifest.version
+            ),
         ));
     }
     for name in [MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE, TOKENIZER_FILE] {
@@ -156,7 +167,10 @@ pub fn read_manifest(folder: &Path) -> Result<CheckpointManifest, TrainerError> 
         let path = folder.join(name);
         let found = fs::metadata(&path).map_err(TrainerError::io(&path))?.len();
         if found != entry.bytes {
-            return Err(damaged(format!("{name} has {found} bytes, its manifest says {}", entry.bytes)));
+            return Err(damaged(format!(
+                "{name} has {found} bytes, its manifest says {}",
+                entry.bytes
+            )));
         }
     }
     Ok(manifest)
@@ -220,7 +234,10 @@ pub fn newest(checkpoints: &Path) -> Result<(Option<Found>, Vec<Rejected>), Trai
     Ok((None, invalid))
 }
 
-fn scan_with(checkpoints: &Path, check: fn(&Path) -> Result<CheckpointManifest, TrainerError>) -> Result<Scan, TrainerError> {
+fn scan_with(
+    checkpoints: &Path,
+    check: fn(&Path) -> Result<CheckpointManifest, TrainerError>,
+) -> Result<Scan, TrainerError> {
     let mut scan = Scan::default();
     if !checkpoints.exists() {
         return Ok(scan);

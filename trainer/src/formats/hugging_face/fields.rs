@@ -31,17 +31,18 @@ impl<'a> Fields<'a> {
     pub(crate) fn integer(&self, key: &str, default: i64) -> Result<i64, String> {
         match self.value(key) {
             Value::Null => Ok(default),
-            value => value
-                .as_i64()
-                .filter(|n| *n > 0)
-                .ok_or_else(|| format!("{}{key} must be a whole number above 0, got {value}", self.place)),
+            value => value.as_i64().filter(|n| *n > 0).ok_or_else(|| {
+                format!("{}{key} must be a whole number above 0, got {value}", self.place)
+            }),
         }
     }
 
     pub(crate) fn number(&self, key: &str, default: f64) -> Result<f64, String> {
         match self.value(key) {
             Value::Null => Ok(default),
-            value => value.as_f64().ok_or_else(|| format!("{}{key} must be a number, got {value}", self.place)),
+            value => value
+                .as_f64()
+                .ok_or_else(|| format!("{}{key} must be a number, got {value}", self.place)),
         }
     }
 
@@ -52,7 +53,11 @@ impl<'a> Fields<'a> {
             (Some(found), Some(ours)) => (found - ours).abs() < 1e-9,
             _ => value.is_null() || value == ours,
         };
-        if same { Ok(()) } else { Err(format!("{}{key} = {value} is not supported yet (only {ours} is)", self.place)) }
+        if same {
+            Ok(())
+        } else {
+            Err(format!("{}{key} = {value} is not supported yet (only {ours} is)", self.place))
+        }
     }
 
     pub(crate) fn activation(&self, default: Activation) -> Result<Activation, String> {
@@ -70,16 +75,22 @@ impl<'a> Fields<'a> {
     /// Width of the MLP's hidden layer over the tower's.
     pub(crate) fn mlp_ratio(&self, width: i64, default: i64) -> Result<f64, String> {
         let hidden = self.integer("intermediate_size", default)?;
-        mlp_ratio(width, hidden).ok_or_else(|| format!("{}intermediate_size = {hidden} is not supported yet", self.place))
+        mlp_ratio(width, hidden).ok_or_else(|| {
+            format!("{}intermediate_size = {hidden} is not supported yet", self.place)
+        })
     }
 
     /// An image tower in the words of OpenCLIP's `vision_cfg`.
     pub(crate) fn vision(&self, patch_size: i64, eps: f64) -> Result<Value, String> {
         self.only("attention_dropout", &json!(0.0))?;
         self.only("num_channels", &json!(3))?;
-        let (width, heads) = (self.integer("hidden_size", 768)?, self.integer("num_attention_heads", 12)?);
+        let (width, heads) =
+            (self.integer("hidden_size", 768)?, self.integer("num_attention_heads", 12)?);
         if width % heads != 0 {
-            return Err(format!("{}hidden_size must be a multiple of num_attention_heads, got {width} and {heads}", self.place));
+            return Err(format!(
+                "{}hidden_size must be a multiple of num_attention_heads, got {width} and {heads}",
+                self.place
+            ));
         }
         Ok(json!({
             "image_size": self.integer("image_size", 224)?,
@@ -93,8 +104,11 @@ impl<'a> Fields<'a> {
     }
 }
 
-const NAMES: [(&str, Activation); 3] =
-    [("gelu", Activation::Gelu), ("gelu_pytorch_tanh", Activation::GeluTanh), ("quick_gelu", Activation::QuickGelu)];
+const NAMES: [(&str, Activation); 3] = [
+    ("gelu", Activation::Gelu),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("quick_gelu", Activation::QuickGelu),
+];
 
 pub(crate) fn activation_name(activation: Activation) -> &'static str {
     match activation {

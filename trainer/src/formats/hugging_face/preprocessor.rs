@@ -44,7 +44,11 @@ pub(crate) fn to_json(config: PreprocessConfig, size: i64, kind: &str) -> Result
     Ok(json)
 }
 
-pub(crate) fn from_json(json: &Value, image_size: i64, usual: PreprocessConfig) -> Result<PreprocessConfig, String> {
+pub(crate) fn from_json(
+    json: &Value,
+    image_size: i64,
+    usual: PreprocessConfig,
+) -> Result<PreprocessConfig, String> {
     let interpolation = match &json["resample"] {
         Value::Null => Interpolation::Bicubic,
         value if *value == BICUBIC => Interpolation::Bicubic,
@@ -61,19 +65,30 @@ pub(crate) fn from_json(json: &Value, image_size: i64, usual: PreprocessConfig) 
         }
     }
     if json["rescale_factor"].as_f64().is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-4) {
-        return Err(format!("rescale_factor = {} is not supported yet (only 1/255 is)", json["rescale_factor"]));
+        return Err(format!(
+            "rescale_factor = {} is not supported yet (only 1/255 is)",
+            json["rescale_factor"]
+        ));
     }
     let differs = |side: &Value| !side.is_null() && side.as_i64() != Some(image_size);
-    let refused = |key: &str| Err(format!("{key} = {} is not supported yet: the model takes {image_size} pixels", json[key]));
+    let refused = |key: &str| {
+        Err(format!(
+            "{key} = {} is not supported yet: the model takes {image_size} pixels",
+            json[key]
+        ))
+    };
     let size = &json["size"];
     // Old files hold a number, newer ones an object.
     let shortest = if size.is_object() { &size["shortest_edge"] } else { size };
     if [shortest, &size["height"], &size["width"]].into_iter().any(differs) {
         return refused("size");
     }
-    let crops = json["do_center_crop"].as_bool().unwrap_or(usual.resize.fit == Fit::Shortest && size.get("height").is_none());
+    let crops = json["do_center_crop"]
+        .as_bool()
+        .unwrap_or(usual.resize.fit == Fit::Shortest && size.get("height").is_none());
     let crop = &json["crop_size"];
-    let sides = if crop.is_object() { [&crop["height"], &crop["width"]] } else { [crop, &Value::Null] };
+    let sides =
+        if crop.is_object() { [&crop["height"], &crop["width"]] } else { [crop, &Value::Null] };
     if crops && sides.into_iter().any(differs) {
         return refused("crop_size");
     }
@@ -81,7 +96,12 @@ pub(crate) fn from_json(json: &Value, image_size: i64, usual: PreprocessConfig) 
     let fit = match (crops, squashes || (size.is_null() && usual.resize.fit == Fit::Squash)) {
         (_, true) => Fit::Squash,
         (true, false) => Fit::Shortest,
-        (false, false) => return Err("do_center_crop = false is not supported yet where size is the shortest edge".into()),
+        (false, false) => {
+            return Err(
+                "do_center_crop = false is not supported yet where size is the shortest edge"
+                    .into(),
+            );
+        }
     };
     let said = |key: &str| Some(&json[key]).filter(|value| !value.is_null());
     Ok(PreprocessConfig {

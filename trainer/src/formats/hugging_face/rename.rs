@@ -38,7 +38,8 @@ pub(crate) fn several(ours: &[String], theirs: &[String]) -> Rename {
 
 /// Weight and bias.
 pub(crate) fn layer(ours: &str, theirs: &str) -> [Rename; 2] {
-    ["weight", "bias"].map(|part| one(&format!("{ours}.{part}"), &format!("{theirs}.{part}"), How::Same))
+    ["weight", "bias"]
+        .map(|part| one(&format!("{ours}.{part}"), &format!("{theirs}.{part}"), How::Same))
 }
 
 /// A pre-norm block: Hugging Face has query, key and value apart.
@@ -51,19 +52,26 @@ pub(crate) fn block(names: &BlockNames, ours: &str, theirs: &str) -> Vec<Rename>
         (names.mlp_out, "mlp.fc2"),
     ]
     .into_iter()
-    .flat_map(|(name, their_name)| layer(&format!("{ours}.{name}"), &format!("{theirs}.{their_name}")))
+    .flat_map(|(name, their_name)| {
+        layer(&format!("{ours}.{name}"), &format!("{theirs}.{their_name}"))
+    })
     .collect();
     for (name, part) in [(names.qkv_weight, "weight"), (names.qkv_bias, "bias")] {
-        let parts = ["q", "k", "v"].map(|letter| format!("{theirs}.self_attn.{letter}_proj.{part}"));
+        let parts =
+            ["q", "k", "v"].map(|letter| format!("{theirs}.self_attn.{letter}_proj.{part}"));
         renames.push(several(&[format!("{ours}.{name}")], &parts));
     }
     renames
 }
 
-pub(crate) fn to_hf(ours: &BTreeMap<String, &Tensor>, renames: &[Rename]) -> Result<BTreeMap<String, Tensor>, TrainerError> {
+pub(crate) fn to_hf(
+    ours: &BTreeMap<String, &Tensor>,
+    renames: &[Rename],
+) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     let mut theirs = BTreeMap::new();
     for rename in renames {
-        let parts: Vec<&Tensor> = rename.ours.iter().filter_map(|name| ours.get(name).copied()).collect();
+        let parts: Vec<&Tensor> =
+            rename.ours.iter().filter_map(|name| ours.get(name).copied()).collect();
         if let ([only], [name]) = (parts.as_slice(), rename.theirs.as_slice()) {
             let tensor = match rename.how {
                 How::Same => only.shallow_clone(),
@@ -75,7 +83,8 @@ pub(crate) fn to_hf(ours: &BTreeMap<String, &Tensor>, renames: &[Rename]) -> Res
             continue;
         }
         let whole = Tensor::f_cat(&parts, 0)?;
-        for (name, part) in rename.theirs.iter().zip(whole.f_chunk(rename.theirs.len() as i64, 0)?) {
+        for (name, part) in rename.theirs.iter().zip(whole.f_chunk(rename.theirs.len() as i64, 0)?)
+        {
             theirs.insert(name.clone(), part.f_contiguous()?);
         }
     }
@@ -87,19 +96,24 @@ pub(crate) fn from_hf(
     renames: &[Rename],
     mut theirs: BTreeMap<String, Tensor>,
 ) -> Result<BTreeMap<String, Tensor>, TrainerError> {
-    let rows: BTreeMap<&str, i64> =
-        specs.iter().map(|spec| (spec.name.as_str(), spec.shape.first().copied().unwrap_or(1))).collect();
+    let rows: BTreeMap<&str, i64> = specs
+        .iter()
+        .map(|spec| (spec.name.as_str(), spec.shape.first().copied().unwrap_or(1)))
+        .collect();
     let mut ours = BTreeMap::new();
     for rename in renames {
         if !rename.theirs.iter().all(|name| theirs.contains_key(name)) {
             continue;
         }
-        let parts: Vec<Tensor> = rename.theirs.iter().filter_map(|name| theirs.remove(name)).collect();
+        let parts: Vec<Tensor> =
+            rename.theirs.iter().filter_map(|name| theirs.remove(name)).collect();
         if let ([only], [name]) = (parts.as_slice(), rename.ours.as_slice()) {
             // A tensor of another shape than it should have goes on as it is, to be refused by its own name.
             let tensor = match rename.how {
                 How::Transposed if only.dim() == 2 => only.f_transpose(0, 1)?.f_contiguous()?,
-                How::TheirsHasOneMore if only.size().first() == Some(&1) => only.f_squeeze_dim(0)?,
+                How::TheirsHasOneMore if only.size().first() == Some(&1) => {
+                    only.f_squeeze_dim(0)?
+                }
                 How::OursHasOneMore => only.f_unsqueeze(0)?,
                 _ => only.shallow_clone(),
             };

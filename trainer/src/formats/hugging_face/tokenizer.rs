@@ -25,7 +25,11 @@ pub struct TokenizerFiles {
 }
 
 /// `CLIPTokenizer`'s.
-pub(crate) fn write_clip(tokenizer: &TokenizerFiles, context_length: i64, folder: &Path) -> Result<(), TrainerError> {
+pub(crate) fn write_clip(
+    tokenizer: &TokenizerFiles,
+    context_length: i64,
+    folder: &Path,
+) -> Result<(), TrainerError> {
     write_text(&folder.join(JSON_FILE), &tokenizer.tokenizer_json)?;
     write_json(&folder.join("vocab.json"), &vocab_json(tokenizer))?;
     write_text(&folder.join("merges.txt"), &merges_txt(tokenizer))?;
@@ -42,7 +46,8 @@ pub(crate) fn write_other(
 ) -> Result<(), TrainerError> {
     write_text(&folder.join(JSON_FILE), &tokenizer.tokenizer_json)?;
     let parsed: Value = serde_json::from_str(&tokenizer.tokenizer_json).unwrap_or_default();
-    let mut said = json!({ "model_max_length": context_length, "tokenizer_class": "PreTrainedTokenizerFast" });
+    let mut said =
+        json!({ "model_max_length": context_length, "tokenizer_class": "PreTrainedTokenizerFast" });
     if let Some(pad) = config.pad_id.and_then(|id| token_of(&parsed, id)) {
         said["pad_token"] = json!(pad);
     }
@@ -52,8 +57,12 @@ pub(crate) fn write_other(
 }
 
 /// What BERT's special tokens are for, which tools that fill masks ask the folder of a tokenizer.
-const SPECIAL: [(&str, &str); 4] =
-    [("cls_token", "[CLS]"), ("mask_token", "[MASK]"), ("sep_token", "[SEP]"), ("unk_token", "[UNK]")];
+const SPECIAL: [(&str, &str); 4] = [
+    ("cls_token", "[CLS]"),
+    ("mask_token", "[MASK]"),
+    ("sep_token", "[SEP]"),
+    ("unk_token", "[UNK]"),
+];
 
 /// Adds those of BERT's special tokens that a tokenizer has to the file that [`write_other`] wrote.
 pub(crate) fn name_special_tokens(tokenizer_json: &str, folder: &Path) -> Result<(), TrainerError> {
@@ -104,9 +113,18 @@ fn tokens(json: &Value) -> Vec<(&str, i64)> {
     let added = json["added_tokens"].as_array().into_iter().flatten();
     let added = added.filter_map(|token| Some((token["content"].as_str()?, token["id"].as_i64()?)));
     let vocab = &json["model"]["vocab"];
-    let named = vocab.as_object().into_iter().flatten().filter_map(|(token, id)| Some((token.as_str(), id.as_i64()?)));
+    let named = vocab
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(token, id)| Some((token.as_str(), id.as_i64()?)));
     // A unigram model lists pairs of token and score.
-    let listed = vocab.as_array().into_iter().flatten().zip(0..).filter_map(|(pair, id)| Some((pair[0].as_str()?, id)));
+    let listed = vocab
+        .as_array()
+        .into_iter()
+        .flatten()
+        .zip(0..)
+        .filter_map(|(pair, id)| Some((pair[0].as_str()?, id)));
     added.chain(named).chain(listed).collect()
 }
 

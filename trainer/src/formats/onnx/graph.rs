@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use tch::Tensor;
 
 use super::proto::{
-    ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, Attribute, Dimension, FLOAT, INT64, Length, Node, Shape, TensorType, Type,
-    ValueInfo,
+    ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, Attribute, Dimension, FLOAT, INT64, Length,
+    Node, Shape, TensorType, Type, ValueInfo,
 };
 use crate::TrainerError;
 
@@ -46,9 +46,15 @@ impl Graph {
         value
     }
 
-    pub(crate) fn ops<const N: usize>(&mut self, kind: &str, inputs: &[&str], attributes: Vec<Attribute>) -> [Value; N] {
+    pub(crate) fn ops<const N: usize>(
+        &mut self,
+        kind: &str,
+        inputs: &[&str],
+        attributes: Vec<Attribute>,
+    ) -> [Value; N] {
         let number = self.nodes.len();
-        let outputs = std::array::from_fn(|part| format!("{}_{number}_{part}", kind.to_lowercase()));
+        let outputs =
+            std::array::from_fn(|part| format!("{}_{number}_{part}", kind.to_lowercase()));
         self.add(Node { output: outputs.to_vec(), ..node(kind, inputs, attributes) });
         outputs
     }
@@ -77,7 +83,10 @@ impl Graph {
 
     /// Whole numbers in a row: a shape, or axes.
     pub(crate) fn integers(&mut self, values: &[i64]) -> Value {
-        let name = format!("integers_{}", values.iter().map(ToString::to_string).collect::<Vec<_>>().join("_"));
+        let name = format!(
+            "integers_{}",
+            values.iter().map(ToString::to_string).collect::<Vec<_>>().join("_")
+        );
         self.weights.entry(name.clone()).or_insert_with(|| Tensor::from_slice(values));
         name
     }
@@ -147,11 +156,21 @@ pub(crate) fn int(name: &str, value: i64) -> Attribute {
 }
 
 pub(crate) fn ints(name: &str, values: &[i64]) -> Attribute {
-    Attribute { name: name.to_owned(), ints: values.to_vec(), kind: ATTRIBUTE_INTS, ..Attribute::default() }
+    Attribute {
+        name: name.to_owned(),
+        ints: values.to_vec(),
+        kind: ATTRIBUTE_INTS,
+        ..Attribute::default()
+    }
 }
 
 pub(crate) fn float(name: &str, value: f64) -> Attribute {
-    Attribute { name: name.to_owned(), f: Some(value as f32), kind: ATTRIBUTE_FLOAT, ..Attribute::default() }
+    Attribute {
+        name: name.to_owned(),
+        f: Some(value as f32),
+        kind: ATTRIBUTE_FLOAT,
+        ..Attribute::default()
+    }
 }
 
 /// The ONNX type of a weight.

@@ -32,7 +32,10 @@ pub(crate) struct Blocks<'a> {
 
 impl Builder<'_> {
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, TrainerError> {
-        let found = self.parameters.get(name).ok_or_else(|| TrainerError::Torch(format!("no parameter is named {name}")))?;
+        let found = self
+            .parameters
+            .get(name)
+            .ok_or_else(|| TrainerError::Torch(format!("no parameter is named {name}")))?;
         Ok(found.shallow_clone())
     }
 
@@ -42,8 +45,15 @@ impl Builder<'_> {
     }
 
     /// `x @ weight.T + bias`; `name` is the weight's in the graph.
-    fn linear_of(&mut self, x: &str, name: &str, weight: &Tensor, bias: Option<&Tensor>) -> Result<Value, TrainerError> {
-        let weight = self.graph.weight(&format!("{name}.transposed"), &weight.f_transpose(0, 1)?)?;
+    fn linear_of(
+        &mut self,
+        x: &str,
+        name: &str,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Value, TrainerError> {
+        let weight =
+            self.graph.weight(&format!("{name}.transposed"), &weight.f_transpose(0, 1)?)?;
         let product = self.graph.matmul(x, &weight);
         let Some(bias) = bias else { return Ok(product) };
         let bias = self.graph.weight(&format!("{name}.bias"), bias)?;
@@ -52,18 +62,33 @@ impl Builder<'_> {
 
     /// The linear layer with `name.weight` and `name.bias`.
     pub(crate) fn linear(&mut self, x: &str, name: &str) -> Result<Value, TrainerError> {
-        let (weight, bias) = (self.tensor(&format!("{name}.weight"))?, self.tensor(&format!("{name}.bias"))?);
+        let (weight, bias) =
+            (self.tensor(&format!("{name}.weight"))?, self.tensor(&format!("{name}.bias"))?);
         self.linear_of(x, name, &weight, Some(&bias))
     }
 
-    pub(crate) fn linear_without_bias(&mut self, x: &str, name: &str) -> Result<Value, TrainerError> {
+    pub(crate) fn linear_without_bias(
+        &mut self,
+        x: &str,
+        name: &str,
+    ) -> Result<Value, TrainerError> {
         let weight = self.tensor(&format!("{name}.weight"))?;
         self.linear_of(x, name, &weight, None)
     }
 
-    pub(crate) fn layer_norm(&mut self, x: &str, name: &str, eps: f64) -> Result<Value, TrainerError> {
-        let (weight, bias) = (self.parameter(&format!("{name}.weight"))?, self.parameter(&format!("{name}.bias"))?);
-        Ok(self.graph.op("LayerNormalization", &[x, &weight, &bias], vec![int("axis", -1), float("epsilon", eps)]))
+    pub(crate) fn layer_norm(
+        &mut self,
+        x: &str,
+        name: &str,
+        eps: f64,
+    ) -> Result<Value, TrainerError> {
+        let (weight, bias) =
+            (self.parameter(&format!("{name}.weight"))?, self.parameter(&format!("{name}.bias"))?);
+        Ok(self.graph.op(
+            "LayerNormalization",
+            &[x, &weight, &bias],
+            vec![int("axis", -1), float("epsilon", eps)],
+        ))
     }
 
     /// Gelu is an operator of ONNX from opset 20 on only.
@@ -94,14 +119,24 @@ impl Builder<'_> {
         g.mul(x, &gate)
     }
 
-    pub(crate) fn mlp(&mut self, x: &str, [input, output]: [&str; 2], activation: Activation) -> Result<Value, TrainerError> {
+    pub(crate) fn mlp(
+        &mut self,
+        x: &str,
+        [input, output]: [&str; 2],
+        activation: Activation,
+    ) -> Result<Value, TrainerError> {
         let hidden = self.linear(x, input)?;
         let hidden = self.activation(&hidden, activation);
         self.linear(&hidden, output)
     }
 
     /// [N, Q, W], [N, L, W] and [N, L, W] → [N, Q, W]. `mask` is added to the logits [N, A, Q, L].
-    pub(crate) fn attend(&mut self, [q, k, v]: [&str; 3], (heads, width): (i64, i64), mask: Option<&str>) -> Value {
+    pub(crate) fn attend(
+        &mut self,
+        [q, k, v]: [&str; 3],
+        (heads, width): (i64, i64),
+        mask: Option<&str>,
+    ) -> Value {
         let g = &mut self.graph;
         let head = width / heads;
         let [q, k, v] = [q, k, v].map(|part| g.reshape(part, &[0, 0, heads, head]));
@@ -120,26 +155,39 @@ impl Builder<'_> {
     }
 
     /// Pre-norm transformer blocks.
-    pub(crate) fn blocks(&mut self, mut x: Value, spec: Blocks<'_>, mask: Option<&str>) -> Result<Value, TrainerError> {
+    pub(crate) fn blocks(
+        &mut self,
+        mut x: Value,
+        spec: Blocks<'_>,
+        mask: Option<&str>,
+    ) -> Result<Value, TrainerError> {
         let names = spec.names;
         for layer in 0..spec.layers {
             let prefix = format!("{}{}.{layer}", spec.prefix, names.list);
             let below = |name: &str| format!("{prefix}.{name}");
             let normed = self.layer_norm(&x, &below(names.ln_1), spec.eps)?;
-            let (weight, bias) = (self.tensor(&below(names.qkv_weight))?, self.tensor(&below(names.qkv_bias))?);
+            let (weight, bias) =
+                (self.tensor(&below(names.qkv_weight))?, self.tensor(&below(names.qkv_bias))?);
             let qkv = self.linear_of(&normed, &below(names.qkv_weight), &weight, Some(&bias))?;
-            let [q, k, v] = self.graph.ops("Split", &[&qkv], vec![int("axis", -1), int("num_outputs", 3)]);
+            let [q, k, v] =
+                self.graph.ops("Split", &[&qkv], vec![int("axis", -1), int("num_outputs", 3)]);
             let mixed = self.attend([&q, &k, &v], (spec.heads, spec.width), mask);
             let attended = self.linear(&mixed, &below(names.attention_out))?;
             x = self.add_branch(&x, attended, names.scale_1.filter(|_| spec.scaled).map(below))?;
             let normed = self.layer_norm(&x, &below(names.ln_2), spec.eps)?;
-            let hidden = self.mlp(&normed, [&below(names.mlp_in), &below(names.mlp_out)], spec.activation)?;
+            let hidden =
+                self.mlp(&normed, [&below(names.mlp_in), &below(names.mlp_out)], spec.activation)?;
             x = self.add_branch(&x, hidden, names.scale_2.filter(|_| spec.scaled).map(below))?;
         }
         Ok(x)
     }
 
-    fn add_branch(&mut self, x: &str, branch: Value, scale: Option<String>) -> Result<Value, TrainerError> {
+    fn add_branch(
+        &mut self,
+        x: &str,
+        branch: Value,
+        scale: Option<String>,
+    ) -> Result<Value, TrainerError> {
         let branch = match scale {
             None => branch,
             Some(name) => {
@@ -151,7 +199,13 @@ impl Builder<'_> {
     }
 
     /// OpenCLIP's `AttentionalPooler`: [N, L, W] → [N, Q, D].
-    pub(crate) fn attentional_pool(&mut self, x: &str, prefix: &str, heads: i64, eps: f64) -> Result<Value, TrainerError> {
+    pub(crate) fn attentional_pool(
+        &mut self,
+        x: &str,
+        prefix: &str,
+        heads: i64,
+        eps: f64,
+    ) -> Result<Value, TrainerError> {
         let attention = format!("{prefix}.attn");
         let together = format!("{attention}.in_proj_weight");
         let weights = if self.parameters.contains_key(&together) {
@@ -169,12 +223,20 @@ impl Builder<'_> {
         let query = self.graph.weight(&format!("{prefix}.query"), &query.f_unsqueeze(0)?)?;
         let query = self.layer_norm(&query, &format!("{prefix}.ln_q"), eps)?;
         let mut parts = Vec::with_capacity(3);
-        for (input, (name, (weight, bias))) in
-            [&query, &keys, &keys].into_iter().zip(["q", "k", "v"].into_iter().zip(weights.iter().zip(&biases)))
+        for (input, (name, (weight, bias))) in [&query, &keys, &keys]
+            .into_iter()
+            .zip(["q", "k", "v"].into_iter().zip(weights.iter().zip(&biases)))
         {
-            parts.push(self.linear_of(input, &format!("{attention}.{name}"), weight, Some(bias))?);
+            parts.push(self.linear_of(
+                input,
+                &format!("{attention}.{name}"),
+                weight,
+                Some(bias),
+            )?);
         }
-        let [q, k, v] = &parts[..] else { return Err(TrainerError::Torch(format!("{attention} has not three parts"))) };
+        let [q, k, v] = &parts[..] else {
+            return Err(TrainerError::Torch(format!("{attention} has not three parts")));
+        };
         let mixed = self.attend([q, k, v], (heads, width), None);
         self.linear(&mixed, &format!("{attention}.out_proj"))
     }
@@ -191,7 +253,8 @@ impl Builder<'_> {
         let latent = self.parameter(&below("latent"))?;
         let query = self.linear(&latent, &below("q"))?;
         let key_value = self.linear(x, &below("kv"))?;
-        let [key, value] = self.graph.ops("Split", &[&key_value], vec![int("axis", -1), int("num_outputs", 2)]);
+        let [key, value] =
+            self.graph.ops("Split", &[&key_value], vec![int("axis", -1), int("num_outputs", 2)]);
         let mixed = self.attend([&query, &key, &value], (heads, width), None);
         let x = self.linear(&mixed, &below("proj"))?;
         let normed = self.layer_norm(&x, &below("norm"), eps)?;

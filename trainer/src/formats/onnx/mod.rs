@@ -49,7 +49,8 @@ pub(crate) fn write(
     publish_folder(folder, |folder| {
         let onnx = folder.join(FOLDER);
         std::fs::create_dir(&onnx).map_err(TrainerError::io(&onnx))?;
-        let places = if external { write_data(&onnx.join(DATA_FILE), all)? } else { HashMap::new() };
+        let places =
+            if external { write_data(&onnx.join(DATA_FILE), all)? } else { HashMap::new() };
         for (name, graph) in graphs {
             let path = onnx.join(format!("{name}.onnx"));
             let bytes = model(name, graph, &places)?.encode_to_vec();
@@ -64,9 +65,14 @@ fn size(tensor: &Tensor) -> usize {
 }
 
 /// Writes what is large, and says at which byte each weight begins.
-fn write_data(path: &Path, weights: &BTreeMap<String, Tensor>) -> Result<HashMap<String, usize>, TrainerError> {
-    let large: Vec<_> = weights.iter().filter(|(_, tensor)| size(tensor) >= SMALLEST_EXTERNAL).collect();
-    let bytes = large.iter().map(|(_, tensor)| shim::bytes(tensor)).collect::<Result<Vec<_>, _>>()?;
+fn write_data(
+    path: &Path,
+    weights: &BTreeMap<String, Tensor>,
+) -> Result<HashMap<String, usize>, TrainerError> {
+    let large: Vec<_> =
+        weights.iter().filter(|(_, tensor)| size(tensor) >= SMALLEST_EXTERNAL).collect();
+    let bytes =
+        large.iter().map(|(_, tensor)| shim::bytes(tensor)).collect::<Result<Vec<_>, _>>()?;
     let mut places = HashMap::with_capacity(large.len());
     let mut at = 0_usize;
     for ((name, _), bytes) in large.iter().zip(&bytes) {
@@ -87,8 +93,13 @@ fn write_data(path: &Path, weights: &BTreeMap<String, Tensor>) -> Result<HashMap
     Ok(places)
 }
 
-fn model(name: &str, graph: &Graph, places: &HashMap<String, usize>) -> Result<Model, TrainerError> {
-    let initializer = graph.weights.iter().map(|(name, tensor)| initializer(name, tensor, places.get(name)));
+fn model(
+    name: &str,
+    graph: &Graph,
+    places: &HashMap<String, usize>,
+) -> Result<Model, TrainerError> {
+    let initializer =
+        graph.weights.iter().map(|(name, tensor)| initializer(name, tensor, places.get(name)));
     Ok(Model {
         ir_version: IR_VERSION,
         producer_name: "diptych".into(),
@@ -104,9 +115,17 @@ fn model(name: &str, graph: &Graph, places: &HashMap<String, usize>) -> Result<M
     })
 }
 
-fn initializer(name: &str, tensor: &Tensor, place: Option<&usize>) -> Result<TensorMessage, TrainerError> {
-    let message =
-        TensorMessage { dims: tensor.size(), data_type: type_of(tensor), name: name.to_owned(), ..TensorMessage::default() };
+fn initializer(
+    name: &str,
+    tensor: &Tensor,
+    place: Option<&usize>,
+) -> Result<TensorMessage, TrainerError> {
+    let message = TensorMessage {
+        dims: tensor.size(),
+        data_type: type_of(tensor),
+        name: name.to_owned(),
+        ..TensorMessage::default()
+    };
     let entry = |key: &str, value: String| Entry { key: key.to_owned(), value };
     Ok(match place {
         None => TensorMessage { raw_data: Some(shim::bytes(tensor)?.to_vec()), ..message },

@@ -26,11 +26,18 @@ pub(super) struct Archive<'a>(HashMap<&'a str, &'a [u8]>);
 impl<'a> Archive<'a> {
     pub(super) fn open(file: &'a [u8]) -> Result<Self, String> {
         let members = members(file)?;
-        let root = members.first().and_then(|member| member.name.split_once('/')).map_or("", |(root, _)| root);
+        let root = members
+            .first()
+            .and_then(|member| member.name.split_once('/'))
+            .map_or("", |(root, _)| root);
         let mut by_name = HashMap::with_capacity(members.len());
         for member in &members {
-            let Some(name) = member.name.strip_prefix(root).and_then(|name| name.strip_prefix('/')) else {
-                return Err(format!("member {:?} lies outside the folder {root:?} of the others", member.name));
+            let Some(name) = member.name.strip_prefix(root).and_then(|name| name.strip_prefix('/'))
+            else {
+                return Err(format!(
+                    "member {:?} lies outside the folder {root:?} of the others",
+                    member.name
+                ));
             };
             if by_name.insert(name, member.bytes).is_some() {
                 return Err(format!("member {:?} is there twice", member.name));
@@ -73,7 +80,10 @@ fn members(file: &[u8]) -> Result<Vec<Member<'_>>, String> {
     by_place.sort_by_key(|member| member.start);
     for pair in by_place.windows(2) {
         if pair[0].end > pair[1].start {
-            return Err(format!("members {:?} and {:?} lie over each other", pair[0].name, pair[1].name));
+            return Err(format!(
+                "members {:?} and {:?} lie over each other",
+                pair[0].name, pair[1].name
+            ));
         }
     }
     Ok(members)
@@ -86,18 +96,33 @@ fn directory(file: &[u8]) -> Result<(u64, usize, usize), String> {
     if u32_at(file, end) != Some(END) || u16_at(file, end + 20) != Some(0) {
         return Err(SHORT.into());
     }
-    let fields = (u16_at(file, end + 8), u16_at(file, end + 10), u32_at(file, end + 12), u32_at(file, end + 16));
-    let (Some(here), Some(entries), Some(bytes), Some(offset)) = fields else { return Err(SHORT.into()) };
+    let fields = (
+        u16_at(file, end + 8),
+        u16_at(file, end + 10),
+        u32_at(file, end + 12),
+        u32_at(file, end + 16),
+    );
+    let (Some(here), Some(entries), Some(bytes), Some(offset)) = fields else {
+        return Err(SHORT.into());
+    };
     if file.get(end + 4..end + 8) != Some(&[0; 4]) || here != entries {
         return Err("an archive of several files".into());
     }
     let mut found = (u64::from(entries), u64::from(bytes), u64::from(offset));
     let mut directory_end = end;
-    let locator = end.checked_sub(LOCATOR_64_BYTES).filter(|&at| u32_at(file, at) == Some(LOCATOR_64));
+    let locator =
+        end.checked_sub(LOCATOR_64_BYTES).filter(|&at| u32_at(file, at) == Some(LOCATOR_64));
     if let Some(locator) = locator {
         let end_64 = locator.checked_sub(END_64_BYTES).ok_or(SHORT)?;
-        let fields = (u64_at(file, end_64 + 24), u64_at(file, end_64 + 32), u64_at(file, end_64 + 40), u64_at(file, end_64 + 48));
-        let (Some(here), Some(entries_64), Some(bytes_64), Some(offset_64)) = fields else { return Err(SHORT.into()) };
+        let fields = (
+            u64_at(file, end_64 + 24),
+            u64_at(file, end_64 + 32),
+            u64_at(file, end_64 + 40),
+            u64_at(file, end_64 + 48),
+        );
+        let (Some(here), Some(entries_64), Some(bytes_64), Some(offset_64)) = fields else {
+            return Err(SHORT.into());
+        };
         let where_it_says = u64_at(file, locator + 8) == Some(end_64 as u64);
         if u32_at(file, end_64) != Some(END_64) || !where_it_says || here != entries_64 {
             return Err("the two end records of the archive do not belong together".into());
@@ -115,7 +140,9 @@ fn directory(file: &[u8]) -> Result<(u64, usize, usize), String> {
     }
     let (entries, bytes, offset) = found;
     match offset.checked_add(bytes) {
-        Some(reach) if reach == directory_end as u64 => Ok((entries, offset as usize, directory_end)),
+        Some(reach) if reach == directory_end as u64 => {
+            Ok((entries, offset as usize, directory_end))
+        }
         _ => Err("the directory of the archive is not where the end of the file says".into()),
     }
 }
@@ -163,13 +190,21 @@ fn member(file: &[u8], at: usize, directory_end: usize) -> Result<(Member<'_>, u
     let beyond = || format!("member {name:?} lies outside the file");
     let start = usize::try_from(offset).map_err(|_| beyond())?;
     let header = file.get(start..).filter(|rest| rest.len() >= 30).ok_or_else(beyond)?;
-    let (Some(local_name), Some(local_extra)) = (u16_at(header, 26), u16_at(header, 28)) else { return Err(beyond()) };
+    let (Some(local_name), Some(local_extra)) = (u16_at(header, 26), u16_at(header, 28)) else {
+        return Err(beyond());
+    };
     let name_bytes = header.get(30..30 + local_name as usize);
-    if u32_at(header, 0) != Some(LOCAL) || name_bytes != Some(name.as_bytes()) || u16_at(header, 8) != Some(0) {
-        return Err(format!("member {name:?} is another one where the directory says that it lies"));
+    if u32_at(header, 0) != Some(LOCAL)
+        || name_bytes != Some(name.as_bytes())
+        || u16_at(header, 8) != Some(0)
+    {
+        return Err(format!(
+            "member {name:?} is another one where the directory says that it lies"
+        ));
     }
     let data = start + 30 + local_name as usize + local_extra as usize;
-    let end = usize::try_from(size).ok().and_then(|size| data.checked_add(size)).ok_or_else(beyond)?;
+    let end =
+        usize::try_from(size).ok().and_then(|size| data.checked_add(size)).ok_or_else(beyond)?;
     let bytes = file.get(data..end).ok_or_else(beyond)?;
     Ok((Member { name, start, end, bytes }, next))
 }
@@ -197,7 +232,11 @@ fn checked_name(bytes: &[u8]) -> Result<&str, String> {
         || name.ends_with('/')
         || name.contains(['\\', '\0'])
         || name.split('/').any(|part| part == ".." || part.is_empty());
-    if bad { Err(format!("{name:?} is no name for a member: torch.save does not write such names")) } else { Ok(name) }
+    if bad {
+        Err(format!("{name:?} is no name for a member: torch.save does not write such names"))
+    } else {
+        Ok(name)
+    }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -21,7 +21,8 @@ use archive::Archive;
 use pickle::Declared;
 
 /// `torch.save` before PyTorch 1.6 began its files with this: a pickled magic number.
-const LEGACY_MAGIC: &[u8] = &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+const LEGACY_MAGIC: &[u8] =
+    &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 /// Pickles of state dicts have some hundred bytes for a tensor.
 const LARGEST_PICKLE: usize = 64 << 20;
 /// Under distributed training names start so; OpenCLIP leaves it away as well.
@@ -46,11 +47,17 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError
     let mut tensors = BTreeMap::new();
     for (name, view) in declared.tensors {
         let holds = view.storage.holds;
-        let (dtype, from, to) = kinds(holds)
-            .ok_or_else(|| refused(format!("tensor {name} is {holds}; float32, float16 and bfloat16 are supported")))?;
-        let same_shape = |found: &pytorch_reader::Tensor| found.shape().iter().map(|&n| n as i64).eq(view.shape.iter().copied());
+        let (dtype, from, to) = kinds(holds).ok_or_else(|| {
+            refused(format!(
+                "tensor {name} is {holds}; float32, float16 and bfloat16 are supported"
+            ))
+        })?;
+        let same_shape = |found: &pytorch_reader::Tensor| {
+            found.shape().iter().map(|&n| n as i64).eq(view.shape.iter().copied())
+        };
         let found = reader.get(name).filter(|found| found.dtype() == dtype && same_shape(found));
-        let found = found.ok_or_else(|| refused(format!("tensor {name} is another one to a second reader")))?;
+        let found = found
+            .ok_or_else(|| refused(format!("tensor {name} is another one to a second reader")))?;
         let bytes = found.read().map_err(|error| refused(error.to_string()))?;
         let tensor = Tensor::f_from_data_size(&bytes, &view.shape, from)?.f_to_kind(to)?;
         let name = if distributed { &name[DISTRIBUTED.len()..] } else { name };
@@ -67,27 +74,39 @@ fn check(file: &[u8]) -> Result<pickle::StateDict<'_>, String> {
             .into());
     }
     let archive = Archive::open(file)?;
-    let pickle = archive.get("data.pkl").ok_or("there is no data.pkl in it: torch.save did not write it")?;
+    let pickle =
+        archive.get("data.pkl").ok_or("there is no data.pkl in it: torch.save did not write it")?;
     if archive.get("byteorder").is_some_and(|order| order != b"little") {
         return Err("written on a big-endian machine, which is not supported".into());
     }
     if pickle.len() > LARGEST_PICKLE {
-        return Err(format!("its pickle has {} bytes; a state dict has {LARGEST_PICKLE} at most", pickle.len()));
+        return Err(format!(
+            "its pickle has {} bytes; a state dict has {LARGEST_PICKLE} at most",
+            pickle.len()
+        ));
     }
     let declared = pickle::state_dict(pickle)?;
     let mut left = HashMap::new();
     for (name, view) in &declared.tensors {
-        check_view(&archive, view, &mut left).map_err(|message| format!("tensor {name}: {message}"))?;
+        check_view(&archive, view, &mut left)
+            .map_err(|message| format!("tensor {name}: {message}"))?;
     }
     Ok(declared)
 }
 
 /// Whether a view lies within its storage, and whether its storage has room for it beside the views before it.
-fn check_view<'a>(archive: &Archive<'_>, view: &Declared<'a>, left: &mut HashMap<&'a str, i64>) -> Result<(), String> {
+fn check_view<'a>(
+    archive: &Archive<'_>,
+    view: &Declared<'a>,
+    left: &mut HashMap<&'a str, i64>,
+) -> Result<(), String> {
     let Declared { storage, offset, shape, strides } = view;
-    let bytes =
-        archive.get(&format!("data/{}", storage.key)).ok_or_else(|| format!("its storage {:?} is missing", storage.key))?;
-    if usize::try_from(storage.count).ok().and_then(|count| count.checked_mul(storage.width)) != Some(bytes.len()) {
+    let bytes = archive
+        .get(&format!("data/{}", storage.key))
+        .ok_or_else(|| format!("its storage {:?} is missing", storage.key))?;
+    if usize::try_from(storage.count).ok().and_then(|count| count.checked_mul(storage.width))
+        != Some(bytes.len())
+    {
         return Err(format!(
             "its storage {:?} should hold {} numbers ({}) and has {} bytes",
             storage.key,
@@ -97,7 +116,9 @@ fn check_view<'a>(archive: &Archive<'_>, view: &Declared<'a>, left: &mut HashMap
         ));
     }
     let view = || format!("shape {shape:?}, strides {strides:?} and offset {offset}");
-    if shape.len() != strides.len() || shape.iter().chain(strides).chain([offset]).any(|&number| number < 0) {
+    if shape.len() != strides.len()
+        || shape.iter().chain(strides).chain([offset]).any(|&number| number < 0)
+    {
         return Err(format!("{} are no view of a storage", view()));
     }
     let (mut numbers, mut last) = (Some(1_i64), Some(*offset));
@@ -105,9 +126,16 @@ fn check_view<'a>(archive: &Archive<'_>, view: &Declared<'a>, left: &mut HashMap
         numbers = numbers.and_then(|numbers| numbers.checked_mul(length));
         last = last.and_then(|last| last.checked_add((length - 1).max(0).checked_mul(stride)?));
     }
-    let (Some(numbers), Some(last)) = (numbers, last) else { return Err(format!("{} are too large", view())) };
+    let (Some(numbers), Some(last)) = (numbers, last) else {
+        return Err(format!("{} are too large", view()));
+    };
     if (numbers > 0 && last >= storage.count) || *offset > storage.count {
-        return Err(format!("{} reach beyond its storage {:?} of {} numbers", view(), storage.key, storage.count));
+        return Err(format!(
+            "{} reach beyond its storage {:?} of {} numbers",
+            view(),
+            storage.key,
+            storage.count
+        ));
     }
     // Views that share a storage without sharing numbers fit into it together. So memory is bounded by the file's length.
     let room = left.entry(storage.key).or_insert(storage.count);

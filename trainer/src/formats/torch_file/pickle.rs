@@ -96,8 +96,16 @@ impl Value<'_> {
 
 /// Walks a pickle to its end and takes the state dict out of what it describes.
 pub(super) fn state_dict(pickle: &[u8]) -> Result<StateDict<'_>, String> {
-    let mut walk = Walk { pickle, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
-    let root = walk.run().map_err(|message| format!("its pickle, at byte {}: {message}", walk.at))?;
+    let mut walk = Walk {
+        pickle,
+        at: 0,
+        values: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+    };
+    let root =
+        walk.run().map_err(|message| format!("its pickle, at byte {}: {message}", walk.at))?;
     let values = &walk.values;
     let Value::Dict(root) = &values[root] else {
         return Err(format!("it holds {} instead of a state dict", values[root].kind()));
@@ -107,13 +115,17 @@ pub(super) fn state_dict(pickle: &[u8]) -> Result<StateDict<'_>, String> {
     let (under, pairs) = match inner {
         None => (None, root),
         Some(Value::Dict(pairs)) => (Some(STATE_DICT), pairs),
-        Some(other) => return Err(format!("its {STATE_DICT} is {} instead of a dictionary", other.kind())),
+        Some(other) => {
+            return Err(format!("its {STATE_DICT} is {} instead of a dictionary", other.kind()));
+        }
     };
     let mut tensors: Vec<(&str, Declared<'_>)> = Vec::with_capacity(pairs.len());
     let mut seen = std::collections::HashSet::with_capacity(pairs.len());
     for (key, value) in pairs {
         match (&values[*key], &values[*value]) {
-            (Value::Text(name), Value::Tensor(_)) if !seen.insert(*name) => return Err(format!("tensor {name} is there twice")),
+            (Value::Text(name), Value::Tensor(_)) if !seen.insert(*name) => {
+                return Err(format!("tensor {name} is there twice"));
+            }
             (Value::Text(name), Value::Tensor(tensor)) => tensors.push((name, tensor.clone())),
             (Value::Text(name), other) => {
                 return Err(format!(
@@ -121,7 +133,12 @@ pub(super) fn state_dict(pickle: &[u8]) -> Result<StateDict<'_>, String> {
                     other.kind()
                 ));
             }
-            (other, _) => return Err(format!("a key of the state dict is {} instead of a text", other.kind())),
+            (other, _) => {
+                return Err(format!(
+                    "a key of the state dict is {} instead of a text",
+                    other.kind()
+                ));
+            }
         }
     }
     Ok(StateDict { under, tensors })
@@ -145,7 +162,9 @@ impl<'a> Walk<'a> {
             match self.byte()? {
                 0x80 => match self.byte()? {
                     PROTOCOL => {}
-                    other => return Err(format!("protocol {other}, where torch.save writes {PROTOCOL}")),
+                    other => {
+                        return Err(format!("protocol {other}, where torch.save writes {PROTOCOL}"));
+                    }
                 },
                 b'.' => return self.pop(),
                 b'N' => self.push(Value::None),
@@ -241,11 +260,18 @@ impl<'a> Walk<'a> {
                     // What torch puts on a state dict so is `_metadata`, versions of modules.
                     let state = self.pop()?;
                     let object = self.top()?;
-                    if !matches!((&self.values[object], &self.values[state]), (Value::Dict(_), Value::Dict(_))) {
+                    if !matches!(
+                        (&self.values[object], &self.values[state]),
+                        (Value::Dict(_), Value::Dict(_))
+                    ) {
                         return Err(format!("attributes for {}", self.values[object].kind()));
                     }
                 }
-                other => return Err(format!("operation {other:#04x}, which no state dict needs: refused, nothing was run")),
+                other => {
+                    return Err(format!(
+                        "operation {other:#04x}, which no state dict needs: refused, nothing was run"
+                    ));
+                }
             }
         }
         Err(format!("more than {MOST_OPERATIONS} operations"))
@@ -273,7 +299,8 @@ impl<'a> Walk<'a> {
     }
 
     fn text(&mut self, length: usize) -> Result<(), String> {
-        let text = std::str::from_utf8(self.take(length)?).map_err(|_| "a text that is not UTF-8")?;
+        let text =
+            std::str::from_utf8(self.take(length)?).map_err(|_| "a text that is not UTF-8")?;
         self.push(Value::Text(text));
         Ok(())
     }
@@ -323,7 +350,11 @@ impl<'a> Walk<'a> {
 
     fn top(&self) -> Result<usize, String> {
         let floor = self.marks.last().copied().unwrap_or(0);
-        self.stack.get(floor..).and_then(<[usize]>::last).copied().ok_or_else(|| "an operation without its operands".into())
+        self.stack
+            .get(floor..)
+            .and_then(<[usize]>::last)
+            .copied()
+            .ok_or_else(|| "an operation without its operands".into())
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<usize>, String> {
@@ -379,12 +410,20 @@ impl<'a> Walk<'a> {
 
     fn storage(&self, id: usize) -> Result<Storage<'a>, String> {
         let fields = self.tuple(&self.values[id])?;
-        let [Value::Text("storage"), Value::Name(class), Value::Text(key), Value::Text(_), Value::Integer(count)] = fields[..]
+        let [
+            Value::Text("storage"),
+            Value::Name(class),
+            Value::Text(key),
+            Value::Text(_),
+            Value::Integer(count),
+        ] = fields[..]
         else {
             return Err("a reference outside the pickle that is no storage".into());
         };
-        let (_, holds, width) =
-            STORAGES.iter().find(|(name, _, _)| name == class).ok_or_else(|| format!("{class} where a storage belongs"))?;
+        let (_, holds, width) = STORAGES
+            .iter()
+            .find(|(name, _, _)| name == class)
+            .ok_or_else(|| format!("{class} where a storage belongs"))?;
         Ok(Storage { key, holds, width: *width, count: *count })
     }
 
@@ -398,13 +437,19 @@ impl<'a> Walk<'a> {
         match (name, &arguments[..]) {
             (ORDERED_DICT, []) => Ok(Value::Dict(Vec::new())),
             (REBUILD_PARAMETER, [Value::Tensor(tensor), ..]) => Ok(Value::Tensor(tensor.clone())),
-            (REBUILD_TENSOR, [Value::Storage(storage), Value::Integer(offset), shape, strides, _, _, rest @ ..]) => {
+            (
+                REBUILD_TENSOR,
+                [Value::Storage(storage), Value::Integer(offset), shape, strides, _, _, rest @ ..],
+            ) => {
                 // Where a seventh one says something, the numbers are to be negated or conjugated.
-                if rest
-                    .iter()
-                    .any(|value| !matches!(value, Value::None) && !matches!(value, Value::Dict(pairs) if pairs.is_empty()))
-                {
-                    return Err(format!("a tensor of storage {:?} with flags that change its values", storage.key));
+                if rest.iter().any(|value| {
+                    !matches!(value, Value::None)
+                        && !matches!(value, Value::Dict(pairs) if pairs.is_empty())
+                }) {
+                    return Err(format!(
+                        "a tensor of storage {:?} with flags that change its values",
+                        storage.key
+                    ));
                 }
                 let (shape, strides) = (self.integers(shape)?, self.integers(strides)?);
                 Ok(Value::Tensor(Declared { storage: *storage, offset: *offset, shape, strides }))

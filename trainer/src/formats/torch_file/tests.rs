@@ -9,7 +9,8 @@ fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     for (name, bytes) in members {
         let start = (file.len() as u32).to_le_bytes();
-        let (size, length) = ((bytes.len() as u32).to_le_bytes(), (name.len() as u16).to_le_bytes());
+        let (size, length) =
+            ((bytes.len() as u32).to_le_bytes(), (name.len() as u16).to_le_bytes());
         file.extend(b"PK\x03\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
         file.extend([&size[..], &size, &length, &[0; 2], name.as_bytes(), bytes].concat());
         directory.extend(b"PK\x01\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
@@ -18,7 +19,9 @@ fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     let (start, count) = ((file.len() as u32).to_le_bytes(), (members.len() as u16).to_le_bytes());
     file.extend(&directory);
     file.extend(b"PK\x05\x06\0\0\0\0");
-    file.extend([&count[..], &count, &(directory.len() as u32).to_le_bytes(), &start, &[0; 2]].concat());
+    file.extend(
+        [&count[..], &count, &(directory.len() as u32).to_le_bytes(), &start, &[0; 2]].concat(),
+    );
     file
 }
 
@@ -32,7 +35,10 @@ fn integer(value: i32) -> Vec<u8> {
 
 /// `{"w": a view of four floats}`.
 fn one_tensor(key: &str, count: i32, offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
-    let tuple = |items: &[i32]| [&b"("[..], &items.iter().flat_map(|&item| integer(item)).collect::<Vec<_>>(), b"t"].concat();
+    let tuple = |items: &[i32]| {
+        [&b"("[..], &items.iter().flat_map(|&item| integer(item)).collect::<Vec<_>>(), b"t"]
+            .concat()
+    };
     [
         &b"\x80\x02}"[..],
         &text("w"),
@@ -61,10 +67,18 @@ fn said(file: &[u8]) -> String {
 
 #[test]
 fn views_are_taken_within_their_storage_alone() {
-    for (offset, shape, strides) in
-        [(0, &[2, 2][..], &[2, 1][..]), (0, &[2, 2], &[1, 2]), (3, &[1], &[9]), (4, &[0], &[1]), (1, &[], &[])]
-    {
-        assert_eq!(check(&file(&one_tensor("0", 4, offset, shape, strides))).unwrap().tensors.len(), 1, "{shape:?}");
+    for (offset, shape, strides) in [
+        (0, &[2, 2][..], &[2, 1][..]),
+        (0, &[2, 2], &[1, 2]),
+        (3, &[1], &[9]),
+        (4, &[0], &[1]),
+        (1, &[], &[]),
+    ] {
+        assert_eq!(
+            check(&file(&one_tensor("0", 4, offset, shape, strides))).unwrap().tensors.len(),
+            1,
+            "{shape:?}"
+        );
     }
     for (count, offset, shape, strides, says) in [
         (4, 1, &[2, 2][..], &[2, 1][..], "reach beyond its storage \"0\" of 4 numbers"),
@@ -81,7 +95,10 @@ fn views_are_taken_within_their_storage_alone() {
         (4, 0, &[1; 20], &[1; 20], "a tuple of 20"),
     ] {
         let error = said(&file(&one_tensor("0", count, offset, shape, strides)));
-        assert!(error.contains(says) && (error.contains("tensor w") || says.contains("tuple")), "{error}");
+        assert!(
+            error.contains(says) && (error.contains("tensor w") || says.contains("tuple")),
+            "{error}"
+        );
     }
     for key in ["1", "../data.pkl", ""] {
         assert!(said(&file(&one_tensor(key, 4, 0, &[4], &[1]))).contains("is missing"));
@@ -133,14 +150,20 @@ fn archives_that_torch_does_not_write_are_refused() {
         for field in [20, 24] {
             bad[directory + field..directory + field + 4].copy_from_slice(&size.to_le_bytes());
         }
-        assert!(said(&bad).contains("lies outside the file") || said(&bad).contains("reaches past"), "{}", said(&bad));
+        assert!(
+            said(&bad).contains("lies outside the file") || said(&bad).contains("reaches past"),
+            "{}",
+            said(&bad)
+        );
     }
     assert!(Archive::open(b"").is_err());
 }
 
 #[test]
 fn pickles_that_no_state_dict_needs_are_refused_and_bounded() {
-    let repeated = |start: &[u8], part: &[u8], times: usize, end: &[u8]| [start, &part.repeat(times), end].concat();
+    let repeated = |start: &[u8], part: &[u8], times: usize, end: &[u8]| {
+        [start, &part.repeat(times), end].concat()
+    };
     for (pickle, says) in [
         (b"\x80\x02cposix\nsystem\nX\x02\0\0\0ls\x85R.".to_vec(), "it names posix.system"),
         (b"\x80\x02cbuiltins\neval\n.".to_vec(), "it names builtins.eval"),
@@ -161,7 +184,10 @@ fn pickles_that_no_state_dict_needs_are_refused_and_bounded() {
         (repeated(b"\x80\x02", b"(", 1_000_000, b"."), "an operation without its operands"),
         (repeated(b"\x80\x02)", b"\x85", 1_000_000, b"."), "it holds a tuple"),
         (repeated(b"\x80\x02)q\0", b"h\0h\0\x86q\0", 100_000, b"."), "it holds a tuple"),
-        (repeated(b"\x80\x02}q\0", b"h\0X\x01\0\0\0ah\0s", 1000, b"."), "a is a dictionary instead of a tensor"),
+        (
+            repeated(b"\x80\x02}q\0", b"h\0X\x01\0\0\0ah\0s", 1000, b"."),
+            "a is a dictionary instead of a tensor",
+        ),
     ] {
         let error = pickle::state_dict(&pickle).err().unwrap();
         assert!(error.contains(says), "{says}: {error}");

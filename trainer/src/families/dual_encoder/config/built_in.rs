@@ -1,8 +1,8 @@
 //! The models that have a name: OpenCLIP's ViT family under OpenCLIP's names, with its numbers, and `demo`, which is ours.
 
 use super::{
-    DualEncoderConfig, ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, PreprocessConfig, SIGMOID_START, TextConfig, TextPool,
-    TextProjection, TokenizerConfig, Trunk, VisionConfig, timm,
+    DualEncoderConfig, ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, PreprocessConfig, SIGMOID_START,
+    TextConfig, TextPool, TextProjection, TokenizerConfig, Trunk, VisionConfig, timm,
 };
 
 /// Sizes of an image tower.
@@ -64,10 +64,30 @@ const CLIP: &[Row] = &[
 /// OpenCLIP's multilingual ones: text is pooled at the end token of a tokenizer of Hugging Face's.
 const WORLDWIDE: &[(Row, &str, i64, i64)] = &[
     (("ViT-L-14-worldwide", 768, L, 14, 224, (768, 12, 12), true), "google/mt5-base", 250_100, 1),
-    (("ViT-H-14-worldwide", 1024, H, 14, 224, (1024, 16, 24), true), "facebook/xlm-v-base", 901_629, 2),
-    (("ViT-H-14-worldwide-378", 1024, H, 14, 378, (1024, 16, 24), false), "facebook/xlm-v-base", 901_629, 2),
-    (("ViT-bigG-14-worldwide", 1280, BIG_G, 14, 224, (1280, 20, 32), false), "facebook/xlm-v-base", 901_629, 2),
-    (("ViT-bigG-14-worldwide-378", 1280, BIG_G, 14, 378, (1280, 20, 32), false), "facebook/xlm-v-base", 901_629, 2),
+    (
+        ("ViT-H-14-worldwide", 1024, H, 14, 224, (1024, 16, 24), true),
+        "facebook/xlm-v-base",
+        901_629,
+        2,
+    ),
+    (
+        ("ViT-H-14-worldwide-378", 1024, H, 14, 378, (1024, 16, 24), false),
+        "facebook/xlm-v-base",
+        901_629,
+        2,
+    ),
+    (
+        ("ViT-bigG-14-worldwide", 1280, BIG_G, 14, 224, (1280, 20, 32), false),
+        "facebook/xlm-v-base",
+        901_629,
+        2,
+    ),
+    (
+        ("ViT-bigG-14-worldwide-378", 1280, BIG_G, 14, 378, (1280, 20, 32), false),
+        "facebook/xlm-v-base",
+        901_629,
+        2,
+    ),
 ];
 
 /// OpenCLIP's `ViT-*-CLIPA.json`: BERT's tokenizer, 32 tokens, no causal mask, averages.
@@ -169,7 +189,10 @@ impl DualEncoderConfig {
     }
 }
 
-fn clip(&(_, embed_dim, vit, patch_size, image_size, text, _): &Row, quick_gelu: bool) -> DualEncoderConfig {
+fn clip(
+    &(_, embed_dim, vit, patch_size, image_size, text, _): &Row,
+    quick_gelu: bool,
+) -> DualEncoderConfig {
     DualEncoderConfig {
         embed_dim,
         quick_gelu,
@@ -184,16 +207,22 @@ fn clip(&(_, embed_dim, vit, patch_size, image_size, text, _): &Row, quick_gelu:
 
 fn clipa(row: &Row) -> DualEncoderConfig {
     let mut config = clip(row, false);
-    (config.vision.ln_pre, config.vision.pool, config.vision.final_ln_after_pool) = (false, ImagePool::Average, true);
+    (config.vision.ln_pre, config.vision.pool, config.vision.final_ln_after_pool) =
+        (false, ImagePool::Average, true);
     (config.text.context_length, config.text.vocab_size) = (32, 32_000);
     (config.text.pool, config.text.causal) = (TextPool::Last, false);
-    config.text.tokenizer =
-        TokenizerConfig { name: Some("bert-base-uncased".to_owned()), strip_sep_token: true, ..TokenizerConfig::default() };
+    config.text.tokenizer = TokenizerConfig {
+        name: Some("bert-base-uncased".to_owned()),
+        strip_sep_token: true,
+        ..TokenizerConfig::default()
+    };
     config.preprocess = PreprocessConfig::CLIPA;
     config
 }
 
-fn siglip(&(name, trunk, embed_dim, context_length, (width, heads, layers, mlp_ratio)): &SiglipRow) -> Option<DualEncoderConfig> {
+fn siglip(
+    &(name, trunk, embed_dim, context_length, (width, heads, layers, mlp_ratio)): &SiglipRow,
+) -> Option<DualEncoderConfig> {
     let (second, i18n) = (name.contains("SigLIP2"), name.contains("i18n"));
     let vocab_size = match (second, i18n) {
         (true, _) => 256_000,
@@ -219,7 +248,11 @@ fn siglip(&(name, trunk, embed_dim, context_length, (width, heads, layers, mlp_r
             mlp_ratio,
             pool: TextPool::Last,
             causal: false,
-            projection: if name.starts_with("ViT-SO400M-16-SigLIP-i18n") { TextProjection::None } else { TextProjection::Linear },
+            projection: if name.starts_with("ViT-SO400M-16-SigLIP-i18n") {
+                TextProjection::None
+            } else {
+                TextProjection::Linear
+            },
             layer_norm_eps: SIGLIP_EPS,
             gelu_tanh: second,
             // big_vision's configurations: SigLIP pads with the end token, SigLIP 2 with Gemma's padding.
@@ -244,7 +277,11 @@ pub(crate) fn siglip_vision(size: Vit, patch_size: i64, image_size: i64) -> Visi
     VisionConfig { trunk: Trunk::Siglip, ln_pre: false, layer_norm_eps: SIGLIP_EPS, ..plain }
 }
 
-fn vision(Vit { layers, width, head_width, mlp_ratio }: Vit, patch_size: i64, image_size: i64) -> VisionConfig {
+fn vision(
+    Vit { layers, width, head_width, mlp_ratio }: Vit,
+    patch_size: i64,
+    image_size: i64,
+) -> VisionConfig {
     VisionConfig {
         trunk: Trunk::OpenClip,
         image_size,

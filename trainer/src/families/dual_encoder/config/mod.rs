@@ -47,7 +47,10 @@ pub struct DualEncoderConfig {
 
 /// The image tower.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a key of OpenCLIP's that is on or off, independent of the others")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of OpenCLIP's that is on or off, independent of the others"
+)]
 pub struct VisionConfig {
     pub trunk: Trunk,
     /// H = W, in pixels.
@@ -141,7 +144,11 @@ impl TextConfig {
             TextPool::First => 0,
             TextPool::Last => length - 1,
             // Of equal ones the first, as in the tower.
-            TextPool::Largest => text.iter().max().and_then(|most| text.iter().position(|token| token == most)).unwrap_or(0),
+            TextPool::Largest => text
+                .iter()
+                .max()
+                .and_then(|most| text.iter().position(|token| token == most))
+                .unwrap_or(0),
             TextPool::End(id) => text.iter().position(|token| i64::from(*token) == id).unwrap_or(0),
         };
         1 + tokens.chunks_exact(length).map(pooled).max().unwrap_or(length - 1)
@@ -219,7 +226,8 @@ impl DualEncoderConfig {
     /// Reads a JSON file: a model configuration, or an `open_clip_config.json` that wraps one.
     pub(crate) fn read(path: &Path) -> Result<Self, TrainerError> {
         let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
-        Self::parse(&text).map_err(|message| TrainerError::Config { place: path.display().to_string(), message })
+        Self::parse(&text)
+            .map_err(|message| TrainerError::Config { place: path.display().to_string(), message })
     }
 
     pub(crate) fn parameters(&self) -> Vec<ParameterSpec> {
@@ -244,18 +252,23 @@ impl DualEncoderConfig {
 
     /// Patches of an image, and how many of them a training step looks at, where it leaves some out.
     pub(crate) fn dropped_patches(&self) -> Option<(i64, i64)> {
-        (self.vision.patch_dropout > 0.0).then(|| (self.vision.grid().pow(2), self.vision.kept_patches()))
+        (self.vision.patch_dropout > 0.0)
+            .then(|| (self.vision.grid().pow(2), self.vision.kept_patches()))
     }
 
     /// Floating-point operations of one pair's forward pass in training, by part.
     pub(crate) fn cost(&self, specs: &[ParameterSpec], size: SampleSize) -> Vec<(Part, f64)> {
         let kept = self.vision.kept_patches();
-        vec![(Part::Image, cost::image(self, specs, kept)), (Part::Text, cost::text(self, specs, size.tokens))]
+        vec![
+            (Part::Image, cost::image(self, specs, kept)),
+            (Part::Text, cost::text(self, specs, size.tokens)),
+        ]
     }
 
     /// The model that an objective trains.
     pub(crate) fn for_objective(&self, objective: &ObjectiveConfig) -> Self {
-        let has_sigmoids = objective.weighted().iter().any(|(term, _)| *term == ObjectiveTerm::Siglip);
+        let has_sigmoids =
+            objective.weighted().iter().any(|(term, _)| *term == ObjectiveTerm::Siglip);
         self.for_loss(if has_sigmoids { LossKind::Siglip } else { LossKind::Clip })
     }
 
@@ -321,7 +334,9 @@ impl DualEncoderConfig {
         }
         for (what, width) in [("vision_cfg", v.mlp_width()), ("text_cfg", t.mlp_width())] {
             if width < 1 {
-                return Err(format!("{what}.mlp_ratio must give a hidden layer of at least 1, got {width}"));
+                return Err(format!(
+                    "{what}.mlp_ratio must give a hidden layer of at least 1, got {width}"
+                ));
             }
         }
         if let Some(pool) = v.attentional_pool {
@@ -352,7 +367,9 @@ impl DualEncoderConfig {
         }
         let quick = [v.trunk == Trunk::OpenClip && v.gelu_tanh, t.bert.is_none() && t.gelu_tanh];
         if self.quick_gelu && quick.contains(&true) {
-            return Err("act_kwargs belongs to GELU, and quick_gelu is true: say one of them".into());
+            return Err(
+                "act_kwargs belongs to GELU, and quick_gelu is true: say one of them".into()
+            );
         }
         if t.class_token && !self.custom_text {
             return Err("text_cfg.embed_cls needs custom_text = true".into());
@@ -371,8 +388,16 @@ impl DualEncoderConfig {
     pub(crate) fn for_loss(&self, loss: LossKind) -> Self {
         match loss {
             LossKind::Siglip if self.init_logit_bias.is_none() => {
-                let scale = if self.init_logit_scale == LOGIT_SCALE { SIGMOID_START.0 } else { self.init_logit_scale };
-                Self { init_logit_scale: scale, init_logit_bias: Some(SIGMOID_START.1), ..self.clone() }
+                let scale = if self.init_logit_scale == LOGIT_SCALE {
+                    SIGMOID_START.0
+                } else {
+                    self.init_logit_scale
+                };
+                Self {
+                    init_logit_scale: scale,
+                    init_logit_bias: Some(SIGMOID_START.1),
+                    ..self.clone()
+                }
             }
             _ => self.clone(),
         }
@@ -387,7 +412,12 @@ impl DualEncoderConfig {
             found.push(format!("logit_bias is {} and {}", bias(self), bias(other)));
         }
         compare_keys("", &ours, &theirs, &mut found);
-        compare_keys("preprocess_cfg", &self.preprocess.to_json(), &other.preprocess.to_json(), &mut found);
+        compare_keys(
+            "preprocess_cfg",
+            &self.preprocess.to_json(),
+            &other.preprocess.to_json(),
+            &mut found,
+        );
         (!found.is_empty()).then(|| found.join(", "))
     }
 
@@ -402,17 +432,25 @@ impl DualEncoderConfig {
             }
         }
         if part == Part::Image {
-            compare_keys("preprocess_cfg", &self.preprocess.to_json(), &other.preprocess.to_json(), &mut found);
+            compare_keys(
+                "preprocess_cfg",
+                &self.preprocess.to_json(),
+                &other.preprocess.to_json(),
+                &mut found,
+            );
         }
         (!found.is_empty()).then(|| found.join(", "))
     }
 
     /// What makes another model: where values start does not, whether there are any does.
     fn compared(&self) -> Self {
-        let mut config = Self { init_logit_scale: LOGIT_SCALE, init_logit_bias: None, ..self.clone() };
+        let mut config =
+            Self { init_logit_scale: LOGIT_SCALE, init_logit_bias: None, ..self.clone() };
         config.vision.patch_dropout = 0.0;
-        config.vision.mlp_ratio = mlp_ratio(config.vision.width, config.vision.mlp_width()).unwrap_or(config.vision.mlp_ratio);
-        config.text.mlp_ratio = mlp_ratio(config.text.width, config.text.mlp_width()).unwrap_or(config.text.mlp_ratio);
+        config.vision.mlp_ratio = mlp_ratio(config.vision.width, config.vision.mlp_width())
+            .unwrap_or(config.vision.mlp_ratio);
+        config.text.mlp_ratio =
+            mlp_ratio(config.text.width, config.text.mlp_width()).unwrap_or(config.text.mlp_ratio);
         for start in [&mut config.vision.ls_init_value, &mut config.text.ls_init_value] {
             *start = start.map(|_| 1.0);
         }

@@ -5,7 +5,8 @@
 use super::{DualEncoderConfig, TextConfig, TextProjection, Trunk, VisionConfig};
 use crate::nn::bert::BertShape;
 use crate::nn::parameters::{
-    BlockShape, Depth, Init, OPENCLIP_BLOCKS, ParameterList, ParameterSpec, Part, TIMM_BLOCKS, default_linear, xavier,
+    BlockShape, Depth, Init, OPENCLIP_BLOCKS, ParameterList, ParameterSpec, Part, TIMM_BLOCKS,
+    default_linear, xavier,
 };
 
 /// What the names of the text tower begin with.
@@ -35,7 +36,9 @@ pub(crate) fn parameters(config: &DualEncoderConfig) -> Vec<ParameterSpec> {
     });
     list.at(Part::Text, Depth::Embeddings);
     if let Some(found) = t.bert {
-        list.below(text_prefix(config), |list| bert_tower(list, &config.bert_shape(found), config.embed_dim));
+        list.below(text_prefix(config), |list| {
+            bert_tower(list, &config.bert_shape(found), config.embed_dim)
+        });
         return list.into_specs();
     }
     list.below(text_prefix(config), |list| {
@@ -51,7 +54,11 @@ pub(crate) fn parameters(config: &DualEncoderConfig) -> Vec<ParameterSpec> {
         list.layer_norm("ln_final", t.width);
         list.depth(Depth::Head);
         if t.projection == TextProjection::Linear {
-            list.add("text_projection.weight", &[config.embed_dim, t.width], Init::Normal((t.width as f64).powf(-0.5)));
+            list.add(
+                "text_projection.weight",
+                &[config.embed_dim, t.width],
+                Init::Normal((t.width as f64).powf(-0.5)),
+            );
             list.add("text_projection.bias", &[config.embed_dim], Init::Constant(0.0));
         }
     });
@@ -99,7 +106,11 @@ fn siglip(list: &mut ParameterList, v: &VisionConfig) {
     let of_width = Init::Normal((width as f64).powf(-0.5));
     let patch = 3 * v.patch_size * v.patch_size;
     list.add("pos_embed", &[1, v.grid() * v.grid(), width], start);
-    list.add("patch_embed.proj.weight", &[width, 3, v.patch_size, v.patch_size], default_linear(patch));
+    list.add(
+        "patch_embed.proj.weight",
+        &[width, 3, v.patch_size, v.patch_size],
+        default_linear(patch),
+    );
     list.add("patch_embed.proj.bias", &[width], default_linear(patch));
     let shape = BlockShape {
         width,
@@ -136,10 +147,18 @@ fn bert_tower(list: &mut ParameterList, shape: &BertShape, embed_dim: i64) {
 fn attention_pool(list: &mut ParameterList, queries: i64, width: i64, embed_dim: i64) {
     list.add("query", &[queries, embed_dim], Init::Normal(1.0));
     if width == embed_dim {
-        list.add("attn.in_proj_weight", &[3 * embed_dim, embed_dim], xavier(embed_dim, 3 * embed_dim));
+        list.add(
+            "attn.in_proj_weight",
+            &[3 * embed_dim, embed_dim],
+            xavier(embed_dim, 3 * embed_dim),
+        );
     } else {
         for (letter, inputs) in [("q", embed_dim), ("k", width), ("v", width)] {
-            list.add(&format!("attn.{letter}_proj_weight"), &[embed_dim, inputs], xavier(inputs, embed_dim));
+            list.add(
+                &format!("attn.{letter}_proj_weight"),
+                &[embed_dim, inputs],
+                xavier(inputs, embed_dim),
+            );
         }
     }
     list.add("attn.in_proj_bias", &[3 * embed_dim], Init::Constant(0.0));
@@ -159,7 +178,11 @@ fn text_positions(list: &mut ParameterList, t: &TextConfig, embed_dim: i64) {
     list.add("positional_embedding", &[positions, t.width], Init::Normal(0.01));
     if t.projection == TextProjection::Matrix {
         list.depth(Depth::Head);
-        list.add("text_projection", &[t.width, embed_dim], Init::Normal((t.width as f64).powf(-0.5)));
+        list.add(
+            "text_projection",
+            &[t.width, embed_dim],
+            Init::Normal((t.width as f64).powf(-0.5)),
+        );
     }
 }
 
@@ -198,20 +221,25 @@ mod tests {
         let specs = parameters(config);
         let total: i64 = specs.iter().map(ParameterSpec::numel).sum();
         assert_eq!(Some(total), expected[name]["parameters"].as_i64(), "{name}");
-        let lines: Vec<String> = specs.iter().map(|spec| format!("{} {:?}\n", spec.name, spec.shape)).collect();
+        let lines: Vec<String> =
+            specs.iter().map(|spec| format!("{} {:?}\n", spec.name, spec.shape)).collect();
         let hash = diptych_schemas::ContentHash::of(lines.concat().as_bytes()).to_string();
         assert_eq!(Some(hash.as_str()), expected[name]["sha256"].as_str(), "{name}");
     }
 
     #[test]
     fn built_in_models_have_the_parameters_of_openclips() {
-        let names: Vec<String> = built_in_names().into_iter().filter(|name| name != "demo").collect();
+        let names: Vec<String> =
+            built_in_names().into_iter().filter(|name| name != "demo").collect();
         assert!(names.len() > 60);
         for name in names {
             assert_layout(&name, &DualEncoderConfig::built_in(&name).unwrap());
         }
         // 151.28 million: OpenCLIP's docs/model_profile.csv, row ViT-B-32.
-        let total: i64 = parameters(&DualEncoderConfig::built_in("ViT-B-32").unwrap()).iter().map(ParameterSpec::numel).sum();
+        let total: i64 = parameters(&DualEncoderConfig::built_in("ViT-B-32").unwrap())
+            .iter()
+            .map(ParameterSpec::numel)
+            .sum();
         assert_eq!(total, 151_277_313);
     }
 
@@ -219,7 +247,10 @@ mod tests {
     fn all_kinds_of_towers_have_the_names_shapes_and_order_of_openclips() {
         for name in ["average", "coca", "pooler", "end", "siglip"] {
             let path = format!("{}/tests/data/openclip_{name}.json", env!("CARGO_MANIFEST_DIR"));
-            assert_layout(&format!("openclip_{name}"), &DualEncoderConfig::read(std::path::Path::new(&path)).unwrap());
+            assert_layout(
+                &format!("openclip_{name}"),
+                &DualEncoderConfig::read(std::path::Path::new(&path)).unwrap(),
+            );
         }
     }
 }

@@ -3,24 +3,35 @@
 use serde_json::{Map, Value};
 
 use super::{
-    AttentionalPool, Bert, DualEncoderConfig, ImagePool, LARGEST_LOGIT_SCALE, LAYER_NORM_EPS, LOGIT_SCALE, PreprocessConfig,
-    TextConfig, TextPool, TextProjection, TokenizerConfig, Trunk, VisionConfig, timm,
+    AttentionalPool, Bert, DualEncoderConfig, ImagePool, LARGEST_LOGIT_SCALE, LAYER_NORM_EPS,
+    LOGIT_SCALE, PreprocessConfig, TextConfig, TextPool, TextProjection, TokenizerConfig, Trunk,
+    VisionConfig, timm,
 };
 
 impl DualEncoderConfig {
     /// Parses and checks OpenCLIP's JSON form. Where a key is absent: the defaults of its `CLIPVisionCfg` and `CLIPTextCfg`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let value: Value = serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;
+        let value: Value =
+            serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;
         let object = value.as_object().ok_or("a model configuration is a JSON object")?;
-        let Some(model) = object.get("model_cfg").and_then(Value::as_object) else { return Self::from_json(object, None) };
+        let Some(model) = object.get("model_cfg").and_then(Value::as_object) else {
+            return Self::from_json(object, None);
+        };
         let preprocess = match object.get("preprocess_cfg") {
             None | Some(Value::Null) => None,
-            Some(value) => Some(value.as_object().ok_or_else(|| format!("preprocess_cfg must be an object, got {value}"))?),
+            Some(value) => Some(
+                value
+                    .as_object()
+                    .ok_or_else(|| format!("preprocess_cfg must be an object, got {value}"))?,
+            ),
         };
         Self::from_json(model, preprocess)
     }
 
-    fn from_json(object: &Map<String, Value>, preprocess: Option<&Map<String, Value>>) -> Result<Self, String> {
+    fn from_json(
+        object: &Map<String, Value>,
+        preprocess: Option<&Map<String, Value>>,
+    ) -> Result<Self, String> {
         let top = Keys { of: "", object };
         top.refuse_others(MODEL_KEYS, NEUTRAL_MODEL)?;
         let vision = vision(&Keys { of: "vision_cfg.", object: top.object("vision_cfg")? })?;
@@ -31,7 +42,9 @@ impl DualEncoderConfig {
                 .unwrap_or_default(),
             embed_dim: top.integer("embed_dim", None, 1..=16_384)?,
             quick_gelu: top.boolean("quick_gelu")?,
-            init_logit_scale: top.number("init_logit_scale", 0.0..=LARGEST_LOGIT_SCALE)?.unwrap_or(LOGIT_SCALE),
+            init_logit_scale: top
+                .number("init_logit_scale", 0.0..=LARGEST_LOGIT_SCALE)?
+                .unwrap_or(LOGIT_SCALE),
             init_logit_bias: top.number("init_logit_bias", -1000.0..=1000.0)?,
             custom_text: top.boolean("custom_text")?,
             vision,
@@ -46,7 +59,8 @@ fn vision(keys: &Keys<'_>) -> Result<VisionConfig, String> {
     if let Some(name) = keys.object.get("timm_model_name").filter(|name| !name.is_null()) {
         return timm_vision(keys, name);
     }
-    let trunk = keys.choice("trunk", &[("openclip", Trunk::OpenClip), ("siglip", Trunk::Siglip)])?;
+    let trunk =
+        keys.choice("trunk", &[("openclip", Trunk::OpenClip), ("siglip", Trunk::Siglip)])?;
     match trunk {
         Trunk::OpenClip => keys.refuse_others(VISION_KEYS, NEUTRAL_VISION)?,
         Trunk::Siglip => keys.refuse_others(SIGLIP_KEYS, NEUTRAL_VISION)?,
@@ -66,10 +80,12 @@ fn vision(keys: &Keys<'_>) -> Result<VisionConfig, String> {
         ls_init_value: keys.number("ls_init_value", -1e6..=1e6)?,
         patch_dropout: keys.number("patch_dropout", 0.0..=0.999)?.unwrap_or(0.0),
         attentional_pool: keys.boolean("attentional_pool")?.then_some(attentional_pool),
-        pool: keys.choice("pool_type", &[("tok", ImagePool::Token), ("avg", ImagePool::Average)])?,
+        pool: keys
+            .choice("pool_type", &[("tok", ImagePool::Token), ("avg", ImagePool::Average)])?,
         final_ln_after_pool: keys.boolean("final_ln_after_pool")?,
         ln_pre: trunk == Trunk::OpenClip && !keys.boolean("no_ln_pre")?,
-        sin_cos_positions: keys.choice("pos_embed_type", &[("learnable", false), ("sin_cos_2d", true)])?,
+        sin_cos_positions: keys
+            .choice("pos_embed_type", &[("learnable", false), ("sin_cos_2d", true)])?,
         layer_norm_eps: keys.layer_norm_eps()?,
         gelu_tanh: keys.gelu_tanh()?,
     })
@@ -77,8 +93,12 @@ fn vision(keys: &Keys<'_>) -> Result<VisionConfig, String> {
 
 /// An image tower that OpenCLIP takes from timm.
 fn timm_vision(keys: &Keys<'_>, name: &Value) -> Result<VisionConfig, String> {
-    let refused = |what: String| Err(format!("vision_cfg.{what} is not supported yet (only SigLIP's, vit_*_siglip_*, are)"));
-    let Some(mut trunk) = name.as_str().and_then(timm::trunk) else { return refused(format!("timm_model_name = {name}")) };
+    let refused = |what: String| {
+        Err(format!("vision_cfg.{what} is not supported yet (only SigLIP's, vit_*_siglip_*, are)"))
+    };
+    let Some(mut trunk) = name.as_str().and_then(timm::trunk) else {
+        return refused(format!("timm_model_name = {name}"));
+    };
     keys.refuse_others(TIMM_KEYS, NEUTRAL_VISION)?;
     for (key, ours) in [("timm_pool", "map"), ("timm_proj", "none")] {
         let found = keys.object.get(key).unwrap_or(&Value::Null);
@@ -88,7 +108,10 @@ fn timm_vision(keys: &Keys<'_>, name: &Value) -> Result<VisionConfig, String> {
     }
     let image_size = keys.integer("image_size", Some(224), 1..=4096)?;
     if image_size != trunk.image_size {
-        return Err(format!("vision_cfg.image_size must be {}, as {name} has it, got {image_size}", trunk.image_size));
+        return Err(format!(
+            "vision_cfg.image_size must be {}, as {name} has it, got {image_size}",
+            trunk.image_size
+        ));
     }
     trunk.patch_dropout = keys.number("patch_dropout", 0.0..=0.999)?.unwrap_or(0.0);
     Ok(trunk)
@@ -98,11 +121,18 @@ fn text(keys: &Keys<'_>) -> Result<TextConfig, String> {
     keys.refuse_others(TEXT_KEYS, NEUTRAL_TEXT)?;
     let vocab_size = keys.integer("vocab_size", Some(49408), 3..=4_000_000)?;
     let end = keys.integer("eos_id", Some(2), 0..=vocab_size - 1)?;
-    let pools =
-        [("argmax", TextPool::Largest), ("first", TextPool::First), ("last", TextPool::Last), ("eos", TextPool::End(end))];
+    let pools = [
+        ("argmax", TextPool::Largest),
+        ("first", TextPool::First),
+        ("last", TextPool::Last),
+        ("eos", TextPool::End(end)),
+    ];
     let class_token = keys.boolean("embed_cls")?;
     let bert = bert(keys)?;
-    let projection = match (keys.choice("proj_type", &[("linear", true), ("none", false)])?, keys.boolean("proj_bias")?) {
+    let projection = match (
+        keys.choice("proj_type", &[("linear", true), ("none", false)])?,
+        keys.boolean("proj_bias")?,
+    ) {
         (true, true) => TextProjection::Linear,
         (true, false) => TextProjection::Matrix,
         (false, _) => TextProjection::None,
@@ -128,8 +158,11 @@ fn text(keys: &Keys<'_>) -> Result<TextConfig, String> {
 
 /// A key of ours: OpenCLIP names such a tower by a model of Hugging Face's hub.
 fn bert(keys: &Keys<'_>) -> Result<Option<Bert>, String> {
-    let Some(value) = keys.object.get("bert").filter(|value| !value.is_null()) else { return Ok(None) };
-    let object = value.as_object().ok_or_else(|| format!("text_cfg.bert must be an object, got {value}"))?;
+    let Some(value) = keys.object.get("bert").filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    let object =
+        value.as_object().ok_or_else(|| format!("text_cfg.bert must be an object, got {value}"))?;
     let inner = Keys { of: "text_cfg.bert.", object };
     inner.refuse_others(&["positions", "token_types"], &[])?;
     let foreign = ["eos_id", "embed_cls", "proj_type", "proj_bias", "ls_init_value"];
@@ -145,12 +178,18 @@ fn bert(keys: &Keys<'_>) -> Result<Option<Bert>, String> {
     }))
 }
 
-fn tokenizer(keys: &Keys<'_>, vocab_size: i64, class_token: bool) -> Result<TokenizerConfig, String> {
+fn tokenizer(
+    keys: &Keys<'_>,
+    vocab_size: i64,
+    class_token: bool,
+) -> Result<TokenizerConfig, String> {
     let name = match keys.object.get("hf_tokenizer_name") {
         None | Some(Value::Null) => None,
         Some(Value::String(name)) if name.is_empty() => None,
         Some(Value::String(name)) => Some(name.clone()),
-        Some(other) => return Err(format!("{}hf_tokenizer_name must be a name, got {other}", keys.of)),
+        Some(other) => {
+            return Err(format!("{}hf_tokenizer_name must be a name, got {other}", keys.of));
+        }
     };
     // OpenCLIP masks padding by this id where there is a class token, and CLIP's own tokenizer pads with it.
     let pad_id = match keys.object.get("pad_id") {
@@ -160,16 +199,30 @@ fn tokenizer(keys: &Keys<'_>, vocab_size: i64, class_token: bool) -> Result<Toke
     let none = Map::new();
     let arguments = match keys.object.get("tokenizer_kwargs") {
         None | Some(Value::Null) => &none,
-        Some(value) => value.as_object().ok_or_else(|| format!("text_cfg.tokenizer_kwargs must be an object, got {value}"))?,
+        Some(value) => value
+            .as_object()
+            .ok_or_else(|| format!("text_cfg.tokenizer_kwargs must be an object, got {value}"))?,
     };
     let arguments = Keys { of: "text_cfg.tokenizer_kwargs.", object: arguments };
     arguments.refuse_others(&["clean", "strip_sep_token"], &[])?;
     let canonical = arguments.choice("clean", &[("whitespace", false), ("canonicalize", true)])?;
-    Ok(TokenizerConfig { name, pad_id, canonical, strip_sep_token: arguments.boolean("strip_sep_token")? })
+    Ok(TokenizerConfig {
+        name,
+        pad_id,
+        canonical,
+        strip_sep_token: arguments.boolean("strip_sep_token")?,
+    })
 }
 
-const MODEL_KEYS: &[&str] =
-    &["embed_dim", "quick_gelu", "init_logit_scale", "init_logit_bias", "custom_text", "vision_cfg", "text_cfg"];
+const MODEL_KEYS: &[&str] = &[
+    "embed_dim",
+    "quick_gelu",
+    "init_logit_scale",
+    "init_logit_bias",
+    "custom_text",
+    "vision_cfg",
+    "text_cfg",
+];
 
 const VISION_KEYS: &[&str] = &[
     "image_size",
@@ -205,7 +258,14 @@ const SIGLIP_KEYS: &[&str] = &[
     "trunk",
 ];
 
-const TIMM_KEYS: &[&str] = &["image_size", "patch_dropout", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj"];
+const TIMM_KEYS: &[&str] = &[
+    "image_size",
+    "patch_dropout",
+    "timm_model_name",
+    "timm_model_pretrained",
+    "timm_pool",
+    "timm_proj",
+];
 
 const TEXT_KEYS: &[&str] = &[
     "context_length",
@@ -245,10 +305,15 @@ const NEUTRAL_BLOCK: &[(&str, &str)] = &[
     ("scale_fc", "false"),
 ];
 
-const NEUTRAL_VISION: &[(&str, &str)] =
-    &[("timm_model_name", "null"), ("timm_proj_bias", "false"), ("timm_drop", "0.0"), ("timm_drop_path", "null")];
+const NEUTRAL_VISION: &[(&str, &str)] = &[
+    ("timm_model_name", "null"),
+    ("timm_proj_bias", "false"),
+    ("timm_drop", "0.0"),
+    ("timm_drop_path", "null"),
+];
 
-const NEUTRAL_TEXT: &[(&str, &str)] = &[("tokenizer_mode", "null"), ("final_ln_after_pool", "false"), ("hf_model_name", "null")];
+const NEUTRAL_TEXT: &[(&str, &str)] =
+    &[("tokenizer_mode", "null"), ("final_ln_after_pool", "false"), ("hf_model_name", "null")];
 
 /// One JSON object and its place in the file.
 struct Keys<'a> {
@@ -258,7 +323,8 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn refuse_others(&self, known: &[&str], neutral: &[(&str, &str)]) -> Result<(), String> {
-        let shared = if matches!(self.of, "vision_cfg." | "text_cfg.") { NEUTRAL_BLOCK } else { &[] };
+        let shared =
+            if matches!(self.of, "vision_cfg." | "text_cfg.") { NEUTRAL_BLOCK } else { &[] };
         for (key, value) in self.object {
             if known.contains(&key.as_str()) {
                 continue;
@@ -266,7 +332,10 @@ impl Keys<'_> {
             match neutral.iter().chain(shared).find(|(name, _)| name == key) {
                 Some((_, default)) if same(value, default) => {}
                 Some((_, default)) => {
-                    return Err(format!("{}{key} = {value} is not supported yet (only {default} is)", self.of));
+                    return Err(format!(
+                        "{}{key} = {value} is not supported yet (only {default} is)",
+                        self.of
+                    ));
                 }
                 None => {
                     return Err(format!(
@@ -281,13 +350,19 @@ impl Keys<'_> {
     }
 
     fn object(&self, key: &str) -> Result<&Map<String, Value>, String> {
-        self.object
-            .get(key)
-            .and_then(Value::as_object)
-            .ok_or_else(|| format!("{key} is missing: a model configuration has embed_dim, vision_cfg and text_cfg"))
+        self.object.get(key).and_then(Value::as_object).ok_or_else(|| {
+            format!(
+                "{key} is missing: a model configuration has embed_dim, vision_cfg and text_cfg"
+            )
+        })
     }
 
-    fn integer(&self, key: &str, default: Option<i64>, range: std::ops::RangeInclusive<i64>) -> Result<i64, String> {
+    fn integer(
+        &self,
+        key: &str,
+        default: Option<i64>,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Result<i64, String> {
         let value = match (self.object.get(key), default) {
             (Some(value), _) => value.as_i64().ok_or_else(|| {
                 format!("{}{key} must be one whole number, got {value} (other forms are not supported yet)", self.of)
@@ -296,16 +371,34 @@ impl Keys<'_> {
             (None, None) => return Err(format!("{}{key} is missing", self.of)),
         };
         if !range.contains(&value) {
-            return Err(format!("{}{key} must be {} to {}, got {value}", self.of, range.start(), range.end()));
+            return Err(format!(
+                "{}{key} must be {} to {}, got {value}",
+                self.of,
+                range.start(),
+                range.end()
+            ));
         }
         Ok(value)
     }
 
     /// A number, or none where the key is absent or null.
-    fn number(&self, key: &str, range: std::ops::RangeInclusive<f64>) -> Result<Option<f64>, String> {
-        let Some(value) = self.object.get(key).filter(|value| !value.is_null()) else { return Ok(None) };
+    fn number(
+        &self,
+        key: &str,
+        range: std::ops::RangeInclusive<f64>,
+    ) -> Result<Option<f64>, String> {
+        let Some(value) = self.object.get(key).filter(|value| !value.is_null()) else {
+            return Ok(None);
+        };
         let number = value.as_f64().filter(|number| range.contains(number));
-        let told = || format!("{}{key} must be a number from {} to {}, got {value}", self.of, range.start(), range.end());
+        let told = || {
+            format!(
+                "{}{key} must be a number from {} to {}, got {value}",
+                self.of,
+                range.start(),
+                range.end()
+            )
+        };
         number.map(Some).ok_or_else(told)
     }
 
@@ -321,9 +414,9 @@ impl Keys<'_> {
     fn boolean(&self, key: &str) -> Result<bool, String> {
         match self.object.get(key) {
             None => Ok(false),
-            Some(value) => value
-                .as_bool()
-                .ok_or_else(|| format!("{}{key} = {value} is not supported yet (only true and false are)", self.of)),
+            Some(value) => value.as_bool().ok_or_else(|| {
+                format!("{}{key} = {value} is not supported yet (only true and false are)", self.of)
+            }),
         }
     }
 
@@ -333,7 +426,8 @@ impl Keys<'_> {
             None => choices.first(),
             Some(value) => choices.iter().find(|(word, _)| value == word),
         };
-        let words = || choices.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+        let words =
+            || choices.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
         found.map(|(_, choice)| *choice).ok_or_else(|| {
             let value = self.object.get(key).unwrap_or(&Value::Null);
             format!("{}{key} = {value} is not supported yet (supported: {})", self.of, words())
@@ -342,8 +436,12 @@ impl Keys<'_> {
 
     /// An object of arguments for a layer of OpenCLIP: nothing where it is absent or null.
     fn arguments(&self, key: &str, known: &str) -> Result<Option<&Value>, String> {
-        let Some(value) = self.object.get(key).filter(|value| !value.is_null()) else { return Ok(None) };
-        let object = value.as_object().ok_or_else(|| format!("{}{key} must be an object, got {value}", self.of))?;
+        let Some(value) = self.object.get(key).filter(|value| !value.is_null()) else {
+            return Ok(None);
+        };
+        let object = value
+            .as_object()
+            .ok_or_else(|| format!("{}{key} must be an object, got {value}", self.of))?;
         if let Some(other) = object.keys().find(|name| *name != known) {
             return Err(format!("{}{key}.{other} is not supported yet (only {known} is)", self.of));
         }
@@ -353,10 +451,11 @@ impl Keys<'_> {
     fn layer_norm_eps(&self) -> Result<f64, String> {
         match self.arguments("norm_kwargs", "eps")? {
             None => Ok(LAYER_NORM_EPS),
-            Some(value) => value
-                .as_f64()
-                .filter(|eps| (0.0..=1.0).contains(eps))
-                .ok_or_else(|| format!("{}norm_kwargs.eps must be a number from 0 to 1, got {value}", self.of)),
+            Some(value) => {
+                value.as_f64().filter(|eps| (0.0..=1.0).contains(eps)).ok_or_else(|| {
+                    format!("{}norm_kwargs.eps must be a number from 0 to 1, got {value}", self.of)
+                })
+            }
         }
     }
 
@@ -365,9 +464,10 @@ impl Keys<'_> {
             None => Ok(false),
             Some(value) if value == "none" => Ok(false),
             Some(value) if value == "tanh" => Ok(true),
-            Some(value) => {
-                Err(format!("{}act_kwargs.approximate = {value} is not supported yet (supported: \"none\", \"tanh\")", self.of))
-            }
+            Some(value) => Err(format!(
+                "{}act_kwargs.approximate = {value} is not supported yet (supported: \"none\", \"tanh\")",
+                self.of
+            )),
         }
     }
 }

@@ -28,7 +28,8 @@ const TRUNKS: &[(&str, Vit, i64, i64, bool)] = &[
 
 /// The tower of a name.
 pub(crate) fn trunk(name: &str) -> Option<VisionConfig> {
-    let &(_, size, patch_size, image_size, gelu_tanh) = TRUNKS.iter().find(|(known, ..)| *known == name)?;
+    let &(_, size, patch_size, image_size, gelu_tanh) =
+        TRUNKS.iter().find(|(known, ..)| *known == name)?;
     Some(VisionConfig { gelu_tanh, ..siglip_vision(size, patch_size, image_size) })
 }
 
@@ -37,7 +38,8 @@ pub(crate) fn name(config: &VisionConfig) -> Option<&'static str> {
     // Two ratios may round down to the same hidden layer.
     let same = |trunk: VisionConfig| {
         trunk.mlp_width() == config.mlp_width()
-            && VisionConfig { patch_dropout: 0.0, mlp_ratio: trunk.mlp_ratio, ..config.clone() } == trunk
+            && VisionConfig { patch_dropout: 0.0, mlp_ratio: trunk.mlp_ratio, ..config.clone() }
+                == trunk
     };
     TRUNKS.iter().map(|(name, ..)| *name).find(|name| trunk(name).is_some_and(same))
 }

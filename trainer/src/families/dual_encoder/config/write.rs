@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    DualEncoderConfig, ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, PreprocessConfig, TextConfig, TextPool, TextProjection, Trunk,
-    VisionConfig, timm,
+    DualEncoderConfig, ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, PreprocessConfig, TextConfig,
+    TextPool, TextProjection, Trunk, VisionConfig, timm,
 };
 
 impl DualEncoderConfig {

@@ -48,14 +48,20 @@ pub(super) fn from_config(json: &Value, context_length: Option<i64>) -> Result<V
     let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
     let of_text = text.activation(Activation::Gelu)?;
     if of_text == Activation::QuickGelu {
-        return Err("text_config.hidden_act = \"quick_gelu\" is not supported yet in a BERT tower".into());
+        return Err(
+            "text_config.hidden_act = \"quick_gelu\" is not supported yet in a BERT tower".into()
+        );
     }
     let of_vision = vision.activation(Activation::QuickGelu)?;
     let mut image = vision.vision(32, LAYER_NORM_EPS)?;
     image["act_kwargs"] = act_kwargs(of_vision);
     let width = text.integer("hidden_size", 768)?;
     let positions = text.integer("max_position_embeddings", 512)?;
-    let pad_id = if text.value("pad_token_id").is_null() { json!(0) } else { text.value("pad_token_id").clone() };
+    let pad_id = if text.value("pad_token_id").is_null() {
+        json!(0)
+    } else {
+        text.value("pad_token_id").clone()
+    };
     Ok(json!({
         "embed_dim": json["projection_dim"].as_i64().unwrap_or(512),
         "quick_gelu": of_vision == Activation::QuickGelu,
@@ -79,11 +85,12 @@ pub(super) fn from_config(json: &Value, context_length: Option<i64>) -> Result<V
 }
 
 pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
-    let mut names: Vec<String> = ["word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight"]
-        .iter()
-        .chain(&["LayerNorm.weight", "LayerNorm.bias"])
-        .map(|name| format!("embeddings.{name}"))
-        .collect();
+    let mut names: Vec<String> =
+        ["word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight"]
+            .iter()
+            .chain(&["LayerNorm.weight", "LayerNorm.bias"])
+            .map(|name| format!("embeddings.{name}"))
+            .collect();
     for n in 0..config.text.layers {
         for name in [
             "attention.self.query",
@@ -98,7 +105,9 @@ pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
             names.extend(["weight", "bias"].map(|part| format!("encoder.layer.{n}.{name}.{part}")));
         }
     }
-    let same = |name: &String| one(&format!("text.transformer.{name}"), &format!("text_model.{name}"), How::Same);
+    let same = |name: &String| {
+        one(&format!("text.transformer.{name}"), &format!("text_model.{name}"), How::Same)
+    };
     let mut renames: Vec<Rename> = names.iter().map(same).collect();
     renames.push(one("text.proj.weight", "text_projection.weight", How::Same));
     renames.extend(clip::vision_renames(config));

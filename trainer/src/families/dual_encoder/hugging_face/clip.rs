@@ -66,7 +66,8 @@ pub(super) fn vision_config(config: &DualEncoderConfig, model_type: &str) -> Val
 pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
     text.only("attention_dropout", &json!(0.0))?;
-    let (text_width, vocab_size) = (text.integer("hidden_size", 512)?, text.integer("vocab_size", 49408)?);
+    let (text_width, vocab_size) =
+        (text.integer("hidden_size", 512)?, text.integer("vocab_size", 49408)?);
     check_end_token(text.value("eos_token_id"), vocab_size)?;
     let of_text = text.activation(Activation::QuickGelu)?;
     let of_vision = vision.activation(Activation::QuickGelu)?;
@@ -113,7 +114,8 @@ pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
     ];
     renames.extend(layer("ln_final", "text_model.final_layer_norm"));
     for n in 0..config.text.layers {
-        let (ours, theirs) = (format!("transformer.resblocks.{n}"), format!("text_model.encoder.layers.{n}"));
+        let (ours, theirs) =
+            (format!("transformer.resblocks.{n}"), format!("text_model.encoder.layers.{n}"));
         renames.extend(block(&OPENCLIP_BLOCKS, &ours, &theirs));
     }
     renames.extend(vision_renames(config));
@@ -127,13 +129,20 @@ pub(super) fn vision_renames(config: &DualEncoderConfig) -> Vec<Rename> {
         one("visual.proj", "visual_projection.weight", How::Transposed),
         one("visual.class_embedding", "vision_model.embeddings.class_embedding", How::Same),
         one("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight", How::Same),
-        one("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight", How::Same),
+        one(
+            "visual.positional_embedding",
+            "vision_model.embeddings.position_embedding.weight",
+            How::Same,
+        ),
     ];
     // The missing letter is Hugging Face's.
     renames.extend(layer("visual.ln_pre", "vision_model.pre_layrnorm"));
     renames.extend(layer("visual.ln_post", "vision_model.post_layernorm"));
     for n in 0..config.vision.layers {
-        let (ours, theirs) = (format!("visual.transformer.resblocks.{n}"), format!("vision_model.encoder.layers.{n}"));
+        let (ours, theirs) = (
+            format!("visual.transformer.resblocks.{n}"),
+            format!("vision_model.encoder.layers.{n}"),
+        );
         renames.extend(block(&OPENCLIP_BLOCKS, &ours, &theirs));
     }
     renames

@@ -84,12 +84,15 @@ pub(crate) struct Description {
 }
 
 /// Refused where Hugging Face's files could not say all of a model.
-pub(crate) fn describe(weights: &NamedWeights<'_, DualEncoderConfig>) -> Result<Description, TrainerError> {
+pub(crate) fn describe(
+    weights: &NamedWeights<'_, DualEncoderConfig>,
+) -> Result<Description, TrainerError> {
     let config = weights.config;
     let family = Family::of(config);
     let refused = |message: String| weights.refused(message);
     if config.init_logit_bias.is_some() != (family == Family::Siglip) {
-        let (has, other) = if family == Family::Siglip { ("without", "has") } else { ("with", "does not have") };
+        let (has, other) =
+            if family == Family::Siglip { ("without", "has") } else { ("with", "does not have") };
         let class = family.class();
         return Err(refused(format!(
             "a model {has} a logit bias, which Hugging Face's {class} {other}: export it in OpenCLIP's form"
@@ -105,10 +108,16 @@ pub(crate) fn describe(weights: &NamedWeights<'_, DualEncoderConfig>) -> Result<
     said.preprocess = config.preprocess;
     if let Some(differences) = config.differences(&said) {
         let class = family.class();
-        return Err(refused(format!("a model that Hugging Face's {class} does not compute (here and there): {differences}")));
+        return Err(refused(format!(
+            "a model that Hugging Face's {class} does not compute (here and there): {differences}"
+        )));
     }
-    let preprocessor =
-        preprocessor::to_json(config.preprocess, config.vision.image_size, family.image_processor()).map_err(refused)?;
+    let preprocessor = preprocessor::to_json(
+        config.preprocess,
+        config.vision.image_size,
+        family.image_processor(),
+    )
+    .map_err(refused)?;
     Ok(Description { family, config: json, preprocessor })
 }
 
@@ -122,9 +131,16 @@ impl Description {
     ) -> Result<(), TrainerError> {
         write_json(&folder.join(PREPROCESSOR_FILE), &self.preprocessor)?;
         match self.family {
-            Family::Clip => tokenizer::write_clip(tokenizer, weights.config.text.context_length, folder)?,
+            Family::Clip => {
+                tokenizer::write_clip(tokenizer, weights.config.text.context_length, folder)?
+            }
             Family::Siglip | Family::ChineseClip => {
-                tokenizer::write_other(tokenizer, weights.config.text.context_length, &weights.config.text.tokenizer, folder)?;
+                tokenizer::write_other(
+                    tokenizer,
+                    weights.config.text.context_length,
+                    &weights.config.text.tokenizer,
+                    folder,
+                )?;
             }
         }
         write_json(&folder.join(CONFIG_FILE), &self.config)
@@ -147,10 +163,15 @@ pub(crate) fn export(
 }
 
 /// Buffers that old files hold: 0, 1, 2, … as i64.
-const IGNORED: [&str; 3] =
-    ["text_model.embeddings.position_ids", "vision_model.embeddings.position_ids", "text_model.embeddings.token_type_ids"];
+const IGNORED: [&str; 3] = [
+    "text_model.embeddings.position_ids",
+    "vision_model.embeddings.position_ids",
+    "text_model.embeddings.token_type_ids",
+];
 
-pub(crate) fn import(folder: &Path) -> Result<(DualEncoderConfig, BTreeMap<String, Tensor>), TrainerError> {
+pub(crate) fn import(
+    folder: &Path,
+) -> Result<(DualEncoderConfig, BTreeMap<String, Tensor>), TrainerError> {
     let (family, config) = read_config(folder)?;
     let mut theirs: BTreeMap<String, Tensor> = read_first(folder, &WEIGHTS_FILES)?;
     for name in IGNORED {
@@ -169,7 +190,8 @@ fn read_config(folder: &Path) -> Result<(Family, DualEncoderConfig), TrainerErro
     let path = folder.join(CONFIG_FILE);
     let json = read_json(&path)?;
     // CLIPModel is used with CLIP's own tokenizer, as OpenCLIP uses it.
-    let of_tokenizer = if json["model_type"] == "clip" { Said::default() } else { tokenizer::read(folder)? };
+    let of_tokenizer =
+        if json["model_type"] == "clip" { Said::default() } else { tokenizer::read(folder)? };
     let (family, mut config) = parse_config(&json, of_tokenizer.length).map_err(said(&path))?;
     if family != Family::Clip {
         let tokenizer = &mut config.text.tokenizer;
@@ -179,8 +201,12 @@ fn read_config(folder: &Path) -> Result<(Family, DualEncoderConfig), TrainerErro
     config.preprocess = family.preprocess();
     let path = folder.join(PREPROCESSOR_FILE);
     if path.is_file() {
-        config.preprocess =
-            preprocessor::from_json(&read_json(&path)?, config.vision.image_size, family.preprocess()).map_err(said(&path))?;
+        config.preprocess = preprocessor::from_json(
+            &read_json(&path)?,
+            config.vision.image_size,
+            family.preprocess(),
+        )
+        .map_err(said(&path))?;
     }
     Ok((family, config))
 }

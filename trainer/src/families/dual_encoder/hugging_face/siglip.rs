@@ -57,7 +57,9 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     text.only("attention_dropout", &json!(0.0))?;
     vision.only("vision_use_head", &json!(true))?;
     let plain = |fields: &Fields<'_>, group: &str| match fields.activation(Activation::GeluTanh)? {
-        Activation::QuickGelu => Err(format!("{group}.hidden_act = \"quick_gelu\" is not supported yet in a SigLIP model")),
+        Activation::QuickGelu => Err(format!(
+            "{group}.hidden_act = \"quick_gelu\" is not supported yet in a SigLIP model"
+        )),
         other => Ok(act_kwargs(other)),
     };
     let mut image = vision.vision(16, EPS)?;
@@ -67,7 +69,9 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     image["act_kwargs"] = plain(&vision, "vision_config")?;
     let width = text.integer("hidden_size", 768)?;
     if text.value("projection_size").is_null() && embed_dim != width {
-        return Err(format!("text_config.projection_size is missing, and the towers' widths differ: {width} and {embed_dim}"));
+        return Err(format!(
+            "text_config.projection_size is missing, and the towers' widths differ: {width} and {embed_dim}"
+        ));
     }
     let pad_id = match text.value("pad_token_id") {
         Value::Null if json["text_config"].get("pad_token_id").is_some() => Value::Null,
@@ -93,16 +97,30 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     if !pad_id.is_null() {
         of_text["pad_id"] = pad_id;
     }
-    Ok(json!({ "embed_dim": embed_dim, "init_logit_bias": -10.0, "custom_text": true, "vision_cfg": image, "text_cfg": of_text }))
+    Ok(
+        json!({ "embed_dim": embed_dim, "init_logit_bias": -10.0, "custom_text": true, "vision_cfg": image, "text_cfg": of_text }),
+    )
 }
 
 pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
     let mut renames = vec![
         one("logit_scale", "logit_scale", How::TheirsHasOneMore),
         one("logit_bias", "logit_bias", How::TheirsHasOneMore),
-        one("text.token_embedding.weight", "text_model.embeddings.token_embedding.weight", How::Same),
-        one("text.positional_embedding", "text_model.embeddings.position_embedding.weight", How::Same),
-        one("visual.trunk.pos_embed", "vision_model.embeddings.position_embedding.weight", How::OursHasOneMore),
+        one(
+            "text.token_embedding.weight",
+            "text_model.embeddings.token_embedding.weight",
+            How::Same,
+        ),
+        one(
+            "text.positional_embedding",
+            "text_model.embeddings.position_embedding.weight",
+            How::Same,
+        ),
+        one(
+            "visual.trunk.pos_embed",
+            "vision_model.embeddings.position_embedding.weight",
+            How::OursHasOneMore,
+        ),
         one("visual.trunk.attn_pool.latent", "vision_model.head.probe", How::Same),
     ];
     for (ours, theirs) in [
@@ -122,11 +140,13 @@ pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
         renames.push(several(&ours, &[format!("vision_model.head.attention.in_proj_{part}")]));
     }
     for n in 0..config.text.layers {
-        let (ours, theirs) = (format!("text.transformer.resblocks.{n}"), format!("text_model.encoder.layers.{n}"));
+        let (ours, theirs) =
+            (format!("text.transformer.resblocks.{n}"), format!("text_model.encoder.layers.{n}"));
         renames.extend(block(&OPENCLIP_BLOCKS, &ours, &theirs));
     }
     for n in 0..config.vision.layers {
-        let (ours, theirs) = (format!("visual.trunk.blocks.{n}"), format!("vision_model.encoder.layers.{n}"));
+        let (ours, theirs) =
+            (format!("visual.trunk.blocks.{n}"), format!("vision_model.encoder.layers.{n}"));
         renames.extend(block(&TIMM_BLOCKS, &ours, &theirs));
     }
     renames
