@@ -8,6 +8,10 @@
 )]
 
 mod common;
+#[path = "sql/damage.rs"]
+mod damage;
+#[path = "sql/output.rs"]
+mod output;
 #[path = "sql/row_numbers.rs"]
 mod row_numbers;
 #[path = "sql/scored.rs"]
@@ -540,67 +544,6 @@ async fn functions_are_documented_in_sql() {
 }
 
 #[tokio::test]
-async fn damaged_files_are_named() {
-    let (folder, _) = dataset();
-    let path = folder.path();
-    let error = |folder: &Path| {
-        session(SessionSpec::new(Some(folder), &stand_ins())).err().unwrap().to_string()
-    };
-
-    // A footer that lies.
-    let meta = meta_path(path, 1);
-    let whole = std::fs::read(&meta).unwrap();
-    let mut lying = whole.clone();
-    let length = whole.len();
-    lying[length - 8..length - 4].copy_from_slice(&0x00ff_ffff_u32.to_le_bytes());
-    write(&meta, &lying);
-    let message = error(path);
-    assert!(message.contains("meta/00001.parquet: its footer claims 16777215 bytes"), "{message}");
-    // One that is nonsense.
-    let mut nonsense = whole.clone();
-    nonsense[length - 40..length - 8].fill(0xee);
-    write(&meta, &nonsense);
-    let message = failure(&open(path), "SELECT count(caption) FROM meta").await;
-    assert!(
-        message.contains("meta/00001.parquet") && message.contains("cannot be read"),
-        "{message}"
-    );
-    write(&meta, &whole[..length - 5]);
-    assert!(error(path).contains("cut short"));
-    write(&meta, b"PAR1");
-    assert!(error(path).contains("too short"));
-
-    // Pages that are not what they were; the footer is whole.
-    let mut garbled = whole.clone();
-    for byte in &mut garbled[4..length / 2] {
-        *byte = !*byte;
-    }
-    write(&meta, &garbled);
-    let message = failure(&open(path), "SELECT caption, width, source FROM meta").await;
-    assert!(message.contains("meta/00001.parquet"), "{message}");
-
-    std::fs::remove_file(&meta).unwrap();
-    assert!(
-        error(path)
-            .contains("meta/00001.parquet: dataset.json names this file, but it is not there")
-    );
-    write(&meta, &whole);
-    let blob = blob_path(path, 0);
-    let cut = std::fs::read(&blob).unwrap().split_last().unwrap().1.to_vec();
-    write(&blob, &cut);
-    assert!(error(path).contains(&format!(
-        "blob/00000.parquet: it has {} bytes, dataset.json says {}",
-        cut.len(),
-        cut.len() + 1
-    )));
-    assert!(error(&path.join("nothing")).contains("is not a dataset"));
-}
-
-fn write(path: &Path, bytes: &[u8]) {
-    diptych_schemas::durable::write(path, bytes).unwrap();
-}
-
-#[tokio::test]
 async fn query_that_needs_too_much_memory_says_so() {
     let functions = stand_ins();
     let mut spec = SessionSpec::new(None, &functions);
@@ -609,143 +552,4 @@ async fn query_that_needs_too_much_memory_says_so() {
     let sql = "SELECT count(*) FROM (SELECT a.value FROM generate_series(1, 2000000) a JOIN generate_series(1, 2000000) b ON a.value = b.value)";
     let message = failure(&context, sql).await;
     assert!(message.contains("more memory than it may have"), "{message}");
-}
-
-async fn written(
-    context: &SessionContext,
-    sql: &str,
-    format: OutputFormat,
-    limits: TableLimits,
-) -> String {
-    let mut out = Vec::new();
-    write_output(query(context, sql).await.unwrap(), format, limits, &mut out).await.unwrap();
-    String::from_utf8(out).unwrap()
-}
-
-const MIXED: &str =
-    "SELECT hex(uid) = hex(uid) AS same, caption, phash, image, arrow_cast(arrow_cast('ab', 'Binary'), 'FixedSizeBinary(2)') AS b, [1.5, 2.0] AS l
-                     FROM meta JOIN blob USING (uid) WHERE width IN (10, 11) ORDER BY width";
-
-#[tokio::test]
-async fn table_is_for_people() {
-    let (folder, _) = dataset();
-    let context = open(folder.path());
-    let expected = "\
-+------+-----------+-------+------------+------+------------+
-| same | caption   | phash | image      | b    | l          |
-+------+-----------+-------+------------+------+------------+
-| true | caption 0 | 30    | <12 bytes> | 6162 | [1.5, 2.0] |
-| true | caption 1 | NULL  | <12 bytes> | 6162 | [1.5, 2.0] |
-+------+-----------+-------+------------+------+------------+
-2 rows
-";
-    assert_eq!(
-        written(&context, MIXED, OutputFormat::Table, TableLimits::default()).await,
-        expected
-    );
-    let expected = "\
-+-------+
-| c     |
-+-------+
-| capt… |
-| capt… |
-+-------+
-2 of 12 rows
-";
-    let limits = TableLimits { rows: 2, cell_width: 5 };
-    assert_eq!(
-        written(&context, "SELECT caption AS c FROM meta", OutputFormat::Table, limits).await,
-        expected
-    );
-    assert_eq!(
-        written(
-            &context,
-            "SELECT value FROM generate_series(1, 1500000)",
-            OutputFormat::Table,
-            TableLimits { rows: 0, cell_width: 5 }
-        )
-        .await,
-        "+-------+\n| value |\n+-------+\n+-------+\n0 of more than 1,000,000 rows\n"
-    );
-    let explained =
-        written(&context, "EXPLAIN SELECT caption FROM meta", OutputFormat::Table, limits).await;
-    assert!(
-        explained.contains("DataSourceExec") && explained.contains("physical_plan"),
-        "{explained}"
-    );
-}
-
-#[tokio::test]
-async fn csv_and_json_give_bytes_as_digits() {
-    let (folder, _) = dataset();
-    let context = open(folder.path());
-    let image = |n: u32| hex::encode(pair(n).image());
-    let limits = TableLimits::default();
-    assert_eq!(
-        written(&context, MIXED, OutputFormat::Csv, limits).await,
-        format!(
-            "same,caption,phash,image,b,l\ntrue,caption 0,30,{},6162,\"[1.5, 2.0]\"\ntrue,caption 1,,{},6162,\"[1.5, 2.0]\"\n",
-            image(0),
-            image(1)
-        )
-    );
-    let object = |n: u32, hash: &str| {
-        format!(
-            "{{\"same\":true,\"caption\":\"caption {n}\",\"phash\":{hash},\"image\":\"{}\",\"b\":\"6162\",\"l\":[1.5,2.0]}}",
-            image(n)
-        )
-    };
-    assert_eq!(
-        written(&context, MIXED, OutputFormat::Json, limits).await,
-        format!("[{},{}]\n", object(0, "30"), object(1, "null"))
-    );
-    assert_eq!(
-        written(&context, MIXED, OutputFormat::JsonLines, limits).await,
-        format!("{}\n{}\n", object(0, "30"), object(1, "null"))
-    );
-    assert_eq!(
-        written(&context, "SELECT caption FROM meta WHERE width = 0", OutputFormat::Json, limits)
-            .await,
-        "[]\n"
-    );
-    assert_eq!(
-        written(&context, "SELECT caption FROM meta WHERE width = 0", OutputFormat::Csv, limits)
-            .await,
-        "caption\n"
-    );
-}
-
-#[tokio::test]
-async fn parquet_file_is_whole_or_not_there() {
-    let (folder, _) = dataset();
-    let context = open(folder.path());
-    let path = folder.path().join("out.parquet");
-    let result = query(
-        &context,
-        "SELECT uid, caption, embedding FROM (SELECT uid, caption, [1.0] AS embedding FROM meta)",
-    )
-    .await
-    .unwrap();
-    assert_eq!(
-        write_file(result, OutputFormat::Parquet, TableLimits::default(), &path).await.unwrap(),
-        12
-    );
-    let file = std::fs::File::open(&path).unwrap();
-    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
-        .unwrap()
-        .build()
-        .unwrap();
-    let back: Vec<RecordBatch> = reader.collect::<Result<_, _>>().unwrap();
-    assert_eq!(back.iter().map(RecordBatch::num_rows).sum::<usize>(), 12);
-    assert_eq!(back[0].column(0).as_fixed_size_binary().value_length(), 16);
-
-    // Fails in the middle: a caption that is no number.
-    let before = std::fs::read(&path).unwrap();
-    let failing = query(&context, "SELECT CAST(caption AS INT) FROM meta").await.unwrap();
-    let error = write_file(failing, OutputFormat::Parquet, TableLimits::default(), &path)
-        .await
-        .unwrap_err();
-    assert!(matches!(error, SqlError::Run(_)) && error.to_string().contains("caption"), "{error}");
-    assert_eq!(std::fs::read(&path).unwrap(), before);
-    assert!(!folder.path().join("out.parquet.incomplete").exists());
 }

@@ -10,6 +10,7 @@ mod dedup;
 mod doctor;
 mod download;
 mod eval;
+mod eval_suites;
 mod evaluation;
 mod formats;
 mod guards;

@@ -72,7 +72,9 @@ impl TableFunctionImpl for Nearest {
             None => None,
             Some((Ok(ScalarValue::UInt64(Some(k))), _)) if k > 0 => Some(k as usize),
             Some((_, k)) => {
-                return plan_err!("nearest wants a whole number from 1 on as k, found {k}. {USAGE}");
+                return plan_err!(
+                    "nearest wants a whole number from 1 on as k, found {k}. {USAGE}"
+                );
             }
         };
         let Some(store) = self.store.clone() else {

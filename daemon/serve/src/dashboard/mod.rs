@@ -67,7 +67,10 @@ fn answer(name: &str, asked: &HeaderMap) -> Response {
         match HeaderValue::from_str(value) {
             Ok(value) => response.headers_mut().insert(name, value),
             Err(error) => {
-                return (StatusCode::INTERNAL_SERVER_ERROR, format!("the header {name}: {error}\n"))
+                return (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("the header {name}: {error}\n"),
+                )
                     .into_response();
             }
         };

@@ -163,7 +163,9 @@ impl<'a> Walk<'a> {
                 0x80 => match self.byte()? {
                     PROTOCOL => {}
                     other => {
-                        return Err(format!("protocol {other}, where torch.save writes {PROTOCOL}"));
+                        return Err(format!(
+                            "protocol {other}, where torch.save writes {PROTOCOL}"
+                        ));
                     }
                 },
                 b'.' => return self.pop(),
