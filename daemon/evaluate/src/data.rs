@@ -15,7 +15,7 @@ use diptych_pipeline::{Selection, choose};
 use diptych_schemas::{Uid, column};
 
 use super::benchmark::{Benchmark, Kind};
-use super::source::Towers;
+use super::source::EmbeddingSource;
 use crate::classification::{Classes, Classification};
 use crate::groups::Groups;
 use crate::request::{ClassSource, Control, PairSource, Subject, Task};
@@ -203,7 +203,7 @@ impl EvalData {
     /// are right; where none has, pairs with the same caption are right for each other, unless the data is strict.
     pub fn captioned<'a>(
         &self,
-        towers: &Towers<'_>,
+        towers: &EmbeddingSource<'_>,
         encoded: &'a Encoded,
     ) -> anyhow::Result<CaptionedImages<'a>> {
         let dimension = towers.dimension();

@@ -10,7 +10,7 @@ use diptych_trainer::evaluate::{
 use serde_json::{Value, json};
 
 use super::data::{EvalData, Train};
-use super::source::Towers;
+use super::source::EmbeddingSource;
 use crate::request::{Settings, Task};
 use crate::retrieval::distinct_captions;
 
@@ -66,7 +66,7 @@ impl Measuring<'_> {
 
 /// None where it was told not to go on before it was done.
 pub fn measure(
-    towers: &Towers<'_>,
+    towers: &EmbeddingSource<'_>,
     data: &EvalData,
     with: Measuring<'_>,
 ) -> anyhow::Result<Option<Measured>> {
@@ -155,7 +155,7 @@ struct Learner {
 
 impl Learner {
     fn encode(
-        towers: &Towers<'_>,
+        towers: &EmbeddingSource<'_>,
         train: &Train,
         data: &EvalData,
         test: &Encoded,

@@ -26,19 +26,19 @@ const NO_PROMPTS: &str =
     "has no tower for the prompts of classes: ask for knn, linear-probe or few-shot";
 
 /// See the module.
-pub enum Towers<'a> {
-    Model { model: &'a Model, kept: Option<Kept> },
+pub enum EmbeddingSource<'a> {
+    Model { model: &'a Model, kept: Option<EmbeddingCache> },
     Files(&'a EmbeddingFiles),
 }
 
 /// What one model encoded before.
-pub struct Kept {
+pub struct EmbeddingCache {
     cache: BlockCache,
     /// Of weights, configuration, tokenizer and this version, which may see images otherwise than an older one.
     producer: ContentHash,
 }
 
-impl Kept {
+impl EmbeddingCache {
     /// In the state folder; none, which is said, where that does not work.
     pub fn open(state: &Path, model: &Model) -> Option<Self> {
         let open = || {
@@ -90,7 +90,7 @@ impl Kept {
     }
 }
 
-impl Towers<'_> {
+impl EmbeddingSource<'_> {
     /// D.
     pub fn dimension(&self) -> usize {
         match self {

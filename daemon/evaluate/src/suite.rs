@@ -15,7 +15,7 @@ use super::data::EvalData;
 use super::figures::figures;
 use super::measure::{Measuring, TaskResult, measure};
 use super::report::{as_json, said_interval, shown};
-use super::source::Towers;
+use super::source::EmbeddingSource;
 use super::text::Text;
 use crate::request::{ClassSource, Control, PairSource, Settings, Subject, Task as TaskKind};
 
@@ -32,10 +32,10 @@ struct Task {
     name: String,
     weight: f64,
     metric: String,
-    on: On,
+    on: TaskInput,
 }
 
-enum On {
+enum TaskInput {
     Data(Box<EvalData>),
     Examples(Test),
 }
@@ -83,10 +83,10 @@ impl Suite {
         go_on: &dyn Fn() -> bool,
     ) -> anyhow::Result<Scored> {
         let how = Settings { resamples: 0, threads, ..Settings::default() };
-        self.run(&Towers::Model { model, kept: None }, Measuring { how: &how, go_on })
+        self.run(&EmbeddingSource::Model { model, kept: None }, Measuring { how: &how, go_on })
     }
 
-    pub fn run(&self, towers: &Towers<'_>, with: Measuring<'_>) -> anyhow::Result<Scored> {
+    pub fn run(&self, towers: &EmbeddingSource<'_>, with: Measuring<'_>) -> anyhow::Result<Scored> {
         let mut scored =
             Scored { tasks: Vec::new(), left_out: Vec::new(), level: Bootstrap::default().level };
         for (place, task) in (0..).zip(&self.tasks) {
@@ -119,7 +119,7 @@ impl Task {
                 let test = Test::read(file, images)?;
                 let known =
                     test.figure_names().iter().rev().map(|name| (*name).to_owned()).collect();
-                (On::Examples(test), known)
+                (TaskInput::Examples(test), known)
             }
             _ => of_data(task, state, control)?,
         };
@@ -131,11 +131,15 @@ impl Task {
     }
 
     /// None where it was told not to go on.
-    fn run(&self, towers: &Towers<'_>, with: Measuring<'_>) -> anyhow::Result<Option<TaskScore>> {
+    fn run(
+        &self,
+        towers: &EmbeddingSource<'_>,
+        with: Measuring<'_>,
+    ) -> anyhow::Result<Option<TaskScore>> {
         let (metric, bootstrap) = (self.metric.as_str(), with.how.bootstrap());
         let (figures, (value, resampled), pairs) = match &self.on {
-            On::Examples(test) => {
-                let Towers::Model { model, .. } = towers else {
+            TaskInput::Examples(test) => {
+                let EmbeddingSource::Model { model, .. } = towers else {
                     bail!("embeddings of pairs cannot be tested on other captions")
                 };
                 let tested = compositional::run(
@@ -156,7 +160,7 @@ impl Task {
                     ContentHash::of(b""),
                 )
             }
-            On::Data(data) => {
+            TaskInput::Data(data) => {
                 let Some(mut measured) = measure(towers, data, with)? else { return Ok(None) };
                 let result = measured.results.pop().context("nothing was measured")?;
                 let counted = match &result {
@@ -190,7 +194,7 @@ fn of_data(
     task: &SuiteTask,
     state: &Path,
     control: Control<'_>,
-) -> anyhow::Result<(On, Vec<String>)> {
+) -> anyhow::Result<(TaskInput, Vec<String>)> {
     let kind = match (&task.kind, &task.classes) {
         (Some(kind), _) => Some(TaskKind::named(kind).with_context(|| {
             format!("kind = {kind:?}: there are {}", TaskKind::ALL.map(TaskKind::name).join(", "))
@@ -232,7 +236,7 @@ fn of_data(
         [TaskKind::MultiLabel] => vec!["mean_average_precision".to_owned()],
         _ => OF_CLASSES.map(str::to_owned).to_vec(),
     };
-    Ok((On::Data(Box::new(data)), known))
+    Ok((TaskInput::Data(Box::new(data)), known))
 }
 
 fn of_classes(

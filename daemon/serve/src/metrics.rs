@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use diptych_store::{JobState, Milliseconds, Store, StoreError};
-use diptych_training::live::Told;
+use diptych_training::live::LiveEvent;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -199,9 +199,9 @@ impl Metrics {
         self.request_seconds.observe(took.as_secs_f64());
     }
 
-    fn told(&self, told: Told) {
+    fn told(&self, told: LiveEvent) {
         match told {
-            Told::Step(step) => {
+            LiveEvent::Step(step) => {
                 for (name, value) in &step.terms {
                     self.terms
                         .get_or_create(&OfTerm { run: step.run.clone(), name: name.clone() })
@@ -230,12 +230,12 @@ impl Metrics {
                     self.mfu.get_or_create(&of).set(mfu);
                 }
             }
-            Told::Event(event) => {
+            LiveEvent::Event(event) => {
                 let of =
                     OfEvent { run: event.run.to_string(), kind: event.kind.as_str().to_owned() };
                 self.events.get_or_create(&of).inc();
             }
-            Told::Checkpoint { .. } => {}
+            LiveEvent::Checkpoint { .. } => {}
         }
     }
 

@@ -14,7 +14,7 @@ use diptych_evaluate::measure::{Measured, Measuring, TaskResult, measure};
 use diptych_evaluate::request::{
     ClassSource, Control, PairSource, Request, Settings, Stopped, Subject, Task,
 };
-use diptych_evaluate::source::{Kept, Towers};
+use diptych_evaluate::source::{EmbeddingCache, EmbeddingSource};
 use diptych_evaluate::suite::Suite;
 use diptych_evaluate::text::Text;
 use diptych_evaluate::{clip_benchmark, report};
@@ -247,18 +247,18 @@ fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelRef>> {
 fn with_towers<T>(
     named: &ModelRef,
     args: &EvalArgs,
-    run: impl FnOnce(&Towers<'_>, &Path) -> anyhow::Result<T>,
+    run: impl FnOnce(&EmbeddingSource<'_>, &Path) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let path = PathBuf::from(&named.name);
     if EmbeddingFiles::are_at(&path) {
-        return run(&Towers::Files(&EmbeddingFiles::read(&path)?), &path);
+        return run(&EmbeddingSource::Files(&EmbeddingFiles::read(&path)?), &path);
     }
     let model: Model = models::load(named)?;
     // A model from elsewhere may be evaluated where there is no state folder, or one that cannot be written.
     let kept = if args.no_cache || !named.state.is_dir() {
         None
     } else {
-        Kept::open(&named.state, &model)
+        EmbeddingCache::open(&named.state, &model)
     };
-    run(&Towers::Model { model: &model, kept }, &model.path)
+    run(&EmbeddingSource::Model { model: &model, kept }, &model.path)
 }

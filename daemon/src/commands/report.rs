@@ -12,7 +12,7 @@ use diptych_embeddings::session::with_session;
 use diptych_evaluate::classification::{Classes, Classification};
 use diptych_evaluate::groups::Groups;
 use diptych_pages::pairs;
-use diptych_pages::run::{History, Look, Looked, Report};
+use diptych_pages::run::{History, Look, ModelInspection, Report};
 use diptych_pipeline::sql::query;
 use diptych_pipeline::{Selection, funnel};
 use diptych_schemas::outcome::Outcome;
@@ -90,7 +90,7 @@ fn held_out(args: &ReportArgs, config: &TrainConfig) -> Option<HeldOut> {
     Some(HeldOut { dataset, selection, classes })
 }
 
-fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<Looked> {
+fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<ModelInspection> {
     let selection = Selection::read(&held_out.selection)?;
     let classification = match &held_out.classes {
         Some((classes, label, templates)) => Some(Classification::read(

@@ -10,7 +10,7 @@ use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::EncodeSpec;
 use diptych_embeddings::models::{self, Model};
 use diptych_embeddings::nearest::{
-    Found, GraphSpec, Loaded, Query, SearchOptions, Searcher, Sought,
+    Found, GraphSpec, Loaded, Query, QueryTerm, SearchOptions, Searcher,
 };
 use diptych_pages::pictures::{SheetItem, query_sheet};
 use diptych_pipeline::sql::default_memory;
@@ -73,14 +73,18 @@ fn queries(args: &SearchArgs) -> anyhow::Result<Vec<(String, Query)>> {
     let mut queries = Vec::new();
     for path in &args.images {
         let bytes = std::fs::read(path).map_err(SchemaError::io(path))?;
-        queries
-            .push((format!("images like {}", path.display()), Query::from(Sought::Image(bytes))));
+        queries.push((
+            format!("images like {}", path.display()),
+            Query::from(QueryTerm::Image(bytes)),
+        ));
     }
     queries.extend(
-        args.uids.iter().map(|uid| (format!("images like {uid}"), Query::from(Sought::Uid(*uid)))),
+        args.uids
+            .iter()
+            .map(|uid| (format!("images like {uid}"), Query::from(QueryTerm::Uid(*uid)))),
     );
     queries.extend(
-        args.texts.iter().map(|text| (text.clone(), Query::from(Sought::Text(text.clone())))),
+        args.texts.iter().map(|text| (text.clone(), Query::from(QueryTerm::Text(text.clone())))),
     );
     if args.together {
         let (titles, queries_of_all): (Vec<_>, Vec<_>) = queries.into_iter().unzip();
@@ -91,7 +95,7 @@ fn queries(args: &SearchArgs) -> anyhow::Result<Vec<(String, Query)>> {
         for text in &args.without {
             *title += " - ";
             *title += text;
-            query.parts.push((-1.0, Sought::Text(text.clone())));
+            query.parts.push((-1.0, QueryTerm::Text(text.clone())));
         }
     }
     Ok(queries)

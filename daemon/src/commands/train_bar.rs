@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use diptych_training::live::Told;
+use diptych_training::live::LiveEvent;
 use diptych_training::progress::{ProgressLine, resident_bytes};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::broadcast::Receiver;
@@ -17,7 +17,7 @@ use crate::output::bars;
 const MESSAGE_EVERY: Duration = Duration::from_millis(200);
 
 /// Starts a thread that draws what a run tells, until nothing can be told any more. None where there is no terminal.
-pub(crate) fn start(told: Receiver<Told>) -> anyhow::Result<Option<JoinHandle<()>>> {
+pub(crate) fn start(told: Receiver<LiveEvent>) -> anyhow::Result<Option<JoinHandle<()>>> {
     if !stderr().is_terminal() {
         return Ok(None);
     }
@@ -29,12 +29,12 @@ pub(crate) fn start(told: Receiver<Told>) -> anyhow::Result<Option<JoinHandle<()
     Ok(Some(thread))
 }
 
-fn draw(mut told: Receiver<Told>, style: &ProgressStyle) {
+fn draw(mut told: Receiver<LiveEvent>, style: &ProgressStyle) {
     let (mut bar, mut line, mut drawn): (Option<ProgressBar>, _, _) =
         (None, ProgressLine::default(), Instant::now());
     loop {
         let step = match told.blocking_recv() {
-            Ok(Told::Step(step)) if !step.skipped => step,
+            Ok(LiveEvent::Step(step)) if !step.skipped => step,
             Ok(_) | Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => break,
         };

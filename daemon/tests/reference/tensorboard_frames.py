@@ -1,4 +1,4 @@
-"""Prints what tensorboard's own code writes, as the expected values of daemon/src/training/tensorboard.rs.
+"""Prints what tensorboard's own code writes, as the expected values of daemon/training/src/tensorboard.rs.
 
 pip install tensorboard; python3 tensorboard_frames.py
 """

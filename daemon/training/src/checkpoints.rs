@@ -13,7 +13,7 @@ use diptych_trainer::checkpoint::{self, Found};
 use diptych_trainer::{CheckpointManifest, CheckpointMeta, Due, Saved, Score};
 
 use super::evaluation::Evaluated;
-use super::live::Told;
+use super::live::LiveEvent;
 use super::prepare::Prepared;
 use super::watch::Warning;
 
@@ -164,7 +164,7 @@ impl Prepared {
             self.steps_per_epoch,
         )?;
         self.store.put_checkpoint(&record, &self.record)?;
-        self.live.tell(Told::Checkpoint { run: record.run, step: record.step.0 });
+        self.live.tell(LiveEvent::Checkpoint { run: record.run, step: record.step.0 });
         self.prune()
     }
 

@@ -15,7 +15,7 @@ use diptych_trainer::Encoder;
 use diptych_trainer::evaluate::RECALL_AT;
 
 use super::prepare::Prepared;
-use super::stall::{Doing, Pulse};
+use super::stall::{Heartbeat, Phase};
 use super::stop::StopRequest;
 
 /// Pairs encoded at a time: as long as a signal waits.
@@ -75,11 +75,11 @@ impl HeldOut {
         &self,
         run: &mut Prepared,
         limits: Limits<'_>,
-        pulse: &Pulse,
+        heartbeat: &Heartbeat,
     ) -> anyhow::Result<Evaluated> {
-        pulse.doing(Doing::Evaluation);
+        heartbeat.enter(Phase::Evaluation);
         if run.trainer.model().config().dual_encoder().is_err() {
-            return self.evaluate_terms(run, limits, pulse);
+            return self.evaluate_terms(run, limits, heartbeat);
         }
         let mut done = Evaluated { whole: true, ..Evaluated::default() };
         let average = run.trainer.average_encoder()?;
@@ -95,7 +95,7 @@ impl HeldOut {
                 encoder,
                 (group, words),
                 Limits { time: each, ..limits },
-                pulse,
+                heartbeat,
                 &mut done,
             )?;
             if done.stopped {
@@ -113,7 +113,7 @@ impl HeldOut {
         &self,
         run: &mut Prepared,
         limits: Limits<'_>,
-        pulse: &Pulse,
+        heartbeat: &Heartbeat,
     ) -> anyhow::Result<Evaluated> {
         let mut done = Evaluated { whole: true, ..Evaluated::default() };
         let average = run.trainer.average_held_out_terms()?;
@@ -127,7 +127,7 @@ impl HeldOut {
             let began = Instant::now();
             for batch in eval_batches(self.texts(run))? {
                 terms.add(&batch?)?;
-                pulse.alive();
+                heartbeat.alive();
                 if limits.stop.asked() {
                     return Ok(Evaluated { whole: false, stopped: true, ..done });
                 }
@@ -178,7 +178,7 @@ impl HeldOut {
         encoder: Encoder,
         (group, words): (&str, &str),
         limits: Limits<'_>,
-        pulse: &Pulse,
+        heartbeat: &Heartbeat,
         done: &mut Evaluated,
     ) -> anyhow::Result<()> {
         let dataset: &Path = &self.dataset;
@@ -189,7 +189,7 @@ impl HeldOut {
         let encoded = encode_while(&model, dataset, &self.selection, spec, |pairs| {
             if pairs > before {
                 before = pairs;
-                pulse.alive();
+                heartbeat.alive();
                 whole = pairs == of || limits.time.is_none_or(|time| began.elapsed() < time);
             }
             whole && !limits.stop.asked()

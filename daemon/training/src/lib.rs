@@ -7,11 +7,11 @@
 //!    once, in words, and is an event of the run.
 //! 4. A checkpoint exists when its folder is in place and the store names it, in this order.
 
-pub mod ahead;
 pub mod checkpoints;
 mod evaluation;
 mod figures;
 pub mod live;
+pub mod prefetcher;
 mod prepare;
 pub mod progress;
 mod retention;
@@ -34,13 +34,13 @@ use diptych_schemas::{SampleIndex, Step, TrainConfig, due_by_samples};
 use diptych_store::{EventKind, MetricRow, Milliseconds, RunState, Store};
 use diptych_trainer::{Due, Score, StepReport};
 
-use ahead::{Ahead, Next, Ready};
 use evaluation::{HeldOut, Limits};
 use figures::StepFigures;
 use live::Live;
+use prefetcher::{Next, Prefetcher, Ready};
 use prepare::Prepared;
 use progress::ProgressLog;
-use stall::{Doing, Pulse, Watchdog};
+use stall::{Heartbeat, Phase, Watchdog};
 use stop::StopRequest;
 use watch::Watch;
 
@@ -58,7 +58,7 @@ pub struct Options {
 }
 
 /// What a run has of whoever drives it.
-pub struct Caller {
+pub struct RunContext {
     pub stop: StopRequest,
     /// The store of the configuration's state folder, where this process has it open already.
     pub store: Option<Store>,
@@ -66,9 +66,13 @@ pub struct Caller {
 }
 
 /// Trains until the end, or until `caller` asks to stop.
-pub fn train(config: &TrainConfig, options: Options, caller: &Caller) -> anyhow::Result<Outcome> {
-    let watchdog = Watchdog::start(&config.guard, caller.live.moves())?;
-    let mut run = prepare::prepare(config, caller)?;
+pub fn train(
+    config: &TrainConfig,
+    options: Options,
+    context: &RunContext,
+) -> anyhow::Result<Outcome> {
+    let watchdog = Watchdog::start(&config.guard, context.live.moves())?;
+    let mut run = prepare::prepare(config, context)?;
     if run.record.state == RunState::Finished {
         tracing::info!(
             "run {} is finished: {} steps. To train another, give it another name; to look at it: diptych eval --model {}",
@@ -80,9 +84,9 @@ pub fn train(config: &TrainConfig, options: Options, caller: &Caller) -> anyhow:
     }
     run.record.state = RunState::Running;
     run.save_record(None)?;
-    let pulse = watchdog.pulse();
-    pulse.records_in(run.store.clone(), run.record.run.clone());
-    match drive(&mut run, options, caller, &pulse) {
+    let heartbeat = watchdog.heartbeat();
+    heartbeat.records_in(run.store.clone(), run.record.run.clone());
+    match drive(&mut run, options, context, &heartbeat) {
         Ok(outcome) => Ok(outcome),
         Err(error) => {
             run.record.state = RunState::Failed;
@@ -98,14 +102,14 @@ pub fn train(config: &TrainConfig, options: Options, caller: &Caller) -> anyhow:
 fn drive(
     run: &mut Prepared,
     options: Options,
-    caller: &Caller,
-    pulse: &Pulse,
+    context: &RunContext,
+    heartbeat: &Heartbeat,
 ) -> anyhow::Result<Outcome> {
     let mut log = options.log_progress.then(ProgressLog::new);
     let mut watch = Watch::new(&run.config.guard, &run.config.objective);
     let first_step = run.trainer.steps_done();
-    let stop = &caller.stop;
-    let suite = match suite::read(run, stop, pulse) {
+    let stop = &context.stop;
+    let suite = match suite::read(run, stop, heartbeat) {
         Err(error) if error.is::<Stopped>() => {
             run.record.state = RunState::Stopped;
             run.save_record(Some("stopped on request".into()))?;
@@ -113,50 +117,51 @@ fn drive(
         }
         suite => suite?,
     };
-    let around = Around { held_out: HeldOut::of(run)?, suite, pulse, stop };
+    let hooks = RunHooks { held_out: HeldOut::of(run)?, suite, heartbeat, stop };
     run.thin_all_metrics()?;
-    around.catch_up(run)?;
+    hooks.catch_up(run)?;
     let mut loader = run.loader()?;
     let monitor = loader.monitor();
-    pulse.reads_from(monitor.clone());
-    let batches = Ahead::start(run.trainer.uploader(), move || loader.next_within(HEEDED_EVERY))?;
-    pulse.alive();
+    heartbeat.reads_from(monitor.clone());
+    let batches =
+        Prefetcher::start(run.trainer.uploader(), move || loader.next_within(HEEDED_EVERY))?;
+    heartbeat.alive();
     loop {
         let done_here = run.trainer.steps_done() - first_step;
         let asked = || stop.asked() || options.stop_after.is_some_and(|limit| done_here >= limit);
-        pulse.doing(Doing::WaitingForData);
+        heartbeat.enter(Phase::WaitingForData);
         let started = Instant::now();
         let Ready { batch, uploaded } = loop {
             if asked() {
                 drop(batches);
-                return around.stopped(run);
+                return hooks.stopped(run);
             }
             match batches.next_within(HEEDED_EVERY).context(STOPS_BEFORE)? {
                 Next::Ready(ready) => break ready,
                 Next::NotYet => {}
-                Next::Ended => return around.finished(run),
+                Next::Ended => return hooks.finished(run),
             }
         };
         let waited = started.elapsed().as_secs_f64();
-        pulse.doing(Doing::Step);
+        heartbeat.enter(Phase::Step);
         let report = run.trainer.step(&uploaded).context(STOPS_BEFORE)?;
         let seconds = started.elapsed().as_secs_f64();
 
-        pulse.doing(Doing::Recording);
+        heartbeat.enter(Phase::Recording);
         run.record.step = report.step;
         run.record.samples = batch.next;
         note_unusable(run, &batch)?;
         let figures = StepFigures::new(run, &batch, &report, seconds, waited);
         run.metrics(report.step, batch.next, figures.metrics())?;
         run.thin_metrics()?;
-        pulse.step(run.record.step, run.record.samples);
+        heartbeat.step(run.record.step, run.record.samples);
         let told = run.live.step(figures.live(run.record.run.as_str()));
         if let Some(log) = log.as_mut().filter(|_| !report.skipped) {
             log.step(&told);
         }
         let rolled_back = guard(run, &mut watch, &batch, (&report, &figures), &monitor)?;
         let samples = (batch.first, batch.next);
-        around.after_step(run, samples, around.evaluations_due(run, samples), rolled_back)?;
+        hooks.after_step(run, samples, hooks.evaluations_due(run, samples), rolled_back)?;
         run.measure_machine(figures.mfu);
     }
 }
@@ -240,10 +245,10 @@ impl Prepared {
 }
 
 /// What happens around the steps: evaluations, checkpoints, the end.
-struct Around<'a> {
+struct RunHooks<'a> {
     held_out: Option<HeldOut>,
     suite: Option<Suite>,
-    pulse: &'a Pulse,
+    heartbeat: &'a Heartbeat,
     stop: &'a StopRequest,
 }
 
@@ -288,7 +293,7 @@ impl Counted {
     }
 }
 
-impl Around<'_> {
+impl RunHooks<'_> {
     /// Evaluations that were due at the step where the run goes on, and that the end of the last process cut off.
     fn catch_up(&self, run: &mut Prepared) -> anyhow::Result<()> {
         let (step, cursor) = (run.record.step, run.record.samples);
@@ -327,7 +332,7 @@ impl Around<'_> {
         evaluations: Evaluations,
         rolled_back: bool,
     ) -> anyhow::Result<()> {
-        self.pulse.doing(Doing::Checkpoint);
+        self.heartbeat.enter(Phase::Checkpoint);
         run.take_saved()?;
         if run.record.step >= run.record.total_steps {
             return Ok(());
@@ -355,7 +360,7 @@ impl Around<'_> {
             _ if run.live.take_checkpoint_request() => Due::Asked,
             _ => return Ok(()),
         };
-        self.pulse.doing(Doing::Checkpoint);
+        self.heartbeat.enter(Phase::Checkpoint);
         run.start_checkpoint(samples.1, due, score)
     }
 
@@ -371,7 +376,7 @@ impl Around<'_> {
             found.push(held_out.evaluate(
                 run,
                 Limits { stop: self.stop, time: times.0 },
-                self.pulse,
+                self.heartbeat,
             )?);
         }
         if let Some(suite) = self.suite.as_ref().filter(|_| wanted.suite && !self.stop.asked()) {
@@ -379,7 +384,7 @@ impl Around<'_> {
                 suite,
                 run,
                 Limits { stop: self.stop, time: times.1 },
-                self.pulse,
+                self.heartbeat,
             )?);
         }
         found.iter().flat_map(|found| &found.lines).for_each(|line| tracing::info!("{line}"));
@@ -393,7 +398,7 @@ impl Around<'_> {
     }
 
     fn stopped(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
-        self.pulse.doing(Doing::Checkpoint);
+        self.heartbeat.enter(Phase::Checkpoint);
         run.save_checkpoint(run.record.samples, Due::Stop, None)?;
         run.record.state = RunState::Stopped;
         run.save_record(Some("stopped on request".into()))?;
@@ -413,14 +418,14 @@ impl Around<'_> {
             );
         }
         let cursor = run.record.samples;
-        self.pulse.doing(Doing::Checkpoint);
+        self.heartbeat.enter(Phase::Checkpoint);
         if run.config.checkpoint.keep_best == 0 {
             run.save_checkpoint(cursor, Due::End, None)?;
         }
         // Otherwise it comes first, so that its score is in the checkpoint; what goes wrong in it must not cost the weights.
         let evaluated =
             self.evaluate(run, Evaluations { held_out: true, suite: true }, (None, None));
-        self.pulse.doing(Doing::Checkpoint);
+        self.heartbeat.enter(Phase::Checkpoint);
         run.save_checkpoint(cursor, Due::End, evaluated.as_ref().ok().cloned().flatten())?;
         evaluated?;
         let is_missing = (self.held_out.is_some()

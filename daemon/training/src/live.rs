@@ -44,7 +44,7 @@ pub struct LiveStep {
 
 /// What is told of a run.
 #[derive(Clone, Debug)]
-pub enum Told {
+pub enum LiveEvent {
     Step(LiveStep),
     Event(EventRecord),
     Checkpoint { run: RunName, step: u64 },
@@ -58,7 +58,7 @@ struct Shared {
     moves: Arc<AtomicU64>,
     checkpoint: AtomicBool,
     last: Mutex<Option<LiveStep>>,
-    told: broadcast::Sender<Told>,
+    told: broadcast::Sender<LiveEvent>,
 }
 
 impl Default for Live {
@@ -69,7 +69,7 @@ impl Default for Live {
 
 impl Live {
     /// Tells everything to those who listen to `told`.
-    pub fn new(told: broadcast::Sender<Told>) -> Self {
+    pub fn new(told: broadcast::Sender<LiveEvent>) -> Self {
         Self(Arc::new(Shared {
             moves: Arc::default(),
             checkpoint: AtomicBool::new(false),
@@ -79,7 +79,7 @@ impl Live {
     }
 
     /// A channel of the usual length.
-    pub fn channel() -> broadcast::Sender<Told> {
+    pub fn channel() -> broadcast::Sender<LiveEvent> {
         broadcast::channel(LAG).0
     }
 
@@ -112,11 +112,11 @@ impl Live {
         step.eta_seconds = left * seconds;
         *last = Some(step.clone());
         drop(last);
-        self.tell(Told::Step(step.clone()));
+        self.tell(LiveEvent::Step(step.clone()));
         step
     }
 
-    pub(super) fn tell(&self, told: Told) {
+    pub(super) fn tell(&self, told: LiveEvent) {
         // Without listeners there is nobody to tell.
         let _ = self.0.told.send(told);
     }

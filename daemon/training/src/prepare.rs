@@ -20,7 +20,7 @@ use diptych_trainer::{
     checkpoint, flops, set_threads,
 };
 
-use super::Caller;
+use super::RunContext;
 use super::checkpoints::record_of;
 use super::live::Live;
 use super::tensorboard::EventWriter;
@@ -47,7 +47,7 @@ pub(crate) struct Prepared {
     sources: Vec<DataSource>,
 }
 
-pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<Prepared> {
+pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Result<Prepared> {
     let model = ModelConfig::named_or_file(&config.model.config)?;
     let eval = &config.eval;
     for (key, is_given) in [
@@ -91,7 +91,7 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
     let threads = set_threads(config.train.threads);
     let total_steps = Step(steps_per_epoch * config.train.epochs);
 
-    let store = caller.store.clone().map_or_else(|| Store::open(&config.state), Ok)?;
+    let store = context.store.clone().map_or_else(|| Store::open(&config.state), Ok)?;
     if let Some(degraded) = store.degraded() {
         tracing::warn!("{degraded}");
     }
@@ -150,7 +150,7 @@ pub(super) fn prepare(config: &TrainConfig, caller: &Caller) -> anyhow::Result<P
         machine: Machine::new(),
         events: None,
         last_saved: Instant::now(),
-        live: caller.live.clone(),
+        live: context.live.clone(),
         spec,
         sources,
     };

@@ -12,7 +12,7 @@ use diptych_store::{EventKind, EventRecord, Milliseconds};
 use diptych_trainer::checkpoint::{self, Found};
 use diptych_trainer::{Due, RollBack, StepReport};
 
-use super::live::Told;
+use super::live::LiveEvent;
 use super::prepare::Prepared;
 use super::watch::Warning;
 
@@ -63,7 +63,7 @@ impl Prepared {
             message: warning.message.clone(),
         };
         self.store.put_event(&event, pairs)?;
-        self.live.tell(Told::Event(event));
+        self.live.tell(LiveEvent::Event(event));
         Ok(())
     }
 

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the run is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Doing {
+pub(super) enum Phase {
     Preparing,
     WaitingForData,
     Step,
@@ -29,7 +29,7 @@ pub(super) enum Doing {
 
 /// What the run tells the watchdog. Clones tell the same one.
 #[derive(Clone)]
-pub(super) struct Pulse(Arc<Shared>);
+pub(super) struct Heartbeat(Arc<Shared>);
 
 struct Shared {
     began: Instant,
@@ -39,7 +39,7 @@ struct Shared {
     last: AtomicU64,
     step: AtomicU64,
     samples: AtomicU64,
-    doing: Mutex<Doing>,
+    doing: Mutex<Phase>,
     loader: Mutex<Option<LoaderMonitor>>,
     store: Mutex<Option<(Store, RunName)>>,
     ended: Mutex<bool>,
@@ -48,26 +48,26 @@ struct Shared {
 
 /// Ends the watchdog when the run ends, however it does.
 pub(super) struct Watchdog {
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Watchdog {
     pub(super) fn start(config: &GuardConfig, moves: Arc<AtomicU64>) -> anyhow::Result<Self> {
-        let pulse = Pulse(Arc::new(Shared {
+        let heartbeat = Heartbeat(Arc::new(Shared {
             began: Instant::now(),
             moves,
             last: AtomicU64::new(0),
             step: AtomicU64::new(0),
             samples: AtomicU64::new(0),
-            doing: Mutex::new(Doing::Preparing),
+            doing: Mutex::new(Phase::Preparing),
             loader: Mutex::new(None),
             store: Mutex::new(None),
             ended: Mutex::new(false),
             wake: Condvar::new(),
         }));
         let limit = Duration::from_secs_f64(60.0 * config.stall_minutes);
-        let (watched, action) = (pulse.clone(), config.stall_action);
+        let (watched, action) = (heartbeat.clone(), config.stall_action);
         let thread = (!limit.is_zero())
             .then(|| {
                 std::thread::Builder::new()
@@ -76,20 +76,20 @@ impl Watchdog {
             })
             .transpose()
             .context("starting the watchdog")?;
-        Ok(Self { pulse, thread })
+        Ok(Self { heartbeat, thread })
     }
 
-    pub(super) fn pulse(&self) -> Pulse {
-        self.pulse.clone()
+    pub(super) fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        *locked(&self.pulse.0.ended) = true;
-        self.pulse.0.wake.notify_all();
+        *locked(&self.heartbeat.0.ended) = true;
+        self.heartbeat.0.wake.notify_all();
         // Whoever still tells something must not keep the store open.
-        *locked(&self.pulse.0.store) = None;
+        *locked(&self.heartbeat.0.store) = None;
         if let Some(thread) = self.thread.take() {
             // A panic of it was reported where it happened.
             let _ = thread.join();
@@ -102,8 +102,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Pulse {
-    pub(super) fn doing(&self, what: Doing) {
+impl Heartbeat {
+    pub(super) fn enter(&self, what: Phase) {
         *locked(&self.0.doing) = what;
     }
 
@@ -178,10 +178,10 @@ impl Pulse {
     fn waits_for(&self) -> String {
         let mebibytes = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         match *locked(&self.0.doing) {
-            Doing::Preparing => {
+            Phase::Preparing => {
                 "it waits for files and weights to be read: dataset, selection, state folder or checkpoint".into()
             }
-            Doing::WaitingForData => {
+            Phase::WaitingForData => {
                 let stats = locked(&self.0.loader).as_ref().map(LoaderMonitor::stats).unwrap_or_default();
                 let (read, decoded) = (stats.encoded_bytes, stats.decoded_bytes);
                 let stage = match (read, decoded) {
@@ -195,10 +195,10 @@ impl Pulse {
                     mebibytes(decoded)
                 )
             }
-            Doing::Step => "it waits for the device to compute the step".into(),
-            Doing::Recording => "it waits for the state folder to record the step".into(),
-            Doing::Checkpoint => "it waits for a checkpoint to be written".into(),
-            Doing::Evaluation => "it waits for a batch of the evaluation".into(),
+            Phase::Step => "it waits for the device to compute the step".into(),
+            Phase::Recording => "it waits for the state folder to record the step".into(),
+            Phase::Checkpoint => "it waits for a checkpoint to be written".into(),
+            Phase::Evaluation => "it waits for a batch of the evaluation".into(),
         }
     }
 

@@ -12,7 +12,7 @@ use diptych_trainer::{Device, Encoder, Weights};
 
 use super::evaluation::{Evaluated, Limits, is_recorded};
 use super::prepare::Prepared;
-use super::stall::{Doing, Pulse};
+use super::stall::{Heartbeat, Phase};
 use super::stop::StopRequest;
 
 /// How many of its tasks a suite had time for.
@@ -23,11 +23,11 @@ pub(super) const TASKS: &str = "suite/tasks";
 pub(super) fn read(
     run: &Prepared,
     stop: &StopRequest,
-    pulse: &Pulse,
+    heartbeat: &Heartbeat,
 ) -> anyhow::Result<Option<Suite>> {
     let Some(path) = &run.config.eval.suite else { return Ok(None) };
     let go_on = || {
-        pulse.alive();
+        heartbeat.alive();
         !stop.asked()
     };
     let control = Control { go_on: &go_on, ..Control::NONE };
@@ -39,15 +39,15 @@ pub(super) fn evaluate(
     suite: &Suite,
     run: &mut Prepared,
     limits: Limits<'_>,
-    pulse: &Pulse,
+    heartbeat: &Heartbeat,
 ) -> anyhow::Result<Evaluated> {
-    pulse.doing(Doing::Evaluation);
+    heartbeat.enter(Phase::Evaluation);
     let began = Instant::now();
     let mut done = Evaluated { whole: true, ..Evaluated::default() };
     let encoder = run.trainer.encoder()?;
     let newest = Model { encoder, tokenizer: run.tokenizer.clone(), path: run.checkpoints.clone() };
     let at = (run.record.step, run.record.samples);
-    one(suite, run, &newest, at, (limits, began, pulse), &mut done)?;
+    one(suite, run, &newest, at, (limits, began, heartbeat), &mut done)?;
     if done.stopped || run.config.checkpoint.keep_best == 0 {
         return Ok(done);
     }
@@ -71,7 +71,7 @@ pub(super) fn evaluate(
         run,
         &model,
         (manifest.step, manifest.samples),
-        (limits, began, pulse),
+        (limits, began, heartbeat),
         &mut of_best,
     )?;
     done.lines.extend(of_best.lines);
@@ -83,11 +83,11 @@ fn one(
     run: &mut Prepared,
     model: &Model,
     (step, samples): (Step, SampleIndex),
-    (limits, began, pulse): (Limits<'_>, Instant, &Pulse),
+    (limits, began, heartbeat): (Limits<'_>, Instant, &Heartbeat),
     done: &mut Evaluated,
 ) -> anyhow::Result<()> {
     let go_on = || {
-        pulse.alive();
+        heartbeat.alive();
         !limits.stop.asked() && limits.time.is_none_or(|time| began.elapsed() < time)
     };
     let scored = suite.of_model(model, run.config.loader.threads, &go_on)?;

@@ -9,7 +9,7 @@ use super::dataset::{self, Candidates, Known};
 use super::download::Passed;
 use super::expand::{self, Source};
 use super::layout::{self, Layout};
-use super::run::{Into, Run, stopped};
+use super::run::{IngestTarget, Run, stopped};
 use super::{
     IngestError, IngestProgress, IngestReport, IngestRequest, RetryFilter, SourceOptions,
     SourceOutcome, SourceReport,
@@ -196,7 +196,8 @@ impl Run<'_> {
         self.progress.at.source = name;
         (self.progress.at.records, self.progress.at.records_total) =
             (0, Some(candidates.len() as u64));
-        let into = Into { source: index, known: &Known::default(), again: Some(candidates) };
+        let into =
+            IngestTarget { source: index, known: &Known::default(), again: Some(candidates) };
         let passed = self.download(source, layout, 0, &into, &mut report);
         self.reports[at] = report;
         match passed? {

@@ -52,7 +52,7 @@ pub(super) fn stopped(request: &IngestRequest) -> IngestError {
 }
 
 /// Where the items of a source go: into which source's entry, beside what is known, and in place of which ledger entries.
-pub(super) struct Into<'a> {
+pub(super) struct IngestTarget<'a> {
     pub(super) source: usize,
     pub(super) known: &'a Known,
     pub(super) again: Option<&'a Candidates>,
@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
         self.progress.at.records = from;
         self.progress.at.records_total =
             if layout.is_url_list() { layout.records(source) } else { None };
-        let into = Into { source: index, known: &known, again: None };
+        let into = IngestTarget { source: index, known: &known, again: None };
         let outcome = if layout.is_url_list() {
             match self.download(source, layout, from, &into, report)? {
                 Passed::Done(outcome) => outcome,
@@ -215,7 +215,7 @@ impl<'a> Run<'a> {
         source: &Source,
         layout: Layout,
         from: u64,
-        into: &Into,
+        into: &IngestTarget,
         report: &mut SourceReport,
     ) -> Result<Passed, IngestError> {
         let mut downloader = match self.downloader.take() {
@@ -258,7 +258,7 @@ impl<'a> Run<'a> {
     fn take(
         &mut self,
         items: Vec<(Item, u64)>,
-        into: &Into,
+        into: &IngestTarget,
         report: &mut SourceReport,
     ) -> Result<(), IngestError> {
         let Self { dataset, progress, request, .. } = self;

@@ -28,7 +28,7 @@ pub use exact::{BATCH, nearest, nearest_of_batch};
 pub use graph::{Graph, GraphSpec};
 pub use kernel::padded;
 pub use loaded::{Loaded, Models};
-pub use query::{Query, Sought};
+pub use query::{Query, QueryTerm};
 pub use sql::register;
 pub use vectors::Vectors;
 

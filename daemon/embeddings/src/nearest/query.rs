@@ -12,7 +12,7 @@ const SHORTEST: f32 = 1e-3;
 
 /// One thing to search for.
 #[derive(Clone, Debug)]
-pub enum Sought {
+pub enum QueryTerm {
     Text(String),
     /// The bytes of an image file.
     Image(Vec<u8>),
@@ -23,11 +23,11 @@ pub enum Sought {
 /// A weighted sum; a part that counts against is one with a weight below 0.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    pub parts: Vec<(f32, Sought)>,
+    pub parts: Vec<(f32, QueryTerm)>,
 }
 
-impl From<Sought> for Query {
-    fn from(sought: Sought) -> Self {
+impl From<QueryTerm> for Query {
+    fn from(sought: QueryTerm) -> Self {
         Self { parts: vec![(1.0, sought)] }
     }
 }
@@ -48,8 +48,8 @@ pub(super) fn encode(
 ) -> Result<Vec<Vector>, NearestError> {
     let texts =
         queries.iter().flat_map(|query| &query.parts).filter_map(|(_, sought)| match sought {
-            Sought::Text(text) => Some(text.clone()),
-            Sought::Image(_) | Sought::Uid(_) => None,
+            QueryTerm::Text(text) => Some(text.clone()),
+            QueryTerm::Image(_) | QueryTerm::Uid(_) => None,
         });
     let encoded = loaded.lock().encode_texts(&texts.collect::<Vec<_>>())?;
     let mut encoded = encoded.chunks_exact(vectors.dimension());
@@ -69,9 +69,9 @@ fn of_query<'a>(
             return Err(NearestError::Query(format!("a part of a query has the weight {weight}")));
         }
         let part = match sought {
-            Sought::Text(_) => texts.next().unwrap_or_default().to_vec(),
-            Sought::Image(bytes) => encode_image(loaded, bytes)?,
-            Sought::Uid(uid) => {
+            QueryTerm::Text(_) => texts.next().unwrap_or_default().to_vec(),
+            QueryTerm::Image(bytes) => encode_image(loaded, bytes)?,
+            QueryTerm::Uid(uid) => {
                 let place = vectors.place_of(*uid).ok_or_else(|| {
                     NearestError::Query(format!(
                         "pair {uid} is not among the {} embeddings that are searched",

@@ -41,7 +41,7 @@ pub struct Look<'a> {
 }
 
 /// What was seen.
-pub struct Looked {
+pub struct ModelInspection {
     pub name: String,
     pub model: String,
     pub pairs: usize,
@@ -104,7 +104,7 @@ pub(super) struct Map {
 }
 
 impl Look<'_> {
-    pub fn look(self) -> anyhow::Result<Looked> {
+    pub fn look(self) -> anyhow::Result<ModelInspection> {
         let Self { model, encoded, bootstrap, .. } = self;
         let dimension = model.encoder.dimension();
         let rows = |values| Rows { values, dimension };
@@ -154,7 +154,7 @@ impl Look<'_> {
         let (places, share) = principal(Rows { values: &both, dimension })?;
         let (images_at, texts_at) = places.split_at(places.len() / 2);
         let (start, _) = principal(rows(images))?;
-        Ok(Looked {
+        Ok(ModelInspection {
             model: model.path.display().to_string(),
             pairs: n,
             of: self.of,
@@ -212,7 +212,7 @@ impl Look<'_> {
     }
 }
 
-impl Looked {
+impl ModelInspection {
     /// The pairs whose images are shown.
     pub fn shown(&self) -> Vec<Uid> {
         let wrong = self

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use diptych_schemas::Uid;
 
 pub use history::History;
-pub use look::{Look, Looked};
+pub use look::{Look, ModelInspection};
 
 use crate::pairs::Shown;
 
@@ -24,7 +24,7 @@ pub struct Report {
     /// A second run, whose curves lie beside the first one's.
     pub beside: Option<History>,
     /// The model on held-out pairs, where it was asked and some are known.
-    pub looked: Option<Looked>,
+    pub looked: Option<ModelInspection>,
     /// From all inputs to what was trained on.
     pub funnel: Vec<(String, u64)>,
     /// The pairs that are shown.

@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use super::Report;
 use super::curves::curves;
 use super::history::{History, number, text};
-use super::look::{Classes, Looked, Map, Matrix, Near, Wrong};
+use super::look::{Classes, Map, Matrix, ModelInspection, Near, Wrong};
 use super::reliability::reliability;
 use crate::chart::heat_map::HeatMap;
 use crate::chart::scatter::{Point, scatter};
@@ -181,7 +181,7 @@ fn tiles(report: &Report) -> Markup {
     }
 }
 
-fn evaluation(report: &Report, looked: &Looked) -> Markup {
+fn evaluation(report: &Report, looked: &ModelInspection) -> Markup {
     let found = &looked.retrieval;
     let row = |name: &str, recall: [f64; 3], chance: [f64; 3], median: f64, first: usize| {
         html! {

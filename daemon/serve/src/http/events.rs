@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
-use diptych_training::live::Told;
+use diptych_training::live::LiveEvent;
 use futures::{Stream, StreamExt};
 use serde_json::json;
 use tokio_stream::wrappers::BroadcastStream;
@@ -36,9 +36,9 @@ pub(super) async fn events(
         Err(_) => missed(),
     });
     let runs = BroadcastStream::new(shared.queue.listen_to_runs()).map(|told| match told {
-        Ok(Told::Step(step)) => event("step", &step),
-        Ok(Told::Event(record)) => event("event", &RunEvent::of(record)),
-        Ok(Told::Checkpoint { run, step }) => {
+        Ok(LiveEvent::Step(step)) => event("step", &step),
+        Ok(LiveEvent::Event(record)) => event("event", &RunEvent::of(record)),
+        Ok(LiveEvent::Checkpoint { run, step }) => {
             event("checkpoint", &json!({ "run": run, "step": step }))
         }
         Err(_) => missed(),

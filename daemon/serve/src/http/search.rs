@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Query as Asked, State};
 use axum::http::StatusCode;
-use diptych_embeddings::nearest::{Found, NearestError, Query, SearchOptions, Sought};
+use diptych_embeddings::nearest::{Found, NearestError, Query, QueryTerm, SearchOptions};
 use diptych_schemas::{SchemaError, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -149,13 +149,15 @@ async fn search(
 fn query(question: &Question, image: Option<Vec<u8>>) -> Result<Query, Problem> {
     let mut parts = Vec::new();
     let said = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-    parts.extend(said(&question.text).map(|text| (1.0, Sought::Text(text))));
-    parts.extend(said(&question.minus_text).map(|text| (-1.0, Sought::Text(text))));
+    parts.extend(said(&question.text).map(|text| (1.0, QueryTerm::Text(text))));
+    parts.extend(said(&question.minus_text).map(|text| (-1.0, QueryTerm::Text(text))));
     if let Some(uid) = &question.uid {
         let uid: Uid = uid.parse().map_err(|error: SchemaError| Problem::bad(error.to_string()))?;
-        parts.push((1.0, Sought::Uid(uid)));
+        parts.push((1.0, QueryTerm::Uid(uid)));
     }
-    parts.extend(image.filter(|image| !image.is_empty()).map(|image| (1.0, Sought::Image(image))));
+    parts.extend(
+        image.filter(|image| !image.is_empty()).map(|image| (1.0, QueryTerm::Image(image))),
+    );
     if parts.is_empty() {
         return Err(Problem::bad("nothing to look for: give text, uid, or an image as the body"));
     }

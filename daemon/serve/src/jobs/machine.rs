@@ -12,7 +12,7 @@ const LONGEST_WAIT_SECONDS: u64 = 3600;
 
 /// What happens to a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Happening {
+pub(super) enum JobEvent {
     Start {
         version: String,
         step: u64,
@@ -61,13 +61,13 @@ impl Tries {
 )]
 pub(super) fn apply(
     job: &mut JobRecord,
-    happening: Happening,
+    happening: JobEvent,
     now: Milliseconds,
     tries: Tries,
 ) -> Result<(), String> {
     use JobState::{Cancelled, Cancelling, Done, Failed, Paused, Pausing, Queued, Running};
     match (happening, job.state) {
-        (Happening::Start { version, step }, Queued) => {
+        (JobEvent::Start { version, step }, Queued) => {
             job.state = Running;
             job.attempt += 1;
             job.not_before = None;
@@ -77,25 +77,25 @@ pub(super) fn apply(
             job.version = version;
             job.step_at_start = step;
         }
-        (Happening::Ended(End::Done { note }), Running | Pausing | Cancelling) => {
+        (JobEvent::Ended(End::Done { note }), Running | Pausing | Cancelling) => {
             end(job, Done, note, now)
         }
-        (Happening::Ended(End::Stopped), Running) => {
+        (JobEvent::Ended(End::Stopped), Running) => {
             // The service is leaving: it goes on with the next one.
             job.state = Queued;
             job.attempt = 0;
         }
-        (Happening::Ended(End::Stopped), Pausing) => job.state = Paused,
-        (Happening::Ended(End::Stopped), Cancelling) => end(job, Cancelled, None, now),
-        (Happening::Ended(End::Failed(message)), Running) => fail(job, message, now, tries),
-        (Happening::Ended(End::Failed(message)), Pausing) => {
+        (JobEvent::Ended(End::Stopped), Pausing) => job.state = Paused,
+        (JobEvent::Ended(End::Stopped), Cancelling) => end(job, Cancelled, None, now),
+        (JobEvent::Ended(End::Failed(message)), Running) => fail(job, message, now, tries),
+        (JobEvent::Ended(End::Failed(message)), Pausing) => {
             job.state = Paused;
             job.message = Some(message);
         }
-        (Happening::Ended(End::Failed(message)), Cancelling) => {
+        (JobEvent::Ended(End::Failed(message)), Cancelling) => {
             end(job, Cancelled, Some(message), now)
         }
-        (Happening::Lost { step }, Running) => {
+        (JobEvent::Lost { step }, Running) => {
             if step > job.step_at_start {
                 // It got further, so what ended it is not what it does at its start.
                 job.attempt = 1;
@@ -108,19 +108,19 @@ pub(super) fn apply(
                 fail(job, message, now, tries);
             }
         }
-        (Happening::Lost { .. }, Pausing) => job.state = Paused,
-        (Happening::Lost { .. }, Cancelling) => end(job, Cancelled, None, now),
-        (Happening::Pause, Queued) => job.state = Paused,
-        (Happening::Pause, Running) => job.state = Pausing,
-        (Happening::Resume, Paused) | (Happening::Retry, Failed | Cancelled) => {
+        (JobEvent::Lost { .. }, Pausing) => job.state = Paused,
+        (JobEvent::Lost { .. }, Cancelling) => end(job, Cancelled, None, now),
+        (JobEvent::Pause, Queued) => job.state = Paused,
+        (JobEvent::Pause, Running) => job.state = Pausing,
+        (JobEvent::Resume, Paused) | (JobEvent::Retry, Failed | Cancelled) => {
             job.state = Queued;
             job.attempt = 0;
             job.not_before = None;
             job.ended = None;
             job.message = None;
         }
-        (Happening::Cancel, Queued | Paused) => end(job, Cancelled, None, now),
-        (Happening::Cancel, Running | Pausing) => job.state = Cancelling,
+        (JobEvent::Cancel, Queued | Paused) => end(job, Cancelled, None, now),
+        (JobEvent::Cancel, Running | Pausing) => job.state = Cancelling,
         (happening, state) => return Err(refusal(job.id, &happening, state)),
     }
     Ok(())
@@ -142,18 +142,18 @@ fn fail(job: &mut JobRecord, message: String, now: Milliseconds, tries: Tries) {
     }
 }
 
-fn refusal(id: u64, happening: &Happening, state: JobState) -> String {
+fn refusal(id: u64, happening: &JobEvent, state: JobState) -> String {
     let state = state.as_str();
     match happening {
-        Happening::Pause => {
+        JobEvent::Pause => {
             format!("job {id} is {state}: only one that is queued or running can be paused")
         }
-        Happening::Resume => format!("job {id} is {state}: only one that is paused can be resumed"),
-        Happening::Cancel => format!("job {id} is {state} already"),
-        Happening::Retry => {
+        JobEvent::Resume => format!("job {id} is {state}: only one that is paused can be resumed"),
+        JobEvent::Cancel => format!("job {id} is {state} already"),
+        JobEvent::Retry => {
             format!("job {id} is {state}: only one that failed or was cancelled can be tried again")
         }
-        Happening::Start { .. } | Happening::Ended(_) | Happening::Lost { .. } => {
+        JobEvent::Start { .. } | JobEvent::Ended(_) | JobEvent::Lost { .. } => {
             format!("job {id} is {state}, in which this cannot happen: {happening:?}")
         }
     }
@@ -189,11 +189,11 @@ mod tests {
         }
     }
 
-    fn start() -> Happening {
-        Happening::Start { version: "1".into(), step: 0 }
+    fn start() -> JobEvent {
+        JobEvent::Start { version: "1".into(), step: 0 }
     }
 
-    fn after(happenings: &[Happening]) -> JobRecord {
+    fn after(happenings: &[JobEvent]) -> JobRecord {
         let mut job = queued();
         for happening in happenings {
             apply(&mut job, happening.clone(), Milliseconds(1000), TRIES).unwrap();
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_failing_job_is_tried_again_later_and_later_and_then_has_failed() {
-        let failed = || Happening::Ended(End::Failed("no such file".into()));
+        let failed = || JobEvent::Ended(End::Failed("no such file".into()));
         let first = after(&[start(), failed()]);
         assert_eq!((first.state, first.not_before), (JobState::Queued, Some(Milliseconds(31_000))));
         let second = after(&[start(), failed(), start(), failed()]);
@@ -217,7 +217,7 @@ mod tests {
             (JobState::Failed, Some("no such file"))
         );
         let again =
-            after(&[start(), failed(), start(), failed(), start(), failed(), Happening::Retry]);
+            after(&[start(), failed(), start(), failed(), start(), failed(), JobEvent::Retry]);
         assert_eq!((again.state, again.attempt, again.message), (JobState::Queued, 0, None));
     }
 
@@ -227,16 +227,16 @@ mod tests {
         for step in 1..50 {
             apply(
                 &mut job,
-                Happening::Start { version: "1".into(), step: step - 1 },
+                JobEvent::Start { version: "1".into(), step: step - 1 },
                 Milliseconds(0),
                 TRIES,
             )
             .unwrap();
-            apply(&mut job, Happening::Lost { step }, Milliseconds(0), TRIES).unwrap();
+            apply(&mut job, JobEvent::Lost { step }, Milliseconds(0), TRIES).unwrap();
             assert_eq!(job.state, JobState::Queued);
         }
         // One that brings the service down at its start does not do so for ever.
-        let lost = || Happening::Lost { step: 0 };
+        let lost = || JobEvent::Lost { step: 0 };
         let job = after(&[start(), lost(), start(), lost(), start(), lost()]);
         assert_eq!(job.state, JobState::Failed);
     }
@@ -245,41 +245,40 @@ mod tests {
     fn what_is_asked_of_a_running_job_holds_however_it_ends() {
         for end in [End::Stopped, End::Failed("x".into())] {
             assert_eq!(
-                after(&[start(), Happening::Pause, Happening::Ended(end.clone())]).state,
+                after(&[start(), JobEvent::Pause, JobEvent::Ended(end.clone())]).state,
                 JobState::Paused
             );
             assert_eq!(
-                after(&[start(), Happening::Cancel, Happening::Ended(end)]).state,
+                after(&[start(), JobEvent::Cancel, JobEvent::Ended(end)]).state,
                 JobState::Cancelled
             );
         }
         assert_eq!(
-            after(&[start(), Happening::Pause, Happening::Lost { step: 0 }]).state,
+            after(&[start(), JobEvent::Pause, JobEvent::Lost { step: 0 }]).state,
             JobState::Paused
         );
         assert_eq!(
-            after(&[start(), Happening::Pause, Happening::Cancel, Happening::Lost { step: 0 }])
-                .state,
+            after(&[start(), JobEvent::Pause, JobEvent::Cancel, JobEvent::Lost { step: 0 }]).state,
             JobState::Cancelled
         );
         // It came to its end before it heard.
         assert_eq!(
-            after(&[start(), Happening::Cancel, Happening::Ended(End::Done { note: None })]).state,
+            after(&[start(), JobEvent::Cancel, JobEvent::Ended(End::Done { note: None })]).state,
             JobState::Done
         );
     }
 
-    fn any_happening() -> impl Strategy<Value = Happening> {
+    fn any_happening() -> impl Strategy<Value = JobEvent> {
         prop_oneof![
             Just(start()),
-            Just(Happening::Ended(End::Done { note: None })),
-            Just(Happening::Ended(End::Stopped)),
-            Just(Happening::Ended(End::Failed("x".into()))),
-            Just(Happening::Pause),
-            Just(Happening::Resume),
-            Just(Happening::Cancel),
-            Just(Happening::Retry),
-            Just(Happening::Lost { step: 3 }),
+            Just(JobEvent::Ended(End::Done { note: None })),
+            Just(JobEvent::Ended(End::Stopped)),
+            Just(JobEvent::Ended(End::Failed("x".into()))),
+            Just(JobEvent::Pause),
+            Just(JobEvent::Resume),
+            Just(JobEvent::Cancel),
+            Just(JobEvent::Retry),
+            Just(JobEvent::Lost { step: 3 }),
         ]
     }
 

@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use diptych_schemas::JobsConfig;
 use diptych_store::{JobKind, JobRecord, JobState, Milliseconds, RunName, Store, StoreError};
-use diptych_training::live::{Live, LiveStep, Told};
+use diptych_training::live::{Live, LiveEvent, LiveStep};
 use diptych_training::stop::StopRequest;
 use tokio::sync::broadcast;
 
 use crate::folders::Folders;
 
 pub(crate) use log::{JobLog, Tee};
-use machine::{End, Happening, Tries};
+use machine::{End, JobEvent, Tries};
 
 /// How long the scheduler sleeps where nothing happens.
 const LOOKS_EVERY: Duration = Duration::from_mins(1);
@@ -75,7 +75,7 @@ pub(crate) struct Queue {
     inner: Mutex<Inner>,
     changed: Condvar,
     jobs_told: broadcast::Sender<JobRecord>,
-    told: broadcast::Sender<Told>,
+    told: broadcast::Sender<LiveEvent>,
 }
 
 #[derive(Default)]
@@ -130,7 +130,7 @@ impl Queue {
         for job in lost {
             child::end_of_earlier_service(&self.log_folder(job.id))?;
             let step = self.newest_checkpoint(job.run.as_ref())?;
-            let now = self.happens(&mut inner, job.id, Happening::Lost { step })?;
+            let now = self.happens(&mut inner, job.id, JobEvent::Lost { step })?;
             tracing::info!(
                 "job {} ({}) ran when the service ended; it is {} now",
                 job.id,
@@ -218,7 +218,7 @@ impl Queue {
         let job = self.happens(
             inner,
             id,
-            Happening::Start { version: env!("CARGO_PKG_VERSION").into(), step },
+            JobEvent::Start { version: env!("CARGO_PKG_VERSION").into(), step },
         )?;
         let in_process = matches!(job.kind, JobKind::Train | JobKind::Embed);
         let handle = Handle {
@@ -237,7 +237,7 @@ impl Queue {
             self.happens(
                 inner,
                 id,
-                Happening::Ended(End::Failed(format!("starting its thread: {error}"))),
+                JobEvent::Ended(End::Failed(format!("starting its thread: {error}"))),
             )?;
         }
         Ok(())
@@ -273,7 +273,7 @@ impl Queue {
             End::Done { .. } => tracing::info!("job {} ({}) is done", job.id, job.kind.as_str()),
         }
         let mut inner = self.inner();
-        if let Err(error) = self.happens(&mut inner, job.id, Happening::Ended(end)) {
+        if let Err(error) = self.happens(&mut inner, job.id, JobEvent::Ended(end)) {
             // The next start of the service puts it right.
             tracing::error!("the end of job {} could not be recorded: {error}", job.id);
         }
@@ -354,22 +354,22 @@ impl Queue {
     }
 
     pub(crate) fn pause(&self, id: u64) -> Result<JobRecord, QueueError> {
-        self.ask(id, Happening::Pause)
+        self.ask(id, JobEvent::Pause)
     }
 
     pub(crate) fn resume(&self, id: u64) -> Result<JobRecord, QueueError> {
-        self.ask(id, Happening::Resume)
+        self.ask(id, JobEvent::Resume)
     }
 
     pub(crate) fn cancel(&self, id: u64) -> Result<JobRecord, QueueError> {
-        self.ask(id, Happening::Cancel)
+        self.ask(id, JobEvent::Cancel)
     }
 
     pub(crate) fn retry(&self, id: u64) -> Result<JobRecord, QueueError> {
-        self.ask(id, Happening::Retry)
+        self.ask(id, JobEvent::Retry)
     }
 
-    fn ask(&self, id: u64, happening: Happening) -> Result<JobRecord, QueueError> {
+    fn ask(&self, id: u64, happening: JobEvent) -> Result<JobRecord, QueueError> {
         let mut inner = self.inner();
         let job = self.happens(&mut inner, id, happening)?;
         if matches!(job.state, JobState::Pausing | JobState::Cancelling)
@@ -472,7 +472,7 @@ impl Queue {
     }
 
     /// Steps, events and checkpoints of runs, from now on.
-    pub(crate) fn listen_to_runs(&self) -> broadcast::Receiver<Told> {
+    pub(crate) fn listen_to_runs(&self) -> broadcast::Receiver<LiveEvent> {
         self.told.subscribe()
     }
 
@@ -514,7 +514,7 @@ impl Queue {
         &self,
         inner: &mut Inner,
         id: u64,
-        happening: Happening,
+        happening: JobEvent,
     ) -> Result<JobRecord, QueueError> {
         let mut job = inner.jobs.get(&id).cloned().ok_or(QueueError::Unknown(id))?;
         let JobsConfig { attempts, retry_seconds, .. } = *self.limits();

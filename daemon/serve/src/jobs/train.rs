@@ -2,7 +2,7 @@
 
 use diptych_schemas::outcome::Outcome;
 use diptych_store::{JobRecord, Store};
-use diptych_training::{Caller, Options, train};
+use diptych_training::{Options, RunContext, train};
 
 use super::machine::End;
 use super::{Handle, paths};
@@ -11,9 +11,12 @@ pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Re
     let mut config =
         paths::config(job.config.as_deref(), &job.folder).map_err(anyhow::Error::msg)?;
     store.folder().clone_into(&mut config.state);
-    let caller =
-        Caller { stop: handle.stop.clone(), store: Some(store.clone()), live: handle.live.clone() };
-    Ok(match train(&config, Options { stop_after: None, log_progress: true }, &caller)? {
+    let context = RunContext {
+        stop: handle.stop.clone(),
+        store: Some(store.clone()),
+        live: handle.live.clone(),
+    };
+    Ok(match train(&config, Options { stop_after: None, log_progress: true }, &context)? {
         Outcome::Stopped => End::Stopped,
         Outcome::Done | Outcome::SourceUnreadable | Outcome::ProblemsFound => {
             End::Done { note: None }

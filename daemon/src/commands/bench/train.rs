@@ -18,7 +18,7 @@ use diptych_trainer::{
     Device, DualEncoderConfig, ModelConfig, PartTimes, StepPart, StepReport, Trainer, TrainerSpec,
     flops, set_threads,
 };
-use diptych_training::ahead::{Ahead, Next, Ready};
+use diptych_training::prefetcher::{Next, Prefetcher, Ready};
 use serde_json::{Value, json};
 
 use super::{MIB, peak_rss, spread_of};
@@ -83,7 +83,7 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     let batch = made_up(model.dual_encoder()?, args.batch_size as usize);
 
     let again = batch.clone();
-    let batches = Ahead::start(trainer.uploader(), move || Waited::Batch(Ok(again.clone())))?;
+    let batches = Prefetcher::start(trainer.uploader(), move || Waited::Batch(Ok(again.clone())))?;
     for number in 0..args.warmup {
         let started = Instant::now();
         step(&mut trainer, &batches)?;
@@ -130,7 +130,7 @@ fn measure(args: &BenchTrainArgs) -> anyhow::Result<Report> {
     })
 }
 
-fn step(trainer: &mut Trainer, batches: &Ahead) -> anyhow::Result<StepReport> {
+fn step(trainer: &mut Trainer, batches: &Prefetcher) -> anyhow::Result<StepReport> {
     loop {
         match batches.next_within(Duration::MAX)? {
             Next::Ready(Ready { uploaded, .. }) => return Ok(trainer.step(&uploaded)?),

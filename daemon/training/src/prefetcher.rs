@@ -25,14 +25,14 @@ pub enum Next {
 }
 
 /// The thread, and the one batch that it holds ready.
-pub struct Ahead {
+pub struct Prefetcher {
     /// None while it is being left.
     ready: Option<Receiver<anyhow::Result<Next>>>,
     left: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Ahead {
+impl Prefetcher {
     /// `next` gives batches until one is an error. It may say that there is none yet, so that it is heard when nobody wants more.
     pub fn start(
         mut uploader: Uploader,
@@ -86,7 +86,7 @@ fn on_device(uploader: &Uploader, batch: Result<Batch, LoaderError>) -> anyhow::
     Ok(Next::Ready(Ready { batch, uploaded }))
 }
 
-impl Drop for Ahead {
+impl Drop for Prefetcher {
     fn drop(&mut self) {
         self.left.store(true, Ordering::Relaxed);
         self.ready.take();
