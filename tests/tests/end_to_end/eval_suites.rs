@@ -1,5 +1,8 @@
 //! Evaluation beyond single tasks: suites, tests of composition, embeddings of other models.
 
+use std::time::{Duration, Instant};
+
+use diptych_test_support::eventually;
 use diptych_tests::pairs;
 use serde_json::Value;
 
@@ -287,4 +290,33 @@ fn embeddings_of_other_models_are_evaluated_like_ones_own() {
     fails("no.parquet", &["no.parquet", "image_embedding", "key, caption"]);
     std::fs::remove_file(work.path("npy/metadata/metadata_0.parquet")).unwrap();
     fails("npy", &["metadata_0.parquet"]);
+}
+
+#[test]
+fn signal_ends_an_evaluation_while_a_benchmark_is_read() {
+    let work = coloured();
+    let image = picture(1);
+    let names: Vec<String> = (0..20_000).map(|n| format!("{n:05}")).collect();
+    let members: Vec<(String, Vec<u8>)> = names
+        .iter()
+        .flat_map(|name| {
+            [(format!("{name}.jpg"), image.clone()), (format!("{name}.cls"), b"1".to_vec())]
+        })
+        .collect();
+    let members: Vec<(&str, Vec<u8>)> =
+        members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    work.write("large/test/0.tar", pairs::tar(&members));
+    work.write("large/classnames.txt", NAMES.join("\n"));
+    let mut eval = work.start(&["eval", "--model", "run", "--benchmark", "large"]);
+    eventually(Duration::from_secs(60), "the benchmark's dataset", || {
+        work.path("state/benchmarks").exists().then_some(())
+    });
+    let asked = Instant::now();
+    eval.signal("-TERM");
+    assert_eq!(eval.ends(), Some(4));
+    // It has 0.7 s to end by itself; the rest is for machines with other work.
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    // What it had read is no damage: the next call goes on.
+    let accuracy = work.diptych(&["eval", "--model", "run", "--benchmark", "large"]);
+    accuracy.ok();
 }
