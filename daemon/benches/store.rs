@@ -52,7 +52,7 @@ fn main() {
                 .uids
                 .len(),
             ROWS
-        )
+        );
     });
     report("read_all, same process", warm, file.1);
     drop(store);
@@ -71,7 +71,7 @@ fn main() {
                     .uids
                     .len(),
                 ROWS
-            )
+            );
         });
         report(name, read, file.1);
     }

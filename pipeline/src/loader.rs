@@ -259,7 +259,7 @@ fn start(
     };
     let (shared, stop) = (Arc::clone(&counters), Arc::clone(&loader.stop_fetching));
     loader.spawn("diptych-read", move || {
-        stages::read(shards, stretches, &parts_in, &shared, &stop)
+        stages::read(shards, stretches, &parts_in, &shared, &stop);
     })?;
     let (shared, results_of_dispatch) = (Arc::clone(&counters), results_in.clone());
     loader.spawn("diptych-dispatch", move || {
@@ -273,7 +273,7 @@ fn start(
     }
     drop((jobs, results_in));
     loader.spawn("diptych-batch", move || {
-        stages::collate(layout, &work, &results, &batches_in, &counters)
+        stages::collate(layout, &work, &results, &batches_in, &counters);
     })?;
     Ok(loader)
 }

@@ -55,7 +55,7 @@ impl EmbeddingCache {
                 tracing::warn!(
                     "embeddings are not kept for the next evaluation: {}",
                     describe(error)
-                )
+                );
             })
             .ok()
     }

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Outcome> {
         ModelFormat::Openclip => export_openclip(&weights, tokenizer.to_json(), &args.output)?,
         ModelFormat::Hf => export_hf(&weights, &files(&weights, &tokenizer)?, &args.output)?,
         ModelFormat::Onnx => {
-            export_onnx(&weights, &files(&weights, &tokenizer)?, &args.output, LARGEST_EMBEDDED)?
+            export_onnx(&weights, &files(&weights, &tokenizer)?, &args.output, LARGEST_EMBEDDED)?;
         }
     }
     line(format!("{} → {}", weights.path.display(), args.output.display()))?;

@@ -114,7 +114,12 @@ impl Findings {
                 }
                 // How long an epoch is stands in the run's record, which only `diptych train` can put back.
                 _ => {
-                    self.list.push(super::Finding { severity, what, mended: None, mendable: false })
+                    self.list.push(super::Finding {
+                        severity,
+                        what,
+                        mended: None,
+                        mendable: false,
+                    });
                 }
             }
         }

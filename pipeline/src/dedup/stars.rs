@@ -64,7 +64,9 @@ impl Alike {
         match &self.near {
             Near::Equal => {}
             Near::Pairs(pairs) => {
-                pairs.iter().for_each(|(class, _, _)| with_company.insert(*class))
+                for (class, _, _) in pairs {
+                    with_company.insert(*class);
+                }
             }
             Near::Captions(index) => with_company.unite(&index.has_candidates),
         }

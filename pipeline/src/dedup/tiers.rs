@@ -222,9 +222,9 @@ impl Sides {
         };
         for (row, &class) in (0..).zip(classes).filter(|(_, class)| **class != NO_CLASS) {
             if row >= first_reference {
-                sides.references.insert(class)
+                sides.references.insert(class);
             } else {
-                sides.others.insert(class)
+                sides.others.insert(class);
             }
         }
         sides

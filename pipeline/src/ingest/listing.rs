@@ -96,7 +96,7 @@ pub(super) fn lines(path: &Path) -> Option<u64> {
             0 => return Some(lines),
             // Sums of bytes are vectorised.
             read => {
-                lines += buffer[..read].iter().map(|&byte| u64::from(byte == b'\n')).sum::<u64>()
+                lines += buffer[..read].iter().map(|&byte| u64::from(byte == b'\n')).sum::<u64>();
             }
         }
     }

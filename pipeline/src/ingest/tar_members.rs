@@ -93,7 +93,7 @@ impl<R: Read> Members<R> {
                             b"path" => long_name = Some(attribute.value_bytes().to_vec()),
                             b"size" => {
                                 long_size =
-                                    attribute.value().ok().and_then(|value| value.parse().ok())
+                                    attribute.value().ok().and_then(|value| value.parse().ok());
                             }
                             _ => {}
                         }

@@ -483,14 +483,14 @@ fn a_dataset_that_changed_or_broke_names_the_file_and_the_place() {
         "{message}"
     );
     let message = failure(&|data| {
-        std::fs::remove_file(diptych_schemas::blob_path(data.folder.path(), 1)).unwrap()
+        std::fs::remove_file(diptych_schemas::blob_path(data.folder.path(), 1)).unwrap();
     });
     assert!(
         message.contains("blob/00001.parquet: this file of the dataset is missing"),
         "{message}"
     );
     let message = failure(&|data| {
-        std::fs::remove_file(diptych_schemas::meta_path(data.folder.path(), 2)).unwrap()
+        std::fs::remove_file(diptych_schemas::meta_path(data.folder.path(), 2)).unwrap();
     });
     assert!(
         message.contains("meta/00002.parquet: this file of the dataset is missing"),

@@ -130,10 +130,10 @@ fn assign_file(
         for row in 0..batch.num_rows() {
             match places.get(&Uid::try_from(uids.value(row))?) {
                 Some(place) if column.lacks(*place) && images.is_valid(row) => {
-                    wanted.push((row, *place))
+                    wanted.push((row, *place));
                 }
                 Some(place) if column.lacks(*place) => {
-                    column.put(*place, Err(errors.value(row).to_owned()))
+                    column.put(*place, Err(errors.value(row).to_owned()));
                 }
                 _ => {}
             }

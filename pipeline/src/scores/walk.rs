@@ -175,11 +175,11 @@ impl Values {
         }
         match self {
             Self::Number(builder) => {
-                builder.append_value(array.as_primitive::<Float64Type>().value(at))
+                builder.append_value(array.as_primitive::<Float64Type>().value(at));
             }
             Self::Text(builder) => builder.append_value(array.as_string::<i32>().value(at)),
             Self::Bits(builder) => {
-                builder.append_value(array.as_primitive::<UInt64Type>().value(at))
+                builder.append_value(array.as_primitive::<UInt64Type>().value(at));
             }
         }
     }

@@ -52,7 +52,7 @@ fn misbehave(call: &mut Call) {
     match path.as_str() {
         "/robots.txt" => match call.host.as_str() {
             "127.0.0.251" => {
-                call.status("200 OK", "", b"User-agent: diptych\nDisallow: /private/\n")
+                call.status("200 OK", "", b"User-agent: diptych\nDisallow: /private/\n");
             }
             "127.0.0.252" => call.status("500 Broken", "", b""),
             "127.0.0.253" => call.status("302 Found", "Location: /rules.txt\r\n", b""),
@@ -118,7 +118,7 @@ fn misbehave(call: &mut Call) {
             call.status("308 Permanent Redirect", &location, b"");
         }
         "/busy-once" if call.times == 1 => {
-            call.status("429 Too Many Requests", "Retry-After: 1\r\n", b"")
+            call.status("429 Too Many Requests", "Retry-After: 1\r\n", b"");
         }
         "/busy-once" => call.image(79),
         "/busy" => call.status("429 Too Many Requests", "Retry-After: 86400\r\n", b""),

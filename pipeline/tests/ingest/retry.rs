@@ -30,7 +30,7 @@ fn half_broken(repaired: &Arc<AtomicBool>) -> Server {
             6 => call.status("404 Not Found", "", b""),
             8 if !repaired.load(Ordering::SeqCst) => call.status("404 Not Found", "", b""),
             odd if odd % 2 == 1 && !repaired.load(Ordering::SeqCst) => {
-                call.status("503 Busy", "Retry-After: 100000\r\n", b"")
+                call.status("503 Busy", "Retry-After: 100000\r\n", b"");
             }
             _ => images(call),
         }
@@ -94,9 +94,9 @@ fn later_ingest_asks_for_what_failed_for_now_and_for_nothing_else() {
 fn passes_of_the_same_ingest_mend_what_was_broken_for_a_moment() {
     let server = Server::start(|call| {
         if call.times <= 3 && call.path != "/robots.txt" {
-            call.status("500 Oh", "", b"")
+            call.status("500 Oh", "", b"");
         } else {
-            images(call)
+            images(call);
         }
     });
     let bench = Bench::new();

@@ -316,7 +316,7 @@ async fn balancing_composes_with_conditions_selections_and_given_counts() {
         .unwrap();
     let input = Selection::read(&input).unwrap();
     let again = balanced(&reference, &entries, |spec| {
-        (spec.condition, spec.selection) = (None, Some(&input))
+        (spec.condition, spec.selection) = (None, Some(&input));
     })
     .await;
     assert_eq!((again.candidates, &again.counts), (english.candidates, &english.counts));

@@ -308,7 +308,7 @@ fn signal_ends_an_evaluation_while_a_benchmark_is_read() {
     work.write("large/test/0.tar", pairs::tar(&members));
     work.write("large/classnames.txt", NAMES.join("\n"));
     let mut eval = work.start(&["eval", "--model", "run", "--benchmark", "large"]);
-    eventually(Duration::from_secs(60), "the benchmark's dataset", || {
+    eventually(Duration::from_mins(1), "the benchmark's dataset", || {
         work.path("state/benchmarks").exists().then_some(())
     });
     let asked = Instant::now();

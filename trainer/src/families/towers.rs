@@ -59,7 +59,7 @@ pub(crate) fn tower_weights(
         };
         match named.get(&there) {
             Some(tensor) if tensor.size() == spec.shape => {
-                found.push((place, tensor.shallow_clone()))
+                found.push((place, tensor.shallow_clone()));
             }
             Some(tensor) => {
                 let size = tensor.size();

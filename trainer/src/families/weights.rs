@@ -153,7 +153,7 @@ impl Weights {
                     ));
                 }
                 Some(tensor) if tensor.kind() != Kind::Float => {
-                    shapes.push(format!("{} does not hold floats", spec.name))
+                    shapes.push(format!("{} does not hold floats", spec.name));
                 }
                 Some(tensor) => tensors.push(tensor.f_contiguous()?),
             }

@@ -274,7 +274,7 @@ fn thinned(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
         let high = part.iter().enumerate().max_by(by_value).map(|(at, _)| at);
         match (strange, low, high) {
             (None, Some(low), Some(high)) if low != high => {
-                kept.extend([part[low.min(high)], part[low.max(high)]])
+                kept.extend([part[low.min(high)], part[low.max(high)]]);
             }
             (Some(at), ..) | (None, Some(at), _) => kept.push(part[at]),
             _ => {}

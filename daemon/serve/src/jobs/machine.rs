@@ -78,7 +78,7 @@ pub(super) fn apply(
             job.step_at_start = step;
         }
         (JobEvent::Ended(End::Done { note }), Running | Pausing | Cancelling) => {
-            end(job, Done, note, now)
+            end(job, Done, note, now);
         }
         (JobEvent::Ended(End::Stopped), Running) => {
             // The service is leaving: it goes on with the next one.
@@ -93,7 +93,7 @@ pub(super) fn apply(
             job.message = Some(message);
         }
         (JobEvent::Ended(End::Failed(message)), Cancelling) => {
-            end(job, Cancelled, Some(message), now)
+            end(job, Cancelled, Some(message), now);
         }
         (JobEvent::Lost { step }, Running) => {
             if step > job.step_at_start {

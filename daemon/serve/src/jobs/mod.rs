@@ -263,7 +263,7 @@ impl Queue {
         };
         match &end {
             End::Failed(message) => {
-                tracing::error!("job {} ({}) failed: {message}", job.id, job.kind.as_str())
+                tracing::error!("job {} ({}) failed: {message}", job.id, job.kind.as_str());
             }
             End::Stopped => tracing::info!(
                 "job {} ({}) stopped with everything saved",

@@ -256,7 +256,7 @@ impl Pass {
             match self.schedule.next(Instant::now(), only) {
                 Next::Wait(until) => return until,
                 Next::Refuse(job, reason, detail) => {
-                    self.fail(job.row, Failure::new(reason, detail))
+                    self.fail(job.row, Failure::new(reason, detail));
                 }
                 Next::Ask(host, job) => {
                     let (client, options, limit) =

@@ -37,7 +37,7 @@ pub(crate) fn parameters(config: &DualEncoderConfig) -> Vec<ParameterSpec> {
     list.at(Part::Text, Depth::Embeddings);
     if let Some(found) = t.bert {
         list.below(text_prefix(config), |list| {
-            bert_tower(list, &config.bert_shape(found), config.embed_dim)
+            bert_tower(list, &config.bert_shape(found), config.embed_dim);
         });
         return list.into_specs();
     }

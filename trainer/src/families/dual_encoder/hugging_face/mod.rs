@@ -132,7 +132,7 @@ impl Description {
         write_json(&folder.join(PREPROCESSOR_FILE), &self.preprocessor)?;
         match self.family {
             Family::Clip => {
-                tokenizer::write_clip(tokenizer, weights.config.text.context_length, folder)?
+                tokenizer::write_clip(tokenizer, weights.config.text.context_length, folder)?;
             }
             Family::Siglip | Family::ChineseClip => {
                 tokenizer::write_other(
