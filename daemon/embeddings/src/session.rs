@@ -1,6 +1,6 @@
 //! SQL over a dataset and a state folder: the session with every table and function that is there.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -46,10 +46,9 @@ pub fn with_limited_session<T>(
 /// A state folder that is there already: a typo must not make a new one.
 pub fn open_state(state: &Path) -> anyhow::Result<Store> {
     if !state.is_dir() {
-        let shown: PathBuf = state.into();
         bail!(
             "{}: there is no such state folder. `diptych train` makes it, at the place that its configuration names",
-            shown.display()
+            state.display()
         );
     }
     let store = Store::open(state)?;

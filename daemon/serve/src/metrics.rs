@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use diptych_store::{JobState, Milliseconds, Store, StoreError};
 use diptych_training::live::LiveEvent;
+use diptych_training::progress::resident_bytes;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -292,7 +293,7 @@ impl Metrics {
         if let Ok(disk) = rustix::fs::statvfs(state) {
             self.disk_free_bytes.set((disk.f_bavail * disk.f_frsize) as i64);
         }
-        self.resident_bytes.set(resident_bytes() as i64);
+        self.resident_bytes.set(resident_bytes().unwrap_or(0) as i64);
         Ok(())
     }
 }
@@ -307,11 +308,4 @@ fn folder_bytes(folder: &std::path::Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
-}
-
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024)
 }

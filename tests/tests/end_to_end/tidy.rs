@@ -90,11 +90,7 @@ fn only_commands_print_draw_progress_and_watch_for_signals() {
         sources.iter().map(|(name, _)| name.as_str()).filter(|name| name.ends_with("/tests.rs")),
     );
     // The library that cannot be opened when a tensor is needed ends the process, and says why.
-    allowed.extend([
-        "daemon/src/",
-        "trainer/src/device/shim/library.rs",
-        "trainer/src/device/shim/library.rs",
-    ]);
+    allowed.extend(["daemon/src/", "trainer/src/device/shim/library.rs"]);
     let prints = [
         "println!(",
         "eprintln!(",
