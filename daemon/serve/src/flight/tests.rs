@@ -169,7 +169,7 @@ impl Served {
     async fn adbc(&self, scenario: &str, expected: serde_json::Value) {
         let [python, packages] = ["DIPTYCH_ADBC_PYTHON", "DIPTYCH_ADBC_PACKAGES"]
             .map(|name| std::env::var(name).unwrap());
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/serve/flight/client.py");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/flight/client.py");
         let mut command = Command::new(python);
         command
             .arg(script)
