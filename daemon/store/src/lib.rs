@@ -47,6 +47,7 @@ pub use records::{
     Milliseconds, RunName, RunRecord, RunState,
 };
 pub use runs::Reconciled;
+pub use tables::{PlanTableRead, TableRead, tables_planned_by};
 
 use acknowledged::Acknowledged;
 use engine::{Change, Engine};

@@ -61,7 +61,7 @@ pub fn write(store: &Store, request: &Request<'_>, folder: &Path) -> anyhow::Res
     let digits = request.uids.len().div_ceil(ROWS).max(1).to_string().len();
     for uids in request.uids.chunks(ROWS) {
         let number = format!("{:0digits$}", written.files);
-        let part = Part::read(store, request, uids)?;
+        let part = FileRows::read(store, request, uids)?;
         match request.format {
             EmbeddingFormat::Npy => part.arrays(&unfinished, &number)?,
             EmbeddingFormat::Parquet => {
@@ -100,7 +100,7 @@ fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io:
 }
 
 /// Rows of one file.
-struct Part {
+struct FileRows {
     images: Vectors,
     texts: Vectors,
     /// Where each pair came from, as source and key.
@@ -108,7 +108,7 @@ struct Part {
     captions: Vec<String>,
 }
 
-impl Part {
+impl FileRows {
     fn read(store: &Store, request: &Request<'_>, uids: &[Uid]) -> anyhow::Result<Self> {
         let limit = default_memory() as u64 / 2;
         let images = Vectors::read_some(store, request.producer, Modality::Image, uids, limit)?;
