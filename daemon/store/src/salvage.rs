@@ -15,7 +15,7 @@ const CHANGES_AT_ONCE: usize = 500;
 
 /// Copies what can be read, and says in words what it was.
 pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String, StoreError> {
-    let Ok(old) = Engine::open(state, damaged) else {
+    let Ok(old) = Engine::open_expendable(state, damaged) else {
         return Ok("Nothing could be read of the runs and metrics until now".into());
     };
     let runs = chunks::whole_records::<RunRecord>(&readable(state, old.runs()));
