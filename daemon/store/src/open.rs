@@ -68,7 +68,7 @@ pub(super) fn open(state: &Path, on_damage: OnDamage) -> Result<Opened, StoreErr
     if let Some((damage, copy)) = find_damage(state, &folder, everything)? {
         degraded = Some(match on_damage {
             OnDamage::Refuse => return Err(refusal(state, damage)),
-            OnDamage::BeginAnew => begin_anew(state, &folder, damage, Some(copy))?,
+            OnDamage::BeginAnew => begin_anew(state, &folder, damage, Some(&copy))?,
         });
     }
     let (engine, lost) = match open_checked(state, &folder, Engine::open, everything) {
@@ -276,9 +276,9 @@ fn begin_anew(
     state: &Path,
     folder: &Path,
     damage: Damage,
-    copy: Option<Copy>,
+    copy: Option<&Copy>,
 ) -> Result<String, StoreError> {
-    let readable = copy.as_ref().map_or_else(|| folder.to_owned(), Copy::sled);
+    let readable = copy.map_or_else(|| folder.to_owned(), Copy::sled);
     let aside = state.join(format!("sled.damaged-{}", Milliseconds::now().0));
     let rebuilt = durable::unfinished(folder);
     if rebuilt.exists() {

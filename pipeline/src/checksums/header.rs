@@ -32,7 +32,7 @@ pub(super) fn with_crc(header: &[u8], crc: u32) -> Option<Vec<u8>> {
     with.extend_from_slice(&header[..at]);
     with.push(NEXT_I32);
     put_i32(crc.cast_signed(), &mut with);
-    with.push((distance - 1) << 4 | kind);
+    with.push(((distance - 1) << 4) | kind);
     with.extend_from_slice(&header[at + 1..]);
     Some(with)
 }

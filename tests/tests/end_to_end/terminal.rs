@@ -22,12 +22,13 @@ fn on_a_terminal(work: &Work, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n")
 }
 
-/// Control characters of a text besides line breaks, tabs and the colours of the log.
+/// What Diptych itself writes to a terminal: a progress bar that is drawn anew, the colours of the log.
+const OWN: [&str; 6] =
+    ["\r\u{1b}[2K", "\u{1b}[0m", "\u{1b}[2m", "\u{1b}[31m", "\u{1b}[32m", "\u{1b}[33m"];
+
+/// Control characters of a text besides those, line breaks and tabs.
 fn control(text: &str) -> Vec<char> {
-    let mut plain = text.to_owned();
-    for colour in ["\u{1b}[0m", "\u{1b}[2m", "\u{1b}[31m", "\u{1b}[32m", "\u{1b}[33m"] {
-        plain = plain.replace(colour, "");
-    }
+    let plain = OWN.iter().fold(text.to_owned(), |plain, own| plain.replace(own, ""));
     plain.chars().filter(|c| c.is_control() && *c != '\n' && *c != '\t').collect()
 }
 
