@@ -52,7 +52,7 @@ pub fn with_limited_session<T>(
     stacker::grow(PLANNING_STACK, || runtime.block_on(ask(context)))
 }
 
-/// A state folder that is there already: a typo must not make a new one.
+/// Opens a state folder that is there already, to read it: a typo must not make a new one.
 pub fn open_state(state: &Path) -> anyhow::Result<Store> {
     if !state.is_dir() {
         bail!(
@@ -60,9 +60,5 @@ pub fn open_state(state: &Path) -> anyhow::Result<Store> {
             state.display()
         );
     }
-    let store = Store::open(state)?;
-    if let Some(degraded) = store.degraded() {
-        tracing::warn!("{degraded}");
-    }
-    Ok(store)
+    Ok(Store::open_to_read(state)?)
 }

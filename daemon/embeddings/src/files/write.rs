@@ -9,11 +9,10 @@ use anyhow::{Context, bail};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::ipc::writer::FileWriter;
 use diptych_pipeline::sql::{default_memory, query};
-use diptych_pipeline::write_halves;
+use diptych_pipeline::{ParquetWriter, write_halves};
 use diptych_schemas::{ContentHash, EmbeddingFormat, SchemaError, Uid, column, durable};
 use diptych_store::{Modality, Store};
 use half::f16;
-use parquet::arrow::ArrowWriter;
 
 use super::table::lists;
 use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
@@ -68,7 +67,7 @@ pub fn write(store: &Store, request: &Request<'_>, folder: &Path) -> anyhow::Res
                 durable::write_with(
                     &unfinished.join(format!("{PAIRS}{number}.parquet")),
                     |file| {
-                        let mut writer = ArrowWriter::try_new(
+                        let mut writer = ParquetWriter::try_new(
                             file,
                             part.table(0, 0).map_err(other)?.schema(),
                             None,
@@ -134,7 +133,7 @@ impl FileRows {
             (column::UID, Arc::new(names) as ArrayRef),
         ])?;
         let mut bytes = Vec::new();
-        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None)?;
+        let mut writer = ParquetWriter::try_new(&mut bytes, batch.schema(), None)?;
         writer.write(&batch)?;
         writer.close().context("writing metadata")?;
         Ok(durable::write(&folder.join(format!("{METADATA}/metadata_{number}.parquet")), &bytes)?)

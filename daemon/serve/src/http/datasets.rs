@@ -123,7 +123,7 @@ fn known(shared: &Shared, name: &str) -> Result<ServedDataset, Problem> {
 }
 
 /// The datasets of the service.
-#[utoipa::path(get, path = "/v1/datasets", params(Part), responses((status = OK, body = Page<Dataset>), (status = "default", body = Problem)), tag = "datasets")]
+#[utoipa::path(get, path = "/v1/datasets", operation_id = "list_datasets", params(Part), responses((status = OK, body = Page<Dataset>), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     part: Result<Query<Part>, QueryRejection>,
@@ -135,7 +135,7 @@ pub(super) async fn list(
 }
 
 /// One dataset: what became of its inputs, its formats and columns.
-#[utoipa::path(get, path = "/v1/datasets/{name}", responses((status = OK, body = Details), (status = "default", body = Problem)), tag = "datasets")]
+#[utoipa::path(get, path = "/v1/datasets/{name}", operation_id = "get_dataset", params(("name" = String, Path, description = "Name of a dataset")), responses((status = OK, body = Details), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn one(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -190,6 +190,7 @@ fn text(value: &Value) -> String {
 
 /// Which samples.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Wanted {
     limit: Option<u64>,
@@ -202,7 +203,7 @@ pub(super) struct Wanted {
 }
 
 /// Some pairs, as if drawn: uids are hashes, so those after a place are a fair sample.
-#[utoipa::path(get, path = "/v1/datasets/{name}/samples", params(Wanted), responses((status = OK, body = Page<Sample>), (status = "default", body = Problem)), tag = "datasets")]
+#[utoipa::path(get, path = "/v1/datasets/{name}/samples", operation_id = "sample_dataset", params(("name" = String, Path, description = "Name of a dataset"), Wanted), responses((status = OK, body = Page<Sample>), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn samples(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -241,6 +242,7 @@ pub(super) fn image_address(dataset: &str, uid: &str) -> String {
 }
 
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Size {
     /// Side of the square in pixels, at most 1024; 160 without it.
@@ -248,7 +250,7 @@ pub(super) struct Size {
 }
 
 /// The image of a pair, cut to a square and made small, as PNG.
-#[utoipa::path(get, path = "/v1/datasets/{name}/images/{uid}", params(Size), responses((status = OK, body = Vec<u8>, content_type = "image/png"), (status = "default", body = Problem)), tag = "datasets")]
+#[utoipa::path(get, path = "/v1/datasets/{name}/images/{uid}", operation_id = "get_image", params(("name" = String, Path, description = "Name of a dataset"), ("uid" = String, Path, description = "Uid of a pair: 32 hexadecimal digits"), Size), responses((status = OK, body = Vec<u8>, content_type = "image/png"), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn image(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<(String, String)>, PathRejection>,
