@@ -59,13 +59,27 @@ pub struct TlsConfig {
 }
 
 /// Limits of HTTP.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Largest body of a request in MiB.
     pub max_body_mib: u64,
     /// Requests that are answered at once; more are told to come again (503).
     pub concurrent: usize,
+    /// Part of `concurrent` that one client may have, and of the connections: its token, or where none is asked for, its address.
+    /// Above 0, up to 1.
+    pub client_share: f64,
+    /// Seconds until the headers of a request must be there; the connection is closed then.
+    pub header_seconds: u64,
+    /// Seconds until the body of a request must be there (408 then).
+    pub body_seconds: u64,
+}
+
+impl HttpConfig {
+    /// The part of `all` that one client may have, at least 1.
+    pub fn share_of(&self, all: usize) -> usize {
+        ((all as f64 * self.client_share) as usize).max(1)
+    }
 }
 
 /// Limits of one query, by HTTP and by Flight SQL.
@@ -115,7 +129,13 @@ impl Default for ServeConfig {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { max_body_mib: 16, concurrent: 256 }
+        Self {
+            max_body_mib: 16,
+            concurrent: 256,
+            client_share: 0.25,
+            header_seconds: 30,
+            body_seconds: 30,
+        }
     }
 }
 
@@ -221,6 +241,14 @@ impl ServeConfig {
         }
         check(self.http.max_body_mib >= 1, "http.max_body_mib must be at least 1")?;
         check(self.http.concurrent >= 1, "http.concurrent must be at least 1")?;
+        check(
+            self.http.client_share > 0.0 && self.http.client_share <= 1.0,
+            "http.client_share must be above 0 and up to 1",
+        )?;
+        check(
+            self.http.header_seconds >= 1 && self.http.body_seconds >= 1,
+            "http.header_seconds and http.body_seconds must be at least 1",
+        )?;
         check(
             self.sql.memory_mib >= 64,
             "sql.memory_mib must be at least 64: below it even small sorts fail",

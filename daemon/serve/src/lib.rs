@@ -3,6 +3,7 @@
 //! It comes up in this order: configuration, store, jobs as they were left, address, "ready". It leaves in the other: no new jobs,
 //! jobs save what they did, requests end, the store is closed. Between the two, [`shared::Shared`] is what its parts have in common.
 
+mod clients;
 mod dashboard;
 mod ending;
 mod flight;
@@ -68,6 +69,7 @@ pub fn run(
     let store = Store::open(&config.state)?;
     let token = tokens::new_token();
     let queue = Queue::open(store.clone(), config.jobs.clone(), token.clone())?;
+    let http_config = config.http.clone();
     let shared =
         Arc::new(Shared::new(store, queue, address.clone(), Current::of(config, &token)?, file)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -79,7 +81,7 @@ pub fn run(
         let mut signals = Signals::watch()?;
         let router =
             http::router(&shared, dashboard::routes().merge(flight::routes(flight_spec(&shared))));
-        let server = listen::bind(&address, tls.as_ref(), router).await?;
+        let server = listen::bind(&address, tls.as_ref(), &http_config, router).await?;
         shared.store.announce(&server.address)?;
         shared.queue.start()?;
         tracing::info!("serves {} at {}", shared.store.folder().display(), server.address);
