@@ -4,6 +4,7 @@
 //! jobs save what they did, requests end, the store is closed. Between the two, [`shared::Shared`] is what its parts have in common.
 
 mod clients;
+mod confinement;
 mod dashboard;
 mod ending;
 mod flight;
@@ -34,6 +35,7 @@ use jobs::Queue;
 use metrics::Metrics;
 use shared::{Current, Shared};
 
+pub use confinement::apply as confine_this_process;
 pub use http::{ARROW_STREAM, TRUNCATED};
 pub use logging::start as start_logging;
 
@@ -68,10 +70,12 @@ pub fn run(
 
     let store = Store::open(&config.state)?;
     let token = tokens::new_token();
-    let queue = Queue::open(store.clone(), config.jobs.clone(), token.clone())?;
-    let http_config = config.http.clone();
-    let shared =
-        Arc::new(Shared::new(store, queue, address.clone(), Current::of(config, &token)?, file)?);
+    let current = Current::of(config, &token)?;
+    let (limits, folders) = (current.config.jobs.clone(), current.folders.clone());
+    confinement::say_what_is_open(&folders);
+    let queue = Queue::open(store.clone(), limits, folders, token)?;
+    let http_config = current.config.http.clone();
+    let shared = Arc::new(Shared::new(store, queue, address.clone(), current, file)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("http")
         .enable_all()
