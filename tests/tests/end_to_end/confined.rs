@@ -167,6 +167,45 @@ fn confined_process_opens_what_it_may_and_says_what_it_may_not() {
 }
 
 #[test]
+fn every_kind_of_job_does_its_work_within_its_folders() {
+    let work = Work::new().with_demo_data(60);
+    for name in ["train.parquet", "heldout.parquet", "tiny.json"] {
+        work.write(&format!("inside/{name}"), std::fs::read(work.path(name)).unwrap());
+    }
+    work.write("inside/x.tar", tar_with("public", 1));
+    work.write("diptych.toml", CONFIG);
+    let (temporary, caches) = (work.path("tmp"), work.path("caches"));
+    std::fs::create_dir_all(&temporary).unwrap();
+    let service =
+        Service::start_with(&work, &[("TMPDIR", &temporary), ("XDG_CACHE_HOME", &caches)]);
+    let data = work.path("data");
+    let data = data.to_str().unwrap();
+    let config = tiny_config("run", 1, "").replace("\"data\"", &format!("{data:?}"));
+    let train = json!({ "kind": "train", "config": config, "folder": work.path("inside") });
+    let id = service.ask("POST", "/v1/jobs", Some(&train)).ok()["id"].as_u64().unwrap();
+    service.waits_until(id, "done");
+    let of_model = ["--model", "run", "--dataset", data, "--selection", "heldout.parquet"];
+    for (kind, args) in [
+        ("ingest", ["x.tar", "--dataset", "new", "--phash"].as_slice()),
+        ("select", &["SELECT uid FROM meta", "--dataset", data, "--output", "all.parquet"]),
+        ("dedup", &["--by", "sha256", "--dataset", data, "--output", "u", "--groups", "g"]),
+        ("score", &["blur", "clip", "--model", "run", "--dataset", data]),
+        ("eval", &[&of_model[..], &["--task", "retrieval", "--json", "eval.json"]].concat()),
+        ("export", &["--model", "run", "--format", "hf", "--output", "hf"]),
+        ("embed", &[&of_model[..], &["--output", "embeddings"]].concat()),
+    ] {
+        let id = asks(&service, &work, kind, args).ok()["id"].as_u64().unwrap();
+        service.waits_until(id, "done");
+    }
+    for made in ["new/dataset.json", "all.parquet", "u", "g", "eval.json", "hf/config.json"] {
+        assert!(work.path("inside").join(made).is_file(), "{made}");
+    }
+    // The process of an evaluation cannot open the store, and tells the service.
+    let recorded = service.sql("SELECT count(*) FROM metrics WHERE name LIKE 'eval/%'", None);
+    assert!(recorded[0][0].as_u64().unwrap() >= 2, "{recorded}");
+}
+
+#[test]
 fn remote_datasets_of_a_request_are_those_that_the_service_allows() {
     let work = Work::new().with_demo_data(60);
     let server = Server::start(&work.path(""), |_| Fault::Honest);
