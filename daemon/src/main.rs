@@ -10,9 +10,15 @@ use diptych_cli::{Cli, Command};
 fn main() -> ExitCode {
     // First of all: it writes the environment, which is possible only while there is no other thread.
     let asleep = diptych_trainer::let_idle_threads_sleep();
+    // What holds for this thread holds for those that it starts.
+    let confined = diptych_serve::confine_this_process();
     let cli = Cli::parse();
     let many_files = diptych::allow_many_open_files();
     diptych::start_logging(cli.verbose, matches!(cli.command, Command::Serve(_)));
+    if let Err(error) = confined {
+        tracing::error!("{error:#}");
+        return ExitCode::FAILURE;
+    }
     if !asleep {
         // Slower beside other work, and right all the same.
         tracing::debug!("libtorch's idle threads spin: the process had threads before it began");

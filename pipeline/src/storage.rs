@@ -8,6 +8,7 @@
 //!    and what to do.
 
 mod cache;
+mod credentials;
 mod error;
 mod fetch;
 mod file;
@@ -43,6 +44,17 @@ impl Storage {
     ) -> Result<Self, StorageError> {
         let remote = if is_url(dataset) {
             Some(Arc::new(Remote::open(dataset, config, Arc::clone(stop))?))
+        } else if let Some((scheme, _)) = dataset.to_string_lossy().split_once("://")
+            && !dataset.exists()
+        {
+            // A folder may be called so; somebody who means a URL is told which there are.
+            return Err(StorageError::Url {
+                url: dataset.display().to_string(),
+                message: format!(
+                    "there is no such folder, and {scheme}:// is not known here; a dataset is a folder or has a URL with s3, gs, az, \
+                     abfss, http or https"
+                ),
+            });
         } else {
             None
         };

@@ -14,7 +14,7 @@ use crate::config_unattended::{
     CheckpointConfig, EvalConfig, GuardConfig, MetricsConfig, TensorBoard,
 };
 use crate::config_weights::FirstWeights;
-use crate::{ContentHash, RemoteConfig, SchemaError};
+use crate::{ContentHash, PathRole, RemoteConfig, SchemaError};
 
 /// A training run. `diptych config` prints this with all its defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,7 +69,9 @@ pub struct ModelChoice {
 
 impl ModelChoice {
     fn config_is_a_file(&self) -> bool {
-        Path::new(&self.config).extension().is_some_and(|ending| ending == "json")
+        Path::new(&self.config)
+            .extension()
+            .is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
     }
 }
 
@@ -271,38 +273,41 @@ impl TrainConfig {
 
     /// Relative paths become relative to `folder`.
     pub fn resolve_paths(&mut self, folder: &Path) {
-        self.paths_mut().into_iter().for_each(|path| resolve(path, folder));
-        if self.model.config_is_a_file() {
-            self.model.config = folder.join(&self.model.config).to_string_lossy().into_owned();
+        self.state = folder.join(&self.state);
+        let Ok(()) = self.replace_paths(|role, path| {
+            Ok::<_, std::convert::Infallible>(resolve(role, path, folder))
+        });
+    }
+
+    /// Replaces every file and folder that it names, but the state folder, by what `replace` makes of it. Ends with its first error.
+    pub fn replace_paths<E>(
+        &mut self,
+        mut replace: impl FnMut(PathRole, &Path) -> Result<PathBuf, E>,
+    ) -> Result<(), E> {
+        for (role, path) in self.paths_mut() {
+            *path = replace(role, path)?;
         }
+        if self.model.config_is_a_file() {
+            let path = replace(PathRole::Read, Path::new(&self.model.config))?;
+            self.model.config = path.to_string_lossy().into_owned();
+        }
+        Ok(())
     }
 
-    /// All files and folders that it names, but the state folder.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        let mut copy = self.clone();
-        copy.state = PathBuf::new();
-        let model = self.model.config_is_a_file().then(|| PathBuf::from(&self.model.config));
-        let named = copy
-            .paths_mut()
-            .into_iter()
-            .map(|path| path.clone())
-            .filter(|path| !path.as_os_str().is_empty());
-        named.chain(model).collect()
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+    fn paths_mut(&mut self) -> Vec<(PathRole, &mut PathBuf)> {
         let EvalConfig { selection, dataset, classes, templates, suite, .. } = &mut self.eval;
         let weights = self.model.weights.as_mut().map(FirstWeights::paths_mut).unwrap_or_default();
-        let optional = [&mut self.model.tokenizer, selection, dataset, classes, templates, suite];
-        let cache = &mut self.loader.remote.cache;
+        let read = [&mut self.model.tokenizer, selection, classes, templates, suite];
         let board = match &mut self.metrics.tensorboard {
             TensorBoard::Folder(folder) => Some(folder),
             TensorBoard::Wanted(_) => None,
         };
-        let mut paths = vec![&mut self.state];
-        paths.extend(self.data.paths_mut());
-        paths.extend(weights);
-        paths.extend(optional.into_iter().chain([cache]).flatten().chain(board));
+        let written = self.loader.remote.cache.as_mut().into_iter().chain(board);
+        let mut paths: Vec<_> = self.data.paths_mut().collect();
+        paths.extend(dataset.iter_mut().map(|path| (PathRole::Dataset, path)));
+        let read = weights.into_iter().chain(read.into_iter().flatten());
+        paths.extend(read.map(|path| (PathRole::Read, path)));
+        paths.extend(written.map(|path| (PathRole::Write, path)));
         paths
     }
 

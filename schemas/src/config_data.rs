@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::is_url;
+use crate::{PathRole, is_url};
 
 /// What is trained on: `dataset` and `selection`, or several of them in `mix`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -100,10 +100,13 @@ impl DataConfig {
         Ok(())
     }
 
-    pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let of_mix =
-            self.mix.iter_mut().flat_map(|source| [&mut source.dataset, &mut source.selection]);
-        [&mut self.dataset, &mut self.selection].into_iter().flatten().chain(of_mix)
+    pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = (PathRole, &mut PathBuf)> {
+        let of_mix = self.mix.iter_mut().flat_map(|MixedSource { dataset, selection, .. }| {
+            [(PathRole::Dataset, dataset), (PathRole::Read, selection)]
+        });
+        let dataset = self.dataset.iter_mut().map(|path| (PathRole::Dataset, path));
+        let selection = self.selection.iter_mut().map(|path| (PathRole::Read, path));
+        dataset.chain(selection).chain(of_mix)
     }
 
     /// The same without paths: selections count by their own hashes.
@@ -117,11 +120,9 @@ impl DataConfig {
     }
 }
 
-/// A relative path becomes relative to `folder`; a URL stays.
-pub(crate) fn resolve(path: &mut PathBuf, folder: &Path) {
-    if !is_url(path) {
-        *path = folder.join(&*path);
-    }
+/// A relative path becomes relative to `folder`; the URL of a dataset stays.
+pub(crate) fn resolve(role: PathRole, path: &Path, folder: &Path) -> PathBuf {
+    if role == PathRole::Dataset && is_url(path) { path.to_owned() } else { folder.join(path) }
 }
 
 fn check_captions(captions: &[CaptionColumn]) -> Result<(), String> {

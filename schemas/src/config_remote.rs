@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 /// Reading datasets whose name is a URL (`s3://`, `gs://`, `az://`, `http://`, `https://`). Credentials come from the environment
-/// (`AWS_*`, `GOOGLE_*`, `AZURE_*`).
+/// (`AWS_*`, `GOOGLE_*`, `AZURE_*`); the machine's own role is asked for only with `DIPTYCH_INSTANCE_CREDENTIALS=true`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoteConfig {
@@ -64,14 +64,45 @@ impl RemoteConfig {
         }
         Ok(())
     }
+
+    /// Refuses options that a request may not set: those that name a file, a host or credentials, which are for the service's
+    /// own environment to say.
+    pub fn check_request(&self) -> Result<(), String> {
+        for (name, value) in &self.options {
+            if !REQUESTABLE.contains(&name.to_lowercase().as_str()) {
+                return Err(format!(
+                    "loader.remote.options: a request cannot set {name}; it can set {}. Others are for the service's environment",
+                    REQUESTABLE.join(", ")
+                ));
+            }
+            // A region becomes part of a host's name.
+            if value.is_empty() || !value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+                return Err(format!(
+                    "loader.remote.options: {name} must be letters, digits or '-', got {value:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Whether a dataset's name is a URL and not a folder.
+/// Options of stores that a request may set.
+const REQUESTABLE: [&str; 5] = [
+    "aws_region",
+    "aws_default_region",
+    "aws_skip_signature",
+    "google_skip_signature",
+    "azure_skip_signature",
+];
+
+/// Schemes of URLs that datasets are read from.
+const SCHEMES: [&str; 10] =
+    ["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https"];
+
+/// Whether a dataset's name is a URL and not a folder. Anything else with `://` in it is a path.
 pub fn is_url(name: &Path) -> bool {
-    let scheme =
-        name.to_str().and_then(|name| name.split_once("://")).map_or("", |(scheme, _)| scheme);
-    scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+    let scheme = name.to_str().and_then(|name| name.split_once("://")).map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)))
 }
 
 #[cfg(test)]
@@ -95,8 +126,32 @@ mod tests {
             assert_eq!(config.data.dataset, Some(url.into()));
             assert_eq!(config.data.selection, Some(folder.path().join("s")));
         }
-        for folder in ["data", "/a/b", "C:/x", "1a://b", "a b://c", ""] {
+        for folder in ["data", "/a/b", "C:/x", "a://../x", "file:///etc", " s3://b", "./s3://b", ""]
+        {
             assert!(!is_url(Path::new(folder)), "{folder}");
+        }
+    }
+
+    #[test]
+    fn a_request_may_set_few_options_and_none_that_names_a_file_or_a_host() {
+        let with = |name: &str, value: &str| {
+            let options = [(name.to_owned(), value.to_owned())].into();
+            RemoteConfig { options, ..RemoteConfig::default() }.check_request()
+        };
+        with("AWS_REGION", "eu-central-1").unwrap();
+        with("google_skip_signature", "true").unwrap();
+        for (name, value) in [
+            ("google_service_account_path", "/etc/passwd"),
+            ("google_service_account", "/etc/passwd"),
+            ("aws_endpoint", "http://169.254.169.254"),
+            ("aws_metadata_endpoint", "http://127.0.0.1"),
+            ("azure_storage_account_name", "evil"),
+            ("aws_virtual_hosted_style_request", "true"),
+            ("proxy_url", "http://127.0.0.1"),
+            ("aws_region", "evil.example/"),
+            ("aws_region", ""),
+        ] {
+            assert!(with(name, value).is_err(), "{name} = {value}");
         }
     }
 

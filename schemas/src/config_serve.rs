@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::SchemaError;
 use crate::config_data::resolve;
 use crate::config_keys;
+use crate::{PathRole, RemoteAccess, SchemaError};
 
 /// The service. `diptych config --serve` prints this with all its defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,11 +17,13 @@ pub struct ServeConfig {
     pub state: PathBuf,
     /// ADDRESS:PORT for HTTP and Flight SQL, or unix:PATH. Beyond loopback, `auth.tokens` and `tls` must be set.
     pub listen: String,
-    /// Folders beside the state folder and the datasets that jobs may read and write. Nothing else is opened for a request.
+    /// Folders that jobs may read and write, beside the datasets. Nothing else is opened for a request, but what the state folder holds
+    /// to be read. They should not contain the state folder.
     pub folders: Vec<PathBuf>,
     /// Datasets that can be looked at and asked by name.
     #[serde(rename = "dataset", skip_serializing_if = "Vec::is_empty")]
     pub datasets: Vec<ServedDataset>,
+    pub remote: RemoteAccess,
     pub auth: AuthConfig,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
@@ -59,13 +61,27 @@ pub struct TlsConfig {
 }
 
 /// Limits of HTTP.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Largest body of a request in MiB.
     pub max_body_mib: u64,
     /// Requests that are answered at once; more are told to come again (503).
     pub concurrent: usize,
+    /// Part of `concurrent` that one client may have, and of the connections: its token, or where none is asked for, its address.
+    /// Above 0, up to 1.
+    pub client_share: f64,
+    /// Seconds until the headers of a request must be there; the connection is closed then.
+    pub header_seconds: u64,
+    /// Seconds until the body of a request must be there (408 then).
+    pub body_seconds: u64,
+}
+
+impl HttpConfig {
+    /// The part of `all` that one client may have, at least 1.
+    pub fn share_of(&self, all: usize) -> usize {
+        ((all as f64 * self.client_share) as usize).max(1)
+    }
 }
 
 /// Limits of one query, by HTTP and by Flight SQL.
@@ -104,6 +120,7 @@ impl Default for ServeConfig {
             listen: "127.0.0.1:8723".into(),
             folders: Vec::new(),
             datasets: Vec::new(),
+            remote: RemoteAccess::default(),
             auth: AuthConfig::default(),
             tls: None,
             http: HttpConfig::default(),
@@ -115,7 +132,13 @@ impl Default for ServeConfig {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { max_body_mib: 16, concurrent: 256 }
+        Self {
+            max_body_mib: 16,
+            concurrent: 256,
+            client_share: 0.25,
+            header_seconds: 30,
+            body_seconds: 30,
+        }
     }
 }
 
@@ -170,19 +193,20 @@ impl ServeConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        resolve(&mut self.state, folder);
         if let Some(socket) = self.listen.strip_prefix("unix:").filter(|socket| !socket.is_empty())
         {
             self.listen = format!("unix:{}", folder.join(socket).display());
         }
         let tls = self.tls.iter_mut().flat_map(|tls| [&mut tls.certificate, &mut tls.key]);
-        let datasets = self.datasets.iter_mut().map(|dataset| &mut dataset.path);
+        for dataset in &mut self.datasets {
+            dataset.path = resolve(PathRole::Dataset, &dataset.path, folder);
+        }
         self.folders
             .iter_mut()
-            .chain(datasets)
+            .chain([&mut self.state])
             .chain(self.auth.tokens.as_mut())
             .chain(tls)
-            .for_each(|path| resolve(path, folder));
+            .for_each(|path| *path = folder.join(&*path));
     }
 
     /// Refuses what would be open to others, and limits that let nothing through.
@@ -219,8 +243,17 @@ impl ServeConfig {
                 &format!("two datasets are called {:?}", dataset.name),
             )?;
         }
+        self.remote.prefixes()?;
         check(self.http.max_body_mib >= 1, "http.max_body_mib must be at least 1")?;
         check(self.http.concurrent >= 1, "http.concurrent must be at least 1")?;
+        check(
+            self.http.client_share > 0.0 && self.http.client_share <= 1.0,
+            "http.client_share must be above 0 and up to 1",
+        )?;
+        check(
+            self.http.header_seconds >= 1 && self.http.body_seconds >= 1,
+            "http.header_seconds and http.body_seconds must be at least 1",
+        )?;
         check(
             self.sql.memory_mib >= 64,
             "sql.memory_mib must be at least 64: below it even small sorts fail",
@@ -297,6 +330,9 @@ mod tests {
                 "two datasets",
             ),
             ("[jobs]\nattempts = 0\n", "jobs.attempts"),
+            ("[remote]\nallow = [\"data\"]\n", "remote.allow"),
+            ("[http]\nclient_share = 0.0\n", "http.client_share"),
+            ("[http]\nbody_seconds = 0\n", "http.body_seconds"),
         ] {
             let error = checked(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::config_data::resolve;
-use crate::{SchemaError, config_keys};
+use crate::{PathRole, SchemaError, config_keys};
 
 /// What `diptych eval --suite` and `eval.suite` of a training read.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -91,7 +91,9 @@ impl SuiteConfig {
                     .next();
                 task.name = named.map_or_else(String::new, |path| stem(path));
             }
-            task.paths_mut().into_iter().for_each(|path| resolve(path, folder));
+            for (role, path) in task.paths_mut() {
+                *path = resolve(role, path, folder);
+            }
         }
         suite.validate().map_err(bad)?;
         Ok(suite)
@@ -139,19 +141,15 @@ impl SuiteConfig {
     }
 
     /// All files and folders that it names.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        self.tasks
-            .clone()
-            .iter_mut()
-            .flat_map(|task| {
-                task.paths_mut().into_iter().map(|path| path.clone()).collect::<Vec<_>>()
-            })
-            .collect()
+    pub fn paths(&self) -> Vec<(PathRole, PathBuf)> {
+        let mut tasks = self.tasks.clone();
+        let named = tasks.iter_mut().flat_map(SuiteTask::paths_mut);
+        named.map(|(role, path)| (role, path.clone())).collect()
     }
 }
 
 impl SuiteTask {
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+    fn paths_mut(&mut self) -> Vec<(PathRole, &mut PathBuf)> {
         let Self {
             benchmark,
             compositional,
@@ -163,10 +161,10 @@ impl SuiteTask {
             train_selection,
             ..
         } = self;
-        [benchmark, compositional, images, dataset, selection, classes, templates, train_selection]
-            .into_iter()
-            .flatten()
-            .collect()
+        let read =
+            [benchmark, compositional, images, selection, classes, templates, train_selection];
+        let read = read.into_iter().flatten().map(|path| (PathRole::Read, path));
+        read.chain(dataset.iter_mut().map(|path| (PathRole::Dataset, path))).collect()
     }
 }
 
@@ -180,7 +178,7 @@ mod tests {
         crate::durable::write(&path, text.as_bytes()).unwrap();
         let read = SuiteConfig::read(&path).map_err(|error| error.to_string());
         read.map(|mut suite| {
-            for path in suite.tasks.iter_mut().flat_map(SuiteTask::paths_mut) {
+            for (_, path) in suite.tasks.iter_mut().flat_map(SuiteTask::paths_mut) {
                 *path = path.strip_prefix(folder.path()).unwrap().to_owned();
             }
             suite
@@ -198,9 +196,14 @@ mod tests {
         let found: Vec<_> =
             suite.tasks.iter().map(|task| (task.name.as_str(), task.weight)).collect();
         assert_eq!(found, [("cifar10", 1.0), ("held", 2.5), ("add_att", 1.0)]);
-        let paths =
-            ["wds/cifar10", "d", "held.parquet", "c/add_att.json", "val"].map(PathBuf::from);
-        assert_eq!(suite.paths(), paths);
+        let paths = [
+            (PathRole::Read, "wds/cifar10"),
+            (PathRole::Read, "held.parquet"),
+            (PathRole::Dataset, "d"),
+            (PathRole::Read, "c/add_att.json"),
+            (PathRole::Read, "val"),
+        ];
+        assert_eq!(suite.paths(), paths.map(|(role, path)| (role, PathBuf::from(path))));
     }
 
     #[test]

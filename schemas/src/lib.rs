@@ -11,6 +11,7 @@ mod config_lora;
 mod config_objective;
 mod config_optimizer;
 mod config_remote;
+mod config_remote_access;
 mod config_serve;
 mod config_suite;
 mod config_unattended;
@@ -22,6 +23,7 @@ mod ledger;
 mod manifest;
 mod model_ref;
 pub mod outcome;
+mod path_role;
 mod scores;
 mod tables;
 pub mod words;
@@ -34,6 +36,7 @@ pub use config_lora::{LoraConfig, LoraTarget};
 pub use config_objective::{LossKind, MaskConfig, ObjectiveConfig, ObjectiveTerm};
 pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};
 pub use config_remote::{RemoteConfig, is_url};
+pub use config_remote_access::{RemoteAccess, RemotePrefix};
 pub use config_serve::{
     AuthConfig, HttpConfig, JobsConfig, Listen, Scope, ServeConfig, ServedDataset, SqlLimits,
     TlsConfig,
@@ -51,6 +54,7 @@ pub use manifest::{
     DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path,
 };
 pub use model_ref::ModelRef;
+pub use path_role::PathRole;
 pub use scores::{
     EmbeddingFormat, SCORE_VERSION, ScoreFileMetadata, ScoreValue, embedding_file_schema,
     embedding_folder, embedding_type, embeddings_folder, is_score_name, numbered_file,

@@ -1,7 +1,7 @@
 //! `diptych serve` in a test: started, asked over HTTP as any client does, killed with the test.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -83,8 +83,14 @@ impl Answer {
 impl Service {
     /// Starts it and waits until it answers.
     pub fn start(work: &Work) -> Self {
+        Self::start_with(work, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_with(work: &Work, variables: &[(&str, &Path)]) -> Self {
         let log = File::options().create(true).append(true).open(work.path("serve.log")).unwrap();
         let mut command = work.command(&["serve", "diptych.toml"]);
+        command.envs(variables.iter().copied());
         let mut process =
             Process(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         let owner = work.path("state/owner.json");

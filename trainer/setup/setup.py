@@ -17,6 +17,7 @@ which .cargo/config.toml includes.
 Run by make; by hand: python3 trainer/setup/setup.py [--cuda yes|no] [--tests]
 """
 import argparse
+import ctypes
 import glob
 import json
 import os
@@ -206,6 +207,12 @@ def works(*command):
         return False
 
 
+def has_landlock():
+    """Whether the kernel can confine processes: it says which version of that it has."""
+    create_ruleset, version = 444, 1
+    return ctypes.CDLL(None).syscall(create_ruleset, None, 0, version) > 0
+
+
 def what_tests_find():
     """Variables that say what this machine has: `tests/needs` ignores tests whose variable is not there."""
     data = ROOT.parent / "shared/data"
@@ -213,6 +220,7 @@ def what_tests_find():
         "DIPTYCH_TEST_DATA": str(data) if data.is_dir() else None,
         "DIPTYCH_TEST_STRACE": "yes" if works("strace", "-f", "-o", "/dev/null", "true") else None,
         "DIPTYCH_TEST_MOUNTS": "yes" if works("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/tmp") else None,
+        "DIPTYCH_TEST_LANDLOCK": "yes" if has_landlock() else None,
         "DIPTYCH_TEST_SYSTEMD": "yes" if works("bash", str(ROOT / "tests/systemd/boot.sh"), "--check") else None,
         "DIPTYCH_TEST_SYSTEMD_ANALYZE": "yes" if works("systemd-analyze", "--version") else None,
     }

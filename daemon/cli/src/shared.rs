@@ -9,7 +9,8 @@ use diptych_schemas::ModelRef;
 #[derive(Debug, Args)]
 pub struct DatasetArg {
     /// Dataset folder, as `diptych ingest` makes it. What only reads images and captions takes a URL of one, too: s3://, gs://,
-    /// az://, https://
+    /// az://, https://. Credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*); DIPTYCH_INSTANCE_CREDENTIALS=true asks the
+    /// machine's own role (EC2, Compute Engine, Azure)
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: PathBuf,
 }

@@ -63,7 +63,7 @@ impl Benchmark {
             .map_or_else(|| "benchmark".into(), |name| name.to_string_lossy().into_owned());
         let mut benchmark = Self { name, folder: folder.to_owned(), kind, folders: None };
         let test = benchmark.place("test");
-        if !has_tars(&test) {
+        if tars_in(&test)?.is_empty() {
             let classes = subfolders(&test)?;
             benchmark.folders = (!classes.is_empty()).then_some(classes);
         }
@@ -108,14 +108,15 @@ impl Benchmark {
         control: Control<'_>,
     ) -> anyhow::Result<Option<PathBuf>> {
         let tars = self.place(split);
-        if !tars.is_dir() || (self.folders.is_none() && !has_tars(&tars)) {
+        if !tars.is_dir() || (self.folders.is_none() && tars_in(&tars)?.is_empty()) {
             return Ok(None);
         }
         let whole = std::fs::canonicalize(&tars).map_err(SchemaError::io(&tars))?;
         let hash = ContentHash::of(whole.as_os_str().as_encoded_bytes()).to_string();
         let dataset = state.join("benchmarks").join(format!("{}-{split}-{hash:.12}", self.name));
-        let source = if self.folders.is_some() { tars.clone() } else { tars.join("*.tar") };
-        let mut request = IngestRequest::new(vec![source.to_string_lossy().into_owned()], &dataset);
+        let sources = if self.folders.is_some() { vec![tars.clone()] } else { tars_in(&tars)? };
+        let sources = sources.iter().map(|source| source.to_string_lossy().into_owned());
+        let mut request = IngestRequest::new(sources.collect(), &dataset);
         if self.folders.is_some() {
             request.captions = Captions::Folder;
         } else {
@@ -150,9 +151,21 @@ impl Benchmark {
     }
 }
 
-fn has_tars(folder: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(folder) else { return false };
-    entries.flatten().any(|entry| entry.path().extension().is_some_and(|ending| ending == "tar"))
+/// The tars of a folder, sorted; none where there is no folder. Named one by one: in a pattern, the folder's own name could mean
+/// something else.
+fn tars_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut tars = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(SchemaError::io(folder))? {
+        let path = entry.map_err(SchemaError::io(folder))?.path();
+        if path.extension().is_some_and(|ending| ending == "tar") {
+            tars.push(path);
+        }
+    }
+    tars.sort_unstable();
+    Ok(tars)
 }
 
 /// Names of folders in a folder, sorted as `ImageFolder` sorts them: by their bytes.

@@ -1,44 +1,156 @@
-//! Which files a request may name: those below the state folder, the datasets and `folders` of the configuration. Symbolic links
-//! are followed before it is decided.
+//! Which files and datasets a request may name. One place decides it, by where a name leads after links are followed:
+//!
+//! 1. Beneath the `folders` and datasets of the configuration everything may be read and written.
+//! 2. In the state folder only the service writes. The rest of it may be read, but for the store and what belongs to it.
+//! 3. Of these the innermost folder around a name counts.
+//! 4. A URL is a dataset beneath `remote.allow`; nothing else is a URL.
 
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
-use diptych_schemas::{ServeConfig, is_url};
+use diptych_schemas::{PathRole, RemotePrefix, ServeConfig, is_url};
 
-/// The folders below which everything may be named, links resolved.
+/// What of the state folder no request may read beside the store itself: its lock and notes, and the jobs' logs.
+const BESIDE_THE_STORE: [&str; 4] = ["lock", "owner.json", "acknowledged", "jobs"];
+/// Where in the state folder backups may lie.
+const BACKUPS: &str = "backups";
+
+/// What may be named, links resolved.
 #[derive(Clone, Debug)]
-pub(crate) struct Folders(Vec<PathBuf>);
+pub(crate) struct Folders {
+    /// Folders and datasets of the configuration.
+    open: Vec<PathBuf>,
+    state: PathBuf,
+    remote: Vec<RemotePrefix>,
+}
 
 impl Folders {
-    pub(crate) fn of(config: &ServeConfig) -> Self {
-        let named = config
-            .folders
-            .iter()
-            .chain(config.datasets.iter().map(|dataset| &dataset.path))
-            .chain([&config.state]);
+    pub(crate) fn of(config: &ServeConfig) -> Result<Self, String> {
+        let datasets = config.datasets.iter().map(|dataset| &dataset.path);
+        let named = config.folders.iter().chain(datasets.filter(|path| !is_url(path)));
         // A folder that is not there yet is taken by its name, and looked at again when something in it is named.
-        Self(
-            named.map(|folder| where_it_leads(folder).unwrap_or_else(|_| folder.clone())).collect(),
-        )
+        let real = |folder: &PathBuf| where_it_leads(folder).unwrap_or_else(|_| folder.clone());
+        Ok(Self {
+            open: named.map(real).collect(),
+            state: real(&config.state),
+            remote: config.remote.prefixes()?,
+        })
     }
 
-    /// Whether a request may name this path; says in words why not. Relative ones are relative to `base`.
-    pub(crate) fn check(&self, base: &Path, path: &Path) -> Result<(), String> {
-        if is_url(path) {
-            return Ok(());
+    /// Where a path leads that a request may name for this role; says in words why it may not. Relative ones are relative to `base`.
+    pub(crate) fn resolve(
+        &self,
+        base: &Path,
+        path: &Path,
+        role: PathRole,
+    ) -> Result<PathBuf, String> {
+        if role == PathRole::Dataset && is_url(path) {
+            return self.check_remote(&path.to_string_lossy()).map(|()| path.to_owned());
         }
         let whole = base.join(path);
-        let leads =
+        let real =
             where_it_leads(&whole).map_err(|error| format!("{}: {error}", whole.display()))?;
-        if self.0.iter().any(|folder| leads.starts_with(folder)) {
-            return Ok(());
+        let depth = |folder: &PathBuf| {
+            if real.starts_with(folder) { folder.components().count() } else { 0 }
+        };
+        let open = self.open.iter().map(depth).max().unwrap_or_default();
+        let state = depth(&self.state);
+        if open == 0 && state == 0 {
+            return Err(format!(
+                "{}: outside of the folders of this service ({}). Name its folder in `folders` of the service's configuration",
+                whole.display(),
+                self.words()
+            ));
         }
+        if open <= state {
+            self.check_in_state(&whole, &real, role)?;
+        }
+        Ok(real)
+    }
+
+    /// The same for a state folder: the service's own, or another one in a folder that may be written.
+    pub(crate) fn resolve_state(&self, base: &Path, path: &Path) -> Result<PathBuf, String> {
+        match where_it_leads(&base.join(path)) {
+            Ok(real) if real == self.state => Ok(real),
+            _ => self.resolve(base, path, PathRole::Write),
+        }
+    }
+
+    /// Where a backup goes: into a folder that may be written, or into `backups` in the state folder.
+    pub(crate) fn resolve_backup(&self, to: &Path) -> Result<PathBuf, String> {
+        match where_it_leads(to) {
+            Ok(real) if real.starts_with(self.state.join(BACKUPS)) => Ok(real),
+            _ => self.resolve(Path::new("/"), to, PathRole::Write),
+        }
+    }
+
+    fn check_in_state(&self, whole: &Path, real: &Path, role: PathRole) -> Result<(), String> {
+        if role == PathRole::Write {
+            return Err(format!(
+                "{}: inside of the state folder, where only the service itself writes. Name a place in one of the folders of this \
+                 service ({})",
+                whole.display(),
+                self.words()
+            ));
+        }
+        let first = real.strip_prefix(&self.state).ok().and_then(|rest| rest.iter().next());
+        if first.is_some_and(is_of_the_store) {
+            return Err(format!(
+                "{}: belongs to the store of the service, which no job reads",
+                whole.display()
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_remote(&self, url: &str) -> Result<(), String> {
+        for prefix in &self.remote {
+            if prefix.holds(url)? {
+                return Ok(());
+            }
+        }
+        let allowed = self.remote.iter().map(ToString::to_string).collect::<Vec<_>>();
         Err(format!(
-            "{}: outside of the folders of this service ({}). Name its folder in `folders` of the service's configuration",
-            whole.display(),
-            self.0.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
+            "{url}: not among the remote datasets of this service ({}). Name it, or what is above it, in `remote.allow` of the \
+             service's configuration",
+            if allowed.is_empty() { "there are none".into() } else { allowed.join(", ") }
         ))
     }
+
+    fn words(&self) -> String {
+        if self.open.is_empty() {
+            return "there are none".into();
+        }
+        self.open.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The folders beneath which jobs may read and write.
+    pub(crate) fn open(&self) -> &[PathBuf] {
+        &self.open
+    }
+
+    /// What of the state folder may be read, of what is there.
+    pub(crate) fn readable_state(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.state).into_iter().flatten().flatten();
+        let readable = entries.filter(|entry| !is_of_the_store(&entry.file_name()));
+        readable.map(|entry| entry.path()).collect()
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// A folder of the configuration that contains the state folder, if there is one.
+    pub(crate) fn around_the_state(&self) -> Option<&Path> {
+        self.open.iter().find(|folder| self.state.starts_with(folder)).map(PathBuf::as_path)
+    }
+}
+
+/// Whether an entry of the state folder belongs to the store: `sled`, what was moved aside of it, and what is beside it.
+fn is_of_the_store(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let whole = name.strip_suffix(".incomplete").unwrap_or(&name);
+    name.starts_with("sled") || BESIDE_THE_STORE.contains(&whole)
 }
 
 /// The path with the links of what is there resolved. What is not there yet must not climb.
@@ -70,6 +182,11 @@ fn where_it_leads(path: &Path) -> Result<PathBuf, String> {
 mod tests {
     use super::*;
 
+    fn folders(open: &[&Path], state: &Path) -> Folders {
+        let open = open.iter().map(|folder| folder.to_path_buf()).collect();
+        Folders { open, state: state.to_owned(), remote: Vec::new() }
+    }
+
     #[test]
     fn nothing_outside_can_be_named_by_dots_or_links() {
         let all = tempfile::tempdir().unwrap();
@@ -80,12 +197,17 @@ mod tests {
         std::os::unix::fs::symlink(root.join("outside"), inside.join("out")).unwrap();
         std::os::unix::fs::symlink(inside.join("a"), inside.join("in")).unwrap();
         std::os::unix::fs::symlink(root.join("outside/new"), inside.join("nowhere")).unwrap();
-        let folders = Folders(vec![inside.clone()]);
-        for good in ["a", "a/new.parquet", "new/deep/file", "in/x", "a/../a/b", "s3://bucket/data"]
-        {
-            folders
-                .check(&inside, Path::new(good))
-                .unwrap_or_else(|error| panic!("{good}: {error}"));
+        let folders = folders(&[&inside], &root.join("state"));
+        for (good, leads) in [
+            ("a", "a"),
+            ("a/new.parquet", "a/new.parquet"),
+            ("new/deep/file", "new/deep/file"),
+            ("in/x", "a/x"),
+            ("a/../a/b", "a/b"),
+            ("s3://bucket/data", "s3:/bucket/data"),
+        ] {
+            let found = folders.resolve(&inside, Path::new(good), PathRole::Write);
+            assert_eq!(found, Ok(inside.join(leads)), "{good}");
         }
         for bad in [
             "..",
@@ -97,11 +219,69 @@ mod tests {
             "/etc/passwd",
             "nowhere",
             "nowhere/x",
+            "a://../../outside/x",
+            "s3://../../outside/x",
+            "file:///etc/passwd",
+            "\0",
         ] {
-            assert!(folders.check(&inside, Path::new(bad)).is_err(), "{bad}");
+            for role in [PathRole::Read, PathRole::Write] {
+                let found = folders.resolve(&inside, Path::new(bad), role);
+                // Not a URL here, but a folder with a strange name, which is not there.
+                let strange =
+                    bad.starts_with("file:") && found == Ok(inside.join("file:/etc/passwd"));
+                assert!(found.is_err() || strange, "{bad}: {found:?}");
+            }
         }
         // A sibling whose name begins alike is another folder.
         std::fs::create_dir_all(root.join("inside-not")).unwrap();
-        assert!(folders.check(&inside, &root.join("inside-not/x")).is_err());
+        let sibling = root.join("inside-not/x");
+        assert!(folders.resolve(&inside, &sibling, PathRole::Read).is_err());
+    }
+
+    #[test]
+    fn state_folder_is_not_written_and_its_store_not_read_whatever_is_around_it() {
+        let all = tempfile::tempdir().unwrap();
+        let root = all.path().canonicalize().unwrap();
+        let state = root.join("state");
+        for name in ["sled", "checkpoints/run", "jobs/1", "own"] {
+            std::fs::create_dir_all(state.join(name)).unwrap();
+        }
+        let own = state.join("own");
+        for folders in [
+            folders(&[], &state),
+            folders(&[&root], &state),
+            folders(&[&state], &state),
+            folders(&[&own, &root], &state),
+        ] {
+            let may = |path: &str, role| folders.resolve(&state, Path::new(path), role).is_ok();
+            for read in ["checkpoints/run/x", ".", "train.parquet"] {
+                assert!(may(read, PathRole::Read) && !may(read, PathRole::Write), "{read}");
+            }
+            for never in
+                ["sled/db", "sled", "sled.damaged-3/db", "lock", "owner.json", "jobs/1/log"]
+            {
+                assert!(!may(never, PathRole::Read) && !may(never, PathRole::Write), "{never}");
+            }
+            assert!(folders.resolve_state(&root, Path::new("state")).is_ok());
+            assert!(folders.resolve_state(&root, Path::new("state/checkpoints")).is_err());
+        }
+        // The innermost folder counts, also where it lies in the state folder.
+        let found = folders(&[&own], &state).resolve(&state, Path::new("own/x"), PathRole::Write);
+        assert_eq!(found, Ok(own.join("x")));
+    }
+
+    #[test]
+    fn remote_datasets_are_those_that_are_allowed() {
+        let all = tempfile::tempdir().unwrap();
+        let root = all.path().canonicalize().unwrap();
+        let mut folders = folders(&[&root], &root.join("state"));
+        let url = Path::new("s3://bucket/sets/a");
+        let error = folders.resolve(&root, url, PathRole::Dataset).unwrap_err();
+        assert!(error.contains("remote.allow"), "{error}");
+        folders.remote = vec![RemotePrefix::parse("s3://bucket/sets").unwrap()];
+        assert_eq!(folders.resolve(&root, url, PathRole::Dataset), Ok(url.to_owned()));
+        for bad in ["http://127.0.0.1/", "s3://bucket/sets/../x", "http://169.254.169.254/latest"] {
+            assert!(folders.resolve(&root, Path::new(bad), PathRole::Dataset).is_err(), "{bad}");
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! It comes up in this order: configuration, store, jobs as they were left, address, "ready". It leaves in the other: no new jobs,
 //! jobs save what they did, requests end, the store is closed. Between the two, [`shared::Shared`] is what its parts have in common.
 
+mod clients;
+mod confinement;
 mod dashboard;
 mod flight;
 mod folders;
@@ -33,6 +35,7 @@ use jobs::Queue;
 use metrics::Metrics;
 use shared::{Current, Shared};
 
+pub use confinement::apply as confine_this_process;
 pub use http::{ARROW_STREAM, TRUNCATED};
 pub use logging::start as start_logging;
 pub use query::run_worker as run_query_worker;
@@ -68,9 +71,12 @@ pub fn run(
 
     let store = Store::open(&config.state)?;
     let token = tokens::new_token();
-    let queue = Queue::open(store.clone(), config.jobs.clone(), token.clone())?;
-    let shared =
-        Arc::new(Shared::new(store, queue, address.clone(), Current::of(config, &token)?, file)?);
+    let current = Current::of(config, &token)?;
+    let (limits, folders) = (current.config.jobs.clone(), current.folders.clone());
+    confinement::say_what_is_open(&folders);
+    let queue = Queue::open(store.clone(), limits, folders, token)?;
+    let http_config = current.config.http.clone();
+    let shared = Arc::new(Shared::new(store, queue, address.clone(), current, file)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("http")
         .enable_all()
@@ -80,7 +86,7 @@ pub fn run(
         let mut signals = Signals::watch()?;
         let router =
             http::router(&shared, dashboard::routes().merge(flight::routes(flight_spec(&shared))));
-        let server = listen::bind(&address, tls.as_ref(), router).await?;
+        let server = listen::bind(&address, tls.as_ref(), &http_config, router).await?;
         shared.store.announce(&server.address)?;
         shared.queue.start()?;
         tracing::info!("serves {} at {}", shared.store.folder().display(), server.address);

@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
+use axum::extract::connect_info::Connected;
 use axum_server::tls_rustls::RustlsConfig;
 use axum_server::{Address, Control, Handle};
-use diptych_schemas::{Listen, SchemaError, TlsConfig};
+use diptych_schemas::{HttpConfig, Listen, SchemaError, TlsConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
-/// How long a client may take to ask its first question.
-const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(30);
+use crate::clients::{Client, CountingAcceptor, Peer, Places};
+
+/// How often the other end of an HTTP/2 connection is asked whether it is still there, and how long it has to answer.
+const STILL_THERE: Duration = Duration::from_secs(20);
 /// Who may connect to a Unix socket: the user of the service and its group.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -31,6 +34,7 @@ pub(super) struct Server {
 pub(super) async fn bind(
     listen: &Listen,
     tls: Option<&TlsConfig>,
+    http: &HttpConfig,
     router: Router,
 ) -> anyhow::Result<Server> {
     let tls = match tls {
@@ -55,7 +59,7 @@ pub(super) async fn bind(
             );
             let server =
                 axum_server::from_tcp(listener)?.handle(Handle::with_control(control.clone()));
-            Ok(Server { address, control, ended: start(server, tls, router) })
+            Ok(Server { address, control, ended: start(server, tls, http, router) })
         }
         Listen::Unix(path) => {
             // Clients read it in other folders.
@@ -67,7 +71,7 @@ pub(super) async fn bind(
             Ok(Server {
                 address: format!("unix:{}", path.display()),
                 control,
-                ended: start(server, tls, router),
+                ended: start(server, tls, http, router),
             })
         }
     }
@@ -76,23 +80,28 @@ pub(super) async fn bind(
 fn start<A>(
     server: axum_server::Server<A>,
     tls: Option<RustlsConfig>,
+    http: &HttpConfig,
     router: Router,
 ) -> JoinHandle<anyhow::Result<()>>
 where
     A: Address + Send + 'static,
-    A::Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A::Stream: AsyncRead + AsyncWrite + Unpin + Send + Peer + 'static,
     A::Listener: Send,
+    Client: Connected<A>,
 {
-    let server = server.first_request_timeout(FIRST_REQUEST_WITHIN);
-    let service = router.into_make_service();
+    let headers_within = Duration::from_secs(http.header_seconds);
+    let mut server = server.first_request_timeout(headers_within);
+    server.http_builder().http1().header_read_timeout(headers_within);
+    server.http_builder().http2().keep_alive_interval(STILL_THERE).keep_alive_timeout(STILL_THERE);
+    let counting = CountingAcceptor(Places::of_connections(http));
+    let service = router.into_make_service_with_connect_info::<Client>();
     tokio::spawn(async move {
         match tls {
-            None => server.serve(service).await,
+            None => server.acceptor(counting).serve(service).await,
             Some(config) => {
-                server
-                    .acceptor(axum_server::tls_rustls::RustlsAcceptor::new(config))
-                    .serve(service)
-                    .await
+                // It gives a handshake 10 seconds.
+                let tls = axum_server::tls_rustls::RustlsAcceptor::new(config);
+                server.acceptor(tls.acceptor(counting)).serve(service).await
             }
         }
         .context("serving")

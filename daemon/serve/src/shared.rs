@@ -53,7 +53,8 @@ impl Current {
     /// `own`: the token of the jobs that this process starts.
     pub(crate) fn of(config: ServeConfig, own: &str) -> anyhow::Result<Self> {
         let tokens = Tokens::read(config.auth.tokens.as_deref())?.with_own(own);
-        Ok(Self { folders: Folders::of(&config), tokens, config })
+        let folders = Folders::of(&config).map_err(anyhow::Error::msg)?;
+        Ok(Self { folders, tokens, config })
     }
 
     pub(crate) fn dataset(&self, name: &str) -> Option<&ServedDataset> {
@@ -115,8 +116,8 @@ impl Shared {
         config.state.clone_from(&before.config.state);
         config.listen.clone_from(&before.config.listen);
         config.validate().map_err(anyhow::Error::msg)?;
-        self.queue.set_limits(config.jobs.clone());
         let current = Current::of(config, self.queue.token())?;
+        self.queue.configure(current.config.jobs.clone(), current.folders.clone());
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
         Ok(fixed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect())
     }

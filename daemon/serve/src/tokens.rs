@@ -66,14 +66,18 @@ impl Tokens {
     pub fn scope(&self, token: Option<&str>) -> Option<Scope> {
         match self {
             Self::NotAsked => Some(Scope::Admin),
-            Self::Asked(known) => {
-                let hash: [u8; 32] = Sha256::digest(token?).into();
-                // All are compared, and each whole: how long it takes says nothing about a token.
-                known.iter().fold(None, |found, (other, scope)| {
-                    if bool::from(other.ct_eq(&hash)) { Some(*scope) } else { found }
-                })
-            }
+            Self::Asked(_) => self.holder(token).map(|(_, scope)| scope),
         }
+    }
+
+    /// The hash of a token that is known, and what it allows.
+    pub(crate) fn holder(&self, token: Option<&str>) -> Option<([u8; 32], Scope)> {
+        let Self::Asked(known) = self else { return None };
+        let hash: [u8; 32] = Sha256::digest(token?).into();
+        // All are compared, and each whole: how long it takes says nothing about a token.
+        known.iter().fold(None, |found, (other, scope)| {
+            if bool::from(other.ct_eq(&hash)) { Some((hash, *scope)) } else { found }
+        })
     }
 
     /// The same, with one more token that is nowhere written down: this process's own, for the jobs that it starts.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use diptych_embeddings::models::checkpoint_folder;
 use diptych_schemas::words::describe;
-use diptych_store::{EVALUATED, RunName, Store, StoreError};
+use diptych_store::{EVALUATED, Owner, RunName, Store, StoreError};
 use diptych_trainer::checkpoint;
 
 use crate::client;
@@ -28,23 +28,30 @@ pub(crate) fn record(
         .into_iter()
         .map(|(name, value)| (format!("{EVALUATED}{dataset}/{name}"), value))
         .collect();
-    let store = match Store::open_undamaged(state) {
-        Ok(store) => store,
-        Err(StoreError::Locked { owner, .. }) => {
-            let told = owner
-                .and_then(|owner| owner.address)
-                .context("its state folder is in use")
-                .and_then(|address| {
-                    client::record_metrics(&address, &manifest.run, manifest.step.0, &values)
-                });
-            // The figures themselves are there: what is printed is not lost by this.
-            if let Err(error) = told {
-                line(format!("\nnot recorded among the run's metrics: {}", describe(&error)))?;
+    let tell = |owner: Option<Owner>| {
+        let told =
+            owner.and_then(|owner| owner.address).context("its state folder is in use").and_then(
+                |address| client::record_metrics(&address, &manifest.run, manifest.step.0, &values),
+            );
+        // The figures themselves are there: what is printed is not lost by this.
+        match told {
+            Err(error) => {
+                line(format!("\nnot recorded among the run's metrics: {}", describe(&error)))
             }
-            return Ok(());
+            Ok(()) => Ok(()),
         }
-        Err(error) => return Err(error.into()),
     };
-    store.add_metrics(&RunName::new(&manifest.run)?, manifest.step, manifest.samples, values)?;
-    Ok(())
+    // A job's process may not even try to open the store of its service.
+    if let Some(owner) = Owner::of(state) {
+        return Ok(tell(Some(owner))?);
+    }
+    match Store::open_undamaged(state) {
+        Ok(store) => {
+            let run = RunName::new(&manifest.run)?;
+            store.add_metrics(&run, manifest.step, manifest.samples, values)?;
+            Ok(())
+        }
+        Err(StoreError::Locked { owner, .. }) => Ok(tell(owner)?),
+        Err(error) => Err(error.into()),
+    }
 }

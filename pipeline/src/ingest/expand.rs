@@ -1,8 +1,11 @@
 //! From what the user wrote (files, folders, patterns) to the list of sources, in an order that does not depend on the disk:
 //! arguments in the order given, what each stands for sorted by path. Nothing is written, nothing but names is read.
+//!
+//! Names are understood here alone: a service that checks them for a client asks [`source_names`] and [`sources_at`] as the ingest does.
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::IngestError;
@@ -11,6 +14,8 @@ use super::tar_group::is_image_extension;
 
 /// Most names that one pattern in braces may stand for.
 const MAX_BRACES: usize = 1_000_000;
+/// What makes a pattern of a name.
+const WILDCARDS: [char; 3] = ['*', '?', '['];
 
 /// One source: a file, or a folder of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,20 +78,107 @@ impl NameKind {
 /// All sources, each once.
 pub(super) fn expand(given: &[String]) -> Result<Vec<Source>, IngestError> {
     let mut seen = HashSet::new();
-    let mut sources = Vec::new();
+    let mut all = Vec::new();
     for argument in given {
         for path in paths(argument)? {
-            let path = plain(&path);
-            let found = if path.is_dir() { folder(&path)? } else { vec![Source::file(path)?] };
-            sources.extend(found.into_iter().filter(|source| seen.insert(source.path.clone())));
+            let found = sources(&path)?;
+            all.extend(found.into_iter().filter(|source| seen.insert(source.path.clone())));
         }
     }
-    if sources.is_empty() {
+    if all.is_empty() {
         return Err(IngestError::Request {
             message: "no source is given. Name tars, Parquet files, listings or folders".into(),
         });
     }
-    Ok(sources)
+    Ok(all)
+}
+
+/// The sources at one path: the file, or what the folder holds.
+fn sources(path: &Path) -> Result<Vec<Source>, IngestError> {
+    let path = plain(path);
+    if path.is_dir() { folder(&path) } else { Ok(vec![Source::file(path)?]) }
+}
+
+/// The files and folders that an ingest opens when it is given a path that is there.
+pub fn sources_at(path: &Path) -> Result<Vec<PathBuf>, IngestError> {
+    Ok(sources(path)?.into_iter().map(|source| source.path).collect())
+}
+
+/// What a part of an argument stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceName {
+    /// A file or folder, there or not.
+    Path(PathBuf),
+    /// Whatever matches.
+    Pattern(SourcePattern),
+}
+
+/// A pattern with `*`, `?` and `[…]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourcePattern {
+    /// What it is relative to.
+    base: PathBuf,
+    pattern: String,
+}
+
+impl SourcePattern {
+    /// What stands before the part with its first wildcard.
+    fn before_wildcards(&self) -> &str {
+        let place = self.pattern.find(WILDCARDS).unwrap_or(self.pattern.len());
+        self.pattern[..place].rfind('/').map_or("", |slash| &self.pattern[..=slash])
+    }
+
+    /// The folder in which it looks.
+    pub fn folder(&self) -> PathBuf {
+        self.base.join(self.before_wildcards())
+    }
+
+    /// Whether it goes upwards (`..`) behind its first wildcard.
+    pub fn climbs(&self) -> bool {
+        self.pattern[self.before_wildcards().len()..].split('/').any(|part| part == "..")
+    }
+
+    /// What is there that matches, sorted. A wildcard stands for no `.` and no `..`.
+    pub fn matches(&self) -> Result<Vec<PathBuf>, IngestError> {
+        let whole = if self.base.as_os_str().is_empty() || self.pattern.starts_with('/') {
+            self.pattern.clone()
+        } else {
+            format!("{}/{}", glob::Pattern::escape(&self.base.to_string_lossy()), self.pattern)
+        };
+        let bad = |message: String| missing(Path::new(&self.pattern), message);
+        let found = glob::glob(&whole).map_err(|e| bad(format!("not a pattern: {e}")))?;
+        let mut found = found.collect::<Result<Vec<_>, _>>().map_err(|e| bad(e.to_string()))?;
+        found.retain(|path| {
+            let more = |dots: &str| {
+                let matched = path.as_os_str().as_bytes();
+                count(matched, dots.as_bytes()) > count(whole.as_bytes(), dots.as_bytes())
+            };
+            !more(".") && !more("..")
+        });
+        found.sort_unstable();
+        Ok(found)
+    }
+}
+
+/// How many parts of a path are `part`.
+fn count(path: &[u8], part: &[u8]) -> usize {
+    path.split(|byte| *byte == b'/').filter(|found| *found == part).count()
+}
+
+/// What an argument stands for: itself when it exists, else what its braces and wildcards say. Relative to `base`.
+pub fn source_names(base: &Path, argument: &str) -> Result<Vec<SourceName>, IngestError> {
+    let literal = base.join(argument);
+    if literal.exists() {
+        return Ok(vec![SourceName::Path(literal)]);
+    }
+    let name = |pattern: String| {
+        if pattern.contains(WILDCARDS) {
+            SourceName::Pattern(SourcePattern { base: base.to_owned(), pattern })
+        } else {
+            SourceName::Path(base.join(pattern))
+        }
+    };
+    Ok(braces(argument)?.into_iter().map(name).collect())
 }
 
 /// The path without `.` and doubled slashes, so that a source has one name.
@@ -99,26 +191,21 @@ fn missing(path: &Path, message: String) -> IngestError {
     IngestError::MissingSource { given: path.display().to_string(), message }
 }
 
-/// What an argument stands for: itself when it exists, else what its braces and wildcards match.
+/// What an argument stands for, as it is on the disk.
 fn paths(argument: &str) -> Result<Vec<PathBuf>, IngestError> {
-    let literal = Path::new(argument);
-    if literal.exists() {
-        return Ok(vec![literal.to_owned()]);
-    }
     let mut found = Vec::new();
-    for pattern in braces(argument)? {
-        if !pattern.contains(['*', '?', '[']) {
-            found.push(PathBuf::from(pattern));
-            continue;
+    for name in source_names(Path::new(""), argument)? {
+        match name {
+            SourceName::Path(path) => found.push(path),
+            SourceName::Pattern(pattern) => {
+                let matches = pattern.matches()?;
+                if matches.is_empty() {
+                    let message = "nothing matches the pattern".into();
+                    return Err(missing(Path::new(&pattern.pattern), message));
+                }
+                found.extend(matches);
+            }
         }
-        let bad = |message: String| missing(Path::new(&pattern), message);
-        let matches = glob::glob(&pattern).map_err(|e| bad(format!("not a pattern: {e}")))?;
-        let mut matches = matches.collect::<Result<Vec<_>, _>>().map_err(|e| bad(e.to_string()))?;
-        if matches.is_empty() {
-            return Err(bad("nothing matches the pattern".into()));
-        }
-        matches.sort_unstable();
-        found.extend(matches);
     }
     Ok(found)
 }
@@ -260,6 +347,48 @@ mod tests {
         {
             assert!(matches!(expand(&[given]), Err(IngestError::MissingSource { .. })));
         }
+    }
+
+    #[test]
+    fn wildcards_stand_for_no_dots() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("in[1]");
+        std::fs::create_dir_all(base.join(".hidden")).unwrap();
+        for name in ["a.tar", "in[1]/b.tar", "in[1]/.hidden/c.tar"] {
+            durable::write(&folder.path().join(name), b"").unwrap();
+        }
+        let found = |argument: &str| -> Vec<PathBuf> {
+            source_names(&base, argument)
+                .unwrap()
+                .into_iter()
+                .flat_map(|name| match name {
+                    SourceName::Path(path) => vec![path],
+                    SourceName::Pattern(pattern) => pattern.matches().unwrap(),
+                })
+                .collect()
+        };
+        for climbs in [".?/*.tar", "?./*.tar", ".*/a.tar", "[.]./a.tar", ".[.]/a.tar"] {
+            assert!(found(climbs).iter().all(|path| path.starts_with(&base)), "{climbs}");
+            assert!(!found(climbs).iter().any(|path| path.ends_with("../a.tar")), "{climbs}");
+        }
+        assert_eq!(found(".*/*.tar"), [base.join(".hidden/c.tar")]);
+        assert_eq!(found("*.tar"), [base.join("b.tar")]);
+        // What is written upwards means upwards.
+        assert_eq!(found("../*.tar"), [base.join("../a.tar")]);
+        assert_eq!(found("{.,}./a.tar"), [base.join("../a.tar"), base.join("./a.tar")]);
+    }
+
+    #[test]
+    fn a_pattern_says_where_it_looks_and_whether_it_climbs() {
+        let pattern = |text: &str| match &source_names(Path::new(""), text).unwrap()[..] {
+            [SourceName::Pattern(pattern)] => (pattern.folder(), pattern.climbs()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(pattern("a/b*/c.tar"), ("a/".into(), false));
+        assert_eq!(pattern("*.tar"), ("".into(), false));
+        assert_eq!(pattern("/*.tar"), ("/".into(), false));
+        assert_eq!(pattern("../a/*.tar"), ("../a/".into(), false));
+        assert_eq!(pattern("a/*/../b"), ("a/".into(), true));
     }
 
     #[test]

@@ -44,6 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::again::retry;
 pub use self::download::DownloadOptions;
+pub use self::expand::{SourceName, SourcePattern, source_names, sources_at};
 pub use self::item::{Captions, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES};
 pub use self::ledger_files::RetryFilter;
 pub use self::report::{IngestError, IngestProgress, IngestReport, SourceOutcome, SourceReport};

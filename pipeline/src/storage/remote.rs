@@ -23,6 +23,7 @@ use url::Url;
 
 use super::StorageError;
 use super::cache::{BlockCache, default_folder};
+use super::credentials;
 use super::fetch::{Fetcher, Version};
 
 /// Bytes of a block: what is fetched at least, and the unit of the cache. An image of the usual size or two.
@@ -381,23 +382,20 @@ fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
                 "AWS_",
                 object_store::aws::AmazonS3ConfigKey
             );
+            credentials::check_aws(&builder)?;
             Arc::new(builder.build().map_err(failed)?)
         }
         ObjectStoreScheme::GoogleCloudStorage => {
             let new = GoogleCloudStorageBuilder::new().with_url(url.as_str());
-            Arc::new(
-                configured!(new, "GOOGLE_", object_store::gcp::GoogleConfigKey)
-                    .build()
-                    .map_err(failed)?,
-            )
+            let builder = configured!(new, "GOOGLE_", object_store::gcp::GoogleConfigKey);
+            credentials::check_google(&builder)?;
+            Arc::new(builder.build().map_err(failed)?)
         }
         ObjectStoreScheme::MicrosoftAzure => {
             let new = MicrosoftAzureBuilder::new().with_url(url.as_str());
-            Arc::new(
-                configured!(new, "AZURE_", object_store::azure::AzureConfigKey)
-                    .build()
-                    .map_err(failed)?,
-            )
+            let builder = configured!(new, "AZURE_", object_store::azure::AzureConfigKey);
+            credentials::check_azure(&builder)?;
+            Arc::new(builder.build().map_err(failed)?)
         }
         ObjectStoreScheme::Http => {
             let root = &url[..url::Position::BeforePath];

@@ -13,7 +13,7 @@ struct Need {
     reason: &'static str,
 }
 
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 8] = [
     Need {
         name: "data",
         variable: "DIPTYCH_TEST_DATA",
@@ -38,6 +38,11 @@ const NEEDS: [Need; 7] = [
         name: "mounts",
         variable: "DIPTYCH_TEST_MOUNTS",
         reason: "mount namespaces are not allowed",
+    },
+    Need {
+        name: "landlock",
+        variable: "DIPTYCH_TEST_LANDLOCK",
+        reason: "this kernel has no Landlock",
     },
     Need {
         name: "systemd",

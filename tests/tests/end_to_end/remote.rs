@@ -311,6 +311,8 @@ fn what_is_not_there_and_urls_that_mean_nothing_are_refused_in_words() {
     let of = |dataset: &str| error(spec(&work, dataset, config(&work, 1)));
     assert!(of(&server.url("nowhere")).contains("no dataset.json"));
     assert!(of("ftp://host/data").contains("s3, gs, az"));
+    // A scheme that other tools know is none here.
+    assert!(of("file:///etc").contains("s3, gs, az"));
     assert!(
         of("http://me:secret@127.0.0.1/data").contains("Credentials come from the environment")
     );
@@ -332,6 +334,55 @@ fn what_is_not_there_and_urls_that_mean_nothing_are_refused_in_words() {
         message.contains(&server.url("data/blob/00001.parquet")) && message.contains("missing"),
         "{message}"
     );
+}
+
+#[test]
+fn stores_without_credentials_do_not_ask_the_machine_for_some_unless_told_to() {
+    let work = dataset();
+    work.write("tiny.json", diptych_tests::TINY_MODEL);
+    let server = Server::start(&work.path("data"), |_| Fault::Status(404));
+    let options = format!(
+        "[loader.remote]\nretries = 0\ncache_mib = 0\n[loader.remote.options]\naws_metadata_endpoint = \"{}\"\n",
+        server.endpoint()
+    );
+    for (number, url) in
+        ["s3://bucket/data", "gs://bucket/data", "az://container/data"].iter().enumerate()
+    {
+        let more = match number {
+            0 => options.as_str(),
+            1 => "",
+            _ => "[loader.remote.options]\nazure_storage_account_name = \"somebody\"\n",
+        };
+        let config = tiny_config("run", 1, more)
+            .replace("\"data\"", &format!("\"{url}\""))
+            .replace("train.parquet", "all.parquet");
+        work.write("run.toml", config);
+        let mut command = work.command(&["train", "run.toml", "--no-progress"]);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy().into_owned();
+            if ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|begins| text.starts_with(begins)) {
+                command.env_remove(name);
+            }
+        }
+        // No file of Google's lies there.
+        command.env("HOME", work.path("nobody"));
+        let ran = |command: &mut std::process::Command| {
+            let output = command.output().unwrap();
+            assert!(!output.status.success());
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        let said = ran(&mut command);
+        assert!(
+            said.contains("there are no credentials")
+                && said.contains("DIPTYCH_INSTANCE_CREDENTIALS"),
+            "{said}"
+        );
+        if number == 0 {
+            assert!(server.requests().is_empty(), "{:?}", server.requests());
+            ran(command.env("DIPTYCH_INSTANCE_CREDENTIALS", "true"));
+            assert!(!server.requests().is_empty());
+        }
+    }
 }
 
 #[test]

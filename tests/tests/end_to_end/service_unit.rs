@@ -156,7 +156,9 @@ fn the_example_configuration_has_every_key_with_its_default_and_the_unit_leaves_
                 .filter(|rest| rest.contains(" = ") || rest.starts_with('['))
                 .unwrap_or(line)
         })
-        .filter(|line| !matches!(*line, "folders = []" | "listen = \"127.0.0.1:8723\""))
+        .filter(|line| {
+            !matches!(*line, "folders = []" | "allow = []" | "listen = \"127.0.0.1:8723\"")
+        })
         .collect();
     work.write("all.toml", uncommented.join("\n"));
     let all = work.diptych(&["config", "--serve", "all.toml"]).ok().stdout;

@@ -1,6 +1,6 @@
 //! What the keeper of a service asks of it: a backup, and to read its configuration again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
@@ -18,7 +18,7 @@ use crate::shared::Shared;
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewBackup {
-    /// The new state folder, below the folders of the service. Absolute.
+    /// The new state folder, below the folders of the service or in `backups` of its state folder. Absolute.
     #[schema(value_type = String)]
     to: PathBuf,
 }
@@ -42,10 +42,10 @@ pub(super) async fn backup(
         return Err(Problem::bad(format!("to must be absolute, got {}", to.display())));
     }
     blocking(move || {
-        shared
+        let to = shared
             .current()
             .folders
-            .check(Path::new("/"), &to)
+            .resolve_backup(&to)
             .map_err(|why| Problem::new(StatusCode::FORBIDDEN, why))?;
         let done = shared.store.backup(&to)?;
         Ok((StatusCode::CREATED, Json(Backup { embeddings: done.embeddings, bytes: done.bytes })))

@@ -1,22 +1,25 @@
-//! What every request passes before it is answered: how many there are at once, where it comes from, who asks.
+//! What every request passes before it is answered: where it comes from, who asks, how many there are at once.
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use diptych_schemas::Listen;
 use diptych_schemas::Scope;
-use tokio::sync::Semaphore;
 
 use super::problem::Problem;
+use crate::clients::{Client, Full, Places};
 use crate::flight::HANDSHAKE;
 use crate::shared::Shared;
 
-/// Answers at most so many requests at once; who comes too many is told to come again.
+/// What the paths of Flight SQL begin with.
+pub(super) const FLIGHT: &str = "/arrow.flight.protocol.FlightService/";
+
+/// Answers at most so many requests at once, and of one client only a part of them; who comes too many is told to come again.
 pub(super) async fn limit(
-    State(slots): State<Arc<Semaphore>>,
+    State(places): State<Arc<Places>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -24,40 +27,58 @@ pub(super) async fn limit(
     if matches!(request.uri().path(), "/healthz" | "/readyz") {
         return next.run(request).await;
     }
-    match slots.try_acquire() {
-        Ok(_slot) => next.run(request).await,
-        Err(_) => Problem::busy(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many requests at once (http.concurrent): try again",
-        )
-        .into_response(),
-    }
+    let client = request.extensions().get::<Client>().copied().unwrap_or(Client::Socket);
+    let limit = match places.take(client) {
+        Ok(_place) => return next.run(request).await,
+        Err(Full::All) => "http.concurrent",
+        Err(Full::OfClient) => {
+            "http.client_share: other requests of this client are not answered yet"
+        }
+    };
+    Problem::busy(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("too many requests at once ({limit}): try again"),
+    )
+    .into_response()
 }
 
-/// Lets a request through that its token allows.
+/// Lets a request through that its token allows, and notes who asks.
 pub(super) async fn authorize(
     State(shared): State<Arc<Shared>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    match check(&shared, request.method(), request.uri().path(), request.headers()) {
-        Ok(()) => next.run(request).await,
+    match check(&shared, &request) {
+        Ok(client) => {
+            request.extensions_mut().insert(client);
+            next.run(request).await
+        }
         Err(problem) => problem.into_response(),
     }
 }
 
-fn check(shared: &Shared, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+fn check(shared: &Shared, request: &Request) -> Result<Client, Problem> {
+    let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
     let current = shared.current();
+    // HTTP/2 has no such header.
+    let host = headers
+        .get(header::HOST)
+        .and_then(|value| value.to_str().ok())
+        .or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));
+    let forbidden = |why| Problem::new(StatusCode::FORBIDDEN, why);
     if !current.tokens.are_asked() {
         // Without tokens, the address is the only wall, and a browser on this machine is inside of it.
-        from_here(&shared.listen, headers)
-            .map_err(|why| Problem::new(StatusCode::FORBIDDEN, why))?;
+        asked_for_here(&shared.listen, host).map_err(forbidden)?;
     }
-    let Some(needed) = needed(method, path) else { return Ok(()) };
+    asked_by_own_page(method, host, headers).map_err(forbidden)?;
+    let address = request.extensions().get::<ConnectInfo<Client>>().map(|info| info.0);
+    let address = address.unwrap_or(Client::Socket);
     let token =
         headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
+    let client = current.tokens.holder(token).map_or(address, |(hash, _)| Client::Token(hash));
+    let Some(needed) = needed(method, path) else { return Ok(client) };
     match current.tokens.scope(token) {
-        Some(scope) if scope >= needed => Ok(()),
+        Some(scope) if scope >= needed => Ok(client),
         Some(scope) => Err(Problem::new(
             StatusCode::FORBIDDEN,
             format!(
@@ -80,7 +101,6 @@ fn bearer(value: &str) -> Option<&str> {
 
 /// The scope that a request wants; none: it is open. What is not named here wants the highest.
 fn needed(method: &Method, path: &str) -> Option<Scope> {
-    const FLIGHT: &str = "/arrow.flight.protocol.FlightService/";
     let reads = method == Method::GET || method == Method::HEAD;
     match path {
         // The page itself holds nothing; what it shows, it asks for.
@@ -98,10 +118,8 @@ fn needed(method: &Method, path: &str) -> Option<Scope> {
     }
 }
 
-/// Refuses what a foreign page in a browser on this machine sends: a name that leads here by rebinding, or a form's request from
-/// elsewhere.
-fn from_here(listen: &Listen, headers: &HeaderMap) -> Result<(), String> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+/// Refuses a name that leads here by rebinding.
+fn asked_for_here(listen: &Listen, host: Option<&str>) -> Result<(), String> {
     let Listen::Tcp(address) = listen else { return Ok(()) };
     let is_here = |host: &str| {
         let name = host
@@ -110,20 +128,41 @@ fn from_here(listen: &Listen, headers: &HeaderMap) -> Result<(), String> {
         let name = name.trim_matches(['[', ']']);
         name.eq_ignore_ascii_case("localhost") || name.parse() == Ok(address.ip())
     };
-    if let Some(host) = text(header::HOST)
-        && !is_here(host)
-    {
-        return Err(format!(
+    match host {
+        Some(host) if !is_here(host) => Err(format!(
             "asked for as {host}: without tokens, only localhost and {} are answered",
             address.ip()
-        ));
+        )),
+        _ => Ok(()),
     }
-    if let Some(origin) = text(header::ORIGIN)
-        && !origin.split_once("://").is_some_and(|(_, host)| is_here(host))
-    {
-        return Err(format!("asked by a page of {origin}: only pages of this service may"));
+}
+
+/// Refuses what a page of another origin makes a browser send. A browser says in `Sec-Fetch-Site` whether it is one, and in `Origin`
+/// which; a page cannot change that. Another port of this machine is another origin. Programs send neither.
+fn asked_by_own_page(
+    method: &Method,
+    host: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<(), String> {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let site = text("sec-fetch-site");
+    if site == Some("same-origin") {
+        return Ok(());
     }
-    Ok(())
+    if let Some(origin) = text("origin") {
+        let of_origin = origin.split_once("://").map(|(_, host)| host);
+        let own = of_origin.zip(host).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b));
+        if !own {
+            return Err(format!("asked by a page of {origin}: only pages of this service may"));
+        }
+    }
+    let reads = method == Method::GET || method == Method::HEAD;
+    match site {
+        Some(site) if site != "none" && !reads => Err(format!(
+            "asked by a page of another origin ({site}): only pages of this service may"
+        )),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -154,27 +193,47 @@ mod tests {
     }
 
     #[test]
-    fn foreign_pages_are_refused_where_no_token_is_asked_for() {
+    fn names_that_lead_here_by_rebinding_are_refused() {
         let listen = Listen::parse("127.0.0.1:8723").unwrap();
-        let asked = |pairs: &[(&'static str, &str)]| {
+        let asked = |host| asked_for_here(&listen, host).is_ok();
+        assert!(asked(None) && asked(Some("127.0.0.1:8723")) && asked(Some("localhost:9000")));
+        assert!(!asked(Some("evil.example")) && !asked(Some("evil.example:8723")));
+        let six = Listen::parse("[::1]:8723").unwrap();
+        assert!(asked_for_here(&six, Some("[::1]:8723")).is_ok());
+    }
+
+    #[test]
+    fn pages_of_other_origins_and_ports_change_nothing() {
+        const HOST: &str = "localhost:8723";
+        let asked = |method: Method, pairs: &[(&'static str, &str)]| {
             let headers = pairs
                 .iter()
                 .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
                 .collect();
-            from_here(&listen, &headers).is_ok()
+            asked_by_own_page(&method, Some(HOST), &headers).is_ok()
         };
-        assert!(
-            asked(&[])
-                && asked(&[("host", "127.0.0.1:8723")])
-                && asked(&[("host", "localhost:9000")])
-        );
-        assert!(asked(&[("host", "localhost:8723"), ("origin", "http://localhost:8723")]));
-        assert!(!asked(&[("host", "evil.example")]) && !asked(&[("host", "evil.example:8723")]));
-        assert!(!asked(&[("host", "127.0.0.1:8723"), ("origin", "https://evil.example")]));
-        assert!(!asked(&[("host", "127.0.0.1:8723"), ("origin", "null")]));
-        let six = Listen::parse("[::1]:8723").unwrap();
+        let origin = |origin: &'static str| [("origin", origin)];
+        let site = |site: &'static str| [("sec-fetch-site", site)];
+        for method in [Method::GET, Method::POST, Method::PATCH, Method::DELETE] {
+            assert!(asked(method.clone(), &[]), "a program");
+            assert!(asked(method.clone(), &origin("http://localhost:8723")));
+            assert!(asked(method.clone(), &origin("https://LOCALHOST:8723")));
+            assert!(asked(method.clone(), &site("same-origin")));
+            for foreign in
+                ["https://evil.example", "http://localhost:3000", "http://localhost", "null", ""]
+            {
+                assert!(!asked(method.clone(), &origin(foreign)), "{method} {foreign}");
+            }
+        }
+        for foreign in ["cross-site", "same-site"] {
+            assert!(!asked(Method::POST, &site(foreign)), "{foreign}");
+            // A link on another page may lead to the dashboard; what it brings, that page does not see.
+            assert!(asked(Method::GET, &site(foreign)), "{foreign}");
+        }
+        assert!(asked(Method::GET, &site("none")));
+        // A name of the origin alone is not enough where the host is not known.
         let headers =
-            [("host".parse().unwrap(), "[::1]:8723".parse().unwrap())].into_iter().collect();
-        assert!(from_here(&six, &headers).is_ok());
+            [("origin".parse().unwrap(), "http://a".parse().unwrap())].into_iter().collect();
+        assert!(asked_by_own_page(&Method::POST, None, &headers).is_err());
     }
 }

@@ -79,7 +79,7 @@ pub(super) struct NewJob {
     /// Of everything else: the arguments, as after `diptych KIND`.
     #[serde(default)]
     args: Vec<String>,
-    /// What relative paths are relative to. Without it: the state folder.
+    /// What relative paths are relative to. Without it: the state folder, in which jobs write nothing.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     folder: Option<PathBuf>,
@@ -135,14 +135,11 @@ pub(super) async fn submit(
 ) -> Result<impl IntoResponse, Problem> {
     let Json(NewJob { kind, config, args, folder, priority, after }) = job?;
     blocking(move || {
-        let current = shared.current();
-        let folder = folder.unwrap_or_else(|| current.config.state.clone());
+        let folder = folder.unwrap_or_else(|| shared.current().config.state.clone());
         if !folder.is_absolute() {
             return Err(Problem::bad(format!("folder must be absolute, got {}", folder.display())));
         }
-        let job = shared
-            .queue
-            .submit(Wanted { kind, config, args, folder, priority, after }, &current.folders)?;
+        let job = shared.queue.submit(Wanted { kind, config, args, folder, priority, after })?;
         let place = format!("/v1/jobs/{}", job.id);
         Ok((
             StatusCode::CREATED,

@@ -3,6 +3,7 @@
 //! Handlers wait, they do not work: what reads the store or files goes to threads made for blocking, queries to threads of their own.
 
 mod admin;
+mod body;
 mod datasets;
 mod events;
 mod guard;
@@ -26,14 +27,15 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
-use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::RefOr;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::clients::Places;
 use super::shared::Shared;
+use body::BodyLimits;
 use problem::Problem;
 pub use sql::{ARROW_STREAM, TRUNCATED};
 
@@ -99,8 +101,8 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
     describe_responses(&mut described);
     let described = Arc::new(described);
     let http = shared.current().config.http.clone();
-    let slots = Arc::new(Semaphore::new(http.concurrent));
-    let body = usize::try_from(http.max_body_mib << 20).unwrap_or(usize::MAX);
+    let places = Places::of_requests(&http);
+    let limits = BodyLimits::of(&http);
     api.route("/openapi.json", get(move || async move { Json((*described).clone()) }))
         .merge(more)
         .fallback(async |request: Request| {
@@ -111,9 +113,10 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
                 format!("{} cannot be asked with {}", request.uri().path(), request.method());
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
         })
-        .layer(DefaultBodyLimit::max(body))
+        .layer(DefaultBodyLimit::max(limits.bytes()))
+        .layer(middleware::from_fn_with_state(limits, body::arrives))
+        .layer(middleware::from_fn_with_state(places, guard::limit))
         .layer(middleware::from_fn_with_state(Arc::clone(shared), guard::authorize))
-        .layer(middleware::from_fn_with_state(slots, guard::limit))
         .layer(middleware::from_fn_with_state(Arc::clone(shared), count))
         .layer(tower_http::timeout::TimeoutLayer::with_status_code(
             StatusCode::GATEWAY_TIMEOUT,

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use diptych_schemas::outcome::Outcome;
 use diptych_schemas::{SchemaError, durable};
 use diptych_store::{JobRecord, Store};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::confinement::{Confinement, VARIABLE};
 
 use super::log::JobLog;
 use super::machine::End;
@@ -28,24 +30,34 @@ const THIS_BINARY: &str = "/proc/self/exe";
 /// The note of which process it is, in the job's folder.
 const NOTE: &str = "process";
 
+/// What a job's process is given.
+pub(super) struct Given<'a> {
+    /// Where its relative paths begin.
+    pub(super) folder: PathBuf,
+    pub(super) confinement: Confinement,
+    /// With which it may ask this service.
+    pub(super) token: &'a str,
+}
+
 pub(super) fn run(
     job: &JobRecord,
     store: &Store,
     handle: &Handle,
     log: &JobLog,
-    token: &str,
+    given: &Given<'_>,
 ) -> anyhow::Result<End> {
     let folder = store.folder().join("jobs").join(job.id.to_string());
     let (from_child, to_log) = io::pipe().context("a pipe for the job's output")?;
     let args = paths::whole(job.kind, &job.args, store.folder());
     let mut child = Command::new(THIS_BINARY)
         .args(&args[1..])
-        .current_dir(&job.folder)
+        .current_dir(&given.folder)
         .stdin(Stdio::null())
         .stdout(to_log.try_clone().context("a pipe for the job's output")?)
         .stderr(to_log)
         // The service's own: a child must not feed its watchdog or say that it is ready.
-        .env("DIPTYCH_TOKEN", token)
+        .env("DIPTYCH_TOKEN", given.token)
+        .env(VARIABLE, given.confinement.to_variable()?)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")

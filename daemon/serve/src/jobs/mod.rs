@@ -19,16 +19,19 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use diptych_cli::Command;
 use diptych_schemas::JobsConfig;
 use diptych_store::{JobKind, JobRecord, JobState, Milliseconds, RunName, Store, StoreError};
 use diptych_training::live::{Live, LiveEvent, LiveStep};
 use diptych_training::stop::StopRequest;
 use tokio::sync::broadcast;
 
+use crate::confinement::Confinement;
 use crate::folders::Folders;
 
 pub(crate) use log::{JobLog, Tee};
 use machine::{End, JobEvent, Tries};
+use paths::{Checked, CheckedCommand};
 
 /// How long the scheduler sleeps where nothing happens.
 const LOOKS_EVERY: Duration = Duration::from_mins(1);
@@ -72,6 +75,8 @@ pub(crate) struct Queue {
     /// With which a job's process may ask this service.
     token: String,
     limits: Mutex<JobsConfig>,
+    /// What jobs may name.
+    folders: Mutex<Folders>,
     inner: Mutex<Inner>,
     changed: Condvar,
     jobs_told: broadcast::Sender<JobRecord>,
@@ -101,6 +106,7 @@ impl Queue {
     pub(crate) fn open(
         store: Store,
         limits: JobsConfig,
+        folders: Folders,
         token: String,
     ) -> anyhow::Result<Arc<Self>> {
         let jobs = store.jobs()?.into_iter().map(|job| (job.id, job)).collect();
@@ -108,6 +114,7 @@ impl Queue {
             store,
             token,
             limits: Mutex::new(limits),
+            folders: Mutex::new(folders),
             inner: Mutex::new(Inner { jobs, ..Inner::default() }),
             changed: Condvar::new(),
             jobs_told: broadcast::channel(LAG).0,
@@ -248,10 +255,20 @@ impl Queue {
         tracing::info!("job {} ({}) starts, try {}", job.id, job.kind.as_str(), job.attempt);
         let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let log = JobLog::open(&self.log_folder(job.id))?;
-            match job.kind {
-                JobKind::Train => log.collect(|| train::run(job, &self.store, handle)),
-                JobKind::Embed => log.collect(|| embed::run(job, &self.store, handle)),
-                _ => child::run(job, &self.store, handle, &log, &self.token),
+            // Since it was taken on, links may lead elsewhere, and the configuration may allow less.
+            let folders = self.folders();
+            let checked = paths::check(job.into(), self.store.folder(), &folders)
+                .map_err(anyhow::Error::msg)?;
+            match checked {
+                Checked::Train(config) => log.collect(|| train::run(*config, &self.store, handle)),
+                Checked::Command(CheckedCommand { folder, command: Command::Embed(args) }) => {
+                    log.collect(|| embed::run(args, &folder, &folders, &self.store, handle))
+                }
+                Checked::Command(CheckedCommand { folder, .. }) => {
+                    let confinement = Confinement::of_job(job.kind, &folders);
+                    let given = child::Given { folder, confinement, token: &self.token };
+                    child::run(job, &self.store, handle, &log, &given)
+                }
             }
         }));
         let end = match worked {
@@ -301,12 +318,9 @@ impl Queue {
     }
 
     /// Takes a job on. Durable when it returns.
-    pub(crate) fn submit(
-        &self,
-        wanted: Wanted,
-        folders: &Folders,
-    ) -> Result<JobRecord, QueueError> {
-        let run = paths::check(&wanted, &self.store, folders).map_err(QueueError::Wrong)?;
+    pub(crate) fn submit(&self, wanted: Wanted) -> Result<JobRecord, QueueError> {
+        let checked = paths::check((&wanted).into(), self.store.folder(), &self.folders());
+        let run = checked.and_then(|checked| checked.run()).map_err(QueueError::Wrong)?;
         let mut inner = self.inner();
         if inner.leaving {
             return Err(QueueError::Leaving);
@@ -476,8 +490,10 @@ impl Queue {
         self.told.subscribe()
     }
 
-    pub(crate) fn set_limits(&self, limits: JobsConfig) {
+    /// Takes over what changed in the configuration.
+    pub(crate) fn configure(&self, limits: JobsConfig, folders: Folders) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        *self.folders.lock().unwrap_or_else(PoisonError::into_inner) = folders;
         self.changed.notify_all();
     }
 
@@ -535,6 +551,10 @@ impl Queue {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // A panic between a write of the store and that of the map leaves the map behind by one transition, which the next one mends.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn folders(&self) -> Folders {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn limits(&self) -> MutexGuard<'_, JobsConfig> {

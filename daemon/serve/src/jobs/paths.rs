@@ -1,8 +1,8 @@
-//! What is looked at before a job is taken on: that its configuration or arguments can be understood, and that every file and folder in
-//! them is one that a request may name.
+//! What is looked at before a job is taken on, and again before it starts: that its configuration or arguments can be understood, and
+//! that every file, folder and URL in them is one that a request may name.
 //!
 //! Arguments are taken apart field by field, without a rest, so that a new option does not compile before somebody has said here
-//! whether it names a file.
+//! whether it names a file. Names of sources are expanded as the ingest expands them, and each is looked at.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,54 +12,90 @@ use diptych_cli::{
     Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, EvalOnArgs, ExportArgs,
     IngestArgs, PresetArg, ScoreArgs, SelectArgs,
 };
-use diptych_schemas::{ModelRef, SuiteConfig, TrainConfig};
-use diptych_store::{JobKind, RunName, Store};
+use diptych_pipeline::ingest::{SourceName, source_names, sources_at};
+use diptych_schemas::{ModelRef, PathRole, SuiteConfig, TrainConfig};
+use diptych_store::{JobKind, JobRecord, RunName};
 
 use super::Wanted;
 use crate::folders::Folders;
 
-/// Checks what is wanted. Gives the name of the run, of a training.
-pub(super) fn check(
-    wanted: &Wanted,
-    store: &Store,
-    folders: &Folders,
-) -> Result<Option<RunName>, String> {
-    let paths: Vec<PathBuf>;
-    let (mut run, mut suite) = (None, None);
-    if wanted.kind == JobKind::Train {
-        if !wanted.args.is_empty() {
-            return Err("a training has a config, no args".into());
-        }
-        let config = config(wanted.config.as_deref(), &wanted.folder)?;
-        paths = config.paths();
-        suite = config.eval.suite;
-        run = Some(RunName::new(&config.name).map_err(|error| error.to_string())?);
-    } else {
-        if wanted.config.is_some() {
-            return Err(format!("only a training has a config; {} has args", wanted.kind.as_str()));
-        }
-        let command = command(wanted.kind, &wanted.args, store.folder())?;
-        if let Command::Eval(args) = &command {
-            suite.clone_from(&args.suite);
-        }
-        paths = named(command)?;
-    }
-    folders.check(&wanted.folder, Path::new("."))?;
-    paths.iter().try_for_each(|path| folders.check(&wanted.folder, path))?;
-    // A suite names files of its own, which count as if they were asked for.
-    if let Some(suite) = suite {
-        let suite =
-            SuiteConfig::read(&wanted.folder.join(suite)).map_err(|error| error.to_string())?;
-        suite.paths().iter().try_for_each(|path| folders.check(&wanted.folder, path))?;
-    }
-    Ok(run)
+/// Files that the sources of one ingest may name.
+const MOST_SOURCES: usize = 1_000_000;
+
+/// A job as it was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    kind: JobKind,
+    config: Option<&'a str>,
+    args: &'a [String],
+    folder: &'a Path,
 }
 
-/// The configuration of a training, its paths relative to `folder`.
-pub(super) fn config(text: Option<&str>, folder: &Path) -> Result<TrainConfig, String> {
-    let mut config = TrainConfig::parse(text.ok_or("a training wants a config: its TOML")?)?;
-    config.resolve_paths(folder);
-    Ok(config)
+impl<'a> From<&'a Wanted> for Asked<'a> {
+    fn from(wanted: &'a Wanted) -> Self {
+        let Wanted { kind, config, args, folder, .. } = wanted;
+        Self { kind: *kind, config: config.as_deref(), args, folder }
+    }
+}
+
+impl<'a> From<&'a JobRecord> for Asked<'a> {
+    fn from(job: &'a JobRecord) -> Self {
+        let JobRecord { kind, config, args, folder, .. } = job;
+        Self { kind: *kind, config: config.as_deref(), args, folder }
+    }
+}
+
+/// A job all of whose names were looked at.
+pub(super) enum Checked {
+    /// Its paths lead where they were found to lead.
+    Train(Box<TrainConfig>),
+    Command(CheckedCommand),
+}
+
+pub(super) struct CheckedCommand {
+    /// Where its relative paths begin, links resolved.
+    pub(super) folder: PathBuf,
+    pub(super) command: Command,
+}
+
+impl Checked {
+    /// The run that a training trains.
+    pub(super) fn run(&self) -> Result<Option<RunName>, String> {
+        let Self::Train(config) = self else { return Ok(None) };
+        RunName::new(&config.name).map(Some).map_err(|error| error.to_string())
+    }
+}
+
+/// Checks what is asked for.
+pub(super) fn check(asked: Asked<'_>, state: &Path, folders: &Folders) -> Result<Checked, String> {
+    let folder = folders.resolve(asked.folder, Path::new("."), PathRole::Read)?;
+    let (checked, suite) = if asked.kind == JobKind::Train {
+        if !asked.args.is_empty() {
+            return Err("a training has a config, no args".into());
+        }
+        let mut config =
+            TrainConfig::parse(asked.config.ok_or("a training wants a config: its TOML")?)?;
+        config.loader.remote.check_request()?;
+        config.replace_paths(|role, path| folders.resolve(&folder, path, role))?;
+        let suite = config.eval.suite.clone();
+        (Checked::Train(Box::new(config)), suite)
+    } else {
+        if asked.config.is_some() {
+            return Err(format!("only a training has a config; {} has args", asked.kind.as_str()));
+        }
+        let command = command(asked.kind, asked.args, state)?;
+        let names = Names { folder: &folder, folders };
+        let suite = names.check(&command)?;
+        (Checked::Command(CheckedCommand { folder, command }), suite)
+    };
+    // A suite names files of its own, which count as if they were asked for.
+    if let Some(suite) = suite {
+        let suite = SuiteConfig::read(&suite).map_err(|error| error.to_string())?;
+        for (role, path) in suite.paths() {
+            folders.resolve(Path::new("/"), &path, role)?;
+        }
+    }
+    Ok(checked)
 }
 
 /// The command that a job other than a training is. Models are looked for in the service's state folder.
@@ -82,343 +118,250 @@ pub(super) fn whole(kind: JobKind, args: &[String], state: &Path) -> Vec<OsStrin
     whole
 }
 
-/// Every file and folder that a command names.
-fn named(command: Command) -> Result<Vec<PathBuf>, String> {
-    let mut paths = Vec::new();
-    match command {
-        Command::Ingest(args) => {
-            let IngestArgs {
-                sources,
-                dataset: DatasetArg { dataset },
-                caption_column: _,
-                image_column: _,
-                url_column: _,
-                captions: _,
-                max_pixels: _,
-                max_image_mib: _,
-                row_group_mib: _,
-                shard_mib: _,
-                phash: _,
-                download,
-            } = args;
-            let DownloadArgs {
-                concurrency: _,
-                per_host: _,
-                host_interval_ms: _,
-                connect_timeout: _,
-                read_timeout: _,
-                total_timeout: _,
-                max_redirects: _,
-                retries: _,
-                max_wait: _,
-                buffer_mib: _,
-                user_agent: _,
-                ignore_robots_txt: _,
-                ignore_opt_outs: _,
-                allow_private_hosts,
-            } = download;
-            if allow_private_hosts {
-                return Err("--allow-private-hosts cannot be asked for by a request: run such an ingest by hand".into());
+/// The names of a command.
+struct Names<'a> {
+    folder: &'a Path,
+    folders: &'a Folders,
+}
+
+impl Names<'_> {
+    fn one(&self, role: PathRole, path: &Path) -> Result<PathBuf, String> {
+        self.folders.resolve(self.folder, path, role)
+    }
+
+    fn all<'p>(
+        &self,
+        role: PathRole,
+        paths: impl IntoIterator<Item = &'p PathBuf>,
+    ) -> Result<(), String> {
+        paths.into_iter().try_for_each(|path| self.one(role, path).map(drop))
+    }
+
+    /// Checks every file and folder that a command names. Returns its suite, which names more.
+    fn check(&self, command: &Command) -> Result<Option<PathBuf>, String> {
+        use PathRole::{Dataset, Read, Write};
+        match command {
+            Command::Ingest(args) => self.check_ingest(args)?,
+            Command::Score(args) => {
+                let ScoreArgs {
+                    kinds: _,
+                    dataset: DatasetArg { dataset },
+                    selection,
+                    name: _,
+                    model,
+                    model_config,
+                    run_on: diptych_cli::RunOnArgs { state, device: _, threads: _ },
+                    centroids,
+                    embeddings: _,
+                    batch_size: _,
+                    save_every: _,
+                    no_progress: _,
+                } = args;
+                self.one(Write, dataset)?;
+                self.all(Read, selection.iter().chain(centroids))?;
+                self.folders.resolve_state(self.folder, state)?;
+                model.iter().chain(model_config).try_for_each(|name| self.file_or_name(name))?;
             }
-            paths.push(dataset);
-            for source in &sources {
-                paths.push(before_the_pattern(source)?);
+            Command::Select(args) => {
+                let SelectArgs {
+                    query: _,
+                    file,
+                    preset: PresetArg { preset: _, set },
+                    uids,
+                    uid_column: _,
+                    dataset: DatasetArg { dataset },
+                    state,
+                    output,
+                    memory: _,
+                } = args;
+                self.all(Write, [dataset, output])?;
+                self.all(Read, file.iter().chain(uids))?;
+                let of_set = set.iter().filter_map(|set| set.split_once("=@"));
+                self.all(Read, &of_set.map(|(_, file)| PathBuf::from(file)).collect::<Vec<_>>())?;
+                if let Some(state) = state
+                    && self.folders.resolve_state(self.folder, state)? == self.folders.state()
+                {
+                    return Err("--state: the service has this state folder, and a selection cannot ask it. Score the dataset \
+                                instead (`diptych score clip`), and select by that"
+                        .into());
+                }
             }
+            Command::Dedup(args) => {
+                let DedupArgs {
+                    dataset: DatasetArg { dataset },
+                    selection,
+                    tiers: _,
+                    keep: _,
+                    output,
+                    groups,
+                    memory: _,
+                } = args;
+                self.all(Write, [dataset, output].into_iter().chain(groups))?;
+                self.all(Read, selection)?;
+            }
+            Command::Embed(args) => {
+                let EmbedArgs {
+                    model,
+                    dataset: DatasetArg { dataset },
+                    selection,
+                    output,
+                    format: _,
+                    batch_size: _,
+                } = args;
+                self.one(Dataset, dataset)?;
+                self.one(Read, selection)?;
+                self.all(Write, output)?;
+                self.model(&model.model_ref())?;
+            }
+            Command::Export(args) => {
+                self.model(&args.model_ref())?;
+                let ExportArgs {
+                    name: _,
+                    model: _,
+                    model_config: _,
+                    ema: _,
+                    run_on: _,
+                    format: _,
+                    output,
+                } = args;
+                self.one(Write, output)?;
+            }
+            Command::Eval(args) => return self.check_eval(args),
+            _ => return Err("this is no job".into()),
         }
-        Command::Score(args) => {
-            let ScoreArgs {
-                kinds: _,
-                dataset: DatasetArg { dataset },
-                selection,
-                name: _,
-                model,
-                model_config,
-                run_on: diptych_cli::RunOnArgs { state, device: _, threads: _ },
-                centroids,
-                embeddings: _,
-                batch_size: _,
-                save_every: _,
-                no_progress: _,
-            } = args;
-            paths.extend([dataset, state]);
-            paths.extend(selection.into_iter().chain(centroids));
-            paths.extend(
-                model.into_iter().chain(model_config).filter_map(|name| file_or_name(&name)),
-            );
-        }
-        Command::Select(args) => {
-            let SelectArgs {
-                query: _,
-                file,
-                preset: PresetArg { preset: _, set },
-                uids,
-                uid_column: _,
-                dataset: DatasetArg { dataset },
-                state,
-                output,
-                memory: _,
-            } = args;
-            paths.extend([dataset, output]);
-            paths.extend(file.into_iter().chain(uids).chain(state));
-            paths.extend(
-                set.iter()
-                    .filter_map(|set| set.split_once("=@"))
-                    .map(|(_, file)| PathBuf::from(file)),
-            );
-        }
-        Command::Dedup(args) => {
-            let DedupArgs {
-                dataset: DatasetArg { dataset },
-                selection,
-                tiers: _,
-                keep: _,
-                output,
-                groups,
-                memory: _,
-            } = args;
-            paths.extend([dataset, output]);
-            paths.extend(selection.into_iter().chain(groups));
-        }
-        Command::Embed(EmbedArgs {
-            model,
+        Ok(None)
+    }
+
+    fn check_ingest(&self, args: &IngestArgs) -> Result<(), String> {
+        let IngestArgs {
+            sources,
             dataset: DatasetArg { dataset },
-            selection,
+            caption_column: _,
+            image_column: _,
+            url_column: _,
+            captions: _,
+            max_pixels: _,
+            max_image_mib: _,
+            row_group_mib: _,
+            shard_mib: _,
+            phash: _,
+            download,
+        } = args;
+        let DownloadArgs {
+            concurrency: _,
+            per_host: _,
+            host_interval_ms: _,
+            connect_timeout: _,
+            read_timeout: _,
+            total_timeout: _,
+            max_redirects: _,
+            retries: _,
+            max_wait: _,
+            buffer_mib: _,
+            user_agent: _,
+            ignore_robots_txt: _,
+            ignore_opt_outs: _,
+            allow_private_hosts,
+        } = download;
+        if *allow_private_hosts {
+            return Err("--allow-private-hosts cannot be asked for by a request: run such an ingest by hand".into());
+        }
+        self.one(PathRole::Write, dataset)?;
+        let mut count = 0;
+        sources.iter().try_for_each(|source| self.source(source, &mut count))
+    }
+
+    /// Checks what an argument of an ingest stands for now. What is not there yet is looked at again before the job starts.
+    fn source(&self, source: &str, count: &mut usize) -> Result<(), String> {
+        for name in source_names(self.folder, source).map_err(|error| error.to_string())? {
+            let paths = match name {
+                SourceName::Path(path) => vec![path],
+                SourceName::Pattern(pattern) => {
+                    if pattern.climbs() {
+                        return Err(format!(
+                            "{source}: a pattern with .. behind a wildcard may lead outside of the folders of this service"
+                        ));
+                    }
+                    // Before it is looked into.
+                    self.one(PathRole::Read, &pattern.folder())?;
+                    pattern.matches().map_err(|error| error.to_string())?
+                }
+            };
+            for path in paths {
+                let real = self.one(PathRole::Read, &path)?;
+                // What cannot be recognised, or is not there yet, the ingest says.
+                let held =
+                    if real.is_dir() { sources_at(&path).unwrap_or_default() } else { Vec::new() };
+                self.all(PathRole::Read, &held)?;
+                *count += 1 + held.len();
+                if *count > MOST_SOURCES {
+                    return Err(format!(
+                        "{source}: the sources name more than {MOST_SOURCES} files; give this job fewer"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_eval(&self, args: &EvalArgs) -> Result<Option<PathBuf>, String> {
+        let EvalArgs {
+            model,
+            on,
+            how: _,
+            suite,
+            max_seconds: _,
+            compositional,
+            images,
+            compare,
+            no_cache: _,
+            json,
+            output_format,
             output,
-            format: _,
-            batch_size: _,
-        }) => {
-            paths.extend([dataset, selection]);
-            paths.extend(output);
-            paths.extend(paths_of_model(model.model_ref()));
-        }
-        Command::Export(args) => {
-            paths.extend(paths_of_model(args.model_ref()));
-            let ExportArgs {
-                name: _,
-                model: _,
-                model_config: _,
-                ema: _,
-                run_on: _,
-                format: _,
-                output,
-            } = args;
-            paths.push(output);
-        }
-        Command::Eval(args) => paths.extend(of_eval(*args)),
-        _ => return Err("this is no job".into()),
+        } = args;
+        let EvalOnArgs {
+            dataset,
+            selection,
+            benchmark,
+            tasks: _,
+            classes,
+            label_column: _,
+            templates,
+            train_selection,
+            more_captions: _,
+            strict_pairs: _,
+            group_by: _,
+        } = on;
+        let read = [selection, benchmark, images, classes, templates, train_selection];
+        self.all(PathRole::Dataset, dataset)?;
+        self.all(PathRole::Read, read.into_iter().flatten().chain(compositional))?;
+        // Without a format nothing is written there.
+        let written = json.iter().chain(output_format.is_some().then_some(output));
+        self.all(PathRole::Write, written)?;
+        compare.iter().try_for_each(|name| self.file_or_name(name))?;
+        self.model(&model.model_ref())?;
+        suite.as_ref().map(|suite| self.one(PathRole::Read, suite)).transpose()
     }
-    Ok(paths)
-}
 
-fn of_eval(args: EvalArgs) -> Vec<PathBuf> {
-    let EvalArgs {
-        model,
-        on,
-        how: _,
-        suite,
-        max_seconds: _,
-        compositional,
-        images,
-        compare,
-        no_cache: _,
-        json,
-        output_format: _,
-        output,
-    } = args;
-    let EvalOnArgs {
-        dataset,
-        selection,
-        benchmark,
-        tasks: _,
-        classes,
-        label_column: _,
-        templates,
-        train_selection,
-        more_captions: _,
-        strict_pairs: _,
-        group_by: _,
-    } = on;
-    let optional =
-        [dataset, selection, benchmark, suite, images, classes, templates, train_selection, json];
-    let compared = compare.and_then(|name| file_or_name(&name));
-    optional
-        .into_iter()
-        .flatten()
-        .chain(compositional)
-        .chain([output])
-        .chain(compared)
-        .chain(paths_of_model(model.model_ref()))
-        .collect()
-}
-
-fn paths_of_model(model: ModelRef) -> Vec<PathBuf> {
-    let ModelRef { name, config, ema: _, state, device: _, threads: _ } = model;
-    let named = [Some(name), config].into_iter().flatten().filter_map(|name| file_or_name(&name));
-    named.chain([state]).collect()
-}
-
-/// What may be a file and may be a run or a built-in name: as a file, which does no harm to a name, since that lies in the folder itself.
-fn file_or_name(name: &str) -> Option<PathBuf> {
-    (!name.is_empty()).then(|| name.into())
-}
-
-/// The folder that a glob pattern looks in, or the path itself.
-fn before_the_pattern(source: &str) -> Result<PathBuf, String> {
-    let Some(place) = source.find(['*', '?', '[']) else { return Ok(source.into()) };
-    // Upwards steps behind a pattern would lead out of what is checked.
-    if source.contains("..") {
-        return Err(format!(
-            "{source}: a pattern with .. may lead outside of the folders of this service"
-        ));
+    fn model(&self, model: &ModelRef) -> Result<(), String> {
+        let ModelRef { name, config, ema: _, state, device: _, threads: _ } = model;
+        self.folders.resolve_state(self.folder, state)?;
+        [Some(name), config.as_ref()]
+            .into_iter()
+            .flatten()
+            .try_for_each(|name| self.file_or_name(name))
     }
-    Ok(source[..place]
-        .rsplit_once('/')
-        .map_or_else(PathBuf::new, |(folder, _)| format!("{folder}/").into()))
+
+    /// What may be a file, and may be a run or a built-in name where there is no such file.
+    fn file_or_name(&self, name: &str) -> Result<(), String> {
+        let run = name.split_once('@').map_or(name, |(run, _)| run);
+        let is_name = RunName::new(run).is_ok() && !name.contains('/');
+        if is_name && self.folder.join(name).symlink_metadata().is_err() {
+            return Ok(());
+        }
+        self.one(PathRole::Read, Path::new(name)).map(drop)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use diptych_schemas::{ServeConfig, ServedDataset};
-
-    struct Place {
-        _folder: tempfile::TempDir,
-        root: PathBuf,
-        store: Store,
-        folders: Folders,
-    }
-
-    fn place() -> Place {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().canonicalize().unwrap();
-        for name in ["state", "data", "work", "outside"] {
-            std::fs::create_dir(root.join(name)).unwrap();
-        }
-        let config = ServeConfig {
-            state: root.join("state"),
-            folders: vec![root.join("work")],
-            datasets: vec![ServedDataset { name: "data".into(), path: root.join("data") }],
-            ..ServeConfig::default()
-        };
-        let store = Store::open(&config.state).unwrap();
-        Place { _folder: folder, folders: Folders::of(&config), store, root }
-    }
-
-    fn wanted(place: &Place, kind: JobKind, args: &str) -> Wanted {
-        let args = args
-            .split(' ')
-            .map(|arg| arg.replace("ROOT", &place.root.display().to_string()))
-            .collect();
-        Wanted {
-            kind,
-            config: None,
-            args,
-            folder: place.root.join("work"),
-            priority: 0,
-            after: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn files_outside_are_refused_in_every_option_that_names_one() {
-        let place = place();
-        let suite = |name: &str, folder: &str| {
-            let text = format!("[[task]]\nbenchmark = \"{folder}\"\n");
-            diptych_schemas::durable::write(&place.root.join("work").join(name), text.as_bytes())
-                .unwrap();
-        };
-        suite("suite.toml", "wds");
-        suite("leads-out.toml", "../outside/wds");
-        for (kind, args) in [
-            (JobKind::Ingest, "a.tar b/*.tar --dataset new"),
-            (JobKind::Select, "SELECT --dataset ROOT/data --output train.parquet"),
-            (JobKind::Export, "--model RUN@best --format hf --output ROOT/work/out"),
-            (JobKind::Export, "RUN@best --format hf --output ROOT/work/out"),
-            (JobKind::Eval, "--model RUN --dataset ROOT/data --selection h.parquet"),
-            (JobKind::Eval, "--model RUN --suite suite.toml"),
-            (JobKind::Score, "clip --model RUN --dataset ROOT/data"),
-            (JobKind::Dedup, "--by sha256 --dataset ROOT/data --output unique.parquet"),
-            (JobKind::Embed, "--model RUN --dataset ROOT/data --selection h.parquet"),
-        ] {
-            check(&wanted(&place, kind, args), &place.store, &place.folders)
-                .unwrap_or_else(|error| panic!("{args}: {error}"));
-        }
-        for (kind, args) in [
-            (JobKind::Ingest, "/etc/*.conf --dataset new"),
-            (JobKind::Ingest, "*/../../outside/x --dataset new"),
-            (JobKind::Ingest, "a.tar --dataset ROOT/outside/new"),
-            (JobKind::Select, "--file /etc/passwd --dataset ROOT/data --output t.parquet"),
-            (JobKind::Select, "SELECT --dataset ROOT/data --output ../outside/t.parquet"),
-            (
-                JobKind::Select,
-                "--preset x --set a=@/etc/passwd --dataset ROOT/data --output t.parquet",
-            ),
-            (JobKind::Export, "--model /etc --format hf --output out"),
-            (JobKind::Export, "/etc --format hf --output out"),
-            (JobKind::Export, "--model RUN --format hf --output out --state ROOT/outside"),
-            (
-                JobKind::Eval,
-                "--model RUN --dataset ROOT/data --selection h.parquet --json /tmp/x.json",
-            ),
-            (
-                JobKind::Eval,
-                "--model RUN --dataset ROOT/data --selection h.parquet --compare ../outside",
-            ),
-            (JobKind::Eval, "--model RUN --compositional add.json --images ROOT/outside"),
-            (JobKind::Eval, "--model RUN --compositional /etc/passwd --images ROOT/work"),
-            (JobKind::Eval, "--model RUN --suite ../outside/suite.toml"),
-            (JobKind::Eval, "--model RUN --suite leads-out.toml"),
-            (
-                JobKind::Dedup,
-                "--by sha256 --dataset ROOT/data --output u.parquet --groups ROOT/outside/g.parquet",
-            ),
-            (
-                JobKind::Embed,
-                "--model RUN --dataset ROOT/data --selection h.parquet --output ../outside/e",
-            ),
-            (JobKind::Score, "cluster --centroids /etc/passwd --dataset ROOT/data"),
-        ] {
-            let error =
-                check(&wanted(&place, kind, args), &place.store, &place.folders).unwrap_err();
-            assert!(error.contains("outside of the folders"), "{args}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_training_is_checked_by_all_that_its_configuration_names() {
-        let place = place();
-        let smallest = "name = \"a\"\n[data]\ndataset = \"../data\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
-        let of = |text: String| Wanted {
-            config: Some(text),
-            args: Vec::new(),
-            ..wanted(&place, JobKind::Train, "")
-        };
-        let run = check(&of(smallest.into()), &place.store, &place.folders).unwrap();
-        assert_eq!(run.unwrap().as_str(), "a");
-        for more in ["weights = \"/etc/x\"\n", "tokenizer = \"../outside/t.json\"\n"] {
-            let error =
-                check(&of(format!("{smallest}{more}")), &place.store, &place.folders).unwrap_err();
-            assert!(error.contains("outside of the folders"), "{more}: {error}");
-        }
-        assert!(
-            check(&of(smallest.replace("demo", "/etc/m.json")), &place.store, &place.folders)
-                .is_err()
-        );
-        assert!(
-            check(&of("name = 3".into()), &place.store, &place.folders)
-                .unwrap_err()
-                .contains("line 1")
-        );
-    }
-
-    #[test]
-    fn what_is_no_job_or_cannot_be_read_is_refused_in_words() {
-        let place = place();
-        let error =
-            check(&wanted(&place, JobKind::Export, "--modle x"), &place.store, &place.folders)
-                .unwrap_err();
-        assert!(error.contains("--model"), "{error}");
-        let private = wanted(&place, JobKind::Ingest, "a.csv --dataset new --allow-private-hosts");
-        assert!(check(&private, &place.store, &place.folders).unwrap_err().contains("by hand"));
-    }
-}
+mod tests;

@@ -1,15 +1,15 @@
 //! A training as a job: in this process, over the service's store.
 
+use diptych_schemas::TrainConfig;
 use diptych_schemas::outcome::Outcome;
-use diptych_store::{JobRecord, Store};
+use diptych_store::Store;
 use diptych_training::{Options, RunContext, train};
 
+use super::Handle;
 use super::machine::End;
-use super::{Handle, paths};
 
-pub(super) fn run(job: &JobRecord, store: &Store, handle: &Handle) -> anyhow::Result<End> {
-    let mut config =
-        paths::config(job.config.as_deref(), &job.folder).map_err(anyhow::Error::msg)?;
+/// Trains by a configuration whose paths were looked at. Its state folder is the service's, whatever it says.
+pub(super) fn run(mut config: TrainConfig, store: &Store, handle: &Handle) -> anyhow::Result<End> {
     store.folder().clone_into(&mut config.state);
     let context = RunContext {
         stop: handle.stop.clone(),

@@ -1,0 +1,212 @@
+//! What the process of a job may open: the kernel (Landlock) holds it to that, whatever it is made to do.
+//!
+//! The service says in an environment variable what is allowed, and the process restricts itself before it does anything else.
+//! Trainings and embeds run in the service's own process and are not confined. Where the kernel has no Landlock, nothing is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use diptych_store::JobKind;
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, Scope, path_beneath_rules,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::folders::Folders;
+
+/// The variable that says what a process may open.
+pub(crate) const VARIABLE: &str = "DIPTYCH_CONFINEMENT";
+
+/// The kinds of access to files that are restricted, as far as the kernel knows them: Linux 6.10's, 5.13 has most of them.
+const FILES: ABI = ABI::V5;
+/// Signals and abstract sockets, from Linux 6.12 on.
+const SCOPES: ABI = ABI::V6;
+
+/// Where the system keeps what a process needs: programs, libraries, name resolution, certificates, devices. Not /etc as a whole,
+/// since the service's own key and tokens lie there.
+const SYSTEM: &[&str] = &[
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/proc",
+    "/sys",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/localtime",
+    "/etc/ssl/certs",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/openssl.cnf",
+    "/etc/ca-certificates",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust",
+    "/etc/crypto-policies",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/dev/random",
+    "/dev/urandom",
+];
+/// Devices that are written: the sink, and what belongs to a GPU.
+const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/dri"];
+const GPU: &str = "nvidia";
+/// Variables that name files of credentials and certificates begin so.
+const CREDENTIALS: [&str; 4] = ["AWS_", "GOOGLE_", "AZURE_", "SSL_CERT_"];
+
+/// What a process may open, folders with all that is beneath them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Confinement {
+    read: Vec<PathBuf>,
+    /// To be read and written.
+    write: Vec<PathBuf>,
+}
+
+impl Confinement {
+    /// What a job's process may open. Makes the folders that it writes, since only what is there can be allowed.
+    pub(crate) fn of_job(kind: JobKind, folders: &Folders) -> Self {
+        let state = folders.state();
+        let mut made: Vec<PathBuf> = folders.open().to_vec();
+        if kind == JobKind::Eval {
+            made.extend([state.join("cache/evaluations"), state.join("benchmarks")]);
+        }
+        let cache = cache_folder();
+        // Libraries lie there too, which no job may replace.
+        made.extend(cache.iter().map(|cache| cache.join("blocks")));
+        for folder in &made {
+            // Where this does not work, the job says what it cannot write.
+            let _ = fs::create_dir_all(folder);
+        }
+        let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
+        read.extend(folders.readable_state());
+        read.push(state.join("owner.json"));
+        read.extend(libraries());
+        read.extend(credentials());
+        read.extend(cache);
+        let mut write = made;
+        write.extend(DEVICES.iter().map(PathBuf::from));
+        write.extend(gpus());
+        // Who asks for the store is told that the service has it, which the lock says.
+        write.extend([std::env::temp_dir(), state.join("lock")]);
+        Self { read, write }
+    }
+
+    /// As the variable has it.
+    pub(crate) fn to_variable(&self) -> anyhow::Result<String> {
+        serde_json::to_string(self).context("what the job's process may open")
+    }
+
+    /// Restricts this thread and those that it starts. What is not there is passed over.
+    fn restrict(&self) -> Result<(), RulesetError> {
+        Ruleset::default()
+            .handle_access(AccessFs::from_all(FILES))?
+            .scope(Scope::from_all(SCOPES))?
+            .create()?
+            .add_rules(path_beneath_rules(&self.read, AccessFs::from_read(FILES)))?
+            .add_rules(path_beneath_rules(&self.write, AccessFs::from_all(FILES)))?
+            .restrict_self()?;
+        Ok(())
+    }
+}
+
+/// Restricts this process to what its service allows it, if it is one of a job. To be called before there is a second thread.
+pub fn apply() -> anyhow::Result<()> {
+    let Some(text) = std::env::var_os(VARIABLE) else { return Ok(()) };
+    let confinement: Confinement = text
+        .to_str()
+        .context("it is not UTF-8")
+        .and_then(|text| Ok(serde_json::from_str(text)?))
+        .with_context(|| format!("{VARIABLE}, as the service sets it for a job's process"))?;
+    confinement.restrict().context("confining this process to the folders of its service")
+}
+
+/// Whether this kernel can confine processes.
+fn is_available() -> bool {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V1))
+        .and_then(Ruleset::create)
+        .is_ok()
+}
+
+/// Says at the start of the service where jobs are not confined as they should be.
+pub(crate) fn say_what_is_open(folders: &Folders) {
+    if !is_available() {
+        tracing::warn!(
+            "this kernel has no Landlock, or the unit does not allow it: jobs' processes are held to the folders of this service by its \
+             own checks alone"
+        );
+    } else if let Some(folder) = folders.around_the_state() {
+        tracing::warn!(
+            "{}, one of `folders`, contains the state folder: the kernel cannot keep jobs' processes from the store. Name folders \
+             beside it",
+            folder.display()
+        );
+    }
+}
+
+/// The files that this process has opened as code, and the folders of libraries: their parts are opened when they are needed.
+fn libraries() -> BTreeSet<PathBuf> {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let named = maps.lines().filter_map(|line| Some(&line[line.find('/')?..]));
+    // A file that was replaced by a newer one is opened by its name.
+    let files = named.map(|name| PathBuf::from(name.strip_suffix(" (deleted)").unwrap_or(name)));
+    let files: BTreeSet<PathBuf> = files.filter(|file| file.is_file()).collect();
+    // A binary may lie in a folder with anything else in it.
+    let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+    let is_library = |file: &&PathBuf| {
+        file.file_name().is_some_and(|name| name.to_string_lossy().contains(".so"))
+    };
+    let folders = files.iter().filter(is_library).filter_map(|file| file.parent());
+    let mut folders: Vec<PathBuf> =
+        folders.filter(|folder| Some(*folder) != own.as_deref()).map(Path::to_owned).collect();
+    // Those for a GPU may not be open yet. PyTorch's lie in packages beside it.
+    let packages = folders.iter().filter(|folder| folder.ends_with("torch/lib"));
+    let packages: Vec<PathBuf> = packages.map(|folder| folder.join("../../nvidia")).collect();
+    folders.extend(packages);
+    let path = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    folders.extend(std::env::split_paths(&path).filter(|folder| folder.is_absolute()));
+    files.into_iter().chain(folders).collect()
+}
+
+/// Files that the environment names, which stores elsewhere are opened with.
+fn credentials() -> Vec<PathBuf> {
+    let named = std::env::vars_os().filter(|(name, _)| {
+        CREDENTIALS.iter().any(|begins| name.to_string_lossy().starts_with(begins))
+    });
+    let default = std::env::home_dir().map(|home| home.join(".config/gcloud"));
+    named
+        .map(|(_, value)| PathBuf::from(value))
+        .chain(default)
+        .filter(|path| path.is_absolute())
+        .collect()
+}
+
+fn gpus() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let names = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(GPU));
+    names.map(|entry| entry.path()).collect()
+}
+
+/// The cache folder of this user.
+fn cache_folder() -> Option<PathBuf> {
+    let named = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty());
+    let folder = named
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cache")))?;
+    Some(folder.join("diptych"))
+}

@@ -1,0 +1,150 @@
+//! Which datasets elsewhere a request to the service may name.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::config_remote::is_url;
+
+/// Datasets in object stores and behind web servers that jobs may read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RemoteAccess {
+    /// URLs beneath which a job may name a dataset: `s3://bucket/sets`, `https://data.example.org/`. Without any: none. What
+    /// they name is trusted, also where it redirects to.
+    pub allow: Vec<String>,
+}
+
+impl RemoteAccess {
+    /// The prefixes that are allowed.
+    pub fn prefixes(&self) -> Result<Vec<RemotePrefix>, String> {
+        let parsed = self.allow.iter().map(|text| RemotePrefix::parse(text));
+        parsed.collect::<Result<_, _>>().map_err(|why| format!("remote.allow: {why}"))
+    }
+}
+
+/// A URL beneath which everything is allowed. Compared by scheme, user, host, port and whole segments of the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemotePrefix {
+    url: Url,
+    segments: Vec<String>,
+}
+
+impl RemotePrefix {
+    /// Parses `scheme://host[:port]/path`. Azure's `abfss://container@account…` has its container where others have a user.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let url = parse(text)?;
+        let mut segments = segments(&url)?;
+        // `sets/` and `sets` mean the same folder.
+        segments.pop_if(|last| last.is_empty());
+        Ok(Self { url, segments })
+    }
+
+    /// Whether a dataset's URL is this one or lies beneath it; says in words why a URL cannot be understood.
+    pub fn holds(&self, text: &str) -> Result<bool, String> {
+        let url = parse(text)?;
+        let place = |url: &Url| {
+            (
+                url.scheme().to_owned(),
+                url.username().to_owned(),
+                url.host_str().map(str::to_owned),
+                url.port_or_known_default(),
+            )
+        };
+        Ok(place(&url) == place(&self.url) && segments(&url)?.starts_with(&self.segments))
+    }
+}
+
+impl fmt::Display for RemotePrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
+    }
+}
+
+fn parse(text: &str) -> Result<Url, String> {
+    let bad = |why: &str| format!("{text:?}: {why}");
+    if !is_url(text.as_ref()) {
+        return Err(bad("not a URL with s3, gs, az, abfss, http or https"));
+    }
+    let url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(bad("a host or bucket is missing"));
+    }
+    if url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err(bad("it must have no password, query or fragment"));
+    }
+    let with_container = matches!(url.scheme(), "abfs" | "abfss");
+    if !with_container && !url.username().is_empty() {
+        return Err(bad("it must have no user"));
+    }
+    Ok(url)
+}
+
+/// Of a path, which the parser has freed of `.` and `..`. What readers would decode to a separator or to dots is refused.
+fn segments(url: &Url) -> Result<Vec<String>, String> {
+    let lower = url.path().to_lowercase();
+    if ["%2e", "%2f", "%5c", "\\"].iter().any(|hidden| lower.contains(hidden)) {
+        return Err(format!("{url}: dots and separators must be written as they are"));
+    }
+    let path = url.path();
+    Ok(path.strip_prefix('/').unwrap_or(path).split('/').map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(prefix: &str, url: &str) -> bool {
+        RemotePrefix::parse(prefix).unwrap().holds(url).unwrap_or(false)
+    }
+
+    #[test]
+    fn a_prefix_holds_what_lies_beneath_it_by_whole_segments() {
+        for (prefix, url) in [
+            ("s3://bucket", "s3://bucket/any/where"),
+            ("s3://bucket/", "s3://bucket"),
+            ("s3://bucket/sets", "s3://bucket/sets/"),
+            ("s3://bucket/sets/", "s3://bucket/sets/a"),
+            ("https://data.example.org/sets", "https://DATA.example.org:443/sets/a"),
+            ("https://data.example.org/sets", "https://data.example.org/other/../sets/a"),
+            ("abfss://c@a.dfs.core.windows.net/d", "abfss://c@a.dfs.core.windows.net/d/e"),
+        ] {
+            assert!(holds(prefix, url), "{prefix} {url}");
+        }
+    }
+
+    #[test]
+    fn nothing_beside_a_prefix_is_held() {
+        for (prefix, url) in [
+            ("s3://bucket/sets", "s3://bucket/sets-of-others"),
+            ("s3://bucket/sets", "s3://bucket/sets/../other"),
+            ("s3://bucket/sets", "s3://bucket/sets/%2e%2e/other"),
+            ("s3://bucket/sets", "s3://bucket/sets/a%2f..%2f..%2fother"),
+            ("s3://bucket/sets", "s3://bucket/sets/..%5cother"),
+            ("s3://bucket/sets", "s3://bucket-2/sets/a"),
+            ("s3://bucket/sets", "gs://bucket/sets/a"),
+            ("s3://bucket/sets", "s3://bucket//sets/a"),
+            ("https://data.example.org/", "https://data.example.org.evil.example/"),
+            ("https://data.example.org/", "https://data.example.org@evil.example/"),
+            ("https://data.example.org/", "https://me@data.example.org/"),
+            ("https://data.example.org/", "http://data.example.org/"),
+            ("https://data.example.org/", "https://data.example.org:8443/"),
+            ("https://data.example.org/", "https://evil.example\\@data.example.org/"),
+            ("http://127.0.0.1:9000/sets", "http://127.0.0.1:9000/sets/..\\other"),
+            ("http://127.0.0.1:9000/sets", "http://127.0.0.1:9000/sets?x=1"),
+            ("abfss://c@a.dfs.core.windows.net/", "abfss://other@a.dfs.core.windows.net/"),
+        ] {
+            assert!(!holds(prefix, url), "{prefix} {url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_prefix_is_refused_in_words() {
+        for text in ["", "data", "ftp://host/", "s3://", "https://me:secret@host/", "s3://b/?a=1"] {
+            let access = RemoteAccess { allow: vec![text.to_owned()] };
+            let error = access.prefixes().unwrap_err();
+            assert!(error.starts_with("remote.allow: "), "{error}");
+        }
+    }
+}
