@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use crate::ImageError;
+use crate::{ImageError, exif};
 
 pub use bare::BareDecoder;
 
@@ -98,7 +98,9 @@ fn decode_other(
         .map_err(|error| ImageError::CorruptHeader { detail: error.to_string() })?;
     let (width, height) = decoder.dimensions();
     check_pixels(width.into(), height.into(), max_pixels)?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let exif = decoder.exif_metadata().ok().flatten();
+    let orientation = exif.as_deref().and_then(exif::orientation);
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
     let image = DynamicImage::from_decoder(decoder)
         .map_err(|error| ImageError::CorruptPixels { detail: error.to_string() })?;
     Ok((RgbImage { width, height, pixels: rgb(image)? }, orientation))
