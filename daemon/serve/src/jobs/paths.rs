@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use diptych_cli::{
     Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, EvalOnArgs, ExportArgs,
-    IngestArgs, PresetArg, ScoreArgs, SelectArgs,
+    IngestArgs, ListArgs, PresetArg, ScoreArgs, SelectArgs,
 };
 use diptych_schemas::{ModelRef, SuiteConfig, TrainConfig};
 use diptych_store::{JobKind, RunName, Store};
@@ -94,10 +94,13 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
                 image_column: _,
                 url_column: _,
                 captions: _,
+                lists,
+                dotted_keys: _,
                 max_pixels: _,
                 max_image_mib: _,
                 row_group_mib: _,
                 shard_mib: _,
+                verify: _,
                 phash: _,
                 download,
             } = args;
@@ -120,7 +123,20 @@ fn named(command: Command) -> Result<Vec<PathBuf>, String> {
             if allow_private_hosts {
                 return Err("--allow-private-hosts cannot be asked for by a request: run such an ingest by hand".into());
             }
+            let ListArgs {
+                separator: _,
+                columns: _,
+                no_header: _,
+                text_columns: _,
+                encoding: _,
+                images_root,
+                allow_outside,
+            } = lists;
+            if allow_outside {
+                return Err("--allow-outside cannot be asked for by a request: run such an ingest by hand, or name a folder of this service with --images-root".into());
+            }
             paths.push(dataset);
+            paths.extend(images_root);
             for source in &sources {
                 paths.push(before_the_pattern(source)?);
             }
@@ -347,6 +363,7 @@ mod tests {
             (JobKind::Ingest, "/etc/*.conf --dataset new"),
             (JobKind::Ingest, "*/../../outside/x --dataset new"),
             (JobKind::Ingest, "a.tar --dataset ROOT/outside/new"),
+            (JobKind::Ingest, "a.csv --dataset new --images-root ROOT/outside"),
             (JobKind::Select, "--file /etc/passwd --dataset ROOT/data --output t.parquet"),
             (JobKind::Select, "SELECT --dataset ROOT/data --output ../outside/t.parquet"),
             (
@@ -420,5 +437,7 @@ mod tests {
         assert!(error.contains("--model"), "{error}");
         let private = wanted(&place, JobKind::Ingest, "a.csv --dataset new --allow-private-hosts");
         assert!(check(&private, &place.store, &place.folders).unwrap_err().contains("by hand"));
+        let outside = wanted(&place, JobKind::Ingest, "a.csv --dataset new --allow-outside");
+        assert!(check(&outside, &place.store, &place.folders).unwrap_err().contains("by hand"));
     }
 }
