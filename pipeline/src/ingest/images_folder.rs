@@ -156,9 +156,11 @@ pub(super) fn read(
         let stem = file.relative.with_extension("");
         match file.kind {
             Kind::Caption => {
-                _ = folder.texts.insert(stem, Text { file: &file.relative, used: false })
+                folder.texts.insert(stem, Text { file: &file.relative, used: false });
             }
-            Kind::Fields => _ = folder.fields.insert(stem, &file.relative),
+            Kind::Fields => {
+                folder.fields.insert(stem, &file.relative);
+            }
             Kind::Image | Kind::Refused(_) => {}
         }
     }

@@ -268,11 +268,14 @@ pub fn ingest(
 /// A source and its layout with what was recognised in words; none if it is in the dataset already.
 type Recognised = (Source, Option<(Layout, String)>);
 
+/// The same, or why it cannot be read.
+type Tried = (Source, Result<Option<(Layout, String)>, IngestError>);
+
 /// A source that lacks the columns which others have is one for the ledger if the user has not named it by itself: one odd file in a
 /// folder of good ones. Otherwise its error is that of the ingest.
 fn without_odd_ones(
     request: &IngestRequest,
-    found: Vec<(Source, Result<Option<(Layout, String)>, IngestError>)>,
+    found: Vec<Tried>,
 ) -> Result<Vec<Recognised>, IngestError> {
     let some_are_good = found.iter().any(|(_, layout)| layout.is_ok());
     let is_named = |source: &Source| {

@@ -106,7 +106,8 @@ fn lists_are_unpacked_and_recoded() {
     assert_eq!(captions(&bench.dataset()), ["plain", "Bär"]);
 
     // Cut in the middle: what is whole is read, and the cut is told.
-    let long: String = (0..4000).map(|n| format!("0.png,caption {n} {}\n", n * n)).collect();
+    let lines = (0..4000).map(|n| format!("0.png,caption {n} {}", n * n));
+    let long = lines.collect::<Vec<_>>().join("\n");
     let packed = gzip(format!("file,caption\n{long}").as_bytes());
     let report = bench.ingest(&[&bench.file("cut.csv.gz", &packed[..packed.len() / 2])]);
     assert!(report.pairs_added > 100);

@@ -47,7 +47,7 @@ impl Images {
     pub(super) fn file(&self, id: &Value) -> Result<String, String> {
         let id = text::of_json(id).unwrap_or_default();
         let name = self.0.get(id.as_str());
-        name.map(|name| name.to_string())
+        name.map(ToString::to_string)
             .ok_or_else(|| format!("`images` has no image with a file_name and the id {id}"))
     }
 
@@ -95,7 +95,8 @@ pub(in crate::ingest) fn captions_of_folder(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder.join("annotations")).into_iter().flatten().flatten();
     let is_captions = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        name.starts_with("captions") && name.ends_with(".json") && path.is_file()
+        let is_json = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json"));
+        name.starts_with("captions") && is_json && path.is_file()
     };
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_captions).collect();
     found.sort_unstable();

@@ -296,7 +296,10 @@ mod tests {
 
     use super::*;
 
-    fn shape_and_records(text: &str) -> (Shape, Vec<(u64, Result<String, String>)>) {
+    /// Records in words, with their lines.
+    type Found = Vec<(u64, Result<String, String>)>;
+
+    fn shape_and_records(text: &str) -> (Shape, Found) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("list");
         durable::write(&path, text.as_bytes()).unwrap();

@@ -261,7 +261,8 @@ pub(super) fn is_place(field: &str) -> bool {
     let field = field.trim().trim_matches('"');
     let file = field.rsplit_once('#').filter(|(_, number)| number.parse::<u32>().is_ok());
     let extension = file.map_or(field, |(file, _)| file).rsplit_once('.').map(|(_, end)| end);
-    field.contains("://") || extension.is_some_and(|end| is_image_extension(&end.to_lowercase()))
+    let is_address = field.contains("://") && !field.contains(char::is_whitespace);
+    is_address || extension.is_some_and(|end| is_image_extension(&end.to_lowercase()))
 }
 
 fn same_names(names: &[String], fields: &[String]) -> bool {
@@ -406,6 +407,16 @@ mod tests {
             ("a.jpg,\"best\" of all\n", vec!["a.jpg/\"best\" of all"]),
         ] {
             assert_eq!(rows(&format!("file,caption\n{text}")), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_image_files_are_no_names_of_columns_and_sentences_are_no_addresses() {
+        for place in ["http://a.org/1", "folder/1.JPG", "1.jpg#3", "\"x.png\"", "s3://b/k"] {
+            assert!(is_place(place), "{place}");
+        }
+        for name in ["caption", "see http://a.org/x", "image.name", "jpg", "", "1.5"] {
+            assert!(!is_place(name), "{name}");
         }
     }
 
