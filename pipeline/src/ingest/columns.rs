@@ -107,7 +107,7 @@ impl Wanted {
         names.truncate(SHOWN);
         let more = if hidden > 0 { format!(" and {hidden} more") } else { String::new() };
         let columns = if names.is_empty() {
-            "it has no columns".into()
+            "it is empty, or none of its first records has fields".into()
         } else {
             format!("its columns are {}{more}", names.join(", "))
         };
