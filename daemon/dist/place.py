@@ -3,7 +3,8 @@
 
 The build's binary names libdiptych_torch.so in the build's folder, and that library names the cache as the place of libtorch
 (RUNPATH). Another user cannot read either, and neither must decide what root runs. The copies name their own folder: $ORIGIN,
-written over the longer path, so nothing in the files moves.
+written over the longer path, so nothing in the files moves. Symbols and line tables, two thirds of the binary, stay in the build's folder:
+a message about a bug names its place without them.
 CUDA's libraries come along where trainer/setup/setup.py fetched them beside libtorch. Files are replaced, never written into:
 a service that still runs keeps those that it has open.
 
@@ -15,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 HERE = b"$ORIGIN"
 SECTION = ".diptych_torch"
@@ -68,14 +70,26 @@ def with_runpath_here(file):
     return over(content, places[0] + 1, old.encode(), HERE)
 
 
+def strip(file, to):
+    try:
+        done = subprocess.run(["strip", "--strip-all", "-o", str(to), str(file)], capture_output=True, text=True)
+    except FileNotFoundError:
+        stop("there is no `strip`: install binutils")
+    if done.returncode != 0:
+        stop(f"{file} cannot be made smaller: {done.stderr.strip()}")
+
+
 def main():
     if len(sys.argv) != 3:
         stop("wants a binary and a folder")
     binary, folder = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2])
     if not binary.is_file():
         stop(f"{binary} is not there: run `make build` first, as the user who has Rust")
-    content = with_runpath_here(binary)
-    at, path = library_of(binary, content)
+    with tempfile.TemporaryDirectory() as scratch:
+        small = pathlib.Path(scratch) / "diptych"
+        strip(binary, small)
+        content = with_runpath_here(small)
+        at, path = library_of(small, content)
     library = pathlib.Path(path.decode().replace("$ORIGIN", str(binary.parent)))
     if not library.is_file():
         stop(f"{library}, which {binary} opens, is not there: run `make build` again")

@@ -9,6 +9,7 @@ pub mod doctor;
 mod output;
 mod signals;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 /// Logs go to standard error, so that standard output holds a command's output alone; of the service, to journald where that is there.
@@ -30,6 +31,21 @@ pub fn start_logging(verbose: u8, as_service: bool) {
         .with_target(verbose > 0)
         .without_time()
         .init();
+}
+
+/// Most files that this process wants to hold open. Some systems allow a thousand times more, and programs that it starts may
+/// walk through all that are allowed.
+const MOST_OPEN_FILES: u64 = 1 << 20;
+
+/// Raises the limit of open files to what the system allows: a query holds files of many shards open at once, and the usual
+/// 1,024 are a limit for programs of another kind.
+pub fn allow_many_open_files() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(MOST_OPEN_FILES).min(MOST_OPEN_FILES);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return Ok(());
+    }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })?)
 }
 
 /// Runs a command; returns the exit code.

@@ -11,10 +11,14 @@ fn main() -> ExitCode {
     // First of all: it writes the environment, which is possible only while there is no other thread.
     let asleep = diptych_trainer::let_idle_threads_sleep();
     let cli = Cli::parse();
+    let many_files = diptych::allow_many_open_files();
     diptych::start_logging(cli.verbose, matches!(cli.command, Command::Serve(_)));
     if !asleep {
         // Slower beside other work, and right all the same.
         tracing::debug!("libtorch's idle threads spin: the process had threads before it began");
+    }
+    if let Err(error) = many_files {
+        tracing::debug!("the limit of open files stays as it is: {error}");
     }
     // The default hook prints a source location and advice about backtraces, which help no user. Ours keeps them for -v.
     panic::set_hook(Box::new(|info| tracing::debug!("{info}")));

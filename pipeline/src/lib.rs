@@ -6,6 +6,7 @@
 
 pub mod balance;
 mod batch;
+mod checksums;
 mod dedup;
 pub mod ingest;
 mod last_selection;
@@ -26,6 +27,7 @@ mod synthetic;
 mod test_data;
 
 pub use batch::Batch;
+pub use checksums::{CheckedFile, Checksums, ParquetWriter, verify_dataset, verify_file};
 pub use dedup::{
     Contamination, DecontaminationReport, DedupError, DedupReport, DedupSpec, Evaluation, Example,
     LargeGroup, MAX_HAMMING, Tier, TierReport, decontaminate, dedup,

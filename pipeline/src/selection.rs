@@ -11,10 +11,10 @@ use arrow::array::{
     Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float32Array, RecordBatch, UInt32Array,
 };
 use arrow::datatypes::{Float32Type, SchemaRef, UInt32Type};
+use diptych_schemas::words::unreadable;
 use diptych_schemas::{
     ContentHash, SELECTION_VERSION, SchemaError, Uid, column, durable, key, selection_schema,
 };
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
@@ -22,6 +22,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPrope
 use parquet::schema::types::ColumnPath;
 use sha2::{Digest, Sha256};
 
+use crate::checksums::ParquetWriter;
 use crate::order::samples;
 
 /// Rows that are written at once.
@@ -32,13 +33,20 @@ const HASHED_ROWS: usize = 1 << 10;
 /// What can be wrong with a selection file.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectionError {
-    #[error("{path}: cannot be read as a selection: {message}. Make one with `diptych select`")]
+    #[error(
+        "{}",
+        unreadable(path, message, &format!("cannot be read as a selection: {message}. Make one with `diptych select`"))
+    )]
     Unreadable { path: PathBuf, message: String },
     #[error(
-        "row {row} of the selection has weight {weight}: weights are finite numbers above 0, and their sum at most {most:e}. Select \
-         again with `diptych select`"
+        "row {row} of the selection has weight {weight}; a weight is a finite number above 0. Select again with `diptych select`"
     )]
-    Weight { row: usize, weight: f32, most: f64 },
+    Weight { row: usize, weight: f32 },
+    #[error(
+        "the weights of the selection add up to {sum:e}, which is the number of samples in an epoch; it must be between 1 and {most:e}. \
+         Multiply the weights by a number that brings their sum there, and select again"
+    )]
+    WeightSum { sum: f64, most: f64 },
     #[error(transparent)]
     Schema(#[from] SchemaError),
 }
@@ -101,10 +109,13 @@ impl Selection {
     pub fn check_weights(&self) -> Result<(), SelectionError> {
         let mut sum = 0.0;
         for (row, &weight) in self.weights.iter().enumerate() {
-            sum += f64::from(weight);
-            if !(weight > 0.0 && sum <= MOST_SAMPLES) {
-                return Err(SelectionError::Weight { row, weight, most: MOST_SAMPLES });
+            if !(weight.is_finite() && weight > 0.0) {
+                return Err(SelectionError::Weight { row, weight });
             }
+            sum += f64::from(weight);
+        }
+        if sum > MOST_SAMPLES || (!self.is_empty() && self.samples() == 0) {
+            return Err(SelectionError::WeightSum { sum, most: MOST_SAMPLES });
         }
         Ok(())
     }
@@ -127,11 +138,13 @@ impl Selection {
         ContentHash(hasher.finalize().into())
     }
 
-    /// Writes the file atomically and gives the [`Selection::hash`] that it wrote. The rows must be ordered by place.
+    /// Writes the file atomically and gives the [`Selection::hash`] that it wrote. The rows must be ordered by place. Weights
+    /// that a training would refuse are refused here.
     pub fn write(&self, path: &Path) -> Result<ContentHash, SelectionError> {
+        self.check_weights()?;
         let schema = selection_schema();
         let hash = durable::write_with(path, |file| {
-            let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties()))
+            let mut writer = ParquetWriter::try_new(file, schema.clone(), Some(properties()))
                 .map_err(io::Error::other)?;
             let (hashed, written) = rayon::join(
                 || self.hash(),
@@ -287,6 +300,33 @@ mod tests {
             assert_eq!(Selection::read(&a).unwrap(), sample(rows));
             assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
         }
+    }
+
+    #[test]
+    fn weights_that_a_training_refuses_are_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let whole: f32 = 1.0;
+        for weights in [
+            [whole, f32::NAN],
+            [whole, f32::INFINITY],
+            [whole, 0.0],
+            [whole, -1.0],
+            [0.25, 0.5],
+            [f32::MIN_POSITIVE, f32::MIN_POSITIVE],
+            [3e38, 3e38],
+        ] {
+            let selection = Selection { weights: weights.to_vec(), ..sample(2) };
+            let error = selection.write(&path).unwrap_err();
+            assert!(
+                matches!(error, SelectionError::Weight { .. } | SelectionError::WeightSum { .. }),
+                "{weights:?}: {error}"
+            );
+            assert!(!path.exists(), "{weights:?}");
+        }
+        let selection = Selection { weights: vec![0.5, 0.5], ..sample(2) };
+        selection.write(&path).unwrap();
+        assert_eq!(Selection::read(&path).unwrap(), selection);
     }
 
     #[test]

@@ -20,11 +20,11 @@ use diptych_schemas::{
     blob_path, blob_schema, durable, ledger_path, meta_path, meta_schema, numbered_file,
     score_file_schema, score_folder,
 };
-use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use rayon::prelude::*;
 
+use crate::checksums::ParquetWriter;
 use crate::ingest::{META_ROWS, meta_properties, narrow_properties};
 use crate::random::{Random, seed_of};
 
@@ -149,7 +149,7 @@ fn write_file(
     batches: impl Iterator<Item = io::Result<RecordBatch>>,
 ) -> Result<(), SchemaError> {
     durable::write_with(path, |file| {
-        let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))
+        let mut writer = ParquetWriter::try_new(file, Arc::clone(schema), Some(properties))
             .map_err(io::Error::other)?;
         for batch in batches {
             writer.write(&batch?).map_err(io::Error::other)?;

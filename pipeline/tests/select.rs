@@ -129,7 +129,7 @@ async fn same_sql_gives_the_same_bytes_on_any_number_of_threads() {
         ),
         ("SELECT first_value(uid ORDER BY height) AS uid FROM meta GROUP BY category", 3),
         ("SELECT first_value(uid ORDER BY uid) AS uid FROM meta GROUP BY category", 3),
-        ("SELECT uid, value / (SELECT sum(value) FROM scores) AS weight FROM scores", 40),
+        ("SELECT uid, 40 * value / (SELECT sum(value) FROM scores) AS weight FROM scores", 40),
         (
             "SELECT uid, sum(value) OVER (ORDER BY value DESC ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS weight FROM scores",
             40,

@@ -72,7 +72,7 @@ pub struct HttpConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SqlLimits {
-    /// Memory of one query in MiB, before it goes to the disk or fails.
+    /// Memory of one query in MiB, before it goes to the disk or fails. What its functions make comes on top, up to 96 MiB.
     pub memory_mib: u64,
     pub max_seconds: u64,
     /// Rows of an answer in JSON. Flight SQL streams, and so has no such limit.

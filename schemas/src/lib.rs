@@ -66,6 +66,10 @@ pub use tables::{
 /// image as a decompression bomb (twice its `MAX_IMAGE_PIXELS`).
 pub const MAX_PIXELS: u64 = 178_956_970;
 
+/// Longest side of an image that is decoded, in pixels. To resize an image takes about 60 bytes for each pixel of a side, so
+/// a strip of one pixel's width would take gigabytes although it has few pixels. JPEG, GIF and WebP end far below.
+pub const MAX_SIDE: u32 = 1 << 20;
+
 /// Candidates that the approximate index of nearest neighbours looks at unless a query asks for another number.
 pub const DEFAULT_SEARCH_CANDIDATES: u16 = 128;
 

@@ -225,7 +225,7 @@ pub fn checkpoints_schema() -> SchemaRef {
 }
 
 /// SQL table `events`: what the guards of a run noticed, in words. `kind` is `skipped_step`, `roll_back`, `loss_spike`, `loss_stuck`,
-/// `data_wait`, `logit_scale`, `checkpoint_failed`, `stall`.
+/// `data_wait`, `logit_scale`, `checkpoint_failed`, `store_failed`, `stall`.
 pub fn events_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text(column::RUN, false),

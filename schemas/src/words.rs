@@ -1,8 +1,37 @@
 //! Numbers and errors in words, for messages, reports and pages.
 
 use std::error::Error;
+use std::path::Path;
 
-/// Puts an error, such as `anyhow`'s, into one text: what was being done, then each cause that the text does not contain already.
+/// What the operating system calls EMFILE and ENFILE, and what to do about each. Libraries hand errors on as texts, so the
+/// text is what they are known by.
+const TOO_MANY_OPEN_FILES: [(&str, &str); 2] = [
+    (
+        "(os error 24)",
+        "This process may not open more files: raise its limit, with `ulimit -n 65536` or LimitNOFILE= of its unit",
+    ),
+    (
+        "(os error 23)",
+        "No process on this machine may open more files: raise it with `sysctl fs.file-max`, or end what holds so many open",
+    ),
+];
+
+/// What to do where an error comes from too many open files. No file is damaged then.
+fn open_files_advice(message: &str) -> Option<&'static str> {
+    let known = TOO_MANY_OPEN_FILES.iter().find(|(code, _)| message.contains(code));
+    known.map(|(_, advice)| *advice)
+}
+
+/// Says that a file cannot be read. `damage` is what to say and to do about it where its content is to blame.
+pub fn unreadable(path: &Path, message: &str, damage: &str) -> String {
+    match open_files_advice(message) {
+        Some(advice) => format!("{}: {message}. {advice}", path.display()),
+        None => format!("{}: {damage}", path.display()),
+    }
+}
+
+/// Puts an error, such as `anyhow`'s, into one text: what was being done, then each cause that the text does not contain
+/// already. Where there are too many open files it also says what to do.
 pub fn describe(error: impl AsRef<dyn Error + 'static>) -> String {
     let error = error.as_ref();
     let mut text = error.to_string();
@@ -14,7 +43,10 @@ pub fn describe(error: impl AsRef<dyn Error + 'static>) -> String {
         }
         next = cause.source();
     }
-    text
+    match open_files_advice(&text) {
+        Some(advice) if !text.contains(advice) => format!("{text}. {advice}"),
+        _ => text,
+    }
 }
 
 /// Writes a number with a comma between thousands: `1,234,567`.
@@ -55,6 +87,25 @@ mod tests {
         let inner = Context { text: "a.bin: disk full", source: full };
         let error = Context { text: "the checkpoint was not written", source: Box::new(inner) };
         assert_eq!(describe(&error), "the checkpoint was not written: a.bin: disk full");
+    }
+
+    #[test]
+    fn too_many_open_files_are_no_damage() {
+        let open = |code| {
+            unreadable(
+                Path::new("a.parquet"),
+                &io::Error::from_raw_os_error(code).to_string(),
+                "damaged: restore it",
+            )
+        };
+        for (code, says) in [(24, "ulimit -n"), (23, "fs.file-max")] {
+            assert!(open(code).contains(says) && !open(code).contains("damaged"), "{}", open(code));
+        }
+        // EIO.
+        assert_eq!(open(5), "a.parquet: damaged: restore it");
+        let cause = Box::new(io::Error::from_raw_os_error(24));
+        let error = describe(Context { text: "a.parquet", source: cause });
+        assert_eq!(error.matches("ulimit").count(), 1, "{error}");
     }
 
     #[test]

@@ -196,6 +196,10 @@ impl Service {
         self.process.signal(name);
     }
 
+    pub fn process_id(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// SIGTERM; gives its exit code.
     pub fn leaves(mut self) -> Option<i32> {
         self.signal("-TERM");

@@ -144,6 +144,9 @@ pub enum Command {
     Bench(BenchArgs),
     /// Draw the demo's scenes: pairs in three layouts, with SQL, classes and templates beside them
     DemoData(DemoDataArgs),
+    /// Compute the queries of a service's clients. The service starts it
+    #[command(hide = true)]
+    QueryWorker,
     /// Write made-up meta without images, to measure curation at scale
     #[command(hide = true)]
     SyntheticMeta(SyntheticMetaArgs),

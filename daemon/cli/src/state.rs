@@ -6,8 +6,9 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// State folder. Nobody else may use it meanwhile
-    pub state: PathBuf,
+    /// State folder, which nobody else may use meanwhile; or a dataset folder, of which every file is read to its end
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
     /// Mend what can be mended: begin a damaged store anew with what can still be read, take checkpoints back from their folders,
     /// forget those that are gone, move damaged ones aside, delete what is called *.incomplete. Nothing else is deleted
     #[arg(long)]

@@ -10,6 +10,11 @@ use diptych_store::Store;
 
 use crate::nearest::{self, Models};
 
+/// Bytes of the stack on which statements are parsed and planned, by recursion. Only what is used takes memory.
+const PLANNING_STACK: usize = 256 << 20;
+/// Bytes of the stacks on which rows are computed.
+const COMPUTING_STACK: usize = 16 << 20;
+
 /// Runs something in a session over a dataset and a state folder.
 pub fn with_session<T>(
     dataset: Option<&Path>,
@@ -37,13 +42,17 @@ pub fn with_limited_session<T>(
             spec.training_ledger = Some(Arc::clone(&spec.tables[place].1));
         }
     }
-    let runtime = tokio::runtime::Runtime::new().context("starting the query threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(COMPUTING_STACK)
+        .build()
+        .context("starting the query threads")?;
     let context = session(spec)?;
-    nearest::register(&context, store, &Models::anywhere());
-    runtime.block_on(ask(context))
+    nearest::register(&context, store.map(|store| nearest::plan_of(store, &Models::anywhere())));
+    stacker::grow(PLANNING_STACK, || runtime.block_on(ask(context)))
 }
 
-/// A state folder that is there already: a typo must not make a new one.
+/// Opens a state folder that is there already, to read it: a typo must not make a new one.
 pub fn open_state(state: &Path) -> anyhow::Result<Store> {
     if !state.is_dir() {
         bail!(
@@ -51,9 +60,5 @@ pub fn open_state(state: &Path) -> anyhow::Result<Store> {
             state.display()
         );
     }
-    let store = Store::open(state)?;
-    if let Some(degraded) = store.degraded() {
-        tracing::warn!("{degraded}");
-    }
-    Ok(store)
+    Ok(Store::open_to_read(state)?)
 }

@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::chart::{PAGE_COLOURS, SHAPES};
-use crate::pairs::Shown;
+use crate::pairs::PairView;
 
 const STYLE: &str = include_str!("style.css");
 /// The page runs nothing and fetches nothing, whatever a caption says.
@@ -26,7 +26,7 @@ pub(crate) fn whole(title: &str, style: &str, body: &Markup) -> Markup {
     }
 }
 
-pub(crate) fn frame(shown: &Shown) -> Markup {
+pub(crate) fn frame(shown: &PairView) -> Markup {
     html! {
         div.frame {
             @match &shown.thumbnail {

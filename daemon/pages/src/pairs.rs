@@ -20,7 +20,7 @@ const QUALITY: u8 = 78;
 
 /// A pair as the page shows it.
 #[derive(Clone, Debug)]
-pub struct Shown {
+pub struct PairView {
     pub caption: String,
     pub size: (u32, u32),
     pub key: String,
@@ -29,7 +29,7 @@ pub struct Shown {
 }
 
 /// The pairs of these uids; one that is not in the dataset is left out.
-pub async fn show(context: &SessionContext, uids: &[Uid]) -> anyhow::Result<HashMap<Uid, Shown>> {
+pub async fn show(context: &SessionContext, uids: &[Uid]) -> anyhow::Result<HashMap<Uid, PairView>> {
     if uids.is_empty() {
         return Ok(HashMap::new());
     }
@@ -42,7 +42,7 @@ pub async fn show(context: &SessionContext, uids: &[Uid]) -> anyhow::Result<Hash
                 |column: usize| batch.column(column).as_string::<i32>().value(row).to_owned();
             let number =
                 |column: usize| batch.column(column).as_primitive::<UInt32Type>().value(row);
-            let shown = Shown {
+            let shown = PairView {
                 caption: text(1),
                 size: (number(2), number(3)),
                 key: text(4),

@@ -4,7 +4,6 @@
 //! jobs save what they did, requests end, the store is closed. Between the two, [`shared::Shared`] is what its parts have in common.
 
 mod dashboard;
-mod ending;
 mod flight;
 mod folders;
 mod http;
@@ -13,6 +12,7 @@ mod listen;
 mod logging;
 mod metrics;
 mod notify;
+mod query;
 mod searchers;
 mod shared;
 pub mod tokens;
@@ -35,9 +35,10 @@ use shared::{Current, Shared};
 
 pub use http::{ARROW_STREAM, TRUNCATED};
 pub use logging::start as start_logging;
+pub use query::run_worker as run_query_worker;
 
 /// How much lower than training queries are in the eyes of the scheduler.
-const QUERY_NICENESS: i32 = 10;
+const QUERY_NICENESS: i32 = 19;
 /// How long open requests have to end after jobs have.
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -84,6 +85,7 @@ pub fn run(
         shared.queue.start()?;
         tracing::info!("serves {} at {}", shared.store.folder().display(), server.address);
         notify::ready(&notify::status(&shared));
+        shared.queries.make_ready().await;
         let telling = tokio::spawn(notify::keep_telling(Arc::clone(&shared)));
         let counting =
             tokio::spawn(Metrics::listen(Arc::clone(&shared.metrics), Arc::clone(&shared.queue)));
@@ -121,24 +123,28 @@ pub fn run(
 
 /// Flight SQL as a part of this service: its sessions, limits and tokens.
 fn flight_spec(shared: &Arc<Shared>) -> FlightSpec {
-    let (of_session, of_check, of_longest) =
-        (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
+    let known = |shared: &Shared, name: &str| {
+        let current = shared.current();
+        let datasets = &current.config.datasets;
+        let names: Vec<&str> = datasets.iter().map(|dataset| dataset.name.as_str()).collect();
+        current.dataset(name).cloned().with_context(|| {
+            format!("there is no dataset {name:?} here; there are: {}", names.join(", "))
+        })
+    };
+    let (of_session, of_dataset) = (Arc::clone(shared), Arc::clone(shared));
+    let (of_check, of_longest) = (Arc::clone(shared), Arc::clone(shared));
     FlightSpec {
+        queries: Arc::clone(&shared.queries),
+        dataset: Arc::new(move |dataset| {
+            Ok(dataset.map(|name| known(&of_dataset, name)).transpose()?.map(|known| known.path))
+        }),
         session: Arc::new(move |dataset| {
-            let current = of_session.current();
-            let known = |name| {
-                let names: Vec<&str> =
-                    current.config.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
-                current.dataset(name).with_context(|| {
-                    format!("there is no dataset {name:?} here; there are: {}", names.join(", "))
-                })
-            };
-            Ok(of_session.session(dataset.map(known).transpose()?)?)
+            let dataset = dataset.map(|name| known(&of_session, name)).transpose()?;
+            Ok(of_session.session(dataset.as_ref())?)
         }),
         check: Arc::new(move |token| of_check.current().tokens.scope(Some(token)).is_some()),
         longest: Arc::new(move || Duration::from_secs(of_longest.current().config.sql.max_seconds)),
         slots: Arc::clone(&shared.query_slots),
-        runtime: shared.queries().clone(),
         version: env!("CARGO_PKG_VERSION"),
     }
 }

@@ -1,6 +1,5 @@
 //! What the parts of the service share.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -15,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use super::folders::Folders;
 use super::jobs::Queue;
 use super::metrics::Metrics;
+use super::query::{Program, Queries};
 use super::searchers::Searchers;
 use super::tokens::Tokens;
 
@@ -35,10 +35,10 @@ pub(crate) struct Shared {
     pub listeners: Arc<Semaphore>,
     /// Set when the service leaves, for what would go on for ever.
     leaving: watch::Sender<bool>,
-    /// Where queries are computed: apart from the threads that answer requests, and behind training.
-    queries: tokio::runtime::Runtime,
+    /// What computes queries.
+    pub queries: Arc<Queries>,
     /// Replaced as a whole when the configuration is read again.
-    current: RwLock<Arc<Current>>,
+    current: Arc<RwLock<Arc<Current>>>,
     file: Option<PathBuf>,
 }
 
@@ -69,33 +69,30 @@ impl Shared {
         current: Current,
         file: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
-        let queries = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("query")
-            .enable_all()
-            .on_thread_start(|| {
-                // On Linux this is the calling thread's. Where it is not allowed, queries are as important as training.
-                let _ = rustix::process::nice(crate::QUERY_NICENESS);
-            })
-            .build()
-            .context("starting the query threads")?;
+        let query_slots = Arc::new(Semaphore::new(current.config.sql.concurrent));
+        let current = Arc::new(RwLock::new(Arc::new(current)));
+        let (searchers, limits) = (Searchers::default(), Arc::clone(&current));
+        let memory = Arc::new(move || memory_of(&now(&limits)));
+        let queries =
+            Queries::new(store.clone(), searchers.models.clone(), Program::this(), memory);
         Ok(Self {
             store,
             queue,
             started: Milliseconds::now(),
             listen,
             metrics: Arc::default(),
-            searchers: Searchers::default(),
-            query_slots: Arc::new(Semaphore::new(current.config.sql.concurrent)),
+            searchers,
+            query_slots,
             listeners: Arc::new(Semaphore::new(LISTENERS)),
             leaving: watch::channel(false).0,
-            queries,
-            current: RwLock::new(Arc::new(current)),
+            queries: Arc::new(queries),
+            current,
             file,
         })
     }
 
     pub(crate) fn current(&self) -> Arc<Current> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        now(&self.current)
     }
 
     /// Reads the configuration again and takes over what can change while it runs: tokens, folders, datasets, limits. Says what
@@ -141,26 +138,17 @@ impl Shared {
         }
     }
 
-    /// The threads for queries.
-    pub(crate) fn queries(&self) -> &tokio::runtime::Handle {
-        self.queries.handle()
-    }
-
-    /// A session of one query: the tables of the state folder and, where one is named, of a dataset.
+    /// A session that looks at the tables of the state folder and, where one is named, of a dataset. What clients ask is for
+    /// [`Self::queries`].
     pub(crate) fn session(
         &self,
         dataset: Option<&ServedDataset>,
     ) -> Result<SessionContext, SqlError> {
         let functions = content_functions();
-        let memory =
-            usize::try_from(self.current().config.sql.memory_mib << 20).unwrap_or(usize::MAX);
         let mut spec = SessionSpec {
-            memory: Some(memory),
+            memory: Some(memory_of(&self.current())),
             ..SessionSpec::new(dataset.map(|dataset| &*dataset.path), &functions)
         };
-        spec.partitions = std::thread::available_parallelism()
-            .ok()
-            .and_then(|cores| NonZeroUsize::new(cores.get().div_ceil(2)));
         spec.tables = self.store.tables();
         if dataset.is_some()
             && let Some((_, table)) = spec.tables.iter().find(|(name, _)| name == "training_ledger")
@@ -168,7 +156,19 @@ impl Shared {
             spec.training_ledger = Some(Arc::clone(table));
         }
         let context = session(spec)?;
-        nearest::register(&context, Some(self.store.clone()), &self.searchers.models);
+        nearest::register(
+            &context,
+            Some(nearest::plan_of(self.store.clone(), &self.searchers.models)),
+        );
         Ok(context)
     }
+}
+
+fn now(current: &RwLock<Arc<Current>>) -> Arc<Current> {
+    Arc::clone(&current.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Bytes that one query may have.
+fn memory_of(current: &Current) -> usize {
+    usize::try_from(current.config.sql.memory_mib << 20).unwrap_or(usize::MAX)
 }

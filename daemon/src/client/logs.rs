@@ -1,5 +1,6 @@
 //! `diptych logs`: what a job logged.
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use super::control::{job_id, text};
 use super::{Service, wait_for};
-use crate::output::raw;
+use crate::output::standard_output;
 
 /// Between two looks at the log of a job that goes on.
 const LOOKS_EVERY: Duration = Duration::from_millis(500);
@@ -20,6 +21,7 @@ pub(crate) fn run(args: &LogsArgs) -> anyhow::Result<Outcome> {
     wait_for(async {
         let id = job_id(&service, &args.job.job).await?;
         let mut from = 0_u64;
+        let mut out = standard_output();
         loop {
             // Asked before the log is read, so that what it wrote last is read too.
             let job: Value = service.get(&format!("/v1/jobs/{id}")).await?;
@@ -39,7 +41,8 @@ pub(crate) fn run(args: &LogsArgs) -> anyhow::Result<Outcome> {
                 let next = next.context(
                     "the answer does not say how far the log is: is it another version?",
                 )?;
-                raw(&answer.bytes().await?)?;
+                out.write_all(&answer.bytes().await?)?;
+                out.flush()?;
                 if next == from {
                     break;
                 }

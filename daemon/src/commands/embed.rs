@@ -17,7 +17,7 @@ use crate::output::{bars, line};
 pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
     let selection = Selection::read(&args.selection)?;
     let model = models::load(&args.model.model_ref())?;
-    let store = Store::open(&args.model.run_on.state)?;
+    let store = Store::open_undamaged(&args.model.run_on.state)?;
     let spec =
         EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     let embedded = embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;

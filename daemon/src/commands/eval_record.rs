@@ -28,7 +28,7 @@ pub(crate) fn record(
         .into_iter()
         .map(|(name, value)| (format!("{EVALUATED}{dataset}/{name}"), value))
         .collect();
-    let store = match Store::open(state) {
+    let store = match Store::open_undamaged(state) {
         Ok(store) => store,
         Err(StoreError::Locked { owner, .. }) => {
             let told = owner

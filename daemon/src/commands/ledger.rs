@@ -16,7 +16,7 @@ use diptych_schemas::words::thousands;
 
 use crate::commands::download_options::download_options;
 use crate::commands::ingest::{Attempt, attempt, print_report};
-use crate::output::line;
+use crate::output::{line, one_line};
 
 /// Longest detail in a summary, in characters.
 const SHOWN: usize = 90;
@@ -123,20 +123,14 @@ fn list(dataset: &Path, reason: Reason, limit: usize) -> anyhow::Result<Outcome>
             let fields = (0..4)
                 .map(|column| text(&batch, column, row))
                 .collect::<anyhow::Result<Vec<_>>>()?;
-            line(
-                fields
-                    .iter()
-                    .map(|field| field.replace(['\t', '\n', '\r'], " "))
-                    .collect::<Vec<_>>()
-                    .join("\t"),
-            )?;
+            line(fields.iter().map(|field| one_line(field)).collect::<Vec<_>>().join("\t"))?;
         }
     }
     Ok(Outcome::Done)
 }
 
 fn shortened(text: &str) -> String {
-    let text = text.replace(['\n', '\r', '\t'], " ");
+    let text = one_line(text);
     if text.chars().count() <= SHOWN {
         return text;
     }

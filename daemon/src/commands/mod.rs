@@ -61,6 +61,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Serve(args) => serve::run(args),
+        Command::QueryWorker => serve::query_worker(),
         Command::Submit(args) => crate::client::submit::run(args),
         Command::Status(args) => crate::client::status::run(&args),
         Command::Watch(args) => crate::client::watch::run(&args),

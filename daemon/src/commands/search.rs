@@ -20,7 +20,7 @@ use diptych_schemas::{LoaderConfig, SchemaError, Uid};
 use diptych_store::Store;
 
 use crate::commands::embed::embed_with_bar;
-use crate::output::line;
+use crate::output::{line, one_line};
 
 /// Side of an image in the contact sheet, in pixels.
 const SHEET_IMAGE: u32 = 160;
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     let queries = queries(args)?;
     let selection = Selection::read(&args.selection)?;
     let model = models::load(&args.model.model_ref())?;
-    let store = Store::open(&args.model.run_on.state)?;
+    let store = Store::open_undamaged(&args.model.run_on.state)?;
     let spec =
         EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
         line(&title)?;
         let items = pictures(&loaded.lock(), &args.dataset.dataset, &selection, &found)?;
         for (rank, (Found { uid, score }, item)) in found.iter().zip(&items).enumerate() {
-            line(format!("  {:>3}  {score:.3}  {uid}  {}", rank + 1, item.caption))?;
+            line(format!("  {:>3}  {score:.3}  {uid}  {}", rank + 1, one_line(&item.caption)))?;
         }
         sheet.push((title, items));
     }

@@ -1,6 +1,5 @@
 //! `diptych sql`: a query over a dataset and a state folder.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use diptych_schemas::outcome::Outcome;
 use diptych_store::Owner;
 
 use crate::client;
+use crate::output::standard_output;
 
 pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
     if args.dataset.is_none() && args.state.is_none() && args.tables.is_empty() {
@@ -89,7 +89,7 @@ async fn print(
 ) -> anyhow::Result<Outcome> {
     match output {
         Some(path) => write_file(rows, format, limits, &path).await?,
-        None => write_output(rows, format, limits, &mut io::stdout()).await?,
+        None => write_output(rows, format, limits, &mut standard_output()).await?,
     };
     Ok(Outcome::Done)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use diptych_embeddings::models::checkpoint_folder;
 use diptych_schemas::{TrainConfig, durable};
-use diptych_store::{CheckpointRecord, Milliseconds, RunName, RunRecord, Store};
+use diptych_store::{CheckpointRecord, Milliseconds, RunName, RunRecord, Store, is_backup};
 use diptych_trainer::CheckpointManifest;
 use diptych_trainer::checkpoint::{self, Found, Scan};
 use diptych_training::checkpoints::record_of;
@@ -32,6 +32,10 @@ impl Findings {
                 folder.display()
             );
             self.problem(what, None, false);
+        }
+        if is_backup(state) && !folder.exists() {
+            // Checkpoints are copied by other tools, or not at all.
+            return Ok(0);
         }
         for (path, error) in &invalid {
             let aside = state.join(format!(
@@ -63,7 +67,7 @@ impl Findings {
                 self.mend(Severity::Problem, what, || Ok("forgotten".into()))?;
             }
         }
-        let records = self.hold_against(&valid, &named, known.as_ref())?;
+        let records = self.hold_against(run, &valid, &named, known.as_ref())?;
         if self.fix
             && (!forgotten.is_empty() || records.iter().any(|record| !named.contains(record)))
         {
@@ -76,6 +80,7 @@ impl Findings {
     /// What the store ought to say of the checkpoints that are whole.
     fn hold_against(
         &mut self,
+        run: &RunName,
         valid: &[Found],
         named: &[CheckpointRecord],
         known: Option<&RunRecord>,
@@ -107,21 +112,8 @@ impl Findings {
                     ),
                 ),
             };
-            match (known, steps_per_epoch) {
-                (Some(run), Some(steps)) => {
-                    records.push(record_of(&run.run, found, steps)?);
-                    self.mend(severity, what, || Ok("the store names it now".into()))?;
-                }
-                // How long an epoch is stands in the run's record, which only `diptych train` can put back.
-                _ => {
-                    self.list.push(super::Finding {
-                        severity,
-                        what,
-                        mended: None,
-                        mendable: false,
-                    });
-                }
-            }
+            records.push(record_of(run, found, steps_per_epoch)?);
+            self.mend(severity, what, || Ok("the store names it now".into()))?;
         }
         Ok(records)
     }

@@ -1,8 +1,8 @@
 //! A state folder, read through: what is damaged, missing or left over, each in one line that says what to do.
 //!
 //! 1. A problem is what no kill and no full disk leaves; a note is what one may leave, or what a person may want to delete.
-//! 2. Without `fix` only what every opening does is done. With it, what can be rebuilt from files is; nothing that could hold
-//!    data is deleted, it is moved aside.
+//! 2. Without `fix` nothing is written: the store is read from a copy. With it, what can be rebuilt from files is; nothing
+//!    that could hold data is deleted, it is moved aside.
 
 mod checkpoints;
 mod leftovers;
@@ -54,7 +54,7 @@ impl Examined {
 /// Reads everything in a state folder that is there. Nobody else may own it.
 pub fn examine(state: &Path, fix: bool) -> anyhow::Result<Examined> {
     let mut findings = Findings { list: Vec::new(), fix };
-    let mut store = Store::open(state)?;
+    let mut store = if fix { Store::open(state)? } else { Store::look_through(state)? };
     findings.lost_at_opening(&store);
     let mut contents = store.check();
     if fix && !contents.damage.is_empty() {
@@ -72,8 +72,7 @@ pub fn examine(state: &Path, fix: bool) -> anyhow::Result<Examined> {
         contents = store.check();
     }
     for what in &contents.damage {
-        let advice =
-            "the next opening of the store begins it anew with what can still be read of it";
+        let advice = "`--fix` begins the store anew with what can still be read of it";
         findings.problem(format!("{what}; {advice}"), None, true);
     }
     if !contents.note_is_whole {

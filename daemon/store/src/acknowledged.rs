@@ -16,7 +16,7 @@ use super::records::Milliseconds;
 /// Where sled has it, in its default tree.
 pub(super) const KEY: &[u8] = b"acknowledged";
 /// Within sled's folder, so that the two are moved and copied together.
-const FILE: &str = "acknowledged";
+pub(super) const FILE: &str = "acknowledged";
 const BYTES: usize = 16;
 
 /// The last acknowledgement.

@@ -14,8 +14,11 @@ use super::embeddings::{Blocks, EmbeddingSet};
 use super::engine::{Change, Engine};
 use super::error::StoreError;
 use super::owner::FolderLock;
+use super::records::Milliseconds;
 use super::{Store, format, guard};
 
+/// The file by which a backup is known from a state folder that lost its checkpoints.
+const NOTE: &str = "backup.json";
 /// Entries that are held in memory on their way.
 const ENTRIES_AT_ONCE: usize = 64;
 
@@ -33,6 +36,11 @@ struct Copy<'a> {
     engine: Engine,
     folder: &'a Path,
     done: BackedUp,
+}
+
+/// Whether a state folder was made by a backup, so that its store names checkpoints that may never have been copied.
+pub fn is_backup(state: &Path) -> bool {
+    state.join(NOTE).is_file()
 }
 
 impl Store {
@@ -68,13 +76,14 @@ impl Store {
                 copy.put(small(&copy.engine)[place], changes.to_vec())?;
             }
         }
-        self.copy_tree(self.engine().metrics(), &mut copy, Engine::metrics)?;
-        self.copy_tree(self.engine().event_pairs(), &mut copy, Engine::event_pairs)?;
-        for name in self.set_trees() {
+        self.copy_tree(self.engine()?.metrics(), &mut copy, Engine::metrics)?;
+        self.copy_tree(self.engine()?.event_pairs(), &mut copy, Engine::event_pairs)?;
+        for name in self.set_trees()? {
             self.copy_embeddings(&name, &mut copy)?;
         }
         copy.finish()?;
-        durable::sync_folder(folder)?;
+        let note = serde_json::json!({ "of": self.folder(), "time": Milliseconds::now() });
+        durable::write(&folder.join(NOTE), note.to_string().as_bytes())?;
         Ok(copy.done)
     }
 
@@ -83,7 +92,8 @@ impl Store {
         let _writer = self.writer();
         let entries =
             |tree: &sled::Tree| self.call(|| tree.iter().map(|entry| entry.map(change)).collect());
-        small(self.engine()).into_iter().map(entries).collect()
+        let engine = self.engine()?;
+        small(&engine).into_iter().map(entries).collect()
     }
 
     fn copy_tree(
@@ -106,7 +116,8 @@ impl Store {
 
     /// The rows that the head of a set claims now: those that are appended meanwhile are left out.
     fn copy_embeddings(&self, name: &[u8], copy: &mut Copy<'_>) -> Result<(), StoreError> {
-        let tree = self.call(|| self.engine().db().open_tree(name))?;
+        let engine = self.engine()?;
+        let tree = self.call(|| engine.db().open_tree(name))?;
         let Some(set) = self.head(&tree)? else { return Ok(()) };
         let to = guard::call(copy.folder, || copy.engine.db().open_tree(name))?;
         let [uids, vectors] = set.columns();
@@ -118,7 +129,7 @@ impl Store {
             copy.done.embeddings += set.rows;
             return copy.put(&to, vec![self.head_change(&set)?]);
         }
-        if self.set_trees().iter().any(|other| other == name) {
+        if self.set_trees()?.iter().any(|other| other == name) {
             let message = format!("a set of embeddings has {rows:?} rows instead of {}", set.rows);
             return self.noting_damage(Err(StoreError::damaged(self.folder(), message)));
         }

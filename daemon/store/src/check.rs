@@ -33,7 +33,10 @@ impl Store {
     /// Reads everything: as long as reading the whole store takes. Values are held against sled's checksums, records against
     /// their form, embeddings against their heads.
     pub fn check(&self) -> Contents {
-        let engine = self.engine();
+        let engine = match self.engine() {
+            Ok(engine) => engine,
+            Err(error) => return Contents { damage: vec![error.cause()], ..Contents::default() },
+        };
         let mut contents =
             Contents { note_is_whole: engine.note_is_whole(), ..Contents::default() };
         let mut damage = Vec::new();

@@ -117,7 +117,8 @@ impl Store {
             source: source.into(),
             updated: Milliseconds::now(),
         };
-        let tree = self.call(|| self.engine().db().open_tree(tree_name(producer, modality)))?;
+        let engine = self.engine()?;
+        let tree = self.call(|| engine.db().open_tree(tree_name(producer, modality)))?;
         let set = {
             let _writer = self.writer();
             if let Some(set) = self.head(&tree)? {
@@ -145,8 +146,9 @@ impl Store {
     /// All sets, by producer and modality.
     pub fn embeddings(&self) -> Result<Vec<EmbeddingSet>, StoreError> {
         let mut sets = Vec::new();
-        for name in self.set_trees() {
-            let tree = self.call(|| self.engine().db().open_tree(&name))?;
+        let engine = self.engine()?;
+        for name in self.set_trees()? {
+            let tree = self.call(|| engine.db().open_tree(&name))?;
             // A tree without a head was made by a process that was killed in this moment.
             sets.extend(self.head(&tree)?);
         }
@@ -196,10 +198,11 @@ impl Store {
             modality: modality.as_str(),
         };
         let name = tree_name(producer, modality);
-        if !self.set_trees().contains(&name) {
+        if !self.set_trees()?.contains(&name) {
             return Err(missing());
         }
-        let tree = self.call(|| self.engine().db().open_tree(&name))?;
+        let engine = self.engine()?;
+        let tree = self.call(|| engine.db().open_tree(&name))?;
         let set = self.head(&tree)?.ok_or_else(missing)?;
         Ok((tree, set))
     }
@@ -209,18 +212,18 @@ impl Store {
         let mut dropped = false;
         {
             let _writer = self.writer();
+            let engine = self.engine()?;
             for modality in [Modality::Image, Modality::Text] {
-                dropped |=
-                    self.call(|| self.engine().db().drop_tree(tree_name(producer, modality)))?;
+                dropped |= self.call(|| engine.db().drop_tree(tree_name(producer, modality)))?;
             }
         }
         self.make_durable()?;
         Ok(dropped)
     }
 
-    pub(super) fn set_trees(&self) -> Vec<Vec<u8>> {
-        let names = self.engine().db().tree_names().into_iter();
-        names.filter(|name| name.starts_with(TREE_PREFIX)).map(|name| name.to_vec()).collect()
+    pub(super) fn set_trees(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        let names = self.engine()?.db().tree_names().into_iter();
+        Ok(names.filter(|name| name.starts_with(TREE_PREFIX)).map(|name| name.to_vec()).collect())
     }
 
     pub(super) fn head(&self, tree: &sled::Tree) -> Result<Option<EmbeddingSet>, StoreError> {

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use diptych_schemas::{SchemaError, durable};
 
 use super::acknowledged::{Acknowledged, AcknowledgedFile, KEY};
+use super::clean;
 use super::error::StoreError;
 use super::guard;
 
@@ -45,6 +47,12 @@ pub(super) struct Engine {
     file: File,
     acknowledged: AcknowledgedFile,
     last_batch: Mutex<Option<Instant>>,
+    /// Whether its files are sealed when it is closed.
+    seals: bool,
+    /// Whether a write failed. sled answers no call after that.
+    failed: AtomicBool,
+    /// Whether damage was met.
+    damaged: AtomicBool,
 }
 
 struct Open {
@@ -59,13 +67,22 @@ struct Open {
 }
 
 impl Engine {
-    /// Opens the sled in `folder`, or makes one. `state` is what messages name.
+    /// Opens the sled in `folder`, or makes one. `state` is what messages name. When it is closed its files are sealed.
     pub(super) fn open(state: &Path, folder: &Path) -> Result<Self, StoreError> {
+        clean::break_seal(folder)?;
         let path = folder.join("db");
         if path.exists() {
             // What a killed process left is durable before sled's snapshot says so.
             File::open(&path).and_then(|file| file.sync_all()).map_err(SchemaError::io(&path))?;
         }
+        let mut engine = Self::open_expendable(state, folder)?;
+        engine.seals = true;
+        Ok(engine)
+    }
+
+    /// Opens a sled that is thrown away: it need not be on the disk, and closing it seals nothing.
+    pub(super) fn open_expendable(state: &Path, folder: &Path) -> Result<Self, StoreError> {
+        let path = folder.join("db");
         let config = || {
             sled::Config::new()
                 .path(folder)
@@ -104,6 +121,9 @@ impl Engine {
             file,
             acknowledged,
             last_batch: Mutex::new(None),
+            seals: false,
+            failed: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
         })
     }
 
@@ -126,6 +146,20 @@ impl Engine {
     /// Notes an acknowledgement beside sled, after [`Engine::sync`].
     pub(super) fn note(&self, acknowledged: Acknowledged) -> Result<(), StoreError> {
         Ok(self.acknowledged.write(acknowledged).map_err(SchemaError::io(&self.folder))?)
+    }
+
+    /// Notes that a write failed.
+    pub(super) fn note_failure(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn cannot_write(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that damage was met, so that its files are not sealed.
+    pub(super) fn note_damage(&self) {
+        self.damaged.store(true, Ordering::Relaxed);
     }
 
     #[expect(clippy::expect_used, reason = "it is taken only when the engine is dropped")]
@@ -199,8 +233,18 @@ impl Drop for Engine {
     fn drop(&mut self) {
         let (done, closed) = mpsc::channel();
         let open = self.open.take();
+        let in_order = [&self.failed, &self.damaged].iter().all(|was| !was.load(Ordering::Relaxed));
+        let seals = self.seals && in_order;
+        let folder = self.folder.clone();
         let spawned = std::thread::Builder::new().name("store-close".into()).spawn(move || {
             drop(open);
+            if seals
+                && is_at_rest(&folder)
+                && let Err(error) = clean::seal(&folder)
+            {
+                // The next opening looks at a copy first.
+                tracing::debug!("the store could not be sealed: {error}");
+            }
             // Nobody waits any more: that was said already.
             let _ = done.send(());
         });
@@ -211,6 +255,20 @@ impl Drop for Engine {
             tracing::warn!(folder = %self.folder.display(), "sled does not close; what was not acknowledged may be lost");
         }
     }
+}
+
+/// Waits until sled's threads have let go of its file, which they lock. Says whether they did.
+fn is_at_rest(folder: &Path) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < LOCK_PATIENCE {
+        match File::open(folder.join("db")).map(|file| file.try_lock()) {
+            Ok(Ok(())) => return true,
+            Ok(Err(_)) => std::thread::sleep(Duration::from_millis(5)),
+            // The folder is gone.
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 /// Changes of one tree that happen together.

@@ -13,8 +13,9 @@ pub enum StoreError {
     Locked { state: PathBuf, owner: Option<Owner> },
 
     #[error(
-        "{state}: the store is damaged: {message}. Stop diptych and start it again: it then moves the damaged store aside, \
-         takes back checkpoints from their folders and says what was lost"
+        "{state}: the store is damaged: {message}. `diptych doctor {state}` says what of it can still be read. `diptych doctor \
+         {state} --fix`, a training and a service move the damaged files aside, begin a new store with that, take back checkpoints \
+         from their folders and say what was lost"
     )]
     Damaged { state: PathBuf, message: String },
 
@@ -23,6 +24,9 @@ pub enum StoreError {
          repair the folder's permissions, then start again"
     )]
     Unavailable { state: PathBuf, message: String },
+
+    #[error("{state}: the store was opened to be read, so nothing is written to it")]
+    ReadOnly { state: PathBuf },
 
     #[error(
         "{state}: the store was written by another version of diptych ({message}). Use that version, or name another state \
@@ -76,6 +80,17 @@ impl StoreError {
             sled::Error::Io(error) if is_environment(error) => Self::Unavailable { state, message },
             _ => Self::Damaged { state, message },
         }
+    }
+
+    /// The same error once more.
+    pub(super) fn again(&self, state: &Path) -> Self {
+        Self::Unavailable { state: state.to_owned(), message: self.cause() }
+    }
+
+    /// Whether the disk or the system is to blame, so that the same call may succeed later: a full disk, one that became
+    /// read-only, too many open files.
+    pub fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Schema(SchemaError::Io { .. }))
     }
 
     /// What is wrong, without what to do about it and without the folder.

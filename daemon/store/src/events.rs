@@ -34,8 +34,8 @@ impl Store {
             return Ok(false);
         }
         let _writer = self.writer();
-        let changes = self.replace(self.engine().events(), &identity(event), event)?;
-        self.apply(self.engine().events(), changes)?;
+        let changes = self.replace(self.engine()?.events(), &identity(event), event)?;
+        self.apply(self.engine()?.events(), changes)?;
         if !pairs.is_empty() {
             self.put_pairs(&event.run, event.step, pairs)?;
         }
@@ -44,7 +44,7 @@ impl Store {
 
     /// Whoever calls holds the writer's lock.
     fn put_pairs(&self, run: &RunName, step: Step, pairs: &[Uid]) -> Result<(), StoreError> {
-        let tree = self.engine().event_pairs();
+        let engine = self.engine()?;
         let blocks = pairs.chunks(BLOCK_BYTES / UID_BYTES);
         let too_many = |_| StoreError::TooLarge {
             what: format!("the pairs of step {step}"),
@@ -58,7 +58,7 @@ impl Store {
             key.extend(number.to_be_bytes());
             changes.push((key, Some(block.iter().flat_map(|uid| uid.0).collect())));
         }
-        self.apply(tree, changes)
+        self.apply(engine.event_pairs(), changes)
     }
 
     /// Returns when all events that were recorded before are on the disk.
@@ -68,17 +68,17 @@ impl Store {
 
     /// The events of a run, by step.
     pub fn events(&self, run: &RunName) -> Result<Vec<EventRecord>, StoreError> {
-        self.records(self.engine().events(), &run.key())
+        self.records(self.engine()?.events(), &run.key())
     }
 
     pub(super) fn all_events(&self) -> Result<Vec<EventRecord>, StoreError> {
-        self.records(self.engine().events(), &[])
+        self.records(self.engine()?.events(), &[])
     }
 
     /// The pairs of all events, by run and step, a block at a time.
     pub(super) fn all_event_pairs(&self) -> Result<Vec<EventPairs>, StoreError> {
         let mut found = Vec::new();
-        let mut entries = self.engine().event_pairs().iter();
+        let mut entries = self.engine()?.event_pairs().iter();
         while let Some((key, value)) = self.call(|| entries.next().transpose())? {
             let parsed = parse(&key, &value);
             found.push(parsed.ok_or_else(|| StoreError::damaged(self.folder(), UNREADABLE))?);
@@ -125,6 +125,7 @@ impl EventKind {
             Self::DataWait => "data_wait",
             Self::LogitScale => "logit_scale",
             Self::CheckpointFailed => "checkpoint_failed",
+            Self::StoreFailed => "store_failed",
             Self::Stall => "stall",
         }
     }

@@ -12,19 +12,19 @@ impl Store {
     pub fn put_job(&self, job: &JobRecord) -> Result<(), StoreError> {
         {
             let _writer = self.writer();
-            let changes = self.replace(self.engine().jobs(), &identity(job.id), job)?;
-            self.apply(self.engine().jobs(), changes)?;
+            let changes = self.replace(self.engine()?.jobs(), &identity(job.id), job)?;
+            self.apply(self.engine()?.jobs(), changes)?;
         }
         self.make_durable()
     }
 
     pub fn job(&self, id: u64) -> Result<Option<JobRecord>, StoreError> {
-        Ok(self.records(self.engine().jobs(), &identity(id))?.pop())
+        Ok(self.records(self.engine()?.jobs(), &identity(id))?.pop())
     }
 
     /// All jobs, by number.
     pub fn jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
-        self.records(self.engine().jobs(), &[])
+        self.records(self.engine()?.jobs(), &[])
     }
 
     /// Forgets the oldest of many ended jobs, and says which, so that their logs can go too.
@@ -41,8 +41,8 @@ impl Store {
         let old = &ended[..ended.len().saturating_sub(ENDED_KEPT)];
         let _writer = self.writer();
         for id in old {
-            let changes = self.removal(self.engine().jobs(), &identity(*id))?;
-            self.apply(self.engine().jobs(), changes)?;
+            let changes = self.removal(self.engine()?.jobs(), &identity(*id))?;
+            self.apply(self.engine()?.jobs(), changes)?;
         }
         Ok(old.to_vec())
     }

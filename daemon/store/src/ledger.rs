@@ -12,19 +12,19 @@ impl Store {
     pub fn put_ledger(&self, run: &RunName, entries: &[LedgerEntry]) -> Result<(), StoreError> {
         let _writer = self.writer();
         for entry in entries {
-            let changes = self.replace(self.engine().ledger(), &identity(run, entry), entry)?;
-            self.apply(self.engine().ledger(), changes)?;
+            let changes = self.replace(self.engine()?.ledger(), &identity(run, entry), entry)?;
+            self.apply(self.engine()?.ledger(), changes)?;
         }
         Ok(())
     }
 
     /// The entries of a run, ordered by uid.
     pub fn ledger(&self, run: &RunName) -> Result<Vec<LedgerEntry>, StoreError> {
-        self.records(self.engine().ledger(), &run.key())
+        self.records(self.engine()?.ledger(), &run.key())
     }
 
     pub(super) fn all_ledgers(&self) -> Result<Vec<LedgerEntry>, StoreError> {
-        self.records(self.engine().ledger(), &[])
+        self.records(self.engine()?.ledger(), &[])
     }
 }
 

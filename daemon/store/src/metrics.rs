@@ -26,7 +26,8 @@ impl Store {
     /// step stay. Not durable when it returns: at most the last [`super::FLUSH_EVERY_MS`] can be lost.
     pub fn append_metrics(&self, run: &RunName, rows: &[MetricRow]) -> Result<(), StoreError> {
         let _writer = self.writer();
-        let tree = self.engine().metrics();
+        let engine = self.engine()?;
+        let tree = engine.metrics();
         let mut merged: BTreeMap<Step, MetricRow> = BTreeMap::new();
         for row in rows {
             let before = match merged.remove(&row.step) {
@@ -68,7 +69,8 @@ impl Store {
 
     /// What was recorded at one step.
     pub fn metrics_at(&self, run: &RunName, step: Step) -> Result<Option<MetricRow>, StoreError> {
-        let value = self.call(|| self.engine().metrics().get(run.step_key(step)))?;
+        let engine = self.engine()?;
+        let value = self.call(|| engine.metrics().get(run.step_key(step)))?;
         value.map(|value| self.noting_damage(decode(self.folder(), step, &value))).transpose()
     }
 
@@ -80,7 +82,7 @@ impl Store {
         last: Step,
         mut take: impl FnMut(&MetricRow),
     ) -> Result<(), StoreError> {
-        let mut entries = self.engine().metrics().range(run.step_key(first)..=run.step_key(last));
+        let mut entries = self.engine()?.metrics().range(run.step_key(first)..=run.step_key(last));
         while let Some((key, value)) = self.call(|| entries.next().transpose())? {
             take(&self.noting_damage(parse(self.folder(), &key, &value))?.1);
         }
@@ -100,7 +102,8 @@ impl Store {
     /// Removes what was recorded after a step, when a run goes on from there. Says how many steps were removed.
     pub fn truncate_metrics(&self, run: &RunName, after: Step) -> Result<u64, StoreError> {
         let _writer = self.writer();
-        let tree = self.engine().metrics();
+        let engine = self.engine()?;
+        let tree = engine.metrics();
         let Some(first) = after.0.checked_add(1) else { return Ok(0) };
         let (first, last) = (run.step_key(Step(first)), run.step_key(Step(u64::MAX)));
         let mut removed = 0;
@@ -125,7 +128,8 @@ impl Store {
         up_to: Step,
         one_of: u64,
     ) -> Result<u64, StoreError> {
-        let tree = self.engine().metrics();
+        let engine = self.engine()?;
+        let tree = engine.metrics();
         let last = run.step_key(up_to);
         let (mut next, mut removed) = (after.0.saturating_add(1), 0);
         while next <= up_to.0 {
@@ -155,20 +159,27 @@ impl Store {
     /// Reads the metrics of one run or of all, one step at a time.
     pub(super) fn scan_metrics(&self, run: Option<&RunName>) -> MetricScan {
         let prefix = run.map_or_else(Vec::new, RunName::key);
-        MetricScan { entries: self.engine().metrics().scan_prefix(prefix), store: self.clone() }
+        MetricScan {
+            entries: self.engine().map(|engine| engine.metrics().scan_prefix(prefix)),
+            store: self.clone(),
+        }
     }
 }
 
 /// See [`Store::scan_metrics`].
 pub(super) struct MetricScan {
     // Before the store, so that sled closes when the store does.
-    entries: sled::Iter,
+    entries: Result<sled::Iter, StoreError>,
     store: Store,
 }
 
 impl MetricScan {
     pub(super) fn next_row(&mut self) -> Result<Option<(RunName, MetricRow)>, StoreError> {
         let Self { entries, store } = self;
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => return Err(error.again(store.folder())),
+        };
         let Some((key, value)) = store.call(|| entries.next().transpose())? else {
             return Ok(None);
         };

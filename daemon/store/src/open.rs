@@ -1,17 +1,23 @@
 //! Opening a state folder: who owns it, whether its sled can be read, and what is done when it cannot.
 //!
-//! What is small is always read at opening; everything is, after damage was met. A damaged sled is never deleted: it is moved
-//! aside, after what can still be read of it went into a new one.
+//! 1. sled mends what it opens, and may lose by that what could still have been read. So where nobody knows whether its
+//!    files are as the last close left them, a copy is opened first, and the files themselves only if that went well. Where
+//!    they are known to have changed, they are never opened.
+//! 2. What is small is always read at opening; everything is, after damage was met.
+//! 3. Damaged files are never changed nor deleted. A training and a service move them aside and begin anew with what can
+//!    still be read; whoever only wants to read is told, and changes nothing.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use diptych_schemas::{LedgerEntry, SchemaError, durable};
 
 use super::acknowledged::Acknowledged;
+use super::clean::{self, Seal};
+use super::copy::{self, Copy};
 use super::engine::Engine;
 use super::error::StoreError;
-use super::owner::FolderLock;
+use super::owner::{FolderLock, ReaderLock};
 use super::records::{CheckpointRecord, EventRecord, JobRecord, Milliseconds, RunRecord};
 use super::{chunks, embeddings, events, format, guard, metrics, salvage};
 
@@ -22,13 +28,34 @@ pub(super) struct Opened {
     pub(super) engine: Engine,
     pub(super) acknowledged: Acknowledged,
     pub(super) degraded: Option<String>,
-    pub(super) lock: FolderLock,
+    /// Where this process owns the folder.
+    pub(super) lock: Option<FolderLock>,
+    /// What was opened instead of the folder's own files.
+    pub(super) copy: Option<Copy>,
 }
 
-pub(super) fn open(state: &Path) -> Result<Opened, StoreError> {
+/// What is done with a store that is damaged, or that went back to an earlier state by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnDamage {
+    /// Its files are moved aside, and a new one is begun with what can be read of them.
+    BeginAnew,
+    Refuse,
+}
+
+/// What is wrong with a store.
+enum Damage {
+    /// It can be read, but something is missing or may be. In words.
+    Incomplete(String),
+    /// It cannot be read. In words.
+    Unreadable(String),
+}
+
+/// Opens a folder that this process will own.
+pub(super) fn open(state: &Path, on_damage: OnDamage) -> Result<Opened, StoreError> {
     fs::create_dir_all(state).map_err(SchemaError::io(state))?;
     durable::sync_folder(state.parent().unwrap_or(Path::new(".")))?;
     let lock = FolderLock::take(state)?;
+    remove_leftovers(state)?;
     let folder = state.join("sled");
     let rebuilt = durable::unfinished(&folder);
     if !folder.exists() && rebuilt.exists() {
@@ -36,21 +63,145 @@ pub(super) fn open(state: &Path) -> Result<Opened, StoreError> {
         durable::publish(&rebuilt, &folder)?;
     }
     let suspect = state.join(SUSPECT);
-    let (engine, degraded) = match open_checked(state, &folder, suspect.exists()) {
-        Ok((engine, lost)) => (engine, lost),
-        Err(StoreError::Damaged { message, .. }) => {
-            let degraded = begin_anew(state, &folder, &message)?;
-            (open_checked(state, &folder, false)?.0, Some(degraded))
+    let everything = suspect.exists();
+    let mut degraded = None;
+    if let Some((damage, copy)) = find_damage(state, &folder, everything)? {
+        degraded = Some(match on_damage {
+            OnDamage::Refuse => return Err(refusal(state, damage)),
+            OnDamage::BeginAnew => begin_anew(state, &folder, damage, Some(&copy))?,
+        });
+    }
+    let (engine, lost) = match open_checked(state, &folder, Engine::open, everything) {
+        Ok(opened) => opened,
+        // There was no room for a copy.
+        Err(StoreError::Damaged { message, .. }) if on_damage == OnDamage::BeginAnew => {
+            degraded = Some(begin_anew(state, &folder, Damage::Unreadable(message), None)?);
+            open_checked(state, &folder, Engine::open, false)?
         }
         Err(error) => return Err(error),
     };
+    if let Some(lost) = lost {
+        if on_damage == OnDamage::Refuse {
+            return Err(refusal(state, Damage::Incomplete(lost)));
+        }
+        degraded.get_or_insert(lost);
+    }
     durable::sync_folder(state)?;
     remove_if_there(&suspect)?;
     if let Some(degraded) = &degraded {
         tracing::warn!("{degraded}");
     }
+    opened(state, engine, degraded, Some(lock), None)
+}
+
+/// Opens a folder to read it. Where nobody knows whether its files are as the last close left them, a copy is read.
+pub(super) fn open_to_read(state: &Path) -> Result<Opened, StoreError> {
+    match clean::check(&state.join("sled")) {
+        Seal::Whole => return open(state, OnDamage::Refuse),
+        Seal::Missing => {}
+        Seal::Broken(what) => return Err(refusal(state, Damage::Incomplete(broken(state, &what)))),
+    }
+    let copy = copy_of(state)?;
+    let everything = state.join(SUSPECT).exists();
+    match open_checked(state, &copy.sled(), Engine::open_expendable, everything) {
+        Ok((engine, None)) => opened(state, engine, None, None, Some(copy)),
+        Ok((_, Some(lost))) => Err(refusal(state, Damage::Incomplete(lost))),
+        Err(StoreError::Damaged { message, .. }) => {
+            Err(refusal(state, Damage::Unreadable(message)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a copy of a folder's files, and of damaged ones what can be read: what a new store would begin with.
+pub(super) fn look_through(state: &Path) -> Result<Opened, StoreError> {
+    let copy = copy_of(state)?;
+    let changed = match clean::check(&copy.sled()) {
+        Seal::Broken(what) => Some(broken(state, &what)),
+        Seal::Whole | Seal::Missing => None,
+    };
+    match open_checked(state, &copy.sled(), Engine::open_expendable, true) {
+        Ok((engine, lost)) => opened(state, engine, changed.or(lost), None, Some(copy)),
+        Err(StoreError::Damaged { message, .. }) => {
+            let new = durable::unfinished(&copy.sled());
+            let (engine, _) = open_checked(state, &new, Engine::open_expendable, false)?;
+            let kept = salvage::copy(state, &copy.sled(), &engine)?;
+            let degraded =
+                format!("the store in {} is damaged: {message}. {kept}", state.display());
+            opened(state, engine, Some(degraded), None, Some(copy))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn opened(
+    state: &Path,
+    engine: Engine,
+    degraded: Option<String>,
+    lock: Option<FolderLock>,
+    copy: Option<Copy>,
+) -> Result<Opened, StoreError> {
     let (known, noted) = engine.last_acknowledged(state)?;
-    Ok(Opened { engine, acknowledged: known.max(noted), degraded, lock })
+    Ok(Opened { engine, acknowledged: known.max(noted), degraded, lock, copy })
+}
+
+/// A copy of sled's files as they are now, elsewhere.
+fn copy_of(state: &Path) -> Result<Copy, StoreError> {
+    let _lock = ReaderLock::take(state)?;
+    let folder = state.join("sled");
+    let rebuilt = durable::unfinished(&folder);
+    let sled = if !folder.exists() && rebuilt.exists() { rebuilt } else { folder };
+    Copy::make(state, &sled, &copy::elsewhere(state))
+}
+
+/// Says what is wrong with sled's files, if anything is, and hands over a copy of them that was opened. Nothing where a close
+/// in order left them as they are. Where there is no room for a copy, that is said, and the files have to be opened
+/// themselves.
+fn find_damage(
+    state: &Path,
+    folder: &Path,
+    everything: bool,
+) -> Result<Option<(Damage, Copy)>, StoreError> {
+    if !folder.exists() {
+        return Ok(None);
+    }
+    let changed = match clean::check(folder) {
+        Seal::Whole => return Ok(None),
+        Seal::Missing => None,
+        Seal::Broken(what) => Some(broken(state, &what)),
+    };
+    let copy = match Copy::make(state, folder, &[state.to_owned()]) {
+        Ok(copy) => copy,
+        Err(StoreError::Unavailable { message, .. }) => {
+            tracing::warn!("{}: {message}. It is opened without one", folder.display());
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let everything = everything || changed.is_some();
+    let lost = match open_checked(state, &copy.sled(), Engine::open_expendable, everything) {
+        Ok((_, lost)) => lost,
+        Err(StoreError::Damaged { message, .. }) => {
+            return Ok(Some((Damage::Unreadable(message), copy)));
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(lost.or(changed).map(|lost| (Damage::Incomplete(lost), copy)))
+}
+
+fn broken(state: &Path, what: &str) -> String {
+    format!(
+        "the files in {} are not as the last close of the store left them: {what}. Something may be missing. Check the disk",
+        state.join("sled").display()
+    )
+}
+
+fn refusal(state: &Path, damage: Damage) -> StoreError {
+    match damage {
+        Damage::Incomplete(message) | Damage::Unreadable(message) => {
+            StoreError::damaged(state, message)
+        }
+    }
 }
 
 /// Notes that damage was met, for the next opening.
@@ -66,23 +217,41 @@ pub(super) fn note_damage(state: &Path) {
 fn open_checked(
     state: &Path,
     folder: &Path,
+    open: fn(&Path, &Path) -> Result<Engine, StoreError>,
     everything: bool,
 ) -> Result<(Engine, Option<String>), StoreError> {
-    let engine = Engine::open(state, folder)?;
-    format::bring_up_to_date(state, &engine)?;
-    let (known, noted) = engine.last_acknowledged(state)?;
-    let lost = (noted > known).then(|| went_back(state, known, noted));
-    chunks::read::<RunRecord>(state, engine.runs(), &[])?;
-    chunks::read::<CheckpointRecord>(state, engine.checkpoints(), &[])?;
-    chunks::read::<LedgerEntry>(state, engine.ledger(), &[])?;
-    chunks::read::<EventRecord>(state, engine.events(), &[])?;
-    chunks::read::<JobRecord>(state, engine.jobs(), &[])?;
-    if everything || lost.is_some() {
-        metrics::verify(state, engine.metrics())?;
-        events::verify_pairs(state, engine.event_pairs())?;
-        embeddings::verify(state, engine.db())?;
+    let engine = open(state, folder)?;
+    let read = || -> Result<Option<String>, StoreError> {
+        format::bring_up_to_date(state, &engine)?;
+        let (known, noted) = engine.last_acknowledged(state)?;
+        let lost = (noted > known).then(|| went_back(state, known, noted));
+        chunks::read::<RunRecord>(state, engine.runs(), &[])?;
+        chunks::read::<CheckpointRecord>(state, engine.checkpoints(), &[])?;
+        chunks::read::<LedgerEntry>(state, engine.ledger(), &[])?;
+        chunks::read::<EventRecord>(state, engine.events(), &[])?;
+        chunks::read::<JobRecord>(state, engine.jobs(), &[])?;
+        if everything || lost.is_some() {
+            metrics::verify(state, engine.metrics())?;
+            events::verify_pairs(state, engine.event_pairs())?;
+            embeddings::verify(state, engine.db())?;
+        }
+        Ok(lost)
+    };
+    match read() {
+        Ok(lost) => Ok((engine, lost)),
+        Err(error) => {
+            engine.note_damage();
+            Err(error)
+        }
     }
-    Ok((engine, lost))
+}
+
+/// Opens sled again, which this process owns and which a write that failed had closed.
+pub(super) fn reopen(state: &Path) -> Result<Engine, StoreError> {
+    match open_checked(state, &state.join("sled"), Engine::open, false)? {
+        (engine, None) => Ok(engine),
+        (_, Some(lost)) => Err(refusal(state, Damage::Incomplete(lost))),
+    }
 }
 
 fn went_back(state: &Path, known: Acknowledged, noted: Acknowledged) -> String {
@@ -101,29 +270,58 @@ fn went_back(state: &Path, known: Acknowledged, noted: Acknowledged) -> String {
     )
 }
 
-/// Puts a new sled in the place of a damaged one, with what could still be read of it. Says what happened.
-fn begin_anew(state: &Path, folder: &Path, message: &str) -> Result<String, StoreError> {
+/// Moves damaged files aside, as they are, and puts in their place what can be read of them, or of a copy that was opened.
+/// Says what happened.
+fn begin_anew(
+    state: &Path,
+    folder: &Path,
+    damage: Damage,
+    copy: Option<&Copy>,
+) -> Result<String, StoreError> {
+    let readable = copy.map_or_else(|| folder.to_owned(), Copy::sled);
+    let aside = state.join(format!("sled.damaged-{}", Milliseconds::now().0));
     let rebuilt = durable::unfinished(folder);
     if rebuilt.exists() {
         fs::remove_dir_all(&rebuilt).map_err(SchemaError::io(&rebuilt))?;
     }
-    let kept = {
-        let (new, _) = open_checked(state, &rebuilt, false)?;
-        let kept = salvage::copy(state, folder, &new)?;
-        guard::call(state, || new.flush())?;
-        new.sync()?;
-        kept
+    let happened = match damage {
+        Damage::Incomplete(lost) => {
+            // sled mended the copy as it would have mended the files themselves.
+            durable::publish(&readable, &rebuilt)?;
+            clean::break_seal(&rebuilt)?;
+            format!(
+                "{lost}. The damaged files were moved to {}; delete them when you do not need them",
+                aside.display()
+            )
+        }
+        Damage::Unreadable(message) => {
+            let (new, _) = open_checked(state, &rebuilt, Engine::open, false)?;
+            let kept = salvage::copy(state, &readable, &new)?;
+            guard::call(state, || new.flush())?;
+            new.sync()?;
+            format!(
+                "the store in {state} was damaged ({message}). It was moved to {aside} and a new one was begun. {kept}. \
+                 Checkpoints are taken back from their folders; embeddings have to be made again. Check the disk; delete {aside} \
+                 when you do not need it",
+                state = state.display(),
+                aside = aside.display(),
+            )
+        }
     };
-    let aside = state.join(format!("sled.damaged-{}", Milliseconds::now().0));
     durable::publish(folder, &aside)?;
     durable::publish(&rebuilt, folder)?;
-    Ok(format!(
-        "the store in {state} was damaged ({message}). It was moved to {aside} and a new one was begun. {kept}. Checkpoints \
-         are taken back from their folders; embeddings have to be made again. Check the disk; delete {aside} when you do \
-         not need it",
-        state = state.display(),
-        aside = aside.display(),
-    ))
+    Ok(happened)
+}
+
+/// Copies of a process that was killed. Whoever owns the folder may delete them.
+fn remove_leftovers(state: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(state).map_err(SchemaError::io(state))? {
+        let path: PathBuf = entry.map_err(SchemaError::io(state))?.path();
+        if copy::is_copy(&path) {
+            fs::remove_dir_all(&path).map_err(SchemaError::io(&path))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> Result<(), StoreError> {

@@ -77,20 +77,50 @@ impl FolderLock {
             .write(true)
             .open(&path)
             .map_err(SchemaError::io(&path))?;
-        let mut tries = 1;
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                // A process that is being started holds all locks of the one that starts it, for a moment.
-                Err(TryLockError::WouldBlock) if tries < TRIES => std::thread::sleep(BETWEEN_TRIES),
-                Err(TryLockError::WouldBlock) => return Err(locked(state)),
-                Err(TryLockError::Error(error)) => return Err(SchemaError::io(path)(error).into()),
-            }
-            tries += 1;
-        }
+        wait_for(state, &path, || file.try_lock())?;
         let note = serde_json::to_vec(&Owner::this_process()).unwrap_or_default();
         durable::write(&state.join(NOTE), &note)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Held while this process reads what is in the folder, which it does not own.
+pub(super) struct ReaderLock {
+    _file: Option<File>,
+}
+
+impl ReaderLock {
+    /// Keeps owners away, and writes nothing. A folder that never had an owner has no lock.
+    pub(super) fn take(state: &Path) -> Result<Self, StoreError> {
+        let path = state.join(LOCK);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self { _file: None });
+            }
+            Err(error) => return Err(SchemaError::io(path)(error).into()),
+        };
+        wait_for(state, &path, || file.try_lock_shared())?;
+        Ok(Self { _file: Some(file) })
+    }
+}
+
+/// Tries a lock a few times.
+fn wait_for(
+    state: &Path,
+    path: &Path,
+    mut try_lock: impl FnMut() -> Result<(), TryLockError>,
+) -> Result<(), StoreError> {
+    let mut tries = 1;
+    loop {
+        match try_lock() {
+            Ok(()) => return Ok(()),
+            // A process that is being started holds all locks of the one that starts it, for a moment.
+            Err(TryLockError::WouldBlock) if tries < TRIES => std::thread::sleep(BETWEEN_TRIES),
+            Err(TryLockError::WouldBlock) => return Err(locked(state)),
+            Err(TryLockError::Error(error)) => return Err(SchemaError::io(path)(error).into()),
+        }
+        tries += 1;
     }
 }
 

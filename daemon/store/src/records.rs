@@ -152,6 +152,8 @@ pub enum EventKind {
     DataWait,
     LogitScale,
     CheckpointFailed,
+    /// The store could not be written for a while.
+    StoreFailed,
     Stall,
 }
 
@@ -293,7 +295,7 @@ mod tests {
     fn the_text_form_of_a_kind_is_its_serialized_form() {
         use EventKind::{
             CheckpointFailed, DataWait, LogitScale, LossSpike, LossStuck, RollBack, SkippedStep,
-            Stall,
+            Stall, StoreFailed,
         };
         for kind in [
             SkippedStep,
@@ -303,6 +305,7 @@ mod tests {
             DataWait,
             LogitScale,
             CheckpointFailed,
+            StoreFailed,
             Stall,
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());

@@ -27,19 +27,19 @@ impl Store {
     pub fn put_run(&self, record: &RunRecord) -> Result<(), StoreError> {
         {
             let _writer = self.writer();
-            let changes = self.replace(self.engine().runs(), &record.run.key(), record)?;
-            self.apply(self.engine().runs(), changes)?;
+            let changes = self.replace(self.engine()?.runs(), &record.run.key(), record)?;
+            self.apply(self.engine()?.runs(), changes)?;
         }
         self.make_durable()
     }
 
     pub fn run(&self, run: &RunName) -> Result<Option<RunRecord>, StoreError> {
-        Ok(self.records(self.engine().runs(), &run.key())?.pop())
+        Ok(self.records(self.engine()?.runs(), &run.key())?.pop())
     }
 
     /// All runs, by name.
     pub fn runs(&self) -> Result<Vec<RunRecord>, StoreError> {
-        self.records(self.engine().runs(), &[])
+        self.records(self.engine()?.runs(), &[])
     }
 
     /// Names a checkpoint whose folder is whole and durable, together with the progress of its run. Durable when it returns.
@@ -57,7 +57,7 @@ impl Store {
         }
         {
             let _writer = self.writer();
-            let engine = self.engine();
+            let engine = self.engine()?;
             let run_changes = self.replace(engine.runs(), &run.run.key(), run)?;
             let checkpoint_changes =
                 self.replace(engine.checkpoints(), &identity(checkpoint), checkpoint)?;
@@ -70,9 +70,9 @@ impl Store {
     pub fn remove_checkpoint(&self, run: &RunName, step: Step) -> Result<bool, StoreError> {
         let removed = {
             let _writer = self.writer();
-            let changes = self.removal(self.engine().checkpoints(), &run.step_key(step))?;
+            let changes = self.removal(self.engine()?.checkpoints(), &run.step_key(step))?;
             let removed = !changes.is_empty();
-            self.apply(self.engine().checkpoints(), changes)?;
+            self.apply(self.engine()?.checkpoints(), changes)?;
             removed
         };
         self.make_durable()?;
@@ -81,11 +81,11 @@ impl Store {
 
     /// The checkpoints of a run, the oldest first.
     pub fn checkpoints(&self, run: &RunName) -> Result<Vec<CheckpointRecord>, StoreError> {
-        self.records(self.engine().checkpoints(), &run.key())
+        self.records(self.engine()?.checkpoints(), &run.key())
     }
 
     pub(super) fn all_checkpoints(&self) -> Result<Vec<CheckpointRecord>, StoreError> {
-        self.records(self.engine().checkpoints(), &[])
+        self.records(self.engine()?.checkpoints(), &[])
     }
 
     /// Brings the checkpoints of a run in line with those that are whole on the disk: files win over the store.
@@ -97,7 +97,8 @@ impl Store {
         let mut reconciled = Reconciled::default();
         {
             let _writer = self.writer();
-            let tree = self.engine().checkpoints();
+            let engine = self.engine()?;
+            let tree = engine.checkpoints();
             let known: Vec<CheckpointRecord> =
                 self.noting_damage(chunks::read(self.folder(), tree, &run.key()))?;
             let mut changes = Vec::new();
@@ -122,7 +123,9 @@ impl Store {
     fn apply_both(&self, runs: Vec<Change>, checkpoints: Vec<Change>) -> Result<(), StoreError> {
         let runs = engine::batch(runs)?;
         let checkpoints = engine::batch(checkpoints)?;
-        let trees = (self.engine().runs(), self.engine().checkpoints());
+        self.check_writable()?;
+        let engine = self.engine()?;
+        let trees = (engine.runs(), engine.checkpoints());
         self.call(|| {
             let outcome: Result<(), TransactionError<Infallible>> =
                 trees.transaction(|(run_tree, checkpoint_tree)| {

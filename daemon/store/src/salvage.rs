@@ -2,6 +2,7 @@
 //! their folders, embeddings are made again.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use diptych_schemas::LedgerEntry;
@@ -9,13 +10,21 @@ use diptych_schemas::LedgerEntry;
 use super::engine::{Change, Engine};
 use super::error::StoreError;
 use super::records::{EventRecord, JobRecord, RunRecord};
-use super::{chunks, events, guard, metrics};
+use super::{chunks, copy, events, guard, metrics};
 
 const CHANGES_AT_ONCE: usize = 500;
 
-/// Copies what can be read, and says in words what it was.
+/// Copies what can be read, and says in words what it was. Only a copy is changed by that.
 pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String, StoreError> {
-    let Ok(old) = Engine::open(state, damaged) else {
+    let Ok(old) = Engine::open_expendable(state, damaged).or_else(|error| {
+        // sled's snapshot only says where the log has what: without it, the log is read from its start.
+        let is_copy = damaged.parent().is_some_and(copy::is_copy);
+        if is_copy && forget_snapshots(damaged) {
+            Engine::open_expendable(state, damaged)
+        } else {
+            Err(error)
+        }
+    }) else {
         return Ok("Nothing could be read of the runs and metrics until now".into());
     };
     let runs = chunks::whole_records::<RunRecord>(&readable(state, old.runs()));
@@ -54,6 +63,17 @@ pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String,
         }
     }
     Ok(kept)
+}
+
+/// Deletes sled's snapshots. Says whether there were any.
+fn forget_snapshots(folder: &Path) -> bool {
+    let mut forgotten = false;
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            forgotten |= fs::remove_file(entry.path()).is_ok();
+        }
+    }
+    forgotten
 }
 
 /// The entries of a tree before the first damaged place and after the last one.

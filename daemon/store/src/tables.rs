@@ -1,7 +1,9 @@
 //! The store as SQL tables: `runs`, `checkpoints`, `metrics`, `events`, `event_pairs`, `jobs`, `embeddings`, and the training's rows of `ledger`.
 //!
 //! What is stored last by a running process is seen by a scan that starts later. Columns that nobody asked for are not made.
+//! What a query reads is data, a [`TableRead`]: another process can plan it and have it read by the one that owns the store.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -18,6 +20,7 @@ use diptych_schemas::{
     ledger_schema, metrics_schema, runs_schema,
 };
 use diptych_table::{Give, ReadPart, projected, scan};
+use serde::{Deserialize, Serialize};
 
 use super::Store;
 use super::columns;
@@ -28,29 +31,81 @@ use super::records::RunName;
 /// Vectors in a batch, in bytes: thousands of rows at common sizes.
 const VECTOR_BYTES: usize = 8 << 20;
 
+/// Makes the plan that reads a part of a table, of so many rows at most.
+pub type PlanTableRead =
+    Arc<dyn Fn(TableRead, Option<usize>) -> SqlResult<Arc<dyn ExecutionPlan>> + Send + Sync>;
+
+/// The tables, each with the name that SQL knows it by. The rows of `training_ledger` have the schema of `ledger`.
+pub fn tables_planned_by(plan: &PlanTableRead) -> Vec<(String, Arc<dyn TableProvider>)> {
+    let provider = |table: Table| {
+        let provider: Arc<dyn TableProvider> =
+            Arc::new(StoreTable { plan: Arc::clone(plan), table, schema: table.schema() });
+        (table.name().to_owned(), provider)
+    };
+    ALL.map(provider).into()
+}
+
 impl Store {
-    /// The tables, each with the name that SQL knows it by. The rows of `training_ledger` have the schema of `ledger`.
+    /// The tables, read by this process.
     pub fn tables(&self) -> Vec<(String, Arc<dyn TableProvider>)> {
-        let tables = [
-            Table::Runs,
-            Table::Checkpoints,
-            Table::Metrics,
-            Table::Events,
-            Table::EventPairs,
-            Table::Jobs,
-            Table::Embeddings,
-            Table::TrainingLedger,
-        ];
-        let provider = |table: Table| {
-            let provider: Arc<dyn TableProvider> =
-                Arc::new(StoreTable { store: self.clone(), table, schema: table.schema() });
-            (table.name().to_owned(), provider)
-        };
-        tables.map(provider).into()
+        let store = self.clone();
+        let plan: PlanTableRead = Arc::new(move |read, limit| {
+            let (name, schema) = (read.table.name(), read.schema()?);
+            let store = store.clone();
+            let reader: ReadPart =
+                Box::new(move |batch_rows, give| store.read_table(&read, batch_rows, give));
+            scan(name, schema, [reader], limit)
+        });
+        tables_planned_by(&plan)
+    }
+
+    /// Reads what a query wants of a table, in batches of about so many rows, until `give` wants no more. It blocks.
+    pub fn read_table(
+        &self,
+        wanted: &TableRead,
+        batch_rows: usize,
+        give: &mut Give<'_>,
+    ) -> SqlResult<()> {
+        read(self, wanted, batch_rows, give)
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+const ALL: [Table; 8] = [
+    Table::Runs,
+    Table::Checkpoints,
+    Table::Metrics,
+    Table::Events,
+    Table::EventPairs,
+    Table::Jobs,
+    Table::Embeddings,
+    Table::TrainingLedger,
+];
+
+/// What a query reads of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRead {
+    table: Table,
+    /// Only rows that have these values, where the table can look them up by it. The query filters again.
+    run: Option<String>,
+    producer: Option<String>,
+    modality: Option<String>,
+    /// Places of the columns in the table's schema.
+    columns: Vec<usize>,
+}
+
+impl TableRead {
+    /// What its batches are like.
+    pub fn schema(&self) -> SqlResult<SchemaRef> {
+        Ok(Arc::new(self.table.schema().project(&self.columns)?))
+    }
+
+    pub fn table_name(&self) -> &'static str {
+        self.table.name()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Table {
     Runs,
     Checkpoints,
@@ -104,11 +159,16 @@ impl Table {
     }
 }
 
-#[derive(Debug)]
 struct StoreTable {
-    store: Store,
+    plan: PlanTableRead,
     table: Table,
     schema: SchemaRef,
+}
+
+impl fmt::Debug for StoreTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.table.name())
+    }
 }
 
 #[async_trait]
@@ -145,48 +205,19 @@ impl TableProvider for StoreTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> SqlResult<Arc<dyn ExecutionPlan>> {
-        let (columns, schema) = projected(&self.schema, projection)?;
-        let reader = |part| -> ReadPart {
-            let (store, columns) = (self.store.clone(), columns.clone());
-            Box::new(move |batch_rows, give| read(&store, &part, &columns, batch_rows, give))
+        let (columns, _) = projected(&self.schema, projection)?;
+        let wanted = |name: &str| {
+            let known = self.table.keys().contains(&name);
+            filters.iter().find_map(|filter| equal_to(filter, name)).filter(|_| known)
         };
-        let readers: Vec<_> = self.parts(filters).await?.into_iter().map(reader).collect();
-        scan(self.table.name(), schema, readers, limit)
-    }
-}
-
-impl StoreTable {
-    /// What has to be read for a query with these filters; each part is read on a thread of its own.
-    async fn parts(&self, filters: &[Expr]) -> SqlResult<Vec<Part>> {
-        let wanted = |name: &str| filters.iter().find_map(|filter| equal_to(filter, name));
-        Ok(match self.table {
-            Table::Runs => vec![Part::Runs],
-            Table::Checkpoints => vec![Part::Checkpoints],
-            Table::TrainingLedger => vec![Part::Ledger],
-            Table::Events => vec![Part::Events],
-            Table::EventPairs => vec![Part::EventPairs],
-            Table::Jobs => vec![Part::Jobs],
-            Table::Metrics => match wanted(column::RUN).map(RunName::new) {
-                None => vec![Part::Metrics(None)],
-                Some(Ok(run)) => vec![Part::Metrics(Some(run))],
-                // No run has such a name.
-                Some(Err(_)) => vec![],
-            },
-            Table::Embeddings => {
-                let store = self.store.clone();
-                let sets = tokio::task::spawn_blocking(move || store.embeddings()).await;
-                let sets = sets
-                    .map_err(|error| DataFusionError::External(Box::new(error)))?
-                    .map_err(external)?;
-                let producer = wanted(column::PRODUCER);
-                let modality = wanted(column::MODALITY);
-                let kept = sets.into_iter().filter(|set| {
-                    producer.is_none_or(|producer| producer == set.producer.to_string())
-                        && modality.is_none_or(|modality| modality == set.modality.as_str())
-                });
-                kept.map(Part::Embeddings).collect()
-            }
-        })
+        let read = TableRead {
+            table: self.table,
+            run: wanted(column::RUN).map(str::to_owned),
+            producer: wanted(column::PRODUCER).map(str::to_owned),
+            modality: wanted(column::MODALITY).map(str::to_owned),
+            columns,
+        };
+        (self.plan)(read, limit)
     }
 }
 
@@ -210,54 +241,50 @@ fn external(error: StoreError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-#[derive(Clone, Debug)]
-enum Part {
-    Runs,
-    Checkpoints,
-    Ledger,
-    Events,
-    EventPairs,
-    Jobs,
-    Metrics(Option<RunName>),
-    Embeddings(EmbeddingSet),
-}
-
-/// Reads a part and gives its batches to `give`, which says whether it wants more.
 fn read(
     store: &Store,
-    part: &Part,
-    projection: &[usize],
+    wanted: &TableRead,
     batch_rows: usize,
     give: &mut Give<'_>,
 ) -> SqlResult<()> {
-    match part {
-        Part::Runs => {
-            let columns = columns::runs(&store.runs().map_err(external)?);
-            give_whole(runs_schema(), columns, projection, batch_rows, give)
+    let columns = match wanted.table {
+        Table::Runs => columns::runs(&store.runs().map_err(external)?),
+        Table::Checkpoints => columns::checkpoints(&store.all_checkpoints().map_err(external)?),
+        Table::TrainingLedger => columns::ledger(&store.all_ledgers().map_err(external)?)?,
+        Table::Events => columns::events(&store.all_events().map_err(external)?),
+        Table::EventPairs => columns::event_pairs(&store.all_event_pairs().map_err(external)?)?,
+        Table::Jobs => columns::jobs(&store.jobs().map_err(external)?),
+        Table::Metrics => {
+            return match wanted.run.as_deref().map(RunName::new).transpose() {
+                Ok(run) => read_metrics(store, run.as_ref(), &wanted.columns, batch_rows, give),
+                // No run has such a name.
+                Err(_) => Ok(()),
+            };
         }
-        Part::Checkpoints => {
-            let columns = columns::checkpoints(&store.all_checkpoints().map_err(external)?);
-            give_whole(checkpoints_schema(), columns, projection, batch_rows, give)
+        Table::Embeddings => return read_all_embeddings(store, wanted, batch_rows, give),
+    };
+    give_whole(wanted.table.schema(), columns, &wanted.columns, batch_rows, give)
+}
+
+fn read_all_embeddings(
+    store: &Store,
+    wanted: &TableRead,
+    batch_rows: usize,
+    give: &mut Give<'_>,
+) -> SqlResult<()> {
+    let (producer, modality) = (wanted.producer.as_deref(), wanted.modality.as_deref());
+    let mut more = true;
+    for set in store.embeddings().map_err(external)? {
+        let asked_for = producer.is_none_or(|producer| producer == set.producer.to_string())
+            && modality.is_none_or(|modality| modality == set.modality.as_str());
+        if asked_for && more {
+            read_embeddings(store, &set, &wanted.columns, batch_rows, &mut |batch| {
+                more = give(batch);
+                more
+            })?;
         }
-        Part::Ledger => {
-            let columns = columns::ledger(&store.all_ledgers().map_err(external)?)?;
-            give_whole(ledger_schema(), columns, projection, batch_rows, give)
-        }
-        Part::Events => {
-            let columns = columns::events(&store.all_events().map_err(external)?);
-            give_whole(events_schema(), columns, projection, batch_rows, give)
-        }
-        Part::EventPairs => {
-            let columns = columns::event_pairs(&store.all_event_pairs().map_err(external)?)?;
-            give_whole(event_pairs_schema(), columns, projection, batch_rows, give)
-        }
-        Part::Jobs => {
-            let columns = columns::jobs(&store.jobs().map_err(external)?);
-            give_whole(jobs_schema(), columns, projection, batch_rows, give)
-        }
-        Part::Metrics(run) => read_metrics(store, run.as_ref(), projection, batch_rows, give),
-        Part::Embeddings(set) => read_embeddings(store, set, projection, batch_rows, give),
     }
+    Ok(())
 }
 
 fn give_whole(

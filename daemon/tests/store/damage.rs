@@ -160,6 +160,8 @@ fn runs_and_metrics_of_a_store_with_damaged_embeddings_are_kept() {
         bytes[place] ^= 0xFF;
     }
     std::fs::File::create(&path).unwrap().write_all(&bytes).unwrap();
+    // As if its owner had been killed: nobody knows that the file changed.
+    std::fs::remove_file(state.join("sled/clean")).unwrap();
 
     let store = Store::open(&state).unwrap();
     assert_eq!(store.degraded(), None);

@@ -9,6 +9,7 @@ mod damage;
 mod doctor;
 mod embeddings;
 mod faults;
+mod looking;
 mod process;
 mod records;
 mod retention;

@@ -13,15 +13,17 @@ use diptych_trainer::checkpoint::{self, Found};
 use diptych_trainer::{CheckpointManifest, CheckpointMeta, Due, Saved, Score};
 
 use super::evaluation::Evaluated;
+use super::if_disk_works;
 use super::live::LiveEvent;
 use super::prepare::Prepared;
 use super::watch::Warning;
 
-/// What the store says of a checkpoint folder.
+/// What the store says of a checkpoint folder. Where nobody knows how many steps an epoch has, only whole epochs are counted;
+/// `diptych train` puts that right.
 pub fn record_of(
     run: &RunName,
     found: &Found,
-    steps_per_epoch: u64,
+    steps_per_epoch: Option<u64>,
 ) -> anyhow::Result<CheckpointRecord> {
     let manifest = &found.manifest;
     let weights = manifest
@@ -34,7 +36,8 @@ pub fn record_of(
         run: run.clone(),
         step: manifest.step,
         samples: manifest.samples,
-        epoch: manifest.step.0 as f64 / steps_per_epoch as f64,
+        epoch: steps_per_epoch
+            .map_or(manifest.epoch as f64, |steps| manifest.step.0 as f64 / steps as f64),
         time: time.map_or_else(Milliseconds::now, |time| Milliseconds(time.as_millis() as i64)),
         path: found.folder.clone(),
         weights_hash: weights.sha256,
@@ -85,20 +88,20 @@ impl Prepared {
 
     /// Whether a checkpoint with this score would be among those that are kept as the best.
     pub(super) fn is_among_the_best(&self, score: &Score) -> anyhow::Result<bool> {
-        let manifests = self.manifests()?;
+        let Some(manifests) = self.manifests()? else { return Ok(false) };
         let as_good = manifests
             .iter()
             .filter(|known| comparable(known, score).is_some_and(|good| good >= score.goodness()));
         Ok(as_good.count() < self.config.checkpoint.keep_best)
     }
 
-    /// Of the checkpoints that the store names, the oldest first.
-    fn manifests(&self) -> anyhow::Result<Vec<CheckpointManifest>> {
-        let known = self.store.checkpoints(&self.record.run)?;
-        Ok(known
-            .iter()
-            .map(|record| serde_json::from_str(&record.manifest))
-            .collect::<Result<_, _>>()?)
+    /// Of the checkpoints that the store names, the oldest first. `None` while its disk fails.
+    fn manifests(&self) -> anyhow::Result<Option<Vec<CheckpointManifest>>> {
+        let known = if_disk_works(self.store.checkpoints(&self.record.run))?;
+        let parsed = known.map(|known| {
+            known.iter().map(|record| serde_json::from_str(&record.manifest)).collect()
+        });
+        Ok(parsed.transpose()?)
     }
 
     /// Settles a checkpoint that was written meanwhile, if there is one.
@@ -161,11 +164,13 @@ impl Prepared {
         let record = record_of(
             &self.record.run,
             &Found { folder: saved.folder, manifest },
-            self.steps_per_epoch,
+            Some(self.steps_per_epoch),
         )?;
-        self.store.put_checkpoint(&record, &self.record)?;
-        self.live.tell(LiveEvent::Checkpoint { run: record.run, step: record.step.0 });
-        self.prune()
+        let (run, step) = (record.run.clone(), record.step.0);
+        self.records.checkpoint(record, &self.record)?;
+        self.live.tell(LiveEvent::Checkpoint { run, step });
+        // A checkpoint is deleted when the store has forgotten it, which waits for the disk to work.
+        if self.records.is_up_to_date() { self.prune() } else { Ok(()) }
     }
 
     fn prune(&self) -> anyhow::Result<()> {
@@ -175,11 +180,15 @@ impl Prepared {
             return Ok(());
         }
         let wanted = Score::new(best_metric.clone(), 0.0, *best_mode == BestMode::Max);
-        let kept = kept(&self.manifests()?, *keep_last, (*keep_best, &wanted));
+        let Some(manifests) = self.manifests()? else { return Ok(()) };
+        let kept = kept(&manifests, *keep_last, (*keep_best, &wanted));
         for old in
             self.store.checkpoints(&self.record.run)?.iter().filter(|old| !kept.contains(&old.step))
         {
-            self.store.remove_checkpoint(&self.record.run, old.step)?;
+            let removed = self.store.remove_checkpoint(&self.record.run, old.step);
+            if if_disk_works(removed)?.is_none() {
+                return Ok(());
+            }
             checkpoint::remove(&old.path)
                 .with_context(|| format!("deleting the old checkpoint {}", old.path.display()))?;
         }

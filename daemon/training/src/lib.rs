@@ -14,6 +14,7 @@ pub mod live;
 pub mod prefetcher;
 mod prepare;
 pub mod progress;
+mod records;
 mod retention;
 mod roll_back;
 mod stall;
@@ -31,7 +32,7 @@ use diptych_pipeline::{Batch, LoaderMonitor};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::describe;
 use diptych_schemas::{SampleIndex, Step, TrainConfig, due_by_samples};
-use diptych_store::{EventKind, MetricRow, Milliseconds, RunState, Store};
+use diptych_store::{EventKind, MetricRow, Milliseconds, RunState, Store, StoreError};
 use diptych_trainer::{Due, Score, StepReport};
 
 use evaluation::{HeldOut, Limits};
@@ -150,6 +151,7 @@ fn drive(
         heartbeat.enter(Phase::Recording);
         run.record.step = report.step;
         run.record.samples = batch.next;
+        run.records.at(report.step, batch.next);
         note_unusable(run, &batch)?;
         let figures = StepFigures::new(run, &batch, &report, seconds, waited);
         run.metrics(report.step, batch.next, figures.metrics())?;
@@ -192,15 +194,27 @@ fn note_unusable(run: &mut Prepared, batch: &Batch) -> anyhow::Result<()> {
     if batch.skipped.is_empty() {
         return Ok(());
     }
-    let known = run.store.ledger(&run.record.run)?;
+    // Where the disk fails, an entry may be said again; the ledger has it once.
+    let known = if_disk_works(run.store.ledger(&run.record.run))?.unwrap_or_default();
     for entry in
         batch.skipped.iter().filter(|entry| known.iter().all(|known| known.uid != entry.uid))
     {
         tracing::warn!("skipped {} {}: {}", entry.source, entry.key, entry.detail);
     }
-    run.store.put_ledger(&run.record.run, &batch.skipped)?;
-    run.record.skipped = run.store.ledger(&run.record.run)?.len() as u64;
+    run.records.ledger(batch.skipped.clone())?;
+    if let Some(known) = if_disk_works(run.store.ledger(&run.record.run))? {
+        run.record.skipped = known.len() as u64;
+    }
     Ok(())
+}
+
+/// What the store answered; nothing while its disk cannot be read or written, which [`records`] tells.
+fn if_disk_works<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.is_of_the_disk() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Prepared {
@@ -215,11 +229,7 @@ impl Prepared {
         if let Some(events) = &mut self.events {
             events.write(step.0, &values);
         }
-        self.store.append_metrics(
-            &self.record.run,
-            &[MetricRow { step, samples, time: Milliseconds::now(), values }],
-        )?;
-        Ok(())
+        Ok(self.records.metrics(MetricRow { step, samples, time: Milliseconds::now(), values })?)
     }
 
     /// Figures of an earlier step, which keeps its time.
@@ -232,8 +242,7 @@ impl Prepared {
         if let Some(events) = &mut self.events {
             events.write(step.0, &values);
         }
-        self.store.add_metrics(&self.record.run, step, samples, values)?;
-        Ok(())
+        Ok(self.records.figures(step, samples, values)?)
     }
 
     fn save_record(&mut self, message: Option<String>) -> anyhow::Result<()> {
@@ -400,6 +409,7 @@ impl RunHooks<'_> {
     fn stopped(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
         self.heartbeat.enter(Phase::Checkpoint);
         run.save_checkpoint(run.record.samples, Due::Stop, None)?;
+        run.records.finish()?;
         run.record.state = RunState::Stopped;
         run.save_record(Some("stopped on request".into()))?;
         tracing::info!(
@@ -428,6 +438,7 @@ impl RunHooks<'_> {
         self.heartbeat.enter(Phase::Checkpoint);
         run.save_checkpoint(cursor, Due::End, evaluated.as_ref().ok().cloned().flatten())?;
         evaluated?;
+        run.records.finish()?;
         let is_missing = (self.held_out.is_some()
             && !evaluation::is_recorded(run, run.record.step, evaluation::PAIRS)?)
             || (self.suite.is_some()

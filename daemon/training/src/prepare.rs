@@ -23,12 +23,15 @@ use diptych_trainer::{
 use super::RunContext;
 use super::checkpoints::record_of;
 use super::live::Live;
+use super::records::Records;
 use super::tensorboard::EventWriter;
 
 /// A run that can take its next step.
 pub(crate) struct Prepared {
     pub(super) config: TrainConfig,
     pub(super) store: Store,
+    /// Where the steps write.
+    pub(super) records: Records,
     pub(super) record: RunRecord,
     pub(super) trainer: Trainer,
     pub(super) tokenizer: Arc<Tokenizer>,
@@ -139,6 +142,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
     );
     let mut prepared = Prepared {
         config: config.clone(),
+        records: Records::new(store.clone(), record.run.clone(), context.live.clone()),
         store,
         record,
         trainer,
@@ -155,6 +159,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
         sources,
     };
     prepared.resume()?;
+    prepared.records.at(prepared.record.step, prepared.record.samples);
     if prepared.record.state != RunState::Finished {
         prepared.saver.reserve(&prepared.trainer)?;
     }
@@ -282,7 +287,7 @@ impl Prepared {
             .iter()
             .filter(|found| rejected.iter().all(|(path, _)| *path != found.folder));
         let records = whole
-            .map(|found| record_of(&self.record.run, found, self.steps_per_epoch))
+            .map(|found| record_of(&self.record.run, found, Some(self.steps_per_epoch)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let reconciled = self.store.reconcile_checkpoints(&self.record.run, &records)?;
         if !reconciled.restored.is_empty() {

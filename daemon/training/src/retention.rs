@@ -4,6 +4,7 @@
 
 use diptych_schemas::Step;
 
+use super::if_disk_works;
 use super::prepare::Prepared;
 
 /// Steps after which it is time again.
@@ -31,12 +32,10 @@ impl Prepared {
         }
         let up_to = self.record.step.0.saturating_sub(config.keep_raw_steps);
         let after = up_to.saturating_sub(steps);
-        let removed = self.store.thin_metrics(
-            &self.record.run,
-            Step(after),
-            Step(up_to),
-            config.keep_one_of,
-        )?;
+        let (after, up_to) = (Step(after), Step(up_to));
+        let thinned = self.store.thin_metrics(&self.record.run, after, up_to, config.keep_one_of);
+        // What a full disk keeps from being thinned is thinned when the run is started again.
+        let removed = if_disk_works(thinned)?.unwrap_or(0);
         if removed > 0 {
             tracing::debug!(
                 "metrics of {removed} steps up to {up_to} were left out: one of {} stays",

@@ -12,7 +12,6 @@ use diptych_store::{EventKind, EventRecord, Milliseconds};
 use diptych_trainer::checkpoint::{self, Found};
 use diptych_trainer::{Due, RollBack, StepReport};
 
-use super::live::LiveEvent;
 use super::prepare::Prepared;
 use super::watch::Warning;
 
@@ -53,7 +52,7 @@ impl Prepared {
     }
 
     /// Records what a guard noticed, at the step where the run is.
-    pub(super) fn record_event(&self, warning: &Warning, pairs: &[Uid]) -> anyhow::Result<()> {
+    pub(super) fn record_event(&mut self, warning: &Warning, pairs: &[Uid]) -> anyhow::Result<()> {
         let event = EventRecord {
             run: self.record.run.clone(),
             step: self.record.step,
@@ -62,9 +61,7 @@ impl Prepared {
             kind: warning.kind,
             message: warning.message.clone(),
         };
-        self.store.put_event(&event, pairs)?;
-        self.live.tell(LiveEvent::Event(event));
-        Ok(())
+        Ok(self.records.event(event, pairs)?)
     }
 
     fn roll_back(&mut self) -> anyhow::Result<()> {

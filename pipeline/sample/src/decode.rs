@@ -11,8 +11,9 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
+use crate::header::check_size;
 use crate::{ImageError, exif};
 
 pub use bare::BareDecoder;
@@ -70,20 +71,6 @@ fn format(bytes: &[u8]) -> Result<ImageFormat, ImageError> {
     }
 }
 
-fn check_pixels(width: u64, height: u64, limit: u64) -> Result<(), ImageError> {
-    if width == 0 || height == 0 {
-        return Err(ImageError::CorruptHeader {
-            detail: format!("it claims {width} × {height} pixels"),
-        });
-    }
-    // Both are at most 32 bits wide, so their product does not overflow.
-    if width * height > limit {
-        Err(ImageError::TooManyPixels { width, height, limit })
-    } else {
-        Ok(())
-    }
-}
-
 fn decode_other(
     bytes: &[u8],
     format: ImageFormat,
@@ -97,44 +84,70 @@ fn decode_other(
         .into_decoder()
         .map_err(|error| ImageError::CorruptHeader { detail: error.to_string() })?;
     let (width, height) = decoder.dimensions();
-    check_pixels(width.into(), height.into(), max_pixels)?;
+    check_size(width, height, max_pixels)?;
     let exif = decoder.exif_metadata().ok().flatten();
     let orientation = exif.as_deref().and_then(exif::orientation);
     let orientation = orientation.unwrap_or(Orientation::NoTransforms);
-    let image = DynamicImage::from_decoder(decoder)
+    let kind = decoder.color_type();
+    // At most WIDEST_PIXEL for each pixel, since other kinds are refused before.
+    let channels = channels(kind)?;
+    let mut samples = vec![0; decoder.total_bytes() as usize];
+    decoder
+        .read_image(&mut samples)
         .map_err(|error| ImageError::CorruptPixels { detail: error.to_string() })?;
-    Ok((RgbImage { width, height, pixels: rgb(image)? }, orientation))
+    if kind.bytes_per_pixel() / kind.channel_count() == 2 {
+        keep_upper_bytes(&mut samples);
+    }
+    Ok((RgbImage { width, height, pixels: rgb(samples, channels) }, orientation))
 }
 
-/// Any of the forms in which PNG, WebP and GIF come, as u8 [H, W, 3].
-fn rgb(image: DynamicImage) -> Result<Vec<u8>, ImageError> {
-    let upper = |samples: Vec<u16>| samples.into_iter().map(|sample| (sample >> 8) as u8).collect();
-    let (channels, samples): (usize, Vec<u8>) = match image {
-        DynamicImage::ImageLuma8(image) => (1, image.into_raw()),
-        DynamicImage::ImageLumaA8(image) => (2, image.into_raw()),
-        DynamicImage::ImageRgb8(image) => (3, image.into_raw()),
-        DynamicImage::ImageRgba8(image) => (4, image.into_raw()),
-        DynamicImage::ImageLuma16(image) => (1, upper(image.into_raw())),
-        DynamicImage::ImageLumaA16(image) => (2, upper(image.into_raw())),
-        DynamicImage::ImageRgb16(image) => (3, upper(image.into_raw())),
-        DynamicImage::ImageRgba16(image) => (4, upper(image.into_raw())),
-        other => {
-            return Err(ImageError::CorruptPixels {
-                detail: format!("pixels of kind {:?} are not read", other.color()),
-            });
-        }
-    };
-    Ok(match channels {
+/// Channels of a pixel in the forms in which PNG, WebP and GIF come: 8 or 16 bits of grey or RGB, with alpha or without.
+fn channels(kind: ColorType) -> Result<u8, ImageError> {
+    match kind {
+        ColorType::L8 | ColorType::L16 => Ok(1),
+        ColorType::La8 | ColorType::La16 => Ok(2),
+        ColorType::Rgb8 | ColorType::Rgb16 => Ok(3),
+        ColorType::Rgba8 | ColorType::Rgba16 => Ok(4),
+        other => Err(ImageError::CorruptPixels {
+            detail: format!("pixels of kind {other:?} are not read"),
+        }),
+    }
+}
+
+/// Samples of 16 bits, in the order of this machine, become their upper bytes in the same memory.
+fn keep_upper_bytes(samples: &mut Vec<u8>) {
+    let kept = samples.len() / 2;
+    for at in 0..kept {
+        samples[at] = (u16::from_ne_bytes([samples[2 * at], samples[2 * at + 1]]) >> 8) as u8;
+    }
+    samples.truncate(kept);
+}
+
+/// Samples u8 [H, W, channels] as u8 [H, W, 3]. Where the pixels do not grow they stay in their memory: of the largest
+/// images a second copy would be a gigabyte.
+fn rgb(mut samples: Vec<u8>, channels: u8) -> Vec<u8> {
+    match channels {
         1 => samples.into_iter().flat_map(|gray| [gray; 3]).collect(),
         2 => {
             samples.chunks_exact(2).flat_map(|pixel| [over_white(pixel[0], pixel[1]); 3]).collect()
         }
-        4 => samples
-            .chunks_exact(4)
-            .flat_map(|pixel| [0, 1, 2].map(|channel| over_white(pixel[channel], pixel[3])))
-            .collect(),
-        _ => samples,
-    })
+        4 => {
+            let pixels = samples.len() / 4;
+            for at in 0..pixels {
+                let alpha = samples[4 * at + 3];
+                for channel in 0..3 {
+                    samples[3 * at + channel] = over_white(samples[4 * at + channel], alpha);
+                }
+            }
+            samples.truncate(3 * pixels);
+            samples.shrink_to_fit();
+            samples
+        }
+        _ => {
+            samples.shrink_to_fit();
+            samples
+        }
+    }
 }
 
 /// a · b / 255, rounded: Pillow's `MULDIV255`, which is exact.

@@ -5,6 +5,7 @@
 
 use std::io::Cursor;
 
+use diptych_schemas::MAX_SIDE;
 use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ImageDecoder, Limits};
@@ -78,16 +79,18 @@ pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<ImageHeader, ImageError> {
     Ok(ImageHeader { format, width, height, orientation })
 }
 
-fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), ImageError> {
+/// Refuses a size that a header claims, before anything is allocated for it. `max_pixels` limits width × height, and
+/// [`MAX_SIDE`] limits each of the two.
+pub(crate) fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), ImageError> {
     if width == 0 || height == 0 {
         return Err(corrupt(format!("it claims {width} × {height} pixels")));
     }
-    if u64::from(width) * u64::from(height) > max_pixels {
-        return Err(ImageError::TooManyPixels {
-            width: width.into(),
-            height: height.into(),
-            limit: max_pixels,
-        });
+    let (width, height) = (u64::from(width), u64::from(height));
+    if width * height > max_pixels {
+        return Err(ImageError::TooManyPixels { width, height, limit: max_pixels });
+    }
+    if width.max(height) > u64::from(MAX_SIDE) {
+        return Err(ImageError::TooLong { width, height, limit: MAX_SIDE });
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ pub enum ImageError {
     CorruptPixels { detail: String },
     #[error("the image claims {width} × {height} pixels, the limit is {limit} in all")]
     TooManyPixels { width: u64, height: u64, limit: u64 },
+    #[error("the image claims {width} × {height} pixels, the limit is {limit} a side")]
+    TooLong { width: u64, height: u64, limit: u32 },
 }
 
 impl ImageError {
@@ -28,7 +30,7 @@ impl ImageError {
             }
             Self::CorruptHeader { .. } => Reason::CorruptHeader,
             Self::CorruptPixels { .. } => Reason::CorruptPixels,
-            Self::TooManyPixels { .. } => Reason::TooManyPixels,
+            Self::TooManyPixels { .. } | Self::TooLong { .. } => Reason::TooManyPixels,
         }
     }
 }

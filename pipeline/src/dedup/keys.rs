@@ -1,6 +1,6 @@
 //! Rows that have the same key, of any number of rows in bounded memory.
 //!
-//! (key, row) records are kept in memory up to a limit, in parts by their highest bits; beyond it each part goes to a temporary
+//! (key, row) records are kept in memory up to a limit, in partitions by their highest bits; beyond it each part goes to a temporary
 //! file, and they are read back and sorted one by one. So the cost is that of sorting, and the result does not depend on the
 //! order in which rows come.
 
@@ -11,7 +11,7 @@ use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 /// Parts that keys are split into by their highest bits: small enough to be sorted in the cache's reach, and a file each.
-const PARTS: usize = 32;
+const PARTITIONS: usize = 32;
 
 /// A row and its key of N words, whose highest bits must be evenly spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,11 +25,11 @@ pub(super) struct Keys<const N: usize> {
     /// Records in memory at most, and now.
     capacity: usize,
     waiting: usize,
-    parts: Vec<Part<N>>,
+    partitions: Vec<Partition<N>>,
 }
 
 #[derive(Default)]
-struct Part<const N: usize> {
+struct Partition<const N: usize> {
     waiting: Vec<Keyed<N>>,
     /// What was written, and how many records.
     file: Option<BufWriter<File>>,
@@ -40,15 +40,15 @@ impl<const N: usize> Keys<N> {
     /// `memory`: bytes for records at most.
     pub(super) fn new(memory: usize) -> Self {
         let capacity = (memory / size_of::<Keyed<N>>()).max(1024);
-        Self { capacity, waiting: 0, parts: (0..PARTS).map(|_| Part::default()).collect() }
+        Self { capacity, waiting: 0, partitions: (0..PARTITIONS).map(|_| Partition::default()).collect() }
     }
 
     pub(super) fn push(&mut self, key: [u32; N], row: u32) -> io::Result<()> {
         if self.waiting >= self.capacity {
-            self.parts.iter_mut().try_for_each(Part::spill)?;
+            self.partitions.iter_mut().try_for_each(Partition::spill)?;
             self.waiting = 0;
         }
-        self.parts[(key[0] >> (u32::BITS - PARTS.ilog2())) as usize]
+        self.partitions[(key[0] >> (u32::BITS - PARTITIONS.ilog2())) as usize]
             .waiting
             .push(Keyed { key, row });
         self.waiting += 1;
@@ -57,22 +57,22 @@ impl<const N: usize> Keys<N> {
 
     /// Calls `each` with the rows of every key that has more than one, ascending by key and row.
     pub(super) fn for_each_group(mut self, mut each: impl FnMut(&[Keyed<N>])) -> io::Result<()> {
-        if self.parts.iter().all(|part| part.file.is_none()) {
-            self.parts.par_iter_mut().for_each(|part| part.waiting.sort_unstable());
-            for part in &self.parts {
+        if self.partitions.iter().all(|part| part.file.is_none()) {
+            self.partitions.par_iter_mut().for_each(|part| part.waiting.sort_unstable());
+            for part in &self.partitions {
                 groups_of(&part.waiting, &mut each);
             }
             return Ok(());
         }
-        self.parts.iter_mut().try_for_each(Part::spill)?;
-        for part in self.parts {
+        self.partitions.iter_mut().try_for_each(Partition::spill)?;
+        for part in self.partitions {
             part.read_back(self.capacity, &mut each)?;
         }
         Ok(())
     }
 }
 
-impl<const N: usize> Part<N> {
+impl<const N: usize> Partition<N> {
     fn spill(&mut self) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
@@ -101,7 +101,7 @@ impl<const N: usize> Part<N> {
             records.clear();
             for _ in 0..self.written {
                 let record = read_record::<N>(&mut reader)?;
-                let next_bits = (record.key[0] << PARTS.ilog2())
+                let next_bits = (record.key[0] << PARTITIONS.ilog2())
                     .checked_shr(u32::BITS - passes.ilog2())
                     .unwrap_or(0);
                 if next_bits == pass {

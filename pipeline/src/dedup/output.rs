@@ -11,7 +11,6 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use diptych_schemas::{Uid, column, durable};
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
@@ -19,6 +18,7 @@ use super::rows::{RowSet, Rows};
 use super::stars::Dropped;
 use super::tiers::{Source, Tier};
 use super::{DedupError, Example, LargeGroup};
+use crate::checksums::ParquetWriter;
 use crate::selection::Selection;
 use crate::sql::SqlError;
 
@@ -195,7 +195,7 @@ fn write_table<T>(
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_created_by("diptych".into());
     durable::write_with(path, |file| {
-        let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.build()))
+        let mut writer = ParquetWriter::try_new(file, Arc::clone(schema), Some(properties.build()))
             .map_err(io::Error::other)?;
         let mut waiting = Vec::with_capacity(WRITTEN_ROWS);
         let mut write = |waiting: &mut Vec<T>| -> io::Result<()> {

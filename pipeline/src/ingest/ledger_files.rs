@@ -12,12 +12,13 @@ use arrow::compute::filter_record_batch;
 use diptych_schemas::{
     LedgerEntry, RETRYABLE, Reason, SchemaError, column, durable, ledger_schema,
 };
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::{ArrowWriter, ProjectionMask};
 use sha2::{Digest, Sha256};
 
 use super::IngestError;
 use super::shard::narrow_properties;
+use crate::checksums::ParquetWriter;
 
 /// Where an entry belongs, in 16 bytes: there may be millions of them in memory.
 pub(super) type Place = [u8; 16];
@@ -131,7 +132,7 @@ fn write_batches(
 ) -> Result<(), IngestError> {
     durable::write_with(path, |file| {
         let mut writer =
-            ArrowWriter::try_new(file, ledger_schema(), Some(narrow_properties().build()))
+            ParquetWriter::try_new(file, ledger_schema(), Some(narrow_properties().build()))
                 .map_err(Error::other)?;
         for batch in batches {
             writer.write(&batch?).map_err(Error::other)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use diptych_schemas::words::unreadable;
 use diptych_schemas::{ContentHash, SchemaError};
 
 /// Where an ingest is.
@@ -113,7 +114,8 @@ pub enum IngestError {
     )]
     Locked { path: PathBuf, owner: String },
     #[error(
-        "{path}: the dataset is damaged: {message}. Bring the file back, or remove the dataset and ingest again"
+        "{}",
+        unreadable(path, message, &format!("the dataset is damaged: {message}. Bring the file back, or remove the dataset and ingest again"))
     )]
     Damaged { path: PathBuf, message: String },
     #[error(

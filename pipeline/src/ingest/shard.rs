@@ -17,7 +17,6 @@ use diptych_schemas::{
     ContentHash, DATASET_VERSION, SchemaError, ShardEntry, Uid, blob_path, blob_schema, column,
     durable, key, meta_fields, meta_path,
 };
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
@@ -26,6 +25,7 @@ use parquet::schema::types::ColumnPath;
 use super::IngestError;
 use super::judge::Pair;
 use super::own_value::{self, OwnValue};
+use crate::checksums::ParquetWriter;
 
 /// A page of images is closed when it has this many bytes, so that one image can be read without its row group.
 const BLOB_PAGE_BYTES: usize = 64 << 10;
@@ -60,7 +60,7 @@ pub(super) struct OpenShard {
     dataset: PathBuf,
     number: u32,
     row_group_bytes: u64,
-    writer: Option<ArrowWriter<File>>,
+    writer: Option<ParquetWriter<File>>,
     rows: Vec<MetaRow>,
     sources: Vec<String>,
     /// Bytes of the whole shard and of the open row group.
@@ -148,7 +148,7 @@ impl OpenShard {
             waiting_bytes: 0,
         };
         shard.writer = Some(
-            ArrowWriter::try_new(file, blob_schema(), Some(blob_properties()))
+            ParquetWriter::try_new(file, blob_schema(), Some(blob_properties()))
                 .map_err(write_error(path))?,
         );
         Ok(shard)
@@ -233,7 +233,7 @@ impl OpenShard {
         let temporary = durable::unfinished(&blob);
         let mut blob_bytes = 0;
         if let Some(writer) = self.writer.take() {
-            let file = writer.into_inner().map_err(write_error(temporary.clone()))?;
+            let file = writer.close().map_err(write_error(temporary.clone()))?;
             file.sync_all().map_err(SchemaError::io(&temporary))?;
             blob_bytes = file.metadata().map_err(SchemaError::io(&temporary))?.len();
         }
@@ -255,7 +255,7 @@ impl OpenShard {
         let properties = meta_properties(self.rows.len().min(META_ROWS));
         let path = meta_path(&self.dataset, self.number);
         durable::write_with(&path, |file| {
-            let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))
+            let mut writer = ParquetWriter::try_new(file, Arc::clone(schema), Some(properties))
                 .map_err(io::Error::other)?;
             for rows in self.rows.chunks(META_ROWS) {
                 let batch = RecordBatch::try_new(

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use diptych_schemas::SchemaError;
+use diptych_schemas::words::unreadable;
 
 /// Why there are no (more) batches.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +37,8 @@ pub enum LoaderError {
     )]
     MissingShard { path: PathBuf },
     #[error(
-        "{path}: cannot be read: {message}. The file is damaged: restore it, or ingest its sources into a new dataset"
+        "{}",
+        unreadable(path, message, &format!("cannot be read: {message}. The file is damaged: restore it, or ingest its sources into a new dataset"))
     )]
     Unreadable { path: PathBuf, message: String },
     #[error(

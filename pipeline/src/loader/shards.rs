@@ -75,7 +75,7 @@ struct Shard {
 }
 
 /// The rows that are wanted of a shard, each once, rising.
-struct Wanted {
+struct ShardRows {
     selection: Arc<Selection>,
     captions: Arc<Captions>,
     in_file: Vec<u64>,
@@ -167,7 +167,7 @@ impl Shards {
     fn each_shard(
         &mut self,
         pairs: &mut [Pair],
-        mut read: impl FnMut(&Shard, &Wanted, &mut [Pair]) -> Result<bool, LoaderError>,
+        mut read: impl FnMut(&Shard, &ShardRows, &mut [Pair]) -> Result<bool, LoaderError>,
     ) -> Result<bool, LoaderError> {
         let mut order: Vec<(Pick, u32, usize)> = pairs
             .iter()
@@ -231,8 +231,8 @@ impl Source {
         &self,
         shard: &Shard,
         of_shard: &[(Pick, u32, usize)],
-    ) -> Result<Wanted, LoaderError> {
-        let mut wanted = Wanted {
+    ) -> Result<ShardRows, LoaderError> {
+        let mut wanted = ShardRows {
             selection: Arc::clone(&self.selection),
             captions: Arc::clone(&self.captions),
             in_file: Vec::with_capacity(of_shard.len()),
@@ -250,7 +250,7 @@ impl Source {
     }
 }
 
-impl Wanted {
+impl ShardRows {
     /// What is read of meta; with `hashes`, that of the image, too.
     fn meta_columns(&self, hashes: bool) -> Vec<&str> {
         let mut columns =
@@ -279,7 +279,7 @@ impl Shard {
 
     fn images(
         &self,
-        wanted: &Wanted,
+        wanted: &ShardRows,
         pairs: &mut [Pair],
         stop: &AtomicBool,
     ) -> Result<bool, LoaderError> {
@@ -319,7 +319,7 @@ impl Shard {
 
     fn captions(
         &self,
-        wanted: &Wanted,
+        wanted: &ShardRows,
         pairs: &mut [Pair],
         stop: &AtomicBool,
     ) -> Result<bool, LoaderError> {

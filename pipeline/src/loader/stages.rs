@@ -99,7 +99,7 @@ pub(super) enum Transform {
 }
 
 /// Pairs that were read together.
-pub(super) struct Part {
+pub(super) struct ReadPairs {
     first: u64,
     pairs: Result<Vec<Pair>, LoaderError>,
 }
@@ -239,7 +239,7 @@ fn ledger_entry(pair: Pair, error: &ImageError) -> LedgerEntry {
 pub(super) fn read(
     mut shards: Shards,
     plan: Plan,
-    parts: &Sender<Part>,
+    parts: &Sender<ReadPairs>,
     counters: &Counters,
     stop_fetching: &Arc<AtomicBool>,
 ) {
@@ -260,7 +260,7 @@ pub(super) fn read(
                 Ok(Some(pairs)) => pairs.into_iter().peekable(),
                 Ok(None) => return,
                 Err(error) => {
-                    let _ = parts.send(Part { first, pairs: Err(error) });
+                    let _ = parts.send(ReadPairs { first, pairs: Err(error) });
                     return;
                 }
             };
@@ -281,7 +281,7 @@ pub(super) fn read(
                     Err(error) => Err(error),
                 };
                 let failed = part.is_err();
-                if parts.send(Part { first, pairs: part }).is_err() || failed {
+                if parts.send(ReadPairs { first, pairs: part }).is_err() || failed {
                     return;
                 }
                 counters.read.waited_for_output(begin);
@@ -311,7 +311,7 @@ fn next_part(pairs: &mut Peekable<impl Iterator<Item = Pair>>, limit: u64) -> (V
 /// Hands pairs to the workers; begins a batch only when there is room for it in the queue.
 pub(super) fn dispatch(
     layout: Layout,
-    parts: &Receiver<Part>,
+    parts: &Receiver<ReadPairs>,
     tickets: &Receiver<()>,
     jobs: &Sender<Job>,
     results: &Sender<Done>,

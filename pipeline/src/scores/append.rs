@@ -12,14 +12,15 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use diptych_schemas::{SchemaError, ScoreFileMetadata, Uid, column, durable, numbered_file};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::files::{numbered_files, open};
 use super::{Producer, ScoreError};
+use crate::checksums::ParquetWriter;
 
 const LOCK: &str = ".lock";
 
@@ -138,8 +139,9 @@ impl Appender {
         };
         let batch = batch().map_err(|error| SchemaError::io(&path)(io::Error::other(error)))?;
         durable::write_with(&path, |file| {
-            let mut writer = ArrowWriter::try_new(file, Arc::clone(&self.schema), Some(properties))
-                .map_err(io::Error::other)?;
+            let mut writer =
+                ParquetWriter::try_new(file, Arc::clone(&self.schema), Some(properties))
+                    .map_err(io::Error::other)?;
             writer.write(&batch).map_err(io::Error::other)?;
             writer.close().map_err(io::Error::other)?;
             Ok(())

@@ -19,6 +19,7 @@ mod walk;
 use std::path::PathBuf;
 
 use diptych_schemas::SchemaError;
+use diptych_schemas::words::unreadable;
 
 pub use cluster::{ClusterRequest, assign_clusters};
 pub(crate) use files::open;
@@ -35,11 +36,13 @@ use crate::LoaderError;
 #[derive(Debug, thiserror::Error)]
 pub enum ScoreError {
     #[error(
-        "{path}: damaged: {message}. Remove the file and score again: only what it held is computed"
+        "{}",
+        unreadable(path, message, &format!("damaged: {message}. Remove the file and score again: only what it held is computed"))
     )]
     Damaged { path: PathBuf, message: String },
     #[error(
-        "{path}: cannot be read as meta: {message}. Copy the file again from where it is whole"
+        "{}",
+        unreadable(path, message, &format!("cannot be read as meta: {message}. Copy the file again from where it is whole"))
     )]
     Meta { path: PathBuf, message: String },
     #[error("{path} holds another kind of score. Give this one another name with --name")]

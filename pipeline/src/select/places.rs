@@ -152,10 +152,10 @@ fn put_in_order(selection: &mut Selection) {
 
 /// The chosen pairs, to be looked up by uid.
 struct Table {
-    parts: Vec<Part>,
+    parts: Vec<Bucket>,
 }
 
-struct Part {
+struct Bucket {
     /// Sorted by key.
     pairs: Vec<Pair>,
     /// Which of the pairs meta holds.
@@ -169,7 +169,7 @@ impl Table {
     fn of(mut chosen: Chosen) -> Result<Self, SelectError> {
         chosen.parts.par_iter_mut().for_each(|pairs| pairs.sort_unstable_by_key(|pair| pair.key));
         refuse_repeated(&chosen.parts)?;
-        Ok(Self { parts: chosen.parts.into_par_iter().map(Part::of).collect() })
+        Ok(Self { parts: chosen.parts.into_par_iter().map(Bucket::of).collect() })
     }
 
     /// The chosen ones among rows of meta: uid, shard, row group, row.
@@ -235,7 +235,7 @@ fn refuse_repeated(parts: &[Vec<Pair>]) -> Result<(), SelectError> {
     }
 }
 
-impl Part {
+impl Bucket {
     /// About one pair for each value, so that a search touches one line of the cache.
     fn of(pairs: Vec<Pair>) -> Self {
         let bits = pairs.len().max(1).ilog2().min(28);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use diptych_schemas::SchemaError;
+use diptych_schemas::words::unreadable;
 
 use super::place::Place;
 use crate::scores::ScoreError;
@@ -22,7 +23,8 @@ pub enum SqlError {
     Memory(Box<StatementError>),
     /// A file that dataset.json names is missing, cut short or damaged.
     #[error(
-        "{path}: {message}. Copy the file again from where it is whole, or ingest the sources into a new dataset"
+        "{}",
+        unreadable(path, message, &format!("{message}. Copy the file again from where it is whole, or ingest the sources into a new dataset"))
     )]
     Damaged { path: PathBuf, message: String },
     /// Another file that was named as a table.

@@ -2,17 +2,23 @@
 //!
 //! It looks at the kind of an error first and at its text only for what the kind does not tell.
 
+use std::time::{Duration, Instant};
+
 use arrow::error::ArrowError;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DataFusionError, Diagnostic, SchemaError, Span};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan};
 use datafusion::sql::sqlparser::parser::ParserError;
+use diptych_schemas::blob_path;
 
 use super::error::{SqlError, StatementError};
 use super::place::Place;
 use super::tables::DatasetTables;
+use crate::checksums::first_damaged;
 
+/// How long it is looked for the file that an error is about.
+const LOOKS_FOR: Duration = Duration::from_secs(20);
 /// Names listed in a message.
 const LISTED: usize = 30;
 /// Jaro-Winkler similarity from which a name is taken for a typo of another; as for configuration keys.
@@ -328,5 +334,17 @@ fn damaged_file(state: &SessionState, root: &DataFusionError) -> Option<SqlError
         _ => false,
     };
     let tables = state.config().get_extension::<DatasetTables>().filter(|_| reading)?;
-    tables.first_unreadable_file()
+    let unreadable = tables.first_unreadable_file();
+    if unreadable.is_some() || !root.to_string().contains("CRC checksum mismatch") {
+        return unreadable;
+    }
+    // Then it is a page of images, of which there may be too many to read all of them now.
+    let shards = tables.manifest().shards.iter();
+    let blobs = shards.map(|entry| blob_path(tables.folder(), entry.shard));
+    let (path, message) = first_damaged(blobs, Instant::now() + LOOKS_FOR).unwrap_or_else(|| {
+        let message =
+            "a page of one of its files does not have its checksum; `diptych doctor` says which";
+        (tables.folder().to_owned(), message.to_owned())
+    });
+    Some(SqlError::Damaged { path, message: format!("it cannot be read: {message}") })
 }

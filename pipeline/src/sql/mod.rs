@@ -3,6 +3,7 @@
 //! It reads and never writes: no statement can change data or reach a file that the dataset does not name. DataFusion
 //! computes on the tokio runtime that it is called from; a server gives it a runtime of its own.
 
+mod complexity;
 mod content;
 mod error;
 mod explain;
@@ -18,7 +19,6 @@ mod query;
 mod row_numbers;
 mod scored;
 mod session;
-mod stop;
 mod table_text;
 mod tables;
 mod top_fraction;
@@ -33,8 +33,7 @@ pub use place::Place;
 pub use prepared::{Parameter, Prepared, prepare};
 pub(crate) use query::{Planned, execute, plan};
 pub use query::{Rows, query};
-pub use session::{SessionSpec, default_memory, session};
-pub use stop::Stop;
+pub use session::{SessionSpec, Spill, default_memory, session};
 pub use table_text::TableLimits;
 pub(crate) use tables::DatasetTables;
 pub use tables::parquet_file_table;

@@ -10,13 +10,13 @@ use std::str::FromStr;
 use arrow::json::writer::{JsonArray, JsonFormat, LineDelimited, Writer, WriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use diptych_schemas::{SchemaError, durable};
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use super::error::SqlError;
 use super::query::Rows;
 use super::table_text::{TableLimits, write_table};
+use crate::checksums::ParquetWriter;
 
 /// How a result is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ async fn write_parquet(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_created_by("diptych".into());
     let mut writer =
-        ArrowWriter::try_new(out, rows.schema(), Some(properties.build())).map_err(failed)?;
+        ParquetWriter::try_new(out, rows.schema(), Some(properties.build())).map_err(failed)?;
     let mut written = 0;
     while let Some(batch) = rows.next().await? {
         writer.write(&batch).map_err(failed)?;

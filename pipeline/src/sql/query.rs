@@ -13,6 +13,7 @@ use datafusion::prelude::{SQLOptions, SessionContext};
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
 
+use super::complexity::flatten;
 use super::error::{SqlError, StatementError};
 use super::explain::{planning_error, running_error, starting_error};
 use super::prepared::prepare;
@@ -104,7 +105,10 @@ fn one_statement(state: &SessionState, sql: &str) -> Result<Statement, SqlError>
     };
     let dialect = state.config_options().sql_parser.dialect;
     match state.sql_to_statement(sql, &dialect) {
-        Ok(statement) => Ok(statement),
+        Ok(mut statement) => {
+            flatten(&mut statement)?;
+            Ok(statement)
+        }
         Err(DataFusionError::NotImplemented(message))
             if message.contains("single SQL statement") =>
         {

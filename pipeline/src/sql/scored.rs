@@ -105,7 +105,7 @@ impl TableProvider for ScoredTable {
                 scores.push(WantedScore { index, value: score.value, files });
             }
         }
-        let part = Part {
+        let part = ShardGroup {
             shards: Vec::new(),
             scores: scores.into(),
             columns,
@@ -115,7 +115,7 @@ impl TableProvider for ScoredTable {
         let parts = state.config().target_partitions().clamp(1, self.shards.len().max(1));
         let shards = self.shards.chunks(self.shards.len().div_ceil(parts).max(1));
         let readers = shards.map(|shards| -> ReadPart {
-            let part = Part { shards: shards.to_vec(), ..part.clone() };
+            let part = ShardGroup { shards: shards.to_vec(), ..part.clone() };
             Box::new(move |batch_rows, give| part.read(batch_rows, give))
         });
         scan("scored", schema, readers, limit)
@@ -133,7 +133,7 @@ struct WantedScore {
 
 /// Some shards, read one after the other.
 #[derive(Clone, Debug)]
-struct Part {
+struct ShardGroup {
     shards: Vec<(u32, PathBuf)>,
     scores: Arc<[WantedScore]>,
     columns: Vec<Origin>,
@@ -142,7 +142,7 @@ struct Part {
     schema: SchemaRef,
 }
 
-impl Part {
+impl ShardGroup {
     fn read(&self, batch_rows: usize, give: &mut Give<'_>) -> SqlResult<()> {
         for (shard, meta) in &self.shards {
             if !self.read_shard(*shard, meta, batch_rows, give)? {

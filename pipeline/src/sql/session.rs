@@ -4,12 +4,13 @@
 //! temporary files), and rows of images in one batch. What a session reads is what dataset.json named when it was made.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -18,7 +19,6 @@ use super::error::SqlError;
 use super::function::functions;
 use super::functions_content::ContentFunctions;
 use super::row_numbers::CountRows;
-use super::stop::{Stop, StoppingJoins};
 use super::tables::DatasetTables;
 use super::top_fraction::top_fraction;
 
@@ -41,6 +41,15 @@ pub struct SessionSpec<'a> {
     pub partitions: Option<NonZeroUsize>,
     /// Memory limit of all queries of the session together, in bytes; none: half of what the system has left.
     pub memory: Option<usize>,
+    /// Where sorts and aggregates go when memory is full; none: the system's folder for temporary files.
+    pub spill: Option<Spill>,
+}
+
+/// A place on the disk for what does not fit into memory.
+#[derive(Clone, Debug)]
+pub struct Spill {
+    pub folder: PathBuf,
+    pub bytes: u64,
 }
 
 impl<'a> SessionSpec<'a> {
@@ -52,6 +61,7 @@ impl<'a> SessionSpec<'a> {
             training_ledger: None,
             partitions: None,
             memory: None,
+            spill: None,
         }
     }
 }
@@ -80,19 +90,21 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
     if let Some(dataset) = &dataset {
         config.set_extension(dataset.clone());
     }
-    let stop = Stop::default();
-    config.set_extension(Arc::new(stop.clone()));
     let memory = spec.memory.unwrap_or_else(default_memory);
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
-        .build_arc()
-        .map_err(setting_up)?;
+    let mut runtime =
+        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory)));
+    if let Some(Spill { folder, bytes }) = spec.spill {
+        let place = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![folder]))
+            .with_max_temp_directory_size(bytes);
+        runtime = runtime.with_disk_manager_builder(place);
+    }
+    let runtime = runtime.build_arc().map_err(setting_up)?;
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
         .with_physical_optimizer_rule(Arc::new(CountRows))
-        .with_physical_optimizer_rule(Arc::new(StoppingJoins(stop)))
         .build();
     let context = SessionContext::new_with_state(state);
     for function in functions(spec.functions) {

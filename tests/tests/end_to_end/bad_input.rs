@@ -160,6 +160,18 @@ fn bomb_of_60000_pixels_squared_goes_to_the_ledger_and_is_never_decoded() {
 }
 
 #[test]
+fn strip_that_would_take_gigabytes_to_resize_goes_to_the_ledger() {
+    let work = Work::new();
+    let strip = pairs::png(1, (1 << 20) + 1, [1, 2, 3]);
+    work.write("strip.tar", pairs::tar(&[("a.png", strip), ("a.txt", b"a long image".to_vec())]));
+    work.diptych(&["ingest", "strip.tar", "--dataset", "data", "--phash"]).fails_with(&[
+        "strip.tar",
+        "a.png",
+        "1048576 a side",
+    ]);
+}
+
+#[test]
 fn empty_selection_is_refused_and_not_written() {
     let work = Work::new();
     work.write("a.tar", pairs::tar_of(3));
@@ -263,4 +275,42 @@ fn full_disk_while_a_checkpoint_is_written_loses_nothing() {
         "{text}"
     );
     assert!(text.contains("step-000000003") && !text.contains("step-000000005\n"), "{text}");
+}
+
+#[needs(mounts)]
+#[test]
+fn full_disk_under_the_store_ends_no_training_and_its_metrics_are_written_when_there_is_room() {
+    let work = Work::new().with_demo_data(120);
+    let config = tiny_config("run", 100_000, "[checkpoint]\nevery_steps = 0\nevery_epochs = 0\n");
+    work.write("run.toml", config.replace("\"state\"", "\"small/state\""));
+    std::fs::create_dir(work.path("small")).unwrap();
+    // Fills the disk of a training, makes room again, and stops it; each as soon as the log says what it waits for.
+    let script = format!(
+        "waits_for() {{ n=0; until grep -q \"$1\" log; do n=$((n+1)); [ $n -lt 1200 ] || exit 97; sleep 0.1; done; }}
+         mount -t tmpfs -o size=24m tmpfs small || exit 98
+         {} train run.toml > out 2> log & run=$!
+         waits_for 'step 2'
+         dd if=/dev/zero of=small/filler bs=4k 2> /dev/null
+         waits_for 'No space left'
+         sleep 1
+         kill -0 $run || exit 96
+         rm small/filler
+         waits_for 'is written now'
+         kill -TERM $run; wait $run; code=$?
+         cp -r small/state state; exit $code",
+        binary().display()
+    );
+    let output = Command::new("unshare")
+        .args(["-rm", "sh", "-c", &script])
+        .current_dir(work.path(""))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", work.read("log"));
+    let state = ["--state", "state"];
+    let of =
+        |what: &str| work.sql(&state, &format!("SELECT {what} FROM metrics WHERE name = 'loss'"));
+    assert_eq!(of("max(step)"), of("count(*)"), "steps are missing");
+    let told = work.sql(&state, "SELECT count(*) FROM events WHERE kind = 'store_failed'");
+    assert_eq!(told, "1");
+    work.diptych(&["doctor", "state"]).ok();
 }

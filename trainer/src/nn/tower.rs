@@ -58,10 +58,10 @@ pub(crate) struct Activations<'a> {
     inputs: &'a Inputs,
     pub(crate) output: Tensor,
     /// With activation checkpointing; without, the output knows the way back.
-    kept: Option<Kept>,
+    kept: Option<SavedInputs>,
 }
 
-struct Kept {
+struct SavedInputs {
     first: usize,
     /// What each block from the first that learns on took, and the head after them. None of it knows where it came from.
     inputs: Vec<Tensor>,
@@ -85,7 +85,7 @@ impl<'a> Activations<'a> {
                         kept.push(x.shallow_clone());
                     }
                 })?;
-                Ok(Self { tower, inputs, output, kept: Some(Kept { first, inputs: kept, mask }) })
+                Ok(Self { tower, inputs, output, kept: Some(SavedInputs { first, inputs: kept, mask }) })
             }),
         }
     }
@@ -99,7 +99,7 @@ impl<'a> Activations<'a> {
     /// From the gradient at the output to those of the tower's weights, to which it is added.
     pub(crate) fn backward(self, gradient: &Tensor) -> Result<(), TrainerError> {
         let Self { tower, inputs, output, kept } = self;
-        let Some(Kept { first, inputs: mut stages, mask }) = kept else {
+        let Some(SavedInputs { first, inputs: mut stages, mask }) = kept else {
             return backward_from(&output, gradient);
         };
         let mut gradient = gradient.shallow_clone();

@@ -9,11 +9,10 @@ use anyhow::{Context, bail};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::ipc::writer::FileWriter;
 use diptych_pipeline::sql::{default_memory, query};
-use diptych_pipeline::write_halves;
+use diptych_pipeline::{ParquetWriter, write_halves};
 use diptych_schemas::{ContentHash, EmbeddingFormat, SchemaError, Uid, column, durable};
 use diptych_store::{Modality, Store};
 use half::f16;
-use parquet::arrow::ArrowWriter;
 
 use super::table::lists;
 use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
@@ -61,14 +60,14 @@ pub fn write(store: &Store, request: &Request<'_>, folder: &Path) -> anyhow::Res
     let digits = request.uids.len().div_ceil(ROWS).max(1).to_string().len();
     for uids in request.uids.chunks(ROWS) {
         let number = format!("{:0digits$}", written.files);
-        let part = Part::read(store, request, uids)?;
+        let part = FileRows::read(store, request, uids)?;
         match request.format {
             EmbeddingFormat::Npy => part.arrays(&unfinished, &number)?,
             EmbeddingFormat::Parquet => {
                 durable::write_with(
                     &unfinished.join(format!("{PAIRS}{number}.parquet")),
                     |file| {
-                        let mut writer = ArrowWriter::try_new(
+                        let mut writer = ParquetWriter::try_new(
                             file,
                             part.table(0, 0).map_err(other)?.schema(),
                             None,
@@ -100,7 +99,7 @@ fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io:
 }
 
 /// Rows of one file.
-struct Part {
+struct FileRows {
     images: Vectors,
     texts: Vectors,
     /// Where each pair came from, as source and key.
@@ -108,7 +107,7 @@ struct Part {
     captions: Vec<String>,
 }
 
-impl Part {
+impl FileRows {
     fn read(store: &Store, request: &Request<'_>, uids: &[Uid]) -> anyhow::Result<Self> {
         let limit = default_memory() as u64 / 2;
         let images = Vectors::read_some(store, request.producer, Modality::Image, uids, limit)?;
@@ -134,7 +133,7 @@ impl Part {
             (column::UID, Arc::new(names) as ArrayRef),
         ])?;
         let mut bytes = Vec::new();
-        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None)?;
+        let mut writer = ParquetWriter::try_new(&mut bytes, batch.schema(), None)?;
         writer.write(&batch)?;
         writer.close().context("writing metadata")?;
         Ok(durable::write(&folder.join(format!("{METADATA}/metadata_{number}.parquet")), &bytes)?)

@@ -34,7 +34,7 @@ impl Loaded {
     }
 }
 
-struct Kept {
+struct LoadedModel {
     path: PathBuf,
     loaded: Arc<Loaded>,
 }
@@ -42,7 +42,7 @@ struct Kept {
 /// The last models that were asked for, newest last. Clones share them.
 #[derive(Clone, Default)]
 pub struct Models {
-    kept: Arc<Mutex<Vec<Kept>>>,
+    kept: Arc<Mutex<Vec<LoadedModel>>>,
     /// Whether folders and files anywhere may be named, and not only runs of the state folder.
     anywhere: bool,
 }
@@ -72,7 +72,7 @@ impl Models {
             Loaded::new(models::load(&ModelRef { name, ..named })?).map(Arc::new)
         };
         let loaded = known.map_or_else(load, Ok)?;
-        kept.push(Kept { path, loaded: Arc::clone(&loaded) });
+        kept.push(LoadedModel { path, loaded: Arc::clone(&loaded) });
         if kept.len() > KEPT {
             kept.remove(0);
         }

@@ -29,7 +29,7 @@ pub use graph::{Graph, GraphSpec};
 pub use kernel::padded;
 pub use loaded::{Loaded, Models};
 pub use query::{Query, QueryTerm};
-pub use sql::register;
+pub use sql::{NearestRead, PlanNearest, plan_of, register};
 pub use vectors::Vectors;
 
 use diptych_store::{Modality, Store, StoreError};

@@ -22,6 +22,7 @@ use datafusion::prelude::SessionContext;
 use diptych_schemas::{Uid, column};
 use diptych_store::{Modality, Store, StoreError};
 use diptych_table::{Give, ReadPart, projected, scan};
+use serde::{Deserialize, Serialize};
 
 use super::best::{Best, Hit};
 use super::loaded::{Loaded, Models};
@@ -32,14 +33,31 @@ use super::{NearestError, kernel};
 const NAME: &str = "nearest";
 const USAGE: &str = "nearest('MODEL', QUERY [, k]): a run, RUN@STEP, RUN@best or a folder; a text, uid('hex') or a vector; how many";
 
-/// Makes the function known to a session. Without a store it says what it wants.
-pub fn register(context: &SessionContext, store: Option<Store>, models: &Models) {
-    context.register_udtf(NAME, Arc::new(Nearest { store, models: models.clone() }));
+/// Makes the plan that answers a call, with so many rows at most.
+pub type PlanNearest =
+    Arc<dyn Fn(NearestRead, Option<usize>) -> SqlResult<Arc<dyn ExecutionPlan>> + Send + Sync>;
+
+/// Makes the function known to a session. Without a plan, which wants a store, it says so when it is called.
+pub fn register(context: &SessionContext, plan: Option<PlanNearest>) {
+    context.register_udtf(NAME, Arc::new(Nearest { plan }));
+}
+
+/// Answers calls in this process.
+pub fn plan_of(store: Store, models: &Models) -> PlanNearest {
+    let models = models.clone();
+    Arc::new(move |read, limit| {
+        let (store, models) = (store.clone(), models.clone());
+        let schema = read.schema()?;
+        let reader: ReadPart = Box::new(move |_batch_rows, give| {
+            read.answer(&store, &models, give)
+                .map_err(|error| DataFusionError::External(Box::new(error)))
+        });
+        scan(NAME, schema, [reader], limit)
+    })
 }
 
 struct Nearest {
-    store: Option<Store>,
-    models: Models,
+    plan: Option<PlanNearest>,
 }
 
 impl fmt::Debug for Nearest {
@@ -77,19 +95,13 @@ impl TableFunctionImpl for Nearest {
                 );
             }
         };
-        let Some(store) = self.store.clone() else {
+        let Some(plan) = self.plan.clone() else {
             return plan_err!(
                 "nearest searches the embeddings of a state folder: name it with --state"
             );
         };
-        let asked = Asked {
-            store,
-            models: self.models.clone(),
-            model: model.into(),
-            query: Asked::query(query)?,
-            k,
-        };
-        Ok(Arc::new(NearestTable { asked: Arc::new(asked), schema: schema() }))
+        let call = NearestCall { model: model.into(), query: NearestQuery::of(query)?, k };
+        Ok(Arc::new(NearestTable { call, plan, schema: schema() }))
     }
 }
 
@@ -101,29 +113,38 @@ fn schema() -> SchemaRef {
 }
 
 /// What one call asks for.
-struct Asked {
-    store: Store,
-    models: Models,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct NearestCall {
     model: String,
-    query: Given,
+    query: NearestQuery,
     k: Option<usize>,
 }
 
-enum Given {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum NearestQuery {
     Text(String),
-    Uid(Uid),
+    /// Bytes of a uid.
+    Uid([u8; 16]),
     /// Of unit length.
     Vector(Vec<f32>),
 }
 
-impl Asked {
-    fn query(value: &ScalarValue) -> SqlResult<Given> {
+/// What a query reads of the answer to one call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NearestRead {
+    call: NearestCall,
+    /// Places of the columns: 0 is the uid, 1 the score.
+    columns: Vec<usize>,
+}
+
+impl NearestQuery {
+    fn of(value: &ScalarValue) -> SqlResult<Self> {
         if let Some(text) = value.try_as_str().flatten() {
-            return Ok(Given::Text(text.into()));
+            return Ok(Self::Text(text.into()));
         }
         match value {
             ScalarValue::Binary(Some(bytes)) | ScalarValue::FixedSizeBinary(_, Some(bytes)) => {
-                let uid = bytes.as_slice().try_into().map(|uid| Given::Uid(Uid(uid)));
+                let uid = bytes.as_slice().try_into().map(Self::Uid);
                 uid.or_else(|_| plan_err!("a uid has 16 bytes, found {}. {USAGE}", bytes.len()))
             }
             ScalarValue::List(list) if list.len() == 1 => {
@@ -131,33 +152,34 @@ impl Asked {
                 let values = values.as_primitive::<Float32Type>();
                 let whole = values.null_count() == 0;
                 match unit(values.values().to_vec()) {
-                    Some(values) if whole => Ok(Given::Vector(values)),
+                    Some(values) if whole => Ok(Self::Vector(values)),
                     _ => plan_err!("the vector that nearest is to look for has nulls or no length"),
                 }
             }
             other => plan_err!("nearest cannot search for {}. {USAGE}", other.data_type()),
         }
     }
+}
 
+impl NearestCall {
     /// The model, and the query as [D].
-    fn resolve(&self) -> Result<(Arc<Loaded>, Vec<f32>), NearestError> {
-        let loaded = self.models.get(&self.model, self.store.folder())?;
+    fn resolve(&self, store: &Store, models: &Models) -> Result<(Arc<Loaded>, Vec<f32>), NearestError> {
+        let loaded = models.get(&self.model, store.folder())?;
         let values = match &self.query {
-            Given::Text(text) => loaded.lock().encode_texts(std::slice::from_ref(text))?,
-            Given::Vector(values) => values.clone(),
-            Given::Uid(uid) => self.stored(&loaded, *uid)?,
+            NearestQuery::Text(text) => loaded.lock().encode_texts(std::slice::from_ref(text))?,
+            NearestQuery::Vector(values) => values.clone(),
+            NearestQuery::Uid(uid) => self.stored(store, &loaded, Uid(*uid))?,
         };
         Ok((loaded, values))
     }
 
     /// The embedding of a pair.
-    fn stored(&self, loaded: &Loaded, uid: Uid) -> Result<Vec<f32>, NearestError> {
-        let mut uids = self.store.read_set(loaded.producer(), Modality::Image, false)?;
+    fn stored(&self, store: &Store, loaded: &Loaded, uid: Uid) -> Result<Vec<f32>, NearestError> {
+        let mut uids = store.read_set(loaded.producer(), Modality::Image, false)?;
         while let Some(chunk) = uids.next_chunk(READ_AT_ONCE)? {
             if let Some(index) = chunk.uids.iter().position(|known| *known == uid) {
                 let row = chunk.first_row + index as u64;
-                let found = self
-                    .store
+                let found = store
                     .read_embeddings_from(loaded.producer(), Modality::Image, row)?
                     .next_chunk(1)?;
                 return Ok(found
@@ -171,46 +193,6 @@ impl Asked {
         Err(NearestError::Query(format!("pair {uid} has no embedding by {}", self.model)))
     }
 
-    /// Gives batches until `give` wants no more.
-    fn answer(&self, projection: &[usize], give: &mut Give<'_>) -> Result<(), NearestError> {
-        let (loaded, query) = self.resolve().map_err(|error| self.naming_the_model(error))?;
-        let reader = self.store.read_embeddings(loaded.producer(), Modality::Image);
-        let mut reader = reader.map_err(|error| self.naming_the_model(error.into()))?;
-        let dimension = reader.set().dim;
-        if dimension != query.len() {
-            return Err(NearestError::Dimension { expected: dimension, found: query.len() });
-        }
-        let query = kernel::padded(&query);
-        let mut best = Best::new(self.k.unwrap_or(0));
-        let mut rows = Vec::new();
-        while let Some(mut chunk) = reader.next_chunk(READ_AT_ONCE)? {
-            rows.clear();
-            kernel::append_padded(&chunk.vectors, dimension, &mut rows);
-            let mut scores = vec![0.0; chunk.uids.len()];
-            kernel::score(&rows, &query, &mut scores);
-            // A pair is no neighbour of its own.
-            if let Given::Uid(uid) = self.query
-                && let Some(own) = chunk.uids.iter().position(|found| *found == uid)
-            {
-                chunk.uids.remove(own);
-                scores.remove(own);
-            }
-            if self.k.is_some() {
-                best.extend(&scores, &chunk.uids, chunk.first_row as usize);
-            } else if !give(batch(&chunk.uids, scores, projection).map_err(anyhow::Error::from)?) {
-                return Ok(());
-            }
-        }
-        for hits in best.into_hits().chunks(READ_AT_ONCE) {
-            let uids: Vec<Uid> = hits.iter().map(|hit: &Hit| hit.uid).collect();
-            let scores = hits.iter().map(|hit| hit.score).collect();
-            if !give(batch(&uids, scores, projection).map_err(anyhow::Error::from)?) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     fn naming_the_model(&self, error: NearestError) -> NearestError {
         match error {
             NearestError::Store(StoreError::NoEmbeddings { state, .. }) => {
@@ -221,6 +203,60 @@ impl Asked {
             }
             other => other,
         }
+    }
+}
+
+impl NearestRead {
+    /// What its batches are like.
+    pub fn schema(&self) -> SqlResult<SchemaRef> {
+        Ok(Arc::new(schema().project(&self.columns)?))
+    }
+
+    /// Gives batches until `give` wants no more. It blocks, for seconds where the model is read.
+    pub fn answer(
+        &self,
+        store: &Store,
+        models: &Models,
+        give: &mut Give<'_>,
+    ) -> Result<(), NearestError> {
+        let Self { call, columns } = self;
+        let (loaded, query) =
+            call.resolve(store, models).map_err(|error| call.naming_the_model(error))?;
+        let reader = store.read_embeddings(loaded.producer(), Modality::Image);
+        let mut reader = reader.map_err(|error| call.naming_the_model(error.into()))?;
+        let dimension = reader.set().dim;
+        if dimension != query.len() {
+            return Err(NearestError::Dimension { expected: dimension, found: query.len() });
+        }
+        let query = kernel::padded(&query);
+        let mut best = Best::new(call.k.unwrap_or(0));
+        let mut rows = Vec::new();
+        while let Some(mut chunk) = reader.next_chunk(READ_AT_ONCE)? {
+            rows.clear();
+            kernel::append_padded(&chunk.vectors, dimension, &mut rows);
+            let mut scores = vec![0.0; chunk.uids.len()];
+            kernel::score(&rows, &query, &mut scores);
+            // A pair is no neighbour of its own.
+            if let NearestQuery::Uid(uid) = call.query
+                && let Some(own) = chunk.uids.iter().position(|found| found.0 == uid)
+            {
+                chunk.uids.remove(own);
+                scores.remove(own);
+            }
+            if call.k.is_some() {
+                best.extend(&scores, &chunk.uids, chunk.first_row as usize);
+            } else if !give(batch(&chunk.uids, scores, columns).map_err(anyhow::Error::from)?) {
+                return Ok(());
+            }
+        }
+        for hits in best.into_hits().chunks(READ_AT_ONCE) {
+            let uids: Vec<Uid> = hits.iter().map(|hit: &Hit| hit.uid).collect();
+            let scores = hits.iter().map(|hit| hit.score).collect();
+            if !give(batch(&uids, scores, columns).map_err(anyhow::Error::from)?) {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -240,15 +276,16 @@ fn batch(uids: &[Uid], scores: Vec<f32>, projection: &[usize]) -> SqlResult<Reco
 }
 
 struct NearestTable {
-    asked: Arc<Asked>,
+    call: NearestCall,
+    plan: PlanNearest,
     schema: SchemaRef,
 }
 
 impl fmt::Debug for NearestTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(NAME)
-            .field("model", &self.asked.model)
-            .field("k", &self.asked.k)
+            .field("model", &self.call.model)
+            .field("k", &self.call.k)
             .finish_non_exhaustive()
     }
 }
@@ -270,11 +307,7 @@ impl TableProvider for NearestTable {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> SqlResult<Arc<dyn ExecutionPlan>> {
-        let (columns, schema) = projected(&self.schema, projection)?;
-        let asked = Arc::clone(&self.asked);
-        let reader: ReadPart = Box::new(move |_batch_rows, give| {
-            asked.answer(&columns, give).map_err(|error| DataFusionError::External(Box::new(error)))
-        });
-        scan(NAME, schema, [reader], limit)
+        let (columns, _) = projected(&self.schema, projection)?;
+        (self.plan)(NearestRead { call: self.call.clone(), columns }, limit)
     }
 }

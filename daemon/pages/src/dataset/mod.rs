@@ -10,7 +10,7 @@ use datafusion::prelude::SessionContext;
 use diptych_pipeline::{FunnelStep, Selection, Threshold, funnel, thresholds};
 use diptych_schemas::Uid;
 
-use crate::pairs::{self, Shown};
+use crate::pairs::{self, PairView};
 use gather::Facts;
 
 /// Pairs that are shown on each side of a threshold.
@@ -25,7 +25,7 @@ pub struct Profile {
     dataset_hash: String,
     selection: Option<SelectionFacts>,
     random: Vec<Uid>,
-    pairs: HashMap<Uid, Shown>,
+    pairs: HashMap<Uid, PairView>,
 }
 
 struct SelectionFacts {

@@ -8,7 +8,7 @@ use super::{Beside, Profile, SelectionFacts};
 use crate::chart::tables::{bars, funnel};
 use crate::frame::{frame, tile, whole};
 use crate::numbers::{percent, short};
-use crate::pairs::Shown;
+use crate::pairs::PairView;
 
 pub(super) fn page(profile: &Profile) -> Markup {
     let facts = &profile.facts;
@@ -93,7 +93,7 @@ fn side(profile: &Profile, title: &str, pairs: &[Beside], expression: &str) -> M
     }
 }
 
-fn card(uid: &str, shown: &Shown, value: Option<(&str, f64)>) -> Markup {
+fn card(uid: &str, shown: &PairView, value: Option<(&str, f64)>) -> Markup {
     let (width, height) = shown.size;
     html! {
         figure.card title={ "uid " (uid) ", key " (shown.key) } {

@@ -10,7 +10,7 @@ use crate::chart::lines::{Line, LineChart, Unit};
 use crate::metrics::{Metrics, TERM, loss_and_terms};
 
 /// A chart of known metrics.
-struct Known {
+struct CurveSpec {
     title: &'static str,
     unit: Unit,
     from_zero: bool,
@@ -19,8 +19,8 @@ struct Known {
     metrics: &'static [(&'static str, &'static str)],
 }
 
-const PLAIN: Known =
-    Known { title: "", unit: Unit::Plain, from_zero: true, noisy: false, metrics: &[] };
+const PLAIN: CurveSpec =
+    CurveSpec { title: "", unit: Unit::Plain, from_zero: true, noisy: false, metrics: &[] };
 const IMAGE_TO_TEXT: &[(&str, &str)] = &[
     ("heldout/i2t_recall@1", "R@1"),
     ("heldout/i2t_recall@5", "R@5"),
@@ -32,19 +32,19 @@ const TEXT_TO_IMAGE: &[(&str, &str)] = &[
     ("heldout/t2i_recall@10", "R@10"),
 ];
 /// Charts that follow the loss, in their order.
-const KNOWN: [Known; 7] = [
-    Known { title: "Held out: image to text", metrics: IMAGE_TO_TEXT, ..PLAIN },
-    Known { title: "Held out: text to image", metrics: TEXT_TO_IMAGE, ..PLAIN },
-    Known { title: "Learning rate", metrics: &[("lr", "")], ..PLAIN },
-    Known {
+const KNOWN: [CurveSpec; 7] = [
+    CurveSpec { title: "Held out: image to text", metrics: IMAGE_TO_TEXT, ..PLAIN },
+    CurveSpec { title: "Held out: text to image", metrics: TEXT_TO_IMAGE, ..PLAIN },
+    CurveSpec { title: "Learning rate", metrics: &[("lr", "")], ..PLAIN },
+    CurveSpec {
         title: "Samples a second",
         noisy: true,
         metrics: &[("samples_per_second", "")],
         ..PLAIN
     },
-    Known { title: "MFU", unit: Unit::Percent, noisy: true, metrics: &[("mfu", "")], ..PLAIN },
-    Known { title: "Norm of the gradient", noisy: true, metrics: &[("grad_norm", "")], ..PLAIN },
-    Known { title: "Logit scale", from_zero: false, metrics: &[("logit_scale", "")], ..PLAIN },
+    CurveSpec { title: "MFU", unit: Unit::Percent, noisy: true, metrics: &[("mfu", "")], ..PLAIN },
+    CurveSpec { title: "Norm of the gradient", noisy: true, metrics: &[("grad_norm", "")], ..PLAIN },
+    CurveSpec { title: "Logit scale", from_zero: false, metrics: &[("logit_scale", "")], ..PLAIN },
 ];
 /// Metrics without a chart: the page shows them in words or in tables, or only at single steps.
 const TOLD_ELSEWHERE: [&str; 4] = ["loss", "data_wait_seconds", "overflow", "skipped_step"];
@@ -68,10 +68,10 @@ fn charts<'a>(runs: &[(&str, &'a Metrics)]) -> Vec<LineChart<'a>> {
             .collect();
         chart(runs, known, known.title, &metrics)
     });
-    let loss = chart(runs, &Known { from_zero: false, noisy: true, ..PLAIN }, "Loss", &losses);
+    let loss = chart(runs, &CurveSpec { from_zero: false, noisy: true, ..PLAIN }, "Loss", &losses);
     let others = others(runs)
         .into_iter()
-        .map(|(title, metrics)| chart(runs, &Known { noisy: true, ..PLAIN }, &title, &metrics));
+        .map(|(title, metrics)| chart(runs, &CurveSpec { noisy: true, ..PLAIN }, &title, &metrics));
     std::iter::once(loss).chain(known).chain(others).collect()
 }
 
@@ -101,7 +101,7 @@ fn others(runs: &[(&str, &Metrics)]) -> BTreeMap<String, Vec<(String, String)>> 
 /// Builds a chart of some metrics of all runs. Those of the second run are dashed.
 fn chart<'a>(
     runs: &[(&str, &'a Metrics)],
-    like: &Known,
+    like: &CurveSpec,
     title: &str,
     metrics: &[(String, String)],
 ) -> LineChart<'a> {

@@ -16,7 +16,7 @@ use diptych_schemas::Uid;
 pub use history::History;
 pub use look::{Look, ModelInspection};
 
-use crate::pairs::Shown;
+use crate::pairs::PairView;
 
 /// What a page is made of.
 pub struct Report {
@@ -28,7 +28,7 @@ pub struct Report {
     /// From all inputs to what was trained on.
     pub funnel: Vec<(String, u64)>,
     /// The pairs that are shown.
-    pub pairs: HashMap<Uid, Shown>,
+    pub pairs: HashMap<Uid, PairView>,
 }
 
 impl Report {

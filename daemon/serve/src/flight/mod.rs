@@ -1,7 +1,7 @@
 //! Arrow Flight SQL: the tables of `diptych sql` for drivers (ADBC, JDBC, ODBC), on the port of HTTP.
 //!
 //! 1. It reads: what would write is refused by the planner of `diptych sql`, which also keeps queries from files that are not tables.
-//! 2. Each query has a session, and so a memory limit, of its own; it runs on the threads for queries, which are not the server's.
+//! 2. Each query is computed in a process of its own (`crate::query`), with a limit on memory.
 //! 3. It holds nothing for a statement that is not prepared: the ticket is the statement. Prepared ones are bounded (`prepared`).
 //! 4. Who may ask is decided before: by the HTTP layer, for all but the handshake.
 
@@ -18,13 +18,13 @@ mod tests;
 mod types;
 
 use std::any::Any;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use axum::response::Response;
 use datafusion::prelude::SessionContext;
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::server::NamedService;
@@ -32,17 +32,24 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use service::Service;
 
+use crate::query::Queries;
+
 /// Where the handshake is asked for, which must be let through without a token: it is what gives one.
 pub(crate) const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
 
 /// The header by which a client names a dataset. What JDBC's and ADBC's drivers do not know themselves, they send as a header.
 pub(crate) const DATASET_HEADER: &str = "dataset";
 
+pub(crate) type FindDataset = dyn Fn(Option<&str>) -> anyhow::Result<Option<PathBuf>> + Send + Sync;
 pub(crate) type OpenSession = dyn Fn(Option<&str>) -> anyhow::Result<SessionContext> + Send + Sync;
 
 /// What the service is made of.
 pub(crate) struct FlightSpec {
-    /// A session for one query, with its memory limit, over the dataset that a client names. It may read files.
+    /// What answers statements.
+    pub queries: Arc<Queries>,
+    /// The folder of the dataset that a client names.
+    pub dataset: Arc<FindDataset>,
+    /// A session for what is asked about the tables themselves. It reads files.
     pub session: Arc<OpenSession>,
     /// Whether a password is a token.
     pub check: Arc<dyn Fn(&str) -> bool + Send + Sync>,
@@ -50,8 +57,6 @@ pub(crate) struct FlightSpec {
     pub longest: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// Queries that may run at once.
     pub slots: Arc<Semaphore>,
-    /// Where queries run.
-    pub runtime: Handle,
     pub version: &'static str,
 }
 

@@ -1,10 +1,10 @@
-//! Values for a prepared statement's parameters: a stream of batches whose columns are the parameters, and a row a run.
+//! Values for a prepared statement's parameters, as a client sends them: a stream of batches whose columns are the parameters, and a row
+//! a run.
 
 use arrow::array::RecordBatch;
 use arrow_flight::FlightData;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
-use datafusion::common::ScalarValue;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::Status;
 
@@ -37,23 +37,4 @@ pub(super) async fn read(
         }
     })?;
     Ok(batches.into_iter().filter(|batch| batch.num_rows() > 0).collect())
-}
-
-/// The values of each run. A statement to which nothing was bound runs once.
-pub(super) fn runs(
-    bound: &[RecordBatch],
-) -> impl Iterator<Item = Result<Vec<ScalarValue>, Status>> + Send + '_ {
-    let unbound = bound.is_empty().then(|| Ok(Vec::new()));
-    let rows = bound.iter().flat_map(|batch| {
-        (0..batch.num_rows())
-            .map(move |row| batch.columns().iter().map(|column| value(column, row)).collect())
-    });
-    unbound.into_iter().chain(rows)
-}
-
-fn value(column: &arrow::array::ArrayRef, row: usize) -> Result<ScalarValue, Status> {
-    let value = ScalarValue::try_from_array(column, row);
-    value.map_err(|error| {
-        Status::invalid_argument(format!("a value that was bound cannot be used: {error}"))
-    })
 }

@@ -1,8 +1,7 @@
 //! Queries that run: each with a turn, a time limit, and three ways to be ended: the limit, a request to cancel, a client that left.
 //!
-//! A query computes on the threads for queries and hands batches on through a short channel, so a client that reads slowly holds
-//! little; one that does not read at all is ended by the limit. What watches is on the server's threads: it is in time however
-//! busy the others are.
+//! A query computes in a process of its own and hands batches on through a short channel, so a client that reads slowly holds
+//! little; one that does not read at all is ended by the limit.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,22 +11,18 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use diptych_pipeline::sql::Stop;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tonic::Status;
 
 use super::refusal::internal;
-use crate::ending::{Ended, Ending};
 
 /// Batches between a query and its client.
 const BATCHES_AHEAD: usize = 2;
 
 /// What the queries have in common.
 pub(super) struct Queries {
-    pub(super) runtime: Handle,
     pub(super) slots: Arc<Semaphore>,
     pub(super) longest: Arc<dyn Fn() -> Duration + Send + Sync>,
     running: Mutex<Vec<Running>>,
@@ -43,17 +38,11 @@ struct Running {
 
 /// How a query hands on what it finds: first what its rows are like.
 pub(super) struct Found {
-    ending: Arc<Ending>,
     schema: Option<oneshot::Sender<SchemaRef>>,
     batches: mpsc::Sender<RecordBatch>,
 }
 
 impl Found {
-    /// By what the query is ended where it does not wait.
-    pub(super) fn stops_by(&self, stop: Stop) {
-        self.ending.stops_by(stop);
-    }
-
     pub(super) fn schema(&mut self, schema: SchemaRef) {
         if let Some(sender) = self.schema.take() {
             // Where nobody waits for it any more, the query is about to be ended.
@@ -69,24 +58,19 @@ impl Found {
 
 impl Queries {
     pub(super) fn new(
-        runtime: Handle,
         slots: Arc<Semaphore>,
         longest: Arc<dyn Fn() -> Duration + Send + Sync>,
     ) -> Self {
-        Self { runtime, slots, longest, running: Mutex::default(), counted: AtomicU64::new(0) }
+        Self { slots, longest, running: Mutex::default(), counted: AtomicU64::new(0) }
     }
 
-    /// Does something on the threads for queries that needs no turn: understands a statement, lists tables.
-    pub(super) async fn think<T: Send + 'static>(
+    /// Does something that needs no turn, within the limit on time: understands a statement, lists tables.
+    pub(super) async fn think<T>(
         &self,
-        work: impl Future<Output = Result<T, Status>> + Send + 'static,
+        work: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         let longest = (self.longest)();
-        let mut task = Ended::new(self.runtime.spawn(work), Arc::default());
-        match tokio::time::timeout(longest, &mut task).await {
-            Ok(done) => done.unwrap_or_else(|error| Err(internal(error))),
-            Err(_) => Err(too_long(longest)),
-        }
+        tokio::time::timeout(longest, work).await.unwrap_or_else(|_| Err(too_long(longest)))
     }
 
     /// Runs `work` when it is its turn. Returns when it is known what the rows are like.
@@ -101,15 +85,10 @@ impl Queries {
         let (schema, schema_comes) = oneshot::channel();
         let (batches, found) = mpsc::channel(BATCHES_AHEAD);
         let (verdict, mut verdict_comes) = oneshot::channel();
-        let ending = Arc::<Ending>::default();
-        let work = work(Found {
-            ending: Arc::clone(&ending),
-            schema: Some(schema),
-            batches: batches.clone(),
-        });
+        let work = work(Found { schema: Some(schema), batches: batches.clone() });
         let queries = Arc::clone(self);
         tokio::spawn(async move {
-            let ended = queries.watch(handle, work, ending, &batches).await;
+            let ended = queries.watch(handle, work, &batches).await;
             drop(batches);
             // A client that left does not ask how it ended.
             let _ = verdict.send(ended);
@@ -117,7 +96,6 @@ impl Queries {
         let schema = tokio::select! {
             biased;
             schema = schema_comes => schema.ok(),
-            // A query that is ended may still be computing, and holds its end of the other channel.
             ended = &mut verdict_comes => return Err(why(ended)),
         };
         match schema {
@@ -133,14 +111,13 @@ impl Queries {
         &self,
         handle: Bytes,
         work: impl Future<Output = Result<(), Status>> + Send + 'static,
-        ending: Arc<Ending>,
         batches: &mpsc::Sender<RecordBatch>,
     ) -> Result<(), Status> {
         let cancel = Arc::new(Notify::new());
         let _registered = self.register(handle, Arc::clone(&cancel));
         let longest = (self.longest)();
         let cancelled = || Err(Status::cancelled("the query was cancelled"));
-        let slot = tokio::select! {
+        let _slot = tokio::select! {
             slot = Arc::clone(&self.slots).acquire_owned() => slot.map_err(|_| Status::unavailable("the service leaves"))?,
             () = tokio::time::sleep(longest) => return Err(Status::resource_exhausted(format!(
                 "as many queries run as may at once (sql.concurrent), and none of them ended within {}: try again later",
@@ -149,14 +126,9 @@ impl Queries {
             () = cancel.notified() => return cancelled(),
             () = batches.closed() => return cancelled(),
         };
-        let task = self.runtime.spawn(async move {
-            // Given back when the query is really over, not when its client was told so.
-            let _slot = slot;
-            work.await
-        });
-        let mut task = Ended::new(task, ending);
+        // Where it is dropped, its process is ended.
         tokio::select! {
-            ended = &mut task => ended.unwrap_or_else(|error| Err(internal(error))),
+            ended = work => ended,
             () = tokio::time::sleep(longest) => Err(too_long(longest)),
             () = cancel.notified() => cancelled(),
             () = batches.closed() => cancelled(),

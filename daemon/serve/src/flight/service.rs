@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::Schema;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
@@ -21,35 +21,45 @@ use arrow_flight::{
 };
 use bytes::Bytes;
 use datafusion::prelude::SessionContext;
-use diptych_pipeline::sql::{Stop, prepare};
 use futures::{StreamExt, stream};
 use prost::Message;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::prepared::{PreparedStatements, Statement};
-use super::refusal::{READ_ONLY, internal, of_session, of_sql};
+use super::refusal::{READ_ONLY, internal, of_failure, of_session};
 use super::request::{Handle, bounded, dataset, decoded, handle_of, no_transaction, password};
 use super::rows::{Sent, info, nothing, schema_bytes, send, send_one};
 use super::running::{Found, Queries};
 use super::types::{plain, plain_batch, plain_rows};
 use super::{FlightSpec, catalog, parameters};
+use crate::query::{Described, Question};
 
 const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
+/// Statements that are described at once: that is short, and needs none of the turns that running takes.
+const DESCRIBED_AT_ONCE: usize = 2;
+
 #[derive(Clone)]
 pub(super) struct Service {
     spec: Arc<FlightSpec>,
     queries: Arc<Queries>,
     prepared: Arc<PreparedStatements>,
+    /// Statements that may still be described at once: each takes a process.
+    describing: Arc<Semaphore>,
 }
 
 impl Service {
     pub(super) fn new(spec: FlightSpec) -> Self {
-        let queries =
-            Queries::new(spec.runtime.clone(), Arc::clone(&spec.slots), Arc::clone(&spec.longest));
-        Self { spec: Arc::new(spec), queries: Arc::new(queries), prepared: Arc::default() }
+        let queries = Queries::new(Arc::clone(&spec.slots), Arc::clone(&spec.longest));
+        Self {
+            spec: Arc::new(spec),
+            queries: Arc::new(queries),
+            prepared: Arc::default(),
+            describing: Arc::new(Semaphore::new(DESCRIBED_AT_ONCE)),
+        }
     }
 
-    /// Does something with a session, on the threads for queries.
+    /// Does something with a session: opening one reads files.
     async fn with_session<T, W>(
         &self,
         dataset: Option<String>,
@@ -60,60 +70,59 @@ impl Service {
         W: Future<Output = Result<T, Status>> + Send + 'static,
     {
         let spec = Arc::clone(&self.spec);
-        self.queries.think(async move { ask(open(&spec, dataset.as_deref())?).await }).await
+        self.queries
+            .think(async move {
+                let opened = tokio::task::spawn_blocking(move || {
+                    (spec.session)(dataset.as_deref()).map_err(|error| of_session(&error))
+                });
+                ask(opened.await.map_err(internal)??).await
+            })
+            .await
     }
 
-    /// What the rows of a statement will be like, with the values of its first run.
+    /// What a statement is like, with the values of its first run.
+    async fn describe(&self, statement: Statement) -> Result<Described, Status> {
+        let question = self.question(statement)?;
+        self.queries
+            .think(async {
+                let _turn = self.describing.acquire().await.map_err(internal)?;
+                let described = self.spec.queries.describe(question).await;
+                described.map_err(|failure| of_failure(&failure))
+            })
+            .await
+    }
+
+    /// What the rows of a statement will be like.
     async fn schema(&self, statement: Statement) -> Result<Schema, Status> {
-        self.with_session(statement.dataset, async move |context| {
-            let prepared =
-                prepare(&context, &statement.sql).await.map_err(|error| of_sql(&error))?;
-            let values = parameters::runs(&statement.bound).next().transpose()?.unwrap_or_default();
-            let schema = prepared
-                .bind(values)
-                .and_then(|bound| bound.schema())
-                .map_err(|error| of_sql(&error))?;
-            Ok(plain_rows(&schema).as_ref().clone())
-        })
-        .await
+        Ok(plain_rows(&self.describe(statement).await?.rows).as_ref().clone())
+    }
+
+    fn question(&self, statement: Statement) -> Result<Question, Status> {
+        let Statement { dataset, sql, bound } = statement;
+        let dataset =
+            (self.spec.dataset)(dataset.as_deref()).map_err(|error| of_session(&error))?;
+        Ok(Question { sql, dataset, bound })
     }
 
     async fn run(&self, handle: Bytes, statement: Statement) -> Result<Sent, Status> {
-        let spec = Arc::clone(&self.spec);
+        let (spec, question) = (Arc::clone(&self.spec), self.question(statement)?);
         let (schema, rows) =
-            self.queries.run(handle, |found| answer(spec, statement, found)).await?;
+            self.queries.run(handle, |found| answer(spec, question, found)).await?;
         Ok(send(schema, rows))
     }
 }
 
-fn open(spec: &FlightSpec, dataset: Option<&str>) -> Result<SessionContext, Status> {
-    (spec.session)(dataset).map_err(|error| of_session(&error))
-}
-
-/// Runs a statement, once for each row that was bound to it.
+/// Hands on what a query finds.
 async fn answer(
     spec: Arc<FlightSpec>,
-    statement: Statement,
+    question: Question,
     mut found: Found,
 ) -> Result<(), Status> {
-    let context = open(&spec, statement.dataset.as_deref())?;
-    if let Some(stop) = Stop::of(&context) {
-        found.stops_by(stop);
-    }
-    let prepared = prepare(&context, &statement.sql).await.map_err(|error| of_sql(&error))?;
-    let mut first = None;
-    for values in parameters::runs(&statement.bound) {
-        let mut rows = prepared.run(values?).await.map_err(|error| of_sql(&error))?;
-        let schema = plain_rows(&rows.schema());
-        if *first.get_or_insert_with(|| Arc::clone(&schema)) != schema {
-            return Err(Status::invalid_argument(
-                "the values that were bound give rows of several types: bind values of one type",
-            ));
-        }
-        found.schema(Arc::clone(&schema));
-        while let Some(batch) = rows.next().await.map_err(|error| of_sql(&error))? {
-            found.rows(plain_batch(&batch, &schema).map_err(internal)?).await;
-        }
+    let mut answer = spec.queries.ask(question).await.map_err(|failure| of_failure(&failure))?;
+    let schema = plain_rows(answer.schema());
+    found.schema(Arc::clone(&schema));
+    while let Some(batch) = answer.next().await.map_err(|failure| of_failure(&failure))? {
+        found.rows(plain_batch(&batch, &schema).map_err(internal)?).await;
     }
     Ok(())
 }
@@ -205,24 +214,9 @@ impl FlightSqlService for Service {
             sql: query.query,
             bound: Vec::new(),
         };
-        let sql = statement.sql.clone();
-        let described = self.with_session(statement.dataset.clone(), async move |context| {
-            let prepared = prepare(&context, &sql).await.map_err(|error| of_sql(&error))?;
-            let rows = prepared.schema().map_err(|error| of_sql(&error))?;
-            // What the statement does not tell can be given as text: it becomes what is wanted.
-            let parameters = prepared.parameters().iter().map(|parameter| {
-                Field::new(
-                    &parameter.name,
-                    parameter.data_type.clone().unwrap_or(DataType::Utf8),
-                    true,
-                )
-            });
-            Ok((
-                schema_bytes(&plain_rows(&rows))?,
-                schema_bytes(&plain(&Schema::new(parameters.collect::<Vec<_>>())))?,
-            ))
-        });
-        let (dataset_schema, parameter_schema) = described.await?;
+        let described = self.describe(statement.clone()).await?;
+        let dataset_schema = schema_bytes(&plain_rows(&described.rows))?;
+        let parameter_schema = schema_bytes(&plain(&described.parameters))?;
         let prepared_statement_handle = self.prepared.keep(statement);
         Ok(ActionCreatePreparedStatementResult {
             prepared_statement_handle,

@@ -5,7 +5,7 @@
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,22 +22,22 @@ use arrow_flight::sql::{
 use arrow_flight::{
     Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo, Ticket,
 };
-use datafusion::common::DataFusionError;
-use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
 use diptych_demo::{DemoOptions, generate};
+use diptych_embeddings::nearest::Models;
 use diptych_pipeline::ingest::{IngestRequest, ingest};
 use diptych_pipeline::sql::{SessionSpec, content_functions, query, session};
-use diptych_schemas::runs_schema;
+use diptych_store::Store;
 use diptych_test_support::needs;
 use futures::TryStreamExt;
 use prost::Message;
-use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{FlightSpec, routes};
+use crate::query::Queries;
+use crate::query::tests::program;
 
 const TOKEN: &str = "dpt_0123456789";
 /// Rows without end, as far as a test is concerned.
@@ -51,16 +51,7 @@ struct Served {
     address: SocketAddr,
     slots: Arc<Semaphore>,
     folder: tempfile::TempDir,
-    /// Apart from the threads that answer, as in the service: queries may compute for long without waiting.
-    queries: Option<Runtime>,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        if let Some(queries) = self.queries.take() {
-            queries.shutdown_background();
-        }
-    }
+    store: Store,
 }
 
 #[derive(Clone, Copy)]
@@ -76,31 +67,21 @@ impl Default for Limits {
     }
 }
 
-/// A session over the dataset "scenes", or over the tables of a state folder alone.
-fn open(folder: &Path, dataset: Option<&str>, memory: usize) -> anyhow::Result<SessionContext> {
-    let dataset = match dataset {
-        None => None,
-        Some("scenes") => Some(folder.join("dataset")),
+fn dataset(folder: &Path, name: Option<&str>) -> anyhow::Result<Option<PathBuf>> {
+    match name {
+        None => Ok(None),
+        Some("scenes") => Ok(Some(folder.join("dataset"))),
         Some(other) => bail!("there is no dataset {other:?}"),
-    };
+    }
+}
+
+/// A session over the dataset "scenes", or over the tables of a state folder alone, as `diptych sql` has it.
+fn open(folder: &Path, store: &Store, name: Option<&str>) -> anyhow::Result<SessionContext> {
+    let dataset = dataset(folder, name)?;
     let functions = content_functions();
-    let mut spec =
-        SessionSpec { memory: Some(memory), ..SessionSpec::new(dataset.as_deref(), &functions) };
-    spec.tables.push((
-        "runs".into(),
-        Arc::new(datafusion::datasource::empty::EmptyTable::new(runs_schema())),
-    ));
-    let context = session(spec)?;
-    let panics =
-        |_: &[ColumnarValue]| -> Result<ColumnarValue, DataFusionError> { panic!("a bug") };
-    context.register_udf(create_udf(
-        "panics",
-        vec![DataType::Int64],
-        DataType::Int64,
-        Volatility::Volatile,
-        Arc::new(panics),
-    ));
-    Ok(context)
+    let mut spec = SessionSpec::new(dataset.as_deref(), &functions);
+    spec.tables = store.tables();
+    Ok(session(spec)?)
 }
 
 fn serve(limits: Limits) -> Served {
@@ -116,22 +97,26 @@ fn serve(limits: Limits) -> Served {
     })
     .unwrap();
 
-    let queries = Runtime::new().unwrap();
+    let store = Store::open(&folder.path().join("state")).unwrap();
+    let memory = Arc::new(move || limits.memory);
+    let queries = Queries::new(store.clone(), Models::anywhere(), program(), memory);
     let slots = Arc::new(Semaphore::new(limits.concurrent));
-    let path = folder.path().to_owned();
+    let (path, of_session, of_dataset) =
+        (folder.path().to_owned(), store.clone(), folder.path().to_owned());
     let router = routes(FlightSpec {
-        session: Arc::new(move |dataset| open(&path, dataset, limits.memory)),
+        queries: Arc::new(queries),
+        dataset: Arc::new(move |name| dataset(&of_dataset, name)),
+        session: Arc::new(move |name| open(&path, &of_session, name)),
         check: Arc::new(|token| token == TOKEN),
         longest: Arc::new(move || limits.longest),
         slots: Arc::clone(&slots),
-        runtime: queries.handle().clone(),
         version: "1.2.3",
     });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(axum_server::from_tcp(listener).unwrap().serve(router.into_make_service()));
-    Served { address, slots, folder, queries: Some(queries) }
+    Served { address, slots, folder, store }
 }
 
 impl Served {
@@ -149,7 +134,7 @@ impl Served {
 
     /// As `diptych sql` gives them.
     async fn reference(&self, sql: &str) -> (Vec<(String, DataType)>, Vec<RecordBatch>) {
-        let rows = query(&open(self.folder.path(), Some("scenes"), 512 << 20).unwrap(), sql)
+        let rows = query(&open(self.folder.path(), &self.store, Some("scenes")).unwrap(), sql)
             .await
             .unwrap();
         (columns(&rows.schema()), rows.collect().await.unwrap())
@@ -240,6 +225,7 @@ async fn rows_and_types_are_those_of_diptych_sql_and_as_announced() {
         "SELECT format, avg(width) AS mean FROM meta GROUP BY format ORDER BY format",
         "SELECT * FROM ledger ORDER BY 1, 2, 3",
         "SELECT * FROM embeddings",
+        "SELECT count(*) FROM runs",
         "SELECT 1 AS n UNION ALL SELECT 2.5 ORDER BY n",
         "SELECT caption || '!' AS loud, CASE WHEN width > 40 THEN 1 END AS wide FROM meta ORDER BY uid",
         "SELECT row_number() OVER (PARTITION BY format ORDER BY key) AS n, uid FROM meta ORDER BY uid",
@@ -516,7 +502,10 @@ async fn without_a_dataset_there_are_the_tables_of_the_state_alone() {
         .iter()
         .flat_map(|batch| batch.column(2).as_string::<i32>().iter().flatten())
         .collect();
-    assert_eq!(names, ["runs"]);
+    let mut expected: Vec<String> =
+        served.store.tables().into_iter().map(|(name, _)| name).collect();
+    expected.sort();
+    assert_eq!(names, expected);
 }
 
 #[needs(adbc)]

@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use super::page::{Page, Part};
 use super::problem::Problem;
-use super::sql::{ask, rows_of, unknown_dataset};
+use super::sql::{ask, most, rows_of, unknown_dataset};
 use super::{blocking, given};
 use crate::shared::Shared;
 
@@ -123,7 +123,7 @@ fn known(shared: &Shared, name: &str) -> Result<ServedDataset, Problem> {
 }
 
 /// The datasets of the service.
-#[utoipa::path(get, path = "/v1/datasets", params(Part), responses((status = OK, body = Page<Dataset>), (status = "default", body = Problem)), tag = "datasets")]
+#[utoipa::path(get, path = "/v1/datasets", operation_id = "list_datasets", params(Part), responses((status = OK, body = Page<Dataset>), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     part: Result<Query<Part>, QueryRejection>,
@@ -135,7 +135,7 @@ pub(super) async fn list(
 }
 
 /// One dataset: what became of its inputs, its formats and columns.
-#[utoipa::path(get, path = "/v1/datasets/{name}", responses((status = OK, body = Details), (status = "default", body = Problem)), tag = "datasets")]
+#[utoipa::path(get, path = "/v1/datasets/{name}", operation_id = "get_dataset", params(("name" = String, Path, description = "Name of a dataset")), responses((status = OK, body = Details), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn one(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -143,7 +143,7 @@ pub(super) async fn one(
     let Path(name) = path?;
     let dataset = known(&shared, &name)?;
     let counts = async |sql: &str| -> Result<Vec<(String, u64)>, Problem> {
-        let (found, _) = ask(&shared, Some(dataset.clone()), sql.to_owned(), 1000).await?;
+        let (found, _) = ask(&shared, Some(dataset.clone()), sql.to_owned(), most(1000)).await?;
         let rows = rows_of(&found.batches).map_err(Problem::internal)?;
         Ok(rows.iter().map(|row| (text(&row[0]), row[1].as_u64().unwrap_or(0))).collect())
     };
@@ -152,7 +152,7 @@ pub(super) async fn one(
     let formats =
         counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
     let columns =
-        ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), 1).await?.0.schema;
+        ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), most(1)).await?.0.schema;
     let looked = dataset.clone();
     let (looked, selection) = blocking(move || {
         let selection = diptych_pipeline::last_selection(&looked.path);
@@ -190,6 +190,7 @@ fn text(value: &Value) -> String {
 
 /// Which samples.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Wanted {
     limit: Option<u64>,
@@ -202,7 +203,7 @@ pub(super) struct Wanted {
 }
 
 /// Some pairs, as if drawn: uids are hashes, so those after a place are a fair sample.
-#[utoipa::path(get, path = "/v1/datasets/{name}/samples", params(Wanted), responses((status = OK, body = Page<Sample>), (status = "default", body = Problem)), tag = "datasets")]
+#[utoipa::path(get, path = "/v1/datasets/{name}/samples", operation_id = "sample_dataset", params(("name" = String, Path, description = "Name of a dataset"), Wanted), responses((status = OK, body = Page<Sample>), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn samples(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -219,7 +220,7 @@ pub(super) async fn samples(
     let sql = format!(
         "SELECT uid, caption, width, height, source FROM meta WHERE ({condition}) ORDER BY uid < uid('{place}'), uid LIMIT {limit}"
     );
-    let (found, _) = ask(&shared, Some(dataset), sql, limit).await?;
+    let (found, _) = ask(&shared, Some(dataset), sql, most(limit)).await?;
     let rows = rows_of(&found.batches).map_err(Problem::internal)?;
     let items = rows.iter().map(|row| {
         let uid = text(&row[0]);
@@ -241,6 +242,7 @@ pub(super) fn image_address(dataset: &str, uid: &str) -> String {
 }
 
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Size {
     /// Side of the square in pixels, at most 1024; 160 without it.
@@ -248,7 +250,7 @@ pub(super) struct Size {
 }
 
 /// The image of a pair, cut to a square and made small, as PNG.
-#[utoipa::path(get, path = "/v1/datasets/{name}/images/{uid}", params(Size), responses((status = OK, body = Vec<u8>, content_type = "image/png"), (status = "default", body = Problem)), tag = "datasets")]
+#[utoipa::path(get, path = "/v1/datasets/{name}/images/{uid}", operation_id = "get_image", params(("name" = String, Path, description = "Name of a dataset"), ("uid" = String, Path, description = "Uid of a pair: 32 hexadecimal digits"), Size), responses((status = OK, body = Vec<u8>, content_type = "image/png"), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn image(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -259,7 +261,7 @@ pub(super) async fn image(
     let uid: Uid = uid.parse().map_err(|error: SchemaError| Problem::bad(error.to_string()))?;
     let side = size.unwrap_or(USUAL_SIDE).clamp(1, LARGEST_SIDE);
     let sql = format!("SELECT shard, row_group, row FROM meta WHERE uid = uid('{uid}')");
-    let (found, _) = ask(&shared, Some(dataset.clone()), sql, 1).await?;
+    let (found, _) = ask(&shared, Some(dataset.clone()), sql, most(1)).await?;
     let place = found.batches.iter().find(|batch| batch.num_rows() > 0);
     let [shard, row_group, row] = place
         .map(|batch| [0, 1, 2].map(|number| rows_of_numbers(batch.column(number).as_ref())))

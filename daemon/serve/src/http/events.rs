@@ -23,7 +23,7 @@ const KEPT_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// Jobs at each transition (`job`), steps (`step`), what guards notice (`event`), checkpoints (`checkpoint`). Who reads too slowly
 /// misses some and gets `missed`.
-#[utoipa::path(get, path = "/v1/events", responses((status = OK, body = String, content_type = "text/event-stream"), (status = "default", body = Problem)), tag = "events")]
+#[utoipa::path(get, path = "/v1/events", operation_id = "watch_events", responses((status = OK, body = String, content_type = "text/event-stream"), (status = "default", body = Problem)), tag = "events")]
 pub(super) async fn events(
     State(shared): State<Arc<Shared>>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {

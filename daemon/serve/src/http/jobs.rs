@@ -93,6 +93,7 @@ pub(super) struct NewJob {
 
 /// Which jobs.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Which {
     /// Only jobs in this state.
@@ -104,7 +105,7 @@ pub(super) struct Which {
 }
 
 /// The jobs, the newest first.
-#[utoipa::path(get, path = "/v1/jobs", params(Which), responses((status = OK, body = Page<Job>), (status = "default", body = Problem)), tag = "jobs")]
+#[utoipa::path(get, path = "/v1/jobs", operation_id = "list_jobs", params(Which), responses((status = OK, body = Page<Job>), (status = "default", body = Problem)), tag = "jobs")]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     which: Result<Query<Which>, QueryRejection>,
@@ -116,7 +117,7 @@ pub(super) async fn list(
 }
 
 /// One job.
-#[utoipa::path(get, path = "/v1/jobs/{id}", responses((status = OK, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+#[utoipa::path(get, path = "/v1/jobs/{id}", operation_id = "get_job", params(("id" = u64, Path, description = "Number of a job")), responses((status = OK, body = Job), (status = "default", body = Problem)), tag = "jobs")]
 pub(super) async fn one(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<u64>, PathRejection>,
@@ -127,7 +128,7 @@ pub(super) async fn one(
 }
 
 /// Takes a job on.
-#[utoipa::path(post, path = "/v1/jobs", request_body = NewJob, responses((status = CREATED, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+#[utoipa::path(post, path = "/v1/jobs", operation_id = "submit_job", request_body = NewJob, responses((status = CREATED, body = Job), (status = "default", body = Problem)), tag = "jobs")]
 pub(super) async fn submit(
     State(shared): State<Arc<Shared>>,
     job: Result<Json<NewJob>, JsonRejection>,
@@ -154,7 +155,7 @@ pub(super) async fn submit(
 
 /// pause: save and stop, until it is resumed. resume. cancel: save and stop for good. retry: again, after it failed or was cancelled.
 /// checkpoint: of a training, save and go on.
-#[utoipa::path(post, path = "/v1/jobs/{id}/{action}", responses((status = ACCEPTED, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+#[utoipa::path(post, path = "/v1/jobs/{id}/{action}", operation_id = "control_job", params(("id" = u64, Path, description = "Number of a job"), ("action" = String, Path, description = "pause, resume, cancel, retry or checkpoint")), responses((status = ACCEPTED, body = Job), (status = "default", body = Problem)), tag = "jobs")]
 pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<(u64, String)>, PathRejection>,
@@ -187,7 +188,7 @@ pub(super) struct Change {
 }
 
 /// Changes when a job comes.
-#[utoipa::path(patch, path = "/v1/jobs/{id}", request_body = Change, responses((status = OK, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+#[utoipa::path(patch, path = "/v1/jobs/{id}", operation_id = "change_job", params(("id" = u64, Path, description = "Number of a job")), request_body = Change, responses((status = OK, body = Job), (status = "default", body = Problem)), tag = "jobs")]
 pub(super) async fn change(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<u64>, PathRejection>,
@@ -203,6 +204,7 @@ pub(super) async fn change(
 
 /// From where in a log.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct LogPart {
     /// Byte to begin at: the header X-Log-Next of the answer before. Without it: from the beginning; -1: the last 64 KiB.
@@ -210,7 +212,7 @@ pub(super) struct LogPart {
 }
 
 /// What a job logged.
-#[utoipa::path(get, path = "/v1/jobs/{id}/log", params(LogPart), responses((status = OK, body = String, content_type = "text/plain"), (status = "default", body = Problem)), tag = "jobs")]
+#[utoipa::path(get, path = "/v1/jobs/{id}/log", operation_id = "get_job_log", params(("id" = u64, Path, description = "Number of a job"), LogPart), responses((status = OK, body = String, content_type = "text/plain"), (status = "default", body = Problem)), tag = "jobs")]
 pub(super) async fn log(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<u64>, PathRejection>,

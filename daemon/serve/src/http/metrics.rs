@@ -11,7 +11,7 @@ use super::problem::Problem;
 use crate::shared::Shared;
 
 /// For Prometheus.
-#[utoipa::path(get, path = "/metrics", responses((status = OK, body = String, content_type = "application/openmetrics-text"), (status = "default", body = Problem)), tag = "health")]
+#[utoipa::path(get, path = "/metrics", operation_id = "get_metrics", responses((status = OK, body = String, content_type = "application/openmetrics-text"), (status = "default", body = Problem)), tag = "health")]
 pub(super) async fn metrics(
     State(shared): State<Arc<Shared>>,
 ) -> Result<impl IntoResponse, Problem> {

@@ -29,6 +29,7 @@ use axum::{Json, Router};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -69,7 +70,7 @@ impl utoipa::Modify for BearerToken {
 
 /// Everything under one roof; `more` answers what is not under `/v1` (the page, Flight SQL).
 pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
-    let (api, described) = OpenApiRouter::with_openapi(Described::openapi())
+    let (api, mut described) = OpenApiRouter::with_openapi(Described::openapi())
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz))
         .routes(routes!(metrics::metrics))
@@ -95,6 +96,7 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         .routes(routes!(admin::reload))
         .with_state(Arc::clone(shared))
         .split_for_parts();
+    describe_responses(&mut described);
     let described = Arc::new(described);
     let http = shared.current().config.http.clone();
     let slots = Arc::new(Semaphore::new(http.concurrent));
@@ -122,6 +124,24 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
                 "an internal error: please report it",
             ))
         }))
+}
+
+/// OpenAPI wants every response described. What a good one holds, its schema says.
+fn describe_responses(described: &mut utoipa::openapi::OpenApi) {
+    let items = described.paths.paths.values_mut();
+    let operations = items.flat_map(|item| {
+        [&mut item.get, &mut item.post, &mut item.patch, &mut item.put, &mut item.delete]
+    });
+    for (status, response) in
+        operations.flatten().flat_map(|operation| operation.responses.responses.iter_mut())
+    {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            let reason = status.parse().ok().and_then(|code: StatusCode| code.canonical_reason());
+            response.description = reason.unwrap_or("What went wrong, as a problem").to_owned();
+        }
+    }
 }
 
 async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {

@@ -9,6 +9,7 @@ const MOST: usize = 1000;
 
 /// Which part of a list.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Part {
     /// At most so many entries; 100 without it, never more than 1000.

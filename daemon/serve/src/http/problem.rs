@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use diptych_pipeline::sql::SqlError;
 use diptych_store::StoreError;
 use serde::Serialize;
 
 use crate::jobs::QueueError;
+use crate::query::{Failure, FailureKind};
 
 /// What went wrong with a request, and what to do.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -118,14 +118,16 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl From<SqlError> for Problem {
-    fn from(error: SqlError) -> Self {
-        match error {
-            SqlError::Statement(_) => Self::bad(error.to_string()),
-            SqlError::Run(_) | SqlError::Memory(_) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        match failure.kind {
+            FailureKind::Statement => Self::bad(failure.message),
+            FailureKind::Run | FailureKind::Memory => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, failure.message)
             }
-            _ => Self::internal(error),
+            FailureKind::Damaged | FailureKind::Session | FailureKind::Internal => {
+                Self::internal(failure)
+            }
         }
     }
 }

@@ -151,7 +151,7 @@ async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
 }
 
 /// All runs, by name.
-#[utoipa::path(get, path = "/v1/runs", params(Part), responses((status = OK, body = Page<Run>), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(get, path = "/v1/runs", operation_id = "list_runs", params(Part), responses((status = OK, body = Page<Run>), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     part: Result<Query<Part>, QueryRejection>,
@@ -163,7 +163,7 @@ pub(super) async fn list(
 }
 
 /// One run, with its configuration.
-#[utoipa::path(get, path = "/v1/runs/{run}", responses((status = OK, body = Run), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(get, path = "/v1/runs/{run}", operation_id = "get_run", params(("run" = String, Path, description = "Name of a run")), responses((status = OK, body = Run), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn one(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -174,6 +174,7 @@ pub(super) async fn one(
 
 /// Which metrics, of which steps.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Wanted {
     /// Names with commas between them; without it, all.
@@ -185,7 +186,7 @@ pub(super) struct Wanted {
 }
 
 /// Metrics by step.
-#[utoipa::path(get, path = "/v1/runs/{run}/metrics", params(Wanted), responses((status = OK, body = Series), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(get, path = "/v1/runs/{run}/metrics", operation_id = "get_run_metrics", params(("run" = String, Path, description = "Name of a run"), Wanted), responses((status = OK, body = Series), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn metrics(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -222,7 +223,7 @@ pub(super) struct Recorded {
 }
 
 /// Adds the figures of an evaluation to a run's metrics, as `diptych eval` does.
-#[utoipa::path(post, path = "/v1/runs/{run}/metrics", request_body = Recorded, responses((status = NO_CONTENT), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(post, path = "/v1/runs/{run}/metrics", operation_id = "record_run_metrics", params(("run" = String, Path, description = "Name of a run")), request_body = Recorded, responses((status = NO_CONTENT), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn record(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -255,7 +256,7 @@ pub(super) async fn record(
 }
 
 /// The checkpoints of a run, the oldest first.
-#[utoipa::path(get, path = "/v1/runs/{run}/checkpoints", params(Part), responses((status = OK, body = Page<Checkpoint>), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(get, path = "/v1/runs/{run}/checkpoints", operation_id = "list_checkpoints", params(("run" = String, Path, description = "Name of a run"), Part), responses((status = OK, body = Page<Checkpoint>), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn checkpoints(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -269,7 +270,7 @@ pub(super) async fn checkpoints(
 }
 
 /// What the guards of a run noticed, by step.
-#[utoipa::path(get, path = "/v1/runs/{run}/events", params(Part), responses((status = OK, body = Page<RunEvent>), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(get, path = "/v1/runs/{run}/events", operation_id = "list_run_events", params(("run" = String, Path, description = "Name of a run"), Part), responses((status = OK, body = Page<RunEvent>), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn events(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -284,7 +285,7 @@ pub(super) async fn events(
 }
 
 /// pause: save and stop, until it is resumed. resume. cancel: save and stop for good. checkpoint: save and go on.
-#[utoipa::path(post, path = "/v1/runs/{run}/{action}", responses((status = ACCEPTED, body = Job), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(post, path = "/v1/runs/{run}/{action}", operation_id = "control_run", params(("run" = String, Path, description = "Name of a run"), ("action" = String, Path, description = "pause, resume, cancel or checkpoint")), responses((status = ACCEPTED, body = Job), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<(String, String)>, PathRejection>,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::datasets::image_address;
 use super::problem::Problem;
-use super::sql::{ask, rows_of, unknown_dataset};
+use super::sql::{ask, most, rows_of, unknown_dataset};
 use super::{blocking, given};
 use crate::shared::Shared;
 
@@ -24,6 +24,7 @@ const USUAL: usize = 20;
 const MOST: usize = 200;
 /// What is looked for, where. `text`, `uid`, `minus_text` and the image of a POST are added up.
 #[derive(Clone, Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Question {
     /// Name of a dataset of the service.
     dataset: String,
@@ -40,6 +41,7 @@ pub(super) struct Question {
     distinct: Option<f32>,
     /// exact, or hnsw: an approximate index, which is built when it is first asked for and takes as much memory again.
     #[serde(default)]
+    #[param(inline)]
     index: Index,
     /// Candidates that the approximate index looks at; 128 without it.
     ef: Option<u16>,
@@ -55,7 +57,7 @@ enum Index {
 
 /// What was found.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-pub(super) struct Answer {
+pub(super) struct SearchAnswer {
     items: Vec<Item>,
     model: String,
     /// Names the embeddings.
@@ -77,21 +79,21 @@ struct Item {
 }
 
 /// Images by a text or like a pair.
-#[utoipa::path(get, path = "/v1/search", params(Question), responses((status = OK, body = Answer), (status = "default", body = Problem)), tag = "search")]
+#[utoipa::path(get, path = "/v1/search", operation_id = "search", params(Question), responses((status = OK, body = SearchAnswer), (status = "default", body = Problem)), tag = "search")]
 pub(super) async fn by_name(
     State(shared): State<Arc<Shared>>,
     question: Result<Asked<Question>, QueryRejection>,
-) -> Result<Json<Answer>, Problem> {
+) -> Result<Json<SearchAnswer>, Problem> {
     search(shared, given(question)?, None).await
 }
 
 /// Images like one that is sent as the body.
-#[utoipa::path(post, path = "/v1/search", params(Question), request_body(content = Vec<u8>, content_type = "image/*"), responses((status = OK, body = Answer), (status = "default", body = Problem)), tag = "search")]
+#[utoipa::path(post, path = "/v1/search", operation_id = "search_by_image", params(Question), request_body(content = Vec<u8>, content_type = "image/*"), responses((status = OK, body = SearchAnswer), (status = "default", body = Problem)), tag = "search")]
 pub(super) async fn by_image(
     State(shared): State<Arc<Shared>>,
     question: Result<Asked<Question>, QueryRejection>,
     image: Result<Bytes, BytesRejection>,
-) -> Result<Json<Answer>, Problem> {
+) -> Result<Json<SearchAnswer>, Problem> {
     let image =
         image.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     search(shared, given(question)?, Some(image.to_vec())).await
@@ -101,7 +103,7 @@ async fn search(
     shared: Arc<Shared>,
     question: Question,
     image: Option<Vec<u8>>,
-) -> Result<Json<Answer>, Problem> {
+) -> Result<Json<SearchAnswer>, Problem> {
     let current = shared.current();
     let dataset = current.dataset(&question.dataset).cloned();
     let dataset =
@@ -134,7 +136,7 @@ async fn search(
         if items.len() >= k || found.len() < asked {
             let items = items.into_iter().take(k).collect();
             let seconds = began.elapsed().as_secs_f64();
-            return Ok(Json(Answer {
+            return Ok(Json(SearchAnswer {
                 items,
                 model: question.model,
                 producer: producer.to_string(),
@@ -176,7 +178,7 @@ async fn of_dataset(
     let uids: Vec<String> = found.iter().map(|found| format!("uid('{}')", found.uid)).collect();
     let sql =
         format!("SELECT uid, caption, width, height FROM meta WHERE uid IN ({})", uids.join(", "));
-    let (answer, _) = ask(shared, Some(dataset.clone()), sql, found.len() as u64).await?;
+    let (answer, _) = ask(shared, Some(dataset.clone()), sql, most(found.len() as u64)).await?;
     let rows = rows_of(&answer.batches).map_err(Problem::internal)?;
     let described: HashMap<&str, &Vec<serde_json::Value>> =
         rows.iter().filter_map(|row| Some((row[0].as_str()?, row))).collect();

@@ -13,18 +13,19 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
-use diptych_pipeline::sql::{Stop, query};
 use diptych_schemas::ServedDataset;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::blocking;
 use super::problem::Problem;
-use crate::ending::{Ended, Ending};
+use crate::query::{Question as Statement, bytes_of};
 use crate::shared::Shared;
 
-/// The most bytes of a result that are turned into JSON: rows may hold vectors.
+/// The most bytes of a result that are answered as Arrow's stream.
 const MOST_BYTES: usize = 64 << 20;
+/// The same in JSON, which takes several times as much memory while it is made.
+const MOST_JSON_BYTES: usize = 16 << 20;
 /// How long a query waits for its turn before it is told to come again.
 const WAITS_FOR_A_TURN: Duration = Duration::from_secs(5);
 
@@ -45,7 +46,7 @@ pub(super) struct Answer {
     /// A value a column; bytes as hexadecimal text, times as ISO 8601.
     #[schema(value_type = Vec<Vec<Object>>)]
     rows: Vec<Vec<Value>>,
-    /// Whether there are more rows than are shown (sql.max_rows, and 64 MiB).
+    /// Whether there are more rows than are shown (sql.max_rows, and 16 MiB).
     truncated: bool,
     seconds: f64,
 }
@@ -82,8 +83,8 @@ pub(super) async fn sql(
         ),
     };
     let arrow = headers.get(header::ACCEPT).is_some_and(|accepted| accepted == ARROW_STREAM);
-    let most = if arrow { u64::MAX } else { current.config.sql.max_rows };
-    let (answer, seconds) = ask(&shared, dataset, query, most).await?;
+    let limits = if arrow { (u64::MAX, MOST_BYTES) } else { most(current.config.sql.max_rows) };
+    let (answer, seconds) = ask(&shared, dataset, query, limits).await?;
     if arrow {
         let truncated = HeaderValue::from(u16::from(answer.truncated));
         let kind = (header::CONTENT_TYPE, HeaderValue::from_static(ARROW_STREAM));
@@ -129,61 +130,66 @@ pub(super) struct Found {
     pub(super) truncated: bool,
 }
 
-/// Runs a query on the threads for queries, within the limits. One that nobody waits for any more is ended.
+/// So many rows of an answer in JSON.
+pub(super) fn most(rows: u64) -> (u64, usize) {
+    (rows, MOST_JSON_BYTES)
+}
+
+/// Runs a query for at most so many rows and bytes in a process of its own, within the limits. One that nobody waits for any more is ended.
 pub(super) async fn ask(
     shared: &Arc<Shared>,
     dataset: Option<ServedDataset>,
     sql: String,
-    most_rows: u64,
+    most: (u64, usize),
 ) -> Result<(Found, f64), Problem> {
     // A page of thumbnails asks more at once than may run; each is short.
     let slot =
         tokio::time::timeout(WAITS_FOR_A_TURN, Arc::clone(&shared.query_slots).acquire_owned())
             .await;
-    let slot = slot.ok().and_then(Result::ok).ok_or_else(|| {
+    let _slot = slot.ok().and_then(Result::ok).ok_or_else(|| {
         Problem::busy(
             StatusCode::TOO_MANY_REQUESTS,
             "as many queries run as may at once (sql.concurrent): try again",
         )
     })?;
     let limit = Duration::from_secs(shared.current().config.sql.max_seconds);
-    let asked = Arc::clone(shared);
-    let ending = Arc::<Ending>::default();
-    let ends = Arc::clone(&ending);
+    let statement =
+        Statement { sql, dataset: dataset.map(|dataset| dataset.path), bound: Vec::new() };
     let began = Instant::now();
-    let work = async move {
-        let _slot = slot;
-        let context = asked.session(dataset.as_ref())?;
-        if let Some(stop) = Stop::of(&context) {
-            ends.stops_by(stop);
-        }
-        let mut rows = query(&context, &sql).await?;
-        let mut found = Found { schema: rows.schema(), batches: Vec::new(), truncated: false };
-        let (mut left, mut bytes) = (most_rows, 0);
-        while let Some(batch) = rows.next().await? {
-            let taken = (batch.num_rows() as u64).min(left);
-            left -= taken;
-            bytes += batch.get_array_memory_size();
-            found.truncated = taken < batch.num_rows() as u64 || bytes > MOST_BYTES;
-            found.batches.push(batch.slice(0, taken as usize));
-            if found.truncated {
-                break;
-            }
-        }
-        Ok::<_, Problem>(found)
-    };
-    // The clock is on the server's threads: those for queries may be busy with this one.
-    match tokio::time::timeout(limit, Ended::new(shared.queries().spawn(work), ending)).await {
-        Ok(Ok(found)) => Ok((found?, began.elapsed().as_secs_f64())),
-        Err(_) => Err(Problem::new(
+    let found = tokio::time::timeout(limit, found(shared, statement, most)).await;
+    let found = found.map_err(|_| {
+        Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             format!(
                 "the query was ended after {} seconds (sql.max_seconds): ask for less",
                 limit.as_secs()
             ),
-        )),
-        Ok(Err(error)) => Err(Problem::internal(format!("a query ended by itself: {error}"))),
+        )
+    })?;
+    Ok((found?, began.elapsed().as_secs_f64()))
+}
+
+/// The rows of a query, as many as are wanted.
+async fn found(
+    shared: &Shared,
+    statement: Statement,
+    (most_rows, most_bytes): (u64, usize),
+) -> Result<Found, Problem> {
+    let mut answer = shared.queries.ask(statement).await?;
+    let mut found =
+        Found { schema: Arc::clone(answer.schema()), batches: Vec::new(), truncated: false };
+    let (mut left, mut bytes) = (most_rows, 0);
+    while let Some(batch) = answer.next().await? {
+        let taken = (batch.num_rows() as u64).min(left);
+        left -= taken;
+        bytes += bytes_of(&batch);
+        found.truncated = taken < batch.num_rows() as u64 || bytes > most_bytes;
+        found.batches.push(batch.slice(0, taken as usize));
+        if found.truncated {
+            break;
+        }
     }
+    Ok(found)
 }
 
 /// Rows as lists of JSON values, in the order of the columns.

@@ -58,7 +58,7 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Result<&'static
 }
 
 /// What runs, and what waits.
-#[utoipa::path(get, path = "/v1/status", responses((status = OK, body = Status), (status = "default", body = Problem)), tag = "health")]
+#[utoipa::path(get, path = "/v1/status", operation_id = "get_status", responses((status = OK, body = Status), (status = "default", body = Problem)), tag = "health")]
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Result<Json<Status>, Problem> {
     let store = shared.store.clone();
     let runs = blocking(move || Ok(store.runs()?.len())).await?;

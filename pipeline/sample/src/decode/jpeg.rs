@@ -10,7 +10,8 @@ use std::ops::Range;
 use image::metadata::Orientation;
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat};
 
-use super::{RgbImage, check_pixels, multiply_divide_255};
+use super::{RgbImage, multiply_divide_255};
+use crate::header::check_size;
 use crate::{ImageError, exif};
 
 /// More scans than any encoder writes; each costs a pass over the whole picture, so a small file could keep a core busy for
@@ -70,7 +71,8 @@ pub(super) fn decode(
         }
         Err(error) => return Err(ImageError::CorruptHeader { detail: error.to_string() }),
     };
-    check_pixels(header.width as u64, header.height as u64, max_pixels)?;
+    // Of a JPEG both fit into 16 bits.
+    check_size(header.width as u32, header.height as u32, max_pixels)?;
 
     let inks = matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK);
     let format = if inks { PixelFormat::CMYK } else { PixelFormat::RGB };

@@ -265,6 +265,33 @@ fn a_header_that_claims_too_many_pixels_is_refused_before_anything_is_allocated(
     assert!(decode(&own("lossy.webp"), 37 * 23).is_ok());
 }
 
+/// A grey PNG of 8 bits.
+fn gray_png(width: u32, height: u32) -> Vec<u8> {
+    let mut png = Cursor::new(Vec::new());
+    let image = image::GrayImage::from_pixel(width, height, image::Luma([200]));
+    image.write_to(&mut png, ImageFormat::Png).unwrap();
+    png.into_inner()
+}
+
+#[test]
+fn strip_that_is_too_long_to_be_resized_is_refused_by_the_probe_and_the_decoder() {
+    use diptych_schemas::{MAX_PIXELS, MAX_SIDE};
+    for (width, height) in [(1, MAX_SIDE), (MAX_SIDE, 1)] {
+        let image = decode(&gray_png(width, height), MAX_PIXELS).unwrap();
+        assert_eq!((image.width, image.height, image.pixels[0]), (width, height, 200));
+    }
+    for (width, height) in [(1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)] {
+        let png = gray_png(width, height);
+        let error = decode(&png, MAX_PIXELS).unwrap_err();
+        assert_eq!(
+            error,
+            ImageError::TooLong { width: width.into(), height: height.into(), limit: MAX_SIDE }
+        );
+        assert_eq!(error.reason(), diptych_schemas::Reason::TooManyPixels);
+        assert_eq!(crate::probe(&png, MAX_PIXELS).unwrap_err(), error);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]

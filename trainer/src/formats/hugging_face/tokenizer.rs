@@ -79,16 +79,16 @@ const CLEAN: &str = "clean";
 
 /// What the files of a tokenizer say about how a model uses it.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
+pub(crate) struct TokenizerNotes {
     pub(crate) pad_id: Option<i64>,
     pub(crate) length: Option<i64>,
     pub(crate) canonical: Option<bool>,
 }
 
-pub(crate) fn read(folder: &Path) -> Result<Said, TrainerError> {
+pub(crate) fn read(folder: &Path) -> Result<TokenizerNotes, TrainerError> {
     let path = folder.join(CONFIG_FILE);
     if !path.is_file() {
-        return Ok(Said::default());
+        return Ok(TokenizerNotes::default());
     }
     let config = read_json(&path)?;
     let token = match &config["pad_token"] {
@@ -105,7 +105,7 @@ pub(crate) fn read(folder: &Path) -> Result<Said, TrainerError> {
     };
     // A tokenizer without a limit says 10^30.
     let length = config["model_max_length"].as_i64().filter(|length| (3..=8192).contains(length));
-    Ok(Said { pad_id: token.and_then(|token| id_of(&tokenizer, token)), length, canonical })
+    Ok(TokenizerNotes { pad_id: token.and_then(|token| id_of(&tokenizer, token)), length, canonical })
 }
 
 /// Each token of a `tokenizer.json` with its id.

@@ -1,0 +1,299 @@
+//! What the service and the process of a query say to each other: frames of a JSON header and Arrow's stream format as the body.
+//!
+//! A frame is the header's length and the body's (u32, little endian), the header, the body. Neither side believes a length.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::reader::{StreamDecoder, StreamReader};
+use arrow::ipc::writer::StreamWriter;
+use diptych_embeddings::nearest::NearestRead;
+use diptych_pipeline::sql::SqlError;
+use diptych_store::TableRead;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Bytes of a header: a statement is the longest part of one.
+const LARGEST_HEADER: u32 = 4 << 20;
+/// Bytes of a body. What a worker sends is cut into smaller pieces, unless one row is as large.
+pub(super) const LARGEST_BODY: u32 = 96 << 20;
+/// Bytes of an error's text.
+const LONGEST_MESSAGE: usize = 8 << 10;
+/// Bytes that a piece of a result should have.
+const PIECE: usize = 4 << 20;
+
+/// One statement, and what it is asked of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Question {
+    pub(crate) sql: String,
+    /// The folder of the dataset.
+    pub(crate) dataset: Option<PathBuf>,
+    /// Values for its parameters, a row for each run; they travel in the body.
+    #[serde(skip)]
+    pub(crate) bound: Vec<RecordBatch>,
+}
+
+/// What a query reads that the service owns.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum OwnedRead {
+    Table(TableRead),
+    Nearest(NearestRead),
+}
+
+/// What a worker may use.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Limits {
+    /// Bytes for joins, sorts and aggregates. Those for everything else come on top.
+    pub(super) memory: usize,
+    /// Where sorts and aggregates go when that is full, and for how many bytes.
+    pub(super) spill: PathBuf,
+    pub(super) spill_bytes: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToWorker {
+    /// First of all.
+    Limits(Limits),
+    /// Body: the bound values, if any.
+    Answer(Question),
+    /// What rows and parameters the statement has. Body: as above.
+    Describe(Question),
+    /// The next rows of a read.
+    Rows { read: u32 },
+    /// There are no more.
+    End { read: u32 },
+    ReadFailed { read: u32, message: String },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FromWorker {
+    /// Begin to read, and send the first rows.
+    Read { read: u32, wanted: OwnedRead, batch_rows: usize },
+    /// The rows were taken: send the next.
+    More { read: u32 },
+    /// No more of them are wanted.
+    Close { read: u32 },
+    /// Body: the parameters, as a schema.
+    Parameters,
+    /// Body: the schema of the result.
+    Schema,
+    /// Body: more of the result.
+    Rows,
+    /// The answer is complete. `again`: whether the process is fit for another question.
+    Done { again: bool },
+    Failed { failure: Failure, again: bool },
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    pub(crate) message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FailureKind {
+    /// The statement cannot be understood, or is not allowed.
+    Statement,
+    /// Its result cannot be computed.
+    Run,
+    /// It needs more memory than it may have.
+    Memory,
+    /// A file of the dataset is damaged.
+    Damaged,
+    /// The dataset or the tables cannot be read.
+    Session,
+    /// A bug.
+    Internal,
+}
+
+impl Failure {
+    pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        // Errors of functions quote their arguments.
+        if message.len() > LONGEST_MESSAGE {
+            message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+            message.push('…');
+        }
+        Self { kind, message }
+    }
+
+    pub(super) fn internal(error: impl std::fmt::Display) -> Self {
+        Self::new(FailureKind::Internal, error.to_string())
+    }
+}
+
+impl From<&SqlError> for Failure {
+    fn from(error: &SqlError) -> Self {
+        let kind = match error {
+            SqlError::Statement(_) => FailureKind::Statement,
+            SqlError::Run(_) => FailureKind::Run,
+            SqlError::Memory(_) => FailureKind::Memory,
+            SqlError::Damaged { .. } => FailureKind::Damaged,
+            _ => FailureKind::Session,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<SqlError> for Failure {
+    fn from(error: SqlError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<ArrowError> for Failure {
+    fn from(error: ArrowError) -> Self {
+        Self::internal(error)
+    }
+}
+
+fn encoded(header: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
+    let header = serde_json::to_vec(header)?;
+    let lengths = [header.len(), body.len()].map(u32::try_from);
+    let [Ok(of_header), Ok(of_body)] = lengths else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a frame of more than 4 GiB"));
+    };
+    let mut frame = Vec::with_capacity(8 + header.len() + body.len());
+    frame.extend(of_header.to_le_bytes());
+    frame.extend(of_body.to_le_bytes());
+    frame.extend(header);
+    frame.extend(body);
+    Ok(frame)
+}
+
+/// The lengths of a header and a body.
+fn lengths(start: [u8; 8]) -> io::Result<(usize, usize)> {
+    let [a, b, c, d, e, f, g, h] = start;
+    let (header, body) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+    if header > LARGEST_HEADER || body > LARGEST_BODY {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a frame of {header} and {body} bytes"),
+        ));
+    }
+    Ok((header as usize, body as usize))
+}
+
+/// Writes a frame as a whole.
+pub(super) fn write(to: &mut impl Write, header: &impl Serialize, body: &[u8]) -> io::Result<()> {
+    to.write_all(&encoded(header, body)?)
+}
+
+/// The next frame; none where the other side has closed.
+pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<(T, Vec<u8>)>> {
+    let mut start = [0; 8];
+    match from.read_exact(&mut start) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let (of_header, of_body) = lengths(start)?;
+    let (mut header, mut body) = (vec![0; of_header], vec![0; of_body]);
+    from.read_exact(&mut header)?;
+    from.read_exact(&mut body)?;
+    Ok(Some((serde_json::from_slice(&header)?, body)))
+}
+
+/// As [`write`], where waiting is to block no thread.
+pub(super) async fn send(
+    to: &mut (impl AsyncWriteExt + Unpin),
+    header: &impl Serialize,
+    body: &[u8],
+) -> io::Result<()> {
+    to.write_all(&encoded(header, body)?).await
+}
+
+/// As [`read`], where waiting is to block no thread.
+pub(super) async fn receive<T: DeserializeOwned>(
+    from: &mut (impl AsyncReadExt + Unpin),
+) -> io::Result<Option<(T, Vec<u8>)>> {
+    let mut start = [0; 8];
+    match from.read_exact(&mut start).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    };
+    let (of_header, of_body) = lengths(start)?;
+    let (mut header, mut body) = (vec![0; of_header], vec![0; of_body]);
+    from.read_exact(&mut header).await?;
+    from.read_exact(&mut body).await?;
+    Ok(Some((serde_json::from_slice(&header)?, body)))
+}
+
+/// Makes bodies of batches of one schema.
+pub(super) struct Encoder(StreamWriter<Vec<u8>>);
+
+impl Encoder {
+    pub(super) fn new(schema: &Schema) -> Result<Self, ArrowError> {
+        StreamWriter::try_new(Vec::new(), schema).map(Self)
+    }
+
+    /// What was not taken yet; of a new encoder, the schema.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(self.0.get_mut())
+    }
+
+    pub(super) fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+        self.0.write(batch)?;
+        Ok(self.take())
+    }
+}
+
+/// Bytes of the values of a batch, without what its buffers hold beside them.
+pub(crate) fn bytes_of(batch: &RecordBatch) -> usize {
+    let columns = batch.columns().iter();
+    let bytes = |column: &ArrayRef| {
+        let of_values = column.to_data().get_slice_memory_size();
+        of_values.unwrap_or_else(|_| column.get_array_memory_size())
+    };
+    columns.map(bytes).sum()
+}
+
+/// A batch in pieces of about [`PIECE`] bytes.
+pub(super) fn pieces(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> + use<'_> {
+    let count = bytes_of(batch).div_ceil(PIECE).max(1);
+    let rows = batch.num_rows().div_ceil(count).max(1);
+    (0..batch.num_rows())
+        .step_by(rows)
+        .map(move |first| batch.slice(first, rows.min(batch.num_rows() - first)))
+}
+
+/// Makes batches of bodies.
+#[derive(Default)]
+pub(super) struct Decoder(StreamDecoder);
+
+impl Decoder {
+    pub(super) fn decode(&mut self, body: Vec<u8>) -> Result<Vec<RecordBatch>, ArrowError> {
+        let mut bytes = Buffer::from(body);
+        let mut batches = Vec::new();
+        while !bytes.is_empty() {
+            batches.extend(self.0.decode(&mut bytes)?);
+        }
+        Ok(batches)
+    }
+}
+
+/// The schema that a body is, and what decodes the bodies after it.
+pub(super) fn schema_of(body: Vec<u8>) -> Result<(SchemaRef, Decoder), ArrowError> {
+    // The decoder knows it only when it has more.
+    let schema = StreamReader::try_new(body.as_slice(), None)?.schema();
+    let mut decoder = Decoder::default();
+    decoder.decode(body)?;
+    Ok((schema, decoder))
+}
+
+/// Values that were bound, as a body: nothing where nothing was.
+pub(super) fn bound_body(bound: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
+    let Some(first) = bound.first() else { return Ok(Vec::new()) };
+    let mut encoder = Encoder::new(&first.schema())?;
+    let mut body = encoder.take();
+    for batch in bound {
+        body.extend(encoder.encode(batch)?);
+    }
+    Ok(body)
+}

@@ -1,0 +1,341 @@
+//! The process that computes the queries of clients, one after the other. Whatever a query does, it does it here: where memory ends,
+//! the stack overflows or nothing ends at all, the service loses a process that holds nothing, and starts another one.
+//!
+//! It reads the files of datasets itself, and asks the service for what the service owns: rows of the store, answers of `nearest`.
+//! Standard input is the socket to the service. When that is closed, the process ends at once.
+
+use std::any::Any;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::ScalarValue;
+use datafusion::prelude::SessionContext;
+use diptych_embeddings::nearest;
+use diptych_pipeline::sql::{
+    ContentFunctions, Prepared, SessionSpec, Spill, content_functions, prepare, session,
+};
+use diptych_store::tables_planned_by;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::bound;
+use super::owned::{Link, plan_nearest, plan_table_read};
+use super::protocol::{
+    Decoder, Encoder, Failure, FailureKind, FromWorker, LARGEST_BODY, Limits, Question, ToWorker,
+    pieces, read,
+};
+
+/// Bytes of the stack on which statements are parsed, planned and dropped.
+const PLANNING_STACK: usize = 64 << 20;
+/// Bytes of the stacks on which rows are computed and files are read.
+const COMPUTING_STACK: usize = 8 << 20;
+/// Threads that read files. They are started before memory is limited.
+const READING_THREADS: usize = 8;
+/// Bytes beside what DataFusion accounts for: rows on their way, footers of files, plans.
+const BESIDE: u64 = 96 << 20;
+/// What may stay behind after a query. A process that holds more makes room for a new one.
+const LEFT_BEHIND: u64 = 64 << 20;
+/// Columns of a result, and levels of a type in it.
+const MOST_COLUMNS: usize = 10_000;
+const DEEPEST_TYPE: usize = 32;
+
+/// Answers questions until the service goes. `extend` adds to each session.
+pub fn run(extend: &(dyn Fn(&SessionContext) + Sync)) -> anyhow::Result<()> {
+    // On Linux this is the calling thread's, and that of those it starts. Where it is not allowed, queries are as important as training.
+    let _ = rustix::process::nice(crate::QUERY_NICENESS);
+    // Where the machine runs out of memory, this goes first.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+    let socket = io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
+    let mut socket = UnixStream::from(socket);
+    let Some((ToWorker::Limits(limits), _)) =
+        read(&mut socket).context("standard input is to be the socket of a service")?
+    else {
+        bail!("a service starts this process, and tells it its limits");
+    };
+    let link = Arc::new(Link::new(socket.try_clone().context("standard input")?));
+    let (questions, asked) = mpsc::channel();
+    let listening = Arc::clone(&link);
+    std::thread::Builder::new()
+        .name("service".into())
+        .spawn(move || listen(socket, &listening, &questions))?;
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("plan".into())
+            .stack_size(PLANNING_STACK)
+            .spawn_scoped(scope, move || answer_all(&limits, extend, &link, &asked))?
+            .join()
+            .map_err(|_| anyhow!("the thread that plans queries has panicked"))?
+    })
+}
+
+/// Hands on what the service says. Ends the process with it.
+#[expect(clippy::exit, reason = "queries that compute cannot be asked to end")]
+fn listen(mut socket: UnixStream, link: &Link, questions: &mpsc::Sender<(ToWorker, Vec<u8>)>) {
+    while let Ok(Some((said, body))) = read(&mut socket) {
+        match said {
+            ToWorker::Answer(_) | ToWorker::Describe(_) => {
+                if questions.send((said, body)).is_err() {
+                    break;
+                }
+            }
+            ToWorker::Limits(_) => break,
+            ToWorker::Rows { read } => link.reply(read, Ok(Some(body))),
+            ToWorker::End { read } => link.reply(read, Ok(None)),
+            ToWorker::ReadFailed { read, message } => link.reply(read, Err(message)),
+        }
+    }
+    std::process::exit(0);
+}
+
+fn answer_all(
+    limits: &Limits,
+    extend: &(dyn Fn(&SessionContext) + Sync),
+    link: &Arc<Link>,
+    asked: &mpsc::Receiver<(ToWorker, Vec<u8>)>,
+) -> anyhow::Result<()> {
+    let threads = std::thread::available_parallelism()
+        .ok()
+        .and_then(|cores| NonZeroUsize::new(cores.get().div_ceil(2)))
+        .unwrap_or(NonZeroUsize::MIN);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.get())
+        .max_blocking_threads(READING_THREADS)
+        // Started once: a thread that cannot be started is a panic.
+        .thread_keep_alive(Duration::MAX)
+        .thread_stack_size(COMPUTING_STACK)
+        .enable_all()
+        .build()
+        .context("starting the query threads")?;
+    let all = Arc::new(Barrier::new(READING_THREADS + 1));
+    for _ in 0..READING_THREADS {
+        let all = Arc::clone(&all);
+        runtime.spawn_blocking(move || all.wait());
+    }
+    all.wait();
+    let functions = content_functions();
+    let spec = |question: &Question| SpecOf {
+        question: question.clone(),
+        threads,
+        memory: limits.memory,
+        spill: Spill { folder: limits.spill.clone(), bytes: limits.spill_bytes },
+    };
+    let began_with = data_bytes();
+    let most = began_with + limits.memory as u64 + BESIDE;
+    // Allocations beyond fail, which ends the process.
+    let limit = Rlimit { current: Some(most), maximum: Some(most) };
+    setrlimit(Resource::Data, limit).context("limiting memory")?;
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).context("turning core dumps off")?;
+
+    while let Ok((said, body)) = asked.recv() {
+        let answering = async {
+            match said {
+                ToWorker::Answer(question) => {
+                    let context = spec(&question).session(&functions, link)?;
+                    extend(&context);
+                    answer(&context, &question.sql, body, link).await
+                }
+                ToWorker::Describe(question) => {
+                    let context = spec(&question).session(&functions, link)?;
+                    extend(&context);
+                    describe(&context, &question.sql, body, link).await
+                }
+                // The other thread takes them.
+                ToWorker::Limits(_)
+                | ToWorker::Rows { .. }
+                | ToWorker::End { .. }
+                | ToWorker::ReadFailed { .. } => Ok(()),
+            }
+        };
+        // What a panic leaves behind goes with the process.
+        let (answered, whole) =
+            match panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(answering))) {
+                Ok(answered) => (answered, true),
+                Err(payload) => (Err(bug(payload.as_ref())), false),
+            };
+        let again = whole && data_bytes() < began_with + LEFT_BEHIND;
+        let end = match answered {
+            Ok(()) => FromWorker::Done { again },
+            Err(failure) => FromWorker::Failed { failure, again },
+        };
+        link.send(&end, &[]).context("answering the service")?;
+    }
+    Ok(())
+}
+
+/// What a panic in the middle of a query means to the one who asked.
+fn bug(payload: &(dyn Any + Send)) -> Failure {
+    let message = payload.downcast_ref::<String>().map(String::as_str);
+    let message = message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    if message.contains("capacity overflow") {
+        return Failure::new(FailureKind::Memory, "the query failed while it ran: it asks for a value larger than any memory");
+    }
+    Failure::internal(format!("the query met a bug, please report it with the query: {message}"))
+}
+
+struct SpecOf {
+    question: Question,
+    threads: NonZeroUsize,
+    memory: usize,
+    spill: Spill,
+}
+
+impl SpecOf {
+    fn session(
+        self,
+        functions: &ContentFunctions,
+        link: &Arc<Link>,
+    ) -> Result<SessionContext, Failure> {
+        let tables = tables_planned_by(&plan_table_read(link));
+        let of_training = tables.iter().position(|(name, _)| name == "training_ledger");
+        let training_ledger = self
+            .question
+            .dataset
+            .is_some()
+            .then_some(of_training)
+            .flatten()
+            .map(|place| Arc::clone(&tables[place].1));
+        let context = session(SessionSpec {
+            memory: Some(self.memory),
+            partitions: Some(self.threads),
+            spill: Some(self.spill),
+            tables,
+            training_ledger,
+            ..SessionSpec::new(self.question.dataset.as_deref(), functions)
+        })?;
+        nearest::register(&context, Some(plan_nearest(link)));
+        Ok(context)
+    }
+}
+
+/// Runs a statement, once for each row that was bound to it.
+async fn answer(
+    context: &SessionContext,
+    sql: &str,
+    bound_values: Vec<u8>,
+    link: &Link,
+) -> Result<(), Failure> {
+    let bound_values = Decoder::default().decode(bound_values)?;
+    let prepared = prepare(context, sql).await?;
+    let mut result: Option<Encoder> = None;
+    let mut first = None;
+    for values in bound::runs(&bound_values) {
+        let mut rows = prepared.run(values?).await?;
+        let schema = rows.schema();
+        if *first.get_or_insert_with(|| Arc::clone(&schema)) != schema {
+            return Err(Failure::new(
+                FailureKind::Statement,
+                "the values that were bound give rows of several types: bind values of one type",
+            ));
+        }
+        let encoder = match &mut result {
+            Some(encoder) => encoder,
+            None => {
+                sendable(&schema)?;
+                let encoder = result.insert(Encoder::new(&schema)?);
+                tell(link, &FromWorker::Schema, &encoder.take())?;
+                encoder
+            }
+        };
+        while let Some(batch) = rows.next().await? {
+            send(link, encoder, &batch)?;
+        }
+    }
+    Ok(())
+}
+
+fn send(link: &Link, encoder: &mut Encoder, batch: &RecordBatch) -> Result<(), Failure> {
+    for piece in pieces(batch) {
+        tell(link, &FromWorker::Rows, &encoder.encode(&piece)?)?;
+    }
+    Ok(())
+}
+
+/// What the rows of a statement will be like, with the values of its first run, and its parameters.
+async fn describe(
+    context: &SessionContext,
+    sql: &str,
+    bound_values: Vec<u8>,
+    link: &Link,
+) -> Result<(), Failure> {
+    let bound_values = Decoder::default().decode(bound_values)?;
+    let prepared = prepare(context, sql).await?;
+    // What the statement does not tell can be given as text: it becomes what is wanted.
+    let parameters = prepared.parameters().iter().map(|parameter| {
+        let data_type = parameter.data_type.clone().unwrap_or(DataType::Utf8);
+        Field::new(&parameter.name, data_type, true)
+    });
+    let parameters = Schema::new(parameters.collect::<Vec<_>>());
+    let values: Option<Vec<ScalarValue>> =
+        if bound_values.is_empty() { None } else { bound::runs(&bound_values).next().transpose()? };
+    let rows = values.map_or_else(|| Ok(prepared.clone()), |values| prepared.bind(values));
+    let rows = rows.and_then(|prepared: Prepared| prepared.schema())?;
+    for (kind, schema) in [(FromWorker::Parameters, &parameters), (FromWorker::Schema, &*rows)] {
+        sendable(schema)?;
+        tell(link, &kind, &Encoder::new(schema)?.take())?;
+    }
+    Ok(())
+}
+
+/// Refuses results whose description alone would be hard on those who read it.
+fn sendable(schema: &Schema) -> Result<(), Failure> {
+    let refuse = |message| Err(Failure::new(FailureKind::Statement, message));
+    if schema.fields().len() > MOST_COLUMNS {
+        return refuse(format!(
+            "the result has {} columns, and may have {MOST_COLUMNS}",
+            schema.fields().len()
+        ));
+    }
+    match schema.fields().iter().find(|field| deeper(field.data_type(), DEEPEST_TYPE)) {
+        Some(field) => refuse(format!(
+            "the type of column {:?} nests more than {DEEPEST_TYPE} levels",
+            field.name().chars().take(60).collect::<String>()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Whether a type has more than so many levels.
+fn deeper(data_type: &DataType, levels: usize) -> bool {
+    let Some(left) = levels.checked_sub(1) else { return true };
+    match data_type {
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => deeper(field.data_type(), left),
+        DataType::Struct(fields) => fields.iter().any(|field| deeper(field.data_type(), left)),
+        DataType::Union(fields, _) => {
+            fields.iter().any(|(_, field)| deeper(field.data_type(), left))
+        }
+        DataType::Dictionary(_, value) => deeper(value, left),
+        DataType::RunEndEncoded(_, field) => deeper(field.data_type(), left),
+        _ => false,
+    }
+}
+
+fn tell(link: &Link, said: &FromWorker, body: &[u8]) -> Result<(), Failure> {
+    if body.len() > LARGEST_BODY as usize {
+        return Err(Failure::new(
+            FailureKind::Run,
+            format!("a row of the result has more than {} MiB", LARGEST_BODY >> 20),
+        ));
+    }
+    link.send(said, body).map_err(Failure::internal)
+}
+
+/// Bytes of memory that the kernel counts against the limit.
+fn data_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmData:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(512 << 10) * 1024
+}

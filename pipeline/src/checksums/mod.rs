@@ -1,0 +1,24 @@
+//! Parquet files that notice a flipped bit.
+//!
+//! 1. Every page has the CRC-32 that the Parquet format has a place for. Readers, ours and others, check it.
+//! 2. The format has no checksum for what stands behind the last page (Bloom filters, page index, footer), which decides what
+//!    a query reads, nor for the headers of pages. Ours stand in the footer, under [`KEY`].
+//! 3. Files without them, of other writers and of earlier versions, stay readable.
+
+mod dataset;
+mod header;
+mod pages;
+mod tail;
+mod verify;
+mod writer;
+
+pub use dataset::{CheckedFile, verify_dataset};
+pub(crate) use verify::first_damaged;
+pub use verify::{Checksums, verify_file};
+pub use writer::ParquetWriter;
+
+/// The key in a file's metadata whose value is the checksums of the file.
+const KEY: &str = "diptych.checksums";
+
+#[cfg(test)]
+mod tests;
