@@ -1,9 +1,12 @@
 //! `dataset.json`: what a dataset consists of. Written last, by rename, so what it does not name does not exist.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use arrow::datatypes::{DataType, SchemaRef};
 use serde::{Deserialize, Serialize};
 
+use crate::tables::typed_meta_schema;
 use crate::{ContentHash, DATASET_VERSION, SchemaError, durable, is_url};
 
 /// The manifest of a dataset folder.
@@ -16,6 +19,10 @@ pub struct DatasetManifest {
     pub ledger_rows: u64,
     /// Names of the sources' own columns in meta, in order of their first appearance.
     pub source_columns: Vec<String>,
+    /// Arrow's names of their types (`Int64`, `Timestamp(Millisecond, None)`). A column that is not here is text, as all were once. A shard
+    /// may hold a column in a narrower type, or as text that can be read as this type.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub source_types: BTreeMap<String, String>,
     /// In order of their number.
     pub shards: Vec<ShardEntry>,
     pub ledgers: Vec<LedgerFile>,
@@ -70,10 +77,23 @@ impl DatasetManifest {
             pairs: 0,
             ledger_rows: 0,
             source_columns: Vec::new(),
+            source_types: BTreeMap::new(),
             shards: Vec::new(),
             ledgers: Vec::new(),
             sources: Vec::new(),
         }
+    }
+
+    /// The type of a source's own column.
+    pub fn source_type(&self, name: &str) -> DataType {
+        let named = self.source_types.get(name).and_then(|kind| kind.parse().ok());
+        named.unwrap_or(DataType::Utf8)
+    }
+
+    /// The schema of the table meta: that of all shards together.
+    pub fn meta_schema(&self) -> SchemaRef {
+        let kinds = self.source_columns.iter().map(|name| (name.as_str(), self.source_type(name)));
+        typed_meta_schema(kinds)
     }
 
     /// Reads `FOLDER/dataset.json`.
@@ -111,7 +131,15 @@ impl DatasetManifest {
                 advice: "Read it with the version of diptych that wrote it, or ingest the sources again",
             });
         }
-        serde_json::from_value(value).map_err(|e| bad(e.to_string()))
+        let manifest: Self = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
+        for (name, kind) in &manifest.source_types {
+            if let Err(error) = kind.parse::<DataType>() {
+                return Err(bad(format!(
+                    "the column {name} has the type {kind}, which is unknown: {error}"
+                )));
+            }
+        }
+        Ok(manifest)
     }
 
     /// Puts `FOLDER/dataset.json` in place, atomically and durably.
@@ -166,9 +194,18 @@ mod tests {
     fn manifest_comes_back_as_written_and_another_version_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let mut manifest = DatasetManifest::empty();
-        manifest.source_columns.push("category".into());
+        manifest.source_columns.extend(["category".into(), "similarity".into()]);
+        manifest.write(folder.path()).unwrap();
+        // As before there were types.
+        let text = std::fs::read_to_string(DatasetManifest::path(folder.path())).unwrap();
+        assert!(!text.contains("source_types"));
+        assert_eq!(manifest.source_type("similarity"), DataType::Utf8);
+        manifest.source_types.insert("similarity".into(), DataType::Float64.to_string());
         manifest.write(folder.path()).unwrap();
         assert_eq!(DatasetManifest::read(folder.path()).unwrap(), manifest);
+        let schema = manifest.meta_schema();
+        assert_eq!(schema.field_with_name("similarity").unwrap().data_type(), &DataType::Float64);
+        assert_eq!(schema.field_with_name("category").unwrap().data_type(), &DataType::Utf8);
 
         manifest.version = 99;
         manifest.write(folder.path()).unwrap();

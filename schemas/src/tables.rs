@@ -110,9 +110,14 @@ pub fn meta_fields() -> Vec<Field> {
     ]
 }
 
-/// [`meta_fields`] and after them the source's own columns.
+/// [`meta_fields`] and after them source columns of text.
 pub fn meta_schema(source_columns: &[String]) -> SchemaRef {
-    let own = source_columns.iter().map(|name| text(name, true));
+    typed_meta_schema(source_columns.iter().map(|name| (name.as_str(), DataType::Utf8)))
+}
+
+/// [`meta_fields`] and after them the source's own columns.
+pub(crate) fn typed_meta_schema<'a>(own: impl Iterator<Item = (&'a str, DataType)>) -> SchemaRef {
+    let own = own.map(|(name, kind)| Field::new(name, kind, true));
     Arc::new(Schema::new(meta_fields().into_iter().chain(own).collect::<Fields>()))
 }
 

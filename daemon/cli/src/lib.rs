@@ -7,10 +7,12 @@ mod dedup;
 mod download;
 mod eval;
 mod ledger;
+mod lists;
 mod memory;
 mod preset;
 mod profile;
 mod report;
+mod retype;
 mod score;
 mod search;
 mod serve;
@@ -29,9 +31,11 @@ pub use self::bench_train::BenchTrainArgs;
 pub use self::download::DownloadArgs;
 pub use self::eval::{EvalArgs, EvalHowArgs, EvalOnArgs, EvalTask, ResultFormat};
 pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
+pub use self::lists::ListArgs;
 pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
 pub use self::report::ReportArgs;
+pub use self::retype::RetypeArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use self::search::{IndexArg, SearchArgs};
 pub use self::serve::{
@@ -74,6 +78,8 @@ pub enum Command {
     Ingest(IngestArgs),
     /// Say what did not become a pair, and why; try again what may work another time
     Ledger(LedgerArgs),
+    /// Give columns of a dataset that are text the types of their values: for datasets made before types were kept
+    Retype(RetypeArgs),
     /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, events, embeddings of a state folder
     Sql(SqlArgs),
     /// Add columns to a dataset: CLIP similarity and embeddings, language, perceptual hash, blur, entropy. Run again, it adds only what is missing
@@ -171,10 +177,10 @@ pub struct IngestArgs {
     pub sources: Vec<String>,
     #[command(flatten)]
     pub dataset: DatasetArg,
-    /// Column (or JSON field) with the caption. Tried without it: caption, text, TEXT, title
+    /// Column (or JSON field) with the caption. Tried without it: caption, text, title, description, alt, prompt and others, in any case
     #[arg(long, value_name = "NAME")]
     pub caption_column: Option<String>,
-    /// Column with the image's bytes or path. Tried without it: image, jpg, png, webp, file_name, path
+    /// Column with the image's bytes, path or base64. Tried without it: image, jpg, png, webp, file_name, path, image_path and others
     #[arg(long, value_name = "NAME")]
     pub image_column: Option<String>,
     /// Column with the image's address, which is downloaded. Tried without it where there is no image: url, image_url
@@ -183,6 +189,11 @@ pub struct IngestArgs {
     /// What becomes of a list of captions
     #[arg(long, value_enum, default_value = "first")]
     pub captions: CaptionsChoice,
+    #[command(flatten)]
+    pub lists: ListArgs,
+    /// Keys of a tar's members end at the last dot of their names (a.b.jpg: a.b), not at the first as WebDataset has it
+    #[arg(long)]
+    pub dotted_keys: bool,
     /// Largest width × height; larger images go to the ledger
     #[arg(long, default_value_t = diptych_schemas::MAX_PIXELS, value_name = "N")]
     pub max_pixels: u64,
@@ -195,6 +206,9 @@ pub struct IngestArgs {
     /// Size of a shard in MiB
     #[arg(long, default_value_t = 768, value_name = "N")]
     pub shard_mib: u64,
+    /// Decode every image: what cannot be decoded goes to the ledger now, and not to a run's ledger later
+    #[arg(long)]
+    pub verify: bool,
     /// Decode every image and fill the column phash (64-bit perceptual hash); without it, only headers are read
     #[arg(long)]
     pub phash: bool,

@@ -9,8 +9,8 @@ use anyhow::bail;
 use diptych_cli::{CaptionsChoice, IngestArgs};
 use diptych_embeddings::session::with_session;
 use diptych_pipeline::ingest::{
-    Captions, IngestError, IngestProgress, IngestReport, IngestRequest, PerceptualHash,
-    SourceOutcome, ingest,
+    Captions, IngestError, IngestProgress, IngestReport, IngestRequest, ListOptions,
+    PerceptualHash, SourceOutcome, ingest,
 };
 use diptych_pipeline::sql::phash_of_file;
 use diptych_pipeline::sql::query;
@@ -39,10 +39,21 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
                 CaptionsChoice::AllColumns => Captions::AllColumns,
                 CaptionsChoice::Folder => Captions::Folder,
             },
+            lists: ListOptions {
+                separator: args.lists.separator,
+                columns: args.lists.columns,
+                no_header: args.lists.no_header,
+                text_columns: args.lists.text_columns,
+                encoding: args.lists.encoding,
+                images_root: args.lists.images_root,
+                allow_outside: args.lists.allow_outside,
+            },
+            dotted_keys: args.dotted_keys,
             max_pixels: args.max_pixels,
             max_image_bytes: args.max_image_mib.saturating_mul(MIB),
             row_group_bytes: args.row_group_mib.saturating_mul(MIB),
             shard_bytes: args.shard_mib.saturating_mul(MIB),
+            verify: args.verify,
             phash: args.phash.then_some(phash_of_file as PerceptualHash),
             download: download_options(args.download, stop),
             ..IngestRequest::new(args.sources, &folder)

@@ -20,6 +20,7 @@ mod plot;
 mod preset;
 mod profile;
 mod report;
+mod retype;
 mod score;
 mod search;
 mod select;
@@ -46,6 +47,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Select(args) => select::run(args),
         Command::Balance(args) => balance::run(&args),
         Command::Preset(args) => preset::run(&args),
+        Command::Retype(args) => retype::run(&args),
         Command::Uids(args) => uids::run(&args),
         Command::Dedup(args) => dedup::run(&args),
         Command::Decontaminate(args) => decontaminate::run(&args),

@@ -13,8 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use crate::ImageError;
 use crate::header::check_size;
+use crate::{ImageError, exif};
 
 pub use bare::BareDecoder;
 
@@ -85,7 +85,9 @@ fn decode_other(
         .map_err(|error| ImageError::CorruptHeader { detail: error.to_string() })?;
     let (width, height) = decoder.dimensions();
     check_size(width, height, max_pixels)?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let exif = decoder.exif_metadata().ok().flatten();
+    let orientation = exif.as_deref().and_then(exif::orientation);
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
     let kind = decoder.color_type();
     // At most WIDEST_PIXEL for each pixel, since other kinds are refused before.
     let channels = channels(kind)?;

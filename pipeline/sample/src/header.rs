@@ -10,7 +10,7 @@ use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ImageDecoder, Limits};
 
-use crate::ImageError;
+use crate::{ImageError, exif};
 
 /// What a PNG's header may allocate for colour profiles and texts.
 const HEADER_ALLOCATION: u64 = 64 << 20;
@@ -108,8 +108,8 @@ fn start_of(bytes: &[u8]) -> String {
     format!("\"{}\"", start.escape_ascii())
 }
 
-fn exif_orientation(tiff: &[u8]) -> Option<u8> {
-    Orientation::from_exif_chunk(tiff).map(Orientation::to_exif)
+fn exif_orientation(exif: &[u8]) -> Option<u8> {
+    exif::orientation(exif).map(Orientation::to_exif)
 }
 
 /// Walks the markers up to the first scan. ITU T.81, annex B.
@@ -193,7 +193,8 @@ fn png(bytes: &[u8], max_pixels: u64) -> Result<(u32, u32, u8), ImageError> {
     limits.max_alloc = Some(HEADER_ALLOCATION);
     let mut decoder =
         PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(|e| corrupt(e.to_string()))?;
-    let orientation = decoder.orientation().map_or(1, Orientation::to_exif);
+    let exif = decoder.exif_metadata().ok().flatten();
+    let orientation = exif.as_deref().and_then(exif_orientation).unwrap_or(1);
     Ok((width, height, orientation))
 }
 
@@ -201,9 +202,7 @@ fn webp(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| corrupt(e.to_string()))?;
     let (width, height) = decoder.dimensions();
     let exif = riff_chunk(bytes, *b"EXIF");
-    // Some writers keep the prefix that JPEG needs.
-    let orientation =
-        exif.and_then(|data| exif_orientation(data.strip_prefix(b"Exif\0\0").unwrap_or(data)));
+    let orientation = exif.and_then(exif_orientation);
     Ok((width, height, orientation.unwrap_or(1)))
 }
 

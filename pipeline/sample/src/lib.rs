@@ -4,6 +4,7 @@
 //! generic decoders and resizers that it uses, while the pipeline around it, which only moves results, compiles fast.
 
 mod decode;
+mod exif;
 pub mod header;
 mod image_error;
 mod resize;

@@ -5,16 +5,18 @@
 
 mod clip_vocabulary;
 mod error;
+mod html;
+mod mojibake;
+mod openclip_text;
 mod word_piece;
 
 use std::path::Path;
 
 use diptych_schemas::{ContentHash, SchemaError};
 use serde_json::{Value, json};
-use tokenizers::normalizers::unicode::NFC;
-use tokenizers::{NormalizedString, Normalizer};
 
 use clip_vocabulary::{END, START, WORD_END, clip_vocabulary};
+use openclip_text::{clean, single_spaces};
 
 pub use clip_vocabulary::Vocabulary;
 pub use error::TokenizerError;
@@ -92,7 +94,7 @@ const HTML: [(&str, &str); 6] = [
 impl Tokenizer {
     /// CLIP's tokenizer: the ids of OpenCLIP's `SimpleTokenizer`.
     ///
-    /// Of what `ftfy` repairs, composed characters and curly quotes are done here, broken encodings are not.
+    /// Texts are cleaned as OpenCLIP cleans them. Which broken encodings are repaired is decided more carefully than by its `ftfy`.
     pub fn clip() -> Result<Self, TokenizerError> {
         let built_in =
             |error: &dyn ToString| TokenizerError::BuiltIn { message: error.to_string() };
@@ -213,7 +215,8 @@ impl Tokenizer {
 
     /// The bytes of `tokenizer.json`, for Hugging Face's `tokenizers` and for [`Tokenizer::from_file`].
     ///
-    /// A `tokenizer.json` can undo HTML's common references only, so a caption with a rare one (`&eacute;`) has other ids there.
+    /// A `tokenizer.json` can undo HTML's common references and make quotes straight only, so a caption with a rare reference (`&eacute;`),
+    /// a ligature, letters of full width, control characters or a broken encoding has other ids there.
     pub fn to_json(&self) -> &str {
         &self.json
     }
@@ -283,37 +286,11 @@ impl Tokenizer {
     }
 }
 
-/// OpenCLIP's `_clean_lower`: HTML undone twice, quotes made straight, characters composed, white space collapsed, lower case.
-fn clean(text: &str) -> String {
-    let mut text = text.to_owned();
-    for _ in 0..2 {
-        if text.contains('&') {
-            text = html_escape::decode_html_entities(&text).into_owned();
-        }
-    }
-    if !text.is_ascii() {
-        text = text.replace(['\u{02bc}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "'");
-        text = text.replace(['\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}'], "\"");
-        let mut normalized = NormalizedString::from(text.as_str());
-        if NFC.normalize(&mut normalized).is_ok() {
-            normalized.get().clone_into(&mut text);
-        }
-    }
-    single_spaces(&text).to_lowercase()
-}
-
 /// OpenCLIP's `canonicalize_text`.
 fn canonical(text: &str) -> String {
     let text = text.replace('_', " ");
     let kept: String = text.chars().filter(|c| !c.is_ascii_punctuation()).collect();
     single_spaces(&kept.to_lowercase())
-}
-
-/// Python's `" ".join(text.split())`, which counts the four separators of ASCII as white space.
-fn single_spaces(text: &str) -> String {
-    let space = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
-    let words: Vec<&str> = text.split(space).filter(|word| !word.is_empty()).collect();
-    words.join(" ")
 }
 
 /// Hugging Face's `tokenizer.json` of CLIP, with OpenCLIP's cleaning as far as that form can say it.

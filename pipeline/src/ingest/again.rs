@@ -73,7 +73,7 @@ impl Run<'_> {
                         if pass > 0 {
                             self.rest(pass - 1)?;
                         }
-                        self.list_again(&source, layout, &now)?;
+                        self.list_again(&source, &layout, &now)?;
                     }
                 }
                 Ok((layout, words)) => {
@@ -172,7 +172,7 @@ impl Run<'_> {
             }
             self.rest(pass)?;
             for (source, layout, candidates) in lists {
-                self.list_again(source, layout, &candidates)?;
+                self.list_again(source, &layout, &candidates)?;
             }
             self.commit()?;
         }
@@ -183,7 +183,7 @@ impl Run<'_> {
     fn list_again(
         &mut self,
         source: &Source,
-        layout: Layout,
+        layout: &Layout,
         candidates: &Candidates,
     ) -> Result<(), IngestError> {
         let name = source.name();

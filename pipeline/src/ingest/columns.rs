@@ -18,11 +18,29 @@ pub(super) const FILE_COLUMNS: &[&str] = &[
     "image",
     "img",
     "file",
+    "image_file",
+    "image_filename",
+    "image_name",
+    "img_path",
 ];
 /// Columns with the address of an image, in the lists of LAION, DataComp, COYO and img2dataset's other users.
 pub(super) const URL_COLUMNS: &[&str] = &["url", "image_url", "img_url"];
 /// Columns of captions.
-pub(super) const CAPTION_COLUMNS: &[&str] = &["caption", "text", "title", "captions", "texts"];
+pub(super) const CAPTION_COLUMNS: &[&str] = &[
+    "caption",
+    "text",
+    "title",
+    "captions",
+    "texts",
+    "en_caption",
+    "caption_en",
+    "description",
+    "alt_text",
+    "alt",
+    "prompt",
+    "comment",
+    "sentence",
+];
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +71,7 @@ impl Wanted {
 
     fn what(self) -> &'static str {
         match self {
-            Self::Image => "column of image bytes",
+            Self::Image => "column of images (bytes, paths or base64)",
             Self::File => "column of image paths",
             Self::Url => "column of addresses",
             Self::Caption => "caption column",
@@ -89,7 +107,7 @@ impl Wanted {
         names.truncate(SHOWN);
         let more = if hidden > 0 { format!(" and {hidden} more") } else { String::new() };
         let columns = if names.is_empty() {
-            "it has no columns".into()
+            "it is empty, or none of its first records has fields".into()
         } else {
             format!("its columns are {}{more}", names.join(", "))
         };

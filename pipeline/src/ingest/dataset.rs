@@ -10,6 +10,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::AsArray;
+use arrow::datatypes::DataType;
 use diptych_schemas::{
     DatasetManifest, LedgerEntry, LedgerFile, RETRYABLE, Reason, SchemaError, SourceEntry, Stage,
     Uid, column, ledger_path, meta_path, source_column_name,
@@ -19,6 +20,7 @@ use super::expand::Source;
 use super::folder;
 use super::judge::Pair;
 use super::ledger_files::{self, Place, RetryFilter, Rewritten, for_each_row, place};
+use super::own_value::{self, OwnValue};
 use super::shard::OpenShard;
 use super::uid_set::UidSet;
 use super::{IngestError, IngestRequest, item::Rejection};
@@ -40,6 +42,8 @@ pub(super) struct Dataset {
     /// The shards that held pairs of a source when the dataset was opened.
     shards_of: HashMap<String, Vec<u32>>,
     columns: HashMap<String, usize>,
+    /// Their types.
+    kinds: Vec<DataType>,
     shard: Option<OpenShard>,
     ledger: Vec<LedgerEntry>,
     /// Entries that are no longer true, by the number of the file that held them when they were looked up.
@@ -48,6 +52,8 @@ pub(super) struct Dataset {
     read_again: Vec<(String, usize)>,
     /// Old number of a ledger file that was replaced, and its new one.
     renumbered: HashMap<u32, u32>,
+    /// Columns that have become text, and their types before.
+    pub(super) became_text: BTreeMap<String, DataType>,
     /// Names of columns that did not fit any more.
     pub(super) columns_left_out: HashSet<String>,
     /// Held as long as this lives.
@@ -134,6 +140,7 @@ impl Dataset {
             .enumerate()
             .map(|(index, name)| (name.clone(), index))
             .collect();
+        let kinds = manifest.source_columns.iter().map(|name| manifest.source_type(name)).collect();
         Ok(Self {
             folder: folder.to_owned(),
             manifest,
@@ -141,11 +148,13 @@ impl Dataset {
             uids,
             shards_of,
             columns,
+            kinds,
             shard: None,
             ledger: Vec::new(),
             resolved: HashMap::new(),
             read_again: Vec::new(),
             renumbered: HashMap::new(),
+            became_text: BTreeMap::new(),
             columns_left_out: HashSet::new(),
             _lock: lock,
         })
@@ -256,14 +265,13 @@ impl Dataset {
         if self.shard.as_ref().is_some_and(|shard| shard.is_full_for(&pair, request.shard_bytes)) {
             self.commit(step)?;
         }
-        let columns = self.name_columns(&pair);
+        let mut pair = pair;
+        let columns = self.name_columns(&mut pair);
         let number = self.manifest.shards.last().map_or(0, |last| last.shard + 1);
         let mut shard = match self.shard.take() {
             Some(shard) => shard,
             None => OpenShard::create(&self.folder, number, request.row_group_bytes)?,
         };
-        let mut pair = pair;
-        pair.columns = Vec::new();
         self.uids.insert(pair.uid);
         shard.push(pair, &self.manifest.sources[source].path, columns)?;
         self.shard = Some(shard);
@@ -357,10 +365,10 @@ impl Dataset {
     }
 
     /// Indices and values of a pair's own columns, ascending; unknown columns are added to the dataset.
-    fn name_columns(&mut self, pair: &Pair) -> Vec<(usize, String)> {
-        let mut named: Vec<(usize, String)> = Vec::with_capacity(pair.columns.len());
-        for (name, value) in &pair.columns {
-            let name = source_column_name(name);
+    fn name_columns(&mut self, pair: &mut Pair) -> Vec<(usize, OwnValue)> {
+        let mut named: Vec<(usize, OwnValue)> = Vec::with_capacity(pair.columns.len());
+        for (name, value) in std::mem::take(&mut pair.columns) {
+            let name = source_column_name(&name);
             let index = match self.columns.get(&name) {
                 Some(&index) => index,
                 None if name.is_empty() || self.columns.len() >= MAX_SOURCE_COLUMNS => {
@@ -372,22 +380,51 @@ impl Dataset {
                 None => {
                     let index = self.columns.len();
                     self.manifest.source_columns.push(name.clone());
+                    self.kinds.push(value.data_type());
+                    self.note_kind(index);
                     self.columns.insert(name, index);
                     index
                 }
             };
             if named.iter().all(|(at, _)| *at != index) {
-                named.push((index, value.clone()));
+                self.widen(index, &value);
+                named.push((index, value));
             }
         }
         named.sort_unstable_by_key(|(index, _)| *index);
         named
     }
 
+    /// Gives a column a type that holds a further value.
+    fn widen(&mut self, index: usize, value: &OwnValue) {
+        let kind = value.data_type();
+        if self.kinds[index] == kind {
+            return;
+        }
+        let common = own_value::common_type(&self.kinds[index], &kind);
+        if common != self.kinds[index] {
+            if common == DataType::Utf8 {
+                let name = self.manifest.source_columns[index].clone();
+                self.became_text.insert(name, self.kinds[index].clone());
+            }
+            self.kinds[index] = common;
+            self.note_kind(index);
+        }
+    }
+
+    fn note_kind(&mut self, index: usize) {
+        let name = &self.manifest.source_columns[index];
+        if self.kinds[index] == DataType::Utf8 {
+            self.manifest.source_types.remove(name);
+        } else {
+            self.manifest.source_types.insert(name.clone(), self.kinds[index].to_string());
+        }
+    }
+
     /// Puts the open shard and the waiting ledger rows in place, then the manifest that names them.
     pub(super) fn commit(&mut self, step: &mut Step) -> Result<(), IngestError> {
         if let Some(shard) = self.shard.take() {
-            let entry = shard.close(&self.manifest.source_columns, step)?;
+            let entry = shard.close(&self.manifest.meta_schema(), step)?;
             self.manifest.pairs += entry.pairs;
             self.manifest.shards.push(entry);
             self.changed = true;

@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::IngestError;
 use super::images_folder;
+use super::parts_of_folder;
 use super::tar_group::is_image_extension;
 
 /// Most names that one pattern in braces may stand for.
@@ -48,11 +49,25 @@ impl Source {
     }
 }
 
+impl Source {
+    /// A folder of images.
+    fn folder(path: &Path) -> Result<Self, IngestError> {
+        let listing = images_folder::list(path, &|_| true);
+        Ok(Self::folder_with(path, &listing.map_err(|e| missing(path, e.to_string()))?))
+    }
+
+    fn folder_with(path: &Path, listing: &images_folder::Listing) -> Self {
+        let path = path.to_owned();
+        Self { path, size: listing.size, modified: listing.modified, is_folder: true }
+    }
+}
+
 /// The kind of a file, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NameKind {
     Tar,
     Parquet,
+    Arrow,
     Csv,
     JsonLines,
 }
@@ -61,13 +76,19 @@ impl NameKind {
     pub(super) fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_string_lossy().to_lowercase();
         let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+        let unpacked = [".gz", ".zst"].iter().find_map(|packed| name.strip_suffix(packed));
+        let list_ends = |endings: &[&str]| {
+            endings.iter().any(|ending| unpacked.unwrap_or(&name).ends_with(ending))
+        };
         if ends(&[".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"]) {
             Some(Self::Tar)
         } else if ends(&[".parquet"]) {
             Some(Self::Parquet)
-        } else if ends(&[".csv", ".tsv"]) {
+        } else if ends(&[".arrow", ".feather"]) {
+            Some(Self::Arrow)
+        } else if list_ends(&[".csv", ".tsv", ".psv"]) {
             Some(Self::Csv)
-        } else if ends(&[".jsonl", ".ndjson"]) {
+        } else if list_ends(&[".jsonl", ".ndjson"]) {
             Some(Self::JsonLines)
         } else {
             None
@@ -182,7 +203,7 @@ pub fn source_names(base: &Path, argument: &str) -> Result<Vec<SourceName>, Inge
 }
 
 /// The path without `.` and doubled slashes, so that a source has one name.
-fn plain(path: &Path) -> PathBuf {
+pub(super) fn plain(path: &Path) -> PathBuf {
     let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
     if path.as_os_str().is_empty() { PathBuf::from(".") } else { path }
 }
@@ -270,19 +291,26 @@ fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
             .collect()
     };
     let tars = of_kind(&[NameKind::Tar]);
-    let mut shards = of_kind(&[NameKind::Tar, NameKind::Parquet]);
+    let mut shards = of_kind(&[NameKind::Tar, NameKind::Parquet, NameKind::Arrow]);
     // img2dataset puts the table of a tar's texts beside it: 00000.tar, 00000.parquet.
     shards.retain(|file| {
         NameKind::of(file) != Some(NameKind::Parquet) || !tars.contains(&file.with_extension("tar"))
     });
-    if !shards.is_empty() {
-        return shards.into_iter().map(Source::file).collect();
+    let folders = parts_of_folder::image_folders(&shards);
+    shards.retain(|file| !folders.contains(&file.with_extension("")));
+    if !shards.is_empty() || !folders.is_empty() {
+        let folders = folders.iter().map(|folder| Source::folder(folder));
+        return shards.into_iter().map(Source::file).chain(folders).collect();
     }
     let listings = of_kind(&[NameKind::Csv, NameKind::JsonLines]);
     if !listings.is_empty() {
         return listings.into_iter().map(Source::file).collect();
     }
-    let listing = images_folder::list(path).map_err(unreadable)?;
+    let parts = parts_of_folder::parts(path);
+    if !parts.is_empty() {
+        return parts.into_iter().map(Source::file).collect();
+    }
+    let listing = images_folder::list(path, &|_| true).map_err(unreadable)?;
     if listing.images() == 0 {
         return Err(IngestError::Unrecognised {
             path: path.to_owned(),
@@ -292,12 +320,7 @@ fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
             advice: "If its subfolders do, name them with a pattern such as FOLDER/**/*.tar",
         });
     }
-    Ok(vec![Source {
-        path: path.to_owned(),
-        size: listing.size,
-        modified: listing.modified,
-        is_folder: true,
-    }])
+    Ok(vec![Source::folder_with(path, &listing)])
 }
 
 /// Whether a file is an image by its name: given alone it is no source.

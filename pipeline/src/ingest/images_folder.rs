@@ -1,22 +1,28 @@
-//! A folder of images, each with its caption in a text file of the same name: `cat.jpg`, `cat.txt`; or, where that is asked for, in the name
-//! of its subfolder: `cat/1.jpg`.
+//! A folder of images, each with its caption in a text file of the same name (`cat.jpg`, `cat.txt`) or in the fields beside it
+//! (`cat.json`); or, where that is asked for, in the name of its subfolder: `cat/1.jpg`.
 //!
 //! Subfolders belong to it. Hidden files and folders do not, nor do links that lead out of it.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
-use std::io;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use diptych_sample::ImageFormat;
 use diptych_schemas::Reason;
+use serde_json::{Map, Value};
 
+use super::columns::Wanted;
+use super::image_files::{ImageFiles, read_file};
 use super::item::{
-    Captions, Item, MAX_CAPTION_BYTES, Outcome, ReadOptions, Record, Rejection, Sink,
+    Captions, Flaw, Item, MAX_CAPTION_BYTES, MAX_RECORD_BYTES, Outcome, ReadOptions, Record,
+    Rejection, Sink, unreadable,
 };
-use super::listing::read_file;
-use super::tar_group::is_image_extension;
-use super::{IngestError, text};
+use super::tar_group::{CAPTION_EXTENSIONS, is_image_extension};
+use super::{IngestError, json, own_value, text};
 
+const LEADS_OUT: &str = "a link that leads out of the folder: name the folder that it leads to with --images-root, or allow any \
+                         place with --allow-outside";
 /// Deepest nesting of folders.
 const MAX_DEPTH: usize = 64;
 
@@ -32,6 +38,8 @@ pub(super) struct Found {
 enum Kind {
     Image,
     Caption,
+    /// JSON beside an image, as img2dataset writes it.
+    Fields,
     Refused(&'static str),
 }
 
@@ -48,9 +56,8 @@ impl Listing {
     }
 }
 
-/// Looks through the folder. Nothing is read.
-pub(super) fn list(root: &Path) -> io::Result<Listing> {
-    let real_root = root.canonicalize()?;
+/// Looks through the folder. Nothing is read. Links count where `may_read` says so of what they lead to.
+pub(super) fn list(root: &Path, may_read: &dyn Fn(&Path) -> bool) -> io::Result<Listing> {
     let mut listing = Listing { files: Vec::new(), size: 0, modified: 0 };
     let mut folders = vec![(PathBuf::new(), 0)];
     while let Some((folder, depth)) = folders.pop() {
@@ -75,15 +82,17 @@ pub(super) fn list(root: &Path) -> io::Result<Listing> {
             let extension =
                 relative.extension().unwrap_or_default().to_string_lossy().to_lowercase();
             let wanted = match extension.as_str() {
-                "txt" => Kind::Caption,
+                text if CAPTION_EXTENSIONS.contains(&text) => Kind::Caption,
+                "json" => Kind::Fields,
                 other if is_image_extension(other) => Kind::Image,
+                "" if begins_as_image(&entry.path()) => Kind::Image,
                 _ if kind.is_symlink() && entry.path().is_dir() => {
                     Kind::Refused("a link to a folder, which is not followed")
                 }
                 _ => continue,
             };
             let found = if kind.is_symlink() {
-                behind_link(&entry.path(), &real_root)
+                behind_link(&entry.path(), may_read)
             } else {
                 entry.metadata().map(Some)
             };
@@ -94,20 +103,31 @@ pub(super) fn list(root: &Path) -> io::Result<Listing> {
                     wanted
                 }
                 Ok(Some(_)) => Kind::Refused("not a regular file"),
-                Ok(None) => Kind::Refused("a link that leads out of the folder"),
+                Ok(None) => Kind::Refused(LEADS_OUT),
                 Err(_) => Kind::Refused("a link that leads nowhere"),
             };
-            listing.files.push(Found { relative, kind: wanted });
+            // Fields are wanted where they can be had.
+            if !(extension == "json" && matches!(wanted, Kind::Refused(_))) {
+                listing.files.push(Found { relative, kind: wanted });
+            }
         }
     }
     listing.files.sort_unstable();
     Ok(listing)
 }
 
-/// What a link leads to, or nothing where that is outside of the folder.
-fn behind_link(path: &Path, real_root: &Path) -> io::Result<Option<Metadata>> {
+/// Whether a file without an extension is an image. Only files and links to files are looked at.
+fn begins_as_image(path: &Path) -> bool {
+    let mut start = [0; 12];
+    path.is_file()
+        && File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
+        && ImageFormat::of(&start).is_some()
+}
+
+/// What a link leads to, or nothing where that may not be read.
+fn behind_link(path: &Path, may_read: &dyn Fn(&Path) -> bool) -> io::Result<Option<Metadata>> {
     let target = path.canonicalize()?;
-    if target.starts_with(real_root) { fs::metadata(target).map(Some) } else { Ok(None) }
+    if may_read(&target) { fs::metadata(target).map(Some) } else { Ok(None) }
 }
 
 /// Time of the last change in milliseconds since 1970; 0 where the file system has none.
@@ -124,35 +144,49 @@ pub(super) fn read(
     options: &ReadOptions,
     sink: &mut Sink,
 ) -> Result<Outcome, IngestError> {
-    let listing = match list(root) {
+    let listing = ImageFiles::of_folder(root, options)
+        .and_then(|files| list(root, &|target| files.may_read(target)));
+    let listing = match listing {
         Ok(listing) => listing,
-        Err(error) => return super::unreadable(Reason::TruncatedSource, error.to_string(), sink),
+        Err(error) => return unreadable(Reason::TruncatedSource, error.to_string(), sink),
     };
-    // The text file of each name, and whether an image has that name.
-    let mut captions: HashMap<PathBuf, (&Path, bool)> = HashMap::new();
-    for file in listing.files.iter().filter(|file| file.kind == Kind::Caption) {
-        captions.insert(file.relative.with_extension(""), (&file.relative, false));
+    let mut folder =
+        Folder { root, options, texts: HashMap::new(), fields: HashMap::new(), flawed: 0 };
+    for file in &listing.files {
+        let stem = file.relative.with_extension("");
+        match file.kind {
+            Kind::Caption => {
+                folder.texts.insert(stem, Text { file: &file.relative, used: false });
+            }
+            Kind::Fields => {
+                folder.fields.insert(stem, &file.relative);
+            }
+            Kind::Image | Kind::Refused(_) => {}
+        }
     }
     for file in listing.files.iter().filter(|file| file.kind == Kind::Image) {
-        if let Some((_, used)) = captions.get_mut(&file.relative.with_extension("")) {
-            *used = true;
+        if let Some(text) = folder.texts.get_mut(&file.relative.with_extension("")) {
+            text.used = true;
         }
     }
     let mut records = 0;
     for file in &listing.files {
         let stem = file.relative.with_extension("");
-        if file.kind == Kind::Caption && captions.get(&stem).is_some_and(|(_, used)| *used) {
+        let belongs_to_image = match file.kind {
+            Kind::Caption => folder.texts.get(&stem).is_some_and(|text| text.used),
+            Kind::Fields => true,
+            Kind::Image | Kind::Refused(_) => false,
+        };
+        if belongs_to_image {
             continue;
         }
         records += 1;
         if records <= from {
             continue;
         }
-        let name = file.relative.to_string_lossy().into_owned();
         let rejected = |reason, detail: &str| {
-            let position = format!("file {name}");
             Item::Rejected(Rejection {
-                position,
+                position: format!("file {}", file.relative.to_string_lossy()),
                 key: stem.to_string_lossy().into_owned(),
                 reason,
                 detail: detail.into(),
@@ -160,43 +194,96 @@ pub(super) fn read(
         };
         let item = match file.kind {
             Kind::Refused(why) => rejected(Reason::BadRecord, why),
-            Kind::Caption => {
+            Kind::Caption | Kind::Fields => {
                 rejected(Reason::MissingImage, "a text file without an image of the same name")
             }
-            Kind::Image => {
-                let caption = match captions.get(&stem) {
-                    Some((text_file, _)) => read_file(
-                        &root.join(text_file),
-                        MAX_CAPTION_BYTES as u64,
-                        Reason::MissingCaption,
-                    )
-                    .and_then(|bytes| text::of_bytes(bytes, &text_file.display().to_string())),
-                    None => match file.relative.parent().and_then(Path::file_name) {
-                        Some(folder) if options.captions == Captions::Folder => {
-                            Ok(folder.to_string_lossy().into_owned())
-                        }
-                        _ => Err((
-                            Reason::MissingCaption,
-                            format!("there is no {}.txt", stem.display()),
-                        )),
-                    },
-                };
-                let image = read_file(
-                    &root.join(&file.relative),
-                    options.max_image_bytes,
-                    Reason::MissingImage,
-                );
-                let key = stem.to_string_lossy().into_owned();
-                Item::Record(Record {
-                    position: format!("file {name}"),
-                    key,
-                    image,
-                    caption,
-                    columns: Vec::new(),
-                })
-            }
+            Kind::Image => Item::Record(folder.record(&file.relative, &stem)),
         };
         sink(item, records)?;
     }
-    Ok(Outcome { records, fault: None, notes: Vec::new() })
+    let note = format!(
+        "{} .json files hold no JSON object; their pairs are without fields",
+        folder.flawed
+    );
+    let notes = if folder.flawed > 0 { vec![note] } else { Vec::new() };
+    Ok(Outcome { records, fault: None, notes })
+}
+
+/// A text file, and whether an image has its name.
+struct Text<'a> {
+    file: &'a Path,
+    used: bool,
+}
+
+/// A folder of which all names are known.
+struct Folder<'a> {
+    root: &'a Path,
+    options: &'a ReadOptions<'a>,
+    /// By their paths without extension, as `fields`.
+    texts: HashMap<PathBuf, Text<'a>>,
+    fields: HashMap<PathBuf, &'a Path>,
+    /// Files of fields that could not be read.
+    flawed: u64,
+}
+
+impl Folder<'_> {
+    /// The record of an image.
+    fn record(&mut self, file: &Path, stem: &Path) -> Record {
+        let fields = self.fields(stem);
+        let found = Wanted::Caption
+            .find(&fields.keys().map(String::as_str), self.options.caption_column)
+            .filter(|_| !self.texts.contains_key(stem));
+        let (mut in_fields, mut columns) = (None, Vec::new());
+        for (index, (name, value)) in fields.iter().enumerate() {
+            if found == Some(index) {
+                in_fields = self.options.captions.of_json(value, &mut columns);
+            } else if let Some(value) = own_value::of_json(value) {
+                columns.push((name.clone(), value));
+            }
+        }
+        let caption = match (self.texts.get(stem), in_fields) {
+            (Some(text), _) => self.text(text.file),
+            (None, Some(caption)) => Ok(caption),
+            (None, None) => match file.parent().and_then(Path::file_name) {
+                Some(folder) if self.options.captions == Captions::Folder => {
+                    Ok(folder.to_string_lossy().into_owned())
+                }
+                _ => Err((Reason::MissingCaption, format!("there is no {}.txt", stem.display()))),
+            },
+        };
+        if let Ok(caption) = &caption {
+            // The same words again, as img2dataset writes them.
+            columns.retain(|(name, value)| {
+                !(name.eq_ignore_ascii_case("caption")
+                    && own_value::shown(value).trim() == caption.trim())
+            });
+        }
+        Record {
+            position: format!("file {}", file.to_string_lossy()),
+            key: stem.to_string_lossy().into_owned(),
+            image: self.read(file, self.options.max_image_bytes, Reason::MissingImage),
+            caption,
+            columns,
+        }
+    }
+
+    fn text(&self, file: &Path) -> Result<String, Flaw> {
+        let bytes = self.read(file, MAX_CAPTION_BYTES as u64, Reason::MissingCaption)?;
+        text::of_text_file(bytes, &file.display().to_string())
+    }
+
+    /// The fields beside an image. The pair does without those that cannot be read.
+    fn fields(&mut self, stem: &Path) -> Map<String, Value> {
+        let Some(file) = self.fields.get(stem) else { return Map::new() };
+        let fields = self
+            .read(file, MAX_RECORD_BYTES, Reason::BadRecord)
+            .ok()
+            .and_then(|text| json::object(&text).ok());
+        self.flawed += u64::from(fields.is_none());
+        fields.unwrap_or_default()
+    }
+
+    fn read(&self, file: &Path, limit: u64, missing: Reason) -> Result<Vec<u8>, Flaw> {
+        read_file(&self.root.join(file), limit, missing)
+    }
 }

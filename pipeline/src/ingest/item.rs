@@ -7,7 +7,10 @@ use diptych_schemas::Reason;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{IngestError, text};
+use super::list_options::ListOptions;
+use super::own_value::{self, OwnValue};
+use super::report::IngestError;
+use super::text;
 
 /// Longest caption in bytes.
 pub const MAX_CAPTION_BYTES: usize = 1 << 20;
@@ -29,7 +32,7 @@ pub(super) struct Record {
     pub(super) image: Result<Vec<u8>, Flaw>,
     pub(super) caption: Result<String, Flaw>,
     /// The source's own columns under their own names.
-    pub(super) columns: Vec<(String, String)>,
+    pub(super) columns: Vec<(String, OwnValue)>,
 }
 
 impl Default for Record {
@@ -61,8 +64,11 @@ impl Item {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Record(record) => {
-                let text: usize =
-                    record.columns.iter().map(|(name, value)| name.len() + value.len()).sum();
+                let text: usize = record
+                    .columns
+                    .iter()
+                    .map(|(name, value)| name.len() + own_value::bytes(value))
+                    .sum();
                 record.image.as_ref().map_or(0, Vec::len)
                     + record.caption.as_ref().map_or(0, String::len)
                     + text
@@ -114,16 +120,14 @@ impl Captions {
     pub(super) fn choose(
         self,
         list: impl Iterator<Item = String>,
-        columns: &mut Vec<(String, String)>,
+        columns: &mut Vec<(String, OwnValue)>,
     ) -> Option<String> {
         let mut texts = list.filter(|text| !text.trim().is_empty());
         let first = texts.next();
         if self == Self::AllColumns {
-            columns.extend(
-                texts.enumerate().map(|(index, text)| {
-                    (format!("caption_{}", index + 2), text.trim().to_owned())
-                }),
-            );
+            columns.extend(texts.enumerate().map(|(index, text)| {
+                (format!("caption_{}", index + 2), own_value::text(text.trim()))
+            }));
         }
         first
     }
@@ -132,7 +136,7 @@ impl Captions {
     pub(super) fn of_json(
         self,
         value: &Value,
-        columns: &mut Vec<(String, String)>,
+        columns: &mut Vec<(String, OwnValue)>,
     ) -> Option<String> {
         match value {
             Value::Array(list) => self.choose(list.iter().filter_map(text::of_json), columns),
@@ -148,5 +152,24 @@ pub(super) struct ReadOptions<'a> {
     pub(super) caption_column: Option<&'a str>,
     pub(super) url_column: Option<&'a str>,
     pub(super) captions: Captions,
+    pub(super) lists: &'a ListOptions,
+    /// Keys of a tar's members end at the last dot of their names, not at the first.
+    pub(super) dotted_keys: bool,
     pub(super) max_image_bytes: u64,
+}
+
+/// Tells of a source of which nothing can be read.
+pub(super) fn unreadable(
+    reason: Reason,
+    message: String,
+    sink: &mut Sink,
+) -> Result<Outcome, IngestError> {
+    let rejection = Rejection {
+        position: "the beginning".into(),
+        key: String::new(),
+        reason,
+        detail: message.clone(),
+    };
+    sink(Item::Rejected(rejection), 1)?;
+    Ok(Outcome { records: 1, fault: Some(Fault::Unreadable(message)), notes: Vec::new() })
 }

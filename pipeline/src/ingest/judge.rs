@@ -1,9 +1,11 @@
 //! Judges records: what becomes a pair, and what the ledger gets. A function of the record alone, so it runs on all cores.
 
+use diptych_sample::decode;
 use diptych_schemas::{ContentHash, Reason, Uid};
 
 use super::IngestRequest;
 use super::item::{Item, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, Record, Rejection};
+use super::own_value::{self, OwnValue};
 use crate::header::{self, ImageHeader};
 
 /// Below this many bytes, starting threads takes longer than the work.
@@ -21,13 +23,14 @@ pub(super) struct Pair {
     pub(super) image: Vec<u8>,
     pub(super) key: String,
     pub(super) position: String,
-    pub(super) columns: Vec<(String, String)>,
+    pub(super) columns: Vec<(String, OwnValue)>,
 }
 
 impl Pair {
     /// What it takes in the dataset, before compression.
     pub(super) fn bytes(&self) -> u64 {
-        let text: usize = self.columns.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let text: usize =
+            self.columns.iter().map(|(name, value)| name.len() + own_value::bytes(value)).sum();
         (self.image.len() + self.caption.len() + text) as u64
     }
 }
@@ -106,10 +109,12 @@ fn judge(item: Item, request: &IngestRequest) -> Verdict {
             format!("the caption has {} bytes, the limit is {MAX_CAPTION_BYTES}", caption.len());
         return rejected((Reason::TooManyBytes, detail));
     }
-    if let Some((name, value)) = columns.iter().find(|(_, value)| value.len() > MAX_COLUMN_BYTES) {
+    if let Some((name, value)) =
+        columns.iter().find(|(_, value)| own_value::bytes(value) > MAX_COLUMN_BYTES)
+    {
         let detail = format!(
             "the value of `{name}` has {} bytes, the limit is {MAX_COLUMN_BYTES}",
-            value.len()
+            own_value::bytes(value)
         );
         return rejected((Reason::TooManyBytes, detail));
     }
@@ -125,6 +130,11 @@ fn judge(item: Item, request: &IngestRequest) -> Verdict {
         Ok(header) => header,
         Err(error) => return rejected((error.reason(), error.to_string())),
     };
+    if request.verify
+        && let Err(error) = decode(&image, request.max_pixels)
+    {
+        return rejected((error.reason(), error.to_string()));
+    }
     let sha256 = ContentHash::of(&image);
     Verdict::Pair(Box::new(Pair {
         uid: Uid::of(&sha256, caption),

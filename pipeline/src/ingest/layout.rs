@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::expand::{NameKind, Source, is_image};
-use super::item::{Outcome, ReadOptions, Sink};
-use super::webdataset::Packing;
-use super::{IngestError, images_folder, listing, parquet_source, webdataset};
+use diptych_schemas::Reason;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use super::expand::{NameKind, Source, is_image};
+use super::item::{Outcome, ReadOptions, Sink, unreadable};
+use super::packing::Packing;
+use super::{IngestError, arrow_source, images_folder, listing, parquet_source, webdataset};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     Tar {
         packing: Packing,
@@ -18,24 +20,54 @@ pub(super) enum Layout {
     Parquet {
         urls: bool,
     },
+    /// `urls`: with the addresses of images, not with images.
+    Arrow {
+        urls: bool,
+    },
     Listing {
         form: listing::Form,
         urls: bool,
     },
     Images,
+    /// Nothing can be read of it, and why.
+    Unreadable(String),
+}
+
+/// What people have in place of their files without knowing it, by the first bytes.
+fn mistaken(start: &[u8]) -> Option<&'static str> {
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+    let begins = |words: &[u8]| {
+        start.get(..words.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(words))
+    };
+    if begins(b"version https://git-lfs.github.com/spec/") {
+        Some("it is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
+    } else if begins(b"<!doctype html") || begins(b"<html") {
+        Some(
+            "it is a web page (HTML): its download led to a page that says why or asks for a login. Download it again",
+        )
+    } else if begins(b"<?xml") && start.windows(7).any(|part| part == b"<Error>") {
+        Some("it is a server's error message (XML): its download failed. Download it again")
+    } else {
+        None
+    }
 }
 
 impl Layout {
     /// Whether its images must be downloaded.
-    pub(super) fn is_url_list(self) -> bool {
-        matches!(self, Self::Parquet { urls: true } | Self::Listing { urls: true, .. })
+    pub(super) fn is_url_list(&self) -> bool {
+        matches!(
+            self,
+            Self::Parquet { urls: true }
+                | Self::Arrow { urls: true }
+                | Self::Listing { urls: true, .. }
+        )
     }
 
     /// About how many records a source has, where that is quickly known.
-    pub(super) fn records(self, source: &Source) -> Option<u64> {
+    pub(super) fn records(&self, source: &Source, options: &ReadOptions) -> Option<u64> {
         match self {
             Self::Parquet { .. } => parquet_source::rows(&source.path),
-            Self::Listing { .. } => listing::lines(&source.path),
+            Self::Listing { .. } => listing::lines(&source.path, options),
             _ => None,
         }
     }
@@ -49,30 +81,17 @@ pub(super) fn recognise(
 ) -> Result<(Layout, String), IngestError> {
     let path = source.path.as_path();
     let start = first_bytes(path);
+    if let Some(message) = mistaken(&start) {
+        return Ok((Layout::Unreadable(message.into()), message.into()));
+    }
     let mut layout = match NameKind::of(path) {
         _ if source.is_folder => Layout::Images,
         Some(NameKind::Tar) => Layout::Tar { packing: Packing::of(&start) },
         Some(NameKind::Parquet) => Layout::Parquet { urls: false },
         Some(NameKind::Csv) => Layout::Listing { form: listing::Form::Csv, urls: false },
-        Some(NameKind::JsonLines) => {
-            Layout::Listing { form: listing::Form::JsonLines, urls: false }
-        }
-        None if start.starts_with(b"PAR1") => Layout::Parquet { urls: false },
-        None if Packing::of(&start) != Packing::Plain || start.get(257..262) == Some(b"ustar") => {
-            Layout::Tar { packing: Packing::of(&start) }
-        }
-        None => {
-            let (found, advice) = if is_image(path) {
-                ("it is a single image", "Name the folder that holds it and its captions")
-            } else {
-                ("neither its name nor its first bytes tell what it is", ADVICE)
-            };
-            return Err(IngestError::Unrecognised {
-                path: path.to_owned(),
-                found: found.into(),
-                advice,
-            });
-        }
+        Some(NameKind::JsonLines) => Layout::Listing { form: listing::Form::Json, urls: false },
+        Some(NameKind::Arrow) => Layout::Arrow { urls: false },
+        None => by_content(path, &start, options)?,
     };
     let words = match &mut layout {
         Layout::Tar { packing } => {
@@ -86,6 +105,13 @@ pub(super) fn recognise(
             }
             Err((_, message)) => format!("Parquet, unreadable: {message}"),
         },
+        Layout::Arrow { urls } => match arrow_source::check(path, options)? {
+            Ok((is_list, words)) => {
+                *urls = is_list;
+                words
+            }
+            Err((_, message)) => format!("Arrow, unreadable: {message}"),
+        },
         Layout::Listing { form, urls } => match listing::check(path, *form, options)? {
             Ok((is_list, words)) => {
                 *urls = is_list;
@@ -94,11 +120,35 @@ pub(super) fn recognise(
             Err(error) => format!("listing, unreadable: {error}"),
         },
         Layout::Images => "folder of images, captions in text files of the same name".into(),
+        Layout::Unreadable(message) => message.clone(),
     };
     Ok((layout, words))
 }
 
-const ADVICE: &str = "Diptych reads WebDataset tars (.tar, .tar.gz, .tar.zst), Parquet, CSV, TSV, JSON Lines and folders of them or of images";
+/// The layout of a file whose name does not tell it.
+fn by_content(path: &Path, start: &[u8], options: &ReadOptions) -> Result<Layout, IngestError> {
+    let unrecognised = |found: &str, advice| {
+        Err(IngestError::Unrecognised { path: path.to_owned(), found: found.into(), advice })
+    };
+    let packing = Packing::of(start);
+    if start.starts_with(b"PAR1") {
+        Ok(Layout::Parquet { urls: false })
+    } else if start.starts_with(b"ARROW1") {
+        Ok(Layout::Arrow { urls: false })
+    } else if start.get(257..262) == Some(b"ustar") {
+        Ok(Layout::Tar { packing })
+    } else if is_image(path) {
+        unrecognised("it is a single image", "Name the folder that holds it and its captions")
+    } else if let Some(form) = listing::form_of(path, options) {
+        Ok(Layout::Listing { form, urls: false })
+    } else if packing != Packing::Plain {
+        Ok(Layout::Tar { packing })
+    } else {
+        unrecognised("neither its name nor its first bytes tell what it is", ADVICE)
+    }
+}
+
+const ADVICE: &str = "Diptych reads WebDataset tars (.tar, .tar.gz, .tar.zst), Parquet, Arrow, CSV, TSV, JSON and folders of them or of images";
 
 fn first_bytes(path: &Path) -> Vec<u8> {
     let mut start = Vec::new();
@@ -110,7 +160,7 @@ fn first_bytes(path: &Path) -> Vec<u8> {
 /// Reads a source from item `from` on. Of a URL list, addresses come where images should be: `download` gets these.
 pub(super) fn read(
     source: &Source,
-    layout: Layout,
+    layout: &Layout,
     from: u64,
     options: &ReadOptions,
     sink: &mut Sink,
@@ -118,11 +168,15 @@ pub(super) fn read(
     // Readers may give again what was given before; it is dropped here.
     let mut new_only = |item, next| if next > from { sink(item, next) } else { Ok(()) };
     match layout {
-        Layout::Tar { packing } => webdataset::read(&source.path, packing, options, &mut new_only),
+        Layout::Tar { packing } => webdataset::read(&source.path, *packing, options, &mut new_only),
         Layout::Parquet { .. } => parquet_source::read(&source.path, from, options, &mut new_only),
+        Layout::Arrow { .. } => arrow_source::read(&source.path, from, options, &mut new_only),
         Layout::Listing { form, .. } => {
-            listing::read(&source.path, form, from, options, &mut new_only)
+            listing::read(&source.path, *form, from, options, &mut new_only)
         }
         Layout::Images => images_folder::read(&source.path, from, options, &mut new_only),
+        Layout::Unreadable(message) => {
+            unreadable(Reason::BadRecord, message.clone(), &mut new_only)
+        }
     }
 }

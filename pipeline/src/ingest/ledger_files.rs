@@ -48,6 +48,24 @@ impl RetryFilter {
     }
 }
 
+/// Calls `each` with batches of those of the named columns that one of our own files has.
+pub(super) fn for_each_batch(
+    path: &Path,
+    columns: &[String],
+    mut each: impl FnMut(&RecordBatch),
+) -> Result<(), IngestError> {
+    let damaged = |message: String| IngestError::Damaged { path: path.to_owned(), message };
+    let file = File::open(path).map_err(SchemaError::io(path))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
+    let names = columns.iter().map(String::as_str);
+    let mask = ProjectionMask::columns(builder.parquet_schema(), names);
+    for batch in builder.with_projection(mask).build().map_err(|e| damaged(e.to_string()))? {
+        each(&batch.map_err(|e| damaged(e.to_string()))?);
+    }
+    Ok(())
+}
+
 /// Calls `each` with the named columns and the row, for all rows of one of our own files.
 pub(super) fn for_each_row(
     path: &Path,

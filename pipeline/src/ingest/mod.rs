@@ -15,21 +15,32 @@
 //! asked again by later passes, later ingests and `diptych ledger retry`, and leaves the ledger when it is there.
 
 mod again;
+mod arrow_source;
 mod columns;
 mod dataset;
 mod download;
 mod expand;
 mod folder;
+mod image_files;
 mod images_folder;
+mod inferred;
 mod item;
+mod json;
 mod judge;
 mod layout;
 mod ledger_files;
+mod list_options;
 mod listing;
+mod own_value;
+mod packing;
 mod parquet_source;
+mod parts_of_folder;
 mod report;
+mod retype;
 mod run;
 mod shard;
+mod table_columns;
+mod table_rows;
 mod tar_group;
 mod tar_members;
 mod text;
@@ -37,9 +48,8 @@ mod uid_set;
 mod webdataset;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use diptych_schemas::Reason;
 use serde::{Deserialize, Serialize};
 
 pub use self::again::retry;
@@ -47,10 +57,14 @@ pub use self::download::DownloadOptions;
 pub use self::expand::{SourceName, SourcePattern, source_names, sources_at};
 pub use self::item::{Captions, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES};
 pub use self::ledger_files::RetryFilter;
+pub use self::list_options::ListOptions;
 pub use self::report::{IngestError, IngestProgress, IngestReport, SourceOutcome, SourceReport};
+pub use self::retype::{Retyped, retype};
 pub(crate) use self::shard::{META_ROWS, meta_properties, narrow_properties};
 
-use self::item::{Fault, Item, Outcome, ReadOptions, Rejection, Sink};
+use self::expand::Source;
+use self::item::ReadOptions;
+use self::layout::Layout;
 use self::run::Run;
 
 /// Default of [`IngestRequest::max_image_bytes`].
@@ -81,6 +95,10 @@ pub struct IngestRequest {
     pub url_column: Option<String>,
     /// What becomes of lists of captions: in Parquet, JSON Lines and a tar's JSON.
     pub captions: Captions,
+    /// How lists are read that do not say it themselves.
+    pub lists: ListOptions,
+    /// Keys of a tar's members end at the last dot of their names (`a.b.jpg`: `a.b`), not at the first as WebDataset has it.
+    pub dotted_keys: bool,
     /// Largest width × height of an image.
     pub max_pixels: u64,
     /// Largest image file in bytes.
@@ -89,6 +107,8 @@ pub struct IngestRequest {
     pub row_group_bytes: u64,
     /// Bytes of images and texts in a shard.
     pub shard_bytes: u64,
+    /// Decodes every image, so that what cannot be trained on is in the ledger now and not in a run's later.
+    pub verify: bool,
     /// Fills meta's `phash`, which wants all pixels and so takes most of the time.
     pub phash: Option<PerceptualHash>,
     /// Threads that hash and probe; 0: one for each core.
@@ -105,8 +125,14 @@ struct SourceOptions {
     url_column: Option<String>,
     #[serde(default)]
     captions: Captions,
+    #[serde(default, skip_serializing_if = "ListOptions::is_default")]
+    lists: ListOptions,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    dotted_keys: bool,
     max_pixels: u64,
     max_image_bytes: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    verify: bool,
 }
 
 impl IngestRequest {
@@ -119,10 +145,13 @@ impl IngestRequest {
             image_column: None,
             url_column: None,
             captions: Captions::default(),
+            lists: ListOptions::default(),
+            dotted_keys: false,
             max_pixels: diptych_schemas::MAX_PIXELS,
             max_image_bytes: MAX_IMAGE_BYTES,
             row_group_bytes: ROW_GROUP_BYTES,
             shard_bytes: SHARD_BYTES,
+            verify: false,
             phash: None,
             threads: 0,
             download: DownloadOptions::default(),
@@ -148,6 +177,7 @@ impl IngestRequest {
             ));
         }
         self.download.check().or_else(wrong)?;
+        self.lists.check().or_else(wrong)?;
         if self.url_column.is_some() && self.image_column.is_some() {
             return wrong("--url-column and --image-column: images are either downloaded or read. Give one of the two".into());
         }
@@ -161,8 +191,11 @@ impl IngestRequest {
             image_column: self.image_column.clone(),
             url_column: self.url_column.clone(),
             captions: self.captions,
+            lists: self.lists.clone(),
+            dotted_keys: self.dotted_keys,
             max_pixels: self.max_pixels,
             max_image_bytes: self.max_image_bytes,
+            verify: self.verify,
         };
         serde_json::to_string(&options)
             .map_err(|e| IngestError::Request { message: format!("options: {e}") })
@@ -175,16 +208,22 @@ impl IngestRequest {
             image_column,
             url_column,
             captions,
+            lists,
+            dotted_keys,
             max_pixels,
             max_image_bytes,
+            verify,
         } = options;
         Self {
             caption_column,
             image_column,
             url_column,
             captions,
+            lists,
+            dotted_keys,
             max_pixels,
             max_image_bytes,
+            verify,
             ..self.clone()
         }
     }
@@ -195,6 +234,8 @@ impl IngestRequest {
             caption_column: self.caption_column.as_deref(),
             url_column: self.url_column.as_deref(),
             captions: self.captions,
+            lists: &self.lists,
+            dotted_keys: self.dotted_keys,
             max_image_bytes: self.max_image_bytes,
         }
     }
@@ -213,26 +254,63 @@ pub fn ingest(
     let options = request.source_options()?;
     let recognised = sources.into_iter().map(|source| {
         let layout = if dataset::is_done(&before, &source, &options) {
-            None
+            Ok(None)
         } else {
-            Some(layout::recognise(&source, &request.options())?)
+            layout::recognise(&source, &request.options()).map(Some)
         };
-        Ok((source, layout))
+        (source, layout)
     });
-    let sources = recognised.collect::<Result<Vec<_>, IngestError>>()?;
+    let sources = without_odd_ones(request, recognised.collect())?;
     let mut run = Run::open(request.clone(), sources.len(), progress)?;
     let ended = run.sources(&sources);
     run.finish(ended)
 }
 
-/// Tells of a source of which nothing can be read.
-fn unreadable(reason: Reason, message: String, sink: &mut Sink) -> Result<Outcome, IngestError> {
-    let rejection = Rejection {
-        position: "the beginning".into(),
-        key: String::new(),
-        reason,
-        detail: message.clone(),
+/// A source and its layout with what was recognised in words; none if it is in the dataset already.
+type Recognised = (Source, Option<(Layout, String)>);
+
+/// The same, or why it cannot be read.
+type Tried = (Source, Result<Option<(Layout, String)>, IngestError>);
+
+/// A source that lacks the columns which others have is one for the ledger if the user has not named it by itself: one odd file in a
+/// folder of good ones. Otherwise its error is that of the ingest.
+fn without_odd_ones(
+    request: &IngestRequest,
+    found: Vec<Tried>,
+) -> Result<Vec<Recognised>, IngestError> {
+    let some_are_good = found.iter().any(|(_, layout)| layout.is_ok());
+    let is_named = |source: &Source| {
+        request.sources.iter().any(|given| expand::plain(Path::new(given)) == source.path)
     };
-    sink(Item::Rejected(rejection), 1)?;
-    Ok(Outcome { records: 1, fault: Some(Fault::Unreadable(message)), notes: Vec::new() })
+    let sources = found.into_iter().map(|(source, layout)| {
+        let layout = match layout {
+            Err(error @ (IngestError::NoColumn { .. } | IngestError::Request { .. }))
+                if some_are_good && !is_named(&source) =>
+            {
+                let message = error.to_string();
+                Some((Layout::Unreadable(message.clone()), message))
+            }
+            layout => layout?,
+        };
+        Ok((source, layout))
+    });
+    sources.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_before_are_still_the_same_text_so_that_nothing_is_read_again() {
+        let mut request = IngestRequest::new(Vec::new(), "data");
+        let before = r#"{"caption_column":null,"image_column":null,"url_column":null,"captions":"first","max_pixels":178956970,"max_image_bytes":268435456}"#;
+        assert_eq!(request.source_options().unwrap(), before);
+        request.lists.no_header = true;
+        let other = request.source_options().unwrap();
+        assert_ne!(other, before);
+        let options: SourceOptions = serde_json::from_str(&other).unwrap();
+        let plain = IngestRequest::new(Vec::new(), "data");
+        assert_eq!(plain.with_source_options(options).source_options().unwrap(), other);
+    }
 }

@@ -120,6 +120,9 @@ impl<'a> Run<'a> {
             let count = dataset.columns_left_out.len();
             notes.push(format!("{count} columns were left out: they have no name, or the dataset has as many as it may"));
         }
+        notes.extend(dataset.became_text.iter().map(|(name, kind)| {
+            format!("the column {name} was {kind} and is text now, since a source has something else in it")
+        }));
         Ok(IngestReport {
             pairs_added: progress.at.pairs,
             ledger_added: progress.at.ledger.into_iter().filter(|(_, count)| *count > 0).collect(),
@@ -152,7 +155,7 @@ impl<'a> Run<'a> {
         };
         if let Some((layout, words)) = layout {
             report.layout = words;
-            self.read(source, layout, anew, &mut report)?;
+            self.read(source, &layout, anew, &mut report)?;
         }
         self.reports.push(report);
         self.progress.at.sources_done += 1;
@@ -162,7 +165,7 @@ impl<'a> Run<'a> {
     fn read(
         &mut self,
         source: &Source,
-        layout: Layout,
+        layout: &Layout,
         anew: bool,
         report: &mut SourceReport,
     ) -> Result<(), IngestError> {
@@ -170,8 +173,11 @@ impl<'a> Run<'a> {
         let (index, from, known) =
             self.dataset.begin(source, &options, anew, layout.is_url_list())?;
         self.progress.at.records = from;
-        self.progress.at.records_total =
-            if layout.is_url_list() { layout.records(source) } else { None };
+        self.progress.at.records_total = if layout.is_url_list() {
+            layout.records(source, &self.request.options())
+        } else {
+            None
+        };
         let into = IngestTarget { source: index, known: &known, again: None };
         let outcome = if layout.is_url_list() {
             match self.download(source, layout, from, &into, report)? {
@@ -213,7 +219,7 @@ impl<'a> Run<'a> {
     pub(super) fn download(
         &mut self,
         source: &Source,
-        layout: Layout,
+        layout: &Layout,
         from: u64,
         into: &IngestTarget,
         report: &mut SourceReport,

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, FixedSizeBinaryArray, LargeBinaryArray, RecordBatch, StringArray, StringBuilder,
-    UInt8Array, UInt32Array, UInt64Array,
+    ArrayRef, FixedSizeBinaryArray, LargeBinaryArray, RecordBatch, StringArray, UInt8Array,
+    UInt32Array, UInt64Array,
 };
+use arrow::datatypes::{FieldRef, SchemaRef};
 use diptych_schemas::{
     ContentHash, DATASET_VERSION, SchemaError, ShardEntry, Uid, blob_path, blob_schema, column,
-    durable, key, meta_path, meta_schema,
+    durable, key, meta_fields, meta_path,
 };
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
@@ -23,6 +24,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::IngestError;
 use super::judge::Pair;
+use super::own_value::{self, OwnValue};
 use crate::checksums::ParquetWriter;
 
 /// A page of images is closed when it has this many bytes, so that one image can be read without its row group.
@@ -51,7 +53,7 @@ struct MetaRow {
     row_group: u32,
     row: u32,
     /// Index of the source column, ascending, and value.
-    columns: Vec<(usize, String)>,
+    columns: Vec<(usize, OwnValue)>,
 }
 
 pub(super) struct OpenShard {
@@ -163,7 +165,7 @@ impl OpenShard {
         &mut self,
         pair: Pair,
         source: &str,
-        columns: Vec<(usize, String)>,
+        columns: Vec<(usize, OwnValue)>,
     ) -> Result<(), IngestError> {
         let length = pair.image.len() as u64;
         if self.row > 0 && self.group_bytes + length > self.row_group_bytes {
@@ -223,7 +225,7 @@ impl OpenShard {
     /// may stop everything, as a crash would.
     pub(super) fn close(
         mut self,
-        source_columns: &[String],
+        meta: &SchemaRef,
         step: &mut dyn FnMut() -> Result<(), IngestError>,
     ) -> Result<ShardEntry, IngestError> {
         self.flush(true)?;
@@ -238,7 +240,7 @@ impl OpenShard {
         step()?;
         durable::publish(&temporary, &blob)?;
         step()?;
-        self.write_meta(source_columns)?;
+        self.write_meta(meta)?;
         step()?;
         let uids: Vec<u8> = self.rows.iter().flat_map(|row| row.uid.0).collect();
         Ok(ShardEntry {
@@ -249,17 +251,16 @@ impl OpenShard {
         })
     }
 
-    fn write_meta(&self, source_columns: &[String]) -> Result<(), IngestError> {
-        let schema = meta_schema(source_columns);
+    fn write_meta(&self, schema: &SchemaRef) -> Result<(), IngestError> {
         let properties = meta_properties(self.rows.len().min(META_ROWS));
         let path = meta_path(&self.dataset, self.number);
         durable::write_with(&path, |file| {
-            let mut writer = ParquetWriter::try_new(file, Arc::clone(&schema), Some(properties))
+            let mut writer = ParquetWriter::try_new(file, Arc::clone(schema), Some(properties))
                 .map_err(io::Error::other)?;
             for rows in self.rows.chunks(META_ROWS) {
                 let batch = RecordBatch::try_new(
-                    Arc::clone(&schema),
-                    self.meta_arrays(rows, source_columns.len())?,
+                    Arc::clone(schema),
+                    self.meta_arrays(rows, &schema.fields()[meta_fields().len()..])?,
                 );
                 writer.write(&batch.map_err(io::Error::other)?).map_err(io::Error::other)?;
             }
@@ -270,7 +271,7 @@ impl OpenShard {
     }
 
     /// In the order of [`diptych_schemas::meta_fields`], then the source's own.
-    fn meta_arrays(&self, rows: &[MetaRow], own: usize) -> io::Result<Vec<ArrayRef>> {
+    fn meta_arrays(&self, rows: &[MetaRow], own: &[FieldRef]) -> io::Result<Vec<ArrayRef>> {
         let uids = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.uid.0))
             .map_err(io::Error::other)?;
         let hashes = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.sha256.0))
@@ -299,16 +300,12 @@ impl OpenShard {
             number(&|row| row.row_group),
             number(&|row| row.row),
         ];
-        let mut builders: Vec<StringBuilder> = (0..own).map(|_| StringBuilder::new()).collect();
-        for row in rows {
-            let mut values = row.columns.iter().peekable();
-            for (index, builder) in builders.iter_mut().enumerate() {
-                builder
-                    .append_option(values.next_if(|(at, _)| *at == index).map(|(_, value)| value));
-            }
+        for (index, field) in own.iter().enumerate() {
+            // Few columns have values in a row, and these are sorted.
+            let value = |row: &'_ MetaRow| row.columns.binary_search_by_key(&index, |(at, _)| *at);
+            let values = rows.iter().map(|row| value(row).ok().map(|at| &row.columns[at].1));
+            arrays.push(own_value::column(values, field.data_type()).map_err(io::Error::other)?);
         }
-        arrays
-            .extend(builders.into_iter().map(|mut builder| Arc::new(builder.finish()) as ArrayRef));
         Ok(arrays)
     }
 }

@@ -8,14 +8,20 @@ use serde_json::{Map, Value};
 
 use super::columns::Wanted;
 use super::item::{Flaw, ReadOptions};
+use super::json;
 
 /// What a record that is set aside takes beside its content, roughly.
 const ASIDE_OVERHEAD: usize = 256;
 
 /// Extensions of images, in the order in which they are preferred. The last ones are recognised so that the ledger can say
 /// that they are not read.
-const IMAGE_EXTENSIONS: &[&str] =
-    &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl"];
+const IMAGE_EXTENSIONS: &[&str] = &[
+    "jpg", "jpeg", "jfif", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic",
+    "heif", "jxl", "jp2", "ico", "ppm", "pgm", "pnm",
+];
+
+/// Extensions of captions, in the order in which they are preferred.
+pub(super) const CAPTION_EXTENSIONS: &[&str] = &["txt", "caption"];
 
 pub(super) fn is_image_extension(extension: &str) -> bool {
     IMAGE_EXTENSIONS.contains(&extension)
@@ -91,7 +97,7 @@ impl Group {
     pub(super) fn json(&self) -> Option<Result<Map<String, Value>, Flaw>> {
         let part = self.parts.iter().find(|part| part.extension == "json")?;
         Some(match &part.content {
-            Content::Held(bytes) => serde_json::from_slice(bytes).map_err(|e| {
+            Content::Held(bytes) => json::object(bytes).map_err(|e| {
                 (Reason::BadRecord, format!("{} is not a JSON object: {e}", part.place))
             }),
             Content::Flawed(flaw) => Err(flaw.clone()),
@@ -101,10 +107,49 @@ impl Group {
         })
     }
 
-    /// The member that is the caption.
+    /// The member that is the caption: of the extension that is asked for, or of the first usual one.
     pub(super) fn caption_part(&self, options: &ReadOptions) -> Option<usize> {
-        let extension = options.caption_column.unwrap_or("txt");
-        self.parts.iter().position(|part| part.extension.eq_ignore_ascii_case(extension))
+        let of = |extension: &str| {
+            self.parts.iter().position(|part| part.extension.eq_ignore_ascii_case(extension))
+        };
+        match options.caption_column {
+            Some(given) => of(given),
+            None => CAPTION_EXTENSIONS.iter().find_map(|extension| of(extension)),
+        }
+    }
+
+    /// The extensions of the members, and which options would make a pair of them.
+    pub(super) fn describe(&self, options: &ReadOptions) -> String {
+        let present: Vec<&str> = self.parts.iter().map(|part| part.extension.as_str()).collect();
+        // `input.jpg`: what is before the last dot, and what is behind it.
+        let with_end = |fits: &dyn Fn(&str) -> bool| {
+            present.iter().filter_map(|found| found.rsplit_once('.')).find(|(_, end)| fits(end))
+        };
+        let image = with_end(&is_image_extension);
+        let caption = with_end(&|end| CAPTION_EXTENSIONS.contains(&end));
+        let advice = match (image, caption) {
+            (Some((before, _)), Some((same, _))) if before == same && !options.dotted_keys => {
+                ". If its key has dots: --dotted-keys".into()
+            }
+            (image, caption) => {
+                let option = |name: &str, found: Option<(&str, &str)>| {
+                    found
+                        .map_or_else(String::new, |(before, end)| format!(" {name} {before}.{end}"))
+                };
+                let options = [
+                    option("--image-column", image.filter(|_| self.image(options).is_none())),
+                    option(
+                        "--caption-column",
+                        caption.filter(|_| self.caption_part(options).is_none()),
+                    ),
+                ];
+                match options.concat() {
+                    none if none.is_empty() => none,
+                    some => format!(". If these are its image and its caption:{some}"),
+                }
+            }
+        };
+        format!("{}{advice}", present.join(", "))
     }
 
     pub(super) fn is_complete(&self, options: &ReadOptions) -> bool {

@@ -40,28 +40,61 @@ pub(super) struct Members<R> {
     /// Content and padding of the current member that has not been read.
     rest: u64,
     padding: u64,
+    /// End marks behind which another archive began.
+    joined: u64,
+    /// Where something stands behind the last end mark that is no archive.
+    unread_from: Option<u64>,
 }
 
 impl<R: Read> Members<R> {
     pub(super) fn new(reader: R) -> Self {
-        Self { reader, at: 0, rest: 0, padding: 0 }
+        Self { reader, at: 0, rest: 0, padding: 0, joined: 0, unread_from: None }
     }
 
-    /// The next member, or `None` at the end mark.
+    /// What the user should know of the archive's end, once [`Self::next`] has come to it.
+    pub(super) fn note_of_end(&self) -> Option<String> {
+        let joined = (self.joined > 0)
+            .then(|| format!("{} archives one behind the other; all are read", self.joined + 1));
+        let unread = self.unread_from.map(|at| {
+            format!(
+                "what stands behind the end mark, from byte {at} on, is no tar and was not read"
+            )
+        });
+        match (joined, unread) {
+            (Some(joined), Some(unread)) => Some(format!("{joined}; {unread}")),
+            (joined, unread) => joined.or(unread),
+        }
+    }
+
+    /// The next member, or `None` behind the last end mark: `cat a.tar b.tar` makes an archive with two.
     pub(super) fn next(&mut self) -> Result<Option<Member>, Broken> {
         let mut long_name = None;
         let mut long_size = None;
+        let mut ended = false;
         loop {
             self.skip(self.rest.saturating_add(self.padding))?;
             (self.rest, self.padding) = (0, 0);
             let offset = self.at;
-            let Some(block) = self.block()? else {
-                return Err(self.cut("the archive ends without its end mark"));
+            let block = match self.block() {
+                Ok(Some(block)) => block,
+                Ok(None) if ended => return Ok(None),
+                Ok(None) => return Err(self.cut("the archive ends without its end mark")),
+                Err(_) if ended => {
+                    self.unread_from = Some(offset);
+                    return Ok(None);
+                }
+                Err(broken) => return Err(broken),
             };
             if block.iter().all(|&byte| byte == 0) {
-                return Ok(None);
+                ended = true;
+                continue;
             }
             let header = Header::from_byte_slice(&block);
+            if ended && !checksum_holds(header) {
+                self.unread_from = Some(offset);
+                return Ok(None);
+            }
+            self.joined += u64::from(std::mem::take(&mut ended));
             if !checksum_holds(header) {
                 return Err(self.not_tar(
                     offset,
@@ -293,6 +326,19 @@ mod tests {
             assert_eq!(found.len(), whole, "{length}");
         }
         assert!(walk(&bytes[..2560 + 512]).1.is_none());
+    }
+
+    #[test]
+    fn archives_one_behind_the_other_are_read_and_what_is_none_is_told() {
+        let (first, second) = (archive(&[("a.txt", b"one")]), archive(&[("b.txt", b"two")]));
+        let (found, broken) = walk(&[first.clone(), vec![0; 7 * 512], second].concat());
+        assert!(broken.is_none());
+        assert_eq!(found, [("a.txt".into(), b"one".to_vec()), ("b.txt".into(), b"two".to_vec())]);
+
+        let bytes = [first, vec![b'x'; 700]].concat();
+        let mut members = Members::new(bytes.as_slice());
+        assert!(members.next().unwrap().is_some() && members.next().unwrap().is_none());
+        assert!(members.note_of_end().unwrap().contains("byte 2048"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Values of sources as text: what a source's own column holds in meta.
 
 use diptych_schemas::Reason;
+use encoding_rs::{Encoding, UTF_16BE, UTF_16LE};
 use serde_json::Value;
 
 use super::item::Flaw;
@@ -15,20 +16,33 @@ pub(super) fn of_json(value: &Value) -> Option<String> {
     }
 }
 
-/// Bytes as text.
+/// Bytes as text. A byte order mark is no part of it.
 pub(super) fn of_bytes(bytes: Vec<u8>, place: &str) -> Result<String, Flaw> {
-    String::from_utf8(bytes).map_err(|e| {
+    let text = String::from_utf8(bytes).map_err(|e| {
         (
             Reason::BadRecord,
             format!("{place} is not UTF-8 text: byte {}", e.utf8_error().valid_up_to()),
         )
-    })
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// The text of a file that must be one: UTF-8, or UTF-16 with its mark.
+pub(super) fn of_text_file(bytes: Vec<u8>, place: &str) -> Result<String, Flaw> {
+    let wide =
+        Encoding::for_bom(&bytes).filter(|(encoding, _)| [UTF_16LE, UTF_16BE].contains(encoding));
+    let Some((encoding, _)) = wide else { return of_bytes(bytes, place) };
+    let (text, had_errors) = encoding.decode_with_bom_removal(&bytes);
+    if had_errors {
+        return Err((Reason::BadRecord, format!("{place} is not the UTF-16 that it begins as")));
+    }
+    Ok(text.into_owned())
 }
 
 /// A member's caption. Of an array it is the list of the classes that it marks, as JSON.
 pub(super) fn of_caption(extension: &str, bytes: Vec<u8>, place: &str) -> Result<String, Flaw> {
     if !extension.eq_ignore_ascii_case("npy") {
-        return of_bytes(bytes, place);
+        return of_text_file(bytes, place);
     }
     let classes = marked_classes(&bytes)
         .map_err(|message| (Reason::BadRecord, format!("{place}: {message}")))?;

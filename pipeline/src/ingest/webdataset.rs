@@ -10,17 +10,16 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 use diptych_schemas::Reason;
-use flate2::read::MultiGzDecoder;
-use serde_json::{Map, Value};
 
 use super::columns::Wanted;
 use super::item::{
     Fault, Item, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES, Outcome, ReadOptions,
     Record, Rejection, Sink,
 };
-use super::tar_group::{Content, Group, Part, is_image_extension};
+use super::packing::Packing;
+use super::tar_group::{CAPTION_EXTENSIONS, Content, Group, Part, is_image_extension};
 use super::tar_members::{Broken, Member, Members};
-use super::{IngestError, text};
+use super::{IngestError, json, own_value, text};
 
 /// What may be set aside in memory until its partner comes.
 const MAX_ASIDE_BYTES: usize = 512 << 20;
@@ -28,34 +27,9 @@ const MAX_ASIDE_BYTES: usize = 512 << 20;
 const PEEK_SAMPLES: usize = 64;
 const PEEK_BYTES: u64 = 64 << 20;
 
-/// How an archive is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
-    Plain,
-    Gzip,
-    Zstd,
-}
-
-impl Packing {
-    /// By the first bytes: RFC 1952 and RFC 8878.
-    pub(super) fn of(start: &[u8]) -> Self {
-        if start.starts_with(&[0x1f, 0x8b]) {
-            Self::Gzip
-        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            Self::Zstd
-        } else {
-            Self::Plain
-        }
-    }
-}
-
 /// What is read of an archive, in words.
 pub(super) fn describe(packing: Packing) -> String {
-    match packing {
-        Packing::Plain => "WebDataset tar".into(),
-        Packing::Gzip => "WebDataset tar, gzip".into(),
-        Packing::Zstd => "WebDataset tar, zstd".into(),
-    }
+    format!("WebDataset tar{}", packing.suffix())
 }
 
 /// Refuses a caption field or an extension that no sample at the beginning of the archive has.
@@ -77,14 +51,16 @@ pub(super) fn check(
         }
     };
     while let Ok(Some(member)) = members.next() {
-        let Some((key, extension)) = split_name(&member.name) else { continue };
+        let Some((key, extension)) = split_name(&member.name, options.dotted_keys) else {
+            continue;
+        };
         keys.insert(key);
         if keys.len() > PEEK_SAMPLES {
             break;
         }
         if extension == "json" && member.size <= MAX_RECORD_BYTES {
             let Ok(content) = members.content() else { break };
-            if let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(&content) {
+            if let Ok(fields) = json::object(&content) {
                 fields.keys().for_each(|field| note(field.clone()));
             }
         }
@@ -105,19 +81,15 @@ pub(super) fn check(
 fn open(path: &Path, packing: Packing) -> std::io::Result<(File, Box<dyn Read>)> {
     let file = File::open(path)?;
     let stream = BufReader::with_capacity(1 << 20, file.try_clone()?);
-    let stream: Box<dyn Read> = match packing {
-        Packing::Plain => Box::new(stream),
-        Packing::Gzip => Box::new(MultiGzDecoder::new(stream)),
-        // Its window, and so its memory, is 128 MiB at most unless more is allowed.
-        Packing::Zstd => Box::new(zstd::Decoder::with_buffer(stream)?),
-    };
-    Ok((file, stream))
+    Ok((file, packing.unpacked(stream)?))
 }
 
-/// Key and extension, or nothing for a name without either: hidden files, files without a dot.
-fn split_name(name: &str) -> Option<(String, String)> {
+/// Key and extension, or nothing for a name without either: hidden files, files without a dot. The key ends at the first dot of the
+/// file's name, or, where keys have dots, at the last.
+fn split_name(name: &str, dotted_keys: bool) -> Option<(String, String)> {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
-    let dot = base + name[base..].find('.')?;
+    let file = &name[base..];
+    let dot = base + if dotted_keys { file.rfind('.')? } else { file.find('.')? };
     if dot == base || dot + 1 == name.len() {
         return None;
     }
@@ -147,7 +119,7 @@ pub(super) fn read(
                     return archive.broken(&broken);
                 }
             }
-            Ok(None) => return archive.finish(),
+            Ok(None) => return archive.finish(members.note_of_end()),
             Err(broken) => return archive.broken(&broken),
         }
     }
@@ -223,7 +195,7 @@ impl<'a, 'b> Archive<'a, 'b> {
             )?;
             return Ok(Ok(()));
         }
-        let Some((key, extension)) = split_name(&member.name) else {
+        let Some((key, extension)) = split_name(&member.name, self.options.dotted_keys) else {
             self.reject(place, "", Reason::BadRecord, "the name has no key or no extension")?;
             return Ok(Ok(()));
         };
@@ -237,7 +209,7 @@ impl<'a, 'b> Archive<'a, 'b> {
             self.options.max_image_bytes
         } else if extension == "json" {
             MAX_RECORD_BYTES
-        } else if extension == "txt" {
+        } else if CAPTION_EXTENSIONS.contains(&extension.as_str()) {
             MAX_CAPTION_BYTES as u64
         } else if member.size > MAX_COLUMN_BYTES as u64 {
             *self.unkept.entry(extension).or_default() += 1;
@@ -331,8 +303,7 @@ impl<'a, 'b> Archive<'a, 'b> {
         }
         let position = group.parts.first().map(|part| part.place.clone()).unwrap_or_default();
         let key = group.key.clone();
-        let present =
-            group.parts.iter().map(|part| part.extension.as_str()).collect::<Vec<_>>().join(", ");
+        let present = group.describe(&self.options);
         let fields = group.json();
         let mut columns = Vec::new();
         let mut caption = None;
@@ -344,7 +315,7 @@ impl<'a, 'b> Archive<'a, 'b> {
                 for (index, (name, value)) in fields.iter().enumerate() {
                     if !by_member && found == Some(index) {
                         caption = self.options.captions.of_json(value, &mut columns).map(Ok);
-                    } else if let Some(value) = text::of_json(value) {
+                    } else if let Some(value) = own_value::of_json(value) {
                         columns.push((name.clone(), value));
                     }
                 }
@@ -382,7 +353,7 @@ impl<'a, 'b> Archive<'a, 'b> {
                 )?;
             } else if extension != "json" {
                 match bytes.and_then(|bytes| text::of_bytes(bytes, &place)) {
-                    Ok(value) => columns.push((extension, value.trim().to_owned())),
+                    Ok(value) => columns.push((extension, own_value::text(value.trim()))),
                     Err(_) => *self.unkept.entry(extension).or_default() += 1,
                 }
             }
@@ -390,7 +361,8 @@ impl<'a, 'b> Archive<'a, 'b> {
         if let Some(Ok(caption)) = &caption {
             // The same words again under the name that they had in the JSON.
             columns.retain(|(name, value)| {
-                !(name.eq_ignore_ascii_case("caption") && value.trim() == caption.trim())
+                !(name.eq_ignore_ascii_case("caption")
+                    && own_value::shown(value).trim() == caption.trim())
             });
         }
         let image = image
@@ -402,14 +374,16 @@ impl<'a, 'b> Archive<'a, 'b> {
     }
 
     /// Hands on what never found its partner.
-    fn finish(mut self) -> Result<Outcome, IngestError> {
+    fn finish(mut self, note: Option<String>) -> Result<Outcome, IngestError> {
         self.close_current()?;
         while let Some(key) = self.aside_order.pop_front() {
             if let Some(group) = self.aside.remove(&key) {
                 self.emit(group)?;
             }
         }
-        Ok(self.outcome(None))
+        let mut outcome = self.outcome(None);
+        outcome.notes.extend(note);
+        Ok(outcome)
     }
 
     /// Ends an archive that is cut or damaged. What still waits for a partner may find it when the archive is whole, so it

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::is_not_null;
 use arrow::compute::kernels::zip::zip;
+use arrow::compute::{cast, is_not_null};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -216,10 +216,14 @@ impl ShardGroup {
     ) -> SqlResult<ArrayRef> {
         let own = origin.meta.map(|index| {
             let field = self.meta.field(index);
-            // A shard whose source had no such column.
-            let null = || new_null_array(field.data_type(), batch.num_rows());
-            batch.column_by_name(field.name()).map_or_else(null, Arc::clone)
+            match batch.column_by_name(field.name()) {
+                // A shard may hold its source's columns in a narrower type than the dataset.
+                Some(values) => cast(values, field.data_type()),
+                // A shard whose source had no such column.
+                None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            }
         });
+        let own = own.transpose()?;
         let score = origin
             .score
             .and_then(|score| values.iter().find(|(index, _)| *index == score))

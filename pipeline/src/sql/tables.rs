@@ -22,7 +22,7 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, cast, col, lit};
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{
     DatasetManifest, SchemaError, blob_path, blob_schema, column, embedding_file_schema,
-    embeddings_schema, ledger_path, ledger_schema, meta_path, meta_schema, score_file_schema,
+    embeddings_schema, ledger_path, ledger_schema, meta_path, score_file_schema,
     scores_schema,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -117,7 +117,7 @@ impl DatasetTables {
         let tables = [
             (
                 "meta",
-                parquet_table(&self.meta_files(), meta_schema(&self.manifest.source_columns))?,
+                parquet_table(&self.meta_files(), self.manifest.meta_schema())?,
             ),
             ("blob", parquet_table(&blobs, blob_schema())?),
             ("ledger", ledger),
@@ -167,7 +167,7 @@ impl DatasetTables {
             .map(|entry| (entry.shard, meta_path(&self.folder, entry.shard)));
         ScoredTable::new(
             shards.collect(),
-            meta_schema(&self.manifest.source_columns),
+            self.manifest.meta_schema(),
             self.scores.clone(),
         )
     }

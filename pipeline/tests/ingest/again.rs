@@ -132,7 +132,7 @@ fn source_is_read_again_when_it_is_to_be_read_in_another_way() {
     let bench = Bench::new();
     let source = bench.file(
         "a.tar",
-        &tar(&[("1.png", &png(1)), ("1.json", br#"{"alt": "one"}"#), ("2.txt", b"two")]),
+        &tar(&[("1.png", &png(1)), ("1.json", br#"{"words": "one"}"#), ("2.txt", b"two")]),
     );
     let mut request = bench.request(&[&source]);
     let report = run(&request).unwrap();
@@ -142,7 +142,7 @@ fn source_is_read_again_when_it_is_to_be_read_in_another_way() {
             .iter()
             .any(|row| row[0] == "missing_caption" && row[3].contains("json"))
     );
-    request.caption_column = Some("alt".into());
+    request.caption_column = Some("words".into());
     let report = run(&request).unwrap();
     // What is a pair now is no longer in the ledger.
     assert_eq!((report.pairs_added, report.ledger_total), (1, 1));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::build::*;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{UInt32Type, UInt64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use diptych_schemas::{ContentHash, DatasetManifest, Uid, blob_path, ledger_path, meta_path};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Encoding;
@@ -79,7 +80,8 @@ pub(crate) fn pairs(dataset: &Path) -> Vec<Row> {
             for row in 0..batch.num_rows() {
                 let own = manifest.source_columns.iter().filter_map(|name| {
                     let column = batch.column_by_name(name)?;
-                    column.is_valid(row).then(|| (name.clone(), text(name, row)))
+                    let shown = ArrayFormatter::try_new(column, &FormatOptions::default()).unwrap();
+                    column.is_valid(row).then(|| (name.clone(), shown.value(row).to_string()))
                 });
                 let (uid, image, place) = blobs.next().unwrap();
                 let found = Row {

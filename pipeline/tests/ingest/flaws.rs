@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::build::*;
 use crate::disk::*;
 use arrow::array::{ArrayRef, BinaryArray};
-use diptych_pipeline::ingest::{IngestError, SourceOutcome};
+use diptych_pipeline::ingest::{IngestError, IngestRequest, SourceOutcome};
 use diptych_schemas::DatasetManifest;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
@@ -63,6 +63,21 @@ fn every_flaw_has_its_reason_and_position() {
     // A ustar header and one block of content for each of the first two members.
     assert_eq!(rows[0][1], "member again.png at byte 2048");
     assert!(rows[2][3].contains("60000 × 60000"), "{}", rows[2][3]);
+}
+
+#[test]
+fn image_that_cannot_be_decoded_is_found_at_ingest_where_that_is_asked_for() {
+    let bench = Bench::new();
+    let (whole, mut cut) = (png(1), png(2));
+    cut.truncate(cut.len() - 20);
+    let members: [(&str, &[u8]); 4] =
+        [("a.png", &whole), ("a.txt", b"whole"), ("b.png", &cut), ("b.txt", b"cut")];
+    let source = bench.file("a.tar", &tar(&members));
+    assert_eq!(bench.ingest(&[&source]).pairs_added, 2, "a header alone is looked at");
+    let verified = Bench::new();
+    let request = IngestRequest { verify: true, ..verified.request(&[&source]) };
+    assert_eq!(run(&request).unwrap().pairs_added, 1);
+    assert_eq!(reasons(&verified.dataset()), ["corrupt_pixels"]);
 }
 
 #[test]

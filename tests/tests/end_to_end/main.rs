@@ -13,6 +13,7 @@ mod download;
 mod eval;
 mod eval_suites;
 mod evaluation;
+mod field_cases;
 mod formats;
 mod guards;
 mod hostile_queries;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use diptych_cli::{
     Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, EvalOnArgs, ExportArgs,
-    IngestArgs, PresetArg, ScoreArgs, SelectArgs,
+    IngestArgs, ListArgs, PresetArg, ScoreArgs, SelectArgs,
 };
 use diptych_pipeline::ingest::{SourceName, source_names, sources_at};
 use diptych_schemas::{ModelRef, PathRole, SuiteConfig, TrainConfig};
@@ -240,13 +240,31 @@ impl Names<'_> {
             image_column: _,
             url_column: _,
             captions: _,
+            lists,
+            dotted_keys: _,
             max_pixels: _,
             max_image_mib: _,
             row_group_mib: _,
             shard_mib: _,
+            verify: _,
             phash: _,
             download,
         } = args;
+        let ListArgs {
+            separator: _,
+            columns: _,
+            no_header: _,
+            text_columns: _,
+            encoding: _,
+            images_root,
+            allow_outside,
+        } = lists;
+        if *allow_outside {
+            return Err("--allow-outside cannot be asked for by a request: run such an ingest by hand, or name a folder of this service \
+                        with --images-root"
+                .into());
+        }
+        self.all(PathRole::Read, images_root)?;
         let DownloadArgs {
             concurrency: _,
             per_host: _,

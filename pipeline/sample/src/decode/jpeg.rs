@@ -11,20 +11,22 @@ use image::metadata::Orientation;
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat};
 
 use super::{RgbImage, multiply_divide_255};
-use crate::ImageError;
 use crate::header::check_size;
+use crate::{ImageError, exif};
 
 /// More scans than any encoder writes; each costs a pass over the whole picture, so a small file could keep a core busy for
 /// minutes. The number is that of libjpeg-turbo's own fuzzers.
 const MAX_SCANS: u32 = 500;
 
 /// Warnings that leave the pixels whole, by the text of libjpeg's `jerror.h`.
-const HARMLESS: [&str; 5] = [
+const HARMLESS: [&str; 6] = [
     "extraneous bytes before marker",
     "unknown JFIF revision number",
     "Unknown Adobe color transform code",
     "Inconsistent progression sequence",
     "Invalid SOS parameters for sequential JPEG",
+    // Profiles are not used, so their flaws are nobody's.
+    "bad ICC marker",
 ];
 
 mod marker {
@@ -124,7 +126,7 @@ fn orientation(bytes: &[u8]) -> Orientation {
     segments(bytes)
         .filter(|(marker, _)| *marker == marker::APP1)
         .find_map(|(_, payload)| bytes[payload].strip_prefix(b"Exif\0\0"))
-        .and_then(Orientation::from_exif_chunk)
+        .and_then(exif::orientation)
         .unwrap_or(Orientation::NoTransforms)
 }
 

@@ -34,6 +34,29 @@ fn jpegs_of_every_kind_have_pillows_pixels() {
 }
 
 #[test]
+fn flaws_of_a_colour_profile_cost_nothing() {
+    let plain = own("sub0.jpg");
+    let expected = decode(&plain, LIMIT).unwrap();
+    let profile = |number: u8, of: u8| {
+        let content = [b"ICC_PROFILE\0".as_slice(), &[number, of], &[7; 40]].concat();
+        [&[0xFF, 0xE2], &(content.len() as u16 + 2).to_be_bytes(), content.as_slice()].concat()
+    };
+    for (what, segments) in [
+        ("one of two", profile(1, 2)),
+        ("the same twice", [profile(1, 2), profile(1, 2)].concat()),
+        ("a number beyond the last", profile(3, 2)),
+        ("number nought", profile(0, 1)),
+        ("counts that differ", [profile(1, 2), profile(2, 3)].concat()),
+    ] {
+        let bytes = [&plain[..2], &segments, &plain[2..]].concat();
+        assert!(decode(&bytes, LIMIT).as_ref() == Ok(&expected), "{what}");
+        crate::probe(&bytes, LIMIT).unwrap();
+        // What is missing is missed all the same.
+        assert!(decode(&bytes[..bytes.len() - 200], LIMIT).is_err(), "{what}");
+    }
+}
+
+#[test]
 fn arithmetic_coding_and_lossless_jpeg_are_read() {
     let mut arithmetic = turbojpeg::Transform::default();
     arithmetic.arithmetic = true;
