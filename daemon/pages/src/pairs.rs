@@ -29,7 +29,10 @@ pub struct PairView {
 }
 
 /// The pairs of these uids; one that is not in the dataset is left out.
-pub async fn show(context: &SessionContext, uids: &[Uid]) -> anyhow::Result<HashMap<Uid, PairView>> {
+pub async fn show(
+    context: &SessionContext,
+    uids: &[Uid],
+) -> anyhow::Result<HashMap<Uid, PairView>> {
     if uids.is_empty() {
         return Ok(HashMap::new());
     }

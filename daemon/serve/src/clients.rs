@@ -33,7 +33,7 @@ impl Client {
     fn at(address: IpAddr) -> Self {
         Self::Address(match address.to_canonical() {
             IpAddr::V6(six) => Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 64)).into(),
-            four => four,
+            four @ IpAddr::V4(_) => four,
         })
     }
 }

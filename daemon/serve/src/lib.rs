@@ -76,7 +76,7 @@ pub fn run(
     confinement::say_what_is_open(&folders);
     let queue = Queue::open(store.clone(), limits, folders, token)?;
     let http_config = current.config.http.clone();
-    let shared = Arc::new(Shared::new(store, queue, address.clone(), current, file)?);
+    let shared = Arc::new(Shared::new(store, queue, address.clone(), current, file));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("http")
         .enable_all()

@@ -54,7 +54,7 @@ impl Current {
     pub(crate) fn of(config: ServeConfig, own: &str) -> anyhow::Result<Self> {
         let tokens = Tokens::read(config.auth.tokens.as_deref())?.with_own(own);
         let folders = Folders::of(&config).map_err(anyhow::Error::msg)?;
-        Ok(Self { folders, tokens, config })
+        Ok(Self { config, folders, tokens })
     }
 
     pub(crate) fn dataset(&self, name: &str) -> Option<&ServedDataset> {
@@ -69,14 +69,14 @@ impl Shared {
         listen: Listen,
         current: Current,
         file: Option<PathBuf>,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let query_slots = Arc::new(Semaphore::new(current.config.sql.concurrent));
         let current = Arc::new(RwLock::new(Arc::new(current)));
         let (searchers, limits) = (Searchers::default(), Arc::clone(&current));
         let memory = Arc::new(move || memory_of(&now(&limits)));
         let queries =
             Queries::new(store.clone(), searchers.models.clone(), Program::this(), memory);
-        Ok(Self {
+        Self {
             store,
             queue,
             started: Milliseconds::now(),
@@ -89,7 +89,7 @@ impl Shared {
             queries: Arc::new(queries),
             current,
             file,
-        })
+        }
     }
 
     pub(crate) fn current(&self) -> Arc<Current> {

@@ -86,7 +86,7 @@ fn check_shard(folder: &Path, entry: &ShardEntry) -> [CheckedFile; 2] {
         .and_then(|sums| {
             // Where meta cannot be read there is nothing to compare with.
             if found_meta.is_ok() {
-                compare_images(&meta, &blob)?
+                compare_images(&meta, &blob)?;
             }
             Ok(sums)
         });

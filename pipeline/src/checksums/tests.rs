@@ -73,7 +73,9 @@ fn properties(version: WriterVersion, compression: Compression) -> WriterPropert
 fn written(batches: &[RecordBatch], properties: WriterProperties) -> Vec<u8> {
     let mut writer =
         ParquetWriter::try_new(Vec::new(), batches[0].schema(), Some(properties)).unwrap();
-    batches.iter().for_each(|batch| writer.write(batch).unwrap());
+    for batch in batches {
+        writer.write(batch).unwrap();
+    }
     writer.close().unwrap()
 }
 
@@ -104,7 +106,9 @@ fn files_are_read_as_if_parquet_had_written_them() {
                 Some(properties(version, compression)),
             )
             .unwrap();
-            parts.iter().for_each(|part| writer.write(part).unwrap());
+            for part in &parts {
+                writer.write(part).unwrap();
+            }
             writer.close().unwrap();
             let open = |bytes: &[u8]| {
                 let options = ReadOptionsBuilder::new().with_page_index().build();
@@ -150,8 +154,10 @@ fn files_are_read_as_if_parquet_had_written_them() {
 #[test]
 fn single_pages_are_found_by_the_index() {
     let all = rows(250);
-    let bytes =
-        written(&[all.clone()], properties(WriterVersion::PARQUET_1_0, Compression::UNCOMPRESSED));
+    let bytes = written(
+        std::slice::from_ref(&all),
+        properties(WriterVersion::PARQUET_1_0, Compression::UNCOMPRESSED),
+    );
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
     for start in [0, 29, 30, 95, 130, 249] {
         let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(
@@ -172,7 +178,7 @@ fn every_flipped_bit_is_found_by_reading_all_and_none_changes_what_a_reader_gets
     let path = folder.path().join("file.parquet");
     let all = rows(120);
     let bytes = written(
-        &[all.clone()],
+        std::slice::from_ref(&all),
         properties(WriterVersion::PARQUET_1_0, Compression::ZSTD(ZstdLevel::default())),
     );
     let put = |bytes: &[u8]| diptych_schemas::durable::write_expendable(&path, &[bytes]).unwrap();

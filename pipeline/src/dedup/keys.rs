@@ -40,7 +40,11 @@ impl<const N: usize> Keys<N> {
     /// `memory`: bytes for records at most.
     pub(super) fn new(memory: usize) -> Self {
         let capacity = (memory / size_of::<Keyed<N>>()).max(1024);
-        Self { capacity, waiting: 0, partitions: (0..PARTITIONS).map(|_| Partition::default()).collect() }
+        Self {
+            capacity,
+            waiting: 0,
+            partitions: (0..PARTITIONS).map(|_| Partition::default()).collect(),
+        }
     }
 
     pub(super) fn push(&mut self, key: [u32; N], row: u32) -> io::Result<()> {

@@ -139,11 +139,9 @@ fn balance(expression: &mut Expr) {
         let mut operands_left = operands.into_iter();
         while let Some(left) = operands_left.next() {
             pairs.push(match operands_left.next() {
-                Some(right) => Expr::BinaryOp {
-                    left: Box::new(left),
-                    op: op.clone(),
-                    right: Box::new(right),
-                },
+                Some(right) => {
+                    Expr::BinaryOp { left: Box::new(left), op: op.clone(), right: Box::new(right) }
+                }
                 None => left,
             });
         }
@@ -185,7 +183,10 @@ mod tests {
 
     #[test]
     fn long_chains_of_or_and_and_become_flat_in_their_order() {
-        assert_eq!(flat("SELECT a OR b AND c AND d OR e").unwrap(), "SELECT a OR b AND c AND d OR e");
+        assert_eq!(
+            flat("SELECT a OR b AND c AND d OR e").unwrap(),
+            "SELECT a OR b AND c AND d OR e"
+        );
         let many: Vec<String> = (0..3000).map(|n| format!("a = {n}")).collect();
         let sql = format!("SELECT 1 WHERE {}", many.join(" OR "));
         assert_eq!(flat(&sql).unwrap(), sql);

@@ -22,8 +22,7 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, cast, col, lit};
 use datafusion::prelude::SessionContext;
 use diptych_schemas::{
     DatasetManifest, SchemaError, blob_path, blob_schema, column, embedding_file_schema,
-    embeddings_schema, ledger_path, ledger_schema, meta_path, score_file_schema,
-    scores_schema,
+    embeddings_schema, ledger_path, ledger_schema, meta_path, score_file_schema, scores_schema,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use url::Url;
@@ -115,10 +114,7 @@ impl DatasetTables {
             None => ledger,
         };
         let tables = [
-            (
-                "meta",
-                parquet_table(&self.meta_files(), self.manifest.meta_schema())?,
-            ),
+            ("meta", parquet_table(&self.meta_files(), self.manifest.meta_schema())?),
             ("blob", parquet_table(&blobs, blob_schema())?),
             ("ledger", ledger),
             ("scores", self.scores_table()?),
@@ -165,11 +161,7 @@ impl DatasetTables {
             .shards
             .iter()
             .map(|entry| (entry.shard, meta_path(&self.folder, entry.shard)));
-        ScoredTable::new(
-            shards.collect(),
-            self.manifest.meta_schema(),
-            self.scores.clone(),
-        )
+        ScoredTable::new(shards.collect(), self.manifest.meta_schema(), self.scores.clone())
     }
 
     /// The dataset's embeddings and those of a state folder as one table.

@@ -75,7 +75,8 @@ fn statements_that_nest_deep_are_refused_and_long_lists_of_or_are_answered() {
     let widths: Vec<String> = (0..3000).map(|width| format!("width = {width}")).collect();
     let honest = format!("SELECT count(*) > 0 AS some FROM meta WHERE {}", widths.join(" OR "));
     work.write("honest.sql", &honest);
-    let ran = work.diptych(&["sql", "--file", "honest.sql", "--dataset", "data", "--format", "csv"]).ok();
+    let ran =
+        work.diptych(&["sql", "--file", "honest.sql", "--dataset", "data", "--format", "csv"]).ok();
     assert_eq!(ran.stdout, "some\ntrue\n");
     let service = served(&work);
     assert_eq!(service.sql(&honest, Some("pairs")), json!([[true]]));
@@ -198,8 +199,7 @@ fn random_query(random: &mut StdRng, functions: &[Signature]) -> String {
 
 fn random_call(random: &mut StdRng, functions: &[Signature], depth: u32) -> String {
     let (name, types) = functions.choose(random).unwrap();
-    let unknown: Vec<String> =
-        (0..random.random_range(0..4)).map(|_| "any".to_owned()).collect();
+    let unknown: Vec<String> = (0..random.random_range(0..4)).map(|_| "any".to_owned()).collect();
     let types = types.as_ref().unwrap_or(&unknown);
     let arguments: Vec<String> =
         types.iter().map(|wanted| random_argument(random, functions, wanted, depth)).collect();
@@ -218,7 +218,8 @@ fn random_argument(
     let size = 10_u64.pow(random.random_range(0..10)) * random.random_range(1..10);
     let texts = ["a", "a b ", "ä", "(a+)+", "[[1,2]]", "2024-01-01", "%Y", "List(Int8)"];
     let text = *texts.choose(random).unwrap();
-    let of_text = [format!("repeat('{text}', {size})"), format!("'{text}'"), "caption".into(), "key".into()];
+    let of_text =
+        [format!("repeat('{text}', {size})"), format!("'{text}'"), "caption".into(), "key".into()];
     let of_number = [size.to_string(), format!("-{size}"), "width".into(), "1".into()];
     let of_time = ["now()".into(), format!("to_timestamp({size})"), "date '2024-02-29'".into()];
     let of_rest = [
@@ -234,7 +235,12 @@ fn random_argument(
     let kind = match wanted {
         "String" | "Binary" => &of_text[..],
         _ if wanted.starts_with("Timestamp") || wanted.starts_with("Date") => &of_time,
-        _ if wanted.contains("nt") && wanted.starts_with(['I', 'U']) && !wanted.starts_with("Interval") => &of_number,
+        _ if wanted.contains("nt")
+            && wanted.starts_with(['I', 'U'])
+            && !wanted.starts_with("Interval") =>
+        {
+            &of_number
+        }
         _ if wanted.starts_with("Float") || wanted.starts_with("Decimal") => &of_number,
         _ => kinds.choose(random).unwrap(),
     };

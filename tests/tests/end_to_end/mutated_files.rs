@@ -50,7 +50,7 @@ fn mutated(random: &mut StdRng, bytes: &[u8]) -> Vec<u8> {
 /// An answer, or an error in words.
 fn stands(ran: &Ran, kept: &Path) {
     let all = format!("{}{}", ran.stdout, ran.stderr);
-    let well = matches!(ran.code, Some(0 | 1 | 2 | 3))
+    let well = matches!(ran.code, Some(0..=3))
         && !all.contains("panicked")
         && !all.contains("internal error")
         && !all.contains("a bug in");
@@ -81,7 +81,8 @@ fn sources() {
             let name = format!("{extension}/{number}.{extension}");
             work.write(&format!("{extension}/a.png"), png(9, 9, [1; 3]));
             let path = work.write(&name, mutated(&mut random, &whole));
-            let ran = work.diptych(&["ingest", &name, "--dataset", &format!("d-{extension}-{number}")]);
+            let ran =
+                work.diptych(&["ingest", &name, "--dataset", &format!("d-{extension}-{number}")]);
             stands(&ran, &path);
         }
     }
@@ -107,7 +108,10 @@ fn images() {
     let count = mutations(60);
     for number in 0..count {
         for (kind, (extension, whole)) in kinds.iter().enumerate() {
-            work.write(&format!("pictures/{number}-{kind}.{extension}"), mutated(&mut random, whole));
+            work.write(
+                &format!("pictures/{number}-{kind}.{extension}"),
+                mutated(&mut random, whole),
+            );
             work.write(&format!("pictures/{number}-{kind}.txt"), format!("picture {number}"));
         }
     }
@@ -115,7 +119,8 @@ fn images() {
     stands(&ran, &work.path("pictures"));
     // Each became a pair or has its reason.
     let pairs: u32 = work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta").parse().unwrap();
-    let rest: u32 = work.sql(&["--dataset", "data"], "SELECT count(*) FROM ledger").parse().unwrap();
+    let rest: u32 =
+        work.sql(&["--dataset", "data"], "SELECT count(*) FROM ledger").parse().unwrap();
     assert_eq!(pairs + rest, count * kinds.len() as u32);
     stands(&work.diptych(&["score", "blur", "--dataset", "data"]), &work.path("data"));
 }
@@ -126,12 +131,14 @@ fn tables_lists_and_weights() {
     let mut random = StdRng::seed_from_u64(seed());
     work.diptych(&["uids", "train.parquet", "--output", "train.npy"]).ok();
     let read = |name: &str| std::fs::read(work.path(name)).unwrap();
-    let (selection, uids, manifest) = (read("train.parquet"), read("train.npy"), read("data/dataset.json"));
+    let (selection, uids, manifest) =
+        (read("train.parquet"), read("train.npy"), read("data/dataset.json"));
     let meta = std::fs::read_dir(work.path("data/meta")).unwrap().next().unwrap().unwrap().path();
     let rows = std::fs::read(&meta).unwrap();
     let weights = std::fs::read(parity().join("tiny_gelu.safetensors")).unwrap();
     let model = std::fs::read(parity().join("tiny_quickgelu.json")).unwrap();
-    let pickled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/data/torch/epoch_7.pt");
+    let pickled =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/data/torch/epoch_7.pt");
     let pickled = std::fs::read(pickled).unwrap();
     let counted = "SELECT count(DISTINCT caption), max(width), min(key) FROM meta";
     let chosen = "SELECT count(*) FROM chosen";
@@ -141,7 +148,8 @@ fn tables_lists_and_weights() {
         stands(&work.diptych(&["sql", chosen, "--table", "chosen=m/train.parquet"]), &damaged);
         stands(&work.diptych(&["uids", "m/train.parquet", "--output", "m/out.npy"]), &damaged);
         let damaged = work.write("m/uids.npy", mutated(&mut random, &uids));
-        let select = ["select", "--uids", "m/uids.npy", "--dataset", "data", "--output", "m/s.parquet"];
+        let select =
+            ["select", "--uids", "m/uids.npy", "--dataset", "data", "--output", "m/s.parquet"];
         stands(&work.diptych(&select), &damaged);
         diptych_schemas::durable::write(&meta, &mutated(&mut random, &rows)).unwrap();
         stands(&work.diptych(&["sql", counted, "--dataset", "data"]), &meta);
@@ -156,8 +164,17 @@ fn tables_lists_and_weights() {
         ] {
             let damaged = work.write(name, mutated(&mut random, whole));
             let from = if name == config { "m/w.safetensors" } else { name };
-            let export =
-                ["export", "--model", from, "--model-config", config, "--format", "hf", "--output", "m/out"];
+            let export = [
+                "export",
+                "--model",
+                from,
+                "--model-config",
+                config,
+                "--format",
+                "hf",
+                "--output",
+                "m/out",
+            ];
             stands(&work.diptych(&export), &damaged);
             let _ = std::fs::remove_dir_all(work.path("m/out"));
         }

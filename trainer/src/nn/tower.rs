@@ -85,7 +85,12 @@ impl<'a> Activations<'a> {
                         kept.push(x.shallow_clone());
                     }
                 })?;
-                Ok(Self { tower, inputs, output, kept: Some(SavedInputs { first, inputs: kept, mask }) })
+                Ok(Self {
+                    tower,
+                    inputs,
+                    output,
+                    kept: Some(SavedInputs { first, inputs: kept, mask }),
+                })
             }),
         }
     }

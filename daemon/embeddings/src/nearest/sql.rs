@@ -163,7 +163,11 @@ impl NearestQuery {
 
 impl NearestCall {
     /// The model, and the query as [D].
-    fn resolve(&self, store: &Store, models: &Models) -> Result<(Arc<Loaded>, Vec<f32>), NearestError> {
+    fn resolve(
+        &self,
+        store: &Store,
+        models: &Models,
+    ) -> Result<(Arc<Loaded>, Vec<f32>), NearestError> {
         let loaded = models.get(&self.model, store.folder())?;
         let values = match &self.query {
             NearestQuery::Text(text) => loaded.lock().encode_texts(std::slice::from_ref(text))?,

@@ -43,7 +43,12 @@ const KNOWN: [CurveSpec; 7] = [
         ..PLAIN
     },
     CurveSpec { title: "MFU", unit: Unit::Percent, noisy: true, metrics: &[("mfu", "")], ..PLAIN },
-    CurveSpec { title: "Norm of the gradient", noisy: true, metrics: &[("grad_norm", "")], ..PLAIN },
+    CurveSpec {
+        title: "Norm of the gradient",
+        noisy: true,
+        metrics: &[("grad_norm", "")],
+        ..PLAIN
+    },
     CurveSpec { title: "Logit scale", from_zero: false, metrics: &[("logit_scale", "")], ..PLAIN },
 ];
 /// Metrics without a chart: the page shows them in words or in tables, or only at single steps.

@@ -113,11 +113,7 @@ impl Service {
 }
 
 /// Hands on what a query finds.
-async fn answer(
-    spec: Arc<FlightSpec>,
-    question: Question,
-    mut found: Found,
-) -> Result<(), Status> {
+async fn answer(spec: Arc<FlightSpec>, question: Question, mut found: Found) -> Result<(), Status> {
     let mut answer = spec.queries.ask(question).await.map_err(|failure| of_failure(&failure))?;
     let schema = plain_rows(answer.schema());
     found.schema(Arc::clone(&schema));

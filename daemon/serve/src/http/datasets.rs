@@ -151,8 +151,10 @@ pub(super) async fn one(
         counts("SELECT reason, count(*) FROM ledger GROUP BY reason ORDER BY 2 DESC, 1").await?;
     let formats =
         counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
-    let columns =
-        ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), most(1)).await?.0.schema;
+    let columns = ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), most(1))
+        .await?
+        .0
+        .schema;
     let looked = dataset.clone();
     let (looked, selection) = blocking(move || {
         let selection = diptych_pipeline::last_selection(&looked.path);

@@ -142,7 +142,7 @@ fn describe_responses(described: &mut utoipa::openapi::OpenApi) {
             && response.description.is_empty()
         {
             let reason = status.parse().ok().and_then(|code: StatusCode| code.canonical_reason());
-            response.description = reason.unwrap_or("What went wrong, as a problem").to_owned();
+            reason.unwrap_or("What went wrong, as a problem").clone_into(&mut response.description);
         }
     }
 }

@@ -46,6 +46,7 @@ impl<'a> From<&'a JobRecord> for Asked<'a> {
 }
 
 /// A job all of whose names were looked at.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Checked {
     /// Its paths lead where they were found to lead.
     Train(Box<TrainConfig>),

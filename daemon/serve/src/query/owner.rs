@@ -44,8 +44,7 @@ impl Owned {
         match asked {
             FromWorker::Read { read, wanted, batch_rows } => {
                 if self.reads.len() >= MOST_READS {
-                    let message =
-                        format!("the query reads more than {MOST_READS} tables at once");
+                    let message = format!("the query reads more than {MOST_READS} tables at once");
                     return worker.send(&ToWorker::ReadFailed { read, message }, &[]).await;
                 }
                 let begun = self.begin(wanted, batch_rows.clamp(1, MOST_ROWS));

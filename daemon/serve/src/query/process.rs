@@ -60,7 +60,8 @@ impl Program {
             .spawn()
             .map_err(starting)?;
         let said = Arc::<Mutex<Vec<u8>>>::default();
-        let listening = child.stderr.take().map(|from| tokio::spawn(listen(from, Arc::clone(&said))));
+        let listening =
+            child.stderr.take().map(|from| tokio::spawn(listen(from, Arc::clone(&said))));
         let limits = Limits {
             memory,
             spill: spill.path().to_owned(),
@@ -91,11 +92,7 @@ impl Worker {
         self.running.as_mut().is_some_and(|(child, _)| matches!(child.try_wait(), Ok(None)))
     }
 
-    pub(super) async fn send(
-        &mut self,
-        said: &impl Serialize,
-        body: &[u8],
-    ) -> Result<(), Failure> {
+    pub(super) async fn send(&mut self, said: &impl Serialize, body: &[u8]) -> Result<(), Failure> {
         match send(&mut self.socket, said, body).await {
             Ok(()) => Ok(()),
             Err(_) => Err(self.lost().await),
@@ -105,11 +102,10 @@ impl Worker {
     pub(super) async fn receive(&mut self) -> Result<(FromWorker, Vec<u8>), Failure> {
         match receive(&mut self.socket).await {
             Ok(Some(frame)) => Ok(frame),
-            Ok(None) => Err(self.lost().await),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Err(Failure::internal(format!("the process of a query sent nonsense: {error}")))
             }
-            Err(_) => Err(self.lost().await),
+            Ok(None) | Err(_) => Err(self.lost().await),
         }
     }
 

@@ -64,20 +64,35 @@ pub(super) enum ToWorker {
     /// What rows and parameters the statement has. Body: as above.
     Describe(Question),
     /// The next rows of a read.
-    Rows { read: u32 },
+    Rows {
+        read: u32,
+    },
     /// There are no more.
-    End { read: u32 },
-    ReadFailed { read: u32, message: String },
+    End {
+        read: u32,
+    },
+    ReadFailed {
+        read: u32,
+        message: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromWorker {
     /// Begin to read, and send the first rows.
-    Read { read: u32, wanted: OwnedRead, batch_rows: usize },
+    Read {
+        read: u32,
+        wanted: OwnedRead,
+        batch_rows: usize,
+    },
     /// The rows were taken: send the next.
-    More { read: u32 },
+    More {
+        read: u32,
+    },
     /// No more of them are wanted.
-    Close { read: u32 },
+    Close {
+        read: u32,
+    },
     /// Body: the parameters, as a schema.
     Parameters,
     /// Body: the schema of the result.
@@ -85,8 +100,13 @@ pub(super) enum FromWorker {
     /// Body: more of the result.
     Rows,
     /// The answer is complete. `again`: whether the process is fit for another question.
-    Done { again: bool },
-    Failed { failure: Failure, again: bool },
+    Done {
+        again: bool,
+    },
+    Failed {
+        failure: Failure,
+        again: bool,
+    },
 }
 
 /// Why there is no answer.

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
-use arrow::datatypes::DataType;
 
 use super::Program;
 

@@ -5,7 +5,7 @@
 //! Standard input is the socket to the service. When that is closed, the process ends at once.
 
 use std::any::Any;
-use std::io;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -51,7 +51,10 @@ pub fn run(extend: &(dyn Fn(&SessionContext) + Sync)) -> anyhow::Result<()> {
     // On Linux this is the calling thread's, and that of those it starts. Where it is not allowed, queries are as important as training.
     let _ = rustix::process::nice(crate::QUERY_NICENESS);
     // Where the machine runs out of memory, this goes first.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+    let _ = std::fs::File::options()
+        .write(true)
+        .open("/proc/self/oom_score_adj")
+        .and_then(|mut file| file.write_all(b"500"));
     let socket = io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
     let mut socket = UnixStream::from(socket);
     let Some((ToWorker::Limits(limits), _)) =
@@ -173,9 +176,13 @@ fn answer_all(
 /// What a panic in the middle of a query means to the one who asked.
 fn bug(payload: &(dyn Any + Send)) -> Failure {
     let message = payload.downcast_ref::<String>().map(String::as_str);
-    let message = message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    let message =
+        message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
     if message.contains("capacity overflow") {
-        return Failure::new(FailureKind::Memory, "the query failed while it ran: it asks for a value larger than any memory");
+        return Failure::new(
+            FailureKind::Memory,
+            "the query failed while it ran: it asks for a value larger than any memory",
+        );
     }
     Failure::internal(format!("the query met a bug, please report it with the query: {message}"))
 }
@@ -235,14 +242,13 @@ async fn answer(
                 "the values that were bound give rows of several types: bind values of one type",
             ));
         }
-        let encoder = match &mut result {
-            Some(encoder) => encoder,
-            None => {
-                sendable(&schema)?;
-                let encoder = result.insert(Encoder::new(&schema)?);
-                tell(link, &FromWorker::Schema, &encoder.take())?;
-                encoder
-            }
+        let encoder = if let Some(encoder) = &mut result {
+            encoder
+        } else {
+            sendable(&schema)?;
+            let encoder = result.insert(Encoder::new(&schema)?);
+            tell(link, &FromWorker::Schema, &encoder.take())?;
+            encoder
         };
         while let Some(batch) = rows.next().await? {
             send(link, encoder, &batch)?;
@@ -273,8 +279,11 @@ async fn describe(
         Field::new(&parameter.name, data_type, true)
     });
     let parameters = Schema::new(parameters.collect::<Vec<_>>());
-    let values: Option<Vec<ScalarValue>> =
-        if bound_values.is_empty() { None } else { bound::runs(&bound_values).next().transpose()? };
+    let values: Option<Vec<ScalarValue>> = if bound_values.is_empty() {
+        None
+    } else {
+        bound::runs(&bound_values).next().transpose()?
+    };
     let rows = values.map_or_else(|| Ok(prepared.clone()), |values| prepared.bind(values));
     let rows = rows.and_then(|prepared: Prepared| prepared.schema())?;
     for (kind, schema) in [(FromWorker::Parameters, &parameters), (FromWorker::Schema, &*rows)] {
@@ -311,13 +320,13 @@ fn deeper(data_type: &DataType, levels: usize) -> bool {
         | DataType::ListView(field)
         | DataType::LargeListView(field)
         | DataType::FixedSizeList(field, _)
-        | DataType::Map(field, _) => deeper(field.data_type(), left),
+        | DataType::Map(field, _)
+        | DataType::RunEndEncoded(_, field) => deeper(field.data_type(), left),
         DataType::Struct(fields) => fields.iter().any(|field| deeper(field.data_type(), left)),
         DataType::Union(fields, _) => {
             fields.iter().any(|(_, field)| deeper(field.data_type(), left))
         }
         DataType::Dictionary(_, value) => deeper(value, left),
-        DataType::RunEndEncoded(_, field) => deeper(field.data_type(), left),
         _ => false,
     }
 }

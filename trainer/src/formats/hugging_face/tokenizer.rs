@@ -105,7 +105,11 @@ pub(crate) fn read(folder: &Path) -> Result<TokenizerNotes, TrainerError> {
     };
     // A tokenizer without a limit says 10^30.
     let length = config["model_max_length"].as_i64().filter(|length| (3..=8192).contains(length));
-    Ok(TokenizerNotes { pad_id: token.and_then(|token| id_of(&tokenizer, token)), length, canonical })
+    Ok(TokenizerNotes {
+        pad_id: token.and_then(|token| id_of(&tokenizer, token)),
+        length,
+        canonical,
+    })
 }
 
 /// Each token of a `tokenizer.json` with its id.

@@ -20,7 +20,7 @@ use crate::formats::files::{NamedWeights, publish_folder, read_first, read_json,
 use crate::formats::tensor_file;
 
 use crate::formats::hugging_face::rename::{self, Rename};
-use crate::formats::hugging_face::tokenizer::{self, TokenizerNotes, TokenizerFiles};
+use crate::formats::hugging_face::tokenizer::{self, TokenizerFiles, TokenizerNotes};
 use crate::formats::hugging_face::{CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_FILES, preprocessor};
 
 const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
@@ -190,8 +190,11 @@ fn read_config(folder: &Path) -> Result<(Family, DualEncoderConfig), TrainerErro
     let path = folder.join(CONFIG_FILE);
     let json = read_json(&path)?;
     // CLIPModel is used with CLIP's own tokenizer, as OpenCLIP uses it.
-    let of_tokenizer =
-        if json["model_type"] == "clip" { TokenizerNotes::default() } else { tokenizer::read(folder)? };
+    let of_tokenizer = if json["model_type"] == "clip" {
+        TokenizerNotes::default()
+    } else {
+        tokenizer::read(folder)?
+    };
     let (family, mut config) = parse_config(&json, of_tokenizer.length).map_err(said(&path))?;
     if family != Family::Clip {
         let tokenizer = &mut config.text.tokenizer;
