@@ -3,7 +3,7 @@
 
 The build's binary names libdiptych_torch.so in the build's folder, and that library names the cache as the place of libtorch
 (RUNPATH). Another user cannot read either, and neither must decide what root runs. The copies name their own folder: $ORIGIN,
-written over the longer path, so nothing in the files moves. Symbols and line tables, two thirds of the binary, stay in the build's folder:
+written over the longer path, so nothing in the files moves. Symbols and line tables, half of the binary, stay in the build's folder:
 a message about a bug names its place without them.
 CUDA's libraries come along where trainer/setup/setup.py fetched them beside libtorch. Files are replaced, never written into:
 a service that still runs keeps those that it has open.
