@@ -37,12 +37,12 @@ struct Running {
 }
 
 /// How a query hands on what it finds: first what its rows are like.
-pub(super) struct Found {
+pub(super) struct QueryRows {
     schema: Option<oneshot::Sender<SchemaRef>>,
     batches: mpsc::Sender<RecordBatch>,
 }
 
-impl Found {
+impl QueryRows {
     pub(super) fn schema(&mut self, schema: SchemaRef) {
         if let Some(sender) = self.schema.take() {
             // Where nobody waits for it any more, the query is about to be ended.
@@ -77,7 +77,7 @@ impl Queries {
     pub(super) async fn run<W>(
         self: &Arc<Self>,
         handle: Bytes,
-        work: impl FnOnce(Found) -> W,
+        work: impl FnOnce(QueryRows) -> W,
     ) -> Result<(SchemaRef, BoxStream<'static, Result<RecordBatch, Status>>), Status>
     where
         W: Future<Output = Result<(), Status>> + Send + 'static,
@@ -85,7 +85,7 @@ impl Queries {
         let (schema, schema_comes) = oneshot::channel();
         let (batches, found) = mpsc::channel(BATCHES_AHEAD);
         let (verdict, mut verdict_comes) = oneshot::channel();
-        let work = work(Found { schema: Some(schema), batches: batches.clone() });
+        let work = work(QueryRows { schema: Some(schema), batches: batches.clone() });
         let queries = Arc::clone(self);
         tokio::spawn(async move {
             let ended = queries.watch(handle, work, &batches).await;

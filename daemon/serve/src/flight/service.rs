@@ -30,7 +30,7 @@ use super::prepared::{PreparedStatements, Statement};
 use super::refusal::{READ_ONLY, internal, of_failure, of_session};
 use super::request::{Handle, bounded, dataset, decoded, handle_of, no_transaction, password};
 use super::rows::{Sent, info, nothing, schema_bytes, send, send_one};
-use super::running::{Found, Queries};
+use super::running::{Queries, QueryRows};
 use super::types::{plain, plain_batch, plain_rows};
 use super::{FlightSpec, catalog, parameters};
 use crate::query::{Described, Question};
@@ -113,7 +113,11 @@ impl Service {
 }
 
 /// Hands on what a query finds.
-async fn answer(spec: Arc<FlightSpec>, question: Question, mut found: Found) -> Result<(), Status> {
+async fn answer(
+    spec: Arc<FlightSpec>,
+    question: Question,
+    mut found: QueryRows,
+) -> Result<(), Status> {
     let mut answer = spec.queries.ask(question).await.map_err(|failure| of_failure(&failure))?;
     let schema = plain_rows(answer.schema());
     found.schema(Arc::clone(&schema));

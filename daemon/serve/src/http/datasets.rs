@@ -24,7 +24,7 @@ use parquet::file::metadata::PageIndexPolicy;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::page::{Page, Part};
+use super::page::{ListQuery, Page};
 use super::problem::Problem;
 use super::sql::{ask, most, rows_of, unknown_dataset};
 use super::{blocking, given};
@@ -123,10 +123,10 @@ fn known(shared: &Shared, name: &str) -> Result<ServedDataset, Problem> {
 }
 
 /// The datasets of the service.
-#[utoipa::path(get, path = "/v1/datasets", operation_id = "list_datasets", params(Part), responses((status = OK, body = Page<Dataset>), (status = "default", body = Problem)), tag = "datasets")]
+#[utoipa::path(get, path = "/v1/datasets", operation_id = "list_datasets", params(ListQuery), responses((status = OK, body = Page<Dataset>), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
-    part: Result<Query<Part>, QueryRejection>,
+    part: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Page<Dataset>>, Problem> {
     let part = given(part)?;
     let datasets = shared.current().config.datasets.clone();
@@ -194,7 +194,7 @@ fn text(value: &Value) -> String {
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
-pub(super) struct Wanted {
+pub(super) struct SampleQuery {
     limit: Option<u64>,
     /// SQL as after WHERE, over meta.
     #[serde(rename = "where")]
@@ -205,13 +205,13 @@ pub(super) struct Wanted {
 }
 
 /// Some pairs, as if drawn: uids are hashes, so those after a place are a fair sample.
-#[utoipa::path(get, path = "/v1/datasets/{name}/samples", operation_id = "sample_dataset", params(("name" = String, Path, description = "Name of a dataset"), Wanted), responses((status = OK, body = Page<Sample>), (status = "default", body = Problem)), tag = "datasets")]
+#[utoipa::path(get, path = "/v1/datasets/{name}/samples", operation_id = "sample_dataset", params(("name" = String, Path, description = "Name of a dataset"), SampleQuery), responses((status = OK, body = Page<Sample>), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn samples(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    wanted: Result<Query<SampleQuery>, QueryRejection>,
 ) -> Result<Json<Page<Sample>>, Problem> {
-    let (Path(name), Wanted { limit, condition, seed }) = (path?, given(wanted)?);
+    let (Path(name), SampleQuery { limit, condition, seed }) = (path?, given(wanted)?);
     let dataset = known(&shared, &name)?;
     let limit = limit.unwrap_or(USUAL_SAMPLES).clamp(1, MOST_SAMPLES);
     let condition =

@@ -12,10 +12,10 @@ use axum::response::{AppendHeaders, IntoResponse};
 use diptych_store::{JobKind, JobRecord};
 use serde::{Deserialize, Serialize};
 
-use super::page::{Page, Part};
+use super::page::{ListQuery, Page};
 use super::problem::Problem;
 use super::{blocking, given};
-use crate::jobs::{Queue, QueueError, Wanted};
+use crate::jobs::{JobRequest, Queue, QueueError};
 use crate::shared::Shared;
 
 /// The most of a log that one answer holds.
@@ -113,7 +113,7 @@ pub(super) async fn list(
     let Which { state, limit, after } = given(which)?;
     let jobs = shared.queue.jobs().into_iter().rev().map(|job| Job::of(&shared, job));
     let wanted = jobs.filter(|job| state.as_deref().is_none_or(|state| job.state == state));
-    Ok(Json(Part { limit, after }.of(wanted, |job| job.id.to_string())))
+    Ok(Json(ListQuery { limit, after }.of(wanted, |job| job.id.to_string())))
 }
 
 /// One job.
@@ -139,7 +139,8 @@ pub(super) async fn submit(
         if !folder.is_absolute() {
             return Err(Problem::bad(format!("folder must be absolute, got {}", folder.display())));
         }
-        let job = shared.queue.submit(Wanted { kind, config, args, folder, priority, after })?;
+        let job =
+            shared.queue.submit(JobRequest { kind, config, args, folder, priority, after })?;
         let place = format!("/v1/jobs/{}", job.id);
         Ok((
             StatusCode::CREATED,

@@ -11,7 +11,7 @@ const MOST: usize = 1000;
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
-pub(super) struct Part {
+pub(super) struct ListQuery {
     /// At most so many entries; 100 without it, never more than 1000.
     pub(super) limit: Option<usize>,
     /// The `next` of the part before.
@@ -26,7 +26,7 @@ pub(super) struct Page<T> {
     pub(super) next: Option<String>,
 }
 
-impl Part {
+impl ListQuery {
     /// Of all entries, those that are asked for. `key` orders them and is what the next request names.
     pub(super) fn of<T>(
         &self,
@@ -58,7 +58,7 @@ mod tests {
         let all: Vec<u32> = (0..25).collect();
         let (mut found, mut after) = (Vec::new(), None);
         loop {
-            let page = Part { limit: Some(10), after }.of(all.clone(), ToString::to_string);
+            let page = ListQuery { limit: Some(10), after }.of(all.clone(), ToString::to_string);
             found.extend(page.items);
             after = page.next;
             if after.is_none() {
@@ -67,11 +67,14 @@ mod tests {
         }
         assert_eq!(found, all);
         assert_eq!(
-            Part { limit: Some(0), after: None }.of(all.clone(), ToString::to_string).items,
+            ListQuery { limit: Some(0), after: None }.of(all.clone(), ToString::to_string).items,
             [0]
         );
         assert_eq!(
-            Part { limit: Some(5000), after: None }.of(0..2000, ToString::to_string).items.len(),
+            ListQuery { limit: Some(5000), after: None }
+                .of(0..2000, ToString::to_string)
+                .items
+                .len(),
             MOST
         );
     }

@@ -15,7 +15,7 @@ use diptych_trainer::CheckpointManifest;
 use serde::{Deserialize, Serialize};
 
 use super::jobs::Job;
-use super::page::{Page, Part};
+use super::page::{ListQuery, Page};
 use super::problem::Problem;
 use super::series::{Series, Thinner};
 use super::{blocking, given};
@@ -151,10 +151,10 @@ async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
 }
 
 /// All runs, by name.
-#[utoipa::path(get, path = "/v1/runs", operation_id = "list_runs", params(Part), responses((status = OK, body = Page<Run>), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(get, path = "/v1/runs", operation_id = "list_runs", params(ListQuery), responses((status = OK, body = Page<Run>), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
-    part: Result<Query<Part>, QueryRejection>,
+    part: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Page<Run>>, Problem> {
     let part = given(part)?;
     let store = shared.store.clone();
@@ -176,7 +176,7 @@ pub(super) async fn one(
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
-pub(super) struct Wanted {
+pub(super) struct MetricsQuery {
     /// Names with commas between them; without it, all.
     names: Option<String>,
     from: Option<u64>,
@@ -186,11 +186,11 @@ pub(super) struct Wanted {
 }
 
 /// Metrics by step.
-#[utoipa::path(get, path = "/v1/runs/{run}/metrics", operation_id = "get_run_metrics", params(("run" = String, Path, description = "Name of a run"), Wanted), responses((status = OK, body = Series), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(get, path = "/v1/runs/{run}/metrics", operation_id = "get_run_metrics", params(("run" = String, Path, description = "Name of a run"), MetricsQuery), responses((status = OK, body = Series), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn metrics(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    wanted: Result<Query<MetricsQuery>, QueryRejection>,
 ) -> Result<Json<Series>, Problem> {
     let Path(run) = path?;
     let wanted = given(wanted)?;
@@ -256,11 +256,11 @@ pub(super) async fn record(
 }
 
 /// The checkpoints of a run, the oldest first.
-#[utoipa::path(get, path = "/v1/runs/{run}/checkpoints", operation_id = "list_checkpoints", params(("run" = String, Path, description = "Name of a run"), Part), responses((status = OK, body = Page<Checkpoint>), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(get, path = "/v1/runs/{run}/checkpoints", operation_id = "list_checkpoints", params(("run" = String, Path, description = "Name of a run"), ListQuery), responses((status = OK, body = Page<Checkpoint>), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn checkpoints(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
-    part: Result<Query<Part>, QueryRejection>,
+    part: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Page<Checkpoint>>, Problem> {
     let (Path(run), part) = (path?, given(part)?);
     let record = known(&shared, &run).await?;
@@ -270,11 +270,11 @@ pub(super) async fn checkpoints(
 }
 
 /// What the guards of a run noticed, by step.
-#[utoipa::path(get, path = "/v1/runs/{run}/events", operation_id = "list_run_events", params(("run" = String, Path, description = "Name of a run"), Part), responses((status = OK, body = Page<RunEvent>), (status = "default", body = Problem)), tag = "runs")]
+#[utoipa::path(get, path = "/v1/runs/{run}/events", operation_id = "list_run_events", params(("run" = String, Path, description = "Name of a run"), ListQuery), responses((status = OK, body = Page<RunEvent>), (status = "default", body = Problem)), tag = "runs")]
 pub(super) async fn events(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
-    part: Result<Query<Part>, QueryRejection>,
+    part: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Page<RunEvent>>, Problem> {
     let (Path(run), part) = (path?, given(part)?);
     let record = known(&shared, &run).await?;

@@ -25,7 +25,7 @@ const MOST: usize = 200;
 /// What is looked for, where. `text`, `uid`, `minus_text` and the image of a POST are added up.
 #[derive(Clone, Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Question {
+pub(super) struct SearchRequest {
     /// Name of a dataset of the service.
     dataset: String,
     /// A run (its newest checkpoint), RUN@STEP or RUN@best, whose embeddings are there (`diptych submit embed …`).
@@ -79,19 +79,19 @@ struct Item {
 }
 
 /// Images by a text or like a pair.
-#[utoipa::path(get, path = "/v1/search", operation_id = "search", params(Question), responses((status = OK, body = SearchAnswer), (status = "default", body = Problem)), tag = "search")]
+#[utoipa::path(get, path = "/v1/search", operation_id = "search", params(SearchRequest), responses((status = OK, body = SearchAnswer), (status = "default", body = Problem)), tag = "search")]
 pub(super) async fn by_name(
     State(shared): State<Arc<Shared>>,
-    question: Result<Asked<Question>, QueryRejection>,
+    question: Result<Asked<SearchRequest>, QueryRejection>,
 ) -> Result<Json<SearchAnswer>, Problem> {
     search(shared, given(question)?, None).await
 }
 
 /// Images like one that is sent as the body.
-#[utoipa::path(post, path = "/v1/search", operation_id = "search_by_image", params(Question), request_body(content = Vec<u8>, content_type = "image/*"), responses((status = OK, body = SearchAnswer), (status = "default", body = Problem)), tag = "search")]
+#[utoipa::path(post, path = "/v1/search", operation_id = "search_by_image", params(SearchRequest), request_body(content = Vec<u8>, content_type = "image/*"), responses((status = OK, body = SearchAnswer), (status = "default", body = Problem)), tag = "search")]
 pub(super) async fn by_image(
     State(shared): State<Arc<Shared>>,
-    question: Result<Asked<Question>, QueryRejection>,
+    question: Result<Asked<SearchRequest>, QueryRejection>,
     image: Result<Bytes, BytesRejection>,
 ) -> Result<Json<SearchAnswer>, Problem> {
     let image =
@@ -101,7 +101,7 @@ pub(super) async fn by_image(
 
 async fn search(
     shared: Arc<Shared>,
-    question: Question,
+    question: SearchRequest,
     image: Option<Vec<u8>>,
 ) -> Result<Json<SearchAnswer>, Problem> {
     let current = shared.current();
@@ -148,7 +148,7 @@ async fn search(
     }
 }
 
-fn query(question: &Question, image: Option<Vec<u8>>) -> Result<Query, Problem> {
+fn query(question: &SearchRequest, image: Option<Vec<u8>>) -> Result<Query, Problem> {
     let mut parts = Vec::new();
     let said = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
     parts.extend(said(&question.text).map(|text| (1.0, QueryTerm::Text(text))));

@@ -29,11 +29,11 @@ pub(super) struct Thinner<'a> {
     width: u64,
     first: u64,
     bucket: Option<Bucket>,
-    rows: Vec<Kept>,
+    rows: Vec<StepRow>,
     thinned: bool,
 }
 
-struct Kept {
+struct StepRow {
     step: u64,
     samples: u64,
     time: i64,
@@ -97,8 +97,12 @@ impl<'a> Thinner<'a> {
     fn close(&mut self) {
         let Some(bucket) = self.bucket.take() else { return };
         self.thinned |= bucket.steps > 2;
-        let row =
-            |(step, samples, time): (u64, u64, i64), values| Kept { step, samples, time, values };
+        let row = |(step, samples, time): (u64, u64, i64), values| StepRow {
+            step,
+            samples,
+            time,
+            values,
+        };
         if bucket.steps == 1 {
             let values =
                 bucket.extremes.into_iter().map(|(name, [only, _])| (name, only.1)).collect();

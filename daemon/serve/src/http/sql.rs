@@ -32,7 +32,7 @@ const WAITS_FOR_A_TURN: Duration = Duration::from_secs(5);
 /// A query.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Question {
+pub(super) struct QueryRequest {
     query: String,
     /// Name of a dataset of the service, for meta, blob, ledger, scores. Without it: the tables of the state folder only.
     #[serde(default)]
@@ -41,7 +41,7 @@ pub(super) struct Question {
 
 /// Its result.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-pub(super) struct Answer {
+pub(super) struct QueryResponse {
     columns: Vec<Column>,
     /// A value a column; bytes as hexadecimal text, times as ISO 8601.
     #[schema(value_type = Vec<Vec<Object>>)]
@@ -65,13 +65,13 @@ pub const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 pub const TRUNCATED: &str = "x-truncated";
 
 /// Runs a query that reads. With `Accept: application/vnd.apache.arrow.stream` the answer is Arrow's, of 64 MiB at most.
-#[utoipa::path(post, path = "/v1/sql", request_body = Question, responses((status = OK, body = Answer), (status = "default", body = Problem)), tag = "sql")]
+#[utoipa::path(post, path = "/v1/sql", request_body = QueryRequest, responses((status = OK, body = QueryResponse), (status = "default", body = Problem)), tag = "sql")]
 pub(super) async fn sql(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
-    question: Result<Json<Question>, JsonRejection>,
+    question: Result<Json<QueryRequest>, JsonRejection>,
 ) -> Result<Response, Problem> {
-    let Json(Question { query, dataset }) = question?;
+    let Json(QueryRequest { query, dataset }) = question?;
     let current = shared.current();
     let dataset = match dataset {
         None => None,
@@ -100,7 +100,7 @@ pub(super) async fn sql(
         .fields()
         .iter()
         .map(|field| Column { name: field.name().clone(), kind: field.data_type().to_string() });
-    Ok(Json(Answer {
+    Ok(Json(QueryResponse {
         columns: columns.collect(),
         rows: rows_of(&answer.batches).map_err(Problem::internal)?,
         truncated: answer.truncated,
@@ -109,7 +109,7 @@ pub(super) async fn sql(
     .into_response())
 }
 
-fn stream_of(answer: &Found) -> Result<Vec<u8>, ArrowError> {
+fn stream_of(answer: &QueryResult) -> Result<Vec<u8>, ArrowError> {
     let mut writer = StreamWriter::try_new(Vec::new(), &answer.schema)?;
     answer.batches.iter().try_for_each(|batch| writer.write(batch))?;
     writer.into_inner()
@@ -124,7 +124,7 @@ pub(super) fn unknown_dataset(known: &[ServedDataset], name: &str) -> Problem {
 }
 
 /// Batches of a result.
-pub(super) struct Found {
+pub(super) struct QueryResult {
     pub(super) schema: arrow::datatypes::SchemaRef,
     pub(super) batches: Vec<RecordBatch>,
     pub(super) truncated: bool,
@@ -141,7 +141,7 @@ pub(super) async fn ask(
     dataset: Option<ServedDataset>,
     sql: String,
     most: (u64, usize),
-) -> Result<(Found, f64), Problem> {
+) -> Result<(QueryResult, f64), Problem> {
     // A page of thumbnails asks more at once than may run; each is short.
     let slot =
         tokio::time::timeout(WAITS_FOR_A_TURN, Arc::clone(&shared.query_slots).acquire_owned())
@@ -174,10 +174,10 @@ async fn found(
     shared: &Shared,
     statement: Statement,
     (most_rows, most_bytes): (u64, usize),
-) -> Result<Found, Problem> {
+) -> Result<QueryResult, Problem> {
     let mut answer = shared.queries.ask(statement).await?;
     let mut found =
-        Found { schema: Arc::clone(answer.schema()), batches: Vec::new(), truncated: false };
+        QueryResult { schema: Arc::clone(answer.schema()), batches: Vec::new(), truncated: false };
     let (mut left, mut bytes) = (most_rows, 0);
     while let Some(batch) = answer.next().await? {
         let taken = (batch.num_rows() as u64).min(left);

@@ -42,7 +42,7 @@ const LAG: usize = 1024;
 
 /// What somebody wants done.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct JobRequest {
     pub kind: JobKind,
     pub config: Option<String>,
     pub args: Vec<String>,
@@ -318,7 +318,7 @@ impl Queue {
     }
 
     /// Takes a job on. Durable when it returns.
-    pub(crate) fn submit(&self, wanted: Wanted) -> Result<JobRecord, QueueError> {
+    pub(crate) fn submit(&self, wanted: JobRequest) -> Result<JobRecord, QueueError> {
         let checked = paths::check((&wanted).into(), self.store.folder(), &self.folders());
         let run = checked.and_then(|checked| checked.run()).map_err(QueueError::Wrong)?;
         let mut inner = self.inner();

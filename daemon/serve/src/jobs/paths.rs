@@ -16,7 +16,7 @@ use diptych_pipeline::ingest::{SourceName, source_names, sources_at};
 use diptych_schemas::{ModelRef, PathRole, SuiteConfig, TrainConfig};
 use diptych_store::{JobKind, JobRecord, RunName};
 
-use super::Wanted;
+use super::JobRequest;
 use crate::folders::Folders;
 
 /// Files that the sources of one ingest may name.
@@ -31,9 +31,9 @@ pub(super) struct Asked<'a> {
     folder: &'a Path,
 }
 
-impl<'a> From<&'a Wanted> for Asked<'a> {
-    fn from(wanted: &'a Wanted) -> Self {
-        let Wanted { kind, config, args, folder, .. } = wanted;
+impl<'a> From<&'a JobRequest> for Asked<'a> {
+    fn from(wanted: &'a JobRequest) -> Self {
+        let JobRequest { kind, config, args, folder, .. } = wanted;
         Self { kind: *kind, config: config.as_deref(), args, folder }
     }
 }

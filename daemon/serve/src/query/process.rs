@@ -65,7 +65,7 @@ impl Program {
         let limits = Limits {
             memory,
             spill: spill.path().to_owned(),
-            spill_bytes: memory as u64 * SPILL_FOR_MEMORY,
+            spill_bytes: (memory as u64).saturating_mul(SPILL_FOR_MEMORY),
         };
         let running = Some((child, spill));
         let mut worker = Worker { memory, fit: false, socket, said, listening, running };

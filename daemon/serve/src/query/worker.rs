@@ -130,7 +130,7 @@ fn answer_all(
         spill: Spill { folder: limits.spill.clone(), bytes: limits.spill_bytes },
     };
     let began_with = data_bytes();
-    let most = began_with + limits.memory as u64 + BESIDE;
+    let most = (limits.memory as u64).saturating_add(began_with + BESIDE);
     // Allocations beyond fail, which ends the process.
     let limit = Rlimit { current: Some(most), maximum: Some(most) };
     setrlimit(Resource::Data, limit).context("limiting memory")?;
@@ -178,7 +178,8 @@ fn bug(payload: &(dyn Any + Send)) -> Failure {
     let message = payload.downcast_ref::<String>().map(String::as_str);
     let message =
         message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    if message.contains("capacity overflow") {
+    // A text or list beyond what the allocator, or a column's offsets, can hold.
+    if message.contains("capacity overflow") || message.contains("offset overflow") {
         return Failure::new(
             FailureKind::Memory,
             "the query failed while it ran: it asks for a value larger than any memory",

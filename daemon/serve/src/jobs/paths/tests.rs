@@ -23,14 +23,14 @@ fn place() -> Place {
     Place { _folder: folder, folders, root }
 }
 
-fn checked(place: &Place, wanted: &Wanted) -> Result<Checked, String> {
+fn checked(place: &Place, wanted: &JobRequest) -> Result<Checked, String> {
     check(wanted.into(), &place.root.join("state"), &place.folders)
 }
 
-fn wanted(place: &Place, kind: JobKind, args: &str) -> Wanted {
+fn wanted(place: &Place, kind: JobKind, args: &str) -> JobRequest {
     let args =
         args.split(' ').map(|arg| arg.replace("ROOT", &place.root.display().to_string())).collect();
-    Wanted {
+    JobRequest {
         kind,
         config: None,
         args,
@@ -106,7 +106,7 @@ fn files_outside_are_refused_in_every_option_that_names_one() {
 fn a_training_is_checked_by_all_that_its_configuration_names() {
     let place = place();
     let smallest = "name = \"a\"\n[data]\ndataset = \"../data\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
-    let of = |text: String| Wanted {
+    let of = |text: String| JobRequest {
         config: Some(text),
         args: Vec::new(),
         ..wanted(&place, JobKind::Train, "")
@@ -312,7 +312,8 @@ fn try_name(place: &Place, name: &str) -> (usize, usize) {
     let ask = |kind, args: &[&str]| {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let folder = work.clone();
-        let wanted = Wanted { kind, config: None, args, folder, priority: 0, after: Vec::new() };
+        let wanted =
+            JobRequest { kind, config: None, args, folder, priority: 0, after: Vec::new() };
         checked(place, &wanted).is_ok()
     };
     let may_be_read = |path: &Path| {
