@@ -179,7 +179,8 @@ fn bug(payload: &(dyn Any + Send)) -> Failure {
     let message =
         message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
     // A text or list beyond what the allocator, or a column's offsets, can hold.
-    if message.contains("capacity overflow") || message.contains("offset overflow") {
+    let too_large = ["capacity overflow", "offset overflow", "os error 12"];
+    if too_large.iter().any(|says| message.contains(says)) {
         return Failure::new(
             FailureKind::Memory,
             "the query failed while it ran: it asks for a value larger than any memory",
