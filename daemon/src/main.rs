@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use diptych_cli::{Cli, Command};
+use diptych_schemas::words::panic_message;
 
 fn main() -> ExitCode {
     // First of all: it writes the environment, which is possible only while there is no other thread.
@@ -31,11 +32,7 @@ fn main() -> ExitCode {
     match panic::catch_unwind(|| diptych::run(cli)) {
         Ok(code) => ExitCode::from(code),
         Err(payload) => {
-            let message = payload
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| payload.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
+            let message = panic_message(payload.as_ref()).unwrap_or("no message");
             tracing::error!(
                 "internal error: {message}. This is a bug; run again with -v and report what it prints"
             );

@@ -218,8 +218,10 @@ async fn training_ledger_and_other_tables_are_given_by_the_caller() {
             .unwrap();
     let functions = stand_ins();
     let mut spec = SessionSpec::new(Some(folder.path()), &functions);
-    spec.training_ledger =
-        Some(Arc::new(MemTable::try_new(ledger_schema(), vec![vec![training]]).unwrap()));
+    spec.tables.push((
+        "training_ledger".into(),
+        Arc::new(MemTable::try_new(ledger_schema(), vec![vec![training]]).unwrap()),
+    ));
     spec.tables
         .push(("runs".into(), Arc::new(MemTable::try_new(runs_schema(), vec![vec![]]).unwrap())));
     let context = session(spec.clone()).unwrap();

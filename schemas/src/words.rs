@@ -1,5 +1,6 @@
 //! Numbers and errors in words, for messages, reports and pages.
 
+use std::any::Any;
 use std::error::Error;
 use std::path::Path;
 
@@ -15,6 +16,12 @@ const TOO_MANY_OPEN_FILES: [(&str, &str); 2] = [
         "No process on this machine may open more files: raise it with `sysctl fs.file-max`, or end what holds so many open",
     ),
 ];
+
+/// What a panic said, by what `catch_unwind` caught; none where that is no text.
+pub fn panic_message(payload: &(dyn Any + Send)) -> Option<&str> {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied())
+}
 
 /// What to do where an error comes from too many open files. No file is damaged then.
 fn open_files_advice(message: &str) -> Option<&'static str> {

@@ -1,7 +1,6 @@
 //! SQL over a dataset and a state folder: the session with every table and function that is there.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use datafusion::prelude::SessionContext;
@@ -36,11 +35,6 @@ pub fn with_limited_session<T>(
     let store = state.map(open_state).transpose()?;
     if let Some(store) = &store {
         spec.tables = store.tables();
-        if dataset.is_some()
-            && let Some(place) = spec.tables.iter().position(|(name, _)| name == "training_ledger")
-        {
-            spec.training_ledger = Some(Arc::clone(&spec.tables[place].1));
-        }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -146,17 +146,11 @@ impl Shared {
         dataset: Option<&ServedDataset>,
     ) -> Result<SessionContext, SqlError> {
         let functions = content_functions();
-        let mut spec = SessionSpec {
+        let context = session(SessionSpec {
             memory: Some(memory_of(&self.current())),
+            tables: self.store.tables(),
             ..SessionSpec::new(dataset.map(|dataset| &*dataset.path), &functions)
-        };
-        spec.tables = self.store.tables();
-        if dataset.is_some()
-            && let Some((_, table)) = spec.tables.iter().find(|(name, _)| name == "training_ledger")
-        {
-            spec.training_ledger = Some(Arc::clone(table));
-        }
-        let context = session(spec)?;
+        })?;
         nearest::register(
             &context,
             Some(nearest::plan_of(self.store.clone(), &self.searchers.models)),

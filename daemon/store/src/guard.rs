@@ -8,6 +8,8 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Once;
 
+use diptych_schemas::words::panic_message;
+
 use super::error::StoreError;
 
 thread_local! {
@@ -46,9 +48,7 @@ fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<String>().cloned();
-    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_else(|| "sled panicked".into())
+    panic_message(payload).unwrap_or("sled panicked").to_owned()
 }
 
 #[cfg(test)]

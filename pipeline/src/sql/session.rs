@@ -33,10 +33,9 @@ pub struct SessionSpec<'a> {
     /// Folder of the dataset; without it there are only the other tables.
     pub dataset: Option<&'a Path>,
     pub functions: &'a ContentFunctions,
-    /// More tables (runs, checkpoints, metrics, embeddings), by name.
+    /// More tables (runs, checkpoints, metrics, embeddings), by name. The rows of `training_ledger`, which training wrote, are rows of
+    /// the dataset's ledger too.
     pub tables: Vec<(String, Arc<dyn TableProvider>)>,
-    /// Rows of the ledger that are not in the dataset's folder: those that training wrote. Same schema.
-    pub training_ledger: Option<Arc<dyn TableProvider>>,
     /// Threads that a query is split for; none: one for each core.
     pub partitions: Option<NonZeroUsize>,
     /// Memory limit of all queries of the session together, in bytes; none: half of what the system has left.
@@ -54,15 +53,7 @@ pub struct Spill {
 
 impl<'a> SessionSpec<'a> {
     pub fn new(dataset: Option<&'a Path>, functions: &'a ContentFunctions) -> Self {
-        Self {
-            dataset,
-            functions,
-            tables: Vec::new(),
-            training_ledger: None,
-            partitions: None,
-            memory: None,
-            spill: None,
-        }
+        Self { dataset, functions, tables: Vec::new(), partitions: None, memory: None, spill: None }
     }
 }
 
@@ -116,7 +107,9 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
         // Both have embeddings: they are one table.
         let place = tables.iter().position(|(name, _)| name == "embeddings");
         let embeddings = place.map(|place| tables.swap_remove(place).1);
-        dataset.register(&context, spec.training_ledger, embeddings)?;
+        let of_training = tables.iter().find(|(name, _)| name == "training_ledger");
+        let of_training = of_training.map(|(_, table)| Arc::clone(table));
+        dataset.register(&context, of_training, embeddings)?;
     }
     for (name, provider) in tables {
         context.register_table(name.as_str(), provider).map_err(setting_up)?;

@@ -12,8 +12,6 @@ use tonic::metadata::MetadataMap;
 
 use super::DATASET_HEADER;
 
-/// Bytes of a statement's text: lists of uids are long.
-const LONGEST_SQL: usize = 1 << 20;
 /// Go's client leaves out the padding of a user and password, others write it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
@@ -35,16 +33,6 @@ pub(super) fn dataset(metadata: &MetadataMap) -> Result<Option<String>, Status> 
     let name =
         name.to_str().map_err(|_| Status::invalid_argument("the header `dataset` is not text"))?;
     Ok(Some(name.to_owned()).filter(|name| !name.is_empty()))
-}
-
-pub(super) fn bounded(sql: &str) -> Result<(), Status> {
-    if sql.len() > LONGEST_SQL {
-        return Err(Status::invalid_argument(format!(
-            "a statement may have {} MiB, this one has more",
-            LONGEST_SQL >> 20
-        )));
-    }
-    Ok(())
 }
 
 pub(super) fn no_transaction(id: Option<&Bytes>) -> Result<(), Status> {

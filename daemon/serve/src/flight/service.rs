@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::prepared::{PreparedStatements, Statement};
 use super::refusal::{READ_ONLY, internal, of_failure, of_session};
-use super::request::{Handle, bounded, dataset, decoded, handle_of, no_transaction, password};
+use super::request::{Handle, dataset, decoded, handle_of, no_transaction, password};
 use super::rows::{Sent, info, nothing, schema_bytes, send, send_one};
 use super::running::{Queries, QueryRows};
 use super::types::{plain, plain_batch, plain_rows};
@@ -101,7 +101,7 @@ impl Service {
         let Statement { dataset, sql, bound } = statement;
         let dataset =
             (self.spec.dataset)(dataset.as_deref()).map_err(|error| of_session(&error))?;
-        Ok(Question { sql, dataset, bound })
+        Question::new(sql, dataset, bound).map_err(|failure| of_failure(&failure))
     }
 
     async fn run(&self, handle: Bytes, statement: Statement) -> Result<Sent, Status> {
@@ -176,7 +176,6 @@ impl FlightSqlService for Service {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         no_transaction(query.transaction_id.as_ref())?;
-        bounded(&query.query)?;
         let dataset = dataset(request.metadata())?;
         let statement =
             Statement { dataset: dataset.clone(), sql: query.query.clone(), bound: Vec::new() };
@@ -198,7 +197,6 @@ impl FlightSqlService for Service {
         let handle = serde_json::from_slice(&ticket.statement_handle);
         let Handle { dataset, sql, .. } = handle
             .map_err(|_| Status::invalid_argument("this ticket is not one of this service"))?;
-        bounded(&sql)?;
         self.run(ticket.statement_handle, Statement { dataset, sql, bound: Vec::new() }).await
     }
 
@@ -208,7 +206,6 @@ impl FlightSqlService for Service {
         request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         no_transaction(query.transaction_id.as_ref())?;
-        bounded(&query.query)?;
         let statement = Statement {
             dataset: dataset(request.metadata())?,
             sql: query.query,

@@ -153,8 +153,7 @@ pub(super) async fn ask(
         )
     })?;
     let limit = Duration::from_secs(shared.current().config.sql.max_seconds);
-    let statement =
-        Statement { sql, dataset: dataset.map(|dataset| dataset.path), bound: Vec::new() };
+    let statement = Statement::new(sql, dataset.map(|dataset| dataset.path), Vec::new())?;
     let began = Instant::now();
     let found = tokio::time::timeout(limit, found(shared, statement, most)).await;
     let found = found.map_err(|_| {

@@ -30,8 +30,6 @@ pub use worker::run as run_worker;
 
 /// Processes that wait for a question.
 const KEPT_READY: usize = 2;
-/// Bytes of a statement's text: lists of uids are long.
-const LONGEST_SQL: usize = 1 << 20;
 
 /// The processes for queries, and what they may ask for.
 pub(crate) struct Queries {
@@ -132,11 +130,6 @@ impl Queries {
         mut question: Question,
         ask: impl Fn(Question) -> ToWorker,
     ) -> Result<Asking, Failure> {
-        if question.sql.len() > LONGEST_SQL {
-            let message =
-                format!("a statement may have {} MiB, this one has more", LONGEST_SQL >> 20);
-            return Err(Failure::new(FailureKind::Statement, message));
-        }
         let body = bound_body(&std::mem::take(&mut question.bound))?;
         let memory = (self.memory)();
         let ready = self.take_ready(memory);

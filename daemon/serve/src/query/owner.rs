@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use arrow::array::RecordBatch;
-use datafusion::common::Result as SqlResult;
+use datafusion::common::{DataFusionError, Result as SqlResult};
 use diptych_embeddings::nearest::Models;
 use diptych_store::Store;
 use tokio::sync::mpsc;
@@ -74,14 +74,13 @@ impl Owned {
             let done: SqlResult<()> = match wanted {
                 OwnedRead::Table(read) => store.read_table(&read, batch_rows, &mut give),
                 OwnedRead::Nearest(read) => {
-                    read.answer(&store, &models, &mut give).map_err(|error| {
-                        datafusion::common::DataFusionError::External(Box::new(error))
-                    })
+                    let answered = read.answer(&store, &models, &mut give);
+                    answered.map_err(|error| DataFusionError::External(Box::new(error)))
                 }
             };
             if let Err(error) = done {
                 let message = match error {
-                    datafusion::common::DataFusionError::External(error) => error.to_string(),
+                    DataFusionError::External(error) => error.to_string(),
                     other => other.to_string(),
                 };
                 let _ = sender.blocking_send(Err(message));

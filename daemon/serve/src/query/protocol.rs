@@ -18,6 +18,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// Bytes of a statement's text: lists of uids are long.
+const LONGEST_SQL: usize = 1 << 20;
 /// Bytes of a header: a statement is the longest part of one.
 const LARGEST_HEADER: u32 = 4 << 20;
 /// Bytes of a body. What a worker sends is cut into smaller pieces, unless one row is as large.
@@ -30,12 +32,28 @@ const PIECE: usize = 4 << 20;
 /// One statement, and what it is asked of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Question {
-    pub(crate) sql: String,
+    pub(super) sql: String,
     /// The folder of the dataset.
-    pub(crate) dataset: Option<PathBuf>,
+    pub(super) dataset: Option<PathBuf>,
     /// Values for its parameters, a row for each run; they travel in the body.
     #[serde(skip)]
-    pub(crate) bound: Vec<RecordBatch>,
+    pub(super) bound: Vec<RecordBatch>,
+}
+
+impl Question {
+    /// Refuses a statement that is too long.
+    pub(crate) fn new(
+        sql: String,
+        dataset: Option<PathBuf>,
+        bound: Vec<RecordBatch>,
+    ) -> Result<Self, Failure> {
+        if sql.len() > LONGEST_SQL {
+            let message =
+                format!("a statement may have {} MiB, this one has more", LONGEST_SQL >> 20);
+            return Err(Failure::new(FailureKind::Statement, message));
+        }
+        Ok(Self { sql, dataset, bound })
+    }
 }
 
 /// What a query reads that the service owns.

@@ -10,6 +10,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
@@ -19,9 +20,8 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::ScalarValue;
 use datafusion::prelude::SessionContext;
 use diptych_embeddings::nearest;
-use diptych_pipeline::sql::{
-    ContentFunctions, Prepared, SessionSpec, Spill, content_functions, prepare, session,
-};
+use diptych_pipeline::sql::{Prepared, SessionSpec, Spill, content_functions, prepare, session};
+use diptych_schemas::words::panic_message;
 use diptych_store::tables_planned_by;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -123,11 +123,18 @@ fn answer_all(
     }
     all.wait();
     let functions = content_functions();
-    let spec = |question: &Question| SpecOf {
-        question: question.clone(),
-        threads,
-        memory: limits.memory,
-        spill: Spill { folder: limits.spill.clone(), bytes: limits.spill_bytes },
+    let open = |dataset: Option<&Path>| -> Result<SessionContext, Failure> {
+        let spill = Spill { folder: limits.spill.clone(), bytes: limits.spill_bytes };
+        let context = session(SessionSpec {
+            memory: Some(limits.memory),
+            partitions: Some(threads),
+            spill: Some(spill),
+            tables: tables_planned_by(&plan_table_read(link)),
+            ..SessionSpec::new(dataset, &functions)
+        })?;
+        nearest::register(&context, Some(plan_nearest(link)));
+        extend(&context);
+        Ok(context)
     };
     let began_with = data_bytes();
     let most = (limits.memory as u64).saturating_add(began_with + BESIDE);
@@ -140,15 +147,11 @@ fn answer_all(
     while let Ok((said, body)) = asked.recv() {
         let answering = async {
             match said {
-                ToWorker::Answer(question) => {
-                    let context = spec(&question).session(&functions, link)?;
-                    extend(&context);
-                    answer(&context, &question.sql, body, link).await
+                ToWorker::Answer(Question { sql, dataset, .. }) => {
+                    answer(&open(dataset.as_deref())?, &sql, body, link).await
                 }
-                ToWorker::Describe(question) => {
-                    let context = spec(&question).session(&functions, link)?;
-                    extend(&context);
-                    describe(&context, &question.sql, body, link).await
+                ToWorker::Describe(Question { sql, dataset, .. }) => {
+                    describe(&open(dataset.as_deref())?, &sql, body, link).await
                 }
                 // The other thread takes them.
                 ToWorker::Limits(_)
@@ -175,9 +178,7 @@ fn answer_all(
 
 /// What a panic in the middle of a query means to the one who asked.
 fn bug(payload: &(dyn Any + Send)) -> Failure {
-    let message = payload.downcast_ref::<String>().map(String::as_str);
-    let message =
-        message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    let message = panic_message(payload).unwrap_or("no message");
     // A text or list beyond what the allocator, or a column's offsets, can hold.
     let too_large = ["capacity overflow", "offset overflow", "os error 12"];
     if too_large.iter().any(|says| message.contains(says)) {
@@ -187,41 +188,6 @@ fn bug(payload: &(dyn Any + Send)) -> Failure {
         );
     }
     Failure::internal(format!("the query met a bug, please report it with the query: {message}"))
-}
-
-struct SpecOf {
-    question: Question,
-    threads: NonZeroUsize,
-    memory: usize,
-    spill: Spill,
-}
-
-impl SpecOf {
-    fn session(
-        self,
-        functions: &ContentFunctions,
-        link: &Arc<Link>,
-    ) -> Result<SessionContext, Failure> {
-        let tables = tables_planned_by(&plan_table_read(link));
-        let of_training = tables.iter().position(|(name, _)| name == "training_ledger");
-        let training_ledger = self
-            .question
-            .dataset
-            .is_some()
-            .then_some(of_training)
-            .flatten()
-            .map(|place| Arc::clone(&tables[place].1));
-        let context = session(SessionSpec {
-            memory: Some(self.memory),
-            partitions: Some(self.threads),
-            spill: Some(self.spill),
-            tables,
-            training_ledger,
-            ..SessionSpec::new(self.question.dataset.as_deref(), functions)
-        })?;
-        nearest::register(&context, Some(plan_nearest(link)));
-        Ok(context)
-    }
 }
 
 /// Runs a statement, once for each row that was bound to it.
