@@ -20,6 +20,7 @@ mod random;
 pub mod scores;
 mod select;
 mod selection;
+mod split;
 pub mod sql;
 mod storage;
 mod synthetic;
@@ -51,8 +52,10 @@ pub use phash::perceptual_hash;
 pub use pixels::{EvalResize, Fit, crop_resize, eval_transform, random_resized_crop_box};
 pub use random::{Random, seed_of};
 pub use select::{
-    FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds,
+    EVERYTHING, FunnelStep, SelectError, SelectionReport, Threshold, choose, choose_of, funnel,
+    select, select_of, thresholds,
 };
 pub use selection::{Selection, SelectionError};
+pub use split::{Grouping, HeldOut, Side, SplitError, SplitReport, SplitSpec, split};
 pub use storage::{BlockCache, StorageError, read_manifest};
 pub use synthetic::write_synthetic_dataset;

@@ -6,6 +6,7 @@ use diptych_embeddings::embed::{Embedded, embed};
 use diptych_embeddings::encode::EncodeSpec;
 use diptych_embeddings::files;
 use diptych_embeddings::models::{self, Model};
+use diptych_embeddings::pairs::chosen_pairs;
 use diptych_pipeline::Selection;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
@@ -15,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::output::{bars, line};
 
 pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
-    let selection = Selection::read(&args.selection)?;
+    let selection = chosen_pairs(&args.dataset.dataset, &args.pairs.choice())?;
     let model = models::load(&args.model.model_ref())?;
     let store = Store::open_undamaged(&args.model.run_on.state)?;
     let spec =

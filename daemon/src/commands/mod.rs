@@ -3,6 +3,7 @@
 mod backup;
 mod balance;
 mod bench;
+mod completions;
 mod config;
 mod decontaminate;
 mod dedup;
@@ -25,6 +26,7 @@ mod score;
 mod search;
 mod select;
 mod serve;
+mod split;
 pub(crate) mod sql;
 mod synthetic_meta;
 mod token;
@@ -45,6 +47,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Sql(args) => sql::run(args),
         Command::Score(args) => score::run(&args),
         Command::Select(args) => select::run(args),
+        Command::Split(args) => split::run(&args),
         Command::Balance(args) => balance::run(&args),
         Command::Preset(args) => preset::run(&args),
         Command::Retype(args) => retype::run(&args),
@@ -75,6 +78,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Config(args) => config::run(args),
+        Command::Completions(args) => completions::run(&args),
         Command::DemoData(args) => demo_data::run(&args),
         Command::SyntheticMeta(args) => synthetic_meta::run(&args),
     }

@@ -12,6 +12,7 @@ use diptych_embeddings::models::{self, Model};
 use diptych_embeddings::nearest::{
     Found, GraphSpec, Loaded, Query, QueryTerm, SearchOptions, Searcher,
 };
+use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
 use diptych_pages::pictures::{SheetItem, query_sheet};
 use diptych_pipeline::sql::default_memory;
 use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
@@ -30,7 +31,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
         bail!("-k must be at least 1");
     }
     let queries = queries(args)?;
-    let selection = Selection::read(&args.selection)?;
+    let selection = chosen_pairs(&args.dataset.dataset, &args.pairs.choice())?;
     let model = models::load(&args.model.model_ref())?;
     let store = Store::open_undamaged(&args.model.run_on.state)?;
     let spec =
@@ -59,7 +60,11 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     }
     if let Some(path) = &args.sheet {
         query_sheet(
-            &format!("{} in {}", args.model.model, args.selection.display()),
+            &format!(
+                "{} in {}",
+                args.model.model,
+                name_of_pairs(&args.dataset.dataset, &args.pairs.choice())
+            ),
             &sheet,
             path,
         )?;

@@ -10,6 +10,7 @@
 pub mod checkpoints;
 mod evaluation;
 mod figures;
+mod first_model;
 pub mod live;
 pub mod prefetcher;
 mod prepare;

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench_train;
+mod command_line;
 mod confined;
 mod crash;
 mod curation;
