@@ -40,8 +40,8 @@ pub use diptych_sample::{
 pub use last_selection::{last_selection, remember_selection};
 pub use loader::{
     BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderMonitor,
-    LoaderSpec, LoaderStats, Rate, StageStats, Waited, bench_loader, cpu_seconds, eval_batches,
-    measured_batches, median, samples_an_epoch, train_loader,
+    LoaderSpec, LoaderStats, Rate, StageStats, Waited, all_pairs, bench_loader, cpu_seconds,
+    eval_batches, measured_batches, median, samples_an_epoch, train_loader,
 };
 pub use npy::{
     Matrix, NpyError, read_counts, read_matrix, read_rows, read_uid_list, write_counts,

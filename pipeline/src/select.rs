@@ -27,9 +27,9 @@ use crate::selection::Selection;
 use crate::sql::{DatasetTables, Planned, Rows, SqlError, StatementError, execute, plan};
 
 pub use condition::EVERYTHING;
+use condition::Query;
 pub use error::SelectError;
 pub use funnel::{FunnelStep, funnel};
-use condition::Query;
 use places::Chosen;
 pub use thresholds::{Threshold, thresholds};
 

@@ -197,9 +197,8 @@ impl Groups {
         let (keys, file_hash) = match spec.grouping {
             Grouping::Single => (HashMap::new(), None),
             Grouping::File(path) => {
-                let bytes = std::fs::read(path).map_err(|error| {
-                    SqlError::from(SchemaError::io(path)(error))
-                })?;
+                let bytes = std::fs::read(path)
+                    .map_err(|error| SqlError::from(SchemaError::io(path)(error)))?;
                 (of_file(context, path).await?, Some(ContentHash::of(&bytes)))
             }
             Grouping::Value(value) => (of_value(context, value).await?, None),
@@ -242,9 +241,7 @@ impl Groups {
             }
             HeldOut::Pairs(wanted) => {
                 let mut order: Vec<usize> = (0..self.groups.len()).collect();
-                order.sort_by(|a, b| {
-                    self.groups[*b].fraction.total_cmp(&self.groups[*a].fraction)
-                });
+                order.sort_by(|a, b| self.groups[*b].fraction.total_cmp(&self.groups[*a].fraction));
                 let mut left = wanted;
                 for group in order {
                     // One that does not fit any more is passed over for smaller ones.

@@ -102,22 +102,42 @@ async fn condition_stands_for_the_pairs_that_fulfil_it_and_nothing_for_all() {
     add_scores(folder.path(), "clip", &[(pair(3).uid(), 0.5), (pair(4).uid(), 0.7)]);
     for (text, sql, numbers) in [
         ("width > 45", "SELECT uid FROM scored WHERE width > 45", 36..40),
-        ("(width > 45 OR false) -- wide", "SELECT uid FROM scored WHERE (width > 45 OR false) -- wide", 36..40),
+        (
+            "(width > 45 OR false) -- wide",
+            "SELECT uid FROM scored WHERE (width > 45 OR false) -- wide",
+            36..40,
+        ),
         ("clip > 0.6", "SELECT uid FROM scored WHERE clip > 0.6", 4..5),
-        ("width = (SELECT max(width) FROM meta)", "SELECT uid FROM scored WHERE width = (SELECT max(width) FROM meta)", 39..40),
-        ("true ORDER BY width LIMIT 3", "SELECT uid FROM scored WHERE true ORDER BY width LIMIT 3", 0..3),
+        (
+            "width = (SELECT max(width) FROM meta)",
+            "SELECT uid FROM scored WHERE width = (SELECT max(width) FROM meta)",
+            39..40,
+        ),
+        (
+            "true ORDER BY width LIMIT 3",
+            "SELECT uid FROM scored WHERE true ORDER BY width LIMIT 3",
+            0..3,
+        ),
         (" -- nothing\n", "SELECT uid FROM meta", 0..40),
         ("", "SELECT uid FROM meta", 0..40),
-        ("(SELECT uid FROM meta WHERE width < 12)", "(SELECT uid FROM meta WHERE width < 12)", 0..2),
+        (
+            "(SELECT uid FROM meta WHERE width < 12)",
+            "(SELECT uid FROM meta WHERE width < 12)",
+            0..2,
+        ),
     ] {
-        let (_, selection) = run(folder.path(), text).await.unwrap_or_else(|error| panic!("{text}: {error}"));
+        let (_, selection) =
+            run(folder.path(), text).await.unwrap_or_else(|error| panic!("{text}: {error}"));
         assert_eq!(selection.uids.into_iter().collect::<BTreeSet<_>>(), uids(numbers), "{text}");
         assert_eq!(selection.sql, sql);
     }
     let folder = dataset().0;
     for (text, says) in [
         ("widht > 45", "line 1, column 1:\n  widht > 45\n  ^^^^^\ndid you mean width?"),
-        ("height = 20 AND\n widht > 45", "line 2, column 2:\n   widht > 45\n   ^^^^^\ndid you mean width?"),
+        (
+            "height = 20 AND\n widht > 45",
+            "line 2, column 2:\n   widht > 45\n   ^^^^^\ndid you mean width?",
+        ),
         ("width >", "expected an expression"),
         ("SELEC uid FROM meta", "SELEC"),
         ("width > 1000", "1000"),
@@ -130,7 +150,8 @@ async fn condition_stands_for_the_pairs_that_fulfil_it_and_nothing_for_all() {
 #[tokio::test]
 async fn part_of_a_selection_keeps_its_weights() {
     let (folder, _) = dataset();
-    let (_, whole) = run(folder.path(), "SELECT uid, width AS weight FROM meta WHERE width < 30").await.unwrap();
+    let (_, whole) =
+        run(folder.path(), "SELECT uid, width AS weight FROM meta WHERE width < 30").await.unwrap();
     let output = folder.path().join("part.parquet");
     let context = open(folder.path(), 4);
     let report = select_of(&context, "width > 27", Some(&whole), &output).await.unwrap();

@@ -16,9 +16,7 @@ use arrow::array::{ArrayRef, FixedSizeBinaryArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::{SessionSpec, session};
-use diptych_pipeline::{
-    Grouping, HeldOut, Selection, SplitReport, SplitSpec, choose, split,
-};
+use diptych_pipeline::{Grouping, HeldOut, Selection, SplitReport, SplitSpec, choose, split};
 use diptych_schemas::Uid;
 use proptest::prelude::*;
 
@@ -133,22 +131,27 @@ proptest! {
 }
 
 #[test]
-fn number_is_held_out_exactly_where_groups_allow_it_and_a_larger_share_holds_out_more_of_the_same() {
+fn number_is_held_out_exactly_where_groups_allow_it_and_a_larger_share_holds_out_more_of_the_same()
+{
     let folder = tempfile::tempdir().unwrap();
     dataset(folder.path(), &(0..1000).map(pair).collect::<Vec<_>>());
     let exact = run(folder.path(), HeldOut::Pairs(77), Grouping::Single).unwrap();
     assert_eq!((exact.heldout.len(), exact.train.len()), (77, 923));
     assert_eq!(exact.report.share, Some(0.077));
     let held = |share| -> HashSet<Uid> {
-        run(folder.path(), HeldOut::Share(share), Grouping::Single).unwrap().heldout.uids.into_iter().collect()
+        run(folder.path(), HeldOut::Share(share), Grouping::Single)
+            .unwrap()
+            .heldout
+            .uids
+            .into_iter()
+            .collect()
     };
     let (little, more) = (held(0.05), held(0.2));
     assert!(little.is_subset(&more) && little.len() < more.len());
     // What `hash_fraction` in a select gives.
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let selected = runtime
-        .block_on(choose(&open(folder.path()), "hash_fraction(uid) >= 0.8"))
-        .unwrap();
+    let selected =
+        runtime.block_on(choose(&open(folder.path()), "hash_fraction(uid) >= 0.8")).unwrap();
     assert_eq!(selected.uids.into_iter().collect::<HashSet<_>>(), more);
 }
 
@@ -183,7 +186,11 @@ fn pairs_with_the_same_value_stay_together_and_those_without_one_are_alone() {
     assert_eq!(sides.values().flatten().collect::<HashSet<_>>().len(), 2);
     // Two of three pairs of the later shards have a category, each of 400 or so.
     let split = run(folder.path(), HeldOut::Share(0.3), Grouping::Value("category")).unwrap();
-    assert!(split.heldout.len() > 50 && split.report.too_large + split.report.heldout.groups + split.report.train.groups >= 2);
+    assert!(
+        split.heldout.len() > 50
+            && split.report.too_large + split.report.heldout.groups + split.report.train.groups
+                >= 2
+    );
 }
 
 #[test]

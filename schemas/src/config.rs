@@ -329,7 +329,8 @@ impl TrainConfig {
             *path = replace(role, path)?;
         }
         if let Some(config) = self.model.config_file_mut() {
-            *config = replace(PathRole::Read, Path::new(config.as_str()))?.to_string_lossy().into_owned();
+            *config =
+                replace(PathRole::Read, Path::new(config.as_str()))?.to_string_lossy().into_owned();
         }
         Ok(())
     }

@@ -17,7 +17,10 @@ const SIMILAR: f64 = 0.75;
 
 /// What stands in a file for keys that have no default.
 const EXAMPLES: [(&str, &str); 19] = [
-    ("data.captions", "[{ column = \"caption\", probability = 0.7 }, { column = \"alt\", probability = 0.3 }]"),
+    (
+        "data.captions",
+        "[{ column = \"caption\", probability = 0.7 }, { column = \"alt\", probability = 0.3 }]",
+    ),
     ("data.dataset", "\"data\""),
     ("data.mix", "[{ dataset = \"photos\", selection = \"photos.parquet\", weight = 3.0 }]"),
     ("data.selection", "\"train.parquet\""),
@@ -60,7 +63,13 @@ fn docs() -> Docs {
 }
 
 /// Adds the properties of a schema, and those of what they refer to.
-fn add(schema: &Value, prefix: &str, within: bool, definitions: &Map<String, Value>, docs: &mut Docs) {
+fn add(
+    schema: &Value,
+    prefix: &str,
+    within: bool,
+    definitions: &Map<String, Value>,
+    docs: &mut Docs,
+) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         let found = referred(property, definitions);

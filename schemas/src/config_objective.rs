@@ -16,7 +16,9 @@ pub enum LossKind {
 }
 
 /// One term of an objective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectiveTerm {
     /// Symmetric cross-entropy over the batch (Radford et al., "Learning transferable visual models", 2021).

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The weights that a run starts from.
@@ -79,8 +79,11 @@ impl fmt::Display for FirstWeights {
         match self {
             Self::Whole(path) => path.display().fmt(f),
             Self::Towers(TowerWeights { image, text }) => {
-                let both: Vec<_> =
-                    [image, text].into_iter().flatten().map(|path| path.display().to_string()).collect();
+                let both: Vec<_> = [image, text]
+                    .into_iter()
+                    .flatten()
+                    .map(|path| path.display().to_string())
+                    .collect();
                 f.write_str(&both.join(" and "))
             }
         }
@@ -150,7 +153,9 @@ mod tests {
                 "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\n{weights}\n"
             ))
         };
-        for (weights, resolved) in [("run@best", "run@best"), ("models/clip", "/folder/models/clip")] {
+        for (weights, resolved) in
+            [("run@best", "run@best"), ("models/clip", "/folder/models/clip")]
+        {
             let mut config = without(&format!("weights = \"{weights}\"")).unwrap();
             assert_eq!(TrainConfig::parse(&config.to_toml()).unwrap(), config);
             config.resolve_paths(Path::new("/folder"));

@@ -33,8 +33,8 @@ pub mod words;
 pub use config::{
     AugmentConfig, LoaderConfig, ModelChoice, Precision, TrainConfig, TrainLoopConfig,
 };
-pub use config_docs::{commented, explained};
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
+pub use config_docs::{commented, explained};
 pub use config_lora::{LoraConfig, LoraTarget};
 pub use config_objective::{LossKind, MaskConfig, ObjectiveConfig, ObjectiveTerm};
 pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};

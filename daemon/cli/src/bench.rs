@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{DatasetArg, PairsArgs};
 use super::bench_train::BenchTrainArgs;
+use super::{DatasetArg, PairsArgs};
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {

@@ -58,6 +58,7 @@ fn held_out(text: &str) -> Result<HeldOutArg, String> {
         None => text.parse().ok().filter(|pairs| *pairs > 0).map(HeldOutArg::Pairs),
     };
     found.ok_or_else(|| {
-        "a share of the pairs between 0% and 100%, as in 1%, or a number of pairs, as in 5000".into()
+        "a share of the pairs between 0% and 100%, as in 1%, or a number of pairs, as in 5000"
+            .into()
     })
 }

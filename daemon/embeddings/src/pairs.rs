@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{EVERYTHING, Selection, choose, choose_of};
+use diptych_pipeline::{EVERYTHING, Selection, all_pairs, choose, choose_of};
 use diptych_schemas::words::thousands;
-use diptych_schemas::{ContentHash, DatasetManifest, PairChoice, is_url};
+use diptych_schemas::{ContentHash, DatasetManifest, PairChoice, RemoteConfig, is_url};
 
 use crate::session::with_session;
 
@@ -27,8 +27,14 @@ pub fn chosen_pairs(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Selec
         }
     };
     if is_url(dataset) {
+        if choice.is_everything() {
+            let found = all_pairs(dataset, &RemoteConfig::default())?;
+            tracing::info!("all {} pairs of {}", thousands(found.len() as u64), dataset.display());
+            return Ok(found);
+        }
         bail!(
-            "{}: of a dataset elsewhere, name the pairs with --selection, which `diptych select` makes where the dataset is a folder",
+            "--where asks the columns of a dataset on this machine, and {} lies elsewhere: name a --selection, which `diptych select` makes \
+             where the dataset is a folder",
             dataset.display()
         );
     }
@@ -43,7 +49,11 @@ pub fn chosen_pairs(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Selec
     let count = thousands(found.len() as u64);
     match &choice.condition {
         Some(condition) => {
-            tracing::info!("{count} of {} pairs of {}: {condition}", thousands(of), dataset.display());
+            tracing::info!(
+                "{count} of {} pairs of {}: {condition}",
+                thousands(of),
+                dataset.display()
+            );
         }
         None => tracing::info!("all {count} pairs of {}", dataset.display()),
     }
@@ -60,11 +70,20 @@ pub fn chosen_part(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Option
 
 /// What the pairs are called in results: the name of the selection's file, or of the dataset, with the condition.
 pub fn name_of_pairs(dataset: &Path, choice: &PairChoice) -> String {
-    let base = choice.selection.as_deref().and_then(Path::file_stem).or_else(|| dataset.file_name());
+    let base =
+        choice.selection.as_deref().and_then(Path::file_stem).or_else(|| dataset.file_name());
     let base = base.map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned());
     let Some(condition) = &choice.condition else { return base };
     // A slash separates the parts of a metric's name.
-    let plain = |c: char| if c == '/' { ':' } else if c.is_control() { ' ' } else { c };
+    let plain = |c: char| {
+        if c == '/' {
+            ':'
+        } else if c.is_control() {
+            ' '
+        } else {
+            c
+        }
+    };
     let text: String = condition.chars().map(plain).take(NAME_LENGTH).collect();
     let mut name = format!("{base} where {text}");
     if text != *condition {

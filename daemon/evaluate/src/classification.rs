@@ -189,7 +189,11 @@ impl Classification {
                 .take(LISTED)
                 .map(|(label, count)| format!("{label:?} ({})", thousands(*count)))
                 .collect();
-            let more = if more > 0 { format!(" and {} more", thousands(more as u64)) } else { String::new() };
+            let more = if more > 0 {
+                format!(" and {} more", thousands(more as u64))
+            } else {
+                String::new()
+            };
             said.push(format!(
                 "{} pairs have labels that are not in the list of classes: {}{more}",
                 thousands(pairs),
@@ -242,11 +246,8 @@ fn labels_there_are(
 
 /// The labels of a value: itself, or those of a JSON list.
 fn labels_in(value: &str) -> Vec<String> {
-    let list = if value.starts_with('[') {
-        serde_json::from_str::<Vec<Value>>(value).ok()
-    } else {
-        None
-    };
+    let list =
+        if value.starts_with('[') { serde_json::from_str::<Vec<Value>>(value).ok() } else { None };
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     list.map_or_else(|| vec![value.to_owned()], |list| list.iter().map(text).collect())
 }

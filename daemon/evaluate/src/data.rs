@@ -66,15 +66,13 @@ impl EvalData {
     ) -> anyhow::Result<Self> {
         let mut data = match &subject.source {
             PairSource::Benchmark(folder) => Self::of_benchmark(folder, tasks, state, control)?,
-            PairSource::Dataset { dataset, pairs, classes, train_selection } => {
-                Self::of_dataset(
-                    dataset,
-                    pairs,
-                    classes.as_ref(),
-                    train_selection.as_deref(),
-                    tasks,
-                )?
-            }
+            PairSource::Dataset { dataset, pairs, classes, train_selection } => Self::of_dataset(
+                dataset,
+                pairs,
+                classes.as_ref(),
+                train_selection.as_deref(),
+                tasks,
+            )?,
         };
         data.strict = subject.strict_pairs;
         for task in &data.tasks {
@@ -133,8 +131,11 @@ impl EvalData {
         let classification = classes.map(read).transpose()?;
         let mut notes = Vec::new();
         let by_labels = classes.is_some_and(|of| of.names.is_none());
-        let retrieval_alone = !tasks.is_empty() && tasks.iter().all(|task| *task == Task::Retrieval);
-        if let Some(classification) = classification.as_ref().filter(|_| by_labels && !retrieval_alone) {
+        let retrieval_alone =
+            !tasks.is_empty() && tasks.iter().all(|task| *task == Task::Retrieval);
+        if let Some(classification) =
+            classification.as_ref().filter(|_| by_labels && !retrieval_alone)
+        {
             for (what, selection) in
                 [("", Some(&mut selection)), (" to learn from", train_selection.as_mut())]
             {
@@ -297,9 +298,8 @@ impl EvalData {
 
 /// Drops pairs without a label, and says how many.
 fn keep_labelled(selection: &mut Selection, classification: &Classification) -> usize {
-    let rows: Vec<usize> = (0..selection.len())
-        .filter(|row| classification.has_label(selection.uids[*row]))
-        .collect();
+    let rows: Vec<usize> =
+        (0..selection.len()).filter(|row| classification.has_label(selection.uids[*row])).collect();
     let without = selection.len() - rows.len();
     if without > 0 {
         *selection = subset(selection, &rows);

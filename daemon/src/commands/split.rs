@@ -6,7 +6,9 @@ use anyhow::Context;
 use diptych_cli::{HeldOutArg, SplitArgs};
 use diptych_embeddings::pairs::chosen_pairs;
 use diptych_embeddings::session::with_limited_session;
-use diptych_pipeline::{Grouping, HeldOut, Side, SplitReport, SplitSpec, remember_selection, split};
+use diptych_pipeline::{
+    Grouping, HeldOut, Side, SplitReport, SplitSpec, remember_selection, split,
+};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 

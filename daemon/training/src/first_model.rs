@@ -24,8 +24,7 @@ impl FirstModel {
             None => None,
             Some(FirstWeights::Whole(path)) => Some(FirstWeights::Whole(place(path)?)),
             Some(FirstWeights::Towers(TowerWeights { image, text })) => {
-                let [image, text] =
-                    [image, text].map(|path| path.as_ref().map(place).transpose());
+                let [image, text] = [image, text].map(|path| path.as_ref().map(place).transpose());
                 Some(FirstWeights::Towers(TowerWeights { image: image?, text: text? }))
             }
         };
@@ -36,7 +35,8 @@ impl FirstModel {
             other => other,
         };
         let implied = source.as_deref().map(ModelConfig::of_weights).transpose()?.flatten();
-        let named = name.as_deref().map(ModelConfig::named_or_file).transpose().context("model.config")?;
+        let named =
+            name.as_deref().map(ModelConfig::named_or_file).transpose().context("model.config")?;
         let model = match (named, implied, source.as_deref()) {
             (Some(named), Some(implied), Some(source)) => {
                 if let Some(differences) = named.differences(&implied) {

@@ -11,9 +11,7 @@ use diptych_pipeline::{
     DataSource, Loader, LoaderSpec, Selection, TokenKinds, Tokenizer, read_manifest,
     samples_an_epoch, train_loader,
 };
-use diptych_schemas::{
-    ContentHash, SampleIndex, Step, TensorBoard, TrainConfig,
-};
+use diptych_schemas::{ContentHash, SampleIndex, Step, TensorBoard, TrainConfig};
 use diptych_store::{Milliseconds, RunName, RunRecord, RunState, Store};
 use diptych_trainer::{
     Device, GuardState, MaskVocabulary, Saver, Trainer, TrainerSpec, checkpoint, flops, set_threads,

@@ -14,7 +14,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::reader::infer_json_schema;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
-use datafusion::common::{DataFusionError, Result as SqlResult, ScalarValue, TableReference, plan_err};
+use datafusion::common::{
+    DataFusionError, Result as SqlResult, ScalarValue, TableReference, plan_err,
+};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::json::JsonFormat;
@@ -34,7 +36,9 @@ const INFERRED_ROWS: usize = 100_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Parquet,
-    Csv { delimiter: u8 },
+    Csv {
+        delimiter: u8,
+    },
     /// One object a line.
     Json,
 }
@@ -137,9 +141,8 @@ fn table_of(name: &str, kind: Kind) -> Result<Arc<dyn TableProvider>, SqlError> 
         (Kind::Parquet, several) => parquet_files_table(several),
         (Kind::Csv { delimiter }, files) => {
             let format = Format::default().with_header(true).with_delimiter(delimiter);
-            let schema = inferred(files, |file| {
-                Ok(format.infer_schema(file, Some(INFERRED_ROWS))?.0)
-            })?;
+            let schema =
+                inferred(files, |file| Ok(format.infer_schema(file, Some(INFERRED_ROWS))?.0))?;
             let format = CsvFormat::default().with_has_header(true).with_delimiter(delimiter);
             listed_files(files, Arc::new(format) as Arc<dyn FileFormat>, schema)
         }
@@ -184,10 +187,8 @@ fn inferred(
     let mut schemas = Vec::new();
     for path in files {
         let file = File::open(path).map_err(SchemaError::io(path))?;
-        let schema = infer(file).map_err(|error| SqlError::File {
-            path: path.clone(),
-            message: error.to_string(),
-        })?;
+        let schema = infer(file)
+            .map_err(|error| SqlError::File { path: path.clone(), message: error.to_string() })?;
         schemas.push(schema);
     }
     let merged = Schema::try_merge(schemas).map_err(|error| SqlError::File {

@@ -115,10 +115,8 @@ pub(super) async fn write_table(
         _ => columns,
     };
     if fitting < columns {
-        count += &format!(
-            "; {fitting} of {columns} columns, as many as fit{}",
-            limits.more_columns
-        );
+        count +=
+            &format!("; {fitting} of {columns} columns, as many as fit{}", limits.more_columns);
         let first: Vec<usize> = (0..fitting).collect();
         for batch in &mut batches {
             *batch = batch.project(&first).map_err(unprintable)?;
@@ -157,7 +155,11 @@ fn expanded(batches: &[RecordBatch]) -> String {
     let mut lines = Vec::new();
     for batch in batches {
         for row in 0..batch.num_rows() {
-            lines.push(format!("-[ row {} ]{}", lines.len() / (batch.num_columns() + 1) + 1, "-".repeat(longest)));
+            lines.push(format!(
+                "-[ row {} ]{}",
+                lines.len() / (batch.num_columns() + 1) + 1,
+                "-".repeat(longest)
+            ));
             for (field, column) in schema.fields().iter().zip(batch.columns()) {
                 let name = field.name();
                 let space = " ".repeat(longest - name.width());

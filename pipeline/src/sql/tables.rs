@@ -309,9 +309,8 @@ pub(super) fn parquet_files_table(files: &[PathBuf]) -> Result<Arc<dyn TableProv
     let mut merged = Schema::empty();
     for path in files {
         let schema = parquet_file_schema(path)?;
-        merged = Schema::try_merge([merged, Schema::clone(&schema)]).map_err(|error| {
-            SqlError::File { path: path.clone(), message: error.to_string() }
-        })?;
+        merged = Schema::try_merge([merged, Schema::clone(&schema)])
+            .map_err(|error| SqlError::File { path: path.clone(), message: error.to_string() })?;
     }
     parquet_table(files, Arc::new(merged))
 }

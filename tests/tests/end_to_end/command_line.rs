@@ -53,21 +53,56 @@ fn without_a_selection_all_pairs_are_meant_and_where_chooses_some() {
         let kept = ran.stderr.contains("were kept from before");
         assert_eq!(kept, ["all", "wide", "part"].contains(&name), "{name}: {}", ran.stderr);
         let json = json(&work, &file);
-        found.push((json["selection_hash"].clone(), json["pairs"].clone(), json["retrieval"].clone()));
+        found.push((
+            json["selection_hash"].clone(),
+            json["pairs"].clone(),
+            json["retrieval"].clone(),
+        ));
     }
     assert_eq!(found[0], found[1]);
     assert!(found[2] == found[3] && found[3] == found[4]);
     assert_ne!(found[0].0, found[2].0);
-    let names = work.diptych(&["sql", "SELECT DISTINCT name FROM metrics", "--state", "state", "--format", "csv"]).ok();
+    let names = work
+        .diptych(&[
+            "sql",
+            "SELECT DISTINCT name FROM metrics",
+            "--state",
+            "state",
+            "--format",
+            "csv",
+        ])
+        .ok();
     assert!(names.stdout.contains("eval/data where width > 100/"), "{}", names.stdout);
 
     let error = work.diptych(&[&["embed", "--where", "widht > 64"][..], &of_model].concat());
     error.fails_with(&["  widht > 64\n  ^^^^^", "did you mean width?"]);
-    work.diptych(&["bench", "loader", OF[0], OF[1], "--where", "width > 100", "--rounds", "1", "--image-size", "16"])
-        .ok();
-    work.diptych(&["dedup", "--by", "sha256", OF[0], OF[1], "--where", "width > 100", "--output", "u.parquet"])
-        .ok();
-    let error = work.diptych(&["eval", "--model", "run", OF[0], "data", "--where", "width > 100000"]);
+    work.diptych(&[
+        "bench",
+        "loader",
+        OF[0],
+        OF[1],
+        "--where",
+        "width > 100",
+        "--rounds",
+        "1",
+        "--image-size",
+        "16",
+    ])
+    .ok();
+    work.diptych(&[
+        "dedup",
+        "--by",
+        "sha256",
+        OF[0],
+        OF[1],
+        "--where",
+        "width > 100",
+        "--output",
+        "u.parquet",
+    ])
+    .ok();
+    let error =
+        work.diptych(&["eval", "--model", "run", OF[0], "data", "--where", "width > 100000"]);
     error.fails_with(&["no rows", "100000"]);
 }
 
@@ -79,44 +114,106 @@ fn labels_that_there_are_are_the_classes_where_none_are_listed() {
     let label = "format";
     let labels = work.sql(&OF, &format!("SELECT count(DISTINCT {label}) FROM meta"));
     let eval = |more: &[&str]| {
-        work.diptych(&[&["eval", "--model", "run", OF[0], OF[1], "--label-column", label], more].concat())
+        work.diptych(
+            &[&["eval", "--model", "run", OF[0], OF[1], "--label-column", label], more].concat(),
+        )
     };
     let said = eval(&["--json", "e.json"]).ok().stdout;
     assert!(said.contains(&format!("zero-shot, {labels} classes")), "{said}");
     // A list that lacks some: all of them are named at once, before anything is encoded.
     work.write("classes.txt", "nothing like it\n");
-    eval(&["--classes", "classes.txt"]).fails_with(&["\"jpeg\" (", "\"png\" (", "leave out the list"]);
+    eval(&["--classes", "classes.txt"]).fails_with(&[
+        "\"jpeg\" (",
+        "\"png\" (",
+        "leave out the list",
+    ]);
 }
 
 #[test]
 fn split_keeps_groups_on_one_side_and_says_what_went_where() {
     let work = Work::new().with_demo_data(200);
-    work.diptych(&["dedup", OF[0], OF[1], "--by", "caption", "--output", "unique.parquet", "--groups", "groups.parquet"])
-        .ok();
+    work.diptych(&[
+        "dedup",
+        OF[0],
+        OF[1],
+        "--by",
+        "caption",
+        "--output",
+        "unique.parquet",
+        "--groups",
+        "groups.parquet",
+    ])
+    .ok();
     let said = work
-        .diptych(&["split", "--heldout", "20%", "--groups", "groups.parquet", OF[0], OF[1], "--output", "parts"])
+        .diptych(&[
+            "split",
+            "--heldout",
+            "20%",
+            "--groups",
+            "groups.parquet",
+            OF[0],
+            OF[1],
+            "--output",
+            "parts",
+        ])
         .ok()
         .stdout;
-    assert!(said.contains("parts/train.parquet") && said.contains("groups of more than one pair"), "{said}");
+    assert!(
+        said.contains("parts/train.parquet") && said.contains("groups of more than one pair"),
+        "{said}"
+    );
     let tables = [
-        "--table", "t=parts/train.parquet", "--table", "h=parts/heldout.parquet", "--table", "g=groups.parquet",
-        "--dataset", "data",
+        "--table",
+        "t=parts/train.parquet",
+        "--table",
+        "h=parts/heldout.parquet",
+        "--table",
+        "g=groups.parquet",
+        "--dataset",
+        "data",
     ];
-    let all = work.sql(&tables, "SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM h) = (SELECT count(*) FROM meta)");
+    let all = work.sql(
+        &tables,
+        "SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM h) = (SELECT count(*) FROM meta)",
+    );
     assert_eq!(all, "true");
     let torn = "SELECT count(*) FROM (SELECT \"group\" FROM g JOIN t USING (uid) INTERSECT SELECT \"group\" FROM g JOIN h USING (uid))";
     assert_eq!(work.sql(&tables, torn), "0");
     // A selection of it trains and evaluates as any other; its duplicates can be dropped by a join, or as a part of a selection.
     for (more, output) in [
-        (&["SELECT uid FROM meta JOIN unique USING (uid)", "--table", "unique=unique.parquet", "--selection", "parts/train.parquet"][..], "a.parquet"),
-        (&["SELECT uid FROM meta JOIN train USING (uid)", "--table", "train=parts/train.parquet", "--selection", "unique.parquet"], "b.parquet"),
+        (
+            &[
+                "SELECT uid FROM meta JOIN unique USING (uid)",
+                "--table",
+                "unique=unique.parquet",
+                "--selection",
+                "parts/train.parquet",
+            ][..],
+            "a.parquet",
+        ),
+        (
+            &[
+                "SELECT uid FROM meta JOIN train USING (uid)",
+                "--table",
+                "train=parts/train.parquet",
+                "--selection",
+                "unique.parquet",
+            ],
+            "b.parquet",
+        ),
     ] {
         work.diptych(&[&["select"][..], more, &[OF[0], OF[1], "--output", output]].concat()).ok();
     }
-    let same = work.sql(&["--table", "a=a.parquet", "--table", "b=b.parquet"], "SELECT count(*) FROM a FULL JOIN b USING (uid) WHERE a.row IS NULL OR b.row IS NULL");
+    let same = work.sql(
+        &["--table", "a=a.parquet", "--table", "b=b.parquet"],
+        "SELECT count(*) FROM a FULL JOIN b USING (uid) WHERE a.row IS NULL OR b.row IS NULL",
+    );
     assert_eq!(same, "0");
     let said = work.diptych(&["split", "--heldout", "7", OF[0], OF[1]]).ok().stdout;
-    assert!(said.contains("heldout.parquet: 7 of ") && said.contains("% keeps pairs on their side"), "{said}");
+    assert!(
+        said.contains("heldout.parquet: 7 of ") && said.contains("% keeps pairs on their side"),
+        "{said}"
+    );
     for wrong in ["0", "100%", "1.5", "much"] {
         work.diptych(&["split", "--heldout", wrong, OF[0], OF[1]]).fails_with(&["as in 1%"]);
     }
@@ -140,7 +237,8 @@ fn sql_reads_files_by_their_names_and_needs_no_dataset() {
     ] {
         assert_eq!(work.sql(&[], sql), value, "{sql}");
     }
-    work.diptych(&["sql", "SELECT * FROM 'none.parquet'"]).fails_with(&["none.parquet", "no such file"]);
+    work.diptych(&["sql", "SELECT * FROM 'none.parquet'"])
+        .fails_with(&["none.parquet", "no such file"]);
     work.diptych(&["sql", "SELECT * FROM train.parquet"]).fails_with(&["FROM 'train.parquet'"]);
     // A dataset beside the folder that one works in.
     std::fs::create_dir(work.path("elsewhere")).unwrap();
@@ -151,7 +249,8 @@ fn sql_reads_files_by_their_names_and_needs_no_dataset() {
     let output = elsewhere.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // The rest is said, and statements of standard input are done one after the other, up to an error.
-    let said = work.diptych(&["sql", "SELECT uid FROM meta", OF[0], OF[1], "--rows", "2"]).ok().stdout;
+    let said =
+        work.diptych(&["sql", "SELECT uid FROM meta", OF[0], OF[1], "--rows", "2"]).ok().stdout;
     assert!(said.contains("2 of ") && said.contains("rows: --rows 0 shows all"), "{said}");
     work.write("several.sql", "SELECT 11 AS a; -- one;\nSELECT ';' AS b;\nSELEC;\nSELECT 44 AS d;");
     let mut command = work.command(&["sql", "--format", "csv"]);
@@ -228,7 +327,9 @@ fn prompt_has_history_completion_and_commands_and_survives_errors_and_ctrl_c() {
     assert!(shown.contains("caption"), "{shown}");
     prompt.press("\\nothing\r");
     prompt.shows("no command");
-    prompt.press("SELECT count(*) AS never FROM generate_series(1, 100000000000000) WHERE value % 7 = 3;\r");
+    prompt.press(
+        "SELECT count(*) AS never FROM generate_series(1, 100000000000000) WHERE value % 7 = 3;\r",
+    );
     let keys = &mut prompt.keys;
     eventually(PATIENCE, "the end of the query", || {
         keys.write_all(b"\x03").unwrap();
@@ -257,20 +358,36 @@ fn configuration_explains_itself_and_shells_complete() {
     let written = work.diptych(&["config"]).ok().stdout;
     work.write("run.toml", &written);
     assert_eq!(work.diptych(&["config", "run.toml"]).ok().stdout, written);
-    for key in ["selection = \"heldout.parquet\"", "# weights = ", "# classes = ", "# warmup_samples = ", "# mix = "] {
+    for key in [
+        "selection = \"heldout.parquet\"",
+        "# weights = ",
+        "# classes = ",
+        "# warmup_samples = ",
+        "# mix = ",
+    ] {
         assert!(written.contains(&format!("\n{key}")), "{key} is missing in\n{written}");
     }
     let said = work.diptych(&["config", "--keys", "eval"]).ok().stdout;
     assert!(said.contains("eval.classes") && !said.contains("optimizer"), "{said}");
     assert!(work.diptych(&["config", "--keys"]).ok().stdout.contains("[optimizer]"));
     work.diptych(&["config", "--keys", "optimiser"]).fails_with(&["did you mean optimizer?"]);
-    for (shell, says) in [("bash", "_diptych"), ("zsh", "#compdef diptych"), ("fish", "complete -c diptych")] {
+    for (shell, says) in
+        [("bash", "_diptych"), ("zsh", "#compdef diptych"), ("fish", "complete -c diptych")]
+    {
         let script = work.diptych(&["completions", shell]).ok().stdout;
-        assert!(script.contains(says) && script.contains("heldout") && !script.contains("query-worker "), "{shell}");
+        assert!(
+            script.contains(says)
+                && script.contains("heldout")
+                && !script.contains("query-worker "),
+            "{shell}"
+        );
     }
     // A mistake shows how the command is called, not the options of this call as if they were wanted.
     let error = work.diptych(&["search", "--sheet", "x.png", "-k", "3", "--model", "m", "text"]);
     let said = error.ended_with(2).stderr;
     let usage = said.lines().find(|line| line.starts_with("Usage:")).unwrap();
-    assert!(said.contains("--dataset") && usage.contains("[OPTIONS]") && !usage.contains("--sheet"), "{said}");
+    assert!(
+        said.contains("--dataset") && usage.contains("[OPTIONS]") && !usage.contains("--sheet"),
+        "{said}"
+    );
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use diptych_test_support::parity;
-use diptych_tests::{Work, final_files, tiny_config};
+use diptych_tests::{Work, final_files, project, tiny_config};
 use serde_json::Value;
 
 /// Header and data of a safetensors file: names, shapes and bytes, whatever the order in which they lie.
@@ -156,7 +156,8 @@ fn fine_tune(name: &str, model: &str) -> String {
 fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
     let work = Work::new().with_demo_data(60);
     openclip_folder(&work);
-    work.diptych(&["export", "--model", "reference", "--format", "hf", "--output", "models/hf"]).ok();
+    work.diptych(&["export", "--model", "reference", "--format", "hf", "--output", "models/clip"])
+        .ok();
     let train = |name: &str, model: &str| {
         work.write(&format!("{name}.toml"), fine_tune(name, model));
         work.diptych(&["train", &format!("{name}.toml")])
@@ -164,9 +165,9 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
     // The same weights, named in every way, train to the same.
     let ways = [
         ("openclip", "weights = \"reference\""),
-        ("hf", "weights = \"models/hf\""),
-        ("both", "config = \"models/hf/config.json\"\nweights = \"reference\""),
-        ("folder", "config = \"models/hf\"\nweights = \"models/hf\""),
+        ("hf", "weights = \"models/clip\""),
+        ("both", "config = \"models/clip/config.json\"\nweights = \"reference\""),
+        ("folder", "config = \"models/clip\"\nweights = \"models/clip\""),
     ];
     for (name, model) in ways {
         train(name, model).ok();
@@ -185,19 +186,41 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
         let own = tokens(&read("tokenizer.json"));
         assert_eq!(own, tokens(&work.read("reference/tokenizer.json")), "{name}");
     }
+    // The recipe of the README, but for the sizes.
+    let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
+    let recipe = readme.split("```").find(|block| block.contains("name = \"fine-tuned\"")).unwrap();
+    let recipe = recipe.strip_prefix("toml\n").unwrap();
+    let small = recipe.replace("epochs = 5", "epochs = 1\nbatch_size = 16\nthreads = 2");
+    assert_ne!(recipe, small);
+    work.write("recipe.toml", small);
+    work.diptych(&["train", "recipe.toml"]).ok();
+    let curve =
+        "SELECT count(*) FROM metrics WHERE run = 'fine-tuned' AND name = 'heldout/i2t_recall@1'";
+    assert_ne!(work.sql(&["--state", "state"], curve), "0");
+
     // A run and its checkpoints are such weights too; a run goes on where its first weights are gone.
     train("again", "weights = \"hf\"").ok();
     work.diptych(&["sql", "SELECT model FROM runs WHERE run = 'again'", "--state", "state"]).ok();
     train("first", "weights = \"openclip@1\"").fails_with(&["no checkpoint of step 1"]);
-    work.write("long.toml", fine_tune("long", "weights = \"models/hf\"").replace("epochs = 1", "epochs = 3"));
+    work.write(
+        "long.toml",
+        fine_tune("long", "weights = \"models/clip\"").replace("epochs = 1", "epochs = 3"),
+    );
     work.diptych(&["train", "long.toml", "--stop-after", "2"]).ended_with(4);
     std::fs::remove_dir_all(work.path("models")).unwrap();
     work.diptych(&["train", "long.toml"]).ok();
 
-    train("other", "config = \"tiny.json\"\nweights = \"reference\"")
-        .fails_with(&["model.config", "reference", "vision_cfg", "Leave model.config out"]);
-    train("bare", "weights = \"reference/open_clip_model.safetensors\"")
-        .fails_with(&["model.config is missing", "open_clip_model.safetensors", "ViT-B-32"]);
+    train("other", "config = \"tiny.json\"\nweights = \"reference\"").fails_with(&[
+        "model.config",
+        "reference",
+        "vision_cfg",
+        "Leave model.config out",
+    ]);
+    train("bare", "weights = \"reference/open_clip_model.safetensors\"").fails_with(&[
+        "model.config is missing",
+        "open_clip_model.safetensors",
+        "ViT-B-32",
+    ]);
     train("none", "").fails_with(&["model.config is missing", "model.weights"]);
     train("gone", "weights = \"no-such\"").fails_with(&["no-such", "no run of that name"]);
 }

@@ -6,7 +6,8 @@ use diptych_schemas::ObjectiveConfig;
 use serde_json::Value;
 
 use super::list::{
-    ModelConfig, built_in_names, each_family, hugging_face_configuration, is_explained_by_its_folder,
+    ModelConfig, built_in_names, each_family, hugging_face_configuration,
+    is_explained_by_its_folder,
 };
 use crate::TrainerError;
 use crate::formats::hugging_face::CONFIG_FILE;

@@ -105,7 +105,9 @@ pub(super) fn select(
         .arg(dataset)
         .arg("--output")
         .arg(output)
-        .args(choice.selection.iter().flat_map(|path| [OsStr::new("--selection"), path.as_os_str()]))
+        .args(
+            choice.selection.iter().flat_map(|path| [OsStr::new("--selection"), path.as_os_str()]),
+        )
         .arg("--")
         .args(&choice.condition)
         .stdin(Stdio::null())

@@ -11,8 +11,8 @@ use diptych_embeddings::files;
 use diptych_embeddings::models;
 use diptych_embeddings::pairs::chosen_pairs;
 use diptych_pipeline::Selection;
-use diptych_schemas::{PairChoice, PathRole};
 use diptych_schemas::words::thousands;
+use diptych_schemas::{PairChoice, PathRole};
 use diptych_store::{JobKind, Store};
 
 use super::machine::End;
@@ -28,7 +28,8 @@ pub(super) fn run(
     store: &Store,
     handle: &Handle,
 ) -> anyhow::Result<End> {
-    let EmbedArgs { model, dataset: DatasetArg { dataset }, pairs, output, format, batch_size } = args;
+    let EmbedArgs { model, dataset: DatasetArg { dataset }, pairs, output, format, batch_size } =
+        args;
     let place = |role, path: &Path| folders.resolve(folder, path, role).map_err(|why| anyhow!(why));
     // A name that is no file is a run's, or that of a built-in model.
     let file_or_name = |name: String| -> anyhow::Result<String> {

@@ -82,7 +82,9 @@ pub(super) fn check(asked: Asked<'_>, state: &Path, folders: &Folders) -> Result
         // What is there has an absolute path now; what is not may be a run.
         for run in config.model.weights.iter().flat_map(FirstWeights::run_names) {
             if !checkpoint_folder(state, run).is_dir() {
-                return Err(format!("model.weights: {run}: there is no such file or folder, and no run of that name with a checkpoint"));
+                return Err(format!(
+                    "model.weights: {run}: there is no such file or folder, and no run of that name with a checkpoint"
+                ));
             }
         }
         let suite = config.eval.suite.clone();

@@ -19,10 +19,46 @@ pub(super) const TABLES: &str =
 pub(super) const FUNCTIONS: &str = "SELECT DISTINCT routine_name FROM information_schema.routines";
 
 const KEYWORDS: [&str; 40] = [
-    "all", "and", "as", "asc", "between", "by", "case", "cast", "describe", "desc", "distinct",
-    "else", "end", "except", "exists", "explain", "filter", "from", "group", "having", "ilike",
-    "in", "intersect", "is", "join", "left", "like", "limit", "not", "null", "offset", "on", "or",
-    "order", "over", "partition", "select", "union", "using", "where",
+    "all",
+    "and",
+    "as",
+    "asc",
+    "between",
+    "by",
+    "case",
+    "cast",
+    "describe",
+    "desc",
+    "distinct",
+    "else",
+    "end",
+    "except",
+    "exists",
+    "explain",
+    "filter",
+    "from",
+    "group",
+    "having",
+    "ilike",
+    "in",
+    "intersect",
+    "is",
+    "join",
+    "left",
+    "like",
+    "limit",
+    "not",
+    "null",
+    "offset",
+    "on",
+    "or",
+    "order",
+    "over",
+    "partition",
+    "select",
+    "union",
+    "using",
+    "where",
 ];
 
 /// What can be named.
@@ -70,9 +106,9 @@ impl Names {
         let columns: BTreeSet<&String> = self.tables.values().flatten().collect();
         let functions = self.functions.iter().map(|name| format!("{name}("));
         let upper = word.chars().all(char::is_uppercase);
-        let keywords = KEYWORDS.iter().map(|keyword| {
-            if upper { keyword.to_uppercase() } else { (*keyword).to_owned() }
-        });
+        let keywords = KEYWORDS
+            .iter()
+            .map(|keyword| if upper { keyword.to_uppercase() } else { (*keyword).to_owned() });
         let columns = columns.into_iter().map(|name| quoted(name));
         let all = columns.chain(tables).chain(functions).chain(keywords);
         (start, beginning(word, all))
@@ -180,7 +216,11 @@ mod tests {
             ("SELECT nothing_like_it", 7, &[]),
         ] {
             let (found_start, found) = names.complete(before);
-            assert_eq!((found_start, found), (start, expected.iter().map(|name| (*name).to_owned()).collect()), "{before}");
+            assert_eq!(
+                (found_start, found),
+                (start, expected.iter().map(|name| (*name).to_owned()).collect()),
+                "{before}"
+            );
         }
     }
 

@@ -79,10 +79,7 @@ mod tests {
     #[test]
     fn semicolons_in_texts_names_and_comments_end_nothing() {
         let text = "SELECT ';' AS \"a;b\" -- c;\n; /* d; */ ; SELECT 'it''s;' ;\nSELECT 3";
-        assert_eq!(
-            split(text),
-            ["SELECT ';' AS \"a;b\" -- c;", "SELECT 'it''s;'", "SELECT 3"]
-        );
+        assert_eq!(split(text), ["SELECT ';' AS \"a;b\" -- c;", "SELECT 'it''s;'", "SELECT 3"]);
         assert_eq!(split(" \n-- nothing\n;;"), Vec::<String>::new());
     }
 

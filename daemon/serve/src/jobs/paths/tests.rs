@@ -67,7 +67,10 @@ fn files_outside_are_refused_in_every_option_that_names_one() {
         (JobKind::Embed, "--model RUN --dataset ROOT/data"),
         (JobKind::Embed, "--model RUN --dataset ROOT/data --where width>64"),
         (JobKind::Eval, "--model RUN --dataset ROOT/data --where width>64"),
-        (JobKind::Select, "width>64 --dataset ROOT/data --output train.parquet --table u=u.parquet"),
+        (
+            JobKind::Select,
+            "width>64 --dataset ROOT/data --output train.parquet --table u=u.parquet",
+        ),
     ] {
         checked(&place, &wanted(&place, kind, args))
             .unwrap_or_else(|error| panic!("{args}: {error}"));
