@@ -136,10 +136,8 @@ fn keep_part(choice: &mut Choice, whole: &Selection) {
         choice.selection.sql.trim_end(),
         whole.hash()
     );
-    let all = std::mem::replace(
-        &mut choice.selection,
-        Selection::empty(sql, choice.selection.dataset_hash),
-    );
+    let part = Selection::empty(sql, choice.selection.dataset_hash);
+    let all = std::mem::replace(&mut choice.selection, part);
     for row in 0..all.len() {
         let Some(weight) = weights.get(&all.uids[row]) else { continue };
         let place = [all.shards[row], all.row_groups[row], all.rows[row]];

@@ -135,10 +135,10 @@ mod tests {
         assert!(
             whole.to_toml().contains("config = \"demo\"\nweights = \"w\"\ntokenizer = \"t\"\n")
         );
-        let mut towers = parse("weights = { text = \"t\", image = \"/i\" }").unwrap();
+        let mut towers = parse("weights = { text = \"t/u\", image = \"/i\" }").unwrap();
         assert_eq!(TrainConfig::parse(&towers.to_toml()).unwrap(), towers);
         towers.resolve_paths(Path::new("/folder"));
-        let expected = TowerWeights { image: Some("/i".into()), text: Some("/folder/t".into()) };
+        let expected = TowerWeights { image: Some("/i".into()), text: Some("/folder/t/u".into()) };
         assert_eq!(towers.model.weights, Some(FirstWeights::Towers(expected)));
         assert!(parse("weights = {}").unwrap_err().contains("names no tower"));
         let error = parse("weights = { txt = \"t\" }").unwrap_err();
