@@ -40,7 +40,7 @@ pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use self::search::{IndexArg, SearchArgs};
 pub use self::serve::{
     JobAction, LogsArgs, OfJobArgs, OptionsBehind, ScopeArg, ServeArgs, ServerArgs, StatusArgs,
-    SubmitArgs, TokenArgs, WatchArgs,
+    SubmitArgs, TokenArgs, UiArgs, WatchArgs,
 };
 pub use self::shared::{DatasetArg, ModelArgs, RunOnArgs};
 pub use self::state::{BackupArgs, DoctorArgs};
@@ -55,6 +55,7 @@ From pairs to an exported model:
   diptych sql \"SELECT format, count(*), avg(width) FROM meta GROUP BY format\" --dataset data
   diptych select \"SELECT uid FROM meta WHERE least(width, height) >= 200\" --dataset data --output train.parquet
   diptych train run.toml
+  diptych ui
   diptych eval --model RUN --dataset data --selection heldout.parquet
   diptych search \"two dogs on a beach\" --model RUN --dataset data --selection train.parquet
   diptych export RUN@best --format openclip --output exported
@@ -112,13 +113,15 @@ pub enum Command {
     Profile(ProfileArgs),
     /// A run as a page: how good it is, its worst mistakes as pictures, its curves, how its embeddings lie, its data
     Report(ReportArgs),
+    /// Look at a folder in the browser: runs, data, search, SQL; also while something trains in it
+    Ui(UiArgs),
     /// Own a state folder: work through a queue of jobs, train, and answer over HTTP and Flight SQL, for weeks
     Serve(ServeArgs),
     /// Give a running service a job: a training by its configuration, or any of embed, ingest, score, select, dedup, eval, export
     Submit(SubmitArgs),
-    /// Say what a running service does
+    /// Say what runs in a state folder, or ran: a service with its jobs, a training
     Status(StatusArgs),
-    /// Follow the steps and events of a running service
+    /// Follow the steps and events of a training or a service
     Watch(WatchArgs),
     /// Print what a job logged
     Logs(LogsArgs),
@@ -165,6 +168,7 @@ impl Command {
                 | Self::Score(_)
                 | Self::Export(_)
                 | Self::Serve(_)
+                | Self::Ui(_)
                 | Self::Bench(BenchArgs { what: Bench::Train(_) | Bench::Search(_) })
         )
     }
@@ -248,9 +252,10 @@ pub struct SqlArgs {
     /// Dataset folder, for meta, blob, ledger and scores
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: Option<PathBuf>,
-    /// State folder, for runs, checkpoints, metrics, events, event_pairs, embeddings
+    /// State folder, for runs, checkpoints, metrics, events, event_pairs, embeddings; also while something trains in it. Repeated, the
+    /// folders' tables are one each, with a column state_folder
     #[arg(long, value_name = "FOLDER")]
-    pub state: Option<PathBuf>,
+    pub state: Vec<PathBuf>,
     /// A Parquet file as a table (a selection, the groups of `diptych dedup`); may be repeated
     #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
     pub tables: Vec<(String, PathBuf)>,

@@ -1,23 +1,21 @@
 //! `diptych sql`: a query over a dataset and a state folder.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::bail;
 use diptych_cli::{SqlArgs, SqlFormat};
-use diptych_embeddings::session::{with_limited_session, with_session};
+use diptych_embeddings::session::with_limited_session;
 use diptych_pipeline::sql::{
     OutputFormat, Rows, TableLimits, parquet_file_table, query, write_file, write_output,
 };
 use diptych_schemas::SchemaError;
 use diptych_schemas::outcome::Outcome;
-use diptych_store::Owner;
 
-use crate::client;
+use crate::client::reading::tables_of_all;
 use crate::output::standard_output;
 
 pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
-    if args.dataset.is_none() && args.state.is_none() && args.tables.is_empty() {
+    if args.dataset.is_none() && args.state.is_empty() && args.tables.is_empty() {
         bail!(
             "nothing to ask: name a dataset (--dataset), a state folder (--state), a file (--table), or several of them"
         );
@@ -37,21 +35,9 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
         rows: if args.rows == 0 { u64::MAX } else { args.rows as u64 },
         ..TableLimits::default()
     };
-    if let Some(address) = args.state.as_deref().and_then(Owner::of).and_then(|owner| owner.address)
-    {
-        // Its store has one owner, which is asked.
-        if !args.tables.is_empty() {
-            bail!(
-                "--table does not go together with a state folder that a service owns ({address}): ask without --state, or stop it"
-            );
-        }
-        return with_answer(&address, &sql, args.dataset.as_deref(), async |rows| {
-            print(rows, format, limits, args.output).await
-        });
-    }
     with_limited_session(
         args.dataset.as_deref(),
-        args.state.as_deref(),
+        tables_of_all(&args.state)?,
         args.memory.memory_limit,
         async |context| {
             for (name, file) in &args.tables {
@@ -65,20 +51,6 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
             print(query(&context, &sql).await?, format, limits, args.output).await
         },
     )
-}
-
-/// Hands on the rows that a service answers with.
-pub(crate) fn with_answer<T>(
-    address: &str,
-    sql: &str,
-    dataset: Option<&Path>,
-    take: impl AsyncFnOnce(Rows) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let answer = client::sql::ask(address, sql, dataset)?;
-    with_session(None, None, async |context| {
-        context.register_table("answer", Arc::new(answer))?;
-        take(query(&context, "SELECT * FROM answer").await?).await
-    })
 }
 
 async fn print(
