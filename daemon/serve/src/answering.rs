@@ -65,7 +65,9 @@ impl Answering {
             .worker_threads(THREADS)
             .max_blocking_threads(BLOCKING_THREADS)
             // On Linux it is each thread's own.
-            .on_thread_start(|| drop(rustix::process::nice(NICENESS)))
+            .on_thread_start(|| {
+                let _ = rustix::process::nice(NICENESS);
+            })
             .enable_all()
             .build()
             .context("starting the threads that answer")?;

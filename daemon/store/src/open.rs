@@ -17,7 +17,7 @@ use super::clean::{self, Seal};
 use super::copy::{self, Copy};
 use super::engine::Engine;
 use super::error::StoreError;
-use super::owner::{FolderLock, Owner, OwnerRole, ReaderLock};
+use super::owner::{FolderLock, OwnerRole, ReaderLock};
 use super::records::{CheckpointRecord, EventRecord, JobRecord, Milliseconds, RunRecord};
 use super::{chunks, embeddings, events, format, guard, metrics, salvage};
 

@@ -27,7 +27,7 @@ use protocol::{Decoder, FromWorker, ToWorker, bound_body, schema_of};
 
 pub(crate) use owner::Read;
 pub(crate) use process::Program;
-pub(crate) use protocol::{Failure, FailureKind, OwnedRead, Question, bytes_of};
+pub(crate) use protocol::{Failure, FailureKind, Question, bytes_of};
 pub(crate) use remote::RowsRequest;
 pub use remote::{AskOwner, OwnerAnswer, tables_of_owner};
 pub use worker::run as run_worker;
