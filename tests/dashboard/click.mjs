@@ -60,7 +60,7 @@ await page.keyboard.press("Enter");
 await page.getByText("does not accept this token").waitFor();
 await page.getByLabel("Token").fill(token);
 await page.keyboard.press("Enter");
-await page.getByText("Nothing runs.").waitFor();
+await page.getByText("Nothing has been trained here yet").waitFor();
 await page.locator('#connection[data-state="live"]').waitFor();
 await shoot("first");
 

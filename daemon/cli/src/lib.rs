@@ -46,7 +46,7 @@ pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use self::search::{IndexArg, SearchArgs};
 pub use self::serve::{
     JobAction, LogsArgs, OfJobArgs, OptionsBehind, ScopeArg, ServeArgs, ServerArgs, StatusArgs,
-    SubmitArgs, TokenArgs, WatchArgs,
+    SubmitArgs, TokenArgs, UiArgs, WatchArgs,
 };
 pub use self::shared::{DatasetArg, ModelArgs, PairsArgs, RunOnArgs};
 pub use self::split::{HeldOutArg, SplitArgs};
@@ -62,6 +62,7 @@ From pairs to an exported model:
   diptych sql \"SELECT format, count(*), avg(width) FROM meta GROUP BY format\" --dataset data
   diptych split --heldout 1% --where \"least(width, height) >= 200\" --dataset data
   diptych train run.toml
+  diptych ui
   diptych eval --model RUN --dataset data --selection heldout.parquet
   diptych search \"two dogs on a beach\" --model RUN --dataset data
   diptych export RUN@best --format openclip --output exported
@@ -122,13 +123,15 @@ pub enum Command {
     Profile(ProfileArgs),
     /// A run as a page: how good it is, its worst mistakes as pictures, its curves, how its embeddings lie, its data
     Report(ReportArgs),
+    /// Look at a folder in the browser: runs, data, search, SQL; also while something trains in it
+    Ui(UiArgs),
     /// Own a state folder: work through a queue of jobs, train, and answer over HTTP and Flight SQL, for weeks
     Serve(ServeArgs),
     /// Give a running service a job: a training by its configuration, or any of embed, ingest, score, select, dedup, eval, export
     Submit(SubmitArgs),
-    /// Say what a running service does
+    /// Say what runs in a state folder, or ran: a service with its jobs, a training
     Status(StatusArgs),
-    /// Follow the steps and events of a running service
+    /// Follow the steps and events of a training or a service
     Watch(WatchArgs),
     /// Print what a job logged
     Logs(LogsArgs),
@@ -206,6 +209,7 @@ impl Command {
                 | Self::Score(_)
                 | Self::Export(_)
                 | Self::Serve(_)
+                | Self::Ui(_)
                 | Self::Bench(BenchArgs { what: Bench::Train(_) | Bench::Search(_) })
         )
     }
@@ -289,9 +293,10 @@ pub struct SqlArgs {
     /// Dataset folder, for meta, blob, ledger and scores
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: Option<PathBuf>,
-    /// State folder, for runs, checkpoints, metrics, events, event_pairs, embeddings
+    /// State folder, for runs, checkpoints, metrics, events, event_pairs, embeddings; also while something trains in it. Repeated, the
+    /// folders' tables are one each, with a column state_folder
     #[arg(long, value_name = "FOLDER")]
-    pub state: Option<PathBuf>,
+    pub state: Vec<PathBuf>,
     /// A file as a table (a selection, the groups of `diptych dedup`; Parquet, CSV or JSON lines); may be repeated. A query also
     /// reads files by their names: FROM 'groups.parquet'
     #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]

@@ -32,6 +32,7 @@ mod synthetic_meta;
 mod token;
 mod train;
 mod train_bar;
+mod ui;
 mod uids;
 
 use diptych_cli::{Command, JobAction};
@@ -63,6 +64,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Profile(args) => profile::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Ui(args) => ui::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::QueryWorker => serve::query_worker(),
         Command::Submit(args) => crate::client::submit::run(args),

@@ -11,6 +11,7 @@ use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{ContentHash, SchemaError, Uid};
 
+use crate::client::reading::state_tables;
 use crate::commands::preset::preset_sql;
 use crate::commands::sql::{query_text, register_files};
 use crate::commands::uids::quoted;
@@ -47,7 +48,7 @@ pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
     let memory = args.memory.memory_limit;
     let report = with_limited_session(
         Some(&args.dataset.dataset),
-        args.state.as_deref(),
+        args.state.as_deref().map(state_tables).transpose()?,
         memory,
         async |context| {
             if let Some(list) = &list {

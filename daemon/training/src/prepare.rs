@@ -49,7 +49,7 @@ pub(crate) struct Prepared {
     sources: Vec<DataSource>,
 }
 
-pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Result<Prepared> {
+pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow::Result<Prepared> {
     let first = FirstModel::of(config)?;
     let model = first.config.clone();
     let eval = &config.eval;
@@ -94,7 +94,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
     let threads = set_threads(config.train.threads);
     let total_steps = Step(steps_per_epoch * config.train.epochs);
 
-    let store = context.store.clone().map_or_else(|| Store::open(&config.state), Ok)?;
+    let store = (context.open_store)(&config.state)?;
     if let Some(degraded) = store.degraded() {
         tracing::warn!("{degraded}");
     }

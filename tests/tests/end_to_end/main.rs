@@ -23,6 +23,7 @@ mod loader;
 mod masked_lm;
 mod mutated_files;
 mod openapi;
+mod owner;
 mod profile;
 mod quickstart;
 mod remote;

@@ -6,24 +6,21 @@ mod statements;
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use diptych_cli::{SqlArgs, SqlFormat};
-use diptych_embeddings::session::{with_limited_session, with_session};
+use diptych_embeddings::session::with_limited_session;
 use diptych_pipeline::sql::{
     OutputFormat, Rows, TableLimits, allow_files, file_table, query, register_named_files,
     write_file, write_output,
 };
 use diptych_schemas::SchemaError;
 use diptych_schemas::outcome::Outcome;
-use diptych_store::Owner;
 
 use datafusion::prelude::SessionContext;
 
-use crate::client;
+use crate::client::reading::tables_of_all;
 use crate::output::standard_output;
-use prompt::{OfService, OfSession};
 
 /// How results are shown.
 #[derive(Clone, Copy)]
@@ -47,34 +44,9 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
     if args.output.is_some() && !matches!(asked, Asked::One(_)) {
         bail!("--output is for one query: give it as an argument, or with --file");
     }
-    let owner = args.state.as_deref().and_then(Owner::of).and_then(|owner| owner.address);
-    if let Some(address) = owner {
-        // Its store has one owner, which is asked.
-        if !args.tables.is_empty() {
-            bail!(
-                "--table does not go together with a state folder that a service owns ({address}): ask without --state, or stop it"
-            );
-        }
-        return match asked {
-            Asked::One(sql) => {
-                with_answer(&address, &sql, args.dataset.as_deref(), async |rows| {
-                    print(rows, view, args.output).await
-                })?;
-                Ok(Outcome::Done)
-            }
-            Asked::Several(statements) => {
-                for sql in statements {
-                    with_answer(&address, &sql, args.dataset.as_deref(), async |rows| {
-                        print(rows, view, None).await
-                    })?;
-                }
-                Ok(Outcome::Done)
-            }
-            Asked::Prompt => prompt::run(&OfService::new(address, args.dataset), view),
-        };
-    }
     let memory = args.memory.memory_limit;
-    with_limited_session(args.dataset.as_deref(), args.state.as_deref(), memory, async |context| {
+    let state = tables_of_all(&args.state)?;
+    with_limited_session(args.dataset.as_deref(), state, memory, async |context| {
         allow_files(&context);
         register_files(&context, &args.tables)?;
         match asked {
@@ -84,7 +56,7 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<Outcome> {
                     print(local(&context, &sql).await?, view, None).await?;
                 }
             }
-            Asked::Prompt => return prompt::run(&OfSession::new(&context)?, view),
+            Asked::Prompt => return prompt::run(&context, view),
         }
         Ok(Outcome::Done)
     })
@@ -157,20 +129,6 @@ pub(crate) fn register_files(
         context.register_table(name.as_str(), file_table(file)?)?;
     }
     Ok(())
-}
-
-/// Hands on the rows that a service answers with.
-pub(crate) fn with_answer<T>(
-    address: &str,
-    sql: &str,
-    dataset: Option<&Path>,
-    take: impl AsyncFnOnce(Rows) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let answer = client::sql::ask(address, sql, dataset)?;
-    with_session(None, None, async |context| {
-        context.register_table("answer", Arc::new(answer))?;
-        take(query(&context, "SELECT * FROM answer").await?).await
-    })
 }
 
 async fn print(rows: Rows, view: View, output: Option<PathBuf>) -> anyhow::Result<()> {

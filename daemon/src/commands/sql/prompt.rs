@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 
 use super::completion::{FUNCTIONS, Names, SqlHelper, TABLES, is_word_to_leave};
 use super::statements;
-use super::{View, local, print, screen_width, with_answer};
+use super::{View, local, print, screen_width};
 use crate::output::{complain, is_broken_pipe, line};
 
 /// Statements that the history keeps.
@@ -32,28 +32,14 @@ const COMMANDS: &str = "\
 \\q              leave (Ctrl-D does too)
 Statements end with ; and may have several lines. Tab completes, the arrow keys go through earlier ones, Ctrl-C ends a query.";
 
-/// Who answers the statements.
-pub(super) trait Answers {
-    /// Prints the rows of a statement. An interrupt by the terminal ends it with an error.
-    fn print(&self, sql: &str, view: View) -> anyhow::Result<()>;
-
-    /// The rows of a statement that has few.
-    fn rows(&self, sql: &str) -> anyhow::Result<Vec<RecordBatch>>;
-}
-
-/// A session of this process, whose runtime this is called in.
-pub(super) struct OfSession<'a> {
+/// Answers statements in a session, from within whose runtime it is called.
+struct Answers<'a> {
     context: &'a SessionContext,
     interrupts: Mutex<Signal>,
 }
 
-impl<'a> OfSession<'a> {
-    pub(super) fn new(context: &'a SessionContext) -> anyhow::Result<Self> {
-        Ok(Self { context, interrupts: Mutex::new(signal(SignalKind::interrupt())?) })
-    }
-}
-
-impl Answers for OfSession<'_> {
+impl Answers<'_> {
+    /// Prints the rows of a statement. An interrupt by the terminal ends it with an error.
     fn print(&self, sql: &str, view: View) -> anyhow::Result<()> {
         let asking = async {
             let mut interrupts = self.interrupts.lock().await;
@@ -65,41 +51,17 @@ impl Answers for OfSession<'_> {
         tokio::task::block_in_place(|| Handle::current().block_on(asking))
     }
 
+    /// The rows of a statement that has few.
     fn rows(&self, sql: &str) -> anyhow::Result<Vec<RecordBatch>> {
         let asking = async { Ok(local(self.context, sql).await?.collect().await?) };
         tokio::task::block_in_place(|| Handle::current().block_on(asking))
     }
 }
 
-/// The service that owns the state folder. A query that it computes goes on to its end, or to the service's limit on time.
-pub(super) struct OfService {
-    address: String,
-    dataset: Option<PathBuf>,
-}
-
-impl OfService {
-    pub(super) fn new(address: String, dataset: Option<PathBuf>) -> Self {
-        Self { address, dataset }
-    }
-}
-
-impl Answers for OfService {
-    fn print(&self, sql: &str, view: View) -> anyhow::Result<()> {
-        with_answer(&self.address, sql, self.dataset.as_deref(), async |rows| {
-            print(rows, view, None).await
-        })
-    }
-
-    fn rows(&self, sql: &str) -> anyhow::Result<Vec<RecordBatch>> {
-        with_answer(&self.address, sql, self.dataset.as_deref(), async |rows| {
-            Ok(rows.collect().await?)
-        })
-    }
-}
-
 /// Reads statements and commands from the terminal until somebody leaves.
-pub(super) fn run(answers: &dyn Answers, view: View) -> anyhow::Result<Outcome> {
-    let mut view = view;
+pub(super) fn run(context: &SessionContext, mut view: View) -> anyhow::Result<Outcome> {
+    let interrupts = Mutex::new(signal(SignalKind::interrupt())?);
+    let answers = &Answers { context, interrupts };
     view.limits.more_rows = ": \\rows 0 shows all";
     view.limits.more_columns = ": \\x shows all";
     let config = Config::builder()
@@ -157,7 +119,7 @@ pub(super) fn run(answers: &dyn Answers, view: View) -> anyhow::Result<Outcome> 
 }
 
 /// Does what a command behind its backslash says.
-fn obey(command: &str, answers: &dyn Answers, view: &mut View) -> anyhow::Result<()> {
+fn obey(command: &str, answers: &Answers<'_>, view: &mut View) -> anyhow::Result<()> {
     let mut words = command.trim_end_matches(';').split_whitespace();
     match (words.next().unwrap_or_default(), words.next(), words.next()) {
         ("d" | "dt", None, _) => answers.print(
@@ -181,7 +143,7 @@ fn obey(command: &str, answers: &dyn Answers, view: &mut View) -> anyhow::Result
 }
 
 /// What can be completed; nothing where that cannot be asked.
-fn names(answers: &dyn Answers) -> Names {
+fn names(answers: &Answers<'_>) -> Names {
     let asked = || anyhow::Ok(Names::of(&answers.rows(TABLES)?, &answers.rows(FUNCTIONS)?));
     asked()
         .inspect_err(|error| tracing::debug!("names are not completed: {error:#}"))
