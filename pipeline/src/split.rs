@@ -129,7 +129,7 @@ pub async fn split(
         let place = [whole.shards[row], whole.row_groups[row], whole.rows[row]];
         side.push(whole.uids[row], place, whole.weights[row]);
     }
-    let (pairs, count) = (whole.len() as u64, groups.groups.len() as u64);
+    let (pairs, count) = (whole.len() as u64, groups.all.len() as u64);
     if held.is_empty() {
         return Err(SplitError::NothingHeldOut { heldout: spec.heldout, pairs, groups: count });
     }
@@ -149,7 +149,7 @@ pub async fn split(
     let side = |is_held: bool, selection: &Selection, selection_hash| Side {
         pairs: selection.len() as u64,
         groups: groups
-            .groups
+            .all
             .iter()
             .zip(&sides.held)
             .filter(|(group, held)| **held == is_held && group.pairs > 1)
@@ -173,7 +173,7 @@ struct Group {
 }
 
 struct Groups {
-    groups: Vec<Group>,
+    all: Vec<Group>,
     /// The group of each row of what is split.
     of_row: Vec<u32>,
     /// Of a file of groups.
@@ -217,7 +217,7 @@ impl Groups {
             groups[number as usize].pairs += 1;
             of_row.push(number);
         }
-        Ok(Self { groups, of_row, file_hash })
+        Ok(Self { all: groups, of_row, file_hash })
     }
 
     fn sides(&self, heldout: HeldOut) -> Sides {
@@ -227,26 +227,26 @@ impl Groups {
             HeldOut::Pairs(pairs) => pairs,
         };
         let fits = |group: &Group| group.pairs <= most;
-        let too_large = self.groups.iter().filter(|group| !fits(group)).map(|group| group.pairs);
+        let too_large = self.all.iter().filter(|group| !fits(group)).map(|group| group.pairs);
         let mut sides = Sides {
-            held: vec![false; self.groups.len()],
+            held: vec![false; self.all.len()],
             too_large: too_large.collect(),
             share: None,
         };
         match heldout {
             HeldOut::Share(share) => {
-                for (held, group) in sides.held.iter_mut().zip(&self.groups) {
+                for (held, group) in sides.held.iter_mut().zip(&self.all) {
                     *held = fits(group) && group.fraction >= 1.0 - share;
                 }
             }
             HeldOut::Pairs(wanted) => {
-                let mut order: Vec<usize> = (0..self.groups.len()).collect();
-                order.sort_by(|a, b| self.groups[*b].fraction.total_cmp(&self.groups[*a].fraction));
+                let mut order: Vec<usize> = (0..self.all.len()).collect();
+                order.sort_by(|a, b| self.all[*b].fraction.total_cmp(&self.all[*a].fraction));
                 let mut left = wanted;
                 for group in order {
                     // One that does not fit any more is passed over for smaller ones.
-                    if self.groups[group].pairs <= left {
-                        left -= self.groups[group].pairs;
+                    if self.all[group].pairs <= left {
+                        left -= self.all[group].pairs;
                         sides.held[group] = true;
                     }
                     if left == 0 {
@@ -261,16 +261,13 @@ impl Groups {
 
     /// The options that decide the sides.
     fn described(&self, spec: SplitSpec<'_>) -> String {
-        let mut text = format!("--heldout {}", spec.heldout);
-        match (spec.grouping, self.file_hash) {
-            (Grouping::File(_), Some(hash)) => text += &format!(" --groups with sha256 {hash}"),
-            (Grouping::Value(value), _) => text += &format!(" --by {value:?}"),
-            _ => {}
-        }
-        if spec.seed != 0 {
-            text += &format!(" --seed {}", spec.seed);
-        }
-        text
+        let grouping = match (spec.grouping, self.file_hash) {
+            (Grouping::File(_), Some(hash)) => format!(" --groups with sha256 {hash}"),
+            (Grouping::Value(value), _) => format!(" --by {value:?}"),
+            _ => String::new(),
+        };
+        let seed = if spec.seed == 0 { String::new() } else { format!(" --seed {}", spec.seed) };
+        format!("--heldout {}{grouping}{seed}", spec.heldout)
     }
 }
 

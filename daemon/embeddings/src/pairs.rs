@@ -47,15 +47,11 @@ pub fn chosen_pairs(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Selec
     let found = if choice.condition.is_some() { found.context("--where") } else { found }?;
     let of = part_of.map_or(DatasetManifest::read(dataset)?.pairs, |part| part.len() as u64);
     let count = thousands(found.len() as u64);
-    match &choice.condition {
-        Some(condition) => {
-            tracing::info!(
-                "{count} of {} pairs of {}: {condition}",
-                thousands(of),
-                dataset.display()
-            );
-        }
-        None => tracing::info!("all {count} pairs of {}", dataset.display()),
+    let pairs_of = dataset.display();
+    if let Some(condition) = &choice.condition {
+        tracing::info!("{count} of {} pairs of {pairs_of}: {condition}", thousands(of));
+    } else {
+        tracing::info!("all {count} pairs of {pairs_of}");
     }
     Ok(found)
 }
@@ -85,11 +81,11 @@ pub fn name_of_pairs(dataset: &Path, choice: &PairChoice) -> String {
         }
     };
     let text: String = condition.chars().map(plain).take(NAME_LENGTH).collect();
-    let mut name = format!("{base} where {text}");
-    if text != *condition {
-        name += &format!(" ({:.8})", ContentHash::of(condition.as_bytes()).to_string());
+    if text == *condition {
+        return format!("{base} where {text}");
     }
-    name
+    let hash = ContentHash::of(condition.as_bytes()).to_string();
+    format!("{base} where {text} ({hash:.8})")
 }
 
 #[cfg(test)]

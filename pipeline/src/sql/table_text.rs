@@ -115,8 +115,8 @@ pub(super) async fn write_table(
         _ => columns,
     };
     if fitting < columns {
-        count +=
-            &format!("; {fitting} of {columns} columns, as many as fit{}", limits.more_columns);
+        let more = limits.more_columns;
+        count = format!("{count}; {fitting} of {columns} columns, as many as fit{more}");
         let first: Vec<usize> = (0..fitting).collect();
         for batch in &mut batches {
             *batch = batch.project(&first).map_err(unprintable)?;
