@@ -91,10 +91,12 @@ impl Queue {
 
     pub(super) fn refuse_beside_a_command(&self) -> Result<(), QueueError> {
         let Some(command) = &self.command else { return Ok(()) };
+        let state = self.store.folder();
+        let state = std::path::absolute(state).unwrap_or_else(|_| state.to_owned());
         Err(QueueError::NoService(format!(
             "{command} owns the state folder, and takes no jobs: a signal to it (Ctrl-C) saves and stops it. Jobs are for a \
              service: `diptych serve --state {}`, when it is done",
-            self.store.folder().display()
+            state.display()
         )))
     }
 
