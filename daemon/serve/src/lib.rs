@@ -15,6 +15,7 @@ mod logging;
 mod metrics;
 mod notify;
 mod query;
+mod results;
 mod searchers;
 mod shared;
 pub mod tokens;

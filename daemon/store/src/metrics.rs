@@ -99,12 +99,14 @@ impl Store {
         Ok(rows)
     }
 
-    /// Removes what was recorded after a step, when a run goes on from there. Says how many steps were removed.
+    /// Removes what was recorded after a step, when a run goes on from there: metrics and sample queries. Says how many steps were
+    /// removed.
     pub fn truncate_metrics(&self, run: &RunName, after: Step) -> Result<u64, StoreError> {
         let _writer = self.writer();
         let engine = self.engine()?;
         let tree = engine.metrics();
         let Some(first) = after.0.checked_add(1) else { return Ok(0) };
+        self.remove_sample_queries(run, Step(first))?;
         let (first, last) = (run.step_key(Step(first)), run.step_key(Step(u64::MAX)));
         let mut removed = 0;
         loop {

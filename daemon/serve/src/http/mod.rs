@@ -5,13 +5,16 @@
 mod admin;
 mod body;
 mod datasets;
+mod embeddings;
 mod events;
 mod guard;
 mod jobs;
 mod metrics;
 mod page;
 mod problem;
+mod results;
 mod runs;
+mod sample_queries;
 mod search;
 mod series;
 mod sql;
@@ -82,6 +85,9 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         .routes(routes!(runs::metrics, runs::record))
         .routes(routes!(runs::checkpoints))
         .routes(routes!(runs::events))
+        .routes(routes!(sample_queries::list))
+        .routes(routes!(results::list))
+        .routes(routes!(embeddings::list))
         .routes(routes!(runs::act))
         .routes(routes!(jobs::list, jobs::submit))
         .routes(routes!(jobs::one, jobs::change))

@@ -141,7 +141,7 @@ fn name(text: &str) -> Result<RunName, Problem> {
     Ok(RunName::new(text)?)
 }
 
-async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
+pub(super) async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
     let run = name(run)?;
     let store = shared.store.clone();
     blocking(move || {
@@ -250,6 +250,7 @@ pub(super) async fn record(
             checkpoint.samples,
             values.into_iter().collect(),
         )?;
+        shared.results.forget(&record.run);
         Ok(StatusCode::NO_CONTENT)
     })
     .await
