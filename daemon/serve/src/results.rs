@@ -122,7 +122,7 @@ impl Evaluated {
 fn figure_of(name: &str) -> Option<(&str, &str)> {
     let (group, figure) = name.rsplit_once('/')?;
     let known = GROUPS.iter().any(|group| name.starts_with(group));
-    let constant = matches!(figure, "pairs" | "tasks") || figure.contains("chance_");
+    let constant = matches!(figure, "pairs" | "tasks" | "loss_batch_size") || figure.contains("chance_");
     (known && !constant).then_some((group, figure))
 }
 

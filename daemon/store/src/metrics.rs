@@ -74,6 +74,19 @@ impl Store {
         value.map(|value| self.noting_damage(decode(self.folder(), step, &value))).transpose()
     }
 
+    /// The last step that has metrics.
+    pub fn last_metrics(&self, run: &RunName) -> Result<Option<Step>, StoreError> {
+        let engine = self.engine()?;
+        let (first, last) = (run.step_key(Step(0)), run.step_key(Step(u64::MAX)));
+        let newest =
+            self.call(|| engine.metrics().range(first..=last).keys().next_back().transpose())?;
+        let step = |key: sled::IVec| {
+            let step = key.split_last_chunk::<8>().map(|(_, step)| Step(u64::from_be_bytes(*step)));
+            step.ok_or_else(|| StoreError::damaged(self.folder(), "a key of the metrics is short"))
+        };
+        newest.map(step).transpose()
+    }
+
     /// Gives the metrics of the steps `first` to `last` of a run to `take`, in their order.
     pub fn each_metric(
         &self,

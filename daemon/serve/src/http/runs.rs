@@ -200,7 +200,9 @@ pub(super) async fn metrics(
         let names: Vec<String> =
             wanted.names.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
         let from = wanted.from.unwrap_or(1);
-        let to = wanted.to.unwrap_or(record.step.0).min(record.step.0);
+        // A run that trains is ahead of its record, which stands at its last checkpoint.
+        let last = store.last_metrics(&record.run)?.unwrap_or(record.step).0;
+        let to = wanted.to.unwrap_or(last).min(last);
         if from > to {
             return Ok(Json(Thinner::new(&names, from, from, 1).finish(run)));
         }
