@@ -41,13 +41,15 @@ export function byMetric(metric, of) {
   };
 }
 
+const rounded = value => number(Number(value.toPrecision(3)));
+
 /** A figure with its interval and step. `top`: the best of all, to say what cannot be told apart from it. */
 export function figureCell(figure, top) {
   if (!figure) return h("span", { class: "pale" }, "–");
   const has = figure.low !== null && figure.high !== null;
   // Intervals that overlap say little; one that holds the other's value says that they cannot be told apart.
   const same = has && top && top !== figure && figure.low <= top.value && top.value <= figure.high;
-  return h("span", { class: "figure" }, h("b", {}, number(figure.value)),
-    h("small", { class: "pale" }, has && h("span", { title: "95% interval" }, `${number(figure.low)} – ${number(figure.high)}`), has && " · ", `step ${count(figure.step)}`),
+  return h("span", { class: "figure" }, h("b", {}, has ? rounded(figure.value) : number(figure.value)),
+    h("small", { class: "pale" }, has && h("span", { title: "95% interval" }, `${rounded(figure.low)} – ${rounded(figure.high)}`), has && " · ", `step ${count(figure.step)}`),
     same && h("small", { class: "pale", title: "The best value lies within its interval" }, "not told apart from the best"));
 }

@@ -76,7 +76,11 @@ export async function show(main, query, signal) {
       found.items.length === ask.k && ask.k < MOST && h("p", {}, h("button", { type: "button", onclick: () => { ask.k = Math.min(MOST, ask.k * 2); again(); } }, "More")),
     ];
   };
-  let again = () => {};
+  const invite = () => {
+    fill(box, h("p", { class: "pale" }, "Words, an image (drop one here), or “Find images like this one” at a pair."));
+    words.focus();
+  };
+  let again = invite;
   const run = (what, options) => {
     again = () => {
       box.setAttribute("aria-busy", "true");
@@ -137,8 +141,5 @@ export async function show(main, query, signal) {
   if (query.has("uid")) await find({ uid: query.get("uid") });
   else if (query.has("text")) await find({ text: query.get("text") });
   else if (!(sets.get(model.value) ?? []).length) fill(box, embedFirst());
-  else {
-    fill(box, h("p", { class: "pale" }, "Words, an image (drop one here), or “Find images like this one” at a pair."));
-    words.focus();
-  }
+  else invite();
 }

@@ -1,8 +1,8 @@
 // A console for SQL: what was asked, the rows, and taking them away.
 
-import { get, request } from "./api.js";
+import { askSql, get } from "./api.js";
 import { fill, h, load, table } from "./dom.js";
-import { count, duration } from "./format.js";
+import { count, duration, typeWords } from "./format.js";
 import { recall, remember } from "./memory.js";
 
 const KEPT = "diptych.sql";
@@ -41,8 +41,17 @@ export async function show(main, query, signal) {
     examples.selectedIndex = 0;
     text.focus();
   } }, h("option", {}, "Examples…"), EXAMPLES.map(([name]) => h("option", {}, name)));
-  fill(main, h("h1", {}, "SQL"), h("form", { class: "stack", onsubmit: event => { event.preventDefault(); run(); } }, text,
-    h("div", { class: "row" }, button, stop, h("label", {}, "over ", dataset), examples, history, h("span", { class: "pale hint" }, "Ctrl + Enter runs. Queries only read."))), box);
+  const tables = h("div", { class: "tables" });
+  fill(main, h("h1", {}, "SQL"), h("div", { class: "console" },
+    h("form", { class: "stack", onsubmit: event => { event.preventDefault(); run(); } }, text,
+      h("div", { class: "row" }, button, stop, h("label", {}, "over ", dataset), examples, history, h("span", { class: "pale hint" }, "Ctrl + Enter runs. Queries only read."))),
+    h("aside", { "aria-label": "Tables and columns" }, tables)), box);
+  const insert = name => {
+    text.setRangeText(name, text.selectionStart, text.selectionEnd, "end");
+    text.focus();
+  };
+  const showTables = () => load(tables, () => schema(dataset.value, insert, signal), signal);
+  dataset.addEventListener("change", showTables);
 
   let asking = null;
   async function run() {
@@ -56,7 +65,7 @@ export async function show(main, query, signal) {
     showHistory();
     stop.hidden = false;
     fill(box);
-    await load(box, async () => result(await ask(question, ended)), ended);
+    await load(box, async () => result(await askSql(question, ended)), ended);
     if (mine === asking) {
       stop.hidden = true;
       if (mine.signal.aborted && !signal.aborted) fill(box, h("p", { class: "pale" }, "Stopped."));
@@ -71,15 +80,23 @@ export async function show(main, query, signal) {
   } catch {
     // Queries over the state folder work without; what fails says so itself.
   }
-  if (query.has("query")) await run();
+  await Promise.all([showTables(), query.has("query") && run()]);
 }
 
-/** Whole numbers beyond 2^53, perceptual hashes for one, are kept as their digits where the browser can; a rounded hash is a wrong one. */
-async function ask(question, signal) {
-  const answer = await request("/v1/sql", { method: "POST", body: JSON.stringify(question), type: "application/json", signal });
-  return JSON.parse(await answer.text(), (_, value, context) =>
-    Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source ? context.source : value);
+/** A list of the tables of a dataset and the state folder; a click writes a name into the query. */
+async function schema(dataset, insert, signal) {
+  const query = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema <> 'information_schema' ORDER BY table_name, ordinal_position";
+  const { rows } = await askSql({ query, ...(dataset && { dataset }) }, signal);
+  const columns = new Map();
+  for (const [table, column, type] of rows) columns.set(table, [...(columns.get(table) ?? []), [column, type]]);
+  const name = text => h("button", { type: "button", class: "quiet", title: `Write ${text} into the query`, onclick: () => insert(quoted(text)) }, text);
+  return [...columns].map(([table, all]) => h("details", { open: ["meta", "runs"].includes(table) || undefined },
+    h("summary", {}, h("b", {}, table), " ", h("small", { class: "pale" }, count(all.length))),
+    h("ul", {}, h("li", {}, name(table)), all.map(([column, type]) => h("li", {}, name(column), " ", h("small", { class: "pale", title: type }, typeWords(type)))))));
 }
+
+/** A name as a query writes it. */
+const quoted = name => /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
 
 function result({ columns, rows, truncated, seconds }) {
   const box = h("div");
@@ -89,7 +106,7 @@ function result({ columns, rows, truncated, seconds }) {
   const turn = by => h("button", { type: "button", disabled: by < 0 ? page === 0 : page >= pages - 1, onclick: () => { page += by; draw(); } }, by < 0 ? "‹ Before" : "After ›");
   function draw() {
     fill(box, table("Result", columns.map((column, index) => ({
-      title: [column.name, h("small", { class: "pale type" }, column.type)], number: numeric[index], class: numeric[index] ? "" : "cell", cell: row => value(row[index]),
+      title: [column.name, h("small", { class: "pale type", title: column.type }, typeWords(column.type))], number: numeric[index], class: numeric[index] ? "" : "cell", cell: row => value(row[index]),
     })), rows.slice(page * ROWS, (page + 1) * ROWS), { empty: "No rows." }),
     pages > 1 && h("p", { class: "row" }, turn(-1), `${count(page * ROWS + 1)} to ${count(Math.min(rows.length, (page + 1) * ROWS))}`, turn(1)));
   }
