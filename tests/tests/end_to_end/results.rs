@@ -121,5 +121,7 @@ fn service_lists_results_embeddings_and_sampled_queries_and_shows_whole_pictures
     let stages: Vec<&str> =
         details["funnel"].as_array().unwrap().iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
     assert_eq!(stages, ["inputs", "pairs"]);
+    let refused: u64 = details["ledger_by_reason"].as_array().unwrap().iter().map(|one| one["count"].as_u64().unwrap()).sum();
+    assert_eq!(details["ledger"], refused, "what trainings met is not what was refused");
     assert!(details["last_selection"]["pairs"].as_u64() > Some(0), "{details}");
 }

@@ -156,8 +156,9 @@ pub(super) async fn one(
         let rows = rows_of(&found.batches).map_err(Problem::internal)?;
         Ok(rows.iter().map(|row| (text(&row[0]), row[1].as_u64().unwrap_or(0))).collect())
     };
-    let reasons =
-        counts("SELECT reason, count(*) FROM ledger GROUP BY reason ORDER BY 2 DESC, 1").await?;
+    // What trainings met is of other datasets too.
+    let reasons = "SELECT reason, count(*) FROM ledger WHERE stage <> 'train' GROUP BY reason ORDER BY 2 DESC, 1";
+    let reasons = counts(reasons).await?;
     let formats =
         counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
     let columns = ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), most(1))
