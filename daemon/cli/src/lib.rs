@@ -248,7 +248,7 @@ pub struct SqlArgs {
     /// Dataset folder, for meta, blob, ledger and scores
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: Option<PathBuf>,
-    /// State folder, for runs, checkpoints, metrics, events, event_pairs, embeddings
+    /// State folder, for runs, checkpoints, metrics, events, event_pairs, sample_queries, embeddings
     #[arg(long, value_name = "FOLDER")]
     pub state: Option<PathBuf>,
     /// A Parquet file as a table (a selection, the groups of `diptych dedup`); may be repeated

@@ -51,7 +51,9 @@ impl Results {
         let known = self.lock().get(run).cloned().unwrap_or_default();
         let mut now = match known.read {
             // A run that went back has recorded this step again, at another time.
-            Some((step, time)) if store.metrics_at(run, step)?.map(|row| row.time) != Some(time) => {
+            Some((step, time))
+                if store.metrics_at(run, step)?.map(|row| row.time) != Some(time) =>
+            {
                 RunResults::default()
             }
             _ => known,
@@ -94,8 +96,10 @@ impl RunResults {
             let Some((group, figure)) = figure_of(name) else { continue };
             let pairs = recorded(&format!("{group}/pairs")).map(|pairs| pairs as u64);
             let last = Evaluated { step: row.step, value: *value, pairs };
-            let chance = chance_name(figure).and_then(|chance| recorded(&format!("{group}/{chance}")));
-            let known = self.figures.entry(name.clone()).or_insert(Figure { best: last, last, chance });
+            let chance =
+                chance_name(figure).and_then(|chance| recorded(&format!("{group}/{chance}")));
+            let known =
+                self.figures.entry(name.clone()).or_insert(Figure { best: last, last, chance });
             known.last = last;
             known.chance = chance.or(known.chance);
             let better = if less_is_better(name) {
@@ -122,7 +126,8 @@ impl Evaluated {
 fn figure_of(name: &str) -> Option<(&str, &str)> {
     let (group, figure) = name.rsplit_once('/')?;
     let known = GROUPS.iter().any(|group| name.starts_with(group));
-    let constant = matches!(figure, "pairs" | "tasks" | "loss_batch_size") || figure.contains("chance_");
+    let constant =
+        matches!(figure, "pairs" | "tasks" | "loss_batch_size") || figure.contains("chance_");
     (known && !constant).then_some((group, figure))
 }
 
@@ -170,14 +175,19 @@ mod tests {
                 ("accuracy/mlm", 1.0),
             ]
         };
-        store.append_metrics(&run, &[row(1, 1, &[("loss", 3.0)]), row(2, 2, &evaluated(0.5, 2.0))]).unwrap();
+        store
+            .append_metrics(&run, &[row(1, 1, &[("loss", 3.0)]), row(2, 2, &evaluated(0.5, 2.0))])
+            .unwrap();
         store.append_metrics(&run, &[row(3, 3, &evaluated(0.4, 1.5))]).unwrap();
         let found = results.of(&store, &run).unwrap();
         let names: Vec<&str> = found.figures.keys().map(String::as_str).collect();
         assert_eq!(names, ["heldout/i2t_recall@1", "heldout/loss"]);
         let recall = found.figures["heldout/i2t_recall@1"];
         assert_eq!((recall.best.step, recall.best.value), (Step(2), 0.5));
-        assert_eq!((recall.last.step, recall.last.value, recall.chance), (Step(3), 0.4, Some(0.01)));
+        assert_eq!(
+            (recall.last.step, recall.last.value, recall.chance),
+            (Step(3), 0.4, Some(0.01))
+        );
         // Wilson's interval of 50 of 100, as in tables of it.
         let within = recall.best.interval("heldout/i2t_recall@1").unwrap();
         assert!((within.low - 0.4038).abs() < 1e-4 && (within.high - 0.5962).abs() < 1e-4);
@@ -186,7 +196,10 @@ mod tests {
         assert!((found.loss().unwrap() - 5.0 / 3.0).abs() < 1e-12);
 
         store.append_metrics(&run, &[row(4, 4, &evaluated(0.6, 1.4))]).unwrap();
-        assert_eq!(results.of(&store, &run).unwrap().figures["heldout/i2t_recall@1"].best.step, Step(4));
+        assert_eq!(
+            results.of(&store, &run).unwrap().figures["heldout/i2t_recall@1"].best.step,
+            Step(4)
+        );
     }
 
     #[test]
@@ -196,11 +209,19 @@ mod tests {
         let (run, results) = (RunName::new("run").unwrap(), Results::default());
         let recall = |step, time, value| row(step, time, &[("heldout/i2t_recall@1", value)]);
         store.append_metrics(&run, &[recall(1, 1, 0.1), recall(2, 2, 0.9)]).unwrap();
-        assert_eq!(results.of(&store, &run).unwrap().figures["heldout/i2t_recall@1"].best.value, 0.9);
+        assert_eq!(
+            results.of(&store, &run).unwrap().figures["heldout/i2t_recall@1"].best.value,
+            0.9
+        );
         store.truncate_metrics(&run, Step(1)).unwrap();
         store.append_metrics(&run, &[recall(2, 5, 0.2), recall(3, 6, 0.3)]).unwrap();
-        assert_eq!(results.of(&store, &run).unwrap().figures["heldout/i2t_recall@1"].best.value, 0.3);
-        store.add_metrics(&run, Step(1), SampleIndex(1), vec![("eval/i2t_recall@1".into(), 0.7)]).unwrap();
+        assert_eq!(
+            results.of(&store, &run).unwrap().figures["heldout/i2t_recall@1"].best.value,
+            0.3
+        );
+        store
+            .add_metrics(&run, Step(1), SampleIndex(1), vec![("eval/i2t_recall@1".into(), 0.7)])
+            .unwrap();
         results.forget(&run);
         assert!(results.of(&store, &run).unwrap().figures.contains_key("eval/i2t_recall@1"));
     }

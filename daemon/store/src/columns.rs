@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Float32Array, Float64Array,
-    Float64Builder, Int64Array, ListArray, RecordBatch, RecordBatchOptions, StringArray,
-    StringBuilder, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt64Array,
-    UInt64Builder,
+    ArrayRef, BooleanArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Float32Array,
+    Float64Array, Float64Builder, Int64Array, ListArray, RecordBatch, RecordBatchOptions,
+    StringArray, StringBuilder, TimestampMillisecondArray, TimestampMillisecondBuilder,
+    UInt64Array, UInt64Builder,
 };
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{DataType, SchemaRef};

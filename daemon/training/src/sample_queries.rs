@@ -27,12 +27,18 @@ pub(super) fn ask(
     encoded: &Encoded,
     dimension: usize,
 ) -> Result<Option<SampleQueries>, TrainerError> {
+    if encoded.uids.is_empty() {
+        return Ok(None);
+    }
     let asked = fixed_captions(encoded);
-    let texts: Vec<f32> =
-        asked.iter().flat_map(|row| &encoded.texts[row * dimension..][..dimension]).copied().collect();
+    let texts: Vec<f32> = asked
+        .iter()
+        .flat_map(|row| &encoded.texts[row * dimension..][..dimension])
+        .copied()
+        .collect();
     let images = Rows { values: &encoded.images, dimension };
     let scores = cosines(Rows { values: &texts, dimension }, images)?;
-    if scores.is_empty() || scores.iter().any(|score| !score.is_finite()) {
+    if scores.iter().any(|score| !score.is_finite()) {
         return Ok(None);
     }
     let queries = asked.iter().zip(scores.chunks_exact(encoded.uids.len()));
@@ -142,7 +148,8 @@ mod tests {
         assert_eq!((first.caption.as_str(), first.own_rank), ("a", 2));
         let near: Vec<(u8, f32, bool)> =
             first.found.iter().map(|one| (one.uid.0[0], one.score, one.correct)).collect();
-        let expected = [(1, 1.0, false), (2, 0.75_f32.sqrt(), true), (0, 0.5, true), (3, -1.0, false)];
+        let expected =
+            [(1, 1.0, false), (2, 0.75_f32.sqrt(), true), (0, 0.5, true), (3, -1.0, false)];
         for (found, expected) in near.iter().zip(expected) {
             assert_eq!((found.0, found.2), (expected.0, expected.2), "{near:?}");
             assert!((found.1 - expected.1).abs() < 1e-6, "{near:?}");

@@ -48,7 +48,8 @@ pub(super) fn evaluations(rows: &[Value]) -> Vec<SampledEvaluation> {
             evaluation.queries.push(Answered { caption, own_rank, found: Vec::new() });
             last = query;
         }
-        if let (Some(answered), Ok(uid)) = (evaluation.queries.last_mut(), text(row, "uid").parse()) {
+        if let (Some(answered), Ok(uid)) = (evaluation.queries.last_mut(), text(row, "uid").parse())
+        {
             let (score, correct) = (number(row, "score"), row["correct"] == true);
             answered.found.push(Near { uid, score, correct });
         }

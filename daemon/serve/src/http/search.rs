@@ -204,7 +204,9 @@ impl From<NearestError> for Problem {
     fn from(error: NearestError) -> Self {
         match error {
             NearestError::Query(_) | NearestError::Dimension { .. } => Self::bad(error.to_string()),
-            NearestError::NoEmbeddings { .. } => Self::not_found(error.to_string()).coded(NO_EMBEDDINGS),
+            NearestError::NoEmbeddings { .. } => {
+                Self::not_found(error.to_string()).coded(NO_EMBEDDINGS)
+            }
             NearestError::Memory { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
             }

@@ -95,8 +95,7 @@ export function pairDialog(items, place, dataset, signal) {
     before.disabled = !items[place - 1];
     after.disabled = !items[place + 1];
     fill(content, h("span", { class: "frame" }, picture(item.image, item.caption ?? "", signal, LARGE)),
-      h("div", {}, caption, facts,
-        h("p", { class: "row" }, before, after, h("span", { class: "pale" }, `${place + 1} of ${items.length}`)),
+      h("div", {}, h("p", { class: "row" }, before, after, h("span", { class: "pale" }, `${place + 1} of ${items.length}`)), caption, facts,
         h("p", { class: "row" }, h("a", { href: `#/search?${new URLSearchParams({ dataset, uid: item.uid })}` }, "Find images like this one"),
           h("a", { href: `#/sql?${new URLSearchParams({ dataset, query })}` }, "Ask in SQL"))));
     const fact = (name, value) => value !== undefined && value !== null && value !== "" && [h("dt", {}, name), h("dd", { dir: "auto" }, value)];
