@@ -274,6 +274,7 @@ assert.deepEqual(await page.evaluate(async () => {
     // The same data under another path is no difference; other data is.
     differ: [["a", "a"], ["a", "b"]].map(hashes => compare.differences(["data", "mine/data"].map((path, at) => ({ run: path, dataset_hash: hashes[at], config: `name = "${path}"\nstate = "${path}"\n[data]\ndataset = "${path}"\n` })))),
     guessing: [['[train]\nbatch_size = 64\n'], ['[train]\nbatch_size = 64\n[objective]\nloss = "siglip"\n'], ['[train]\nbatch_size = 64\n', '[train]\nbatch_size = 32\n']].map(compare.lossOfGuessing),
+    curves: [[["a", "Int64"], ["b", "Float64"]], [["a", "Utf8"], ["b", "Float64"]]].map(columns => sql.plottable(columns.map(([name, type]) => ({ name, type })), [[1, 2], [3, null], [5, 6]])?.lines[0].ys ?? null),
     settings: [...compare.settings('a = 1\n[b]\nc = [\n  1,\n]\n[b.d]\ne = "x = y"\n')],
     csv: sql.csv([{ name: "a" }, { name: 'b"c' }], [[1, null], ["x,y", [2]]]),
   };
@@ -287,6 +288,7 @@ assert.deepEqual(await page.evaluate(async () => {
   metrics: ["Held out: image→text recall@1", "Evaluated: Held out: x", "loss"],
   differ: [[], ["data.dataset"]],
   guessing: [Math.log(64), null, null],
+  curves: [[2, null, 6], null],
   settings: [["a", "1"], ["b.c", "[ 1, ]"], ["b.d.e", '"x = y"']],
   csv: 'a,"b""c"\r\n1,\r\n"x,y",[2]\r\n',
 });

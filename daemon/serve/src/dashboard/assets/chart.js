@@ -80,6 +80,8 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     return { width: Math.max(200, plotBox.clientWidth), height: Math.max(120, plotBox.clientHeight) };
   }
 
+  const across = () => X[given.x] ?? given.x;
+
   function table() {
     // The eye wants the smooth line, and behind it, pale, what was measured.
     const lines = given.lines.flatMap((line, index) => {
@@ -98,7 +100,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     const { lines, data } = table();
     const ink = colour("--pale");
     const axis = { stroke: ink, grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
-    const x = X[given.x];
+    const x = across();
     plot = new uPlot({
       ...size(),
       legend: { show: false },
@@ -229,7 +231,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
   function showValues(u) {
     if (!u || values.length !== given.lines.length) return;
     const at = u.cursor.left >= 0 ? u.cursor.idx : null;
-    where.textContent = at === null || at === undefined ? "" : `${X[given.x].label} ${X[given.x].show(u.data[0][at])}`;
+    where.textContent = at === null || at === undefined ? "" : `${across().label} ${across().show(u.data[0][at])}`;
     given.lines.forEach((_, index) => {
       const ys = u.data[given.smoothing > 0 ? 2 * index + 2 : index + 1];
       const found = ys && nearest(ys, at ?? ys.length - 1);
@@ -256,13 +258,13 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
       return `${label}: last ${show(measured.at(-1))}, smallest ${show(low)}, largest ${show(high)}`;
     });
     told.push(...(given.levels ?? []).map(({ label, y }) => `${label}: ${show(y)}`));
-    plotBox.setAttribute("aria-label", `Chart of ${title} by ${X[given.x].label}. ${told.join(". ")}`);
+    plotBox.setAttribute("aria-label", `Chart of ${title} by ${across().label}. ${told.join(". ")}`);
   }
 
   return {
     node,
     /**
-     * lines: {label, xs, ys, colour?}; x: a key of X; range: [from, to] or null; smoothing: 0 to 1; marks: places on x;
+     * lines: {label, xs, ys, colour?}; x: a key of X, or {label, show}; range: [from, to] or null; smoothing: 0 to 1; marks: places on x;
      * levels: {label, y, inside?: the chart shows it whatever its lines are}.
      */
     update(next) {

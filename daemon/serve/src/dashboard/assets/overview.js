@@ -3,6 +3,7 @@
 import { all, get, of } from "./api.js";
 import { sparkline } from "./chart.js";
 import { bar, fill, h, load, state, table } from "./dom.js";
+import { embedButton, embedded } from "./embed.js";
 import { ago, bytes, count, duration, eventName, metricWords, number, percent, time } from "./format.js";
 import { actions } from "./jobs.js";
 import { calm, on } from "./live.js";
@@ -86,13 +87,15 @@ export async function show(main, _, __, signal) {
   };
 
   load(data, async () => {
-    const { items } = await get("/v1/datasets", signal);
-    return table("Datasets", [
+    const [{ items }, sets, runs] = await Promise.all([get("/v1/datasets", signal), embedded(signal), get("/v1/runs?limit=1", signal)]);
+    const search = sets.size ? [h("a", { href: "#/search" }, "Search"), ` with ${[...sets.keys()].slice(0, 3).join(", ")}${sets.size > 3 ? ` and ${count(sets.size - 3)} more` : ""}.`]
+      : ["No model has embedded anything yet, so nothing can be searched. ", embedButton({ signal, done: () => { location.hash = "#/search"; } })];
+    return [table("Datasets", [
       { title: "Name", heading: true, cell: one => h("a", { href: `#/datasets/${encodeURIComponent(one.name)}` }, one.name) },
       { title: "Pairs", number: true, cell: one => count(one.pairs) },
       { title: "Size", number: true, cell: one => bytes(one.bytes) },
       { title: "Refused", number: true, cell: one => count(one.ledger) },
-    ], items, { empty: "None: name them in diptych.toml, [[dataset]] name and path." });
+    ], items, { empty: "None: name them in diptych.toml, [[dataset]] name and path." }), items.length > 0 && runs.items.length > 0 && h("p", { class: "row pale" }, search)];
   }, signal);
 
   on("step", step => { for (const { run, step: take } of cards.values()) if (run === step.run) take(step); }, signal);

@@ -1,8 +1,10 @@
 // A console for SQL: what was asked, the rows, and taking them away.
 
 import { askSql, get } from "./api.js";
+import { LINES_AT_MOST, chart } from "./chart.js";
 import { fill, h, load, table } from "./dom.js";
-import { count, duration, typeWords } from "./format.js";
+import { count, duration, number, typeWords } from "./format.js";
+import { on } from "./live.js";
 import { recall, remember } from "./memory.js";
 
 const KEPT = "diptych.sql";
@@ -65,7 +67,7 @@ export async function show(main, query, signal) {
     showHistory();
     stop.hidden = false;
     fill(box);
-    await load(box, async () => result(await askSql(question, ended)), ended);
+    await load(box, async () => result(await askSql(question, ended), ended), ended);
     if (mine === asking) {
       stop.hidden = true;
       if (mine.signal.aborted && !signal.aborted) fill(box, h("p", { class: "pale" }, "Stopped."));
@@ -98,7 +100,7 @@ async function schema(dataset, insert, signal) {
 /** A name as a query writes it. */
 const quoted = name => /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
 
-function result({ columns, rows, truncated, seconds }) {
+function result({ columns, rows, truncated, seconds }, signal) {
   const box = h("div");
   let page = 0;
   const pages = Math.max(1, Math.ceil(rows.length / ROWS));
@@ -111,11 +113,32 @@ function result({ columns, rows, truncated, seconds }) {
     pages > 1 && h("p", { class: "row" }, turn(-1), `${count(page * ROWS + 1)} to ${count(Math.min(rows.length, (page + 1) * ROWS))}`, turn(1)));
   }
   draw();
+  const curves = plottable(columns, rows);
   return [
     h("p", { class: "row" }, `${count(rows.length)} rows in ${duration(seconds)}`,
       truncated && h("span", { class: "chip warn" }, "more rows than the daemon sends (sql.max_rows): add LIMIT, or aggregate"), h("span", { class: "gap" }),
       h("button", { type: "button", onclick: () => save("result.csv", "text/csv", csv(columns, rows)) }, "CSV"),
-      h("button", { type: "button", onclick: () => save("result.json", "application/json", json(columns, rows)) }, "JSON")), box];
+      h("button", { type: "button", onclick: () => save("result.json", "application/json", json(columns, rows)) }, "JSON")),
+    curves && h("div", { class: "result-chart" }, plot(curves, signal)), box];
+}
+
+/** Rows that are a curve: numbers over a first column that rises. None of others. */
+export function plottable(columns, rows) {
+  const number = ({ type }) => /^(u?int|float)/i.test(type);
+  const lines = columns.slice(1);
+  if (rows.length < 3 || !lines.length || lines.length > LINES_AT_MOST || !columns.every(number)) return null;
+  const xs = rows.map(([x]) => x);
+  if (!xs.every((x, at) => typeof x === "number" && (at === 0 || x > xs[at - 1]))) return null;
+  return { x: columns[0].name, lines: lines.map(({ name }, at) => ({ label: name, xs, ys: rows.map(row => typeof row[at + 1] === "number" ? row[at + 1] : null) })) };
+}
+
+function plot({ x, lines }, signal) {
+  const made = chart({ title: lines.length === 1 ? lines[0].label : "Result" });
+  // A canvas has a size only when it is on the page.
+  queueMicrotask(() => made.update({ lines, x: { label: x, show: number }, range: null, smoothing: 0 }));
+  on("theme", () => made.restyle(), signal);
+  signal.addEventListener("abort", () => made.destroy());
+  return made.node;
 }
 
 function value(cell) {
