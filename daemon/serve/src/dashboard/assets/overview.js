@@ -95,7 +95,7 @@ export async function show(main, _, __, signal) {
       { title: "Pairs", number: true, cell: one => count(one.pairs) },
       { title: "Size", number: true, cell: one => bytes(one.bytes) },
       { title: "Refused", number: true, cell: one => count(one.ledger) },
-    ], items, { empty: "None: name them in diptych.toml, [[dataset]] name and path." }), items.length > 0 && runs.items.length > 0 && h("p", { class: "row pale" }, search)];
+    ], items, { empty: "None: name them in diptych.toml, [[dataset]] name and path." }), items.length > 0 && runs.items.length > 0 && h("p", { class: "pale" }, search)];
   }, signal);
 
   on("step", step => { for (const { run, step: take } of cards.values()) if (run === step.run) take(step); }, signal);
