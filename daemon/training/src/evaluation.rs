@@ -12,8 +12,8 @@ use diptych_evaluate::retrieval::pair_retrieval;
 use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
 use diptych_schemas::{LoaderConfig, SampleIndex};
 use diptych_store::SampleQueries;
-use diptych_trainer::Encoder;
 use diptych_trainer::evaluate::RECALL_AT;
+use diptych_trainer::{Encoder, TrainerError};
 
 use super::prepare::Prepared;
 use super::sample_queries;
@@ -94,16 +94,12 @@ impl HeldOut {
         ];
         for (group, words, encoder) in weights {
             let Some(encoder) = encoder else { continue };
-            self.evaluate_one(
-                run,
-                encoder,
-                (group, words),
-                Limits { time: each, ..limits },
-                heartbeat,
-                &mut done,
-            )?;
-            if done.stopped {
-                return Ok(done);
+            let limits = Limits { time: each, ..limits };
+            match self.evaluate_one(run, encoder, (group, words), limits, heartbeat, &mut done) {
+                Err(error) if matches!(error.downcast_ref(), Some(TrainerError::Stopped)) => {
+                    return Ok(Evaluated { whole: false, stopped: true, ..done });
+                }
+                other => other?,
             }
         }
         if !done.values.is_empty() {
@@ -177,6 +173,7 @@ impl HeldOut {
         }
     }
 
+    /// Fails with [`TrainerError::Stopped`] where somebody asks the run to stop.
     fn evaluate_one(
         &self,
         run: &Prepared,
@@ -200,9 +197,7 @@ impl HeldOut {
             whole && !limits.stop.asked()
         })?;
         if limits.stop.asked() {
-            done.stopped = true;
-            done.whole = false;
-            return Ok(());
+            return Err(TrainerError::Stopped.into());
         }
         done.whole &= whole;
         let step = run.record.step;
@@ -224,7 +219,11 @@ impl HeldOut {
             let (name, dimension) = (&run.record.run, model.encoder.dimension());
             done.sample_queries = sample_queries::ask(name, step, dataset, &encoded, dimension)?;
         }
-        let result = pair_retrieval(&encoded, model.encoder.dimension(), false)?;
+        let go_on = || {
+            heartbeat.alive();
+            !limits.stop.asked()
+        };
+        let result = pair_retrieval(&encoded, model.encoder.dimension(), false, &go_on)?;
         for (direction, recall) in [("i2t", result.image_to_text), ("t2i", result.text_to_image)] {
             for (k, value) in RECALL_AT.iter().zip(recall) {
                 done.values.push((format!("{group}/{direction}_recall@{k}"), value));
@@ -239,7 +238,7 @@ impl HeldOut {
             result.images, result.chance_image_to_text[0]
         );
         if let Some(classification) = &self.classification {
-            let found = classification.of(&model, &encoded)?;
+            let found = classification.of(&model, &encoded, &go_on)?;
             let named = [
                 ("top1", found.top1),
                 ("top5", found.top5),
