@@ -1,9 +1,10 @@
 //! The part of a training run's configuration that says which weights learn, and how fast.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate goes after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
     /// Half a cosine down to `least_lr`.
@@ -18,9 +19,10 @@ pub enum ScheduleKind {
 }
 
 /// AdamW with OpenCLIP's groups, and its schedules.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
+    /// Learning rate after the warm-up.
     pub lr: f64,
     /// Steps in which the learning rate rises from lr/warmup to lr.
     pub warmup_steps: u64,
@@ -35,8 +37,11 @@ pub struct OptimizerConfig {
     pub least_lr: f64,
     /// Not applied to tensors of fewer than two dimensions, nor to names with `bn`, `ln`, `bias`, `logit_scale`.
     pub weight_decay: f64,
+    /// AdamW's decay of the mean of the gradient.
     pub beta1: f64,
+    /// AdamW's decay of the mean of the squared gradient.
     pub beta2: f64,
+    /// AdamW's ε, which is added to the root of that mean.
     pub eps: f64,
     /// Learning rate of a tower's layer as a part of that of the layer behind it; 1: all alike. Usual, from pretrained weights: 0.65
     /// to 0.9.
@@ -47,7 +52,7 @@ pub struct OptimizerConfig {
 
 /// Towers that keep their weights (Zhai et al., "LiT: zero-shot transfer with locked-image text tuning", 2022). A tower's groups are,
 /// from its start: embeddings, each layer (with the last one the norm behind it), projection.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LockConfig {
     /// Whether the image tower keeps its weights.

@@ -29,7 +29,7 @@ pub use families::dual_encoder::config::{
     TextProjection, Trunk, VisionConfig,
 };
 pub use families::masked_lm::config::MaskedLmConfig;
-pub use families::weights::{Origin, Weights};
+pub use families::weights::{Origin, Weights, tokenizer_beside};
 pub use families::{
     DeviceBatch, Encoder, Model, ModelConfig, Uploader, built_in_names, export_hf, export_onnx,
     export_openclip,

@@ -15,6 +15,8 @@ use crate::output::line;
 
 /// Steps are shown so often at most.
 const STEP_EVERY: Duration = Duration::from_secs(1);
+/// The number of a job that is a command with a state folder of its own, and no job of a service.
+const COMMAND: u64 = 0;
 /// A line of the stream is at most so long.
 const LONGEST_LINE: usize = 1 << 20;
 
@@ -37,6 +39,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Outcome> {
         let mut stream = answer.bytes_stream();
         let (mut buffer, mut event) = (Vec::new(), String::new());
         let mut shown: Option<Instant> = None;
+        let mut command_ended = false;
         while let Some(bytes) = stream.next().await {
             buffer.extend_from_slice(&bytes?);
             while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
@@ -58,14 +61,21 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Outcome> {
                     if event == "step" && now {
                         shown = Some(Instant::now());
                     }
-                    if event == "job" && args.run.is_some() && has_ended(&data) {
-                        return Ok(Outcome::Done);
+                    if event == "job" && has_ended(&data) {
+                        if args.run.is_some() {
+                            return Ok(Outcome::Done);
+                        }
+                        command_ended |= data["id"] == COMMAND;
                     }
                 }
             }
             if buffer.len() > LONGEST_LINE {
                 bail!("the service sends a line without end: is it another version?");
             }
+        }
+        if command_ended {
+            // With it, whoever answered is gone.
+            return Ok(Outcome::Done);
         }
         bail!("the service closed the connection; `diptych status` says whether it is there again")
     })

@@ -18,10 +18,9 @@ use diptych_pipeline::{Selection, funnel};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{DatasetManifest, TrainConfig, durable};
-use diptych_store::Owner;
 use diptych_trainer::evaluate::Bootstrap;
 
-use crate::commands::sql::with_answer;
+use crate::client::reading::state_tables;
 use crate::output::line;
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
@@ -59,12 +58,9 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Rows of the state folder's tables, from the service where one owns the folder.
+/// Rows of the state folder's tables.
 fn ask(state: &Path, sql: &str) -> anyhow::Result<Vec<RecordBatch>> {
-    if let Some(address) = Owner::of(state).and_then(|owner| owner.address) {
-        return with_answer(&address, sql, None, async |rows| Ok(rows.collect().await?));
-    }
-    with_session(None, Some(state), async |context| {
+    with_session(None, Some(state_tables(state)?), async |context| {
         Ok(query(&context, sql).await?.collect().await?)
     })
 }

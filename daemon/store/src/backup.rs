@@ -13,7 +13,7 @@ use super::acknowledged::{self, Acknowledged};
 use super::embeddings::{Blocks, EmbeddingSet};
 use super::engine::{Change, Engine};
 use super::error::StoreError;
-use super::owner::FolderLock;
+use super::owner::{FolderLock, OwnerRole};
 use super::records::Milliseconds;
 use super::{Store, format, guard};
 
@@ -51,7 +51,7 @@ impl Store {
         }
         let folder = durable::unfinished(to);
         fs::create_dir_all(&folder).map_err(SchemaError::io(&folder))?;
-        let lock = FolderLock::take(&folder)?;
+        let lock = FolderLock::take(&folder, OwnerRole::Command)?;
         let filled =
             self.fill(&folder).and_then(|done| Ok(durable::publish(&folder, to).map(|()| done)?));
         if filled.is_err() {

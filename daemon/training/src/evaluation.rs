@@ -71,7 +71,11 @@ impl HeldOut {
             )?),
             _ => None,
         };
-        Ok(Some(Self { selection: Selection::read(selection)?, dataset, classification }))
+        let selection = Selection::read(selection)?;
+        if let Some(classification) = &classification {
+            classification.check(&selection.uids)?;
+        }
+        Ok(Some(Self { selection, dataset, classification }))
     }
 
     /// Evaluates the weights as they are, and their moving average where there is one.

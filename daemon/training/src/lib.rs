@@ -10,6 +10,7 @@
 pub mod checkpoints;
 mod evaluation;
 mod figures;
+mod first_model;
 pub mod live;
 pub mod prefetcher;
 mod prepare;
@@ -24,6 +25,7 @@ mod suite;
 mod tensorboard;
 mod watch;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -60,10 +62,10 @@ pub struct Options {
 }
 
 /// What a run has of whoever drives it.
-pub struct RunContext {
+pub struct RunContext<'a> {
     pub stop: StopRequest,
-    /// The store of the configuration's state folder, where this process has it open already.
-    pub store: Option<Store>,
+    /// Opens the store of the configuration's state folder. Called once, when the rest of the configuration was found right.
+    pub open_store: &'a dyn Fn(&Path) -> anyhow::Result<Store>,
     pub live: Live,
 }
 
@@ -71,7 +73,7 @@ pub struct RunContext {
 pub fn train(
     config: &TrainConfig,
     options: Options,
-    context: &RunContext,
+    context: &RunContext<'_>,
 ) -> anyhow::Result<Outcome> {
     let watchdog = Watchdog::start(&config.guard, context.live.moves())?;
     let mut run = prepare::prepare(config, context)?;
@@ -104,7 +106,7 @@ pub fn train(
 fn drive(
     run: &mut Prepared,
     options: Options,
-    context: &RunContext,
+    context: &RunContext<'_>,
     heartbeat: &Heartbeat,
 ) -> anyhow::Result<Outcome> {
     let mut log = options.log_progress.then(ProgressLog::new);

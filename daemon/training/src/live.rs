@@ -83,6 +83,11 @@ impl Live {
         broadcast::channel(LAG).0
     }
 
+    /// What is told goes there; others may listen to it.
+    pub fn sender(&self) -> broadcast::Sender<LiveEvent> {
+        self.0.told.clone()
+    }
+
     /// Counts whatever the run finishes: as long as it changes, the run is alive.
     pub fn moves(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.0.moves)

@@ -11,17 +11,15 @@ use diptych_pipeline::{
     DataSource, Loader, LoaderSpec, Selection, TokenKinds, Tokenizer, read_manifest,
     samples_an_epoch, train_loader,
 };
-use diptych_schemas::{
-    ContentHash, FirstWeights, SampleIndex, Step, TensorBoard, TowerWeights, TrainConfig,
-};
+use diptych_schemas::{ContentHash, SampleIndex, Step, TensorBoard, TrainConfig};
 use diptych_store::{Milliseconds, RunName, RunRecord, RunState, Store};
 use diptych_trainer::{
-    Device, GuardState, MaskVocabulary, ModelConfig, Part, Saver, Trainer, TrainerSpec, Weights,
-    checkpoint, flops, set_threads,
+    Device, GuardState, MaskVocabulary, Saver, Trainer, TrainerSpec, checkpoint, flops, set_threads,
 };
 
 use super::RunContext;
 use super::checkpoints::record_of;
+use super::first_model::FirstModel;
 use super::live::Live;
 use super::records::Records;
 use super::tensorboard::EventWriter;
@@ -47,11 +45,13 @@ pub(crate) struct Prepared {
     /// Who watches it.
     pub(super) live: Live,
     spec: TrainerSpec,
+    first: FirstModel,
     sources: Vec<DataSource>,
 }
 
-pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Result<Prepared> {
-    let model = ModelConfig::named_or_file(&config.model.config)?;
+pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow::Result<Prepared> {
+    let first = FirstModel::of(config)?;
+    let model = first.config.clone();
     let eval = &config.eval;
     for (key, is_given) in [
         ("eval.suite", eval.suite.is_some()),
@@ -64,7 +64,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
             })?;
         }
     }
-    let tokenizer = models::tokenizer(config.model.tokenizer.as_deref(), &model)?;
+    let tokenizer = models::tokenizer(first.tokenizer.as_deref(), &model)?;
     if let Some(texts) = model.texts()
         && tokenizer.vocabulary_size() as i64 > texts.vocab_size
     {
@@ -94,7 +94,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
     let threads = set_threads(config.train.threads);
     let total_steps = Step(steps_per_epoch * config.train.epochs);
 
-    let store = context.store.clone().map_or_else(|| Store::open(&config.state), Ok)?;
+    let store = (context.open_store)(&config.state)?;
     if let Some(degraded) = store.degraded() {
         tracing::warn!("{degraded}");
     }
@@ -108,7 +108,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
         skipped: 0,
         started: now,
         updated: now,
-        model: config.model.config.clone(),
+        model: config.model.name(),
         config_hash: config.training_hash(),
         selection_hash: hashes.selection,
         dataset_hash: hashes.dataset,
@@ -138,7 +138,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
     tracing::info!(
         "run {}: {} on {device} with {threads} threads; {samples} pairs an epoch, {steps_per_epoch} steps, {total_steps} in all",
         config.name,
-        config.model.config
+        config.model.name()
     );
     let mut prepared = Prepared {
         config: config.clone(),
@@ -156,6 +156,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
         last_saved: Instant::now(),
         live: context.live.clone(),
         spec,
+        first,
         sources,
     };
     prepared.resume()?;
@@ -309,7 +310,7 @@ impl Prepared {
             }
             if self.config.lora.is_wanted() {
                 // A checkpoint has the sums; LoRA goes on beside the weights that it began with.
-                self.take_first_weights()?;
+                self.first.give_weights(&mut self.trainer)?;
             }
             self.trainer.restore(&newest.folder)?;
             self.record.step = manifest.step;
@@ -319,7 +320,7 @@ impl Prepared {
         } else {
             self.record.step = Step(0);
             self.record.samples = SampleIndex(0);
-            self.take_first_weights()?;
+            self.first.give_weights(&mut self.trainer)?;
         }
         if self.record.step < self.record.total_steps && self.record.state == RunState::Finished {
             self.record.state = RunState::Stopped;
@@ -346,33 +347,7 @@ impl Prepared {
     /// Weights and moments as they were before the first step.
     pub(super) fn begin_again(&mut self) -> anyhow::Result<()> {
         self.trainer = Trainer::new(&self.spec)?;
-        self.take_first_weights()
-    }
-
-    fn take_first_weights(&mut self) -> anyhow::Result<()> {
-        match &self.config.model.weights {
-            None => {}
-            Some(FirstWeights::Whole(path)) => {
-                let weights = Weights::read(path, Some(self.trainer.model().config()))?;
-                self.trainer.set_weights(&weights)?;
-                tracing::info!("starts from the weights of {}", path.display());
-            }
-            Some(FirstWeights::Towers(TowerWeights { image, text })) => {
-                for (part, path) in [(Part::Image, image), (Part::Text, text)] {
-                    let Some(path) = path else { continue };
-                    // A file of weights does not say of which model they are: of this one.
-                    let config = path.is_file().then(|| self.trainer.model().config());
-                    let weights = Weights::read(path, config)?;
-                    self.trainer.set_tower(part, &weights)?;
-                    tracing::info!(
-                        "the {} tower starts from the weights of {}",
-                        part.name(),
-                        path.display()
-                    );
-                }
-            }
-        }
-        Ok(())
+        self.first.give_weights(&mut self.trainer)
     }
 
     /// Measures what the machine can, between two steps of a run that has gone on for a while. The last one came to `mfu`.

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench_train;
+mod command_line;
 mod confined;
 mod crash;
 mod curation;
@@ -22,6 +23,7 @@ mod loader;
 mod masked_lm;
 mod mutated_files;
 mod openapi;
+mod owner;
 mod profile;
 mod quickstart;
 mod remote;

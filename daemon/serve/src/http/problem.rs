@@ -106,6 +106,7 @@ impl From<QueueError> for Problem {
             QueueError::Unknown(_) => Self::not_found(detail),
             QueueError::State(_) => Self::new(StatusCode::CONFLICT, detail),
             QueueError::Wrong(_) => Self::bad(detail),
+            QueueError::NoService(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
             QueueError::Full | QueueError::Leaving => {
                 Self::busy(StatusCode::SERVICE_UNAVAILABLE, detail)
             }

@@ -58,7 +58,7 @@ impl Question {
 
 /// What a query reads that the service owns.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum OwnedRead {
+pub(crate) enum OwnedRead {
     Table(TableRead),
     Nearest(NearestRead),
 }
@@ -192,7 +192,8 @@ impl From<ArrowError> for Failure {
     }
 }
 
-fn encoded(header: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
+/// A frame.
+pub(super) fn encoded(header: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
     let header = serde_json::to_vec(header)?;
     let lengths = [header.len(), body.len()].map(u32::try_from);
     let [Ok(of_header), Ok(of_body)] = lengths else {
@@ -261,6 +262,32 @@ pub(super) async fn receive<T: DeserializeOwned>(
     from.read_exact(&mut header).await?;
     from.read_exact(&mut body).await?;
     Ok(Some((serde_json::from_slice(&header)?, body)))
+}
+
+/// Takes frames out of bytes that come in any pieces.
+#[derive(Default)]
+pub(super) struct Frames(Vec<u8>);
+
+/// Bytes of the two lengths that a frame begins with.
+const START: usize = 2 * size_of::<u32>();
+
+impl Frames {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// The next frame; none where it is not whole yet.
+    pub(super) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<u8>)>> {
+        let Some((start, rest)) = self.0.split_first_chunk() else { return Ok(None) };
+        let (of_header, of_body) = lengths(*start)?;
+        if rest.len() < of_header + of_body {
+            return Ok(None);
+        }
+        let mut frame = std::mem::take(&mut self.0);
+        self.0 = frame.split_off(START + of_header + of_body);
+        let body = frame.split_off(START + of_header);
+        Ok(Some((serde_json::from_slice(&frame[START..])?, body)))
+    }
 }
 
 /// Makes bodies of batches of one schema.

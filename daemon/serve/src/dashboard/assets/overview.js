@@ -4,8 +4,9 @@ import { all, get, of } from "./api.js";
 import { sparkline } from "./chart.js";
 import { bar, fill, h, load, state, table } from "./dom.js";
 import { embedButton, embedded } from "./embed.js";
+import { firstSteps } from "./first.js";
 import { ago, bytes, count, duration, eventName, metricWords, number, percent, time } from "./format.js";
-import { actions } from "./jobs.js";
+import { actions, why } from "./jobs.js";
 import { calm, on } from "./live.js";
 import { byMetric, figureCell, metricSelect, results } from "./results.js";
 
@@ -49,6 +50,7 @@ export async function show(main, _, __, signal) {
     }
     fill(queue, queueOf(status.jobs, [...jobs.values()]));
     if (cards.size) return [...cards.values()].map(({ node }) => node);
+    if (!status.runs) return firstSteps(status, (await get("/v1/datasets", signal)).items);
     return h("div", { class: "card idle" }, h("p", {}, h("b", {}, "Nothing runs.")),
       h("p", { class: "pale" }, "Submit a training: ", h("code", {}, "diptych submit run.toml"), ", or ", h("a", { href: "#/jobs?new" }, "here"), "."),
       h("p", { class: "pale" }, `Diptych ${status.version} since ${time(status.started_ms)}, state folder ${status.state}.`));
@@ -95,7 +97,7 @@ export async function show(main, _, __, signal) {
       { title: "Pairs", number: true, cell: one => count(one.pairs) },
       { title: "Size", number: true, cell: one => bytes(one.bytes) },
       { title: "Refused", number: true, cell: one => count(one.ledger) },
-    ], items, { empty: "None: name them in diptych.toml, [[dataset]] name and path." }), items.length > 0 && runs.items.length > 0 && h("p", { class: "pale" }, search)];
+    ], items, { empty: "None yet: diptych ingest makes one. diptych ui finds those in its folder; diptych serve wants --dataset FOLDER, or [[dataset]] name and path in its configuration." }), items.length > 0 && runs.items.length > 0 && h("p", { class: "pale" }, search)];
   }, signal);
 
   on("step", step => { for (const { run, step: take } of cards.values()) if (run === step.run) take(step); }, signal);
@@ -125,7 +127,7 @@ function queueOf(counts, jobs) {
     table("Jobs that wait, and the last that failed", [
       { title: "Job", heading: true, cell: job => h("a", { href: `#/jobs/${job.id}` }, `${job.id} ${job.kind}`, job.run && ` ${job.run}`) },
       { title: "State", cell: job => state(job.state) },
-      { title: "Why", cell: job => job.message ?? (job.after.length ? `after ${job.after.join(", ")}` : job.not_before_ms ? ago(job.not_before_ms) : "") },
+      { title: "Why", cell: why },
     ], [...waiting.slice(0, 6), ...failed], { empty: "Nothing waits." }),
   ];
 }
