@@ -17,6 +17,9 @@ export async function embedded(signal) {
   return found;
 }
 
+/** A word of a shell, in quotes where it needs them. */
+const word = text => /^[\w./:@%+=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+
 /** How long it takes at most, in words: a step of training does more with each pair than embedding does. */
 async function estimate(run, pairs, signal) {
   try {
@@ -63,7 +66,7 @@ export function embedButton({ model, dataset, text = "Embed now", kind = "", sig
 
 /** Asks what is not known yet, says what it costs, and submits. */
 async function start(model, dataset, signal) {
-  const [{ items: sets }, runs] = await Promise.all([get("/v1/datasets?limit=1000", signal), model ? [] : all("/v1/runs", signal)]);
+  const [{ items: sets }, runs, status] = await Promise.all([get("/v1/datasets?limit=1000", signal), model ? [] : all("/v1/runs", signal), get("/v1/status", signal)]);
   const usable = sets.filter(({ problem }) => !problem);
   if (!usable.length) throw new Error("there is no dataset to embed");
   if (!model && !runs.length) throw new Error("there is no run yet whose model could embed");
@@ -74,19 +77,24 @@ async function start(model, dataset, signal) {
   const cost = h("p", { class: "pale", role: "status" });
   const chosen = () => usable.find(({ name }) => name === which.value);
   const name = () => model ?? by.value;
+  // A command that owns the state folder takes no jobs: then the page says what to type.
+  const takesJobs = status.takes_jobs !== false;
+  const command = h("pre", { hidden: takesJobs });
   let asked = 0;
   const tell = async () => {
+    command.textContent = `diptych embed --model ${name()} --dataset ${word(chosen().path)} --state ${word(status.state)}`;
     const mine = ++asked;
     const { pairs } = chosen();
-    cost.textContent = `${count(pairs)} images and captions are encoded as a job of the queue.`;
+    const how = takesJobs ? "as a job of the queue" : "by this command, once nothing else has the state folder";
+    cost.textContent = `${count(pairs)} images and captions are encoded ${how}.`;
     const takes = await estimate(name().split("@")[0], pairs, signal);
-    if (mine === asked) cost.textContent = `${count(pairs)} images and captions are encoded as a job of the queue. It takes ${takes}; what is embedded already is kept.`;
+    if (mine === asked) cost.textContent = `${count(pairs)} images and captions are encoded ${how}. It takes ${takes}; what is embedded already is kept.`;
   };
   which.addEventListener("change", tell);
   by.addEventListener("change", tell);
   tell();
   const answer = await dialog(model ? `Embed with ${model}` : "Embed a dataset", h("div", { class: "stack" },
-    !model && h("label", {}, "With the newest checkpoint of", by), h("label", {}, "Dataset", which), cost), [["Back", ""], ["Embed", "yes", "main"]]);
+    !model && h("label", {}, "With the newest checkpoint of", by), h("label", {}, "Dataset", which), cost, command), takesJobs ? [["Back", ""], ["Embed", "yes", "main"]] : [["Close", "", "main"]]);
   if (answer !== "yes") return null;
   return send("POST", "/v1/jobs", { kind: "embed", args: ["--model", name(), "--dataset", chosen().path] }, signal);
 }
