@@ -67,7 +67,7 @@ pub use scores::{
 pub use tables::{
     DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema,
     event_pairs_schema, events_schema, jobs_schema, key, ledger_schema, meta_fields, meta_schema,
-    metrics_schema, runs_schema, selection_schema, source_column_name,
+    metrics_schema, runs_schema, sample_queries_schema, selection_schema, source_column_name,
 };
 
 /// Largest width × height that is decoded unless a configuration says otherwise: Pillow's limit above which it refuses an

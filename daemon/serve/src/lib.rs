@@ -18,6 +18,7 @@ mod logging;
 mod metrics;
 mod notify;
 mod query;
+mod results;
 mod searchers;
 mod shared;
 mod socket;

@@ -11,10 +11,12 @@ use diptych_evaluate::classification::{Classes, Classification};
 use diptych_evaluate::retrieval::pair_retrieval;
 use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
 use diptych_schemas::{LoaderConfig, SampleIndex};
+use diptych_store::SampleQueries;
 use diptych_trainer::evaluate::RECALL_AT;
 use diptych_trainer::{Encoder, TrainerError};
 
 use super::prepare::Prepared;
+use super::sample_queries;
 use super::stall::{Heartbeat, Phase};
 use super::stop::StopRequest;
 
@@ -39,6 +41,8 @@ pub(super) struct Evaluated {
     pub(super) whole: bool,
     /// Somebody asked the run to stop meanwhile: nothing was recorded.
     pub(super) stopped: bool,
+    /// What the weights, not their average, find for some captions.
+    pub(super) sample_queries: Option<SampleQueries>,
 }
 
 /// When an evaluation ends before it is done.
@@ -104,6 +108,7 @@ impl HeldOut {
         }
         if !done.values.is_empty() {
             run.metrics(run.record.step, run.record.samples, done.values.clone())?;
+            sample_queries::record(run, done.sample_queries.as_ref())?;
         }
         Ok(done)
     }
@@ -214,6 +219,10 @@ impl HeldOut {
             format!(" (the first of {of}: the {budget} s of eval.max_seconds were over)")
         };
 
+        if group == "heldout" {
+            let (name, dimension) = (&run.record.run, model.encoder.dimension());
+            done.sample_queries = sample_queries::ask(name, step, dataset, &encoded, dimension)?;
+        }
         let go_on = || {
             heartbeat.alive();
             !limits.stop.asked()

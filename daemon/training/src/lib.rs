@@ -18,6 +18,7 @@ pub mod progress;
 mod records;
 mod retention;
 mod roll_back;
+mod sample_queries;
 mod stall;
 pub mod stop;
 mod suite;

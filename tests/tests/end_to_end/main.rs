@@ -28,6 +28,7 @@ mod profile;
 mod quickstart;
 mod remote;
 mod report;
+mod results;
 mod search;
 mod serve;
 mod service_unit;

@@ -5,9 +5,11 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
+use diptych_schemas::Uid;
 use diptych_store::RunName;
 use serde_json::Value;
 
+use super::learning::{SampledEvaluation, evaluations};
 use crate::metrics::Metrics;
 
 /// A run's record and all that it recorded.
@@ -20,6 +22,8 @@ pub struct History {
     /// Rows of `checkpoints` and `events`, by step.
     pub checkpoints: Vec<Value>,
     pub events: Vec<Value>,
+    /// What some of its evaluations found for fixed captions.
+    pub(super) sampled: Vec<SampledEvaluation>,
 }
 
 impl History {
@@ -47,11 +51,14 @@ impl History {
             let step = row["step"].as_u64().context("a metric without a step")?;
             metrics.entry(text(&row, "name")).or_default().push((step, number(&row, "value")));
         }
+        // A service of an earlier version has no such table.
+        let sampled = rows("*", "sample_queries", "step, query, place").unwrap_or_default();
         Ok(Self {
             record,
             metrics,
             checkpoints: rows("step, samples, epoch, time, path, bytes", "checkpoints", "step")?,
             events: rows("step, kind, message", "events", "step, kind")?,
+            sampled: evaluations(&sampled),
             run: name,
         })
     }
@@ -59,6 +66,14 @@ impl History {
     /// The last value of a metric, and its step.
     pub fn last(&self, name: &str) -> Option<(u64, f64)> {
         self.metrics.get(name)?.last().copied()
+    }
+
+    /// The pairs that its sampled evaluations show.
+    pub fn sampled_uids(&self) -> Vec<Uid> {
+        let mut all: Vec<Uid> = self.sampled.iter().flat_map(SampledEvaluation::uids).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     pub fn config(&self) -> String {

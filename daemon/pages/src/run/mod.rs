@@ -4,6 +4,7 @@
 
 mod curves;
 mod history;
+mod learning;
 mod look;
 mod map;
 mod page;

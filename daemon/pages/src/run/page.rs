@@ -10,6 +10,7 @@ use maud::{Markup, html};
 use super::Report;
 use super::curves::curves;
 use super::history::{History, number, text};
+use super::learning::learning;
 use super::look::{Classes, Map, Matrix, ModelInspection, Near, Wrong};
 use super::reliability::reliability;
 use crate::chart::heat_map::HeatMap;
@@ -48,6 +49,7 @@ pub(super) fn page(report: &Report) -> Markup {
         section.tiles { (tiles(report)) }
         @if let Some(looked) = &report.looked { (evaluation(report, looked)) }
         @else { section { h2 { "Evaluation" } p.pale { "There are no held-out pairs: name some with " code { "--selection FILE" } " (and " code { "--dataset" } ")." } } }
+        (learning(report))
         section { h2 { "While it trained" } div.charts { (curves(history, report.beside.as_ref())) } }
         @if !history.events.is_empty() {
             section {

@@ -15,7 +15,8 @@ use diptych_schemas::{
     DatasetManifest, MAX_PIXELS, SchemaError, ServedDataset, Uid, blob_path, column,
 };
 use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder};
+use image::imageops::FilterType;
+use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
@@ -58,8 +59,10 @@ pub(super) struct Details {
     #[serde(flatten)]
     #[schema(inline)]
     dataset: Dataset,
-    /// From all inputs to what the last selection kept.
+    /// From all inputs to pairs.
     funnel: Vec<FunnelStage>,
+    /// What was selected from it last, which need not be what is trained on.
+    last_selection: Option<LastSelection>,
     ledger_by_reason: Vec<Reason>,
     formats: Vec<Format>,
     columns: Vec<MetaColumn>,
@@ -69,6 +72,12 @@ pub(super) struct Details {
 struct FunnelStage {
     stage: String,
     count: u64,
+}
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+struct LastSelection {
+    path: String,
+    pairs: u64,
 }
 
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -147,8 +156,9 @@ pub(super) async fn one(
         let rows = rows_of(&found.batches).map_err(Problem::internal)?;
         Ok(rows.iter().map(|row| (text(&row[0]), row[1].as_u64().unwrap_or(0))).collect())
     };
-    let reasons =
-        counts("SELECT reason, count(*) FROM ledger GROUP BY reason ORDER BY 2 DESC, 1").await?;
+    // What trainings met is of other datasets too.
+    let reasons = "SELECT reason, count(*) FROM ledger WHERE stage <> 'train' GROUP BY reason ORDER BY 2 DESC, 1";
+    let reasons = counts(reasons).await?;
     let formats =
         counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
     let columns = ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), most(1))
@@ -162,14 +172,15 @@ pub(super) async fn one(
     })
     .await?;
     let stage = |stage: &str, count| FunnelStage { stage: stage.to_owned(), count };
-    let mut funnel =
-        vec![stage("inputs", looked.pairs + looked.ledger), stage("pairs", looked.pairs)];
-    funnel.extend(selection.map(|(path, pairs): (PathBuf, u64)| {
-        stage(&format!("selected in {}", path.display()), pairs)
-    }));
+    let funnel = vec![stage("inputs", looked.pairs + looked.ledger), stage("pairs", looked.pairs)];
+    let last_selection = selection.map(|(path, pairs): (PathBuf, u64)| LastSelection {
+        path: path.display().to_string(),
+        pairs,
+    });
     Ok(Json(Details {
         dataset: looked,
         funnel,
+        last_selection,
         ledger_by_reason: reasons
             .into_iter()
             .map(|(reason, count)| Reason { reason, count })
@@ -240,7 +251,7 @@ pub(super) async fn samples(
 
 /// Where the thumbnail of a pair is.
 pub(super) fn image_address(dataset: &str, uid: &str) -> String {
-    format!("/v1/datasets/{dataset}/images/{uid}?size={USUAL_SIDE}")
+    format!("/v1/datasets/{dataset}/images/{uid}?size={USUAL_SIDE}&fit=whole")
 }
 
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -249,16 +260,27 @@ pub(super) fn image_address(dataset: &str, uid: &str) -> String {
 pub(super) struct Size {
     /// Side of the square in pixels, at most 1024; 160 without it.
     size: Option<u32>,
+    /// square: cut to the square, as a model sees it. whole: as it is, made to fit into the square, and never enlarged.
+    #[param(inline)]
+    fit: Fit,
 }
 
-/// The image of a pair, cut to a square and made small, as PNG.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Fit {
+    #[default]
+    Square,
+    Whole,
+}
+
+/// The image of a pair, made small, as PNG.
 #[utoipa::path(get, path = "/v1/datasets/{name}/images/{uid}", operation_id = "get_image", params(("name" = String, Path, description = "Name of a dataset"), ("uid" = String, Path, description = "Uid of a pair: 32 hexadecimal digits"), Size), responses((status = OK, body = Vec<u8>, content_type = "image/png"), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn image(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<(String, String)>, PathRejection>,
     size: Result<Query<Size>, QueryRejection>,
 ) -> Result<impl IntoResponse, Problem> {
-    let (Path((name, uid)), Size { size }) = (path?, given(size)?);
+    let (Path((name, uid)), Size { size, fit }) = (path?, given(size)?);
     let dataset = known(&shared, &name)?;
     let uid: Uid = uid.parse().map_err(|error: SchemaError| Problem::bad(error.to_string()))?;
     let side = size.unwrap_or(USUAL_SIDE).clamp(1, LARGEST_SIDE);
@@ -278,11 +300,22 @@ pub(super) async fn image(
             )
         };
         let image = decode(&bytes, MAX_PIXELS).map_err(|error| unusable(&error))?;
-        let pixels = eval_transform(&image, side, EvalResize::default())
-            .map_err(|error| unusable(&error))?;
+        let (pixels, [width, height]) = match fit {
+            Fit::Square => {
+                let pixels = eval_transform(&image, side, EvalResize::default());
+                (pixels.map_err(|error| unusable(&error))?, [side, side])
+            }
+            Fit::Whole => {
+                let pixels = RgbImage::from_raw(image.width, image.height, image.pixels)
+                    .ok_or_else(|| unusable(&"its pixels do not fit its size"))?;
+                let pixels = within(pixels, side);
+                let sides = [pixels.width(), pixels.height()];
+                (pixels.into_raw(), sides)
+            }
+        };
         let mut png = Vec::new();
         PngEncoder::new(&mut png)
-            .write_image(&pixels, side, side, ExtendedColorType::Rgb8)
+            .write_image(&pixels, width, height, ExtendedColorType::Rgb8)
             .map_err(|error| unusable(&error))?;
         Ok(png)
     })
@@ -294,6 +327,17 @@ pub(super) async fn image(
         AppendHeaders([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached]),
         png,
     ))
+}
+
+/// An image made to fit into a square of a side. One that is smaller stays as it is.
+fn within(image: RgbImage, side: u32) -> RgbImage {
+    let scale = f64::from(side) / f64::from(image.width().max(image.height()));
+    if scale >= 1.0 {
+        return image;
+    }
+    let [width, height] = [image.width(), image.height()]
+        .map(|length| ((f64::from(length) * scale).round() as u32).max(1));
+    image::imageops::resize(&image, width, height, FilterType::Triangle)
 }
 
 fn rows_of_numbers(column: &dyn Array) -> u64 {
@@ -329,4 +373,21 @@ fn image_bytes(
         .as_binary_opt()
         .ok_or_else(|| anyhow::anyhow!("{}: images are no bytes", path.display()))?;
     Ok(images.value(0).to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_image_fits_into_the_square_and_is_never_enlarged() {
+        let sides = |width, height| {
+            let made = within(RgbImage::new(width, height), 160);
+            (made.width(), made.height())
+        };
+        assert_eq!(sides(640, 320), (160, 80));
+        assert_eq!(sides(100, 4000), (4, 160));
+        assert_eq!(sides(5000, 1), (160, 1));
+        assert_eq!(sides(32, 20), (32, 20));
+    }
 }

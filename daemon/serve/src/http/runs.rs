@@ -141,7 +141,7 @@ fn name(text: &str) -> Result<RunName, Problem> {
     Ok(RunName::new(text)?)
 }
 
-async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
+pub(super) async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
     let run = name(run)?;
     let store = shared.store.clone();
     blocking(move || {
@@ -200,7 +200,9 @@ pub(super) async fn metrics(
         let names: Vec<String> =
             wanted.names.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
         let from = wanted.from.unwrap_or(1);
-        let to = wanted.to.unwrap_or(record.step.0).min(record.step.0);
+        // A run that trains is ahead of its record, which stands at its last checkpoint.
+        let last = store.last_metrics(&record.run)?.unwrap_or(record.step).0;
+        let to = wanted.to.unwrap_or(last).min(last);
         if from > to {
             return Ok(Json(Thinner::new(&names, from, from, 1).finish(run)));
         }
@@ -250,6 +252,7 @@ pub(super) async fn record(
             checkpoint.samples,
             values.into_iter().collect(),
         )?;
+        shared.results.forget(&record.run);
         Ok(StatusCode::NO_CONTENT)
     })
     .await
