@@ -5,7 +5,8 @@ use std::path::Path;
 use diptych_schemas::ObjectiveConfig;
 use serde_json::Value;
 
-use super::list::{ModelConfig, built_in_names, each_family};
+use super::list::{ModelConfig, each_family};
+use super::names::unknown_model;
 use crate::TrainerError;
 use crate::nn::bert::BertShape;
 use crate::nn::cost::SampleSize;
@@ -22,10 +23,7 @@ impl ModelConfig {
         if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("json")) {
             return Err(TrainerError::Config {
                 place: format!("model {text:?}"),
-                message: format!(
-                    "neither a built-in model ({}) nor a .json file",
-                    built_in_names().join(", ")
-                ),
+                message: unknown_model(text),
             });
         }
         Self::read(path)

@@ -14,6 +14,7 @@ use tch::{Kind, Tensor};
 use super::dual_encoder::config::DualEncoderConfig;
 use super::dual_encoder::openclip;
 use super::list::{ModelConfig, import_hugging_face};
+use super::names::how_to_obtain;
 use crate::TrainerError;
 use crate::device::shim;
 use crate::formats::checkpoint::{
@@ -105,7 +106,9 @@ impl Weights {
             );
         }
         if !path.exists() {
-            return Err(TrainerError::weights(path, "there is no such file or folder"));
+            let advice = how_to_obtain(&path.to_string_lossy());
+            let message = advice.unwrap_or_else(|| "there is no such file or folder".into());
+            return Err(TrainerError::weights(path, message));
         }
         if has(MANIFEST_FILE) && has(MODEL_FILE) {
             checkpoint::verify(path)?;
@@ -124,7 +127,7 @@ impl Weights {
             path,
             format!(
                 "not weights of a known format. A checkpoint has {MANIFEST_FILE} and {MODEL_FILE}; an OpenCLIP folder has {} and {}; \
-                 a Hugging Face folder has {} and {} (in one file)",
+                 a Hugging Face folder has {} and {}",
                 openclip::CONFIG_FILE,
                 openclip::WEIGHTS_FILES.join(" or "),
                 hugging_face::CONFIG_FILE,
