@@ -5,6 +5,7 @@ use diptych_cli::PlotArgs;
 use diptych_embeddings::session::open_state;
 use diptych_pages::Metrics;
 use diptych_pages::pictures::TrainingPlot;
+use diptych_pages::run::other_runs;
 use diptych_schemas::outcome::Outcome;
 use diptych_store::RunName;
 
@@ -15,12 +16,13 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<Outcome> {
     let run = RunName::new(&args.run)?;
     let rows = store.metrics(&run)?;
     if rows.is_empty() {
-        let known: Vec<String> =
-            store.runs()?.iter().map(|record| record.run.to_string()).collect();
+        let mut known = store.runs()?;
+        known.sort_by_key(|record| std::cmp::Reverse(record.updated));
+        let known: Vec<String> = known.iter().map(|record| record.run.to_string()).collect();
         bail!(
-            "run {run} has no metrics in {}; runs there: {}",
+            "run {run} has no metrics in {}{}",
             args.state.display(),
-            known.join(", ")
+            other_runs(run.as_str(), &known)
         );
     }
     let mut metrics = Metrics::new();

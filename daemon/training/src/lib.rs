@@ -10,6 +10,7 @@
 pub mod checkpoints;
 mod evaluation;
 mod figures;
+mod inputs;
 pub mod live;
 pub mod prefetcher;
 mod prepare;

@@ -22,6 +22,7 @@ use diptych_trainer::{
 
 use super::RunContext;
 use super::checkpoints::record_of;
+use super::inputs;
 use super::live::Live;
 use super::records::Records;
 use super::tensorboard::EventWriter;
@@ -51,6 +52,7 @@ pub(crate) struct Prepared {
 }
 
 pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Result<Prepared> {
+    inputs::check(config)?;
     let model = ModelConfig::named_or_file(&config.model.config)?;
     let eval = &config.eval;
     for (key, is_given) in [
