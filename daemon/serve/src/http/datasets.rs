@@ -9,8 +9,8 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, header};
-use axum::response::{AppendHeaders, IntoResponse};
-use diptych_pipeline::{EvalResize, Random, decode, eval_transform};
+use axum::response::IntoResponse;
+use diptych_pipeline::{Random, decode, fitted};
 use diptych_schemas::{
     DatasetManifest, MAX_PIXELS, SchemaError, ServedDataset, Uid, blob_path, column,
 };
@@ -247,11 +247,11 @@ pub(super) fn image_address(dataset: &str, uid: &str) -> String {
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Size {
-    /// Side of the square in pixels, at most 1024; 160 without it.
+    /// Longer edge in pixels, at most 1024; 160 without it. A smaller image stays as it is.
     size: Option<u32>,
 }
 
-/// The image of a pair, cut to a square and made small, as PNG.
+/// The image of a pair, with its longer edge made as short as `size`, as PNG whatever its own format is.
 #[utoipa::path(get, path = "/v1/datasets/{name}/images/{uid}", operation_id = "get_image", params(("name" = String, Path, description = "Name of a dataset"), ("uid" = String, Path, description = "Uid of a pair: 32 hexadecimal digits"), Size), responses((status = OK, body = Vec<u8>, content_type = "image/png"), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn image(
     State(shared): State<Arc<Shared>>,
@@ -277,12 +277,12 @@ pub(super) async fn image(
                 format!("the image of {uid} cannot be shown: {error}"),
             )
         };
-        let image = decode(&bytes, MAX_PIXELS).map_err(|error| unusable(&error))?;
-        let pixels = eval_transform(&image, side, EvalResize::default())
+        let image = decode(&bytes, MAX_PIXELS)
+            .and_then(|image| fitted(image, side))
             .map_err(|error| unusable(&error))?;
         let mut png = Vec::new();
         PngEncoder::new(&mut png)
-            .write_image(&pixels, side, side, ExtendedColorType::Rgb8)
+            .write_image(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8)
             .map_err(|error| unusable(&error))?;
         Ok(png)
     })
@@ -290,10 +290,7 @@ pub(super) async fn image(
     // A pair's image never changes under its uid.
     let cached =
         (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400, immutable"));
-    Ok((
-        AppendHeaders([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached]),
-        png,
-    ))
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached], png))
 }
 
 fn rows_of_numbers(column: &dyn Array) -> u64 {
