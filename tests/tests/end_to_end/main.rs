@@ -14,6 +14,7 @@ mod eval;
 mod eval_suites;
 mod evaluation;
 mod field_cases;
+mod field_folder;
 mod formats;
 mod guards;
 mod hostile_queries;
