@@ -40,7 +40,7 @@ fn each(
             if !known.contains(&column) {
                 let meant = nearest(column, known.iter().copied());
                 let meant =
-                    meant.map_or_else(String::new, |name| format!(": did you mean {name}?"));
+                    meant.map_or_else(|| ".".into(), |name| format!(": did you mean {name}?"));
                 bail!(
                     "{what}: {} has no such column{meant} Its columns are {}",
                     dataset.display(),
