@@ -32,7 +32,7 @@ pub use families::masked_lm::config::MaskedLmConfig;
 pub use families::weights::{Origin, Weights, tokenizer_beside};
 pub use families::{
     DeviceBatch, Encoder, Model, ModelConfig, Uploader, built_in_names, export_hf, export_onnx,
-    export_openclip,
+    export_openclip, how_to_obtain,
 };
 pub use formats::checkpoint::guard::{Due, GuardState, RollBack, Score};
 pub use formats::checkpoint::{CheckpointManifest, CheckpointMeta};

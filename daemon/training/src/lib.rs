@@ -11,6 +11,7 @@ pub mod checkpoints;
 mod evaluation;
 mod figures;
 mod first_model;
+mod inputs;
 pub mod live;
 pub mod prefetcher;
 mod prepare;

@@ -20,6 +20,7 @@ use diptych_trainer::{
 use super::RunContext;
 use super::checkpoints::record_of;
 use super::first_model::FirstModel;
+use super::inputs;
 use super::live::Live;
 use super::records::Records;
 use super::tensorboard::EventWriter;
@@ -50,6 +51,7 @@ pub(crate) struct Prepared {
 }
 
 pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow::Result<Prepared> {
+    inputs::check(config)?;
     let first = FirstModel::of(config)?;
     let model = first.config.clone();
     let eval = &config.eval;

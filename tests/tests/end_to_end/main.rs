@@ -15,6 +15,7 @@ mod eval;
 mod eval_suites;
 mod evaluation;
 mod field_cases;
+mod field_folder;
 mod formats;
 mod guards;
 mod hostile_queries;

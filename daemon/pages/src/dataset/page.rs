@@ -99,8 +99,10 @@ fn card(uid: &str, shown: &PairView, value: Option<(&str, f64)>) -> Markup {
         figure.card title={ "uid " (uid) ", key " (shown.key) } {
             (frame(shown))
             figcaption {
-                @if let Some((expression, value)) = value { b title=(expression) { (short(value)) } " " }
-                (shown.caption)
+                div.words {
+                    @if let Some((expression, value)) = value { b title=(expression) { (short(value)) } " " }
+                    (shown.caption)
+                }
                 div.pale { (width) "×" (height) }
             }
         }

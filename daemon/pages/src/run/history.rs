@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
 use diptych_schemas::Uid;
+use diptych_schemas::words::nearest;
 use diptych_store::RunName;
 use serde_json::Value;
 
@@ -40,11 +41,11 @@ impl History {
                 .and_then(|batches| as_rows(&batches))
         };
         let Some(record) = rows("*", "runs", "run")?.pop() else {
-            let known: Vec<String> = as_rows(&ask("SELECT run FROM runs ORDER BY run")?)?
+            let known: Vec<String> = as_rows(&ask("SELECT run FROM runs ORDER BY updated DESC")?)?
                 .iter()
                 .map(|row| text(row, "run"))
                 .collect();
-            bail!("there is no run {name} in {}; there are: {}", state.display(), known.join(", "));
+            bail!("there is no run {name} in {}{}", state.display(), other_runs(run, &known));
         };
         let mut metrics = Metrics::new();
         for row in rows("step, name, value", "metrics", "step")? {
@@ -79,6 +80,22 @@ impl History {
     pub fn config(&self) -> String {
         text(&self.record, "config")
     }
+}
+
+/// Which run may have been meant, and which there are. The newest come first.
+pub fn other_runs(sought: &str, known: &[String]) -> String {
+    const SHOWN: usize = 10;
+    if known.is_empty() {
+        return ": nothing has been trained there".into();
+    }
+    let meant = nearest(sought, known.iter().map(String::as_str));
+    let meant = meant.map_or_else(|| ".".into(), |run| format!(": did you mean {run}?"));
+    let more = match known.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let newest = known.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    format!("{meant} There are, newest first: {newest}{more}")
 }
 
 pub(super) fn text(row: &Value, key: &str) -> String {

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use diptych_schemas::Uid;
 
-pub use history::History;
+pub use history::{History, other_runs};
 pub use look::{Look, ModelInspection};
 
 use crate::pairs::PairView;

@@ -315,7 +315,7 @@ fn picture(report: &Report, uid: Uid, below: &Markup) -> Markup {
                 Some(shown) => (frame(shown)),
                 None => div.frame { span.broken { "not in the dataset" } },
             }
-            figcaption { (below) }
+            figcaption { div.words { (below) } }
         }
     }
 }
