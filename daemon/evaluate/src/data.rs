@@ -11,8 +11,8 @@ use arrow::array::AsArray;
 use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::session::with_session;
 use diptych_embeddings::values::{column_texts, each_value};
-use diptych_pipeline::{Selection, choose};
-use diptych_schemas::{Uid, column};
+use diptych_pipeline::{Selection, choose, read_manifest};
+use diptych_schemas::{RemoteConfig, Uid, column};
 
 use super::benchmark::{Benchmark, Kind};
 use super::source::EmbeddingSource;
@@ -123,7 +123,7 @@ impl EvalData {
         let train = match (train_selection, &classification) {
             (Some(path), Some(classification)) => Some(Train {
                 dataset: dataset.to_owned(),
-                selection: Selection::read(path)?,
+                selection: selection_of(path, dataset)?,
                 classification: Arc::clone(classification),
             }),
             _ => None,
@@ -138,7 +138,7 @@ impl EvalData {
                 .file_stem()
                 .map_or_else(|| "selection".into(), |stem| stem.to_string_lossy().into_owned()),
             dataset: dataset.to_owned(),
-            selection: Selection::read(selection)?,
+            selection: selection_of(selection, dataset)?,
             classification,
             train,
             groups: None,
@@ -265,6 +265,13 @@ impl EvalData {
         };
         Ok(found)
     }
+}
+
+/// Reads a selection, and refuses one of another dataset.
+fn selection_of(path: &Path, dataset: &Path) -> anyhow::Result<Selection> {
+    let selection = Selection::read(path)?;
+    selection.check_dataset(dataset, &read_manifest(dataset, &RemoteConfig::default())?)?;
+    Ok(selection)
 }
 
 fn all_of(dataset: &Path) -> anyhow::Result<Selection> {
