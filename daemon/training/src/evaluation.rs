@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use diptych_embeddings::encode::{EncodeSpec, encode_while};
 use diptych_embeddings::models::Model;
 use diptych_evaluate::classification::{Classes, Classification};
-use diptych_evaluate::retrieval::pair_retrieval;
+use diptych_evaluate::held_out::PairAnswers;
+use diptych_evaluate::retrieval::{caption_groups, pair_ranks};
 use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
 use diptych_schemas::{LoaderConfig, SampleIndex};
 use diptych_trainer::Encoder;
 use diptych_trainer::evaluate::RECALL_AT;
 
+use super::data::held_out_dataset;
+use super::held_out_loss::answers;
 use super::prepare::Prepared;
 use super::stall::{Heartbeat, Phase};
 use super::stop::StopRequest;
@@ -39,6 +42,8 @@ pub(super) struct Evaluated {
     pub(super) whole: bool,
     /// Somebody asked the run to stop meanwhile: nothing was recorded.
     pub(super) stopped: bool,
+    /// Of the weights as they are, pair by pair.
+    pub(super) answers: Option<PairAnswers>,
 }
 
 /// When an evaluation ends before it is done.
@@ -54,10 +59,7 @@ impl HeldOut {
     pub(super) fn of(run: &Prepared) -> anyhow::Result<Option<Self>> {
         let eval = &run.config.eval;
         let Some(selection) = &eval.selection else { return Ok(None) };
-        // The configuration was checked: where there is no single dataset, the evaluation names its own.
-        let Some(dataset) = eval.dataset.clone().or_else(|| run.config.data.dataset.clone()) else {
-            return Ok(None);
-        };
+        let Some(dataset) = held_out_dataset(&run.config) else { return Ok(None) };
         let classification = match (&eval.classes, &eval.label_column) {
             (Some(classes), Some(label)) => Some(Classification::read(
                 &dataset,
@@ -103,7 +105,7 @@ impl HeldOut {
             }
         }
         if !done.values.is_empty() {
-            run.metrics(run.record.step, run.record.samples, done.values.clone())?;
+            run.record_evaluation(&done.values, done.answers.take())?;
         }
         Ok(done)
     }
@@ -149,7 +151,7 @@ impl HeldOut {
                 .extend(means.into_iter().map(|(name, value)| (format!("{group}/{name}"), value)));
             done.values.push((format!("{group}/pairs"), samples as f64));
         }
-        run.metrics(run.record.step, run.record.samples, done.values.clone())?;
+        run.record_evaluation(&done.values, None)?;
         Ok(done)
     }
 
@@ -215,7 +217,9 @@ impl HeldOut {
             format!(" (the first of {of}: the {budget} s of eval.max_seconds were over)")
         };
 
-        let result = pair_retrieval(&encoded, model.encoder.dimension(), false)?;
+        let groups = caption_groups(&encoded.captions, false);
+        let ranks = pair_ranks(&encoded, model.encoder.dimension(), &groups)?;
+        let result = ranks.summary(&groups, &groups);
         for (direction, recall) in [("i2t", result.image_to_text), ("t2i", result.text_to_image)] {
             for (k, value) in RECALL_AT.iter().zip(recall) {
                 done.values.push((format!("{group}/{direction}_recall@{k}"), value));
@@ -229,6 +233,12 @@ impl HeldOut {
             "{words}, {} pairs{cut} after step {step}: image→text R@1 {r1:.3} R@5 {r5:.3} R@10 {r10:.3}, text→image {t1:.3} {t5:.3} {t10:.3} (chance {:.3})",
             result.images, result.chance_image_to_text[0]
         );
+        let (loss, loss_parts) =
+            run.add_pair_loss(group, &model.encoder, &encoded, &groups, &mut done.values)?;
+        line.push_str(&loss);
+        if done.answers.is_none() {
+            done.answers = Some(answers(step, &encoded, &ranks, loss_parts));
+        }
         if let Some(classification) = &self.classification {
             let found = classification.of(&model, &encoded)?;
             let named = [
@@ -249,9 +259,6 @@ impl HeldOut {
         Ok(())
     }
 }
-
-/// What an evaluation of held-out pairs always records.
-pub(super) const PAIRS: &str = "heldout/pairs";
 
 /// Whether a step has a metric.
 pub(super) fn is_recorded(

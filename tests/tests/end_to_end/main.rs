@@ -16,6 +16,7 @@ mod evaluation;
 mod field_cases;
 mod formats;
 mod guards;
+mod honest_figures;
 mod hostile_queries;
 mod imports;
 mod loader;

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
+use diptych_evaluate::held_out::PairAnswers;
 use diptych_store::RunName;
 use serde_json::Value;
 
@@ -20,6 +21,8 @@ pub struct History {
     /// Rows of `checkpoints` and `events`, by step.
     pub checkpoints: Vec<Value>,
     pub events: Vec<Value>,
+    /// Of the last evaluations while it trained, pair by pair, where they are kept.
+    pub answers: Vec<PairAnswers>,
 }
 
 impl History {
@@ -47,7 +50,12 @@ impl History {
             let step = row["step"].as_u64().context("a metric without a step")?;
             metrics.entry(text(&row, "name")).or_default().push((step, number(&row, "value")));
         }
+        // A share of what the machine can compute is at most 1. Where one is more, earlier versions had measured that too low.
+        if metrics.get("mfu").is_some_and(|mfu| mfu.iter().any(|(_, share)| *share > 1.0)) {
+            metrics.remove("mfu");
+        }
         Ok(Self {
+            answers: PairAnswers::read(state, run),
             record,
             metrics,
             checkpoints: rows("step, samples, epoch, time, path, bytes", "checkpoints", "step")?,

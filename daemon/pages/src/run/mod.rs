@@ -8,6 +8,8 @@ mod look;
 mod map;
 mod page;
 mod reliability;
+mod summary;
+mod verdicts;
 
 use std::collections::HashMap;
 
