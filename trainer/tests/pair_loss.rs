@@ -48,11 +48,11 @@ fn loss_of_held_out_pairs_is_that_of_batches_of_the_same_size() {
             of_batch(&config, scale, &images[range.clone()], &texts[range])
         };
         // Fewer pairs than a batch has are one batch.
-        let whole = pair_loss(&encoder, &config, pairs, 256).unwrap();
+        let whole = pair_loss(&encoder, &config, pairs, 256, &|| true).unwrap();
         assert_eq!((whole.batch_size, whole.terms.len()), (N, 1));
         assert_close(whole.terms[0].1, batch(rows(0, N)));
         // The last of three begins among the pairs of the second.
-        let three = pair_loss(&encoder, &config, pairs, 16).unwrap();
+        let three = pair_loss(&encoder, &config, pairs, 16, &|| true).unwrap();
         let expected = (batch(rows(0, 16)) + batch(rows(16, 32)) + batch(rows(24, 40))) / 3.0;
         assert_close(three.terms[0].1, expected);
         assert_eq!(three.parts.len(), 3 * 16);
@@ -62,12 +62,12 @@ fn loss_of_held_out_pairs_is_that_of_batches_of_the_same_size() {
         terms: [(ObjectiveTerm::Clip, 1.0), (ObjectiveTerm::Alignment, 0.5)].into(),
         ..ObjectiveConfig::default()
     };
-    let found = pair_loss(&encoder, &mixed, pairs, 256).unwrap();
+    let found = pair_loss(&encoder, &mixed, pairs, 256, &|| true).unwrap();
     let of = |name: &str| found.terms.iter().find(|(known, _)| known == name).unwrap().1;
     let distances: f32 = images.iter().zip(&texts).map(|(x, y)| (x - y).powi(2)).sum();
     assert_close(of("loss/alignment"), f64::from(distances) / N as f64);
     assert_close(of("loss"), of("loss/clip") + 0.5 * of("loss/alignment"));
 
     let one = EmbeddedPairs { images: &images[..D], texts: &texts[..D], captions: &[0] };
-    assert!(pair_loss(&encoder, &mixed, one, 256).is_err(), "one pair has no negatives");
+    assert!(pair_loss(&encoder, &mixed, one, 256, &|| true).is_err(), "one pair has no negatives");
 }

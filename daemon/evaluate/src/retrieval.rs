@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use diptych_embeddings::encode::Encoded;
 use diptych_trainer::TrainerError;
-use diptych_trainer::evaluate::{RECALL_AT, Ranks, Rows, Unit, retrieval_ranks};
+use diptych_trainer::evaluate::{GoOn, RECALL_AT, Ranks, Rows, Unit, retrieval_ranks};
 
 /// What counts as right for each other, [N]. Pairs with the same caption cannot be told apart by it, so they have the same group, unless
 /// `strict`: then only the very pair is right, as in benchmarks whose captions are all different.
@@ -20,12 +20,14 @@ pub fn pair_ranks(
     encoded: &Encoded,
     dimension: usize,
     groups: &[u64],
+    go_on: GoOn<'_>,
 ) -> Result<Ranks, TrainerError> {
     retrieval_ranks(
         Rows { values: &encoded.images, dimension },
         groups,
         Rows { values: &encoded.texts, dimension },
         groups,
+        go_on,
     )
 }
 
@@ -46,10 +48,10 @@ pub struct CaptionedImages<'a> {
 }
 
 impl CaptionedImages<'_> {
-    pub fn ranks(&self, dimension: usize) -> Result<Ranks, TrainerError> {
+    pub fn ranks(&self, dimension: usize, go_on: GoOn<'_>) -> Result<Ranks, TrainerError> {
         let (images, texts) =
             (Rows { values: &self.images, dimension }, Rows { values: &self.texts, dimension });
-        retrieval_ranks(images, &self.image_groups, texts, &self.text_groups)
+        retrieval_ranks(images, &self.image_groups, texts, &self.text_groups, go_on)
     }
 
     /// For each of [`RECALL_AT`], what each image brings to the recall of texts by images, then to that of images by texts.

@@ -12,8 +12,8 @@ use diptych_evaluate::held_out::PairAnswers;
 use diptych_evaluate::retrieval::{caption_groups, pair_ranks};
 use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
 use diptych_schemas::{LoaderConfig, SampleIndex};
-use diptych_trainer::Encoder;
 use diptych_trainer::evaluate::RECALL_AT;
+use diptych_trainer::{Encoder, TrainerError};
 
 use super::data::held_out_dataset;
 use super::held_out_loss::answers;
@@ -92,16 +92,12 @@ impl HeldOut {
         ];
         for (group, words, encoder) in weights {
             let Some(encoder) = encoder else { continue };
-            self.evaluate_one(
-                run,
-                encoder,
-                (group, words),
-                Limits { time: each, ..limits },
-                heartbeat,
-                &mut done,
-            )?;
-            if done.stopped {
-                return Ok(done);
+            let limits = Limits { time: each, ..limits };
+            match self.evaluate_one(run, encoder, (group, words), limits, heartbeat, &mut done) {
+                Err(error) if matches!(error.downcast_ref(), Some(TrainerError::Stopped)) => {
+                    return Ok(Evaluated { whole: false, stopped: true, ..done });
+                }
+                other => other?,
             }
         }
         if !done.values.is_empty() {
@@ -174,6 +170,7 @@ impl HeldOut {
         }
     }
 
+    /// Fails with [`TrainerError::Stopped`] where somebody asks the run to stop.
     fn evaluate_one(
         &self,
         run: &Prepared,
@@ -197,9 +194,7 @@ impl HeldOut {
             whole && !limits.stop.asked()
         })?;
         if limits.stop.asked() {
-            done.stopped = true;
-            done.whole = false;
-            return Ok(());
+            return Err(TrainerError::Stopped.into());
         }
         done.whole &= whole;
         let step = run.record.step;
@@ -217,8 +212,12 @@ impl HeldOut {
             format!(" (the first of {of}: the {budget} s of eval.max_seconds were over)")
         };
 
+        let go_on = || {
+            heartbeat.alive();
+            !limits.stop.asked()
+        };
         let groups = caption_groups(&encoded.captions, false);
-        let ranks = pair_ranks(&encoded, model.encoder.dimension(), &groups)?;
+        let ranks = pair_ranks(&encoded, model.encoder.dimension(), &groups, &go_on)?;
         let result = ranks.summary(&groups, &groups);
         for (direction, recall) in [("i2t", result.image_to_text), ("t2i", result.text_to_image)] {
             for (k, value) in RECALL_AT.iter().zip(recall) {
@@ -233,14 +232,18 @@ impl HeldOut {
             "{words}, {} pairs{cut} after step {step}: image→text R@1 {r1:.3} R@5 {r5:.3} R@10 {r10:.3}, text→image {t1:.3} {t5:.3} {t10:.3} (chance {:.3})",
             result.images, result.chance_image_to_text[0]
         );
-        let (loss, loss_parts) =
-            run.add_pair_loss(group, &model.encoder, &encoded, &groups, &mut done.values)?;
+        let (loss, loss_parts) = run.add_pair_loss(
+            (group, &model.encoder, &encoded),
+            &groups,
+            &mut done.values,
+            &go_on,
+        )?;
         line.push_str(&loss);
         if done.answers.is_none() {
             done.answers = Some(answers(step, &encoded, &ranks, loss_parts));
         }
         if let Some(classification) = &self.classification {
-            let found = classification.of(&model, &encoded)?;
+            let found = classification.of(&model, &encoded, &go_on)?;
             let named = [
                 ("top1", found.top1),
                 ("top5", found.top5),

@@ -89,11 +89,10 @@ impl Prepared {
     /// Adds the objective on encoded pairs to what an evaluation records, and says it in words. Gives the loss of groups of the pairs.
     pub(super) fn add_pair_loss(
         &self,
-        group: &str,
-        encoder: &Encoder,
-        encoded: &Encoded,
+        (group, encoder, encoded): (&str, &Encoder, &Encoded),
         caption_groups: &[u64],
         values: &mut Vec<(String, f64)>,
+        go_on: &dyn Fn() -> bool,
     ) -> anyhow::Result<(String, Vec<f64>)> {
         let dimension = encoder.dimension();
         if encoded.uids.len() < FEWEST_PAIRS {
@@ -110,7 +109,7 @@ impl Prepared {
         let (images, texts) = (sorted(&encoded.images), sorted(&encoded.texts));
         let pairs = EmbeddedPairs { images: &images, texts: &texts, captions: &captions };
         let batch_size = self.config.train.batch_size as usize;
-        let found = pair_loss(encoder, &self.config.objective, pairs, batch_size)?;
+        let found = pair_loss(encoder, &self.config.objective, pairs, batch_size, go_on)?;
         let mut words = String::new();
         for (name, value) in &found.terms {
             values.push((format!("{group}/{name}"), *value));

@@ -37,12 +37,14 @@ pub struct PairLoss {
 }
 
 /// Computes the objective on all pairs. Where their number is no multiple of `batch_size`, the last batch begins among the pairs of
-/// the one before; where there are fewer than `batch_size`, they are one batch.
+/// the one before; where there are fewer than `batch_size`, they are one batch. Asked between parts, `go_on` says whether to go on; where
+/// not, it fails with [`TrainerError::Stopped`].
 pub fn pair_loss(
     encoder: &Encoder,
     config: &ObjectiveConfig,
     pairs: EmbeddedPairs<'_>,
     batch_size: usize,
+    go_on: &dyn Fn() -> bool,
 ) -> Result<PairLoss, TrainerError> {
     let (n, dimension) = (pairs.captions.len(), encoder.dimension());
     let size = batch_size.min(n);
@@ -81,6 +83,9 @@ pub fn pair_loss(
             let rows = rows.min(AT_ONCE / size).max(1);
             let mut whole = TermSums::default();
             for row in (0..size).step_by(rows as usize) {
+                if !go_on() {
+                    return Err(TrainerError::Stopped);
+                }
                 let rows = rows.min(size - row);
                 let sums =
                     objective.of_pairs(&images, &texts, scalars, Some(&captions), (row, rows))?;

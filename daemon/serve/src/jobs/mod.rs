@@ -204,7 +204,7 @@ impl Queue {
         let (model, data) = (free(true), free(false));
         let ready = |job: &&JobRecord| {
             job.state == JobState::Queued
-                && job.not_before.is_none_or(|time| time <= now)
+                && machine::is_due(job, now)
                 && job
                     .after
                     .iter()
@@ -444,7 +444,7 @@ impl Queue {
     pub(crate) fn is_waiting(&self, job: &JobRecord) -> bool {
         let inner = self.inner();
         job.state == JobState::Queued
-            && (job.not_before.is_some_and(|time| time > Milliseconds::now())
+            && (!machine::is_due(job, Milliseconds::now())
                 || job
                     .after
                     .iter()
