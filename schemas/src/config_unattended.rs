@@ -226,6 +226,7 @@ impl EvalConfig {
             for direction in ["i2t", "t2i"] {
                 names.extend([1, 5, 10].map(|k| format!("{group}/{direction}_recall@{k}")));
             }
+            names.push(format!("{group}/loss"));
             if self.classes.is_some() {
                 names.extend(
                     ["top1", "top5", "mean_per_class"]

@@ -46,6 +46,7 @@ pub use nn::preprocess::{
 pub use objectives::{Objective, Scalars, clip_loss};
 pub use run::flops;
 pub use run::held_out::HeldOutTerms;
+pub use run::pair_loss::{EmbeddedPairs, PairLoss, pair_loss};
 pub use run::saver::{Saved, Saver};
 pub use run::schedule::Schedule;
 pub use run::snapshot::Snapshot;

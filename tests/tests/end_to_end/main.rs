@@ -18,6 +18,7 @@ mod field_cases;
 mod field_folder;
 mod formats;
 mod guards;
+mod honest_figures;
 mod hostile_queries;
 mod imports;
 mod loader;

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
+use diptych_evaluate::held_out::PairAnswers;
 use diptych_schemas::Uid;
 use diptych_schemas::words::nearest;
 use diptych_store::RunName;
@@ -25,6 +26,8 @@ pub struct History {
     pub events: Vec<Value>,
     /// What some of its evaluations found for fixed captions.
     pub(super) sampled: Vec<SampledEvaluation>,
+    /// Of the last evaluations while it trained, pair by pair, where they are kept.
+    pub answers: Vec<PairAnswers>,
 }
 
 impl History {
@@ -54,7 +57,12 @@ impl History {
         }
         // A service of an earlier version has no such table.
         let sampled = rows("*", "sample_queries", "step, query, place").unwrap_or_default();
+        // A share of what the machine can compute is at most 1. Where one is more, earlier versions had measured that too low.
+        if metrics.get("mfu").is_some_and(|mfu| mfu.iter().any(|(_, share)| *share > 1.0)) {
+            metrics.remove("mfu");
+        }
         Ok(Self {
+            answers: PairAnswers::read(state, run),
             record,
             metrics,
             checkpoints: rows("step, samples, epoch, time, path, bytes", "checkpoints", "step")?,

@@ -9,6 +9,8 @@ mod look;
 mod map;
 mod page;
 mod reliability;
+mod summary;
+mod verdicts;
 
 use std::collections::HashMap;
 
