@@ -293,8 +293,8 @@ pub struct SqlArgs {
     /// Dataset folder, for meta, blob, ledger and scores
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: Option<PathBuf>,
-    /// State folder, for runs, checkpoints, metrics, events, event_pairs, embeddings; also while something trains in it. Repeated, the
-    /// folders' tables are one each, with a column state_folder
+    /// State folder, for runs, checkpoints, metrics, events, event_pairs, sample_queries, embeddings; also while something
+    /// trains in it. Repeated, the folders' tables are one each, with a column state_folder
     #[arg(long, value_name = "FOLDER")]
     pub state: Vec<PathBuf>,
     /// A file as a table (a selection, the groups of `diptych dedup`; Parquet, CSV or JSON lines); may be repeated. A query also

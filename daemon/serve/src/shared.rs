@@ -15,6 +15,7 @@ use super::folders::Folders;
 use super::jobs::Queue;
 use super::metrics::Metrics;
 use super::query::{Program, Queries};
+use super::results::Results;
 use super::searchers::Searchers;
 use super::tokens::Tokens;
 
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub listen: Listen,
     pub metrics: Arc<Metrics>,
     pub searchers: Searchers,
+    /// What the runs have come to.
+    pub results: Results,
     /// Queries that may still begin.
     pub query_slots: Arc<Semaphore>,
     /// Who may still listen to events.
@@ -85,6 +88,7 @@ impl Shared {
             listen,
             metrics: Arc::default(),
             searchers,
+            results: Results::default(),
             query_slots,
             listeners: Arc::new(Semaphore::new(LISTENERS)),
             way: None,

@@ -1,6 +1,6 @@
 //! A copy of the store as another state folder, made while the store is in use: what was acknowledged before it began is in it.
 //!
-//! Runs, checkpoints, events, jobs and the ledger are copied as they were at one moment. Metrics and the pairs of events follow, so
+//! Runs, checkpoints, events, sample queries, jobs and the ledger are copied as they were at one moment. Metrics and the pairs of events follow, so
 //! they may be newer by a few steps, which a run that goes on takes back; of each set of embeddings come the rows that its
 //! head had. Files are not copied: checkpoint folders are whole by themselves. The folder is named last.
 
@@ -193,8 +193,15 @@ impl Copy<'_> {
 }
 
 /// Those trees whose records belong together.
-fn small(engine: &Engine) -> [&sled::Tree; 5] {
-    [engine.runs(), engine.checkpoints(), engine.events(), engine.ledger(), engine.jobs()]
+fn small(engine: &Engine) -> [&sled::Tree; 6] {
+    [
+        engine.runs(),
+        engine.checkpoints(),
+        engine.events(),
+        engine.ledger(),
+        engine.jobs(),
+        engine.sample_queries(),
+    ]
 }
 
 fn change((key, value): (sled::IVec, sled::IVec)) -> Change {

@@ -30,6 +30,7 @@ mod owner;
 mod records;
 mod runs;
 mod salvage;
+mod sample_queries;
 mod tables;
 
 use std::fmt;
@@ -50,6 +51,7 @@ pub use records::{
     Milliseconds, RunName, RunRecord, RunState,
 };
 pub use runs::Reconciled;
+pub use sample_queries::{FoundImage, SampleQueries, SampleQuery};
 pub use tables::{PlanTableRead, TableRead, tables_planned_by};
 
 use acknowledged::Acknowledged;

@@ -19,6 +19,7 @@ use super::engine::Engine;
 use super::error::StoreError;
 use super::owner::{FolderLock, OwnerRole, ReaderLock};
 use super::records::{CheckpointRecord, EventRecord, JobRecord, Milliseconds, RunRecord};
+use super::sample_queries::SampleQueries;
 use super::{chunks, embeddings, events, format, guard, metrics, salvage};
 
 /// The file that says that damage was met since the last opening.
@@ -264,6 +265,7 @@ fn open_checked(
         chunks::read::<LedgerEntry>(state, engine.ledger(), &[])?;
         chunks::read::<EventRecord>(state, engine.events(), &[])?;
         chunks::read::<JobRecord>(state, engine.jobs(), &[])?;
+        chunks::read::<SampleQueries>(state, engine.sample_queries(), &[])?;
         if everything || lost.is_some() {
             metrics::verify(state, engine.metrics())?;
             events::verify_pairs(state, engine.event_pairs())?;

@@ -5,9 +5,13 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
+use diptych_evaluate::held_out::PairAnswers;
+use diptych_schemas::Uid;
+use diptych_schemas::words::nearest;
 use diptych_store::RunName;
 use serde_json::Value;
 
+use super::learning::{SampledEvaluation, evaluations};
 use crate::metrics::Metrics;
 
 /// A run's record and all that it recorded.
@@ -20,6 +24,10 @@ pub struct History {
     /// Rows of `checkpoints` and `events`, by step.
     pub checkpoints: Vec<Value>,
     pub events: Vec<Value>,
+    /// What some of its evaluations found for fixed captions.
+    pub(super) sampled: Vec<SampledEvaluation>,
+    /// Of the last evaluations while it trained, pair by pair, where they are kept.
+    pub answers: Vec<PairAnswers>,
 }
 
 impl History {
@@ -36,22 +44,30 @@ impl History {
                 .and_then(|batches| as_rows(&batches))
         };
         let Some(record) = rows("*", "runs", "run")?.pop() else {
-            let known: Vec<String> = as_rows(&ask("SELECT run FROM runs ORDER BY run")?)?
+            let known: Vec<String> = as_rows(&ask("SELECT run FROM runs ORDER BY updated DESC")?)?
                 .iter()
                 .map(|row| text(row, "run"))
                 .collect();
-            bail!("there is no run {name} in {}; there are: {}", state.display(), known.join(", "));
+            bail!("there is no run {name} in {}{}", state.display(), other_runs(run, &known));
         };
         let mut metrics = Metrics::new();
         for row in rows("step, name, value", "metrics", "step")? {
             let step = row["step"].as_u64().context("a metric without a step")?;
             metrics.entry(text(&row, "name")).or_default().push((step, number(&row, "value")));
         }
+        // A service of an earlier version has no such table.
+        let sampled = rows("*", "sample_queries", "step, query, place").unwrap_or_default();
+        // A share of what the machine can compute is at most 1. Where one is more, earlier versions had measured that too low.
+        if metrics.get("mfu").is_some_and(|mfu| mfu.iter().any(|(_, share)| *share > 1.0)) {
+            metrics.remove("mfu");
+        }
         Ok(Self {
+            answers: PairAnswers::read(state, run),
             record,
             metrics,
             checkpoints: rows("step, samples, epoch, time, path, bytes", "checkpoints", "step")?,
             events: rows("step, kind, message", "events", "step, kind")?,
+            sampled: evaluations(&sampled),
             run: name,
         })
     }
@@ -61,9 +77,33 @@ impl History {
         self.metrics.get(name)?.last().copied()
     }
 
+    /// The pairs that its sampled evaluations show.
+    pub fn sampled_uids(&self) -> Vec<Uid> {
+        let mut all: Vec<Uid> = self.sampled.iter().flat_map(SampledEvaluation::uids).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     pub fn config(&self) -> String {
         text(&self.record, "config")
     }
+}
+
+/// Which run may have been meant, and which there are. The newest come first.
+pub fn other_runs(sought: &str, known: &[String]) -> String {
+    const SHOWN: usize = 10;
+    if known.is_empty() {
+        return ": nothing has been trained there".into();
+    }
+    let meant = nearest(sought, known.iter().map(String::as_str));
+    let meant = meant.map_or_else(|| ".".into(), |run| format!(": did you mean {run}?"));
+    let more = match known.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let newest = known.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    format!("{meant} There are, newest first: {newest}{more}")
 }
 
 pub(super) fn text(row: &Value, key: &str) -> String {

@@ -4,16 +4,19 @@
 
 mod curves;
 mod history;
+mod learning;
 mod look;
 mod map;
 mod page;
 mod reliability;
+mod summary;
+mod verdicts;
 
 use std::collections::HashMap;
 
 use diptych_schemas::Uid;
 
-pub use history::History;
+pub use history::{History, other_runs};
 pub use look::{Look, ModelInspection};
 
 use crate::pairs::PairView;

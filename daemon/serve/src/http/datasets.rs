@@ -9,8 +9,8 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, header};
-use axum::response::{AppendHeaders, IntoResponse};
-use diptych_pipeline::{EvalResize, Random, decode, eval_transform};
+use axum::response::IntoResponse;
+use diptych_pipeline::{Random, decode, fitted};
 use diptych_schemas::{
     DatasetManifest, MAX_PIXELS, SchemaError, ServedDataset, Uid, blob_path, column,
 };
@@ -58,8 +58,10 @@ pub(super) struct Details {
     #[serde(flatten)]
     #[schema(inline)]
     dataset: Dataset,
-    /// From all inputs to what the last selection kept.
+    /// From all inputs to pairs.
     funnel: Vec<FunnelStage>,
+    /// What was selected from it last, which need not be what is trained on.
+    last_selection: Option<LastSelection>,
     ledger_by_reason: Vec<Reason>,
     formats: Vec<Format>,
     columns: Vec<MetaColumn>,
@@ -69,6 +71,12 @@ pub(super) struct Details {
 struct FunnelStage {
     stage: String,
     count: u64,
+}
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+struct LastSelection {
+    path: String,
+    pairs: u64,
 }
 
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -147,8 +155,9 @@ pub(super) async fn one(
         let rows = rows_of(&found.batches).map_err(Problem::internal)?;
         Ok(rows.iter().map(|row| (text(&row[0]), row[1].as_u64().unwrap_or(0))).collect())
     };
-    let reasons =
-        counts("SELECT reason, count(*) FROM ledger GROUP BY reason ORDER BY 2 DESC, 1").await?;
+    // What trainings met is of other datasets too.
+    let reasons = "SELECT reason, count(*) FROM ledger WHERE stage <> 'train' GROUP BY reason ORDER BY 2 DESC, 1";
+    let reasons = counts(reasons).await?;
     let formats =
         counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
     let columns = ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), most(1))
@@ -162,14 +171,15 @@ pub(super) async fn one(
     })
     .await?;
     let stage = |stage: &str, count| FunnelStage { stage: stage.to_owned(), count };
-    let mut funnel =
-        vec![stage("inputs", looked.pairs + looked.ledger), stage("pairs", looked.pairs)];
-    funnel.extend(selection.map(|(path, pairs): (PathBuf, u64)| {
-        stage(&format!("selected in {}", path.display()), pairs)
-    }));
+    let funnel = vec![stage("inputs", looked.pairs + looked.ledger), stage("pairs", looked.pairs)];
+    let last_selection = selection.map(|(path, pairs): (PathBuf, u64)| LastSelection {
+        path: path.display().to_string(),
+        pairs,
+    });
     Ok(Json(Details {
         dataset: looked,
         funnel,
+        last_selection,
         ledger_by_reason: reasons
             .into_iter()
             .map(|(reason, count)| Reason { reason, count })
@@ -247,11 +257,11 @@ pub(super) fn image_address(dataset: &str, uid: &str) -> String {
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Size {
-    /// Side of the square in pixels, at most 1024; 160 without it.
+    /// Longer edge in pixels, at most 1024; 160 without it. A smaller image stays as it is.
     size: Option<u32>,
 }
 
-/// The image of a pair, cut to a square and made small, as PNG.
+/// The image of a pair, with its longer edge made as short as `size`, as PNG whatever its own format is.
 #[utoipa::path(get, path = "/v1/datasets/{name}/images/{uid}", operation_id = "get_image", params(("name" = String, Path, description = "Name of a dataset"), ("uid" = String, Path, description = "Uid of a pair: 32 hexadecimal digits"), Size), responses((status = OK, body = Vec<u8>, content_type = "image/png"), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn image(
     State(shared): State<Arc<Shared>>,
@@ -277,12 +287,12 @@ pub(super) async fn image(
                 format!("the image of {uid} cannot be shown: {error}"),
             )
         };
-        let image = decode(&bytes, MAX_PIXELS).map_err(|error| unusable(&error))?;
-        let pixels = eval_transform(&image, side, EvalResize::default())
+        let image = decode(&bytes, MAX_PIXELS)
+            .and_then(|image| fitted(image, side))
             .map_err(|error| unusable(&error))?;
         let mut png = Vec::new();
         PngEncoder::new(&mut png)
-            .write_image(&pixels, side, side, ExtendedColorType::Rgb8)
+            .write_image(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8)
             .map_err(|error| unusable(&error))?;
         Ok(png)
     })
@@ -290,10 +300,7 @@ pub(super) async fn image(
     // A pair's image never changes under its uid.
     let cached =
         (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400, immutable"));
-    Ok((
-        AppendHeaders([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached]),
-        png,
-    ))
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached], png))
 }
 
 fn rows_of_numbers(column: &dyn Array) -> u64 {

@@ -5,14 +5,17 @@
 mod admin;
 mod body;
 mod datasets;
+mod embeddings;
 mod events;
 mod guard;
 mod jobs;
 mod metrics;
 mod page;
 mod problem;
+mod results;
 mod rows;
 mod runs;
+mod sample_queries;
 mod search;
 mod series;
 mod sql;
@@ -85,6 +88,9 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         .routes(routes!(runs::metrics, runs::record))
         .routes(routes!(runs::checkpoints))
         .routes(routes!(runs::events))
+        .routes(routes!(sample_queries::list))
+        .routes(routes!(results::list))
+        .routes(routes!(embeddings::list))
         .routes(routes!(runs::act))
         .routes(routes!(jobs::list, jobs::submit))
         .routes(routes!(jobs::one, jobs::change))

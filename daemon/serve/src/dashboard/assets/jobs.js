@@ -2,6 +2,7 @@
 
 import { get, of, request, send } from "./api.js";
 import { fill, h, load, problem, state, sure, table, toast } from "./dom.js";
+import { embedButton } from "./embed.js";
 import { ago, duration, time } from "./format.js";
 import { calm, on } from "./live.js";
 
@@ -64,6 +65,7 @@ export async function show(main, query, signal) {
   form.hidden = !query.has("new");
   fill(main,
     h("div", { class: "row" }, h("h1", {}, "Jobs"), h("label", {}, "Show ", filter), h("span", { class: "gap" }),
+      embedButton({ text: "Embed…", signal, done: () => refresh() }),
       h("button", { type: "button", class: "main", "aria-expanded": String(!form.hidden), onclick: event => {
         form.hidden = !form.hidden;
         event.currentTarget.setAttribute("aria-expanded", String(!form.hidden));
