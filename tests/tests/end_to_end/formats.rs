@@ -154,7 +154,7 @@ fn fine_tune(name: &str, model: &str) -> String {
 
 #[test]
 fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
-    let work = Work::new().with_demo_data(60);
+    let work = Work::new().with_demo_data(160);
     openclip_folder(&work);
     work.diptych(&["export", "--model", "reference", "--format", "hf", "--output", "models/clip"])
         .ok();

@@ -13,8 +13,7 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::completion::{FUNCTIONS, Names, SqlHelper, TABLES, is_word_to_leave};
 use super::statements;
@@ -35,14 +34,14 @@ Statements end with ; and may have several lines. Tab completes, the arrow keys 
 /// Answers statements in a session, from within whose runtime it is called.
 struct Answers<'a> {
     context: &'a SessionContext,
-    interrupts: Mutex<Signal>,
 }
 
 impl Answers<'_> {
     /// Prints the rows of a statement. An interrupt by the terminal ends it with an error.
     fn print(&self, sql: &str, view: View) -> anyhow::Result<()> {
         let asking = async {
-            let mut interrupts = self.interrupts.lock().await;
+            // Of this statement alone: interrupts of the one before do not end it.
+            let mut interrupts = signal(SignalKind::interrupt())?;
             tokio::select! {
                 done = async { print(local(self.context, sql).await?, view, None).await } => done,
                 _ = interrupts.recv() => bail!("stopped"),
@@ -60,8 +59,9 @@ impl Answers<'_> {
 
 /// Reads statements and commands from the terminal until somebody leaves.
 pub(super) fn run(context: &SessionContext, mut view: View) -> anyhow::Result<Outcome> {
-    let interrupts = Mutex::new(signal(SignalKind::interrupt())?);
-    let answers = &Answers { context, interrupts };
+    // From now on an interrupt does not end the process.
+    drop(signal(SignalKind::interrupt())?);
+    let answers = &Answers { context };
     view.limits.more_rows = ": \\rows 0 shows all";
     view.limits.more_columns = ": \\x shows all";
     let config = Config::builder()
