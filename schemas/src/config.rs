@@ -76,12 +76,8 @@ pub struct ModelChoice {
 
 impl ModelChoice {
     /// The configuration where it is a file or a folder, and no built-in name.
-    fn config_file_mut(&mut self) -> Option<&mut String> {
-        let is_path = |name: &String| {
-            let ending = Path::new(name).extension();
-            name.contains('/') || ending.is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
-        };
-        self.config.as_mut().filter(|name| is_path(name))
+    pub fn config_file(&self) -> Option<&Path> {
+        self.config.as_deref().filter(|name| is_path(name)).map(Path::new)
     }
 
     /// What the model is called in lists and messages: its configuration's name, or where its weights come from.
@@ -173,6 +169,12 @@ pub struct LoaderConfig {
     pub max_pixels: u64,
     /// Reading datasets that are URLs.
     pub remote: RemoteConfig,
+}
+
+/// Whether a model's configuration is named by a path, and not by its built-in name.
+fn is_path(name: &str) -> bool {
+    let ending = Path::new(name).extension();
+    name.contains('/') || ending.is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
 }
 
 fn default_state() -> PathBuf {
@@ -331,7 +333,7 @@ impl TrainConfig {
         for (role, path) in self.paths_mut() {
             *path = replace(role, path)?;
         }
-        if let Some(config) = self.model.config_file_mut() {
+        if let Some(config) = self.model.config.as_mut().filter(|name| is_path(name)) {
             *config =
                 replace(PathRole::Read, Path::new(config.as_str()))?.to_string_lossy().into_owned();
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use diptych_pipeline::{EVERYTHING, Selection, all_pairs, choose, choose_of};
+use diptych_pipeline::{EVERYTHING, Selection, all_pairs, choose, choose_of, read_manifest};
 use diptych_schemas::words::thousands;
 use diptych_schemas::{ContentHash, DatasetManifest, PairChoice, RemoteConfig, is_url};
 
@@ -12,10 +12,15 @@ use crate::session::with_session;
 /// Characters of a condition that a name holds.
 const NAME_LENGTH: usize = 80;
 
-/// The pairs that are meant. A condition's, and all pairs of a dataset, are a selection that stays in memory; it has the same hash
+/// The pairs that are meant; a selection of another dataset is refused. A condition's, and all pairs of a dataset, are a selection that stays in memory; it has the same hash
 /// whenever the same pairs are meant.
 pub fn chosen_pairs(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Selection> {
-    let selection = choice.selection.as_deref().map(Selection::read).transpose()?;
+    let read = |path: &Path| -> anyhow::Result<Selection> {
+        let selection = Selection::read(path)?;
+        selection.check_dataset(dataset, &read_manifest(dataset, &RemoteConfig::default())?)?;
+        Ok(selection)
+    };
+    let selection = choice.selection.as_deref().map(read).transpose()?;
     let (text, part_of) = match (&choice.condition, selection) {
         (None, Some(selection)) => return Ok(selection),
         (None, None) => (EVERYTHING, None),

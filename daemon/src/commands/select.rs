@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use diptych_cli::SelectArgs;
+use diptych_embeddings::pairs::chosen_pairs;
 use diptych_embeddings::session::with_limited_session;
 use diptych_pipeline::remember_selection;
 use diptych_pipeline::sql::register_pairs;
-use diptych_pipeline::{Selection, read_uid_list, select_of};
+use diptych_pipeline::{read_uid_list, select_of};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
-use diptych_schemas::{ContentHash, SchemaError, Uid};
+use diptych_schemas::{ContentHash, PairChoice, SchemaError, Uid};
 
 use crate::client::reading::state_tables;
 use crate::commands::preset::preset_sql;
@@ -44,7 +45,11 @@ pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
         let hash = ContentHash::of(&std::fs::read(path).map_err(SchemaError::io(path))?);
         sql = format!("{}\n-- {name}: a file of sha256 {hash}", sql.trim_end());
     }
-    let part_of = args.selection.as_deref().map(Selection::read).transpose()?;
+    let dataset = &args.dataset.dataset;
+    let part_of = args
+        .selection
+        .map(|path| chosen_pairs(dataset, &PairChoice::of_selection(path)))
+        .transpose()?;
     let memory = args.memory.memory_limit;
     let report = with_limited_session(
         Some(&args.dataset.dataset),

@@ -12,21 +12,21 @@ pub(super) fn check(config: &TrainConfig) -> anyhow::Result<()> {
     let whole = if config.data.mix.is_empty() { "data" } else { "data.mix" };
     for source in config.data.sources() {
         exists(&format!("{whole}.dataset"), &source.dataset, "make it with `diptych ingest`")?;
-        exists(&format!("{whole}.selection"), &source.selection, "make it with `diptych select`")?;
+        exists(
+            &format!("{whole}.selection"),
+            &source.selection,
+            "make it with `diptych split` or `select`",
+        )?;
     }
-    // A name that ends in .json is a file; others may be built in.
-    let is_file =
-        |path: &&Path| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
-    let model_file = config.model.config.as_deref().map(Path::new).filter(is_file);
     for (key, path, advice) in [
-        ("model.config", model_file, "name a built-in model or a JSON file"),
+        ("model.config", config.model.config_file(), "name a built-in model or a JSON file"),
         (
             "model.tokenizer",
             config.model.tokenizer.as_deref(),
             "name a tokenizer.json or vocab.txt",
         ),
         ("eval.dataset", eval.dataset.as_deref(), "make it with `diptych ingest`"),
-        ("eval.selection", eval.selection.as_deref(), "make it with `diptych select`"),
+        ("eval.selection", eval.selection.as_deref(), "make it with `diptych split` or `select`"),
         ("eval.classes", eval.classes.as_deref(), "write one class name a line"),
         (
             "eval.templates",
