@@ -48,6 +48,10 @@ pub enum TrainerError {
     /// Embeddings or labels that do not belong together.
     #[error("evaluation: {0}")]
     Evaluation(String),
+
+    /// The caller's [`GoOn`](crate::evaluate::GoOn) said no.
+    #[error("stopped before it was done")]
+    Stopped,
 }
 
 impl TrainerError {

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use diptych_trainer::TrainerError;
 use diptych_trainer::evaluate::{
     Bootstrap, CALIBRATION_BINS, Labelled, Rows, Unit, Vote, average_precision, calibration,
     classify, fit, geometry, interval, mcnemar, nearest, resample, retrieval, sweep, wilson,
@@ -77,7 +78,7 @@ fn retrieval_of_several_captions_is_clip_benchmarks() {
         data.whole("image_of_text").into_iter().map(|image| image as u64).collect();
     let (images, texts) = (data.floats("images"), data.floats("texts"));
     let numbers: Vec<u64> = (0..(images.len() / D) as u64).collect();
-    let found = retrieval(rows(&images), &numbers, rows(&texts), &groups).unwrap();
+    let found = retrieval(rows(&images), &numbers, rows(&texts), &groups, &|| true).unwrap();
     let expected = |name| data.numbers("retrieval", name);
     close(&found.image_to_text, &expected("image_to_text"), 1e-12, "image to text");
     close(&found.text_to_image, &expected("text_to_image"), 1e-12, "text to image");
@@ -174,7 +175,7 @@ fn nearest_neighbours_vote_as_dinos() {
     for (name, vote) in
         [("weighted", Vote::Weighted { temperature: 0.07 }), ("majority", Vote::Majority)]
     {
-        let found = nearest(train, test, CLASSES, 20, vote).unwrap();
+        let found = nearest(train, test, CLASSES, 20, vote, &|| true).unwrap();
         let found: Vec<f64> = found.predicted.iter().map(|class| *class as f64).collect();
         close(&found, &data.numbers("knn", name), 0.0, name);
     }
@@ -198,7 +199,8 @@ fn linear_probe_is_scikit_learns_logistic_regression() {
             (values, kept.iter().map(|row| labels[*row] - (CLASSES - classes)).collect())
         };
         let (train, test) = (part(0..TRAIN), part(TRAIN..labels.len()));
-        let probe = fit(Labelled { rows: rows(&train.0), labels: &train.1 }, classes, c).unwrap();
+        let probe =
+            fit(Labelled { rows: rows(&train.0), labels: &train.1 }, classes, c, &|| true).unwrap();
         let what = format!("{classes} classes, C {c}, {} iterations", probe.iterations);
         close(&[probe.loss], &[number("loss")], 1e-4, &what);
         let found = probe.classify(Labelled { rows: rows(&test.0), labels: &test.1 }).unwrap();
@@ -212,14 +214,39 @@ fn sweep_finds_the_peak_of_the_whole_grid() {
     let (points, labels) = (data.floats("points"), data.labels());
     let train = Labelled { rows: rows(&points[..TRAIN * D]), labels: &labels[..TRAIN] };
     let held = Labelled { rows: rows(&points[TRAIN * D..]), labels: &labels[TRAIN..] };
-    let found = sweep(train, held, CLASSES).unwrap();
+    let found = sweep(train, held, CLASSES, &|| true).unwrap();
     // Every second decade, and then at most two more for each of the strides 8, 4, 2, 1.
     assert!((7..=15).contains(&found.tried.len()), "{found:?}");
     let best = found.tried.iter().map(|(_, top1)| *top1).fold(0.0, f64::max);
     let chosen = found.tried.iter().find(|(c, _)| *c == found.c).unwrap();
     assert_eq!(chosen.1, best);
-    let at_chosen = fit(train, CLASSES, found.c).unwrap().classify(held).unwrap().summary().top1;
+    let at_chosen =
+        fit(train, CLASSES, found.c, &|| true).unwrap().classify(held).unwrap().summary().top1;
     assert_eq!(at_chosen, best);
+}
+
+#[test]
+fn what_takes_long_stops_where_it_is_told_to() {
+    let data = Data::read();
+    let (points, labels) = (data.floats("points"), data.labels());
+    let train = Labelled { rows: rows(&points[..TRAIN * D]), labels: &labels[..TRAIN] };
+    let test = Labelled { rows: rows(&points[TRAIN * D..]), labels: &labels[TRAIN..] };
+    let groups: Vec<u64> = (0..labels.len() as u64).collect();
+    // Each time it may ask once more often, so that every place that asks says no once.
+    let asked_up_to = |most: usize, run: &dyn Fn(&dyn Fn() -> bool) -> Result<(), TrainerError>| {
+        for allowed in 0..most {
+            let asked = std::cell::Cell::new(0);
+            let found = run(&|| asked.replace(asked.get() + 1) < allowed);
+            assert!(matches!(found, Err(TrainerError::Stopped)), "after {allowed}: {found:?}");
+            assert_eq!(asked.get(), allowed + 1, "it went on after a no");
+        }
+    };
+    asked_up_to(10, &|go_on| fit(train, CLASSES, 1.0, go_on).map(drop));
+    asked_up_to(10, &|go_on| sweep(train, test, CLASSES, go_on).map(drop));
+    asked_up_to(1, &|go_on| nearest(train, test, CLASSES, 5, Vote::Majority, go_on).map(drop));
+    asked_up_to(1, &|go_on| {
+        retrieval(rows(&points), &groups, rows(&points), &groups, go_on).map(drop)
+    });
 }
 
 #[test]
@@ -228,9 +255,13 @@ fn a_class_without_training_images_is_never_predicted() {
     let (points, mut labels) = (data.floats("points"), data.labels());
     // Class 3 becomes a class that training does not have.
     labels[..TRAIN].iter_mut().filter(|label| **label == 3).for_each(|label| *label = 4);
-    let probe =
-        fit(Labelled { rows: rows(&points[..TRAIN * D]), labels: &labels[..TRAIN] }, CLASSES, 1.0)
-            .unwrap();
+    let probe = fit(
+        Labelled { rows: rows(&points[..TRAIN * D]), labels: &labels[..TRAIN] },
+        CLASSES,
+        1.0,
+        &|| true,
+    )
+    .unwrap();
     let found = probe
         .classify(Labelled { rows: rows(&points[TRAIN * D..]), labels: &labels[TRAIN..] })
         .unwrap();
@@ -239,7 +270,8 @@ fn a_class_without_training_images_is_never_predicted() {
             && found.confidence.iter().all(|value| value.is_finite())
     );
     assert!(
-        fit(Labelled { rows: rows(&points[..D]), labels: &labels[..1] }, CLASSES, 1.0).is_err()
+        fit(Labelled { rows: rows(&points[..D]), labels: &labels[..1] }, CLASSES, 1.0, &|| true)
+            .is_err()
     );
 }
 

@@ -9,8 +9,10 @@ use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::models::Model;
 use diptych_embeddings::values::each_text;
 use diptych_schemas::{SchemaError, Uid};
+use diptych_trainer::TrainerError;
 use diptych_trainer::evaluate::{
-    AveragePrecision, Bootstrap, Predictions, Rows, ZeroShot, average_precision, classify, ensemble,
+    AveragePrecision, Bootstrap, GoOn, Predictions, Rows, ZeroShot, average_precision, classify,
+    ensemble,
 };
 use serde_json::Value;
 
@@ -88,16 +90,27 @@ impl Classification {
     }
 
     /// Accuracy on pairs that were encoded by this model.
-    pub fn of(&self, model: &Model, encoded: &Encoded) -> anyhow::Result<ZeroShot> {
-        Ok(self.predictions(model, encoded)?.summary())
+    pub fn of(
+        &self,
+        model: &Model,
+        encoded: &Encoded,
+        go_on: GoOn<'_>,
+    ) -> anyhow::Result<ZeroShot> {
+        Ok(self.predictions(model, encoded, go_on)?.summary())
     }
 
     /// The same, image by image.
-    pub fn predictions(&self, model: &Model, encoded: &Encoded) -> anyhow::Result<Predictions> {
+    pub fn predictions(
+        &self,
+        model: &Model,
+        encoded: &Encoded,
+        go_on: GoOn<'_>,
+    ) -> anyhow::Result<Predictions> {
         // Before the prompts, so that a label that is none is said at once.
         let labels = self.labels(encoded)?;
         let dimension = model.encoder.dimension();
-        let (images, classes) = (Rows { values: &encoded.images, dimension }, self.rows(model)?);
+        let (images, classes) =
+            (Rows { values: &encoded.images, dimension }, self.rows(model, go_on)?);
         Ok(classify(
             images,
             &labels,
@@ -107,10 +120,13 @@ impl Classification {
     }
 
     /// The classes' vectors, [C, D].
-    fn rows(&self, model: &Model) -> anyhow::Result<Vec<f32>> {
+    fn rows(&self, model: &Model, go_on: GoOn<'_>) -> anyhow::Result<Vec<f32>> {
         let dimension = model.encoder.dimension();
         let mut class_rows = Vec::with_capacity(self.classes.len() * dimension);
         for class in &self.classes {
+            if !go_on() {
+                return Err(TrainerError::Stopped.into());
+            }
             let prompts: Vec<String> =
                 self.templates.iter().map(|template| template.replace("{}", class)).collect();
             class_rows
@@ -125,9 +141,11 @@ impl Classification {
         model: &Model,
         encoded: &Encoded,
         bootstrap: Bootstrap,
+        go_on: GoOn<'_>,
     ) -> anyhow::Result<AveragePrecision> {
         let dimension = model.encoder.dimension();
-        let (images, classes) = (Rows { values: &encoded.images, dimension }, self.rows(model)?);
+        let (images, classes) =
+            (Rows { values: &encoded.images, dimension }, self.rows(model, go_on)?);
         let labels = encoded
             .uids
             .iter()

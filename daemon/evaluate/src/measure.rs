@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use diptych_embeddings::encode::{EncodeSpec, Encoded};
 use diptych_schemas::Uid;
+use diptych_trainer::TrainerError;
 use diptych_trainer::evaluate::{
     AveragePrecision, Geometry, Labelled, Predictions, Retrieval, Rows, Unit, Vote, few_shot, fit,
     geometry, nearest, split, sweep,
@@ -70,6 +71,17 @@ pub fn measure(
     data: &EvalData,
     with: Measuring<'_>,
 ) -> anyhow::Result<Option<Measured>> {
+    match measure_all(towers, data, with) {
+        Err(error) if matches!(error.downcast_ref(), Some(TrainerError::Stopped)) => Ok(None),
+        other => other,
+    }
+}
+
+fn measure_all(
+    towers: &EmbeddingSource<'_>,
+    data: &EvalData,
+    with: Measuring<'_>,
+) -> anyhow::Result<Option<Measured>> {
     let how = with.how;
     let Some(encoded) = towers.encode(&data.dataset, &data.selection, with.spec(), with.go_on)?
     else {
@@ -97,7 +109,7 @@ pub fn measure(
         match task {
             Task::Retrieval => {
                 let captioned = data.captioned(towers, &encoded)?;
-                let ranks = captioned.ranks(dimension)?;
+                let ranks = captioned.ranks(dimension, with.go_on)?;
                 let retrieval = ranks.summary(&captioned.image_groups, &captioned.text_groups);
                 let units = captioned.units(&ranks);
                 let image_uids =
@@ -107,7 +119,7 @@ pub fn measure(
             Task::ZeroShot => {
                 let classification =
                     data.classification.as_ref().context("there are no classes")?;
-                let draws = vec![towers.classify(classification, &encoded)?];
+                let draws = vec![towers.classify(classification, &encoded, with.go_on)?];
                 results.push(TaskResult::Classes {
                     name: "zero_shot".into(),
                     draws,
@@ -117,14 +129,15 @@ pub fn measure(
             Task::MultiLabel => {
                 let classification =
                     data.classification.as_ref().context("there are no classes")?;
-                let found = towers.precision(classification, &encoded, how.bootstrap())?;
+                let found =
+                    towers.precision(classification, &encoded, how.bootstrap(), with.go_on)?;
                 results.push(TaskResult::Labels { images: encoded.uids.len(), found });
             }
-            Task::Knn => results.push(learner()?.neighbours(how)?),
-            Task::LinearProbe => results.push(learner()?.probe(how)?),
+            Task::Knn => results.push(learner()?.neighbours(with)?),
+            Task::LinearProbe => results.push(learner()?.probe(with)?),
             Task::FewShot => {
                 for shots in &how.shots {
-                    results.push(learner()?.few(*shots, how)?);
+                    results.push(learner()?.few(*shots, with)?);
                 }
             }
         }
@@ -186,7 +199,8 @@ impl Learner {
         (values.collect(), rows.iter().map(|row| self.train.1[*row]).collect())
     }
 
-    fn neighbours(&self, how: &Settings) -> anyhow::Result<TaskResult> {
+    fn neighbours(&self, with: Measuring<'_>) -> anyhow::Result<TaskResult> {
+        let how = with.how;
         let temperature = how.knn_temperature;
         let vote = if temperature > 0.0 { Vote::Weighted { temperature } } else { Vote::Majority };
         let predictions = nearest(
@@ -195,13 +209,15 @@ impl Learner {
             self.classes,
             how.k,
             vote,
+            with.go_on,
         )?;
         let details =
             json!({ "k": how.k, "temperature": temperature, "train_images": self.train.1.len() });
         Ok(TaskResult::Classes { name: "knn".into(), draws: vec![predictions], details })
     }
 
-    fn probe(&self, how: &Settings) -> anyhow::Result<TaskResult> {
+    fn probe(&self, with: Measuring<'_>) -> anyhow::Result<TaskResult> {
+        let how = with.how;
         let mut details = json!({ "train_images": self.train.1.len() });
         let c = if let Some(c) = how.probe_c {
             c
@@ -216,6 +232,7 @@ impl Learner {
                 self.labelled(&self.some(&learned)),
                 self.labelled(&self.some(&held)),
                 self.classes,
+                with.go_on,
             )?;
             details["sweep"] = found
                 .tried
@@ -224,7 +241,7 @@ impl Learner {
                 .collect();
             found.c
         };
-        let probe = fit(self.labelled(&self.train), self.classes, c)?;
+        let probe = fit(self.labelled(&self.train), self.classes, c, with.go_on)?;
         details["c"] = json!(c);
         details["train_loss"] = json!(probe.loss);
         details["iterations"] = json!(probe.iterations);
@@ -232,7 +249,8 @@ impl Learner {
         Ok(TaskResult::Classes { name: "linear_probe".into(), draws: vec![predictions], details })
     }
 
-    fn few(&self, shots: usize, how: &Settings) -> anyhow::Result<TaskResult> {
+    fn few(&self, shots: usize, with: Measuring<'_>) -> anyhow::Result<TaskResult> {
+        let how = with.how;
         let c = how.probe_c.unwrap_or(FEW_SHOT_C);
         for (class, name) in self.names.iter().enumerate() {
             let images = self.train.1.iter().filter(|label| **label == class).count();
@@ -246,7 +264,7 @@ impl Learner {
         for draw in 0..DRAWS {
             let rows = few_shot(&self.train.1, self.classes, shots, how.seed + draw)?;
             draws.push(
-                fit(self.labelled(&self.some(&rows)), self.classes, c)?
+                fit(self.labelled(&self.some(&rows)), self.classes, c, with.go_on)?
                     .classify(self.labelled(&self.test))?,
             );
         }

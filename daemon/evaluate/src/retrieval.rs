@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use diptych_embeddings::encode::Encoded;
 use diptych_trainer::TrainerError;
 use diptych_trainer::evaluate::{
-    RECALL_AT, Ranks, Retrieval, Rows, Unit, retrieval, retrieval_ranks,
+    GoOn, RECALL_AT, Ranks, Retrieval, Rows, Unit, retrieval, retrieval_ranks,
 };
 
 /// What counts as right for each other, [N]. Pairs with the same caption cannot be told apart by it, so they have the same group, unless
@@ -22,6 +22,7 @@ pub fn pair_retrieval(
     encoded: &Encoded,
     dimension: usize,
     strict: bool,
+    go_on: GoOn<'_>,
 ) -> Result<Retrieval, TrainerError> {
     let groups = caption_groups(&encoded.captions, strict);
     retrieval(
@@ -29,6 +30,7 @@ pub fn pair_retrieval(
         &groups,
         Rows { values: &encoded.texts, dimension },
         &groups,
+        go_on,
     )
 }
 
@@ -49,10 +51,10 @@ pub struct CaptionedImages<'a> {
 }
 
 impl CaptionedImages<'_> {
-    pub fn ranks(&self, dimension: usize) -> Result<Ranks, TrainerError> {
+    pub fn ranks(&self, dimension: usize, go_on: GoOn<'_>) -> Result<Ranks, TrainerError> {
         let (images, texts) =
             (Rows { values: &self.images, dimension }, Rows { values: &self.texts, dimension });
-        retrieval_ranks(images, &self.image_groups, texts, &self.text_groups)
+        retrieval_ranks(images, &self.image_groups, texts, &self.text_groups, go_on)
     }
 
     /// For each of [`RECALL_AT`], what each image brings to the recall of texts by images, then to that of images by texts.

@@ -11,7 +11,7 @@ use diptych_embeddings::models::Model;
 use diptych_pipeline::{BlockCache, Selection};
 use diptych_schemas::ContentHash;
 use diptych_schemas::words::describe;
-use diptych_trainer::evaluate::{AveragePrecision, Bootstrap, Predictions};
+use diptych_trainer::evaluate::{AveragePrecision, Bootstrap, GoOn, Predictions};
 
 use crate::classification::Classification;
 
@@ -105,7 +105,7 @@ impl EmbeddingSource<'_> {
         dataset: &Path,
         selection: &Selection,
         spec: EncodeSpec,
-        go_on: &dyn Fn() -> bool,
+        go_on: GoOn<'_>,
     ) -> anyhow::Result<Option<Encoded>> {
         let (model, kept) = match self {
             Self::Files(files) => return files.of(dataset, selection).map(Some),
@@ -144,9 +144,10 @@ impl EmbeddingSource<'_> {
         classification: &Classification,
         encoded: &Encoded,
         bootstrap: Bootstrap,
+        go_on: GoOn<'_>,
     ) -> anyhow::Result<AveragePrecision> {
         match self {
-            Self::Model { model, .. } => classification.precision(model, encoded, bootstrap),
+            Self::Model { model, .. } => classification.precision(model, encoded, bootstrap, go_on),
             Self::Files(files) => files.cannot(NO_PROMPTS),
         }
     }
@@ -155,9 +156,10 @@ impl EmbeddingSource<'_> {
         &self,
         classification: &Classification,
         encoded: &Encoded,
+        go_on: GoOn<'_>,
     ) -> anyhow::Result<Predictions> {
         match self {
-            Self::Model { model, .. } => classification.predictions(model, encoded),
+            Self::Model { model, .. } => classification.predictions(model, encoded, go_on),
             Self::Files(files) => files.cannot(NO_PROMPTS),
         }
     }

@@ -15,3 +15,4 @@ mod records;
 mod retention;
 mod samples;
 mod trained;
+mod upgrade;

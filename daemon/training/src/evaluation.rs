@@ -11,8 +11,8 @@ use diptych_evaluate::classification::{Classes, Classification};
 use diptych_evaluate::retrieval::pair_retrieval;
 use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
 use diptych_schemas::{LoaderConfig, SampleIndex};
-use diptych_trainer::Encoder;
 use diptych_trainer::evaluate::RECALL_AT;
+use diptych_trainer::{Encoder, TrainerError};
 
 use super::prepare::Prepared;
 use super::stall::{Heartbeat, Phase};
@@ -90,16 +90,12 @@ impl HeldOut {
         ];
         for (group, words, encoder) in weights {
             let Some(encoder) = encoder else { continue };
-            self.evaluate_one(
-                run,
-                encoder,
-                (group, words),
-                Limits { time: each, ..limits },
-                heartbeat,
-                &mut done,
-            )?;
-            if done.stopped {
-                return Ok(done);
+            let limits = Limits { time: each, ..limits };
+            match self.evaluate_one(run, encoder, (group, words), limits, heartbeat, &mut done) {
+                Err(error) if matches!(error.downcast_ref(), Some(TrainerError::Stopped)) => {
+                    return Ok(Evaluated { whole: false, stopped: true, ..done });
+                }
+                other => other?,
             }
         }
         if !done.values.is_empty() {
@@ -172,6 +168,7 @@ impl HeldOut {
         }
     }
 
+    /// Fails with [`TrainerError::Stopped`] where somebody asks the run to stop.
     fn evaluate_one(
         &self,
         run: &Prepared,
@@ -195,9 +192,7 @@ impl HeldOut {
             whole && !limits.stop.asked()
         })?;
         if limits.stop.asked() {
-            done.stopped = true;
-            done.whole = false;
-            return Ok(());
+            return Err(TrainerError::Stopped.into());
         }
         done.whole &= whole;
         let step = run.record.step;
@@ -215,7 +210,11 @@ impl HeldOut {
             format!(" (the first of {of}: the {budget} s of eval.max_seconds were over)")
         };
 
-        let result = pair_retrieval(&encoded, model.encoder.dimension(), false)?;
+        let go_on = || {
+            heartbeat.alive();
+            !limits.stop.asked()
+        };
+        let result = pair_retrieval(&encoded, model.encoder.dimension(), false, &go_on)?;
         for (direction, recall) in [("i2t", result.image_to_text), ("t2i", result.text_to_image)] {
             for (k, value) in RECALL_AT.iter().zip(recall) {
                 done.values.push((format!("{group}/{direction}_recall@{k}"), value));
@@ -230,7 +229,7 @@ impl HeldOut {
             result.images, result.chance_image_to_text[0]
         );
         if let Some(classification) = &self.classification {
-            let found = classification.of(&model, &encoded)?;
+            let found = classification.of(&model, &encoded, &go_on)?;
             let named = [
                 ("top1", found.top1),
                 ("top5", found.top5),

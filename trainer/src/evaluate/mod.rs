@@ -37,6 +37,14 @@ pub use trust::{
     interval, mcnemar, resample, resample_classes, resample_draws, wilson,
 };
 
+/// Whether to go on. Asked between blocks of work, many times a second; where it says no, a function fails with
+/// [`TrainerError::Stopped`].
+pub type GoOn<'a> = &'a dyn Fn() -> bool;
+
+fn check(go_on: GoOn<'_>) -> Result<(), TrainerError> {
+    if go_on() { Ok(()) } else { Err(TrainerError::Stopped) }
+}
+
 /// Rows of unit length, row-major.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {

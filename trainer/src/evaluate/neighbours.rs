@@ -3,7 +3,7 @@
 use diptych_pipeline::{Random, seed_of};
 use tch::Kind;
 
-use super::{Predictions, Rows, check_labels, same_dimension};
+use super::{GoOn, Predictions, Rows, check, check_labels, same_dimension};
 use crate::TrainerError;
 
 /// Training images that are compared at a time.
@@ -37,6 +37,7 @@ pub fn nearest(
     classes: usize,
     k: usize,
     vote: Vote,
+    go_on: GoOn<'_>,
 ) -> Result<Predictions, TrainerError> {
     let (n, m) = (train.rows.count("training images")?, test.rows.count("images")?);
     same_dimension(("training images", train.rows.dimension), ("images", test.rows.dimension))?;
@@ -52,7 +53,7 @@ pub fn nearest(
     for start in (0..m).step_by(block) {
         let count = block.min(m - start);
         let (scores, indices) =
-            nearest_of_block(train.rows, n, &test.rows.tensor(start, count)?, k)?;
+            nearest_of_block(train.rows, n, &test.rows.tensor(start, count)?, k, go_on)?;
         for (row, label) in test.labels[start..start + count].iter().enumerate() {
             votes.fill(0.0);
             let neighbours = row * k..(row + 1) * k;
@@ -76,9 +77,11 @@ fn nearest_of_block(
     n: usize,
     queries: &tch::Tensor,
     k: usize,
+    go_on: GoOn<'_>,
 ) -> Result<(Vec<f32>, Vec<i64>), TrainerError> {
     let mut best: Option<(tch::Tensor, tch::Tensor)> = None;
     for start in (0..n).step_by(TRAIN_TILE) {
+        check(go_on)?;
         let count = TRAIN_TILE.min(n - start);
         let scores = queries.f_matmul(&train.tensor(start, count)?.f_transpose(0, 1)?)?;
         let (scores, indices) = scores.f_topk(k.min(count) as i64, 1, true, true)?;

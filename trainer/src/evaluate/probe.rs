@@ -6,7 +6,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::neighbours::Labelled;
-use super::{Predictions, check_labels, lbfgs, same_dimension};
+use super::{GoOn, Predictions, check, check_labels, lbfgs, same_dimension};
 use crate::TrainerError;
 
 /// CLIP, appendix A.3.
@@ -44,7 +44,12 @@ pub struct Sweep {
 }
 
 /// Fits the images of `train`.
-pub fn fit(train: Labelled<'_>, classes: usize, c: f64) -> Result<Probe, TrainerError> {
+pub fn fit(
+    train: Labelled<'_>,
+    classes: usize,
+    c: f64,
+    go_on: GoOn<'_>,
+) -> Result<Probe, TrainerError> {
     let n = train.rows.count("training images")?;
     check_labels(n, train.labels, classes)?;
     if !(c.is_finite() && c > 0.0) {
@@ -74,6 +79,7 @@ pub fn fit(train: Labelled<'_>, classes: usize, c: f64) -> Result<Probe, Trainer
         let gradient = Tensor::f_zeros([d + 1, free], (Kind::Double, Device::Cpu))?;
         let mut sum = 0.0;
         for start in (0..n).step_by(CHUNK) {
+            check(go_on)?;
             let count = CHUNK.min(n - start);
             let x = with_ones(&train.rows.tensor(start, count)?)?;
             let target = targets.f_narrow(0, start as i64, count as i64)?;
@@ -155,12 +161,14 @@ pub fn sweep(
     train: Labelled<'_>,
     held: Labelled<'_>,
     classes: usize,
+    go_on: GoOn<'_>,
 ) -> Result<Sweep, TrainerError> {
     let mut tried = std::collections::BTreeMap::new();
     let mut try_steps = |steps: &mut dyn Iterator<Item = i32>| -> Result<i32, TrainerError> {
         for step in steps.filter(|step| (0..=LAST_STEP).contains(step)) {
             if let std::collections::btree_map::Entry::Vacant(place) = tried.entry(step) {
-                place.insert(fit(train, classes, c_of(step))?.classify(held)?.summary().top1);
+                place
+                    .insert(fit(train, classes, c_of(step), go_on)?.classify(held)?.summary().top1);
             }
         }
         let best = tried.iter().fold((0, f64::NEG_INFINITY), |best, (step, top1)| {

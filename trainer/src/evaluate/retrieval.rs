@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{Rows, same_dimension};
+use super::{GoOn, Rows, check, same_dimension};
 use crate::TrainerError;
 
 /// The k of recall@k.
@@ -49,8 +49,9 @@ pub fn retrieval(
     image_groups: &[u64],
     texts: Rows<'_>,
     text_groups: &[u64],
+    go_on: GoOn<'_>,
 ) -> Result<Retrieval, TrainerError> {
-    let ranks = retrieval_ranks(images, image_groups, texts, text_groups)?;
+    let ranks = retrieval_ranks(images, image_groups, texts, text_groups, go_on)?;
     Ok(ranks.summary(image_groups, text_groups))
 }
 
@@ -60,8 +61,9 @@ pub fn retrieval_ranks(
     image_groups: &[u64],
     texts: Rows<'_>,
     text_groups: &[u64],
+    go_on: GoOn<'_>,
 ) -> Result<Ranks, TrainerError> {
-    ranks_by_tiles(images, image_groups, texts, text_groups, TILE)
+    ranks_by_tiles(images, image_groups, texts, text_groups, TILE, go_on)
 }
 
 impl Ranks {
@@ -156,6 +158,7 @@ fn ranks_by_tiles(
     texts: Rows<'_>,
     text_groups: &[u64],
     tile: usize,
+    go_on: GoOn<'_>,
 ) -> Result<Ranks, TrainerError> {
     let (n, m) = (images.count("images")?, texts.count("texts")?);
     same_dimension(("images", images.dimension), ("texts", texts.dimension))?;
@@ -173,6 +176,7 @@ fn ranks_by_tiles(
             let rows = top..(top + tile).min(n);
             let left = images.tensor(rows.clone())?;
             for start in (0..m).step_by(tile) {
+                check(go_on)?;
                 let columns = start..(start + tile).min(m);
                 if only_right
                     && !share_groups(&images.groups[rows.clone()], &texts.groups[columns.clone()])
@@ -293,7 +297,8 @@ mod tests {
         let texts = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
         let images = [0.9, 0.3, 0.1, 0.8, 0.6, 0.0, 0.8, 0.6, 0.1];
         let groups = [0, 1, 2];
-        let found = retrieval(rows(&images, 3), &groups, rows(&texts, 3), &groups).unwrap();
+        let found =
+            retrieval(rows(&images, 3), &groups, rows(&texts, 3), &groups, &|| true).unwrap();
         assert_eq!(found.image_to_text, [1.0 / 3.0, 1.0, 1.0]);
         // Ranks 1, 2, 3.
         assert_eq!(found.median_rank_image_to_text, 2.0);
@@ -310,7 +315,8 @@ mod tests {
         let images = [1.0, 0.0, 0.0, 1.0];
         // Two captions each; the second caption of image 1 is the only one that is near it.
         let texts = [1.0, 0.0, 1.0, 0.0, 0.8, 0.6, 0.0, 1.0];
-        let found = retrieval(rows(&images, 2), &[7, 9], rows(&texts, 2), &[7, 7, 9, 9]).unwrap();
+        let found =
+            retrieval(rows(&images, 2), &[7, 9], rows(&texts, 2), &[7, 7, 9, 9], &|| true).unwrap();
         assert_eq!(found.image_to_text[0], 1.0);
         assert_eq!(found.text_to_image[0], 0.75);
         // Two of four captions are right: 1 - C(2,1)/C(4,1).
@@ -321,7 +327,8 @@ mod tests {
     #[test]
     fn a_query_without_a_right_item_finds_none_and_has_the_last_median() {
         let axes = [1.0, 0.0, 0.0, 1.0];
-        let ranks = retrieval_ranks(rows(&axes, 2), &[5, 1], rows(&axes, 2), &[1, 2]).unwrap();
+        let ranks =
+            retrieval_ranks(rows(&axes, 2), &[5, 1], rows(&axes, 2), &[1, 2], &|| true).unwrap();
         assert_eq!(
             ranks,
             Ranks { image_to_text: vec![None, Some(2)], text_to_image: vec![Some(2), None] }
@@ -336,7 +343,8 @@ mod tests {
         let values: Vec<f32> = [1.0, 0.0].repeat(n);
         // Groups that are not in the order of the rows: the tie rule is about rows.
         let groups: Vec<u64> = (0..n as u64).map(|row| row * 7 % 40).collect();
-        let found = retrieval(rows(&values, 2), &groups, rows(&values, 2), &groups).unwrap();
+        let found =
+            retrieval(rows(&values, 2), &groups, rows(&values, 2), &groups, &|| true).unwrap();
         for (found, chance) in found.image_to_text.into_iter().zip(found.chance_image_to_text) {
             assert!((found - chance).abs() < 1e-12, "{found} {chance}");
         }
@@ -385,6 +393,7 @@ mod tests {
                 rows(&texts, d),
                 &text_groups,
                 tile,
+                &|| true,
             )
             .unwrap();
             assert_eq!(found, expected, "{tile}");
@@ -406,20 +415,20 @@ mod tests {
         let two = [1.0, 0.0, 0.0, 1.0];
         let said = |error: TrainerError| error.to_string();
         assert!(
-            said(retrieval(rows(&two, 2), &[0], rows(&two, 2), &[0, 1]).unwrap_err())
+            said(retrieval(rows(&two, 2), &[0], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
                 .contains("1 groups")
         );
         assert!(
-            said(retrieval(rows(&[], 2), &[], rows(&two, 2), &[0, 1]).unwrap_err())
+            said(retrieval(rows(&[], 2), &[], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
                 .contains("no images")
         );
         let nan = [f32::NAN, 0.0];
         assert!(
-            said(retrieval(rows(&nan, 2), &[0], rows(&two, 2), &[0, 1]).unwrap_err())
+            said(retrieval(rows(&nan, 2), &[0], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
                 .contains("row 0 of images")
         );
         assert!(
-            said(retrieval(rows(&two, 4), &[0], rows(&two, 2), &[0, 1]).unwrap_err())
+            said(retrieval(rows(&two, 4), &[0], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
                 .contains("of 4 dimensions")
         );
     }

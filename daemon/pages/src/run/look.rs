@@ -118,7 +118,7 @@ impl Look<'_> {
             image_groups: groups.clone(),
             text_groups: groups.clone(),
         };
-        let ranks = captioned.ranks(dimension)?;
+        let ranks = captioned.ranks(dimension, &|| true)?;
         let columns = captioned.units(&ranks);
         let intervals = resample(&columns, bootstrap)?
             .iter()
@@ -185,7 +185,7 @@ impl Look<'_> {
     }
 
     fn classes(&self, classification: &Classification) -> anyhow::Result<Classes> {
-        let predictions = classification.predictions(self.model, self.encoded)?;
+        let predictions = classification.predictions(self.model, self.encoded, &|| true)?;
         let hits = predictions.hits(1);
         let column = vec![hits.iter().copied().map(Unit::from).collect()];
         let resampled = resample(&column, self.bootstrap)?;

@@ -54,6 +54,13 @@ impl Tries {
     }
 }
 
+/// Whether a job has waited long enough before its next try. A time further away than any wait was noted by a clock that has been set
+/// back since: such a job is due, or a wrong date would hold it for as long as the date was wrong.
+pub(super) fn is_due(job: &JobRecord, now: Milliseconds) -> bool {
+    let latest = Milliseconds(now.0.saturating_add(1000 * LONGEST_WAIT_SECONDS as i64));
+    job.not_before.is_none_or(|time| time <= now || time > latest)
+}
+
 /// Applies what happened, or says in words why that cannot happen to a job in this state.
 #[expect(
     clippy::match_same_arms,
@@ -166,6 +173,20 @@ mod tests {
     use proptest::prelude::*;
 
     const TRIES: Tries = Tries { attempts: 3, retry_seconds: 30 };
+
+    #[test]
+    fn a_clock_that_is_set_holds_no_job_for_longer_than_its_wait() {
+        const DAY: i64 = 24 * 3600 * 1000;
+        let waiting = |until| JobRecord { not_before: Some(Milliseconds(until)), ..queued() };
+        let now = Milliseconds(10 * DAY);
+        assert!(is_due(&queued(), now) && is_due(&waiting(now.0), now));
+        assert!(!is_due(&waiting(now.0 + 30_000), now));
+        // The failure was noted while the date was a day, or thirty years, ahead; or just now, in 1970.
+        for ahead in [DAY, 30 * 365 * DAY, i64::MAX - now.0] {
+            assert!(is_due(&waiting(now.0 + ahead), now), "{ahead}");
+        }
+        assert!(is_due(&waiting(30_000), now));
+    }
 
     fn queued() -> JobRecord {
         JobRecord {

@@ -219,7 +219,7 @@ impl Queue {
         let (model, data) = (free(true), free(false));
         let ready = |job: &&JobRecord| {
             job.state == JobState::Queued
-                && job.not_before.is_none_or(|time| time <= now)
+                && machine::is_due(job, now)
                 && job
                     .after
                     .iter()
