@@ -19,7 +19,7 @@ const FOUND: usize = 5;
 /// Characters of a caption that are kept.
 const CAPTION: usize = 300;
 
-/// Asks the fixed captions among the evaluated images. None where the weights give no finite scores.
+/// Asks the fixed captions among the evaluated images. None where the weights give no finite embeddings.
 pub(super) fn ask(
     run: &RunName,
     step: Step,
