@@ -49,7 +49,7 @@ pub use npy::{
 };
 pub use order::{Epoch, Order, Shuffle, Window};
 pub use phash::perceptual_hash;
-pub use pixels::{EvalResize, Fit, crop_resize, eval_transform, random_resized_crop_box};
+pub use pixels::{EvalResize, Fit, crop_resize, eval_transform, fitted, random_resized_crop_box};
 pub use random::{Random, seed_of};
 pub use select::{
     EVERYTHING, FunnelStep, SelectError, SelectionReport, Threshold, choose, choose_of, funnel,

@@ -110,6 +110,20 @@ pub(crate) fn eval_transform_reusing(
     }
 }
 
+/// The whole picture with its longer edge made as short as `longest`, to be looked at. A smaller one stays as it is.
+pub fn fitted(image: RgbImage, longest: u32) -> Result<RgbImage, ImageError> {
+    let scale = f64::from(longest) / f64::from(image.width.max(image.height));
+    if scale >= 1.0 {
+        return Ok(image);
+    }
+    let [width, height] =
+        [image.width, image.height].map(|side| ((f64::from(side) * scale).round() as u32).max(1));
+    let whole = CropBox { x: 0, y: 0, width: image.width, height: image.height };
+    let (pixels, mut memory) = (Vec::new(), Vec::new());
+    let pixels = resize(&image, whole, width, height, Interpolation::Bicubic, pixels, &mut memory)?;
+    Ok(RgbImage { width, height, pixels })
+}
+
 /// torchvision's CenterCrop: int(round((side − size) / 2)), ties to even.
 fn centre(resized: &[u8], width: u32, height: u32, size: u32) -> Vec<u8> {
     let offset = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as usize;

@@ -128,7 +128,7 @@ pub struct TrainLoopConfig {
     pub ema_decay: f64,
     /// Intra-op threads of libtorch on the CPU; 0: one for each core. Part of what makes a run reproducible bit for bit.
     pub threads: usize,
-    /// `auto` (a GPU where there is one), `cpu` or `cuda:N`.
+    /// `auto` (a GPU where there is one), `cpu`, `cuda` (the first GPU) or `cuda:N`.
     pub device: String,
     /// Towers that keep their weights.
     pub lock: LockConfig,
@@ -299,9 +299,12 @@ impl TrainConfig {
         self.metrics.validate()?;
         let device = self.train.device.as_str();
         let cuda = device.strip_prefix("cuda:").is_some_and(|n| n.parse::<usize>().is_ok());
+        let meant = if device == "gpu" { ": did you mean \"cuda\"?" } else { "" };
         check(
-            matches!(device, "auto" | "cpu") || cuda,
-            format!("train.device must be auto, cpu or cuda:N, got {device:?}"),
+            matches!(device, "auto" | "cpu" | "cuda") || cuda,
+            format!(
+                "train.device must be auto, cpu, cuda or cuda:N (cuda is cuda:0), got {device:?}{meant}"
+            ),
         )
     }
 

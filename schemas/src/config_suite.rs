@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_said_with_its_task() {
         for (text, expected) in [
-            ("", "missing field `task`"),
+            ("", "task is missing"),
             ("task = []", "at least one"),
             ("[[task]]\nbenchmark = \"a\"\nwieght = 1.0", "did you mean `weight`"),
             (

@@ -226,6 +226,7 @@ impl EvalConfig {
             for direction in ["i2t", "t2i"] {
                 names.extend([1, 5, 10].map(|k| format!("{group}/{direction}_recall@{k}")));
             }
+            names.push(format!("{group}/loss"));
             if self.classes.is_some() {
                 names.extend(
                     ["top1", "top5", "mean_per_class"]
@@ -323,7 +324,7 @@ mod tests {
                 "[checkpoint]\nkeep_best = 1\nbest_metric = \"heldout_ema/i2t_recall@1\"\n[eval]\nselection = \"h\"\n",
                 "best_metric",
             ),
-            ("[checkpoint]\nbest_mode = \"most\"\n", "`max` or `min`"),
+            ("[checkpoint]\nbest_mode = \"most\"\n", "max or min"),
             ("[checkpoint]\nevery_minutes = -1.0\n", "checkpoint.every_minutes"),
             ("[eval]\nselection = \"h\"\nclasses = \"c\"\n", "eval.label_column"),
             ("[eval]\nevery_steps = 3\n", "eval.selection"),
@@ -332,7 +333,7 @@ mod tests {
             ("[checkpoint]\nkeep_best = 1\n[eval]\nsuite = \"s\"\n", "there are: suite/score"),
             ("[guard]\nmax_skipped_steps = 0\n", "guard.max_skipped_steps"),
             ("[guard]\ndata_wait_share = 20.0\n", "guard.data_wait_share"),
-            ("[guard]\nstall_action = \"reboot\"\n", "`exit`"),
+            ("[guard]\nstall_action = \"reboot\"\n", "exit"),
             ("[metrics]\nkeep_one_of = 0\n", "metrics.keep_one_of"),
             ("[metrics]\ntensorboard = 3\n", "true, false or the name of a folder"),
         ] {

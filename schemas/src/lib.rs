@@ -37,7 +37,7 @@ pub use config_data::{CaptionColumn, DataConfig, MixedSource};
 pub use config_docs::{commented, explained};
 pub use config_lora::{LoraConfig, LoraTarget};
 pub use config_objective::{LossKind, MaskConfig, ObjectiveConfig, ObjectiveTerm};
-pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};
+pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind, WarmupSteps};
 pub use config_remote::{RemoteConfig, is_url};
 pub use config_remote_access::{RemoteAccess, RemotePrefix};
 pub use config_serve::{

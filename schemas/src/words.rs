@@ -4,6 +4,20 @@ use std::any::Any;
 use std::error::Error;
 use std::path::Path;
 
+/// What the operating system calls ENOSPC and EDQUOT, and what to do about each.
+const NO_ROOM: [(&str, &str); 2] = [
+    (
+        "(os error 28)",
+        "The disk of that file is full: make room there (`df -h` shows how full disks are) or name a folder on another one, and \
+         run the same command again",
+    ),
+    (
+        "(os error 122)",
+        "Your quota on the disk of that file is used up: make room there or name a folder on another one, and run the same \
+         command again",
+    ),
+];
+
 /// What the operating system calls EMFILE and ENFILE, and what to do about each. Libraries hand errors on as texts, so the
 /// text is what they are known by.
 const TOO_MANY_OPEN_FILES: [(&str, &str); 2] = [
@@ -16,6 +30,9 @@ const TOO_MANY_OPEN_FILES: [(&str, &str); 2] = [
         "No process on this machine may open more files: raise it with `sysctl fs.file-max`, or end what holds so many open",
     ),
 ];
+
+/// Jaro-Winkler similarity above which a word may have been meant.
+const LIKE: f64 = 0.75;
 
 /// What a panic said, by what `catch_unwind` caught; none where that is no text.
 pub fn panic_message(payload: &(dyn Any + Send)) -> Option<&str> {
@@ -38,7 +55,7 @@ pub fn unreadable(path: &Path, message: &str, damage: &str) -> String {
 }
 
 /// Puts an error, such as `anyhow`'s, into one text: what was being done, then each cause that the text does not contain
-/// already. Where there are too many open files it also says what to do.
+/// already. Where there are too many open files, or a disk is full, it also says what to do.
 pub fn describe(error: impl AsRef<dyn Error + 'static>) -> String {
     let error = error.as_ref();
     let mut text = error.to_string();
@@ -50,10 +67,22 @@ pub fn describe(error: impl AsRef<dyn Error + 'static>) -> String {
         }
         next = cause.source();
     }
-    match open_files_advice(&text) {
+    // Whoever knew more has said already where to make room.
+    let no_room =
+        NO_ROOM.iter().find(|(code, _)| text.contains(code) && !text.contains("make room"));
+    match open_files_advice(&text).or(no_room.map(|(_, advice)| *advice)) {
         Some(advice) if !text.contains(advice) => format!("{text}. {advice}"),
         _ => text,
     }
+}
+
+/// The known word that is most like the one that was found, where one is like it at all.
+pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let found = found.to_lowercase();
+    let likeness = |word: &str| strsim::jaro_winkler(&found, &word.to_lowercase());
+    let rated = known.into_iter().map(|word| (likeness(word), word));
+    let (likeness, word) = rated.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (likeness > LIKE).then_some(word)
 }
 
 /// Writes a number with a comma between thousands: `1,234,567`.
@@ -67,6 +96,23 @@ pub fn thousands(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// Writes a time in its two largest units: `2 min 50 s`.
+pub fn duration(seconds: f64) -> String {
+    const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
+    if !seconds.is_finite() {
+        return "–".to_owned();
+    }
+    let seconds = seconds.max(0.0).round() as u64;
+    let first = UNITS.iter().position(|(_, size)| seconds >= *size);
+    let Some(first) = first else { return "0 s".to_owned() };
+    let (name, size) = UNITS[first];
+    let rest = UNITS.get(first + 1).map(|(name, next)| (seconds % size / next, name));
+    match rest {
+        Some((count, next)) if count > 0 => format!("{} {name} {count} {next}", seconds / size),
+        _ => format!("{} {name}", seconds / size),
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +159,31 @@ mod tests {
         let cause = Box::new(io::Error::from_raw_os_error(24));
         let error = describe(Context { text: "a.parquet", source: cause });
         assert_eq!(error.matches("ulimit").count(), 1, "{error}");
+    }
+
+    #[test]
+    fn full_disk_comes_with_what_to_do_once() {
+        let cause = Box::new(io::Error::from_raw_os_error(28));
+        let error = describe(Context { text: "data/blob/00000.parquet", source: cause });
+        assert!(error.contains("data/blob") && error.contains("make room"), "{error}");
+        let cause = Box::new(io::Error::from_raw_os_error(28));
+        let error = describe(Context { text: "make room on the disk of runs", source: cause });
+        assert_eq!(error.matches("make room").count(), 1, "{error}");
+    }
+
+    #[test]
+    fn nearest_word_is_found_in_any_case_or_none() {
+        assert_eq!(nearest("labl", ["caption", "label"]), Some("label"));
+        assert_eq!(nearest("BATCH", ["batch", "epochs"]), Some("batch"));
+        assert_eq!(nearest("zzz", ["caption", "label"]), None);
+        assert_eq!(nearest("a", []), None);
+    }
+
+    #[test]
+    fn durations_are_in_their_two_largest_units() {
+        let texts = [0.2, 5.0, 59.7, 170.0, 3725.0, 86_400.0, 100_000.0, f64::NAN].map(duration);
+        let expected = ["0 s", "5 s", "1 min", "2 min 50 s", "1 h 2 min", "1 d", "1 d 3 h", "–"];
+        assert_eq!(texts, expected);
     }
 
     #[test]

@@ -105,6 +105,10 @@ pub fn send(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let response = request.timeout(PATIENCE).send().await.unwrap();
+        for name in response.headers().keys() {
+            let values: Vec<_> = response.headers().get_all(name).iter().collect();
+            assert_eq!(values.len(), 1, "{method} {path} sends {name} twice: {values:?}");
+        }
         let status = response.status().as_u16();
         let bytes = response.bytes().await.unwrap().to_vec();
         Answer { status, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes }
@@ -155,6 +159,7 @@ impl Service {
         self.ask("GET", path, None).ok()
     }
 
+    /// A request. No header of its answer may come twice.
     pub fn send(
         &self,
         method: &str,

@@ -46,6 +46,60 @@ fn bin_and_safetensors_of_the_same_weights_have_the_same_hash() {
     assert_ne!(hash(&bin), expected);
 }
 
+/// A safetensors file with its tensors under other names.
+fn renamed(from: &Path, to: &Path, keep: impl Fn(usize) -> bool, name: impl Fn(&str) -> String) {
+    let bytes = std::fs::read(from).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> = file.iter().collect();
+    tensors.sort_by_key(|(name, _)| *name);
+    let tensors = tensors.into_iter().enumerate().filter(|(number, _)| keep(*number));
+    let tensors: Vec<_> = tensors.map(|(_, (old, view))| (name(old), view)).collect();
+    std::fs::write(to, safetensors::serialize(tensors, None).unwrap()).unwrap();
+}
+
+#[test]
+fn wrapped_names_and_sharded_files_are_read_in_every_format() {
+    let folder_of_test = tempfile::tempdir().unwrap();
+    let to = folder_of_test.path();
+    let whole = data().join("openclip_safetensors/open_clip_model.safetensors");
+    let expected = hash(&folder("openclip_safetensors"));
+    for prefix in ["_orig_mod.", "module.", "module._orig_mod."] {
+        let path = to.join("wrapped.safetensors");
+        renamed(&whole, &path, |_| true, |name| format!("{prefix}{name}"));
+        assert_eq!(hash(&Weights::read(&path, Some(&config())).unwrap()), expected, "{prefix}");
+    }
+
+    // A Hugging Face folder in two shards, compiled.
+    let source = data().join("hf_safetensors");
+    std::fs::copy(source.join("config.json"), to.join("config.json")).unwrap();
+    let mut map = serde_json::Map::new();
+    for shard in 0..2 {
+        let name = format!("model-0000{}-of-00002.safetensors", shard + 1);
+        renamed(
+            &source.join("model.safetensors"),
+            &to.join(&name),
+            |number| number % 2 == shard,
+            |tensor| format!("_orig_mod.{tensor}"),
+        );
+        map.insert(format!("_orig_mod.{shard}"), name.into());
+    }
+    let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+    std::fs::write(to.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let sharded = Weights::read(to, None).unwrap();
+    assert_eq!(hash(&sharded), hash(&folder("hf_safetensors")));
+
+    for (map, says) in [
+        (serde_json::json!({ "a": "../config.json" }), "not beside it"),
+        (serde_json::json!({ "a": 3 }), "weight_map"),
+        (serde_json::json!({ "a": "gone.safetensors" }), "gone.safetensors"),
+    ] {
+        let index = serde_json::json!({ "weight_map": map });
+        std::fs::write(to.join("model.safetensors.index.json"), index.to_string()).unwrap();
+        let error = Weights::read(to, None).err().unwrap().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
 #[test]
 fn half_precision_is_widened_exactly() {
     for name in ["half", "bfloat16"] {

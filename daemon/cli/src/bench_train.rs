@@ -35,7 +35,7 @@ pub struct BenchTrainArgs {
     /// No second pass, in which the parts of the steps are timed
     #[arg(long)]
     pub no_parts: bool,
-    /// auto (a GPU where there is one), cpu or cuda:N
+    /// auto (a GPU where there is one), cpu, cuda (the first GPU) or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
     /// Threads on the CPU; 0: one for each core

@@ -58,7 +58,7 @@ pub struct RunOnArgs {
     /// State folder of the runs
     #[arg(long, value_name = "FOLDER", default_value = "state")]
     pub state: PathBuf,
-    /// auto, cpu or cuda:N
+    /// auto, cpu, cuda (the first GPU) or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Threads; 0: one for each core

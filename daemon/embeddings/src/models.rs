@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use diptych_pipeline::{Cleaning, EvalResize, Tokenizer, TokenizerOptions, decode, eval_transform};
+use diptych_schemas::words::nearest;
 use diptych_schemas::{MAX_PIXELS, ModelRef};
 use diptych_store::RunName;
-use diptych_trainer::{Device, Encoder, ModelConfig, TextInput, Weights, checkpoint, set_threads};
+use diptych_trainer::{
+    Device, Encoder, ModelConfig, TextInput, Weights, checkpoint, how_to_obtain, set_threads,
+};
 
 /// Where the checkpoints of a run lie.
 pub fn checkpoint_folder(state: &Path, run: &str) -> PathBuf {
@@ -46,8 +49,12 @@ pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
     };
     let folder = checkpoint_folder(&named.state, run);
     if RunName::new(run).is_err() || !folder.is_dir() {
+        if let Some(advice) = how_to_obtain(&named.name) {
+            bail!("model {}: {advice}", named.name);
+        }
+        let meant = other_run(&named.state, run);
         bail!(
-            "model {}: there is no such file or folder, and no run of that name with a checkpoint in {}. Runs are listed by \
+            "model {}: there is no such file or folder, and no run of that name with a checkpoint in {}{meant}. Runs are listed by \
              `diptych sql \"SELECT run, state, step FROM runs\" --state {}`",
             named.name,
             named.state.display(),
@@ -77,6 +84,15 @@ pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
             Ok(newest.with_context(|| format!("run {run} has no whole checkpoint yet in {}", folder.display()))?.folder)
         }
     }
+}
+
+/// Which run may have been meant.
+fn other_run(state: &Path, sought: &str) -> String {
+    let entries = std::fs::read_dir(checkpoint_folder(state, "")).into_iter().flatten().flatten();
+    let names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let name = nearest(sought, names.iter().map(String::as_str));
+    name.map_or_else(String::new, |name| format!(" (did you mean {name}?)"))
 }
 
 /// Which checkpoint of a run.

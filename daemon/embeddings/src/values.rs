@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use arrow::array::{Array, ArrayRef, AsArray};
 use diptych_pipeline::Selection;
 use diptych_pipeline::sql::query;
+use diptych_schemas::words::nearest;
 use diptych_schemas::{Uid, column};
 
 use crate::session::with_session;
@@ -17,10 +18,36 @@ pub fn each_value(
     dataset: &Path,
     value: &str,
     what: &str,
+    take: impl FnMut(Uid, &ArrayRef, usize),
+) -> anyhow::Result<()> {
+    each(dataset, None, value, what, take)
+}
+
+/// The same, where the value may be of one column alone: then a message names that column, and not the SQL that was made of it.
+fn each(
+    dataset: &Path,
+    column: Option<&str>,
+    value: &str,
+    what: &str,
     mut take: impl FnMut(Uid, &ArrayRef, usize),
 ) -> anyhow::Result<()> {
     let sql = format!("SELECT {}, {value} FROM scored", column::UID);
     with_session(Some(dataset), None, async |context| {
+        if let Some(column) = column {
+            let scored = context.table("scored").await?;
+            let known: Vec<&str> =
+                scored.schema().fields().iter().map(|field| field.name().as_str()).collect();
+            if !known.contains(&column) {
+                let meant = nearest(column, known.iter().copied());
+                let meant =
+                    meant.map_or_else(|| ".".into(), |name| format!(": did you mean {name}?"));
+                bail!(
+                    "{what}: {} has no such column{meant} Its columns are {}",
+                    dataset.display(),
+                    known.join(", ")
+                );
+            }
+        }
         let mut rows = query(&context, &sql).await.with_context(|| what.to_owned())?;
         while let Some(batch) = rows.next().await? {
             let (uids, values) = (batch.column(0).as_fixed_size_binary(), batch.column(1));
@@ -39,7 +66,8 @@ pub fn each_text(
     what: &str,
     mut take: impl FnMut(Uid, &str),
 ) -> anyhow::Result<()> {
-    each_value(dataset, &column_as_text(name), &format!("{what} {name}"), |uid, texts, row| {
+    let what = format!("{what} {name}");
+    each(dataset, Some(name), &column_as_text(name), &what, |uid, texts, row| {
         take(uid, texts.as_string::<i32>().value(row));
     })
 }
@@ -54,7 +82,8 @@ pub fn column_texts(
     selection: &Selection,
     name: &str,
 ) -> anyhow::Result<HashMap<Uid, String>> {
-    selected_texts(dataset, selection, &column_as_text(name), &format!("the column {name}"))
+    let what = format!("the column {name}");
+    selected(dataset, selection, Some(name), &column_as_text(name), &what)
 }
 
 /// The same for an expression whose values are texts.
@@ -64,9 +93,19 @@ pub fn selected_texts(
     value: &str,
     what: &str,
 ) -> anyhow::Result<HashMap<Uid, String>> {
+    selected(dataset, selection, None, value, what)
+}
+
+fn selected(
+    dataset: &Path,
+    selection: &Selection,
+    column: Option<&str>,
+    value: &str,
+    what: &str,
+) -> anyhow::Result<HashMap<Uid, String>> {
     let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
     let mut found = HashMap::with_capacity(wanted.len());
-    each_value(dataset, value, what, |uid, texts, row| {
+    each(dataset, column, value, what, |uid, texts, row| {
         if wanted.contains(&uid) {
             found.insert(uid, texts.as_string::<i32>().value(row).to_owned());
         }

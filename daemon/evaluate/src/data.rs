@@ -12,9 +12,9 @@ use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
 use diptych_embeddings::values::{column_texts, each_value};
-use diptych_pipeline::Selection;
+use diptych_pipeline::{Selection, choose, read_manifest};
 use diptych_schemas::words::thousands;
-use diptych_schemas::{PairChoice, Uid, column};
+use diptych_schemas::{PairChoice, RemoteConfig, Uid, column};
 
 use super::benchmark::{Benchmark, Kind};
 use super::source::EmbeddingSource;
@@ -119,7 +119,7 @@ impl EvalData {
         tasks: &[Task],
     ) -> anyhow::Result<Self> {
         let mut selection = chosen_pairs(dataset, pairs)?;
-        let mut train_selection = train_selection.map(Selection::read).transpose()?;
+        let mut train_selection = train_selection.map(|path| selection_of(path, dataset)).transpose()?;
         let read = |of: &ClassSource| {
             let classes = match &of.names {
                 Some(names) => Classes::listed_in(names),
@@ -305,6 +305,13 @@ fn keep_labelled(selection: &mut Selection, classification: &Classification) -> 
         *selection = subset(selection, &rows);
     }
     without
+}
+
+/// Reads a selection, and refuses one of another dataset.
+fn selection_of(path: &Path, dataset: &Path) -> anyhow::Result<Selection> {
+    let selection = Selection::read(path)?;
+    selection.check_dataset(dataset, &read_manifest(dataset, &RemoteConfig::default())?)?;
+    Ok(selection)
 }
 
 fn all_of(dataset: &Path) -> anyhow::Result<Selection> {

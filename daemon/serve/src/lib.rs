@@ -51,7 +51,7 @@ pub use http::{GIVE_WAY, ROWS, ROWS_FORMAT};
 pub use jobs::OwningCommand;
 pub use logging::start as start_logging;
 pub use query::run_worker as run_query_worker;
-pub use query::{AskOwner, OwnerAnswer, tables_of_owner};
+pub use query::{AskOwner, OwnerAnswer, answer_of, tables_of_owner};
 pub use socket::{SOCKET, SocketPath};
 
 /// How much lower than training queries are in the eyes of the scheduler.

@@ -13,7 +13,7 @@ use datafusion::logical_expr::{LogicalPlanBuilder, lit};
 use datafusion::prelude::col;
 use diptych_embeddings::session::StateTables;
 use diptych_schemas::words::describe;
-use diptych_serve::{AskOwner, ROWS, ROWS_FORMAT, tables_of_owner};
+use diptych_serve::{AskOwner, OwnerAnswer, ROWS, ROWS_FORMAT, answer_of, tables_of_owner};
 use diptych_store::{Owner, Store};
 use futures::{FutureExt, StreamExt};
 use reqwest::{Method, header};
@@ -28,16 +28,34 @@ const FOLDER: &str = "state_folder";
 /// Tables that several folders have together. Embeddings and the ledger belong to a dataset beside one folder.
 const TOGETHER: [&str; 6] = ["runs", "checkpoints", "metrics", "events", "event_pairs", "jobs"];
 
-/// The tables of a state folder.
-pub(crate) fn state_tables(state: &Path) -> anyhow::Result<StateTables> {
-    check(state)?;
+/// Owners that one read meets at most: `diptych ui` leaves a folder to a training, and takes it up after that.
+const MOST_OWNERS: usize = 5;
+
+/// What a state folder is read from.
+enum Source {
+    Owner(Service),
+    Copy(Store),
+}
+
+fn source(state: &Path) -> anyhow::Result<Source> {
     if let Some(owner) = announced(state) {
         match owner_answers(&owner) {
-            Ok(service) => return Ok(tables_of_owner(&ask(service))),
+            Ok(service) => return Ok(Source::Owner(service)),
+            // It ended in between.
+            Err(_) if Owner::of(state).is_none() => {}
             Err(error) => say_that_a_copy_is_read(state, &owner, &error),
         }
     }
-    Ok(StateTables::of(&Store::open_to_read(state)?))
+    Ok(Source::Copy(Store::open_to_read(state)?))
+}
+
+/// The tables of a state folder.
+pub(crate) fn state_tables(state: &Path) -> anyhow::Result<StateTables> {
+    check(state)?;
+    Ok(match source(state)? {
+        Source::Owner(service) => tables_of_owner(&ask(service, state)),
+        Source::Copy(store) => StateTables::of(&store),
+    })
 }
 
 /// The tables of several state folders, each with a column that says which; of one as they are, of none none.
@@ -120,19 +138,39 @@ fn say_that_a_copy_is_read(state: &Path, owner: &Owner, error: &anyhow::Error) {
     );
 }
 
-fn ask(service: Service) -> AskOwner {
-    let service = Arc::new(service);
+/// Asks an owner; where it is gone by now, whoever owns the folder after it, or what it left.
+fn ask(service: Service, state: &Path) -> AskOwner {
+    let (first, state) = (Arc::new(service), state.to_owned());
     Arc::new(move |body| {
-        let service = Arc::clone(&service);
+        let (mut service, state) = (Arc::clone(&first), state.clone());
         async move {
-            let request = service.request(Method::POST, ROWS);
-            let request = request.header(header::CONTENT_TYPE, "application/json").body(body);
-            let answer = service.send(request).await.map_err(|error| describe(&error))?;
-            let bytes = answer.bytes_stream().map(|bytes| {
-                bytes.map_err(|error| format!("the owner of the state folder went away: {error}"))
-            });
-            Ok(bytes.boxed())
+            for _ in 0..MOST_OWNERS {
+                match rows_of(&service, body.clone()).await {
+                    Err(error) if was_not_reached(&error) => {}
+                    asked => return asked.map_err(|error| describe(&error)),
+                }
+                let state = state.clone();
+                let now = tokio::task::spawn_blocking(move || source(&state)).await;
+                let now = now.map_err(|error| error.to_string())?;
+                match now.map_err(|error| describe(&error))? {
+                    Source::Owner(next) => service = Arc::new(next),
+                    Source::Copy(store) => return answer_of(&store, &body),
+                }
+            }
+            Err(format!("{} changes hands again and again: ask again", state.display()))
         }
         .boxed()
     })
+}
+
+async fn rows_of(service: &Service, body: Vec<u8>) -> anyhow::Result<OwnerAnswer> {
+    let request = service.request(Method::POST, ROWS);
+    let request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+    let bytes = service.send(request).await?.bytes_stream();
+    let lost = |error| format!("the owner of the state folder went away: {error}");
+    Ok(bytes.map(move |bytes| bytes.map_err(lost)).boxed())
+}
+
+fn was_not_reached(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<reqwest::Error>().is_some()
 }

@@ -7,6 +7,7 @@ use diptych_cli::StatusArgs;
 use diptych_embeddings::session::with_session;
 use diptych_pipeline::sql::query;
 use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::duration;
 use serde_json::{Value, json};
 
 use super::control::text;
@@ -96,12 +97,12 @@ fn describe(job: &Value, status: &Value) -> String {
     if let Some(step) = running.filter(|running| running["step"].is_u64()) {
         let number = |key: &str| step[key].as_f64().unwrap_or(f64::NAN);
         line = format!(
-            "{line}  step {}/{}  loss {:.3}  {:.1} samples/s  {:.0} min left",
+            "{line}  step {}/{}  loss {:.3}  {:.1} samples/s  {} left",
             step["step"],
             step["total_steps"],
             number("loss"),
-            number("samples_per_second"),
-            number("eta_seconds") / 60.0
+            number("average_samples_per_second"),
+            duration(number("eta_seconds"))
         );
     }
     match job["message"].as_str() {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use diptych_cli::WatchArgs;
 use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::duration;
 use futures::StreamExt;
 use reqwest::Method;
 use serde_json::Value;
@@ -89,19 +90,26 @@ fn about(event: &str, data: &Value) -> String {
     let number = |key: &str| data[key].as_f64().unwrap_or(f64::NAN);
     match event {
         "step" => format!(
-            "{}  step {}/{}  loss {:.3}  lr {:.2e}  grad {:.2}  {:.1} samples/s  wait {:.0}%  {:.0} min left",
+            "{}  step {}/{}  loss {:.3}  lr {:.2e}  grad {:.2}  {:.1} samples/s  wait {:.0}%  {} left",
             text(data, "run"),
             data["step"],
             data["total_steps"],
             number("loss"),
             number("lr"),
             number("grad_norm"),
-            number("samples_per_second"),
+            number("average_samples_per_second"),
             100.0 * number("data_wait_seconds") / number("seconds"),
-            number("eta_seconds") / 60.0
+            duration(number("eta_seconds"))
         ),
         "event" => {
             format!("{}  {}: {}", text(data, "run"), text(data, "kind"), text(data, "message"))
+        }
+        "evaluation" => {
+            let values = data["values"].as_object().into_iter().flatten();
+            let values: Vec<String> = values
+                .map(|(name, value)| format!("{name} {:.3}", value.as_f64().unwrap_or(f64::NAN)))
+                .collect();
+            format!("{}  step {}: {}", text(data, "run"), data["step"], values.join("  "))
         }
         "checkpoint" => format!("{}  checkpoint of step {}", text(data, "run"), data["step"]),
         _ => about_job(data),

@@ -14,9 +14,9 @@ use diptych_pipeline::ingest::{
 };
 use diptych_pipeline::sql::phash_of_file;
 use diptych_pipeline::sql::query;
-use diptych_schemas::DatasetManifest;
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::words::thousands;
+use diptych_schemas::words::{describe, thousands};
+use diptych_schemas::{DatasetManifest, RETRYABLE, Reason, SchemaError};
 
 use crate::commands::download_options::download_options;
 use crate::commands::ingest_progress::IngestBar;
@@ -29,6 +29,7 @@ const LISTED: usize = 10;
 
 pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
     let folder = args.dataset.dataset;
+    let is_new = std::fs::read_dir(&folder).map_or(true, |mut entries| entries.next().is_none());
     let ended = attempt(|stop, progress| {
         let request = IngestRequest {
             caption_column: args.caption_column,
@@ -59,11 +60,29 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
             ..IngestRequest::new(args.sources, &folder)
         };
         ingest(&request, progress)
-    })?;
-    match ended {
-        Attempt::Stopped(outcome) => Ok(outcome),
-        Attempt::Done(report) => print_report(&folder, &report),
+    })
+    .map_err(|error| with_folder(error, &folder))?;
+    let report = match ended {
+        Attempt::Stopped(outcome) => return Ok(outcome),
+        Attempt::Done(report) => report,
+    };
+    let printed = print_report(&folder, &report);
+    // What may yet come is tried again by the next ingest. All else would only stand in its way: its sources would be in already.
+    let may_come = report.ledger_added.keys().any(|reason| {
+        Reason::named(reason).is_some_and(|reason| reason.disposition() == RETRYABLE)
+    });
+    if is_new && report.pairs_total == 0 && !may_come {
+        std::fs::remove_dir_all(&folder).map_err(SchemaError::io(&folder))?;
     }
+    printed
+}
+
+/// A full disk is one to make room on: the message says which, where what wrote there does not.
+fn with_folder(error: anyhow::Error, folder: &Path) -> anyhow::Error {
+    let text = describe(&error);
+    let folder = folder.display().to_string();
+    let is_full = text.contains("(os error 28)") || text.contains("(os error 122)");
+    if is_full && !text.contains(&folder) { error.context(folder) } else { error }
 }
 
 /// How an ingest ended that did not fail.

@@ -7,6 +7,7 @@ use diptych_cli::PlotArgs;
 use diptych_embeddings::session::with_session;
 use diptych_pages::Metrics;
 use diptych_pages::pictures::TrainingPlot;
+use diptych_pages::run::other_runs;
 use diptych_pipeline::sql::query;
 use diptych_schemas::outcome::Outcome;
 use diptych_store::RunName;
@@ -22,16 +23,18 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<Outcome> {
             format!("SELECT step, name, value FROM metrics WHERE run = '{run}' ORDER BY step");
         let metrics = metrics_of(&query(&context, &of_run).await?.collect().await?)?;
         if metrics.is_empty() {
-            let known =
-                query(&context, "SELECT run FROM runs ORDER BY run").await?.collect().await?;
-            let known: Vec<&str> = known
+            let known = query(&context, "SELECT run FROM runs ORDER BY updated DESC").await?;
+            let known: Vec<String> = known
+                .collect()
+                .await?
                 .iter()
                 .flat_map(|batch| batch.column(0).as_string::<i32>().iter().flatten())
+                .map(str::to_owned)
                 .collect();
             bail!(
-                "run {run} has no metrics in {}; runs there: {}",
+                "run {run} has no metrics in {}{}",
                 args.state.display(),
-                known.join(", ")
+                other_runs(run.as_str(), &known)
             );
         }
         Ok(metrics)

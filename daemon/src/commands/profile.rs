@@ -39,6 +39,7 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
         selection: selection
             .as_ref()
             .map(|(path, selection)| (path.display().to_string(), selection)),
+        is_last: args.selection.is_none(),
         pairs: args.pairs,
         seed: args.seed,
     };

@@ -15,7 +15,7 @@ use diptych_embeddings::nearest::{
 use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
 use diptych_pages::pictures::{SheetItem, query_sheet};
 use diptych_pipeline::sql::default_memory;
-use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
+use diptych_pipeline::{EvalResize, EvalSpec, Fit, Selection, eval_batches};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::{LoaderConfig, SchemaError, Uid};
 use diptych_store::{JobState, Owner, Store};
@@ -149,7 +149,8 @@ fn pictures(
         selection: Arc::new(subset(selection, &rows)),
         tokenizer: Arc::clone(&model.tokenizer),
         image_size: SHEET_IMAGE,
-        resize: EvalResize::default(),
+        // The whole picture, on the white of its card.
+        resize: EvalResize { fit: Fit::Longest { fill: 255 }, ..EvalResize::default() },
         context_length: model.context_length(),
         batch_size: rows.len(),
         config: LoaderConfig { threads: 1, ..LoaderConfig::default() },

@@ -134,12 +134,12 @@ impl Place {
             for folder in level {
                 let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
                 for entry in entries.take(left) {
-                    let hidden = entry.file_name().to_string_lossy().starts_with('.');
-                    if hidden || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    let path = entry.path();
+                    // Also behind a link: the depth ends what goes round.
+                    if entry.file_name().to_string_lossy().starts_with('.') || !path.is_dir() {
                         continue;
                     }
                     left = left.saturating_sub(1);
-                    let path = entry.path();
                     if is_wanted(&path) {
                         found.push(path);
                     } else if !is_dataset(&path) && !is_state(&path) {

@@ -56,15 +56,25 @@ pub struct Owner {
 
 impl Owner {
     fn this_process(role: OwnerRole) -> Self {
-        let command: Vec<_> =
-            std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
         Self {
             pid: std::process::id(),
-            command: command.join(" "),
+            command: Self::this_command(),
             since: Milliseconds::now(),
             address: None,
             role,
         }
+    }
+
+    /// The command line of this process, with the name of the program alone.
+    pub fn this_command() -> String {
+        let mut parts = std::env::args_os();
+        let program = parts.next().unwrap_or_default();
+        let program = Path::new(&program).file_name().unwrap_or_default().to_owned();
+        let parts: Vec<_> = std::iter::once(program)
+            .chain(parts)
+            .map(|part| part.to_string_lossy().into_owned())
+            .collect();
+        parts.join(" ")
     }
 
     fn noted(state: &Path) -> Option<Self> {

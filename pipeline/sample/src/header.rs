@@ -4,52 +4,18 @@
 //! `height` are as the image is shown, after its EXIF orientation: the same that the decoder produces.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use diptych_schemas::MAX_SIDE;
 use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ImageDecoder, Limits};
 
-use crate::{ImageError, exif};
+use crate::formats::{StoredSize, avif, ico, jpeg_2000, jpeg_xl, simple, tiff};
+use crate::{ImageError, ImageFormat, exif, format};
 
 /// What a PNG's header may allocate for colour profiles and texts.
 const HEADER_ALLOCATION: u64 = 64 << 20;
-
-/// The formats that Diptych reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ImageFormat {
-    Jpeg,
-    Png,
-    WebP,
-    Gif,
-}
-
-impl ImageFormat {
-    /// The word in meta's `format` column.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Jpeg => "jpeg",
-            Self::Png => "png",
-            Self::WebP => "webp",
-            Self::Gif => "gif",
-        }
-    }
-
-    /// By the first bytes; what a file is called does not count.
-    pub fn of(bytes: &[u8]) -> Option<Self> {
-        if bytes.starts_with(&[0xff, 0xd8, 0xff]) {
-            Some(Self::Jpeg)
-        } else if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
-            Some(Self::Png)
-        } else if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
-            Some(Self::WebP)
-        } else if bytes.starts_with(b"GIF87a") || bytes.starts_with(b"GIF89a") {
-            Some(Self::Gif)
-        } else {
-            None
-        }
-    }
-}
 
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,14 +31,13 @@ pub struct ImageHeader {
 
 /// Reads the header of an image. `max_pixels` limits width × height.
 pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<ImageHeader, ImageError> {
-    let Some(format) = ImageFormat::of(bytes) else {
-        return Err(ImageError::UnsupportedFormat { start: start_of(bytes) });
-    };
+    let format = ImageFormat::of(bytes).ok_or_else(|| format::unsupported(bytes))?;
     let (width, height, orientation) = match format {
         ImageFormat::Jpeg => jpeg(bytes)?,
         ImageFormat::Png => png(bytes, max_pixels)?,
         ImageFormat::WebP => webp(bytes)?,
         ImageFormat::Gif => gif(bytes)?,
+        _ => by_decoder(bytes, format, max_pixels)?,
     };
     check_size(width, height, max_pixels)?;
     let (width, height) = if orientation >= 5 { (height, width) } else { (width, height) };
@@ -99,13 +64,32 @@ fn corrupt(detail: impl Into<String>) -> ImageError {
     ImageError::CorruptHeader { detail: detail.into() }
 }
 
-/// The first bytes in words, for a message.
-fn start_of(bytes: &[u8]) -> String {
-    if bytes.is_empty() {
-        return "nothing, since it is empty".into();
-    }
-    let start = &bytes[..bytes.len().min(12)];
-    format!("\"{}\"", start.escape_ascii())
+/// What the header says to the format's own decoder.
+fn by_decoder(
+    bytes: &[u8],
+    format: ImageFormat,
+    max_pixels: u64,
+) -> Result<(u32, u32, u8), ImageError> {
+    let read = || -> StoredSize {
+        match format {
+            ImageFormat::Tiff => tiff::size(bytes, max_pixels),
+            ImageFormat::Avif => avif::size(bytes, max_pixels),
+            ImageFormat::JpegXl => jpeg_xl::size(bytes, max_pixels),
+            ImageFormat::Jpeg2000 => jpeg_2000::size(bytes, max_pixels),
+            ImageFormat::Ico => ico::size(bytes, max_pixels),
+            ImageFormat::Jpeg => simple::size(bytes, image::ImageFormat::Jpeg, max_pixels),
+            ImageFormat::Png => simple::size(bytes, image::ImageFormat::Png, max_pixels),
+            ImageFormat::WebP => simple::size(bytes, image::ImageFormat::WebP, max_pixels),
+            ImageFormat::Gif => simple::size(bytes, image::ImageFormat::Gif, max_pixels),
+            ImageFormat::Bmp => simple::size(bytes, image::ImageFormat::Bmp, max_pixels),
+            ImageFormat::Pnm => simple::size(bytes, image::ImageFormat::Pnm, max_pixels),
+            ImageFormat::Qoi => simple::size(bytes, image::ImageFormat::Qoi, max_pixels),
+            ImageFormat::Tga => simple::size(bytes, image::ImageFormat::Tga, max_pixels),
+        }
+    };
+    let (width, height, orientation) = catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(corrupt("the decoder gave up")))?;
+    Ok((width, height, orientation.to_exif()))
 }
 
 fn exif_orientation(exif: &[u8]) -> Option<u8> {
@@ -266,6 +250,10 @@ mod tests {
             (Encoding::Png, ImageFormat::Png),
             (Encoding::WebP, ImageFormat::WebP),
             (Encoding::Gif, ImageFormat::Gif),
+            (Encoding::Bmp, ImageFormat::Bmp),
+            (Encoding::Ico, ImageFormat::Ico),
+            (Encoding::Pnm, ImageFormat::Pnm),
+            (Encoding::Qoi, ImageFormat::Qoi),
         ] {
             let header = probe(&encode(7, 5, encoding), MAX_PIXELS).unwrap();
             assert_eq!(header, ImageHeader { format, width: 7, height: 5, orientation: 1 });
@@ -379,8 +367,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_probe_panic(start in 0..5_usize, rest in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let starts: [&[u8]; 5] = [b"", &[0xff, 0xd8, 0xff], b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", b"RIFF\0\0\0\0WEBPVP8X", b"GIF89a"];
+        fn no_bytes_make_the_probe_panic(start in 0..12_usize, rest in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let starts: [&[u8]; 12] = [
+                b"", &[0xff, 0xd8, 0xff], b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", b"RIFF\0\0\0\0WEBPVP8X", b"GIF89a",
+                b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", b"II*\0\x08\0\0\0", b"\0\0\0\x10ftypavif\0\0\0\0",
+                b"\xff\x0a", b"\xff\x4f\xff\x51", b"\0\0\x01\0\x01\0\x10\x10\0\0", b"P7\nWIDTH ",
+            ];
             let mut bytes = starts[start].to_vec();
             bytes.extend(rest);
             let _ = probe(&bytes, MAX_PIXELS);
@@ -388,7 +380,9 @@ mod tests {
 
         #[test]
         fn damaged_and_shortened_images_never_make_the_probe_panic(
-            encoding in prop::sample::select(vec![Encoding::Jpeg, Encoding::Png, Encoding::WebP, Encoding::Gif]),
+            encoding in prop::sample::select(vec![
+                Encoding::Jpeg, Encoding::Png, Encoding::WebP, Encoding::Gif, Encoding::Bmp, Encoding::Ico, Encoding::Pnm, Encoding::Qoi,
+            ]),
             at in any::<prop::sample::Index>(), byte in any::<u8>(), length in any::<prop::sample::Index>(),
         ) {
             let mut bytes = encode(7, 5, encoding);

@@ -5,8 +5,9 @@ use diptych_schemas::Reason;
 /// Why some bytes are not an image that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    #[error("not a JPEG, PNG, WebP or GIF image: it starts with {start}")]
-    UnsupportedFormat { start: String },
+    /// In words, with what to do.
+    #[error("{what}")]
+    UnsupportedFormat { what: String },
     #[error(
         "a JPEG of {bits} bits a sample, which is not read, nor does Pillow: convert it to 8 bits"
     )]

@@ -5,18 +5,23 @@
 
 mod decode;
 mod exif;
+mod format;
+mod formats;
 pub mod header;
 mod image_error;
 mod resize;
+mod samples;
 #[cfg(test)]
 mod test_data;
 mod tokenizer;
 
-pub use decode::{BareDecoder, RgbImage, decode, decode_reusing};
+pub use decode::{BareDecoder, decode, decode_reusing};
 pub use fast_image_resize::FilterType;
-pub use header::{ImageFormat, ImageHeader, probe};
+pub use format::ImageFormat;
+pub use header::{ImageHeader, probe};
 pub use image_error::ImageError;
 pub use resize::{CropBox, Interpolation, resize, resize_gray};
+pub use samples::RgbImage;
 pub use tokenizer::{
     Cleaning, TokenKinds, Tokenizer, TokenizerError, TokenizerOptions, Vocabulary,
 };

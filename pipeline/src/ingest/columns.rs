@@ -94,6 +94,25 @@ impl Wanted {
             .find_map(|usual| names.clone().position(|name| name.eq_ignore_ascii_case(usual)))
     }
 
+    /// Which other columns could have been meant, and how to take one of them; nothing where one was named.
+    pub(super) fn rivals<'a>(
+        self,
+        names: impl Iterator<Item = &'a str>,
+        taken: &str,
+        given: Option<&str>,
+    ) -> String {
+        let is_usual =
+            |name: &str| self.defaults().iter().any(|usual| usual.eq_ignore_ascii_case(name));
+        let others: Vec<String> = names
+            .filter(|name| *name != taken && is_usual(name))
+            .map(|name| format!("`{name}`"))
+            .collect();
+        if given.is_some() || others.is_empty() {
+            return String::new();
+        }
+        format!(" (not in {}: {} takes another)", others.join(", "), self.option())
+    }
+
     /// The error when [`Self::find`] finds nothing.
     pub(super) fn missing<'a>(
         self,
@@ -130,6 +149,15 @@ mod tests {
         assert_eq!(Wanted::Caption.find(&names.into_iter(), Some("text")), Some(1));
         assert_eq!(Wanted::Caption.find(&names.into_iter(), Some("title")), None);
         assert_eq!(Wanted::File.find(&names.into_iter(), None), Some(3));
+    }
+
+    #[test]
+    fn columns_that_were_not_taken_are_named() {
+        let names = ["file", "title", "Caption", "prompt"];
+        let rivals = |given| Wanted::Caption.rivals(names.into_iter(), "Caption", given);
+        assert_eq!(rivals(None), " (not in `title`, `prompt`: --caption-column takes another)");
+        assert_eq!(rivals(Some("Caption")), "");
+        assert_eq!(Wanted::File.rivals(names.into_iter(), "file", None), "");
     }
 
     #[test]

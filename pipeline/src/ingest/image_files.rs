@@ -145,8 +145,9 @@ impl ImageFiles {
 
 /// Subfolders in which a file is looked for.
 const MAX_SUBFOLDERS: usize = 16;
-/// How images begin in base64: JPEG, PNG, GIF, WebP.
-const BASE64_IMAGES: [&str; 4] = ["/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR"];
+/// How images begin in base64: JPEG, PNG, GIF, WebP, BMP, TIFF of both orders, AVIF and HEIC, JPEG XL.
+const BASE64_IMAGES: [&str; 9] =
+    ["/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0AK", "AAAA", "/woA"];
 /// Longest text that is taken for a path.
 const MAX_PATH_BYTES: usize = 4096;
 

@@ -23,6 +23,8 @@ use super::{IngestError, json, own_value, text};
 
 const LEADS_OUT: &str = "a link that leads out of the folder: name the folder that it leads to with --images-root, or allow any \
                          place with --allow-outside";
+/// What tells an image.
+const START_BYTES: u64 = 64;
 /// Deepest nesting of folders.
 const MAX_DEPTH: usize = 64;
 
@@ -86,6 +88,8 @@ pub(super) fn list(root: &Path, may_read: &dyn Fn(&Path) -> bool) -> io::Result<
                 "json" => Kind::Fields,
                 other if is_image_extension(other) => Kind::Image,
                 "" if begins_as_image(&entry.path()) => Kind::Image,
+                // `photo.jpg_large`. Without a text it may be anybody's leftover.
+                _ if has_text(&entry.path()) && begins_as_image(&entry.path()) => Kind::Image,
                 _ if kind.is_symlink() && entry.path().is_dir() => {
                     Kind::Refused("a link to a folder, which is not followed")
                 }
@@ -116,11 +120,17 @@ pub(super) fn list(root: &Path, may_read: &dyn Fn(&Path) -> bool) -> io::Result<
     Ok(listing)
 }
 
-/// Whether a file without an extension is an image. Only files and links to files are looked at.
+/// Whether a text or fields of the same name lie beside a file.
+fn has_text(path: &Path) -> bool {
+    let mut endings = CAPTION_EXTENSIONS.iter().chain(&["json"]);
+    endings.any(|ending| path.with_extension(ending).is_file())
+}
+
+/// Whether a file of no usual extension is an image. Only files and links to files are looked at.
 fn begins_as_image(path: &Path) -> bool {
-    let mut start = [0; 12];
+    let mut start = Vec::new();
     path.is_file()
-        && File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
+        && File::open(path).is_ok_and(|file| file.take(START_BYTES).read_to_end(&mut start).is_ok())
         && ImageFormat::of(&start).is_some()
 }
 
@@ -248,7 +258,13 @@ impl Folder<'_> {
                 Some(folder) if self.options.captions == Captions::Folder => {
                     Ok(folder.to_string_lossy().into_owned())
                 }
-                _ => Err((Reason::MissingCaption, format!("there is no {}.txt", stem.display()))),
+                _ => Err((
+                    Reason::MissingCaption,
+                    format!(
+                        "there is no {0}.txt or {0}.caption, and no {0}.json with a caption",
+                        stem.display()
+                    ),
+                )),
             },
         };
         if let Ok(caption) = &caption {

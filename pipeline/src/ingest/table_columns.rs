@@ -16,6 +16,8 @@ pub(super) struct Columns {
     pub(super) image: String,
     pub(super) kind: ImageKind,
     pub(super) caption: String,
+    /// Other columns that captions may be in, in words.
+    pub(super) rivals: String,
     pub(super) captions: Captions,
     pub(super) key: Option<String>,
     pub(super) own: Vec<String>,
@@ -36,7 +38,8 @@ impl Columns {
             ImageKind::Nested => ("images", " (a struct of bytes and path)"),
             ImageKind::Text => ("paths of images, or images in base64,", ""),
         };
-        format!("{file}: {what} in `{image}`{form}, captions in `{caption}`{own}")
+        let rivals = &self.rivals;
+        format!("{file}: {what} in `{image}`{form}, captions in `{caption}`{rivals}{own}")
     }
 }
 
@@ -149,6 +152,11 @@ pub(super) fn find_columns(
         image: image.name().clone(),
         kind,
         caption: caption.name().clone(),
+        rivals: Wanted::Caption.rivals(
+            fields.iter().map(|field| field.name().as_str()),
+            caption.name(),
+            options.caption_column,
+        ),
         captions: options.captions,
         key: key.map(|field| field.name().clone()),
         own: own.map(|field| field.name().clone()).collect(),

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use diptych_sample::ImageFormat;
 use diptych_schemas::Reason;
 use serde_json::{Map, Value};
 
@@ -13,11 +14,13 @@ use super::json;
 /// What a record that is set aside takes beside its content, roughly.
 const ASIDE_OVERHEAD: usize = 256;
 
-/// Extensions of images, in the order in which they are preferred. The last ones are recognised so that the ledger can say
-/// that they are not read.
+/// Extensions of images, in the order in which they are preferred. Those of the last line are recognised so that the ledger can
+/// say that they are not read.
 const IMAGE_EXTENSIONS: &[&str] = &[
-    "jpg", "jpeg", "jfif", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic",
-    "heif", "jxl", "jp2", "ico", "ppm", "pgm", "pnm",
+    "jpg", "jpeg", "jfif", "jpe", "jif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff",
+    "avif", "avifs", "jxl", "jp2", "j2k", "j2c", "jpx", "jpf", "ico", "ppm", "pgm", "pbm", "pnm",
+    "pam", "qoi", "tga", //
+    "heic", "heif", "hif", "psd", "dds", "exr", "svg",
 ];
 
 /// Extensions of captions, in the order in which they are preferred.
@@ -41,6 +44,11 @@ pub(super) enum Content {
 impl Content {
     pub(super) fn held(&self) -> usize {
         if let Self::Held(bytes) = self { bytes.len() } else { 0 }
+    }
+
+    /// Whether it is an image by its bytes, whatever its extension. Content that is not in memory is not looked at.
+    fn begins_as_image(&self) -> bool {
+        matches!(self, Self::Held(bytes) if ImageFormat::of(bytes).is_some())
     }
 
     pub(super) fn take(self, file: Option<&File>) -> Result<Vec<u8>, Flaw> {
@@ -71,6 +79,13 @@ pub(super) struct Part {
     pub(super) content: Content,
 }
 
+impl Part {
+    /// Whether it is an image by its bytes. One with a compound extension (`input.jpg`) is for the user to name.
+    fn is_image_by_content(&self) -> bool {
+        !self.extension.contains('.') && self.content.begins_as_image()
+    }
+}
+
 pub(super) struct Group {
     pub(super) key: String,
     pub(super) parts: Vec<Part>,
@@ -90,7 +105,10 @@ impl Group {
             Some(given) => {
                 self.parts.iter().position(|part| part.extension.eq_ignore_ascii_case(given))
             }
-            None => self.parts.iter().position(|part| is_image_extension(&part.extension)),
+            None => IMAGE_EXTENSIONS
+                .iter()
+                .find_map(|known| self.parts.iter().position(|part| part.extension == *known))
+                .or_else(|| self.parts.iter().position(Part::is_image_by_content)),
         }
     }
 

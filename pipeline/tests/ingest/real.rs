@@ -6,8 +6,8 @@ use std::io::Read;
 
 use crate::build::*;
 use crate::disk::*;
-use diptych_pipeline::header::{self, ImageFormat};
 use diptych_pipeline::ingest::SourceOutcome;
+use diptych_pipeline::{ImageFormat, header};
 use diptych_schemas::MAX_PIXELS;
 use diptych_test_support::{data, needs};
 

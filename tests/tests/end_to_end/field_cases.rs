@@ -1,6 +1,10 @@
 //! What people's own files do to `diptych ingest`, and what they can ask of it afterwards. The layouts themselves are tested in
 //! `pipeline/tests/ingest`.
 
+use std::path::Path;
+
+use diptych_test_support::needs;
+use diptych_tests::service::Service;
 use diptych_tests::{Work, pairs};
 
 /// A folder with images `0.png` to `4.png`.
@@ -78,4 +82,180 @@ fn message_names_the_option_that_reads_the_list() {
         .fails_with(&["martian", "windows-1252"]);
     work.diptych(&["ingest", "bare.csv", "--dataset", "x", "--separator", "ab"])
         .fails_with(&["one character"]);
+}
+
+/// A picture of the decoder's own test data.
+fn own(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipeline/sample/testdata");
+    std::fs::read(folder.join(name)).unwrap()
+}
+
+/// A file of each format, under the extension that people give it.
+const FORMATS: [(&str, &str, &str); 12] = [
+    ("rgb.bmp", "bmp", "bmp"),
+    ("lzw.tiff", "tif", "tiff"),
+    ("cmyk.tiff", "tiff", "tiff"),
+    ("sub420.avif", "avif", "avif"),
+    ("lossless.jxl", "jxl", "jxl"),
+    ("lossless.jp2", "jp2", "jp2"),
+    ("sizes.ico", "ico", "ico"),
+    ("rgb.ppm", "ppm", "pnm"),
+    ("bits1.pbm", "pbm", "pnm"),
+    ("rgb.qoi", "qoi", "qoi"),
+    ("sub0.jpg", "jfif", "jpeg"),
+    ("sub1.jpg", "jpe", "jpeg"),
+];
+
+#[test]
+fn pictures_of_every_format_are_read_from_folders_tars_and_lists() {
+    let work = Work::new();
+    let mut members = Vec::new();
+    let mut list = "file,caption\n".to_owned();
+    for (number, (file, extension, _)) in FORMATS.iter().enumerate() {
+        let name = format!("{number:02}.{extension}");
+        work.write(&format!("folder/{name}"), own(file));
+        work.write(&format!("folder/{number:02}.txt"), format!("in a folder {number}"));
+        members.push((name.clone(), own(file)));
+        members.push((format!("{number:02}.txt"), format!("in a tar {number}").into_bytes()));
+        // No extension at all.
+        work.write(&format!("bare/{number:02}"), own(file));
+        list += &format!("bare/{number:02},in a list {number}\n");
+    }
+    // Found by its bytes alone.
+    work.write("folder/odd.jpg_large", own("sub2.jpg"));
+    work.write("folder/odd.txt", "an odd name");
+    let members: Vec<(&str, Vec<u8>)> =
+        members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    work.write("shard.tar", pairs::tar(&members));
+    work.write("list.csv", list);
+    for source in ["folder", "shard.tar", "list.csv"] {
+        work.diptych(&["ingest", source, "--dataset", "data", "--verify"]).ok();
+    }
+    let ask = |query: &str| work.sql(&["--dataset", "data"], query);
+    assert_eq!(ask("SELECT count(*) FROM ledger"), "0");
+    for (number, (_, _, format)) in FORMATS.iter().enumerate() {
+        for place in ["folder", "tar", "list"] {
+            let found =
+                ask(&format!("SELECT format FROM meta WHERE caption = 'in a {place} {number}'"));
+            assert_eq!(&found, format, "{place} {number}");
+        }
+    }
+    assert_eq!(ask("SELECT format FROM meta WHERE caption = 'an odd name'"), "jpeg");
+
+    // Every one can be shown by a browser, with one kind of content.
+    work.write(
+        "diptych.toml",
+        "state = \"state\"\nlisten = \"127.0.0.1:0\"\n[[dataset]]\nname = \"d\"\npath = \"data\"\n",
+    );
+    let service = Service::start(&work);
+    let samples = service.get("/v1/datasets/d/samples?limit=50");
+    let items = samples["items"].as_array().unwrap();
+    assert_eq!(items.len(), 3 * FORMATS.len() + 1);
+    for item in items {
+        let answer = service.send("GET", item["image"].as_str().unwrap(), &[], None);
+        assert!(answer.bytes.starts_with(b"\x89PNG"), "{item}");
+        let shown = image::load_from_memory(&answer.bytes).unwrap();
+        // Whole, with its proportions.
+        let (width, height) = (item["width"].as_u64(), item["height"].as_u64());
+        assert_eq!((Some(shown.width().into()), Some(shown.height().into())), (width, height));
+    }
+    service.send("GET", "/metrics", &[], None);
+}
+
+#[test]
+fn picture_of_a_format_that_is_not_read_is_named_with_the_way_out() {
+    let work = Work::new();
+    for (name, bytes, says) in [
+        ("a.heic", &b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], "a HEIC picture"),
+        ("b.psd", b"8BPS\0\x01", "a Photoshop file"),
+        ("c.jpg", b"<!DOCTYPE html><html>gone</html>", "a page of HTML"),
+        ("d.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+    ] {
+        work.write(&format!("one/{name}"), bytes);
+        work.write(&format!("one/{}.txt", &name[..1]), "a caption");
+        let ran = work.diptych(&["ingest", "one", "--dataset", "data"]);
+        ran.fails_with(&[says]);
+        assert!(!work.path("data").exists(), "nothing is left of a dataset without pairs");
+        std::fs::remove_dir_all(work.path("one")).unwrap();
+    }
+}
+
+#[test]
+fn images_without_captions_leave_no_dataset_and_say_what_was_looked_for() {
+    let work = work();
+    std::fs::create_dir(work.path("only")).unwrap();
+    std::fs::copy(work.path("0.png"), work.path("only/0.png")).unwrap();
+    work.diptych(&["ingest", "only", "--dataset", "data"]).fails_with(&[
+        "0.txt",
+        "0.caption",
+        "0.json",
+    ]);
+    assert!(!work.path("data").exists());
+    // A dataset of before stays.
+    work.write("list.csv", "file,caption\n0.png,a\n");
+    work.diptych(&["ingest", "list.csv", "--dataset", "data"]).ok();
+    work.diptych(&["ingest", "only", "--dataset", "data"]);
+    assert_eq!(work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta"), "1");
+}
+
+#[test]
+fn models_runs_files_and_columns_that_do_not_exist_come_with_the_nearest_name() {
+    let work = Work::new().with_demo_data(120);
+    let refused = |call: &[&str], says: &[&str]| {
+        work.diptych(call).fails_with(says);
+    };
+    refused(&["config", "--model", "ViT-B/32"], &["did you mean ViT-B-32?"]);
+    refused(&["config", "--model", "RN50"], &["ResNet"]);
+    refused(&["config", "--model", "hf-hub:laion/CLIP-x"], &["hf download laion/CLIP-x"]);
+    work.write(
+        "run.toml",
+        diptych_tests::tiny_config("tiny", 1, "").replace("train.parquet", "trian.parquet"),
+    );
+    refused(&["train", "run.toml"], &["data.selection", "trian.parquet", "train.parquet"]);
+    work.write("run.toml", diptych_tests::tiny_config("tiny", 1, ""));
+    work.diptych(&["train", "run.toml"]).ok();
+    refused(
+        &["report", "tinny", "--state", "state", "--output", "x.html"],
+        &["did you mean tiny?"],
+    );
+    refused(&["plot", "tinny", "--state", "state", "--output", "x.png"], &["did you mean tiny?"]);
+    work.write("classes.txt", "red circle\nblue square\n");
+    let labels = ["--classes", "classes.txt", "--label-column", "labl"];
+    let eval = ["eval", "--model", "tiny", "--dataset", "data", "--selection", "heldout.parquet"];
+    refused(&[&eval[..], &labels].concat(), &["labl", "did you mean label?"]);
+}
+
+#[needs(mounts)]
+#[test]
+fn full_disk_says_where_to_make_room_in_ingest_and_export() {
+    let work = Work::new();
+    let images: Vec<Vec<u8>> = (0..40).map(|seed| pairs::noise(seed, 64)).collect();
+    let names: Vec<String> = (0..40).map(|number| format!("{number}.png")).collect();
+    for (name, image) in names.iter().zip(images) {
+        work.write(&format!("pictures/{name}"), image);
+        work.write(&format!("pictures/{}", name.replace("png", "txt")), name);
+    }
+    std::fs::create_dir(work.path("small")).unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../trainer/tests/data/torch/openclip_safetensors");
+    for (command, says) in [
+        ("ingest pictures --dataset small/data".to_owned(), "small/data"),
+        (
+            format!("export --model {} --format hf --output small/model", model.display()),
+            "small/model",
+        ),
+    ] {
+        let script = format!(
+            "mount -t tmpfs -o size=16k tmpfs small && {} {command}",
+            diptych_tests::binary().display()
+        );
+        let ran = std::process::Command::new("unshare")
+            .args(["-rm", "sh", "-c", &script])
+            .current_dir(work.path(""))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(1), "{said}");
+        assert!(said.contains("make room") && said.contains(says), "{said}");
+    }
 }

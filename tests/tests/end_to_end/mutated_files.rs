@@ -98,13 +98,39 @@ fn images() {
         pixels.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
     };
-    let kinds = [
+    let own = |name: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipeline/sample/testdata");
+        std::fs::read(folder.join(name)).unwrap()
+    };
+    let mut kinds = vec![
         ("png", png(30, 20, [9; 3])),
         ("png", noise(3, 24)),
         ("jpg", jpeg(33, 21, [5; 3])),
         ("webp", encoded(image::ImageFormat::WebP)),
         ("gif", encoded(image::ImageFormat::Gif)),
     ];
+    for name in [
+        "restarts.jpg",
+        "rle8.bmp",
+        "lzw.tiff",
+        "jpeg.tiff",
+        "group4.tiff",
+        "tiles.tiff",
+        "sub420.avif",
+        "alpha.avif",
+        "lossless.jxl",
+        "lossy.jxl",
+        "lossless.jp2",
+        "lossy.jp2",
+        "sizes.ico",
+        "masked.ico",
+        "plain.ppm",
+        "alpha.pam",
+        "alpha.qoi",
+        "rle.tga",
+    ] {
+        kinds.push((name.rsplit_once('.').unwrap().1, own(name)));
+    }
     let count = mutations(60);
     for number in 0..count {
         for (kind, (extension, whole)) in kinds.iter().enumerate() {

@@ -19,7 +19,7 @@ impl Device {
     /// The CPU, which is always there.
     pub const CPU: Self = Self(tch::Device::Cpu);
 
-    /// `auto` (a GPU where there is one), `cpu` or `cuda:N`.
+    /// `auto` (a GPU where there is one), `cpu`, `cuda` (the first GPU) or `cuda:N`.
     pub fn parse(text: &str) -> Result<Self, TrainerError> {
         open_libtorch()?;
         let state = open_cuda_libraries();
@@ -29,10 +29,13 @@ impl Device {
             "auto" if gpus > 0 => Ok(Self(tch::Device::Cuda(0))),
             "auto" | "cpu" => Ok(Self::CPU),
             _ => {
-                let number = text.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok());
+                let number = match text {
+                    "cuda" => Some(0),
+                    _ => text.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok()),
+                };
                 let Some(number) = number else {
                     return Err(TrainerError::Device(format!(
-                        "device {text:?} is not known: use auto, cpu or cuda:N"
+                        "device {text:?} is not known: use auto, cpu, cuda or cuda:N"
                     )));
                 };
                 if number < gpus {
@@ -168,6 +171,8 @@ mod tests {
         assert!(
             Device::parse("cuda:999").unwrap_err().to_string().contains("cuda:999 is not there")
         );
-        assert!(Device::parse("gpu").unwrap_err().to_string().contains("auto, cpu or cuda:N"));
+        assert!(
+            Device::parse("gpu").unwrap_err().to_string().contains("auto, cpu, cuda or cuda:N")
+        );
     }
 }

@@ -6,9 +6,9 @@ use diptych_schemas::ObjectiveConfig;
 use serde_json::Value;
 
 use super::list::{
-    ModelConfig, built_in_names, each_family, hugging_face_configuration,
-    is_explained_by_its_folder,
+    ModelConfig, each_family, hugging_face_configuration, is_explained_by_its_folder,
 };
+use super::names::unknown_model;
 use crate::TrainerError;
 use crate::formats::hugging_face::CONFIG_FILE;
 use crate::nn::bert::BertShape;
@@ -32,10 +32,7 @@ impl ModelConfig {
         if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("json")) {
             return Err(TrainerError::Config {
                 place: format!("model {text:?}"),
-                message: format!(
-                    "neither a built-in model ({}) nor a .json file",
-                    built_in_names().join(", ")
-                ),
+                message: unknown_model(text),
             });
         }
         Self::read(path)

@@ -14,6 +14,7 @@ use tch::{Kind, Tensor};
 use super::dual_encoder::config::DualEncoderConfig;
 use super::dual_encoder::openclip;
 use super::list::{ModelConfig, hugging_face_configuration, import_hugging_face};
+use super::names::how_to_obtain;
 use crate::TrainerError;
 use crate::device::shim;
 use crate::formats::checkpoint::{
@@ -41,7 +42,9 @@ impl Origin {
             return Ok(Self::OpenClipFile);
         }
         if !path.exists() {
-            return Err(TrainerError::weights(path, "there is no such file or folder"));
+            let advice = how_to_obtain(&path.to_string_lossy());
+            let message = advice.unwrap_or_else(|| "there is no such file or folder".into());
+            return Err(TrainerError::weights(path, message));
         }
         if has(MANIFEST_FILE) && has(MODEL_FILE) {
             return Ok(Self::Checkpoint);

@@ -1,12 +1,14 @@
 //! Files and folders of models: read whatever format they have, written whole or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use diptych_schemas::durable;
+use serde_json::Value;
 use tch::Tensor;
 
 use crate::TrainerError;
+use crate::formats::wrappers::without_wrappers;
 use crate::formats::{tensor_file, torch_file};
 
 /// A model's weights by name, with its configuration, on their way to another format.
@@ -23,8 +25,36 @@ impl<C> NamedWeights<'_, C> {
     }
 }
 
-/// All tensors of a file, whichever of the known formats it is in: its first bytes say.
+/// How the name of a list ends that says which file each tensor is in.
+const INDEX_ENDING: &str = ".index.json";
+
+/// All tensors of a file, or of the files that an index names, under plain names.
 pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
+    if !path.to_string_lossy().ends_with(INDEX_ENDING) {
+        return read_file(path).map(without_wrappers);
+    }
+    let index = read_json(path)?;
+    let refused = |message: String| TrainerError::weights(path, message);
+    let files: Option<BTreeSet<&str>> =
+        index["weight_map"].as_object().and_then(|map| map.values().map(Value::as_str).collect());
+    let files = files.ok_or_else(|| refused("it has no weight_map of tensors and files".into()))?;
+    let mut tensors = BTreeMap::new();
+    for file in files {
+        // Of the same folder, since it comes from elsewhere.
+        if Path::new(file).file_name().is_none_or(|name| name != file) {
+            return Err(refused(format!("it names {file}, which is not beside it")));
+        }
+        let part = read_file(&path.with_file_name(file))?;
+        if let Some(twice) = part.keys().find(|name| tensors.contains_key(*name)) {
+            return Err(refused(format!("tensor {twice} is in two of its files")));
+        }
+        tensors.extend(part);
+    }
+    Ok(without_wrappers(tensors))
+}
+
+/// All tensors of a file, whichever of the known formats it is in: its first bytes say.
+fn read_file(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     use std::io::Read;
     let mut beginning = Vec::new();
     let file = std::fs::File::open(path).map_err(TrainerError::io(path))?;

@@ -6,3 +6,4 @@ pub(crate) mod hugging_face;
 pub(crate) mod onnx;
 pub(crate) mod tensor_file;
 pub(crate) mod torch_file;
+mod wrappers;

@@ -57,7 +57,8 @@ pub(super) fn page(profile: &Profile) -> Markup {
 fn selection_section(profile: &Profile, selection: &SelectionFacts) -> Markup {
     html! {
         section {
-            h2 { "Selection " span.pale { (selection.name) } }
+            h2 { @if selection.is_last { "The selection that was made last " } @else { "Selection " } span.pale { (selection.name) } }
+            @if selection.is_last { p.pale { "What it leaves out is still in the dataset. Another one: " code { "diptych profile --selection FILE" } } }
             p {
                 b { (thousands(selection.rows)) } " pairs, " (percent(selection.rows, profile.facts.pairs)) " of the dataset"
                 @if selection.stale { " " span.warn { "The dataset has changed since: the figures below are today's." } }
@@ -99,8 +100,10 @@ fn card(uid: &str, shown: &PairView, value: Option<(&str, f64)>) -> Markup {
         figure.card title={ "uid " (uid) ", key " (shown.key) } {
             (frame(shown))
             figcaption {
-                @if let Some((expression, value)) = value { b title=(expression) { (short(value)) } " " }
-                (shown.caption)
+                div.words {
+                    @if let Some((expression, value)) = value { b title=(expression) { (short(value)) } " " }
+                    (shown.caption)
+                }
                 div.pale { (width) "×" (height) }
             }
         }

@@ -5,7 +5,9 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
+use diptych_evaluate::held_out::PairAnswers;
 use diptych_schemas::Uid;
+use diptych_schemas::words::nearest;
 use diptych_store::RunName;
 use serde_json::Value;
 
@@ -24,6 +26,8 @@ pub struct History {
     pub events: Vec<Value>,
     /// What some of its evaluations found for fixed captions.
     pub(super) sampled: Vec<SampledEvaluation>,
+    /// Of the last evaluations while it trained, pair by pair, where they are kept.
+    pub answers: Vec<PairAnswers>,
 }
 
 impl History {
@@ -40,11 +44,11 @@ impl History {
                 .and_then(|batches| as_rows(&batches))
         };
         let Some(record) = rows("*", "runs", "run")?.pop() else {
-            let known: Vec<String> = as_rows(&ask("SELECT run FROM runs ORDER BY run")?)?
+            let known: Vec<String> = as_rows(&ask("SELECT run FROM runs ORDER BY updated DESC")?)?
                 .iter()
                 .map(|row| text(row, "run"))
                 .collect();
-            bail!("there is no run {name} in {}; there are: {}", state.display(), known.join(", "));
+            bail!("there is no run {name} in {}{}", state.display(), other_runs(run, &known));
         };
         let mut metrics = Metrics::new();
         for row in rows("step, name, value", "metrics", "step")? {
@@ -53,7 +57,12 @@ impl History {
         }
         // A service of an earlier version has no such table.
         let sampled = rows("*", "sample_queries", "step, query, place").unwrap_or_default();
+        // A share of what the machine can compute is at most 1. Where one is more, earlier versions had measured that too low.
+        if metrics.get("mfu").is_some_and(|mfu| mfu.iter().any(|(_, share)| *share > 1.0)) {
+            metrics.remove("mfu");
+        }
         Ok(Self {
+            answers: PairAnswers::read(state, run),
             record,
             metrics,
             checkpoints: rows("step, samples, epoch, time, path, bytes", "checkpoints", "step")?,
@@ -79,6 +88,22 @@ impl History {
     pub fn config(&self) -> String {
         text(&self.record, "config")
     }
+}
+
+/// Which run may have been meant, and which there are. The newest come first.
+pub fn other_runs(sought: &str, known: &[String]) -> String {
+    const SHOWN: usize = 10;
+    if known.is_empty() {
+        return ": nothing has been trained there".into();
+    }
+    let meant = nearest(sought, known.iter().map(String::as_str));
+    let meant = meant.map_or_else(|| ".".into(), |run| format!(": did you mean {run}?"));
+    let more = match known.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let newest = known.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    format!("{meant} There are, newest first: {newest}{more}")
 }
 
 pub(super) fn text(row: &Value, key: &str) -> String {

@@ -9,12 +9,14 @@ mod look;
 mod map;
 mod page;
 mod reliability;
+mod summary;
+mod verdicts;
 
 use std::collections::HashMap;
 
 use diptych_schemas::Uid;
 
-pub use history::History;
+pub use history::{History, other_runs};
 pub use look::{Look, ModelInspection};
 
 use crate::pairs::PairView;

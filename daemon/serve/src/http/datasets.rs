@@ -9,14 +9,13 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, header};
-use axum::response::{AppendHeaders, IntoResponse};
-use diptych_pipeline::{EvalResize, Random, decode, eval_transform};
+use axum::response::IntoResponse;
+use diptych_pipeline::{Random, decode, fitted};
 use diptych_schemas::{
     DatasetManifest, MAX_PIXELS, SchemaError, ServedDataset, Uid, blob_path, column,
 };
 use image::codecs::png::PngEncoder;
-use image::imageops::FilterType;
-use image::{ExtendedColorType, ImageEncoder, RgbImage};
+use image::{ExtendedColorType, ImageEncoder};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
@@ -251,36 +250,25 @@ pub(super) async fn samples(
 
 /// Where the thumbnail of a pair is.
 pub(super) fn image_address(dataset: &str, uid: &str) -> String {
-    format!("/v1/datasets/{dataset}/images/{uid}?size={USUAL_SIDE}&fit=whole")
+    format!("/v1/datasets/{dataset}/images/{uid}?size={USUAL_SIDE}")
 }
 
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Size {
-    /// Side of the square in pixels, at most 1024; 160 without it.
+    /// Longer edge in pixels, at most 1024; 160 without it. A smaller image stays as it is.
     size: Option<u32>,
-    /// square: cut to the square, as a model sees it. whole: as it is, made to fit into the square, and never enlarged.
-    #[param(inline)]
-    fit: Fit,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Fit {
-    #[default]
-    Square,
-    Whole,
-}
-
-/// The image of a pair, made small, as PNG.
+/// The image of a pair, with its longer edge made as short as `size`, as PNG whatever its own format is.
 #[utoipa::path(get, path = "/v1/datasets/{name}/images/{uid}", operation_id = "get_image", params(("name" = String, Path, description = "Name of a dataset"), ("uid" = String, Path, description = "Uid of a pair: 32 hexadecimal digits"), Size), responses((status = OK, body = Vec<u8>, content_type = "image/png"), (status = "default", body = Problem)), tag = "datasets")]
 pub(super) async fn image(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<(String, String)>, PathRejection>,
     size: Result<Query<Size>, QueryRejection>,
 ) -> Result<impl IntoResponse, Problem> {
-    let (Path((name, uid)), Size { size, fit }) = (path?, given(size)?);
+    let (Path((name, uid)), Size { size }) = (path?, given(size)?);
     let dataset = known(&shared, &name)?;
     let uid: Uid = uid.parse().map_err(|error: SchemaError| Problem::bad(error.to_string()))?;
     let side = size.unwrap_or(USUAL_SIDE).clamp(1, LARGEST_SIDE);
@@ -299,23 +287,12 @@ pub(super) async fn image(
                 format!("the image of {uid} cannot be shown: {error}"),
             )
         };
-        let image = decode(&bytes, MAX_PIXELS).map_err(|error| unusable(&error))?;
-        let (pixels, [width, height]) = match fit {
-            Fit::Square => {
-                let pixels = eval_transform(&image, side, EvalResize::default());
-                (pixels.map_err(|error| unusable(&error))?, [side, side])
-            }
-            Fit::Whole => {
-                let pixels = RgbImage::from_raw(image.width, image.height, image.pixels)
-                    .ok_or_else(|| unusable(&"its pixels do not fit its size"))?;
-                let pixels = within(pixels, side);
-                let sides = [pixels.width(), pixels.height()];
-                (pixels.into_raw(), sides)
-            }
-        };
+        let image = decode(&bytes, MAX_PIXELS)
+            .and_then(|image| fitted(image, side))
+            .map_err(|error| unusable(&error))?;
         let mut png = Vec::new();
         PngEncoder::new(&mut png)
-            .write_image(&pixels, width, height, ExtendedColorType::Rgb8)
+            .write_image(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8)
             .map_err(|error| unusable(&error))?;
         Ok(png)
     })
@@ -323,21 +300,7 @@ pub(super) async fn image(
     // A pair's image never changes under its uid.
     let cached =
         (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400, immutable"));
-    Ok((
-        AppendHeaders([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached]),
-        png,
-    ))
-}
-
-/// An image made to fit into a square of a side. One that is smaller stays as it is.
-fn within(image: RgbImage, side: u32) -> RgbImage {
-    let scale = f64::from(side) / f64::from(image.width().max(image.height()));
-    if scale >= 1.0 {
-        return image;
-    }
-    let [width, height] = [image.width(), image.height()]
-        .map(|length| ((f64::from(length) * scale).round() as u32).max(1));
-    image::imageops::resize(&image, width, height, FilterType::Triangle)
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached], png))
 }
 
 fn rows_of_numbers(column: &dyn Array) -> u64 {
@@ -373,21 +336,4 @@ fn image_bytes(
         .as_binary_opt()
         .ok_or_else(|| anyhow::anyhow!("{}: images are no bytes", path.display()))?;
     Ok(images.value(0).to_vec())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whole_image_fits_into_the_square_and_is_never_enlarged() {
-        let sides = |width, height| {
-            let made = within(RgbImage::new(width, height), 160);
-            (made.width(), made.height())
-        };
-        assert_eq!(sides(640, 320), (160, 80));
-        assert_eq!(sides(100, 4000), (4, 160));
-        assert_eq!(sides(5000, 1), (160, 1));
-        assert_eq!(sides(32, 20), (32, 20));
-    }
 }

@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, StatusCode, header};
-use axum::response::{AppendHeaders, IntoResponse};
+use axum::response::IntoResponse;
 use diptych_store::{JobKind, JobRecord};
 use serde::{Deserialize, Serialize};
 
@@ -150,11 +150,7 @@ pub(super) async fn submit(
             shared.queue.submit(JobRequest { kind, config, args, folder, priority, after })?;
         shared.queue.start().map_err(Problem::internal)?;
         let place = format!("/v1/jobs/{}", job.id);
-        Ok((
-            StatusCode::CREATED,
-            AppendHeaders([(header::LOCATION, place)]),
-            Json(Job::of(&shared, job)),
-        ))
+        Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(Job::of(&shared, job))))
     })
     .await
 }
@@ -247,7 +243,7 @@ pub(super) async fn log(
             (header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
             (HeaderName::from_static("x-log-next"), next.to_string()),
         ];
-        Ok((AppendHeaders(headers), String::from_utf8_lossy(&text).into_owned()))
+        Ok((headers, String::from_utf8_lossy(&text).into_owned()))
     })
     .await
 }

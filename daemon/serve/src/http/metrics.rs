@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
-use axum::response::{AppendHeaders, IntoResponse};
+use axum::response::IntoResponse;
 
 use super::blocking;
 use super::problem::Problem;
@@ -22,5 +22,5 @@ pub(super) async fn metrics(
     .await?;
     let kind =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    Ok((AppendHeaders([(header::CONTENT_TYPE, kind)]), text))
+    Ok(([(header::CONTENT_TYPE, kind)], text))
 }

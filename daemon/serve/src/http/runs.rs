@@ -7,11 +7,13 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use diptych_schemas::Step;
+use diptych_schemas::{SampleIndex, Step};
 use diptych_store::{
-    CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, RunName, RunRecord,
+    CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, Milliseconds, RunName,
+    RunRecord,
 };
 use diptych_trainer::CheckpointManifest;
+use diptych_training::live::LiveStep;
 use serde::{Deserialize, Serialize};
 
 use super::jobs::Job;
@@ -144,10 +146,27 @@ fn name(text: &str) -> Result<RunName, Problem> {
 pub(super) async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
     let run = name(run)?;
     let store = shared.store.clone();
-    blocking(move || {
+    let record = blocking(move || {
         store.run(&run)?.ok_or_else(|| Problem::not_found(format!("there is no run {run}")))
     })
-    .await
+    .await?;
+    Ok(up_to_date(record, &steps(shared)))
+}
+
+/// The last steps of the runs that train now.
+fn steps(shared: &Shared) -> Vec<LiveStep> {
+    shared.queue.steps().into_iter().map(|(_, step)| step).collect()
+}
+
+/// A record as far as the run is: the store has it some seconds later.
+fn up_to_date(mut record: RunRecord, steps: &[LiveStep]) -> RunRecord {
+    let run = record.run.as_str();
+    if let Some(step) = steps.iter().find(|step| step.run == run && step.step >= record.step.0) {
+        record.step = Step(step.step);
+        record.samples = SampleIndex(step.samples);
+        record.updated = Milliseconds(record.updated.0.max(step.time_ms));
+    }
+    record
 }
 
 /// All runs, by name.
@@ -159,7 +178,9 @@ pub(super) async fn list(
     let part = given(part)?;
     let store = shared.store.clone();
     let runs = blocking(move || Ok(store.runs()?)).await?;
-    Ok(Json(part.of(runs.into_iter().map(|run| Run::of(run, false)), |run| run.run.clone())))
+    let steps = steps(&shared);
+    let runs = runs.into_iter().map(|run| Run::of(up_to_date(run, &steps), false));
+    Ok(Json(part.of(runs, |run| run.run.clone())))
 }
 
 /// One run, with its configuration.

@@ -12,7 +12,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{AppendHeaders, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use diptych_schemas::ServedDataset;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -89,11 +89,8 @@ pub(super) async fn sql(
         let truncated = HeaderValue::from(u16::from(answer.truncated));
         let kind = (header::CONTENT_TYPE, HeaderValue::from_static(ARROW_STREAM));
         let stream = blocking(move || stream_of(&answer).map_err(Problem::internal)).await?;
-        return Ok((
-            AppendHeaders([kind, (HeaderName::from_static(TRUNCATED), truncated)]),
-            stream,
-        )
-            .into_response());
+        let truncated = (HeaderName::from_static(TRUNCATED), truncated);
+        return Ok(([kind, truncated], stream).into_response());
     }
     let columns = answer
         .schema

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use diptych_schemas::JobsConfig;
-use diptych_store::{JobKind, JobRecord, JobState, Milliseconds, RunName, Store};
+use diptych_store::{JobKind, JobRecord, JobState, Milliseconds, Owner, RunName, Store};
 use diptych_training::live::Live;
 use diptych_training::stop::StopRequest;
 use tokio::sync::broadcast;
@@ -47,7 +47,7 @@ impl Queue {
         }
         let args: Vec<String> =
             std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
-        let words = format!("`{}` (process {})", args.join(" "), std::process::id());
+        let words = format!("`{}` (process {})", Owner::this_command(), std::process::id());
         let now = Milliseconds::now();
         let job = JobRecord {
             id: COMMAND,
@@ -91,10 +91,12 @@ impl Queue {
 
     pub(super) fn refuse_beside_a_command(&self) -> Result<(), QueueError> {
         let Some(command) = &self.command else { return Ok(()) };
+        let state = self.store.folder();
+        let state = std::path::absolute(state).unwrap_or_else(|_| state.to_owned());
         Err(QueueError::NoService(format!(
             "{command} owns the state folder, and takes no jobs: a signal to it (Ctrl-C) saves and stops it. Jobs are for a \
              service: `diptych serve --state {}`, when it is done",
-            self.store.folder().display()
+            state.display()
         )))
     }
 

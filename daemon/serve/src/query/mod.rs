@@ -29,7 +29,7 @@ pub(crate) use owner::Read;
 pub(crate) use process::Program;
 pub(crate) use protocol::{Failure, FailureKind, Question, bytes_of};
 pub(crate) use remote::RowsRequest;
-pub use remote::{AskOwner, OwnerAnswer, tables_of_owner};
+pub use remote::{AskOwner, OwnerAnswer, answer_of, tables_of_owner};
 pub use worker::run as run_worker;
 
 /// Processes that wait for a question.

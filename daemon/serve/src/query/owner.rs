@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 
 use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Result as SqlResult};
 use diptych_embeddings::nearest::Models;
 use diptych_store::Store;
@@ -12,7 +13,9 @@ use futures::{Stream, stream};
 use tokio::sync::mpsc;
 
 use super::process::Worker;
-use super::protocol::{Encoder, Failure, FromWorker, OwnedRead, ToWorker, encoded};
+use super::protocol::{
+    Encoder, Failure, FromWorker, OwnedRead, ToWorker, encoded, sent, sent_schema,
+};
 
 /// Batches of a read that wait for the query.
 const BATCHES_AHEAD: usize = 2;
@@ -46,7 +49,7 @@ impl Read {
             OwnedRead::Table(read) => read.schema(),
             OwnedRead::Nearest(read) => read.schema(),
         };
-        let encoder = Encoder::new(&*schema.map_err(Failure::internal)?)?;
+        let encoder = Encoder::new(&sent_schema(&*schema.map_err(Failure::internal)?))?;
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
         let (store, models) = (store.clone(), models.clone());
         let batch_rows = batch_rows.clamp(1, MOST_ROWS);
@@ -71,6 +74,11 @@ impl Read {
         Ok(Self { encoder, batches })
     }
 
+    /// The body of a frame.
+    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<u8>, ArrowError> {
+        self.encoder.encode(&sent(batch)?)
+    }
+
     /// All of it as frames, to its end or to the error.
     pub(crate) fn into_frames(self) -> impl Stream<Item = io::Result<Vec<u8>>> + Send + 'static {
         stream::unfold(Some(self), |reading| async move {
@@ -78,7 +86,7 @@ impl Read {
             let read = 0;
             let failed = |message| (ToWorker::ReadFailed { read, message }, Vec::new());
             let (said, body) = match reading.batches.recv().await {
-                Some(Ok(batch)) => match reading.encoder.encode(&batch) {
+                Some(Ok(batch)) => match reading.encode(batch) {
                     Ok(body) => (ToWorker::Rows { read }, body),
                     Err(error) => failed(error.to_string()),
                 },
@@ -127,7 +135,7 @@ impl Owned {
         };
         match reading.batches.recv().await {
             Some(Ok(batch)) => {
-                let body = reading.encoder.encode(&batch)?;
+                let body = reading.encode(batch)?;
                 worker.send(&ToWorker::Rows { read }, &body).await
             }
             Some(Err(message)) => worker.send(&ToWorker::ReadFailed { read, message }, &[]).await,

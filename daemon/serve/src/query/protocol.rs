@@ -4,10 +4,11 @@
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{StreamDecoder, StreamReader};
 use arrow::ipc::writer::StreamWriter;
@@ -307,6 +308,34 @@ impl Encoder {
         self.0.write(batch)?;
         Ok(self.take())
     }
+}
+
+/// What is sent for rows of which no column is wanted, as `count(*)` reads them: Arrow's decoder does not see a batch without a byte.
+fn rows_alone() -> Schema {
+    Schema::new(vec![Field::new("rows", DataType::Boolean, false)])
+}
+
+/// The schema of what is sent for rows of a schema.
+pub(super) fn sent_schema(schema: &Schema) -> Schema {
+    if schema.fields().is_empty() { rows_alone() } else { schema.clone() }
+}
+
+/// What is sent for rows.
+pub(super) fn sent(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    if batch.num_columns() > 0 {
+        return Ok(batch);
+    }
+    let rows = BooleanArray::from(vec![false; batch.num_rows()]);
+    RecordBatch::try_new(Arc::new(rows_alone()), vec![Arc::new(rows)])
+}
+
+/// The rows of a schema that were sent.
+pub(super) fn received(schema: &SchemaRef, batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    if !schema.fields().is_empty() {
+        return Ok(batch);
+    }
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), Vec::new(), &rows)
 }
 
 /// Bytes of the values of a batch, without what its buffers hold beside them.

@@ -12,13 +12,15 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use diptych_embeddings::nearest::Models;
 use diptych_embeddings::session::StateTables;
-use diptych_store::tables_planned_by;
+use diptych_store::{Store, tables_planned_by};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{Decoder, Frames, OwnedRead, ToWorker};
+use super::Read;
+use super::protocol::{Decoder, Frames, OwnedRead, ToWorker, received};
 
 /// What is sent to the owner as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,6 +35,14 @@ pub type OwnerAnswer = BoxStream<'static, Result<Bytes, String>>;
 /// Sends a body to the owner's `/v1/rows`.
 pub type AskOwner =
     Arc<dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<OwnerAnswer, String>> + Send + Sync>;
+
+/// What an owner of this store would answer.
+pub fn answer_of(store: &Store, body: &[u8]) -> Result<OwnerAnswer, String> {
+    let request: RowsRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let read = Read::begin(store, &Models::anywhere(), request.wanted, request.batch_rows);
+    let frames = read.map_err(|failure| failure.to_string())?.into_frames();
+    Ok(frames.map(|frame| frame.map(Bytes::from).map_err(|error| error.to_string())).boxed())
+}
 
 /// The tables of a state folder whose owner answers.
 pub fn tables_of_owner(ask: &AskOwner) -> StateTables {
@@ -91,6 +101,8 @@ impl PartitionStream for RemotePart {
             };
             Ok(reading.next().await?.map(|batch| (batch, (None, Some(reading)))))
         });
+        let schema = Arc::clone(&self.schema);
+        let rows = rows.map(move |batch: SqlResult<RecordBatch>| Ok(received(&schema, batch?)?));
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
     }
 }
@@ -147,26 +159,22 @@ fn failed(message: String) -> DataFusionError {
 #[cfg(test)]
 mod tests {
     use arrow::array::AsArray;
-    use arrow::datatypes::UInt64Type;
-    use diptych_embeddings::nearest::Models;
+    use arrow::datatypes::{Int64Type, UInt64Type};
     use diptych_embeddings::session::with_session;
     use diptych_pipeline::sql::query;
     use diptych_schemas::{SampleIndex, Step};
-    use diptych_store::{MetricRow, Milliseconds, RunName, Store};
+    use diptych_store::{MetricRow, Milliseconds, RunName};
 
-    use super::super::Read;
     use super::*;
 
     /// An owner in this process, whose answer comes in pieces of so many bytes and is cut after so many of them.
     fn owner(store: &Store, piece: usize, most: usize) -> AskOwner {
         let store = store.clone();
         Arc::new(move |body| {
-            let request: RowsRequest = serde_json::from_slice(&body).unwrap();
             let store = store.clone();
             Box::pin(async move {
-                let read = Read::begin(&store, &Models::default(), request.wanted, 100).unwrap();
-                let bytes: Vec<Vec<u8>> =
-                    read.into_frames().map(|frame| frame.unwrap()).collect().await;
+                let frames = answer_of(&store, &body).unwrap();
+                let bytes: Vec<Bytes> = frames.map(|frame| frame.unwrap()).collect().await;
                 let bytes = bytes.concat();
                 let pieces: Vec<_> = bytes
                     .chunks(piece)
@@ -198,6 +206,15 @@ mod tests {
                 Ok(query(&context, sql).await?.collect().await?)
             })
         };
+        // Rows of which no column is wanted.
+        let count = with_session(
+            None,
+            Some(tables_of_owner(&owner(&store, 5, usize::MAX))),
+            async |context| {
+                Ok(query(&context, "SELECT count(*) FROM metrics").await?.collect().await?)
+            },
+        );
+        assert_eq!(count.unwrap()[0].column(0).as_primitive::<Int64Type>().value(0), 1000);
         for piece in [1, 7, 1 << 20] {
             let found = sum(&owner(&store, piece, usize::MAX)).unwrap();
             assert_eq!(found[0].column(1).as_primitive::<UInt64Type>().value(0), 500_500);

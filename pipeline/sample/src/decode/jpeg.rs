@@ -1,25 +1,26 @@
 //! JPEG through libjpeg-turbo, as Pillow uses it: accurate DCT, smooth chroma upsampling, no scaling.
 //!
-//! libjpeg goes on after damage and only warns. Here a warning is an error where pixels are missing or wrong (data that end
-//! early, bad codes, lost restart markers), and is ignored where Pillow ignores it and the pixels are whole (stray bytes
-//! between segments, odd version numbers). libjpeg tells only the first warning of an image, so after an ignored one the file
-//! must also have an end marker.
+//! libjpeg goes on after damage and only warns: after bad codes, lost restart markers, stray bytes between segments. Pillow
+//! ignores its warnings, and so does this: what Pillow reads is read, with the same pixels. A file that is cut is refused, as
+//! Pillow refuses it. libjpeg tells only the first warning of an image, so after another one the markers tell whether the file is
+//! whole.
 
 use std::ops::Range;
 
 use image::metadata::Orientation;
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat};
 
-use super::{RgbImage, multiply_divide_255};
 use crate::header::check_size;
-use crate::{ImageError, exif};
+use crate::samples::rgb_of_inks;
+use crate::{ImageError, RgbImage, exif};
 
 /// More scans than any encoder writes; each costs a pass over the whole picture, so a small file could keep a core busy for
 /// minutes. The number is that of libjpeg-turbo's own fuzzers.
 const MAX_SCANS: u32 = 500;
 
-/// Warnings that leave the pixels whole, by the text of libjpeg's `jerror.h`.
-const HARMLESS: [&str; 6] = [
+/// Warnings after which Pillow goes on, by the text of libjpeg's `jerror.h`. The others are that the file ends early, and one that a
+/// caller's own mistake brings about.
+const RECOVERABLE: [&str; 10] = [
     "extraneous bytes before marker",
     "unknown JFIF revision number",
     "Unknown Adobe color transform code",
@@ -27,6 +28,10 @@ const HARMLESS: [&str; 6] = [
     "Invalid SOS parameters for sequential JPEG",
     // Profiles are not used, so their flaws are nobody's.
     "bad ICC marker",
+    "bad Huffman code",
+    "bad arithmetic code",
+    "premature end of data segment",
+    "instead of RST",
 ];
 
 mod marker {
@@ -62,7 +67,7 @@ pub(super) fn decode(
     let (header, bytes) = match decompressor.read_header(bytes) {
         Ok(header) => (header, bytes),
         // The interface has no way on from a header with a warning, so what is warned about is taken out.
-        Err(error) if harmless(&error) => {
+        Err(error) if is_recoverable(&error) => {
             plain = plain_header(bytes);
             let header = decompressor
                 .read_header(&plain)
@@ -88,25 +93,20 @@ pub(super) fn decode(
     };
     match decompressor.decompress(bytes, target) {
         Ok(()) => {}
-        Err(error) if harmless(&error) && has_end(bytes) => {}
+        Err(error) if is_recoverable(&error) && !is_cut(bytes) => {}
         Err(error) => return Err(corrupt(&error)),
     }
-    let pixels = if inks { rgb_of_inks(&pixels) } else { pixels };
+    if inks {
+        // Adobe stores inks inverted, and libjpeg hands them out so.
+        pixels.iter_mut().for_each(|ink| *ink = 255 - *ink);
+        pixels = rgb_of_inks(&pixels);
+    }
     Ok((RgbImage { width: header.width as u32, height: header.height as u32, pixels }, orientation))
 }
 
-fn harmless(error: &turbojpeg::Error) -> bool {
+fn is_recoverable(error: &turbojpeg::Error) -> bool {
     let text = error.to_string();
-    HARMLESS.iter().any(|warning| text.contains(warning))
-}
-
-/// CMYK as Adobe stores it, which is inverted, to RGB: what Pillow's `convert("RGB")` does after its `CMYK;I`.
-fn rgb_of_inks(pixels: &[u8]) -> Vec<u8> {
-    let convert = |pixel: &[u8]| {
-        let not_black = pixel[3];
-        [0, 1, 2].map(|channel| not_black - multiply_divide_255(255 - pixel[channel], not_black))
-    };
-    pixels.chunks_exact(4).flat_map(convert).collect()
+    RECOVERABLE.iter().any(|warning| text.contains(warning))
 }
 
 /// Bits of a sample, by the frame's header.
@@ -166,22 +166,36 @@ fn payload(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     (length >= 2 && at + length <= bytes.len()).then_some(at + 2..at + length)
 }
 
-/// Whether the scans are followed by an end marker.
-fn has_end(bytes: &[u8]) -> bool {
+/// Whether libjpeg would run out of bytes before it has all of the picture. The entropy-coded data of a scan end at the first marker
+/// that is no restart, whatever it is; what is missing then is made up. A picture of several scans is read to its end marker.
+fn is_cut(bytes: &[u8]) -> bool {
+    let mut components = None;
+    let mut in_scan = false;
     let mut at = 0;
     while let Some((marker, after)) = next_marker(bytes, at) {
         at = after;
         if marker == marker::END_OF_IMAGE {
-            return true;
+            return false;
         }
-        if !marker::stands_alone(marker) {
-            match payload(bytes, at) {
-                Some(payload) => at = payload.end,
-                None => return false,
+        if marker::stands_alone(marker) {
+            continue;
+        }
+        if in_scan {
+            return false;
+        }
+        let Some(payload) = payload(bytes, at) else { return true };
+        at = payload.end;
+        // A progressive frame always has several scans.
+        match (marker, components) {
+            (marker::START_OF_SCAN, Some(count)) => {
+                in_scan = bytes[payload].first() == Some(&count);
             }
+            (0xC2 | 0xCA, None) => components = Some(u8::MAX),
+            (_, None) if is_frame(marker) => components = bytes[payload].get(5).copied(),
+            _ => {}
         }
     }
-    false
+    true
 }
 
 /// The same picture without stray bytes, comments and application data before its first scan. What decides the colour space

@@ -40,6 +40,8 @@ struct Columns {
     caption: String,
     /// The image is an address, not a path.
     urls: bool,
+    /// Other columns that captions may be in, in words.
+    rivals: String,
 }
 
 /// What is wrong with a list: it cannot be read, which the ledger gets, or the user has to say more.
@@ -83,9 +85,9 @@ pub(super) fn check(
     options: &ReadOptions,
 ) -> Result<Result<(bool, String), io::Error>, IngestError> {
     match open(path, form, options) {
-        Ok(Opened { columns: Columns { image, caption, urls }, kind, .. }) => {
+        Ok(Opened { columns: Columns { image, caption, urls, rivals }, kind, .. }) => {
             let what = if urls { "addresses of images" } else { "image files" };
-            Ok(Ok((urls, format!("{kind}: {what} in `{image}`, captions in `{caption}`"))))
+            Ok(Ok((urls, format!("{kind}: {what} in `{image}`, captions in `{caption}`{rivals}"))))
         }
         Err(Failure::Read(error)) => Ok(Err(error)),
         Err(Failure::Request(error)) => Err(error),
@@ -185,16 +187,17 @@ fn find_columns(
             .ok_or_else(|| wanted.missing(path, iter, given))
     };
     let caption = find(Wanted::Caption, options.caption_column)?;
-    if options.url_column.is_some() {
-        return Ok(Columns { image: find(Wanted::Url, options.url_column)?, caption, urls: true });
-    }
-    match find(Wanted::File, options.image_column) {
-        Ok(image) => Ok(Columns { image, caption, urls: false }),
+    let (image, urls) = match find(Wanted::File, options.image_column) {
+        _ if options.url_column.is_some() => (find(Wanted::Url, options.url_column)?, true),
+        Ok(image) => (image, false),
         Err(_) if options.image_column.is_none() && find(Wanted::Url, None).is_ok() => {
-            Ok(Columns { image: find(Wanted::Url, None)?, caption, urls: true })
+            (find(Wanted::Url, None)?, true)
         }
-        Err(error) => Err(error),
-    }
+        Err(error) => return Err(error),
+    };
+    let all = names.iter().map(String::as_str);
+    let rivals = Wanted::Caption.rivals(all, &caption, options.caption_column);
+    Ok(Columns { image, caption, urls, rivals })
 }
 
 fn open_json(path: &Path, options: &ReadOptions) -> Result<Opened, Failure> {
@@ -209,8 +212,12 @@ fn open_json(path: &Path, options: &ReadOptions) -> Result<Opened, Failure> {
             let names = names.iter().map(String::as_str);
             return Err(Wanted::Caption.missing(path, names, options.caption_column).into());
         };
-        let columns =
-            Columns { image: IMAGE_ID.into(), caption: names[caption].clone(), urls: false };
+        let columns = Columns {
+            image: IMAGE_ID.into(),
+            caption: names[caption].clone(),
+            urls: false,
+            rivals: String::new(),
+        };
         let images = Images::read(path, encoding)?;
         let records = OpenedRecords::Coco(images, coco::annotations(path, encoding)?);
         return Ok(Opened { records, columns, kind: "COCO's captions".into() });

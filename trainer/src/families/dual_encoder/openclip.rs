@@ -15,7 +15,8 @@ use crate::formats::tensor_file;
 pub(crate) const CONFIG_FILE: &str = "open_clip_config.json";
 const WEIGHTS_FILE: &str = "open_clip_model.safetensors";
 /// In the order in which they are looked for.
-pub(crate) const WEIGHTS_FILES: [&str; 2] = [WEIGHTS_FILE, "open_clip_pytorch_model.bin"];
+pub(crate) const WEIGHTS_FILES: [&str; 3] =
+    [WEIGHTS_FILE, "open_clip_model.safetensors.index.json", "open_clip_pytorch_model.bin"];
 
 /// Writes the folder, whole or not at all. `tokenizer_json` is left beside it, so that the folder says which tokens it wants.
 pub(crate) fn export(

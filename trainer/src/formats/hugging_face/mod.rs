@@ -10,4 +10,9 @@ pub(crate) use tokenizer::VOCABULARY_FILE;
 pub(crate) const CONFIG_FILE: &str = "config.json";
 pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
 /// In the order in which they are looked for.
-pub(crate) const WEIGHTS_FILES: [&str; 2] = [WEIGHTS_FILE, "pytorch_model.bin"];
+pub(crate) const WEIGHTS_FILES: [&str; 4] = [
+    WEIGHTS_FILE,
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];

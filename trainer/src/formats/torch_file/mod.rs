@@ -25,8 +25,6 @@ const LEGACY_MAGIC: &[u8] =
     &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 /// Pickles of state dicts have some hundred bytes for a tensor.
 const LARGEST_PICKLE: usize = 64 << 20;
-/// Under distributed training names start so; OpenCLIP leaves it away as well.
-const DISTRIBUTED: &str = "module.";
 
 /// Whether a file that begins so is one of `torch.save`'s, of any age.
 pub(crate) fn is_one(beginning: &[u8]) -> bool {
@@ -43,7 +41,6 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError
         None => PytorchReader::new(path),
     };
     let reader = reader.map_err(|error| refused(error.to_string()))?;
-    let distributed = declared.tensors.iter().all(|(name, _)| name.starts_with(DISTRIBUTED));
     let mut tensors = BTreeMap::new();
     for (name, view) in declared.tensors {
         let holds = view.storage.holds;
@@ -60,7 +57,6 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError
             .ok_or_else(|| refused(format!("tensor {name} is another one to a second reader")))?;
         let bytes = found.read().map_err(|error| refused(error.to_string()))?;
         let tensor = Tensor::f_from_data_size(&bytes, &view.shape, from)?.f_to_kind(to)?;
-        let name = if distributed { &name[DISTRIBUTED.len()..] } else { name };
         tensors.insert(name.to_owned(), tensor);
     }
     Ok(tensors)

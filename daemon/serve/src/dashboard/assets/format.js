@@ -57,7 +57,7 @@ export const short = hash => hash ? hash.slice(0, 12) : "–";
 const EVENTS = {
   skipped_step: "Step skipped", roll_back: "Went back to older weights", loss_spike: "Loss spike", loss_stuck: "Loss does not fall",
   data_wait: "Starved of data", logit_scale: "Logit scale at its limit", checkpoint_failed: "Checkpoint failed",
-  store_failed: "Store could not be written", stall: "Stalled",
+  store_failed: "Store could not be written", stall: "Stalled", overfitting: "Overfitting",
 };
 export const eventName = kind => EVENTS[kind] ?? kind.replaceAll("_", " ");
 

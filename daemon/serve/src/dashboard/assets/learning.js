@@ -55,7 +55,7 @@ export function learning(section, box, run, signal) {
     const words = `${place + 1}: ${found.score.toFixed(3)}${found.correct ? ", right" : ""}`;
     const label = h("small", {}, found.score.toFixed(3), found.correct && h("b", { class: "good" }, " ✓"));
     if (!dataset) return h("span", { class: "frame", title: `uid ${found.uid}` }, label);
-    const address = `/v1/datasets/${encodeURIComponent(dataset)}/images/${found.uid}?size=160&fit=whole`;
+    const address = `/v1/datasets/${encodeURIComponent(dataset)}/images/${found.uid}?size=160`;
     const items = query.found.map(one => ({ uid: one.uid, score: one.score, image: address.replace(found.uid, one.uid) }));
     return h("button", { type: "button", class: "pair", "aria-label": words, onclick: () => pairDialog(items, place, dataset, signal) },
       h("span", { class: "frame" }, picture(address, "", signal)), label);

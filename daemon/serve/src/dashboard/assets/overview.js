@@ -139,7 +139,7 @@ function card(one, job, signal) {
     return { node: h("div", { class: "tile", title: hint }, h("dt", {}, name), value), value };
   };
   const tiles = {
-    loss: tile("Loss"), speed: tile("Samples/s"), wait: tile("Data wait", `Share of a step's time spent waiting for data. Above ${percent(STARVED)}, the device starves`),
+    loss: tile("Loss"), speed: tile("Samples/s", "Over the last two minutes, evaluations and checkpoints included"), wait: tile("Data wait", `Share of a step's time spent waiting for data. Above ${percent(STARVED)}, the device starves`),
     mfu: tile("MFU", "Share of what the device can compute at most"), lr: tile("Learning rate"), eta: tile("Time left"),
   };
   const [head, progress, spark, does] = [h("div", { class: "row" }), h("div"), h("div", { class: "sparks" }), h("div", { class: "row" })];
@@ -172,11 +172,13 @@ function card(one, job, signal) {
     fill(progress, bar(share, `${percent(share)} of ${step.run}`), h("small", { class: "pale" }, `step ${count(step.step)} of ${count(step.total_steps)} · ${percent(share)}`));
     const set = (name, text) => { tiles[name].value.textContent = text; };
     set("loss", number(step.loss));
-    set("speed", number(step.samples_per_second && Number(step.samples_per_second.toPrecision(3))));
+    const speed = step.average_samples_per_second ?? step.samples_per_second;
+    set("speed", number(speed && Number(speed.toPrecision(3))));
     if (wait !== null && Number.isFinite(wait)) {
       set("wait", percent(wait));
       tiles.wait.node.classList.toggle("bad", wait > STARVED);
     } else if (!tiles.wait.value.textContent) set("wait", "–");
+    tiles.mfu.node.hidden = typeof step.mfu !== "number";
     set("mfu", percent(step.mfu));
     if (step.lr !== undefined) set("lr", number(step.lr));
     set("eta", duration(step.eta_seconds));

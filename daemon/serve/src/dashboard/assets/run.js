@@ -40,12 +40,20 @@ async function showOne(main, name, signal) {
   };
   offerEmbedding().catch(() => {});
   const live = h("span", { class: "pale", "aria-live": "off" });
+  let progress = h("span");
+  // How far it is, with the same numbers as everywhere else.
+  const showProgress = (step, total, left, how) => {
+    live.textContent = `step ${count(step)} of ${count(total)} · ${percent(step / total)}${left === undefined ? "" : ` · ${duration(left)} left`}`;
+    const now = bar(step / total, percent(step / total), how);
+    progress.replaceWith(now);
+    progress = now;
+  };
   const showHead = () => load(head, async () => {
     const [run, status, jobs] = await Promise.all([get(of("runs", name), signal), get("/v1/status", signal), get(`/v1/jobs?limit=${JOBS_LOOKED_AT}`, signal)]);
     const running = status.running.find(one => one.run === name);
     // The newest that trains it, also one that is paused or has failed.
     const job = running ? await get(of("jobs", running.job), signal) : jobs.items.find(job => job.run === name);
-    live.textContent = running?.eta_seconds === undefined ? "" : ` · ${duration(running.eta_seconds)} left`;
+    showProgress(running?.step ?? run.step, run.total_steps, running?.eta_seconds, run.state);
     const fact = (title, value, hint) => [h("dt", {}, title), h("dd", { title: hint }, value)];
     fill(config, h("dl", { class: "facts" },
       fact("Version", run.version), fact("Configuration", short(run.config_hash), run.config_hash), fact("Selection", short(run.selection_hash), run.selection_hash),
@@ -56,8 +64,8 @@ async function showOne(main, name, signal) {
         job && actions(job, showHead), h("a", { class: "button", href: `#/runs?select=${name}` }, "Compare…"),
         find),
       run.message && h("p", { class: run.state === "failed" ? "problem" : "pale" }, run.message),
-      h("div", { class: "progress" }, bar(run.step / run.total_steps, percent(run.step / run.total_steps), run.state),
-        h("small", { class: "pale" }, `step ${count(run.step)} of ${count(run.total_steps)} · ${percent(run.step / run.total_steps)}`, live,
+      h("div", { class: "progress" }, progress,
+        h("small", { class: "pale" }, live,
           ` · ${count(run.samples)} samples · ${count(run.skipped)} skipped · ${run.model} · started ${ago(run.started_ms)} · updated ${ago(run.updated_ms)}`)),
     ];
   }, signal);
@@ -80,7 +88,7 @@ async function showOne(main, name, signal) {
   on("step", step => {
     if (step.run !== name || Date.now() - told < 1000) return;
     told = Date.now();
-    live.textContent = ` · now at ${count(step.step)} · ${duration(step.eta_seconds)} left`;
+    showProgress(step.step, step.total_steps, step.eta_seconds, "running");
   }, signal);
   on("job", calm(showHead, 300), signal);
   on("again", () => { showHead(); showAlarms(); showLearning(); showCheckpoints(); }, signal);

@@ -213,6 +213,8 @@ impl TextConfig {
     }
 }
 
+/// What is said of convolutional towers.
+pub(crate) const ONLY_VITS: &str = "Diptych trains ViT towers: use a model such as ViT-B-32";
 /// ln(1/0.07), the start of the logit scale. CLIP, section 2.5.
 pub(crate) const LOGIT_SCALE: f64 = 2.659_260_036_932_778;
 /// Largest ln of the logit scale: the logits are scaled by 100 at most. CLIP, section 2.5.

@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use super::{
     AttentionalPool, Bert, DualEncoderConfig, ImagePool, LARGEST_LOGIT_SCALE, LAYER_NORM_EPS,
-    LOGIT_SCALE, PreprocessConfig, TextConfig, TextPool, TextProjection, TokenizerConfig, Trunk,
-    VisionConfig, timm,
+    LOGIT_SCALE, ONLY_VITS, PreprocessConfig, TextConfig, TextPool, TextProjection,
+    TokenizerConfig, Trunk, VisionConfig, timm,
 };
 
 impl DualEncoderConfig {
@@ -56,6 +56,13 @@ impl DualEncoderConfig {
 }
 
 fn vision(keys: &Keys<'_>) -> Result<VisionConfig, String> {
+    if let Some(layers) = keys.object.get("layers").and_then(Value::as_array) {
+        let layers: Vec<String> = layers.iter().map(Value::to_string).collect();
+        return Err(format!(
+            "the image tower is a ResNet (vision_cfg.layers is a list, {}), which is not supported yet. {ONLY_VITS}",
+            layers.join(" + ")
+        ));
+    }
     if let Some(name) = keys.object.get("timm_model_name").filter(|name| !name.is_null()) {
         return timm_vision(keys, name);
     }
