@@ -11,6 +11,10 @@ BINARY ?= target/release/diptych
 DIST = daemon/dist
 TO = $(DESTDIR)$(PREFIX)
 UNIT = $(TO)/lib/systemd/system/diptych.service
+# Where shells look for what they complete, by shell.
+COMPLETES_BASH = $(TO)/share/bash-completion/completions/diptych
+COMPLETES_ZSH = $(TO)/share/zsh/site-functions/_diptych
+COMPLETES_FISH = $(TO)/share/fish/vendor_completions.d/diptych.fish
 
 # libtorch, cmake and nasm, where they are missing; kept in the user's cache.
 setup:
@@ -43,6 +47,11 @@ install:
 	chmod 644 $(UNIT).incomplete && mv -f $(UNIT).incomplete $(UNIT)
 	install -Dm644 $(DIST)/sysusers.d/diptych.conf $(TO)/lib/sysusers.d/diptych.conf
 	install -Dm644 -t $(TO)/share/diptych $(DIST)/cuda.conf $(DIST)/grafana.json $(DIST)/diptych.toml
+	install -Dm644 -t $(TO)/share/doc/diptych README.md LICENSE
+	for file in $(COMPLETES_BASH) $(COMPLETES_ZSH) $(COMPLETES_FISH); do install -d "$$(dirname $$file)"; done
+	$(TO)/lib/diptych/diptych completions bash > $(COMPLETES_BASH)
+	$(TO)/lib/diptych/diptych completions zsh > $(COMPLETES_ZSH)
+	$(TO)/lib/diptych/diptych completions fish > $(COMPLETES_FISH)
 	test -e $(DESTDIR)/etc/diptych/diptych.toml || install -Dm644 $(DIST)/diptych.toml $(DESTDIR)/etc/diptych/diptych.toml
 ifeq ($(DESTDIR),)
 	systemd-sysusers $(TO)/lib/sysusers.d/diptych.conf
@@ -54,7 +63,8 @@ uninstall:
 ifeq ($(DESTDIR),)
 	if [ -d /run/systemd/system ]; then systemctl disable --now diptych.service; fi
 endif
-	rm -rf $(TO)/lib/diptych $(TO)/share/diptych
+	rm -rf $(TO)/lib/diptych $(TO)/share/diptych $(TO)/share/doc/diptych
+	rm -f $(COMPLETES_BASH) $(COMPLETES_ZSH) $(COMPLETES_FISH)
 	rm -f $(TO)/bin/diptych $(UNIT) $(TO)/lib/sysusers.d/diptych.conf
 
 # A Debian package in target/debian: what install puts in place, and the unit's scripts. Wants `cargo install cargo-deb`.

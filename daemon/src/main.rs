@@ -4,8 +4,7 @@
 use std::panic;
 use std::process::ExitCode;
 
-use clap::Parser;
-use diptych_cli::{Cli, Command};
+use diptych_cli::Command;
 use diptych_schemas::words::panic_message;
 
 fn main() -> ExitCode {
@@ -13,7 +12,7 @@ fn main() -> ExitCode {
     let asleep = diptych_trainer::let_idle_threads_sleep();
     // What holds for this thread holds for those that it starts.
     let confined = diptych_serve::confine_this_process();
-    let cli = Cli::parse();
+    let cli = diptych_cli::parse();
     let many_files = diptych::allow_many_open_files();
     diptych::start_logging(cli.verbose, matches!(cli.command, Command::Serve(_)));
     if let Err(error) = confined {

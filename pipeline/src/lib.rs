@@ -20,6 +20,7 @@ mod random;
 pub mod scores;
 mod select;
 mod selection;
+mod split;
 pub mod sql;
 mod storage;
 mod synthetic;
@@ -39,8 +40,8 @@ pub use diptych_sample::{
 pub use last_selection::{last_selection, remember_selection};
 pub use loader::{
     BenchReport, BenchRound, BenchSpec, DataSource, EvalSpec, Loader, LoaderError, LoaderMonitor,
-    LoaderSpec, LoaderStats, Rate, StageStats, Waited, bench_loader, cpu_seconds, eval_batches,
-    measured_batches, median, samples_an_epoch, train_loader,
+    LoaderSpec, LoaderStats, Rate, StageStats, Waited, all_pairs, bench_loader, cpu_seconds,
+    eval_batches, measured_batches, median, samples_an_epoch, train_loader,
 };
 pub use npy::{
     Matrix, NpyError, read_counts, read_matrix, read_rows, read_uid_list, write_counts,
@@ -51,8 +52,10 @@ pub use phash::perceptual_hash;
 pub use pixels::{EvalResize, Fit, crop_resize, eval_transform, fitted, random_resized_crop_box};
 pub use random::{Random, seed_of};
 pub use select::{
-    FunnelStep, SelectError, SelectionReport, Threshold, choose, funnel, select, thresholds,
+    EVERYTHING, FunnelStep, SelectError, SelectionReport, Threshold, choose, choose_of, funnel,
+    select, select_of, thresholds,
 };
 pub use selection::{Selection, SelectionError};
+pub use split::{Grouping, HeldOut, Side, SplitError, SplitReport, SplitSpec, split};
 pub use storage::{BlockCache, StorageError, read_manifest};
 pub use synthetic::write_synthetic_dataset;

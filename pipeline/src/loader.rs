@@ -11,6 +11,7 @@
 //!    made, but what was selected must still be where it was.
 
 mod ahead;
+mod all_pairs;
 mod bench;
 mod budget;
 mod captions;
@@ -43,6 +44,7 @@ use shards::Shards;
 use stages::{Layout, Spare, Transform, Work};
 use stats::Counters;
 
+pub use all_pairs::all_pairs;
 pub use bench::{BenchReport, BenchRound, BenchSpec, Rate, bench_loader, cpu_seconds, median};
 pub use error::LoaderError;
 pub use stats::{LoaderStats, StageStats};

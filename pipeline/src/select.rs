@@ -4,12 +4,14 @@
 //! the order in which threads finish is refused or put in order (see `reproducible`). Only uids and weights travel through
 //! the query; places are looked up afterwards, never taken from it.
 
+mod condition;
 mod error;
 mod funnel;
 mod places;
 mod reproducible;
 mod thresholds;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -24,6 +26,8 @@ use diptych_schemas::{ContentHash, Uid, column};
 use crate::selection::Selection;
 use crate::sql::{DatasetTables, Planned, Rows, SqlError, StatementError, execute, plan};
 
+pub use condition::EVERYTHING;
+use condition::Query;
 pub use error::SelectError;
 pub use funnel::{FunnelStep, funnel};
 use places::Chosen;
@@ -45,20 +49,39 @@ pub struct SelectionReport {
     pub funnel: Vec<FunnelStep>,
 }
 
-/// Runs `sql` and writes the pairs that it gives to `output`, whole or not at all. `sql` gives a column `uid` and, if it
-/// likes, `weight`.
+/// Runs `sql` and writes the pairs that it gives to `output`, whole or not at all. `sql` is a query that gives a column `uid` and, if
+/// it likes, `weight`; or a condition over meta and scores; or empty, which means all pairs.
 pub async fn select(
     context: &SessionContext,
     sql: &str,
     output: &Path,
 ) -> Result<SelectionReport, SelectError> {
-    let Choice { selection, of, weighted, funnel } = chosen_by(context, sql).await?;
+    select_of(context, sql, None, output).await
+}
+
+/// The same among the pairs of a selection, whose weights stay where `sql` gives none.
+pub async fn select_of(
+    context: &SessionContext,
+    sql: &str,
+    part_of: Option<&Selection>,
+    output: &Path,
+) -> Result<SelectionReport, SelectError> {
+    let Choice { selection, of, weighted, funnel } = chosen_by(context, sql, part_of).await?;
     write(&selection, output, of, weighted, funnel)
 }
 
 /// The selection that [`select`] writes.
 pub async fn choose(context: &SessionContext, sql: &str) -> Result<Selection, SelectError> {
-    Ok(chosen_by(context, sql).await?.selection)
+    Ok(chosen_by(context, sql, None).await?.selection)
+}
+
+/// The selection that [`select_of`] writes.
+pub async fn choose_of(
+    context: &SessionContext,
+    sql: &str,
+    part_of: &Selection,
+) -> Result<Selection, SelectError> {
+    Ok(chosen_by(context, sql, Some(part_of)).await?.selection)
 }
 
 /// A selection that is not written yet, and what its report says of it.
@@ -87,7 +110,48 @@ fn write(
     })
 }
 
-async fn chosen_by(context: &SessionContext, sql: &str) -> Result<Choice, SelectError> {
+async fn chosen_by(
+    context: &SessionContext,
+    text: &str,
+    part_of: Option<&Selection>,
+) -> Result<Choice, SelectError> {
+    let query = Query::of(&context.state(), text);
+    let mut choice = chosen(context, &query.sql).await.map_err(|error| query.explain(error))?;
+    if let Some(whole) = part_of {
+        keep_part(&mut choice, whole);
+        if choice.selection.is_empty() {
+            return Err(SelectError::Empty { funnel: choice.funnel });
+        }
+    }
+    Ok(choice)
+}
+
+/// Drops what is not in `whole`. The provenance of what is left names both.
+fn keep_part(choice: &mut Choice, whole: &Selection) {
+    let weights: HashMap<Uid, f32> =
+        whole.uids.iter().copied().zip(whole.weights.iter().copied()).collect();
+    let made_by = whole.sql.replace('\n', "\n--   ");
+    let sql = format!(
+        "{}\n-- of selection {}, made by:\n--   {made_by}",
+        choice.selection.sql.trim_end(),
+        whole.hash()
+    );
+    let part = Selection::empty(sql, choice.selection.dataset_hash);
+    let all = std::mem::replace(&mut choice.selection, part);
+    for row in 0..all.len() {
+        let Some(weight) = weights.get(&all.uids[row]) else { continue };
+        let place = [all.shards[row], all.row_groups[row], all.rows[row]];
+        let weight = if choice.weighted { all.weights[row] } else { *weight };
+        choice.selection.push(all.uids[row], place, weight);
+    }
+    choice.weighted |= choice.selection.weights.iter().any(|weight| *weight != 1.0);
+    choice.funnel.push(FunnelStep {
+        condition: "in the selection".into(),
+        remaining: choice.selection.len() as u64,
+    });
+}
+
+async fn chosen(context: &SessionContext, sql: &str) -> Result<Choice, SelectError> {
     let Some(dataset) = context.state().config().get_extension::<DatasetTables>() else {
         return Err(SelectError::NoDataset);
     };

@@ -1,6 +1,8 @@
 //! A selection: which pairs of a dataset are used, and the SQL that chose them. Immutable once written; the same rows have
 //! the same hash and the same bytes.
 
+mod origin;
+
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -47,6 +49,11 @@ pub enum SelectionError {
          Multiply the weights by a number that brings their sum there, and select again"
     )]
     WeightSum { sum: f64, most: f64 },
+    #[error(
+        "{selection} is a selection of another dataset: it was made from {made_from}, not from {dataset} ({content}). Name the dataset \
+         that it was made from, or make a selection of {dataset} with `diptych select`"
+    )]
+    OtherDataset { selection: PathBuf, made_from: String, dataset: PathBuf, content: String },
     #[error(transparent)]
     Schema(#[from] SchemaError),
 }
@@ -67,6 +74,8 @@ pub struct Selection {
     pub sql: String,
     /// [`diptych_schemas::DatasetManifest::content_hash`] of the dataset that it was made from.
     pub dataset_hash: ContentHash,
+    /// The file that it was read from; none where it was made by this process.
+    pub file: Option<PathBuf>,
 }
 
 impl Selection {
@@ -80,6 +89,7 @@ impl Selection {
             weights: Vec::new(),
             sql,
             dataset_hash,
+            file: None,
         }
     }
 
@@ -223,6 +233,7 @@ impl Selection {
             }
         }
         let mut selection = Self::empty(value(key::SQL)?, value(key::DATASET_HASH)?.parse()?);
+        selection.file = Some(path.to_owned());
         for batch in builder.build().map_err(|e| bad(e.to_string()))? {
             let batch = batch.map_err(|e| bad(e.to_string()))?;
             selection.append(&batch).map_err(|e| bad(e.to_string()))?;
@@ -287,6 +298,7 @@ mod tests {
             weights: vec![1.0; rows as usize],
             sql: "SELECT uid FROM meta".into(),
             dataset_hash: ContentHash::of(b"dataset"),
+            file: None,
         }
     }
 
@@ -297,7 +309,8 @@ mod tests {
         for rows in [0, 10] {
             sample(rows).write(&a).unwrap();
             sample(rows).write(&b).unwrap();
-            assert_eq!(Selection::read(&a).unwrap(), sample(rows));
+            let written = Selection { file: Some(a.clone()), ..sample(rows) };
+            assert_eq!(Selection::read(&a).unwrap(), written);
             assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
         }
     }
@@ -326,7 +339,8 @@ mod tests {
         }
         let selection = Selection { weights: vec![0.5, 0.5], ..sample(2) };
         selection.write(&path).unwrap();
-        assert_eq!(Selection::read(&path).unwrap(), selection);
+        let written = Selection { file: Some(path.clone()), ..selection };
+        assert_eq!(Selection::read(&path).unwrap(), written);
     }
 
     #[test]
@@ -336,5 +350,40 @@ mod tests {
         durable::write(&path, b"PAR1 no parquet at all PAR1").unwrap();
         let error = Selection::read(&path).unwrap_err().to_string();
         assert!(error.contains("a.parquet") && error.contains("diptych select"), "{error}");
+    }
+
+    #[test]
+    fn selection_of_another_dataset_is_refused_with_both_names_and_one_that_has_grown_is_taken() {
+        let work = tempfile::tempdir().unwrap();
+        let shard = |number: u32| diptych_schemas::ShardEntry {
+            shard: number,
+            pairs: 10,
+            uids_hash: ContentHash::of(&number.to_le_bytes()),
+            blob_bytes: 1,
+        };
+        let dataset = |name: &str, shards: &[u32]| {
+            let mut manifest = diptych_schemas::DatasetManifest::empty();
+            manifest.shards.extend(shards.iter().map(|number| shard(*number)));
+            std::fs::create_dir(work.path().join(name)).unwrap();
+            manifest.write(&work.path().join(name)).unwrap();
+            manifest
+        };
+        let (data, shop) = (dataset("data", &[0, 1]), dataset("shop", &[5]));
+        let grown = dataset("grown", &[0, 1, 2]);
+        let path = work.path().join("train.parquet");
+        Selection { dataset_hash: data.content_hash(), ..sample(4) }.write(&path).unwrap();
+        let selection = Selection::read(&path).unwrap();
+        let check =
+            |name: &str, manifest| selection.check_dataset(&work.path().join(name), manifest);
+        check("data", &data).unwrap();
+        check("grown", &grown).unwrap();
+        std::fs::remove_dir_all(work.path().join("grown")).unwrap();
+        let error = check("shop", &shop).unwrap_err().to_string();
+        for name in ["train.parquet", "data (", "shop ("] {
+            assert!(error.contains(name), "{name}: {error}");
+        }
+        std::fs::remove_dir_all(work.path().join("data")).unwrap();
+        let error = check("shop", &shop).unwrap_err().to_string();
+        assert!(error.contains(&data.content_hash().to_string()[..12]), "{error}");
     }
 }

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::{SessionSpec, session};
-use diptych_pipeline::{FunnelStep, SelectError, Selection, SelectionReport, select};
+use diptych_pipeline::{FunnelStep, SelectError, Selection, SelectionReport, select, select_of};
 use diptych_schemas::{DatasetManifest, Uid};
 
 use common::{ROW_GROUP, add_scores, pair, pairs, stand_ins, write_dataset};
@@ -94,6 +94,82 @@ async fn weights_and_joins_with_scores() {
             .await
             .unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((selection.weights, selection.shards), (vec![2.0], vec![2]));
+}
+
+#[tokio::test]
+async fn condition_stands_for_the_pairs_that_fulfil_it_and_nothing_for_all() {
+    let (folder, _) = dataset();
+    add_scores(folder.path(), "clip", &[(pair(3).uid(), 0.5), (pair(4).uid(), 0.7)]);
+    for (text, sql, numbers) in [
+        ("width > 45", "SELECT uid FROM scored WHERE width > 45", 36..40),
+        (
+            "(width > 45 OR false) -- wide",
+            "SELECT uid FROM scored WHERE (width > 45 OR false) -- wide",
+            36..40,
+        ),
+        ("clip > 0.6", "SELECT uid FROM scored WHERE clip > 0.6", 4..5),
+        (
+            "width = (SELECT max(width) FROM meta)",
+            "SELECT uid FROM scored WHERE width = (SELECT max(width) FROM meta)",
+            39..40,
+        ),
+        (
+            "true ORDER BY width LIMIT 3",
+            "SELECT uid FROM scored WHERE true ORDER BY width LIMIT 3",
+            0..3,
+        ),
+        (" -- nothing\n", "SELECT uid FROM meta", 0..40),
+        ("", "SELECT uid FROM meta", 0..40),
+        (
+            "(SELECT uid FROM meta WHERE width < 12)",
+            "(SELECT uid FROM meta WHERE width < 12)",
+            0..2,
+        ),
+    ] {
+        let (_, selection) =
+            run(folder.path(), text).await.unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(selection.uids.into_iter().collect::<BTreeSet<_>>(), uids(numbers), "{text}");
+        assert_eq!(selection.sql, sql);
+    }
+    let folder = dataset().0;
+    for (text, says) in [
+        ("widht > 45", "line 1, column 1:\n  widht > 45\n  ^^^^^\ndid you mean width?"),
+        (
+            "height = 20 AND\n widht > 45",
+            "line 2, column 2:\n   widht > 45\n   ^^^^^\ndid you mean width?",
+        ),
+        ("width >", "expected an expression"),
+        ("SELEC uid FROM meta", "SELEC"),
+        ("width > 1000", "1000"),
+    ] {
+        let error = refused(folder.path(), text).await;
+        assert!(error.contains(says), "{text}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn part_of_a_selection_keeps_its_weights() {
+    let (folder, _) = dataset();
+    let (_, whole) =
+        run(folder.path(), "SELECT uid, width AS weight FROM meta WHERE width < 30").await.unwrap();
+    let output = folder.path().join("part.parquet");
+    let context = open(folder.path(), 4);
+    let report = select_of(&context, "width > 27", Some(&whole), &output).await.unwrap();
+    let part = Selection::read(&output).unwrap();
+    assert_eq!(part.uids.iter().copied().collect::<BTreeSet<_>>(), uids([18, 19]));
+    assert_eq!((part.weights.clone(), report.weighted), (vec![28.0, 29.0], true));
+    assert!(part.sql.contains(&whole.hash().to_string()), "{}", part.sql);
+    let error = select_of(&context, "width > 40", Some(&whole), &output).await.unwrap_err();
+    assert!(matches!(error, SelectError::Empty { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn dataset_is_found_by_a_path_that_climbs() {
+    let (folder, _) = dataset();
+    std::fs::create_dir(folder.path().join("beside")).unwrap();
+    let climbing = folder.path().join("beside/..");
+    let (report, _) = run(&climbing, "width > 45").await.unwrap();
+    assert_eq!(report.rows, 4);
 }
 
 #[tokio::test]

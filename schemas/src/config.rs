@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config_data::{DataConfig, resolve};
@@ -17,7 +18,7 @@ use crate::config_weights::FirstWeights;
 use crate::{ContentHash, PathRole, RemoteConfig, SchemaError};
 
 /// A training run. `diptych config` prints this with all its defaults.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// Name of the run: its identity in the state folder. Letters, digits, `-`, `_`, `.`.
@@ -30,6 +31,7 @@ pub struct TrainConfig {
     pub seed: u64,
     pub data: DataConfig,
     pub model: ModelChoice,
+    /// Steps, memory and device.
     #[serde(default)]
     pub train: TrainLoopConfig,
     #[serde(default)]
@@ -40,8 +42,10 @@ pub struct TrainConfig {
     pub objective: ObjectiveConfig,
     #[serde(default)]
     pub augment: AugmentConfig,
+    /// Reading and decoding.
     #[serde(default)]
     pub loader: LoaderConfig,
+    /// What is saved, and what of it is kept.
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
     #[serde(default)]
@@ -53,29 +57,59 @@ pub struct TrainConfig {
 }
 
 /// Which model, and where its weights come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelChoice {
-    /// A built-in name (`demo`, `ViT-S-32`, `ViT-B-32`, `ViT-B-16`, `ViT-L-14`) or a JSON file in OpenCLIP's form.
-    pub config: String,
-    /// A checkpoint, OpenCLIP or Hugging Face folder to start from, or one for each tower: { image = "…", text = "…" }. Without it:
-    /// random weights.
+    /// A built-in name (`demo`, `ViT-S-32`, `ViT-B-32`, `ViT-B-16`, `ViT-L-14`), a JSON file in OpenCLIP's form, or Hugging Face's
+    /// `config.json`. Without it: the model of `weights`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// A Hugging Face or OpenCLIP folder, a checkpoint, or a run (`RUN@best`) to start from, which also say the model; or one for each
+    /// tower: { image = "…", text = "…" }. Without it: random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<FirstWeights>,
-    /// A `tokenizer.json`, or a `vocab.txt` of WordPiece. Without it: CLIP's own byte-pair vocabulary.
+    /// A `tokenizer.json`, or a `vocab.txt` of WordPiece. Without it: that in the folder of `weights`, or else CLIP's own byte-pair
+    /// vocabulary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
 }
 
 impl ModelChoice {
-    fn config_is_a_file(&self) -> bool {
-        Path::new(&self.config)
-            .extension()
-            .is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
+    /// The configuration where it is a file or a folder, and no built-in name.
+    fn config_file_mut(&mut self) -> Option<&mut String> {
+        let is_path = |name: &String| {
+            let ending = Path::new(name).extension();
+            name.contains('/') || ending.is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
+        };
+        self.config.as_mut().filter(|name| is_path(name))
+    }
+
+    /// What the model is called in lists and messages: its configuration's name, or where its weights come from.
+    pub fn name(&self) -> String {
+        match (&self.config, &self.weights) {
+            (Some(config), _) => config.clone(),
+            (None, Some(weights)) => weights.to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.weights.as_ref().map_or(Ok(()), FirstWeights::validate)?;
+        match (&self.config, &self.weights) {
+            (Some(_), _) | (None, Some(FirstWeights::Whole(_))) => Ok(()),
+            (None, Some(FirstWeights::Towers(_))) => {
+                Err("model.config is missing: weights of single towers do not say which model they become part of".into())
+            }
+            (None, None) => Err(
+                "model.config is missing: name a built-in model, as in \"ViT-B-32\", or a JSON file; or set model.weights to the folder of a \
+                 Hugging Face or OpenCLIP model, which says it"
+                    .into(),
+            ),
+        }
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainLoopConfig {
     /// Pairs a step, of all ranks together.
@@ -101,7 +135,7 @@ pub struct TrainLoopConfig {
 }
 
 /// The numbers that matrix products and attention take. Weights, layer norms, features and loss are fp32 with each of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     #[default]
@@ -113,7 +147,7 @@ pub enum Precision {
 }
 
 /// RandomResizedCrop.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentConfig {
     /// Smallest and largest part of the image's area.
@@ -122,7 +156,7 @@ pub struct AugmentConfig {
     pub ratio: [f64; 2],
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoaderConfig {
     /// Decoding threads; 0: one for each core.
@@ -235,7 +269,7 @@ impl TrainConfig {
         check(self.train.epochs >= 1, "train.epochs must be at least 1".into())?;
         self.optimizer.validate()?;
         self.train.lock.validate()?;
-        self.model.weights.as_ref().map_or(Ok(()), FirstWeights::validate)?;
+        self.model.validate()?;
         self.lora.validate(self.model.weights.is_some())?;
         self.objective.validate()?;
         let [s0, s1] = self.augment.scale;
@@ -287,19 +321,26 @@ impl TrainConfig {
         &mut self,
         mut replace: impl FnMut(PathRole, &Path) -> Result<PathBuf, E>,
     ) -> Result<(), E> {
+        for path in self.model.weights.as_mut().map(FirstWeights::paths_mut).unwrap_or_default() {
+            let replaced = replace(PathRole::Read, path)?;
+            // A run of the state folder is named as it is.
+            if replaced.exists() || FirstWeights::run_name(path).is_none() {
+                *path = replaced;
+            }
+        }
         for (role, path) in self.paths_mut() {
             *path = replace(role, path)?;
         }
-        if self.model.config_is_a_file() {
-            let path = replace(PathRole::Read, Path::new(&self.model.config))?;
-            self.model.config = path.to_string_lossy().into_owned();
+        if let Some(config) = self.model.config_file_mut() {
+            *config =
+                replace(PathRole::Read, Path::new(config.as_str()))?.to_string_lossy().into_owned();
         }
         Ok(())
     }
 
+    /// All but the model's configuration and weights, which may be names.
     fn paths_mut(&mut self) -> Vec<(PathRole, &mut PathBuf)> {
         let EvalConfig { selection, dataset, classes, templates, suite, .. } = &mut self.eval;
-        let weights = self.model.weights.as_mut().map(FirstWeights::paths_mut).unwrap_or_default();
         let read = [&mut self.model.tokenizer, selection, classes, templates, suite];
         let board = match &mut self.metrics.tensorboard {
             TensorBoard::Folder(folder) => Some(folder),
@@ -308,7 +349,7 @@ impl TrainConfig {
         let written = self.loader.remote.cache.as_mut().into_iter().chain(board);
         let mut paths: Vec<_> = self.data.paths_mut().collect();
         paths.extend(dataset.iter_mut().map(|path| (PathRole::Dataset, path)));
-        let read = weights.into_iter().chain(read.into_iter().flatten());
+        let read = read.into_iter().flatten();
         paths.extend(read.map(|path| (PathRole::Read, path)));
         paths.extend(written.map(|path| (PathRole::Write, path)));
         paths

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{PathRole, is_url};
 
 /// What is trained on: `dataset` and `selection`, or several of them in `mix`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// Dataset folder, as `diptych ingest` makes it, or the URL of one: `s3://`, `gs://`, `az://`, `http://`, `https://`.
@@ -25,7 +26,7 @@ pub struct DataConfig {
 }
 
 /// A column that a caption may come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CaptionColumn {
     /// `caption`, or one of the source's own columns.
@@ -35,10 +36,12 @@ pub struct CaptionColumn {
 }
 
 /// One selection of a mix.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MixedSource {
+    /// Dataset folder, or the URL of one.
     pub dataset: PathBuf,
+    /// Selection of that dataset.
     pub selection: PathBuf,
     /// Share of the samples in proportion to the others' weights. Without it, in all of them: by the selections' sizes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

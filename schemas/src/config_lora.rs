@@ -1,10 +1,11 @@
 //! The part of a training run's configuration that trains low-rank changes beside weights that stay as they are.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// LoRA (Hu et al., "LoRA: low-rank adaptation of large language models", 2021): a weight W stays, and W + alpha/rank · B·A is computed
 /// with. Checkpoints and exports hold the sum.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
     /// Rank of each change; 0: no LoRA, the weights themselves learn. Usual: 4 to 64.
@@ -22,7 +23,7 @@ pub struct LoraConfig {
 }
 
 /// A weight of a tower's layer. Query, key and value have changes of their own, also where they lie in one tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LoraTarget {
     Query,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The objectives that have a short form, `objective.loss`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossKind {
     /// Symmetric cross-entropy over the batch (CLIP).
@@ -15,7 +16,9 @@ pub enum LossKind {
 }
 
 /// One term of an objective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectiveTerm {
     /// Symmetric cross-entropy over the batch (Radford et al., "Learning transferable visual models", 2021).
@@ -51,7 +54,7 @@ impl From<LossKind> for ObjectiveTerm {
 }
 
 /// What is minimised.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Written", into = "Written")]
 pub struct ObjectiveConfig {
     /// Short form of one term with weight 1. Not looked at where there are terms.
@@ -69,7 +72,7 @@ pub struct ObjectiveConfig {
 }
 
 /// Which tokens are masked. Of the chosen ones eight in ten become `[MASK]`, one in ten another token, and one in ten stays.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaskConfig {
     /// Share of the tokens, or words, that is chosen. Usual: 0.15 (BERT) to 0.4.
@@ -86,16 +89,22 @@ impl Default for MaskConfig {
 }
 
 /// The keys as they stand in a file.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename = "objective")]
 struct Written {
+    /// clip, or siglip (adds a logit bias to the model): short for one of the `terms` with weight 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     loss: Option<LossKind>,
+    /// Part of the target that goes to all others; 0: none. Of contrastive terms.
     label_smoothing: f64,
+    /// Pairs with the same tokens are not each other's negatives. Of contrastive terms.
     mask_duplicate_captions: bool,
+    /// Rows of the matrix of similarities that are computed at once; 0: all. Smaller ones save memory where batches are large.
     chunk: u64,
+    /// Terms whose weighted sum is minimised, in place of `loss`: clip, siglip, alignment, mlm.
     #[serde(skip_serializing_if = "Option::is_none")]
     terms: Option<BTreeMap<ObjectiveTerm, f64>>,
+    /// Which tokens are masked, of the term mlm.
     #[serde(skip_serializing_if = "Option::is_none")]
     mask: Option<MaskConfig>,
 }

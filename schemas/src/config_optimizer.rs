@@ -1,9 +1,10 @@
 //! The part of a training run's configuration that says which weights learn, and how fast.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate goes after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
     /// Half a cosine down to `least_lr`.
@@ -17,13 +18,73 @@ pub enum ScheduleKind {
     Wsd,
 }
 
+/// Longest warm-up that `auto` stands for, in steps: that of OpenCLIP's sample commands.
+const LONGEST_AUTO_WARMUP: u64 = 2000;
+/// `auto` is one step in so many of the run.
+const AUTO_WARMUP_SHARE: u64 = 10;
+
+/// How long the learning rate rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "GivenSteps", into = "GivenSteps")]
+pub enum WarmupSteps {
+    /// Depends on the length of the run.
+    #[default]
+    Auto,
+    Steps(u64),
+}
+
+impl WarmupSteps {
+    /// The number of steps in a run of `total` steps.
+    pub fn of_run(self, total: u64) -> u64 {
+        match self {
+            Self::Auto => LONGEST_AUTO_WARMUP.min(total / AUTO_WARMUP_SHARE),
+            Self::Steps(steps) => steps,
+        }
+    }
+}
+
+/// A number of steps or a word, as it stands in a file.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "optimizer.warmup_steps must be a whole number of steps, at least 0, or \"auto\""
+)]
+enum GivenSteps {
+    Steps(u64),
+    Word(String),
+}
+
+impl TryFrom<GivenSteps> for WarmupSteps {
+    type Error = String;
+
+    fn try_from(given: GivenSteps) -> Result<Self, String> {
+        match given {
+            GivenSteps::Steps(steps) => Ok(Self::Steps(steps)),
+            GivenSteps::Word(word) if word == "auto" => Ok(Self::Auto),
+            GivenSteps::Word(word) => Err(format!(
+                "optimizer.warmup_steps must be a whole number of steps, at least 0, or \"auto\", got {word:?}"
+            )),
+        }
+    }
+}
+
+impl From<WarmupSteps> for GivenSteps {
+    fn from(warmup: WarmupSteps) -> Self {
+        match warmup {
+            WarmupSteps::Auto => Self::Word("auto".into()),
+            WarmupSteps::Steps(steps) => Self::Steps(steps),
+        }
+    }
+}
+
 /// AdamW with OpenCLIP's groups, and its schedules.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
+    /// Learning rate after the warm-up.
     pub lr: f64,
-    /// Steps in which the learning rate rises from lr/warmup to lr.
-    pub warmup_steps: u64,
+    /// Steps in which the learning rate rises from lr/warmup to lr, or `auto`: a tenth of the run, and at most 2,000.
+    pub warmup_steps: WarmupSteps,
     /// The same in samples; counts instead of `warmup_steps` where it is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_samples: Option<u64>,
@@ -35,8 +96,11 @@ pub struct OptimizerConfig {
     pub least_lr: f64,
     /// Not applied to tensors of fewer than two dimensions, nor to names with `bn`, `ln`, `bias`, `logit_scale`.
     pub weight_decay: f64,
+    /// AdamW's decay of the mean of the gradient.
     pub beta1: f64,
+    /// AdamW's decay of the mean of the squared gradient.
     pub beta2: f64,
+    /// AdamW's ε, which is added to the root of that mean.
     pub eps: f64,
     /// Learning rate of a tower's layer as a part of that of the layer behind it; 1: all alike. Usual, from pretrained weights: 0.65
     /// to 0.9.
@@ -47,7 +111,7 @@ pub struct OptimizerConfig {
 
 /// Towers that keep their weights (Zhai et al., "LiT: zero-shot transfer with locked-image text tuning", 2022). A tower's groups are,
 /// from its start: embeddings, each layer (with the last one the norm behind it), projection.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LockConfig {
     /// Whether the image tower keeps its weights.
@@ -65,7 +129,7 @@ impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
             lr: 5e-4,
-            warmup_steps: 2000,
+            warmup_steps: WarmupSteps::Auto,
             warmup_samples: None,
             schedule: ScheduleKind::Cosine,
             cooldown: 0.2,
@@ -81,6 +145,12 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
+    /// Samples in which the learning rate rises, in a run of `total` samples with `batch` of them a step.
+    pub fn warmup(&self, batch: u64, total: u64) -> u64 {
+        let steps = || self.warmup_steps.of_run(total / batch.max(1));
+        self.warmup_samples.unwrap_or_else(|| steps().saturating_mul(batch))
+    }
+
     pub(crate) fn validate(&self) -> Result<(), String> {
         let check = |holds: bool, message: String| if holds { Ok(()) } else { Err(message) };
         check(
@@ -137,5 +207,38 @@ impl LockConfig {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warm_up_of_its_own_is_a_tenth_of_the_run_and_at_most_that_of_a_long_one() {
+        let usual = OptimizerConfig::default();
+        let steps = |total: u64| usual.warmup(64, 64 * total) / 64;
+        assert_eq!([6, 82, 20_000, 1_000_000].map(steps), [0, 8, 2000, 2000]);
+        let given = OptimizerConfig { warmup_steps: WarmupSteps::Steps(7), ..usual.clone() };
+        assert_eq!(given.warmup(64, 640), 448);
+        assert_eq!(OptimizerConfig { warmup_samples: Some(9), ..given }.warmup(64, 640), 9);
+    }
+
+    #[test]
+    fn warm_up_is_a_number_or_auto() {
+        let parse = |text: &str| toml::from_str::<OptimizerConfig>(text);
+        for (text, expected) in [
+            ("", WarmupSteps::Auto),
+            ("warmup_steps = \"auto\"", WarmupSteps::Auto),
+            ("warmup_steps = 0", WarmupSteps::Steps(0)),
+        ] {
+            let config = parse(text).unwrap();
+            assert_eq!(config.warmup_steps, expected, "{text}");
+            assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
+        }
+        for text in ["warmup_steps = -1", "warmup_steps = \"2000\"", "warmup_steps = 1.5"] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains("optimizer.warmup_steps must be a whole number"), "{error}");
+        }
     }
 }

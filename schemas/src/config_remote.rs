@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Reading datasets whose name is a URL (`s3://`, `gs://`, `az://`, `http://`, `https://`). Credentials come from the environment
 /// (`AWS_*`, `GOOGLE_*`, `AZURE_*`); the machine's own role is asked for only with `DIPTYCH_INSTANCE_CREDENTIALS=true`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoteConfig {
     /// Folder of the cache. Without it: `diptych/blocks` in the user's cache folder.

@@ -42,6 +42,30 @@ pub struct ServedDataset {
     pub path: PathBuf,
 }
 
+impl ServedDataset {
+    /// Folders under names of their own: those of the folders, without characters that a name may not have.
+    pub fn named(folders: &[PathBuf]) -> Vec<Self> {
+        let mut named: Vec<Self> = Vec::new();
+        for path in folders {
+            let of_folder = path.file_name().unwrap_or_default().to_string_lossy();
+            let plain: String =
+                of_folder.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+            let base = if plain.is_empty() { "dataset".into() } else { plain };
+            let free = |name: &String| named.iter().all(|other| other.name != *name);
+            let numbered = (2_u64..).map(|number| format!("{base}-{number}"));
+            if let Some(name) = std::iter::once(base.clone()).chain(numbered).find(free) {
+                named.push(Self { name, path: path.clone() });
+            }
+        }
+        named
+    }
+}
+
+/// Whether a dataset's name may have it.
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+}
+
 /// Who may ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -230,9 +254,8 @@ impl ServeConfig {
             )?;
         }
         for (number, dataset) in self.datasets.iter().enumerate() {
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             check(
-                !dataset.name.is_empty() && dataset.name.chars().all(plain),
+                !dataset.name.is_empty() && dataset.name.chars().all(is_plain),
                 &format!(
                     "dataset.name must be letters, digits, '-', '_' or '.', got {:?}",
                     dataset.name
@@ -266,6 +289,21 @@ impl ServeConfig {
             "jobs.model_slots and jobs.data_slots must be at least 1",
         )?;
         check(self.jobs.attempts >= 1, "jobs.attempts must be at least 1")
+    }
+
+    /// Adds datasets under the names of their folders, or others where those are taken.
+    pub fn add_datasets(&mut self, folders: &[PathBuf]) {
+        let known = self.datasets.iter().map(|dataset| dataset.path.clone());
+        let new =
+            folders.iter().filter(|path| self.datasets.iter().all(|known| known.path != **path));
+        let all: Vec<PathBuf> = known.chain(new.cloned()).collect();
+        for added in ServedDataset::named(&all).split_off(self.datasets.len()) {
+            let mut name = added.name.clone();
+            while self.datasets.iter().any(|dataset| dataset.name == name) {
+                name.push('_');
+            }
+            self.datasets.push(ServedDataset { name, ..added });
+        }
     }
 
     /// All keys, as TOML.
@@ -337,6 +375,16 @@ mod tests {
             let error = checked(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn added_datasets_have_names_of_their_own() {
+        let mut config = ServeConfig::default();
+        config.datasets.push(ServedDataset { name: "b".into(), path: "x/a".into() });
+        config.add_datasets(&["y/b".into(), "z/b".into(), "ä b".into(), "/".into(), "x/a".into()]);
+        config.validate().unwrap();
+        let paths: Vec<_> = config.datasets.iter().map(|dataset| dataset.path.clone()).collect();
+        assert_eq!(paths, ["x/a", "y/b", "z/b", "ä b", "/"].map(PathBuf::from));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::config_data::resolve;
-use crate::{PathRole, SchemaError, config_keys};
+use crate::{PairChoice, PathRole, SchemaError, config_keys};
 
 /// What `diptych eval --suite` and `eval.suite` of a training read.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -37,9 +37,13 @@ pub struct SuiteTask {
     /// A file of SugarCrepe's or Winoground's, with `images`.
     pub compositional: Option<PathBuf>,
     pub images: Option<PathBuf>,
-    /// A dataset with a `selection` of it.
+    /// A dataset: all its pairs, or those of a `selection`, of a condition (`where`), or of both.
     pub dataset: Option<PathBuf>,
     pub selection: Option<PathBuf>,
+    /// SQL condition over meta and scores.
+    #[serde(rename = "where")]
+    pub condition: Option<String>,
+    /// Class names, one a line. Without it: the labels of `label_column`.
     pub classes: Option<PathBuf>,
     pub label_column: Option<String>,
     pub templates: Option<PathBuf>,
@@ -60,6 +64,7 @@ impl Default for SuiteTask {
             images: None,
             dataset: None,
             selection: None,
+            condition: None,
             classes: None,
             label_column: None,
             templates: None,
@@ -85,7 +90,7 @@ impl SuiteConfig {
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
         for task in &mut suite.tasks {
             if task.name.is_empty() {
-                let named = [&task.benchmark, &task.compositional, &task.selection]
+                let named = [&task.benchmark, &task.compositional, &task.selection, &task.dataset]
                     .into_iter()
                     .flatten()
                     .next();
@@ -111,21 +116,21 @@ impl SuiteConfig {
         let mut names = HashSet::new();
         for (number, task) in (1..).zip(&self.tasks) {
             let bad = |message: &str| Err(format!("task {number} ({}): {message}", task.name));
+            if task.dataset.is_none() && (task.selection.is_some() || task.condition.is_some()) {
+                return bad("selection and where want the dataset that they are of");
+            }
             let ways =
-                [task.benchmark.is_some(), task.compositional.is_some(), task.selection.is_some()];
+                [task.benchmark.is_some(), task.compositional.is_some(), task.dataset.is_some()];
             if ways.into_iter().filter(|way| *way).count() != 1 {
                 return bad(
-                    "give one of benchmark, compositional (with images) and selection (with dataset)",
+                    "give one of benchmark, compositional (with images) and dataset (with selection or where)",
                 );
             }
             if task.compositional.is_some() != task.images.is_some() {
                 return bad("compositional and images go together");
             }
-            if task.selection.is_some() != task.dataset.is_some() {
-                return bad("selection and dataset go together");
-            }
-            if task.classes.is_some() != task.label_column.is_some() {
-                return bad("classes and label_column go together");
+            if task.classes.is_some() && task.label_column.is_none() {
+                return bad("classes wants label_column: the column with each pair's class");
             }
             if !good(&task.name) {
                 return bad("give it a name without a slash");
@@ -149,6 +154,11 @@ impl SuiteConfig {
 }
 
 impl SuiteTask {
+    /// Which pairs of `dataset` are meant.
+    pub fn pairs(&self) -> PairChoice {
+        PairChoice { selection: self.selection.clone(), condition: self.condition.clone() }
+    }
+
     fn paths_mut(&mut self) -> Vec<(PathRole, &mut PathBuf)> {
         let Self {
             benchmark,
@@ -218,7 +228,9 @@ mod tests {
             ),
             ("[[task]]\nname = \"x\"", "task 1 (x): give one of"),
             ("[[task]]\nbenchmark = \"a\"\nselection = \"b\"\ndataset = \"c\"", "give one of"),
-            ("[[task]]\nselection = \"b\"", "selection and dataset go together"),
+            ("[[task]]\nselection = \"b\"", "want the dataset"),
+            ("[[task]]\nwhere = \"b\"", "want the dataset"),
+            ("[[task]]\ndataset = \"a\"\nclasses = \"b\"", "label_column"),
             ("[[task]]\ncompositional = \"b\"", "compositional and images"),
             ("[[task]]\nbenchmark = \"a\"\nweight = 0.0", "above 0"),
             ("[[task]]\nname = \"a/b\"\nbenchmark = \"a\"", "without a slash"),

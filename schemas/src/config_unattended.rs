@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointConfig {
     /// Save every so many steps; 0: not by steps.
@@ -31,7 +32,7 @@ pub struct CheckpointConfig {
 pub const SUITE_SCORE: &str = "suite/score";
 
 /// Which end of a metric is good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BestMode {
     Max,
@@ -39,7 +40,7 @@ pub enum BestMode {
 }
 
 /// Retrieval and zero-shot classification on held-out pairs while training.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalConfig {
     /// Selection of held-out pairs of the same dataset or of `dataset`. Without it there is no evaluation while training.
@@ -80,7 +81,7 @@ pub struct EvalConfig {
 }
 
 /// What watches a run that nobody watches.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GuardConfig {
     /// Steps in a row whose loss or gradient is NaN or infinite, after which the run goes back to the last good checkpoint.
@@ -103,7 +104,7 @@ pub struct GuardConfig {
 }
 
 /// What a stalled run does after its alarm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StallAction {
     Alarm,
@@ -112,7 +113,7 @@ pub enum StallAction {
 }
 
 /// Where metrics go beside the state folder, and how many stay there.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
     /// Event files for TensorBoard, in a folder of the run's name: `false`, `true` (in tensorboard/ in the state folder) or a folder.
@@ -123,7 +124,7 @@ pub struct MetricsConfig {
     pub keep_one_of: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "metrics.tensorboard must be true, false or the name of a folder")]
 pub enum TensorBoard {
     Wanted(bool),
@@ -225,6 +226,7 @@ impl EvalConfig {
             for direction in ["i2t", "t2i"] {
                 names.extend([1, 5, 10].map(|k| format!("{group}/{direction}_recall@{k}")));
             }
+            names.push(format!("{group}/loss"));
             if self.classes.is_some() {
                 names.extend(
                     ["top1", "top5", "mean_per_class"]

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 /// The weights that a run starts from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum FirstWeights {
     /// All of the model's.
@@ -18,11 +19,13 @@ pub enum FirstWeights {
 }
 
 /// Weights of towers: of a whole model of which one tower is taken, or of a model that is that tower.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TowerWeights {
+    /// The image tower's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<PathBuf>,
+    /// The text tower's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<PathBuf>,
 }
@@ -34,6 +37,23 @@ impl FirstWeights {
             Self::Whole(path) => vec![path],
             Self::Towers(TowerWeights { image, text }) => image.iter_mut().chain(text).collect(),
         }
+    }
+
+    /// The name of a run, with a checkpoint if one is meant (`RUN`, `RUN@STEP`, `RUN@best`), where a path may be one.
+    pub fn run_name(path: &Path) -> Option<&str> {
+        let name = path.to_str()?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+        (!name.starts_with('.') && !name.is_empty() && name.chars().all(plain)).then_some(name)
+    }
+
+    /// The runs among the weights, without their checkpoints.
+    pub fn run_names(&self) -> Vec<&str> {
+        let paths: Vec<&PathBuf> = match self {
+            Self::Whole(path) => vec![path],
+            Self::Towers(TowerWeights { image, text }) => image.iter().chain(text).collect(),
+        };
+        let names = paths.into_iter().filter_map(|path| Self::run_name(path));
+        names.map(|name| name.split_once('@').map_or(name, |(run, _)| run)).collect()
     }
 
     /// The weights of the whole model, where they come from one place.
@@ -50,6 +70,22 @@ impl FirstWeights {
                 Err("model.weights names no tower: leave it out, or name at least one, as in { text = \"FOLDER\" }".into())
             }
             Self::Whole(_) | Self::Towers(_) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for FirstWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(path) => path.display().fmt(f),
+            Self::Towers(TowerWeights { image, text }) => {
+                let both: Vec<_> = [image, text]
+                    .into_iter()
+                    .flatten()
+                    .map(|path| path.display().to_string())
+                    .collect();
+                f.write_str(&both.join(" and "))
+            }
         }
     }
 }
@@ -99,14 +135,35 @@ mod tests {
         assert!(
             whole.to_toml().contains("config = \"demo\"\nweights = \"w\"\ntokenizer = \"t\"\n")
         );
-        let mut towers = parse("weights = { text = \"t\", image = \"/i\" }").unwrap();
+        let mut towers = parse("weights = { text = \"t/u\", image = \"/i\" }").unwrap();
         assert_eq!(TrainConfig::parse(&towers.to_toml()).unwrap(), towers);
         towers.resolve_paths(Path::new("/folder"));
-        let expected = TowerWeights { image: Some("/i".into()), text: Some("/folder/t".into()) };
+        let expected = TowerWeights { image: Some("/i".into()), text: Some("/folder/t/u".into()) };
         assert_eq!(towers.model.weights, Some(FirstWeights::Towers(expected)));
         assert!(parse("weights = {}").unwrap_err().contains("names no tower"));
         let error = parse("weights = { txt = \"t\" }").unwrap_err();
         assert!(error.contains("`text`"), "{error}");
         assert!(parse("weights = 3").unwrap_err().contains("a path, or"));
+    }
+
+    #[test]
+    fn weights_say_the_model_and_a_run_stays_a_name() {
+        let without = |weights: &str| {
+            TrainConfig::parse(&format!(
+                "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\n{weights}\n"
+            ))
+        };
+        for (weights, resolved) in
+            [("run@best", "run@best"), ("models/clip", "/folder/models/clip")]
+        {
+            let mut config = without(&format!("weights = \"{weights}\"")).unwrap();
+            assert_eq!(TrainConfig::parse(&config.to_toml()).unwrap(), config);
+            config.resolve_paths(Path::new("/folder"));
+            assert_eq!(config.model.name(), resolved);
+        }
+        for weights in ["", "weights = { text = \"t\" }"] {
+            let error = without(weights).unwrap_err();
+            assert!(error.contains("model.config is missing"), "{error}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 mod config;
 mod config_data;
+mod config_docs;
 mod config_keys;
 mod config_lora;
 mod config_objective;
@@ -23,6 +24,7 @@ mod ledger;
 mod manifest;
 mod model_ref;
 pub mod outcome;
+mod pair_choice;
 mod path_role;
 mod scores;
 mod tables;
@@ -32,9 +34,10 @@ pub use config::{
     AugmentConfig, LoaderConfig, ModelChoice, Precision, TrainConfig, TrainLoopConfig,
 };
 pub use config_data::{CaptionColumn, DataConfig, MixedSource};
+pub use config_docs::{commented, explained};
 pub use config_lora::{LoraConfig, LoraTarget};
 pub use config_objective::{LossKind, MaskConfig, ObjectiveConfig, ObjectiveTerm};
-pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind};
+pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind, WarmupSteps};
 pub use config_remote::{RemoteConfig, is_url};
 pub use config_remote_access::{RemoteAccess, RemotePrefix};
 pub use config_serve::{
@@ -54,6 +57,7 @@ pub use manifest::{
     DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path,
 };
 pub use model_ref::ModelRef;
+pub use pair_choice::PairChoice;
 pub use path_role::PathRole;
 pub use scores::{
     EmbeddingFormat, SCORE_VERSION, ScoreFileMetadata, ScoreValue, embedding_file_schema,
@@ -63,7 +67,7 @@ pub use scores::{
 pub use tables::{
     DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema,
     event_pairs_schema, events_schema, jobs_schema, key, ledger_schema, meta_fields, meta_schema,
-    metrics_schema, runs_schema, selection_schema, source_column_name,
+    metrics_schema, runs_schema, sample_queries_schema, selection_schema, source_column_name,
 };
 
 /// Largest width × height that is decoded unless a configuration says otherwise: Pillow's limit above which it refuses an

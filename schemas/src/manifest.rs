@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::datatypes::{DataType, SchemaRef};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::tables::typed_meta_schema;
 use crate::{ContentHash, DATASET_VERSION, SchemaError, durable, is_url};
@@ -163,6 +164,21 @@ impl DatasetManifest {
             bytes.extend(shard.uids_hash.0);
         }
         ContentHash::of(&bytes)
+    }
+
+    /// Whether the dataset has this content, or had it before pairs were added: whole shards are added, and none changes.
+    pub fn is_or_was(&self, content: ContentHash) -> bool {
+        let mut hasher = Sha256::new();
+        let is = |hasher: &Sha256| ContentHash(hasher.clone().finalize().into()) == content;
+        if is(&hasher) {
+            return true;
+        }
+        self.shards.iter().any(|shard| {
+            hasher.update(shard.shard.to_le_bytes());
+            hasher.update(shard.pairs.to_le_bytes());
+            hasher.update(shard.uids_hash.0);
+            is(&hasher)
+        })
     }
 
     /// `FOLDER/dataset.json`

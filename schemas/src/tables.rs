@@ -200,6 +200,9 @@ pub fn runs_schema() -> SchemaRef {
         milliseconds("started"),
         milliseconds("updated"),
         text("model", false),
+        Field::new("parameters", DataType::UInt64, false),
+        text("device", false),
+        text("host", false),
         text("config_hash", false),
         text("selection_hash", false),
         text("dataset_hash", false),
@@ -251,6 +254,23 @@ pub fn jobs_schema() -> SchemaRef {
         nullable_milliseconds("started"),
         nullable_milliseconds("ended"),
         text(column::MESSAGE, true),
+    ]))
+}
+
+/// SQL table `sample_queries`: the images nearest to a few fixed held-out captions, at each evaluation while training, a row an
+/// image. `query` is the pair whose caption it is, `own_rank` the place of the first image that belongs to that caption, `place`
+/// counts from 1, and an image is `correct` where its caption is the query's.
+pub fn sample_queries_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text(column::RUN, false),
+        Field::new(column::STEP, DataType::UInt64, false),
+        Field::new("query", DataType::FixedSizeBinary(16), false),
+        text(column::CAPTION, false),
+        Field::new("own_rank", DataType::UInt64, false),
+        Field::new("place", DataType::UInt64, false),
+        uid(),
+        Field::new("score", DataType::Float32, false),
+        Field::new("correct", DataType::Boolean, false),
     ]))
 }
 

@@ -98,6 +98,23 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
+/// Writes a time in its two largest units: `2 min 50 s`.
+pub fn duration(seconds: f64) -> String {
+    const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
+    if !seconds.is_finite() {
+        return "–".to_owned();
+    }
+    let seconds = seconds.max(0.0).round() as u64;
+    let first = UNITS.iter().position(|(_, size)| seconds >= *size);
+    let Some(first) = first else { return "0 s".to_owned() };
+    let (name, size) = UNITS[first];
+    let rest = UNITS.get(first + 1).map(|(name, next)| (seconds % size / next, name));
+    match rest {
+        Some((count, next)) if count > 0 => format!("{} {name} {count} {next}", seconds / size),
+        _ => format!("{} {name}", seconds / size),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -160,6 +177,13 @@ mod tests {
         assert_eq!(nearest("BATCH", ["batch", "epochs"]), Some("batch"));
         assert_eq!(nearest("zzz", ["caption", "label"]), None);
         assert_eq!(nearest("a", []), None);
+    }
+
+    #[test]
+    fn durations_are_in_their_two_largest_units() {
+        let texts = [0.2, 5.0, 59.7, 170.0, 3725.0, 86_400.0, 100_000.0, f64::NAN].map(duration);
+        let expected = ["0 s", "5 s", "1 min", "2 min 50 s", "1 h 2 min", "1 d", "1 d 3 h", "–"];
+        assert_eq!(texts, expected);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Drives the dashboard in headless Chromium, as a user would: a daemon on drawn scenes, a training submitted and paused through the
 # page, its charts, alarms, checkpoints, search, SQL. Leaves screenshots of every page in light, dark and a phone's width to look at.
+# Then visits every page with captions, names and columns that try to be markup or scripts.
 # Fails on an error in the console, a request to another host, a page wider than a phone, or something that is not there.
 #
 # Usage: tests/dashboard/run.sh DIPTYCH FOLDER      (needs node, npm, Chromium: $CHROMIUM, or /usr/bin/chromium)
@@ -13,13 +14,15 @@ mkdir -p "$folder"
 cd "$folder"
 folder=$(pwd)
 mkdir page
-cp "$here"/package.json "$here"/package-lock.json "$here"/click.mjs "$here"/way.mjs page
+cp "$here"/package.json "$here"/package-lock.json "$here"/*.mjs page
 (cd page && npm ci --silent --no-audit --no-fund)
 
 "$diptych" demo-data scenes
 "$diptych" ingest 'scenes/*.tar' 'scenes/*.parquet' scenes/folder --dataset data --phash
 "$diptych" select --file scenes/train.sql --dataset data --output train.parquet
 "$diptych" select --file scenes/heldout.sql --dataset data --output heldout.parquet
+node page/hostile.mjs make "$folder"
+"$diptych" ingest hostile-files --dataset hostile
 "$diptych" token page --scope submit --file tokens.toml > token
 cat > diptych.toml <<TOML
 state = "$folder/state"
@@ -30,11 +33,20 @@ folders = ["$folder"]
 name = "data"
 path = "$folder/data"
 
+[[dataset]]
+name = "hostile"
+path = "$folder/hostile"
+
 [auth]
 tokens = "$folder/tokens.toml"
 TOML
 "$diptych" serve diptych.toml > serve.log 2>&1 &
 daemon=$!
 trap 'kill $daemon 2>/dev/null || true; wait $daemon || true' EXIT
-node page/click.mjs "$folder" "$(grep -o 'dpt_[A-Za-z0-9_-]*' token | head -1)"
+token=$(grep -o 'dpt_[A-Za-z0-9_-]*' token | head -1)
+node page/click.mjs "$folder" "$token"
+"$diptych" profile hostile --output hostile-profile.html
+"$diptych" report clicked --no-model --output hostile-report.html
+node page/hostile.mjs visit "$folder" "$token"
+rm -r page
 echo "Screenshots to look at: $folder/screenshots"

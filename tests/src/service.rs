@@ -80,6 +80,41 @@ impl Answer {
     }
 }
 
+/// Sends a request to an address: `http://…` or `unix:PATH`.
+pub fn send(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<(&str, Vec<u8>)>,
+) -> Answer {
+    let mut client = reqwest::Client::builder().no_proxy();
+    let mut address = address.to_owned();
+    if let Some(socket) = address.strip_prefix("unix:") {
+        client = client.unix_socket(PathBuf::from(socket));
+        address = "http://localhost".into();
+    }
+    let mut request =
+        client.build().unwrap().request(method.parse().unwrap(), format!("{address}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    if let Some((kind, body)) = body {
+        request = request.header("content-type", kind).body(body);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let response = request.timeout(PATIENCE).send().await.unwrap();
+        for name in response.headers().keys() {
+            let values: Vec<_> = response.headers().get_all(name).iter().collect();
+            assert_eq!(values.len(), 1, "{method} {path} sends {name} twice: {values:?}");
+        }
+        let status = response.status().as_u16();
+        let bytes = response.bytes().await.unwrap().to_vec();
+        Answer { status, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes }
+    })
+}
+
 impl Service {
     /// Starts it and waits until it answers.
     pub fn start(work: &Work) -> Self {
@@ -132,34 +167,10 @@ impl Service {
         headers: &[(&str, &str)],
         body: Option<(&str, Vec<u8>)>,
     ) -> Answer {
-        let mut client = reqwest::Client::builder().no_proxy();
-        let mut address = self.address.clone();
-        if let Some(socket) = self.address.strip_prefix("unix:") {
-            client = client.unix_socket(PathBuf::from(socket));
-            address = "http://localhost".into();
-        }
-        let mut request =
-            client.build().unwrap().request(method.parse().unwrap(), format!("{address}{path}"));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        if let Some((kind, body)) = body {
-            request = request.header("content-type", kind).body(body);
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let response = request.timeout(PATIENCE).send().await.unwrap();
-            for name in response.headers().keys() {
-                let values: Vec<_> = response.headers().get_all(name).iter().collect();
-                assert_eq!(values.len(), 1, "{method} {path} sends {name} twice: {values:?}");
-            }
-            let status = response.status().as_u16();
-            let bytes = response.bytes().await.unwrap().to_vec();
-            Answer { status, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes }
-        })
+        let authorization = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let mut headers = headers.to_vec();
+        headers.extend(authorization.as_deref().map(|bearer| ("authorization", bearer)));
+        send(&self.address, method, path, &headers, body)
     }
 
     /// Rows of a query over its state folder and, where one is named, a dataset.

@@ -29,7 +29,7 @@ pub use families::dual_encoder::config::{
     TextProjection, Trunk, VisionConfig,
 };
 pub use families::masked_lm::config::MaskedLmConfig;
-pub use families::weights::{Origin, Weights};
+pub use families::weights::{Origin, Weights, tokenizer_beside};
 pub use families::{
     DeviceBatch, Encoder, Model, ModelConfig, Uploader, built_in_names, export_hf, export_onnx,
     export_openclip, how_to_obtain,
@@ -46,6 +46,7 @@ pub use nn::preprocess::{
 pub use objectives::{Objective, Scalars, clip_loss};
 pub use run::flops;
 pub use run::held_out::HeldOutTerms;
+pub use run::pair_loss::{EmbeddedPairs, PairLoss, pair_loss};
 pub use run::saver::{Saved, Saver};
 pub use run::schedule::Schedule;
 pub use run::snapshot::Snapshot;

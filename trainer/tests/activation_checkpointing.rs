@@ -7,7 +7,7 @@ mod steps;
 
 use std::path::Path;
 
-use diptych_schemas::{LockConfig, OptimizerConfig, Precision, TrainLoopConfig};
+use diptych_schemas::{LockConfig, OptimizerConfig, Precision, TrainLoopConfig, WarmupSteps};
 use diptych_trainer::{ModelConfig, StepReport, Trainer, TrainerSpec, Weights, set_threads};
 use steps::Steps;
 use tch::Kind;
@@ -38,7 +38,8 @@ fn trained(weights: &Weights, train: TrainLoopConfig) -> (Trainer, StepReport) {
     let tokens: Vec<i32> = (0..PAIRS * text.context_length)
         .map(|n| 1 + (n * 7 % (text.vocab_size - 1)) as i32)
         .collect();
-    let optimizer = OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() };
+    let optimizer =
+        OptimizerConfig { warmup_steps: WarmupSteps::Steps(0), ..OptimizerConfig::default() };
     let mut trainer =
         Trainer::new(&TrainerSpec { optimizer, train, ..TrainerSpec::new(model.clone()) }).unwrap();
     trainer.set_weights(weights).unwrap();

@@ -8,7 +8,7 @@ mod steps;
 use std::path::{Path, PathBuf};
 
 use diptych_pipeline::{EvalResize, Fit, Interpolation};
-use diptych_schemas::{OptimizerConfig, Precision, TrainLoopConfig};
+use diptych_schemas::{OptimizerConfig, Precision, TrainLoopConfig, WarmupSteps};
 use diptych_trainer::{
     Device, DualEncoderConfig, Encoder, ModelConfig, PreprocessConfig, TokenizerFiles, Trainer,
     TrainerSpec, Weights, built_in_names, export_hf, export_openclip,
@@ -240,7 +240,10 @@ fn every_kind_of_tower_trains_all_that_is_trained() {
         families.flat_map(|name| [(name, Precision::Fp32), (name, Precision::Bf16)])
     {
         let spec = TrainerSpec {
-            optimizer: OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() },
+            optimizer: OptimizerConfig {
+                warmup_steps: WarmupSteps::Steps(0),
+                ..OptimizerConfig::default()
+            },
             train: TrainLoopConfig {
                 batch_size: 3,
                 micro_batch_size: 2,

@@ -7,7 +7,7 @@ mod saved;
 #[path = "common/steps.rs"]
 mod steps;
 
-use diptych_schemas::{LockConfig, OptimizerConfig, Precision, TrainLoopConfig};
+use diptych_schemas::{LockConfig, OptimizerConfig, Precision, TrainLoopConfig, WarmupSteps};
 use diptych_trainer::{ModelConfig, StepReport, Trainer, TrainerSpec, checkpoint, set_threads};
 use saved::save;
 use steps::Steps;
@@ -23,7 +23,11 @@ const BOTH: LockConfig = LockConfig { text: true, ..IMAGE };
 fn spec(lock: LockConfig) -> TrainerSpec {
     set_threads(2);
     TrainerSpec {
-        optimizer: OptimizerConfig { lr: 1e-3, warmup_steps: 2, ..OptimizerConfig::default() },
+        optimizer: OptimizerConfig {
+            lr: 1e-3,
+            warmup_steps: WarmupSteps::Steps(2),
+            ..OptimizerConfig::default()
+        },
         train: TrainLoopConfig { batch_size: BATCH as u64, lock, ..TrainLoopConfig::default() },
         total_steps: 12,
         seed: 5,

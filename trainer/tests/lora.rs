@@ -10,7 +10,7 @@ use std::path::Path;
 
 use diptych_schemas::{
     ContentHash, LockConfig, LoraConfig, LoraTarget, OptimizerConfig, Precision, SampleIndex,
-    TrainLoopConfig,
+    TrainLoopConfig, WarmupSteps,
 };
 use diptych_trainer::{
     CheckpointMeta, Device, Due, Encoder, GuardState, ModelConfig, StepReport, Trainer,
@@ -36,7 +36,11 @@ fn weights(name: &str) -> Weights {
 fn spec(model: &ModelConfig, rank: u64) -> TrainerSpec {
     set_threads(2);
     TrainerSpec {
-        optimizer: OptimizerConfig { lr: 1e-2, warmup_steps: 0, ..OptimizerConfig::default() },
+        optimizer: OptimizerConfig {
+            lr: 1e-2,
+            warmup_steps: WarmupSteps::Steps(0),
+            ..OptimizerConfig::default()
+        },
         train: TrainLoopConfig { batch_size: PAIRS as u64, ..TrainLoopConfig::default() },
         lora: LoraConfig { rank, alpha: 6.0, ..LoraConfig::default() },
         seed: 5,

@@ -5,7 +5,9 @@
 mod steps;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, TrainLoopConfig, Uid};
+use diptych_schemas::{
+    LossKind, ObjectiveConfig, OptimizerConfig, TrainLoopConfig, Uid, WarmupSteps,
+};
 use diptych_trainer::{ModelConfig, Objective, Scalars, Trainer, TrainerSpec, set_threads};
 use steps::Steps;
 use tch::{Kind, Tensor};
@@ -126,7 +128,10 @@ fn batch(pairs: usize) -> Batch {
 fn trainer(objective: ObjectiveConfig, micro_batch_size: u64) -> Trainer {
     set_threads(2);
     let spec = TrainerSpec {
-        optimizer: OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() },
+        optimizer: OptimizerConfig {
+            warmup_steps: WarmupSteps::Steps(0),
+            ..OptimizerConfig::default()
+        },
         objective,
         train: TrainLoopConfig { batch_size: 11, micro_batch_size, ..TrainLoopConfig::default() },
         total_steps: 100,

@@ -7,7 +7,7 @@ mod steps;
 
 use std::path::Path;
 
-use diptych_schemas::{OptimizerConfig, TrainLoopConfig};
+use diptych_schemas::{OptimizerConfig, TrainLoopConfig, WarmupSteps};
 use diptych_test_support::{data, needs, parity};
 use diptych_trainer::{
     Device, Encoder, ModelConfig, TokenizerFiles, Trainer, TrainerError, TrainerSpec, Weights,
@@ -143,7 +143,7 @@ fn ten_steps_are_openclips_within_1e_3() {
 fn check_ten_steps(folder: &Path) {
     let optimizer = OptimizerConfig {
         lr: 1e-3,
-        warmup_steps: 4,
+        warmup_steps: WarmupSteps::Steps(4),
         clip_grad_norm: 1.0,
         ..OptimizerConfig::default()
     };

@@ -7,7 +7,9 @@ mod saved;
 #[path = "common/steps.rs"]
 mod steps;
 
-use diptych_schemas::{LossKind, ObjectiveConfig, OptimizerConfig, Precision, TrainLoopConfig};
+use diptych_schemas::{
+    LossKind, ObjectiveConfig, OptimizerConfig, Precision, TrainLoopConfig, WarmupSteps,
+};
 use diptych_trainer::{ModelConfig, StepReport, Trainer, TrainerSpec, set_threads};
 use saved::save;
 use steps::Steps;
@@ -24,7 +26,11 @@ fn spec(model: &str, dropout: f64, micro_batch_size: u64) -> TrainerSpec {
     let mut model = ModelConfig::parse(model).unwrap();
     model.dual_encoder_mut().unwrap().vision.patch_dropout = dropout;
     TrainerSpec {
-        optimizer: OptimizerConfig { warmup_steps: 0, lr: 1e-3, ..OptimizerConfig::default() },
+        optimizer: OptimizerConfig {
+            warmup_steps: WarmupSteps::Steps(0),
+            lr: 1e-3,
+            ..OptimizerConfig::default()
+        },
         objective: ObjectiveConfig { loss: LossKind::Siglip, ..ObjectiveConfig::default() },
         train: TrainLoopConfig { batch_size: 7, micro_batch_size, ..TrainLoopConfig::default() },
         total_steps: 20,

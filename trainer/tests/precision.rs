@@ -10,7 +10,7 @@ mod steps;
 use std::path::Path;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{OptimizerConfig, Precision, Step, TrainLoopConfig, Uid};
+use diptych_schemas::{OptimizerConfig, Precision, Step, TrainLoopConfig, Uid, WarmupSteps};
 use diptych_trainer::{ModelConfig, Trainer, TrainerSpec, Weights, set_threads};
 use saved::save;
 use steps::Steps;
@@ -37,7 +37,11 @@ fn batch() -> Batch {
 fn trainer(precision: Precision, micro_batch_size: u64, model: &str) -> Trainer {
     set_threads(2);
     let spec = TrainerSpec {
-        optimizer: OptimizerConfig { warmup_steps: 0, lr: 1e-3, ..OptimizerConfig::default() },
+        optimizer: OptimizerConfig {
+            warmup_steps: WarmupSteps::Steps(0),
+            lr: 1e-3,
+            ..OptimizerConfig::default()
+        },
         train: TrainLoopConfig {
             batch_size: PAIRS as u64,
             precision,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use diptych_pipeline::Batch;
-use diptych_schemas::{OptimizerConfig, SampleIndex, Step, TrainLoopConfig, Uid};
+use diptych_schemas::{OptimizerConfig, SampleIndex, Step, TrainLoopConfig, Uid, WarmupSteps};
 use diptych_trainer::{
     Device, Encoder, ModelConfig, Saver, StepReport, Trainer, TrainerSpec, Weights, checkpoint,
     set_threads,
@@ -34,7 +34,7 @@ fn trainer() -> Trainer {
     set_threads(2);
     let optimizer = OptimizerConfig {
         lr: 1e-3,
-        warmup_steps: 2,
+        warmup_steps: WarmupSteps::Steps(2),
         clip_grad_norm: 1.0,
         ..OptimizerConfig::default()
     };

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::DatasetArg;
 use super::bench_train::BenchTrainArgs;
+use super::{DatasetArg, PairsArgs};
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -65,9 +65,9 @@ pub struct BenchSearchArgs {
 pub struct BenchLoaderArgs {
     #[command(flatten)]
     pub dataset: DatasetArg,
-    /// Pairs to deliver, as `diptych select` makes them. Without it: all of the dataset
-    #[arg(short, long, value_name = "FILE")]
-    pub selection: Option<PathBuf>,
+    /// Pairs to deliver
+    #[command(flatten)]
+    pub pairs_of: PairsArgs,
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch_size: usize,
     /// Height and width of the images in a batch, in pixels

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{DatasetArg, MemoryArg};
+use super::{DatasetArg, MemoryArg, PairsArgs};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ByTier {
@@ -57,9 +57,9 @@ Every pair that is dropped is alike to one that stays, and no two that stay are 
 pub struct DedupArgs {
     #[command(flatten)]
     pub dataset: DatasetArg,
-    /// Look only at the pairs of this selection, and keep their weights. Without it: at all
-    #[arg(short, long, value_name = "FILE")]
-    pub selection: Option<PathBuf>,
+    /// Which pairs are looked at. Those of a selection keep their weights
+    #[command(flatten)]
+    pub pairs: PairsArgs,
     #[command(flatten)]
     pub tiers: TierArgs,
     /// Which pair of a group stays: SQL as after ORDER BY, over meta and scores, the best first. Nulls come last, ties go by uid
@@ -86,9 +86,9 @@ pub struct DedupArgs {
 pub struct DecontaminateArgs {
     #[command(flatten)]
     pub dataset: DatasetArg,
-    /// Look only at the pairs of this selection, and keep their weights. Without it: at all
-    #[arg(short, long, value_name = "FILE")]
-    pub selection: Option<PathBuf>,
+    /// Which pairs are looked at. Those of a selection keep their weights
+    #[command(flatten)]
+    pub pairs: PairsArgs,
     /// Folders of evaluation sets, ingested as datasets of their own
     #[arg(long, required = true, num_args = 1.., value_name = "FOLDER")]
     pub against: Vec<PathBuf>,

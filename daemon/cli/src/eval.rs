@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::ModelArgs;
+use super::{ModelArgs, PairsArgs};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
@@ -17,14 +17,14 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub how: EvalHowArgs,
     /// A suite (TOML): evaluations with weights that make one score
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "selection", "benchmark", "compositional", "tasks", "group_by", "output_format"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "selection", "condition", "benchmark", "compositional", "tasks", "group_by", "output_format"])]
     pub suite: Option<PathBuf>,
     /// Seconds after which a suite begins nothing more, and ends what it encodes; what is left out is said, and then there is no score
     #[arg(long, value_name = "S", requires = "suite")]
     pub max_seconds: Option<f64>,
     /// Tests of compositional understanding, as their authors publish them: SugarCrepe's files (add_att.json, swap_obj.json, …) or
     /// Winoground's examples.jsonl; may be repeated
-    #[arg(long, value_name = "FILE", requires = "images", conflicts_with_all = ["dataset", "selection", "benchmark", "tasks", "classes", "compare", "group_by", "output_format"])]
+    #[arg(long, value_name = "FILE", requires = "images", conflicts_with_all = ["dataset", "selection", "condition", "benchmark", "tasks", "classes", "label_column", "compare", "group_by", "output_format"])]
     pub compositional: Vec<PathBuf>,
     /// Folder of the images that --compositional names
     #[arg(long, value_name = "FOLDER")]
@@ -52,28 +52,29 @@ pub struct EvalOnArgs {
     /// Dataset folder, as `diptych ingest` makes it, or a URL of one
     #[arg(short, long, value_name = "FOLDER", required_unless_present_any = ["benchmark", "compositional", "suite"])]
     pub dataset: Option<PathBuf>,
-    /// Held-out pairs, as `diptych select` makes them
-    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["benchmark", "compositional", "suite"])]
-    pub selection: Option<PathBuf>,
+    /// Held-out pairs
+    #[command(flatten)]
+    pub pairs: PairsArgs,
     /// A folder in CLIP_benchmark's layout (test/0.tar, classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt), or
     /// with folders by class (CLASS/1.jpg, in test, val or the folder itself): dataset, classes, prompts and labels in one. Its pairs are kept in the state folder, so that a second evaluation reads them
     /// from there
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dataset", "selection", "classes", "label_column", "templates", "train_selection"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dataset", "selection", "condition", "classes", "label_column", "templates", "train_selection"])]
     pub benchmark: Option<PathBuf>,
     /// What to measure; may be repeated. Without it: retrieval, and with classes zero-shot too; of a benchmark folder what it is for
     #[arg(long = "task", value_enum, value_name = "TASK")]
     pub tasks: Vec<EvalTask>,
-    /// Class names, one a line: adds zero-shot classification
-    #[arg(long, requires = "label_column")]
+    /// Class names, one a line. Without it: the labels that the pairs have
+    #[arg(long, requires = "label_column", value_name = "FILE")]
     pub classes: Option<PathBuf>,
-    /// Column of meta with the true class: its name, or its line number in --classes from 0; or a JSON list of these
+    /// Column of meta with the true class: its name, or its line number in --classes from 0; or a JSON list of these. Adds zero-shot
+    /// classification
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
     /// Prompts, one a line, with {} or {c} for the class name. Without it: the class name alone
-    #[arg(long, requires = "classes")]
+    #[arg(long, requires = "label_column", value_name = "FILE")]
     pub templates: Option<PathBuf>,
     /// Labelled pairs of the same dataset to learn from: for linear-probe, knn and few-shot
-    #[arg(long, value_name = "FILE", requires = "classes")]
+    #[arg(long, value_name = "FILE", requires = "label_column")]
     pub train_selection: Option<PathBuf>,
     /// Columns of meta with further captions of the image: one text, or a JSON list of them
     #[arg(long = "more-captions", value_name = "NAME", value_delimiter = ',')]

@@ -17,12 +17,18 @@ mod score;
 mod search;
 mod serve;
 mod shared;
+mod split;
 mod state;
 mod uids;
 
+use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+pub use clap_complete::Shell;
 use diptych_schemas::{EmbeddingFormat, ModelRef};
 
 pub use self::balance::BalanceArgs;
@@ -40,9 +46,10 @@ pub use self::score::{ScoreArgs, ScoreKindArg};
 pub use self::search::{IndexArg, SearchArgs};
 pub use self::serve::{
     JobAction, LogsArgs, OfJobArgs, OptionsBehind, ScopeArg, ServeArgs, ServerArgs, StatusArgs,
-    SubmitArgs, TokenArgs, WatchArgs,
+    SubmitArgs, TokenArgs, UiArgs, WatchArgs,
 };
-pub use self::shared::{DatasetArg, ModelArgs, RunOnArgs};
+pub use self::shared::{DatasetArg, ModelArgs, PairsArgs, RunOnArgs};
+pub use self::split::{HeldOutArg, SplitArgs};
 pub use self::state::{BackupArgs, DoctorArgs};
 pub use self::uids::UidsArgs;
 pub use dedup::{ByTier, DecontaminateArgs, DedupArgs, SyntheticMetaArgs, TierArgs};
@@ -53,10 +60,11 @@ From pairs to an exported model:
   diptych ingest pairs/*.tar more.parquet --dataset data
   diptych ledger --dataset data
   diptych sql \"SELECT format, count(*), avg(width) FROM meta GROUP BY format\" --dataset data
-  diptych select \"SELECT uid FROM meta WHERE least(width, height) >= 200\" --dataset data --output train.parquet
+  diptych split --heldout 1% --where \"least(width, height) >= 200\" --dataset data
   diptych train run.toml
+  diptych ui
   diptych eval --model RUN --dataset data --selection heldout.parquet
-  diptych search \"two dogs on a beach\" --model RUN --dataset data --selection train.parquet
+  diptych search \"two dogs on a beach\" --model RUN --dataset data
   diptych export RUN@best --format openclip --output exported
 
 Exit codes: 0 done, 1 failed (doctor: problems were found), 2 wrong usage, 3 done but a source could not be read to its end, 4 stopped by a signal with everything saved, 5 a run stalled and left as guard.stall_action asks.";
@@ -80,12 +88,15 @@ pub enum Command {
     Ledger(LedgerArgs),
     /// Give columns of a dataset that are text the types of their values: for datasets made before types were kept
     Retype(RetypeArgs),
-    /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, events, embeddings of a state folder
+    /// Ask in SQL: meta, blob, ledger, scores of a dataset; runs, checkpoints, metrics, events, embeddings of a state folder; files.
+    /// Without a query: a prompt
     Sql(SqlArgs),
     /// Add columns to a dataset: CLIP similarity and embeddings, language, perceptual hash, blur, entropy. Run again, it adds only what is missing
     Score(ScoreArgs),
-    /// Make a selection: the pairs whose uid an SQL query returns
+    /// Make a selection: the pairs whose uid an SQL query returns, or that fulfil a condition
     Select(SelectArgs),
+    /// Hold out a part of the pairs: two selections, to train on and to evaluate on, with duplicates on the same side
+    Split(SplitArgs),
     /// Balance captions as MetaCLIP does: cap how many pairs each entry of a list brings along
     Balance(BalanceArgs),
     /// Show the filters of DataComp and LAION as SQL to copy and edit, or to run by `select --preset`
@@ -100,7 +111,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Retrieval, zero-shot, nearest neighbours, linear probe, few-shot on held-out pairs: beside chance, with intervals
     Eval(Box<EvalArgs>),
-    /// Compute and keep the embeddings of a selection's images and captions
+    /// Compute and keep the embeddings of images and captions: of all pairs, of a selection or of a condition
     Embed(EmbedArgs),
     /// Find images by a text, by an image, by a pair, or by a sum of them; makes a contact sheet of them
     Search(SearchArgs),
@@ -112,13 +123,15 @@ pub enum Command {
     Profile(ProfileArgs),
     /// A run as a page: how good it is, its worst mistakes as pictures, its curves, how its embeddings lie, its data
     Report(ReportArgs),
+    /// Look at a folder in the browser: runs, data, search, SQL; also while something trains in it
+    Ui(UiArgs),
     /// Own a state folder: work through a queue of jobs, train, and answer over HTTP and Flight SQL, for weeks
     Serve(ServeArgs),
     /// Give a running service a job: a training by its configuration, or any of embed, ingest, score, select, dedup, eval, export
     Submit(SubmitArgs),
-    /// Say what a running service does
+    /// Say what runs in a state folder, or ran: a service with its jobs, a training
     Status(StatusArgs),
-    /// Follow the steps and events of a running service
+    /// Follow the steps and events of a training or a service
     Watch(WatchArgs),
     /// Print what a job logged
     Logs(LogsArgs),
@@ -138,8 +151,10 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Copy what a state folder's store holds (runs, metrics, embeddings) into a new state folder
     Backup(BackupArgs),
-    /// Print a training configuration with all its defaults, or the model configurations that are built in
+    /// Print a training configuration with all its keys explained, or the model configurations that are built in
     Config(ConfigArgs),
+    /// Print the completion of commands and options for a shell
+    Completions(CompletionsArgs),
     /// Measure the loader on your own data, or a model's training step on this machine
     Bench(BenchArgs),
     /// Draw the demo's scenes: pairs in three layouts, with SQL, classes and templates beside them
@@ -150,6 +165,35 @@ pub enum Command {
     /// Write made-up meta without images, to measure curation at scale
     #[command(hide = true)]
     SyntheticMeta(SyntheticMetaArgs),
+}
+
+/// The command line of this process. What cannot be understood is said, and ends it.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|mut error| {
+        if error.get(ContextKind::Usage).is_some() {
+            // clap's own shows the options of this call as if they were wanted.
+            let usage = ContextValue::StyledStr(usage(std::env::args_os().skip(1)));
+            error.insert(ContextKind::Usage, usage);
+        }
+        error.exit()
+    })
+}
+
+/// How the command is called that the arguments name.
+fn usage(args: impl Iterator<Item = OsString>) -> StyledStr {
+    let mut named = Cli::command();
+    named.build();
+    for arg in args {
+        if let Some(next) = named.find_subcommand(&arg).cloned() {
+            named = next;
+        }
+    }
+    named.render_usage()
+}
+
+/// Writes the completion of all commands and options for a shell.
+pub fn write_completions(shell: Shell, out: &mut dyn Write) {
+    clap_complete::generate(shell, &mut Cli::command(), "diptych", out);
 }
 
 impl Command {
@@ -165,6 +209,7 @@ impl Command {
                 | Self::Score(_)
                 | Self::Export(_)
                 | Self::Serve(_)
+                | Self::Ui(_)
                 | Self::Bench(BenchArgs { what: Bench::Train(_) | Bench::Search(_) })
         )
     }
@@ -239,19 +284,21 @@ pub enum SqlFormat {
 
 #[derive(Debug, Args)]
 pub struct SqlArgs {
-    /// The query, or with --file a file that holds it
-    #[arg(required_unless_present = "file")]
+    /// The query. Without it and --file: a prompt, or where standard input is no terminal, the statements in it, each ending with ;
+    #[arg(value_name = "SQL")]
     pub query: Option<String>,
     /// Read the query from this file
-    #[arg(short, long, conflicts_with = "query")]
+    #[arg(short, long, conflicts_with = "query", value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Dataset folder, for meta, blob, ledger and scores
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: Option<PathBuf>,
-    /// State folder, for runs, checkpoints, metrics, events, event_pairs, embeddings
+    /// State folder, for runs, checkpoints, metrics, events, event_pairs, sample_queries, embeddings; also while something
+    /// trains in it. Repeated, the folders' tables are one each, with a column state_folder
     #[arg(long, value_name = "FOLDER")]
-    pub state: Option<PathBuf>,
-    /// A Parquet file as a table (a selection, the groups of `diptych dedup`); may be repeated
+    pub state: Vec<PathBuf>,
+    /// A file as a table (a selection, the groups of `diptych dedup`; Parquet, CSV or JSON lines); may be repeated. A query also
+    /// reads files by their names: FROM 'groups.parquet'
     #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
     pub tables: Vec<(String, PathBuf)>,
     #[arg(long, value_enum, default_value = "table")]
@@ -260,8 +307,11 @@ pub struct SqlArgs {
     #[arg(short, long)]
     pub output: Option<PathBuf>,
     /// Rows that a table shows; 0: all
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 40, value_name = "N")]
     pub rows: usize,
+    /// Each row as lines of name and value, for tables with many columns
+    #[arg(short = 'x', long)]
+    pub expanded: bool,
     #[command(flatten)]
     pub memory: MemoryArg,
 }
@@ -278,8 +328,9 @@ fn named_file(text: &str) -> Result<(String, PathBuf), String> {
 
 #[derive(Debug, Args)]
 pub struct SelectArgs {
-    /// A query that returns a column uid (and, if wanted, weight), or with --file a file that holds it
-    #[arg(required_unless_present_any = ["file", "preset", "uids"], conflicts_with = "preset")]
+    /// A query that returns a column uid (and, if wanted, weight), or a condition over meta and scores, as in "width > 64". Without
+    /// it, --file, --preset and --uids: all pairs
+    #[arg(conflicts_with = "preset", value_name = "SQL")]
     pub query: Option<String>,
     /// Read the query from this file
     #[arg(short, long, conflicts_with = "query")]
@@ -294,12 +345,21 @@ pub struct SelectArgs {
     pub uid_column: Option<String>,
     #[command(flatten)]
     pub dataset: DatasetArg,
+    /// Only pairs of this selection, which keep their weights where the query gives none
+    #[arg(short, long, value_name = "FILE")]
+    pub selection: Option<PathBuf>,
+    /// A file as a table for the query, as in unique=unique.parquet with … JOIN unique USING (uid); may be repeated
+    #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
+    pub tables: Vec<(String, PathBuf)>,
     /// State folder, for queries over embeddings
     #[arg(long, value_name = "FOLDER")]
     pub state: Option<PathBuf>,
     /// The selection to write
     #[arg(short, long)]
     pub output: PathBuf,
+    /// Do not remember it as the last selection of the dataset
+    #[arg(long, hide = true)]
+    pub unremembered: bool,
     #[command(flatten)]
     pub memory: MemoryArg,
 }
@@ -322,8 +382,8 @@ pub struct EmbedArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub dataset: DatasetArg,
-    #[arg(short, long)]
-    pub selection: PathBuf,
+    #[command(flatten)]
+    pub pairs: PairsArgs,
     /// Write them into this new folder too
     #[arg(short, long, value_name = "FOLDER")]
     pub output: Option<PathBuf>,
@@ -416,14 +476,28 @@ pub struct PlotArgs {
 
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// A configuration to check and print with its defaults. Without it: the smallest one
+    /// A configuration to check and print with all keys. Without it: one to begin with
     pub config: Option<PathBuf>,
+    /// Explain the keys of a training's configuration: all, those of a section (eval) or one (eval.selection)
+    #[arg(long, value_name = "SECTION", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["model", "serve"])]
+    pub keys: Option<String>,
     /// Print a built-in model configuration in OpenCLIP's JSON form
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub model: Option<String>,
     /// Print the configuration of `diptych serve`, or check the one that is given
     #[arg(long, conflicts_with = "model")]
     pub serve: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  diptych completions bash > ~/.local/share/bash-completion/completions/diptych
+  diptych completions zsh > ~/.zfunc/_diptych            with fpath+=~/.zfunc before compinit in ~/.zshrc
+  diptych completions fish > ~/.config/fish/completions/diptych.fish")]
+pub struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_enum)]
+    pub shell: Shell,
 }
 
 #[derive(Debug, Args)]

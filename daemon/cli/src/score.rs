@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{DatasetArg, RunOnArgs};
+use super::{DatasetArg, PairsArgs, RunOnArgs};
 
 /// What is computed of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,9 +30,8 @@ pub struct ScoreArgs {
     pub kinds: Vec<ScoreKindArg>,
     #[command(flatten)]
     pub dataset: DatasetArg,
-    /// Only these pairs; without it, all of the dataset
-    #[arg(short, long)]
-    pub selection: Option<PathBuf>,
+    #[command(flatten)]
+    pub pairs: PairsArgs,
     /// Name of the score, and of its column in the table scored. Without it: the KIND
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,

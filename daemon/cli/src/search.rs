@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use diptych_schemas::{DEFAULT_SEARCH_CANDIDATES, Uid};
 
-use super::{DatasetArg, ModelArgs};
+use super::{DatasetArg, ModelArgs, PairsArgs};
 
 #[derive(Debug, Args)]
 pub struct SearchArgs {
@@ -15,7 +15,7 @@ pub struct SearchArgs {
     /// Look for images like this one; may be repeated
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,
-    /// Look for images like that of this pair of the selection, which itself is left out; may be repeated
+    /// Look for images like that of this pair, which itself is left out; may be repeated
     #[arg(long = "uid", value_name = "UID")]
     pub uids: Vec<Uid>,
     /// Look for all texts, images and pairs at once: one query, the sum of their vectors
@@ -28,9 +28,9 @@ pub struct SearchArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub dataset: DatasetArg,
-    /// Where to look; its embeddings are computed first if they are not there yet
-    #[arg(short, long)]
-    pub selection: PathBuf,
+    /// Where to look. Embeddings that are not there yet are computed first
+    #[command(flatten)]
+    pub pairs: PairsArgs,
     /// Results for each query
     #[arg(short, long, default_value_t = 8)]
     pub k: usize,

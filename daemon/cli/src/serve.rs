@@ -7,7 +7,7 @@ use diptych_schemas::Scope;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-  diptych serve --state state                          loopback, for whoever is on this machine
+  diptych serve --state state --dataset data           loopback, for whoever is on this machine
   diptych serve /etc/diptych/diptych.toml              as the systemd unit does
   diptych config --serve                               prints all keys of the configuration with their defaults
 
@@ -21,6 +21,29 @@ pub struct ServeArgs {
     /// ADDRESS:PORT or unix:PATH, in place of the configuration's
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// A dataset to look at, beside the configuration's; may be repeated
+    #[arg(long, value_name = "FOLDER")]
+    pub dataset: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  diptych ui                                           what is in this folder
+  diptych ui state                                     one state folder, also while `diptych train` owns it
+  diptych ui --no-open --port 8724                     only prints the address
+
+The page is for whoever is on this machine; `diptych serve` has tokens. A command that wants to own the folder gets it, and the page
+shows what it does. Ctrl-C ends it, and nothing else.")]
+pub struct UiArgs {
+    /// A state folder, a dataset folder, or a folder with such in it
+    #[arg(default_value = ".")]
+    pub folder: PathBuf,
+    /// Port of loopback; without it, one that is free
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub port: u16,
+    /// Do not open the browser
+    #[arg(long)]
+    pub no_open: bool,
 }
 
 /// Which service.
@@ -32,7 +55,7 @@ pub struct ServerArgs {
     /// File that holds the token; DIPTYCH_TOKEN holds the token itself
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// State folder of the service
+    /// State folder of the service, or of the training
     #[arg(long, value_name = "FOLDER", default_value = "state")]
     pub state: PathBuf,
 }
@@ -69,12 +92,37 @@ pub struct SubmitOptions {
     pub after: Vec<u64>,
 }
 
-/// Options of submit behind a training's configuration, which has no arguments of its own.
+/// Options of submit behind a training's configuration, which has no arguments of its own. None has a default: what is not given here
+/// stays as it was given before.
 #[derive(Debug, Parser)]
 #[command(name = "diptych submit", no_binary_name = true)]
 pub struct OptionsBehind {
-    #[command(flatten)]
-    pub how: SubmitOptions,
+    #[arg(long, value_name = "ADDRESS")]
+    server: Option<String>,
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    priority: Option<i64>,
+    #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
+    after: Vec<u64>,
+}
+
+impl OptionsBehind {
+    /// The options before the configuration, with these in their places.
+    pub fn over(self, before: SubmitOptions) -> SubmitOptions {
+        let ServerArgs { server, token_file, state } = before.server;
+        SubmitOptions {
+            server: ServerArgs {
+                server: self.server.or(server),
+                token_file: self.token_file.or(token_file),
+                state: self.state.unwrap_or(state),
+            },
+            priority: self.priority.unwrap_or(before.priority),
+            after: if self.after.is_empty() { before.after } else { self.after },
+        }
+    }
 }
 
 /// One job, by its number or by the run that it trains.
@@ -153,5 +201,32 @@ impl From<ScopeArg> for Scope {
             ScopeArg::Submit => Self::Submit,
             ScopeArg::Admin => Self::Admin,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cli, Command};
+
+    #[test]
+    fn options_before_a_configuration_hold_until_others_stand_behind_it() {
+        let call = "diptych submit --state there --priority 3 --after 1,2 run.toml";
+        let submit = |line: &str| match Cli::parse_from(line.split(' ')).command {
+            Command::Submit(args) => args,
+            other => panic!("{other:?}"),
+        };
+        let over = |behind: &[&str]| {
+            let SubmitArgs { how, what } = submit(call);
+            assert_eq!(what, ["run.toml"]);
+            OptionsBehind::try_parse_from(behind).unwrap().over(how)
+        };
+        let as_before = over(&[]);
+        assert_eq!(as_before.server.state, PathBuf::from("there"));
+        assert_eq!((as_before.priority, as_before.after), (3, vec![1, 2]));
+        let other = over(&["--state", "elsewhere", "--priority", "-1"]);
+        assert_eq!(other.server.state, PathBuf::from("elsewhere"));
+        assert_eq!((other.priority, other.after), (-1, vec![1, 2]));
+        assert!(OptionsBehind::try_parse_from(["--nothing"]).is_err());
     }
 }

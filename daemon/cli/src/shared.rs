@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use diptych_schemas::ModelRef;
+use diptych_schemas::{ModelRef, PairChoice};
 
 /// Which dataset.
 #[derive(Debug, Args)]
@@ -13,6 +13,25 @@ pub struct DatasetArg {
     /// machine's own role (EC2, Compute Engine, Azure)
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: PathBuf,
+}
+
+/// Which pairs of the dataset.
+#[derive(Debug, Clone, Default, Args)]
+pub struct PairsArgs {
+    /// Only pairs of this selection, as `diptych select` makes it. Without it, and without --where: all of the dataset
+    #[arg(short, long, value_name = "FILE")]
+    pub selection: Option<PathBuf>,
+    /// Only pairs that fulfil this SQL condition over meta and scores, as in "width > 64"
+    #[arg(long = "where", value_name = "SQL")]
+    pub condition: Option<String>,
+}
+
+impl PairsArgs {
+    /// The pairs that are meant, without clap.
+    pub fn choice(&self) -> PairChoice {
+        let Self { selection, condition } = self.clone();
+        PairChoice { selection, condition }
+    }
 }
 
 /// Which model.

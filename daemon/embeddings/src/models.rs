@@ -41,7 +41,7 @@ pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
             (
                 run,
                 Which::Step(step.with_context(|| {
-                    format!("--model {}: after @ comes the number of a step, or best", named.name)
+                    format!("model {}: after @ comes the number of a step, or best", named.name)
                 })?),
             )
         }
@@ -50,11 +50,11 @@ pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
     let folder = checkpoint_folder(&named.state, run);
     if RunName::new(run).is_err() || !folder.is_dir() {
         if let Some(advice) = how_to_obtain(&named.name) {
-            bail!("--model {}: {advice}", named.name);
+            bail!("model {}: {advice}", named.name);
         }
         let meant = other_run(&named.state, run);
         bail!(
-            "--model {}: there is no such folder, and no run of that name with a checkpoint in {}{meant}. Runs are listed by \
+            "model {}: there is no such file or folder, and no run of that name with a checkpoint in {}{meant}. Runs are listed by \
              `diptych sql \"SELECT run, state, step FROM runs\" --state {}`",
             named.name,
             named.state.display(),

@@ -1,13 +1,15 @@
 //! Zero-shot classification of a selection's images: class names, prompts and the true class of each pair, read once, and the
 //! accuracy of a model on them. Used by `eval` and by evaluation while training.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::models::Model;
 use diptych_embeddings::values::each_text;
+use diptych_pipeline::Selection;
+use diptych_schemas::words::thousands;
 use diptych_schemas::{SchemaError, Uid};
 use diptych_trainer::TrainerError;
 use diptych_trainer::evaluate::{
@@ -15,6 +17,13 @@ use diptych_trainer::evaluate::{
     ensemble,
 };
 use serde_json::Value;
+
+/// Labels that an error lists.
+const LISTED: usize = 20;
+/// Labels of a column that are taken for classes.
+const MOST_LABELS: usize = 50_000;
+/// What a column of labels is called in an error.
+const COLUMN: &str = "the column of labels";
 
 /// What images are classified by.
 pub struct Classification {
@@ -32,12 +41,19 @@ pub enum Classes {
         labels: Option<Vec<String>>,
     },
     Named(Vec<String>),
+    /// The labels that these pairs have.
+    LabelsOf(HashSet<Uid>),
 }
 
 impl Classes {
     /// A file whose lines, or their numbers, are the labels.
     pub fn listed_in(path: &Path) -> Self {
         Self::File { names: path.to_owned(), labels: None }
+    }
+
+    /// The labels of the pairs of selections.
+    pub fn labels_of<'a>(selections: impl IntoIterator<Item = &'a Selection>) -> Self {
+        Self::LabelsOf(selections.into_iter().flat_map(|of| of.uids.iter().copied()).collect())
     }
 }
 
@@ -65,6 +81,7 @@ impl Classification {
                 (lines, labels.clone())
             }
             Classes::Named(names) => (names.clone(), None),
+            Classes::LabelsOf(pairs) => (labels_there_are(dataset, label_column, pairs)?, None),
         };
         // CLIP_benchmark writes {c}.
         let curly = |lines: Vec<String>| {
@@ -106,7 +123,6 @@ impl Classification {
         encoded: &Encoded,
         go_on: GoOn<'_>,
     ) -> anyhow::Result<Predictions> {
-        // Before the prompts, so that a label that is none is said at once.
         let labels = self.labels(encoded)?;
         let dimension = model.encoder.dimension();
         let (images, classes) =
@@ -144,19 +160,18 @@ impl Classification {
         go_on: GoOn<'_>,
     ) -> anyhow::Result<AveragePrecision> {
         let dimension = model.encoder.dimension();
+        self.check(&encoded.uids)?;
         let (images, classes) =
             (Rows { values: &encoded.images, dimension }, self.rows(model, go_on)?);
-        let labels = encoded
-            .uids
-            .iter()
-            .map(|uid| self.label(*uid).cloned())
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let labels: Vec<Vec<usize>> =
+            encoded.uids.iter().map(|uid| self.label(*uid).to_vec()).collect();
         Ok(average_precision(images, &labels, Rows { values: &classes, dimension }, bootstrap)?)
     }
 
     /// The class number of each pair.
     pub fn labels(&self, encoded: &Encoded) -> anyhow::Result<Vec<usize>> {
-        let one = |uid: &Uid| match self.label(*uid)?[..] {
+        self.check(&encoded.uids)?;
+        let one = |uid: &Uid| match *self.label(*uid) {
             [class] => Ok(class),
             ref classes => bail!(
                 "pair {uid} has {} classes: where images have several, ask for multi-label",
@@ -166,15 +181,93 @@ impl Classification {
         encoded.uids.iter().map(one).collect()
     }
 
-    fn label(&self, uid: Uid) -> anyhow::Result<&Vec<usize>> {
-        match self.truth.get(&uid) {
-            Some(Ok(classes)) => Ok(classes),
-            Some(Err(label)) => bail!(
-                "pair {uid} has the label {label:?}, which is not in the list of classes: add it, or leave those pairs out of the selection"
-            ),
-            None => bail!("pair {uid} has no label: leave those pairs out of the selection"),
-        }
+    /// Whether a pair has a label, be it one of the classes or not.
+    pub fn has_label(&self, uid: Uid) -> bool {
+        self.truth.contains_key(&uid)
     }
+
+    /// Refuses pairs whose label is none of the classes, or that have none, in words that name all of them.
+    pub fn check(&self, uids: &[Uid]) -> anyhow::Result<()> {
+        let (mut foreign, mut without): (BTreeMap<&str, u64>, u64) = (BTreeMap::new(), 0);
+        for uid in uids {
+            match self.truth.get(uid) {
+                Some(Ok(_)) => {}
+                Some(Err(label)) => *foreign.entry(label).or_default() += 1,
+                None => without += 1,
+            }
+        }
+        let mut said = Vec::new();
+        if !foreign.is_empty() {
+            let pairs = foreign.values().sum();
+            let mut labels: Vec<(&str, u64)> = foreign.into_iter().collect();
+            labels.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+            let more = labels.len().saturating_sub(LISTED);
+            let listed: Vec<String> = labels
+                .iter()
+                .take(LISTED)
+                .map(|(label, count)| format!("{label:?} ({})", thousands(*count)))
+                .collect();
+            let more = if more > 0 {
+                format!(" and {} more", thousands(more as u64))
+            } else {
+                String::new()
+            };
+            said.push(format!(
+                "{} pairs have labels that are not in the list of classes: {}{more}",
+                thousands(pairs),
+                listed.join(", ")
+            ));
+        }
+        if without > 0 {
+            said.push(format!("{} pairs have no label", thousands(without)));
+        }
+        if said.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "{}. Add them to the list, leave those pairs out (--where, or another selection), or leave out the list: then the classes are \
+             the labels that there are",
+            said.join("; ")
+        )
+    }
+
+    /// The classes of a pair; none where it has no label of the list.
+    fn label(&self, uid: Uid) -> &[usize] {
+        self.truth.get(&uid).and_then(|label| label.as_ref().ok()).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// All labels that some of these pairs have, in the order of the alphabet.
+fn labels_there_are(
+    dataset: &Path,
+    label_column: &str,
+    pairs: &HashSet<Uid>,
+) -> anyhow::Result<Vec<String>> {
+    let mut found = BTreeSet::new();
+    each_text(dataset, label_column, COLUMN, |uid, label| {
+        if pairs.contains(&uid) && !label.trim().is_empty() && found.len() <= MOST_LABELS {
+            found.extend(labels_in(label));
+        }
+    })?;
+    match found.len() {
+        0 | 1 => bail!(
+            "the column {label_column} has {} of these pairs, and classes are two at least: name another one, or list the classes",
+            if found.is_empty() { "no label" } else { "only one label" }
+        ),
+        n if n > MOST_LABELS => bail!(
+            "the column {label_column} has more than {} different values: name a column of labels, or list the classes",
+            thousands(MOST_LABELS as u64)
+        ),
+        _ => Ok(found.into_iter().collect()),
+    }
+}
+
+/// The labels of a value: itself, or those of a JSON list.
+fn labels_in(value: &str) -> Vec<String> {
+    let list =
+        if value.starts_with('[') { serde_json::from_str::<Vec<Value>>(value).ok() } else { None };
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    list.map_or_else(|| vec![value.to_owned()], |list| list.iter().map(text).collect())
 }
 
 /// Lines that are not empty.
@@ -201,18 +294,11 @@ fn read_labels(
         numbers.get(label).copied().or_else(number).ok_or_else(|| label.to_owned())
     };
     let mut labels = HashMap::new();
-    each_text(dataset, label_column, "the column of labels", |uid, label| {
-        let list = if label.starts_with('[') {
-            serde_json::from_str::<Vec<Value>>(label).ok()
-        } else {
-            None
-        };
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let found = match list {
-            Some(list) => list.iter().map(|value| named(&text(value))).collect(),
-            None => named(label).map(|class| vec![class]),
-        };
-        labels.insert(uid, found);
+    each_text(dataset, label_column, COLUMN, |uid, label| {
+        if label.trim().is_empty() {
+            return;
+        }
+        labels.insert(uid, labels_in(label).iter().map(|label| named(label)).collect());
     })?;
     Ok(labels)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use diptych_embeddings::models::Model;
 use diptych_schemas::SchemaError;
 use diptych_schemas::words::thousands;
-use diptych_trainer::evaluate::{Bootstrap, Unit, Winoground, interval, resample};
+use diptych_trainer::evaluate::{Bootstrap, Unit, Winoground, resample, share_interval};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -272,7 +272,7 @@ impl Tested<'_> {
         } else {
             resample(&self.units(), bootstrap)?
                 .iter()
-                .map(|values| interval(values, bootstrap.level))
+                .map(|values| share_interval(values, bootstrap.level, examples.len()))
                 .collect()
         };
         out.line(format!("\n{}, {} examples", self.name(), thousands(examples.len() as u64)));

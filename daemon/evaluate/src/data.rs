@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arrow::array::AsArray;
+use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::Encoded;
-use diptych_embeddings::session::with_session;
+use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
 use diptych_embeddings::values::{column_texts, each_value};
-use diptych_pipeline::{Selection, choose};
-use diptych_schemas::{Uid, column};
+use diptych_pipeline::{Selection, choose, read_manifest};
+use diptych_schemas::words::thousands;
+use diptych_schemas::{PairChoice, RemoteConfig, Uid, column};
 
 use super::benchmark::{Benchmark, Kind};
 use super::source::EmbeddingSource;
@@ -35,6 +37,8 @@ pub struct EvalData {
     pub tasks: Vec<Task>,
     /// Only the very pair is right.
     pub strict: bool,
+    /// What users should know of the pairs, a line each.
+    pub notes: Vec<String>,
 }
 
 pub struct Train {
@@ -62,28 +66,32 @@ impl EvalData {
     ) -> anyhow::Result<Self> {
         let mut data = match &subject.source {
             PairSource::Benchmark(folder) => Self::of_benchmark(folder, tasks, state, control)?,
-            PairSource::Selection { dataset, selection, classes, train_selection } => {
-                Self::of_selection(
-                    dataset,
-                    selection,
-                    classes.as_ref(),
-                    train_selection.as_deref(),
-                    tasks,
-                )?
-            }
+            PairSource::Dataset { dataset, pairs, classes, train_selection } => Self::of_dataset(
+                dataset,
+                pairs,
+                classes.as_ref(),
+                train_selection.as_deref(),
+                tasks,
+            )?,
         };
         data.strict = subject.strict_pairs;
         for task in &data.tasks {
             let name = task.name();
             if *task != Task::Retrieval && data.classification.is_none() {
                 bail!(
-                    "{name} wants classes: give --classes and --label-column, or --benchmark with classnames.txt"
+                    "{name} wants classes: give --label-column (and --classes), or --benchmark with classnames.txt"
                 );
             }
             if task.learns() && data.train.is_none() {
                 bail!(
                     "{name} wants labelled pairs to learn from: give --train-selection, or a benchmark with a folder train"
                 );
+            }
+            // Before anything is encoded.
+            if let Some(classification) =
+                data.classification.as_ref().filter(|_| *task != Task::Retrieval)
+            {
+                classification.check(&data.selection.uids)?;
             }
         }
         control.check()?;
@@ -103,27 +111,48 @@ impl EvalData {
         Ok(data)
     }
 
-    fn of_selection(
+    fn of_dataset(
         dataset: &Path,
-        selection: &Path,
+        pairs: &PairChoice,
         classes: Option<&ClassSource>,
         train_selection: Option<&Path>,
         tasks: &[Task],
     ) -> anyhow::Result<Self> {
+        let mut selection = chosen_pairs(dataset, pairs)?;
+        let mut train_selection = train_selection.map(|path| selection_of(path, dataset)).transpose()?;
         let read = |of: &ClassSource| {
-            Classification::read(
-                dataset,
-                &Classes::listed_in(&of.names),
-                &of.label_column,
-                of.templates.as_deref(),
-            )
-            .map(Arc::new)
+            let classes = match &of.names {
+                Some(names) => Classes::listed_in(names),
+                None => Classes::labels_of([&selection].into_iter().chain(&train_selection)),
+            };
+            Classification::read(dataset, &classes, &of.label_column, of.templates.as_deref())
+                .map(Arc::new)
         };
         let classification = classes.map(read).transpose()?;
+        let mut notes = Vec::new();
+        let by_labels = classes.is_some_and(|of| of.names.is_none());
+        let retrieval_alone =
+            !tasks.is_empty() && tasks.iter().all(|task| *task == Task::Retrieval);
+        if let Some(classification) =
+            classification.as_ref().filter(|_| by_labels && !retrieval_alone)
+        {
+            for (what, selection) in
+                [("", Some(&mut selection)), (" to learn from", train_selection.as_mut())]
+            {
+                let Some(selection) = selection else { continue };
+                let without = keep_labelled(selection, classification);
+                if without > 0 {
+                    notes.push(format!(
+                        "{} pairs{what} without a label are left out",
+                        thousands(without as u64)
+                    ));
+                }
+            }
+        }
         let train = match (train_selection, &classification) {
-            (Some(path), Some(classification)) => Some(Train {
+            (Some(selection), Some(classification)) => Some(Train {
                 dataset: dataset.to_owned(),
-                selection: Selection::read(path)?,
+                selection,
                 classification: Arc::clone(classification),
             }),
             _ => None,
@@ -134,17 +163,16 @@ impl EvalData {
             tasks.push(Task::Retrieval);
         }
         Ok(Self {
-            name: selection
-                .file_stem()
-                .map_or_else(|| "selection".into(), |stem| stem.to_string_lossy().into_owned()),
+            name: name_of_pairs(dataset, pairs),
             dataset: dataset.to_owned(),
-            selection: Selection::read(selection)?,
+            selection,
             classification,
             train,
             groups: None,
             images: Images::default(),
             tasks,
             strict: false,
+            notes,
         })
     }
 
@@ -196,6 +224,7 @@ impl EvalData {
             tasks: if tasks.is_empty() { vec![by_default] } else { tasks.to_vec() },
             dataset,
             strict: false,
+            notes: Vec::new(),
         })
     }
 
@@ -267,10 +296,26 @@ impl EvalData {
     }
 }
 
+/// Drops pairs without a label, and says how many.
+fn keep_labelled(selection: &mut Selection, classification: &Classification) -> usize {
+    let rows: Vec<usize> =
+        (0..selection.len()).filter(|row| classification.has_label(selection.uids[*row])).collect();
+    let without = selection.len() - rows.len();
+    if without > 0 {
+        *selection = subset(selection, &rows);
+    }
+    without
+}
+
+/// Reads a selection, and refuses one of another dataset.
+fn selection_of(path: &Path, dataset: &Path) -> anyhow::Result<Selection> {
+    let selection = Selection::read(path)?;
+    selection.check_dataset(dataset, &read_manifest(dataset, &RemoteConfig::default())?)?;
+    Ok(selection)
+}
+
 fn all_of(dataset: &Path) -> anyhow::Result<Selection> {
-    with_session(Some(dataset), None, async |context| {
-        Ok(choose(&context, "SELECT uid FROM meta").await?)
-    })
+    chosen_pairs(dataset, &PairChoice::default())
 }
 
 impl Images {

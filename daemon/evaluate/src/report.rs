@@ -3,7 +3,7 @@
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
     AveragePrecision, Bootstrap, CALIBRATION_BINS, Geometry, Interval, Predictions, RECALL_AT,
-    Recall, Retrieval, Unit, calibration, interval, mcnemar, resample_draws,
+    Recall, Retrieval, Unit, calibration, interval, mcnemar, resample_draws, share_interval,
 };
 use serde_json::{Value, json};
 
@@ -34,6 +34,7 @@ impl Context<'_> {
             return Ok((Vec::new(), Vec::new()));
         }
         let count = own.len();
+        let images = own.first().and_then(|draws| draws.first()).map_or(0, Vec::len);
         let columns: Vec<_> = own.into_iter().chain(other).collect();
         let resampled = resample_draws(&columns, self.bootstrap)?;
         let (own, other) = resampled.split_at(count);
@@ -43,7 +44,8 @@ impl Context<'_> {
                 own.iter().zip(other).map(|(own, other)| own - other).collect();
             of(&differences)
         });
-        Ok((own.iter().map(|values| of(values)).collect(), differences.collect()))
+        let shares = own.iter().map(|own| share_interval(own, self.bootstrap.level, images));
+        Ok((shares.collect(), differences.collect()))
     }
 }
 

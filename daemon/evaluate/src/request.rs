@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use diptych_pipeline::ingest::IngestProgress;
+use diptych_schemas::PairChoice;
 use diptych_trainer::evaluate::Bootstrap;
 
 /// One evaluation: on which pairs, which tasks, and how they are measured.
@@ -29,10 +30,10 @@ pub struct Subject {
 /// Where the pairs come from.
 #[derive(Clone, Debug)]
 pub enum PairSource {
-    Selection {
+    Dataset {
         /// A folder, or a URL.
         dataset: PathBuf,
-        selection: PathBuf,
+        pairs: PairChoice,
         classes: Option<ClassSource>,
         /// Labelled pairs of the same dataset to learn from.
         train_selection: Option<PathBuf>,
@@ -41,11 +42,11 @@ pub enum PairSource {
     Benchmark(PathBuf),
 }
 
-/// The classes of a selection's pairs.
+/// The classes of a dataset's pairs.
 #[derive(Clone, Debug)]
 pub struct ClassSource {
-    /// A file with one class name a line.
-    pub names: PathBuf,
+    /// A file with one class name a line. Without it: the labels that the pairs have, and pairs without a label are left out.
+    pub names: Option<PathBuf>,
     /// Column of meta with the true class.
     pub label_column: String,
     /// A file with one prompt a line.

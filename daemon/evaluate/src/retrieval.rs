@@ -5,9 +5,7 @@ use std::collections::HashMap;
 
 use diptych_embeddings::encode::Encoded;
 use diptych_trainer::TrainerError;
-use diptych_trainer::evaluate::{
-    GoOn, RECALL_AT, Ranks, Retrieval, Rows, Unit, retrieval, retrieval_ranks,
-};
+use diptych_trainer::evaluate::{GoOn, RECALL_AT, Ranks, Rows, Unit, retrieval_ranks};
 
 /// What counts as right for each other, [N]. Pairs with the same caption cannot be told apart by it, so they have the same group, unless
 /// `strict`: then only the very pair is right, as in benchmarks whose captions are all different.
@@ -17,19 +15,18 @@ pub fn caption_groups(captions: &[String], strict: bool) -> Vec<u64> {
     (0_u64..).zip(captions).map(group).collect()
 }
 
-/// Recall among pairs.
-pub fn pair_retrieval(
+/// Ranks among pairs, by the [`caption_groups`].
+pub fn pair_ranks(
     encoded: &Encoded,
     dimension: usize,
-    strict: bool,
+    groups: &[u64],
     go_on: GoOn<'_>,
-) -> Result<Retrieval, TrainerError> {
-    let groups = caption_groups(&encoded.captions, strict);
-    retrieval(
+) -> Result<Ranks, TrainerError> {
+    retrieval_ranks(
         Rows { values: &encoded.images, dimension },
-        &groups,
+        groups,
         Rows { values: &encoded.texts, dimension },
-        &groups,
+        groups,
         go_on,
     )
 }

@@ -195,7 +195,7 @@ fn of_data(
     state: &Path,
     control: Control<'_>,
 ) -> anyhow::Result<(TaskInput, Vec<String>)> {
-    let kind = match (&task.kind, &task.classes) {
+    let kind = match (&task.kind, &task.label_column) {
         (Some(kind), _) => Some(TaskKind::named(kind).with_context(|| {
             format!("kind = {kind:?}: there are {}", TaskKind::ALL.map(TaskKind::name).join(", "))
         })?),
@@ -205,21 +205,20 @@ fn of_data(
     if kind == Some(TaskKind::FewShot) {
         bail!("few-shot has a figure for each number of shots: give linear-probe or knn");
     }
-    let classes = task.classes.clone().zip(task.label_column.clone());
-    let classes = classes.map(|(names, label_column)| ClassSource {
-        names,
+    let classes = task.label_column.clone().map(|label_column| ClassSource {
+        names: task.classes.clone(),
         label_column,
         templates: task.templates.clone(),
     });
-    let source = match (&task.benchmark, &task.dataset, &task.selection) {
-        (Some(folder), ..) => PairSource::Benchmark(folder.clone()),
-        (None, Some(dataset), Some(selection)) => PairSource::Selection {
+    let source = match (&task.benchmark, &task.dataset) {
+        (Some(folder), _) => PairSource::Benchmark(folder.clone()),
+        (None, Some(dataset)) => PairSource::Dataset {
             dataset: dataset.clone(),
-            selection: selection.clone(),
+            pairs: task.pairs(),
             classes,
             train_selection: task.train_selection.clone(),
         },
-        _ => bail!("a task wants dataset and selection, or benchmark"),
+        (None, None) => bail!("a task wants a dataset, or benchmark"),
     };
     let subject = Subject {
         source,

@@ -21,3 +21,18 @@ pub(crate) fn loss_and_terms<'a>(
     }
     found
 }
+
+/// Returns the metrics of the loss of held-out pairs that there are, with their names.
+pub(crate) fn held_out_losses<'a>(
+    names: impl IntoIterator<Item = &'a String>,
+) -> Vec<(String, String)> {
+    let known =
+        [("heldout/loss", "held out"), ("heldout_ema/loss", "held out, average of weights")];
+    let names: BTreeSet<&String> = names.into_iter().collect();
+    let is_there = |name: &str| names.iter().any(|known| *known == name);
+    known
+        .into_iter()
+        .filter(|(name, _)| is_there(name))
+        .map(|(metric, name)| (metric.to_owned(), name.to_owned()))
+        .collect()
+}

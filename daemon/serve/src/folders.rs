@@ -10,8 +10,10 @@ use std::path::{Component, Path, PathBuf};
 
 use diptych_schemas::{PathRole, RemotePrefix, ServeConfig, is_url};
 
-/// What of the state folder no request may read beside the store itself: its lock and notes, and the jobs' logs.
-const BESIDE_THE_STORE: [&str; 4] = ["lock", "owner.json", "acknowledged", "jobs"];
+use crate::socket::SOCKET;
+
+/// What of the state folder no request may read beside the store itself: its lock, notes and socket, and the jobs' logs.
+const BESIDE_THE_STORE: [&str; 5] = ["lock", "owner.json", "acknowledged", "jobs", SOCKET];
 /// Where in the state folder backups may lie.
 const BACKUPS: &str = "backups";
 

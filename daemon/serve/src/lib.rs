@@ -2,7 +2,10 @@
 //!
 //! It comes up in this order: configuration, store, jobs as they were left, address, "ready". It leaves in the other: no new jobs,
 //! jobs save what they did, requests end, the store is closed. Between the two, [`shared::Shared`] is what its parts have in common.
+//!
+//! Two more answer with the same routes: a command that owns a state folder ([`Answering`]), and `diptych ui` ([`ui`]).
 
+mod answering;
 mod clients;
 mod confinement;
 mod dashboard;
@@ -15,11 +18,14 @@ mod logging;
 mod metrics;
 mod notify;
 mod query;
+mod results;
 mod searchers;
 mod shared;
+mod socket;
 pub mod tokens;
+pub mod ui;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,87 +33,169 @@ use anyhow::Context;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::describe;
 use diptych_schemas::{Listen, ServeConfig};
-use diptych_store::Store;
+use diptych_store::{OwnerRole, Store};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use flight::FlightSpec;
 use jobs::Queue;
+use listen::Server;
 use metrics::Metrics;
 use shared::{Current, Shared};
 
+pub use answering::Answering;
 pub use confinement::apply as confine_this_process;
-pub use http::{ARROW_STREAM, TRUNCATED};
+pub use http::{GIVE_WAY, ROWS, ROWS_FORMAT};
+pub use jobs::OwningCommand;
 pub use logging::start as start_logging;
 pub use query::run_worker as run_query_worker;
+pub use query::{AskOwner, OwnerAnswer, answer_of, tables_of_owner};
+pub use socket::{SOCKET, SocketPath};
 
 /// How much lower than training queries are in the eyes of the scheduler.
 const QUERY_NICENESS: i32 = 19;
 /// How long open requests have to end after jobs have.
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
 
+/// What the command line says beside, or in place of, the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct ServeOptions {
+    pub state: Option<PathBuf>,
+    pub listen: Option<String>,
+    /// Datasets beside those of the configuration.
+    pub datasets: Vec<PathBuf>,
+}
+
 /// Serves until a signal asks it to leave.
-pub fn run(
-    file: Option<PathBuf>,
-    state: Option<&Path>,
-    listen: Option<String>,
-) -> anyhow::Result<Outcome> {
+pub fn run(file: Option<PathBuf>, options: ServeOptions) -> anyhow::Result<Outcome> {
     let mut config = match &file {
         Some(file) => ServeConfig::read(file)?,
         None => ServeConfig::default(),
     };
-    if let Some(state) = state {
-        state.clone_into(&mut config.state);
+    if let Some(state) = options.state {
+        config.state = state;
     }
-    if let Some(listen) = listen {
+    if let Some(listen) = options.listen {
         config.listen = listen;
     }
+    config.add_datasets(&options.datasets);
     config.validate().map_err(anyhow::Error::msg)?;
     // What children and clients in other folders are told must mean the same there.
     config.state =
         std::path::absolute(&config.state).with_context(|| config.state.display().to_string())?;
     let address = Listen::parse(&config.listen).map_err(anyhow::Error::msg)?;
-    let tls = config.tls.clone();
-    let stop_within = Duration::from_secs(config.jobs.stop_seconds);
-
     let store = Store::open(&config.state)?;
-    let token = tokens::new_token();
-    let current = Current::of(config, &token)?;
-    let (limits, folders) = (current.config.jobs.clone(), current.folders.clone());
-    confinement::say_what_is_open(&folders);
-    let queue = Queue::open(store.clone(), limits, folders, token)?;
-    let http_config = current.config.http.clone();
-    let shared = Arc::new(Shared::new(store, queue, address.clone(), current, file));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("http")
-        .enable_all()
-        .build()
-        .context("starting the server")?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let mut signals = Signals::watch()?;
-        let router =
-            http::router(&shared, dashboard::routes().merge(flight::routes(flight_spec(&shared))));
-        let server = listen::bind(&address, tls.as_ref(), &http_config, router).await?;
-        shared.store.announce(&server.address)?;
-        shared.queue.start()?;
-        tracing::info!("serves {} at {}", shared.store.folder().display(), server.address);
+        let place = Place::Listen(address);
+        let service = Service::start(store, ServiceSpec { config, file, place }).await?;
+        let shared = Arc::clone(&service.shared);
+        tracing::info!("serves {} at {}", shared.store.folder().display(), service.server.address);
         notify::ready(&notify::status(&shared));
-        shared.queries.make_ready().await;
         let telling = tokio::spawn(notify::keep_telling(Arc::clone(&shared)));
-        let counting =
-            tokio::spawn(Metrics::listen(Arc::clone(&shared.metrics), Arc::clone(&shared.queue)));
-
         signals.obey(&shared).await;
-        notify::stopping(stop_within + REQUESTS_END_WITHIN);
+        notify::stopping(service.stop_within + REQUESTS_END_WITHIN);
         tracing::info!("leaving: jobs save what they did; a second signal leaves at once");
-        let queue = Arc::clone(&shared.queue);
-        let leaving = tokio::task::spawn_blocking(move || queue.leave(stop_within));
-        let late = tokio::select! {
-            late = leaving => late.context("waiting for the jobs")?,
+        tokio::select! {
+            left = service.leave() => left?,
             () = signals.obey(&shared) => {
                 tracing::warn!("second signal: leaving at once; what was saved before counts");
                 leave_at_once();
             }
+        }
+        telling.abort();
+        anyhow::Ok(())
+    })?;
+    drop(runtime);
+    tracing::info!("left with everything saved");
+    Ok(Outcome::Done)
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .context("starting the server")
+}
+
+/// Where a service answers.
+enum Place {
+    Listen(Listen),
+    /// On the socket in its state folder, which it leaves to a command that wants it: this is told then.
+    InState(Arc<Notify>),
+}
+
+/// What a service is made of, beside its store.
+struct ServiceSpec {
+    config: ServeConfig,
+    file: Option<PathBuf>,
+    place: Place,
+}
+
+/// A service that answers and works through its queue.
+struct Service {
+    shared: Arc<Shared>,
+    server: Server,
+    /// How long its jobs have to save what they did.
+    stop_within: Duration,
+    counting: JoinHandle<()>,
+}
+
+impl Service {
+    /// Takes up the jobs, answers, and starts to run them, in this order.
+    async fn start(store: Store, spec: ServiceSpec) -> anyhow::Result<Self> {
+        let ServiceSpec { config, file, place } = spec;
+        let tls = config.tls.clone();
+        let stop_within = Duration::from_secs(config.jobs.stop_seconds);
+        let token = tokens::new_token();
+        let current = Current::of(config, &token)?;
+        let (limits, folders) = (current.config.jobs.clone(), current.folders.clone());
+        if matches!(place, Place::Listen(_)) {
+            confinement::say_what_is_open(&folders);
+        }
+        let queue = Queue::open(store.clone(), limits, folders, token)?;
+        let http_config = current.config.http.clone();
+        let (listens, way) = match &place {
+            Place::Listen(listen) => (listen.clone(), None),
+            Place::InState(way) => {
+                (Listen::Unix(store.folder().join(SOCKET)), Some(Arc::clone(way)))
+            }
         };
+        let shared = Shared::new(store, queue, listens, current, file).giving_way(way);
+        let shared = Arc::new(shared);
+        let router =
+            http::router(&shared, dashboard::routes().merge(flight::routes(flight_spec(&shared))));
+        let server = match place {
+            Place::Listen(listen) => {
+                let server = listen::bind(&listen, tls.as_ref(), &http_config, router).await?;
+                shared.store.announce(&server.address, OwnerRole::Service)?;
+                shared.queue.start()?;
+                server
+            }
+            // Jobs that wait in the folder are not run because somebody looks, but with the first that is asked for here.
+            Place::InState(_) => {
+                let state = shared.store.folder();
+                let server = listen::bind_in_state(state, &http_config, router)?;
+                shared.store.announce(&server.address, OwnerRole::Page)?;
+                server
+            }
+        };
+        shared.queries.make_ready().await;
+        let counting =
+            tokio::spawn(Metrics::listen(Arc::clone(&shared.metrics), Arc::clone(&shared.queue)));
+        Ok(Self { shared, server, stop_within, counting })
+    }
+
+    /// Lets jobs save what they did and requests end.
+    async fn leave(self) -> anyhow::Result<()> {
+        let Self { shared, server, stop_within, counting } = self;
+        let queue = Arc::clone(&shared.queue);
+        let leaving = tokio::task::spawn_blocking(move || queue.leave(stop_within));
+        let late = leaving.await.context("waiting for the jobs")?;
         if !late.is_empty() {
             tracing::error!(
                 "jobs {late:?} did not stop within {} seconds; they go on from what they saved",
@@ -118,13 +206,9 @@ pub fn run(
         shared.leave();
         server.control.graceful_shutdown(Some(REQUESTS_END_WITHIN));
         server.ended.await.context("waiting for the server")??;
-        telling.abort();
         counting.abort();
-        anyhow::Ok(())
-    })?;
-    drop(runtime);
-    tracing::info!("left with everything saved");
-    Ok(Outcome::Done)
+        Ok(())
+    }
 }
 
 /// Flight SQL as a part of this service: its sessions, limits and tokens.
@@ -175,6 +259,15 @@ impl Signals {
             interrupt: watch(SignalKind::interrupt())?,
             hang_up: watch(SignalKind::hangup())?,
         })
+    }
+
+    /// Returns when it is time to leave. There is nothing to read again.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
     }
 
     /// Returns when it is time to leave.

@@ -16,11 +16,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
 use crate::clients::{Client, CountingAcceptor, Peer, Places};
+use crate::socket::{SOCKET, SocketPath};
 
 /// How often the other end of an HTTP/2 connection is asked whether it is still there, and how long it has to answer.
 const STILL_THERE: Duration = Duration::from_secs(20);
 /// Who may connect to a Unix socket: the user of the service and its group.
 const SOCKET_MODE: u32 = 0o660;
+/// Of the socket in a state folder: for its owner alone.
+const PRIVATE_MODE: u32 = 0o600;
 
 /// A server that answers.
 pub(super) struct Server {
@@ -64,10 +67,8 @@ pub(super) async fn bind(
         Listen::Unix(path) => {
             // Clients read it in other folders.
             let path = &std::path::absolute(path).with_context(|| path.display().to_string())?;
-            let listener = socket(path)?;
-            listener.set_nonblocking(true).context("a listener that does not wait")?;
-            let server =
-                axum_server::from_unix(listener)?.handle(Handle::with_control(control.clone()));
+            let server = axum_server::from_unix(socket(path, SOCKET_MODE)?)?;
+            let server = server.handle(Handle::with_control(control.clone()));
             Ok(Server {
                 address: format!("unix:{}", path.display()),
                 control,
@@ -75,6 +76,20 @@ pub(super) async fn bind(
             })
         }
     }
+}
+
+/// Listens on the socket in a state folder that this process owns, which nobody but this user may open.
+pub(super) fn bind_in_state(
+    state: &Path,
+    http: &HttpConfig,
+    router: Router,
+) -> anyhow::Result<Server> {
+    let control = Control::new();
+    let server = axum_server::from_unix(socket(&state.join(SOCKET), PRIVATE_MODE)?)?;
+    let server = server.handle(Handle::with_control(control.clone()));
+    // The folder may lie elsewhere for those who read it.
+    let address = format!("unix:{SOCKET}");
+    Ok(Server { address, control, ended: start(server, None, http, router) })
 }
 
 fn start<A>(
@@ -109,25 +124,27 @@ where
 }
 
 /// A socket at this path. One that a killed process left is taken over, one that answers is not.
-fn socket(path: &Path) -> anyhow::Result<UnixListener> {
-    if let Ok(there) = std::fs::symlink_metadata(path) {
+fn socket(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
+    let near = SocketPath::of(path).with_context(|| path.display().to_string())?;
+    if let Ok(there) = std::fs::symlink_metadata(near.path()) {
         if !there.file_type().is_socket() {
             bail!(
                 "{}: something else than a socket is there; name another path in `listen`",
                 path.display()
             );
         }
-        if UnixStream::connect(path).is_ok() {
+        if UnixStream::connect(near.path()).is_ok() {
             bail!(
                 "{}: another process answers there; stop it, or name another path in `listen`",
                 path.display()
             );
         }
-        std::fs::remove_file(path).map_err(SchemaError::io(path))?;
+        std::fs::remove_file(near.path()).map_err(SchemaError::io(path))?;
     }
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("listening on {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))
+    let listener = UnixListener::bind(near.path())
+        .with_context(|| format!("listening on {}", path.display()))?;
+    std::fs::set_permissions(near.path(), std::fs::Permissions::from_mode(mode))
         .map_err(SchemaError::io(path))?;
+    listener.set_nonblocking(true).context("a listener that does not wait")?;
     Ok(listener)
 }

@@ -62,6 +62,7 @@ pub(crate) struct Metrics {
     learning_rate: Family<OfRun, Number>,
     logit_scale: Family<OfRun, Number>,
     terms: Family<OfTerm, Number>,
+    evaluations: Family<OfTerm, Number>,
     grad_norm: Family<OfRun, Number>,
     samples_per_second: Family<OfRun, Number>,
     mfu: Family<OfRun, Number>,
@@ -95,6 +96,7 @@ impl Default for Metrics {
             learning_rate: Family::default(),
             logit_scale: Family::default(),
             terms: Family::default(),
+            evaluations: Family::default(),
             grad_norm: Family::default(),
             samples_per_second: Family::default(),
             mfu: Family::default(),
@@ -141,6 +143,11 @@ impl Metrics {
             "diptych_term",
             "Figures of the objective and the model after the last step, by name",
             self.terms.clone(),
+        );
+        all.register(
+            "diptych_evaluation",
+            "Figures of held-out pairs at the last evaluation while training, by name",
+            self.evaluations.clone(),
         );
         all.register("diptych_grad_norm", "Norm of the last gradient", self.grad_norm.clone());
         all.register(
@@ -235,6 +242,13 @@ impl Metrics {
                 let of =
                     OfEvent { run: event.run.to_string(), kind: event.kind.as_str().to_owned() };
                 self.events.get_or_create(&of).inc();
+            }
+            LiveEvent::Evaluation { run, values, .. } => {
+                for (name, value) in values {
+                    self.evaluations
+                        .get_or_create(&OfTerm { run: run.to_string(), name })
+                        .set(value);
+                }
             }
             LiveEvent::Checkpoint { .. } => {}
         }

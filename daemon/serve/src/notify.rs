@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use diptych_schemas::words::duration;
 use sd_notify::NotifyState;
 
 use super::shared::Shared;
@@ -72,12 +73,12 @@ pub(crate) fn status(shared: &Shared) -> String {
         .map(|job| match steps.iter().find(|(id, _)| *id == job.id) {
             Some((_, step)) => {
                 format!(
-                    "{} step {}/{}, loss {:.3}, {}",
+                    "{} step {}/{}, loss {:.3}, {} left",
                     step.run,
                     step.step,
                     step.total_steps,
                     step.loss,
-                    eta(step.eta_seconds)
+                    duration(step.eta_seconds)
                 )
             }
             None => format!("job {} ({})", job.id, job.kind.as_str()),
@@ -90,14 +91,4 @@ pub(crate) fn status(shared: &Shared) -> String {
         parts.push(format!("{waiting} waiting"));
     }
     parts.join("; ")
-}
-
-fn eta(seconds: f64) -> String {
-    let minutes = (seconds / 60.0).round();
-    match minutes {
-        ..1.0 => format!("{seconds:.0} s left"),
-        ..120.0 => format!("{minutes:.0} min left"),
-        ..2880.0 => format!("{:.1} h left", minutes / 60.0),
-        _ => format!("{:.1} days left", minutes / 1440.0),
-    }
 }

@@ -9,12 +9,13 @@ use diptych_embeddings::nearest;
 use diptych_pipeline::sql::{SessionSpec, SqlError, content_functions, session};
 use diptych_schemas::{Listen, ServeConfig, ServedDataset};
 use diptych_store::{Milliseconds, Store};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::folders::Folders;
 use super::jobs::Queue;
 use super::metrics::Metrics;
 use super::query::{Program, Queries};
+use super::results::Results;
 use super::searchers::Searchers;
 use super::tokens::Tokens;
 
@@ -29,10 +30,14 @@ pub(crate) struct Shared {
     pub listen: Listen,
     pub metrics: Arc<Metrics>,
     pub searchers: Searchers,
+    /// What the runs have come to.
+    pub results: Results,
     /// Queries that may still begin.
     pub query_slots: Arc<Semaphore>,
     /// Who may still listen to events.
     pub listeners: Arc<Semaphore>,
+    /// Told when a command wants the state folder, which `diptych ui` leaves to it. None: nobody gives way here.
+    pub way: Option<Arc<Notify>>,
     /// Set when the service leaves, for what would go on for ever.
     leaving: watch::Sender<bool>,
     /// What computes queries.
@@ -83,13 +88,20 @@ impl Shared {
             listen,
             metrics: Arc::default(),
             searchers,
+            results: Results::default(),
             query_slots,
             listeners: Arc::new(Semaphore::new(LISTENERS)),
+            way: None,
             leaving: watch::channel(false).0,
             queries: Arc::new(queries),
             current,
             file,
         }
+    }
+
+    /// Tells `way` when a command wants the state folder.
+    pub(crate) fn giving_way(self, way: Option<Arc<Notify>>) -> Self {
+        Self { way, ..self }
     }
 
     pub(crate) fn current(&self) -> Arc<Current> {
@@ -120,6 +132,20 @@ impl Shared {
         self.queue.configure(current.config.jobs.clone(), current.folders.clone());
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
         Ok(fixed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect())
+    }
+
+    /// Whether somebody listens to events.
+    pub(crate) fn has_listeners(&self) -> bool {
+        self.listeners.available_permits() < LISTENERS
+    }
+
+    /// Shows other datasets from now on.
+    pub(crate) fn show_datasets(&self, datasets: Vec<ServedDataset>) -> anyhow::Result<()> {
+        let config = ServeConfig { datasets, ..self.current().config.clone() };
+        let current = Current::of(config, self.queue.token())?;
+        self.queue.configure(current.config.jobs.clone(), current.folders.clone());
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
+        Ok(())
     }
 
     pub(crate) fn leave(&self) {

@@ -1,9 +1,10 @@
-//! Commands that ask a running service.
+//! Commands that ask a running service, and what others ask of the owner of a state folder.
 
 pub(super) mod control;
 pub(super) mod logs;
+pub(super) mod owning;
+pub(super) mod reading;
 mod service;
-pub(super) mod sql;
 pub(super) mod status;
 pub(super) mod submit;
 pub(super) mod watch;
@@ -11,7 +12,7 @@ pub(super) mod watch;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-pub(super) use service::{Service, wait_for};
+pub(super) use service::{Found, Service, wait_for};
 
 /// Asks the service at an address to do something; gives its answer, null where it has none.
 pub(super) fn post(address: &str, path: &str, body: &Value) -> anyhow::Result<Value> {

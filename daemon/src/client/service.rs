@@ -1,9 +1,11 @@
 //! A running service as a client sees it: where it is, and one question at a time.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use diptych_cli::ServerArgs;
+use diptych_serve::SocketPath;
 use diptych_store::Owner;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -18,18 +20,43 @@ pub(crate) struct Service {
     /// Without a slash at its end.
     address: String,
     token: Option<String>,
+    /// Held open as long as its socket is connected to.
+    _socket: Option<SocketPath>,
+}
+
+/// A service that was asked for by its address, or in a state folder, where there may be none.
+pub(crate) enum Found {
+    Service(Service),
+    /// Nobody owns the folder.
+    Nobody,
 }
 
 impl Service {
-    /// The service that is named, or the one that owns the state folder.
+    /// The service that is named, or whoever owns the state folder.
     pub(crate) fn find(args: &ServerArgs) -> anyhow::Result<Self> {
+        match Self::look_for(args)? {
+            Found::Service(service) => Ok(service),
+            Found::Nobody => bail!(
+                "nothing runs in {0}: no service, training or other command owns it. Start a service (`diptych serve --state {0}`), name \
+                 one with --server or {SERVER}, or name the folder of what runs with --state. `diptych status --state {0}` says what \
+                 ran there",
+                args.state.display()
+            ),
+        }
+    }
+
+    /// As [`Self::find`], for who has something to say where nobody answers.
+    pub(crate) fn look_for(args: &ServerArgs) -> anyhow::Result<Found> {
         let named = args
             .server
             .clone()
             .or_else(|| std::env::var(SERVER).ok().filter(|address| !address.is_empty()));
         let address = match named {
             Some(address) => address,
-            None => owner_address(&args.state)?,
+            None => match owner_address(&args.state)? {
+                Some(address) => address,
+                None => return Ok(Found::Nobody),
+            },
         };
         let token = match &args.token_file {
             Some(file) => Some(
@@ -40,20 +67,29 @@ impl Service {
             ),
             None => None,
         };
-        Self::at(&address, token)
+        Self::at(&address, token).map(Found::Service)
     }
 
     /// The service at an address, with the token of the environment where none is given.
     pub(crate) fn at(address: &str, token: Option<String>) -> anyhow::Result<Self> {
         let token = token.or_else(|| std::env::var(TOKEN).ok().filter(|token| !token.is_empty()));
-        let builder =
-            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let builder = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            // A client may be asked in several runtimes, and a connection lives in one.
+            .pool_max_idle_per_host(0);
+        let mut socket = None;
         let (builder, address) = match address.strip_prefix("unix:") {
-            Some(path) => (builder.unix_socket(Path::new(path)), "http://localhost".to_owned()),
+            Some(path) => {
+                let near = SocketPath::of(Path::new(path)).with_context(|| path.to_owned())?;
+                let near = socket.insert(near);
+                (builder.unix_socket(near.path()), "http://localhost".to_owned())
+            }
             None if address.contains("://") => (builder, address.trim_end_matches('/').to_owned()),
             None => (builder, format!("http://{}", address.trim_end_matches('/'))),
         };
-        Ok(Self { client: builder.build().context("starting the client")?, address, token })
+        let client = builder.build().context("starting the client")?;
+        Ok(Self { client, address, token, _socket: socket })
     }
 
     /// A question, with its body where it has one. An answer that says no becomes an error in the service's words.
@@ -109,15 +145,33 @@ impl Service {
     }
 }
 
-/// Where the owner of a state folder answers.
-fn owner_address(state: &Path) -> anyhow::Result<String> {
-    let owner = Owner::of(state);
-    match owner.map(|owner| (owner.pid, owner.address)) {
-        Some((_, Some(address))) => Ok(address),
-        _ => bail!(
-            "no service owns {}: start one (`diptych serve --state {0}`), or name it with --server or {SERVER}",
-            state.display()
+/// How long an owner that has just begun has to say where it answers.
+const SAYS_WHERE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Where the owner of a state folder answers; none where nobody owns it.
+fn owner_address(state: &Path) -> anyhow::Result<Option<String>> {
+    match announced(state) {
+        None => Ok(None),
+        Some(Owner { address: Some(address), .. }) => Ok(Some(address)),
+        Some(owner) => bail!(
+            "{} is in use by process {} (`{}`, for {}), which does not answer: `diptych sql --state` reads the folder all the same",
+            state.display(),
+            owner.pid,
+            owner.command,
+            owner.age()
         ),
+    }
+}
+
+/// The owner of a state folder, when it has said where it answers or had the time to.
+pub(crate) fn announced(state: &Path) -> Option<Owner> {
+    let began = Instant::now();
+    loop {
+        let owner = Owner::of(state)?;
+        if owner.address.is_some() || began.elapsed() > SAYS_WHERE_WITHIN {
+            return Some(owner);
+        }
+        std::thread::sleep(SAYS_WHERE_WITHIN / 40);
     }
 }
 

@@ -1,18 +1,28 @@
-//! `diptych status`: what a running service does.
+//! `diptych status`: what a service or a training does, or what the runs of a folder came to.
 
+use std::path::Path;
+
+use arrow::json::ArrayWriter;
 use diptych_cli::StatusArgs;
+use diptych_embeddings::session::with_session;
+use diptych_pipeline::sql::query;
 use diptych_schemas::outcome::Outcome;
-use serde_json::Value;
+use diptych_schemas::words::duration;
+use serde_json::{Value, json};
 
 use super::control::text;
-use super::{Service, wait_for};
+use super::reading::state_tables;
+use super::{Found, Service, wait_for};
 use crate::output::line;
 
 /// Jobs that have ended and are shown.
 const ENDED_SHOWN: usize = 5;
 
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<Outcome> {
-    let service = Service::find(&args.server)?;
+    let service = match Service::look_for(&args.server)? {
+        Found::Service(service) => service,
+        Found::Nobody => return recorded(&args.server.state, args.json),
+    };
     wait_for(async {
         let status: Value = service.get("/v1/status").await?;
         if args.json {
@@ -20,7 +30,8 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Done);
         }
         let jobs: Value = service.get("/v1/jobs?limit=1000").await?;
-        line(format!("diptych {} serves {}", text(&status, "version"), text(&status, "state")))?;
+        let does = if status["takes_jobs"] == false { "works in" } else { "serves" };
+        line(format!("diptych {} {does} {}", text(&status, "version"), text(&status, "state")))?;
         if let Some(degraded) = status["degraded"].as_str() {
             line(format!("degraded: {degraded}"))?;
         }
@@ -37,6 +48,44 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<Outcome> {
     })
 }
 
+/// What the runs of a folder came to in which nothing runs.
+fn recorded(state: &Path, as_json: bool) -> anyhow::Result<Outcome> {
+    let newest = format!(
+        "SELECT run, CASE state WHEN 'running' THEN 'killed' ELSE state END AS state, step, total_steps, message FROM runs \
+         ORDER BY updated DESC LIMIT {ENDED_SHOWN}"
+    );
+    let runs = with_session(None, Some(state_tables(state)?), async |context| {
+        let batches = query(&context, &newest).await?.collect().await?;
+        let mut writer = ArrayWriter::new(Vec::new());
+        writer.write_batches(&batches.iter().collect::<Vec<_>>())?;
+        writer.finish()?;
+        let bytes = writer.into_inner();
+        Ok(if bytes.is_empty() {
+            Vec::new()
+        } else {
+            serde_json::from_slice::<Vec<Value>>(&bytes)?
+        })
+    })?;
+    if as_json {
+        let status = json!({ "state": state, "running": [], "runs": runs });
+        line(serde_json::to_string_pretty(&status)?)?;
+        return Ok(Outcome::Done);
+    }
+    line(format!("nothing runs in {}", state.display()))?;
+    for run in &runs {
+        let message = run["message"].as_str().map(|message| format!("  {message}"));
+        line(format!(
+            "        {:<10}  {}  step {}/{}{}",
+            text(run, "state"),
+            text(run, "run"),
+            run["step"],
+            run["total_steps"],
+            message.unwrap_or_default()
+        ))?;
+    }
+    Ok(Outcome::Done)
+}
+
 fn describe(job: &Value, status: &Value) -> String {
     let running = status["running"]
         .as_array()
@@ -48,12 +97,12 @@ fn describe(job: &Value, status: &Value) -> String {
     if let Some(step) = running.filter(|running| running["step"].is_u64()) {
         let number = |key: &str| step[key].as_f64().unwrap_or(f64::NAN);
         line = format!(
-            "{line}  step {}/{}  loss {:.3}  {:.1} samples/s  {:.0} min left",
+            "{line}  step {}/{}  loss {:.3}  {:.1} samples/s  {} left",
             step["step"],
             step["total_steps"],
             number("loss"),
-            number("samples_per_second"),
-            number("eta_seconds") / 60.0
+            number("average_samples_per_second"),
+            duration(number("eta_seconds"))
         );
     }
     match job["message"].as_str() {

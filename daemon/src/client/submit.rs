@@ -26,9 +26,8 @@ pub(crate) fn run(args: SubmitArgs) -> anyhow::Result<Outcome> {
     let mut job = if COMMANDS.contains(&first.as_str()) {
         json!({ "kind": first, "args": rest, "folder": here })
     } else if Path::new(first).is_file() {
-        let mut given = OptionsBehind { how };
-        given.try_update_from(rest).unwrap_or_else(|error| error.exit());
-        how = given.how;
+        let behind = OptionsBehind::try_parse_from(rest).unwrap_or_else(|error| error.exit());
+        how = behind.over(how);
         let mut config = TrainConfig::read(Path::new(first))?;
         config.resolve_paths(&here);
         json!({ "kind": "train", "config": config.to_toml(), "folder": here })

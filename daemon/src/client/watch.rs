@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use diptych_cli::WatchArgs;
 use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::duration;
 use futures::StreamExt;
 use reqwest::Method;
 use serde_json::Value;
@@ -15,6 +16,8 @@ use crate::output::line;
 
 /// Steps are shown so often at most.
 const STEP_EVERY: Duration = Duration::from_secs(1);
+/// The number of a job that is a command with a state folder of its own, and no job of a service.
+const COMMAND: u64 = 0;
 /// A line of the stream is at most so long.
 const LONGEST_LINE: usize = 1 << 20;
 
@@ -37,6 +40,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Outcome> {
         let mut stream = answer.bytes_stream();
         let (mut buffer, mut event) = (Vec::new(), String::new());
         let mut shown: Option<Instant> = None;
+        let mut command_ended = false;
         while let Some(bytes) = stream.next().await {
             buffer.extend_from_slice(&bytes?);
             while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
@@ -58,14 +62,21 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Outcome> {
                     if event == "step" && now {
                         shown = Some(Instant::now());
                     }
-                    if event == "job" && args.run.is_some() && has_ended(&data) {
-                        return Ok(Outcome::Done);
+                    if event == "job" && has_ended(&data) {
+                        if args.run.is_some() {
+                            return Ok(Outcome::Done);
+                        }
+                        command_ended |= data["id"] == COMMAND;
                     }
                 }
             }
             if buffer.len() > LONGEST_LINE {
                 bail!("the service sends a line without end: is it another version?");
             }
+        }
+        if command_ended {
+            // With it, whoever answered is gone.
+            return Ok(Outcome::Done);
         }
         bail!("the service closed the connection; `diptych status` says whether it is there again")
     })
@@ -79,19 +90,26 @@ fn about(event: &str, data: &Value) -> String {
     let number = |key: &str| data[key].as_f64().unwrap_or(f64::NAN);
     match event {
         "step" => format!(
-            "{}  step {}/{}  loss {:.3}  lr {:.2e}  grad {:.2}  {:.1} samples/s  wait {:.0}%  {:.0} min left",
+            "{}  step {}/{}  loss {:.3}  lr {:.2e}  grad {:.2}  {:.1} samples/s  wait {:.0}%  {} left",
             text(data, "run"),
             data["step"],
             data["total_steps"],
             number("loss"),
             number("lr"),
             number("grad_norm"),
-            number("samples_per_second"),
+            number("average_samples_per_second"),
             100.0 * number("data_wait_seconds") / number("seconds"),
-            number("eta_seconds") / 60.0
+            duration(number("eta_seconds"))
         ),
         "event" => {
             format!("{}  {}: {}", text(data, "run"), text(data, "kind"), text(data, "message"))
+        }
+        "evaluation" => {
+            let values = data["values"].as_object().into_iter().flatten();
+            let values: Vec<String> = values
+                .map(|(name, value)| format!("{name} {:.3}", value.as_f64().unwrap_or(f64::NAN)))
+                .collect();
+            format!("{}  step {}: {}", text(data, "run"), data["step"], values.join("  "))
         }
         "checkpoint" => format!("{}  checkpoint of step {}", text(data, "run"), data["step"]),
         _ => about_job(data),

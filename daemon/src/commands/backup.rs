@@ -4,18 +4,20 @@ use std::path::Path;
 
 use anyhow::Context;
 use diptych_cli::BackupArgs;
-use diptych_embeddings::session::open_state;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
-use diptych_store::{BackedUp, Owner};
+use diptych_store::{BackedUp, Owner, OwnerRole};
 
 use crate::client;
+use crate::client::reading::store_to_read;
 use crate::output::line;
 
 pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<Outcome> {
-    let done = match Owner::of(&args.state).and_then(|owner| owner.address) {
-        Some(address) => by_service(&address, &args.to)?,
-        None => open_state(&args.state)?.backup(&args.to)?,
+    let done = match Owner::of(&args.state) {
+        Some(Owner { role: OwnerRole::Service, address: Some(address), .. }) => {
+            by_service(&address, &args.to)?
+        }
+        _ => store_to_read(&args.state)?.backup(&args.to)?,
     };
     line(format!(
         "{}: {:.1} MB, {} embeddings. Checkpoints are files: copy {} too where they are to be kept",

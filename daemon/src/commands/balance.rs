@@ -6,6 +6,7 @@ use diptych_embeddings::session::with_session;
 use diptych_pipeline::balance::{BalanceReport, BalanceSpec, Entries, balance};
 use diptych_pipeline::remember_selection;
 use diptych_pipeline::{Selection, read_counts, write_counts};
+use diptych_schemas::DatasetManifest;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 
@@ -29,6 +30,10 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Outcome> {
         );
     }
     let selection = args.selection.as_deref().map(Selection::read).transpose()?;
+    if let Some(selection) = &selection {
+        let dataset = &args.dataset.dataset;
+        selection.check_dataset(dataset, &DatasetManifest::read(dataset)?)?;
+    }
     let spec = BalanceSpec {
         entries: &entries,
         t: args.t,

@@ -2,13 +2,13 @@
 
 use diptych_cli::ConfigArgs;
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::{ServeConfig, TrainConfig};
+use diptych_schemas::{ServeConfig, TrainConfig, commented, explained};
 use diptych_trainer::ModelConfig;
 
 use crate::output::line;
 
-/// The smallest configuration that says what only the user can know.
-const SMALLEST: &str = "\
+/// A configuration that says what only the user can know.
+const FIRST: &str = "\
 name = \"my-run\"
 [data]
 dataset = \"data\"
@@ -30,8 +30,14 @@ pub(crate) fn run(args: ConfigArgs) -> anyhow::Result<Outcome> {
     }
     let config = match args.config {
         Some(path) => TrainConfig::read(&path)?,
-        None => TrainConfig::parse(SMALLEST).map_err(anyhow::Error::msg)?,
+        None => TrainConfig::parse(FIRST).map_err(anyhow::Error::msg)?,
     };
-    line(config.to_toml().trim_end())?;
+    if let Some(wanted) = &args.keys {
+        let wanted = Some(wanted.as_str()).filter(|wanted| !wanted.is_empty());
+        let text = explained(&config, wanted).map_err(anyhow::Error::msg)?;
+        line(text.trim_end())?;
+        return Ok(Outcome::Done);
+    }
+    line(commented(&config).trim_end())?;
     Ok(Outcome::Done)
 }

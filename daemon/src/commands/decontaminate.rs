@@ -1,6 +1,7 @@
 //! `diptych decontaminate`: a selection without what evaluation sets hold.
 
 use diptych_cli::DecontaminateArgs;
+use diptych_embeddings::pairs::chosen_part;
 use diptych_embeddings::session::with_limited_session;
 use diptych_pipeline::remember_selection;
 use diptych_pipeline::sql::content_functions;
@@ -9,13 +10,13 @@ use diptych_pipeline::{DecontaminationReport, DedupSpec, Evaluation, decontamina
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 
-use super::dedup::{Memory, cut, read_selection, tiers, unseen};
+use super::dedup::{Memory, cut, tiers, unseen};
 use crate::output::line;
 
 pub(crate) fn run(args: &DecontaminateArgs) -> anyhow::Result<Outcome> {
     let memory = Memory::of(args.memory.memory_limit);
     let spec = DedupSpec { tiers: tiers(&args.tiers), keep: "uid".into(), memory: memory.keys };
-    let input = read_selection(args.selection.as_deref())?;
+    let input = chosen_part(&args.dataset.dataset, &args.pairs.choice())?;
     let functions = content_functions();
     let report = with_limited_session(
         Some(&args.dataset.dataset),

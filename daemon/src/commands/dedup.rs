@@ -1,12 +1,11 @@
 //! `diptych dedup`: a selection without duplicates.
 
-use std::path::Path;
-
 use diptych_cli::{ByTier, DedupArgs, TierArgs};
+use diptych_embeddings::pairs::chosen_part;
 use diptych_embeddings::session::with_limited_session;
 use diptych_pipeline::remember_selection;
 use diptych_pipeline::sql::default_memory;
-use diptych_pipeline::{DedupReport, DedupSpec, Selection, Tier, dedup};
+use diptych_pipeline::{DedupReport, DedupSpec, Tier, dedup};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 
@@ -19,7 +18,7 @@ pub(crate) fn run(args: &DedupArgs) -> anyhow::Result<Outcome> {
     let memory = Memory::of(args.memory.memory_limit);
     let spec =
         DedupSpec { tiers: tiers(&args.tiers), keep: args.keep.clone(), memory: memory.keys };
-    let input = read_selection(args.selection.as_deref())?;
+    let input = chosen_part(&args.dataset.dataset, &args.pairs.choice())?;
     let report = with_limited_session(
         Some(&args.dataset.dataset),
         None,
@@ -44,10 +43,6 @@ impl Memory {
         let limit = limit.unwrap_or_else(default_memory);
         Self { queries: limit / 2, keys: limit / 2 }
     }
-}
-
-pub(super) fn read_selection(path: Option<&Path>) -> anyhow::Result<Option<Selection>> {
-    Ok(path.map(Selection::read).transpose()?)
 }
 
 /// In the order in which they were named, each once.

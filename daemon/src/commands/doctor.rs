@@ -8,7 +8,9 @@ use diptych_pipeline::{Checksums, verify_dataset};
 use diptych_schemas::DatasetManifest;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::{thousands, unreadable};
+use diptych_store::Owner;
 
+use crate::client::owning::make_way;
 use crate::doctor::{Finding, Severity, examine};
 use crate::output::line;
 
@@ -30,6 +32,14 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Outcome> {
 }
 
 fn look_through_state(state: &Path, fix: bool) -> anyhow::Result<Outcome> {
+    if fix {
+        make_way(state)?;
+    } else if let Some(owner) = Owner::of(state) {
+        line(format!(
+            "in use by process {} (`{}`): read as it is now, but for what is being written",
+            owner.pid, owner.command
+        ))?;
+    }
     let examined = examine(state, fix)?;
     for Finding { severity, what, mended, .. } in &examined.findings {
         let kind = match severity {

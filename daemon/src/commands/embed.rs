@@ -1,23 +1,31 @@
 //! `diptych embed`: the embeddings of a selection, kept in the state folder.
 
+use std::path::Path;
+
 use anyhow::Context;
 use diptych_cli::EmbedArgs;
 use diptych_embeddings::embed::{Embedded, embed};
 use diptych_embeddings::encode::EncodeSpec;
 use diptych_embeddings::files;
 use diptych_embeddings::models::{self, Model};
+use diptych_embeddings::pairs::chosen_pairs;
 use diptych_pipeline::Selection;
+use diptych_schemas::is_url;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
-use diptych_store::Store;
+use diptych_serve::{Answering, OwningCommand};
+use diptych_store::{JobKind, JobState, Store};
+use diptych_training::live::Live;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::client::owning::{answer, own};
 use crate::output::{bars, line};
 
 pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
-    let selection = Selection::read(&args.selection)?;
+    let selection = chosen_pairs(&args.dataset.dataset, &args.pairs.choice())?;
     let model = models::load(&args.model.model_ref())?;
-    let store = Store::open_undamaged(&args.model.run_on.state)?;
+    let store = own(&args.model.run_on.state, Store::open_undamaged)?;
+    let answering = answer_while_embedding(&store, &args.dataset.dataset);
     let spec =
         EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     let embedded = embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
@@ -43,14 +51,24 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
             written.files
         ))?;
     }
+    if let Some(answering) = answering {
+        answering.ends(JobState::Done, None);
+    }
     Ok(Outcome::Done)
+}
+
+/// Answers those who look while embeddings are computed.
+pub(crate) fn answer_while_embedding(store: &Store, dataset: &Path) -> Option<Answering> {
+    let datasets: Vec<_> = std::path::absolute(dataset).ok().into_iter().collect();
+    let command = OwningCommand { kind: JobKind::Embed, run: None, live: Live::default() };
+    answer(store, if is_url(dataset) { &[] } else { &datasets }, command)
 }
 
 /// Embeds what is missing, with a progress bar.
 pub(crate) fn embed_with_bar(
     store: &Store,
     model: &Model,
-    dataset: &std::path::Path,
+    dataset: &Path,
     selection: &Selection,
     spec: EncodeSpec,
 ) -> anyhow::Result<Embedded> {

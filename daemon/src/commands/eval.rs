@@ -19,7 +19,7 @@ use diptych_evaluate::suite::Suite;
 use diptych_evaluate::text::Text;
 use diptych_evaluate::{clip_benchmark, report};
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::{ModelRef, durable};
+use diptych_schemas::{ModelRef, PairChoice, durable};
 use serde_json::{Value, json};
 
 use crate::commands::eval_record::record;
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
 fn request(args: &EvalArgs) -> anyhow::Result<Request> {
     let EvalOnArgs {
         dataset,
-        selection,
+        pairs,
         benchmark,
         tasks,
         classes,
@@ -69,23 +69,20 @@ fn request(args: &EvalArgs) -> anyhow::Result<Request> {
         train_selection,
         ..
     } = &args.on;
-    let source = match (benchmark, dataset, selection) {
-        (Some(folder), ..) => PairSource::Benchmark(folder.clone()),
-        (None, Some(dataset), Some(selection)) => {
-            let classes = classes.clone().zip(label_column.clone());
-            PairSource::Selection {
-                dataset: dataset.clone(),
-                selection: selection.clone(),
-                classes: classes.map(|(names, label_column)| ClassSource {
-                    names,
-                    label_column,
-                    templates: templates.clone(),
-                }),
-                train_selection: train_selection.clone(),
-            }
-        }
+    let source = match (benchmark, dataset) {
+        (Some(folder), _) => PairSource::Benchmark(folder.clone()),
+        (None, Some(dataset)) => PairSource::Dataset {
+            dataset: dataset.clone(),
+            pairs: pairs.choice(),
+            classes: label_column.clone().map(|label_column| ClassSource {
+                names: classes.clone(),
+                label_column,
+                templates: templates.clone(),
+            }),
+            train_selection: train_selection.clone(),
+        },
         // clap asks for one or the other.
-        _ => bail!("--dataset with --selection, or --benchmark"),
+        (None, None) => bail!("--dataset or --benchmark"),
     };
     Ok(Request {
         subject: Subject {
@@ -144,6 +141,9 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
         data.name,
         uids.len()
     ));
+    for note in &data.notes {
+        out.line(note);
+    }
     let with = report::Context {
         classes: data
             .classification
@@ -153,8 +153,12 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
         groups: data.groups.as_ref(),
         bootstrap: settings.bootstrap(),
     };
-    let selection = args.on.selection.as_ref().or(args.on.benchmark.as_ref());
-    let mut json = json!({ "model": path, "selection": selection, "pairs": uids.len() });
+    let PairChoice { selection, condition } = args.on.pairs.choice();
+    let selection = selection.as_ref().or(args.on.benchmark.as_ref());
+    let mut json = json!({
+        "model": path, "selection": selection, "where": condition, "pairs": uids.len(),
+        "selection_hash": data.selection.hash().to_string(), "dataset_hash": data.selection.dataset_hash.to_string(),
+    });
     if let Some((path, _)) = &other {
         json["compared_with"] = json!(path);
         out.line(format!("compared with {}", path.display()));

@@ -12,8 +12,7 @@ use crate::client;
 use crate::output::line;
 
 /// Records under `eval/DATASET/…` at the checkpoint's step. Models that are no checkpoint of this state folder have no place there;
-/// where a service holds the store, it is told; where
-/// another process does, that is said.
+/// whoever owns the store is told; where it does not answer, that is said.
 pub(crate) fn record(
     state: &Path,
     model: &Path,
@@ -51,7 +50,7 @@ pub(crate) fn record(
             store.add_metrics(&run, manifest.step, manifest.samples, values)?;
             Ok(())
         }
-        Err(StoreError::Locked { owner, .. }) => Ok(tell(owner)?),
+        Err(StoreError::Locked { owner, .. }) => Ok(tell(owner.map(|owner| *owner))?),
         Err(error) => Err(error.into()),
     }
 }

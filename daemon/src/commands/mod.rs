@@ -3,6 +3,7 @@
 mod backup;
 mod balance;
 mod bench;
+mod completions;
 mod config;
 mod decontaminate;
 mod dedup;
@@ -25,11 +26,13 @@ mod score;
 mod search;
 mod select;
 mod serve;
+mod split;
 pub(crate) mod sql;
 mod synthetic_meta;
 mod token;
 mod train;
 mod train_bar;
+mod ui;
 mod uids;
 
 use diptych_cli::{Command, JobAction};
@@ -45,6 +48,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Sql(args) => sql::run(args),
         Command::Score(args) => score::run(&args),
         Command::Select(args) => select::run(args),
+        Command::Split(args) => split::run(&args),
         Command::Balance(args) => balance::run(&args),
         Command::Preset(args) => preset::run(&args),
         Command::Retype(args) => retype::run(&args),
@@ -60,6 +64,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Profile(args) => profile::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Ui(args) => ui::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::QueryWorker => serve::query_worker(),
         Command::Submit(args) => crate::client::submit::run(args),
@@ -75,6 +80,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Config(args) => config::run(args),
+        Command::Completions(args) => completions::run(&args),
         Command::DemoData(args) => demo_data::run(&args),
         Command::SyntheticMeta(args) => synthetic_meta::run(&args),
     }

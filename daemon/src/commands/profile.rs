@@ -9,6 +9,7 @@ use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{DatasetManifest, durable};
 
+use crate::client::reading::state_tables;
 use crate::output::line;
 
 /// Random pairs of a page that a browser still scrolls well.
@@ -38,10 +39,12 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
         selection: selection
             .as_ref()
             .map(|(path, selection)| (path.display().to_string(), selection)),
+        is_last: args.selection.is_none(),
         pairs: args.pairs,
         seed: args.seed,
     };
-    let page = with_session(Some(&args.dataset), args.state.as_deref(), async |context| {
+    let state = args.state.as_deref().map(state_tables).transpose()?;
+    let page = with_session(Some(&args.dataset), state, async |context| {
         Ok(profile(&context, spec).await?.page())
     })?;
     durable::write(&args.output, page.as_bytes())?;

@@ -18,10 +18,9 @@ use diptych_pipeline::{Selection, funnel};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{DatasetManifest, TrainConfig, durable};
-use diptych_store::Owner;
 use diptych_trainer::evaluate::Bootstrap;
 
-use crate::commands::sql::with_answer;
+use crate::client::reading::state_tables;
 use crate::output::line;
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
@@ -35,14 +34,22 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
         .context("the configuration of the run")?;
     let held_out = if args.no_model { None } else { held_out(args, &config) };
     let looked = held_out.as_ref().map(|held_out| look(args, held_out)).transpose()?;
-    let pairs = match (&held_out, &looked) {
-        (Some(held_out), Some(looked)) => {
-            let wanted = looked.shown();
-            with_session(Some(&held_out.dataset), None, async |context| {
+    let wanted = looked.as_ref().map(ModelInspection::shown).unwrap_or_default();
+    let wanted = [wanted, history.sampled_uids()].concat();
+    let pairs = match dataset_of(args, &config).filter(|_| !wanted.is_empty()) {
+        None => HashMap::new(),
+        Some(dataset) => {
+            let shown = with_session(Some(&dataset), None, async |context| {
                 pairs::show(&context, &wanted).await
-            })?
+            });
+            match shown {
+                Err(error) if looked.is_none() => {
+                    tracing::warn!("the pictures are left out: {error:#}");
+                    HashMap::new()
+                }
+                shown => shown?,
+            }
         }
-        _ => HashMap::new(),
     };
     let report = Report { funnel: funnel_of(&config), history, beside, looked, pairs };
     let page = report.page();
@@ -51,12 +58,9 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Rows of the state folder's tables, from the service where one owns the folder.
+/// Rows of the state folder's tables.
 fn ask(state: &Path, sql: &str) -> anyhow::Result<Vec<RecordBatch>> {
-    if let Some(address) = Owner::of(state).and_then(|owner| owner.address) {
-        return with_answer(&address, sql, None, async |rows| Ok(rows.collect().await?));
-    }
-    with_session(None, Some(state), async |context| {
+    with_session(None, Some(state_tables(state)?), async |context| {
         Ok(query(&context, sql).await?.collect().await?)
     })
 }
@@ -72,11 +76,7 @@ struct HeldOut {
 fn held_out(args: &ReportArgs, config: &TrainConfig) -> Option<HeldOut> {
     let of_config = &config.eval;
     let selection = args.selection.clone().or_else(|| of_config.selection.clone())?;
-    let dataset = args
-        .dataset
-        .clone()
-        .or_else(|| of_config.dataset.clone())
-        .or_else(|| config.data.dataset.clone())?;
+    let dataset = dataset_of(args, config)?;
     let classes =
         match (&args.classes, &args.label_column, &of_config.classes, &of_config.label_column) {
             (Some(classes), Some(label), ..) => {
@@ -88,6 +88,12 @@ fn held_out(args: &ReportArgs, config: &TrainConfig) -> Option<HeldOut> {
             _ => None,
         };
     Some(HeldOut { dataset, selection, classes })
+}
+
+/// Where the held-out pairs are.
+fn dataset_of(args: &ReportArgs, config: &TrainConfig) -> Option<PathBuf> {
+    let named = [&args.dataset, &config.eval.dataset, &config.data.dataset];
+    named.into_iter().flatten().next().cloned()
 }
 
 fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<ModelInspection> {

@@ -7,11 +7,12 @@ use anyhow::{Context, bail};
 use diptych_cli::{ScoreArgs, ScoreKindArg};
 use diptych_embeddings::encode::encode;
 use diptych_embeddings::models::{self, Model};
+use diptych_embeddings::pairs::chosen_part;
 use diptych_pipeline::scores::{
     ClusterRequest, ModelSpec, Producer, ScoreKind, ScoreReport, ScoreRequest, assign_clusters,
     score,
 };
-use diptych_pipeline::{Batch, Matrix, Selection, Tokenizer, read_matrix};
+use diptych_pipeline::{Batch, Matrix, Tokenizer, read_matrix};
 use diptych_schemas::DatasetManifest;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
@@ -22,7 +23,7 @@ use crate::signals::{self, Ending};
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     let kinds = kinds(args)?;
-    let selection = args.selection.as_deref().map(Selection::read).transpose()?;
+    let selection = chosen_part(&args.dataset.dataset, &args.pairs.choice())?;
     let pairs = match &selection {
         Some(selection) => selection.len() as u64,
         None => DatasetManifest::read(&args.dataset.dataset)?.pairs,

@@ -12,14 +12,16 @@ use diptych_embeddings::models::{self, Model};
 use diptych_embeddings::nearest::{
     Found, GraphSpec, Loaded, Query, QueryTerm, SearchOptions, Searcher,
 };
+use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
 use diptych_pages::pictures::{SheetItem, query_sheet};
 use diptych_pipeline::sql::default_memory;
 use diptych_pipeline::{EvalResize, EvalSpec, Fit, Selection, eval_batches};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::{LoaderConfig, SchemaError, Uid};
-use diptych_store::Store;
+use diptych_store::{JobState, Owner, Store};
 
-use crate::commands::embed::embed_with_bar;
+use crate::client::owning::own;
+use crate::commands::embed::{answer_while_embedding, embed_with_bar};
 use crate::output::{line, one_line};
 
 /// Side of an image in the contact sheet, in pixels.
@@ -30,9 +32,12 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
         bail!("-k must be at least 1");
     }
     let queries = queries(args)?;
-    let selection = Selection::read(&args.selection)?;
+    let selection = chosen_pairs(&args.dataset.dataset, &args.pairs.choice())?;
     let model = models::load(&args.model.model_ref())?;
-    let store = Store::open_undamaged(&args.model.run_on.state)?;
+    let store = store_to_search(&args.model.run_on.state)?;
+    // A copy is nobody's but this call's.
+    let answering =
+        if store.is_copy() { None } else { answer_while_embedding(&store, &args.dataset.dataset) };
     let spec =
         EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
@@ -59,13 +64,37 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     }
     if let Some(path) = &args.sheet {
         query_sheet(
-            &format!("{} in {}", args.model.model, args.selection.display()),
+            &format!(
+                "{} in {}",
+                args.model.model,
+                name_of_pairs(&args.dataset.dataset, &args.pairs.choice())
+            ),
             &sheet,
             path,
         )?;
         line(format!("contact sheet: {}", path.display()))?;
     }
+    if let Some(answering) = answering {
+        answering.ends(JobState::Done, None);
+    }
     Ok(Outcome::Done)
+}
+
+/// The store of a state folder, to embed what is missing and search. Beside an owner it is a copy, and what is embedded is not kept.
+fn store_to_search(state: &Path) -> anyhow::Result<Store> {
+    match own(state, Store::open_undamaged) {
+        Err(error) => {
+            let Some(owner) = Owner::of(state) else { return Err(error) };
+            tracing::info!(
+                "{} is in use by process {} (`{}`): a copy of it is searched, and what has to be embedded for that is not kept",
+                state.display(),
+                owner.pid,
+                owner.command
+            );
+            Ok(Store::open_scratch(state)?)
+        }
+        opened => opened,
+    }
 }
 
 /// What is asked for, each with a title: images, pairs, texts.

@@ -6,13 +6,14 @@ use diptych_cli::SelectArgs;
 use diptych_embeddings::session::with_limited_session;
 use diptych_pipeline::remember_selection;
 use diptych_pipeline::sql::register_pairs;
-use diptych_pipeline::{read_uid_list, select};
+use diptych_pipeline::{Selection, read_uid_list, select_of};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
-use diptych_schemas::{ContentHash, Uid};
+use diptych_schemas::{ContentHash, SchemaError, Uid};
 
+use crate::client::reading::state_tables;
 use crate::commands::preset::preset_sql;
-use crate::commands::sql::query_text;
+use crate::commands::sql::{query_text, register_files};
 use crate::commands::uids::quoted;
 use crate::output::line;
 
@@ -26,6 +27,7 @@ pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
         (None, Some(_)) if args.query.is_none() && args.file.is_none() => {
             UidList::sql(args.uid_column.as_deref())
         }
+        (None, None) if args.query.is_none() && args.file.is_none() => String::new(),
         _ => query_text(args.query, args.file.as_deref())?,
     };
     if let Some(list) = &list {
@@ -37,19 +39,28 @@ pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
             list.hash
         );
     }
+    // So does what stands in for a table.
+    for (name, path) in &args.tables {
+        let hash = ContentHash::of(&std::fs::read(path).map_err(SchemaError::io(path))?);
+        sql = format!("{}\n-- {name}: a file of sha256 {hash}", sql.trim_end());
+    }
+    let part_of = args.selection.as_deref().map(Selection::read).transpose()?;
     let memory = args.memory.memory_limit;
     let report = with_limited_session(
         Some(&args.dataset.dataset),
-        args.state.as_deref(),
+        args.state.as_deref().map(state_tables).transpose()?,
         memory,
         async |context| {
             if let Some(list) = &list {
                 register_pairs(&context, LIST, &list.uids, None)?;
             }
-            Ok(select(&context, &sql, &args.output).await?)
+            register_files(&context, &args.tables)?;
+            Ok(select_of(&context, &sql, part_of.as_ref(), &args.output).await?)
         },
     )?;
-    remember_selection(&args.dataset.dataset, &args.output);
+    if !args.unremembered {
+        remember_selection(&args.dataset.dataset, &args.output);
+    }
     if let Some((list, path)) = list.as_ref().zip(args.uids.as_ref()) {
         line(format!("{:>12}  uids in {}", thousands(list.uids.len() as u64), path.display()))?;
     }

@@ -1,10 +1,18 @@
 //! `diptych serve`: the service.
 
 use diptych_cli::ServeArgs;
+use diptych_schemas::ServeConfig;
 use diptych_schemas::outcome::Outcome;
+use diptych_serve::ServeOptions;
+
+use crate::client::owning::make_way;
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
-    diptych_serve::run(args.config, args.state.as_deref(), args.listen)
+    let ServeArgs { config, state, listen, dataset } = args;
+    let of_file = config.as_deref().map(ServeConfig::read).transpose()?;
+    let folder = state.clone().or_else(|| Some(of_file?.state));
+    make_way(&folder.unwrap_or_else(|| ServeConfig::default().state))?;
+    diptych_serve::run(config, ServeOptions { state, listen, datasets: dataset })
 }
 
 /// The process that computes queries of a service's clients.

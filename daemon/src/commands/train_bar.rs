@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use diptych_schemas::words::duration;
 use diptych_training::live::LiveEvent;
 use diptych_training::progress::{ProgressLine, resident_bytes};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,7 +22,7 @@ pub(crate) fn start(told: Receiver<LiveEvent>) -> anyhow::Result<Option<JoinHand
     if !stderr().is_terminal() {
         return Ok(None);
     }
-    let template = "{prefix} [{bar:30}] step {pos}/{len}  ETA {eta}\n  {msg}";
+    let template = "{prefix} [{bar:30}] step {pos}/{len}\n  {msg}";
     let style =
         ProgressStyle::with_template(template).context("progress template")?.progress_chars("=> ");
     let thread =
@@ -45,14 +46,14 @@ fn draw(mut told: Receiver<LiveEvent>, style: &ProgressStyle) {
                     .with_prefix(step.run.clone()),
             );
             bar.set_position(step.step.saturating_sub(1));
-            bar.reset_eta();
             bar
         });
         line.update(&step);
         bar.set_position(step.step);
         if drawn.elapsed() >= MESSAGE_EVERY || step.step == step.total_steps {
             drawn = Instant::now();
-            bar.set_message(line.text(&step, resident_bytes()));
+            let left = duration(step.eta_seconds);
+            bar.set_message(format!("{left} left  {}", line.text(&step, resident_bytes())));
         }
     }
     if let Some(bar) = bar {

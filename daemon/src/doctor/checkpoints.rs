@@ -73,7 +73,9 @@ impl Findings {
         {
             store.reconcile_checkpoints(run, &records)?;
         }
-        self.examine_unfinished(&folder)?;
+        if !self.is_owned {
+            self.examine_unfinished(&folder)?;
+        }
         Ok(valid.len() as u64)
     }
 

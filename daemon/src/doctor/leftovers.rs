@@ -22,7 +22,7 @@ impl Findings {
                     path.display()
                 ));
             }
-            if path.extension().is_some_and(|ending| ending == UNFINISHED) {
+            if path.extension().is_some_and(|ending| ending == UNFINISHED) && !self.is_owned {
                 let what = format!("{}: what somebody who was stopped was writing", path.display());
                 self.mend(Severity::Note, what, || delete(&path))?;
             }

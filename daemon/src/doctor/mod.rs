@@ -1,7 +1,7 @@
 //! A state folder, read through: what is damaged, missing or left over, each in one line that says what to do.
 //!
 //! 1. A problem is what no kill and no full disk leaves; a note is what one may leave, or what a person may want to delete.
-//! 2. Without `fix` nothing is written: the store is read from a copy. With it, what can be rebuilt from files is; nothing
+//! 2. Without `fix` nothing is written: the store is read from a copy, also while somebody owns it. With it, what can be rebuilt from files is; nothing
 //!    that could hold data is deleted, it is moved aside.
 
 mod checkpoints;
@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use diptych_schemas::SchemaError;
-use diptych_store::{Contents, RunName, Store};
+use diptych_store::{Contents, Owner, RunName, Store};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +51,23 @@ impl Examined {
     }
 }
 
-/// Reads everything in a state folder that is there. Nobody else may own it.
+/// Reads everything in a state folder that is there. To mend it, nobody else may own it.
 pub fn examine(state: &Path, fix: bool) -> anyhow::Result<Examined> {
-    let mut findings = Findings { list: Vec::new(), fix };
+    let is_owned = !fix && Owner::of(state).is_some();
+    let mut examined = examine_once(state, fix, is_owned)?;
+    if is_owned && !examined.findings.is_empty() {
+        // What its owner was at work on is found only once.
+        let again = examine_once(state, fix, is_owned)?;
+        let is_there =
+            |finding: &Finding| again.findings.iter().any(|now| now.what == finding.what);
+        examined.findings.retain(is_there);
+    }
+    Ok(examined)
+}
+
+/// `is_owned`: what is called *.incomplete may be what its owner writes.
+fn examine_once(state: &Path, fix: bool, is_owned: bool) -> anyhow::Result<Examined> {
+    let mut findings = Findings { list: Vec::new(), fix, is_owned };
     let mut store = if fix { Store::open(state)? } else { Store::look_through(state)? };
     findings.lost_at_opening(&store);
     let mut contents = store.check();
@@ -125,6 +139,7 @@ fn entries(folder: &Path) -> anyhow::Result<Vec<fs::DirEntry>> {
 struct Findings {
     list: Vec<Finding>,
     fix: bool,
+    is_owned: bool,
 }
 
 impl Findings {

@@ -1,6 +1,6 @@
 //! A copy of the store as another state folder, made while the store is in use: what was acknowledged before it began is in it.
 //!
-//! Runs, checkpoints, events, jobs and the ledger are copied as they were at one moment. Metrics and the pairs of events follow, so
+//! Runs, checkpoints, events, sample queries, jobs and the ledger are copied as they were at one moment. Metrics and the pairs of events follow, so
 //! they may be newer by a few steps, which a run that goes on takes back; of each set of embeddings come the rows that its
 //! head had. Files are not copied: checkpoint folders are whole by themselves. The folder is named last.
 
@@ -13,7 +13,7 @@ use super::acknowledged::{self, Acknowledged};
 use super::embeddings::{Blocks, EmbeddingSet};
 use super::engine::{Change, Engine};
 use super::error::StoreError;
-use super::owner::FolderLock;
+use super::owner::{FolderLock, OwnerRole};
 use super::records::Milliseconds;
 use super::{Store, format, guard};
 
@@ -51,7 +51,7 @@ impl Store {
         }
         let folder = durable::unfinished(to);
         fs::create_dir_all(&folder).map_err(SchemaError::io(&folder))?;
-        let lock = FolderLock::take(&folder)?;
+        let lock = FolderLock::take(&folder, OwnerRole::Command)?;
         let filled =
             self.fill(&folder).and_then(|done| Ok(durable::publish(&folder, to).map(|()| done)?));
         if filled.is_err() {
@@ -193,8 +193,15 @@ impl Copy<'_> {
 }
 
 /// Those trees whose records belong together.
-fn small(engine: &Engine) -> [&sled::Tree; 5] {
-    [engine.runs(), engine.checkpoints(), engine.events(), engine.ledger(), engine.jobs()]
+fn small(engine: &Engine) -> [&sled::Tree; 6] {
+    [
+        engine.runs(),
+        engine.checkpoints(),
+        engine.events(),
+        engine.ledger(),
+        engine.jobs(),
+        engine.sample_queries(),
+    ]
 }
 
 fn change((key, value): (sled::IVec, sled::IVec)) -> Change {

@@ -7,6 +7,7 @@ use diptych_schemas::LedgerEntry;
 
 use super::error::StoreError;
 use super::records::{CheckpointRecord, EventRecord, JobRecord, RunName, RunRecord};
+use super::sample_queries::SampleQueries;
 use super::{Store, embeddings, events};
 
 /// What a store holds.
@@ -73,6 +74,10 @@ impl Store {
         contents.ledger = read(
             "ledger",
             self.records::<LedgerEntry>(engine.ledger(), &[]).map(|found| found.len() as u64),
+        );
+        read(
+            "sample queries",
+            self.records::<SampleQueries>(engine.sample_queries(), &[]).map(|_| 0),
         );
         contents.steps = read("metrics", self.count_steps(mentioned));
         read(

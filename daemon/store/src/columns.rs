@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Float32Array, Float64Array,
-    Float64Builder, Int64Array, ListArray, RecordBatch, RecordBatchOptions, StringArray,
-    StringBuilder, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt64Array,
-    UInt64Builder,
+    ArrayRef, BooleanArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Float32Array,
+    Float64Array, Float64Builder, Int64Array, ListArray, RecordBatch, RecordBatchOptions,
+    StringArray, StringBuilder, TimestampMillisecondArray, TimestampMillisecondBuilder,
+    UInt64Array, UInt64Builder,
 };
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
-use diptych_schemas::{LedgerEntry, column};
+use diptych_schemas::{LedgerEntry, Uid, column};
 use half::slice::HalfFloatSliceExt;
 
 use super::embedding_reader::EmbeddingChunk;
@@ -20,6 +20,7 @@ use super::events::EventPairs;
 use super::records::{
     CheckpointRecord, EventRecord, JobRecord, MetricRow, Milliseconds, RunName, RunRecord,
 };
+use super::sample_queries::SampleQueries;
 
 /// [`diptych_schemas::runs_schema`]
 pub(super) fn runs(records: &[RunRecord]) -> Vec<ArrayRef> {
@@ -33,6 +34,9 @@ pub(super) fn runs(records: &[RunRecord]) -> Vec<ArrayRef> {
         time(records, |record| record.started),
         time(records, |record| record.updated),
         text(records, |record| record.model.as_str()),
+        number(records, |record| record.parameters),
+        text(records, |record| record.device.as_str()),
+        text(records, |record| record.host.as_str()),
         text(records, |record| record.config_hash.to_string()),
         text(records, |record| record.selection_hash.to_string()),
         text(records, |record| record.dataset_hash.to_string()),
@@ -100,6 +104,35 @@ pub(super) fn event_pairs(blocks: &[EventPairs]) -> Result<Vec<ArrayRef>, ArrowE
     }
     let runs = text(&each, |(block, _)| block.run.as_str());
     Ok(vec![runs, number(&each, |(block, _)| block.step.0), Arc::new(uids.finish())])
+}
+
+/// [`diptych_schemas::sample_queries_schema`]
+pub(super) fn sample_queries(evaluations: &[SampleQueries]) -> Result<Vec<ArrayRef>, ArrowError> {
+    let rows: Vec<_> = evaluations
+        .iter()
+        .flat_map(|evaluation| evaluation.queries.iter().map(move |query| (evaluation, query)))
+        .flat_map(|(evaluation, query)| {
+            (1_u64..).zip(&query.found).map(move |(place, found)| (evaluation, query, place, found))
+        })
+        .collect();
+    let uids = |of: &dyn Fn(usize) -> Uid| -> Result<ArrayRef, ArrowError> {
+        let mut uids = FixedSizeBinaryBuilder::with_capacity(rows.len(), UID_BYTES as i32);
+        for row in 0..rows.len() {
+            uids.append_value(of(row).0)?;
+        }
+        Ok(Arc::new(uids.finish()))
+    };
+    Ok(vec![
+        text(&rows, |(evaluation, ..)| evaluation.run.as_str()),
+        number(&rows, |(evaluation, ..)| evaluation.step.0),
+        uids(&|row| rows[row].1.uid)?,
+        text(&rows, |(_, query, ..)| query.caption.as_str()),
+        number(&rows, |(_, query, ..)| query.own_rank),
+        number(&rows, |(_, _, place, _)| *place),
+        uids(&|row| rows[row].3.uid)?,
+        Arc::new(Float32Array::from_iter_values(rows.iter().map(|row| row.3.score))),
+        Arc::new(rows.iter().map(|row| Some(row.3.correct)).collect::<BooleanArray>()),
+    ])
 }
 
 /// [`diptych_schemas::jobs_schema`]

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use diptych_schemas::{SchemaError, durable};
 use tempfile::TempDir;
@@ -11,6 +13,11 @@ use super::error::StoreError;
 
 /// What has to be free beside the copy: sled writes when it opens.
 const SPARE_BYTES: u64 = 8 << 20;
+
+/// How long a folder must not have been written to before it is copied beside its owner. The kernel keeps times to about 10 ms.
+const QUIET: Duration = Duration::from_millis(30);
+/// How long such a moment is waited for.
+const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
 /// What names of copies begin and end with, so that they are recognised where a kill left them. See
 /// [`durable::UNFINISHED`].
@@ -50,6 +57,37 @@ impl Copy {
         })
     }
 
+    /// The same while another process may write to the folder: at a moment at which it does not. The copy is then as a kill at that
+    /// moment would leave the folder, from which sled recovers.
+    pub(super) fn make_beside_owner(
+        state: &Path,
+        sled: &Path,
+        places: &[PathBuf],
+    ) -> Result<Self, StoreError> {
+        let began = Instant::now();
+        while began.elapsed() < QUIET_WITHIN {
+            let before = stamps(sled);
+            if before.as_ref().is_ok_and(|stamps| are_quiet(stamps)) {
+                match Self::make(state, sled, places) {
+                    Ok(copy)
+                        if stamps(sled)
+                            .is_ok_and(|after| before.is_ok_and(|before| before == after)) =>
+                    {
+                        return Ok(copy);
+                    }
+                    // A file may be gone by now.
+                    Ok(_) | Err(StoreError::Schema(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            std::thread::sleep(QUIET / 3);
+        }
+        Err(StoreError::Unavailable {
+            state: state.to_owned(),
+            message: "its owner does not answer, and writes to it too often for a copy".into(),
+        })
+    }
+
     /// sled's folder within it.
     pub(super) fn sled(&self) -> PathBuf {
         self.folder.path().join("sled")
@@ -68,7 +106,31 @@ pub(super) fn is_copy(path: &Path) -> bool {
     name.starts_with(PREFIX) && name.ends_with(SUFFIX)
 }
 
-fn bytes_of(folder: &Path) -> io::Result<u64> {
+/// What is known of a folder's files without reading them: name, length, inode, time of the last change.
+fn stamps(folder: &Path) -> io::Result<Vec<(PathBuf, u64, u64, SystemTime)>> {
+    let mut stamps = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let metadata = fs::symlink_metadata(&path)?;
+        if metadata.is_dir() {
+            stamps.extend(self::stamps(&path)?);
+        } else {
+            stamps.push((path, metadata.len(), metadata.ino(), metadata.modified()?));
+        }
+    }
+    stamps.sort();
+    Ok(stamps)
+}
+
+fn are_quiet(stamps: &[(PathBuf, u64, u64, SystemTime)]) -> bool {
+    let now = SystemTime::now();
+    // A clock that was set back says nothing.
+    stamps
+        .iter()
+        .all(|(_, _, _, changed)| now.duration_since(*changed).is_ok_and(|ago| ago > QUIET))
+}
+
+pub(super) fn bytes_of(folder: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;

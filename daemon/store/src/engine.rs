@@ -63,6 +63,7 @@ struct Open {
     ledger: sled::Tree,
     events: sled::Tree,
     event_pairs: sled::Tree,
+    sample_queries: sled::Tree,
     jobs: sled::Tree,
 }
 
@@ -110,6 +111,7 @@ impl Engine {
             ledger: tree("ledger")?,
             events: tree("events")?,
             event_pairs: tree("event_pairs")?,
+            sample_queries: tree("sample_queries")?,
             jobs: tree("jobs")?,
             db,
         };
@@ -193,6 +195,10 @@ impl Engine {
 
     pub(super) fn event_pairs(&self) -> &sled::Tree {
         &self.sled().event_pairs
+    }
+
+    pub(super) fn sample_queries(&self) -> &sled::Tree {
+        &self.sled().sample_queries
     }
 
     pub(super) fn jobs(&self) -> &sled::Tree {

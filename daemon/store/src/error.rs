@@ -9,8 +9,8 @@ use super::owner::Owner;
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("{}", locked(state, owner.as_ref()))]
-    Locked { state: PathBuf, owner: Option<Owner> },
+    #[error("{}", locked(state, owner.as_deref()))]
+    Locked { state: PathBuf, owner: Option<Box<Owner>> },
 
     #[error(
         "{state}: the store is damaged: {message}. `diptych doctor {state}` says what of it can still be read. `diptych doctor \
@@ -120,21 +120,20 @@ fn is_environment(error: &std::io::Error) -> bool {
     }
 }
 
+/// For who wants to write: who reads is answered by the owner, or reads a copy.
 fn locked(state: &Path, owner: Option<&Owner>) -> String {
     let state = state.display();
-    match owner {
-        Some(owner) => format!(
-            "{state} is in use by process {pid} (`{command}`, for {age}). One process at a time owns a state folder: wait \
-             until it is done, stop it with `kill {pid}`, or name another state folder",
-            pid = owner.pid,
-            command = owner.command,
-            age = owner.age(),
-        ),
-        None => format!(
-            "{state} is in use by another process. One process at a time owns a state folder: wait until it is done, find \
-             it with `fuser -v {state}/sled/db`, or name another state folder"
-        ),
-    }
+    let by = match owner {
+        Some(owner) => {
+            format!("process {} (`{}`, for {})", owner.pid, owner.command, owner.age())
+        }
+        None => "another process".into(),
+    };
+    format!(
+        "{state} is in use by {by}, and one process at a time writes to a state folder. Wait until it is done, or name another \
+         state folder. To look at it meanwhile: `diptych ui {state}`; sql, plot, report, status and watch read it too. Two folders \
+         are compared by `diptych sql --state {state} --state OTHER …`"
+    )
 }
 
 #[cfg(test)]

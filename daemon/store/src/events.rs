@@ -127,6 +127,7 @@ impl EventKind {
             Self::CheckpointFailed => "checkpoint_failed",
             Self::StoreFailed => "store_failed",
             Self::Stall => "stall",
+            Self::Overfitting => "overfitting",
         }
     }
 }

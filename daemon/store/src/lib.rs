@@ -3,7 +3,7 @@
 //! 1. This is the only module that names sled, and sled is an index that can be rebuilt: checkpoint folders win over it, and
 //!    one that does not open is moved aside and begun anew, one that went back by itself is noticed; never a panic.
 //! 2. No value in it is above [`MAX_VALUE_BYTES`]; what is longer is stored in chunks.
-//! 3. One process owns a state folder, and within it one thread writes at a time.
+//! 3. One process owns a state folder, and within it one thread writes at a time. Others ask it, or read a copy.
 //! 4. An acknowledged run, job, checkpoint or embedding survives a kill and a power cut; metrics, events and ledger entries may lose the
 //!    last [`FLUSH_EVERY_MS`].
 //! 5. It blocks: SQL over it reads on threads made for blocking, never on tokio's workers.
@@ -30,6 +30,7 @@ mod owner;
 mod records;
 mod runs;
 mod salvage;
+mod sample_queries;
 mod tables;
 
 use std::fmt;
@@ -44,12 +45,13 @@ pub use embeddings::{EmbeddingSet, EmbeddingWriter, MAX_DIMENSION, MAX_ROWS, Mod
 pub use engine::{FLUSH_EVERY_MS, MAX_VALUE_BYTES};
 pub use error::StoreError;
 pub use metrics::EVALUATED;
-pub use owner::Owner;
+pub use owner::{Owner, OwnerRole};
 pub use records::{
     CheckpointRecord, EventKind, EventRecord, JobKind, JobRecord, JobState, MetricRow,
     Milliseconds, RunName, RunRecord, RunState,
 };
 pub use runs::Reconciled;
+pub use sample_queries::{FoundImage, SampleQueries, SampleQuery};
 pub use tables::{PlanTableRead, TableRead, tables_planned_by};
 
 use acknowledged::Acknowledged;
@@ -82,6 +84,8 @@ struct Inner {
     /// What was opened instead of the folder's own files, which nobody writes to. After the engine, so that it is deleted when
     /// sled is closed.
     copy: Option<Copy>,
+    /// Whether the copy may be written to.
+    is_scratch: bool,
     /// Last, so that the folder is free only when sled is closed.
     _lock: Option<owner::FolderLock>,
 }
@@ -105,10 +109,16 @@ impl Store {
         Ok(Self::of(state, open::open(state, OnDamage::Refuse)?))
     }
 
-    /// Opens a store to read it: one that was not closed in order from a copy. A store that is damaged is an error, and is
-    /// left as it is.
+    /// Opens a store to read it, from a copy, also while another process owns it: then as it is at this moment. A store that is
+    /// damaged is an error, and is left as it is.
     pub fn open_to_read(state: &Path) -> Result<Self, StoreError> {
         Ok(Self::of(state, open::open_to_read(state)?))
+    }
+
+    /// The same; what is written to the copy can be read, and is gone with it.
+    pub fn open_scratch(state: &Path) -> Result<Self, StoreError> {
+        let opened = open::open_a_copy(state)?;
+        Ok(Self::of(state, Opened { is_scratch: true, ..opened }))
     }
 
     /// Opens a copy of a store: nothing in the state folder is changed. Of a store that is damaged it holds what can still be
@@ -118,7 +128,7 @@ impl Store {
     }
 
     fn of(state: &Path, opened: Opened) -> Self {
-        let Opened { engine, acknowledged, degraded, lock, copy } = opened;
+        let Opened { engine, acknowledged, degraded, lock, copy, is_scratch } = opened;
         let inner = Inner {
             engine: RwLock::new(Some(Arc::new(engine))),
             reopened: Mutex::new(None),
@@ -127,6 +137,7 @@ impl Store {
             state: state.to_owned(),
             degraded,
             copy,
+            is_scratch,
             _lock: lock,
         };
         Self { inner: Arc::new(inner) }
@@ -142,9 +153,15 @@ impl Store {
         &self.inner.state
     }
 
-    /// Tells whoever else wants the folder where this process answers.
-    pub fn announce(&self, address: &str) -> Result<(), StoreError> {
-        owner::announce(&self.inner.state, address)
+    /// Tells whoever else wants the folder where this process answers. The path of a socket (`unix:PATH`) may be relative to the
+    /// state folder.
+    pub fn announce(&self, address: &str, role: OwnerRole) -> Result<(), StoreError> {
+        owner::announce(&self.inner.state, address, role)
+    }
+
+    /// Whether what is written to it is lost: it is a copy.
+    pub fn is_copy(&self) -> bool {
+        self.inner.copy.is_some()
     }
 
     /// sled. It answers no call after a write of it failed; then it is closed and opened again.
@@ -249,8 +266,10 @@ impl Store {
     /// What is written to a copy would be lost.
     fn refuse_copy(&self) -> Result<(), StoreError> {
         match &self.inner.copy {
-            None => Ok(()),
-            Some(_) => Err(StoreError::ReadOnly { state: self.inner.state.clone() }),
+            Some(_) if !self.inner.is_scratch => {
+                Err(StoreError::ReadOnly { state: self.inner.state.clone() })
+            }
+            _ => Ok(()),
         }
     }
 

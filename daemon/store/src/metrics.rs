@@ -74,6 +74,19 @@ impl Store {
         value.map(|value| self.noting_damage(decode(self.folder(), step, &value))).transpose()
     }
 
+    /// The last step that has metrics.
+    pub fn last_metrics(&self, run: &RunName) -> Result<Option<Step>, StoreError> {
+        let engine = self.engine()?;
+        let (first, last) = (run.step_key(Step(0)), run.step_key(Step(u64::MAX)));
+        let newest =
+            self.call(|| engine.metrics().range(first..=last).keys().next_back().transpose())?;
+        let step = |key: sled::IVec| {
+            let step = key.split_last_chunk::<8>().map(|(_, step)| Step(u64::from_be_bytes(*step)));
+            step.ok_or_else(|| StoreError::damaged(self.folder(), "a key of the metrics is short"))
+        };
+        newest.map(step).transpose()
+    }
+
     /// Gives the metrics of the steps `first` to `last` of a run to `take`, in their order.
     pub fn each_metric(
         &self,
@@ -99,12 +112,14 @@ impl Store {
         Ok(rows)
     }
 
-    /// Removes what was recorded after a step, when a run goes on from there. Says how many steps were removed.
+    /// Removes what was recorded after a step, when a run goes on from there: metrics and sample queries. Says how many steps were
+    /// removed.
     pub fn truncate_metrics(&self, run: &RunName, after: Step) -> Result<u64, StoreError> {
         let _writer = self.writer();
         let engine = self.engine()?;
         let tree = engine.metrics();
         let Some(first) = after.0.checked_add(1) else { return Ok(0) };
+        self.remove_sample_queries(run, Step(first))?;
         let (first, last) = (run.step_key(Step(first)), run.step_key(Step(u64::MAX)));
         let mut removed = 0;
         loop {

@@ -17,8 +17,9 @@ use super::clean::{self, Seal};
 use super::copy::{self, Copy};
 use super::engine::Engine;
 use super::error::StoreError;
-use super::owner::{FolderLock, ReaderLock};
+use super::owner::{FolderLock, OwnerRole, ReaderLock};
 use super::records::{CheckpointRecord, EventRecord, JobRecord, Milliseconds, RunRecord};
+use super::sample_queries::SampleQueries;
 use super::{chunks, embeddings, events, format, guard, metrics, salvage};
 
 /// The file that says that damage was met since the last opening.
@@ -32,7 +33,12 @@ pub(super) struct Opened {
     pub(super) lock: Option<FolderLock>,
     /// What was opened instead of the folder's own files.
     pub(super) copy: Option<Copy>,
+    /// Whether the copy may be written to.
+    pub(super) is_scratch: bool,
 }
+
+/// Largest store that is copied to be read where it could be opened itself: more takes longer than most of what is asked.
+const COPIED_BYTES: u64 = 256 << 20;
 
 /// What is done with a store that is damaged, or that went back to an earlier state by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +58,13 @@ enum Damage {
 
 /// Opens a folder that this process will own.
 pub(super) fn open(state: &Path, on_damage: OnDamage) -> Result<Opened, StoreError> {
+    open_as(state, on_damage, OwnerRole::Command)
+}
+
+fn open_as(state: &Path, on_damage: OnDamage, role: OwnerRole) -> Result<Opened, StoreError> {
     fs::create_dir_all(state).map_err(SchemaError::io(state))?;
     durable::sync_folder(state.parent().unwrap_or(Path::new(".")))?;
-    let lock = FolderLock::take(state)?;
+    let lock = FolderLock::take(state, role)?;
     remove_leftovers(state)?;
     let folder = state.join("sled");
     let rebuilt = durable::unfinished(&folder);
@@ -94,14 +104,28 @@ pub(super) fn open(state: &Path, on_damage: OnDamage) -> Result<Opened, StoreErr
     opened(state, engine, degraded, Some(lock), None)
 }
 
-/// Opens a folder to read it. Where nobody knows whether its files are as the last close left them, a copy is read.
+/// Opens a folder to read it, from a copy: so nobody who wants to own it is kept from that. A large one that nobody has is
+/// opened itself.
 pub(super) fn open_to_read(state: &Path) -> Result<Opened, StoreError> {
-    match clean::check(&state.join("sled")) {
-        Seal::Whole => return open(state, OnDamage::Refuse),
-        Seal::Missing => {}
-        Seal::Broken(what) => return Err(refusal(state, Damage::Incomplete(broken(state, &what)))),
+    let sled = state.join("sled");
+    if clean::check(&sled) == Seal::Whole
+        && copy::bytes_of(&sled).is_ok_and(|bytes| bytes > COPIED_BYTES)
+    {
+        match open_as(state, OnDamage::Refuse, OwnerRole::Reader) {
+            Err(StoreError::Locked { .. }) => {}
+            opened => return opened,
+        }
     }
+    open_a_copy(state)
+}
+
+/// Opens a copy of a folder's files.
+pub(super) fn open_a_copy(state: &Path) -> Result<Opened, StoreError> {
     let copy = copy_of(state)?;
+    // Those of a folder that somebody owns change, and have no seal.
+    if let Seal::Broken(what) = clean::check(&copy.sled()) {
+        return Err(refusal(state, Damage::Incomplete(broken(state, &what))));
+    }
     let everything = state.join(SUSPECT).exists();
     match open_checked(state, &copy.sled(), Engine::open_expendable, everything) {
         Ok((engine, None)) => opened(state, engine, None, None, Some(copy)),
@@ -142,16 +166,27 @@ fn opened(
     copy: Option<Copy>,
 ) -> Result<Opened, StoreError> {
     let (known, noted) = engine.last_acknowledged(state)?;
-    Ok(Opened { engine, acknowledged: known.max(noted), degraded, lock, copy })
+    let acknowledged = known.max(noted);
+    Ok(Opened { engine, acknowledged, degraded, lock, copy, is_scratch: false })
 }
 
-/// A copy of sled's files as they are now, elsewhere.
+/// A copy of sled's files as they are now, elsewhere. Where somebody owns the folder, it is as a kill at this moment would leave it.
 fn copy_of(state: &Path) -> Result<Copy, StoreError> {
-    let _lock = ReaderLock::take(state)?;
+    let lock = ReaderLock::take(state);
     let folder = state.join("sled");
     let rebuilt = durable::unfinished(&folder);
     let sled = if !folder.exists() && rebuilt.exists() { rebuilt } else { folder };
-    Copy::make(state, &sled, &copy::elsewhere(state))
+    let places = copy::elsewhere(state);
+    match lock {
+        Ok(_lock) => Copy::make(state, &sled, &places),
+        Err(StoreError::Locked { .. }) => {
+            let copy = Copy::make_beside_owner(state, &sled, &places)?;
+            // One of before its owner came is none of what it is now.
+            clean::break_seal(&copy.sled())?;
+            Ok(copy)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Says what is wrong with sled's files, if anything is, and hands over a copy of them that was opened. Nothing where a close
@@ -230,6 +265,7 @@ fn open_checked(
         chunks::read::<LedgerEntry>(state, engine.ledger(), &[])?;
         chunks::read::<EventRecord>(state, engine.events(), &[])?;
         chunks::read::<JobRecord>(state, engine.jobs(), &[])?;
+        chunks::read::<SampleQueries>(state, engine.sample_queries(), &[])?;
         if everything || lost.is_some() {
             metrics::verify(state, engine.metrics())?;
             events::verify_pairs(state, engine.event_pairs())?;

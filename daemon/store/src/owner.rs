@@ -1,10 +1,11 @@
 //! Who owns a state folder: a lock that dies with its process, and beside it a note that says who holds it.
 //!
-//! The lock is the truth. The note may be stale; it is read only when the lock is taken.
+//! 1. The lock is the truth. The note may be stale; it is read only when the lock is taken.
+//! 2. Who reads holds the lock for a moment, shared. Who wants to own the folder waits for that, and is not refused.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diptych_schemas::{SchemaError, durable};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,26 @@ const NOTE: &str = "owner.json";
 const TRIES: u32 = 10;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
+/// How long an owner waits for those who read.
+const READERS_WITHIN: Duration = Duration::from_mins(2);
+/// After which it says that it waits.
+const SAYS_SO_AFTER: Duration = Duration::from_secs(1);
+
+/// What an owner does with the folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OwnerRole {
+    /// One command, such as a training.
+    #[default]
+    Command,
+    /// A service, which takes jobs.
+    Service,
+    /// A page to look at, which leaves the folder to a command that wants it.
+    Page,
+    /// Reads a store that is too large to be copied.
+    Reader,
+}
+
 /// The process that owns a state folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
@@ -25,21 +46,45 @@ pub struct Owner {
     /// Its command line.
     pub command: String,
     pub since: Milliseconds,
-    /// Where it answers, of a service.
+    /// Where it answers. The path of a socket may be relative to the state folder, which need not lie at the same place for
+    /// every process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    #[serde(default)]
+    pub role: OwnerRole,
 }
 
 impl Owner {
-    fn this_process() -> Self {
-        let command: Vec<_> =
-            std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
+    fn this_process(role: OwnerRole) -> Self {
         Self {
             pid: std::process::id(),
-            command: command.join(" "),
+            command: Self::this_command(),
             since: Milliseconds::now(),
             address: None,
+            role,
         }
+    }
+
+    /// The command line of this process, with the name of the program alone.
+    pub fn this_command() -> String {
+        let mut parts = std::env::args_os();
+        let program = parts.next().unwrap_or_default();
+        let program = Path::new(&program).file_name().unwrap_or_default().to_owned();
+        let parts: Vec<_> = std::iter::once(program)
+            .chain(parts)
+            .map(|part| part.to_string_lossy().into_owned())
+            .collect();
+        parts.join(" ")
+    }
+
+    fn noted(state: &Path) -> Option<Self> {
+        let mut owner: Self =
+            serde_json::from_slice(&std::fs::read(state.join(NOTE)).ok()?).ok()?;
+        if let Some(socket) = owner.address.as_deref().and_then(|at| at.strip_prefix("unix:")) {
+            let socket = std::path::absolute(state.join(socket)).ok()?;
+            owner.address = Some(format!("unix:{}", socket.display()));
+        }
+        Some(owner)
     }
 
     /// The process that owns a state folder now; none where nobody does.
@@ -47,12 +92,11 @@ impl Owner {
         let lock = File::open(state.join(LOCK)).ok()?;
         // Shared, so that two who ask at once do not take each other for the owner.
         let owned = matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock));
-        let note = std::fs::read(state.join(NOTE)).ok()?;
-        owned.then(|| serde_json::from_slice(&note).ok()).flatten()
+        owned.then(|| Self::noted(state)).flatten()
     }
 
     /// How long it has owned the folder, in words.
-    pub(super) fn age(&self) -> String {
+    pub fn age(&self) -> String {
         let seconds = (Milliseconds::now().0 - self.since.0).max(0) / 1000;
         match seconds {
             0..120 => format!("{seconds} s"),
@@ -68,19 +112,40 @@ pub(super) struct FolderLock {
 }
 
 impl FolderLock {
-    /// Takes the lock of a state folder that is there, or says who has it.
-    pub(super) fn take(state: &Path) -> Result<Self, StoreError> {
+    /// Takes the lock of a state folder that is there, or says who has it. Waits for those who only read.
+    pub(super) fn take(state: &Path, role: OwnerRole) -> Result<Self, StoreError> {
         let path = state.join(LOCK);
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(&path)
             .map_err(SchemaError::io(&path))?;
-        wait_for(state, &path, || file.try_lock())?;
-        let note = serde_json::to_vec(&Owner::this_process()).unwrap_or_default();
+        let (began, mut told) = (Instant::now(), false);
+        let mut wait_for_readers = || {
+            if !told && began.elapsed() >= SAYS_SO_AFTER {
+                told = true;
+                tracing::info!("waits until those who read {} are done", state.display());
+            }
+            began.elapsed() < READERS_WITHIN && only_readers_hold(&file, state)
+        };
+        wait_for(state, &path, || file.try_lock(), &mut wait_for_readers)?;
+        let note = serde_json::to_vec(&Owner::this_process(role)).unwrap_or_default();
         durable::write(&state.join(NOTE), &note)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Whether those who hold a lock only read.
+fn only_readers_hold(lock: &File, state: &Path) -> bool {
+    match lock.try_lock_shared() {
+        Ok(()) => {
+            // Nobody owns the folder, so this was granted beside the readers' locks.
+            let _ = lock.unlock();
+            true
+        }
+        Err(_) => Owner::noted(state).is_some_and(|owner| owner.role == OwnerRole::Reader),
     }
 }
 
@@ -100,23 +165,26 @@ impl ReaderLock {
             }
             Err(error) => return Err(SchemaError::io(path)(error).into()),
         };
-        wait_for(state, &path, || file.try_lock_shared())?;
+        wait_for(state, &path, || file.try_lock_shared(), &mut || false)?;
         Ok(Self { _file: Some(file) })
     }
 }
 
-/// Tries a lock a few times.
+/// Tries a lock a few times, and as long as `goes_on` says.
 fn wait_for(
     state: &Path,
     path: &Path,
     mut try_lock: impl FnMut() -> Result<(), TryLockError>,
+    goes_on: &mut dyn FnMut() -> bool,
 ) -> Result<(), StoreError> {
     let mut tries = 1;
     loop {
         match try_lock() {
             Ok(()) => return Ok(()),
             // A process that is being started holds all locks of the one that starts it, for a moment.
-            Err(TryLockError::WouldBlock) if tries < TRIES => std::thread::sleep(BETWEEN_TRIES),
+            Err(TryLockError::WouldBlock) if tries < TRIES || goes_on() => {
+                std::thread::sleep(BETWEEN_TRIES);
+            }
             Err(TryLockError::WouldBlock) => return Err(locked(state)),
             Err(TryLockError::Error(error)) => return Err(SchemaError::io(path)(error).into()),
         }
@@ -124,20 +192,16 @@ fn wait_for(
     }
 }
 
-/// Says in the note where this process answers.
-pub(super) fn announce(state: &Path, address: &str) -> Result<(), StoreError> {
-    let owner = Owner { address: Some(address.to_owned()), ..Owner::this_process() };
+/// Says in the note where this process answers, and as what it owns the folder.
+pub(super) fn announce(state: &Path, address: &str, role: OwnerRole) -> Result<(), StoreError> {
+    let owner = Owner { address: Some(address.to_owned()), ..Owner::this_process(role) };
     let note = serde_json::to_vec(&owner).unwrap_or_default();
     Ok(durable::write(&state.join(NOTE), &note)?)
 }
 
 /// The error of a folder that another process has.
 pub(super) fn locked(state: &Path) -> StoreError {
-    let note = std::fs::read(state.join(NOTE)).ok();
-    StoreError::Locked {
-        state: state.to_owned(),
-        owner: note.and_then(|note| serde_json::from_slice(&note).ok()),
-    }
+    StoreError::Locked { state: state.to_owned(), owner: Owner::noted(state).map(Box::new) }
 }
 
 #[cfg(test)]
@@ -145,15 +209,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn second_owner_is_told_who_the_first_is_and_gets_the_folder_after_it() {
+    fn second_owner_is_told_who_the_first_is_and_how_to_look_and_gets_the_folder_after_it() {
         let folder = tempfile::tempdir().unwrap();
-        let first = FolderLock::take(folder.path()).unwrap();
-        let error = FolderLock::take(folder.path()).err().unwrap().to_string();
-        assert!(
-            error.contains(&format!("process {}", std::process::id())) && error.contains("kill"),
-            "{error}"
-        );
+        let first = FolderLock::take(folder.path(), OwnerRole::Command).unwrap();
+        let error = FolderLock::take(folder.path(), OwnerRole::Command).err().unwrap().to_string();
+        for says in [&*format!("process {}", std::process::id()), "diptych ui", "--state"] {
+            assert!(error.contains(says), "{error}");
+        }
+        assert!(!error.contains("kill"), "{error}");
         drop(first);
-        FolderLock::take(folder.path()).unwrap();
+        FolderLock::take(folder.path(), OwnerRole::Command).unwrap();
+    }
+
+    #[test]
+    fn owner_waits_for_those_who_read_and_is_not_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(FolderLock::take(folder.path(), OwnerRole::Command).unwrap());
+        let reader = ReaderLock::take(folder.path()).unwrap();
+        std::thread::scope(|scope| {
+            let owner = scope.spawn(|| FolderLock::take(folder.path(), OwnerRole::Command).is_ok());
+            // Longer than an owner is tried for.
+            std::thread::sleep(3 * TRIES * BETWEEN_TRIES);
+            assert!(!owner.is_finished());
+            drop(reader);
+            assert!(owner.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn socket_is_looked_for_where_the_folder_lies_now() {
+        let all = tempfile::tempdir().unwrap();
+        let (before, after) = (all.path().join("before"), all.path().join("after"));
+        std::fs::create_dir(&before).unwrap();
+        let lock = FolderLock::take(&before, OwnerRole::Command).unwrap();
+        announce(&before, "unix:socket", OwnerRole::Command).unwrap();
+        durable::publish(&before, &after).unwrap();
+        let address = Owner::of(&after).unwrap().address.unwrap();
+        assert_eq!(address, format!("unix:{}", after.join("socket").display()));
+        drop(lock);
+        assert!(Owner::of(&after).is_none());
     }
 }

@@ -111,6 +111,15 @@ pub struct RunRecord {
     pub updated: Milliseconds,
     /// The model's name.
     pub model: String,
+    /// Numbers that the model consists of; 0 of runs of earlier versions, as are the two below empty.
+    #[serde(default)]
+    pub parameters: u64,
+    /// What it trains on.
+    #[serde(default)]
+    pub device: String,
+    /// The machine's name.
+    #[serde(default)]
+    pub host: String,
     pub config_hash: ContentHash,
     pub selection_hash: ContentHash,
     pub dataset_hash: ContentHash,
@@ -155,6 +164,8 @@ pub enum EventKind {
     /// The store could not be written for a while.
     StoreFailed,
     Stall,
+    /// The training loss falls while the loss of held-out pairs rises.
+    Overfitting,
 }
 
 /// Something that a guard noticed. See [`diptych_schemas::events_schema`].
@@ -294,8 +305,8 @@ mod tests {
     #[test]
     fn the_text_form_of_a_kind_is_its_serialized_form() {
         use EventKind::{
-            CheckpointFailed, DataWait, LogitScale, LossSpike, LossStuck, RollBack, SkippedStep,
-            Stall, StoreFailed,
+            CheckpointFailed, DataWait, LogitScale, LossSpike, LossStuck, Overfitting, RollBack,
+            SkippedStep, Stall, StoreFailed,
         };
         for kind in [
             SkippedStep,
@@ -307,6 +318,7 @@ mod tests {
             CheckpointFailed,
             StoreFailed,
             Stall,
+            Overfitting,
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }

@@ -10,6 +10,7 @@ use diptych_schemas::LedgerEntry;
 use super::engine::{Change, Engine};
 use super::error::StoreError;
 use super::records::{EventRecord, JobRecord, RunRecord};
+use super::sample_queries::SampleQueries;
 use super::{chunks, copy, events, guard, metrics};
 
 const CHANGES_AT_ONCE: usize = 500;
@@ -41,6 +42,7 @@ pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String,
         .map(|(key, value)| (key, Some(value)))
         .collect();
     let jobs = chunks::whole_records::<JobRecord>(&readable(state, old.jobs()));
+    let queries = chunks::whole_records::<SampleQueries>(&readable(state, old.sample_queries()));
     let kept = format!(
         "What could be read was kept: {} chunks of runs, {} steps of metrics, {} chunks of events, {} chunks of the ledger, {} chunks of jobs",
         runs.len(),
@@ -56,6 +58,7 @@ pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String,
         (new.events(), told),
         (new.event_pairs(), pairs),
         (new.jobs(), jobs),
+        (new.sample_queries(), queries),
     ];
     for (tree, changes) in trees {
         for changes in changes.chunks(CHANGES_AT_ONCE) {

@@ -1,4 +1,4 @@
-//! The store as SQL tables: `runs`, `checkpoints`, `metrics`, `events`, `event_pairs`, `jobs`, `embeddings`, and the training's rows of `ledger`.
+//! The store as SQL tables: `runs`, `checkpoints`, `metrics`, `events`, `event_pairs`, `sample_queries`, `jobs`, `embeddings`, and the training's rows of `ledger`.
 //!
 //! What is stored last by a running process is seen by a scan that starts later. Columns that nobody asked for are not made.
 //! What a query reads is data, a [`TableRead`]: another process can plan it and have it read by the one that owns the store.
@@ -17,7 +17,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_plan::ExecutionPlan;
 use diptych_schemas::{
     checkpoints_schema, column, embeddings_schema, event_pairs_schema, events_schema, jobs_schema,
-    ledger_schema, metrics_schema, runs_schema,
+    ledger_schema, metrics_schema, runs_schema, sample_queries_schema,
 };
 use diptych_table::{Give, ReadPart, projected, scan};
 use serde::{Deserialize, Serialize};
@@ -70,12 +70,13 @@ impl Store {
     }
 }
 
-const ALL: [Table; 8] = [
+const ALL: [Table; 9] = [
     Table::Runs,
     Table::Checkpoints,
     Table::Metrics,
     Table::Events,
     Table::EventPairs,
+    Table::SampleQueries,
     Table::Jobs,
     Table::Embeddings,
     Table::TrainingLedger,
@@ -112,6 +113,7 @@ enum Table {
     Metrics,
     Events,
     EventPairs,
+    SampleQueries,
     Jobs,
     Embeddings,
     TrainingLedger,
@@ -125,6 +127,7 @@ impl Table {
             Self::Metrics => "metrics",
             Self::Events => "events",
             Self::EventPairs => "event_pairs",
+            Self::SampleQueries => "sample_queries",
             Self::Jobs => "jobs",
             Self::Embeddings => "embeddings",
             Self::TrainingLedger => "training_ledger",
@@ -138,6 +141,7 @@ impl Table {
             Self::Metrics => metrics_schema(),
             Self::Events => events_schema(),
             Self::EventPairs => event_pairs_schema(),
+            Self::SampleQueries => sample_queries_schema(),
             Self::Jobs => jobs_schema(),
             Self::Embeddings => embeddings_schema(),
             Self::TrainingLedger => ledger_schema(),
@@ -147,7 +151,7 @@ impl Table {
     /// Columns whose value decides what is read at all.
     fn keys(self) -> &'static [&'static str] {
         match self {
-            Self::Metrics => &[column::RUN],
+            Self::Metrics | Self::SampleQueries => &[column::RUN],
             Self::Embeddings => &[column::PRODUCER, column::MODALITY],
             Self::Runs
             | Self::Checkpoints
@@ -254,6 +258,17 @@ fn read(
         Table::Events => columns::events(&store.all_events().map_err(external)?),
         Table::EventPairs => columns::event_pairs(&store.all_event_pairs().map_err(external)?)?,
         Table::Jobs => columns::jobs(&store.jobs().map_err(external)?),
+        Table::SampleQueries => {
+            let Ok(run) = wanted.run.as_deref().map(RunName::new).transpose() else {
+                // No run has such a name.
+                return Ok(());
+            };
+            let found = match run {
+                Some(run) => store.sample_queries(&run),
+                None => store.all_sample_queries(),
+            };
+            columns::sample_queries(&found.map_err(external)?)?
+        }
         Table::Metrics => {
             return match wanted.run.as_deref().map(RunName::new).transpose() {
                 Ok(run) => read_metrics(store, run.as_ref(), &wanted.columns, batch_rows, give),

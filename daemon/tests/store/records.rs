@@ -83,7 +83,10 @@ fn metrics_of_a_repeated_step_are_overwritten_by_name_and_cut_off_after_a_step()
         &[("lr".to_owned(), 1e-3), ("recall".to_owned(), 0.5), ("loss".to_owned(), 0.0)]
     );
 
+    assert_eq!(store.last_metrics(&run).unwrap(), Some(Step(2500)));
     assert_eq!(store.truncate_metrics(&run, Step(2)).unwrap(), 2498);
+    assert_eq!(store.last_metrics(&run).unwrap(), Some(Step(2)));
+    assert_eq!(store.last_metrics(&RunName::new("dem").unwrap()).unwrap(), None);
     assert_eq!(store.metrics(&run).unwrap().len(), 2);
     assert_eq!(store.truncate_metrics(&run, Step(u64::MAX)).unwrap(), 0);
     assert_eq!(store.metrics(&other).unwrap(), rows[..3]);

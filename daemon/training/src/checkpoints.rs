@@ -2,6 +2,7 @@
 //! deleted, in this order. A full disk keeps the older ones, and training goes on with an alarm.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
@@ -196,13 +197,10 @@ impl Prepared {
     }
 
     /// The place of the last checkpoint, for people.
-    pub(super) fn last_checkpoint(&self) -> anyhow::Result<String> {
+    pub(super) fn last_checkpoint(&self) -> anyhow::Result<Option<PathBuf>> {
         let last: Option<Step> =
             self.store.checkpoints(&self.record.run)?.last().map(|record| record.step);
-        Ok(last.map_or_else(
-            || "none".to_owned(),
-            |step| self.checkpoints.join(checkpoint_name(step.0)).display().to_string(),
-        ))
+        Ok(last.map(|step| self.checkpoints.join(checkpoint_name(step.0))))
     }
 }
 

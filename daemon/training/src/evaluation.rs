@@ -8,13 +8,18 @@ use std::time::{Duration, Instant};
 use diptych_embeddings::encode::{EncodeSpec, encode_while};
 use diptych_embeddings::models::Model;
 use diptych_evaluate::classification::{Classes, Classification};
-use diptych_evaluate::retrieval::pair_retrieval;
+use diptych_evaluate::held_out::PairAnswers;
+use diptych_evaluate::retrieval::{caption_groups, pair_ranks};
 use diptych_pipeline::{EvalResize, EvalSpec, Selection, eval_batches};
 use diptych_schemas::{LoaderConfig, SampleIndex};
+use diptych_store::SampleQueries;
 use diptych_trainer::evaluate::RECALL_AT;
 use diptych_trainer::{Encoder, TrainerError};
 
+use super::data::held_out_dataset;
+use super::held_out_loss::answers;
 use super::prepare::Prepared;
+use super::sample_queries;
 use super::stall::{Heartbeat, Phase};
 use super::stop::StopRequest;
 
@@ -39,6 +44,10 @@ pub(super) struct Evaluated {
     pub(super) whole: bool,
     /// Somebody asked the run to stop meanwhile: nothing was recorded.
     pub(super) stopped: bool,
+    /// What the weights, not their average, find for some captions.
+    pub(super) sample_queries: Option<SampleQueries>,
+    /// Of the weights as they are, pair by pair.
+    pub(super) answers: Option<PairAnswers>,
 }
 
 /// When an evaluation ends before it is done.
@@ -54,10 +63,7 @@ impl HeldOut {
     pub(super) fn of(run: &Prepared) -> anyhow::Result<Option<Self>> {
         let eval = &run.config.eval;
         let Some(selection) = &eval.selection else { return Ok(None) };
-        // The configuration was checked: where there is no single dataset, the evaluation names its own.
-        let Some(dataset) = eval.dataset.clone().or_else(|| run.config.data.dataset.clone()) else {
-            return Ok(None);
-        };
+        let Some(dataset) = held_out_dataset(&run.config) else { return Ok(None) };
         let classification = match (&eval.classes, &eval.label_column) {
             (Some(classes), Some(label)) => Some(Classification::read(
                 &dataset,
@@ -67,7 +73,11 @@ impl HeldOut {
             )?),
             _ => None,
         };
-        Ok(Some(Self { selection: Selection::read(selection)?, dataset, classification }))
+        let selection = Selection::read(selection)?;
+        if let Some(classification) = &classification {
+            classification.check(&selection.uids)?;
+        }
+        Ok(Some(Self { selection, dataset, classification }))
     }
 
     /// Evaluates the weights as they are, and their moving average where there is one.
@@ -99,7 +109,8 @@ impl HeldOut {
             }
         }
         if !done.values.is_empty() {
-            run.metrics(run.record.step, run.record.samples, done.values.clone())?;
+            run.record_evaluation(&done.values, done.answers.take())?;
+            sample_queries::record(run, done.sample_queries.as_ref())?;
         }
         Ok(done)
     }
@@ -145,7 +156,7 @@ impl HeldOut {
                 .extend(means.into_iter().map(|(name, value)| (format!("{group}/{name}"), value)));
             done.values.push((format!("{group}/pairs"), samples as f64));
         }
-        run.metrics(run.record.step, run.record.samples, done.values.clone())?;
+        run.record_evaluation(&done.values, None)?;
         Ok(done)
     }
 
@@ -210,11 +221,17 @@ impl HeldOut {
             format!(" (the first of {of}: the {budget} s of eval.max_seconds were over)")
         };
 
+        if group == "heldout" {
+            let (name, dimension) = (&run.record.run, model.encoder.dimension());
+            done.sample_queries = sample_queries::ask(name, step, dataset, &encoded, dimension)?;
+        }
         let go_on = || {
             heartbeat.alive();
             !limits.stop.asked()
         };
-        let result = pair_retrieval(&encoded, model.encoder.dimension(), false, &go_on)?;
+        let groups = caption_groups(&encoded.captions, false);
+        let ranks = pair_ranks(&encoded, model.encoder.dimension(), &groups, &go_on)?;
+        let result = ranks.summary(&groups, &groups);
         for (direction, recall) in [("i2t", result.image_to_text), ("t2i", result.text_to_image)] {
             for (k, value) in RECALL_AT.iter().zip(recall) {
                 done.values.push((format!("{group}/{direction}_recall@{k}"), value));
@@ -228,6 +245,16 @@ impl HeldOut {
             "{words}, {} pairs{cut} after step {step}: image→text R@1 {r1:.3} R@5 {r5:.3} R@10 {r10:.3}, text→image {t1:.3} {t5:.3} {t10:.3} (chance {:.3})",
             result.images, result.chance_image_to_text[0]
         );
+        let (loss, loss_parts) = run.add_pair_loss(
+            (group, &model.encoder, &encoded),
+            &groups,
+            &mut done.values,
+            &go_on,
+        )?;
+        line.push_str(&loss);
+        if done.answers.is_none() {
+            done.answers = Some(answers(step, &encoded, &ranks, loss_parts));
+        }
         if let Some(classification) = &self.classification {
             let found = classification.of(&model, &encoded, &go_on)?;
             let named = [
@@ -248,9 +275,6 @@ impl HeldOut {
         Ok(())
     }
 }
-
-/// What an evaluation of held-out pairs always records.
-pub(super) const PAIRS: &str = "heldout/pairs";
 
 /// Whether a step has a metric.
 pub(super) fn is_recorded(

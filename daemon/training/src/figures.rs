@@ -12,6 +12,7 @@ pub(crate) struct StepFigures {
     /// Steps done, this one included.
     pub(crate) step: u64,
     pub(crate) total_steps: u64,
+    /// From 1.
     pub(crate) epoch: u64,
     /// Place in the data after the step.
     pub(crate) next_sample: u64,
@@ -49,7 +50,7 @@ impl StepFigures {
         Self {
             step: report.step.0,
             total_steps: run.record.total_steps.0,
-            epoch: batch.epoch,
+            epoch: batch.epoch + 1,
             next_sample: batch.next.0,
             samples: batch.len() as u64,
             pairs: report.samples,
@@ -104,6 +105,8 @@ impl StepFigures {
             grad_norm: self.grad_norm,
             seconds: self.seconds,
             samples_per_second: self.samples_per_second(),
+            average_samples_per_second: 0.0,
+            time_ms: 0,
             data_wait_seconds: self.data_wait_seconds,
             mfu: self.mfu,
             eta_seconds: 0.0,

@@ -8,32 +8,43 @@
 //! 4. A checkpoint exists when its folder is in place and the store names it, in this order.
 
 pub mod checkpoints;
+mod continuing;
+mod data;
 mod evaluation;
 mod figures;
+mod first_model;
+mod held_out_loss;
 mod inputs;
 pub mod live;
+mod machine;
+mod pace;
 pub mod prefetcher;
 mod prepare;
 pub mod progress;
+mod recording;
 mod records;
 mod retention;
 mod roll_back;
+mod sample_queries;
 mod stall;
 pub mod stop;
 mod suite;
 mod tensorboard;
+mod warmup;
 mod watch;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use diptych_evaluate::held_out::PAIRS;
 use diptych_evaluate::request::Stopped;
 use diptych_evaluate::suite::Suite;
 use diptych_pipeline::{Batch, LoaderMonitor};
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::describe;
-use diptych_schemas::{SampleIndex, Step, TrainConfig, due_by_samples};
-use diptych_store::{EventKind, MetricRow, Milliseconds, RunState, Store, StoreError};
+use diptych_schemas::{SampleIndex, TrainConfig, due_by_samples};
+use diptych_store::{EventKind, RunState, Store, StoreError};
 use diptych_trainer::{Due, Score, StepReport};
 
 use evaluation::{HeldOut, Limits};
@@ -49,7 +60,17 @@ use watch::Watch;
 /// How long a signal may wait while the run waits for data.
 const HEEDED_EVERY: Duration = Duration::from_millis(100);
 
-const STOPS_BEFORE: &str = "the run stops before this step; its last checkpoint is whole";
+/// Says where a run stops that goes wrong, and what is left of it.
+fn stops_before(run: &Prepared) -> String {
+    let step = run.record.step.0 + 1;
+    match run.last_checkpoint() {
+        Ok(Some(folder)) => {
+            format!("the run stops before step {step}; its last checkpoint is {}", folder.display())
+        }
+        Ok(None) => format!("the run stops before step {step}; it has no checkpoint yet"),
+        Err(_) => format!("the run stops before step {step}"),
+    }
+}
 
 /// What a call of `diptych train` wants beside the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -60,10 +81,10 @@ pub struct Options {
 }
 
 /// What a run has of whoever drives it.
-pub struct RunContext {
+pub struct RunContext<'a> {
     pub stop: StopRequest,
-    /// The store of the configuration's state folder, where this process has it open already.
-    pub store: Option<Store>,
+    /// Opens the store of the configuration's state folder. Called once, when the rest of the configuration was found right.
+    pub open_store: &'a dyn Fn(&Path) -> anyhow::Result<Store>,
     pub live: Live,
 }
 
@@ -71,7 +92,7 @@ pub struct RunContext {
 pub fn train(
     config: &TrainConfig,
     options: Options,
-    context: &RunContext,
+    context: &RunContext<'_>,
 ) -> anyhow::Result<Outcome> {
     let watchdog = Watchdog::start(&config.guard, context.live.moves())?;
     let mut run = prepare::prepare(config, context)?;
@@ -104,7 +125,7 @@ pub fn train(
 fn drive(
     run: &mut Prepared,
     options: Options,
-    context: &RunContext,
+    context: &RunContext<'_>,
     heartbeat: &Heartbeat,
 ) -> anyhow::Result<Outcome> {
     let mut log = options.log_progress.then(ProgressLog::new);
@@ -138,7 +159,7 @@ fn drive(
                 drop(batches);
                 return hooks.stopped(run);
             }
-            match batches.next_within(HEEDED_EVERY).context(STOPS_BEFORE)? {
+            match batches.next_within(HEEDED_EVERY).with_context(|| stops_before(run))? {
                 Next::Ready(ready) => break ready,
                 Next::NotYet => {}
                 Next::Ended => return hooks.finished(run),
@@ -146,7 +167,7 @@ fn drive(
         };
         let waited = started.elapsed().as_secs_f64();
         heartbeat.enter(Phase::Step);
-        let report = run.trainer.step(&uploaded).context(STOPS_BEFORE)?;
+        let report = run.trainer.step(&uploaded).with_context(|| stops_before(run))?;
         let seconds = started.elapsed().as_secs_f64();
 
         heartbeat.enter(Phase::Recording);
@@ -154,18 +175,22 @@ fn drive(
         run.record.samples = batch.next;
         run.records.at(report.step, batch.next);
         note_unusable(run, &batch)?;
+        if !report.skipped && report.samples > 0 {
+            run.overfitting.step(report.loss);
+        }
         let figures = StepFigures::new(run, &batch, &report, seconds, waited);
         run.metrics(report.step, batch.next, figures.metrics())?;
         run.thin_metrics()?;
         heartbeat.step(run.record.step, run.record.samples);
-        let told = run.live.step(figures.live(run.record.run.as_str()));
+        let told = run.live.step(figures.live(run.record.run.as_str()), figures.samples);
+        run.keep_record_fresh()?;
         if let Some(log) = log.as_mut().filter(|_| !report.skipped) {
             log.step(&told);
         }
         let rolled_back = guard(run, &mut watch, &batch, (&report, &figures), &monitor)?;
         let samples = (batch.first, batch.next);
         hooks.after_step(run, samples, hooks.evaluations_due(run, samples), rolled_back)?;
-        run.measure_machine(figures.mfu);
+        run.measure_machine(report.flops, seconds);
     }
 }
 
@@ -215,42 +240,6 @@ fn if_disk_works<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreErr
         Ok(answer) => Ok(Some(answer)),
         Err(error) if error.is_of_the_disk() => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-impl Prepared {
-    fn metrics(
-        &mut self,
-        step: Step,
-        samples: SampleIndex,
-        values: Vec<(String, f64)>,
-    ) -> anyhow::Result<()> {
-        // Not a number has no place in a chart; a step whose loss is none is an event.
-        let values: Vec<_> = values.into_iter().filter(|(_, value)| value.is_finite()).collect();
-        if let Some(events) = &mut self.events {
-            events.write(step.0, &values);
-        }
-        Ok(self.records.metrics(MetricRow { step, samples, time: Milliseconds::now(), values })?)
-    }
-
-    /// Figures of an earlier step, which keeps its time.
-    fn metrics_of(
-        &mut self,
-        step: Step,
-        samples: SampleIndex,
-        values: Vec<(String, f64)>,
-    ) -> anyhow::Result<()> {
-        if let Some(events) = &mut self.events {
-            events.write(step.0, &values);
-        }
-        Ok(self.records.figures(step, samples, values)?)
-    }
-
-    fn save_record(&mut self, message: Option<String>) -> anyhow::Result<()> {
-        self.record.updated = Milliseconds::now();
-        self.record.message = message;
-        self.store.put_run(&self.record)?;
-        Ok(())
     }
 }
 
@@ -313,7 +302,7 @@ impl RunHooks<'_> {
         }
         let due = self.evaluations_due(run, samples);
         let missing = Evaluations {
-            held_out: due.held_out && !evaluation::is_recorded(run, step, evaluation::PAIRS)?,
+            held_out: due.held_out && !evaluation::is_recorded(run, step, PAIRS)?,
             suite: due.suite && !evaluation::is_recorded(run, step, suite::TASKS)?,
         };
         if missing.any() { self.after_step(run, samples, missing, false) } else { Ok(()) }
@@ -441,7 +430,7 @@ impl RunHooks<'_> {
         evaluated?;
         run.records.finish()?;
         let is_missing = (self.held_out.is_some()
-            && !evaluation::is_recorded(run, run.record.step, evaluation::PAIRS)?)
+            && !evaluation::is_recorded(run, run.record.step, PAIRS)?)
             || (self.suite.is_some()
                 && !evaluation::is_recorded(run, run.record.step, suite::TASKS)?);
         if self.stop.asked() && is_missing {
@@ -462,6 +451,7 @@ impl RunHooks<'_> {
             run.record.step,
             run.record.skipped,
             run.last_checkpoint()?
+                .map_or_else(|| "none".to_owned(), |folder| folder.display().to_string())
         );
         Ok(Outcome::Done)
     }

@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use diptych_store::{EventRecord, RunName};
+use diptych_store::{EventRecord, Milliseconds, RunName};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use crate::pace::Pace;
+
 /// Steps and events that a listener may lag behind.
 const LAG: usize = 256;
-/// How much of the past the rate forgets with each step.
-const FORGET: f64 = 0.1;
 
 /// The name of the logits' factor among the figures of an objective.
 pub const LOGIT_SCALE: &str = "logit_scale";
@@ -23,17 +24,24 @@ pub struct LiveStep {
     pub run: String,
     pub step: u64,
     pub total_steps: u64,
+    /// Which pass over the data the step belongs to, from 1.
     pub epoch: u64,
     pub samples: u64,
+    /// When it ended, in milliseconds since 1970.
+    pub time_ms: i64,
     pub loss: f64,
     pub lr: f64,
     pub grad_norm: f64,
     /// Of the whole step.
     pub seconds: f64,
+    /// Of this step alone.
     pub samples_per_second: f64,
+    /// Over the last minutes, evaluations and checkpoints included: what `eta_seconds` is made of.
+    pub average_samples_per_second: f64,
     pub data_wait_seconds: f64,
     /// Part of what the device can compute at most, where that was measured.
     pub mfu: Option<f64>,
+    /// To the end of the run.
     pub eta_seconds: f64,
     /// Whether the step changed no weights.
     pub skipped: bool,
@@ -47,7 +55,16 @@ pub struct LiveStep {
 pub enum LiveEvent {
     Step(LiveStep),
     Event(EventRecord),
-    Checkpoint { run: RunName, step: u64 },
+    Checkpoint {
+        run: RunName,
+        step: u64,
+    },
+    /// Figures of held-out pairs, by name.
+    Evaluation {
+        run: RunName,
+        step: u64,
+        values: Vec<(String, f64)>,
+    },
 }
 
 /// One run's end of it, and that of whoever watches. Clones are the same.
@@ -58,6 +75,7 @@ struct Shared {
     moves: Arc<AtomicU64>,
     checkpoint: AtomicBool,
     last: Mutex<Option<LiveStep>>,
+    pace: Mutex<Pace>,
     told: broadcast::Sender<LiveEvent>,
 }
 
@@ -74,6 +92,7 @@ impl Live {
             moves: Arc::default(),
             checkpoint: AtomicBool::new(false),
             last: Mutex::new(None),
+            pace: Mutex::default(),
             told,
         }))
     }
@@ -83,12 +102,17 @@ impl Live {
         broadcast::channel(LAG).0
     }
 
+    /// What is told goes there; others may listen to it.
+    pub fn sender(&self) -> broadcast::Sender<LiveEvent> {
+        self.0.told.clone()
+    }
+
     /// Counts whatever the run finishes: as long as it changes, the run is alive.
     pub fn moves(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.0.moves)
     }
 
-    /// The last step, with a smoothed time to the end.
+    /// The last step.
     pub fn last(&self) -> Option<LiveStep> {
         self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -102,16 +126,18 @@ impl Live {
         self.0.checkpoint.swap(false, Ordering::Relaxed)
     }
 
-    /// Tells a step, and returns it with the time to the end.
-    pub(super) fn step(&self, mut step: LiveStep) -> LiveStep {
-        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Tells a step of so many samples that has just ended, and returns it with speed and time to the end.
+    pub(super) fn step(&self, mut step: LiveStep, samples: u64) -> LiveStep {
+        let average = self.0.pace.lock().unwrap_or_else(PoisonError::into_inner).step(
+            Instant::now(),
+            (step.step, step.samples, samples),
+            step.seconds,
+        );
         let left = step.total_steps.saturating_sub(step.step) as f64;
-        let before = last.as_ref().map(|last| last.eta_seconds / (left + 1.0));
-        let seconds =
-            before.map_or(step.seconds, |before| (1.0 - FORGET) * before + FORGET * step.seconds);
-        step.eta_seconds = left * seconds;
-        *last = Some(step.clone());
-        drop(last);
+        step.time_ms = Milliseconds::now().0;
+        step.average_samples_per_second = average.samples_per_second;
+        step.eta_seconds = left * average.seconds_a_step;
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(step.clone());
         self.tell(LiveEvent::Step(step.clone()));
         step
     }
@@ -126,29 +152,23 @@ impl Live {
 mod tests {
     use super::*;
 
-    fn step(number: u64, seconds: f64) -> LiveStep {
-        LiveStep {
-            run: "a".into(),
-            step: number,
-            total_steps: 100,
-            samples: number,
-            seconds,
-            ..LiveStep::default()
-        }
-    }
-
     #[test]
-    fn time_to_the_end_is_that_of_the_steps_left_at_a_smoothed_pace() {
+    fn speed_and_time_to_the_end_belong_together() {
         let live = Live::default();
-        for number in 1..=50 {
-            live.step(step(number, 2.0));
+        for number in 1..=5 {
+            let step = LiveStep {
+                run: "a".into(),
+                step: number,
+                total_steps: 100,
+                samples: 64 * number,
+                seconds: 2.0,
+                ..LiveStep::default()
+            };
+            let told = live.step(step, 64);
+            let left = told.eta_seconds * told.average_samples_per_second;
+            assert!((left / (64.0 * (100 - number) as f64) - 1.0).abs() < 1e-9, "{told:?}");
+            assert_eq!(live.last(), Some(told));
         }
-        assert!((live.last().unwrap().eta_seconds - 100.0).abs() < 1e-9);
-        live.step(step(51, 12.0));
-        assert!(
-            (live.last().unwrap().eta_seconds - 49.0 * 3.0).abs() < 1e-9,
-            "one slow step changes it by a tenth"
-        );
     }
 
     #[test]

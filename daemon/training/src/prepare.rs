@@ -3,29 +3,32 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use diptych_embeddings::models::{self, checkpoint_folder};
+use diptych_evaluate::held_out::PairAnswers;
 use diptych_pipeline::{
-    DataSource, Loader, LoaderSpec, Selection, TokenKinds, Tokenizer, read_manifest,
-    samples_an_epoch, train_loader,
+    DataSource, Loader, LoaderSpec, TokenKinds, Tokenizer, samples_an_epoch, train_loader,
 };
-use diptych_schemas::{
-    ContentHash, FirstWeights, SampleIndex, Step, TensorBoard, TowerWeights, TrainConfig,
-};
+use diptych_schemas::{SampleIndex, Step, TensorBoard, TrainConfig};
 use diptych_store::{Milliseconds, RunName, RunRecord, RunState, Store};
 use diptych_trainer::{
-    Device, GuardState, MaskVocabulary, ModelConfig, Part, Saver, Trainer, TrainerSpec, Weights,
-    checkpoint, flops, set_threads,
+    Device, GuardState, MaskVocabulary, Saver, Trainer, TrainerSpec, checkpoint, set_threads,
 };
 
 use super::RunContext;
 use super::checkpoints::record_of;
+use super::continuing::continued;
+use super::data::{check_held_out, sources};
+use super::first_model::FirstModel;
+use super::held_out_loss::Overfitting;
 use super::inputs;
 use super::live::Live;
+use super::machine::Machine;
 use super::records::Records;
 use super::tensorboard::EventWriter;
+use super::warmup;
 
 /// A run that can take its next step.
 pub(crate) struct Prepared {
@@ -45,15 +48,20 @@ pub(crate) struct Prepared {
     pub(super) events: Option<EventWriter>,
     /// When a checkpoint was begun last, for those that are saved by time.
     pub(super) last_saved: Instant,
+    /// When the record was written last.
+    pub(super) recorded: Instant,
     /// Who watches it.
     pub(super) live: Live,
+    pub(super) overfitting: Overfitting,
     spec: TrainerSpec,
+    first: FirstModel,
     sources: Vec<DataSource>,
 }
 
-pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Result<Prepared> {
+pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow::Result<Prepared> {
     inputs::check(config)?;
-    let model = ModelConfig::named_or_file(&config.model.config)?;
+    let first = FirstModel::of(config)?;
+    let model = first.config.clone();
     let eval = &config.eval;
     for (key, is_given) in [
         ("eval.suite", eval.suite.is_some()),
@@ -66,7 +74,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
             })?;
         }
     }
-    let tokenizer = models::tokenizer(config.model.tokenizer.as_deref(), &model)?;
+    let tokenizer = models::tokenizer(first.tokenizer.as_deref(), &model)?;
     if let Some(texts) = model.texts()
         && tokenizer.vocabulary_size() as i64 > texts.vocab_size
     {
@@ -77,6 +85,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
         );
     }
     let (sources, hashes) = sources(config)?;
+    check_held_out(config)?;
     let samples = samples_an_epoch(&sources);
     let steps_per_epoch = samples / config.train.batch_size;
     if steps_per_epoch == 0 {
@@ -96,13 +105,21 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
     let threads = set_threads(config.train.threads);
     let total_steps = Step(steps_per_epoch * config.train.epochs);
 
-    let store = context.store.clone().map_or_else(|| Store::open(&config.state), Ok)?;
+    let store = (context.open_store)(&config.state)?;
     if let Some(degraded) = store.degraded() {
         tracing::warn!("{degraded}");
     }
+    let (run, checkpoints) =
+        (RunName::new(&config.name)?, checkpoint_folder(&config.state, &config.name));
+    let known = store.run(&run)?;
+    let newest = checkpoint::list(&checkpoints)?.valid.pop();
+    let begun = known.as_ref().map(|known| known.config_hash);
+    let begun = begun.or_else(|| newest.as_ref().map(|newest| newest.manifest.training_hash));
+    let given = config;
+    let config = &warmup::resolve(config.clone(), total_steps.0, begun);
     let now = Milliseconds::now();
     let new = RunRecord {
-        run: RunName::new(&config.name)?,
+        run,
         state: RunState::Running,
         step: Step(0),
         total_steps,
@@ -110,7 +127,10 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
         skipped: 0,
         started: now,
         updated: now,
-        model: config.model.config.clone(),
+        model: config.model.name(),
+        parameters: 0,
+        device: String::new(),
+        host: String::new(),
         config_hash: config.training_hash(),
         selection_hash: hashes.selection,
         dataset_hash: hashes.dataset,
@@ -119,9 +139,9 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
         config: config.to_toml(),
         message: None,
     };
-    let checkpoints = checkpoint_folder(&config.state, &config.name);
-    let record = match store.run(&new.run)? {
-        Some(known) => continued(known, &new)?,
+    warmup::check(config, total_steps.0, begun.is_none())?;
+    let mut record = match known {
+        Some(known) => continued(known, &new, given, newest.as_ref())?,
         None => new,
     };
 
@@ -137,10 +157,19 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
         device,
     };
     let trainer = Trainer::new(&spec)?;
+    record.parameters = trainer.model().parameter_count();
+    record.device = if device == Device::CPU {
+        format!("{device}, {threads} threads")
+    } else {
+        device.to_string()
+    };
+    record.host = host();
     tracing::info!(
-        "run {}: {} on {device} with {threads} threads; {samples} pairs an epoch, {steps_per_epoch} steps, {total_steps} in all",
+        "run {}: {} on {device} with {threads} threads; {samples} pairs an epoch, {steps_per_epoch} steps, {total_steps} in all; the learning rate rises for {} of them",
         config.name,
-        config.model.config
+        config.model.name(),
+        config.optimizer.warmup(config.train.batch_size, total_steps.0 * config.train.batch_size)
+            / config.train.batch_size
     );
     let mut prepared = Prepared {
         config: config.clone(),
@@ -156,8 +185,11 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
         machine: Machine::new(),
         events: None,
         last_saved: Instant::now(),
+        recorded: Instant::now(),
         live: context.live.clone(),
+        overfitting: Overfitting::default(),
         spec,
+        first,
         sources,
     };
     prepared.resume()?;
@@ -168,111 +200,15 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext) -> anyhow::Res
     Ok(prepared)
 }
 
+/// The machine's name, where the system says it.
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
 /// What masking tokens must know of a tokenizer. None where it has no token for what is masked.
 fn vocabulary(tokenizer: &Tokenizer) -> Option<MaskVocabulary> {
     let TokenKinds { mask, special, continuations } = tokenizer.kinds();
     Some(MaskVocabulary { size: tokenizer.vocabulary_size(), mask: mask?, special, continuations })
-}
-
-/// How long a run goes before what the machine can is measured, and before it is measured again: that takes a second or two, which a short
-/// run should not pay.
-const MEASURED_AFTER: Duration = Duration::from_mins(1);
-
-/// What the machine can at most: what MFU is a share of.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Machine {
-    /// Operations a second. None before it was measured.
-    ceiling: Option<f64>,
-    /// When it was measured, or else when the run began.
-    at: Instant,
-}
-
-impl Machine {
-    fn new() -> Self {
-        Self { ceiling: None, at: Instant::now() }
-    }
-
-    /// Share of what the machine can at most that a step came to, by its operations. None where that is not known yet.
-    pub(super) fn mfu(self, flops: f64, seconds: f64) -> Option<f64> {
-        let ceiling = self.ceiling.filter(|ceiling| *ceiling > 0.0)?;
-        (seconds > 0.0).then(|| flops / seconds / ceiling)
-    }
-
-    /// Whether to measure: once, and again where a step came to more, since then something else was busy meanwhile.
-    fn is_due(self, mfu: Option<f64>) -> bool {
-        self.at.elapsed() >= MEASURED_AFTER
-            && (self.ceiling.is_none() || mfu.is_some_and(|mfu| mfu > 1.0))
-    }
-}
-
-/// What the data of a run are known by.
-struct DataHashes {
-    selection: ContentHash,
-    dataset: ContentHash,
-}
-
-/// Reads the manifests and selections of all sources. The hashes are those of the only one, or over those of all of a mix.
-fn sources(config: &TrainConfig) -> anyhow::Result<(Vec<DataSource>, DataHashes)> {
-    let (mut sources, mut selections, mut datasets) = (Vec::new(), Vec::new(), Vec::new());
-    for source in config.data.sources() {
-        datasets.push(read_manifest(&source.dataset, &config.loader.remote)?.content_hash());
-        let selection = Arc::new(Selection::read(&source.selection)?);
-        selections.push(selection.hash());
-        sources.push(DataSource {
-            dataset: source.dataset,
-            weight: source.weight.unwrap_or(selection.samples() as f64),
-            selection,
-            captions: source.captions,
-        });
-    }
-    let of_all = |hashes: &[ContentHash]| match hashes {
-        [only] => *only,
-        several => ContentHash::of(&several.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>()),
-    };
-    Ok((sources, DataHashes { selection: of_all(&selections), dataset: of_all(&datasets) }))
-}
-
-/// The record of a run that is known already, if it is the same run.
-fn continued(known: RunRecord, new: &RunRecord) -> anyhow::Result<RunRecord> {
-    let advice = format!(
-        "To go on with {}, put back what was changed; to train with what is here now, give it another name",
-        known.run
-    );
-    let differs = [
-        ("the selection", known.selection_hash != new.selection_hash),
-        ("the tokenizer", known.tokenizer_hash != new.tokenizer_hash),
-        ("the configuration", known.config_hash != new.config_hash),
-    ];
-    for (what, differs) in differs {
-        if differs {
-            let lines = if what == "the configuration" {
-                changed_lines(&known.config, &new.config)
-            } else {
-                String::new()
-            };
-            bail!(
-                "run {} was begun otherwise: {what} is not the one that it was begun with.{lines} {advice}",
-                known.run
-            );
-        }
-    }
-    Ok(RunRecord {
-        config: new.config.clone(),
-        version: new.version.clone(),
-        total_steps: new.total_steps,
-        ..known
-    })
-}
-
-/// Lines of TOML that stand in one of two configurations only.
-fn changed_lines(known: &str, new: &str) -> String {
-    let only = |a: &str, b: &str| -> Vec<String> {
-        a.lines()
-            .filter(|line| !line.is_empty() && !b.lines().any(|other| other == *line))
-            .map(str::to_owned)
-            .collect()
-    };
-    format!(" Then: {}. Now: {}.", only(known, new).join("; "), only(new, known).join("; "))
 }
 
 impl Prepared {
@@ -311,7 +247,7 @@ impl Prepared {
             }
             if self.config.lora.is_wanted() {
                 // A checkpoint has the sums; LoRA goes on beside the weights that it began with.
-                self.take_first_weights()?;
+                self.first.give_weights(&mut self.trainer)?;
             }
             self.trainer.restore(&newest.folder)?;
             self.record.step = manifest.step;
@@ -321,7 +257,7 @@ impl Prepared {
         } else {
             self.record.step = Step(0);
             self.record.samples = SampleIndex(0);
-            self.take_first_weights()?;
+            self.first.give_weights(&mut self.trainer)?;
         }
         if self.record.step < self.record.total_steps && self.record.state == RunState::Finished {
             self.record.state = RunState::Stopped;
@@ -330,6 +266,14 @@ impl Prepared {
         if forgotten > 0 {
             tracing::info!("steps after {} are done again", self.record.step);
         }
+        let (state, run) = (&self.config.state, &self.record.run);
+        PairAnswers::forget_after(state, run.as_str(), self.record.step.0)?;
+        self.overfitting = Overfitting::resume(
+            &self.store,
+            run,
+            self.record.step,
+            &PairAnswers::read(state, run.as_str()),
+        )?;
         self.record.skipped = self.store.ledger(&self.record.run)?.len() as u64;
         let board = match &self.config.metrics.tensorboard {
             TensorBoard::Wanted(false) => None,
@@ -348,48 +292,12 @@ impl Prepared {
     /// Weights and moments as they were before the first step.
     pub(super) fn begin_again(&mut self) -> anyhow::Result<()> {
         self.trainer = Trainer::new(&self.spec)?;
-        self.take_first_weights()
+        self.first.give_weights(&mut self.trainer)
     }
 
-    fn take_first_weights(&mut self) -> anyhow::Result<()> {
-        match &self.config.model.weights {
-            None => {}
-            Some(FirstWeights::Whole(path)) => {
-                let weights = Weights::read(path, Some(self.trainer.model().config()))?;
-                self.trainer.set_weights(&weights)?;
-                tracing::info!("starts from the weights of {}", path.display());
-            }
-            Some(FirstWeights::Towers(TowerWeights { image, text })) => {
-                for (part, path) in [(Part::Image, image), (Part::Text, text)] {
-                    let Some(path) = path else { continue };
-                    // A file of weights does not say of which model they are: of this one.
-                    let config = path.is_file().then(|| self.trainer.model().config());
-                    let weights = Weights::read(path, config)?;
-                    self.trainer.set_tower(part, &weights)?;
-                    tracing::info!(
-                        "the {} tower starts from the weights of {}",
-                        part.name(),
-                        path.display()
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Measures what the machine can, between two steps of a run that has gone on for a while. The last one came to `mfu`.
-    pub(super) fn measure_machine(&mut self, mfu: Option<f64>) {
-        if self.machine.is_due(mfu) {
-            let measured = flops::matmul_ceiling(self.spec.device, self.config.train.precision);
-            if let Err(error) = &measured {
-                tracing::warn!(
-                    "MFU is not shown, since the ceiling of the device cannot be measured: {error}"
-                );
-            }
-            let before = self.machine.ceiling.unwrap_or(0.0);
-            self.machine =
-                Machine { ceiling: Some(measured.unwrap_or(0.0).max(before)), at: Instant::now() };
-        }
+    /// Measures what the machine can, between two steps, where it is time to.
+    pub(super) fn measure_machine(&mut self, flops: f64, seconds: f64) {
+        self.machine.look((flops, seconds), self.spec.device, self.config.train.precision);
     }
 
     /// The batches from where the run stands to its end.
@@ -410,27 +318,5 @@ impl Prepared {
             ranks: 1,
         };
         train_loader(spec).context("starting the loader")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn share_of_the_machine_is_known_only_where_it_was_measured() {
-        let machine = |ceiling| Machine { ceiling, at: Instant::now() };
-        assert_eq!(machine(Some(1e12)).mfu(3e11, 0.75), Some(0.4));
-        assert_eq!(machine(None).mfu(3e11, 0.75), None);
-        assert_eq!(machine(Some(0.0)).mfu(3e11, 0.75), None);
-    }
-
-    #[test]
-    fn machine_is_measured_once_and_again_when_a_step_was_faster_than_it() {
-        let before = Instant::now().checked_sub(MEASURED_AFTER).unwrap();
-        let due = |ceiling, at, mfu| Machine { ceiling, at }.is_due(mfu);
-        assert!(due(None, before, None) && !due(None, Instant::now(), None));
-        assert!(due(Some(1e12), before, Some(1.2)) && !due(Some(1e12), Instant::now(), Some(1.2)));
-        assert!(!due(Some(1e12), before, Some(0.6)) && !due(Some(0.0), before, None));
     }
 }

@@ -1,6 +1,8 @@
-//! A run's progress in one line: a bar shows it on a terminal, a log now and then. Rates and loss are smoothed.
+//! A run's progress in one line: a bar shows it on a terminal, a log now and then. The loss is smoothed.
 
 use std::time::{Duration, Instant};
+
+use diptych_schemas::words::duration;
 
 use crate::live::{LOGIT_SCALE, LiveStep};
 
@@ -12,7 +14,6 @@ const FORGET: f64 = 0.1;
 /// The smoothed figures of a run.
 #[derive(Clone, Debug, Default)]
 pub struct ProgressLine {
-    samples_per_second: Option<f64>,
     data_wait: Option<f64>,
     loss: Option<f64>,
     mfu: Option<f64>,
@@ -21,7 +22,6 @@ pub struct ProgressLine {
 impl ProgressLine {
     /// Takes in a step that updated the weights.
     pub fn update(&mut self, step: &LiveStep) {
-        blend(&mut self.samples_per_second, step.samples_per_second);
         blend(&mut self.data_wait, step.data_wait_seconds / step.seconds.max(1e-9));
         blend(&mut self.loss, step.loss);
         if let Some(mfu) = step.mfu {
@@ -35,7 +35,7 @@ impl ProgressLine {
         let scale =
             terms.get(LOGIT_SCALE).map_or_else(String::new, |scale| format!("  scale {scale:.1}"));
         let loss = self.loss.unwrap_or(step.loss);
-        let rate = self.samples_per_second.unwrap_or(step.samples_per_second);
+        let rate = step.average_samples_per_second;
         let text = format!(
             "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}{scale}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
             if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") },
@@ -52,21 +52,24 @@ impl ProgressLine {
 /// Logs the line of a run now and then, and at its last step.
 pub(crate) struct ProgressLog {
     line: ProgressLine,
-    logged: Instant,
+    logged: Option<Instant>,
 }
 
 impl ProgressLog {
     pub(crate) fn new() -> Self {
-        Self { line: ProgressLine::default(), logged: Instant::now() }
+        Self { line: ProgressLine::default(), logged: None }
     }
 
     pub(crate) fn step(&mut self, step: &LiveStep) {
         self.line.update(step);
-        if self.logged.elapsed() >= LINE_EVERY || step.step == step.total_steps {
-            self.logged = Instant::now();
+        // The first step at once, so that one sees that it trains.
+        if self.logged.is_none_or(|logged| logged.elapsed() >= LINE_EVERY)
+            || step.step == step.total_steps
+        {
+            self.logged = Some(Instant::now());
             let text = self.line.text(step, resident_bytes());
             tracing::info!(
-                "step {}/{}  {text}  ETA {}",
+                "step {}/{}  {text}  {} left",
                 step.step,
                 step.total_steps,
                 duration(step.eta_seconds)
@@ -86,24 +89,9 @@ pub fn resident_bytes() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// 3725 → 1h02m
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.max(0.0) as u64;
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_short() {
-        assert_eq!([5.0, 65.0, 3725.0].map(duration), ["5s", "1m05s", "1h02m"]);
-    }
 
     #[test]
     fn a_step_is_one_line_with_all_that_is_known() {
@@ -115,7 +103,8 @@ mod tests {
             terms: [(LOGIT_SCALE.to_owned(), 14.29)].into(),
             grad_norm: 0.789,
             seconds: 1.0,
-            samples_per_second: 64.0,
+            samples_per_second: 6.0,
+            average_samples_per_second: 64.0,
             data_wait_seconds: 0.1,
             mfu: Some(0.41),
             ..LiveStep::default()
@@ -124,7 +113,7 @@ mod tests {
         line.update(&step);
         let text = "epoch 2  loss 3.500  lr 5.00e-4  scale 14.3  grad 0.79  64.0 samples/s  wait 10%  MFU 41%  1.5 GiB";
         assert_eq!(line.text(&step, Some(3 << 29)), text);
-        let less = LiveStep { mfu: None, samples_per_second: 6400.0, ..step };
+        let less = LiveStep { mfu: None, average_samples_per_second: 6400.0, ..step };
         let mut line = ProgressLine::default();
         line.update(&less);
         assert!(line.text(&less, None).ends_with("6400 samples/s  wait 10%"));

@@ -26,10 +26,6 @@ pub enum DedupError {
     #[error("more than 4 billion pairs at once; deduplicate selections of parts of them")]
     TooManyRows,
     #[error(
-        "the selection was made from another dataset, or from this one before pairs were added: make it again with `diptych select`"
-    )]
-    OtherDataset,
-    #[error(
         "the dataset is damaged or not the one that the selection is of: there is no row {row} in row group {group} of shard {shard}"
     )]
     NoSuchPlace { shard: u32, group: u32, row: u32 },

@@ -52,7 +52,7 @@ pub(super) async fn selection_of(
     kept: &Arc<RowSet>,
     sql: String,
 ) -> Result<Selection, DedupError> {
-    let mut selection = Selection::empty(sql, source.rows.dataset_hash);
+    let mut selection = Selection::empty(sql, source.rows.dataset.manifest().content_hash());
     if let Some(input) = input {
         for row in 0..input.len() {
             let place = [input.shards[row], input.row_groups[row], input.rows[row]];

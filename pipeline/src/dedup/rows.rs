@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Int64Type, UInt32Type};
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
-use diptych_schemas::{ContentHash, Uid};
+use diptych_schemas::Uid;
 
 use super::DedupError;
 use crate::select::reproducible_rows;
@@ -72,7 +72,7 @@ pub(super) struct Rows {
     /// Number of the first row, and how many rows there are.
     pub(super) first: u32,
     pub(super) count: u32,
-    pub(super) dataset_hash: ContentHash,
+    pub(super) dataset: Arc<DatasetTables>,
 }
 
 impl Rows {
@@ -114,13 +114,7 @@ impl Rows {
             groups.insert(group, Group { first: next, rows: rows as u32 });
             next += rows as u32;
         }
-        Ok(Self {
-            context,
-            groups: Arc::new(groups),
-            first,
-            count: next,
-            dataset_hash: dataset.manifest().content_hash(),
-        })
+        Ok(Self { context, groups: Arc::new(groups), first, count: next, dataset })
     }
 
     pub(super) fn numbers(&self) -> std::ops::Range<u32> {
@@ -181,9 +175,7 @@ impl Rows {
 
     /// The rows of a selection of this dataset.
     pub(super) fn of_selection(&self, selection: &Selection) -> Result<RowSet, DedupError> {
-        if selection.dataset_hash != self.dataset_hash {
-            return Err(DedupError::OtherDataset);
-        }
+        selection.check_dataset(self.dataset.folder(), self.dataset.manifest())?;
         let mut set = RowSet::none(self.first + self.count);
         for row in 0..selection.len() {
             set.insert(self.number_of([

@@ -197,6 +197,7 @@ impl Source {
     ) -> Result<Self, LoaderError> {
         let storage = Storage::open(&source.dataset, config, stop)?;
         let manifest = storage.manifest()?;
+        source.selection.check_dataset(&source.dataset, &manifest)?;
         Ok(Self {
             blob_bytes: manifest
                 .shards

@@ -13,7 +13,7 @@ use half::f16;
 use super::column::{Column, Counts, Value, Vectors};
 use super::pairs::{Pair, pairs_of_shard, rows_in_shard};
 use super::{Measures, Producer, ScoreError, Wanted, language};
-use crate::{Batch, EvalResize, EvalSpec, Selection, Tokenizer, measured_batches};
+use crate::{Batch, EvalResize, EvalSpec, LoaderError, Selection, Tokenizer, measured_batches};
 
 /// Rows of a column that wait for their file at most: bounds the memory of embeddings.
 const WAITING_ROWS: usize = 1 << 14;
@@ -133,6 +133,9 @@ pub fn score(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<ScoreReport>, ScoreError> {
     let manifest = DatasetManifest::read(request.dataset)?;
+    if let Some(selection) = request.selection {
+        selection.check_dataset(request.dataset, &manifest).map_err(LoaderError::from)?;
+    }
     let mut columns = Columns::open(request)?;
     for entry in &manifest.shards {
         let wanted = match request.selection {
@@ -381,6 +384,7 @@ fn selection_of(shard: u32, pairs: &[Pair], places: &[usize]) -> Selection {
         weights: vec![1.0; places.len()],
         sql: String::new(),
         dataset_hash: diptych_schemas::ContentHash([0; 32]),
+        file: None,
     }
 }
 

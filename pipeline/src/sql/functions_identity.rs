@@ -57,7 +57,7 @@ pub(super) fn identity_functions() -> Vec<Function> {
 
 /// A number in [0, 1), spread evenly: the first 53 bits of sha256(value), or with a salt of sha256(sha256(salt) ‖ value),
 /// divided by 2^53.
-fn hash_fraction(value: &[u8], salt: Option<&str>) -> f64 {
+pub(crate) fn hash_fraction(value: &[u8], salt: Option<&str>) -> f64 {
     let hash = match salt {
         Some(salt) => ContentHash::of(&[&ContentHash::of(salt.as_bytes()).0, value].concat()),
         None => ContentHash::of(value),

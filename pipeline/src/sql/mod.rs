@@ -7,6 +7,7 @@ mod complexity;
 mod content;
 mod error;
 mod explain;
+mod files;
 mod function;
 mod functions_content;
 mod functions_distance;
@@ -25,8 +26,10 @@ mod top_fraction;
 
 pub use content::{content_functions, phash_of_file};
 pub use error::{SqlError, StatementError};
+pub use files::{allow_files, file_table, register_named_files};
 pub use function::functions;
 pub use functions_content::{ContentFunctions, ImageHash, ImageSize, TokenCount};
+pub(crate) use functions_identity::hash_fraction;
 pub use given::register_pairs;
 pub use output::{OutputFormat, write_file, write_output};
 pub use place::Place;

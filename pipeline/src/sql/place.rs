@@ -92,6 +92,23 @@ impl Place {
         }
     }
 
+    /// The same place in a text that `before` characters were put in front of.
+    pub(crate) fn moved(self, text: &str, before: usize) -> Self {
+        let characters: Vec<char> = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        match self.column.checked_sub(before + 1) {
+            Some(start) if self.line == 1 => {
+                Self::in_line(&characters, 1, start.min(characters.len()), self.carets)
+            }
+            _ => self,
+        }
+    }
+
     /// What the carets stand under starts with this character.
     pub(crate) fn starts_with(&self, sql: &str, character: char) -> bool {
         sql.lines().nth(self.line - 1).and_then(|line| line.chars().nth(self.column - 1))
@@ -167,6 +184,17 @@ mod tests {
             Place::new("SELECT", 1, 99, None).to_string(),
             "line 1, column 7:\n  SELECT\n        ^"
         );
+    }
+
+    #[test]
+    fn place_is_moved_into_the_text_that_something_was_put_in_front_of() {
+        let (before, text) = ("WHERE ", "a = 1\n AND foo");
+        let whole = format!("{before}{text}");
+        for word in ["a", "foo"] {
+            let moved = Place::only(&whole, word).unwrap().moved(text, before.len());
+            assert_eq!(moved, Place::only(text, word).unwrap());
+        }
+        assert_eq!(Place::end("WHERE a >").moved("a >", before.len()), Place::end("a >"));
     }
 
     #[test]

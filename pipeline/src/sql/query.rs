@@ -99,7 +99,7 @@ pub(crate) async fn plan(context: &SessionContext, sql: &str) -> Result<Planned,
     Ok(Planned { state, statement, plan })
 }
 
-fn one_statement(state: &SessionState, sql: &str) -> Result<Statement, SqlError> {
+pub(super) fn one_statement(state: &SessionState, sql: &str) -> Result<Statement, SqlError> {
     let refuse = |message: &str| {
         Err(StatementError { message: message.into(), place: None, advice: None }.into())
     };

@@ -27,11 +27,25 @@ pub struct TableLimits {
     pub rows: u64,
     /// Columns of the terminal for one cell.
     pub cell_width: usize,
+    /// Columns of the terminal for the whole table; columns of the table that do not fit are left out, which is said. None: any number.
+    pub screen_width: Option<usize>,
+    /// Each row as lines of name and value.
+    pub expanded: bool,
+    /// What shows more, said where rows, or columns, are left out.
+    pub more_rows: &'static str,
+    pub more_columns: &'static str,
 }
 
 impl Default for TableLimits {
     fn default() -> Self {
-        Self { rows: 40, cell_width: 60 }
+        Self {
+            rows: 40,
+            cell_width: 60,
+            screen_width: None,
+            expanded: false,
+            more_rows: "",
+            more_columns: "",
+        }
     }
 }
 
@@ -42,9 +56,21 @@ pub(super) async fn write_table(
     out: &mut (dyn Write + Send),
 ) -> Result<u64, SqlError> {
     let limits = if rows.explains() {
-        TableLimits { rows: u64::MAX, cell_width: usize::MAX }
+        TableLimits {
+            rows: u64::MAX,
+            cell_width: usize::MAX,
+            screen_width: None,
+            expanded: false,
+            ..limits
+        }
     } else {
         limits
+    };
+    let cell_width = match limits.screen_width {
+        // The names take a part of the line.
+        Some(width) if limits.expanded => width.saturating_sub(longest_name(&rows) + 3).max(20),
+        None if limits.expanded => usize::MAX - 1,
+        _ => limits.cell_width,
     };
     let fields = rows
         .schema()
@@ -62,7 +88,7 @@ pub(super) async fn write_table(
             let columns = batch
                 .columns()
                 .iter()
-                .map(|column| text_column(&column.slice(0, wanted), limits.cell_width));
+                .map(|column| text_column(&column.slice(0, wanted), cell_width));
             let columns = columns.collect::<Result<Vec<_>, _>>().map_err(unprintable)?;
             batches.push(RecordBatch::try_new(schema.clone(), columns).map_err(unprintable)?);
             shown += wanted as u64;
@@ -72,7 +98,7 @@ pub(super) async fn write_table(
         batches.push(RecordBatch::new_empty(schema));
     }
     let more = total > limits.rows.saturating_add(COUNTED);
-    let count = match (shown == total, more) {
+    let mut count = match (shown == total, more) {
         (true, _) if total == 1 => "1 row".to_owned(),
         (true, _) => format!("{} rows", grouped(total)),
         (false, false) => format!("{} of {} rows", grouped(shown), grouped(total)),
@@ -80,9 +106,68 @@ pub(super) async fn write_table(
             format!("{} of more than {} rows", grouped(shown), grouped(limits.rows + COUNTED))
         }
     };
-    let table = pretty_format_batches(&batches).map_err(unprintable)?;
+    if shown < total {
+        count += limits.more_rows;
+    }
+    let columns = batches[0].num_columns();
+    let fitting = match limits.screen_width {
+        Some(width) if !limits.expanded => fitting_columns(&batches, width),
+        _ => columns,
+    };
+    if fitting < columns {
+        let more = limits.more_columns;
+        count = format!("{count}; {fitting} of {columns} columns, as many as fit{more}");
+        let first: Vec<usize> = (0..fitting).collect();
+        for batch in &mut batches {
+            *batch = batch.project(&first).map_err(unprintable)?;
+        }
+    }
+    let table = if limits.expanded {
+        expanded(&batches)
+    } else {
+        pretty_format_batches(&batches).map_err(unprintable)?.to_string()
+    };
     writeln!(out, "{table}\n{count}").and_then(|()| out.flush()).map_err(SqlError::Output)?;
     Ok(shown)
+}
+
+fn longest_name(rows: &Rows) -> usize {
+    rows.schema().fields().iter().map(|field| field.name().width()).max().unwrap_or(0)
+}
+
+/// Columns, from the first, that fit into a screen with the lines between them; one at least.
+fn fitting_columns(batches: &[RecordBatch], screen: usize) -> usize {
+    let schema = batches[0].schema();
+    let mut used = 1;
+    let fits = |(index, field): &(usize, &Arc<Field>)| {
+        let cells = batches.iter().flat_map(|batch| batch.column(*index).as_string::<i32>().iter());
+        let widest = cells.flatten().map(UnicodeWidthStr::width).max().unwrap_or(0);
+        used += widest.max(field.name().width()) + 3;
+        used <= screen
+    };
+    schema.fields().iter().enumerate().take_while(fits).count().max(1)
+}
+
+/// Each row as a heading and a line for each column.
+fn expanded(batches: &[RecordBatch]) -> String {
+    let schema = batches[0].schema();
+    let longest = schema.fields().iter().map(|field| field.name().width()).max().unwrap_or(0);
+    let mut lines = Vec::new();
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            lines.push(format!(
+                "-[ row {} ]{}",
+                lines.len() / (batch.num_columns() + 1) + 1,
+                "-".repeat(longest)
+            ));
+            for (field, column) in schema.fields().iter().zip(batch.columns()) {
+                let name = field.name();
+                let space = " ".repeat(longest - name.width());
+                lines.push(format!("{name}{space} | {}", column.as_string::<i32>().value(row)));
+            }
+        }
+    }
+    lines.join("\n")
 }
 
 fn text_column(column: &ArrayRef, cell_width: usize) -> Result<ArrayRef, ArrowError> {

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::empty::EmptyTable;
+use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{
     ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
@@ -50,7 +51,7 @@ pub(crate) struct DatasetTables {
 impl DatasetTables {
     pub(super) fn open(folder: &Path) -> Result<Arc<Self>, SqlError> {
         let manifest = DatasetManifest::read(folder)?;
-        let folder = std::path::absolute(folder).map_err(SchemaError::io(folder))?;
+        let folder = plain_path(folder)?;
         let (scores, embeddings) = (score_files(&folder)?, embedding_files(&folder)?);
         let tables = Self { folder, manifest, scores, embeddings };
         tables.check_files()?;
@@ -256,11 +257,30 @@ fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> 
     Ok(())
 }
 
+/// An absolute path without `..`, which DataFusion takes in no path. Where one stands, links before it are followed: `link/..` is the
+/// folder in which what `link` leads to lies.
+pub(super) fn plain_path(path: &Path) -> Result<PathBuf, SchemaError> {
+    let absolute = std::path::absolute(path).map_err(SchemaError::io(path))?;
+    if absolute.components().any(|part| part == Component::ParentDir) {
+        return std::fs::canonicalize(&absolute).map_err(SchemaError::io(path));
+    }
+    Ok(absolute)
+}
+
 /// Exactly these files as one table; a column that a file lacks is null there.
 fn parquet_table(files: &[PathBuf], schema: SchemaRef) -> Result<Arc<dyn TableProvider>, SqlError> {
     if files.is_empty() {
         return Ok(Arc::new(EmptyTable::new(schema)));
     }
+    listed_files(files, Arc::new(ParquetFormat::default()), schema)
+}
+
+/// Exactly these files of a format as one table.
+pub(super) fn listed_files(
+    files: &[PathBuf],
+    format: Arc<dyn FileFormat>,
+    schema: SchemaRef,
+) -> Result<Arc<dyn TableProvider>, SqlError> {
     let mut urls = Vec::with_capacity(files.len());
     for path in files {
         // As a URL: as a path, `*` and `[` in the name of a folder would be a pattern.
@@ -269,8 +289,8 @@ fn parquet_table(files: &[PathBuf], schema: SchemaRef) -> Result<Arc<dyn TablePr
         })?;
         urls.push(ListingTableUrl::try_new(url, None).map_err(setting_up)?);
     }
-    let options =
-        ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
+    // The files are named one by one, whatever their names end in.
+    let options = ListingOptions::new(format).with_file_extension("");
     let config = ListingTableConfig::new_with_multi_paths(urls)
         .with_listing_options(options)
         .with_schema(schema);
@@ -279,17 +299,30 @@ fn parquet_table(files: &[PathBuf], schema: SchemaRef) -> Result<Arc<dyn TablePr
 
 /// A Parquet file that is no part of a dataset as a table: a selection, a table of groups, a result that was kept.
 pub fn parquet_file_table(path: &Path) -> Result<Arc<dyn TableProvider>, SqlError> {
-    let path = std::path::absolute(path).map_err(SchemaError::io(path))?;
-    let unreadable = |message: String| SqlError::File { path: path.clone(), message };
-    let file = File::open(&path).map_err(SchemaError::io(&path))?;
-    check_footer(&path, None)
+    let path = plain_path(path)?;
+    let schema = parquet_file_schema(&path)?;
+    parquet_table(std::slice::from_ref(&path), schema)
+}
+
+/// Several such files as one table, of the columns of all of them. The paths are absolute.
+pub(super) fn parquet_files_table(files: &[PathBuf]) -> Result<Arc<dyn TableProvider>, SqlError> {
+    let mut merged = Schema::empty();
+    for path in files {
+        let schema = parquet_file_schema(path)?;
+        merged = Schema::try_merge([merged, Schema::clone(&schema)])
+            .map_err(|error| SqlError::File { path: path.clone(), message: error.to_string() })?;
+    }
+    parquet_table(files, Arc::new(merged))
+}
+
+fn parquet_file_schema(path: &Path) -> Result<SchemaRef, SqlError> {
+    let unreadable = |message: String| SqlError::File { path: path.to_owned(), message };
+    let file = File::open(path).map_err(SchemaError::io(path))?;
+    check_footer(path, None)
         .map_err(|_| unreadable("it is not a Parquet file, or was cut short".into()))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)
         .map_err(|error| unreadable(error.to_string()))?;
-    parquet_table(
-        std::slice::from_ref(&path),
-        Arc::new(builder.schema().as_ref().clone().with_metadata(HashMap::new())),
-    )
+    Ok(Arc::new(builder.schema().as_ref().clone().with_metadata(HashMap::new())))
 }
 
 fn whole(table: Arc<dyn TableProvider>) -> Result<LogicalPlan, SqlError> {

@@ -43,7 +43,7 @@ async fn table_is_for_people() {
 +-------+
 2 of 12 rows
 ";
-    let limits = TableLimits { rows: 2, cell_width: 5 };
+    let limits = TableLimits { rows: 2, cell_width: 5, ..TableLimits::default() };
     assert_eq!(
         written(&context, "SELECT caption AS c FROM meta", OutputFormat::Table, limits).await,
         expected
@@ -53,7 +53,7 @@ async fn table_is_for_people() {
             &context,
             "SELECT value FROM generate_series(1, 1500000)",
             OutputFormat::Table,
-            TableLimits { rows: 0, cell_width: 5 }
+            TableLimits { rows: 0, cell_width: 5, ..TableLimits::default() }
         )
         .await,
         "+-------+\n| value |\n+-------+\n+-------+\n0 of more than 1,000,000 rows\n"
@@ -64,6 +64,39 @@ async fn table_is_for_people() {
         explained.contains("DataSourceExec") && explained.contains("physical_plan"),
         "{explained}"
     );
+}
+
+#[tokio::test]
+async fn wide_table_is_cut_to_the_screen_or_expanded_and_says_so() {
+    let (folder, _) = dataset();
+    let context = open(folder.path());
+    let limits = TableLimits {
+        rows: 1,
+        screen_width: Some(31),
+        more_rows: ": --rows 0 shows all",
+        more_columns: ": --expanded shows all",
+        ..TableLimits::default()
+    };
+    let sql = "SELECT width, caption, width + 1 AS wider, caption AS again FROM meta WHERE width < 12 ORDER BY width";
+    let expected = "\
++-------+-----------+-------+
+| width | caption   | wider |
++-------+-----------+-------+
+| 10    | caption 0 | 11    |
++-------+-----------+-------+
+1 of 2 rows: --rows 0 shows all; 3 of 4 columns, as many as fit: --expanded shows all
+";
+    assert_eq!(written(&context, sql, OutputFormat::Table, limits).await, expected);
+    let expected = "\
+-[ row 1 ]-------
+width   | 10
+caption | caption 0
+wider   | 11
+again   | caption 0
+1 of 2 rows: --rows 0 shows all
+";
+    let limits = TableLimits { expanded: true, ..limits };
+    assert_eq!(written(&context, sql, OutputFormat::Table, limits).await, expected);
 }
 
 #[tokio::test]

@@ -193,9 +193,24 @@ fn every_kind_of_job_does_its_work_within_its_folders() {
         ("eval", &[&of_model[..], &["--task", "retrieval", "--json", "eval.json"]].concat()),
         ("export", &["--model", "run", "--format", "hf", "--output", "hf"]),
         ("embed", &[&of_model[..], &["--output", "embeddings"]].concat()),
+        ("embed", &["--model", "run", "--dataset", data, "--where", "width > 64"]),
+        ("embed", &["--model", "run", "--dataset", data]),
+        ("eval", &["--model", "run", "--dataset", data, "--where", "width > 64"]),
     ] {
         let id = asks(&service, &work, kind, args).ok()["id"].as_u64().unwrap();
         service.waits_until(id, "done");
+    }
+    // A condition of a client is computed by a process of its own, which reads no files but the dataset's.
+    for (condition, says) in [
+        ("widht > 64", "did you mean width?"),
+        ("uid IN (SELECT uid FROM read_parquet('train.parquet'))", "read_parquet"),
+        ("uid IN (SELECT uid FROM 'train.parquet')", "train.parquet"),
+    ] {
+        let args = ["--model", "run", "--dataset", data, "--where", condition];
+        let id = asks(&service, &work, "embed", &args).ok()["id"].as_u64().unwrap();
+        service.waits_until(id, "failed");
+        let message = service.get(&format!("/v1/jobs/{id}"))["message"].clone();
+        assert!(message.as_str().unwrap().contains(says), "{condition}: {message}");
     }
     for made in ["new/dataset.json", "all.parquet", "u", "g", "eval.json", "hf/config.json"] {
         assert!(work.path("inside").join(made).is_file(), "{made}");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use diptych_test_support::parity;
-use diptych_tests::{Work, final_files, tiny_config};
+use diptych_tests::{Work, final_files, project, tiny_config};
 use serde_json::Value;
 
 /// Header and data of a safetensors file: names, shapes and bytes, whatever the order in which they lie.
@@ -147,6 +147,84 @@ fn wrong_activation_is_refused_and_not_trained_with() {
     work.diptych(&["train", "run.toml"]).fails_with(&["reference", "quick_gelu"]);
 }
 
+/// The part of a configuration that says the model.
+fn fine_tune(name: &str, model: &str) -> String {
+    tiny_config(name, 1, "").replace("config = \"tiny.json\"", model)
+}
+
+#[test]
+fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
+    let work = Work::new().with_demo_data(60);
+    openclip_folder(&work);
+    work.diptych(&["export", "--model", "reference", "--format", "hf", "--output", "models/clip"])
+        .ok();
+    let train = |name: &str, model: &str| {
+        work.write(&format!("{name}.toml"), fine_tune(name, model));
+        work.diptych(&["train", &format!("{name}.toml")])
+    };
+    // The same weights, named in every way, train to the same.
+    let ways = [
+        ("openclip", "weights = \"reference\""),
+        ("hf", "weights = \"models/clip\""),
+        ("both", "config = \"models/clip/config.json\"\nweights = \"reference\""),
+        ("folder", "config = \"models/clip\"\nweights = \"models/clip\""),
+    ];
+    for (name, model) in ways {
+        train(name, model).ok();
+        assert!(
+            final_files(&work, "state", name) == final_files(&work, "state", "openclip"),
+            "{name} differs"
+        );
+        let last = std::fs::read_dir(work.path(&format!("state/checkpoints/{name}"))).unwrap();
+        let last = last.map(|entry| entry.unwrap().path()).max().unwrap();
+        let read = |name: &str| std::fs::read_to_string(last.join(name)).unwrap();
+        assert!(read("model_config.json").contains("quick_gelu"), "{name}");
+        let tokens = |text: &str| {
+            let json: Value = serde_json::from_str(text).unwrap();
+            json["model"]["vocab"].as_object().unwrap().len()
+        };
+        let own = tokens(&read("tokenizer.json"));
+        assert_eq!(own, tokens(&work.read("reference/tokenizer.json")), "{name}");
+    }
+    // The recipe of the README, but for the sizes.
+    let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
+    let recipe = readme.split("```").find(|block| block.contains("name = \"fine-tuned\"")).unwrap();
+    let recipe = recipe.strip_prefix("toml\n").unwrap();
+    let small = recipe.replace("epochs = 5", "epochs = 1\nbatch_size = 16\nthreads = 2");
+    assert_ne!(recipe, small);
+    work.write("recipe.toml", small);
+    work.diptych(&["train", "recipe.toml"]).ok();
+    let curve =
+        "SELECT count(*) FROM metrics WHERE run = 'fine-tuned' AND name = 'heldout/i2t_recall@1'";
+    assert_ne!(work.sql(&["--state", "state"], curve), "0");
+
+    // A run and its checkpoints are such weights too; a run goes on where its first weights are gone.
+    train("again", "weights = \"hf\"").ok();
+    work.diptych(&["sql", "SELECT model FROM runs WHERE run = 'again'", "--state", "state"]).ok();
+    train("first", "weights = \"openclip@1\"").fails_with(&["no checkpoint of step 1"]);
+    work.write(
+        "long.toml",
+        fine_tune("long", "weights = \"models/clip\"").replace("epochs = 1", "epochs = 3"),
+    );
+    work.diptych(&["train", "long.toml", "--stop-after", "2"]).ended_with(4);
+    std::fs::remove_dir_all(work.path("models")).unwrap();
+    work.diptych(&["train", "long.toml"]).ok();
+
+    train("other", "config = \"tiny.json\"\nweights = \"reference\"").fails_with(&[
+        "model.config",
+        "reference",
+        "vision_cfg",
+        "Leave model.config out",
+    ]);
+    train("bare", "weights = \"reference/open_clip_model.safetensors\"").fails_with(&[
+        "model.config is missing",
+        "open_clip_model.safetensors",
+        "ViT-B-32",
+    ]);
+    train("none", "").fails_with(&["model.config is missing", "model.weights"]);
+    train("gone", "weights = \"no-such\"").fails_with(&["no-such", "no run of that name"]);
+}
+
 #[test]
 fn changes_of_low_rank_go_out_as_one_with_the_weights_that_stayed() {
     let work = Work::new().with_demo_data(120);
@@ -154,8 +232,9 @@ fn changes_of_low_rank_go_out_as_one_with_the_weights_that_stayed() {
     work.diptych(&["train", "base.toml"]).ok();
     work.diptych(&["export", "--model", "base", "--format", "openclip", "--output", "began"]).ok();
     for name in ["whole", "parts"] {
+        // The folder says the model.
         let config = tiny_config(name, 2, "[lora]\nrank = 4\n")
-            .replace("\"tiny.json\"", "\"tiny.json\"\nweights = \"began\"");
+            .replace("config = \"tiny.json\"", "weights = \"began\"");
         work.write(&format!("{name}.toml"), config);
     }
     work.diptych(&["train", "whole.toml"]).ok();

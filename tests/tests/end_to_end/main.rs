@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench_train;
+mod command_line;
 mod confined;
 mod crash;
 mod curation;
@@ -17,16 +18,19 @@ mod field_cases;
 mod field_folder;
 mod formats;
 mod guards;
+mod honest_figures;
 mod hostile_queries;
 mod imports;
 mod loader;
 mod masked_lm;
 mod mutated_files;
 mod openapi;
+mod owner;
 mod profile;
 mod quickstart;
 mod remote;
 mod report;
+mod results;
 mod search;
 mod serve;
 mod service_unit;

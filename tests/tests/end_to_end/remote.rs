@@ -463,6 +463,17 @@ fn a_run_trains_and_evaluates_over_http_as_it_does_from_the_disk() {
     };
     assert_eq!(evaluated("data", "a.json"), evaluated(&server.url("data"), "b.json"));
     assert!(work.path("caches/diptych/blocks").is_dir());
+    // All pairs without a selection, too; a condition wants the columns on this machine.
+    let url = server.url("data");
+    let of = ["eval", "--model", "here", "--dataset", &url, "--json", "c.json", "--no-cache"];
+    let caches = work.path("caches");
+    work.diptych_with(&of, &[("XDG_CACHE_HOME", &caches)]).ok();
+    let hash = |name: &str| {
+        let json: serde_json::Value = serde_json::from_str(&work.read(name)).unwrap();
+        (json["selection_hash"].clone(), json["retrieval"].clone())
+    };
+    assert_eq!(hash("c.json"), hash("a.json"));
+    work.diptych(&[&of[..], &["--where", "width > 1"]].concat()).fails_with(&["lies elsewhere"]);
 }
 
 #[test]

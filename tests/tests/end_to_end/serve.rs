@@ -386,12 +386,15 @@ fn limits_are_said_and_hold() {
     asks("SELECT 1 AS one").ok();
     // It answers in the middle of a body that is too large, and hears no more of it.
     let mut socket = UnixStream::connect(service.address.trim_start_matches("unix:")).unwrap();
-    let head = "POST /v1/sql HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: 4194304\r\n\r\n";
+    let head = "POST /v1/sql HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 4194304\r\n\r\n";
     socket.write_all(head.as_bytes()).unwrap();
     let _ = socket.write_all(&vec![b' '; 4 << 20]);
     let mut answer = [0; 12];
     socket.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
+    // A page may be led to its port by a name, and `diptych ui` would hand it on to here.
+    let named = [("host", "evil.example")];
+    service.send("GET", "/v1/status", &named, None).refused(403, "without tokens");
     let status = work.diptych(&["status", "--state", "state"]).ok().stdout;
     assert!(status.contains("no jobs"), "{status}");
     assert_eq!(service.leaves(), Some(0));

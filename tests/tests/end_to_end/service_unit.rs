@@ -202,6 +202,11 @@ fn make_install_puts_what_runs_by_itself_and_leaves_a_configuration_alone() {
     let example = std::fs::read(project().join("daemon/dist/diptych.toml")).unwrap();
     assert_eq!(std::fs::read(&configuration).unwrap(), example);
     work.write("root/etc/diptych/diptych.toml", "# mine\n");
+    for name in
+        ["bash-completion/completions/diptych", "doc/diptych/LICENSE", "doc/diptych/README.md"]
+    {
+        assert!(root.join("usr/share").join(name).metadata().unwrap().len() > 1000, "{name}");
+    }
 
     // Again, over what runs: the files of the process that runs are not written into.
     let supervisor = Supervisor::listen(&work);

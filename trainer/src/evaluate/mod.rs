@@ -34,7 +34,7 @@ pub use prompts::{PROMPT_TEMPLATES, ensemble};
 pub use retrieval::{RECALL_AT, Ranks, Recall, Retrieval, retrieval, retrieval_ranks};
 pub use trust::{
     Bootstrap, CALIBRATION_BINS, Calibration, CalibrationBin, Interval, McNemar, Unit, calibration,
-    interval, mcnemar, resample, resample_classes, resample_draws, wilson,
+    interval, mcnemar, resample, resample_classes, resample_draws, share_interval, wilson,
 };
 
 /// Whether to go on. Asked between blocks of work, many times a second; where it says no, a function fails with

@@ -159,6 +159,13 @@ pub fn wilson(part: f64, count: usize) -> Interval {
     Interval { low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
 }
 
+/// The interval of a share of `count` images that was resampled. Where all of the resamples are 0 or all are 1, that is the [`wilson`]
+/// interval: that none of four images is right does not mean that none ever is.
+pub fn share_interval(resampled: &[f64], level: f64, count: usize) -> Interval {
+    let found = interval(resampled, level);
+    if found.high <= 0.0 || found.low >= 1.0 { wilson(found.low, count) } else { found }
+}
+
 /// numpy's `quantile` of sorted values: linear between two of them.
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = q * (sorted.len().saturating_sub(1)) as f64;
@@ -281,6 +288,17 @@ mod tests {
             resample_draws(&[vec![units.clone(); 3]], spec).unwrap(),
             resample(&[units], spec).unwrap()
         );
+    }
+
+    #[test]
+    fn none_of_a_few_is_not_certainly_none() {
+        // Wilson (1927) for 0 of 4: z² / (n + z²) = 3.8415 / 7.8415.
+        let none = share_interval(&[0.0; 50], 0.95, 4);
+        assert!(none.low == 0.0 && (none.high - 0.4899).abs() < 1e-4, "{none:?}");
+        let all = share_interval(&[1.0; 50], 0.95, 4);
+        assert!(all.high == 1.0 && (all.low - 0.5101).abs() < 1e-4, "{all:?}");
+        let some: Vec<f64> = (0..=100).map(|n| f64::from(n) / 100.0).collect();
+        assert_eq!(share_interval(&some, 0.95, 4), interval(&some, 0.95));
     }
 
     #[test]

@@ -5,9 +5,12 @@ use std::path::Path;
 use diptych_schemas::ObjectiveConfig;
 use serde_json::Value;
 
-use super::list::{ModelConfig, each_family};
+use super::list::{
+    ModelConfig, each_family, hugging_face_configuration, is_explained_by_its_folder,
+};
 use super::names::unknown_model;
 use crate::TrainerError;
+use crate::formats::hugging_face::CONFIG_FILE;
 use crate::nn::bert::BertShape;
 use crate::nn::cost::SampleSize;
 use crate::nn::parameters::{ParameterSpec, Part};
@@ -20,6 +23,12 @@ impl ModelConfig {
             return Ok(config);
         }
         let path = Path::new(text);
+        if path.is_dir() {
+            return Self::of_weights(path)?.ok_or_else(|| TrainerError::Config {
+                place: path.display().to_string(),
+                message: "no configuration of a model is in this folder".into(),
+            });
+        }
         if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("json")) {
             return Err(TrainerError::Config {
                 place: format!("model {text:?}"),
@@ -29,11 +38,20 @@ impl ModelConfig {
         Self::read(path)
     }
 
-    /// Reads a JSON file: OpenCLIP's form of a dual encoder, or an `open_clip_config.json` that wraps one.
+    /// Reads a JSON file: OpenCLIP's form of a dual encoder, an `open_clip_config.json` that wraps one, or Hugging Face's `config.json`
+    /// with what lies beside it.
     pub fn read(path: &Path) -> Result<Self, TrainerError> {
         let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
-        Self::parse(&text)
-            .map_err(|message| TrainerError::Config { place: path.display().to_string(), message })
+        let refused = |message| TrainerError::Config { place: path.display().to_string(), message };
+        if serde_json::from_str(&text).is_ok_and(|json| is_explained_by_its_folder(&json)) {
+            if path.file_name().is_none_or(|name| name != CONFIG_FILE) {
+                return Err(refused(format!(
+                    "a configuration of Hugging Face's, which is read from its folder: call it {CONFIG_FILE}"
+                )));
+            }
+            return hugging_face_configuration(path.parent().unwrap_or(Path::new("")));
+        }
+        Self::parse(&text).map_err(refused)
     }
 
     /// Parses and checks a configuration. What it holds says of which family it is.

@@ -50,6 +50,10 @@ impl Encoder {
         })
     }
 
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
     pub fn config(&self) -> &DualEncoderConfig {
         &self.config
     }

@@ -168,21 +168,47 @@ pub fn export_hf(
     }
 }
 
+/// The families that Hugging Face's folders may be of.
+enum HuggingFace {
+    DualEncoder,
+    MaskedLm,
+}
+
 /// Reads a Hugging Face folder: its family is the one that its `model_type` names.
 pub(super) fn import_hugging_face(
     folder: &Path,
 ) -> Result<(ModelConfig, BTreeMap<String, Tensor>), TrainerError> {
-    let path = folder.join(CONFIG_FILE);
-    let model_type = read_json(&path)?["model_type"].clone();
-    match model_type.as_str() {
-        Some("clip" | "siglip" | "chinese_clip") => {
+    match family_in(folder)? {
+        HuggingFace::DualEncoder => {
             let (config, tensors) = dual_encoder::hugging_face::import(folder)?;
             Ok((config.into(), tensors))
         }
-        Some(masked_lm::config::MODEL_TYPE) => {
+        HuggingFace::MaskedLm => {
             let (config, tensors) = masked_lm::hugging_face::import(folder)?;
             Ok((config.into(), tensors))
         }
+    }
+}
+
+/// The configuration of a Hugging Face folder, of all its files but the weights.
+pub(super) fn hugging_face_configuration(folder: &Path) -> Result<ModelConfig, TrainerError> {
+    Ok(match family_in(folder)? {
+        HuggingFace::DualEncoder => dual_encoder::hugging_face::configuration(folder)?.into(),
+        HuggingFace::MaskedLm => masked_lm::hugging_face::configuration(folder)?.into(),
+    })
+}
+
+/// Whether a JSON file is a Hugging Face `config.json` that only its folder explains whole: the preprocessor and the tokenizer lie beside it.
+pub(super) fn is_explained_by_its_folder(json: &Value) -> bool {
+    matches!(json["model_type"].as_str(), Some("clip" | "siglip" | "chinese_clip"))
+}
+
+fn family_in(folder: &Path) -> Result<HuggingFace, TrainerError> {
+    let path = folder.join(CONFIG_FILE);
+    let model_type = read_json(&path)?["model_type"].clone();
+    match model_type.as_str() {
+        Some("clip" | "siglip" | "chinese_clip") => Ok(HuggingFace::DualEncoder),
+        Some(masked_lm::config::MODEL_TYPE) => Ok(HuggingFace::MaskedLm),
         _ => Err(TrainerError::Config {
             place: path.display().to_string(),
             message: format!(

@@ -116,6 +116,11 @@ impl Model {
         self.parameters.names()
     }
 
+    /// Numbers in all parameters together.
+    pub fn parameter_count(&self) -> u64 {
+        self.parameters().iter().map(|parameter| parameter.numel() as u64).sum()
+    }
+
     pub fn parameters(&self) -> &[Tensor] {
         self.parameters.tensors()
     }

@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 use super::dual_encoder::config::DualEncoderConfig;
 use super::dual_encoder::openclip;
-use super::list::{ModelConfig, import_hugging_face};
+use super::list::{ModelConfig, hugging_face_configuration, import_hugging_face};
 use super::names::how_to_obtain;
 use crate::TrainerError;
 use crate::device::shim;
@@ -31,6 +31,62 @@ pub enum Origin {
     /// A state dict under OpenCLIP's names, or a training checkpoint with one.
     OpenClipFile,
     HuggingFaceFolder,
+}
+
+impl Origin {
+    /// What lies at a path, by the files that are there.
+    fn of(path: &Path) -> Result<Self, TrainerError> {
+        let has = |name: &str| path.join(name).is_file();
+        let has_any = |names: &[&str]| names.iter().any(|name| has(name));
+        if path.is_file() {
+            return Ok(Self::OpenClipFile);
+        }
+        if !path.exists() {
+            let advice = how_to_obtain(&path.to_string_lossy());
+            let message = advice.unwrap_or_else(|| "there is no such file or folder".into());
+            return Err(TrainerError::weights(path, message));
+        }
+        if has(MANIFEST_FILE) && has(MODEL_FILE) {
+            return Ok(Self::Checkpoint);
+        }
+        if has(openclip::CONFIG_FILE) && has_any(&openclip::WEIGHTS_FILES) {
+            return Ok(Self::OpenClipFolder);
+        }
+        if has(hugging_face::CONFIG_FILE) && has_any(&hugging_face::WEIGHTS_FILES) {
+            return Ok(Self::HuggingFaceFolder);
+        }
+        Err(TrainerError::weights(
+            path,
+            format!(
+                "not weights of a known format. A checkpoint has {MANIFEST_FILE} and {MODEL_FILE}; an OpenCLIP folder has {} and {}; \
+                 a Hugging Face folder has {} and {} (in one file)",
+                openclip::CONFIG_FILE,
+                openclip::WEIGHTS_FILES.join(" or "),
+                hugging_face::CONFIG_FILE,
+                hugging_face::WEIGHTS_FILES.join(" or ")
+            ),
+        ))
+    }
+}
+
+impl ModelConfig {
+    /// The model that weights are of, as their folder says it. None for a file of weights, which does not.
+    pub fn of_weights(path: &Path) -> Result<Option<Self>, TrainerError> {
+        Ok(match Origin::of(path)? {
+            Origin::OpenClipFile => None,
+            Origin::Checkpoint => Some(Self::read(&path.join(CONFIG_FILE))?),
+            Origin::OpenClipFolder => Some(Self::read(&path.join(openclip::CONFIG_FILE))?),
+            Origin::HuggingFaceFolder => Some(hugging_face_configuration(path)?),
+        })
+    }
+}
+
+/// `tokenizer.json`, or else `vocab.txt`, of the folder that weights lie in, where it has one.
+pub fn tokenizer_beside(folder: &Path) -> Option<PathBuf> {
+    [TOKENIZER_FILE, hugging_face::VOCABULARY_FILE]
+        .map(|name| folder.join(name))
+        .into_iter()
+        .find(|path| path.is_file())
 }
 
 impl fmt::Display for Origin {
@@ -89,8 +145,8 @@ impl Weights {
     }
 
     fn recognise(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {
-        let has = |name: &str| path.join(name).is_file();
-        if path.is_file() {
+        let origin = Origin::of(path)?;
+        if origin == Origin::OpenClipFile {
             let Some(config) = config else {
                 return Err(TrainerError::weights(
                     path,
@@ -105,35 +161,17 @@ impl Weights {
                 read_tensors(path)?,
             );
         }
-        if !path.exists() {
-            let advice = how_to_obtain(&path.to_string_lossy());
-            let message = advice.unwrap_or_else(|| "there is no such file or folder".into());
-            return Err(TrainerError::weights(path, message));
-        }
-        if has(MANIFEST_FILE) && has(MODEL_FILE) {
+        if origin == Origin::Checkpoint {
             checkpoint::verify(path)?;
             return Self::from_checkpoint(path, MODEL_FILE);
         }
-        let has_any = |names: &[&str]| names.iter().any(|name| has(name));
-        if has(openclip::CONFIG_FILE) && has_any(&openclip::WEIGHTS_FILES) {
+        let (config, tensors): (ModelConfig, _) = if origin == Origin::OpenClipFolder {
             let (config, tensors) = openclip::import(path)?;
-            return Self::from_named(path, Origin::OpenClipFolder, config.into(), tensors);
-        }
-        if has(hugging_face::CONFIG_FILE) && has_any(&hugging_face::WEIGHTS_FILES) {
-            let (config, tensors) = import_hugging_face(path)?;
-            return Self::from_named(path, Origin::HuggingFaceFolder, config, tensors);
-        }
-        Err(TrainerError::weights(
-            path,
-            format!(
-                "not weights of a known format. A checkpoint has {MANIFEST_FILE} and {MODEL_FILE}; an OpenCLIP folder has {} and {}; \
-                 a Hugging Face folder has {} and {}",
-                openclip::CONFIG_FILE,
-                openclip::WEIGHTS_FILES.join(" or "),
-                hugging_face::CONFIG_FILE,
-                hugging_face::WEIGHTS_FILES.join(" or ")
-            ),
-        ))
+            (config.into(), tensors)
+        } else {
+            import_hugging_face(path)?
+        };
+        Self::from_named(path, origin, config, tensors)
     }
 
     /// Puts tensors under the family's names into its order; refuses what is missing, too much, or of another shape.
@@ -206,10 +244,7 @@ impl Weights {
 
     /// `tokenizer.json`, or else `vocab.txt`, of the folder that the weights came from, where it has one.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
-        [TOKENIZER_FILE, hugging_face::VOCABULARY_FILE]
-            .map(|name| self.path.join(name))
-            .into_iter()
-            .find(|path| path.is_file())
+        tokenizer_beside(&self.path)
     }
 }
 

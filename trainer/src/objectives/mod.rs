@@ -148,6 +148,34 @@ impl Objective {
         Ok(sum)
     }
 
+    /// The terms that are computed from the embeddings of pairs: what the rows from the first one on, and so many of them, add to the means over
+    /// the batch. Unit vectors [N, D] twice.
+    pub(crate) fn of_pairs(
+        &self,
+        image_nd: &Tensor,
+        text_nd: &Tensor,
+        scalars: Scalars<'_>,
+        caption_n: Option<&Tensor>,
+        (first, rows): (i64, i64),
+    ) -> Result<TermSums, TrainerError> {
+        let mut sums = TermSums::default();
+        for &(name, weight) in &self.terms {
+            let part = match (contrastive(name), name) {
+                (Some(loss), _) => Contrastive { loss, config: &self.config }
+                    .part(image_nd, text_nd, scalars, caption_n, first, rows)?,
+                (None, ObjectiveTerm::Alignment) => alignment::sum(
+                    &image_nd.f_narrow(0, first, rows)?,
+                    &text_nd.f_narrow(0, first, rows)?,
+                )?
+                .f_div_scalar(image_nd.size2()?.0 as f64)?,
+                // It is not computed from embeddings.
+                (None, _) => continue,
+            };
+            sums.add_term(name, weight, &part)?;
+        }
+        Ok(sums)
+    }
+
     /// The coupled terms of a whole batch, their gradients added to those of the outputs, which are leaves, and of the scalars.
     pub(crate) fn coupled(
         &self,

@@ -5,6 +5,7 @@ mod drawn;
 pub mod flops;
 pub(crate) mod held_out;
 pub(crate) mod optimizer;
+pub(crate) mod pair_loss;
 pub(crate) mod saver;
 pub(crate) mod scaler;
 pub(crate) mod schedule;

@@ -23,7 +23,7 @@ impl Schedule {
             kind: config.schedule,
             base: config.lr,
             least: config.least_lr,
-            warmup: config.warmup_samples.unwrap_or(config.warmup_steps.saturating_mul(batch)),
+            warmup: config.warmup(batch, total),
             cooldown: (config.cooldown * total as f64) as u64,
             total,
             batch,

@@ -193,7 +193,9 @@ impl LineChart<'_> {
         let keys = self.keys();
         let last: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
         let label = format!("{} over training steps; last: {}", self.title, last.join(", "));
-        figure(&self.title, &keys, &html! {}, &drawing(&label, WIDTH, HEIGHT, &shapes))
+        let smoothed = self.lines.iter().any(Line::is_smoothed);
+        let note = html! { @if smoothed { "the last values, smoothed" } };
+        figure(&self.title, &keys, &note, &drawing(&label, WIDTH, HEIGHT, &shapes))
     }
 }
 

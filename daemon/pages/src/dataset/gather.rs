@@ -8,6 +8,7 @@ use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::query;
 use diptych_schemas::Uid;
 
+use super::median::median;
 use crate::chart::Scale;
 use crate::chart::histogram::Histogram;
 use crate::numbers::short;
@@ -230,12 +231,13 @@ async fn histogram(
     let Measure { title, note, sql, from, scale } = measure;
     let inner = format!("SELECT CAST({sql} AS DOUBLE) AS x FROM {from}");
     let ends = format!(
-        "SELECT min(x), max(x), approx_percentile_cont(0.995) WITHIN GROUP (ORDER BY x), avg(x), approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY x) FROM ({inner}) WHERE {FINITE}"
+        "SELECT min(x), max(x), approx_percentile_cont(0.995) WITHIN GROUP (ORDER BY x), avg(x), count(x) FROM ({inner}) WHERE {FINITE}"
     );
     let ends = numbers(context, &ends).await?;
-    let [Some(low), Some(high), Some(nearly), Some(mean), Some(median)] = ends[..] else {
+    let [Some(low), Some(high), Some(nearly), Some(mean), Some(count)] = ends[..] else {
         return Ok(None);
     };
+    let least = low;
     let low = if *scale == Scale::Log { low.max(1e-3) } else { low };
     let cut = *scale == Scale::Linear && high - low > 2.0 * (nearly - low) && nearly > low;
     let top = if cut { nearly } else { high };
@@ -271,7 +273,12 @@ async fn histogram(
             *place = count;
         }
     }
-    let mut note = format!("{note} · median {} · mean {}", short(median), short(mean));
+    let finite = format!("SELECT x FROM ({inner}) WHERE {FINITE}");
+    let median = match median(context, &finite, (count as u64, least, high)).await? {
+        Some(median) => format!(" · median {}", short(median)),
+        None => String::new(),
+    };
+    let mut note = format!("{note}{median} · mean {}", short(mean));
     if cut {
         note = format!("{note} · up to {}, in the last bar", short(high));
     }

@@ -2,6 +2,7 @@
 //! pairs at random, and the pairs on either side of each threshold. One file without scripts; nothing is loaded from elsewhere.
 
 mod gather;
+mod median;
 mod page;
 
 use std::collections::HashMap;
@@ -30,6 +31,8 @@ pub struct Profile {
 
 struct SelectionFacts {
     name: String,
+    /// Whether nobody asked for this one.
+    is_last: bool,
     sql: String,
     rows: u64,
     /// Whether the dataset has changed since.
@@ -46,6 +49,8 @@ pub struct ProfileSpec<'a> {
     pub name: String,
     pub dataset_hash: String,
     pub selection: Option<(String, &'a Selection)>,
+    /// Whether the selection is only the last one that was made.
+    pub is_last: bool,
     /// Random pairs.
     pub pairs: usize,
     pub seed: u64,
@@ -55,15 +60,11 @@ pub struct ProfileSpec<'a> {
 pub async fn profile(context: &SessionContext, spec: ProfileSpec<'_>) -> anyhow::Result<Profile> {
     let mut facts = gather::gather(context).await?;
     let selection = match &spec.selection {
-        Some((name, selection)) => Some(
-            selection_facts(
-                context,
-                name,
-                selection,
-                selection.dataset_hash.to_string() != spec.dataset_hash,
-            )
-            .await?,
-        ),
+        Some((name, selection)) => {
+            let stale = selection.dataset_hash.to_string() != spec.dataset_hash;
+            let facts = selection_facts(context, name, selection, stale).await?;
+            Some(SelectionFacts { is_last: spec.is_last, ..facts })
+        }
         None => None,
     };
     let at_random = format!(
@@ -98,6 +99,7 @@ async fn selection_facts(
 ) -> anyhow::Result<SelectionFacts> {
     let mut facts = SelectionFacts {
         name: name.to_owned(),
+        is_last: false,
         sql: selection.sql.clone(),
         rows: selection.len() as u64,
         stale,

@@ -57,7 +57,8 @@ pub(super) fn page(profile: &Profile) -> Markup {
 fn selection_section(profile: &Profile, selection: &SelectionFacts) -> Markup {
     html! {
         section {
-            h2 { "Selection " span.pale { (selection.name) } }
+            h2 { @if selection.is_last { "The selection that was made last " } @else { "Selection " } span.pale { (selection.name) } }
+            @if selection.is_last { p.pale { "What it leaves out is still in the dataset. Another one: " code { "diptych profile --selection FILE" } } }
             p {
                 b { (thousands(selection.rows)) } " pairs, " (percent(selection.rows, profile.facts.pairs)) " of the dataset"
                 @if selection.stale { " " span.warn { "The dataset has changed since: the figures below are today's." } }

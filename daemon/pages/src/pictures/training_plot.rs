@@ -15,7 +15,7 @@ use super::text::{self, Style};
 use crate::chart::lines::{Line, LineChart, Unit, step_ticks, steps};
 use crate::chart::plot_area::{PlotArea, label_room, round};
 use crate::chart::{Axis, colour};
-use crate::metrics::{Metrics, loss_and_terms};
+use crate::metrics::{Metrics, held_out_losses, loss_and_terms};
 
 const WIDTH: f64 = 1100.0;
 /// The least room for the labels on the left.
@@ -46,6 +46,8 @@ pub struct TrainingPlot<'a> {
     run: String,
     /// The loss, then its terms.
     losses: Vec<Line<'a>>,
+    /// The loss of held-out pairs.
+    held_out: Vec<Line<'a>>,
     /// Figures of held-out pairs, 0..=1, with chance as their level.
     evaluations: Vec<Line<'a>>,
     learning_rate: &'a [(u64, f64)],
@@ -65,6 +67,10 @@ impl<'a> TrainingPlot<'a> {
         Self {
             run: run.to_owned(),
             losses: losses.iter().map(|(metric, name)| Line::new(name, recorded(metric))).collect(),
+            held_out: held_out_losses(metrics.keys())
+                .iter()
+                .map(|(metric, name)| Line::new(name, recorded(metric)))
+                .collect(),
             evaluations: EVALUATIONS
                 .map(|(metric, name)| Line { level, ..Line::new(name, recorded(metric)) })
                 .to_vec(),
@@ -133,7 +139,8 @@ impl TrainingPlot<'_> {
             self.losses.iter().map(|line| Line { noisy: true, ..line.clone() }).collect();
         let smoothed = noisy.iter().any(Line::is_smoothed);
         let title = if smoothed { "Training loss (pale: each step)" } else { "Training loss" };
-        let mut panels = vec![(chart(title, false, noisy), 300.0)];
+        let lines = noisy.into_iter().chain(self.held_out.clone()).collect();
+        let mut panels = vec![(chart(title, false, lines), 300.0)];
         if self.evaluations.iter().any(|line| !line.points.is_empty()) {
             panels.push((
                 chart("Held-out pairs (dotted: chance)", true, self.evaluations.clone()),

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::history::History;
 use crate::chart::lines::{Line, LineChart, Unit};
-use crate::metrics::{Metrics, TERM, loss_and_terms};
+use crate::metrics::{Metrics, TERM, held_out_losses, loss_and_terms};
 
 /// A chart of known metrics.
 struct CurveSpec {
@@ -64,7 +64,8 @@ pub(super) fn curves(history: &History, beside: Option<&History>) -> Markup {
 }
 
 fn charts<'a>(runs: &[(&str, &'a Metrics)]) -> Vec<LineChart<'a>> {
-    let losses = loss_and_terms(runs.iter().flat_map(|(_, metrics)| metrics.keys()));
+    let mut losses = loss_and_terms(runs.iter().flat_map(|(_, metrics)| metrics.keys()));
+    losses.extend(held_out_losses(runs.iter().flat_map(|(_, metrics)| metrics.keys())));
     let known = KNOWN.iter().map(|known| {
         let metrics: Vec<(String, String)> = known
             .metrics
@@ -119,7 +120,8 @@ fn chart<'a>(
     let named = &named;
     let lines = metrics.iter().flat_map(|(metric, name)| {
         runs.iter().enumerate().map(move |(place, (run, of_run))| Line {
-            noisy: like.noisy,
+            // Evaluations are few, so they are drawn as they are.
+            noisy: like.noisy && !metric.starts_with("heldout"),
             dashed: place > 0,
             ..Line::new(named(name, run), of_run.get(metric).map_or(&[][..], Vec::as_slice))
         })
@@ -158,6 +160,11 @@ mod tests {
         assert_eq!(
             drawn(&charts(&[("old", &old)])),
             [("Loss".into(), unnamed()), ("Logit scale".into(), unnamed())]
+        );
+        let held_out = metrics(&["loss", "heldout/loss"]);
+        assert_eq!(
+            drawn(&charts(&[("run", &held_out)])),
+            [("Loss".into(), vec!["loss".to_owned(), "held out".to_owned()])]
         );
         let one = metrics(&["loss", "loss/clip"]);
         assert_eq!(

@@ -5,10 +5,13 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
+use diptych_evaluate::held_out::PairAnswers;
+use diptych_schemas::Uid;
 use diptych_schemas::words::nearest;
 use diptych_store::RunName;
 use serde_json::Value;
 
+use super::learning::{SampledEvaluation, evaluations};
 use crate::metrics::Metrics;
 
 /// A run's record and all that it recorded.
@@ -21,6 +24,10 @@ pub struct History {
     /// Rows of `checkpoints` and `events`, by step.
     pub checkpoints: Vec<Value>,
     pub events: Vec<Value>,
+    /// What some of its evaluations found for fixed captions.
+    pub(super) sampled: Vec<SampledEvaluation>,
+    /// Of the last evaluations while it trained, pair by pair, where they are kept.
+    pub answers: Vec<PairAnswers>,
 }
 
 impl History {
@@ -48,11 +55,19 @@ impl History {
             let step = row["step"].as_u64().context("a metric without a step")?;
             metrics.entry(text(&row, "name")).or_default().push((step, number(&row, "value")));
         }
+        // A service of an earlier version has no such table.
+        let sampled = rows("*", "sample_queries", "step, query, place").unwrap_or_default();
+        // A share of what the machine can compute is at most 1. Where one is more, earlier versions had measured that too low.
+        if metrics.get("mfu").is_some_and(|mfu| mfu.iter().any(|(_, share)| *share > 1.0)) {
+            metrics.remove("mfu");
+        }
         Ok(Self {
+            answers: PairAnswers::read(state, run),
             record,
             metrics,
             checkpoints: rows("step, samples, epoch, time, path, bytes", "checkpoints", "step")?,
             events: rows("step, kind, message", "events", "step, kind")?,
+            sampled: evaluations(&sampled),
             run: name,
         })
     }
@@ -60,6 +75,14 @@ impl History {
     /// The last value of a metric, and its step.
     pub fn last(&self, name: &str) -> Option<(u64, f64)> {
         self.metrics.get(name)?.last().copied()
+    }
+
+    /// The pairs that its sampled evaluations show.
+    pub fn sampled_uids(&self) -> Vec<Uid> {
+        let mut all: Vec<Uid> = self.sampled.iter().flat_map(SampledEvaluation::uids).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     pub fn config(&self) -> String {

@@ -11,7 +11,7 @@ use diptych_evaluate::retrieval::{CaptionedImages, caption_groups};
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
     Bootstrap, CALIBRATION_BINS, Calibration, Geometry, Interval, Predictions, RECALL_AT,
-    Retrieval, Rows, Unit, calibration, cosines, geometry, interval, principal, resample,
+    Retrieval, Rows, Unit, calibration, cosines, geometry, principal, resample, share_interval,
 };
 
 use super::map::neighbourhoods;
@@ -122,7 +122,7 @@ impl Look<'_> {
         let columns = captioned.units(&ranks);
         let intervals = resample(&columns, bootstrap)?
             .iter()
-            .map(|values| interval(values, bootstrap.level))
+            .map(|values| share_interval(values, bootstrap.level, groups.len()))
             .collect();
 
         let scores = cosines(rows(&encoded.images), rows(&encoded.texts))?;
@@ -204,7 +204,9 @@ impl Look<'_> {
         wrong.truncate(WRONG);
         Ok(Classes {
             names: classification.classes().to_vec(),
-            top1_interval: resampled.first().map(|values| interval(values, self.bootstrap.level)),
+            top1_interval: resampled
+                .first()
+                .map(|values| share_interval(values, self.bootstrap.level, hits.len())),
             calibration: calibration(&predictions.confidence, &hits, CALIBRATION_BINS),
             predictions,
             wrong,

@@ -4,10 +4,13 @@
 
 mod curves;
 mod history;
+mod learning;
 mod look;
 mod map;
 mod page;
 mod reliability;
+mod summary;
+mod verdicts;
 
 use std::collections::HashMap;
 

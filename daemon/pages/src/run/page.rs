@@ -10,8 +10,11 @@ use maud::{Markup, html};
 use super::Report;
 use super::curves::curves;
 use super::history::{History, number, text};
+use super::learning::learning;
 use super::look::{Classes, Map, Matrix, ModelInspection, Near, Wrong};
 use super::reliability::reliability;
+use super::summary::summary;
+use super::verdicts::verdicts;
 use crate::chart::heat_map::HeatMap;
 use crate::chart::scatter::{Point, scatter};
 use crate::chart::tables::funnel;
@@ -20,12 +23,8 @@ use crate::frame::{frame, tile, whole};
 use crate::numbers::{percent_of, short};
 
 const OWN_STYLE: &str = include_str!("style.css");
-/// Below it, embeddings lie along so few directions that something is wrong.
-const COLLAPSED_RANK: f64 = 4.0;
-/// A larger share of steps spent waiting for data is worth a word.
-const MUCH_WAITING: f64 = 0.1;
 /// Steps that the throughput is of.
-const LAST_STEPS: usize = 100;
+pub(super) const LAST_STEPS: usize = 100;
 /// Classes and confusions that are listed.
 const LISTED: usize = 10;
 /// Groups that are listed.
@@ -44,10 +43,12 @@ pub(super) fn page(report: &Report) -> Markup {
                 (text(record, "updated").replace('T', " ").chars().take(16).collect::<String>()) " UTC, Diptych " (text(record, "version"))
             }
         }
+        (summary(report))
         (verdicts(report))
         section.tiles { (tiles(report)) }
         @if let Some(looked) = &report.looked { (evaluation(report, looked)) }
         @else { section { h2 { "Evaluation" } p.pale { "There are no held-out pairs: name some with " code { "--selection FILE" } " (and " code { "--dataset" } ")." } } }
+        (learning(report))
         section { h2 { "While it trained" } div.charts { (curves(history, report.beside.as_ref())) } }
         @if !history.events.is_empty() {
             section {
@@ -61,101 +62,25 @@ pub(super) fn page(report: &Report) -> Markup {
         section { h2 { "Checkpoints" } (checkpoints(history)) }
         section {
             h2 { "Configuration" }
-            table.plain { @for name in ["config_hash", "selection_hash", "dataset_hash", "tokenizer_hash"] { tr {
-                td { (name.trim_end_matches("_hash")) } td { code { (text(record, name)) } }
-            } } }
-            details { summary { "All of it" } pre { code { (history.config()) } } }
+            details open { summary { "All of it" } pre { code { (history.config()) } } }
+            details {
+                summary { "Hashes of what it was made from" }
+                table.plain { @for name in ["config_hash", "selection_hash", "dataset_hash", "tokenizer_hash"] { tr {
+                    td { (name.trim_end_matches("_hash")) } td { code { (text(record, name)) } }
+                } } }
+            }
         }
         footer.pale { "Made by diptych report. Every figure can be asked again with diptych sql and diptych eval." }
     };
     whole(&format!("{} · Diptych report", history.run), OWN_STYLE, &body)
 }
 
-/// What a person wants to know first, in words.
-fn verdicts(report: &Report) -> Markup {
-    let mut good: Vec<String> = Vec::new();
-    let mut bad: Vec<String> = Vec::new();
-    if let Some(looked) = &report.looked {
-        let (found, chance) =
-            (looked.retrieval.image_to_text[0], looked.retrieval.chance_image_to_text[0]);
-        let at =
-            looked.intervals.first().map(|at| format!(" ({})", shown(*at))).unwrap_or_default();
-        let said = format!(
-            "Of {} held-out images, {} find their caption first{at}: {} times chance.",
-            thousands(looked.pairs as u64),
-            percent_of(found),
-            short(found / chance.max(f64::MIN_POSITIVE))
-        );
-        if looked.intervals.first().is_some_and(|at| at.low <= chance) {
-            bad.push(format!("{said} That is no better than guessing."));
-        } else {
-            good.push(said);
-        }
-        if let Some(geometry) = &looked.geometry {
-            let rank =
-                geometry.images.effective_rank_centred.min(geometry.texts.effective_rank_centred);
-            if rank < COLLAPSED_RANK {
-                bad.push(format!("The embeddings lie along {rank:.1} directions: they have nearly collapsed into one point."));
-            }
-        }
-    }
-    if let Some([.., (_, before), (_, now)]) =
-        report.history.metrics.get("heldout/i2t_recall@1").map(Vec::as_slice)
-    {
-        let change = now - before;
-        let said = format!(
-            "Between the last two evaluations, held-out R@1 went from {before:.3} to {now:.3}"
-        );
-        if change > 0.0 {
-            good.push(format!("{said}: longer training may still help."));
-        } else {
-            bad.push(format!("{said}: it has stopped getting better."));
-        }
-    }
-    if let Some(share) = waiting(&report.history).filter(|share| *share > MUCH_WAITING) {
-        bad.push(format!(
-            "{} of the time of its last steps was spent waiting for data.",
-            percent_of(share)
-        ));
-    }
-    if !report.history.events.is_empty() {
-        bad.push(format!(
-            "The guards noticed something {} times: see below.",
-            report.history.events.len()
-        ));
-    }
-    html! {
-        @if !good.is_empty() || !bad.is_empty() {
-            ul.verdicts { @for said in good { li.good { (said) } } @for said in bad { li.bad { (said) } } }
-        }
-    }
-}
-
-/// Part of the last steps' time that was spent waiting for data.
-fn waiting(history: &History) -> Option<f64> {
-    let waits = history.metrics.get("data_wait_seconds")?;
-    let batch = number(&history.record, "samples") / number(&history.record, "step");
-    let seconds = history
-        .metrics
-        .get("samples_per_second")?
-        .iter()
-        .rev()
-        .take(LAST_STEPS)
-        .map(|(_, rate)| batch / rate);
-    let (waited, took) = (
-        waits.iter().rev().take(LAST_STEPS).map(|(_, wait)| wait).sum::<f64>(),
-        seconds.sum::<f64>(),
-    );
-    (took > 0.0 && waited.is_finite()).then_some(waited / took)
-}
-
 fn tiles(report: &Report) -> Markup {
     let history = &report.history;
     let last = |name: &str| history.last(name).map(|(_, value)| value);
     let recent = |name: &str| {
-        Some(median(
-            history.metrics.get(name)?.iter().rev().take(LAST_STEPS).map(|(_, value)| *value),
-        ))
+        let values = history.metrics.get(name)?;
+        Some(median(values.iter().rev().take(LAST_STEPS).map(|(_, value)| *value)))
     };
     let known = |value: Option<String>| value.unwrap_or_else(|| "–".into());
     let beside = |name: &str, digits: usize| match &report.beside {
@@ -164,6 +89,10 @@ fn tiles(report: &Report) -> Markup {
             .map(|(_, value)| format!("{}: {value:.digits$}", other.run))
             .unwrap_or_default(),
         None => String::new(),
+    };
+    let speeds = match beside("samples_per_second", 1) {
+        other if other.is_empty() => format!("median of the last {LAST_STEPS} steps"),
+        other => format!("median of the last {LAST_STEPS} steps; last of {other}"),
     };
     html! {
         @if let Some(looked) = &report.looked {
@@ -175,10 +104,18 @@ fn tiles(report: &Report) -> Markup {
                 (tile("zero-shot top-1", &format!("{:.3}", found.top1), &format!("chance {:.3}, top-5 {:.3}", found.chance_top1, found.top5)))
             }
         }
-        (tile("loss", &known(last("loss").map(|loss| format!("{loss:.3}"))), &beside("loss", 3)))
-        (tile("samples a second", &known(recent("samples_per_second").map(short)), &beside("samples_per_second", 1)))
-        (tile("MFU", &known(recent("mfu").map(percent_of)), "of what the device can compute"))
+        @if let Some(loss) = last("heldout/loss") { (tile("held-out loss", &format!("{loss:.3}"), &batches(history))) }
+        (tile("training loss", &known(last("loss").map(|loss| format!("{loss:.3}"))), &beside("loss", 3)))
+        (tile("samples a second", &known(recent("samples_per_second").map(short)), &speeds))
+        @if let Some(mfu) = recent("mfu") { (tile("MFU", &percent_of(mfu), "of what the device can compute")) }
     }
+}
+
+/// Where the held-out loss is not of batches like the training's, of which.
+fn batches(history: &History) -> String {
+    history
+        .last("heldout/loss_batch_size")
+        .map_or_else(|| "batches as in training".into(), |(_, size)| format!("one batch of {size}"))
 }
 
 fn evaluation(report: &Report, looked: &ModelInspection) -> Markup {
@@ -378,6 +315,6 @@ fn checkpoints(history: &History) -> Markup {
     }
 }
 
-fn shown(at: Interval) -> String {
+pub(super) fn shown(at: Interval) -> String {
     format!("{:.3} to {:.3}", at.low, at.high)
 }

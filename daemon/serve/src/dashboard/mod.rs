@@ -23,8 +23,8 @@ macro_rules! assets {
 
 /// All there is under `/assets`, and `index.html`, which is `/`.
 const ASSETS: &[(&str, &[u8])] = assets![
-    "api.js" "app.js" "best.js" "board.js" "chart.js" "datasets.js" "dom.js" "format.js" "icon.svg" "index.html" "jobs.js" "live.js"
-    "memory.js" "overview.js" "pictures.js" "run.js" "runs.js" "search.js" "sql.js" "style.css" "theme.js" "uPlot.LICENSE"
+    "api.js" "app.js" "board.js" "chart.js" "compare.js" "datasets.js" "dom.js" "embed.js" "first.js" "format.js" "icon.svg" "index.html" "jobs.js" "learning.js" "live.js"
+    "memory.js" "overview.js" "pictures.js" "results.js" "run.js" "runs.js" "search.js" "sql.js" "style.css" "theme.js" "uPlot.LICENSE"
     "uPlot.iife.min.js" "uPlot.min.css"
 ];
 const PAGE: &str = "index.html";

@@ -58,8 +58,10 @@ pub(super) struct Details {
     #[serde(flatten)]
     #[schema(inline)]
     dataset: Dataset,
-    /// From all inputs to what the last selection kept.
+    /// From all inputs to pairs.
     funnel: Vec<FunnelStage>,
+    /// What was selected from it last, which need not be what is trained on.
+    last_selection: Option<LastSelection>,
     ledger_by_reason: Vec<Reason>,
     formats: Vec<Format>,
     columns: Vec<MetaColumn>,
@@ -69,6 +71,12 @@ pub(super) struct Details {
 struct FunnelStage {
     stage: String,
     count: u64,
+}
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+struct LastSelection {
+    path: String,
+    pairs: u64,
 }
 
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -147,8 +155,9 @@ pub(super) async fn one(
         let rows = rows_of(&found.batches).map_err(Problem::internal)?;
         Ok(rows.iter().map(|row| (text(&row[0]), row[1].as_u64().unwrap_or(0))).collect())
     };
-    let reasons =
-        counts("SELECT reason, count(*) FROM ledger GROUP BY reason ORDER BY 2 DESC, 1").await?;
+    // What trainings met is of other datasets too.
+    let reasons = "SELECT reason, count(*) FROM ledger WHERE stage <> 'train' GROUP BY reason ORDER BY 2 DESC, 1";
+    let reasons = counts(reasons).await?;
     let formats =
         counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
     let columns = ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), most(1))
@@ -162,14 +171,15 @@ pub(super) async fn one(
     })
     .await?;
     let stage = |stage: &str, count| FunnelStage { stage: stage.to_owned(), count };
-    let mut funnel =
-        vec![stage("inputs", looked.pairs + looked.ledger), stage("pairs", looked.pairs)];
-    funnel.extend(selection.map(|(path, pairs): (PathBuf, u64)| {
-        stage(&format!("selected in {}", path.display()), pairs)
-    }));
+    let funnel = vec![stage("inputs", looked.pairs + looked.ledger), stage("pairs", looked.pairs)];
+    let last_selection = selection.map(|(path, pairs): (PathBuf, u64)| LastSelection {
+        path: path.display().to_string(),
+        pairs,
+    });
     Ok(Json(Details {
         dataset: looked,
         funnel,
+        last_selection,
         ledger_by_reason: reasons
             .into_iter()
             .map(|(reason, count)| Reason { reason, count })

@@ -1,5 +1,6 @@
 //! `/v1/events`: what happens, as server-sent events.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::shared::Shared;
 /// How often something is sent where nothing happens, so that whoever stands in between keeps the connection.
 const KEPT_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
-/// Jobs at each transition (`job`), steps (`step`), what guards notice (`event`), checkpoints (`checkpoint`). Who reads too slowly
+/// Jobs at each transition (`job`), steps (`step`), what guards notice (`event`), checkpoints (`checkpoint`), evaluations of held-out pairs (`evaluation`). Who reads too slowly
 /// misses some and gets `missed`.
 #[utoipa::path(get, path = "/v1/events", operation_id = "watch_events", responses((status = OK, body = String, content_type = "text/event-stream"), (status = "default", body = Problem)), tag = "events")]
 pub(super) async fn events(
@@ -40,6 +41,10 @@ pub(super) async fn events(
         Ok(LiveEvent::Event(record)) => event("event", &RunEvent::of(record)),
         Ok(LiveEvent::Checkpoint { run, step }) => {
             event("checkpoint", &json!({ "run": run, "step": step }))
+        }
+        Ok(LiveEvent::Evaluation { run, step, values }) => {
+            let values: BTreeMap<String, f64> = values.into_iter().collect();
+            event("evaluation", &json!({ "run": run, "step": step, "values": values }))
         }
         Err(_) => missed(),
     });

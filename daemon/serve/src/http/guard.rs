@@ -1,5 +1,6 @@
 //! What every request passes before it is answered: where it comes from, who asks, how many there are at once.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -10,6 +11,8 @@ use diptych_schemas::Listen;
 use diptych_schemas::Scope;
 
 use super::problem::Problem;
+use super::rows::ROWS;
+use super::way::GIVE_WAY;
 use crate::clients::{Client, Full, Places};
 use crate::flight::HANDSHAKE;
 use crate::shared::Shared;
@@ -110,29 +113,37 @@ fn needed(method: &Method, path: &str) -> Option<Scope> {
         _ if path == HANDSHAKE => None,
         _ if path.starts_with(FLIGHT) => Some(Scope::Read),
         "/metrics" if reads => Some(Scope::Read),
-        "/v1/sql" | "/v1/search" => Some(Scope::Read),
-        "/v1/backup" | "/v1/reload" => Some(Scope::Admin),
+        "/v1/sql" | "/v1/search" | ROWS => Some(Scope::Read),
+        "/v1/backup" | "/v1/reload" | GIVE_WAY => Some(Scope::Admin),
         _ if path.starts_with("/v1/") => Some(if reads { Scope::Read } else { Scope::Submit }),
         _ if reads => Some(Scope::Read),
         _ => Some(Scope::Admin),
     }
 }
 
-/// Refuses a name that leads here by rebinding.
+/// Refuses a name that leads here by rebinding. `diptych ui` hands on what a browser asks to a Unix socket.
 fn asked_for_here(listen: &Listen, host: Option<&str>) -> Result<(), String> {
-    let Listen::Tcp(address) = listen else { return Ok(()) };
     let is_here = |host: &str| {
         let name = host
             .rsplit_once(':')
             .map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
         let name = name.trim_matches(['[', ']']);
-        name.eq_ignore_ascii_case("localhost") || name.parse() == Ok(address.ip())
+        let by_address = |ip: IpAddr| match listen {
+            Listen::Tcp(address) => ip == address.ip(),
+            Listen::Unix(_) => ip.is_loopback(),
+        };
+        name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(by_address)
     };
     match host {
-        Some(host) if !is_here(host) => Err(format!(
-            "asked for as {host}: without tokens, only localhost and {} are answered",
-            address.ip()
-        )),
+        Some(host) if !is_here(host) => {
+            let own = match listen {
+                Listen::Tcp(address) => address.ip().to_string(),
+                Listen::Unix(_) => "addresses of loopback".into(),
+            };
+            Err(format!(
+                "asked for as {host}: without tokens, only localhost and {own} are answered"
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -200,6 +211,11 @@ mod tests {
         assert!(!asked(Some("evil.example")) && !asked(Some("evil.example:8723")));
         let six = Listen::parse("[::1]:8723").unwrap();
         assert!(asked_for_here(&six, Some("[::1]:8723")).is_ok());
+        let socket = Listen::parse("unix:socket").unwrap();
+        for here in ["localhost", "127.0.0.1:40001", "[::1]:40001"] {
+            assert!(asked_for_here(&socket, Some(here)).is_ok(), "{here}");
+        }
+        assert!(asked_for_here(&socket, Some("evil.example:40001")).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::page::{ListQuery, Page};
 use super::problem::Problem;
 use super::{blocking, given};
-use crate::jobs::{JobRequest, Queue, QueueError};
+use crate::jobs::{JobRequest, Queue, QueueError, WaitsFor};
 use crate::shared::Shared;
 
 /// The most of a log that one answer holds.
@@ -40,13 +40,19 @@ pub(super) struct Job {
     run: Option<String>,
     args: Option<Vec<String>>,
     folder: String,
+    /// Of one that is queued: what it waits for, in words.
+    waits: Option<String>,
     message: Option<String>,
     version: String,
 }
 
 impl Job {
     pub(super) fn of(shared: &Shared, job: JobRecord) -> Self {
-        let state = if shared.queue.is_waiting(&job) { "waiting" } else { job.state.as_str() };
+        let waits = shared.queue.waits_for(&job);
+        let state = match waits {
+            Some(WaitsFor::Jobs(_) | WaitsFor::NextTry) => "waiting",
+            _ => job.state.as_str(),
+        };
         Self {
             id: job.id,
             kind: job.kind,
@@ -62,6 +68,7 @@ impl Job {
             run: job.run.map(String::from),
             args: job.config.is_none().then_some(job.args),
             folder: job.folder.display().to_string(),
+            waits: waits.map(|waits| waits.words()),
             message: job.message,
             version: job.version,
         }
@@ -141,6 +148,7 @@ pub(super) async fn submit(
         }
         let job =
             shared.queue.submit(JobRequest { kind, config, args, folder, priority, after })?;
+        shared.queue.start().map_err(Problem::internal)?;
         let place = format!("/v1/jobs/{}", job.id);
         Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(Job::of(&shared, job))))
     })
@@ -169,6 +177,7 @@ pub(super) async fn act(
             }
         };
         let job = act(&shared.queue, id)?;
+        shared.queue.start().map_err(Problem::internal)?;
         Ok((StatusCode::ACCEPTED, Json(Job::of(&shared, job))))
     })
     .await

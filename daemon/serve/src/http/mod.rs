@@ -5,17 +5,22 @@
 mod admin;
 mod body;
 mod datasets;
+mod embeddings;
 mod events;
 mod guard;
 mod jobs;
 mod metrics;
 mod page;
 mod problem;
+mod results;
+mod rows;
 mod runs;
+mod sample_queries;
 mod search;
 mod series;
 mod sql;
 mod status;
+mod way;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +42,8 @@ use super::clients::Places;
 use super::shared::Shared;
 use body::BodyLimits;
 use problem::Problem;
-pub use sql::{ARROW_STREAM, TRUNCATED};
+pub use rows::{ROWS, ROWS_FORMAT};
+pub use way::GIVE_WAY;
 
 /// How long a handler may take; queries have their own limit below it.
 const LONGEST: Duration = Duration::from_hours(1);
@@ -82,6 +88,9 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         .routes(routes!(runs::metrics, runs::record))
         .routes(routes!(runs::checkpoints))
         .routes(routes!(runs::events))
+        .routes(routes!(sample_queries::list))
+        .routes(routes!(results::list))
+        .routes(routes!(embeddings::list))
         .routes(routes!(runs::act))
         .routes(routes!(jobs::list, jobs::submit))
         .routes(routes!(jobs::one, jobs::change))
@@ -104,6 +113,8 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
     let places = Places::of_requests(&http);
     let limits = BodyLimits::of(&http);
     api.route("/openapi.json", get(move || async move { Json((*described).clone()) }))
+        .merge(rows::routes(shared))
+        .merge(way::routes(shared))
         .merge(more)
         .fallback(async |request: Request| {
             Problem::not_found(format!("there is nothing at {}", request.uri().path()))

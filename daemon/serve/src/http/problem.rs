@@ -19,6 +19,9 @@ pub(super) struct Problem {
     title: String,
     status: u16,
     detail: String,
+    /// Names what went wrong where a client can do something about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
     /// Seconds after which it may be tried again.
     #[serde(skip)]
     retry_after: Option<u32>,
@@ -32,6 +35,7 @@ impl Problem {
             title,
             status: status.as_u16(),
             detail: detail.into(),
+            code: None,
             retry_after: None,
         }
     }
@@ -42,6 +46,11 @@ impl Problem {
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// With a name of what went wrong.
+    pub(super) fn coded(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
     }
 
     /// Not now, but soon.
@@ -97,6 +106,7 @@ impl From<QueueError> for Problem {
             QueueError::Unknown(_) => Self::not_found(detail),
             QueueError::State(_) => Self::new(StatusCode::CONFLICT, detail),
             QueueError::Wrong(_) => Self::bad(detail),
+            QueueError::NoService(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
             QueueError::Full | QueueError::Leaving => {
                 Self::busy(StatusCode::SERVICE_UNAVAILABLE, detail)
             }

@@ -7,11 +7,13 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use diptych_schemas::Step;
+use diptych_schemas::{SampleIndex, Step};
 use diptych_store::{
-    CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, RunName, RunRecord,
+    CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, Milliseconds, RunName,
+    RunRecord,
 };
 use diptych_trainer::CheckpointManifest;
+use diptych_training::live::LiveStep;
 use serde::{Deserialize, Serialize};
 
 use super::jobs::Job;
@@ -141,13 +143,30 @@ fn name(text: &str) -> Result<RunName, Problem> {
     Ok(RunName::new(text)?)
 }
 
-async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
+pub(super) async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, Problem> {
     let run = name(run)?;
     let store = shared.store.clone();
-    blocking(move || {
+    let record = blocking(move || {
         store.run(&run)?.ok_or_else(|| Problem::not_found(format!("there is no run {run}")))
     })
-    .await
+    .await?;
+    Ok(up_to_date(record, &steps(shared)))
+}
+
+/// The last steps of the runs that train now.
+fn steps(shared: &Shared) -> Vec<LiveStep> {
+    shared.queue.steps().into_iter().map(|(_, step)| step).collect()
+}
+
+/// A record as far as the run is: the store has it some seconds later.
+fn up_to_date(mut record: RunRecord, steps: &[LiveStep]) -> RunRecord {
+    let run = record.run.as_str();
+    if let Some(step) = steps.iter().find(|step| step.run == run && step.step >= record.step.0) {
+        record.step = Step(step.step);
+        record.samples = SampleIndex(step.samples);
+        record.updated = Milliseconds(record.updated.0.max(step.time_ms));
+    }
+    record
 }
 
 /// All runs, by name.
@@ -159,7 +178,9 @@ pub(super) async fn list(
     let part = given(part)?;
     let store = shared.store.clone();
     let runs = blocking(move || Ok(store.runs()?)).await?;
-    Ok(Json(part.of(runs.into_iter().map(|run| Run::of(run, false)), |run| run.run.clone())))
+    let steps = steps(&shared);
+    let runs = runs.into_iter().map(|run| Run::of(up_to_date(run, &steps), false));
+    Ok(Json(part.of(runs, |run| run.run.clone())))
 }
 
 /// One run, with its configuration.
@@ -200,7 +221,9 @@ pub(super) async fn metrics(
         let names: Vec<String> =
             wanted.names.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
         let from = wanted.from.unwrap_or(1);
-        let to = wanted.to.unwrap_or(record.step.0).min(record.step.0);
+        // A run that trains is ahead of its record, which stands at its last checkpoint.
+        let last = store.last_metrics(&record.run)?.unwrap_or(record.step).0;
+        let to = wanted.to.unwrap_or(last).min(last);
         if from > to {
             return Ok(Json(Thinner::new(&names, from, from, 1).finish(run)));
         }
@@ -250,6 +273,7 @@ pub(super) async fn record(
             checkpoint.samples,
             values.into_iter().collect(),
         )?;
+        shared.results.forget(&record.run);
         Ok(StatusCode::NO_CONTENT)
     })
     .await

@@ -22,6 +22,9 @@ use crate::shared::Shared;
 /// Results where a request says nothing, and the most.
 const USUAL: usize = 20;
 const MOST: usize = 200;
+/// The problem of a model that has embedded nothing yet.
+const NO_EMBEDDINGS: &str = "no_embeddings";
+
 /// What is looked for, where. `text`, `uid`, `minus_text` and the image of a POST are added up.
 #[derive(Clone, Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -201,7 +204,9 @@ impl From<NearestError> for Problem {
     fn from(error: NearestError) -> Self {
         match error {
             NearestError::Query(_) | NearestError::Dimension { .. } => Self::bad(error.to_string()),
-            NearestError::NoEmbeddings { .. } => Self::not_found(error.to_string()),
+            NearestError::NoEmbeddings { .. } => {
+                Self::not_found(error.to_string()).coded(NO_EMBEDDINGS)
+            }
             NearestError::Memory { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
             }

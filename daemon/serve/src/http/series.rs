@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use diptych_store::MetricRow;
 use serde::Serialize;
 
+const MFU: &str = "mfu";
+
 /// Numbers by step.
 #[expect(clippy::struct_field_names, reason = "the key of the answer")]
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
@@ -126,6 +128,13 @@ impl<'a> Thinner<'a> {
 
     pub(super) fn finish(mut self, run: String) -> Series {
         self.close();
+        // A share of what the machine can compute is at most 1. Where one is more, earlier versions had measured that too low.
+        let is_wrong = |row: &StepRow| row.values.get(MFU).is_some_and(|mfu| *mfu > 1.0);
+        if self.rows.iter().any(is_wrong) {
+            for row in &mut self.rows {
+                row.values.remove(MFU);
+            }
+        }
         let mut names: Vec<String> = self.wanted.to_vec();
         if names.is_empty() {
             let all: std::collections::BTreeSet<&String> =
@@ -192,6 +201,15 @@ mod tests {
         let recorded: Vec<f64> =
             series.series["heldout/i2t_recall@1"].iter().copied().flatten().collect();
         assert_eq!(recorded, [0.25]);
+    }
+
+    #[test]
+    fn shares_of_the_machine_that_cannot_be_are_left_out() {
+        let rows = |last: f64| {
+            thinned(&[row(1, &[("loss", 1.0), ("mfu", 0.9)]), row(2, &[("mfu", last)])], 9)
+        };
+        assert_eq!(rows(1.09).names, ["loss"]);
+        assert_eq!(rows(0.99).series["mfu"], [Some(0.9), Some(0.99)]);
     }
 
     proptest! {

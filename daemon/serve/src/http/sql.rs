@@ -60,9 +60,9 @@ struct Column {
 }
 
 /// What a client asks for that wants Arrow's stream and not JSON.
-pub const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
+const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 /// Says of such an answer that there are more rows.
-pub const TRUNCATED: &str = "x-truncated";
+const TRUNCATED: &str = "x-truncated";
 
 /// Runs a query that reads. With `Accept: application/vnd.apache.arrow.stream` the answer is Arrow's, of 64 MiB at most.
 #[utoipa::path(post, path = "/v1/sql", request_body = QueryRequest, responses((status = OK, body = QueryResponse), (status = "default", body = Problem)), tag = "sql")]

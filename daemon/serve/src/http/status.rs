@@ -22,6 +22,8 @@ pub(super) struct Status {
     state: String,
     /// What was lost when the store was opened; null in most cases.
     degraded: Option<String>,
+    /// Whether it is a service, which takes jobs. A command such as `diptych train` answers who looks, and takes none.
+    takes_jobs: bool,
     /// Jobs by state.
     jobs: BTreeMap<&'static str, usize>,
     running: Vec<Running>,
@@ -74,6 +76,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Result<Json<Sta
         started_ms: shared.started.0,
         state: shared.store.folder().display().to_string(),
         degraded: shared.store.degraded().map(str::to_owned),
+        takes_jobs: shared.queue.takes_jobs(),
         jobs,
         running: running
             .iter()

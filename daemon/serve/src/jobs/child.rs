@@ -3,15 +3,16 @@
 //! A service that was killed leaves its children behind; the next one ends them before the job is run again, so that no two write
 //! the same files.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::{SchemaError, durable};
+use diptych_schemas::{PairChoice, SchemaError, durable};
 use diptych_store::{JobRecord, Store};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -25,6 +26,8 @@ use super::{Handle, paths};
 const LOOKS_EVERY: Duration = Duration::from_millis(50);
 /// How long a child of an earlier service has to end.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a query's messages that are told.
+const LONGEST_MESSAGE: u64 = 16 << 10;
 /// The binary of this process, even where another one was installed in its place meanwhile.
 const THIS_BINARY: &str = "/proc/self/exe";
 /// The note of which process it is, in the job's folder.
@@ -86,6 +89,55 @@ pub(super) fn run(
     let _ = reader.join();
     fs::remove_file(&note).or_else(not_there).map_err(SchemaError::io(&note))?;
     Ok(end(status, asked, &folder))
+}
+
+/// Writes the pairs that fulfil a condition to `output`, by a process of its own, as for a select. None where the job was asked to stop.
+pub(super) fn select(
+    choice: &PairChoice,
+    dataset: &Path,
+    output: &Path,
+    confinement: &Confinement,
+    handle: &Handle,
+) -> anyhow::Result<Option<()>> {
+    let mut messages = tempfile::tempfile().context("a file for the query's messages")?;
+    let mut child = Command::new(THIS_BINARY)
+        .args(["select", "--unremembered", "--dataset"])
+        .arg(dataset)
+        .arg("--output")
+        .arg(output)
+        .args(
+            choice.selection.iter().flat_map(|path| [OsStr::new("--selection"), path.as_os_str()]),
+        )
+        .arg("--")
+        .args(&choice.condition)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(messages.try_clone().context("a file for the query's messages")?)
+        .env(VARIABLE, confinement.to_variable()?)
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
+        .spawn()
+        .context("starting the query's process")?;
+    let status = loop {
+        if let Some(status) = child.try_wait().context("waiting for the query's process")? {
+            break status;
+        }
+        if handle.stop.asked() {
+            child.kill().context("ending the query's process")?;
+            child.wait().context("waiting for the query's process")?;
+            return Ok(None);
+        }
+        std::thread::sleep(LOOKS_EVERY);
+    };
+    if status.success() {
+        return Ok(Some(()));
+    }
+    let mut text = String::new();
+    messages.rewind().context("the query's messages")?;
+    messages.take(LONGEST_MESSAGE).read_to_string(&mut text).context("the query's messages")?;
+    let text = text.trim();
+    bail!("{}", if text.is_empty() { status.to_string() } else { text.to_owned() })
 }
 
 fn end(status: ExitStatus, asked: bool, folder: &Path) -> End {

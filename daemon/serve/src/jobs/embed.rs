@@ -3,19 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use anyhow::anyhow;
-use diptych_cli::{DatasetArg, EmbedArgs};
+use anyhow::{Context, anyhow};
+use diptych_cli::{DatasetArg, EmbedArgs, PairsArgs};
 use diptych_embeddings::embed::embed;
 use diptych_embeddings::encode::EncodeSpec;
 use diptych_embeddings::files;
 use diptych_embeddings::models;
+use diptych_embeddings::pairs::chosen_pairs;
 use diptych_pipeline::Selection;
-use diptych_schemas::PathRole;
 use diptych_schemas::words::thousands;
-use diptych_store::Store;
+use diptych_schemas::{PairChoice, PathRole};
+use diptych_store::{JobKind, Store};
 
-use super::Handle;
 use super::machine::End;
+use super::{Handle, child};
+use crate::confinement::Confinement;
 use crate::folders::Folders;
 
 /// Runs an embed whose relative paths begin in `folder`. What it opens are the places that the checks found, not names.
@@ -26,7 +28,7 @@ pub(super) fn run(
     store: &Store,
     handle: &Handle,
 ) -> anyhow::Result<End> {
-    let EmbedArgs { model, dataset: DatasetArg { dataset }, selection, output, format, batch_size } =
+    let EmbedArgs { model, dataset: DatasetArg { dataset }, pairs, output, format, batch_size } =
         args;
     let place = |role, path: &Path| folders.resolve(folder, path, role).map_err(|why| anyhow!(why));
     // A name that is no file is a run's, or that of a built-in model.
@@ -43,7 +45,12 @@ pub(super) fn run(
     let dataset = place(PathRole::Dataset, &dataset)?;
     let output: Option<PathBuf> =
         output.map(|output| place(PathRole::Write, &output)).transpose()?;
-    let selection = Selection::read(&place(PathRole::Read, &selection)?)?;
+    let PairsArgs { selection, condition } = pairs;
+    let selection = selection.map(|path| place(PathRole::Read, &path)).transpose()?;
+    let choice = PairChoice { selection, condition };
+    let Some(selection) = selected(&dataset, &choice, folders, handle)? else {
+        return Ok(End::Stopped);
+    };
     let loaded = models::load(&model)?;
     let spec = EncodeSpec { batch_size: batch_size.max(1), threads: model.threads };
     let moves = handle.live.moves();
@@ -69,4 +76,24 @@ pub(super) fn run(
         files::write(store, &request, &output)?;
     }
     Ok(if embedded.stopped { End::Stopped } else { End::Done { note: Some(note) } })
+}
+
+/// The pairs that are meant. A condition of a client is computed by a process of its own, which can be lost. None where the job was asked
+/// to stop meanwhile.
+fn selected(
+    dataset: &Path,
+    choice: &PairChoice,
+    folders: &Folders,
+    handle: &Handle,
+) -> anyhow::Result<Option<Selection>> {
+    if choice.condition.is_none() {
+        return chosen_pairs(dataset, choice).map(Some);
+    }
+    let folder = tempfile::tempdir().context("a folder for the pairs of --where")?;
+    let file = folder.path().join("pairs.parquet");
+    let confinement = Confinement::of_job(JobKind::Select, folders);
+    if child::select(choice, dataset, &file, &confinement, handle).context("--where")?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Selection::read(&file)?))
 }

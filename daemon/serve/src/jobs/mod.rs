@@ -6,11 +6,13 @@
 //!    process, so that a file that brings it down brings down nothing else.
 
 mod child;
+mod command;
 mod embed;
 mod log;
 mod machine;
 mod paths;
 mod train;
+mod waiting;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -29,9 +31,11 @@ use tokio::sync::broadcast;
 use crate::confinement::Confinement;
 use crate::folders::Folders;
 
+pub use command::OwningCommand;
 pub(crate) use log::{JobLog, Tee};
 use machine::{End, JobEvent, Tries};
 use paths::{Checked, CheckedCommand};
+pub(crate) use waiting::WaitsFor;
 
 /// How long the scheduler sleeps where nothing happens.
 const LOOKS_EVERY: Duration = Duration::from_mins(1);
@@ -62,6 +66,9 @@ pub(crate) enum QueueError {
     /// What was asked for is wrong.
     #[error("{0}")]
     Wrong(String),
+    /// A command owns the store, and takes no jobs.
+    #[error("{0}")]
+    NoService(String),
     #[error("{MOST_WAITING} jobs are waiting already: cancel some, or wait")]
     Full,
     #[error("the service is leaving")]
@@ -81,12 +88,16 @@ pub(crate) struct Queue {
     changed: Condvar,
     jobs_told: broadcast::Sender<JobRecord>,
     told: broadcast::Sender<LiveEvent>,
+    /// The command that owns the store, in words; none: a service does.
+    command: Option<String>,
 }
 
 #[derive(Default)]
 struct Inner {
     jobs: BTreeMap<u64, JobRecord>,
     running: HashMap<u64, Handle>,
+    /// Whether jobs are run.
+    started: bool,
     leaving: bool,
 }
 
@@ -119,6 +130,7 @@ impl Queue {
             changed: Condvar::new(),
             jobs_told: broadcast::channel(LAG).0,
             told: Live::channel(),
+            command: None,
         };
         queue.recover()?;
         Ok(Arc::new(queue))
@@ -148,8 +160,11 @@ impl Queue {
         Ok(())
     }
 
-    /// Starts to run jobs, on a thread of its own, until the service leaves.
+    /// Starts to run jobs, on a thread of its own, until the service leaves. A second call changes nothing.
     pub(crate) fn start(self: &Arc<Self>) -> anyhow::Result<()> {
+        if self.command.is_some() || std::mem::replace(&mut self.inner().started, true) {
+            return Ok(());
+        }
         let queue = Arc::clone(self);
         std::thread::Builder::new()
             .name("jobs".into())
@@ -319,6 +334,7 @@ impl Queue {
 
     /// Takes a job on. Durable when it returns.
     pub(crate) fn submit(&self, wanted: JobRequest) -> Result<JobRecord, QueueError> {
+        self.refuse_beside_a_command()?;
         let checked = paths::check((&wanted).into(), self.store.folder(), &self.folders());
         let run = checked.and_then(|checked| checked.run()).map_err(QueueError::Wrong)?;
         let mut inner = self.inner();
@@ -384,6 +400,7 @@ impl Queue {
     }
 
     fn ask(&self, id: u64, happening: JobEvent) -> Result<JobRecord, QueueError> {
+        self.refuse_beside_a_command()?;
         let mut inner = self.inner();
         let job = self.happens(&mut inner, id, happening)?;
         if matches!(job.state, JobState::Pausing | JobState::Cancelling)
@@ -396,6 +413,7 @@ impl Queue {
     }
 
     pub(crate) fn set_priority(&self, id: u64, priority: i64) -> Result<JobRecord, QueueError> {
+        self.refuse_beside_a_command()?;
         let mut inner = self.inner();
         let mut job = inner.jobs.get(&id).cloned().ok_or(QueueError::Unknown(id))?;
         job.priority = priority;
@@ -438,17 +456,6 @@ impl Queue {
         let inner = self.inner();
         let of_run = || inner.jobs.values().rev().filter(|job| job.run.as_ref() == Some(run));
         of_run().find(|job| !job.state.has_ended()).or_else(|| of_run().next()).cloned()
-    }
-
-    /// Whether a queued job waits for something else than a slot.
-    pub(crate) fn is_waiting(&self, job: &JobRecord) -> bool {
-        let inner = self.inner();
-        job.state == JobState::Queued
-            && (!machine::is_due(job, Milliseconds::now())
-                || job
-                    .after
-                    .iter()
-                    .any(|id| inner.jobs.get(id).is_some_and(|job| job.state != JobState::Done)))
     }
 
     /// The last step of each training that runs, by job.

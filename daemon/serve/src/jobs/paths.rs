@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use diptych_cli::{
     Cli, Command, DatasetArg, DedupArgs, DownloadArgs, EmbedArgs, EvalArgs, EvalOnArgs, ExportArgs,
-    IngestArgs, ListArgs, PresetArg, ScoreArgs, SelectArgs,
+    IngestArgs, ListArgs, PairsArgs, PresetArg, ScoreArgs, SelectArgs,
 };
+use diptych_embeddings::models::checkpoint_folder;
 use diptych_pipeline::ingest::{SourceName, source_names, sources_at};
-use diptych_schemas::{ModelRef, PathRole, SuiteConfig, TrainConfig};
+use diptych_schemas::{FirstWeights, ModelRef, PathRole, SuiteConfig, TrainConfig};
 use diptych_store::{JobKind, JobRecord, RunName};
 
 use super::JobRequest;
@@ -78,6 +79,14 @@ pub(super) fn check(asked: Asked<'_>, state: &Path, folders: &Folders) -> Result
             TrainConfig::parse(asked.config.ok_or("a training wants a config: its TOML")?)?;
         config.loader.remote.check_request()?;
         config.replace_paths(|role, path| folders.resolve(&folder, path, role))?;
+        // What is there has an absolute path now; what is not may be a run.
+        for run in config.model.weights.iter().flat_map(FirstWeights::run_names) {
+            if !checkpoint_folder(state, run).is_dir() {
+                return Err(format!(
+                    "model.weights: {run}: there is no such file or folder, and no run of that name with a checkpoint"
+                ));
+            }
+        }
         let suite = config.eval.suite.clone();
         (Checked::Train(Box::new(config)), suite)
     } else {
@@ -94,6 +103,10 @@ pub(super) fn check(asked: Asked<'_>, state: &Path, folders: &Folders) -> Result
         let suite = SuiteConfig::read(&suite).map_err(|error| error.to_string())?;
         for (role, path) in suite.paths() {
             folders.resolve(Path::new("/"), &path, role)?;
+        }
+        // A training is a part of the service's own process, in which no SQL of clients runs.
+        if asked.kind == JobKind::Train && suite.tasks.iter().any(|task| task.condition.is_some()) {
+            return Err("where in a suite cannot be asked for by a training: make a selection of it with `diptych select`".into());
         }
     }
     Ok(checked)
@@ -147,7 +160,7 @@ impl Names<'_> {
                 let ScoreArgs {
                     kinds: _,
                     dataset: DatasetArg { dataset },
-                    selection,
+                    pairs: PairsArgs { selection, condition: _ },
                     name: _,
                     model,
                     model_config,
@@ -171,12 +184,16 @@ impl Names<'_> {
                     uids,
                     uid_column: _,
                     dataset: DatasetArg { dataset },
+                    selection,
+                    tables,
                     state,
                     output,
+                    unremembered: _,
                     memory: _,
                 } = args;
                 self.all(Write, [dataset, output])?;
-                self.all(Read, file.iter().chain(uids))?;
+                let tables = tables.iter().map(|(_, file)| file);
+                self.all(Read, file.iter().chain(uids).chain(selection).chain(tables))?;
                 let of_set = set.iter().filter_map(|set| set.split_once("=@"));
                 self.all(Read, &of_set.map(|(_, file)| PathBuf::from(file)).collect::<Vec<_>>())?;
                 if let Some(state) = state
@@ -190,7 +207,7 @@ impl Names<'_> {
             Command::Dedup(args) => {
                 let DedupArgs {
                     dataset: DatasetArg { dataset },
-                    selection,
+                    pairs: PairsArgs { selection, condition: _ },
                     tiers: _,
                     keep: _,
                     output,
@@ -204,13 +221,13 @@ impl Names<'_> {
                 let EmbedArgs {
                     model,
                     dataset: DatasetArg { dataset },
-                    selection,
+                    pairs: PairsArgs { selection, condition: _ },
                     output,
                     format: _,
                     batch_size: _,
                 } = args;
                 self.one(Dataset, dataset)?;
-                self.one(Read, selection)?;
+                self.all(Read, selection)?;
                 self.all(Write, output)?;
                 self.model(&model.model_ref())?;
             }
@@ -340,7 +357,7 @@ impl Names<'_> {
         } = args;
         let EvalOnArgs {
             dataset,
-            selection,
+            pairs: PairsArgs { selection, condition: _ },
             benchmark,
             tasks: _,
             classes,

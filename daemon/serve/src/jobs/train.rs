@@ -13,7 +13,7 @@ pub(super) fn run(mut config: TrainConfig, store: &Store, handle: &Handle) -> an
     store.folder().clone_into(&mut config.state);
     let context = RunContext {
         stop: handle.stop.clone(),
-        store: Some(store.clone()),
+        open_store: &|_| Ok(store.clone()),
         live: handle.live.clone(),
     };
     Ok(match train(&config, Options { stop_after: None, log_progress: true }, &context)? {

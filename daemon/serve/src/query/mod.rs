@@ -9,6 +9,7 @@ mod owned;
 mod owner;
 mod process;
 mod protocol;
+mod remote;
 #[cfg(test)]
 pub(crate) mod tests;
 mod worker;
@@ -24,8 +25,11 @@ use owner::Owned;
 use process::Worker;
 use protocol::{Decoder, FromWorker, ToWorker, bound_body, schema_of};
 
+pub(crate) use owner::Read;
 pub(crate) use process::Program;
 pub(crate) use protocol::{Failure, FailureKind, Question, bytes_of};
+pub(crate) use remote::RowsRequest;
+pub use remote::{AskOwner, OwnerAnswer, answer_of, tables_of_owner};
 pub use worker::run as run_worker;
 
 /// Processes that wait for a question.

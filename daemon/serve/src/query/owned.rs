@@ -16,10 +16,11 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use diptych_embeddings::nearest::PlanNearest;
 use diptych_store::PlanTableRead;
+use futures::StreamExt;
 use futures::stream;
 use tokio::sync::mpsc;
 
-use super::protocol::{Decoder, FromWorker, OwnedRead, write};
+use super::protocol::{Decoder, FromWorker, OwnedRead, received, write};
 
 /// Rows of a read, or their end.
 type Reply = Result<Option<Vec<u8>>, String>;
@@ -136,6 +137,8 @@ impl PartitionStream for OwnedPart {
             };
             Ok(reading.next().await?.map(|batch| (batch, (None, Some(reading)))))
         });
+        let schema = Arc::clone(&self.schema);
+        let rows = rows.map(move |batch: SqlResult<RecordBatch>| Ok(received(&schema, batch?)?));
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
     }
 }

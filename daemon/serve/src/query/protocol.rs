@@ -4,10 +4,11 @@
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{StreamDecoder, StreamReader};
 use arrow::ipc::writer::StreamWriter;
@@ -58,7 +59,7 @@ impl Question {
 
 /// What a query reads that the service owns.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum OwnedRead {
+pub(crate) enum OwnedRead {
     Table(TableRead),
     Nearest(NearestRead),
 }
@@ -192,7 +193,8 @@ impl From<ArrowError> for Failure {
     }
 }
 
-fn encoded(header: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
+/// A frame.
+pub(super) fn encoded(header: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
     let header = serde_json::to_vec(header)?;
     let lengths = [header.len(), body.len()].map(u32::try_from);
     let [Ok(of_header), Ok(of_body)] = lengths else {
@@ -263,6 +265,32 @@ pub(super) async fn receive<T: DeserializeOwned>(
     Ok(Some((serde_json::from_slice(&header)?, body)))
 }
 
+/// Takes frames out of bytes that come in any pieces.
+#[derive(Default)]
+pub(super) struct Frames(Vec<u8>);
+
+/// Bytes of the two lengths that a frame begins with.
+const START: usize = 2 * size_of::<u32>();
+
+impl Frames {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// The next frame; none where it is not whole yet.
+    pub(super) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<u8>)>> {
+        let Some((start, rest)) = self.0.split_first_chunk() else { return Ok(None) };
+        let (of_header, of_body) = lengths(*start)?;
+        if rest.len() < of_header + of_body {
+            return Ok(None);
+        }
+        let mut frame = std::mem::take(&mut self.0);
+        self.0 = frame.split_off(START + of_header + of_body);
+        let body = frame.split_off(START + of_header);
+        Ok(Some((serde_json::from_slice(&frame[START..])?, body)))
+    }
+}
+
 /// Makes bodies of batches of one schema.
 pub(super) struct Encoder(StreamWriter<Vec<u8>>);
 
@@ -280,6 +308,34 @@ impl Encoder {
         self.0.write(batch)?;
         Ok(self.take())
     }
+}
+
+/// What is sent for rows of which no column is wanted, as `count(*)` reads them: Arrow's decoder does not see a batch without a byte.
+fn rows_alone() -> Schema {
+    Schema::new(vec![Field::new("rows", DataType::Boolean, false)])
+}
+
+/// The schema of what is sent for rows of a schema.
+pub(super) fn sent_schema(schema: &Schema) -> Schema {
+    if schema.fields().is_empty() { rows_alone() } else { schema.clone() }
+}
+
+/// What is sent for rows.
+pub(super) fn sent(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    if batch.num_columns() > 0 {
+        return Ok(batch);
+    }
+    let rows = BooleanArray::from(vec![false; batch.num_rows()]);
+    RecordBatch::try_new(Arc::new(rows_alone()), vec![Arc::new(rows)])
+}
+
+/// The rows of a schema that were sent.
+pub(super) fn received(schema: &SchemaRef, batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    if !schema.fields().is_empty() {
+        return Ok(batch);
+    }
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), Vec::new(), &rows)
 }
 
 /// Bytes of the values of a batch, without what its buffers hold beside them.

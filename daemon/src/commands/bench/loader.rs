@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use diptych_cli::BenchLoaderArgs;
-use diptych_embeddings::session::with_session;
+use diptych_embeddings::pairs::chosen_pairs;
 use diptych_pipeline::{
-    BenchReport, BenchRound, BenchSpec, DataSource, LoaderSpec, Rate, Selection, StageStats,
-    Tokenizer, bench_loader, choose,
+    BenchReport, BenchRound, BenchSpec, DataSource, LoaderSpec, Rate, StageStats, Tokenizer,
+    bench_loader,
 };
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
@@ -17,10 +17,7 @@ use super::{MIB, peak_rss, spread_of};
 use crate::output::line;
 
 pub(super) fn run(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
-    let selection = match &args.selection {
-        Some(path) => Selection::read(path)?,
-        None => everything(args)?,
-    };
+    let selection = chosen_pairs(&args.dataset.dataset, &args.pairs_of.choice())?;
     let tokenizer = match &args.tokenizer {
         Some(path) => Tokenizer::from_file(path)?,
         None => Tokenizer::clip()?,
@@ -70,13 +67,6 @@ pub(super) fn run(args: &BenchLoaderArgs) -> anyhow::Result<Outcome> {
         }
     }
     Ok(Outcome::Done)
-}
-
-/// A selection of all pairs of the dataset, which stays in memory.
-fn everything(args: &BenchLoaderArgs) -> anyhow::Result<Selection> {
-    with_session(Some(&args.dataset.dataset), None, async |context| {
-        Ok(choose(&context, "SELECT uid FROM meta").await?)
-    })
 }
 
 fn in_words(round: &BenchRound) -> String {

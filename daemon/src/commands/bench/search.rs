@@ -12,7 +12,6 @@ use diptych_cli::BenchSearchArgs;
 use diptych_embeddings::nearest::{
     Graph, GraphSpec, Hit, Vectors, nearest, nearest_of_batch, padded,
 };
-use diptych_embeddings::session::open_state;
 use diptych_pipeline::sql::default_memory;
 use diptych_pipeline::{Random, seed_of};
 use diptych_schemas::Uid;
@@ -24,6 +23,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::{MIB, peak_rss, spread_of};
+use crate::client::reading::store_to_read;
 use crate::output::line;
 
 /// Rows of a bare product.
@@ -140,7 +140,7 @@ fn approximate(
 
 /// The largest set of images of a state folder, and captions of the same model as queries.
 fn stored(state: &Path, queries: usize) -> anyhow::Result<(Vectors, Vec<Vec<f32>>)> {
-    let store = open_state(state)?;
+    let store = store_to_read(state)?;
     let sets = store.embeddings()?;
     let largest = sets
         .iter()

@@ -38,9 +38,8 @@ const TIED: [(&str, &str); 2] = [
     ("cls.predictions.decoder.bias", "cls.predictions.bias"),
 ];
 
-pub(crate) fn import(
-    folder: &Path,
-) -> Result<(MaskedLmConfig, BTreeMap<String, Tensor>), TrainerError> {
+/// The configuration of a folder.
+pub(crate) fn configuration(folder: &Path) -> Result<MaskedLmConfig, TrainerError> {
     let path = folder.join(CONFIG_FILE);
     let mut json = read_json(&path)?;
     let said = tokenizer::read(folder)?;
@@ -53,8 +52,14 @@ pub(crate) fn import(
             .unwrap_or(length);
         keys.insert("context_length".into(), length.min(positions).into());
     }
-    let config = MaskedLmConfig::from_json(&json)
-        .map_err(|message| TrainerError::Config { place: path.display().to_string(), message })?;
+    MaskedLmConfig::from_json(&json)
+        .map_err(|message| TrainerError::Config { place: path.display().to_string(), message })
+}
+
+pub(crate) fn import(
+    folder: &Path,
+) -> Result<(MaskedLmConfig, BTreeMap<String, Tensor>), TrainerError> {
+    let config = configuration(folder)?;
     let tensors = read_first(folder, &WEIGHTS_FILES)?
         .into_iter()
         .map(|(name, tensor)| (plain_name(&name), tensor));

@@ -5,10 +5,11 @@ import { recall, remember } from "./memory.js";
 const KEY = "diptych.token";
 const PAGES_AT_MOST = 20;
 
+/** An answer that is an error. `title` is a headline where the daemon's words need one; `code` names what a page can mend itself. */
 class ApiError extends Error {
-  constructor(status, title, detail, advice) {
-    super(detail || title);
-    Object.assign(this, { status, title, advice });
+  constructor(status, { title = null, detail, advice, code }) {
+    super(detail || title || `The daemon answered with ${status}.`);
+    Object.assign(this, { status, title, advice, code });
   }
 }
 
@@ -41,8 +42,10 @@ export async function request(path, { method = "GET", body, type, signal } = {})
       response = await fetch(path, { method, body, headers, signal });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError(0, "The daemon cannot be reached", "It may be stopped or starting, or the network is down.",
-        "Look at `systemctl status diptych`, or start it: diptych serve.");
+      throw new ApiError(0, {
+        title: "The daemon cannot be reached", detail: "It may be stopped or starting, or the network is down.",
+        advice: "Look at `systemctl status diptych`, or start it: diptych serve.",
+      });
     }
     if (response.ok) return response;
     const error = await asError(response);
@@ -57,20 +60,22 @@ export async function request(path, { method = "GET", body, type, signal } = {})
 
 const ADVICE = {
   403: "Sign out and in again with a token of a wider scope (diptych token).",
-  404: "It may have been removed or renamed meanwhile.",
   409: "Its state changed meanwhile; look again.",
   429: "Wait a moment and try again.",
   503: "Wait a moment and try again.",
   504: "Ask for less, or raise the limit in diptych.toml.",
 };
 
+const TITLES = { 403: "This token may not do that", 429: "The daemon is busy", 503: "The daemon is busy" };
+
 async function asError(response) {
   const status = response.status;
+  const title = TITLES[status] ?? (status >= 500 ? "The daemon failed" : null);
   try {
-    const { title, detail } = await response.json();
-    return new ApiError(status, title ?? `HTTP ${status}`, detail, ADVICE[status]);
+    const { detail, code } = await response.json();
+    return new ApiError(status, { title, detail, code, advice: ADVICE[status] });
   } catch {
-    return new ApiError(status, `HTTP ${status}`, response.statusText || "The answer is no problem document.", ADVICE[status]);
+    return new ApiError(status, { title, advice: ADVICE[status] });
   }
 }
 
@@ -81,6 +86,13 @@ export async function get(path, signal) {
 export async function send(method, path, json, signal) {
   const body = json === undefined ? undefined : JSON.stringify(json);
   return (await request(path, { method, body, type: body && "application/json", signal })).json();
+}
+
+/** A query's answer. Whole numbers beyond 2^53, perceptual hashes for one, are kept as their digits where the browser can; a rounded hash is a wrong one. */
+export async function askSql(question, signal) {
+  const answer = await request("/v1/sql", { method: "POST", body: JSON.stringify(question), type: "application/json", signal });
+  return JSON.parse(await answer.text(), (_, value, context) =>
+    Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source ? context.source : value);
 }
 
 /** A list to its end, or as far as is sensible to hold. */

@@ -4,7 +4,7 @@
 import { get, of } from "./api.js";
 import { chart, X } from "./chart.js";
 import { h, fill, toast } from "./dom.js";
-import { duration, number, percent } from "./format.js";
+import { duration, metricWords, number, percent } from "./format.js";
 import { on } from "./live.js";
 import { recall, remember } from "./memory.js";
 
@@ -28,17 +28,23 @@ const KNOWN = [
   { names: ["loss_scale"], title: "Loss scale (fp16)" },
   { names: ["checkpoint_seconds"], title: "Saving a checkpoint", show: duration, floor: 0 },
 ];
+/** Schedules and settings are exact: smoothed, their peaks would be lower and later than they were. */
+const EXACT = /(^|\/)(lr|learning_rate|loss_scale|logit_scale|weight_decay|momentum|temperature|ema_decay)$/;
 const LIVE = ["loss", "lr", "logit_scale", "grad_norm", "samples_per_second", "data_wait_seconds", "mfu"];
 /** One chart for the terms of an objective. */
 const BY_TERM = "Loss by term";
 /** Constants of an evaluation, said elsewhere. */
-const UNCHARTED = /(^|\/)(pairs|chance_.*)$/;
+const UNCHARTED = /(^|\/)(pairs|loss_batch_size|(zero_shot_)?chance_.*)$/;
 
 const KEPT = "diptych.charts";
 const kept = () => recall("localStorage", KEPT) ?? {};
 const keep = more => remember("localStorage", KEPT, { ...kept(), ...more });
 
-export async function board(runs, signal, { marks = [] } = {}) {
+/** Live steps come one by one; a larger gap than this many times the usual one means that some were missed. */
+const GAP = 4;
+
+/** The charts of `runs`. `marks`: steps where something happened; `guess`: what the loss of guessing is, where that is known. */
+export async function board(runs, signal, { marks = [], guess = null } = {}) {
   const held = new Map(runs.map(run => [run, { full: null, fine: null }]));
   const view = { x: "step", smoothing: 0.6, log: {}, ...kept(), zoom: null };
   const several = runs.length > 1;
@@ -67,7 +73,10 @@ export async function board(runs, signal, { marks = [] } = {}) {
   const metrics = (run, more = {}) => get(`${of("runs", run, "metrics")}?${new URLSearchParams({ points: POINTS, ...more })}`, signal);
 
   async function ask() {
-    await Promise.all(runs.map(async run => { held.get(run).full = await metrics(run); }));
+    // Of many runs a few at a time, so that a training is not pushed aside.
+    const left = [...runs];
+    const one = async () => { for (let run = left.shift(); run !== undefined; run = left.shift()) held.get(run).full = await metrics(run); };
+    await Promise.all([one(), one(), one(), one()]);
   }
 
   /** A run's places on the x axis. Time is that since its first step, so that runs can lie over each other. */
@@ -119,7 +128,11 @@ export async function board(runs, signal, { marks = [] } = {}) {
   function plan() {
     const found = new Set();
     for (const { full } of held.values()) {
-      Object.entries(full.series).forEach(([name, ys]) => { if (ys.some(y => y !== null)) found.add(name); });
+      Object.entries(full.series).forEach(([name, ys]) => {
+        const points = ys.filter(y => y !== null).length;
+        // A single evaluation is a result for a table; a dot is no curve.
+        if (points > (name.includes("/") && !name.startsWith("loss/") ? 1 : 0)) found.add(name);
+      });
     }
     const plans = KNOWN.filter(({ names }) => names.some(name => found.has(name)));
     const rest = [...found].filter(name => !UNCHARTED.test(name) && !KNOWN.some(({ names }) => names.includes(name))).sort(byNumber);
@@ -128,7 +141,7 @@ export async function board(runs, signal, { marks = [] } = {}) {
       const group = several || !name.includes("/") ? name : name.startsWith("loss/") ? BY_TERM : name.replace(/@\d+$/, "");
       groups.set(group, [...(groups.get(group) ?? []), name]);
     }
-    for (const [title, names] of groups) plans.push({ names, title: words(title), held: title.includes("/") });
+    for (const [title, names] of groups) plans.push({ names, title: title === BY_TERM ? title : capital(metricWords(title)), held: title.includes("/") });
     // What it is all for comes right after the loss.
     return plans.sort((a, b) => rank(a) - rank(b));
   }
@@ -168,27 +181,65 @@ export async function board(runs, signal, { marks = [] } = {}) {
         const data = held.get(run).fine ?? held.get(run).full;
         const xs = places(run, data);
         return names.filter(name => data.series[name]).map(name => ({
-          ...pick(xs, data.series[name]),
-          label: several ? run : words(name.split("/").pop().replace(/^(i2t|t2i)_/, "")),
+          ...pick(xs, name === "mfu" ? data.series[name].map(possible) : data.series[name], data.missed),
+          label: several ? run : metricWords(name.split("/").pop().replace(/^(i2t|t2i)_/, "")),
           colour: several ? index : undefined,
         }));
       });
-      charts.get(key).update({ lines, x: view.x, range: view.zoom ?? whole, smoothing: dense(lines) ? view.smoothing : 0, marks: marked });
+      const smoothing = dense(lines) && !names.some(name => EXACT.test(name)) ? view.smoothing : 0;
+      charts.get(key).update({ lines, x: view.x, range: view.zoom ?? whole, smoothing, marks: marked, levels: levels(names) });
     }
     if (charts.size > before) fill(grid, plans.map(({ names }) => charts.get(names[0]).node));
     if (!charts.size) fill(grid, h("p", { class: "pale" }, "No step was recorded yet; charts appear with the first."));
+  }
+
+  /** What guessing comes to in a chart. */
+  function levels(names) {
+    if (names[0] === "loss") return guess === null ? [] : [{ label: "guessing", y: guess }];
+    const batch = /^(heldout|heldout_ema)\/loss$/.exec(names[0])?.[1];
+    if (batch) {
+      const sizes = new Set([...held.values()].map(({ full }) => full.series[`${batch}/loss_batch_size`]?.findLast(y => y !== null)).filter(y => y > 1));
+      return sizes.size === 1 ? [{ label: "guessing", y: Math.log([...sizes][0]) }] : [];
+    }
+    const [, group, k] = /^(heldout|heldout_ema)\/(?:i2t|t2i)_recall@(\d+)$/.exec(names[0]) ?? [];
+    const zero = /^(heldout|heldout_ema)\/zero_shot_top1$/.exec(names[0])?.[1];
+    const name = group ? `${group}/chance_i2t_recall@1` : zero && `${zero}/zero_shot_chance_top1`;
+    if (!name) return [];
+    const found = [...new Set([...held.values()].map(({ full }) => full.series[name]?.findLast(y => y !== null)).filter(y => typeof y === "number"))];
+    // Runs that were evaluated on different pairs have no common chance.
+    if (found.length !== 1) return [];
+    // One draw of k finds k times as much, as long as that is little.
+    const one = Math.min(...names.map(name => Number(/@(\d+)$/.exec(name)?.[1] ?? 1)));
+    return [{ label: names.length > 1 ? `chance @${one}` : "chance", y: Math.min(1, found[0] * (k ? one : 1)), inside: true }];
   }
 
   await ask();
   draw();
 
   let dirty = false;
+  /** Asks for steps that the connection did not bring. Until they come, lines have a gap there. */
+  const fillGaps = async run => {
+    const { full } = held.get(run);
+    if (!full.missed?.length || full.filling) return;
+    full.filling = true;
+    try {
+      const fresh = await metrics(run);
+      held.get(run).full = fresh;
+      dirty = true;
+    } catch (error) {
+      if (error.name !== "AbortError" && error.status !== 0) toast(error.message, "bad");
+    }
+    full.filling = false;
+  };
+
   on("step", step => {
     const data = held.get(step.run);
     if (!data) return;
     for (const part of [data.full, view.zoom && data.fine].filter(Boolean)) {
       // A run that went back writes its steps again; a step that was missed comes with the next request.
       if (part.steps.length && step.step <= part.steps.at(-1)) continue;
+      const [before, last] = part.steps.slice(-2);
+      if (last !== undefined && step.step - last > GAP * Math.max(1, last - (before ?? last))) (part.missed ??= []).push(part.steps.length - 1);
       part.steps.push(step.step);
       part.samples?.push(step.samples);
       part.times?.push(Date.now());
@@ -202,6 +253,7 @@ export async function board(runs, signal, { marks = [] } = {}) {
     if (!dirty || document.hidden) return;
     dirty = false;
     draw();
+    runs.forEach(fillGaps);
     if ([...held.values()].some(({ full }) => full.steps.length > MOST_HELD)) again();
   }, REDRAWN_EVERY_MS);
   let changed = false;
@@ -227,19 +279,30 @@ export async function board(runs, signal, { marks = [] } = {}) {
   return { node: h("div", {}, controls, grid), mark: step => { marks.push(step); dirty = true; } };
 }
 
-const words = name => name.replace("heldout/", "Held out: ").replace("i2t_", "image→text ").replace("t2i_", "text→image ").replaceAll("_", " ");
+const capital = text => text.charAt(0).toUpperCase() + text.slice(1);
 const byNumber = (a, b) => a.localeCompare(b, "en", { numeric: true });
 /** Few points are all looked at; smoothing them would hide what they say. */
 const dense = lines => lines.some(line => line.ys.length > 50);
+/** A share of what the device can do at most is no more than all of it: the measurement of the device was too low. */
+const possible = mfu => mfu > 1 ? null : mfu;
 
-function pick(xs, ys) {
+/** The points of a metric. After a place in `missed` the line has a gap. */
+function pick(xs, ys, missed = []) {
   const kept = { xs: [], ys: [] };
+  let gap = false;
   ys.forEach((y, index) => {
     const x = xs[index];
     // A run that went back has an x twice where x is time of a resumed step; the later holds.
-    if (y === null || y === undefined || (kept.xs.length && x <= kept.xs.at(-1))) return;
-    kept.xs.push(x);
-    kept.ys.push(y);
+    if (y !== null && y !== undefined && !(kept.xs.length && x <= kept.xs.at(-1))) {
+      if (gap && kept.xs.length && x > kept.xs.at(-1)) {
+        kept.xs.push((kept.xs.at(-1) + x) / 2);
+        kept.ys.push(null);
+      }
+      gap = false;
+      kept.xs.push(x);
+      kept.ys.push(y);
+    }
+    gap ||= missed.includes(index);
   });
   return kept;
 }

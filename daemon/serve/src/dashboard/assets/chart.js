@@ -32,7 +32,22 @@ function colour(name, alpha = 1) {
   probe.style.color = `color-mix(in srgb, var(${name}) ${alpha * 100}%, transparent)`;
   return getComputedStyle(probe).color;
 }
-export const lineColour = index => `--line-${index % 8}`;
+const COLOURS = 8;
+/** Lines of the same colour are told apart by their strokes. */
+const DASHES = [undefined, [7, 4], [2, 3]];
+/** As many lines as can be told apart. */
+export const LINES_AT_MOST = COLOURS * DASHES.length;
+const lineColour = index => `--line-${index % COLOURS}`;
+const lineDash = index => DASHES[Math.floor(index / COLOURS) % DASHES.length];
+
+/** A patch that looks like a line. */
+export function swatch(index) {
+  const node = h("span", { class: "swatch" });
+  const colour = `var(${lineColour(index)})`;
+  const dash = lineDash(index);
+  node.style.background = dash ? `repeating-linear-gradient(90deg, ${colour} 0 ${dash[0] / 2}px, transparent 0 ${(dash[0] + dash[1]) / 2}px)` : colour;
+  return node;
+}
 
 /** title, show (number → text), log (at first), sync (charts with one key share the cursor), onLog, onZoom(from, to), onReset. */
 export function chart({ title, show = number, log = false, floor, sync, onLog, onZoom, onReset }) {
@@ -65,6 +80,8 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     return { width: Math.max(200, plotBox.clientWidth), height: Math.max(120, plotBox.clientHeight) };
   }
 
+  const across = () => X[given.x] ?? given.x;
+
   function table() {
     // The eye wants the smooth line, and behind it, pale, what was measured.
     const lines = given.lines.flatMap((line, index) => {
@@ -83,7 +100,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     const { lines, data } = table();
     const ink = colour("--pale");
     const axis = { stroke: ink, grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
-    const x = X[given.x];
+    const x = across();
     plot = new uPlot({
       ...size(),
       legend: { show: false },
@@ -91,7 +108,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
         x: { time: false, range: (_, low, high) => given.range ?? (low === high ? [low - 1, high + 1] : [low, high]) },
         y: log
           ? { distr: 100, fwd: Math.log10, bwd: y => 10 ** y, range: (_, low, high) => logRange(low, high) }
-          : { range: (_, low, high) => range(low, high) },
+          : { range: (_, low, high) => range(...withLevels(low, high)) },
       },
       axes: [
         { ...axis, incrs: x.incrs, space: 70, size: 26, gap: 4, values: (_, ticks) => ticks.map(x.show) },
@@ -104,8 +121,9 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
         return {
           stroke,
           width: line.pale ? 1 : 1.6,
-          dash: line.dash,
-          spanGaps: true,
+          dash: lineDash(line.colour ?? line.index),
+          // Nulls are steps that are not known; what only another line has is undefined, and drawn across.
+          spanGaps: false,
           show: !hidden.has(line.label),
           points: line.pale ? { show: false } : { size: 5, fill: stroke },
         };
@@ -118,7 +136,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
       },
       hooks: {
         setCursor: [showValues],
-        drawAxes: [drawMarks],
+        drawAxes: [drawLevels, drawMarks],
         setSelect: [u => {
           if (u.select.width < 4) return;
           const [from, to] = [u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")];
@@ -146,6 +164,35 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     return low === high ? [low / 2, high * 2] : [low / pad, high * pad];
   }
 
+  /** Levels that belong to the picture, chance for one, are in it. */
+  function withLevels(low, high) {
+    if (low === null) return [low, high];
+    const shown = (given.levels ?? []).filter(level => level.inside).map(({ y }) => y);
+    return [Math.min(low, ...shown), Math.max(high, ...shown)];
+  }
+
+  /** Horizontal lines with their names: what guessing comes to. */
+  function drawLevels(u) {
+    const { ctx, bbox } = u;
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = colour("--pale");
+    ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.textAlign = "right";
+    ctx.lineWidth = devicePixelRatio;
+    ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
+    for (const { label, y } of given.levels ?? []) {
+      if (!(y >= u.scales.y.min && y <= u.scales.y.max)) continue;
+      const at = Math.round(u.valToPos(y, "y", true));
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, at);
+      ctx.lineTo(bbox.left + bbox.width, at);
+      ctx.stroke();
+      const above = at - bbox.top > 16 * devicePixelRatio;
+      ctx.fillText(label, bbox.left + bbox.width, above ? at - 4 * devicePixelRatio : at + 12 * devicePixelRatio);
+    }
+    ctx.restore();
+  }
+
   /** Vertical lines where something happened. */
   function drawMarks(u) {
     const { ctx, bbox } = u;
@@ -170,14 +217,12 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
   function drawLegend() {
     values = given.lines.map(() => h("span", { class: "value" }));
     fill(legend, given.lines.map((line, index) => {
-      const swatch = h("span", { class: "swatch" });
-      swatch.style.background = `var(${lineColour(line.colour ?? index)})`;
       return h("button", { type: "button", "aria-pressed": String(!hidden.has(line.label)), title: "Show or hide", onclick: event => {
         if (!hidden.delete(line.label)) hidden.add(line.label);
         event.currentTarget.setAttribute("aria-pressed", String(!hidden.has(line.label)));
         const drawn = given.smoothing > 0 ? [2 * index + 1, 2 * index + 2] : [index + 1];
         drawn.forEach(series => plot.setSeries(series, { show: !hidden.has(line.label) }));
-      } }, swatch, h("span", { class: "name" }, line.label), values[index]);
+      } }, swatch(line.colour ?? index), h("span", { class: "name" }, line.label), values[index]);
     }));
     showValues(plot);
   }
@@ -186,7 +231,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
   function showValues(u) {
     if (!u || values.length !== given.lines.length) return;
     const at = u.cursor.left >= 0 ? u.cursor.idx : null;
-    where.textContent = at === null || at === undefined ? "" : `${X[given.x].label} ${X[given.x].show(u.data[0][at])}`;
+    where.textContent = at === null || at === undefined ? "" : `${across().label} ${across().show(u.data[0][at])}`;
     given.lines.forEach((_, index) => {
       const ys = u.data[given.smoothing > 0 ? 2 * index + 2 : index + 1];
       const found = ys && nearest(ys, at ?? ys.length - 1);
@@ -212,12 +257,16 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
       const [low, high] = measured.reduce(([a, b], y) => [Math.min(a, y), Math.max(b, y)], [Infinity, -Infinity]);
       return `${label}: last ${show(measured.at(-1))}, smallest ${show(low)}, largest ${show(high)}`;
     });
-    plotBox.setAttribute("aria-label", `Chart of ${title} by ${X[given.x].label}. ${told.join(". ")}`);
+    told.push(...(given.levels ?? []).map(({ label, y }) => `${label}: ${show(y)}`));
+    plotBox.setAttribute("aria-label", `Chart of ${title} by ${across().label}. ${told.join(". ")}`);
   }
 
   return {
     node,
-    /** lines: {label, xs, ys, colour?, dash?}; x: a key of X; range: [from, to] or null; smoothing: 0 to 1; marks: places on x. */
+    /**
+     * lines: {label, xs, ys, colour?}; x: a key of X, or {label, show}; range: [from, to] or null; smoothing: 0 to 1; marks: places on x;
+     * levels: {label, y, inside?: the chart shows it whatever its lines are}.
+     */
     update(next) {
       const kind = all => all && JSON.stringify([all.x, all.smoothing > 0, all.lines.map(line => [line.label, line.colour])]);
       const same = plot && kind(given) === kind(next);

@@ -2,7 +2,8 @@
 
 import { get, of } from "./api.js";
 import { bar, fill, h, load, table } from "./dom.js";
-import { bytes, count, percent, plural } from "./format.js";
+import { embedButton } from "./embed.js";
+import { bytes, count, percent, plural, typeWords } from "./format.js";
 import { gallery } from "./pictures.js";
 
 const SAMPLES = 24;
@@ -22,7 +23,7 @@ export async function show(main, _, signal) {
       { title: "Refused", number: true, cell: one => count(one.ledger) },
       { title: "Folder", cell: one => h("code", {}, one.path) },
       { title: "Problem", class: "words", cell: one => one.problem ?? "" },
-    ], items, { empty: "None. Name them in diptych.toml: [[dataset]] with name and path, then systemctl reload diptych." });
+    ], items, { empty: "None. Name them in diptych.toml: [[dataset]] with name and path, then systemctl reload diptych.", cards: true });
   }, signal);
 }
 
@@ -52,13 +53,15 @@ export async function showOne(main, name, query, signal) {
       h("h1", {}, one.name), one.problem && h("p", { class: "problem" }, one.problem),
       h("p", { class: "pale" }, `${plural(one.pairs, "pair")} · ${bytes(one.bytes)} of images in ${plural(one.shards, "shard")} · ${plural(one.ledger, "input")} refused · `, h("code", {}, one.path)),
       h("p", { class: "row" }, h("a", { class: "button", href: `#/search?${new URLSearchParams({ dataset: name })}` }, "Search in it"),
+        embedButton({ dataset: name, text: "Embed…", signal }),
         ask("Ask in SQL", "SELECT * FROM meta LIMIT 100"), ask("What was refused", "SELECT reason, source, position, detail FROM ledger LIMIT 100")),
       h("div", { class: "columns" },
-        h("section", {}, h("h2", {}, "Funnel"), funnel(one.funnel)),
+        h("section", {}, h("h2", {}, "Funnel"), funnel(one.funnel),
+          one.last_selection && h("p", { class: "pale" }, `Selected last: ${plural(one.last_selection.pairs, "pair")}, ${percent(one.last_selection.pairs / one.pairs)}, in `, h("code", {}, one.last_selection.path), ".")),
         shares("Inputs that did not become pairs, by reason", "Refused, by reason", one.ledger_by_reason, "Reason"),
         shares("Formats of the images", "Formats", one.formats, "Format"),
         h("section", {}, h("h2", {}, "Columns of meta"), h("ul", { class: "chips" }, one.columns.map(column =>
-          h("li", { class: "chip" }, column.name, " ", h("small", { class: "pale" }, column.type)))))),
+          h("li", { class: "chip" }, column.name, " ", h("small", { class: "pale", title: column.type }, typeWords(column.type))))))),
     ];
   }, signal)]);
 }
@@ -67,11 +70,10 @@ function funnel(stages) {
   const first = stages[0]?.count || 1;
   return table("From inputs to what is trained on", [
     { title: "Stage", heading: true, cell: stage => stage.stage },
-    { title: "Left", number: true, cell: stage => count(stage.count) },
-    { title: "Of all", class: "track", cell: stage => [bar(stage.count / first, percent(stage.count / first)), " ", h("small", { class: "pale" }, percent(stage.count / first))] },
-    { title: "Lost here", number: true, cell: stage => {
+    { title: "Left", number: true, cell: stage => {
       const at = stages.indexOf(stage);
-      return at && stages[at - 1].count > stage.count ? h("span", { class: "drop" }, `−${count(stages[at - 1].count - stage.count)}`) : "";
+      return [count(stage.count), at > 0 && stages[at - 1].count > stage.count && h("small", { class: "drop" }, ` −${count(stages[at - 1].count - stage.count)}`)];
     } },
+    { title: "Of all", class: "track", cell: stage => [bar(stage.count / first, percent(stage.count / first)), " ", h("small", { class: "pale" }, percent(stage.count / first))] },
   ], stages, { empty: "Nothing was ingested." });
 }

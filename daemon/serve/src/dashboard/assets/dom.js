@@ -30,21 +30,28 @@ export function bar(share, label, kind = "") {
 }
 
 /**
- * A table with headings. columns: {title, cell(item), number?, heading?: it names the row, class?}. With `cards`, a phone shows each row
- * as a card; the roles say that it is a table still, which browsers forget once its display changes.
+ * A table with headings. columns: {title, cell(item), number?, heading?: it names the row, class?, sorted?: how it is sorted, sort?: what
+ * happens when its heading is clicked}. With `cards`, a phone shows each row as a card; the roles say that it is a table still, which
+ * browsers forget once its display changes.
  */
 export function table(caption, columns, items, { empty = "Nothing here yet.", cards = false } = {}) {
   const role = name => cards ? name : undefined;
   const row = (...cells) => h("tr", { role: role("row") }, cells);
   return h("div", { class: cards ? "scroll cards" : "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", { role: role("table") }, h("caption", { class: "unseen" }, caption),
-      h("thead", { role: role("rowgroup") }, row(columns.map(column => h("th", { scope: "col", role: role("columnheader"), class: classes(column) }, column.title)))),
+      h("thead", { role: role("rowgroup") }, row(columns.map(column => h("th", { scope: "col", role: role("columnheader"), class: classes(column), "aria-sort": column.sorted }, heading(column))))),
       h("tbody", { role: role("rowgroup") }, items.length === 0
         ? row(h("td", { colspan: columns.length, class: "pale", role: role("cell") }, empty))
         : items.map(item => row(columns.map(column => h(column.heading ? "th" : "td", {
           scope: column.heading && "row", role: role(column.heading ? "rowheader" : "cell"), class: classes(column),
           "data-title": typeof column.title === "string" && column.title,
         }, column.cell(item))))))));
+}
+
+function heading({ title, sort, sorted }) {
+  if (!sort) return title;
+  const arrow = { ascending: "▲", descending: "▼" }[sorted];
+  return h("button", { type: "button", class: "quiet sort", "aria-label": `Sort by ${title}`, onclick: sort }, title, h("span", { "aria-hidden": "true" }, arrow ?? "↕"));
 }
 
 function classes(column) {
@@ -69,8 +76,9 @@ export async function load(box, work, signal) {
 export function problem(error, again) {
   const known = error.title !== undefined;
   if (!known) console.error(error);
+  const title = known ? error.title : "The page has a fault";
   return h("div", { class: "problem", role: "alert" },
-    h("b", {}, known ? error.title : "The page has a fault"), h("p", { class: error.message?.includes("\n") ? "lines" : undefined }, error.message),
+    title && h("b", {}, title), h("p", { class: error.message?.includes("\n") ? "lines" : undefined }, error.message),
     error.advice && h("p", { class: "pale" }, error.advice),
     again && h("button", { type: "button", onclick: again, "data-again": "" }, "Try again"));
 }
@@ -86,14 +94,16 @@ export function toast(text, kind = "") {
   setTimeout(() => node.remove(), kind === "bad" ? 15000 : 6000);
 }
 
-/** A dialog that is gone when closed. Resolves to what its buttons close it with ("" for Escape). */
+/** A dialog that is gone when closed, or when the page behind it changes. Resolves to what its buttons close it with ("" for Escape). */
 export function dialog(title, content, buttons = [], className = "") {
   return new Promise(resolve => {
     const node = h("dialog", { class: className, "aria-label": title }, h("form", { method: "dialog" },
       h("h2", {}, title), content,
       h("p", { class: "buttons" }, buttons.map(([text, value, kind]) => h("button", { value, class: kind, autofocus: kind === "main" }, text)))));
     node.addEventListener("click", event => { if (event.target === node) node.close(""); });
-    node.addEventListener("close", () => { node.remove(); resolve(node.returnValue); });
+    const left = new AbortController();
+    window.addEventListener("hashchange", () => node.close(""), { signal: left.signal });
+    node.addEventListener("close", () => { left.abort(); node.remove(); resolve(node.returnValue); });
     document.body.append(node);
     node.showModal();
   });

@@ -57,17 +57,42 @@ export const short = hash => hash ? hash.slice(0, 12) : "–";
 const EVENTS = {
   skipped_step: "Step skipped", roll_back: "Went back to older weights", loss_spike: "Loss spike", loss_stuck: "Loss does not fall",
   data_wait: "Starved of data", logit_scale: "Logit scale at its limit", checkpoint_failed: "Checkpoint failed",
-  store_failed: "Store could not be written", stall: "Stalled",
+  store_failed: "Store could not be written", stall: "Stalled", overfitting: "Overfitting",
 };
 export const eventName = kind => EVENTS[kind] ?? kind.replaceAll("_", " ");
 
-/** Whether a larger score is better. Losses are the one kind of score of which less is better. */
-const largerIsBetter = score => score.larger_is_better ?? !/loss|perplexity/.test(score.metric);
+/** Whether a larger value of a metric is better. Losses are the one kind of which less is better. */
+export const largerIsBetter = metric => !/loss|perplexity/.test(metric);
 
 export function best(checkpoints) {
   return checkpoints.filter(checkpoint => checkpoint.score).reduce((a, b) => {
     if (!a) return b;
-    const better = largerIsBetter(b.score) ? b.score.value > a.score.value : b.score.value < a.score.value;
+    const better = (b.score.larger_is_better ?? largerIsBetter(b.score.metric)) ? b.score.value > a.score.value : b.score.value < a.score.value;
     return better ? b : a;
   }, null);
+}
+
+const GROUPS = { heldout: "Held out", heldout_ema: "Held out, average of weights", suite: "Suite", eval: "Evaluated" };
+
+/** The name of a metric in words: "heldout/i2t_recall@1" is "Held out: image→text recall@1". */
+export function metricWords(name) {
+  const at = name.indexOf("/");
+  const group = at > 0 && GROUPS[name.slice(0, at)];
+  const rest = (group ? name.slice(at + 1) : name).replace(/\bi2t_/, "image→text ").replace(/\bt2i_/, "text→image ").replaceAll("_", " ");
+  return group ? `${group}: ${rest}` : rest;
+}
+
+/** Arrow's name of a type as people say it. */
+export function typeWords(type) {
+  const [, name, rest = ""] = /^(\w+)(.*)$/s.exec(type) ?? [null, type];
+  if (/^(Large|)(Utf8)(View|)$/.test(name)) return "text";
+  if (/^U?Int\d+$/.test(name)) return "whole number";
+  if (/^(Float|Decimal)\d+$/.test(name)) return "number";
+  if (/Binary/.test(name)) return rest === "(16)" ? "uid (16 bytes)" : rest ? `bytes ${rest}` : "bytes";
+  if (name === "Boolean") return "true or false";
+  if (name === "Timestamp") return "time";
+  if (/^Date/.test(name)) return "date";
+  if (/List/.test(name)) return `list of ${typeWords(rest.replace(/^\((non-null |nullable )?/, "").replace(/\)$/, ""))}s`;
+  if (name === "Null") return "nothing";
+  return type;
 }

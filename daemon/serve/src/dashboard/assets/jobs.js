@@ -2,6 +2,7 @@
 
 import { get, of, request, send } from "./api.js";
 import { fill, h, load, problem, state, sure, table, toast } from "./dom.js";
+import { embedButton } from "./embed.js";
 import { ago, duration, time } from "./format.js";
 import { calm, on } from "./live.js";
 
@@ -11,6 +12,9 @@ const SHOWN = 100;
 const LOG_EVERY_MS = 1000;
 /** Lines of a log that stay on the page. */
 const LOG_LINES = 5000;
+
+/** The number of a command that owns the state folder by itself. */
+const COMMAND = 0;
 
 const DOES = {
   pause: { when: ["queued", "waiting", "running"], text: "Pause" },
@@ -22,7 +26,8 @@ const DOES = {
 
 /** Buttons for what can be done with a job. */
 export function actions(job, changed) {
-  const able = Object.entries(DOES).filter(([, { when, only }]) => when.includes(job.state) && (!only || only === job.kind));
+  // A command that was started by hand is no job of a service: whoever started it stops it.
+  const able = Object.entries(DOES).filter(([name, { when, only }]) => when.includes(job.state) && (!only || only === job.kind) && (job.id !== COMMAND || name === "checkpoint"));
   if (!able.length) return null;
   const what = `job ${job.id}${job.run ? ` (${job.run})` : ""}`;
   return h("div", { class: "actions" }, able.map(([name, { text, kind, done }]) => {
@@ -44,9 +49,10 @@ export function actions(job, changed) {
 
 const took = job => job.started_ms ? duration(((job.ended_ms ?? Date.now()) - job.started_ms) / 1000) : "–";
 const what = job => job.run ? h("a", { href: `#/runs/${job.run}` }, job.run) : h("code", { class: "cut", title: job.args?.join(" ") }, job.args?.join(" ") ?? "");
-const why = job => job.message ?? [
-  job.after.length > 0 && `after ${job.after.join(", ")}`,
-  job.not_before_ms > Date.now() && `tries again ${ago(job.not_before_ms)}`,
+/** Why a job is as it is: what it waits for now, and what happened to it. */
+export const why = job => [
+  job.waits && (job.not_before_ms > Date.now() ? `${job.waits}, ${ago(job.not_before_ms)}` : job.waits),
+  job.message,
 ].filter(Boolean).join("; ");
 
 export async function show(main, query, signal) {
@@ -59,6 +65,7 @@ export async function show(main, query, signal) {
   form.hidden = !query.has("new");
   fill(main,
     h("div", { class: "row" }, h("h1", {}, "Jobs"), h("label", {}, "Show ", filter), h("span", { class: "gap" }),
+      embedButton({ text: "Embed…", signal, done: () => refresh() }),
       h("button", { type: "button", class: "main", "aria-expanded": String(!form.hidden), onclick: event => {
         form.hidden = !form.hidden;
         event.currentTarget.setAttribute("aria-expanded", String(!form.hidden));

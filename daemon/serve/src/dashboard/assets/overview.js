@@ -1,14 +1,18 @@
 // What happens now: what trains and how well, what is wrong, what waits, what is the best so far.
 
 import { all, get, of } from "./api.js";
-import { bestOf } from "./best.js";
 import { sparkline } from "./chart.js";
 import { bar, fill, h, load, state, table } from "./dom.js";
-import { ago, bytes, count, duration, eventName, number, percent, time } from "./format.js";
-import { actions } from "./jobs.js";
+import { embedButton, embedded } from "./embed.js";
+import { firstSteps } from "./first.js";
+import { ago, bytes, count, duration, eventName, metricWords, number, percent, time } from "./format.js";
+import { actions, why } from "./jobs.js";
 import { calm, on } from "./live.js";
+import { byMetric, figureCell, metricSelect, results } from "./results.js";
 
+/** Runs whose alarms are shown. */
 const RECENT_RUNS = 6;
+const BEST_RUNS = 8;
 const RECENT_ALARMS = 12;
 const RECENT_JOBS = 200;
 /** Events may come by the hundred; lists are read again at most so often. */
@@ -19,13 +23,15 @@ const STARVED = 0.1;
 
 export async function show(main, _, __, signal) {
   const [degraded, running, alarms, queue, bests, data] = [0, 1, 2, 3, 4, 5].map(() => h("div"));
+  const ranked = metricSelect(() => showBests());
+  ranked.node.hidden = true;
   fill(main,
     h("h1", { class: "unseen" }, "What happens now"), degraded,
     h("section", { "aria-label": "Running" }, running),
     h("div", { class: "columns" },
       h("section", {}, h("h2", {}, "Alarms"), alarms),
       h("section", {}, h("h2", {}, h("a", { href: "#/jobs" }, "Queue")), queue),
-      h("section", {}, h("h2", {}, h("a", { href: "#/runs" }, "Best results")), bests),
+      h("section", {}, h("div", { class: "row" }, h("h2", {}, h("a", { href: "#/runs" }, "Best results")), h("span", { class: "gap" }), ranked.node), bests),
       h("section", {}, h("h2", {}, h("a", { href: "#/datasets" }, "Datasets")), data)));
 
   const cards = new Map();
@@ -44,24 +50,35 @@ export async function show(main, _, __, signal) {
     }
     fill(queue, queueOf(status.jobs, [...jobs.values()]));
     if (cards.size) return [...cards.values()].map(({ node }) => node);
+    if (!status.runs) return firstSteps(status, (await get("/v1/datasets", signal)).items);
     return h("div", { class: "card idle" }, h("p", {}, h("b", {}, "Nothing runs.")),
       h("p", { class: "pale" }, "Submit a training: ", h("code", {}, "diptych submit run.toml"), ", or ", h("a", { href: "#/jobs?new" }, "here"), "."),
       h("p", { class: "pale" }, `Diptych ${status.version} since ${time(status.started_ms)}, state folder ${status.state}.`));
   }, signal);
 
-  let names = null;
+  let found = new Map();
+  const bestTable = () => {
+    const metric = ranked.metric;
+    const scored = [...found.values()].filter(one => one.figures.has(metric)).map(one => ({ run: one.run, figure: one.figures.get(metric) }))
+      .sort(byMetric(metric, one => one.figure.value));
+    const chance = scored.map(({ figure }) => figure.chance).find(chance => chance !== null);
+    return [
+      table(`Best results of all runs: ${metricWords(metric)}`, [
+        { title: "Run", heading: true, cell: ({ run }) => h("a", { href: `#/runs/${run}`, class: "run-name", title: run }, run) },
+        { title: metricWords(metric), number: true, cell: ({ figure }) => figureCell(figure, scored[0].figure) },
+      ], scored.slice(0, BEST_RUNS), { empty: found.size ? "No run has been evaluated yet: eval.selection in its configuration." : "No run yet." }),
+      scored.length > 0 && h("p", { class: "pale" }, [scored.length > BEST_RUNS && `The best ${BEST_RUNS} of ${count(scored.length)} runs.`, chance && `Chance: ${number(chance)}.`].filter(Boolean).join(" ")),
+    ];
+  };
+  const showBests = () => fill(bests, bestTable());
   const showRuns = async () => {
     let runs;
     await load(bests, async () => {
-      runs = (await all("/v1/runs", signal)).sort((a, b) => b.updated_ms - a.updated_ms).slice(0, RECENT_RUNS);
-      names = runs.map(run => run.run);
-      const scored = await Promise.all(runs.map(async run => ({ run, best: await bestOf(run.run, signal) })));
-      return table("Best results of the latest runs", [
-        { title: "Run", heading: true, cell: ({ run }) => h("a", { href: `#/runs/${run.run}` }, run.run) },
-        { title: "State", cell: ({ run }) => state(run.state) },
-        { title: "Best", number: true, cell: ({ best }) => best ? h("span", {}, h("b", {}, number(best.score.value)), h("br"), h("small", { class: "pale" }, `${best.score.metric} @ ${count(best.step)}`)) : "–" },
-        { title: "Updated", number: true, cell: ({ run }) => ago(run.updated_ms) },
-      ], scored, { empty: "No run yet.", cards: true });
+      let known;
+      [known, found] = await Promise.all([all("/v1/runs", signal), results(signal)]);
+      runs = known.sort((a, b) => b.updated_ms - a.updated_ms).slice(0, RECENT_RUNS);
+      ranked.offer(found);
+      return bestTable();
     }, signal);
     await load(alarms, async () => {
       if (!runs) return h("p", { class: "pale" }, "Unknown: the runs could not be read.");
@@ -72,13 +89,15 @@ export async function show(main, _, __, signal) {
   };
 
   load(data, async () => {
-    const { items } = await get("/v1/datasets", signal);
-    return table("Datasets", [
+    const [{ items }, sets, runs] = await Promise.all([get("/v1/datasets", signal), embedded(signal), get("/v1/runs?limit=1", signal)]);
+    const search = sets.size ? [h("a", { href: "#/search" }, "Search"), ` with ${[...sets.keys()].slice(0, 3).join(", ")}${sets.size > 3 ? ` and ${count(sets.size - 3)} more` : ""}.`]
+      : ["No model has embedded anything yet, so nothing can be searched. ", embedButton({ signal, done: () => { location.hash = "#/search"; } })];
+    return [table("Datasets", [
       { title: "Name", heading: true, cell: one => h("a", { href: `#/datasets/${encodeURIComponent(one.name)}` }, one.name) },
       { title: "Pairs", number: true, cell: one => count(one.pairs) },
       { title: "Size", number: true, cell: one => bytes(one.bytes) },
       { title: "Refused", number: true, cell: one => count(one.ledger) },
-    ], items, { empty: "None: name them in diptych.toml, [[dataset]] name and path." });
+    ], items, { empty: "None yet: diptych ingest makes one. diptych ui finds those in its folder; diptych serve wants --dataset FOLDER, or [[dataset]] name and path in its configuration." }), items.length > 0 && runs.items.length > 0 && h("p", { class: "pale" }, search)];
   }, signal);
 
   on("step", step => { for (const { run, step: take } of cards.values()) if (run === step.run) take(step); }, signal);
@@ -108,7 +127,7 @@ function queueOf(counts, jobs) {
     table("Jobs that wait, and the last that failed", [
       { title: "Job", heading: true, cell: job => h("a", { href: `#/jobs/${job.id}` }, `${job.id} ${job.kind}`, job.run && ` ${job.run}`) },
       { title: "State", cell: job => state(job.state) },
-      { title: "Why", cell: job => job.message ?? (job.after.length ? `after ${job.after.join(", ")}` : job.not_before_ms ? ago(job.not_before_ms) : "") },
+      { title: "Why", cell: why },
     ], [...waiting.slice(0, 6), ...failed], { empty: "Nothing waits." }),
   ];
 }
@@ -120,7 +139,7 @@ function card(one, job, signal) {
     return { node: h("div", { class: "tile", title: hint }, h("dt", {}, name), value), value };
   };
   const tiles = {
-    loss: tile("Loss"), speed: tile("Samples/s"), wait: tile("Data wait", `Share of a step's time spent waiting for data. Above ${percent(STARVED)}, the device starves`),
+    loss: tile("Loss"), speed: tile("Samples/s", "Over the last two minutes, evaluations and checkpoints included"), wait: tile("Data wait", `Share of a step's time spent waiting for data. Above ${percent(STARVED)}, the device starves`),
     mfu: tile("MFU", "Share of what the device can compute at most"), lr: tile("Learning rate"), eta: tile("Time left"),
   };
   const [head, progress, spark, does] = [h("div", { class: "row" }), h("div"), h("div", { class: "sparks" }), h("div", { class: "row" })];
@@ -153,11 +172,13 @@ function card(one, job, signal) {
     fill(progress, bar(share, `${percent(share)} of ${step.run}`), h("small", { class: "pale" }, `step ${count(step.step)} of ${count(step.total_steps)} · ${percent(share)}`));
     const set = (name, text) => { tiles[name].value.textContent = text; };
     set("loss", number(step.loss));
-    set("speed", number(step.samples_per_second && Number(step.samples_per_second.toPrecision(3))));
+    const speed = step.average_samples_per_second ?? step.samples_per_second;
+    set("speed", number(speed && Number(speed.toPrecision(3))));
     if (wait !== null && Number.isFinite(wait)) {
       set("wait", percent(wait));
       tiles.wait.node.classList.toggle("bad", wait > STARVED);
     } else if (!tiles.wait.value.textContent) set("wait", "–");
+    tiles.mfu.node.hidden = typeof step.mfu !== "number";
     set("mfu", percent(step.mfu));
     if (step.lr !== undefined) set("lr", number(step.lr));
     set("eta", duration(step.eta_seconds));

@@ -1,12 +1,13 @@
 // One run, or several beside each other: charts, what the guards noticed, checkpoints with their evaluations, configuration.
 
 import { all, get, of, send } from "./api.js";
-import { bestOf } from "./best.js";
 import { board } from "./board.js";
-import { lineColour } from "./chart.js";
+import { compare, lossOfGuessing } from "./compare.js";
 import { bar, fill, h, load, state, table, toast } from "./dom.js";
-import { ago, best, bytes, count, duration, number, percent, short, time } from "./format.js";
+import { embedButton, embedded } from "./embed.js";
+import { ago, best, bytes, count, duration, largerIsBetter, number, percent, short, time } from "./format.js";
 import { actions } from "./jobs.js";
+import { learning } from "./learning.js";
 import { calm, on } from "./live.js";
 import { alarmList } from "./overview.js";
 
@@ -21,22 +22,38 @@ export async function show(main, names, query, signal) {
 }
 
 async function showOne(main, name, signal) {
-  const [head, charts, alarms, checkpoints, config] = [0, 1, 2, 3, 4].map(() => h("div"));
+  const [head, charts, queries, alarms, checkpoints, config] = [0, 1, 2, 3, 4, 5].map(() => h("div"));
   // One error for a run that there is not, rather than one a section.
-  await get(of("runs", name), signal);
+  const { config: configuration } = await get(of("runs", name), signal);
+  const learns = h("section", { hidden: true }, h("h2", {}, "What it finds for held-out captions"), queries);
   fill(main, h("p", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), ` / ${name}`), head,
-    h("section", { "aria-label": "Charts" }, charts),
+    h("section", { "aria-label": "Charts" }, charts), learns,
     h("section", {}, h("h2", {}, "Alarms"), alarms),
     h("section", {}, h("h2", {}, "Checkpoints and evaluations"), checkpoints),
     h("section", {}, h("h2", {}, "Configuration"), config));
 
+  const find = h("span", { class: "row" }, h("a", { class: "button", href: `#/search?model=${name}` }, "Search with it"));
+  const offerEmbedding = async () => {
+    // Without a checkpoint there is nothing to embed with.
+    const [sets, checkpoints] = await Promise.all([embedded(signal), get(`${of("runs", name, "checkpoints")}?limit=1`, signal)]);
+    if (!sets.has(name) && checkpoints.items.length) fill(find, embedButton({ model: name, text: "Embed for search…", signal, done: () => fill(find, h("a", { class: "button", href: `#/search?model=${name}` }, "Search with it")) }));
+  };
+  offerEmbedding().catch(() => {});
   const live = h("span", { class: "pale", "aria-live": "off" });
+  let progress = h("span");
+  // How far it is, with the same numbers as everywhere else.
+  const showProgress = (step, total, left, how) => {
+    live.textContent = `step ${count(step)} of ${count(total)} · ${percent(step / total)}${left === undefined ? "" : ` · ${duration(left)} left`}`;
+    const now = bar(step / total, percent(step / total), how);
+    progress.replaceWith(now);
+    progress = now;
+  };
   const showHead = () => load(head, async () => {
     const [run, status, jobs] = await Promise.all([get(of("runs", name), signal), get("/v1/status", signal), get(`/v1/jobs?limit=${JOBS_LOOKED_AT}`, signal)]);
     const running = status.running.find(one => one.run === name);
     // The newest that trains it, also one that is paused or has failed.
     const job = running ? await get(of("jobs", running.job), signal) : jobs.items.find(job => job.run === name);
-    live.textContent = running?.eta_seconds === undefined ? "" : ` · ${duration(running.eta_seconds)} left`;
+    showProgress(running?.step ?? run.step, run.total_steps, running?.eta_seconds, run.state);
     const fact = (title, value, hint) => [h("dt", {}, title), h("dd", { title: hint }, value)];
     fill(config, h("dl", { class: "facts" },
       fact("Version", run.version), fact("Configuration", short(run.config_hash), run.config_hash), fact("Selection", short(run.selection_hash), run.selection_hash),
@@ -45,10 +62,10 @@ async function showOne(main, name, signal) {
     return [
       h("div", { class: "row" }, h("h1", {}, name), state(run.state), h("span", { class: "gap" }),
         job && actions(job, showHead), h("a", { class: "button", href: `#/runs?select=${name}` }, "Compare…"),
-        h("a", { class: "button", href: `#/search?model=${name}` }, "Search with it")),
+        find),
       run.message && h("p", { class: run.state === "failed" ? "problem" : "pale" }, run.message),
-      h("div", { class: "progress" }, bar(run.step / run.total_steps, percent(run.step / run.total_steps), run.state),
-        h("small", { class: "pale" }, `step ${count(run.step)} of ${count(run.total_steps)} · ${percent(run.step / run.total_steps)}`, live,
+      h("div", { class: "progress" }, progress,
+        h("small", { class: "pale" }, live,
           ` · ${count(run.samples)} samples · ${count(run.skipped)} skipped · ${run.model} · started ${ago(run.started_ms)} · updated ${ago(run.updated_ms)}`)),
     ];
   }, signal);
@@ -58,11 +75,12 @@ async function showOne(main, name, signal) {
     const events = (await all(of("runs", name, "events"), signal)).reverse();
     return alarmList(events.slice(0, ALARMS_SHOWN).map(({ run: _, ...event }) => event), events.length);
   }, signal);
+  const showLearning = learning(learns, queries, name, signal);
   const showCheckpoints = () => load(checkpoints, () => checkpointTable(name, signal), signal);
 
-  await Promise.all([showHead(), showAlarms(), showCheckpoints(), load(charts, async () => {
+  await Promise.all([showHead(), showAlarms(), showLearning(), showCheckpoints(), load(charts, async () => {
     const marks = (await all(of("runs", name, "events"), signal)).map(event => event.step);
-    drawn = await board([name], signal, { marks });
+    drawn = await board([name], signal, { marks, guess: lossOfGuessing([configuration]) });
     return drawn.node;
   }, signal)]);
 
@@ -70,17 +88,17 @@ async function showOne(main, name, signal) {
   on("step", step => {
     if (step.run !== name || Date.now() - told < 1000) return;
     told = Date.now();
-    live.textContent = ` · now at ${count(step.step)} · ${duration(step.eta_seconds)} left`;
+    showProgress(step.step, step.total_steps, step.eta_seconds, "running");
   }, signal);
   on("job", calm(showHead, 300), signal);
-  on("again", () => { showHead(); showAlarms(); showCheckpoints(); }, signal);
+  on("again", () => { showHead(); showAlarms(); showLearning(); showCheckpoints(); }, signal);
   const alarmsAgain = calm(showAlarms, 1000);
   on("event", event => {
     if (event.run !== name) return;
     drawn?.mark(event.step);
     alarmsAgain();
   }, signal);
-  const checkpointsAgain = calm(() => { showCheckpoints(); showHead(); }, 1000);
+  const checkpointsAgain = calm(() => { showCheckpoints(); showLearning(); showHead(); }, 1000);
   on("checkpoint", event => { if (event.run === name) checkpointsAgain(); }, signal);
 }
 
@@ -104,12 +122,12 @@ async function checkpointTable(name, signal, most = CHECKPOINTS_SHOWN) {
   const known = new Set(found.map(checkpoint => checkpoint.step));
   // Evaluations whose checkpoint is gone are results too.
   const lines = [...found, ...[...measured.keys()].filter(step => !known.has(step)).map(step => ({ step }))].sort((a, b) => b.step - a.step);
-  const metrics = [...new Set(rows.map(([, metric]) => metric))].filter(metric => !/\/(pairs|chance_.*)$/.test(metric))
+  const metrics = [...new Set(rows.map(([, metric]) => metric))].filter(metric => !/\/(pairs|loss_batch_size|(zero_shot_)?chance_.*)$/.test(metric))
     .sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const chance = rows.filter(([, metric]) => /\/chance_/.test(metric)).at(-1);
   const highest = new Map(metrics.map(metric => {
     const all = [...measured.values()].map(values => values[metric]).filter(value => value !== undefined);
-    return [metric, /loss/.test(metric) ? Math.min(...all) : Math.max(...all)];
+    return [metric, largerIsBetter(metric) ? Math.max(...all) : Math.min(...all)];
   }));
   const rest = lines.length - most;
   const node = h("div");
@@ -135,64 +153,3 @@ async function checkpointTable(name, signal, most = CHECKPOINTS_SHOWN) {
 }
 
 const words = metric => metric.split("/").pop().replace("i2t_recall", "image→text R").replace("t2i_recall", "text→image R").replaceAll("_", " ");
-
-async function compare(main, names, signal) {
-  const [head, charts, differences] = [0, 1, 2].map(() => h("div"));
-  fill(main, h("p", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), " / compare"), h("div", { class: "row" }, h("h1", {}, `${names.length} runs`), h("span", { class: "gap" }),
-    h("a", { class: "button", href: `#/runs?select=${names.join(",")}` }, "Choose others")), head,
-  h("section", { "aria-label": "Charts" }, charts), h("section", {}, h("h2", {}, "What differs in their configurations"), differences));
-  if (!names.length) return;
-  const without = name => `#/${names.length > 2 ? "compare" : "runs"}/${names.filter(other => other !== name).join(",")}`;
-  const swatch = index => {
-    const node = h("span", { class: "swatch" });
-    node.style.background = `var(${lineColour(index)})`;
-    return node;
-  };
-  await load(head, async () => {
-    const runs = await Promise.all(names.map(async (name, index) =>
-      ({ index, ...await get(of("runs", name), signal), best: await bestOf(name, signal) })));
-    fill(differences, differ(runs));
-    return table("Runs side by side", [
-      { title: "Run", heading: true, cell: run => [swatch(run.index), h("a", { href: `#/runs/${run.run}` }, run.run)] },
-      { title: "State", cell: run => state(run.state) },
-      { title: "Step", number: true, cell: run => `${count(run.step)} / ${count(run.total_steps)}` },
-      { title: "Samples", number: true, cell: run => count(run.samples) },
-      { title: "Best", number: true, cell: run => run.best ? `${number(run.best.score.value)} @ ${count(run.best.step)}` : "–" },
-      { title: "Metric", cell: run => run.best?.score.metric ?? "–" },
-      { title: "Model", cell: run => run.model },
-      { title: h("span", { class: "unseen" }, "Leave out"), cell: run => h("a", { href: without(run.run), "aria-label": `Leave ${run.run} out` }, "×") },
-    ], runs);
-  }, signal);
-  await load(charts, async () => (await board(names, signal)).node, signal);
-}
-
-/** Values of a TOML text by their full names. Enough for what Diptych writes: a value a line, or lists over several. */
-export function settings(toml) {
-  const found = new Map();
-  let section = "";
-  let open = null;
-  for (const line of toml.split("\n")) {
-    if (open) {
-      found.set(open, `${found.get(open)} ${line.trim()}`);
-      if (/^\s*\]/.test(line)) open = null;
-      continue;
-    }
-    const header = /^\s*\[+([^\]]+)\]+\s*$/.exec(line);
-    const value = /^\s*([\w.-]+)\s*=\s*(.*)$/.exec(line);
-    if (header) section = `${header[1]}.`;
-    else if (value) {
-      found.set(section + value[1], value[2]);
-      if (/^\[[^\]]*$/.test(value[2])) open = section + value[1];
-    }
-  }
-  return found;
-}
-
-function differ(runs) {
-  const all = runs.map(run => settings(run.config ?? ""));
-  const keys = [...new Set(all.flatMap(found => [...found.keys()]))].filter(key => key !== "name" && new Set(all.map(found => found.get(key))).size > 1);
-  return table("What differs in the configurations", [
-    { title: "Setting", heading: true, cell: key => h("code", {}, key) },
-    ...runs.map((run, index) => ({ title: run.run, cell: key => h("code", {}, all[index].get(key) ?? "–") })),
-  ], keys, { empty: "Nothing but their names." });
-}

@@ -2,7 +2,8 @@
 
 import { all, get, of, request } from "./api.js";
 import { fill, h, load, problem } from "./dom.js";
-import { best, count, duration } from "./format.js";
+import { embedButton, embedded } from "./embed.js";
+import { best, count, duration, plural } from "./format.js";
 import { recall, remember } from "./memory.js";
 import { gallery } from "./pictures.js";
 
@@ -15,6 +16,8 @@ export async function show(main, query, signal) {
   const [dataset, model, version] = [h("select"), h("select"), h("select")];
   const file = h("input", { type: "file", accept: "image/*", class: "unseen", tabindex: "-1", "aria-label": "Image to search by", onchange: () => { if (file.files[0]) byImage(file.files[0]); file.value = ""; } });
   const ask = { k: FOUND };
+  /** Runs that have embedded something: run → [{step, rows}]. */
+  let sets = new Map();
 
   const chosen = () => ({ dataset: dataset.value, model: model.value + version.value });
   /** The address says what is shown, so that it can be sent to somebody, and "back" goes to what was found before. */
@@ -33,22 +36,51 @@ export async function show(main, query, signal) {
 
   async function versions() {
     const found = model.value ? await all(of("runs", model.value, "checkpoints"), signal) : [];
-    fill(version, h("option", { value: "" }, "its newest checkpoint"), best(found) && h("option", { value: "@best" }, "its best checkpoint"),
-      found.reverse().map(({ step }) => h("option", { value: `@${step}` }, `step ${count(step)}`)));
+    const has = sets.get(model.value) ?? [];
+    const newest = found.at(-1)?.step;
+    const mark = step => has.some(set => set.step === step) ? " ✓" : "";
+    fill(version, h("option", { value: "" }, `its newest checkpoint${mark(newest)}`), best(found) && h("option", { value: "@best" }, `its best checkpoint${mark(best(found).step)}`),
+      found.reverse().map(({ step }) => h("option", { value: `@${step}` }, `step ${count(step)}${mark(step)}`)));
+    // One that can be searched is better than one that is new.
+    if (has.length && !mark(newest)) version.value = `@${has[0].step}`;
+    if (version.selectedIndex < 0) version.value = "";
   }
   const showVersions = () => versions().catch(error => { if (error.name !== "AbortError") fill(box, problem(error)); });
   model.addEventListener("change", showVersions);
 
+  /** What to do where the model has embedded nothing of the dataset. */
+  const embedFirst = () => {
+    const { dataset, model } = chosen();
+    const others = [...sets.keys()].filter(run => run !== model.split("@")[0]);
+    return h("div", { class: "card stack" },
+      h("p", {}, h("b", {}, model), " has not embedded the images of ", h("b", {}, dataset), " yet. Search compares embeddings, so it does that once."),
+      h("p", { class: "row" }, embedButton({ model, dataset, kind: "main", signal, done: async () => {
+        sets = await embedded(signal);
+        await again();
+      } }), others.length > 0 && h("span", { class: "pale" }, `Can be searched already: ${others.join(", ")}.`)));
+  };
+
   const answer = async (path, options) => {
-    const found = await (await request(path, { signal, ...options })).json();
+    let found;
+    try {
+      found = await (await request(path, { signal, ...options })).json();
+    } catch (error) {
+      if (error.code === "no_embeddings") return embedFirst();
+      throw error;
+    }
     remember("localStorage", "model", found.model);
+    if (!found.items.length) return embedFirst();
     return [
       h("p", { class: "pale" }, `${count(found.items.length)} of ${count(found.pairs)} pairs, by ${found.model}, in ${duration(found.seconds)}`),
-      found.items.length ? gallery(found.items, dataset.value, signal) : h("p", {}, "Nothing was found."),
+      gallery(found.items, dataset.value, signal),
       found.items.length === ask.k && ask.k < MOST && h("p", {}, h("button", { type: "button", onclick: () => { ask.k = Math.min(MOST, ask.k * 2); again(); } }, "More")),
     ];
   };
-  let again = () => {};
+  const invite = () => {
+    fill(box, h("p", { class: "pale" }, "Words, an image (drop one here), or “Find images like this one” at a pair."));
+    words.focus();
+  };
+  let again = invite;
   const run = (what, options) => {
     again = () => {
       box.setAttribute("aria-busy", "true");
@@ -74,31 +106,40 @@ export async function show(main, query, signal) {
     }, { signal });
   }
 
-  let sets, runs, known;
+  let datasets, runs;
   try {
-    [sets, known] = await Promise.all([get("/v1/datasets?limit=1000", signal), all("/v1/runs", signal)]);
-    runs = known.sort((a, b) => b.updated_ms - a.updated_ms);
-    fill(dataset, sets.items.map(({ name }) => h("option", { value: name }, name)));
-    fill(model, runs.map(({ run }) => h("option", { value: run }, run)));
-    if (!sets.items.length || !runs.length) {
-      fill(box, h("p", { class: "pale" }, sets.items.length ? "There is no run yet whose model could search." : "There is no dataset: name them in diptych.toml, [[dataset]] name and path."));
+    [datasets, runs, sets] = await Promise.all([get("/v1/datasets?limit=1000", signal), all("/v1/runs", signal), embedded(signal)]);
+    datasets = datasets.items;
+    // Models that can be searched come first.
+    runs.sort((a, b) => sets.has(b.run) - sets.has(a.run) || b.updated_ms - a.updated_ms);
+    fill(dataset, datasets.map(({ name }) => h("option", { value: name }, name)));
+    const group = (label, some) => some.length > 0 && h("optgroup", { label }, some.map(({ run }) => {
+      const rows = sets.get(run)?.[0].rows;
+      return h("option", { value: run }, rows ? `${run} (${plural(rows, "image")})` : run);
+    }));
+    fill(model, group("Can be searched", runs.filter(({ run }) => sets.has(run))), group("Nothing embedded yet", runs.filter(({ run }) => !sets.has(run))));
+    if (!datasets.length || !runs.length) {
+      fill(box, h("p", { class: "pale" }, datasets.length ? "There is no run yet whose model could search." : "There is no dataset yet: diptych ingest makes one."));
       return;
     }
   } catch (error) {
     if (error.name !== "AbortError") fill(box, problem(error, () => show(main, query, signal)));
     return;
   }
-  const [wanted, at] = (query.get("model") || recall("localStorage", "model") || "").split("@");
+  const asked = query.get("model");
+  const kept = recall("localStorage", "model") ?? "";
+  // What was searched last comes back, if it can be searched.
+  const [wanted, at] = (asked || (sets.has(kept.split("@")[0]) ? kept : "")).split("@");
   // Who asked before the lists were there named neither.
-  if (sets.items.some(({ name }) => name === query.get("dataset"))) dataset.value = query.get("dataset");
+  if (datasets.some(({ name }) => name === query.get("dataset"))) dataset.value = query.get("dataset");
   if (runs.some(({ run }) => run === wanted)) model.value = wanted;
   await showVersions();
   if (at) version.value = `@${at}`;
+  // An address that names a run means its newest checkpoint, as the page said when it was made.
+  else if (asked && (query.has("text") || query.has("uid"))) version.value = "";
   if (version.selectedIndex < 0) version.value = "";
   if (query.has("uid")) await find({ uid: query.get("uid") });
   else if (query.has("text")) await find({ text: query.get("text") });
-  else {
-    fill(box, h("p", { class: "pale" }, "Words, an image (drop one here), or “Find images like this one” at a pair. The model must have embedded the images: a job of the kind embed does that."));
-    words.focus();
-  }
+  else if (!(sets.get(model.value) ?? []).length) fill(box, embedFirst());
+  else invite();
 }

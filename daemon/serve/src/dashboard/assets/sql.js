@@ -1,8 +1,10 @@
 // A console for SQL: what was asked, the rows, and taking them away.
 
-import { get, request } from "./api.js";
+import { askSql, get } from "./api.js";
+import { LINES_AT_MOST, chart } from "./chart.js";
 import { fill, h, load, table } from "./dom.js";
-import { count, duration } from "./format.js";
+import { count, duration, number, typeWords } from "./format.js";
+import { on } from "./live.js";
 import { recall, remember } from "./memory.js";
 
 const KEPT = "diptych.sql";
@@ -41,8 +43,17 @@ export async function show(main, query, signal) {
     examples.selectedIndex = 0;
     text.focus();
   } }, h("option", {}, "Examples…"), EXAMPLES.map(([name]) => h("option", {}, name)));
-  fill(main, h("h1", {}, "SQL"), h("form", { class: "stack", onsubmit: event => { event.preventDefault(); run(); } }, text,
-    h("div", { class: "row" }, button, stop, h("label", {}, "over ", dataset), examples, history, h("span", { class: "pale hint" }, "Ctrl + Enter runs. Queries only read."))), box);
+  const tables = h("div", { class: "tables" });
+  fill(main, h("h1", {}, "SQL"), h("div", { class: "console" },
+    h("form", { class: "stack", onsubmit: event => { event.preventDefault(); run(); } }, text,
+      h("div", { class: "row" }, button, stop, h("label", {}, "over ", dataset), examples, history, h("span", { class: "pale hint" }, "Ctrl + Enter runs. Queries only read."))),
+    h("aside", { "aria-label": "Tables and columns" }, tables)), box);
+  const insert = name => {
+    text.setRangeText(name, text.selectionStart, text.selectionEnd, "end");
+    text.focus();
+  };
+  const showTables = () => load(tables, () => schema(dataset.value, insert, signal), signal);
+  dataset.addEventListener("change", showTables);
 
   let asking = null;
   async function run() {
@@ -56,7 +67,7 @@ export async function show(main, query, signal) {
     showHistory();
     stop.hidden = false;
     fill(box);
-    await load(box, async () => result(await ask(question, ended)), ended);
+    await load(box, async () => result(await askSql(question, ended), ended), ended);
     if (mine === asking) {
       stop.hidden = true;
       if (mine.signal.aborted && !signal.aborted) fill(box, h("p", { class: "pale" }, "Stopped."));
@@ -71,17 +82,25 @@ export async function show(main, query, signal) {
   } catch {
     // Queries over the state folder work without; what fails says so itself.
   }
-  if (query.has("query")) await run();
+  await Promise.all([showTables(), query.has("query") && run()]);
 }
 
-/** Whole numbers beyond 2^53, perceptual hashes for one, are kept as their digits where the browser can; a rounded hash is a wrong one. */
-async function ask(question, signal) {
-  const answer = await request("/v1/sql", { method: "POST", body: JSON.stringify(question), type: "application/json", signal });
-  return JSON.parse(await answer.text(), (_, value, context) =>
-    Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source ? context.source : value);
+/** A list of the tables of a dataset and the state folder; a click writes a name into the query. */
+async function schema(dataset, insert, signal) {
+  const query = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema <> 'information_schema' ORDER BY table_name, ordinal_position";
+  const { rows } = await askSql({ query, ...(dataset && { dataset }) }, signal);
+  const columns = new Map();
+  for (const [table, column, type] of rows) columns.set(table, [...(columns.get(table) ?? []), [column, type]]);
+  const name = text => h("button", { type: "button", class: "quiet", title: `Write ${text} into the query`, onclick: () => insert(quoted(text)) }, text);
+  return [...columns].map(([table, all]) => h("details", { open: ["meta", "runs"].includes(table) || undefined },
+    h("summary", {}, h("b", {}, table), " ", h("small", { class: "pale" }, count(all.length))),
+    h("ul", {}, h("li", {}, name(table)), all.map(([column, type]) => h("li", {}, name(column), " ", h("small", { class: "pale", title: type }, typeWords(type)))))));
 }
 
-function result({ columns, rows, truncated, seconds }) {
+/** A name as a query writes it. */
+const quoted = name => /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
+
+function result({ columns, rows, truncated, seconds }, signal) {
   const box = h("div");
   let page = 0;
   const pages = Math.max(1, Math.ceil(rows.length / ROWS));
@@ -89,16 +108,37 @@ function result({ columns, rows, truncated, seconds }) {
   const turn = by => h("button", { type: "button", disabled: by < 0 ? page === 0 : page >= pages - 1, onclick: () => { page += by; draw(); } }, by < 0 ? "‹ Before" : "After ›");
   function draw() {
     fill(box, table("Result", columns.map((column, index) => ({
-      title: [column.name, h("small", { class: "pale type" }, column.type)], number: numeric[index], class: numeric[index] ? "" : "cell", cell: row => value(row[index]),
+      title: [column.name, h("small", { class: "pale type", title: column.type }, typeWords(column.type))], number: numeric[index], class: numeric[index] ? "" : "cell", cell: row => value(row[index]),
     })), rows.slice(page * ROWS, (page + 1) * ROWS), { empty: "No rows." }),
     pages > 1 && h("p", { class: "row" }, turn(-1), `${count(page * ROWS + 1)} to ${count(Math.min(rows.length, (page + 1) * ROWS))}`, turn(1)));
   }
   draw();
+  const curves = plottable(columns, rows);
   return [
     h("p", { class: "row" }, `${count(rows.length)} rows in ${duration(seconds)}`,
       truncated && h("span", { class: "chip warn" }, "more rows than the daemon sends (sql.max_rows): add LIMIT, or aggregate"), h("span", { class: "gap" }),
       h("button", { type: "button", onclick: () => save("result.csv", "text/csv", csv(columns, rows)) }, "CSV"),
-      h("button", { type: "button", onclick: () => save("result.json", "application/json", json(columns, rows)) }, "JSON")), box];
+      h("button", { type: "button", onclick: () => save("result.json", "application/json", json(columns, rows)) }, "JSON")),
+    curves && h("div", { class: "result-chart" }, plot(curves, signal)), box];
+}
+
+/** Rows that are a curve: numbers over a first column that rises. None of others. */
+export function plottable(columns, rows) {
+  const number = ({ type }) => /^(u?int|float)/i.test(type);
+  const lines = columns.slice(1);
+  if (rows.length < 3 || !lines.length || lines.length > LINES_AT_MOST || !columns.every(number)) return null;
+  const xs = rows.map(([x]) => x);
+  if (!xs.every((x, at) => typeof x === "number" && (at === 0 || x > xs[at - 1]))) return null;
+  return { x: columns[0].name, lines: lines.map(({ name }, at) => ({ label: name, xs, ys: rows.map(row => typeof row[at + 1] === "number" ? row[at + 1] : null) })) };
+}
+
+function plot({ x, lines }, signal) {
+  const made = chart({ title: lines.length === 1 ? lines[0].label : "Result" });
+  // A canvas has a size only when it is on the page.
+  queueMicrotask(() => made.update({ lines, x: { label: x, show: number }, range: null, smoothing: 0 }));
+  on("theme", () => made.restyle(), signal);
+  signal.addEventListener("abort", () => made.destroy());
+  return made.node;
 }
 
 function value(cell) {

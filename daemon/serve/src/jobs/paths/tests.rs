@@ -64,6 +64,13 @@ fn files_outside_are_refused_in_every_option_that_names_one() {
         (JobKind::Score, "clip --model RUN --dataset ROOT/data"),
         (JobKind::Dedup, "--by sha256 --dataset ROOT/data --output unique.parquet"),
         (JobKind::Embed, "--model RUN --dataset ROOT/data --selection h.parquet"),
+        (JobKind::Embed, "--model RUN --dataset ROOT/data"),
+        (JobKind::Embed, "--model RUN --dataset ROOT/data --where width>64"),
+        (JobKind::Eval, "--model RUN --dataset ROOT/data --where width>64"),
+        (
+            JobKind::Select,
+            "width>64 --dataset ROOT/data --output train.parquet --table u=u.parquet",
+        ),
     ] {
         checked(&place, &wanted(&place, kind, args))
             .unwrap_or_else(|error| panic!("{args}: {error}"));
@@ -74,6 +81,9 @@ fn files_outside_are_refused_in_every_option_that_names_one() {
         (JobKind::Ingest, "a.tar --dataset ROOT/outside/new"),
         (JobKind::Select, "--file /etc/passwd --dataset ROOT/data --output t.parquet"),
         (JobKind::Select, "SELECT --dataset ROOT/data --output ../outside/t.parquet"),
+        (JobKind::Select, "SELECT --dataset ROOT/data --output t.parquet --table u=/etc/passwd"),
+        (JobKind::Select, "--dataset ROOT/data --output t.parquet --selection /etc/passwd"),
+        (JobKind::Embed, "--model RUN --dataset ROOT/data --selection /etc/passwd"),
         (JobKind::Select, "--preset x --set a=@/etc/passwd --dataset ROOT/data --output t.parquet"),
         (JobKind::Export, "--model /etc --format hf --output out"),
         (JobKind::Export, "/etc --format hf --output out"),

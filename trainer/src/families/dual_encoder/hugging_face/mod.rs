@@ -181,6 +181,11 @@ pub(crate) fn import(
     Ok((config, named))
 }
 
+/// The configuration of a folder.
+pub(crate) fn configuration(folder: &Path) -> Result<DualEncoderConfig, TrainerError> {
+    Ok(read_config(folder)?.1)
+}
+
 /// A model as all files of its folder describe it, but for the weights.
 fn read_config(folder: &Path) -> Result<(Family, DualEncoderConfig), TrainerError> {
     let said = |path: &Path| {

@@ -1,0 +1,82 @@
+// What a run's evaluations found for a few fixed captions, with a slider over the evaluations: one sees the model learn.
+
+import { all, of } from "./api.js";
+import { fill, h } from "./dom.js";
+import { count, plural } from "./format.js";
+import { pairDialog, picture } from "./pictures.js";
+
+/** How long each evaluation stands when they are played. */
+const PLAYED_MS = 700;
+
+/** Draws into `box`; where nothing was recorded, `section` stays hidden. Returns what asks again. */
+export function learning(section, box, run, signal) {
+  let evaluations = [];
+  let shown = 0;
+  let following = true;
+  let playing = null;
+
+  const slider = h("input", { type: "range", min: 0, step: 1, "aria-label": "Evaluation", oninput: () => { stop(); show(Number(slider.value)); } });
+  const where = h("output", {});
+  const play = h("button", { type: "button", onclick: () => playing ? stop() : start() }, "Play");
+  const rows = h("div", { class: "queries" });
+  const note = h("p", { class: "pale" });
+  fill(box, h("div", { class: "controls", role: "group", "aria-label": "Evaluations" }, slider, where, play), note, rows);
+  signal.addEventListener("abort", stop);
+
+  function stop() {
+    clearInterval(playing);
+    playing = null;
+    play.textContent = "Play";
+  }
+
+  function start() {
+    if (shown === evaluations.length - 1) show(0);
+    play.textContent = "Stop";
+    playing = setInterval(() => shown < evaluations.length - 1 ? show(shown + 1) : stop(), PLAYED_MS);
+  }
+
+  function show(at) {
+    shown = Math.max(0, Math.min(at, evaluations.length - 1));
+    following = shown === evaluations.length - 1;
+    slider.value = String(shown);
+    const { step, pairs, dataset, queries } = evaluations[shown];
+    const first = queries.filter(query => query.own_rank === 1).length;
+    const text = `after step ${count(step)}`;
+    slider.setAttribute("aria-valuetext", text);
+    where.textContent = `${text} · ${shown + 1} of ${evaluations.length}`;
+    note.textContent = `${first} of ${plural(queries.length, "caption")} find their own image first among ${count(pairs)}.${dataset ? "" : " Its pictures are not of a dataset that this service has."}`;
+    fill(rows, queries.map(query => h("article", { class: "query" },
+      h("div", { class: "asked" }, h("p", { class: "wording", dir: "auto" }, query.caption),
+        h("small", { class: query.own_rank === 1 ? "good" : "pale" }, query.own_rank ? `own image at place ${count(query.own_rank)}` : "")),
+      h("ol", { class: "near" }, query.found.map((found, place) => h("li", { class: found.correct ? "correct" : "" }, image(query, found, place, dataset)))))));
+  }
+
+  function image(query, found, place, dataset) {
+    const words = `${place + 1}: ${found.score.toFixed(3)}${found.correct ? ", right" : ""}`;
+    const label = h("small", {}, found.score.toFixed(3), found.correct && h("b", { class: "good" }, " ✓"));
+    if (!dataset) return h("span", { class: "frame", title: `uid ${found.uid}` }, label);
+    const address = `/v1/datasets/${encodeURIComponent(dataset)}/images/${found.uid}?size=160`;
+    const items = query.found.map(one => ({ uid: one.uid, score: one.score, image: address.replace(found.uid, one.uid) }));
+    return h("button", { type: "button", class: "pair", "aria-label": words, onclick: () => pairDialog(items, place, dataset, signal) },
+      h("span", { class: "frame" }, picture(address, "", signal)), label);
+  }
+
+  return async () => {
+    let found;
+    try {
+      found = await all(of("runs", run, "sample-queries"), signal);
+    } catch (error) {
+      if (error.name === "AbortError" || signal.aborted) return;
+      // Runs of older daemons have none.
+      found = [];
+    }
+    section.hidden = !found.length;
+    const grew = found.length !== evaluations.length || found.at(-1)?.step !== evaluations.at(-1)?.step;
+    evaluations = found;
+    if (!found.length || !grew) return;
+    slider.max = String(found.length - 1);
+    play.hidden = slider.hidden = found.length < 2;
+    // Who looks at an older one is left there.
+    show(following ? found.length - 1 : shown);
+  };
+}

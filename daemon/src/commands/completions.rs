@@ -1,0 +1,13 @@
+//! `diptych completions`: what a shell completes.
+
+use diptych_cli::{CompletionsArgs, write_completions};
+use diptych_schemas::outcome::Outcome;
+
+use crate::output::raw;
+
+pub(crate) fn run(args: &CompletionsArgs) -> anyhow::Result<Outcome> {
+    let mut script = Vec::new();
+    write_completions(args.shell, &mut script);
+    raw(&script)?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,95 @@
+//! Where one statement ends and the next begins: at semicolons outside of texts, quoted names and comments.
+
+/// The statements of a text, without their semicolons and without empty ones.
+pub(super) fn split(text: &str) -> Vec<String> {
+    let mut statements = Vec::new();
+    let mut begin = 0;
+    for end in semicolons(text).ends {
+        statements.push(&text[begin..end]);
+        begin = end + 1;
+    }
+    statements.push(&text[begin..]);
+    let written = |statement: &&str| !is_blank(statement);
+    statements.into_iter().filter(written).map(|statement| statement.trim().to_owned()).collect()
+}
+
+/// Whether a text ends with a semicolon that ends a statement, or holds no statement at all.
+pub(super) fn is_complete(text: &str) -> bool {
+    let found = semicolons(text);
+    if found.open {
+        return false;
+    }
+    let rest = found.ends.last().map_or(text, |end| &text[end + 1..]);
+    is_blank(rest)
+}
+
+/// Whether there are only comments and spaces.
+fn is_blank(text: &str) -> bool {
+    semicolons(text).blank
+}
+
+struct Semicolons {
+    /// Bytes before each.
+    ends: Vec<usize>,
+    /// Whether a text, a quoted name or a comment is still open.
+    open: bool,
+    /// Whether there is nothing but comments and spaces.
+    blank: bool,
+}
+
+fn semicolons(text: &str) -> Semicolons {
+    let mut found = Semicolons { ends: Vec::new(), open: false, blank: true };
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        let length = match character {
+            // A doubled quote within a text ends it and begins it again at once.
+            '\'' | '"' => {
+                found.blank = false;
+                closed(rest, 1, &character.to_string())
+            }
+            '-' if rest.starts_with("--") => Some(rest.find('\n').unwrap_or(rest.len())),
+            '/' if rest.starts_with("/*") => closed(rest, 2, "*/"),
+            ';' => {
+                found.ends.push(text.len() - rest.len());
+                Some(1)
+            }
+            other => {
+                found.blank &= other.is_whitespace();
+                Some(other.len_utf8())
+            }
+        };
+        let Some(length) = length else {
+            found.open = true;
+            break;
+        };
+        rest = &rest[length..];
+    }
+    found
+}
+
+/// Bytes to the end of what opens with so many bytes and ends with `close`; none where it does not end.
+fn closed(text: &str, opening: usize, close: &str) -> Option<usize> {
+    text[opening..].find(close).map(|place| opening + place + close.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn semicolons_in_texts_names_and_comments_end_nothing() {
+        let text = "SELECT ';' AS \"a;b\" -- c;\n; /* d; */ ; SELECT 'it''s;' ;\nSELECT 3";
+        assert_eq!(split(text), ["SELECT ';' AS \"a;b\" -- c;", "SELECT 'it''s;'", "SELECT 3"]);
+        assert_eq!(split(" \n-- nothing\n;;"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn statement_is_complete_with_its_semicolon() {
+        for complete in ["SELECT 1;", "SELECT ';'; -- and so on", "", "-- nothing", "a; b;"] {
+            assert!(is_complete(complete), "{complete}");
+        }
+        for open in ["SELECT 1", "SELECT ';", "SELECT 1 -- ;", "SELECT 1 /* ;", "a; b"] {
+            assert!(!is_complete(open), "{open}");
+        }
+    }
+}

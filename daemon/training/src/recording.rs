@@ -1,0 +1,58 @@
+//! What a run records of itself while it trains: metrics, and how far it is.
+
+use std::time::{Duration, Instant};
+
+use diptych_schemas::{SampleIndex, Step};
+use diptych_store::{MetricRow, Milliseconds};
+
+use super::if_disk_works;
+use super::prepare::Prepared;
+
+/// How old the record of a run may be while it trains. Each time the store waits for the disk.
+const RECORDED_EVERY: Duration = Duration::from_secs(10);
+
+impl Prepared {
+    pub(super) fn metrics(
+        &mut self,
+        step: Step,
+        samples: SampleIndex,
+        values: Vec<(String, f64)>,
+    ) -> anyhow::Result<()> {
+        // Not a number has no place in a chart; a step whose loss is none is an event.
+        let values: Vec<_> = values.into_iter().filter(|(_, value)| value.is_finite()).collect();
+        if let Some(events) = &mut self.events {
+            events.write(step.0, &values);
+        }
+        Ok(self.records.metrics(MetricRow { step, samples, time: Milliseconds::now(), values })?)
+    }
+
+    /// Figures of an earlier step, which keeps its time.
+    pub(super) fn metrics_of(
+        &mut self,
+        step: Step,
+        samples: SampleIndex,
+        values: Vec<(String, f64)>,
+    ) -> anyhow::Result<()> {
+        if let Some(events) = &mut self.events {
+            events.write(step.0, &values);
+        }
+        Ok(self.records.figures(step, samples, values)?)
+    }
+
+    /// Records how far the run is, now and then: others read it while it trains.
+    pub(super) fn keep_record_fresh(&mut self) -> anyhow::Result<()> {
+        if self.recorded.elapsed() >= RECORDED_EVERY {
+            self.recorded = Instant::now();
+            self.record.updated = Milliseconds::now();
+            if_disk_works(self.store.put_run(&self.record))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn save_record(&mut self, message: Option<String>) -> anyhow::Result<()> {
+        self.record.updated = Milliseconds::now();
+        self.record.message = message;
+        self.store.put_run(&self.record)?;
+        Ok(())
+    }
+}

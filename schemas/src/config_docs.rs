@@ -1,0 +1,322 @@
+//! What each key of a training's configuration is for, out of the comments at its field: for `diptych config`, which prints a file
+//! that explains itself, and `diptych config --keys`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::schema_for;
+use serde_json::{Map, Value};
+
+use crate::TrainConfig;
+
+/// Characters of the explanation above a key.
+const SHORT: usize = 120;
+/// Characters of a line of a whole explanation.
+const LINE: usize = 96;
+/// Similarity from which a name is taken for a typo, as for unknown keys.
+const SIMILAR: f64 = 0.75;
+
+/// What stands in a file for keys that have no default.
+const EXAMPLES: [(&str, &str); 19] = [
+    (
+        "data.captions",
+        "[{ column = \"caption\", probability = 0.7 }, { column = \"alt\", probability = 0.3 }]",
+    ),
+    ("data.dataset", "\"data\""),
+    ("data.mix", "[{ dataset = \"photos\", selection = \"photos.parquet\", weight = 3.0 }]"),
+    ("data.selection", "\"train.parquet\""),
+    ("eval.classes", "\"classes.txt\""),
+    ("eval.dataset", "\"data\""),
+    ("eval.label_column", "\"label\""),
+    ("eval.selection", "\"heldout.parquet\""),
+    ("eval.suite", "\"suite.toml\""),
+    ("eval.templates", "\"templates.txt\""),
+    ("loader.remote.cache", "\"/nvme/diptych\""),
+    ("loader.remote.options", "{ aws_endpoint = \"http://minio:9000\" }"),
+    ("model.config", "\"ViT-B-32\""),
+    ("model.tokenizer", "\"tokenizer.json\""),
+    ("model.weights", "\"models/clip\""),
+    ("objective.loss", "\"clip\""),
+    ("objective.mask", "{ text = 0.15, whole_words = true }"),
+    ("objective.terms", "{ clip = 1.0, alignment = 0.5 }"),
+    ("optimizer.warmup_samples", "500000"),
+];
+
+/// A key, or a section, and what it is for.
+#[derive(Clone, Debug)]
+struct KeyDoc {
+    text: String,
+    /// A table of its own, under a heading.
+    is_section: bool,
+    /// Keys of a table that stands within a value, as those of `data.mix`.
+    is_within_a_value: bool,
+}
+
+type Docs = BTreeMap<String, KeyDoc>;
+
+fn docs() -> Docs {
+    let schema = schema_for!(TrainConfig).to_value();
+    let mut docs = BTreeMap::new();
+    let no_definitions = Map::new();
+    let definitions = schema["$defs"].as_object().unwrap_or(&no_definitions);
+    add(&schema, "", false, definitions, &mut docs);
+    docs
+}
+
+/// Adds the properties of a schema, and those of what they refer to.
+fn add(
+    schema: &Value,
+    prefix: &str,
+    within: bool,
+    definitions: &Map<String, Value>,
+    docs: &mut Docs,
+) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let found = referred(property, definitions);
+        let table = found.filter(|(of, _)| of["properties"].is_object());
+        let own = property["description"].as_str();
+        let text = own.or_else(|| table?.0["description"].as_str()).unwrap_or_default();
+        let is_section = table.is_some_and(|(_, direct)| direct) && !within;
+        docs.insert(
+            key.clone(),
+            KeyDoc { text: plain(text), is_section, is_within_a_value: within },
+        );
+        if let Some((table, _)) = table {
+            add(table, &key, within || !is_section, definitions, docs);
+        }
+    }
+}
+
+/// The definition that a property, an optional one or the items of a list refer to, and whether it is the property's own.
+fn referred<'a>(
+    property: &'a Value,
+    definitions: &'a Map<String, Value>,
+) -> Option<(&'a Value, bool)> {
+    let step = |schema: &'a Value| definitions.get(schema["$ref"].as_str()?.rsplit('/').next()?);
+    // A type that is read through another one refers to that.
+    let of = |schema: &'a Value| std::iter::successors(step(schema), |next| step(next)).last();
+    if let Some(found) = of(property) {
+        return Some((found, true));
+    }
+    let options = property["anyOf"].as_array().into_iter().flatten();
+    options.chain([&property["items"]]).find_map(of).map(|found| (found, false))
+}
+
+/// A comment as running text.
+fn plain(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace("[`", "`").replace("`]", "`")
+}
+
+/// The first sentence, and those behind it that fit beside it.
+fn short(text: &str) -> String {
+    let mut kept = String::new();
+    for sentence in text.split_inclusive(". ") {
+        if !kept.is_empty() && kept.len() + sentence.len() > SHORT {
+            break;
+        }
+        kept += sentence;
+    }
+    kept.trim().to_owned()
+}
+
+/// A configuration as TOML with an explanation above each key; keys that are not set stand there as comments.
+pub fn commented(config: &TrainConfig) -> String {
+    let (docs, toml) = (docs(), config.to_toml());
+    let heading = |line: &str| {
+        let name = line.strip_prefix('[')?.trim_start_matches('[').trim_end_matches(']');
+        Some(name.to_owned())
+    };
+    let tables: BTreeSet<String> = toml.lines().filter_map(heading).collect();
+    let mut written = Written { docs: &docs, tables, lines: Vec::new(), keys: BTreeSet::new() };
+    let (mut section, mut is_list) = (String::new(), false);
+    for line in toml.lines().filter(|line| !line.is_empty()) {
+        if let Some(name) = heading(line) {
+            if !is_list {
+                written.add_unset(&section);
+            }
+            written.lines.push(String::new());
+            written.explain(&name);
+            (section, is_list) = (name, line.starts_with("[["));
+        } else if let Some((name, _)) = line.split_once(" = ") {
+            let key = joined(&section, name);
+            written.explain(&key);
+            written.keys.insert(key);
+        }
+        written.lines.push(line.to_owned());
+    }
+    if !is_list {
+        written.add_unset(&section);
+    }
+    written.lines.join("\n") + "\n"
+}
+
+struct Written<'a> {
+    docs: &'a Docs,
+    /// Headings of the file.
+    tables: BTreeSet<String>,
+    lines: Vec<String>,
+    keys: BTreeSet<String>,
+}
+
+impl Written<'_> {
+    fn explain(&mut self, key: &str) {
+        if let Some(doc) = self.docs.get(key).filter(|doc| !doc.text.is_empty()) {
+            self.lines.push(format!("# {}", short(&doc.text)));
+        }
+    }
+
+    /// Adds the keys of a section that are not set.
+    fn add_unset(&mut self, section: &str) {
+        let docs = self.docs;
+        for (key, doc) in docs {
+            let (of, name) = key.rsplit_once('.').unwrap_or(("", key));
+            let is_set = self.keys.contains(key) || self.tables.contains(key);
+            if of != section || doc.is_section || doc.is_within_a_value || is_set {
+                continue;
+            }
+            self.explain(key);
+            self.lines.push(format!("# {name} = {}", example(key).unwrap_or("…")));
+        }
+    }
+}
+
+fn joined(section: &str, name: &str) -> String {
+    if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
+}
+
+fn example(key: &str) -> Option<&'static str> {
+    EXAMPLES.iter().find(|(known, _)| *known == key).map(|(_, example)| *example)
+}
+
+/// Explains all keys, or those of a section, or one key. The defaults are those of `config`.
+pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, String> {
+    let docs = docs();
+    let is_wanted = |key: &str| {
+        wanted.is_none_or(|wanted| {
+            key == wanted || key.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'))
+        })
+    };
+    if !docs.keys().any(|key| is_wanted(key)) {
+        let wanted = wanted.unwrap_or_default();
+        let sections = docs.iter().filter(|(_, doc)| doc.is_section).map(|(key, _)| key.as_str());
+        let listed: Vec<&str> = sections.collect();
+        let similarity = |key: &&String| {
+            let last = key.rsplit('.').next().unwrap_or(key);
+            strsim::jaro_winkler(wanted, key).max(strsim::jaro_winkler(wanted, last))
+        };
+        let nearest = docs.keys().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+        let guess = nearest.filter(|key| similarity(key) > SIMILAR);
+        let guess = guess.map_or_else(String::new, |key| format!("did you mean {key}? "));
+        return Err(format!("there is no key {wanted}: {guess}Sections: {}", listed.join(", ")));
+    }
+    let values = values(config);
+    let mut lines = Vec::new();
+    for (key, doc) in docs.iter().filter(|(key, _)| is_wanted(key)) {
+        let head = if doc.is_section {
+            format!("[{key}]")
+        } else {
+            match (values.get(key), example(key)) {
+                (Some(value), _) => format!("{key} = {value}"),
+                (None, Some(example)) => format!("{key}   (not set; for example {example})"),
+                (None, None) => key.clone(),
+            }
+        };
+        lines.push(head);
+        lines.extend(wrapped(&doc.text).into_iter().map(|line| format!("    {line}")));
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
+/// Each key with its value as TOML.
+fn values(config: &TrainConfig) -> BTreeMap<String, String> {
+    fn add(table: &toml::Table, prefix: &str, found: &mut BTreeMap<String, String>) {
+        for (name, value) in table {
+            let key = joined(prefix, name);
+            match value {
+                toml::Value::Table(table) => add(table, &key, found),
+                value => {
+                    found.insert(key, value.to_string());
+                }
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    if let Ok(table) = config.to_toml().parse::<toml::Table>() {
+        add(&table, "", &mut found);
+    }
+    found
+}
+
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= LINE => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
+
+    #[test]
+    fn every_key_is_explained_and_those_without_a_default_have_an_example() {
+        let config = TrainConfig::parse(SMALLEST).unwrap();
+        let (docs, set) = (docs(), values(&config));
+        for (key, doc) in &docs {
+            assert!(!doc.text.is_empty(), "{key} has no comment");
+            if !doc.is_section && !doc.is_within_a_value && !set.contains_key(key) {
+                assert!(example(key).is_some(), "{key} has no example");
+            }
+        }
+        for key in set.keys() {
+            assert!(docs.contains_key(key), "{key} is not in the schema");
+        }
+        for (key, example) in EXAMPLES {
+            assert!(docs.contains_key(key), "{key} is no key");
+            let value: Result<toml::Table, _> = format!("a = {example}").parse();
+            assert!(value.is_ok(), "{key} = {example}");
+        }
+    }
+
+    #[test]
+    fn commented_file_is_the_configuration_and_holds_every_key() {
+        let mixed = "name = \"a\"\n[[data.mix]]\ndataset = \"d\"\nselection = \"s\"\n[[data.mix]]\ndataset = \"e\"\nselection = \"t\"\n\
+                     [model]\nweights = \"w\"\n[eval]\nselection = \"h\"\ndataset = \"d\"\n[objective]\nterms = { clip = 1.0 }\n";
+        for text in [SMALLEST, mixed] {
+            let config = TrainConfig::parse(text).unwrap();
+            let written = commented(&config);
+            assert_eq!(TrainConfig::parse(&written).unwrap(), config, "{written}");
+        }
+        let written = commented(&TrainConfig::parse(SMALLEST).unwrap());
+        let lines: Vec<&str> = written.lines().map(|line| line.trim_start_matches("# ")).collect();
+        for (key, doc) in docs().into_iter().filter(|(_, doc)| !doc.is_within_a_value) {
+            let name = key.rsplit('.').next().unwrap();
+            let start = if doc.is_section { format!("[{key}]") } else { format!("{name} = ") };
+            assert!(
+                lines.iter().any(|line| line.starts_with(&start)),
+                "{key} is missing in\n{written}"
+            );
+        }
+        assert!(written.contains("\n# selection = \"heldout.parquet\"\n"), "{written}");
+    }
+
+    #[test]
+    fn keys_are_explained_by_section_and_a_typo_gets_a_guess() {
+        let config = TrainConfig::parse(SMALLEST).unwrap();
+        let eval = explained(&config, Some("eval")).unwrap();
+        assert!(eval.contains("eval.every_steps = 0\n    Evaluate every so many steps"), "{eval}");
+        assert!(eval.contains("eval.selection   (not set") && !eval.contains("train."), "{eval}");
+        assert!(explained(&config, Some("loader.remote.cache")).unwrap().lines().count() < 4);
+        let error = explained(&config, Some("evla")).unwrap_err();
+        assert!(error.contains("did you mean eval?"), "{error}");
+    }
+}

@@ -1,0 +1,393 @@
+//! The command line as hands use it: pairs without a selection file, splits, SQL at a prompt and over files, completion, usage.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use diptych_test_support::eventually;
+use diptych_tests::service::{PATIENCE, Process};
+use diptych_tests::{Work, binary, tiny_config};
+use serde_json::Value;
+
+const OF: [&str; 2] = ["--dataset", "data"];
+
+fn json(work: &Work, name: &str) -> Value {
+    serde_json::from_str(&work.read(name)).unwrap()
+}
+
+#[test]
+fn without_a_selection_all_pairs_are_meant_and_where_chooses_some() {
+    let work = Work::new().with_demo_data(80);
+    work.write("run.toml", tiny_config("run", 1, ""));
+    work.diptych(&["train", "run.toml"]).ok();
+    let all = work.sql(&OF, "SELECT count(*) FROM meta");
+    let wide = work.sql(&OF, "SELECT count(*) FROM meta WHERE width > 100");
+    assert!(all != wide && wide != "0", "{all} {wide}");
+    let of_model = ["--model", "run", OF[0], OF[1]];
+    let with = |command: &str, more: &[&str]| {
+        work.diptych(&[&[command][..], &of_model, more].concat()).ok()
+    };
+
+    let embedded = with("embed", &["--where", "width > 100"]);
+    assert!(embedded.stdout.starts_with(&format!("{wide} of {wide} pairs embedded now")));
+    assert!(embedded.stderr.contains(&format!("{wide} of {all} pairs of data: width > 100")));
+    // What is there is not computed again, by whatever way the pairs were chosen.
+    let rest: u64 = all.parse::<u64>().unwrap() - wide.parse::<u64>().unwrap();
+    assert!(with("embed", &[]).stdout.starts_with(&format!("{rest} of {all} pairs embedded now")));
+    assert!(with("search", &["a red circle", "--where", "width > 100"]).stdout.contains("  1  "));
+
+    work.diptych(&["select", OF[0], OF[1], "--output", "all.parquet"]).ok();
+    work.diptych(&["select", "width > 100", OF[0], OF[1], "--output", "wide.parquet"]).ok();
+    let mut found = Vec::new();
+    for (name, more) in [
+        ("none", &[][..]),
+        ("all", &["--selection", "all.parquet"]),
+        ("where", &["--where", "width > 100"]),
+        ("wide", &["--selection", "wide.parquet"]),
+        ("part", &["--selection", "all.parquet", "--where", "width > 100"]),
+    ] {
+        let file = format!("{name}.json");
+        let ran = with("eval", &[more, &["--json", &file]].concat());
+        let kept = ran.stderr.contains("were kept from before");
+        assert_eq!(kept, ["all", "wide", "part"].contains(&name), "{name}: {}", ran.stderr);
+        let json = json(&work, &file);
+        found.push((
+            json["selection_hash"].clone(),
+            json["pairs"].clone(),
+            json["retrieval"].clone(),
+        ));
+    }
+    assert_eq!(found[0], found[1]);
+    assert!(found[2] == found[3] && found[3] == found[4]);
+    assert_ne!(found[0].0, found[2].0);
+    let names = work
+        .diptych(&[
+            "sql",
+            "SELECT DISTINCT name FROM metrics",
+            "--state",
+            "state",
+            "--format",
+            "csv",
+        ])
+        .ok();
+    assert!(names.stdout.contains("eval/data where width > 100/"), "{}", names.stdout);
+
+    let error = work.diptych(&[&["embed", "--where", "widht > 64"][..], &of_model].concat());
+    error.fails_with(&["  widht > 64\n  ^^^^^", "did you mean width?"]);
+    work.diptych(&[
+        "bench",
+        "loader",
+        OF[0],
+        OF[1],
+        "--where",
+        "width > 100",
+        "--rounds",
+        "1",
+        "--image-size",
+        "16",
+    ])
+    .ok();
+    work.diptych(&[
+        "dedup",
+        "--by",
+        "sha256",
+        OF[0],
+        OF[1],
+        "--where",
+        "width > 100",
+        "--output",
+        "u.parquet",
+    ])
+    .ok();
+    let error =
+        work.diptych(&["eval", "--model", "run", OF[0], "data", "--where", "width > 100000"]);
+    error.fails_with(&["no rows", "100000"]);
+}
+
+#[test]
+fn labels_that_there_are_are_the_classes_where_none_are_listed() {
+    let work = Work::new().with_demo_data(120);
+    work.write("run.toml", tiny_config("run", 1, ""));
+    work.diptych(&["train", "run.toml"]).ok();
+    let label = "format";
+    let labels = work.sql(&OF, &format!("SELECT count(DISTINCT {label}) FROM meta"));
+    let eval = |more: &[&str]| {
+        work.diptych(
+            &[&["eval", "--model", "run", OF[0], OF[1], "--label-column", label], more].concat(),
+        )
+    };
+    let said = eval(&["--json", "e.json"]).ok().stdout;
+    assert!(said.contains(&format!("zero-shot, {labels} classes")), "{said}");
+    // A list that lacks some: all of them are named at once, before anything is encoded.
+    work.write("classes.txt", "nothing like it\n");
+    eval(&["--classes", "classes.txt"]).fails_with(&[
+        "\"jpeg\" (",
+        "\"png\" (",
+        "leave out the list",
+    ]);
+}
+
+#[test]
+fn split_keeps_groups_on_one_side_and_says_what_went_where() {
+    let work = Work::new().with_demo_data(200);
+    work.diptych(&[
+        "dedup",
+        OF[0],
+        OF[1],
+        "--by",
+        "caption",
+        "--output",
+        "unique.parquet",
+        "--groups",
+        "groups.parquet",
+    ])
+    .ok();
+    let said = work
+        .diptych(&[
+            "split",
+            "--heldout",
+            "20%",
+            "--groups",
+            "groups.parquet",
+            OF[0],
+            OF[1],
+            "--output",
+            "parts",
+        ])
+        .ok()
+        .stdout;
+    assert!(
+        said.contains("parts/train.parquet") && said.contains("groups of more than one pair"),
+        "{said}"
+    );
+    let tables = [
+        "--table",
+        "t=parts/train.parquet",
+        "--table",
+        "h=parts/heldout.parquet",
+        "--table",
+        "g=groups.parquet",
+        "--dataset",
+        "data",
+    ];
+    let all = work.sql(
+        &tables,
+        "SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM h) = (SELECT count(*) FROM meta)",
+    );
+    assert_eq!(all, "true");
+    let torn = "SELECT count(*) FROM (SELECT \"group\" FROM g JOIN t USING (uid) INTERSECT SELECT \"group\" FROM g JOIN h USING (uid))";
+    assert_eq!(work.sql(&tables, torn), "0");
+    // A selection of it trains and evaluates as any other; its duplicates can be dropped by a join, or as a part of a selection.
+    for (more, output) in [
+        (
+            &[
+                "SELECT uid FROM meta JOIN unique USING (uid)",
+                "--table",
+                "unique=unique.parquet",
+                "--selection",
+                "parts/train.parquet",
+            ][..],
+            "a.parquet",
+        ),
+        (
+            &[
+                "SELECT uid FROM meta JOIN train USING (uid)",
+                "--table",
+                "train=parts/train.parquet",
+                "--selection",
+                "unique.parquet",
+            ],
+            "b.parquet",
+        ),
+    ] {
+        work.diptych(&[&["select"][..], more, &[OF[0], OF[1], "--output", output]].concat()).ok();
+    }
+    let same = work.sql(
+        &["--table", "a=a.parquet", "--table", "b=b.parquet"],
+        "SELECT count(*) FROM a FULL JOIN b USING (uid) WHERE a.row IS NULL OR b.row IS NULL",
+    );
+    assert_eq!(same, "0");
+    let said = work.diptych(&["split", "--heldout", "7", OF[0], OF[1]]).ok().stdout;
+    assert!(
+        said.contains("heldout.parquet: 7 of ") && said.contains("% keeps pairs on their side"),
+        "{said}"
+    );
+    for wrong in ["0", "100%", "1.5", "much"] {
+        work.diptych(&["split", "--heldout", wrong, OF[0], OF[1]]).fails_with(&["as in 1%"]);
+    }
+}
+
+#[test]
+fn sql_reads_files_by_their_names_and_needs_no_dataset() {
+    let work = Work::new().with_demo_data(60);
+    assert_eq!(work.sql(&[], "SELECT 1"), "1");
+    let pairs = work.sql(&["--table", "t=train.parquet"], "SELECT count(*) FROM t");
+    work.write("sub/a.csv", "name,number\nx,1\ny,2\n");
+    work.write("sub/b.csv", "name,number\nz,3\n");
+    work.write("a.jsonl", "{\"name\": \"x\", \"number\": 4}\n");
+    for (sql, value) in [
+        ("SELECT count(*) FROM 'train.parquet'", pairs.as_str()),
+        ("SELECT count(*) FROM read_parquet('train.parquet')", &pairs),
+        ("SELECT count(*) FROM './sub/../train.parquet'", &pairs),
+        ("SELECT sum(number) FROM 'sub/a.csv' WHERE name = 'y'", "2"),
+        ("SELECT sum(number) FROM read_csv('sub/*.csv')", "6"),
+        ("SELECT sum(number) FROM 'a.jsonl'", "4"),
+    ] {
+        assert_eq!(work.sql(&[], sql), value, "{sql}");
+    }
+    work.diptych(&["sql", "SELECT * FROM 'none.parquet'"])
+        .fails_with(&["none.parquet", "no such file"]);
+    work.diptych(&["sql", "SELECT * FROM train.parquet"]).fails_with(&["FROM 'train.parquet'"]);
+    // A dataset beside the folder that one works in.
+    std::fs::create_dir(work.path("elsewhere")).unwrap();
+    let mut command = Command::new(binary());
+    let elsewhere = command
+        .args(["sql", "SELECT count(*) FROM meta", "--dataset", "../data", "--format", "csv"])
+        .current_dir(work.path("elsewhere"));
+    let output = elsewhere.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The rest is said, and statements of standard input are done one after the other, up to an error.
+    let said =
+        work.diptych(&["sql", "SELECT uid FROM meta", OF[0], OF[1], "--rows", "2"]).ok().stdout;
+    assert!(said.contains("2 of ") && said.contains("rows: --rows 0 shows all"), "{said}");
+    work.write("several.sql", "SELECT 11 AS a; -- one;\nSELECT ';' AS b;\nSELEC;\nSELECT 44 AS d;");
+    let mut command = work.command(&["sql", "--format", "csv"]);
+    let output = command.stdin(File::open(work.path("several.sql")).unwrap()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a\n11\nb\n;\n");
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("SELEC"));
+}
+
+/// `diptych sql` at a terminal.
+struct Prompt {
+    process: Process,
+    keys: ChildStdin,
+    shown: Arc<Mutex<String>>,
+}
+
+impl Prompt {
+    fn start(work: &Work) -> Self {
+        let call = format!("stty cols 60; '{}' sql --dataset data", binary().display());
+        let mut child = Command::new("script")
+            .args(["-qec", &call, "/dev/null"])
+            .current_dir(work.path(""))
+            .env("XDG_STATE_HOME", work.path("home"))
+            .env("TERM", "xterm")
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (keys, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let shown = Arc::new(Mutex::new(String::new()));
+        let collected = Arc::clone(&shown);
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = output.read(&mut bytes) {
+                collected.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..read]));
+            }
+        });
+        Self { process: Process(child), keys, shown }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    /// Waits until something is shown, and forgets what was shown until now.
+    fn shows(&self, text: &str) -> String {
+        eventually(PATIENCE, &format!("{text:?} at the prompt"), || {
+            let mut shown = self.shown.lock().unwrap();
+            let plain = shown.replace('\r', "");
+            plain.contains(text).then(|| std::mem::take(&mut *shown))
+        })
+    }
+}
+
+#[test]
+fn prompt_has_history_completion_and_commands_and_survives_errors_and_ctrl_c() {
+    let work = Work::new().with_demo_data(40);
+    let pairs = work.sql(&OF, "SELECT count(*) FROM meta");
+    let mut prompt = Prompt::start(&work);
+    prompt.shows("diptych> ");
+    prompt.press("SELECT count(*) AS pairs\rFROM meta;\r");
+    prompt.shows(&format!("| {pairs} "));
+    prompt.press("SELECT widht FROM meta;\r");
+    prompt.shows("did you mean width?");
+    prompt.press("\\d meta\r");
+    prompt.shows("FixedSizeBinary(16)");
+    prompt.press("SELECT * FROM meta LIMIT 1;\r");
+    prompt.shows("as many as fit: \\x shows all");
+    prompt.press("\\x\r");
+    prompt.shows("rows as lines");
+    prompt.press("SELECT capti\t FROM met\t WHERE wid\t > 0 LIMIT 1;\r");
+    let shown = prompt.shows("-[ row 1 ]");
+    assert!(shown.contains("caption"), "{shown}");
+    prompt.press("\\nothing\r");
+    prompt.shows("no command");
+    prompt.press(
+        "SELECT count(*) AS never FROM generate_series(1, 100000000000000) WHERE value % 7 = 3;\r",
+    );
+    let keys = &mut prompt.keys;
+    eventually(PATIENCE, "the end of the query", || {
+        keys.write_all(b"\x03").unwrap();
+        prompt.shown.lock().unwrap().contains("stopped").then_some(())
+    });
+    prompt.press("SELECT 40 + 2 AS answer;\r");
+    prompt.shows("answer | 42");
+    prompt.press("\\q\r");
+    let status = eventually(PATIENCE, "the end", || prompt.process.0.try_wait().unwrap());
+    assert!(status.success());
+    let history = work.path("home/diptych/sql_history");
+    assert!(std::fs::read_to_string(&history).unwrap().contains("40 + 2"));
+    assert_eq!(std::fs::metadata(&history).unwrap().permissions().mode() & 0o777, 0o600);
+    // The next session has it.
+    let mut prompt = Prompt::start(&work);
+    prompt.shows("diptych> ");
+    prompt.press("\u{1b}[A\u{1b}[A\r");
+    prompt.shows("| 42 ");
+    prompt.press("exit\r");
+    assert!(eventually(PATIENCE, "the end", || prompt.process.0.try_wait().unwrap()).success());
+}
+
+#[test]
+fn configuration_explains_itself_and_shells_complete() {
+    let work = Work::new();
+    let written = work.diptych(&["config"]).ok().stdout;
+    work.write("run.toml", &written);
+    assert_eq!(work.diptych(&["config", "run.toml"]).ok().stdout, written);
+    for key in [
+        "selection = \"heldout.parquet\"",
+        "# weights = ",
+        "# classes = ",
+        "# warmup_samples = ",
+        "# mix = ",
+    ] {
+        assert!(written.contains(&format!("\n{key}")), "{key} is missing in\n{written}");
+    }
+    let said = work.diptych(&["config", "--keys", "eval"]).ok().stdout;
+    assert!(said.contains("eval.classes") && !said.contains("optimizer"), "{said}");
+    assert!(work.diptych(&["config", "--keys"]).ok().stdout.contains("[optimizer]"));
+    work.diptych(&["config", "--keys", "optimiser"]).fails_with(&["did you mean optimizer?"]);
+    for (shell, says) in
+        [("bash", "_diptych"), ("zsh", "#compdef diptych"), ("fish", "complete -c diptych")]
+    {
+        let script = work.diptych(&["completions", shell]).ok().stdout;
+        assert!(
+            script.contains(says)
+                && script.contains("heldout")
+                && !script.contains("query-worker "),
+            "{shell}"
+        );
+    }
+    // A mistake shows how the command is called, not the options of this call as if they were wanted.
+    let error = work.diptych(&["search", "--sheet", "x.png", "-k", "3", "--model", "m", "text"]);
+    let said = error.ended_with(2).stderr;
+    let usage = said.lines().find(|line| line.starts_with("Usage:")).unwrap();
+    assert!(
+        said.contains("--dataset") && usage.contains("[OPTIONS]") && !usage.contains("--sheet"),
+        "{said}"
+    );
+}
