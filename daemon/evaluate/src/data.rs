@@ -119,7 +119,8 @@ impl EvalData {
         tasks: &[Task],
     ) -> anyhow::Result<Self> {
         let mut selection = chosen_pairs(dataset, pairs)?;
-        let mut train_selection = train_selection.map(|path| selection_of(path, dataset)).transpose()?;
+        let mut train_selection =
+            train_selection.map(|path| selection_of(path, dataset)).transpose()?;
         let read = |of: &ClassSource| {
             let classes = match &of.names {
                 Some(names) => Classes::listed_in(names),
