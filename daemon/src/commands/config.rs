@@ -15,6 +15,8 @@ dataset = \"data\"
 selection = \"train.parquet\"
 [model]
 config = \"ViT-B-32\"
+[eval]
+selection = \"heldout.parquet\"
 ";
 
 pub(crate) fn run(args: ConfigArgs) -> anyhow::Result<Outcome> {

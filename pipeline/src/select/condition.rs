@@ -73,6 +73,7 @@ fn kind(state: &SessionState, text: &str) -> Kind {
         // `(SELECT …)` is a query.
         Ok(parsed) if parsed.alias.is_none() && !is_query(&parsed.expr) => Kind::Condition,
         Ok(_) => Kind::Query,
+        Err(_) if state.sql_to_statement(text, &dialect).is_ok() => Kind::Query,
         // Neither of both: what is wrong with it is said of what it looks like.
         Err(_) => {
             let of_a_query = |token: &Token| {
