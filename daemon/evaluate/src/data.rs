@@ -12,7 +12,7 @@ use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
 use diptych_embeddings::values::{column_texts, each_value};
-use diptych_pipeline::{Selection, choose, read_manifest};
+use diptych_pipeline::{Selection, read_manifest};
 use diptych_schemas::words::thousands;
 use diptych_schemas::{PairChoice, RemoteConfig, Uid, column};
 
@@ -119,7 +119,8 @@ impl EvalData {
         tasks: &[Task],
     ) -> anyhow::Result<Self> {
         let mut selection = chosen_pairs(dataset, pairs)?;
-        let mut train_selection = train_selection.map(|path| selection_of(path, dataset)).transpose()?;
+        let mut train_selection =
+            train_selection.map(|path| selection_of(path, dataset)).transpose()?;
         let read = |of: &ClassSource| {
             let classes = match &of.names {
                 Some(names) => Classes::listed_in(names),
