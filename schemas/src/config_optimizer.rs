@@ -24,8 +24,9 @@ const LONGEST_AUTO_WARMUP: u64 = 2000;
 const AUTO_WARMUP_SHARE: u64 = 10;
 
 /// How long the learning rate rises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "GivenSteps", into = "GivenSteps")]
+#[schemars(with = "GivenSteps")]
 pub enum WarmupSteps {
     /// Depends on the length of the run.
     #[default]
@@ -44,7 +45,7 @@ impl WarmupSteps {
 }
 
 /// A number of steps or a word, as it stands in a file.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "optimizer.warmup_steps must be a whole number of steps, at least 0, or \"auto\""

@@ -12,7 +12,7 @@ use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
 use diptych_embeddings::values::{column_texts, each_value};
-use diptych_pipeline::{Selection, choose, read_manifest};
+use diptych_pipeline::{Selection, read_manifest};
 use diptych_schemas::words::thousands;
 use diptych_schemas::{PairChoice, RemoteConfig, Uid, column};
 

@@ -14,9 +14,10 @@ pub(super) fn check(config: &TrainConfig) -> anyhow::Result<()> {
         exists(&format!("{whole}.dataset"), &source.dataset, "make it with `diptych ingest`")?;
         exists(&format!("{whole}.selection"), &source.selection, "make it with `diptych select`")?;
     }
-    let model_file = config.model.config.as_deref().map(Path::new).filter(|model| {
-        model.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
-    });
+    // A name that ends in .json is a file; others may be built in.
+    let is_file =
+        |path: &&Path| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
+    let model_file = config.model.config.as_deref().map(Path::new).filter(is_file);
     for (key, path, advice) in [
         ("model.config", model_file, "name a built-in model or a JSON file"),
         (

@@ -12,8 +12,7 @@ pub(super) fn summary(report: &Report) -> Markup {
     let Ok(config) = TrainConfig::parse(&report.history.config()) else { return html! {} };
     let known = |name: &str| Some(text(record, name)).filter(|text| !text.is_empty());
     let parameters = record["parameters"].as_u64().filter(|count| *count > 0);
-    let model = known("model").or_else(|| config.model.config.clone()).unwrap_or_default();
-    let mut facts = vec![("model", model)];
+    let mut facts = vec![("model", config.model.name())];
     facts.extend(parameters.map(|count| ("parameters", thousands(count))));
     // Earlier versions did not record where a run trained.
     facts.push(("device", known("device").unwrap_or_else(|| config.train.device.clone())));
