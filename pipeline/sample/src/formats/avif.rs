@@ -7,7 +7,7 @@ use re_rav1d::dav1d::{Decoder, Picture, PixelLayout, PlanarImageComponent as Com
 use super::avif_boxes::{Grid, Items};
 use super::yuv::{Levels, Matrix, rgb_of_yuv};
 use super::{Stored, StoredSize, corrupt_header, corrupt_pixels, unsupported_kind};
-use crate::header::check_size;
+use crate::limits::check_size;
 use crate::samples::{rgb, without_premultiplication};
 use crate::{ImageError, RgbImage};
 

@@ -6,7 +6,7 @@ use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::{DECODER_MEMORY, Stored, StoredSize, WIDEST_PIXEL, corrupt_header, corrupt_pixels};
-use crate::header::check_size;
+use crate::limits::check_size;
 use crate::samples::{keep_upper_bytes, rgb};
 use crate::{ImageError, RgbImage, exif};
 
