@@ -26,6 +26,7 @@ const AUTO_WARMUP_SHARE: u64 = 10;
 /// How long the learning rate rises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "GivenSteps", into = "GivenSteps")]
+#[schemars(with = "GivenSteps")]
 pub enum WarmupSteps {
     /// Depends on the length of the run.
     #[default]

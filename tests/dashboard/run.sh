@@ -46,7 +46,7 @@ trap 'kill $daemon 2>/dev/null || true; wait $daemon || true' EXIT
 token=$(grep -o 'dpt_[A-Za-z0-9_-]*' token | head -1)
 node page/click.mjs "$folder" "$token"
 "$diptych" profile hostile --output hostile-profile.html
-"$diptych" report clicked --no-model --output hostile-report.html
+DIPTYCH_TOKEN=$token "$diptych" report clicked --no-model --output hostile-report.html
 node page/hostile.mjs visit "$folder" "$token"
 rm -r page
 echo "Screenshots to look at: $folder/screenshots"

@@ -176,7 +176,7 @@ pub fn tiny_config(name: &str, epochs: u32, more: &str) -> String {
     format!(
         "name = \"{name}\"\nstate = \"state\"\nseed = 3\n[data]\ndataset = \"data\"\nselection = \"train.parquet\"\n\
          [model]\nconfig = \"tiny.json\"\n[train]\nbatch_size = 16\nepochs = {epochs}\nthreads = 2\n\
-         [optimizer]\nlr = 1e-3\nwarmup_steps = 5\n{more}"
+         [optimizer]\nlr = 1e-3\nwarmup_steps = 2\n{more}"
     )
 }
 

@@ -88,6 +88,17 @@ pub fn send(
     headers: &[(&str, &str)],
     body: Option<(&str, Vec<u8>)>,
 ) -> Answer {
+    try_to_send(address, method, path, headers, body).unwrap()
+}
+
+/// The same where nobody may answer.
+pub fn try_to_send(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<(&str, Vec<u8>)>,
+) -> reqwest::Result<Answer> {
     let mut client = reqwest::Client::builder().no_proxy();
     let mut address = address.to_owned();
     if let Some(socket) = address.strip_prefix("unix:") {
@@ -104,14 +115,14 @@ pub fn send(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let response = request.timeout(PATIENCE).send().await.unwrap();
+        let response = request.timeout(PATIENCE).send().await?;
         for name in response.headers().keys() {
             let values: Vec<_> = response.headers().get_all(name).iter().collect();
             assert_eq!(values.len(), 1, "{method} {path} sends {name} twice: {values:?}");
         }
         let status = response.status().as_u16();
-        let bytes = response.bytes().await.unwrap().to_vec();
-        Answer { status, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes }
+        let bytes = response.bytes().await?.to_vec();
+        Ok(Answer { status, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes })
     })
 }
 

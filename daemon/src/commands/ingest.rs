@@ -16,7 +16,7 @@ use diptych_pipeline::sql::phash_of_file;
 use diptych_pipeline::sql::query;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::{describe, thousands};
-use diptych_schemas::{DatasetManifest, RETRYABLE, Reason, SchemaError};
+use diptych_schemas::{DatasetManifest, Reason, SchemaError};
 
 use crate::commands::download_options::download_options;
 use crate::commands::ingest_progress::IngestBar;
@@ -67,11 +67,10 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
         Attempt::Done(report) => report,
     };
     let printed = print_report(&folder, &report);
-    // What may yet come is tried again by the next ingest. All else would only stand in its way: its sources would be in already.
-    let may_come = report.ledger_added.keys().any(|reason| {
-        Reason::named(reason).is_some_and(|reason| reason.disposition() == RETRYABLE)
-    });
-    if is_new && report.pairs_total == 0 && !may_come {
+    // An ingest with the right options would find its sources in already. A ledger that says more than that is kept.
+    let says_more =
+        report.ledger_added.keys().any(|reason| *reason != Reason::MissingCaption.as_str());
+    if is_new && report.pairs_total == 0 && !says_more {
         std::fs::remove_dir_all(&folder).map_err(SchemaError::io(&folder))?;
     }
     printed

@@ -19,7 +19,7 @@ const FOUND: usize = 5;
 /// Characters of a caption that are kept.
 const CAPTION: usize = 300;
 
-/// Asks the fixed captions among the evaluated images. None where the weights give no finite scores.
+/// Asks the fixed captions among the evaluated images. None where the weights give no finite embeddings.
 pub(super) fn ask(
     run: &RunName,
     step: Step,
@@ -27,7 +27,8 @@ pub(super) fn ask(
     encoded: &Encoded,
     dimension: usize,
 ) -> Result<Option<SampleQueries>, TrainerError> {
-    if encoded.uids.is_empty() {
+    let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+    if encoded.uids.is_empty() || !finite(&encoded.images) || !finite(&encoded.texts) {
         return Ok(None);
     }
     let asked = fixed_captions(encoded);
@@ -38,9 +39,6 @@ pub(super) fn ask(
         .collect();
     let images = Rows { values: &encoded.images, dimension };
     let scores = cosines(Rows { values: &texts, dimension }, images)?;
-    if scores.iter().any(|score| !score.is_finite()) {
-        return Ok(None);
-    }
     let queries = asked.iter().zip(scores.chunks_exact(encoded.uids.len()));
     Ok(Some(SampleQueries {
         run: run.clone(),

@@ -6,12 +6,12 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use diptych_schemas::MAX_SIDE;
 use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ImageDecoder, Limits};
 
 use crate::formats::{StoredSize, avif, ico, jpeg_2000, jpeg_xl, simple, tiff};
+use crate::limits::check_size;
 use crate::{ImageError, ImageFormat, exif, format};
 
 /// What a PNG's header may allocate for colour profiles and texts.
@@ -42,22 +42,6 @@ pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<ImageHeader, ImageError> {
     check_size(width, height, max_pixels)?;
     let (width, height) = if orientation >= 5 { (height, width) } else { (width, height) };
     Ok(ImageHeader { format, width, height, orientation })
-}
-
-/// Refuses a size that a header claims, before anything is allocated for it. `max_pixels` limits width × height, and
-/// [`MAX_SIDE`] limits each of the two.
-pub(crate) fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), ImageError> {
-    if width == 0 || height == 0 {
-        return Err(corrupt(format!("it claims {width} × {height} pixels")));
-    }
-    let (width, height) = (u64::from(width), u64::from(height));
-    if width * height > max_pixels {
-        return Err(ImageError::TooManyPixels { width, height, limit: max_pixels });
-    }
-    if width.max(height) > u64::from(MAX_SIDE) {
-        return Err(ImageError::TooLong { width, height, limit: MAX_SIDE });
-    }
-    Ok(())
 }
 
 fn corrupt(detail: impl Into<String>) -> ImageError {

@@ -9,6 +9,7 @@ mod format;
 mod formats;
 pub mod header;
 mod image_error;
+mod limits;
 mod resize;
 mod samples;
 #[cfg(test)]

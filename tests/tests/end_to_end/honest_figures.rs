@@ -15,7 +15,7 @@ const MODEL: &str = r#"{
 fn a_schedule_that_never_reaches_its_rate_is_refused_before_the_first_step() {
     let work = Work::new().with_demo_data(120);
     let with =
-        |name: &str, warmup: &str| tiny_config(name, 4, "").replace("warmup_steps = 5\n", warmup);
+        |name: &str, warmup: &str| tiny_config(name, 4, "").replace("warmup_steps = 2\n", warmup);
     for (name, warmup) in
         [("steps", "warmup_steps = 2000\n"), ("samples", "warmup_samples = 512000\n")]
     {
@@ -47,16 +47,16 @@ fn a_run_that_was_begun_with_the_earlier_default_goes_on_with_it() {
     let work = Work::new().with_demo_data(120);
     let epochs = 500;
     let long = tiny_config("run", epochs, "");
-    work.write("then.toml", long.replace("warmup_steps = 5", "warmup_steps = 2000"));
-    work.write("now.toml", long.replace("warmup_steps = 5\n", ""));
+    work.write("then.toml", long.replace("warmup_steps = 2", "warmup_steps = 2000"));
+    work.write("now.toml", long.replace("warmup_steps = 2\n", ""));
     work.diptych(&["train", "then.toml", "--no-progress", "--stop-after", "2"]).ended_with(4);
     work.diptych(&["train", "now.toml", "--no-progress", "--stop-after", "2"]).ended_with(4);
     let rate = "SELECT round(value * 1e9) FROM metrics WHERE name = 'lr' AND step = 4";
     assert_eq!(work.sql(&STATE, rate).parse::<f64>().unwrap(), 2000.0);
     // Another number is another run, and so are more epochs; the message says how to train on.
-    work.write("other.toml", long.replace("warmup_steps = 5", "warmup_steps = 30"));
+    work.write("other.toml", long.replace("warmup_steps = 2", "warmup_steps = 30"));
     work.diptych(&["train", "other.toml"]).fails_with(&["warmup_steps = 2000", "another name"]);
-    work.write("more.toml", tiny_config("run", epochs + 1, "").replace("warmup_steps = 5\n", ""));
+    work.write("more.toml", tiny_config("run", epochs + 1, "").replace("warmup_steps = 2\n", ""));
     work.diptych(&["train", "more.toml"]).fails_with(&[
         "epochs = 501",
         "model.weights",
@@ -151,7 +151,7 @@ fn one_evaluation_is_no_trend_and_held_out_pairs_fewer_than_a_batch_say_so() {
     pairs_without_sense(&work);
     let eval = "[eval]\nselection = \"heldout.parquet\"\n";
     let config = tiny_config("short", 4, eval).replace("batch_size = 16", "batch_size = 64");
-    work.write("run.toml", config.replace("warmup_steps = 5\n", ""));
+    work.write("run.toml", config.replace("warmup_steps = 2\n", ""));
     let said = work.diptych(&["train", "run.toml", "--no-progress"]).ok().stderr;
     let size = "SELECT value FROM metrics WHERE name = 'heldout/loss_batch_size'";
     let size: f64 = work.sql(&STATE, size).parse().unwrap();

@@ -12,7 +12,8 @@ pub(super) fn summary(report: &Report) -> Markup {
     let Ok(config) = TrainConfig::parse(&report.history.config()) else { return html! {} };
     let known = |name: &str| Some(text(record, name)).filter(|text| !text.is_empty());
     let parameters = record["parameters"].as_u64().filter(|count| *count > 0);
-    let mut facts = vec![("model", config.model.name())];
+    let model = known("model").unwrap_or_else(|| config.model.name());
+    let mut facts = vec![("model", model)];
     facts.extend(parameters.map(|count| ("parameters", thousands(count))));
     // Earlier versions did not record where a run trained.
     facts.push(("device", known("device").unwrap_or_else(|| config.train.device.clone())));

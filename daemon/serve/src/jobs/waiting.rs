@@ -3,7 +3,7 @@
 use diptych_schemas::JobsConfig;
 use diptych_store::{JobRecord, JobState, Milliseconds};
 
-use super::{Inner, Queue, runs_a_model};
+use super::{Inner, Queue, machine, runs_a_model};
 
 /// What a job waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ fn waits_for(
     if !before.is_empty() {
         return Some(WaitsFor::Jobs(before));
     }
-    if job.not_before.is_some_and(|time| time > now) {
+    if !machine::is_due(job, now) {
         return Some(WaitsFor::NextTry);
     }
     let of_model = runs_a_model(job);

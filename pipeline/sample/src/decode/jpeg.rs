@@ -10,7 +10,7 @@ use std::ops::Range;
 use image::metadata::Orientation;
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat};
 
-use crate::header::check_size;
+use crate::limits::check_size;
 use crate::samples::rgb_of_inks;
 use crate::{ImageError, RgbImage, exif};
 

@@ -4,7 +4,7 @@ use hayro_jpeg2000::{ColorSpace, DecodeSettings, DecoderContext, Image};
 use image::metadata::Orientation;
 
 use super::{Stored, StoredSize, corrupt_header, corrupt_pixels, unsupported_kind};
-use crate::header::check_size;
+use crate::limits::check_size;
 use crate::samples::{rgb, rgb_of_inks};
 use crate::{ImageError, RgbImage};
 

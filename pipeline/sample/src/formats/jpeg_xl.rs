@@ -7,7 +7,7 @@ use jxl::api::{
 };
 
 use super::{Stored, StoredSize, corrupt_header, corrupt_pixels, unsupported_kind};
-use crate::header::check_size;
+use crate::limits::check_size;
 use crate::samples::rgb;
 use crate::{ImageError, RgbImage};
 

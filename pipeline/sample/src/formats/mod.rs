@@ -23,11 +23,11 @@ const DECODER_MEMORY: u64 = 64 << 20;
 /// Bytes of a pixel in the widest form that a decoder hands out: RGBA of 16 bits.
 const WIDEST_PIXEL: u64 = 8;
 
-fn corrupt_header(error: impl ToString) -> ImageError {
+fn corrupt_header(error: impl std::fmt::Display) -> ImageError {
     ImageError::CorruptHeader { detail: error.to_string() }
 }
 
-fn corrupt_pixels(error: impl ToString) -> ImageError {
+fn corrupt_pixels(error: impl std::fmt::Display) -> ImageError {
     ImageError::CorruptPixels { detail: error.to_string() }
 }
 

@@ -6,7 +6,7 @@ use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::{DECODER_MEMORY, Stored, StoredSize, WIDEST_PIXEL, corrupt_header, corrupt_pixels};
-use crate::header::check_size;
+use crate::limits::check_size;
 use crate::samples::{keep_upper_bytes, rgb};
 use crate::{ImageError, RgbImage, exif};
 
@@ -38,6 +38,11 @@ fn decoder(
     format: ImageFormat,
     max_pixels: u64,
 ) -> Result<impl ImageDecoder + '_, ImageError> {
+    // QOI's decoder has a limit of its own, and would call a larger picture broken.
+    if let (ImageFormat::Qoi, Some(&[a, b, c, d, e, f, g, h])) = (format, bytes.get(4..12)) {
+        let [width, height] = [[a, b, c, d], [e, f, g, h]].map(u32::from_be_bytes);
+        check_size(width, height, max_pixels)?;
+    }
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(WIDEST_PIXEL).saturating_add(DECODER_MEMORY));
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);

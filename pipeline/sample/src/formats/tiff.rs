@@ -13,7 +13,7 @@ use super::{
     DECODER_MEMORY, Stored, StoredSize, WIDEST_PIXEL, corrupt_header, corrupt_pixels,
     unsupported_kind,
 };
-use crate::header::check_size;
+use crate::limits::check_size;
 use crate::samples::{keep_upper_bytes, rgb, rgb_of_inks, unpacked, without_premultiplication};
 use crate::{ImageError, RgbImage};
 

@@ -145,7 +145,7 @@ export async function board(runs, signal, { marks = [], guess = null } = {}) {
     // What it is all for comes right after the loss.
     return plans.sort((a, b) => rank(a) - rank(b));
   }
-  const rank = ({ names, held }) => names[0] === "loss" ? 0 : held ? 1 : KNOWN.some(known => known.names === names) ? 2 : 3;
+  const rank = ({ names, held }) => names[0] === "loss" ? 0 : /^heldout\w*\/loss$/.test(names[0]) ? 0.5 : held ? 1 : KNOWN.some(known => known.names === names) ? 2 : 3;
 
   /** Where on the x axis marked steps are, each place once and in order. */
   function markedPlaces() {

@@ -44,7 +44,8 @@ export function learning(section, box, run, signal) {
     const text = `after step ${count(step)}`;
     slider.setAttribute("aria-valuetext", text);
     where.textContent = `${text} · ${shown + 1} of ${evaluations.length}`;
-    note.textContent = `${first} of ${plural(queries.length, "caption")} find their own image first among ${count(pairs)}.${dataset ? "" : " Its pictures are not of a dataset that this service has."}`;
+    const near = queries.filter(query => query.found.some(found => found.correct)).length;
+    note.textContent = `Of ${plural(queries.length, "caption")}, ${first} find their own image first among ${count(pairs)}, ${near} among the first five.${dataset ? "" : " Its pictures are not of a dataset that this service has."}`;
     fill(rows, queries.map(query => h("article", { class: "query" },
       h("div", { class: "asked" }, h("p", { class: "wording", dir: "auto" }, query.caption),
         h("small", { class: query.own_rank === 1 ? "good" : "pale" }, query.own_rank ? `own image at place ${count(query.own_rank)}` : "")),

@@ -102,6 +102,7 @@ export async function show(main, _, __, signal) {
 
   on("step", step => { for (const { run, step: take } of cards.values()) if (run === step.run) take(step); }, signal);
   on("job", calm(showRunning, 300), signal);
+  on("job", calm(showRuns, AGAIN_MS), signal);
   on("event", calm(showRuns, AGAIN_MS), signal);
   on("checkpoint", calm(showRuns, AGAIN_MS), signal);
   on("again", () => { showRunning(); showRuns(); }, signal);
@@ -178,7 +179,8 @@ function card(one, job, signal) {
       set("wait", percent(wait));
       tiles.wait.node.classList.toggle("bad", wait > STARVED);
     } else if (!tiles.wait.value.textContent) set("wait", "–");
-    tiles.mfu.node.hidden = typeof step.mfu !== "number";
+    // More than all of it was measured by an earlier version that knew the machine badly.
+    tiles.mfu.node.hidden = !(step.mfu <= 1);
     set("mfu", percent(step.mfu));
     if (step.lr !== undefined) set("lr", number(step.lr));
     set("eta", duration(step.eta_seconds));

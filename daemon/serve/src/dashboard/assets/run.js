@@ -143,7 +143,8 @@ async function checkpointTable(name, signal, most = CHECKPOINTS_SHOWN) {
         const value = measured.get(one.step)?.[metric];
         return value === undefined ? "" : value === highest.get(metric) ? h("b", {}, number(value)) : number(value);
       } })),
-      { title: "Score", number: true, cell: one => one.score ? h("span", { title: one.score.metric }, number(one.score.value)) : "" },
+      // Where the score is one of these metrics, it stands there.
+      ...found.some(one => one.score && !metrics.includes(one.score.metric)) ? [{ title: "Score", number: true, cell: one => one.score ? h("span", { title: one.score.metric }, number(one.score.value)) : "" }] : [],
       { title: "Saved", number: true, cell: one => one.time_ms ? h("span", { title: time(one.time_ms) }, ago(one.time_ms)) : h("span", { class: "pale", title: "Removed to make room (checkpoint.keep_last)" }, "removed") },
       { title: "Size", number: true, cell: one => one.bytes ? bytes(one.bytes) : "" },
       { title: "Weights", cell: one => one.weights_hash ? h("code", { title: `${one.weights_hash}\n${one.path}` }, short(one.weights_hash)) : "" },
