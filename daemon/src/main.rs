@@ -1,13 +1,21 @@
 //! The `diptych` binary: parses the command line, runs one command, and turns every end into a message and an exit code.
 //! No panic reaches a user: one that happens all the same becomes a message that says how to report it.
 
+use std::io::Write;
 use std::panic;
-use std::process::ExitCode;
 
 use diptych_cli::Command;
 use diptych_schemas::words::panic_message;
 
-fn main() -> ExitCode {
+/// Where `main` returns, libraries run their own endings, and a thread that still computes with libtorch crashes in them. All that must be
+/// saved is saved when a command returns, so the process ends without them.
+fn main() -> ! {
+    let code = run();
+    let _ = std::io::stdout().flush();
+    signal_hook::low_level::exit(i32::from(code))
+}
+
+fn run() -> u8 {
     // First of all: it writes the environment, which is possible only while there is no other thread.
     let asleep = diptych_trainer::let_idle_threads_sleep();
     // What holds for this thread holds for those that it starts.
@@ -17,7 +25,7 @@ fn main() -> ExitCode {
     diptych::start_logging(cli.verbose, matches!(cli.command, Command::Serve(_)));
     if let Err(error) = confined {
         tracing::error!("{error:#}");
-        return ExitCode::FAILURE;
+        return 1;
     }
     if !asleep {
         // Slower beside other work, and right all the same.
@@ -29,13 +37,13 @@ fn main() -> ExitCode {
     // The default hook prints a source location and advice about backtraces, which help no user. Ours keeps them for -v.
     panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     match panic::catch_unwind(|| diptych::run(cli)) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(payload) => {
             let message = panic_message(payload.as_ref()).unwrap_or("no message");
             tracing::error!(
                 "internal error: {message}. This is a bug; run again with -v and report what it prints"
             );
-            ExitCode::from(70)
+            70
         }
     }
 }

@@ -60,7 +60,8 @@ pub(crate) fn watch(ending: Ending) -> anyhow::Result<StopRequest> {
     Ok(request)
 }
 
-#[expect(clippy::exit, reason = "whoever sent the signal does not want to wait any longer")]
-fn leave(code: u8) {
-    std::process::exit(i32::from(code));
+/// Whoever sent the signal does not want to wait any longer. The libraries' own endings are left out: libtorch's would take away what other
+/// threads compute with.
+fn leave(code: u8) -> ! {
+    signal_hook::low_level::exit(i32::from(code))
 }

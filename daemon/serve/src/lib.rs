@@ -239,9 +239,9 @@ fn flight_spec(shared: &Arc<Shared>) -> FlightSpec {
     }
 }
 
-#[expect(clippy::exit, reason = "what should end orderly did not, and somebody wants it ended")]
+/// What should end in order did not, and somebody wants it ended: without the libraries' own endings, which other threads may run into.
 fn leave_at_once() -> ! {
-    std::process::exit(i32::from(diptych_schemas::outcome::LEFT_AT_ONCE));
+    signal_hook::low_level::exit(i32::from(diptych_schemas::outcome::LEFT_AT_ONCE))
 }
 
 /// SIGTERM and SIGINT: leave. SIGHUP: read the configuration again.

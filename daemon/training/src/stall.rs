@@ -13,7 +13,7 @@ use diptych_schemas::outcome::STALLED;
 use diptych_schemas::{GuardConfig, SampleIndex, StallAction, Step};
 use diptych_store::{EventKind, EventRecord, Milliseconds, RunName, Store};
 
-/// How long the store may take to record the alarm, and an orderly exit to happen.
+/// How long the store may take to record the alarm.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the run is at.
@@ -231,16 +231,9 @@ impl Heartbeat {
     }
 }
 
-/// Leaves, whatever hangs: the exit runs the libraries' own endings, which may wait for threads that wait for ever.
-#[expect(clippy::exit, reason = "the thread that should end the run is the one that hangs")]
-fn leave() {
-    let ending = std::thread::Builder::new()
-        .name("exit".into())
-        .spawn(|| std::process::exit(i32::from(STALLED)));
-    if ending.is_ok() {
-        std::thread::sleep(PATIENCE);
-    }
-    std::process::abort();
+/// Leaves, whatever hangs: without the libraries' own endings, which may wait for threads that wait for ever.
+fn leave() -> ! {
+    signal_hook::low_level::exit(i32::from(STALLED))
 }
 
 fn in_words(time: Duration) -> String {

@@ -194,8 +194,9 @@ fn suite_while_training_chooses_the_best_checkpoint_and_is_run_on_the_one_that_a
     let train = |name: &str, more: &str| {
         let checkpoint =
             "[checkpoint]\nevery_steps = 0\nevery_epochs = 0\nkeep_last = 1\nkeep_best = 1\n";
-        let config =
-            tiny_config(name, 3, &format!("{checkpoint}{more}")).replace("lr = 1e-3", "lr = 1e-2");
+        // A rate that rises for longer has its worst step before the last one.
+        let config = tiny_config(name, 3, &format!("{checkpoint}{more}"))
+            .replace("lr = 1e-3\nwarmup_steps = 2", "lr = 1e-2\nwarmup_steps = 5");
         work.write("run.toml", config);
         work.diptych(&["train", "run.toml", "--no-progress"]).ok()
     };

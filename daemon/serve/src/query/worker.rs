@@ -78,8 +78,7 @@ pub fn run(extend: &(dyn Fn(&SessionContext) + Sync)) -> anyhow::Result<()> {
     })
 }
 
-/// Hands on what the service says. Ends the process with it.
-#[expect(clippy::exit, reason = "queries that compute cannot be asked to end")]
+/// Hands on what the service says. Ends the process with it, whatever it computes.
 fn listen(mut socket: UnixStream, link: &Link, questions: &mpsc::Sender<(ToWorker, Vec<u8>)>) {
     while let Ok(Some((said, body))) = read(&mut socket) {
         match said {
@@ -94,7 +93,7 @@ fn listen(mut socket: UnixStream, link: &Link, questions: &mpsc::Sender<(ToWorke
             ToWorker::ReadFailed { read, message } => link.reply(read, Err(message)),
         }
     }
-    std::process::exit(0);
+    signal_hook::low_level::exit(0)
 }
 
 fn answer_all(
