@@ -114,16 +114,43 @@ pub fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, folder)| folder.clone()))
 }
 
+/// How often a model is read whose name means another folder each time.
+const TRIES: usize = 3;
+
+/// Reads what a name means. A run that trains deletes old checkpoints: what was its newest may be gone before it is read. The name means
+/// another one then, and that is read.
+pub(crate) fn read_resolved<T>(
+    resolve: impl Fn() -> anyhow::Result<PathBuf>,
+    read: impl Fn(&Path) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut path = resolve()?;
+    for _ in 1..TRIES {
+        let error = match read(&path) {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        match resolve() {
+            Ok(now) if now != path => path = now,
+            _ => return Err(error),
+        }
+    }
+    read(&path)
+}
+
 /// Reads the weights that `--model` means, and the tokenizer that belongs to them.
 pub fn read(named: &ModelRef) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
-    let path = resolve(named)?;
     set_threads(named.threads);
     let config = named.config.as_deref().map(ModelConfig::named_or_file).transpose()?;
-    let weights = if named.ema {
-        Weights::read_average(&path)?
-    } else {
-        Weights::read(&path, config.as_ref())?
-    };
+    let weights = read_resolved(
+        || resolve(named),
+        |path| {
+            Ok(if named.ema {
+                Weights::read_average(path)?
+            } else {
+                Weights::read(path, config.as_ref())?
+            })
+        },
+    )?;
     let tokenizer = tokenizer(weights.tokenizer_path().as_deref(), &weights.config)?;
     Ok((weights, tokenizer))
 }
@@ -197,5 +224,36 @@ impl Model {
             rows.extend(self.encoder.encode_tokens(&tokens)?);
         }
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn checkpoint_that_goes_while_it_is_read_gives_way_to_the_newest() {
+        let newest = Cell::new(1);
+        // A run that writes a checkpoint each time that somebody looks, and keeps one.
+        let resolve = || {
+            newest.set(newest.get() + 1);
+            Ok(PathBuf::from(newest.get().to_string()))
+        };
+        let gone = |path: &Path| -> anyhow::Result<i32> { bail!("{} is gone", path.display()) };
+        let read = |path: &Path| if path == Path::new("3") { Ok(3) } else { gone(path) };
+        assert_eq!(read_resolved(resolve, read).unwrap(), 3);
+        // It ends, whatever the run does; and where nothing has changed, it does not try again.
+        newest.set(10);
+        let error = read_resolved(resolve, gone).unwrap_err();
+        assert_eq!((newest.get(), error.to_string()), (13, "13 is gone".into()));
+        let tries = Cell::new(0);
+        let same = || Ok(PathBuf::from("same"));
+        let fails = |path: &Path| {
+            tries.set(tries.get() + 1);
+            gone(path)
+        };
+        assert!(read_resolved(same, fails).is_err());
+        assert_eq!(tries.get(), 1);
     }
 }

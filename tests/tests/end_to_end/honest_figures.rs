@@ -128,7 +128,8 @@ fn a_run_that_learns_pairs_by_heart_is_said_to_overfit_once_and_by_its_report() 
     let work = Work::new();
     pairs_without_sense(&work);
     let eval = "[eval]\nselection = \"heldout.parquet\"\nevery_epochs = 5\n";
-    let config = tiny_config("heart", 80, eval).replace("lr = 1e-3", "lr = 3e-3");
+    let config = tiny_config("heart", 80, eval)
+        .replace("lr = 1e-3\nwarmup_steps = 2", "lr = 3e-3\nwarmup_steps = 5");
     work.write("run.toml", config);
     let said = work.diptych(&["train", "run.toml", "--no-progress"]).ok().stderr;
     let losses = "SELECT count(*) FROM metrics WHERE name = 'heldout/loss' AND value > 0";

@@ -59,8 +59,13 @@ impl Models {
         let (name, state) = (name.to_owned(), state.to_owned());
         let named =
             ModelRef { name, config: None, ema: false, state, device: "cpu".into(), threads: 0 };
-        let path =
-            if self.anywhere { models::resolve(&named)? } else { models::resolve_run(&named)? };
+        let resolve = || {
+            if self.anywhere { models::resolve(&named) } else { models::resolve_run(&named) }
+        };
+        models::read_resolved(resolve, |path| self.load(path, &named))
+    }
+
+    fn load(&self, path: &Path, named: &ModelRef) -> anyhow::Result<Arc<Loaded>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let known =
             kept.iter().position(|kept| kept.path == path).map(|place| kept.remove(place).loaded);
@@ -69,10 +74,10 @@ impl Models {
                 .to_str()
                 .with_context(|| format!("{} is no UTF-8", path.display()))?
                 .to_owned();
-            Loaded::new(models::load(&ModelRef { name, ..named })?).map(Arc::new)
+            Loaded::new(models::load(&ModelRef { name, ..named.clone() })?).map(Arc::new)
         };
         let loaded = known.map_or_else(load, Ok)?;
-        kept.push(LoadedModel { path, loaded: Arc::clone(&loaded) });
+        kept.push(LoadedModel { path: path.to_owned(), loaded: Arc::clone(&loaded) });
         if kept.len() > KEPT {
             kept.remove(0);
         }
