@@ -6,7 +6,7 @@ use std::path::Path;
 
 use diptych_trainer::TrainerError;
 use diptych_trainer::evaluate::{
-    Bootstrap, CALIBRATION_BINS, Labelled, Rows, Unit, Vote, average_precision, calibration,
+    Bootstrap, CALIBRATION_BINS, GoOn, Labelled, Rows, Unit, Vote, average_precision, calibration,
     classify, fit, geometry, interval, mcnemar, nearest, resample, retrieval, sweep, wilson,
 };
 use serde_json::Value;
@@ -233,7 +233,7 @@ fn what_takes_long_stops_where_it_is_told_to() {
     let test = Labelled { rows: rows(&points[TRAIN * D..]), labels: &labels[TRAIN..] };
     let groups: Vec<u64> = (0..labels.len() as u64).collect();
     // Each time it may ask once more often, so that every place that asks says no once.
-    let asked_up_to = |most: usize, run: &dyn Fn(&dyn Fn() -> bool) -> Result<(), TrainerError>| {
+    let asked_up_to = |most: usize, run: &dyn Fn(GoOn<'_>) -> Result<(), TrainerError>| {
         for allowed in 0..most {
             let asked = std::cell::Cell::new(0);
             let found = run(&|| asked.replace(asked.get() + 1) < allowed);

@@ -16,7 +16,7 @@ fn first_version() -> tempfile::TempDir {
     for file in ["acknowledged", "conf", "db"] {
         fs::copy(from.join(file), sled.join(file)).unwrap();
     }
-    fs::write(state.path().join("lock"), "").unwrap();
+    fs::File::create(state.path().join("lock")).unwrap();
     state
 }
 

@@ -14,7 +14,10 @@ pub(super) fn continued(
     newest: Option<&checkpoint::Found>,
 ) -> anyhow::Result<RunRecord> {
     let start = newest.map_or_else(String::new, |newest| {
-        format!(", and to start from its weights, set model.weights = {:?} there", newest.folder)
+        format!(
+            ", and to start from its weights, set model.weights = \"{}\" there",
+            newest.folder.display()
+        )
     });
     let advice = format!(
         "To go on with {}, put back what was changed; to train with what is here now, give it another name{start}",

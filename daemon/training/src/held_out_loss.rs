@@ -1,6 +1,7 @@
 //! The training loss on held-out pairs, and the warning that a run overfits.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use diptych_embeddings::encode::Encoded;
 use diptych_evaluate::held_out::{
@@ -113,14 +114,15 @@ impl Prepared {
         let mut words = String::new();
         for (name, value) in &found.terms {
             values.push((format!("{group}/{name}"), *value));
-            words.push_str(&format!(", {name} {value:.3}"));
+            let _ = write!(words, ", {name} {value:.3}");
         }
         if found.batch_size != batch_size {
             values.push((format!("{group}/loss_batch_size"), found.batch_size as f64));
-            words.push_str(&format!(
+            let _ = write!(
+                words,
                 " (in one batch of {}: in the run's batches of {batch_size} it would be higher)",
                 found.batch_size
-            ));
+            );
         }
         Ok((words, found.parts))
     }

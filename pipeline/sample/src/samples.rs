@@ -95,5 +95,5 @@ pub(crate) fn unpacked(rows: &[u8], width: usize, bits: u8) -> Vec<u8> {
         };
         row.iter().flat_map(of_byte).take(width).collect()
     };
-    rows.chunks(row_bytes).flat_map(|row| numbers(row)).collect()
+    rows.chunks(row_bytes).flat_map(numbers).collect()
 }

@@ -1,6 +1,7 @@
 //! What people's own files do to `diptych ingest`, and what they can ask of it afterwards. The layouts themselves are tested in
 //! `pipeline/tests/ingest`.
 
+use std::fmt::Write;
 use std::path::Path;
 
 use diptych_test_support::needs;
@@ -119,7 +120,7 @@ fn pictures_of_every_format_are_read_from_folders_tars_and_lists() {
         members.push((format!("{number:02}.txt"), format!("in a tar {number}").into_bytes()));
         // No extension at all.
         work.write(&format!("bare/{number:02}"), own(file));
-        list += &format!("bare/{number:02},in a list {number}\n");
+        let _ = writeln!(list, "bare/{number:02},in a list {number}");
     }
     // Found by its bytes alone.
     work.write("folder/odd.jpg_large", own("sub2.jpg"));

@@ -12,7 +12,9 @@ const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_w
 pub(crate) fn without_wrappers<T>(tensors: BTreeMap<String, T>) -> BTreeMap<String, T> {
     let mut names: Vec<String> = tensors.keys().map(|name| without_parts(name)).collect();
     while !names.is_empty() && names.iter().all(|name| name.starts_with(PARALLEL)) {
-        names.iter_mut().for_each(|name| drop(name.drain(..PARALLEL.len())));
+        for name in &mut names {
+            name.drain(..PARALLEL.len());
+        }
     }
     let mut sorted = names.clone();
     sorted.sort_unstable();

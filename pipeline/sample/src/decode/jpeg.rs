@@ -98,7 +98,9 @@ pub(super) fn decode(
     }
     if inks {
         // Adobe stores inks inverted, and libjpeg hands them out so.
-        pixels.iter_mut().for_each(|ink| *ink = 255 - *ink);
+        for ink in &mut pixels {
+            *ink = 255 - *ink;
+        }
         pixels = rgb_of_inks(&pixels);
     }
     Ok((RgbImage { width: header.width as u32, height: header.height as u32, pixels }, orientation))

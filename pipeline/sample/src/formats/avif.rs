@@ -234,6 +234,6 @@ fn neighbours(at: usize, of: usize, is_halved: bool) -> (usize, usize) {
     }
     let last = of.div_ceil(2) - 1;
     let near = at / 2;
-    let other = if at % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(last) };
+    let other = if at.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(last) };
     (near, other)
 }

@@ -194,28 +194,29 @@ impl<'a> Items<'a> {
         }
     }
 
-    fn property(&self, id: u32, kind: &Kind) -> Option<&'a [u8]> {
+    fn property(&self, id: u32, kind: Kind) -> Option<&'a [u8]> {
         let numbers = self.properties_of.get(&id)?;
         let mut all = numbers.iter().filter_map(|&index| self.properties.get(index));
-        all.find(|(found, _)| found == kind).map(|(_, content)| *content)
+        all.find(|(found, _)| *found == kind).map(|(_, content)| *content)
     }
 
     /// Width and height of an item as it is stored.
     pub(super) fn size(&self, id: u32) -> Option<(u32, u32)> {
-        let mut reader = Reader(self.property(id, b"ispe")?);
+        let mut reader = Reader(self.property(id, *b"ispe")?);
         reader.version()?;
         Some((reader.number(4)? as u32, reader.number(4)? as u32))
     }
 
     pub(super) fn orientation(&self, id: u32) -> Orientation {
-        let first = |kind| self.property(id, kind).and_then(|content| content.first()).copied();
+        let first =
+            |kind: &Kind| self.property(id, *kind).and_then(|content| content.first()).copied();
         // Quarter turns against the clock, and then which parts change places: 0 top and bottom, 1 left and right.
         let turns = first(b"irot").unwrap_or(0) & 3;
         let exif = match (turns, first(b"imir").map(|axis| axis & 1)) {
             (0, None) => 1,
             (0, Some(1)) | (2, Some(0)) => 2,
             (2, None) => 3,
-            (0, Some(_)) | (2, Some(_)) => 4,
+            (0 | 2, Some(_)) => 4,
             (1, Some(0)) | (3, Some(1)) => 5,
             (3, None) => 6,
             (1 | 3, Some(_)) => 7,
@@ -239,7 +240,7 @@ impl<'a> Items<'a> {
         const NAMES: [&[u8]; 2] =
             [b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"];
         let is_alpha = |id: u32| {
-            let name = self.property(id, b"auxC").and_then(|content| content.get(4..));
+            let name = self.property(id, *b"auxC").and_then(|content| content.get(4..));
             name.is_some_and(|name| NAMES.iter().any(|known| name.starts_with(known)))
         };
         let (_, alpha, _) = self

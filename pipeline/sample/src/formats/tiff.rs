@@ -46,7 +46,7 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Stored {
         let as_grey = palette_as_grey(bytes)?;
         let mut decoder = open(&as_grey, max_pixels)?;
         let indices = samples(&mut decoder)?;
-        of_palette(&indices.samples, &colours)?
+        of_palette(&indices.values, &colours)?
     } else {
         of_samples(samples(&mut decoder)?)?
     };
@@ -87,7 +87,7 @@ fn number(decoder: &mut Open, tag: Tag) -> Result<Option<u16>, ImageError> {
 /// Samples of 8 bits, pixel by pixel.
 struct Samples {
     /// u8 [H, W, channels].
-    samples: Vec<u8>,
+    values: Vec<u8>,
     /// Of each pixel.
     channels: usize,
     kind: ColorType,
@@ -150,12 +150,17 @@ fn samples(decoder: &mut Open) -> Result<Samples, ImageError> {
     } else {
         samples
     };
-    Ok(Samples { samples, channels, kind, extra: extra.and_then(|extra| extra.first().copied()) })
+    Ok(Samples {
+        values: samples,
+        channels,
+        kind,
+        extra: extra.and_then(|extra| extra.first().copied()),
+    })
 }
 
 /// u8 [H, W, 3] of all kinds but palettes.
 fn of_samples(found: Samples) -> Result<Vec<u8>, ImageError> {
-    let Samples { mut samples, channels, kind, extra } = found;
+    let Samples { values: mut samples, channels, kind, extra } = found;
     match kind {
         ColorType::Gray(_) => Ok(rgb(samples, 1)),
         ColorType::Multiband { .. } if channels == 2 => match extra {
