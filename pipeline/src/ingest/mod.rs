@@ -19,6 +19,7 @@ mod arrow_source;
 mod columns;
 mod dataset;
 mod download;
+mod elsewhere;
 mod expand;
 mod folder;
 mod image_files;
