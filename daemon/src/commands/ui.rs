@@ -57,6 +57,7 @@ pub(crate) fn run(args: &UiArgs) -> anyhow::Result<Outcome> {
                 "no dataset in {} yet; the page says how to begin",
                 place.root.display()
             ))?,
+            [_] => line(format!("1 dataset in {}", place.root.display()))?,
             ref found => line(format!("{} datasets in {}", found.len(), place.root.display()))?,
         }
         line("Ctrl-C ends the page, and nothing else")?;
