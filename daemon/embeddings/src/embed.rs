@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use diptych_pipeline::{Selection, read_manifest};
-use diptych_schemas::{ContentHash, RemoteConfig, Uid};
+use diptych_pipeline::Selection;
+use diptych_schemas::{ContentHash, Uid};
 use diptych_store::{Modality, Store};
 
 use crate::encode::{EncodeSpec, each_batch};
@@ -33,7 +33,6 @@ pub fn embed(
     spec: EncodeSpec,
     go_on: &mut dyn FnMut(usize) -> bool,
 ) -> anyhow::Result<Embedded> {
-    selection.check_dataset(dataset, &read_manifest(dataset, &RemoteConfig::default())?)?;
     let producer = model.encoder.hash()?;
     let source = model.path.display().to_string();
     let dimension = model.encoder.dimension();

@@ -12,8 +12,8 @@ use crate::session::with_session;
 /// Characters of a condition that a name holds.
 const NAME_LENGTH: usize = 80;
 
-/// The pairs that are meant; a selection of another dataset is refused. A condition's, and all pairs of a dataset, are a selection that stays in memory; it has the same hash
-/// whenever the same pairs are meant.
+/// The pairs that are meant; a selection of another dataset is refused. A condition's, and all pairs of a dataset, are a selection that
+/// stays in memory; it has the same hash whenever the same pairs are meant.
 pub fn chosen_pairs(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Selection> {
     let read = |path: &Path| -> anyhow::Result<Selection> {
         let selection = Selection::read(path)?;
