@@ -1,4 +1,4 @@
-//! Token ids against OpenCLIP's, and other tokenizers by their own rules.
+//! Token ids compared with OpenCLIP's, and other tokenizers by their own rules.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ fn written(json: &Value) -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-/// A WordLevel tokenizer over these words, whose ids are their places.
+/// Creates a WordLevel tokenizer over these words, whose ids are their places.
 fn word_level(words: &[&str], more: &Value) -> Value {
     let vocab: serde_json::Map<String, Value> =
         words.iter().enumerate().map(|(id, word)| ((*word).into(), json!(id))).collect();
@@ -32,7 +32,7 @@ fn ids_are_openclips_through_both_ways_of_making_the_tokenizer() {
     // Made by pipeline/tests/reference/make_sample_values.py.
     let rows: Value = serde_json::from_slice(&own("clip_tokens.json")).unwrap();
     let clip = Tokenizer::clip().unwrap();
-    // What other tools read: the same JSON with its own normalizer.
+    // The JSON that other tools read, with its own normalizer.
     let (_folder, path) = written(
         &serde_json::from_str::<Value>(&format!(" {}", clip.to_json()))
             .map(|mut json| {
@@ -140,7 +140,7 @@ fn another_tokenizer_frames_and_pads_by_its_own_rules() {
 #[test]
 fn files_that_are_no_usable_tokenizer_say_why() {
     let error = |json: &Value| Tokenizer::from_file(&written(json).1).err().unwrap().to_string();
-    // The folder is gone by then.
+    // The folder no longer exists.
     assert!(error(&json!({})).contains("tokenizer.json"));
     let refusal = |json: &Value| {
         let (_folder, path) = written(json);
@@ -152,7 +152,8 @@ fn files_that_are_no_usable_tokenizer_say_why() {
     assert!(message.contains("cannot encode every text"), "{message}");
 }
 
-/// Values of open_clip and transformers, made by pipeline/tests/reference/make_sample_values.py.
+/// Returns values of open_clip and transformers, made by
+/// pipeline/tests/reference/make_sample_values.py.
 fn reference() -> Value {
     serde_json::from_str(include_str!("../../testdata/tokenizers.json")).unwrap()
 }
@@ -178,7 +179,7 @@ fn vocabulary_of_word_pieces_gives_berts_ids() {
     let path = folder.path().join("vocab.txt");
     diptych_schemas::durable::write(&path, (lines.join("\n") + "\n").as_bytes()).unwrap();
     let tokenizer = Tokenizer::from_file(&path).unwrap();
-    // The JSON form, which exports hold, is the same tokenizer.
+    // The JSON form, which exports hold, is an equal tokenizer.
     let (_folder, json) = written(&serde_json::from_str(tokenizer.to_json()).unwrap());
     let again = Tokenizer::from_file(&json).unwrap();
     for row in reference["bert"].as_array().unwrap() {

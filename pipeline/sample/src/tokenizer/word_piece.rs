@@ -1,8 +1,10 @@
-//! BERT's tokenizer from its `vocab.txt`, as a `tokenizer.json`: the settings of transformers' `BertTokenizer`, lower case.
+//! BERT's tokenizer from its `vocab.txt`, as a `tokenizer.json`: the settings of transformers'
+//! `BertTokenizer`, lower case.
 
 use serde_json::{Map, Value, json};
 
-/// A token a line, its id the number of the line. Nothing where the tokens that BERT needs are not among them.
+/// Converts a vocabulary with one token per line, whose id is the number of the line. Returns
+/// `None` if the tokens that BERT needs are missing.
 pub(super) fn json(vocabulary: &str) -> Option<String> {
     let vocab: Map<String, Value> =
         vocabulary.lines().enumerate().map(|(id, token)| (token.to_owned(), json!(id))).collect();
