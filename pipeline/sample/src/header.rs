@@ -354,10 +354,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_probe_panic(start in 0..12_usize, rest in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn no_bytes_make_the_probe_panic(start in 0..12_usize,
+            rest in proptest::collection::vec(any::<u8>(), 0..300)) {
             let starts: [&[u8]; 12] = [
-                b"", &[0xff, 0xd8, 0xff], b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", b"RIFF\0\0\0\0WEBPVP8X", b"GIF89a",
-                b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", b"II*\0\x08\0\0\0", b"\0\0\0\x10ftypavif\0\0\0\0",
+                b"", &[0xff, 0xd8, 0xff], b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR",
+                    b"RIFF\0\0\0\0WEBPVP8X", b"GIF89a",
+                b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", b"II*\0\x08\0\0\0",
+                    b"\0\0\0\x10ftypavif\0\0\0\0",
                 b"\xff\x0a", b"\xff\x4f\xff\x51", b"\0\0\x01\0\x01\0\x10\x10\0\0", b"P7\nWIDTH ",
             ];
             let mut bytes = starts[start].to_vec();
@@ -368,9 +371,11 @@ mod tests {
         #[test]
         fn damaged_and_shortened_images_never_make_the_probe_panic(
             encoding in prop::sample::select(vec![
-                Encoding::Jpeg, Encoding::Png, Encoding::WebP, Encoding::Gif, Encoding::Bmp, Encoding::Ico, Encoding::Pnm, Encoding::Qoi,
+                Encoding::Jpeg, Encoding::Png, Encoding::WebP, Encoding::Gif, Encoding::Bmp,
+                    Encoding::Ico, Encoding::Pnm, Encoding::Qoi,
             ]),
-            at in any::<prop::sample::Index>(), byte in any::<u8>(), length in any::<prop::sample::Index>(),
+            at in any::<prop::sample::Index>(), byte in any::<u8>(),
+                length in any::<prop::sample::Index>(),
         ) {
             let mut bytes = encode(7, 5, encoding);
             let index = at.index(bytes.len());

@@ -178,8 +178,10 @@ mod tests {
             flips in prop::collection::vec(prop::collection::vec(0_u32..64, 0..8), 1..12),
             distance in 0..=MAX_HAMMING,
         ) {
-            let near = |centre: u64, flip: &[u32]| flip.iter().fold(centre, |hash, bit| hash ^ (1 << bit));
-            let hashes = numbered(centres.iter().flat_map(|centre| flips.iter().map(|flip| near(*centre, flip))).collect());
+            let near = |centre: u64, flip: &[u32]| flip.iter()
+                .fold(centre, |hash, bit| hash ^ (1 << bit));
+            let hashes = numbered(centres.iter().flat_map(|centre| flips.iter()
+                .map(|flip| near(*centre, flip))).collect());
             let found = pairs_within(&mut hashes.clone(), distance, usize::MAX, &|_, _| true);
             prop_assert_eq!(found.unwrap(), brute_force(&hashes, distance));
         }
@@ -187,7 +189,8 @@ mod tests {
         /// Hashes of very similar images: few bits vary, so blocks are equal for nearly all.
         #[test]
         fn crowded_hashes_are_compared_exactly_too(
-            values in prop::collection::vec(0_u64..4096, 600..1200), low in 0_u32..50, distance in 0_u32..5,
+            values in prop::collection::vec(0_u64..4096, 600..1200), low in 0_u32..50,
+                distance in 0_u32..5,
         ) {
             let hashes = numbered(values.iter().map(|value| value << low).collect());
             let found = pairs_within(&mut hashes.clone(), distance, usize::MAX, &|_, _| true);

@@ -165,8 +165,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(16))]
         /// Fifteen times the limit, most of it in one partition.
         #[test]
-        fn groups_are_the_same_on_disk_as_in_memory(keys in prop::collection::vec((0_u64..400, 0_u64..3), 15_000), high in any::<u64>()) {
-            let records: Vec<_> = keys.iter().map(|(key, low)| (if key % 7 == 0 { key << 55 } else { high ^ (key << 40) }, *low)).collect();
+        fn groups_are_the_same_on_disk_as_in_memory(keys in prop::collection::vec(
+            (0_u64..400, 0_u64..3), 15_000), high in any::<u64>()) {
+            let records: Vec<_> = keys.iter().map(|(key, low)| (
+                if key % 7 == 0 { key << 55 } else { high ^ (key << 40) }, *low)).collect();
             prop_assert_eq!(grouped(1 << 30, &records), grouped(0, &records));
         }
     }

@@ -203,18 +203,23 @@ mod tests {
             seed in any::<u64>(),
         ) {
             let first = |value: &dyn Fn(&(u32, u32)) -> u32| -> Vec<u32> {
-                values.iter().map(|row| values.iter().position(|other| value(other) == value(row)).unwrap() as u32).collect()
+                values.iter().map(|row| values.iter().position(|other| value(other) == value(row))
+                    .unwrap() as u32).collect()
             };
             let (a, b) = (first(&|row| row.0), first(&|row| row.1));
-            let class_of = |value: u32| values.iter().position(|row| row.0 == value).map(|row| row as u32);
-            let pairs: Vec<_> = pairs.iter().filter_map(|(x, y)| Some((class_of(*x)?, class_of(*y)?))).filter(|(x, y)| x != y).collect();
+            let class_of = |value: u32| values.iter().position(|row| row.0 == value)
+                .map(|row| row as u32);
+            let pairs: Vec<_> = pairs.iter().filter_map(|(x, y)| Some(
+                (class_of(*x)?, class_of(*y)?))).filter(|(x, y)| x != y).collect();
             let alike = |x: u32, y: u32| {
                 let (x, y) = (x as usize, y as usize);
-                a[x] == a[y] || b[x] == b[y] || pairs.contains(&(a[x], a[y])) || pairs.contains(&(a[y], a[x]))
+                a[x] == a[y] || b[x] == b[y]
+                    || pairs.contains(&(a[x], a[y])) || pairs.contains(&(a[y], a[x]))
             };
             let mut order: Vec<u32> = (0..values.len() as u32).collect();
             crate::random::Random::new(seed).shuffle(&mut order);
-            let mut tiers = [near(a.clone(), &pairs), Alike { classes: b.clone(), near: Near::Equal }];
+            let equal = Alike { classes: b.clone(), near: Near::Equal };
+            let mut tiers = [near(a.clone(), &pairs), equal];
             let dropped = drop_alike(&mut tiers, &order);
             let is_kept = |row: u32| dropped.iter().all(|dropped| dropped.row != row);
             for x in &order {
@@ -225,7 +230,8 @@ mod tests {
             }
             let rank = |row: u32| order.iter().position(|other| *other == row);
             for row in &dropped {
-                prop_assert!(is_kept(row.by) && alike(row.row, row.by) && rank(row.by) < rank(row.row), "{row:?}");
+                prop_assert!(is_kept(row.by) && alike(row.row, row.by)
+                    && rank(row.by) < rank(row.row), "{row:?}");
             }
         }
     }

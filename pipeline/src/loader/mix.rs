@@ -92,7 +92,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_stretch_has_every_source_in_proportion_and_every_sample_of_a_source_once(weights in prop::collection::vec(0.001_f64..100.0, 1..40), seed: u64, first in 0_u64..1_000_000) {
+        fn every_stretch_has_every_source_in_proportion_and_every_sample_of_a_source_once(
+            weights in prop::collection::vec(0.001_f64..100.0, 1..40), seed: u64,
+            first in 0_u64..1_000_000) {
             let mix = Mix::new(&weights, seed);
             let sum: f64 = weights.iter().sum();
             let mut next: Vec<Option<u64>> = vec![None; weights.len()];
@@ -100,7 +102,8 @@ mod tests {
                 let drawn = mix.cycle(cycle);
                 prop_assert_eq!(drawn.len() as u64, mix.cycle_len());
                 for (source, weight) in weights.iter().enumerate() {
-                    let count = drawn.iter().filter(|sample| sample.source == source).count() as f64;
+                    let count = drawn.iter().filter(|sample| sample.source == source)
+                        .count() as f64;
                     // The largest source makes up for the rounding errors of all others.
                     let rounding = if source == mix.largest { weights.len() as f64 } else { 1.0 };
                     let expected = weight / sum * mix.cycle_len() as f64;

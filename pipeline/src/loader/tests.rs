@@ -1,5 +1,5 @@
 //! The loader as its callers see it: equal batches for any number of threads and any start, each
-//! pair once per epoch, damage reported and survived, memory bounded, a clean end.
+//! pair once per epoch. Damage is reported and survived, memory is bounded, and the end is clean.
 
 use std::collections::HashMap;
 
@@ -152,8 +152,7 @@ fn a_start_anywhere_continues_the_uninterrupted_run_bit_for_bit() {
 }
 
 #[test]
-fn every_pair_comes_at_most_once_an_epoch_with_its_own_caption_and_only_the_last_incomplete_batch_is_left_out()
- {
+fn every_pair_comes_at_most_once_an_epoch_and_only_the_last_incomplete_batch_is_left_out() {
     let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
     let captions: HashMap<Uid, &String> =
         data.selection.uids.iter().copied().zip(data.pairs.iter().map(|pair| &pair.1)).collect();

@@ -195,7 +195,8 @@ fn crops_have_the_areas_and_ratios_asked_for() {
 
 proptest! {
     #[test]
-    fn crops_lie_within_the_image_and_depend_on_the_seed_alone(width in 1_u32..5000, height in 1_u32..5000, seed: u64, low in 0.01_f64..1.0, narrow in 0.05_f64..1.0) {
+    fn crops_lie_within_the_image_and_depend_on_the_seed_alone(width in 1_u32..5000,
+        height in 1_u32..5000, seed: u64, low in 0.01_f64..1.0, narrow in 0.05_f64..1.0) {
         let augment = AugmentConfig { scale: [low, 1.0], ratio: [narrow, 1.0 / narrow] };
         let crop = random_resized_crop_box(width, height, &augment, seed);
         prop_assert!(crop.width >= 1 && crop.height >= 1);

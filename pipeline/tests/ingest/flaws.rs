@@ -119,9 +119,8 @@ fn cut_archive_gives_what_is_whole_and_the_rest_when_it_is_repaired() {
         let source = bench.file(name, &bytes[..cut]);
         let report = bench.ingest(&[&source]);
         assert!(report.pairs_added >= 2 && report.pairs_added < 6, "{}", report.pairs_added);
-        assert!(
-            matches!(&report.sources[0].outcome, SourceOutcome::Partial(message) if message.contains("byte"))
-        );
+        assert!(matches!(&report.sources[0].outcome, SourceOutcome::Partial(message) if message
+                .contains("byte")));
         let rows = ledger(&bench.dataset());
         assert_eq!(
             (rows.len(), rows[0][0].as_str(), rows[0][2].as_str()),

@@ -238,7 +238,8 @@ fn bad_lines_cost_only_themselves() {
     let csv =
         bench.file("a.csv", b"file,caption\n1.png,one,more\n1.png,\xff\xfe\n1.png,\n1.png,good\n");
     let json =
-        bench.file("b.jsonl", b"{\"file\":\"1.png\",\"text\":\"fine\"}\nno json\n{\"file\":\"1.png\"}\n[1]\n{\"text\":\"x\"}\n");
+        bench.file("b.jsonl",
+            b"{\"file\":\"1.png\",\"text\":\"fine\"}\nno json\n{\"file\":\"1.png\"}\n[1]\n{\"text\":\"x\"}\n");
     let report = bench.ingest(&[&csv, &json]);
     assert_eq!(captions(&bench.dataset()), ["good", "fine"]);
     let rows = ledger(&bench.dataset());

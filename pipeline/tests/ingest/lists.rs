@@ -202,7 +202,8 @@ fn images_lie_elsewhere_only_where_the_user_says_so() {
 fn hugging_faces_cache_is_read_through_its_links_and_no_further() {
     let bench = bench();
     bench.file("hub/blobs/b0", &png(60));
-    bench.file("hub/blobs/meta", b"{\"file_name\": \"0.png\", \"text\": \"zero\"}\n{\"file_name\": \"1.png\", \"text\": \"one\"}\n");
+    bench.file("hub/blobs/meta",
+        b"{\"file_name\": \"0.png\", \"text\": \"zero\"}\n{\"file_name\": \"1.png\", \"text\": \"one\"}\n");
     let secret = bench.file("hub/secret", &png(61));
     let train = bench.path("hub/snapshots/abc/train");
     fs::create_dir_all(&train).unwrap();
@@ -254,8 +255,10 @@ fn cocos_captions_are_pairs_and_their_images_lie_beside_them() {
     bench.file("coco/train2017/a.png", &png(70));
     bench.file("coco/train2017/b.png", &png(71));
     let text = r#"{"info": {"year": 2017}, "annotations": [
-        {"image_id": 5, "id": 1, "caption": "first of a"}, {"image_id": 5, "id": 2, "caption": "second of a"},
-        {"image_id": 9, "id": 3, "caption": "of none"}, {"image_id": 6, "id": 4, "caption": "of b"}],
+        {"image_id": 5, "id": 1, "caption": "first of a"}, {"image_id": 5, "id": 2,
+            "caption": "second of a"},
+        {"image_id": 9, "id": 3, "caption": "of none"}, {"image_id": 6, "id": 4,
+            "caption": "of b"}],
         "images": [{"id": 5, "file_name": "a.png"}, {"id": 6, "file_name": "b.png"}]}"#;
     let list = bench.file("coco/annotations/captions_train2017.json", text.as_bytes());
     let report = bench.ingest(&[bench.path("coco").to_str().unwrap()]);

@@ -275,9 +275,8 @@ fn one_odd_file_among_good_ones_is_a_row_of_the_ledger() {
     bench.file("in/c.parquet", &good(2));
     let report = bench.ingest(&[bench.path("in").to_str().unwrap()]);
     assert_eq!((report.pairs_added, report.ledger_total), (2, 1));
-    assert!(
-        matches!(&report.sources[1].outcome, SourceOutcome::Unreadable(message) if message.contains("numbers"))
-    );
+    assert!(matches!(&report.sources[1].outcome, SourceOutcome::Unreadable(message) if message
+            .contains("numbers")));
     // Named by itself it is an error, and so it is alone.
     let odd = bench.path("in/b.parquet").to_str().unwrap().to_owned();
     let good = bench.path("in/a.parquet").to_str().unwrap().to_owned();
