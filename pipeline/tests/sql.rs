@@ -438,7 +438,8 @@ async fn errors_of_names_point_at_the_column() {
         ),
         (
             "SELECT m.capt FROM meta m",
-            "there is no column capt in m\nline 1, column 8:\n  SELECT m.capt FROM meta m\n         ^^^^^^\ndid you mean caption?",
+            "there is no column capt in m\nline 1, column 8:\n  SELECT m.capt FROM meta m\n         \
+             ^^^^^^\ndid you mean caption?",
         ),
         (
             "SELECT uid FROM meta JOIN blob ON meta.uid = blob.uid",
