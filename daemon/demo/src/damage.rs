@@ -42,7 +42,7 @@ pub(super) const KINDS: [Kind; 14] = [
         per_mille: 8,
         what: "the image file ends after three fifths of its bytes; its header is complete",
         noticed: "ingest with perceptual hashes: phash is null; training: skipped, ledger, \
-            corrupt_pixels",
+                  corrupt_pixels",
     },
     Kind {
         damage: Damage::HeaderOnly,

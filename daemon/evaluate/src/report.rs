@@ -343,13 +343,10 @@ pub fn grouped(names: &[&str], figures: &[&str], columns: &[Vec<Unit>], out: &mu
     let header: Vec<String> = figures.iter().map(|name| name.replace('_', " ")).collect();
     out.line(format!("  by group, the lowest first: {}", header.join(", ")));
     for group in found.iter().take(PRINTED) {
-        let values = group.values.iter().map(|(value, within)| {
-            format!(
-                "{value:>6.3} \
-                ({})",
-                interval_text(*within)
-            )
-        });
+        let values = group
+            .values
+            .iter()
+            .map(|(value, within)| format!("{value:>6.3} ({})", interval_text(*within)));
         out.line(format!(
             "    {}  {} ({})",
             values.collect::<Vec<_>>().join("  "),

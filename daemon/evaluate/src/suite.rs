@@ -201,8 +201,7 @@ fn of_data(
     let kind = match (&task.kind, &task.label_column) {
         (Some(kind), _) => Some(TaskKind::named(kind).with_context(|| {
             format!(
-                "kind = {kind:?} is unknown; use one of \
-                {}",
+                "kind = {kind:?} is unknown; use one of {}",
                 TaskKind::ALL.map(TaskKind::name).join(", ")
             )
         })?),

@@ -82,8 +82,7 @@ impl HeldOutTrends {
             1 | 2 => format!(
                 "there {} of held-out pairs, and a trend needs three (eval.every_epochs)",
                 if self.evaluations == 1 {
-                    "is one \
-                    evaluation"
+                    "is one evaluation"
                 } else {
                     "are two comparable evaluations"
                 }
@@ -239,10 +238,7 @@ mod tests {
             training_losses: vec![3.0, 2.0],
         };
         assert!(
-            run.trends().words().contains(
-                "two comparable \
-            evaluations"
-            ),
+            run.trends().words().contains("two comparable evaluations"),
             "{}",
             run.trends().words()
         );

@@ -147,8 +147,7 @@ impl Prepared {
         match self.settle(saved) {
             Err(error) if failed_to_write => {
                 let message = format!(
-                    "{}. Training continues; older checkpoints are \
-                        intact",
+                    "{}. Training continues; older checkpoints are intact",
                     describe(&error)
                 );
                 tracing::error!("{message}");
@@ -202,11 +201,7 @@ impl Prepared {
                 return Ok(());
             }
             checkpoint::remove(&old.path).with_context(|| {
-                format!(
-                    "cannot delete the old checkpoint \
-                    {}",
-                    old.path.display()
-                )
+                format!("cannot delete the old checkpoint {}", old.path.display())
             })?;
         }
         Ok(())

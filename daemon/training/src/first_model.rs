@@ -59,10 +59,9 @@ impl FirstModel {
                  in OpenCLIP's form), or set model.weights to a folder with a configuration",
                 source.display()
             ),
-            (None, None, None) => bail!(
-                "model.config is missing; set it to a model such as \
-                \"ViT-B-32\""
-            ),
+            (None, None, None) => {
+                bail!("model.config is missing; set it to a model such as \"ViT-B-32\"")
+            }
         };
         let of_weights = || source.as_deref().and_then(tokenizer_beside);
         Ok(Self { config: model, tokenizer: tokenizer.clone().or_else(of_weights), weights })

@@ -30,8 +30,7 @@ pub(super) fn check(config: &TrainConfig) -> anyhow::Result<()> {
         (
             "eval.selection",
             eval.selection.as_deref(),
-            "create it with `diptych split` or `diptych \
-            select`",
+            "create it with `diptych split` or `diptych select`",
         ),
         ("eval.classes", eval.classes.as_deref(), "write one class name per line"),
         (

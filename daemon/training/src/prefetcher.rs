@@ -47,10 +47,9 @@ impl Prefetcher {
         let left = Arc::new(AtomicBool::new(false));
         let leaves = Arc::clone(&left);
         let upload = move || {
-            if let Err(error) = uploader.take_own_stream().context(
-                "cannot create a stream for \
-                batches",
-            ) {
+            if let Err(error) =
+                uploader.take_own_stream().context("cannot create a stream for batches")
+            {
                 // If nothing waits for a batch, the error has no receiver.
                 let _ = sender.send(Err(error));
                 return;

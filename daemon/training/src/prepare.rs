@@ -260,8 +260,7 @@ impl Prepared {
             self.record.samples = manifest.samples;
             self.guard = manifest.guard.clone();
             tracing::info!(
-                "resuming after step {} from \
-                {}",
+                "resuming after step {} from {}",
                 manifest.step,
                 newest.folder.display()
             );

@@ -113,7 +113,7 @@ mod tests {
         let mut line = ProgressLine::default();
         line.update(&step);
         let text = "epoch 2  loss 3.500  lr 5.00e-4  scale 14.3  grad 0.79  64.0 samples/s  wait \
-            10%  MFU 41%  1.5 GiB";
+                    10%  MFU 41%  1.5 GiB";
         assert_eq!(line.text(&step, Some(3 << 29)), text);
         let less = LiveStep { mfu: None, average_samples_per_second: 6400.0, ..step };
         let mut line = ProgressLine::default();

@@ -140,7 +140,8 @@ impl Prepared {
 }
 
 const ADVICE: &str = "Usual causes are a learning rate that is too high, a warm-up that is too \
-    short, no gradient clipping, and weights with NaN or infinity. Lower optimizer.lr, raise \
-    optimizer.warmup_steps or set optimizer.clip_grad_norm, and start a new run with another name, \
-    from scratch or with model.weights set to an earlier checkpoint. If the same pairs fail each \
-    time, remove them from the selection.";
+                      short, no gradient clipping, and weights with NaN or infinity. Lower \
+                      optimizer.lr, raise optimizer.warmup_steps or set optimizer.clip_grad_norm, \
+                      and start a new run with another name, from scratch or with model.weights \
+                      set to an earlier checkpoint. If the same pairs fail each time, remove them \
+                      from the selection.";

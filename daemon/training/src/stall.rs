@@ -181,8 +181,7 @@ impl Heartbeat {
         let mebibytes = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         match *locked(&self.0.doing) {
             Phase::Preparing => {
-                "the run waits for the dataset, selection, state folder or checkpoint to be \
-                 read"
+                "the run waits for the dataset, selection, state folder or checkpoint to be read"
                     .into()
             }
             Phase::WaitingForData => {
@@ -192,8 +191,8 @@ impl Heartbeat {
                 let stage = match (read, decoded) {
                     (0, 0) => "reading: no data arrives from the dataset's disk or server",
                     (0, _) => {
-                        "reading: the rest of a batch does not arrive from the dataset's \
-                        disk or server"
+                        "reading: the rest of a batch does not arrive from the dataset's disk or \
+                         server"
                     }
                     _ => "decoding: images are read but not decoded",
                 };

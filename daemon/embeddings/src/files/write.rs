@@ -197,7 +197,7 @@ fn origins_and_captions(
         (vec![String::new(); uids.len()], vec![String::new(); uids.len()]);
     with_session(Some(dataset), None, async |context| {
         let of_meta = "SELECT uid, arrow_cast(concat(source, '/', key), 'Utf8'), \
-            arrow_cast(caption, 'Utf8') FROM meta";
+                       arrow_cast(caption, 'Utf8') FROM meta";
         let mut rows =
             query(&context, of_meta).await.context("reading the pairs' origins and captions")?;
         while let Some(batch) = rows.next().await? {

@@ -28,8 +28,7 @@ pub enum NearestError {
 
     #[error(
         "the model {model} has no image embeddings in {state}: compute them with `diptych embed \
-         --model {model} --dataset \
-         FOLDER --selection FILE --state {state}`"
+         --model {model} --dataset FOLDER --selection FILE --state {state}`"
     )]
     NoEmbeddings { model: String, state: String },
 

@@ -68,8 +68,7 @@ fn of_query<'a>(
     for (weight, sought) in &query.parts {
         if !weight.is_finite() {
             return Err(NearestError::Query(format!(
-                "a part of the query has the weight {weight}: \
-                it must be finite"
+                "a part of the query has the weight {weight}: it must be finite"
             )));
         }
         let part = match sought {

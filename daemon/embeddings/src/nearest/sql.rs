@@ -33,7 +33,8 @@ use super::{NearestError, kernel};
 
 const NAME: &str = "nearest";
 const USAGE: &str = "Usage: nearest('MODEL', QUERY [, k]), where MODEL is a run, RUN@STEP, \
-    RUN@best or a folder, QUERY a text, uid('hex') or a vector, and k the number of results";
+                     RUN@best or a folder, QUERY a text, uid('hex') or a vector, and k the number \
+                     of results";
 
 /// Makes the plan that answers a call, with at most this many rows.
 pub type PlanNearest =
