@@ -54,7 +54,7 @@ fn without_a_selection_all_pairs_are_meant_and_where_chooses_some() {
     ] {
         let file = format!("{name}.json");
         let ran = with("eval", &[more, &["--json", &file]].concat());
-        let kept = ran.stderr.contains("were kept from before");
+        let kept = ran.stderr.contains("using cached embeddings");
         assert_eq!(kept, ["all", "wide", "part"].contains(&name), "{name}: {}", ran.stderr);
         let json = json(&work, &file);
         found.push((
@@ -126,11 +126,7 @@ fn labels_that_there_are_are_the_classes_where_none_are_listed() {
     assert!(said.contains(&format!("zero-shot, {labels} classes")), "{said}");
     // A list that lacks some: all of them are named at once, before anything is encoded.
     work.write("classes.txt", "nothing like it\n");
-    eval(&["--classes", "classes.txt"]).fails_with(&[
-        "\"jpeg\" (",
-        "\"png\" (",
-        "leave out the list",
-    ]);
+    eval(&["--classes", "classes.txt"]).fails_with(&["\"jpeg\" (", "\"png\" (", "omit the list"]);
 }
 
 #[test]

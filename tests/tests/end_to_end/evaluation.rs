@@ -80,7 +80,7 @@ fn best_checkpoint_is_kept_and_named_and_its_numbers_are_those_of_eval() {
         ])
     };
     eval("plain@best").fails_with(&["checkpoint.keep_best"]);
-    eval("plain@worst").fails_with(&["number of a step, or best"]);
+    eval("plain@worst").fails_with(&["step number or `best`"]);
 }
 
 #[test]

@@ -214,7 +214,7 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
         "model.config",
         "reference",
         "vision_cfg",
-        "Leave model.config out",
+        "Remove model.config",
     ]);
     train("bare", "weights = \"reference/open_clip_model.safetensors\"").fails_with(&[
         "model.config is missing",

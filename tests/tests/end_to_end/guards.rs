@@ -42,7 +42,7 @@ fn batches_that_give_nan_lead_back_to_older_weights_and_on_past_them_however_oft
     work.write("parts.toml", guarded("parts"));
     let ran = work.diptych(&["train", "whole.toml", "--no-progress"]).ok();
     assert!(
-        ran.stderr.contains("steps without an update") && ran.stderr.contains("are passed over"),
+        ran.stderr.contains("without an update") && ran.stderr.contains("are skipped"),
         "{}",
         ran.stderr
     );
@@ -191,7 +191,8 @@ fn waiting_for_data_is_said_once_with_the_stage_that_limits() {
     assert_eq!(ran.stderr.matches("waiting for data").count(), 1, "{}", ran.stderr);
     let said = work.sql(&STATE, "SELECT message FROM events WHERE kind = 'data_wait'");
     // Both cost about the same here.
-    let limits = ["decode", "crop, resize"].map(|stage| format!("What limits the loader: {stage}"));
+    let limits =
+        ["decode", "crop, resize"].map(|stage| format!("Limiting stage of the loader: {stage}"));
     let known = limits.iter().any(|limit| said.contains(limit));
     assert!(known && said.contains("loader.threads"), "{said}");
 }
@@ -215,7 +216,7 @@ fn pairs_that_are_all_alike_are_noticed_by_the_loss_and_a_logit_scale_at_its_cla
     }
     let ran = work.diptych(&["train", "clip.toml", "--no-progress"]).ok();
     for said in [
-        "stood at 2.773, which is ln(batch size)",
+        "stuck at 2.773",
         "a learning rate that is too high",
         "at its clamp of 100",
     ] {
@@ -291,7 +292,7 @@ fn stalled_run_raises_the_alarm_with_what_it_waits_for_and_leaves_as_it_was_told
             "stalled after step 0",
             "no step was finished for 1.",
             "waits for a batch",
-            "reading: nothing arrives",
+            "reading: no data arrives",
         ] {
             assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
         }
