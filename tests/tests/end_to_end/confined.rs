@@ -373,7 +373,7 @@ fn pages_of_other_origins_on_any_port_control_nothing() {
     ] {
         let asks = |headers: &[(&str, &str)]| service.send("POST", path, headers, None);
         for foreign in ["http://localhost:1", "http://127.0.0.1:3000", "http://127.0.0.1", "null"] {
-            asks(&[("origin", foreign)]).refused(403, "only pages of this service");
+            asks(&[("origin", foreign)]).refused(403, "only this service's own pages");
         }
         for foreign in ["same-site", "cross-site"] {
             asks(&[("sec-fetch-site", foreign)]).refused(403, "another origin");

@@ -85,7 +85,7 @@ fn training_is_read_by_every_command_while_it_trains() {
         "--state",
     ]);
     work.diptych(&["submit", "second.toml"]).fails_with(&["takes no jobs", "diptych serve"]);
-    work.diptych(&["pause", "long"]).fails_with(&["saves and stops it"]);
+    work.diptych(&["pause", "long"]).fails_with(&["takes no jobs"]);
 
     let watching = fs::File::create(work.path("watched")).unwrap();
     let mut watch = work.command(&["watch", "long"]);
@@ -189,7 +189,7 @@ fn page_of_a_folder_shows_what_is_there_and_leaves_the_folder_to_a_training() {
     assert_eq!((&status["takes_jobs"], &status["runs"]), (&json!(true), &json!(0)));
     // Pages of others, and names that lead here by rebinding.
     let from = |header: (&str, &str)| send(&address, "GET", "/v1/status", &[header], None);
-    from(("origin", "http://evil.example")).refused(403, "only pages of this service");
+    from(("origin", "http://evil.example")).refused(403, "only this service's own pages");
     from(("host", "evil.example")).refused(403, "without tokens");
 
     // It runs what it is given, and is not kept from that.

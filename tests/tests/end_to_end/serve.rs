@@ -114,8 +114,8 @@ fn run_is_paused_saved_resumed_cancelled_and_tried_again() {
     service.waits_until(other, "running");
     acts("cancel", &other.to_string()).ok();
     service.waits_until(other, "cancelled");
-    acts("pause", "long").fails_with(&["paused", "only one that is queued or running"]);
-    acts("checkpoint", "long").fails_with(&["only a training that runs"]);
+    acts("pause", "long").fails_with(&["paused", "only a queued or running job"]);
+    acts("checkpoint", "long").fails_with(&["only a running training"]);
     assert_eq!(service.leaves(), Some(0));
 
     let service = Service::start(&work);
