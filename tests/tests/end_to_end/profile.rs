@@ -106,7 +106,7 @@ fn captions_are_text_on_the_page_and_never_code() {
             && !page.contains("http://")
             && !page.contains("https://")
     );
-    assert!(page.contains("None was named"), "there is no selection yet");
+    assert!(page.contains("--selection FILE"), "there is no selection yet");
 }
 
 #[test]

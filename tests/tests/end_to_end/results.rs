@@ -55,7 +55,7 @@ fn evaluations_keep_what_they_found_for_the_same_captions_and_a_run_that_is_stop
     );
     work.diptych(&["report", "run"]).ok();
     let page = work.read("report.html");
-    assert!(page.contains("What it found for the same captions"));
+    assert!(page.contains("Search results for the same captions"));
     work.diptych(&["report", "run", "--no-model", "--output", "short.html"]).ok();
     assert!(work.read("short.html").contains("data:image/jpeg;base64,"));
 }
