@@ -49,7 +49,7 @@ use metrics::Metrics;
 use shared::{Current, Shared};
 
 pub use answering::Answering;
-pub use confinement::apply as confine_this_process;
+pub use confinement::{apply as confine_this_process, can_confine};
 pub use http::{GIVE_WAY, ROWS, ROWS_FORMAT};
 pub use jobs::OwningCommand;
 pub use logging::start as start_logging;
