@@ -87,8 +87,8 @@ fn options_reach_the_step() {
     assert!(siglip > 5.0 && siglip < 15.0, "{siglip}");
 
     work.diptych(&["bench", "train", "ViT-B-33"])
-        .fails_with(&["ViT-B-33", "neither a built-in model"]);
+        .fails(1, "unknown_model").names(&["ViT-B-33"]);
     work.diptych(&["bench", "train", "demo", "--device", "cuda:99"])
-        .fails_with(&["cuda:99 is not there"]);
+        .fails(1, "no_such_device").names(&["cuda:99"]);
     assert_eq!(work.diptych(&["bench", "train", "demo", "--batch-size", "0"]).code, Some(2));
 }

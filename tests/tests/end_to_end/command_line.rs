@@ -79,7 +79,7 @@ fn without_a_selection_all_pairs_are_meant_and_where_chooses_some() {
     assert!(names.stdout.contains("eval/data where width > 100/"), "{}", names.stdout);
 
     let error = work.diptych(&[&["embed", "--where", "widht > 64"][..], &of_model].concat());
-    error.fails_with(&["  widht > 64\n  ^^^^^", "did you mean width?"]);
+    error.fails(1, "where_with_a_wrong_column").names(&["  widht > 64\n  ^^^^^", "width?"]);
     work.diptych(&[
         "bench",
         "loader",
@@ -107,7 +107,7 @@ fn without_a_selection_all_pairs_are_meant_and_where_chooses_some() {
     .ok();
     let error =
         work.diptych(&["eval", "--model", "run", OF[0], "data", "--where", "width > 100000"]);
-    error.fails_with(&["no rows", "100000"]);
+    error.fails(1, "where_selects_no_rows").names(&["100000"]);
 }
 
 #[test]
@@ -126,11 +126,7 @@ fn labels_that_there_are_are_the_classes_where_none_are_listed() {
     assert!(said.contains(&format!("zero-shot, {labels} classes")), "{said}");
     // A list that lacks some: all of them are named at once, before anything is encoded.
     work.write("classes.txt", "nothing like it\n");
-    eval(&["--classes", "classes.txt"]).fails_with(&[
-        "\"jpeg\" (",
-        "\"png\" (",
-        "leave out the list",
-    ]);
+    eval(&["--classes", "classes.txt"]).fails(1, "labels_without_a_class").names(&["\"jpeg\" (", "\"png\" ("]);
 }
 
 #[test]
@@ -242,8 +238,8 @@ fn sql_reads_files_by_their_names_and_needs_no_dataset() {
         assert_eq!(work.sql(&[], sql), value, "{sql}");
     }
     work.diptych(&["sql", "SELECT * FROM 'none.parquet'"])
-        .fails_with(&["none.parquet", "no such file"]);
-    work.diptych(&["sql", "SELECT * FROM train.parquet"]).fails_with(&["FROM 'train.parquet'"]);
+        .fails(1, "no_such_file").names(&["none.parquet"]);
+    work.diptych(&["sql", "SELECT * FROM train.parquet"]).fails(1, "file_without_quotes").names(&["FROM 'train.parquet'"]);
     // A dataset beside the folder that one works in.
     std::fs::create_dir(work.path("elsewhere")).unwrap();
     let mut command = Command::new(binary());
@@ -385,7 +381,7 @@ fn configuration_explains_itself_and_shells_complete() {
     let said = work.diptych(&["config", "--keys", "eval"]).ok().stdout;
     assert!(said.contains("eval.classes") && !said.contains("optimizer"), "{said}");
     assert!(work.diptych(&["config", "--keys"]).ok().stdout.contains("[optimizer]"));
-    work.diptych(&["config", "--keys", "optimiser"]).fails_with(&["did you mean optimizer?"]);
+    work.diptych(&["config", "--keys", "optimiser"]).fails(1, "unknown_section").names(&["optimizer"]);
     for (shell, says) in
         [("bash", "_diptych"), ("zsh", "#compdef diptych"), ("fish", "complete -c diptych")]
     {

@@ -264,15 +264,15 @@ fn what_is_missing_or_wrong_is_said() {
     let call = |more: &[&str]| {
         work.diptych(&[&["dedup", "--dataset", "data", "--output", "out.parquet"], more].concat())
     };
-    call(&["--by", "phash"]).fails_with(&["6 pairs", "data", "diptych score phash"]);
-    call(&["--by", "semantic"]).fails_with(&["6 pairs", "diptych score clip"]);
-    call(&["--by", "looks"]).fails_with(&["looks", "sha256", "phash", "caption", "semantic"]);
-    call(&["--by", "sha256", "--keep", "widht"]).fails_with(&["widht", "width"]);
-    call(&["--by", "sha256", "--keep", "random()"]).fails_with(&["random", "hash_fraction"]);
-    call(&["--by", "sha256", "--keep", "uid; DROP TABLE meta"]).fails_with(&["one at a time"]);
+    call(&["--by", "phash"]).fails(1, "no_perceptual_hashes").names(&["data", "diptych score phash"]);
+    call(&["--by", "semantic"]).fails(1, "no_embeddings").names(&["diptych score clip"]);
+    call(&["--by", "looks"]).fails(2, "unknown_tier").names(&["looks", "sha256", "phash", "caption", "semantic"]);
+    call(&["--by", "sha256", "--keep", "widht"]).fails(1, "order_by_a_wrong_column").names(&["widht", "width?"]);
+    call(&["--by", "sha256", "--keep", "random()"]).fails(1, "order_by_chance").names(&["random", "hash_fraction"]);
+    call(&["--by", "sha256", "--keep", "uid; DROP TABLE meta"]).fails(1, "order_of_two_statements");
     call(&["--by", "sha256", "--selection", "other.parquet"])
-        .fails_with(&["another dataset", "diptych select"]);
-    call(&["--by", "sha256", "--memory-limit", "1MiB"]).fails_with(&["64MiB"]);
+        .fails(1, "selection_of_another_dataset").names(&["other.parquet"]);
+    call(&["--by", "sha256", "--memory-limit", "1MiB"]).fails(2, "memory_limit_too_small").names(&["64MiB"]);
     assert!(!work.path("out.parquet").exists());
     work.diptych(&[
         "decontaminate",
@@ -285,9 +285,9 @@ fn what_is_missing_or_wrong_is_said() {
         "--output",
         "out.parquet",
     ])
-    .fails_with(&["no pair is left"]);
+    .fails(1, "no_pair_is_left");
     let sql = ["sql", "SELECT 1", "--table"];
-    work.diptych(&[&sql[..], &["x=a.tar"]].concat()).fails_with(&["a.tar", "Parquet"]);
+    work.diptych(&[&sql[..], &["x=a.tar"]].concat()).fails(1, "table_that_is_not_parquet").names(&["a.tar"]);
     work.diptych(&[&sql[..], &["meta=other.parquet", "--dataset", "data"]].concat())
-        .fails_with(&["meta", "another"]);
+        .fails(1, "table_of_a_taken_name").names(&["meta"]);
 }

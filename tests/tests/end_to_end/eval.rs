@@ -221,8 +221,8 @@ fn every_task_has_figures_intervals_groups_and_a_comparison() {
             .as_u64()
     };
     assert_eq!(of("true").unwrap() + of("false").unwrap(), 24, "{groups}");
-    run(&["--task", "knn", "--group-by", "lenght(caption)"]).fails_with(&["--group-by", "lenght"]);
-    run(&["--task", "few-shot", "--shots", "6"]).fails_with(&["black", "5", "6"]);
+    run(&["--task", "knn", "--group-by", "lenght(caption)"]).fails(1, "group_by_a_wrong_function").names(&["--group-by", "lenght"]);
+    run(&["--task", "few-shot", "--shots", "6"]).fails(1, "more_shots_than_images").names(&["black", "5", "6"]);
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn images_with_several_classes_have_a_mean_average_precision() {
     assert!(found["compared"]["difference_interval"].is_array());
     let file = json(&work, "second_step-000000008_run_en_zeroshot_classification.json");
     assert_eq!(file["metrics"]["mean_average_precision"], found["mean_average_precision"]);
-    run(&["--task", "zero-shot"]).fails_with(&["2 classes", "multi-label"]);
+    run(&["--task", "zero-shot"]).fails(1, "image_of_two_classes").names(&["multi-label"]);
 
     // CLIP_benchmark's layout: an array of a number for each class beside each image.
     let labels = |n: u8| -> Vec<u8> {
@@ -363,17 +363,13 @@ fn clip_benchmarks_classification_layout_is_what_the_dataset_gives() {
         }
     }
     work.write("by-number/classnames.txt", "black\n");
-    work.diptych(&["eval", "--model", "run", "--benchmark", "by-number"]).fails_with(&[
-        "classnames.txt",
-        "1 lines",
-        "8 folders",
-    ]);
+    work.diptych(&["eval", "--model", "run", "--benchmark", "by-number"]).fails(1, "fewer_classes_than_folders").names(&["classnames.txt"]);
 
     work.write("colours/dataset_type.txt", "segmentation\n");
     work.diptych(&["eval", "--model", "run", "--benchmark", "colours"])
-        .fails_with(&["segmentation", "multilabel"]);
+        .fails(1, "unknown_benchmark_type").names(&["segmentation", "multilabel"]);
     work.diptych(&["eval", "--model", "run", "--benchmark", "nothing"])
-        .fails_with(&["nothing", "test"]);
+        .fails(1, "benchmark_without_a_split").names(&["nothing", "test"]);
 }
 
 #[test]

@@ -94,18 +94,14 @@ fn compositional_tests_count_what_their_authors_count() {
         "out.json",
         r#"{"0": {"filename": "../secret.jpg", "caption": "a", "negative_caption": "b"}}"#,
     );
-    call(&["--compositional", "out.json"]).fails_with(&[
-        "out.json",
-        "example 0",
-        "not in the folder",
-    ]);
+    call(&["--compositional", "out.json"]).fails(1, "compositional_path_outside").names(&["out.json", "example 0"]);
     work.write("bad.jsonl", "{\"id\": 1}\n");
-    call(&["--compositional", "bad.jsonl"]).fails_with(&["bad.jsonl", "line 1", "Winoground"]);
+    call(&["--compositional", "bad.jsonl"]).fails(1, "compositional_of_no_known_form").names(&["bad.jsonl", "line 1"]);
     work.write(
         "none.json",
         r#"{"0": {"filename": "none.jpg", "caption": "a", "negative_caption": "b"}}"#,
     );
-    call(&["--compositional", "none.json"]).fails_with(&["none.jpg", "images"]);
+    call(&["--compositional", "none.json"]).fails(1, "compositional_without_an_image").names(&["none.jpg", "images"]);
 }
 
 #[test]
@@ -192,7 +188,7 @@ fn suite_has_the_mean_of_its_tasks_and_keeps_what_it_encoded() {
         (&again["tasks"][0]["interval"], &again["score"]),
         (&found["tasks"][0]["interval"], &found["score"])
     );
-    work.diptych(&[&suite[..], &["--no-cache"]].concat()).fails_with(&["task pairs", "mine"]);
+    work.diptych(&[&suite[..], &["--no-cache"]].concat()).fails(1, "suite_over_a_damaged_dataset").names(&["pairs", "mine"]);
     work.write("data/blob/00000.parquet", whole);
 
     let ran = work.diptych(&[&suite[..], &["--max-seconds", "0"]].concat()).ok();

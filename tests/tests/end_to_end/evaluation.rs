@@ -79,8 +79,8 @@ fn best_checkpoint_is_kept_and_named_and_its_numbers_are_those_of_eval() {
             "heldout.parquet",
         ])
     };
-    eval("plain@best").fails_with(&["checkpoint.keep_best"]);
-    eval("plain@worst").fails_with(&["number of a step, or best"]);
+    eval("plain@best").fails(1, "run_without_a_best_checkpoint").names(&["checkpoint.keep_best"]);
+    eval("plain@worst").fails(1, "unknown_checkpoint").names(&["worst"]);
 }
 
 #[test]

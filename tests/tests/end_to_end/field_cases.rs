@@ -59,30 +59,30 @@ fn dataset_of_before_there_were_types_is_read_and_added_to() {
     assert!(ran.stdout.contains("score: Float64"), "{}", ran.stdout);
     assert_eq!(ask("SELECT max(score) FROM meta"), "12.0");
     assert_eq!(ask("SELECT caption FROM scored WHERE score > 10"), "b");
-    work.diptych(&["retype", "--dataset", "data", "--columns", "nothing"]).fails_with(&["score"]);
+    work.diptych(&["retype", "--dataset", "data", "--columns", "nothing"]).fails(1, "no_such_column").names(&["score"]);
 }
 
 #[test]
 fn message_names_the_option_that_reads_the_list() {
     let work = work();
     work.write("bare.csv", "zero,x,0.png\none,y,1.png\n");
-    work.diptych(&["ingest", "bare.csv", "--dataset", "data"]).fails_with(&["--columns", "0.png"]);
+    work.diptych(&["ingest", "bare.csv", "--dataset", "data"]).fails(1, "list_without_a_header").names(&["--columns", "0.png"]);
     work.diptych(&["ingest", "bare.csv", "--dataset", "data", "--columns", "caption,class,file"])
         .ok();
     assert_eq!(work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta"), "2");
 
     work.write("lists/list.tsv", "filepath\ttitle\n../2.png\t\"two\n../3.png\tthree\n");
     work.diptych(&["ingest", "lists/list.tsv", "--dataset", "other"])
-        .fails_with(&["--images-root", "--allow-outside"]);
+        .fails(1, "paths_outside_of_the_folder").names(&["--images-root", "--allow-outside"]);
     work.diptych(&["ingest", "lists/list.tsv", "--dataset", "other", "--allow-outside"]).ok();
     assert_eq!(
         work.sql(&["--dataset", "other"], "SELECT string_agg(caption, '/') FROM meta"),
         "\"\"\"two/three\""
     );
     work.diptych(&["ingest", "bare.csv", "--dataset", "x", "--encoding", "martian"])
-        .fails_with(&["martian", "windows-1252"]);
+        .fails(1, "unknown_encoding").names(&["martian", "windows-1252"]);
     work.diptych(&["ingest", "bare.csv", "--dataset", "x", "--separator", "ab"])
-        .fails_with(&["one character"]);
+        .fails(2, "separator_of_two_characters").names(&["ab"]);
 }
 
 /// A picture of the decoder's own test data.
@@ -186,11 +186,7 @@ fn images_without_captions_leave_no_dataset_and_say_what_was_looked_for() {
     let work = work();
     std::fs::create_dir(work.path("only")).unwrap();
     std::fs::copy(work.path("0.png"), work.path("only/0.png")).unwrap();
-    work.diptych(&["ingest", "only", "--dataset", "data"]).fails_with(&[
-        "0.txt",
-        "0.caption",
-        "0.json",
-    ]);
+    work.diptych(&["ingest", "only", "--dataset", "data"]).fails(1, "images_without_captions").names(&["0.txt", "0.caption", "0.json"]);
     assert!(!work.path("data").exists());
     // A dataset of before stays.
     work.write("list.csv", "file,caption\n0.png,a\n");

@@ -55,13 +55,9 @@ fn a_run_that_was_begun_with_the_earlier_default_goes_on_with_it() {
     assert_eq!(work.sql(&STATE, rate).parse::<f64>().unwrap(), 2000.0);
     // Another number is another run, and so are more epochs; the message says how to train on.
     work.write("other.toml", long.replace("warmup_steps = 2", "warmup_steps = 30"));
-    work.diptych(&["train", "other.toml"]).fails_with(&["warmup_steps = 2000", "another name"]);
+    work.diptych(&["train", "other.toml"]).fails(1, "run_with_another_warmup").names(&["warmup_steps = 2000"]);
     work.write("more.toml", tiny_config("run", epochs + 1, "").replace("warmup_steps = 2\n", ""));
-    work.diptych(&["train", "more.toml"]).fails_with(&[
-        "epochs = 501",
-        "model.weights",
-        "state/checkpoints/run",
-    ]);
+    work.diptych(&["train", "more.toml"]).fails(1, "run_with_more_epochs").names(&["epochs = 501", "model.weights", "state/checkpoints/run"]);
 }
 
 #[test]
@@ -76,28 +72,20 @@ fn a_selection_of_another_dataset_is_refused_first_with_both_names() {
     let config = tiny_config("run", 1, "").replace("dataset = \"data\"", shop);
     work.write("run.toml", config);
     let ran = work.diptych(&["train", "run.toml", "--no-progress"]);
-    let said = ran.fails_with(&["train.parquet", "data (", "shop (", "diptych select"]).stderr;
+    let said = ran.fails(1, "selection_of_another_dataset").names(&["train.parquet", "data (", "shop ("]).stderr;
     assert!(!said.contains("checkpoint"), "{said}");
     assert!(!work.path("state").exists(), "nothing was begun");
     // So is one of held-out pairs.
     let eval = "[eval]\nselection = \"heldout.parquet\"\ndataset = \"shop\"\n";
     work.write("eval.toml", tiny_config("eval", 1, eval));
-    work.diptych(&["train", "eval.toml", "--no-progress"]).fails_with(&[
-        "heldout.parquet",
-        "data (",
-        "shop (",
-    ]);
+    work.diptych(&["train", "eval.toml", "--no-progress"]).fails(1, "heldout_of_another_dataset").names(&["heldout.parquet", "data (", "shop ("]);
     work.write("good.toml", tiny_config("good", 1, ""));
     work.diptych(&["train", "good.toml", "--no-progress"]).ok();
     let of_shop = ["--dataset", "shop", "--selection", "train.parquet"];
     for command in
         [&["eval", "--model", "good"][..], &["embed", "--model", "good"], &["score", "blur"]]
     {
-        work.diptych(&[command, &of_shop].concat()).fails_with(&[
-            "train.parquet",
-            "data (",
-            "shop (",
-        ]);
+        work.diptych(&[command, &of_shop].concat()).fails(1, "selection_of_another_dataset").names(&["train.parquet", "data (", "shop ("]);
     }
     // A dataset that has grown since is the same one.
     work.diptych(&["ingest", "noise", "--dataset", "data"]).ok();

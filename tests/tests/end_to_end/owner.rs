@@ -66,7 +66,7 @@ fn training_is_read_by_every_command_while_it_trains() {
     let found = work.diptych(&[&found[..], &["--selection", "heldout.parquet"]].concat()).ok();
     assert!(found.stdout.contains("  1  "), "{}", found.stdout);
     let nearest = "SELECT count(*) FROM nearest('long', 'a red circle')";
-    work.diptych(&["sql", nearest, "--state", "state"]).fails_with(&["no embeddings"]);
+    work.diptych(&["sql", nearest, "--state", "state"]).fails(1, "nearest_without_embeddings");
 
     // Two folders together.
     let both = ["--state", "state", "--state", "elsewhere"];
@@ -78,14 +78,9 @@ fn training_is_read_by_every_command_while_it_trains() {
     work.write("second.toml", tiny_config("second", 1, ""));
     let refused = work.diptych(&["train", "second.toml"]);
     assert!(!refused.stderr.contains("kill"), "{}", refused.stderr);
-    refused.fails_with(&[
-        "diptych train long.toml",
-        "another state folder",
-        "diptych ui",
-        "--state",
-    ]);
-    work.diptych(&["submit", "second.toml"]).fails_with(&["takes no jobs", "diptych serve"]);
-    work.diptych(&["pause", "long"]).fails_with(&["saves and stops it"]);
+    refused.fails(1, "state_in_use").names(&["diptych train long.toml", "--state"]);
+    work.diptych(&["submit", "second.toml"]).fails(1, "owner_takes_no_jobs").names(&["diptych serve"]);
+    work.diptych(&["pause", "long"]).fails(1, "pause_of_a_training");
 
     let watching = fs::File::create(work.path("watched")).unwrap();
     let mut watch = work.command(&["watch", "long"]);
@@ -97,7 +92,7 @@ fn training_is_read_by_every_command_while_it_trains() {
     assert!(!work.path("state/socket").exists());
     let status = work.diptych(&["status"]).ok().stdout;
     assert!(status.contains("nothing runs") && status.contains("stopped"), "{status}");
-    work.diptych(&["watch"]).fails_with(&["nothing runs in state", "diptych serve"]);
+    work.diptych(&["watch"]).fails(1, "nothing_runs").names(&["state", "diptych serve"]);
     work.diptych(&["doctor", "state"]).ok();
 }
 

@@ -112,10 +112,10 @@ fn captions_are_text_on_the_page_and_never_code() {
 #[test]
 fn what_cannot_be_profiled_is_refused_in_words() {
     let work = dataset();
-    work.diptych(&["profile", "elsewhere"]).fails_with(&["elsewhere", "diptych ingest"]);
+    work.diptych(&["profile", "elsewhere"]).fails(1, "no_such_dataset").names(&["elsewhere"]);
     work.diptych(&["profile", "data", "--selection", "pairs.tar"])
-        .fails_with(&["pairs.tar", "diptych select"]);
+        .fails(1, "not_a_selection").names(&["pairs.tar"]);
     work.diptych(&["profile", "data", "--output", "nowhere/page.html"])
-        .fails_with(&["nowhere/page.html"]);
+        .fails(1, "output_in_no_folder").names(&["nowhere/page.html"]);
     assert!(!work.path("profile.html").exists());
 }

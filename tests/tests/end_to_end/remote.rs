@@ -473,7 +473,7 @@ fn a_run_trains_and_evaluates_over_http_as_it_does_from_the_disk() {
         (json["selection_hash"].clone(), json["retrieval"].clone())
     };
     assert_eq!(hash("c.json"), hash("a.json"));
-    work.diptych(&[&of[..], &["--where", "width > 1"]].concat()).fails_with(&["lies elsewhere"]);
+    work.diptych(&[&of[..], &["--where", "width > 1"]].concat()).fails(1, "condition_on_a_remote_dataset");
 }
 
 #[test]
@@ -509,10 +509,10 @@ fn sources_that_are_weighted_and_mixed_train_and_a_changed_one_is_refused() {
         "all.parquet",
     ])
     .ok();
-    work.diptych(&["train", "mixed.toml"]).fails_with(&["mixed", "the selection is not the one"]);
+    work.diptych(&["train", "mixed.toml"]).fails(1, "run_with_another_selection").names(&["mixed"]);
     work.write(
         "mixed.toml",
         tiny_config("mixed", 2, "").replace(single, &mix.replace("2.0", "3.0")),
     );
-    work.diptych(&["train", "mixed.toml"]).fails_with(&["mixed"]);
+    work.diptych(&["train", "mixed.toml"]).fails(1, "run_with_another_mix").names(&["mixed"]);
 }

@@ -72,6 +72,6 @@ fn report_shows_what_a_run_got_right_and_wrong_and_loads_nothing() {
     work.diptych(&["report", "other", "--output", "other.html"]).ok();
     assert!(work.read("other.html").contains("There are no held-out pairs"));
     drop(service);
-    work.diptych(&["report", "nobody"]).fails_with(&["nobody", "other, run"]);
-    work.diptych(&["report", "run@7777"]).fails_with(&["7777", "no checkpoint"]);
+    work.diptych(&["report", "nobody"]).fails(1, "no_such_run").names(&["nobody", "other, run"]);
+    work.diptych(&["report", "run@7777"]).fails(1, "no_such_checkpoint").names(&["7777"]);
 }

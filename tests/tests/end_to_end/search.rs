@@ -222,7 +222,7 @@ fn embeddings_go_out_as_other_tools_read_them() {
         let value = if sign == 1 { -value } else { value };
         assert!((value - row["first"].as_f64().unwrap()).abs() < 1e-6, "{row}");
     }
-    work.diptych(&fixed).fails_with(&["out", "already"]);
+    work.diptych(&fixed).fails(1, "output_is_there").names(&["out"]);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn what_cannot_be_searched_is_said() {
     fails("SELECT * FROM nearest(17, 'x')", &["name of a model first"]);
     fails("SELECT * FROM nearest('run', true)", &["cannot search for Boolean"]);
     let without = ["sql", "SELECT * FROM nearest('run', 'x')", "--dataset", "data"];
-    work.diptych(&without).fails_with(&["--state"]);
+    work.diptych(&without).fails(1, "nearest_without_a_state").names(&["--state"]);
     // Another run has weights, but nothing was embedded by it.
     work.write("other.toml", tiny_config("other", 1, "").replace("seed = 3", "seed = 4"));
     work.diptych(&["train", "other.toml", "--no-progress"]).ok();

@@ -95,7 +95,7 @@ fn run_is_paused_saved_resumed_cancelled_and_tried_again() {
     );
     let service = Service::start(&work);
     let job = submits(&work, &["long.toml"]);
-    work.diptych(&[&["submit", "long.toml"], &STATE[..]].concat()).fails_with(&["already", "long"]);
+    work.diptych(&[&["submit", "long.toml"], &STATE[..]].concat()).fails(1, "run_has_a_job").names(&["long"]);
     work.write("long2.toml", tiny_config("long2", 4000, ""));
     let other = submits(&work, &["--priority", "-1", "long2.toml"]);
     service.waits_for_step(3);
@@ -114,8 +114,8 @@ fn run_is_paused_saved_resumed_cancelled_and_tried_again() {
     service.waits_until(other, "running");
     acts("cancel", &other.to_string()).ok();
     service.waits_until(other, "cancelled");
-    acts("pause", "long").fails_with(&["paused", "only one that is queued or running"]);
-    acts("checkpoint", "long").fails_with(&["only a training that runs"]);
+    acts("pause", "long").fails(1, "job_is_paused");
+    acts("checkpoint", "long").fails(1, "job_does_not_run");
     assert_eq!(service.leaves(), Some(0));
 
     let service = Service::start(&work);
@@ -132,7 +132,7 @@ fn run_is_paused_saved_resumed_cancelled_and_tried_again() {
     acts("retry", "long").ok();
     let now = service.waits_for_step(at + 1);
     assert!(now > at, "{now}: it goes on where it was");
-    acts("cancel", "nobody").fails_with(&["nobody", "diptych status"]);
+    acts("cancel", "nobody").fails(1, "no_such_job").names(&["nobody"]);
     let shown = work.diptych(&["status", "--state", "state"]).ok().stdout;
     assert!(
         shown.contains("train long ") && shown.contains("loss") && shown.contains("cancelled"),
