@@ -268,7 +268,8 @@ struct Prompt {
 
 impl Prompt {
     fn start(work: &Work) -> Self {
-        let call = format!("stty cols 60 rows 30; '{}' sql --dataset data", binary().display());
+        // Without exec, a shell that waits for the prompt would be ended by its Ctrl-C.
+        let call = format!("stty cols 60 rows 30; exec '{}' sql --dataset data", binary().display());
         let mut child = Command::new("script")
             .args(["-qec", &call, "/dev/null"])
             .current_dir(work.path(""))
