@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DEMO ?= demo
 
-.PHONY: demo test build install uninstall deb setup lint clean-cache
+.PHONY: demo test messages build install uninstall deb setup lint clean-cache
 
 # Where `sudo make install` puts things, below DESTDIR; its binary is what `make build` made.
 PREFIX ?= /usr/local
@@ -32,6 +32,14 @@ test:
 	@python3 trainer/setup/setup.py --tests
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
+
+# Accepts the words of all messages as they are now: the snapshots first, then the pages that are
+# made from them. With ONLY=NAME, those of tests whose path holds NAME.
+messages: export INSTA_UPDATE = always
+messages: setup
+	$(CARGO) build --workspace --all-targets
+	-$(CARGO) test --workspace --test end_to_end -- --skip messages:: $(ONLY)
+	$(CARGO) test --workspace --test end_to_end -- messages::
 
 lint: setup
 	$(CARGO) fmt --all --check

@@ -121,7 +121,25 @@ impl Work {
         })
     }
 
-    /// One value of one SQL query.
+    /// Returns the message of the first event of a kind in the folder `state`, whoever owns it.
+    /// `None` if there is no such event, or no store yet.
+    pub fn event(&self, kind: &str) -> Option<String> {
+        let query =
+            format!("SELECT message FROM events WHERE kind = '{kind}' ORDER BY step LIMIT 1");
+        let ran = self.diptych(&["sql", &query, "--state", "state", "--format", "jsonl"]);
+        let row: serde_json::Value = serde_json::from_str(ran.stdout.lines().next()?).ok()?;
+        row["message"].as_str().map(str::to_owned)
+    }
+
+    /// Waits for an event of a kind, and checks that its message, but for its figures, is the
+    /// snapshot `train/EVENT_KIND`.
+    #[track_caller]
+    pub fn waits_for_event(&self, kind: &str) {
+        let message = eventually(PATIENCE, &format!("the event {kind}"), || self.event(kind));
+        messages::check_without_figures("train", &format!("event_{kind}"), &message);
+    }
+
+    /// Returns the value of one SQL query.
     pub fn sql(&self, arguments: &[&str], query: &str) -> String {
         let ran = self.diptych(&[&["sql", query, "--format", "csv"], arguments].concat()).ok();
         ran.stdout.lines().nth(1).unwrap_or_default().to_owned()

@@ -25,8 +25,8 @@ const VARYING: [(&str, &str); 8] = [
     (r"(?m) +$", ""),
 ];
 
-/// Numbers, for messages whose figures differ from run to run.
-const FIGURES: (&str, &str) = (r"\d+(\.\d+)?(e[-+]?\d+)?", "N");
+/// Numbers and the spaces that align them, for messages whose figures differ from run to run.
+const FIGURES: [(&str, &str); 2] = [(r"\b\d[\d,]*(\.\d+)?(e[-+]?\d+)?", "N"), (r" {2,}", "  ")];
 
 /// Returns the folder of all snapshots.
 pub fn folder() -> PathBuf {
@@ -48,7 +48,7 @@ pub fn check(command: &str, name: &str, message: &str) {
 /// If it differs. With `INSTA_UPDATE=always` the snapshot is written instead.
 #[track_caller]
 pub fn check_without_figures(command: &str, name: &str, message: &str) {
-    compare(command, name, message, &[&VARYING[..], &[FIGURES]].concat());
+    compare(command, name, message, &[&VARYING[..], &FIGURES[..]].concat());
 }
 
 #[track_caller]
@@ -85,6 +85,21 @@ fn with_named_folders(message: &str) -> String {
         named.replace_range(at..end, "[work]");
     }
     named
+}
+
+/// Returns the headings of a page of HTML, one a line.
+pub fn headings(page: &str) -> String {
+    let mut found = String::new();
+    for level in 1..=3 {
+        for rest in page.split(&format!("<h{level}>")).skip(1) {
+            let heading = rest.split(&format!("</h{level}>")).next().unwrap_or_default();
+            let mut parts = heading.split('<');
+            let mut text = parts.next().unwrap_or_default().to_owned();
+            text.extend(parts.filter_map(|part| part.split_once('>')).map(|(_, text)| text));
+            found.push_str(&format!("h{level} {}\n", text.trim()));
+        }
+    }
+    found
 }
 
 /// Writes `words` as a shell takes them.
