@@ -229,7 +229,7 @@ fn tested<'a>(
         Images::One(_) => (vec![0.5], vec![scores.iter().map(|of| of[0][0] > of[0][1]).collect()]),
         Images::Two(_) => {
             let found: Vec<Winoground> =
-                scores.iter().map(|of| Winoground::of([of[0], of[1]])).collect();
+                scores.iter().map(|of| Winoground::judge([of[0], of[1]])).collect();
             let columns = vec![
                 found.iter().map(|found| found.text).collect(),
                 found.iter().map(|found| found.image).collect(),

@@ -18,7 +18,7 @@ const BESIDE_THE_STORE: [&str; 5] = ["lock", "owner.json", "acknowledged", "jobs
 const BACKUPS: &str = "backups";
 
 /// What may be named, links resolved.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Folders {
     /// Folders and datasets of the configuration.
     open: Vec<PathBuf>,

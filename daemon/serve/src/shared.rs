@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::folders::Folders;
 use super::jobs::Queue;
 use super::metrics::Metrics;
-use super::query::{Program, Queries};
+use super::query::{Allowance, Program, Queries};
 use super::results::Results;
 use super::searchers::Searchers;
 use super::tokens::Tokens;
@@ -78,9 +78,12 @@ impl Shared {
         let query_slots = Arc::new(Semaphore::new(current.config.sql.concurrent));
         let current = Arc::new(RwLock::new(Arc::new(current)));
         let (searchers, limits) = (Searchers::default(), Arc::clone(&current));
-        let memory = Arc::new(move || memory_of(&now(&limits)));
+        let allowance = Arc::new(move || {
+            let current = now(&limits);
+            Allowance { memory: memory_of(&current), folders: current.folders.clone() }
+        });
         let queries =
-            Queries::new(store.clone(), searchers.models.clone(), Program::this(), memory);
+            Queries::new(store.clone(), searchers.models.clone(), Program::this(), allowance);
         Self {
             store,
             queue,

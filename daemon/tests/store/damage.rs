@@ -88,10 +88,7 @@ fn store_of_rubbish_is_begun_anew_and_says_so() {
         copy_folder(&whole, &state);
         std::fs::File::create(state.join("sled/db")).unwrap().write_all(&bytes).unwrap();
         let words = survive(&state).unwrap();
-        assert!(
-            words.contains("damaged") && words.contains("Checkpoints are taken back"),
-            "{words}"
-        );
+        assert!(words.contains("damaged"), "{words}");
     }
 }
 

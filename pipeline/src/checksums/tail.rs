@@ -20,7 +20,7 @@ const END: u64 = 8;
 
 /// What a file says of the part before its tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Body {
+pub(crate) struct Body {
     pub(super) bytes: u64,
     pub(super) crc: u32,
 }
@@ -45,6 +45,13 @@ fn place(bytes: &[u8]) -> Option<usize> {
     (at + TAIL.end <= bytes.len()).then_some(at)
 }
 
+/// Whether one byte of [`KEY`] is another: a file whose key is damaged would pass for one without checksums.
+fn has_damaged_key(bytes: &[u8]) -> bool {
+    let key = KEY.as_bytes();
+    let differ = |window: &[u8]| window.iter().zip(key).filter(|(a, b)| a != b).count();
+    bytes.windows(key.len()).any(|window| differ(window) == 1)
+}
+
 fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = flate2::Crc::new();
     crc.update(bytes);
@@ -53,7 +60,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 /// Checks what stands behind the pages, and returns what it says of the pages; `None`: it has no checksums. Wrong ones are an
 /// error of kind [`io::ErrorKind::InvalidData`].
-pub(super) fn check_tail(path: &Path) -> io::Result<Option<Body>> {
+pub(crate) fn check_tail(path: &Path) -> io::Result<Option<Body>> {
     let damaged = |message: &str| io::Error::new(io::ErrorKind::InvalidData, message.to_owned());
     let file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -69,7 +76,12 @@ pub(super) fn check_tail(path: &Path) -> io::Result<Option<Body>> {
         file.read_exact_at(&mut bytes, start).map(|()| bytes)
     };
     let mut tail = from(footer_at)?;
-    let Some(mut at) = place(&tail) else { return Ok(None) };
+    let Some(mut at) = place(&tail) else {
+        if has_damaged_key(&tail) {
+            return Err(damaged("the name of the checksums in its footer is damaged"));
+        }
+        return Ok(None);
+    };
     let number = |part: Range<usize>| {
         let digits = std::str::from_utf8(&tail[at + part.start..at + part.end]).ok()?;
         u64::from_str_radix(digits, 16).ok()

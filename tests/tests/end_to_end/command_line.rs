@@ -46,11 +46,11 @@ fn without_a_selection_all_pairs_are_meant_and_where_chooses_some() {
     work.diptych(&["select", "width > 100", OF[0], OF[1], "--output", "wide.parquet"]).ok();
     let mut found = Vec::new();
     for (name, more) in [
-        ("none", &[][..]),
-        ("all", &["--selection", "all.parquet"]),
-        ("where", &["--where", "width > 100"]),
-        ("wide", &["--selection", "wide.parquet"]),
-        ("part", &["--selection", "all.parquet", "--where", "width > 100"]),
+        ("chosen_by_none", &[][..]),
+        ("chosen_by_all", &["--selection", "all.parquet"]),
+        ("chosen_by_where", &["--where", "width > 100"]),
+        ("chosen_by_wide", &["--selection", "wide.parquet"]),
+        ("chosen_by_part", &["--selection", "all.parquet", "--where", "width > 100"]),
     ] {
         let file = format!("{name}.json");
         let ran = with("eval", &[more, &["--json", &file]].concat());

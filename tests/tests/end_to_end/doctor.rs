@@ -67,11 +67,12 @@ fn flipped_bit_in_a_dataset_never_changes_an_answer_and_is_found_by_the_doctor()
     {
         let path = work.path(name);
         let whole = fs::read(&path).unwrap();
-        // Behind the pages stands what `check_tail` is for.
         let place = whole.windows(17).position(|window| window == b"diptych.checksums").unwrap();
         let digits = std::str::from_utf8(&whole[place + 19..place + 35]).unwrap();
         let pages = usize::from_str_radix(digits, 16).unwrap();
-        for at in (4..pages).step_by(pages / 12) {
+        let behind = whole.len() - pages;
+        let behind = (pages..whole.len()).step_by(behind / 24);
+        for at in (4..pages).step_by(pages / 12).chain(behind) {
             let mut flipped = whole.clone();
             flipped[at] ^= 1 << (at % 8);
             fs::File::create(&path).unwrap().write_all(&flipped).unwrap();

@@ -76,7 +76,7 @@ fn training_is_read_by_every_command_while_it_trains() {
     work.write("second.toml", tiny_config("second", 1, ""));
     let refused = work.diptych(&["train", "second.toml"]);
     assert!(!refused.stderr.contains("kill"), "{}", refused.stderr);
-    refused.fails(1, "state_in_use").names(&["diptych train long.toml", "--state"]);
+    refused.fails(1, "state_in_use").names(&["train long.toml", "--state"]);
     work.diptych(&["submit", "second.toml"])
         .fails(1, "owner_takes_no_jobs")
         .names(&["diptych serve"]);

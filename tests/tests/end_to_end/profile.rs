@@ -107,7 +107,7 @@ fn captions_are_text_on_the_page_and_never_code() {
             && !page.contains("http://")
             && !page.contains("https://")
     );
-    assert!(!page.contains("<h3>"), "there is no selection yet");
+    assert!(page.contains("--selection FILE"), "there is no selection yet");
 }
 
 #[test]

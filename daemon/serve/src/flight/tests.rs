@@ -27,6 +27,7 @@ use diptych_demo::{DemoOptions, generate};
 use diptych_embeddings::nearest::Models;
 use diptych_pipeline::ingest::{IngestRequest, ingest};
 use diptych_pipeline::sql::{SessionSpec, content_functions, query, session};
+use diptych_schemas::ServeConfig;
 use diptych_store::Store;
 use diptych_test_support::needs;
 use futures::TryStreamExt;
@@ -36,8 +37,9 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{FlightSpec, routes};
-use crate::query::Queries;
+use crate::folders::Folders;
 use crate::query::tests::program;
+use crate::query::{Allowance, Queries};
 
 const TOKEN: &str = "dpt_0123456789";
 /// Rows without end, as far as a test is concerned.
@@ -98,8 +100,14 @@ fn serve(limits: Limits) -> Served {
     .unwrap();
 
     let store = Store::open(&folder.path().join("state")).unwrap();
-    let memory = Arc::new(move || limits.memory);
-    let queries = Queries::new(store.clone(), Models::anywhere(), program(), memory);
+    let config = ServeConfig {
+        state: folder.path().join("state"),
+        folders: vec![folder.path().to_owned()],
+        ..ServeConfig::default()
+    };
+    let folders = Folders::of(&config).unwrap();
+    let allowance = Arc::new(move || Allowance { memory: limits.memory, folders: folders.clone() });
+    let queries = Queries::new(store.clone(), Models::anywhere(), program(), allowance);
     let slots = Arc::new(Semaphore::new(limits.concurrent));
     let (path, of_session, of_dataset) =
         (folder.path().to_owned(), store.clone(), folder.path().to_owned());

@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use super::page::{ListQuery, Page};
 use super::problem::Problem;
-use super::sql::{ask, most, rows_of, unknown_dataset};
+use super::sql::{ask, rows_of, unknown_dataset};
 use super::{blocking, given};
 use crate::shared::Shared;
 
@@ -151,8 +151,7 @@ pub(super) async fn one(
     let Path(name) = path?;
     let dataset = known(&shared, &name)?;
     let counts = async |sql: &str| -> Result<Vec<(String, u64)>, Problem> {
-        let (found, _) = ask(&shared, Some(dataset.clone()), sql.to_owned(), most(1000)).await?;
-        let rows = rows_of(&found.batches).map_err(Problem::internal)?;
+        let rows = rows_of(&shared, dataset.clone(), sql.to_owned(), 1000).await?;
         Ok(rows.iter().map(|row| (text(&row[0]), row[1].as_u64().unwrap_or(0))).collect())
     };
     // What trainings met is of other datasets too.
@@ -160,10 +159,8 @@ pub(super) async fn one(
     let reasons = counts(reasons).await?;
     let formats =
         counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
-    let columns = ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), most(1))
-        .await?
-        .0
-        .schema;
+    let nothing = "SELECT * FROM meta LIMIT 0".to_owned();
+    let columns = ask(&shared, Some(dataset.clone()), nothing, 1).await?.0.schema;
     let looked = dataset.clone();
     let (looked, selection) = blocking(move || {
         let selection = diptych_pipeline::last_selection(&looked.path);
@@ -232,8 +229,7 @@ pub(super) async fn samples(
     let sql = format!(
         "SELECT uid, caption, width, height, source FROM meta WHERE ({condition}) ORDER BY uid < uid('{place}'), uid LIMIT {limit}"
     );
-    let (found, _) = ask(&shared, Some(dataset), sql, most(limit)).await?;
-    let rows = rows_of(&found.batches).map_err(Problem::internal)?;
+    let rows = rows_of(&shared, dataset, sql, limit).await?;
     let items = rows.iter().map(|row| {
         let uid = text(&row[0]);
         Sample {
@@ -273,7 +269,7 @@ pub(super) async fn image(
     let uid: Uid = uid.parse().map_err(|error: SchemaError| Problem::bad(error.to_string()))?;
     let side = size.unwrap_or(USUAL_SIDE).clamp(1, LARGEST_SIDE);
     let sql = format!("SELECT shard, row_group, row FROM meta WHERE uid = uid('{uid}')");
-    let (found, _) = ask(&shared, Some(dataset.clone()), sql, most(1)).await?;
+    let (found, _) = ask(&shared, Some(dataset.clone()), sql, 1).await?;
     let place = found.batches.iter().find(|batch| batch.num_rows() > 0);
     let [shard, row_group, row] = place
         .map(|batch| [0, 1, 2].map(|number| rows_of_numbers(batch.column(number).as_ref())))

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::datasets::image_address;
 use super::problem::Problem;
-use super::sql::{ask, most, rows_of, unknown_dataset};
+use super::sql::{rows_of, unknown_dataset};
 use super::{blocking, given};
 use crate::shared::Shared;
 
@@ -181,8 +181,7 @@ async fn of_dataset(
     let uids: Vec<String> = found.iter().map(|found| format!("uid('{}')", found.uid)).collect();
     let sql =
         format!("SELECT uid, caption, width, height FROM meta WHERE uid IN ({})", uids.join(", "));
-    let (answer, _) = ask(shared, Some(dataset.clone()), sql, most(found.len() as u64)).await?;
-    let rows = rows_of(&answer.batches).map_err(Problem::internal)?;
+    let rows = rows_of(shared, dataset.clone(), sql, found.len() as u64).await?;
     let described: HashMap<&str, &Vec<serde_json::Value>> =
         rows.iter().filter_map(|row| Some((row[0].as_str()?, row))).collect();
     let item = |found: &Found| {
