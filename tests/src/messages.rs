@@ -14,19 +14,27 @@ use insta::Settings;
 use crate::project;
 
 /// Parts of a message that differ from run to run, and the marks that replace them.
-const VARYING: [(&str, &str); 8] = [
+const VARYING: [(&str, &str); 12] = [
+    // How often a training shows a step depends on its speed.
+    (r"(?m)^ INFO step \d+/\d+ .*\n", ""),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", "[time]"),
+    // Milliseconds since 1970 in the name of a folder.
+    (r"\b1\d{12}\b", "[time]"),
     (r"(127\.0\.0\.1|localhost):\d{4,5}\b", "$1:[port]"),
     (r"\b(process|pid) \d+", "$1 [pid]"),
-    (r"\b\d+(\.\d+)? (ms|s)\b", "[duration]"),
+    (r"\b\d+(\.\d+)? ?(ns|µs|ms|s)\b", "[duration]"),
     (r"\b\d+(\.\d+)? (GiB|MiB|KiB|GB|MB|kB|bytes) (are )?(free|left)", "[size] $3$4"),
+    // Hashes of weights, which differ between processors, and of versions.
     (r"[0-9a-f]{64}", "[hash]"),
-    (r"\bfinal-[0-9a-f]+", "final-[hash]"),
+    (r"\b(producer|selection) [0-9a-f]{12}\b", "$1 [hash]"),
+    (r"\([0-9a-f]{12}\)", "([hash])"),
+    (r"/tmp/tmp\.\w+", "[temporary]"),
     (r"(?m) +$", ""),
 ];
 
 /// Numbers and the spaces that align them, for messages whose figures differ from run to run.
-const FIGURES: [(&str, &str); 2] = [(r"\b\d[\d,]*(\.\d+)?(e[-+]?\d+)?", "N"), (r" {2,}", "  ")];
+const FIGURES: [(&str, &str); 2] =
+    [(r"[-+]?\b\d[\d,]*(\.\d+)?(e[-+]?\d+)?", "N"), (r" {2,}", "  ")];
 
 /// Returns the folder of all snapshots.
 pub fn folder() -> PathBuf {
@@ -106,10 +114,12 @@ pub fn headings(page: &str) -> String {
 pub fn shell(words: &[&str]) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,@%+{}[]".contains(c);
     let quoted = words.iter().map(|word| {
-        if word.is_empty() || !word.chars().all(plain) {
-            format!("'{}'", word.replace('\'', r"'\''"))
-        } else {
+        if !word.is_empty() && word.chars().all(plain) {
             (*word).to_owned()
+        } else if word.contains('\'') && !word.contains(['"', '$', '`', '\\']) {
+            format!("\"{word}\"")
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
         }
     });
     quoted.collect::<Vec<_>>().join(" ")

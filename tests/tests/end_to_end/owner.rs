@@ -64,7 +64,7 @@ fn training_is_read_by_every_command_while_it_trains() {
     let found = work.diptych(&[&found[..], &["--selection", "heldout.parquet"]].concat()).ok();
     assert!(found.stdout.contains("  1  "), "{}", found.stdout);
     let nearest = "SELECT count(*) FROM nearest('long', 'a red circle')";
-    work.diptych(&["sql", nearest, "--state", "state"]).fails(1, "nearest_without_embeddings");
+    work.diptych(&["sql", nearest, "--state", "state"]).fails(1, "nearest_of_a_run_in_training");
 
     // Two folders together.
     let both = ["--state", "state", "--state", "elsewhere"];
