@@ -4,7 +4,7 @@
 CARGO ?= cargo
 DEMO ?= demo
 
-.PHONY: demo test build install uninstall deb setup lint clean-cache
+.PHONY: demo test messages build install uninstall deb setup lint clean-cache
 
 # Targets of `sudo make install`, below DESTDIR. It installs the binary that `make build` made.
 PREFIX ?= /usr/local
@@ -34,6 +34,14 @@ test:
 	@python3 trainer/setup/setup.py --tests
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
+
+# Accepts the words of all messages as they are now: the snapshots first, then the pages that are
+# made from them. With ONLY=NAME, those of tests whose path holds NAME.
+messages: export INSTA_UPDATE = always
+messages: setup
+	$(CARGO) build --workspace --all-targets
+	-$(CARGO) test --workspace --test end_to_end -- --skip messages:: $(ONLY)
+	$(CARGO) test --workspace --test end_to_end -- messages::
 
 lint: setup
 	$(CARGO) fmt --all --check
