@@ -169,7 +169,7 @@ fn picture_of_a_format_that_is_not_read_is_named_with_the_way_out() {
     for (name, bytes, says) in [
         ("a.heic", &b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], "a HEIC picture"),
         ("b.psd", b"8BPS\0\x01", "a Photoshop file"),
-        ("c.jpg", b"<!DOCTYPE html><html>gone</html>", "a page of HTML"),
+        ("c.jpg", b"<!DOCTYPE html><html>gone</html>", "an HTML page"),
         ("d.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
     ] {
         work.write(&format!("one/{name}"), bytes);

@@ -108,6 +108,6 @@ fn benchmark_has_a_row_for_each_stage_and_names_the_one_that_limits() {
     work.diptych(
         &[&["bench", "loader", "--rounds", "1"], &small[..2], &["--batch-size", "64"]].concat(),
     )
-    .fails_with(&["has 40 rows, a batch wants 64"]);
+    .fails_with(&["has 40 rows, but a batch needs 64"]);
     work.diptych(&["bench", "loader", "--dataset", "nowhere"]).fails_with(&["nowhere"]);
 }

@@ -268,7 +268,7 @@ fn a_server_that_lies_is_found_out_and_leaves_nothing_in_the_cache() {
         (|request| lie(request, "meta", Fault::Size(1 << 50)), "meta/"),
         (|request| lie(request, "dataset.json", Fault::Size(1 << 50)), "are not read"),
         (other_version, "has changed"),
-        (|request| lie(request, "blob", Fault::TooMuch), "more bytes than it was asked for"),
+        (|request| lie(request, "blob", Fault::TooMuch), "more bytes than requested"),
     ];
     for (fault, says) in lies {
         let message = {
