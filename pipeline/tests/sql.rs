@@ -465,8 +465,8 @@ async fn errors_of_names_point_at_the_column() {
         (
             "SELECT uid FROM meta WHERE format = \"jpeg\"",
             "there is no column jpeg\nline 1, column 37:\n  SELECT uid FROM meta WHERE format = \
-             \"jpeg\"\n                                      ^^^^^^\ntext stands in single quotes: \
-             'jpeg'; double quotes name a column",
+             \"jpeg\"\n                                      ^^^^^^\ntext is written in single \
+             quotes: 'jpeg'. Double quotes name a column",
         ),
     ] {
         assert_eq!(failure(&context, sql).await, message, "{sql}");
