@@ -15,7 +15,7 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub on: EvalOnArgs,
     #[command(flatten)]
-    pub how: EvalHowArgs,
+    pub how: EvalSettingsArgs,
     /// A suite (TOML): evaluations with weights that make one score
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "selection", "condition", "benchmark", "compositional", "tasks", "group_by", "output_format"])]
     pub suite: Option<PathBuf>,
@@ -90,7 +90,7 @@ pub struct EvalOnArgs {
 
 /// How it is measured.
 #[derive(Debug, Clone, Args)]
-pub struct EvalHowArgs {
+pub struct EvalSettingsArgs {
     /// Neighbours that vote
     #[arg(long, default_value_t = Self::default().k, value_name = "N")]
     pub k: usize,
@@ -114,7 +114,7 @@ pub struct EvalHowArgs {
     pub batch_size: usize,
 }
 
-impl Default for EvalHowArgs {
+impl Default for EvalSettingsArgs {
     fn default() -> Self {
         let shots = vec![1, 2, 4, 8, 16];
         Self {

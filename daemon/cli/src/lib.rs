@@ -35,7 +35,7 @@ pub use self::balance::BalanceArgs;
 pub use self::bench::{Bench, BenchArgs, BenchLoaderArgs, BenchSearchArgs};
 pub use self::bench_train::BenchTrainArgs;
 pub use self::download::DownloadArgs;
-pub use self::eval::{EvalArgs, EvalHowArgs, EvalOnArgs, EvalTask, ResultFormat};
+pub use self::eval::{EvalArgs, EvalOnArgs, EvalSettingsArgs, EvalTask, ResultFormat};
 pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArgs};
 pub use self::lists::ListArgs;
 pub use self::preset::{PresetArg, PresetArgs};

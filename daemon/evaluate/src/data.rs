@@ -12,7 +12,7 @@ use arrow::array::AsArray;
 use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
-use diptych_embeddings::values::{column_texts, each_value};
+use diptych_embeddings::values::{column_texts, for_each_value};
 use diptych_pipeline::Selection;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{PairChoice, Uid, column};
@@ -339,7 +339,7 @@ impl Images {
 fn sha256_of(dataset: &Path, selection: &Selection) -> anyhow::Result<HashMap<Uid, Vec<u8>>> {
     let selected: HashSet<Uid> = selection.uids.iter().copied().collect();
     let mut found = HashMap::with_capacity(selected.len());
-    each_value(dataset, column::SHA256, "the hashes of the images", |uid, hashes, row| {
+    for_each_value(dataset, column::SHA256, "the hashes of the images", |uid, hashes, row| {
         if selected.contains(&uid) {
             found.insert(uid, hashes.as_fixed_size_binary().value(row).to_vec());
         }

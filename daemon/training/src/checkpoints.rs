@@ -12,7 +12,7 @@ use diptych_embeddings::models::checkpoint_name;
 use diptych_schemas::words::describe;
 use diptych_schemas::{BestMode, CheckpointConfig, SampleIndex, Step};
 use diptych_store::{CheckpointRecord, EventKind, Milliseconds, RunName};
-use diptych_trainer::checkpoint::{self, Found};
+use diptych_trainer::checkpoint::{self, StoredCheckpoint};
 use diptych_trainer::{CheckpointManifest, CheckpointMeta, Due, Saved, Score};
 
 use super::evaluation::Evaluated;
@@ -23,10 +23,10 @@ use super::watch::Warning;
 
 /// Describes a checkpoint folder for the store.
 ///
-/// Without `steps_per_epoch` only whole epochs are counted. `diptych train` corrects that later.
+/// Without `steps_per_epoch` only whole epochs are counters. `diptych train` corrects that later.
 pub fn record_of(
     run: &RunName,
-    found: &Found,
+    found: &StoredCheckpoint,
     steps_per_epoch: Option<u64>,
 ) -> anyhow::Result<CheckpointRecord> {
     let manifest = &found.manifest;
@@ -174,7 +174,7 @@ impl Prepared {
         })?;
         let record = record_of(
             &self.record.run,
-            &Found { folder: saved.folder, manifest },
+            &StoredCheckpoint { folder: saved.folder, manifest },
             Some(self.steps_per_epoch),
         )?;
         let (run, step) = (record.run.clone(), record.step.0);

@@ -215,11 +215,7 @@ fn pairs_that_are_all_alike_are_noticed_by_the_loss_and_a_logit_scale_at_its_cla
         );
     }
     let ran = work.diptych(&["train", "clip.toml", "--no-progress"]).ok();
-    for said in [
-        "stuck at 2.773",
-        "a learning rate that is too high",
-        "at its clamp of 100",
-    ] {
+    for said in ["stuck at 2.773", "a learning rate that is too high", "at its clamp of 100"] {
         assert_eq!(ran.stderr.matches(said).count(), 1, "{said}: {}", ran.stderr);
     }
     assert_eq!(

@@ -234,7 +234,7 @@ impl Objective {
                     sum.f_div_scalar(inputs.samples_of_batch().max(1) as f64)?
                 }
                 ObjectiveTerm::Mlm => {
-                    let labels = inputs.wanted(MASKED_LABELS)?;
+                    let labels = inputs.require(MASKED_LABELS)?;
                     let count = labels.total.max(1.0);
                     let (loss, right) = masked::sums(output(outputs, MLM_LOGITS)?, labels)?;
                     sums.add("accuracy/mlm", &right.f_div_scalar(count)?)?;

@@ -79,7 +79,7 @@ pub(super) fn run(
         if let Some(status) = child.try_wait().context("waiting for the job's process")? {
             break status;
         }
-        if handle.stop.asked() && !asked {
+        if handle.stop.is_requested() && !asked {
             asked = true;
             terminate(child.id(), Signal::TERM);
         }
@@ -123,7 +123,7 @@ pub(super) fn select(
         if let Some(status) = child.try_wait().context("waiting for the query's process")? {
             break status;
         }
-        if handle.stop.asked() {
+        if handle.stop.is_requested() {
             child.kill().context("ending the query's process")?;
             child.wait().context("waiting for the query's process")?;
             return Ok(None);
