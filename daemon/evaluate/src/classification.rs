@@ -110,7 +110,7 @@ impl Classification {
     }
 
     /// Computes the accuracy on pairs that this model encoded.
-    pub fn of(
+    pub fn accuracy(
         &self,
         model: &Model,
         encoded: &Encoded,

@@ -68,8 +68,8 @@ impl EvalData {
         control: Control<'_>,
     ) -> anyhow::Result<Self> {
         let mut data = match &subject.source {
-            PairSource::Benchmark(folder) => Self::of_benchmark(folder, tasks, state, control)?,
-            PairSource::Dataset { dataset, pairs, classes, train_selection } => Self::of_dataset(
+            PairSource::Benchmark(folder) => Self::from_benchmark(folder, tasks, state, control)?,
+            PairSource::Dataset { dataset, pairs, classes, train_selection } => Self::from_dataset(
                 dataset,
                 pairs,
                 classes.as_ref(),
@@ -116,7 +116,7 @@ impl EvalData {
         Ok(data)
     }
 
-    fn of_dataset(
+    fn from_dataset(
         dataset: &Path,
         pairs: &PairChoice,
         classes: Option<&ClassSource>,
@@ -182,7 +182,7 @@ impl EvalData {
         })
     }
 
-    fn of_benchmark(
+    fn from_benchmark(
         folder: &Path,
         tasks: &[Task],
         state: &Path,

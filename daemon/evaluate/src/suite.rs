@@ -78,7 +78,7 @@ impl Suite {
     }
 
     /// Measures the weights of a model, without intervals.
-    pub fn of_model(
+    pub fn score_model(
         &self,
         model: &Model,
         threads: usize,
@@ -137,7 +137,7 @@ impl Task {
                     test.figure_names().iter().rev().map(|name| (*name).to_owned()).collect();
                 (TaskInput::Examples(test), known)
             }
-            _ => of_data(task, state, control)?,
+            _ => read_data(task, state, control)?,
         };
         let metric = task.metric.clone().unwrap_or_else(|| known[0].clone());
         if !known.contains(&metric) {
@@ -184,10 +184,10 @@ impl Task {
                         let [predictions] = &draws[..] else {
                             bail!("a suite cannot contain tasks with several draws")
                         };
-                        of_classes(predictions, metric, bootstrap)?
+                        score_classes(predictions, metric, bootstrap)?
                     }
                     TaskResult::Labels { found, .. } => (found.mean, found.resampled.clone()),
-                    TaskResult::Pairs { units, .. } => of_pairs(units, metric, bootstrap)?,
+                    TaskResult::Pairs { units, .. } => score_pairs(units, metric, bootstrap)?,
                 };
                 let uids: Vec<u8> = measured.uids.iter().flat_map(|uid| uid.0).collect();
                 (figures(&result), counted, ContentHash::of(&uids))
@@ -206,7 +206,7 @@ impl Task {
 }
 
 /// Reads the data of a task. Returns the names of its figures, the default first.
-fn of_data(
+fn read_data(
     task: &SuiteTask,
     state: &Path,
     control: Control<'_>,
@@ -257,7 +257,7 @@ fn of_data(
     Ok((TaskInput::Data(Box::new(data)), known))
 }
 
-fn of_classes(
+fn score_classes(
     predictions: &Predictions,
     metric: &str,
     bootstrap: Bootstrap,
@@ -274,7 +274,7 @@ fn of_classes(
 }
 
 /// Computes a recall. `units` are those of [`TaskResult::Pairs`].
-fn of_pairs(
+fn score_pairs(
     units: &[Vec<Unit>],
     metric: &str,
     bootstrap: Bootstrap,

@@ -192,7 +192,7 @@ impl Prepared {
         }
         let metric = Score::new(best_metric.clone(), 0.0, *best_mode == BestMode::Max);
         let Some(manifests) = self.manifests()? else { return Ok(()) };
-        let kept = kept(&manifests, *keep_last, (*keep_best, &metric));
+        let kept = checkpoints_to_keep(&manifests, *keep_last, (*keep_best, &metric));
         for old in
             self.store.checkpoints(&self.record.run)?.iter().filter(|old| !kept.contains(&old.step))
         {
@@ -225,7 +225,7 @@ fn comparable(manifest: &CheckpointManifest, other: &Score) -> Option<f64> {
 /// They are the newest, the last `last` of those that the configuration asks for, and the `best` by
 /// a metric (of equals the newest). Checkpoints of a stop or a roll-back make way for later ones,
 /// and do not push out those that the next roll-back needs.
-fn kept(
+fn checkpoints_to_keep(
     all: &[CheckpointManifest],
     last: usize,
     (best, metric): (usize, &Score),
@@ -275,7 +275,10 @@ mod tests {
     fn stopping_a_run_pushes_no_checkpoint_out() {
         let none = Score::new("a".into(), 0.0, true);
         let steps = |all: &[CheckpointManifest], last| {
-            kept(all, last, (0, &none)).into_iter().map(|step| step.0).collect::<Vec<_>>()
+            checkpoints_to_keep(all, last, (0, &none))
+                .into_iter()
+                .map(|step| step.0)
+                .collect::<Vec<_>>()
         };
         let mut all = vec![saved(4, Due::Schedule), saved(8, Due::Schedule), saved(9, Due::Stop)];
         assert_eq!(steps(&all, 2), [4, 8, 9]);
@@ -301,7 +304,10 @@ mod tests {
             saved(5, Due::Schedule),
         ];
         let steps = |all: &[CheckpointManifest], best, metric: &Score| {
-            kept(all, 1, (best, metric)).into_iter().map(|step| step.0).collect::<Vec<_>>()
+            checkpoints_to_keep(all, 1, (best, metric))
+                .into_iter()
+                .map(|step| step.0)
+                .collect::<Vec<_>>()
         };
         let metric = |name: &str, larger| Score::new(name.into(), 0.0, larger);
         assert_eq!(steps(&all, 1, &metric("a", true)), [3, 5], "of equals the newest");

@@ -262,7 +262,7 @@ impl HeldOut {
             done.answers = Some(answers(step, &encoded, &ranks, loss_parts));
         }
         if let Some(classification) = &self.classification {
-            let found = classification.of(&model, &encoded, &go_on)?;
+            let found = classification.accuracy(&model, &encoded, &go_on)?;
             let named = [
                 ("top1", found.top1),
                 ("top5", found.top5),

@@ -95,7 +95,7 @@ fn one(
         heartbeat.alive();
         !limits.stop.is_requested() && limits.time.is_none_or(|time| began.elapsed() < time)
     };
-    let scored = suite.of_model(model, run.config.loader.threads, &go_on)?;
+    let scored = suite.score_model(model, run.config.loader.threads, &go_on)?;
     if limits.stop.is_requested() {
         done.stopped = true;
         done.whole = false;

@@ -160,7 +160,7 @@ impl Objective {
     ///
     /// Takes unit vectors `[N, D]` of images and of texts. Terms that are not computed from
     /// embeddings are skipped.
-    pub(crate) fn of_pairs(
+    pub(crate) fn terms_of_pairs(
         &self,
         image_nd: &Tensor,
         text_nd: &Tensor,
