@@ -40,7 +40,7 @@ pub(crate) fn watch(ending: Ending) -> anyhow::Result<StopRequest> {
                 }
             };
             next().await;
-            seen.ask();
+            seen.request();
             match ending {
                 Ending::InOrder(words) => {
                     tracing::info!("stopping: {words}. A second signal leaves at once");

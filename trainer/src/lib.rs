@@ -61,8 +61,9 @@ pub use run::trainer::{StepReport, Trainer, TrainerSpec};
 /// Checkpoints as folders of files.
 pub mod checkpoint {
     pub use crate::formats::checkpoint::{
-        CHECKPOINT_VERSION, CheckpointManifest, CheckpointMeta, Found, Rejected, Scan,
-        TOKENIZER_FILE, list, newest, read_manifest, remove, remove_unfinished, scan, verify,
+        CHECKPOINT_VERSION, CheckpointManifest, CheckpointMeta, RejectedFolder, Scan,
+        StoredCheckpoint, TOKENIZER_FILE, list, newest, read_manifest, remove, remove_unfinished,
+        scan, verify,
     };
     pub use crate::run::snapshot::write;
 }

@@ -49,7 +49,7 @@ pub use self::config::ConfigArgs;
 pub use self::dedup::{ByTier, DecontaminateArgs, DedupArgs, SyntheticMetaArgs, TierArgs};
 pub use self::download::DownloadArgs;
 pub use self::embed::{EmbedArgs, EmbeddingFormatArg};
-pub use self::eval::{EvalArgs, EvalHowArgs, EvalOnArgs, EvalTask, ResultFormat};
+pub use self::eval::{EvalArgs, EvalOnArgs, EvalSettingsArgs, EvalTask, ResultFormat};
 pub use self::export::{ExportArgs, ModelFormat};
 pub use self::groups::{GROUPS, Group};
 pub use self::ingest::{CaptionsChoice, DemoDataArgs, IngestArgs};

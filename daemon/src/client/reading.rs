@@ -54,7 +54,7 @@ pub(crate) fn state_tables(state: &Path) -> anyhow::Result<StateTables> {
     check(state)?;
     Ok(match source(state)? {
         Source::Owner(service) => tables_of_owner(&ask(service, state)),
-        Source::Copy(store) => StateTables::of(&store),
+        Source::Copy(store) => StateTables::from_store(&store),
     })
 }
 

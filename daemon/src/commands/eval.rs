@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use diptych_cli::{EvalArgs, EvalHowArgs, EvalOnArgs, EvalTask, ResultFormat};
+use diptych_cli::{EvalArgs, EvalOnArgs, EvalSettingsArgs, EvalTask, ResultFormat};
 use diptych_embeddings::files::EmbeddingFiles;
 use diptych_embeddings::models::{self, Model};
 use diptych_evaluate::compositional::{self, Test};
 use diptych_evaluate::data::EvalData;
 use diptych_evaluate::figures::figures;
-use diptych_evaluate::measure::{Measured, Measuring, TaskResult, measure};
+use diptych_evaluate::measure::{MeasureOptions, Measured, TaskResult, measure};
 use diptych_evaluate::request::{
-    ClassSource, Control, PairSource, Request, Settings, Stopped, Subject, Task,
+    ClassSource, Control, EvalSettings, PairSource, Request, Stopped, Subject, Task,
 };
 use diptych_evaluate::source::{EmbeddingCache, EmbeddingSource};
 use diptych_evaluate::suite::Suite;
@@ -34,7 +34,8 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     // It saves nothing before its end, and what it caches is written whole or not at all: nothing is lost by leaving.
     let stop = signals::watch(Ending::Within("nothing has been recorded", ENDS_WITHIN))?;
     let bar = IngestBar::new()?;
-    let control = Control { go_on: &|| !stop.asked(), on_ingest: &|progress| bar.show(progress) };
+    let control =
+        Control { go_on: &|| !stop.is_requested(), on_ingest: &|progress| bar.show(progress) };
     let json = if let Some(path) = &args.suite {
         of_suite(args, path, control)
     } else if let Some(images) = args.images.as_deref().filter(|_| !args.compositional.is_empty()) {
@@ -107,10 +108,10 @@ fn task_of(task: EvalTask) -> Task {
     }
 }
 
-fn settings(how: &EvalHowArgs, threads: usize) -> Settings {
-    let EvalHowArgs { k, knn_temperature, probe_c, shots, seed, resamples, batch_size } =
+fn settings(how: &EvalSettingsArgs, threads: usize) -> EvalSettings {
+    let EvalSettingsArgs { k, knn_temperature, probe_c, shots, seed, resamples, batch_size } =
         how.clone();
-    Settings { k, knn_temperature, probe_c, shots, seed, resamples, batch_size, threads }
+    EvalSettings { k, knn_temperature, probe_c, shots, seed, resamples, batch_size, threads }
 }
 
 fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
@@ -118,10 +119,10 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
     let other = compared(args)?;
     let Request { subject, tasks, settings } = request(args)?;
     let data = EvalData::read(&subject, &tasks, state, control)?;
-    let measuring = Measuring { how: &settings, go_on: control.go_on };
+    let options = MeasureOptions { settings: &settings, go_on: control.go_on };
     let answers = |named: &ModelRef| {
         with_towers(named, args, |towers, path| {
-            let measured = measure(towers, &data, measuring)?.ok_or(Stopped)?;
+            let measured = measure(towers, &data, options)?.ok_or(Stopped)?;
             Ok((path.to_owned(), measured))
         })
     };
@@ -200,7 +201,8 @@ fn of_suite(args: &EvalArgs, path: &Path, control: Control<'_>) -> anyhow::Resul
     let settings = settings(&args.how, args.model.run_on.threads);
     let scored = |named: &ModelRef| {
         with_towers(named, args, |towers, path| {
-            let scored = suite.run(towers, Measuring { how: &settings, go_on: &go_on })?;
+            let scored =
+                suite.run(towers, MeasureOptions { settings: &settings, go_on: &go_on })?;
             // Only the time leaves tasks out; a signal ends it all.
             control.check()?;
             Ok((path.to_owned(), scored))
@@ -241,7 +243,7 @@ fn of_compositions(args: &EvalArgs, images: &Path, control: Control<'_>) -> anyh
 fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelRef>> {
     let Some(name) = &args.compare else { return Ok(None) };
     let other = args.model.run_on.model_ref(name, args.model.model_config.clone(), false);
-    if !EmbeddingFiles::are_at(Path::new(name)) {
+    if !EmbeddingFiles::exist_at(Path::new(name)) {
         models::resolve(&other).context("--compare")?;
     }
     Ok(Some(other))
@@ -254,7 +256,7 @@ fn with_towers<T>(
     run: impl FnOnce(&EmbeddingSource<'_>, &Path) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let path = PathBuf::from(&named.name);
-    if EmbeddingFiles::are_at(&path) {
+    if EmbeddingFiles::exist_at(&path) {
         return run(&EmbeddingSource::Files(&EmbeddingFiles::read(&path)?), &path);
     }
     let model: Model = models::load(named)?;

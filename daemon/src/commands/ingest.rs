@@ -106,7 +106,7 @@ pub(crate) fn attempt(
     bar.finish();
     match ended {
         Ok(report) => Ok(Attempt::Done(report)),
-        Err(error @ IngestError::Stopped { .. }) if stop.asked() => {
+        Err(error @ IngestError::Stopped { .. }) if stop.is_requested() => {
             line(error.to_string())?;
             Ok(Attempt::Stopped(Outcome::Stopped))
         }

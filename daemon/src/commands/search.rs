@@ -10,7 +10,7 @@ use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::EncodeSpec;
 use diptych_embeddings::models::{self, Model};
 use diptych_embeddings::nearest::{
-    Found, GraphSpec, Loaded, Query, QueryTerm, SearchOptions, Searcher,
+    GraphSpec, Neighbour, Query, QueryTerm, SearchOptions, Searcher, SharedModel,
 };
 use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
 use diptych_pages::pictures::{SheetItem, query_sheet};
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
         EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
 
-    let loaded = Arc::new(Loaded::new(model)?);
+    let loaded = Arc::new(SharedModel::new(model)?);
     let mut searcher =
         Searcher::open_some(&store, Arc::clone(&loaded), &selection.uids, default_memory() as u64)?;
     let mut options = SearchOptions { distinct: args.distinct, width: None };
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     for (title, found) in titles.into_iter().zip(answers) {
         line(&title)?;
         let items = pictures(&loaded.lock(), &args.dataset.dataset, &selection, &found)?;
-        for (rank, (Found { uid, score }, item)) in found.iter().zip(&items).enumerate() {
+        for (rank, (Neighbour { uid, score }, item)) in found.iter().zip(&items).enumerate() {
             line(format!("  {:>3}  {score:.3}  {uid}  {}", rank + 1, one_line(&item.caption)))?;
         }
         sheet.push((title, items));
@@ -135,7 +135,7 @@ fn pictures(
     model: &Model,
     dataset: &Path,
     selection: &Selection,
-    found: &[Found],
+    found: &[Neighbour],
 ) -> anyhow::Result<Vec<SheetItem>> {
     // The loader reads in the order of the dataset; the ranks are put back after it.
     let wanted: HashSet<Uid> = found.iter().map(|found| found.uid).collect();
@@ -172,7 +172,7 @@ fn pictures(
             items.insert(*uid, item);
         }
     }
-    let ranked = found.iter().map(|Found { uid, score }| {
+    let ranked = found.iter().map(|Neighbour { uid, score }| {
         let item = items
             .remove(uid)
             .with_context(|| format!("the image of pair {uid} cannot be read any more"))?;

@@ -7,7 +7,7 @@ use diptych_embeddings::models::checkpoint_folder;
 use diptych_schemas::{TrainConfig, durable};
 use diptych_store::{CheckpointRecord, Milliseconds, RunName, RunRecord, Store, is_backup};
 use diptych_trainer::CheckpointManifest;
-use diptych_trainer::checkpoint::{self, Found, Scan};
+use diptych_trainer::checkpoint::{self, Scan, StoredCheckpoint};
 use diptych_training::checkpoints::record_of;
 
 use super::{Findings, Severity, entries};
@@ -83,7 +83,7 @@ impl Findings {
     fn hold_against(
         &mut self,
         run: &RunName,
-        valid: &[Found],
+        valid: &[StoredCheckpoint],
         named: &[CheckpointRecord],
         known: Option<&RunRecord>,
     ) -> anyhow::Result<Vec<CheckpointRecord>> {

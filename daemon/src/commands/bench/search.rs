@@ -193,7 +193,7 @@ fn made_up(rows: usize, dimension: usize, queries: usize) -> (Vectors, Vec<Vec<f
     let queries = (0..queries as u64)
         .map(|query| padded(&made_up_row(u64::MAX - query, dimension, clusters)))
         .collect();
-    (Vectors::of(dimension, uids, &values), queries)
+    (Vectors::from_rows(dimension, uids, &values), queries)
 }
 
 fn made_up_row(number: u64, dimension: usize, clusters: u64) -> Vec<f32> {
