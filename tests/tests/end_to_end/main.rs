@@ -40,3 +40,4 @@ mod start;
 mod systemd;
 mod terminal;
 mod tidy;
+mod troubleshooting;
