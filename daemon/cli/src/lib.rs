@@ -11,6 +11,7 @@ mod lists;
 mod memory;
 mod preset;
 mod profile;
+mod reference;
 mod report;
 mod retype;
 mod score;
@@ -40,6 +41,7 @@ pub use self::ledger::{LedgerAction, LedgerArgs, LedgerRetryArgs, LedgerShownArg
 pub use self::lists::ListArgs;
 pub use self::preset::{PresetArg, PresetArgs};
 pub use self::profile::ProfileArgs;
+pub use self::reference::ReferenceArgs;
 pub use self::report::ReportArgs;
 pub use self::retype::RetypeArgs;
 pub use self::score::{ScoreArgs, ScoreKindArg};
@@ -162,6 +164,9 @@ pub enum Command {
     /// Compute the queries of a service's clients. The service starts it
     #[command(hide = true)]
     QueryWorker,
+    /// Write the reference pages of the book
+    #[command(hide = true)]
+    Reference(ReferenceArgs),
     /// Write made-up meta without images, to measure curation at scale
     #[command(hide = true)]
     SyntheticMeta(SyntheticMetaArgs),
@@ -177,6 +182,11 @@ pub fn parse() -> Cli {
         }
         error.exit()
     })
+}
+
+/// Returns the whole command line, for the reference.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// How the command is called that the arguments name.

@@ -312,6 +312,36 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Gives each metric a value, so that [`Metrics::text`] has all of them.
+    pub(crate) fn fill_with_examples(&self) {
+        let run = OfRun { run: String::new() };
+        let term = OfTerm { run: String::new(), name: String::new() };
+        for family in [&self.step_seconds, &self.data_wait_seconds] {
+            family.get_or_create(&run);
+        }
+        self.samples.get_or_create(&run);
+        self.step.get_or_create(&run);
+        for family in [
+            &self.loss,
+            &self.learning_rate,
+            &self.logit_scale,
+            &self.grad_norm,
+            &self.samples_per_second,
+            &self.mfu,
+            &self.eta_seconds,
+            &self.checkpoint_age_seconds,
+        ] {
+            family.get_or_create(&run);
+        }
+        self.terms.get_or_create(&term);
+        self.evaluations.get_or_create(&term);
+        self.events.get_or_create(&OfEvent { run: String::new(), kind: String::new() });
+        self.jobs.get_or_create(&OfJobs { state: String::new() });
+        self.request(&Method::GET, String::new(), StatusCode::OK, Duration::ZERO);
+    }
+}
+
 /// Of the files in a folder, without those in folders below it: sled has one such level, whose files are few.
 fn folder_bytes(folder: &std::path::Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();

@@ -20,6 +20,7 @@ mod ledger;
 mod plot;
 mod preset;
 mod profile;
+mod reference;
 mod report;
 mod retype;
 mod score;
@@ -82,6 +83,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Config(args) => config::run(args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoData(args) => demo_data::run(&args),
+        Command::Reference(args) => reference::run(&args),
         Command::SyntheticMeta(args) => synthetic_meta::run(&args),
     }
 }

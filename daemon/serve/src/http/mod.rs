@@ -76,9 +76,9 @@ impl utoipa::Modify for BearerToken {
     }
 }
 
-/// Everything under one roof; `more` answers what is not under `/v1` (the page, Flight SQL).
-pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
-    let (api, mut described) = OpenApiRouter::with_openapi(Described::openapi())
+/// What can be asked under `/v1`, with its description.
+fn routes_under_v1() -> OpenApiRouter<Arc<Shared>> {
+    OpenApiRouter::with_openapi(Described::openapi())
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz))
         .routes(routes!(metrics::metrics))
@@ -105,10 +105,17 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         .routes(routes!(datasets::image))
         .routes(routes!(admin::backup))
         .routes(routes!(admin::reload))
-        .with_state(Arc::clone(shared))
-        .split_for_parts();
-    describe_responses(&mut described);
-    let described = Arc::new(described);
+}
+
+/// Returns the document of `/openapi.json`.
+pub fn openapi() -> serde_json::Result<serde_json::Value> {
+    serde_json::to_value(with_responses(routes_under_v1().into_openapi()))
+}
+
+/// Everything under one roof; `more` answers what is not under `/v1` (the page, Flight SQL).
+pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
+    let (api, described) = routes_under_v1().with_state(Arc::clone(shared)).split_for_parts();
+    let described = Arc::new(with_responses(described));
     let http = shared.current().config.http.clone();
     let places = Places::of_requests(&http);
     let limits = BodyLimits::of(&http);
@@ -141,7 +148,7 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
 }
 
 /// OpenAPI wants every response described. What a good one holds, its schema says.
-fn describe_responses(described: &mut utoipa::openapi::OpenApi) {
+fn with_responses(mut described: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     let items = described.paths.paths.values_mut();
     let operations = items.flat_map(|item| {
         [&mut item.get, &mut item.post, &mut item.patch, &mut item.put, &mut item.delete]
@@ -156,6 +163,7 @@ fn describe_responses(described: &mut utoipa::openapi::OpenApi) {
             reason.unwrap_or("What went wrong, as a problem").clone_into(&mut response.description);
         }
     }
+    described
 }
 
 async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
