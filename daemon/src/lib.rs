@@ -9,6 +9,7 @@ pub mod doctor;
 mod output;
 mod reference;
 mod signals;
+mod system;
 
 use diptych_schemas::outcome;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::TrainConfig;
 use crate::config_reference::{ValueKind, value_kind};
+use crate::words::wrapped;
 
 /// Longest explanation above a key, in characters.
 const SHORT: usize = 120;
@@ -197,7 +198,7 @@ impl Written<'_> {
     }
 }
 
-pub(crate) fn joined(section: &str, name: &str) -> String {
+fn joined(section: &str, name: &str) -> String {
     if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
 }
 
@@ -239,7 +240,7 @@ pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, S
             }
         };
         lines.push(head);
-        lines.extend(wrapped(&doc.text).into_iter().map(|line| format!("    {line}")));
+        lines.extend(wrapped(&doc.text, LINE).into_iter().map(|line| format!("    {line}")));
     }
     Ok(lines.join("\n") + "\n")
 }
@@ -267,20 +268,6 @@ pub(crate) fn values_in(toml: &str) -> BTreeMap<String, String> {
         add(&table, "", &mut found);
     }
     found
-}
-
-fn wrapped(text: &str) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= LINE => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Every verb with its usage, options and examples, from the clap structs.
 
 use clap::{Arg, Command};
+use diptych_cli::GROUPS;
 
 use super::markdown::{code, sentence, start, table};
 
@@ -10,16 +11,19 @@ pub(super) fn page() -> String {
     let mut whole = diptych_cli::command().disable_help_subcommand(true);
     whole.build();
     let mut text = start("Command line", ABOUT);
-    let verbs: Vec<&Command> = visible(&whole).collect();
-    let rows = verbs.iter().map(|verb| {
-        let name = verb.get_name();
-        let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
-        vec![format!("[`diptych {name}`](#diptych-{name})"), sentence(&about)]
+    let rows = GROUPS.iter().flat_map(|group| {
+        group.verbs.iter().enumerate().map(|(place, name)| {
+            let about = whole.find_subcommand(name).and_then(Command::get_about);
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            let title = if place == 0 { group.title } else { "" };
+            let link = format!("[`diptych {name}`](#diptych-{name})");
+            vec![title.to_owned(), link, sentence(&about)]
+        })
     });
-    text += &format!("\n{}\n", table(&["verb", "what it does"], rows));
+    text += &format!("\n{}\n", table(&["", "verb", "what it does"], rows));
     text += "## Options of all verbs\n\n";
-    text += &arguments(&whole, |arg| arg.get_id() != "version" || whole.get_version().is_some());
-    for verb in verbs {
+    text += &arguments(&whole, |_| true);
+    for verb in visible(&whole) {
         add_verb(verb, 2, &mut text);
     }
     text

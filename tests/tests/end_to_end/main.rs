@@ -24,6 +24,7 @@ mod hostile_queries;
 mod imports;
 mod loader;
 mod masked_lm;
+mod messages;
 mod mutated_files;
 mod openapi;
 mod owner;
