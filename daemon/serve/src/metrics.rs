@@ -327,10 +327,10 @@ impl Metrics {
         let run = OfRun { run: String::new() };
         let term = OfTerm { run: String::new(), name: String::new() };
         for family in [&self.step_seconds, &self.data_wait_seconds] {
-            family.get_or_create(&run);
+            drop(family.get_or_create(&run));
         }
-        self.samples.get_or_create(&run);
-        self.step.get_or_create(&run);
+        drop(self.samples.get_or_create(&run));
+        drop(self.step.get_or_create(&run));
         for family in [
             &self.loss,
             &self.learning_rate,
@@ -341,12 +341,12 @@ impl Metrics {
             &self.eta_seconds,
             &self.checkpoint_age_seconds,
         ] {
-            family.get_or_create(&run);
+            drop(family.get_or_create(&run));
         }
-        self.terms.get_or_create(&term);
-        self.evaluations.get_or_create(&term);
-        self.events.get_or_create(&OfEvent { run: String::new(), kind: String::new() });
-        self.jobs.get_or_create(&OfJobs { state: String::new() });
+        drop(self.terms.get_or_create(&term));
+        drop(self.evaluations.get_or_create(&term));
+        drop(self.events.get_or_create(&OfEvent { run: String::new(), kind: String::new() }));
+        drop(self.jobs.get_or_create(&OfJobs { state: String::new() }));
         self.request(&Method::GET, String::new(), StatusCode::OK, Duration::ZERO);
     }
 }

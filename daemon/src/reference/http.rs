@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::markdown::{code, prose, sentence, start, table};
+use super::markdown::{code, prose, start, table};
 
 const ABOUT: &str = "The service answers under `/v1`, and describes itself in `/openapi.json`. Lists come in parts: `next` asks for the \
                      part after. Errors are problem details (RFC 9457). Where tokens are set, requests carry `Authorization: Bearer dpt_…`.";
