@@ -37,6 +37,7 @@ pub(super) const CHAPTERS: &[(&str, &str)] = chapters![
     "guides/export.md"
     "guides/filter-and-balance.md"
     "guides/http.md"
+    "guides/install.md"
     "guides/layouts.md"
     "guides/measure.md"
     "guides/monitoring.md"
