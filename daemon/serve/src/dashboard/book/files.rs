@@ -73,4 +73,5 @@ pub(super) const IMAGES: &[(&str, &[u8])] = images![
     "images/dashboard.png"
     "images/emoji-found.png"
     "images/emoji-loss.svg"
+    "images/front.png"
 ];
