@@ -7,9 +7,11 @@ mod client;
 mod commands;
 pub mod doctor;
 mod output;
+mod reference;
 mod signals;
 mod system;
 
+use diptych_schemas::outcome;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
@@ -53,10 +55,10 @@ pub fn allow_many_open_files() -> std::io::Result<()> {
 pub fn run(cli: diptych_cli::Cli) -> u8 {
     match commands::run(cli.command) {
         Ok(outcome) => outcome.code(),
-        Err(error) if output::is_broken_pipe(&error) => 0,
+        Err(error) if output::is_broken_pipe(&error) => outcome::DONE,
         Err(error) => {
             output::complain(&error);
-            1
+            outcome::FAILED
         }
     }
 }

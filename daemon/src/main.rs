@@ -5,6 +5,7 @@ use std::io::Write;
 use std::panic;
 
 use diptych_cli::Command;
+use diptych_schemas::outcome::{FAILED, INTERNAL};
 use diptych_schemas::words::panic_message;
 
 /// Where `main` returns, libraries run their own endings, and a thread that still computes with libtorch crashes in them. All that must be
@@ -25,7 +26,7 @@ fn run() -> u8 {
     diptych::start_logging(cli.verbose, matches!(cli.command, Command::Serve(_)));
     if let Err(error) = confined {
         tracing::error!("{error:#}");
-        return 1;
+        return FAILED;
     }
     if !asleep {
         // Slower beside other work, and right all the same.
@@ -43,7 +44,7 @@ fn run() -> u8 {
             tracing::error!(
                 "internal error: {message}. This is a bug; run again with -v and report what it prints"
             );
-            70
+            INTERNAL
         }
     }
 }

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemars::schema_for;
+use schemars::{JsonSchema, schema_for};
 use serde_json::{Map, Value};
 
 use crate::TrainConfig;
+use crate::config_reference::{ValueKind, value_kind};
 use crate::words::wrapped;
 
 /// Longest explanation above a key, in characters.
@@ -46,18 +47,25 @@ const EXAMPLES: [(&str, &str); 19] = [
 
 /// The explanation of a key or of a section.
 #[derive(Clone, Debug)]
-struct KeyDoc {
-    text: String,
+pub(crate) struct KeyDoc {
+    pub(crate) text: String,
+    /// The type of its values.
+    pub(crate) kind: ValueKind,
     /// Whether the key is a table with its own heading.
-    is_section: bool,
+    pub(crate) is_section: bool,
     /// Whether the key is part of a table inside a value, like those of `data.mix`.
-    is_within_a_value: bool,
+    pub(crate) is_within_a_value: bool,
 }
 
-type Docs = BTreeMap<String, KeyDoc>;
+pub(crate) type Docs = BTreeMap<String, KeyDoc>;
 
 fn docs() -> Docs {
-    let schema = schema_for!(TrainConfig).to_value();
+    docs_of::<TrainConfig>()
+}
+
+/// Returns the keys of a configuration, by their names with those of their tables.
+pub(crate) fn docs_of<T: JsonSchema>() -> Docs {
+    let schema = schema_for!(T).to_value();
     let mut docs = BTreeMap::new();
     let no_definitions = Map::new();
     let definitions = schema["$defs"].as_object().unwrap_or(&no_definitions);
@@ -82,7 +90,12 @@ fn add(
         let is_section = table.is_some_and(|(_, direct)| direct) && !within;
         docs.insert(
             key.clone(),
-            KeyDoc { text: plain(text), is_section, is_within_a_value: within },
+            KeyDoc {
+                text: plain(text),
+                kind: value_kind(property, definitions),
+                is_section,
+                is_within_a_value: within,
+            },
         );
         if let Some((table, _)) = table {
             add(table, &key, within || !is_section, definitions, docs);
@@ -92,7 +105,7 @@ fn add(
 
 /// Returns the definition that a property, an optional property or the items of a list refer to.
 /// The flag says whether the property itself refers to it.
-fn referred<'a>(
+pub(crate) fn referred<'a>(
     property: &'a Value,
     definitions: &'a Map<String, Value>,
 ) -> Option<(&'a Value, bool)> {
@@ -107,7 +120,7 @@ fn referred<'a>(
 }
 
 /// Returns a doc comment as running text.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace("[`", "`").replace("`]", "`")
 }
 
@@ -189,7 +202,7 @@ fn joined(section: &str, name: &str) -> String {
     if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
 }
 
-fn example(key: &str) -> Option<&'static str> {
+pub(crate) fn example(key: &str) -> Option<&'static str> {
     EXAMPLES.iter().find(|(known, _)| *known == key).map(|(_, example)| *example)
 }
 
@@ -234,6 +247,11 @@ pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, S
 
 /// Returns each key with its value as TOML.
 fn values(config: &TrainConfig) -> BTreeMap<String, String> {
+    values_in(&config.to_toml())
+}
+
+/// Returns each key of a TOML text with its value as TOML.
+pub(crate) fn values_in(toml: &str) -> BTreeMap<String, String> {
     fn add(table: &toml::Table, prefix: &str, found: &mut BTreeMap<String, String>) {
         for (name, value) in table {
             let key = joined(prefix, name);
@@ -246,7 +264,7 @@ fn values(config: &TrainConfig) -> BTreeMap<String, String> {
         }
     }
     let mut found = BTreeMap::new();
-    if let Ok(table) = config.to_toml().parse::<toml::Table>() {
+    if let Ok(table) = toml.parse::<toml::Table>() {
         add(&table, "", &mut found);
     }
     found

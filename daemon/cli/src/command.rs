@@ -11,9 +11,9 @@ use crate::job::JobVerb;
 use crate::{
     BackupArgs, BalanceArgs, Bench, BenchArgs, CompletionsArgs, ConfigArgs, DecontaminateArgs,
     DedupArgs, DemoDataArgs, DoctorArgs, EmbedArgs, EvalArgs, ExportArgs, IngestArgs, InitArgs,
-    JobArgs, LedgerArgs, ManArgs, PlotArgs, PresetArgs, ProfileArgs, ReportArgs, RetypeArgs,
-    ScoreArgs, SearchArgs, SelectArgs, ServeArgs, Shell, SplitArgs, SqlArgs, SyntheticMetaArgs,
-    TokenArgs, TrainArgs, UiArgs, UidsArgs, help,
+    JobArgs, LedgerArgs, ManArgs, PlotArgs, PresetArgs, ProfileArgs, ReferenceArgs, ReportArgs,
+    RetypeArgs, ScoreArgs, SearchArgs, SelectArgs, ServeArgs, Shell, SplitArgs, SqlArgs,
+    SyntheticMetaArgs, TokenArgs, TrainArgs, UiArgs, UidsArgs, help,
 };
 
 /// Trains CLIP-like models on your own image-text pairs
@@ -101,6 +101,9 @@ pub enum Command {
     /// Compute the queries of a service's clients. The service starts it
     #[command(hide = true)]
     QueryWorker,
+    /// Write the reference pages of the book
+    #[command(hide = true)]
+    Reference(ReferenceArgs),
     /// Write made-up meta without images, to measure curation at scale
     #[command(hide = true)]
     SyntheticMeta(SyntheticMetaArgs),

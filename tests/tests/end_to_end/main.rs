@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench_train;
+mod book;
 mod command_line;
 mod confined;
 mod crash;
@@ -30,6 +31,7 @@ mod owner;
 mod profile;
 mod prose;
 mod quickstart;
+mod reference;
 mod remote;
 mod report;
 mod results;
