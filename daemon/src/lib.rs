@@ -6,6 +6,7 @@
 mod client;
 mod commands;
 pub mod doctor;
+mod init;
 mod output;
 mod signals;
 mod system;

@@ -7,14 +7,13 @@ use schemars::schema_for;
 use serde_json::{Map, Value};
 
 use crate::TrainConfig;
-use crate::words::wrapped;
+use crate::config_schema::kind;
+use crate::words::{nearest, wrapped};
 
 /// Characters of the explanation above a key.
 const SHORT: usize = 120;
 /// Characters of a line of a whole explanation.
 const LINE: usize = 96;
-/// Similarity from which a name is taken for a typo, as for unknown keys.
-const SIMILAR: f64 = 0.75;
 
 /// What stands in a file for keys that have no default.
 const EXAMPLES: [(&str, &str); 19] = [
@@ -46,6 +45,8 @@ const EXAMPLES: [(&str, &str); 19] = [
 #[derive(Clone, Debug)]
 struct KeyDoc {
     text: String,
+    /// The values that it takes, as in "whole number".
+    kind: String,
     /// A table of its own, under a heading.
     is_section: bool,
     /// Keys of a table that stands within a value, as those of `data.mix`.
@@ -80,7 +81,12 @@ fn add(
         let is_section = table.is_some_and(|(_, direct)| direct) && !within;
         docs.insert(
             key.clone(),
-            KeyDoc { text: plain(text), is_section, is_within_a_value: within },
+            KeyDoc {
+                text: plain(text),
+                kind: kind(property, definitions),
+                is_section,
+                is_within_a_value: within,
+            },
         );
         if let Some((table, _)) = table {
             add(table, &key, within || !is_section, definitions, docs);
@@ -201,12 +207,13 @@ pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, S
         let wanted = wanted.unwrap_or_default();
         let sections = docs.iter().filter(|(_, doc)| doc.is_section).map(|(key, _)| key.as_str());
         let listed: Vec<&str> = sections.collect();
-        let similarity = |key: &&String| {
-            let last = key.rsplit('.').next().unwrap_or(key);
-            strsim::jaro_winkler(wanted, key).max(strsim::jaro_winkler(wanted, last))
-        };
-        let nearest = docs.keys().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-        let guess = nearest.filter(|key| similarity(key) > SIMILAR);
+        // A key may be named without its section.
+        let last = |key: &'_ str| key.rsplit('.').next().unwrap_or_default().to_owned();
+        let names: Vec<String> = docs.keys().map(|key| last(key)).collect();
+        let by_name = nearest(wanted, names.iter().map(String::as_str))
+            .and_then(|name| docs.keys().find(|key| last(key) == name));
+        let whole = nearest(wanted, docs.keys().map(String::as_str)).map(str::to_owned);
+        let guess = if wanted.contains('.') { whole } else { by_name.cloned().or(whole) };
         let guess = guess.map_or_else(String::new, |key| format!("did you mean {key}? "));
         return Err(format!("there is no key {wanted}: {guess}Sections: {}", listed.join(", ")));
     }
@@ -217,9 +224,11 @@ pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, S
             format!("[{key}]")
         } else {
             match (values.get(key), example(key)) {
-                (Some(value), _) => format!("{key} = {value}"),
-                (None, Some(example)) => format!("{key}   (not set; for example {example})"),
-                (None, None) => key.clone(),
+                (Some(value), _) => format!("{key} = {value}   ({})", doc.kind),
+                (None, Some(example)) => {
+                    format!("{key}   ({}; not set; for example {example})", doc.kind)
+                }
+                (None, None) => format!("{key}   ({})", doc.kind),
             }
         };
         lines.push(head);
@@ -300,8 +309,15 @@ mod tests {
     fn keys_are_explained_by_section_and_a_typo_gets_a_guess() {
         let config = TrainConfig::parse(SMALLEST).unwrap();
         let eval = explained(&config, Some("eval")).unwrap();
-        assert!(eval.contains("eval.every_steps = 0\n    Evaluate every so many steps"), "{eval}");
-        assert!(eval.contains("eval.selection   (not set") && !eval.contains("train."), "{eval}");
+        assert!(
+            eval.contains("eval.every_steps = 0   (whole number)\n    Evaluate every"),
+            "{eval}"
+        );
+        assert!(
+            eval.contains("eval.selection   (text; not set; for example")
+                && !eval.contains("train."),
+            "{eval}"
+        );
         assert!(explained(&config, Some("loader.remote.cache")).unwrap().lines().count() < 4);
         let error = explained(&config, Some("evla")).unwrap_err();
         assert!(error.contains("did you mean eval?"), "{error}");

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::config_remote::is_url;
 
 /// Datasets in object stores and behind web servers that jobs may read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoteAccess {
     /// URLs beneath which a job may name a dataset: `s3://bucket/sets`, `https://data.example.org/`. Without any: none. What

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config_data::resolve;
@@ -10,7 +11,7 @@ use crate::config_keys;
 use crate::{PathRole, RemoteAccess, SchemaError};
 
 /// The service. `diptych config --serve` prints this with all its defaults.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServeConfig {
     /// State folder, which the service owns while it runs. Relative paths here are relative to this file.
@@ -33,7 +34,7 @@ pub struct ServeConfig {
 }
 
 /// A dataset under a name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServedDataset {
     /// Letters, digits, `-`, `_`, `.`.
@@ -67,7 +68,7 @@ fn is_plain(c: char) -> bool {
 }
 
 /// Who may ask.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
     /// File of tokens, as `diptych token` writes it. Without it, whoever reaches the address may do everything: loopback and
@@ -77,15 +78,17 @@ pub struct AuthConfig {
 }
 
 /// Certificate and key, PEM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
+    /// File of the certificate and those that sign it, PEM.
     pub certificate: PathBuf,
+    /// File of the private key, PEM.
     pub key: PathBuf,
 }
 
 /// Limits of HTTP.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Largest body of a request in MiB.
@@ -109,11 +112,12 @@ impl HttpConfig {
 }
 
 /// Limits of one query, by HTTP and by Flight SQL.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SqlLimits {
     /// Memory of one query in MiB, before it goes to the disk or fails. What its functions make comes on top, up to 96 MiB.
     pub memory_mib: u64,
+    /// Longest time of one query, in seconds.
     pub max_seconds: u64,
     /// Rows of an answer in JSON. Flight SQL streams, and so has no such limit.
     pub max_rows: u64,
@@ -122,7 +126,7 @@ pub struct SqlLimits {
 }
 
 /// Jobs that run at once, and how often one that failed is tried again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct JobsConfig {
     /// Jobs that run a model at once: train, embed, eval, and score with a model.

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::DatasetManifest;
+use crate::words::did_you_mean_path;
+
 /// An error of the contracts between stages. Every message says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
@@ -12,8 +15,9 @@ pub enum SchemaError {
     Io { path: PathBuf, source: std::io::Error },
 
     #[error(
-        "{path} is not a dataset: it has no dataset.json. Make one with `diptych ingest SOURCE… --dataset {path}`, \
-         or, if an ingest was stopped before its first shard, run the same ingest again"
+        "{path} is not a dataset: it has no dataset.json{}. Make one with `diptych ingest SOURCE… --dataset {path}`, \
+         or, if an ingest was stopped before its first shard, run the same ingest again",
+        did_you_mean_path(path, |other| DatasetManifest::path(other).is_file())
     )]
     NoDataset { path: PathBuf },
 

@@ -13,6 +13,7 @@ mod config_objective;
 mod config_optimizer;
 mod config_remote;
 mod config_remote_access;
+mod config_schema;
 mod config_serve;
 mod config_suite;
 mod config_unattended;
@@ -40,6 +41,7 @@ pub use config_objective::{LossKind, MaskConfig, ObjectiveConfig, ObjectiveTerm}
 pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind, WarmupSteps};
 pub use config_remote::{RemoteConfig, is_url};
 pub use config_remote_access::{RemoteAccess, RemotePrefix};
+pub use config_schema::{serve_schema, train_schema};
 pub use config_serve::{
     AuthConfig, HttpConfig, JobsConfig, Listen, Scope, ServeConfig, ServedDataset, SqlLimits,
     TlsConfig,

@@ -12,7 +12,7 @@ use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::logical_expr::{LogicalPlanBuilder, lit};
 use datafusion::prelude::col;
 use diptych_embeddings::session::StateTables;
-use diptych_schemas::words::describe;
+use diptych_schemas::words::{describe, did_you_mean_path};
 use diptych_serve::{AskOwner, OwnerAnswer, ROWS, ROWS_FORMAT, answer_of, tables_of_owner};
 use diptych_store::{Owner, Store};
 use futures::{FutureExt, StreamExt};
@@ -106,8 +106,10 @@ pub(crate) fn store_to_read(state: &Path) -> anyhow::Result<Store> {
 fn check(state: &Path) -> anyhow::Result<()> {
     if !state.is_dir() {
         bail!(
-            "{}: there is no such state folder. `diptych train` makes it, at the place that its configuration names",
-            state.display()
+            "{}: there is no such state folder{}. `diptych train` makes it, where its configuration \
+             says",
+            state.display(),
+            did_you_mean_path(state, Path::is_dir)
         );
     }
     Ok(())

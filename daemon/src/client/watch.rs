@@ -10,7 +10,7 @@ use futures::StreamExt;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::control::text;
+use super::control::{no_such_run, text};
 use super::{Service, wait_for};
 use crate::output::line;
 
@@ -29,7 +29,11 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Outcome> {
             let record: Value = service.get("/v1/jobs?limit=1000").await?;
             let jobs = record["items"].as_array().cloned().unwrap_or_default();
             match jobs.iter().find(|job| job["run"] == run.as_str()) {
-                None => bail!("no job of the service trains a run called {run}"),
+                None => {
+                    let known = jobs.iter().filter_map(|job| job["run"].as_str());
+                    let known: Vec<String> = known.map(str::to_owned).collect();
+                    return Err(no_such_run(run, &known));
+                }
                 Some(job) if has_ended(job) => {
                     line(about_job(job))?;
                     return Ok(Outcome::Done);

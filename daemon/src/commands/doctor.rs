@@ -7,7 +7,7 @@ use diptych_cli::{DoctorArgs, DoctorFormat};
 use diptych_pipeline::{Checksums, verify_dataset};
 use diptych_schemas::DatasetManifest;
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::words::{thousands, unreadable, wrapped};
+use diptych_schemas::words::{did_you_mean_path, thousands, unreadable, wrapped};
 use diptych_store::Owner;
 use serde_json::json;
 
@@ -23,7 +23,11 @@ const VERDICT: usize = 6;
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let Some(folder) = &args.folder else { return look_at_installation(args.format) };
     if !folder.is_dir() {
-        bail!("{}: there is no such folder", folder.display());
+        bail!(
+            "{}: there is no such folder{}",
+            folder.display(),
+            did_you_mean_path(folder, Path::is_dir)
+        );
     }
     if !DatasetManifest::path(folder).is_file() {
         return look_through_state(folder, args.fix);

@@ -12,7 +12,7 @@ use diptych_pipeline::sql::phash_of_file;
 use diptych_pipeline::sql::query;
 use diptych_schemas::Reason;
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::words::thousands;
+use diptych_schemas::words::{did_you_mean, thousands};
 
 use crate::commands::download_options::download_options;
 use crate::commands::ingest::{Attempt, attempt, print_report};
@@ -35,8 +35,15 @@ pub(crate) fn run(args: LedgerArgs) -> anyhow::Result<Outcome> {
 }
 
 fn named(reason: &str) -> anyhow::Result<Reason> {
-    Reason::named(reason).ok_or_else(|| {
-        anyhow!("{reason:?} is no reason of a ledger. `diptych ledger --dataset FOLDER` shows the reasons that there are")
+    serde_json::from_value(reason.into()).map_err(|error| {
+        // serde lists the known words in backquotes, behind the unknown one.
+        let message = error.to_string();
+        let known = message.split('`').skip(3).step_by(2);
+        anyhow!(
+            "unknown reason {reason:?}{}. `diptych ledger --dataset FOLDER` shows the reasons in a \
+             ledger",
+            did_you_mean(reason, known)
+        )
     })
 }
 

@@ -4,6 +4,8 @@
 
 use std::fmt::Write;
 
+use diptych_schemas::words::did_you_mean;
+
 /// A filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preset {
@@ -23,9 +25,12 @@ pub struct Parameter {
 /// Why a filter cannot be made from what was given.
 #[derive(Debug, thiserror::Error)]
 pub enum PresetError {
-    #[error("there is no preset {name}; there are: {known}")]
+    #[error("there is no preset {name}{}; there are: {known}", did_you_mean(name, known.split(", ")))]
     Unknown { name: String, known: String },
-    #[error("preset {preset} has nothing called {key} to set; it has: {known}")]
+    #[error(
+        "preset {preset} has no parameter {key}{}; it has: {known}",
+        did_you_mean(key, known.split(", "))
+    )]
     UnknownKey { preset: &'static str, key: String, known: String },
     #[error("preset {preset} wants {key}: {meaning}. Give it with --set {key}=…")]
     Missing { preset: &'static str, key: &'static str, meaning: &'static str },
