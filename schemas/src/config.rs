@@ -1,5 +1,7 @@
-//! The configuration of a training run: TOML with defaults, in which a key that nobody knows is refused with the nearest
-//! one that is known. Options that contradict each other are refused before anything starts.
+//! The configuration of a training run: TOML in which every key but a few has a default.
+//!
+//! Unknown keys are refused, and the error suggests the nearest known key. Options that contradict
+//! each other are refused before anything starts.
 
 use std::path::{Path, PathBuf};
 
@@ -17,16 +19,17 @@ use crate::config_unattended::{
 use crate::config_weights::FirstWeights;
 use crate::{ContentHash, PathRole, RemoteConfig, SchemaError};
 
-/// A training run. `diptych config` prints this with all its defaults.
+/// A training run. `diptych config` prints one with all its defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Name of the run: its identity in the state folder. Letters, digits, `-`, `_`, `.`.
+    /// Name of the run, which identifies it in the state folder. Letters, digits, `-`, `_`, `.`.
     pub name: String,
-    /// Folder for sled and checkpoints. Relative paths here are relative to this file.
+    /// Folder for the state database and the checkpoints. Relative paths in this file are relative
+    /// to its folder.
     #[serde(default = "default_state")]
     pub state: PathBuf,
-    /// Seeds initialisation, order and augmentation.
+    /// Seed of the initial weights, the sample order and the augmentation.
     #[serde(default)]
     pub seed: u64,
     pub data: DataConfig,
@@ -42,10 +45,10 @@ pub struct TrainConfig {
     pub objective: ObjectiveConfig,
     #[serde(default)]
     pub augment: AugmentConfig,
-    /// Reading and decoding.
+    /// Reading and decoding of images.
     #[serde(default)]
     pub loader: LoaderConfig,
-    /// What is saved, and what of it is kept.
+    /// When checkpoints are saved, and how many are kept.
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
     #[serde(default)]
@@ -56,31 +59,34 @@ pub struct TrainConfig {
     pub metrics: MetricsConfig,
 }
 
-/// Which model, and where its weights come from.
+/// The model, and where its weights come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelChoice {
-    /// A built-in name (`demo`, `ViT-S-32`, `ViT-B-32`, `ViT-B-16`, `ViT-L-14`), a JSON file in OpenCLIP's form, or Hugging Face's
-    /// `config.json`. Without it: the model of `weights`.
+    /// A built-in name (`demo`, `ViT-S-32`, `ViT-B-32`, `ViT-B-16`, `ViT-L-14`), a JSON file in
+    /// OpenCLIP's format, or a `config.json` of Hugging Face. Default: the model that `weights`
+    /// describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// A Hugging Face or OpenCLIP folder, a checkpoint, or a run (`RUN@best`) to start from, which also say the model; or one for each
-    /// tower: { image = "…", text = "…" }. Without it: random weights.
+    /// Weights to start from: a Hugging Face or OpenCLIP folder, a checkpoint, or a run
+    /// (`RUN@best`). These also say which model it is. { image = "…", text = "…" } takes each tower
+    /// from its own source. Default: random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<FirstWeights>,
-    /// A `tokenizer.json`, or a `vocab.txt` of WordPiece. Without it: that in the folder of `weights`, or else CLIP's own byte-pair
-    /// vocabulary.
+    /// A `tokenizer.json`, or a `vocab.txt` for WordPiece. Default: the tokenizer in the folder of
+    /// `weights`, or else CLIP's byte-pair vocabulary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
 }
 
 impl ModelChoice {
-    /// The configuration where it is a file or a folder, and no built-in name.
+    /// Returns the path of the model's configuration, or `None` if a built-in name is given.
     pub fn config_file(&self) -> Option<&Path> {
         self.config.as_deref().filter(|name| is_path(name)).map(Path::new)
     }
 
-    /// What the model is called in lists and messages: its configuration's name, or where its weights come from.
+    /// Returns the name for lists and messages: the configuration's name, or where the weights come
+    /// from.
     pub fn name(&self) -> String {
         match (&self.config, &self.weights) {
             (Some(config), _) => config.clone(),
@@ -94,11 +100,14 @@ impl ModelChoice {
         match (&self.config, &self.weights) {
             (Some(_), _) | (None, Some(FirstWeights::Whole(_))) => Ok(()),
             (None, Some(FirstWeights::Towers(_))) => {
-                Err("model.config is missing: weights of single towers do not say which model they become part of".into())
+                Err("model.config is missing: the weights of single towers do not say which model \
+                     to build. Set it to a built-in name or a JSON file"
+                    .into())
             }
             (None, None) => Err(
-                "model.config is missing: name a built-in model, as in \"ViT-B-32\", or a JSON file; or set model.weights to the folder of a \
-                 Hugging Face or OpenCLIP model, which says it"
+                "model.config is missing: set it to a built-in model such as \"ViT-B-32\" or to a \
+                 JSON file, or set model.weights to the folder of a Hugging Face or OpenCLIP \
+                 model, which describes itself"
                     .into(),
             ),
         }
@@ -108,29 +117,34 @@ impl ModelChoice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainLoopConfig {
-    /// Pairs a step, of all ranks together.
+    /// Pairs per optimizer step, over all ranks together.
     pub batch_size: u64,
-    /// Passes over the selection. The last incomplete batch of each is dropped.
+    /// Passes over the selection. The last, incomplete batch of each pass is dropped.
     pub epochs: u64,
-    /// Pairs that go through the towers at once; 0: the whole batch. Smaller ones save memory: features are computed first, without
-    /// what the gradient wants, and each part again with it. The gradient is the whole batch's.
+    /// Pairs that go through the towers at once; 0: the whole batch. Smaller values save memory.
+    /// Features are first computed without the values that the gradient needs, then each part is
+    /// computed again with them. The gradient is that of the whole batch.
     pub micro_batch_size: u64,
-    /// Keep the input of each block of the towers and compute the rest again for the gradient, which stays the same: less memory,
-    /// and one more pass forward.
+    /// Whether to keep only the input of each block and to compute the rest again for the gradient.
+    /// Needs less memory and one more forward pass; the gradient stays the same.
     pub activation_checkpointing: bool,
-    /// fp32, bf16 or fp16: what matrix products and attention are computed in. Weights, layer norms and loss are fp32 always.
+    /// fp32, bf16 or fp16: the number format of matrix products and attention. Weights, layer norms
+    /// and the loss are always fp32.
     pub precision: Precision,
-    /// Decay of a moving average of the weights, which is evaluated, saved and exported beside them; 0: none. Usual: 0.9999.
+    /// Decay of a moving average of the weights, which is evaluated, saved and exported together
+    /// with them; 0: none. Usual: 0.9999.
     pub ema_decay: f64,
-    /// Intra-op threads of libtorch on the CPU; 0: one for each core. Part of what makes a run reproducible bit for bit.
+    /// Threads of one libtorch operation on the CPU; 0: one per core. Part of what makes a run
+    /// reproducible bit for bit.
     pub threads: usize,
-    /// `auto` (a GPU where there is one), `cpu`, `cuda` (the first GPU) or `cuda:N`.
+    /// `auto` (a GPU if there is one), `cpu`, `cuda` (the first GPU) or `cuda:N`.
     pub device: String,
-    /// Towers that keep their weights.
+    /// Towers whose weights stay fixed.
     pub lock: LockConfig,
 }
 
-/// The numbers that matrix products and attention take. Weights, layer norms, features and loss are fp32 with each of them.
+/// The number format of matrix products and attention. Weights, layer norms, features and the loss
+/// are always fp32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
@@ -138,40 +152,42 @@ pub enum Precision {
     Fp32,
     /// The range of fp32 with 8 bits of mantissa.
     Bf16,
-    /// 11 bits of mantissa and a small range: gradients are scaled, and a step whose gradients overflow is skipped.
+    /// 11 bits of mantissa and a small range. Gradients are scaled, and a step whose gradients
+    /// overflow is skipped.
     Fp16,
 }
 
-/// RandomResizedCrop.
+/// Random crops of training images (RandomResizedCrop).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentConfig {
-    /// Smallest and largest part of the image's area.
+    /// Smallest and largest share of the image's area.
     pub scale: [f64; 2],
-    /// Smallest and largest width/height.
+    /// Smallest and largest ratio of width to height.
     pub ratio: [f64; 2],
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoaderConfig {
-    /// Decoding threads; 0: one for each core.
+    /// Decoding threads; 0: one per core.
     pub threads: usize,
-    /// How much is shuffled together, in row groups' worth of pairs. Part of the order.
+    /// Number of row groups' worth of pairs that are shuffled together. Part of the sample order.
     pub window_row_groups: usize,
-    /// Into how many parts a row group is cut. Parts are what is spread over an epoch, so a window has pairs of up to
-    /// window_row_groups × row_group_parts row groups. Part of the order.
+    /// Number of parts that a row group is cut into. Parts are spread over an epoch, so a window
+    /// holds pairs of up to window_row_groups × row_group_parts row groups. Part of the sample
+    /// order.
     pub row_group_parts: usize,
-    /// Bytes in flight, in MiB: images that are read and not yet decoded (a quarter), and decoded samples that the trainer has not
-    /// taken yet (the rest).
+    /// Bytes in flight, in MiB. A quarter is for images that are read but not decoded, the rest for
+    /// decoded samples that the trainer has not taken yet.
     pub queue_mib: u64,
     /// Largest width × height that is decoded.
     pub max_pixels: u64,
-    /// Reading datasets that are URLs.
+    /// Reading of datasets that are URLs.
     pub remote: RemoteConfig,
 }
 
-/// Whether a model's configuration is named by a path, and not by its built-in name.
+/// Returns whether a model's configuration is given as a path, not as a built-in name.
 fn is_path(name: &str) -> bool {
     let ending = Path::new(name).extension();
     name.contains('/') || ending.is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
@@ -198,7 +214,7 @@ impl Default for TrainLoopConfig {
 }
 
 impl Default for AugmentConfig {
-    /// OpenCLIP's training transform.
+    /// Returns OpenCLIP's training transform.
     fn default() -> Self {
         Self { scale: [0.9, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] }
     }
@@ -217,7 +233,7 @@ impl Default for LoaderConfig {
     }
 }
 
-/// See [`TrainConfig::training_hash`].
+/// Keys that were added after the first release. See [`TrainConfig::training_hash`].
 const LATER_KEYS: [&str; 5] = [
     "keep_raw_steps = ",
     "keep_one_of = ",
@@ -236,7 +252,9 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// Parses and checks a configuration; the error says the line, and for an unknown key the nearest known one.
+    /// Parses and checks a configuration.
+    ///
+    /// The error names the line and, for an unknown key, the nearest known one.
     pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = config_keys::parse(text)?;
         config.validate()?;
@@ -253,7 +271,8 @@ impl TrainConfig {
                 && !self.name.starts_with('.')
                 && self.name.len() <= 100,
             format!(
-                "name must be 1 to 100 letters, digits, '-', '_' or '.', not starting with '.', got {:?}",
+                "name must be 1 to 100 letters, digits, '-', '_' or '.', not starting with '.', \
+                 got {:?}",
                 self.name
             ),
         )?;
@@ -277,12 +296,17 @@ impl TrainConfig {
         let [s0, s1] = self.augment.scale;
         check(
             0.0 < s0 && s0 <= s1 && s1 <= 1.0,
-            format!("augment.scale must be two rising numbers in (0, 1], got [{s0}, {s1}]"),
+            format!(
+                "augment.scale must be two numbers in (0, 1], the smaller one first, got [{s0}, \
+                 {s1}]"
+            ),
         )?;
         let [r0, r1] = self.augment.ratio;
         check(
             0.0 < r0 && r0 <= r1 && r1.is_finite(),
-            format!("augment.ratio must be two rising numbers above 0, got [{r0}, {r1}]"),
+            format!(
+                "augment.ratio must be two numbers above 0, the smaller one first, got [{r0}, {r1}]"
+            ),
         )?;
         check(
             self.loader.window_row_groups >= 1,
@@ -305,12 +329,13 @@ impl TrainConfig {
         check(
             matches!(device, "auto" | "cpu" | "cuda") || cuda,
             format!(
-                "train.device must be auto, cpu, cuda or cuda:N (cuda is cuda:0), got {device:?}{meant}"
+                "train.device must be auto, cpu, cuda or cuda:N (cuda is cuda:0), got \
+                 {device:?}{meant}"
             ),
         )
     }
 
-    /// Relative paths become relative to `folder`.
+    /// Makes relative paths relative to `folder`.
     pub fn resolve_paths(&mut self, folder: &Path) {
         self.state = folder.join(&self.state);
         let Ok(()) = self.replace_paths(|role, path| {
@@ -318,14 +343,17 @@ impl TrainConfig {
         });
     }
 
-    /// Replaces every file and folder that it names, but the state folder, by what `replace` makes of it. Ends with its first error.
+    /// Replaces every path in the configuration, except the state folder, by the result of
+    /// `replace`.
+    ///
+    /// Stops at the first error.
     pub fn replace_paths<E>(
         &mut self,
         mut replace: impl FnMut(PathRole, &Path) -> Result<PathBuf, E>,
     ) -> Result<(), E> {
         for path in self.model.weights.as_mut().map(FirstWeights::paths_mut).unwrap_or_default() {
             let replaced = replace(PathRole::Read, path)?;
-            // A run of the state folder is named as it is.
+            // The name of a run is kept as it is.
             if replaced.exists() || FirstWeights::run_name(path).is_none() {
                 *path = replaced;
             }
@@ -340,7 +368,7 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// All but the model's configuration and weights, which may be names.
+    /// Returns all paths except the model's configuration and weights, which may be names.
     fn paths_mut(&mut self) -> Vec<(PathRole, &mut PathBuf)> {
         let EvalConfig { selection, dataset, classes, templates, suite, .. } = &mut self.eval;
         let read = [&mut self.model.tokenizer, selection, classes, templates, suite];
@@ -357,15 +385,17 @@ impl TrainConfig {
         paths
     }
 
-    /// All keys, as TOML.
+    /// Returns all keys as TOML.
     pub fn to_toml(&self) -> String {
         toml::to_string(self)
             .unwrap_or_else(|error| format!("# this configuration has no TOML form: {error}\n"))
     }
 
-    /// Hash of what decides the weights that come out. What may change between a kill and a resume is left out: paths (the
-    /// selection counts by its own hash), threads of the loader, checkpoints, evaluation, guards and metrics; so is activation
-    /// checkpointing, which gives the same gradient.
+    /// Returns a hash of everything that decides the resulting weights.
+    ///
+    /// Left out is all that may change between a stop and a resume: paths, threads of the loader,
+    /// checkpoints, evaluation, guards and metrics. A selection counts by its own hash instead of
+    /// its path. Activation checkpointing is left out too, since it gives the same gradient.
     pub fn training_hash(&self) -> ContentHash {
         let decisive = Self {
             state: PathBuf::new(),
@@ -385,7 +415,8 @@ impl TrainConfig {
             metrics: MetricsConfig::default(),
             ..self.clone()
         };
-        // Keys that decide nothing and came later are no part of the text, so that runs of before go on.
+        // Later keys that do not change the weights are dropped from the text. So runs of older
+        // versions keep their hash and can be resumed.
         let later = |line: &&str| LATER_KEYS.iter().any(|key| line.starts_with(key));
         let text: Vec<_> = decisive
             .to_toml()
@@ -401,7 +432,8 @@ impl TrainConfig {
 mod tests {
     use super::*;
 
-    const SMALLEST: &str = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
+    const SMALLEST: &str = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \
+        \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
 
     #[test]
     fn smallest_configuration_gets_all_defaults() {

@@ -1,4 +1,4 @@
-//! What a run trains on: one selection, or a mix of several, and the columns that captions come from.
+//! The data of a run: one selection or a mix of several, and the columns that captions come from.
 
 use std::path::{Path, PathBuf};
 
@@ -7,31 +7,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::{PathRole, is_url};
 
-/// What is trained on: `dataset` and `selection`, or several of them in `mix`.
+/// The training data: `dataset` and `selection`, or several of them in `mix`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Dataset folder, as `diptych ingest` makes it, or the URL of one: `s3://`, `gs://`, `az://`, `http://`, `https://`.
+    /// Dataset folder, as `diptych ingest` makes it, or its URL: `s3://`, `gs://`, `az://`,
+    /// `http://`, `https://`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<PathBuf>,
-    /// Selection file, as `diptych select` makes it. Weights in it say how often a pair comes in an epoch.
+    /// Selection file, as `diptych select` makes it. The weight of a pair says how often it comes
+    /// in an epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<PathBuf>,
-    /// Columns of meta that captions are chosen from, for each sample anew. Without them: `caption`.
+    /// Columns of meta that captions are drawn from, anew for each sample. Default: `caption`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub captions: Vec<CaptionColumn>,
-    /// Several selections that are mixed by weight.
+    /// Several selections, mixed by weight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mix: Vec<MixedSource>,
 }
 
-/// A column that a caption may come from.
+/// A column that captions are drawn from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CaptionColumn {
     /// `caption`, or one of the source's own columns.
     pub column: String,
-    /// Share of the samples; those of all columns add up to 1. Where the column has no text, the others have it.
+    /// Share of the samples; the shares of all columns add up to 1. If the column has no text for a
+    /// pair, another one is used.
     pub probability: f64,
 }
 
@@ -43,16 +46,17 @@ pub struct MixedSource {
     pub dataset: PathBuf,
     /// Selection of that dataset.
     pub selection: PathBuf,
-    /// Share of the samples in proportion to the others' weights. Without it, in all of them: by the selections' sizes.
+    /// Share of the samples, relative to the other weights. Set it for all selections or for none;
+    /// default: by the selections' sizes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
-    /// Columns that captions are chosen from; without them, those of `data.captions`.
+    /// Columns that captions are drawn from. Default: those of `data.captions`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub captions: Vec<CaptionColumn>,
 }
 
 impl DataConfig {
-    /// All that is trained on, in its order.
+    /// Returns all selections in their order.
     pub fn sources(&self) -> Vec<MixedSource> {
         let mut sources = self.mix.clone();
         if let (Some(dataset), Some(selection)) = (&self.dataset, &self.selection) {
@@ -72,7 +76,11 @@ impl DataConfig {
         match (&self.dataset, &self.selection, self.mix.is_empty()) {
             (Some(_), Some(_), true) | (None, None, false) => {}
             (_, _, false) => {
-                return Err("data.mix and data.dataset or data.selection are both set: put all selections into data.mix".into());
+                return Err(
+                    "data.mix is set together with data.dataset or data.selection: put all \
+                     selections into data.mix"
+                        .into(),
+                );
             }
             (None, ..) => {
                 return Err(
@@ -85,7 +93,11 @@ impl DataConfig {
         }
         let weights: Vec<f64> = self.mix.iter().filter_map(|source| source.weight).collect();
         if !weights.is_empty() && weights.len() < self.mix.len() {
-            return Err("data.mix: some selections have a weight and some have none; give all of them one, or none".into());
+            return Err(
+                "data.mix: some selections have a weight and some have none. Set it for all of \
+                 them or for none"
+                    .into(),
+            );
         }
         if let Some(weight) = weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0))
         {
@@ -112,7 +124,7 @@ impl DataConfig {
         dataset.chain(selection).chain(of_mix)
     }
 
-    /// The same without paths: selections count by their own hashes.
+    /// Returns a copy without paths, because selections count by their own hashes.
     pub(crate) fn without_paths(&self) -> Self {
         let mut same = self.clone();
         (same.dataset, same.selection) = (None, None);
@@ -123,7 +135,7 @@ impl DataConfig {
     }
 }
 
-/// A relative path becomes relative to `folder`; the URL of a dataset stays.
+/// Makes a relative path relative to `folder`. The URL of a dataset stays.
 pub(crate) fn resolve(role: PathRole, path: &Path, folder: &Path) -> PathBuf {
     if role == PathRole::Dataset && is_url(path) { path.to_owned() } else { folder.join(path) }
 }
@@ -137,7 +149,7 @@ fn check_captions(captions: &[CaptionColumn]) -> Result<(), String> {
             ));
         }
         if captions[..index].iter().any(|other| other.column == choice.column) {
-            return Err(format!("captions: the column {:?} stands there twice", choice.column));
+            return Err(format!("captions: the column {:?} is listed twice", choice.column));
         }
     }
     let sum: f64 = captions.iter().map(|choice| choice.probability).sum();
@@ -156,11 +168,13 @@ mod tests {
     }
 
     const ONE: &str = "[data]\ndataset = \"d\"\nselection = \"s\"\n";
-    const MIX: &str = "[[data.mix]]\ndataset = \"a\"\nselection = \"b\"\nweight = 3.0\n[[data.mix]]\ndataset = \"c\"\nselection = \"d\"\nweight = 1.0\n";
+    const MIX: &str = "[[data.mix]]\ndataset = \"a\"\nselection = \"b\"\nweight = \
+        3.0\n[[data.mix]]\ndataset = \"c\"\nselection = \"d\"\nweight = 1.0\n";
 
     #[test]
     fn a_single_selection_and_a_mix_are_both_sources_with_their_captions() {
-        let captions = "[[data.captions]]\ncolumn = \"caption\"\nprobability = 0.7\n[[data.captions]]\ncolumn = \"alt\"\nprobability = 0.3\n";
+        let captions = "[[data.captions]]\ncolumn = \"caption\"\nprobability = \
+            0.7\n[[data.captions]]\ncolumn = \"alt\"\nprobability = 0.3\n";
         let one = parse(&format!("{ONE}{captions}")).unwrap();
         assert_eq!((one.data.sources().len(), one.data.sources()[0].captions.len()), (1, 2));
         let mix = parse(&format!(
@@ -185,13 +199,13 @@ mod tests {
             format!("{ONE}[[data.captions]]\ncolumn = \"alt\"\nprobability = {probability}\n")
         };
         for (data, says) in [
-            (format!("{ONE}{MIX}"), "put all selections into data.mix"),
-            ("[data]\ndataset = \"d\"\n".into(), "data.selection is missing"),
-            ("[data]\n".into(), "data.dataset is missing"),
-            (MIX.replacen("weight = 3.0\n", "", 1), "all of them one, or none"),
-            (MIX.replace("3.0", "-3.0"), "must be above 0"),
-            (captions(0.5), "must add up to 1"),
-            (captions(1.5), "must be in (0, 1]"),
+            (format!("{ONE}{MIX}"), "data.mix"),
+            ("[data]\ndataset = \"d\"\n".into(), "data.selection"),
+            ("[data]\n".into(), "data.dataset"),
+            (MIX.replacen("weight = 3.0\n", "", 1), "data.mix"),
+            (MIX.replace("3.0", "-3.0"), "-3"),
+            (captions(0.5), "0.5"),
+            (captions(1.5), "1.5"),
         ] {
             let error = parse(&data).unwrap_err();
             assert!(error.contains(says), "{error}");

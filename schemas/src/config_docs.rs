@@ -1,5 +1,7 @@
-//! What each key of a training's configuration is for, out of the comments at its field: for `diptych config`, which prints a file
-//! that explains itself, and `diptych config --keys`.
+//! Explanations of the keys of a training configuration, taken from the doc comments of its fields.
+//!
+//! `diptych config` prints a file that explains itself; `diptych config --keys` prints the full
+//! explanations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +12,12 @@ use crate::TrainConfig;
 use crate::config_schema::kind;
 use crate::words::{nearest, wrapped};
 
-/// Characters of the explanation above a key.
+/// Longest explanation above a key, in characters.
 const SHORT: usize = 120;
-/// Characters of a line of a whole explanation.
+/// Longest line of a full explanation, in characters.
 const LINE: usize = 96;
 
-/// What stands in a file for keys that have no default.
+/// Example values of keys that have no default.
 const EXAMPLES: [(&str, &str); 19] = [
     (
         "data.captions",
@@ -41,15 +43,15 @@ const EXAMPLES: [(&str, &str); 19] = [
     ("optimizer.warmup_samples", "500000"),
 ];
 
-/// A key, or a section, and what it is for.
+/// The explanation of a key or of a section.
 #[derive(Clone, Debug)]
 struct KeyDoc {
     text: String,
     /// The values that it takes, as in "whole number".
     kind: String,
-    /// A table of its own, under a heading.
+    /// Whether the key is a table with its own heading.
     is_section: bool,
-    /// Keys of a table that stands within a value, as those of `data.mix`.
+    /// Whether the key is part of a table inside a value, like those of `data.mix`.
     is_within_a_value: bool,
 }
 
@@ -64,7 +66,7 @@ fn docs() -> Docs {
     docs
 }
 
-/// Adds the properties of a schema, and those of what they refer to.
+/// Adds the properties of a schema and of the definitions that they refer to.
 fn add(
     schema: &Value,
     prefix: &str,
@@ -94,13 +96,14 @@ fn add(
     }
 }
 
-/// The definition that a property, an optional one or the items of a list refer to, and whether it is the property's own.
+/// Returns the definition that a property, an optional property or the items of a list refer to.
+/// The flag says whether the property itself refers to it.
 fn referred<'a>(
     property: &'a Value,
     definitions: &'a Map<String, Value>,
 ) -> Option<(&'a Value, bool)> {
     let step = |schema: &'a Value| definitions.get(schema["$ref"].as_str()?.rsplit('/').next()?);
-    // A type that is read through another one refers to that.
+    // A type that is read through another type refers to that one.
     let of = |schema: &'a Value| std::iter::successors(step(schema), |next| step(next)).last();
     if let Some(found) = of(property) {
         return Some((found, true));
@@ -109,12 +112,12 @@ fn referred<'a>(
     options.chain([&property["items"]]).find_map(of).map(|found| (found, false))
 }
 
-/// A comment as running text.
+/// Returns a doc comment as running text.
 fn plain(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace("[`", "`").replace("`]", "`")
 }
 
-/// The first sentence, and those behind it that fit beside it.
+/// Returns the first sentence, and further ones while the text stays below the limit.
 fn short(text: &str) -> String {
     let mut kept = String::new();
     for sentence in text.split_inclusive(". ") {
@@ -126,7 +129,8 @@ fn short(text: &str) -> String {
     kept.trim().to_owned()
 }
 
-/// A configuration as TOML with an explanation above each key; keys that are not set stand there as comments.
+/// Writes a configuration as TOML with an explanation above each key. Keys that are not set appear
+/// as comments.
 pub fn commented(config: &TrainConfig) -> String {
     let (docs, toml) = (docs(), config.to_toml());
     let heading = |line: &str| {
@@ -172,7 +176,7 @@ impl Written<'_> {
         }
     }
 
-    /// Adds the keys of a section that are not set.
+    /// Adds the keys of a section that are not set, as comments.
     fn add_unset(&mut self, section: &str) {
         let docs = self.docs;
         for (key, doc) in docs {
@@ -195,7 +199,7 @@ fn example(key: &str) -> Option<&'static str> {
     EXAMPLES.iter().find(|(known, _)| *known == key).map(|(_, example)| *example)
 }
 
-/// Explains all keys, or those of a section, or one key. The defaults are those of `config`.
+/// Explains all keys, the keys of one section, or one key. The defaults are taken from `config`.
 pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, String> {
     let docs = docs();
     let is_wanted = |key: &str| {
@@ -237,7 +241,7 @@ pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, S
     Ok(lines.join("\n") + "\n")
 }
 
-/// Each key with its value as TOML.
+/// Returns each key with its value as TOML.
 fn values(config: &TrainConfig) -> BTreeMap<String, String> {
     fn add(table: &toml::Table, prefix: &str, found: &mut BTreeMap<String, String>) {
         for (name, value) in table {
@@ -261,7 +265,8 @@ fn values(config: &TrainConfig) -> BTreeMap<String, String> {
 mod tests {
     use super::*;
 
-    const SMALLEST: &str = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
+    const SMALLEST: &str = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \
+        \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
 
     #[test]
     fn every_key_is_explained_and_those_without_a_default_have_an_example() {
@@ -285,8 +290,10 @@ mod tests {
 
     #[test]
     fn commented_file_is_the_configuration_and_holds_every_key() {
-        let mixed = "name = \"a\"\n[[data.mix]]\ndataset = \"d\"\nselection = \"s\"\n[[data.mix]]\ndataset = \"e\"\nselection = \"t\"\n\
-                     [model]\nweights = \"w\"\n[eval]\nselection = \"h\"\ndataset = \"d\"\n[objective]\nterms = { clip = 1.0 }\n";
+        let mixed = "name = \"a\"\n[[data.mix]]\ndataset = \"d\"\nselection = \
+                     \"s\"\n[[data.mix]]\ndataset = \"e\"\nselection = \"t\"\n\
+                     [model]\nweights = \"w\"\n[eval]\nselection = \"h\"\ndataset = \
+                     \"d\"\n[objective]\nterms = { clip = 1.0 }\n";
         for text in [SMALLEST, mixed] {
             let config = TrainConfig::parse(text).unwrap();
             let written = commented(&config);
@@ -310,7 +317,7 @@ mod tests {
         let config = TrainConfig::parse(SMALLEST).unwrap();
         let eval = explained(&config, Some("eval")).unwrap();
         assert!(
-            eval.contains("eval.every_steps = 0   (whole number)\n    Evaluate every"),
+            eval.contains("eval.every_steps = 0   (whole number)\n    Evaluate every this many"),
             "{eval}"
         );
         assert!(

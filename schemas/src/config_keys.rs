@@ -1,4 +1,5 @@
-//! Turns serde's complaints about a configuration into advice: which key is meant, what it takes, and what was probably meant.
+//! Turns serde's errors about a configuration into advice: the key, what it accepts, and the likely
+//! intention.
 
 use std::ops::Range;
 
@@ -6,7 +7,8 @@ use serde::de::DeserializeOwned;
 
 use crate::words::nearest;
 
-/// Words of other programs, and what they are here. A word counts where what it stands for is known at the place.
+/// Words of other programs and their equivalents here. An alias applies only where its equivalent
+/// is a known word.
 const ALIASES: [(&str, &str); 15] = [
     ("amp", "fp16"),
     ("amp_bf16", "bf16"),
@@ -25,11 +27,14 @@ const ALIASES: [(&str, &str); 15] = [
     ("wd", "weight_decay"),
 ];
 
-/// How weights come onto this machine, for those who name them as OpenCLIP does.
-const PRETRAINED: &str = "weights are read from files: `hf download ORG/NAME --local-dir FOLDER` brings a model of the Hugging Face hub \
-                          (such as laion/CLIP-ViT-B-32-laion2B-s34B-b79K), and weights = \"FOLDER\" starts from it";
+/// Advice for users who name pretrained weights the way OpenCLIP does.
+const PRETRAINED: &str = "weights are read from files: `hf download ORG/NAME --local-dir FOLDER` \
+    brings a model of the Hugging Face hub \
+                          (such as laion/CLIP-ViT-B-32-laion2B-s34B-b79K), and weights = \
+                          \"FOLDER\" starts from it";
 
-/// Parses a configuration; the error says the line and the key, and for an unknown key or word the nearest known one.
+/// Parses a configuration. The error names the line and the key, and the nearest known word for an
+/// unknown one.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     toml::from_str(text).map_err(|error| {
         let message = error.message().trim_end();
@@ -45,7 +50,7 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     })
 }
 
-/// The key whose value stands at a place, with its tables: `train.precision`.
+/// Returns the key, with its tables, whose value starts at a position: `train.precision`.
 fn key_at(text: &str, span: &Range<usize>) -> Option<String> {
     let before = text.get(..span.start)?;
     let equals = before.rfind('=')?;
@@ -62,14 +67,14 @@ fn key_at(text: &str, span: &Range<usize>) -> Option<String> {
     })
 }
 
-/// The table that the last line belongs to.
+/// Returns the table that the last line belongs to.
 fn section_at(before: &str) -> Option<String> {
     let header = before.lines().map(str::trim).rfind(|line| line.starts_with('['))?;
     let name = header.trim_start_matches('[').split(']').next()?.trim();
     (!name.is_empty() && !name.contains([',', '"', '='])).then(|| name.to_owned())
 }
 
-/// What stands between backquotes.
+/// Returns the parts of a message between backquotes.
 fn quoted(message: &str) -> Vec<&str> {
     message.split('`').skip(1).step_by(2).collect()
 }
@@ -80,7 +85,7 @@ fn meant<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
     alias.copied().or_else(|| nearest(found, known.iter().copied()))
 }
 
-/// For "unknown field `x`, expected one of `a`, `b`".
+/// Explains "unknown field `x`, expected one of `a`, `b`".
 fn unknown_key(message: &str) -> Option<String> {
     let words = quoted(message.strip_prefix("unknown field ")?);
     let (found, known) = words.split_first()?;
@@ -96,7 +101,7 @@ fn unknown_key(message: &str) -> Option<String> {
     })
 }
 
-/// For "unknown variant `x`, expected one of `a`, `b`".
+/// Explains "unknown variant `x`, expected one of `a`, `b`".
 fn unknown_variant(message: &str, key: Option<&str>) -> Option<String> {
     let words = quoted(message.strip_prefix("unknown variant ")?);
     let (found, known) = words.split_first()?;
@@ -109,7 +114,7 @@ fn unknown_variant(message: &str, key: Option<&str>) -> Option<String> {
     Some(format!("{} must be {all}, got {found:?}{guess}", key.unwrap_or("it")))
 }
 
-/// For "invalid type: string "64", expected u64" and "invalid value: …".
+/// Explains "invalid type: string "64", expected u64" and "invalid value: …".
 fn wrong_type(message: &str, key: Option<&str>) -> Option<String> {
     let rest = message
         .strip_prefix("invalid type: ")
@@ -154,7 +159,7 @@ fn wrong_type(message: &str, key: Option<&str>) -> Option<String> {
     Some(format!("{} must be {expected}, got {shown}{advice}", key.unwrap_or("it")))
 }
 
-/// For "missing field `x`", which is said of the table that lacks it.
+/// Explains "missing field `x`", which serde reports for the table that lacks it.
 fn missing_key(message: &str, text: &str, span: &Range<usize>) -> Option<String> {
     let words = quoted(message.strip_prefix("missing field ")?);
     let key = words.first()?;
@@ -170,7 +175,8 @@ mod tests {
     use crate::TrainConfig;
 
     fn error(add: &str) -> String {
-        let smallest = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
+        let smallest = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \
+            \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
         TrainConfig::parse(&format!("{smallest}{add}\n")).unwrap_err()
     }
 
@@ -179,7 +185,8 @@ mod tests {
         for (add, says) in [
             (
                 "[train]\nbatch_size = \"64\"",
-                "train.batch_size must be a whole number from 0, got the text \"64\": write 64 without quotes",
+                "train.batch_size must be a whole number from 0, got the text \"64\": write 64 \
+                 without quotes",
             ),
             (
                 "[train]\nbatch_size = 6.5",

@@ -1,35 +1,37 @@
-//! The part of a training run's configuration that trains low-rank changes beside weights that stay as they are.
+//! The part of a training configuration that trains low-rank changes of fixed weights.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// LoRA (Hu et al., "LoRA: low-rank adaptation of large language models", 2021): a weight W stays, and W + alpha/rank · B·A is computed
-/// with. Checkpoints and exports hold the sum.
+/// LoRA (Hu et al., "LoRA: low-rank adaptation of large language models", 2021). A weight W stays
+/// fixed, and W + alpha/rank · B·A is used. Checkpoints and exports hold the sum.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
-    /// Rank of each change; 0: no LoRA, the weights themselves learn. Usual: 4 to 64.
+    /// Rank of each change; 0: no LoRA, the weights themselves are trained. Usual: 4 to 64.
     pub rank: u64,
-    /// What a change is multiplied by, in units of 1/rank. Usual: the rank, or twice that.
+    /// Factor of each change, in units of 1/rank. Usual: the rank, or twice the rank.
     pub alpha: f64,
-    /// Weights of each layer that get a change: query, key, value and output of the attention, and mlp.
+    /// Weights of each layer that get a change: query, key, value and output of the attention, and
+    /// mlp.
     pub targets: Vec<LoraTarget>,
     /// Whether the image tower gets changes.
     pub image: bool,
     /// Whether the text tower gets changes.
     pub text: bool,
-    /// Allows changes of random weights, where there is no model.weights.
+    /// Allows changes of random weights when model.weights is not set.
     pub random_base: bool,
 }
 
-/// A weight of a tower's layer. Query, key and value have changes of their own, also where they lie in one tensor.
+/// A weight of a tower's layer. Query, key and value get separate changes even if they share one
+/// tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LoraTarget {
     Query,
     Key,
     Value,
-    /// The projection behind the attention.
+    /// The projection after the attention.
     Output,
     /// Both projections of the MLP.
     Mlp,
@@ -50,7 +52,7 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
-    /// Whether there is any.
+    /// Returns whether LoRA is used.
     pub fn is_wanted(&self) -> bool {
         self.rank > 0
     }
@@ -61,7 +63,8 @@ impl LoraConfig {
         if !self.is_wanted() {
             return check(
                 *self == Self::default(),
-                "[lora] is given and lora.rank is 0, which is none: set lora.rank, or leave [lora] out",
+                "[lora] is set, but lora.rank is 0, which turns it off: set lora.rank, or remove \
+                 [lora]",
             );
         }
         check(
@@ -78,8 +81,8 @@ impl LoraConfig {
         )?;
         check(
             has_weights || self.random_base,
-            "[lora] trains changes of weights that stay as they are, and without model.weights these are random: set model.weights, \
-             or lora.random_base = true if that is what you want",
+            "[lora] trains changes of fixed weights, but without model.weights these are random: \
+             set model.weights, or set lora.random_base = true to accept random weights",
         )
     }
 }

@@ -1,11 +1,11 @@
-//! The part of a training run's configuration that says what is minimised.
+//! The part of a training configuration that says which objective is minimised.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The objectives that have a short form, `objective.loss`.
+/// The objectives with a short form, `objective.loss`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossKind {
@@ -21,19 +21,21 @@ pub enum LossKind {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectiveTerm {
-    /// Symmetric cross-entropy over the batch (Radford et al., "Learning transferable visual models", 2021).
+    /// Symmetric cross-entropy over the batch (Radford et al., "Learning transferable visual
+    /// models", 2021).
     Clip,
-    /// A sigmoid for each image with each text (Zhai et al., "Sigmoid loss for language image pre-training", 2023).
+    /// A sigmoid for each image with each text (Zhai et al., "Sigmoid loss for language image
+    /// pre-training", 2023).
     Siglip,
-    /// Squared distance of each image to its own text (Wang and Isola, "Understanding contrastive representation learning through
-    /// alignment and uniformity", 2020).
+    /// Squared distance of each image to its own text (Wang and Isola, "Understanding contrastive
+    /// representation learning through alignment and uniformity", 2020).
     Alignment,
-    /// Cross-entropy of tokens that were masked (Devlin et al., "BERT", 2019).
+    /// Cross-entropy of masked tokens (Devlin et al., "BERT", 2019).
     Mlm,
 }
 
 impl ObjectiveTerm {
-    /// Its name in a configuration and in metrics.
+    /// Returns the term's name in a configuration and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Clip => "clip",
@@ -53,58 +55,64 @@ impl From<LossKind> for ObjectiveTerm {
     }
 }
 
-/// What is minimised.
+/// The training objective: a weighted sum of terms.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Written", into = "Written")]
 pub struct ObjectiveConfig {
-    /// Short form of one term with weight 1. Not looked at where there are terms.
+    /// Short form of one term with weight 1. Ignored if there are terms.
     pub loss: LossKind,
     /// The terms whose weighted sum is minimised; empty: `loss`.
     pub terms: BTreeMap<ObjectiveTerm, f64>,
-    /// Part of the target that goes to all others; 0: none. Of contrastive terms.
+    /// Share of the target that goes to all other pairs; 0: none. For contrastive terms.
     pub label_smoothing: f64,
-    /// Pairs with the same tokens are not each other's negatives. Of contrastive terms.
+    /// Whether pairs with the same tokens are left out of each other's negatives. For contrastive
+    /// terms.
     pub mask_duplicate_captions: bool,
-    /// Rows of the matrix of similarities that are computed at once; 0: all. Smaller ones save memory where batches are large.
+    /// Rows of the similarity matrix that are computed at once; 0: all. Smaller values save memory
+    /// with large batches.
     pub chunk: u64,
-    /// Which tokens are masked, of the term `mlm`.
+    /// Tokens that are masked for the term `mlm`.
     pub mask: MaskConfig,
 }
 
-/// Which tokens are masked. Of the chosen ones eight in ten become `[MASK]`, one in ten another token, and one in ten stays.
+/// Choice of the tokens that are masked. Of the chosen ones 80% become `[MASK]`, 10% another token,
+/// and 10% stay.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaskConfig {
     /// Share of the tokens, or words, that is chosen. Usual: 0.15 (BERT) to 0.4.
     pub text: f64,
-    /// All pieces of a word are chosen together.
+    /// Whether all pieces of a word are chosen together.
     pub whole_words: bool,
 }
 
 impl Default for MaskConfig {
-    /// BERT's.
+    /// Returns BERT's settings.
     fn default() -> Self {
         Self { text: 0.15, whole_words: false }
     }
 }
 
-/// The keys as they stand in a file.
+/// The keys as they are written in a file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename = "objective")]
 struct Written {
-    /// clip, or siglip (adds a logit bias to the model): short for one of the `terms` with weight 1.
+    /// clip, or siglip (adds a logit bias to the model). Short for one of the `terms` with weight
+    /// 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     loss: Option<LossKind>,
-    /// Part of the target that goes to all others; 0: none. Of contrastive terms.
+    /// Share of the target that goes to all other pairs; 0: none. For contrastive terms.
     label_smoothing: f64,
-    /// Pairs with the same tokens are not each other's negatives. Of contrastive terms.
+    /// Whether pairs with the same tokens are left out of each other's negatives. For contrastive
+    /// terms.
     mask_duplicate_captions: bool,
-    /// Rows of the matrix of similarities that are computed at once; 0: all. Smaller ones save memory where batches are large.
+    /// Rows of the similarity matrix that are computed at once; 0: all. Smaller values save memory
+    /// with large batches.
     chunk: u64,
-    /// Terms whose weighted sum is minimised, in place of `loss`: clip, siglip, alignment, mlm.
+    /// Terms whose weighted sum is minimised, instead of `loss`: clip, siglip, alignment, mlm.
     #[serde(skip_serializing_if = "Option::is_none")]
     terms: Option<BTreeMap<ObjectiveTerm, f64>>,
-    /// Which tokens are masked, of the term mlm.
+    /// Tokens that are masked for the term mlm.
     #[serde(skip_serializing_if = "Option::is_none")]
     mask: Option<MaskConfig>,
 }
@@ -131,12 +139,14 @@ impl TryFrom<Written> for ObjectiveConfig {
         if let (Some(loss), Some(_)) = (loss, &terms) {
             let name = ObjectiveTerm::from(loss).name();
             return Err(format!(
-                "objective.loss = \"{name}\" is the short form of objective.terms = {{ {name} = 1.0 }}, and objective.terms is given too: \
-                 choose one"
+                "objective.loss = \"{name}\" is the short form of objective.terms = {{ {name} = \
+                 1.0 }}, and objective.terms is set too: choose one"
             ));
         }
         if terms.as_ref().is_some_and(BTreeMap::is_empty) {
-            return Err("objective.terms names no term: leave it out, or name at least one, as in { clip = 1.0 }".into());
+            return Err("objective.terms names no term: remove it, or name at least one, as in { \
+                        clip = 1.0 }"
+                .into());
         }
         let config = Self {
             loss: loss.unwrap_or(LossKind::Clip),
@@ -148,7 +158,8 @@ impl TryFrom<Written> for ObjectiveConfig {
         };
         if mask.is_some() && !config.has(ObjectiveTerm::Mlm) {
             return Err(
-                "objective.mask says which tokens are masked, and no term uses it: add mlm to objective.terms, or leave it out"
+                "objective.mask is set, but no term uses it: add mlm to objective.terms, or remove \
+                 objective.mask"
                     .into(),
             );
         }
@@ -157,7 +168,8 @@ impl TryFrom<Written> for ObjectiveConfig {
 }
 
 impl From<ObjectiveConfig> for Written {
-    /// Keys that came later are left out where they say nothing, so that the text of an older configuration, and its hash, stays.
+    /// Leaves out later keys that are not set. So the text of an older configuration, and its hash,
+    /// stays unchanged.
     fn from(config: ObjectiveConfig) -> Self {
         let uses_mask = config.has(ObjectiveTerm::Mlm);
         let ObjectiveConfig { loss, terms, label_smoothing, mask_duplicate_captions, chunk, mask } =
@@ -174,12 +186,12 @@ impl From<ObjectiveConfig> for Written {
 }
 
 impl ObjectiveConfig {
-    /// One term with weight 1.
+    /// Creates an objective of one term with weight 1.
     pub fn of(term: ObjectiveTerm) -> Self {
         Self { terms: BTreeMap::from([(term, 1.0)]), ..Self::default() }
     }
 
-    /// The terms and their weights, in one order.
+    /// Returns the terms and their weights in a fixed order.
     pub fn weighted(&self) -> Vec<(ObjectiveTerm, f64)> {
         if self.terms.is_empty() {
             return vec![(self.loss.into(), 1.0)];
@@ -198,7 +210,8 @@ impl ObjectiveConfig {
             check(
                 *weight > 0.0 && weight.is_finite(),
                 format!(
-                    "objective.terms.{name} must be above 0, got {weight}: leave out a term that counts nothing"
+                    "objective.terms.{name} must be above 0, got {weight}. Remove the term if it \
+                     should not count"
                 ),
             )?;
         }
@@ -209,7 +222,8 @@ impl ObjectiveConfig {
         )?;
         check(
             smoothing == 0.0 || !self.mask_duplicate_captions || !self.has(ObjectiveTerm::Clip),
-            "objective.label_smoothing gives part of the target to pairs that objective.mask_duplicate_captions leaves out: choose one"
+            "objective.label_smoothing gives part of the target to pairs that \
+             objective.mask_duplicate_captions leaves out: remove one of the two"
                 .into(),
         )?;
         let contrastive = self.has(ObjectiveTerm::Clip) || self.has(ObjectiveTerm::Siglip);
@@ -221,7 +235,8 @@ impl ObjectiveConfig {
             check(
                 contrastive || !given,
                 format!(
-                    "objective.{key} belongs to contrastive terms (clip, siglip), and objective.terms has none: leave it out"
+                    "objective.{key} applies to contrastive terms (clip, siglip), but \
+                     objective.terms has none: remove it"
                 ),
             )?;
         }
@@ -278,7 +293,8 @@ mod tests {
             ("terms = { mlm = 1.0 }\nlabel_smoothing = 0.1", "objective.label_smoothing"),
             ("terms = { mlm = 1.0 }\nchunk = 4", "objective.chunk"),
             (
-                "terms = { clip = 1.0, siglip = 1.0 }\nlabel_smoothing = 0.1\nmask_duplicate_captions = true",
+                "terms = { clip = 1.0, siglip = 1.0 }\nlabel_smoothing = \
+                 0.1\nmask_duplicate_captions = true",
                 "label_smoothing",
             ),
         ] {

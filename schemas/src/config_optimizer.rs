@@ -1,29 +1,29 @@
-//! The part of a training run's configuration that says which weights learn, and how fast.
+//! The part of a training configuration that says which weights are trained, and how fast.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate goes after the warm-up.
+/// The course of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
     /// Half a cosine down to `least_lr`.
     Cosine,
-    /// A line down to `least_lr`.
+    /// A straight line down to `least_lr`.
     Linear,
     Constant,
-    /// Constant, then a line down over `cooldown`.
+    /// Constant, then a straight line down during `cooldown`.
     ConstantCooldown,
-    /// Warm-up, stable, decay: constant, then down as 1 - √x over `cooldown`.
+    /// Warm-up, stable, decay: constant, then down as 1 - √x during `cooldown`.
     Wsd,
 }
 
-/// Longest warm-up that `auto` stands for, in steps: that of OpenCLIP's sample commands.
+/// Longest warm-up with `auto`, in steps: that of OpenCLIP's example commands.
 const LONGEST_AUTO_WARMUP: u64 = 2000;
-/// `auto` is one step in so many of the run.
+/// With `auto`, one step out of this many belongs to the warm-up.
 const AUTO_WARMUP_SHARE: u64 = 10;
 
-/// How long the learning rate rises.
+/// Length of the warm-up, during which the learning rate rises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "GivenSteps", into = "GivenSteps")]
 #[schemars(with = "GivenSteps")]
@@ -35,7 +35,7 @@ pub enum WarmupSteps {
 }
 
 impl WarmupSteps {
-    /// The number of steps in a run of `total` steps.
+    /// Returns the number of warm-up steps in a run of `total` steps.
     pub fn of_run(self, total: u64) -> u64 {
         match self {
             Self::Auto => LONGEST_AUTO_WARMUP.min(total / AUTO_WARMUP_SHARE),
@@ -44,7 +44,7 @@ impl WarmupSteps {
     }
 }
 
-/// A number of steps or a word, as it stands in a file.
+/// A number of steps or a word, as written in a file.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
@@ -63,7 +63,8 @@ impl TryFrom<GivenSteps> for WarmupSteps {
             GivenSteps::Steps(steps) => Ok(Self::Steps(steps)),
             GivenSteps::Word(word) if word == "auto" => Ok(Self::Auto),
             GivenSteps::Word(word) => Err(format!(
-                "optimizer.warmup_steps must be a whole number of steps, at least 0, or \"auto\", got {word:?}"
+                "optimizer.warmup_steps must be a whole number of steps, at least 0, or \"auto\", \
+                 got {word:?}"
             )),
         }
     }
@@ -78,55 +79,58 @@ impl From<WarmupSteps> for GivenSteps {
     }
 }
 
-/// AdamW with OpenCLIP's groups, and its schedules.
+/// AdamW with OpenCLIP's parameter groups, and its schedules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
     /// Learning rate after the warm-up.
     pub lr: f64,
-    /// Steps in which the learning rate rises from lr/warmup to lr, or `auto`: a tenth of the run, and at most 2,000.
+    /// Steps in which the learning rate rises from lr/warmup to lr, or `auto`: a tenth of the run,
+    /// at most 2,000.
     pub warmup_steps: WarmupSteps,
-    /// The same in samples; counts instead of `warmup_steps` where it is given.
+    /// Length of the warm-up in samples. Overrides `warmup_steps` if set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_samples: Option<u64>,
     /// cosine, linear, constant, constant-cooldown or wsd. All are counted in samples.
     pub schedule: ScheduleKind,
-    /// Part of the run in which the learning rate falls, of constant-cooldown and wsd.
+    /// Share of the run in which the learning rate falls, for constant-cooldown and wsd.
     pub cooldown: f64,
     /// Learning rate at the end.
     pub least_lr: f64,
-    /// Not applied to tensors of fewer than two dimensions, nor to names with `bn`, `ln`, `bias`, `logit_scale`.
+    /// Weight decay. Not applied to tensors of fewer than two dimensions, nor to names with `bn`,
+    /// `ln`, `bias` or `logit_scale`.
     pub weight_decay: f64,
     /// AdamW's decay of the mean of the gradient.
     pub beta1: f64,
     /// AdamW's decay of the mean of the squared gradient.
     pub beta2: f64,
-    /// AdamW's ε, which is added to the root of that mean.
+    /// AdamW's ε, which is added to the square root of that mean.
     pub eps: f64,
-    /// Learning rate of a tower's layer as a part of that of the layer behind it; 1: all alike. Usual, from pretrained weights: 0.65
-    /// to 0.9.
+    /// Factor from the learning rate of each layer of a tower to that of the layer before it; 1:
+    /// all equal. Usual with pretrained weights: 0.65 to 0.9.
     pub layer_decay: f64,
-    /// Largest norm of the gradient of all parameters together; 0: no clip.
+    /// Largest norm of the gradient of all parameters together; 0: no clipping.
     pub clip_grad_norm: f64,
 }
 
-/// Towers that keep their weights (Zhai et al., "LiT: zero-shot transfer with locked-image text tuning", 2022). A tower's groups are,
-/// from its start: embeddings, each layer (with the last one the norm behind it), projection.
+/// Towers whose weights stay fixed (Zhai et al., "LiT: zero-shot transfer with locked-image text
+/// tuning", 2022). The groups of a tower are, from its start: embeddings, each layer, projection.
+/// The final norm belongs to the last layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LockConfig {
-    /// Whether the image tower keeps its weights.
+    /// Whether the weights of the image tower stay fixed.
     pub image: bool,
-    /// Its groups, counted from the end, that learn all the same.
+    /// Groups at the end of a fixed image tower that are trained all the same.
     pub image_unlocked_groups: u64,
-    /// Whether the text tower keeps its weights.
+    /// Whether the weights of the text tower stay fixed.
     pub text: bool,
-    /// Its groups, counted from the end, that learn all the same.
+    /// Groups at the end of a fixed text tower that are trained all the same.
     pub text_unlocked_layers: u64,
 }
 
 impl Default for OptimizerConfig {
-    /// OpenCLIP's defaults for ViT; no clip by default, as there.
+    /// Returns OpenCLIP's defaults for ViT, which do not clip gradients.
     fn default() -> Self {
         Self {
             lr: 5e-4,
@@ -146,7 +150,8 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// Samples in which the learning rate rises, in a run of `total` samples with `batch` of them a step.
+    /// Returns the number of samples in which the learning rate rises, in a run of `total` samples
+    /// with `batch` samples per step.
     pub fn warmup(&self, batch: u64, total: u64) -> u64 {
         let steps = || self.warmup_steps.of_run(total / batch.max(1));
         self.warmup_samples.unwrap_or_else(|| steps().saturating_mul(batch))
@@ -173,14 +178,14 @@ impl OptimizerConfig {
         check(
             0.0 < self.layer_decay && self.layer_decay <= 1.0,
             format!(
-                "optimizer.layer_decay must be above 0 and at most 1 (1: all layers alike), got {}",
+                "optimizer.layer_decay must be above 0 and at most 1 (1: all layers equal), got {}",
                 self.layer_decay
             ),
         )?;
         check(
             self.clip_grad_norm >= 0.0,
             format!(
-                "optimizer.clip_grad_norm must be at least 0 (0: no clip), got {}",
+                "optimizer.clip_grad_norm must be at least 0 (0: no clipping), got {}",
                 self.clip_grad_norm
             ),
         )?;
@@ -203,7 +208,8 @@ impl LockConfig {
         ] {
             if !locked && unlocked > 0 {
                 return Err(format!(
-                    "train.lock.{key} = {unlocked} says what of a locked tower learns: set train.lock.{tower} = true, or leave it out"
+                    "train.lock.{key} = {unlocked} applies to a locked tower only: set \
+                     train.lock.{tower} = true, or remove it"
                 ));
             }
         }

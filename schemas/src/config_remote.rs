@@ -1,4 +1,4 @@
-//! How datasets are read that lie in an object store or behind a web server.
+//! Settings for reading datasets in object stores and on web servers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,22 +6,24 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Reading datasets whose name is a URL (`s3://`, `gs://`, `az://`, `http://`, `https://`). Credentials come from the environment
-/// (`AWS_*`, `GOOGLE_*`, `AZURE_*`); the machine's own role is asked for only with `DIPTYCH_INSTANCE_CREDENTIALS=true`.
+/// Reading of datasets whose name is a URL (`s3://`, `gs://`, `az://`, `http://`, `https://`).
+///
+/// Credentials come from the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`). The machine's own role
+/// is used only with `DIPTYCH_INSTANCE_CREDENTIALS=true`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoteConfig {
-    /// Folder of the cache. Without it: `diptych/blocks` in the user's cache folder.
+    /// Folder of the cache. Default: `diptych/blocks` in the user's cache folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
-    /// Bytes that the cache keeps, in MiB; 0: no cache.
+    /// Size of the cache in MiB; 0: no cache.
     pub cache_mib: u64,
-    /// How often a request is tried again, with growing pauses.
+    /// How many times a failed request is repeated, with growing pauses.
     pub retries: u32,
-    /// Longest time that a request takes, with its body, in seconds.
+    /// Longest duration of a request with its body, in seconds.
     pub timeout_seconds: u64,
-    /// More settings of the object store, as in its environment variables: `aws_endpoint = "http://minio:9000"`. Not for
-    /// secrets: a run keeps its configuration.
+    /// More settings of the object store, named like its environment variables: `aws_endpoint =
+    /// "http://minio:9000"`. Do not put secrets here, because a run stores its configuration.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, String>,
 }
@@ -60,19 +62,21 @@ impl RemoteConfig {
         };
         if let Some(name) = self.options.keys().find(secret) {
             return Err(format!(
-                "loader.remote.options: {name} looks like a secret, and a run keeps its configuration. Set it in the environment"
+                "loader.remote.options: {name} looks like a secret, and a run stores its \
+                 configuration. Set it in the environment instead"
             ));
         }
         Ok(())
     }
 
-    /// Refuses options that a request may not set: those that name a file, a host or credentials, which are for the service's
-    /// own environment to say.
+    /// Refuses options that a request may not set: those that name a file, a host or credentials.
+    /// Only the environment of the service may set these.
     pub fn check_request(&self) -> Result<(), String> {
         for (name, value) in &self.options {
             if !REQUESTABLE.contains(&name.to_lowercase().as_str()) {
                 return Err(format!(
-                    "loader.remote.options: a request cannot set {name}; it can set {}. Others are for the service's environment",
+                    "loader.remote.options: a request cannot set {name}; it can set {}. Set others \
+                     in the environment of the service",
                     REQUESTABLE.join(", ")
                 ));
             }
@@ -87,7 +91,7 @@ impl RemoteConfig {
     }
 }
 
-/// Options of stores that a request may set.
+/// Options of object stores that a request may set.
 const REQUESTABLE: [&str; 5] = [
     "aws_region",
     "aws_default_region",
@@ -100,7 +104,7 @@ const REQUESTABLE: [&str; 5] = [
 const SCHEMES: [&str; 10] =
     ["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https"];
 
-/// Whether a dataset's name is a URL and not a folder. Anything else with `://` in it is a path.
+/// Returns whether a dataset's name is a URL. Any other name with `://` in it is a path.
 pub fn is_url(name: &Path) -> bool {
     let scheme = name.to_str().and_then(|name| name.split_once("://")).map(|(scheme, _)| scheme);
     scheme.is_some_and(|scheme| SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)))
@@ -118,7 +122,8 @@ mod tests {
         {
             assert!(is_url(Path::new(url)));
             let text = format!(
-                "name = \"a\"\n[data]\ndataset = \"{url}\"\nselection = \"s\"\n[model]\nconfig = \"demo\"\n"
+                "name = \"a\"\n[data]\ndataset = \"{url}\"\nselection = \"s\"\n[model]\nconfig = \
+                 \"demo\"\n"
             );
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("run.toml");

@@ -1,4 +1,4 @@
-//! Which datasets elsewhere a request to the service may name.
+//! The remote datasets that a request to the service may name.
 
 use std::fmt;
 
@@ -8,24 +8,26 @@ use url::Url;
 
 use crate::config_remote::is_url;
 
-/// Datasets in object stores and behind web servers that jobs may read.
+/// Datasets in object stores and on web servers that jobs may read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoteAccess {
-    /// URLs beneath which a job may name a dataset: `s3://bucket/sets`, `https://data.example.org/`. Without any: none. What
-    /// they name is trusted, also where it redirects to.
+    /// URL prefixes of the datasets that a job may name: `s3://bucket/sets`,
+    /// `https://data.example.org/`. Empty: none. These servers are trusted, including the targets
+    /// of their redirects.
     pub allow: Vec<String>,
 }
 
 impl RemoteAccess {
-    /// The prefixes that are allowed.
+    /// Returns the allowed prefixes. The error names the one that is not valid.
     pub fn prefixes(&self) -> Result<Vec<RemotePrefix>, String> {
         let parsed = self.allow.iter().map(|text| RemotePrefix::parse(text));
         parsed.collect::<Result<_, _>>().map_err(|why| format!("remote.allow: {why}"))
     }
 }
 
-/// A URL beneath which everything is allowed. Compared by scheme, user, host, port and whole segments of the path.
+/// A URL below which everything is allowed. Compared by scheme, user, host, port and whole segments
+/// of the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemotePrefix {
     url: Url,
@@ -33,16 +35,18 @@ pub struct RemotePrefix {
 }
 
 impl RemotePrefix {
-    /// Parses `scheme://host[:port]/path`. Azure's `abfss://container@account…` has its container where others have a user.
+    /// Parses `scheme://host[:port]/path`. In Azure's `abfss://container@account…`, the container
+    /// takes the place of the user.
     pub fn parse(text: &str) -> Result<Self, String> {
         let url = parse(text)?;
         let mut segments = segments(&url)?;
-        // `sets/` and `sets` mean the same folder.
+        // `sets/` and `sets` name the same folder.
         segments.pop_if(|last| last.is_empty());
         Ok(Self { url, segments })
     }
 
-    /// Whether a dataset's URL is this one or lies beneath it; says in words why a URL cannot be understood.
+    /// Returns whether a dataset's URL is this one or lies below it. The error says why a URL
+    /// cannot be parsed.
     pub fn holds(&self, text: &str) -> Result<bool, String> {
         let url = parse(text)?;
         let place = |url: &Url| {
@@ -82,11 +86,12 @@ fn parse(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Of a path, which the parser has freed of `.` and `..`. What readers would decode to a separator or to dots is refused.
+/// Returns the segments of the path, from which the parser has removed `.` and `..`. Escapes that a
+/// reader would decode to dots or separators are refused.
 fn segments(url: &Url) -> Result<Vec<String>, String> {
     let lower = url.path().to_lowercase();
     if ["%2e", "%2f", "%5c", "\\"].iter().any(|hidden| lower.contains(hidden)) {
-        return Err(format!("{url}: dots and separators must be written as they are"));
+        return Err(format!("{url}: write dots and separators unescaped"));
     }
     let path = url.path();
     Ok(path.strip_prefix('/').unwrap_or(path).split('/').map(str::to_owned).collect())

@@ -1,4 +1,4 @@
-//! The configuration of `diptych serve`: where it listens, who may ask, what it may read, and how much at once.
+//! The configuration of `diptych serve`: its address, its access rules, its data and its limits.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,21 @@ use crate::config_data::resolve;
 use crate::config_keys;
 use crate::{PathRole, RemoteAccess, SchemaError};
 
-/// The service. `diptych config --serve` prints this with all its defaults.
+/// The service. `diptych config --serve` prints one with all its defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServeConfig {
-    /// State folder, which the service owns while it runs. Relative paths here are relative to this file.
+    /// State folder, which the service owns while it runs. Relative paths in this file are relative
+    /// to its folder.
     pub state: PathBuf,
-    /// ADDRESS:PORT for HTTP and Flight SQL, or unix:PATH. Beyond loopback, `auth.tokens` and `tls` must be set.
+    /// ADDRESS:PORT for HTTP and Flight SQL, or unix:PATH. Addresses other than loopback require
+    /// `auth.tokens` and `tls`.
     pub listen: String,
-    /// Folders that jobs may read and write, beside the datasets. Nothing else is opened for a request, but what the state folder holds
-    /// to be read. They should not contain the state folder.
+    /// Folders that jobs may read and write, in addition to the datasets. Requests can open nothing
+    /// else, except readable parts of the state folder. These folders should not contain the state
+    /// folder.
     pub folders: Vec<PathBuf>,
-    /// Datasets that can be looked at and asked by name.
+    /// Datasets that can be viewed and queried by name.
     #[serde(rename = "dataset", skip_serializing_if = "Vec::is_empty")]
     pub datasets: Vec<ServedDataset>,
     pub remote: RemoteAccess,
@@ -33,7 +36,7 @@ pub struct ServeConfig {
     pub jobs: JobsConfig,
 }
 
-/// A dataset under a name.
+/// A dataset with the name under which it is served.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServedDataset {
@@ -44,7 +47,7 @@ pub struct ServedDataset {
 }
 
 impl ServedDataset {
-    /// Folders under names of their own: those of the folders, without characters that a name may not have.
+    /// Gives each folder a unique name: the folder's own, with invalid characters replaced.
     pub fn named(folders: &[PathBuf]) -> Vec<Self> {
         let mut named: Vec<Self> = Vec::new();
         for path in folders {
@@ -62,22 +65,22 @@ impl ServedDataset {
     }
 }
 
-/// Whether a dataset's name may have it.
+/// Returns whether a character is allowed in a dataset's name.
 fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 }
 
-/// Who may ask.
+/// Access control.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
-    /// File of tokens, as `diptych token` writes it. Without it, whoever reaches the address may do everything: loopback and
-    /// Unix sockets only.
+    /// File of tokens, as `diptych token` writes it. Without it, everyone who reaches the address
+    /// may do everything; only allowed on loopback and Unix sockets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<PathBuf>,
 }
 
-/// Certificate and key, PEM.
+/// Certificate and key in PEM format.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
@@ -93,51 +96,53 @@ pub struct TlsConfig {
 pub struct HttpConfig {
     /// Largest body of a request in MiB.
     pub max_body_mib: u64,
-    /// Requests that are answered at once; more are told to come again (503).
+    /// Requests that are answered at the same time; further ones get status 503.
     pub concurrent: usize,
-    /// Part of `concurrent` that one client may have, and of the connections: its token, or where none is asked for, its address.
-    /// Above 0, up to 1.
+    /// Share of `concurrent`, and of the connections, that one client may use. A client is a token
+    /// or, without tokens, an address. Above 0, at most 1.
     pub client_share: f64,
-    /// Seconds until the headers of a request must be there; the connection is closed then.
+    /// Seconds in which the headers of a request must arrive; then the connection is closed.
     pub header_seconds: u64,
-    /// Seconds until the body of a request must be there (408 then).
+    /// Seconds in which the body of a request must arrive; then the answer is status 408.
     pub body_seconds: u64,
 }
 
 impl HttpConfig {
-    /// The part of `all` that one client may have, at least 1.
+    /// Returns the share of `all` that one client may use, at least 1.
     pub fn share_of(&self, all: usize) -> usize {
         ((all as f64 * self.client_share) as usize).max(1)
     }
 }
 
-/// Limits of one query, by HTTP and by Flight SQL.
+/// Limits of one query, over HTTP or Flight SQL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SqlLimits {
-    /// Memory of one query in MiB, before it goes to the disk or fails. What its functions make comes on top, up to 96 MiB.
+    /// Memory of one query in MiB, above which it spills to disk or fails. Results of its functions
+    /// come on top, up to 96 MiB.
     pub memory_mib: u64,
     /// Longest time of one query, in seconds.
     pub max_seconds: u64,
-    /// Rows of an answer in JSON. Flight SQL streams, and so has no such limit.
+    /// Rows of a JSON answer. Flight SQL streams its rows and has no such limit.
     pub max_rows: u64,
-    /// Queries at once; more are told to come again (429).
+    /// Queries at the same time; further ones get status 429.
     pub concurrent: usize,
 }
 
-/// Jobs that run at once, and how often one that failed is tried again.
+/// Limits of jobs: how many run at once, and how often a failed one is repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct JobsConfig {
-    /// Jobs that run a model at once: train, embed, eval, and score with a model.
+    /// Jobs that run a model at the same time: train, embed, eval, and score with a model.
     pub model_slots: usize,
-    /// Jobs on data at once: ingest, score, select, dedup, export.
+    /// Jobs on data at the same time: ingest, score, select, dedup, export.
     pub data_slots: usize,
-    /// Tries of a job before it counts as failed.
+    /// Attempts of a job before it counts as failed.
     pub attempts: u32,
-    /// Seconds before the second try; each further one waits four times as long, an hour at most.
+    /// Seconds before the second attempt. Each further pause is four times as long, at most an
+    /// hour.
     pub retry_seconds: u64,
-    /// Seconds that jobs have to save what they did when the service is asked to leave.
+    /// Seconds that jobs get to save their work when the service stops.
     pub stop_seconds: u64,
 }
 
@@ -182,7 +187,7 @@ impl Default for JobsConfig {
     }
 }
 
-/// Where the service listens.
+/// The address on which the service listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     Tcp(SocketAddr),
@@ -192,15 +197,18 @@ pub enum Listen {
 impl Listen {
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix:") {
-            Some("") => Err("listen: unix: wants the path of a socket after it".into()),
+            Some("") => Err("listen: unix: must be followed by the path of a socket".into()),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| {
-                format!("listen must be ADDRESS:PORT, as in 127.0.0.1:8723 or [::1]:8723, or unix:PATH, got {text:?}")
+                format!(
+                    "listen must be ADDRESS:PORT, as in 127.0.0.1:8723 or [::1]:8723, or \
+                     unix:PATH, got {text:?}"
+                )
             }),
         }
     }
 
-    /// Whether only this machine can reach it.
+    /// Returns whether only this machine can reach the address.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().is_loopback(),
@@ -237,7 +245,8 @@ impl ServeConfig {
             .for_each(|path| *path = folder.join(&*path));
     }
 
-    /// Refuses what would be open to others, and limits that let nothing through.
+    /// Refuses settings that would leave the service open to others, and limits that let nothing
+    /// through.
     pub fn validate(&self) -> Result<(), String> {
         let check =
             |holds: bool, message: &str| if holds { Ok(()) } else { Err(message.to_owned()) };
@@ -247,13 +256,15 @@ impl ServeConfig {
             check(
                 self.auth.tokens.is_some(),
                 &format!(
-                    "{open}: set auth.tokens (`diptych token` makes one), or listen on 127.0.0.1"
+                    "{open}: set auth.tokens (`diptych token` makes the file), or listen on \
+                     127.0.0.1"
                 ),
             )?;
             check(
                 self.tls.is_some(),
                 &format!(
-                    "{open}, and tokens would cross the network in clear: set tls.certificate and tls.key"
+                    "{open}, and tokens would cross the network unencrypted: set tls.certificate \
+                     and tls.key"
                 ),
             )?;
         }
@@ -267,7 +278,7 @@ impl ServeConfig {
             )?;
             check(
                 self.datasets[..number].iter().all(|other| other.name != dataset.name),
-                &format!("two datasets are called {:?}", dataset.name),
+                &format!("two datasets are called {:?}: rename one of them", dataset.name),
             )?;
         }
         self.remote.prefixes()?;
@@ -295,7 +306,7 @@ impl ServeConfig {
         check(self.jobs.attempts >= 1, "jobs.attempts must be at least 1")
     }
 
-    /// Adds datasets under the names of their folders, or others where those are taken.
+    /// Adds datasets under the names of their folders, or under similar names if those are taken.
     pub fn add_datasets(&mut self, folders: &[PathBuf]) {
         let known = self.datasets.iter().map(|dataset| dataset.path.clone());
         let new =
@@ -310,22 +321,22 @@ impl ServeConfig {
         }
     }
 
-    /// All keys, as TOML.
+    /// Returns all keys as TOML.
     pub fn to_toml(&self) -> String {
         toml::to_string(self)
             .unwrap_or_else(|error| format!("# this configuration has no TOML form: {error}\n"))
     }
 }
 
-/// What a token allows; each allows what those before it do.
+/// The permission of a token. Each scope includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// Look at everything: runs, datasets, SQL, search.
+    /// View everything: runs, datasets, SQL, search.
     Read,
-    /// Give the service work and control it.
+    /// Submit and control jobs.
     Submit,
-    /// Back up the state, read the configuration again.
+    /// Back up the state and reload the configuration.
     Admin,
 }
 
@@ -368,7 +379,8 @@ mod tests {
             ("liste = \"a\"\n", "did you mean `listen`"),
             ("[[dataset]]\nname = \"a/b\"\npath = \"d\"\n", "dataset.name"),
             (
-                "[[dataset]]\nname = \"a\"\npath = \"d\"\n[[dataset]]\nname = \"a\"\npath = \"e\"\n",
+                "[[dataset]]\nname = \"a\"\npath = \"d\"\n[[dataset]]\nname = \"a\"\npath = \
+                 \"e\"\n",
                 "two datasets",
             ),
             ("[jobs]\nattempts = 0\n", "jobs.attempts"),

@@ -1,4 +1,4 @@
-//! A suite: evaluations, each with a weight, that make one score.
+//! A suite: weighted evaluations that give one score.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use serde::Deserialize;
 use crate::config_data::resolve;
 use crate::{PairChoice, PathRole, SchemaError, config_keys};
 
-/// What `diptych eval --suite` and `eval.suite` of a training read.
+/// The suite that `diptych eval --suite` and `eval.suite` of a training read.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SuiteConfig {
-    /// In results. Without it: the file's name.
+    /// Name in results. Default: the file's name.
     #[serde(default)]
     pub name: String,
     #[serde(rename = "task")]
@@ -23,18 +23,19 @@ pub struct SuiteConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SuiteTask {
-    /// In results. Without it: the name of the benchmark's folder, of the selection or of the file of examples.
+    /// Name in results. Default: the name of the benchmark's folder, of the selection, of the
+    /// dataset or of the file of examples.
     pub name: String,
-    /// Its part of the score, beside the others' weights.
+    /// Share of the score, relative to the other weights.
     pub weight: f64,
-    /// What is measured, as `diptych eval --task` names it. Without it: what the data is for.
+    /// The kind of task, as `diptych eval --task` names it. Default: derived from the data.
     pub kind: Option<String>,
-    /// The figure that counts. Without it: `top1` of classes, `recall@1` (the mean of both directions) of retrieval, the strictest of
-    /// compositional tests.
+    /// The metric that counts. Default: `top1` for classification, `recall@1` (the mean of both
+    /// directions) for retrieval, the strictest one for compositional tests.
     pub metric: Option<String>,
     /// A folder in CLIP_benchmark's layout.
     pub benchmark: Option<PathBuf>,
-    /// A file of SugarCrepe's or Winoground's, with `images`.
+    /// A file in the format of SugarCrepe or Winoground. Needs `images`.
     pub compositional: Option<PathBuf>,
     pub images: Option<PathBuf>,
     /// A dataset: all its pairs, or those of a `selection`, of a condition (`where`), or of both.
@@ -43,7 +44,7 @@ pub struct SuiteTask {
     /// SQL condition over meta and scores.
     #[serde(rename = "where")]
     pub condition: Option<String>,
-    /// Class names, one a line. Without it: the labels of `label_column`.
+    /// Class names, one per line. Default: the labels of `label_column`.
     pub classes: Option<PathBuf>,
     pub label_column: Option<String>,
     pub templates: Option<PathBuf>,
@@ -76,7 +77,8 @@ impl Default for SuiteTask {
 }
 
 impl SuiteConfig {
-    /// Reads and checks a file. Names that it leaves out are filled in, relative paths become relative to its folder.
+    /// Reads and checks a file. Fills in missing names, and makes relative paths relative to the
+    /// file's folder.
     pub fn read(path: &Path) -> Result<Self, SchemaError> {
         let text = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
         let bad = |message| SchemaError::Config { path: path.to_owned(), message };
@@ -108,35 +110,37 @@ impl SuiteConfig {
         if self.tasks.is_empty() {
             return Err("a suite needs at least one [[task]]".into());
         }
-        // Names are parts of metrics' names, where a slash separates.
+        // Names become parts of metric names, where a slash separates.
         let good = |name: &str| !name.is_empty() && !name.contains(['/', '\n']);
         if !good(&self.name) {
-            return Err(format!("name = {:?}: a name without a slash", self.name));
+            return Err(format!("name must not be empty or contain a slash, got {:?}", self.name));
         }
         let mut names = HashSet::new();
         for (number, task) in (1..).zip(&self.tasks) {
             let bad = |message: &str| Err(format!("task {number} ({}): {message}", task.name));
             if task.dataset.is_none() && (task.selection.is_some() || task.condition.is_some()) {
-                return bad("selection and where want the dataset that they are of");
+                return bad("selection and where need dataset: name the dataset that they belong \
+                            to");
             }
             let ways =
                 [task.benchmark.is_some(), task.compositional.is_some(), task.dataset.is_some()];
             if ways.into_iter().filter(|way| *way).count() != 1 {
                 return bad(
-                    "give one of benchmark, compositional (with images) and dataset (with selection or where)",
+                    "set exactly one of benchmark, compositional (with images) and dataset (with \
+                     selection or where)",
                 );
             }
             if task.compositional.is_some() != task.images.is_some() {
-                return bad("compositional and images go together");
+                return bad("compositional and images belong together: set both or none");
             }
             if task.classes.is_some() && task.label_column.is_none() {
-                return bad("classes wants label_column: the column with each pair's class");
+                return bad("classes needs label_column: name the column with each pair's class");
             }
             if !good(&task.name) {
                 return bad("give it a name without a slash");
             }
             if !names.insert(&task.name) {
-                return bad("another task has this name: give it one of its own");
+                return bad("another task has this name: set a different name");
             }
             if !(task.weight > 0.0 && task.weight.is_finite()) {
                 return bad("its weight must be above 0");
@@ -145,7 +149,7 @@ impl SuiteConfig {
         Ok(())
     }
 
-    /// All files and folders that it names.
+    /// Returns all files and folders of the suite.
     pub fn paths(&self) -> Vec<(PathRole, PathBuf)> {
         let mut tasks = self.tasks.clone();
         let named = tasks.iter_mut().flat_map(SuiteTask::paths_mut);
@@ -154,7 +158,7 @@ impl SuiteConfig {
 }
 
 impl SuiteTask {
-    /// Which pairs of `dataset` are meant.
+    /// Returns the chosen pairs of `dataset`.
     pub fn pairs(&self) -> PairChoice {
         PairChoice { selection: self.selection.clone(), condition: self.condition.clone() }
     }
@@ -198,8 +202,10 @@ mod tests {
     #[test]
     fn names_and_weights_that_are_left_out_are_filled_in() {
         let suite = read(
-            "[[task]]\nbenchmark = \"wds/cifar10\"\n[[task]]\nselection = \"held.parquet\"\ndataset = \"d\"\nweight = 2.5\n\
-             [[task]]\ncompositional = \"c/add_att.json\"\nimages = \"val\"\nmetric = \"accuracy\"\n",
+            "[[task]]\nbenchmark = \"wds/cifar10\"\n[[task]]\nselection = \
+             \"held.parquet\"\ndataset = \"d\"\nweight = 2.5\n\
+             [[task]]\ncompositional = \"c/add_att.json\"\nimages = \"val\"\nmetric = \
+             \"accuracy\"\n",
         )
         .unwrap();
         assert_eq!(suite.name, "mine");
@@ -220,21 +226,18 @@ mod tests {
     fn what_cannot_be_meant_is_said_with_its_task() {
         for (text, expected) in [
             ("", "task is missing"),
-            ("task = []", "at least one"),
+            ("task = []", "[[task]]"),
             ("[[task]]\nbenchmark = \"a\"\nwieght = 1.0", "did you mean `weight`"),
-            (
-                "[[task]]\nbenchmark = \"a\"\n[[task]]\nbenchmark = \"b/a\"",
-                "task 2 (a): another task has this name",
-            ),
-            ("[[task]]\nname = \"x\"", "task 1 (x): give one of"),
-            ("[[task]]\nbenchmark = \"a\"\nselection = \"b\"\ndataset = \"c\"", "give one of"),
-            ("[[task]]\nselection = \"b\"", "want the dataset"),
-            ("[[task]]\nwhere = \"b\"", "want the dataset"),
+            ("[[task]]\nbenchmark = \"a\"\n[[task]]\nbenchmark = \"b/a\"", "task 2 (a)"),
+            ("[[task]]\nname = \"x\"", "task 1 (x)"),
+            ("[[task]]\nbenchmark = \"a\"\nselection = \"b\"\ndataset = \"c\"", "compositional"),
+            ("[[task]]\nselection = \"b\"", "dataset"),
+            ("[[task]]\nwhere = \"b\"", "dataset"),
             ("[[task]]\ndataset = \"a\"\nclasses = \"b\"", "label_column"),
-            ("[[task]]\ncompositional = \"b\"", "compositional and images"),
+            ("[[task]]\ncompositional = \"b\"", "images"),
             ("[[task]]\nbenchmark = \"a\"\nweight = 0.0", "above 0"),
-            ("[[task]]\nname = \"a/b\"\nbenchmark = \"a\"", "without a slash"),
-            ("name = \"a/b\"\n[[task]]\nbenchmark = \"a\"", "without a slash"),
+            ("[[task]]\nname = \"a/b\"\nbenchmark = \"a\"", "a/b"),
+            ("name = \"a/b\"\n[[task]]\nbenchmark = \"a\"", "a/b"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");

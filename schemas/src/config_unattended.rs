@@ -1,4 +1,5 @@
-//! What lets a run be left alone: checkpoints, evaluation while training, guards, and where its metrics go.
+//! Settings of a run without supervision: checkpoints, evaluation while training, guards and
+//! metrics.
 
 use std::path::PathBuf;
 
@@ -10,21 +11,23 @@ use crate::words::did_you_mean;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointConfig {
-    /// Save every so many steps; 0: not by steps.
+    /// Save every this many steps; 0: not by steps.
     pub every_steps: u64,
-    /// Save at the end of every so many epochs; 0: not by epochs. The end of the run is always saved.
+    /// Save at the end of every this many epochs; 0: not by epochs. The end of the run is always
+    /// saved.
     pub every_epochs: u64,
-    /// Save when so many more samples were seen; 0: not by samples.
+    /// Save every this many samples; 0: not by samples.
     pub every_samples: u64,
-    /// Save after so many minutes; 0: not by time. A run rolls back to such a checkpoint only where none is saved by steps, epochs or
-    /// samples, since it depends on the clock.
+    /// Save every this many minutes; 0: not by time. Such a checkpoint depends on the clock. So a
+    /// run rolls back to one only if none is saved by steps, epochs or samples.
     pub every_minutes: f64,
-    /// Checkpoints kept, the newest first; 0: all.
+    /// Number of newest checkpoints that are kept; 0: all.
     pub keep_last: usize,
-    /// Checkpoints kept beside those, the best by `best_metric` first: saved after an evaluation that is better. `RUN@best` names
-    /// the best. 0: none.
+    /// Number of best checkpoints by `best_metric` that are kept in addition; 0: none. One is saved
+    /// after each evaluation that improves the metric. `RUN@best` names the best.
     pub keep_best: usize,
-    /// What an evaluation records: `heldout/i2t_recall@1`, `heldout/zero_shot_top1`, `heldout_ema/…`.
+    /// A metric of an evaluation: `heldout/i2t_recall@1`, `heldout/zero_shot_top1`,
+    /// `heldout_ema/…`.
     pub best_metric: String,
     /// `max` (larger is better) or `min`.
     pub best_mode: BestMode,
@@ -33,7 +36,7 @@ pub struct CheckpointConfig {
 /// The score of a suite among a run's metrics.
 pub const SUITE_SCORE: &str = "suite/score";
 
-/// Which end of a metric is good.
+/// The direction in which a metric improves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BestMode {
@@ -45,67 +48,78 @@ pub enum BestMode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalConfig {
-    /// Selection of held-out pairs of the same dataset or of `dataset`. Without it there is no evaluation while training.
+    /// Selection of held-out pairs of the training dataset or of `dataset`. Without it, there is no
+    /// such evaluation while training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selection: Option<PathBuf>,
-    /// Dataset of `selection`; without it: the training's.
+    /// Dataset of `selection`. Default: the training dataset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataset: Option<PathBuf>,
-    /// Class names, one a line: adds zero-shot classification.
+    /// Class names, one per line. Adds zero-shot classification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<PathBuf>,
-    /// Column of meta with the true class: its name, or its line number in `classes` from 0.
+    /// Column of meta with the true class: its name, or its line number in `classes`, counted from
+    /// 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
-    /// Prompts, one a line, with {} for the class name. Without it: the class name alone.
+    /// Prompts, one per line, with {} for the class name. Default: the class name alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub templates: Option<PathBuf>,
-    /// Evaluate at the end of every so many epochs; 0: not by epochs. The end of the run is always evaluated.
+    /// Evaluate at the end of every this many epochs; 0: not by epochs. The end of the run is
+    /// always evaluated.
     pub every_epochs: u64,
-    /// Evaluate every so many steps; 0: not by steps.
+    /// Evaluate every this many steps; 0: not by steps.
     pub every_steps: u64,
-    /// Evaluate when so many more samples were seen; 0: not by samples.
+    /// Evaluate every this many samples; 0: not by samples.
     pub every_samples: u64,
-    /// Longest time of an evaluation while training, in seconds: what is encoded by then counts (at least 32 pairs), and how many pairs those are is said
-    /// and recorded; 0: no limit. An evaluation that was cut short does not choose the best checkpoint. The one at the end has no limit.
+    /// Longest duration of an evaluation while training, in seconds; 0: no limit. When it ends
+    /// early, the pairs encoded so far count (at least 32), and their number is recorded. Such a
+    /// result does not choose the best checkpoint. The evaluation at the end has no limit.
     pub max_seconds: f64,
-    /// A suite (`diptych eval --suite`) that is run on the weights while training, and on the best checkpoint where that has no score of
-    /// it yet: recorded as `suite/score` and `suite/…`. The end of the run is always evaluated.
+    /// A suite (`diptych eval --suite`) that is run while training, recorded as `suite/score` and
+    /// `suite/…`. It is also run on the best checkpoint if that has no score yet. The end of the
+    /// run is always evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suite: Option<PathBuf>,
-    /// Run the suite at the end of every so many epochs; 0: not by epochs.
+    /// Run the suite at the end of every this many epochs; 0: not by epochs.
     pub suite_every_epochs: u64,
-    /// Run the suite every so many steps; 0: not by steps.
+    /// Run the suite every this many steps; 0: not by steps.
     pub suite_every_steps: u64,
-    /// Longest time of a suite while training, in seconds; 0: no limit. One that was cut short has no score. The one at the end has
-    /// no limit.
+    /// Longest duration of a suite while training, in seconds; 0: no limit. A suite that ends early
+    /// has no score. The suite at the end has no limit.
     pub suite_max_seconds: f64,
 }
 
-/// What watches a run that nobody watches.
+/// Guards that watch a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GuardConfig {
-    /// Steps in a row whose loss or gradient is NaN or infinite, after which the run goes back to the last good checkpoint.
+    /// Consecutive steps with a NaN or infinite loss or gradient, after which the run goes back to
+    /// the last good checkpoint.
     pub max_skipped_steps: u64,
-    /// Roll-backs without progress after which the run fails. Progress is ten times max_skipped_steps steps with an update.
+    /// Roll-backs without progress after which the run fails. Progress means ten times
+    /// max_skipped_steps steps with an update.
     pub max_roll_backs: u64,
-    /// Steps that spikes, waiting for data, a loss that stands still and the logit scale are judged by.
+    /// Number of steps over which spikes, waiting for data, a constant loss and the logit scale are
+    /// judged.
     pub window_steps: u64,
-    /// A loss this many standard deviations above the mean of the window before it is a spike; 0: no such warning.
+    /// A loss this many standard deviations above the mean of the window before it is a spike; 0:
+    /// no warning.
     pub spike_std: f64,
-    /// Steps in a row within 2% of the loss of a model that tells no pair from another, after which that is said; 0: never.
+    /// Consecutive steps with a loss within 2% of that of a model that cannot tell pairs apart,
+    /// after which a warning is recorded; 0: never.
     pub stuck_steps: u64,
-    /// Share of a window's time that is spent waiting for data, above which that is said, with the stage that limits; 0: never.
+    /// Share of a window's time spent waiting for data, above which a warning names the slowest
+    /// stage; 0: never.
     pub data_wait_share: f64,
-    /// Minutes without a finished step after which there is an alarm; 0: never.
+    /// Minutes without a finished step after which an alarm is raised; 0: never.
     pub stall_minutes: f64,
-    /// What follows the alarm: `alarm` (nothing), `exit` (exit code 5, so that a supervisor starts the run again) or `abort` (SIGABRT,
-    /// for a core dump).
+    /// Action after the alarm: `alarm` (none), `exit` (exit code 5, so that a supervisor restarts
+    /// the run) or `abort` (SIGABRT, for a core dump).
     pub stall_action: StallAction,
 }
 
-/// What a stalled run does after its alarm.
+/// The action of a stalled run after its alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StallAction {
@@ -114,15 +128,18 @@ pub enum StallAction {
     Abort,
 }
 
-/// Where metrics go beside the state folder, and how many stay there.
+/// Destinations of metrics other than the state folder, and how many metrics that folder keeps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
-    /// Event files for TensorBoard, in a folder of the run's name: `false`, `true` (in tensorboard/ in the state folder) or a folder.
+    /// Event files for TensorBoard, in a folder named like the run: `false`, `true` (in
+    /// tensorboard/ in the state folder) or a folder.
     pub tensorboard: TensorBoard,
-    /// Newest steps whose metrics the state folder keeps all; 0: all steps. About 350 bytes a step.
+    /// Newest steps for which the state folder keeps all metrics; 0: all steps. About 350 bytes per
+    /// step.
     pub keep_raw_steps: u64,
-    /// Of older steps, those whose number is a multiple of this stay, and those with an evaluation.
+    /// Of older steps, those whose number is a multiple of this are kept, and those with an
+    /// evaluation.
     pub keep_one_of: u64,
 }
 
@@ -142,7 +159,7 @@ impl Default for MetricsConfig {
 impl MetricsConfig {
     pub(crate) fn validate(&self) -> Result<(), String> {
         check(self.keep_one_of >= 1, || {
-            "metrics.keep_one_of must be at least 1 (1: every step stays)".into()
+            "metrics.keep_one_of must be at least 1 (1: keep every step)".into()
         })
     }
 }
@@ -183,7 +200,8 @@ impl Default for GuardConfig {
     }
 }
 
-/// Whether something that is due every so many samples is due after a step that leads from one place of the stream to another.
+/// Returns whether something that happens every `every` samples is due after a step from `before`
+/// to `after` samples.
 pub fn due_by_samples(every: u64, before: u64, after: u64) -> bool {
     every > 0 && after / every > before / every
 }
@@ -201,12 +219,14 @@ impl CheckpointConfig {
             return Ok(());
         }
         check(eval.selection.is_some() || eval.suite.is_some(), || {
-            "checkpoint.keep_best is set, but eval.selection is not: name the held-out selection that says which is best".into()
+            "checkpoint.keep_best is set, but neither eval.selection nor eval.suite is: set one of \
+             them, which decides what is best"
+                .into()
         })?;
         let known = eval.metrics(averages);
         check(known.contains(&self.best_metric), || {
             format!(
-                "checkpoint.best_metric = {:?}: no such metric is recorded{}; there are: {}",
+                "checkpoint.best_metric = {:?}: no such metric is recorded{}. Known metrics: {}",
                 self.best_metric,
                 did_you_mean(&self.best_metric, known.iter().map(String::as_str)),
                 known.join(", ")
@@ -216,7 +236,8 @@ impl CheckpointConfig {
 }
 
 impl EvalConfig {
-    /// Names of the metrics that an evaluation records and that a checkpoint can be the best by.
+    /// Returns the names of the metrics that an evaluation records and that can choose the best
+    /// checkpoint.
     pub fn metrics(&self, averages: bool) -> Vec<String> {
         let mut names = Vec::new();
         if self.suite.is_some() {
@@ -254,7 +275,9 @@ impl EvalConfig {
             || self.suite_every_steps > 0
             || self.suite_max_seconds > 0.0;
         check(self.suite.is_some() || !schedule, || {
-            "eval.suite_every_epochs, suite_every_steps or suite_max_seconds is set, but eval.suite is not: name its file".into()
+            "eval.suite_every_epochs, suite_every_steps or suite_max_seconds is set, but \
+             eval.suite is not: set it to the suite's file"
+                .into()
         })?;
         let set = [
             ("dataset", self.dataset.is_some()),
@@ -266,19 +289,21 @@ impl EvalConfig {
         for (key, is_set) in set {
             check(self.selection.is_some() || !is_set, || {
                 format!(
-                    "eval.{key} is set, but eval.selection is not: name the held-out selection, or remove eval.{key}"
+                    "eval.{key} is set, but eval.selection is not: set it to the held-out \
+                     selection, or remove eval.{key}"
                 )
             })?;
         }
         check(self.selection.is_none() || self.dataset.is_some() || !mixed, || {
-            "eval.dataset is missing: with data.mix, name the dataset of eval.selection".into()
+            "eval.dataset is missing: with data.mix, set it to the dataset of eval.selection".into()
         })?;
         check(self.classes.is_some() == self.label_column.is_some(), || {
-            "eval.classes and eval.label_column belong together: one is set and the other is not"
-                .into()
+            "eval.classes and eval.label_column belong together: set both or none".into()
         })?;
         check(self.templates.is_none() || self.classes.is_some(), || {
-            "eval.templates is set, but eval.classes is not: name the list of classes, or remove eval.templates".into()
+            "eval.templates is set, but eval.classes is not: set it to the list of classes, or \
+             remove eval.templates"
+                .into()
         })
     }
 }
@@ -311,7 +336,8 @@ mod tests {
     use crate::TrainConfig;
 
     fn parse(add: &str) -> Result<TrainConfig, String> {
-        let smallest = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
+        let smallest = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \
+            \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
         TrainConfig::parse(&format!("{smallest}{add}"))
     }
 
@@ -324,7 +350,8 @@ mod tests {
                 "heldout/t2i_recall@10",
             ),
             (
-                "[checkpoint]\nkeep_best = 1\nbest_metric = \"heldout_ema/i2t_recall@1\"\n[eval]\nselection = \"h\"\n",
+                "[checkpoint]\nkeep_best = 1\nbest_metric = \
+                 \"heldout_ema/i2t_recall@1\"\n[eval]\nselection = \"h\"\n",
                 "best_metric",
             ),
             ("[checkpoint]\nbest_mode = \"most\"\n", "max or min"),
@@ -333,7 +360,7 @@ mod tests {
             ("[eval]\nevery_steps = 3\n", "eval.selection"),
             ("[eval]\nsuite_every_steps = 3\n", "eval.suite"),
             ("[eval]\nsuite = \"s\"\nsuite_max_seconds = -1.0\n", "eval.suite_max_seconds"),
-            ("[checkpoint]\nkeep_best = 1\n[eval]\nsuite = \"s\"\n", "there are: suite/score"),
+            ("[checkpoint]\nkeep_best = 1\n[eval]\nsuite = \"s\"\n", "suite/score"),
             ("[guard]\nmax_skipped_steps = 0\n", "guard.max_skipped_steps"),
             ("[guard]\ndata_wait_share = 20.0\n", "guard.data_wait_share"),
             ("[guard]\nstall_action = \"reboot\"\n", "exit"),

@@ -1,4 +1,4 @@
-//! Where a training run's weights come from.
+//! The weights that a training run starts from.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,26 +12,27 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum FirstWeights {
-    /// All of the model's.
+    /// All weights of the model.
     Whole(PathBuf),
-    /// Those of its towers; a tower that is not named starts at random.
+    /// The weights of its towers. A tower without a source starts at random.
     Towers(TowerWeights),
 }
 
-/// Weights of towers: of a whole model of which one tower is taken, or of a model that is that tower.
+/// The sources of each tower's weights: a whole model that contains the tower, or a model that is
+/// that tower.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TowerWeights {
-    /// The image tower's.
+    /// Source of the image tower's weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<PathBuf>,
-    /// The text tower's.
+    /// Source of the text tower's weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<PathBuf>,
 }
 
 impl FirstWeights {
-    /// All files and folders that it names.
+    /// Returns all files and folders.
     pub(crate) fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         match self {
             Self::Whole(path) => vec![path],
@@ -39,14 +40,15 @@ impl FirstWeights {
         }
     }
 
-    /// The name of a run, with a checkpoint if one is meant (`RUN`, `RUN@STEP`, `RUN@best`), where a path may be one.
+    /// Returns the path as the name of a run, with its checkpoint if given (`RUN`, `RUN@STEP`,
+    /// `RUN@best`). Returns `None` if it cannot be such a name.
     pub fn run_name(path: &Path) -> Option<&str> {
         let name = path.to_str()?;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
         (!name.starts_with('.') && !name.is_empty() && name.chars().all(plain)).then_some(name)
     }
 
-    /// The runs among the weights, without their checkpoints.
+    /// Returns the runs among the weights, without their checkpoints.
     pub fn run_names(&self) -> Vec<&str> {
         let paths: Vec<&PathBuf> = match self {
             Self::Whole(path) => vec![path],
@@ -56,7 +58,7 @@ impl FirstWeights {
         names.map(|name| name.split_once('@').map_or(name, |(run, _)| run)).collect()
     }
 
-    /// The weights of the whole model, where they come from one place.
+    /// Returns the source of the whole model's weights, or `None` if each tower has its own.
     pub fn whole(&self) -> Option<&Path> {
         match self {
             Self::Whole(path) => Some(path),
@@ -66,9 +68,11 @@ impl FirstWeights {
 
     pub(crate) fn validate(&self) -> Result<(), String> {
         match self {
-            Self::Towers(TowerWeights { image: None, text: None }) => {
-                Err("model.weights names no tower: leave it out, or name at least one, as in { text = \"FOLDER\" }".into())
-            }
+            Self::Towers(TowerWeights { image: None, text: None }) => Err(
+                "model.weights names no tower: remove it, or name at least one, as in { text = \
+                 \"FOLDER\" }"
+                    .into(),
+            ),
             Self::Whole(_) | Self::Towers(_) => Ok(()),
         }
     }
@@ -120,7 +124,8 @@ mod tests {
     use crate::TrainConfig;
 
     fn parse(weights: &str) -> Result<TrainConfig, String> {
-        let rest = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\ntokenizer = \"t\"\n";
+        let rest = "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \
+                    \"s.parquet\"\n[model]\nconfig = \"demo\"\ntokenizer = \"t\"\n";
         TrainConfig::parse(&format!("{rest}{weights}\n"))
     }
 
@@ -131,7 +136,7 @@ mod tests {
             whole.model.weights.as_ref().and_then(FirstWeights::whole),
             Some(Path::new("w"))
         );
-        // What the hash of older configurations is made of.
+        // The hash of older configurations is made from this text.
         assert!(
             whole.to_toml().contains("config = \"demo\"\nweights = \"w\"\ntokenizer = \"t\"\n")
         );
@@ -150,7 +155,8 @@ mod tests {
     fn weights_say_the_model_and_a_run_stays_a_name() {
         let without = |weights: &str| {
             TrainConfig::parse(&format!(
-                "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s.parquet\"\n[model]\n{weights}\n"
+                "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \
+                 \"s.parquet\"\n[model]\n{weights}\n"
             ))
         };
         for (weights, resolved) in

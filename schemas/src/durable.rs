@@ -1,6 +1,7 @@
-//! The one place that puts files where others may read them: whole or not at all, and still there after a power cut.
+//! Atomic and durable writes. Files that others may read are written only here.
 //!
-//! A file is written beside its place, flushed to the disk, renamed, and its folder flushed.
+//! A file is written under a temporary name, flushed to the disk and renamed; then its folder is
+//! flushed. So it is there whole or not at all, and survives a power failure.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::SchemaError;
 
-/// The ending of files and folders that are not yet whole. Whoever finds one without its writer may delete it.
+/// The ending of files and folders that are not complete yet. One that no process is writing can be
+/// deleted.
 pub const UNFINISHED: &str = "incomplete";
 
-/// The name under which `path` is written before it is whole: same folder, so that the rename cannot cross file systems.
+/// Returns the temporary name of `path`. It is in the same folder, so that the rename never crosses
+/// file systems.
 pub fn unfinished(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".");
@@ -25,7 +28,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), SchemaError> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// Lets `fill` write a file, then puts it in its place atomically and durably. On an error nothing is left behind.
+/// Lets `fill` write a file, then puts it in place atomically and durably. An error leaves nothing
+/// behind.
 pub fn write_with<T>(
     path: &Path,
     fill: impl FnOnce(&mut File) -> io::Result<T>,
@@ -39,15 +43,17 @@ pub fn write_with<T>(
     match written {
         Ok(filled) => publish(&temporary, path).map(|()| filled),
         Err(error) => {
-            // The error that is reported is the first one; a leftover is recognised by its name.
+            // The first error is reported. A leftover file can be recognised by its name.
             let _ = fs::remove_file(&temporary);
             Err(SchemaError::io(path)(error))
         }
     }
 }
 
-/// Puts a file in place atomically but not durably: for what is checked when it is read and can be had again, such as a cache.
-/// Any number of processes may write the same file at once; the last one stays.
+/// Puts a file in place atomically but not durably.
+///
+/// For files that are checked when they are read and can be made again, such as a cache. Any number
+/// of processes may write one file at the same time; the last one wins.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that renames")]
 pub fn write_expendable(path: &Path, parts: &[&[u8]]) -> Result<(), SchemaError> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -63,7 +69,7 @@ pub fn write_expendable(path: &Path, parts: &[&[u8]]) -> Result<(), SchemaError>
     renamed.map_err(SchemaError::io(path))
 }
 
-/// Renames a finished, already flushed file or folder into its place and flushes the folder that holds it.
+/// Renames a finished, flushed file or folder into place and flushes the folder that holds it.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that renames")]
 pub fn publish(temporary: &Path, path: &Path) -> Result<(), SchemaError> {
     fs::rename(temporary, path).map_err(SchemaError::io(path))?;

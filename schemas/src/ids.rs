@@ -1,6 +1,6 @@
-//! Identities: what names a pair, a content, a place in the training stream.
+//! Identities of pairs, of contents and of places in the training stream.
 //!
-//! Newtypes, so that a step is never taken for a sample. Nothing here does I/O.
+//! They are newtypes, so that a step cannot be mistaken for a sample. Nothing here does I/O.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,14 +10,15 @@ use sha2::{Digest, Sha256};
 
 use crate::SchemaError;
 
-/// 128 bits that name an image-text pair: the same image bytes with the same caption have the same uid in any dataset.
+/// The identity of an image-text pair in 128 bits. Equal image bytes with an equal caption have an
+/// equal uid in any dataset.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(pub [u8; 16]);
 
 impl Uid {
-    /// The first 128 bits of sha256(sha256(image bytes) ‖ caption in UTF-8).
+    /// Returns the first 128 bits of sha256(sha256(image bytes) ‖ caption in UTF-8).
     ///
-    /// The inner hash has a fixed length, so no image and caption can run into each other.
+    /// The inner hash has a fixed length, so the border between image and caption is unambiguous.
     pub fn of(image_sha256: &ContentHash, caption: &str) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(image_sha256.0);
@@ -29,7 +30,7 @@ impl Uid {
     }
 }
 
-/// sha256 of some bytes: of an image, a file, a configuration.
+/// A sha256 hash, for example of an image, a file or a configuration.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentHash(pub [u8; 32]);
 
@@ -38,7 +39,7 @@ impl ContentHash {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Of some bytes one behind the other.
+    /// Hashes the concatenation of `parts`.
     pub fn of_parts(parts: &[&[u8]]) -> Self {
         let mut hasher = Sha256::new();
         for part in parts {
@@ -47,7 +48,7 @@ impl ContentHash {
         Self(hasher.finalize().into())
     }
 
-    /// The first 64 bits, big endian: a seed for functions of this content.
+    /// Returns the first 64 bits, big endian, as a seed for functions of this content.
     pub fn seed(&self) -> u64 {
         let mut first = [0; 8];
         first.copy_from_slice(&self.0[..8]);
@@ -114,13 +115,14 @@ macro_rules! hexadecimal {
 hexadecimal!(Uid, 16);
 hexadecimal!(ContentHash, 32);
 
-/// The n-th sample of a run, counted from 0 over all its epochs: the whole state of the data.
+/// The index of a sample in a run, counted from 0 over all epochs. It is the whole state of the
+/// data.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct SampleIndex(pub u64);
 
-/// Optimizer steps done: 0 before the first.
+/// The number of finished optimizer steps.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

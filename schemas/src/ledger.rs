@@ -4,66 +4,69 @@ use serde::{Deserialize, Serialize};
 
 use crate::Uid;
 
-/// The disposition of what another try may mend.
+/// The disposition of entries that another attempt may fix.
 pub const RETRYABLE: &str = "retryable";
 
-/// Why. The text form stands in the ledger's `reason` column.
+/// The reason for an entry. Its text form is stored in the ledger's `reason` column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// A caption without an image: a tar member without a partner, a null, a file that is named but not there.
+    /// A caption without an image: a tar member without a partner, a null, or a file that does not
+    /// exist.
     MissingImage,
     /// An image without a caption.
     MissingCaption,
-    /// A caption of nothing but white space.
+    /// A caption that is only white space.
     EmptyCaption,
-    /// Not an image that Diptych reads.
+    /// Not an image format that Diptych reads.
     UnsupportedFormat,
     /// The image's header cannot be read.
     CorruptHeader,
-    /// The image's header is fine, its pixels are not.
+    /// The image's header is valid, but its pixels are not.
     CorruptPixels,
-    /// More pixels than the limit: a decompression bomb, or a lying header.
+    /// More pixels than the limit: a decompression bomb, or a wrong header.
     TooManyPixels,
     /// More bytes than the limit.
     TooManyBytes,
-    /// The same image bytes with the same caption are in the dataset already.
+    /// The dataset already holds this image with this caption.
     DuplicatePair,
-    /// A source ends in the middle: a tar or Parquet file cut short.
+    /// A source ends early: a truncated tar or Parquet file.
     TruncatedSource,
-    /// A record of a source that cannot be read: a CSV line, a JSON object, a path that leaves its folder.
+    /// A record that cannot be read: a CSV line, a JSON object, a path that leaves its folder.
     BadRecord,
-    /// Not an http or https address, or none at all.
+    /// Not an http or https address, or empty.
     BadUrl,
-    /// The address leads to this machine or its private network, which a list from elsewhere must not reach.
+    /// The address leads to this machine or its private network, which a downloaded list must not
+    /// reach.
     PrivateAddress,
     /// The name server did not answer.
     DnsFailed,
-    /// There is no host of this name.
+    /// There is no host with this name.
     HostNotFound,
-    /// No connection, or one that broke: refused, reset, a body cut short, TLS.
+    /// The connection failed or broke: refused, reset, a truncated body, TLS.
     ConnectionFailed,
     /// The host took too long to accept, to answer or to send.
     Timeout,
-    /// The host broke, and said so: 500 to 599.
+    /// The host reported an error of its own: status 500 to 599.
     ServerError,
-    /// The host asked to be left alone for a while: 429, 503 with Retry-After.
+    /// The host asked for a pause: 429, or 503 with Retry-After.
     RateLimited,
-    /// 404, 410: there is nothing, or nothing any more.
+    /// Status 404 or 410: there is nothing at the address.
     NotFound,
-    /// Another answer than 200: 401, 403, 451 and the like.
+    /// Any other status than 200, such as 401, 403 or 451.
     HttpRefused,
-    /// An answer that is not HTTP as it should be.
+    /// An answer that is not valid HTTP.
     BadResponse,
-    /// Too many redirects, in a circle, or to something that is not http.
+    /// Too many redirects, a redirect loop, or a redirect to something other than http.
     BadRedirect,
-    /// `X-Robots-Tag` says that the image must not be used.
+    /// `X-Robots-Tag` forbids use of the image.
     OptedOut,
-    /// The host's robots.txt does not allow it.
+    /// The host's robots.txt forbids the address.
     RobotsDisallowed,
-    /// The host's robots.txt could not be fetched, which means: not allowed until it can (RFC 9309, 2.3.1.4).
+    /// The host's robots.txt could not be fetched, which forbids access until it can be (RFC 9309,
+    /// 2.3.1.4).
     RobotsUnreachable,
-    /// The ingest was stopped before it was this record's turn.
+    /// The ingest stopped before it reached this record.
     Postponed,
 }
 
@@ -100,7 +103,7 @@ impl Reason {
         }
     }
 
-    /// Whether it is what a host answered to an address, for good.
+    /// Returns whether the reason is a final answer of a host.
     pub fn is_final_answer(self) -> bool {
         matches!(
             self,
@@ -112,13 +115,15 @@ impl Reason {
         )
     }
 
-    /// The reason with this text form.
+    /// Returns the reason with this text form.
     pub fn named(name: &str) -> Option<Self> {
         serde_json::from_value(serde_json::Value::from(name)).ok()
     }
 
-    /// Whether another try may work without anybody repairing the input: a file that was still being copied may be whole
-    /// the next time.
+    /// Returns `retryable` if another attempt may work without a repair of the input, else
+    /// `quarantined`.
+    ///
+    /// A truncated file is retryable, since it may have been in the middle of a copy.
     pub fn disposition(self) -> &'static str {
         match self {
             Self::TruncatedSource
@@ -140,19 +145,19 @@ impl Reason {
 pub struct LedgerEntry {
     /// The source file as it was given.
     pub source: String,
-    /// Where in it, in words: a member, a row, a line.
+    /// The place in the source, in words: a member, a row, a line.
     pub position: String,
-    /// The record's key, where it has one.
+    /// The record's key, if it has one.
     pub key: String,
     pub reason: Reason,
-    /// What exactly was found.
+    /// Detail of the reason, in words.
     pub detail: String,
     pub stage: Stage,
-    /// Known where the input had become a pair.
+    /// The pair's uid, if the input had become a pair.
     pub uid: Option<Uid>,
 }
 
-/// Which stage wrote a row of the ledger.
+/// The stage that wrote a row of the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {

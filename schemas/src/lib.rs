@@ -1,8 +1,9 @@
-//! The contracts between Diptych's stages, each with a version: Arrow schemas, the dataset's manifest, the configuration,
-//! the vocabulary of the ledger, and the identities that all of them use.
+//! The versioned contracts between Diptych's stages.
 //!
-//! A stage knows the stage before it only by what is here. This crate computes nothing and knows no stage; its only I/O is
-//! reading and atomically writing its own files.
+//! These are the Arrow schemas, the dataset's manifest, the configuration, the vocabulary of the
+//! ledger, and the identities that all of them use. A stage knows the stage before it only through
+//! this crate. The crate computes nothing and knows no stage. Its only I/O is reading and
+//! atomically writing its own files.
 
 mod config;
 mod config_data;
@@ -72,17 +73,20 @@ pub use tables::{
     metrics_schema, runs_schema, sample_queries_schema, selection_schema, source_column_name,
 };
 
-/// Largest width × height that is decoded unless a configuration says otherwise: Pillow's limit above which it refuses an
-/// image as a decompression bomb (twice its `MAX_IMAGE_PIXELS`).
+/// Largest width × height that is decoded by default: twice Pillow's `MAX_IMAGE_PIXELS`.
+///
+/// Above this, Pillow refuses an image as a decompression bomb.
 pub const MAX_PIXELS: u64 = 178_956_970;
 
-/// Longest side of an image that is decoded, in pixels. To resize an image takes about 60 bytes for each pixel of a side, so
-/// a strip of one pixel's width would take gigabytes although it has few pixels. JPEG, GIF and WebP end far below.
+/// Longest side of an image that is decoded, in pixels.
+///
+/// Resizing takes about 60 bytes per pixel of a side. So a strip one pixel wide could take
+/// gigabytes despite its few pixels. The limits of JPEG, GIF and WebP are far below this.
 pub const MAX_SIDE: u32 = 1 << 20;
 
-/// Candidates that the approximate index of nearest neighbours looks at unless a query asks for another number.
+/// Candidates that the approximate nearest-neighbour index checks by default.
 pub const DEFAULT_SEARCH_CANDIDATES: u16 = 128;
 
-/// How a download introduces itself to a web server.
+/// The `User-Agent` header of downloads.
 pub const USER_AGENT: &str =
     concat!("diptych/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");

@@ -1,4 +1,6 @@
-//! `dataset.json`: what a dataset consists of. Written last, by rename, so what it does not name does not exist.
+//! `dataset.json`, the list of a dataset's files.
+//!
+//! It is written last, by rename. A file that it does not name is not part of the dataset.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,31 +16,33 @@ use crate::{ContentHash, DATASET_VERSION, SchemaError, durable, is_url};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetManifest {
     pub version: u32,
-    /// Pairs in all shards.
+    /// Number of pairs in all shards.
     pub pairs: u64,
-    /// Rows in all ledger files.
+    /// Number of rows in all ledger files.
     pub ledger_rows: u64,
-    /// Names of the sources' own columns in meta, in order of their first appearance.
+    /// Names of the sources' own columns in meta, in order of first appearance.
     pub source_columns: Vec<String>,
-    /// Arrow's names of their types (`Int64`, `Timestamp(Millisecond, None)`). A column that is not here is text, as all were once. A shard
-    /// may hold a column in a narrower type, or as text that can be read as this type.
+    /// Arrow's names of the column types (`Int64`, `Timestamp(Millisecond, None)`). A column that
+    /// is not listed is text, as all columns were in older versions. A shard may hold a narrower
+    /// type, or text that can be read as this type.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub source_types: BTreeMap<String, String>,
-    /// In order of their number.
+    /// Shards, ordered by number.
     pub shards: Vec<ShardEntry>,
     pub ledgers: Vec<LedgerFile>,
-    /// Every source that was read, wholly or in part.
+    /// Every source that was read, completely or in part.
     pub sources: Vec<SourceEntry>,
 }
 
-/// One pair of files `meta/NNNNN.parquet` and `blob/NNNNN.parquet`.
+/// A pair of files `meta/NNNNN.parquet` and `blob/NNNNN.parquet`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardEntry {
     pub shard: u32,
     pub pairs: u64,
-    /// Hash over the uids in their order: the content of the shard, whatever the compression.
+    /// Hash over the uids in their order. It identifies the shard's content, whatever the
+    /// compression.
     pub uids_hash: ContentHash,
-    /// Length of the blob file in bytes: a cheap sign of a copy cut short.
+    /// Length of the blob file in bytes, a cheap check for truncated copies.
     pub blob_bytes: u64,
 }
 
@@ -48,23 +52,23 @@ pub struct LedgerFile {
     pub rows: u64,
 }
 
-/// How far a source has been read.
+/// The progress of reading a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceEntry {
-    /// As it was given, or as a pattern expanded it.
+    /// The path as it was given, or as a pattern expanded it.
     pub path: String,
-    /// Size in bytes and modification time (milliseconds since 1970) when it was read: another value means that it is
-    /// read again. What it still holds is recognised by uid.
+    /// Size in bytes and modification time (milliseconds since 1970) when it was read. If they
+    /// change, the source is read again, and known pairs are recognised by uid.
     pub size: u64,
     pub modified: u64,
-    /// Columns and limits that it was read with, in words. Others mean that it is read again, too.
+    /// Columns and limits that were used, in words. If they change, the source is read again.
     #[serde(default)]
     pub options: String,
-    /// Records done; everything before it is in a shard or a ledger file of this manifest.
+    /// Number of finished records. All of them are in a shard or a ledger file of this manifest.
     pub records: u64,
     pub done: bool,
-    /// Shards and ledger files that there were when a source was begun again that had changed: what they hold of it is
-    /// recognised. 0 for a file that is read for the first time.
+    /// Number of shards and ledger files when a changed source was started again. Records of it in
+    /// these files are recognised. 0 for a source that is read for the first time.
     #[serde(default)]
     pub known_shards: u32,
     #[serde(default)]
@@ -85,13 +89,13 @@ impl DatasetManifest {
         }
     }
 
-    /// The type of a source's own column.
+    /// Returns the type of a source's own column.
     pub fn source_type(&self, name: &str) -> DataType {
         let named = self.source_types.get(name).and_then(|kind| kind.parse().ok());
         named.unwrap_or(DataType::Utf8)
     }
 
-    /// The schema of the table meta: that of all shards together.
+    /// Returns the schema of the table meta, over all shards.
     pub fn meta_schema(&self) -> SchemaRef {
         let kinds = self.source_columns.iter().map(|name| (name.as_str(), self.source_type(name)));
         typed_meta_schema(kinds)
@@ -113,7 +117,7 @@ impl DatasetManifest {
         Self::parse(&bytes, path)
     }
 
-    /// Reads the content of a `dataset.json`; `path` is what an error names.
+    /// Parses the content of a `dataset.json`. Errors name `path`.
     pub fn parse(bytes: &[u8], path: PathBuf) -> Result<Self, SchemaError> {
         let bad = |message: String| SchemaError::BadJson {
             path: path.clone(),
@@ -129,21 +133,19 @@ impl DatasetManifest {
                 what: "dataset",
                 found,
                 expected: DATASET_VERSION,
-                advice: "Read it with the version of diptych that wrote it, or ingest the sources again",
+                advice: "Use the version of diptych that wrote it, or ingest the sources again",
             });
         }
         let manifest: Self = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
         for (name, kind) in &manifest.source_types {
             if let Err(error) = kind.parse::<DataType>() {
-                return Err(bad(format!(
-                    "the column {name} has the type {kind}, which is unknown: {error}"
-                )));
+                return Err(bad(format!("the column {name} has the unknown type {kind}: {error}")));
             }
         }
         Ok(manifest)
     }
 
-    /// Puts `FOLDER/dataset.json` in place, atomically and durably.
+    /// Writes `FOLDER/dataset.json` atomically and durably.
     pub fn write(&self, folder: &Path) -> Result<(), SchemaError> {
         let path = Self::path(folder);
         let mut text = serde_json::to_vec_pretty(self).map_err(|e| SchemaError::BadJson {
@@ -155,7 +157,8 @@ impl DatasetManifest {
         durable::write(&path, &text)
     }
 
-    /// What the dataset holds, as one hash: over the shards' uids, so it does not depend on where the sources lay.
+    /// Returns a hash of the dataset's content. It covers the uids of the shards, so it does not
+    /// depend on where the sources were.
     pub fn content_hash(&self) -> ContentHash {
         let mut bytes = Vec::with_capacity(self.shards.len() * 44);
         for shard in &self.shards {
@@ -166,7 +169,8 @@ impl DatasetManifest {
         ContentHash::of(&bytes)
     }
 
-    /// Whether the dataset has this content, or had it before pairs were added: whole shards are added, and none changes.
+    /// Returns whether the dataset has this content, or had it before pairs were added. Ingest adds
+    /// whole shards and never changes one.
     pub fn is_or_was(&self, content: ContentHash) -> bool {
         let mut hasher = Sha256::new();
         let is = |hasher: &Sha256| ContentHash(hasher.clone().finalize().into()) == content;
@@ -181,23 +185,23 @@ impl DatasetManifest {
         })
     }
 
-    /// `FOLDER/dataset.json`
+    /// Returns `FOLDER/dataset.json`.
     pub fn path(folder: &Path) -> PathBuf {
         folder.join("dataset.json")
     }
 }
 
-/// `FOLDER/meta/NNNNN.parquet`
+/// Returns `FOLDER/meta/NNNNN.parquet`.
 pub fn meta_path(dataset: &Path, shard: u32) -> PathBuf {
     dataset.join("meta").join(format!("{shard:05}.parquet"))
 }
 
-/// `FOLDER/blob/NNNNN.parquet`
+/// Returns `FOLDER/blob/NNNNN.parquet`.
 pub fn blob_path(dataset: &Path, shard: u32) -> PathBuf {
     dataset.join("blob").join(format!("{shard:05}.parquet"))
 }
 
-/// `FOLDER/ledger/NNNNN.parquet`
+/// Returns `FOLDER/ledger/NNNNN.parquet`.
 pub fn ledger_path(dataset: &Path, number: u32) -> PathBuf {
     dataset.join("ledger").join(format!("{number:05}.parquet"))
 }
@@ -212,7 +216,7 @@ mod tests {
         let mut manifest = DatasetManifest::empty();
         manifest.source_columns.extend(["category".into(), "similarity".into()]);
         manifest.write(folder.path()).unwrap();
-        // As before there were types.
+        // Older manifests had no types.
         let text = std::fs::read_to_string(DatasetManifest::path(folder.path())).unwrap();
         assert!(!text.contains("source_types"));
         assert_eq!(manifest.source_type("similarity"), DataType::Utf8);

@@ -1,20 +1,20 @@
-//! How a user names a model, and what computes with it.
+//! References to a model, as a user writes them.
 
 use std::path::PathBuf;
 
-/// A model as it was named, before anything is looked for on the disk.
+/// A reference to a model and the device to run it on. Nothing has been looked up on the disk yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelRef {
     /// `RUN`, `RUN@STEP` or `RUN@best` of the state folder, a folder, or a file of weights.
     pub name: String,
-    /// Which model a file of weights is of: a built-in name or a JSON file.
+    /// The model that a file of weights belongs to: a built-in name or a JSON file.
     pub config: Option<String>,
-    /// Whether the moving average of a checkpoint's weights is meant.
+    /// Whether to use the moving average of a checkpoint's weights.
     pub ema: bool,
-    /// Where runs are looked for.
+    /// The state folder in which runs are looked up.
     pub state: PathBuf,
     /// `auto`, `cpu` or `cuda:N`.
     pub device: String,
-    /// Threads; 0: one for each core.
+    /// Number of threads; 0: one per core.
     pub threads: usize,
 }

@@ -1,20 +1,21 @@
 //! Exit codes, as `--help` documents them.
 
-/// A run that stalled and was told to leave. No outcome: the thread that would give it is the one that hangs.
+/// Exit code of a stalled run that had to leave. It is not an [`Outcome`], because the thread that
+/// would return one hangs.
 pub const STALLED: u8 = 5;
 
-/// Somebody did not want to wait for an orderly end.
+/// Exit code after a second signal, when the user does not want to wait for an orderly end.
 pub const LEFT_AT_ONCE: u8 = 130;
 
-/// How a command ended when it did not fail.
+/// The end of a command that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// What could be read is in, but a source could not be read, or not to its end.
+    /// All readable input was ingested, but a source could not be read, or not to its end.
     SourceUnreadable,
-    /// Something was looked through and is not as it should be; what, was printed.
+    /// A check found problems, which were printed.
     ProblemsFound,
-    /// A signal asked to stop; everything is saved.
+    /// A signal stopped the command, and everything is saved.
     Stopped,
 }
 

@@ -1,8 +1,9 @@
-//! Which pairs of a dataset a user means.
+//! A user's choice of pairs of a dataset.
 
 use std::path::PathBuf;
 
-/// Pairs of a dataset as they were asked for, before anything is read. Without a selection and a condition: all of them.
+/// A choice of pairs, before anything is read. Without a selection and a condition it means all
+/// pairs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PairChoice {
     /// A file that `diptych select` made.
@@ -12,12 +13,12 @@ pub struct PairChoice {
 }
 
 impl PairChoice {
-    /// The pairs of a selection.
+    /// Chooses the pairs of a selection.
     pub fn of_selection(selection: impl Into<PathBuf>) -> Self {
         Self { selection: Some(selection.into()), condition: None }
     }
 
-    /// Whether all pairs of the dataset are meant.
+    /// Returns whether all pairs of the dataset are chosen.
     pub fn is_everything(&self) -> bool {
         self.selection.is_none() && self.condition.is_none()
     }

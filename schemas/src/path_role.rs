@@ -1,11 +1,12 @@
-//! What a file or folder that a configuration names is for. It decides where it may lie when a request names it.
+//! The roles of files and folders in a configuration. The role decides where a path in a request
+//! may point.
 
-/// The use of a named path.
+/// The role of a path in a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathRole {
     /// Is read, and must be on this machine.
     Read,
-    /// Is a dataset that is read: a folder, or a URL that [`is_url`](crate::is_url) knows.
+    /// Is a dataset that is read: a folder, or a URL that [`is_url`](crate::is_url) recognises.
     Dataset,
     /// Is written.
     Write,

@@ -1,9 +1,9 @@
-//! The files that scoring appends to a dataset: scores and embeddings, where they lie and what is in them.
+//! The files that scoring adds to a dataset: scores and embeddings.
 //!
-//! Each file belongs to one producer and to one shard: its rows are pairs of that shard, in the shard's order, each at most
-//! once, and [`key::SHARD`] names the shard. So a score is joined to meta by walking both, and never by a hash table. Files of
-//! a folder are numbered in the order in which they were written. Nothing of them is in `dataset.json`: a file that has its
-//! final name is whole.
+//! Each file belongs to one producer and one shard. Its rows are pairs of that shard, in the
+//! shard's order, each at most once; [`key::SHARD`] names the shard. So scores are joined to meta
+//! by walking both, without a hash table. The files of a folder are numbered in the order of
+//! writing. `dataset.json` does not list them: a file with its final name is complete.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::{column, key};
 /// Version of the layout of score and embedding files.
 pub const SCORE_VERSION: u32 = 1;
 
-/// What kind of value a score has: the type of its column `value`.
+/// The kind of a score's values: the type of its column `value`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScoreValue {
     /// A number: a similarity, an entropy.
     Number,
     /// A word: a language.
     Text,
-    /// 64 bits that are no number: a perceptual hash.
+    /// 64 bits that are not a number: a perceptual hash.
     Bits,
 }
 
@@ -37,7 +37,7 @@ impl ScoreValue {
         }
     }
 
-    /// Column of the SQL table `scores` that has values of this kind.
+    /// Returns the column of the SQL table `scores` that has values of this kind.
     pub fn column(self) -> &'static str {
         match self {
             Self::Number => column::VALUE,
@@ -55,10 +55,11 @@ fn text(name: &str, nullable: bool) -> Field {
     Field::new(name, DataType::Utf8, nullable)
 }
 
-/// `scores/NAME/NNNNN.parquet`. All files of a NAME have the same kind of value.
+/// Returns the schema of `scores/NAME/NNNNN.parquet`. All files of a NAME have values of the same
+/// kind.
 ///
-/// `value` is null where there is none; then `error` says why (an image that cannot be decoded), and the pair is not tried
-/// again by the same producer.
+/// If `value` is null, `error` says why, for example that an image cannot be decoded. The same
+/// producer does not try such a pair again.
 pub fn score_file_schema(value: ScoreValue) -> SchemaRef {
     Arc::new(Schema::new(vec![
         uid(),
@@ -68,7 +69,8 @@ pub fn score_file_schema(value: ScoreValue) -> SchemaRef {
     ]))
 }
 
-/// SQL table `scores`: all scores in long form. `value`, `text` or `bits` is filled, as the score's kind of value is.
+/// Returns the schema of the SQL table `scores`: all scores in long form. One of `value`, `text`
+/// and `bits` is filled, depending on the kind.
 pub fn scores_schema() -> SchemaRef {
     let mut fields = vec![text(column::NAME, false), uid()];
     fields.extend(ScoreValue::ALL.map(|value| Field::new(value.column(), value.data_type(), true)));
@@ -76,8 +78,10 @@ pub fn scores_schema() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// `embeddings/PRODUCER/NNNNN.parquet`: unit vectors of length D, as half floats. A vector is null where the image cannot be
-/// decoded; then `error` says why.
+/// Returns the schema of `embeddings/PRODUCER/NNNNN.parquet`: unit vectors of length D in half
+/// precision.
+///
+/// A vector is null if the image cannot be decoded; then `error` says why.
 pub fn embedding_file_schema(dimension: usize) -> SchemaRef {
     let vector = |name| Field::new(name, embedding_type(dimension), true);
     Arc::new(Schema::new(vec![
@@ -88,7 +92,7 @@ pub fn embedding_file_schema(dimension: usize) -> SchemaRef {
     ]))
 }
 
-/// Type of the vectors in embedding files.
+/// Returns the type of the vectors in embedding files.
 pub fn embedding_type(dimension: usize) -> DataType {
     DataType::FixedSizeList(
         Arc::new(Field::new("item", DataType::Float16, false)),
@@ -96,37 +100,37 @@ pub fn embedding_type(dimension: usize) -> DataType {
     )
 }
 
-/// `FOLDER/scores`
+/// Returns `FOLDER/scores`.
 pub fn scores_folder(dataset: &Path) -> PathBuf {
     dataset.join("scores")
 }
 
-/// `FOLDER/scores/NAME`
+/// Returns `FOLDER/scores/NAME`.
 pub fn score_folder(dataset: &Path, name: &str) -> PathBuf {
     scores_folder(dataset).join(name)
 }
 
-/// `FOLDER/embeddings`
+/// Returns `FOLDER/embeddings`.
 pub fn embeddings_folder(dataset: &Path) -> PathBuf {
     dataset.join("embeddings")
 }
 
-/// `FOLDER/embeddings/PRODUCER`
+/// Returns `FOLDER/embeddings/PRODUCER`.
 pub fn embedding_folder(dataset: &Path, producer: &str) -> PathBuf {
     embeddings_folder(dataset).join(producer)
 }
 
-/// `FOLDER/NNNNN.parquet`
+/// Returns `FOLDER/NNNNN.parquet`.
 pub fn numbered_file(folder: &Path, number: u32) -> PathBuf {
     folder.join(format!("{number:05}.parquet"))
 }
 
-/// What a score or embedding file says of itself in its Parquet key-value metadata.
+/// The Parquet key-value metadata of a score or embedding file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScoreFileMetadata {
-    /// Which shard its pairs are of.
+    /// The shard of its pairs.
     pub shard: u32,
-    /// What made it: sha256 in hexadecimal over model, preprocessing and version of the algorithm.
+    /// The producer: sha256 in hexadecimal over model, preprocessing and version of the algorithm.
     pub producer: String,
     /// The producer in words, for people.
     pub made_by: String,
@@ -142,14 +146,14 @@ impl ScoreFileMetadata {
         ]
     }
 
-    /// From what a file has; `Err` says what is wrong.
+    /// Reads the metadata of a file. The error says what is wrong with it.
     pub fn from_pairs<'a>(find: impl Fn(&str) -> Option<&'a str>) -> Result<Self, String> {
         let need =
             |name: &str| find(name).ok_or_else(|| format!("it lacks {name} in its metadata"));
         let version = need(key::VERSION)?;
         if version != SCORE_VERSION.to_string() {
             return Err(format!(
-                "it has version {version}, this binary reads version {SCORE_VERSION}"
+                "it has version {version}, but this binary reads version {SCORE_VERSION}"
             ));
         }
         let shard = need(key::SHARD)?;
@@ -163,8 +167,9 @@ impl ScoreFileMetadata {
     }
 }
 
-/// Whether a score can have this name, which is a column of SQL and a folder: `a-z`, `0-9` and `_`, beginning with a letter,
-/// at most 64.
+/// Returns whether a score can have this name, which becomes a column of SQL and a folder.
+///
+/// Allowed are `a-z`, `0-9` and `_`, with a letter first, at most 64 characters.
 pub fn is_score_name(name: &str) -> bool {
     let part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     name.len() <= 64
@@ -200,13 +205,14 @@ mod tests {
     }
 }
 
-/// How embeddings are written for other tools.
+/// The file format of exported embeddings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmbeddingFormat {
-    /// As clip-retrieval and autofaiss read them: `img_emb` and `text_emb` (half floats), `metadata` (Parquet with the same rows).
+    /// The layout of clip-retrieval and autofaiss: `img_emb` and `text_emb` (half precision), and
+    /// `metadata` (Parquet with the same rows).
     Npy,
     /// `pairs_N.parquet` with uid, `image_path`, caption, `image_embedding`, `text_embedding`.
     Parquet,
-    /// The columns of Parquet as Arrow's IPC files (Feather).
+    /// Arrow IPC files (Feather) with the columns of `Parquet`.
     Arrow,
 }

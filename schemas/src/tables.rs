@@ -1,6 +1,7 @@
-//! The Arrow schemas of everything that is stored or queried, each with a version.
+//! The versioned Arrow schemas of everything that is stored or queried.
 //!
-//! A stage knows the stage before it by these alone. Names of columns are constants, so that a typo does not compile.
+//! A stage knows the stage before it only through these schemas. Column names are constants, so
+//! that a typo does not compile.
 
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ pub mod column {
     pub const MESSAGE: &str = "message";
 }
 
-/// What is stored in a selection's and a shard's Parquet key-value metadata.
+/// Keys of the Parquet key-value metadata of selections and shards.
 pub mod key {
     /// Version of the file's layout, decimal.
     pub const VERSION: &str = "diptych.version";
@@ -59,13 +60,13 @@ pub mod key {
     pub const SQL: &str = "diptych.sql";
     /// Content hash of the dataset that a selection was made from.
     pub const DATASET_HASH: &str = "diptych.dataset_hash";
-    /// Hash of a selection's rows: what the order of training depends on.
+    /// Hash of a selection's rows, on which the order of training depends.
     pub const SELECTION_HASH: &str = "diptych.selection_hash";
-    /// The shard that a score or embedding file's pairs are of, decimal.
+    /// The shard of the pairs in a score or embedding file, decimal.
     pub const SHARD: &str = "diptych.shard";
-    /// What made a score or embedding file, as a hash.
+    /// The producer of a score or embedding file, as a hash.
     pub const PRODUCER: &str = "diptych.producer";
-    /// What made a score or embedding file, in words.
+    /// The producer of a score or embedding file, in words.
     pub const MADE_BY: &str = "diptych.made_by";
 }
 
@@ -85,10 +86,11 @@ fn nullable_milliseconds(name: &str) -> Field {
     milliseconds(name).with_nullable(true)
 }
 
-/// `meta/NNNNN.parquet`: one narrow row a pair. The source's own columns follow these, as nullable text.
+/// Returns the fixed fields of `meta/NNNNN.parquet`, one narrow row per pair. The source's own
+/// columns follow, as nullable columns.
 ///
-/// `width` and `height` are in pixels as shown, so after EXIF orientation. (`shard`, `row_group`, `row`) is the place of the
-/// image in `blob`; row k of `meta/S` belongs to row k of `blob/S`.
+/// `width` and `height` are in pixels as displayed, after EXIF orientation. (`shard`, `row_group`,
+/// `row`) is the place of the image in `blob`; row k of `meta/S` belongs to row k of `blob/S`.
 pub fn meta_fields() -> Vec<Field> {
     vec![
         uid(),
@@ -98,7 +100,7 @@ pub fn meta_fields() -> Vec<Field> {
         text(column::FORMAT, false),
         Field::new(column::BYTES, DataType::UInt64, false),
         Field::new(column::SHA256, DataType::FixedSizeBinary(32), false),
-        // Wants all pixels, so it is null unless the ingest was asked for it.
+        // Needs all pixels, so it is null unless the ingest was told to compute it.
         Field::new(column::PHASH, DataType::UInt64, true),
         Field::new(column::ORIENTATION, DataType::UInt8, false),
         text(column::LANGUAGE, true),
@@ -110,18 +112,19 @@ pub fn meta_fields() -> Vec<Field> {
     ]
 }
 
-/// [`meta_fields`] and after them source columns of text.
+/// Returns [`meta_fields`] followed by text columns of the source.
 pub fn meta_schema(source_columns: &[String]) -> SchemaRef {
     typed_meta_schema(source_columns.iter().map(|name| (name.as_str(), DataType::Utf8)))
 }
 
-/// [`meta_fields`] and after them the source's own columns.
+/// Returns [`meta_fields`] followed by the source's own columns.
 pub(crate) fn typed_meta_schema<'a>(own: impl Iterator<Item = (&'a str, DataType)>) -> SchemaRef {
     let own = own.map(|(name, kind)| Field::new(name, kind, true));
     Arc::new(Schema::new(meta_fields().into_iter().chain(own).collect::<Fields>()))
 }
 
-/// The name under which a source's own column stands in meta: its own, lower-cased, with `src_` where ours has that name.
+/// Returns the name of a source's own column in meta: in lower case, with the prefix `src_` if meta
+/// already has that name.
 pub fn source_column_name(name: &str) -> String {
     let name = name.trim().to_lowercase();
     if meta_fields().iter().any(|field| *field.name() == name) {
@@ -131,15 +134,18 @@ pub fn source_column_name(name: &str) -> String {
     }
 }
 
-/// `blob/NNNNN.parquet`: the original file's bytes. Large, since 32-bit offsets overflow at 2 GiB.
+/// Returns the schema of `blob/NNNNN.parquet`, which holds the original file's bytes. The type is
+/// large because 32-bit offsets overflow at 2 GiB.
 pub fn blob_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![uid(), Field::new(column::IMAGE, DataType::LargeBinary, false)]))
 }
 
-/// `ledger/NNNNN.parquet`, and the training's own entries: every input that did not become a pair, and why.
+/// Returns the schema of `ledger/NNNNN.parquet` and of the training's own entries: every input that
+/// did not become a pair, and why.
 ///
-/// `position` says where in `source` in words (a member, a row, a line); `reason` is a [`crate::Reason`]; `disposition` is
-/// `retryable` (another try may work) or `quarantined` (it will fail again); `stage` is `ingest` or `train`.
+/// `position` describes the place in `source` in words: a member, a row, a line. `reason` is a
+/// [`crate::Reason`]. `disposition` is `retryable` (another attempt may work) or `quarantined` (it
+/// will fail again). `stage` is `ingest` or `train`.
 pub fn ledger_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text(column::SOURCE, false),
@@ -153,7 +159,7 @@ pub fn ledger_schema() -> SchemaRef {
     ]))
 }
 
-/// A selection: rows ordered by place, each at most once.
+/// Returns the schema of a selection: rows ordered by place, each at most once.
 pub fn selection_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         uid(),
@@ -164,8 +170,9 @@ pub fn selection_schema() -> SchemaRef {
     ]))
 }
 
-/// SQL table `embeddings`: unit vectors of length D. `producer` is the hash of the weights that made them, `modality` is
-/// `image` or `text`.
+/// Returns the schema of the SQL table `embeddings`: unit vectors of length D.
+///
+/// `producer` is the hash of the weights that made them. `modality` is `image` or `text`.
 pub fn embeddings_schema() -> SchemaRef {
     let element = Arc::new(Field::new("item", DataType::Float32, false));
     Arc::new(Schema::new(vec![
@@ -176,7 +183,7 @@ pub fn embeddings_schema() -> SchemaRef {
     ]))
 }
 
-/// SQL table `metrics`: one row for each value of each recorded step.
+/// Returns the schema of the SQL table `metrics`: one row for each value of each recorded step.
 pub fn metrics_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text(column::RUN, false),
@@ -188,7 +195,8 @@ pub fn metrics_schema() -> SchemaRef {
     ]))
 }
 
-/// SQL table `runs`. `state` is `running`, `stopped`, `failed` or `finished`.
+/// Returns the schema of the SQL table `runs`. `state` is `running`, `stopped`, `failed` or
+/// `finished`.
 pub fn runs_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text(column::RUN, false),
@@ -213,7 +221,8 @@ pub fn runs_schema() -> SchemaRef {
     ]))
 }
 
-/// SQL table `checkpoints`: those that exist, which is those that sled names.
+/// Returns the schema of the SQL table `checkpoints`: those that exist, which are those in the
+/// state database.
 pub fn checkpoints_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text(column::RUN, false),
@@ -227,8 +236,10 @@ pub fn checkpoints_schema() -> SchemaRef {
     ]))
 }
 
-/// SQL table `events`: what the guards of a run noticed, in words. `kind` is `skipped_step`, `roll_back`, `loss_spike`, `loss_stuck`,
-/// `data_wait`, `logit_scale`, `checkpoint_failed`, `store_failed`, `stall`.
+/// Returns the schema of the SQL table `events`: the findings of a run's guards, in words.
+///
+/// `kind` is `skipped_step`, `roll_back`, `loss_spike`, `loss_stuck`, `data_wait`, `logit_scale`,
+/// `checkpoint_failed`, `store_failed` or `stall`.
 pub fn events_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text(column::RUN, false),
@@ -240,8 +251,10 @@ pub fn events_schema() -> SchemaRef {
     ]))
 }
 
-/// SQL table `jobs`: what the service was asked to do. `state` is `queued`, `running`, `pausing`, `cancelling`, `paused`, `done`,
-/// `failed` or `cancelled`.
+/// Returns the schema of the SQL table `jobs`: the jobs that the service received.
+///
+/// `state` is `queued`, `running`, `pausing`, `cancelling`, `paused`, `done`, `failed` or
+/// `cancelled`.
 pub fn jobs_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("id", DataType::UInt64, false),
@@ -257,9 +270,12 @@ pub fn jobs_schema() -> SchemaRef {
     ]))
 }
 
-/// SQL table `sample_queries`: the images nearest to a few fixed held-out captions, at each evaluation while training, a row an
-/// image. `query` is the pair whose caption it is, `own_rank` the place of the first image that belongs to that caption, `place`
-/// counts from 1, and an image is `correct` where its caption is the query's.
+/// Returns the schema of the SQL table `sample_queries`: the images nearest to a few fixed held-out
+/// captions, at each evaluation while training. Each row is one image.
+///
+/// `query` is the pair that the caption comes from. `own_rank` is the place of the first image that
+/// belongs to the caption. `place` counts from 1. An image is `correct` if its caption is the
+/// query's.
 pub fn sample_queries_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text(column::RUN, false),
@@ -274,7 +290,8 @@ pub fn sample_queries_schema() -> SchemaRef {
     ]))
 }
 
-/// SQL table `event_pairs`: the pairs of the batch of a step that an event of `events` is about.
+/// Returns the schema of the SQL table `event_pairs`: the pairs in the batch of the step that an
+/// event belongs to.
 pub fn event_pairs_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text(column::RUN, false),

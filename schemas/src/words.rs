@@ -1,37 +1,39 @@
-//! Numbers and errors in words, for messages, reports and pages.
+//! Text forms of numbers and errors, for messages, reports and pages.
 
 use std::any::Any;
 use std::error::Error;
 use std::path::Path;
 
-/// What the operating system calls ENOSPC and EDQUOT, and what to do about each.
+/// Operating system errors ENOSPC and EDQUOT, with advice.
 const NO_ROOM: [(&str, &str); 2] = [
     (
         "(os error 28)",
-        "The disk of that file is full: make room there (`df -h` shows how full disks are) or name a folder on another one, and \
-         run the same command again",
+        "The disk of that file is full: make room there (`df -h` shows how full disks are) or \
+         choose a folder on another disk, then run the same command again",
     ),
     (
         "(os error 122)",
-        "Your quota on the disk of that file is used up: make room there or name a folder on another one, and run the same \
-         command again",
+        "Your quota on the disk of that file is used up: make room there or choose a folder on \
+         another disk, then run the same command again",
     ),
 ];
 
-/// What the operating system calls EMFILE and ENFILE, and what to do about each. Libraries hand errors on as texts, so the
-/// text is what they are known by.
+/// Operating system errors EMFILE and ENFILE, with advice. Libraries pass errors on as text, so
+/// they are recognised by their text.
 const TOO_MANY_OPEN_FILES: [(&str, &str); 2] = [
     (
         "(os error 24)",
-        "This process may not open more files: raise its limit, with `ulimit -n 65536` or LimitNOFILE= of its unit",
+        "This process cannot open more files: raise its limit with `ulimit -n 65536` or \
+         LimitNOFILE= in its unit",
     ),
     (
         "(os error 23)",
-        "No process on this machine may open more files: raise it with `sysctl fs.file-max`, or end what holds so many open",
+        "This machine cannot open more files: raise the limit with `sysctl fs.file-max`, or stop \
+         programs that keep many files open",
     ),
 ];
 
-/// Jaro-Winkler similarity above which a word may have been meant.
+/// Jaro-Winkler similarity above which a word counts as a possible intention.
 const LIKE: f64 = 0.75;
 /// Similarity of words with one typing mistake between them, whatever Jaro and Winkler say.
 const ONE_MISTAKE: f64 = 0.95;
@@ -40,19 +42,19 @@ const LONG_ENOUGH: usize = 3;
 /// Files of a folder that are compared with a mistyped name.
 const NEIGHBOURS: usize = 10_000;
 
-/// What a panic said, by what `catch_unwind` caught; none where that is no text.
+/// Returns the message of a caught panic, or `None` if it is not text.
 pub fn panic_message(payload: &(dyn Any + Send)) -> Option<&str> {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied())
 }
 
-/// What to do where an error comes from too many open files. No file is damaged then.
+/// Returns advice if an error comes from too many open files. No file is damaged in that case.
 fn open_files_advice(message: &str) -> Option<&'static str> {
     let known = TOO_MANY_OPEN_FILES.iter().find(|(code, _)| message.contains(code));
     known.map(|(_, advice)| *advice)
 }
 
-/// Says that a file cannot be read. `damage` is what to say and to do about it where its content is to blame.
+/// Says that a file cannot be read. `damage` is used if the file's content is the cause.
 pub fn unreadable(path: &Path, message: &str, damage: &str) -> String {
     match open_files_advice(message) {
         Some(advice) => format!("{}: {message}. {advice}", path.display()),
@@ -60,8 +62,8 @@ pub fn unreadable(path: &Path, message: &str, damage: &str) -> String {
     }
 }
 
-/// Puts an error, such as `anyhow`'s, into one text: what was being done, then each cause that the text does not contain
-/// already. Where there are too many open files, or a disk is full, it also says what to do.
+/// Joins an error and its causes into one text, without causes that the text already contains. Adds
+/// advice for too many open files and for a full disk.
 pub fn describe(error: impl AsRef<dyn Error + 'static>) -> String {
     let error = error.as_ref();
     let mut text = error.to_string();
@@ -73,7 +75,7 @@ pub fn describe(error: impl AsRef<dyn Error + 'static>) -> String {
         }
         next = cause.source();
     }
-    // Whoever knew more has said already where to make room.
+    // An outer layer may have added more precise advice already.
     let no_room =
         NO_ROOM.iter().find(|(code, _)| text.contains(code) && !text.contains("make room"));
     match open_files_advice(&text).or(no_room.map(|(_, advice)| *advice)) {
@@ -82,7 +84,7 @@ pub fn describe(error: impl AsRef<dyn Error + 'static>) -> String {
     }
 }
 
-/// The known word that is most like the one that was found, where one is like it at all.
+/// Returns the known word that is most similar to `found`, or `None` if none is similar enough.
 pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let found = found.to_lowercase();
     let likeness = |word: &str| {
@@ -150,7 +152,7 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
-/// Writes a time in its two largest units: `2 min 50 s`.
+/// Writes a duration in its two largest units: `2 min 50 s`.
 pub fn duration(seconds: f64) -> String {
     const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
     if !seconds.is_finite() {
