@@ -4,7 +4,7 @@ use anyhow::bail;
 use diptych_cli::ProfileArgs;
 use diptych_embeddings::session::with_session;
 use diptych_pages::dataset::{ProfileSpec, profile};
-use diptych_pipeline::{Selection, last_selection};
+use diptych_pipeline::Selection;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{DatasetManifest, durable};
@@ -27,8 +27,8 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
         );
     }
     let selection = match &args.selection {
-        Some(path) => Some((path.clone(), Selection::read(path)?)),
-        None => last_selection(&args.dataset),
+        Some(path) => Some((path, Selection::read(path)?)),
+        None => None,
     };
     let name = std::path::absolute(&args.dataset)?
         .file_name()
@@ -39,7 +39,6 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
         selection: selection
             .as_ref()
             .map(|(path, selection)| (path.display().to_string(), selection)),
-        is_last: args.selection.is_none(),
         pairs: args.pairs,
         seed: args.seed,
     };

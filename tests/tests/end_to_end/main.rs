@@ -5,6 +5,7 @@
 mod bad_input;
 mod bench_train;
 mod command_line;
+mod command_line_help;
 mod confined;
 mod crash;
 mod curation;
