@@ -1,5 +1,5 @@
-//! The `diptych` binary: parses the command line, runs one command, and turns every end into a message and an exit code.
-//! No panic reaches a user: one that happens all the same becomes a message that says how to report it.
+//! The `diptych` binary. Parses the command line, runs one command, and turns its end into a
+//! message and an exit code. A panic becomes a message that says how to report it.
 
 use std::io::Write;
 use std::panic;
@@ -7,8 +7,9 @@ use std::panic;
 use diptych_cli::Command;
 use diptych_schemas::words::panic_message;
 
-/// Where `main` returns, libraries run their own endings, and a thread that still computes with libtorch crashes in them. All that must be
-/// saved is saved when a command returns, so the process ends without them.
+/// Runs the program. If `main` returned, the exit handlers of libraries would run, and a thread
+/// that still computes with libtorch would crash. A command saves everything before it returns, so
+/// the process ends without these handlers.
 fn main() -> ! {
     let code = run();
     let _ = std::io::stdout().flush();

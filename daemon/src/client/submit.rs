@@ -1,4 +1,4 @@
-//! `diptych submit`: gives a running service a job.
+//! `diptych job submit`: gives a job to a running service.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use super::control::text;
 use super::{Service, wait_for};
 use crate::output::line;
 
-/// Commands that can be jobs.
+/// Verbs that can be jobs.
 const COMMANDS: [&str; 7] = ["embed", "ingest", "score", "select", "dedup", "eval", "export"];
 
 pub(crate) fn run(args: SubmitArgs) -> anyhow::Result<Outcome> {

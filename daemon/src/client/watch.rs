@@ -1,4 +1,4 @@
-//! `diptych watch`: steps, events and jobs as they come, a line each.
+//! `diptych job watch`: prints steps, events and jobs as they come, one line each.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use super::control::{no_such_run, text};
 use super::{Service, wait_for};
 use crate::output::line;
 
-/// Steps are shown so often at most.
+/// Least time between two printed steps.
 const STEP_EVERY: Duration = Duration::from_secs(1);
-/// The number of a job that is a command with a state folder of its own, and no job of a service.
+/// The number that stands for a command with its own state folder, which is no job of a service.
 const COMMAND: u64 = 0;
-/// A line of the stream is at most so long.
+/// Longest line of the stream, in bytes.
 const LONGEST_LINE: usize = 1 << 20;
 
 pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Outcome> {

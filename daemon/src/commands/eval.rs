@@ -1,4 +1,5 @@
-//! `diptych eval`: how good a model is on held-out pairs, each figure beside chance and with its interval.
+//! `diptych eval`: measures a model on held-out pairs. Each figure stands next to chance and has an
+//! interval.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use crate::commands::ingest_progress::IngestBar;
 use crate::output::{line, raw};
 use crate::signals::{self, Ending};
 
-/// How long an evaluation has to end by itself after a signal.
+/// Longest time that an evaluation has to end by itself after a signal.
 const ENDS_WITHIN: Duration = Duration::from_millis(700);
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What the arguments ask for.
+/// Converts the arguments into a request.
 fn request(args: &EvalArgs) -> anyhow::Result<Request> {
     let EvalOnArgs {
         dataset,
@@ -237,7 +238,7 @@ fn of_compositions(args: &EvalArgs, images: &Path, control: Control<'_>) -> anyh
     Ok(json)
 }
 
-/// The second model. That it is there is checked before the first one is evaluated.
+/// Returns the second model. Checks that it exists before the first one is evaluated.
 fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelRef>> {
     let Some(name) = &args.compare else { return Ok(None) };
     let other = args.model.run_on.model_ref(name, args.model.model_config.clone(), false);
@@ -247,7 +248,7 @@ fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelRef>> {
     Ok(Some(other))
 }
 
-/// Loads a model, or embeddings, and says where they lie.
+/// Loads a model or embeddings, and passes them on with their path.
 fn with_towers<T>(
     named: &ModelRef,
     args: &EvalArgs,

@@ -1,4 +1,5 @@
-//! `diptych ledger`: what did not become a pair, in numbers and examples or one by one, and another try of it.
+//! `diptych ledger`: shows the inputs that did not become a pair, in numbers or one by one, and
+//! retries them.
 
 use std::path::Path;
 
@@ -82,7 +83,8 @@ fn text(batch: &RecordBatch, column: usize, row: usize) -> anyhow::Result<String
     Ok(array.as_string::<i32>().value(row).to_owned())
 }
 
-/// One line for each reason, disposition, stage and source, the most first, with an example.
+/// Prints one line for each reason, disposition, stage and source, most frequent first, with an
+/// example.
 fn summarise(dataset: &Path) -> anyhow::Result<Outcome> {
     let sql = "SELECT reason, disposition, stage, source, count(*), \
                min(position || CASE WHEN key = '' THEN '' ELSE ', ' || key END || ': ' || detail) \
@@ -118,7 +120,7 @@ fn summarise(dataset: &Path) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The entries of one reason, as lines that other tools can cut at tabs.
+/// Prints the entries of one reason, with tabs between fields.
 fn list(dataset: &Path, reason: Reason, limit: usize) -> anyhow::Result<Outcome> {
     let limit = if limit == 0 { String::new() } else { format!(" LIMIT {limit}") };
     let sql = format!(

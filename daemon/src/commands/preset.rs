@@ -1,4 +1,4 @@
-//! `diptych preset`: filters as SQL.
+//! `diptych preset`: prints filters as SQL.
 
 use anyhow::{Context, bail};
 use diptych_cli::PresetArgs;
@@ -16,7 +16,7 @@ pub(crate) fn run(args: &PresetArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The SQL of a filter with what is set in it.
+/// Returns the SQL of a filter with its parameters.
 pub(crate) fn preset_sql(name: &str, set: &[String]) -> anyhow::Result<String> {
     let set = set.iter().map(|set| parse(set)).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(preset(name)?.sql(&set)?)

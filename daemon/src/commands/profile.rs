@@ -1,4 +1,4 @@
-//! `diptych profile`: a dataset as a page.
+//! `diptych profile`: writes a page about a dataset.
 
 use anyhow::bail;
 use diptych_cli::ProfileArgs;
@@ -12,7 +12,7 @@ use diptych_schemas::{DatasetManifest, durable};
 use crate::client::reading::state_tables;
 use crate::output::line;
 
-/// Random pairs of a page that a browser still scrolls well.
+/// Most random pairs on a page that a browser still scrolls well.
 const MOST_PAIRS: usize = 1000;
 
 pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {

@@ -1,4 +1,4 @@
-//! `diptych split`: pairs to train on, and pairs to hold out.
+//! `diptych split`: splits pairs into training pairs and held-out pairs.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `diptych token`: a token for a service that is reached from elsewhere.
+//! `diptych token`: makes an access token for a service.
 
 use diptych_cli::TokenArgs;
 use diptych_schemas::outcome::Outcome;

@@ -1,4 +1,5 @@
-//! The checkpoints of a run: those that the store names beside those that are on the disk, every file read and its hash compared.
+//! The checkpoints of a run. Compares the store's list with the disk, and reads every file to
+//! compare its hash.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use diptych_training::checkpoints::record_of;
 use super::{Findings, Severity, entries};
 
 impl Findings {
-    /// Says how many checkpoints are whole.
+    /// Examines a run. Returns the number of its valid checkpoints.
     pub(super) fn examine_run(
         &mut self,
         state: &Path,
@@ -79,7 +80,8 @@ impl Findings {
         Ok(valid.len() as u64)
     }
 
-    /// What the store ought to say of the checkpoints that are whole.
+    /// Compares the store's records with the valid checkpoints. Returns the records that the store
+    /// should have.
     fn hold_against(
         &mut self,
         run: &RunName,
@@ -138,7 +140,8 @@ impl Findings {
     }
 }
 
-/// Where a state folder lies may change, and so may how it is called; the name of the checkpoint's own folder does not.
+/// Returns the name of a checkpoint's own folder. The path of the state folder may change, but not
+/// this name.
 fn name_of(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }

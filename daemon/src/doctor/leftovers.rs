@@ -1,4 +1,4 @@
-//! What lies in a state folder and belongs to nobody any more.
+//! Files of a state folder that nothing uses any more.
 
 use std::fs;
 use std::path::Path;
@@ -8,11 +8,12 @@ use diptych_schemas::durable::UNFINISHED;
 
 use super::{Findings, Severity, entries};
 
-/// What was moved aside: by an opening of the store, and by `--fix`.
+/// First letters of what the opening of a store, or `--fix`, moved aside.
 const ASIDE: [&str; 2] = ["sled.damaged-", "damaged-checkpoint-"];
 
 impl Findings {
-    /// Looks at the folder itself. What lies deeper belongs to commands that may be at work without owning the store.
+    /// Examines the folder itself. Files deeper in it may belong to commands that are running
+    /// without owning the store.
     pub(super) fn examine_leftovers(&mut self, state: &Path) -> anyhow::Result<()> {
         for entry in entries(state)? {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());

@@ -1,4 +1,5 @@
-//! `diptych bench loader`: what each stage of the loader does on the user's own data, beside bare decoding of the same images.
+//! `diptych bench loader`: measures each stage of the loader on the user's own data, next to bare
+//! decoding of the same images.
 
 use std::sync::Arc;
 
@@ -82,19 +83,20 @@ fn in_words(round: &BenchRound) -> String {
     }
 }
 
-/// Lowest, median and highest of what is measured in each round; nothing where it was not measured.
+/// Returns lowest, median and highest of a figure of each round, or nothing if it was not measured.
 fn spread(report: &BenchReport, of: impl Fn(&BenchRound) -> Option<f64>) -> Option<[f64; 3]> {
     spread_of(report.rounds.iter().filter_map(of))
 }
 
-/// Images that went through the loader, and how long it took.
+/// The number of images that went through the loader, and the time it took.
 fn totals(report: &BenchReport) -> (f64, f64) {
     let images =
         report.rounds.iter().map(|round| round.loader.images + round.skipped).sum::<u64>() as f64;
     (images, report.rounds.iter().map(|round| round.loader.seconds).sum())
 }
 
-/// Images a second of a core that does nothing else, and the part of its threads' time in which the stage worked.
+/// Images a second of a core that does nothing else, and the share of its threads' time in which
+/// the stage worked.
 fn pace(stage: &StageStats, images: f64, seconds: f64) -> (f64, f64) {
     let busy = stage.busy.as_secs_f64();
     (images / busy.max(1e-9), busy / (seconds * stage.threads as f64).max(1e-9))
