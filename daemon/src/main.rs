@@ -17,9 +17,9 @@ fn main() -> ! {
 }
 
 fn run() -> u8 {
-    // First of all: it writes the environment, which is possible only while there is no other thread.
+    // Comes first: it writes the environment, which is possible only while there is no other thread.
     let asleep = diptych_trainer::let_idle_threads_sleep();
-    // What holds for this thread holds for those that it starts.
+    // Threads inherit the limits of the thread that starts them.
     let confined = diptych_serve::confine_this_process();
     let cli = diptych_cli::parse();
     let many_files = diptych::allow_many_open_files();
@@ -29,20 +29,21 @@ fn run() -> u8 {
         return 1;
     }
     if !asleep {
-        // Slower beside other work, and right all the same.
-        tracing::debug!("libtorch's idle threads spin: the process had threads before it began");
+        // Slower next to other work, but correct.
+        tracing::debug!("libtorch's idle threads spin: the process had other threads at its start");
     }
     if let Err(error) = many_files {
         tracing::debug!("the limit of open files stays as it is: {error}");
     }
-    // The default hook prints a source location and advice about backtraces, which help no user. Ours keeps them for -v.
+    // The default hook prints a source location and advice about backtraces, which help no user. They
+    // are printed with -v.
     panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     match panic::catch_unwind(|| diptych::run(cli)) {
         Ok(code) => code,
         Err(payload) => {
             let message = panic_message(payload.as_ref()).unwrap_or("no message");
             tracing::error!(
-                "internal error: {message}. This is a bug; run again with -v and report what it prints"
+                "internal error: {message}. This is a bug: run again with -v, and report the output"
             );
             70
         }

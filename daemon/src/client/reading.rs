@@ -135,7 +135,8 @@ fn owner_answers(owner: &Owner) -> anyhow::Result<Service> {
 
 fn say_that_a_copy_is_read(state: &Path, owner: &Owner, error: &anyhow::Error) {
     tracing::warn!(
-        "{} is in use by process {} (`{}`), which could not be asked ({}): what is on the disk at this moment is read",
+        "{} is in use by process {} (`{}`), which does not answer ({}): reading the files as they are \
+         now",
         state.display(),
         owner.pid,
         owner.command,

@@ -82,7 +82,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Outcome> {
             // With it, whoever answered is gone.
             return Ok(Outcome::Done);
         }
-        bail!("the service closed the connection; `diptych status` says whether it is there again")
+        bail!("the service closed the connection. `diptych job list` shows whether it is back")
     })
 }
 

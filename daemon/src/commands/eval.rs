@@ -32,7 +32,8 @@ use crate::signals::{self, Ending};
 const ENDS_WITHIN: Duration = Duration::from_millis(700);
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
-    // It saves nothing before its end, and what it caches is written whole or not at all: nothing is lost by leaving.
+    // It saves nothing before its end, and writes each cache file completely or not at all, so
+    // leaving loses nothing.
     let stop = signals::watch(Ending::Within("nothing has been recorded", ENDS_WITHIN))?;
     let bar = IngestBar::new()?;
     let control = Control { go_on: &|| !stop.asked(), on_ingest: &|progress| bar.show(progress) };
@@ -131,7 +132,8 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
     let other = other.map(|name| answers(&name)).transpose()?;
     if other.as_ref().is_some_and(|(_, other)| other.uids != measured.uids) {
         bail!(
-            "--compare: the two models did not see the same pairs; run again when nothing else writes to the dataset, and see that files of embeddings have all pairs"
+            "--compare: the two models did not see the same pairs. Check that files of embeddings \
+             have all pairs, and run again when nothing else writes to the dataset"
         );
     }
 
@@ -158,7 +160,8 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
     let selection = selection.as_ref().or(args.on.benchmark.as_ref());
     let mut json = json!({
         "model": path, "selection": selection, "where": condition, "pairs": uids.len(),
-        "selection_hash": data.selection.hash().to_string(), "dataset_hash": data.selection.dataset_hash.to_string(),
+        "selection_hash": data.selection.hash().to_string(),
+        "dataset_hash": data.selection.dataset_hash.to_string(),
     });
     if let Some((path, _)) = &other {
         json["compared_with"] = json!(path);
@@ -259,7 +262,7 @@ fn with_towers<T>(
         return run(&EmbeddingSource::Files(&EmbeddingFiles::read(&path)?), &path);
     }
     let model: Model = models::load(named)?;
-    // A model from elsewhere may be evaluated where there is no state folder, or one that cannot be written.
+    // A model from elsewhere can be evaluated without a state folder.
     let kept = if args.no_cache || !named.state.is_dir() {
         None
     } else {

@@ -67,7 +67,8 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
         Attempt::Done(report) => report,
     };
     let printed = print_report(&folder, &report);
-    // An ingest with the right options would find its sources in already. A ledger that says more than that is kept.
+    // Otherwise an ingest with the right options would find these sources ingested already. A ledger
+    // that holds more is kept.
     let says_more =
         report.ledger_added.keys().any(|reason| *reason != Reason::MissingCaption.as_str());
     if is_new && report.pairs_total == 0 && !says_more {
@@ -177,7 +178,8 @@ fn ledger_examples(dataset: &Path) -> anyhow::Result<String> {
     if DatasetManifest::read(dataset)?.ledger_rows == 0 {
         return Ok(" They hold no records at all".into());
     }
-    let sql = "SELECT source || ', ' || position || ': ' || reason || ' (' || detail || ')' FROM ledger LIMIT 3";
+    let sql = "SELECT source || ', ' || position || ': ' || reason || ' (' || detail || ')' \
+               FROM ledger LIMIT 3";
     let examples = with_session(Some(dataset), None, async |context| {
         let mut examples = Vec::new();
         for batch in query(&context, sql).await?.collect().await? {

@@ -24,7 +24,7 @@ pub(crate) fn preset_sql(name: &str, set: &[String]) -> anyhow::Result<String> {
 
 fn parse(set: &str) -> anyhow::Result<(String, String)> {
     let (key, value) =
-        set.split_once('=').with_context(|| format!("--set {set}: wants KEY=SQL"))?;
+        set.split_once('=').with_context(|| format!("--set {set}: expected KEY=SQL"))?;
     let value = match value.strip_prefix('@') {
         None => value.to_owned(),
         Some(path) => {
@@ -34,7 +34,7 @@ fn parse(set: &str) -> anyhow::Result<(String, String)> {
                 .filter(|item| !item.is_empty())
                 .collect();
             if let Some(other) = items.iter().find(|item| item.parse::<f64>().is_err()) {
-                bail!("--set {set}: {path} has {other:?} in it, and numbers are wanted");
+                bail!("--set {set}: {path} contains {other:?}; only numbers are allowed");
             }
             items.join(", ")
         }
@@ -54,7 +54,8 @@ fn list() -> anyhow::Result<()> {
         }
     }
     line(
-        "\n`diptych preset NAME` prints the SQL, `diptych select --preset NAME --dataset data --output some.parquet` runs it.",
+        "\n`diptych preset NAME` prints the SQL.\n`diptych select --preset NAME --dataset data \
+         --output some.parquet` runs it.",
     )?;
     Ok(())
 }

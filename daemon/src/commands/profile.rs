@@ -22,7 +22,8 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
     let manifest = DatasetManifest::read(&args.dataset)?;
     if manifest.pairs == 0 {
         bail!(
-            "{}: there are no pairs in it. `diptych sql \"SELECT reason, count(*) FROM ledger GROUP BY 1\"` says why",
+            "{}: the dataset has no pairs. `diptych ledger --dataset {}` shows why",
+            args.dataset.display(),
             args.dataset.display()
         );
     }

@@ -88,7 +88,7 @@ fn store_to_search(state: &Path) -> anyhow::Result<Store> {
         Err(error) => {
             let Some(owner) = Owner::of(state) else { return Err(error) };
             tracing::info!(
-                "{} is in use by process {} (`{}`): a copy of it is searched, and what has to be embedded for that is not kept",
+                "{} is in use by process {} (`{}`): searching a copy. New embeddings are not kept",
                 state.display(),
                 owner.pid,
                 owner.command

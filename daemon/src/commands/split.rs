@@ -76,7 +76,8 @@ fn print(
     }
     if let Some(share) = report.share {
         line(format!(
-            "a number is held out anew when the dataset grows; --heldout {:.3}% keeps pairs on their side",
+            "with a number, pairs may change sides when the dataset grows; with --heldout {:.3}%, they \
+             stay",
             100.0 * share
         ))?;
     }

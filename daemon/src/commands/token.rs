@@ -10,7 +10,8 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<Outcome> {
     let token = tokens::make(&args.file, &args.name, args.scope.into())?;
     line(token)?;
     tracing::info!(
-        "{} holds its hash only: keep the token. A running service takes it over at SIGHUP (`systemctl reload diptych`)",
+        "{} holds only its hash, so keep the token. A running service reads the file at SIGHUP \
+         (`systemctl reload diptych`)",
         args.file.display()
     );
     Ok(Outcome::Done)

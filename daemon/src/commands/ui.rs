@@ -54,13 +54,13 @@ pub(crate) fn run(args: &UiArgs) -> anyhow::Result<Outcome> {
         }
         match place.datasets()[..] {
             [] => line(format!(
-                "no dataset in {} yet; the page says how to begin",
+                "no dataset in {} yet; the page shows how to begin",
                 place.root.display()
             ))?,
             [_] => line(format!("1 dataset in {}", place.root.display()))?,
             ref found => line(format!("{} datasets in {}", found.len(), place.root.display()))?,
         }
-        line("Ctrl-C ends the page, and nothing else")?;
+        line("Ctrl-C ends the page and nothing else")?;
         if let Some((state, address)) = pages.first().filter(|_| !args.no_open) {
             open_browser(&by_itself(state).unwrap_or_else(|| address.clone()));
         }
@@ -108,7 +108,8 @@ impl Place {
         found.sort_by_key(|state| std::cmp::Reverse(last_used(state)));
         if found.len() > MOST_PAGES {
             tracing::info!(
-                "{} state folders in {}: the {MOST_PAGES} that were used last have a page; name another one to look at it",
+                "{} state folders in {}: the {MOST_PAGES} used last have a page. Name another one to see \
+                 it",
                 found.len(),
                 self.root.display()
             );

@@ -48,7 +48,7 @@ fn of_column(args: &UidsArgs, selection: &Selection, column: &str) -> anyhow::Re
         }
         if uids.len() != selection.len() {
             bail!(
-                "only {} of the selection's {} pairs are in the dataset: it was made from another one",
+                "only {} of the selection's {} pairs are in the dataset: it belongs to another dataset",
                 uids.len(),
                 selection.len()
             );

@@ -27,8 +27,9 @@ impl Findings {
         let named = store.checkpoints(run)?;
         if known.is_none() {
             let what = format!(
-                "run {run}: the store has no record of it, but {} checkpoints and its metrics or events. `diptych train` with its \
-                 configuration puts the record back and goes on; if you do not need it, delete {}",
+                "run {run}: the store has no record of it, but {} checkpoints, metrics or events. \
+                 `diptych train` with its configuration restores the record and continues. If you do \
+                 not need the run, delete {}",
                 valid.len(),
                 folder.display()
             );
@@ -44,7 +45,7 @@ impl Findings {
                 name_of(path),
                 Milliseconds::now().0
             ));
-            let what = format!("{}: a checkpoint that cannot be used: {error}", path.display());
+            let what = format!("{}: an unusable checkpoint: {error}", path.display());
             self.mend(Severity::Problem, what, || {
                 durable::publish(path, &aside)?;
                 Ok(format!("moved to {}", aside.display()))
@@ -61,7 +62,7 @@ impl Findings {
             {
                 let place = folder.join(&*name_of(&record.path));
                 let what = format!(
-                    "{}: the store names a checkpoint of step {} that is not there",
+                    "{}: the store names a checkpoint of step {} that does not exist",
                     place.display(),
                     record.step
                 );
@@ -106,18 +107,18 @@ impl Findings {
             let (severity, what) = match record {
                 Some(_) => (
                     Severity::Problem,
-                    format!("{place}: is whole, but not the checkpoint that the store knows"),
+                    format!("{place}: valid, but not the checkpoint that the store knows"),
                 ),
                 // A kill between the two, or between forgetting and deleting it.
                 None => (
                     Severity::Note,
                     format!(
-                        "{place}: a whole checkpoint that the store does not name; `diptych train` takes it up"
+                        "{place}: a valid checkpoint that the store does not name; `diptych train` adds it"
                     ),
                 ),
             };
             records.push(record_of(run, found, steps_per_epoch)?);
-            self.mend(severity, what, || Ok("the store names it now".into()))?;
+            self.mend(severity, what, || Ok("added to the store".into()))?;
         }
         Ok(records)
     }
@@ -126,7 +127,7 @@ impl Findings {
         for entry in entries(folder)? {
             if entry.path().extension().is_some_and(|ending| ending == durable::UNFINISHED) {
                 let what = format!(
-                    "{}: a checkpoint that was being written when somebody was stopped",
+                    "{}: an incomplete checkpoint of a command that was stopped",
                     entry.path().display()
                 );
                 self.mend(Severity::Note, what, || {

@@ -19,12 +19,13 @@ impl Findings {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             if ASIDE.iter().any(|start| name.starts_with(start)) {
                 self.note(format!(
-                    "{}: was damaged and moved aside; delete it when you do not need it",
+                    "{}: damaged and moved aside; delete it when you do not need it",
                     path.display()
                 ));
             }
             if path.extension().is_some_and(|ending| ending == UNFINISHED) && !self.is_owned {
-                let what = format!("{}: what somebody who was stopped was writing", path.display());
+                let what =
+                    format!("{}: an incomplete file of a command that was stopped", path.display());
                 self.mend(Severity::Note, what, || delete(&path))?;
             }
         }

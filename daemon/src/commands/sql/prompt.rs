@@ -30,7 +30,8 @@ const COMMANDS: &str = "\
 \\x              each row as lines of name and value, or as a table again
 \\rows N         show so many rows; 0: all
 \\q              leave (Ctrl-D does too)
-Statements end with ; and may have several lines. Tab completes, the arrow keys go through earlier ones, Ctrl-C ends a query.";
+Statements end with ; and may have several lines. Tab completes, the arrow keys go \
+through earlier statements, Ctrl-C ends a query.";
 
 /// Runs statements in a session, from within its runtime.
 struct Answers<'a> {
@@ -124,8 +125,10 @@ fn obey(command: &str, answers: &Answers<'_>, view: &mut View) -> anyhow::Result
     let mut words = command.trim_end_matches(';').split_whitespace();
     match (words.next().unwrap_or_default(), words.next(), words.next()) {
         ("d" | "dt", None, _) => answers.print(
-            "SELECT table_name AS \"table\", string_agg(column_name, ', ' ORDER BY ordinal_position) AS columns \
-             FROM information_schema.columns WHERE table_schema = 'public' GROUP BY table_name ORDER BY table_name",
+            "SELECT table_name AS \"table\", \
+             string_agg(column_name, ', ' ORDER BY ordinal_position) AS columns \
+             FROM information_schema.columns WHERE table_schema = 'public' \
+             GROUP BY table_name ORDER BY table_name",
             *view,
         ),
         ("d", Some(table), None) => answers.print(&format!("DESCRIBE {table}"), *view),
