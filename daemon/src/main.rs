@@ -17,7 +17,7 @@ fn main() -> ! {
 }
 
 fn run() -> u8 {
-    // Comes first: it writes the environment, which is possible only while there is no other thread.
+    // Comes first: it writes the environment, which is possible only without other threads.
     let asleep = diptych_trainer::let_idle_threads_sleep();
     // Threads inherit the limits of the thread that starts them.
     let confined = diptych_serve::confine_this_process();
@@ -35,8 +35,8 @@ fn run() -> u8 {
     if let Err(error) = many_files {
         tracing::debug!("the limit of open files stays as it is: {error}");
     }
-    // The default hook prints a source location and advice about backtraces, which help no user. They
-    // are printed with -v.
+    // The default hook prints a source location and advice about backtraces, which help no user.
+    // With -v, the log has them.
     panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     match panic::catch_unwind(|| diptych::run(cli)) {
         Ok(code) => code,

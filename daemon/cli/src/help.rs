@@ -31,10 +31,8 @@ pub(crate) fn template(command: &clap::Command) -> StyledStr {
             let _ = writeln!(text);
             return;
         }
-        let line = format!(
-            "{heading}{title}{heading:#}{:after_title$}{literal}{name}{literal:#}{:after_name$}{about}",
-            "", ""
-        );
+        let title = format!("{heading}{title}{heading:#}{:after_title$}", "");
+        let line = format!("{title}{literal}{name}{literal:#}{:after_name$}{about}", "");
         let _ = writeln!(text, "{line}");
     };
     for group in GROUPS {

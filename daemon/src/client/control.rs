@@ -52,7 +52,8 @@ pub(super) async fn job_id(service: &Service, named: &str) -> anyhow::Result<u64
 pub(super) fn no_such_run(named: &str, known: &[String]) -> anyhow::Error {
     let meant = did_you_mean(named, known.iter().map(String::as_str));
     anyhow::anyhow!(
-        "no job of the service trains a run called {named}{meant}. `diptych job list` shows its jobs"
+        "no job of the service trains a run called {named}{meant}. `diptych job list` shows its \
+         jobs"
     )
 }
 

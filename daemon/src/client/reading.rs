@@ -109,7 +109,8 @@ pub(crate) fn store_to_read(state: &Path) -> anyhow::Result<Store> {
 fn check(state: &Path) -> anyhow::Result<()> {
     if !state.is_dir() {
         bail!(
-            "{}: there is no such state folder{}. `diptych train` makes it, where its configuration \
+            "{}: there is no such state folder{}. `diptych train` makes it, where its \
+             configuration \
              says",
             state.display(),
             did_you_mean_path(state, Path::is_dir)
@@ -135,7 +136,8 @@ fn owner_answers(owner: &Owner) -> anyhow::Result<Service> {
 
 fn say_that_a_copy_is_read(state: &Path, owner: &Owner, error: &anyhow::Error) {
     tracing::warn!(
-        "{} is in use by process {} (`{}`), which does not answer ({}): reading the files as they are \
+        "{} is in use by process {} (`{}`), which does not answer ({}): reading the files as they \
+         are \
          now",
         state.display(),
         owner.pid,

@@ -37,8 +37,10 @@ impl Service {
         match Self::look_for(args)? {
             Found::Service(service) => Ok(service),
             Found::Nobody => bail!(
-                "nothing runs in {0}: no service, training or other command owns it. Start a service \
-                 (`diptych serve --state {0}`), name one with --server or {SERVER}, or name another \
+                "nothing runs in {0}: no service, training or other command owns it. Start a \
+                 service \
+                 (`diptych serve --state {0}`), name one with --server or {SERVER}, or name \
+                 another \
                  folder with --state. `diptych job list --state {0}` shows what ran there",
                 args.state.display()
             ),
@@ -154,7 +156,8 @@ fn owner_address(state: &Path) -> anyhow::Result<Option<String>> {
         None => Ok(None),
         Some(Owner { address: Some(address), .. }) => Ok(Some(address)),
         Some(owner) => bail!(
-            "{} is in use by process {} (`{}`, for {}), which does not answer. `diptych sql --state` can \
+            "{} is in use by process {} (`{}`, for {}), which does not answer. `diptych sql \
+             --state` can \
              still read the folder",
             state.display(),
             owner.pid,

@@ -94,7 +94,8 @@ fn about(event: &str, data: &Value) -> String {
     let number = |key: &str| data[key].as_f64().unwrap_or(f64::NAN);
     match event {
         "step" => format!(
-            "{}  step {}/{}  loss {:.3}  lr {:.2e}  grad {:.2}  {:.1} samples/s  wait {:.0}%  {} left",
+            "{}  step {}/{}  loss {:.3}  lr {:.2e}  grad {:.2}  {:.1} samples/s  wait {:.0}%  {} \
+             left",
             text(data, "run"),
             data["step"],
             data["total_steps"],

@@ -141,7 +141,8 @@ fn look_through_dataset(folder: &Path) -> anyhow::Result<Outcome> {
     let unchecked = files.iter().filter(|file| file.found == Ok(Checksums::Missing)).count() as u64;
     if unchecked > 0 {
         line(format!(
-            "note: {} files have no checksums, since an earlier version wrote them. They can be read, \
+            "note: {} files have no checksums, since an earlier version wrote them. They can be \
+             read, \
              but a flipped bit may go unnoticed. Images were compared with their hashes",
             thousands(unchecked)
         ))?;

@@ -67,8 +67,8 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
         Attempt::Done(report) => report,
     };
     let printed = print_report(&folder, &report);
-    // Otherwise an ingest with the right options would find these sources ingested already. A ledger
-    // that holds more is kept.
+    // Otherwise an ingest with the right options would find these sources ingested already. Keeps a
+    // ledger that holds more.
     let says_more =
         report.ledger_added.keys().any(|reason| *reason != Reason::MissingCaption.as_str());
     if is_new && report.pairs_total == 0 && !says_more {

@@ -157,7 +157,8 @@ mod tests {
         };
         assert_eq!(
             words(&progress, [50.0, 47.0, 2_350_000.0]),
-            "1,400 pairs, 100 to the ledger (not_found 70, timeout 30)  47 images/s, 2.4 MB/s  row 1,500 of about 3,000, \
+            "1,400 pairs, 100 to the ledger (not_found 70, timeout 30)  47 images/s, 2.4 MB/s  \
+             row 1,500 of about 3,000, \
              30 seconds left"
         );
         assert_eq!(words(&IngestProgress::default(), [0.0; 3]), "0 pairs, 0 to the ledger");

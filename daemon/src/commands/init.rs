@@ -73,7 +73,8 @@ pub(crate) fn run(args: InitArgs) -> anyhow::Result<Outcome> {
     let suggested = suggest_model(pairs, &device, answers.hours, built_in);
     if asks && answers.model.is_none() {
         let question = format!(
-            "3/3 Model: a built-in one to train from random weights (demo, ViT-S-32,\n    ViT-B-32, \
+            "3/3 Model: a built-in one to train from random weights (demo, ViT-S-32,\n    \
+             ViT-B-32, \
              ViT-B-16, ViT-L-14), or the folder of a model to fine-tune [{suggested}]: "
         );
         answers.model = Some(ask(&question)?).filter(|answer| !answer.is_empty());
@@ -162,7 +163,8 @@ fn ask_for_data_and_device(args: &InitArgs, asks: bool) -> anyhow::Result<Answer
     let dataset = dataset.unwrap_or_else(|| DATASET.into());
     if sources.is_empty() && !is_dataset(&dataset) {
         bail!(
-            "{}: there is no dataset. `diptych init SOURCE --dataset {}` makes it from files of pairs",
+            "{}: there is no dataset. `diptych init SOURCE --dataset {}` makes it from files of \
+             pairs",
             dataset.display(),
             dataset.display()
         );
@@ -170,7 +172,8 @@ fn ask_for_data_and_device(args: &InitArgs, asks: bool) -> anyhow::Result<Answer
     let (mut device, mut hours) = (args.device.clone(), args.hours);
     if asks && device.is_none() && hours.is_none() {
         let answer = ask(
-            "2/3 Device and hours: auto, cpu, cuda or cuda:N, and how long the run may take,\n    as \
+            "2/3 Device and hours: auto, cpu, cuda or cuda:N, and how long the run may take,\n    \
+             as \
              in 'cuda 8' [auto, as long as it takes]: ",
         )?;
         for word in answer.split_whitespace() {

@@ -88,7 +88,8 @@ fn text(batch: &RecordBatch, column: usize, row: usize) -> anyhow::Result<String
 fn summarise(dataset: &Path) -> anyhow::Result<Outcome> {
     let sql = "SELECT reason, disposition, stage, source, count(*), \
                min(position || CASE WHEN key = '' THEN '' ELSE ', ' || key END || ': ' || detail) \
-               FROM ledger GROUP BY reason, disposition, stage, source ORDER BY count(*) DESC, reason, source";
+               FROM ledger GROUP BY reason, disposition, stage, source ORDER BY count(*) DESC, \
+               reason, source";
     let mut total = 0;
     let mut retryable = 0;
     let mut lines = Vec::new();

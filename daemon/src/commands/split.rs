@@ -76,7 +76,8 @@ fn print(
     }
     if let Some(share) = report.share {
         line(format!(
-            "with a number, pairs may change sides when the dataset grows; with --heldout {:.3}%, they \
+            "with a number, pairs may change sides when the dataset grows; with --heldout {:.3}%, \
+             they \
              stay",
             100.0 * share
         ))?;

@@ -108,7 +108,8 @@ impl Place {
         found.sort_by_key(|state| std::cmp::Reverse(last_used(state)));
         if found.len() > MOST_PAGES {
             tracing::info!(
-                "{} state folders in {}: the {MOST_PAGES} used last have a page. Name another one to see \
+                "{} state folders in {}: the {MOST_PAGES} used last have a page. Name another one \
+                 to see \
                  it",
                 found.len(),
                 self.root.display()

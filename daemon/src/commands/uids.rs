@@ -48,7 +48,8 @@ fn of_column(args: &UidsArgs, selection: &Selection, column: &str) -> anyhow::Re
         }
         if uids.len() != selection.len() {
             bail!(
-                "only {} of the selection's {} pairs are in the dataset: it belongs to another dataset",
+                "only {} of the selection's {} pairs are in the dataset: it belongs to another \
+                 dataset",
                 uids.len(),
                 selection.len()
             );

@@ -28,7 +28,8 @@ impl Findings {
         if known.is_none() {
             let what = format!(
                 "run {run}: the store has no record of it, but {} checkpoints, metrics or events. \
-                 `diptych train` with its configuration restores the record and continues. If you do \
+                 `diptych train` with its configuration restores the record and continues. If you \
+                 do \
                  not need the run, delete {}",
                 valid.len(),
                 folder.display()
@@ -113,7 +114,8 @@ impl Findings {
                 None => (
                     Severity::Note,
                     format!(
-                        "{place}: a valid checkpoint that the store does not name; `diptych train` adds it"
+                        "{place}: a valid checkpoint that the store does not name; `diptych \
+                         train` adds it"
                     ),
                 ),
             };

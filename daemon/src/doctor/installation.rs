@@ -14,7 +14,7 @@ use crate::system::{Gpu, cache_folder, gpus, memory, processors, usable_processo
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Free space of a disk in GiB below which a check is bad, and below which it warns.
 const DISK: (f64, f64) = (1.0, 10.0);
-/// The same for memory.
+/// Usable memory in GiB below which a check is bad, and below which it warns.
 const MEMORY: (f64, f64) = (0.5, 2.0);
 /// Open files below which large datasets meet the limit.
 const OPEN_FILES: u64 = 4096;
@@ -48,9 +48,9 @@ impl Verdict {
 pub struct Check {
     pub name: &'static str,
     pub verdict: Verdict,
-    /// What was found, in one line.
+    /// The finding in one line.
     pub found: String,
-    /// What to do, where the verdict is not `Ok`.
+    /// The next step, if the verdict is not `Ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
@@ -162,7 +162,8 @@ fn cuda(gpus: &Result<Vec<Gpu>, String>) -> Check {
         (Ok(_), CudaLibraries::Opened(_)) => Check::warn(
             NAME,
             "the driver lists GPUs, but libtorch sees none",
-            "look at CUDA_VISIBLE_DEVICES, and at the permissions of /dev/nvidia*; a driver of CUDA \
+            "look at CUDA_VISIBLE_DEVICES, and at the permissions of /dev/nvidia*; a driver of \
+             CUDA \
              13 or later is needed",
         ),
     }

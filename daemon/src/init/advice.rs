@@ -32,8 +32,7 @@ const MODELS: [(&str, u64); 5] = [
     ("ViT-S-32", 20_000),
     ("demo", 0),
 ];
-/// Hours that a run on each kind of device may take where the user names none, for the choice of the
-/// model: CPU, GPU.
+/// Hours that a run may take on a CPU and on a GPU, for the choice of the model.
 const PATIENCE: (f64, f64) = (12.0, 72.0);
 /// Passes that a model should make in that time.
 const LEAST_PASSES: f64 = 8.0;

@@ -13,7 +13,7 @@ const COMMENT: usize = 76;
 /// Evaluations on held-out pairs in a run.
 const EVALUATIONS: u64 = 8;
 
-/// What the file names.
+/// Names of the run, its files, its model and its device.
 #[derive(Clone, Debug)]
 pub(crate) struct Names<'a> {
     pub(crate) run: &'a str,
@@ -53,7 +53,8 @@ pub(crate) fn text(names: &Names<'_>, facts: &Facts, advice: &Advice) -> String 
     let path = |path: &Path| quoted(&path.to_string_lossy());
     let device = &facts.device;
     let head = comment(&format!(
-        "{} pairs, {}, {:.1} million parameters: about {} in all, estimated from the measured speed \
+        "{} pairs, {}, {:.1} million parameters: about {} in all, estimated from the measured \
+         speed \
          of matrix products. Start it with `diptych train`; `diptych config --keys` explains every \
          key. For completion in editors: `diptych config --schema > diptych.schema.json`, and the \
          line `#:schema ./diptych.schema.json` at the top.",

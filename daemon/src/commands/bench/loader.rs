@@ -182,7 +182,8 @@ fn as_text(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Vec<String>
     }
     if report.other_formats > 0 {
         lines.push(format!(
-            "{} of the files are not JPEG: bare decoding has them through the loader's own decoders",
+            "{} of the files are not JPEG: bare decoding has them through the loader's own \
+             decoders",
             thousands(report.other_formats)
         ));
     }
@@ -194,7 +195,8 @@ fn as_json(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Value {
     let stage = |stage: &StageStats| {
         let (rate, busy) = pace(stage, images, seconds);
         json!({
-            "stage": stage.stage, "threads": stage.threads, "images_per_second_per_core": rate, "busy_share": busy,
+            "stage": stage.stage, "threads": stage.threads,
+            "images_per_second_per_core": rate, "busy_share": busy,
             "busy_seconds": stage.busy.as_secs_f64(),
             "waiting_for_input_seconds": stage.waiting_for_input.as_secs_f64(),
             "waiting_for_output_seconds": stage.waiting_for_output.as_secs_f64(),
@@ -213,12 +215,15 @@ fn as_json(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Value {
         })
     };
     json!({
-        "pairs": report.pairs, "of": of, "file_bytes": report.file_bytes, "other_formats": report.other_formats,
-        "batch_size": args.batch_size, "image_size": args.image_size, "context_length": args.context_length,
+        "pairs": report.pairs, "of": of, "file_bytes": report.file_bytes,
+        "other_formats": report.other_formats,
+        "batch_size": args.batch_size, "image_size": args.image_size,
+        "context_length": args.context_length,
         "queue_mib": args.queue_mib, "epochs_per_round": report.epochs,
         "rounds": report.rounds.iter().map(round).collect::<Vec<_>>(),
         "stages": report.stats.stages.iter().map(stage).collect::<Vec<_>>(),
-        "peak_encoded_bytes": report.stats.peak_bytes.0, "peak_decoded_bytes": report.stats.peak_bytes.1,
+        "peak_encoded_bytes": report.stats.peak_bytes.0,
+        "peak_decoded_bytes": report.stats.peak_bytes.1,
         "peak_rss_bytes": peak_rss(),
         "limited_by": report.stats.limiting_stage(),
         "median_ratio": spread(report, BenchRound::ratio).map(|[_, median, _]| median),

@@ -205,7 +205,8 @@ fn as_text(report: &Report, args: &BenchTrainArgs) -> Vec<String> {
         if args.activation_checkpointing { ", activation checkpointing" } else { "" };
     let mut lines = vec![
         format!(
-            "{} on {} ({} threads), {}, {} loss, batches of {}{at_once}{checkpointed}, {} steps after {}",
+            "{} on {} ({} threads), {}, {} loss, batches of {}{at_once}{checkpointed}, {} steps \
+             after {}",
             args.model,
             report.device,
             report.threads,
@@ -243,7 +244,8 @@ fn as_text(report: &Report, args: &BenchTrainArgs) -> Vec<String> {
     lines.push(String::new());
     let achieved = report.achieved(args.batch_size).unwrap_or(f64::NAN);
     lines.push(format!(
-        "{:.3} GFLOP a pair by formula, forward and backward; {:.1} GFLOP/s, and {:.1} in large matrix products: MFU {:.1}%",
+        "{:.3} GFLOP a pair by formula, forward and backward; {:.1} GFLOP/s, and {:.1} in large \
+         matrix products: MFU {:.1}%",
         report.flops_per_pair / 1e9,
         achieved / 1e9,
         report.ceiling / 1e9,
@@ -257,7 +259,11 @@ fn as_text(report: &Report, args: &BenchTrainArgs) -> Vec<String> {
 }
 
 fn as_json(report: &Report, args: &BenchTrainArgs) -> Value {
-    let step = |step: &Taken| json!({ "seconds": step.seconds, "cpu_seconds": step.cpu_seconds, "loss": step.loss });
+    let step = |step: &Taken| {
+        json!({
+            "seconds": step.seconds, "cpu_seconds": step.cpu_seconds, "loss": step.loss,
+        })
+    };
     let parts = report.parts().map(|(whole, parts)| {
         let parts: serde_json::Map<String, Value> = parts
             .into_iter()
@@ -272,9 +278,11 @@ fn as_json(report: &Report, args: &BenchTrainArgs) -> Value {
         "batch_size": args.batch_size, "micro_batch_size": args.micro_batch_size,
         "activation_checkpointing": args.activation_checkpointing,
         "steps": report.steps.iter().map(step).collect::<Vec<_>>(),
-        "samples_per_second": report.samples_per_second(args.batch_size).map(|[_, median, _]| median),
+        "samples_per_second":
+            report.samples_per_second(args.batch_size).map(|[_, median, _]| median),
         "parts": parts,
-        "flops_per_pair": report.flops_per_pair, "flops_per_second": achieved, "ceiling_flops_per_second": report.ceiling,
+        "flops_per_pair": report.flops_per_pair, "flops_per_second": achieved,
+        "ceiling_flops_per_second": report.ceiling,
         "mfu": achieved.map(|achieved| achieved / report.ceiling),
         "peak_rss_bytes": report.peak_memory,
     })
