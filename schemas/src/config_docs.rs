@@ -10,14 +10,12 @@ use serde_json::{Map, Value};
 
 use crate::TrainConfig;
 use crate::config_reference::{ValueKind, value_kind};
-use crate::words::wrapped;
+use crate::words::{nearest, wrapped};
 
 /// Longest explanation above a key, in characters.
 const SHORT: usize = 120;
 /// Longest line of a full explanation, in characters.
 const LINE: usize = 96;
-/// Least similarity at which a name counts as a typo; also used for unknown keys.
-const SIMILAR: f64 = 0.75;
 
 /// Example values of keys that have no default.
 const EXAMPLES: [(&str, &str); 19] = [
@@ -218,12 +216,13 @@ pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, S
         let wanted = wanted.unwrap_or_default();
         let sections = docs.iter().filter(|(_, doc)| doc.is_section).map(|(key, _)| key.as_str());
         let listed: Vec<&str> = sections.collect();
-        let similarity = |key: &&String| {
-            let last = key.rsplit('.').next().unwrap_or(key);
-            strsim::jaro_winkler(wanted, key).max(strsim::jaro_winkler(wanted, last))
-        };
-        let nearest = docs.keys().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-        let guess = nearest.filter(|key| similarity(key) > SIMILAR);
+        // A key may be named without its section.
+        let last = |key: &'_ str| key.rsplit('.').next().unwrap_or_default().to_owned();
+        let names: Vec<String> = docs.keys().map(|key| last(key)).collect();
+        let by_name = nearest(wanted, names.iter().map(String::as_str))
+            .and_then(|name| docs.keys().find(|key| last(key) == name));
+        let whole = nearest(wanted, docs.keys().map(String::as_str)).map(str::to_owned);
+        let guess = if wanted.contains('.') { whole } else { by_name.cloned().or(whole) };
         let guess = guess.map_or_else(String::new, |key| format!("did you mean {key}? "));
         return Err(format!("there is no key {wanted}: {guess}Sections: {}", listed.join(", ")));
     }
@@ -234,9 +233,11 @@ pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, S
             format!("[{key}]")
         } else {
             match (values.get(key), example(key)) {
-                (Some(value), _) => format!("{key} = {value}"),
-                (None, Some(example)) => format!("{key}   (not set; for example {example})"),
-                (None, None) => key.clone(),
+                (Some(value), _) => format!("{key} = {value}   ({})", doc.kind),
+                (None, Some(example)) => {
+                    format!("{key}   ({}; not set; for example {example})", doc.kind)
+                }
+                (None, None) => format!("{key}   ({})", doc.kind),
             }
         };
         lines.push(head);
@@ -326,13 +327,14 @@ mod tests {
         let config = TrainConfig::parse(SMALLEST).unwrap();
         let eval = explained(&config, Some("eval")).unwrap();
         assert!(
-            eval.contains(
-                "eval.every_steps = 0\n    Evaluate every this many \
-            steps"
-            ),
+            eval.contains("eval.every_steps = 0   (whole number)\n    Evaluate every this many"),
             "{eval}"
         );
-        assert!(eval.contains("eval.selection   (not set") && !eval.contains("train."), "{eval}");
+        assert!(
+            eval.contains("eval.selection   (text; not set; for example")
+                && !eval.contains("train."),
+            "{eval}"
+        );
         assert!(explained(&config, Some("loader.remote.cache")).unwrap().lines().count() < 4);
         let error = explained(&config, Some("evla")).unwrap_err();
         assert!(error.contains("did you mean eval?"), "{error}");

@@ -1,5 +1,7 @@
 //! All keys of both configurations with type, default and explanation, for the reference.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use crate::config_docs::{docs_of, example, plain, referred, values_in};
@@ -12,6 +14,16 @@ pub struct ValueKind {
     pub name: String,
     /// The words that are allowed, each with its meaning, which may be empty.
     pub words: Vec<(String, String)>,
+}
+
+impl fmt::Display for ValueKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.words.is_empty() {
+            return f.write_str(&self.name);
+        }
+        let words: Vec<&str> = self.words.iter().map(|(word, _)| word.as_str()).collect();
+        write!(f, "one of {}", words.join(", "))
+    }
 }
 
 /// A key or a section.

@@ -84,9 +84,9 @@ pub struct AuthConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// File of the certificate, followed by those that it was signed with.
+    /// File of the certificate and those that sign it, PEM.
     pub certificate: PathBuf,
-    /// File of its private key.
+    /// File of the private key, PEM.
     pub key: PathBuf,
 }
 
@@ -121,7 +121,7 @@ pub struct SqlLimits {
     /// Memory of one query in MiB, above which it spills to disk or fails. Results of its functions
     /// come on top, up to 96 MiB.
     pub memory_mib: u64,
-    /// Longest time of one query in seconds.
+    /// Longest time of one query, in seconds.
     pub max_seconds: u64,
     /// Rows of a JSON answer. Flight SQL streams its rows and has no such limit.
     pub max_rows: u64,

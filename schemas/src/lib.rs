@@ -15,6 +15,7 @@ mod config_optimizer;
 mod config_reference;
 mod config_remote;
 mod config_remote_access;
+mod config_schema;
 mod config_serve;
 mod config_suite;
 mod config_unattended;
@@ -45,6 +46,7 @@ pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind, WarmupStep
 pub use config_reference::{KeyReference, ValueKind, serve_keys, train_keys};
 pub use config_remote::{RemoteConfig, is_url};
 pub use config_remote_access::{RemoteAccess, RemotePrefix};
+pub use config_schema::{serve_schema, train_schema};
 pub use config_serve::{
     AuthConfig, HttpConfig, JobsConfig, Listen, Scope, ServeConfig, ServedDataset, SqlLimits,
     TlsConfig,

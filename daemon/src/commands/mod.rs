@@ -1,4 +1,4 @@
-//! One module for each verb. It turns arguments into a call of another crate, and prints the result.
+//! One module for each verb. It turns arguments into a call of another crate and prints the result.
 
 mod backup;
 mod balance;

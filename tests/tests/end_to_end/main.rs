@@ -6,6 +6,7 @@ mod bad_input;
 mod bench_train;
 mod book;
 mod command_line;
+mod command_line_help;
 mod confined;
 mod crash;
 mod curation;
