@@ -98,8 +98,7 @@ fn benchmark_has_a_row_for_each_stage_and_names_the_one_that_limits() {
     let stages: Vec<String> = stages.iter().map(|stage| format!(" {stage}:")).collect();
     let is_limit = |line: &&str| stages.iter().any(|stage| line.contains(stage));
     assert_eq!(text.lines().filter(is_limit).count(), 1, "{text}");
-    let table: String =
-        text.split_inclusive('\n').filter(|line| !is_limit(line)).collect();
+    let table: String = text.split_inclusive('\n').filter(|line| !is_limit(line)).collect();
     messages::check_without_figures("bench", "loader", &table);
     work.diptych(
         &[&["bench", "loader", "--rounds", "1"], &small[..2], &["--batch-size", "64"]].concat(),

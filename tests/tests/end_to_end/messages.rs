@@ -13,6 +13,12 @@ fn accepts() -> bool {
 fn pages_show_the_snapshots_as_they_are() {
     let pages = messages::pages();
     assert!(pages.len() > 15, "only {} commands have messages", pages.len());
+    for entry in fs::read_dir(messages::folder()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let made = path.is_dir() || pages.iter().any(|(file, _)| *file == name);
+        assert!(made, "tests/messages/{name} has no snapshots: delete it");
+    }
     for (file, page) in pages {
         let path = messages::folder().join(&file);
         if fs::read_to_string(&path).is_ok_and(|there| there == page) {
