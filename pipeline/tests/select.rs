@@ -1,4 +1,4 @@
-//! From SQL to selection files: what is in them, that they come out the same, and what is refused.
+//! From SQL to selection files: their content, their reproducibility, and what is refused.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,8 @@ use diptych_schemas::{DatasetManifest, Uid};
 
 use common::{ROW_GROUP, add_scores, pair, pairs, stand_ins, write_dataset};
 
-/// Forty pairs in four shards. Widths 10 to 49, heights all 20; every second pair has a perceptual hash.
+/// Creates forty pairs in four shards. Widths 10 to 49, heights all 20; every second pair has a
+/// perceptual hash.
 fn dataset() -> (tempfile::TempDir, DatasetManifest) {
     let folder = tempfile::tempdir().unwrap();
     let manifest =
@@ -83,7 +84,8 @@ async fn weights_and_joins_with_scores() {
     let (folder, _) = dataset();
     let scores: Vec<_> = (0..20).map(|n| (pair(n).uid(), f64::from(n) / 2.0)).collect();
     add_scores(folder.path(), "clip", &scores);
-    let sql = "SELECT uid, value AS weight FROM meta JOIN scores USING (uid) WHERE name = 'clip' AND value > 9";
+    let sql = "SELECT uid, value AS weight FROM meta JOIN scores USING (uid) WHERE name = 'clip' \
+               AND value > 9";
     let (report, selection) = run(folder.path(), sql).await.unwrap();
     assert!(report.weighted);
     assert_eq!(selection.uids, [pair(19).uid()]);
@@ -175,15 +177,18 @@ async fn dataset_is_found_by_a_path_that_climbs() {
 #[tokio::test]
 async fn images_may_be_conditions() {
     let (folder, _) = dataset();
-    let (report, selection) =
-        run(folder.path(), "SELECT * FROM meta JOIN blob USING (uid) WHERE width(image) = 12 AND hamming(phash(image), 36) = 0")
-            .await
-            .unwrap();
+    let (report, selection) = run(
+        folder.path(),
+        "SELECT * FROM meta JOIN blob USING (uid) WHERE width(image) = 12 AND \
+         hamming(phash(image), 36) = 0",
+    )
+    .await
+    .unwrap();
     assert_eq!(selection.uids, [pair(2).uid()]);
     assert_eq!(report.funnel, []);
 }
 
-/// Everything here has ties or is computed in parallel.
+/// Queries with ties or parallel computation.
 #[tokio::test]
 async fn same_sql_gives_the_same_bytes_on_any_number_of_threads() {
     let (folder, _) = dataset();
@@ -194,25 +199,29 @@ async fn same_sql_gives_the_same_bytes_on_any_number_of_threads() {
         ("SELECT uid FROM meta ORDER BY height LIMIT 13", 13),
         ("SELECT uid FROM meta ORDER BY hash_fraction(uid, 'x') LIMIT 13 OFFSET 2", 13),
         (
-            "SELECT uid FROM (SELECT uid, height FROM meta ORDER BY height LIMIT 30) ORDER BY height LIMIT 11",
+            "SELECT uid FROM (SELECT uid, height FROM meta ORDER BY height LIMIT 30) ORDER BY \
+             height LIMIT 11",
             11,
         ),
         ("SELECT uid, max(value) AS weight FROM scores GROUP BY uid", 40),
         ("SELECT DISTINCT ON (category) uid FROM meta ORDER BY category", 3),
         (
-            "SELECT uid FROM (SELECT uid, row_number() OVER (PARTITION BY category ORDER BY height) AS n FROM meta) WHERE n <= 2",
+            "SELECT uid FROM (SELECT uid, row_number() OVER (PARTITION BY category ORDER BY \
+             height) AS n FROM meta) WHERE n <= 2",
             6,
         ),
         ("SELECT first_value(uid ORDER BY height) AS uid FROM meta GROUP BY category", 3),
         ("SELECT first_value(uid ORDER BY uid) AS uid FROM meta GROUP BY category", 3),
         ("SELECT uid, 40 * value / (SELECT sum(value) FROM scores) AS weight FROM scores", 40),
         (
-            "SELECT uid, sum(value) OVER (ORDER BY value DESC ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS weight FROM scores",
+            "SELECT uid, sum(value) OVER (ORDER BY value DESC ROWS BETWEEN 2 PRECEDING AND CURRENT \
+             ROW) AS weight FROM scores",
             40,
         ),
         ("SELECT uid FROM meta WHERE uid IN (SELECT uid FROM scores ORDER BY value LIMIT 17)", 17),
         (
-            "SELECT DISTINCT ON (uid) uid, w AS weight FROM meta JOIN (VALUES (1, 20), (2, 20), (3, 20)) AS v (w, h) ON height = h ORDER BY uid, h",
+            "SELECT DISTINCT ON (uid) uid, w AS weight FROM meta JOIN (VALUES (1, 20), (2, 20), \
+             (3, 20)) AS v (w, h) ON height = h ORDER BY uid, h",
             40,
         ),
     ] {
@@ -235,7 +244,8 @@ async fn ties_are_broken_by_the_uid() {
     let (folder, _) = dataset();
     let smallest =
         |of: Vec<u32>, count: usize| uids(of).into_iter().take(count).collect::<BTreeSet<Uid>>();
-    // Pairs by category: shard 0 (pairs 0 to 9) has none, of the others a third each has a, b and none.
+    // Pairs by category: shard 0 (pairs 0 to 9) has none, of the others a third each has a, b and
+    // none.
     let category = |left: u32| (10..40).filter(|n| n % 3 == left).collect::<Vec<u32>>();
     let none: Vec<u32> = (0..10).chain(category(2)).collect();
     let of_each = |count| {
@@ -246,7 +256,8 @@ async fn ties_are_broken_by_the_uid() {
         ("SELECT uid FROM meta ORDER BY height LIMIT 13", smallest((0..40).collect(), 13)),
         ("SELECT DISTINCT ON (category) uid FROM meta ORDER BY category, height", of_each(1)),
         (
-            "SELECT uid FROM (SELECT uid, row_number() OVER (PARTITION BY category ORDER BY height) AS n FROM meta) WHERE n <= 2",
+            "SELECT uid FROM (SELECT uid, row_number() OVER (PARTITION BY category ORDER BY \
+             height) AS n FROM meta) WHERE n <= 2",
             of_each(2),
         ),
         ("SELECT first_value(uid ORDER BY height) AS uid FROM meta GROUP BY category", of_each(1)),
@@ -281,10 +292,12 @@ async fn held_out_pairs_are_split_off_for_good() {
 async fn funnel_counts_what_each_condition_leaves() {
     let (folder, _) = dataset();
     let step = |condition: &str, remaining| FunnelStep { condition: condition.into(), remaining };
-    let sql = "SELECT uid FROM meta WHERE width >= 20 AND (phash IS NOT NULL AND width < 40) AND (category = 'a' OR category = 'b')";
+    let sql = "SELECT uid FROM meta WHERE width >= 20 AND (phash IS NOT NULL AND width < 40) AND \
+               (category = 'a' OR category = 'b')";
     let (report, _) = run(folder.path(), sql).await.unwrap();
-    // Widths 20 to 49; even ones, 15; of these below 40, 10: 20, 22, …, 38, which are pairs 10, 12, …, 28. Those whose number
-    // leaves 0 or 1 when divided by 3 have a category: 10, 12, 16, 18, 22, 24, 28.
+    // Widths 20 to 49; even ones, 15; of these below 40, 10: 20, 22, …, 38, which are pairs 10, 12,
+    // …, 28. Pairs with a remainder of 0 or 1 when divided by 3 have a category: 10, 12, 16, 18,
+    // 22, 24, 28.
     let expected = [
         step("FROM meta", 40),
         step("width >= 20", 30),
@@ -294,7 +307,8 @@ async fn funnel_counts_what_each_condition_leaves() {
     ];
     assert_eq!(report.funnel, expected);
     assert_eq!(report.rows, 7);
-    let sql = "WITH wide AS (SELECT * FROM meta WHERE width > 30) SELECT uid FROM wide JOIN scores USING (uid) WHERE name = 'clip'";
+    let sql = "WITH wide AS (SELECT * FROM meta WHERE width > 30) SELECT uid FROM wide JOIN scores \
+               USING (uid) WHERE name = 'clip'";
     add_scores(
         folder.path(),
         "clip",
@@ -324,7 +338,8 @@ async fn rows_that_are_no_selection_are_refused() {
     add_scores(path, "aesthetic", &[(first, 3.0)]);
     assert_eq!(
         refused(path, "SELECT caption, width FROM meta").await,
-        "a selection wants a column uid, and this query gives: caption, width. Add uid to what is selected"
+        "a selection wants a column uid, and this query gives: caption, width. Add uid to what is \
+         selected"
     );
     let repeated = refused(path, "SELECT uid FROM meta JOIN scores USING (uid)").await;
     assert!(
@@ -379,7 +394,8 @@ async fn rows_that_are_no_selection_are_refused() {
     let empty = refused(path, "SELECT uid FROM meta WHERE width > 30 AND height > 20").await;
     assert_eq!(
         empty,
-        "the query selects no rows, so no selection was written. Rows that are left:\n            40  FROM meta\n            19  width > 30\n             0  height > 20"
+        "the query selects no rows, so no selection was written. Rows that are left:\n            \
+         40  FROM meta\n            19  width > 30\n             0  height > 20"
     );
     assert!(
         refused(path, "SELECT uid FROM meta ORDER BY uid LIMIT 0")
@@ -474,8 +490,8 @@ async fn what_would_not_come_out_the_same_is_refused() {
     }
 }
 
-/// A new version of DataFusion may bring functions of chance or the clock: they are refused by their declared volatility, so
-/// this looks for functions that are known to be such and declared otherwise.
+/// A new version of DataFusion may bring functions of chance or the clock. They are refused by
+/// their declared volatility, so this looks for known ones that are declared otherwise.
 #[test]
 fn functions_of_chance_and_the_clock_are_declared_as_such() {
     let context = session(SessionSpec::new(None, &stand_ins())).unwrap();

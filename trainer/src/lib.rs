@@ -24,7 +24,8 @@ mod objectives;
 mod run;
 
 pub use device::{
-    CudaLibraries, Device, let_idle_threads_sleep, open_cuda_libraries, open_libtorch, set_threads,
+    CudaLibraries, Device, LIBTORCH, gpu_count, let_idle_threads_sleep, libtorch_folder,
+    open_cuda_libraries, open_libtorch, set_threads,
 };
 pub use draws::masks::MaskVocabulary;
 pub use error::TrainerError;

@@ -149,7 +149,7 @@ pub fn apply() -> anyhow::Result<()> {
 }
 
 /// Whether this kernel can confine processes.
-fn is_available() -> bool {
+pub fn can_confine() -> bool {
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI::V1))
@@ -159,7 +159,7 @@ fn is_available() -> bool {
 
 /// Says at the start of the service where jobs are not confined as they should be.
 pub(crate) fn say_what_is_open(folders: &Folders) {
-    if !is_available() {
+    if !can_confine() {
         tracing::warn!(
             "this kernel has no Landlock, or the unit does not allow it: jobs' processes are held to the folders of this service by its \
              own checks alone"

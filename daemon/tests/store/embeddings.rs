@@ -87,12 +87,13 @@ proptest! {
         for count in appends {
             let new: Vec<f32> = (0..count * dim).map(|_| random.random_range(-1.0..1.0)).collect();
             let next = rows + count as u64;
-            // Refuses a value above the limit, so this holds the limit too.
+            // The store refuses values above its limit, so this tests the limit too.
             writer.append(&uids(rows..next), &new).unwrap();
             rows = next;
             written.extend(new);
         }
-        let read = store.read_embeddings(hash("weights"), Modality::Text).unwrap().read_all().unwrap();
+        let reader = store.read_embeddings(hash("weights"), Modality::Text).unwrap();
+        let read = reader.read_all().unwrap();
         prop_assert_eq!(read.uids, uids(0..rows));
         for (half, value) in read.vectors.iter().zip(&written) {
             // Half a unit in the last of 11 bits, or half the smallest subnormal.

@@ -189,9 +189,10 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
         let own = tokens(&read("tokenizer.json"));
         assert_eq!(own, tokens(&work.read("reference/tokenizer.json")), "{name}");
     }
-    // The recipe of the README, but for the sizes.
-    let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
-    let recipe = readme.split("```").find(|block| block.contains("name = \"fine-tuned\"")).unwrap();
+    // The book's recipe with smaller sizes.
+    let page = project().join("daemon/docs/tutorials/fine-tune.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let recipe = page.split("```").find(|block| block.contains("name = \"fine-tuned\"")).unwrap();
     let recipe = recipe.strip_prefix("toml\n").unwrap();
     let small = recipe.replace("epochs = 5", "epochs = 1\nbatch_size = 16\nthreads = 2");
     assert_ne!(recipe, small);

@@ -28,6 +28,7 @@ mod mutated_files;
 mod openapi;
 mod owner;
 mod profile;
+mod prose;
 mod quickstart;
 mod remote;
 mod report;

@@ -209,8 +209,7 @@ pub struct McNemar {
 pub fn mcnemar(first: &[bool], second: &[bool]) -> Result<McNemar, TrainerError> {
     if first.len() != second.len() {
         let message = format!(
-            "cannot compare {} answers with {}; both must be about the same \
-                images",
+            "cannot compare {} answers with {}; both must be about the same images",
             first.len(),
             second.len()
         );

@@ -66,8 +66,7 @@ pub(crate) fn tower_weights(
             Some(tensor) => {
                 let size = tensor.size();
                 return Err(refusal(format!(
-                    "{there} has shape {size:?}, expected \
-                    {:?}",
+                    "{there} has shape {size:?}, expected {:?}",
                     spec.shape
                 )));
             }

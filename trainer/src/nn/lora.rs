@@ -120,7 +120,7 @@ impl Lora {
         }
         if changes.is_empty() {
             let message = "every weight that lora.targets names learns directly, so LoRA changes \
-                nothing; lower the unlocked groups of train.lock";
+                           nothing; lower the unlocked groups of train.lock";
             return Err(TrainerError::Config { place: "lora".into(), message: message.into() });
         }
         changes.sort_by(|a, b| a.name.cmp(&b.name));

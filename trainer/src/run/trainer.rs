@@ -430,8 +430,8 @@ impl Trainer {
         }
         if let Some(difference) = snapshot.config.training_differences(self.model.config()) {
             let message = format!(
-                "the run of this checkpoint trained differently: {difference}; start a new \
-                    run with another name"
+                "the run of this checkpoint trained differently: {difference}; start a new run \
+                 with another name"
             );
             return Err(TrainerError::weights(folder, message));
         }
@@ -443,7 +443,7 @@ impl Trainer {
         let base = self.base()?;
         if base != manifest.lora_base {
             let message = "LoRA was trained with different base weights; set model.weights to \
-                those that the run started from";
+                           those that the run started from";
             return Err(TrainerError::weights(folder, message));
         }
         // With LoRA a checkpoint has the sums, and the locked weights are already here.

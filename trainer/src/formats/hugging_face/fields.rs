@@ -68,7 +68,7 @@ impl<'a> Fields<'a> {
                     || {
                         format!(
                             "{}hidden_act = {value} is not supported yet (only \"gelu\", \
-                     \"gelu_pytorch_tanh\" and \"quick_gelu\" are)",
+                             \"gelu_pytorch_tanh\" and \"quick_gelu\" are)",
                             self.place
                         )
                     },

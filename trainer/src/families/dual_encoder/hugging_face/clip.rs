@@ -77,7 +77,7 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     let quick = [of_text, of_vision].map(|activation| activation == Activation::QuickGelu);
     if quick[0] != quick[1] {
         return Err("text_config.hidden_act and vision_config.hidden_act differ (gelu and \
-            quick_gelu); a model with two activations is not supported yet"
+                    quick_gelu); a model with two activations is not supported yet"
             .into());
     }
     let mut vision = vision.vision(32, LAYER_NORM_EPS)?;
