@@ -67,9 +67,8 @@ fn respond(status: StatusCode, name: &str, bytes: &[u8], asked: &HeaderMap) -> R
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
     let known = asked.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-    let is_known = |known: &str| {
-        known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag)
-    };
+    let is_known =
+        |known: &str| known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag);
     let mut response = if status == StatusCode::OK && known.is_some_and(is_known) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {

@@ -40,7 +40,11 @@ fn every_file_of_the_book_is_in_the_binary() {
     let chapters: BTreeSet<String> = CHAPTERS.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(files(is_chapter), chapters, "left: the folder, right: files.rs");
     let images: BTreeSet<String> = IMAGES.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(files(|name| name.starts_with("images/")), images, "left: the folder, right: files.rs");
+    assert_eq!(
+        files(|name| name.starts_with("images/")),
+        images,
+        "left: the folder, right: files.rs"
+    );
 }
 
 #[test]
@@ -48,8 +52,12 @@ fn every_chapter_has_one_place_in_the_summary() {
     let mut listed: Vec<String> =
         summary(SUMMARY).chapters().map(|chapter| chapter.file.clone()).collect();
     listed.sort();
-    let chapters: Vec<String> =
-        CHAPTERS.iter().map(|(name, _)| (*name).to_owned()).collect::<BTreeSet<_>>().into_iter().collect();
+    let chapters: Vec<String> = CHAPTERS
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
     assert_eq!(listed, chapters, "left: SUMMARY.md, right: files.rs");
 }
 
@@ -74,7 +82,8 @@ fn every_link_leads_to_a_file_and_an_anchor_that_are_there() {
         for link in page.links.iter().filter(|link| !is_elsewhere(link)) {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = if path.is_empty() { name.clone() } else { beside(name, path) };
-            let has_anchor = |page: &Rendered| page.headings.iter().any(|heading| heading.id == anchor);
+            let has_anchor =
+                |page: &Rendered| page.headings.iter().any(|heading| heading.id == anchor);
             let is_there = match pages.get(&target) {
                 Some(page) => anchor.is_empty() || has_anchor(page),
                 None => anchor.is_empty() && project().join(&target).exists(),
@@ -82,7 +91,10 @@ fn every_link_leads_to_a_file_and_an_anchor_that_are_there() {
             // Pages at /docs are all that a reader of the binary has.
             let leaves = name.starts_with(BOOK) && !target.starts_with(BOOK);
             if !is_there || leaves {
-                broken.push(format!("{name}: {link}{}", if leaves { " (outside of the book)" } else { "" }));
+                broken.push(format!(
+                    "{name}: {link}{}",
+                    if leaves { " (outside of the book)" } else { "" }
+                ));
             }
         }
     }

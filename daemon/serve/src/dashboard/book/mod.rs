@@ -70,7 +70,10 @@ fn answer(name: &str, asked: &HeaderMap) -> Response {
 }
 
 fn missing() -> Rendered {
-    render("", "# There is no such page\n\nIt may have moved: look for it in the list of chapters.\n")
+    render(
+        "",
+        "# There is no such page\n\nIt may have moved: look for it in the list of chapters.\n",
+    )
 }
 
 #[cfg(test)]
@@ -101,7 +104,8 @@ mod tests {
             assert_eq!(html.matches("<h1").count(), 1, "{} wants one title", chapter.file);
             assert!(!html.contains("style="), "{}", chapter.file);
             let next = chapters.get(place + 1).map(|next| address(&next.file));
-            let is_linked = |address: String| html.contains(&format!("rel=\"next\" href=\"{address}\""));
+            let is_linked =
+                |address: String| html.contains(&format!("rel=\"next\" href=\"{address}\""));
             assert!(next.is_none_or(is_linked), "{}", chapter.file);
         }
     }

@@ -28,7 +28,8 @@ pub(super) struct Heading {
 
 /// Renders a chapter. Its file is what its links are relative to.
 pub(super) fn render(file: &str, text: &str) -> Rendered {
-    let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS;
+    let options =
+        Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS;
     let mut writer = Writer { file, ..Writer::default() };
     for event in Parser::new_ext(text, options) {
         writer.take(event);
@@ -246,7 +247,8 @@ mod tests {
 
     #[test]
     fn headings_have_the_anchors_of_a_forge() {
-        let rendered = render("a.md", "# A\n\n## The `sql` table, or so\n\n## Ünit–test: x_y\n\n## A\n");
+        let rendered =
+            render("a.md", "# A\n\n## The `sql` table, or so\n\n## Ünit–test: x_y\n\n## A\n");
         let ids: Vec<&str> = rendered.headings.iter().map(|heading| heading.id.as_str()).collect();
         assert_eq!(ids, ["a", "the-sql-table-or-so", "ünittest-x_y", "a-1"]);
         assert!(rendered.html.contains("<h2 id=\"a-1\">A <a class=\"anchor\" href=\"#a-1\""));
@@ -259,16 +261,21 @@ mod tests {
             "[a](../README.md) [b](search.md#x) [c](#y) [d](https://e.org/f.md) ![g](../images/g.png)",
         )
         .html;
-        for address in
-            ["\"/docs\"", "\"/docs/guides/search#x\"", "\"#y\"", "\"https://e.org/f.md\"", "\"/docs/images/g.png\""]
-        {
+        for address in [
+            "\"/docs\"",
+            "\"/docs/guides/search#x\"",
+            "\"#y\"",
+            "\"https://e.org/f.md\"",
+            "\"/docs/images/g.png\"",
+        ] {
             assert!(html.contains(address), "{address} in {html}");
         }
     }
 
     #[test]
     fn html_of_a_chapter_stays_text() {
-        let html = render("a.md", "<script>alert(1)</script>\n\nA <b onclick=\"x\">word</b>.\n").html;
+        let html =
+            render("a.md", "<script>alert(1)</script>\n\nA <b onclick=\"x\">word</b>.\n").html;
         assert!(!html.contains("<script") && !html.contains("<b"), "{html}");
         assert!(html.contains("&lt;script&gt;"), "{html}");
     }
@@ -282,7 +289,10 @@ mod tests {
         .html;
         assert!(html.contains("<figcaption>run.toml</figcaption>"), "{html}");
         assert!(html.contains("a = &quot;&lt;b&gt;&quot;") || html.contains("a = \"&lt;b&gt;\""));
-        assert!(html.contains("<span class=\"typed\">  b\n</span><span class=\"printed\">c"), "{html}");
+        assert!(
+            html.contains("<span class=\"typed\">  b\n</span><span class=\"printed\">c"),
+            "{html}"
+        );
         assert!(html.contains("<th class=\"number\">n</th>"), "{html}");
         assert!(html.contains("<td class=\"number\">1</td>") && !html.contains("style="), "{html}");
     }
