@@ -141,6 +141,12 @@ pub(crate) fn print_report(folder: &Path, report: &IngestReport) -> anyhow::Resu
     let whole =
         |outcome: &SourceOutcome| matches!(outcome, SourceOutcome::Done | SourceOutcome::AlreadyIn);
     let all_whole = report.sources.iter().all(|source| whole(&source.outcome));
+    if !all_whole {
+        tracing::warn!(
+            "not all sources could be read to their end. Copy those again and repeat this command: \
+             it adds only the missing pairs"
+        );
+    }
     Ok(if all_whole { Outcome::Done } else { Outcome::SourceUnreadable })
 }
 

@@ -1,4 +1,4 @@
-//! Diptych as its users meet it: every test runs the binary on files.
+//! Diptych from the outside: every test runs the binary on files.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

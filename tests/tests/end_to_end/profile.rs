@@ -1,9 +1,11 @@
-//! `diptych profile`: the page tells what is there, shows the pairs beside each threshold, and runs nothing.
+//! `diptych profile`: the page describes the dataset, shows pairs on both sides of each threshold,
+//! and runs no script.
 
 use diptych_tests::pairs::{jpeg, tar};
 use diptych_tests::{Work, messages};
 
-/// Sixteen pairs with widths from 100 to 250, one caption twice, one image that is cut short, one caption that is HTML.
+/// Makes sixteen pairs with widths from 100 to 250: one caption occurs twice, one image is
+/// truncated, one caption is HTML.
 fn dataset() -> Work {
     let work = Work::new();
     let mut members = Vec::new();
@@ -38,7 +40,8 @@ fn page_shows_the_funnel_of_a_selection_and_pairs_on_both_sides_of_its_threshold
     work.diptych(&call).ok();
     let page = work.read("profile.html");
 
-    // The funnel: 16 pairs, 11 of a width from 120 to 220, two of those with a caption of 14 characters.
+    // The funnel: 16 pairs, 11 with a width from 120 to 220, two of those with a caption of 14
+    // characters.
     let funnel = &page[page.find("<table class=\"funnel\">").unwrap()..];
     let funnel = &funnel[..funnel.find("</table>").unwrap()];
     let numbers: Vec<&str> = funnel
