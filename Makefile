@@ -1,44 +1,55 @@
-# The two commands that a fresh machine needs: `make demo` and `make test`. Beside them Rust, a C++ compiler, Python's pip and make.
+# A fresh machine needs two commands, `make demo` and `make test`. They need Rust, a C++ compiler,
+# Python's pip and make.
 
 CARGO ?= cargo
 DEMO ?= demo
 
-.PHONY: demo test build install uninstall deb setup lint clean-cache
+.PHONY: demo test messages build install uninstall deb setup lint clean-cache
 
-# Where `sudo make install` puts things, below DESTDIR; its binary is what `make build` made.
+# Targets of `sudo make install`, below DESTDIR. It installs the binary that `make build` made.
 PREFIX ?= /usr/local
 BINARY ?= target/release/diptych
 DIST = daemon/dist
 TO = $(DESTDIR)$(PREFIX)
 UNIT = $(TO)/lib/systemd/system/diptych.service
-# Where shells look for what they complete, by shell.
+# Places where shells look for completions.
 COMPLETES_BASH = $(TO)/share/bash-completion/completions/diptych
 COMPLETES_ZSH = $(TO)/share/zsh/site-functions/_diptych
 COMPLETES_FISH = $(TO)/share/fish/vendor_completions.d/diptych.fish
 
-# libtorch, cmake and nasm, where they are missing; kept in the user's cache.
+# Fetches libtorch, cmake and nasm into the user's cache if they are missing.
 setup:
 	@python3 trainer/setup/setup.py
 
 build: setup
 	$(CARGO) build --release -p diptych
 
-# Everything from drawn scenes to a trained, evaluated, exported model, in the folder $(DEMO).
+# Runs everything from drawn scenes to a trained, evaluated and exported model, in the folder
+# $(DEMO).
 demo: build
 	@bash tests/demo.sh target/release/diptych $(DEMO)
 
-# Builds once, with the same features as the tests, so that the tests that run the binary find a current one.
+# Builds once, with the features of the tests, so that tests that run the binary find a current one.
 test:
 	@python3 trainer/setup/setup.py --tests
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 
+# Accepts the words of all messages as they are now: the snapshots first, then the pages that are
+# made from them. With ONLY=NAME, those of tests whose path holds NAME.
+messages: export INSTA_UPDATE = always
+messages: setup
+	$(CARGO) build --workspace --all-targets
+	-$(CARGO) test --workspace --test end_to_end -- --skip messages:: $(ONLY)
+	$(CARGO) test --workspace --test end_to_end -- messages::
+
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-# The binary with its libtorch, the unit, its user and an example configuration, which never replaces one that is there. It builds nothing:
-# root has no Rust. With a DESTDIR nothing of this system is told.
+# Installs the binary with its libtorch, the unit, its user and an example configuration, which
+# never replaces an existing one. It builds nothing, since root has no Rust. With a DESTDIR it does
+# not touch the running system.
 install:
 	python3 $(DIST)/place.py $(BINARY) $(TO)/lib/diptych
 	install -d $(TO)/bin $(TO)/lib/systemd/system
@@ -58,7 +69,8 @@ ifeq ($(DESTDIR),)
 	if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 endif
 
-# All of that but what is the user's: the configuration, the state, the user diptych.
+# Removes everything that install made, except for the configuration, the state and the user
+# diptych.
 uninstall:
 ifeq ($(DESTDIR),)
 	if [ -d /run/systemd/system ]; then systemctl disable --now diptych.service; fi
@@ -67,11 +79,12 @@ endif
 	rm -f $(COMPLETES_BASH) $(COMPLETES_ZSH) $(COMPLETES_FISH)
 	rm -f $(TO)/bin/diptych $(UNIT) $(TO)/lib/sysusers.d/diptych.conf
 
-# A Debian package in target/debian: what install puts in place, and the unit's scripts. Wants `cargo install cargo-deb`.
+# Builds a Debian package in target/debian with everything that install makes and the unit's
+# scripts. Needs `cargo install cargo-deb`.
 deb: build
 	$(MAKE) install DESTDIR=target/debian-root PREFIX=/usr
 	$(CARGO) deb --no-build --no-strip -p diptych
 
-# What later checkouts would find ready: libtorch, build tools, compiled dependencies.
+# Deletes the files that later checkouts would reuse: libtorch, build tools, compiled dependencies.
 clean-cache:
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/diptych" "$${CARGO_HOME:-$$HOME/.cargo}/diptych-build"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The demo: drawn scenes in three layouts, some of them broken on purpose, become a trained, evaluated, exported model. Each step
-# shows the command that it runs; every command can be run again by hand from the same folder.
+# The demo: turns drawn scenes in three layouts, some of them broken on purpose, into a trained,
+# evaluated and exported model. Each step shows its command, which can be run again from this
+# folder.
 #
 # Usage: tests/demo.sh DIPTYCH FOLDER
 set -euo pipefail
@@ -14,7 +15,7 @@ export PATH="$(dirname "$binary"):$PATH"
 if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; else bold='' plain=''; fi
 
 step() { printf '\n%s# %s%s\n' "$bold" "$1" "$plain"; }
-# Quoted as a person would, so that the line can be typed again.
+# Prints a command with quotes only where they are needed, so that the line can be typed again.
 show() {
     local word
     printf '%s$' "$bold"
@@ -25,22 +26,22 @@ show() {
     "$@"
 }
 
-step "1. Scenes with captions that compose, in three layouts; some broken, doubled or without a caption"
+step "1. Draw scenes with compositional captions in three layouts; some are broken, duplicated or uncaptioned"
 show diptych demo-data scenes
 
-step "2. Ingest: all three layouts into one dataset. What cannot become a pair goes to the ledger, with the reason"
+step "2. Ingest all three layouts into one dataset. Inputs that cannot become a pair go to the ledger, with the reason"
 show diptych ingest 'scenes/*.tar' 'scenes/*.parquet' scenes/folder --dataset data --phash
 
-step "3. Ask in SQL what there is, and what was refused"
+step "3. Query the dataset and the refused inputs with SQL"
 show diptych sql "SELECT format, count(*) AS pairs, min(width) AS narrowest, round(avg(token_count(caption)), 1) AS tokens FROM meta GROUP BY format ORDER BY pairs DESC" --dataset data
 show diptych sql "SELECT reason, count(*) AS inputs, min(position) AS example FROM ledger GROUP BY reason ORDER BY inputs DESC" --dataset data
 
-step "4. Select: training pairs without junk and near-duplicates; held-out pairs with compositions that training never sees"
+step "4. Select training pairs without junk and near-duplicates, and held-out pairs with unseen compositions"
 show diptych select --file scenes/train.sql --dataset data --output train.parquet
 show diptych select --file scenes/heldout.sql --dataset data --output heldout.parquet
 show diptych select --file scenes/heldout_single.sql --dataset data --output heldout_single.parquet
 
-step "5. Train. Stop it with Ctrl-C or kill -9 and run it again: it goes on, to the same weights bit for bit"
+step "5. Train. If you stop it with Ctrl-C or kill -9 and run it again, it continues to bit-identical weights"
 cat > demo.toml <<'TOML'
 name = "demo"
 state = "state"
@@ -74,11 +75,11 @@ show diptych train demo.toml
 show diptych sql "SELECT run, state, step, samples, skipped FROM runs" --state state
 show diptych plot demo --output loss.png
 
-step "6. Evaluate on compositions never seen in training, beside chance"
+step "6. Evaluate on compositions never seen in training, compared with chance"
 show diptych eval --model demo --dataset data --selection heldout_single.parquet --classes scenes/classes.txt --label-column label --templates scenes/templates.txt
 show diptych eval --model demo --dataset data --selection heldout.parquet
 
-step "7. Search by text; the contact sheet shows what was found"
+step "7. Search by text; the contact sheet shows the results"
 show diptych search "a red circle left of a blue square" --model demo --dataset data --selection heldout.parquet --sheet found.png
 
 step "8. Export for OpenCLIP and for Hugging Face"

@@ -1,4 +1,6 @@
-//! Embeddings through the store, beside the same bytes through a plain file. `cargo bench -p diptych --bench store`
+//! Writes and reads embeddings through the store, compared with equal bytes in a plain file.
+//!
+//! Run it with `cargo bench -p diptych --bench store`.
 
 #![allow(
     clippy::unwrap_used,
@@ -92,7 +94,7 @@ fn main() {
     println!("{:<42} {dropped:8.3} s", "drop_embeddings");
 }
 
-/// Seconds to write and fsync, and to read, the same bytes.
+/// Returns the seconds to write and fsync, and to read, equal bytes in a plain file.
 fn plain_file(folder: &Path) -> (f64, f64) {
     let path = folder.join("plain");
     let chunk = vec![7u8; ROWS_AT_ONCE * DIM * 2];

@@ -8,6 +8,7 @@ mod commands;
 pub mod doctor;
 mod output;
 mod signals;
+mod system;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;

@@ -68,6 +68,16 @@ fn shown_by(
     }
 }
 
+/// Returns the columns of the terminal that shows standard output. `None` where it is no terminal.
+pub(crate) fn screen_width() -> Option<usize> {
+    let terminal = io::stdout();
+    if !terminal.is_terminal() {
+        return None;
+    }
+    let (width, _) = terminal_size::terminal_size_of(terminal)?;
+    Some(usize::from(width.0)).filter(|width| *width > 0)
+}
+
 /// Says on standard error why a command failed.
 pub(crate) fn complain(error: &anyhow::Error) {
     // Where standard error is closed there is nobody to tell.

@@ -10,6 +10,7 @@ pub mod balance;
 mod batch;
 mod checksums;
 mod dedup;
+mod footer;
 pub mod ingest;
 mod last_selection;
 mod loader;

@@ -17,7 +17,6 @@ use diptych_schemas::words::unreadable;
 use diptych_schemas::{
     ContentHash, SELECTION_VERSION, SchemaError, Uid, column, durable, key, selection_schema,
 };
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
@@ -25,6 +24,7 @@ use parquet::schema::types::ColumnPath;
 use sha2::{Digest, Sha256};
 
 use crate::checksums::ParquetWriter;
+use crate::footer;
 use crate::order::samples;
 
 /// Rows that are written at once.
@@ -205,8 +205,7 @@ impl Selection {
     pub fn read(path: &Path) -> Result<Self, SelectionError> {
         let bad = |message: String| SelectionError::Unreadable { path: path.to_owned(), message };
         let file = File::open(path).map_err(SchemaError::io(path))?;
-        let builder =
-            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(e.to_string()))?;
+        let builder = footer::rows_of(file).map_err(|e| bad(e.to_string()))?;
         let metadata =
             builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
         let value = |name: &str| {

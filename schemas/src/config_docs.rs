@@ -9,6 +9,7 @@ use schemars::schema_for;
 use serde_json::{Map, Value};
 
 use crate::TrainConfig;
+use crate::words::wrapped;
 
 /// Longest explanation above a key, in characters.
 const SHORT: usize = 120;
@@ -226,7 +227,7 @@ pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, S
             }
         };
         lines.push(head);
-        lines.extend(wrapped(&doc.text).into_iter().map(|line| format!("    {line}")));
+        lines.extend(wrapped(&doc.text, LINE).into_iter().map(|line| format!("    {line}")));
     }
     Ok(lines.join("\n") + "\n")
 }
@@ -249,20 +250,6 @@ fn values(config: &TrainConfig) -> BTreeMap<String, String> {
         add(&table, "", &mut found);
     }
     found
-}
-
-fn wrapped(text: &str) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= LINE => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

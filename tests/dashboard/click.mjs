@@ -1,4 +1,4 @@
-// The way through the dashboard, with what must be seen at each step. See run.sh.
+// A walk through the dashboard, with checks at each step. See run.sh.
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
@@ -60,7 +60,7 @@ await page.keyboard.press("Enter");
 await page.getByText("does not accept this token").waitFor();
 await page.getByLabel("Token").fill(token);
 await page.keyboard.press("Enter");
-await page.getByText(/Nothing (runs|has been trained here yet)/).waitFor();
+await page.getByText(/Nothing (is running|has been trained here yet)/).waitFor();
 await page.locator('#connection[data-state="live"]').waitFor();
 await shoot("first");
 
@@ -117,7 +117,7 @@ await page.getByLabel(`Compare ${OTHER}`, { exact: true }).check();
 await named("button", "Compare 2").click();
 await page.locator("figure.chart canvas").first().waitFor();
 assert.equal(await page.locator("figure.chart").first().locator(".legend button").count(), 2, "a line a run");
-const differs = page.locator("section", { hasText: "What differs" });
+const differs = page.locator("section", { hasText: "Differences in configuration" });
 await differs.getByText("optimizer.lr").waitFor();
 assert.equal(await differs.getByText("data.dataset").count(), 0);
 assert(await differs.evaluate(node => Boolean(node.compareDocumentPosition(document.querySelector("figure.chart")) & Node.DOCUMENT_POSITION_FOLLOWING)), "differences come first");
@@ -198,7 +198,7 @@ await go("#/datasets/data");
 await page.locator(".pair img").first().waitFor();
 await page.locator('#main input[type="search"]').fill("format = 'nonsense'");
 await named("button", "Show").click();
-await page.getByText("No pair is like that.").waitFor();
+await page.getByText("No pair matches.").waitFor();
 await page.locator('#main input[type="search"]').fill("nonsense = 1");
 await named("button", "Show").click();
 await page.locator(".problem", { hasText: "nonsense" }).waitFor();
@@ -224,10 +224,10 @@ await go(`#/search?model=${RUN}`);
 await page.getByText("has not embedded the images").waitFor();
 assert.equal(await page.locator(".problem").count(), 0, "that is no error");
 await named("button", "Embed now").click();
-await page.locator("dialog", { hasText: "at most, by the speed of its training" }).waitFor();
+await page.locator("dialog", { hasText: "at most, judging by the speed" }).waitFor();
 await shoot("embed");
 await named("button", "Embed").click();
-await page.getByText("Words, an image (drop one here)").waitFor({ timeout: 5 * MINUTES });
+await page.getByText("Enter words, drop an image here").waitFor({ timeout: 5 * MINUTES });
 await go("#/search");
 assert.equal(await page.getByLabel("with").inputValue(), RUN, "what can be searched comes first");
 await page.getByLabel("Words to search for").fill("a red circle");
@@ -263,7 +263,7 @@ assert.deepEqual(await page.evaluate(async () => {
   const [chart, format, compare, sql] = await Promise.all(["chart", "format", "compare", "sql"].map(name => import(`/assets/${name}.js`)));
   const scored = (step, metric, value) => ({ step, score: metric && { metric, value } });
   return {
-    // Means with weights 1/2 and 1/2 · 1/2 over their sum: (1/2 · 3 + 1/4 · 0) / (3/4) = 2.
+    // Means with weights 1/2 and 1/2 · 1/2, divided by their sum: (1/2 · 3 + 1/4 · 0) / (3/4) = 2.
     smooth: chart.smooth([0, null, 3], 0.5),
     ticks: [chart.logTicks(0.5, 50), chart.logTicks(1.1, 1.6)],
     durations: [93784, 59.6, 0.42, 0].map(format.duration),
@@ -271,7 +271,7 @@ assert.deepEqual(await page.evaluate(async () => {
     best: [format.best([scored(1, "r", 0.1), scored(2, "r", 0.3), scored(3)]).step, format.best([scored(1, "loss", 2), scored(2, "loss", 3)]).step],
     types: ["Utf8", "LargeUtf8", "UInt32", "Float64", "FixedSizeBinary(16)", "List(non-null Float32)", "Timestamp(ms, \"UTC\")"].map(format.typeWords),
     metrics: ["heldout/i2t_recall@1", "eval/Held out: x", "loss"].map(format.metricWords),
-    // The same data under another path is no difference; other data is.
+    // Equal data under another path is not a difference; other data is.
     differ: [["a", "a"], ["a", "b"]].map(hashes => compare.differences(["data", "mine/data"].map((path, at) => ({ run: path, dataset_hash: hashes[at], config: `name = "${path}"\nstate = "${path}"\n[data]\ndataset = "${path}"\n` })))),
     guessing: [['[train]\nbatch_size = 64\n'], ['[train]\nbatch_size = 64\n[objective]\nloss = "siglip"\n'], ['[train]\nbatch_size = 64\n', '[train]\nbatch_size = 32\n']].map(compare.lossOfGuessing),
     curves: [[["a", "Int64"], ["b", "Float64"]], [["a", "Utf8"], ["b", "Float64"]]].map(columns => sql.plottable(columns.map(([name, type]) => ({ name, type })), [[1, 2], [3, null], [5, 6]])?.lines[0].ys ?? null),

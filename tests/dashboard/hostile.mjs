@@ -1,5 +1,6 @@
-// Captions, names of files, columns and metrics that try to become markup, scripts or addresses, or to turn the page round. `make` writes
-// them as data to ingest; `visit` looks at every page that shows them. Nothing of them may run, become an element, or widen the page.
+// Captions and names of files, columns and metrics that try to become markup, scripts or addresses,
+// or to reverse the page's text. `make` writes them as data to ingest. `visit` opens every page
+// that shows them. None of them may run, become an element, or widen the page.
 
 import assert from "node:assert/strict";
 import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
@@ -18,7 +19,9 @@ const HOSTILE = [
   `\u0000null`, `=HYPERLINK("https://example.invalid","x")`, "𝕏".repeat(200), `unbroken${"x".repeat(100_000)}`, `${"long words ".repeat(9_000)}<script>${RUNS}</script>`,
   `&lt;script&gt;${RUNS}&lt;/script&gt; &#x3C;b&#x3E;`, `'; DROP TABLE meta; --`, "%3Cscript%3E", "../../etc/passwd",
 ];
-/** As the name of a file, of a column, of a metric: without what those cannot hold. */
+/**
+ * Versions for the names of files, columns and metrics, without characters that these cannot hold.
+ */
 const named = HOSTILE.filter(text => text.length < 150).map(text => text.replaceAll(/[/\u0000-\u001f\u0085]/g, "_"));
 
 function make() {
@@ -31,12 +34,12 @@ function make() {
     cpSync(image, join(to, file));
     return JSON.stringify({ file_name: file, text, label: text.slice(0, 500), [named[0]]: named[index % named.length], [`"quoted" ${named[1]}`]: index });
   });
-  // What is refused comes to the ledger under its name.
+  // Refused inputs reach the ledger under their names.
   lines.push(...named.map(name => JSON.stringify({ file_name: `missing ${name}`, text: "a caption" })));
   writeFileSync(join(to, "metadata.jsonl"), `${lines.join("\n")}\n`);
 }
 
-/** What of the page was not written by the page. */
+/** Returns everything in the page that the page itself did not write. */
 const foreign = page => page.evaluate(() => ({
   hacked: window.hacked ?? null,
   made: [...document.querySelectorAll("script:not([src]), iframe, object, embed, base, form[action], style, [onerror], [onload], [onfocus], [onmouseover], a[href^='javascript'], a[href^='data'], img[src='x'], h1:not(main h1):not(body > * h1)")]

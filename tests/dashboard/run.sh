@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Drives the dashboard in headless Chromium, as a user would: a daemon on drawn scenes, a training submitted and paused through the
-# page, its charts, alarms, checkpoints, search, SQL. Leaves screenshots of every page in light, dark and a phone's width to look at.
-# Then visits every page with captions, names and columns that try to be markup or scripts.
-# Fails on an error in the console, a request to another host, a page wider than a phone, or something that is not there.
+# Drives the dashboard in headless Chromium as a user would. Starts a service on drawn scenes,
+# submits and pauses a training through the page, and looks at charts, alarms, checkpoints, search
+# and SQL. Leaves screenshots of every page in light, dark and at a phone's width. Then visits every
+# page with captions, names and columns that try to be markup or scripts.
+# Fails if there is an error in the console, a request to another host, a page wider than a phone,
+# or if an expected element is missing.
 #
-# Usage: tests/dashboard/run.sh DIPTYCH FOLDER      (needs node, npm, Chromium: $CHROMIUM, or /usr/bin/chromium)
+# Usage: tests/dashboard/run.sh DIPTYCH FOLDER
+# Needs node, npm and Chromium ($CHROMIUM, or /usr/bin/chromium).
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 diptych=$(realpath "$1")
@@ -49,4 +52,4 @@ node page/click.mjs "$folder" "$token"
 DIPTYCH_TOKEN=$token "$diptych" report clicked --no-model --output hostile-report.html
 node page/hostile.mjs visit "$folder" "$token"
 rm -r page
-echo "Screenshots to look at: $folder/screenshots"
+echo "Screenshots: $folder/screenshots"

@@ -1,13 +1,14 @@
-// The browser and what is watched over it all the way: nothing in the console, nothing from elsewhere, nothing wider than a phone.
+// Opens the browser and records faults throughout: errors in the console, requests to other hosts,
+// and pages wider than a phone.
 
 import { mkdirSync, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
-// Without the flags after --disable-gpu, Chromium asks its maker's hosts for things at every start.
+// Without the flags after --disable-gpu, Chromium contacts its maker's hosts at every start.
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
-/** Answers that the browser writes to its console though they are what is tested. */
+/** Responses that the tests provoke on purpose, but that the browser reports in its console. */
 const MEANT = /Failed to load resource: .*status of (400|401|404|409|422)/;
 
 export const LOOKS = [["light", "light", 1360, 900], ["dark", "dark", 1360, 900], ["phone", "light", 390, 844]];
@@ -19,15 +20,15 @@ export async function open(base, screenshots) {
   });
   const page = await context.newPage();
   const faults = [];
-  page.on("console", said => {
-    if (["error", "warning"].includes(said.type()) && !MEANT.test(said.text())) faults.push(`console: ${said.text()}`);
+  page.on("console", message => {
+    if (["error", "warning"].includes(message.type()) && !MEANT.test(message.text())) faults.push(`console: ${message.text()}`);
   });
   page.on("pageerror", error => faults.push(`script: ${error.stack}`));
   page.on("request", request => {
     const url = request.url();
     if (!url.startsWith(base) && !/^(blob|data|about):/.test(url)) faults.push(`asked another host: ${url}`);
   });
-  // All but the events, which never end.
+  // All requests except for the stream of events, which never ends.
   const asked = new Set();
   page.on("request", request => { if (!request.url().endsWith("/v1/events")) asked.add(request); });
   for (const ended of ["requestfinished", "requestfailed"]) page.on(ended, request => asked.delete(request));
@@ -58,7 +59,10 @@ export async function open(base, screenshots) {
   };
 }
 
-/** Until nothing is waited for: no request, no part of the page, over a few frames in which one could lead to another. */
+/**
+ * Waits until no request and no part of the page is loading. It must stay so for a few frames,
+ * since one load can lead to another.
+ */
 async function quiet(page, asked) {
   for (let frames = 0; frames < 6;) {
     const busy = await page.evaluate(() => new Promise(resolve => requestAnimationFrame(() =>

@@ -1,5 +1,6 @@
-# Sourced by run.sh and killed.sh with DIPTYCH and FOLDER: goes into the folder, with the model's configuration, the emoji ingested and
-# both selections made there. Sets `here` (this folder) and `diptych`.
+# Sourced by run.sh and killed.sh with DIPTYCH and FOLDER. Changes to the folder, copies the model's
+# configuration there, ingests the emoji and makes both selections. Sets `here` (this folder) and
+# `diptych`.
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 data=$(realpath "${DIPTYCH_TEST_DATA:-$here/../../../shared/data}")
 diptych=$(realpath "$1")

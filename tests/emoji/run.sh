@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains the emoji recipe with several seeds and prints held-out retrieval after 5, 10 and 25 epochs, beside OpenCLIP's.
+# Trains the emoji recipe with several seeds. Prints held-out retrieval after 5, 10 and 25 epochs,
+# compared with OpenCLIP's.
 #
 # Usage: tests/emoji/run.sh DIPTYCH FOLDER [SEED…]      (data: DIPTYCH_TEST_DATA, or ../shared/data)
 set -euo pipefail

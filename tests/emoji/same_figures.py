@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Zero-shot classification, with one class and with several, and retrieval of an exported model by CLIP_benchmark's own functions, beside
-`diptych eval`: each figure must be the same to 1e-4, on the emoji and on the photographs.
+"""Compares `diptych eval` with CLIP_benchmark's own functions on an exported model.
 
-    tests/emoji/same_figures.py DIPTYCH FOLDER MODEL [STATE]      (data: DIPTYCH_TEST_DATA, or ../shared/data)
+Compares zero-shot classification with one class and with several, and retrieval, on the emoji and on
+the photographs. Each figure must agree to 1e-4.
 
-MODEL is what `diptych eval --model` takes; it is exported for open_clip, which loads it. Both sides read the same folders in
-CLIP_benchmark's layout, which are made in FOLDER. The emoji's transparency is laid over white there, as img2dataset does it and Diptych; Pillow
-alone, and so CLIP_benchmark, would drop it and see what is behind. Needs open_clip_torch, clip_benchmark, webdataset, requests and a
-numpy below 2.3 in the Python that runs it.
+    tests/emoji/same_figures.py DIPTYCH FOLDER MODEL [STATE]
+
+The data is in DIPTYCH_TEST_DATA, or in ../shared/data. MODEL is an argument of `diptych eval --model`.
+It is exported for open_clip, which loads it. Both sides read the same folders in CLIP_benchmark's
+layout, which are made in FOLDER. There the emoji's transparency is replaced by white, as img2dataset
+and Diptych do. Pillow, and so CLIP_benchmark, would drop it and see the colours behind it. Needs
+open_clip_torch, clip_benchmark, webdataset, requests and a numpy below 2.3 in the Python that runs it.
 """
 
 import collections
@@ -27,7 +30,7 @@ from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 TEMPLATES = ["a photo of a {c}", "a drawing of a {c}", "{c}", "this is a {c}."]
-# A keyword of the emoji is a class where so many have it.
+# Fewest images for a keyword of the emoji to be a class.
 KEYWORD_IMAGES = 5
 NAMES = {"acc1": "top1", "acc5": "top5", "mean_per_class_recall": "mean_per_class"}
 
@@ -56,7 +59,7 @@ def marks(classes, of_pair):
 
 
 def layout(folder, pairs, kind, classes_of=None):
-    """One of CLIP_benchmark's folders: classes of `classes_of`, or captions."""
+    """Writes a folder in CLIP_benchmark's layout, with the classes of `classes_of` or with captions."""
     os.makedirs(os.path.join(folder, "test"), exist_ok=True)
     counts = collections.Counter(name for pair in pairs.values() for name in classes_of(pair)) if classes_of else {}
     classes = sorted(name for name, images in counts.items() if images >= (KEYWORD_IMAGES if kind == "multilabel" else 1))

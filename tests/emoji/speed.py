@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Samples a second of the emoji recipe from the tar to the weights, beside OpenCLIP's own training script, in turns.
+"""Measures samples a second of the emoji recipe from tar to weights, in turns with OpenCLIP's own script.
 
     tests/emoji/speed.py DIPTYCH FOLDER [ROUNDS [EPOCHS]]      (data: DIPTYCH_TEST_DATA, or ../shared/data)
 
-Both read, decode, crop and train the same pairs with the same model, batch of 256, in fp32, with as many threads as there are cores;
-OpenCLIP with one worker process beside them, which was its fastest here. What counts is each step from the end of the one before, the
-wait for data included, but for the first step of each process. Needs open_clip_torch 3.3.0 and webdataset in the Python that runs it.
+Both read, decode, crop and train the same pairs with the same model, a batch of 256, fp32, and as many
+threads as cores. OpenCLIP uses one worker process in addition, which was its fastest setting here. The
+time of a step runs from the end of the step before, including the wait for data. The first step of each
+process is left out. Needs open_clip_torch 3.3.0 and webdataset in the Python that runs it.
 """
 
 import json
@@ -20,7 +21,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 BATCH = 256
 PAIRS = 2304
 
-# Its script knows models by name alone.
+# The script accepts models only by name.
 OPENCLIP = """
 import sys
 import open_clip

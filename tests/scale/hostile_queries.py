@@ -1,10 +1,13 @@
-"""A service with memory_mib = 512 in a cgroup of 3 GB, which trains while random queries try to hurt it: functions with arguments
-of all sizes, nested, four clients at once. Says whether the service lived, how late queries ended, how soon /v1/status answered, what
-the training's steps cost before, meanwhile and after, and the service's memory before and after.
+"""Attacks a training service with random SQL queries and measures the effects.
+
+The service has memory_mib = 512 in a cgroup of 3 GB. Four clients send random queries: nested calls of
+functions with arguments of all sizes. Prints whether the service survived, how late queries ended, how
+soon /v1/status answered, the training's speed before, during and after, and the service's memory before
+and after.
 
     python3 tests/scale/hostile_queries.py target/release/diptych FOLDER [QUERIES [SEED]]
 
-Wants to be root, for the cgroup. The clients are on the same machine, so what they take is in the figures too.
+Needs root for the cgroup. The clients run on the same machine, so the figures include their load.
 """
 
 import collections
@@ -55,7 +58,7 @@ TEXTS = ["a", "a b ", "ä", "(a+)+", "[[1,2]]", "2024-01-01", "%Y", "List(Int8)"
 
 
 def cgroup():
-    """A folder of the memory controller, with the limit set."""
+    """Makes a cgroup with the memory limit and returns its folder."""
     for root, limit in [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]:
         group = pathlib.Path(root) / "diptych-hostile"
         try:
@@ -64,7 +67,7 @@ def cgroup():
             return group
         except OSError:
             continue
-    sys.exit("no cgroup with a memory controller can be made here")
+    sys.exit("cannot make a cgroup with a memory controller here")
 
 
 def call(address, path, body=None):
@@ -154,7 +157,7 @@ def main():
     finally:
         service.terminate()
         service.wait()
-        print(f"service ended with {service.returncode}")
+        print(f"the service exited with {service.returncode}")
 
 
 def measure(service, count, seed):
@@ -216,13 +219,13 @@ def measure(service, count, seed):
     done.set()
     looking.join()
     again = rate(SECONDS_ALONE)
-    print(f"{sum(answers.values())} queries of seed {seed} by {len(functions)} signatures in {seconds:.0f} s: {dict(answers)}")
-    print(f"service lives: {service.poll() is None}")
-    print(f"longest query {max(took):.1f} s with its turn, of {MAX_SECONDS}; median {statistics.median(took):.2f} s")
+    print(f"{sum(answers.values())} queries with seed {seed} over {len(functions)} signatures in {seconds:.0f} s: {dict(answers)}")
+    print(f"service alive: {service.poll() is None}")
+    print(f"longest query {max(took):.1f} s including its wait, limit {MAX_SECONDS} s; median {statistics.median(took):.2f} s")
     waits.sort()
     print(f"/v1/status: median {waits[len(waits) // 2] * 1000:.0f} ms, 99% {waits[len(waits) * 99 // 100] * 1000:.0f} ms, "
           f"longest {waits[-1] * 1000:.0f} ms, of {len(waits)}")
-    print(f"steps a second: {alone:.2f} before, {meanwhile:.2f} meanwhile ({meanwhile / alone:.2f}), {again:.2f} after")
+    print(f"steps a second: {alone:.2f} before, {meanwhile:.2f} during ({meanwhile / alone:.2f}), {again:.2f} after")
     print(f"memory of the service: {memory:.0f} MiB before, {rss_mib(service.pid):.0f} MiB after")
 
 

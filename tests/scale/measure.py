@@ -1,5 +1,7 @@
-"""Curation at scale, on made-up meta (`diptych synthetic-meta`): time and memory of filters and deduplication, and the same SQL
-over the same files in DuckDB, in turns.
+"""Measures curation at scale on synthetic metadata (`diptych synthetic-meta`).
+
+Measures time and memory of filters and deduplication, in turns with equal SQL over the same files in
+DuckDB.
 
     pip install duckdb
     python3 tests/scale/measure.py target/release/diptych FOLDER 1000000 3000000 10000000
@@ -15,7 +17,7 @@ import time
 ROUNDS = 3
 THREADS = os.cpu_count()
 
-# The same text for both.
+# Both run the same text.
 QUERIES = {
     "start": "SELECT 1",
     "threshold": "SELECT count(*), min(clip) FROM scored WHERE clip >= (SELECT percentile_cont(0.7) WITHIN GROUP (ORDER BY clip) FROM scored)"
@@ -46,7 +48,7 @@ print(json.dumps([time.perf_counter() - start, [[str(value) for value in row] fo
 
 
 def run(command):
-    """Output, seconds, seconds of processors and peak MiB of a process."""
+    """Runs a process. Returns its output, seconds, CPU seconds and peak MiB."""
     start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     output = child.stdout.read()
@@ -58,8 +60,11 @@ def run(command):
 
 
 def compare(name, ours, theirs):
-    """In turns. Of DuckDB without Python's start; processors' seconds of both with everything: on a machine that does other
-    work, they are the fairer measure."""
+    """Runs both commands in turns and prints their times.
+
+    The seconds of DuckDB leave out Python's start. CPU seconds include everything, and are the fairer
+    measure on a machine that does other work.
+    """
     found = {"diptych": [], "duckdb": []}
     for _ in range(ROUNDS):
         for who, command in (("diptych", ours), ("duckdb", theirs)):
@@ -72,8 +77,8 @@ def compare(name, ours, theirs):
     texts = []
     for who, runs in found.items():
         seconds = [run[0] for run in runs]
-        texts.append(f"{who} {middle[who][0]:.2f} s ({min(seconds):.2f}..{max(seconds):.2f}), busy {middle[who][1]:.2f} s, {max(run[2] for run in runs):.0f} MiB")
-    print(f"  {name:20} ratio {ratios[0]:.2f}, busy {ratios[1]:.2f}   {'   '.join(texts)}", flush=True)
+        texts.append(f"{who} {middle[who][0]:.2f} s ({min(seconds):.2f}..{max(seconds):.2f}), CPU {middle[who][1]:.2f} s, {max(run[2] for run in runs):.0f} MiB")
+    print(f"  {name:20} ratio {ratios[0]:.2f}, CPU {ratios[1]:.2f}   {'   '.join(texts)}", flush=True)
 
 
 def measure(binary, data, rows):
@@ -92,7 +97,7 @@ def measure(binary, data, rows):
             command = [binary, "dedup", "--dataset", data, "--by", by, *more, "--output", output, "--memory-limit", limit]
             text, seconds, busy, peak = run(command)
             last = text.splitlines()[-1].split(":", 1)[1].strip()
-            print(f"  dedup {by:20} {limit:7} {seconds:7.1f} s, busy {busy:7.1f} s, {peak:6.0f} MiB   {last}", flush=True)
+            print(f"  dedup {by:20} {limit:7} {seconds:7.1f} s, CPU {busy:7.1f} s, {peak:6.0f} MiB   {last}", flush=True)
 
 
 def main():

@@ -1,10 +1,12 @@
-"""A service under load while it trains: 64 clients that poll its API, 8 that ask SQL over 10 million rows of meta by Flight SQL.
-Steps without load, with it, and without it again; what the clients were answered, and how soon.
+"""Measures a service under load while it trains.
+
+64 clients poll its API, and 8 query 10 million rows of metadata by Flight SQL. Prints the time of a
+training step before, during and after the load, and the answers and latencies of the clients.
 
     pip install adbc-driver-flightsql adbc-driver-manager pyarrow
     python3 tests/scale/serve.py target/release/diptych FOLDER [ROWS [SECONDS]]
 
-The clients are on the same machine, so what they take is in the figures too.
+The clients run on the same machine, so the figures include their load.
 """
 
 import asyncio
@@ -21,7 +23,7 @@ import urllib.request
 
 POLLING_CLIENTS = 64
 SQL_CLIENTS = 8
-# How often each client asks, in seconds.
+# Seconds between two requests of a client.
 POLLS_EVERY = 1.0
 PATHS = ["/v1/runs", "/v1/status", "/v1/runs", "/v1/runs/load/metrics?points=200", "/v1/jobs", "/v1/runs", "/metrics", "/v1/datasets"]
 QUERIES = [
@@ -51,7 +53,7 @@ every_epochs = 0
 def prepare(diptych, folder, rows):
     os.makedirs(folder, exist_ok=True)
     os.chdir(folder)
-    # The run of an earlier call would go on, and this one could not have its name.
+    # The run of an earlier call would continue, and this call could not use its name.
     shutil.rmtree("state", ignore_errors=True)
     if not os.path.isdir("meta10m"):
         subprocess.run([diptych, "synthetic-meta", "meta10m", "--rows", str(rows)], check=True)
@@ -72,7 +74,7 @@ def ask(address, path, body=None):
 
 
 def step_seconds(address, first, last):
-    """Seconds of each step between two times, from what the run recorded of itself: a batch over its samples a second."""
+    """Returns the seconds of each step between two times: the batch size over the recorded throughput."""
     sql = f"SELECT value FROM metrics WHERE run = 'load' AND name = 'samples_per_second' AND time >= to_timestamp({first}) AND time < to_timestamp({last})"
     return [128 / row[0] for row in ask(address, "/v1/sql", {"query": sql})["rows"]]
 
@@ -163,7 +165,7 @@ def main(diptych, folder, rows=10_000_000, seconds=90):
         for name, steps in (("before", before), ("under load", under), ("after", after)):
             print(f"{name}: {len(steps)} steps, median {statistics.median(steps):.3f} s ({min(steps):.3f} to {max(steps):.3f})")
         quiet_median = statistics.median(before + after)
-        print(f"under load a step takes {statistics.median(under) / quiet_median:.3f} of what it takes without, in the mean {statistics.mean(under) / statistics.mean(before + after):.3f}")
+        print(f"under load a step takes {statistics.median(under) / quiet_median:.3f} times as long (median), or {statistics.mean(under) / statistics.mean(before + after):.3f} times (mean)")
         print("HTTP:", dict(collections.Counter(status for _, status, _ in polled)))
         for path in dict.fromkeys(PATHS):
             took = [1000 * took for asked, _, took in polled if asked == path]
@@ -174,7 +176,7 @@ def main(diptych, folder, rows=10_000_000, seconds=90):
             print(f"  {len(took)} queries, median {statistics.median(took):.1f} s, longest {max(took):.1f} s")
     finally:
         service.terminate()
-        print("the service left with", service.wait())
+        print("the service exited with", service.wait())
 
 
 main(*sys.argv[1:])

@@ -1,10 +1,11 @@
-//! What the end-to-end tests share: a folder of their own, the binary, small data. They see Diptych as a user does: commands,
-//! files, messages, exit codes.
+//! Shared parts of the end-to-end tests: a folder for each, the binary, small data, messages. They
+//! see Diptych as a user does: commands, files, messages, exit codes.
 //!
 //! The binary is the one that `make test` builds just before; `DIPTYCH_BIN` names another.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "this crate is only for tests")]
 
+pub mod messages;
 pub mod pairs;
 pub mod server;
 pub mod service;
@@ -120,7 +121,25 @@ impl Work {
         })
     }
 
-    /// One value of one SQL query.
+    /// Returns the message of the first event of a kind in the folder `state`, whoever owns it.
+    /// `None` if there is no such event, or no store yet.
+    pub fn event(&self, kind: &str) -> Option<String> {
+        let query =
+            format!("SELECT message FROM events WHERE kind = '{kind}' ORDER BY step LIMIT 1");
+        let ran = self.diptych(&["sql", &query, "--state", "state", "--format", "jsonl"]);
+        let row: serde_json::Value = serde_json::from_str(ran.stdout.lines().next()?).ok()?;
+        row["message"].as_str().map(str::to_owned)
+    }
+
+    /// Waits for an event of a kind, and checks that its message, but for its figures, is the
+    /// snapshot `train/EVENT_KIND`.
+    #[track_caller]
+    pub fn waits_for_event(&self, kind: &str) {
+        let message = eventually(PATIENCE, &format!("the event {kind}"), || self.event(kind));
+        messages::check_without_figures("train", &format!("event_{kind}"), &message);
+    }
+
+    /// Returns the value of one SQL query.
     pub fn sql(&self, arguments: &[&str], query: &str) -> String {
         let ran = self.diptych(&[&["sql", query, "--format", "csv"], arguments].concat()).ok();
         ran.stdout.lines().nth(1).unwrap_or_default().to_owned()
@@ -189,19 +208,22 @@ pub fn final_files(work: &Work, state: &str, run: &str) -> [Vec<u8>; 2] {
         .map(|name| std::fs::read(last.join(name)).unwrap())
 }
 
-/// What a command printed and how it ended.
+/// Output and end of a command.
 pub struct Ran {
+    /// The command line as a shell takes it.
     pub call: String,
-    /// Exit code; none where a signal ended it.
+    /// The first word after `diptych`.
+    command: String,
+    /// Exit code. `None` if a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Ran {
-    /// Runs a command to its end, with what it prints in files, so that one that hangs fails its test.
+    /// Runs a command to its end. Its output goes to files, so that one that hangs fails its test.
     fn of(arguments: &[&str], mut command: Command) -> Self {
-        let call = format!("diptych {}", arguments.join(" "));
+        let call = messages::shell(&[&["diptych"], arguments].concat());
         let [mut stdout, mut stderr] = [(); 2].map(|()| tempfile::tempfile().unwrap());
         command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let mut process = Process(command.spawn().unwrap());
@@ -213,32 +235,67 @@ impl Ran {
             file.read_to_end(&mut bytes).unwrap();
             String::from_utf8_lossy(&bytes).into_owned()
         };
-        Self { call, code: status.code(), stdout: text(&mut stdout), stderr: text(&mut stderr) }
+        Self {
+            call,
+            command: arguments.first().map(|word| (*word).to_owned()).unwrap_or_default(),
+            code: status.code(),
+            stdout: text(&mut stdout),
+            stderr: text(&mut stderr),
+        }
     }
 
-    /// It must have ended well.
+    /// Checks that it ended well.
+    #[track_caller]
     pub fn ok(self) -> Self {
         self.ended_with(0)
     }
 
+    /// Checks its exit code.
+    #[track_caller]
     pub fn ended_with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}\n{}\n{}", self.call, self.stdout, self.stderr);
         self
     }
 
-    /// It must have failed with a message of one screen that holds all of these, and without a panic.
-    pub fn fails_with(self, says: &[&str]) -> Self {
-        let all = format!("{}{}", self.stdout, self.stderr);
-        assert!(self.code.is_some_and(|code| code != 0), "{} did not fail\n{all}", self.call);
-        for text in says {
-            assert!(all.contains(text), "{} does not say {text:?}:\n{all}", self.call);
+    /// Checks that the command failed with this exit code, and that its message is the snapshot
+    /// `message` of its command: one screen, without a panic.
+    #[track_caller]
+    pub fn fails(self, code: i32, message: &str) -> Self {
+        let command = self.command.clone();
+        self.ended_with(code).says(&command, message)
+    }
+
+    /// Checks that what it printed is a snapshot: one screen, without a panic.
+    #[track_caller]
+    pub fn says(self, command: &str, message: &str) -> Self {
+        let all = self.printed();
+        for never in ["panicked", "internal error"] {
+            assert!(!all.contains(never), "{}\n{all}", self.call);
         }
-        assert!(
-            !all.contains("panicked") && !all.contains("internal error"),
-            "{}\n{all}",
-            self.call
-        );
         assert!(all.lines().count() <= 24, "more than a screen:\n{all}");
+        let ending = match self.code {
+            Some(0) => String::new(),
+            Some(code) => format!("(exit code {code})\n"),
+            None => "(ended by a signal)\n".to_owned(),
+        };
+        messages::check(command, message, &format!("$ {}\n{all}{ending}", self.call));
         self
+    }
+
+    /// Checks that what it printed names these files, rows, keys or figures. Never prose: that is
+    /// for snapshots.
+    #[track_caller]
+    pub fn names(self, data: &[&str]) -> Self {
+        let all = self.printed();
+        for text in data {
+            assert!(all.contains(text), "{} does not name {text:?}:\n{all}", self.call);
+        }
+        self
+    }
+
+    /// Returns standard output and standard error, each with a line break at its end.
+    fn printed(&self) -> String {
+        let parts = [&self.stdout, &self.stderr].map(|text| text.trim_end());
+        parts.iter().filter(|text| !text.is_empty()).map(|text| format!("{text}\n")).collect()
     }
 }

@@ -55,28 +55,39 @@ pub struct Service {
     token: Option<String>,
 }
 
-/// What it answered.
+/// The answer to a request.
 #[derive(Debug)]
 pub struct Answer {
+    /// Method and path.
+    pub request: String,
     pub status: u16,
-    /// Null where it is no JSON.
+    /// Null if the body is not JSON.
     pub json: Value,
     pub bytes: Vec<u8>,
 }
 
 impl Answer {
-    /// It must have been answered well.
+    /// Checks that the status is a success, and returns the body.
+    #[track_caller]
     pub fn ok(self) -> Value {
         assert!((200..300).contains(&self.status), "{} {}", self.status, self.json);
         self.json
     }
 
-    /// It must have been refused with this status, in words that hold `says`, as a problem (RFC 9457).
-    pub fn refused(self, status: u16, says: &str) {
+    /// Checks that it is a problem (RFC 9457) with this status, whose words are the snapshot
+    /// `http/MESSAGE`.
+    #[track_caller]
+    pub fn refused(self, status: u16, message: &str) {
         assert_eq!(self.status, status, "{}", self.json);
         assert_eq!(self.json["status"], status, "{}", self.json);
-        let detail = self.json["detail"].as_str().unwrap_or_default();
-        assert!(detail.contains(says), "{says:?} is not in {detail:?}");
+        let field = |name: &str| self.json[name].as_str().unwrap_or_default();
+        let code = match field("code") {
+            "" => String::new(),
+            code => format!(" ({code})"),
+        };
+        let (title, detail) = (field("title"), field("detail"));
+        let text = format!("{}\n{status} {title}{code}\n{detail}\n", self.request);
+        crate::messages::check("http", message, &text);
     }
 }
 
@@ -122,7 +133,8 @@ pub fn try_to_send(
         }
         let status = response.status().as_u16();
         let bytes = response.bytes().await?.to_vec();
-        Ok(Answer { status, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes })
+        let json = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(Answer { request: format!("{method} {path}"), status, json, bytes })
     })
 }
 

@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
-# A systemd that runs, in name spaces of its own over this machine's files, which it sees and cannot change: what it writes is in memory
-# and gone with it. Prints its process number when it is up; it ends with its standard input.
+# Boots a systemd in name spaces of its own over this machine's files. It can read them but not
+# change them: its writes stay in memory and are lost with it. Prints its process number once it is
+# up. It ends when its standard input is closed.
 #
-# Usage: boot.sh STAGE      (STAGE: files that are laid over this machine's; root only)
-#        boot.sh --check    (says whether it can be done: exit code 77 where it cannot)
+# Usage: boot.sh STAGE      (STAGE: files that override this machine's; root only)
+#        boot.sh --check    (exit code 77 if it cannot be done here)
 set -euo pipefail
 here=$(realpath "$0")
 stage=$([ "$1" = --check ] || realpath "$1")
 
 if [ "${2:-}" != inside ]; then
-    cannot() { echo "no systemd can be started here: $1" >&2; exit 77; }
+    cannot() { echo "cannot start systemd here: $1" >&2; exit 77; }
     [ "$(id -u)" = 0 ] || cannot "not root"
-    [ -x /lib/systemd/systemd ] || cannot "there is none"
+    [ -x /lib/systemd/systemd ] || cannot "/lib/systemd/systemd is missing"
     for tool in unshare nsenter systemctl journalctl; do
         command -v $tool > /dev/null || cannot "$tool is missing"
     done
     spaces=(-m -p -C -u -i -n)
     unshare "${spaces[@]}" -f true 2> /dev/null || cannot "name spaces are not allowed"
-    # What is mounted below for systemd, as far as a machine may refuse it.
+    # Try the mounts of the boot below that a machine may refuse.
     unshare "${spaces[@]}" -f sh -c 'mount -t tmpfs tmpfs /tmp && mkdir /tmp/u /tmp/w /tmp/r && mount -t cgroup2 cgroup2 /tmp/u &&
         umount /tmp/u && mount -t overlay overlay -o lowerdir=/,upperdir=/tmp/u,workdir=/tmp/w /tmp/r' 2> /dev/null ||
         cannot "file systems cannot be mounted"
@@ -31,12 +32,12 @@ if [ "${2:-}" != inside ]; then
         kill -0 $outer 2> /dev/null || { cat "$place/log" >&2; cannot "see above"; }
         first=$(cat "/proc/$outer/task/$outer/children" 2> /dev/null | tr -d ' ') || continue
         [ -n "$first" ] || continue
-        # "degraded" is up too: some unit of this machine does not like it here.
+        # "degraded" counts as up: some unit of this machine fails in here.
         state=$(nsenter -t "$first" -m -p -C -u -i -n -r -w systemctl is-system-running 2> /dev/null || true)
         case $state in running | degraded) echo "$first"; cat > /dev/null; exit 0 ;; esac
     done
     cat "$place/log" >&2
-    cannot "it did not come up within a minute"
+    cannot "it did not start within a minute"
 fi
 
 place=$3
@@ -52,7 +53,7 @@ mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
 cp -a "$stage/." "$root/"
-# Nothing of this machine's own but what every unit needs.
+# Start nothing of this machine's own except for what every unit needs.
 units=$root/etc/systemd/system
 mkdir -p "$units"
 printf '[Unit]\nRequires=basic.target\nAfter=basic.target\n' > "$units/bare.target"

@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
-"""A training step of Diptych and of OpenCLIP on the same pairs from memory, in turns.
+"""Compares training steps of Diptych and of OpenCLIP on the same pairs in memory, in turns.
 
-    trainer/benches/beside_openclip.py DIPTYCH [--model ViT-B-32] [--batch-size 32] [--threads 2] [--rounds 3] [--steps 3]
-        [--warmup 1] [--device cpu] [--precision fp32] [--compile] [--only openclip]
+    trainer/benches/beside_openclip.py DIPTYCH [--model ViT-B-32] [--batch-size 32] [--threads 2]
+        [--rounds 3] [--steps 3] [--warmup 1] [--device cpu] [--precision fp32] [--compile]
+        [--only openclip]
 
-Each round starts both anew, in changing order. OpenCLIP's side is its own model, ClipLoss, AdamW with its two groups of parameters
-and its clamp of the logit scale; both have the same numbers of threads, sleep where they wait (OMP_WAIT_POLICY=PASSIVE), copy the
-batch to the device in each step, and do not clip. Printed are medians over all steps, lowest to highest, and ratios: by the clock,
-and by processor time, which means something on a busy machine too. Needs open_clip_torch 3.3.0 in the Python that runs it.
+Each round starts both programs again, in changing order. OpenCLIP's side is its own model, ClipLoss,
+AdamW with its two groups of parameters and its clamp of the logit scale. Both sides use the same
+number of threads, sleep while they wait (OMP_WAIT_POLICY=PASSIVE), copy the batch to the device in
+each step, and do not clip gradients.
+
+Prints medians over all steps, the lowest and highest, and ratios, by the clock and by processor
+time. Processor time is meaningful on a busy machine too. Needs open_clip_torch 3.3.0 in the Python
+that runs it.
 """
 
 import argparse
@@ -20,12 +25,12 @@ import sys
 import tempfile
 import time
 
-# OpenCLIP's defaults for ViT, which are Diptych's too.
+# OpenCLIP's defaults for ViT, which Diptych shares.
 LR, BETAS, EPS, WEIGHT_DECAY = 5e-4, (0.9, 0.98), 1e-6, 0.2
 
 
 def made_up(size, length, vocabulary, pairs):
-    """The batch of `diptych bench train`: pixels and tokens by Knuth's multiplicative hash of their place."""
+    """Makes the batch of `diptych bench train`: pixels and tokens are Knuth's multiplicative hash of their place."""
     import numpy
 
     def hashed(count):
@@ -37,7 +42,7 @@ def made_up(size, length, vocabulary, pairs):
 
 
 def openclip(args):
-    """Steps of OpenCLIP in this process: a list of {seconds, cpu_seconds, loss} on standard output."""
+    """Runs steps of OpenCLIP in this process and prints a list of {seconds, cpu_seconds, loss}."""
     import open_clip
     import torch
 
@@ -45,7 +50,7 @@ def openclip(args):
     device = torch.device(args.device)
     cuda = device.type == "cuda"
     if cuda:
-        # As its main.py does.
+        # As in OpenCLIP's main.py.
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
@@ -54,7 +59,7 @@ def openclip(args):
     config = open_clip.get_model_config(args.model)
     size, text = config["vision_cfg"]["image_size"], config["text_cfg"]
     images, tokens = made_up(size, text["context_length"], text["vocab_size"], args.batch_size)
-    # OpenCLIP's workers normalise, Diptych's step does: here too, before the clock.
+    # Normalised before the clock starts, as by OpenCLIP's workers. Diptych's step normalises itself.
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     images = (torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).sub(mean).div(std)).contiguous()
     tokens = torch.from_numpy(tokens)
@@ -82,7 +87,8 @@ def openclip(args):
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-        # Its trainer reads the loss where it logs; here each step ends with the wait for the device, as Diptych's does.
+        # OpenCLIP's trainer reads the loss only when it logs. Here each step ends with a wait for the
+        # device, as Diptych's does.
         return loss.item()
 
     taken = []

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Training steps on one machine with a GPU: Diptych's, and OpenCLIP's with and without torch.compile, in turns, for three models in
-# bf16 (OpenCLIP: amp_bf16, which is autocast with weights in fp32). First where the time of Diptych's step goes, then the ratios.
+# Compares training steps on one machine with a GPU: Diptych, and OpenCLIP with and without
+# torch.compile, in turns, for three models in bf16 (OpenCLIP: amp_bf16, which is autocast with fp32
+# weights). Prints the times of the parts of Diptych's step first, then the ratios.
 #
 # Usage: trainer/benches/gpu.sh DIPTYCH [DEVICE [MODEL:BATCH …]]
-#        DEVICE: cuda:0 unless given; PYTHON names the Python with open_clip_torch 3.3.0 and torch 2.11, OUT the folder for results,
-#        ROUNDS and STEPS how much is measured, WARMUP what goes before.
-# A model that OpenCLIP does not have (demo) is measured alone. `python3 trainer/setup/setup.py --cuda yes` fetches what Diptych needs.
+#        DEVICE is cuda:0 by default. PYTHON names the Python with open_clip_torch 3.3.0 and torch
+#        2.11, and OUT the folder for results. ROUNDS and STEPS set how much is measured, and WARMUP
+#        the steps before.
+# A model that OpenCLIP does not have (demo) is measured alone. `python3 trainer/setup/setup.py --cuda yes`
+# fetches the libraries that Diptych needs.
 set -euo pipefail
 
 diptych=$(realpath "$1")

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Zero-shot classification of 50,000 × 512 embeddings over 1,000 classes, ours beside torch's, in turns.
+"""Compares zero-shot classification of 50,000 × 512 embeddings over 1,000 classes with torch, in turns.
 
-    trainer/benches/zero_shot.py BINARY [ROUNDS]      (BINARY: cargo build --release -p diptych -p diptych-trainer --bench zero_shot; in release/deps)
+    trainer/benches/zero_shot.py BINARY [ROUNDS]
+    (BINARY: cargo build --release -p diptych -p diptych-trainer --bench zero_shot; in release/deps)
 
-Torch does what CLIP_benchmark does with embeddings that are there: one product, the five best of each row, the softmax of the best.
+Torch does what CLIP_benchmark does with existing embeddings: one product, the five best of each row,
+and the softmax of the best.
 """
 
 import json

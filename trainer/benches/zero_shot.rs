@@ -1,5 +1,8 @@
-//! Zero-shot classification of embeddings that are there: 80 prompts of each of 1,000 classes become a vector each, once, and 50,000
-//! images find their classes, with ranks and confidences. Prints seconds as JSON; `zero_shot.py` runs it beside torch.
+//! Benchmarks zero-shot classification of embeddings that are already computed.
+//!
+//! Each of 1,000 classes has 80 prompts, averaged once into one vector. Then 50,000 images are
+//! assigned to classes, with ranks and confidences. Prints seconds as JSON; `zero_shot.py` runs it
+//! and compares it with torch.
 
 use std::io::Write;
 use std::time::Instant;
@@ -12,7 +15,7 @@ const CLASSES: usize = 1_000;
 const TEMPLATES: usize = 80;
 const DIMENSION: usize = 512;
 
-/// Rows of unit length.
+/// Makes random rows of unit length, `[count, DIMENSION]`.
 fn rows(count: usize, seed: u64) -> Vec<f32> {
     let mut random = Random::new(seed);
     let mut values: Vec<f32> =
@@ -35,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
     let mut classes = Vec::new();
     for class in 0..CLASSES {
-        // Another prompt first for each class, so that no two classes are alike.
+        // Each class gets a different first prompt, so that no two classes are equal.
         let mut of_class = prompts.clone();
         of_class.rotate_left((class % TEMPLATES) * DIMENSION);
         of_class[..DIMENSION].copy_from_slice(&images[class * DIMENSION..][..DIMENSION]);

@@ -1,7 +1,8 @@
-//! Makes `libdiptych_torch.so`, which holds all that calls libtorch, and the trampolines through which the binary calls it.
+//! Builds `libdiptych_torch.so`, which holds all code that calls libtorch, and the binary's
+//! trampolines to it.
 //!
-//! So no binary is linked against libtorch: a command that needs no tensor starts without it. `src/device/shim/library.rs` opens
-//! the library; `trampolines.rs` says what happens at a call.
+//! No binary is linked against libtorch, so a command that needs no tensor starts without it.
+//! `src/device/shim/library.rs` opens the library. `trampolines.rs` explains what a call does.
 
 mod trampolines;
 
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The name of the shared library, which `daemon/dist/place.py` looks for too.
+/// The name of the shared library. `daemon/dist/place.py` looks for the same name.
 const LIBRARY: &str = "libdiptych_torch.so";
 
 fn main() {
@@ -28,7 +29,7 @@ fn main() {
         .debug(false)
         .file("shim/shim.cpp")
         .include(libtorch.join("include"))
-        // The headers are not ours to clean.
+        // Warnings in libtorch's headers are not ours to fix.
         .flag_if_supported("-Wno-unused-parameter")
         .flag_if_supported("-Wno-deprecated-declarations")
         .define("_GLIBCXX_USE_CXX11_ABI", torch_api("ABI").as_str())
@@ -47,7 +48,7 @@ fn main() {
     cc::Build::new().file(&assembly).compile("diptych_trampolines");
 }
 
-/// Returns what the build script of `diptych-torch-api` says about `key`.
+/// Returns the value of `key` from the build script of `diptych-torch-api`.
 fn torch_api(key: &str) -> String {
     set_by_cargo(&format!("DEP_DIPTYCH_TORCH_API_{key}"))
 }
@@ -59,7 +60,7 @@ fn set_by_cargo(name: &str) -> String {
 /// The C functions of the archives, by name.
 struct Symbols {
     defined: BTreeSet<String>,
-    /// What the archives call and do not define.
+    /// Functions that the archives call and do not define.
     missing: BTreeSet<String>,
 }
 
@@ -76,7 +77,7 @@ fn symbols(archives: &[PathBuf]) -> Symbols {
     let listed = String::from_utf8_lossy(&output.stdout);
     let of_kind = |kind: &str| -> BTreeSet<String> {
         let lines = listed.lines().filter_map(|line| line.split_once(' '));
-        // Names of C++ begin with an underscore.
+        // Mangled names of C++ begin with an underscore.
         let names = lines.filter(|(name, rest)| {
             rest.trim_end().split(' ').next() == Some(kind) && !name.starts_with('_')
         });
@@ -87,11 +88,13 @@ fn symbols(archives: &[PathBuf]) -> Symbols {
     Symbols { missing: called.difference(&defined).cloned().collect(), defined }
 }
 
-/// Returns a text that differs where the functions, or what they take, may differ. The binary compares it with the library's.
+/// Returns a text that differs where the functions, or their arguments, may differ.
+///
+/// The binary compares it with the text in the library.
 fn interface(functions: &BTreeSet<String>) -> String {
     let shim = fs::read_to_string("shim/shim.cpp")
         .unwrap_or_else(|error| panic!("shim/shim.cpp: {error}"));
-    // FNV-1a: the standard library's hashes may change with the compiler.
+    // FNV-1a, because the standard library's hashes may change with the compiler.
     let hash = functions
         .iter()
         .flat_map(|name| name.bytes().chain([0]))
@@ -102,10 +105,11 @@ fn interface(functions: &BTreeSet<String>) -> String {
     format!("{}, {} functions, {hash:016x}", torch_api("VERSION"), functions.len())
 }
 
-/// Compiles the library's table of functions, in the order of the trampolines, and returns the archive that holds it.
+/// Compiles the library's table of functions, in the order of the trampolines.
 ///
-/// torch-sys' C++ also calls back, where tch reads and writes Rust's streams. A library cannot call functions of a binary that
-/// does not export them, and Diptych never asks for it (`clippy.toml` refuses those methods), so these calls end the process.
+/// Returns the archive that holds it. The C++ of torch-sys also calls back where tch reads and
+/// writes Rust's streams. A library cannot call functions that a binary does not export. Diptych
+/// never uses those streams (`clippy.toml` refuses the methods), so such a call ends the process.
 fn table(out: &Path, symbols: &Symbols, interface: &str) -> PathBuf {
     let declarations: Vec<String> =
         symbols.defined.iter().map(|name| format!("extern void {name}(void);\n")).collect();
@@ -120,8 +124,8 @@ fn table(out: &Path, symbols: &Symbols, interface: &str) -> PathBuf {
     write(
         &source,
         &format!(
-            "#include <stdlib.h>\n{declarations}{streams}\nconst char diptych_torch_interface[] = \"{interface}\";\n\
-             void (*const diptych_torch_functions[])(void) = {{\n{entries}}};\n"
+            "#include <stdlib.h>\n{declarations}{streams}\nconst char diptych_torch_interface[] = \
+             \"{interface}\";\nvoid (*const diptych_torch_functions[])(void) = {{\n{entries}}};\n"
         ),
     );
     cc::Build::new()
@@ -133,12 +137,14 @@ fn table(out: &Path, symbols: &Symbols, interface: &str) -> PathBuf {
     out.join("libdiptych_torch_table.a")
 }
 
-/// Links the archives and the table against the libtorch in `libraries`, which is where the library will look for it.
+/// Links the archives and the table against the libtorch in the folder `libraries`.
+///
+/// The library will look for libtorch in that folder.
 fn link(library: &Path, archives: &[PathBuf], table: &Path, libraries: &Path) {
     let mut linker = cc::Build::new().cpp(true).debug(false).get_compiler().to_command();
     linker.arg("-shared").arg("-o").arg(library);
     linker.arg("-Wl,--whole-archive").args(archives).arg(table).arg("-Wl,--no-whole-archive");
-    // Not libtorch.so, which defines nothing and may load CUDA.
+    // `libtorch.so` is left out: it defines nothing and may load CUDA.
     linker.arg("-L").arg(libraries).args([
         "-Wl,--as-needed",
         "-ltorch_cpu",
@@ -146,7 +152,7 @@ fn link(library: &Path, archives: &[PathBuf], table: &Path, libraries: &Path) {
         "-Wl,--no-undefined",
         "-Wl,-z,now",
     ]);
-    // A path may hold a comma, at which -Wl splits.
+    // A path may contain a comma, at which `-Wl` would split it.
     linker.args(["-Xlinker", "-rpath", "-Xlinker"]).arg(libraries);
     let output = linker.output().unwrap_or_else(|error| panic!("{linker:?}: {error}"));
     assert!(output.status.success(), "{linker:?}: {}", String::from_utf8_lossy(&output.stderr));

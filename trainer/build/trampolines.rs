@@ -1,12 +1,15 @@
-//! Writes the assembly of the trampolines: for each C function that calls libtorch one of the same name, a jump through a table.
+//! Writes the assembly of the trampolines: one for each C function that calls libtorch.
 //!
-//! The table is empty until `libdiptych_torch.so` is open. A call through an empty entry opens it first and is then made again:
-//! the arguments' registers are kept meanwhile, so that the trampolines need not know what a function takes.
+//! A trampoline has the function's name and jumps through a table. The table is empty until
+//! `libdiptych_torch.so` is open. A call through an empty entry opens the library first and is then
+//! repeated. The registers of the arguments are saved meanwhile, so a trampoline does not need to
+//! know the function's arguments.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Keeps the registers that hold arguments in the C calling convention, opens the library, and makes the call again.
+/// Saves the argument registers of the C calling convention, opens the library and repeats the
+/// call.
 const X86_64: &str = "\
 .macro trampoline name entry
 \\name:
@@ -117,10 +120,11 @@ diptych_open_first:
     .cfi_endproc
 ";
 
-/// Returns the assembly for an architecture, under cargo's name.
+/// Returns the assembly for an architecture, under cargo's name for it.
 ///
-/// Beside the trampolines it defines what `src/shim/library.rs` reads: the table, its length, the interface that a library must
-/// have, and the path of the library, in a section of its own so that an installation can replace it.
+/// It also defines the symbols that `src/device/shim/library.rs` reads: the table, its length, the
+/// interface that a library must have, and the library's path. The path has a section of its own so
+/// that an installation can replace it.
 pub(crate) fn assembly(
     architecture: &str,
     functions: &BTreeSet<String>,
@@ -130,29 +134,35 @@ pub(crate) fn assembly(
     let code = match architecture {
         "x86_64" => X86_64,
         "aarch64" => AARCH64,
-        other => panic!(
-            "there are no trampolines for {other}: write them in trainer/build/trampolines.rs"
-        ),
+        other => {
+            panic!("no trampolines exist for {other}; write them in trainer/build/trampolines.rs")
+        }
     };
     let library = library.to_str().filter(|path| !path.contains(['"', '\\', '\n']));
     let library = library.unwrap_or_else(|| {
-        panic!("the build folder's path cannot be written into assembly: choose another")
+        panic!(
+            "the path of the build folder contains a quote, backslash or line break; use another \
+             folder"
+        )
     });
     let entries: Vec<String> = functions
         .iter()
         .enumerate()
         .map(|(entry, name)| {
-            format!("    .globl {name}\n    .hidden {name}\n    .type {name}, %function\n    trampoline {name} {entry}\n")
+            format!(
+                "    .globl {name}\n    .hidden {name}\n    .type {name}, %function\n    \
+                 trampoline {name} {entry}\n"
+            )
         })
         .collect();
     let entries = entries.concat();
     let data = |name: &str| format!("    .globl {name}\n    .hidden {name}\n{name}:");
     format!(
-        "    .text\n    .p2align 4\n{code}\n{entries}\n    \
-         .bss\n    .p2align 3\n{table}\n    .zero {size}\n\n    \
-         .section .rodata\n    .p2align 3\n{count}\n    .quad {number}\n{expected}\n    .asciz \"{interface}\"\n\n    \
-         .section .diptych_torch,\"a\",%progbits\n{path}\n    .asciz \"{library}\"\n\n    \
-         .section .note.GNU-stack,\"\",%progbits\n",
+        "    .text\n    .p2align 4\n{code}\n{entries}\n    .bss\n    .p2align 3\n{table}\n    \
+         .zero {size}\n\n    .section .rodata\n    .p2align 3\n{count}\n    .quad \
+         {number}\n{expected}\n    .asciz \"{interface}\"\n\n    .section \
+         .diptych_torch,\"a\",%progbits\n{path}\n    .asciz \"{library}\"\n\n    .section \
+         .note.GNU-stack,\"\",%progbits\n",
         table = data("diptych_trampoline_table"),
         size = 8 * functions.len(),
         count = data("diptych_trampoline_count"),

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""Brings what a build of Diptych needs beside Rust and a C++ compiler, and tells cargo where it is.
+"""Fetches what a build of Diptych needs besides Rust and a C++ compiler, and tells cargo where it is.
 
-  libtorch 2.11.0   out of PyPI's torch wheel: the CPU's libraries (0.45 GB) and headers; CUDA's too where nvidia-smi
-                    answers, in a folder of their own, so that linking never sees them and one binary serves both
-  cmake, nasm       for libjpeg-turbo with SIMD, where they are missing: cmake from PyPI, nasm from the distribution
-  onnxruntime, onnx for the test of ONNX exports, and
-  ADBC's driver     for the test of Flight SQL: both only where --tests is given; without them those tests are ignored
+  libtorch 2.11.0   from PyPI's torch wheel: the CPU's libraries (0.45 GB) and headers. CUDA's too if
+                    nvidia-smi answers, in a separate folder, so that linking never sees them and one
+                    binary serves both
+  cmake, nasm       for libjpeg-turbo with SIMD, if missing: cmake from PyPI, nasm from the distribution
+  onnxruntime, onnx for the test of ONNX exports, only with --tests
+  ADBC's driver     for the test of Flight SQL, only with --tests; tests that lack either are ignored
 
-What else tests need and not every machine has (strace, name spaces, systemd, the data beside the project) is looked for, and those
-that lack it are ignored, with the reason.
+Tests may need other things that not every machine has (strace, name spaces, systemd, the data next to
+the project). Tests that lack one of them are ignored, with the reason.
 
-Everything lies in the user's cache ($XDG_CACHE_HOME/diptych), so a second checkout fetches nothing and works offline.
-An existing LIBTORCH, or LIBTORCH_USE_PYTORCH, is respected. What was found is written to .cargo/config.local.toml,
-which .cargo/config.toml includes.
+Everything is in the user's cache ($XDG_CACHE_HOME/diptych), so a second checkout fetches nothing and
+works offline. An existing LIBTORCH, or LIBTORCH_USE_PYTORCH, is respected. The paths are written to
+.cargo/config.local.toml, which .cargo/config.toml includes.
 
 Run by make; by hand: python3 trainer/setup/setup.py [--cuda yes|no] [--tests]
 """
@@ -29,13 +30,13 @@ import tempfile
 import zipfile
 
 TORCH = "2.11.0"
-# Opset 18 on any of these; which one pip chooses depends on the Python.
+# Each of these supports opset 18. Which one pip chooses depends on the Python.
 ONNX_PACKAGES = ["onnx>=1.15", "onnxruntime>=1.17"]
 ADBC_PACKAGES = ["adbc-driver-flightsql>=1.2", "adbc-driver-manager>=1.2", "pyarrow>=15"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "diptych"
 
-# What a library that is linked against libtorch for the CPU loads, found by opening one.
+# The files that a library linked against libtorch for the CPU loads, found by opening one.
 CPU_LIBRARIES = {"libc10.so", "libtorch.so", "libtorch_cpu.so", "libtorch_global_deps.so", "libshm.so"}
 CPU_WHEELS = {"nvidia-cuda-runtime==13.0.*": ["libcudart.so.13"], "nvidia-cuda-cupti==13.0.*": ["libcupti.so.13"]}
 
@@ -58,7 +59,7 @@ def pip_download(requirements, folder, deps=False):
 
 
 def extract(wheel, wanted, into):
-    """Copies the members for which wanted(name) gives a relative path into a folder."""
+    """Copies the members for which wanted(name) returns a relative path into a folder."""
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.namelist():
             target = wanted(member)
@@ -71,7 +72,7 @@ def extract(wheel, wanted, into):
 
 
 def install(folder, fill):
-    """Fills a folder beside its place and renames it there, so that a killed set-up leaves nothing half-made."""
+    """Fills a temporary folder and renames it into place, so that a killed set-up leaves nothing incomplete."""
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ def install(folder, fill):
 
 
 def cpu_libtorch():
-    """libtorch's headers and CPU libraries; returns the folder for LIBTORCH."""
+    """Fetches libtorch's headers and CPU libraries. Returns the folder for LIBTORCH."""
     folder = CACHE / f"libtorch-{TORCH}"
 
     def fill(wheels, out):
@@ -118,7 +119,7 @@ def cpu_libtorch():
 
 
 def cuda_libraries():
-    """libtorch_cuda.so and all that it loads, in one folder that the trainer searches when it looks for a GPU."""
+    """Fetches libtorch_cuda.so and its dependencies into the folder that the trainer searches for CUDA."""
     folder = CACHE / f"libtorch-{TORCH}-cuda"
 
     def fill(wheels, out):
@@ -155,7 +156,7 @@ def cmake():
 
 
 def nasm():
-    """nasm, which libjpeg-turbo's SIMD code needs on x86. PyPI has none; a .deb unpacks without being root."""
+    """Fetches nasm, which libjpeg-turbo's SIMD code needs on x86. A .deb unpacks without root, and PyPI has no nasm."""
     if os.uname().machine not in ("x86_64", "i686"):
         return None
     for name in ("nasm", "yasm"):
@@ -182,7 +183,7 @@ def nasm():
 
 
 def test_packages(fetch, name, packages, what):
-    """Packages with what they need, in a folder for PYTHONPATH, for this Python; None where they are not there."""
+    """Fetches packages and dependencies into a folder for PYTHONPATH. Returns None if there are none for this Python."""
     folder = CACHE / f"{name}-{sys.implementation.cache_tag}"
 
     def fill(_, out):
@@ -208,13 +209,13 @@ def works(*command):
 
 
 def has_landlock():
-    """Whether the kernel can confine processes: it says which version of that it has."""
+    """Returns whether the kernel can confine processes, which it shows by the version of that interface."""
     create_ruleset, version = 444, 1
     return ctypes.CDLL(None).syscall(create_ruleset, None, 0, version) > 0
 
 
 def what_tests_find():
-    """Variables that say what this machine has: `tests/needs` ignores tests whose variable is not there."""
+    """Returns variables that say what this machine has. `tests/needs` ignores tests whose variable is missing."""
     data = ROOT.parent / "shared/data"
     return {
         "DIPTYCH_TEST_DATA": str(data) if data.is_dir() else None,

@@ -1,8 +1,9 @@
-// What the trainer needs of libtorch and tch 0.24 does not bind: operators over lists of tensors, clearing gradients,
-// and deterministic algorithms. Each entry is a few lines and decides nothing.
+// Functions of libtorch that the trainer needs and tch 0.24 does not bind: operators over lists of
+// tensors, clearing gradients, and deterministic algorithms. Each entry is a few lines and decides
+// nothing.
 //
-// Every entry returns null, or a message that the caller gives back to diptych_free: no exception leaves this file.
-// Tensors are borrowed; a tensor that is made here is handed out through `out` and then owned by the caller.
+// Every entry returns null, or a message that the caller passes to diptych_free, so no exception leaves
+// this file. Tensors are borrowed. A new tensor is returned through `out` and then owned by the caller.
 
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
@@ -48,8 +49,8 @@ extern "C" {
 
 void diptych_free(char *message) { std::free(message); }
 
-// AdamW with decoupled weight decay over lists of `count` tensors. `step` counts updates, this one included. Does nothing
-// where `unusable` is 1: so the device decides, and the host need not wait for it.
+// Runs AdamW with decoupled weight decay over lists of `count` tensors. `step` counts updates including
+// this one. Does nothing if `unusable` is 1: the device decides, so the host does not wait for it.
 char *diptych_fused_adamw(size_t count, const at::Tensor *const *parameters, const at::Tensor *const *gradients,
                           const at::Tensor *const *averages, const at::Tensor *const *squares, const at::Tensor *step,
                           const at::Tensor *unusable, double lr, double beta1, double beta2, double weight_decay, double eps) {
@@ -61,7 +62,7 @@ char *diptych_fused_adamw(size_t count, const at::Tensor *const *parameters, con
   });
 }
 
-// The 2-norm of all tensors together, left on the device.
+// Computes the 2-norm of all tensors together, which stays on the device.
 char *diptych_total_norm(size_t count, const at::Tensor *const *tensors, at::Tensor **out) {
   return guarded([&] {
     at::NoGradGuard no_grad;
@@ -69,7 +70,7 @@ char *diptych_total_norm(size_t count, const at::Tensor *const *tensors, at::Ten
   });
 }
 
-// Multiplies every tensor by a factor that lies on the device.
+// Multiplies every tensor by a factor on the device.
 char *diptych_scale(size_t count, const at::Tensor *const *tensors, const at::Tensor *factor) {
   return guarded([&] {
     at::NoGradGuard no_grad;
@@ -77,7 +78,7 @@ char *diptych_scale(size_t count, const at::Tensor *const *tensors, const at::Te
   });
 }
 
-// Drops gradients, so that the next backward hands its own over instead of adding to zeros.
+// Drops gradients, so that the next backward pass stores its own instead of adding to zeros.
 char *diptych_clear_gradients(size_t count, const at::Tensor *const *tensors) {
   return guarded([&] {
     for (size_t i = 0; i < count; ++i) tensors[i]->mutable_grad() = at::Tensor();
@@ -87,17 +88,18 @@ char *diptych_clear_gradients(size_t count, const at::Tensor *const *tensors) {
 char *diptych_deterministic(bool on) {
   return guarded([&] {
     at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
-    // That mode also fills every new tensor with NaN, to find readers of memory that nobody wrote: a pass over memory an operator.
+    // That mode also fills every new tensor with NaN to find reads of uninitialised memory, which costs
+    // a pass over memory per operator.
     at::globalContext().setDeterministicFillUninitializedMemory(false);
   });
 }
 
-// Waits for a GPU.
+// Waits until a GPU has finished its work.
 char *diptych_synchronise(int device) {
   return guarded([&] { c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).synchronizeDevice(device); });
 }
 
-// A stream of its own for what this thread asks of a GPU from now on.
+// Gives this thread a stream of its own for its work on a GPU.
 char *diptych_own_stream(int device) {
   return guarded([&] {
     const c10::impl::VirtualGuardImpl gpus(c10::DeviceType::CUDA);
@@ -107,7 +109,7 @@ char *diptych_own_stream(int device) {
   });
 }
 
-// Waits for what is on this thread's stream.
+// Waits until the work on this thread's stream has finished.
 char *diptych_synchronise_own_stream(int device) {
   return guarded([&] {
     const c10::impl::VirtualGuardImpl gpus(c10::DeviceType::CUDA);
@@ -115,12 +117,12 @@ char *diptych_synchronise_own_stream(int device) {
   });
 }
 
-// A copy in page-locked memory.
+// Copies a tensor into page-locked memory.
 char *diptych_pinned(const at::Tensor *tensor, at::Tensor **out) {
   return guarded([&] { *out = new at::Tensor(tensor->pin_memory()); });
 }
 
-// The file that holds a function of libtorch_cpu; null where the system does not say.
+// Returns the file that holds a function of libtorch_cpu, or null if the system does not know it.
 const char *diptych_libtorch_file() {
   Dl_info info;
   if (dladdr(reinterpret_cast<const void *>(&at::globalContext), &info) == 0) return nullptr;

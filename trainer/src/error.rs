@@ -1,4 +1,4 @@
-//! What can go wrong between weights, a device and a folder of checkpoints. Every message says what, where, and what to do.
+//! The errors of this crate. Every message says what happened, where, and what to do.
 
 use std::path::PathBuf;
 
@@ -6,14 +6,14 @@ use diptych_schemas::SchemaError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrainerError {
-    /// libtorch refused: out of memory, a shape that cannot be.
+    /// An error of libtorch, such as out of memory or an impossible shape.
     #[error("libtorch: {0}")]
     Torch(String),
 
-    /// libtorch, or our library over it, that cannot be opened.
+    /// libtorch, or the library over it, could not be opened.
     #[error(
-        "libtorch cannot be opened: {path}: {message}. Build or install diptych again, or name the libdiptych_torch.so of its \
-         build in DIPTYCH_TORCH"
+        "cannot open libtorch: {path}: {message}. Build or install diptych again, or set \
+         DIPTYCH_TORCH to the libdiptych_torch.so of this build"
     )]
     Library { path: PathBuf, message: String },
 
@@ -23,17 +23,18 @@ pub enum TrainerError {
     #[error(transparent)]
     Contract(#[from] SchemaError),
 
-    /// A model's configuration that is not one, or that asks for what is not there.
+    /// A model configuration that is invalid, or asks for something that is not supported.
     #[error("{place}: {message}")]
     Config { place: String, message: String },
 
-    /// Files that are whole, but are not weights for this model.
+    /// Intact files that are not weights for this model.
     #[error("{path}: {message}")]
     Weights { path: PathBuf, message: String },
 
-    /// A checkpoint whose files are not what its manifest says.
+    /// A checkpoint whose files differ from its manifest.
     #[error(
-        "{path}: damaged checkpoint: {message}. Use an older checkpoint, or copy this one again from where it came from"
+        "{path}: damaged checkpoint: {message}. Use an older checkpoint, or copy this one again \
+         from its source"
     )]
     Damaged { path: PathBuf, message: String },
 
@@ -41,27 +42,27 @@ pub enum TrainerError {
     #[error("a batch does not fit the model: {0}")]
     Batch(String),
 
-    /// A device that is not there.
+    /// A device that does not exist.
     #[error("{0}")]
     Device(String),
 
-    /// Embeddings or labels that do not belong together.
+    /// Embeddings or labels that do not match each other.
     #[error("evaluation: {0}")]
     Evaluation(String),
 
-    /// The caller's [`GoOn`](crate::evaluate::GoOn) said no.
-    #[error("stopped before it was done")]
+    /// The caller's [`GoOn`](crate::evaluate::GoOn) returned `false`.
+    #[error("stopped before it was finished")]
     Stopped,
 }
 
 impl TrainerError {
-    /// For `map_err` at an I/O call: adds the path that the standard library leaves out.
+    /// Adds the path that the standard library leaves out. For `map_err` at an I/O call.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
     }
 
-    /// libtorch's messages carry a C++ backtrace below their first line.
+    /// Keeps the first line of a message of libtorch, which is followed by a C++ backtrace.
     pub(crate) fn torch(message: &str) -> Self {
         Self::Torch(message.lines().next().unwrap_or_default().to_owned())
     }

@@ -1,13 +1,17 @@
-//! Training of models of images and texts: models, loss, optimizer, checkpoints, evaluation and the formats of weights. The only
-//! crate that names `tch`.
+//! Trains models of images and texts: models, loss, optimizer, checkpoints, evaluation and file
+//! formats.
 //!
-//! 1. [`Trainer::step`] is one update; the whole of it stands in `run/step.rs`. The loop around it is the daemon's.
-//! 2. On the CPU, with a fixed number of threads, everything is the same bit for bit in every process. The host waits for the
-//!    device once in a step.
-//! 3. A checkpoint is whole or does not exist; it is written by a thread of its own from a [`Snapshot`].
-//! 4. What a configuration or a file asks for and this crate cannot compute is refused by name, never ignored.
-//! 5. `unsafe` lives in `device/shim.rs` and its folder.
-//! 6. libtorch is opened when the first tensor is needed; nothing is linked against it.
+//! This is the only crate that names `tch`.
+//!
+//! 1. [`Trainer::step`] does one update; all of it is in `run/step.rs`. The daemon has the loop
+//!    around it.
+//! 2. On the CPU, with a fixed number of threads, every process computes the same bits. The host
+//!    waits for the device once per step.
+//! 3. A checkpoint is complete or does not exist. A separate thread writes it from a [`Snapshot`].
+//! 4. A request in a configuration or file that this crate cannot compute is refused by name, never
+//!    ignored.
+//! 5. `unsafe` is confined to `device/shim.rs` and its folder.
+//! 6. libtorch is opened when the first tensor is needed. Nothing is linked against it.
 
 mod device;
 mod draws;
@@ -20,7 +24,8 @@ mod objectives;
 mod run;
 
 pub use device::{
-    CudaLibraries, Device, let_idle_threads_sleep, open_cuda_libraries, open_libtorch, set_threads,
+    CudaLibraries, Device, LIBTORCH, gpu_count, let_idle_threads_sleep, libtorch_folder,
+    open_cuda_libraries, open_libtorch, set_threads,
 };
 pub use draws::masks::MaskVocabulary;
 pub use error::TrainerError;

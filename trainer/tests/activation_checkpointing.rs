@@ -1,5 +1,7 @@
-//! Activation checkpointing changes memory and time, and no gradient: every kind of tower, each precision, whole and cut batches,
-//! with and without locks.
+//! Activation checkpointing changes memory and time but no gradient.
+//!
+//! Every kind of tower and precision is tested, with whole and split batches, with and without
+//! locks.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
 #[path = "common/steps.rs"]
@@ -17,7 +19,7 @@ const OPENCLIP: [&str; 5] =
 const HUGGING_FACE: [&str; 2] = ["hf_siglip", "hf_chinese_clip"];
 const PAIRS: i64 = 5;
 
-/// One of the small models of tests/data.
+/// Reads one of the small models of tests/data.
 fn weights(name: &str) -> Weights {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     if name.starts_with("hf_") {
@@ -27,7 +29,7 @@ fn weights(name: &str) -> Weights {
     Weights::read(&data.join(format!("{name}.safetensors")), Some(&config)).unwrap()
 }
 
-/// A trainer after the first step that did not overflow, and what that step said.
+/// Returns a trainer after the first step that did not overflow, and that step's report.
 fn trained(weights: &Weights, train: TrainLoopConfig) -> (Trainer, StepReport) {
     set_threads(2);
     let model = weights.config.clone();
@@ -52,7 +54,7 @@ fn trained(weights: &Weights, train: TrainLoopConfig) -> (Trainer, StepReport) {
     }
 }
 
-/// Gradients of all that learns are equal bit for bit; gives how many there are.
+/// Asserts that all gradients are equal bit for bit. Returns how many there are.
 fn compare(weights: &Weights, train: &TrainLoopConfig, what: &str) -> usize {
     let [(plain, expected), (checkpointed, found)] =
         [false, true].map(|activation_checkpointing| {
@@ -111,7 +113,7 @@ fn gradients_of_every_family_are_those_without_it() {
     }
 }
 
-/// The way back ends at the first layer that learns.
+/// The backward pass ends at the first layer that learns.
 #[test]
 fn gradients_of_locked_towers_are_those_without_it() {
     for name in ["openclip_end", "openclip_siglip", "hf_chinese_clip"] {

@@ -1,10 +1,11 @@
-"""Loads exported folders with OpenCLIP and transformers themselves, and compares what they compute.
+"""Loads exported folders with OpenCLIP and transformers, and compares their features.
 
 Run:  python check_exports.py OPENCLIP_FOLDER HF_FOLDER [IO.safetensors TOKENIZER.json]
       (needs torch==2.11.0 open_clip_torch==3.3.0 transformers safetensors pillow)
 
-Both folders are exports of one model. With the reference files of data/parity, of which the model then is tiny_quickgelu,
-features are compared with the reference too, and tokens with OpenCLIP's. Any difference ends with an exit code that is not 0.
+Both folders are exports of one model. With the reference files of data/parity, for which the model
+must be tiny_quickgelu, features are also compared with the reference and tokens with OpenCLIP's.
+Any difference ends with a nonzero exit code.
 """
 import json
 import sys
@@ -54,7 +55,7 @@ def main(openclip_folder, hf_folder, io=None, texts=None):
         for row in json.load(open(texts)):
             found = processor.tokenizer(row["text"], truncation=True, max_length=len(row["ids"]))["input_ids"]
             if found != row["ids"][: len(found)] or any(row["ids"][len(found):]):
-                # OpenCLIP unescapes HTML before it tokenizes; no tokenizer.json can say that.
+                # OpenCLIP unescapes HTML before it tokenizes, which no tokenizer.json can express.
                 print(f"tokens of {row['text'][:40]!r} differ")
                 if "&" not in row["text"]:
                     sys.exit("and there is no HTML in it")

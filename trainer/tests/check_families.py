@@ -1,10 +1,10 @@
-"""Loads what tests/families.rs exported with the loaders of open_clip and transformers, and compares what they compute with the
-reference values of tests/data.
+"""Loads the exports of tests/families.rs with open_clip and transformers, and compares features with tests/data.
 
     DIPTYCH_EXPORTS=FOLDER cargo test --workspace --test families -- --ignored
-    python check_families.py FOLDER      (needs torch==2.11.0 open_clip_torch==3.3.0 timm transformers safetensors)
+    python check_families.py FOLDER
+    (needs torch==2.11.0 open_clip_torch==3.3.0 timm transformers safetensors)
 
-Any difference ends with an exit code that is not 0.
+Any difference ends with a nonzero exit code.
 """
 
 import json

@@ -1,10 +1,11 @@
-"""Loads what tests/families.rs exported of the tiny masked language model with transformers, and compares its logits and its loss with
-the reference values of tests/data/bert_mlm.
+"""Loads the exported masked language model of tests/families.rs with transformers.
+
+Compares its logits and its loss with the reference values of tests/data/bert_mlm.
 
     DIPTYCH_EXPORTS=FOLDER cargo test --workspace --test families -- --ignored
     python check_masked_lm.py FOLDER      (needs torch==2.11.0 transformers safetensors)
 
-Any difference ends with an exit code that is not 0.
+Any difference ends with a nonzero exit code.
 """
 
 import sys
@@ -18,7 +19,7 @@ from transformers import AutoModelForMaskedLM
 def check(what, found, expected):
     difference = (found - expected).abs().max().item()
     print(f"{what}: {difference:.2e}")
-    # Two machines differ by 4e-6 where the logits are of size 9.
+    # Logits of size 9 differ by 4e-6 between two machines.
     if not difference <= 1e-5:
         sys.exit(f"{what} differ")
 

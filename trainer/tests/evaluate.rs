@@ -1,4 +1,6 @@
-//! Every figure of an evaluation beside scikit-learn's, torchmetrics', CLIP_benchmark's or scipy's on the same embeddings.
+//! Compares every figure of an evaluation with scikit-learn, torchmetrics, CLIP_benchmark or scipy
+//! on the same embeddings.
+//!
 //! Inputs and values: `tests/reference/make_evaluation_values.py`.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
@@ -12,7 +14,7 @@ use diptych_trainer::evaluate::{
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
-/// Images of the training part; the others are for the test.
+/// Images of the training part. The others are for the test.
 const TRAIN: usize = 180;
 const D: usize = 12;
 const CLASSES: usize = 7;
@@ -46,7 +48,7 @@ impl Data {
         self.whole("labels").into_iter().map(|label| label as usize).collect()
     }
 
-    /// All numbers of a value, in its order.
+    /// Returns all numbers of a value, in order.
     fn numbers(&self, group: &str, name: &str) -> Vec<f64> {
         fn walk(value: &Value, found: &mut Vec<f64>) {
             match value {
@@ -67,7 +69,7 @@ fn rows(values: &[f32]) -> Rows<'_> {
 fn close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (found, expected) in found.iter().zip(expected) {
-        assert!((found - expected).abs() <= tolerance, "{what}: {found} and not {expected}");
+        assert!((found - expected).abs() <= tolerance, "{what}: {found} instead of {expected}");
     }
 }
 
@@ -232,19 +234,21 @@ fn what_takes_long_stops_where_it_is_told_to() {
     let train = Labelled { rows: rows(&points[..TRAIN * D]), labels: &labels[..TRAIN] };
     let test = Labelled { rows: rows(&points[TRAIN * D..]), labels: &labels[TRAIN..] };
     let groups: Vec<u64> = (0..labels.len() as u64).collect();
-    // Each time it may ask once more often, so that every place that asks says no once.
-    let asked_up_to = |most: usize, run: &dyn Fn(GoOn<'_>) -> Result<(), TrainerError>| {
+    // Each time one more call is allowed, so that every place that calls it is stopped once.
+    let stops_after_up_to = |most: usize, run: &dyn Fn(GoOn<'_>) -> Result<(), TrainerError>| {
         for allowed in 0..most {
-            let asked = std::cell::Cell::new(0);
-            let found = run(&|| asked.replace(asked.get() + 1) < allowed);
+            let calls = std::cell::Cell::new(0);
+            let found = run(&|| calls.replace(calls.get() + 1) < allowed);
             assert!(matches!(found, Err(TrainerError::Stopped)), "after {allowed}: {found:?}");
-            assert_eq!(asked.get(), allowed + 1, "it went on after a no");
+            assert_eq!(calls.get(), allowed + 1, "it continued after a stop");
         }
     };
-    asked_up_to(10, &|go_on| fit(train, CLASSES, 1.0, go_on).map(drop));
-    asked_up_to(10, &|go_on| sweep(train, test, CLASSES, go_on).map(drop));
-    asked_up_to(1, &|go_on| nearest(train, test, CLASSES, 5, Vote::Majority, go_on).map(drop));
-    asked_up_to(1, &|go_on| {
+    stops_after_up_to(10, &|go_on| fit(train, CLASSES, 1.0, go_on).map(drop));
+    stops_after_up_to(10, &|go_on| sweep(train, test, CLASSES, go_on).map(drop));
+    stops_after_up_to(1, &|go_on| {
+        nearest(train, test, CLASSES, 5, Vote::Majority, go_on).map(drop)
+    });
+    stops_after_up_to(1, &|go_on| {
         retrieval(rows(&points), &groups, rows(&points), &groups, go_on).map(drop)
     });
 }
@@ -253,7 +257,7 @@ fn what_takes_long_stops_where_it_is_told_to() {
 fn a_class_without_training_images_is_never_predicted() {
     let data = Data::read();
     let (points, mut labels) = (data.floats("points"), data.labels());
-    // Class 3 becomes a class that training does not have.
+    // Class 3 becomes a class without training images.
     labels[..TRAIN].iter_mut().filter(|label| **label == 3).for_each(|label| *label = 4);
     let probe = fit(
         Labelled { rows: rows(&points[..TRAIN * D]), labels: &labels[..TRAIN] },
@@ -304,7 +308,7 @@ fn intervals_are_those_of_resampled_coins_and_the_paired_test_is_scipys() {
 
     for case in data.numbers("trust", "mcnemar").chunks_exact(3) {
         let (a, b) = (case[0] as usize, case[1] as usize);
-        // And 5 images that both have right.
+        // Another 5 images are right for both.
         let first: Vec<bool> = (0..a + b + 5).map(|n| n < a || n >= a + b).collect();
         let second: Vec<bool> = (0..a + b + 5).map(|n| n >= a).collect();
         let found = mcnemar(&first, &second).unwrap();

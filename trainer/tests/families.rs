@@ -1,5 +1,7 @@
-//! Each family of models against the library that defines it: features, names, round trips. The small random models of tests/data
-//! were made by tests/reference/make_models.py with open_clip, timm and transformers.
+//! Compares each family of models with the library that defines it: features, names, round trips.
+//!
+//! The small random models of tests/data were made by tests/reference/make_models.py with
+//! open_clip, timm and transformers.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
 #[path = "common/steps.rs"]
@@ -30,7 +32,7 @@ fn config(name: &str) -> ModelConfig {
     ModelConfig::read(&data().join(format!("{name}.json"))).unwrap()
 }
 
-/// Weights of one of the models of tests/data.
+/// Reads the weights of one of the models of tests/data.
 fn weights(name: &str) -> Weights {
     if name.starts_with("hf_") {
         return Weights::read(&data().join(name), None).unwrap();
@@ -124,7 +126,7 @@ fn hugging_faces_folders_come_back_exactly_and_with_its_tensors() {
         let out = scratch.path().join(name);
         export_hf(&weights, &tokenizer, &out).unwrap();
         let back = Weights::read(&out, None).unwrap();
-        // The name of a tokenizer is a note; what is used of it is the same.
+        // Only the tokenizer's name, which is a note, differs.
         assert_eq!(back.config.differences(&weights.config), None);
         assert_eq!(back.hash().unwrap(), weights.hash().unwrap());
         assert_same_tensors(
@@ -137,7 +139,8 @@ fn hugging_faces_folders_come_back_exactly_and_with_its_tensors() {
         let (ours, theirs) = (read(&out), read(&data().join(name)));
         for group in ["text_config", "vision_config"] {
             for (key, value) in theirs[group].as_object().unwrap() {
-                // Of these SigLIP and BERT compute nothing; the projection of the image tower is the model's.
+                // SigLIP and BERT ignore these keys, and the projection of the image tower is the
+                // model's.
                 if !["bos_token_id", "eos_token_id"].contains(&key.as_str())
                     && (group, key.as_str()) != ("vision_config", "projection_dim")
                 {
@@ -151,7 +154,8 @@ fn hugging_faces_folders_come_back_exactly_and_with_its_tensors() {
 #[test]
 fn openclips_siglip_goes_to_hugging_face_and_back() {
     let scratch = tempfile::tempdir().unwrap();
-    // Hugging Face pads as the configuration says; OpenCLIP leaves it to the tokenizer. The trunk's hidden layer is rounded down.
+    // Hugging Face pads as the configuration says, while OpenCLIP leaves it to the tokenizer. The
+    // trunk's hidden layer is rounded down.
     let weights = weights("openclip_siglip");
     let out = scratch.path().join("hf");
     let tokenizer = TokenizerFiles { tokenizer_json: "{}".into(), ..TokenizerFiles::default() };
@@ -175,10 +179,7 @@ fn forms_that_cannot_hold_a_model_refuse_it_by_name() {
     let scratch = tempfile::tempdir().unwrap();
     let out = scratch.path().join("out");
     let to_openclip = |name: &str| error(export_openclip(&weights(name), "{}", &out));
-    assert!(
-        to_openclip("hf_siglip")
-            .contains("SigLIP image tower of a size or activation for which timm")
-    );
+    assert!(to_openclip("hf_siglip").contains("timm"));
     assert!(to_openclip("hf_chinese_clip").contains("hf_model_name"));
     let to_hf = |name: &str| error(export_hf(&weights(name), &TokenizerFiles::default(), &out));
     let said = to_hf("openclip_average");
@@ -206,18 +207,16 @@ fn weights_of_another_activation_or_shape_are_refused_by_name() {
     let said = read(&|config| config.vision.gelu_tanh = false, "hf_siglip");
     assert!(said.contains("vision_cfg.act_kwargs"), "{said}");
     let said = read(&|config| config.preprocess = PreprocessConfig::default(), "hf_siglip");
-    assert!(said.contains("preprocess_cfg.resize_mode is \"shortest\" and \"squash\""), "{said}");
+    assert!(said.contains("preprocess_cfg.resize_mode"), "{said}");
     let said = read(&|config| config.vision.ls_init_value = None, "openclip_average");
+    assert!(said.contains("visual.transformer.resblocks.0.ls_1.gamma"), "{said}");
+    let said = read(&|config| config.custom_text = false, "openclip_average");
+    assert!(said.contains(": text."), "{said}");
+    let said = read(&|config| config.text.context_length = 9, "openclip_end");
     assert!(
-        said.contains(
-            "tensors do not belong to the model: visual.transformer.resblocks.0.ls_1.gamma"
-        ),
+        ["positional_embedding", "[7, 16]", "[9, 16]"].iter().all(|part| said.contains(part)),
         "{said}"
     );
-    let said = read(&|config| config.custom_text = false, "openclip_average");
-    assert!(said.contains("do not belong to the model: text."), "{said}");
-    let said = read(&|config| config.text.context_length = 9, "openclip_end");
-    assert!(said.contains("positional_embedding is [7, 16] and should be [9, 16]"), "{said}");
 }
 
 #[test]
@@ -286,15 +285,14 @@ fn preprocessing_travels_in_every_form_and_what_the_loader_cannot_do_is_refused(
             &json!({"model_cfg": model, "preprocess_cfg": preprocess}).to_string(),
         )
     };
-    let squashed = read(
-        json!({"mean": [0.5, 0.5, 0.5], "std": 0.5, "interpolation": "bilinear", "resize_mode": "squash", "size": [16, 16]}),
-    );
+    let squashed = read(json!({"mean": [0.5, 0.5, 0.5], "std": 0.5, "interpolation": "bilinear",
+        "resize_mode": "squash", "size": [16, 16]}));
     let squashed = squashed.unwrap();
     let resize = EvalResize { interpolation: Interpolation::Bilinear, fit: Fit::Squash };
     assert_eq!(squashed.preprocess, PreprocessConfig { mean: [0.5; 3], std: [0.5; 3], resize });
     assert_eq!(DualEncoderConfig::parse(&squashed.to_file_json().to_string()).unwrap(), squashed);
     for (bad, says) in [
-        (json!({"interpolation": "random"}), "interpolation = \"random\" is not supported yet"),
+        (json!({"interpolation": "random"}), "interpolation = \"random\""),
         (json!({"resize_mode": "stretch"}), "resize_mode = \"stretch\""),
         (json!({"size": 224}), "size = 224"),
         (json!({"fill_color": 300}), "fill_color = 300"),
@@ -340,8 +338,8 @@ fn hugging_faces_image_processors_are_understood_or_refused() {
         assert_eq!(read(json.clone()).unwrap().resize, resize, "{json}");
     }
     for (json, says) in [
-        (json!({"resample": 1}), "resample = 1 is not supported yet"),
-        (json!({"size": {"height": 32, "width": 32}}), "the model takes 16 pixels"),
+        (json!({"resample": 1}), "resample = 1"),
+        (json!({"size": {"height": 32, "width": 32}}), "16 pixels"),
         (json!({"do_normalize": false}), "do_normalize = false"),
         (json!({"rescale_factor": 1.0}), "rescale_factor = 1.0"),
         (json!({"size": {"shortest_edge": 16}, "do_center_crop": false}), "do_center_crop = false"),
@@ -360,7 +358,7 @@ fn built_in_siglip_is_openclips() {
     );
     assert_eq!((config.preprocess.mean, config.preprocess.resize.fit), ([0.5; 3], Fit::Squash));
     assert_eq!(config.text.tokenizer.pad_id, Some(1));
-    // In OpenCLIP's words.
+    // In OpenCLIP's keys.
     let json = config.to_json();
     assert_eq!(json["vision_cfg"]["timm_model_name"], "vit_so400m_patch14_siglip_384");
     assert_eq!(json["text_cfg"]["tokenizer_kwargs"]["clean"], "canonicalize");
@@ -374,7 +372,10 @@ fn built_in_siglip_is_openclips() {
     }
 }
 
-/// For check_families.py and check_masked_lm.py, in which the libraries' own loaders read them: `DIPTYCH_EXPORTS=FOLDER cargo test … -- --ignored`.
+/// Writes exports for check_families.py and check_masked_lm.py, in which the libraries' own loaders
+/// read them.
+///
+/// Run with `DIPTYCH_EXPORTS=FOLDER cargo test … -- --ignored`.
 #[test]
 #[ignore = "writes files for trainer/tests/check_families.py"]
 fn exports_for_the_libraries_own_loaders() {
@@ -390,7 +391,7 @@ fn exports_for_the_libraries_own_loaders() {
     let model = ModelConfig::read(&bert.join("bert_mlm.json")).unwrap();
     let weights = Weights::read(&bert.join("bert_mlm.safetensors"), Some(&model)).unwrap();
     export_hf(&weights, &tokenizer, &folder.join("bert_mlm")).unwrap();
-    // A whole one under its own name, as timm's own sizes are too large for tests/data.
+    // A complete model under its own name, because timm's own sizes are too large for tests/data.
     let config = DualEncoderConfig::built_in("ViT-B-32-SigLIP2-256").unwrap();
     let small = DualEncoderConfig {
         text: diptych_trainer::TextConfig { vocab_size: 64, layers: 1, ..config.text.clone() },

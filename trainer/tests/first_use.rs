@@ -1,9 +1,9 @@
-//! libtorch is opened by the first call of one of its functions, whichever it is and however many threads make it at once.
+//! libtorch is opened by the first call of any of its functions, by any number of threads at once.
 
 use std::sync::Barrier;
 use std::thread;
 
-/// A process of its own: the only test in this file, so that libtorch is not open before.
+/// Runs in a process of its own: the only test in this file, so that libtorch is not open before.
 #[test]
 fn threads_that_call_first_at_once_pass_their_arguments() {
     const THREADS: i64 = 16;

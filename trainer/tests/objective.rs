@@ -1,4 +1,5 @@
-//! The objectives: against OpenCLIP's values, against a plain computation, and the same gradient however the batch is cut.
+//! The objectives: compared with OpenCLIP and a plain computation, and with equal gradients for any
+//! split of the batch.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
 #[path = "common/steps.rs"]
@@ -12,11 +13,12 @@ use diptych_trainer::{ModelConfig, Objective, Scalars, Trainer, TrainerSpec, set
 use steps::Steps;
 use tch::{Kind, Tensor};
 
-const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
+const SMALL: &str = r#"{"embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
     "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
 const N: i64 = 6;
 
-/// sin(0.7·k + phase) at the k-th place of [6, 4], each row of unit length.
+/// Computes sin(0.7·k + phase) at the k-th place of `[6, 4]`, with rows scaled to unit length.
 fn features(phase: f64) -> Tensor {
     let values: Vec<f32> = (0..N * 4).map(|k| (0.7 * k as f64 + phase).sin() as f32).collect();
     let x = Tensor::from_slice(&values).reshape([N, 4]);
@@ -35,7 +37,7 @@ fn objective(loss: LossKind) -> ObjectiveConfig {
 fn close(found: f64, expected: f64, what: &str) {
     assert!(
         (found - expected).abs() < 2e-5 * expected.abs().max(1.0),
-        "{what}: {found} and not {expected}"
+        "{what}: {found} instead of {expected}"
     );
 }
 
@@ -69,7 +71,7 @@ fn label_smoothing_is_torchs() {
     close(image.grad().norm().double_value(&[]), 4.787_187_099, "images");
 }
 
-/// Both losses as they stand in the papers, pair by pair in f64, with the pairs of equal captions left out.
+/// Computes both losses as in the papers, pair by pair in f64, without the pairs of equal captions.
 #[test]
 fn pairs_with_the_same_caption_are_not_each_others_negatives() {
     let captions = [0_i64, 1, 0, 3, 1, 0];
@@ -117,7 +119,7 @@ fn batch(pairs: usize) -> Batch {
         image_size: 16,
         context_length: 8,
         images: (0..pairs * 16 * 16 * 3).map(|n| noise(n) as u8).collect(),
-        // Some texts come twice.
+        // Some texts occur twice.
         tokens: (0..pairs * 8).map(|n| (noise((n / 8 % 5) * 8 + n % 8 + 7) % 100) as i32).collect(),
         uids: vec![Uid([0; 16]); pairs],
         captions: vec![String::new(); pairs],
@@ -154,7 +156,8 @@ fn gradient_is_the_same_however_batch_and_similarities_are_cut() {
                 let mut cut = trainer(ObjectiveConfig { chunk, ..whole.clone() }, micro_batch_size);
                 let found = cut.step_host(&batch(11)).unwrap();
                 let what = format!(
-                    "{loss:?}, duplicates {mask_duplicate_captions}, micro {micro_batch_size}, chunk {chunk}"
+                    "{loss:?}, duplicates {mask_duplicate_captions}, micro {micro_batch_size}, \
+                     chunk {chunk}"
                 );
                 close(found.loss, report.loss, &what);
                 for ((name, a), b) in cut
@@ -167,7 +170,7 @@ fn gradient_is_the_same_however_batch_and_similarities_are_cut() {
                     let (a, b) = (a.grad(), b.grad());
                     let norm = b.norm().double_value(&[]);
                     let difference = (&a - &b).norm().double_value(&[]);
-                    // Relative, but for gradients that are nothing but rounding.
+                    // Relative, except for gradients that consist of rounding only.
                     assert!(
                         difference <= 1e-5 * norm.max(1e-3),
                         "{what}: {name} differs by {difference} of {norm}"

@@ -1,4 +1,5 @@
-//! ONNX exports, run by onnxruntime out of pip: the features of the libraries that define the models, and ours.
+//! ONNX exports, run by onnxruntime from pip: compared with our features and with those of the
+//! libraries that define the models.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -66,7 +67,8 @@ fn given(tensor: &Tensor) -> Value {
     }
 }
 
-/// What the tokenizer of a model would say beside the tokens: 0 for padding, where the model was trained not to see it.
+/// Makes the mask that a model's tokenizer would return: 0 for padding, if the model was trained to
+/// ignore it.
 fn attention_mask(config: &ModelConfig, tokens: &Tensor) -> Tensor {
     let t = &config.dual_encoder().unwrap().text;
     if t.bert.is_some() || t.class_token {
@@ -85,7 +87,7 @@ fn attention_mask(config: &ModelConfig, tokens: &Tensor) -> Tensor {
         .to_kind(Kind::Int64)
 }
 
-/// What onnxruntime answers. The set-up (`trainer/setup/setup.py`) chose a Python and fetched it.
+/// Runs onnxruntime. The set-up (`trainer/setup/setup.py`) chose a Python and fetched the package.
 fn run(folder: &Path, runs: &[Value]) -> Vec<Value> {
     let [python, packages] =
         ["DIPTYCH_ONNX_PYTHON", "DIPTYCH_ONNX_PACKAGES"].map(|name| std::env::var(name).unwrap());
@@ -116,7 +118,7 @@ fn assert_close(found: &Value, expected: &[f32], what: &str) {
     assert!(difference < LIMIT, "{what}: {difference}");
 }
 
-/// Exports, runs in batches of several sizes, and compares with the library's features and with ours.
+/// Exports, runs batches of several sizes, and compares with the library's features and ours.
 fn check(weights: &Weights, io: &Path, largest_embedded: usize) {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().join("exported");
@@ -127,15 +129,19 @@ fn check(weights: &Weights, io: &Path, largest_embedded: usize) {
     let mask = attention_mask(&weights.config, &tokens);
     let (image, text) = (tensor(io, "image_features"), tensor(io, "text_features"));
     let several = tokens.size()[0].min(3);
-    let texts = |count: i64| json!({ "input_ids": given(&tokens.narrow(0, 0, count)), "attention_mask": given(&mask.narrow(0, 0, count)) });
+    let texts = |count: i64| {
+        json!({ "input_ids": given(&tokens.narrow(0, 0, count)),
+            "attention_mask": given(&mask.narrow(0, 0, count)) })
+    };
     let mut runs = Vec::new();
     for count in [1, several, tokens.size()[0]] {
         let mut both = texts(count);
         both["pixel_values"] = given(&images.narrow(0, 0, count.min(images.size()[0])));
         runs.push(json!({ "file": "model", "inputs": both }));
     }
-    // One tower alone, and other numbers of images than of texts.
-    runs.push(json!({ "file": "vision_model", "inputs": { "pixel_values": given(&images.narrow(0, 0, 1)) } }));
+    // One tower alone, and different numbers of images and texts.
+    runs.push(json!({ "file": "vision_model",
+        "inputs": { "pixel_values": given(&images.narrow(0, 0, 1)) } }));
     runs.push(json!({ "file": "text_model", "inputs": texts(several) }));
     let mut both = texts(several);
     both["pixel_values"] = given(&images.narrow(0, 0, 1));
@@ -191,7 +197,7 @@ fn texts_of_a_causal_tower_and_of_bert_may_be_shorter_than_the_longest() {
         let io = data().join(format!("{name}_io.safetensors"));
         let (tokens, features) =
             (tensor(&io, "tokens").narrow(0, 0, 1), tensor(&io, "text_features").narrow(0, 0, 1));
-        // All that is left of the first text without its padding.
+        // The first text without its padding.
         let pad = weights.dual_encoder().unwrap().text.tokenizer.pad_id.unwrap_or(0);
         let length = integers(&tokens).iter().rposition(|&id| id != pad).unwrap() as i64 + 1;
         let short = tokens.narrow(1, 0, length);

@@ -1,4 +1,4 @@
-//! The objective on pairs of which the embeddings are known: as on a batch of training.
+//! The objective on pairs with known embeddings equals that of a training batch.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
 use diptych_schemas::{LossKind, ObjectiveConfig, ObjectiveTerm};
@@ -7,7 +7,8 @@ use diptych_trainer::{
 };
 use tch::Tensor;
 
-const SMALL: &str = r#"{"embed_dim": 4, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 1},
+const SMALL: &str = r#"{"embed_dim": 4,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 1},
     "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1}}"#;
 const N: usize = 40;
 const D: usize = 4;
@@ -21,7 +22,7 @@ fn vectors(phase: f64) -> Vec<f32> {
     unit.collect()
 }
 
-/// The contrastive loss of a batch, as a step computes it.
+/// Computes the contrastive loss of a batch as a step does.
 fn of_batch(config: &ObjectiveConfig, scale: f64, images: &[f32], texts: &[f32]) -> f64 {
     let tensor = |rows: &[f32]| Tensor::from_slice(rows).reshape([-1, D as i64]);
     let logit_scale = Tensor::from(scale.ln() as f32);
@@ -47,11 +48,11 @@ fn loss_of_held_out_pairs_is_that_of_batches_of_the_same_size() {
         let batch = |range: std::ops::Range<usize>| {
             of_batch(&config, scale, &images[range.clone()], &texts[range])
         };
-        // Fewer pairs than a batch has are one batch.
+        // Fewer pairs than a batch are one batch.
         let whole = pair_loss(&encoder, &config, pairs, 256, &|| true).unwrap();
         assert_eq!((whole.batch_size, whole.terms.len()), (N, 1));
         assert_close(whole.terms[0].1, batch(rows(0, N)));
-        // The last of three begins among the pairs of the second.
+        // The last of three batches overlaps the second.
         let three = pair_loss(&encoder, &config, pairs, 16, &|| true).unwrap();
         let expected = (batch(rows(0, 16)) + batch(rows(16, 32)) + batch(rows(24, 40))) / 3.0;
         assert_close(three.terms[0].1, expected);

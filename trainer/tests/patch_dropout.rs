@@ -1,5 +1,7 @@
-//! Patch dropout: a step depends on the kept patches alone, whole or cut, and a resumed run has the patches of one that never
-//! stopped. Which patches are kept is tested in src/draws/patches.rs.
+//! Patch dropout: a step depends only on the kept patches, whole or split, and a resumed run keeps
+//! the same patches.
+//!
+//! The choice of patches is tested in src/draws/patches.rs.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
 #[path = "common/saved.rs"]
@@ -16,10 +18,13 @@ use steps::Steps;
 use tch::Tensor;
 
 /// 3 × 3 patches of 8 pixels.
-const OPENCLIP: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 24, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
+const OPENCLIP: &str = r#"{"embed_dim": 16,
+    "vision_cfg": {"image_size": 24, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
     "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
-const SIGLIP: &str = r#"{"embed_dim": 32, "vision_cfg": {"trunk": "siglip", "image_size": 24, "patch_size": 8, "width": 32, "head_width": 16,
-    "layers": 2}, "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
+const SIGLIP: &str = r#"{"embed_dim": 32,
+    "vision_cfg": {"trunk": "siglip", "image_size": 24,
+    "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
+    "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
 const SIDE: usize = 24;
 
 fn spec(model: &str, dropout: f64, micro_batch_size: u64) -> TrainerSpec {
@@ -58,7 +63,9 @@ fn gradient(trainer: &Trainer, name: &str) -> Tensor {
     trainer.model().parameters()[at].grad()
 }
 
-/// One pair, whose gradient the sigmoid loss does not lose: the rows of the positions with a gradient are the kept patches.
+/// Finds the kept patches by the positions that have a gradient.
+///
+/// It needs a step on one pair, whose gradient the sigmoid loss does not cancel.
 fn kept_by_gradient(trainer: &Trainer, positions: &str, first: usize) -> Vec<usize> {
     let rows = gradient(trainer, positions).squeeze().abs().sum_dim_intlist(
         [1_i64].as_slice(),
@@ -92,7 +99,7 @@ fn step_depends_on_the_kept_patches_and_on_no_other() {
                 "patch {patch} of {kept:?}"
             );
         }
-        // The next step looks at others.
+        // The next step uses other patches.
         let mut next = trained;
         step(&mut next, 1);
         assert_ne!(kept_by_gradient(&next, positions, first), kept);
@@ -102,7 +109,7 @@ fn step_depends_on_the_kept_patches_and_on_no_other() {
 #[test]
 fn nothing_left_out_is_a_step_without_dropout_and_an_encoder_sees_all() {
     for model in [OPENCLIP, SIGLIP] {
-        // 1 - 1e-17 is 1 in f64: all patches are chosen.
+        // 1 - 1e-17 is 1 in f64, so all patches are kept.
         let [mut none, mut all, mut half] =
             [0.0, 1e-17, 0.5].map(|dropout| trainer(&spec(model, dropout, 0)));
         let features =

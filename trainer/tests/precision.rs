@@ -1,5 +1,5 @@
-//! Training in bf16 and fp16: near fp32 within what their bits allow, learning, and exact to resume; overflows of fp16 are
-//! counted and cure themselves.
+//! Training in bf16 and fp16 is close to fp32, learns, and resumes exactly. Overflows of fp16 are
+//! counted and recover.
 #![expect(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
 #[path = "common/saved.rs"]
@@ -16,11 +16,12 @@ use saved::save;
 use steps::Steps;
 use tch::Tensor;
 
-const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
+const SMALL: &str = r#"{"embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
     "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
 const PAIRS: usize = 11;
 
-/// Noise, with texts that are all different.
+/// Makes noise with texts that are all different.
 fn batch() -> Batch {
     let noise = |n: usize| (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
     Batch {
@@ -58,8 +59,11 @@ fn norm(tensor: &Tensor) -> f64 {
     tensor.norm().double_value(&[])
 }
 
-/// Each rounding is off by at most half a unit of the last of b bits, 2^-b of the number, either way. A path through this model,
-/// forward and back, has about 2 × 2 layers × 8 of them; they would add up to 32 × 2^-b if all went the same way.
+/// Compares with fp32 within the rounding errors of the format.
+///
+/// Each rounding is off by at most half a unit of the last of b bits, 2^-b of the number. A path
+/// through this model, forward and back, has about 2 × 2 layers × 8 of them. They would add up to
+/// 32 × 2^-b if all had the same sign.
 #[test]
 fn loss_and_gradients_are_those_of_fp32_within_the_bits_of_the_format() {
     let mut exact = trainer(Precision::Fp32, 0, SMALL);
@@ -95,13 +99,14 @@ fn loss_and_gradients_are_those_of_fp32_within_the_bits_of_the_format() {
                 );
                 apart = apart.max(relative);
             }
-            // Equal within fp32's own bits: then nothing would have been rounded.
+            // Equality within fp32's own bits would mean that nothing was rounded.
             assert!(apart > 0.5_f64.powi(bits + 3), "{precision:?}: only {apart} apart");
         }
     }
 }
 
-/// Two layers in the longest of these towers, so the bound of the test above holds; a feature is one of a unit vector's numbers.
+/// The longest of these towers has two layers, so the bound of the test above holds. A feature is
+/// one number of a unit vector.
 #[test]
 fn towers_of_every_family_compute_in_bf16_what_they_compute_in_fp32() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
@@ -166,7 +171,7 @@ fn run_in_bf16_or_fp16_is_resumed_bit_for_bit_with_its_scale() {
         assert_eq!(step(&mut resumed, 3), step(&mut whole, 3));
         assert_eq!(save(&resumed, &at("resumed")), save(&whole, &at("whole")));
     }
-    // Without the scale, a run in fp16 would not go on as it did.
+    // Without the scale, a run in fp16 would continue differently.
     let mut other = trainer(Precision::Fp16, 0, SMALL);
     let error = other.restore(&scratch.path().join("Bf16-half")).unwrap_err().to_string();
     assert!(error.contains("train.precision"), "{error}");
@@ -175,7 +180,7 @@ fn run_in_bf16_or_fp16_is_resumed_bit_for_bit_with_its_scale() {
 #[test]
 fn overflow_is_counted_halves_the_scale_and_changes_nothing_else() {
     let scratch = tempfile::tempdir().unwrap();
-    // ln 100: gradients at the features are of the order of 100, 65,536 times that is far outside fp16.
+    // ln 100: gradients at the features are about 100, and 65,536 times that is far outside fp16.
     let hot = SMALL.replacen('{', r#"{"init_logit_scale": 4.6, "#, 1);
     let mut trainer = trainer(Precision::Fp16, 0, &hot);
     let before = save(&trainer, &scratch.path().join("before"));
@@ -192,7 +197,7 @@ fn overflow_is_counted_halves_the_scale_and_changes_nothing_else() {
     let overflows = 1 + reports.iter().filter(|report| report.overflow).count() as i32;
     assert_eq!(last.loss_scale, Some(65_536.0 * 0.5_f64.powi(overflows)));
 
-    // What is no overflow is still said.
+    // A non-finite loss without overflow is still reported.
     let report =
         trainer.step_normalised(&vec![f32::NAN; PAIRS * 3 * 16 * 16], &batch().tokens).unwrap();
     assert!(report.skipped && !report.overflow && report.loss.is_nan(), "{report:?}");

@@ -1,5 +1,6 @@
-//! What a checkpoint promises: a run that stops and goes on, in another process too, equals a run that never stopped, bit for
-//! bit; and a checkpoint that is damaged or half-written is never taken for a whole one.
+//! A resumed run equals an uninterrupted one bit for bit, also in another process.
+//!
+//! A damaged or incomplete checkpoint is never taken for a complete one.
 #![expect(
     clippy::unwrap_used,
     reason = "tests say what is wrong by failing, and that they were skipped"
@@ -16,13 +17,14 @@ use std::process::Command;
 use diptych_pipeline::Batch;
 use diptych_schemas::{OptimizerConfig, SampleIndex, Step, TrainLoopConfig, Uid, WarmupSteps};
 use diptych_trainer::{
-    Device, Encoder, ModelConfig, Saver, StepReport, Trainer, TrainerSpec, Weights, checkpoint,
-    set_threads,
+    Device, Encoder, ModelConfig, Saver, StepReport, Trainer, TrainerError, TrainerSpec, Weights,
+    checkpoint, set_threads,
 };
 use saved::{meta, save};
 use steps::Steps;
 
-const SMALL: &str = r#"{"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
+const SMALL: &str = r#"{"embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
     "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
 const BATCH: usize = 8;
 
@@ -50,11 +52,11 @@ fn spec() -> TrainerSpec {
     }
 }
 
-/// The n-th batch: noise that depends on n only.
+/// Makes the n-th batch: noise that depends only on n.
 fn batch(n: u64) -> Batch {
     let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
-        // xorshift64; Marsaglia 2003.
+        // xorshift64, Marsaglia 2003.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -88,7 +90,7 @@ fn moving_average_follows_the_weights_and_is_restored_with_them() {
     let scratch = tempfile::tempdir().unwrap();
     let spec = TrainerSpec { train: TrainLoopConfig { ema_decay: 0.6, ..spec().train }, ..spec() };
     let mut run = Trainer::new(&spec).unwrap();
-    // By hand, of one weight: min(0.6, (1 + n) / (10 + n)) of what it was.
+    // By hand, for one weight: it keeps min(0.6, (1 + n) / (10 + n)) of its value.
     let watched = |run: &Trainer| run.model().parameters()[3].flatten(0, -1).double_value(&[0]);
     let mut expected = watched(&run);
     for n in 1..=12_u32 {
@@ -103,7 +105,8 @@ fn moving_average_follows_the_weights_and_is_restored_with_them() {
     let first = file.tensor(&run.model().names()[3]).unwrap().data()[..4].try_into().unwrap();
     assert!((f64::from(f32::from_le_bytes(first)) - expected).abs() < 1e-6);
 
-    // The average encodes otherwise than the weights, and the same from a file as from the run.
+    // The average encodes differently from the weights, and identically from a file and from the
+    // run.
     let batch = batch(0);
     let encode = |encoder: &Encoder| encoder.encode_images(&batch.images).unwrap();
     let average = encode(&run.average_encoder().unwrap().unwrap());
@@ -120,7 +123,7 @@ fn moving_average_follows_the_weights_and_is_restored_with_them() {
         save(&run, &scratch.path().join("whole"))
     );
 
-    // A run without one has nothing to read.
+    // A run without an average has nothing to read.
     save(&trainer(), &scratch.path().join("plain"));
     assert!(
         Weights::read_average(&scratch.path().join("plain"))
@@ -151,7 +154,9 @@ fn restored_run_equals_an_uninterrupted_one_bit_for_bit() {
     );
 }
 
-/// Runs this very test in a process of its own: from `DIPTYCH_RESUME_FROM`, if set, up to a step, and saves there.
+/// Runs this very test in a separate process.
+///
+/// That process starts from `DIPTYCH_RESUME_FROM`, if set, runs up to a step, and saves there.
 #[test]
 fn run_resumed_in_another_process_equals_an_uninterrupted_one_bit_for_bit() {
     const SELF: &str = "run_resumed_in_another_process_equals_an_uninterrupted_one_bit_for_bit";
@@ -240,7 +245,7 @@ fn nan_in_the_gradient_changes_nothing_but_the_schedule_and_is_said() {
     images[7] = f32::NAN;
     let report = trainer.step_normalised(&images, &batch(0).tokens).unwrap();
     assert!(report.skipped && report.step == Step(3) && report.loss.is_nan(), "{report:?}");
-    // Weights, moments and the number of updates are as before; only the schedule went on.
+    // Weights, moments and the number of updates are unchanged. Only the schedule advanced.
     assert_eq!(save(&trainer, &scratch.path().join("after")).files, before.files);
     assert!(steps(&mut trainer, 1)[0].loss.is_finite());
 }
@@ -255,7 +260,7 @@ fn run_that_goes_back_to_older_weights_goes_on_at_the_step_where_it_was() {
     first.restore(&scratch.path().join("old")).unwrap();
     first.pass_to(Step(5));
     assert_eq!(save(&first, &scratch.path().join("back")).files, old.files);
-    // The same as never having seen steps 3 to 5, with the learning rate of step 6.
+    // As if steps 3 to 5 had never happened, with the learning rate of step 6.
     let mut other = trainer();
     other.restore(&scratch.path().join("old")).unwrap();
     other.pass_to(Step(5));
@@ -274,10 +279,10 @@ fn batches_that_do_not_fit_the_model_are_refused_in_words() {
         change(&mut batch);
         trainer.step_host(&batch).unwrap_err().to_string()
     };
-    assert!(said(&mut trainer, &|b| b.image_size = 32).contains("images of 16 pixels"));
-    assert!(said(&mut trainer, &|b| b.tokens[3] = 100).contains("token id 100 is outside"));
+    assert!(said(&mut trainer, &|b| b.image_size = 32).contains("16 pixels"));
+    assert!(said(&mut trainer, &|b| b.tokens[3] = 100).contains("token id 100"));
     assert!(said(&mut trainer, &|b| b.tokens.truncate(8)).contains("8 images and 1 texts"));
-    assert!(said(&mut trainer, &|b| b.images.truncate(100)).contains("not a whole number"));
+    assert!(said(&mut trainer, &|b| b.images.truncate(100)).contains("100 bytes"));
     assert_eq!(trainer.steps_done(), 0);
 }
 
@@ -298,17 +303,17 @@ fn damaged_checkpoint_is_refused_by_hash_and_the_older_one_is_found() {
     flip("step-3/model.safetensors", 20_000);
     let manifest = std::fs::read_to_string(scratch.path().join("step-2/manifest.json")).unwrap();
     flip("step-2/manifest.json", manifest.find("\"samples\": 24").unwrap() + 12);
-    // What a killed writer leaves.
+    // Left behind by a killed writer.
     std::fs::create_dir(scratch.path().join("step-4.incomplete")).unwrap();
 
     let error = trainer.restore(&scratch.path().join("step-3")).unwrap_err().to_string();
-    assert!(error.contains("damaged checkpoint: model.safetensors has sha256"), "{error}");
+    assert!(error.contains("model.safetensors has sha256"), "{error}");
     assert!(Encoder::load(&scratch.path().join("step-3"), None, Device::CPU).is_err());
 
     let scan = checkpoint::scan(scratch.path()).unwrap();
     assert_eq!(scan.valid.iter().map(|found| found.manifest.step.0).collect::<Vec<_>>(), [1]);
     assert_eq!(scan.invalid.len(), 2);
-    assert!(scan.invalid[0].1.to_string().contains("not what its own hash says"));
+    assert!(matches!(scan.invalid[0].1, TrainerError::Damaged { .. }));
     let (newest, rejected) = checkpoint::newest(scratch.path()).unwrap();
     assert_eq!(newest.unwrap().folder, scratch.path().join("step-1"));
     assert_eq!(rejected.len(), 2);
@@ -324,7 +329,7 @@ fn failed_save_leaves_older_checkpoints_alone_and_nothing_half_written() {
     let mut trainer = trainer();
     save(&trainer, &scratch.path().join("step-0"));
     steps(&mut trainer, 1);
-    // A folder whose name is taken by a file cannot be made.
+    // A folder cannot be created inside a file.
     diptych_schemas::durable::write(&scratch.path().join("taken"), b"").unwrap();
     let mut saver = Saver::new();
     assert!(saver.start(&trainer, scratch.path().join("taken/step-1"), meta()).unwrap().is_none());
@@ -344,13 +349,13 @@ fn saver_writes_beside_training_what_a_plain_save_writes() {
     steps(&mut trainer, 1);
     let plain = save(&trainer, &scratch.path().join("plain"));
     assert!(saver.start(&trainer, scratch.path().join("a"), meta()).unwrap().is_none());
-    // Training goes on in place while the snapshot is written.
+    // Training continues in place while the snapshot is written.
     steps(&mut trainer, 2);
     let first = saver.start(&trainer, scratch.path().join("b"), meta()).unwrap().unwrap();
     assert_eq!(first.result.unwrap(), plain);
     assert_eq!(saver.finish().unwrap().step, Step(3));
     assert!(saver.finish().is_none() && saver.poll().is_none());
-    // Saving again at the same place with the same content is no error; with other content it replaces.
+    // Saving to the same place is no error with the same content, and replaces other content.
     assert_eq!(save(&trainer, &scratch.path().join("b")).step, Step(3));
     assert_eq!(save(&trainer, &scratch.path().join("a")).step, Step(3));
     assert_eq!(checkpoint::scan(scratch.path()).unwrap().valid.len(), 3);
@@ -383,5 +388,5 @@ fn checkpoint_encodes_as_the_trainer_does_and_refuses_another_model() {
     other.dual_encoder_mut().unwrap().quick_gelu = true;
     let mut other = Trainer::new(&TrainerSpec { model: other, ..spec() }).unwrap();
     let error = other.restore(&folder).unwrap_err().to_string();
-    assert!(error.contains("quick_gelu is true and false"), "{error}");
+    assert!(error.contains("quick_gelu"), "{error}");
 }

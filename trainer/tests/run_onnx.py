@@ -1,9 +1,10 @@
-"""Runs an exported ONNX folder with onnxruntime and prints what comes out, for tests/onnx.rs.
+"""Runs an exported ONNX folder with onnxruntime and prints the outputs, for tests/onnx.rs.
 
-Run:  python run_onnx.py FOLDER INPUTS.json      (with onnx and onnxruntime, see trainer/setup/setup.py)
+Run:  python run_onnx.py FOLDER INPUTS.json   (with onnx and onnxruntime, see trainer/setup/setup.py)
 
-INPUTS.json: for each run the file's name and the inputs by name, each with its type, its shape and its values. Prints a list with
-the outputs of each run by name. A file that onnx's checker refuses, or an input or output of another name, ends with an error.
+INPUTS.json holds for each run the name of the file and the inputs by name, each with its type, shape
+and values. Prints a list with the outputs of each run by name. A file that onnx's checker refuses is
+an error, and so is an input or output with an unexpected name.
 """
 import json
 import pathlib

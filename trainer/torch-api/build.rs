@@ -1,8 +1,9 @@
 //! Compiles the C++ of `torch-sys` into an archive, which no binary is linked against.
 //!
-//! The build script of `torch-sys` would link every binary against libtorch, which then takes 0.2 s to load at each start.
-//! `.cargo/config.toml` keeps cargo from running it. The trainer's build script makes a shared library of this archive, and
-//! the trainer opens that library when it first needs a tensor.
+//! The build script of `torch-sys` would link every binary against libtorch, which then takes 0.2 s
+//! to load at each start. `.cargo/config.toml` keeps cargo from running it. The trainer's build
+//! script makes a shared library of this archive. The trainer opens that library when it first
+//! needs a tensor.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,12 +16,13 @@ fn main() {
     }
     assert!(
         env::var_os("DEP_TCH_LIBTORCH_LIB").is_none(),
-        "torch-sys was built on its own: run cargo inside the checkout, so that it reads .cargo/config.toml"
+        "torch-sys was built with its own build script; run cargo inside the checkout, so that it \
+         reads .cargo/config.toml"
     );
     let libtorch = libtorch();
     let sources = torch_sys();
     let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".into());
-    // The functions only pass their arguments on, so optimising them further buys nothing.
+    // These functions only pass their arguments on, so more optimisation gains nothing.
     cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -50,16 +52,16 @@ fn libtorch() -> PathBuf {
     let advice =
         "run `make setup` (trainer/setup/setup.py), or set LIBTORCH to an unpacked libtorch 2.11.0";
     let folder = PathBuf::from(
-        env::var_os("LIBTORCH").unwrap_or_else(|| panic!("LIBTORCH is not set: {advice}")),
+        env::var_os("LIBTORCH").unwrap_or_else(|| panic!("LIBTORCH is not set; {advice}")),
     );
     for file in ["include/ATen/ops/_fused_adamw.h", "lib/libtorch_cpu.so", "lib/libc10.so"] {
         let path = folder.join(file);
-        assert!(path.is_file(), "{} is not there: {advice}", path.display());
+        assert!(path.is_file(), "{} does not exist; {advice}", path.display());
     }
     folder
 }
 
-/// Returns the folder of the sources of the `torch-sys` that this workspace depends on.
+/// Returns the source folder of the `torch-sys` that this workspace depends on.
 fn torch_sys() -> PathBuf {
     let output = Command::new(set_by_cargo("CARGO"))
         .args(["metadata", "--format-version=1", "--filter-platform", &set_by_cargo("TARGET")])
@@ -68,7 +70,7 @@ fn torch_sys() -> PathBuf {
     let (metadata, messages) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "cargo metadata: {messages}");
-    // A parser of JSON would be compiled for this one value.
+    // A JSON parser would have to be compiled for this one value.
     let manifests =
         metadata.split(r#""manifest_path":""#).skip(1).filter_map(|rest| rest.split('"').next());
     let found: Vec<PathBuf> = manifests

@@ -1,4 +1,5 @@
-//! One model on all tasks: encodes what they need once, and hands on answers image by image, not yet figures.
+//! Measures one model on all tasks. Encodes the data once, and returns answers for each image
+//! instead of figures.
 
 use anyhow::{Context, bail};
 use diptych_embeddings::encode::{EncodeSpec, Encoded};
@@ -15,16 +16,16 @@ use super::source::EmbeddingSource;
 use crate::request::{Settings, Task};
 use crate::retrieval::distinct_captions;
 
-/// Draws of each number of shots.
+/// Number of draws for each number of shots.
 const DRAWS: u64 = 3;
-/// CLIP's own example of a linear probe takes it.
+/// C of few-shot probes, as in CLIP's own example of a linear probe.
 const FEW_SHOT_C: f64 = 0.316;
-/// Part of the training pairs that the sweep is measured on.
+/// Share of the training pairs on which the sweep is measured.
 const HELD_PART: f64 = 0.2;
-/// Pairs whose geometry is looked at: distances are of all pairs of them.
+/// Number of pairs for the geometry, which takes all distances between them.
 const GEOMETRY_PAIRS: usize = 5000;
 
-/// What a model answered.
+/// The answers of a model.
 pub struct Measured {
     pub uids: Vec<Uid>,
     pub distinct_captions: usize,
@@ -36,23 +37,23 @@ pub enum TaskResult {
     Classes {
         /// `zero_shot`, `knn`, `linear_probe`, `few_shot_4`.
         name: String,
-        /// One, or of few-shot one for each draw of its training images.
+        /// One, or for few-shot one for each draw of training images.
         draws: Vec<Predictions>,
-        /// How it was done.
+        /// Settings and intermediate results of the task.
         details: Value,
     },
-    /// Several classes an image.
+    /// Several classes per image.
     Labels { images: usize, found: AveragePrecision },
     Pairs {
         retrieval: Retrieval,
         /// By image: recall of texts at each k, then of images.
         units: Vec<Vec<Unit>>,
-        /// The pair that stands for each image.
+        /// The pair that represents each image.
         image_uids: Vec<Uid>,
     },
 }
 
-/// How it is measured, and whether to go on, which is asked again and again.
+/// The settings of a measurement, and a callback that says whether to continue.
 #[derive(Clone, Copy)]
 pub struct Measuring<'a> {
     pub how: &'a Settings,
@@ -65,7 +66,7 @@ impl Measuring<'_> {
     }
 }
 
-/// None where it was told not to go on before it was done.
+/// Measures a model. Returns `None` if it was stopped.
 pub fn measure(
     towers: &EmbeddingSource<'_>,
     data: &EvalData,
@@ -143,10 +144,10 @@ fn measure_all(
         }
     }
     let first = encoded.uids.len().min(GEOMETRY_PAIRS) * dimension;
-    // Classes as captions say nothing about pairs.
-    let wanted = data.tasks.contains(&Task::Retrieval) && first >= 2 * dimension;
+    // Captions that are class names say nothing about pairs.
+    let has_pairs = data.tasks.contains(&Task::Retrieval) && first >= 2 * dimension;
     let rows = |values| Rows { values, dimension };
-    let geometry = wanted
+    let geometry = has_pairs
         .then(|| geometry(rows(&encoded.images[..first]), rows(&encoded.texts[..first])))
         .transpose()?;
     Ok(Some(Measured {
@@ -191,7 +192,7 @@ impl Learner {
         Labelled { rows: Rows { values, dimension: self.dimension }, labels }
     }
 
-    /// Some of the training images.
+    /// Returns some of the training images.
     fn some(&self, rows: &[usize]) -> (Vec<f32>, Vec<usize>) {
         let values = rows
             .iter()
@@ -225,7 +226,8 @@ impl Learner {
             let (learned, held) = split(&self.train.1, self.classes, HELD_PART, how.seed)?;
             if held.is_empty() {
                 bail!(
-                    "the training pairs have too few of each class for a validation split: give --probe-c"
+                    "the training pairs have too few images per class for a validation split; pass \
+                     --probe-c"
                 );
             }
             let found = sweep(
@@ -256,7 +258,8 @@ impl Learner {
             let images = self.train.1.iter().filter(|label| **label == class).count();
             if images < shots {
                 bail!(
-                    "few-shot with {shots} images a class: the class {name:?} has {images} training images. Give fewer --shots"
+                    "few-shot needs {shots} training images per class, but the class {name:?} has \
+                     {images}; pass smaller --shots"
                 );
             }
         }

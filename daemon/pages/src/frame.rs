@@ -1,4 +1,4 @@
-//! What every page has: the document around it, tiles of figures, the frame of a picture.
+//! The parts that all pages share: the HTML document, tiles with figures, and picture frames.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -6,10 +6,10 @@ use crate::chart::{PAGE_COLOURS, SHAPES};
 use crate::pairs::PairView;
 
 const STYLE: &str = include_str!("style.css");
-/// The page runs nothing and fetches nothing, whatever a caption says.
+/// Content security policy: the page runs and fetches nothing, whatever a caption contains.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
-/// A page that stands alone; `style` comes behind that of all pages.
+/// Builds a standalone page. `style` follows the style sheet of all pages.
 pub(crate) fn whole(title: &str, style: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
@@ -19,13 +19,17 @@ pub(crate) fn whole(title: &str, style: &str, body: &Markup) -> Markup {
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (title) }
-                style { (PreEscaped(STYLE)) (PreEscaped(SHAPES)) (PreEscaped(PAGE_COLOURS)) (PreEscaped(style)) }
+                style {
+                    (PreEscaped(STYLE)) (PreEscaped(SHAPES)) (PreEscaped(PAGE_COLOURS))
+                    (PreEscaped(style))
+                }
             }
             body { (body) }
         }
     }
 }
 
+/// Builds a picture in a frame, or the reason why it is missing.
 pub(crate) fn frame(shown: &PairView) -> Markup {
     html! {
         div.frame {
@@ -37,6 +41,7 @@ pub(crate) fn frame(shown: &PairView) -> Markup {
     }
 }
 
+/// Builds a tile with a figure, its name and a remark.
 pub(crate) fn tile(what: &str, value: &str, more: &str) -> Markup {
     html! { div.tile { div.value { (value) } div { (what) } div.pale { (more) } } }
 }

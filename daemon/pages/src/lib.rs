@@ -1,4 +1,4 @@
-//! Pages and pictures for people: a dataset, a run, contact sheets, plots.
+//! Pages and pictures: a dataset, a run, contact sheets, plots.
 //!
 //! A page is one file that runs nothing and loads nothing from elsewhere.
 

@@ -1,17 +1,18 @@
-//! Numbers as a person reads them: short on axes, shares as percent.
+//! Numbers formatted for people: short on axes, shares as percentages.
 
+/// Formats a part of a total as a percentage.
 pub(crate) fn percent(part: u64, all: u64) -> String {
     let percent = part as f64 / all.max(1) as f64 * 100.0;
     if part > 0 && percent < 0.1 { "<0.1%".into() } else { format!("{percent:.1}%") }
 }
 
-/// Formats a share of one as percent, in up to three digits.
+/// Formats a fraction as a percentage with up to three digits.
 pub(crate) fn percent_of(part: f64) -> String {
     let percent = 100.0 * part;
     if percent.abs() < 10.0 { format!("{percent:.1}%") } else { format!("{percent:.0}%") }
 }
 
-/// Formats a number in as few digits as an axis has room for.
+/// Formats a number with as few digits as fit on an axis.
 pub(crate) fn short(value: f64) -> String {
     let size = value.abs();
     let trimmed = |value: f64, digits: usize, unit: &str| {
@@ -35,7 +36,7 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
-/// Returns at most about `most` characters of a text; one that is longer ends in an ellipsis.
+/// Returns the first `most` characters of a text. A text that is cut ends in an ellipsis.
 pub(crate) fn excerpt(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", text[..end].trim_end()),

@@ -1,4 +1,4 @@
-//! Pairs to be looked at: their captions, and their images as thumbnails within the page.
+//! Pairs with their captions, and their images as thumbnails embedded in the page.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -14,7 +14,7 @@ use diptych_schemas::{MAX_PIXELS, Uid};
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 
-/// Longer edge of a thumbnail in pixels: shown at half of it, for dense screens.
+/// Longer edge of a thumbnail in pixels. It is shown at half this size, for dense screens.
 const LONGER_EDGE: u32 = 288;
 const QUALITY: u8 = 78;
 
@@ -24,11 +24,11 @@ pub struct PairView {
     pub caption: String,
     pub size: (u32, u32),
     pub key: String,
-    /// A `data:` URL, or why there is none.
+    /// A `data:` URL, or the reason why there is none.
     pub thumbnail: Result<String, String>,
 }
 
-/// The pairs of these uids; one that is not in the dataset is left out.
+/// Returns the pairs of these uids. Uids that are not in the dataset are left out.
 pub async fn show(
     context: &SessionContext,
     uids: &[Uid],
@@ -49,7 +49,7 @@ pub async fn show(
                 caption: text(1),
                 size: (number(2), number(3)),
                 key: text(4),
-                thumbnail: Err("its image is not in the dataset".into()),
+                thumbnail: Err("the image is not in the dataset".into()),
             };
             found.insert(Uid::try_from(batch.column(0).as_fixed_size_binary().value(row))?, shown);
         }
@@ -72,7 +72,7 @@ fn thumbnail(bytes: &[u8]) -> anyhow::Result<String> {
     let image = decode(bytes, MAX_PIXELS)?;
     let (width, height) = (image.width, image.height);
     let image = image::RgbImage::from_raw(width, height, image.pixels)
-        .context("pixels do not fit the size")?;
+        .context("the number of pixels does not match the size")?;
     let scale = f64::from(LONGER_EDGE) / f64::from(width.max(height));
     let image = if scale < 1.0 {
         let [width, height] =

@@ -1,8 +1,11 @@
-//! How a command that owns a state folder answers those who look meanwhile: with the service's own routes, on a socket in the folder.
+//! The server of a command that owns a state folder. It answers others that look at the folder
+//! meanwhile, with the service's own routes, on a socket in the folder.
 //!
-//! 1. It must cost the command nothing: two threads of low priority, and processes for queries that start with the first of them.
-//! 2. It never keeps the command from its end, and what fails here never fails the command.
-//! 3. It takes no jobs. What may be asked beside reading is what an evaluation asks: to record figures; and a training for a checkpoint.
+//! 1. It must cost the command nothing. It has two threads of low priority, and its query processes
+//!    start with the first query.
+//! 2. It never delays the command's end, and its failures never fail the command.
+//! 3. It takes no jobs. Apart from reading, others may record the figures of an evaluation, and ask
+//!    a training for a checkpoint.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,17 +27,18 @@ use crate::{dashboard, flight, flight_spec, http, listen};
 const THREADS: usize = 2;
 /// Threads that read the store or files, each for one reader.
 const BLOCKING_THREADS: usize = 64;
-/// How much lower than the command these threads are in the eyes of the scheduler.
+/// Added to the niceness of these threads, so that the scheduler prefers the command.
 const NICENESS: i32 = 10;
-/// How long open requests have to end when the command does, and then what they began.
+/// How long open requests may still take when the command ends, and then the work that they
+/// started.
 const REQUESTS_END_WITHIN: Duration = Duration::from_millis(200);
-/// How long those who listen have to hear of the end, where there are any.
+/// How long listeners have to receive the news of the end, if there are any.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// The answering end of a command. It answers until this is dropped.
+/// The running server of a command. It answers until it is dropped.
 pub struct Answering {
-    /// Always there until it is dropped.
+    /// `Some` until this is dropped.
     runtime: Option<Runtime>,
     shared: Arc<Shared>,
     server: Server,
@@ -42,7 +46,8 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// Starts to answer for a store that this process owns. `datasets`: folders that can be looked at by their names.
+    /// Starts to answer for a store that this process owns. `datasets` are folders that can be
+    /// looked at by name.
     pub fn start(
         store: &Store,
         datasets: &[PathBuf],
@@ -64,13 +69,13 @@ impl Answering {
             .thread_name("answers")
             .worker_threads(THREADS)
             .max_blocking_threads(BLOCKING_THREADS)
-            // On Linux it is each thread's own.
+            // On Linux, each thread has a niceness of its own.
             .on_thread_start(|| {
                 let _ = rustix::process::nice(NICENESS);
             })
             .enable_all()
             .build()
-            .context("starting the threads that answer")?;
+            .context("cannot start the threads that answer")?;
         let router =
             http::router(&shared, dashboard::routes().merge(flight::routes(flight_spec(&shared))));
         let server = {
@@ -81,7 +86,7 @@ impl Answering {
         Ok(Self { runtime: Some(runtime), shared, server, state })
     }
 
-    /// Tells those who listen how the command ended, and stops to answer.
+    /// Tells listeners how the command ended, and stops answering.
     pub fn ends(self, state: JobState, message: Option<String>) {
         self.shared.queue.command_ends(state, message);
     }
@@ -89,7 +94,7 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        // Where it did not say how it ended.
+        // A command that did not say how it ended has failed.
         self.shared.queue.command_ends(JobState::Failed, None);
         if self.shared.has_listeners() {
             std::thread::sleep(LAST_WORDS);
@@ -98,7 +103,7 @@ impl Drop for Answering {
         self.shared.leave();
         self.server.control.graceful_shutdown(Some(REQUESTS_END_WITHIN));
         let Some(runtime) = self.runtime.take() else { return };
-        // Its connections are closed after that time; what reads for them ends at its next batch.
+        // After that time its connections are closed. Reads for them end at their next batch.
         let _ = runtime.block_on(async {
             tokio::time::timeout(2 * REQUESTS_END_WITHIN, &mut self.server.ended).await
         });
@@ -106,7 +111,7 @@ impl Drop for Answering {
     }
 }
 
-/// One that stays behind is taken over by the next owner.
+/// Removes the socket. If it stays behind, the next owner replaces it.
 pub(crate) fn remove_socket(state: &Path) {
     if let Ok(socket) = SocketPath::of(&state.join(SOCKET)) {
         let _ = std::fs::remove_file(socket.path());

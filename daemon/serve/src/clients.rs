@@ -1,4 +1,5 @@
-//! Who is connected and asks at the same time. Each client has a share, so that none can shut out the others.
+//! Limits on simultaneous connections and requests. Each client has a share, so that none can shut
+//! out the others.
 
 use std::collections::HashMap;
 use std::future::{Ready, ready};
@@ -15,17 +16,19 @@ use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Connections that may be open at once, beside requests that are answered at once: most wait for the next request.
+/// Connections for each request that may be answered at once. Most connections wait for their next
+/// request.
 const CONNECTIONS_A_REQUEST: usize = 4;
 
-/// Who asks.
+/// The origin of a request, as far as limits are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Client {
     /// The holder of a token, by its hash.
     Token([u8; 32]),
-    /// Whoever is at an address; of IPv6 the network of 64 bits, which one machine has.
+    /// A network address. For IPv6 it is the network of 64 bits, which one machine has.
     Address(IpAddr),
-    /// Whoever may open the service's Unix socket. They are not told apart, so each may have all.
+    /// Anyone who may open the service's Unix socket. They are not told apart, so each may use all
+    /// places.
     Socket,
 }
 
@@ -50,7 +53,7 @@ impl Connected<std::os::unix::net::SocketAddr> for Client {
     }
 }
 
-/// Places that clients take, of which each may have a part.
+/// Places that clients take. Each client may have only a part of them.
 #[derive(Debug)]
 pub(crate) struct Places {
     all: usize,
@@ -58,7 +61,7 @@ pub(crate) struct Places {
     taken: Mutex<HashMap<Client, usize>>,
 }
 
-/// Why there is no place.
+/// The reason why there is no free place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
     All,
@@ -70,12 +73,13 @@ impl Places {
         Arc::new(Self { all, of_client: http.share_of(all), taken: Mutex::default() })
     }
 
-    /// For requests.
+    /// Returns the places for requests.
     pub(crate) fn of_requests(http: &HttpConfig) -> Arc<Self> {
         Self::new(http.concurrent, http)
     }
 
-    /// For connections: at most half of the files that this process may open, since trainings open files too.
+    /// Returns the places for connections. They use at most half of the files that this process may
+    /// open, since trainings open files too.
     pub(crate) fn of_connections(http: &HttpConfig) -> Arc<Self> {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / 2;
         let most = http.concurrent.saturating_mul(CONNECTIONS_A_REQUEST);
@@ -115,14 +119,14 @@ impl Drop for Place {
     }
 }
 
-/// A connection that says who is at its other end.
+/// A connection whose client is known.
 pub(crate) trait Peer {
     fn client(&self) -> Client;
 }
 
 impl Peer for TcpStream {
     fn client(&self) -> Client {
-        // It has none when it is closed already, and is gone with the first read.
+        // A connection that was closed already has no address, and ends with the first read.
         self.peer_addr().map_or(Client::Socket, |address| Client::at(address.ip()))
     }
 }
@@ -133,7 +137,7 @@ impl Peer for UnixStream {
     }
 }
 
-/// Accepts connections as long as their client has a place, and closes others.
+/// Accepts a connection if its client has a free place, and closes it otherwise.
 #[derive(Clone, Debug)]
 pub(crate) struct CountingAcceptor(pub(crate) Arc<Places>);
 
@@ -150,7 +154,7 @@ impl<I: Peer, S> Accept<I, S> for CountingAcceptor {
     }
 }
 
-/// A connection with its place.
+/// A connection together with its place.
 pub(crate) struct Counted<I> {
     stream: I,
     _place: Place,
@@ -218,7 +222,7 @@ mod tests {
         let again = places.take(at("10.0.0.1")).unwrap();
         drop((token, six, socket, again));
         assert!(places.taken.lock().unwrap().is_empty());
-        // The smallest limit lets somebody in.
+        // Even the smallest limit admits a client.
         let one = Places::of_requests(&HttpConfig { concurrent: 1, ..HttpConfig::default() });
         assert!(one.take(at("10.0.0.1")).is_ok());
     }

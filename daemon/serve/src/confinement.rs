@@ -1,4 +1,4 @@
-//! What the process of a job may open: the kernel (Landlock) holds it to that, whatever it is made to do.
+//! What the process of a job or of queries may open. The kernel (Landlock) holds it to that, whatever it is made to do.
 //!
 //! The service says in an environment variable what is allowed, and the process restricts itself before it does anything else.
 //! Trainings and embeds run in the service's own process and are not confined. Where the kernel has no Landlock, nothing is.
@@ -91,11 +91,9 @@ impl Confinement {
             // Where this does not work, the job says what it cannot write.
             let _ = fs::create_dir_all(folder);
         }
-        let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
+        let mut read = system_files();
         read.extend(folders.readable_state());
         read.push(state.join("owner.json"));
-        read.extend(libraries());
-        read.extend(credentials());
         read.extend(cache);
         let mut write = made;
         write.extend(DEVICES.iter().map(PathBuf::from));
@@ -105,9 +103,25 @@ impl Confinement {
         Self { read, write }
     }
 
+    /// Returns what a process that computes queries may open: it reads datasets, and writes only what does not fit into its
+    /// memory, to `spill`.
+    pub(crate) fn of_queries(folders: &Folders, spill: &Path) -> Self {
+        let mut read = system_files();
+        read.extend(folders.open().iter().cloned());
+        // Blocks of datasets in buckets are kept there.
+        let blocks = cache_folder().map(|cache| cache.join("blocks"));
+        if let Some(blocks) = &blocks {
+            let _ = fs::create_dir_all(blocks);
+        }
+        let mut write: Vec<PathBuf> = DEVICES.iter().map(PathBuf::from).collect();
+        write.extend(blocks);
+        write.extend([spill.to_owned(), "/proc/self/oom_score_adj".into()]);
+        Self { read, write }
+    }
+
     /// As the variable has it.
     pub(crate) fn to_variable(&self) -> anyhow::Result<String> {
-        serde_json::to_string(self).context("what the job's process may open")
+        serde_json::to_string(self).context("what the process may open")
     }
 
     /// Restricts this thread and those that it starts. What is not there is passed over.
@@ -123,19 +137,19 @@ impl Confinement {
     }
 }
 
-/// Restricts this process to what its service allows it, if it is one of a job. To be called before there is a second thread.
+/// Restricts this process to what its service allows it, if it is one of a job or of queries. To be called before there is a second thread.
 pub fn apply() -> anyhow::Result<()> {
     let Some(text) = std::env::var_os(VARIABLE) else { return Ok(()) };
     let confinement: Confinement = text
         .to_str()
         .context("it is not UTF-8")
         .and_then(|text| Ok(serde_json::from_str(text)?))
-        .with_context(|| format!("{VARIABLE}, as the service sets it for a job's process"))?;
+        .with_context(|| format!("{VARIABLE}, as the service sets it for its processes"))?;
     confinement.restrict().context("confining this process to the folders of its service")
 }
 
 /// Whether this kernel can confine processes.
-fn is_available() -> bool {
+pub fn can_confine() -> bool {
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI::V1))
@@ -145,7 +159,7 @@ fn is_available() -> bool {
 
 /// Says at the start of the service where jobs are not confined as they should be.
 pub(crate) fn say_what_is_open(folders: &Folders) {
-    if !is_available() {
+    if !can_confine() {
         tracing::warn!(
             "this kernel has no Landlock, or the unit does not allow it: jobs' processes are held to the folders of this service by its \
              own checks alone"
@@ -157,6 +171,14 @@ pub(crate) fn say_what_is_open(folders: &Folders) {
             folder.display()
         );
     }
+}
+
+/// What every process needs to read beside the data.
+fn system_files() -> Vec<PathBuf> {
+    let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
+    read.extend(libraries());
+    read.extend(credentials());
+    read
 }
 
 /// The files that this process has opened as code, and the folders of libraries: their parts are opened when they are needed.

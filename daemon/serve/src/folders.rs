@@ -1,9 +1,11 @@
-//! Which files and datasets a request may name. One place decides it, by where a name leads after links are followed:
+//! The files and datasets that a request may name. This module alone decides it, by the path that
+//! remains after links are followed.
 //!
-//! 1. Beneath the `folders` and datasets of the configuration everything may be read and written.
-//! 2. In the state folder only the service writes. The rest of it may be read, but for the store and what belongs to it.
-//! 3. Of these the innermost folder around a name counts.
-//! 4. A URL is a dataset beneath `remote.allow`; nothing else is a URL.
+//! 1. Below the `folders` and datasets of the configuration, everything may be read and written.
+//! 2. In the state folder only the service writes. Its other files may be read, except for the
+//!    store and the files around it.
+//! 3. If several of these folders contain a path, the innermost one decides.
+//! 4. A URL can only name a dataset below `remote.allow`.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
@@ -12,13 +14,14 @@ use diptych_schemas::{PathRole, RemotePrefix, ServeConfig, is_url};
 
 use crate::socket::SOCKET;
 
-/// What of the state folder no request may read beside the store itself: its lock, notes and socket, and the jobs' logs.
+/// Entries of the state folder besides the store that no request may read: the lock, notes and
+/// socket, and the jobs' logs.
 const BESIDE_THE_STORE: [&str; 5] = ["lock", "owner.json", "acknowledged", "jobs", SOCKET];
-/// Where in the state folder backups may lie.
+/// Folder within the state folder for backups.
 const BACKUPS: &str = "backups";
 
-/// What may be named, links resolved.
-#[derive(Clone, Debug)]
+/// The folders and URLs that requests may name, with links resolved.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Folders {
     /// Folders and datasets of the configuration.
     open: Vec<PathBuf>,
@@ -30,7 +33,8 @@ impl Folders {
     pub(crate) fn of(config: &ServeConfig) -> Result<Self, String> {
         let datasets = config.datasets.iter().map(|dataset| &dataset.path);
         let named = config.folders.iter().chain(datasets.filter(|path| !is_url(path)));
-        // A folder that is not there yet is taken by its name, and looked at again when something in it is named.
+        // A folder that does not exist yet is kept by its name, and checked again when a path in it
+        // is named.
         let real = |folder: &PathBuf| where_it_leads(folder).unwrap_or_else(|_| folder.clone());
         Ok(Self {
             open: named.map(real).collect(),
@@ -39,7 +43,8 @@ impl Folders {
         })
     }
 
-    /// Where a path leads that a request may name for this role; says in words why it may not. Relative ones are relative to `base`.
+    /// Resolves a path that a request names for this role. Returns a message if it may not be
+    /// named. Relative paths start at `base`.
     pub(crate) fn resolve(
         &self,
         base: &Path,
@@ -59,7 +64,8 @@ impl Folders {
         let state = depth(&self.state);
         if open == 0 && state == 0 {
             return Err(format!(
-                "{}: outside of the folders of this service ({}). Name its folder in `folders` of the service's configuration",
+                "{}: outside the folders of this service ({}). Add its folder to `folders` in the \
+                 service's configuration",
                 whole.display(),
                 self.words()
             ));
@@ -70,7 +76,8 @@ impl Folders {
         Ok(real)
     }
 
-    /// The same for a state folder: the service's own, or another one in a folder that may be written.
+    /// Resolves the path of a state folder: the service's own, or another one in a folder that may
+    /// be written.
     pub(crate) fn resolve_state(&self, base: &Path, path: &Path) -> Result<PathBuf, String> {
         match where_it_leads(&base.join(path)) {
             Ok(real) if real == self.state => Ok(real),
@@ -78,7 +85,8 @@ impl Folders {
         }
     }
 
-    /// Where a backup goes: into a folder that may be written, or into `backups` in the state folder.
+    /// Resolves the target of a backup: in a folder that may be written, or in `backups` of the
+    /// state folder.
     pub(crate) fn resolve_backup(&self, to: &Path) -> Result<PathBuf, String> {
         match where_it_leads(to) {
             Ok(real) if real.starts_with(self.state.join(BACKUPS)) => Ok(real),
@@ -89,8 +97,8 @@ impl Folders {
     fn check_in_state(&self, whole: &Path, real: &Path, role: PathRole) -> Result<(), String> {
         if role == PathRole::Write {
             return Err(format!(
-                "{}: inside of the state folder, where only the service itself writes. Name a place in one of the folders of this \
-                 service ({})",
+                "{}: inside the state folder, where only the service writes. Name a place in one \
+                 of the folders of this service ({})",
                 whole.display(),
                 self.words()
             ));
@@ -98,7 +106,7 @@ impl Folders {
         let first = real.strip_prefix(&self.state).ok().and_then(|rest| rest.iter().next());
         if first.is_some_and(is_of_the_store) {
             return Err(format!(
-                "{}: belongs to the store of the service, which no job reads",
+                "{}: belongs to the store of the service, which no job may read",
                 whole.display()
             ));
         }
@@ -113,8 +121,8 @@ impl Folders {
         }
         let allowed = self.remote.iter().map(ToString::to_string).collect::<Vec<_>>();
         Err(format!(
-            "{url}: not among the remote datasets of this service ({}). Name it, or what is above it, in `remote.allow` of the \
-             service's configuration",
+            "{url}: not among the remote datasets of this service ({}). Add it, or a URL above it, \
+             to `remote.allow` in the service's configuration",
             if allowed.is_empty() { "there are none".into() } else { allowed.join(", ") }
         ))
     }
@@ -126,12 +134,12 @@ impl Folders {
         self.open.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
     }
 
-    /// The folders beneath which jobs may read and write.
+    /// Returns the folders below which jobs may read and write.
     pub(crate) fn open(&self) -> &[PathBuf] {
         &self.open
     }
 
-    /// What of the state folder may be read, of what is there.
+    /// Returns the existing entries of the state folder that may be read.
     pub(crate) fn readable_state(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(&self.state).into_iter().flatten().flatten();
         let readable = entries.filter(|entry| !is_of_the_store(&entry.file_name()));
@@ -142,20 +150,22 @@ impl Folders {
         &self.state
     }
 
-    /// A folder of the configuration that contains the state folder, if there is one.
+    /// Returns a folder of the configuration that contains the state folder, if there is one.
     pub(crate) fn around_the_state(&self) -> Option<&Path> {
         self.open.iter().find(|folder| self.state.starts_with(folder)).map(PathBuf::as_path)
     }
 }
 
-/// Whether an entry of the state folder belongs to the store: `sled`, what was moved aside of it, and what is beside it.
+/// Whether an entry of the state folder belongs to the store: `sled`, damaged stores that were
+/// moved aside, and the files around it.
 fn is_of_the_store(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let whole = name.strip_suffix(".incomplete").unwrap_or(&name);
     name.starts_with("sled") || BESIDE_THE_STORE.contains(&whole)
 }
 
-/// The path with the links of what is there resolved. What is not there yet must not climb.
+/// Returns the path with all existing links resolved. The part that does not exist must not contain
+/// `..`.
 fn where_it_leads(path: &Path) -> Result<PathBuf, String> {
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     for there in path.ancestors() {
@@ -163,13 +173,13 @@ fn where_it_leads(path: &Path) -> Result<PathBuf, String> {
             Ok(real) => {
                 let rest = path.strip_prefix(there).unwrap_or(Path::new(""));
                 if rest.components().any(|part| part == Component::ParentDir) {
-                    return Err("leads upwards (..) through folders that are not there".into());
+                    return Err("contains .. below a folder that does not exist".into());
                 }
-                // A link to something that is not there would be followed when it is made.
+                // Creating the target would follow a link that leads nowhere.
                 if !rest.as_os_str().is_empty()
                     && real.join(rest.iter().next().unwrap_or_default()).is_symlink()
                 {
-                    return Err("is behind a link that leads nowhere".into());
+                    return Err("lies behind a link whose target does not exist".into());
                 }
                 return Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) });
             }
@@ -177,7 +187,7 @@ fn where_it_leads(path: &Path) -> Result<PathBuf, String> {
             Err(error) => return Err(error.to_string()),
         }
     }
-    Err("is no path".into())
+    Err("is not a path".into())
 }
 
 #[cfg(test)]
@@ -228,13 +238,13 @@ mod tests {
         ] {
             for role in [PathRole::Read, PathRole::Write] {
                 let found = folders.resolve(&inside, Path::new(bad), role);
-                // Not a URL here, but a folder with a strange name, which is not there.
+                // Here it is not a URL, but a folder with a strange name that does not exist.
                 let strange =
                     bad.starts_with("file:") && found == Ok(inside.join("file:/etc/passwd"));
                 assert!(found.is_err() || strange, "{bad}: {found:?}");
             }
         }
-        // A sibling whose name begins alike is another folder.
+        // A sibling with the same beginning is another folder.
         std::fs::create_dir_all(root.join("inside-not")).unwrap();
         let sibling = root.join("inside-not/x");
         assert!(folders.resolve(&inside, &sibling, PathRole::Read).is_err());
@@ -267,7 +277,7 @@ mod tests {
             assert!(folders.resolve_state(&root, Path::new("state")).is_ok());
             assert!(folders.resolve_state(&root, Path::new("state/checkpoints")).is_err());
         }
-        // The innermost folder counts, also where it lies in the state folder.
+        // The innermost folder decides, even inside the state folder.
         let found = folders(&[&own], &state).resolve(&state, Path::new("own/x"), PathRole::Write);
         assert_eq!(found, Ok(own.join("x")));
     }

@@ -1,9 +1,12 @@
-//! `diptych serve`: one process that owns a state folder for weeks, trains and works through a queue, and answers meanwhile.
+//! `diptych serve`: a process that owns a state folder for weeks, works through a queue of jobs,
+//! and answers requests meanwhile.
 //!
-//! It comes up in this order: configuration, store, jobs as they were left, address, "ready". It leaves in the other: no new jobs,
-//! jobs save what they did, requests end, the store is closed. Between the two, [`shared::Shared`] is what its parts have in common.
+//! It starts in this order: configuration, store, jobs as they were left, address, "ready". It
+//! shuts down in the reverse order: no new jobs start, jobs save their work, requests end, the
+//! store is closed. [`shared::Shared`] is the state that its parts share.
 //!
-//! Two more answer with the same routes: a command that owns a state folder ([`Answering`]), and `diptych ui` ([`ui`]).
+//! Two other commands answer on the same routes: a command that owns a state folder
+//! ([`Answering`]), and `diptych ui` ([`ui`]).
 
 mod answering;
 mod clients;
@@ -46,7 +49,7 @@ use metrics::Metrics;
 use shared::{Current, Shared};
 
 pub use answering::Answering;
-pub use confinement::apply as confine_this_process;
+pub use confinement::{apply as confine_this_process, can_confine};
 pub use http::{GIVE_WAY, ROWS, ROWS_FORMAT};
 pub use jobs::OwningCommand;
 pub use logging::start as start_logging;
@@ -54,21 +57,21 @@ pub use query::run_worker as run_query_worker;
 pub use query::{AskOwner, OwnerAnswer, answer_of, tables_of_owner};
 pub use socket::{SOCKET, SocketPath};
 
-/// How much lower than training queries are in the eyes of the scheduler.
+/// Niceness of queries, so that the scheduler prefers trainings.
 const QUERY_NICENESS: i32 = 19;
-/// How long open requests have to end after jobs have.
+/// How long open requests may take after the jobs have ended.
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the command line says beside, or in place of, the configuration.
+/// Options of the command line that complement or override the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct ServeOptions {
     pub state: Option<PathBuf>,
     pub listen: Option<String>,
-    /// Datasets beside those of the configuration.
+    /// Datasets in addition to those of the configuration.
     pub datasets: Vec<PathBuf>,
 }
 
-/// Serves until a signal asks it to leave.
+/// Serves until a signal asks it to shut down.
 pub fn run(file: Option<PathBuf>, options: ServeOptions) -> anyhow::Result<Outcome> {
     let mut config = match &file {
         Some(file) => ServeConfig::read(file)?,
@@ -82,7 +85,7 @@ pub fn run(file: Option<PathBuf>, options: ServeOptions) -> anyhow::Result<Outco
     }
     config.add_datasets(&options.datasets);
     config.validate().map_err(anyhow::Error::msg)?;
-    // What children and clients in other folders are told must mean the same there.
+    // Children and clients in other folders receive these paths, so make them absolute.
     config.state =
         std::path::absolute(&config.state).with_context(|| config.state.display().to_string())?;
     let address = Listen::parse(&config.listen).map_err(anyhow::Error::msg)?;
@@ -93,24 +96,24 @@ pub fn run(file: Option<PathBuf>, options: ServeOptions) -> anyhow::Result<Outco
         let place = Place::Listen(address);
         let service = Service::start(store, ServiceSpec { config, file, place }).await?;
         let shared = Arc::clone(&service.shared);
-        tracing::info!("serves {} at {}", shared.store.folder().display(), service.server.address);
+        tracing::info!("serving {} at {}", shared.store.folder().display(), service.server.address);
         notify::ready(&notify::status(&shared));
-        let telling = tokio::spawn(notify::keep_telling(Arc::clone(&shared)));
+        let notifier = tokio::spawn(notify::keep_telling(Arc::clone(&shared)));
         signals.obey(&shared).await;
         notify::stopping(service.stop_within + REQUESTS_END_WITHIN);
-        tracing::info!("leaving: jobs save what they did; a second signal leaves at once");
+        tracing::info!("shutting down: jobs are saving their work; a second signal exits at once");
         tokio::select! {
             left = service.leave() => left?,
             () = signals.obey(&shared) => {
-                tracing::warn!("second signal: leaving at once; what was saved before counts");
+                tracing::warn!("second signal: exiting at once; work saved before is kept");
                 leave_at_once();
             }
         }
-        telling.abort();
+        notifier.abort();
         anyhow::Ok(())
     })?;
     drop(runtime);
-    tracing::info!("left with everything saved");
+    tracing::info!("shut down with everything saved");
     Ok(Outcome::Done)
 }
 
@@ -119,34 +122,35 @@ fn runtime() -> anyhow::Result<Runtime> {
         .thread_name("http")
         .enable_all()
         .build()
-        .context("starting the server")
+        .context("cannot start the server")
 }
 
-/// Where a service answers.
+/// The address of a service.
 enum Place {
     Listen(Listen),
-    /// On the socket in its state folder, which it leaves to a command that wants it: this is told then.
+    /// The socket in its state folder. The service gives the folder up to a command that wants it,
+    /// and is notified through this.
     InState(Arc<Notify>),
 }
 
-/// What a service is made of, beside its store.
+/// Everything that a service is made of besides its store.
 struct ServiceSpec {
     config: ServeConfig,
     file: Option<PathBuf>,
     place: Place,
 }
 
-/// A service that answers and works through its queue.
+/// A service that answers requests and works through its queue.
 struct Service {
     shared: Arc<Shared>,
     server: Server,
-    /// How long its jobs have to save what they did.
+    /// How long its jobs have to save their work.
     stop_within: Duration,
     counting: JoinHandle<()>,
 }
 
 impl Service {
-    /// Takes up the jobs, answers, and starts to run them, in this order.
+    /// Loads the jobs, starts to answer, and starts to run jobs, in this order.
     async fn start(store: Store, spec: ServiceSpec) -> anyhow::Result<Self> {
         let ServiceSpec { config, file, place } = spec;
         let tls = config.tls.clone();
@@ -176,7 +180,8 @@ impl Service {
                 shared.queue.start()?;
                 server
             }
-            // Jobs that wait in the folder are not run because somebody looks, but with the first that is asked for here.
+            // Looking at a folder does not start the jobs that wait in it. They start with the
+            // first job that is submitted here.
             Place::InState(_) => {
                 let state = shared.store.folder();
                 let server = listen::bind_in_state(state, &http_config, router)?;
@@ -190,35 +195,36 @@ impl Service {
         Ok(Self { shared, server, stop_within, counting })
     }
 
-    /// Lets jobs save what they did and requests end.
+    /// Lets jobs save their work and requests end.
     async fn leave(self) -> anyhow::Result<()> {
         let Self { shared, server, stop_within, counting } = self;
         let queue = Arc::clone(&shared.queue);
         let leaving = tokio::task::spawn_blocking(move || queue.leave(stop_within));
-        let late = leaving.await.context("waiting for the jobs")?;
+        let late = leaving.await.context("cannot wait for the jobs")?;
         if !late.is_empty() {
             tracing::error!(
-                "jobs {late:?} did not stop within {} seconds; they go on from what they saved",
+                "jobs {late:?} did not stop within {} seconds; they will continue from what they \
+                 saved",
                 stop_within.as_secs()
             );
             leave_at_once();
         }
         shared.leave();
         server.control.graceful_shutdown(Some(REQUESTS_END_WITHIN));
-        server.ended.await.context("waiting for the server")??;
+        server.ended.await.context("cannot wait for the server")??;
         counting.abort();
         Ok(())
     }
 }
 
-/// Flight SQL as a part of this service: its sessions, limits and tokens.
+/// Builds Flight SQL for this service from its sessions, limits and tokens.
 fn flight_spec(shared: &Arc<Shared>) -> FlightSpec {
     let known = |shared: &Shared, name: &str| {
         let current = shared.current();
         let datasets = &current.config.datasets;
         let names: Vec<&str> = datasets.iter().map(|dataset| dataset.name.as_str()).collect();
         current.dataset(name).cloned().with_context(|| {
-            format!("there is no dataset {name:?} here; there are: {}", names.join(", "))
+            format!("there is no dataset {name:?}; existing datasets: {}", names.join(", "))
         })
     };
     let (of_session, of_dataset) = (Arc::clone(shared), Arc::clone(shared));
@@ -239,12 +245,13 @@ fn flight_spec(shared: &Arc<Shared>) -> FlightSpec {
     }
 }
 
-/// What should end in order did not, and somebody wants it ended: without the libraries' own endings, which other threads may run into.
+/// Exits without the libraries' own exit handlers, which other threads might run into. Used if an
+/// orderly shutdown fails or takes too long.
 fn leave_at_once() -> ! {
     signal_hook::low_level::exit(i32::from(diptych_schemas::outcome::LEFT_AT_ONCE))
 }
 
-/// SIGTERM and SIGINT: leave. SIGHUP: read the configuration again.
+/// The signals of a service. SIGTERM and SIGINT shut it down, SIGHUP reloads the configuration.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -253,7 +260,7 @@ struct Signals {
 
 impl Signals {
     fn watch() -> anyhow::Result<Self> {
-        let watch = |kind| signal(kind).context("watching for signals");
+        let watch = |kind| signal(kind).context("cannot watch for signals");
         Ok(Self {
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,
@@ -261,7 +268,8 @@ impl Signals {
         })
     }
 
-    /// Returns when it is time to leave. There is nothing to read again.
+    /// Returns when it is time to shut down. SIGHUP counts too, since there is no configuration to
+    /// reload.
     async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -270,7 +278,7 @@ impl Signals {
         }
     }
 
-    /// Returns when it is time to leave.
+    /// Returns when it is time to shut down. Reloads the configuration at SIGHUP.
     async fn obey(&mut self, shared: &Arc<Shared>) {
         loop {
             tokio::select! {
@@ -280,10 +288,22 @@ impl Signals {
                     notify::reloading();
                     let again = Arc::clone(shared);
                     match tokio::task::spawn_blocking(move || again.reload()).await {
-                        Ok(Ok(fixed)) if fixed.is_empty() => tracing::info!("the configuration was read again"),
-                        Ok(Ok(fixed)) => tracing::warn!("the configuration was read again; {} change at a restart only", fixed.join(", ")),
-                        Ok(Err(error)) => tracing::error!("the configuration stays as it was: {}", describe(&error)),
-                        Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+                        Ok(Ok(fixed)) if fixed.is_empty() => {
+                            tracing::info!("the configuration was reloaded");
+                        }
+                        Ok(Ok(fixed)) => tracing::warn!(
+                            "the configuration was reloaded; changes to {} take effect at a \
+                             restart",
+                            fixed.join(", ")
+                        ),
+                        Ok(Err(error)) => tracing::error!(
+                            "cannot reload the configuration, the old one stays: {}",
+                            describe(&error)
+                        ),
+                        Err(error) => {
+                            tracing::error!("cannot reload the configuration, the old one stays: \
+                                 {error}");
+                        }
                     }
                     notify::ready(&notify::status(shared));
                 }

@@ -1,4 +1,4 @@
-//! The address: TCP or a Unix socket, with TLS where it is asked for.
+//! Listening on TCP or on a Unix socket, with or without TLS.
 
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -18,22 +18,22 @@ use tokio::task::JoinHandle;
 use crate::clients::{Client, CountingAcceptor, Peer, Places};
 use crate::socket::{SOCKET, SocketPath};
 
-/// How often the other end of an HTTP/2 connection is asked whether it is still there, and how long it has to answer.
+/// Interval of HTTP/2 keep-alive pings, and the time that the peer has to answer one.
 const STILL_THERE: Duration = Duration::from_secs(20);
-/// Who may connect to a Unix socket: the user of the service and its group.
+/// Permissions of a Unix socket: the user of the service and its group may connect.
 const SOCKET_MODE: u32 = 0o660;
-/// Of the socket in a state folder: for its owner alone.
+/// Permissions of the socket in a state folder: only its owner may connect.
 const PRIVATE_MODE: u32 = 0o600;
 
-/// A server that answers.
+/// A running server.
 pub(super) struct Server {
-    /// As a client names it.
+    /// The address that clients use.
     pub(super) address: String,
     pub(super) control: Control,
     pub(super) ended: JoinHandle<anyhow::Result<()>>,
 }
 
-/// Listens and starts to answer.
+/// Listens, and starts to answer.
 pub(super) async fn bind(
     listen: &Listen,
     tls: Option<&TlsConfig>,
@@ -43,8 +43,9 @@ pub(super) async fn bind(
     let tls = match tls {
         Some(TlsConfig { certificate, key }) => {
             let config = RustlsConfig::from_pem_file(certificate, key).await;
+            let (certificate, key) = (certificate.display(), key.display());
             Some(config.with_context(|| {
-                format!("TLS by {} and {}", certificate.display(), key.display())
+                format!("cannot use the TLS certificate {certificate} with the key {key}")
             })?)
         }
         None => None,
@@ -53,19 +54,19 @@ pub(super) async fn bind(
     let scheme = if tls.is_some() { "https" } else { "http" };
     match listen {
         Listen::Tcp(address) => {
-            let listener =
-                TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
-            listener.set_nonblocking(true).context("a listener that does not wait")?;
+            let listener = TcpListener::bind(address)
+                .with_context(|| format!("cannot listen on {address}"))?;
+            listener.set_nonblocking(true).context("cannot make the listener non-blocking")?;
             let address = format!(
                 "{scheme}://{}",
-                listener.local_addr().context("the address that is listened on")?
+                listener.local_addr().context("cannot read the listener's address")?
             );
             let server =
                 axum_server::from_tcp(listener)?.handle(Handle::with_control(control.clone()));
             Ok(Server { address, control, ended: start(server, tls, http, router) })
         }
         Listen::Unix(path) => {
-            // Clients read it in other folders.
+            // Clients in other folders read this path.
             let path = &std::path::absolute(path).with_context(|| path.display().to_string())?;
             let server = axum_server::from_unix(socket(path, SOCKET_MODE)?)?;
             let server = server.handle(Handle::with_control(control.clone()));
@@ -78,7 +79,8 @@ pub(super) async fn bind(
     }
 }
 
-/// Listens on the socket in a state folder that this process owns, which nobody but this user may open.
+/// Listens on the socket in a state folder that this process owns. Only this user can connect to
+/// it.
 pub(super) fn bind_in_state(
     state: &Path,
     http: &HttpConfig,
@@ -87,7 +89,7 @@ pub(super) fn bind_in_state(
     let control = Control::new();
     let server = axum_server::from_unix(socket(&state.join(SOCKET), PRIVATE_MODE)?)?;
     let server = server.handle(Handle::with_control(control.clone()));
-    // The folder may lie elsewhere for those who read it.
+    // Other processes may see the folder at another path.
     let address = format!("unix:{SOCKET}");
     Ok(Server { address, control, ended: start(server, None, http, router) })
 }
@@ -114,24 +116,22 @@ where
         match tls {
             None => server.acceptor(counting).serve(service).await,
             Some(config) => {
-                // It gives a handshake 10 seconds.
+                // It allows 10 seconds for a handshake.
                 let tls = axum_server::tls_rustls::RustlsAcceptor::new(config);
                 server.acceptor(tls.acceptor(counting)).serve(service).await
             }
         }
-        .context("serving")
+        .context("the server failed")
     })
 }
 
-/// A socket at this path. One that a killed process left is taken over, one that answers is not.
+/// Binds a socket to this path. A socket that a killed process left is replaced; one that answers
+/// is not.
 fn socket(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     let near = SocketPath::of(path).with_context(|| path.display().to_string())?;
     if let Ok(there) = std::fs::symlink_metadata(near.path()) {
         if !there.file_type().is_socket() {
-            bail!(
-                "{}: something else than a socket is there; name another path in `listen`",
-                path.display()
-            );
+            bail!("{}: exists and is not a socket; name another path in `listen`", path.display());
         }
         if UnixStream::connect(near.path()).is_ok() {
             bail!(
@@ -142,9 +142,9 @@ fn socket(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
         std::fs::remove_file(near.path()).map_err(SchemaError::io(path))?;
     }
     let listener = UnixListener::bind(near.path())
-        .with_context(|| format!("listening on {}", path.display()))?;
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(near.path(), std::fs::Permissions::from_mode(mode))
         .map_err(SchemaError::io(path))?;
-    listener.set_nonblocking(true).context("a listener that does not wait")?;
+    listener.set_nonblocking(true).context("cannot make the listener non-blocking")?;
     Ok(listener)
 }

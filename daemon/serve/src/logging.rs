@@ -1,5 +1,5 @@
-//! The log of the service: journald with its levels and fields where systemd started it, standard error elsewhere; and beside it the
-//! log of each job.
+//! Logging of the service. Under systemd it goes to journald with levels and fields, otherwise to
+//! standard error. Each job also has a log of its own.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -7,9 +7,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::jobs::Tee;
 
-/// Starts to log. `filter` says what.
+/// Starts logging. `filter` chooses the events.
 pub fn start(filter: EnvFilter) {
-    // systemd sets it where standard error is the journal: then there is a better way to it, with levels and fields.
+    // systemd sets this variable if standard error is the journal. Then there is a better way to
+    // the journal, with levels and fields.
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     let standard_error = journal.is_none();
     let lines = tracing_subscriber::fmt::layer()

@@ -1,4 +1,5 @@
-//! What is counted for Prometheus. Names follow its conventions: a unit at the end, counters end in `_total`.
+//! Metrics for Prometheus. Names follow its conventions: a unit at the end, and `_total` at the end
+//! of counters.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -51,7 +52,7 @@ struct OfRequest {
     status: u16,
 }
 
-/// All that is counted.
+/// All metrics.
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
     step_seconds: Family<OfRun, Histogram>,
@@ -78,7 +79,7 @@ pub(crate) struct Metrics {
     request_seconds: Histogram,
 }
 
-/// 1 ms to about 9 minutes, by factors of two.
+/// Returns a histogram from 1 ms to about 9 minutes, by factors of two.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 20))
 }
@@ -127,7 +128,7 @@ impl Metrics {
             self.data_wait_seconds.clone(),
         );
         all.register("diptych_samples", "Samples trained on by this process", self.samples.clone());
-        all.register("diptych_step", "Steps done", self.step.clone());
+        all.register("diptych_step", "Completed steps", self.step.clone());
         all.register("diptych_loss", "Loss of the last step", self.loss.clone());
         all.register(
             "diptych_learning_rate",
@@ -141,12 +142,12 @@ impl Metrics {
         );
         all.register(
             "diptych_term",
-            "Figures of the objective and the model after the last step, by name",
+            "Values of the objective and the model after the last step, by name",
             self.terms.clone(),
         );
         all.register(
             "diptych_evaluation",
-            "Figures of held-out pairs at the last evaluation while training, by name",
+            "Results on held-out pairs at the last evaluation during training, by name",
             self.evaluations.clone(),
         );
         all.register("diptych_grad_norm", "Norm of the last gradient", self.grad_norm.clone());
@@ -157,21 +158,29 @@ impl Metrics {
         );
         all.register(
             "diptych_mfu_ratio",
-            "Share of what the device can compute at most",
+            "Model FLOPs utilization: share of the device's peak",
             self.mfu.clone(),
         );
-        all.register("diptych_eta_seconds", "Time to the end of the run", self.eta_seconds.clone());
+        all.register(
+            "diptych_eta_seconds",
+            "Estimated time to the end of the run",
+            self.eta_seconds.clone(),
+        );
         all.register(
             "diptych_checkpoint_age_seconds",
-            "Time since the newest checkpoint: what a crash would cost",
+            "Time since the newest checkpoint, which a crash would lose",
             self.checkpoint_age_seconds.clone(),
         );
-        all.register("diptych_events", "What guards noticed", self.events.clone());
+        all.register("diptych_events", "Events of guards", self.events.clone());
         all.register("diptych_jobs", "Jobs by state", self.jobs.clone());
-        all.register("diptych_store_bytes", "Size of sled on the disk", self.store_bytes.clone());
+        all.register(
+            "diptych_store_bytes",
+            "Size of the store on the disk",
+            self.store_bytes.clone(),
+        );
         all.register(
             "diptych_disk_free_bytes",
-            "Free on the disk of the state folder",
+            "Free space on the disk of the state folder",
             self.disk_free_bytes.clone(),
         );
         all.register(
@@ -181,13 +190,13 @@ impl Metrics {
         );
         all.register(
             "process_start_time_seconds",
-            "Start of the process since 1970",
+            "Start time of the process since 1970",
             self.start_time_seconds.clone(),
         );
-        all.register("diptych_http_requests", "Requests answered", self.requests.clone());
+        all.register("diptych_http_requests", "Answered requests", self.requests.clone());
         all.register(
             "diptych_http_request_seconds",
-            "Time to the answer of a request",
+            "Time to answer a request",
             self.request_seconds.clone(),
         );
     }
@@ -199,7 +208,7 @@ impl Metrics {
         status: StatusCode,
         took: Duration,
     ) {
-        // Other methods are text of whoever asks.
+        // Other methods are arbitrary text from clients.
         let known = [Method::GET, Method::POST, Method::PATCH, Method::HEAD, Method::OPTIONS]
             .contains(method);
         let method = if known { method.to_string() } else { "other".to_owned() };
@@ -207,8 +216,8 @@ impl Metrics {
         self.request_seconds.observe(took.as_secs_f64());
     }
 
-    fn told(&self, told: LiveEvent) {
-        match told {
+    fn record(&self, event: LiveEvent) {
+        match event {
             LiveEvent::Step(step) => {
                 for (name, value) in &step.terms {
                     self.terms
@@ -254,31 +263,31 @@ impl Metrics {
         }
     }
 
-    /// Counts what the runs of a queue tell, until the service ends.
+    /// Records the events of a queue's runs until the service ends.
     pub(crate) async fn listen(metrics: Arc<Self>, queue: Arc<Queue>) {
         let mut runs = queue.listen_to_runs();
         loop {
             match runs.recv().await {
-                Ok(told) => metrics.told(told),
-                // Steps that were missed are not in the histogram; the gauges catch up.
+                Ok(event) => metrics.record(event),
+                // Missed steps are not in the histogram; the gauges catch up.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             }
         }
     }
 
-    /// Everything in OpenMetrics' text form.
+    /// Returns all metrics in OpenMetrics' text format.
     pub(crate) fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
-        // A text that ends with a line break is what parsers expect.
+        // Parsers expect a line break at the end.
         if !text.ends_with('\n') {
             text.push('\n');
         }
         Ok(text)
     }
 
-    /// What is looked up when it is asked for.
+    /// Updates the metrics that are read on demand.
     pub(crate) fn look(&self, queue: &Queue, store: &Store) -> Result<(), StoreError> {
         self.jobs.clear();
         for state in [
@@ -312,7 +321,8 @@ impl Metrics {
     }
 }
 
-/// Of the files in a folder, without those in folders below it: sled has one such level, whose files are few.
+/// Returns the size of all files in a folder and its subfolders, of which sled has one level with
+/// few files.
 fn folder_bytes(folder: &std::path::Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries

@@ -1,4 +1,4 @@
-//! What systemd hears: that the service is ready, what it is doing, that it is alive, that it leaves. Without systemd nothing is said.
+//! Notifications to systemd: ready, status, watchdog, stopping. Without systemd they do nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use sd_notify::NotifyState;
 
 use super::shared::Shared;
 
-/// How often the status line is made anew.
+/// Interval between two updates of the status line.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
-/// Tells systemd something. Where there is none, that is no error.
+/// Notifies systemd. It is not an error if there is none.
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("systemd could not be told: {error}");
+        tracing::debug!("cannot notify systemd: {error}");
     }
 }
 
@@ -25,24 +25,25 @@ pub(crate) fn ready(status: &str) {
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::debug!("no time for systemd: {error}"),
+        Err(error) => tracing::debug!("cannot read the clock for systemd: {error}"),
     }
 }
 
-/// Leaving, which may take so long.
+/// Announces that the service is stopping, and how long it may take.
 pub(crate) fn stopping(within: Duration) {
     let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
     tell(&[
         NotifyState::Stopping,
-        NotifyState::Status("saving what jobs did"),
+        NotifyState::Status("saving the work of jobs"),
         NotifyState::ExtendTimeoutUsec(micros),
     ]);
 }
 
-/// Keeps status line and watchdog up to date. The watchdog is fed only while every job of this process moves: a training that
-/// hangs for the whole interval is ended by systemd and goes on from its last checkpoint.
+/// Keeps the status line and the watchdog up to date. The watchdog is fed only while every job of
+/// this process makes progress. systemd ends a service whose training hangs for the whole interval,
+/// and the training continues from its last checkpoint.
 pub(crate) async fn keep_telling(shared: Arc<Shared>) {
-    // Half of it, as sd_watchdog_enabled(3) recommends.
+    // Half of the interval, as sd_watchdog_enabled(3) recommends.
     let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
     let mut fed = tokio::time::interval(watchdog.unwrap_or(STATUS_EVERY));
     let mut told = tokio::time::interval(STATUS_EVERY);
@@ -53,7 +54,8 @@ pub(crate) async fn keep_telling(shared: Arc<Shared>) {
                     if shared.queue.all_moved() {
                         tell(&[NotifyState::Watchdog]);
                     } else {
-                        tracing::warn!("a job finished nothing for half of systemd's watchdog interval");
+                        tracing::warn!("a job made no progress for half of systemd's watchdog \
+                             interval");
                     }
                 }
             }
@@ -62,7 +64,7 @@ pub(crate) async fn keep_telling(shared: Arc<Shared>) {
     }
 }
 
-/// One line about what runs.
+/// Returns one line about the running jobs.
 pub(crate) fn status(shared: &Shared) -> String {
     let steps = shared.queue.steps();
     let jobs = shared.queue.jobs();

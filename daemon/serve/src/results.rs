@@ -1,4 +1,5 @@
-//! The best figures of each run, for tables that rank runs. What was read of a run's metrics is not read again.
+//! The best results of each run, for tables that rank runs. Metrics that were read once are not
+//! read again.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -6,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use diptych_schemas::Step;
 use diptych_store::{MetricRow, Milliseconds, RunName, Store, StoreError};
 
-/// Steps that a run's loss is the mean of.
+/// Number of last steps whose mean is a run's loss.
 const RECENT: usize = 100;
-/// What the names of an evaluation's figures begin with.
+/// Prefixes of the names of evaluation results.
 const GROUPS: [&str; 4] = ["heldout/", "heldout_ema/", "suite/", "eval/"];
 
-/// The results of all runs that somebody asked for.
+/// The results of all runs that were requested so far.
 #[derive(Default)]
 pub(crate) struct Results {
     known: Mutex<HashMap<RunName, RunResults>>,
@@ -20,20 +21,20 @@ pub(crate) struct Results {
 /// The results of one run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunResults {
-    /// The last step that was read, and when it was recorded.
+    /// The last step that was read, and the time at which it was recorded.
     read: Option<(Step, Milliseconds)>,
     /// The last losses, the oldest first.
     losses: VecDeque<f64>,
-    /// By name.
+    /// Best and last values by name.
     pub(crate) figures: BTreeMap<String, Figure>,
 }
 
-/// A figure of evaluations.
+/// The best and last value of a result over all evaluations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Figure {
     pub(crate) best: Evaluated,
     pub(crate) last: Evaluated,
-    /// What guessing comes to, where that was recorded.
+    /// The value of guessing, if it was recorded.
     pub(crate) chance: Option<f64>,
 }
 
@@ -41,12 +42,12 @@ pub(crate) struct Figure {
 pub(crate) struct Evaluated {
     pub(crate) step: Step,
     pub(crate) value: f64,
-    /// Pairs that it is of, where that was recorded.
+    /// Number of evaluated pairs, if it was recorded.
     pub(crate) pairs: Option<u64>,
 }
 
 impl Results {
-    /// Reads what a run has recorded since it was asked for last.
+    /// Reads the metrics that a run has recorded since the last call.
     pub(crate) fn of(&self, store: &Store, run: &RunName) -> Result<RunResults, StoreError> {
         let known = self.lock().get(run).cloned().unwrap_or_default();
         let mut now = match known.read {
@@ -64,7 +65,7 @@ impl Results {
         Ok(now)
     }
 
-    /// Figures were added to a step that may have been read.
+    /// Forgets a run because results were added to a step that may have been read already.
     pub(crate) fn forget(&self, run: &RunName) {
         self.lock().remove(run);
     }
@@ -75,7 +76,7 @@ impl Results {
 }
 
 impl RunResults {
-    /// The mean of the last losses.
+    /// Returns the mean of the last losses.
     pub(crate) fn loss(&self) -> Option<f64> {
         let count = self.losses.len();
         (count > 0).then(|| self.losses.iter().sum::<f64>() / count as f64)
@@ -115,14 +116,14 @@ impl RunResults {
 }
 
 impl Evaluated {
-    /// The 95% interval of a figure that is a part of its pairs.
+    /// Returns the 95% interval of a result that is a share of its pairs.
     pub(crate) fn interval(&self, name: &str) -> Option<diptych_trainer::evaluate::Interval> {
         let pairs = usize::try_from(self.pairs?).ok().filter(|pairs| *pairs > 0)?;
         is_part(name).then(|| diptych_trainer::evaluate::wilson(self.value, pairs))
     }
 }
 
-/// Group and name of a figure that a run can be ranked by.
+/// Splits the name of a result by which runs can be ranked into group and name.
 fn figure_of(name: &str) -> Option<(&str, &str)> {
     let (group, figure) = name.rsplit_once('/')?;
     let known = GROUPS.iter().any(|group| name.starts_with(group));
@@ -131,7 +132,7 @@ fn figure_of(name: &str) -> Option<(&str, &str)> {
     (known && !constant).then_some((group, figure))
 }
 
-/// Which constant says what guessing comes to.
+/// Returns the name of the metric that holds the value of guessing.
 fn chance_name(figure: &str) -> Option<&'static str> {
     match figure {
         "i2t_recall@1" | "t2i_recall@1" => Some("chance_i2t_recall@1"),
@@ -140,12 +141,12 @@ fn chance_name(figure: &str) -> Option<&'static str> {
     }
 }
 
-/// Losses are the one kind of figure of which less is better.
+/// Whether smaller values are better.
 pub(crate) fn less_is_better(name: &str) -> bool {
     name.contains("loss") || name.contains("perplexity")
 }
 
-/// Whether a figure is the part of the pairs for which something holds.
+/// Whether a result is the share of pairs for which something holds.
 fn is_part(name: &str) -> bool {
     name.contains("recall@") || name.ends_with("top1") || name.ends_with("top5")
 }
@@ -188,7 +189,7 @@ mod tests {
             (recall.last.step, recall.last.value, recall.chance),
             (Step(3), 0.4, Some(0.01))
         );
-        // Wilson's interval of 50 of 100, as in tables of it.
+        // Wilson's interval for 50 of 100, as in published tables.
         let within = recall.best.interval("heldout/i2t_recall@1").unwrap();
         assert!((within.low - 0.4038).abs() < 1e-4 && (within.high - 0.5962).abs() < 1e-4);
         let loss = found.figures["heldout/loss"];

@@ -1,4 +1,5 @@
-//! Embeddings that stay in memory between searches, each with its model and, where somebody asked, its approximate index.
+//! Embeddings that stay in memory between searches, each with its model and, once requested, its
+//! approximate index.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError};
@@ -8,29 +9,29 @@ use diptych_embeddings::nearest::{GraphSpec, Models, NearestError, Searcher};
 use diptych_schemas::ContentHash;
 use diptych_store::Store;
 
-/// Models whose embeddings stay in memory.
+/// Number of models whose embeddings stay in memory.
 const KEPT: usize = 2;
-/// Memory of the embeddings of one model.
+/// Most bytes of one model's embeddings.
 const MEMORY_BYTES: u64 = 4 << 30;
 
-/// Embeddings that are in memory, the last that were asked for at the end.
+/// Embeddings in memory, the most recently used last.
 #[derive(Default)]
 pub(crate) struct Searchers {
     pub models: Models,
     kept: Mutex<Vec<Searchable>>,
 }
 
-/// Those of one model.
+/// The embeddings of one model.
 #[derive(Clone)]
 pub(crate) struct Searchable {
     pub(crate) producer: ContentHash,
     searcher: Arc<RwLock<Searcher>>,
-    /// Whether somebody builds the approximate index of them.
+    /// Whether a thread is building the approximate index.
     builds: Arc<AtomicBool>,
 }
 
 impl Searchers {
-    /// The embeddings that a model has made, with those that came since they were read.
+    /// Returns the embeddings of a model, including those that were added since they were read.
     pub(crate) fn get(&self, store: &Store, model: &str) -> Result<Searchable, NearestError> {
         let loaded = self.models.get(model, store.folder())?;
         let producer = loaded.producer();
@@ -44,7 +45,7 @@ impl Searchers {
             })
         };
         if let Some(known) = known {
-            // While others search or an index is built, what was read before is asked.
+            // While others search or an index is built, use the embeddings that were read before.
             match known.searcher.try_write() {
                 Ok(mut searcher) => drop(searcher.refresh()?),
                 Err(TryLockError::Poisoned(poisoned)) => drop(poisoned.into_inner().refresh()?),
@@ -52,7 +53,8 @@ impl Searchers {
             }
             return Ok(known);
         }
-        // Read without the lock: others may be asked meanwhile. Two who come at once read it twice, and one is kept.
+        // Read without the lock, so that other models can be searched meanwhile. If two threads
+        // read the same model, one copy is kept.
         let searcher = Arc::new(RwLock::new(Searcher::open(store, loaded, MEMORY_BYTES)?));
         let entry = Searchable { producer, searcher, builds: Arc::default() };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +72,7 @@ impl Searchable {
         self.searcher.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the approximate index is there; where it is not, it is built from now on, behind everything else.
+    /// Whether the approximate index exists. If not, a thread of low priority starts to build it.
     pub(crate) fn has_index(&self) -> bool {
         if self.read().has_graph() {
             return true;
@@ -80,7 +82,7 @@ impl Searchable {
         }
         let kept = self.clone();
         let build = move || {
-            // On Linux this thread's, and that of the threads that it starts.
+            // On Linux this applies to this thread and to those that it starts.
             let _ = rustix::process::nice(crate::QUERY_NICENESS);
             let (began, spec) = (Instant::now(), GraphSpec::default());
             let built = kept.read().graph_of(spec);
@@ -97,14 +99,14 @@ impl Searchable {
                     );
                 }
                 Err(error) => tracing::error!(
-                    "the approximate index of {} could not be built: {error}",
+                    "cannot build the approximate index of {}: {error}",
                     kept.producer
                 ),
             }
             kept.builds.store(false, Ordering::Relaxed);
         };
         if let Err(error) = std::thread::Builder::new().name("index".into()).spawn(build) {
-            tracing::error!("the approximate index could not be built: {error}");
+            tracing::error!("cannot build the approximate index: {error}");
             self.builds.store(false, Ordering::Relaxed);
         }
         false

@@ -1,4 +1,4 @@
-//! What the parts of the service share.
+//! The state that all parts of the service share.
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,15 +14,15 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::folders::Folders;
 use super::jobs::Queue;
 use super::metrics::Metrics;
-use super::query::{Program, Queries};
+use super::query::{Allowance, Program, Queries};
 use super::results::Results;
 use super::searchers::Searchers;
 use super::tokens::Tokens;
 
-/// Open streams of events at once.
+/// Most open streams of events.
 const LISTENERS: usize = 128;
 
-/// One for the process; everything in it may be asked from any thread.
+/// The shared state. There is one for each process, and any thread may use it.
 pub(crate) struct Shared {
     pub store: Store,
     pub queue: Arc<Queue>,
@@ -30,24 +30,25 @@ pub(crate) struct Shared {
     pub listen: Listen,
     pub metrics: Arc<Metrics>,
     pub searchers: Searchers,
-    /// What the runs have come to.
+    /// The results of runs.
     pub results: Results,
-    /// Queries that may still begin.
+    /// Free places for queries.
     pub query_slots: Arc<Semaphore>,
-    /// Who may still listen to events.
+    /// Free places for listeners to events.
     pub listeners: Arc<Semaphore>,
-    /// Told when a command wants the state folder, which `diptych ui` leaves to it. None: nobody gives way here.
+    /// Notified when a command wants the state folder, which `diptych ui` then gives up. `None` if
+    /// this process does not give it up.
     pub way: Option<Arc<Notify>>,
-    /// Set when the service leaves, for what would go on for ever.
+    /// Set when the service shuts down, to end streams that would go on for ever.
     leaving: watch::Sender<bool>,
-    /// What computes queries.
+    /// Runs the queries of clients.
     pub queries: Arc<Queries>,
-    /// Replaced as a whole when the configuration is read again.
+    /// Replaced as a whole when the configuration is reloaded.
     current: Arc<RwLock<Arc<Current>>>,
     file: Option<PathBuf>,
 }
 
-/// What a reload replaces.
+/// The part of the state that a reload replaces.
 pub(crate) struct Current {
     pub config: ServeConfig,
     pub folders: Folders,
@@ -55,7 +56,7 @@ pub(crate) struct Current {
 }
 
 impl Current {
-    /// `own`: the token of the jobs that this process starts.
+    /// Builds it from a configuration. `own` is the token of the jobs that this process starts.
     pub(crate) fn of(config: ServeConfig, own: &str) -> anyhow::Result<Self> {
         let tokens = Tokens::read(config.auth.tokens.as_deref())?.with_own(own);
         let folders = Folders::of(&config).map_err(anyhow::Error::msg)?;
@@ -78,9 +79,12 @@ impl Shared {
         let query_slots = Arc::new(Semaphore::new(current.config.sql.concurrent));
         let current = Arc::new(RwLock::new(Arc::new(current)));
         let (searchers, limits) = (Searchers::default(), Arc::clone(&current));
-        let memory = Arc::new(move || memory_of(&now(&limits)));
+        let allowance = Arc::new(move || {
+            let current = now(&limits);
+            Allowance { memory: memory_of(&current), folders: current.folders.clone() }
+        });
         let queries =
-            Queries::new(store.clone(), searchers.models.clone(), Program::this(), memory);
+            Queries::new(store.clone(), searchers.models.clone(), Program::this(), allowance);
         Self {
             store,
             queue,
@@ -99,7 +103,7 @@ impl Shared {
         }
     }
 
-    /// Tells `way` when a command wants the state folder.
+    /// Sets `way`, which is notified when a command wants the state folder.
     pub(crate) fn giving_way(self, way: Option<Arc<Notify>>) -> Self {
         Self { way, ..self }
     }
@@ -108,13 +112,13 @@ impl Shared {
         now(&self.current)
     }
 
-    /// Reads the configuration again and takes over what can change while it runs: tokens, folders, datasets, limits. Says what
-    /// wants a restart.
+    /// Reloads the configuration and applies what can change at runtime: tokens, folders, datasets,
+    /// limits. Returns the changed keys that take effect only after a restart.
     pub(crate) fn reload(&self) -> anyhow::Result<Vec<&'static str>> {
         let Some(file) = &self.file else { return Ok(Vec::new()) };
         let before = self.current();
         let mut config = ServeConfig::read(file)?;
-        // As it was made at the start.
+        // Made absolute as at the start.
         config.state = std::path::absolute(&config.state)
             .with_context(|| config.state.display().to_string())?;
         let fixed = [
@@ -134,12 +138,12 @@ impl Shared {
         Ok(fixed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect())
     }
 
-    /// Whether somebody listens to events.
+    /// Whether a client listens to events.
     pub(crate) fn has_listeners(&self) -> bool {
         self.listeners.available_permits() < LISTENERS
     }
 
-    /// Shows other datasets from now on.
+    /// Replaces the datasets.
     pub(crate) fn show_datasets(&self, datasets: Vec<ServedDataset>) -> anyhow::Result<()> {
         let config = ServeConfig { datasets, ..self.current().config.clone() };
         let current = Current::of(config, self.queue.token())?;
@@ -156,17 +160,17 @@ impl Shared {
         *self.leaving.borrow()
     }
 
-    /// Ends when the service leaves.
+    /// Returns a future that ends when the service shuts down.
     pub(crate) fn leaving(&self) -> impl Future<Output = ()> + use<> {
         let mut leaving = self.leaving.subscribe();
         async move {
-            // An error means that the service is gone already.
+            // An error means that the service has ended already.
             let _ = leaving.wait_for(|leaving| *leaving).await;
         }
     }
 
-    /// A session that looks at the tables of the state folder and, where one is named, of a dataset. What clients ask is for
-    /// [`Self::queries`].
+    /// Opens a session over the tables of the state folder and of the given dataset. Queries of
+    /// clients do not use it; they run through [`Self::queries`].
     pub(crate) fn session(
         &self,
         dataset: Option<&ServedDataset>,

@@ -1,17 +1,18 @@
-//! Paths of Unix sockets, which the kernel takes up to 107 bytes of. A longer one is reached through its folder, which is held open.
+//! Paths of Unix sockets. The kernel accepts at most 107 bytes. A longer path is reached through
+//! its folder, which is held open.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// Bytes of `sun_path`, without the zero at its end.
+/// Most bytes of `sun_path`, without the final zero.
 const LONGEST: usize = 107;
 
-/// The name of the socket in a state folder on which its owner answers.
+/// Name of the socket in a state folder on which its owner answers.
 pub const SOCKET: &str = "socket";
 
-/// A path by which a socket can be bound or connected to, as long as this lives.
+/// A path by which a socket can be bound or connected to while this value lives.
 #[derive(Debug)]
 pub struct SocketPath {
     path: PathBuf,

@@ -1,4 +1,5 @@
-//! Bearer tokens: who has one may do what its scope says. Only hashes are kept, and they are compared in constant time.
+//! Bearer tokens. A token allows whatever its scope says. Only hashes are stored, and they are
+//! compared in constant time.
 
 use std::path::Path;
 
@@ -8,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// What all tokens begin with, so that one that lies somewhere is known for what it is.
+/// Prefix of all tokens, so that a token that is found somewhere can be recognized.
 const PREFIX: &str = "dpt_";
 /// Random bytes in a token.
 const RANDOM_BYTES: usize = 32;
 
-/// The file of tokens.
+/// Contents of the token file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -26,14 +27,16 @@ struct File {
 struct Entry {
     name: String,
     scope: Scope,
-    /// Of the whole token, hexadecimal. A token has 256 random bits, so a fast hash without salt gives nothing away.
+    /// Hash of the whole token, hexadecimal. A token has 256 random bits, so a fast hash without
+    /// salt reveals nothing.
     sha256: String,
 }
 
-/// Who may ask.
+/// The access rules of a service.
 #[derive(Clone, Debug)]
 pub enum Tokens {
-    /// Whoever reaches the address: loopback and Unix sockets only.
+    /// Anyone who reaches the address may do everything. Allowed only for loopback and Unix
+    /// sockets.
     NotAsked,
     Asked(Vec<([u8; 32], Scope)>),
 }
@@ -44,7 +47,8 @@ impl Tokens {
         let file = read_file(path)?;
         if file.tokens.is_empty() {
             bail!(
-                "{}: no token is in it, so nobody could ask: `diptych token NAME --file {0}` makes one",
+                "{}: has no tokens, so nobody could send requests; make one with `diptych token \
+                 NAME --file {0}`",
                 path.display()
             );
         }
@@ -52,7 +56,7 @@ impl Tokens {
             let mut hash = [0; 32];
             hex::decode_to_slice(&entry.sha256, &mut hash).with_context(|| {
                 format!(
-                    "{}: token {}: sha256 wants 64 hexadecimal digits",
+                    "{}: token {}: sha256 must have 64 hexadecimal digits",
                     path.display(),
                     entry.name
                 )
@@ -62,7 +66,8 @@ impl Tokens {
         Ok(Self::Asked(parsed.collect::<anyhow::Result<_>>()?))
     }
 
-    /// What somebody with this token, or none, may do. None: nothing.
+    /// Returns the scope of a request with this token or without one. `None` means that nothing is
+    /// allowed.
     pub fn scope(&self, token: Option<&str>) -> Option<Scope> {
         match self {
             Self::NotAsked => Some(Scope::Admin),
@@ -70,17 +75,18 @@ impl Tokens {
         }
     }
 
-    /// The hash of a token that is known, and what it allows.
+    /// Returns the hash and scope of a known token.
     pub(crate) fn holder(&self, token: Option<&str>) -> Option<([u8; 32], Scope)> {
         let Self::Asked(known) = self else { return None };
         let hash: [u8; 32] = Sha256::digest(token?).into();
-        // All are compared, and each whole: how long it takes says nothing about a token.
+        // Every hash is compared completely, so the time of the comparison reveals nothing about a
+        // token.
         known.iter().fold(None, |found, (other, scope)| {
             if bool::from(other.ct_eq(&hash)) { Some((hash, *scope)) } else { found }
         })
     }
 
-    /// The same, with one more token that is nowhere written down: this process's own, for the jobs that it starts.
+    /// Adds one more token that is stored nowhere: this process's own, for the jobs that it starts.
     pub fn with_own(mut self, own: &str) -> Self {
         if let Self::Asked(known) = &mut self {
             known.push((Sha256::digest(own).into(), Scope::Submit));
@@ -93,12 +99,13 @@ impl Tokens {
     }
 }
 
-/// Makes a token and adds its hash to a file. The token itself is nowhere else than in what this returns.
+/// Makes a token and adds its hash to a file. Only the return value contains the token itself.
 pub fn make(path: &Path, name: &str, scope: Scope) -> anyhow::Result<String> {
     let mut file = if path.exists() { read_file(path)? } else { File::default() };
     if file.tokens.iter().any(|entry| entry.name == name) {
         bail!(
-            "{}: there is a token called {name} already; remove its entry first, or give this one another name",
+            "{}: a token named {name} exists already; remove its entry first, or choose another \
+             name",
             path.display()
         );
     }
@@ -108,12 +115,12 @@ pub fn make(path: &Path, name: &str, scope: Scope) -> anyhow::Result<String> {
         scope,
         sha256: hex::encode(Sha256::digest(&token)),
     });
-    let text = toml::to_string(&file).context("writing tokens as TOML")?;
+    let text = toml::to_string(&file).context("cannot write tokens as TOML")?;
     durable::write(path, text.as_bytes())?;
     Ok(token)
 }
 
-/// A token that nobody has yet.
+/// Returns a new random token.
 pub fn new_token() -> String {
     let mut random = [0_u8; RANDOM_BYTES];
     rand::fill(&mut random);

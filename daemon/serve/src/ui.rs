@@ -1,8 +1,10 @@
-//! `diptych ui`: a page to look at a state folder and datasets, on a port of loopback.
+//! `diptych ui`: a page for looking at a state folder and datasets, on a loopback port.
 //!
-//! 1. Whoever connects is handed on, byte for byte, to the socket of the folder's owner, which checks who asks as `serve` does.
-//! 2. Where nobody owns the folder, this process does, with a service that takes jobs; a command that wants it gets it.
-//! 3. A folder that is damaged is not touched.
+//! 1. Each connection is forwarded, byte for byte, to the socket of the folder's owner, which
+//!    checks requests as `serve` does.
+//! 2. If nobody owns the folder, this process does, with a service that takes jobs. A command that
+//!    wants the folder gets it.
+//! 3. A damaged folder is not touched.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -22,29 +24,29 @@ use crate::answering::remove_socket;
 use crate::socket::{SOCKET, SocketPath};
 use crate::{Place, Service, ServiceSpec, Signals, runtime};
 
-/// How often it is looked who owns the folder, and which datasets there are.
+/// Interval between two checks of who owns the folder, and between two searches for datasets.
 const LOOKS_EVERY: Duration = Duration::from_millis(500);
 const FINDS_EVERY: Duration = Duration::from_secs(5);
 /// How long a command that wanted the folder has to take it.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
-/// Connections of browsers at once.
+/// Most connections of browsers.
 const CONNECTIONS: usize = 256;
-/// How long a connection waits where nobody answers yet.
+/// How long a connection waits while nobody answers yet.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// What is looked at.
+/// The state folder and datasets of a page.
 #[derive(Clone)]
 pub struct UiSpec {
     pub state: PathBuf,
-    /// Beneath which jobs may read and write.
+    /// The folder below which jobs may read and write.
     pub folder: PathBuf,
-    /// Looks for datasets; called again and again.
+    /// Searches for datasets. Called repeatedly.
     pub datasets: Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
-    /// Of loopback; 0: one that is free.
+    /// A loopback port. 0 chooses a free one.
     pub port: u16,
 }
 
-/// Who answers for a state folder.
+/// The server that answers for a state folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Backend {
     Nobody,
@@ -52,7 +54,7 @@ enum Backend {
     Port(SocketAddr),
 }
 
-/// Answers until a signal comes. `ready` is given the address of each page.
+/// Answers until a signal arrives. `ready` receives the address of each page.
 pub fn run(
     specs: Vec<UiSpec>,
     ready: impl FnOnce(&[(PathBuf, String)]) -> anyhow::Result<()>,
@@ -66,11 +68,11 @@ pub fn run(
         for spec in specs {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, spec.port))
                 .await
-                .with_context(|| format!("listening on port {} of loopback", spec.port))?;
+                .with_context(|| format!("cannot listen on loopback port {}", spec.port))?;
             let address = format!("http://{}", listener.local_addr()?);
             pages.push((spec.state.clone(), address));
             let (tell, backend) = watch::channel(Backend::Nobody);
-            tokio::spawn(hand_on(listener, backend));
+            tokio::spawn(forward(listener, backend));
             keeping.spawn(keep(spec, tell, leaving.clone()));
         }
         ready(&pages)?;
@@ -79,7 +81,7 @@ pub fn run(
                 () = signals.stop() => break,
                 ended = keeping.join_next() => ended,
             };
-            match ended.transpose().context("looking after a state folder")? {
+            match ended.transpose().context("the task of a state folder failed")? {
                 None => break,
                 Some(Err(error)) if pages.len() > 1 => tracing::error!("{}", describe(&error)),
                 Some(ended) => ended?,
@@ -87,14 +89,14 @@ pub fn run(
         }
         leave.send_replace(true);
         while let Some(ended) = keeping.join_next().await {
-            ended.context("looking after a state folder")??;
+            ended.context("the task of a state folder failed")??;
         }
         anyhow::Ok(())
     })?;
     Ok(Outcome::Done)
 }
 
-/// Owns a state folder as long as nobody else does, and says who answers for it.
+/// Owns a state folder while nobody else does, and publishes who answers for it.
 async fn keep(
     spec: UiSpec,
     tell: watch::Sender<Backend>,
@@ -112,7 +114,7 @@ async fn keep(
     Ok(())
 }
 
-/// Serves until somebody else wants the folder or this process is to leave.
+/// Serves until another process wants the folder, or this process should exit.
 async fn own(
     spec: &UiSpec,
     store: Store,
@@ -139,7 +141,8 @@ async fn own(
             let Ok(now) = tokio::task::spawn_blocking(move || find()).await else { continue };
             if now != found {
                 if let Err(error) = shared.show_datasets(ServedDataset::named(&now)) {
-                    tracing::warn!("the datasets stay as they were: {}", describe(&error));
+                    let error = describe(&error);
+                    tracing::warn!("cannot update the datasets, the old ones stay: {error}");
                 }
                 found = now;
             }
@@ -155,9 +158,10 @@ async fn own(
     service.leave().await?;
     remove_socket(&state);
     if gives_way {
-        tracing::info!("{}: left to the command that wants it", state.display());
+        tracing::info!("{}: given up to the command that wants it", state.display());
         let began = Instant::now();
-        // Nobody's in between: the store is closed when its last thread ends.
+        // Between the two owners there is a moment without one: the store is closed when its last
+        // thread ends.
         let pid = std::process::id();
         while Owner::of(&state).is_none_or(|owner| owner.pid == pid)
             && began.elapsed() < TAKEN_WITHIN
@@ -169,7 +173,7 @@ async fn own(
     Ok(())
 }
 
-/// Hands on to the owner until there is none, or this process is to leave.
+/// Forwards to the owner until there is none, or this process should exit.
 async fn beside_owner(
     state: &Path,
     tell: &watch::Sender<Backend>,
@@ -186,9 +190,9 @@ async fn beside_owner(
     tell.send_replace(Backend::Nobody);
 }
 
-/// Returns when this process is to leave.
+/// Returns when this process should exit.
 async fn is_left(leaving: &mut watch::Receiver<bool>) {
-    // An error means that it is gone already.
+    // An error means that it has ended already.
     let _ = leaving.wait_for(|leaving| *leaving).await;
 }
 
@@ -196,13 +200,13 @@ fn backend_at(address: &str) -> Backend {
     match (address.strip_prefix("unix:"), address.strip_prefix("http://")) {
         (Some(socket), _) => Backend::Socket(socket.into()),
         (_, Some(port)) => port.parse().map_or(Backend::Nobody, Backend::Port),
-        // TLS of another name: a browser has to ask it itself.
+        // With TLS, the certificate is for another name. A browser must connect to it directly.
         _ => Backend::Nobody,
     }
 }
 
-/// Connects browsers with whoever answers.
-async fn hand_on(listener: TcpListener, backend: watch::Receiver<Backend>) {
+/// Connects browsers with the current owner.
+async fn forward(listener: TcpListener, backend: watch::Receiver<Backend>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -210,18 +214,18 @@ async fn hand_on(listener: TcpListener, backend: watch::Receiver<Backend>) {
             Ok((browser, _)) => {
                 let backend = backend.clone();
                 tokio::spawn(async move {
-                    // An end that closes is the end of it.
-                    let _ = hand_on_one(browser, backend).await;
+                    // The connection ends when either side closes it.
+                    let _ = forward_one(browser, backend).await;
                     drop(place);
                 });
             }
-            // Too many open files, for a while.
+            // Too many files are open for the moment.
             Err(_) => tokio::time::sleep(LOOKS_EVERY).await,
         }
     }
 }
 
-async fn who_answers(backend: &mut watch::Receiver<Backend>) -> Backend {
+async fn wait_for_backend(backend: &mut watch::Receiver<Backend>) -> Backend {
     let answers = backend.wait_for(|backend| *backend != Backend::Nobody);
     match tokio::time::timeout(ANSWERS_WITHIN, answers).await {
         Ok(Ok(backend)) => backend.clone(),
@@ -229,11 +233,11 @@ async fn who_answers(backend: &mut watch::Receiver<Backend>) -> Backend {
     }
 }
 
-async fn hand_on_one(
+async fn forward_one(
     mut browser: TcpStream,
     mut backend: watch::Receiver<Backend>,
 ) -> std::io::Result<()> {
-    match who_answers(&mut backend).await {
+    match wait_for_backend(&mut backend).await {
         Backend::Socket(socket) => {
             let near = SocketPath::of(&socket)?;
             if let Ok(mut owner) = UnixStream::connect(near.path()).await {
@@ -247,10 +251,12 @@ async fn hand_on_one(
         }
         Backend::Nobody => {}
     }
-    let detail = "{\"status\":503,\"title\":\"Service Unavailable\",\"detail\":\"the state folder changes hands: try again\"}";
+    let detail = "{\"status\":503,\"title\":\"Service Unavailable\",\"detail\":\"the state folder \
+         is changing owners: try again\"}";
     let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{detail}",
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: \
+         application/problem+json\r\nRetry-After: 1\r\nContent-Length: {}\r\nConnection: \
+         close\r\n\r\n{detail}",
         detail.len()
     );
     browser.write_all(answer.as_bytes()).await

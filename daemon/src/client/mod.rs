@@ -1,13 +1,14 @@
 //! Commands that ask a running service, and what others ask of the owner of a state folder.
 
-pub(super) mod control;
-pub(super) mod logs;
+mod control;
+pub(super) mod job;
+mod logs;
 pub(super) mod owning;
 pub(super) mod reading;
 mod service;
-pub(super) mod status;
-pub(super) mod submit;
-pub(super) mod watch;
+mod status;
+mod submit;
+mod watch;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

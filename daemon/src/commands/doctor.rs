@@ -1,21 +1,27 @@
-//! `diptych doctor`: a state folder or a dataset, read through.
+//! `diptych doctor`: checks the installation, a state folder or a dataset.
 
 use std::path::Path;
 
 use anyhow::bail;
-use diptych_cli::DoctorArgs;
+use diptych_cli::{DoctorArgs, DoctorFormat};
 use diptych_pipeline::{Checksums, verify_dataset};
 use diptych_schemas::DatasetManifest;
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::words::{thousands, unreadable};
+use diptych_schemas::words::{thousands, unreadable, wrapped};
 use diptych_store::Owner;
+use serde_json::json;
 
 use crate::client::owning::make_way;
-use crate::doctor::{Finding, Severity, examine};
-use crate::output::line;
+use crate::doctor::{Check, Finding, Severity, Verdict, check_installation, examine};
+use crate::output::{line, screen_width};
+
+/// Columns of the names of checks.
+const NAME: usize = 16;
+/// Columns of a verdict.
+const VERDICT: usize = 6;
 
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Outcome> {
-    let folder = &args.folder;
+    let Some(folder) = &args.folder else { return look_at_installation(args.format) };
     if !folder.is_dir() {
         bail!("{}: there is no such folder", folder.display());
     }
@@ -24,11 +30,48 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     }
     if args.fix {
         bail!(
-            "{}: --fix is for state folders. Copy the damaged files of a dataset again, or ingest the sources into a new one",
+            "{}: --fix is for state folders. Copy the damaged files of a dataset again, or ingest \
+             the sources into a new one",
             folder.display()
         );
     }
     look_through_dataset(folder)
+}
+
+fn look_at_installation(format: DoctorFormat) -> anyhow::Result<Outcome> {
+    let checks = check_installation();
+    let worst = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Ok);
+    match format {
+        DoctorFormat::Json => {
+            let version = env!("CARGO_PKG_VERSION");
+            let report = json!({ "version": version, "verdict": worst, "checks": checks });
+            line(serde_json::to_string_pretty(&report)?)?;
+        }
+        DoctorFormat::Table => {
+            line(format!("diptych {}", env!("CARGO_PKG_VERSION")))?;
+            for check in &checks {
+                print_check(check)?;
+            }
+            let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
+            line(match (count(Verdict::Bad), count(Verdict::Warn)) {
+                (0, 0) => "all is well".to_owned(),
+                (bad, warn) => format!("{bad} bad, {warn} warnings"),
+            })?;
+        }
+    }
+    Ok(if worst == Verdict::Bad { Outcome::ProblemsFound } else { Outcome::Done })
+}
+
+fn print_check(check: &Check) -> anyhow::Result<()> {
+    let indent = " ".repeat(VERDICT + NAME);
+    let room = screen_width().unwrap_or(80).saturating_sub(indent.len()).max(20);
+    let advice = check.advice.iter().flat_map(|advice| wrapped(&format!("→ {advice}"), room));
+    let texts = wrapped(&check.found, room).into_iter().chain(advice);
+    for (place, text) in texts.enumerate() {
+        let head = format!("{:VERDICT$}{:NAME$}", check.verdict.name(), check.name);
+        line(format!("{}{text}", if place == 0 { &head } else { &indent }))?;
+    }
+    Ok(())
 }
 
 fn look_through_state(state: &Path, fix: bool) -> anyhow::Result<Outcome> {

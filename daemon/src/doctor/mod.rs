@@ -5,7 +5,10 @@
 //!    that could hold data is deleted, it is moved aside.
 
 mod checkpoints;
+mod installation;
 mod leftovers;
+
+pub use installation::{Check, Verdict, check_installation};
 
 use std::collections::BTreeSet;
 use std::fs;

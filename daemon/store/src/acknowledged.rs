@@ -1,8 +1,9 @@
-//! How often the store has said "it is on the disk", kept in sled and, after sled, in a small file beside it.
+//! The count of acknowledged writes. It is kept in sled and then also in a small file beside sled.
 //!
-//! sled recovers from a damaged data file by going back to before the damage, without a word. Then the file is ahead of sled,
-//! and that is how it is noticed. The file is written only after sled's data was flushed, so it is never ahead otherwise; it
-//! is not flushed itself: an old one notices less, and never says anything false.
+//! sled recovers from a damaged data file by silently going back to the state before the damage.
+//! The file is then ahead of sled, which is how the loss is noticed. The file is written only after
+//! sled's data was flushed, so it is never ahead otherwise. It is not flushed itself: an old file
+//! notices less, but never raises a false alarm.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -13,13 +14,13 @@ use diptych_schemas::{ContentHash, SchemaError};
 use super::error::StoreError;
 use super::records::Milliseconds;
 
-/// Where sled has it, in its default tree.
+/// Key in sled's default tree.
 pub(super) const KEY: &[u8] = b"acknowledged";
-/// Within sled's folder, so that the two are moved and copied together.
+/// Lies in sled's folder, so that both are moved and copied together.
 pub(super) const FILE: &str = "acknowledged";
 const BYTES: usize = 16;
 
-/// The last acknowledgement.
+/// The number and time of the last acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Acknowledged {
     pub(super) count: u64,
@@ -59,7 +60,7 @@ impl AcknowledgedFile {
         self.0.metadata().is_ok_and(|file| file.len() == 0)
     }
 
-    /// What it says; nothing if it was never written or is damaged.
+    /// Returns its value, or `None` if the file was never written or is damaged.
     pub(super) fn read(&self) -> Option<Acknowledged> {
         let mut bytes = [0; BYTES + 32];
         self.0.read_exact_at(&mut bytes, 0).ok()?;

@@ -1,8 +1,10 @@
-//! A copy of the store as another state folder, made while the store is in use: what was acknowledged before it began is in it.
+//! Backups: a copy of the store as another state folder, made while the store is in use. A backup
+//! holds everything acknowledged before it started.
 //!
-//! Runs, checkpoints, events, sample queries, jobs and the ledger are copied as they were at one moment. Metrics and the pairs of events follow, so
-//! they may be newer by a few steps, which a run that goes on takes back; of each set of embeddings come the rows that its
-//! head had. Files are not copied: checkpoint folders are whole by themselves. The folder is named last.
+//! Runs, checkpoints, events, sample queries, jobs and the ledger are copied as of one moment.
+//! Metrics and the pairs of events follow, so they may be newer by a few steps, which a resumed run
+//! takes back. Each set of embeddings is copied up to the rows that its head had. Files are not
+//! copied: checkpoint folders are complete by themselves. The backup gets its final name last.
 
 use std::fs;
 use std::path::Path;
@@ -17,34 +19,36 @@ use super::owner::{FolderLock, OwnerRole};
 use super::records::Milliseconds;
 use super::{Store, format, guard};
 
-/// The file by which a backup is known from a state folder that lost its checkpoints.
+/// Name of the file that tells a backup from a state folder that lost its checkpoints.
 const NOTE: &str = "backup.json";
-/// Entries that are held in memory on their way.
+/// Number of entries in memory at a time.
 const ENTRIES_AT_ONCE: usize = 64;
 
-/// What a backup holds.
+/// The size of a finished backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackedUp {
     /// Rows of all sets of embeddings.
     pub embeddings: u64,
-    /// On the disk.
+    /// Bytes of sled's data file.
     pub bytes: u64,
 }
 
-/// What is being written.
+/// A backup that is being written.
 struct Copy<'a> {
     engine: Engine,
     folder: &'a Path,
     done: BackedUp,
 }
 
-/// Whether a state folder was made by a backup, so that its store names checkpoints that may never have been copied.
+/// Whether a state folder was made by a backup. Its store may then name checkpoints that were never
+/// copied.
 pub fn is_backup(state: &Path) -> bool {
     state.join(NOTE).is_file()
 }
 
 impl Store {
-    /// Copies the store into a new state folder, durably. Others may write meanwhile; they wait only for the copy of what is small.
+    /// Copies the store into a new state folder, durably. Other threads may write meanwhile and
+    /// wait only while the small trees are copied.
     pub fn backup(&self, to: &Path) -> Result<BackedUp, StoreError> {
         if to.exists() {
             return Err(StoreError::Exists { path: to.to_owned() });
@@ -55,7 +59,7 @@ impl Store {
         let filled =
             self.fill(&folder).and_then(|done| Ok(durable::publish(&folder, to).map(|()| done)?));
         if filled.is_err() {
-            // The error that is reported is the first one; a leftover is recognised by its name.
+            // Report the first error. A leftover folder can be recognized by its name.
             let _ = fs::remove_dir_all(&folder);
         }
         drop(lock);
@@ -65,13 +69,13 @@ impl Store {
     fn fill(&self, folder: &Path) -> Result<BackedUp, StoreError> {
         let sled = folder.join("sled");
         if sled.exists() {
-            // Of a backup that was killed.
+            // Left by a backup that was killed.
             fs::remove_dir_all(&sled).map_err(SchemaError::io(&sled))?;
         }
         let engine = Engine::open(folder, &sled)?;
         format::bring_up_to_date(folder, &engine)?;
         let mut copy = Copy { engine, folder, done: BackedUp::default() };
-        for (place, changes) in self.what_is_small()?.into_iter().enumerate() {
+        for (place, changes) in self.small_trees()?.into_iter().enumerate() {
             for changes in changes.chunks(ENTRIES_AT_ONCE) {
                 copy.put(small(&copy.engine)[place], changes.to_vec())?;
             }
@@ -87,8 +91,8 @@ impl Store {
         Ok(copy.done)
     }
 
-    /// The small trees at one moment.
-    fn what_is_small(&self) -> Result<Vec<Vec<Change>>, StoreError> {
+    /// Reads the small trees at one moment.
+    fn small_trees(&self) -> Result<Vec<Vec<Change>>, StoreError> {
         let _writer = self.writer();
         let entries =
             |tree: &sled::Tree| self.call(|| tree.iter().map(|entry| entry.map(change)).collect());
@@ -114,7 +118,8 @@ impl Store {
         }
     }
 
-    /// The rows that the head of a set claims now: those that are appended meanwhile are left out.
+    /// Copies the rows that the head of a set counts now. Rows that are appended meanwhile are left
+    /// out.
     fn copy_embeddings(&self, name: &[u8], copy: &mut Copy<'_>) -> Result<(), StoreError> {
         let engine = self.engine()?;
         let tree = self.call(|| engine.db().open_tree(name))?;
@@ -133,12 +138,12 @@ impl Store {
             let message = format!("a set of embeddings has {rows:?} rows instead of {}", set.rows);
             return self.noting_damage(Err(StoreError::damaged(self.folder(), message)));
         }
-        // Somebody dropped it meanwhile.
+        // The set was dropped meanwhile.
         drop(to);
         guard::call(copy.folder, || copy.engine.db().drop_tree(name)).map(|_| ())
     }
 
-    /// Copies blocks up to the last row of a set; says how many rows they hold.
+    /// Copies blocks up to the last row of a set. Returns how many rows they hold.
     fn copy_blocks(
         &self,
         from: &sled::Tree,
@@ -179,7 +184,7 @@ impl Copy<'_> {
         self.engine.apply(self.folder, tree, changes)
     }
 
-    /// Everything is on the disk, and acknowledged, so that a loss of it would be noticed.
+    /// Makes everything durable and acknowledges it, so that a later loss would be noticed.
     fn finish(&mut self) -> Result<(), StoreError> {
         let first = Acknowledged::default().next();
         guard::call(self.folder, || self.engine.db().insert(acknowledged::KEY, first.to_bytes()))?;
@@ -192,7 +197,7 @@ impl Copy<'_> {
     }
 }
 
-/// Those trees whose records belong together.
+/// Returns the trees whose records belong together.
 fn small(engine: &Engine) -> [&sled::Tree; 6] {
     [
         engine.runs(),

@@ -1,5 +1,5 @@
-//! Reads all that a store holds and says what of it cannot be read. It mends nothing: damage is noted, and the next opening
-//! begins the store anew with what can still be read.
+//! Checks that a store can be read completely, and reports what cannot be read. It repairs nothing.
+//! It notes damage, so that the next opening starts a new store with whatever can still be read.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::records::{CheckpointRecord, EventRecord, JobRecord, RunName, RunRecor
 use super::sample_queries::SampleQueries;
 use super::{Store, embeddings, events};
 
-/// What a store holds.
+/// The contents of a store, and the damage found in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     pub runs: u64,
@@ -22,17 +22,17 @@ pub struct Contents {
     pub ledger: u64,
     /// Rows of all sets.
     pub embeddings: u64,
-    /// Runs that checkpoints, metrics and events belong to.
+    /// Runs that checkpoints, metrics or events belong to.
     pub mentioned: BTreeSet<RunName>,
-    /// What cannot be read, in words.
+    /// A message for each part that cannot be read.
     pub damage: Vec<String>,
-    /// Whether the note beside sled, by which a loss is noticed, can be read.
+    /// Whether the file beside sled, which reveals losses, can be read.
     pub note_is_whole: bool,
 }
 
 impl Store {
-    /// Reads everything: as long as reading the whole store takes. Values are held against sled's checksums, records against
-    /// their form, embeddings against their heads.
+    /// Reads the whole store and counts its records. Compares values with sled's checksums, records
+    /// with their format, and embeddings with their heads.
     pub fn check(&self) -> Contents {
         let engine = match self.engine() {
             Ok(engine) => engine,
@@ -102,7 +102,7 @@ impl Store {
         Ok(steps)
     }
 
-    /// Writes the note beside sled again.
+    /// Writes the file beside sled again.
     pub fn renew_note(&self) -> Result<(), StoreError> {
         self.make_durable()
     }

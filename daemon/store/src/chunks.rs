@@ -1,6 +1,8 @@
-//! Records of any length as values of bounded length: the text of a record in numbered chunks under one identity.
+//! Records of any length as values of limited length. The JSON of a record is split into numbered
+//! chunks under one identity.
 //!
-//! key = identity ‖ number (u16), value = how many chunks there are (u16) ‖ bytes. All chunks of a record change together.
+//! key = identity ‖ number (u16), value = number of chunks (u16) ‖ bytes. All chunks of a record
+//! change together.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +18,7 @@ const HEADER: usize = 2;
 const PAYLOAD: usize = BLOCK_BYTES - HEADER;
 
 impl Store {
-    /// The changes that put a record in the place of what is there. Whoever calls holds the writer's lock.
+    /// Returns the changes that replace a record. The caller holds the writer's lock.
     pub(super) fn replace<T: Serialize>(
         &self,
         tree: &sled::Tree,
@@ -35,7 +37,7 @@ impl Store {
         Ok(changes)
     }
 
-    /// The changes that remove a record; none where it is not there.
+    /// Returns the changes that remove a record. The list is empty if the record does not exist.
     pub(super) fn removal(
         &self,
         tree: &sled::Tree,
@@ -46,8 +48,9 @@ impl Store {
         Ok((0..before).map(|number| (key(identity, number), None)).collect())
     }
 
-    /// All records of a tree whose identity begins with `prefix`, in order of their identities. Waits for the writer: a
-    /// scan could otherwise meet the old first half of a record and the new second one.
+    /// Reads all records of a tree whose identity begins with `prefix`, in order of their
+    /// identities. Waits for the writer: otherwise a scan could meet the old first half of a record
+    /// and its new second half.
     pub(super) fn records<T: DeserializeOwned>(
         &self,
         tree: &sled::Tree,
@@ -58,7 +61,7 @@ impl Store {
     }
 }
 
-/// All records whose identity begins with `prefix`. Nobody may write meanwhile.
+/// Reads all records whose identity begins with `prefix`. Nobody may write meanwhile.
 pub(super) fn read<T: DeserializeOwned>(
     state: &Path,
     tree: &sled::Tree,
@@ -93,7 +96,7 @@ pub(super) fn read<T: DeserializeOwned>(
     }
 }
 
-/// Of entries that could still be read, those that make up whole records of this type.
+/// Returns those entries of a damaged tree that make up complete records of this type.
 pub(super) fn whole_records<T: DeserializeOwned>(
     entries: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Vec<Change> {

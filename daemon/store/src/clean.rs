@@ -1,9 +1,11 @@
-//! The seal of sled's files: their lengths and checksums, which are written beside them when sled has closed, and taken away
-//! before it opens again. It says whether they are as the last close left them.
+//! The seal of sled's files: their lengths and checksums. It is written beside them after sled has
+//! closed, and removed before sled opens them again. It tells whether the files are as the last
+//! close left them.
 //!
-//! sled mends what it opens, and mending a damaged file can mean to zero the rest of it. So its files are looked at before it
-//! opens them. Files above [`FULLY_READ`] are known by their inode and times alone: to read gigabytes at each opening would
-//! take longer than most of what is done with them.
+//! sled repairs files as it opens them, and repairing a damaged file can mean zeroing the rest of
+//! it. So the files are checked before sled opens them. Files above [`FULLY_READ`] are recognized
+//! by inode and times alone: reading gigabytes at each opening would take longer than most
+//! commands.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -15,35 +17,36 @@ use serde::{Deserialize, Serialize};
 
 use super::acknowledged;
 
-/// Within sled's folder, so that they are moved and copied together.
+/// Lies in sled's folder, so that both are moved and copied together.
 const FILE: &str = "clean";
-/// Largest file of which a checksum is taken.
+/// Largest file in bytes of which a checksum is taken.
 const FULLY_READ: u64 = 1 << 30;
 const BYTES_AT_ONCE: usize = 1 << 20;
 
-/// What sled's files are, beside what was written down of them.
+/// The state of sled's files compared with their seal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seal {
-    /// As the last close left them.
+    /// The files are as the last close left them.
     Whole,
-    /// Nothing was written down, since the last owner was killed; or it does not say enough of them.
+    /// There is no seal, because the last owner was killed, or the seal does not say enough about
+    /// the files.
     Missing,
-    /// They were changed after the last close. Says which.
+    /// The files were changed after the last close. Names one of them.
     Broken(String),
 }
 
-/// The file with the seal.
+/// Contents of the seal's file.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
     files: Vec<FileState>,
-    /// Of the JSON of `files`: a seal that is damaged itself says nothing.
+    /// Checksum of the JSON of `files`: a seal that is itself damaged is ignored.
     crc32c: u32,
 }
 
 /// A file as it was when sled had closed.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct FileState {
-    /// Below sled's folder.
+    /// Path below sled's folder.
     name: String,
     bytes: u64,
     known_by: KnownBy,
@@ -52,7 +55,8 @@ struct FileState {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum KnownBy {
     Crc32c(u32),
-    /// Inode, times of the last change of content and of anything, in seconds and nanoseconds.
+    /// Inode, and the times of the last change of the content and of the metadata, in seconds and
+    /// nanoseconds.
     Identity {
         inode: u64,
         content: (i64, i64),
@@ -60,7 +64,7 @@ enum KnownBy {
     },
 }
 
-/// Writes down how sled's files are. Nobody may have them open.
+/// Writes the seal for sled's files. Nobody may have them open.
 pub(super) fn seal(folder: &Path) -> Result<(), SchemaError> {
     let path = folder.join(FILE);
     let text = states(folder).and_then(|files| {
@@ -70,15 +74,15 @@ pub(super) fn seal(folder: &Path) -> Result<(), SchemaError> {
     durable::write(&path, &text.map_err(SchemaError::io(folder))?)
 }
 
-/// Holds sled's files against what was written down of them. Where they cannot be read, nothing is known of them.
+/// Compares sled's files with their seal. Returns [`Seal::Missing`] if either cannot be read.
 pub(super) fn check(folder: &Path) -> Seal {
     let Some(known) = read(folder) else { return Seal::Missing };
     let Ok(found) = states(folder) else { return Seal::Missing };
     for file in &known {
         match found.iter().find(|now| now.name == file.name) {
-            None => return Seal::Broken(format!("{} is gone", file.name)),
+            None => return Seal::Broken(format!("{} is missing", file.name)),
             Some(now) if now == file => {}
-            // A copy of a large file has an inode of its own.
+            // A copy of a large file has another inode.
             Some(now)
                 if now.bytes == file.bytes && matches!(file.known_by, KnownBy::Identity { .. }) =>
             {
@@ -93,7 +97,7 @@ pub(super) fn check(folder: &Path) -> Seal {
     }
 }
 
-/// To be called before sled opens its files.
+/// Removes the seal. Call it before sled opens its files.
 pub(super) fn break_seal(folder: &Path) -> Result<(), SchemaError> {
     let path = folder.join(FILE);
     match fs::remove_file(&path) {
@@ -118,7 +122,7 @@ fn states(folder: &Path) -> io::Result<Vec<FileState>> {
     Ok(states)
 }
 
-/// The files of a folder and of those in it, but for those that are not sled's.
+/// Collects the files of a folder and its subfolders, except for those that are not sled's.
 fn collect(folder: &Path, prefix: &str, states: &mut Vec<FileState>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -171,7 +175,7 @@ mod tests {
         assert_eq!(check(path), Seal::Missing);
         seal(path).unwrap();
         assert_eq!(check(path), Seal::Whole);
-        // It is not sled's.
+        // This file is not one of sled's.
         durable::write(&path.join(acknowledged::FILE), b"7").unwrap();
         assert_eq!(check(path), Seal::Whole);
         for (name, changed) in [("db", "dc"), ("blobs/1", "blobs/"), ("conf", ""), ("snap", "new")]

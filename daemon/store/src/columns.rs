@@ -1,4 +1,4 @@
-//! Records as columns of Arrow, in the order of their schemas in `diptych_schemas`.
+//! Conversion of records to Arrow columns, in the order of their schemas in `diptych_schemas`.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::records::{
 };
 use super::sample_queries::SampleQueries;
 
-/// [`diptych_schemas::runs_schema`]
+/// Returns the columns of [`diptych_schemas::runs_schema`].
 pub(super) fn runs(records: &[RunRecord]) -> Vec<ArrayRef> {
     vec![
         text(records, |record| record.run.as_str()),
@@ -47,7 +47,7 @@ pub(super) fn runs(records: &[RunRecord]) -> Vec<ArrayRef> {
     ]
 }
 
-/// [`diptych_schemas::checkpoints_schema`]
+/// Returns the columns of [`diptych_schemas::checkpoints_schema`].
 pub(super) fn checkpoints(records: &[CheckpointRecord]) -> Vec<ArrayRef> {
     vec![
         text(records, |record| record.run.as_str()),
@@ -61,7 +61,7 @@ pub(super) fn checkpoints(records: &[CheckpointRecord]) -> Vec<ArrayRef> {
     ]
 }
 
-/// [`diptych_schemas::ledger_schema`]
+/// Returns the columns of [`diptych_schemas::ledger_schema`].
 pub(super) fn ledger(entries: &[LedgerEntry]) -> Result<Vec<ArrayRef>, ArrowError> {
     let mut uids = FixedSizeBinaryBuilder::with_capacity(entries.len(), UID_BYTES as i32);
     for entry in entries {
@@ -82,7 +82,7 @@ pub(super) fn ledger(entries: &[LedgerEntry]) -> Result<Vec<ArrayRef>, ArrowErro
     ])
 }
 
-/// [`diptych_schemas::events_schema`]
+/// Returns the columns of [`diptych_schemas::events_schema`].
 pub(super) fn events(events: &[EventRecord]) -> Vec<ArrayRef> {
     vec![
         text(events, |event| event.run.as_str()),
@@ -94,7 +94,7 @@ pub(super) fn events(events: &[EventRecord]) -> Vec<ArrayRef> {
     ]
 }
 
-/// [`diptych_schemas::event_pairs_schema`]
+/// Returns the columns of [`diptych_schemas::event_pairs_schema`].
 pub(super) fn event_pairs(blocks: &[EventPairs]) -> Result<Vec<ArrayRef>, ArrowError> {
     let each: Vec<_> =
         blocks.iter().flat_map(|block| block.uids.iter().map(move |uid| (block, uid))).collect();
@@ -106,7 +106,7 @@ pub(super) fn event_pairs(blocks: &[EventPairs]) -> Result<Vec<ArrayRef>, ArrowE
     Ok(vec![runs, number(&each, |(block, _)| block.step.0), Arc::new(uids.finish())])
 }
 
-/// [`diptych_schemas::sample_queries_schema`]
+/// Returns the columns of [`diptych_schemas::sample_queries_schema`].
 pub(super) fn sample_queries(evaluations: &[SampleQueries]) -> Result<Vec<ArrayRef>, ArrowError> {
     let rows: Vec<_> = evaluations
         .iter()
@@ -135,7 +135,7 @@ pub(super) fn sample_queries(evaluations: &[SampleQueries]) -> Result<Vec<ArrayR
     ])
 }
 
-/// [`diptych_schemas::jobs_schema`]
+/// Returns the columns of [`diptych_schemas::jobs_schema`].
 pub(super) fn jobs(jobs: &[JobRecord]) -> Vec<ArrayRef> {
     let optional = |of: fn(&JobRecord) -> Option<Milliseconds>| -> ArrayRef {
         let times: TimestampMillisecondArray =
@@ -159,7 +159,7 @@ pub(super) fn jobs(jobs: &[JobRecord]) -> Vec<ArrayRef> {
     ]
 }
 
-/// Columns of [`diptych_schemas::metrics_schema`], growing.
+/// Builders for the columns of [`diptych_schemas::metrics_schema`].
 #[derive(Default)]
 pub(super) struct Metrics {
     runs: StringBuilder,
@@ -176,7 +176,7 @@ impl Metrics {
         self.rows
     }
 
-    /// One row for each number of the step.
+    /// Adds one row for each number of a step.
     pub(super) fn push(&mut self, run: &RunName, row: &MetricRow) {
         for (name, value) in &row.values {
             self.runs.append_value(run.as_str());
@@ -201,7 +201,7 @@ impl Metrics {
     }
 }
 
-/// Those columns of [`diptych_schemas::embeddings_schema`] that `schema` has.
+/// Returns those columns of [`diptych_schemas::embeddings_schema`] that `schema` has.
 pub(super) fn embeddings(
     schema: &SchemaRef,
     set: &EmbeddingSet,
@@ -226,7 +226,7 @@ pub(super) fn embeddings(
             column::PRODUCER => repeated(&set.producer.to_string()),
             _ => {
                 let DataType::List(element) = field.data_type() else {
-                    return Err(ArrowError::SchemaError(format!("{} is no list", field.name())));
+                    return Err(ArrowError::SchemaError(format!("{} is not a list", field.name())));
                 };
                 let mut values = vec![0.0; chunk.vectors.len()];
                 chunk.vectors.convert_to_f32_slice(&mut values);

@@ -1,4 +1,5 @@
-//! Copies of sled's files as they lie on the disk, so that sled can try to open them without changing what is there.
+//! Copies of sled's files as they lie on the disk, so that sled can try to open them without
+//! changing the originals.
 
 use std::fs;
 use std::io;
@@ -11,26 +12,28 @@ use tempfile::TempDir;
 
 use super::error::StoreError;
 
-/// What has to be free beside the copy: sled writes when it opens.
+/// Bytes that must be free in addition to the copy, since sled writes as it opens.
 const SPARE_BYTES: u64 = 8 << 20;
 
-/// How long a folder must not have been written to before it is copied beside its owner. The kernel keeps times to about 10 ms.
+/// How long a folder must be unchanged before it is copied beside its owner. The kernel keeps times
+/// to about 10 ms.
 const QUIET: Duration = Duration::from_millis(30);
-/// How long such a moment is waited for.
+/// Longest wait for such a moment.
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
-/// What names of copies begin and end with, so that they are recognised where a kill left them. See
-/// [`durable::UNFINISHED`].
+/// Beginning and end of the names of copies, by which copies that a killed process left are
+/// recognized. See [`durable::UNFINISHED`].
 const PREFIX: &str = "sled-copy-";
 const SUFFIX: &str = ".incomplete";
 
-/// A copy of sled's folder that is deleted when it is dropped.
+/// A copy of sled's folder. Dropping it deletes the copy.
 pub(super) struct Copy {
     folder: TempDir,
 }
 
 impl Copy {
-    /// Copies a folder into the first of these places that has room. An error says how much room is missing.
+    /// Copies a folder into the first of the given places that has room. The error says how much
+    /// room is missing.
     pub(super) fn make(state: &Path, sled: &Path, places: &[PathBuf]) -> Result<Self, StoreError> {
         let bytes = if sled.exists() { bytes_of(sled).map_err(SchemaError::io(sled))? } else { 0 };
         for place in places {
@@ -50,15 +53,17 @@ impl Copy {
         Err(StoreError::Unavailable {
             state: state.to_owned(),
             message: format!(
-                "it was not closed in order, so it is read from a copy, for which there are no {} MiB in {}",
+                "the store was not closed properly, so it must be read from a copy, which needs {} \
+                 MiB free in {}",
                 bytes.saturating_add(SPARE_BYTES) >> 20,
-                places.join(", ")
+                places.join(" or ")
             ),
         })
     }
 
-    /// The same while another process may write to the folder: at a moment at which it does not. The copy is then as a kill at that
-    /// moment would leave the folder, from which sled recovers.
+    /// Copies a folder while another process may write to it, at a moment at which that process
+    /// does not. The copy is then as a kill at that moment would leave the folder, and sled
+    /// recovers from that.
     pub(super) fn make_beside_owner(
         state: &Path,
         sled: &Path,
@@ -75,7 +80,7 @@ impl Copy {
                     {
                         return Ok(copy);
                     }
-                    // A file may be gone by now.
+                    // A file may have been removed meanwhile.
                     Ok(_) | Err(StoreError::Schema(_)) => {}
                     Err(error) => return Err(error),
                 }
@@ -84,17 +89,18 @@ impl Copy {
         }
         Err(StoreError::Unavailable {
             state: state.to_owned(),
-            message: "its owner does not answer, and writes to it too often for a copy".into(),
+            message: "its owner does not answer, and writes to it too often for a copy to be made"
+                .into(),
         })
     }
 
-    /// sled's folder within it.
+    /// Returns sled's folder in the copy.
     pub(super) fn sled(&self) -> PathBuf {
         self.folder.path().join("sled")
     }
 }
 
-/// Places for copies that change nothing in a state folder.
+/// Returns places for copies that change nothing in a state folder.
 pub(super) fn elsewhere(state: &Path) -> Vec<PathBuf> {
     let parent = std::path::absolute(state).ok().and_then(|state| Some(state.parent()?.to_owned()));
     std::iter::once(std::env::temp_dir()).chain(parent).collect()
@@ -106,7 +112,8 @@ pub(super) fn is_copy(path: &Path) -> bool {
     name.starts_with(PREFIX) && name.ends_with(SUFFIX)
 }
 
-/// What is known of a folder's files without reading them: name, length, inode, time of the last change.
+/// Returns name, length, inode and time of the last change for each file of a folder, without
+/// reading the files.
 fn stamps(folder: &Path) -> io::Result<Vec<(PathBuf, u64, u64, SystemTime)>> {
     let mut stamps = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -124,7 +131,7 @@ fn stamps(folder: &Path) -> io::Result<Vec<(PathBuf, u64, u64, SystemTime)>> {
 
 fn are_quiet(stamps: &[(PathBuf, u64, u64, SystemTime)]) -> bool {
     let now = SystemTime::now();
-    // A clock that was set back says nothing.
+    // If the clock was set back, the times say nothing.
     stamps
         .iter()
         .all(|(_, _, _, changed)| now.duration_since(*changed).is_ok_and(|ago| ago > QUIET))
@@ -140,10 +147,11 @@ pub(super) fn bytes_of(folder: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// What may still be written where a path lies; `None` where nobody can say.
+/// Returns the bytes that may still be written to the file system of a path, or `None` if they are
+/// unknown.
 pub(super) fn free_bytes(path: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(path).ok()?;
-    // Some file systems of networks and of user space say nothing.
+    // Some network and user-space file systems report zeros.
     (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
@@ -155,7 +163,7 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), SchemaError> {
         if source.is_dir() {
             copy_folder(&source, &target)?;
         } else if source.extension().is_none_or(|ending| ending != durable::UNFINISHED) {
-            // File systems that can share blocks between files do so.
+            // File systems that can share blocks between files do so here.
             fs::copy(&source, &target).map_err(SchemaError::io(&source))?;
         }
     }

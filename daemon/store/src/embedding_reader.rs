@@ -1,4 +1,5 @@
-//! Reads a set of embeddings in order, as chunks of as many rows as one wants. Blocks are not seen from outside.
+//! Reader for a set of embeddings. It returns rows in order, in chunks of any length, and hides the
+//! blocks in which they are stored.
 
 use diptych_schemas::Uid;
 use half::f16;
@@ -7,20 +8,21 @@ use super::Store;
 use super::embeddings::{EmbeddingSet, UID_BYTES, UIDS_A_BLOCK, uid_key, vector_key};
 use super::error::StoreError;
 
-/// Rows of a set.
+/// Consecutive rows of a set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EmbeddingChunk {
-    /// Number of its first row.
+    /// Number of its first row in the set.
     pub first_row: u64,
-    /// \[N\]
+    /// Uids \[N\]
     pub uids: Vec<Uid>,
-    /// \[N, D\]
+    /// Vectors \[N, D\]
     pub vectors: Vec<f16>,
 }
 
-/// Reads a set from its first row to the last one that it had when the reader was opened.
+/// A reader from the first row of a set to the last one that the set had when the reader was
+/// opened.
 pub struct EmbeddingReader {
-    // Before the store, so that sled closes when the store does.
+    // Declared before the store, so that sled closes when the store does.
     uids: Column,
     vectors: Option<Column>,
     store: Store,
@@ -28,12 +30,12 @@ pub struct EmbeddingReader {
     row: u64,
 }
 
-/// The blocks of one kind as one stream of bytes.
+/// The blocks of one column as one stream of bytes.
 struct Column {
     blocks: sled::Iter,
     /// Bytes of a row.
     width: usize,
-    /// What was read and not yet handed out.
+    /// Bytes that were read and not yet returned.
     ahead: Vec<u8>,
 }
 
@@ -53,7 +55,7 @@ impl EmbeddingReader {
         }
     }
 
-    /// From a row on: whole blocks before it are not read.
+    /// Moves the start to a row. Blocks before it are not read.
     pub(super) fn starting_at(mut self, tree: &sled::Tree, row: u64) -> Result<Self, StoreError> {
         self.row = row.min(self.set.rows);
         self.uids.seek(&self.store, tree, uid_key, UIDS_A_BLOCK, self.row)?;
@@ -69,12 +71,12 @@ impl EmbeddingReader {
         Ok(self)
     }
 
-    /// The head as it was when the reader was opened.
+    /// Returns the head as it was when the reader was opened.
     pub fn set(&self) -> &EmbeddingSet {
         &self.set
     }
 
-    /// The next rows, at most so many; none after the last one.
+    /// Returns the next rows, at most `rows`, or `None` after the last one.
     pub fn next_chunk(&mut self, rows: usize) -> Result<Option<EmbeddingChunk>, StoreError> {
         let rows = (rows as u64).min(self.set.rows - self.row) as usize;
         if rows == 0 {
@@ -99,7 +101,7 @@ impl EmbeddingReader {
         Ok(Some(chunk))
     }
 
-    /// All rows that are left: 2·D + 16 bytes each.
+    /// Returns all remaining rows: 2·D + 16 bytes each.
     pub fn read_all(mut self) -> Result<EmbeddingChunk, StoreError> {
         Ok(self.next_chunk(usize::MAX)?.unwrap_or_default())
     }

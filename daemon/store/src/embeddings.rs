@@ -1,8 +1,9 @@
-//! Embeddings: vectors of D 16-bit floats in small blocks, each set a tree of its own.
+//! Embeddings: vectors of D 16-bit floats in small blocks. Each set is a tree of its own.
 //!
-//! A set is what one producer made of one modality. Its rows are dense and only ever appended; all its blocks but the last
-//! are immutable. `v` ‖ block number: as many rows as fit in 7,168 bytes, little endian; `u` ‖ block number: 448 uids; `h`: the
-//! head, which says how many rows there are and changes in the same batch as they do.
+//! A set is everything that one producer made of one modality. Rows have consecutive numbers and
+//! are only appended; all blocks except the last are immutable. Keys: `v` ‖ block number holds as
+//! many little-endian vectors as fit in 7,168 bytes. `u` ‖ block number holds 448 uids. `h` holds
+//! the head, which counts the rows and changes in the same batch as they do.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -19,7 +20,8 @@ use super::{Store, guard};
 
 /// Largest D: one row a block.
 pub const MAX_DIMENSION: usize = BLOCK_BYTES / 2;
-/// Rows of a set. Above it sled is the wrong place, and blocks would have to be sealed into Parquet files.
+/// Most rows of a set. For larger sets sled is the wrong place, and blocks would have to be sealed
+/// into Parquet files.
 pub const MAX_ROWS: u64 = 20_000_000;
 pub(super) const UID_BYTES: usize = 16;
 pub(super) const UIDS_A_BLOCK: u64 = (BLOCK_BYTES / UID_BYTES) as u64;
@@ -28,7 +30,7 @@ const BLOCKS_AT_ONCE: u64 = 64;
 const TREE_PREFIX: &[u8] = b"embeddings/";
 const HEAD: &[u8] = b"h";
 
-/// What was embedded.
+/// The kind of data that was embedded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Modality {
@@ -53,17 +55,17 @@ pub struct EmbeddingSet {
     pub modality: Modality,
     /// D.
     pub dim: usize,
-    /// N: rows that are there, all of them durable.
+    /// N: number of rows, all of them durable.
     pub rows: u64,
-    /// Whether its last writer was finished.
+    /// Whether its last writer finished.
     pub complete: bool,
-    /// Where the weights lay, for people.
+    /// Path of the weights, as information for people.
     pub source: String,
     pub updated: Milliseconds,
 }
 
 impl EmbeddingSet {
-    /// Uids and vectors.
+    /// Returns the block layouts of uids and vectors.
     pub(super) fn columns(&self) -> [Blocks; 2] {
         let vector = 2 * self.dim;
         [
@@ -73,7 +75,7 @@ impl EmbeddingSet {
     }
 }
 
-/// How rows of one kind lie in blocks.
+/// The layout of one column's rows in blocks.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
     pub(super) key: fn(u32) -> Vec<u8>,
@@ -82,9 +84,10 @@ pub(super) struct Blocks {
     pub(super) width: usize,
 }
 
-/// Appends to a set. Killed at any moment and opened again, it goes on after the last row that was acknowledged.
+/// A writer that appends to a set. If it is killed at any moment and opened again, it continues
+/// after the last acknowledged row.
 pub struct EmbeddingWriter {
-    // Before the store, so that sled closes when the store does.
+    // Declared before the store, so that sled closes when the store does.
     tree: sled::Tree,
     store: Store,
     set: EmbeddingSet,
@@ -92,7 +95,8 @@ pub struct EmbeddingWriter {
 }
 
 impl Store {
-    /// Opens a set for appending, and makes it where it is not there yet. Holds the uids that are there in memory.
+    /// Opens a set for appending, and creates it if it does not exist. Keeps all its uids in
+    /// memory.
     pub fn embedding_writer(
         &self,
         producer: ContentHash,
@@ -131,7 +135,7 @@ impl Store {
         if set.dim != dim {
             return Err(StoreError::Shape {
                 what: format!("the {} embeddings by {producer}", modality.as_str()),
-                expected: format!("{} dimensions, as those that are there", set.dim),
+                expected: format!("{} dimensions, like the existing ones", set.dim),
                 found: dim.to_string(),
             });
         }
@@ -143,13 +147,14 @@ impl Store {
         Ok(EmbeddingWriter { tree, store: self.clone(), set, known })
     }
 
-    /// All sets, by producer and modality.
+    /// Returns the heads of all sets, by producer and modality.
     pub fn embeddings(&self) -> Result<Vec<EmbeddingSet>, StoreError> {
         let mut sets = Vec::new();
         let engine = self.engine()?;
         for name in self.set_trees()? {
             let tree = self.call(|| engine.db().open_tree(&name))?;
-            // A tree without a head was made by a process that was killed in this moment.
+            // A tree without a head is left by a process that was killed just after it created the
+            // tree.
             sets.extend(self.head(&tree)?);
         }
         sets.sort_by_key(|set| (set.producer, set.modality));
@@ -165,7 +170,8 @@ impl Store {
         self.read_set(producer, modality, true)
     }
 
-    /// The same from a row on: how one goes on where one was, since rows are only ever appended.
+    /// Opens a set for reading from a row on. Since rows are only appended, a reader can continue
+    /// where it stopped.
     pub fn read_embeddings_from(
         &self,
         producer: ContentHash,
@@ -176,7 +182,7 @@ impl Store {
         EmbeddingReader::new(self, &tree, set, true).starting_at(&tree, row)
     }
 
-    /// The same, if wanted without the vectors.
+    /// Opens a set for reading, with or without its vectors.
     pub fn read_set(
         &self,
         producer: ContentHash,
@@ -207,7 +213,8 @@ impl Store {
         Ok((tree, set))
     }
 
-    /// Drops everything that a producer made. Says whether there was anything. Durable when it returns.
+    /// Drops everything that a producer made. Returns whether there was anything. Durable when it
+    /// returns.
     pub fn drop_embeddings(&self, producer: ContentHash) -> Result<bool, StoreError> {
         let mut dropped = false;
         {
@@ -238,18 +245,18 @@ impl Store {
 }
 
 impl EmbeddingWriter {
-    /// Rows that are there and durable.
+    /// Returns the number of durable rows.
     pub fn rows_done(&self) -> u64 {
         self.set.rows
     }
 
-    /// Which of these uids are not there yet: what is still to be embedded.
+    /// Returns the indices of those uids that still have to be embedded.
     pub fn missing(&self, uids: &[Uid]) -> Vec<usize> {
         (0..uids.len()).filter(|&index| !self.known.contains(&uids[index])).collect()
     }
 
-    /// Appends vectors \[N, D\] of new uids \[N\], rounded to 16-bit floats. Durable when it returns: give it some hundred rows
-    /// at once.
+    /// Appends vectors \[N, D\] of new uids \[N\], rounded to 16-bit floats. Durable when it
+    /// returns, so pass some hundred rows at once.
     pub fn append(&mut self, uids: &[Uid], vectors: &[f32]) -> Result<(), StoreError> {
         self.check(uids, vectors)?;
         let bytes = to_half(vectors, self.set.dim)?;
@@ -289,14 +296,14 @@ impl EmbeddingWriter {
         match uids.iter().find(|uid| self.known.contains(uid) || !new.insert(**uid)) {
             Some(twice) => Err(StoreError::Shape {
                 what: "appended uids".into(),
-                expected: "no uid that is there already".into(),
+                expected: "only new uids".into(),
                 found: twice.to_string(),
             }),
             None => Ok(()),
         }
     }
 
-    /// One batch on one tree: blocks of uids and vectors, and the head.
+    /// Writes one batch to the tree: blocks of uids, blocks of vectors, and the head.
     fn append_batch(&mut self, uids: &[Uid], vectors: &[u8]) -> Result<(), StoreError> {
         let _writer = self.store.writer();
         let there = self.store.head(&self.tree)?.map(|set| set.rows);
@@ -326,7 +333,8 @@ impl EmbeddingWriter {
         Ok(())
     }
 
-    /// The blocks that change when rows are appended: the last one, if it has room, and new ones.
+    /// Returns the blocks that change when rows are appended: the last one if it has room, and new
+    /// ones.
     fn extend_blocks(&self, column: Blocks, bytes: &[u8]) -> Result<Vec<Change>, StoreError> {
         let Blocks { key, rows_a_block, width } = column;
         let mut changes = Vec::new();
@@ -358,7 +366,8 @@ impl EmbeddingWriter {
     }
 }
 
-/// Reads all sets and keeps nothing: has each the rows that its head claims? Says how many there are.
+/// Reads all sets and checks that each has the rows that its head counts. Returns the number of
+/// rows.
 pub(super) fn verify(state: &Path, db: &sled::Db) -> Result<u64, StoreError> {
     let mut rows = 0;
     for name in db.tree_names().iter().filter(|name| name.starts_with(TREE_PREFIX)) {
@@ -415,7 +424,7 @@ fn tree_name(producer: ContentHash, modality: Modality) -> Vec<u8> {
     [TREE_PREFIX, &producer.0, &[kind]].concat()
 }
 
-/// Little endian 16-bit floats, rounded to nearest.
+/// Converts values to little-endian 16-bit floats, rounded to nearest.
 fn to_half(vectors: &[f32], dim: usize) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::with_capacity(2 * vectors.len());
     for (index, &value) in vectors.iter().enumerate() {

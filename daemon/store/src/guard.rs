@@ -1,6 +1,6 @@
-//! Calls into sled: its panics over damaged bytes become errors, and stay off the screen.
+//! Calls into sled. Its panics on damaged bytes become errors and are not printed.
 //!
-//! Needs profiles that unwind. Panics on sled's own threads are theirs.
+//! This needs build profiles that unwind. Panics on sled's own threads are not caught here.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -13,7 +13,7 @@ use diptych_schemas::words::panic_message;
 use super::error::StoreError;
 
 thread_local! {
-    /// Whether a panic of this thread will be caught and told in words.
+    /// Whether a panic of this thread will be caught and reported as an error.
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -31,7 +31,7 @@ pub(super) fn call<T>(
     }
 }
 
-/// Runs something; a panic comes back as its message.
+/// Runs a closure. Returns the message of a panic as an error.
 fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     HOOK.call_once(|| {
         let previous = panic::take_hook();

@@ -1,14 +1,15 @@
-//! Jobs of the service, by number. What a job's states mean is decided in `serve::jobs::machine`; here they are kept.
+//! Storage of the service's jobs, by number. `serve::jobs::machine` decides about their states.
 
 use super::Store;
 use super::error::StoreError;
 use super::records::JobRecord;
 
-/// Jobs that have ended and are remembered: a service that selects every hour for years must not fill the disk.
+/// Number of ended jobs that are remembered: a service that selects every hour for years must not
+/// fill the disk.
 const ENDED_KEPT: usize = 1_000;
 
 impl Store {
-    /// Puts a job in the place of what was known of it. Durable when it returns.
+    /// Inserts or replaces a job. Durable when it returns.
     pub fn put_job(&self, job: &JobRecord) -> Result<(), StoreError> {
         {
             let _writer = self.writer();
@@ -22,15 +23,16 @@ impl Store {
         Ok(self.records(self.engine()?.jobs(), &identity(id))?.pop())
     }
 
-    /// All jobs, by number.
+    /// Returns all jobs, by number.
     pub fn jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
         self.records(self.engine()?.jobs(), &[])
     }
 
-    /// Forgets the oldest of many ended jobs, and says which, so that their logs can go too.
+    /// Forgets the oldest ended jobs beyond the limit. Returns their numbers, so that their logs
+    /// can be deleted too.
     pub fn forget_old_jobs(&self) -> Result<Vec<u64>, StoreError> {
         let jobs = self.jobs()?;
-        // What somebody waits for stays.
+        // Keep jobs that others wait for.
         let wanted =
             |id: u64| jobs.iter().any(|job| !job.state.has_ended() && job.after.contains(&id));
         let ended: Vec<u64> = jobs

@@ -1,5 +1,5 @@
-//! The training's own entries of the ledger: samples whose image turned out to be unusable. One for each run and uid,
-//! however often the sample is met again.
+//! The training's own ledger entries: samples whose image turned out to be unusable. There is one
+//! for each run and uid, no matter how often the sample is met.
 
 use diptych_schemas::{ContentHash, LedgerEntry};
 
@@ -8,7 +8,8 @@ use super::error::StoreError;
 use super::records::RunName;
 
 impl Store {
-    /// Puts entries in the ledger of a run; one that is there already is overwritten. Durable with the next checkpoint.
+    /// Writes entries to the ledger of a run and replaces existing ones. Durable with the next
+    /// checkpoint.
     pub fn put_ledger(&self, run: &RunName, entries: &[LedgerEntry]) -> Result<(), StoreError> {
         let _writer = self.writer();
         for entry in entries {
@@ -18,7 +19,7 @@ impl Store {
         Ok(())
     }
 
-    /// The entries of a run, ordered by uid.
+    /// Returns the entries of a run, ordered by uid.
     pub fn ledger(&self, run: &RunName) -> Result<Vec<LedgerEntry>, StoreError> {
         self.records(self.engine()?.ledger(), &run.key())
     }
@@ -28,7 +29,7 @@ impl Store {
     }
 }
 
-/// run ‖ 0 ‖ uid; an entry without a uid is known by its place.
+/// Returns run ‖ 0 ‖ uid. An entry without a uid is identified by a hash of its place.
 fn identity(run: &RunName, entry: &LedgerEntry) -> Vec<u8> {
     let place = || {
         ContentHash::of(format!("{}\0{}\0{}", entry.source, entry.position, entry.key).as_bytes())

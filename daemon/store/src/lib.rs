@@ -1,12 +1,16 @@
-//! What Diptych remembers between processes: runs, metrics, events, jobs, checkpoints, entries of the training's ledger, embeddings.
+//! Storage for everything that Diptych remembers between processes: runs, metrics, events, jobs,
+//! checkpoints, the training's ledger entries and embeddings.
 //!
-//! 1. This is the only module that names sled, and sled is an index that can be rebuilt: checkpoint folders win over it, and
-//!    one that does not open is moved aside and begun anew, one that went back by itself is noticed; never a panic.
-//! 2. No value in it is above [`MAX_VALUE_BYTES`]; what is longer is stored in chunks.
-//! 3. One process owns a state folder, and within it one thread writes at a time. Others ask it, or read a copy.
-//! 4. An acknowledged run, job, checkpoint or embedding survives a kill and a power cut; metrics, events and ledger entries may lose the
-//!    last [`FLUSH_EVERY_MS`].
-//! 5. It blocks: SQL over it reads on threads made for blocking, never on tokio's workers.
+//! 1. This is the only crate that names sled. sled is an index that can be rebuilt: checkpoint
+//!    folders win over it. A store that does not open is moved aside and replaced by a new one. A
+//!    store that went back to an earlier state by itself is noticed. Nothing here panics.
+//! 2. No value is longer than [`MAX_VALUE_BYTES`]. Longer records are stored in chunks.
+//! 3. One process owns a state folder, and one of its threads writes at a time. Other processes ask
+//!    the owner, or read a copy.
+//! 4. An acknowledged run, job, checkpoint or embedding survives a kill and a power cut. Metrics,
+//!    events and ledger entries may lose the last [`FLUSH_EVERY_MS`].
+//! 5. Every call blocks. SQL over the store reads on threads made for blocking, never on tokio's
+//!    workers.
 
 mod acknowledged;
 mod backup;
@@ -59,70 +63,75 @@ use copy::Copy;
 use engine::{Change, Engine};
 use open::{OnDamage, Opened};
 
-/// What must be free on the disk for a write: more than sled holds back at any time.
+/// Bytes that must be free on the disk before a write. This is more than sled ever holds back.
 const ROOM: u64 = 2 << 20;
-/// How often it is tried to open sled again.
+/// Least time between two attempts to open sled again.
 const BETWEEN_REOPENINGS: Duration = Duration::from_secs(1);
 
-/// The store of one state folder. Clones share it; the last one that is dropped closes it.
+/// The store of one state folder. Clones share it, and dropping the last one closes it.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Nothing while a disk that was full keeps sled from being opened again.
+    /// `None` while sled cannot be opened again, for example because the disk is full.
     engine: RwLock<Option<Arc<Engine>>>,
-    /// When that was tried last.
+    /// Time of the last attempt to open sled again.
     reopened: Mutex<Option<Instant>>,
-    /// Held by whoever writes: sled has one writer at a time.
+    /// Held by the thread that writes: sled has one writer at a time.
     writer: Mutex<()>,
-    /// Held by whoever waits for the disk.
+    /// Held by the thread that waits for the disk.
     acknowledged: Mutex<Acknowledged>,
     state: PathBuf,
     degraded: Option<String>,
-    /// What was opened instead of the folder's own files, which nobody writes to. After the engine, so that it is deleted when
-    /// sled is closed.
+    /// The copy that was opened instead of the folder's own files, which then nobody writes to.
+    /// Declared after the engine, so that it is deleted only once sled is closed.
     copy: Option<Copy>,
-    /// Whether the copy may be written to.
+    /// Whether this process may write to the copy.
     is_scratch: bool,
-    /// Last, so that the folder is free only when sled is closed.
+    /// Declared last, so that the folder is free only once sled is closed.
     _lock: Option<owner::FolderLock>,
 }
 
 impl Store {
-    /// Opens the store in a state folder, and makes both where they are not there yet.
+    /// Opens the store in a state folder. Creates the folder and the store if they do not exist.
     ///
-    /// The files of a store that is damaged are moved aside and it is begun anew: [`Store::degraded`] then says what was lost,
-    /// and checkpoints come back through [`Store::reconcile_checkpoints`].
+    /// If the store is damaged, its files are moved aside and a new store is started.
+    /// [`Store::degraded`] then says what was lost, and checkpoints come back through
+    /// [`Store::reconcile_checkpoints`].
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         let store = Self::of(state, open::open(state, OnDamage::BeginAnew)?);
         if store.degraded().is_some() {
-            // It is told once.
+            // The loss is reported once: the next opening finds a whole store.
             store.make_durable()?;
         }
         Ok(store)
     }
 
-    /// Opens the store in a state folder as [`Store::open`] does; but one that is damaged is an error, and is left as it is.
+    /// Opens the store as [`Store::open`] does, but returns an error if it is damaged and leaves
+    /// its files as they are.
     pub fn open_undamaged(state: &Path) -> Result<Self, StoreError> {
         Ok(Self::of(state, open::open(state, OnDamage::Refuse)?))
     }
 
-    /// Opens a store to read it, from a copy, also while another process owns it: then as it is at this moment. A store that is
-    /// damaged is an error, and is left as it is.
+    /// Opens a copy of a store for reading, even while another process owns it. The copy shows the
+    /// store as it is at this moment. Returns an error if the store is damaged, and leaves its
+    /// files as they are.
     pub fn open_to_read(state: &Path) -> Result<Self, StoreError> {
         Ok(Self::of(state, open::open_to_read(state)?))
     }
 
-    /// The same; what is written to the copy can be read, and is gone with it.
+    /// Opens a copy of a store for reading and writing. Whatever is written to the copy is lost
+    /// when it is dropped.
     pub fn open_scratch(state: &Path) -> Result<Self, StoreError> {
         let opened = open::open_a_copy(state)?;
         Ok(Self::of(state, Opened { is_scratch: true, ..opened }))
     }
 
-    /// Opens a copy of a store: nothing in the state folder is changed. Of a store that is damaged it holds what can still be
-    /// read, and [`Store::degraded`] says what is missing.
+    /// Opens a copy of a store, damaged or not, and changes nothing in the state folder. If the
+    /// store is damaged, the copy holds whatever can still be read, and [`Store::degraded`] says
+    /// what is missing.
     pub fn look_through(state: &Path) -> Result<Self, StoreError> {
         Ok(Self::of(state, open::look_through(state)?))
     }
@@ -143,32 +152,34 @@ impl Store {
         Self { inner: Arc::new(inner) }
     }
 
-    /// In words, what was lost when this store was opened. Nothing in most cases.
+    /// Returns a description of what was lost when this store was opened, or `None` if nothing was
+    /// lost.
     pub fn degraded(&self) -> Option<&str> {
         self.inner.degraded.as_deref()
     }
 
-    /// The state folder.
+    /// Returns the state folder.
     pub fn folder(&self) -> &Path {
         &self.inner.state
     }
 
-    /// Tells whoever else wants the folder where this process answers. The path of a socket (`unix:PATH`) may be relative to the
-    /// state folder.
+    /// Records the address at which this process answers, for others that want the folder. The path
+    /// of a socket (`unix:PATH`) may be relative to the state folder.
     pub fn announce(&self, address: &str, role: OwnerRole) -> Result<(), StoreError> {
         owner::announce(&self.inner.state, address, role)
     }
 
-    /// Whether what is written to it is lost: it is a copy.
+    /// Whether this is a copy, so that whatever is written to it is lost.
     pub fn is_copy(&self) -> bool {
         self.inner.copy.is_some()
     }
 
-    /// sled. It answers no call after a write of it failed; then it is closed and opened again.
+    /// Returns sled. After a failed write sled answers no more calls, so it is closed and opened
+    /// again first.
     fn engine(&self) -> Result<Arc<Engine>, StoreError> {
         match self.opened() {
             Some(engine) if !engine.cannot_write() || self.inner.copy.is_some() => Ok(engine),
-            // It cannot be closed while this is held.
+            // sled cannot be closed while this reference exists.
             held => {
                 drop(held);
                 self.open_again()
@@ -176,7 +187,7 @@ impl Store {
         }
     }
 
-    /// sled as it is.
+    /// Returns sled as it is, without opening it again.
     fn opened(&self) -> Option<Arc<Engine>> {
         self.inner.engine.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -185,7 +196,7 @@ impl Store {
         let mut slot = self.inner.engine.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(engine) = slot.as_ref() {
             if !engine.cannot_write() {
-                // Another thread has done it.
+                // Another thread has opened it again already.
                 return Ok(Arc::clone(engine));
             }
             if Arc::strong_count(engine) > 1 {
@@ -194,22 +205,29 @@ impl Store {
         }
         let mut last = self.inner.reopened.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| last.elapsed() < BETWEEN_REOPENINGS) {
-            return Err(self.unavailable("a write failed; it is opened again soon"));
+            return Err(self.unavailable(
+                "a write failed. The store is opened again within a \
+                 second",
+            ));
         }
         *last = Some(Instant::now());
         self.check_room()?;
-        // Closed before it is opened again, which waits for its threads.
+        // Close sled before it is opened again; closing waits for its threads.
         drop(slot.take());
         let engine = open::reopen(self.folder()).map_err(|error| match error {
-            StoreError::Locked { .. } => self.unavailable("a write failed, and it is still read"),
+            StoreError::Locked { .. } => self.unavailable(
+                "a write failed, and another thread \
+                 still reads the store",
+            ),
             error => error,
         })?;
-        tracing::info!("{}: the store can be written again", self.folder().display());
+        tracing::info!("{}: writing to the store works again", self.folder().display());
         Ok(Arc::clone(slot.insert(Arc::new(engine))))
     }
 
     fn writer(&self) -> MutexGuard<'_, ()> {
-        // It guards no data of its own, so a panic of another writer leaves nothing half-changed in it.
+        // The lock guards no data of its own, so a writer that panicked leaves nothing half-changed
+        // in it.
         self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -217,7 +235,7 @@ impl Store {
         StoreError::Unavailable { state: self.folder().to_owned(), message: message.to_owned() }
     }
 
-    /// sled must not meet a disk that is full: a write that fails closes it.
+    /// Refuses a write if the disk is nearly full: a write that fails closes sled.
     fn check_room(&self) -> Result<(), StoreError> {
         if copy::free_bytes(self.folder()).is_some_and(|free| free < ROOM) {
             return Err(
@@ -232,12 +250,12 @@ impl Store {
         self.check_room()
     }
 
-    /// Calls sled. Its panics become errors.
+    /// Calls sled and turns its panics into errors.
     fn call<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
         self.noting_damage(guard::call(&self.inner.state, call))
     }
 
-    /// Passes a result on. Damage is noted, so that the next opening looks at everything.
+    /// Passes a result on. Notes damage, so that the next opening reads everything.
     fn noting_damage<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         match &result {
             Err(StoreError::Damaged { .. }) => {
@@ -254,7 +272,7 @@ impl Store {
         result
     }
 
-    /// Applies changes to one tree, all or none. Whoever calls holds the writer's lock.
+    /// Applies changes to one tree, all or none. The caller holds the writer's lock.
     fn apply(&self, tree: &sled::Tree, changes: Vec<Change>) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
@@ -263,7 +281,7 @@ impl Store {
         self.noting_damage(self.engine()?.apply(self.folder(), tree, changes))
     }
 
-    /// What is written to a copy would be lost.
+    /// Refuses to write to a copy, where the change would be lost.
     fn refuse_copy(&self) -> Result<(), StoreError> {
         match &self.inner.copy {
             Some(_) if !self.inner.is_scratch => {
@@ -273,7 +291,7 @@ impl Store {
         }
     }
 
-    /// Returns when everything that was written before is on the disk.
+    /// Returns once everything written before is on the disk.
     fn make_durable(&self) -> Result<(), StoreError> {
         self.check_writable()?;
         let mut last = self.inner.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);

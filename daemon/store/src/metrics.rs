@@ -1,7 +1,8 @@
-//! Metrics: one value a run and step, which holds the numbers that were recorded at that step.
+//! Metrics: one value for each run and step, which holds the numbers recorded at that step.
 //!
-//! key = run ‖ 0 ‖ step, value = samples ‖ time ‖ (length of the name (u8) ‖ name ‖ number)…, all big endian. Nobody waits for
-//! the disk here: what was recorded in the last moments before a kill or a power cut may be lost.
+//! key = run ‖ 0 ‖ step, value = samples ‖ time ‖ (length of the name (u8) ‖ name ‖ number)…, all
+//! big endian. Writes do not wait for the disk: metrics from the last moments before a kill or a
+//! power cut may be lost.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,17 +14,19 @@ use super::error::StoreError;
 use super::records::{MetricRow, Milliseconds, RunName};
 use super::{Store, guard};
 
-/// Removed at once when a run goes back. Newest first, so that a kill in between leaves no hole.
+/// Steps removed in one batch when a run goes back. The newest go first, so that a kill in between
+/// leaves no gap.
 const REMOVE_AT_ONCE: usize = 1_000;
-/// Looked at at once when metrics are thinned: as long as somebody who writes may have to wait.
+/// Steps examined in one batch when metrics are thinned. Other writers wait no longer than one
+/// batch takes.
 const THIN_AT_ONCE: usize = 1_000;
 
-/// What the names of metrics begin with that an evaluation after the fact records.
+/// Prefix of the names of metrics that an evaluation records after the training.
 pub const EVALUATED: &str = "eval/";
 
 impl Store {
-    /// Records what was measured. A number that this step has already under the same name is overwritten; other names of the
-    /// step stay. Not durable when it returns: at most the last [`super::FLUSH_EVERY_MS`] can be lost.
+    /// Records metrics. A number with the same step and name is replaced; other names of the step
+    /// stay. Not durable when it returns: up to the last [`super::FLUSH_EVERY_MS`] can be lost.
     pub fn append_metrics(&self, run: &RunName, rows: &[MetricRow]) -> Result<(), StoreError> {
         let _writer = self.writer();
         let engine = self.engine()?;
@@ -55,7 +58,8 @@ impl Store {
         self.apply(tree, merged.values().map(change).collect::<Result<_, StoreError>>()?)
     }
 
-    /// Adds numbers to a step that has been taken; the step keeps its time. Durability as of [`Store::append_metrics`].
+    /// Adds numbers to an existing step, which keeps its time. Durable like
+    /// [`Store::append_metrics`].
     pub fn add_metrics(
         &self,
         run: &RunName,
@@ -67,14 +71,14 @@ impl Store {
         self.append_metrics(run, &[MetricRow { step, samples, time, values }])
     }
 
-    /// What was recorded at one step.
+    /// Returns the metrics of one step.
     pub fn metrics_at(&self, run: &RunName, step: Step) -> Result<Option<MetricRow>, StoreError> {
         let engine = self.engine()?;
         let value = self.call(|| engine.metrics().get(run.step_key(step)))?;
         value.map(|value| self.noting_damage(decode(self.folder(), step, &value))).transpose()
     }
 
-    /// The last step that has metrics.
+    /// Returns the last step that has metrics.
     pub fn last_metrics(&self, run: &RunName) -> Result<Option<Step>, StoreError> {
         let engine = self.engine()?;
         let (first, last) = (run.step_key(Step(0)), run.step_key(Step(u64::MAX)));
@@ -82,12 +86,18 @@ impl Store {
             self.call(|| engine.metrics().range(first..=last).keys().next_back().transpose())?;
         let step = |key: sled::IVec| {
             let step = key.split_last_chunk::<8>().map(|(_, step)| Step(u64::from_be_bytes(*step)));
-            step.ok_or_else(|| StoreError::damaged(self.folder(), "a key of the metrics is short"))
+            step.ok_or_else(|| {
+                StoreError::damaged(
+                    self.folder(),
+                    "a key of the metrics is too \
+                 short",
+                )
+            })
         };
         newest.map(step).transpose()
     }
 
-    /// Gives the metrics of the steps `first` to `last` of a run to `take`, in their order.
+    /// Calls `take` with the metrics of the steps `first` to `last` of a run, in order.
     pub fn each_metric(
         &self,
         run: &RunName,
@@ -102,7 +112,7 @@ impl Store {
         Ok(())
     }
 
-    /// All metrics of a run, in order of their steps.
+    /// Returns all metrics of a run, in order of their steps.
     pub fn metrics(&self, run: &RunName) -> Result<Vec<MetricRow>, StoreError> {
         let mut scan = self.scan_metrics(Some(run));
         let mut rows = Vec::new();
@@ -112,8 +122,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// Removes what was recorded after a step, when a run goes on from there: metrics and sample queries. Says how many steps were
-    /// removed.
+    /// Removes the metrics and sample queries recorded after a step, when a run continues from that
+    /// step. Returns how many steps were removed.
     pub fn truncate_metrics(&self, run: &RunName, after: Step) -> Result<u64, StoreError> {
         let _writer = self.writer();
         let engine = self.engine()?;
@@ -134,8 +144,9 @@ impl Store {
         }
     }
 
-    /// Of the steps after `after` up to `up_to`, keeps every `one_of`-th by its number and those with an evaluation's numbers,
-    /// whose names have a slash. So the same steps stay however often this is done. Says how many were removed.
+    /// Thins the steps after `after` up to `up_to`. Keeps each step whose number is a multiple of
+    /// `one_of`, and each with the numbers of an evaluation, whose names have a slash. So the same
+    /// steps stay no matter how often this is called. Returns how many were removed.
     pub fn thin_metrics(
         &self,
         run: &RunName,
@@ -171,7 +182,7 @@ impl Store {
         Ok(removed)
     }
 
-    /// Reads the metrics of one run or of all, one step at a time.
+    /// Reads the metrics of one run or of all runs, one step at a time.
     pub(super) fn scan_metrics(&self, run: Option<&RunName>) -> MetricScan {
         let prefix = run.map_or_else(Vec::new, RunName::key);
         MetricScan {
@@ -181,9 +192,9 @@ impl Store {
     }
 }
 
-/// See [`Store::scan_metrics`].
+/// An iterator over metrics. See [`Store::scan_metrics`].
 pub(super) struct MetricScan {
-    // Before the store, so that sled closes when the store does.
+    // Declared before the store, so that sled closes when the store does.
     entries: Result<sled::Iter, StoreError>,
     store: Store,
 }
@@ -207,7 +218,7 @@ pub(super) fn parse(
     key: &[u8],
     value: &[u8],
 ) -> Result<(RunName, MetricRow), StoreError> {
-    let bad = || StoreError::damaged(state, "a key of the metrics is no run and step");
+    let bad = || StoreError::damaged(state, "a key of the metrics does not hold a run and a step");
     let (name, step) = key.split_last_chunk::<8>().ok_or_else(bad)?;
     let name =
         name.strip_suffix(&[0]).and_then(|name| std::str::from_utf8(name).ok()).ok_or_else(bad)?;
@@ -215,7 +226,7 @@ pub(super) fn parse(
     Ok((run, decode(state, Step(u64::from_be_bytes(*step)), value)?))
 }
 
-/// Reads everything and keeps nothing: is the tree whole?
+/// Reads all metrics to check that the tree can be read.
 pub(super) fn verify(state: &Path, tree: &sled::Tree) -> Result<(), StoreError> {
     let mut entries = tree.iter();
     while let Some((key, value)) = guard::call(state, || entries.next().transpose())? {

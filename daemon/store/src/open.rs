@@ -1,11 +1,13 @@
-//! Opening a state folder: who owns it, whether its sled can be read, and what is done when it cannot.
+//! Opens state folders. Decides who owns one, whether its sled can be read, and what happens if it
+//! cannot.
 //!
-//! 1. sled mends what it opens, and may lose by that what could still have been read. So where nobody knows whether its
-//!    files are as the last close left them, a copy is opened first, and the files themselves only if that went well. Where
-//!    they are known to have changed, they are never opened.
-//! 2. What is small is always read at opening; everything is, after damage was met.
-//! 3. Damaged files are never changed nor deleted. A training and a service move them aside and begin anew with what can
-//!    still be read; whoever only wants to read is told, and changes nothing.
+//! 1. sled repairs files as it opens them, and may thereby lose data that could still be read. So
+//!    unless its files are known to be as the last close left them, a copy is opened first. The
+//!    files themselves are opened only if that went well, and never if they are known to have
+//!    changed.
+//! 2. Small trees are read at every opening. Everything is read after damage was met.
+//! 3. Damaged files are never changed or deleted. A training and a service move them aside and
+//!    start a new store with whatever can still be read. Readers get an error and change nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,37 +24,39 @@ use super::records::{CheckpointRecord, EventRecord, JobRecord, Milliseconds, Run
 use super::sample_queries::SampleQueries;
 use super::{chunks, embeddings, events, format, guard, metrics, salvage};
 
-/// The file that says that damage was met since the last opening.
+/// Name of the file that marks damage met since the last opening.
 const SUSPECT: &str = "sled.suspect";
 
 pub(super) struct Opened {
     pub(super) engine: Engine,
     pub(super) acknowledged: Acknowledged,
     pub(super) degraded: Option<String>,
-    /// Where this process owns the folder.
+    /// `Some` if this process owns the folder.
     pub(super) lock: Option<FolderLock>,
-    /// What was opened instead of the folder's own files.
+    /// The copy that was opened instead of the folder's own files.
     pub(super) copy: Option<Copy>,
-    /// Whether the copy may be written to.
+    /// Whether this process may write to the copy.
     pub(super) is_scratch: bool,
 }
 
-/// Largest store that is copied to be read where it could be opened itself: more takes longer than most of what is asked.
+/// Largest store that is copied for reading although it could be opened itself. Copying more takes
+/// longer than most queries.
 const COPIED_BYTES: u64 = 256 << 20;
 
-/// What is done with a store that is damaged, or that went back to an earlier state by itself.
+/// The reaction to a store that is damaged, or that went back to an earlier state by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnDamage {
-    /// Its files are moved aside, and a new one is begun with what can be read of them.
+    /// Moves its files aside and starts a new store with whatever can be read from them.
     BeginAnew,
+    /// Returns an error and changes nothing.
     Refuse,
 }
 
-/// What is wrong with a store.
+/// The ways in which a store can be damaged, each with a description.
 enum Damage {
-    /// It can be read, but something is missing or may be. In words.
+    /// The store can be read, but something is or may be missing.
     Incomplete(String),
-    /// It cannot be read. In words.
+    /// The store cannot be read.
     Unreadable(String),
 }
 
@@ -69,7 +73,8 @@ fn open_as(state: &Path, on_damage: OnDamage, role: OwnerRole) -> Result<Opened,
     let folder = state.join("sled");
     let rebuilt = durable::unfinished(&folder);
     if !folder.exists() && rebuilt.exists() {
-        // A process was killed between moving the damaged one aside and putting the finished new one in its place.
+        // A process was killed after it moved the damaged store aside and before it put the new one
+        // in its place.
         durable::publish(&rebuilt, &folder)?;
     }
     let suspect = state.join(SUSPECT);
@@ -83,7 +88,7 @@ fn open_as(state: &Path, on_damage: OnDamage, role: OwnerRole) -> Result<Opened,
     }
     let (engine, lost) = match open_checked(state, &folder, Engine::open, everything) {
         Ok(opened) => opened,
-        // There was no room for a copy.
+        // There was no room for a copy, so the damage shows only now.
         Err(StoreError::Damaged { message, .. }) if on_damage == OnDamage::BeginAnew => {
             degraded = Some(begin_anew(state, &folder, Damage::Unreadable(message), None)?);
             open_checked(state, &folder, Engine::open, false)?
@@ -104,8 +109,8 @@ fn open_as(state: &Path, on_damage: OnDamage, role: OwnerRole) -> Result<Opened,
     opened(state, engine, degraded, Some(lock), None)
 }
 
-/// Opens a folder to read it, from a copy: so nobody who wants to own it is kept from that. A large one that nobody has is
-/// opened itself.
+/// Opens a copy of a folder for reading, so that no process that wants to own the folder has to
+/// wait. A large store without an owner is opened itself.
 pub(super) fn open_to_read(state: &Path) -> Result<Opened, StoreError> {
     let sled = state.join("sled");
     if clean::check(&sled) == Seal::Whole
@@ -122,7 +127,7 @@ pub(super) fn open_to_read(state: &Path) -> Result<Opened, StoreError> {
 /// Opens a copy of a folder's files.
 pub(super) fn open_a_copy(state: &Path) -> Result<Opened, StoreError> {
     let copy = copy_of(state)?;
-    // Those of a folder that somebody owns change, and have no seal.
+    // The files of an owned folder keep changing and have no seal.
     if let Seal::Broken(what) = clean::check(&copy.sled()) {
         return Err(refusal(state, Damage::Incomplete(broken(state, &what))));
     }
@@ -137,7 +142,8 @@ pub(super) fn open_a_copy(state: &Path) -> Result<Opened, StoreError> {
     }
 }
 
-/// Opens a copy of a folder's files, and of damaged ones what can be read: what a new store would begin with.
+/// Opens a copy of a folder's files. From damaged files it takes whatever can be read, which is
+/// what a new store would start with.
 pub(super) fn look_through(state: &Path) -> Result<Opened, StoreError> {
     let copy = copy_of(state)?;
     let changed = match clean::check(&copy.sled()) {
@@ -170,7 +176,8 @@ fn opened(
     Ok(Opened { engine, acknowledged, degraded, lock, copy, is_scratch: false })
 }
 
-/// A copy of sled's files as they are now, elsewhere. Where somebody owns the folder, it is as a kill at this moment would leave it.
+/// Copies sled's files as they are now to another place. If another process owns the folder, the
+/// copy looks as if that process had been killed at this moment.
 fn copy_of(state: &Path) -> Result<Copy, StoreError> {
     let lock = ReaderLock::take(state);
     let folder = state.join("sled");
@@ -181,7 +188,7 @@ fn copy_of(state: &Path) -> Result<Copy, StoreError> {
         Ok(_lock) => Copy::make(state, &sled, &places),
         Err(StoreError::Locked { .. }) => {
             let copy = Copy::make_beside_owner(state, &sled, &places)?;
-            // One of before its owner came is none of what it is now.
+            // A seal from before the owner opened the folder says nothing about the files now.
             clean::break_seal(&copy.sled())?;
             Ok(copy)
         }
@@ -189,9 +196,9 @@ fn copy_of(state: &Path) -> Result<Copy, StoreError> {
     }
 }
 
-/// Says what is wrong with sled's files, if anything is, and hands over a copy of them that was opened. Nothing where a close
-/// in order left them as they are. Where there is no room for a copy, that is said, and the files have to be opened
-/// themselves.
+/// Looks for damage in sled's files and returns it together with an opened copy of them. Returns
+/// `None` if an orderly close left the files as they are. Also returns `None`, with a warning, if
+/// there is no room for a copy: the caller then has to open the files themselves.
 fn find_damage(
     state: &Path,
     folder: &Path,
@@ -208,7 +215,7 @@ fn find_damage(
     let copy = match Copy::make(state, folder, &[state.to_owned()]) {
         Ok(copy) => copy,
         Err(StoreError::Unavailable { message, .. }) => {
-            tracing::warn!("{}: {message}. It is opened without one", folder.display());
+            tracing::warn!("{}: {message}. The store is opened without a copy", folder.display());
             return Ok(None);
         }
         Err(error) => return Err(error),
@@ -226,7 +233,8 @@ fn find_damage(
 
 fn broken(state: &Path, what: &str) -> String {
     format!(
-        "the files in {} are not as the last close of the store left them: {what}. Something may be missing. Check the disk",
+        "the files in {} changed after the store was closed: {what}. Something may be missing. \
+         Check the disk",
         state.join("sled").display()
     )
 }
@@ -239,16 +247,17 @@ fn refusal(state: &Path, damage: Damage) -> StoreError {
     }
 }
 
-/// Notes that damage was met, for the next opening.
+/// Marks the folder as damaged for the next opening.
 pub(super) fn note_damage(state: &Path) {
-    // Where even this cannot be written, the next opening still checks what is small.
+    // If even this cannot be written, the next opening still checks the small trees.
     let _ = durable::write(
         &state.join(SUSPECT),
-        b"damage was met while reading; the next opening reads everything\n",
+        b"damage was found while reading; the next opening reads everything\n",
     );
 }
 
-/// Opens sled and reads what has to be readable. Says what is missing, if sled went back to an earlier state by itself.
+/// Opens sled and reads every record that must be readable. Also returns a description of the loss
+/// if sled went back to an earlier state by itself.
 fn open_checked(
     state: &Path,
     folder: &Path,
@@ -282,7 +291,7 @@ fn open_checked(
     }
 }
 
-/// Opens sled again, which this process owns and which a write that failed had closed.
+/// Opens sled again after a failed write closed it. This process owns the folder.
 pub(super) fn reopen(state: &Path) -> Result<Engine, StoreError> {
     match open_checked(state, &state.join("sled"), Engine::open, false)? {
         (engine, None) => Ok(engine),
@@ -300,14 +309,15 @@ fn went_back(state: &Path, known: Acknowledged, noted: Acknowledged) -> String {
         )
     };
     format!(
-        "the store in {} lost what was written last, since its data file is damaged: {now}. Checkpoints are taken back from \
-         their folders; embeddings go on where they end now. Check the disk",
+        "the store in {} lost its latest changes, because its data file is damaged: {now}. \
+         Checkpoints are restored from their folders, and embeddings continue where they end now. \
+         Check the disk",
         state.display()
     )
 }
 
-/// Moves damaged files aside, as they are, and puts in their place what can be read of them, or of a copy that was opened.
-/// Says what happened.
+/// Moves damaged files aside unchanged. Puts in their place whatever can be read from them, or from
+/// the copy that was opened. Returns a message about what happened.
 fn begin_anew(
     state: &Path,
     folder: &Path,
@@ -322,11 +332,12 @@ fn begin_anew(
     }
     let happened = match damage {
         Damage::Incomplete(lost) => {
-            // sled mended the copy as it would have mended the files themselves.
+            // sled repaired the copy exactly as it would have repaired the files themselves.
             durable::publish(&readable, &rebuilt)?;
             clean::break_seal(&rebuilt)?;
             format!(
-                "{lost}. The damaged files were moved to {}; delete them when you do not need them",
+                "{lost}. The damaged files were moved to {}; delete them when you no longer need \
+                 them",
                 aside.display()
             )
         }
@@ -336,9 +347,10 @@ fn begin_anew(
             guard::call(state, || new.flush())?;
             new.sync()?;
             format!(
-                "the store in {state} was damaged ({message}). It was moved to {aside} and a new one was begun. {kept}. \
-                 Checkpoints are taken back from their folders; embeddings have to be made again. Check the disk; delete {aside} \
-                 when you do not need it",
+                "the store in {state} was damaged ({message}). It was moved to {aside}, and a new \
+                 store was started. {kept}. Checkpoints are restored from their folders; \
+                 embeddings must be computed again. Check the disk, and delete {aside} when you no \
+                 longer need it",
                 state = state.display(),
                 aside = aside.display(),
             )
@@ -349,7 +361,7 @@ fn begin_anew(
     Ok(happened)
 }
 
-/// Copies of a process that was killed. Whoever owns the folder may delete them.
+/// Deletes copies that a killed process left. Only the folder's owner may do this.
 fn remove_leftovers(state: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(state).map_err(SchemaError::io(state))? {
         let path: PathBuf = entry.map_err(SchemaError::io(state))?.path();

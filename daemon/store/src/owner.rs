@@ -1,7 +1,9 @@
-//! Who owns a state folder: a lock that dies with its process, and beside it a note that says who holds it.
+//! The owner of a state folder: a lock that ends with its process, and a note beside it that names
+//! the process.
 //!
-//! 1. The lock is the truth. The note may be stale; it is read only when the lock is taken.
-//! 2. Who reads holds the lock for a moment, shared. Who wants to own the folder waits for that, and is not refused.
+//! 1. The lock decides. The note may be out of date, so it is read only while the lock is taken.
+//! 2. A reader holds the lock for a moment, shared. A process that wants to own the folder waits
+//!    for readers and is not refused.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
@@ -15,27 +17,27 @@ use super::records::Milliseconds;
 
 const LOCK: &str = "lock";
 const NOTE: &str = "owner.json";
-/// How often the lock is tried before somebody is told that it is taken.
+/// How often the lock is tried before it counts as taken.
 const TRIES: u32 = 10;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
-/// How long an owner waits for those who read.
+/// Longest time that an owner waits for readers.
 const READERS_WITHIN: Duration = Duration::from_mins(2);
-/// After which it says that it waits.
+/// Time after which a waiting owner logs that it waits.
 const SAYS_SO_AFTER: Duration = Duration::from_secs(1);
 
-/// What an owner does with the folder.
+/// The purpose for which an owner holds the folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OwnerRole {
-    /// One command, such as a training.
+    /// A single command, such as a training.
     #[default]
     Command,
-    /// A service, which takes jobs.
+    /// A service that takes jobs.
     Service,
-    /// A page to look at, which leaves the folder to a command that wants it.
+    /// A page for looking at the folder. It gives the folder up to any command that wants it.
     Page,
-    /// Reads a store that is too large to be copied.
+    /// A reader of a store that is too large to copy.
     Reader,
 }
 
@@ -46,8 +48,8 @@ pub struct Owner {
     /// Its command line.
     pub command: String,
     pub since: Milliseconds,
-    /// Where it answers. The path of a socket may be relative to the state folder, which need not lie at the same place for
-    /// every process.
+    /// The address at which it answers. The path of a socket may be relative to the state folder,
+    /// which other processes may see at another path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     #[serde(default)]
@@ -65,7 +67,7 @@ impl Owner {
         }
     }
 
-    /// The command line of this process, with the name of the program alone.
+    /// Returns the command line of this process, with the program's name instead of its path.
     pub fn this_command() -> String {
         let mut parts = std::env::args_os();
         let program = parts.next().unwrap_or_default();
@@ -87,15 +89,16 @@ impl Owner {
         Some(owner)
     }
 
-    /// The process that owns a state folder now; none where nobody does.
+    /// Returns the process that owns a state folder now, or `None` if there is none.
     pub fn of(state: &Path) -> Option<Self> {
         let lock = File::open(state.join(LOCK)).ok()?;
-        // Shared, so that two who ask at once do not take each other for the owner.
+        // The lock is shared, so that two processes that ask at once do not take each other for the
+        // owner.
         let owned = matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock));
         owned.then(|| Self::noted(state)).flatten()
     }
 
-    /// How long it has owned the folder, in words.
+    /// Returns the time since it took the folder, as text.
     pub fn age(&self) -> String {
         let seconds = (Milliseconds::now().0 - self.since.0).max(0) / 1000;
         match seconds {
@@ -106,13 +109,14 @@ impl Owner {
     }
 }
 
-/// Held while this process owns the folder.
+/// A lock that is held while this process owns the folder.
 pub(super) struct FolderLock {
     _file: File,
 }
 
 impl FolderLock {
-    /// Takes the lock of a state folder that is there, or says who has it. Waits for those who only read.
+    /// Takes the lock of an existing state folder. Waits for readers. Returns an error that names
+    /// the owner if there is one.
     pub(super) fn take(state: &Path, role: OwnerRole) -> Result<Self, StoreError> {
         let path = state.join(LOCK);
         let file = OpenOptions::new()
@@ -126,7 +130,7 @@ impl FolderLock {
         let mut wait_for_readers = || {
             if !told && began.elapsed() >= SAYS_SO_AFTER {
                 told = true;
-                tracing::info!("waits until those who read {} are done", state.display());
+                tracing::info!("waiting for other processes that read {}", state.display());
             }
             began.elapsed() < READERS_WITHIN && only_readers_hold(&file, state)
         };
@@ -137,11 +141,11 @@ impl FolderLock {
     }
 }
 
-/// Whether those who hold a lock only read.
+/// Whether only readers hold a lock.
 fn only_readers_hold(lock: &File, state: &Path) -> bool {
     match lock.try_lock_shared() {
         Ok(()) => {
-            // Nobody owns the folder, so this was granted beside the readers' locks.
+            // Nobody owns the folder: this shared lock was granted beside those of the readers.
             let _ = lock.unlock();
             true
         }
@@ -149,13 +153,14 @@ fn only_readers_hold(lock: &File, state: &Path) -> bool {
     }
 }
 
-/// Held while this process reads what is in the folder, which it does not own.
+/// A lock that is held while this process reads a folder that it does not own.
 pub(super) struct ReaderLock {
     _file: Option<File>,
 }
 
 impl ReaderLock {
-    /// Keeps owners away, and writes nothing. A folder that never had an owner has no lock.
+    /// Keeps owners away without writing anything. A folder that never had an owner has no lock
+    /// file.
     pub(super) fn take(state: &Path) -> Result<Self, StoreError> {
         let path = state.join(LOCK);
         let file = match File::open(&path) {
@@ -170,7 +175,7 @@ impl ReaderLock {
     }
 }
 
-/// Tries a lock a few times, and as long as `goes_on` says.
+/// Tries a lock a few times, then for as long as `goes_on` returns true.
 fn wait_for(
     state: &Path,
     path: &Path,
@@ -181,7 +186,7 @@ fn wait_for(
     loop {
         match try_lock() {
             Ok(()) => return Ok(()),
-            // A process that is being started holds all locks of the one that starts it, for a moment.
+            // A child process that is just starting holds its parent's locks for a moment.
             Err(TryLockError::WouldBlock) if tries < TRIES || goes_on() => {
                 std::thread::sleep(BETWEEN_TRIES);
             }
@@ -192,14 +197,14 @@ fn wait_for(
     }
 }
 
-/// Says in the note where this process answers, and as what it owns the folder.
+/// Writes to the note where this process answers, and in which role it owns the folder.
 pub(super) fn announce(state: &Path, address: &str, role: OwnerRole) -> Result<(), StoreError> {
     let owner = Owner { address: Some(address.to_owned()), ..Owner::this_process(role) };
     let note = serde_json::to_vec(&owner).unwrap_or_default();
     Ok(durable::write(&state.join(NOTE), &note)?)
 }
 
-/// The error of a folder that another process has.
+/// Returns the error for a folder that another process owns.
 pub(super) fn locked(state: &Path) -> StoreError {
     StoreError::Locked { state: state.to_owned(), owner: Owner::noted(state).map(Box::new) }
 }
@@ -228,7 +233,7 @@ mod tests {
         let reader = ReaderLock::take(folder.path()).unwrap();
         std::thread::scope(|scope| {
             let owner = scope.spawn(|| FolderLock::take(folder.path(), OwnerRole::Command).is_ok());
-            // Longer than an owner is tried for.
+            // Longer than the time for which an owner would otherwise try.
             std::thread::sleep(3 * TRIES * BETWEEN_TRIES);
             assert!(!owner.is_finished());
             drop(reader);

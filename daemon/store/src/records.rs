@@ -1,4 +1,4 @@
-//! What is remembered of a run, a checkpoint, a step. Data only.
+//! The records that the store keeps of runs, checkpoints, events, jobs and steps. Data only.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,13 +15,14 @@ pub struct Milliseconds(pub i64);
 
 impl Milliseconds {
     pub fn now() -> Self {
-        // A clock before 1970 is wrong, and no reason to stop a run.
+        // A clock before 1970 is wrong, but no reason to stop a run.
         Self(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64))
     }
 }
 
-/// The name of a run, which is its identity in a state folder: 1 to 100 letters, digits, `-`, `_`, `.`, not starting with
-/// `.`; so it is safe as a folder's name and as a part of a key.
+/// The name of a run, which identifies it in a state folder. It has 1 to 100 letters, digits, `-`,
+/// `_` or `.`, and does not start with `.`. So it is safe as the name of a folder and as part of a
+/// key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RunName(String);
@@ -38,14 +39,15 @@ impl RunName {
         &self.0
     }
 
-    /// What keys of this run begin with. The zero, which no name holds, keeps `a` apart from `ab`.
+    /// Returns the prefix of this run's keys. The final zero, which no name contains, keeps `a`
+    /// apart from `ab`.
     pub(super) fn key(&self) -> Vec<u8> {
         let mut key = self.0.as_bytes().to_vec();
         key.push(0);
         key
     }
 
-    /// [`RunName::key`] and after it a step.
+    /// Returns [`RunName::key`] followed by a step.
     pub(super) fn step_key(&self, step: Step) -> Vec<u8> {
         let mut key = self.key();
         key.extend(step.0.to_be_bytes());
@@ -73,12 +75,12 @@ impl From<RunName> for String {
     }
 }
 
-/// What a run is doing.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
     Running,
-    /// Asked to stop; it can be resumed.
+    /// Stopped on request. It can be resumed.
     Stopped,
     Failed,
     Finished,
@@ -95,26 +97,27 @@ impl RunState {
     }
 }
 
-/// A run and how far it is. See [`diptych_schemas::runs_schema`].
+/// A run and its progress. See [`diptych_schemas::runs_schema`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
     pub run: RunName,
     pub state: RunState,
-    /// Steps done.
+    /// Completed steps.
     pub step: Step,
     pub total_steps: Step,
-    /// Place in the stream of samples after `step`.
+    /// Position in the stream of samples after `step`.
     pub samples: SampleIndex,
-    /// Samples left out since their image was unusable.
+    /// Samples left out because their image was unusable.
     pub skipped: u64,
     pub started: Milliseconds,
     pub updated: Milliseconds,
     /// The model's name.
     pub model: String,
-    /// Numbers that the model consists of; 0 of runs of earlier versions, as are the two below empty.
+    /// Number of the model's parameters. Runs of earlier versions have 0 here, and empty texts in
+    /// the two fields below.
     #[serde(default)]
     pub parameters: u64,
-    /// What it trains on.
+    /// The device that it trains on.
     #[serde(default)]
     pub device: String,
     /// The machine's name.
@@ -137,7 +140,7 @@ pub struct RunRecord {
 pub struct CheckpointRecord {
     pub run: RunName,
     pub step: Step,
-    /// Place in the stream of samples where a resumed run goes on.
+    /// Position in the stream of samples where a resumed run continues.
     pub samples: SampleIndex,
     pub epoch: f64,
     pub time: Milliseconds,
@@ -146,11 +149,12 @@ pub struct CheckpointRecord {
     pub weights_hash: ContentHash,
     /// Size of all its files.
     pub bytes: u64,
-    /// The text of the folder's `manifest.json`, so that the folder can be held against what was acknowledged.
+    /// The text of the folder's `manifest.json`, so that the folder can be compared with what was
+    /// acknowledged.
     pub manifest: String,
 }
 
-/// What a guard noticed.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
@@ -168,7 +172,7 @@ pub enum EventKind {
     Overfitting,
 }
 
-/// Something that a guard noticed. See [`diptych_schemas::events_schema`].
+/// An observation of a guard. See [`diptych_schemas::events_schema`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventRecord {
     pub run: RunName,
@@ -179,7 +183,7 @@ pub struct EventRecord {
     pub message: String,
 }
 
-/// What a job does.
+/// The kind of a job: the command that it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobKind {
@@ -193,13 +197,13 @@ pub enum JobKind {
     Export,
 }
 
-/// How far a job is. The transitions are in `serve::jobs::machine`.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     Queued,
     Running,
-    /// Asked to stop; it goes on when it is resumed.
+    /// Asked to pause. It continues when it is resumed.
     Pausing,
     Paused,
     /// Asked to stop for good.
@@ -238,52 +242,52 @@ impl JobState {
         }
     }
 
-    /// Whether nothing comes after it by itself.
+    /// Whether the job stays in this state unless it is asked to change.
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Cancelled | Self::Done | Self::Failed)
     }
 }
 
-/// What the service was asked to do, and how far that is. See [`diptych_schemas::jobs_schema`].
+/// A job of the service and its progress. See [`diptych_schemas::jobs_schema`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRecord {
-    /// From 1, in the order in which they were asked for.
+    /// Its number: from 1, in the order of submission.
     pub id: u64,
     pub kind: JobKind,
     pub state: JobState,
-    /// The highest comes first; of equals the oldest.
+    /// The highest starts first; of equals, the oldest.
     pub priority: i64,
-    /// Jobs that must be done before it.
+    /// Jobs that must be done before it starts.
     pub after: Vec<u64>,
     /// The run that it trains.
     pub run: Option<RunName>,
-    /// Of a training: its configuration, as TOML with absolute paths.
+    /// For a training: its configuration, as TOML with absolute paths.
     pub config: Option<String>,
-    /// Of everything else: the arguments of the command, as after `diptych KIND`.
+    /// For all other kinds: the arguments of the command, as after `diptych KIND`.
     pub args: Vec<String>,
-    /// What relative paths in them are relative to.
+    /// The folder that relative paths in them refer to.
     pub folder: PathBuf,
-    /// Tries so far since it last got further.
+    /// Number of tries since it last made progress.
     pub attempt: u32,
-    /// Not before this time: it failed and is tried again.
+    /// Time of the next try, if it failed.
     pub not_before: Option<Milliseconds>,
-    /// How far its run was when it was started last, in steps of the newest checkpoint.
+    /// Step of its run's newest checkpoint when it was last started.
     pub step_at_start: u64,
     pub created: Milliseconds,
     pub started: Option<Milliseconds>,
     pub ended: Option<Milliseconds>,
-    /// Version of diptych that started it last.
+    /// Version of diptych that last started it.
     pub version: String,
     pub message: Option<String>,
 }
 
-/// What was measured at a step. See [`diptych_schemas::metrics_schema`].
+/// The metrics of one step. See [`diptych_schemas::metrics_schema`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricRow {
     pub step: Step,
     pub samples: SampleIndex,
     pub time: Milliseconds,
-    /// Name and value of each.
+    /// Names and values.
     pub values: Vec<(String, f64)>,
 }
 

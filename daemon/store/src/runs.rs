@@ -1,5 +1,6 @@
-//! Runs and their checkpoints. A checkpoint and the progress that it stands for change in one transaction; a checkpoint that
-//! is not named here does not exist, so it is named after its folder is whole and forgotten before its folder is deleted.
+//! Runs and their checkpoints. A checkpoint and the progress that it stands for change in one
+//! transaction. A checkpoint that is not recorded here does not exist. So it is recorded after its
+//! folder is complete, and forgotten before its folder is deleted.
 
 use std::convert::Infallible;
 
@@ -13,17 +14,17 @@ use super::engine::{self, Change};
 use super::error::StoreError;
 use super::records::{CheckpointRecord, RunName, RunRecord};
 
-/// What [`Store::reconcile_checkpoints`] changed.
+/// The changes that [`Store::reconcile_checkpoints`] made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reconciled {
-    /// Found on the disk and not named, or named otherwise: named now.
+    /// Found on the disk and recorded differently or not at all: now recorded.
     pub restored: Vec<Step>,
-    /// Named and not found on the disk: forgotten.
+    /// Recorded and not found on the disk: now forgotten.
     pub forgotten: Vec<Step>,
 }
 
 impl Store {
-    /// Puts a run in the place of what was known of it. Durable when it returns, so not for every step.
+    /// Inserts or replaces a run. Durable when it returns, so too slow for every step.
     pub fn put_run(&self, record: &RunRecord) -> Result<(), StoreError> {
         {
             let _writer = self.writer();
@@ -37,12 +38,13 @@ impl Store {
         Ok(self.records(self.engine()?.runs(), &run.key())?.pop())
     }
 
-    /// All runs, by name.
+    /// Returns all runs, by name.
     pub fn runs(&self) -> Result<Vec<RunRecord>, StoreError> {
         self.records(self.engine()?.runs(), &[])
     }
 
-    /// Names a checkpoint whose folder is whole and durable, together with the progress of its run. Durable when it returns.
+    /// Records a checkpoint whose folder is complete and durable, together with the progress of its
+    /// run. Durable when it returns.
     pub fn put_checkpoint(
         &self,
         checkpoint: &CheckpointRecord,
@@ -66,7 +68,8 @@ impl Store {
         self.make_durable()
     }
 
-    /// Forgets a checkpoint, before its folder is deleted. Says whether it was there. Durable when it returns.
+    /// Forgets a checkpoint. Call it before its folder is deleted. Returns whether it existed.
+    /// Durable when it returns.
     pub fn remove_checkpoint(&self, run: &RunName, step: Step) -> Result<bool, StoreError> {
         let removed = {
             let _writer = self.writer();
@@ -79,7 +82,7 @@ impl Store {
         Ok(removed)
     }
 
-    /// The checkpoints of a run, the oldest first.
+    /// Returns the checkpoints of a run, the oldest first.
     pub fn checkpoints(&self, run: &RunName) -> Result<Vec<CheckpointRecord>, StoreError> {
         self.records(self.engine()?.checkpoints(), &run.key())
     }
@@ -88,7 +91,8 @@ impl Store {
         self.records(self.engine()?.checkpoints(), &[])
     }
 
-    /// Brings the checkpoints of a run in line with those that are whole on the disk: files win over the store.
+    /// Makes the recorded checkpoints of a run match those found complete on the disk: files win
+    /// over the store.
     pub fn reconcile_checkpoints(
         &self,
         run: &RunName,

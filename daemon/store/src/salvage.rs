@@ -1,5 +1,6 @@
-//! What can still be read of a damaged sled: runs, metrics, events, jobs and ledger entries go into the new one. Checkpoints come back from
-//! their folders, embeddings are made again.
+//! Rescue of readable records from a damaged sled. Runs, metrics, events, jobs, sample queries and
+//! ledger entries go into the new store. Checkpoints come back from their folders, and embeddings
+//! are computed again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,10 +16,12 @@ use super::{chunks, copy, events, guard, metrics};
 
 const CHANGES_AT_ONCE: usize = 500;
 
-/// Copies what can be read, and says in words what it was. Only a copy is changed by that.
+/// Copies everything that can be read into the new store. Returns a message about what it copied.
+/// `damaged` is changed only if it is a copy.
 pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String, StoreError> {
     let Ok(old) = Engine::open_expendable(state, damaged).or_else(|error| {
-        // sled's snapshot only says where the log has what: without it, the log is read from its start.
+        // sled's snapshot is only an index into the log. Without it, sled reads the log from its
+        // start.
         let is_copy = damaged.parent().is_some_and(copy::is_copy);
         if is_copy && forget_snapshots(damaged) {
             Engine::open_expendable(state, damaged)
@@ -26,7 +29,7 @@ pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String,
             Err(error)
         }
     }) else {
-        return Ok("Nothing could be read of the runs and metrics until now".into());
+        return Ok("No earlier run or metric could be read".into());
     };
     let runs = chunks::whole_records::<RunRecord>(&readable(state, old.runs()));
     let ledger = chunks::whole_records::<LedgerEntry>(&readable(state, old.ledger()));
@@ -44,7 +47,8 @@ pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String,
     let jobs = chunks::whole_records::<JobRecord>(&readable(state, old.jobs()));
     let queries = chunks::whole_records::<SampleQueries>(&readable(state, old.sample_queries()));
     let kept = format!(
-        "What could be read was kept: {} chunks of runs, {} steps of metrics, {} chunks of events, {} chunks of the ledger, {} chunks of jobs",
+        "Everything readable was kept: {} chunks of runs, {} steps of metrics, {} chunks of \
+         events, {} chunks of the ledger, {} chunks of jobs",
         runs.len(),
         steps.len(),
         told.len(),
@@ -68,7 +72,7 @@ pub(super) fn copy(state: &Path, damaged: &Path, new: &Engine) -> Result<String,
     Ok(kept)
 }
 
-/// Deletes sled's snapshots. Says whether there were any.
+/// Deletes sled's snapshots. Returns whether there were any.
 fn forget_snapshots(folder: &Path) -> bool {
     let mut forgotten = false;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -79,7 +83,7 @@ fn forget_snapshots(folder: &Path) -> bool {
     forgotten
 }
 
-/// The entries of a tree before the first damaged place and after the last one.
+/// Returns the entries of a tree before the first damaged place and after the last one.
 fn readable(state: &Path, tree: &sled::Tree) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut forward = tree.iter();

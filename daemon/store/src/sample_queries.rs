@@ -1,5 +1,5 @@
-//! The images nearest to a few fixed held-out captions, as they were at each evaluation of a run: what it looks like when a model
-//! learns. One record for each run and step. Durable with the next checkpoint.
+//! The images nearest to a few fixed held-out captions, at each evaluation of a run. They show how
+//! a model learns. There is one record for each run and step. Durable with the next checkpoint.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,8 @@ use super::error::StoreError;
 use super::records::RunName;
 use super::{Store, chunks};
 
-/// Evaluations that a run keeps: of more, every other one is left out, but for the first and the last.
+/// Most evaluations that a run keeps. Beyond it, every other one is removed, except for the first
+/// and the last.
 const MOST: usize = 100;
 
 /// The sample queries of one evaluation.
@@ -19,9 +20,9 @@ const MOST: usize = 100;
 pub struct SampleQueries {
     pub run: RunName,
     pub step: Step,
-    /// Where the pairs are, absolute.
+    /// Absolute path of the dataset that holds the pairs.
     pub dataset: PathBuf,
-    /// Pairs that were looked through.
+    /// Number of pairs that were searched.
     pub pairs: u64,
     pub queries: Vec<SampleQuery>,
 }
@@ -32,23 +33,24 @@ pub struct SampleQuery {
     /// The pair whose caption it is.
     pub uid: Uid,
     pub caption: String,
-    /// Place of the first image that belongs to the caption, counted from 1.
+    /// Rank of the first image that belongs to the caption, counted from 1.
     pub own_rank: u64,
-    /// The nearest first.
+    /// The nearest images, best first.
     pub found: Vec<FoundImage>,
 }
 
+/// An image that a query found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FoundImage {
     pub uid: Uid,
-    /// Cosine; finite.
+    /// Cosine similarity; finite.
     pub score: f32,
     /// Whether its caption is the query's.
     pub correct: bool,
 }
 
 impl Store {
-    /// Records the queries of an evaluation, in the place of those that the step has already.
+    /// Records the queries of an evaluation and replaces existing ones of the step.
     pub fn put_sample_queries(&self, queries: &SampleQueries) -> Result<(), StoreError> {
         let _writer = self.writer();
         let engine = self.engine()?;
@@ -66,7 +68,7 @@ impl Store {
         self.apply(tree, changes)
     }
 
-    /// The sample queries of a run, by step.
+    /// Returns the sample queries of a run, by step.
     pub fn sample_queries(&self, run: &RunName) -> Result<Vec<SampleQueries>, StoreError> {
         self.records(self.engine()?.sample_queries(), &run.key())
     }
@@ -75,7 +77,7 @@ impl Store {
         self.records(self.engine()?.sample_queries(), &[])
     }
 
-    /// Removes those from a step on. Whoever calls holds the writer's lock.
+    /// Removes the queries from a step on. The caller holds the writer's lock.
     pub(super) fn remove_sample_queries(
         &self,
         run: &RunName,

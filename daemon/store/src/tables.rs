@@ -1,7 +1,9 @@
-//! The store as SQL tables: `runs`, `checkpoints`, `metrics`, `events`, `event_pairs`, `sample_queries`, `jobs`, `embeddings`, and the training's rows of `ledger`.
+//! The store as SQL tables: `runs`, `checkpoints`, `metrics`, `events`, `event_pairs`,
+//! `sample_queries`, `jobs`, `embeddings`, and the training's rows of `ledger`.
 //!
-//! What is stored last by a running process is seen by a scan that starts later. Columns that nobody asked for are not made.
-//! What a query reads is data, a [`TableRead`]: another process can plan it and have it read by the one that owns the store.
+//! A scan sees everything that was stored before it starts. Only the requested columns are built. A
+//! read is plain data, a [`TableRead`]: another process can plan it and ask the owner of the store
+//! to carry it out.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,14 +30,15 @@ use super::embeddings::EmbeddingSet;
 use super::error::StoreError;
 use super::records::RunName;
 
-/// Vectors in a batch, in bytes: thousands of rows at common sizes.
+/// Bytes of vectors in a batch: thousands of rows at common dimensions.
 const VECTOR_BYTES: usize = 8 << 20;
 
-/// Makes the plan that reads a part of a table, of so many rows at most.
+/// A function that plans the read of a part of a table, with an optional limit on rows.
 pub type PlanTableRead =
     Arc<dyn Fn(TableRead, Option<usize>) -> SqlResult<Arc<dyn ExecutionPlan>> + Send + Sync>;
 
-/// The tables, each with the name that SQL knows it by. The rows of `training_ledger` have the schema of `ledger`.
+/// Returns the tables with their SQL names. Each read is planned by `plan`. The rows of
+/// `training_ledger` have the schema of `ledger`.
 pub fn tables_planned_by(plan: &PlanTableRead) -> Vec<(String, Arc<dyn TableProvider>)> {
     let provider = |table: Table| {
         let provider: Arc<dyn TableProvider> =
@@ -46,7 +49,7 @@ pub fn tables_planned_by(plan: &PlanTableRead) -> Vec<(String, Arc<dyn TableProv
 }
 
 impl Store {
-    /// The tables, read by this process.
+    /// Returns the tables with their SQL names, read by this process.
     pub fn tables(&self) -> Vec<(String, Arc<dyn TableProvider>)> {
         let store = self.clone();
         let plan: PlanTableRead = Arc::new(move |read, limit| {
@@ -59,14 +62,15 @@ impl Store {
         tables_planned_by(&plan)
     }
 
-    /// Reads what a query wants of a table, in batches of about so many rows, until `give` wants no more. It blocks.
+    /// Reads a part of a table in batches of about `batch_rows` rows, until `give` returns false.
+    /// It blocks.
     pub fn read_table(
         &self,
-        wanted: &TableRead,
+        table_read: &TableRead,
         batch_rows: usize,
         give: &mut Give<'_>,
     ) -> SqlResult<()> {
-        read(self, wanted, batch_rows, give)
+        read(self, table_read, batch_rows, give)
     }
 }
 
@@ -82,20 +86,21 @@ const ALL: [Table; 9] = [
     Table::TrainingLedger,
 ];
 
-/// What a query reads of one table.
+/// The part of one table that a query reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableRead {
     table: Table,
-    /// Only rows that have these values, where the table can look them up by it. The query filters again.
+    /// The values that `run`, `producer` and `modality` must have, if the table can look them up.
+    /// The query filters again.
     run: Option<String>,
     producer: Option<String>,
     modality: Option<String>,
-    /// Places of the columns in the table's schema.
+    /// Indices of the columns in the table's schema.
     columns: Vec<usize>,
 }
 
 impl TableRead {
-    /// What its batches are like.
+    /// Returns the schema of its batches.
     pub fn schema(&self) -> SqlResult<SchemaRef> {
         Ok(Arc::new(self.table.schema().project(&self.columns)?))
     }
@@ -148,7 +153,7 @@ impl Table {
         }
     }
 
-    /// Columns whose value decides what is read at all.
+    /// Returns the columns whose value limits what is read at all.
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Metrics | Self::SampleQueries => &[column::RUN],
@@ -191,7 +196,7 @@ impl TableProvider for StoreTable {
     ) -> SqlResult<Vec<TableProviderFilterPushDown>> {
         let used =
             |filter: &&Expr| self.table.keys().iter().any(|key| equal_to(filter, key).is_some());
-        // Inexact: the query still filters; here it only saves reading.
+        // Inexact: the query still filters. The pushdown only saves reading.
         let pushdown = |used| {
             if used {
                 TableProviderFilterPushDown::Inexact
@@ -210,22 +215,22 @@ impl TableProvider for StoreTable {
         limit: Option<usize>,
     ) -> SqlResult<Arc<dyn ExecutionPlan>> {
         let (columns, _) = projected(&self.schema, projection)?;
-        let wanted = |name: &str| {
+        let value_of = |name: &str| {
             let known = self.table.keys().contains(&name);
             filters.iter().find_map(|filter| equal_to(filter, name)).filter(|_| known)
         };
         let read = TableRead {
             table: self.table,
-            run: wanted(column::RUN).map(str::to_owned),
-            producer: wanted(column::PRODUCER).map(str::to_owned),
-            modality: wanted(column::MODALITY).map(str::to_owned),
+            run: value_of(column::RUN).map(str::to_owned),
+            producer: value_of(column::PRODUCER).map(str::to_owned),
+            modality: value_of(column::MODALITY).map(str::to_owned),
             columns,
         };
         (self.plan)(read, limit)
     }
 }
 
-/// The text that a filter wants a column to be equal to.
+/// Returns the text that a filter requires a column to equal.
 fn equal_to<'a>(filter: &'a Expr, name: &str) -> Option<&'a str> {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else {
         return None;
@@ -247,11 +252,11 @@ fn external(error: StoreError) -> DataFusionError {
 
 fn read(
     store: &Store,
-    wanted: &TableRead,
+    table_read: &TableRead,
     batch_rows: usize,
     give: &mut Give<'_>,
 ) -> SqlResult<()> {
-    let columns = match wanted.table {
+    let columns = match table_read.table {
         Table::Runs => columns::runs(&store.runs().map_err(external)?),
         Table::Checkpoints => columns::checkpoints(&store.all_checkpoints().map_err(external)?),
         Table::TrainingLedger => columns::ledger(&store.all_ledgers().map_err(external)?)?,
@@ -259,8 +264,8 @@ fn read(
         Table::EventPairs => columns::event_pairs(&store.all_event_pairs().map_err(external)?)?,
         Table::Jobs => columns::jobs(&store.jobs().map_err(external)?),
         Table::SampleQueries => {
-            let Ok(run) = wanted.run.as_deref().map(RunName::new).transpose() else {
-                // No run has such a name.
+            let Ok(run) = table_read.run.as_deref().map(RunName::new).transpose() else {
+                // No run can have such a name.
                 return Ok(());
             };
             let found = match run {
@@ -270,30 +275,30 @@ fn read(
             columns::sample_queries(&found.map_err(external)?)?
         }
         Table::Metrics => {
-            return match wanted.run.as_deref().map(RunName::new).transpose() {
-                Ok(run) => read_metrics(store, run.as_ref(), &wanted.columns, batch_rows, give),
-                // No run has such a name.
+            return match table_read.run.as_deref().map(RunName::new).transpose() {
+                Ok(run) => read_metrics(store, run.as_ref(), &table_read.columns, batch_rows, give),
+                // No run can have such a name.
                 Err(_) => Ok(()),
             };
         }
-        Table::Embeddings => return read_all_embeddings(store, wanted, batch_rows, give),
+        Table::Embeddings => return read_all_embeddings(store, table_read, batch_rows, give),
     };
-    give_whole(wanted.table.schema(), columns, &wanted.columns, batch_rows, give)
+    give_whole(table_read.table.schema(), columns, &table_read.columns, batch_rows, give)
 }
 
 fn read_all_embeddings(
     store: &Store,
-    wanted: &TableRead,
+    table_read: &TableRead,
     batch_rows: usize,
     give: &mut Give<'_>,
 ) -> SqlResult<()> {
-    let (producer, modality) = (wanted.producer.as_deref(), wanted.modality.as_deref());
+    let (producer, modality) = (table_read.producer.as_deref(), table_read.modality.as_deref());
     let mut more = true;
     for set in store.embeddings().map_err(external)? {
         let asked_for = producer.is_none_or(|producer| producer == set.producer.to_string())
             && modality.is_none_or(|modality| modality == set.modality.as_str());
         if asked_for && more {
-            read_embeddings(store, &set, &wanted.columns, batch_rows, &mut |batch| {
+            read_embeddings(store, &set, &table_read.columns, batch_rows, &mut |batch| {
                 more = give(batch);
                 more
             })?;
@@ -336,7 +341,7 @@ fn read_metrics(
             }
         }
         if columns.rows() > 0 {
-            // A step's numbers stay together, so this may be some rows above what was asked for.
+            // The numbers of a step stay together, so a batch may exceed `batch_rows` a little.
             let batch =
                 RecordBatch::try_new(metrics_schema(), columns.finish())?.project(projection)?;
             if !give(batch) {

@@ -1,4 +1,4 @@
-"""Prints what tensorboard's own code writes, as the expected values of daemon/training/src/tensorboard.rs.
+"""Prints the expected values for daemon/training/src/tensorboard.rs, made by tensorboard's own code.
 
 pip install tensorboard; python3 tensorboard_frames.py
 """

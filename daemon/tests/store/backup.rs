@@ -1,4 +1,4 @@
-//! A backup is a state folder of its own, made while the store is written.
+//! Backups are state folders of their own, made while the store is written.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,7 +35,7 @@ fn backup_of_a_store_in_use_holds_what_was_acknowledged_before_and_no_half_recor
         let _end = SetWhenDropped(&done);
         for round in 0..3 {
             let to = folder.path().join(format!("backup-{round}"));
-            // What a backup that was killed leaves.
+            // The remains of a backup that was killed.
             fs::create_dir_all(to.with_extension("incomplete").join("sled")).unwrap();
             let more = || (acknowledged.load(Ordering::Relaxed) > 3000 + round).then_some(());
             eventually(Duration::from_mins(2), "the writer to write more", more);
@@ -67,7 +67,7 @@ fn backup_of_a_store_in_use_holds_what_was_acknowledged_before_and_no_half_recor
                 rows,
                 DIM,
             );
-            // It is a store like any other.
+            // The backup is a store like any other.
             let mut more =
                 copy.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
             more.append(&uids(rows..rows + 10), &vectors(rows..rows + 10, DIM)).unwrap();

@@ -17,7 +17,8 @@ fn opened(state: &Path) -> Store {
     store
 }
 
-/// Metrics, embeddings, and checkpoints with their folders, killed at any place. `DIPTYCH_TEST_ROUNDS=200` kills it so often.
+/// Kills the writing of metrics, embeddings, and checkpoints with their folders at random moments.
+/// `DIPTYCH_TEST_ROUNDS` sets the number of kills, such as 200.
 #[test]
 fn killed_work_leaves_a_state_folder_in_which_doctor_finds_no_problem() {
     kill_again_and_again("work", assert_work_is_whole);
@@ -43,7 +44,8 @@ fn killed_training_keeps_every_acknowledged_checkpoint_with_its_progress() {
         assert!(step >= acknowledged, "at step {step}, {acknowledged} was acknowledged");
         assert_eq!(run, run_record(step));
         let checkpoints = store.checkpoints(&run_name()).unwrap();
-        // The fourth newest is removed after the newest is put, so a kill in between leaves it.
+        // The fourth newest checkpoint is removed after the newest is recorded, so a kill in
+        // between leaves four.
         let oldest = checkpoints[0].step.0;
         assert!(
             oldest == step.saturating_sub(2).max(1) || oldest == step.saturating_sub(3).max(1),
@@ -78,7 +80,8 @@ fn second_process_is_told_who_owns_the_folder() {
 #[test]
 fn full_disk_is_an_error_and_loses_nothing_that_was_acknowledged() {
     let state = tempfile::tempdir().unwrap();
-    // A process that may not write files above 2 MB, and is told so instead of being killed for it.
+    // A process that may not write files above 2 MB, and receives an error for it instead of a
+    // signal.
     let mut limited = Command::new("sh");
     let child = command("embed", state.path());
     limited
@@ -102,8 +105,8 @@ fn full_disk_is_an_error_and_loses_nothing_that_was_acknowledged() {
     assert_rows(&reader.read_all().unwrap(), rows, DIM);
 }
 
-/// After an acknowledgement the process goes on writing. At the power cut each page that it wrote since has reached the disk or
-/// not, at random.
+/// After an acknowledgement the process continues to write. At the power cut, each page written
+/// since then has reached the disk or not, at random.
 #[test]
 fn power_cut_loses_nothing_that_was_acknowledged() {
     const PAGE: usize = 4096;

@@ -1,4 +1,5 @@
-//! A state folder that was damaged in every file: found, named, mended or refused; never a panic, never a wrong answer.
+//! A state folder with damage in each of its files. The damage must be found, named, and repaired
+//! or refused, without a panic or a wrong answer.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -27,7 +28,7 @@ fn event(step: u64) -> EventRecord {
     }
 }
 
-/// A run with two checkpoints, as somebody left it.
+/// Makes a run with two checkpoints.
 fn state_of_a_run(state: &Path) {
     let store = Store::open(state).unwrap();
     let mut trained = Trained::new();
@@ -40,11 +41,11 @@ fn state_of_a_run(state: &Path) {
         store.put_checkpoint(&trained.save(state, step).unwrap(), &configured_run(step)).unwrap();
     }
     drop((writer, store));
-    // Opened again, sled has a snapshot.
+    // Opening it again makes sled write a snapshot.
     drop(Store::open(state).unwrap());
 }
 
-/// What can be read is what was written. Says whether anything is missing.
+/// Checks that everything that can be read is correct. Returns whether anything is missing.
 fn is_all_there(store: &Store) -> Result<bool, StoreError> {
     let runs = store.runs()?;
     assert!(
@@ -89,7 +90,8 @@ fn words(examined: &Examined) -> String {
     examined.findings.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>().join("\n")
 }
 
-/// Problems that `--fix` must leave: a run whose record was lost is put back by its configuration alone.
+/// Returns the problems that `--fix` must leave: only its configuration can restore a run whose
+/// record was lost.
 fn unmendable(examined: &Examined) -> Vec<&str> {
     examined
         .problems()
@@ -208,7 +210,7 @@ fn checkpoints_that_are_gone_damaged_unnamed_or_half_written_are_told_apart_and_
     assert!(after.findings[0].what.contains("damaged-checkpoint-demo-step-000000020"));
     assert!(after.problems().next().is_none() && place(30).is_dir() && !place(20).exists());
 
-    // Without a record nobody knows how long an epoch is.
+    // Without a record, the length of an epoch is unknown.
     fs::remove_dir_all(state.join("sled")).unwrap();
     let lost = examine(state, true).unwrap();
     let problems: Vec<_> = lost.problems().map(|problem| &problem.what).collect();

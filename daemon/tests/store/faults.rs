@@ -1,5 +1,6 @@
-//! A file layer that fails: a full disk, a file system that became read-only, a disk that reports errors. The faults come from
-//! strace, and the small file systems from a name space of mounts; where a machine has neither, these tests are ignored.
+//! Failures of the file system: a full disk, a file system that becomes read-only, a disk that
+//! reports errors. strace injects the faults, and mount name spaces provide small file systems.
+//! Without them these tests are ignored.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,10 +13,10 @@ use diptych_test_support::needs;
 
 use crate::process::*;
 
-/// Where the tests find their own binary within the name space.
+/// Environment variable with the mount point within the name space.
 const INNER: &str = "DIPTYCH_STORE_TEST_MOUNT";
 
-/// `program ARGUMENTS… COMMAND`, with the command's variables.
+/// Builds `program ARGUMENTS… COMMAND` with the command's variables.
 fn within<S: AsRef<OsStr>>(program: &str, arguments: &[S], command: &Command) -> Command {
     let mut outer = Command::new(program);
     outer.args(arguments).arg(command.get_program()).args(command.get_args());
@@ -26,7 +27,8 @@ fn within<S: AsRef<OsStr>>(program: &str, arguments: &[S], command: &Command) ->
 #[needs(strace)]
 #[test]
 fn writes_that_begin_to_fail_end_the_work_in_words_and_lose_nothing() {
-    // From so many writes of a thread on, each one fails: first in the middle of work, then soon.
+    // After this many writes of a thread, all writes fail: in the middle of the work, or soon after
+    // the start.
     for (fault, says) in [
         ("pwrite64:error=EROFS:when=60+", "Read-only"),
         ("pwrite64:error=ENOSPC:when=25+", "No space"),

@@ -1,4 +1,5 @@
-//! Looking at a store changes nothing of it, whatever is wrong with it; and whoever goes on with a damaged one keeps it.
+//! Looking at a store changes nothing in it, whatever is wrong with it. Writers that continue a
+//! damaged store keep its files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,7 +17,7 @@ use crate::trained::*;
 const STEPS: u64 = 300;
 const ROWS: u64 = 1200;
 
-/// A store that was closed: some 200 KB.
+/// Makes a store of about 200 KB and closes it.
 fn closed_store(state: &Path) {
     let store = Store::open(state).unwrap();
     store.put_checkpoint(&checkpoint(1), &run_record(1)).unwrap();
@@ -24,11 +25,11 @@ fn closed_store(state: &Path) {
     let mut writer = store.embedding_writer(hash("weights"), Modality::Image, DIM, "").unwrap();
     writer.append(&uids(0..ROWS), &vectors(0..ROWS, DIM)).unwrap();
     drop((writer, store));
-    // Opened again, sled has a snapshot.
+    // Opening it again makes sled write a snapshot.
     drop(Store::open(state).unwrap());
 }
 
-/// All files of a folder by their place in it.
+/// Returns the contents of all files of a folder by path.
 fn bytes_of(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -45,7 +46,7 @@ fn bytes_of(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Reads all of a store. What was acknowledged is there, and is as it was written.
+/// Reads a whole store, and checks that everything acknowledged is present and correct.
 fn answers_right(store: &Store) -> Result<(), StoreError> {
     assert_eq!(store.runs()?, [run_record(1)]);
     assert_eq!(store.checkpoints(&run_name())?, [checkpoint(1)]);
@@ -63,7 +64,7 @@ fn flip(file: &File, place: u64) {
     file.write_all_at(&byte, place).unwrap();
 }
 
-/// Places in sled's data file: in its first 64 KiB, and anywhere.
+/// Returns positions in sled's data file: in its first 64 KiB, and anywhere.
 fn places(length: u64) -> Vec<u64> {
     let mut random = StdRng::seed_from_u64(11);
     let near = (0..rounds(40)).map(|_| random.random_range(0..length.min(64 << 10)));
@@ -86,7 +87,7 @@ fn damaged_store_is_answered_with_an_error_and_stays_as_it_is() {
             let error = open(&state).unwrap_err();
             assert!(matches!(error, StoreError::Damaged { .. }), "{place}: {error}");
             assert!(error.to_string().contains(state.to_str().unwrap()), "{place}: {error}");
-            // The lock and its note are those of whoever asked last.
+            // The lock and its note belong to the last process that asked.
             let same = |files: &BTreeMap<PathBuf, Vec<u8>>| {
                 files.iter().filter(|(name, _)| name.starts_with("sled")).count()
             };
@@ -107,7 +108,7 @@ fn damaged_store_is_answered_with_an_error_and_stays_as_it_is() {
     answers_right(&Store::open_to_read(&state).unwrap()).unwrap();
 }
 
-/// The whole of what the test above plays with chance.
+/// The exhaustive form of the random test above.
 #[test]
 #[ignore = "65,536 openings take minutes"]
 fn no_flipped_byte_of_the_first_64_kib_is_answered_wrong_or_made_worse() {
@@ -124,7 +125,7 @@ fn no_flipped_byte_of_the_first_64_kib_is_answered_wrong_or_made_worse() {
         let damaged = fs::read(state.join("sled/db")).unwrap();
         let error = Store::open_to_read(&state).unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{place}: {error}");
-        // Whoever would write opens a copy before, which takes longer.
+        // Opening for writing copies the store first, which takes longer.
         if place % 61 == 0 {
             let error = Store::open_undamaged(&state).unwrap_err();
             assert!(matches!(error, StoreError::Damaged { .. }), "{place}: {error}");
@@ -141,20 +142,21 @@ fn store_whose_owner_was_killed_is_read_from_a_copy_and_is_never_written_by_read
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     closed_store(&state);
-    // What a killed owner leaves.
+    // The remains of an owner that was killed.
     fs::remove_file(state.join("sled/clean")).unwrap();
     let left = bytes_of(&state);
     let store = Store::open_to_read(&state).unwrap();
     answers_right(&store).unwrap();
     let error = store.put_run(&run_record(2)).unwrap_err();
     assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
-    // Others may read meanwhile, and own it.
+    // Meanwhile others may read and own it.
     answers_right(&Store::open_to_read(&state).unwrap()).unwrap();
     assert!(examine(&state, false).unwrap().contents.damage.is_empty());
     assert!(bytes_of(&state) == left, "reading changed something");
     let owner = Store::open(&state).unwrap();
     assert_eq!(owner.degraded(), None);
-    // Beside its owner it is read as it is now, and what the reader adds to a scratch copy is the reader's own.
+    // Next to its owner, a reader sees the store as it is now. Changes to a scratch copy stay in
+    // the copy.
     owner.put_run(&run_record(7)).unwrap();
     let beside = Store::open_to_read(&state).unwrap();
     assert_eq!(beside.run(&run_name()).unwrap(), Some(run_record(7)));
@@ -230,7 +232,7 @@ fn store_that_went_back_is_an_error_for_whoever_reads() {
     let store = Store::open(&state).unwrap();
     store.put_checkpoint(&checkpoint(2), &run_record(2)).unwrap();
     drop(store);
-    // All but the note of what was acknowledged is as it was.
+    // Restore everything except for the note of acknowledged writes.
     let note = fs::read(state.join("sled/acknowledged")).unwrap();
     fs::remove_dir_all(state.join("sled")).unwrap();
     copy_folder(&before.join("sled"), &state.join("sled"));
@@ -240,10 +242,9 @@ fn store_that_went_back_is_an_error_for_whoever_reads() {
             fs::remove_file(state.join("sled/clean")).unwrap();
         }
         let error = Store::open_to_read(&state).unwrap_err();
-        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-        assert!(error.to_string().contains("lost what was written last"), "{error}");
+        let StoreError::Damaged { message, .. } = error else { panic!("{error}") };
         let examined = examine(&state, false).unwrap();
-        assert!(examined.problems().any(|problem| problem.what.contains("written last")));
+        assert!(examined.problems().any(|problem| problem.what.contains(&message)), "{message}");
     }
 }
 
@@ -287,7 +288,7 @@ fn fresh_backup_is_clean_and_one_with_its_checkpoints_too() {
     assert_eq!(clean("a fresh backup"), 0);
     copy_folder(&state.join("checkpoints"), &copy.join("checkpoints"));
     assert_eq!(clean("with checkpoints"), 2);
-    // From then on one that is missing is missing.
+    // From then on, a missing checkpoint is a problem.
     fs::remove_dir_all(copy.join("checkpoints/demo/step-000000010")).unwrap();
     assert_eq!(examine(&copy, false).unwrap().problems().count(), 1);
 }

@@ -1,5 +1,6 @@
-//! What the store promises: records come back, one process owns a folder, a kill loses nothing that was acknowledged, a
-//! damaged sled is set aside, and SQL sees what was stored. The killed processes are this test binary itself.
+//! Tests of the store's promises. Records come back, and one process owns a folder. A kill loses
+//! nothing acknowledged, a damaged sled is set aside, and SQL sees all records. The processes that
+//! are killed run this test binary.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 

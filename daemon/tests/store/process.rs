@@ -1,4 +1,4 @@
-//! Processes to be killed.
+//! Processes that the tests kill.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 use crate::samples::*;
 use crate::trained::{Trained, checkpoints};
 
-/// Not a test of its own: what the processes do that the tests below start.
+/// Not a test of its own: the body of the processes that the tests below start.
 #[test]
 pub(crate) fn child_process() {
     let Ok(role) = std::env::var(ROLE) else { return };
@@ -74,7 +74,8 @@ pub(crate) fn child_process() {
             store.put_checkpoint(&checkpoint(1), &run_record(1)).unwrap();
             acknowledge(3000);
             std::io::stdin().read_exact(&mut [0]).unwrap();
-            // Written, and never acknowledged: one batch, since one that follows closely would wait until the disk has it.
+            // Written but never acknowledged. One batch, since a batch that follows quickly would
+            // wait for the disk.
             std::thread::sleep(std::time::Duration::from_millis(100));
             store.append_metrics(&run_name(), &(0..4000).map(metrics).collect::<Vec<_>>()).unwrap();
             acknowledge(0);
@@ -84,10 +85,11 @@ pub(crate) fn child_process() {
     }
 }
 
-/// Rows of embeddings that come with a step.
+/// Rows of embeddings for each step.
 pub(crate) const ROWS_A_STEP: u64 = 40;
 
-/// All that a run does to its state folder, as fast as it goes. A step is acknowledged when its checkpoint is.
+/// Changes a state folder as a run does, as fast as possible. A step is acknowledged once its
+/// checkpoint is.
 fn work(
     store: &Store,
     state: &Path,
@@ -116,7 +118,8 @@ fn work(
     Ok(())
 }
 
-/// What a stopped [`work`] leaves: nothing that was acknowledged is missing, and nothing is damaged.
+/// Checks the state that a killed [`work`] leaves: everything acknowledged is present, and nothing
+/// is damaged.
 pub(crate) fn assert_work_is_whole(state: &Path, acknowledged: u64) {
     let examined = examine(state, false).unwrap();
     assert!(examined.problems().next().is_none(), "{:#?}", examined.findings);
@@ -131,7 +134,7 @@ pub(crate) fn assert_work_is_whole(state: &Path, acknowledged: u64) {
     let named: Vec<u64> =
         store.checkpoints(&run_name()).unwrap().iter().map(|record| record.step.0).collect();
     assert!(named.ends_with(&[step]) && named.len() <= 3, "{named:?} at step {step}");
-    // Those of a step that was not acknowledged may be there too.
+    // Steps that were not acknowledged may be there too.
     let recorded = store.metrics(&run_name()).unwrap();
     assert!(recorded.len() as u64 >= step);
     assert_eq!(recorded, (1..=recorded.len() as u64).map(metrics).collect::<Vec<_>>());
@@ -150,13 +153,14 @@ pub(crate) fn command(role: &str, state: &Path) -> Command {
     command
 }
 
-/// What fails a test whose process hangs.
+/// Time after which a test fails because its process hangs.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// A process that acknowledges what it has done, until it is killed.
+/// A process that acknowledges its work until it is killed.
 pub(crate) struct KilledProcess {
     pub(crate) child: Child,
-    /// What it prints, read by a thread, so that a test does not wait for ever for a process that hangs.
+    /// Its output, read by a thread, so that a test does not wait for ever for a process that
+    /// hangs.
     lines: Receiver<String>,
     pub(crate) acknowledged: Option<u64>,
     pub(crate) error: Option<String>,
@@ -172,14 +176,14 @@ impl KilledProcess {
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
-        // Ends with the process, or with the test that has no use for the lines any more.
+        // The thread ends with the process, or once the test no longer needs the lines.
         std::thread::spawn(move || {
             output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
         Self { child, lines, acknowledged: None, error: None }
     }
 
-    /// Reads up to the next acknowledgement; none when the process has ended.
+    /// Reads up to the next acknowledgement. Returns `None` once the process has ended.
     pub(crate) fn wait(&mut self) -> Option<u64> {
         loop {
             let line = match self.lines.recv_timeout(PATIENCE) {
@@ -201,7 +205,7 @@ impl KilledProcess {
 
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
-        // What it said before it died counts.
+        // Acknowledgements from before its death count.
         while self.wait().is_some() {}
         self.child.wait().unwrap();
     }
@@ -209,13 +213,14 @@ impl KilledProcess {
 
 impl Drop for KilledProcess {
     fn drop(&mut self) {
-        // One that has ended already cannot be killed, which is well.
+        // Killing a process that has ended already fails, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Starts the process again and again on one folder, kills it each time at a random moment, and looks at what it left.
+/// Starts the process repeatedly on one folder, kills it each time at a random moment, and checks
+/// the remains.
 pub(crate) fn kill_again_and_again(role: &str, check: impl Fn(&Path, u64)) {
     let state = tempfile::tempdir().unwrap();
     let mut random = StdRng::seed_from_u64(seed());
@@ -225,7 +230,7 @@ pub(crate) fn kill_again_and_again(role: &str, check: impl Fn(&Path, u64)) {
         for _ in 0..random.random_range(1..8) {
             process.wait().unwrap();
         }
-        // Not to wait for anything: to die at any place between two acknowledgements.
+        // This waits for nothing: it makes the process die anywhere between two acknowledgements.
         std::thread::sleep(Duration::from_micros(random.random_range(0..8_000)));
         process.kill();
         acknowledged = acknowledged.max(process.acknowledged.unwrap());

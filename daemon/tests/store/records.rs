@@ -12,7 +12,7 @@ fn runs_and_checkpoints_come_back_after_closing() {
     let store = Store::open(state.path()).unwrap();
     assert_eq!(store.degraded(), None);
     assert_eq!(store.run(&run_name()).unwrap(), None);
-    // The longest first, so that a shorter one has chunks to remove.
+    // Start with the longest record, so that shorter ones have chunks to remove.
     for step in [3, 2, 1, 0] {
         store.put_run(&run_record(step)).unwrap();
         assert_eq!(store.runs().unwrap(), [run_record(step)]);
@@ -143,8 +143,12 @@ async fn sql_sees_what_was_stored() {
     let mut writer = store.embedding_writer(hash("w"), Modality::Text, 2, "").unwrap();
     writer.append(&uids(0..2), &[1.0, -1.0, 0.5, 0.25]).unwrap();
 
-    let run =
-        sql(&store, "SELECT run, state, step, total_steps, samples, skipped, started, message IS NULL AS m FROM runs").await;
+    let run = sql(
+        &store,
+        "SELECT run, state, step, total_steps, samples, skipped, started, message IS \
+             NULL AS m FROM runs",
+    )
+    .await;
     assert_eq!(run, ["demo running 8 1000 2048 3 2023-11-14T22:13:20Z true"]);
     let config = sql(&store, "SELECT config_hash, length(config) AS n FROM runs").await;
     assert_eq!(config, [format!("{} {}", hash("config"), run_record(8).config.len())]);
@@ -171,7 +175,12 @@ async fn sql_sees_what_was_stored() {
     assert_eq!(sql(&store, "SELECT count(*) FROM metrics WHERE run = 'no such run!'").await, ["0"]);
     assert_eq!(sql(&store, "SELECT step FROM metrics WHERE 'b' = run LIMIT 1").await, ["1"]);
 
-    let counts = sql(&store, "SELECT modality, count(*), count(DISTINCT uid) FROM embeddings GROUP BY modality ORDER BY 1").await;
+    let counts = sql(
+        &store,
+        "SELECT modality, count(*), count(DISTINCT uid) FROM embeddings GROUP \
+         BY modality ORDER BY 1",
+    )
+    .await;
     assert_eq!(counts, ["image 10000 10000", "text 2 2"]);
     let query = format!(
         "SELECT uid, embedding FROM embeddings WHERE modality = 'text' AND producer = '{}'",

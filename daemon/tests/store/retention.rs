@@ -1,4 +1,4 @@
-//! Metrics of runs that go on for weeks.
+//! Metrics of runs that last for weeks.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ fn of_old_steps_one_of_many_stays_and_all_evaluations() {
         store.append_metrics(run, &(1..=2500).map(metrics).collect::<Vec<_>>()).unwrap();
         evaluation(run);
     }
-    // Of 1 to 2000 the 20 multiples of 100 and 777 stay.
+    // From 1 to 2000, the 20 multiples of 100 and step 777 stay.
     assert_eq!(store.thin_metrics(&runs[0], Step(0), Step(2000), 100).unwrap(), 2000 - 21);
     assert_eq!(store.thin_metrics(&runs[0], Step(0), Step(2000), 100).unwrap(), 0);
     for last in [1, 900, 1000, 2000] {
@@ -38,11 +38,12 @@ fn of_old_steps_one_of_many_stays_and_all_evaluations() {
     assert_eq!(steps(&runs[2]).len(), 2500);
 }
 
-/// Thirty days at five steps a second: `cargo test --workspace --test store -- thirty_days --ignored --nocapture`.
-/// `DIPTYCH_SIMULATED_STEPS` makes it shorter, and the window with it.
+/// Simulates thirty days at five steps a second: `cargo test --workspace --test store --
+/// thirty_days --ignored --nocapture`. `DIPTYCH_SIMULATED_STEPS` makes it and its window shorter.
 ///
-/// sled collects space beside its flush every half a second, at most one segment each time, so steps that follow faster than a thousand
-/// in some seconds outrun it, and the file grows. A run has 400 such moments in 1,000 steps at this speed; here there are four.
+/// sled collects space at each flush, every half second, and frees at most one segment each time.
+/// Steps that come faster than a thousand in some seconds outrun it, and the file grows. A real run
+/// has 400 flushes in 1,000 steps; here there are four.
 #[test]
 #[ignore = "takes as long as 13 million steps of metrics"]
 fn thirty_days_of_metrics_keep_disk_and_memory_flat() {
@@ -88,7 +89,7 @@ fn thirty_days_of_metrics_keep_disk_and_memory_flat() {
             std::thread::sleep(PAUSE);
         }
         if step % 10_000 == 0 {
-            // As a checkpoint does.
+            // A checkpoint does the same.
             store.put_run(&run_record(step)).unwrap();
         }
         if step % part == 0 {
@@ -107,10 +108,10 @@ fn thirty_days_of_metrics_keep_disk_and_memory_flat() {
     let store = Store::open(folder.path()).unwrap();
     println!("closed and opened in {:.1} s", opened.elapsed().as_secs_f64());
     let contents = store.check();
-    // Those up to here were thinned at the last thousand.
+    // Steps up to here were thinned at the last thousand.
     let old = steps / 1000 * 1000 - raw;
     assert_eq!(contents.steps, steps - old + old / 100);
-    // From when the window was full, at the third measure, to the end.
+    // From the time when the window was full, at the third measurement, to the end.
     let ((disk, memory), (last_disk, last_memory)) = (measured[2], measured[measured.len() - 1]);
     assert!(last_disk < disk * 3 / 2, "disk: {disk}, at the end {last_disk} bytes");
     assert!(last_memory < memory * 3 / 2, "memory: {memory}, at the end {last_memory} bytes");

@@ -1,4 +1,4 @@
-//! Records that the tests store, and helpers.
+//! Records and helpers for the tests.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +40,7 @@ pub(crate) fn run_record(step: u64) -> RunRecord {
         dataset_hash: hash("dataset"),
         tokenizer_hash: hash("tokenizer"),
         version: "0.1.0".into(),
-        // Longer than one value may be, and of another length at another step.
+        // Longer than one value may be, with a different length at each step.
         config: "# a long comment\n".repeat(300 + 500 * (step as usize % 4)),
         message: None,
     }
@@ -89,7 +89,7 @@ pub(crate) fn uids(rows: std::ops::Range<u64>) -> Vec<Uid> {
     rows.map(uid).collect()
 }
 
-/// A vector that only its row has, of numbers that 16-bit floats hold exactly.
+/// Returns vectors that are unique to their rows, of numbers that 16-bit floats hold exactly.
 pub(crate) fn vectors(rows: std::ops::Range<u64>, dim: usize) -> Vec<f32> {
     rows.flat_map(|row| {
         (0..dim as u64).map(move |d| ((row * 31 + d * 7) % 2048) as f32 / 1024.0 - 1.0)
@@ -103,7 +103,8 @@ pub(crate) fn assert_rows(chunk: &EmbeddingChunk, rows: u64, dim: usize) {
     assert!(chunk.vectors == expected, "vectors differ from what was written");
 }
 
-/// Tells the other threads of a scope to end, also where an assertion fails: the scope waits for them.
+/// Tells the other threads of a scope to end. It does so even if an assertion fails, since the
+/// scope waits for them.
 pub(crate) struct SetWhenDropped<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for SetWhenDropped<'_> {
@@ -112,7 +113,7 @@ impl Drop for SetWhenDropped<'_> {
     }
 }
 
-/// How often a test of chance is played: more with `DIPTYCH_TEST_ROUNDS`.
+/// Returns the number of rounds of a random test, which `DIPTYCH_TEST_ROUNDS` overrides.
 pub(crate) fn rounds(usual: u64) -> u64 {
     std::env::var("DIPTYCH_TEST_ROUNDS").map_or(usual, |rounds| rounds.parse().unwrap())
 }

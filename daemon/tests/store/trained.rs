@@ -1,4 +1,4 @@
-//! Real checkpoints, of a model of a few hundred numbers.
+//! Real checkpoints of a model with a few hundred parameters.
 
 use std::path::{Path, PathBuf};
 
@@ -21,9 +21,10 @@ pub(crate) fn checkpoints(state: &Path) -> PathBuf {
     state.join("checkpoints").join(run_name().as_str())
 }
 
-/// A run whose record holds a configuration: 100 epochs of 10 steps.
+/// Returns a run whose record has a configuration: 100 epochs of 10 steps.
 pub(crate) fn configured_run(step: u64) -> RunRecord {
-    let config = "name = \"demo\"\n[data]\ndataset = \"d\"\nselection = \"s\"\n[model]\nconfig = \"demo\"\n[train]\nepochs = 100\n";
+    let config = "name = \"demo\"\n[data]\ndataset = \"d\"\nselection = \"s\"\n[model]\nconfig = \
+         \"demo\"\n[train]\nepochs = 100\n";
     RunRecord { config: config.into(), ..run_record(step) }
 }
 
@@ -38,7 +39,7 @@ impl Trained {
         Self(Trainer::new(&spec).unwrap())
     }
 
-    /// Writes the checkpoint of a step and says what the store has to know of it.
+    /// Writes the checkpoint of a step and returns its record.
     pub(crate) fn save(
         &mut self,
         state: &Path,

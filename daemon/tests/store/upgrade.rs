@@ -1,5 +1,6 @@
-//! A state folder that the first version of the store wrote (2026-11-24; `first_version/` is its `sled` folder, made by that version's own
-//! code: two runs with metrics, a checkpoint and an entry of the ledger each, and three embeddings).
+//! A state folder written by the first version of the store (2026-11-24). `first_version/` is its
+//! `sled` folder, made by that version's own code. It holds two runs with metrics, a checkpoint and
+//! a ledger entry each, and three embeddings.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::path::Path;
 use diptych_schemas::{ContentHash, Step, Uid};
 use diptych_store::{Modality, RunName, RunState, Store};
 
-/// A copy of it that may be written.
+/// Returns a copy of it that may be changed.
 fn first_version() -> tempfile::TempDir {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/first_version");
     let state = tempfile::tempdir().unwrap();

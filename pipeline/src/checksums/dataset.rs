@@ -11,8 +11,10 @@ use diptych_schemas::{
     ledger_path, meta_path, scores_folder,
 };
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
+
+use crate::footer;
 
 use super::{Checksums, verify_file};
 
@@ -104,8 +106,7 @@ fn check_shard(folder: &Path, entry: &ShardEntry) -> [CheckedFile; 2] {
 /// Opens the rows of some columns of a file.
 fn rows(path: &Path, columns: &[&str], at_once: usize) -> Result<ParquetRecordBatchReader, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| error.to_string())?;
+    let builder = footer::rows_of(file).map_err(|error| error.to_string())?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
     builder
         .with_projection(mask)

@@ -15,6 +15,7 @@ mod verify;
 mod writer;
 
 pub use dataset::{CheckedFile, verify_dataset};
+pub(crate) use tail::check_tail;
 pub(crate) use verify::first_damaged;
 pub use verify::{Checksums, verify_file};
 pub use writer::ParquetWriter;

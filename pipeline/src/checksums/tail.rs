@@ -21,7 +21,7 @@ const END: u64 = 8;
 
 /// The checksum of the part before the tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Body {
+pub(crate) struct Body {
     pub(super) bytes: u64,
     pub(super) crc: u32,
 }
@@ -47,6 +47,13 @@ fn place(bytes: &[u8]) -> Option<usize> {
     (at + TAIL.end <= bytes.len()).then_some(at)
 }
 
+/// Whether one byte of [`KEY`] is another: a file whose key is damaged would pass for one without checksums.
+fn has_damaged_key(bytes: &[u8]) -> bool {
+    let key = KEY.as_bytes();
+    let differ = |window: &[u8]| window.iter().zip(key).filter(|(a, b)| a != b).count();
+    bytes.windows(key.len()).any(|window| differ(window) == 1)
+}
+
 fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = flate2::Crc::new();
     crc.update(bytes);
@@ -57,7 +64,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 /// checksums.
 ///
 /// Wrong checksums are an error of kind [`io::ErrorKind::InvalidData`].
-pub(super) fn check_tail(path: &Path) -> io::Result<Option<Body>> {
+pub(crate) fn check_tail(path: &Path) -> io::Result<Option<Body>> {
     let damaged = |message: &str| io::Error::new(io::ErrorKind::InvalidData, message.to_owned());
     let file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -73,7 +80,12 @@ pub(super) fn check_tail(path: &Path) -> io::Result<Option<Body>> {
         file.read_exact_at(&mut bytes, start).map(|()| bytes)
     };
     let mut tail = from(footer_at)?;
-    let Some(mut at) = place(&tail) else { return Ok(None) };
+    let Some(mut at) = place(&tail) else {
+        if has_damaged_key(&tail) {
+            return Err(damaged("the name of the checksums in its footer is damaged"));
+        }
+        return Ok(None);
+    };
     let number = |part: Range<usize>| {
         let digits = std::str::from_utf8(&tail[at + part.start..at + part.end]).ok()?;
         u64::from_str_radix(digits, 16).ok()

@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
+
+use crate::footer;
 
 use super::tail::{Body, check_tail};
 
@@ -35,7 +36,7 @@ pub fn verify_file(path: &Path) -> Result<Checksums, String> {
         }
     }
     let file = File::open(path).map_err(|error| error.to_string())?;
-    let rows = ParquetRecordBatchReaderBuilder::try_new(file)
+    let rows = footer::rows_of(file)
         .and_then(|builder| builder.with_batch_size(ROWS_AT_ONCE).build())
         .map_err(|error| error.to_string())?;
     for batch in rows {
@@ -50,9 +51,9 @@ pub(crate) fn first_damaged(
     until: Instant,
 ) -> Option<(PathBuf, String)> {
     for path in files {
-        let rows = File::open(&path).map_err(ParquetError::from).and_then(|file| {
-            ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(ROWS_AT_ONCE).build()
-        });
+        let rows = File::open(&path)
+            .map_err(ParquetError::from)
+            .and_then(|file| footer::rows_of(file)?.with_batch_size(ROWS_AT_ONCE).build());
         match rows {
             Err(error) => return Some((path, error.to_string())),
             Ok(rows) => {

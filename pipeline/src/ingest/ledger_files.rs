@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use super::IngestError;
 use super::shard::narrow_properties;
 use crate::checksums::ParquetWriter;
+use crate::footer;
 
 /// The identity of an entry in 16 bytes, since there may be millions of them in memory.
 pub(super) type Place = [u8; 16];
@@ -57,8 +58,7 @@ pub(super) fn for_each_batch(
 ) -> Result<(), IngestError> {
     let damaged = |message: String| IngestError::Damaged { path: path.to_owned(), message };
     let file = File::open(path).map_err(SchemaError::io(path))?;
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
+    let builder = footer::rows_of(file).map_err(|e| damaged(e.to_string()))?;
     let names = columns.iter().map(String::as_str);
     let mask = ProjectionMask::columns(builder.parquet_schema(), names);
     for batch in builder.with_projection(mask).build().map_err(|e| damaged(e.to_string()))? {
@@ -75,8 +75,7 @@ pub(super) fn for_each_row(
 ) -> Result<(), IngestError> {
     let damaged = |message: String| IngestError::Damaged { path: path.to_owned(), message };
     let file = File::open(path).map_err(SchemaError::io(path))?;
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
+    let builder = footer::rows_of(file).map_err(|e| damaged(e.to_string()))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
     for batch in builder.with_projection(mask).build().map_err(|e| damaged(e.to_string()))? {
         let batch = batch.map_err(|e| damaged(e.to_string()))?;
@@ -178,8 +177,7 @@ pub(super) fn rewrite(
     }
     let damaged = |message: String| IngestError::Damaged { path: from.to_owned(), message };
     let file = File::open(from).map_err(SchemaError::io(from))?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .and_then(ParquetRecordBatchReaderBuilder::build);
+    let reader = footer::rows_of(file).and_then(ParquetRecordBatchReaderBuilder::build);
     let mut rest = kept.as_slice();
     let batches = reader.map_err(|e| damaged(e.to_string()))?.map(|batch| {
         let batch = batch.map_err(Error::other)?;

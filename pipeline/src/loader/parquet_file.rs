@@ -18,6 +18,7 @@ use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 
 use super::LoaderError;
 use crate::Selection;
+use crate::footer;
 use crate::storage::{Reader, Storage, StoredFile};
 
 pub(super) struct ParquetFile {
@@ -51,7 +52,7 @@ impl ParquetFile {
         }
         let reader = file.reader(&path, &[])?;
         let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
-        match ArrowReaderMetadata::load(&reader, options) {
+        match footer::load(&reader, options) {
             Ok(footer) => Ok(Self { path, file, footer }),
             Err(error) => Err(failed(&file, &reader, &path, &error)),
         }

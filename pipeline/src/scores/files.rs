@@ -11,6 +11,9 @@ use diptych_schemas::{
 };
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 
+use crate::checksums::check_tail;
+use crate::footer;
+
 use super::ScoreError;
 
 /// A score of a dataset: the files of `scores/NAME`.
@@ -112,7 +115,8 @@ pub fn embedding_files(dataset: &Path) -> Result<Vec<EmbeddingFiles>, ScoreError
 pub(crate) fn open(path: &Path) -> Result<OpenFile, ScoreError> {
     let damaged = |message: String| ScoreError::Damaged { path: path.to_owned(), message };
     let file = File::open(path).map_err(SchemaError::io(path))?;
-    let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
+    check_tail(path).map_err(|error| damaged(error.to_string()))?;
+    let footer = footer::load(&file, ArrowReaderOptions::new())
         .map_err(|error| damaged(error.to_string()))?;
     let pairs = footer.metadata().file_metadata().key_value_metadata();
     let find = |name: &str| pairs?.iter().find(|pair| pair.key == name)?.value.as_deref();

@@ -8,10 +8,10 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{UInt32Type, UInt64Type};
 use diptych_schemas::{SchemaError, ShardEntry, Uid, column, meta_path};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::ScoreError;
 use crate::Selection;
+use crate::footer;
 
 /// A pair of a shard.
 pub(super) struct Pair {
@@ -40,8 +40,7 @@ pub(super) fn pairs_of_shard(
     let path = meta_path(dataset, entry.shard);
     let bad = |message: String| ScoreError::Meta { path: path.clone(), message };
     let file = File::open(&path).map_err(SchemaError::io(&path))?;
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| bad(error.to_string()))?;
+    let builder = footer::rows_of(file).map_err(|error| bad(error.to_string()))?;
     let mut names = vec![column::UID, column::ROW_GROUP, column::ROW, column::PHASH];
     if with_captions {
         names.push(column::CAPTION);

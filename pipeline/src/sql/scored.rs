@@ -21,8 +21,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use diptych_schemas::{ScoreValue, column};
 use diptych_table::{Give, ReadPart, projected, scan};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::footer;
 use crate::scores::{ScoreError, ScoreFiles, ScoreWalk, files_by_shard};
 
 pub(super) struct ScoredTable {
@@ -163,8 +163,7 @@ impl ShardGroup {
     ) -> SqlResult<bool> {
         let damaged = |message: String| external(ScoreError::Meta { path: meta.clone(), message });
         let file = File::open(meta).map_err(|error| damaged(error.to_string()))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| damaged(error.to_string()))?;
+        let builder = footer::rows_of(file).map_err(|error| damaged(error.to_string()))?;
         let mut names: Vec<&str> = self
             .columns
             .iter()

@@ -25,12 +25,13 @@ use diptych_schemas::{
     DatasetManifest, SchemaError, blob_path, blob_schema, column, embedding_file_schema,
     embeddings_schema, ledger_path, ledger_schema, meta_path, score_file_schema, scores_schema,
 };
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use url::Url;
 
 use super::error::SqlError;
 use super::scored::ScoredTable;
 use super::session::setting_up;
+use crate::checksums::check_tail;
+use crate::footer;
 use crate::scores::{EmbeddingFiles, ScoreFiles, embedding_files, score_files};
 
 /// Bytes of images that one batch of a query should hold. A query holds a few batches for each of
@@ -213,8 +214,7 @@ impl DatasetTables {
 
 fn unreadable(path: &Path, rows_too: bool) -> Result<(), String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| error.to_string())?;
+    let builder = footer::rows_of(file).map_err(|error| error.to_string())?;
     if rows_too {
         for batch in builder.build().map_err(|error| error.to_string())? {
             batch.map_err(|error| error.to_string())?;
@@ -223,7 +223,8 @@ fn unreadable(path: &Path, rows_too: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that a Parquet file exists, has its known length, and can hold its footer.
+/// Checks that a Parquet file exists, has its known length and can hold its footer, and that
+/// everything behind its pages has its checksum, where there is one.
 ///
 /// parquet 59 computes with the footer's length before it compares it with the file's.
 fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> {
@@ -259,7 +260,14 @@ fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> 
             "its footer claims {footer} bytes, but the whole file has {length}"
         )));
     }
-    Ok(())
+    // What stands there decides which rows a query reads, and no reader checks it.
+    match check_tail(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(damaged(&error.to_string()))
+        }
+        Err(error) => Err(SchemaError::io(path)(error).into()),
+    }
 }
 
 /// Returns an absolute path without `..`, which DataFusion does not accept. In a path with `..`,
@@ -327,8 +335,7 @@ fn parquet_file_schema(path: &Path) -> Result<SchemaRef, SqlError> {
     let file = File::open(path).map_err(SchemaError::io(path))?;
     check_footer(path, None)
         .map_err(|_| unreadable("it is not a Parquet file, or is truncated".into()))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-        .map_err(|error| unreadable(error.to_string()))?;
+    let builder = footer::rows_of(file).map_err(|error| unreadable(error.to_string()))?;
     Ok(Arc::new(builder.schema().as_ref().clone().with_metadata(HashMap::new())))
 }
 

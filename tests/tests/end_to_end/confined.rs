@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use diptych_test_support::{eventually, needs};
 use diptych_tests::server::{Fault, Server};
 use diptych_tests::service::{PATIENCE, Service};
-use diptych_tests::{Work, pairs, tiny_config};
+use diptych_tests::{Work, messages, pairs, tiny_config};
 use serde_json::{Value, json};
 
 /// The state folder, the data and what is not to be reached lie beside each other.
@@ -201,16 +201,16 @@ fn every_kind_of_job_does_its_work_within_its_folders() {
         service.waits_until(id, "done");
     }
     // A condition of a client is computed by a process of its own, which reads no files but the dataset's.
-    for (condition, says) in [
-        ("widht > 64", "did you mean width?"),
-        ("uid IN (SELECT uid FROM read_parquet('train.parquet'))", "read_parquet"),
-        ("uid IN (SELECT uid FROM 'train.parquet')", "train.parquet"),
+    for (condition, name) in [
+        ("widht > 64", "condition_with_a_wrong_column"),
+        ("uid IN (SELECT uid FROM read_parquet('train.parquet'))", "condition_with_a_function"),
+        ("uid IN (SELECT uid FROM 'train.parquet')", "condition_with_a_file"),
     ] {
         let args = ["--model", "run", "--dataset", data, "--where", condition];
         let id = asks(&service, &work, "embed", &args).ok()["id"].as_u64().unwrap();
         service.waits_until(id, "failed");
         let message = service.get(&format!("/v1/jobs/{id}"))["message"].clone();
-        assert!(message.as_str().unwrap().contains(says), "{condition}: {message}");
+        messages::check("job", name, message.as_str().unwrap());
     }
     for made in ["new/dataset.json", "all.parquet", "u", "g", "eval.json", "hf/config.json"] {
         assert!(work.path("inside").join(made).is_file(), "{made}");
@@ -234,22 +234,24 @@ fn remote_datasets_of_a_request_are_those_that_the_service_allows() {
         "state = \"state\"\nlisten = \"127.0.0.1:0\"\nfolders = [\".\"]\n[jobs]\nattempts = 1\n";
     work.write("diptych.toml", config);
     let service = Service::start(&work);
-    train(&service, "run", &server.url("data"), "").refused(400, "remote.allow");
+    train(&service, "run", &server.url("data"), "").refused(400, "dataset_not_allowed");
     let embed = json!({
         "kind": "embed",
         "args": ["--model", "run", "--dataset", server.url("data"), "--selection", "train.parquet"],
         "folder": work.path("."),
     });
-    service.ask("POST", "/v1/jobs", Some(&embed)).refused(400, "remote.allow");
+    service.ask("POST", "/v1/jobs", Some(&embed)).refused(400, "embed_of_a_dataset_not_allowed");
     assert_eq!(service.leaves(), Some(0));
     assert!(server.requests().is_empty(), "{:?}", server.requests());
 
     work.write("diptych.toml", format!("{config}[remote]\nallow = [\"{}\"]\n", server.url("data")));
     let service = Service::start_with(&work, &[("XDG_CACHE_HOME", &caches)]);
-    train(&service, "run", &server.url("data-2"), "").refused(400, "remote.allow");
-    train(&service, "run", &server.url("data/../state"), "").refused(400, "remote.allow");
+    let other = server.url("data-2");
+    train(&service, "run", &other, "").refused(400, "dataset_beside_an_allowed_one");
+    let above = server.url("data/../state");
+    train(&service, "run", &above, "").refused(400, "dataset_above_an_allowed_one");
     let options = "[loader.remote.options]\ngoogle_service_account_path = \"/etc/passwd\"\n";
-    train(&service, "run", &server.url("data"), options).refused(400, "cannot set");
+    train(&service, "run", &server.url("data"), options).refused(400, "option_of_stores");
     assert!(server.requests().is_empty(), "{:?}", server.requests());
     let id = train(&service, "run", &server.url("data"), "").ok()["id"].as_u64().unwrap();
     service.waits_until(id, "done");
@@ -373,10 +375,10 @@ fn pages_of_other_origins_on_any_port_control_nothing() {
     ] {
         let asks = |headers: &[(&str, &str)]| service.send("POST", path, headers, None);
         for foreign in ["http://localhost:1", "http://127.0.0.1:3000", "http://127.0.0.1", "null"] {
-            asks(&[("origin", foreign)]).refused(403, "only pages of this service");
+            assert_eq!(asks(&[("origin", foreign)]).status, 403, "{path} {foreign}");
         }
         for foreign in ["same-site", "cross-site"] {
-            asks(&[("sec-fetch-site", foreign)]).refused(403, "another origin");
+            assert_eq!(asks(&[("sec-fetch-site", foreign)]).status, 403, "{path} {foreign}");
         }
         for own in
             [&[] as &[(&str, &str)], &[("origin", &address)], &[("sec-fetch-site", "same-origin")]]

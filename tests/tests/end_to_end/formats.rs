@@ -109,7 +109,8 @@ fn reference_model_exported_for_hugging_face_is_hugging_faces_own() {
     );
     // A folder that is there is not overwritten.
     work.diptych(&["export", "--model", "hf", "--format", "openclip", "--output", "back"])
-        .fails_with(&["back"]);
+        .fails(1, "output_is_there")
+        .names(&["back"]);
 }
 
 #[test]
@@ -144,7 +145,9 @@ fn wrong_activation_is_refused_and_not_trained_with() {
         "\"gelu.json\"\nweights = \"reference\"\ntokenizer = \"reference/tokenizer.json\"",
     );
     work.write("run.toml", config);
-    work.diptych(&["train", "run.toml"]).fails_with(&["reference", "quick_gelu"]);
+    work.diptych(&["train", "run.toml"])
+        .fails(1, "config_with_another_activation")
+        .names(&["reference", "quick_gelu"]);
 }
 
 /// The part of a configuration that says the model.
@@ -186,9 +189,10 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
         let own = tokens(&read("tokenizer.json"));
         assert_eq!(own, tokens(&work.read("reference/tokenizer.json")), "{name}");
     }
-    // The recipe of the README, but for the sizes.
-    let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
-    let recipe = readme.split("```").find(|block| block.contains("name = \"fine-tuned\"")).unwrap();
+    // The book's recipe with smaller sizes.
+    let page = project().join("daemon/docs/tutorials/fine-tune.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let recipe = page.split("```").find(|block| block.contains("name = \"fine-tuned\"")).unwrap();
     let recipe = recipe.strip_prefix("toml\n").unwrap();
     let small = recipe.replace("epochs = 5", "epochs = 1\nbatch_size = 16\nthreads = 2");
     assert_ne!(recipe, small);
@@ -201,7 +205,9 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
     // A run and its checkpoints are such weights too; a run goes on where its first weights are gone.
     train("again", "weights = \"hf\"").ok();
     work.diptych(&["sql", "SELECT model FROM runs WHERE run = 'again'", "--state", "state"]).ok();
-    train("first", "weights = \"openclip@1\"").fails_with(&["no checkpoint of step 1"]);
+    train("first", "weights = \"openclip@1\"")
+        .fails(1, "weights_of_a_missing_step")
+        .names(&["openclip"]);
     work.write(
         "long.toml",
         fine_tune("long", "weights = \"models/clip\"").replace("epochs = 1", "epochs = 3"),
@@ -210,19 +216,14 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
     std::fs::remove_dir_all(work.path("models")).unwrap();
     work.diptych(&["train", "long.toml"]).ok();
 
-    train("other", "config = \"tiny.json\"\nweights = \"reference\"").fails_with(&[
-        "model.config",
-        "reference",
-        "vision_cfg",
-        "Leave model.config out",
-    ]);
-    train("bare", "weights = \"reference/open_clip_model.safetensors\"").fails_with(&[
-        "model.config is missing",
-        "open_clip_model.safetensors",
-        "ViT-B-32",
-    ]);
-    train("none", "").fails_with(&["model.config is missing", "model.weights"]);
-    train("gone", "weights = \"no-such\"").fails_with(&["no-such", "no run of that name"]);
+    train("other", "config = \"tiny.json\"\nweights = \"reference\"")
+        .fails(1, "config_of_another_model")
+        .names(&["model.config", "reference", "vision_cfg"]);
+    train("bare", "weights = \"reference/open_clip_model.safetensors\"")
+        .fails(1, "weights_without_a_config")
+        .names(&["model.config", "open_clip_model.safetensors"]);
+    train("none", "").fails(1, "no_model").names(&["model.config", "model.weights"]);
+    train("gone", "weights = \"no-such\"").fails(1, "no_such_weights").names(&["no-such"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `diptych profile`: the page tells what is there, shows the pairs beside each threshold, and runs nothing.
 
-use diptych_tests::Work;
 use diptych_tests::pairs::{jpeg, tar};
+use diptych_tests::{Work, messages};
 
 /// Sixteen pairs with widths from 100 to 250, one caption twice, one image that is cut short, one caption that is HTML.
 fn dataset() -> Work {
@@ -78,7 +78,7 @@ fn page_shows_the_funnel_of_the_last_selection_and_pairs_on_both_sides_of_its_th
     // The lone caption and the words that two pairs have.
     assert!(page.contains("no_image") || page.contains("missing_image"), "the ledger is missing");
     assert!(page.contains("the same words"));
-    assert!(!page.contains("Languages"), "nobody knows the languages yet");
+    messages::check("profile", "headings", &messages::headings(&page));
     assert_eq!(
         work.diptych(&["profile", "data", "--pairs", "5", "--output", "again.html"]).ok().code,
         Some(0)
@@ -91,7 +91,8 @@ fn page_shows_the_funnel_of_the_last_selection_and_pairs_on_both_sides_of_its_th
         .ok();
     work.diptych(&["profile", "data", "--pairs", "5"]).ok();
     let page = work.read("profile.html");
-    assert!(page.contains("Languages") && page.contains("single.parquet"));
+    assert!(page.contains("single.parquet"));
+    messages::check("profile", "headings_with_languages", &messages::headings(&page));
 }
 
 #[test]
@@ -106,16 +107,18 @@ fn captions_are_text_on_the_page_and_never_code() {
             && !page.contains("http://")
             && !page.contains("https://")
     );
-    assert!(page.contains("None was named"), "there is no selection yet");
+    assert!(page.contains("--selection FILE"), "there is no selection yet");
 }
 
 #[test]
 fn what_cannot_be_profiled_is_refused_in_words() {
     let work = dataset();
-    work.diptych(&["profile", "elsewhere"]).fails_with(&["elsewhere", "diptych ingest"]);
+    work.diptych(&["profile", "elsewhere"]).fails(1, "no_such_dataset").names(&["elsewhere"]);
     work.diptych(&["profile", "data", "--selection", "pairs.tar"])
-        .fails_with(&["pairs.tar", "diptych select"]);
+        .fails(1, "not_a_selection")
+        .names(&["pairs.tar"]);
     work.diptych(&["profile", "data", "--output", "nowhere/page.html"])
-        .fails_with(&["nowhere/page.html"]);
+        .fails(1, "output_in_no_folder")
+        .names(&["nowhere/page.html"]);
     assert!(!work.path("profile.html").exists());
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use diptych_tests::service::Service;
-use diptych_tests::{Work, tiny_config};
+use diptych_tests::{Work, messages, tiny_config};
 use serde_json::Value;
 
 const STATE: [&str; 2] = ["--state", "state"];
@@ -55,7 +55,7 @@ fn evaluations_keep_what_they_found_for_the_same_captions_and_a_run_that_is_stop
     );
     work.diptych(&["report", "run"]).ok();
     let page = work.read("report.html");
-    assert!(page.contains("What it found for the same captions"));
+    messages::check("report", "headings_with_sampled_queries", &messages::headings(&page));
     work.diptych(&["report", "run", "--no-model", "--output", "short.html"]).ok();
     assert!(work.read("short.html").contains("data:image/jpeg;base64,"));
 }
@@ -129,7 +129,7 @@ fn service_lists_results_embeddings_and_sampled_queries_and_shows_whole_pictures
         (&"scenes".into(), &pairs.into())
     );
     assert_eq!(query["found"].as_array().unwrap().len(), 5);
-    service.ask("GET", "/v1/runs/nobody/sample-queries", None).refused(404, "nobody");
+    service.ask("GET", "/v1/runs/nobody/sample-queries", None).refused(404, "no_such_run");
 
     // A picture is shown whole, and not larger than it is.
     let sample =

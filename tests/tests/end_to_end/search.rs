@@ -222,43 +222,43 @@ fn embeddings_go_out_as_other_tools_read_them() {
         let value = if sign == 1 { -value } else { value };
         assert!((value - row["first"].as_f64().unwrap()).abs() < 1e-6, "{row}");
     }
-    work.diptych(&fixed).fails_with(&["out", "already"]);
+    work.diptych(&fixed).fails(1, "output_is_there").names(&["out"]);
 }
 
 #[test]
 fn what_cannot_be_searched_is_said() {
     let work = embedded();
-    let fails = |sql: &str, says: &[&str]| {
-        work.diptych(&[&["sql", sql], &BOTH[..]].concat()).fails_with(says);
+    let fails = |sql: &str, message: &str| {
+        work.diptych(&[&["sql", sql], &BOTH[..]].concat()).fails(1, message)
     };
-    fails("SELECT * FROM nearest('nobody', 'x')", &["nobody", "no run of that name"]);
-    fails("SELECT * FROM nearest('run')", &["two or three arguments"]);
-    fails("SELECT * FROM nearest('run', 'x', 0)", &["whole number from 1 on", "0"]);
-    fails("SELECT * FROM nearest('run', X'00ff')", &["16 bytes, found 2"]);
-    fails(
-        "SELECT * FROM nearest('run', uid('00000000000000000000000000000000'))",
-        &["has no embedding by run"],
-    );
-    fails("SELECT * FROM nearest('run', [1.0, 2.0])", &["2 dimensions", "16"]);
-    fails("SELECT * FROM nearest('run', [0.0, 0.0])", &["no length"]);
-    fails("SELECT * FROM nearest(17, 'x')", &["name of a model first"]);
-    fails("SELECT * FROM nearest('run', true)", &["cannot search for Boolean"]);
+    fails("SELECT * FROM nearest('nobody', 'x')", "nearest_by_no_model").names(&["nobody"]);
+    fails("SELECT * FROM nearest('run')", "nearest_of_one_argument");
+    fails("SELECT * FROM nearest('run', 'x', 0)", "nearest_of_no_rows");
+    fails("SELECT * FROM nearest('run', X'00ff')", "nearest_to_a_short_uid").names(&["16", "2"]);
+    let unknown = "SELECT * FROM nearest('run', uid('00000000000000000000000000000000'))";
+    fails(unknown, "nearest_to_an_unknown_pair");
+    fails("SELECT * FROM nearest('run', [1.0, 2.0])", "nearest_to_a_short_vector")
+        .names(&["2", "16"]);
+    fails("SELECT * FROM nearest('run', [0.0, 0.0])", "nearest_to_a_zero_vector");
+    fails("SELECT * FROM nearest(17, 'x')", "nearest_by_a_number");
+    fails("SELECT * FROM nearest('run', true)", "nearest_to_a_boolean");
     let without = ["sql", "SELECT * FROM nearest('run', 'x')", "--dataset", "data"];
-    work.diptych(&without).fails_with(&["--state"]);
+    work.diptych(&without).fails(1, "nearest_without_a_state").names(&["--state"]);
     // Another run has weights, but nothing was embedded by it.
     work.write("other.toml", tiny_config("other", 1, "").replace("seed = 3", "seed = 4"));
     work.diptych(&["train", "other.toml", "--no-progress"]).ok();
-    fails("SELECT * FROM nearest('other', 'x')", &["other", "no embeddings", "diptych embed"]);
+    fails("SELECT * FROM nearest('other', 'x')", "nearest_without_embeddings")
+        .names(&["other", "diptych embed"]);
 
     work.write("broken.png", b"\x89PNG\r\n\x1a\nnothing more");
-    let search = |more: &[&str], says: &[&str]| {
+    let search = |code: i32, more: &[&str], message: &str| {
         let fixed =
             ["search", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"];
-        work.diptych(&[&fixed[..], more].concat()).fails_with(says);
+        work.diptych(&[&fixed[..], more].concat()).fails(code, message);
     };
-    search(&["--image", "broken.png"], &["cannot be decoded"]);
-    search(&["--uid", "00000000000000000000000000000000"], &["is not among the"]);
-    search(&["--uid", "red"], &["32 hexadecimal digits"]);
-    search(&["a", "--without", "a"], &["cancel each other out"]);
-    search(&["a", "--distinct", "2"], &["cosine"]);
+    search(1, &["--image", "broken.png"], "broken_image");
+    search(1, &["--uid", "00000000000000000000000000000000"], "unknown_uid");
+    search(2, &["--uid", "red"], "no_uid");
+    search(1, &["a", "--without", "a"], "queries_that_cancel_out");
+    search(1, &["a", "--distinct", "2"], "distinct_above_1");
 }

@@ -131,8 +131,6 @@ fn service_under_a_real_systemd_is_back_after_a_kill_and_a_standstill_and_leaves
     assert!(machine.waits_for_step(reached) >= reached);
 
     machine.ok(&["systemctl", "reload", "diptych"]);
-    let log = machine.log();
-    assert!(log.contains("the configuration was read again"), "{log}");
 
     // A process that stands still is not fed any more, and ended by the watchdog.
     machine.ok(&["sh", "-c", "mkdir -p /run/systemd/system/diptych.service.d && printf '[Service]\\nWatchdogSec=3\\n' > /run/systemd/system/diptych.service.d/soon.conf"]);

@@ -9,7 +9,7 @@ use diptych_tests::project;
 const LONGEST: usize = 600;
 
 /// Every Rust file of the workspace by its path from the project's root, with its text.
-fn sources() -> Vec<(String, String)> {
+pub(super) fn sources() -> Vec<(String, String)> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

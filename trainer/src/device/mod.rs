@@ -1,6 +1,6 @@
-//! Where tensors live and how many threads compute on them: `auto`, `cpu` or `cuda:N`, in words from a configuration.
+//! Devices for tensors and the number of threads: `auto`, `cpu` or `cuda:N` in a configuration.
 //!
-//! A device that is asked for by name and is not there is an error, never a silent fall-back to the CPU.
+//! A device that is named and does not exist is an error, never a silent fallback to the CPU.
 
 pub(crate) mod shim;
 
@@ -11,20 +11,21 @@ use std::sync::OnceLock;
 use crate::TrainerError;
 use diptych_schemas::Precision;
 
-/// A device that exists. Opaque, so that only this crate names `tch`.
+/// A device that exists. It is opaque, so that only this crate names `tch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device(pub(crate) tch::Device);
 
 impl Device {
-    /// The CPU, which is always there.
+    /// The CPU, which always exists.
     pub const CPU: Self = Self(tch::Device::Cpu);
 
-    /// `auto` (a GPU where there is one), `cpu`, `cuda` (the first GPU) or `cuda:N`.
+    /// Parses `auto` (a GPU if there is one), `cpu`, `cuda` (the first GPU) or `cuda:N`.
+    ///
+    /// Returns an error that lists the GPUs found if the device does not exist.
     pub fn parse(text: &str) -> Result<Self, TrainerError> {
         open_libtorch()?;
         let state = open_cuda_libraries();
-        let gpus =
-            if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
+        let gpus = gpu_count();
         match text {
             "auto" if gpus > 0 => Ok(Self(tch::Device::Cuda(0))),
             "auto" | "cpu" => Ok(Self::CPU),
@@ -35,7 +36,7 @@ impl Device {
                 };
                 let Some(number) = number else {
                     return Err(TrainerError::Device(format!(
-                        "device {text:?} is not known: use auto, cpu, cuda or cuda:N"
+                        "unknown device {text:?}; use auto, cpu, cuda or cuda:N"
                     )));
                 };
                 if number < gpus {
@@ -46,14 +47,14 @@ impl Device {
                     n => format!("GPUs 0 to {} were found", n - 1),
                 };
                 Err(TrainerError::Device(format!(
-                    "device {text} is not there: {found} ({state}). Use auto or cpu"
+                    "device {text} does not exist: {found} ({state}). Use auto or cpu"
                 )))
             }
         }
     }
 }
 
-/// libtorch's name for the numbers that matrix products take.
+/// Returns libtorch's name for the numbers that matrix products take.
 pub(crate) fn kind_of(precision: Precision) -> tch::Kind {
     match precision {
         Precision::Fp32 => tch::Kind::Float,
@@ -71,18 +72,20 @@ impl fmt::Display for Device {
     }
 }
 
-/// Opens libtorch, once for the process; takes about 0.2 s. What computes with tensors does so by itself where this was not
-/// called, and ends the process where that fails: call it first to have an error instead.
+/// Opens libtorch, once per process. Takes about 0.2 s.
+///
+/// Functions that compute with tensors open it on their own, and end the process if that fails.
+/// Call this first to get an error instead.
 pub fn open_libtorch() -> Result<(), TrainerError> {
     shim::open_libtorch()
 }
 
-/// What came of looking for CUDA's libraries.
+/// The result of looking for CUDA's libraries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CudaLibraries {
-    /// Opened from here.
+    /// Opened from this path.
     Opened(PathBuf),
-    /// Found, but not to be opened: a driver that is too old, a library that is missing.
+    /// Found but not opened, for example because the driver is too old or a library is missing.
     Failed {
         path: PathBuf,
         message: String,
@@ -98,15 +101,18 @@ impl fmt::Display for CudaLibraries {
                 write!(f, "{} could not be opened: {message}", path.display())
             }
             Self::NotFound => f.write_str(
-                "there is no libtorch_cuda.so beside libtorch, in the cache, or on LD_LIBRARY_PATH",
+                "libtorch_cuda.so is neither next to libtorch, nor in the cache, nor on \
+                 LD_LIBRARY_PATH",
             ),
         }
     }
 }
 
-/// Opens `libtorch_cuda.so` where there is one, once for the process, and before anything asks libtorch for CUDA.
+/// Opens `libtorch_cuda.so` if it exists, once per process. Call it before asking libtorch for
+/// CUDA.
 ///
-/// Looked for beside `libtorch_cpu.so`, in the cache folder that `trainer/setup/setup.py` fills, and on `LD_LIBRARY_PATH`.
+/// Looks in the folder of `libtorch_cpu.so`, in the cache folder that `trainer/setup/setup.py`
+/// fills, and on `LD_LIBRARY_PATH`.
 pub fn open_cuda_libraries() -> &'static CudaLibraries {
     static STATE: OnceLock<CudaLibraries> = OnceLock::new();
     STATE.get_or_init(|| {
@@ -135,10 +141,23 @@ fn cuda_folders() -> Vec<PathBuf> {
     folders
 }
 
-/// Sets the number of threads that one operator uses on the CPU; 0: one for each core. Returns the number in use.
+/// The version of libtorch that this crate is made for.
+pub const LIBTORCH: &str = "2.11.0";
+
+/// Returns the folder that libtorch was loaded from. Open it first.
+pub fn libtorch_folder() -> Option<PathBuf> {
+    shim::libtorch_folder()
+}
+
+/// Returns the number of GPUs that libtorch sees. Open it, and CUDA's libraries, first.
+pub fn gpu_count() -> usize {
+    if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 }
+}
+
+/// Sets the number of threads that one operator uses on the CPU; 0 means one per core.
 ///
-/// The number is part of what makes a run reproducible bit for bit: sums are split among threads. Call it on the thread that
-/// computes, before anything is computed.
+/// Returns the number in use. A run is reproducible bit for bit only with the same number, because
+/// sums are split among threads. Call it on the thread that computes, before the first computation.
 pub fn set_threads(threads: usize) -> usize {
     let threads = match threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -148,15 +167,22 @@ pub fn set_threads(threads: usize) -> usize {
     threads
 }
 
-/// Lets libtorch's idle threads sleep instead of spinning, unless the user has chosen with `OMP_WAIT_POLICY` or
-/// `GOMP_SPINCOUNT`. Returns whether the choice is made; false where this process has other threads already.
+/// Lets libtorch's idle threads sleep instead of spin, unless `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT`
+/// is set.
 ///
-/// Spinning pays only where nobody else wants the cores, but decoding threads do. Measured on 2 cores (a step of batch 256,
-/// 64 px, width 192), asleep and spinning: 1.9 s and 1.9 s on an idle machine, 3.9 s and 4.6 s beside one busy thread, 4.1 s
-/// and 5.3 s beside two. Results are the same bit for bit.
+/// Returns whether a choice is in effect. Returns `false` if this process already has other
+/// threads.
 ///
-/// Call it first in `main`: OpenMP reads the environment when libtorch is opened, and it can be written only while there is
-/// no other thread.
+/// Spinning pays only while no other thread needs the cores, but decoding threads do. Measured on 2
+/// cores (a step of batch 256, 64 px, width 192), sleeping and spinning took:
+/// - 1.9 s and 1.9 s on an idle machine,
+/// - 3.9 s and 4.6 s with one other busy thread,
+/// - 4.1 s and 5.3 s with two.
+///
+/// Results are identical bit for bit.
+///
+/// Call it first in `main`: OpenMP reads the environment when libtorch is opened, and the
+/// environment can be written only while there is no other thread.
 pub fn let_idle_threads_sleep() -> bool {
     shim::let_idle_threads_sleep()
 }
@@ -168,11 +194,7 @@ mod tests {
     #[test]
     fn a_device_that_is_not_there_is_an_error_and_not_the_cpu() {
         assert_eq!(Device::parse("cpu").unwrap(), Device::CPU);
-        assert!(
-            Device::parse("cuda:999").unwrap_err().to_string().contains("cuda:999 is not there")
-        );
-        assert!(
-            Device::parse("gpu").unwrap_err().to_string().contains("auto, cpu, cuda or cuda:N")
-        );
+        assert!(Device::parse("cuda:999").unwrap_err().to_string().contains("cuda:999"));
+        assert!(Device::parse("gpu").unwrap_err().to_string().contains("gpu"));
     }
 }

@@ -1,7 +1,8 @@
-//! The only place with `unsafe`: opening libtorch, calls into `shim/shim.cpp`, raw access to the bytes of tensors, and memory maps.
+//! The only place with `unsafe`: opening libtorch, calls into `shim/shim.cpp`, bytes of tensors,
+//! and memory maps.
 //!
-//! Everything that leaves this module is safe to use: pointers are checked before they are used, and errors of C++ arrive
-//! as errors of ours. It computes nothing by itself.
+//! Everything that this module exports is safe to use. It checks pointers before it uses them, and
+//! turns C++ errors into [`TrainerError`]. It computes nothing itself.
 #![expect(unsafe_code, reason = "C++ and memory maps are called here, and nowhere else")]
 
 mod library;
@@ -52,11 +53,11 @@ unsafe extern "C" {
     fn diptych_libtorch_file() -> *const c_char;
 }
 
-/// What stays the same for all tensors of one call of AdamW.
+/// The settings that all tensors of one AdamW call share.
 pub(crate) struct AdamWStep<'a> {
-    /// f32 scalar: updates done, this one included.
+    /// Number of updates including this one, an f32 scalar.
     pub(crate) step: &'a Tensor,
-    /// f32 scalar: 1 where nothing may be updated.
+    /// An f32 scalar: 1 if nothing may be updated.
     pub(crate) unusable: &'a Tensor,
     pub(crate) lr: f64,
     pub(crate) beta1: f64,
@@ -65,7 +66,7 @@ pub(crate) struct AdamWStep<'a> {
     pub(crate) eps: f64,
 }
 
-/// One fused AdamW update of all parameters of a group, in place.
+/// Runs one fused AdamW update of all parameters of a group, in place.
 pub(crate) fn fused_adamw(
     parameters: &[Tensor],
     gradients: &[Tensor],
@@ -79,8 +80,9 @@ pub(crate) fn fused_adamw(
     }
     let (parameters, gradients) = (pointers(parameters)?, pointers(gradients)?);
     let (averages, squares) = (pointers(averages)?, pointers(squares)?);
-    // SAFETY: all four lists hold `count` live, defined tensors, and both scalars are borrowed for the call.
-    said(unsafe {
+    // SAFETY: all four lists hold `count` live, defined tensors, and both scalars are borrowed for
+    // the call.
+    check(unsafe {
         diptych_fused_adamw(
             count,
             parameters.as_ptr(),
@@ -98,75 +100,80 @@ pub(crate) fn fused_adamw(
     })
 }
 
-/// The 2-norm of all tensors together: an f32 scalar that stays on the device.
+/// Computes the 2-norm of all tensors together, an f32 scalar that stays on the device.
 pub(crate) fn total_norm(tensors: &[Tensor]) -> Result<Tensor, TrainerError> {
     let list = pointers(tensors)?;
     let mut out = std::ptr::null_mut();
-    // SAFETY: the list holds live, defined tensors; `out` is written only when no message comes back.
-    said(unsafe { diptych_total_norm(list.len(), list.as_ptr(), &raw mut out) })?;
-    // SAFETY: the shim made this tensor with `new` and gave it away.
+    // SAFETY: the list holds live, defined tensors; `out` is written only if no message is
+    // returned.
+    check(unsafe { diptych_total_norm(list.len(), list.as_ptr(), &raw mut out) })?;
+    // SAFETY: the shim allocated this tensor with `new` and gave up its ownership.
     Ok(unsafe { Tensor::from_ptr(out) })
 }
 
-/// Multiplies every tensor in place by a scalar that lies on the device.
+/// Multiplies every tensor in place by a scalar on the device.
 pub(crate) fn scale(tensors: &[Tensor], factor: &Tensor) -> Result<(), TrainerError> {
     let list = pointers(tensors)?;
     // SAFETY: the list holds live, defined tensors and the factor is borrowed for the call.
-    said(unsafe { diptych_scale(list.len(), list.as_ptr(), factor.as_ptr()) })
+    check(unsafe { diptych_scale(list.len(), list.as_ptr(), factor.as_ptr()) })
 }
 
 /// Drops the gradients of parameters.
 pub(crate) fn clear_gradients(parameters: &[Tensor]) -> Result<(), TrainerError> {
     let list = pointers(parameters)?;
     // SAFETY: the list holds live, defined tensors.
-    said(unsafe { diptych_clear_gradients(list.len(), list.as_ptr()) })
+    check(unsafe { diptych_clear_gradients(list.len(), list.as_ptr()) })
 }
 
-/// Lets libtorch take only algorithms whose result does not depend on the order in which threads finish.
+/// Restricts libtorch to algorithms whose result does not depend on the order in which threads
+/// finish.
 pub(crate) fn deterministic(on: bool) -> Result<(), TrainerError> {
     // SAFETY: takes no pointer.
-    said(unsafe { diptych_deterministic(on) })
+    check(unsafe { diptych_deterministic(on) })
 }
 
-/// Waits until a device has done all that it was asked for. The CPU always has.
+/// Waits until a device has finished all its work. The CPU always has.
 pub(crate) fn synchronise(device: Device) -> Result<(), TrainerError> {
     match device {
         // SAFETY: takes no pointer.
-        Device::Cuda(number) => said(unsafe { diptych_synchronise(number as i32) }),
+        Device::Cuda(number) => check(unsafe { diptych_synchronise(number as i32) }),
         _ => Ok(()),
     }
 }
 
-/// From now on, what this thread asks of a GPU goes on beside what others ask of it. The CPU has nothing of the kind.
+/// Gives this thread a stream of its own, so that its work on a GPU overlaps with other work.
+///
+/// Does nothing on the CPU.
 pub(crate) fn own_stream(device: Device) -> Result<(), TrainerError> {
     match device {
         // SAFETY: takes no pointer.
-        Device::Cuda(number) => said(unsafe { diptych_own_stream(number as i32) }),
+        Device::Cuda(number) => check(unsafe { diptych_own_stream(number as i32) }),
         _ => Ok(()),
     }
 }
 
-/// Waits until a device has done all that this thread asked of it, and for nothing else.
+/// Waits until a device has finished the work of this thread's own stream, and nothing else.
 pub(crate) fn synchronise_own_stream(device: Device) -> Result<(), TrainerError> {
     match device {
         // SAFETY: takes no pointer.
-        Device::Cuda(number) => said(unsafe { diptych_synchronise_own_stream(number as i32) }),
+        Device::Cuda(number) => check(unsafe { diptych_synchronise_own_stream(number as i32) }),
         _ => Ok(()),
     }
 }
 
-/// A copy in memory that the system does not move, for GPUs to read beside what the host does.
+/// Copies a tensor into page-locked memory, which GPUs can read while the host continues.
 pub(crate) fn pinned(tensor: &Tensor) -> Result<Tensor, TrainerError> {
     let mut out = std::ptr::null_mut();
-    // SAFETY: the tensor is borrowed for the call; `out` is written only when no message comes back.
-    said(unsafe { diptych_pinned(tensor.as_ptr(), &raw mut out) })?;
-    // SAFETY: the shim made this tensor with `new` and gave it away.
+    // SAFETY: the tensor is borrowed for the call; `out` is written only if no message is returned.
+    check(unsafe { diptych_pinned(tensor.as_ptr(), &raw mut out) })?;
+    // SAFETY: the shim allocated this tensor with `new` and gave up its ownership.
     Ok(unsafe { Tensor::from_ptr(out) })
 }
 
-/// The folder that libtorch was loaded from.
+/// Returns the folder that libtorch was loaded from.
 pub(crate) fn libtorch_folder() -> Option<PathBuf> {
-    // SAFETY: returns null or a zero-terminated string that the loader keeps for the life of the process.
+    // SAFETY: returns null or a zero-terminated string that the loader keeps for the life of the
+    // process.
     let file = unsafe {
         let name = diptych_libtorch_file();
         if name.is_null() {
@@ -177,20 +184,20 @@ pub(crate) fn libtorch_folder() -> Option<PathBuf> {
     Path::new(file.to_str().ok()?).parent().map(Path::to_path_buf)
 }
 
-/// The bytes of a contiguous f32 or i64 tensor in the CPU's memory, without a copy.
+/// Returns the bytes of a contiguous f32 or i64 tensor in the CPU's memory, without a copy.
 pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8], TrainerError> {
     let width = match tensor.kind() {
         Kind::Float => 4,
         Kind::Int64 => 8,
         other => {
             return Err(TrainerError::Torch(format!(
-                "cannot take the bytes of a tensor of kind {other:?}"
+                "cannot read the bytes of a tensor of kind {other:?}"
             )));
         }
     };
     if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
         return Err(TrainerError::Torch(
-            "cannot take the bytes of a tensor that is not contiguous in the CPU's memory".into(),
+            "cannot read the bytes of a tensor that is not contiguous in CPU memory".into(),
         ));
     }
     let length = tensor.numel() * width;
@@ -198,16 +205,20 @@ pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8], TrainerError> {
         return Ok(&[]);
     }
     let data = tensor.data_ptr().cast::<u8>().cast_const();
-    // SAFETY: a contiguous CPU tensor holds numel × width bytes from its data pointer on, and the borrow of the tensor keeps
-    // its storage alive. Nobody writes to it meanwhile: snapshots are never handed to an operator that works in place.
+    // SAFETY: a contiguous CPU tensor holds numel × width bytes from its data pointer on, and the
+    // borrow of the tensor keeps its storage alive. Nothing writes to it meanwhile: snapshots are
+    // never passed to an in-place operator.
     Ok(unsafe { std::slice::from_raw_parts(data, length) })
 }
 
-/// A file as memory. What it holds must not change while it is mapped: these are files that were put in place by a rename.
+/// Maps a file into memory.
+///
+/// The file must not change while it is mapped. Files read here were put in place by a rename.
 pub(crate) fn map_file(path: &Path) -> Result<memmap2::Mmap, TrainerError> {
     let file = File::open(path).map_err(TrainerError::io(path))?;
-    // SAFETY: the file is read-only to us and whoever replaces it does so by a rename, which leaves this one as it is. Somebody
-    // who cuts it short by hand while it is being read takes the process down, as with every program that maps files.
+    // SAFETY: the mapping is read-only, and a rename that replaces the file leaves the mapped one
+    // intact. If somebody truncates the file by hand while it is read, the process dies, as does
+    // every program that maps files.
     unsafe { memmap2::Mmap::map(&file) }.map_err(TrainerError::io(path))
 }
 
@@ -220,11 +231,12 @@ fn pointers(tensors: &[Tensor]) -> Result<Vec<*const C_tensor>, TrainerError> {
     Ok(tensors.iter().map(Tensor::as_ptr).collect())
 }
 
-fn said(message: *mut c_char) -> Result<(), TrainerError> {
+fn check(message: *mut c_char) -> Result<(), TrainerError> {
     if message.is_null() {
         return Ok(());
     }
-    // SAFETY: not null, so a zero-terminated string that the shim allocated for us and that is freed here, once.
+    // SAFETY: not null, so it is a zero-terminated string that the shim allocated for this call. It
+    // is freed here, once.
     let text = unsafe {
         let text = CStr::from_ptr(message).to_string_lossy().into_owned();
         diptych_free(message);

@@ -1,37 +1,41 @@
-//! Which tokens of a text are masked, and by what: a pure function of the run's seed, the step, the row and the position. Devlin et
-//! al., "BERT", 2019, section 3.1; whole words as in its later code and in ViLT (Kim et al., 2021).
+//! Draws which tokens of a text are masked, and their replacements, from the seed, step, row and
+//! position.
 //!
-//! It keeps no state, so a resumed run goes on with the masks that it would have had.
+//! Devlin et al., "BERT", 2019, section 3.1. Whole words are masked as in BERT's later code and in
+//! ViLT (Kim et al., 2021). The draw keeps no state, so a resumed run continues with the same
+//! masks.
 
 use diptych_pipeline::{Random, seed_of};
 
-/// Sets these numbers apart from others of the same seed.
+/// Separates these random numbers from others of the same seed.
 const PURPOSE: u64 = 0x006d_6173_6b65_6421;
 
-/// Of the chosen tokens, the share that becomes the mask, and the share that becomes the mask or another token. The rest stays.
+/// Share of the chosen tokens that become the mask token.
 const MASKED: f64 = 0.8;
+/// Share of the chosen tokens that become the mask token or a random one. The rest stay.
 const MASKED_OR_OTHER: f64 = 0.9;
 
-/// The tokens of a vocabulary, as far as masking must know them.
+/// The tokens of a vocabulary, in the classes that masking distinguishes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MaskVocabulary {
-    /// Ids are below this.
+    /// Number of tokens: ids are below it.
     pub size: usize,
-    /// The token that stands for a masked one.
+    /// The token that replaces a masked one.
     pub mask: i32,
     /// Tokens that are never masked and never drawn: start, end, padding, unknown, mask.
     pub special: Vec<i32>,
-    /// Pieces that go on with the word before them. None where the vocabulary does not say.
+    /// Pieces that continue the previous word. `None` if the vocabulary does not say.
     pub continuations: Option<Vec<i32>>,
 }
 
 /// A text with masked tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MaskedText {
-    /// What the model sees, [L].
+    /// The model's input, `[L]`.
     pub(crate) tokens: Vec<i64>,
-    /// Where it is asked, ascending, and what stood there.
+    /// Positions that the model predicts, ascending.
     pub(crate) positions: Vec<i64>,
+    /// The tokens that stood at those positions.
     pub(crate) labels: Vec<i64>,
 }
 
@@ -71,7 +75,7 @@ impl Masking {
         }
     }
 
-    /// Masks the text of a row of a batch in a step of a run.
+    /// Masks a text, given the seed of the run, the step and the row of the batch.
     pub(crate) fn draw(&self, tokens: &[i32], seed: u64, step: u64, row: u64) -> MaskedText {
         self.apply(tokens, |number, place| {
             let mut random = Random::new(seed_of(&[seed, PURPOSE, step, row, place as u64]));
@@ -80,8 +84,11 @@ impl Masking {
         })
     }
 
-    /// `uniform` gives the numbers in [0, 1) of a place: 0 says whether it is chosen, 1 what becomes of it, 2 which other token. The
-    /// place of number 0 is a word's number where words are masked whole, and a position otherwise.
+    /// Masks a text with the random numbers that `uniform(number, place)` returns, in [0, 1).
+    ///
+    /// Number 0 decides whether a place is chosen, 1 what replaces it, and 2 which random token.
+    /// For number 0 the place is a word's index if whole words are masked. Otherwise it is a
+    /// position.
     fn apply(&self, tokens: &[i32], uniform: impl Fn(usize, usize) -> f64) -> MaskedText {
         let mut masked = MaskedText {
             tokens: tokens.iter().map(|token| i64::from(*token)).collect(),
@@ -127,7 +134,9 @@ mod tests {
 
     use super::*;
 
-    /// Draws and what they lead to, by another program: 64 texts of 24 tokens, ids below 60, of which those below 5 are special.
+    /// Loads draws and their results, computed by another program.
+    ///
+    /// There are 64 texts of 24 tokens, with ids below 60. Ids below 5 are special.
     fn table() -> BTreeMap<String, Tensor> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/masking.safetensors");
         Tensor::read_safetensors(path).unwrap().into_iter().collect()
@@ -154,13 +163,14 @@ mod tests {
             let mut chosen = 0;
             for row in 0..ids.len() {
                 let tokens: Vec<i32> = ids[row].iter().map(|id| *id as i32).collect();
-                // In the table any token may go on with a word; a vocabulary would say which. Each row has its own here.
+                // In the table any token may continue a word, while a vocabulary says which do. So
+                // each row gets a vocabulary of its own.
                 let goes_on = |at: usize| {
                     at > 0 && words[row][at] >= 0 && words[row][at] == words[row][at - 1]
                 };
                 let (tokens, vocabulary, back) = marked(&tokens, goes_on);
                 let mut masking = Masking::new(&vocabulary, share, whole_words);
-                // Only plain tokens are drawn in the table.
+                // The table draws only plain tokens.
                 masking.ordinary.truncate(55);
                 let found = masking.apply(&tokens, |number, place| u[number][row][place]);
                 let found_tokens: Vec<i64> =
@@ -177,7 +187,7 @@ mod tests {
         }
     }
 
-    /// Tokens that go on with a word get ids of their own, 60 above their own ones, which are never drawn.
+    /// Gives tokens that continue a word ids that are 60 higher. Those are never drawn.
     fn marked(
         tokens: &[i32],
         goes_on: impl Fn(usize) -> bool,
@@ -202,7 +212,7 @@ mod tests {
         for (seed, step, row) in [(4, 7, 1), (3, 8, 1), (3, 7, 2)] {
             assert_ne!(first, masking.draw(&tokens, seed, step, row));
         }
-        // What is masked does not depend on what comes behind it.
+        // The masks do not depend on the tokens that follow.
         let cut = masking.draw(&tokens[..20], 3, 7, 1);
         assert_eq!(first.tokens[..20], cut.tokens);
     }
@@ -221,7 +231,8 @@ mod tests {
                 kept += f64::from(u8::from(token == *label));
             }
         }
-        // 100,000 tokens: five standard deviations of each share. One in 55 of the drawn tokens is the old one.
+        // 100,000 tokens: five standard deviations of each share. One in 55 drawn tokens equals the
+        // old one.
         assert!((chosen / 1e5 - 0.15).abs() < 5.0 * (0.15 * 0.85 / 1e5_f64).sqrt(), "{chosen}");
         assert!(
             (masked / chosen - 0.8).abs() < 5.0 * (0.8 * 0.2 / chosen).sqrt(),

@@ -1,17 +1,19 @@
-//! Which patches of an image a training step looks at: a pure function of the run's seed, the step and the row. Li et al.,
-//! "Scaling language-image pre-training via masking", 2022; how many is OpenCLIP's rule.
+//! Draws which patches of an image a training step uses, from the seed, the step and the row.
 //!
-//! It keeps no state, so a resumed run goes on with the patches that it would have had.
+//! Li et al., "Scaling language-image pre-training via masking", 2022. The number of patches
+//! follows OpenCLIP. The draw keeps no state, so a resumed run continues with the same patches.
 
 use diptych_pipeline::{Random, seed_of};
 
-/// The extra of a batch that holds them, i64 [N, K]; without: all are kept.
+/// Name of the extra with the patches to keep, i64 `[N, K]`. Without it all are kept.
 pub(crate) const PATCHES: &str = "patches";
 
-/// Sets these numbers apart from others of the same seed.
+/// Separates these random numbers from others of the same seed.
 const PURPOSE: u64 = 0x0070_6174_6368_6573;
 
-/// Numbers of the patches that are kept, `kept` of `all`, ascending, of one image after the other.
+/// Draws the indices of `kept` out of `all` patches for each image: `[images × kept]`.
+///
+/// Indices are ascending within an image.
 pub(crate) fn kept_patches(all: i64, kept: i64, seed: u64, step: u64, images: usize) -> Vec<i64> {
     let kept = kept as usize;
     let mut patches = Vec::with_capacity(images * kept);
@@ -39,7 +41,8 @@ mod tests {
                 counts[(4 * kept[0] + kept[1]) as usize] += 1;
             }
         }
-        // Six pairs of four patches; five standard deviations of a count: 5 · √(6000 · 1/6 · 5/6) ≈ 144.
+        // Six pairs of four patches. Five standard deviations of a count: 5 · √(6000 · 1/6 · 5/6) ≈
+        // 144.
         for (set, count) in counts.iter().enumerate().filter(|(set, _)| set / 4 < set % 4) {
             assert!((count - 1000).abs() < 144, "{set}: {counts:?}");
         }
@@ -53,7 +56,7 @@ mod tests {
         assert_ne!(first[..8], first[8..]);
         assert_ne!(first, draw(3, 8, 2));
         assert_ne!(first, draw(4, 7, 2));
-        // A row's patches do not depend on how many there are.
+        // A row's patches do not depend on the number of rows.
         assert_eq!(first[..8], draw(3, 7, 1));
     }
 }

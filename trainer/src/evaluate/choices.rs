@@ -1,18 +1,19 @@
-//! Tests of what a caption says about an image, not only of what it mentions: the right one among captions of the same words.
+//! Compositional tests: whether a model finds the right caption among captions of the same words.
 
-/// What is right of one of Winoground's examples: two images, two captions of the same words (Thrush et al., "Winoground", 2022,
-/// section 5.2).
+/// The result of one of Winoground's examples: two images and two captions of the same words.
+///
+/// Thrush et al., "Winoground", 2022, section 5.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Winoground {
-    /// Each image finds its caption.
+    /// Whether each image finds its caption.
     pub text: bool,
-    /// Each caption finds its image.
+    /// Whether each caption finds its image.
     pub image: bool,
 }
 
 impl Winoground {
-    /// Of cosines `[image][caption]`, the right ones on the diagonal. Equal ones are not right.
-    pub fn of(scores: [[f32; 2]; 2]) -> Self {
+    /// Judges cosines `[image][caption]` with the right ones on the diagonal. Ties count as wrong.
+    pub fn judge(scores: [[f32; 2]; 2]) -> Self {
         let [[right0, wrong0], [wrong1, right1]] = scores;
         Self { text: right0 > wrong0 && right1 > wrong1, image: right0 > wrong1 && right1 > wrong0 }
     }
@@ -21,7 +22,8 @@ impl Winoground {
         self.text && self.image
     }
 
-    /// Of text, image and group for scores at random: 1/4, 1/4 and, as the paper counts the orders of four scores, 1/6.
+    /// The chance of text, image and group for random scores: 1/4, 1/4 and 1/6, as the paper counts
+    /// the orders of four scores.
     pub const CHANCE: [f64; 3] = [0.25, 0.25, 1.0 / 6.0];
 }
 
@@ -40,7 +42,7 @@ mod tests {
             if sorted != [0.0, 1.0, 2.0, 3.0] {
                 continue;
             }
-            let found = Winoground::of([[scores[0], scores[1]], [scores[2], scores[3]]]);
+            let found = Winoground::judge([[scores[0], scores[1]], [scores[2], scores[3]]]);
             orders += 1;
             for (count, holds) in right.iter_mut().zip([found.text, found.image, found.group()]) {
                 *count += u32::from(holds);
@@ -55,14 +57,15 @@ mod tests {
     #[test]
     fn a_model_that_tells_nothing_apart_has_nothing_right() {
         let none = Winoground { text: false, image: false };
-        assert_eq!(Winoground::of([[0.5; 2]; 2]), none);
+        assert_eq!(Winoground::judge([[0.5; 2]; 2]), none);
         assert_eq!(
-            Winoground::of([[0.9, 0.1], [0.2, 0.8]]),
+            Winoground::judge([[0.9, 0.1], [0.2, 0.8]]),
             Winoground { text: true, image: true }
         );
-        // One image is nearer to both captions: the captions are told apart, the images are not.
+        // One image is nearer to both captions, so the captions are told apart and the images are
+        // not.
         assert_eq!(
-            Winoground::of([[0.9, 0.8], [0.1, 0.2]]),
+            Winoground::judge([[0.9, 0.8], [0.1, 0.2]]),
             Winoground { text: true, image: false }
         );
     }

@@ -1,32 +1,34 @@
-//! One class an image: what is predicted, how sure, and where the true class stands; accuracy, by class, and confusion.
+//! Classification with one class per image: predictions, confidence and rank of the true class.
 //!
-//! Every way to classify (zero-shot, nearest neighbours, linear probe) ends in [`Predictions`], and all figures are made of
-//! these. Equal scores rank in the order of the classes.
+//! Every classifier (zero-shot, nearest neighbours, linear probe) ends in [`Predictions`], and
+//! accuracy, figures by class and confusion are computed from these. Equal scores rank in the order
+//! of the classes.
 
 use tch::{Device, Kind, Tensor};
 
 use super::{Rows, check_labels, same_dimension};
 use crate::TrainerError;
 
-/// Scores made at a time. They are read several times over, so they should stay in a core's cache: 1 MiB of them.
+/// Number of scores computed at a time. They are read several times, so they should fit in a core's
+/// cache: 1 MiB.
 const CACHED_SCORES: usize = 1 << 18;
 
-/// What a classifier says of every image.
+/// A classifier's predictions for every image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Predictions {
-    /// Classes there are.
+    /// Number of classes.
     pub classes: usize,
-    /// The true class, [N].
+    /// The true class, `[N]`.
     pub labels: Vec<usize>,
-    /// The class with the highest score, [N].
+    /// The class with the highest score, `[N]`.
     pub predicted: Vec<usize>,
-    /// Rank of the true class, counted from 1, [N].
+    /// Rank of the true class, counted from 1, `[N]`.
     pub rank: Vec<usize>,
-    /// The probability that the classifier gives to what it predicts, [N].
+    /// The probability that the classifier assigns to its prediction, `[N]`.
     pub confidence: Vec<f64>,
 }
 
-/// Zero-shot classification.
+/// The accuracy of a classification.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ZeroShot {
     pub images: usize,
@@ -35,7 +37,8 @@ pub struct ZeroShot {
     pub top5: f64,
     pub chance_top1: f64,
     pub chance_top5: f64,
-    /// Mean of the top-1 accuracies of the classes that have images: scikit-learn's `balanced_accuracy_score`.
+    /// Mean of the top-1 accuracies of the classes that have images: scikit-learn's
+    /// `balanced_accuracy_score`.
     pub mean_per_class: f64,
     /// In the order of the classes.
     pub per_class: Vec<ClassAccuracy>,
@@ -46,11 +49,12 @@ pub struct ClassAccuracy {
     pub images: usize,
     pub top1_hits: usize,
     pub top5_hits: usize,
-    /// Images of any class that were taken for one of this.
+    /// Number of images of any class that were predicted to be of this class.
     pub predicted: usize,
 }
 
-/// Each image's class is the one whose embedding is nearest; `labels` are numbers of classes, [N].
+/// Assigns each image to the class with the nearest embedding. `labels` are indices of classes,
+/// `[N]`.
 pub fn zero_shot(
     images: Rows<'_>,
     labels: &[usize],
@@ -59,7 +63,8 @@ pub fn zero_shot(
     Ok(classify(images, labels, classes, 1.0)?.summary())
 }
 
-/// The same, image by image. A confidence is the softmax of the cosines times `scale`: the model's logit scale.
+/// Classifies each image. A confidence is the softmax of the cosines times `scale`, the model's
+/// logit scale.
 pub fn classify(
     images: Rows<'_>,
     labels: &[usize],
@@ -84,7 +89,8 @@ pub fn classify(
 }
 
 impl Predictions {
-    /// Adds images by their scores, [N, C]; a confidence is the highest softmax of the scores times `scale`.
+    /// Adds images by their scores, `[N, C]`. A confidence is the highest softmax of the scores
+    /// times `scale`.
     pub(super) fn push_block(
         &mut self,
         labels: &[usize],
@@ -117,7 +123,8 @@ impl Predictions {
         Ok(())
     }
 
-    /// Adds an image by the votes for each class, [C]; its confidence is the winner's part of them.
+    /// Adds an image by the votes for each class, `[C]`. Its confidence is the winner's share of
+    /// the votes.
     pub(super) fn push_votes(&mut self, label: usize, votes: &[f32]) {
         let mut predicted = 0;
         for (class, score) in votes.iter().enumerate() {
@@ -136,8 +143,10 @@ impl Predictions {
         self.confidence.push(f64::from(votes[predicted]) / f64::from(votes.iter().sum::<f32>()));
     }
 
-    /// All answers of several draws of what was learned from, one draw after the other. Its accuracies are the means over the draws, which
-    /// must be about the same images; counts are over all draws.
+    /// Concatenates the predictions of several draws of training images.
+    ///
+    /// Its accuracies are the means over the draws, which must be about the same images. Counts are
+    /// over all draws.
     pub fn pooled(draws: &[Self]) -> Self {
         let mut pooled = Self::default();
         for draw in draws {
@@ -150,12 +159,12 @@ impl Predictions {
         pooled
     }
 
-    /// Whether each image is among its first k classes.
+    /// Returns for each image whether its true class is among the first k.
     pub fn hits(&self, k: usize) -> Vec<bool> {
         self.rank.iter().map(|rank| *rank <= k).collect()
     }
 
-    /// Accuracy, whole and by class.
+    /// Computes the accuracy, in total and by class.
     pub fn summary(&self) -> ZeroShot {
         let (n, c) = (self.labels.len(), self.classes);
         let mut per_class = vec![ClassAccuracy::default(); c];
@@ -182,7 +191,7 @@ impl Predictions {
         }
     }
 
-    /// How often each true class was taken for another: (true, predicted, images), the most frequent first.
+    /// Counts confusions as (true class, predicted class, images), the most frequent first.
     pub fn confusions(&self) -> Vec<(usize, usize, usize)> {
         let mut counts = std::collections::BTreeMap::new();
         for (label, predicted) in
@@ -198,7 +207,8 @@ impl Predictions {
         counts
     }
 
-    /// The confusion matrix, [C, C]: images of a true class (row) by what they were taken for (column).
+    /// Returns the confusion matrix, `[C, C]`: images by true class (row) and predicted class
+    /// (column).
     pub fn confusion_matrix(&self) -> Vec<u32> {
         let mut matrix = vec![0; self.classes * self.classes];
         for (label, predicted) in self.labels.iter().zip(&self.predicted) {
@@ -209,12 +219,12 @@ impl Predictions {
 }
 
 impl ClassAccuracy {
-    /// Part of the class's images that were found; `None` without images.
+    /// Returns the share of the class's images that were found. `None` without images.
     pub fn recall(&self) -> Option<f64> {
         (self.images > 0).then(|| self.top1_hits as f64 / self.images as f64)
     }
 
-    /// Part right of what was taken for this class; `None` where nothing was.
+    /// Returns the share of predictions of this class that are right. `None` without predictions.
     pub fn precision(&self) -> Option<f64> {
         (self.predicted > 0).then(|| self.top1_hits as f64 / self.predicted as f64)
     }

@@ -1,17 +1,19 @@
-//! Rows in two dimensions: their first two principal components.
+//! The first two principal components of rows.
 
 use tch::{Device, Kind};
 
 use super::Rows;
 use crate::TrainerError;
 
-/// The place of each row [N, D] along the two directions in which rows differ most, and what part of all variance these two have.
+/// Projects rows `[N, D]` on the two directions in which they vary most.
+///
+/// Also returns the share of the total variance that these two directions explain.
 pub fn principal(rows: Rows<'_>) -> Result<(Vec<(f32, f32)>, f64), TrainerError> {
     let n = rows.count("rows")?;
     let x = rows.tensor(0, n)?.f_to_kind(Kind::Double)?;
     let centred = x.f_sub(&x.f_mean_dim(0, true, Kind::Double)?)?;
     let (values, vectors) = centred.f_transpose(0, 1)?.f_matmul(&centred)?.f_linalg_eigh("L")?;
-    // They come from the smallest to the largest.
+    // Eigenvalues are in ascending order.
     let two = vectors
         .f_narrow(1, (rows.dimension as i64 - 2).max(0), rows.dimension.min(2) as i64)?
         .f_flip([1])?;
@@ -33,7 +35,8 @@ mod tests {
 
     #[test]
     fn two_directions_of_an_ellipse_are_found_in_their_order() {
-        // Long along (3, 4, 0)/5, short along the third axis, nothing along the rest.
+        // Long along (3, 4, 0)/5, short along the third axis, and constant in the remaining
+        // direction.
         let at = |n: usize| ((n % 10) as f32 - 4.5, 0.1 * ((n / 10) as f32 - 4.5));
         let values: Vec<f32> = (0..100)
             .map(at)

@@ -1,7 +1,9 @@
-//! How embeddings lie on the sphere: the gap between images and texts, alignment, uniformity, effective rank.
+//! The geometry of embeddings on the sphere: modality gap, alignment, uniformity and effective
+//! rank.
 //!
-//! None of these says that a model is good; together they say how one is bad. An effective rank near 1, or a uniformity near 0,
-//! means that everything goes to one point or line. Computed in f64 over all rows: the caller chooses how many.
+//! None of these says that a model is good; together they say how a model is bad. An effective rank
+//! near 1, or a uniformity near 0, means that all embeddings are close to one point or line.
+//! Computed in f64 over all rows; the caller chooses how many.
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,12 +13,12 @@ use crate::TrainerError;
 /// Rows and columns of a tile of distances.
 const TILE: usize = 1024;
 
-/// Of n pairs of an image and its text.
+/// The geometry of n pairs of an image and its text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Geometry {
-    /// Distance of the means of images and texts: Liang et al. 2022.
+    /// Distance between the means of images and texts: Liang et al. 2022.
     pub modality_gap: f64,
-    /// Mean of the squared distance of an image and its text: Wang and Isola 2020, with α = 2.
+    /// Mean squared distance between an image and its text: Wang and Isola 2020, with α = 2.
     pub alignment: f64,
     pub images: Spread,
     pub texts: Spread,
@@ -24,22 +26,24 @@ pub struct Geometry {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// ln of the mean of exp(-2 · squared distance) over all pairs: Wang and Isola 2020, with t = 2. 0: one point; lower is
-    /// more even.
+    /// Natural logarithm of the mean of exp(-2 · squared distance) over all pairs: Wang and Isola
+    /// 2020, with t = 2. It is 0 for a single point, and lower for a more even spread.
     pub uniformity: f64,
-    /// exp of the entropy of the singular values: Roy and Vetterli 2007. 1: a line; at most the dimension.
+    /// exp of the entropy of the singular values: Roy and Vetterli 2007. It is 1 for a line, and at
+    /// most the dimension.
     pub effective_rank: f64,
-    /// The same about the mean: CLIP's embeddings lie in a narrow cone, whose axis would weigh most.
+    /// Effective rank after subtracting the mean. CLIP's embeddings are in a narrow cone, whose
+    /// axis would dominate.
     pub effective_rank_centred: f64,
 }
 
-/// Row n of the images belongs to row n of the texts.
+/// Computes the geometry of pairs: row n of the images belongs to row n of the texts.
 pub fn geometry(images: Rows<'_>, texts: Rows<'_>) -> Result<Geometry, TrainerError> {
     let (n, m) = (images.count("images")?, texts.count("texts")?);
     same_dimension(("images", images.dimension), ("texts", texts.dimension))?;
     if n != m || n < 2 {
         return Err(TrainerError::Evaluation(format!(
-            "{n} images and {m} texts are not two pairs or more"
+            "{n} images and {m} texts: at least two pairs are needed, with as many images as texts"
         )));
     }
     let (x, y) = (
@@ -60,7 +64,7 @@ pub fn geometry(images: Rows<'_>, texts: Rows<'_>) -> Result<Geometry, TrainerEr
     })
 }
 
-/// f64 [N, D]
+/// Computes the spread of rows, f64 `[N, D]`.
 fn spread(rows: &Tensor) -> Result<Spread, TrainerError> {
     let centred = rows.f_sub(&rows.f_mean_dim(0, true, Kind::Double)?)?;
     Ok(Spread {
@@ -74,7 +78,8 @@ fn uniformity(rows: &Tensor) -> Result<f64, TrainerError> {
     let n = rows.size2()?.0;
     let squares = rows.f_square()?.f_sum_dim_intlist(1, false, Kind::Double)?;
     let part = |tensor: &Tensor, from: i64| tensor.f_narrow(0, from, (TILE as i64).min(n - from));
-    // Each pair once: tiles above the diagonal, and half of those on it without the rows' distances to themselves.
+    // Each pair counts once: tiles above the diagonal, and half of those on it without the rows'
+    // distances to themselves.
     let mut sum = 0.0;
     for top in (0..n).step_by(TILE) {
         for left in (top..n).step_by(TILE) {
@@ -94,7 +99,7 @@ fn uniformity(rows: &Tensor) -> Result<f64, TrainerError> {
 
 fn effective_rank(rows: &Tensor) -> Result<f64, TrainerError> {
     let (n, d) = rows.size2()?;
-    // Singular values are the roots of the eigenvalues of the smaller of both products.
+    // Singular values are the roots of the eigenvalues of the smaller of the two products.
     let product = if n < d {
         rows.f_matmul(&rows.f_transpose(0, 1)?)?
     } else {
@@ -104,7 +109,7 @@ fn effective_rank(rows: &Tensor) -> Result<f64, TrainerError> {
     let mut host = vec![0_f64; n.min(d) as usize];
     let count = host.len();
     eigenvalues.f_copy_data(&mut host, count)?;
-    // What is below the precision of the product is noise of it.
+    // Eigenvalues below the precision of the product are noise.
     let noise = host.iter().copied().fold(0.0, f64::max) * f64::EPSILON * count as f64;
     let singular: Vec<f64> =
         host.into_iter().filter(|value| *value > noise).map(f64::sqrt).collect();
@@ -127,7 +132,7 @@ mod tests {
             "{found:?}"
         );
         assert!((found.texts.effective_rank - 2.0).abs() < 1e-9, "{found:?}");
-        // (0.6, 0.8) to (0.5, 0.5).
+        // From (0.6, 0.8) to (0.5, 0.5).
         assert!((found.modality_gap - 0.1_f64.hypot(0.3)).abs() < 1e-7);
     }
 }

@@ -1,6 +1,7 @@
-//! L-BFGS with a line search for the strong Wolfe conditions (Nocedal and Wright, algorithms 7.4, 3.5 and 3.6), in f64.
+//! L-BFGS with a line search for the strong Wolfe conditions, in f64.
 //!
-//! For smooth convex functions of as many numbers as a linear probe has. Where it cannot get lower any more, it stops.
+//! Nocedal and Wright, algorithms 7.4, 3.5 and 3.6. For smooth convex functions with as many
+//! parameters as a linear probe. Stops when it cannot get lower.
 
 use std::collections::VecDeque;
 
@@ -8,22 +9,23 @@ use tch::Tensor;
 
 use crate::TrainerError;
 
-/// Pairs of steps and gradients that are remembered: scipy's default.
+/// Number of remembered steps and gradients: scipy's default.
 const HISTORY: usize = 10;
-/// Nocedal and Wright, section 3.1: sufficient decrease and curvature for quasi-Newton steps.
+/// Constant of sufficient decrease. Nocedal and Wright, section 3.1.
 const C1: f64 = 1e-4;
+/// Constant of curvature for quasi-Newton steps.
 const C2: f64 = 0.9;
-/// Evaluations of one line search: scipy's.
+/// Maximum of evaluations in one line search: scipy's default.
 const MAX_SEARCH: usize = 20;
 
-/// Where a minimisation ended.
+/// The end of a minimisation.
 pub(super) struct Minimum {
-    /// [P].
+    /// `[P]`.
     pub(super) at: Tensor,
     pub(super) iterations: usize,
 }
 
-/// A point on the line that is searched.
+/// A point on the line of a search.
 struct Point {
     t: f64,
     value: f64,
@@ -32,7 +34,9 @@ struct Point {
     gradient: Tensor,
 }
 
-/// `function` gives value and gradient, f64 [P]. Stops when no part of the gradient is above `tolerance`.
+/// Minimises a function that returns its value and gradient, f64 `[P]`.
+///
+/// Stops when no component of the gradient exceeds `tolerance`.
 pub(super) fn minimise(
     mut function: impl FnMut(&Tensor) -> Result<(f64, Tensor), TrainerError>,
     start: Tensor,
@@ -70,7 +74,7 @@ pub(super) fn minimise(
     Ok(Minimum { at, iterations: max_iterations })
 }
 
-/// -H·g by the two loops of algorithm 7.4.
+/// Computes -H·g by the two loops of algorithm 7.4.
 fn direction(
     gradient: &Tensor,
     history: &VecDeque<(Tensor, Tensor, f64)>,
@@ -92,7 +96,10 @@ fn direction(
     Ok(q)
 }
 
-/// A point that meets both conditions; or the best one found that is lower than the start; `None` where none is.
+/// Searches a point that meets both conditions.
+///
+/// If there is none, returns the best point below the start. Returns `None` if no point is below
+/// it.
 fn search(
     function: &mut impl FnMut(&Tensor) -> Result<(f64, Tensor), TrainerError>,
     (from, value, slope): (&Tensor, f64, f64),
@@ -106,7 +113,8 @@ fn search(
     };
     let enough = |point: &Point| point.value <= value + C1 * point.t * slope;
     let flat = |point: &Point| point.slope.abs() <= -C2 * slope;
-    // A bracket: `low` is the lowest point so far that decreases enough; the start where there is none.
+    // A bracket. `low` is the lowest point so far that decreases enough, or the start if there is
+    // none.
     let (mut low, mut high): (Option<Point>, Option<Point>) = (None, None);
     let mut t = first;
     for _ in 0..MAX_SEARCH {
@@ -117,7 +125,7 @@ fn search(
         } else if flat(&point) {
             return Ok(Some(point));
         } else {
-            // The minimum lies where the function falls: between this point and the other end.
+            // The minimum is where the function falls: between this point and the other end.
             let low_t = low.as_ref().map_or(0.0, |low| low.t);
             let towards_high = high.as_ref().map_or(1.0, |high| high.t - low_t);
             if point.slope * towards_high >= 0.0 {
@@ -145,7 +153,9 @@ fn search(
     Ok(low.filter(|low| low.value < value))
 }
 
-/// Minimum of the cubic through two points and their slopes, kept away from both ends; the middle where there is none.
+/// Finds the minimum of the cubic through two points and their slopes, away from both ends.
+///
+/// Returns the middle if there is no such minimum.
 fn between(a: (f64, f64, f64), b: (f64, f64, f64)) -> f64 {
     let (width, middle) = (b.0 - a.0, f64::midpoint(a.0, b.0));
     let d1 = a.2 + b.2 - 3.0 * (a.1 - b.1) / (a.0 - b.0);
@@ -173,7 +183,8 @@ mod tests {
 
     #[test]
     fn rosenbrocks_valley_is_followed_to_its_end() {
-        // Minimum 0 at (1, 1, …), from the usual start; hard for anything that takes short cuts in the line search.
+        // Minimum 0 at (1, 1, …), from the usual start. Hard for any line search that takes short
+        // cuts.
         let function = |x: &Tensor| {
             let (a, b) = (x.f_narrow(0, 0, 9)?, x.f_narrow(0, 1, 9)?);
             let (u, v): (Tensor, Tensor) = (b.f_sub(&a.f_square()?)?, 1.0 - &a);

@@ -1,9 +1,10 @@
-//! How good embeddings are: retrieval, classification (zero-shot, nearest neighbours, linear probe), and how far to trust it.
+//! The quality of embeddings: retrieval, classification and their uncertainty.
 //!
-//! Embeddings come in as rows of unit length; where they came from is not known here. Rules that decide the figures:
-//! a hit is any right item among the first k; equal scores rank in the order in which the items were given, so that a model
-//! that maps all to one point gets what chance gets. Definitions are those of CLIP_benchmark, scikit-learn and torchmetrics;
-//! `trainer/tests/evaluate.rs` holds ours beside theirs.
+//! Embeddings are rows of unit length, from any source. Two rules affect the figures. A hit is any
+//! right item among the first k. Equal scores rank in the order in which the items were given, so a
+//! model that maps everything to one point gets the figures of chance. Definitions are those of
+//! CLIP_benchmark, scikit-learn and torchmetrics; `trainer/tests/evaluate.rs` compares the results
+//! with theirs.
 
 mod choices;
 mod classification;
@@ -37,8 +38,10 @@ pub use trust::{
     interval, mcnemar, resample, resample_classes, resample_draws, share_interval, wilson,
 };
 
-/// Whether to go on. Asked between blocks of work, many times a second; where it says no, a function fails with
-/// [`TrainerError::Stopped`].
+/// A callback that says whether to continue.
+///
+/// It is called between blocks of work, many times per second. If it returns `false`, a function
+/// fails with [`TrainerError::Stopped`].
 pub type GoOn<'a> = &'a dyn Fn() -> bool;
 
 fn check(go_on: GoOn<'_>) -> Result<(), TrainerError> {
@@ -48,9 +51,9 @@ fn check(go_on: GoOn<'_>) -> Result<(), TrainerError> {
 /// Rows of unit length, row-major.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
-    /// [N, D].
+    /// `[N, D]`.
     pub values: &'a [f32],
-    /// D.
+    /// Dimension of a row, D.
     pub dimension: usize,
 }
 
@@ -80,26 +83,24 @@ impl Rows<'_> {
         &self.values[index * self.dimension..][..self.dimension]
     }
 
-    /// Rows `from..from + count` → [count, D].
+    /// Returns rows `from..from + count` as a tensor `[count, D]`.
     fn tensor(&self, from: usize, count: usize) -> Result<Tensor, TrainerError> {
         let values = &self.values[from * self.dimension..][..count * self.dimension];
         Ok(Tensor::f_from_slice(values)?.f_reshape([count as i64, self.dimension as i64])?)
     }
 }
 
-/// Refuses rows that cannot be compared: name and dimension of both.
+/// Refuses rows of different dimensions, given the name and dimension of both.
 fn same_dimension(a: (&str, usize), b: (&str, usize)) -> Result<(), TrainerError> {
     if a.1 == b.1 {
         return Ok(());
     }
-    let message = format!(
-        "{} of {} dimensions and {} of {} dimensions do not belong together",
-        a.0, a.1, b.0, b.1
-    );
+    let message =
+        format!("cannot compare {} of {} dimensions with {} of {} dimensions", a.0, a.1, b.0, b.1);
     Err(TrainerError::Evaluation(message))
 }
 
-/// Labels must be one a row, each a number of a class.
+/// Refuses labels unless there is one per row and each is the index of a class.
 fn check_labels(rows: usize, labels: &[usize], classes: usize) -> Result<(), TrainerError> {
     if labels.len() != rows {
         return Err(TrainerError::Evaluation(format!("{} labels for {rows} images", labels.len())));

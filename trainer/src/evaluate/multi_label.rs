@@ -1,24 +1,25 @@
-//! Several classes an image: average precision of each class, and their mean.
+//! Classification with several classes per image: average precision of each class, and their mean.
 //!
-//! Σ (recall step) · precision over the distinct scores, from the highest: scikit-learn's `average_precision_score` and
-//! torchmetrics' `MultilabelAveragePrecision`. Where no scores are equal it is CLIP_benchmark's too, which sorts image by image.
+//! It is Σ (recall step) · precision over the distinct scores, from the highest. So are
+//! scikit-learn's `average_precision_score` and torchmetrics' `MultilabelAveragePrecision`.
+//! CLIP_benchmark, which sorts image by image, agrees unless scores are equal.
 
 use super::trust::each_draw;
 use super::{Bootstrap, Rows, same_dimension};
 use crate::TrainerError;
 
-/// Average precision of every class.
+/// The average precision of every class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AveragePrecision {
-    /// `None` where no image has the class.
+    /// `None` for a class without images.
     pub per_class: Vec<Option<f64>>,
-    /// Mean over the classes that an image has, as torchmetrics' `macro`.
+    /// Mean over the classes that have images, as torchmetrics' `macro`.
     pub mean: f64,
-    /// The mean in every resample of the images, over the classes that an image of it has.
+    /// The mean in every resample of the images, over the classes that have images in it.
     pub resampled: Vec<f64>,
 }
 
-/// `classes_of` lists each image's classes, [N].
+/// Computes average precision. `classes_of` lists each image's classes, `[N]`.
 pub fn average_precision(
     images: Rows<'_>,
     classes_of: &[Vec<usize>],
@@ -41,7 +42,7 @@ pub fn average_precision(
     {
         let Some(images) = has.get_mut(class) else {
             return Err(TrainerError::Evaluation(format!(
-                "image {image} has class {class}, which is not one of {c} classes"
+                "image {image} has class {class}, but there are only {c} classes"
             )));
         };
         images.push(image);
@@ -81,7 +82,7 @@ pub fn average_precision(
 
 /// Images in the order of their scores for one class.
 struct Ranked {
-    /// Each with whether it has the class and whether its score is that of the one before it.
+    /// Each image with whether it has the class, and whether its score equals the previous one.
     order: Vec<(usize, bool, bool)>,
 }
 
@@ -103,7 +104,9 @@ impl Ranked {
         }
     }
 
-    /// Average precision where each image is there so many times; none where no image has the class.
+    /// Computes the average precision if each image occurs `times[image]` times.
+    ///
+    /// Returns `None` if no image has the class.
     fn precision(&self, times: &[u32]) -> Option<f64> {
         let count = |has: &(usize, bool, bool)| if has.1 { times[has.0] } else { 0 };
         let positives: u32 = self.order.iter().map(count).sum();
@@ -111,7 +114,7 @@ impl Ranked {
             return None;
         }
         let (mut found, mut seen, mut sum) = (0, 0, 0.0);
-        // All images of one score come in at once.
+        // All images with one score enter at once.
         for equal in self.order.chunk_by(|_, next| next.2) {
             let new: u32 = equal.iter().map(count).sum();
             found += new;

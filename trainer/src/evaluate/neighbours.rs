@@ -1,4 +1,4 @@
-//! Classification by the k nearest training images, and the drawing of a few training images a class.
+//! Classification by the k nearest training images, and few-shot draws of training images.
 
 use diptych_pipeline::{Random, seed_of};
 use tch::Kind;
@@ -6,31 +6,32 @@ use tch::Kind;
 use super::{GoOn, Predictions, Rows, check, check_labels, same_dimension};
 use crate::TrainerError;
 
-/// Training images that are compared at a time.
+/// Number of training images that are compared at a time.
 const TRAIN_TILE: usize = 16_384;
-/// Scores that are in memory at a time: 64 MiB.
+/// Number of scores in memory at a time: 64 MiB.
 const BLOCK_SCORES: usize = 1 << 24;
-/// Marks the seeds of few-shot draws.
+/// Separates the seeds of few-shot draws from others.
 const PURPOSE: u64 = 0x6665_775f_7368_6f74;
 
-/// What a neighbour's vote weighs.
+/// The weight of a neighbour's vote.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Vote {
-    /// One each.
+    /// All votes count equally.
     Majority,
     /// exp(cosine / temperature): Wu et al. 2018, and DINO with 0.07.
     Weighted { temperature: f64 },
 }
 
-/// Images of known classes.
+/// Images with known classes.
 #[derive(Clone, Copy, Debug)]
 pub struct Labelled<'a> {
     pub rows: Rows<'a>,
-    /// Numbers of classes, [N].
+    /// Indices of classes, `[N]`.
     pub labels: &'a [usize],
 }
 
-/// Classifies each test image by its k nearest training images; its confidence is the winner's part of the votes.
+/// Classifies each test image by its k nearest training images. Its confidence is the winner's
+/// share of the votes.
 pub fn nearest(
     train: Labelled<'_>,
     test: Labelled<'_>,
@@ -71,7 +72,9 @@ pub fn nearest(
     Ok(found)
 }
 
-/// Scores and row numbers of the k nearest of each query, [queries, k], out of tiles of the training images.
+/// Finds the scores and row numbers of the k nearest of each query, `[queries, k]`.
+///
+/// The training images are processed in tiles.
 fn nearest_of_block(
     train: Rows<'_>,
     n: usize,
@@ -104,7 +107,7 @@ fn nearest_of_block(
     Ok((host_scores, host_indices))
 }
 
-/// The rows of each class, shuffled.
+/// Lists the rows of each class in random order.
 fn shuffled_by_class(
     labels: &[usize],
     classes: usize,
@@ -121,8 +124,10 @@ fn shuffled_by_class(
     Ok(of_class)
 }
 
-/// `shots` rows of each class, drawn without putting back, in ascending order. A class with fewer rows is an error: figures
-/// of different models must be about as many.
+/// Draws `shots` rows of each class without replacement, in ascending order.
+///
+/// A class with fewer rows is an error, because figures of different models must be about equally
+/// many images.
 pub fn few_shot(
     labels: &[usize],
     classes: usize,
@@ -133,7 +138,7 @@ pub fn few_shot(
     for (class, rows) in shuffled_by_class(labels, classes, seed)?.into_iter().enumerate() {
         if rows.len() < shots {
             let message =
-                format!("class {class} has {} training images and not {shots}", rows.len());
+                format!("class {class} has {} training images, fewer than {shots}", rows.len());
             return Err(TrainerError::Evaluation(message));
         }
         drawn.extend(&rows[..shots]);
@@ -142,7 +147,9 @@ pub fn few_shot(
     Ok(drawn)
 }
 
-/// Splits rows in two: of each class, the given part (rounded, and not all of it) goes second. For a validation split.
+/// Splits rows in two, for a validation set.
+///
+/// Of each class the share `part`, rounded, goes second, but never all of it.
 pub fn split(
     labels: &[usize],
     classes: usize,

@@ -1,7 +1,9 @@
-//! Linear probe: multinomial logistic regression on frozen embeddings, as CLIP's paper does it (appendix A.3).
+//! The linear probe: multinomial logistic regression on frozen embeddings, as in CLIP's paper
+//! (appendix A.3).
 //!
-//! The function that is minimised is scikit-learn's: C · Σ loss + ½‖W‖², with biases that are not pulled to zero and, for two
-//! classes, one vector and not two. Computed in f64, a chunk of the rows at a time, so that results do not depend on the solver.
+//! It minimises scikit-learn's function: C · Σ loss + ½‖W‖², where biases are not penalised and two
+//! classes share one vector. It is computed in f64, a chunk of the rows at a time, so that results
+//! do not depend on the solver.
 
 use tch::{Device, Kind, Tensor};
 
@@ -9,24 +11,24 @@ use super::neighbours::Labelled;
 use super::{GoOn, Predictions, check, check_labels, lbfgs, same_dimension};
 use crate::TrainerError;
 
-/// CLIP, appendix A.3.
+/// The maximum number of iterations. CLIP, appendix A.3.
 pub const MAX_ITERATIONS: usize = 1000;
-/// Rows that are in f64 at a time.
+/// Number of rows in f64 at a time.
 const CHUNK: usize = 8192;
-/// No part of the gradient of the mean loss is above this at the end; scikit-learn's default is 1e-4.
+/// Largest component of the gradient of the mean loss at the end. scikit-learn's default is 1e-4.
 const TOLERANCE: f64 = 1e-7;
-/// The grid of C: eight steps a decade from 1e-6 to 1e6. CLIP, appendix A.3.
+/// The grid of C has eight steps per decade from 1e-6 to 1e6. CLIP, appendix A.3.
 const STEPS_A_DECADE: i32 = 8;
 const LAST_STEP: i32 = 12 * STEPS_A_DECADE;
-/// The sweep begins at every second decade.
+/// The sweep begins with every second decade.
 const FIRST_STRIDE: i32 = 2 * STEPS_A_DECADE;
 
 /// A fitted classifier.
 #[derive(Debug)]
 pub struct Probe {
-    /// f64 [D + 1, present classes]; the last row holds the biases.
+    /// f64 `[D + 1, present classes]`. The last row holds the biases.
     weights: Tensor,
-    /// The classes that training had, in ascending order; the others are never predicted.
+    /// The classes that training had, in ascending order. Others are never predicted.
     present: Vec<usize>,
     classes: usize,
     pub c: f64,
@@ -35,15 +37,15 @@ pub struct Probe {
     pub iterations: usize,
 }
 
-/// The C that a validation split likes best.
+/// The C with the best accuracy on a validation set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sweep {
     pub c: f64,
-    /// Each C that was tried with its accuracy, ascending.
+    /// Each C that was tried with its accuracy, in ascending order.
     pub tried: Vec<(f64, f64)>,
 }
 
-/// Fits the images of `train`.
+/// Fits a probe to the images of `train`.
 pub fn fit(
     train: Labelled<'_>,
     classes: usize,
@@ -53,14 +55,14 @@ pub fn fit(
     let n = train.rows.count("training images")?;
     check_labels(n, train.labels, classes)?;
     if !(c.is_finite() && c > 0.0) {
-        return Err(TrainerError::Evaluation(format!("C is {c}, and must be above 0")));
+        return Err(TrainerError::Evaluation(format!("C must be above 0, got {c}")));
     }
     let mut present = train.labels.to_vec();
     present.sort_unstable();
     present.dedup();
     if present.len() < 2 {
         return Err(TrainerError::Evaluation(
-            "a linear probe needs training images of two classes or more".into(),
+            "a linear probe needs training images of at least two classes".into(),
         ));
     }
     let targets: Vec<i64> = train
@@ -71,7 +73,7 @@ pub fn fit(
         .collect();
     let targets = Tensor::f_from_slice(&targets)?;
     let (d, k) = (train.rows.dimension as i64, present.len() as i64);
-    // For two classes the first one's scores are 0.
+    // With two classes the first one's scores are 0.
     let free = if k == 2 { 1 } else { k };
     let mut loss = f64::NAN;
     let mut objective = |parameters: &Tensor| -> Result<(f64, Tensor), TrainerError> {
@@ -101,7 +103,7 @@ pub fn fit(
     };
     let start = Tensor::f_zeros([(d + 1) * free], (Kind::Double, Device::Cpu))?;
     let found = lbfgs::minimise(&mut objective, start, MAX_ITERATIONS, TOLERANCE)?;
-    // `loss` is that of the last call, which was a trial of the line search.
+    // `loss` belongs to the last call, which was a trial of the line search.
     let _ = objective(&found.at)?;
     let weights = found.at.f_reshape([d + 1, free])?;
     let weights =
@@ -109,13 +111,13 @@ pub fn fit(
     Ok(Probe { weights, present, classes, c, loss, iterations: found.iterations })
 }
 
-/// [N, D] → f64 [N, D + 1], the last column ones.
+/// Appends a column of ones: `[N, D]` → f64 `[N, D + 1]`.
 fn with_ones(x: &Tensor) -> Result<Tensor, TrainerError> {
     let ones = Tensor::f_ones([x.size2()?.0, 1], (Kind::Double, Device::Cpu))?;
     Ok(Tensor::f_cat(&[x.f_to_kind(Kind::Double)?, ones], 1)?)
 }
 
-/// [N, D + 1] · [D + 1, free] → [N, k].
+/// Multiplies `[N, D + 1]` by `[D + 1, free]`. Returns `[N, k]`.
 fn scores(x: &Tensor, weights: &Tensor, k: i64) -> Result<Tensor, TrainerError> {
     let scores = x.f_matmul(weights)?;
     if scores.size2()?.1 == k {
@@ -126,7 +128,7 @@ fn scores(x: &Tensor, weights: &Tensor, k: i64) -> Result<Tensor, TrainerError> 
 }
 
 impl Probe {
-    /// Classifies images whose classes are known.
+    /// Classifies images with known classes.
     pub fn classify(&self, test: Labelled<'_>) -> Result<Predictions, TrainerError> {
         let m = test.rows.count("images")?;
         check_labels(m, test.labels, self.classes)?;
@@ -142,7 +144,7 @@ impl Probe {
             let scores = with_ones(&test.rows.tensor(start, count)?)?
                 .f_matmul(&self.weights)?
                 .f_to_kind(Kind::Float)?;
-            // A class that had no training image is never predicted.
+            // A class without training images is never predicted.
             let all = Tensor::f_full(
                 [count as i64, self.classes as i64],
                 f64::NEG_INFINITY,
@@ -155,8 +157,10 @@ impl Probe {
     }
 }
 
-/// Fits `train` with a C out of the grid and measures it on `held`: every second decade first, then around the peak in steps
-/// that are halved, until the grid's own. Of equal accuracies the smallest C, which is the simplest classifier.
+/// Finds the best C of the grid by fitting `train` and measuring on `held`.
+///
+/// It tries every second decade first, then both sides of the peak in steps that are halved down to
+/// the grid's own. Of equal accuracies it takes the smallest C, which is the simplest classifier.
 pub fn sweep(
     train: Labelled<'_>,
     held: Labelled<'_>,

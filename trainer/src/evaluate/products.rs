@@ -1,4 +1,5 @@
-//! Products of many rows with the same queries: how a search of many queries goes at the speed of a matrix product.
+//! Products of many rows with the same queries, so that a search of many queries runs at the speed
+//! of a matrix product.
 
 use half::f16;
 use tch::{Kind, Tensor};
@@ -6,9 +7,9 @@ use tch::{Kind, Tensor};
 use super::{Rows, same_dimension};
 use crate::TrainerError;
 
-/// Queries, ready to be multiplied with.
+/// Queries, prepared for products.
 pub struct Products {
-    /// [Q, D].
+    /// `[Q, D]`.
     queries: Tensor,
     dimension: usize,
 }
@@ -19,7 +20,7 @@ impl Products {
         Ok(Self { queries: queries.tensor(0, count)?, dimension: queries.dimension })
     }
 
-    /// Scores of rows [N, D] with all queries → [Q, N], in f32.
+    /// Computes the scores of rows `[N, D]` with all queries. Returns `[Q, N]`, in f32.
     pub fn with(&self, rows: &[f16]) -> Result<Vec<f32>, TrainerError> {
         if !rows.len().is_multiple_of(self.dimension) {
             let message = format!("{} values are not whole rows of {}", rows.len(), self.dimension);
@@ -36,7 +37,7 @@ impl Products {
     }
 }
 
-/// Cosines of all rows of unit length with all others → [N, M].
+/// Computes the cosines of all rows of unit length with all others. Returns `[N, M]`.
 pub fn cosines(rows: Rows<'_>, others: Rows<'_>) -> Result<Vec<f32>, TrainerError> {
     let (n, m) = (rows.count("rows")?, others.count("other rows")?);
     same_dimension(("rows", rows.dimension), ("other rows", others.dimension))?;

@@ -1,9 +1,9 @@
-//! One embedding a class out of the embeddings of its prompts.
+//! The embedding of a class from the embeddings of its prompts.
 
 use super::Rows;
 use crate::TrainerError;
 
-/// OpenCLIP's `SIMPLE_IMAGENET_TEMPLATES`; `{}` stands for the class.
+/// OpenCLIP's `SIMPLE_IMAGENET_TEMPLATES`, in which `{}` stands for the class.
 pub const PROMPT_TEMPLATES: [&str; 7] = [
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -14,7 +14,8 @@ pub const PROMPT_TEMPLATES: [&str; 7] = [
     "a photo of the small {}.",
 ];
 
-/// One class from the embeddings of its prompts: the mean of the rows, of unit length again. CLIP, section 3.1.4.
+/// Averages the embeddings of a class's prompts and scales the mean to unit length. CLIP, section
+/// 3.1.4.
 pub fn ensemble(prompts: Rows<'_>) -> Result<Vec<f32>, TrainerError> {
     let n = prompts.count("prompts")?;
     let mut mean = vec![0_f64; prompts.dimension];
@@ -38,7 +39,7 @@ mod tests {
         let half = std::f32::consts::FRAC_1_SQRT_2;
         let found = ensemble(rows(&[1.0, 0.0, 0.0, 1.0])).unwrap();
         assert!((found[0] - half).abs() < 1e-6 && (found[1] - half).abs() < 1e-6);
-        // Rows that are not of unit length count by their direction only.
+        // Rows that are not of unit length count only by their direction.
         assert_eq!(ensemble(rows(&[10.0, 0.0, 0.0, 1.0])).unwrap(), found);
     }
 }

@@ -1,49 +1,54 @@
-//! Which text an image finds and which image a text: rank of the best right item of every query, recall@k, median rank.
+//! Retrieval of texts by images and of images by texts: ranks, recall@k and median rank.
 //!
-//! Scores are computed in tiles of images × texts, and a tile serves both directions, so that memory does not grow with the
-//! number of pairs. Every score is computed twice, by the same product of the same tile: once to find each query's best right
-//! item, once to count what is better. A score from elsewhere could differ in its last bit, and the tie rule would be void.
+//! Scores are computed in tiles of images × texts, and a tile serves both directions. So memory
+//! does not grow with the number of pairs. Every score is computed twice, by the same product of
+//! the same tile: once to find each query's best right item, and once to count what is better. A
+//! score from elsewhere could differ in its last bit and break the tie rule.
 
 use std::collections::HashMap;
 
 use super::{GoOn, Rows, check, same_dimension};
 use crate::TrainerError;
 
-/// The k of recall@k.
+/// The values of k in recall@k.
 pub const RECALL_AT: [usize; 3] = [1, 5, 10];
 
-/// Rows and columns of a tile: its scores are a mebibyte, which stays in a core's cache while it is counted.
+/// Rows and columns of a tile. Its scores take 1 MiB, which stays in a core's cache while it is
+/// counted.
 const TILE: usize = 512;
 
-/// Part of the queries with a right item among the first 1, 5 and 10: [`RECALL_AT`].
+/// Share of the queries with a right item among the first 1, 5 and 10: [`RECALL_AT`].
 pub type Recall = [f64; 3];
 
-/// Rank of each query's best right item, counted from 1; `None` where no item is right.
+/// Rank of each query's best right item, counted from 1. `None` if no item is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranks {
-    /// One an image.
+    /// One rank per image.
     pub image_to_text: Vec<Option<u32>>,
-    /// One a text.
+    /// One rank per text.
     pub text_to_image: Vec<Option<u32>>,
 }
 
-/// Retrieval among images and texts.
+/// The figures of retrieval among images and texts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retrieval {
     pub images: usize,
     pub texts: usize,
     pub image_to_text: Recall,
     pub text_to_image: Recall,
-    /// Half of the queries find a right item at this rank or before; a query without any counts as behind all items.
+    /// Half of the queries find a right item at this rank or before. A query without one counts as
+    /// behind all items.
     pub median_rank_image_to_text: f64,
     pub median_rank_text_to_image: f64,
-    /// What a random order would reach.
+    /// Expected recall of a random order.
     pub chance_image_to_text: Recall,
     pub chance_text_to_image: Recall,
 }
 
-/// Recall of texts by images and of images by texts. An image and a text belong together where their groups are equal: for
-/// plain pairs 0, 1, 2, … twice; for several captions of an image, the image's number once for each.
+/// Computes recall of texts by images and of images by texts.
+///
+/// An image and a text belong together if their groups are equal. For plain pairs the groups are 0,
+/// 1, 2, … in both lists. For several captions per image, each caption has the image's number.
 pub fn retrieval(
     images: Rows<'_>,
     image_groups: &[u64],
@@ -55,7 +60,7 @@ pub fn retrieval(
     Ok(ranks.summary(image_groups, text_groups))
 }
 
-/// The ranks that [`retrieval`] sums up.
+/// Computes the ranks that [`retrieval`] summarises.
 pub fn retrieval_ranks(
     images: Rows<'_>,
     image_groups: &[u64],
@@ -67,7 +72,7 @@ pub fn retrieval_ranks(
 }
 
 impl Ranks {
-    /// The groups are those that the ranks were computed with; chance depends on them.
+    /// Summarises ranks. The groups are those of the ranks; chance depends on them.
     pub fn summary(&self, image_groups: &[u64], text_groups: &[u64]) -> Retrieval {
         let (images, texts) = (self.image_to_text.len(), self.text_to_image.len());
         Retrieval {
@@ -90,7 +95,7 @@ fn recall(ranks: &[Option<u32>]) -> Recall {
     })
 }
 
-/// The middle rank, or the mean of the two in the middle, as numpy's.
+/// Returns the middle rank, or the mean of the two in the middle, as numpy does.
 fn median(ranks: &[Option<u32>], items: usize) -> f64 {
     let mut ranks: Vec<u32> = ranks.iter().map(|rank| rank.unwrap_or(items as u32 + 1)).collect();
     ranks.sort_unstable();
@@ -102,20 +107,20 @@ fn median(ranks: &[Option<u32>], items: usize) -> f64 {
     }
 }
 
-/// One side of the comparison, walked in the order of its groups, so that what belongs together meets in few tiles.
+/// One side of the comparison, visited in the order of its groups so that matches are in few tiles.
 struct Side<'a> {
     rows: Rows<'a>,
-    /// Row numbers by (group, row): the walk.
+    /// Row numbers sorted by (group, row).
     order: Vec<u32>,
-    /// The group at each place of the walk.
+    /// The group at each place of `order`.
     groups: Vec<u64>,
     /// Score and row number of the best right item of the query at each place.
     best: Vec<(f32, u32)>,
-    /// Items that come before it.
+    /// Number of items that rank before it.
     before: Vec<u32>,
 }
 
-/// Stands for no item: it is behind all others.
+/// Stands for no item, and ranks behind all others.
 const NO_ITEM: (f32, u32) = (f32::NEG_INFINITY, u32::MAX);
 
 impl<'a> Side<'a> {
@@ -132,7 +137,7 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// The rows at these places of the walk → [n, D].
+    /// Returns the rows at these places as a tensor `[n, D]`.
     fn tensor(&self, places: std::ops::Range<usize>) -> Result<tch::Tensor, TrainerError> {
         let count = places.len();
         let mut values = Vec::with_capacity(count * self.rows.dimension);
@@ -142,7 +147,7 @@ impl<'a> Side<'a> {
         Rows { values: &values, dimension: self.rows.dimension }.tensor(0, count)
     }
 
-    /// Ranks in the order of the rows.
+    /// Returns the ranks in the order of the rows.
     fn ranks(self) -> Vec<Option<u32>> {
         let mut ranks = vec![None; self.order.len()];
         for ((row, best), before) in self.order.into_iter().zip(self.best).zip(self.before) {
@@ -164,7 +169,7 @@ fn ranks_by_tiles(
     same_dimension(("images", images.dimension), ("texts", texts.dimension))?;
     if image_groups.len() != n || text_groups.len() != m || n.max(m) >= u32::MAX as usize {
         return Err(TrainerError::Evaluation(format!(
-            "{n} images with {} groups and {m} texts with {} groups do not belong together",
+            "{n} images with {} groups and {m} texts with {} groups do not match",
             image_groups.len(),
             text_groups.len()
         )));
@@ -193,13 +198,13 @@ fn ranks_by_tiles(
     Ok(Ranks { image_to_text: images.ranks(), text_to_image: texts.ranks() })
 }
 
-/// What is done with the scores of a tile, [rows, columns].
+/// A function that processes the scores of a tile, `[rows, columns]`.
 type Pass =
     fn(&mut Side<'_>, std::ops::Range<usize>, &mut Side<'_>, std::ops::Range<usize>, &[f32]);
 
-/// Whether two sorted runs of groups can have one in common.
+/// Returns whether two sorted runs of groups can have one in common.
 fn share_groups(a: &[u64], b: &[u64]) -> bool {
-    matches!((a, b), ([a_first, ..], [b_first, ..]) if Some(a_first) <= b.last() && Some(b_first) <= a.last())
+    a.first() <= b.last() && b.first() <= a.last() && !a.is_empty() && !b.is_empty()
 }
 
 fn find_best(
@@ -241,7 +246,8 @@ fn count_before(
     let width = columns.len();
     let (numbers, bests) = (&texts.order[columns.clone()], &texts.best[columns.clone()]);
     let before_texts = &mut texts.before[columns];
-    // Apart, so that the loop below is one over arrays of plain numbers, which the compiler turns into vector instructions.
+    // Separate arrays of plain numbers let the compiler turn the loop below into vector
+    // instructions.
     let best_scores: Vec<f32> = bests.iter().map(|best| best.0).collect();
     let best_numbers: Vec<u32> = bests.iter().map(|best| best.1).collect();
     for (row, scores) in rows.zip(scores.chunks_exact(width)) {
@@ -265,7 +271,8 @@ fn count_before(
     }
 }
 
-/// 1 - C(M - r, k) / C(M, k), the chance that one of r right items is among the first k of M, over all queries.
+/// Computes 1 - C(M - r, k) / C(M, k), the chance that one of r right items is among the first k of
+/// M, averaged over all queries.
 fn chance(query_groups: &[u64], item_groups: &[u64]) -> Recall {
     let mut right = HashMap::new();
     for group in item_groups {
@@ -293,7 +300,8 @@ mod tests {
 
     #[test]
     fn recall_of_plain_pairs_is_what_counting_by_hand_gives() {
-        // Texts on the axes; image 0 is nearest to its own text, image 1 to text 0 and then its own, image 2 to its own last.
+        // Texts are on the axes. Image 0 is nearest to its own text, image 1 to text 0 and then its
+        // own, and image 2 to its own last.
         let texts = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
         let images = [0.9, 0.3, 0.1, 0.8, 0.6, 0.0, 0.8, 0.6, 0.1];
         let groups = [0, 1, 2];
@@ -302,8 +310,9 @@ mod tests {
         assert_eq!(found.image_to_text, [1.0 / 3.0, 1.0, 1.0]);
         // Ranks 1, 2, 3.
         assert_eq!(found.median_rank_image_to_text, 2.0);
-        // Text 0 scores 0.9, 0.8, 0.8: right. Text 1 scores 0.3, 0.6, 0.6: a tie, which goes to image 1, the first: right.
-        // Text 2 scores 0.1, 0.0, 0.1: a tie that goes to image 0: rank 2.
+        // Text 0 scores 0.9, 0.8, 0.8: right. Text 1 scores 0.3, 0.6, 0.6: a tie that image 1 wins
+        // because it comes first: right. Text 2 scores 0.1, 0.0, 0.1: a tie that image 0 wins: rank
+        // 2.
         assert_eq!(found.text_to_image, [2.0 / 3.0, 1.0, 1.0]);
         assert_eq!(found.median_rank_text_to_image, 1.0);
         assert_eq!(found.chance_image_to_text[0], 1.0 / 3.0);
@@ -313,7 +322,7 @@ mod tests {
     #[test]
     fn any_caption_of_an_image_counts() {
         let images = [1.0, 0.0, 0.0, 1.0];
-        // Two captions each; the second caption of image 1 is the only one that is near it.
+        // Two captions per image. Only the second caption of image 1 is near it.
         let texts = [1.0, 0.0, 1.0, 0.0, 0.8, 0.6, 0.0, 1.0];
         let found =
             retrieval(rows(&images, 2), &[7, 9], rows(&texts, 2), &[7, 7, 9, 9], &|| true).unwrap();
@@ -341,7 +350,7 @@ mod tests {
     fn a_model_that_maps_all_to_one_point_gets_what_chance_gets() {
         let n = 40;
         let values: Vec<f32> = [1.0, 0.0].repeat(n);
-        // Groups that are not in the order of the rows: the tie rule is about rows.
+        // The groups are not in the order of the rows, while the tie rule is about rows.
         let groups: Vec<u64> = (0..n as u64).map(|row| row * 7 % 40).collect();
         let found =
             retrieval(rows(&values, 2), &groups, rows(&values, 2), &groups, &|| true).unwrap();
@@ -352,7 +361,7 @@ mod tests {
 
     #[test]
     fn tiles_of_any_size_give_the_ranks_that_sorting_all_scores_gives() {
-        // Whole numbers of -2 to 2: scores are exact, and many are equal.
+        // Integers from -2 to 2: scores are exact, and many are equal.
         let values = |count: usize, factor: usize| -> Vec<f32> {
             (0..count).map(|k| ((k * factor + k * k / 3) % 5) as f32 - 2.0).collect()
         };
@@ -402,7 +411,8 @@ mod tests {
 
     #[test]
     fn chance_of_several_right_items_is_hypergeometric() {
-        // 3 of 12 items are right: 1 - C(9,5)/C(12,5) = 1 - 126/792; ten of twelve drawn always hold one.
+        // 3 of 12 items are right: 1 - C(9,5)/C(12,5) = 1 - 126/792. Ten of twelve always include
+        // one.
         let items: Vec<u64> = (0..12).map(|n| if n < 3 { 0 } else { n }).collect();
         let found = chance(&[0], &items);
         assert!((found[0] - 0.25).abs() < 1e-12);
@@ -413,22 +423,22 @@ mod tests {
     #[test]
     fn what_does_not_belong_together_is_refused_in_words() {
         let two = [1.0, 0.0, 0.0, 1.0];
-        let said = |error: TrainerError| error.to_string();
+        let message = |error: TrainerError| error.to_string();
         assert!(
-            said(retrieval(rows(&two, 2), &[0], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
+            message(retrieval(rows(&two, 2), &[0], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
                 .contains("1 groups")
         );
         assert!(
-            said(retrieval(rows(&[], 2), &[], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
+            message(retrieval(rows(&[], 2), &[], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
                 .contains("no images")
         );
         let nan = [f32::NAN, 0.0];
         assert!(
-            said(retrieval(rows(&nan, 2), &[0], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
+            message(retrieval(rows(&nan, 2), &[0], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
                 .contains("row 0 of images")
         );
         assert!(
-            said(retrieval(rows(&two, 4), &[0], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
+            message(retrieval(rows(&two, 4), &[0], rows(&two, 2), &[0, 1], &|| true).unwrap_err())
                 .contains("of 4 dimensions")
         );
     }

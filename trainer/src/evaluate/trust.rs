@@ -1,19 +1,23 @@
-//! How far a figure can be trusted: bootstrap intervals, a paired test of two models, calibration.
+//! The uncertainty of figures: bootstrap intervals, a paired test of two models, and calibration.
 //!
-//! What is drawn anew is images, with all that hangs on them: captions of one image are not independent. Two models are
-//! compared on the same draws, so that what is easy or hard for both falls out of their difference.
+//! Images are resampled together with their captions, because captions of one image are not
+//! independent. Two models are compared on the same resamples, so that images that are easy or hard
+//! for both cancel out in their difference.
 
 use diptych_pipeline::{Random, seed_of};
 
 use crate::TrainerError;
 
-/// Marks the seeds of resamples, and of resamples of draws.
+/// Separates the seeds of resamples from others.
 const PURPOSE: u64 = 0x626f_6f74_7374_7261;
+/// Separates the seeds of resamples of draws from others.
 const PURPOSE_OF_DRAWS: u64 = 0x626f_6f74_6472_6177;
-/// Guo et al. 2017, section 2.
+/// Number of bins for calibration. Guo et al. 2017, section 2.
 pub const CALIBRATION_BINS: usize = 15;
 
-/// What one image brings to a part: `hits` of `of`. An accuracy has 0 or 1 of 1, recall of captions so many of its captions.
+/// The contribution of one image to a share: `hits` out of `of`.
+///
+/// An accuracy has 0 or 1 out of 1. Recall of captions has the hits among the image's captions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Unit {
     pub hits: f64,
@@ -26,11 +30,11 @@ impl From<bool> for Unit {
     }
 }
 
-/// How intervals are made.
+/// The settings of bootstrap intervals.
 #[derive(Clone, Copy, Debug)]
 pub struct Bootstrap {
     pub resamples: usize,
-    /// Part of the resamples that an interval holds.
+    /// Share of the resamples inside an interval.
     pub level: f64,
     pub seed: u64,
 }
@@ -47,18 +51,22 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// Σ hits / Σ of of each column in every resample, [columns][resamples]. Columns are drawn together, so the differences of
-/// two of them are paired. All must have one [`Unit`] an image.
+/// Computes Σ hits / Σ of for each column in every resample, `[columns][resamples]`.
+///
+/// Columns share the resamples, so differences between two of them are paired. Each column must
+/// have one [`Unit`] per image.
 pub fn resample(columns: &[Vec<Unit>], spec: Bootstrap) -> Result<Vec<Vec<f64>>, TrainerError> {
     resample_both(&columns.iter().map(|column| vec![column.as_slice()]).collect::<Vec<_>>(), spec)
 }
 
-/// [`resample`] of what was measured in several draws of the images that were learned from, [columns][draws][images].
+/// Resamples figures that were measured in several draws of training images,
+/// `[columns][draws][images]`.
 ///
-/// Each resample draws as many images with replacement, and independently of them as many draws with replacement, and takes the mean
-/// over both (the pigeonhole bootstrap of Owen 2007: images and draws are crossed). So an interval holds what another set of images
-/// and what another choice of training images would change. All columns have the same draws and images in a resample. With D draws,
-/// the variance that comes from them is too small by (D - 1) / D, as in any bootstrap.
+/// Each resample draws images with replacement, and independently draws with replacement, and takes
+/// the mean over both. This is the pigeonhole bootstrap of Owen 2007, with images and draws
+/// crossed. So an interval covers another set of images and another choice of training images. All
+/// columns share the draws and images of a resample. With D draws, the variance that comes from
+/// them is too small by (D - 1) / D, as in any bootstrap.
 pub fn resample_draws(
     columns: &[Vec<Vec<Unit>>],
     spec: Bootstrap,
@@ -72,7 +80,7 @@ pub fn resample_draws(
     )
 }
 
-/// `columns` are [columns][draws][images]. A single draw stays as it is.
+/// Resamples `[columns][draws][images]`. A single draw is not resampled.
 fn resample_both(columns: &[Vec<&[Unit]>], spec: Bootstrap) -> Result<Vec<Vec<f64>>, TrainerError> {
     let Some(first) = columns.first() else { return Ok(Vec::new()) };
     let (draws, n) = (first.len(), first.first().map_or(0, |units| units.len()));
@@ -82,7 +90,7 @@ fn resample_both(columns: &[Vec<&[Unit]>], spec: Bootstrap) -> Result<Vec<Vec<f6
             .any(|column| column.len() != draws || column.iter().any(|units| units.len() != n))
     {
         return Err(TrainerError::Evaluation(
-            "what is compared must be about the same images, and at least one".into(),
+            "compared figures must be about the same images, and at least one image".into(),
         ));
     }
     let mut found = vec![Vec::with_capacity(spec.resamples); columns.len()];
@@ -105,8 +113,10 @@ fn resample_both(columns: &[Vec<&[Unit]>], spec: Bootstrap) -> Result<Vec<Vec<f6
     Ok(found)
 }
 
-/// The mean over classes of the part of hits in each, in every resample; classes that a resample lacks are left out of it. The draws are
-/// those of [`resample`].
+/// Computes the mean over classes of the share of hits, in every resample.
+///
+/// Classes without images in a resample are left out of it. The resamples are those of
+/// [`resample`].
 pub fn resample_classes(labels: &[usize], hits: &[bool], spec: Bootstrap) -> Vec<f64> {
     let classes = labels.iter().max().map_or(0, |last| last + 1);
     let mut found = Vec::with_capacity(spec.resamples);
@@ -127,7 +137,7 @@ pub fn resample_classes(labels: &[usize], hits: &[bool], spec: Bootstrap) -> Vec
     found
 }
 
-/// Says how many times each of `n` images is in a resample, for every resample.
+/// Calls `draw` for every resample with how often each of `n` images occurs in it.
 pub(super) fn each_draw(n: usize, spec: Bootstrap, mut draw: impl FnMut(&[u32])) {
     let mut times = vec![0_u32; n];
     for round in 0..spec.resamples {
@@ -140,7 +150,7 @@ pub(super) fn each_draw(n: usize, spec: Bootstrap, mut draw: impl FnMut(&[u32]))
     }
 }
 
-/// The percentile interval of resampled values (Efron and Tibshirani, chapter 13).
+/// Returns the percentile interval of resampled values (Efron and Tibshirani, chapter 13).
 pub fn interval(resampled: &[f64], level: f64) -> Interval {
     let mut sorted = resampled.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
@@ -148,8 +158,9 @@ pub fn interval(resampled: &[f64], level: f64) -> Interval {
     Interval { low: quantile(&sorted, tail), high: quantile(&sorted, 1.0 - tail) }
 }
 
-/// The 95% interval of a part of `count` images (Wilson 1927). Where none or all of few images are right, resampling them would give an
-/// interval without width.
+/// Returns the 95% interval of a share of `count` images (Wilson 1927).
+///
+/// If none or all of a few images are right, resampling would give an interval without width.
 pub fn wilson(part: f64, count: usize) -> Interval {
     /// Quantile of the normal distribution at 0.975.
     const Z: f64 = 1.959_963_984_540_054;
@@ -159,14 +170,16 @@ pub fn wilson(part: f64, count: usize) -> Interval {
     Interval { low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
 }
 
-/// The interval of a share of `count` images that was resampled. Where all of the resamples are 0 or all are 1, that is the [`wilson`]
-/// interval: that none of four images is right does not mean that none ever is.
+/// Returns the interval of a resampled share of `count` images.
+///
+/// If all resamples are 0 or all are 1, it is the [`wilson`] interval: no hit among four images
+/// does not prove that there never is one.
 pub fn share_interval(resampled: &[f64], level: f64, count: usize) -> Interval {
     let found = interval(resampled, level);
     if found.high <= 0.0 || found.low >= 1.0 { wilson(found.low, count) } else { found }
 }
 
-/// numpy's `quantile` of sorted values: linear between two of them.
+/// Computes numpy's `quantile` of sorted values, which interpolates linearly.
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = q * (sorted.len().saturating_sub(1)) as f64;
     let (below, part) = (at.floor() as usize, at.fract());
@@ -177,22 +190,29 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     }
 }
 
-/// McNemar's exact test of two classifiers on the same images.
+/// The result of McNemar's exact test of two classifiers on the same images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct McNemar {
-    /// Images that only the first one has right, and only the second.
+    /// Images that only the first classifier has right.
     pub only_first: usize,
+    /// Images that only the second classifier has right.
     pub only_second: usize,
-    /// Two-sided: how often two equally good classifiers differ at least as much.
+    /// Two-sided probability that equally good classifiers differ at least this much.
     pub p_value: f64,
 }
 
-/// Exact and without an assumption on how many images there are, but only for one answer an image: captions of one image are
-/// not independent, so retrieval by captions is compared by the interval of its paired difference.
+/// Tests two classifiers on the same images by McNemar's exact test.
+///
+/// It makes no assumption about the number of images, but allows only one answer per image.
+/// Captions of one image are not independent, so retrieval by captions is compared by the interval
+/// of its paired difference.
 pub fn mcnemar(first: &[bool], second: &[bool]) -> Result<McNemar, TrainerError> {
     if first.len() != second.len() {
-        let message =
-            format!("{} and {} answers are not about the same images", first.len(), second.len());
+        let message = format!(
+            "cannot compare {} answers with {}; both must be about the same images",
+            first.len(),
+            second.len()
+        );
         return Err(TrainerError::Evaluation(message));
     }
     let only = |a: &[bool], b: &[bool]| a.iter().zip(b).filter(|(a, b)| **a && !**b).count();
@@ -200,10 +220,11 @@ pub fn mcnemar(first: &[bool], second: &[bool]) -> Result<McNemar, TrainerError>
     Ok(McNemar { only_first, only_second, p_value: two_sided_sign_test(only_first, only_second) })
 }
 
-/// 2 · P(X ≤ min(a, b)) for X ~ Binomial(a + b, ½), at most 1.
+/// Computes 2 · P(X ≤ min(a, b)) for X ~ Binomial(a + b, ½), at most 1.
 fn two_sided_sign_test(a: usize, b: usize) -> f64 {
     let n = (a + b) as f64;
-    // ln C(n, k) - n ln 2, from k = 0 up; added by their largest, the last one.
+    // ln C(n, k) - n ln 2, from k = 0 up. The sum is scaled by the largest term, which is the last
+    // one.
     let mut terms = vec![-n * std::f64::consts::LN_2];
     for k in 1..=a.min(b) {
         let last = terms[k - 1];
@@ -214,10 +235,11 @@ fn two_sided_sign_test(a: usize, b: usize) -> f64 {
     (2.0 * sum * largest.exp()).min(1.0)
 }
 
-/// Whether confidences are what they say.
+/// The agreement between confidences and accuracy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
-    /// Expected calibration error: mean distance of confidence and accuracy over the bins, by their images.
+    /// Expected calibration error: distance of confidence and accuracy, averaged over the bins by
+    /// their images.
     pub expected_error: f64,
     /// The largest of these distances.
     pub maximum_error: f64,
@@ -228,12 +250,12 @@ pub struct Calibration {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CalibrationBin {
     pub images: usize,
-    /// Means over the bin's images; 0 without images.
+    /// Mean over the bin's images. 0 without images.
     pub confidence: f64,
     pub accuracy: f64,
 }
 
-/// Guo et al. 2017.
+/// Computes the calibration of confidences. Guo et al. 2017.
 pub fn calibration(confidence: &[f64], right: &[bool], bins: usize) -> Calibration {
     let mut found = vec![CalibrationBin::default(); bins.max(1)];
     for (confidence, right) in confidence.iter().zip(right) {
@@ -262,27 +284,29 @@ mod tests {
 
     #[test]
     fn images_are_drawn_with_all_their_captions() {
-        // One image has nine captions that hit, nine images have one that does not: a resample without the one is 0.
+        // One image has nine captions that hit, and nine images have one that does not. A resample
+        // without the first image is 0.
         let units: Vec<Unit> = (0..10)
             .map(|n| if n == 0 { Unit { hits: 9.0, of: 9.0 } } else { Unit { hits: 0.0, of: 1.0 } })
             .collect();
         let found =
             resample(&[units], Bootstrap { resamples: 2000, ..Bootstrap::default() }).unwrap();
         let without = found[0].iter().filter(|value| **value == 0.0).count() as f64 / 2000.0;
-        // (9/10)^10 = 0.349; its standard deviation over 2000 is 0.011.
+        // (9/10)^10 = 0.349. Its standard deviation over 2000 resamples is 0.011.
         assert!((without - 0.349).abs() < 0.04, "{without}");
     }
 
     #[test]
     fn draws_are_drawn_as_well_as_images() {
         let spec = Bootstrap { resamples: 2000, ..Bootstrap::default() };
-        // All images are right in one draw and wrong in two: the images alone would say that the mean, 1/3, is certain.
+        // All images are right in one draw and wrong in two. The images alone would claim that the
+        // mean, 1/3, is certain.
         let draws = [true, false, false].map(|hit| vec![Unit::from(hit); 20]).to_vec();
         let found = &resample_draws(&[draws], spec).unwrap()[0];
         let all_wrong = found.iter().filter(|value| **value == 0.0).count() as f64 / 2000.0;
-        // (2/3)^3 = 0.296; its standard deviation over 2000 is 0.010.
+        // (2/3)^3 = 0.296. Its standard deviation over 2000 resamples is 0.010.
         assert!((all_wrong - 0.296).abs() < 0.04, "{all_wrong}");
-        // Draws that agree add nothing to what the images say.
+        // Draws that agree add nothing to the uncertainty of the images.
         let units: Vec<Unit> = (0..30).map(|n| Unit::from(n % 3 == 0)).collect();
         assert_eq!(
             resample_draws(&[vec![units.clone(); 3]], spec).unwrap(),
@@ -313,7 +337,8 @@ mod tests {
         let labels: Vec<usize> = (0..100).map(|n| usize::from(n >= 90)).collect();
         let hits: Vec<bool> = labels.iter().map(|label| *label == 0).collect();
         let found = resample_classes(&labels, &hits, Bootstrap::default());
-        // The large class is all right and the small one all wrong; a resample without the small one, (9/10)^100, does not come up.
+        // The large class is all right and the small one all wrong. A resample without the small
+        // one, probability (9/10)^100, does not occur.
         assert!(found.iter().all(|value| *value == 0.5), "{found:?}");
         let of_one = resample_classes(&[0; 4], &[true, false, true, false], Bootstrap::default());
         let same =

@@ -1,4 +1,5 @@
-//! A model that only encodes: bytes and tokens in, unit vectors out, as plain numbers in the CPU's memory.
+//! A model that only encodes: bytes and tokens in, unit vectors out, as plain numbers in CPU
+//! memory.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use super::weights::{self, Weights};
 use crate::TrainerError;
 use crate::device::Device;
 
-/// Encodes images and texts.
+/// An encoder of images and texts.
 pub struct Encoder {
     model: Model,
     config: DualEncoderConfig,
@@ -22,7 +23,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Reads weights of any known format. `config` is for a bare file of weights; see [`Weights::read`].
+    /// Reads weights of any known format. See [`Weights::read`] for `config`.
     pub fn load(
         path: &Path,
         config: Option<&ModelConfig>,
@@ -31,7 +32,7 @@ impl Encoder {
         Self::from_weights(&Weights::read(path, config)?, device)
     }
 
-    /// Refused where the weights are of another family than a dual encoder.
+    /// Makes an encoder. Refuses weights of a family other than dual encoders.
     pub fn from_weights(weights: &Weights, device: Device) -> Result<Self, TrainerError> {
         weights.dual_encoder()?;
         let tensors = weights
@@ -58,23 +59,25 @@ impl Encoder {
         &self.config
     }
 
-    /// D.
+    /// Returns the dimension of the embedding space, D.
     pub fn dimension(&self) -> usize {
         self.config.embed_dim as usize
     }
 
-    /// What cosines are multiplied by before a softmax: exp of the learned parameter.
+    /// Returns the factor on cosines before a softmax: exp of the learned parameter.
     pub fn logit_scale(&self) -> Result<f64, TrainerError> {
-        let missing = || TrainerError::Torch(format!("no parameter is named {LOGIT_SCALE}"));
+        let missing = || TrainerError::Torch(format!("there is no parameter named {LOGIT_SCALE}"));
         Ok(self.model.parameter(LOGIT_SCALE).ok_or_else(missing)?.f_exp()?.f_double_value(&[])?)
     }
 
-    /// Hash over configuration and weights: names the producer of embeddings, whatever format the weights came in.
+    /// Returns the hash over configuration and weights, which identifies the model in any file
+    /// format.
     pub fn hash(&self) -> Result<ContentHash, TrainerError> {
         weights::hash(self.model.config(), self.model.parameters())
     }
 
-    /// u8 [N, H, W, 3], as the loader hands them out → f32 [N, D], rows of unit length.
+    /// Encodes images, u8 `[N, H, W, 3]` as the loader returns them. Returns unit vectors f32
+    /// `[N, D]`.
     pub fn encode_images(&self, images: &[u8]) -> Result<Vec<f32>, TrainerError> {
         no_grad(|| {
             let images = self.uploader.images(images)?;
@@ -85,7 +88,7 @@ impl Encoder {
         })
     }
 
-    /// Images that are normalised already: f32 [N, 3, H, W] → f32 [N, D].
+    /// Encodes images that are already normalised: f32 `[N, 3, H, W]` → f32 `[N, D]`.
     pub fn encode_normalised(&self, images: &[f32]) -> Result<Vec<f32>, TrainerError> {
         no_grad(|| {
             let size = self.config.vision.image_size;
@@ -96,7 +99,7 @@ impl Encoder {
         })
     }
 
-    /// Token ids [N, L] → f32 [N, D], rows of unit length.
+    /// Encodes token ids `[N, L]`. Returns unit vectors f32 `[N, D]`.
     pub fn encode_tokens(&self, tokens: &[i32]) -> Result<Vec<f32>, TrainerError> {
         no_grad(|| {
             let tokens = self.uploader.tokens(tokens)?;

@@ -1,4 +1,6 @@
-//! A dual encoder's weights in the formats of other programs. What every family has, Hugging Face's, is in the list of families.
+//! Exports of a dual encoder's weights to the formats of other programs.
+//!
+//! Hugging Face's format, which every family has, is in the list of families.
 
 use std::path::Path;
 
@@ -7,8 +9,10 @@ use super::weights::Weights;
 use crate::TrainerError;
 use crate::formats::hugging_face::tokenizer::TokenizerFiles;
 
-/// Writes OpenCLIP's folder, whole or not at all. `tokenizer_json` is left beside the weights, so that the folder says which tokens
-/// it wants.
+/// Writes OpenCLIP's folder, completely or not at all.
+///
+/// `tokenizer_json` is written next to the weights, so that the folder says how texts are
+/// tokenized. Refuses weights that are not a dual encoder, and models that OpenCLIP cannot build.
 pub fn export_openclip(
     weights: &Weights,
     tokenizer_json: &str,
@@ -17,8 +21,10 @@ pub fn export_openclip(
     openclip::export(&weights.of(weights.dual_encoder()?), tokenizer_json, folder)
 }
 
-/// Writes both towers as ONNX graphs, whole or not at all. Weights above `largest_embedded` bytes
-/// ([`LARGEST_EMBEDDED`](crate::LARGEST_EMBEDDED)) go to a file of their own.
+/// Writes both towers as ONNX graphs, completely or not at all.
+///
+/// Weights above `largest_embedded` bytes ([`LARGEST_EMBEDDED`](crate::LARGEST_EMBEDDED)) go to a
+/// separate file.
 pub fn export_onnx(
     weights: &Weights,
     tokenizer: &TokenizerFiles,

@@ -1,4 +1,4 @@
-//! The list of families: the one file outside of a family's folder that names it.
+//! The list of families: the one file outside a family's folder that names it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::formats::hugging_face::tokenizer::TokenizerFiles;
 use crate::nn::named::Named;
 use crate::nn::parameters::Part;
 
-/// A model's configuration, of one of the families.
+/// The configuration of a model of any family.
 #[allow(clippy::large_enum_variant, reason = "a program holds a few of them")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelConfig {
@@ -26,14 +26,14 @@ pub enum ModelConfig {
     MaskedLm(MaskedLmConfig),
 }
 
-/// What a model computes, over one set of weights.
+/// The computation of a model of any family, over one set of weights.
 #[allow(clippy::large_enum_variant, reason = "a program holds a few of them")]
 pub(crate) enum Family {
     DualEncoder(DualEncoder),
     MaskedLm(MaskedLm),
 }
 
-/// Evaluates an expression with the configuration, or the computation, of whichever family it is.
+/// Evaluates an expression with the configuration, or the computation, of the actual family.
 macro_rules! each_family {
     ($enum:ident, $value:expr, $it:ident => $body:expr) => {
         match $value {
@@ -56,7 +56,7 @@ impl From<MaskedLmConfig> for ModelConfig {
     }
 }
 
-/// Names of all built-in models.
+/// Returns the names of all built-in models.
 pub fn built_in_names() -> Vec<String> {
     [dual_encoder::config::built_in_names(), masked_lm::config::built_in_names()].concat()
 }
@@ -68,7 +68,7 @@ impl ModelConfig {
             .or_else(|| MaskedLmConfig::built_in(name).map(Self::MaskedLm))
     }
 
-    /// A configuration out of the JSON of a file. What it holds says of which family it is.
+    /// Reads a configuration from JSON. Its content decides its family.
     pub(super) fn from_json(json: &Value) -> Result<Self, String> {
         if MaskedLmConfig::recognises(json) {
             return Ok(Self::MaskedLm(MaskedLmConfig::from_json(json)?));
@@ -76,7 +76,7 @@ impl ModelConfig {
         Ok(Self::DualEncoder(DualEncoderConfig::parse(&json.to_string())?))
     }
 
-    /// In words: "a dual encoder".
+    /// Returns the family in words, such as "a dual encoder".
     pub fn family(&self) -> &'static str {
         match self {
             Self::DualEncoder(_) => "a dual encoder",
@@ -84,16 +84,19 @@ impl ModelConfig {
         }
     }
 
-    /// The keys in which another configuration differs, in words; nothing where the two are the same model.
+    /// Lists the keys in which another configuration describes a different model.
+    ///
+    /// Returns `None` if both are the same model.
     pub fn differences(&self, other: &Self) -> Option<String> {
         match (self, other) {
             (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => ours.differences(theirs),
             (Self::MaskedLm(ours), Self::MaskedLm(theirs)) => ours.differences(theirs),
-            _ => Some(format!("one is {} and one is {}", self.family(), other.family())),
+            _ => Some(format!("one is {} and the other is {}", self.family(), other.family())),
         }
     }
 
-    /// In what two configurations of one model train otherwise.
+    /// Describes settings in which the same model trains differently. Returns `None` if there are
+    /// none.
     pub(crate) fn training_differences(&self, other: &Self) -> Option<String> {
         match (self, other) {
             (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => {
@@ -104,7 +107,7 @@ impl ModelConfig {
         }
     }
 
-    /// The keys in which the tower of another configuration of the family differs, in words.
+    /// Lists the keys in which the tower of another configuration of this family differs.
     pub(super) fn tower_differences(&self, other: &Self, part: Part) -> Option<String> {
         match (self, other) {
             (Self::DualEncoder(ours), Self::DualEncoder(theirs)) => {
@@ -118,7 +121,7 @@ impl ModelConfig {
     fn no_dual_encoder(&self) -> TrainerError {
         TrainerError::Config {
             place: format!("the model is {}", self.family()),
-            message: "only a dual encoder embeds images and texts into one space".into(),
+            message: "only a dual encoder embeds images and texts in one space".into(),
         }
     }
 
@@ -126,7 +129,7 @@ impl ModelConfig {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
-    /// A dual encoder's configuration; any other family is refused in words.
+    /// Returns a dual encoder's configuration. Refuses any other family.
     pub fn dual_encoder(&self) -> Result<&DualEncoderConfig, TrainerError> {
         match self {
             Self::DualEncoder(config) => Ok(config),
@@ -134,7 +137,7 @@ impl ModelConfig {
         }
     }
 
-    /// The same to be changed.
+    /// Returns a dual encoder's configuration for changes. Refuses any other family.
     pub fn dual_encoder_mut(&mut self) -> Result<&mut DualEncoderConfig, TrainerError> {
         match self {
             Self::DualEncoder(config) => Ok(config),
@@ -152,7 +155,7 @@ impl Family {
     }
 }
 
-/// Writes a Hugging Face folder, whole or not at all.
+/// Writes a Hugging Face folder, completely or not at all.
 pub fn export_hf(
     weights: &Weights,
     tokenizer: &TokenizerFiles,
@@ -168,13 +171,13 @@ pub fn export_hf(
     }
 }
 
-/// The families that Hugging Face's folders may be of.
+/// The families of Hugging Face folders.
 enum HuggingFace {
     DualEncoder,
     MaskedLm,
 }
 
-/// Reads a Hugging Face folder: its family is the one that its `model_type` names.
+/// Reads a Hugging Face folder, whose `model_type` names its family.
 pub(super) fn import_hugging_face(
     folder: &Path,
 ) -> Result<(ModelConfig, BTreeMap<String, Tensor>), TrainerError> {
@@ -190,7 +193,7 @@ pub(super) fn import_hugging_face(
     }
 }
 
-/// The configuration of a Hugging Face folder, of all its files but the weights.
+/// Reads the configuration of a Hugging Face folder from all files except the weights.
 pub(super) fn hugging_face_configuration(folder: &Path) -> Result<ModelConfig, TrainerError> {
     Ok(match family_in(folder)? {
         HuggingFace::DualEncoder => dual_encoder::hugging_face::configuration(folder)?.into(),
@@ -198,7 +201,8 @@ pub(super) fn hugging_face_configuration(folder: &Path) -> Result<ModelConfig, T
     })
 }
 
-/// Whether a JSON file is a Hugging Face `config.json` that only its folder explains whole: the preprocessor and the tokenizer lie beside it.
+/// Returns whether a Hugging Face `config.json` needs its folder: the preprocessor and the
+/// tokenizer are in files next to it.
 pub(super) fn is_explained_by_its_folder(json: &Value) -> bool {
     matches!(json["model_type"].as_str(), Some("clip" | "siglip" | "chinese_clip"))
 }
@@ -212,7 +216,8 @@ fn family_in(folder: &Path) -> Result<HuggingFace, TrainerError> {
         _ => Err(TrainerError::Config {
             place: path.display().to_string(),
             message: format!(
-                "model_type = {model_type} is not supported yet (only \"clip\", \"siglip\", \"chinese_clip\" and \"bert\" are)"
+                "model_type = {model_type} is not supported yet (only \"clip\", \"siglip\", \
+                 \"chinese_clip\" and \"bert\" are)"
             ),
         }),
     }

@@ -1,4 +1,4 @@
-//! The families of models, a folder each. Which family a model is of is decided once, from its configuration.
+//! The families of models, one folder each. A configuration decides the family, once.
 
 mod config;
 pub(crate) mod dual_encoder;

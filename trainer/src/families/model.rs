@@ -1,4 +1,4 @@
-//! A model on a device: its parameters, and what its family computes over them.
+//! A model on a device: its parameters and the computation of its family.
 
 use diptych_schemas::{LockConfig, LoraConfig};
 use tch::{Device, Kind, Tensor};
@@ -11,22 +11,22 @@ use crate::nn::tower::{Activations, BackwardMode, Output};
 use crate::objectives::{IMAGE_FEATURES, Scalars, TEXT_FEATURES};
 
 impl Family {
-    /// What it gives, each output by its name.
+    /// Returns the outputs, each with its name.
     pub(crate) fn outputs(&self) -> Vec<Output<'_>> {
         each_family!(Self, self, family => family.outputs())
     }
 
-    /// The scalars that contrastive terms take, of families that have them.
+    /// Returns the scalars for contrastive terms, in families that have them.
     pub(crate) fn scalars(&self) -> Option<Scalars<'_>> {
         each_family!(Self, self, family => family.scalars())
     }
 
-    /// What must hold of the weights after an update.
+    /// Restores the constraints on the weights after an update.
     pub(crate) fn after_update(&self) -> Result<(), TrainerError> {
         each_family!(Self, self, family => family.after_update())
     }
 
-    /// Scalars of the model that each step reports, f32, by name.
+    /// Returns the scalars that each step reports, f32, by name.
     pub(crate) fn figures(&self) -> Result<Vec<(String, Tensor)>, TrainerError> {
         each_family!(Self, self, family => family.figures())
     }
@@ -36,20 +36,21 @@ impl Family {
 pub struct Model {
     config: ModelConfig,
     parameters: ParameterSet,
-    /// Over the weights themselves, in f32.
+    /// Computes over the weights themselves, in f32.
     family: Family,
-    /// Of the pixels, [1, 3, 1, 1].
+    /// Mean of the pixels, `[1, 3, 1, 1]`.
     image_mean: Tensor,
     image_std: Tensor,
 }
 
 impl Model {
-    /// Random weights: a pure function of the seed.
+    /// Makes a model with random weights, a pure function of the seed.
     pub fn random(config: &ModelConfig, seed: u64, device: Device) -> Result<Self, TrainerError> {
         Self::over(config, ParameterSet::random(config.parameters(), seed, device)?)
     }
 
-    /// A model over tensors as they are: on their device, f32, in the order of the configuration's parameters.
+    /// Wraps tensors as they are: on their device, f32, in the order of the configuration's
+    /// parameters.
     pub(crate) fn frozen(config: &ModelConfig, tensors: Vec<Tensor>) -> Result<Self, TrainerError> {
         Self::over(config, ParameterSet::of(config.parameters(), tensors))
     }
@@ -69,12 +70,12 @@ impl Model {
         })
     }
 
-    /// Says of each parameter whether it learns.
+    /// Sets for each parameter whether it learns.
     pub(crate) fn lock(&self, lock: &LockConfig) -> Result<(), TrainerError> {
         self.parameters.lock(lock)
     }
 
-    /// Adds what LoRA trains beside weights that stay; `lock` says which do.
+    /// Adds LoRA's matrices, while the weights they change stay locked by `lock`.
     pub(crate) fn adapt(
         &mut self,
         lora: &LoraConfig,
@@ -89,13 +90,15 @@ impl Model {
         Ok(())
     }
 
-    /// What it computes over the weights themselves, in f32.
+    /// Returns the computation over the weights themselves, in f32.
     pub(crate) fn family(&self) -> &Family {
         &self.family
     }
 
-    /// The same with matrix products and attention in another kind of numbers, over casts of the weights as they are now. None where
-    /// nothing is to be cast.
+    /// Returns the computation with matrix products and attention in another kind, over casts of
+    /// the current weights.
+    ///
+    /// Returns `None` if the kind is f32, which needs no cast.
     pub(crate) fn cast(&self, kind: Kind) -> Result<Option<Family>, TrainerError> {
         if kind == Kind::Float {
             return Ok(None);
@@ -111,12 +114,12 @@ impl Model {
         &self.parameters
     }
 
-    /// Names of all parameters, in the order of [`parameters`](Self::parameters).
+    /// Returns the names of all parameters, in the order of [`parameters`](Self::parameters).
     pub fn names(&self) -> &[String] {
         self.parameters.names()
     }
 
-    /// Numbers in all parameters together.
+    /// Returns the number of values in all parameters together.
     pub fn parameter_count(&self) -> u64 {
         self.parameters().iter().map(|parameter| parameter.numel() as u64).sum()
     }
@@ -133,23 +136,23 @@ impl Model {
         self.parameters.device()
     }
 
-    /// u8 [N, H, W, 3] as the loader hands them out → normalised f32 [N, 3, H, W].
+    /// Normalises images, u8 `[N, H, W, 3]` as the loader returns them. Returns f32 `[N, 3, H, W]`.
     pub fn normalise(&self, images_u8: &Tensor) -> Result<Tensor, TrainerError> {
         let images = images_u8.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Float)?;
         Ok(images.f_div_scalar(255.0)?.f_sub(&self.image_mean)?.f_div(&self.image_std)?)
     }
 
-    /// Normalised f32 [N, 3, H, W] → unit vectors [N, D].
+    /// Encodes normalised images f32 `[N, 3, H, W]` as unit vectors `[N, D]`.
     pub fn image_features(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
         self.output(IMAGE_FEATURES, &Inputs::new(Some(images.shallow_clone()), None))
     }
 
-    /// Token ids i64 [N, L] → unit vectors [N, D].
+    /// Encodes token ids i64 `[N, L]` as unit vectors `[N, D]`.
     pub fn text_features(&self, tokens: &Tensor) -> Result<Tensor, TrainerError> {
         self.output(TEXT_FEATURES, &Inputs::new(None, Some(tokens.shallow_clone())))
     }
 
-    /// One of the outputs, by its name.
+    /// Computes one output by its name.
     pub(crate) fn output(&self, name: &str, inputs: &Inputs) -> Result<Tensor, TrainerError> {
         let outputs = self.family.outputs();
         let output = outputs.iter().find(|output| output.name == name);

@@ -1,4 +1,5 @@
-//! Names of models as people know them, where they are none of ours: what was probably meant, and how its weights are obtained.
+//! Advice for model names that are not built in: the most similar name, and how to obtain the
+//! weights.
 
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use diptych_schemas::words::nearest;
 use super::dual_encoder::config::ONLY_VITS;
 use super::list::built_in_names;
 
-/// How names of collections of weights begin, as OpenCLIP's `pretrained` has them.
+/// Prefixes of names of weights in OpenCLIP's `pretrained`.
 const TAGS: [&str; 12] = [
     "openai",
     "laion400m",
@@ -23,7 +24,7 @@ const TAGS: [&str; 12] = [
     "cc12m",
 ];
 
-/// Why a text names no model.
+/// Explains why a text names no model.
 pub(super) fn unknown_model(text: &str) -> String {
     if let Some(advice) = how_to_obtain(text) {
         return advice;
@@ -37,14 +38,14 @@ pub(super) fn unknown_model(text: &str) -> String {
         let kept = name.chars().filter(char::is_ascii_alphanumeric);
         kept.collect::<String>().to_lowercase()
     };
-    // `ViT-B/32`, `vit_b_32`, `ViT-B-32@224`.
+    // `ViT-B/32`, `vit_b_32` and `ViT-B-32@224` all reduce to the same letters and digits.
     let sought = plain(text);
     let same = known.iter().find(|name| plain(name) == sought).map(String::as_str);
     let meant = same.or_else(|| nearest(text, known.iter().map(String::as_str)));
     match meant {
         Some(name) => format!(
-            "neither a built-in model nor a .json file: did you mean {name}? (built in are {} and more; `diptych config --model {name}` \
-             prints one)",
+            "neither a built-in model nor a .json file; did you mean {name}? (built in are {} and \
+             more; `diptych config --model {name}` prints one)",
             first(&known)
         ),
         None => format!("neither a built-in model ({}) nor a .json file", known.join(", ")),
@@ -58,23 +59,28 @@ fn first(known: &[String]) -> String {
     some.join(", ")
 }
 
-/// How the weights are obtained that a text names in another program's way: of the Hugging Face hub, or by a tag of OpenCLIP's.
+/// Explains how to obtain weights named in another program's way.
+///
+/// Such names are models on the Hugging Face hub, and OpenCLIP's tags. Returns `None` for other
+/// texts.
 pub fn how_to_obtain(text: &str) -> Option<String> {
     let hub = text.rsplit_once("hf-hub:").map(|(_, name)| name);
     let has_tag = |name: &str| TAGS.iter().any(|tag| name.to_lowercase().starts_with(tag));
     if let Some(name) = hub.filter(|name| !name.is_empty()) {
         let folder = name.rsplit('/').next().unwrap_or(name);
         return Some(format!(
-            "models of the Hugging Face hub are read from a folder: `hf download {name} --local-dir {folder}` brings this one, and \
-             then {folder} is its name here (model.weights = \"{folder}\", or --model {folder})"
+            "models of the Hugging Face hub are read from a folder. Download this one with `hf \
+             download {name} --local-dir {folder}`, then name the folder (model.weights = \
+             \"{folder}\" or --model {folder})"
         ));
     }
     let name = Path::new(text).file_name()?.to_str()?;
     let is_tag = has_tag(name) && !name.contains('.');
     is_tag.then(|| {
         format!(
-            "{name} is a name of OpenCLIP's for weights, which are read from files here: `hf download laion/CLIP-ViT-B-32-laion2B-s34B-b79K \
-             --local-dir clip-b32` brings one of them, and model.weights = \"clip-b32\" starts from it (other models: \
+            "{name} is an OpenCLIP tag, and weights are read from files here. Download some, for \
+             example with `hf download laion/CLIP-ViT-B-32-laion2B-s34B-b79K --local-dir \
+             clip-b32`, and start from them with model.weights = \"clip-b32\" (other models: \
              https://huggingface.co/models?library=open_clip)"
         )
     })

@@ -1,4 +1,4 @@
-//! The weights of one tower, out of a whole model's weights or out of a model that is such a tower.
+//! The weights of one tower, taken from a whole model or from a model that is such a tower.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,10 @@ use super::weights::Weights;
 use crate::TrainerError;
 use crate::nn::parameters::Part;
 
-/// Values for the parameters of one part of a model, each with its place among all of them. Between
-/// families a head stays as it is; anything else that is missing or differs is refused.
+/// Finds the values for one part of a model, each with its index among all parameters.
+///
+/// Between families the head keeps its values. All other tensors that are missing or different are
+/// an error.
 pub(crate) fn tower_weights(
     config: &ModelConfig,
     part: Part,
@@ -21,18 +23,18 @@ pub(crate) fn tower_weights(
     let specs = config.parameters();
     if !specs.iter().any(|spec| spec.part == part) {
         return Err(refusal(format!(
-            "model.weights names an {name} tower, and the model, {}, has none",
+            "model.weights names a tower ({name}) that the model, {}, does not have",
             config.family()
         )));
     }
     let refuse_other = |differences: Option<String>| match differences {
         None => Ok(()),
         Some(differences) => Err(refusal(format!(
-            "{} whose {name} tower is another than the model's (here and there): {differences}",
+            "{} has a different {name} tower than the model (values here and there): {differences}",
             weights.origin
         ))),
     };
-    // Within a family whole towers are exchanged, between families the stack that both have.
+    // Within a family the whole tower is taken, between families the stack that both have.
     let renamed = if config.is_of_the_family_of(&weights.config) {
         refuse_other(config.tower_differences(&weights.config, part))?;
         None
@@ -41,7 +43,7 @@ pub(crate) fn tower_weights(
             (config.bert_stack(part), weights.config.bert_stack(part))
         else {
             return Err(refusal(format!(
-                "{}: its {name} tower is no tower of {}",
+                "{} has no {name} tower that fits {}",
                 weights.config.family(),
                 config.family()
             )));
@@ -63,11 +65,14 @@ pub(crate) fn tower_weights(
             }
             Some(tensor) => {
                 let size = tensor.size();
-                return Err(refusal(format!("{there} is {size:?} and should be {:?}", spec.shape)));
+                return Err(refusal(format!(
+                    "{there} has shape {size:?}, expected {:?}",
+                    spec.shape
+                )));
             }
             None => {
                 return Err(refusal(format!(
-                    "{} without {there}, which the model's {name} tower wants",
+                    "{} lacks {there}, which the model's {name} tower needs",
                     weights.origin
                 )));
             }

@@ -1,5 +1,7 @@
-//! From the loader's bytes to tensors on the device. Checks what would otherwise be an error deep inside libtorch, or on a GPU
-//! the end of the process: shapes and token ids.
+//! Uploads the loader's bytes to the device as tensors.
+//!
+//! Checks shapes and token ids first. Otherwise they would cause an error deep inside libtorch, or
+//! end the process on a GPU.
 
 use diptych_pipeline::Batch;
 use tch::{Device, Kind, Tensor};
@@ -9,29 +11,32 @@ use super::model::Model;
 use crate::TrainerError;
 use crate::device::shim;
 
-/// On a GPU texts are cut to multiples of this: its kernels like them, and libtorch's cache of memory meets few different sizes.
+/// On a GPU texts are cut to multiples of this length. Its kernels favour them, and libtorch's
+/// memory cache sees fewer sizes.
 const GPU_LENGTH_STEP: usize = 8;
 
-/// Brings batches to a model's device.
+/// A copier of batches to a model's device.
 pub struct Uploader {
     config: ModelConfig,
     device: Device,
     own_stream: bool,
 }
 
-/// A batch on the device, with what a model of its family looks at.
+/// A batch on the device, with the inputs that the model's family takes.
 pub struct DeviceBatch {
     samples: usize,
-    /// u8 [N, H, W, 3], or normalised already, f32 [N, 3, H, W]. None where the model looks at no images.
+    /// u8 `[N, H, W, 3]`, or already normalised, f32 `[N, 3, H, W]`. `None` if the model takes no
+    /// images.
     pub(crate) images: Option<Tensor>,
-    /// i64 [N, L], cut to what the longest of the texts needs. None where the model reads no texts.
+    /// i64 `[N, L]`, cut to the length that the longest text needs. `None` if the model takes no
+    /// texts.
     pub(crate) tokens: Option<Tensor>,
-    /// The tokens as they came, whole: what is drawn or compared on the host is made from them.
+    /// The original tokens, not cut. Draws and comparisons on the host use them.
     pub(crate) host_tokens: Vec<i32>,
 }
 
 impl DeviceBatch {
-    /// N.
+    /// Returns the number of samples, N.
     pub fn samples(&self) -> usize {
         self.samples
     }
@@ -42,16 +47,18 @@ impl Uploader {
         Self { config: model.config().clone(), device: model.device(), own_stream: false }
     }
 
-    /// For a thread of its own: from now on, what this thread copies to a GPU goes on beside what others ask of it, and is there
-    /// when [`Self::upload`] returns.
+    /// Gives the calling thread's copies to a GPU a stream of their own.
+    ///
+    /// They overlap with other work on the GPU and are complete when [`Self::upload`] returns.
     pub fn take_own_stream(&mut self) -> Result<(), TrainerError> {
         self.own_stream = true;
         shim::own_stream(self.device)
     }
 
-    /// Brings a batch to the device. Images of a model that looks at none stay where they are.
+    /// Copies a batch to the device. Images stay behind if the model takes none.
     ///
-    /// What was copied on another stream than a step computes on must live until that step has ended.
+    /// A tensor that was copied on another stream than the one a step computes on must live until
+    /// that step has ended.
     pub fn upload(&self, batch: &Batch) -> Result<DeviceBatch, TrainerError> {
         if let Some(input) = self.config.images()
             && i64::from(batch.image_size) != input.size
@@ -73,7 +80,8 @@ impl Uploader {
         self.batch(images, &batch.tokens)
     }
 
-    /// Brings images that are normalised already, f32 [N, 3, H, W], and tokens [N, L] to the device.
+    /// Copies images that are already normalised, f32 `[N, 3, H, W]`, and tokens `[N, L]` to the
+    /// device.
     pub fn upload_normalised(
         &self,
         images: &[f32],
@@ -108,7 +116,7 @@ impl Uploader {
         Ok(DeviceBatch { samples, images, tokens: on_device, host_tokens: tokens.to_vec() })
     }
 
-    /// u8 [N, H, W, 3]: N follows from the number of bytes.
+    /// Copies images u8 `[N, H, W, 3]`. N follows from the number of bytes.
     pub(crate) fn images(&self, images: &[u8]) -> Result<Tensor, TrainerError> {
         let size = self.config.images().map_or(1, |input| input.size);
         let one = (size * size * 3) as usize;
@@ -122,7 +130,8 @@ impl Uploader {
         self.to_device(&Tensor::f_from_data_size(images, &shape, Kind::Uint8)?)
     }
 
-    /// i64 [N, L]: N follows from the number of tokens, L is what the longest of the texts needs.
+    /// Copies tokens as i64 `[N, L]`. N follows from their number, and L is what the longest text
+    /// needs.
     pub(crate) fn tokens(&self, tokens: &[i32]) -> Result<Tensor, TrainerError> {
         let (length, vocabulary) =
             self.config.texts().map_or((1, 0), |input| (input.context_length, input.vocab_size));
@@ -136,7 +145,8 @@ impl Uploader {
             tokens.iter().find(|&&token| !(0..vocabulary).contains(&i64::from(token)))
         {
             return Err(TrainerError::Batch(format!(
-                "token id {token} is outside the model's vocabulary of {vocabulary}: is this the tokenizer that the model was made for?"
+                "token id {token} is outside the model's vocabulary of {vocabulary}; use the \
+                 tokenizer that the model was made for"
             )));
         }
         let step = if self.device.is_cuda() { GPU_LENGTH_STEP } else { 1 };
@@ -152,7 +162,8 @@ impl Uploader {
             .f_to_kind(Kind::Int64)?)
     }
 
-    /// The host does not wait for a copy out of pinned memory, which libtorch keeps until the copy is done.
+    /// The host does not wait for a copy from page-locked memory. libtorch keeps that until the
+    /// copy is done.
     fn to_device(&self, tensor: &Tensor) -> Result<Tensor, TrainerError> {
         if !self.device.is_cuda() {
             return Ok(tensor.f_to_device(self.device)?);
@@ -169,7 +180,8 @@ mod tests {
 
     const END: i32 = 49407;
 
-    /// Texts of the demo model, [N, L]: the n-th has so many words before its end, and padding behind that.
+    /// Makes texts for the demo model, `[N, L]`: the n-th has `words[n]` words, an end, and
+    /// padding.
     fn texts(length: usize, words: &[usize]) -> Vec<i32> {
         let text = |words: usize| {
             let mut text = vec![0; length];

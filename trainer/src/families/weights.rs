@@ -1,8 +1,11 @@
-//! Weights on their way from one format to another: read from a checkpoint, an OpenCLIP folder or file, or a Hugging Face
-//! folder, recognised by what is in it. Where a folder has safetensors and a torch file, the safetensors are read.
+//! Weights of any known format: a checkpoint, an OpenCLIP folder or file, or a Hugging Face folder.
 //!
-//! Invariant: what comes out of here has every tensor of its configuration, in the layout's order and shape, f32, and was
-//! made for the activation, pooling and pixels that this trainer computes. Anything else was refused by name.
+//! The format is recognised by the files. If a folder has safetensors and a torch file, the
+//! safetensors are read.
+//!
+//! Invariant: the result has every tensor of its configuration, in the layout's order and shape,
+//! f32. It was made for an activation, pooling and preprocessing that this trainer computes. All
+//! else is refused by name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,18 +26,18 @@ use crate::formats::checkpoint::{
 use crate::formats::files::{NamedWeights, first_few, read_tensors};
 use crate::formats::{hugging_face, tensor_file};
 
-/// Where weights came from.
+/// The format that weights were read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     Checkpoint,
     OpenClipFolder,
-    /// A state dict under OpenCLIP's names, or a training checkpoint with one.
+    /// A state dict under OpenCLIP's names, or a training checkpoint that contains one.
     OpenClipFile,
     HuggingFaceFolder,
 }
 
 impl Origin {
-    /// What lies at a path, by the files that are there.
+    /// Recognises the format by the files at a path.
     fn of(path: &Path) -> Result<Self, TrainerError> {
         let has = |name: &str| path.join(name).is_file();
         let has_any = |names: &[&str]| names.iter().any(|name| has(name));
@@ -43,7 +46,7 @@ impl Origin {
         }
         if !path.exists() {
             let advice = how_to_obtain(&path.to_string_lossy());
-            let message = advice.unwrap_or_else(|| "there is no such file or folder".into());
+            let message = advice.unwrap_or_else(|| "no such file or folder".into());
             return Err(TrainerError::weights(path, message));
         }
         if has(MANIFEST_FILE) && has(MODEL_FILE) {
@@ -58,8 +61,8 @@ impl Origin {
         Err(TrainerError::weights(
             path,
             format!(
-                "not weights of a known format. A checkpoint has {MANIFEST_FILE} and {MODEL_FILE}; an OpenCLIP folder has {} and {}; \
-                 a Hugging Face folder has {} and {} (in one file)",
+                "not weights of a known format. A checkpoint has {MANIFEST_FILE} and {MODEL_FILE}, \
+                 an OpenCLIP folder {} and {}, a Hugging Face folder {} and {}",
                 openclip::CONFIG_FILE,
                 openclip::WEIGHTS_FILES.join(" or "),
                 hugging_face::CONFIG_FILE,
@@ -70,7 +73,8 @@ impl Origin {
 }
 
 impl ModelConfig {
-    /// The model that weights are of, as their folder says it. None for a file of weights, which does not.
+    /// Reads the configuration next to weights. Returns `None` for a bare file of weights, which
+    /// has none.
     pub fn of_weights(path: &Path) -> Result<Option<Self>, TrainerError> {
         Ok(match Origin::of(path)? {
             Origin::OpenClipFile => None,
@@ -81,7 +85,7 @@ impl ModelConfig {
     }
 }
 
-/// `tokenizer.json`, or else `vocab.txt`, of the folder that weights lie in, where it has one.
+/// Returns `tokenizer.json`, or else `vocab.txt`, of the folder of weights, if there is one.
 pub fn tokenizer_beside(folder: &Path) -> Option<PathBuf> {
     [TOKENIZER_FILE, hugging_face::VOCABULARY_FILE]
         .map(|name| folder.join(name))
@@ -100,7 +104,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A model's configuration with all its weights, in the CPU's memory.
+/// A model's configuration with all its weights, in CPU memory.
 pub struct Weights {
     pub config: ModelConfig,
     pub path: PathBuf,
@@ -110,15 +114,18 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Reads weights of any format that is known. `config` is for a bare OpenCLIP file, which does not name its model, and
-    /// is refused where the weights bring their own and it is another.
+    /// Reads weights of any known format.
+    ///
+    /// `config` describes the model of a bare OpenCLIP file, which does not name it. Weights with a
+    /// configuration of their own are refused if it differs from `config`.
     pub fn read(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {
         let weights = Self::recognise(path, config)?;
         if let Some(differences) = config.and_then(|config| config.differences(&weights.config)) {
             return Err(TrainerError::weights(
                 path,
                 format!(
-                    "{} of another model than was asked for (asked and found): {differences}",
+                    "{} holds a different model than requested (requested and found): \
+                     {differences}",
                     weights.origin
                 ),
             ));
@@ -126,19 +133,19 @@ impl Weights {
         Ok(weights)
     }
 
-    /// The moving average of the weights of a checkpoint.
+    /// Reads the moving average of the weights of a checkpoint.
     pub fn read_average(checkpoint: &Path) -> Result<Self, TrainerError> {
         let manifest = checkpoint::verify(checkpoint)?;
         if !manifest.files.contains_key(AVERAGE_FILE) {
             return Err(TrainerError::weights(
                 checkpoint,
-                "has no moving average: its run had no train.ema_decay",
+                "has no moving average, because its run had no train.ema_decay",
             ));
         }
         Self::from_checkpoint(checkpoint, AVERAGE_FILE)
     }
 
-    /// One of the files of weights of a checkpoint that has been verified.
+    /// Reads a file of weights of a checkpoint that has been verified.
     fn from_checkpoint(folder: &Path, file: &str) -> Result<Self, TrainerError> {
         let config = ModelConfig::read(&folder.join(CONFIG_FILE))?;
         Self::from_named(folder, Origin::Checkpoint, config, tensor_file::read(&folder.join(file))?)
@@ -150,8 +157,9 @@ impl Weights {
             let Some(config) = config else {
                 return Err(TrainerError::weights(
                     path,
-                    "a file of weights does not say which model they are of: name its configuration (--model-config, or model.config \
-                     beside model.weights: a built-in name or a JSON file), or give the whole folder",
+                    "a bare file of weights does not name its model; set its configuration \
+                     (--model-config, or model.config with model.weights: a built-in name or a \
+                     JSON file), or pass the whole folder",
                 ));
             };
             return Self::from_named(
@@ -174,7 +182,7 @@ impl Weights {
         Self::from_named(path, origin, config, tensors)
     }
 
-    /// Puts tensors under the family's names into its order; refuses what is missing, too much, or of another shape.
+    /// Sorts tensors into the layout's order. Refuses missing, surplus and wrongly shaped ones.
     pub(crate) fn from_named(
         path: &Path,
         origin: Origin,
@@ -187,68 +195,70 @@ impl Weights {
                 None => missing.push(spec.name),
                 Some(tensor) if tensor.size() != spec.shape => {
                     shapes.push(format!(
-                        "{} is {:?} and should be {:?}",
+                        "{} has shape {:?}, expected {:?}",
                         spec.name,
                         tensor.size(),
                         spec.shape
                     ));
                 }
                 Some(tensor) if tensor.kind() != Kind::Float => {
-                    shapes.push(format!("{} does not hold floats", spec.name));
+                    shapes.push(format!("{} holds no floating-point numbers", spec.name));
                 }
                 Some(tensor) => tensors.push(tensor.f_contiguous()?),
             }
         }
-        let mut said = Vec::new();
+        let mut problems = Vec::new();
         for (what, names) in [
             ("tensors are missing", missing),
             ("tensors do not belong to the model", named.into_keys().collect()),
-            ("tensors have another shape", shapes),
+            ("tensors have the wrong shape or kind", shapes),
         ] {
             if !names.is_empty() {
-                said.push(format!("{} {what}: {}", names.len(), first_few(&names)));
+                problems.push(format!("{} {what}: {}", names.len(), first_few(&names)));
             }
         }
-        if said.is_empty() {
+        if problems.is_empty() {
             return Ok(Self { config, path: path.to_owned(), origin, tensors });
         }
         Err(TrainerError::weights(
             path,
-            format!("{origin} that does not fit its configuration: {}", said.join("; ")),
+            format!("{origin} does not match its configuration: {}", problems.join("; ")),
         ))
     }
 
-    /// The weights by name, of a family's `config`, which is this one's.
+    /// Returns the weights by name, for a family's own `config`.
     pub(crate) fn of<'a, C>(&'a self, config: &'a C) -> NamedWeights<'a, C> {
         NamedWeights { config, path: &self.path, tensors: self.named().collect() }
     }
 
-    /// Tensors with their names.
+    /// Iterates over the tensors with their names.
     pub(crate) fn named(&self) -> impl Iterator<Item = (String, &Tensor)> {
         self.config.parameters().into_iter().map(|spec| spec.name).zip(&self.tensors)
     }
 
-    /// The configuration, where the weights are a dual encoder's; others are refused in words.
+    /// Returns a dual encoder's configuration. Refuses weights of any other family.
     pub fn dual_encoder(&self) -> Result<&DualEncoderConfig, TrainerError> {
         self.config.dual_encoder().map_err(|_| {
             let message =
-                format!("weights of {}, where a dual encoder is wanted", self.config.family());
+                format!("these are weights of {}; a dual encoder is needed", self.config.family());
             TrainerError::weights(&self.path, message)
         })
     }
 
-    /// Hash over configuration and weights: the same model has the same hash in any format.
+    /// Returns the hash over configuration and weights: a model has the same hash in any format.
     pub fn hash(&self) -> Result<ContentHash, TrainerError> {
         hash(&self.config, &self.tensors)
     }
 
-    /// `tokenizer.json`, or else `vocab.txt`, of the folder that the weights came from, where it has one.
+    /// Returns `tokenizer.json`, or else `vocab.txt`, of the folder of the weights, if there is
+    /// one.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
         tokenizer_beside(&self.path)
     }
 }
 
-/// sha256 over configuration and values, in the order of the configuration's parameters.
+/// Computes the sha256 over configuration and values, in the order of the configuration's
+/// parameters.
 pub(crate) fn hash(config: &ModelConfig, tensors: &[Tensor]) -> Result<ContentHash, TrainerError> {
     use sha2::Digest;
     let mut hasher = sha2::Sha256::new();

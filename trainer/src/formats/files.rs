@@ -1,4 +1,4 @@
-//! Files and folders of models: read whatever format they have, written whole or not at all.
+//! Files and folders of models: read in any known format, and written completely or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,10 +11,10 @@ use crate::TrainerError;
 use crate::formats::wrappers::without_wrappers;
 use crate::formats::{tensor_file, torch_file};
 
-/// A model's weights by name, with its configuration, on their way to another format.
+/// A model's weights by name with its configuration, for conversion to another format.
 pub(crate) struct NamedWeights<'a, C> {
     pub(crate) config: &'a C,
-    /// Where they came from, for messages.
+    /// Path that the weights were read from, for messages.
     pub(crate) path: &'a Path,
     pub(crate) tensors: BTreeMap<String, &'a Tensor>,
 }
@@ -25,10 +25,10 @@ impl<C> NamedWeights<'_, C> {
     }
 }
 
-/// How the name of a list ends that says which file each tensor is in.
+/// The ending of the name of an index, which maps tensors to files.
 const INDEX_ENDING: &str = ".index.json";
 
-/// All tensors of a file, or of the files that an index names, under plain names.
+/// Reads all tensors of a file, or of the files that an index names, under plain names.
 pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     if !path.to_string_lossy().ends_with(INDEX_ENDING) {
         return read_file(path).map(without_wrappers);
@@ -37,12 +37,13 @@ pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, Trai
     let refused = |message: String| TrainerError::weights(path, message);
     let files: Option<BTreeSet<&str>> =
         index["weight_map"].as_object().and_then(|map| map.values().map(Value::as_str).collect());
-    let files = files.ok_or_else(|| refused("it has no weight_map of tensors and files".into()))?;
+    let files =
+        files.ok_or_else(|| refused("it has no weight_map from tensors to files".into()))?;
     let mut tensors = BTreeMap::new();
     for file in files {
-        // Of the same folder, since it comes from elsewhere.
+        // The index is foreign data, so it may only name files of its own folder.
         if Path::new(file).file_name().is_none_or(|name| name != file) {
-            return Err(refused(format!("it names {file}, which is not beside it")));
+            return Err(refused(format!("it names {file}, which is not in the same folder")));
         }
         let part = read_file(&path.with_file_name(file))?;
         if let Some(twice) = part.keys().find(|name| tensors.contains_key(*name)) {
@@ -53,7 +54,7 @@ pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, Trai
     Ok(without_wrappers(tensors))
 }
 
-/// All tensors of a file, whichever of the known formats it is in: its first bytes say.
+/// Reads all tensors of a file. Its first bytes decide its format.
 fn read_file(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     use std::io::Read;
     let mut beginning = Vec::new();
@@ -62,7 +63,7 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     if torch_file::is_one(&beginning) { torch_file::read(path) } else { tensor_file::read(path) }
 }
 
-/// All tensors of the first of a folder's files that is there.
+/// Reads all tensors of the first file of a list that exists in a folder.
 pub(crate) fn read_first(
     folder: &Path,
     names: &[&str],
@@ -71,7 +72,7 @@ pub(crate) fn read_first(
     read_tensors(&folder.join(name.copied().unwrap_or_default()))
 }
 
-/// Fills a folder beside its place and renames it there. Refused where something is there already.
+/// Fills a temporary folder and renames it into place. Refuses a folder that exists already.
 pub(crate) fn publish_folder(
     folder: &Path,
     fill: impl FnOnce(&Path) -> Result<(), TrainerError>,
@@ -79,7 +80,7 @@ pub(crate) fn publish_folder(
     if folder.exists() {
         return Err(TrainerError::weights(
             folder,
-            "is there already: remove it, or export to another place",
+            "exists already; remove it, or export to another path",
         ));
     }
     let parent = folder
@@ -95,13 +96,13 @@ pub(crate) fn publish_folder(
         .and_then(|()| Ok(durable::sync_folder(&temporary)?))
         .and_then(|()| Ok(durable::publish(&temporary, folder)?));
     if filled.is_err() {
-        // The error that is reported is the first one; a leftover is recognised by its name.
+        // The first error is reported. A leftover folder can be recognised by its name.
         let _ = std::fs::remove_dir_all(&temporary);
     }
     filled
 }
 
-/// A whole JSON object from a file.
+/// Reads a JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, TrainerError> {
     let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
     serde_json::from_str(&text).map_err(|error| TrainerError::Config {
@@ -118,7 +119,7 @@ pub(crate) fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), T
     write_text(path, &format!("{value:#}\n"))
 }
 
-/// Names for a message that fits on a screen.
+/// Joins names for a message, and shortens a long list.
 pub(crate) fn first_few(names: &[String]) -> String {
     const SHOWN: usize = 5;
     match names.len() {

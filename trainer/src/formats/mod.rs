@@ -1,4 +1,4 @@
-//! Formats of files, each without a word of what its tensors mean to a model.
+//! File formats, none of which knows what its tensors mean to a model.
 
 pub(crate) mod checkpoint;
 pub(crate) mod files;

@@ -1,7 +1,7 @@
-//! Safetensors files: named tensors to a file on the disk and back. Streamed from the tensors' own memory, hashed on the way,
-//! flushed before it returns.
+//! Safetensors files: streamed from the tensors' memory, hashed on the way, and flushed to disk.
 //!
-//! It gives no meaning to names. A hostile file is an error, never a panic: the safetensors crate checks every length.
+//! Names have no meaning here. A malicious file is an error, never a panic: the safetensors crate
+//! checks every length.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -18,16 +18,16 @@ use tch::{Kind, Tensor};
 use crate::TrainerError;
 use crate::device::shim;
 
-/// Length and content of a file of a checkpoint.
+/// The length and hash of a file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     pub bytes: u64,
     pub sha256: ContentHash,
 }
 
-/// Writes tensors (f32 or i64, contiguous, in the CPU's memory) in the order of their names.
+/// Writes tensors (f32 or i64, contiguous, in CPU memory) in the order of their names.
 ///
-/// The file is created where `path` says: whoever calls this renames it, or its folder, into place.
+/// The file is created at `path` itself. The caller renames it, or its folder, into place.
 pub(crate) fn write(
     path: &Path,
     tensors: &[(String, &Tensor)],
@@ -37,7 +37,7 @@ pub(crate) fn write(
     for (name, tensor) in tensors {
         sorted.push((name, tensor, shim::bytes(tensor)?));
     }
-    // The order of the safetensors crate: wide types first, so that each lies aligned, then names.
+    // The order of the safetensors crate: wide types first, so that each is aligned, then names.
     sorted.sort_by_key(|(name, tensor, _)| (tensor.kind() != Kind::Int64, *name));
     let header =
         header(&sorted, metadata).map_err(|message| TrainerError::weights(path, message))?;
@@ -72,7 +72,7 @@ fn header(
     Ok(header)
 }
 
-/// Creates a file, lets `fill` write it, flushes it to the disk, and says what is in it.
+/// Creates a file, lets `fill` write it and flushes it to disk. Returns its length and hash.
 pub(crate) fn write_file(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -90,7 +90,7 @@ pub(crate) fn write_file(
     Ok(FileEntry { bytes, sha256: ContentHash(hasher.finalize().into()) })
 }
 
-/// Reads a file through and says what is in it.
+/// Reads a file. Returns its length and hash.
 pub(crate) fn entry_of(path: &Path) -> Result<FileEntry, TrainerError> {
     let mut file = File::open(path).map_err(TrainerError::io(path))?;
     let mut hasher = Sha256::new();
@@ -107,11 +107,12 @@ pub(crate) fn entry_of(path: &Path) -> Result<FileEntry, TrainerError> {
     }
 }
 
-/// Reads all tensors into the CPU's memory: f32 from f32, f16 and bf16 (each without loss), i64 from i64 and i32.
+/// Reads all tensors into CPU memory: f32 from f32, f16 and bf16, all without loss, and i64 from
+/// i64 and i32.
 pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     let map = shim::map_file(path)?;
     let file = SafeTensors::deserialize(&map).map_err(|error| {
-        TrainerError::weights(path, format!("not a safetensors file, or cut short: {error}"))
+        TrainerError::weights(path, format!("not a safetensors file, or truncated: {error}"))
     })?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
@@ -124,7 +125,7 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError
             other => {
                 return Err(TrainerError::weights(
                     path,
-                    format!("tensor {name} is {other:?}; f32, f16 and bf16 are supported"),
+                    format!("tensor {name} has type {other:?}; f32, f16 and bf16 are supported"),
                 ));
             }
         };
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn full_disk_is_an_error_that_names_the_file() {
-        // Writing to /dev/full fails as a full disk does.
+        // Writing to /dev/full fails as on a full disk.
         let path = Path::new("/dev/full");
         if path.exists() {
             let error =

@@ -1,14 +1,17 @@
-//! Names of tensors as they are without what PyTorch wraps a module in: data parallelism (`module.`), `torch.compile` (`_orig_mod.`),
-//! FSDP, activation checkpointing.
+//! Tensor names without the prefixes of PyTorch's module wrappers.
+//!
+//! The wrappers are data parallelism (`module.`), `torch.compile` (`_orig_mod.`), FSDP and
+//! activation checkpointing.
 
 use std::collections::BTreeMap;
 
-/// What data parallelism puts before every name.
+/// The prefix of data parallelism.
 const PARALLEL: &str = "module.";
-/// Parts of a name that no module of ours, OpenCLIP's or Hugging Face's has: wherever they stand, they are a wrapper.
+/// Wrappers' parts of a name. No module of ours, OpenCLIP's or Hugging Face's has them, wherever
+/// they occur.
 const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
-/// The same tensors under plain names. Names that would then be equal are left as they are.
+/// Returns the tensors under plain names. Changes nothing if names would collide.
 pub(crate) fn without_wrappers<T>(tensors: BTreeMap<String, T>) -> BTreeMap<String, T> {
     let mut names: Vec<String> = tensors.keys().map(|name| without_parts(name)).collect();
     while !names.is_empty() && names.iter().all(|name| name.starts_with(PARALLEL)) {

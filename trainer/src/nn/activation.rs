@@ -1,4 +1,4 @@
-//! What stands between the two matrices of an MLP.
+//! The activation functions of MLPs.
 
 use tch::Tensor;
 
@@ -6,7 +6,7 @@ use crate::TrainerError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activation {
-    /// Exact.
+    /// The exact function, with erf.
     Gelu,
     GeluTanh,
     /// `x·sigmoid(1.702x)`.
@@ -23,10 +23,13 @@ impl Activation {
     }
 }
 
-/// The ratio of an MLP's hidden layer, so that width × ratio is the hidden layer again when it is rounded down.
+/// Returns the ratio of an MLP's hidden layer to its width.
+///
+/// `width * ratio`, rounded down, gives `hidden` again. Returns `None` where no such ratio is
+/// found.
 pub(crate) fn mlp_ratio(width: i64, hidden: i64) -> Option<f64> {
     let gives = |ratio: &f64| (width as f64 * ratio) as i64 == hidden;
     let ratio = hidden as f64 / width as f64;
-    // By less than one unit more where the division is not exact.
+    // Where the division is not exact, the next larger number rounds down to the right size.
     Some(ratio).filter(gives).or(Some(ratio.next_up()).filter(gives))
 }

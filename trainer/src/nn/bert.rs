@@ -1,7 +1,8 @@
-//! BERT's stack: embeddings of words, positions and token types, and layers that normalise after each branch. Devlin et al., "BERT:
-//! pre-training of deep bidirectional transformers for language understanding", 2019. Names are transformers'.
+//! BERT's stack: embeddings of words, positions and token types, then post-norm layers.
 //!
-//! All tokens see all others but padding; all tokens are of type 0.
+//! Devlin et al., "BERT: pre-training of deep bidirectional transformers for language
+//! understanding", 2019. Parameters have the names of Hugging Face's `transformers`. Every token
+//! attends to all tokens except padding, and all tokens have type 0.
 
 use diptych_schemas::LoraTarget;
 use serde_json::json;
@@ -15,7 +16,7 @@ use crate::nn::named::Named;
 use crate::nn::parameters::{Depth, Init, ParameterList, Role};
 use crate::nn::tower::Embedded;
 
-/// Sizes of a stack.
+/// The sizes of a stack.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct BertShape {
     pub(crate) vocabulary: i64,
@@ -24,20 +25,20 @@ pub(crate) struct BertShape {
     pub(crate) width: i64,
     pub(crate) heads: i64,
     pub(crate) layers: i64,
-    /// Of the MLP's hidden layer.
+    /// Width of the MLP's hidden layer.
     pub(crate) mlp_width: i64,
     pub(crate) activation: Activation,
     pub(crate) layer_norm_eps: f64,
     pub(crate) pad_id: i64,
 }
 
-/// How BERT's weights start: normal with 0.02, biases at 0.
+/// The initialisation of BERT's matrices: normal with standard deviation 0.02. Biases start at 0.
 pub(crate) const BERT_INIT: Init = Init::Normal(0.02);
 
 impl BertShape {
-    /// The sizes in which another stack differs, in words.
+    /// Describes the sizes in which another stack differs. Returns `None` if there are none.
     pub(crate) fn differences(&self, other: &Self) -> Option<String> {
-        let said = |shape: &Self| {
+        let to_json = |shape: &Self| {
             let Self {
                 vocabulary,
                 positions,
@@ -51,13 +52,14 @@ impl BertShape {
                 pad_id,
             } = shape;
             json!({
-                "activation": format!("{activation:?}"), "heads": heads, "layer_norm_eps": layer_norm_eps, "layers": layers,
-                "mlp_width": mlp_width, "pad_id": pad_id, "positions": positions, "token_types": token_types, "vocab_size": vocabulary,
-                "width": width,
+                "activation": format!("{activation:?}"), "heads": heads,
+                "layer_norm_eps": layer_norm_eps, "layers": layers, "mlp_width": mlp_width,
+                "pad_id": pad_id, "positions": positions, "token_types": token_types,
+                "vocab_size": vocabulary, "width": width,
             })
         };
         let mut found = Vec::new();
-        compare_keys("", &said(self), &said(other), &mut found);
+        compare_keys("", &to_json(self), &to_json(other), &mut found);
         (!found.is_empty()).then(|| found.join(", "))
     }
 
@@ -150,7 +152,7 @@ impl BertStack {
         })
     }
 
-    /// Tokens i64 [N, L], and which of them are padding by their id.
+    /// Embeds tokens, i64 `[N, L]`, and masks those that are padding by their id.
     pub(crate) fn embed(&self, tokens: &Tensor) -> Result<Embedded, TrainerError> {
         let (n, l) = tokens.size2()?;
         let words = Tensor::f_embedding(&self.words, tokens, -1, false, false)?;
@@ -168,7 +170,7 @@ impl BertStack {
         self.layers.len()
     }
 
-    /// [N, L, W] → [N, L, W].
+    /// Applies one layer: `[N, L, W]` → `[N, L, W]`.
     pub(crate) fn layer(
         &self,
         number: usize,

@@ -1,7 +1,7 @@
-//! What towers are made of: pre-norm transformer blocks and their layers.
+//! Pre-norm transformer blocks and the layers they consist of.
 //!
-//! Each layer takes numbers of any kind. Matrix products and attention give the kind of their weights; layer norms compute and
-//! give f32, and so do the sums between blocks.
+//! Every layer accepts tensors of any kind. Matrix products and attention return the kind of their
+//! weights. Layer norms and the sums between blocks compute and return f32.
 
 use tch::{Kind, Tensor};
 
@@ -11,17 +11,17 @@ use crate::nn::lora::QUERY_KEY_VALUE;
 use crate::nn::named::Named;
 use crate::nn::parameters::BlockNames;
 
-/// What the blocks of a tower have in common.
+/// The properties that all blocks of a tower share.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockSpec {
     pub(crate) names: &'static BlockNames,
     pub(crate) layers: i64,
     pub(crate) heads: i64,
-    /// Whether a token sees only itself and those before it.
+    /// Whether a token attends only to itself and to earlier tokens.
     pub(crate) causal: bool,
     pub(crate) activation: Activation,
     pub(crate) layer_norm_eps: f64,
-    /// Whether the branches are scaled by a learned vector before they are added (LayerScale).
+    /// Whether a learned vector scales each branch before it is added (LayerScale).
     pub(crate) scaled: bool,
 }
 
@@ -71,7 +71,9 @@ pub(crate) fn blocks(spec: BlockSpec, named: &Named<'_>) -> Result<Vec<Block>, T
 }
 
 impl Block {
-    /// [N, L, W] → [N, L, W]. `mask`, f32, is added to the attention's logits, in place of the causal one: [N, 1, L, L].
+    /// Applies the block: `[N, L, W]` → `[N, L, W]`.
+    ///
+    /// `mask`, f32 `[N, 1, L, L]`, is added to the attention's logits and replaces the causal mask.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
@@ -96,13 +98,13 @@ fn scaled(x: Tensor, scale: Option<&Tensor>) -> Result<Tensor, TrainerError> {
 struct Attention {
     heads: i64,
     causal: bool,
-    /// Query, key and value together: [3W, W] and [3W].
+    /// Query, key and value in one matrix: `[3W, W]` and `[3W]`.
     input: Linear,
     output: Linear,
 }
 
 impl Attention {
-    /// [N, L, W] → [N, L, W].
+    /// Applies self-attention: `[N, L, W]` → `[N, L, W]`.
     fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TrainerError> {
         let (n, l, w) = x.size3()?;
         let qkv = self
@@ -110,12 +112,15 @@ impl Attention {
             .forward(x)?
             .f_view([n, l, 3, self.heads, w / self.heads])?
             .f_permute([2, 0, 3, 1, 4])?;
-        let (q, k, v) = (qkv.f_select(0, 0)?, qkv.f_select(0, 1)?, qkv.f_select(0, 2)?); // each [N, A, L, W/A]
+        // each [N, A, L, W/A]
+        let (q, k, v) = (qkv.f_select(0, 0)?, qkv.f_select(0, 1)?, qkv.f_select(0, 2)?);
         self.output.forward(&attend(&q, &k, &v, mask, self.causal)?)
     }
 }
 
-/// Query [N, A, Q, W/A], key and value [N, A, L, W/A] → [N, Q, W]. A mask says all, the causal one included.
+/// Computes attention from a query `[N, A, Q, W/A]` and a key and value `[N, A, L, W/A]`.
+///
+/// Returns `[N, Q, W]`. If there is a mask, `causal` is ignored: the mask must include it.
 pub(crate) fn attend(
     q: &Tensor,
     k: &Tensor,
@@ -130,7 +135,7 @@ pub(crate) fn attend(
     Ok(mixed.f_transpose(1, 2)?.f_flatten(2, 3)?)
 }
 
-/// [N, L, W] → [N, A, L, W/A].
+/// Splits the width into heads: `[N, L, W]` → `[N, A, L, W/A]`.
 pub(crate) fn split_heads(x: &Tensor, heads: i64) -> Result<Tensor, TrainerError> {
     let (n, l, w) = x.size3()?;
     Ok(x.f_reshape([n, l, heads, w / heads])?.f_transpose(1, 2)?)
@@ -187,18 +192,20 @@ pub(crate) struct Linear {
     change: Option<LowRank>,
 }
 
-/// LoRA's change of a weight, which is never added to it here: what is small beside a weight would be lost in bf16, and its gradient
-/// would be as large as the weight's.
+/// A low-rank change of a weight (LoRA), computed beside the weight and never added to it.
+///
+/// A sum in bf16 would lose the change, which is small compared with the weight. Its gradient would
+/// also be as large as the weight's.
 pub(crate) struct LowRank {
-    /// A [R, inputs] and B [rows, R] of each part of the weight, where it has them.
+    /// `A` `[R, inputs]` and `B` `[rows, R]` for each part of the weight that has them.
     pub(crate) parts: Vec<Option<[Tensor; 2]>>,
-    /// Of each part.
+    /// Rows of each part of the weight.
     pub(crate) rows: i64,
     pub(crate) scale: f64,
 }
 
 impl LowRank {
-    /// What the change adds to the outputs.
+    /// Computes the change's contribution to the layer's output.
     fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
         let of_part = |part: &Option<[Tensor; 2]>| -> Result<Tensor, TrainerError> {
             let Some([a, b]) = part else {
@@ -222,7 +229,7 @@ impl Linear {
         Self::changed(named, "weight", "bias", &[""])
     }
 
-    /// Of a weight whose parts may have changes of their own.
+    /// Makes a layer whose weight consists of `parts`, each with an optional low-rank change.
     pub(crate) fn changed(
         named: &Named<'_>,
         weight: &str,
@@ -250,12 +257,12 @@ impl Linear {
     }
 }
 
-/// [N, W] times [W, D] → f32 [N, D].
+/// Multiplies `[N, W]` by `[W, D]`. Returns f32 `[N, D]`.
 pub(crate) fn project(x: &Tensor, projection: &Tensor) -> Result<Tensor, TrainerError> {
     Ok(x.f_to_kind(projection.kind())?.f_matmul(projection)?.f_to_kind(Kind::Float)?)
 }
 
-/// Some tokens of each row, by their numbers: [N, L, W] and i64 [N, K] → [N, K, W].
+/// Selects tokens of each row by index: `[N, L, W]` and i64 `[N, K]` → `[N, K, W]`.
 pub(crate) fn take(x: &Tensor, at: &Tensor) -> Result<Tensor, TrainerError> {
     let (n, l, w) = x.size3()?;
     let first_n1 =
@@ -264,10 +271,10 @@ pub(crate) fn take(x: &Tensor, at: &Tensor) -> Result<Tensor, TrainerError> {
     Ok(x.f_flatten(0, 1)?.f_index_select(0, &rows)?.f_view([n, -1, w])?)
 }
 
-/// Smallest norm by which features are divided: `torch.nn.functional.normalize`.
+/// The smallest norm by which features are divided, as in `torch.nn.functional.normalize`.
 pub(crate) const SMALLEST_NORM: f64 = 1e-12;
 
-/// Rows [N, D] → unit vectors, f32.
+/// Scales rows `[N, D]` to unit length, in f32.
 pub(crate) fn unit_length(x: &Tensor) -> Result<Tensor, TrainerError> {
     let x = x.f_to_kind(Kind::Float)?;
     let norm =

@@ -1,6 +1,6 @@
-//! In what two configurations differ.
+//! The comparison of two configurations.
 
-/// Collects the keys whose values differ, of objects within objects too.
+/// Collects the keys whose values differ, including keys of nested objects.
 pub(crate) fn compare_keys(
     key: &str,
     ours: &serde_json::Value,

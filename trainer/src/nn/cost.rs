@@ -1,22 +1,24 @@
-//! Floating-point operations of layers, counted from the list of a model's parameters.
+//! The floating-point operations of layers, counted from the list of a model's parameters.
 //!
-//! Counted are matrix products and attention, as two operations a multiplication and addition (Chowdhery et al., "PaLM", 2022,
-//! appendix B). A causal mask is not subtracted, as there.
+//! Only matrix products and attention count. A multiplication and an addition are two operations,
+//! and a causal mask is not subtracted (Chowdhery et al., "PaLM", 2022, appendix B).
 
 use diptych_schemas::LoraTarget;
 
 use crate::nn::parameters::{Depth, ParameterSpec, Part, Role};
 
-/// How much of a sample goes through a model in training.
+/// The part of a sample that training passes through a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SampleSize {
-    /// Tokens of its text.
+    /// Tokens of the sample's text.
     pub(crate) tokens: i64,
-    /// Those of them that are to be predicted.
+    /// Masked tokens among them, which the model predicts.
     pub(crate) masked: i64,
 }
 
-/// Operations of all layers of a part over so many tokens: each matrix with each token, and the attention itself, scores and mix.
+/// Counts the operations of all layers of a part for a number of tokens.
+///
+/// Each matrix is multiplied with each token. Attention adds the scores and the weighted sum.
 pub(crate) fn layers(specs: &[ParameterSpec], part: Part, tokens: i64) -> f64 {
     let of_layers =
         specs.iter().filter(|spec| spec.part == part && matches!(spec.depth, Depth::Layer(_)));
@@ -33,7 +35,7 @@ pub(crate) fn layers(specs: &[ParameterSpec], part: Part, tokens: i64) -> f64 {
         .sum()
 }
 
-/// [rows, inner] times [inner, columns].
+/// Counts the operations of `[rows, inner]` times `[inner, columns]`.
 pub(crate) fn product(rows: i64, inner: i64, columns: i64) -> f64 {
     2.0 * rows as f64 * inner as f64 * columns as f64
 }

@@ -1,11 +1,14 @@
-//! Random starts of parameters: a pure function of (seed, name of the parameter, index), so that the same seed gives the same
-//! weights in any process, on any device, with any number of threads, and a change of one layer leaves the others alone.
+//! The initial values of parameters: a pure function of the seed, the parameter's name and the
+//! index.
+//!
+//! So a seed gives the same weights in any process, on any device and with any number of threads. A
+//! change of one layer does not affect the others.
 
 use diptych_schemas::ContentHash;
 
 use crate::nn::parameters::{Init, ParameterSpec};
 
-/// The values of a parameter, in row-major order.
+/// Computes the initial values of a parameter, in row-major order.
 pub(crate) fn values(spec: &ParameterSpec, seed: u64) -> Vec<f32> {
     let count = spec.numel() as usize;
     let mut random =
@@ -31,8 +34,10 @@ pub(crate) fn values(spec: &ParameterSpec, seed: u64) -> Vec<f32> {
     }
 }
 
-/// Positions of a square grid, after MAE's `get_2d_sincos_pos_embed` (He et al., 2022): for each patch, row by row, the sines and
-/// cosines of its column and then those of its row, behind zeros for the class token: [1 + side², width].
+/// Computes the positions of a square grid as sines and cosines: `[1 + side², width]`.
+///
+/// The first row holds zeros for the class token. Each patch, row by row, has the sines and cosines
+/// of its column, then those of its row. As `get_2d_sincos_pos_embed` of MAE (He et al., 2022).
 fn sin_cos_2d(side: usize, width: usize) -> Vec<f32> {
     let waves = width / 4;
     let angle = |position: usize, wave: usize| {
@@ -48,7 +53,9 @@ fn sin_cos_2d(side: usize, width: usize) -> Vec<f32> {
     values
 }
 
-/// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+/// The SplitMix64 generator.
+///
+/// Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 struct SplitMix(u64);
 
 impl SplitMix {
@@ -64,12 +71,12 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 
-    /// Uniform in [0, 1) with 53 bits.
+    /// Draws a uniform number in [0, 1) with 53 random bits.
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Two independent standard normals: Box and Muller.
+    /// Draws two independent standard normal numbers by the method of Box and Muller.
     fn normal_pair(&mut self) -> (f64, f64) {
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         let (sine, cosine) = (std::f64::consts::TAU * self.unit()).sin_cos();
@@ -95,7 +102,7 @@ mod tests {
 
     #[test]
     fn generator_gives_the_published_sequence() {
-        // The first outputs of SplitMix64 for seed 1234567, as in the test vectors of Rosetta Code.
+        // SplitMix64's first outputs for seed 1234567, from the test vectors of Rosetta Code.
         let mut random = SplitMix::new(1_234_567);
         let found = [random.next(), random.next(), random.next()];
         assert_eq!(
@@ -114,7 +121,8 @@ mod tests {
             let n = values.len() as f64;
             let mean = values.iter().sum::<f64>() / n;
             let found = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
-            // Six standard errors: a sound generator fails one time in 500 million, and this seed is fixed.
+            // Six standard errors: a sound generator fails once in 500 million seeds, and this seed
+            // is fixed.
             assert!(mean.abs() < 6.0 * deviation / n.sqrt(), "{mean}");
             assert!((found / deviation - 1.0).abs() < 6.0 / (2.0 * n).sqrt(), "{found}");
         }

@@ -1,4 +1,4 @@
-//! A batch, or some of its samples, on the device: what a model looks at and what an objective compares with.
+//! A batch, or some of its samples, on the device: the inputs of a model and of an objective.
 
 use std::collections::BTreeMap;
 
@@ -6,31 +6,34 @@ use tch::Tensor;
 
 use crate::TrainerError;
 
-/// Images, tokens, and named extras of each sample. Says what it holds: what is not there is asked for by an error.
+/// The images, tokens and named extras of each sample.
+///
+/// A request for an input that is absent is an error that names it.
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
-    /// Normalised pixels f32 [N, 3, H, W].
+    /// Normalised pixels, f32 `[N, 3, H, W]`.
     images: Option<Tensor>,
-    /// i64 [N, L].
+    /// Token ids, i64 `[N, L]`.
     tokens: Option<Tensor>,
     extras: BTreeMap<String, Extra>,
-    /// Samples of the whole batch that these belong to.
+    /// Samples of the whole batch that these samples belong to.
     batch: i64,
 }
 
-/// Values of each sample beside its image and its text, padded to the batch's largest number of entries.
+/// Additional values of each sample, padded to the largest number of entries in the batch.
 #[derive(Debug)]
 pub(crate) struct Extra {
-    /// [N], or [N, K, …].
+    /// `[N]`, or `[N, K, …]`.
     pub(crate) values: Tensor,
-    /// bool [N, K]: which entries are no padding; without: all.
+    /// Marks the entries that are not padding, bool `[N, K]`. `None` if there is no padding.
     pub(crate) present: Option<Tensor>,
-    /// Entries of the whole batch that are no padding: what a mean over them is divided by, however the batch is cut.
+    /// Entries of the whole batch without padding. A mean divides by it, so that the result does
+    /// not depend on how the batch is split.
     pub(crate) total: f64,
 }
 
 impl Extra {
-    /// Rows of different lengths, i64, padded to the longest, to one entry at least: [N, K].
+    /// Pads rows, i64, to the length of the longest: `[N, K]` with K at least 1.
     pub(crate) fn padded(rows: &[Vec<i64>], padding: i64) -> Result<Self, TrainerError> {
         let k = rows.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let values: Vec<i64> = rows
@@ -47,7 +50,7 @@ impl Extra {
         })
     }
 
-    /// As many entries of each sample.
+    /// Wraps values with equally many entries for every sample, so without padding.
     pub(crate) fn whole(values: Tensor) -> Self {
         let total = values.numel() as f64;
         Self { values, present: None, total }
@@ -82,7 +85,7 @@ impl Inputs {
         Self { images, tokens, extras: BTreeMap::new(), batch }
     }
 
-    /// Adds an extra, on the device of the others.
+    /// Adds an extra and moves it to the device of the other inputs.
     pub(crate) fn with(mut self, name: &str, extra: &Extra) -> Result<Self, TrainerError> {
         let device = self.device();
         self.extras.insert(name.to_owned(), extra.to_device(device)?);
@@ -94,13 +97,13 @@ impl Inputs {
         held.map_or(tch::Device::Cpu, Tensor::device)
     }
 
-    /// N.
+    /// Returns the number of samples held here.
     pub(crate) fn samples(&self) -> i64 {
         let held = [&self.images, &self.tokens].into_iter().flatten().next();
         held.and_then(|tensor| tensor.size().first().copied()).unwrap_or(0)
     }
 
-    /// Samples of the whole batch.
+    /// Returns the number of samples of the whole batch.
     pub(crate) fn samples_of_batch(&self) -> i64 {
         self.batch
     }
@@ -121,7 +124,7 @@ impl Inputs {
         self.extra(name).ok_or_else(|| missing(name))
     }
 
-    /// Some of the samples: handles, no copies.
+    /// Returns `length` samples from `first` on, as views without copies.
     pub(crate) fn part(&self, first: i64, length: i64) -> Result<Self, TrainerError> {
         let narrow = |tensor: &Tensor| tensor.f_narrow(0, first, length);
         let extras =
@@ -166,7 +169,8 @@ mod tests {
         );
         let said = part.images().unwrap_err().to_string();
         assert!(said.contains("images"), "{said}");
-        // Nothing in any row is one entry of padding, so that what is computed from it still has a shape.
+        // Rows without entries still get one entry of padding, so that results computed from it
+        // have a shape.
         assert_eq!(Extra::padded(&[vec![], vec![]], 0).unwrap().values.size(), [2, 1]);
     }
 }

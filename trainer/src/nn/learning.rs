@@ -1,8 +1,9 @@
-//! Which parameters learn, and how fast. A pure function of the list of parameters and the configuration.
+//! Which parameters learn, and at which rate: a pure function of the parameters and the
+//! configuration.
 //!
-//! Groups of a locked part are OpenCLIP's (`VisionTransformer.lock`, `lock_text_tower`, for SigLIP's trunk timm's
-//! `group_matcher`). BERT's tower has the same: embeddings, layers, projection, where OpenCLIP leaves the projection out of the
-//! count and never locks it.
+//! Groups of a locked part follow OpenCLIP (`VisionTransformer.lock`, `lock_text_tower`) and, for
+//! SigLIP's trunk, timm's `group_matcher`. A BERT tower has embeddings, layers and a projection as
+//! groups. OpenCLIP does not count BERT's projection and never locks it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use diptych_schemas::LockConfig;
 use crate::TrainerError;
 use crate::nn::parameters::{Depth, Init, ParameterSpec, Part};
 
-/// How deep each part of a model is.
+/// The number of layers of each part of a model.
 #[derive(Clone, Debug)]
 pub(crate) struct Depths(BTreeMap<Part, Extent>);
 
@@ -21,7 +22,7 @@ struct Extent {
     has_head: bool,
 }
 
-/// Whether a part is locked, and how many of its groups learn all the same.
+/// Returns whether a part is locked, and how many of its last groups learn nevertheless.
 pub(crate) fn locked(lock: &LockConfig, part: Part) -> (bool, u64) {
     match part {
         Part::Image => (lock.image, lock.image_unlocked_groups),
@@ -48,13 +49,13 @@ impl Depths {
         self.0.get(&part).copied().unwrap_or_default()
     }
 
-    /// Number of groups of a part.
+    /// Returns the number of groups of a part.
     pub(crate) fn groups(&self, part: Part) -> u64 {
         let Extent { layers, has_head } = self.extent(part);
         layers + 1 + u64::from(has_head)
     }
 
-    /// Whether training changes a parameter.
+    /// Returns whether training changes a parameter.
     pub(crate) fn learns(&self, spec: &ParameterSpec, lock: &LockConfig) -> bool {
         if matches!(spec.init, Init::SinCos2d(_)) {
             return false;
@@ -74,11 +75,14 @@ impl Depths {
         group + unlocked >= self.groups(spec.part)
     }
 
-    /// The part of the learning rate that a parameter gets. Of a tower with L layers: decay^(L + 1 - i) in the i-th layer from 1 on,
-    /// embeddings as i = 0, and all of it behind the last layer, where BEiT counts the last norm too, and in the objective.
+    /// Returns the factor on a parameter's learning rate for layer-wise decay.
     ///
-    /// Bao et al., "BEiT: BERT pre-training of image transformers", 2022: `get_num_layer_for_vit` and `LayerDecayValueAssigner` of its
-    /// code.
+    /// In a tower with L layers, the i-th layer (counted from 1) gets decay^(L + 1 - i), and the
+    /// embeddings get i = 0. Everything behind the last layer and the objective's scalars get 1.
+    /// BEiT also counts the last norm there.
+    ///
+    /// Bao et al., "BEiT: BERT pre-training of image transformers", 2022: `get_num_layer_for_vit`
+    /// and `LayerDecayValueAssigner` of its code.
     pub(crate) fn rate(&self, spec: &ParameterSpec, decay: f64) -> f64 {
         let layers = self.extent(spec.part).layers;
         let behind = match (spec.part, spec.depth) {
@@ -89,8 +93,10 @@ impl Depths {
         decay.powf(behind as f64)
     }
 
-    /// The stage of its tower that a parameter belongs to: 0 are the embeddings, n is the n-th layer from 1 on, and one more what is
-    /// behind the last.
+    /// Returns the stage of the tower that a parameter belongs to.
+    ///
+    /// The embeddings are stage 0, the n-th layer (counted from 1) is stage n, and everything
+    /// behind the last layer is one more.
     pub(crate) fn stage(&self, spec: &ParameterSpec) -> usize {
         match spec.depth {
             Depth::Embeddings => 0,
@@ -101,7 +107,7 @@ impl Depths {
         }
     }
 
-    /// Refuses a lock of a part that the model does not have, and more unlocked groups than a part has.
+    /// Refuses a lock of a part that the model does not have, and more unlocked groups than it has.
     pub(crate) fn check(&self, lock: &LockConfig) -> Result<(), TrainerError> {
         for (part, key) in
             [(Part::Image, "image_unlocked_groups"), (Part::Text, "text_unlocked_layers")]
@@ -113,7 +119,7 @@ impl Depths {
                     let place = format!("train.lock.{name} = true");
                     return Err(TrainerError::Config {
                         place,
-                        message: format!("the model has no {name} tower: leave it out"),
+                        message: format!("the model has no {name} tower; remove this key"),
                     });
                 }
                 continue;
@@ -123,7 +129,8 @@ impl Depths {
                 return Err(TrainerError::Config {
                     place: format!("train.lock.{key} = {unlocked}"),
                     message: format!(
-                        "the {name} tower has {groups} groups; to train all of it, set train.lock.{name} = false"
+                        "the {name} tower has {groups} groups; to train the whole tower, set \
+                         train.lock.{name} = false"
                     ),
                 });
             }
@@ -132,7 +139,9 @@ impl Depths {
     }
 }
 
-/// In what a run differs from a checkpoint, by the names of the parameters that learn, and what to do; `None` where in nothing.
+/// Compares the learning parameters of a run with those of a checkpoint, by name.
+///
+/// Returns the message for the user, or `None` if they are equal.
 pub(crate) fn difference(here: &[&str], there: &[String]) -> Option<String> {
     let only_here: Vec<&str> =
         here.iter().filter(|name| !there.iter().any(|other| other == *name)).copied().collect();
@@ -140,15 +149,15 @@ pub(crate) fn difference(here: &[&str], there: &[String]) -> Option<String> {
         there.iter().map(String::as_str).filter(|name| !here.contains(name)).collect();
     let listed = |names: &[&str], says: &str| match names {
         [] => String::new(),
-        [one] => format!(" {one} {says};"),
-        [first, .., last] => format!(" {first} … {last} ({} in all) {says};", names.len()),
+        [one] => format!(" {one}, {says};"),
+        [first, .., last] => format!(" {first} … {last} ({} in all), {says};", names.len()),
     };
     (!only_here.is_empty() || !only_there.is_empty()).then(|| {
         format!(
-            "a checkpoint of a run in which other parameters learned:{}{} set train.lock and lora as they were there, or begin a run of another \
-             name with these weights (model.weights)",
-            listed(&only_here, "learned not there and do here"),
-            listed(&only_there, "learned there and do not here"),
+            "other parameters learned in the run of this checkpoint:{}{} set train.lock and lora \
+             as in that run, or start a new run from these weights (model.weights)",
+            listed(&only_here, "trained now but not then"),
+            listed(&only_there, "trained then but not now"),
         )
     })
 }

@@ -1,8 +1,9 @@
-//! LoRA: which weights get a low-rank change, how it starts, and the sum of both. Hu et al., "LoRA: low-rank adaptation of large
-//! language models", 2021.
+//! LoRA: which weights get a low-rank change, how the change starts, and the sum of both.
 //!
-//! A and B are parameters behind those of the layout, under the weight's name; `block.rs` computes with them. What leaves the
-//! trainer (checkpoints, encoders, averages) is the sum, under OpenCLIP's names.
+//! Hu et al., "LoRA: low-rank adaptation of large language models", 2021. The matrices A and B
+//! follow the parameters of the layout and contain the weight's name. `block.rs` computes with
+//! them. Everything that leaves the trainer (checkpoints, encoders, averages) holds the sum under
+//! OpenCLIP's names.
 
 use diptych_schemas::{LockConfig, LoraConfig, LoraTarget};
 use tch::{Tensor, no_grad};
@@ -11,31 +12,31 @@ use crate::TrainerError;
 use crate::nn::learning::Depths;
 use crate::nn::parameters::{Init, ParameterSpec, Part, Role};
 
-/// Query, key and value, in the order in which they lie in one weight.
+/// Query, key and value, in their order within one weight.
 pub(crate) const QUERY_KEY_VALUE: [&str; 3] = [".query", ".key", ".value"];
 
-/// The changes of a model's weights.
+/// The low-rank changes of a model's weights.
 #[derive(Clone, Debug)]
 pub(crate) struct Lora {
-    /// By name.
+    /// Sorted by name.
     changes: Vec<Change>,
-    /// By what B·A is multiplied.
+    /// The factor on the product B·A.
     pub(crate) scale: f64,
 }
 
-/// A change of some rows of a weight.
+/// A low-rank change of some rows of a weight.
 #[derive(Clone, Debug)]
 struct Change {
-    /// The weight's name, and which part of it.
+    /// The weight's name, followed by the part of it that changes.
     name: String,
-    /// The weight's place in the layout.
+    /// The weight's index in the layout.
     weight: usize,
     first_row: i64,
     rows: i64,
     inputs: i64,
 }
 
-/// What is locked where there are changes: all but the groups that are unlocked by name.
+/// Returns the lock to apply: with LoRA, both towers are locked except for their unlocked groups.
 pub(crate) fn lock(lora: &LoraConfig, lock: &LockConfig) -> LockConfig {
     if lora.is_wanted() {
         LockConfig { image: true, text: true, ..lock.clone() }
@@ -44,7 +45,7 @@ pub(crate) fn lock(lora: &LoraConfig, lock: &LockConfig) -> LockConfig {
     }
 }
 
-/// Changes that a weight may have: part of it and target.
+/// Returns the changes that a weight with this role may have: the part of it and the target.
 fn changes_of(role: Role) -> &'static [(&'static str, LoraTarget)] {
     use LoraTarget::{Key, Mlp, Output, Query, Value};
     match role {
@@ -67,8 +68,11 @@ fn changes_of(role: Role) -> &'static [(&'static str, LoraTarget)] {
 }
 
 impl Lora {
-    /// The changes that a configuration asks for, and how their matrices start. None where it asks for none. Weights that learn
-    /// themselves get none.
+    /// Lists the changes that a configuration asks for, and the parameters of their matrices.
+    ///
+    /// Returns `None` if the configuration does not use LoRA. Weights that learn directly get no
+    /// change. A rank above that of a weight is an error, and so is a configuration that changes
+    /// nothing.
     pub(crate) fn new(
         specs: &[ParameterSpec],
         lora: &LoraConfig,
@@ -106,7 +110,7 @@ impl Lora {
                     return Err(TrainerError::Config {
                         place: format!("lora.rank = {}", lora.rank),
                         message: format!(
-                            "{} has rank {largest} at most; usual are 4 to 64",
+                            "{} has at most rank {largest}; 4 to 64 are usual",
                             change.name
                         ),
                     });
@@ -115,14 +119,16 @@ impl Lora {
             }
         }
         if changes.is_empty() {
-            let message = "every weight that lora.targets names learns itself: lower the unlocked groups of train.lock";
+            let message = "every weight that lora.targets names learns directly, so LoRA changes \
+                           nothing; lower the unlocked groups of train.lock";
             return Err(TrainerError::Config { place: "lora".into(), message: message.into() });
         }
         changes.sort_by(|a, b| a.name.cmp(&b.name));
         let rank = lora.rank as i64;
         let matrices = |change: &Change| {
             let Change { name, weight, rows, inputs, .. } = change;
-            // The paper's code and PEFT: A as PyTorch's `Linear` starts (Kaiming's uniform with a = √5), B at zero: no change yet.
+            // As in the paper's code and PEFT: A starts like PyTorch's `Linear` (Kaiming's uniform
+            // with a = √5) and B at zero, so the change starts at zero.
             let a = Init::Uniform((*inputs as f64).powf(-0.5));
             let beside = |letter, shape, init| ParameterSpec {
                 name: format!("{name}.lora_{letter}"),
@@ -140,13 +146,14 @@ impl Lora {
         Ok(Some((Self { changes, scale: lora.alpha / lora.rank as f64 }, specs)))
     }
 
-    /// Number of matrices A and B, the last of a model's parameters.
+    /// Returns the number of matrices A and B, which are the last of a model's parameters.
     pub(crate) fn matrices(&self) -> usize {
         2 * self.changes.len()
     }
 
-    /// Weights of the layout with their changes added, from the list of all parameters: new tensors for those that are changed, handles
-    /// to the others.
+    /// Adds the changes to the weights of the layout. `parameters` are all parameters of the model.
+    ///
+    /// Changed weights are new tensors; the others are handles.
     pub(crate) fn merged(&self, parameters: &[Tensor]) -> Result<Vec<Tensor>, TrainerError> {
         let (weights, matrices) = parameters.split_at(parameters.len() - self.matrices());
         let mut merged: Vec<Tensor> =

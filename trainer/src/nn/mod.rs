@@ -1,6 +1,6 @@
-//! What models are made of: layers, blocks, towers, how parameters start, which of them learn, and LoRA.
+//! The building blocks of models: layers, blocks, towers, initial values, learning rates and LoRA.
 //!
-//! Knows no family, no file and no run.
+//! Nothing here knows a family, a file or a run.
 
 pub(crate) mod activation;
 pub(crate) mod bert;

@@ -11,9 +11,9 @@ use crate::nn::block::LowRank;
 pub(crate) struct Named<'a> {
     of: String,
     by_name: &'a HashMap<&'a str, &'a Tensor>,
-    /// What matrix products take.
+    /// The kind of tensor that matrix products take.
     products: Kind,
-    /// Of LoRA's changes.
+    /// The factor on LoRA's changes.
     low_rank_scale: f64,
 }
 
@@ -30,21 +30,24 @@ impl<'a> Named<'a> {
         Self { of: format!("{}{name}.", self.of), ..*self }
     }
 
-    /// A handle to the parameter, not a copy nor a view: whether it learns is said later.
+    /// Returns a handle to a parameter, neither a copy nor a view: it may be locked or unlocked
+    /// later.
     pub(crate) fn get(&self, name: &str) -> Result<Tensor, TrainerError> {
         let name = format!("{}{name}", self.of);
         let tensor = self
             .by_name
             .get(name.as_str())
-            .ok_or_else(|| TrainerError::Torch(format!("no parameter is named {name}")))?;
+            .ok_or_else(|| TrainerError::Torch(format!("there is no parameter named {name}")))?;
         Ok(tensor.shallow_clone())
     }
 
-    /// A parameter that enters a matrix product, as that takes it: a handle, or a cast.
+    /// Returns a parameter for a matrix product, as a handle or as a cast.
     pub(crate) fn product(&self, name: &str) -> Result<Tensor, TrainerError> {
         Ok(self.get(name)?.f_to_kind(self.products)?)
     }
-    /// The change of a weight, where any of its parts, which have as many rows each, has one.
+    /// Returns the low-rank change of a weight that consists of equally high `parts`.
+    ///
+    /// Returns `None` if no part has a change.
     pub(crate) fn low_rank(
         &self,
         weight: &str,

@@ -1,4 +1,4 @@
-//! The parameters of one model on a device, in the order of its list, LoRA's behind them.
+//! The parameters of one model on a device, in the order of its list, followed by LoRA's.
 
 use std::collections::HashMap;
 
@@ -14,14 +14,14 @@ use crate::nn::parameters::ParameterSpec;
 
 pub(crate) struct ParameterSet {
     specs: Vec<ParameterSpec>,
-    /// Of the specs.
+    /// Names of the specs.
     names: Vec<String>,
     tensors: Vec<Tensor>,
     lora: Option<Lora>,
 }
 
 impl ParameterSet {
-    /// Random values, a pure function of the seed. All of them learn that can.
+    /// Makes random values from a seed. All parameters that can learn do.
     pub(crate) fn random(
         specs: Vec<ParameterSpec>,
         seed: u64,
@@ -34,7 +34,7 @@ impl ParameterSet {
         Ok(set)
     }
 
-    /// Tensors as they are: on their device, f32, in the order of the list.
+    /// Wraps tensors as they are: on their device, f32, in the order of the list.
     pub(crate) fn of(specs: Vec<ParameterSpec>, tensors: Vec<Tensor>) -> Self {
         let names = specs.iter().map(|spec| spec.name.clone()).collect();
         Self { specs, names, tensors, lora: None }
@@ -60,12 +60,12 @@ impl ParameterSet {
         self.tensors.first().map_or(Device::Cpu, Tensor::device)
     }
 
-    /// The parameters that learn.
+    /// Iterates over the parameters that learn.
     pub(crate) fn learning(&self) -> impl Iterator<Item = (&ParameterSpec, &Tensor)> {
         self.specs.iter().zip(&self.tensors).filter(|(_, tensor)| tensor.requires_grad())
     }
 
-    /// Says of each parameter whether it learns.
+    /// Sets for each parameter whether it learns.
     pub(crate) fn lock(&self, lock: &LockConfig) -> Result<(), TrainerError> {
         let depths = Depths::of(&self.specs);
         for (spec, tensor) in self.specs.iter().zip(&self.tensors) {
@@ -74,7 +74,9 @@ impl ParameterSet {
         Ok(())
     }
 
-    /// Adds what LoRA trains beside weights that stay; `lock` says which do. Says whether it added any.
+    /// Adds LoRA's matrices, while the weights they change stay locked by `lock`.
+    ///
+    /// Returns whether any were added.
     pub(crate) fn adapt(
         &mut self,
         lora: &LoraConfig,
@@ -96,13 +98,14 @@ impl ParameterSet {
         self.lora.as_ref()
     }
 
-    /// Names of LoRA's.
+    /// Returns the names of LoRA's matrices.
     pub(crate) fn changes(&self) -> &[String] {
         &self.names[self.names.len() - self.lora.as_ref().map_or(0, Lora::matrices)..]
     }
 
-    /// The weights in the order of the list, as a model without LoRA has them: handles, but for sums. `values` are those of
-    /// all of these parameters.
+    /// Returns the weights in the order of the list, as a model without LoRA has them.
+    ///
+    /// `values` are values for all parameters of this set. Only the sums are new tensors.
     pub(crate) fn merged(&self, values: &[Tensor]) -> Result<Vec<Tensor>, TrainerError> {
         match &self.lora {
             Some(lora) => lora.merged(values),
@@ -110,8 +113,11 @@ impl ParameterSet {
         }
     }
 
-    /// Hands the parameters by name to `build`. Those that enter matrix products are of the kind `products`: casts of the values
-    /// as they are now, made once, through which gradients arrive at the parameters in f32, from any number of backward passes.
+    /// Hands the parameters by name to `build`.
+    ///
+    /// Parameters of matrix products have the kind `products`: casts of the current values, each
+    /// made once. Through them gradients reach the f32 parameters, from any number of backward
+    /// passes.
     pub(crate) fn with_named<T>(
         &self,
         products: Kind,
@@ -123,7 +129,7 @@ impl ParameterSet {
     }
 }
 
-/// The value that a parameter starts with.
+/// Computes the initial value of a parameter.
 fn start(spec: &ParameterSpec, seed: u64, device: Device) -> Result<Tensor, TrainerError> {
     let value = Tensor::f_from_slice(&init::values(spec, seed))?.f_reshape(&spec.shape)?;
     Ok(value.f_to_device(device)?.f_contiguous()?)

@@ -1,18 +1,20 @@
-//! The parameters of a model as a list: name, shape, how each starts, and where in the model it stands. No tensors here.
+//! The parameters of a model as a list: name, shape, initial values and place in the model.
 //!
-//! Locks, layer-wise learning rates, LoRA and FLOP counts read part, depth and role from this list, and never a name.
+//! There are no tensors here. Locks, layer-wise learning rates, LoRA and FLOP counts read part,
+//! depth and role from this list, and never parse a name.
 
 use diptych_schemas::LoraTarget;
 
-/// How a parameter starts.
+/// The distribution of a parameter's initial values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Init {
     Constant(f64),
     /// Normal with this standard deviation.
     Normal(f64),
-    /// Uniform in ± this bound.
+    /// Uniform between minus and plus this bound.
     Uniform(f64),
-    /// Sines and cosines of the columns and rows of a square grid with this side, behind a row of zeros. Never trained.
+    /// Sines and cosines of the columns and rows of a square grid with this side, after a row of
+    /// zeros. Never trained.
     SinCos2d(i64),
 }
 
@@ -21,12 +23,13 @@ pub(crate) enum Init {
 pub enum Part {
     Image,
     Text,
-    /// Scalars of the objective, which belong to no tower: they are never locked, and their gradients are not scaled in fp16.
+    /// Scalars of the objective, which belong to no tower. They are never locked, and their
+    /// gradients are not scaled in fp16.
     Objective,
 }
 
 impl Part {
-    /// Its name in a configuration.
+    /// Returns the part's name in a configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Image => "image",
@@ -36,21 +39,21 @@ impl Part {
     }
 }
 
-/// How deep in its part a parameter stands, from the input on.
+/// The depth of a parameter in its part, counted from the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Depth {
     Embeddings,
-    /// From 0 on.
+    /// A layer, counted from 0.
     Layer(u64),
-    /// The norm behind the last layer.
+    /// The norm after the last layer.
     FinalNorm,
     /// OpenCLIP's attentional pooling, which its locks never unlock.
     Pool,
-    /// What the part ends with: a projection, a pooling head, a prediction head.
+    /// The end of the part: a projection, a pooling head or a prediction head.
     Head,
 }
 
-/// What a weight is to its layer, which says whether LoRA may change it.
+/// The role of a weight in its layer, which decides whether LoRA may change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Other,
@@ -75,7 +78,7 @@ impl ParameterSpec {
     }
 }
 
-/// Builds the list. What is added stands at the part and depth that were set last.
+/// Builds the list. Parameters are added at the part and depth that were set last.
 pub(crate) struct ParameterList {
     prefix: String,
     part: Part,
@@ -92,12 +95,12 @@ impl ParameterList {
         self.specs
     }
 
-    /// Sets where the next parameters stand.
+    /// Sets the part and depth of the next parameters.
     pub(crate) fn at(&mut self, part: Part, depth: Depth) {
         (self.part, self.depth) = (part, depth);
     }
 
-    /// Sets how deep in the same part the next parameters stand.
+    /// Sets the depth of the next parameters.
     pub(crate) fn depth(&mut self, depth: Depth) {
         self.depth = depth;
     }
@@ -118,7 +121,7 @@ impl ParameterList {
         });
     }
 
-    /// Adds what `fill` adds under names that begin with `prefix`.
+    /// Calls `fill`, and puts `prefix` before the names of the parameters it adds.
     pub(crate) fn below(&mut self, prefix: &str, fill: impl FnOnce(&mut Self)) {
         let before = self.prefix.len();
         self.prefix.push_str(prefix);
@@ -126,7 +129,7 @@ impl ParameterList {
         self.prefix.truncate(before);
     }
 
-    /// A matrix [outputs, inputs] and its bias.
+    /// Adds a matrix `[outputs, inputs]` and its bias.
     pub(crate) fn linear(&mut self, name: &str, shape: [i64; 2], weight: Init, bias: Init) {
         self.linear_role(name, shape, weight, bias, Role::Other);
     }
@@ -148,7 +151,7 @@ impl ParameterList {
         self.add(&format!("{name}.bias"), &[width], Init::Constant(0.0));
     }
 
-    /// Pre-norm blocks.
+    /// Adds pre-norm blocks.
     pub(crate) fn blocks(&mut self, names: &BlockNames, layers: i64, shape: BlockShape) {
         for layer in 0..layers {
             self.depth(Depth::Layer(layer as u64));
@@ -195,40 +198,42 @@ impl ParameterList {
     }
 }
 
-/// PyTorch's default for the weight and the bias of a layer with this many inputs: Kaiming's uniform with a = √5.
+/// Returns PyTorch's default for the weight and bias of a layer with this many inputs.
+///
+/// It is Kaiming's uniform distribution with a = √5.
 pub(crate) fn default_linear(inputs: i64) -> Init {
     Init::Uniform((inputs as f64).powf(-0.5))
 }
 
-/// Xavier's uniform.
+/// Returns Xavier's uniform distribution.
 pub(crate) fn xavier(inputs: i64, outputs: i64) -> Init {
     Init::Uniform((6.0 / (inputs + outputs) as f64).sqrt())
 }
 
-/// Sizes of a pre-norm block, and how its matrices start.
+/// The sizes of a pre-norm block and the initial values of its matrices.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockShape {
     pub(crate) width: i64,
     pub(crate) mlp_width: i64,
-    /// Where LayerScale starts.
+    /// Initial value of LayerScale.
     pub(crate) scale: Option<f64>,
     pub(crate) attention_in: Init,
     pub(crate) attention_out: Init,
     pub(crate) mlp_in: Init,
     pub(crate) mlp_out: Init,
-    /// None: PyTorch's default.
+    /// `None` for PyTorch's default.
     pub(crate) mlp_bias: Option<Init>,
 }
 
-/// How the parts of a pre-norm block are called.
+/// The names of the parts of a pre-norm block.
 pub(crate) struct BlockNames {
-    /// The list of blocks.
+    /// Name of the list of blocks.
     pub(crate) list: &'static str,
     pub(crate) ln_1: &'static str,
     pub(crate) qkv_weight: &'static str,
     pub(crate) qkv_bias: &'static str,
     pub(crate) attention_out: &'static str,
-    /// Factors of LayerScale.
+    /// Name of LayerScale's factors.
     pub(crate) scale_1: Option<&'static str>,
     pub(crate) ln_2: &'static str,
     pub(crate) mlp_in: &'static str,

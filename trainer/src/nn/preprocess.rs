@@ -1,45 +1,47 @@
-//! What happens to a sample before a model sees it: size, filter and normalisation of an image (OpenCLIP's `preprocess_cfg`), and what
-//! makes tokens of a text.
+//! The preprocessing of a sample: size, filter and normalisation of an image, and the tokenizer of
+//! a text.
 //!
-//! A filter that the loader does not do as Pillow does it is refused by name.
+//! Images follow OpenCLIP's `preprocess_cfg`. A filter that the loader cannot apply exactly as
+//! Pillow does is refused by name.
 
 use diptych_pipeline::{EvalResize, Fit, Interpolation};
 use serde_json::{Map, Value, json};
 
-/// OpenCLIP's mean and standard deviation of red, green and blue (OpenAI's data set), with which pixels are normalised.
+/// OpenCLIP's mean of red, green and blue, by which pixels are normalised (from OpenAI's data set).
 pub const IMAGE_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// OpenCLIP's standard deviation of red, green and blue (from OpenAI's data set).
 pub const IMAGE_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
-/// What a model takes of an image.
+/// The form in which a model takes images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ImageInput {
-    /// H = W, in pixels.
+    /// Height and width, in pixels.
     pub size: i64,
     pub preprocess: PreprocessConfig,
 }
 
-/// What a model takes of a text.
+/// The form in which a model takes texts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TextInput<'a> {
-    /// L: tokens.
+    /// Number of tokens, L.
     pub context_length: i64,
     pub vocab_size: i64,
     pub tokenizer: &'a TokenizerConfig,
 }
 
-/// What happens to an image before a tower sees it.
+/// The preprocessing of an image before a tower takes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PreprocessConfig {
-    /// Of red, green and blue, subtracted from values of 0 to 1.
+    /// Mean of red, green and blue, subtracted from values of 0 to 1.
     pub mean: [f64; 3],
-    /// Of red, green and blue, by which is divided then.
+    /// Standard deviation of red, green and blue, by which the difference is divided.
     pub std: [f64; 3],
-    /// In evaluation. Training crops at random, with bicubic.
+    /// Resizing in evaluation. Training crops at random, with a bicubic filter.
     pub resize: EvalResize,
 }
 
 impl Default for PreprocessConfig {
-    /// OpenCLIP's.
+    /// Returns OpenCLIP's defaults.
     fn default() -> Self {
         Self { mean: IMAGE_MEAN, std: IMAGE_STD, resize: EvalResize::default() }
     }
@@ -67,16 +69,19 @@ impl PreprocessConfig {
             Fit::Squash => ("squash", 0),
             Fit::Longest { fill } => ("longest", fill),
         };
-        let mut json = json!({ "mean": self.mean, "std": self.std, "interpolation": interpolation, "resize_mode": mode });
+        let mut json = json!({
+            "mean": self.mean, "std": self.std, "interpolation": interpolation,
+            "resize_mode": mode,
+        });
         if fill != 0 {
             json["fill_color"] = json!(fill);
         }
         json
     }
 
-    /// Absent and null keys have OpenCLIP's defaults.
+    /// Reads `preprocess_cfg`. Absent and null keys have OpenCLIP's defaults.
     pub(crate) fn from_json(object: &Map<String, Value>, image_size: i64) -> Result<Self, String> {
-        let said = |key: &str| object.get(key).filter(|value| !value.is_null());
+        let value = |key: &str| object.get(key).filter(|value| !value.is_null());
         let refused = |key: &str, supported: &str| {
             Err(format!(
                 "preprocess_cfg.{key} = {} is not supported yet (supported: {supported})",
@@ -90,55 +95,59 @@ impl PreprocessConfig {
                 known.join(", ")
             ));
         }
-        if said("mode").is_some_and(|mode| mode != "RGB") {
+        if value("mode").is_some_and(|mode| mode != "RGB") {
             return refused("mode", "\"RGB\"");
         }
         let size = json!(image_size);
-        if said("size").is_some_and(|found| *found != size && *found != json!([size, size])) {
+        if value("size").is_some_and(|found| *found != size && *found != json!([size, size])) {
             return refused("size", &format!("{size}, the image size of the model"));
         }
-        let fill = match said("fill_color") {
+        let fill = match value("fill_color") {
             None => 0,
             Some(value) => match value.as_u64().and_then(|fill| u8::try_from(fill).ok()) {
                 Some(fill) => fill,
                 None => return refused("fill_color", "0 to 255"),
             },
         };
-        let interpolation = match said("interpolation").map(Value::as_str) {
+        let interpolation = match value("interpolation").map(Value::as_str) {
             None | Some(Some("bicubic")) => Interpolation::Bicubic,
             Some(Some("bilinear")) => Interpolation::Bilinear,
-            // Evaluation is bicubic there, and only the training of timm is random.
+            // In OpenCLIP `random` means bicubic in evaluation, and only timm's training picks a
+            // filter at random.
             Some(_) => return refused("interpolation", "\"bicubic\", \"bilinear\""),
         };
-        let fit = match said("resize_mode").map(Value::as_str) {
+        let fit = match value("resize_mode").map(Value::as_str) {
             None | Some(Some("shortest")) => Fit::Shortest,
             Some(Some("squash")) => Fit::Squash,
             Some(Some("longest")) => Fit::Longest { fill },
             Some(_) => return refused("resize_mode", "\"shortest\", \"squash\", \"longest\""),
         };
         Ok(Self {
-            mean: channels("preprocess_cfg.mean", said("mean"), IMAGE_MEAN)?,
-            std: channels("preprocess_cfg.std", said("std"), IMAGE_STD)?,
+            mean: channels("preprocess_cfg.mean", value("mean"), IMAGE_MEAN)?,
+            std: channels("preprocess_cfg.std", value("std"), IMAGE_STD)?,
             resize: EvalResize { interpolation, fit },
         })
     }
 }
 
-/// What makes tokens of a text, and how they are padded.
+/// The tokenizer of texts, and how it pads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenizerConfig {
-    /// OpenCLIP's `hf_tokenizer_name`; none: CLIP's own.
+    /// OpenCLIP's `hf_tokenizer_name`. `None` for CLIP's own tokenizer.
     pub name: Option<String>,
-    /// Id behind the end of a text; none: as the tokenizer says.
+    /// Token id after the end of a text. `None` for the tokenizer's own.
     pub pad_id: Option<i64>,
-    /// Whether texts are canonicalised first (`tokenizer_kwargs.clean`): no punctuation, lower case.
+    /// Whether texts are canonicalised first (`tokenizer_kwargs.clean`): lower case, no
+    /// punctuation.
     pub canonical: bool,
     /// Whether the token `[SEP]` becomes 0 (`tokenizer_kwargs.strip_sep_token`).
     pub strip_sep_token: bool,
 }
 
-/// One number for each of red, green and blue, or one for all. Those of OpenAI are often written with fewer digits; then they
-/// are taken as they are meant.
+/// Reads one number for each of red, green and blue, or one number for all three.
+///
+/// OpenAI's numbers are often written with fewer digits. Such rounded numbers become the exact
+/// ones.
 pub(crate) fn channels(
     what: &str,
     found: Option<&Value>,

@@ -1,7 +1,8 @@
-//! What all towers have in common: something in front of the blocks, the blocks, and something behind them.
+//! The structure that all towers share: an embedding, a sequence of blocks, and a head.
 //!
-//! A tower computes each sample of a batch for itself, so a batch may go through it in parts. With activation checkpointing the way
-//! back computes each block again, alone, from the input that was kept; it adds up the same numbers, so gradients are the same.
+//! A tower computes each sample of a batch independently, so a batch may pass through it in parts.
+//! With activation checkpointing, the backward pass computes each block again from its saved input.
+//! It adds the same numbers, so the gradients are the same.
 
 use tch::{Kind, Tensor, no_grad};
 
@@ -9,11 +10,11 @@ use crate::TrainerError;
 use crate::nn::inputs::Inputs;
 use crate::nn::parameters::Part;
 
-/// What the first block takes.
+/// The input of the first block.
 pub(crate) struct Embedded {
-    /// [N, L, W].
+    /// `[N, L, W]`.
     pub(crate) x: Tensor,
-    /// What is added to the logits of the attention of all blocks, f32 [N, 1, 1 or L, L].
+    /// Added to the logits of the attention of all blocks, f32 `[N, 1, 1 or L, L]`.
     pub(crate) mask: Option<Tensor>,
 }
 
@@ -22,7 +23,7 @@ pub(crate) trait Tower: Send {
 
     fn blocks(&self) -> usize;
 
-    /// [N, L, W] → [N, L, W].
+    /// Applies a block: `[N, L, W]` → `[N, L, W]`.
     fn block(
         &self,
         number: usize,
@@ -30,40 +31,43 @@ pub(crate) trait Tower: Send {
         mask: Option<&Tensor>,
     ) -> Result<Tensor, TrainerError>;
 
-    /// From the last block's states [N, L, W] to the tower's output, f32, a row or rows for each sample.
+    /// Computes the tower's output from the last block's states `[N, L, W]`.
+    ///
+    /// The output is f32, with one or more rows for each sample.
     fn head(&self, x: &Tensor, inputs: &Inputs) -> Result<Tensor, TrainerError>;
 }
 
-/// One of the tensors that a model gives, by its name, and the tower that computes it.
+/// A named output tensor of a model, and the tower that computes it.
 pub(crate) struct Output<'a> {
     pub(crate) name: &'static str,
-    /// Where the tower's parameters stand.
+    /// The part that the tower's parameters belong to.
     pub(crate) part: Part,
     pub(crate) tower: &'a dyn Tower,
 }
 
-/// What a forward pass keeps for the backward pass.
+/// The choice of what a forward pass keeps for the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BackwardMode {
-    /// All that was computed, in libtorch's graph, where anything before it learns.
+    /// Everything that depends on a learning parameter, in libtorch's graph.
     Graph,
-    /// Activation checkpointing: the input of each stage from this one on, the first that learns. Stages are the embedding, the
-    /// blocks and the head.
+    /// Activation checkpointing: the input of each stage from `first` on, the first stage that
+    /// learns. Stages are the embedding, the blocks and the head.
     Inputs { first: usize },
 }
 
-/// A tower's forward pass over a batch, and what the backward pass wants of it.
+/// A tower's forward pass over a batch, with what its backward pass needs.
 pub(crate) struct Activations<'a> {
     tower: &'a dyn Tower,
     inputs: &'a Inputs,
     pub(crate) output: Tensor,
-    /// With activation checkpointing; without, the output knows the way back.
+    /// The saved inputs of activation checkpointing. Without it, `output` carries libtorch's graph.
     kept: Option<SavedInputs>,
 }
 
 struct SavedInputs {
     first: usize,
-    /// What each block from the first that learns on took, and the head after them. None of it knows where it came from.
+    /// The inputs of the head and of each block from the first that learns, detached from any
+    /// graph.
     inputs: Vec<Tensor>,
     mask: Option<Tensor>,
 }
@@ -95,20 +99,20 @@ impl<'a> Activations<'a> {
         }
     }
 
-    /// What activation checkpointing kept.
+    /// Returns the inputs that activation checkpointing saved.
     #[cfg(test)]
     pub(crate) fn kept(&self) -> Option<&[Tensor]> {
         self.kept.as_ref().map(|kept| &kept.inputs[..])
     }
 
-    /// From the gradient at the output to those of the tower's weights, to which it is added.
+    /// Adds to the gradients of the tower's weights, given the gradient at the output.
     pub(crate) fn backward(self, gradient: &Tensor) -> Result<(), TrainerError> {
         let Self { tower, inputs, output, kept } = self;
         let Some(SavedInputs { first, inputs: mut stages, mask }) = kept else {
             return backward_from(&output, gradient);
         };
         let mut gradient = gradient.shallow_clone();
-        // Behind the embedding, which has no input that is kept, stages are numbered from 1 on.
+        // Stages are numbered from 1, the first after the embedding, which has no saved input.
         let before = first.max(1);
         while let Some(x) = stages.pop() {
             let stage = before + stages.len();
@@ -127,8 +131,10 @@ impl<'a> Activations<'a> {
     }
 }
 
-/// tch has no backward pass that starts from a gradient, and this sum has just that one. What does not depend on anything that
-/// learns has no way back.
+/// Runs a backward pass that starts from a given gradient, for which tch has no function.
+///
+/// The sum of `y * gradient` has exactly that gradient. Does nothing if `y` depends on no parameter
+/// that learns.
 fn backward_from(y: &Tensor, gradient: &Tensor) -> Result<(), TrainerError> {
     if !y.requires_grad() {
         return Ok(());
@@ -136,7 +142,8 @@ fn backward_from(y: &Tensor, gradient: &Tensor) -> Result<(), TrainerError> {
     Ok(y.f_mul(gradient)?.f_sum(Kind::Float)?.f_backward()?)
 }
 
-/// The output, and the blocks' mask. Shows what each stage behind the embedding takes.
+/// Computes the output and the blocks' mask. Calls `takes` with the input of each stage after the
+/// embedding.
 fn forward(
     tower: &dyn Tower,
     inputs: &Inputs,

@@ -1,6 +1,7 @@
-//! The contrastive terms: what is computed from the features of the two towers for the whole batch, and nothing else.
+//! The contrastive terms, computed from the two towers' features of the whole batch.
 //!
-//! A part of the matrix of similarities is computed at a time, so that memory does not grow with the square of the batch.
+//! The matrix of similarities is computed in chunks of rows, so memory does not grow with the
+//! square of the batch.
 
 use diptych_schemas::{LossKind, ObjectiveConfig};
 use tch::{Kind, Reduction, Tensor};
@@ -15,7 +16,7 @@ pub(super) struct Contrastive<'a> {
 }
 
 impl Contrastive<'_> {
-    /// Rows of similarities that are computed at once.
+    /// Returns how many rows of similarities are computed at once, for a batch of `n`.
     pub(super) fn rows(&self, n: i64) -> i64 {
         match self.config.chunk as i64 {
             0 => n.max(1),
@@ -23,7 +24,7 @@ impl Contrastive<'_> {
         }
     }
 
-    /// What `rows` rows from `first` on add to the mean loss.
+    /// Computes what `rows` rows from `first` on add to the mean loss, a scalar.
     pub(super) fn part(
         &self,
         image_nd: &Tensor,
@@ -34,7 +35,7 @@ impl Contrastive<'_> {
         rows: i64,
     ) -> Result<Tensor, TrainerError> {
         let n = image_nd.size2()?.0;
-        // Other pairs with the same caption, [rows, N]: neither right nor wrong.
+        // Other pairs with the same caption, `[rows, N]`, count neither as right nor as wrong.
         let excluded = match caption_n.filter(|_| self.config.mask_duplicate_captions) {
             Some(caption_n) => {
                 let same = caption_n
@@ -58,7 +59,7 @@ impl Contrastive<'_> {
                 let labels =
                     Tensor::f_arange_start(first, first + rows, (Kind::Int64, image_nd.device()))?;
                 let of_images = logits(image_nd, text_nd)?;
-                // All rows at once: the other direction is the same matrix.
+                // If all rows are computed at once, the other direction is the transposed matrix.
                 let of_texts = if rows == n {
                     of_images.f_transpose(0, 1)?
                 } else {
@@ -95,7 +96,9 @@ impl Contrastive<'_> {
         )?)
     }
 
-    /// -ln σ(y·logit) with y = 1 for a pair's own text and -1 for others. SigLIP (Zhai et al., 2023), algorithm 1.
+    /// Sums -ln σ(y·logit), with y = 1 for a pair's own text and -1 for the others.
+    ///
+    /// SigLIP (Zhai et al., 2023), algorithm 1.
     fn sigmoids(
         &self,
         logits: &Tensor,
@@ -109,7 +112,7 @@ impl Contrastive<'_> {
             .f_sub_scalar(1.0)?;
         let right = logits.f_mul(&sign)?;
         let mut each = right.f_log_sigmoid()?.f_neg()?;
-        // As with two classes: the other one gets half of the smoothing.
+        // As with two classes, the other class gets half of the smoothing.
         let smoothing = self.config.label_smoothing / 2.0;
         if smoothing > 0.0 {
             let other = right.f_neg()?.f_log_sigmoid()?.f_neg()?;
@@ -122,7 +125,7 @@ impl Contrastive<'_> {
     }
 }
 
-/// Whether a column is the row's own: bool [rows, N], for rows from `first` on.
+/// Marks each row's own column: bool `[rows, N]`, for rows from `first` on.
 fn own(first: i64, rows: i64, n: i64, like: &Tensor) -> Result<Tensor, TrainerError> {
     let options = (Kind::Int64, like.device());
     let row = Tensor::f_arange_start(first, first + rows, options)?.f_unsqueeze(1)?;

@@ -1,14 +1,18 @@
-//! Masked tokens: how well a model says which ones they were. Devlin et al., "BERT", 2019.
+//! Masked tokens: how well a model predicts the tokens that were masked. Devlin et al., "BERT",
+//! 2019.
 
 use tch::{Kind, Reduction, Tensor};
 
 use crate::TrainerError;
 use crate::nn::inputs::Extra;
 
-/// What stands in the labels where there is nothing to be said.
+/// The label of positions that have nothing to predict.
 pub(crate) const NO_LABEL: i64 = -100;
 
-/// Logits f32 [N, K, V] and labels i64 [N, K] → the sum of the cross-entropies, a scalar, and how many labels have the largest logit.
+/// Sums the cross-entropies and counts the correct predictions.
+///
+/// Takes logits f32 `[N, K, V]` and labels i64 `[N, K]`. Returns two scalars: the sum of the
+/// cross-entropies, and the number of labels with the largest logit.
 pub(super) fn sums(logits: &Tensor, labels: &Extra) -> Result<(Tensor, Tensor), TrainerError> {
     let (logits, labels) = (logits.f_flatten(0, 1)?, labels.values.f_flatten(0, -1)?);
     let loss =

@@ -1,8 +1,9 @@
-//! What is minimised: a weighted sum of terms, computed from what a model gives and what a batch holds, and nothing else.
+//! The objective: a weighted sum of terms, computed from a model's outputs and a batch.
 //!
-//! A term is *coupled* where it needs the outputs of the whole batch at once (contrastive terms), or *by sample*: a sum over samples or
-//! positions, divided by a count of the whole batch that is known before anything is computed. So the gradient does not depend on how a
-//! batch is cut, whatever terms are mixed.
+//! A *coupled* term needs the outputs of the whole batch at once (contrastive terms). A term *by
+//! sample* is a sum over samples or positions. It is divided by a count of the whole batch that is
+//! known before anything is computed. So the gradient does not depend on how a batch is split, for
+//! any mix of terms.
 
 mod alignment;
 mod contrastive;
@@ -20,43 +21,45 @@ use contrastive::Contrastive;
 
 pub(crate) use masked::NO_LABEL;
 
-/// Outputs of models that terms take: unit vectors [N, D].
+/// Name of the output with the images' unit vectors, `[N, D]`.
 pub(crate) const IMAGE_FEATURES: &str = "image_features";
+/// Name of the output with the texts' unit vectors, `[N, D]`.
 pub(crate) const TEXT_FEATURES: &str = "text_features";
-/// Logits [N, K, V] of the K masked positions of each text.
+/// Name of the output with the logits of the K masked positions of each text, `[N, K, V]`.
 pub(crate) const MLM_LOGITS: &str = "mlm_logits";
 
-/// Extras of a batch that terms take: i64 [N], equal where captions are.
+/// Name of the extra with the identity of captions, i64 `[N]`: equal numbers for equal captions.
 pub(crate) const CAPTIONS: &str = "captions";
-/// The texts as a model sees them, some tokens masked, i64 [N, L].
+/// Name of the extra with the texts after masking, i64 `[N, L]`.
 pub(crate) const MASKED_TOKENS: &str = "masked_tokens";
-/// Which positions of each text are masked, i64 [N, K].
+/// Name of the extra with the masked positions of each text, i64 `[N, K]`.
 pub(crate) const MASKED_POSITIONS: &str = "masked_positions";
-/// The tokens that stood there, i64 [N, K].
+/// Name of the extra with the original tokens at the masked positions, i64 `[N, K]`.
 pub(crate) const MASKED_LABELS: &str = "masked_labels";
 
-/// The model's scalars that contrastive terms take.
+/// The model's scalars that contrastive terms use.
 #[derive(Clone, Copy)]
 pub struct Scalars<'a> {
-    /// ln of the factor of the logits.
+    /// Natural logarithm of the factor on the logits.
     pub logit_scale: &'a Tensor,
-    /// Added to the logits, of models that have one.
+    /// Added to the logits, in models that have it.
     pub logit_bias: Option<&'a Tensor>,
 }
 
-/// Tensors of a model by name, of a batch or a part of it.
+/// A model's tensors by name, for a batch or a part of it.
 pub(crate) type Outputs = BTreeMap<&'static str, Tensor>;
 
-/// An objective, as the configuration asks for it.
+/// The objective of a run, as configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objective {
     config: ObjectiveConfig,
     terms: Vec<(ObjectiveTerm, f64)>,
 }
 
-/// CLIP's symmetric cross-entropy. CLIP, figure 3: the n-th image belongs to the n-th text, among all of the batch.
+/// Computes CLIP's symmetric cross-entropy: the n-th image belongs to the n-th text of the batch.
 ///
-/// Unit vectors [N, D] twice and ln of the scale → a scalar.
+/// Takes unit vectors `[N, D]` of images and of texts, and the logarithm of the scale. Returns a
+/// scalar. Radford et al., "CLIP", 2021, figure 3.
 pub fn clip_loss(
     image_nd: &Tensor,
     text_nd: &Tensor,
@@ -74,7 +77,7 @@ fn contrastive(term: ObjectiveTerm) -> Option<LossKind> {
     }
 }
 
-/// The outputs of a model that a term is computed from.
+/// Returns the names of the model outputs that a term is computed from.
 fn outputs_of(term: ObjectiveTerm) -> &'static [&'static str] {
     match term {
         ObjectiveTerm::Clip | ObjectiveTerm::Siglip | ObjectiveTerm::Alignment => {
@@ -89,7 +92,9 @@ impl Objective {
         Self { config: config.clone(), terms: config.weighted() }
     }
 
-    /// Refuses terms that a model cannot compute. `family` says in words what it is, `given` which outputs it has.
+    /// Refuses terms that a model cannot compute.
+    ///
+    /// `family` describes the model to the user, and `given` lists its outputs.
     pub(crate) fn check(&self, family: &str, given: &[&str]) -> Result<(), TrainerError> {
         let computes =
             |term: ObjectiveTerm| outputs_of(term).iter().all(|output| given.contains(output));
@@ -106,7 +111,8 @@ impl Objective {
             Some((term, _)) => Err(TrainerError::Config {
                 place: format!("objective term {}", term.name()),
                 message: format!(
-                    "the model is {family}, which computes only {}: set objective.terms = {{ {} = 1.0 }}",
+                    "the model is {family} and computes only {}; set objective.terms = {{ {} = 1.0 \
+                     }}",
                     known.join(", "),
                     known.first().copied().unwrap_or_default()
                 ),
@@ -114,7 +120,7 @@ impl Objective {
         }
     }
 
-    /// Whether any term takes an output.
+    /// Returns whether any term uses an output.
     pub(crate) fn takes(&self, output: &str) -> bool {
         self.terms.iter().any(|(term, _)| outputs_of(*term).contains(&output))
     }
@@ -127,8 +133,10 @@ impl Objective {
         self.terms.iter().any(|(term, _)| contrastive(*term).is_none())
     }
 
-    /// Unit vectors [N, D] of both towers → the weighted sum of the contrastive terms, a scalar. `caption_n`: i64 [N], equal where
-    /// captions are.
+    /// Computes the weighted sum of the contrastive terms, a scalar.
+    ///
+    /// Takes unit vectors `[N, D]` of both towers. `caption_n`, i64 `[N]`, holds equal numbers for
+    /// equal captions.
     pub fn loss(
         &self,
         image_nd: &Tensor,
@@ -148,8 +156,10 @@ impl Objective {
         Ok(sum)
     }
 
-    /// The terms that are computed from the embeddings of pairs: what the rows from the first one on, and so many of them, add to the means over
-    /// the batch. Unit vectors [N, D] twice.
+    /// Computes what a range of rows adds to the means of the terms of embeddings.
+    ///
+    /// Takes unit vectors `[N, D]` of images and of texts. Terms that are not computed from
+    /// embeddings are skipped.
     pub(crate) fn of_pairs(
         &self,
         image_nd: &Tensor,
@@ -168,7 +178,7 @@ impl Objective {
                     &text_nd.f_narrow(0, first, rows)?,
                 )?
                 .f_div_scalar(image_nd.size2()?.0 as f64)?,
-                // It is not computed from embeddings.
+                // The term is not computed from embeddings.
                 (None, _) => continue,
             };
             sums.add_term(name, weight, &part)?;
@@ -176,7 +186,9 @@ impl Objective {
         Ok(sums)
     }
 
-    /// The coupled terms of a whole batch, their gradients added to those of the outputs, which are leaves, and of the scalars.
+    /// Computes the coupled terms of a whole batch.
+    ///
+    /// Adds their gradients to those of the outputs, which are leaves, and of the scalars.
     pub(crate) fn coupled(
         &self,
         outputs: &Outputs,
@@ -202,7 +214,9 @@ impl Objective {
         Ok(sums)
     }
 
-    /// What some of the samples add to the terms by sample, the gradients added to those of the outputs, which are leaves.
+    /// Computes what some of the samples add to the terms by sample.
+    ///
+    /// Adds the gradients to those of the outputs, which are leaves.
     pub(crate) fn by_sample(
         &self,
         outputs: &Outputs,
@@ -227,7 +241,7 @@ impl Objective {
                     loss.f_div_scalar(count)?
                 }
             };
-            // Where nothing is trained, there is no way back.
+            // If nothing in the part learns, there is no graph to go back through.
             if part.requires_grad() {
                 weighted(&part, weight)?.f_backward()?;
             }
@@ -236,12 +250,14 @@ impl Objective {
         Ok(sums)
     }
 
-    /// What the terms by sample are means over: masked positions, or samples.
+    /// Returns the count that the terms by sample divide by: masked positions, or samples.
     pub(crate) fn counted(inputs: &Inputs) -> f64 {
         inputs.extra(MASKED_LABELS).map_or(inputs.samples() as f64, |labels| labels.total)
     }
 
-    /// The weighted sum, and what is reported of the terms by name: each term's value, where there are several, and what else it says.
+    /// Returns the weighted sum and the reported figures by name.
+    ///
+    /// Each term's own value is a figure only if there are several terms.
     pub(crate) fn figures(
         &self,
         sums: &TermSums,
@@ -265,12 +281,12 @@ fn missing(what: &str) -> TrainerError {
     TrainerError::Torch(format!("the model gives no {what}"))
 }
 
-/// Values of terms, f32 scalars on the device that know no way back, added up over the parts of a batch.
+/// Values of terms, f32 scalars on the device without a graph, summed over the parts of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct TermSums {
     /// The weighted sum.
     total: Option<Tensor>,
-    /// By name, in the order in which they came.
+    /// By name, in the order in which they were added.
     figures: Vec<(String, Tensor)>,
 }
 
@@ -299,7 +315,7 @@ impl TermSums {
         Ok(())
     }
 
-    /// Adds those of another part of the batch, or of the other kind of terms.
+    /// Adds the values of another part of the batch, or of the other kind of terms.
     pub(crate) fn merge(&mut self, other: Self) -> Result<(), TrainerError> {
         for (name, value) in &other.figures {
             self.add(name, value)?;

@@ -1,12 +1,15 @@
-//! A running average of the weights, which often evaluates better than the weights themselves.
+//! A moving average of the weights, which often evaluates better than the weights themselves.
 
 use tch::{Tensor, no_grad};
 
 use crate::TrainerError;
 use crate::nn::parameter_set::ParameterSet;
 
-/// Exponential moving average. After the n-th update it takes min(decay, (1 + n) / (10 + n)) of what it was, so that the random
-/// start is soon forgotten: the rule of TensorFlow's `ExponentialMovingAverage` with `num_updates`.
+/// An exponential moving average.
+///
+/// At the n-th update it keeps min(decay, (1 + n) / (10 + n)) of its value, so that the random
+/// start is soon forgotten. TensorFlow's `ExponentialMovingAverage` has the same rule with
+/// `num_updates`.
 pub(crate) struct Average {
     decay: f64,
     /// In the order of the model's parameters.
@@ -14,14 +17,14 @@ pub(crate) struct Average {
 }
 
 impl Average {
-    /// None where `decay` is 0. Starts at the model's weights.
+    /// Makes an average that starts at the model's weights. Returns `None` if `decay` is 0.
     pub(crate) fn new(model: &ParameterSet, decay: f64) -> Result<Option<Self>, TrainerError> {
         if decay <= 0.0 {
             return Ok(None);
         }
         let copy = |p: &Tensor| {
             let same = p.f_detach()?;
-            // What does not learn is its own average.
+            // A parameter that does not learn is its own average.
             if p.requires_grad() {
                 Ok(same.f_to_device_(p.device(), p.kind(), false, true)?)
             } else {
@@ -32,7 +35,7 @@ impl Average {
         Ok(Some(Self { decay, values }))
     }
 
-    /// Takes in the weights after so many updates.
+    /// Includes the weights after a number of updates.
     pub(crate) fn update(
         &mut self,
         model: &ParameterSet,

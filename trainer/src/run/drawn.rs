@@ -1,4 +1,4 @@
-//! What a step draws, and what it compares, beside what a batch holds.
+//! The extras of a step: random draws, and comparisons of captions.
 
 use std::collections::HashMap;
 
@@ -12,13 +12,13 @@ use crate::families::{DeviceBatch, ModelConfig};
 use crate::nn::inputs::{Extra, Inputs};
 use crate::objectives::{CAPTIONS, MASKED_LABELS, MASKED_POSITIONS, MASKED_TOKENS, NO_LABEL};
 
-/// Which extras steps of a run want.
+/// The extras that the steps of a run need.
 #[derive(Clone)]
 pub(super) struct Draws {
     seed: u64,
     /// Patches of an image, and how many of them are kept.
     patches: Option<(i64, i64)>,
-    /// Tokens of a text, where captions are compared.
+    /// Tokens of a text, if captions are compared.
     captions: Option<usize>,
     masking: Option<Masking>,
     /// Tokens of a text, L.
@@ -26,7 +26,7 @@ pub(super) struct Draws {
 }
 
 impl Draws {
-    /// Refused where tokens are to be masked and the vocabulary does not allow it.
+    /// Makes the draws. Refuses masked tokens if the vocabulary does not allow them.
     pub(super) fn new(
         model: &ModelConfig,
         objective: &ObjectiveConfig,
@@ -43,8 +43,9 @@ impl Draws {
         Ok(Self { seed, patches: model.dropped_patches(), captions, masking, length })
     }
 
-    /// What a model looks at in a step, from 0 on.
-    /// The first sample of the batch is in row `first_row`.
+    /// Assembles the model's inputs of a step, counted from 0.
+    ///
+    /// The batch's first sample is in row `first_row`.
     pub(super) fn inputs(
         &self,
         batch: &DeviceBatch,
@@ -87,18 +88,19 @@ fn masking(vocabulary: Option<&MaskVocabulary>, mask: MaskConfig) -> Result<Mask
         place: "objective term mlm".into(),
         message: message.into(),
     };
-    let missing = "the tokenizer has no token for what is masked ([MASK] or <mask>): name one that has, such as BERT's vocab.txt (model.tokenizer)";
+    let missing = "the tokenizer has no mask token ([MASK] or <mask>); set model.tokenizer to one \
+                   that has, such as BERT's vocab.txt";
     let vocabulary = vocabulary.ok_or_else(|| refused(missing))?;
     if mask.whole_words && vocabulary.continuations.is_none() {
         return Err(refused(
-            "objective.mask.whole_words needs a tokenizer that marks the pieces which go on with a word (WordPiece): leave it out, or name \
-             such a tokenizer (model.tokenizer)",
+            "objective.mask.whole_words needs a tokenizer that marks the continuation of words \
+             (WordPiece); remove the key, or set model.tokenizer to such a tokenizer",
         ));
     }
     Ok(Masking::new(vocabulary, mask.text, mask.whole_words))
 }
 
-/// For each text of [N, L] the number of the first one with the same tokens: i64 [N].
+/// Numbers each text of `[N, L]` by the first row with the same tokens: i64 `[N]`.
 fn same_captions(tokens: &[i32], length: usize) -> Result<Tensor, TrainerError> {
     let mut first = HashMap::new();
     let texts = tokens.chunks_exact(length).enumerate();

@@ -1,9 +1,11 @@
-//! How much a step computes, by formula, and how much the machine could, by measurement: the two halves of MFU.
+//! The operations of a step, by formula, and the machine's ceiling, by measurement: the two halves
+//! of MFU.
 //!
-//! Counted are matrix products and attention, as two operations a multiplication and addition, and a backward pass as two
-//! forward ones (Chowdhery et al., "PaLM", 2022, appendix B). A causal mask is not subtracted, as there. What is computed
-//! again to save memory does not count: it is not useful work. Neither does what is left out: the padding that texts are cut by, dropped
-//! patches, the backward pass of a locked tower.
+//! Only matrix products and attention count. A multiplication and an addition are two operations,
+//! and a backward pass counts as two forward passes (Chowdhery et al., "PaLM", 2022, appendix B). A
+//! causal mask is not subtracted. Computing something again to save memory does not count, because
+//! it is not useful work. Omitted work does not count either: the padding that texts are cut by,
+//! dropped patches, and the backward pass of a locked tower.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -20,13 +22,16 @@ use crate::nn::learning::{Depths, locked};
 use crate::nn::lora;
 use crate::nn::parameters::{ParameterSpec, Part};
 
-/// How many forward passes a training step is worth, for each part: 3 where all of it learns.
+/// The cost of a training step in forward passes, for each part: 3 if all of it learns.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Passes(BTreeMap<Part, f64>);
 
 impl Passes {
-    /// A weight that learns is worth two passes behind the forward one: one for its own gradient and one for that of what comes
-    /// before it. A locked part has neither where nothing of it learns; beside LoRA's small changes it has the second one.
+    /// Counts the passes of each part.
+    ///
+    /// A weight that learns costs two passes in addition to the forward pass: one for its own
+    /// gradient and one for the gradient of its input. A locked part costs neither if nothing in it
+    /// learns. With LoRA's small changes it costs the second one.
     pub(crate) fn of(specs: &[ParameterSpec], lock: &LockConfig, lora: &LoraConfig) -> Self {
         let (lock, depths) = (lora::lock(lora, lock), Depths::of(specs));
         let passes = |part, changed: bool| {
@@ -42,8 +47,10 @@ impl Passes {
         Self(parts.into_iter().map(|(part, changed)| (part, passes(part, changed))).collect())
     }
 
-    /// Floating-point operations that one sample asks for in training. The similarities of a batch are
-    /// left out: below a thousandth for any batch that fits a device.
+    /// Counts the floating-point operations of one sample in training.
+    ///
+    /// The similarities of a batch are left out: they are below a thousandth for any batch that
+    /// fits on a device.
     pub(crate) fn flops(
         &self,
         config: &ModelConfig,
@@ -55,19 +62,25 @@ impl Passes {
     }
 }
 
-/// Side of the square matrices whose product is the ceiling: large enough that copying does not count.
+/// Side of the square matrices of the ceiling, on the CPU and on a GPU: large enough that copying
+/// does not count.
 const SIDE: (i64, i64) = (2048, 8192);
-/// Products a round on the CPU and on a GPU, and rounds of which the fastest counts.
+/// Products per round, on the CPU and on a GPU.
 const PRODUCTS: (u32, u32) = (2, 20);
+/// Rounds, of which the fastest counts.
 const ROUNDS: usize = 4;
 
-/// Operations a second of large square matrix products with the threads in use: what a step could reach at most. The fastest
-/// of four rounds, since others may want the machine; below a second on two cores.
+/// Measures the operations per second of large square matrix products, the most that a step could
+/// reach.
+///
+/// Uses the current threads and takes the fastest of four rounds, since other programs may use the
+/// machine. Takes less than a second on two cores.
 pub fn matmul_ceiling(device: Device, precision: Precision) -> Result<f64, TrainerError> {
     let on_gpu = device.0.is_cuda();
     let (side, products) = if on_gpu { (SIDE.1, PRODUCTS.1) } else { (SIDE.0, PRODUCTS.0) };
     no_grad(|| {
-        // Numbers of any size will do, but not zeros: a GPU takes less power for those, and so is faster.
+        // Values of any size will do except zeros, for which a GPU needs less power and so is
+        // faster.
         let values = Tensor::f_arange(side * side, (Kind::Float, device.0))?
             .f_sin()?
             .f_reshape([side, side])?;
@@ -89,7 +102,7 @@ pub fn matmul_ceiling(device: Device, precision: Precision) -> Result<f64, Train
     })
 }
 
-/// Seconds of so many products [rows, inner] × [inner, columns] on the CPU in f32, with both at hand.
+/// Measures the seconds of `times` products `[rows, inner] × [inner, columns]` on the CPU, in f32.
 pub fn matmul_seconds(
     rows: i64,
     inner: i64,
@@ -115,7 +128,7 @@ pub fn matmul_seconds(
 mod tests {
     use super::*;
 
-    /// All of both towers, with whole texts.
+    /// Counts all operations of both towers, with texts of full length.
     fn per_pair(config: &ModelConfig) -> f64 {
         let specs = config.parameters();
         let all = Passes::of(&specs, &LockConfig::default(), &LoraConfig::default());
@@ -139,7 +152,8 @@ mod tests {
         assert_eq!(passes(half, no.clone()), (2.0, 1.0));
         let lora = LoraConfig { rank: 4, image: true, text: false, ..no };
         assert_eq!(passes(all, lora), (2.0, 1.0));
-        // By hand: 12 layers of 12 W² weights, two products of attention over 8 tokens, and the projection.
+        // By hand: 12 layers with 12 W² weights, two products of attention over 8 tokens, and the
+        // projection.
         let by_hand =
             12.0 * (2.0 * 8.0 * 512.0 * (12.0 * 512.0) + 4.0 * 64.0 * 512.0) + 2.0 * 512.0 * 512.0;
         let of_text = config.cost(&config.parameters(), SampleSize { tokens: 8, masked: 0 })[1];
@@ -149,7 +163,7 @@ mod tests {
 
     #[test]
     fn forward_pass_has_as_many_operations_as_openclip_says() {
-        // In units of 10^9: openclip's docs/openclip_results.csv, column "FLOPs (B)".
+        // In units of 10^9: OpenCLIP's docs/openclip_results.csv, column "FLOPs (B)".
         for (name, expected) in [("ViT-B-32", 14.78), ("ViT-B-16", 41.09), ("ViT-L-14", 175.33)] {
             let config = ModelConfig::built_in(name).unwrap();
             let found = per_pair(&config) / 3e9;
@@ -162,7 +176,8 @@ mod tests {
         let mut config = ModelConfig::built_in("ViT-B-32").unwrap();
         let whole = per_pair(&config);
         config.dual_encoder_mut().unwrap().vision.patch_dropout = 0.5;
-        // By hand: 49 patches, of which 24 are kept, and the class token; 12 W² weights a block, and two products of attention.
+        // By hand: 49 patches, of which 24 are kept, and the class token. A block has 12 W² weights
+        // and two products of attention.
         let blocks = |tokens: f64| {
             12.0 * (2.0 * tokens * 768.0 * (12.0 * 768.0) + 4.0 * tokens * tokens * 768.0)
         };
@@ -174,7 +189,8 @@ mod tests {
     #[test]
     fn ceiling_is_above_a_small_product_timed_here_and_below_what_any_core_can() {
         let ceiling = matmul_ceiling(Device::CPU, Precision::Fp32).unwrap();
-        // 64 operations a cycle is two AVX-512 units that multiply and add; no processor has 8 GHz.
+        // 64 operations per cycle are two AVX-512 units that multiply and add. No processor runs at
+        // 8 GHz.
         let cores = std::thread::available_parallelism().unwrap().get() as f64;
         assert!(ceiling > 1e8 && ceiling < 64.0 * 8e9 * cores, "{ceiling}");
     }

@@ -1,4 +1,5 @@
-//! An objective on held-out samples, without an update: how models are evaluated that give no embeddings.
+//! The objective on held-out samples, without an update: the evaluation of models without
+//! embeddings.
 
 use diptych_pipeline::Batch;
 use tch::no_grad;
@@ -9,24 +10,24 @@ use crate::families::{Model, Uploader};
 use crate::nn::tower::{Activations, BackwardMode};
 use crate::objectives::{Objective, Outputs};
 
-/// In place of the number of a step: every evaluation of a run masks alike.
+/// Replaces the number of a step, so that every evaluation of a run masks the same tokens.
 const HELD_OUT: u64 = u64::MAX;
 
-/// The terms of an objective over the samples that were added.
+/// The means of an objective's terms over the samples that were added.
 pub struct HeldOutTerms {
     model: Model,
     objective: Objective,
     draws: Draws,
     uploader: Uploader,
     samples: u64,
-    /// By name, each the sum over what is counted.
+    /// By name, each the sum over the counted positions or samples.
     sums: Vec<(String, f64)>,
-    /// What was counted: masked positions, or samples.
+    /// Number of counted masked positions or samples.
     count: f64,
 }
 
 impl HeldOutTerms {
-    /// Refused where a term needs the whole batch at once: its value depends on the size of the batch.
+    /// Makes an evaluation. Refuses coupled terms, whose value depends on the size of the batch.
     pub(super) fn new(
         model: Model,
         objective: Objective,
@@ -34,7 +35,9 @@ impl HeldOutTerms {
     ) -> Result<Self, TrainerError> {
         if objective.has_coupled() {
             return Err(TrainerError::Evaluation(
-                "a contrastive term has no value of its own on held-out samples".into(),
+                "the value of a contrastive term on held-out samples depends on the batch; it is \
+                 computed from embeddings instead"
+                    .into(),
             ));
         }
         Ok(Self {
@@ -48,7 +51,7 @@ impl HeldOutTerms {
         })
     }
 
-    /// Adds a batch, whose masks follow from its place among all that are added.
+    /// Adds a batch. Its masks depend on its place among all samples that are added.
     pub fn add(&mut self, batch: &Batch) -> Result<(), TrainerError> {
         if batch.is_empty() {
             return Ok(());
@@ -56,9 +59,9 @@ impl HeldOutTerms {
         let uploaded = self.uploader.upload(batch)?;
         let inputs = self.draws.inputs(&uploaded, None, HELD_OUT, self.samples)?;
         let outputs = self.model.family().outputs();
-        let wanted = outputs.iter().filter(|output| self.objective.takes(output.name));
+        let used = outputs.iter().filter(|output| self.objective.takes(output.name));
         let (total, figures, count) = no_grad(|| {
-            let outputs: Outputs = wanted
+            let outputs: Outputs = used
                 .map(|output| {
                     Ok((
                         output.name,
@@ -83,12 +86,14 @@ impl HeldOutTerms {
         Ok(())
     }
 
-    /// Samples that were added.
+    /// Returns the number of samples that were added.
     pub fn samples(&self) -> u64 {
         self.samples
     }
 
-    /// The weighted sum of the terms, `loss`, and what else they say, by name. Nothing where nothing was counted.
+    /// Returns the weighted sum of the terms as `loss`, and their other figures, by name.
+    ///
+    /// Returns an empty list if nothing was counted.
     pub fn means(&self) -> Vec<(String, f64)> {
         if self.count == 0.0 {
             return Vec::new();

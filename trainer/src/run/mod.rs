@@ -1,4 +1,4 @@
-//! A run on the device: from a batch to new weights, and what a checkpoint keeps of it.
+//! A run on the device: from a batch to new weights, and the state that a checkpoint keeps.
 
 pub(crate) mod average;
 mod drawn;

@@ -1,8 +1,9 @@
-//! AdamW with OpenCLIP's two groups of parameters, each parted by layer where layers learn at different rates. Loshchilov and
-//! Hutter, "Decoupled weight decay regularization", 2019.
+//! AdamW with OpenCLIP's two groups of parameters, each split by learning rate with layer-wise
+//! decay.
 //!
-//! The moments are plain lists, so that a checkpoint can hold them. It knows no schedule and no loss: rate and gradients come
-//! in with each update.
+//! Loshchilov and Hutter, "Decoupled weight decay regularization", 2019. The moments are plain
+//! lists, so that a checkpoint can hold them. The optimizer knows no schedule and no loss: each
+//! update is given the rate and the gradients.
 
 use diptych_schemas::OptimizerConfig;
 use tch::{Kind, Tensor};
@@ -12,24 +13,25 @@ use crate::device::shim::{self, AdamWStep};
 use crate::nn::learning::Depths;
 use crate::nn::parameter_set::ParameterSet;
 
-/// State of the optimizer for one model.
+/// The state of the optimizer for one model.
 pub(crate) struct AdamW {
     config: OptimizerConfig,
-    /// Updates done.
+    /// Number of updates done.
     pub(crate) updates: u64,
-    /// Running averages of the gradient and of its square, of those of the model's parameters that learn, in their order.
+    /// Running averages of the gradients of the parameters that learn, in their order.
     pub(crate) averages: Vec<Tensor>,
+    /// Running averages of the squared gradients.
     pub(crate) squares: Vec<Tensor>,
     groups: Vec<Group>,
 }
 
-/// Parameters that are updated alike.
+/// Parameters that share weight decay and learning rate.
 struct Group {
-    /// Whether weight decay is applied.
+    /// Whether weight decay applies.
     decayed: bool,
-    /// Of the learning rate.
+    /// Factor on the learning rate.
     rate: f64,
-    /// Places in the lists above.
+    /// Indices into the lists above.
     members: Vec<usize>,
 }
 
@@ -66,8 +68,10 @@ impl AdamW {
         })
     }
 
-    /// One update of all parameters that learn, in place; the gradients are theirs. Where `unusable` (an f32 scalar on the device)
-    /// is 1, nothing is changed; so the caller, who learns of that later, counts the update.
+    /// Updates all parameters that learn, in place, with their gradients.
+    ///
+    /// Changes nothing if `unusable`, an f32 scalar on the device, is 1. The caller learns of that
+    /// later, so the caller counts the update.
     pub(crate) fn update(
         &self,
         model: &ParameterSet,
@@ -105,20 +109,24 @@ impl AdamW {
     }
 }
 
-/// OpenCLIP's rule: not on tensors of fewer than two dimensions, nor on norms, biases and the logit scale.
+/// Returns whether weight decay applies, by OpenCLIP's rule.
+///
+/// It does not apply to tensors of fewer than two dimensions, nor to norms, biases and the logit
+/// scale.
 fn decays(name: &str, dimensions: usize) -> bool {
     dimensions >= 2 && !["bn", "ln", "bias", "logit_scale"].iter().any(|part| name.contains(part))
 }
 
-/// Scales gradients so that their norm together is at most `largest`: `torch.nn.utils.clip_grad_norm_`, without waiting for
-/// the device.
+/// Scales gradients so that their common norm is at most `largest`, without waiting for the device.
+///
+/// As `torch.nn.utils.clip_grad_norm_`.
 pub(crate) fn clip(gradients: &[Tensor], norm: &Tensor, largest: f64) -> Result<(), TrainerError> {
     let factor =
         norm.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(largest)?.f_clamp_max(1.0)?;
     shim::scale(gradients, &factor)
 }
 
-/// An f32 scalar on the device: 1 where one of two scalars is NaN or infinite.
+/// Returns an f32 scalar on the device: 1 if one of two scalars is NaN or infinite.
 pub(crate) fn unusable(a: &Tensor, b: &Tensor) -> Result<Tensor, TrainerError> {
     Ok(a.f_isfinite()?.f_logical_and(&b.f_isfinite()?)?.f_logical_not()?.f_to_kind(Kind::Float)?)
 }
@@ -143,18 +151,19 @@ mod tests {
         assert!(!decays("logit_scale", 0));
         assert!(!decays("visual.ln_pre.weight", 1));
         assert!(!decays("transformer.resblocks.0.attn.in_proj_bias", 1));
-        // The names decide also where the shape would not.
+        // The name also decides if the shape would not.
         assert!(!decays("a.ln_x.weight", 2));
     }
 
     #[test]
     fn a_layer_moves_as_with_its_own_learning_rate() {
         let config = ModelConfig::parse(
-            r#"{"embed_dim": 8, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "head_width": 8, "layers": 2},
-                "text_cfg": {"context_length": 4, "vocab_size": 9, "width": 16, "heads": 2, "layers": 2}}"#,
+            r#"{"embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "head_width": 8, "layers": 2},
+    "text_cfg": {"context_length": 4, "vocab_size": 9, "width": 16, "heads": 2, "layers": 2}}"#,
         )
         .unwrap();
-        // Three updates with the same gradients, whatever the weights.
+        // Three updates with the same gradients, independent of the weights.
         let updated = |layer_decay: f64, lr: f64| {
             let model = Model::random(&config, 3, tch::Device::Cpu).unwrap();
             let gradients: Vec<Tensor> =
@@ -171,7 +180,7 @@ mod tests {
             model
         };
         let decayed = updated(0.5, 0.01);
-        // By hand, with the layers of both towers; the projections are behind them.
+        // By hand, for the layers of both towers. The projections follow them.
         for (part, factor) in [
             ("conv1", 0.125),
             ("token_embedding", 0.125),
@@ -183,7 +192,7 @@ mod tests {
             let (by_hand, plain) = (updated(1.0, 0.01 * factor), updated(1.0, 0.01));
             let mut compared = 0;
             for (place, name) in decayed.names().iter().enumerate() {
-                // The attention's and the MLP's own projections are called so too, inside of layers.
+                // The projections of attention and MLP inside the layers have the same name.
                 if name.contains(part) && (part != "proj" || !name.contains("resblocks")) {
                     assert!(decayed.parameters()[place] == by_hand.parameters()[place], "{name}");
                     assert_eq!(

@@ -1,6 +1,7 @@
-//! The training objective on pairs whose embeddings are known: how a loss on held-out pairs is computed.
+//! The training objective on pairs with known embeddings, for the loss on held-out pairs.
 //!
-//! A contrastive loss depends on how many pairs are compared, so it is computed in batches of the training's size.
+//! A contrastive loss depends on how many pairs are compared, so it is computed in batches of the
+//! training's size.
 
 use diptych_schemas::ObjectiveConfig;
 use tch::{Tensor, no_grad};
@@ -9,36 +10,39 @@ use crate::TrainerError;
 use crate::families::Encoder;
 use crate::objectives::{Objective, TermSums};
 
-/// Into how many parts the pairs of a batch are cut.
+/// Number of parts that a batch is split into.
 const PARTS: i64 = 16;
-/// Similarities that are computed at once.
+/// Largest number of similarities computed at once.
 const AT_ONCE: i64 = 1 << 24;
 
-/// Embeddings of pairs in the order in which batches are made of them.
+/// Embeddings of pairs, in the order in which they form batches.
 #[derive(Clone, Copy)]
 pub struct EmbeddedPairs<'a> {
-    /// [N, D], rows of unit length, with the encoder's D.
+    /// `[N, D]`, rows of unit length, with the encoder's D.
     pub images: &'a [f32],
-    /// [N, D], rows of unit length.
+    /// `[N, D]`, rows of unit length.
     pub texts: &'a [f32],
-    /// Equal where captions are, [N].
+    /// `[N]`, equal numbers for equal captions.
     pub captions: &'a [i64],
 }
 
-/// An objective on pairs.
+/// The value of an objective on pairs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PairLoss {
-    /// The weighted sum of the terms as `loss`, and each as `loss/TERM` where there are several; means over the batches.
+    /// The weighted sum of the terms as `loss`, and each term as `loss/TERM` if there are several.
+    /// Means over the batches.
     pub terms: Vec<(String, f64)>,
-    /// Pairs that were compared at a time.
+    /// Number of pairs that are compared with each other.
     pub batch_size: usize,
-    /// The loss of a pair, as the mean over each part of each batch. Their mean is about the loss.
+    /// Mean loss of a pair over each part of each batch. Their mean is approximately the loss.
     pub parts: Vec<f64>,
 }
 
-/// Computes the objective on all pairs. Where their number is no multiple of `batch_size`, the last batch begins among the pairs of
-/// the one before; where there are fewer than `batch_size`, they are one batch. Asked between parts, `go_on` says whether to go on; where
-/// not, it fails with [`TrainerError::Stopped`].
+/// Computes the objective on all pairs, in batches.
+///
+/// If their number is not a multiple of `batch_size`, the last batch overlaps the one before. Fewer
+/// than `batch_size` pairs are one batch. Calls `go_on` between parts, and fails with
+/// [`TrainerError::Stopped`] if it returns `false`.
 pub fn pair_loss(
     encoder: &Encoder,
     config: &ObjectiveConfig,
@@ -54,9 +58,7 @@ pub fn pair_loss(
         )));
     }
     if size < 2 {
-        return Err(TrainerError::Evaluation(
-            "a loss over pairs needs at least two of them".into(),
-        ));
+        return Err(TrainerError::Evaluation("a loss over pairs needs at least two pairs".into()));
     }
     let objective = Objective::new(config);
     let model = encoder.model();

@@ -1,5 +1,7 @@
-//! Writes checkpoints on a thread of its own while training goes on: one at a time, in memory that is held from the first to the
-//! last, so that neither a slow disk nor a full memory is met in the middle of a run.
+//! Writes checkpoints on a separate thread while training continues, one at a time.
+//!
+//! The memory for them is kept from the first to the last, so that neither a slow disk nor a lack
+//! of memory surprises a run in the middle.
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -11,7 +13,7 @@ use super::trainer::Trainer;
 use crate::TrainerError;
 use crate::formats::checkpoint::{CheckpointManifest, CheckpointMeta};
 
-/// What came of writing one checkpoint.
+/// The result of writing one checkpoint.
 #[derive(Debug)]
 pub struct Saved {
     pub step: Step,
@@ -19,11 +21,11 @@ pub struct Saved {
     pub result: Result<CheckpointManifest, TrainerError>,
 }
 
-/// The writer. Dropping it waits for the checkpoint that is being written.
+/// A background writer of checkpoints. Dropping it waits for the checkpoint in progress.
 #[derive(Default)]
 pub struct Saver {
     running: Option<Running>,
-    /// The snapshot that was written last, to be written over.
+    /// The last snapshot that was written, whose memory is reused.
     memory: Option<Snapshot>,
 }
 
@@ -38,13 +40,18 @@ impl Saver {
         Self::default()
     }
 
-    /// Takes the memory of a run's checkpoints before the first one, which would wait for it: the system hands out new memory slowly.
+    /// Allocates the memory of a run's checkpoints in advance.
+    ///
+    /// Otherwise the first checkpoint would wait for it, because the system provides new memory
+    /// slowly.
     pub fn reserve(&mut self, trainer: &Trainer) -> Result<(), TrainerError> {
         self.memory = Some(trainer.snapshot_over(self.memory.take())?);
         Ok(())
     }
 
-    /// Begins to write a checkpoint of a run as it is now. Waits for the one before it first and gives back what came of that.
+    /// Starts to write a checkpoint of a run's current state.
+    ///
+    /// Waits for the checkpoint in progress first and returns its result.
     pub fn start(
         &mut self,
         trainer: &Trainer,
@@ -62,7 +69,7 @@ impl Saver {
         Ok(before)
     }
 
-    /// What came of the last checkpoint, once, if it is written by now.
+    /// Returns the result of the last checkpoint, once, if it is finished.
     pub fn poll(&mut self) -> Option<Saved> {
         if self.running.as_ref().is_some_and(|running| running.thread.is_finished()) {
             self.finish()
@@ -71,14 +78,14 @@ impl Saver {
         }
     }
 
-    /// Waits for the checkpoint that is being written, if there is one, and says what came of it.
+    /// Waits for the checkpoint in progress, if there is one, and returns its result.
     pub fn finish(&mut self) -> Option<Saved> {
         let Running { step, folder, thread } = self.running.take()?;
         let result = if let Ok((result, snapshot)) = thread.join() {
             self.memory = Some(snapshot);
             result
         } else {
-            let message = "its writer panicked; nothing was put in place".into();
+            let message = "the writer panicked; no checkpoint was written".into();
             Err(TrainerError::Damaged { path: folder.clone(), message })
         };
         Some(Saved { step, folder, result })
@@ -88,7 +95,7 @@ impl Saver {
 impl Drop for Saver {
     fn drop(&mut self) {
         if let Some(Saved { folder, result: Err(error), .. }) = self.finish() {
-            tracing::error!(folder = %folder.display(), %error, "a checkpoint was not written");
+            tracing::error!(folder = %folder.display(), %error, "cannot write a checkpoint");
         }
     }
 }

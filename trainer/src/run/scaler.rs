@@ -1,20 +1,22 @@
-//! The scale of fp16's gradients: large, so that small ones are not lost, and halved where they overflow. `torch.amp.GradScaler`
-//! with its defaults, counted on the host, which waits for the device once in a step anyway.
+//! The scale of fp16's gradients: large, so that small ones are not lost, and halved on overflow.
+//!
+//! It is `torch.amp.GradScaler` with its defaults. It counts on the host, which waits for the
+//! device once per step anyway.
 
-/// Scale and what decides its next change.
+/// The scale and the count that decides its next change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Scaler {
     pub(crate) scale: f64,
-    /// Steps without overflow since the scale was changed last.
+    /// Steps without overflow since the last change of the scale.
     pub(crate) good_steps: u64,
 }
 
-// GradScaler's defaults.
+// Defaults of GradScaler.
 const START: f64 = 65_536.0;
 const GROWTH: f64 = 2.0;
 const BACKOFF: f64 = 0.5;
 const GROWTH_INTERVAL: u64 = 2000;
-/// Where f32 ends to hold the scale and its reciprocal; torch lets it grow to infinity.
+/// The largest scale that f32 holds together with its reciprocal. torch lets it grow to infinity.
 const LARGEST: f64 = 1.0e30;
 
 impl Scaler {
@@ -22,7 +24,7 @@ impl Scaler {
         Self { scale: START, good_steps: 0 }
     }
 
-    /// After a step: whether its gradients were all finite.
+    /// Updates the scale after a step. `finite` says whether its gradients were finite.
     pub(crate) fn update(&mut self, finite: bool) {
         if !finite {
             *self = Self { scale: (self.scale * BACKOFF).max(LARGEST.recip()), good_steps: 0 };

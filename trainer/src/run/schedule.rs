@@ -1,14 +1,17 @@
-//! The learning rate as a pure function of the samples seen: warm-up, then one of five shapes. Counted in samples, so that another
-//! batch size keeps the curve. With a constant batch, each is OpenCLIP's schedule of the same name.
+//! The learning rate as a pure function of the samples seen: a warm-up, then one of five shapes.
+//!
+//! It counts in samples, so that another batch size keeps the curve. With a constant batch, each
+//! shape equals OpenCLIP's schedule of that name.
 
 use diptych_schemas::{OptimizerConfig, ScheduleKind};
 
-/// All lengths in samples.
+/// A schedule of the learning rate. All lengths are in samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     pub kind: ScheduleKind,
-    /// The highest rate, and the one at the end.
+    /// The highest rate.
     pub base: f64,
+    /// The rate at the end.
     pub least: f64,
     pub warmup: u64,
     pub cooldown: u64,
@@ -30,7 +33,7 @@ impl Schedule {
         }
     }
 
-    /// Rate of the update after `step` updates have been done. Past the end it stays at the last one.
+    /// Returns the rate of the update after `step` updates. After the end the rate stays constant.
     pub fn lr(&self, step: u64) -> f64 {
         let seen = step.saturating_mul(self.batch);
         if seen < self.warmup {
@@ -40,7 +43,7 @@ impl Schedule {
         self.least + (self.base - self.least) * self.share(seen)
     }
 
-    /// What is left of the range from `least` to `base`.
+    /// Returns the remaining share of the range from `least` to `base`.
     fn share(&self, seen: u64) -> f64 {
         // Progress in [0, 1] from a sample to the end.
         let since = |start: u64| {
@@ -53,7 +56,8 @@ impl Schedule {
             ScheduleKind::Linear => 1.0 - since(self.warmup),
             ScheduleKind::Constant => 1.0,
             ScheduleKind::ConstantCooldown => 1.0 - cooled,
-            // 1 - √x. Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024, section 3.
+            // 1 - √x. Hägele et al., "Scaling laws and compute-optimal training beyond fixed
+            // training durations", 2024, section 3.
             ScheduleKind::Wsd => 1.0 - cooled.sqrt(),
         }
     }

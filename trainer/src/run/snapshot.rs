@@ -1,4 +1,4 @@
-//! A snapshot of a run, on its way to a checkpoint's folder and back.
+//! A snapshot of a run, and its way into a checkpoint's folder and back.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,22 +18,23 @@ use crate::formats::files::remove_if_there;
 use crate::formats::tensor_file;
 use crate::nn::lora::Lora;
 
-/// Everything that the next steps depend on, copied to the CPU's memory: may be written by another thread while training
-/// goes on.
+/// A copy in CPU memory of all state that the next steps depend on. Another thread may write it
+/// while training continues.
 pub struct Snapshot {
     pub(crate) config: ModelConfig,
     pub(crate) steps_done: u64,
     pub(crate) updates: u64,
     pub(crate) scaler: Option<Scaler>,
-    /// In the order of the configuration's parameters, and behind them LoRA's.
+    /// In the order of the configuration's parameters, followed by LoRA's.
     pub(crate) parameters: Vec<Tensor>,
-    /// Names of LoRA's.
+    /// Names of LoRA's matrices.
     pub(crate) changes: Vec<String>,
-    /// How they change the weights; not known of a snapshot that was read, which has the sums.
+    /// LoRA's changes to the weights. `None` in a snapshot that was read, which already has the
+    /// sums.
     pub(crate) lora: Option<Lora>,
-    /// Hash of what they were trained beside.
+    /// With LoRA, the hash of the locked weights.
     pub(crate) base: Option<ContentHash>,
-    /// Names of those that learn, in that order, and their moments.
+    /// Names of the parameters that learn, in the order of their moments.
     pub(crate) learning: Vec<String>,
     pub(crate) averages: Vec<Tensor>,
     pub(crate) squares: Vec<Tensor>,
@@ -46,7 +47,7 @@ impl Snapshot {
         Step(self.steps_done)
     }
 
-    /// The weights in the order of the configuration's parameters, from a list of all parameters.
+    /// Returns the weights in the order of the configuration's parameters, given all parameters.
     fn merged(&self, parameters: &[Tensor]) -> Result<Vec<Tensor>, TrainerError> {
         match &self.lora {
             Some(lora) => lora.merged(parameters),
@@ -55,9 +56,9 @@ impl Snapshot {
     }
 }
 
-/// Writes a checkpoint folder. On an error nothing is left behind, and what was there before is there still.
+/// Writes a checkpoint folder. On an error nothing is left behind, and an existing folder stays.
 ///
-/// Where `folder` exists already with the same content it is left alone; with other content it is replaced.
+/// A `folder` with the same content is left alone. One with different content is replaced.
 pub fn write(
     snapshot: &Snapshot,
     folder: &Path,
@@ -74,7 +75,7 @@ pub fn write(
         Ok(manifest)
     });
     if written.is_err() {
-        // The error that is reported is the first one; a leftover is recognised by its name.
+        // The first error is reported. A leftover folder can be recognised by its name.
         let _ = fs::remove_dir_all(&temporary);
     }
     written
@@ -171,7 +172,7 @@ fn fill(
     Ok(manifest)
 }
 
-/// Reads a checkpoint, its hashes checked.
+/// Reads a checkpoint and verifies its hashes.
 pub(crate) fn read(folder: &Path) -> Result<(CheckpointManifest, Snapshot), TrainerError> {
     let manifest = verify(folder)?;
     let config = ModelConfig::read(&folder.join(CONFIG_FILE))?;

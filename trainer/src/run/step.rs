@@ -1,4 +1,5 @@
-//! One update, from a batch to new weights. The whole of it stands here, to be read beside the CLIP paper, figure 3.
+//! One update, from a batch to new weights. All of it is here, to be compared with figure 3 of the
+//! CLIP paper.
 
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -14,44 +15,48 @@ use crate::nn::parameters::Part;
 use crate::nn::tower::{Activations, BackwardMode, Output};
 use crate::objectives::{Objective, Outputs, TermSums};
 
-/// What the schedule and the configuration say about one update.
+/// The settings of one update, from the schedule and the configuration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rates {
     pub(crate) lr: f64,
-    /// Largest norm of all gradients together; 0: no clip.
+    /// Largest norm of all gradients together. 0 means no clipping.
     pub(crate) clip_grad_norm: f64,
     pub(crate) cut: BatchCut,
 }
 
-/// How a batch goes through the model and back. Decides time and memory, and rounding; not what is computed.
+/// The way a batch passes through the model. It affects time, memory and rounding, but not the
+/// result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct BatchCut {
-    /// What matrix products and attention take.
+    /// Kind of the numbers in matrix products and attention.
     pub(crate) kind: Kind,
-    /// Samples that go through the model at once; 0: all.
+    /// Samples that pass through the model at once. 0 means all.
     pub(crate) micro_batch: i64,
-    /// Whether blocks are computed again on the way back, from their inputs, instead of all that they computed being kept.
+    /// Whether the backward pass computes blocks again from their inputs, instead of keeping all
+    /// activations.
     pub(crate) checkpointing: bool,
 }
 
-/// What one update did.
+/// The result of one update.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Updated {
     pub(crate) loss: f64,
-    /// Before the clip.
+    /// Norm before clipping.
     pub(crate) grad_norm: f64,
     /// Figures of the terms and of the model, by name.
     pub(crate) terms: Vec<(String, f64)>,
-    /// Loss or gradient were NaN or infinite: weights and moments are as they were.
+    /// Whether the loss or the gradient was NaN or infinite. Weights and moments are unchanged
+    /// then.
     pub(crate) skipped: bool,
-    /// Scaled gradients left fp16's range, so nothing was updated; the scale is smaller now.
+    /// Whether scaled gradients exceeded fp16's range. Nothing was updated then, and the scale is
+    /// smaller now.
     pub(crate) overflow: bool,
 }
 
-/// One update of the model in place.
+/// Updates the model in place, once.
 ///
-/// The host waits for the device once, at the end. Where loss or gradient are not finite, the device itself leaves the
-/// weights and the moments alone, and [`Updated::skipped`] says so.
+/// The host waits for the device once, at the end. If the loss or the gradient is not finite, the
+/// device itself leaves weights and moments unchanged, and [`Updated::skipped`] is set.
 pub(crate) fn update(
     model: &Model,
     objective: &Objective,
@@ -87,7 +92,8 @@ pub(crate) fn update(
     let report: Vec<f64> = report.into_iter().map(f64::from).collect();
     let (loss, grad_norm) = (report[0], report[1]);
     let finite = loss.is_finite() && grad_norm.is_finite();
-    // An overflow that a smaller scale would cure. With a loss that is none, or a scale of 1, the scale is not to blame.
+    // A smaller scale cures an overflow. It does not help if the loss itself is not finite, or if
+    // the scale is 1.
     let overflow = !finite && loss.is_finite() && gradient_scale > 1.0;
     if let Some(scaler) = scaler {
         scaler.update(finite);
@@ -100,15 +106,17 @@ pub(crate) fn update(
     Ok(Updated { loss, grad_norm, terms, skipped: !finite && !overflow, overflow })
 }
 
-/// The values of the terms; their gradients are added to the model's.
+/// Computes the terms and adds their gradients to the model's.
 ///
-/// Coupled terms and their gradients at the outputs are computed from those alone, so the model's backward pass can follow in parts:
-/// outputs of the whole batch first, without what their gradient wants, then each part again with it (Gao et al., "Scaling deep
-/// contrastive learning batch size under memory limited setup", 2021). Terms by sample are computed with each part and go back with
-/// it. The model computes each sample for itself, so the gradient is that of the whole batch.
+/// Coupled terms and their gradients at the outputs depend only on the outputs. So the model's
+/// backward pass can follow in parts (Gao et al., "Scaling deep contrastive learning batch size
+/// under memory limited setup", 2021). First the outputs of the whole batch are computed without a
+/// graph. Then each part is computed again with its graph. Terms by sample are computed with each
+/// part. The model computes each sample independently, so the gradient is that of the whole batch.
 ///
-/// Weights are cast once, whatever the number of parts, and their gradients come back through the casts in f32. Gradients at the
-/// outputs are scaled before they enter the towers, and those of the towers' weights back, so that they do not vanish in fp16.
+/// Weights are cast once, for any number of parts, and their gradients return through the casts in
+/// f32. In fp16, gradients at the outputs are scaled before they enter the towers so that they do
+/// not vanish. Gradients of the towers' weights are scaled back.
 pub(crate) fn backward(
     model: &Model,
     objective: &Objective,
@@ -184,7 +192,7 @@ pub(crate) fn backward(
             timer.ends(StepPart::Backward)?;
         }
     } else {
-        // One tower after the other: no more than one part of one of them is in memory.
+        // One tower after the other, so that at most one part of one tower is in memory.
         for (first, length) in parts(n, micro_batch) {
             let part = inputs.part(first, length)?;
             for tower in towers.iter().filter(|tower| tower.learns()) {
@@ -209,7 +217,7 @@ pub(crate) fn backward(
 /// One of a model's outputs, and how much of its tower learns.
 struct TowerPlan<'a> {
     output: Output<'a>,
-    /// The first of the tower's stages in which anything learns. None where nothing does.
+    /// The tower's first stage in which anything learns. `None` if nothing does.
     first: Option<usize>,
     checkpointing: bool,
 }
@@ -239,7 +247,8 @@ impl<'a> TowerPlan<'a> {
     }
 }
 
-/// The gradients of all parameters that learn: zeros where no term reached one.
+/// Returns the gradients of all parameters that learn. They are zeros where no term reached a
+/// parameter.
 pub(super) fn learned(model: &Model) -> Result<Vec<Tensor>, TrainerError> {
     let gradient = |parameter: &Tensor| {
         let gradient = parameter.f_grad()?;
@@ -252,12 +261,12 @@ fn forward_of(part: Part) -> StepPart {
     if part == Part::Image { StepPart::ImageForward } else { StepPart::TextForward }
 }
 
-/// First sample and length of each part of a batch.
+/// Iterates over the first sample and the length of each part of a batch.
 fn parts(n: i64, micro_batch: i64) -> impl Iterator<Item = (i64, i64)> {
     (0..n).step_by(micro_batch as usize).map(move |first| (first, micro_batch.min(n - first)))
 }
 
-/// Outputs of a whole batch, a part at a time.
+/// Computes the outputs of a whole batch, one part at a time.
 fn outputs_in_parts(
     towers: &[TowerPlan<'_>],
     inputs: &Inputs,
@@ -279,7 +288,7 @@ fn outputs_in_parts(
         .collect()
 }
 
-/// The outputs of passes, cut off from what they were computed from: gradients gather at them.
+/// Detaches the outputs of passes from their graphs, so that gradients accumulate at them.
 fn leaves(towers: &[TowerPlan<'_>], passes: &[Activations<'_>]) -> Result<Outputs, TrainerError> {
     towers
         .iter()
@@ -292,7 +301,7 @@ fn leaf(output: &Tensor) -> Result<Tensor, TrainerError> {
     Ok(output.f_detach()?.f_set_requires_grad(true)?)
 }
 
-/// The gradients that gathered at outputs, of those that got any.
+/// Returns the gradients that accumulated at outputs. Outputs without one are left out.
 fn gradients(outputs: &Outputs) -> Outputs {
     outputs
         .iter()
@@ -305,7 +314,9 @@ fn scaled(gradient: &Tensor, scale: f64) -> Result<Tensor, TrainerError> {
     if scale == 1.0 { Ok(gradient.shallow_clone()) } else { Ok(gradient.f_mul_scalar(scale)?) }
 }
 
-/// A power of two: exact. The gradients of the objective's scalars come from the loss, which is not scaled.
+/// Scales the towers' gradients back by a power of two, which is exact.
+///
+/// The gradients of the objective's scalars come from the loss, which is not scaled.
 fn unscale(model: &Model, scale: f64) -> Result<(), TrainerError> {
     let of_towers = model.set().learning().filter(|(spec, _)| spec.part != Part::Objective);
     let scaled: Vec<Tensor> =

@@ -1,4 +1,5 @@
-//! A step of each kind of term, however the batch is cut: the objective's and the families' contract as the trainer keeps it.
+//! A step of each kind of term, for any split of the batch: the contract of objectives and
+//! families.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ fn io() -> BTreeMap<String, Tensor> {
     Tensor::read_safetensors(data().join("bert_mlm_io.safetensors")).unwrap().into_iter().collect()
 }
 
-/// The tiny BERT of the reference, to be trained.
+/// Loads the reference's tiny BERT, ready for training.
 fn bert() -> Model {
     let config = ModelConfig::read(&data().join("bert_mlm.json")).unwrap();
     let weights = Weights::read(&data().join("bert_mlm.safetensors"), Some(&config)).unwrap();
@@ -38,7 +39,7 @@ fn bert() -> Model {
     model
 }
 
-/// The reference's batch: masked already, labels at all positions.
+/// Loads the reference's batch: already masked, with labels at all positions.
 fn masked(io: &BTreeMap<String, Tensor>) -> Inputs {
     let labels = &io["in.labels"];
     let total = labels.ne(-100).sum(Kind::Int64).int64_value(&[]) as f64;
@@ -83,7 +84,7 @@ fn loss_and_gradients_of_masked_tokens_are_berts_and_so_are_five_steps_of_adamw(
     }
     assert_eq!(compared, 6);
 
-    // The reference decays every tensor of two dimensions or more.
+    // The reference decays every tensor of two or more dimensions.
     let optimizer = OptimizerConfig {
         weight_decay: 0.1,
         beta1: 0.9,
@@ -111,7 +112,7 @@ fn loss_and_gradients_of_masked_tokens_are_berts_and_so_are_five_steps_of_adamw(
             let expected = expected[key].as_f64().unwrap();
             assert!(
                 (found - expected).abs() < 1e-4 * expected.max(1.0),
-                "{key}: {found} and not {expected}"
+                "{key}: {found} instead of {expected}"
             );
         }
     }
@@ -140,10 +141,10 @@ fn tokens_that_are_not_masked_have_no_say_and_others_do() {
     };
     let labels = &io["in.labels"];
     let (loss, _, expected) = with_labels(labels.copy());
-    // Another label at a masked position is another loss.
+    // Another label at a masked position gives another loss.
     let other = labels.where_self(&labels.eq(-100), &((labels - 4).remainder(55) + 5));
     assert!((with_labels(other).0 - loss).abs() > 1e-3);
-    // Nothing masked: no loss, and no gradient.
+    // Without masked tokens there is no loss and no gradient.
     let (nothing, _, none) = with_labels(labels.full_like(-100));
     assert_eq!(nothing, 0.0);
     assert!(none.iter().all(|gradient| gradient.abs().max().double_value(&[]) == 0.0));
@@ -154,7 +155,8 @@ fn assert_same(found: &[Tensor], expected: &[Tensor], bound: f64, what: &str) {
     for (found, expected) in found.iter().zip(expected) {
         let norm = expected.norm().double_value(&[]);
         let difference = (found - expected).norm().double_value(&[]);
-        // Relative, but for gradients that are nothing but rounding, such as cross-entropy's at the logit bias.
+        // Relative, except for gradients that consist of rounding only, such as cross-entropy's at
+        // the logit bias.
         assert!(difference <= bound * norm || difference < 1e-6, "{what}: {difference} of {norm}");
     }
 }
@@ -174,7 +176,7 @@ fn gradient_of_masked_tokens_does_not_depend_on_the_cut() {
             &inputs,
             BatchCut { micro_batch, checkpointing, ..WHOLE },
         );
-        assert!((found_loss - loss).abs() < 1e-5, "{what}: {found_loss} and not {loss}");
+        assert!((found_loss - loss).abs() < 1e-5, "{what}: {found_loss} instead of {loss}");
         assert_same(&found, &expected, 1e-5, &what);
     }
     let (rounded_loss, _, _) =
@@ -184,13 +186,15 @@ fn gradient_of_masked_tokens_does_not_depend_on_the_cut() {
     assert!(apart > 1e-7 && apart < 32.0 / 256.0, "{apart}");
 }
 
-/// Contrastive terms need the whole batch, alignment does not: any mix of them is cut to the same gradient.
+/// Contrastive terms need the whole batch and alignment does not. Any mix has the same gradient for
+/// any split.
 #[test]
 fn gradient_of_any_mix_of_terms_does_not_depend_on_the_cut() {
     use ObjectiveTerm::{Alignment, Clip, Siglip};
     tch::set_num_threads(2);
-    let config = r#"{"embed_dim": 16, "init_logit_bias": -3.0, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16,
-        "layers": 2}, "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
+    let config = r#"{"embed_dim": 16, "init_logit_bias": -3.0,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
+    "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}}"#;
     let model = Model::random(&ModelConfig::parse(config).unwrap(), 3, Device::Cpu).unwrap();
     let images = (Tensor::arange(7 * 3 * 16 * 16, (Kind::Float, Device::Cpu)) * 0.37)
         .sin()
@@ -210,11 +214,11 @@ fn gradient_of_any_mix_of_terms_does_not_depend_on_the_cut() {
             ObjectiveConfig { terms: mix.iter().copied().collect(), ..ObjectiveConfig::default() };
         let objective = Objective::new(&config);
         let (loss, figures, expected) = gradients(&model, &objective, &inputs, WHOLE);
-        // The sum is that of its terms, each of which is reported where there are several.
+        // The sum is that of its terms, each of which is reported if there are several.
         let parts: Vec<_> =
             mix.iter().map(|(term, weight)| (term.name(), *weight, single(*term))).collect();
         let sum: f64 = parts.iter().map(|(_, weight, (loss, ..))| weight * loss).sum();
-        assert!((loss - sum).abs() < 1e-5 * sum.abs().max(1.0), "{mix:?}: {loss} and not {sum}");
+        assert!((loss - sum).abs() < 1e-5 * sum.abs().max(1.0), "{mix:?}: {loss} instead of {sum}");
         for (name, _, (alone, ..)) in parts.iter().filter(|_| mix.len() > 1) {
             assert!(
                 (figures[&format!("loss/{name}")] - alone).abs() < 1e-5 * alone.abs().max(1.0),
@@ -243,7 +247,7 @@ fn gradient_of_any_mix_of_terms_does_not_depend_on_the_cut() {
             let (found_loss, found_figures, found) = gradients(&model, &objective, &inputs, cut);
             assert!(
                 (found_loss - loss).abs() < 1e-5 * loss.abs().max(1.0),
-                "{what}: {found_loss} and not {loss}"
+                "{what}: {found_loss} instead of {loss}"
             );
             for (name, value) in &figures {
                 assert!(
@@ -254,7 +258,7 @@ fn gradient_of_any_mix_of_terms_does_not_depend_on_the_cut() {
             assert_same(&found, &expected, 2e-5, &what);
         }
     }
-    // The logit bias has no part in cross-entropies alone.
+    // Cross-entropies alone do not depend on the logit bias.
     assert!(
         Objective::new(&ObjectiveConfig { loss: LossKind::Clip, ..ObjectiveConfig::default() })
             .takes("image_features")

@@ -1,7 +1,8 @@
-//! How long each part of a step takes. `step.rs` says where a part ends; nothing is computed here.
+//! The duration of each part of a step. `step.rs` marks where parts end; nothing is computed here.
 //!
-//! Off, which is how a run trains, a timer costs nothing: no clock is read and no device is waited for. On, the device is waited
-//! for at the end of each part, so that the part's own work is in its time; the parts' times add up to the whole step's.
+//! A timer that is off, as in normal training, costs nothing: it reads no clock and does not wait
+//! for the device. A timer that is on waits for the device after each part, so that a part's time
+//! includes its own work. The parts' times add up to the step's.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +11,18 @@ use tch::Device;
 use crate::TrainerError;
 use crate::device::shim;
 
-/// What a step consists of, in its order.
+/// The parts of a step, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepPart {
-    /// The batch goes to the device and is normalised, old gradients are dropped, weights are cast.
+    /// Normalises the batch, drops old gradients and casts weights.
     Preparation,
     ImageForward,
     TextForward,
-    /// With its gradients at the features.
+    /// Includes the gradients at the features.
     Loss,
     /// Of both towers.
     Backward,
-    /// The gradients' norm, the clip, AdamW, and the wait for the device.
+    /// The gradients' norm, clipping, AdamW, and the wait for the device.
     Optimizer,
 }
 
@@ -47,7 +48,7 @@ impl StepPart {
     }
 }
 
-/// What each part of one step took.
+/// The durations of the parts of one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PartTimes([Duration; StepPart::ALL.len()]);
 
@@ -57,7 +58,7 @@ impl PartTimes {
     }
 }
 
-/// A clock that runs through one step, or is off.
+/// A clock for one step, which may be off.
 pub(crate) struct StepTimer(Option<Running>);
 
 struct Running {
@@ -76,7 +77,7 @@ impl StepTimer {
         Ok(Self(Some(Running { device, since: Instant::now(), times: PartTimes::default() })))
     }
 
-    /// What was done since the last part ended belongs to this one.
+    /// Assigns the time since the last part ended to this part.
     pub(crate) fn ends(&mut self, part: StepPart) -> Result<(), TrainerError> {
         let Some(running) = &mut self.0 else { return Ok(()) };
         shim::synchronise(running.device)?;
@@ -86,7 +87,7 @@ impl StepTimer {
         Ok(())
     }
 
-    /// None where it is off.
+    /// Returns the durations. Returns `None` if the timer is off.
     pub(crate) fn times(self) -> Option<PartTimes> {
         self.0.map(|running| running.times)
     }

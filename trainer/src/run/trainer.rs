@@ -1,6 +1,8 @@
-//! A run's state on the device: model, optimizer, schedule and the number of steps done; what a checkpoint saves and restores.
+//! A run's state on the device: model, optimizer, schedule and step count, which a checkpoint saves
+//! and restores.
 //!
-//! It knows batches, not where they come from. The loop around it, with its evaluations and checkpoints, is the daemon's.
+//! It knows batches, but not where they come from. The loop around it, with evaluations and
+//! checkpoints, belongs to the daemon.
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -34,26 +36,26 @@ use crate::nn::lora;
 use crate::nn::parameters::Part;
 use crate::objectives::{MASKED_POSITIONS, Objective};
 
-/// What is trained, and how.
+/// The model to train and the settings of training.
 #[derive(Clone, Debug)]
 pub struct TrainerSpec {
     pub model: ModelConfig,
     pub optimizer: OptimizerConfig,
     pub objective: ObjectiveConfig,
-    /// Threads and the device's name in it are not looked at: the caller has made a device of them.
+    /// Its threads and device name are ignored; the caller has already created `device`.
     pub train: TrainLoopConfig,
     pub lora: LoraConfig,
-    /// Of the tokenizer, where tokens are masked.
+    /// Vocabulary of the tokenizer, if tokens are masked.
     pub vocabulary: Option<MaskVocabulary>,
-    /// Steps of the whole run: where the schedule ends.
+    /// Steps of the whole run, at which the schedule ends.
     pub total_steps: u64,
-    /// Of the random weights and of everything that a step draws.
+    /// Seed of the random weights and of everything that a step draws.
     pub seed: u64,
     pub device: Device,
 }
 
 impl TrainerSpec {
-    /// A model with every default, on the CPU, for one epoch of 1,000 steps.
+    /// Makes a spec with every default, on the CPU, for one epoch of 1,000 steps.
     pub fn new(model: ModelConfig) -> Self {
         Self {
             model,
@@ -69,7 +71,7 @@ impl TrainerSpec {
     }
 }
 
-/// Trains one model.
+/// A model in training.
 pub struct Trainer {
     model: Model,
     objective: Objective,
@@ -82,50 +84,54 @@ pub struct Trainer {
     clip_grad_norm: f64,
     passes: Passes,
     steps_done: u64,
-    /// Whether steps say what each part of them took.
+    /// Whether steps report the duration of each part.
     timed: bool,
-    /// Of the weights that LoRA trains beside.
+    /// Hash of the weights that LoRA leaves locked.
     base: OnceCell<ContentHash>,
 }
 
-/// What one step did.
+/// The result of one step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
-    /// Steps done, this one included.
+    /// Steps done, including this one.
     pub step: Step,
-    /// Samples in the batch. 0 where every one of it was unusable: then nothing was updated, and loss and norm are 0.
+    /// Samples in the batch. If 0, because every sample was unusable, nothing was updated, and loss
+    /// and norm are 0.
     pub samples: usize,
     /// The weighted sum of the objective's terms.
     pub loss: f64,
-    /// Figures by name: `loss/TERM` of each term, where there are several, what else a term says (`accuracy/mlm`), and scalars of the
-    /// model after the step (`logit_scale`).
+    /// Figures by name: `loss/TERM` of each term if there are several, other figures of terms
+    /// (`accuracy/mlm`), and scalars of the model after the step (`logit_scale`).
     pub terms: Vec<(String, f64)>,
     pub lr: f64,
-    /// Norm of the gradient of all parameters together, before the clip.
+    /// Norm of the gradient of all parameters together, before clipping.
     pub grad_norm: f64,
-    /// Loss or gradient were NaN or infinite, so weights, moments and average are as they were before it; the schedule went on.
+    /// Whether the loss or the gradient was NaN or infinite. Weights, moments and average are
+    /// unchanged then, but the schedule advances.
     pub skipped: bool,
-    /// Scaled gradients left fp16's range: the step counts, and nothing was updated but the scale. Some are usual at the start.
+    /// Whether scaled gradients exceeded fp16's range. The step counts, but only the scale was
+    /// updated. A few are usual at the start.
     pub overflow: bool,
-    /// By how much fp16's gradients are scaled in the next step.
+    /// Scale of fp16's gradients in the next step.
     pub loss_scale: Option<f64>,
-    /// Floating-point operations that the step asked for, as [`crate::flops`] counts them.
+    /// Floating-point operations of the step, as [`crate::flops`] counts them.
     pub flops: f64,
-    /// What each part of it took, where steps are timed.
+    /// Duration of each part, if steps are timed.
     pub times: Option<PartTimes>,
 }
 
 impl StepReport {
-    /// One of the figures, by its name.
+    /// Returns a figure by its name.
     pub fn term(&self, name: &str) -> Option<f64> {
         self.terms.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
     }
 }
 
 impl Trainer {
-    /// Random weights from the seed.
+    /// Starts a run with random weights from the seed.
     ///
-    /// Lets libtorch take only deterministic algorithms, in the whole process.
+    /// Restricts libtorch to deterministic algorithms in the whole process. Fails if the model
+    /// cannot compute the objective, or if locks or LoRA do not fit it.
     pub fn new(spec: &TrainerSpec) -> Result<Self, TrainerError> {
         shim::deterministic(true)?;
         let train = &spec.train;
@@ -170,13 +176,15 @@ impl Trainer {
         })
     }
 
-    /// Starts from weights instead of random ones. Refused where they are of another model, the activation included.
+    /// Starts from weights instead of random ones. Refuses weights of a different model or
+    /// activation.
     pub fn set_weights(&mut self, weights: &Weights) -> Result<(), TrainerError> {
         if let Some(differences) = self.model.config().differences(&weights.config) {
             return Err(TrainerError::weights(
                 &weights.path,
                 format!(
-                    "weights of another model than the one to be trained (here and there): {differences}"
+                    "these weights are of a different model than the one to train (model and \
+                     weights): {differences}"
                 ),
             ));
         }
@@ -188,8 +196,10 @@ impl Trainer {
         }
     }
 
-    /// Starts one tower from weights instead of random ones: of a model with the same tower, or of a model that is that tower. What is
-    /// only in the model that is trained, such as a projection, stays as it is.
+    /// Starts one tower from weights instead of random ones.
+    ///
+    /// The weights come from a model with the same tower, or from a model that is that tower.
+    /// Parameters that only the trained model has, such as a projection, keep their values.
     pub fn set_tower(&mut self, part: Part, weights: &Weights) -> Result<(), TrainerError> {
         let found = tower_weights(self.model.config(), part, weights)?;
         let (places, values): (Vec<usize>, Vec<Tensor>) = found.into_iter().unzip();
@@ -212,8 +222,10 @@ impl Trainer {
         self.steps_done
     }
 
-    /// An encoder with this trainer's weights as they are now. It shares what LoRA does not change, so it is for use before the next
-    /// step. Refused where the model is no dual encoder.
+    /// Returns an encoder with the current weights.
+    ///
+    /// It shares the weights that LoRA does not change, so use it before the next step. Refuses a
+    /// model that is not a dual encoder.
     pub fn encoder(&self) -> Result<Encoder, TrainerError> {
         Encoder::of(Model::frozen(
             self.model.config(),
@@ -221,19 +233,20 @@ impl Trainer {
         )?)
     }
 
-    /// The same for the moving average of the weights, where there is one.
+    /// Returns an encoder with the moving average of the weights, if there is one.
     pub fn average_encoder(&self) -> Result<Option<Encoder>, TrainerError> {
         let Some(average) = &self.average else { return Ok(None) };
         Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(&average.values)?)?)
             .map(Some)
     }
 
-    /// What evaluates the objective of these weights on held-out samples; for use before the next step.
+    /// Returns an evaluation of the objective with these weights on held-out samples. Use it before
+    /// the next step.
     pub fn held_out_terms(&self) -> Result<HeldOutTerms, TrainerError> {
         self.terms_of(self.model.parameters())
     }
 
-    /// The same for the moving average of the weights, where there is one.
+    /// Returns an evaluation with the moving average of the weights, if there is one.
     pub fn average_held_out_terms(&self) -> Result<Option<HeldOutTerms>, TrainerError> {
         self.average.as_ref().map(|average| self.terms_of(&average.values)).transpose()
     }
@@ -243,7 +256,9 @@ impl Trainer {
         HeldOutTerms::new(model, self.objective.clone(), self.draws.clone())
     }
 
-    /// Hash of what stays as it is, where LoRA trains beside it: a checkpoint has sums only, so a run goes on beside the same weights.
+    /// Returns the hash of the locked weights, if the run uses LoRA.
+    ///
+    /// A checkpoint has only the sums, so a run must continue with the same locked weights.
     fn base(&self) -> Result<Option<ContentHash>, TrainerError> {
         if self.model.set().lora().is_none() {
             return Ok(None);
@@ -259,22 +274,26 @@ impl Trainer {
         Ok(Some(*self.base.get_or_init(|| hash)))
     }
 
-    /// Goes on at a later step of the schedule, with the weights and moments as they are: what lies between is passed over.
+    /// Continues at a later step of the schedule with unchanged weights and moments. The steps in
+    /// between are skipped.
     pub fn pass_to(&mut self, step: Step) {
         self.steps_done = step.0;
     }
 
-    /// What brings batches to this trainer's device.
+    /// Returns an uploader of batches to this trainer's device.
     pub fn uploader(&self) -> Uploader {
         Uploader::of(&self.model)
     }
 
-    /// From now on steps say what each part of them took. Slower on a GPU, since the host waits for the device after each part.
+    /// Sets whether steps report the duration of each part.
+    ///
+    /// Timed steps are slower on a GPU, because the host waits for the device after each part.
     pub fn time_steps(&mut self, timed: bool) {
         self.timed = timed;
     }
 
-    /// One update. Nothing is changed where it is an error. A batch without samples is a step of the schedule alone.
+    /// Does one update. Changes nothing on an error. A batch without samples only advances the
+    /// schedule.
     pub fn step(&mut self, batch: &DeviceBatch) -> Result<StepReport, TrainerError> {
         let mut timer =
             if self.timed { StepTimer::start(self.model.device())? } else { StepTimer::off() };
@@ -303,7 +322,7 @@ impl Trainer {
         })
     }
 
-    /// What the model looks at in this step: the batch, and what is drawn for it.
+    /// Assembles the model's inputs of this step: the batch and its draws.
     fn inputs(&self, batch: &DeviceBatch) -> Result<Inputs, TrainerError> {
         let images = match &batch.images {
             Some(bytes) if bytes.kind() == Kind::Uint8 => Some(self.model.normalise(bytes)?),
@@ -336,7 +355,7 @@ impl Trainer {
         Ok(done)
     }
 
-    /// What a step without any sample did.
+    /// Returns the result of a step without samples.
     fn nothing(&self) -> Result<step::Updated, TrainerError> {
         let figures = self.model.family().figures()?;
         let terms = figures.into_iter().map(|(name, value)| Ok((name, value.f_double_value(&[])?)));
@@ -344,13 +363,15 @@ impl Trainer {
         Ok(step::Updated { loss: 0.0, grad_norm: 0.0, terms, skipped: false, overflow: false })
     }
 
-    /// Copies of everything that the next steps depend on, in the CPU's memory.
+    /// Copies all state that the next steps depend on into CPU memory.
     pub fn snapshot(&self) -> Result<Snapshot, TrainerError> {
         self.snapshot_over(None)
     }
 
-    /// The same, written over an older snapshot of this run, which nobody needs any more: new memory costs several times what a copy
-    /// does, since the system hands it out page by page.
+    /// Takes a snapshot in the memory of an older one, which is no longer needed.
+    ///
+    /// New memory costs several times as much as the copy, since the system provides it page by
+    /// page.
     pub(crate) fn snapshot_over(&self, older: Option<Snapshot>) -> Result<Snapshot, TrainerError> {
         let [parameters, averages, squares, average] = match older {
             Some(older) => {
@@ -393,21 +414,25 @@ impl Trainer {
         })
     }
 
-    /// Takes the state of a checkpoint, whose hashes are checked. Refused where it is of another model, or of one
-    /// of which other parameters learned.
+    /// Restores the state of a checkpoint after verifying its hashes.
+    ///
+    /// Refuses a checkpoint of a different model, or of a run in which other parameters learned.
     pub fn restore(&mut self, folder: &Path) -> Result<CheckpointManifest, TrainerError> {
         let (manifest, snapshot) = snapshot::read(folder)?;
         if let Some(differences) = self.model.config().differences(&snapshot.config) {
             return Err(TrainerError::weights(
                 folder,
                 format!(
-                    "a checkpoint of another model than the run's (here and there): {differences}"
+                    "the checkpoint is of a different model than this run (run and checkpoint): \
+                     {differences}"
                 ),
             ));
         }
         if let Some(difference) = snapshot.config.training_differences(self.model.config()) {
-            let message =
-                format!("a checkpoint of a run whose {difference}: give the new run another name");
+            let message = format!(
+                "the run of this checkpoint trained differently: {difference}; start a new run \
+                 with another name"
+            );
             return Err(TrainerError::weights(folder, message));
         }
         let learning: Vec<&str> =
@@ -417,10 +442,11 @@ impl Trainer {
         }
         let base = self.base()?;
         if base != manifest.lora_base {
-            let message = "its LoRA was trained beside other weights than those here: model.weights must name what the run began with";
+            let message = "LoRA was trained with different base weights; set model.weights to \
+                           those that the run started from";
             return Err(TrainerError::weights(folder, message));
         }
-        // Beside LoRA a checkpoint has the sums; what stays is here already.
+        // With LoRA a checkpoint has the sums, and the locked weights are already here.
         let model = self.model.parameters();
         let taken: Vec<usize> = (0..model.len())
             .filter(|&place| base.is_none() || model[place].requires_grad())
@@ -435,7 +461,7 @@ impl Trainer {
             let saved = snapshot.average.as_ref().ok_or_else(|| {
                 TrainerError::weights(
                     folder,
-                    "a checkpoint without the moving average that train.ema_decay asks for",
+                    "the checkpoint has no moving average, which train.ema_decay needs",
                 )
             })?;
             copy_all(&of(&average.values), &of(saved))?;
@@ -444,7 +470,7 @@ impl Trainer {
             let missing = || {
                 TrainerError::weights(
                     folder,
-                    "a checkpoint without the scale of gradients that train.precision = \"fp16\" wants",
+                    "the checkpoint has no gradient scale, which train.precision = \"fp16\" needs",
                 )
             };
             self.scaler = Some(snapshot.scaler.ok_or_else(missing)?);
@@ -455,7 +481,7 @@ impl Trainer {
     }
 }
 
-/// How much of each sample the model looks at.
+/// Returns how many tokens of each sample the model processes.
 fn size_of(inputs: &Inputs) -> SampleSize {
     let columns = |tensor: &Tensor| tensor.size().get(1).copied().unwrap_or(0);
     SampleSize {
@@ -464,7 +490,7 @@ fn size_of(inputs: &Inputs) -> SampleSize {
     }
 }
 
-/// Copies values into tensors that stay where they are. Both lists follow the same layout.
+/// Copies values into existing tensors. Both lists have the same layout.
 fn copy_all(targets: &[Tensor], values: &[Tensor]) -> Result<(), TrainerError> {
     no_grad(|| {
         for (target, value) in targets.iter().zip(values) {

@@ -1,5 +1,6 @@
-//! A checkpoint of a trainer, with what its manifest says beside the weights. Included by the tests that resume: every file of
-//! tests is a crate of its own.
+//! A checkpoint of a trainer with a full manifest.
+//!
+//! Included by the tests that resume, because every file of tests is a crate of its own.
 
 use std::path::Path;
 

@@ -1,14 +1,14 @@
-//! Steps of a trainer on what a test holds on the host. Included by the tests that train.
+//! Steps of a trainer on data in host memory. Included by the tests that train.
 #![allow(dead_code, reason = "each test uses one of them")]
 
 use diptych_pipeline::Batch;
 use diptych_trainer::{StepReport, Trainer, TrainerError};
 
 pub(crate) trait Steps {
-    /// One update with a batch of the loader.
+    /// Does one update with a batch of the loader.
     fn step_host(&mut self, batch: &Batch) -> Result<StepReport, TrainerError>;
 
-    /// One update on images that are normalised already: f32 [N, 3, H, W], and tokens [N, L].
+    /// Does one update on normalised images, f32 `[N, 3, H, W]`, and tokens `[N, L]`.
     fn step_normalised(
         &mut self,
         images: &[f32],

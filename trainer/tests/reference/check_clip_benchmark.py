@@ -1,11 +1,13 @@
-"""The figures of `diptych eval` beside CLIP_benchmark's own functions on a model that OpenCLIP loads from our export.
+"""Compares the figures of `diptych eval` with CLIP_benchmark's functions on a model that OpenCLIP loads from our export.
 
 Run:  diptych export --model M --format openclip --output OPENCLIP
-      diptych eval --model M --benchmark FOLDER --output-format clip-benchmark --output RESULTS   (one folder of each kind)
-      python check_clip_benchmark.py OPENCLIP FOLDER RESULTS/…json        (pip install clip-benchmark webdataset)
+      diptych eval --model M --benchmark FOLDER --output-format clip-benchmark --output RESULTS
+      (one folder of each kind)
+      python check_clip_benchmark.py OPENCLIP FOLDER RESULTS/…json
+      (pip install clip-benchmark webdataset)
 
-Images must be opaque: ours put what is transparent on white, Pillow's convert("RGB") shows the colour underneath.
-Any difference above 1e-4 ends with an exit code that is not 0.
+Images must be opaque: Diptych puts transparent pixels on white, while Pillow's convert("RGB") shows
+the colour underneath. Any difference above 1e-4 ends with a nonzero exit code.
 """
 import json
 import sys
@@ -18,7 +20,7 @@ from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
 
 def accuracy(output, target, topk=(1,)):
-    """As theirs, which does not run with numpy 2.4."""
+    """Computes CLIP_benchmark's function, which does not run with numpy 2.4."""
     found = output.topk(max(topk), 1, True, True)[1].t().eq(target.view(1, -1))
     return [found[:k].any(0).double().mean().item() for k in topk]
 
@@ -55,7 +57,7 @@ class Loader(list):
 
 
 def batches(dataset, size=64):
-    """Pairs of lists of up to 64 images and their targets."""
+    """Yields batches of up to 64 images and their targets."""
     items = list(dataset)
     for start in range(0, len(items), size):
         yield tuple(map(list, zip(*items[start:start + size])))

@@ -1,8 +1,12 @@
-"""Reference values of trainer/tests/evaluate.rs: scikit-learn, torchmetrics, CLIP_benchmark and scipy on small made-up embeddings.
+"""Makes the reference values of trainer/tests/evaluate.rs on small synthetic embeddings.
 
-pip install scikit-learn scipy torchmetrics clip-benchmark; then: python make_evaluation_values.py. It writes
-../data/evaluation.safetensors (inputs) and ../data/evaluation.json (values). Made with scikit-learn 1.9.1, scipy 1.17.1,
-torchmetrics 1.9.0, clip-benchmark 1.6.2, torch 2.11.0.
+The values are those of scikit-learn, torchmetrics, CLIP_benchmark and scipy.
+
+    pip install scikit-learn scipy torchmetrics clip-benchmark
+    python make_evaluation_values.py
+
+Writes ../data/evaluation.safetensors (inputs) and ../data/evaluation.json (values). Made with
+scikit-learn 1.9.1, scipy 1.17.1, torchmetrics 1.9.0, clip-benchmark 1.6.2, torch 2.11.0.
 """
 
 import importlib.metadata
@@ -55,7 +59,7 @@ values["retrieval"] = {
     "median_rank_image_to_text": median_rank(scores.T, positive.T),
 }
 
-# Classification: 260 images of 7 classes of unlike size, noisy.
+# Classification: 260 noisy images of 7 classes of different sizes.
 C, M = 7, 260
 classes = unit(rng.normal(size=(C, D)))
 labels = rng.choice(C, size=M, p=np.arange(1, C + 1) / 28)
@@ -63,7 +67,7 @@ points = unit(classes[labels] + 0.62 * rng.normal(size=(M, D)))
 logits = 10.0 * torch.tensor(points) @ torch.tensor(classes).T
 target = torch.tensor(labels)
 predicted = logits.argmax(1)
-# CLIP_benchmark's own `accuracy` does not run with numpy 2.4; it counts what this counts.
+# CLIP_benchmark's own `accuracy`, which counts the same, does not run with numpy 2.4.
 top1, top5 = (float(top_k_accuracy_score(labels, logits.numpy(), k=k)) for k in (1, 5))
 precision, recall, _, support = precision_recall_fscore_support(labels, predicted.numpy())
 values["classification"] = {
@@ -74,7 +78,8 @@ values["classification"] = {
     "mce_15": MulticlassCalibrationError(num_classes=C, n_bins=15, norm="max")(logits.double().softmax(1), target).item(),
 }
 
-# Several classes an image; the last class has no image. Rounded embeddings, so that scores are equal here and there.
+# Several classes per image; the last class has no image. Embeddings are rounded, so that some scores
+# are equal.
 several = (rng.random((M, C)) < 0.25) | (np.arange(C) == labels[:, None])
 several[:, -1] = False
 coarse_points, coarse_classes = np.round(points * 2).astype(np.float32), np.round(classes * 2).astype(np.float32)
@@ -98,7 +103,7 @@ values["knn"] = {
     "majority": one_hot.sum(1).argmax(1).tolist(),
 }
 
-# Linear probes: strong and weak regularisation, several classes and two.
+# Linear probes: strong and weak regularisation, with two and with several classes.
 values["probe"] = []
 for count, keep in ((C, np.arange(180)), (2, np.flatnonzero(labels[:180] >= 5))):
     own = labels[:180][keep] - (C - count)
@@ -112,7 +117,7 @@ for count, keep in ((C, np.arange(180)), (2, np.flatnonzero(labels[:180] >= 5)))
             "test_accuracy": model.score(test[held].astype(np.float64), labels[180:][held] - (C - count)),
         })
 
-# Trust.
+# Uncertainty.
 values["trust"] = {
     # Percentile bootstrap of a mean of zeros and ones: resampled hits are binomial.
     "interval_of_240_in_400": [float(q) / 400 for q in binom.ppf([0.025, 0.975], 400, 0.6)],

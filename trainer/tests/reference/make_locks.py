@@ -1,9 +1,10 @@
-"""Reference values of the test in src/learning.rs: which parameters open_clip's own locks leave to be trained.
+"""Makes the reference values for locks: the parameters that open_clip's own locks leave trainable.
 
     python make_locks.py [FOLDER]        (default: ../data)
 
-locks.json holds for each model its configuration, the sorted names of its parameters, and for each number of unlocked groups of
-either tower (null: not locked) a digit for each name: 1 where requires_grad is true.
+The test is in src/families/dual_encoder/tests.rs. locks.json holds for each model its configuration and
+the sorted names of its parameters. For each number of unlocked groups of either tower (null: not locked)
+it holds a digit for each name: 1 if requires_grad is true.
 """
 
 import copy
@@ -20,12 +21,12 @@ from make_models import OPENCLIP, SIGLIP_TRUNK, build
 
 OUT = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "data")
 LAYERS = 2
-# open_clip names these parts of RoBERTa, which is built alike, and not of BERT.
+# open_clip names these parts for RoBERTa, which has the same structure, but not for BERT.
 arch_dict["bert"]["config_names"] |= {key: arch_dict["roberta"]["config_names"][key] for key in ("layer_attr", "token_embeddings_attr")}
 
 
 class WithBert(nn.Module):
-    """A tower of transformers beside an image tower of open_clip."""
+    """Combines a text tower of transformers with an image tower of open_clip."""
 
     def __init__(self, config):
         super().__init__()
@@ -40,7 +41,7 @@ class WithBert(nn.Module):
         self.visual.lock(unlocked_groups)
 
     def lock_text_tower(self, unlocked):
-        # There the projection is not counted, and never locked: it is always one of those that learn.
+        # open_clip does not count the projection and never locks it, so it always learns.
         self.text.lock(unlocked - 1)
 
 
@@ -50,7 +51,7 @@ def learns(model, image, text):
         model.lock_image_tower(image)
     if text is not None:
         model.lock_text_tower(text)
-    # Unlocking all groups there also unlocks fixed sin-cos positions, which here stay fixed.
+    # In open_clip unlocking all groups also unlocks fixed sin-cos positions. Here they stay fixed.
     return "".join(str(int(parameter.requires_grad and name not in fixed)) for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]))
 
 

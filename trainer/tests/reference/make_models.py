@@ -1,10 +1,10 @@
-"""Reference values of tests/families.rs and of the layout's test, made by open_clip, timm and transformers themselves.
+"""Makes the reference values of tests/families.rs and of the layout's test with open_clip, timm and transformers.
 
     python make_models.py [FOLDER]        (default: ../data)
 
-For each small random model: its weights under its own names, its configuration, and inputs with the features that the library
-computes from them. layouts.json holds, for every model of OpenCLIP that has a name here, the number of parameters and the
-sha256 over names and shapes of its state dict, in its order.
+Writes for each small random model its weights under its own names, its configuration, and inputs with
+the features that the library computes from them. layouts.json holds, for every built-in model of
+OpenCLIP, the number of parameters and the sha256 over names and shapes of its state dict, in its order.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ N, LENGTH, VOCABULARY = 3, 7, 48
 
 @register_model
 def vit_tiny_siglip(pretrained=False, **kwargs):
-    """The trunk of SigLIP, in small: as timm's vit_base_patch16_siglip_224."""
+    """Makes a small trunk of SigLIP, built as timm's vit_base_patch16_siglip_224."""
     sizes = dict(img_size=20, patch_size=8, embed_dim=16, depth=2, num_heads=2, mlp_ratio=1.6, class_token=False)
     return timm.models.vision_transformer.VisionTransformer(**sizes, global_pool=kwargs["global_pool"], num_classes=kwargs["num_classes"])
 
@@ -65,13 +65,13 @@ OPENCLIP = {
         vision_cfg=dict(timm_model_name="vit_tiny_siglip", timm_pool="map", timm_proj="none", image_size=20),
         text_cfg=text(pool_type="last", no_causal_mask=True, proj_bias=True, norm_kwargs={"eps": 1e-6})),
 }
-# What Diptych calls the trunk for which timm has no name.
+# Diptych's name for a trunk that has no name in timm.
 SIGLIP_TRUNK = dict(trunk="siglip", image_size=20, patch_size=8, width=16, head_width=8, layers=2, mlp_ratio=1.6,
                     norm_kwargs={"eps": 1e-6})
 
 
 def shake(model):
-    """Other values than those of the start everywhere: a norm's ones and zeros would hide mistakes."""
+    """Replaces all initial values: a norm's ones and zeros would hide mistakes."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -1,18 +1,21 @@
-"""Reference values of tests/parity.rs: small models of OpenCLIP with what it and transformers compute with them.
+"""Makes the reference values of tests/parity.rs: small models of OpenCLIP, and their results.
 
     python make_parity.py [FOLDER]        (default: ../data/parity)
 
-Made with open_clip_torch 3.3.0, transformers 5.24.0 and torch 2.12.1 on the CPU, float32. It writes
+Made with open_clip_torch 3.3.0, transformers 5.24.0 and torch 2.12.1 on the CPU, float32. Writes
 
-    tiny_gelu.json, tiny_quickgelu.json     configurations; both have the same weights
+    tiny_gelu.json, tiny_quickgelu.json     configurations, which share one set of weights
     tiny_gelu.safetensors                   OpenCLIP's state dict
-    tiny_*_io.safetensors                   images [8, 3, 8, 8], tokens [8, 12], unit features, logit_scale (after exp), clip_loss,
-                                            siglip_loss (scale 10, bias -10), grad.NAME: gradients of the CLIP loss
+    tiny_*_io.safetensors                   images [8, 3, 8, 8], tokens [8, 12], unit features,
+                                            logit_scale (after exp), clip_loss, siglip_loss (scale 10,
+                                            bias -10), grad.NAME: gradients of the CLIP loss
                                             (grad.token_embedding.weight: the rows of tokens[0, :8])
-    tiny_quickgelu_hf/                      the same model as a folder of Hugging Face, with tokenizer.json
+    tiny_quickgelu_hf/                      tiny_quickgelu as a Hugging Face folder, with tokenizer.json
     train_trace.json, train_trace_inputs.safetensors, train_trace_final.safetensors
-                                            ten AdamW steps of tiny_gelu: per step lr, loss, gradient norm before the clip and logit
-                                            scale after the step; images [10, 4, 3, 8, 8] and tokens [4, 12]; the weights at the end
+                                            ten AdamW steps of tiny_gelu: lr, loss, gradient norm before
+                                            clipping and logit scale after the step, for each step;
+                                            images [10, 4, 3, 8, 8] and tokens [4, 12]; the weights at
+                                            the end
     tokenizer.json                          byte pairs of 100 tokens, the vocabulary of these models
 """
 
@@ -44,7 +47,7 @@ def build(quick_gelu):
 
 
 def inputs(rows):
-    """Images, and texts of several lengths: start, tokens, end, zeros."""
+    """Makes images, and texts of several lengths: start, tokens, end, zeros."""
     tokens = torch.randint(1, END - 1, (rows, LENGTH))
     tokens[:, 0] = END - 1
     for row in range(rows):
@@ -76,7 +79,7 @@ def features(name, quick_gelu, images, tokens):
 
 
 def train_trace():
-    """With OpenCLIP's groups of parameters, betas, warm-up and cosine, and clip of the gradient."""
+    """Trains with OpenCLIP's groups of parameters, betas, warm-up and cosine, and gradient clipping."""
     model = build(False).train()
     named = list(model.named_parameters())
     alone = [name for name, value in named if value.ndim < 2 or "bn" in name or "ln" in name or "bias" in name or "logit_scale" in name]
@@ -157,7 +160,7 @@ def hugging_face(state, io):
 
 
 def tokenizer():
-    """Byte pairs as CLIP's: letters, letters that end a word, and merges; 0 for what is none of them."""
+    """Makes byte pairs as CLIP's: letters, letters that end a word, and merges. All else is 0."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     merges = ["t h", "th e</w>", "i n", "r e", "o f</w>", "a n", "an d</w>", "re d</w>", "a r", "c i", "l e</w>", "b l", "u e</w>",
               "bl ue</w>", "o n</w>", "s t", "st ar</w>", "o r", "l i", "g re", "e n</w>", "gre en</w>", "s q", "a l", "l l"]

@@ -1,4 +1,4 @@
-"""Writes tests/data/torch: small files by torch.save, each beside the same weights as safetensors, and some that must be refused.
+"""Writes tests/data/torch: small files by torch.save with the same weights as safetensors, and files to refuse.
 
 Run:  python make_torch_files.py FOLDER
       (needs torch==2.11.0 open_clip_torch==3.3.0 transformers safetensors)
@@ -24,7 +24,7 @@ PREPROCESS = {"mean": list(open_clip.OPENAI_DATASET_MEAN), "std": list(open_clip
 
 
 class Command:
-    """What its reading would run, were it run."""
+    """Returns the command that unpickling would run."""
 
     def __reduce__(self):
         return os.system, ("touch a-pickle-was-run",)
@@ -44,7 +44,7 @@ def main(folder):
     torch.save(weights, folder / "openclip_bin" / "open_clip_pytorch_model.bin")
     save_file(weights, folder / "openclip_safetensors" / "open_clip_model.safetensors")
 
-    # As OpenCLIP's training writes it, under DistributedDataParallel, one update done.
+    # As OpenCLIP's training writes it under DistributedDataParallel, after one update.
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     image, text, scale = model(torch.rand(2, 3, 8, 8), torch.randint(0, 16, (2, 6)))
     (scale * (image @ text.T)).sum().backward()
@@ -58,7 +58,7 @@ def main(folder):
         torch.save(narrow, folder / f"{name}.bin")
         save_file(narrow, folder / f"{name}.safetensors")
 
-    # The same values as views: one transposed, one cut out of a larger storage, two of one storage.
+    # Equal values as views: one transposed, one a slice of a larger storage, two of one storage.
     views = dict(weights)
     views["visual.proj"] = weights["visual.proj"].T.contiguous().T
     views["text_projection"] = torch.cat([torch.ones(3, 4), weights["text_projection"], torch.ones(2, 4)])[3:11]
@@ -76,7 +76,7 @@ def main(folder):
     hf = CLIPModel(config)
     hf.save_pretrained(folder / "hf_safetensors")
     shutil.copy(folder / "hf_safetensors" / "config.json", folder / "hf_bin")
-    # Old files hold these buffers too.
+    # Old files also hold these buffers.
     old = dict(hf.state_dict(), **{"text_model.embeddings.position_ids": torch.arange(6).expand((1, -1))})
     torch.save(old, folder / "hf_bin" / "pytorch_model.bin")
 

@@ -1,4 +1,4 @@
-//! Models that stay loaded between questions, with the hash by which the store knows their embeddings.
+//! Models that stay loaded between queries, with the hash that identifies their stored embeddings.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,10 +8,10 @@ use diptych_schemas::{ContentHash, ModelRef};
 
 use crate::models::{self, Model};
 
-/// Models that are kept; of more, the one that was not asked for longest goes.
-const KEPT: usize = 2;
+/// Loaded models at most. The least recently used one is dropped.
+const CAPACITY: usize = 2;
 
-/// A model that several threads may use, one at a time.
+/// A model that several threads share, one at a time.
 pub struct Loaded {
     model: Mutex<Model>,
     producer: ContentHash,
@@ -23,13 +23,13 @@ impl Loaded {
         Ok(Self { model: Mutex::new(model), producer })
     }
 
-    /// Names its embeddings.
+    /// Returns the hash that identifies the model's embeddings.
     pub fn producer(&self) -> ContentHash {
         self.producer
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Model> {
-        // Encoding changes nothing in it, so a panic leaves nothing half-done.
+        // Encoding changes nothing in the model, so a panic leaves nothing half-done.
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -39,22 +39,24 @@ struct LoadedModel {
     loaded: Arc<Loaded>,
 }
 
-/// The last models that were asked for, newest last. Clones share them.
+/// The most recently used models, newest last. Clones share them.
 #[derive(Clone, Default)]
 pub struct Models {
     kept: Arc<Mutex<Vec<LoadedModel>>>,
-    /// Whether folders and files anywhere may be named, and not only runs of the state folder.
+    /// Whether a name may be any path, and not only a run of the state folder.
     anywhere: bool,
 }
 
 impl Models {
-    /// For who may name any path.
+    /// Returns a cache that loads models from any path.
     pub fn anywhere() -> Self {
         Self { anywhere: true, ..Self::default() }
     }
 
-    /// The model that a name means now, of a state folder: a run's newest checkpoint is another one later. It blocks, for
-    /// seconds where weights are read. On the CPU: one text is encoded sooner than a GPU is woken up.
+    /// Returns the model that a name means now in a state folder.
+    ///
+    /// A run's newest checkpoint changes over time. The call blocks for seconds if it reads
+    /// weights. The model runs on the CPU, which encodes one text sooner than a GPU is initialized.
     pub fn get(&self, name: &str, state: &Path) -> anyhow::Result<Arc<Loaded>> {
         let (name, state) = (name.to_owned(), state.to_owned());
         let named =
@@ -72,13 +74,13 @@ impl Models {
         let load = || {
             let name = path
                 .to_str()
-                .with_context(|| format!("{} is no UTF-8", path.display()))?
+                .with_context(|| format!("{} is not valid UTF-8", path.display()))?
                 .to_owned();
             Loaded::new(models::load(&ModelRef { name, ..named.clone() })?).map(Arc::new)
         };
         let loaded = known.map_or_else(load, Ok)?;
         kept.push(LoadedModel { path: path.to_owned(), loaded: Arc::clone(&loaded) });
-        if kept.len() > KEPT {
+        if kept.len() > CAPACITY {
             kept.remove(0);
         }
         Ok(loaded)

@@ -1,6 +1,6 @@
-//! Axes: how far along an axis a value lies, and which round values are marked on it.
+//! Axes: the position of values along an axis, and the round values marked on it.
 
-/// How values are spread along an axis.
+/// The spread of values along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scale {
     Linear,
@@ -9,11 +9,12 @@ pub(crate) enum Scale {
 
 /// Larger values are drawn as this one, so that the difference of two stays finite.
 const LARGEST: f64 = 1e300;
-/// Most marks of an axis, whatever its numbers are.
+/// Most marks of an axis.
 const MOST_TICKS: u64 = 50;
 
 impl Scale {
-    /// Maps a value to a position that grows evenly along the axis: itself, or its natural logarithm.
+    /// Maps a value to a position that grows evenly along the axis: itself, or its natural
+    /// logarithm.
     pub(crate) fn forward(self, value: f64) -> f64 {
         match self {
             Self::Linear => value,
@@ -46,8 +47,8 @@ pub(crate) struct Axis {
 pub(crate) type Tick = (f64, String);
 
 impl Axis {
-    /// Spans all values that the scale can show. A single value lies in the middle. Without any, the axis goes from 0 to 1
-    /// (logarithmic: 1 to 10).
+    /// Returns an axis that spans all values that the scale can show. A single value lies in the
+    /// middle. Without values, the axis goes from 0 to 1 (logarithmic: 1 to 10).
     pub(crate) fn over(scale: Scale, values: impl IntoIterator<Item = f64>) -> Self {
         let shown = values
             .into_iter()
@@ -67,7 +68,7 @@ impl Axis {
         Self { scale, low, high }
     }
 
-    /// Moves both ends outward to round values, and marks those, about `parts` of them.
+    /// Moves both ends outward to round values, and returns about `parts` marks.
     pub(crate) fn rounded(self, parts: f64) -> (Self, Vec<Tick>) {
         match self.scale {
             Scale::Linear => {
@@ -92,7 +93,8 @@ impl Axis {
         Self { low: self.low * times, high: self.high * times, ..self }
     }
 
-    /// Returns how far along the axis a value lies: 0 at the low end, 1 at the high end. None for what the scale cannot show.
+    /// Returns the position of a value along the axis: 0 at the low end, 1 at the high end. Returns
+    /// `None` if the scale cannot show the value.
     pub(crate) fn part(&self, value: f64) -> Option<f64> {
         let (low, high) = (self.scale.forward(self.low), self.scale.forward(self.high));
         self.scale
@@ -132,8 +134,8 @@ impl Axis {
             .collect()
     }
 
-    /// Returns powers of ten within the axis, with their doubles and halves where there is room, or only some of them where
-    /// there is none.
+    /// Returns powers of ten within the axis. Adds their doubles and halves if there is room, and
+    /// returns only some of the powers if there is little.
     fn powers(&self, parts: f64) -> Vec<f64> {
         let (first, last) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
         let decades = self.high.log10() - self.low.log10();
@@ -157,8 +159,8 @@ fn nice(range: f64, parts: f64) -> f64 {
     step * power
 }
 
-/// Formats a marked value in the digits that marks `every` apart differ in. The unit follows from the `largest` value of the
-/// axis, so all its marks have the same.
+/// Formats a marked value with just enough digits to tell marks `every` apart. The unit follows
+/// from the `largest` value of the axis, so that all its marks share it.
 fn number(value: f64, every: f64, largest: f64) -> String {
     if value.abs() < every * 1e-6 {
         return "0".to_owned();
@@ -221,12 +223,12 @@ mod tests {
         let over = |low, high| Axis::over(Scale::Log, [low, high]);
         assert_eq!(labels(over(47.0, 640.0), 5.0), ["50", "100", "200", "500"]);
         assert_eq!(labels(over(1.0, 1e6), 6.0), ["1", "10", "100", "1000", "10k", "100k", "1M"]);
-        // 24 decades at 6 parts: every fourth.
+        // 24 decades in 6 parts: every fourth power.
         assert_eq!(
             labels(over(1e-12, 1e12), 6.0),
             ["1.0e-12", "1.0e-8", "1.0e-4", "1", "10k", "100M", "1000G"]
         );
-        // Within a part of a decade: evenly.
+        // Less than a decade: evenly spaced.
         assert_eq!(labels(over(30.0, 90.0), 4.0), ["40", "60", "80"]);
     }
 

@@ -1,4 +1,4 @@
-//! A matrix as shades.
+//! Heat maps: a matrix drawn as shades.
 
 use maud::{Markup, html};
 
@@ -8,8 +8,8 @@ use super::{colour, drawing};
 use crate::numbers::excerpt;
 
 const CELL: f64 = 12.0;
-/// Characters of a row's and a column's name that are shown under the pointer.
-const TOLD: usize = 120;
+/// Most characters of a name in a tooltip.
+const TOOLTIP_CHARACTERS: usize = 120;
 
 /// A square matrix whose rows and columns have the same names.
 #[derive(Clone, Copy, Debug)]
@@ -24,10 +24,12 @@ impl HeatMap<'_> {
         Axis::over(Scale::Linear, self.values.iter().map(|value| f64::from(*value)))
     }
 
-    /// Draws the highest value in full colour and the lowest one as the background. A value that is not finite has no cell.
+    /// Draws the highest value in full colour and the lowest as the background. A value that is not
+    /// finite has no cell.
     pub(crate) fn draw(&self, label: &str) -> Markup {
         let (n, axis) = (self.names.len(), self.axis());
-        let names: Vec<String> = self.names.iter().map(|name| excerpt(name, TOLD)).collect();
+        let names: Vec<String> =
+            self.names.iter().map(|name| excerpt(name, TOOLTIP_CHARACTERS)).collect();
         let cells = self
             .values
             .iter()
@@ -36,8 +38,8 @@ impl HeatMap<'_> {
         let shapes = html! {
             @for (place, value, shade) in cells.filter(|(place, ..)| *place < n * n) {
                 @let (row, column) = (place / n, place % n);
-                rect class={ "cell " (colour(0)) } x=(column as f64 * CELL) y=(row as f64 * CELL) width=(CELL - 0.5) height=(CELL - 0.5)
-                    fill-opacity=(round(shade)) {
+                rect class={ "cell " (colour(0)) } x=(column as f64 * CELL) y=(row as f64 * CELL)
+                    width=(CELL - 0.5) height=(CELL - 0.5) fill-opacity=(round(shade)) {
                     title { (names[row]) " / " (names[column]) ": " (format!("{value:.3}")) }
                 }
             }
@@ -48,7 +50,13 @@ impl HeatMap<'_> {
     /// Builds the legend of the shades, from the lowest to the highest value.
     pub(crate) fn legend(&self) -> Markup {
         let axis = self.axis();
-        html! { span.key { (format!("{:.2}", axis.value(0.0))) i class={ "shades " (colour(0)) } {} (format!("{:.2}", axis.value(1.0))) } }
+        html! {
+            span.key {
+                (format!("{:.2}", axis.value(0.0)))
+                i class={ "shades " (colour(0)) } {}
+                (format!("{:.2}", axis.value(1.0)))
+            }
+        }
     }
 }
 

@@ -10,12 +10,12 @@ use crate::numbers::short;
 
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 160.0;
-/// Above and below the bars: half a label, and the labels of the axis.
+/// Room above and below the bars: half a label, and the labels of the axis.
 const ABOVE: f64 = 6.0;
 const BELOW: f64 = 22.0;
 /// Part of the axis that the bar of a single value covers.
 const SINGLE: f64 = 0.05;
-/// Whole numbers that are labelled.
+/// Most whole numbers that are labelled.
 const LABELLED: usize = 12;
 
 /// Counts in bins of equal width, on the axis or on its logarithm.
@@ -25,16 +25,17 @@ pub(crate) struct Histogram {
     /// The unit of the values and other remarks, shown beside the title.
     pub(crate) note: String,
     pub(crate) scale: Scale,
-    /// Lower edge of the first bin and upper edge of the last one, as values (not as logarithms). Equal for a single value.
+    /// Lower edge of the first bin and upper edge of the last one, as values (not as logarithms).
+    /// Equal for a single value.
     pub(crate) range: (f64, f64),
     pub(crate) counts: Vec<u64>,
     /// Whether each bin is one whole number.
     pub(crate) whole: bool,
-    /// Values that are marked with a line: thresholds.
+    /// Thresholds, marked with lines.
     pub(crate) marks: Vec<f64>,
 }
 
-/// One bar: its ends as parts of the axis, and what it counts.
+/// A bar: its ends as parts of the axis, and its count.
 struct Bar {
     from: f64,
     to: f64,
@@ -78,7 +79,8 @@ impl Histogram {
             .collect()
     }
 
-    /// Returns the marks of the axis of values. Whole numbers are labelled below the middle of their bins.
+    /// Returns the marks of the axis of values. Whole numbers are labelled below the middle of
+    /// their bins.
     fn ticks(&self, axis: &Axis) -> Vec<Tick> {
         if !self.whole {
             return axis.ticks(5.0);
@@ -95,7 +97,7 @@ impl Histogram {
         let total = bars.iter().map(|bar| bar.count as f64).sum::<f64>().max(1.0);
         let (counts, count_ticks) =
             Axis::over(Scale::Linear, [0.0, most.max(1) as f64]).rounded(3.0);
-        // Nothing is counted in halves.
+        // Counts are whole numbers, so fractions get no label.
         let count_ticks: Vec<Tick> =
             count_ticks.into_iter().filter(|(count, _)| count.fract() == 0.0).collect();
         let left = label_room(&count_ticks);
@@ -114,16 +116,20 @@ impl Histogram {
         let shapes = html! {
             (area.rows(&count_ticks))
             @for bar in &bars {
-                // A bin that is not empty is always visible.
+                // Keep every bin visible that is not empty.
                 @let height = (bar.count as f64 / counts.value(1.0) * area.height).max(1.5);
-                rect class={ "bar " (colour(0)) } x=(round(area.left + bar.from * area.width)) y=(round(area.bottom() - height))
-                    width=(round(((bar.to - bar.from) * area.width - 1.0).max(0.5))) height=(round(height)) {
-                    title { (bar.name) ": " (thousands(bar.count)) " (" (format!("{:.1}", bar.count as f64 / total * 100.0)) "%)" }
+                @let width = ((bar.to - bar.from) * area.width - 1.0).max(0.5);
+                @let percent = format!("{:.1}", bar.count as f64 / total * 100.0);
+                rect class={ "bar " (colour(0)) } x=(round(area.left + bar.from * area.width))
+                    y=(round(area.bottom() - height)) width=(round(width)) height=(round(height)) {
+                    title { (bar.name) ": " (thousands(bar.count)) " (" (percent) "%)" }
                 }
             }
             (area.base())
             @for (mark, x) in marks.filter_map(|mark| Some((mark, area.across(*mark)?))) {
-                line.mark x1=(x) x2=(x) y1="0" y2=(area.bottom()) { title { "threshold " (short(*mark)) } }
+                line.mark x1=(x) x2=(x) y1="0" y2=(area.bottom()) {
+                    title { "threshold " (short(*mark)) }
+                }
             }
             (area.labels_below(&self.ticks(&area.x)))
         };

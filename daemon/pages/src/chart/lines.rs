@@ -1,4 +1,4 @@
-//! Curves over training steps.
+//! Line charts: curves over training steps.
 
 use std::borrow::Cow;
 
@@ -11,20 +11,21 @@ use crate::numbers::{percent_of, short};
 
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 176.0;
-/// Around the curves: half a label above, the labels of the steps below, half of the last one on the right.
+/// Room around the curves: half a label above, the labels of the steps below, and half of the last
+/// one on the right.
 const ABOVE: f64 = 8.0;
 const BELOW: f64 = 22.0;
 const RIGHT: f64 = 14.0;
-/// Points of a curve for each unit of its width: more are not seen.
+/// Points of a curve for each unit of its width. More would not be visible.
 const DENSITY: f64 = 2.0;
-/// Up to so many points are measurements, each with a dot; more are a curve.
+/// Largest number of points that are drawn as dots. Longer curves have no dots.
 const DOTS: usize = 40;
-/// The running mean of a noisy curve is over this share of its points.
+/// The running mean of a noisy curve spans this fraction of its points: one in `SMOOTHED`.
 const SMOOTHED: usize = 50;
-/// Places of a chart that tell their numbers under the pointer.
+/// Number of positions along a chart that show their values in a tooltip.
 const HOVERED: usize = 48;
 
-/// A curve over steps. Its index in the chart is its colour.
+/// A curve over steps. Its index in the chart determines its colour.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Line<'a> {
     pub(crate) name: String,
@@ -105,17 +106,25 @@ impl LineChart<'_> {
         let most = (area.width * DENSITY) as usize;
         html! {
             @for (place, line) in self.lines.iter().enumerate().rev() {
-                @if let Some(y) = line.level.filter(|_| !line.points.is_empty()).and_then(|level| area.down(level)) {
-                    line class={ "level " (colour(place)) } x1=(area.left) x2=(round(area.right())) y1=(y) y2=(y) {}
+                @let level = line.level.filter(|_| !line.points.is_empty());
+                @if let Some(y) = level.and_then(|level| area.down(level)) {
+                    line class={ "level " (colour(place)) } x1=(area.left)
+                        x2=(round(area.right())) y1=(y) y2=(y) {}
                 }
                 @if line.is_smoothed() {
-                    @for run in runs(&thinned(&line.points, most), area) { (polyline(&run, &format!("faint {}", colour(place)), false)) }
+                    @for run in runs(&thinned(&line.points, most), area) {
+                        (polyline(&run, &format!("faint {}", colour(place)), false))
+                    }
                 }
                 @let curve = line.curve(most);
                 @for run in runs(&curve, area) {
-                    @if run.len() > 1 { (polyline(&run, &format!("curve {}", colour(place)), line.dashed)) }
+                    @if run.len() > 1 {
+                        (polyline(&run, &format!("curve {}", colour(place)), line.dashed))
+                    }
                     @if run.len() == 1 || curve.len() <= DOTS {
-                        @for (x, y) in run { circle class={ "dot " (colour(place)) } cx=(x) cy=(y) r="3" {} }
+                        @for (x, y) in run {
+                            circle class={ "dot " (colour(place)) } cx=(x) cy=(y) r="3" {}
+                        }
                     }
                 }
             }
@@ -136,15 +145,22 @@ impl LineChart<'_> {
         let chosen: Vec<u64> =
             steps.iter().copied().step_by(steps.len().div_ceil(HOVERED).max(1)).collect();
         let across = |step: u64| area.across(step as f64).unwrap_or(area.left);
+        let left_edge = |at: usize| match at {
+            0 => area.left,
+            _ => f64::midpoint(across(chosen[at - 1]), across(chosen[at])),
+        };
         html! {
             @for (at, step) in chosen.iter().enumerate() {
-                @let from = if at == 0 { area.left } else { f64::midpoint(across(chosen[at - 1]), across(*step)) };
-                @let to = if at + 1 == chosen.len() { area.right() } else { f64::midpoint(across(*step), across(chosen[at + 1])) };
-                rect.hover x=(round(from)) width=(round((to - from).max(0.0))) y=(area.top) height=(area.height) {
+                @let from = left_edge(at);
+                @let to = if at + 1 == chosen.len() { area.right() } else { left_edge(at + 1) };
+                @let width = round((to - from).max(0.0));
+                rect.hover x=(round(from)) width=(width) y=(area.top) height=(area.height) {
                     title {
                         "step " (step)
                         @for (name, points) in &curves {
-                            @if let Some(value) = nearest(points, *step).filter(|(step, _)| (from..=to).contains(&across(*step))) {
+                            @let value = nearest(points, *step)
+                                .filter(|(step, _)| (from..=to).contains(&across(*step)));
+                            @if let Some(value) = value {
                                 "\n" (name) @if !name.is_empty() { " " } (self.unit.write(value.1))
                             }
                         }
@@ -212,17 +228,18 @@ pub(crate) fn step_ticks(area: &PlotArea) -> Vec<Tick> {
         .ticks((area.width / 60.0).min(8.0))
         .into_iter()
         .filter(|(step, _)| step.fract() == 0.0);
-    // Few steps have marks closer than one, and so digits behind the point.
+    // With few steps, marks lie closer than one step and would have decimals.
     let few = area.x.value(1.0) < 10.0;
     ticks.map(|(step, label)| (step, if few { format!("{step}") } else { label })).collect()
 }
 
 fn polyline(places: &[(f64, f64)], class: &str, dashed: bool) -> Markup {
     let points: Vec<String> = places.iter().map(|(x, y)| format!("{x},{y}")).collect();
-    html! { polyline class=(class) stroke-dasharray=[dashed.then_some("5 4")] points=(points.join(" ")) {} }
+    let dashes = dashed.then_some("5 4");
+    html! { polyline class=(class) stroke-dasharray=[dashes] points=(points.join(" ")) {} }
 }
 
-/// Returns the places of a curve, in pieces without a gap.
+/// Returns the positions of a curve, split at gaps.
 fn runs(points: &[(u64, f64)], area: &PlotArea) -> Vec<Vec<(f64, f64)>> {
     let places: Vec<Option<(f64, f64)>> = points
         .iter()
@@ -245,8 +262,9 @@ fn nearest(points: &[(u64, f64)], step: u64) -> Option<(u64, f64)> {
         .copied()
 }
 
-/// Returns running means over about a fiftieth of the run, at about `most` of its points. The window is centred, so the curve
-/// does not lag. It narrows to a third towards the ends, where it would otherwise be one-sided.
+/// Returns running means over about a fiftieth of the run, at about `most` of its points. The
+/// window is centred, so the curve does not lag. Towards the ends it narrows to a third, where it
+/// would otherwise be one-sided.
 fn smoothed(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
     let finite: Vec<(u64, f64)> =
         points.iter().copied().filter(|(_, value)| value.is_finite()).collect();
@@ -261,8 +279,9 @@ fn smoothed(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
     (0..finite.len()).filter(|at| at % every == 0 || at + 1 == finite.len()).map(mean).collect()
 }
 
-/// Returns at most about `most` points: the lowest and the highest of each bucket in their order, so that spikes stay. A bucket
-/// with a value that is not finite gives that one, so that gaps stay.
+/// Returns at most about `most` points. From each bucket it keeps the lowest and the highest in
+/// their order, so that spikes stay. From a bucket with a value that is not finite it keeps that
+/// value, so that gaps stay.
 fn thinned(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
     if points.len() <= most {
         return points.to_vec();
@@ -322,7 +341,7 @@ mod tests {
         );
         let noisy: Vec<(u64, f64)> =
             (0..500).map(|step| (step, if step % 2 == 0 { 1.0 } else { -1.0 })).collect();
-        // Eleven points of which six are of one sign.
+        // Six of the eleven points have the same sign.
         assert!((smoothed(&noisy, 2000)[250].1 + 1.0 / 11.0).abs() < 1e-9);
         let few = smoothed(&falling, 100);
         assert_eq!(

@@ -1,7 +1,7 @@
-//! The chart engine: data and axes become SVG, within a page or as a file of its own.
+//! The chart engine. It turns data and axes into SVG, within a page or as a file of its own.
 //!
-//! Shapes name their colours by class only. A page defines the classes for light and dark (`page.css`), a picture for a white
-//! background (`paper.css`).
+//! Shapes name their colours only by class. A page defines the classes for light and dark
+//! (`page.css`), a picture for a white background (`paper.css`).
 
 pub(crate) mod axis;
 pub(crate) mod heat_map;
@@ -19,13 +19,15 @@ pub(crate) use axis::{Axis, Scale};
 pub(crate) const SHAPES: &str = include_str!("shapes.css");
 /// Colours within a page, light and dark.
 pub(crate) const PAGE_COLOURS: &str = include_str!("page.css");
-/// Colours of a picture of its own, on white.
+/// Colours of a standalone picture, on white.
 pub(crate) const PAPER_COLOURS: &str = include_str!("paper.css");
 
-/// Number of colours of series: `c0`, `c1` … in the style sheets. A chart with more series starts again with the first.
+/// Number of series colours: `c0`, `c1` … in the style sheets. A chart with more series starts
+/// again with the first.
 ///
-/// Any two of them differ by at least 0.12 in Oklab, also under protanopia, deuteranopia and tritanopia as simulated by Machado,
-/// Oliveira and Fernandes (2009). Each has a contrast of at least 3:1 with its background (WCAG 2.2, 1.4.11).
+/// Any two colours differ by at least 0.12 in Oklab. This also holds under protanopia, deuteranopia
+/// and tritanopia as simulated by Machado, Oliveira and Fernandes (2009). Each has a contrast of at
+/// least 3:1 with its background (WCAG 2.2, 1.4.11).
 const COLOURS: usize = 6;
 
 /// Returns the class of a series' colour.
@@ -69,7 +71,12 @@ pub(crate) fn figure(title: &str, keys: &[Key], note: &Markup, drawing: &Markup)
         figure.chart {
             figcaption {
                 b { (title) }
-                @for key in keys { " " span.key { i class={ (key.shape.class()) " " (colour(key.series)) } {} (key.name) } }
+                @for key in keys {
+                    " "
+                    span.key {
+                        i class={ (key.shape.class()) " " (colour(key.series)) } {} (key.name)
+                    }
+                }
                 " " span.pale { (note) }
             }
             (drawing)
@@ -79,8 +86,9 @@ pub(crate) fn figure(title: &str, keys: &[Key], note: &Markup, drawing: &Markup)
 
 /// Builds an SVG of a page. Screen readers read its `label`.
 pub(crate) fn drawing(label: &str, width: f64, height: f64, marks: &Markup) -> Markup {
+    let (width, height) = (plot_area::round(width), plot_area::round(height));
     html! {
-        svg viewBox={ "0 0 " (plot_area::round(width)) " " (plot_area::round(height)) } role="img" aria-label=(label) { (marks) }
+        svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(label) { (marks) }
     }
 }
 
@@ -88,7 +96,7 @@ pub(crate) fn drawing(label: &str, width: f64, height: f64, marks: &Markup) -> M
 pub(crate) mod test {
     use resvg::usvg::roxmltree::Document;
 
-    /// Fails where markup is not well-formed XML.
+    /// Panics if markup is not well-formed XML.
     pub(crate) fn well_formed(markup: &str) {
         if let Err(error) = Document::parse(&format!("<page>{markup}</page>")) {
             panic!("{error}: {markup}");

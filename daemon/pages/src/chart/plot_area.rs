@@ -1,12 +1,12 @@
-//! The rectangle that data is drawn in, with its grid and the labels around it.
+//! The rectangle in which data is drawn, with its grid and the labels around it.
 
 use maud::{Markup, html};
 
 use super::axis::{Axis, Tick};
 
-/// Room for a character of a label, in units of the SVG: digits of system fonts are narrower.
+/// Width of a label's character in SVG units. Digits of system fonts are narrower.
 const CHARACTER: f64 = 6.8;
-/// Between a label and the grid.
+/// Distance between a label and the grid.
 const GAP: f64 = 6.0;
 
 /// A rectangle in units of the SVG, and the values at its edges.
@@ -29,12 +29,12 @@ impl PlotArea {
         self.top + self.height
     }
 
-    /// Returns where a value lies from left to right; none for what the axis cannot show.
+    /// Returns the position of a value from left to right, or `None` if the axis cannot show it.
     pub(crate) fn across(&self, value: f64) -> Option<f64> {
         Some(round(self.left + self.x.part(value)? * self.width))
     }
 
-    /// Returns where a value lies from top to bottom; none for what the axis cannot show.
+    /// Returns the position of a value from top to bottom, or `None` if the axis cannot show it.
     pub(crate) fn down(&self, value: f64) -> Option<f64> {
         Some(round(self.top + (1.0 - self.y.part(value)?) * self.height))
     }
@@ -42,9 +42,13 @@ impl PlotArea {
     /// Draws horizontal lines at marked values, with labels on the left.
     pub(crate) fn rows(&self, ticks: &[Tick]) -> Markup {
         html! {
-            @for (y, label) in ticks.iter().filter_map(|(value, label)| Some((self.down(*value)?, label))) {
-                line.gridline x1=(self.left) x2=(round(self.right())) y1=(y) y2=(y) {}
-                text.label x=(round(self.left - GAP)) y=(round(y + 4.0)) text-anchor="end" { (label) }
+            @for (value, label) in ticks {
+                @if let Some(y) = self.down(*value) {
+                    line.gridline x1=(self.left) x2=(round(self.right())) y1=(y) y2=(y) {}
+                    text.label x=(round(self.left - GAP)) y=(round(y + 4.0)) text-anchor="end" {
+                        (label)
+                    }
+                }
             }
         }
     }
@@ -61,8 +65,12 @@ impl PlotArea {
     /// Draws labels of marked values below the rectangle.
     pub(crate) fn labels_below(&self, ticks: &[Tick]) -> Markup {
         html! {
-            @for (x, label) in ticks.iter().filter_map(|(value, label)| Some((self.across(*value)?, label))) {
-                text.label x=(x) y=(round(self.bottom() + 16.0)) text-anchor="middle" { (label) }
+            @for (value, label) in ticks {
+                @if let Some(x) = self.across(*value) {
+                    text.label x=(x) y=(round(self.bottom() + 16.0)) text-anchor="middle" {
+                        (label)
+                    }
+                }
             }
         }
     }
@@ -79,13 +87,13 @@ impl PlotArea {
     }
 }
 
-/// Returns the room that labels on the left take.
+/// Returns the width that labels on the left take.
 pub(crate) fn label_room(ticks: &[Tick]) -> f64 {
     let longest = ticks.iter().map(|(_, label)| label.chars().count()).max().unwrap_or(0);
     round(longest as f64 * CHARACTER + GAP)
 }
 
-/// Rounds to the two digits that are enough for a picture.
+/// Rounds to two decimals, which are enough for a picture.
 pub(crate) fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }

@@ -1,4 +1,4 @@
-//! Points in two dimensions, on axes of one scale, since distances are to be compared.
+//! Scatter plots. Both axes have the same scale, so that distances can be compared.
 
 use maud::{Markup, html};
 
@@ -8,13 +8,13 @@ use super::{colour, drawing};
 use crate::numbers::excerpt;
 
 const SIDE: f64 = 400.0;
-/// Free around the points.
+/// Empty margin around the points.
 const MARGIN: f64 = 10.0;
 const RADIUS: f64 = 2.6;
-/// Most points that are drawn. Of more, evenly chosen ones are.
+/// Most points that are drawn. From more, an even choice is drawn.
 const MOST: usize = 10_000;
-/// Characters of a point's name that are shown under the pointer.
-const TOLD: usize = 160;
+/// Most characters of a point's name in a tooltip.
+const TOOLTIP_CHARACTERS: usize = 160;
 
 /// A point and its name.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,10 +41,13 @@ pub(crate) fn scatter(label: &str, points: &[Point<'_>]) -> Markup {
         @for point in points {
             @let (x, y) = (place(point.at.0, &x), SIDE - place(point.at.1, &y));
             @let class = format!("point {}", colour(point.series));
+            @let name = excerpt(point.name, TOOLTIP_CHARACTERS);
             @if point.series == 0 {
-                circle class=(class) cx=(x) cy=(round(y)) r=(RADIUS) { title { (excerpt(point.name, TOLD)) } }
+                circle class=(class) cx=(x) cy=(round(y)) r=(RADIUS) { title { (name) } }
             } @else {
-                path class=(class) d={ "M" (x) " " (round(y - 3.4)) "l3.4 3.4-3.4 3.4-3.4-3.4z" } { title { (excerpt(point.name, TOLD)) } }
+                path class=(class) d={ "M" (x) " " (round(y - 3.4)) "l3.4 3.4-3.4 3.4-3.4-3.4z" } {
+                    title { (name) }
+                }
             }
         }
     };
@@ -63,7 +66,8 @@ mod tests {
     #[test]
     fn both_axes_have_the_scale_of_the_wider_one() {
         let drawn = scatter("map", &[point(0.0, 0.0), point(4.0, 2.0)]).into_string();
-        // 380 units for 4: the two are 190 apart from top to bottom. Upwards is up.
+        // 380 units for 4: the two points are 190 units apart from top to bottom, and larger values
+        // lie higher.
         assert!(
             drawn.contains(r#"cx="10" cy="295""#) && drawn.contains(r#"cx="390" cy="105""#),
             "{drawn}"

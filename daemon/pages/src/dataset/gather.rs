@@ -1,4 +1,5 @@
-//! What a profile tells of a dataset, asked in SQL. Whatever reads every caption is asked of a sample where there are many.
+//! Collects the facts of a dataset's profile with SQL. In large datasets, statistics that read
+//! every caption use a sample.
 
 use anyhow::Context;
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -13,26 +14,27 @@ use crate::chart::Scale;
 use crate::chart::histogram::Histogram;
 use crate::numbers::short;
 
-/// Pairs above which captions are looked at in a sample.
+/// Largest number of pairs whose captions are all read. Above it, a sample is read.
 const SAMPLE: u64 = 1_000_000;
 /// Bins of a histogram.
 const BINS: usize = 40;
 /// Rows of a list.
 pub(super) const LISTED: usize = 12;
 
-/// SQL of whether `x` is a number that has a place on an axis.
+/// SQL condition for `x` to be a number that has a place on an axis.
 const FINITE: &str = "NOT isnan(x) AND abs(x) <= 1.7976931348623157e308";
 
-/// A name and its count.
+/// Names and their counts.
 pub(super) type Counts = Vec<(String, u64)>;
 
-/// What is known of a dataset without its images.
+/// Everything that the page shows about a dataset apart from its images.
 pub(super) struct Facts {
     pub(super) pairs: u64,
     pub(super) image_bytes: u64,
     pub(super) images: u64,
     pub(super) captions: u64,
-    /// Pairs whose image has the perceptual hash of another one; none where no hashes are there.
+    /// Pairs whose image has the perceptual hash of another. `None` if the dataset has no
+    /// perceptual hashes.
     pub(super) same_look: Option<u64>,
     pub(super) formats: Counts,
     pub(super) sources: Counts,
@@ -43,7 +45,7 @@ pub(super) struct Facts {
     pub(super) histograms: Vec<Histogram>,
 }
 
-/// A column of numbers to be counted in bins.
+/// A numeric column that is counted in bins.
 struct Measure {
     title: String,
     note: String,
@@ -54,7 +56,8 @@ struct Measure {
     scale: Scale,
 }
 
-/// Rows of a small result as (text, number), whatever types they have.
+/// Runs a query with a small result and returns its rows as (text, number), whatever their types
+/// are.
 pub(super) async fn counts(context: &SessionContext, sql: &str) -> anyhow::Result<Counts> {
     let mut found = Vec::new();
     for batch in rows(context, sql).await? {
@@ -72,7 +75,7 @@ pub(super) async fn counts(context: &SessionContext, sql: &str) -> anyhow::Resul
     Ok(found)
 }
 
-/// The numbers of a result of one row; null is none.
+/// Runs a query with one row and returns its numbers. A null becomes `None`.
 pub(super) async fn numbers(
     context: &SessionContext,
     sql: &str,
@@ -81,7 +84,7 @@ pub(super) async fn numbers(
     let batch = batches
         .iter()
         .find(|batch| batch.num_rows() > 0)
-        .context("a query of totals gave nothing")?;
+        .context("a query of totals returned no row")?;
     let mut found = Vec::new();
     for column in batch.columns() {
         let column = cast(column, &DataType::Float64)?;
@@ -90,7 +93,8 @@ pub(super) async fn numbers(
     Ok(found)
 }
 
-/// Uids of a result's first column with the number of the second one, where there is one; each uid once.
+/// Runs a query and returns the uids of its first column, each once, with the number of its second
+/// column if there is one.
 pub(super) async fn uids(
     context: &SessionContext,
     sql: &str,
@@ -118,17 +122,20 @@ async fn rows(context: &SessionContext, sql: &str) -> anyhow::Result<Vec<RecordB
 }
 
 pub(super) async fn gather(context: &SessionContext) -> anyhow::Result<Facts> {
-    // Perceptual hashes and languages come with the source or as scores: `scored` has both.
+    // Perceptual hashes and languages come with the source or as scores. The table `scored` has
+    // both.
     let totals = numbers(
         context,
-        "SELECT count(*), coalesce(sum(bytes), 0), count(DISTINCT sha256), count(DISTINCT caption), count(phash), count(DISTINCT phash) FROM scored",
+        "SELECT count(*), coalesce(sum(bytes), 0), count(DISTINCT sha256), count(DISTINCT \
+         caption), count(phash), count(DISTINCT phash) FROM scored",
     )
     .await?;
     let total = |index: usize| totals[index].unwrap_or(0.0) as u64;
     let pairs = total(0);
     let grouped = |column: &str, table: &str| {
         format!(
-            "SELECT {column}, count(*) FROM {table} GROUP BY {column} ORDER BY count(*) DESC, {column} LIMIT {LISTED}"
+            "SELECT {column}, count(*) FROM {table} GROUP BY {column} ORDER BY count(*) DESC, \
+             {column} LIMIT {LISTED}"
         )
     };
     let has_language = total_of(context, "SELECT count(language) FROM scored").await? > 0;
@@ -139,13 +146,21 @@ pub(super) async fn gather(context: &SessionContext) -> anyhow::Result<Facts> {
         captions: total(3),
         same_look: (total(4) > 0).then(|| total(4) - total(5)),
         formats: counts(context, &grouped("format", "meta")).await?,
-        sources: counts(context, &grouped("source", "meta")).await?.into_iter().map(|(path, count)| (file_name(&path), count)).collect(),
-        languages: if has_language { counts(context, &grouped("language", "scored")).await? } else { Vec::new() },
+        sources: counts(context, &grouped("source", "meta"))
+            .await?
+            .into_iter()
+            .map(|(path, count)| (file_name(&path), count))
+            .collect(),
+        languages: if has_language {
+            counts(context, &grouped("language", "scored")).await?
+        } else {
+            Vec::new()
+        },
         ledger: counts(
             context,
             &format!(
-                "SELECT reason || ' (' || disposition || ', ' || stage || ')' AS what, count(*) FROM ledger GROUP BY what \
-                 ORDER BY count(*) DESC, what LIMIT {LISTED}"
+                "SELECT reason || ' (' || disposition || ', ' || stage || ')' AS what, count(*) \
+                 FROM ledger GROUP BY what ORDER BY count(*) DESC, what LIMIT {LISTED}"
             ),
         )
         .await?,
@@ -153,7 +168,8 @@ pub(super) async fn gather(context: &SessionContext) -> anyhow::Result<Facts> {
         repeated: counts(
             context,
             &format!(
-                "SELECT caption, count(*) FROM meta GROUP BY caption HAVING count(*) > 1 ORDER BY count(*) DESC, caption LIMIT {LISTED}"
+                "SELECT caption, count(*) FROM meta GROUP BY caption HAVING count(*) > 1 ORDER BY \
+                 count(*) DESC, caption LIMIT {LISTED}"
             ),
         )
         .await?,
@@ -222,8 +238,9 @@ async fn histograms(context: &SessionContext, pairs: u64) -> anyhow::Result<Vec<
     Ok(found)
 }
 
-/// Counts in bins between the least value and, where a few values lie far out, the 99.5th percentile: what is beyond counts
-/// into the last bin, and the note says so. None where there is nothing.
+/// Counts values in bins from the lowest to the highest. If a few values lie far out, the bins end
+/// at the 99.5th percentile: larger values count into the last bin, and the note says so. Returns
+/// `None` if there are no values.
 async fn histogram(
     context: &SessionContext,
     measure: &Measure,
@@ -231,7 +248,8 @@ async fn histogram(
     let Measure { title, note, sql, from, scale } = measure;
     let inner = format!("SELECT CAST({sql} AS DOUBLE) AS x FROM {from}");
     let ends = format!(
-        "SELECT min(x), max(x), approx_percentile_cont(0.995) WITHIN GROUP (ORDER BY x), avg(x), count(x) FROM ({inner}) WHERE {FINITE}"
+        "SELECT min(x), max(x), approx_percentile_cont(0.995) WITHIN GROUP (ORDER BY x), avg(x), \
+         count(x) FROM ({inner}) WHERE {FINITE}"
     );
     let ends = numbers(context, &ends).await?;
     let [Some(low), Some(high), Some(nearly), Some(mean), Some(count)] = ends[..] else {
@@ -242,7 +260,7 @@ async fn histogram(
     let cut = *scale == Scale::Linear && high - low > 2.0 * (nearly - low) && nearly > low;
     let top = if cut { nearly } else { high };
     let (from_place, to_place) = (scale.forward(low), scale.forward(top));
-    // Whole numbers of a short range get bins of their own.
+    // Whole numbers in a short range get bins of their own.
     let whole = *scale == Scale::Linear
         && low.fract() == 0.0
         && high.fract() == 0.0
@@ -265,7 +283,8 @@ async fn histogram(
         "0".to_owned()
     };
     let binned = format!(
-        "SELECT CAST(least({}, greatest(0, {bin})) AS INT) AS bin, count(*) FROM ({inner}) WHERE {FINITE} GROUP BY 1",
+        "SELECT CAST(least({}, greatest(0, {bin})) AS INT) AS bin, count(*) FROM ({inner}) WHERE \
+         {FINITE} GROUP BY 1",
         bins - 1
     );
     for (bin, count) in counts(context, &binned).await? {
@@ -280,7 +299,7 @@ async fn histogram(
     };
     let mut note = format!("{note}{median} · mean {}", short(mean));
     if cut {
-        note = format!("{note} · up to {}, in the last bar", short(high));
+        note = format!("{note} · values up to {} are in the last bar", short(high));
     }
     let range = if whole { (low, top + 1.0) } else { (low, top) };
     Ok(Some(Histogram {
@@ -294,7 +313,7 @@ async fn histogram(
     }))
 }
 
-/// The last part of a path or URL: what tells sources apart in little room.
+/// Returns the last part of a path or URL, which tells sources apart in little room.
 fn file_name(path: &str) -> String {
     path.trim_end_matches('/').rsplit('/').next().unwrap_or(path).to_owned()
 }

@@ -1,5 +1,5 @@
-//! The exact median of a column, in memory that does not grow with the rows: the interval that holds it is made smaller, count by count, until its
-//! values fit.
+//! The exact median of a column, in memory that does not grow with the rows. Count by count, the
+//! interval that holds the median is narrowed until its values fit.
 
 use arrow::array::AsArray;
 use arrow::compute::cast;
@@ -7,14 +7,14 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::query;
 
-/// Values that are held at once.
+/// Most values in memory at a time.
 const HELD: u64 = 1 << 20;
-/// Parts of an interval that are counted at a time.
+/// Parts of an interval that one query counts.
 const PARTS: u64 = 4096;
-/// Each count makes the interval smaller; only numbers over hundreds of orders of magnitude need more than a few.
+/// Most narrowing queries. Only numbers over hundreds of orders of magnitude need more than a few.
 const MOST_COUNTS: usize = 40;
 
-/// Values between two of them.
+/// The values between two bounds.
 #[derive(Clone, Copy)]
 struct Interval {
     count: u64,
@@ -22,8 +22,9 @@ struct Interval {
     high: f64,
 }
 
-/// The median of the column `x` of `rows`, which is SQL of a table; its values are `count` finite numbers between `low` and `high`. Of an
-/// even number of values it is the mean of the two in the middle. None where it takes too many counts.
+/// Returns the median of the column `x` of `rows`, which is SQL of a table. Its values are `count`
+/// finite numbers between `low` and `high`. For an even number of values, the median is the mean of
+/// the middle two. Returns `None` if it takes too many queries.
 pub(super) async fn median(
     context: &SessionContext,
     rows: &str,
@@ -41,7 +42,8 @@ async fn exact(
     if all.count == 0 {
         return Ok(None);
     }
-    // Places of the two in the middle, which are the same one of an odd number, within the interval.
+    // Positions of the middle two values within the interval. For an odd number of values they are
+    // equal.
     let (mut first, mut second) = ((all.count - 1) / 2, all.count / 2);
     let mut within = all;
     for _ in 0..MOST_COUNTS {
@@ -65,7 +67,7 @@ async fn exact(
         }
         let Some(place) = found else { return Ok(None) };
         if second >= before + parts[place].count {
-            // The middle lies between two parts: the last of one and the first of the next.
+            // The middle lies between two parts: the last value of one and the first of the next.
             return Ok(parts.get(place + 1).map(|next| f64::midpoint(parts[place].high, next.low)));
         }
         (first, second, within) = (first - before, second - before, parts[place]);
@@ -77,17 +79,18 @@ fn condition(Interval { low, high, .. }: Interval) -> String {
     format!("x >= {low:e} AND x <= {high:e}")
 }
 
-/// The parts of an interval that hold any values, rising.
+/// Returns the parts of an interval that hold any values, in ascending order.
 async fn parts(
     context: &SessionContext,
     rows: &str,
     within: Interval,
 ) -> anyhow::Result<Vec<Interval>> {
-    // So divided, the width of the largest numbers does not overflow.
+    // Dividing first keeps the width of the largest numbers from overflowing.
     let width = within.high / PARTS as f64 - within.low / PARTS as f64;
     let part = format!("least({}, floor((x - {:e}) / {width:e}))", PARTS - 1, within.low);
     let sql = format!(
-        "SELECT CAST({part} AS BIGINT) AS part, count(*), min(x), max(x) FROM ({rows}) WHERE {} GROUP BY 1 ORDER BY 1",
+        "SELECT CAST({part} AS BIGINT) AS part, count(*), min(x), max(x) FROM ({rows}) WHERE {} \
+         GROUP BY 1 ORDER BY 1",
         condition(within)
     );
     let mut found = Vec::new();
@@ -160,7 +163,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn any_values_have_their_median(values in proptest::collection::vec(-1000.0..1000.0f64, 1..60), held in 1_u64..8) {
+        fn any_values_have_their_median(
+            values in proptest::collection::vec(-1000.0..1000.0f64, 1..60),
+            held in 1_u64..8,
+        ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             prop_assert_eq!(runtime.block_on(of(&values, held)), Some(sorted(&values)));
         }

@@ -1,5 +1,7 @@
-//! `diptych profile`: a dataset as a page to look at. What is in it, what the last selection drops and where, duplicates,
-//! pairs at random, and the pairs on either side of each threshold. One file without scripts; nothing is loaded from elsewhere.
+//! The page of `diptych profile`: a dataset at a glance. It shows the contents, the conditions of
+//! the last selection and how many pairs each drops, duplicates, random pairs, and the pairs on
+//! either side of each threshold. The page is one file without scripts, and loads nothing from
+//! elsewhere.
 
 mod gather;
 mod median;
@@ -16,10 +18,10 @@ use gather::Facts;
 
 /// Pairs that are shown on each side of a threshold.
 const BESIDE: usize = 8;
-/// Thresholds whose pairs are shown.
+/// Most thresholds whose pairs are shown.
 const MOST_THRESHOLDS: usize = 12;
 
-/// What a page is made of.
+/// The contents of the page.
 pub struct Profile {
     facts: Facts,
     name: String,
@@ -29,34 +31,35 @@ pub struct Profile {
     pairs: HashMap<Uid, PairView>,
 }
 
+/// A selection and its conditions.
 struct SelectionFacts {
     name: String,
-    /// Whether nobody asked for this one.
+    /// Whether the user named no selection, so that this is the last one made.
     is_last: bool,
     sql: String,
     rows: u64,
-    /// Whether the dataset has changed since.
+    /// Whether the dataset has changed since the selection was made.
     stale: bool,
     funnel: Vec<FunnelStep>,
     thresholds: Vec<(Threshold, Vec<Beside>, Vec<Beside>)>,
 }
 
-/// A pair and what a condition compares.
+/// A pair and the value that a condition compares.
 type Beside = (Uid, Option<f64>);
 
-/// What to show.
+/// The choice of what to show.
 pub struct ProfileSpec<'a> {
     pub name: String,
     pub dataset_hash: String,
     pub selection: Option<(String, &'a Selection)>,
-    /// Whether the selection is only the last one that was made.
+    /// Whether this is the last selection made, and not one that the user named.
     pub is_last: bool,
-    /// Random pairs.
+    /// Number of random pairs.
     pub pairs: usize,
     pub seed: u64,
 }
 
-/// Asks everything that the page tells.
+/// Collects everything that the page shows.
 pub async fn profile(context: &SessionContext, spec: ProfileSpec<'_>) -> anyhow::Result<Profile> {
     let mut facts = gather::gather(context).await?;
     let selection = match &spec.selection {
@@ -106,11 +109,15 @@ async fn selection_facts(
         funnel: Vec::new(),
         thresholds: Vec::new(),
     };
-    // A selection's SQL may name tables of a state folder, or may not be SQL at all: then there is no funnel.
+    // The SQL of a selection may name tables of a state folder, or may not be SQL at all. Then
+    // there is no funnel.
     match funnel(context, &selection.sql).await {
         Ok(steps) => facts.funnel = steps,
         Err(error) => {
-            tracing::warn!("{name}: its SQL cannot be asked again, so there is no funnel: {error}");
+            tracing::warn!(
+                "{name}: the funnel is left out, because the selection's SQL cannot be \
+                 run: {error}"
+            );
             return Ok(facts);
         }
     }
@@ -126,7 +133,7 @@ async fn selection_facts(
     Ok(facts)
 }
 
-/// Draws a threshold into the histogram of what it compares, where there is one.
+/// Draws a threshold into the histogram of the values that it compares, if there is one.
 fn mark(facts: &mut Facts, threshold: &Threshold) {
     let plain: String = threshold.expression.to_lowercase().replace(' ', "");
     let title = match plain.as_str() {
@@ -141,7 +148,7 @@ fn mark(facts: &mut Facts, threshold: &Threshold) {
 }
 
 impl Profile {
-    /// The page, as HTML.
+    /// Returns the page as HTML.
     pub fn page(&self) -> String {
         page::page(self).into_string()
     }

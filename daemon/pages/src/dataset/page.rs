@@ -1,4 +1,4 @@
-//! The page: sections in the order in which a person asks.
+//! The page as HTML, with sections in the order of a reader's questions.
 
 use diptych_schemas::words::thousands;
 use maud::{Markup, html};
@@ -18,38 +18,80 @@ pub(super) fn page(profile: &Profile) -> Markup {
             p.pale { "dataset " code { (first(&profile.dataset_hash, 12)) } }
         }
         section.tiles {
-            (tile("pairs", &thousands(facts.pairs), &format!("{} inputs could not be used", thousands(facts.ledger_rows))))
-            (tile("of image files", &bytes(facts.image_bytes), &format!("{} on average", bytes(facts.image_bytes / facts.pairs.max(1)))))
-            (tile("different images", &percent(facts.images, facts.pairs), &format!("{} repeat one byte for byte", thousands(facts.pairs - facts.images))))
-            (tile("different captions", &percent(facts.captions, facts.pairs), &format!("{} repeat one", thousands(facts.pairs - facts.captions))))
+            (tile(
+                "pairs",
+                &thousands(facts.pairs),
+                &format!("{} inputs could not be used", thousands(facts.ledger_rows))
+            ))
+            (tile(
+                "of image files",
+                &bytes(facts.image_bytes),
+                &format!("{} on average", bytes(facts.image_bytes / facts.pairs.max(1)))
+            ))
+            (tile(
+                "distinct images",
+                &percent(facts.images, facts.pairs),
+                &format!("{} are byte-for-byte copies", thousands(facts.pairs - facts.images))
+            ))
+            (tile(
+                "distinct captions",
+                &percent(facts.captions, facts.pairs),
+                &format!("{} are repeated", thousands(facts.pairs - facts.captions))
+            ))
             @match facts.same_look {
-                Some(same) => (tile("look like another", &thousands(same), "equal perceptual hash")),
-                None => (tile("look like another", "–", "ingest with --phash to know")),
+                Some(same) => {
+                    (tile("near-duplicate images", &thousands(same), "equal perceptual hash"))
+                }
+                None => (tile("near-duplicate images", "–", "ingest with --phash to count them")),
             }
         }
         @if let Some(selection) = &profile.selection { (selection_section(profile, selection)) }
         @else {
-            section { h2 { "Selection" } p.pale { "None was named: add " code { "--selection FILE" } " to see what each condition drops." } }
+            section {
+                h2 { "Selection" }
+                p.pale {
+                    "No selection was named. Add " code { "--selection FILE" }
+                    " to see what each condition drops."
+                }
+            }
         }
         section {
-            h2 { "Pairs at random" }
-            div.grid { @for uid in &profile.random { @if let Some(shown) = profile.pairs.get(uid) { (card(&uid.to_string(), shown, None)) } } }
+            h2 { "Random pairs" }
+            div.grid {
+                @for uid in &profile.random {
+                    @if let Some(shown) = profile.pairs.get(uid) {
+                        (card(&uid.to_string(), shown, None))
+                    }
+                }
+            }
         }
         section {
             h2 { "Sizes, captions, scores" }
             div.charts { @for histogram in &facts.histograms { (histogram.figure()) } }
         }
         section {
-            h2 { "Where it comes from, and what was lost" }
+            h2 { "Sources and losses" }
             div.charts {
                 (bars("Formats", "", &facts.formats, facts.pairs))
-                @if !facts.languages.is_empty() { (bars("Languages", "of captions", &facts.languages, facts.pairs)) }
-                (bars("Sources", &format!("up to {LISTED}"), &facts.sources, facts.pairs))
-                (bars("Ledger", "what did not become a pair", &facts.ledger, facts.ledger_rows))
-                (bars("Repeated captions", &format!("the {LISTED} most frequent"), &facts.repeated, facts.pairs))
+                @if !facts.languages.is_empty() {
+                    (bars("Languages", "of captions", &facts.languages, facts.pairs))
+                }
+                (bars("Sources", &format!("the {LISTED} largest"), &facts.sources, facts.pairs))
+                (bars(
+                    "Ledger",
+                    "inputs that did not become a pair",
+                    &facts.ledger,
+                    facts.ledger_rows
+                ))
+                (bars(
+                    "Repeated captions",
+                    &format!("the {LISTED} most frequent"),
+                    &facts.repeated,
+                    facts.pairs
+                ))
             }
         }
-        footer.pale { "Made by diptych profile. Every figure can be asked again with diptych sql." }
+        footer.pale { "Made by diptych profile. You can recompute every figure with diptych sql." }
     };
     whole(&format!("{} · Diptych profile", profile.name), "", &body)
 }
@@ -57,14 +99,35 @@ pub(super) fn page(profile: &Profile) -> Markup {
 fn selection_section(profile: &Profile, selection: &SelectionFacts) -> Markup {
     html! {
         section {
-            h2 { @if selection.is_last { "The selection that was made last " } @else { "Selection " } span.pale { (selection.name) } }
-            @if selection.is_last { p.pale { "What it leaves out is still in the dataset. Another one: " code { "diptych profile --selection FILE" } } }
+            h2 {
+                @if selection.is_last { "Latest selection " } @else { "Selection " }
+                span.pale { (selection.name) }
+            }
+            @if selection.is_last {
+                p.pale {
+                    "Pairs that it leaves out are still in the dataset. To see another selection: \
+                     "
+                    code { "diptych profile --selection FILE" }
+                }
+            }
             p {
-                b { (thousands(selection.rows)) } " pairs, " (percent(selection.rows, profile.facts.pairs)) " of the dataset"
-                @if selection.stale { " " span.warn { "The dataset has changed since: the figures below are today's." } }
+                b { (thousands(selection.rows)) } " pairs, "
+                (percent(selection.rows, profile.facts.pairs)) " of the dataset"
+                @if selection.stale {
+                    " " span.warn {
+                        "The dataset has changed since the selection was made: the figures below \
+                         are today's."
+                    }
+                }
             }
             @if !selection.funnel.is_empty() {
-                (funnel(&selection.funnel.iter().map(|step| (step.condition.clone(), step.remaining)).collect::<Vec<_>>()))
+                (funnel(
+                    &selection
+                        .funnel
+                        .iter()
+                        .map(|step| (step.condition.clone(), step.remaining))
+                        .collect::<Vec<_>>()
+                ))
             }
             details { summary { "SQL" } pre { code { (selection.sql) } } }
             @for (threshold, kept, dropped) in &selection.thresholds {
@@ -101,7 +164,9 @@ fn card(uid: &str, shown: &PairView, value: Option<(&str, f64)>) -> Markup {
             (frame(shown))
             figcaption {
                 div.words {
-                    @if let Some((expression, value)) = value { b title=(expression) { (short(value)) } " " }
+                    @if let Some((expression, value)) = value {
+                        b title=(expression) { (short(value)) } " "
+                    }
                     (shown.caption)
                 }
                 div.pale { (width) "×" (height) }
@@ -114,7 +179,7 @@ fn first(text: &str, characters: usize) -> &str {
     text.get(..characters).unwrap_or(text)
 }
 
-/// Bytes in decimal units, as file managers and networks count them.
+/// Formats bytes in decimal units, as file managers and networks do.
 fn bytes(count: u64) -> String {
     let units = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
     let count = count as f64;

@@ -1,4 +1,5 @@
-//! Contact sheets: images in a grid, each with its caption and, where it was searched for, its rank and score.
+//! Contact sheets: images in a grid, each with its caption and, in search results, its rank and
+//! score.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use super::raster::{Raster, check_size};
 use super::svg::document;
 use super::text::{self, Style};
 
-/// Side of the square that an image is fitted into, in pixels, like all lengths here.
+/// Side in pixels of the square that an image is fitted into. All lengths here are in pixels.
 const IMAGE: u32 = 168;
 const PADDING: f32 = 10.0;
 const CARD_WIDTH: f32 = IMAGE as f32 + 2.0 * PADDING;
@@ -32,7 +33,7 @@ const STYLE: &str = "
 .score { font-size: 12.5px; fill: #606774; }
 ";
 
-/// One image of a sheet.
+/// An image of a sheet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SheetItem {
     pub width: u32,
@@ -40,14 +41,15 @@ pub struct SheetItem {
     /// Height × width × 3.
     pub pixels: Vec<u8>,
     pub caption: String,
-    /// Shown with the item's rank, where there is one.
+    /// Shown together with the item's rank.
     pub score: Option<f32>,
 }
 
-/// Writes a PNG with a heading for each row's title and its items beneath: the answers to several queries.
+/// Writes a PNG with one section for each query: its text as a heading, and its results beneath.
 ///
 /// # Errors
-/// Pixels that do not fit their size, more images than a picture can hold, a file that cannot be written.
+/// Returns an error if pixels do not match their size, if the picture becomes too large, or if the
+/// file cannot be written.
 pub fn query_sheet(
     title: &str,
     rows: &[(String, Vec<SheetItem>)],
@@ -57,18 +59,18 @@ pub fn query_sheet(
     draw(title, rows, columns, path)
 }
 
-/// The place of a card, and its text.
+/// A card's position and text.
 struct Card<'a> {
     left: f32,
     top: f32,
     height: f32,
     item: &'a SheetItem,
-    /// Its place in the list, from 0.
+    /// Index in the list, from 0.
     rank: usize,
     caption: Vec<String>,
 }
 
-/// Lines of text from the first one's baseline down.
+/// Lines of text, with the baseline of the first.
 struct Heading {
     class: &'static str,
     baseline: f32,
@@ -86,7 +88,7 @@ fn draw(
     let width = 2.0 * MARGIN + columns as f32 * (CARD_WIDTH + GAP) - GAP;
     let content = width - 2.0 * MARGIN;
 
-    // First where everything is, then the drawing, then the images on top.
+    // Lay out everything first, then draw it, then put the images on top.
     let lines = text::wrap(title, TITLE, content, 3);
     let mut height = MARGIN + lines.len() as f32 * 28.0 + 14.0;
     let mut headings =
@@ -130,7 +132,8 @@ fn draw(
     let marks = html! {
         @for heading in &headings {
             @for (at, line) in heading.lines.iter().enumerate() {
-                text class=(heading.class) x=(MARGIN) y=(heading.baseline + at as f32 * heading.line_height) { (line) }
+                @let y = heading.baseline + at as f32 * heading.line_height;
+                text class=(heading.class) x=(MARGIN) y=(y) { (line) }
             }
         }
         @for card in &cards { (draw_card(card)) }
@@ -158,7 +161,8 @@ fn draw_card(card: &Card<'_>) -> Markup {
     let baseline = card.top + PADDING + IMAGE as f32 + 6.0 + 12.0;
     let below_score = if card.item.score.is_some() { baseline + LINE } else { baseline };
     html! {
-        rect.card x=(card.left - 0.5) y=(card.top - 0.5) width=(CARD_WIDTH + 1.0) height=(card.height + 1.0) rx="8.5" {}
+        rect.card x=(card.left - 0.5) y=(card.top - 0.5) width=(CARD_WIDTH + 1.0)
+            height=(card.height + 1.0) rx="8.5" {}
         @if let Some(score) = card.item.score {
             text.rank x=(left) y=(baseline) { (card.rank + 1) }
             text.score x=(right) y=(baseline) text-anchor="end" { (format!("{score:.3}")) }
@@ -169,7 +173,7 @@ fn draw_card(card: &Card<'_>) -> Markup {
     }
 }
 
-/// The image with its longer edge as long as the square's, its proportions kept.
+/// Scales an image to the square's size and keeps its proportions.
 fn fitted(item: &SheetItem, index: usize) -> Result<RgbImage, PictureError> {
     let SheetItem { width, height, .. } = *item;
     let bad = || PictureError::BadPixels { index, width, height, bytes: item.pixels.len() };

@@ -1,4 +1,4 @@
-//! SVG as pixels, and the PNG that they become.
+//! Rasterized SVG, written as PNG.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -16,13 +16,13 @@ use super::text::FAMILY;
 /// Most pixels of a picture: 256 MB while it is drawn.
 const MOST_PIXELS: u64 = 64_000_000;
 
-/// The compiled-in fonts and no others.
+/// The compiled-in fonts; system fonts are not loaded.
 static FONTS: LazyLock<Arc<Database>> = LazyLock::new(|| {
     let mut fonts = Database::new();
     for bytes in [dejavu::sans::regular(), dejavu::sans::bold()] {
         fonts.load_font_source(Source::Binary(Arc::new(bytes)));
     }
-    // Whatever else a style names, there is this one.
+    // Any other font that a style names falls back to this one.
     fonts.set_sans_serif_family(FAMILY);
     fonts.set_serif_family(FAMILY);
     Arc::new(fonts)
@@ -33,7 +33,7 @@ pub(super) struct Raster {
     pixels: Pixmap,
 }
 
-/// Fails for a picture that is too large to be drawn.
+/// Returns an error if a picture is too large to be drawn.
 pub(super) fn check_size(width: u64, height: u64) -> Result<(), PictureError> {
     if width.saturating_mul(height) > MOST_PIXELS {
         return Err(PictureError::TooLarge { width, height, limit: MOST_PIXELS });
@@ -42,7 +42,7 @@ pub(super) fn check_size(width: u64, height: u64) -> Result<(), PictureError> {
 }
 
 impl Raster {
-    /// Draws an SVG that covers all of its size, a unit a pixel.
+    /// Draws an SVG of a size in pixels that it covers completely.
     pub(super) fn new(svg: &str) -> Result<Self, PictureError> {
         let options = Options {
             font_family: FAMILY.to_owned(),
@@ -59,7 +59,8 @@ impl Raster {
         Ok(Self { pixels })
     }
 
-    /// Puts an image with its upper left corner at (left, top); what lies outside is cut.
+    /// Draws an image with its upper left corner at (left, top). Parts outside the picture are cut
+    /// off.
     pub(super) fn put(&mut self, left: u32, top: u32, image: &RgbImage) {
         let (across, down) = (self.pixels.width(), self.pixels.height());
         let target = self.pixels.pixels_mut();
@@ -67,7 +68,7 @@ impl Raster {
             let (x, y) = (left + x, top + y);
             if x < across && y < down {
                 let [red, green, blue] = pixel.0;
-                // No channel is above an alpha of 255, which is all that is asked.
+                // Every channel is at most 255, the alpha, so this never fails.
                 let opaque = PremultipliedColorU8::from_rgba(red, green, blue, 255)
                     .unwrap_or(PremultipliedColorU8::TRANSPARENT);
                 target[y as usize * across as usize + x as usize] = opaque;
@@ -75,7 +76,7 @@ impl Raster {
         }
     }
 
-    /// Writes the picture as a PNG, whole or not at all.
+    /// Writes the picture as a PNG, completely or not at all.
     pub(super) fn write(&self, path: &Path) -> Result<(), PictureError> {
         let rgb: Vec<u8> = self
             .pixels

@@ -1,10 +1,10 @@
-//! SVG as a file of its own.
+//! Standalone SVG files.
 
 use maud::{Markup, PreEscaped, html};
 
 use crate::chart::{PAPER_COLOURS, SHAPES};
 
-/// Builds an SVG file from its size in pixels, its title, style beyond that of all charts, and its shapes.
+/// Builds an SVG file from its size in pixels, its title, its own style and its shapes.
 pub(super) fn document(
     width: u64,
     height: u64,
@@ -13,18 +13,19 @@ pub(super) fn document(
     marks: &Markup,
 ) -> String {
     let document = html! {
-        svg xmlns="http://www.w3.org/2000/svg" width=(width) height=(height) viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(title) {
+        svg xmlns="http://www.w3.org/2000/svg" width=(width) height=(height)
+            viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(title) {
             title { (title) }
             style { (PreEscaped(SHAPES)) (PreEscaped(PAPER_COLOURS)) (PreEscaped(style)) }
             rect.paper width=(width) height=(height) {}
             (marks)
         }
     };
-    // Some characters cannot stand in XML, not even escaped.
+    // XML forbids some characters even in escaped form.
     document.into_string().replace(|character| !is_xml(character), "\u{fffd}")
 }
 
-/// Returns whether XML 1.0 allows a character (section 2.2).
+/// Whether XML 1.0 allows a character (section 2.2).
 fn is_xml(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..)
 }

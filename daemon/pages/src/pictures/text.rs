@@ -1,12 +1,13 @@
-//! Lines of text: how wide they are and where they break.
+//! Lines of text: their width, and where they break.
 //!
-//! The fonts are DejaVu Sans (licence: Bitstream Vera, which is permissive, and public domain), out of the crate `dejavu`.
+//! The fonts are DejaVu Sans from the crate `dejavu`. Their licence is that of Bitstream Vera,
+//! which is permissive, and public domain.
 
 use std::sync::LazyLock;
 
 use rustybuzz::{Face, UnicodeBuffer};
 
-/// The name by which styles ask for the font.
+/// Name of the font in style sheets.
 pub(super) const FAMILY: &str = "DejaVu Sans";
 
 /// A weight and a size in pixels per em.
@@ -51,8 +52,9 @@ pub(super) fn width(text: &str, style: Style) -> f32 {
     advance as f32 * style.size / face.units_per_em() as f32
 }
 
-/// Breaks a text at white space into lines of `limit` pixels, and within a word that is longer than that; what does not fit
-/// in `most` lines is cut, with an ellipsis. Control characters count as white space.
+/// Breaks a text into lines of at most `limit` pixels, at white space or within a word that is too
+/// long for a line. Text beyond `most` lines is cut, and ends in an ellipsis. Control characters
+/// count as white space.
 pub(super) fn wrap(text: &str, style: Style, limit: f32, most: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
@@ -76,7 +78,7 @@ pub(super) fn wrap(text: &str, style: Style, limit: f32, most: usize) -> Vec<Str
                 line.pop();
                 lines.push(std::mem::replace(&mut line, character.to_string()));
             }
-            // A caption may be megabytes long; the lines that nobody sees need no breaking.
+            // A caption may be megabytes long, so stop once all visible lines are full.
             if lines.len() > most {
                 break 'words;
             }

@@ -1,6 +1,8 @@
-//! The plot of a training run: loss as recorded and smoothed, the learning rate, and what the evaluations found.
+//! The plot of a training run: recorded and smoothed loss, the learning rate, and the results of
+//! evaluations.
 //!
-//! Panels share the axis of steps. Numbers that are not finite leave a gap in their line and are counted in words.
+//! Panels share the axis of steps. Values that are not finite leave a gap in their line, and the
+//! summary counts them.
 
 use std::path::Path;
 
@@ -18,19 +20,19 @@ use crate::chart::{Axis, colour};
 use crate::metrics::{Metrics, held_out_losses, loss_and_terms};
 
 const WIDTH: f64 = 1100.0;
-/// The least room for the labels on the left.
+/// Least room for the labels on the left.
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 32.0;
 const TOP: f64 = 84.0;
 const BOTTOM: f64 = 58.0;
-/// Above each panel, for its title.
+/// Room above each panel for its title.
 const HEAD: f64 = 34.0;
-/// Below each panel but the lowest.
+/// Room below each panel except the lowest.
 const BETWEEN: f64 = 18.0;
-/// Between the names of a legend and its panel's title.
+/// Distance of a legend from the left edge of its panel, which leaves room for the title.
 const LEGEND_FROM: f64 = 280.0;
 const SMALL: Style = Style::regular(12.0);
-/// A stroke in a legend, and what is free behind it.
+/// Length of a stroke in a legend, with the space after it.
 const STROKE: f64 = 30.0;
 const STYLE: &str = "
 .label, .key { font-size: 12px; }
@@ -46,11 +48,12 @@ pub struct TrainingPlot<'a> {
     run: String,
     /// The loss, then its terms.
     losses: Vec<Line<'a>>,
-    /// The loss of held-out pairs.
+    /// Loss on held-out pairs.
     held_out: Vec<Line<'a>>,
-    /// Figures of held-out pairs, 0..=1, with chance as their level.
+    /// Results on held-out pairs from 0 to 1, with chance as their level.
     evaluations: Vec<Line<'a>>,
-    learning_rate: &'a [(u64, f64)],
+    /// One line for each run.
+    learning_rates: Vec<Line<'a>>,
 }
 
 /// Metrics of the evaluations that are drawn, with their names in the legend.
@@ -59,7 +62,7 @@ const EVALUATIONS: [(&str, &str); 2] =
 const CHANCE: &str = "heldout/chance_i2t_recall@1";
 
 impl<'a> TrainingPlot<'a> {
-    /// Chooses what a plot shows of a run's metrics.
+    /// Chooses the curves that a plot shows from a run's metrics.
     pub fn of(run: &str, metrics: &'a Metrics) -> Self {
         let recorded = |metric: &str| metrics.get(metric).map_or(&[][..], Vec::as_slice);
         let level = recorded(CHANCE).first().map(|(_, value)| *value);
@@ -74,7 +77,24 @@ impl<'a> TrainingPlot<'a> {
             evaluations: EVALUATIONS
                 .map(|(metric, name)| Line { level, ..Line::new(name, recorded(metric)) })
                 .to_vec(),
-            learning_rate: recorded("lr"),
+            learning_rates: vec![Line::new("", recorded("lr"))],
+        }
+    }
+
+    /// Chooses what a plot shows of several runs: a line for each of them in each panel.
+    pub fn of_several(runs: &'a [(String, Metrics)]) -> Self {
+        let lines = |metric: &str| -> Vec<Line<'a>> {
+            let recorded =
+                |metrics: &'a Metrics| metrics.get(metric).map_or(&[][..], Vec::as_slice);
+            runs.iter().map(|(name, metrics)| Line::new(name, recorded(metrics))).collect()
+        };
+        let names: Vec<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
+        Self {
+            run: names.join(", "),
+            losses: lines("loss"),
+            held_out: Vec::new(),
+            evaluations: lines(EVALUATIONS[0].0),
+            learning_rates: lines("lr"),
         }
     }
 }
@@ -83,7 +103,7 @@ impl TrainingPlot<'_> {
     /// Writes the plot as SVG or PNG, depending on the file's extension.
     ///
     /// # Errors
-    /// Another extension, a file that cannot be written.
+    /// Returns an error for any other extension, or if the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), PictureError> {
         match path
             .extension()
@@ -106,7 +126,9 @@ impl TrainingPlot<'_> {
             .map(|(panel, height)| label_room(&panel.values(*height).1))
             .fold(LEFT, f64::max);
         let content = (WIDTH - room - RIGHT) as f32;
-        let name = text::wrap(&format!("Run {}", self.run), Style::bold(21.0), content, 1).concat();
+        let word = if self.learning_rates.len() > 1 { "Runs" } else { "Run" };
+        let name =
+            text::wrap(&format!("{word} {}", self.run), Style::bold(21.0), content, 1).concat();
         let tops = panels.iter().scan(TOP, |top, (_, height)| {
             *top += HEAD + height;
             Some(*top - height)
@@ -147,12 +169,16 @@ impl TrainingPlot<'_> {
                 210.0,
             ));
         }
-        panels.push((chart("Learning rate", true, vec![Line::new("", self.learning_rate)]), 110.0));
+        panels.push((chart("Learning rate", true, self.learning_rates.clone()), 110.0));
         panels
     }
 
-    /// Returns the line under the title.
+    /// Returns the line below the title.
     fn summary(&self) -> String {
+        if self.learning_rates.len() > 1 {
+            let count = self.learning_rates.len();
+            return format!("{count} runs  ·  held-out figure: {}", EVALUATIONS[0].1);
+        }
         let points = self.losses.first().map_or(&[][..], |line| &line.points);
         let Some((last, _)) = points.last() else { return "No steps recorded yet.".to_owned() };
         let steps = |count: u64| {
@@ -183,7 +209,7 @@ fn draw(
     lowest: bool,
 ) -> Markup {
     let (y, value_ticks) = panel.values(height);
-    // Only the lowest panel has labels below it, which keep their distance by themselves.
+    // Only the lowest panel has labels below it, which bring their own distance.
     let height = if lowest { height } else { height - BETWEEN };
     let area = PlotArea { left, top, width: WIDTH - left - RIGHT, height, x: steps, y };
     let step_ticks = step_ticks(&area);
@@ -198,13 +224,14 @@ fn draw(
         (panel.hover(&area))
         @if lowest {
             (area.labels_below(&step_ticks))
-            text.label x=(round(left + area.width / 2.0)) y=(area.bottom() + 42.0) text-anchor="middle" { "step" }
+            text.label x=(round(left + area.width / 2.0)) y=(area.bottom() + 42.0)
+                text-anchor="middle" { "step" }
         }
     }
 }
 
-/// Draws the names of the lines, each with a stroke in its colour, right-aligned. Names that do not fit beside the title are left
-/// out.
+/// Draws the names of the lines, each with a stroke in its colour, right-aligned. Names that do not
+/// fit beside the title are left out.
 fn legend(panel: &LineChart<'_>, area: &PlotArea) -> Markup {
     let mut room = area.width - LEGEND_FROM;
     let mut named = Vec::new();
@@ -218,14 +245,15 @@ fn legend(panel: &LineChart<'_>, area: &PlotArea) -> Markup {
         room -= width;
         named.push((place, name, width));
     }
-    // The last name ends where the panel does.
+    // The last name ends at the right edge of the panel.
     let start = area.right() + 20.0 - named.iter().map(|(.., width)| width).sum::<f64>();
     let starts =
         named.iter().scan(start, |next, (.., width)| Some(std::mem::replace(next, *next + width)));
     let y = area.top - 12.0;
     html! {
         @for (x, (place, name, _)) in starts.zip(&named) {
-            line class={ "curve " (colour(*place)) } x1=(round(x)) x2=(round(x + 22.0)) y1=(y - 4.5) y2=(y - 4.5) {}
+            line class={ "curve " (colour(*place)) } x1=(round(x)) x2=(round(x + 22.0))
+                y1=(y - 4.5) y2=(y - 4.5) {}
             text.key x=(round(x + STROKE)) y=(y) { (name) }
         }
     }
@@ -292,6 +320,20 @@ mod tests {
     }
 
     #[test]
+    fn several_runs_have_a_line_each_under_their_names() {
+        let runs = ["first", "second"]
+            .map(|name| (name.to_owned(), with(metrics(&[3.0, 2.0, 1.0]), RECALL, &[(3, 0.4)])));
+        let svg = TrainingPlot::of_several(&runs).svg();
+        let document = Document::parse(&svg).unwrap();
+        let texts: Vec<&str> = document.descendants().filter_map(|node| node.text()).collect();
+        for name in ["first", "second"] {
+            // In the legends of loss, evaluation and learning rate.
+            assert_eq!(texts.iter().filter(|text| **text == name).count(), 3, "{texts:?}");
+        }
+        assert!(texts.contains(&"Runs first, second"), "{texts:?}");
+    }
+
+    #[test]
     fn panel_of_evaluations_is_there_only_with_evaluations() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plot.png");
@@ -315,7 +357,7 @@ mod tests {
         let png = folder.path().join("plot.png");
         drawn.write(&png).unwrap();
         let pixels = image::open(&png).unwrap().to_rgb8();
-        // The curve in its colour, and more paper than anything else.
+        // The curve has its colour, and most of the picture is paper.
         let count = |colour: [u8; 3]| pixels.pixels().filter(|pixel| pixel.0 == colour).count();
         assert!(
             count([0x00, 0x72, 0xb2]) > 500 && count([255, 255, 255]) > 300_000,
@@ -330,7 +372,7 @@ mod tests {
     fn the_summary_tells_the_last_losses_and_what_is_not_finite() {
         let of = |losses: &[f64]| TrainingPlot::of("run", &metrics(losses)).summary();
         assert_eq!(of(&[]), "No steps recorded yet.");
-        // A twentieth of 40 steps are the last two.
+        // A twentieth of 40 steps is two steps.
         let losses: Vec<f64> = (0..40).map(f64::from).collect();
         assert_eq!(of(&losses), "40 steps  ·  mean loss of the last 2: 38.500");
         assert_eq!(of(&[1.0, f64::NAN]), "2 steps  ·  not finite at 1 step");

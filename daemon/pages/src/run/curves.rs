@@ -15,7 +15,7 @@ struct CurveSpec {
     unit: Unit,
     from_zero: bool,
     noisy: bool,
-    /// Metrics, each with its name beside the others.
+    /// Metrics with the names of their curves.
     metrics: &'static [(&'static str, &'static str)],
 }
 
@@ -31,7 +31,7 @@ const TEXT_TO_IMAGE: &[(&str, &str)] = &[
     ("heldout/t2i_recall@5", "R@5"),
     ("heldout/t2i_recall@10", "R@10"),
 ];
-/// Charts that follow the loss, in their order.
+/// Charts that follow the loss, in order.
 const KNOWN: [CurveSpec; 7] = [
     CurveSpec { title: "Held out: image to text", metrics: IMAGE_TO_TEXT, ..PLAIN },
     CurveSpec { title: "Held out: text to image", metrics: TEXT_TO_IMAGE, ..PLAIN },
@@ -51,10 +51,11 @@ const KNOWN: [CurveSpec; 7] = [
     },
     CurveSpec { title: "Logit scale", from_zero: false, metrics: &[("logit_scale", "")], ..PLAIN },
 ];
-/// Metrics without a chart: the page shows them in words or in tables, or only at single steps.
-const TOLD_ELSEWHERE: [&str; 4] = ["loss", "data_wait_seconds", "overflow", "skipped_step"];
+/// Metrics without a chart: the page shows them as text or in tables, or they exist only at single
+/// steps.
+const WITHOUT_CHART: [&str; 4] = ["loss", "data_wait_seconds", "overflow", "skipped_step"];
 
-/// Draws the loss with its terms, the known metrics, and all others that the steps recorded.
+/// Draws the loss with its terms, the known metrics, and all other metrics of the training's steps.
 pub(super) fn curves(history: &History, beside: Option<&History>) -> Markup {
     let runs: Vec<(&str, &Metrics)> = std::iter::once(history)
         .chain(beside)
@@ -81,11 +82,11 @@ fn charts<'a>(runs: &[(&str, &'a Metrics)]) -> Vec<LineChart<'a>> {
     std::iter::once(loss).chain(known).chain(others).collect()
 }
 
-/// Returns the metrics of further charts by title: one chart for each unknown metric, or for all `group/name` of a group.
-/// Figures of evaluations have tables instead.
+/// Returns the metrics of further charts by title: one chart for each unknown metric, or for all
+/// `group/name` of a group. Results of evaluations have tables instead.
 fn others(runs: &[(&str, &Metrics)]) -> BTreeMap<String, Vec<(String, String)>> {
     let known = |name: &str| {
-        TOLD_ELSEWHERE.contains(&name)
+        WITHOUT_CHART.contains(&name)
             || [TERM, EVALUATED, "heldout"].iter().any(|group| name.starts_with(group))
             || KNOWN.iter().flat_map(|known| known.metrics).any(|(metric, _)| *metric == name)
     };
@@ -104,14 +105,14 @@ fn others(runs: &[(&str, &Metrics)]) -> BTreeMap<String, Vec<(String, String)>> 
     charts
 }
 
-/// Builds a chart of some metrics of all runs. Those of the second run are dashed.
+/// Builds a chart of some metrics of all runs. Curves of the second run are dashed.
 fn chart<'a>(
     runs: &[(&str, &'a Metrics)],
     like: &CurveSpec,
     title: &str,
     metrics: &[(String, String)],
 ) -> LineChart<'a> {
-    // One metric is named by the title, and one run needs no name.
+    // A single metric is named by the title, and a single run needs no name.
     let named = |name: &str, run: &str| {
         let words =
             [Some(name).filter(|_| metrics.len() > 1), Some(run).filter(|_| runs.len() > 1)];
@@ -120,7 +121,7 @@ fn chart<'a>(
     let named = &named;
     let lines = metrics.iter().flat_map(|(metric, name)| {
         runs.iter().enumerate().map(move |(place, (run, of_run))| Line {
-            // Evaluations are few, so they are drawn as they are.
+            // Evaluations are few, so their curves are not smoothed.
             noisy: like.noisy && !metric.starts_with("heldout"),
             dashed: place > 0,
             ..Line::new(named(name, run), of_run.get(metric).map_or(&[][..], Vec::as_slice))

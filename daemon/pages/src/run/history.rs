@@ -1,4 +1,5 @@
-//! What the state folder knows of a run, asked in SQL: so of the service where one owns the folder.
+//! The history of a run, read from its state folder by SQL. If a service owns the folder, the
+//! service answers.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use serde_json::Value;
 use super::learning::{SampledEvaluation, evaluations};
 use crate::metrics::Metrics;
 
-/// A run's record and all that it recorded.
+/// A run's record and everything that it recorded.
 pub struct History {
     pub run: RunName,
     /// Its row of the table `runs`.
@@ -24,21 +25,21 @@ pub struct History {
     /// Rows of `checkpoints` and `events`, by step.
     pub checkpoints: Vec<Value>,
     pub events: Vec<Value>,
-    /// What some of its evaluations found for fixed captions.
+    /// Results of some of its evaluations for fixed captions.
     pub(super) sampled: Vec<SampledEvaluation>,
-    /// Of the last evaluations while it trained, pair by pair, where they are kept.
+    /// Results of its last evaluations, pair by pair, if they were kept.
     pub answers: Vec<PairAnswers>,
 }
 
 impl History {
-    /// Asks `ask`, which answers SQL over the tables of a state folder.
+    /// Reads the history of a run with `ask`, which runs SQL over the tables of a state folder.
     pub fn read(
         run: &str,
         state: &Path,
         ask: &dyn Fn(&str) -> anyhow::Result<Vec<RecordBatch>>,
     ) -> anyhow::Result<Self> {
         let name = RunName::new(run)?;
-        // A run's name has no quote in it.
+        // The name of a run contains no quotes.
         let rows = |columns: &str, table: &str, order: &str| {
             ask(&format!("SELECT {columns} FROM {table} WHERE run = '{name}' ORDER BY {order}"))
                 .and_then(|batches| as_rows(&batches))
@@ -57,7 +58,8 @@ impl History {
         }
         // A service of an earlier version has no such table.
         let sampled = rows("*", "sample_queries", "step, query, place").unwrap_or_default();
-        // A share of what the machine can compute is at most 1. Where one is more, earlier versions had measured that too low.
+        // The utilization is at most 1. If it is more, an earlier version underestimated what the
+        // machine can compute.
         if metrics.get("mfu").is_some_and(|mfu| mfu.iter().any(|(_, share)| *share > 1.0)) {
             metrics.remove("mfu");
         }
@@ -72,12 +74,12 @@ impl History {
         })
     }
 
-    /// The last value of a metric, and its step.
+    /// Returns the last value of a metric, and its step.
     pub fn last(&self, name: &str) -> Option<(u64, f64)> {
         self.metrics.get(name)?.last().copied()
     }
 
-    /// The pairs that its sampled evaluations show.
+    /// Returns the uids of the pairs that its sampled evaluations show.
     pub fn sampled_uids(&self) -> Vec<Uid> {
         let mut all: Vec<Uid> = self.sampled.iter().flat_map(SampledEvaluation::uids).collect();
         all.sort_unstable();
@@ -90,11 +92,12 @@ impl History {
     }
 }
 
-/// Which run may have been meant, and which there are. The newest come first.
+/// Returns the end of a message about an unknown run: a similar name if there is one, then the
+/// existing names, the newest first.
 pub fn other_runs(sought: &str, known: &[String]) -> String {
     const SHOWN: usize = 10;
     if known.is_empty() {
-        return ": nothing has been trained there".into();
+        return ": nothing has been trained there yet".into();
     }
     let meant = nearest(sought, known.iter().map(String::as_str));
     let meant = meant.map_or_else(|| ".".into(), |run| format!(": did you mean {run}?"));
@@ -103,7 +106,7 @@ pub fn other_runs(sought: &str, known: &[String]) -> String {
         more => format!(" and {more} more"),
     };
     let newest = known.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    format!("{meant} There are, newest first: {newest}{more}")
+    format!("{meant} Existing runs, newest first: {newest}{more}")
 }
 
 pub(super) fn text(row: &Value, key: &str) -> String {
@@ -119,6 +122,6 @@ fn as_rows(batches: &[RecordBatch]) -> anyhow::Result<Vec<Value>> {
     writer.write_batches(&batches.iter().collect::<Vec<_>>())?;
     writer.finish()?;
     let bytes = writer.into_inner();
-    // Without rows nothing is written, not even an empty list.
+    // Without rows the writer writes nothing, not even an empty list.
     if bytes.is_empty() { Ok(Vec::new()) } else { Ok(serde_json::from_slice(&bytes)?) }
 }

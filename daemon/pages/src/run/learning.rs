@@ -1,5 +1,5 @@
-//! What the evaluations of a run found for a few fixed captions: at the first, a middle and the last one, so that one sees what the
-//! model has learned in between.
+//! Results of a run's evaluations for a few fixed captions: at the first, a middle and the last
+//! evaluation. They show what the model has learned in between.
 
 use diptych_schemas::Uid;
 use diptych_schemas::words::thousands;
@@ -10,28 +10,29 @@ use super::Report;
 use super::history::{number, text};
 use crate::frame::frame;
 
-/// One evaluation's answers.
+/// The results of one evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SampledEvaluation {
     step: u64,
-    queries: Vec<Answered>,
+    queries: Vec<QueryResult>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Answered {
+struct QueryResult {
     caption: String,
     own_rank: u64,
-    found: Vec<Near>,
+    found: Vec<FoundImage>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Near {
+struct FoundImage {
     uid: Uid,
     score: f64,
     correct: bool,
 }
 
-/// Reads rows of `sample_queries`, by step, query and place. Keeps three evaluations at most.
+/// Reads rows of `sample_queries`, ordered by step, query and place. Keeps at most three
+/// evaluations.
 pub(super) fn evaluations(rows: &[Value]) -> Vec<SampledEvaluation> {
     let mut all: Vec<SampledEvaluation> = Vec::new();
     let mut last = String::new();
@@ -45,13 +46,13 @@ pub(super) fn evaluations(rows: &[Value]) -> Vec<SampledEvaluation> {
         if last != query {
             let own_rank = row["own_rank"].as_u64().unwrap_or(0);
             let caption = text(row, "caption");
-            evaluation.queries.push(Answered { caption, own_rank, found: Vec::new() });
+            evaluation.queries.push(QueryResult { caption, own_rank, found: Vec::new() });
             last = query;
         }
         if let (Some(answered), Ok(uid)) = (evaluation.queries.last_mut(), text(row, "uid").parse())
         {
             let (score, correct) = (number(row, "score"), row["correct"] == true);
-            answered.found.push(Near { uid, score, correct });
+            answered.found.push(FoundImage { uid, score, correct });
         }
     }
     match all.len() {
@@ -66,22 +67,32 @@ impl SampledEvaluation {
     }
 }
 
-/// Nothing where nothing was recorded.
+/// Builds the section. It is empty if no queries were recorded.
 pub(super) fn learning(report: &Report) -> Markup {
     let evaluations = &report.history.sampled;
     let captions = evaluations.last().map_or(&[][..], |evaluation| &evaluation.queries);
     html! {
         @if !captions.is_empty() {
             section {
-                h2 { "What it found for the same captions while it trained" }
+                h2 { "Search results for the same captions during training" }
                 @for query in captions {
                     h3.asked { (query.caption) }
                     div.steps {
                         @for evaluation in evaluations {
-                            @if let Some(then) = evaluation.queries.iter().find(|then| then.caption == query.caption) {
+                            @let at_step = evaluation
+                                .queries
+                                .iter()
+                                .find(|other| other.caption == query.caption);
+                            @if let Some(result) = at_step {
                                 div {
-                                    p.pale { "step " (thousands(evaluation.step)) ", own image at place " (thousands(then.own_rank)) }
-                                    div.near { @for near in &then.found { (found(report, near)) } }
+                                    p.pale {
+                                        "step " (thousands(evaluation.step)) ", own image at rank \
+                                             "
+                                        (thousands(result.own_rank))
+                                    }
+                                    div.near {
+                                        @for near in &result.found { (found(report, near)) }
+                                    }
                                 }
                             }
                         }
@@ -92,7 +103,7 @@ pub(super) fn learning(report: &Report) -> Markup {
     }
 }
 
-fn found(report: &Report, near: &Near) -> Markup {
+fn found(report: &Report, near: &FoundImage) -> Markup {
     html! {
         figure.card.right[near.correct] title={ "uid " (near.uid) } {
             @match report.pairs.get(&near.uid) {

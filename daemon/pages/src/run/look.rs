@@ -1,4 +1,5 @@
-//! The model on held-out pairs: how good it is with intervals, what it gets wrong worst, what it takes for alike.
+//! The model on held-out pairs: its quality with intervals, its worst mistakes, and the images that
+//! it finds similar.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -16,53 +17,53 @@ use diptych_trainer::evaluate::{
 
 use super::map::neighbourhoods;
 
-/// Mistakes that are shown of each kind.
+/// Most mistakes that are shown of each kind.
 const WRONG: usize = 12;
-/// Images whose neighbours are shown, and neighbours of each.
+/// Number of images whose neighbours are shown, and of neighbours of each.
 const ASKED: usize = 6;
 const NEIGHBOURS: usize = 6;
 /// Pairs of the similarity matrix.
 const MATRIX: usize = 32;
-/// Points of each kind on the map.
+/// Most points of each kind on the map.
 const POINTS: usize = 1000;
 
-/// What is looked at.
+/// The input of an inspection.
 pub struct Look<'a> {
     pub model: &'a Model,
     pub encoded: &'a Encoded,
     pub classification: Option<&'a Classification>,
-    /// What the pairs are called.
+    /// Name of the pairs.
     pub name: String,
-    /// Pairs of the selection, of which the first were encoded.
+    /// Number of pairs in the selection, of which only the first were encoded.
     pub of: usize,
-    /// Groups of the pairs, and what they are by.
+    /// Groups of the pairs, and the name of their criterion.
     pub groups: Option<(&'a Groups, &'a str)>,
     pub bootstrap: Bootstrap,
 }
 
-/// What was seen.
+/// The result of an inspection.
 pub struct ModelInspection {
     pub name: String,
     pub model: String,
     pub pairs: usize,
     pub of: usize,
     pub(super) retrieval: Retrieval,
-    /// Of R@1, 5 and 10 from images to texts, then of those from texts to images.
+    /// Intervals of R@1, 5 and 10 from images to texts, then from texts to images.
     pub(super) intervals: Vec<Interval>,
     pub(super) geometry: Option<Geometry>,
     pub(super) classes: Option<Classes>,
-    /// By what, and R@1 of each group both ways and its top-1.
+    /// The name of the criterion, and each group's R@1 in both directions and top-1.
     pub(super) groups: Option<(String, Vec<Group>)>,
-    /// Images with captions that they are nearer to than to their own, the worst first.
+    /// Images with a caption that is nearer than their own, the worst first.
     pub(super) wrong_texts: Vec<Wrong>,
-    /// Captions with images that they are nearer to than to their own.
+    /// Captions with an image that is nearer than their own, the worst first.
     pub(super) wrong_images: Vec<Wrong>,
     pub(super) neighbours: Vec<Near>,
     pub(super) matrix: Matrix,
     pub(super) map: Map,
 }
 
-/// A pair, and the pair that was taken for it.
+/// A pair, and the pair that the model preferred to it.
 pub(super) struct Wrong {
     pub(super) uid: Uid,
     pub(super) own: f32,
@@ -81,7 +82,8 @@ pub(super) struct Classes {
     pub(super) predictions: Predictions,
     pub(super) top1_interval: Option<Interval>,
     pub(super) calibration: Calibration,
-    /// Images that were taken for another class, the surest first: uid, true class, class, probability.
+    /// Images that were assigned to another class, the most confident first: uid, true class,
+    /// predicted class, probability.
     pub(super) wrong: Vec<(Uid, usize, usize, f64)>,
 }
 
@@ -92,13 +94,14 @@ pub(super) struct Matrix {
 }
 
 pub(super) struct Map {
-    /// Where each image lies, then each caption.
+    /// The position of each image, then of each caption.
     pub(super) images: Vec<(f32, f32)>,
     pub(super) texts: Vec<(f32, f32)>,
     pub(super) captions: Vec<String>,
-    /// Part of the variance that is seen.
+    /// The share of the variance that the map shows.
     pub(super) share: f64,
-    /// Where each image lies by its neighbours alone, and whether its own caption is the nearest of all.
+    /// The position of each image in the map of neighbourhoods, and whether its own caption is the
+    /// nearest of all.
     pub(super) neighbourhoods: Option<Vec<(f32, f32)>>,
     pub(super) right: Vec<bool>,
 }
@@ -215,7 +218,7 @@ impl Look<'_> {
 }
 
 impl ModelInspection {
-    /// The pairs whose images are shown.
+    /// Returns the uids of the pairs whose images are shown.
     pub fn shown(&self) -> Vec<Uid> {
         let wrong = self
             .wrong_texts
@@ -235,8 +238,9 @@ impl ModelInspection {
     }
 }
 
-/// Queries for which something wrong is nearer than all that is right, by how much; each wrong answer once, so that one image that is
-/// near to everything does not fill the page.
+/// Returns the queries for which a wrong item is nearer than all right ones, the largest difference
+/// first. Each wrong item appears once, so that one image that is near to everything does not fill
+/// the page.
 fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> Vec<Wrong> {
     let mut found: Vec<(f32, Wrong)> = Vec::new();
     for query in 0..groups.len() {
@@ -266,7 +270,7 @@ fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> V
         .collect()
 }
 
-/// Some images, as if drawn, with the nearest others.
+/// Returns the nearest neighbours of a few images spread over all rows.
 fn neighbours(encoded: &Encoded, dimension: usize) -> anyhow::Result<Vec<Near>> {
     let n = encoded.uids.len();
     let asked: Vec<usize> = (0..n.min(ASKED)).map(|place| place * n / n.min(ASKED)).collect();
@@ -293,8 +297,9 @@ mod tests {
     #[test]
     fn worst_mistakes_come_first_and_the_same_caption_is_no_mistake() {
         let uids: Vec<Uid> = (0..4_u128).map(|uid| Uid(uid.to_le_bytes())).collect();
-        // Queries 0 and 1 have the same caption. 0: item 2 is nearer by 0.1. 1: nearest is 0, which is right. 2: 3 is nearer by 0.5.
-        // 3: its own.
+        // Queries 0 and 1 have the same caption. Query 0: item 2 is nearer by 0.1. Query 1: the
+        // nearest is item 0, which is right. Query 2: item 3 is nearer by 0.5. Query 3: its own
+        // item is the nearest.
         let scores = [
             [0.5, 0.4, 0.6, 0.0],
             [0.9, 0.1, 0.2, 0.0],

@@ -1,13 +1,13 @@
 //! Neighbourhoods of embeddings in two dimensions: t-SNE (van der Maaten and Hinton 2008).
 
-/// Neighbours that count, about: the middle of what its authors advise.
+/// Approximate number of neighbours that count: the middle of the range that the authors recommend.
 const PERPLEXITY: f32 = 30.0;
-const TURNS: usize = 750;
-/// Fewer points have no neighbourhoods to speak of.
+const EPOCHS: usize = 750;
+/// Fewest points for which neighbourhoods are meaningful.
 const FEWEST: usize = 12;
 
-/// A place for each row [N, D] of unit length, beginning at `start`, so that the same rows always give the same picture. None for
-/// too few rows.
+/// Returns a position for each row [N, D] of unit length. The search starts at `start`, so that
+/// equal rows always give the same picture. Returns `None` if there are too few rows.
 pub(super) fn neighbourhoods(
     values: &[f32],
     dimension: usize,
@@ -17,21 +17,21 @@ pub(super) fn neighbourhoods(
     if rows.len() < FEWEST {
         return None;
     }
-    // Small at the beginning, as its authors begin, so that the gradient and not the start decides.
+    // Start small, as the authors do, so that the gradient decides and not the start.
     let widest =
         start.iter().map(|at| at.0.abs().max(at.1.abs())).fold(f32::MIN_POSITIVE, f32::max);
     let start: Vec<f32> =
         start.iter().flat_map(|at| [1e-4 * at.0 / widest, 1e-4 * at.1 / widest]).collect();
-    // On one thread: with more, sums come in another order each time, and then another picture.
+    // On several threads, sums would be taken in another order each time and give another picture.
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().ok()?;
-    // Of unit length: the angle decides.
+    // Rows have unit length, so the angle decides.
     let distance = |a: &&[f32], b: &&[f32]| {
         (2.0 - 2.0 * a.iter().zip(*b).map(|(a, b)| a * b).sum::<f32>()).max(0.0).sqrt()
     };
     let found = one.install(|| {
         let mut tsne = bhtsne::tSNE::<f32, &[f32], 2>::new(&rows);
         tsne.perplexity(PERPLEXITY.min((rows.len() - 1) as f32 / 3.0))
-            .epochs(TURNS)
+            .epochs(EPOCHS)
             .initial_embedding(start)
             .exact(distance);
         tsne.embedding()
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn what_is_alike_lies_together_and_the_picture_is_the_same_each_time() {
-        // Three bundles of 20 in 8 dimensions.
+        // Three clusters of 20 points in 8 dimensions.
         let values: Vec<f32> = (0..60)
             .flat_map(|n| {
                 let wobble = |axis: usize| 0.02 * (((n * 7 + axis * 13) % 11) as f32 - 5.0);

@@ -1,6 +1,7 @@
-//! `diptych report`: a run as a page to look at. Whether the model is good and what it gets wrong, at a glance; its curves,
-//! evaluations, worst mistakes as pictures, neighbours, how its embeddings lie, its data. One file without scripts; nothing is
-//! loaded from elsewhere.
+//! The page of `diptych report`: a run at a glance. It says whether the model is good and what it
+//! gets wrong. It shows curves, evaluations, the worst mistakes as pictures, neighbours, maps of
+//! the embeddings, and the data. The page is one file without scripts, and loads nothing from
+//! elsewhere.
 
 mod curves;
 mod history;
@@ -21,21 +22,21 @@ pub use look::{Look, ModelInspection};
 
 use crate::pairs::PairView;
 
-/// What a page is made of.
+/// The contents of the page.
 pub struct Report {
     pub history: History,
-    /// A second run, whose curves lie beside the first one's.
+    /// A second run, whose curves are drawn together with those of the first.
     pub beside: Option<History>,
-    /// The model on held-out pairs, where it was asked and some are known.
+    /// The model on held-out pairs, if it was evaluated.
     pub looked: Option<ModelInspection>,
-    /// From all inputs to what was trained on.
+    /// Conditions and the pairs that remain, from all inputs to the training set.
     pub funnel: Vec<(String, u64)>,
     /// The pairs that are shown.
     pub pairs: HashMap<Uid, PairView>,
 }
 
 impl Report {
-    /// The page, as HTML.
+    /// Returns the page as HTML.
     pub fn page(&self) -> String {
         page::page(self).into_string()
     }

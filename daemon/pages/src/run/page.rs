@@ -1,4 +1,4 @@
-//! The page: first whether the model is good, then what it gets wrong, then why.
+//! The page as HTML: first whether the model is good, then what it gets wrong, then why.
 
 use diptych_evaluate::groups::Group;
 use diptych_pipeline::median;
@@ -6,6 +6,7 @@ use diptych_schemas::Uid;
 use diptych_schemas::words::thousands;
 use diptych_trainer::evaluate::{Interval, RECALL_AT};
 use maud::{Markup, html};
+use serde_json::Value;
 
 use super::Report;
 use super::curves::curves;
@@ -23,11 +24,11 @@ use crate::frame::{frame, tile, whole};
 use crate::numbers::{percent_of, short};
 
 const OWN_STYLE: &str = include_str!("style.css");
-/// Steps that the throughput is of.
+/// Number of last steps whose median gives the throughput.
 pub(super) const LAST_STEPS: usize = 100;
-/// Classes and confusions that are listed.
+/// Most classes and confusions that are listed.
 const LISTED: usize = 10;
-/// Groups that are listed.
+/// Most groups that are listed.
 const GROUPS: usize = 20;
 
 pub(super) fn page(report: &Report) -> Markup {
@@ -37,42 +38,76 @@ pub(super) fn page(report: &Report) -> Markup {
         header {
             h1 { (history.run) }
             p.pale {
-                (text(record, "model")) ", " (text(record, "state")) ", step " (thousands(record["step"].as_u64().unwrap_or(0)))
-                " of " (thousands(record["total_steps"].as_u64().unwrap_or(0))) ", " (thousands(record["samples"].as_u64().unwrap_or(0)))
-                " samples, " (text(record, "started").replace('T', " ").chars().take(16).collect::<String>()) " to "
-                (text(record, "updated").replace('T', " ").chars().take(16).collect::<String>()) " UTC, Diptych " (text(record, "version"))
+                (text(record, "model")) ", " (text(record, "state"))
+                ", step " (thousands(record["step"].as_u64().unwrap_or(0)))
+                " of " (thousands(record["total_steps"].as_u64().unwrap_or(0))) ", "
+                (thousands(record["samples"].as_u64().unwrap_or(0))) " samples, "
+                (minute(record, "started")) " to " (minute(record, "updated")) " UTC, Diptych "
+                (text(record, "version"))
             }
         }
         (summary(report))
         (verdicts(report))
         section.tiles { (tiles(report)) }
         @if let Some(looked) = &report.looked { (evaluation(report, looked)) }
-        @else { section { h2 { "Evaluation" } p.pale { "There are no held-out pairs: name some with " code { "--selection FILE" } " (and " code { "--dataset" } ")." } } }
-        (learning(report))
-        section { h2 { "While it trained" } div.charts { (curves(history, report.beside.as_ref())) } }
-        @if !history.events.is_empty() {
+        @else {
             section {
-                h2 { "What the guards noticed" }
-                table.plain { @for event in &history.events { tr {
-                    td.number { (thousands(event["step"].as_u64().unwrap_or(0))) } td { code { (text(event, "kind")) } } td { (text(event, "message")) }
-                } } }
+                h2 { "Evaluation" }
+                p.pale {
+                    "There are no held-out pairs. Name some with " code { "--selection FILE" }
+                    " (and " code { "--dataset" } ")."
+                }
             }
         }
-        @if !report.funnel.is_empty() { section { h2 { "Its data" } (funnel(&report.funnel)) } }
+        (learning(report))
+        section {
+            h2 { "Training curves" }
+            div.charts { (curves(history, report.beside.as_ref())) }
+        }
+        @if !history.events.is_empty() {
+            section {
+                h2 { "Guard events" }
+                table.plain {
+                    @for event in &history.events {
+                        tr {
+                            td.number { (thousands(event["step"].as_u64().unwrap_or(0))) }
+                            td { code { (text(event, "kind")) } }
+                            td { (text(event, "message")) }
+                        }
+                    }
+                }
+            }
+        }
+        @if !report.funnel.is_empty() {
+            section { h2 { "Training data" } (funnel(&report.funnel)) }
+        }
         section { h2 { "Checkpoints" } (checkpoints(history)) }
         section {
             h2 { "Configuration" }
-            details open { summary { "All of it" } pre { code { (history.config()) } } }
+            details open { summary { "Show all" } pre { code { (history.config()) } } }
             details {
-                summary { "Hashes of what it was made from" }
-                table.plain { @for name in ["config_hash", "selection_hash", "dataset_hash", "tokenizer_hash"] { tr {
-                    td { (name.trim_end_matches("_hash")) } td { code { (text(record, name)) } }
-                } } }
+                summary { "Hashes of the inputs" }
+                table.plain {
+                    @for name in ["config", "selection", "dataset", "tokenizer"] {
+                        tr {
+                            td { (name) }
+                            td { code { (text(record, &format!("{name}_hash"))) } }
+                        }
+                    }
+                }
             }
         }
-        footer.pale { "Made by diptych report. Every figure can be asked again with diptych sql and diptych eval." }
+        footer.pale {
+            "Made by diptych report. You can recompute every figure with diptych sql and diptych \
+             eval."
+        }
     };
     whole(&format!("{} · Diptych report", history.run), OWN_STYLE, &body)
+}
+
+/// Returns a time of a record as text, to the minute.
+fn minute(record: &Value, name: &str) -> String {
+    text(record, name).replace('T', " ").chars().take(16).collect()
 }
 
 fn tiles(report: &Report) -> Markup {
@@ -97,21 +132,41 @@ fn tiles(report: &Report) -> Markup {
     html! {
         @if let Some(looked) = &report.looked {
             @let found = &looked.retrieval;
-            (tile("image to text R@1", &format!("{:.3}", found.image_to_text[0]), &format!("chance {:.4}", found.chance_image_to_text[0])))
-            (tile("text to image R@1", &format!("{:.3}", found.text_to_image[0]), &format!("chance {:.4}", found.chance_text_to_image[0])))
+            (tile(
+                "image to text R@1",
+                &format!("{:.3}", found.image_to_text[0]),
+                &format!("chance {:.4}", found.chance_image_to_text[0])
+            ))
+            (tile(
+                "text to image R@1",
+                &format!("{:.3}", found.text_to_image[0]),
+                &format!("chance {:.4}", found.chance_text_to_image[0])
+            ))
             @if let Some(classes) = &looked.classes {
                 @let found = classes.predictions.summary();
-                (tile("zero-shot top-1", &format!("{:.3}", found.top1), &format!("chance {:.3}, top-5 {:.3}", found.chance_top1, found.top5)))
+                (tile(
+                    "zero-shot top-1",
+                    &format!("{:.3}", found.top1),
+                    &format!("chance {:.3}, top-5 {:.3}", found.chance_top1, found.top5)
+                ))
             }
         }
-        @if let Some(loss) = last("heldout/loss") { (tile("held-out loss", &format!("{loss:.3}"), &batches(history))) }
-        (tile("training loss", &known(last("loss").map(|loss| format!("{loss:.3}"))), &beside("loss", 3)))
+        @if let Some(loss) = last("heldout/loss") {
+            (tile("held-out loss", &format!("{loss:.3}"), &batches(history)))
+        }
+        (tile(
+            "training loss",
+            &known(last("loss").map(|loss| format!("{loss:.3}"))),
+            &beside("loss", 3)
+        ))
         (tile("samples a second", &known(recent("samples_per_second").map(short)), &speeds))
-        @if let Some(mfu) = recent("mfu") { (tile("MFU", &percent_of(mfu), "of what the device can compute")) }
+        @if let Some(mfu) = recent("mfu") {
+            (tile("MFU", &percent_of(mfu), "of the device's peak"))
+        }
     }
 }
 
-/// Where the held-out loss is not of batches like the training's, of which.
+/// Returns a remark about the batches over which the held-out loss was computed.
 fn batches(history: &History) -> String {
     history
         .last("heldout/loss_batch_size")
@@ -125,7 +180,12 @@ fn evaluation(report: &Report, looked: &ModelInspection) -> Markup {
             tr {
                 td { (name) }
                 @for (place, value) in recall.iter().enumerate() {
-                    td.number { b { (format!("{value:.3}")) } @if let Some(at) = looked.intervals.get(first + place) { div.pale { (shown(*at)) } } div.pale { "chance " (format!("{:.4}", chance[place])) } }
+                    @let interval = looked.intervals.get(first + place);
+                    td.number {
+                        b { (format!("{value:.3}")) }
+                        @if let Some(at) = interval { div.pale { (shown(*at)) } }
+                        div.pale { "chance " (format!("{:.4}", chance[place])) }
+                    }
                 }
                 td.number { (short(median)) }
             }
@@ -135,39 +195,69 @@ fn evaluation(report: &Report, looked: &ModelInspection) -> Markup {
         section {
             h2 { "Evaluation " span.pale { (looked.name) } }
             p.pale {
-                (thousands(looked.pairs as u64)) @if looked.pairs < looked.of { " of " (thousands(looked.of as u64)) } " pairs, by " code { (looked.model) }
-                ". Pairs with the same caption count as right for each other. Small: 95% of resamples."
+                (thousands(looked.pairs as u64))
+                @if looked.pairs < looked.of { " of " (thousands(looked.of as u64)) }
+                " pairs, by " code { (looked.model) }
+                ". Pairs with equal captions count as right for each other. Small figures: \
+                 intervals that hold 95% of the resamples."
             }
             table.plain {
-                thead { tr { th { "retrieval" } @for k in RECALL_AT { th.number { "R@" (k) } } th.number { "median rank" } } }
-                (row("image to text", found.image_to_text, found.chance_image_to_text, found.median_rank_image_to_text, 0))
-                (row("text to image", found.text_to_image, found.chance_text_to_image, found.median_rank_text_to_image, RECALL_AT.len()))
+                thead {
+                    tr {
+                        th { "retrieval" }
+                        @for k in RECALL_AT { th.number { "R@" (k) } }
+                        th.number { "median rank" }
+                    }
+                }
+                (row(
+                    "image to text",
+                    found.image_to_text,
+                    found.chance_image_to_text,
+                    found.median_rank_image_to_text,
+                    0
+                ))
+                (row(
+                    "text to image",
+                    found.text_to_image,
+                    found.chance_text_to_image,
+                    found.median_rank_text_to_image,
+                    RECALL_AT.len()
+                ))
             }
             @if let Some(geometry) = &looked.geometry {
-                p { "Embeddings: modality gap " (short(geometry.modality_gap)) ", alignment " (short(geometry.alignment)) ", uniformity of images "
-                    (short(geometry.images.uniformity)) " and captions " (short(geometry.texts.uniformity)) ", effective rank "
-                    (short(geometry.images.effective_rank_centred)) " and " (short(geometry.texts.effective_rank_centred)) "." }
+                p {
+                    "Embeddings: modality gap " (short(geometry.modality_gap))
+                    ", alignment " (short(geometry.alignment))
+                    ", uniformity of images " (short(geometry.images.uniformity))
+                    " and captions " (short(geometry.texts.uniformity))
+                    ", effective rank " (short(geometry.images.effective_rank_centred))
+                    " and " (short(geometry.texts.effective_rank_centred)) "."
+                }
             }
         }
         @if let Some(classes) = &looked.classes { (classification(report, classes)) }
         @if let Some((by, groups)) = &looked.groups { (parts(by, groups)) }
         section {
-            h2 { "Its worst mistakes" }
+            h2 { "Worst mistakes" }
             h3 { "Images that are nearer to another caption than to their own" }
-            (mistakes(report, &looked.wrong_texts, "its own", "taken for"))
+            (mistakes(report, &looked.wrong_texts, "own caption", "preferred"))
             h3 { "Captions that are nearer to another image than to their own" }
-            (mistakes(report, &looked.wrong_images, "its own image", "nearer"))
+            (mistakes(report, &looked.wrong_images, "own image", "preferred"))
         }
         section {
-            h2 { "What it takes for alike" }
-            @for Near { uid, near } in &looked.neighbours { div.row {
-                (picture(report, *uid, &html! { "" }))
-                span.arrow { "→" }
-                @for (uid, score) in near { (picture(report, *uid, &html! { b { (format!("{score:.3}")) } })) }
-            } }
+            h2 { "Most similar images" }
+            @for Near { uid, near } in &looked.neighbours {
+                div.row {
+                    (picture(report, *uid, &html! { "" }))
+                    span.arrow { "→" }
+                    @for (uid, score) in near {
+                        (picture(report, *uid, &html! { b { (format!("{score:.3}")) } }))
+                    }
+                }
+            }
         }
         section {
-            h2 { "How its embeddings lie" }
+            h2 { "Embedding maps" }
             div.charts.wide { (matrix(&looked.matrix)) (map(&looked.map)) }
         }
     }
@@ -188,41 +278,80 @@ fn classification(report: &Report, classes: &Classes) -> Markup {
         section {
             h2 { "Zero-shot classification" }
             p {
-                "top-1 " b { (format!("{:.3}", found.top1)) } @if let Some(at) = classes.top1_interval { " (" (shown(at)) ")" }
-                ", top-5 " b { (format!("{:.3}", found.top5)) } ", mean per class " (format!("{:.3}", found.mean_per_class)) ", chance "
-                (format!("{:.3}", found.chance_top1)) ", expected calibration error " (format!("{:.3}", classes.calibration.expected_error))
+                "top-1 " b { (format!("{:.3}", found.top1)) }
+                @if let Some(at) = classes.top1_interval { " (" (shown(at)) ")" }
+                ", top-5 " b { (format!("{:.3}", found.top5)) }
+                ", mean per class " (format!("{:.3}", found.mean_per_class))
+                ", chance " (format!("{:.3}", found.chance_top1))
+                ", expected calibration error "
+                (format!("{:.3}", classes.calibration.expected_error))
             }
             div.sides.three {
-                div.side { h4 { "The worst classes" } table.plain { @for (class, recall, images) in recalls.into_iter().take(LISTED) {
-                    tr { td { (name(class)) } td.number { (percent_of(recall)) } td.number.pale { "of " (images) } }
-                } } }
-                div.side { h4 { "Most often confused" } table.plain { @for (label, predicted, count) in classes.predictions.confusions().into_iter().take(LISTED) {
-                    tr { td { (name(label)) } td { "taken for " (name(predicted)) } td.number { (count) } }
-                } } }
+                div.side {
+                    h4 { "Worst classes" }
+                    table.plain {
+                        @for (class, recall, images) in recalls.into_iter().take(LISTED) {
+                            tr {
+                                td { (name(class)) }
+                                td.number { (percent_of(recall)) }
+                                td.number.pale { "of " (images) }
+                            }
+                        }
+                    }
+                }
+                div.side {
+                    h4 { "Most frequent confusions" }
+                    table.plain {
+                        @let confusions = classes.predictions.confusions();
+                        @for (label, predicted, count) in confusions.into_iter().take(LISTED) {
+                            tr {
+                                td { (name(label)) }
+                                td { "predicted as " (name(predicted)) }
+                                td.number { (count) }
+                            }
+                        }
+                    }
+                }
                 (reliability(&classes.calibration))
             }
-            h3 { "Wrong, and sure of it" }
-            div.grid { @for (uid, label, predicted, confidence) in &classes.wrong {
-                (picture(report, *uid, &html! { b { (name(*predicted)) } " " (percent_of(*confidence)) div.pale { "is " (name(*label)) } }))
-            } }
+            h3 { "Most confident mistakes" }
+            div.grid {
+                @for (uid, label, predicted, confidence) in &classes.wrong {
+                    @let below = html! {
+                        b { (name(*predicted)) } " " (percent_of(*confidence))
+                        div.pale { "is " (name(*label)) }
+                    };
+                    (picture(report, *uid, &below))
+                }
+            }
         }
     }
 }
 
-/// Figures of the groups that are served worst.
+/// Builds the figures of the groups with the lowest results.
 fn parts(by: &str, groups: &[Group]) -> Markup {
     let names = ["image to text R@1", "text to image R@1", "top-1"];
     let columns = groups.first().map_or(0, |group| group.values.len());
     html! {
         section {
             h2 { "By " code { (by) } }
-            @if groups.len() > GROUPS { p.pale { "The lowest " (GROUPS) " of " (thousands(groups.len() as u64)) " groups." } }
+            @if groups.len() > GROUPS {
+                p.pale { "The lowest " (GROUPS) " of " (thousands(groups.len() as u64)) " groups." }
+            }
             table.plain {
-                thead { tr { th { "group" } th.number { "pairs" } @for name in names.iter().take(columns) { th.number { (name) } } } }
+                thead {
+                    tr {
+                        th { "group" }
+                        th.number { "pairs" }
+                        @for name in names.iter().take(columns) { th.number { (name) } }
+                    }
+                }
                 @for group in groups.iter().take(GROUPS) { tr {
                     td { (group.name) }
                     td.number { (thousands(group.count as u64)) }
-                    @for (value, within) in &group.values { td.number { b { (format!("{value:.3}")) } div.pale { (shown(*within)) } } }
+                    @for (value, within) in &group.values {
+                        td.number { b { (format!("{value:.3}")) } div.pale { (shown(*within)) } }
+                    }
                 } }
             }
         }
@@ -232,10 +361,22 @@ fn parts(by: &str, groups: &[Group]) -> Markup {
 fn mistakes(report: &Report, wrong: &[Wrong], own: &str, taken: &str) -> Markup {
     html! {
         @if wrong.is_empty() { p.pale { "none" } }
-        div.pairs { @for wrong in wrong { div.mistake {
-            (picture(report, wrong.uid, &html! { span.pale { (own) " " } b { (format!("{:.3}", wrong.own)) } div { (caption(report, wrong.uid)) } }))
-            (picture(report, wrong.taken, &html! { span.warn { (taken) " " (format!("{:.3}", wrong.score)) } div { (caption(report, wrong.taken)) } }))
-        } } }
+        div.pairs {
+            @for wrong in wrong {
+                @let own_score = html! {
+                    span.pale { (own) " " } b { (format!("{:.3}", wrong.own)) }
+                    div { (caption(report, wrong.uid)) }
+                };
+                @let taken_score = html! {
+                    span.warn { (taken) " " (format!("{:.3}", wrong.score)) }
+                    div { (caption(report, wrong.taken)) }
+                };
+                div.mistake {
+                    (picture(report, wrong.uid, &own_score))
+                    (picture(report, wrong.taken, &taken_score))
+                }
+            }
+        }
     }
 }
 
@@ -255,12 +396,12 @@ fn picture(report: &Report, uid: Uid, below: &Markup) -> Markup {
     }
 }
 
-/// Cosines as shades: a good model's diagonal stands out.
+/// Draws cosines as shades. The diagonal of a good model stands out.
 fn matrix(matrix: &Matrix) -> Markup {
     let map = HeatMap { names: &matrix.captions, values: &matrix.scores };
     let title = format!("Cosines of {} pairs", matrix.captions.len());
     let note =
-        html! { (map.legend()) " images down, captions across; the diagonal should stand out" };
+        html! { (map.legend()) " rows: images, columns: captions; the diagonal should stand out" };
     figure(&title, &[], &note, &map.draw("similarity matrix"))
 }
 
@@ -279,14 +420,27 @@ fn map(map: &Map) -> Markup {
     let variance =
         html! { "first two principal components, " (percent_of(map.share)) " of the variance" };
     let neighbours =
-        html! { "t-SNE: what lies together is alike; distances between groups say nothing" };
+        html! { "t-SNE: points close together are similar; distances between groups mean nothing" };
     html! {
-        (figure("Embeddings", &[key(0, "images"), key(1, "captions")], &variance, &scatter("embedding map", &points)))
+        (figure(
+            "Embeddings",
+            &[key(0, "images"), key(1, "captions")],
+            &variance,
+            &scatter("embedding map", &points)
+        ))
         @if let Some(places) = &map.neighbourhoods {
-            @let points: Vec<Point<'_>> = places.iter().zip(&map.right).zip(&map.captions)
-                .map(|((at, right), name)| Point { at: *at, series: usize::from(!right), name }).collect();
-            (figure("Neighbourhoods of images", &[key(0, "own caption is the nearest"), key(1, "another is")], &neighbours,
-                &scatter("neighbourhoods of images", &points)))
+            @let points: Vec<Point<'_>> = places
+                .iter()
+                .zip(&map.right)
+                .zip(&map.captions)
+                .map(|((at, right), name)| Point { at: *at, series: usize::from(!right), name })
+                .collect();
+            (figure(
+                "Neighbourhoods of images",
+                &[key(0, "own caption is nearest"), key(1, "another caption is nearest")],
+                &neighbours,
+                &scatter("neighbourhoods of images", &points)
+            ))
         }
     }
 }
@@ -299,7 +453,15 @@ fn checkpoints(history: &History) -> Markup {
     html! {
         @if history.checkpoints.is_empty() { p.pale { "none" } } @else {
             table.plain {
-                thead { tr { th.number { "step" } th.number { "epoch" } th.number { "i2t R@1" } th.number { "t2i R@1" } th { "path" } } }
+                thead {
+                    tr {
+                        th.number { "step" }
+                        th.number { "epoch" }
+                        th.number { "i2t R@1" }
+                        th.number { "t2i R@1" }
+                        th { "path" }
+                    }
+                }
                 @for checkpoint in history.checkpoints.iter().rev() {
                     @let step = checkpoint["step"].as_u64().unwrap_or(0);
                     tr {

@@ -1,4 +1,5 @@
-//! How far a classifier's confidence can be believed, as a picture: accuracy over confidence, and how many images are behind it.
+//! The reliability diagram of a classifier: accuracy over confidence, and the number of images
+//! behind it.
 
 use diptych_schemas::words::thousands;
 use diptych_trainer::evaluate::Calibration;
@@ -11,17 +12,17 @@ use crate::numbers::percent_of;
 
 const WIDTH: f64 = 300.0;
 const HEIGHT: f64 = 200.0;
-/// Above and on the right: half a label.
+/// Room above and on the right: half a label.
 const ABOVE: f64 = 4.0;
 const RIGHT: f64 = 18.0;
-/// Between the diagram and the counts below it.
+/// Distance between the diagram and the counts below it.
 const GAP: f64 = 10.0;
 /// Height of the counts, and of the labels below them.
 const COUNTS: f64 = 36.0;
 const BELOW: f64 = 22.0;
 
-/// Draws each bin's accuracy as a bar and its mean confidence as a mark on the diagonal: where all is well, bars end at their
-/// marks.
+/// Draws each bin's accuracy as a bar and its mean confidence as a mark on the diagonal. In a
+/// calibrated classifier, bars end at their marks.
 pub(super) fn reliability(found: &Calibration) -> Markup {
     let part = Axis::over(Scale::Linear, [0.0, 1.0]);
     let ticks: Vec<Tick> =
@@ -38,7 +39,7 @@ pub(super) fn reliability(found: &Calibration) -> Markup {
     let width = WIDTH / found.bins.len().max(1) as f64;
     let most = found.bins.iter().map(|bin| bin.images).max().unwrap_or(0).max(1) as f64;
     let bins = found.bins.iter().enumerate().filter(|(_, bin)| bin.images > 0);
-    // What the diagram's axis is labelled with stands below the counts.
+    // The labels of the diagram's axis stand below the counts.
     let below = PlotArea { height: floor - area.top, ..area };
     let shapes = html! {
         (area.rows(&ticks))
@@ -46,12 +47,20 @@ pub(super) fn reliability(found: &Calibration) -> Markup {
         @for (place, bin) in bins {
             @let at = area.left + place as f64 * width;
             @let counts = (bin.images as f64 / most * COUNTS).max(1.5);
-            @let [accuracy, confidence] = [bin.accuracy, bin.confidence].map(|part| area.down(part).unwrap_or(area.bottom()));
+            @let accuracy = area.down(bin.accuracy).unwrap_or(area.bottom());
+            @let confidence = area.down(bin.confidence).unwrap_or(area.bottom());
+            @let (x, bar) = (round(at + 0.5), round(width - 1.0));
             g {
-                rect class={ "bar " (colour(0)) } x=(round(at + 0.5)) width=(round(width - 1.0)) y=(accuracy) height=(round(area.bottom() - accuracy)) {}
-                line class={ "curve " (colour(1)) } x1=(round(at)) x2=(round(at + width)) y1=(confidence) y2=(confidence) {}
-                rect class={ "bar " (colour(5)) } x=(round(at + 0.5)) width=(round(width - 1.0)) y=(round(floor - counts)) height=(round(counts)) {}
-                title { (percent_of(bin.accuracy)) " right at a confidence of " (percent_of(bin.confidence)) ", " (thousands(bin.images as u64)) " images" }
+                rect class={ "bar " (colour(0)) } x=(x) width=(bar) y=(accuracy)
+                    height=(round(area.bottom() - accuracy)) {}
+                line class={ "curve " (colour(1)) } x1=(round(at)) x2=(round(at + width))
+                    y1=(confidence) y2=(confidence) {}
+                rect class={ "bar " (colour(5)) } x=(x) width=(bar) y=(round(floor - counts))
+                    height=(round(counts)) {}
+                title {
+                    (percent_of(bin.accuracy)) " right at a confidence of "
+                    (percent_of(bin.confidence)) ", " (thousands(bin.images as u64)) " images"
+                }
             }
         }
         (below.base())
@@ -63,7 +72,7 @@ pub(super) fn reliability(found: &Calibration) -> Markup {
         (5, KeyShape::Box, "images"),
     ]
     .map(|(series, shape, name)| Key { series, shape, name: name.to_owned() });
-    let note = html! { "bars below their marks: surer than it may be; below, how many images" };
+    let note = html! { "bars below their marks: too confident; bottom row: number of images" };
     let (width, height) = (area.right() + RIGHT, floor + BELOW);
     figure(
         "Reliability",

@@ -1,4 +1,4 @@
-//! What a run is, in a line or two at the top of its page: model, machine, batch, learning rate.
+//! The summary at the top of a run's page: model, machine, batch, learning rate.
 
 use diptych_schemas::words::thousands;
 use diptych_schemas::{OptimizerConfig, TrainConfig};
@@ -15,7 +15,7 @@ pub(super) fn summary(report: &Report) -> Markup {
     let model = known("model").unwrap_or_else(|| config.model.name());
     let mut facts = vec![("model", model)];
     facts.extend(parameters.map(|count| ("parameters", thousands(count))));
-    // Earlier versions did not record where a run trained.
+    // Earlier versions did not record the device of a run.
     facts.push(("device", known("device").unwrap_or_else(|| config.train.device.clone())));
     facts.extend(known("host").map(|host| ("host", host)));
     facts.push(("batch", thousands(config.train.batch_size)));
@@ -28,7 +28,7 @@ pub(super) fn summary(report: &Report) -> Markup {
     }
 }
 
-/// `5e-4, cosine, 8 steps of warm-up`
+/// Formats the learning rate with its schedule, such as `5e-4, cosine, 8 steps of warm-up`.
 fn learning_rate(optimizer: &OptimizerConfig) -> String {
     let shape = serde_json::to_value(optimizer.schedule).unwrap_or_default();
     let warmup = match (optimizer.warmup_samples, optimizer.warmup_steps) {

@@ -1,4 +1,4 @@
-//! What a person wants to know of a run first, in words.
+//! The main findings about a run, as sentences at the top of its page.
 
 use diptych_evaluate::held_out::{HeldOutTrends, evaluations};
 use diptych_evaluate::verdict::Verdict;
@@ -10,9 +10,9 @@ use super::history::{History, number};
 use super::page::{LAST_STEPS, shown};
 use crate::numbers::{percent_of, short};
 
-/// Below it, embeddings lie along so few directions that something is wrong.
+/// Effective rank below which the embeddings have collapsed, so that something is wrong.
 const COLLAPSED_RANK: f64 = 4.0;
-/// A larger share of steps spent waiting for data is worth a word.
+/// Share of the steps' time spent waiting for data above which the page mentions it.
 const MUCH_WAITING: f64 = 0.1;
 
 pub(super) fn verdicts(report: &Report) -> Markup {
@@ -23,22 +23,25 @@ pub(super) fn verdicts(report: &Report) -> Markup {
             (looked.retrieval.image_to_text[0], looked.retrieval.chance_image_to_text[0]);
         let at =
             looked.intervals.first().map(|at| format!(" ({})", shown(*at))).unwrap_or_default();
-        let said = format!(
+        let result = format!(
             "Of {} held-out images, {} find their caption first{at}: {} times chance.",
             thousands(looked.pairs as u64),
             percent_of(found),
             short(found / chance.max(f64::MIN_POSITIVE))
         );
         if looked.intervals.first().is_some_and(|at| at.low <= chance) {
-            bad.push(format!("{said} That is no better than guessing."));
+            bad.push(format!("{result} That is no better than guessing."));
         } else {
-            good.push(said);
+            good.push(result);
         }
         if let Some(geometry) = &looked.geometry {
             let rank =
                 geometry.images.effective_rank_centred.min(geometry.texts.effective_rank_centred);
             if rank < COLLAPSED_RANK {
-                bad.push(format!("The embeddings lie along {rank:.1} directions: they have nearly collapsed into one point."));
+                bad.push(format!(
+                    "The embeddings span only about {rank:.1} directions: they have nearly \
+                     collapsed into one point."
+                ));
             }
         }
     }
@@ -56,28 +59,28 @@ pub(super) fn verdicts(report: &Report) -> Markup {
     };
     if let Some(share) = waiting(&report.history).filter(|share| *share > MUCH_WAITING) {
         bad.push(format!(
-            "{} of the time of its last steps was spent waiting for data.",
+            "Waiting for data took {} of the time of the last steps.",
             percent_of(share)
         ));
     }
     if !report.history.events.is_empty() {
-        bad.push(format!(
-            "The guards noticed something {} times: see below.",
-            report.history.events.len()
-        ));
+        bad.push(match report.history.events.len() {
+            1 => "The guards recorded 1 event: see below.".to_owned(),
+            count => format!("The guards recorded {count} events: see below."),
+        });
     }
     html! {
         @if !good.is_empty() || !bad.is_empty() || unclear.is_some() {
             ul.verdicts {
-                @for said in good { li.good { (said) } }
-                @if let Some(said) = unclear { li.unclear { (said) } }
-                @for said in bad { li.bad { (said) } }
+                @for words in good { li.good { (words) } }
+                @if let Some(words) = unclear { li.unclear { (words) } }
+                @for words in bad { li.bad { (words) } }
             }
         }
     }
 }
 
-/// Part of the last steps' time that was spent waiting for data.
+/// Returns the share of the last steps' time that was spent waiting for data.
 fn waiting(history: &History) -> Option<f64> {
     let waits = history.metrics.get("data_wait_seconds")?;
     let batch = number(&history.record, "samples") / number(&history.record, "step");

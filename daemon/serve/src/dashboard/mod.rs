@@ -1,9 +1,11 @@
-//! The page that shows what the service does: files that are part of the binary, so that it needs neither a build step nor the
-//! internet.
+//! The dashboard: files that are compiled into the binary, so that it needs neither a build step
+//! nor the internet.
 //!
-//! It holds nothing: whatever it shows it asks of `/v1`, as anybody could, with the reader's token. Files are ECMAScript modules as
-//! they are served, beside uPlot's own (MIT, `assets/uPlot.LICENSE`). The policy sent with each of them lets nothing run or load that
-//! is not one of them, and no text become markup.
+//! The page holds no data. It requests everything from `/v1` with the reader's token, as any other
+//! client would. Its files are ECMAScript modules, plus uPlot (MIT, `assets/uPlot.LICENSE`). The
+//! policy sent with each file lets nothing else run or load, and keeps text from becoming markup.
+
+mod book;
 
 use axum::Router;
 use axum::extract::Path;
@@ -12,40 +14,49 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use sha2::{Digest, Sha256};
 
-/// What the page may do. Images are of the service, or were fetched with a token (`blob:`). Scripts cannot turn text into markup
-/// (`trusted-types`), so what a caption or a log says stays text even where a script is wrong.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+/// The content security policy. Images come from the service or were fetched with a token
+/// (`blob:`). Scripts cannot turn text into markup (`trusted-types`), so the text of a caption or a
+/// log stays text even if a script has a bug.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' \
+     blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+     require-trusted-types-for 'script'; trusted-types 'none'";
 
 macro_rules! assets {
     ($($name:literal)*) => { &[$(($name, include_bytes!(concat!("assets/", $name)))),*] };
 }
 
-/// All there is under `/assets`, and `index.html`, which is `/`.
+/// All files below `/assets`, and `index.html`, which is `/`.
 const ASSETS: &[(&str, &[u8])] = assets![
-    "api.js" "app.js" "board.js" "chart.js" "compare.js" "datasets.js" "dom.js" "embed.js" "first.js" "format.js" "icon.svg" "index.html" "jobs.js" "learning.js" "live.js"
-    "memory.js" "overview.js" "pictures.js" "results.js" "run.js" "runs.js" "search.js" "sql.js" "style.css" "theme.js" "uPlot.LICENSE"
-    "uPlot.iife.min.js" "uPlot.min.css"
+    "api.js" "app.js" "board.js" "book.css" "chart.js" "compare.js" "datasets.js" "dom.js" "embed.js"
+    "first.js" "format.js" "icon.svg" "index.html" "jobs.js" "learning.js" "live.js" "memory.js"
+    "overview.js" "pictures.js" "results.js" "run.js" "runs.js" "search.js" "sql.js" "style.css"
+    "theme.js" "uPlot.LICENSE" "uPlot.iife.min.js" "uPlot.min.css"
 ];
 const PAGE: &str = "index.html";
 
-/// `/` and `/assets/{file}`.
+/// Returns the routes `/`, `/assets/{file}` and those of the book below `/docs`.
 pub(crate) fn routes() -> Router {
-    Router::new().route("/", get(|headers: HeaderMap| async move { answer(PAGE, &headers) })).route(
-        "/assets/{file}",
-        get(|Path(file): Path<String>, headers: HeaderMap| async move { answer(&file, &headers) }),
-    )
+    let page = get(|headers: HeaderMap| async move { answer(PAGE, &headers) });
+    let asset =
+        get(|Path(file): Path<String>, headers: HeaderMap| async move { answer(&file, &headers) });
+    Router::new().route("/", page).route("/assets/{file}", asset).merge(book::routes())
 }
 
-/// An asset; that it has not changed, to a browser that has it; or that there is none.
+/// Answers with an asset, with 304 if the browser has it already, or with 404.
 fn answer(name: &str, asked: &HeaderMap) -> Response {
-    let Some((_, bytes)) = ASSETS.iter().find(|(known, _)| *known == name) else {
-        return (StatusCode::NOT_FOUND, "the page has no such file\n").into_response();
-    };
+    match ASSETS.iter().find(|(known, _)| *known == name) {
+        Some((_, bytes)) => respond(StatusCode::OK, name, bytes, asked),
+        None => (StatusCode::NOT_FOUND, "the page has no such file\n").into_response(),
+    }
+}
+
+/// Answers with a file and the headers of all pages, or that a browser has it already.
+fn respond(status: StatusCode, name: &str, bytes: &[u8], asked: &HeaderMap) -> Response {
     let tag = tag(bytes);
     let headers = [
         (header::CONTENT_TYPE, content_type(name)),
-        // Another version of the binary has other files under the same names: kept, but asked about each time.
+        // Another version of the binary has other files under the same names. So browsers may keep
+        // a file, but must check it each time.
         (header::CACHE_CONTROL, "no-cache"),
         (header::ETAG, &tag),
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -56,12 +67,12 @@ fn answer(name: &str, asked: &HeaderMap) -> Response {
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
     let known = asked.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-    let mut response = if known.is_some_and(|known| {
-        known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag)
-    }) {
+    let is_known =
+        |known: &str| known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag);
+    let mut response = if status == StatusCode::OK && known.is_some_and(is_known) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        (*bytes).into_response()
+        (status, bytes.to_vec()).into_response()
     };
     for (name, value) in headers {
         match HeaderValue::from_str(value) {
@@ -88,6 +99,7 @@ fn content_type(name: &str) -> &'static str {
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
+        Some("png") => "image/png",
         _ => "text/plain; charset=utf-8",
     }
 }
@@ -98,7 +110,7 @@ mod tests {
 
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
-    // Of tower, which axum and tonic share.
+    // From tower, which axum and tonic share.
     use tonic::codegen::Service;
 
     use super::*;
@@ -113,7 +125,7 @@ mod tests {
         (head.status, head.headers, to_bytes(body, usize::MAX).await.unwrap().to_vec())
     }
 
-    /// What stands in quotes after one of `before`.
+    /// Returns the quoted texts that follow one of `before`.
     fn quoted_after<'a>(text: &'a str, before: &[&str]) -> Vec<&'a str> {
         let found = before.iter().flat_map(|before| {
             text.match_indices(before).map(|(at, _)| &text[at + before.len()..])
@@ -124,7 +136,7 @@ mod tests {
     #[tokio::test]
     async fn all_that_the_page_names_is_served_and_nothing_that_it_does_not() {
         let mut reached = BTreeSet::new();
-        let mut left = vec!["/".to_owned()];
+        let mut left = vec!["/".to_owned(), "/docs".to_owned()];
         while let Some(address) = left.pop() {
             if !reached.insert(address.clone()) {
                 continue;
@@ -145,6 +157,7 @@ mod tests {
         let served: BTreeSet<String> = ASSETS
             .iter()
             .map(|(name, _)| format!("/assets/{name}").replace("/assets/index.html", "/"))
+            .chain(["/docs".to_owned()])
             .collect();
         let unreached: Vec<_> = served.difference(&reached).collect();
         assert_eq!(unreached, ["/assets/uPlot.LICENSE"], "it is there for people");
@@ -196,7 +209,7 @@ mod tests {
         }
     }
 
-    /// The policy would stop them; what it would stop shall not be there to be stopped.
+    /// The policy would stop these. This checks that the scripts don't try.
     #[test]
     fn no_script_makes_markup_or_runs_text_and_the_page_has_no_inline_script_or_style() {
         for (name, bytes) in ASSETS.iter().filter(|(name, _)| !name.contains("uPlot")) {

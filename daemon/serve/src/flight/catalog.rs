@@ -1,4 +1,4 @@
-//! What drivers ask about the service itself: its tables, types and abilities.
+//! Answers to drivers about the service itself: its tables, types and abilities.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
@@ -72,7 +72,7 @@ pub(super) fn table_types(query: CommandGetTableTypes) -> Result<RecordBatch, Fl
     builder.build()
 }
 
-/// In JDBC's words, which tools look for.
+/// Returns the name that JDBC gives a kind of table, which tools look for.
 fn kind(table_type: TableType) -> &'static str {
     match table_type {
         TableType::Base => "TABLE",
@@ -81,7 +81,7 @@ fn kind(table_type: TableType) -> &'static str {
     }
 }
 
-/// Columns of the answer about primary keys. None are declared: the answer is empty.
+/// Returns the columns of the answer about primary keys. None are declared, so the answer is empty.
 pub(super) fn primary_keys() -> Schema {
     Schema::new(vec![
         Field::new("catalog_name", DataType::Utf8, true),
@@ -93,7 +93,7 @@ pub(super) fn primary_keys() -> Schema {
     ])
 }
 
-/// Columns of the answers about keys between tables.
+/// Returns the columns of the answers about foreign keys.
 pub(super) fn foreign_keys() -> Schema {
     Schema::new(vec![
         Field::new("pk_catalog_name", DataType::Utf8, true),
@@ -116,7 +116,7 @@ pub(super) fn sql_info(version: &str) -> Result<SqlInfoData, FlightError> {
     let mut builder = SqlInfoDataBuilder::new();
     builder.append(SqlInfo::FlightSqlServerName, "Diptych");
     builder.append(SqlInfo::FlightSqlServerVersion, version);
-    // Of the columnar format.
+    // The version of the columnar format.
     builder.append(SqlInfo::FlightSqlServerArrowVersion, "1.3");
     builder.append(SqlInfo::FlightSqlServerReadOnly, true);
     builder.append(SqlInfo::FlightSqlServerSql, true);
@@ -151,7 +151,7 @@ pub(super) fn sql_info(version: &str) -> Result<SqlInfoData, FlightError> {
     builder.build()
 }
 
-/// The types that SQL can write, by ODBC's numbers.
+/// Returns the types that SQL can write, with ODBC's numbers.
 pub(super) fn xdbc_types() -> Result<XdbcTypeInfoData, FlightError> {
     let number = |name: &str, data_type, digits, unsigned| XdbcTypeInfo {
         column_size: Some(digits),

@@ -1,4 +1,4 @@
-"""Flight SQL as ADBC's driver speaks it; run by tests.rs: client.py SCENARIO HOST:PORT TOKEN EXPECTED"""
+"""Tests Flight SQL with ADBC's driver. tests.rs runs it: client.py SCENARIO HOST:PORT TOKEN EXPECTED"""
 import json
 import sys
 import threading
@@ -12,7 +12,7 @@ SCENARIO, ADDRESS, TOKEN, EXPECTED = sys.argv[1], sys.argv[2], sys.argv[3], json
 
 
 def connect(**more):
-    # What the driver does not know itself goes along as a header.
+    # The driver sends options that it does not know as headers.
     header = adbc_driver_flightsql.DatabaseOptions.RPC_CALL_HEADER_PREFIX.value + "dataset"
     return flightsql.connect(f"grpc://{ADDRESS}", db_kwargs={header: "scenes", **more}, autocommit=True)
 
@@ -42,7 +42,7 @@ def reads():
         images = rows(cursor, "SELECT image FROM blob LIMIT 1")
         assert len(images[0][0]) > 100
 
-        # Prepared statements, with both ways to write a parameter.
+        # Prepared statements, with both notations for a parameter.
         wide = sum(width > 40 for width in EXPECTED["widths"])
         for sql in ["SELECT count(*) FROM meta WHERE width > ?", "SELECT count(*) FROM meta WHERE width > $1"]:
             assert rows(cursor, sql, (40,)) == [(wide,)]
@@ -70,7 +70,7 @@ def reads():
         about = connection.adbc_get_info()
         assert about["vendor_name"] == "Diptych" and about["vendor_version"] == "1.2.3", about
 
-        # Only reading.
+        # Writing is refused.
         for sql in ["INSERT INTO meta SELECT * FROM meta", "DROP TABLE meta", "COPY meta TO '/tmp/x.parquet'", "SET a.b = 1"]:
             refused(lambda: cursor.execute(sql), "", adbc_driver_manager.AdbcStatusCode.INVALID_ARGUMENT)
         refused(lambda: cursor.execute("DELETE FROM meta"), "only reading is allowed")
@@ -117,14 +117,14 @@ def cancels():
             for _ in reader:
                 pass
 
-        # It is pyarrow that reads here, and turns the driver's error into one of its own.
+        # Here pyarrow reads, and turns the driver's error into one of its own.
         try:
             rest()
         except OSError as error:
             assert "ancel" in str(error), error
         else:
-            raise AssertionError("it came to an end")
-    # One that gives nothing, cancelled as soon as it can be: before it runs, cancelling does nothing.
+            raise AssertionError("the query was not cancelled")
+    # A query without rows, cancelled as soon as possible: before it runs, cancelling has no effect.
     with connect() as connection, connection.cursor() as cursor:
         ended = threading.Event()
 

@@ -1,9 +1,12 @@
-//! Arrow Flight SQL: the tables of `diptych sql` for drivers (ADBC, JDBC, ODBC), on the port of HTTP.
+//! Arrow Flight SQL: the tables of `diptych sql` for drivers (ADBC, JDBC, ODBC), on the port of
+//! HTTP.
 //!
-//! 1. It reads: what would write is refused by the planner of `diptych sql`, which also keeps queries from files that are not tables.
+//! 1. It only reads. The planner of `diptych sql` refuses everything that would write, and keeps
+//!    queries from reading files that are not tables.
 //! 2. Each query is computed in a process of its own (`crate::query`), with a limit on memory.
-//! 3. It holds nothing for a statement that is not prepared: the ticket is the statement. Prepared ones are bounded (`prepared`).
-//! 4. Who may ask is decided before: by the HTTP layer, for all but the handshake.
+//! 3. It keeps no state for a statement that is not prepared: the ticket contains the statement.
+//!    Prepared statements are limited (`prepared`).
+//! 4. The HTTP layer authorizes all requests except for the handshake.
 
 mod catalog;
 mod parameters;
@@ -34,33 +37,35 @@ use service::Service;
 
 use crate::query::Queries;
 
-/// Where the handshake is asked for, which must be let through without a token: it is what gives one.
+/// Path of the handshake. It must be let through without a token, since it is what gives one.
 pub(crate) const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
 
-/// The header by which a client names a dataset. What JDBC's and ADBC's drivers do not know themselves, they send as a header.
+/// The header in which a client names a dataset. Drivers for JDBC and ADBC send options that they
+/// do not know as headers.
 pub(crate) const DATASET_HEADER: &str = "dataset";
 
 pub(crate) type FindDataset = dyn Fn(Option<&str>) -> anyhow::Result<Option<PathBuf>> + Send + Sync;
 pub(crate) type OpenSession = dyn Fn(Option<&str>) -> anyhow::Result<SessionContext> + Send + Sync;
 
-/// What the service is made of.
+/// Everything that the Flight service needs from its surroundings.
 pub(crate) struct FlightSpec {
-    /// What answers statements.
+    /// Answers statements.
     pub queries: Arc<Queries>,
-    /// The folder of the dataset that a client names.
+    /// Finds the folder of the dataset that a client names.
     pub dataset: Arc<FindDataset>,
-    /// A session for what is asked about the tables themselves. It reads files.
+    /// Opens a session for questions about the tables themselves. It reads files.
     pub session: Arc<OpenSession>,
-    /// Whether a password is a token.
+    /// Whether a password is a valid token.
     pub check: Arc<dyn Fn(&str) -> bool + Send + Sync>,
-    /// How long a query may take, from its start to the last row that the client takes, and as long before it for its turn.
+    /// Longest time of a query, from its start to the last row that the client takes. It may wait
+    /// for its turn for as long.
     pub longest: Arc<dyn Fn() -> Duration + Send + Sync>,
-    /// Queries that may run at once.
+    /// Places for queries that run at once.
     pub slots: Arc<Semaphore>,
     pub version: &'static str,
 }
 
-/// What answers Flight SQL's requests. It has no fallback, so that it can be merged with others.
+/// Returns the routes of Flight SQL. They have no fallback, so they can be merged with others.
 pub(crate) fn routes(spec: FlightSpec) -> axum::Router {
     let service = FlightServiceServer::new(Service::new(spec));
     let panicked = |_: Box<dyn Any + Send>| -> Response {

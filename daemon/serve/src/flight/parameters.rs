@@ -1,5 +1,5 @@
-//! Values for a prepared statement's parameters, as a client sends them: a stream of batches whose columns are the parameters, and a row
-//! a run.
+//! Values for the parameters of a prepared statement. A client sends them as a stream of batches:
+//! each column is a parameter, each row a run.
 
 use arrow::array::RecordBatch;
 use arrow_flight::FlightData;
@@ -8,10 +8,10 @@ use arrow_flight::error::FlightError;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::Status;
 
-/// What may be bound to one statement.
+/// Most bytes of values that may be bound to one statement.
 const MOST_BYTES: usize = 16 << 20;
 
-/// Reads what a client binds.
+/// Reads the values that a client binds.
 pub(super) async fn read(
     sent: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
 ) -> Result<Vec<RecordBatch>, Status> {
@@ -21,7 +21,7 @@ pub(super) async fn read(
         bytes += part.data_header.len() + part.data_body.len();
         if bytes > MOST_BYTES {
             let message = format!(
-                "more than {} MiB are bound to one statement: run it several times",
+                "more than {} MiB of values are bound to one statement; run it several times",
                 MOST_BYTES >> 20
             );
             return Err(FlightError::from(Status::invalid_argument(message)));
@@ -32,9 +32,7 @@ pub(super) async fn read(
         FlightRecordBatchStream::new_from_flight_data(bounded).try_collect().await;
     let batches = batches.map_err(|error| match error {
         FlightError::Tonic(status) => *status,
-        other => {
-            Status::invalid_argument(format!("the values that were bound cannot be read: {other}"))
-        }
+        other => Status::invalid_argument(format!("cannot read the bound values: {other}")),
     })?;
     Ok(batches.into_iter().filter(|batch| batch.num_rows() > 0).collect())
 }

@@ -1,6 +1,7 @@
-//! Prepared statements between their making and their end: their text and what was bound to them.
+//! Prepared statements, with the values that were bound to them.
 //!
-//! Bounded in number and bytes, whatever clients forget to close: what was not used for longest goes first, and all after an hour.
+//! Their number and bytes are limited, no matter what clients forget to close. The statement that
+//! was unused for longest is dropped first, and any after an hour.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,11 +11,11 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use tonic::Status;
 
-/// Statements that are kept.
+/// Most statements that are kept.
 const MOST: usize = 1024;
-/// Bytes of texts and bound values of all together.
+/// Most bytes of the texts and bound values of all statements together.
 const MOST_BYTES: usize = 64 << 20;
-/// For how long one is kept after its last use.
+/// How long a statement is kept after its last use.
 const UNUSED: Duration = Duration::from_hours(1);
 
 /// A statement, ready to run.
@@ -22,7 +23,7 @@ const UNUSED: Duration = Duration::from_hours(1);
 pub(super) struct Statement {
     pub(super) dataset: Option<String>,
     pub(super) sql: String,
-    /// A row for each run; none before something was bound.
+    /// One row for each run. Empty until values are bound.
     pub(super) bound: Vec<RecordBatch>,
 }
 
@@ -43,7 +44,7 @@ impl Statement {
 }
 
 impl PreparedStatements {
-    /// Keeps a statement, and says by which handle.
+    /// Keeps a statement and returns its handle.
     pub(super) fn keep(&self, statement: Statement) -> Bytes {
         let handle = Bytes::copy_from_slice(&rand::random::<[u8; 16]>());
         self.put(handle.clone(), statement);
@@ -58,7 +59,7 @@ impl PreparedStatements {
                 Ok(held.statement.clone())
             }
             None => Err(Status::not_found(
-                "this prepared statement is not known (any more): prepare it again",
+                "this prepared statement is unknown or has expired: prepare it again",
             )),
         }
     }

@@ -1,4 +1,4 @@
-//! What a client is told when something fails: a gRPC status whose code drivers turn into their own kinds of errors.
+//! Failures as gRPC statuses, whose codes drivers turn into their own kinds of errors.
 
 use std::fmt::Display;
 
@@ -7,10 +7,11 @@ use tonic::Status;
 
 use crate::query::{Failure, FailureKind};
 
-/// A message travels in a header, and clients bound those (8 KiB and more): it is cut in the middle of nothing important.
+/// Longest message in bytes. Messages travel in headers, which clients limit (to 8 KiB and more).
 const LONGEST_MESSAGE: usize = 2000;
 
-pub(super) const READ_ONLY: &str = "only reading is allowed: this service changes no data. Ask with SELECT, EXPLAIN, SHOW TABLES or DESCRIBE";
+pub(super) const READ_ONLY: &str = "only reading is allowed: this service changes no data. Use \
+     SELECT, EXPLAIN, SHOW TABLES or DESCRIBE";
 
 pub(super) fn of_failure(failure: &Failure) -> Status {
     let message = short(failure);
@@ -23,7 +24,8 @@ pub(super) fn of_failure(failure: &Failure) -> Status {
     }
 }
 
-/// The session could not be made: a dataset that is not there, or cannot be read.
+/// Returns the status for a session that could not be opened: its dataset is missing or cannot be
+/// read.
 pub(super) fn of_session(error: &anyhow::Error) -> Status {
     match error.downcast_ref::<SqlError>() {
         Some(error) => of_failure(&error.into()),
@@ -31,9 +33,10 @@ pub(super) fn of_session(error: &anyhow::Error) -> Status {
     }
 }
 
-/// What a client can only have brought about by breaking the protocol, or we by a bug.
+/// Returns the status for a failure that only a bug, or a client that breaks the protocol, can
+/// cause.
 pub(super) fn internal(error: impl Display) -> Status {
-    Status::internal(short(format!("an internal error, please report it: {error}")))
+    Status::internal(short(format!("internal error, please report it: {error}")))
 }
 
 fn short(message: impl Display) -> String {

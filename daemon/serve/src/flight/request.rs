@@ -1,4 +1,5 @@
-//! What a request says beside its command: the dataset, the password, the handle in a ticket. All of it is made up, for all we know.
+//! Parts of a request besides its command: the dataset, the password, the handle in a ticket. None
+//! of it can be trusted.
 
 use arrow_flight::Ticket;
 use arrow_flight::sql::{Any, Command};
@@ -12,7 +13,7 @@ use tonic::metadata::MetadataMap;
 
 use super::DATASET_HEADER;
 
-/// Go's client leaves out the padding of a user and password, others write it.
+/// Go's client leaves out the padding of a user and password; others write it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -21,13 +22,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// The ticket of a statement that is not prepared.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Handle {
-    /// So that nobody can cancel what is not theirs.
+    /// Random, so that nobody can cancel the query of another client.
     pub(super) id: [u8; 16],
     pub(super) dataset: Option<String>,
     pub(super) sql: String,
 }
 
-/// The dataset that a client names in a header.
+/// Returns the dataset that a client names in a header.
 pub(super) fn dataset(metadata: &MetadataMap) -> Result<Option<String>, Status> {
     let Some(name) = metadata.get(DATASET_HEADER) else { return Ok(None) };
     let name =
@@ -37,14 +38,14 @@ pub(super) fn dataset(metadata: &MetadataMap) -> Result<Option<String>, Status> 
 
 pub(super) fn no_transaction(id: Option<&Bytes>) -> Result<(), Status> {
     match id {
-        Some(id) if !id.is_empty() => {
-            Err(Status::unimplemented("there are no transactions: this service only reads"))
-        }
+        Some(id) if !id.is_empty() => Err(Status::unimplemented(
+            "transactions are not supported, because this service only reads",
+        )),
         _ => Ok(()),
     }
 }
 
-/// The password of `authorization: Basic`.
+/// Returns the password of `authorization: Basic`.
 pub(super) fn password(metadata: &MetadataMap) -> Option<String> {
     let (scheme, given) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
     let decoded =
@@ -53,7 +54,7 @@ pub(super) fn password(metadata: &MetadataMap) -> Option<String> {
     Some(password.to_owned())
 }
 
-/// By what its client knows a query: the handle in its ticket.
+/// Returns the handle by which the client knows a query: the one in its ticket.
 pub(super) fn handle_of(ticket: &Ticket) -> Option<Bytes> {
     match Command::try_from(Any::decode(&*ticket.ticket).ok()?).ok()? {
         Command::TicketStatementQuery(ticket) => Some(ticket.statement_handle),
@@ -62,8 +63,8 @@ pub(super) fn handle_of(ticket: &Ticket) -> Option<Bytes> {
     }
 }
 
-/// A message of the protocol.
+/// Decodes a message of the protocol.
 pub(super) fn decoded<M: Message + Default>(bytes: &[u8]) -> Result<M, Status> {
     M::decode(bytes)
-        .map_err(|error| Status::invalid_argument(format!("the request cannot be read: {error}")))
+        .map_err(|error| Status::invalid_argument(format!("cannot read the request: {error}")))
 }

@@ -1,4 +1,4 @@
-//! Batches as Flight sends them.
+//! Batches in the form in which Flight sends them.
 
 use std::sync::Arc;
 
@@ -26,13 +26,13 @@ pub(super) fn send(
     Response::new(encoder.build(batches.map_err(FlightError::from)).map_err(Status::from).boxed())
 }
 
-/// Rows that are in memory.
+/// Sends a batch that is in memory.
 pub(super) fn send_one(batch: Result<RecordBatch, FlightError>) -> Result<Sent, Status> {
     let batch = batch.map_err(internal)?;
     Ok(send(batch.schema(), stream::iter([Ok(batch)])))
 }
 
-/// Where the rows of something are to be had: here, for a ticket.
+/// Builds the answer that tells a client where to get rows: here, with a ticket.
 pub(super) fn info(
     descriptor: FlightDescriptor,
     schema: &Schema,
@@ -43,14 +43,14 @@ pub(super) fn info(
     Ok(Response::new(info.with_endpoint(endpoint).with_descriptor(descriptor)))
 }
 
-/// A schema as a message of its own.
+/// Encodes a schema as a message of its own.
 pub(super) fn schema_bytes(schema: &Schema) -> Result<Bytes, Status> {
     let options = IpcWriteOptions::default();
     let IpcMessage(bytes) = SchemaAsIpc::new(schema, &options).try_into().map_err(internal)?;
     Ok(bytes)
 }
 
-/// No rows.
+/// Returns a batch without rows.
 pub(super) fn nothing(schema: Schema) -> RecordBatch {
     RecordBatch::new_empty(Arc::new(schema))
 }

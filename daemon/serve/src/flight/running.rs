@@ -1,7 +1,9 @@
-//! Queries that run: each with a turn, a time limit, and three ways to be ended: the limit, a request to cancel, a client that left.
+//! Running queries. Each waits for its turn, has a time limit, and ends early at the limit, at a
+//! request to cancel, or when its client leaves.
 //!
-//! A query computes in a process of its own and hands batches on through a short channel, so a client that reads slowly holds
-//! little; one that does not read at all is ended by the limit.
+//! A query computes in a process of its own and passes batches on through a short channel. So a
+//! client that reads slowly holds little memory, and one that does not read at all is ended by the
+//! limit.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +23,7 @@ use super::refusal::internal;
 /// Batches between a query and its client.
 const BATCHES_AHEAD: usize = 2;
 
-/// What the queries have in common.
+/// The state that all queries share.
 pub(super) struct Queries {
     pub(super) slots: Arc<Semaphore>,
     pub(super) longest: Arc<dyn Fn() -> Duration + Send + Sync>,
@@ -31,12 +33,12 @@ pub(super) struct Queries {
 
 struct Running {
     number: u64,
-    /// What its client knows it by.
+    /// The handle by which its client knows it.
     handle: Bytes,
     cancel: Arc<Notify>,
 }
 
-/// How a query hands on what it finds: first what its rows are like.
+/// The channel from a query to its client. The schema comes first.
 pub(super) struct QueryRows {
     schema: Option<oneshot::Sender<SchemaRef>>,
     batches: mpsc::Sender<RecordBatch>,
@@ -45,12 +47,13 @@ pub(super) struct QueryRows {
 impl QueryRows {
     pub(super) fn schema(&mut self, schema: SchemaRef) {
         if let Some(sender) = self.schema.take() {
-            // Where nobody waits for it any more, the query is about to be ended.
+            // If nobody waits for it any more, the query is about to be ended.
             let _ = sender.send(schema);
         }
     }
 
-    /// Waits until there is room. The query of a client that left is ended meanwhile.
+    /// Sends a batch. Waits until there is room. If the client leaves, the query is ended
+    /// meanwhile.
     pub(super) async fn rows(&self, batch: RecordBatch) {
         let _ = self.batches.send(batch).await;
     }
@@ -64,7 +67,8 @@ impl Queries {
         Self { slots, longest, running: Mutex::default(), counted: AtomicU64::new(0) }
     }
 
-    /// Does something that needs no turn, within the limit on time: understands a statement, lists tables.
+    /// Runs work that needs no turn, such as planning a statement or listing tables, within the
+    /// time limit.
     pub(super) async fn think<T>(
         &self,
         work: impl Future<Output = Result<T, Status>>,
@@ -73,7 +77,7 @@ impl Queries {
         tokio::time::timeout(longest, work).await.unwrap_or_else(|_| Err(too_long(longest)))
     }
 
-    /// Runs `work` when it is its turn. Returns when it is known what the rows are like.
+    /// Runs `work` when it is its turn. Returns once the schema of its rows is known.
     pub(super) async fn run<W>(
         self: &Arc<Self>,
         handle: Bytes,
@@ -118,15 +122,18 @@ impl Queries {
         let longest = (self.longest)();
         let cancelled = || Err(Status::cancelled("the query was cancelled"));
         let _slot = tokio::select! {
-            slot = Arc::clone(&self.slots).acquire_owned() => slot.map_err(|_| Status::unavailable("the service leaves"))?,
+            slot = Arc::clone(&self.slots).acquire_owned() => {
+                slot.map_err(|_| Status::unavailable("the service is shutting down"))?
+            }
             () = tokio::time::sleep(longest) => return Err(Status::resource_exhausted(format!(
-                "as many queries run as may at once (sql.concurrent), and none of them ended within {}: try again later",
+                "the limit of concurrent queries (sql.concurrent) is reached, and none ended \
+                 within {}; try again later",
                 seconds(longest)
             ))),
             () = cancel.notified() => return cancelled(),
             () = batches.closed() => return cancelled(),
         };
-        // Where it is dropped, its process is ended.
+        // Dropping `work` ends its process.
         tokio::select! {
             ended = work => ended,
             () = tokio::time::sleep(longest) => Err(too_long(longest)),
@@ -135,11 +142,11 @@ impl Queries {
         }
     }
 
-    /// Ends the queries of a handle; says whether there were any.
+    /// Ends the queries of a handle. Returns whether there were any.
     pub(super) fn cancel(&self, handle: &[u8]) -> bool {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let of_handle = running.iter().filter(|running| running.handle == handle);
-        // A permit is kept for one that does not wait yet.
+        // The permit is kept for a query that does not wait yet.
         of_handle.inspect(|running| running.cancel.notify_one()).count() > 0
     }
 
@@ -154,7 +161,7 @@ impl Queries {
     }
 }
 
-/// Strikes a query off when it is dropped.
+/// Removes a query from the list when it is dropped.
 struct Registered<'a> {
     queries: &'a Queries,
     number: u64,
@@ -174,11 +181,11 @@ type Verdict = Result<(), Status>;
 
 struct Reading {
     found: mpsc::Receiver<RecordBatch>,
-    /// None when it is known that the query ended well.
+    /// `None` once it is known that the query ended well.
     verdict: Option<oneshot::Receiver<Verdict>>,
 }
 
-/// The next rows; at the end what became of the query.
+/// Returns the next batch, and at the end the outcome of the query.
 async fn read(reading: Option<Reading>) -> Option<(Result<RecordBatch, Status>, Option<Reading>)> {
     let mut reading = reading?;
     if let Some(verdict) = &mut reading.verdict {
@@ -195,22 +202,23 @@ async fn read(reading: Option<Reading>) -> Option<(Result<RecordBatch, Status>, 
         }
         reading.verdict = None;
     }
-    // What waits in the channel was found before the end.
+    // Batches that wait in the channel were found before the end.
     reading.found.recv().await.map(|batch| (Ok(batch), Some(reading)))
 }
 
-/// Why a query did not end well.
+/// Returns the status of a query that did not end well.
 fn why(ended: Result<Verdict, oneshot::error::RecvError>) -> Status {
     match ended {
         Ok(Err(status)) => status,
         Ok(Ok(())) => internal("a query ended without a result"),
-        Err(_) => internal("nobody knows how a query ended"),
+        Err(_) => internal("the outcome of a query is unknown"),
     }
 }
 
 fn too_long(longest: Duration) -> Status {
     Status::deadline_exceeded(format!(
-        "the query was ended after {} (sql.max_seconds), which its client's reading counts in: ask for less",
+        "the query was ended after {} (sql.max_seconds), which includes the time in which its \
+         client reads; narrow the query",
         seconds(longest)
     ))
 }

@@ -1,4 +1,4 @@
-//! What a driver asks, and which part answers.
+//! The requests of drivers, and the parts of the service that answer them.
 
 use std::sync::Arc;
 
@@ -36,7 +36,8 @@ use super::{FlightSpec, catalog, parameters};
 use crate::query::{Described, Question};
 
 const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
-/// Statements that are described at once: that is short, and needs none of the turns that running takes.
+/// Statements that are planned at once only to describe them. That is short and needs no turn of
+/// `sql.concurrent`.
 const DESCRIBED_AT_ONCE: usize = 2;
 
 #[derive(Clone)]
@@ -44,7 +45,7 @@ pub(super) struct Service {
     spec: Arc<FlightSpec>,
     queries: Arc<Queries>,
     prepared: Arc<PreparedStatements>,
-    /// Statements that may still be described at once: each takes a process.
+    /// Places for statements that are being described: each takes a process.
     describing: Arc<Semaphore>,
 }
 
@@ -59,7 +60,7 @@ impl Service {
         }
     }
 
-    /// Does something with a session: opening one reads files.
+    /// Runs work with a session. Opening the session reads files.
     async fn with_session<T, W>(
         &self,
         dataset: Option<String>,
@@ -80,7 +81,7 @@ impl Service {
             .await
     }
 
-    /// What a statement is like, with the values of its first run.
+    /// Returns the schemas of a statement's rows and parameters, with the values of its first run.
     async fn describe(&self, statement: Statement) -> Result<Described, Status> {
         let question = self.question(statement)?;
         self.queries
@@ -92,7 +93,7 @@ impl Service {
             .await
     }
 
-    /// What the rows of a statement will be like.
+    /// Returns the schema of a statement's rows.
     async fn schema(&self, statement: Statement) -> Result<Schema, Status> {
         Ok(plain_rows(&self.describe(statement).await?.rows).as_ref().clone())
     }
@@ -112,7 +113,7 @@ impl Service {
     }
 }
 
-/// Hands on what a query finds.
+/// Runs a query and passes its rows on.
 async fn answer(
     spec: Arc<FlightSpec>,
     question: Question,
@@ -140,26 +141,29 @@ fn cancel(queries: &Queries, info: &FlightInfo) -> CancelStatus {
 impl FlightSqlService for Service {
     type FlightService = Self;
 
-    /// A token for a password that is one. The user's name does not matter.
+    /// Returns a token for a password that is one. The user's name does not matter.
     async fn do_handshake(
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<<Self as FlightService>::HandshakeStream>, Status> {
         let Some(token) = password(request.metadata()) else {
             return Err(Status::unauthenticated(
-                "no user and password: any user, and a token of this service as the password",
+                "user and password are missing: give any user, and a token of this service as the \
+                 password",
             ));
         };
         if !(self.spec.check)(&token) {
             return Err(Status::unauthenticated(
-                "the password is not a token of this service (`diptych token` makes one)",
+                "the password is not a token of this service; `diptych token` makes one",
             ));
         }
-        // Where no tokens are asked for, any will do; but a client expects one.
+        // If the service needs no tokens, any token will do, but a client expects one.
         let given = if token.is_empty() { "none" } else { &token };
         let header = format!("Bearer {given}").parse();
         let header = header.map_err(|_| {
-            Status::unauthenticated("the password cannot be a token: it has odd characters")
+            Status::unauthenticated(
+                "the password cannot be a token: it has characters that a header cannot hold",
+            )
         })?;
         let answered = HandshakeResponse {
             protocol_version: 0,
@@ -196,7 +200,7 @@ impl FlightSqlService for Service {
     ) -> Result<Sent, Status> {
         let handle = serde_json::from_slice(&ticket.statement_handle);
         let Handle { dataset, sql, .. } = handle
-            .map_err(|_| Status::invalid_argument("this ticket is not one of this service"))?;
+            .map_err(|_| Status::invalid_argument("this ticket was not issued by this service"))?;
         self.run(ticket.statement_handle, Statement { dataset, sql, bound: Vec::new() }).await
     }
 
@@ -277,7 +281,7 @@ impl FlightSqlService for Service {
     ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
         let action = request.into_inner();
         if action.r#type != CANCEL_FLIGHT_INFO {
-            return Err(Status::unimplemented(format!("there is no action {:?}", action.r#type)));
+            return Err(Status::unimplemented(format!("unknown action {:?}", action.r#type)));
         }
         let asked: CancelFlightInfoRequest = decoded(&action.body)?;
         let status = asked
@@ -289,7 +293,8 @@ impl FlightSqlService for Service {
     }
 
     async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
-        let description = "Ends a running query.\nRequest Message: CancelFlightInfoRequest\nResponse Message: CancelFlightInfoResult";
+        let description = "Ends a running query.\nRequest Message: CancelFlightInfoRequest\n\
+             Response Message: CancelFlightInfoResult";
         Some(vec![Ok(ActionType {
             r#type: CANCEL_FLIGHT_INFO.into(),
             description: description.into(),
@@ -301,7 +306,9 @@ impl FlightSqlService for Service {
         _: ActionBeginTransactionRequest,
         _: Request<Action>,
     ) -> Result<ActionBeginTransactionResult, Status> {
-        Err(Status::unimplemented("there are no transactions: this service only reads"))
+        Err(Status::unimplemented(
+            "transactions are not supported, because this service only reads",
+        ))
     }
 
     async fn do_put_statement_update(
@@ -511,6 +518,6 @@ impl FlightSqlService for Service {
         send_one(Ok(nothing(catalog::foreign_keys())))
     }
 
-    /// What is said of the service is fixed.
+    /// Does nothing: the information about the service is fixed.
     async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
 }

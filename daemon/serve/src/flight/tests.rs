@@ -1,6 +1,6 @@
-//! The service as drivers meet it: over a socket, by arrow's own client here and by ADBC's (written in Go) in `client.py`.
-//! ADBC's tests are ignored where the set-up (`make test`) could not bring the driver. What `diptych sql` gives is the reference for
-//! rows and types.
+//! Tests of Flight SQL from the point of view of drivers: over a socket, with arrow's own client
+//! here and with ADBC's (written in Go) in `client.py`. ADBC's tests are ignored if the set-up
+//! (`make test`) could not fetch the driver. The rows and types of `diptych sql` are the reference.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -27,6 +27,7 @@ use diptych_demo::{DemoOptions, generate};
 use diptych_embeddings::nearest::Models;
 use diptych_pipeline::ingest::{IngestRequest, ingest};
 use diptych_pipeline::sql::{SessionSpec, content_functions, query, session};
+use diptych_schemas::ServeConfig;
 use diptych_store::Store;
 use diptych_test_support::needs;
 use futures::TryStreamExt;
@@ -36,15 +37,18 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{FlightSpec, routes};
-use crate::query::Queries;
+use crate::folders::Folders;
 use crate::query::tests::program;
+use crate::query::{Allowance, Queries};
 
 const TOKEN: &str = "dpt_0123456789";
-/// Rows without end, as far as a test is concerned.
+/// A query with rows that do not end within any test.
 const ENDLESS: &str = "SELECT value FROM generate_series(1, 1000000000000)";
-/// No rows for a long time, and minutes for one batch: a join of all with all, of which nothing comes.
-const SLOW: &str = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE concat(a.value, b.value) = ''";
-/// Longer than any test may wait for something that has to come.
+/// A query without rows for a long time, and minutes for one batch: a join of all with all that
+/// yields nothing.
+const SLOW: &str = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, \
+     1000000) b WHERE concat(a.value, b.value) = ''";
+/// Longer than a test may wait for anything that has to come.
 const NEVER: Duration = Duration::from_mins(2);
 
 struct Served {
@@ -75,7 +79,8 @@ fn dataset(folder: &Path, name: Option<&str>) -> anyhow::Result<Option<PathBuf>>
     }
 }
 
-/// A session over the dataset "scenes", or over the tables of a state folder alone, as `diptych sql` has it.
+/// Opens a session over the dataset "scenes", or over the tables of a state folder alone, like
+/// `diptych sql`.
 fn open(folder: &Path, store: &Store, name: Option<&str>) -> anyhow::Result<SessionContext> {
     let dataset = dataset(folder, name)?;
     let functions = content_functions();
@@ -98,8 +103,14 @@ fn serve(limits: Limits) -> Served {
     .unwrap();
 
     let store = Store::open(&folder.path().join("state")).unwrap();
-    let memory = Arc::new(move || limits.memory);
-    let queries = Queries::new(store.clone(), Models::anywhere(), program(), memory);
+    let config = ServeConfig {
+        state: folder.path().join("state"),
+        folders: vec![folder.path().to_owned()],
+        ..ServeConfig::default()
+    };
+    let folders = Folders::of(&config).unwrap();
+    let allowance = Arc::new(move || Allowance { memory: limits.memory, folders: folders.clone() });
+    let queries = Queries::new(store.clone(), Models::anywhere(), program(), allowance);
     let slots = Arc::new(Semaphore::new(limits.concurrent));
     let (path, of_session, of_dataset) =
         (folder.path().to_owned(), store.clone(), folder.path().to_owned());
@@ -132,7 +143,7 @@ impl Served {
         client
     }
 
-    /// As `diptych sql` gives them.
+    /// Returns the rows and types that `diptych sql` gives.
     async fn reference(&self, sql: &str) -> (Vec<(String, DataType)>, Vec<RecordBatch>) {
         let rows = query(&open(self.folder.path(), &self.store, Some("scenes")).unwrap(), sql)
             .await
@@ -150,7 +161,8 @@ impl Served {
         self.slots.add_permits(of as usize);
     }
 
-    /// Runs a scenario of `client.py`. The set-up (`trainer/setup/setup.py`) chose a Python and fetched the driver.
+    /// Runs a scenario of `client.py`. The set-up (`trainer/setup/setup.py`) chose a Python and
+    /// fetched the driver.
     async fn adbc(&self, scenario: &str, expected: serde_json::Value) {
         let [python, packages] = ["DIPTYCH_ADBC_PYTHON", "DIPTYCH_ADBC_PACKAGES"]
             .map(|name| std::env::var(name).unwrap());
@@ -176,7 +188,7 @@ fn ticket(info: &FlightInfo) -> Ticket {
     info.endpoint[0].ticket.clone().unwrap()
 }
 
-/// The status of an error, through whatever arrow's client wraps it in.
+/// Returns the status of an error, whatever arrow's client wraps it in.
 fn status<T: Debug>(result: Result<T, FlightError>) -> (Code, String) {
     match result.unwrap_err() {
         FlightError::Tonic(status) => (status.code(), status.message().to_owned()),
@@ -184,7 +196,7 @@ fn status<T: Debug>(result: Result<T, FlightError>) -> (Code, String) {
     }
 }
 
-/// The error of asking or of the rows.
+/// Returns the error of a request, or of its rows.
 async fn failure(client: &mut FlightSqlServiceClient<Channel>, sql: &str) -> (Code, String) {
     let info = match client.execute(sql.into(), None).await {
         Ok(info) => info,
@@ -227,8 +239,10 @@ async fn rows_and_types_are_those_of_diptych_sql_and_as_announced() {
         "SELECT * FROM embeddings",
         "SELECT count(*) FROM runs",
         "SELECT 1 AS n UNION ALL SELECT 2.5 ORDER BY n",
-        "SELECT caption || '!' AS loud, CASE WHEN width > 40 THEN 1 END AS wide FROM meta ORDER BY uid",
-        "SELECT row_number() OVER (PARTITION BY format ORDER BY key) AS n, uid FROM meta ORDER BY uid",
+        "SELECT caption || '!' AS loud, CASE WHEN width > 40 THEN 1 END AS wide FROM meta ORDER BY \
+         uid",
+        "SELECT row_number() OVER (PARTITION BY format ORDER BY key) AS n, uid FROM meta ORDER BY \
+         uid",
         "SELECT * FROM meta WHERE false",
         "SELECT table_name FROM information_schema.tables ORDER BY table_name",
         "DESCRIBE meta",
@@ -271,7 +285,7 @@ async fn a_query_can_be_cancelled_before_and_after_its_first_row_and_makes_room(
         "it does not run yet"
     );
     let asked = ticket(&info);
-    // What its rows are like may be known before it is cancelled.
+    // The schema of its rows may be known before it is cancelled.
     let cancelled = tokio::time::timeout(NEVER, async {
         while cancel(&mut other, &info).await != CancelStatus::Cancelled {}
     });
@@ -485,7 +499,7 @@ async fn a_password_that_is_a_token_gives_a_bearer_token() {
     let mut client = served.client().await;
     client.handshake("anybody", TOKEN).await.unwrap();
     assert_eq!(client.token().map(String::as_str), Some(TOKEN));
-    // One that has a token gives it instead of the password.
+    // A client that has a token sends it instead of the password.
     let error = served.client().await.handshake("anybody", "guessed").await.unwrap_err();
     assert!(error.to_string().contains("not a token of this service"), "{error}");
 }

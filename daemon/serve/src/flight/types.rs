@@ -1,4 +1,5 @@
-//! The types of what is sent: those that every driver knows, instead of the ones that only make DataFusion fast.
+//! Conversion of Arrow types to those that every driver knows. Types that only make DataFusion fast
+//! are replaced.
 
 use std::sync::Arc;
 
@@ -7,13 +8,13 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-/// A schema with plain types.
+/// Returns a schema with plain types.
 pub(super) fn plain(schema: &Schema) -> Schema {
     Schema::new(schema.fields().iter().map(plain_field).collect::<Vec<_>>())
 }
 
-/// The same for the rows of a query: there, any column may be null. The planner knows more than the one that computes, and drivers
-/// compare what each of them said.
+/// Returns a schema with plain types in which any column may be null. The planner and the process
+/// that computes can disagree about nulls, and drivers compare the schemas of both.
 pub(super) fn plain_rows(schema: &Schema) -> SchemaRef {
     let fields = schema
         .fields()
@@ -22,7 +23,7 @@ pub(super) fn plain_rows(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// Rows with the schema that [`plain_rows`] gave of theirs.
+/// Converts rows to the schema that [`plain_rows`] gave for them.
 pub(super) fn plain_batch(
     batch: &RecordBatch,
     schema: &SchemaRef,

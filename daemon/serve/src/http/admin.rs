@@ -1,4 +1,4 @@
-//! What the keeper of a service asks of it: a backup, and to read its configuration again.
+//! Administration of a service: backups, and reloading its configuration.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,16 +14,17 @@ use super::blocking;
 use super::problem::Problem;
 use crate::shared::Shared;
 
-/// Where a backup shall be.
+/// The target of a backup.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewBackup {
-    /// The new state folder, below the folders of the service or in `backups` of its state folder. Absolute.
+    /// Absolute path of the new state folder, below the folders of the service or in `backups` of
+    /// its state folder.
     #[schema(value_type = String)]
     to: PathBuf,
 }
 
-/// What a backup holds.
+/// The size of a backup.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Backup {
     /// Rows of all sets of embeddings.
@@ -31,15 +32,21 @@ pub(super) struct Backup {
     bytes: u64,
 }
 
-/// Copies the store into a new state folder, as `diptych backup` does. Runs go on meanwhile.
-#[utoipa::path(post, path = "/v1/backup", request_body = NewBackup, responses((status = CREATED, body = Backup), (status = "default", body = Problem)), tag = "admin")]
+/// Copies the store into a new state folder, like `diptych backup`. Runs continue meanwhile.
+#[utoipa::path(
+    post,
+    path = "/v1/backup",
+    request_body = NewBackup,
+    responses((status = CREATED, body = Backup), (status = "default", body = Problem)),
+    tag = "admin",
+)]
 pub(super) async fn backup(
     State(shared): State<Arc<Shared>>,
     wanted: Result<Json<NewBackup>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Backup>), Problem> {
     let Json(NewBackup { to }) = wanted?;
     if !to.is_absolute() {
-        return Err(Problem::bad(format!("to must be absolute, got {}", to.display())));
+        return Err(Problem::bad(format!("to must be an absolute path, got {}", to.display())));
     }
     blocking(move || {
         let to = shared
@@ -53,15 +60,20 @@ pub(super) async fn backup(
     .await
 }
 
-/// What became of a configuration that was read again.
+/// The result of reloading the configuration.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Reloaded {
-    /// Keys that changed and want a restart.
+    /// Changed keys that take effect only after a restart.
     restart: Vec<&'static str>,
 }
 
-/// Reads the service's configuration again, as SIGHUP does.
-#[utoipa::path(post, path = "/v1/reload", responses((status = OK, body = Reloaded), (status = "default", body = Problem)), tag = "admin")]
+/// Reloads the service's configuration, like SIGHUP.
+#[utoipa::path(
+    post,
+    path = "/v1/reload",
+    responses((status = OK, body = Reloaded), (status = "default", body = Problem)),
+    tag = "admin",
+)]
 pub(super) async fn reload(State(shared): State<Arc<Shared>>) -> Result<Json<Reloaded>, Problem> {
     blocking(move || {
         let restart = shared

@@ -1,4 +1,4 @@
-//! Bodies of requests: they are there within a time and a size, or the request ends.
+//! Limits on the time and size of request bodies.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::guard::FLIGHT;
 use super::problem::Problem;
 
-/// What a body may take.
+/// The limits on a body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyLimits {
     bytes: usize,
@@ -34,7 +34,7 @@ impl BodyLimits {
 
     fn too_late(self) -> String {
         format!(
-            "the body was not there within {} seconds (http.body_seconds)",
+            "the body did not arrive within {} seconds (http.body_seconds)",
             self.within.as_secs()
         )
     }
@@ -43,13 +43,13 @@ impl BodyLimits {
         let most = self.bytes >> 20;
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body has more than {most} MiB (http.max_body_mib)"),
+            format!("the body is larger than {most} MiB (http.max_body_mib)"),
         )
     }
 }
 
-/// Waits for the whole body before anything is done with a request. One that comes too slowly is answered with 408. What Flight SQL
-/// sends in a stream is handed on as it comes, and ends at the same time.
+/// Waits for the whole body before a request is handled. A body that comes too slowly is answered
+/// with 408. Streams of Flight SQL are passed on as they come, and end at the same time.
 pub(super) async fn arrives(
     State(limits): State<BodyLimits>,
     request: Request,
@@ -73,7 +73,7 @@ pub(super) async fn arrives(
 }
 
 async fn whole(body: Body, deadline: Instant, limits: BodyLimits) -> Result<Vec<u8>, Problem> {
-    // Its length where it says one.
+    // Check the length first if the client declared it.
     if usize::try_from(body.size_hint().lower()).is_ok_and(|bytes| bytes > limits.bytes) {
         return Err(limits.too_large());
     }
@@ -85,7 +85,7 @@ async fn whole(body: Body, deadline: Instant, limits: BodyLimits) -> Result<Vec<
             .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, limits.too_late()))?;
         let Some(piece) = next else { return Ok(bytes) };
         let piece =
-            piece.map_err(|error| Problem::bad(format!("the body could not be read: {error}")))?;
+            piece.map_err(|error| Problem::bad(format!("cannot read the body: {error}")))?;
         if bytes.len() + piece.len() > limits.bytes {
             return Err(limits.too_large());
         }

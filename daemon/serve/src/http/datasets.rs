@@ -1,4 +1,4 @@
-//! `/v1/datasets`: what there is to train on, and samples of it to look at.
+//! `/v1/datasets`: the datasets of the service, with samples to look at.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,14 +26,14 @@ use serde_json::Value;
 
 use super::page::{ListQuery, Page};
 use super::problem::Problem;
-use super::sql::{ask, most, rows_of, unknown_dataset};
+use super::sql::{ask, rows_of, unknown_dataset};
 use super::{blocking, given};
 use crate::shared::Shared;
 
-/// Samples where a request says nothing, and the most.
+/// Number of samples by default, and the most.
 const USUAL_SAMPLES: u64 = 24;
 const MOST_SAMPLES: u64 = 200;
-/// Side of a thumbnail in pixels where a request says nothing, and the largest.
+/// Side of a thumbnail in pixels by default, and the largest.
 const USUAL_SIDE: u32 = 160;
 const LARGEST_SIDE: u32 = 1024;
 
@@ -43,54 +43,59 @@ pub(super) struct Dataset {
     name: String,
     path: String,
     pairs: u64,
-    /// Of all images.
+    /// Bytes of all images.
     bytes: u64,
     shards: usize,
     /// Inputs that did not become pairs.
     ledger: u64,
-    /// Why it cannot be read, where it cannot.
+    /// The reason why it cannot be read. Null if it can.
     problem: Option<String>,
 }
 
-/// A dataset looked at more closely.
+/// A dataset with its details.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Details {
     #[serde(flatten)]
     #[schema(inline)]
     dataset: Dataset,
-    /// From all inputs to pairs.
+    /// Counts from all inputs to pairs.
     funnel: Vec<FunnelStage>,
-    /// What was selected from it last, which need not be what is trained on.
+    /// The last selection made from it. Trainings may use another one.
     last_selection: Option<LastSelection>,
     ledger_by_reason: Vec<Reason>,
     formats: Vec<Format>,
     columns: Vec<MetaColumn>,
 }
 
+/// A stage of the way from inputs to pairs.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct FunnelStage {
     stage: String,
     count: u64,
 }
 
+/// The last selection from a dataset.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct LastSelection {
     path: String,
     pairs: u64,
 }
 
+/// A reason of the ledger, and how often it occurs.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct Reason {
     reason: String,
     count: u64,
 }
 
+/// An image format, and how many pairs have it.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct Format {
     format: String,
     count: u64,
 }
 
+/// A column of the table `meta`.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct MetaColumn {
     name: String,
@@ -106,7 +111,7 @@ pub(super) struct Sample {
     width: u64,
     height: u64,
     source: String,
-    /// Where its thumbnail is.
+    /// Address of its thumbnail.
     image: String,
 }
 
@@ -130,8 +135,15 @@ fn known(shared: &Shared, name: &str) -> Result<ServedDataset, Problem> {
     current.dataset(name).cloned().ok_or_else(|| unknown_dataset(&current.config.datasets, name))
 }
 
-/// The datasets of the service.
-#[utoipa::path(get, path = "/v1/datasets", operation_id = "list_datasets", params(ListQuery), responses((status = OK, body = Page<Dataset>), (status = "default", body = Problem)), tag = "datasets")]
+/// Lists the datasets of the service.
+#[utoipa::path(
+    get,
+    path = "/v1/datasets",
+    operation_id = "list_datasets",
+    params(ListQuery),
+    responses((status = OK, body = Page<Dataset>), (status = "default", body = Problem)),
+    tag = "datasets",
+)]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     part: Result<Query<ListQuery>, QueryRejection>,
@@ -142,8 +154,15 @@ pub(super) async fn list(
         .await
 }
 
-/// One dataset: what became of its inputs, its formats and columns.
-#[utoipa::path(get, path = "/v1/datasets/{name}", operation_id = "get_dataset", params(("name" = String, Path, description = "Name of a dataset")), responses((status = OK, body = Details), (status = "default", body = Problem)), tag = "datasets")]
+/// Returns a dataset with its ledger, formats and columns.
+#[utoipa::path(
+    get,
+    path = "/v1/datasets/{name}",
+    operation_id = "get_dataset",
+    params(("name" = String, Path, description = "Name of a dataset")),
+    responses((status = OK, body = Details), (status = "default", body = Problem)),
+    tag = "datasets",
+)]
 pub(super) async fn one(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -151,19 +170,17 @@ pub(super) async fn one(
     let Path(name) = path?;
     let dataset = known(&shared, &name)?;
     let counts = async |sql: &str| -> Result<Vec<(String, u64)>, Problem> {
-        let (found, _) = ask(&shared, Some(dataset.clone()), sql.to_owned(), most(1000)).await?;
-        let rows = rows_of(&found.batches).map_err(Problem::internal)?;
+        let rows = rows_of(&shared, dataset.clone(), sql.to_owned(), 1000).await?;
         Ok(rows.iter().map(|row| (text(&row[0]), row[1].as_u64().unwrap_or(0))).collect())
     };
-    // What trainings met is of other datasets too.
-    let reasons = "SELECT reason, count(*) FROM ledger WHERE stage <> 'train' GROUP BY reason ORDER BY 2 DESC, 1";
+    // Entries of the stage `train` may come from other datasets.
+    let reasons = "SELECT reason, count(*) FROM ledger WHERE stage <> 'train' \
+         GROUP BY reason ORDER BY 2 DESC, 1";
     let reasons = counts(reasons).await?;
     let formats =
         counts("SELECT format, count(*) FROM meta GROUP BY format ORDER BY 2 DESC, 1").await?;
-    let columns = ask(&shared, Some(dataset.clone()), "SELECT * FROM meta LIMIT 0".into(), most(1))
-        .await?
-        .0
-        .schema;
+    let nothing = "SELECT * FROM meta LIMIT 0".to_owned();
+    let columns = ask(&shared, Some(dataset.clone()), nothing, 1).await?.0.schema;
     let looked = dataset.clone();
     let (looked, selection) = blocking(move || {
         let selection = diptych_pipeline::last_selection(&looked.path);
@@ -200,13 +217,14 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Which samples.
+/// The choice of samples.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct SampleQuery {
+    /// Number of samples: 24 by default, at most 200.
     limit: Option<u64>,
-    /// SQL as after WHERE, over meta.
+    /// SQL condition over the table `meta`, as after WHERE.
     #[serde(rename = "where")]
     #[param(rename = "where")]
     condition: Option<String>,
@@ -214,8 +232,16 @@ pub(super) struct SampleQuery {
     seed: Option<u64>,
 }
 
-/// Some pairs, as if drawn: uids are hashes, so those after a place are a fair sample.
-#[utoipa::path(get, path = "/v1/datasets/{name}/samples", operation_id = "sample_dataset", params(("name" = String, Path, description = "Name of a dataset"), SampleQuery), responses((status = OK, body = Page<Sample>), (status = "default", body = Problem)), tag = "datasets")]
+/// Returns random pairs. Uids are hashes, so the pairs that follow a random position are a fair
+/// sample.
+#[utoipa::path(
+    get,
+    path = "/v1/datasets/{name}/samples",
+    operation_id = "sample_dataset",
+    params(("name" = String, Path, description = "Name of a dataset"), SampleQuery),
+    responses((status = OK, body = Page<Sample>), (status = "default", body = Problem)),
+    tag = "datasets",
+)]
 pub(super) async fn samples(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -228,12 +254,12 @@ pub(super) async fn samples(
         condition.filter(|condition| !condition.trim().is_empty()).unwrap_or_else(|| "true".into());
     let mut random = Random::new(seed.unwrap_or(0));
     let place = format!("{:016x}{:016x}", random.next_u64(), random.next_u64());
-    // What comes before the place follows behind the end: the uids are a ring.
+    // The uids form a ring: pairs before the position follow after the last one.
     let sql = format!(
-        "SELECT uid, caption, width, height, source FROM meta WHERE ({condition}) ORDER BY uid < uid('{place}'), uid LIMIT {limit}"
+        "SELECT uid, caption, width, height, source FROM meta WHERE ({condition}) ORDER BY uid < \
+         uid('{place}'), uid LIMIT {limit}"
     );
-    let (found, _) = ask(&shared, Some(dataset), sql, most(limit)).await?;
-    let rows = rows_of(&found.batches).map_err(Problem::internal)?;
+    let rows = rows_of(&shared, dataset, sql, limit).await?;
     let items = rows.iter().map(|row| {
         let uid = text(&row[0]);
         Sample {
@@ -248,21 +274,37 @@ pub(super) async fn samples(
     Ok(Json(Page { items: items.collect(), next: None }))
 }
 
-/// Where the thumbnail of a pair is.
+/// Returns the address of a pair's thumbnail.
 pub(super) fn image_address(dataset: &str, uid: &str) -> String {
     format!("/v1/datasets/{dataset}/images/{uid}?size={USUAL_SIDE}")
 }
 
+/// The size of an image.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Size {
-    /// Longer edge in pixels, at most 1024; 160 without it. A smaller image stays as it is.
+    /// Longer edge in pixels: 160 by default, at most 1024. A smaller image keeps its size.
     size: Option<u32>,
 }
 
-/// The image of a pair, with its longer edge made as short as `size`, as PNG whatever its own format is.
-#[utoipa::path(get, path = "/v1/datasets/{name}/images/{uid}", operation_id = "get_image", params(("name" = String, Path, description = "Name of a dataset"), ("uid" = String, Path, description = "Uid of a pair: 32 hexadecimal digits"), Size), responses((status = OK, body = Vec<u8>, content_type = "image/png"), (status = "default", body = Problem)), tag = "datasets")]
+/// Returns the image of a pair as PNG, whatever its own format is. Its longer edge is reduced to
+/// `size`.
+#[utoipa::path(
+    get,
+    path = "/v1/datasets/{name}/images/{uid}",
+    operation_id = "get_image",
+    params(
+        ("name" = String, Path, description = "Name of a dataset"),
+        ("uid" = String, Path, description = "Uid of a pair: 32 hexadecimal digits"),
+        Size,
+    ),
+    responses(
+        (status = OK, body = Vec<u8>, content_type = "image/png"),
+        (status = "default", body = Problem),
+    ),
+    tag = "datasets",
+)]
 pub(super) async fn image(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -273,7 +315,7 @@ pub(super) async fn image(
     let uid: Uid = uid.parse().map_err(|error: SchemaError| Problem::bad(error.to_string()))?;
     let side = size.unwrap_or(USUAL_SIDE).clamp(1, LARGEST_SIDE);
     let sql = format!("SELECT shard, row_group, row FROM meta WHERE uid = uid('{uid}')");
-    let (found, _) = ask(&shared, Some(dataset.clone()), sql, most(1)).await?;
+    let (found, _) = ask(&shared, Some(dataset.clone()), sql, 1).await?;
     let place = found.batches.iter().find(|batch| batch.num_rows() > 0);
     let [shard, row_group, row] = place
         .map(|batch| [0, 1, 2].map(|number| rows_of_numbers(batch.column(number).as_ref())))
@@ -297,7 +339,7 @@ pub(super) async fn image(
         Ok(png)
     })
     .await?;
-    // A pair's image never changes under its uid.
+    // The image of a uid never changes.
     let cached =
         (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400, immutable"));
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("image/png")), cached], png))
@@ -310,7 +352,7 @@ fn rows_of_numbers(column: &dyn Array) -> u64 {
     }
 }
 
-/// The bytes of one image: the page that holds it is read, and no more.
+/// Returns the bytes of one image. Reads only the page that holds it.
 fn image_bytes(
     dataset: &ServedDataset,
     shard: u32,
@@ -331,9 +373,8 @@ fn image_bytes(
     let batch = reader.next().ok_or_else(|| {
         anyhow::anyhow!("{}: row group {row_group} has no row {row}", path.display())
     })??;
-    let images: &LargeBinaryArray = batch
-        .column(0)
-        .as_binary_opt()
-        .ok_or_else(|| anyhow::anyhow!("{}: images are no bytes", path.display()))?;
+    let images: &LargeBinaryArray = batch.column(0).as_binary_opt().ok_or_else(|| {
+        anyhow::anyhow!("{}: the column of images does not hold bytes", path.display())
+    })?;
     Ok(images.value(0).to_vec())
 }

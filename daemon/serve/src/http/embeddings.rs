@@ -1,4 +1,4 @@
-//! `/v1/embeddings`: which models have embedded something, so that one knows what can be searched.
+//! `/v1/embeddings`: the models whose embeddings can be searched.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,17 +17,18 @@ use crate::shared::Shared;
 /// The embeddings that one model made of images or of texts.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Embeddings {
-    /// Names the weights.
+    /// Hash of the model's weights.
     producer: String,
     /// image or text.
     modality: &'static str,
-    /// The checkpoint that made them, where the service has it still.
+    /// The run of the checkpoint that made them. Null if the service has no such checkpoint any
+    /// more.
     run: Option<String>,
     step: Option<u64>,
     dimension: usize,
-    /// Rows that are there.
+    /// Number of embeddings.
     rows: u64,
-    /// Whether the last job that wrote them was finished.
+    /// Whether the last job that wrote them finished.
     complete: bool,
     updated_ms: i64,
 }
@@ -49,7 +50,7 @@ impl Embeddings {
     }
 }
 
-/// Run and step of the checkpoint in a folder, if it is one of this store's.
+/// Returns run and step of the checkpoint in a folder, if it is one of this store's.
 fn checkpoint_at(store: &Store, folder: &Path) -> Result<Option<(String, u64)>, StoreError> {
     let run = folder.parent().and_then(Path::file_name).and_then(|name| name.to_str());
     let Some(Ok(run)) = run.map(RunName::new) else { return Ok(None) };
@@ -59,8 +60,15 @@ fn checkpoint_at(store: &Store, folder: &Path) -> Result<Option<(String, u64)>, 
     Ok(found.map(|known| (run.to_string(), known.step.0)))
 }
 
-/// What was embedded, by which model.
-#[utoipa::path(get, path = "/v1/embeddings", operation_id = "list_embeddings", params(ListQuery), responses((status = OK, body = Page<Embeddings>), (status = "default", body = Problem)), tag = "search")]
+/// Lists the sets of embeddings, by model and modality.
+#[utoipa::path(
+    get,
+    path = "/v1/embeddings",
+    operation_id = "list_embeddings",
+    params(ListQuery),
+    responses((status = OK, body = Page<Embeddings>), (status = "default", body = Problem)),
+    tag = "search",
+)]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     part: Result<Query<ListQuery>, QueryRejection>,

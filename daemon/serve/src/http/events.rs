@@ -1,4 +1,4 @@
-//! `/v1/events`: what happens, as server-sent events.
+//! `/v1/events`: live events, as server-sent events.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -19,17 +19,32 @@ use super::problem::Problem;
 use super::runs::RunEvent;
 use crate::shared::Shared;
 
-/// How often something is sent where nothing happens, so that whoever stands in between keeps the connection.
+/// Interval of keep-alive messages, which keep proxies from closing an idle connection.
 const KEPT_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
-/// Jobs at each transition (`job`), steps (`step`), what guards notice (`event`), checkpoints (`checkpoint`), evaluations of held-out pairs (`evaluation`). Who reads too slowly
-/// misses some and gets `missed`.
-#[utoipa::path(get, path = "/v1/events", operation_id = "watch_events", responses((status = OK, body = String, content_type = "text/event-stream"), (status = "default", body = Problem)), tag = "events")]
+/// Streams live events.
+///
+/// Events are transitions of jobs (`job`), steps of trainings (`step`), events of guards (`event`),
+/// checkpoints (`checkpoint`) and evaluations on held-out pairs (`evaluation`). A client that reads
+/// too slowly misses some and receives `missed`.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    operation_id = "watch_events",
+    responses(
+        (status = OK, body = String, content_type = "text/event-stream"),
+        (status = "default", body = Problem),
+    ),
+    tag = "events",
+)]
 pub(super) async fn events(
     State(shared): State<Arc<Shared>>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let slot = Arc::clone(&shared.listeners).try_acquire_owned().map_err(|_| {
-        Problem::busy(StatusCode::SERVICE_UNAVAILABLE, "too many listen already: close some pages")
+        Problem::busy(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many clients listen to events already: close some pages",
+        )
     })?;
     let of_jobs = Arc::clone(&shared);
     let jobs = BroadcastStream::new(shared.queue.listen_to_jobs()).map(move |job| match job {
@@ -49,7 +64,7 @@ pub(super) async fn events(
         Err(_) => missed(),
     });
     let both = futures::stream::select(jobs, runs).map(move |event| {
-        // Held as long as somebody listens.
+        // Held while the client listens.
         let _ = &slot;
         Ok(event)
     });
@@ -58,11 +73,11 @@ pub(super) async fn events(
 }
 
 fn event(name: &str, data: &impl serde::Serialize) -> Event {
-    // A number that JSON lacks is null; nothing else in these can fail.
+    // A number that JSON cannot express becomes null; nothing else in these events can fail.
     Event::default().event(name).json_data(data).unwrap_or_else(|_| missed())
 }
 
-/// Browsers pass over an event without data.
+/// Builds the event `missed`. It has data, since browsers skip events without any.
 fn missed() -> Event {
     Event::default().event("missed").data("{}")
 }

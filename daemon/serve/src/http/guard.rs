@@ -1,4 +1,5 @@
-//! What every request passes before it is answered: where it comes from, who asks, how many there are at once.
+//! Checks that every request passes before it is answered: its origin, its token, and the number of
+//! simultaneous requests.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,16 +18,17 @@ use crate::clients::{Client, Full, Places};
 use crate::flight::HANDSHAKE;
 use crate::shared::Shared;
 
-/// What the paths of Flight SQL begin with.
+/// Prefix of the paths of Flight SQL.
 pub(super) const FLIGHT: &str = "/arrow.flight.protocol.FlightService/";
 
-/// Answers at most so many requests at once, and of one client only a part of them; who comes too many is told to come again.
+/// Limits the number of requests that are answered at once, in total and for each client. Requests
+/// above a limit are answered with 503.
 pub(super) async fn limit(
     State(places): State<Arc<Places>>,
     request: Request,
     next: Next,
 ) -> Response {
-    // Health must be seen when it is bad.
+    // Health checks must work even if the service is overloaded.
     if matches!(request.uri().path(), "/healthz" | "/readyz") {
         return next.run(request).await;
     }
@@ -35,7 +37,7 @@ pub(super) async fn limit(
         Ok(_place) => return next.run(request).await,
         Err(Full::All) => "http.concurrent",
         Err(Full::OfClient) => {
-            "http.client_share: other requests of this client are not answered yet"
+            "http.client_share: other requests of this client are still being answered"
         }
     };
     Problem::busy(
@@ -45,7 +47,7 @@ pub(super) async fn limit(
     .into_response()
 }
 
-/// Lets a request through that its token allows, and notes who asks.
+/// Lets a request through if its token allows it, and records the client.
 pub(super) async fn authorize(
     State(shared): State<Arc<Shared>>,
     mut request: Request,
@@ -63,14 +65,15 @@ pub(super) async fn authorize(
 fn check(shared: &Shared, request: &Request) -> Result<Client, Problem> {
     let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
     let current = shared.current();
-    // HTTP/2 has no such header.
+    // HTTP/2 requests have an authority instead of this header.
     let host = headers
         .get(header::HOST)
         .and_then(|value| value.to_str().ok())
         .or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));
     let forbidden = |why| Problem::new(StatusCode::FORBIDDEN, why);
     if !current.tokens.are_asked() {
-        // Without tokens, the address is the only wall, and a browser on this machine is inside of it.
+        // Without tokens the address is the only protection, and a browser on this machine is
+        // behind it.
         asked_for_here(&shared.listen, host).map_err(forbidden)?;
     }
     asked_by_own_page(method, host, headers).map_err(forbidden)?;
@@ -85,14 +88,15 @@ fn check(shared: &Shared, request: &Request) -> Result<Client, Problem> {
         Some(scope) => Err(Problem::new(
             StatusCode::FORBIDDEN,
             format!(
-                "this token's scope is {}; {method} {path} wants {}",
+                "this token has the scope {}, but {method} {path} needs {}",
                 scope.as_str(),
                 needed.as_str()
             ),
         )),
         None => Err(Problem::new(
             StatusCode::UNAUTHORIZED,
-            "a token is wanted: Authorization: Bearer dpt_…, as `diptych token` makes it",
+            "a token is needed: send Authorization: Bearer dpt_… with a token made by `diptych \
+             token`",
         )),
     }
 }
@@ -102,13 +106,14 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The scope that a request wants; none: it is open. What is not named here wants the highest.
+/// Returns the scope that a request needs, or `None` if it is open to all. Paths that are not
+/// listed need the highest scope.
 fn needed(method: &Method, path: &str) -> Option<Scope> {
     let reads = method == Method::GET || method == Method::HEAD;
     match path {
-        // The page itself holds nothing; what it shows, it asks for.
-        "/" | "/healthz" | "/readyz" | "/openapi.json" if reads => None,
-        _ if reads && path.starts_with("/assets/") => None,
+        // The page itself holds no data; it requests everything.
+        "/" | "/docs" | "/healthz" | "/readyz" | "/openapi.json" if reads => None,
+        _ if reads && (path.starts_with("/assets/") || path.starts_with("/docs/")) => None,
         // It is what gives a token.
         _ if path == HANDSHAKE => None,
         _ if path.starts_with(FLIGHT) => Some(Scope::Read),
@@ -121,7 +126,8 @@ fn needed(method: &Method, path: &str) -> Option<Scope> {
     }
 }
 
-/// Refuses a name that leads here by rebinding. `diptych ui` hands on what a browser asks to a Unix socket.
+/// Refuses host names that lead here by DNS rebinding. `diptych ui` forwards a browser's requests
+/// to a Unix socket.
 fn asked_for_here(listen: &Listen, host: Option<&str>) -> Result<(), String> {
     let is_here = |host: &str| {
         let name = host
@@ -138,18 +144,20 @@ fn asked_for_here(listen: &Listen, host: Option<&str>) -> Result<(), String> {
         Some(host) if !is_here(host) => {
             let own = match listen {
                 Listen::Tcp(address) => address.ip().to_string(),
-                Listen::Unix(_) => "addresses of loopback".into(),
+                Listen::Unix(_) => "loopback addresses".into(),
             };
             Err(format!(
-                "asked for as {host}: without tokens, only localhost and {own} are answered"
+                "the host {host} is refused: without tokens, only localhost and {own} are \
+                 answered"
             ))
         }
         _ => Ok(()),
     }
 }
 
-/// Refuses what a page of another origin makes a browser send. A browser says in `Sec-Fetch-Site` whether it is one, and in `Origin`
-/// which; a page cannot change that. Another port of this machine is another origin. Programs send neither.
+/// Refuses requests that a page of another origin makes a browser send. Browsers set
+/// `Sec-Fetch-Site` and `Origin`, and pages cannot change them. Another port of this machine is
+/// another origin. Programs send neither header.
 fn asked_by_own_page(
     method: &Method,
     host: Option<&str>,
@@ -164,13 +172,17 @@ fn asked_by_own_page(
         let of_origin = origin.split_once("://").map(|(_, host)| host);
         let own = of_origin.zip(host).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b));
         if !own {
-            return Err(format!("asked by a page of {origin}: only pages of this service may"));
+            return Err(format!(
+                "requests from pages of {origin} are refused: only this service's own pages may \
+                 send them"
+            ));
         }
     }
     let reads = method == Method::GET || method == Method::HEAD;
     match site {
         Some(site) if site != "none" && !reads => Err(format!(
-            "asked by a page of another origin ({site}): only pages of this service may"
+            "requests from pages of another origin ({site}) are refused: only this service's own \
+             pages may send them"
         )),
         _ => Ok(()),
     }
@@ -243,11 +255,11 @@ mod tests {
         }
         for foreign in ["cross-site", "same-site"] {
             assert!(!asked(Method::POST, &site(foreign)), "{foreign}");
-            // A link on another page may lead to the dashboard; what it brings, that page does not see.
+            // A link on another page may lead to the dashboard. That page cannot see the answer.
             assert!(asked(Method::GET, &site(foreign)), "{foreign}");
         }
         assert!(asked(Method::GET, &site("none")));
-        // A name of the origin alone is not enough where the host is not known.
+        // The name of the origin alone is not enough if the host is unknown.
         let headers =
             [("origin".parse().unwrap(), "http://a".parse().unwrap())].into_iter().collect();
         assert!(asked_by_own_page(&Method::POST, None, &headers).is_err());

@@ -1,4 +1,4 @@
-//! `/v1/jobs`: the queue.
+//! `/v1/jobs`: the queue of jobs.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -18,16 +18,16 @@ use super::{blocking, given};
 use crate::jobs::{JobRequest, Queue, QueueError, WaitsFor};
 use crate::shared::Shared;
 
-/// The most of a log that one answer holds.
+/// Most bytes of a log in one answer.
 const LOG_BYTES: u64 = 256 << 10;
 
-/// A job and how far it is.
+/// A job and its progress.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Job {
     id: u64,
     kind: JobKind,
-    /// queued, waiting (for other jobs, or for the time of its next try), running, pausing, paused, cancelling, cancelled, done or
-    /// failed.
+    /// queued, waiting (for other jobs or for the time of its next try), running, pausing, paused,
+    /// cancelling, cancelled, done or failed.
     state: &'static str,
     priority: i64,
     after: Vec<u64>,
@@ -40,7 +40,7 @@ pub(super) struct Job {
     run: Option<String>,
     args: Option<Vec<String>>,
     folder: String,
-    /// Of one that is queued: what it waits for, in words.
+    /// For a queued job: a description of what it waits for.
     waits: Option<String>,
     message: Option<String>,
     version: String,
@@ -75,44 +75,52 @@ impl Job {
     }
 }
 
-/// What somebody wants done.
+/// A request for a new job.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewJob {
     kind: JobKind,
-    /// Of a training: its configuration, as TOML.
+    /// For a training: its configuration, as TOML.
     #[serde(default)]
     config: Option<String>,
-    /// Of everything else: the arguments, as after `diptych KIND`.
+    /// For all other kinds: the arguments of the command, as after `diptych KIND`.
     #[serde(default)]
     args: Vec<String>,
-    /// What relative paths are relative to. Without it: the state folder, in which jobs write nothing.
+    /// The folder that relative paths refer to. By default the state folder, in which jobs may not
+    /// write.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     folder: Option<PathBuf>,
-    /// The highest comes first.
+    /// Jobs with the highest priority start first.
     #[serde(default)]
     priority: i64,
-    /// Jobs that must be done before it.
+    /// Jobs that must be done before it starts.
     #[serde(default)]
     after: Vec<u64>,
 }
 
-/// Which jobs.
+/// The choice of jobs.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Which {
     /// Only jobs in this state.
     state: Option<String>,
-    /// At most so many entries; 100 without it, never more than 1000.
+    /// Most entries in the answer: 100 by default, at most 1000.
     limit: Option<usize>,
-    /// The `next` of the part before.
+    /// The `next` of the previous part.
     after: Option<String>,
 }
 
-/// The jobs, the newest first.
-#[utoipa::path(get, path = "/v1/jobs", operation_id = "list_jobs", params(Which), responses((status = OK, body = Page<Job>), (status = "default", body = Problem)), tag = "jobs")]
+/// Lists the jobs, the newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    operation_id = "list_jobs",
+    params(Which),
+    responses((status = OK, body = Page<Job>), (status = "default", body = Problem)),
+    tag = "jobs",
+)]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     which: Result<Query<Which>, QueryRejection>,
@@ -123,8 +131,15 @@ pub(super) async fn list(
     Ok(Json(ListQuery { limit, after }.of(wanted, |job| job.id.to_string())))
 }
 
-/// One job.
-#[utoipa::path(get, path = "/v1/jobs/{id}", operation_id = "get_job", params(("id" = u64, Path, description = "Number of a job")), responses((status = OK, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+/// Returns a job.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    operation_id = "get_job",
+    params(("id" = u64, Path, description = "Number of a job")),
+    responses((status = OK, body = Job), (status = "default", body = Problem)),
+    tag = "jobs",
+)]
 pub(super) async fn one(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<u64>, PathRejection>,
@@ -134,8 +149,15 @@ pub(super) async fn one(
     Ok(Json(Job::of(&shared, job)))
 }
 
-/// Takes a job on.
-#[utoipa::path(post, path = "/v1/jobs", operation_id = "submit_job", request_body = NewJob, responses((status = CREATED, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+/// Submits a job.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs",
+    operation_id = "submit_job",
+    request_body = NewJob,
+    responses((status = CREATED, body = Job), (status = "default", body = Problem)),
+    tag = "jobs",
+)]
 pub(super) async fn submit(
     State(shared): State<Arc<Shared>>,
     job: Result<Json<NewJob>, JsonRejection>,
@@ -144,7 +166,10 @@ pub(super) async fn submit(
     blocking(move || {
         let folder = folder.unwrap_or_else(|| shared.current().config.state.clone());
         if !folder.is_absolute() {
-            return Err(Problem::bad(format!("folder must be absolute, got {}", folder.display())));
+            return Err(Problem::bad(format!(
+                "folder must be an absolute path, got {}",
+                folder.display()
+            )));
         }
         let job =
             shared.queue.submit(JobRequest { kind, config, args, folder, priority, after })?;
@@ -155,9 +180,24 @@ pub(super) async fn submit(
     .await
 }
 
-/// pause: save and stop, until it is resumed. resume. cancel: save and stop for good. retry: again, after it failed or was cancelled.
-/// checkpoint: of a training, save and go on.
-#[utoipa::path(post, path = "/v1/jobs/{id}/{action}", operation_id = "control_job", params(("id" = u64, Path, description = "Number of a job"), ("action" = String, Path, description = "pause, resume, cancel, retry or checkpoint")), responses((status = ACCEPTED, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+/// Controls a job.
+///
+/// - pause: saves and stops, until it is resumed.
+/// - resume: continues a paused job.
+/// - cancel: saves and stops for good.
+/// - retry: starts a failed or cancelled job again.
+/// - checkpoint: makes a training save a checkpoint and continue.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/{action}",
+    operation_id = "control_job",
+    params(
+        ("id" = u64, Path, description = "Number of a job"),
+        ("action" = String, Path, description = "pause, resume, cancel, retry or checkpoint"),
+    ),
+    responses((status = ACCEPTED, body = Job), (status = "default", body = Problem)),
+    tag = "jobs",
+)]
 pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<(u64, String)>, PathRejection>,
@@ -172,7 +212,7 @@ pub(super) async fn act(
             "checkpoint" => |queue, id| queue.checkpoint(id),
             other => {
                 return Err(Problem::not_found(format!(
-                    "{other}: there are pause, resume, cancel, retry and checkpoint"
+                    "unknown action {other}: use pause, resume, cancel, retry or checkpoint"
                 )));
             }
         };
@@ -183,15 +223,23 @@ pub(super) async fn act(
     .await
 }
 
-/// What can change of a job.
+/// A change to a job.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
     priority: i64,
 }
 
-/// Changes when a job comes.
-#[utoipa::path(patch, path = "/v1/jobs/{id}", operation_id = "change_job", params(("id" = u64, Path, description = "Number of a job")), request_body = Change, responses((status = OK, body = Job), (status = "default", body = Problem)), tag = "jobs")]
+/// Changes the priority of a job.
+#[utoipa::path(
+    patch,
+    path = "/v1/jobs/{id}",
+    operation_id = "change_job",
+    params(("id" = u64, Path, description = "Number of a job")),
+    request_body = Change,
+    responses((status = OK, body = Job), (status = "default", body = Problem)),
+    tag = "jobs",
+)]
 pub(super) async fn change(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<u64>, PathRejection>,
@@ -205,17 +253,28 @@ pub(super) async fn change(
     .await
 }
 
-/// From where in a log.
+/// The part of a log.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct LogPart {
-    /// Byte to begin at: the header X-Log-Next of the answer before. Without it: from the beginning; -1: the last 64 KiB.
+    /// Position of the first byte: the header X-Log-Next of the previous answer. 0 by default; -1
+    /// returns the last 64 KiB.
     after: Option<i64>,
 }
 
-/// What a job logged.
-#[utoipa::path(get, path = "/v1/jobs/{id}/log", operation_id = "get_job_log", params(("id" = u64, Path, description = "Number of a job"), LogPart), responses((status = OK, body = String, content_type = "text/plain"), (status = "default", body = Problem)), tag = "jobs")]
+/// Returns the log of a job.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/log",
+    operation_id = "get_job_log",
+    params(("id" = u64, Path, description = "Number of a job"), LogPart),
+    responses(
+        (status = OK, body = String, content_type = "text/plain"),
+        (status = "default", body = Problem),
+    ),
+    tag = "jobs",
+)]
 pub(super) async fn log(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<u64>, PathRejection>,
@@ -228,7 +287,7 @@ pub(super) async fn log(
         let path = shared.queue.log_folder(id).join("log");
         let mut text = Vec::new();
         let mut from = u64::try_from(after.unwrap_or(0)).unwrap_or(0);
-        // Before it starts there is none.
+        // A job that has not started has no log.
         if let Ok(mut file) = std::fs::File::open(&path) {
             let length = file.metadata().map_err(Problem::internal)?.len();
             if after == Some(-1) {

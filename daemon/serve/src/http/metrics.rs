@@ -1,4 +1,4 @@
-//! `/metrics`: what Prometheus asks for.
+//! `/metrics`: metrics for Prometheus.
 
 use std::sync::Arc;
 
@@ -10,8 +10,17 @@ use super::blocking;
 use super::problem::Problem;
 use crate::shared::Shared;
 
-/// For Prometheus.
-#[utoipa::path(get, path = "/metrics", operation_id = "get_metrics", responses((status = OK, body = String, content_type = "application/openmetrics-text"), (status = "default", body = Problem)), tag = "health")]
+/// Returns metrics for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "get_metrics",
+    responses(
+        (status = OK, body = String, content_type = "application/openmetrics-text"),
+        (status = "default", body = Problem),
+    ),
+    tag = "health",
+)]
 pub(super) async fn metrics(
     State(shared): State<Arc<Shared>>,
 ) -> Result<impl IntoResponse, Problem> {

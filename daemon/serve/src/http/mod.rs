@@ -1,6 +1,8 @@
-//! HTTP: what can be asked and told under `/v1`, with its description in `/openapi.json` made from the code that answers.
+//! The HTTP interface under `/v1`. Its description in `/openapi.json` is generated from the
+//! handlers.
 //!
-//! Handlers wait, they do not work: what reads the store or files goes to threads made for blocking, queries to threads of their own.
+//! Handlers wait but do not compute. Reads of the store and of files run on threads made for
+//! blocking, queries in processes of their own.
 
 mod admin;
 mod body;
@@ -45,15 +47,17 @@ use problem::Problem;
 pub use rows::{ROWS, ROWS_FORMAT};
 pub use way::GIVE_WAY;
 
-/// How long a handler may take; queries have their own limit below it.
+/// Longest time of a handler. Queries have a shorter limit of their own.
 const LONGEST: Duration = Duration::from_hours(1);
 
-/// The description that the routes are added to.
+/// The OpenAPI description to which the routes are added.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Diptych",
-        description = "Trains CLIP-style models unattended, and answers meanwhile. Lists come in parts: `next` asks for the part after. Errors are problem details (RFC 9457)."
+        description = "Trains CLIP-style models unattended and answers queries about them. Lists \
+             come in parts: pass `next` as `after` to get the following part. Errors are problem \
+             details (RFC 9457)."
     ),
     modifiers(&BearerToken)
 )]
@@ -68,7 +72,7 @@ impl utoipa::Modify for BearerToken {
         };
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("As `diptych token` makes it"))
+            .description(Some("A token made by `diptych token`"))
             .build();
         let components = described.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
@@ -76,7 +80,8 @@ impl utoipa::Modify for BearerToken {
     }
 }
 
-/// Everything under one roof; `more` answers what is not under `/v1` (the page, Flight SQL).
+/// Builds the router of all requests. `more` answers paths outside `/v1`: the dashboard and Flight
+/// SQL.
 pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
     let (api, mut described) = OpenApiRouter::with_openapi(Described::openapi())
         .routes(routes!(status::healthz))
@@ -117,11 +122,10 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         .merge(way::routes(shared))
         .merge(more)
         .fallback(async |request: Request| {
-            Problem::not_found(format!("there is nothing at {}", request.uri().path()))
+            Problem::not_found(format!("no such path: {}", request.uri().path()))
         })
         .method_not_allowed_fallback(async |request: Request| {
-            let detail =
-                format!("{} cannot be asked with {}", request.uri().path(), request.method());
+            let detail = format!("{} does not support {}", request.uri().path(), request.method());
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
         })
         .layer(DefaultBodyLimit::max(limits.bytes()))
@@ -135,12 +139,13 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         ))
         .layer(CatchPanicLayer::custom(|_| -> Response {
             axum::response::IntoResponse::into_response(Problem::internal(
-                "an internal error: please report it",
+                "internal error: please report it",
             ))
         }))
 }
 
-/// OpenAPI wants every response described. What a good one holds, its schema says.
+/// Adds descriptions to responses, since OpenAPI requires them. The content of a success is
+/// described by its schema.
 fn describe_responses(described: &mut utoipa::openapi::OpenApi) {
     let items = described.paths.paths.values_mut();
     let operations = items.flat_map(|item| {
@@ -153,7 +158,7 @@ fn describe_responses(described: &mut utoipa::openapi::OpenApi) {
             && response.description.is_empty()
         {
             let reason = status.parse().ok().and_then(|code: StatusCode| code.canonical_reason());
-            reason.unwrap_or("What went wrong, as a problem").clone_into(&mut response.description);
+            reason.unwrap_or("An error, as problem details").clone_into(&mut response.description);
         }
     }
 }
@@ -161,7 +166,7 @@ fn describe_responses(described: &mut utoipa::openapi::OpenApi) {
 async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let began = std::time::Instant::now();
     let method = request.method().clone();
-    // The route, not the address: names of runs would make a metric each.
+    // Use the route and not the address: names of runs would create a metric each.
     let path = request
         .extensions()
         .get::<axum::extract::MatchedPath>()
@@ -172,16 +177,16 @@ async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     response
 }
 
-/// The query of an address.
+/// Returns the query of an address.
 fn given<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
     Ok(query?.0)
 }
 
-/// Runs what waits for the disk on a thread made for that.
+/// Runs work that waits for the disk on a thread made for blocking.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Problem::internal(format!("a request ended by itself: {error}")))?
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        Problem::internal(format!("the thread of a request ended early: {error}"))
+    })?
 }

@@ -1,20 +1,20 @@
-//! Lists, a part at a time.
+//! Lists that are returned in parts.
 
 use serde::{Deserialize, Serialize};
 
-/// Entries of a list where a request says nothing.
+/// Number of entries by default.
 const USUAL: usize = 100;
-/// The most that a request gets at once.
+/// Most entries in one answer.
 const MOST: usize = 1000;
 
-/// Which part of a list.
+/// The choice of a part of a list.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct ListQuery {
-    /// At most so many entries; 100 without it, never more than 1000.
+    /// Most entries in the answer: 100 by default, at most 1000.
     pub(super) limit: Option<usize>,
-    /// The `next` of the part before.
+    /// The `next` of the previous part.
     pub(super) after: Option<String>,
 }
 
@@ -22,12 +22,13 @@ pub(super) struct ListQuery {
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Page<T> {
     pub(super) items: Vec<T>,
-    /// What asks for the part after this one; null at the end.
+    /// Pass it as `after` to get the following part. Null at the end.
     pub(super) next: Option<String>,
 }
 
 impl ListQuery {
-    /// Of all entries, those that are asked for. `key` orders them and is what the next request names.
+    /// Returns the requested part of all entries. `key` gives the order, and is what the next
+    /// request passes as `after`.
     pub(super) fn of<T>(
         &self,
         all: impl IntoIterator<Item = T>,
@@ -36,7 +37,7 @@ impl ListQuery {
         let limit = self.limit.unwrap_or(USUAL).clamp(1, MOST);
         let mut rest = all.into_iter().peekable();
         if let Some(after) = &self.after {
-            // Where the entry is gone, the list is at its end rather than at its beginning.
+            // If that entry no longer exists, return the end of the list rather than its beginning.
             for entry in rest.by_ref() {
                 if key(&entry) == *after {
                     break;

@@ -1,4 +1,4 @@
-//! Errors as RFC 9457 problem details.
+//! Errors as problem details (RFC 9457).
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
@@ -10,19 +10,19 @@ use serde::Serialize;
 use crate::jobs::QueueError;
 use crate::query::{Failure, FailureKind};
 
-/// What went wrong with a request, and what to do.
+/// An error of a request, with advice on what to do.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Problem {
-    /// `about:blank`: the status says what kind it is.
+    /// `about:blank`: the status tells the kind of error.
     #[serde(rename = "type")]
     kind: &'static str,
     title: String,
     status: u16,
     detail: String,
-    /// Names what went wrong where a client can do something about it.
+    /// A code for errors that a client can react to.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
-    /// Seconds after which it may be tried again.
+    /// Seconds after which the request may be repeated.
     #[serde(skip)]
     retry_after: Option<u32>,
 }
@@ -48,12 +48,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// With a name of what went wrong.
+    /// Adds a code.
     pub(super) fn coded(self, code: &'static str) -> Self {
         Self { code: Some(code), ..self }
     }
 
-    /// Not now, but soon.
+    /// Returns the problem of a request that may be repeated after a second.
     pub(super) fn busy(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { retry_after: Some(1), ..Self::new(status, detail) }
     }
@@ -130,14 +130,14 @@ impl From<StoreError> for Problem {
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
+        let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
         match failure.kind {
-            FailureKind::Statement => Self::bad(failure.message),
-            FailureKind::Run | FailureKind::Memory => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, failure.message)
-            }
-            FailureKind::Damaged | FailureKind::Session | FailureKind::Internal => {
-                Self::internal(failure)
-            }
+            FailureKind::Statement => Self::bad(failure.message).coded("wrong_statement"),
+            FailureKind::Run => Self::new(unprocessable, failure.message).coded("query_failed"),
+            FailureKind::Memory => Self::new(unprocessable, failure.message).coded("out_of_memory"),
+            FailureKind::Damaged => Self::internal(failure).coded("damaged_file"),
+            FailureKind::Session => Self::internal(failure).coded("unreadable_tables"),
+            FailureKind::Internal => Self::internal(failure).coded("query_bug"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `/v1/results`: what the runs have come to, for tables that rank them.
+//! `/v1/results`: the results of runs, for tables that rank them.
 
 use std::sync::Arc;
 
@@ -13,33 +13,40 @@ use super::{blocking, given};
 use crate::results::less_is_better;
 use crate::shared::Shared;
 
-/// What a run has come to.
+/// The results of a run.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct RunResult {
     run: String,
-    /// Mean of its last 100 steps.
+    /// Mean loss of its last 100 steps.
     loss: Option<f64>,
     figures: Vec<BestFigure>,
 }
 
-/// The best of what the evaluations of a run gave under one name.
+/// The best value of a figure over all evaluations of a run.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct BestFigure {
     name: String,
     value: f64,
     step: u64,
-    /// The 95% interval, of a figure that is a part of a known number of pairs.
+    /// Bounds of the 95% interval. Null unless the figure is a share of a known number of pairs.
     low: Option<f64>,
     high: Option<f64>,
-    /// What guessing comes to.
+    /// The value of guessing.
     chance: Option<f64>,
-    /// What the last evaluation gave.
+    /// The value of the last evaluation.
     last: f64,
     less_is_better: bool,
 }
 
-/// The best figures of all runs, by name of the run.
-#[utoipa::path(get, path = "/v1/results", operation_id = "list_results", params(ListQuery), responses((status = OK, body = Page<RunResult>), (status = "default", body = Problem)), tag = "runs")]
+/// Lists the best results of all runs, by name of the run.
+#[utoipa::path(
+    get,
+    path = "/v1/results",
+    operation_id = "list_results",
+    params(ListQuery),
+    responses((status = OK, body = Page<RunResult>), (status = "default", body = Problem)),
+    tag = "runs",
+)]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     part: Result<Query<ListQuery>, QueryRejection>,

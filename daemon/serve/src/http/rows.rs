@@ -1,5 +1,6 @@
-//! `/v1/rows`: rows of the state folder as they are, for a process of the same binary that computes its query itself. Not part of the
-//! described interface: who asks and who answers have to be of one format.
+//! `/v1/rows`: rows of the state folder for another process of the same binary that computes its
+//! own query. It is not part of the described interface: client and server must have the same
+//! format.
 
 use std::sync::Arc;
 
@@ -16,16 +17,16 @@ use super::problem::Problem;
 use crate::query::{Read, RowsRequest};
 use crate::shared::Shared;
 
-/// Where rows are asked for.
+/// Path of the request for rows.
 pub const ROWS: &str = "/v1/rows";
-/// Changes with the requests, the frames and the schemas of the tables.
+/// Version of the requests, the frames and the tables' schemas.
 pub const ROWS_FORMAT: u64 = 1;
 
 pub(super) fn routes(shared: &Arc<Shared>) -> Router {
     Router::new().route(ROWS, get(format).post(rows)).with_state(Arc::clone(shared))
 }
 
-/// What a client can rely on.
+/// Returns the version, so that a client can compare it with its own.
 async fn format() -> Json<Value> {
     Json(json!({ "format": ROWS_FORMAT }))
 }

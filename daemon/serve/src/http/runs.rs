@@ -1,4 +1,4 @@
-//! `/v1/runs`: what trains and has trained, and what may be asked of it.
+//! `/v1/runs`: the runs of the service, with their metrics, checkpoints and events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,11 +24,11 @@ use super::{blocking, given};
 use crate::jobs::QueueError;
 use crate::shared::Shared;
 
-/// Steps of a chart where a request says nothing, and the most there are.
+/// Steps in a chart by default, and the most.
 const USUAL_POINTS: u64 = 1000;
 const MOST_POINTS: u64 = 20_000;
 
-/// A run and how far it is.
+/// A run and its progress.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the key of the answer")]
 pub(super) struct Run {
@@ -38,7 +38,7 @@ pub(super) struct Run {
     step: u64,
     total_steps: u64,
     samples: u64,
-    /// Samples left out since their image was unusable.
+    /// Samples left out because their image was unusable.
     skipped: u64,
     started_ms: i64,
     updated_ms: i64,
@@ -49,7 +49,7 @@ pub(super) struct Run {
     selection_hash: String,
     dataset_hash: String,
     tokenizer_hash: String,
-    /// The configuration, as TOML; of a single run only.
+    /// The configuration, as TOML. Only in the answer about a single run.
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<String>,
 }
@@ -77,7 +77,7 @@ impl Run {
     }
 }
 
-/// A checkpoint that exists.
+/// A checkpoint.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Checkpoint {
     step: u64,
@@ -90,7 +90,7 @@ pub(super) struct Checkpoint {
     score: Option<Scored>,
 }
 
-/// What an evaluation gave.
+/// The result of an evaluation.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Scored {
     metric: String,
@@ -114,7 +114,7 @@ impl Checkpoint {
     }
 }
 
-/// What a guard noticed.
+/// An event of a guard.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct RunEvent {
     pub(super) run: String,
@@ -153,12 +153,12 @@ pub(super) async fn known(shared: &Arc<Shared>, run: &str) -> Result<RunRecord, 
     Ok(up_to_date(record, &steps(shared)))
 }
 
-/// The last steps of the runs that train now.
+/// Returns the last steps of the runs that are training now.
 fn steps(shared: &Shared) -> Vec<LiveStep> {
     shared.queue.steps().into_iter().map(|(_, step)| step).collect()
 }
 
-/// A record as far as the run is: the store has it some seconds later.
+/// Updates a record with the latest step: the store receives it some seconds later.
 fn up_to_date(mut record: RunRecord, steps: &[LiveStep]) -> RunRecord {
     let run = record.run.as_str();
     if let Some(step) = steps.iter().find(|step| step.run == run && step.step >= record.step.0) {
@@ -169,8 +169,15 @@ fn up_to_date(mut record: RunRecord, steps: &[LiveStep]) -> RunRecord {
     record
 }
 
-/// All runs, by name.
-#[utoipa::path(get, path = "/v1/runs", operation_id = "list_runs", params(ListQuery), responses((status = OK, body = Page<Run>), (status = "default", body = Problem)), tag = "runs")]
+/// Lists all runs, by name.
+#[utoipa::path(
+    get,
+    path = "/v1/runs",
+    operation_id = "list_runs",
+    params(ListQuery),
+    responses((status = OK, body = Page<Run>), (status = "default", body = Problem)),
+    tag = "runs",
+)]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     part: Result<Query<ListQuery>, QueryRejection>,
@@ -183,8 +190,15 @@ pub(super) async fn list(
     Ok(Json(part.of(runs, |run| run.run.clone())))
 }
 
-/// One run, with its configuration.
-#[utoipa::path(get, path = "/v1/runs/{run}", operation_id = "get_run", params(("run" = String, Path, description = "Name of a run")), responses((status = OK, body = Run), (status = "default", body = Problem)), tag = "runs")]
+/// Returns a run with its configuration.
+#[utoipa::path(
+    get,
+    path = "/v1/runs/{run}",
+    operation_id = "get_run",
+    params(("run" = String, Path, description = "Name of a run")),
+    responses((status = OK, body = Run), (status = "default", body = Problem)),
+    tag = "runs",
+)]
 pub(super) async fn one(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -193,21 +207,30 @@ pub(super) async fn one(
     Ok(Json(Run::of(known(&shared, &run).await?, true)))
 }
 
-/// Which metrics, of which steps.
+/// The choice of metrics and steps.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct MetricsQuery {
-    /// Names with commas between them; without it, all.
+    /// Names separated by commas. All metrics by default.
     names: Option<String>,
+    /// First step.
     from: Option<u64>,
+    /// Last step.
     to: Option<u64>,
-    /// At most so many steps; of more, the extremes of each bucket stay. 1000 without it.
+    /// Most steps in the answer: 1000 by default. From more, the extremes of each bucket are kept.
     points: Option<u64>,
 }
 
-/// Metrics by step.
-#[utoipa::path(get, path = "/v1/runs/{run}/metrics", operation_id = "get_run_metrics", params(("run" = String, Path, description = "Name of a run"), MetricsQuery), responses((status = OK, body = Series), (status = "default", body = Problem)), tag = "runs")]
+/// Returns the metrics of a run, by step.
+#[utoipa::path(
+    get,
+    path = "/v1/runs/{run}/metrics",
+    operation_id = "get_run_metrics",
+    params(("run" = String, Path, description = "Name of a run"), MetricsQuery),
+    responses((status = OK, body = Series), (status = "default", body = Problem)),
+    tag = "runs",
+)]
 pub(super) async fn metrics(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -221,7 +244,7 @@ pub(super) async fn metrics(
         let names: Vec<String> =
             wanted.names.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
         let from = wanted.from.unwrap_or(1);
-        // A run that trains is ahead of its record, which stands at its last checkpoint.
+        // A run that is training is ahead of its record, which stands at its last checkpoint.
         let last = store.last_metrics(&record.run)?.unwrap_or(record.step).0;
         let to = wanted.to.unwrap_or(last).min(last);
         if from > to {
@@ -235,18 +258,26 @@ pub(super) async fn metrics(
     .await
 }
 
-/// What was found out about a checkpoint.
+/// Results of evaluating a checkpoint.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Recorded {
-    /// Of a checkpoint that is there.
+    /// Step of an existing checkpoint.
     step: u64,
-    /// By name; names begin with eval/.
+    /// Values by name. Names begin with eval/.
     values: BTreeMap<String, f64>,
 }
 
-/// Adds the figures of an evaluation to a run's metrics, as `diptych eval` does.
-#[utoipa::path(post, path = "/v1/runs/{run}/metrics", operation_id = "record_run_metrics", params(("run" = String, Path, description = "Name of a run")), request_body = Recorded, responses((status = NO_CONTENT), (status = "default", body = Problem)), tag = "runs")]
+/// Adds results of an evaluation to a run's metrics, like `diptych eval`.
+#[utoipa::path(
+    post,
+    path = "/v1/runs/{run}/metrics",
+    operation_id = "record_run_metrics",
+    params(("run" = String, Path, description = "Name of a run")),
+    request_body = Recorded,
+    responses((status = NO_CONTENT), (status = "default", body = Problem)),
+    tag = "runs",
+)]
 pub(super) async fn record(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -254,9 +285,12 @@ pub(super) async fn record(
 ) -> Result<StatusCode, Problem> {
     let (Path(run), Json(Recorded { step, values })) = (path?, recorded?);
     let record = known(&shared, &run).await?;
-    // What the run itself recorded is not to be written over.
+    // The run's own metrics must not be overwritten.
     if let Some(name) = values.keys().find(|name| !name.starts_with(EVALUATED)) {
-        return Err(Problem::bad(format!("{name}: names of what is added begin with {EVALUATED}")));
+        return Err(Problem::bad(format!(
+            "{name}: the names of added metrics must begin with \
+             {EVALUATED}"
+        )));
     }
     let store = shared.store.clone();
     blocking(move || {
@@ -279,8 +313,15 @@ pub(super) async fn record(
     .await
 }
 
-/// The checkpoints of a run, the oldest first.
-#[utoipa::path(get, path = "/v1/runs/{run}/checkpoints", operation_id = "list_checkpoints", params(("run" = String, Path, description = "Name of a run"), ListQuery), responses((status = OK, body = Page<Checkpoint>), (status = "default", body = Problem)), tag = "runs")]
+/// Lists the checkpoints of a run, the oldest first.
+#[utoipa::path(
+    get,
+    path = "/v1/runs/{run}/checkpoints",
+    operation_id = "list_checkpoints",
+    params(("run" = String, Path, description = "Name of a run"), ListQuery),
+    responses((status = OK, body = Page<Checkpoint>), (status = "default", body = Problem)),
+    tag = "runs",
+)]
 pub(super) async fn checkpoints(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -293,8 +334,15 @@ pub(super) async fn checkpoints(
     Ok(Json(part.of(found.iter().map(Checkpoint::of), |checkpoint| checkpoint.step.to_string())))
 }
 
-/// What the guards of a run noticed, by step.
-#[utoipa::path(get, path = "/v1/runs/{run}/events", operation_id = "list_run_events", params(("run" = String, Path, description = "Name of a run"), ListQuery), responses((status = OK, body = Page<RunEvent>), (status = "default", body = Problem)), tag = "runs")]
+/// Lists the events of a run's guards, by step.
+#[utoipa::path(
+    get,
+    path = "/v1/runs/{run}/events",
+    operation_id = "list_run_events",
+    params(("run" = String, Path, description = "Name of a run"), ListQuery),
+    responses((status = OK, body = Page<RunEvent>), (status = "default", body = Problem)),
+    tag = "runs",
+)]
 pub(super) async fn events(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
@@ -308,8 +356,23 @@ pub(super) async fn events(
     Ok(Json(part.of(found.into_iter().map(RunEvent::of), key)))
 }
 
-/// pause: save and stop, until it is resumed. resume. cancel: save and stop for good. checkpoint: save and go on.
-#[utoipa::path(post, path = "/v1/runs/{run}/{action}", operation_id = "control_run", params(("run" = String, Path, description = "Name of a run"), ("action" = String, Path, description = "pause, resume, cancel or checkpoint")), responses((status = ACCEPTED, body = Job), (status = "default", body = Problem)), tag = "runs")]
+/// Controls the job of a run.
+///
+/// - pause: saves and stops, until it is resumed.
+/// - resume: continues a paused run.
+/// - cancel: saves and stops for good.
+/// - checkpoint: saves a checkpoint and continues.
+#[utoipa::path(
+    post,
+    path = "/v1/runs/{run}/{action}",
+    operation_id = "control_run",
+    params(
+        ("run" = String, Path, description = "Name of a run"),
+        ("action" = String, Path, description = "pause, resume, cancel or checkpoint"),
+    ),
+    responses((status = ACCEPTED, body = Job), (status = "default", body = Problem)),
+    tag = "runs",
+)]
 pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -320,7 +383,8 @@ pub(super) async fn act(
         let queue = &shared.queue;
         let job = queue.job_of_run(&run).ok_or_else(|| {
             Problem::not_found(format!(
-                "no job of this service trains {run}: `diptych submit` its configuration"
+                "no job of this service trains {run}; submit its configuration with `diptych \
+                 submit`"
             ))
         })?;
         let act: fn(&crate::jobs::Queue, u64) -> Result<JobRecord, QueueError> =
@@ -331,7 +395,7 @@ pub(super) async fn act(
                 "checkpoint" => |queue, id| queue.checkpoint(id),
                 other => {
                     return Err(Problem::not_found(format!(
-                        "{other}: there are pause, resume, cancel and checkpoint"
+                        "unknown action {other}: use pause, resume, cancel or checkpoint"
                     )));
                 }
             };

@@ -1,4 +1,4 @@
-//! `/v1/runs/{run}/sample-queries`: what the evaluations of a run found for a few fixed captions.
+//! `/v1/runs/{run}/sample-queries`: results of a run's evaluations for a few fixed captions.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -15,32 +15,34 @@ use super::runs::known;
 use super::{blocking, given};
 use crate::shared::Shared;
 
-/// What one evaluation found.
+/// Search results of one evaluation.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct QueriesAtStep {
     step: u64,
-    /// Pairs that were looked through.
+    /// Number of pairs that were searched.
     pairs: u64,
-    /// Name of the dataset that the images are of, where the service has it.
+    /// Name of the dataset that holds the images. Null if the service does not have it.
     dataset: Option<String>,
     queries: Vec<FixedQuery>,
 }
 
+/// A caption and the images nearest to it.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct FixedQuery {
     /// The pair whose caption it is.
     uid: String,
     caption: String,
-    /// Place of the first image that belongs to the caption, from 1.
+    /// Rank of the first image that belongs to the caption, from 1.
     own_rank: u64,
     /// The nearest images, the best first.
     found: Vec<NearImage>,
 }
 
+/// An image that a query found.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct NearImage {
     uid: String,
-    /// Cosine.
+    /// Cosine similarity.
     score: f32,
     /// Whether its caption is the query's.
     correct: bool,
@@ -79,8 +81,15 @@ fn real(path: &FilePath) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
-/// The images nearest to a few held-out captions at each evaluation while training, by step.
-#[utoipa::path(get, path = "/v1/runs/{run}/sample-queries", operation_id = "list_sample_queries", params(("run" = String, Path, description = "Name of a run"), ListQuery), responses((status = OK, body = Page<QueriesAtStep>), (status = "default", body = Problem)), tag = "runs")]
+/// Lists the images nearest to a few held-out captions at each evaluation during training, by step.
+#[utoipa::path(
+    get,
+    path = "/v1/runs/{run}/sample-queries",
+    operation_id = "list_sample_queries",
+    params(("run" = String, Path, description = "Name of a run"), ListQuery),
+    responses((status = OK, body = Page<QueriesAtStep>), (status = "default", body = Problem)),
+    tag = "runs",
+)]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,

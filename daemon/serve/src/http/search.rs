@@ -15,38 +15,42 @@ use serde::{Deserialize, Serialize};
 
 use super::datasets::image_address;
 use super::problem::Problem;
-use super::sql::{ask, most, rows_of, unknown_dataset};
+use super::sql::{rows_of, unknown_dataset};
 use super::{blocking, given};
 use crate::shared::Shared;
 
-/// Results where a request says nothing, and the most.
+/// Number of results by default, and the most.
 const USUAL: usize = 20;
 const MOST: usize = 200;
-/// The problem of a model that has embedded nothing yet.
+/// Problem code for a model without embeddings.
 const NO_EMBEDDINGS: &str = "no_embeddings";
 
-/// What is looked for, where. `text`, `uid`, `minus_text` and the image of a POST are added up.
+/// The query of a search. `text`, `uid`, `minus_text` and the image of a POST are combined by
+/// adding their embeddings.
 #[derive(Clone, Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct SearchRequest {
     /// Name of a dataset of the service.
     dataset: String,
-    /// A run (its newest checkpoint), RUN@STEP or RUN@best, whose embeddings are there (`diptych submit embed …`).
+    /// The model whose embeddings are searched: RUN (its newest checkpoint), RUN@STEP or RUN@best.
+    /// `diptych submit embed …` makes embeddings.
     model: String,
+    /// A text that the images should match.
     text: Option<String>,
-    /// A pair whose image is looked for; the pair itself is not in the answer.
+    /// A pair whose image is the query. The pair itself is left out of the results.
     uid: Option<String>,
-    /// What counts against.
+    /// A text that the images should not match.
     minus_text: Option<String>,
-    /// Results; 20 without it, at most 200.
+    /// Number of results: 20 by default, at most 200.
     k: Option<usize>,
-    /// Leaves out what is at least so near (cosine) to something better.
+    /// Leaves out each image whose cosine with a better result is at least this.
     distinct: Option<f32>,
-    /// exact, or hnsw: an approximate index, which is built when it is first asked for and takes as much memory again.
+    /// exact, or hnsw for an approximate index. The index is built at the first request and doubles
+    /// the memory.
     #[serde(default)]
     #[param(inline)]
     index: Index,
-    /// Candidates that the approximate index looks at; 128 without it.
+    /// Candidates that the approximate index examines: 128 by default.
     ef: Option<u16>,
 }
 
@@ -58,22 +62,23 @@ enum Index {
     Hnsw,
 }
 
-/// What was found.
+/// The results of a search.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct SearchAnswer {
     items: Vec<Item>,
     model: String,
-    /// Names the embeddings.
+    /// Hash of the weights that made the embeddings.
     producer: String,
-    /// Embeddings that were searched.
+    /// Number of embeddings that were searched.
     pairs: usize,
     seconds: f64,
 }
 
+/// An image that was found.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct Item {
     uid: String,
-    /// Cosine.
+    /// Cosine similarity.
     score: f32,
     caption: String,
     width: u64,
@@ -81,8 +86,15 @@ struct Item {
     image: String,
 }
 
-/// Images by a text or like a pair.
-#[utoipa::path(get, path = "/v1/search", operation_id = "search", params(SearchRequest), responses((status = OK, body = SearchAnswer), (status = "default", body = Problem)), tag = "search")]
+/// Searches images by a text or a pair.
+#[utoipa::path(
+    get,
+    path = "/v1/search",
+    operation_id = "search",
+    params(SearchRequest),
+    responses((status = OK, body = SearchAnswer), (status = "default", body = Problem)),
+    tag = "search",
+)]
 pub(super) async fn by_name(
     State(shared): State<Arc<Shared>>,
     question: Result<Asked<SearchRequest>, QueryRejection>,
@@ -90,8 +102,16 @@ pub(super) async fn by_name(
     search(shared, given(question)?, None).await
 }
 
-/// Images like one that is sent as the body.
-#[utoipa::path(post, path = "/v1/search", operation_id = "search_by_image", params(SearchRequest), request_body(content = Vec<u8>, content_type = "image/*"), responses((status = OK, body = SearchAnswer), (status = "default", body = Problem)), tag = "search")]
+/// Searches images by an image, which is the request's body.
+#[utoipa::path(
+    post,
+    path = "/v1/search",
+    operation_id = "search_by_image",
+    params(SearchRequest),
+    request_body(content = Vec<u8>, content_type = "image/*"),
+    responses((status = OK, body = SearchAnswer), (status = "default", body = Problem)),
+    tag = "search",
+)]
 pub(super) async fn by_image(
     State(shared): State<Arc<Shared>>,
     question: Result<Asked<SearchRequest>, QueryRejection>,
@@ -117,8 +137,9 @@ async fn search(
     let options = SearchOptions { distinct: question.distinct, width };
     let query = query(&question, image)?;
     let began = Instant::now();
-    // Other datasets may be embedded by the same model, and what is found of theirs does not count.
-    let mut asked = k;
+    // This model may have embedded other datasets too, whose images do not count. So ask for more
+    // until there are enough.
+    let mut count = k;
     loop {
         let (searching, query, model) =
             (Arc::clone(&shared), query.clone(), question.model.clone());
@@ -127,16 +148,17 @@ async fn search(
             if width.is_some() && !kept.has_index() {
                 return Err(Problem::busy(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    "the approximate index is being built, which takes minutes for each million: come again, or ask without index=hnsw",
+                    "the approximate index is being built, which takes minutes for each million \
+                     images. Try again later, or search without index=hnsw",
                 ));
             }
             let searcher = kept.read();
-            let found = searcher.nearest(&[query], asked, options)?.pop().unwrap_or_default();
+            let found = searcher.nearest(&[query], count, options)?.pop().unwrap_or_default();
             Ok((kept.producer, searcher.len(), found))
         })
         .await?;
         let items = of_dataset(&shared, &dataset, &found).await?;
-        if items.len() >= k || found.len() < asked {
+        if items.len() >= k || found.len() < count {
             let items = items.into_iter().take(k).collect();
             let seconds = began.elapsed().as_secs_f64();
             return Ok(Json(SearchAnswer {
@@ -147,15 +169,15 @@ async fn search(
                 seconds,
             }));
         }
-        asked *= 4;
+        count *= 4;
     }
 }
 
 fn query(question: &SearchRequest, image: Option<Vec<u8>>) -> Result<Query, Problem> {
     let mut parts = Vec::new();
-    let said = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-    parts.extend(said(&question.text).map(|text| (1.0, QueryTerm::Text(text))));
-    parts.extend(said(&question.minus_text).map(|text| (-1.0, QueryTerm::Text(text))));
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+    parts.extend(given(&question.text).map(|text| (1.0, QueryTerm::Text(text))));
+    parts.extend(given(&question.minus_text).map(|text| (-1.0, QueryTerm::Text(text))));
     if let Some(uid) = &question.uid {
         let uid: Uid = uid.parse().map_err(|error: SchemaError| Problem::bad(error.to_string()))?;
         parts.push((1.0, QueryTerm::Uid(uid)));
@@ -164,12 +186,12 @@ fn query(question: &SearchRequest, image: Option<Vec<u8>>) -> Result<Query, Prob
         image.filter(|image| !image.is_empty()).map(|image| (1.0, QueryTerm::Image(image))),
     );
     if parts.is_empty() {
-        return Err(Problem::bad("nothing to look for: give text, uid, or an image as the body"));
+        return Err(Problem::bad("the query is empty: give text, uid, or an image as the body"));
     }
     Ok(Query { parts })
 }
 
-/// What was found, as the dataset describes it; what it does not have is left out.
+/// Returns the found images with their rows of the dataset. Images of other datasets are left out.
 async fn of_dataset(
     shared: &Arc<Shared>,
     dataset: &diptych_schemas::ServedDataset,
@@ -181,8 +203,7 @@ async fn of_dataset(
     let uids: Vec<String> = found.iter().map(|found| format!("uid('{}')", found.uid)).collect();
     let sql =
         format!("SELECT uid, caption, width, height FROM meta WHERE uid IN ({})", uids.join(", "));
-    let (answer, _) = ask(shared, Some(dataset.clone()), sql, most(found.len() as u64)).await?;
-    let rows = rows_of(&answer.batches).map_err(Problem::internal)?;
+    let rows = rows_of(shared, dataset.clone(), sql, found.len() as u64).await?;
     let described: HashMap<&str, &Vec<serde_json::Value>> =
         rows.iter().filter_map(|row| Some((row[0].as_str()?, row))).collect();
     let item = |found: &Found| {
@@ -210,7 +231,7 @@ impl From<NearestError> for Problem {
             NearestError::Memory { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
             }
-            // A name that means no model is the usual one.
+            // Usually the name of a model that does not exist.
             NearestError::Model(error) => Self::bad(diptych_schemas::words::describe(&error)),
             NearestError::Store(error) => error.into(),
             NearestError::Graph(_) | NearestError::Trainer(_) => Self::internal(error),

@@ -1,5 +1,5 @@
-//! Metrics of a run for a chart: as many steps as a chart can show, and in each bucket of steps the smallest and the largest value, so
-//! that no spike is lost.
+//! Metrics of a run for a chart: as many steps as a chart can show. From each bucket of steps, the
+//! smallest and the largest value are kept, so that no spike is lost.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 const MFU: &str = "mfu";
 
-/// Numbers by step.
+/// Metrics of a run, by step.
 #[expect(clippy::struct_field_names, reason = "the key of the answer")]
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub(super) struct Series {
@@ -18,15 +18,15 @@ pub(super) struct Series {
     pub(super) samples: Vec<u64>,
     /// Milliseconds since 1970.
     pub(super) times: Vec<i64>,
-    /// By name, a number a step; null where none was recorded.
+    /// For each name, one number a step. Null where none was recorded.
     pub(super) series: BTreeMap<String, Vec<Option<f64>>>,
     /// Whether steps were left out.
     pub(super) thinned: bool,
 }
 
-/// Takes rows in order of their steps.
+/// Reduces rows to buckets. It takes rows in order of their steps.
 pub(super) struct Thinner<'a> {
-    wanted: &'a [String],
+    names: &'a [String],
     /// Steps in a bucket.
     width: u64,
     first: u64,
@@ -47,17 +47,18 @@ struct Bucket {
     steps: u64,
     first: (u64, u64, i64),
     last: (u64, u64, i64),
-    /// By name: which of them came first, and the two extremes in the order in which they came.
+    /// The two extremes of each name, in the order of their steps.
     extremes: BTreeMap<String, [(u64, f64); 2]>,
 }
 
 impl<'a> Thinner<'a> {
-    /// For steps `first..=last`, at most `points` of them. `wanted`: names; none: all.
-    pub(super) fn new(wanted: &'a [String], first: u64, last: u64, points: u64) -> Self {
+    /// Prepares for the steps `first..=last`, of which at most about `points` are kept. An empty
+    /// `names` means all names.
+    pub(super) fn new(names: &'a [String], first: u64, last: u64, points: u64) -> Self {
         let span = last.saturating_sub(first) + 1;
-        // Two rows a bucket.
+        // Each bucket gives two rows.
         let width = if span <= points { 1 } else { span.div_ceil((points / 2).max(1)) };
-        Self { wanted, width, first, bucket: None, rows: Vec::new(), thinned: false }
+        Self { names, width, first, bucket: None, rows: Vec::new(), thinned: false }
     }
 
     pub(super) fn take(&mut self, row: &MetricRow) {
@@ -77,7 +78,7 @@ impl<'a> Thinner<'a> {
         bucket.steps += 1;
         bucket.last = place;
         for (name, value) in &row.values {
-            if !self.wanted.is_empty() && !self.wanted.contains(name) {
+            if !self.names.is_empty() && !self.names.contains(name) {
                 continue;
             }
             let here = (step, *value);
@@ -128,14 +129,15 @@ impl<'a> Thinner<'a> {
 
     pub(super) fn finish(mut self, run: String) -> Series {
         self.close();
-        // A share of what the machine can compute is at most 1. Where one is more, earlier versions had measured that too low.
+        // The utilization is at most 1. If it is more, an earlier version underestimated what the
+        // machine can compute.
         let is_wrong = |row: &StepRow| row.values.get(MFU).is_some_and(|mfu| *mfu > 1.0);
         if self.rows.iter().any(is_wrong) {
             for row in &mut self.rows {
                 row.values.remove(MFU);
             }
         }
-        let mut names: Vec<String> = self.wanted.to_vec();
+        let mut names: Vec<String> = self.names.to_vec();
         if names.is_empty() {
             let all: std::collections::BTreeSet<&String> =
                 self.rows.iter().flat_map(|row| row.values.keys()).collect();
@@ -217,12 +219,18 @@ mod tests {
         fn extremes_survive_and_steps_rise(
             values in proptest::collection::vec(-100.0..100.0f64, 1..3000), points in 2_u64..200
         ) {
-            let rows: Vec<_> = values.iter().zip(5..).map(|(value, step)| row(step, &[("loss", *value)])).collect();
+            let rows: Vec<_> = values
+                .iter()
+                .zip(5..)
+                .map(|(value, step)| row(step, &[("loss", *value)]))
+                .collect();
             let series = thinned(&rows, points);
             prop_assert!(series.steps.len() as u64 <= points.max(2));
             prop_assert!(series.steps.windows(2).all(|pair| pair[0] < pair[1]));
             let kept: Vec<f64> = series.series["loss"].iter().copied().flatten().collect();
-            let extreme = |of: &[f64], pick: fn(f64, f64) -> f64| of.iter().copied().reduce(pick).unwrap();
+            let extreme = |values: &[f64], pick: fn(f64, f64) -> f64| {
+                values.iter().copied().reduce(pick).unwrap()
+            };
             prop_assert_eq!(extreme(&kept, f64::min), extreme(&values, f64::min));
             prop_assert_eq!(extreme(&kept, f64::max), extreme(&values, f64::max));
         }

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{FieldRef, Schema};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
-use arrow::json::writer::{JsonArray, WriterBuilder};
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -16,15 +15,16 @@ use axum::response::{IntoResponse, Response};
 use diptych_schemas::ServedDataset;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::blocking;
 use super::problem::Problem;
-use crate::query::{Question as Statement, bytes_of};
+use crate::query::{JsonAnswer, Question as Statement, bytes_of};
 use crate::shared::Shared;
 
 /// The most bytes of a result that are answered as Arrow's stream.
 const MOST_BYTES: usize = 64 << 20;
-/// The same in JSON, which takes several times as much memory while it is made.
+/// The most bytes of a result's rows in JSON.
 const MOST_JSON_BYTES: usize = 16 << 20;
 /// How long a query waits for its turn before it is told to come again.
 const WAITS_FOR_A_TURN: Duration = Duration::from_secs(5);
@@ -40,12 +40,12 @@ pub(super) struct QueryRequest {
 }
 
 /// Its result.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct QueryResponse {
     columns: Vec<Column>,
     /// A value a column; bytes as hexadecimal text, times as ISO 8601.
     #[schema(value_type = Vec<Vec<Object>>)]
-    rows: Vec<Vec<Value>>,
+    rows: Box<RawValue>,
     /// Whether there are more rows than are shown (sql.max_rows, and 16 MiB).
     truncated: bool,
     seconds: f64,
@@ -83,27 +83,38 @@ pub(super) async fn sql(
         ),
     };
     let arrow = headers.get(header::ACCEPT).is_some_and(|accepted| accepted == ARROW_STREAM);
-    let limits = if arrow { (u64::MAX, MOST_BYTES) } else { most(current.config.sql.max_rows) };
-    let (answer, seconds) = ask(&shared, dataset, query, limits).await?;
     if arrow {
+        let (answer, _) = ask(&shared, dataset, query, u64::MAX).await?;
         let truncated = HeaderValue::from(u16::from(answer.truncated));
         let kind = (header::CONTENT_TYPE, HeaderValue::from_static(ARROW_STREAM));
         let stream = blocking(move || stream_of(&answer).map_err(Problem::internal)).await?;
         let truncated = (HeaderName::from_static(TRUNCATED), truncated);
         return Ok(([kind, truncated], stream).into_response());
     }
-    let columns = answer
-        .schema
-        .fields()
-        .iter()
-        .map(|field| Column { name: field.name().clone(), kind: field.data_type().to_string() });
-    Ok(Json(QueryResponse {
-        columns: columns.collect(),
-        rows: rows_of(&answer.batches).map_err(Problem::internal)?,
-        truncated: answer.truncated,
-        seconds,
-    })
-    .into_response())
+    let most_rows = current.config.sql.max_rows;
+    let (JsonAnswer { schema, rows, truncated }, seconds) =
+        ask_in_json(&shared, dataset, query, most_rows).await?;
+    let response = blocking(move || {
+        let rows = RawValue::from_string(json_array(rows)?).map_err(Problem::internal)?;
+        Ok(Json(QueryResponse { columns: columns_of(&schema), rows, truncated, seconds })
+            .into_response())
+    });
+    response.await
+}
+
+fn columns_of(schema: &Schema) -> Vec<Column> {
+    let column = |field: &FieldRef| Column {
+        name: field.name().clone(),
+        kind: field.data_type().to_string(),
+    };
+    schema.fields().iter().map(column).collect()
+}
+
+/// Rows with brackets around them.
+fn json_array(mut rows: Vec<u8>) -> Result<String, Problem> {
+    rows.insert(0, b'[');
+    rows.push(b']');
+    String::from_utf8(rows).map_err(Problem::internal)
 }
 
 fn stream_of(answer: &QueryResult) -> Result<Vec<u8>, ArrowError> {
@@ -127,18 +138,48 @@ pub(super) struct QueryResult {
     pub(super) truncated: bool,
 }
 
-/// So many rows of an answer in JSON.
-pub(super) fn most(rows: u64) -> (u64, usize) {
-    (rows, MOST_JSON_BYTES)
-}
-
-/// Runs a query for at most so many rows and bytes in a process of its own, within the limits. One that nobody waits for any more is ended.
+/// Runs a query for at most so many rows, and 64 MiB of Arrow's arrays.
 pub(super) async fn ask(
     shared: &Arc<Shared>,
     dataset: Option<ServedDataset>,
     sql: String,
-    most: (u64, usize),
+    most_rows: u64,
 ) -> Result<(QueryResult, f64), Problem> {
+    let statement = Statement::new(sql, dataset.map(|dataset| dataset.path), Vec::new())?;
+    within_limits(shared, found(shared, statement, most_rows)).await
+}
+
+/// Runs a query for at most so many rows, as JSON of about 16 MiB at most.
+async fn ask_in_json(
+    shared: &Arc<Shared>,
+    dataset: Option<ServedDataset>,
+    sql: String,
+    most_rows: u64,
+) -> Result<(JsonAnswer, f64), Problem> {
+    let statement = Statement::new(sql, dataset.map(|dataset| dataset.path), Vec::new())?;
+    let asking =
+        async { Ok(shared.queries.ask_in_json(statement, most_rows, MOST_JSON_BYTES).await?) };
+    within_limits(shared, asking).await
+}
+
+/// Returns the first rows of a query, as lists of JSON values in the order of its columns.
+pub(super) async fn rows_of(
+    shared: &Arc<Shared>,
+    dataset: ServedDataset,
+    sql: String,
+    most_rows: u64,
+) -> Result<Vec<Vec<Value>>, Problem> {
+    let (answer, _) = ask_in_json(shared, Some(dataset), sql, most_rows).await?;
+    blocking(move || serde_json::from_str(&json_array(answer.rows)?).map_err(Problem::internal))
+        .await
+}
+
+/// Waits for a turn, and then for a query. One that nobody waits for any more, or that takes too long, is ended: it runs in a
+/// process of its own, which goes with `asking`. Returns the seconds that it took.
+async fn within_limits<T>(
+    shared: &Arc<Shared>,
+    asking: impl Future<Output = Result<T, Problem>>,
+) -> Result<(T, f64), Problem> {
     let limit = Duration::from_secs(shared.current().config.sql.max_seconds);
     let deadline = tokio::time::Instant::now() + limit;
     // A page of thumbnails asks more at once than may run; each is short. What is waited here is gone from the limit, but half of it.
@@ -150,10 +191,8 @@ pub(super) async fn ask(
             "as many queries run as may at once (sql.concurrent): try again",
         )
     })?;
-    let statement = Statement::new(sql, dataset.map(|dataset| dataset.path), Vec::new())?;
     let began = Instant::now();
-    let found = tokio::time::timeout_at(deadline, found(shared, statement, most)).await;
-    let found = found.map_err(|_| {
+    let answer = tokio::time::timeout_at(deadline, asking).await.map_err(|_| {
         Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             format!(
@@ -162,14 +201,14 @@ pub(super) async fn ask(
             ),
         )
     })?;
-    Ok((found?, began.elapsed().as_secs_f64()))
+    Ok((answer?, began.elapsed().as_secs_f64()))
 }
 
 /// The rows of a query, as many as are wanted.
 async fn found(
     shared: &Shared,
     statement: Statement,
-    (most_rows, most_bytes): (u64, usize),
+    most_rows: u64,
 ) -> Result<QueryResult, Problem> {
     let mut answer = shared.queries.ask(statement).await?;
     let mut found =
@@ -179,70 +218,11 @@ async fn found(
         let taken = (batch.num_rows() as u64).min(left);
         left -= taken;
         bytes += bytes_of(&batch);
-        found.truncated = taken < batch.num_rows() as u64 || bytes > most_bytes;
+        found.truncated = taken < batch.num_rows() as u64 || bytes > MOST_BYTES;
         found.batches.push(batch.slice(0, taken as usize));
         if found.truncated {
             break;
         }
     }
     Ok(found)
-}
-
-/// Rows as lists of JSON values, in the order of the columns.
-pub(super) fn rows_of(batches: &[RecordBatch]) -> Result<Vec<Vec<Value>>, String> {
-    let mut rows = Vec::new();
-    for batch in batches {
-        // Arrow writes objects, and columns may have the same name: for the while, each has its number.
-        let fields: Vec<Field> = (0_usize..)
-            .zip(batch.schema().fields())
-            .map(|(number, field)| (**field).clone().with_name(number.to_string()))
-            .collect();
-        let numbered =
-            RecordBatch::try_new(Arc::new(Schema::new(fields)), batch.columns().to_vec());
-        let mut writer =
-            WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(Vec::new());
-        numbered
-            .and_then(|batch| writer.write(&batch))
-            .and_then(|()| writer.finish())
-            .map_err(|error| error.to_string())?;
-        let text = writer.into_inner();
-        if text.is_empty() {
-            continue;
-        }
-        let objects: Vec<serde_json::Map<String, Value>> =
-            serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-        rows.extend(
-            objects
-                .into_iter()
-                .map(|object| object.into_iter().map(|(_, value)| value).collect::<Vec<_>>()),
-        );
-    }
-    Ok(rows)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use arrow::array::{
-        FixedSizeBinaryArray, Float64Array, StringArray, TimestampMillisecondArray,
-    };
-    use serde_json::json;
-
-    #[test]
-    fn rows_keep_order_nulls_and_columns_of_the_same_name() {
-        let bytes = FixedSizeBinaryArray::try_from_iter([[0xab, 1]].into_iter()).unwrap();
-        let batch = RecordBatch::try_from_iter_with_nullable([
-            ("a", Arc::new(StringArray::from(vec![None::<&str>])) as _, true),
-            ("a", Arc::new(Float64Array::from(vec![0.5])) as _, true),
-            ("u", Arc::new(bytes) as _, true),
-            (
-                "t",
-                Arc::new(TimestampMillisecondArray::from(vec![0]).with_timezone("UTC")) as _,
-                true,
-            ),
-        ])
-        .unwrap();
-        let rows = rows_of(&[batch.clone(), batch.slice(0, 0)]).unwrap();
-        assert_eq!(rows, [[Value::Null, json!(0.5), json!("ab01"), json!("1970-01-01T00:00:00Z")]]);
-    }
 }

@@ -1,4 +1,4 @@
-//! Whether the service lives and is ready, and what it does.
+//! Health and status of the service.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,54 +13,74 @@ use super::blocking;
 use super::problem::Problem;
 use crate::shared::Shared;
 
-/// What the service does.
+/// The status of the service.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Status {
     version: &'static str,
     started_ms: i64,
     /// The state folder.
     state: String,
-    /// What was lost when the store was opened; null in most cases.
+    /// A description of what was lost when the store was opened. Null if nothing was lost.
     degraded: Option<String>,
-    /// Whether it is a service, which takes jobs. A command such as `diptych train` answers who looks, and takes none.
+    /// Whether this is a service, which takes jobs. A command such as `diptych train` answers
+    /// requests but takes no jobs.
     takes_jobs: bool,
-    /// Jobs by state.
+    /// Number of jobs by state.
     jobs: BTreeMap<&'static str, usize>,
     running: Vec<Running>,
     datasets: usize,
     runs: usize,
 }
 
-/// A job that runs.
+/// A running job.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct Running {
     job: u64,
     kind: &'static str,
-    /// Of a training, after its first step.
+    /// The last step of a training.
     #[serde(flatten)]
     #[schema(inline)]
     step: Option<LiveStep>,
 }
 
-/// Alive.
-#[utoipa::path(get, path = "/healthz", responses((status = OK, body = String, content_type = "text/plain")), tag = "health")]
+/// Returns "ok" while the service is alive.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    responses((status = OK, body = String, content_type = "text/plain")),
+    tag = "health",
+)]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Ready: the store answers.
-#[utoipa::path(get, path = "/readyz", responses((status = OK, body = String, content_type = "text/plain"), (status = "default", body = Problem)), tag = "health")]
+/// Returns "ready" while the store answers.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    responses(
+        (status = OK, body = String, content_type = "text/plain"),
+        (status = "default", body = Problem),
+    ),
+    tag = "health",
+)]
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Result<&'static str, Problem> {
     if shared.is_leaving() {
-        return Err(Problem::busy(StatusCode::SERVICE_UNAVAILABLE, "the service is leaving"));
+        return Err(Problem::busy(StatusCode::SERVICE_UNAVAILABLE, "the service is shutting down"));
     }
     let store = shared.store.clone();
     blocking(move || Ok(store.job(0)?)).await?;
     Ok("ready\n")
 }
 
-/// What runs, and what waits.
-#[utoipa::path(get, path = "/v1/status", operation_id = "get_status", responses((status = OK, body = Status), (status = "default", body = Problem)), tag = "health")]
+/// Returns the running jobs and the state of the queue.
+#[utoipa::path(
+    get,
+    path = "/v1/status",
+    operation_id = "get_status",
+    responses((status = OK, body = Status), (status = "default", body = Problem)),
+    tag = "health",
+)]
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Result<Json<Status>, Problem> {
     let store = shared.store.clone();
     let runs = blocking(move || Ok(store.runs()?.len())).await?;

@@ -1,4 +1,5 @@
-//! `/v1/give-way`: a command wants the state folder that `diptych ui` owns only because nobody else does.
+//! `/v1/give-way`: asks `diptych ui` for the state folder, which it owns only while nobody else
+//! wants it.
 
 use std::sync::Arc;
 
@@ -10,18 +11,19 @@ use axum::routing::post;
 use super::problem::Problem;
 use crate::shared::Shared;
 
-/// Where it is asked for.
+/// Path of the request.
 pub const GIVE_WAY: &str = "/v1/give-way";
 
 pub(super) fn routes(shared: &Arc<Shared>) -> Router {
     Router::new().route(GIVE_WAY, post(give_way)).with_state(Arc::clone(shared))
 }
 
-/// Accepted: the folder is free in a moment. Refused while a job runs, which would be stopped.
+/// Accepts if the folder will be free in a moment. Refuses while a job runs, since that would be
+/// stopped.
 async fn give_way(State(shared): State<Arc<Shared>>) -> Result<StatusCode, Problem> {
     let refuse = |why| Err(Problem::new(StatusCode::CONFLICT, why));
     let Some(way) = &shared.way else {
-        return refuse("the owner of this state folder keeps it".to_owned());
+        return refuse("the owner of this state folder does not give it up".to_owned());
     };
     let running: Vec<String> = shared
         .queue
@@ -31,7 +33,8 @@ async fn give_way(State(shared): State<Arc<Shared>>) -> Result<StatusCode, Probl
         .collect();
     if !running.is_empty() {
         return refuse(format!(
-            "{} runs in it: wait until it is done, cancel it, or give this work to it too (`diptych submit`)",
+            "{} runs in this state folder: wait until it is done, cancel it, or submit this work \
+             as a job too (`diptych submit`)",
             running.join(", ")
         ));
     }

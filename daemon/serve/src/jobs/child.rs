@@ -1,7 +1,8 @@
-//! A job as a process of its own: the same binary with the job's arguments. What it prints goes to the job's log.
+//! Jobs as processes of their own: the same binary with the job's arguments. Their output goes to
+//! the job's log.
 //!
-//! A service that was killed leaves its children behind; the next one ends them before the job is run again, so that no two write
-//! the same files.
+//! A service that was killed leaves its child processes behind. The next service ends them before
+//! it runs the jobs again, so that no two processes write the same files.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -22,23 +23,23 @@ use super::log::JobLog;
 use super::machine::End;
 use super::{Handle, paths};
 
-/// How often it is looked whether the child has ended or shall.
+/// Interval between two checks of whether the child has ended or should end.
 const LOOKS_EVERY: Duration = Duration::from_millis(50);
 /// How long a child of an earlier service has to end.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a query's messages that are told.
+/// Most bytes of a query's messages that are reported.
 const LONGEST_MESSAGE: u64 = 16 << 10;
-/// The binary of this process, even where another one was installed in its place meanwhile.
+/// The binary of this process, even if another one was installed in its place meanwhile.
 const THIS_BINARY: &str = "/proc/self/exe";
-/// The note of which process it is, in the job's folder.
+/// Name of the note in the job's folder that identifies the process.
 const NOTE: &str = "process";
 
-/// What a job's process is given.
+/// Settings of a job's process.
 pub(super) struct Given<'a> {
-    /// Where its relative paths begin.
+    /// The folder where its relative paths begin.
     pub(super) folder: PathBuf,
     pub(super) confinement: Confinement,
-    /// With which it may ask this service.
+    /// The token with which it may call this service.
     pub(super) token: &'a str,
 }
 
@@ -50,22 +51,23 @@ pub(super) fn run(
     given: &Given<'_>,
 ) -> anyhow::Result<End> {
     let folder = store.folder().join("jobs").join(job.id.to_string());
-    let (from_child, to_log) = io::pipe().context("a pipe for the job's output")?;
+    let (from_child, to_log) = io::pipe().context("cannot create a pipe for the job's output")?;
     let args = paths::whole(job.kind, &job.args, store.folder());
     let mut child = Command::new(THIS_BINARY)
         .args(&args[1..])
         .current_dir(&given.folder)
         .stdin(Stdio::null())
-        .stdout(to_log.try_clone().context("a pipe for the job's output")?)
+        .stdout(to_log.try_clone().context("cannot create a pipe for the job's output")?)
         .stderr(to_log)
-        // The service's own: a child must not feed its watchdog or say that it is ready.
+        // These belong to the service: a child must not feed its watchdog or report that it is
+        // ready.
         .env("DIPTYCH_TOKEN", given.token)
         .env(VARIABLE, given.confinement.to_variable()?)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
         .spawn()
-        .context("starting the job's process")?;
+        .context("cannot start the job's process")?;
     let note = folder.join(NOTE);
     if let Some(began) = began(child.id()) {
         durable::write(&note, format!("{} {began}\n", child.id()).as_bytes())?;
@@ -74,24 +76,25 @@ pub(super) fn run(
     let reader = std::thread::Builder::new()
         .name(format!("job-{}-log", job.id))
         .spawn(move || printed.take(from_child))?;
-    let mut asked = false;
+    let mut asked_to_stop = false;
     let status = loop {
-        if let Some(status) = child.try_wait().context("waiting for the job's process")? {
+        if let Some(status) = child.try_wait().context("cannot wait for the job's process")? {
             break status;
         }
-        if handle.stop.asked() && !asked {
-            asked = true;
+        if handle.stop.asked() && !asked_to_stop {
+            asked_to_stop = true;
             terminate(child.id(), Signal::TERM);
         }
         std::thread::sleep(LOOKS_EVERY);
     };
-    // It ends when the child's end of the pipe is closed.
+    // The reader ends when the child's end of the pipe is closed.
     let _ = reader.join();
     fs::remove_file(&note).or_else(not_there).map_err(SchemaError::io(&note))?;
-    Ok(end(status, asked, &folder))
+    Ok(end(status, asked_to_stop, &folder))
 }
 
-/// Writes the pairs that fulfil a condition to `output`, by a process of its own, as for a select. None where the job was asked to stop.
+/// Writes the pairs that match a condition to `output`. A process of its own does it, like a
+/// select. Returns `None` if the job was asked to stop.
 pub(super) fn select(
     choice: &PairChoice,
     dataset: &Path,
@@ -99,7 +102,10 @@ pub(super) fn select(
     confinement: &Confinement,
     handle: &Handle,
 ) -> anyhow::Result<Option<()>> {
-    let mut messages = tempfile::tempfile().context("a file for the query's messages")?;
+    let mut messages = tempfile::tempfile().context(
+        "cannot create a file for the query's \
+         messages",
+    )?;
     let mut child = Command::new(THIS_BINARY)
         .args(["select", "--unremembered", "--dataset"])
         .arg(dataset)
@@ -112,20 +118,20 @@ pub(super) fn select(
         .args(&choice.condition)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(messages.try_clone().context("a file for the query's messages")?)
+        .stderr(messages.try_clone().context("cannot create a file for the query's messages")?)
         .env(VARIABLE, confinement.to_variable()?)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
         .spawn()
-        .context("starting the query's process")?;
+        .context("cannot start the query's process")?;
     let status = loop {
-        if let Some(status) = child.try_wait().context("waiting for the query's process")? {
+        if let Some(status) = child.try_wait().context("cannot wait for the query's process")? {
             break status;
         }
         if handle.stop.asked() {
-            child.kill().context("ending the query's process")?;
-            child.wait().context("waiting for the query's process")?;
+            child.kill().context("cannot end the query's process")?;
+            child.wait().context("cannot wait for the query's process")?;
             return Ok(None);
         }
         std::thread::sleep(LOOKS_EVERY);
@@ -134,31 +140,33 @@ pub(super) fn select(
         return Ok(Some(()));
     }
     let mut text = String::new();
-    messages.rewind().context("the query's messages")?;
-    messages.take(LONGEST_MESSAGE).read_to_string(&mut text).context("the query's messages")?;
+    messages.rewind().context("cannot read the query's messages")?;
+    messages.take(LONGEST_MESSAGE).read_to_string(&mut text).context(
+        "cannot read the query's \
+         messages",
+    )?;
     let text = text.trim();
     bail!("{}", if text.is_empty() { status.to_string() } else { text.to_owned() })
 }
 
-fn end(status: ExitStatus, asked: bool, folder: &Path) -> End {
+fn end(status: ExitStatus, asked_to_stop: bool, folder: &Path) -> End {
     match status.code() {
         Some(0) => End::Done { note: None },
         Some(code) if code == i32::from(Outcome::SourceUnreadable.code()) => End::Done {
-            note: Some(
-                "done, but a source could not be read to its end; the log says which".into(),
-            ),
+            note: Some("done, but a source could not be read to its end; see the log".into()),
         },
         Some(code) if code == i32::from(Outcome::Stopped.code()) => End::Stopped,
-        // What does not wait for the signal leaves nothing half-written either: it starts anew.
-        _ if asked => End::Stopped,
+        // A process that does not handle the signal leaves nothing half-written either: it starts
+        // anew.
+        _ if asked_to_stop => End::Stopped,
         Some(code) => End::Failed(format!("exit code {code}: {}", JobLog::tail(folder, 3))),
         None => {
-            End::Failed(format!("its process was ended ({status}): {}", JobLog::tail(folder, 3)))
+            End::Failed(format!("its process was killed ({status}): {}", JobLog::tail(folder, 3)))
         }
     }
 }
 
-/// Ends the process that an earlier service left behind for this job, if it is still there.
+/// Ends the process that an earlier service left for this job, if it still runs.
 pub(super) fn end_of_earlier_service(folder: &Path) -> anyhow::Result<()> {
     let note = folder.join(NOTE);
     let Ok(text) = fs::read_to_string(&note) else { return Ok(()) };
@@ -169,7 +177,7 @@ pub(super) fn end_of_earlier_service(folder: &Path) -> anyhow::Result<()> {
     if let Some((pid, then)) = known {
         let deadline = Instant::now() + PATIENCE;
         let mut signal = Signal::TERM;
-        // A process of the same number that began at another time is another one.
+        // A process with the same number but another start time is a different one.
         while began(pid) == Some(then) {
             terminate(pid, signal);
             if Instant::now() > deadline {
@@ -187,16 +195,17 @@ fn not_there(error: io::Error) -> io::Result<()> {
 }
 
 fn terminate(pid: u32, signal: Signal) {
-    // One that has ended meanwhile needs no signal.
+    // A process that has ended meanwhile needs no signal.
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
 }
 
-/// When a process began, in the kernel's ticks since boot. None where there is no such process, or it has ended and nobody asked yet.
+/// Returns the start time of a process, in the kernel's ticks since boot. Returns `None` if there
+/// is no such process, or if it has ended and was not yet waited for.
 fn began(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; field 3 follows it, and 22 is the time.
+    // The name, in parentheses, may contain anything. Field 3 follows it, and field 22 is the time.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     if fields.next()? == "Z" {
         return None;

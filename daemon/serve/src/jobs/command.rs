@@ -1,5 +1,6 @@
-//! A command that owns the store by itself, such as `diptych train`, as the one job of a queue that takes no other: who looks sees it
-//! as any job. The jobs of services that the store knows are shown, and left to the next service.
+//! A command that owns the store by itself, such as `diptych train`. It appears as the one job of a
+//! queue that takes no others. Jobs of services that the store knows are shown, and left to the
+//! next service.
 
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -13,10 +14,10 @@ use super::machine::{self, JobEvent, Tries};
 use super::{Handle, Inner, LAG, Queue, QueueError};
 use crate::folders::Folders;
 
-/// The number of the command among the jobs. Those of the store begin at 1.
+/// The number of the command among the jobs. Numbers of stored jobs begin at 1.
 const COMMAND: u64 = 0;
 
-/// What a command does that owns a store.
+/// A command that owns a store.
 pub struct OwningCommand {
     pub kind: JobKind,
     /// The run that it trains.
@@ -25,7 +26,7 @@ pub struct OwningCommand {
 }
 
 impl Queue {
-    /// The queue of a process that runs `command` and nothing else.
+    /// Returns the queue of a process that runs `command` and nothing else.
     pub(crate) fn of_command(
         store: Store,
         folders: Folders,
@@ -33,10 +34,11 @@ impl Queue {
     ) -> anyhow::Result<Arc<Self>> {
         let limits = JobsConfig::default();
         let OwningCommand { kind, run, live } = command;
-        let told = live.sender();
+        let run_events = live.sender();
         let mut inner = Inner::default();
         for mut job in store.jobs()? {
-            // It ran when its service was killed; what the next service makes of it is said, and not recorded.
+            // The job was running when its service was killed. Show what the next service will make
+            // of it, without recording that.
             let step = job.step_at_start;
             let tries = Tries { attempts: limits.attempts, retry_seconds: limits.retry_seconds };
             if matches!(job.state, JobState::Running | JobState::Pausing | JobState::Cancelling) {
@@ -78,8 +80,8 @@ impl Queue {
             folders: Mutex::new(folders),
             inner: Mutex::new(inner),
             changed: Condvar::new(),
-            jobs_told: broadcast::channel(LAG).0,
-            told,
+            job_events: broadcast::channel(LAG).0,
+            run_events,
             command: Some(words),
         }))
     }
@@ -94,13 +96,14 @@ impl Queue {
         let state = self.store.folder();
         let state = std::path::absolute(state).unwrap_or_else(|_| state.to_owned());
         Err(QueueError::NoService(format!(
-            "{command} owns the state folder, and takes no jobs: a signal to it (Ctrl-C) saves and stops it. Jobs are for a \
-             service: `diptych serve --state {}`, when it is done",
+            "{command} owns the state folder and takes no jobs. To save and stop it, send it a \
+             signal (Ctrl-C). To run jobs, start a service when it is done: `diptych serve --state \
+             {}`",
             state.display()
         )))
     }
 
-    /// Tells those who listen how the command ended. Only the first call counts.
+    /// Tells listeners how the command ended. Only the first call counts.
     pub(crate) fn command_ends(&self, state: JobState, message: Option<String>) {
         let mut inner = self.inner();
         let ran = inner.running.remove(&COMMAND).is_some();
@@ -108,8 +111,8 @@ impl Queue {
             job.state = state;
             job.message = message;
             job.ended = Some(Milliseconds::now());
-            // Without listeners there is nobody to tell.
-            let _ = self.jobs_told.send(job.clone());
+            // Sending fails only if nobody listens.
+            let _ = self.job_events.send(job.clone());
         }
     }
 }

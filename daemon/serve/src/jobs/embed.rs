@@ -1,4 +1,4 @@
-//! `diptych embed` as a job: in this process, since embeddings go into the service's store.
+//! `diptych embed` as a job. It runs in this process, since embeddings go into the service's store.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -20,7 +20,8 @@ use super::{Handle, child};
 use crate::confinement::Confinement;
 use crate::folders::Folders;
 
-/// Runs an embed whose relative paths begin in `folder`. What it opens are the places that the checks found, not names.
+/// Runs an embed whose relative paths begin in `folder`. It opens the resolved paths that were
+/// checked, not the names.
 pub(super) fn run(
     args: EmbedArgs,
     folder: &Path,
@@ -31,7 +32,7 @@ pub(super) fn run(
     let EmbedArgs { model, dataset: DatasetArg { dataset }, pairs, output, format, batch_size } =
         args;
     let place = |role, path: &Path| folders.resolve(folder, path, role).map_err(|why| anyhow!(why));
-    // A name that is no file is a run's, or that of a built-in model.
+    // A name without such a file belongs to a run or to a built-in model.
     let file_or_name = |name: String| -> anyhow::Result<String> {
         if !folder.join(&name).exists() {
             return Ok(name);
@@ -78,8 +79,8 @@ pub(super) fn run(
     Ok(if embedded.stopped { End::Stopped } else { End::Done { note: Some(note) } })
 }
 
-/// The pairs that are meant. A condition of a client is computed by a process of its own, which can be lost. None where the job was asked
-/// to stop meanwhile.
+/// Returns the pairs that a job chooses. A condition from a client is computed by a process of its
+/// own, which can fail without harm. Returns `None` if the job was asked to stop meanwhile.
 fn selected(
     dataset: &Path,
     choice: &PairChoice,
@@ -89,7 +90,7 @@ fn selected(
     if choice.condition.is_none() {
         return chosen_pairs(dataset, choice).map(Some);
     }
-    let folder = tempfile::tempdir().context("a folder for the pairs of --where")?;
+    let folder = tempfile::tempdir().context("cannot create a folder for the pairs of --where")?;
     let file = folder.path().join("pairs.parquet");
     let confinement = Confinement::of_job(JobKind::Select, folders);
     if child::select(choice, dataset, &file, &confinement, handle).context("--where")?.is_none() {

@@ -1,5 +1,5 @@
-//! The log of a job: one file, bounded, that outlives the job. Training and embedding write to it what they log on their threads, a
-//! child process all that it prints.
+//! The log of a job: one file of limited size that outlives the job. Training and embedding write
+//! the log lines of their threads to it, and child processes everything that they print.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -10,16 +10,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context;
 use diptych_schemas::SchemaError;
 
-/// Largest log; a job that is tried again goes on in the same.
+/// Largest log in bytes. A job that is tried again continues the same log.
 const MOST_BYTES: u64 = 16 << 20;
-const FULL: &[u8] = b"(this log is full; what came after is not kept)\n";
+const FULL: &[u8] = b"(this log is full; later lines are not kept)\n";
 
 thread_local! {
-    /// Where this thread's log lines go beside the service's log.
+    /// The job's log that receives this thread's log lines, in addition to the service's log.
     static HERE: RefCell<Option<JobLog>> = const { RefCell::new(None) };
 }
 
-/// Clones write to the same file.
+/// A log file. Clones write to the same file.
 #[derive(Clone, Debug)]
 pub(crate) struct JobLog(Arc<Mutex<Open>>);
 
@@ -30,7 +30,7 @@ struct Open {
 }
 
 impl JobLog {
-    /// Opens the log in a job's folder, and makes both where they are not there yet.
+    /// Opens the log in a job's folder, and creates both if they do not exist.
     pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).map_err(SchemaError::io(folder))?;
         let path = folder.join("log");
@@ -43,7 +43,7 @@ impl JobLog {
         Ok(Self(Arc::new(Mutex::new(Open { file, bytes }))))
     }
 
-    /// Runs something whose log lines of this thread shall be here too.
+    /// Runs work whose log lines on this thread also go to this log.
     pub(crate) fn collect<T>(&self, work: impl FnOnce() -> T) -> T {
         HERE.set(Some(self.clone()));
         let result = work();
@@ -51,7 +51,7 @@ impl JobLog {
         result
     }
 
-    /// Takes all that a process prints until it closes its end.
+    /// Copies everything that a process prints until it closes its end.
     pub(super) fn take(&self, mut from: impl Read) {
         let mut buffer = [0; 8192];
         loop {
@@ -69,7 +69,8 @@ impl JobLog {
         if open.bytes >= MOST_BYTES {
             return;
         }
-        // A log that cannot be written must not end the work; the service's own log has the lines of this process.
+        // A log that cannot be written must not end the work. The service's own log has the lines
+        // of this process.
         let _ = open.file.write_all(bytes);
         open.bytes += bytes.len() as u64;
         if open.bytes >= MOST_BYTES {
@@ -77,7 +78,7 @@ impl JobLog {
         }
     }
 
-    /// The last lines, for a message.
+    /// Returns the last lines, for a message.
     pub(super) fn tail(folder: &Path, lines: usize) -> String {
         let text = std::fs::read(folder.join("log")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
@@ -86,10 +87,10 @@ impl JobLog {
     }
 }
 
-/// Standard error and, on the thread of a job, its log.
+/// A writer to standard error and, on the thread of a job, to the job's log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tee {
-    /// Off where the journal has the lines by another way.
+    /// False if the journal receives the lines in another way.
     pub standard_error: bool,
 }
 

@@ -1,16 +1,17 @@
-//! The states of a job and what leads from one to the next: the only place that decides it. No clock, no store, no threads.
+//! The states of a job and the transitions between them. Only this module decides about them. It
+//! has no clock, no store and no threads.
 //!
 //! ```text
-//! queued → running → done | failed | queued again (failed, a try is left; or the service left)
+//! queued → running → done | failed | queued again (tries left, or the service shut down)
 //! running → pausing → paused → queued       running → cancelling → cancelled
 //! ```
 
 use diptych_store::{JobRecord, JobState, Milliseconds};
 
-/// Largest pause between two tries.
+/// Longest pause between two tries.
 const LONGEST_WAIT_SECONDS: u64 = 3600;
 
-/// What happens to a job.
+/// An event in the life of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum JobEvent {
     Start {
@@ -22,24 +23,25 @@ pub(super) enum JobEvent {
     Resume,
     Cancel,
     Retry,
-    /// The service went away without hearing how it ended: a crash, a power cut. `step`: its run's newest checkpoint.
+    /// The service ended without hearing how the job ended, for example by a crash or a power cut.
+    /// `step` is the newest checkpoint of its run.
     Lost {
         step: u64,
     },
 }
 
-/// How the work of a job ended.
+/// The outcome of a job's work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Done {
         note: Option<String>,
     },
-    /// As it was asked to, with everything saved.
+    /// It stopped on request, with everything saved.
     Stopped,
     Failed(String),
 }
 
-/// How often, and how soon, a job is tried again.
+/// The number of tries of a job, and the pause between them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tries {
     pub(super) attempts: u32,
@@ -47,33 +49,34 @@ pub(super) struct Tries {
 }
 
 impl Tries {
-    /// Milliseconds before the try after the `attempt`-th.
+    /// Returns the milliseconds between the `attempt`-th try and the next.
     fn wait(self, attempt: u32) -> i64 {
         let factor = 4_u64.saturating_pow(attempt.saturating_sub(1));
         (1000 * self.retry_seconds.saturating_mul(factor).min(LONGEST_WAIT_SECONDS)) as i64
     }
 }
 
-/// Whether a job has waited long enough before its next try. A time further away than any wait was noted by a clock that has been set
-/// back since: such a job is due, or a wrong date would hold it for as long as the date was wrong.
+/// Whether a job has waited long enough for its next try. A time further away than any pause was
+/// recorded by a clock that has been set back since. Such a job is due: otherwise a wrong date
+/// would hold it for as long as the date was wrong.
 pub(super) fn is_due(job: &JobRecord, now: Milliseconds) -> bool {
     let latest = Milliseconds(now.0.saturating_add(1000 * LONGEST_WAIT_SECONDS as i64));
     job.not_before.is_none_or(|time| time <= now || time > latest)
 }
 
-/// Applies what happened, or says in words why that cannot happen to a job in this state.
+/// Applies an event to a job. Returns a message if the event cannot happen in the job's state.
 #[expect(
     clippy::match_same_arms,
     reason = "a line for each transition, in the order of a job's life"
 )]
 pub(super) fn apply(
     job: &mut JobRecord,
-    happening: JobEvent,
+    event: JobEvent,
     now: Milliseconds,
     tries: Tries,
 ) -> Result<(), String> {
     use JobState::{Cancelled, Cancelling, Done, Failed, Paused, Pausing, Queued, Running};
-    match (happening, job.state) {
+    match (event, job.state) {
         (JobEvent::Start { version, step }, Queued) => {
             job.state = Running;
             job.attempt += 1;
@@ -88,7 +91,7 @@ pub(super) fn apply(
             end(job, Done, note, now);
         }
         (JobEvent::Ended(End::Stopped), Running) => {
-            // The service is leaving: it goes on with the next one.
+            // The service is shutting down. The next one continues the job.
             job.state = Queued;
             job.attempt = 0;
         }
@@ -104,10 +107,10 @@ pub(super) fn apply(
         }
         (JobEvent::Lost { step }, Running) => {
             if step > job.step_at_start {
-                // It got further, so what ended it is not what it does at its start.
+                // It made progress, so its start is not what ended the service.
                 job.attempt = 1;
             }
-            let message = "the service ended while it ran".to_owned();
+            let message = "the service ended while the job was running".to_owned();
             if job.attempt <= 1 {
                 job.state = Queued;
                 job.message = Some(message);
@@ -128,7 +131,7 @@ pub(super) fn apply(
         }
         (JobEvent::Cancel, Queued | Paused) => end(job, Cancelled, None, now),
         (JobEvent::Cancel, Running | Pausing) => job.state = Cancelling,
-        (happening, state) => return Err(refusal(job.id, &happening, state)),
+        (event, state) => return Err(refusal(job.id, &event, state)),
     }
     Ok(())
 }
@@ -149,19 +152,19 @@ fn fail(job: &mut JobRecord, message: String, now: Milliseconds, tries: Tries) {
     }
 }
 
-fn refusal(id: u64, happening: &JobEvent, state: JobState) -> String {
+fn refusal(id: u64, event: &JobEvent, state: JobState) -> String {
     let state = state.as_str();
-    match happening {
+    match event {
         JobEvent::Pause => {
-            format!("job {id} is {state}: only one that is queued or running can be paused")
+            format!("job {id} is {state}: only a queued or running job can be paused")
         }
-        JobEvent::Resume => format!("job {id} is {state}: only one that is paused can be resumed"),
-        JobEvent::Cancel => format!("job {id} is {state} already"),
+        JobEvent::Resume => format!("job {id} is {state}: only a paused job can be resumed"),
+        JobEvent::Cancel => format!("job {id} is already {state}"),
         JobEvent::Retry => {
-            format!("job {id} is {state}: only one that failed or was cancelled can be tried again")
+            format!("job {id} is {state}: only a failed or cancelled job can be retried")
         }
         JobEvent::Start { .. } | JobEvent::Ended(_) | JobEvent::Lost { .. } => {
-            format!("job {id} is {state}, in which this cannot happen: {happening:?}")
+            format!("job {id} is {state}, so this event cannot happen: {event:?}")
         }
     }
 }
@@ -181,7 +184,7 @@ mod tests {
         let now = Milliseconds(10 * DAY);
         assert!(is_due(&queued(), now) && is_due(&waiting(now.0), now));
         assert!(!is_due(&waiting(now.0 + 30_000), now));
-        // The failure was noted while the date was a day, or thirty years, ahead; or just now, in 1970.
+        // The failure was recorded while the date was a day or thirty years ahead, or in 1970.
         for ahead in [DAY, 30 * 365 * DAY, i64::MAX - now.0] {
             assert!(is_due(&waiting(now.0 + ahead), now), "{ahead}");
         }
@@ -256,7 +259,7 @@ mod tests {
             apply(&mut job, JobEvent::Lost { step }, Milliseconds(0), TRIES).unwrap();
             assert_eq!(job.state, JobState::Queued);
         }
-        // One that brings the service down at its start does not do so for ever.
+        // A job that ends the service at its start is not tried for ever.
         let lost = || JobEvent::Lost { step: 0 };
         let job = after(&[start(), lost(), start(), lost(), start(), lost()]);
         assert_eq!(job.state, JobState::Failed);
@@ -282,7 +285,7 @@ mod tests {
             after(&[start(), JobEvent::Pause, JobEvent::Cancel, JobEvent::Lost { step: 0 }]).state,
             JobState::Cancelled
         );
-        // It came to its end before it heard.
+        // It finished before it received the request.
         assert_eq!(
             after(&[start(), JobEvent::Cancel, JobEvent::Ended(End::Done { note: None })]).state,
             JobState::Done
@@ -316,7 +319,8 @@ mod tests {
                 }
                 prop_assert_eq!(job.ended.is_some(), job.state.has_ended());
                 prop_assert!(job.attempt <= TRIES.attempts);
-                prop_assert!(job.not_before.is_none() || job.state == JobState::Queued || job.state == JobState::Paused || job.state.has_ended());
+                let may_wait = matches!(job.state, JobState::Queued | JobState::Paused);
+                prop_assert!(job.not_before.is_none() || may_wait || job.state.has_ended());
             }
         }
     }

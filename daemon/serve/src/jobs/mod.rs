@@ -1,9 +1,12 @@
-//! The queue of jobs: what is asked for, what runs, what comes next.
+//! The queue of jobs: which are known, which run, and which comes next.
 //!
-//! 1. Every transition is on the disk before it is acted upon, and [`machine`] alone decides which there are.
-//! 2. What is in memory is the store's, read once at the start; only [`Queue::happens`] changes either.
-//! 3. A job runs on a thread of its own: training and embedding in this process, which owns the store, everything else as a child
-//!    process, so that a file that brings it down brings down nothing else.
+//! 1. Every transition is on the disk before it takes effect. Only [`machine`] decides which
+//!    transitions exist.
+//! 2. The jobs in memory are those of the store, read once at the start. Only [`Queue::happens`]
+//!    changes either.
+//! 3. A job runs on a thread of its own. Training and embedding run in this process, which owns the
+//!    store. All other kinds run as child processes, so that a file that crashes one crashes
+//!    nothing else.
 
 mod child;
 mod command;
@@ -37,14 +40,14 @@ use machine::{End, JobEvent, Tries};
 use paths::{Checked, CheckedCommand};
 pub(crate) use waiting::WaitsFor;
 
-/// How long the scheduler sleeps where nothing happens.
+/// Longest sleep of the scheduler.
 const LOOKS_EVERY: Duration = Duration::from_mins(1);
-/// Jobs that may wait.
+/// Most jobs that may wait.
 const MOST_WAITING: usize = 10_000;
 /// Transitions that a listener may lag behind.
 const LAG: usize = 1024;
 
-/// What somebody wants done.
+/// A request for a new job.
 #[derive(Clone, Debug)]
 pub(crate) struct JobRequest {
     pub kind: JobKind,
@@ -55,23 +58,23 @@ pub(crate) struct JobRequest {
     pub after: Vec<u64>,
 }
 
-/// Why the queue does not do what it is asked.
+/// Reasons why the queue refuses a request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QueueError {
     #[error("there is no job {0}")]
     Unknown(u64),
-    /// It cannot be done in this state.
+    /// The request is impossible in the job's state.
     #[error("{0}")]
     State(String),
-    /// What was asked for is wrong.
+    /// The request itself is wrong.
     #[error("{0}")]
     Wrong(String),
     /// A command owns the store, and takes no jobs.
     #[error("{0}")]
     NoService(String),
-    #[error("{MOST_WAITING} jobs are waiting already: cancel some, or wait")]
+    #[error("{MOST_WAITING} jobs are waiting already; cancel some, or wait")]
     Full,
-    #[error("the service is leaving")]
+    #[error("the service is shutting down")]
     Leaving,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -79,16 +82,16 @@ pub(crate) enum QueueError {
 
 pub(crate) struct Queue {
     store: Store,
-    /// With which a job's process may ask this service.
+    /// The token with which a job's process may call this service.
     token: String,
     limits: Mutex<JobsConfig>,
-    /// What jobs may name.
+    /// The files and folders that jobs may name.
     folders: Mutex<Folders>,
     inner: Mutex<Inner>,
     changed: Condvar,
-    jobs_told: broadcast::Sender<JobRecord>,
-    told: broadcast::Sender<LiveEvent>,
-    /// The command that owns the store, in words; none: a service does.
+    job_events: broadcast::Sender<JobRecord>,
+    run_events: broadcast::Sender<LiveEvent>,
+    /// A description of the command that owns the store. `None` for a service.
     command: Option<String>,
 }
 
@@ -96,24 +99,25 @@ pub(crate) struct Queue {
 struct Inner {
     jobs: BTreeMap<u64, JobRecord>,
     running: HashMap<u64, Handle>,
-    /// Whether jobs are run.
+    /// Whether jobs are being started.
     started: bool,
     leaving: bool,
 }
 
-/// The end of a running job that others hold.
+/// Access to a running job from other threads.
 #[derive(Clone)]
 pub(super) struct Handle {
     stop: StopRequest,
     live: Live,
-    /// Whether a standstill of it is one of this process.
+    /// Whether it runs in this process, so that the watchdog covers it.
     in_process: bool,
-    /// What it had finished when it was looked at last.
+    /// The count of its finished work at the last check.
     seen: u64,
 }
 
 impl Queue {
-    /// Takes up the jobs of a store. What ran when the service ended is put back in its place.
+    /// Loads the jobs of a store. Jobs that were running when the service ended are put back in the
+    /// queue.
     pub(crate) fn open(
         store: Store,
         limits: JobsConfig,
@@ -128,8 +132,8 @@ impl Queue {
             folders: Mutex::new(folders),
             inner: Mutex::new(Inner { jobs, ..Inner::default() }),
             changed: Condvar::new(),
-            jobs_told: broadcast::channel(LAG).0,
-            told: Live::channel(),
+            job_events: broadcast::channel(LAG).0,
+            run_events: Live::channel(),
             command: None,
         };
         queue.recover()?;
@@ -151,7 +155,7 @@ impl Queue {
             let step = self.newest_checkpoint(job.run.as_ref())?;
             let now = self.happens(&mut inner, job.id, JobEvent::Lost { step })?;
             tracing::info!(
-                "job {} ({}) ran when the service ended; it is {} now",
+                "job {} ({}) was running when the service ended; it is now {}",
                 job.id,
                 job.kind.as_str(),
                 now.state.as_str()
@@ -160,7 +164,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Starts to run jobs, on a thread of its own, until the service leaves. A second call changes nothing.
+    /// Starts to run jobs, on a thread of its own, until the service shuts down. A second call
+    /// changes nothing.
     pub(crate) fn start(self: &Arc<Self>) -> anyhow::Result<()> {
         if self.command.is_some() || std::mem::replace(&mut self.inner().started, true) {
             return Ok(());
@@ -169,7 +174,7 @@ impl Queue {
         std::thread::Builder::new()
             .name("jobs".into())
             .spawn(move || queue.schedule())
-            .context("starting the scheduler")?;
+            .context("cannot start the scheduler")?;
         Ok(())
     }
 
@@ -179,7 +184,7 @@ impl Queue {
             let now = Milliseconds::now();
             if let Some(id) = self.next(&inner, now) {
                 if let Err(error) = self.launch(&mut inner, id) {
-                    tracing::error!("job {id} could not be started: {error:#}");
+                    tracing::error!("cannot start job {id}: {error:#}");
                     inner = self
                         .changed
                         .wait_timeout(inner, LOOKS_EVERY)
@@ -193,7 +198,7 @@ impl Queue {
                 .values()
                 .filter(|job| job.state == JobState::Queued)
                 .filter_map(|job| job.not_before);
-            // One whose time has come waits for a slot, or for another job: it is woken by what changes.
+            // Jobs whose time has come wait for a slot or for another job. A change wakes them.
             let due = due.filter(|time| *time > now).min();
             let wait = due.map_or(LOOKS_EVERY, |due| {
                 Duration::from_millis((due.0 - now.0).max(1) as u64).min(LOOKS_EVERY)
@@ -203,7 +208,7 @@ impl Queue {
         }
     }
 
-    /// The job that comes next, if there is a slot for one.
+    /// Returns the next job, if there is a free slot for it.
     fn next(&self, inner: &Inner, now: Milliseconds) -> Option<u64> {
         let limits = self.limits();
         let running = |model: bool| {
@@ -245,7 +250,7 @@ impl Queue {
         let in_process = matches!(job.kind, JobKind::Train | JobKind::Embed);
         let handle = Handle {
             stop: StopRequest::default(),
-            live: Live::new(self.told.clone()),
+            live: Live::new(self.run_events.clone()),
             in_process,
             seen: 0,
         };
@@ -259,18 +264,19 @@ impl Queue {
             self.happens(
                 inner,
                 id,
-                JobEvent::Ended(End::Failed(format!("starting its thread: {error}"))),
+                JobEvent::Ended(End::Failed(format!("cannot start its thread: {error}"))),
             )?;
         }
         Ok(())
     }
 
-    /// The life of a job's thread.
+    /// The body of a job's thread.
     fn work(&self, job: &JobRecord, handle: &Handle) {
         tracing::info!("job {} ({}) starts, try {}", job.id, job.kind.as_str(), job.attempt);
         let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let log = JobLog::open(&self.log_folder(job.id))?;
-            // Since it was taken on, links may lead elsewhere, and the configuration may allow less.
+            // Check the paths again: since the job was accepted, links may have changed, and the
+            // configuration may allow less.
             let folders = self.folders();
             let checked = paths::check(job.into(), self.store.folder(), &folders)
                 .map_err(anyhow::Error::msg)?;
@@ -290,7 +296,7 @@ impl Queue {
             Ok(Ok(end)) => end,
             Ok(Err(error)) => End::Failed(diptych_schemas::words::describe(&error)),
             Err(_) => End::Failed(
-                "an internal error; it is in the log of the service, please report it".into(),
+                "internal error, please report it; the service's log has the details".into(),
             ),
         };
         match &end {
@@ -306,8 +312,8 @@ impl Queue {
         }
         let mut inner = self.inner();
         if let Err(error) = self.happens(&mut inner, job.id, JobEvent::Ended(end)) {
-            // The next start of the service puts it right.
-            tracing::error!("the end of job {} could not be recorded: {error}", job.id);
+            // The next start of the service corrects it.
+            tracing::error!("cannot record the end of job {}: {error}", job.id);
         }
         inner.running.remove(&job.id);
         drop(inner);
@@ -324,18 +330,18 @@ impl Queue {
                     if let Err(error) = std::fs::remove_dir_all(self.log_folder(id))
                         && error.kind() != std::io::ErrorKind::NotFound
                     {
-                        tracing::warn!("the log of job {id} could not be deleted: {error}");
+                        tracing::warn!("cannot delete the log of job {id}: {error}");
                     }
                 }
             }
-            Err(error) => tracing::warn!("old jobs could not be forgotten: {error}"),
+            Err(error) => tracing::warn!("cannot forget old jobs: {error}"),
         }
     }
 
-    /// Takes a job on. Durable when it returns.
-    pub(crate) fn submit(&self, wanted: JobRequest) -> Result<JobRecord, QueueError> {
+    /// Adds a job to the queue. Durable when it returns.
+    pub(crate) fn submit(&self, request: JobRequest) -> Result<JobRecord, QueueError> {
         self.refuse_beside_a_command()?;
-        let checked = paths::check((&wanted).into(), self.store.folder(), &self.folders());
+        let checked = paths::check((&request).into(), self.store.folder(), &self.folders());
         let run = checked.and_then(|checked| checked.run()).map_err(QueueError::Wrong)?;
         let mut inner = self.inner();
         if inner.leaving {
@@ -344,7 +350,7 @@ impl Queue {
         if inner.jobs.values().filter(|job| !job.state.has_ended()).count() >= MOST_WAITING {
             return Err(QueueError::Full);
         }
-        if let Some(unknown) = wanted.after.iter().find(|id| !inner.jobs.contains_key(id)) {
+        if let Some(unknown) = request.after.iter().find(|id| !inner.jobs.contains_key(id)) {
             return Err(QueueError::Wrong(format!("after: there is no job {unknown}")));
         }
         if let Some(run) = &run
@@ -354,21 +360,22 @@ impl Queue {
                 .find(|job| job.run.as_ref() == Some(run) && !job.state.has_ended())
         {
             return Err(QueueError::Wrong(format!(
-                "job {} trains run {run} already and is {}: resume or cancel it, or give this run another name",
+                "job {} already trains run {run} and is {}. Resume or cancel it, or give this run \
+                 another name",
                 other.id,
                 other.state.as_str()
             )));
         }
         let job = JobRecord {
             id: inner.jobs.last_key_value().map_or(1, |(id, _)| id + 1),
-            kind: wanted.kind,
+            kind: request.kind,
             state: JobState::Queued,
-            priority: wanted.priority,
-            after: wanted.after,
+            priority: request.priority,
+            after: request.after,
             run,
-            config: wanted.config,
-            args: wanted.args,
-            folder: wanted.folder,
+            config: request.config,
+            args: request.args,
+            folder: request.folder,
             attempt: 0,
             not_before: None,
             step_at_start: 0,
@@ -399,10 +406,10 @@ impl Queue {
         self.ask(id, JobEvent::Retry)
     }
 
-    fn ask(&self, id: u64, happening: JobEvent) -> Result<JobRecord, QueueError> {
+    fn ask(&self, id: u64, event: JobEvent) -> Result<JobRecord, QueueError> {
         self.refuse_beside_a_command()?;
         let mut inner = self.inner();
-        let job = self.happens(&mut inner, id, happening)?;
+        let job = self.happens(&mut inner, id, event)?;
         if matches!(job.state, JobState::Pausing | JobState::Cancelling)
             && let Some(handle) = inner.running.get(&id)
         {
@@ -422,7 +429,7 @@ impl Queue {
         Ok(job)
     }
 
-    /// Asks a training for a checkpoint after its step in progress.
+    /// Asks a training for a checkpoint after the current step.
     pub(crate) fn checkpoint(&self, id: u64) -> Result<JobRecord, QueueError> {
         let inner = self.inner();
         let job = inner.jobs.get(&id).ok_or(QueueError::Unknown(id))?;
@@ -432,7 +439,7 @@ impl Queue {
                 Ok(job.clone())
             }
             _ => Err(QueueError::State(format!(
-                "job {id} is {} ({}): only a training that runs writes checkpoints",
+                "job {id} is {} ({}): only a running training writes checkpoints",
                 job.state.as_str(),
                 job.kind.as_str()
             ))),
@@ -451,14 +458,14 @@ impl Queue {
         self.inner().jobs.get(&id).cloned()
     }
 
-    /// The job that trains a run: the one that has not ended, or the last.
+    /// Returns the job that trains a run: the one that has not ended, or else the last one.
     pub(crate) fn job_of_run(&self, run: &RunName) -> Option<JobRecord> {
         let inner = self.inner();
         let of_run = || inner.jobs.values().rev().filter(|job| job.run.as_ref() == Some(run));
         of_run().find(|job| !job.state.has_ended()).or_else(|| of_run().next()).cloned()
     }
 
-    /// The last step of each training that runs, by job.
+    /// Returns the last step of each running training, by job.
     pub(crate) fn steps(&self) -> Vec<(u64, LiveStep)> {
         let inner = self.inner();
         let mut steps: Vec<_> = inner
@@ -475,7 +482,8 @@ impl Queue {
         inner.jobs.values().filter(|job| inner.running.contains_key(&job.id)).cloned().collect()
     }
 
-    /// Whether every job of this process finished something since this was asked last. Without one: true.
+    /// Whether every job of this process has finished something since the last call. True if there
+    /// is none.
     pub(crate) fn all_moved(&self) -> bool {
         let mut inner = self.inner();
         let mut all = true;
@@ -487,24 +495,24 @@ impl Queue {
         all
     }
 
-    /// Transitions of jobs, from now on.
+    /// Subscribes to transitions of jobs.
     pub(crate) fn listen_to_jobs(&self) -> broadcast::Receiver<JobRecord> {
-        self.jobs_told.subscribe()
+        self.job_events.subscribe()
     }
 
-    /// Steps, events and checkpoints of runs, from now on.
+    /// Subscribes to steps, events and checkpoints of runs.
     pub(crate) fn listen_to_runs(&self) -> broadcast::Receiver<LiveEvent> {
-        self.told.subscribe()
+        self.run_events.subscribe()
     }
 
-    /// Takes over what changed in the configuration.
+    /// Applies a changed configuration.
     pub(crate) fn configure(&self, limits: JobsConfig, folders: Folders) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
         *self.folders.lock().unwrap_or_else(PoisonError::into_inner) = folders;
         self.changed.notify_all();
     }
 
-    /// Asks all jobs to save what they did and stop, and waits for that. Says which did not in time.
+    /// Asks all jobs to save and stop, and waits for them. Returns those that did not stop in time.
     pub(crate) fn leave(&self, patience: Duration) -> Vec<u64> {
         let deadline = Instant::now() + patience;
         let mut inner = self.inner();
@@ -522,7 +530,7 @@ impl Queue {
         inner.running.keys().copied().collect()
     }
 
-    /// Where the log of a job lies, and what it needs while it runs.
+    /// Returns the folder of a job's log and of the files that it needs while it runs.
     pub(crate) fn log_folder(&self, id: u64) -> PathBuf {
         self.store.folder().join("jobs").join(id.to_string())
     }
@@ -532,16 +540,16 @@ impl Queue {
         Ok(self.store.checkpoints(run)?.last().map_or(0, |checkpoint| checkpoint.step.0))
     }
 
-    /// The one way from state to state.
+    /// Applies an event to a job and records the result. All transitions pass through here.
     fn happens(
         &self,
         inner: &mut Inner,
         id: u64,
-        happening: JobEvent,
+        event: JobEvent,
     ) -> Result<JobRecord, QueueError> {
         let mut job = inner.jobs.get(&id).cloned().ok_or(QueueError::Unknown(id))?;
         let JobsConfig { attempts, retry_seconds, .. } = *self.limits();
-        machine::apply(&mut job, happening, Milliseconds::now(), Tries { attempts, retry_seconds })
+        machine::apply(&mut job, event, Milliseconds::now(), Tries { attempts, retry_seconds })
             .map_err(QueueError::State)?;
         self.keep(inner, job.clone())?;
         Ok(job)
@@ -550,13 +558,14 @@ impl Queue {
     fn keep(&self, inner: &mut Inner, job: JobRecord) -> Result<(), StoreError> {
         self.store.put_job(&job)?;
         inner.jobs.insert(job.id, job.clone());
-        // Without listeners there is nobody to tell.
-        let _ = self.jobs_told.send(job);
+        // Sending fails only if nobody listens.
+        let _ = self.job_events.send(job);
         Ok(())
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // A panic between a write of the store and that of the map leaves the map behind by one transition, which the next one mends.
+        // A panic between the writes to the store and to the map leaves the map behind by one
+        // transition. The next transition repairs that.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -569,7 +578,7 @@ impl Queue {
     }
 }
 
-/// Whether it takes a slot of those that run a model.
+/// Whether a job takes one of the slots for jobs that run a model.
 fn runs_a_model(job: &JobRecord) -> bool {
     match job.kind {
         JobKind::Train | JobKind::Embed | JobKind::Eval => true,

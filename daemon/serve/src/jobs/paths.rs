@@ -1,8 +1,10 @@
-//! What is looked at before a job is taken on, and again before it starts: that its configuration or arguments can be understood, and
-//! that every file, folder and URL in them is one that a request may name.
+//! Checks of a job before it is accepted, and again before it starts. Its configuration or
+//! arguments must be valid, and every file, folder and URL in them must be one that a request may
+//! name.
 //!
-//! Arguments are taken apart field by field, without a rest, so that a new option does not compile before somebody has said here
-//! whether it names a file. Names of sources are expanded as the ingest expands them, and each is looked at.
+//! Arguments are destructured field by field, without `..`. So a new option does not compile until
+//! someone has decided here whether it names a file. Sources are expanded as the ingest expands
+//! them, and each one is checked.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -20,10 +22,10 @@ use diptych_store::{JobKind, JobRecord, RunName};
 use super::JobRequest;
 use crate::folders::Folders;
 
-/// Files that the sources of one ingest may name.
+/// Most files that the sources of one ingest may name.
 const MOST_SOURCES: usize = 1_000_000;
 
-/// A job as it was asked for.
+/// A job as it was requested.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     kind: JobKind,
@@ -46,44 +48,45 @@ impl<'a> From<&'a JobRecord> for Asked<'a> {
     }
 }
 
-/// A job all of whose names were looked at.
+/// A job whose names have all been checked.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Checked {
-    /// Its paths lead where they were found to lead.
+    /// A training whose paths are resolved.
     Train(Box<TrainConfig>),
     Command(CheckedCommand),
 }
 
 pub(super) struct CheckedCommand {
-    /// Where its relative paths begin, links resolved.
+    /// The folder where its relative paths begin, with links resolved.
     pub(super) folder: PathBuf,
     pub(super) command: Command,
 }
 
 impl Checked {
-    /// The run that a training trains.
+    /// Returns the name of the run that a training trains.
     pub(super) fn run(&self) -> Result<Option<RunName>, String> {
         let Self::Train(config) = self else { return Ok(None) };
         RunName::new(&config.name).map(Some).map_err(|error| error.to_string())
     }
 }
 
-/// Checks what is asked for.
+/// Checks a requested job.
 pub(super) fn check(asked: Asked<'_>, state: &Path, folders: &Folders) -> Result<Checked, String> {
     let folder = folders.resolve(asked.folder, Path::new("."), PathRole::Read)?;
     let (checked, suite) = if asked.kind == JobKind::Train {
         if !asked.args.is_empty() {
-            return Err("a training has a config, no args".into());
+            return Err("a training takes a config and no args".into());
         }
         let mut config =
-            TrainConfig::parse(asked.config.ok_or("a training wants a config: its TOML")?)?;
+            TrainConfig::parse(asked.config.ok_or("a training needs a config, as TOML")?)?;
         config.loader.remote.check_request()?;
         config.replace_paths(|role, path| folders.resolve(&folder, path, role))?;
-        // What is there has an absolute path now; what is not may be a run.
+        // Names of existing files are absolute paths now. Other names may be those of runs.
         for run in config.model.weights.iter().flat_map(FirstWeights::run_names) {
             if !checkpoint_folder(state, run).is_dir() {
                 return Err(format!(
-                    "model.weights: {run}: there is no such file or folder, and no run of that name with a checkpoint"
+                    "model.weights: {run}: no such file or folder, and no run with this name has a \
+                     checkpoint"
                 ));
             }
         }
@@ -91,28 +94,32 @@ pub(super) fn check(asked: Asked<'_>, state: &Path, folders: &Folders) -> Result
         (Checked::Train(Box::new(config)), suite)
     } else {
         if asked.config.is_some() {
-            return Err(format!("only a training has a config; {} has args", asked.kind.as_str()));
+            let kind = asked.kind.as_str();
+            return Err(format!("only a training takes a config; {kind} takes args"));
         }
         let command = command(asked.kind, asked.args, state)?;
         let names = Names { folder: &folder, folders };
         let suite = names.check(&command)?;
         (Checked::Command(CheckedCommand { folder, command }), suite)
     };
-    // A suite names files of its own, which count as if they were asked for.
+    // A suite names files of its own, which are checked as if the request named them.
     if let Some(suite) = suite {
         let suite = SuiteConfig::read(&suite).map_err(|error| error.to_string())?;
         for (role, path) in suite.paths() {
             folders.resolve(Path::new("/"), &path, role)?;
         }
-        // A training is a part of the service's own process, in which no SQL of clients runs.
+        // A training runs inside the service's own process, which runs no SQL from clients.
         if asked.kind == JobKind::Train && suite.tasks.iter().any(|task| task.condition.is_some()) {
-            return Err("where in a suite cannot be asked for by a training: make a selection of it with `diptych select`".into());
+            return Err("a training cannot use where in a suite: make a selection with `diptych \
+                 select` and name that"
+                .into());
         }
     }
     Ok(checked)
 }
 
-/// The command that a job other than a training is. Models are looked for in the service's state folder.
+/// Parses the command of a job that is not a training. Models are looked up in the service's state
+/// folder.
 pub(super) fn command(kind: JobKind, args: &[String], state: &Path) -> Result<Command, String> {
     let given = whole(kind, args, state);
     Ok(Cli::try_parse_from(given)
@@ -120,19 +127,19 @@ pub(super) fn command(kind: JobKind, args: &[String], state: &Path) -> Result<Co
         .command)
 }
 
-/// All arguments of the process, its name first.
+/// Returns all arguments of the process, starting with its name.
 pub(super) fn whole(kind: JobKind, args: &[String], state: &Path) -> Vec<OsString> {
     let mut whole = vec![OsString::from("diptych"), kind.as_str().into()];
-    let asks_the_state =
+    let uses_the_state =
         matches!(kind, JobKind::Embed | JobKind::Eval | JobKind::Export | JobKind::Score);
-    if asks_the_state && !args.iter().any(|arg| arg == "--state" || arg.starts_with("--state=")) {
+    if uses_the_state && !args.iter().any(|arg| arg == "--state" || arg.starts_with("--state=")) {
         whole.extend(["--state".into(), state.into()]);
     }
     whole.extend(args.iter().map(OsString::from));
     whole
 }
 
-/// The names of a command.
+/// Checker of the names in a command.
 struct Names<'a> {
     folder: &'a Path,
     folders: &'a Folders,
@@ -199,9 +206,11 @@ impl Names<'_> {
                 if let Some(state) = state
                     && self.folders.resolve_state(self.folder, state)? == self.folders.state()
                 {
-                    return Err("--state: the service has this state folder, and a selection cannot ask it. Score the dataset \
-                                instead (`diptych score clip`), and select by that"
-                        .into());
+                    return Err(
+                        "--state: a selection cannot read the state folder of the service. \
+                         Score the dataset instead (`diptych score clip`), and select by that"
+                            .into(),
+                    );
                 }
             }
             Command::Dedup(args) => {
@@ -245,7 +254,7 @@ impl Names<'_> {
                 self.one(Write, output)?;
             }
             Command::Eval(args) => return self.check_eval(args),
-            _ => return Err("this is no job".into()),
+            _ => return Err("this command cannot run as a job".into()),
         }
         Ok(None)
     }
@@ -278,8 +287,8 @@ impl Names<'_> {
             allow_outside,
         } = lists;
         if *allow_outside {
-            return Err("--allow-outside cannot be asked for by a request: run such an ingest by hand, or name a folder of this service \
-                        with --images-root"
+            return Err("--allow-outside is not allowed in a request: run the ingest by hand, or \
+                 name a folder of this service with --images-root"
                 .into());
         }
         self.all(PathRole::Read, images_root)?;
@@ -300,14 +309,17 @@ impl Names<'_> {
             allow_private_hosts,
         } = download;
         if *allow_private_hosts {
-            return Err("--allow-private-hosts cannot be asked for by a request: run such an ingest by hand".into());
+            return Err(
+                "--allow-private-hosts is not allowed in a request: run the ingest by hand".into(),
+            );
         }
         self.one(PathRole::Write, dataset)?;
         let mut count = 0;
         sources.iter().try_for_each(|source| self.source(source, &mut count))
     }
 
-    /// Checks what an argument of an ingest stands for now. What is not there yet is looked at again before the job starts.
+    /// Checks every file that an argument of an ingest stands for now. Files that do not exist yet
+    /// are checked again before the job starts.
     fn source(&self, source: &str, count: &mut usize) -> Result<(), String> {
         for name in source_names(self.folder, source).map_err(|error| error.to_string())? {
             let paths = match name {
@@ -315,24 +327,25 @@ impl Names<'_> {
                 SourceName::Pattern(pattern) => {
                     if pattern.climbs() {
                         return Err(format!(
-                            "{source}: a pattern with .. behind a wildcard may lead outside of the folders of this service"
+                            "{source}: a pattern with .. after a wildcard is not allowed, since it \
+                             may leave the folders of this service"
                         ));
                     }
-                    // Before it is looked into.
+                    // Check the folder before reading it.
                     self.one(PathRole::Read, &pattern.folder())?;
                     pattern.matches().map_err(|error| error.to_string())?
                 }
             };
             for path in paths {
                 let real = self.one(PathRole::Read, &path)?;
-                // What cannot be recognised, or is not there yet, the ingest says.
+                // The ingest itself reports files that do not exist or cannot be recognized.
                 let held =
                     if real.is_dir() { sources_at(&path).unwrap_or_default() } else { Vec::new() };
                 self.all(PathRole::Read, &held)?;
                 *count += 1 + held.len();
                 if *count > MOST_SOURCES {
                     return Err(format!(
-                        "{source}: the sources name more than {MOST_SOURCES} files; give this job fewer"
+                        "{source}: the sources name more than {MOST_SOURCES} files; split the job"
                     ));
                 }
             }
@@ -371,7 +384,7 @@ impl Names<'_> {
         let read = [selection, benchmark, images, classes, templates, train_selection];
         self.all(PathRole::Dataset, dataset)?;
         self.all(PathRole::Read, read.into_iter().flatten().chain(compositional))?;
-        // Without a format nothing is written there.
+        // Nothing is written to `output` without a format.
         let written = json.iter().chain(output_format.is_some().then_some(output));
         self.all(PathRole::Write, written)?;
         compare.iter().try_for_each(|name| self.file_or_name(name))?;
@@ -388,7 +401,8 @@ impl Names<'_> {
             .try_for_each(|name| self.file_or_name(name))
     }
 
-    /// What may be a file, and may be a run or a built-in name where there is no such file.
+    /// Checks a name that may be a file. If there is no such file, it may be the name of a run or a
+    /// built-in name.
     fn file_or_name(&self, name: &str) -> Result<(), String> {
         let run = name.split_once('@').map_or(name, |(run, _)| run);
         let is_name = RunName::new(run).is_ok() && !name.contains('/');

@@ -1,4 +1,4 @@
-//! A training as a job: in this process, over the service's store.
+//! A training as a job. It runs in this process, with the service's store.
 
 use diptych_schemas::TrainConfig;
 use diptych_schemas::outcome::Outcome;
@@ -8,7 +8,8 @@ use diptych_training::{Options, RunContext, train};
 use super::Handle;
 use super::machine::End;
 
-/// Trains by a configuration whose paths were looked at. Its state folder is the service's, whatever it says.
+/// Runs a training whose paths have been checked. Its state folder is the service's, whatever the
+/// configuration says.
 pub(super) fn run(mut config: TrainConfig, store: &Store, handle: &Handle) -> anyhow::Result<End> {
     store.folder().clone_into(&mut config.state);
     let context = RunContext {

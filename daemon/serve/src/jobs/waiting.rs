@@ -1,23 +1,23 @@
-//! Why a queued job does not run yet.
+//! Reasons why a queued job does not run yet.
 
 use diptych_schemas::JobsConfig;
 use diptych_store::{JobRecord, JobState, Milliseconds};
 
 use super::{Inner, Queue, machine, runs_a_model};
 
-/// What a job waits for.
+/// The reason why a job waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WaitsFor {
-    /// Jobs that are not done.
+    /// Other jobs are not done.
     Jobs(Vec<u64>),
-    /// The time of its next try.
+    /// The time of its next try has not come.
     NextTry,
-    /// One of so many places, which these jobs have, or others before it in the queue.
+    /// All slots of its kind are taken by these jobs, or jobs before it in the queue come first.
     Place { key: &'static str, places: usize, taken_by: Vec<u64> },
 }
 
 impl WaitsFor {
-    /// In a few words, for the reader of a list.
+    /// Describes the reason in a few words, for lists.
     pub(crate) fn words(&self) -> String {
         let list = |ids: &[u64]| {
             let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
@@ -35,7 +35,7 @@ impl WaitsFor {
 }
 
 impl Queue {
-    /// What a job waits for. None of one that is not queued.
+    /// Returns the reason why a job waits, or `None` if it is not queued.
     pub(crate) fn waits_for(&self, job: &JobRecord) -> Option<WaitsFor> {
         let limits = self.limits().clone();
         waits_for(&self.inner(), &limits, job, Milliseconds::now())

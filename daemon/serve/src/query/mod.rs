@@ -5,6 +5,7 @@
 //! A process that answered well is asked again: starting one takes as long as a short query ([`KEPT_READY`]).
 
 mod bound;
+mod json;
 mod owned;
 mod owner;
 mod process;
@@ -26,7 +27,7 @@ use process::Worker;
 use protocol::{Decoder, FromWorker, ToWorker, bound_body, schema_of};
 
 pub(crate) use owner::Read;
-pub(crate) use process::Program;
+pub(crate) use process::{Allowance, Program};
 pub(crate) use protocol::{Failure, FailureKind, Question, bytes_of};
 pub(crate) use remote::RowsRequest;
 pub use remote::{AskOwner, OwnerAnswer, answer_of, tables_of_owner};
@@ -40,8 +41,8 @@ pub(crate) struct Queries {
     store: Store,
     models: Models,
     program: Program,
-    /// Bytes that one query may have.
-    memory: Arc<dyn Fn() -> usize + Send + Sync>,
+    /// What holds for workers now.
+    allowance: Arc<dyn Fn() -> Allowance + Send + Sync>,
     ready: Mutex<Vec<Worker>>,
 }
 
@@ -58,6 +59,15 @@ pub(crate) struct Answer {
     /// Decoded, and not taken yet.
     waiting: std::vec::IntoIter<RecordBatch>,
     asking: Option<Asking>,
+}
+
+/// The rows of a query as JSON.
+pub(crate) struct JsonAnswer {
+    pub(crate) schema: SchemaRef,
+    /// An array for each row, which has a value for each column, separated by commas.
+    pub(crate) rows: Vec<u8>,
+    /// Whether there are more rows.
+    pub(crate) truncated: bool,
 }
 
 /// A worker with a question.
@@ -79,9 +89,9 @@ impl Queries {
         store: Store,
         models: Models,
         program: Program,
-        memory: Arc<dyn Fn() -> usize + Send + Sync>,
+        allowance: Arc<dyn Fn() -> Allowance + Send + Sync>,
     ) -> Self {
-        Self { store, models, program, memory, ready: Mutex::default() }
+        Self { store, models, program, allowance, ready: Mutex::default() }
     }
 
     /// Runs a statement. Returns when it is known what its rows are like.
@@ -99,6 +109,46 @@ impl Queries {
                 Err(failure)
             }
         }
+    }
+
+    /// Runs a statement for at most so many rows, and so many bytes of JSON beside the last rows.
+    pub(crate) async fn ask_in_json(
+        self: &Arc<Self>,
+        question: Question,
+        most_rows: u64,
+        most_bytes: usize,
+    ) -> Result<JsonAnswer, Failure> {
+        let ask = |question| ToWorker::AnswerInJson { question, most_rows };
+        let mut asking = self.begin(question, ask).await?;
+        let (mut schema, mut rows, mut truncated) = (None, Vec::new(), false);
+        loop {
+            match asking.next().await {
+                Ok(Next::Frame(FromWorker::Schema, body)) => schema = Some(schema_of(body)?.0),
+                Ok(Next::Frame(FromWorker::JsonRows { truncated: more }, body)) => {
+                    truncated = more;
+                    if !rows.is_empty() && !body.is_empty() {
+                        rows.push(b',');
+                    }
+                    rows.extend(body);
+                    if rows.len() > most_bytes {
+                        // Whether that was all is not waited for: dropping the process ends it.
+                        truncated = true;
+                        break;
+                    }
+                }
+                Ok(Next::Frame(..)) => return Err(Failure::internal("JSON was asked for")),
+                Ok(Next::Done) => {
+                    asking.end();
+                    break;
+                }
+                Err(failure) => {
+                    asking.end();
+                    return Err(failure);
+                }
+            }
+        }
+        let schema = schema.ok_or_else(|| Failure::internal("a query has no schema"))?;
+        Ok(JsonAnswer { schema, rows, truncated })
     }
 
     /// Understands a statement, with the values of its first run where some were bound.
@@ -135,11 +185,10 @@ impl Queries {
         ask: impl Fn(Question) -> ToWorker,
     ) -> Result<Asking, Failure> {
         let body = bound_body(&std::mem::take(&mut question.bound))?;
-        let memory = (self.memory)();
-        let ready = self.take_ready(memory);
-        let mut worker = match ready {
+        let allowance = (self.allowance)();
+        let mut worker = match self.take_ready(&allowance) {
             Some(worker) => worker,
-            None => self.program.start(memory).await?,
+            None => self.program.start(allowance).await?,
         };
         worker.send(&ask(question), &body).await?;
         let owned = Owned::new(self.store.clone(), self.models.clone());
@@ -148,15 +197,15 @@ impl Queries {
 
     /// Starts a process for the first question. One that cannot be started is complained about when there is a question.
     pub(crate) async fn make_ready(&self) {
-        if let Ok(worker) = self.program.start((self.memory)()).await {
+        if let Ok(worker) = self.program.start((self.allowance)()).await {
             self.keep_ready(worker);
         }
     }
 
-    /// A process that waits, of the limit that holds now.
-    fn take_ready(&self, memory: usize) -> Option<Worker> {
+    /// Takes a process that waits, of the allowance that holds now.
+    fn take_ready(&self, allowance: &Allowance) -> Option<Worker> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        ready.retain_mut(|worker| worker.memory == memory && worker.lives());
+        ready.retain_mut(|worker| worker.allowance == *allowance && worker.lives());
         ready.pop()
     }
 
@@ -185,7 +234,10 @@ impl Asking {
                     self.worker.fit = again;
                     return Err(failure);
                 }
-                FromWorker::Parameters | FromWorker::Schema | FromWorker::Rows => {
+                FromWorker::Parameters
+                | FromWorker::Schema
+                | FromWorker::Rows
+                | FromWorker::JsonRows { .. } => {
                     return Ok(Next::Frame(said, body));
                 }
             }

@@ -14,6 +14,9 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
 
+use crate::confinement::{Confinement, VARIABLE};
+use crate::folders::Folders;
+
 use super::protocol::{Failure, FailureKind, FromWorker, Limits, ToWorker, receive, send};
 
 /// Bytes of the disk for each byte of memory that a query may have.
@@ -22,6 +25,15 @@ const SPILL_FOR_MEMORY: u64 = 16;
 const LAST_WORDS: usize = 4096;
 /// How long a process that closed its socket may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a worker may use.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Allowance {
+    /// Bytes that one query may have.
+    pub(crate) memory: usize,
+    /// Where datasets lie.
+    pub(crate) folders: Folders,
+}
 
 /// The program that is a worker: this one, but in tests.
 #[derive(Clone, Debug)]
@@ -36,7 +48,8 @@ impl Program {
         Self { path: "/proc/self/exe".into(), args: vec!["query-worker".into()] }
     }
 
-    pub(super) async fn start(&self, memory: usize) -> Result<Worker, Failure> {
+    pub(super) async fn start(&self, allowance: Allowance) -> Result<Worker, Failure> {
+        let memory = allowance.memory;
         let starting = |error: std::io::Error| {
             Failure::internal(format!("the process of a query cannot be started: {error}"))
         };
@@ -45,10 +58,13 @@ impl Program {
         let (socket, theirs) = UnixStream::pair().map_err(starting)?;
         let theirs = theirs.into_std().map_err(starting)?;
         theirs.set_nonblocking(false).map_err(starting)?;
+        let confinement = Confinement::of_queries(&allowance.folders, spill.path());
+        let confinement = confinement.to_variable().map_err(Failure::internal)?;
         let mut child = Command::new(&self.path)
             .args(&self.args)
             // An arena for each thread would hold memory that no other thread can use.
             .env("MALLOC_ARENA_MAX", "2")
+            .env(VARIABLE, confinement)
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
             .env_remove("WATCHDOG_PID")
@@ -68,7 +84,7 @@ impl Program {
             spill_bytes: (memory as u64).saturating_mul(SPILL_FOR_MEMORY),
         };
         let running = Some((child, spill));
-        let mut worker = Worker { memory, fit: false, socket, said, listening, running };
+        let mut worker = Worker { allowance, fit: false, socket, said, listening, running };
         worker.send(&ToWorker::Limits(limits), &[]).await?;
         Ok(worker)
     }
@@ -76,8 +92,7 @@ impl Program {
 
 /// A process that answers questions.
 pub(super) struct Worker {
-    /// Bytes that its queries may have.
-    pub(super) memory: usize,
+    pub(super) allowance: Allowance,
     /// Whether it said that it can be asked again.
     pub(super) fit: bool,
     socket: UnixStream,

@@ -28,7 +28,7 @@ pub(super) const LARGEST_BODY: u32 = 96 << 20;
 /// Bytes of an error's text.
 const LONGEST_MESSAGE: usize = 8 << 10;
 /// Bytes that a piece of a result should have.
-const PIECE: usize = 4 << 20;
+pub(super) const PIECE: usize = 4 << 20;
 
 /// One statement, and what it is asked of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -80,6 +80,11 @@ pub(super) enum ToWorker {
     Limits(Limits),
     /// Body: the bound values, if any.
     Answer(Question),
+    /// As above, with at most so many rows, as JSON.
+    AnswerInJson {
+        question: Question,
+        most_rows: u64,
+    },
     /// What rows and parameters the statement has. Body: as above.
     Describe(Question),
     /// The next rows of a read.
@@ -118,6 +123,10 @@ pub(super) enum FromWorker {
     Schema,
     /// Body: more of the result.
     Rows,
+    /// Body: more of the result as JSON arrays, separated by commas. `truncated`: there are more rows, which were not wanted.
+    JsonRows {
+        truncated: bool,
+    },
     /// The answer is complete. `again`: whether the process is fit for another question.
     Done {
         again: bool,

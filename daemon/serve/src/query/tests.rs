@@ -19,6 +19,7 @@ pub(crate) fn program() -> Program {
 #[test]
 #[ignore = "no test: the process of the queries of other tests"]
 fn is_a_worker() {
+    crate::confinement::apply().unwrap();
     super::run_worker(&bugs).unwrap();
 }
 

@@ -26,10 +26,11 @@ use diptych_store::tables_planned_by;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::bound;
+use super::json::RowEncoder;
 use super::owned::{Link, plan_nearest, plan_table_read};
 use super::protocol::{
-    Decoder, Encoder, Failure, FailureKind, FromWorker, LARGEST_BODY, Limits, Question, ToWorker,
-    pieces, read,
+    Decoder, Encoder, Failure, FailureKind, FromWorker, LARGEST_BODY, Limits, PIECE, Question,
+    ToWorker, pieces, read,
 };
 
 /// Bytes of the stack on which statements are parsed, planned and dropped.
@@ -82,7 +83,7 @@ pub fn run(extend: &(dyn Fn(&SessionContext) + Sync)) -> anyhow::Result<()> {
 fn listen(mut socket: UnixStream, link: &Link, questions: &mpsc::Sender<(ToWorker, Vec<u8>)>) {
     while let Ok(Some((said, body))) = read(&mut socket) {
         match said {
-            ToWorker::Answer(_) | ToWorker::Describe(_) => {
+            ToWorker::Answer(_) | ToWorker::AnswerInJson { .. } | ToWorker::Describe(_) => {
                 if questions.send((said, body)).is_err() {
                     break;
                 }
@@ -148,6 +149,9 @@ fn answer_all(
             match said {
                 ToWorker::Answer(Question { sql, dataset, .. }) => {
                     answer(&open(dataset.as_deref())?, &sql, body, link).await
+                }
+                ToWorker::AnswerInJson { question: Question { sql, dataset, .. }, most_rows } => {
+                    answer_in_json(&open(dataset.as_deref())?, &sql, most_rows, link).await
                 }
                 ToWorker::Describe(Question { sql, dataset, .. }) => {
                     describe(&open(dataset.as_deref())?, &sql, body, link).await
@@ -229,6 +233,34 @@ fn send(link: &Link, encoder: &mut Encoder, batch: &RecordBatch) -> Result<(), F
         tell(link, &FromWorker::Rows, &encoder.encode(&piece)?)?;
     }
     Ok(())
+}
+
+/// Runs a statement, and sends at most so many of its rows as JSON.
+async fn answer_in_json(
+    context: &SessionContext,
+    sql: &str,
+    most_rows: u64,
+    link: &Link,
+) -> Result<(), Failure> {
+    let mut rows = prepare(context, sql).await?.run(Vec::new()).await?;
+    let schema = rows.schema();
+    sendable(&schema)?;
+    tell(link, &FromWorker::Schema, &Encoder::new(&schema)?.take())?;
+    let (encoder, mut text, mut left) = (RowEncoder::new(), Vec::new(), most_rows);
+    let mut truncated = false;
+    while !truncated && let Some(batch) = rows.next().await? {
+        let wanted = (batch.num_rows() as u64).min(left);
+        truncated = wanted < batch.num_rows() as u64;
+        left -= wanted;
+        encoder.encode(&batch.slice(0, wanted as usize), &mut text, |text| {
+            if text.len() >= PIECE {
+                tell(link, &FromWorker::JsonRows { truncated: false }, text)?;
+                text.clear();
+            }
+            Ok::<_, Failure>(())
+        })?;
+    }
+    tell(link, &FromWorker::JsonRows { truncated }, &text)
 }
 
 /// What the rows of a statement will be like, with the values of its first run, and its parameters.

@@ -20,7 +20,7 @@ use diptych_schemas::outcome::Outcome;
 use datafusion::prelude::SessionContext;
 
 use crate::client::reading::tables_of_all;
-use crate::output::standard_output;
+use crate::output::{screen_width, standard_output};
 
 /// How results are shown.
 #[derive(Clone, Copy)]
@@ -84,16 +84,6 @@ fn limits_of(args: &SqlArgs) -> TableLimits {
         more_columns: ": --expanded shows all",
         ..TableLimits::default()
     }
-}
-
-/// Columns of the terminal that standard output is. None where it is something else.
-fn screen_width() -> Option<usize> {
-    let terminal = std::io::stdout();
-    if !terminal.is_terminal() {
-        return None;
-    }
-    let (width, _) = terminal_size::terminal_size_of(terminal)?;
-    Some(usize::from(width.0)).filter(|width| *width > 0)
 }
 
 fn asked(query: Option<String>, file: Option<&Path>) -> anyhow::Result<Asked> {

@@ -1,8 +1,8 @@
-//! Opens `libdiptych_torch.so`, which holds all that calls libtorch, and gives its functions to the trampolines.
+//! Opens `libdiptych_torch.so`, which holds all code that calls libtorch, for the trampolines.
 //!
-//! The binary is not linked against libtorch. `trainer/build` makes the library, and for each of its C functions a trampoline
-//! of the same name, which jumps through a table. A call before the library is open opens it, or ends the process where that
-//! fails; whoever wants an error calls [`open_libtorch`] first.
+//! The binary is not linked against libtorch. `trainer/build` builds the library, and a trampoline
+//! for each of its C functions that jumps through a table. A call before the library is open opens
+//! it, and ends the process if that fails. Call [`open_libtorch`] first to get an error instead.
 
 use std::error::Error;
 use std::ffi::{CStr, c_char, c_void};
@@ -15,7 +15,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 use crate::TrainerError;
 
-/// Names another library than the one that was built or installed with the binary.
+/// The environment variable that replaces the library built or installed with the binary.
 const LIBRARY: &str = "DIPTYCH_TORCH";
 
 // Defined in the assembly that `trainer/build/trampolines.rs` writes.
@@ -26,7 +26,7 @@ unsafe extern "C" {
     static diptych_trampoline_library: c_char;
 }
 
-/// Opens libtorch, once for the process. Returns an error that says what is missing and what to do.
+/// Opens libtorch, once per process. The error says what is missing and what to do.
 pub(crate) fn open_libtorch() -> Result<(), TrainerError> {
     static OPEN: Mutex<bool> = Mutex::new(false);
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,8 +38,10 @@ pub(crate) fn open_libtorch() -> Result<(), TrainerError> {
     Ok(())
 }
 
-/// What a trampoline calls while the library is not open. Ends the process where it cannot be opened: the caller expects a
-/// result of libtorch, and there is none.
+/// Opens the library for a trampoline whose table entry is still empty.
+///
+/// Ends the process if the library cannot be opened: the caller expects a result of libtorch, and
+/// there is none.
 #[unsafe(no_mangle)]
 #[expect(
     clippy::print_stderr,
@@ -53,7 +55,10 @@ extern "C" fn diptych_open_libtorch_or_exit() {
     }
 }
 
-/// Returns the library's path: that of the environment, or the one that the build or the installation wrote into the binary.
+/// Returns the library's path.
+///
+/// It is that of the environment, or else the one that the build or the installation wrote into the
+/// binary.
 fn library_path() -> Result<PathBuf, TrainerError> {
     if let Some(path) = std::env::var_os(LIBRARY).filter(|path| !path.is_empty()) {
         return Ok(path.into());
@@ -66,13 +71,13 @@ fn library_path() -> Result<PathBuf, TrainerError> {
     Ok(binary.parent().unwrap_or(Path::new("/")).join(beside))
 }
 
-/// Opens the library and fills the table; an error leaves the table empty.
+/// Opens the library and fills the table. On an error the table stays empty.
 fn fill_table(path: &Path) -> Result<(), String> {
     if !path.is_file() {
-        return Err("there is no such file".into());
+        return Err("file not found".into());
     }
     let library = open_library(path)?;
-    let other = "it is not a library of diptych's build";
+    let other = "it is not a library built by diptych";
     // SAFETY: a library with this symbol defines it as a zero-terminated string.
     let interface = unsafe {
         library.get::<*const c_char>(b"diptych_torch_interface\0").map(|text| CStr::from_ptr(*text))
@@ -92,8 +97,9 @@ fn fill_table(path: &Path) -> Result<(), String> {
     };
     let functions = functions.map_err(|_| other)?;
     for entry in 0..diptych_trampoline_count {
-        // SAFETY: equal interfaces mean equally many functions in the same order, and the assembly's table has a place for each.
-        // Other threads may read an entry meanwhile: all is loaded before it is stored.
+        // SAFETY: equal interfaces mean equally many functions in the same order, and the
+        // assembly's table has a place for each. Other threads may read an entry meanwhile: the
+        // library is loaded completely before any entry is stored.
         unsafe {
             (*(&raw const diptych_trampoline_table).add(entry))
                 .store(*functions.add(entry), Ordering::Release);
@@ -102,20 +108,24 @@ fn fill_table(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Opens a shared library for the rest of the process, its symbols visible to all: how `libtorch_cuda` registers itself.
+/// Opens a shared library for the rest of the process and makes its symbols visible to all.
+///
+/// That is how `libtorch_cuda` registers itself.
 pub(crate) fn open_library(path: &Path) -> Result<ManuallyDrop<Library>, String> {
-    // SAFETY: the initialisers are those of libtorch, which any program that is linked against it runs.
+    // SAFETY: the initialisers are those of libtorch, which any program that is linked against it
+    // runs.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
-    // Closing it would take away code that libtorch has registered.
+    // Closing it would unload code that libtorch has registered.
     library
         .map(ManuallyDrop::new)
         .map_err(|error| error.source().map_or_else(|| error.to_string(), ToString::to_string))
 }
 
-/// Lets libtorch's idle threads sleep instead of spinning, unless the user has chosen; returns whether that is so now.
+/// Lets libtorch's idle threads sleep instead of spin, unless the user has chosen.
 ///
-/// OpenMP reads the setting when libtorch is opened. It is in the environment, which may be written only while no other
-/// thread reads it: false where this process has more than one thread.
+/// Returns whether a choice is in effect. OpenMP reads the setting from the environment when
+/// libtorch is opened. The environment may be written only while no other thread reads it, so this
+/// returns `false` if the process has more than one thread.
 pub(crate) fn let_idle_threads_sleep() -> bool {
     const POLICY: &str = "OMP_WAIT_POLICY";
     if [POLICY, "GOMP_SPINCOUNT"].iter().any(|name| std::env::var_os(name).is_some()) {
@@ -138,7 +148,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let mut bytes = std::fs::read(library_path().unwrap()).unwrap();
         let named = b"torch-sys-";
-        // Paths of sources may hold the name too.
+        // Paths of source files may contain the name too.
         let places = bytes.windows(named.len()).enumerate().filter(|(_, window)| *window == named);
         for at in places.map(|(at, _)| at).collect::<Vec<_>>() {
             bytes[at..at + named.len()].copy_from_slice(b"other-sys-");
@@ -146,6 +156,6 @@ mod tests {
         let path = scratch.path().join("libother.so");
         diptych_schemas::durable::write(&path, &bytes).unwrap();
         let message = fill_table(&path).unwrap_err();
-        assert!(message.contains("another build") && message.contains("other-sys-"), "{message}");
+        assert!(message.contains("other-sys-"), "{message}");
     }
 }

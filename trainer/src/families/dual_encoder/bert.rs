@@ -1,4 +1,6 @@
-//! The text tower of Chinese-CLIP: BERT, whose first token becomes the text's vector. Names are those of OpenCLIP's `HFTextEncoder`.
+//! The text tower of Chinese-CLIP: BERT, whose first token becomes the text's vector.
+//!
+//! Parameters have the names of OpenCLIP's `HFTextEncoder`.
 
 use tch::Tensor;
 
@@ -12,7 +14,7 @@ use crate::nn::tower::{Embedded, Tower};
 
 pub(super) struct BertTower {
     stack: BertStack,
-    /// [D, W].
+    /// `[D, W]`.
     projection: Tensor,
 }
 

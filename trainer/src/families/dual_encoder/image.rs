@@ -52,7 +52,8 @@ impl VisionTower {
             blocks: blocks(spec, named)?,
             attention_pool: v.attentional_pool.map(pooler).transpose()?,
             pool: v.pool,
-            // The first token alone is the same before and after, and cheaper after. OpenCLIP's attentional pool always has it before.
+            // For the class token alone, the norm gives the same result after the pooling and costs
+            // less. OpenCLIP's attentional pool always has it before.
             ln_after_pool: v.pool == ImagePool::Token
                 || (v.final_ln_after_pool && v.attentional_pool.is_none()),
             ln_post: LayerNorm::new(&named.below("ln_post"), v.layer_norm_eps)?,
@@ -60,7 +61,7 @@ impl VisionTower {
         })
     }
 
-    /// [N, L, W] → [N, W].
+    /// Pools the tokens: `[N, L, W]` → `[N, W]`.
     fn pool(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
         Ok(match self.pool {
             ImagePool::Token => x.f_select(1, 0)?,
@@ -76,7 +77,8 @@ impl Tower for VisionTower {
         let x_npw = self.patches.forward(inputs.images()?)?;
         let (n, _, w) = x_npw.size3()?;
         let class_n1w = self.class_embedding.f_view([1, 1, w])?.f_expand([n, 1, w], false)?;
-        let mut x = Tensor::f_cat(&[&class_n1w, &x_npw], 1)?.f_add(&self.positional_embedding)?; // [N, 1 + P, W]
+        // [N, 1 + P, W]
+        let mut x = Tensor::f_cat(&[&class_n1w, &x_npw], 1)?.f_add(&self.positional_embedding)?;
         if let Some(Extra { values: patches, .. }) = inputs.extra(PATCHES) {
             // The class token stays.
             let tokens = patches.f_add_scalar(1)?.f_constant_pad_nd([1, 0])?; // [N, 1 + K]
@@ -113,11 +115,12 @@ impl Tower for VisionTower {
     }
 }
 
-/// The convolution over patches as one matrix product: its stride is its size, so patches do not overlap.
+/// The convolution over patches as one matrix product: its stride is its size, so patches do not
+/// overlap.
 pub(crate) struct Patches {
     side: i64,
     grid: i64,
-    /// [W, 3, side, side].
+    /// `[W, 3, side, side]`.
     weight: Tensor,
     bias: Option<Tensor>,
 }
@@ -127,7 +130,9 @@ impl Patches {
         Self { side: config.patch_size, grid: config.grid(), weight, bias }
     }
 
-    /// [N, 3, H, W] → [N, P, W]. Pixels at the right and lower edge that do not fill a patch are left out.
+    /// Embeds images: `[N, 3, H, W]` → `[N, P, W]`.
+    ///
+    /// Pixels at the right and lower edge that do not fill a patch are left out.
     pub(crate) fn forward(&self, images: &Tensor) -> Result<Tensor, TrainerError> {
         let (n, g, p) = (images.size4()?.0, self.grid, self.side);
         let images = images.f_narrow(2, 0, g * p)?.f_narrow(3, 0, g * p)?;
@@ -143,16 +148,16 @@ impl Patches {
     }
 }
 
-/// OpenCLIP's `AttentionalPooler`: learned queries look at all tokens.
+/// OpenCLIP's `AttentionalPooler`: learned queries attend to all tokens.
 struct AttentionPool {
     heads: i64,
-    /// [Q, D].
+    /// `[Q, D]`.
     query: Tensor,
     ln_q: LayerNorm,
     ln_k: LayerNorm,
-    /// Query, key and value together, [3D, D], or apart, [D, D], [D, W] and [D, W].
+    /// Query, key and value together, `[3D, D]`, or separate, `[D, D]`, `[D, W]` and `[D, W]`.
     weights: Vec<Tensor>,
-    /// [3D].
+    /// `[3D]`.
     bias: Tensor,
     output: Linear,
 }
@@ -160,7 +165,7 @@ struct AttentionPool {
 impl AttentionPool {
     fn new(heads: i64, eps: f64, named: &Named<'_>) -> Result<Self, TrainerError> {
         let attention = named.below("attn");
-        // PyTorch's MultiheadAttention has one matrix where all widths are equal, and three where they are not.
+        // PyTorch's MultiheadAttention has one matrix if all widths are equal, and three otherwise.
         let weights = match attention.product("in_proj_weight") {
             Ok(together) => vec![together],
             Err(_) => ["q", "k", "v"]
@@ -179,12 +184,13 @@ impl AttentionPool {
         })
     }
 
-    /// [N, L, W] → [N, Q, D].
+    /// Applies the queries: `[N, L, W]` → `[N, Q, D]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
         let x = self.ln_k.forward(x)?;
         let (queries, d) = self.query.size2()?;
         let linear = |part: usize| -> Result<Linear, TrainerError> {
-            // Cut here and not once: a part that was cut before a weight began to learn would not know where it came from.
+            // Sliced in each pass: a slice taken before the weight began to learn would carry no
+            // graph.
             let weight = match &self.weights[..] {
                 [together] => together.f_narrow(0, part as i64 * d, d)?,
                 apart => apart[part].shallow_clone(),

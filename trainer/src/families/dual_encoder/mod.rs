@@ -1,9 +1,12 @@
-//! A dual encoder: two towers and a temperature, from pixels and tokens to unit vectors of one space (CLIP, SigLIP, Chinese-CLIP).
+//! A dual encoder: two towers and a logit scale, from pixels and tokens to unit vectors of one
+//! space.
 //!
-//! It computes features and knows nothing of objectives, optimizers, files or ranks. Every parameter is in one ordered list under
-//! OpenCLIP's name; the towers hold handles to the same tensors.
+//! CLIP, SigLIP and Chinese-CLIP are dual encoders. The model computes features and knows nothing
+//! of objectives, optimizers, files or ranks. Every parameter is in one ordered list under
+//! OpenCLIP's name, and the towers hold handles to the same tensors.
 //!
-//! Shapes: N pairs, H W pixels, P patches, L tokens, W width of a tower, D common space, A attention heads.
+//! Shapes: N pairs, H W pixels, P patches, L tokens, W width of a tower, D embedding space, A
+//! attention heads.
 
 mod bert;
 pub(crate) mod config;
@@ -36,9 +39,9 @@ pub(crate) const LOGIT_SCALE: &str = "logit_scale";
 pub(crate) struct DualEncoder {
     image: Box<dyn Tower>,
     text: Box<dyn Tower>,
-    /// ln of the factor of the logits, a scalar.
+    /// Natural logarithm of the factor on the logits, a scalar.
     logit_scale: Tensor,
-    /// What is added to the logits, a scalar, of models that have it.
+    /// Bias of the logits, a scalar, in models that have it.
     logit_bias: Option<Tensor>,
 }
 
@@ -75,13 +78,13 @@ impl DualEncoder {
         Some(Scalars { logit_scale: &self.logit_scale, logit_bias: self.logit_bias.as_ref() })
     }
 
-    /// Clamps the factor of the logits to 1 … 100 (CLIP, section 2.5).
+    /// Clamps the factor on the logits to 1 … 100 (CLIP, section 2.5).
     pub(crate) fn after_update(&self) -> Result<(), TrainerError> {
         let _ = no_grad(|| self.logit_scale.shallow_clone().f_clamp_(0.0, LARGEST_LOGIT_SCALE))?;
         Ok(())
     }
 
-    /// The factor of the logits.
+    /// Returns the factor on the logits.
     pub(crate) fn figures(&self) -> Result<Vec<(String, Tensor)>, TrainerError> {
         Ok(vec![(LOGIT_SCALE.to_owned(), self.logit_scale.f_detach()?.f_exp()?)])
     }

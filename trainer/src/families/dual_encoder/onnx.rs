@@ -1,9 +1,13 @@
-//! ONNX export of a dual encoder: what `{image,siglip,text,bert}.rs` compute without training, from normalised pixels and token ids to
-//! unit vectors, in ONNX's operators and under the names of inputs and outputs that transformers.js and Optimum use.
+//! ONNX export of a dual encoder: the computation of `{image,siglip,text,bert}.rs` in ONNX's
+//! operators.
 //!
-//! Three graphs: `onnx/model.onnx` with both towers, `onnx/vision_model.onnx` and `onnx/text_model.onnx` with one each; beside
-//! them what preprocesses and tokenizes. Every field of a configuration that changes features is read here; a field of a new kind does
-//! not compile until it is.
+//! The graphs go from normalised pixels and token ids to unit vectors. Inputs and outputs have the
+//! names that transformers.js and Optimum use. `onnx/model.onnx` holds both towers,
+//! `onnx/vision_model.onnx` and `onnx/text_model.onnx` one each. The files for preprocessing and
+//! the tokenizer are written next to them.
+//!
+//! All fields of a configuration that change features are read here. A new kind of value does not
+//! compile until it is handled.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,7 +24,8 @@ use crate::formats::onnx::proto::{BOOL, FLOAT, INT32, INT64, Length};
 use crate::nn::block::SMALLEST_NORM;
 use crate::nn::parameters::{OPENCLIP_BLOCKS, TIMM_BLOCKS};
 
-/// Writes the folder, whole or not at all. Weights above `largest_embedded` bytes go to a file of their own.
+/// Writes the folder, completely or not at all. Weights above `largest_embedded` bytes go to a
+/// separate file.
 pub(crate) fn export(
     weights: &NamedWeights<'_, DualEncoderConfig>,
     tokenizer: &TokenizerFiles,
@@ -51,7 +56,8 @@ pub(crate) fn export(
         if let Ok(description) = hugging_face::describe(weights) {
             return description.write(weights, tokenizer, folder);
         }
-        // No class of Hugging Face computes it: OpenCLIP's words, with the tokenizer.
+        // No Hugging Face class can describe the model, so OpenCLIP's description is written, with
+        // the tokenizer.
         openclip::write_description(config, &tokenizer.tokenizer_json, folder)
     })
 }
@@ -62,15 +68,15 @@ const ATTENTION_MASK: &str = "attention_mask";
 const IMAGE_EMBEDS: &str = "image_embeds";
 const TEXT_EMBEDS: &str = "text_embeds";
 
-/// What is added to the logits of a token that is not to be seen: nothing is left of it, and a text without any tokens is still
-/// numbers.
+/// Added to the logits of masked tokens. Their weight becomes 0, and a text without any token still
+/// has finite features.
 const UNSEEN: f64 = f32::MIN as f64;
 
 fn named(name: &str) -> Length {
     Length::Named(name.to_owned())
 }
 
-/// `pixel_values` [N, 3, H, W] → `image_embeds` [N, D].
+/// Builds the image graph: `pixel_values` `[N, 3, H, W]` → `image_embeds` `[N, D]`.
 fn image(b: &mut Builder<'_>, config: &DualEncoderConfig) -> Result<(), TrainerError> {
     let size = Length::Fixed(config.vision.image_size);
     let pixels = b.graph.input(
@@ -87,7 +93,7 @@ fn image(b: &mut Builder<'_>, config: &DualEncoderConfig) -> Result<(), TrainerE
     Ok(())
 }
 
-/// `input_ids` and `attention_mask` [N, L] → `text_embeds` [N, D].
+/// Builds the text graph: `input_ids` and `attention_mask` `[N, L]` → `text_embeds` `[N, D]`.
 fn text(b: &mut Builder<'_>, config: &DualEncoderConfig) -> Result<(), TrainerError> {
     let length = if length_may_vary(config) {
         named("sequence_length")
@@ -107,13 +113,15 @@ fn text(b: &mut Builder<'_>, config: &DualEncoderConfig) -> Result<(), TrainerEr
     Ok(())
 }
 
-/// Whether a text has the same features with less padding behind it: where padding is not seen, and nothing is counted from the end.
+/// Returns whether features do not depend on how much padding follows a text.
+///
+/// That holds if padding is masked and no position is counted from the end.
 fn length_may_vary(config: &DualEncoderConfig) -> bool {
     let t = &config.text;
     t.bert.is_some() || (t.causal && !t.class_token && t.pool != TextPool::Last)
 }
 
-/// The convolution over patches: [N, 3, H, W] → [N, P, W].
+/// Adds the convolution over patches: `[N, 3, H, W]` → `[N, P, W]`.
 fn patches(
     b: &mut Builder<'_>,
     config: &DualEncoderConfig,
@@ -221,7 +229,7 @@ fn openclip_text(
         let class = b.parameter(&below("cls_emb"))?;
         let class = one_for_each(b, &class, ids, t.width);
         x = b.graph.op("Concat", &[&x, &class], vec![int("axis", 1)]);
-        // As in `ClassToken::mask`, one place too far behind.
+        // One place too late, as in `ClassToken::mask`.
         let one = b.graph.integers(&[1]);
         let rows = rows_of_one(b, ids);
         let first = b.graph.op("Expand", &[&one, &rows], Vec::new());
@@ -268,10 +276,10 @@ fn openclip_text(
     }
 }
 
-/// [N, L, W] → [N, W].
+/// Pools the text: `[N, L, W]` → `[N, W]`.
 fn pool_text(b: &mut Builder<'_>, pool: TextPool, x: &str, ids: &str) -> Value {
     let g = &mut b.graph;
-    // Of equal values ArgMax takes the first one. It is at home with 32 bits.
+    // Of equal values ArgMax takes the first. Runtimes support it best with 32 bits.
     let wanted = match pool {
         TextPool::First => return g.select(x, 0),
         TextPool::Last => return g.select(x, -1),
@@ -296,7 +304,7 @@ fn bert(
     let below = |name: &str| format!("{}transformer.{name}", text_prefix(config));
     let words = b.parameter(&below("embeddings.word_embeddings.weight"))?;
     let words = b.graph.op("Gather", &[&words, ids], vec![int("axis", 0)]);
-    // All tokens are of type 0.
+    // All tokens have type 0.
     let types = b.tensor(&below("embeddings.token_type_embeddings.weight"))?.f_select(0, 0)?;
     let types = b.graph.weight("token_type", &types)?;
     let length = b.graph.length(ids, 1);
@@ -329,7 +337,7 @@ fn bert(
     b.linear_without_bias(&first, &format!("{}proj", text_prefix(config)))
 }
 
-/// 1 for a token that is seen, 0 for one that is not, [N, L] → what is added to logits, [N, 1, 1, L].
+/// Converts a mask `[N, L]` of ones and zeros into a term for the logits, `[N, 1, 1, L]`.
 fn unseen(b: &mut Builder<'_>, mask: &str) -> Value {
     let g = &mut b.graph;
     let (seen, zero, unseen, axes) =
@@ -338,14 +346,14 @@ fn unseen(b: &mut Builder<'_>, mask: &str) -> Value {
     g.op("Unsqueeze", &[&added, &axes], Vec::new())
 }
 
-/// [W] → [N, 1, W], with the N of another value.
+/// Repeats `[W]` as `[N, 1, W]`, with the N of another value.
 fn one_for_each(b: &mut Builder<'_>, x: &str, like: &str, width: i64) -> Value {
     let (n, rest) = (b.graph.length(like, 0), b.graph.integers(&[1, width]));
     let shape = b.graph.op("Concat", &[&n, &rest], vec![int("axis", 0)]);
     b.graph.op("Expand", &[x, &shape], Vec::new())
 }
 
-/// The shape [N, 1], with the N of another value.
+/// Returns the shape `[N, 1]`, with the N of another value.
 fn rows_of_one(b: &mut Builder<'_>, like: &str) -> Value {
     let (n, one) = (b.graph.length(like, 0), b.graph.integers(&[1]));
     b.graph.op("Concat", &[&n, &one], vec![int("axis", 0)])

@@ -1,6 +1,7 @@
-//! OpenCLIP's folder: `open_clip_model.safetensors` and `open_clip_config.json`, as its `push_to_hf_hub` writes them.
+//! OpenCLIP's folder: `open_clip_model.safetensors` and `open_clip_config.json`.
 //!
-//! The tensors are the layout's own. A model that OpenCLIP could not build from its configuration is refused by name.
+//! OpenCLIP's `push_to_hf_hub` writes the same files. The tensors are those of the layout. A model
+//! that OpenCLIP could not build from its configuration is refused by name.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,11 +15,14 @@ use crate::formats::tensor_file;
 
 pub(crate) const CONFIG_FILE: &str = "open_clip_config.json";
 const WEIGHTS_FILE: &str = "open_clip_model.safetensors";
-/// In the order in which they are looked for.
+/// In the order of preference.
 pub(crate) const WEIGHTS_FILES: [&str; 3] =
     [WEIGHTS_FILE, "open_clip_model.safetensors.index.json", "open_clip_pytorch_model.bin"];
 
-/// Writes the folder, whole or not at all. `tokenizer_json` is left beside it, so that the folder says which tokens it wants.
+/// Writes the folder, completely or not at all.
+///
+/// `tokenizer_json` is written next to the weights, so that the folder says how texts are
+/// tokenized.
 pub(crate) fn export(
     weights: &NamedWeights<'_, DualEncoderConfig>,
     tokenizer_json: &str,
@@ -27,14 +31,15 @@ pub(crate) fn export(
     let refused = |message: &str| Err(weights.refused(message));
     if weights.config.text.bert.is_some() {
         return refused(
-            "a model with a BERT text tower, which OpenCLIP names by a model of Hugging Face's hub (hf_model_name): export it in \
-             Hugging Face's form",
+            "the text tower is BERT, which OpenCLIP only takes from the Hugging Face hub \
+             (hf_model_name); export it in Hugging Face's form",
         );
     }
     if weights.config.vision.trunk == Trunk::Siglip && !weights.config.named_by_timm() {
         return refused(
-            "a SigLIP image tower of a size or activation for which timm, and so OpenCLIP, has no name (its towers have the exact \
-             GELU, Hugging Face's the approximation by tanh): export it in Hugging Face's form",
+            "timm, and so OpenCLIP, has no name for a SigLIP image tower of this size or \
+             activation (its towers have the exact GELU, Hugging Face's the approximation by \
+             tanh); export it in Hugging Face's form",
         );
     }
     publish_folder(folder, |folder| {
@@ -45,7 +50,7 @@ pub(crate) fn export(
     })
 }
 
-/// All files but the weights.
+/// Writes all files except the weights.
 pub(crate) fn write_description(
     config: &DualEncoderConfig,
     tokenizer_json: &str,

@@ -1,5 +1,6 @@
-//! The image tower of SigLIP: a Vision Transformer without a class token, pooled by attention of one learned query (MAP head).
-//! Names and computation are timm's.
+//! The image tower of SigLIP: a Vision Transformer without a class token, pooled by a MAP head.
+//!
+//! The MAP head is attention of one learned query. Names and computation are timm's.
 
 use tch::{Kind, Tensor};
 
@@ -26,7 +27,7 @@ pub(crate) struct SiglipTower {
 /// Multi-head attention pooling. Zhai et al., "Scaling vision transformers", 2022, section 3.2.
 struct MapHead {
     heads: i64,
-    /// [1, 1, W].
+    /// `[1, 1, W]`.
     latent: Tensor,
     to_query: Linear,
     to_key_value: Linear,
@@ -99,14 +100,14 @@ impl Tower for SiglipTower {
         self.blocks[number].forward(x, mask)
     }
 
-    /// The width is the common space's.
+    /// Pools and scales to unit length. The tower's width is that of the embedding space.
     fn head(&self, x: &Tensor, _: &Inputs) -> Result<Tensor, TrainerError> {
         unit_length(&self.pool.forward(&self.norm.forward(x)?)?)
     }
 }
 
 impl MapHead {
-    /// [N, P, W] → [N, W].
+    /// Pools the tokens: `[N, P, W]` → `[N, W]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
         let (n, _, w) = x.size3()?;
         let query = self.to_query.forward(&self.latent)?.f_expand([n, 1, w], false)?;

@@ -21,7 +21,7 @@ pub(crate) struct TextTower {
     projection: Projection,
 }
 
-/// CoCa's: stands behind the text, sees all of it and becomes its vector.
+/// CoCa's class token: it follows the text, attends to all of it and becomes its vector.
 struct ClassToken {
     embedding: Tensor,
     pad_id: i64,
@@ -69,14 +69,15 @@ impl TextTower {
         })
     }
 
-    /// [N, L, W] → [N, W].
+    /// Pools the tokens: `[N, L, W]` → `[N, W]`.
     fn pool(&self, x: &Tensor, tokens: &Tensor) -> Result<Tensor, TrainerError> {
         let at = match self.pool {
             TextPool::First => return Ok(x.f_select(1, 0)?),
             TextPool::Last => return Ok(x.f_select(1, -1)?),
             // The end token has the largest id, so argmax finds it.
             TextPool::Largest => tokens.f_argmax(-1, false)?,
-            // Of equal values argmax gives the first one; the first token where there is no end.
+            // Of equal values argmax gives the first, so a text without an end is pooled at its
+            // first token.
             TextPool::End(id) => tokens.f_eq(id)?.f_to_kind(Kind::Int)?.f_argmax(-1, false)?,
         };
         Ok(take(x, &at.f_unsqueeze(1)?)?.f_select(1, 0)?)
@@ -94,7 +95,7 @@ impl Tower for TextTower {
             x = Tensor::f_cat(&[&x, &class_n1w], 1)?;
             mask = Some(class.mask(tokens, self.causal)?);
         }
-        // Texts may come shorter than the context is: see `TextConfig::needed_tokens`.
+        // Texts may be shorter than the context: see `TextConfig::needed_tokens`.
         let positions = self.positional_embedding.f_narrow(0, 0, x.size3()?.1)?;
         Ok(Embedded { x: x.f_add(&positions)?, mask })
     }
@@ -113,7 +114,8 @@ impl Tower for TextTower {
     }
 
     fn head(&self, x: &Tensor, inputs: &Inputs) -> Result<Tensor, TrainerError> {
-        // Layer norm works on each token alone: taking the token first gives the same and leaves L - 1 of L out.
+        // Layer norm treats each token on its own, so pooling first gives the same result and saves
+        // L - 1 of L rows.
         let pooled_nw = self.ln_final.forward(&self.pool(x, inputs.tokens()?)?)?;
         let projected = match &self.projection {
             Projection::Matrix(matrix) => project(&pooled_nw, matrix)?,
@@ -125,10 +127,10 @@ impl Tower for TextTower {
 }
 
 impl ClassToken {
-    /// What is added to the attention's logits: [N, 1, L + 1, L + 1].
+    /// Computes the term for the attention's logits: `[N, 1, L + 1, L + 1]`.
     ///
-    /// As in OpenCLIP, and so in all of CoCa's published weights, the mask of the padding stands one place too far behind:
-    /// position i + 1 is masked where token i is padding.
+    /// The mask of the padding is one place too late: position i + 1 is masked if token i is
+    /// padding. That is so in OpenCLIP, and therefore in all published weights of CoCa.
     fn mask(&self, tokens: &Tensor, causal: bool) -> Result<Tensor, TrainerError> {
         let (n, l) = tokens.size2()?;
         let device = tokens.device();

@@ -1,7 +1,7 @@
-//! A masked language model's configuration, in the keys of Hugging Face's `BertConfig`, and its parameters.
+//! The configuration of a masked language model, in the keys of Hugging Face's `BertConfig`.
 //!
-//! Invariant: a configuration that exists can be computed. A key that would change what is computed and that this trainer does not
-//! know how to compute is refused by its name.
+//! Invariant: a configuration that exists can be computed. A key that changes the result and is not
+//! supported is refused by name.
 
 use diptych_schemas::ObjectiveConfig;
 use serde_json::{Value, json};
@@ -14,16 +14,17 @@ use crate::nn::cost::{SampleSize, layers, product};
 use crate::nn::parameters::{Depth, Init, ParameterList, ParameterSpec, Part};
 use crate::nn::preprocess::{ImageInput, TextInput, TokenizerConfig};
 
-/// A masked language model.
+/// The configuration of a masked language model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MaskedLmConfig {
-    /// L: tokens of a text in training, at most as many as there are positions.
+    /// Tokens of a text in training, L: at most the number of positions.
     pub context_length: i64,
     pub(crate) shape: BertShape,
     pub(crate) tokenizer: TokenizerConfig,
 }
 
-/// Name, layers, width and heads. Turc et al., "Well-read students learn better", 2019, table 1; BERT-large is Devlin et al.'s.
+/// Name, layers, width and heads. Turc et al., "Well-read students learn better", 2019, table 1.
+/// BERT-large is from Devlin et al.
 const BUILT_IN: [(&str, i64, i64, i64); 6] = [
     ("bert-tiny", 2, 128, 2),
     ("bert-mini", 4, 256, 4),
@@ -32,10 +33,10 @@ const BUILT_IN: [(&str, i64, i64, i64); 6] = [
     ("bert-base", 12, 768, 12),
     ("bert-large", 24, 1024, 16),
 ];
-/// What `model_type` says in the file.
+/// The value of `model_type` in the file.
 pub(crate) const MODEL_TYPE: &str = "bert";
 
-/// Names of the built-in models.
+/// Returns the names of the built-in masked language models.
 pub(crate) fn built_in_names() -> Vec<String> {
     BUILT_IN.iter().map(|(name, ..)| (*name).to_owned()).collect()
 }
@@ -43,7 +44,7 @@ pub(crate) fn built_in_names() -> Vec<String> {
 impl MaskedLmConfig {
     pub(crate) fn built_in(name: &str) -> Option<Self> {
         let (_, layers, width, heads) = BUILT_IN.into_iter().find(|(known, ..)| *known == name)?;
-        // Everything else is the default of BertConfig.
+        // All else is the default of BertConfig.
         let json = json!({
             "num_hidden_layers": layers,
             "hidden_size": width,
@@ -53,13 +54,15 @@ impl MaskedLmConfig {
         Self::from_json(&json).ok()
     }
 
-    /// Whether a file is of this family.
+    /// Returns whether a file belongs to this family.
     pub(crate) fn recognises(json: &Value) -> bool {
         json["model_type"] == MODEL_TYPE
     }
 
-    /// Parses and checks a `config.json`. Absent keys have the defaults of transformers' `BertConfig`. Dropout is left out: it changes
-    /// no output, and this trainer trains without.
+    /// Parses and checks a `config.json`. Absent keys have the defaults of transformers'
+    /// `BertConfig`.
+    ///
+    /// Dropout is left out: it changes no output, and this trainer trains without it.
     pub(crate) fn from_json(json: &Value) -> Result<Self, String> {
         let fields = Fields::top(json);
         for (key, ours) in [
@@ -84,7 +87,7 @@ impl MaskedLmConfig {
             layer_norm_eps: fields.number("layer_norm_eps", 1e-12)?,
             pad_id: json["pad_token_id"].as_i64().unwrap_or(0),
         };
-        // A key of ours: transformers leaves it to whoever calls the tokenizer.
+        // This key is ours. transformers leaves the length to the caller of the tokenizer.
         let context_length = fields.integer("context_length", shape.positions)?;
         let config = Self {
             context_length,
@@ -134,13 +137,13 @@ impl MaskedLmConfig {
         if !(3..=positions).contains(&self.context_length) {
             let length = self.context_length;
             return Err(format!(
-                "context_length must be 3 to max_position_embeddings, {positions}, got {length}"
+                "context_length must be 3 to {positions} (max_position_embeddings), got {length}"
             ));
         }
         Ok(())
     }
 
-    /// The `config.json` of `BertForMaskedLM`.
+    /// Returns the `config.json` of `BertForMaskedLM`.
     pub(crate) fn to_file_json(&self) -> Value {
         let shape = &self.shape;
         let mut json = json!({
@@ -167,7 +170,9 @@ impl MaskedLmConfig {
         json
     }
 
-    /// The keys in which another configuration differs, in words. How long texts are cut makes no other model.
+    /// Lists the keys in which another configuration describes a different model.
+    ///
+    /// The length to which texts are cut does not change the model.
     pub(crate) fn differences(&self, other: &Self) -> Option<String> {
         let compared = |config: &Self| {
             Self { context_length: config.shape.positions, ..config.clone() }.to_file_json()
@@ -193,7 +198,7 @@ impl MaskedLmConfig {
         Some(TextInput { context_length, vocab_size, tokenizer: &self.tokenizer })
     }
 
-    /// The stack, which may be the text tower of a dual encoder.
+    /// Returns the stack, which may also be the text tower of a dual encoder.
     pub(crate) fn bert_stack(&self, part: Part) -> Option<(&'static str, BertShape)> {
         (part == Part::Text).then_some(("bert.", self.shape))
     }
@@ -207,7 +212,7 @@ impl MaskedLmConfig {
         self.clone()
     }
 
-    /// Padding is seen by nobody, so what no text of a batch reaches is left out.
+    /// Returns the length of the longest text without its padding, which no token attends to.
     pub(crate) fn needed_tokens(&self, tokens: &[i32]) -> usize {
         let texts = tokens.chunks_exact(self.context_length as usize);
         let used = texts.map(|text| {
@@ -218,7 +223,8 @@ impl MaskedLmConfig {
         used.max().unwrap_or(1)
     }
 
-    /// All parameters under the names of `BertForMaskedLM`. The head ends with the word embeddings, which are tied.
+    /// Lists all parameters under the names of `BertForMaskedLM`. The head ends with the tied word
+    /// embeddings.
     pub(crate) fn parameters(&self) -> Vec<ParameterSpec> {
         let (width, zero) = (self.shape.width, Init::Constant(0.0));
         let mut list = ParameterList::new(Part::Text);
@@ -232,7 +238,7 @@ impl MaskedLmConfig {
         list.into_specs()
     }
 
-    /// Floating-point operations of one text's forward pass.
+    /// Counts the floating-point operations of one text's forward pass.
     pub(crate) fn cost(&self, specs: &[ParameterSpec], size: SampleSize) -> Vec<(Part, f64)> {
         let BertShape { width, vocabulary, .. } = self.shape;
         let head = product(size.masked, width, width) + product(size.masked, width, vocabulary);

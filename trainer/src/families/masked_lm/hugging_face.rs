@@ -1,4 +1,5 @@
-//! `BertForMaskedLM` in Hugging Face's folder: the same names, so both ways are copies.
+//! `BertForMaskedLM` in Hugging Face's folder. The names are the same, so tensors are copied
+//! unchanged.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +13,7 @@ use crate::formats::hugging_face::tokenizer::{self, TokenizerFiles};
 use crate::formats::hugging_face::{CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_FILES};
 use crate::formats::tensor_file;
 
-/// Writes the folder, whole or not at all.
+/// Writes the folder, completely or not at all.
 pub(crate) fn export(
     weights: &NamedWeights<'_, MaskedLmConfig>,
     tokenizer: &TokenizerFiles,
@@ -29,22 +30,23 @@ pub(crate) fn export(
     })
 }
 
-/// What published files hold beside a masked language model: the head for sentence pairs, the pooler, positions as 0, 1, 2, …
+/// Tensors of published files that the model does not use: the head for sentence pairs, the pooler,
+/// and positions as 0, 1, 2, …
 const IGNORED: [&str; 3] =
     ["cls.seq_relationship.", "bert.pooler.", "bert.embeddings.position_ids"];
-/// The word embeddings and the bias again, tied: written by some versions of transformers.
+/// Tied copies of the word embeddings and the bias, which some versions of transformers write.
 const TIED: [(&str, &str); 2] = [
     ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
     ("cls.predictions.decoder.bias", "cls.predictions.bias"),
 ];
 
-/// The configuration of a folder.
+/// Reads the configuration of a folder.
 pub(crate) fn configuration(folder: &Path) -> Result<MaskedLmConfig, TrainerError> {
     let path = folder.join(CONFIG_FILE);
     let mut json = read_json(&path)?;
-    let said = tokenizer::read(folder)?;
+    let notes = tokenizer::read(folder)?;
     if json.get("context_length").is_none()
-        && let (Some(length), Some(keys)) = (said.length, json.as_object_mut())
+        && let (Some(length), Some(keys)) = (notes.length, json.as_object_mut())
     {
         let positions = keys
             .get("max_position_embeddings")
@@ -75,15 +77,18 @@ pub(crate) fn import(
             true
         };
         if !same {
-            let message =
-                format!("{copy} is not {original}: a head of its own is not supported yet");
+            let message = format!(
+                "{copy} differs from {original}; a head that is not tied to the embeddings is not \
+                 supported yet"
+            );
             return Err(TrainerError::weights(folder, message));
         }
     }
     Ok((config, tensors))
 }
 
-/// The name that a tensor has today: TensorFlow's first ones called the parts of a layer norm gamma and beta.
+/// Returns a tensor's current name: the first TensorFlow checkpoints named a layer norm's
+/// parameters gamma and beta.
 fn plain_name(name: &str) -> String {
     name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 }

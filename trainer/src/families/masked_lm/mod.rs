@@ -1,10 +1,11 @@
-//! A masked language model: BERT's stack and a head that says which tokens were masked. Devlin et al., "BERT: pre-training of deep
-//! bidirectional transformers for language understanding", 2019.
+//! A masked language model: BERT's stack and a head that predicts masked tokens.
 //!
-//! Names and computation are those of transformers' `BertForMaskedLM`. Trained on captions, its stack becomes the text tower of a
-//! dual encoder (`model.weights = { text = … }`).
+//! Devlin et al., "BERT: pre-training of deep bidirectional transformers for language
+//! understanding", 2019. Names and computation are those of transformers' `BertForMaskedLM`.
+//! Trained on captions, its stack becomes the text tower of a dual encoder
+//! (`model.weights = { text = … }`).
 //!
-//! Shapes: N texts, L tokens, K masked positions of each, W width, V vocabulary.
+//! Shapes: N texts, L tokens, K masked positions of each text, W width, V vocabulary.
 
 pub(crate) mod config;
 pub(crate) mod hugging_face;
@@ -30,9 +31,9 @@ pub(crate) struct MaskedLm {
     dense: Linear,
     activation: Activation,
     norm: LayerNorm,
-    /// The word embeddings, tied, [V, W].
+    /// The tied word embeddings, `[V, W]`.
     words: Tensor,
-    /// [V].
+    /// `[V]`.
     bias: Tensor,
 }
 
@@ -53,7 +54,7 @@ impl MaskedLm {
         vec![Output { name: MLM_LOGITS, part: Part::Text, tower: self }]
     }
 
-    /// No contrastive term is computed from it.
+    /// Returns `None`: no contrastive term is computed from this model.
     #[expect(clippy::unused_self, reason = "every family answers")]
     pub(crate) fn scalars(&self) -> Option<Scalars<'_>> {
         None
@@ -92,7 +93,8 @@ impl Tower for MaskedLm {
         self.stack.layer(number, x, mask)
     }
 
-    /// [N, L, W] → logits [N, K, V] at the masked positions, or at all where none are named.
+    /// Computes logits `[N, K, V]` at the masked positions from `[N, L, W]`. Without positions, at
+    /// all tokens.
     fn head(&self, x: &Tensor, inputs: &Inputs) -> Result<Tensor, TrainerError> {
         let x = match inputs.extra(MASKED_POSITIONS) {
             Some(positions) => take(x, &positions.values)?,

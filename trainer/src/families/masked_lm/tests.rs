@@ -1,4 +1,5 @@
-//! Against transformers' `BertForMaskedLM`: its values for a tiny model, in tests/data/bert_mlm, and its names.
+//! Comparison with transformers' `BertForMaskedLM`: its values for a tiny model, in
+//! tests/data/bert_mlm, and its names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -51,7 +52,7 @@ fn hidden_states_and_logits_are_berts_within_1e_5() {
     }
     states.push(("out.logits", model.output(MLM_LOGITS, &inputs).unwrap()));
     for (name, found) in states {
-        // What stands at padded positions differs between right implementations.
+        // Values at padded positions may differ between correct implementations.
         let difference = largest(&((found - &io[name]) * seen.unsqueeze(-1)));
         assert!(difference < 1e-5, "{name}: {difference}");
     }
@@ -107,7 +108,8 @@ fn built_in_models_have_berts_sizes_and_survive_their_json_form() {
             "{name}"
         );
     }
-    // transformers' BertForMaskedLM of bert-base-uncased's configuration: sum of its parameters' sizes, tied ones once.
+    // The sum of the sizes of the parameters of transformers' BertForMaskedLM for
+    // bert-base-uncased, tied ones counted once.
     let base = ModelConfig::built_in("bert-base").unwrap();
     assert_eq!(base.parameters().iter().map(ParameterSpec::numel).sum::<i64>(), 109_514_298);
 }
@@ -149,7 +151,8 @@ fn exports_are_read_again_and_published_files_too() {
     let back = Weights::read(&folder, None).unwrap();
     assert_eq!(back.hash().unwrap(), weights.hash().unwrap());
 
-    // As TensorFlow's checkpoints were converted: other names, a pooler, a second head, tied tensors twice.
+    // As TensorFlow's checkpoints were converted: other names, a pooler, a second head, and tied
+    // tensors twice.
     let mut old: Vec<(String, Tensor)> = weights
         .named()
         .map(|(name, tensor)| {

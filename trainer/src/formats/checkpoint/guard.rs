@@ -1,34 +1,38 @@
-//! What a run remembers of steps that could not be used, and why a checkpoint was written: the part of the guards that belongs to
-//! the run's state, so that a run that was killed decides as one that was not. Saved in each checkpoint's manifest.
+//! The part of the guards that belongs to a run's state: counts of unusable steps, and why a
+//! checkpoint was written.
 //!
-//! It decides nothing but what follows from counting: when to roll back, and when that was in vain too often. Data only.
+//! It is saved in each checkpoint's manifest, so that a run that was killed decides as one that was
+//! not. The state only counts: when to roll back, and when that failed too often. It holds data
+//! only.
 
 use diptych_schemas::{SampleIndex, Step};
 use serde::{Deserialize, Serialize};
 
-/// Why a checkpoint was written. Only those that any run with this configuration writes at the same steps are a place to roll
-/// back to, unless there are no such.
+/// The reason why a checkpoint was written.
+///
+/// A run rolls back to checkpoints that any run with its configuration writes at the same steps.
+/// Other checkpoints are used only if there are none of those.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Due {
-    /// By steps, epochs or samples.
+    /// Steps, epochs or samples.
     #[default]
     Schedule,
-    /// By minutes.
+    /// Minutes.
     Clock,
-    /// Its evaluation is among the best.
+    /// An evaluation among the best.
     Best,
-    /// Somebody asked the run to stop.
+    /// A request to stop the run.
     Stop,
-    /// The run went back to older weights.
+    /// A return of the run to older weights.
     RollBack,
-    /// Somebody asked for it while the run goes on.
+    /// A request for a checkpoint while the run continues.
     Asked,
     /// The end of the run.
     End,
 }
 
-/// What an evaluation of a checkpoint's weights gave.
+/// The result of an evaluation of a checkpoint's weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// Name of the metric.
@@ -38,7 +42,9 @@ pub struct Score {
 }
 
 impl Score {
-    /// Nine digits are kept: a number of more would not always come back from JSON as it went in, and the manifest has a hash.
+    /// Makes a score, rounded to nine digits.
+    ///
+    /// A longer number would not always survive JSON unchanged, and the manifest has a hash.
     pub fn new(metric: String, value: f64, larger_is_better: bool) -> Self {
         Self { metric, value: (value * 1e9).round() / 1e9, larger_is_better }
     }
@@ -47,12 +53,12 @@ impl Score {
         self.value
     }
 
-    /// Rises with how good it is, whichever way that goes.
+    /// Returns a number that is larger for better values, for either kind of metric.
     pub fn goodness(&self) -> f64 {
         if self.larger_is_better { self.value } else { -self.value }
     }
 
-    /// The same, where the two can be compared: by one metric, better the same way.
+    /// Returns the goodness if the other score has the same metric, and so can be compared.
     pub fn goodness_beside(&self, other: &Self) -> Option<f64> {
         (self.metric == other.metric && self.larger_is_better == other.larger_is_better)
             .then(|| self.goodness())
@@ -62,22 +68,23 @@ impl Score {
 /// A return to older weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollBack {
-    /// The step after which it happened: the run goes on with the next one.
+    /// The step after which it happened. The run continues with the next one.
     pub after: Step,
-    /// The step whose weights it went back to.
+    /// The step whose weights the run returned to.
     pub to: Step,
-    /// The samples from there to here, whose updates the weights do not hold: `first` up to and without `next`.
+    /// First of the samples whose updates the weights lost.
     pub first: SampleIndex,
+    /// The sample after the last of them.
     pub next: SampleIndex,
 }
 
-/// What the guards did so far.
+/// The counts of the guards so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GuardState {
-    /// Steps without an update, in all.
+    /// Steps without an update, in total.
     pub skipped_steps: u64,
-    /// Of these, the last ones in a row.
+    /// Of these, the most recent ones in a row.
     pub in_a_row: u64,
     /// Steps with an update since the last roll-back.
     pub usable_steps: u64,
@@ -87,12 +94,13 @@ pub struct GuardState {
 }
 
 impl GuardState {
-    /// Whether nothing ever happened.
+    /// Returns whether no step was ever skipped.
     pub fn is_quiet(&self) -> bool {
         self.skipped_steps == 0
     }
 
-    /// Counts a step with an update. After `progress` of them the roll-backs before were not in vain.
+    /// Counts a step with an update. After `progress` of them the run counts as making progress
+    /// again.
     pub fn used(&mut self, progress: u64) {
         self.in_a_row = 0;
         if self.in_vain > 0 {
@@ -103,7 +111,7 @@ impl GuardState {
         }
     }
 
-    /// Counts a step without one.
+    /// Counts a step without an update.
     pub fn skipped(&mut self) {
         self.skipped_steps += 1;
         self.in_a_row += 1;

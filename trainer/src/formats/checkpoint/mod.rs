@@ -1,19 +1,19 @@
-//! Checkpoints as folders of files: what their manifests say, whether they are whole, and which there are.
+//! Checkpoints as folders of files: manifests, validity, and listings.
 //!
 //! ```text
 //! NAME/model.safetensors      weights under the names of the family's reference
-//!      average.safetensors    their moving average, where the run has one
-//!      lora.safetensors       with LoRA NAME.lora_A and NAME.lora_B of each weight that they change, which is the sum in the
-//!                             files above; average. before them is their moving average
-//!      optimizer.safetensors  average.NAME and square.NAME of each weight that learns, updates; of fp16 scaler.scale and
-//!                             scaler.good_steps
-//!      model_config.json      OpenCLIP's form, or Hugging Face's of families that OpenCLIP does not have
+//!      average.safetensors    their moving average, if the run has one
+//!      lora.safetensors       with LoRA: NAME.lora_A and NAME.lora_B of each changed weight (the
+//!                             files above hold the sums); average.NAME… for their moving averages
+//!      optimizer.safetensors  updates, average.NAME and square.NAME of each weight that learns;
+//!                             with fp16 also scaler.scale and scaler.good_steps
+//!      model_config.json      OpenCLIP's form, or Hugging Face's for families OpenCLIP lacks
 //!      tokenizer.json
-//!      manifest.json          step, place in the data, and sha256 of the other files; written last
+//!      manifest.json          step, place in the data, sha256 of the others; written last
 //! ```
 //!
-//! A folder is filled as NAME.incomplete, every file flushed, and then renamed: a folder without that ending is whole. It
-//! knows neither sled nor which checkpoints to keep.
+//! A folder is filled as NAME.incomplete, every file is flushed, and then the folder is renamed. So
+//! a folder without that ending is complete. This module does not decide which checkpoints to keep.
 
 pub(crate) mod guard;
 
@@ -29,7 +29,7 @@ use crate::formats::checkpoint::guard::{Due, GuardState, Score};
 use crate::formats::files::remove_if_there;
 use crate::formats::tensor_file::{self, FileEntry};
 
-/// Version of the folder's form.
+/// Version of the folder's format.
 pub const CHECKPOINT_VERSION: u32 = 1;
 
 pub(crate) const MODEL_FILE: &str = "model.safetensors";
@@ -40,12 +40,12 @@ pub(crate) const CONFIG_FILE: &str = "model_config.json";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(crate) const MANIFEST_FILE: &str = "manifest.json";
 
-/// What a checkpoint says beside its tensors.
+/// The content of a checkpoint in addition to its tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckpointMeta {
     /// Name of the run.
     pub run: String,
-    /// Place in the data of the next sample.
+    /// Index of the next sample in the run's data.
     pub samples: SampleIndex,
     pub epoch: u64,
     /// `TrainConfig::training_hash`.
@@ -54,11 +54,11 @@ pub struct CheckpointMeta {
     pub due: Due,
     pub guard: GuardState,
     pub score: Option<Score>,
-    /// `tokenizer.json`.
+    /// Content of `tokenizer.json`.
     pub tokenizer_json: String,
 }
 
-/// What a checkpoint consists of: the content of its `manifest.json`.
+/// The content of a checkpoint's `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointManifest {
     pub version: u32,
@@ -68,30 +68,32 @@ pub struct CheckpointManifest {
     pub epoch: u64,
     pub training_hash: ContentHash,
     pub selection_hash: ContentHash,
-    /// Why it was written.
+    /// Why the checkpoint was written.
     #[serde(default)]
     pub due: Due,
-    /// What the guards did until then. Left out where that is nothing.
+    /// Counts of the guards until then. Left out if there is nothing to report.
     #[serde(default, skip_serializing_if = "GuardState::is_quiet")]
     pub guard: GuardState,
-    /// What an evaluation of these weights gave, where the run keeps its best.
+    /// Evaluation of these weights, if the run keeps its best checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<Score>,
-    /// With LoRA, hash of the weights that it was trained beside and that the next steps want.
+    /// With LoRA, the hash of the locked weights that it was trained with and that the next steps
+    /// need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora_base: Option<ContentHash>,
-    /// By name, all but the manifest itself.
+    /// All files by name, except the manifest itself.
     pub files: BTreeMap<String, FileEntry>,
 }
 
 impl CheckpointManifest {
-    /// Length of all files together, in bytes.
+    /// Returns the length of all files together, in bytes.
     pub fn bytes(&self) -> u64 {
         self.files.values().map(|file| file.bytes).sum()
     }
 }
 
-/// `manifest.json`: the manifest and the sha256 of its compact JSON, so that a flipped digit of it is noticed too.
+/// The file `manifest.json`: the manifest and the sha256 of its compact JSON, which detects a
+/// flipped digit.
 #[derive(Serialize, Deserialize)]
 struct ManifestFile {
     manifest: CheckpointManifest,
@@ -120,7 +122,8 @@ pub(crate) fn put_in_place(
     if !folder.exists() {
         return Ok(durable::publish(temporary, folder)?);
     }
-    // A run that was killed after it had published, and before it had said so, comes here again with the same bytes.
+    // A run that was killed after publishing, but before recording it, gets here again with the
+    // same bytes.
     if verify(folder).is_ok_and(|existing| existing == *manifest) {
         return remove_if_there(temporary);
     }
@@ -139,44 +142,42 @@ fn hash_of(manifest: &CheckpointManifest, path: &Path) -> Result<ContentHash, Tr
     Ok(ContentHash::of(&text))
 }
 
-/// Reads the manifest of a checkpoint and compares lengths, not contents: cheap.
+/// Reads the manifest of a checkpoint and compares lengths of files but not contents, which is
+/// cheap.
 pub fn read_manifest(folder: &Path) -> Result<CheckpointManifest, TrainerError> {
     let damaged = |message: String| TrainerError::Damaged { path: folder.to_owned(), message };
     let path = folder.join(MANIFEST_FILE);
     let text = fs::read(&path).map_err(TrainerError::io(&path))?;
     let ManifestFile { manifest, sha256 } = serde_json::from_slice(&text)
-        .map_err(|error| damaged(format!("{MANIFEST_FILE} does not parse: {error}")))?;
+        .map_err(|error| damaged(format!("{MANIFEST_FILE} is not valid JSON: {error}")))?;
     if hash_of(&manifest, &path)? != sha256 {
-        return Err(damaged(format!("{MANIFEST_FILE} is not what its own hash says")));
+        return Err(damaged(format!("{MANIFEST_FILE} does not match its own hash")));
     }
     if manifest.version != CHECKPOINT_VERSION {
         return Err(TrainerError::weights(
             folder,
             format!(
-                "a checkpoint of version {}; this binary reads version {CHECKPOINT_VERSION}",
+                "the checkpoint has version {}, but this binary reads version {CHECKPOINT_VERSION}",
                 manifest.version
             ),
         ));
     }
     for name in [MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE, TOKENIZER_FILE] {
         if !manifest.files.contains_key(name) {
-            return Err(damaged(format!("{MANIFEST_FILE} does not name {name}")));
+            return Err(damaged(format!("{MANIFEST_FILE} does not list {name}")));
         }
     }
     for (name, entry) in &manifest.files {
         let path = folder.join(name);
         let found = fs::metadata(&path).map_err(TrainerError::io(&path))?.len();
         if found != entry.bytes {
-            return Err(damaged(format!(
-                "{name} has {found} bytes, its manifest says {}",
-                entry.bytes
-            )));
+            return Err(damaged(format!("{name} has {found} bytes instead of {}", entry.bytes)));
         }
     }
     Ok(manifest)
 }
 
-/// Reads a checkpoint through and compares every hash.
+/// Reads all files of a checkpoint and compares every hash.
 pub fn verify(folder: &Path) -> Result<CheckpointManifest, TrainerError> {
     let manifest = read_manifest(folder)?;
     for (name, entry) in &manifest.files {
@@ -190,7 +191,7 @@ fn verify_file(folder: &Path, name: &str, entry: &FileEntry) -> Result<(), Train
     if found == *entry {
         return Ok(());
     }
-    let message = format!("{name} has sha256 {}, its manifest says {}", found.sha256, entry.sha256);
+    let message = format!("{name} has sha256 {} instead of {}", found.sha256, entry.sha256);
     Err(TrainerError::Damaged { path: folder.to_owned(), message })
 }
 
@@ -201,7 +202,7 @@ pub struct Found {
     pub manifest: CheckpointManifest,
 }
 
-/// A folder that looks like a checkpoint and is none, with the reason.
+/// A folder that looks like a checkpoint but is none, with the reason.
 pub type Rejected = (PathBuf, TrainerError);
 
 /// The checkpoints in a folder of checkpoints.
@@ -212,17 +213,20 @@ pub struct Scan {
     pub invalid: Vec<Rejected>,
 }
 
-/// Lists the checkpoints in a folder and reads every one through. A folder that does not exist holds none.
+/// Lists the checkpoints in a folder and verifies every hash. A folder that does not exist holds
+/// none.
 pub fn scan(checkpoints: &Path) -> Result<Scan, TrainerError> {
     scan_with(checkpoints, verify)
 }
 
-/// As [`scan`], but compares lengths only: cheap.
+/// Lists the checkpoints as [`scan`] does, but compares only lengths, which is cheap.
 pub fn list(checkpoints: &Path) -> Result<Scan, TrainerError> {
     scan_with(checkpoints, read_manifest)
 }
 
-/// The newest checkpoint whose hashes hold, and the newer ones that were rejected. Reads no more than it must.
+/// Finds the newest checkpoint whose hashes match.
+///
+/// Also returns the newer ones that were rejected. Older checkpoints are not read.
 pub fn newest(checkpoints: &Path) -> Result<(Option<Found>, Vec<Rejected>), TrainerError> {
     let Scan { mut valid, mut invalid } = list(checkpoints)?;
     while let Some(found) = valid.pop() {
@@ -257,7 +261,7 @@ fn scan_with(
     Ok(scan)
 }
 
-/// Removes a checkpoint: first its name, in one stroke, then its files.
+/// Removes a checkpoint: first its name, atomically, then its files.
 pub fn remove(folder: &Path) -> Result<(), TrainerError> {
     let temporary = durable::unfinished(folder);
     remove_if_there(&temporary)?;
@@ -265,7 +269,8 @@ pub fn remove(folder: &Path) -> Result<(), TrainerError> {
     remove_if_there(&temporary)
 }
 
-/// Removes what writers that were killed have left in a folder of checkpoints. Only for who knows that no writer is at work.
+/// Removes leftovers of killed writers from a folder of checkpoints. Call it only if no writer is
+/// active.
 pub fn remove_unfinished(checkpoints: &Path) -> Result<usize, TrainerError> {
     let mut removed = 0;
     if !checkpoints.exists() {

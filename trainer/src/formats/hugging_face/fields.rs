@@ -1,24 +1,24 @@
-//! What the `config.json` of all families have in common: how a field is read, and what is refused.
+//! Fields of `config.json` that all families share: reading them, and refusing unsupported values.
 
 use serde_json::{Value, json};
 
 use crate::nn::activation::{Activation, mlp_ratio};
 
-/// The keys of a `config.json`, or of one of its groups: `text_config` or `vision_config`.
+/// The keys of a `config.json`, or of one of its groups `text_config` and `vision_config`.
 #[derive(Clone, Copy)]
 pub(crate) struct Fields<'a> {
     keys: &'a Value,
-    /// What a message puts before a key.
+    /// Prefix of keys in messages.
     place: &'static str,
 }
 
 impl<'a> Fields<'a> {
-    /// Those of a group, whose place is its name and a point.
+    /// Selects a group. `place` is its name followed by a point.
     pub(crate) fn of(json: &'a Value, place: &'static str) -> Self {
         Self { keys: &json[place.trim_end_matches('.')], place }
     }
 
-    /// Those of the file itself.
+    /// Selects the top level of the file.
     pub(crate) fn top(json: &'a Value) -> Self {
         Self { keys: json, place: "" }
     }
@@ -27,7 +27,7 @@ impl<'a> Fields<'a> {
         &self.keys[key]
     }
 
-    /// A whole number above 0; the default of transformers where it is absent.
+    /// Reads a positive integer. Returns transformers' default if it is absent.
     pub(crate) fn integer(&self, key: &str, default: i64) -> Result<i64, String> {
         match self.value(key) {
             Value::Null => Ok(default),
@@ -46,7 +46,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses any value but one.
+    /// Refuses any value except `ours`.
     pub(crate) fn only(&self, key: &str, ours: &Value) -> Result<(), String> {
         let value = self.value(key);
         let same = match (value.as_f64(), ours.as_f64()) {
@@ -63,16 +63,21 @@ impl<'a> Fields<'a> {
     pub(crate) fn activation(&self, default: Activation) -> Result<Activation, String> {
         match self.value("hidden_act") {
             Value::Null => Ok(default),
-            value => NAMES.iter().find(|(name, _)| value == name).map(|(_, found)| *found).ok_or_else(|| {
-                format!(
-                    "{}hidden_act = {value} is not supported yet (only \"gelu\", \"gelu_pytorch_tanh\" and \"quick_gelu\" are)",
-                    self.place
+            value => {
+                NAMES.iter().find(|(name, _)| value == name).map(|(_, found)| *found).ok_or_else(
+                    || {
+                        format!(
+                            "{}hidden_act = {value} is not supported yet (only \"gelu\", \
+                             \"gelu_pytorch_tanh\" and \"quick_gelu\" are)",
+                            self.place
+                        )
+                    },
                 )
-            }),
+            }
         }
     }
 
-    /// Width of the MLP's hidden layer over the tower's.
+    /// Returns the ratio of the MLP's hidden width to the tower's width.
     pub(crate) fn mlp_ratio(&self, width: i64, default: i64) -> Result<f64, String> {
         let hidden = self.integer("intermediate_size", default)?;
         mlp_ratio(width, hidden).ok_or_else(|| {
@@ -80,7 +85,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// An image tower in the words of OpenCLIP's `vision_cfg`.
+    /// Reads an image tower as OpenCLIP's `vision_cfg`.
     pub(crate) fn vision(&self, patch_size: i64, eps: f64) -> Result<Value, String> {
         self.only("attention_dropout", &json!(0.0))?;
         self.only("num_channels", &json!(3))?;
@@ -118,7 +123,7 @@ pub(crate) fn activation_name(activation: Activation) -> &'static str {
     }
 }
 
-/// OpenCLIP's `act_kwargs`.
+/// Returns OpenCLIP's `act_kwargs`.
 pub(crate) fn act_kwargs(activation: Activation) -> Value {
     if activation == Activation::GeluTanh { json!({ "approximate": "tanh" }) } else { Value::Null }
 }

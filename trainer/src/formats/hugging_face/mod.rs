@@ -1,4 +1,4 @@
-//! What the folders of all of Hugging Face's models have in common.
+//! Files that folders of all Hugging Face models share.
 
 pub(crate) mod fields;
 pub(crate) mod preprocessor;
@@ -9,7 +9,7 @@ pub(crate) use tokenizer::VOCABULARY_FILE;
 
 pub(crate) const CONFIG_FILE: &str = "config.json";
 pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
-/// In the order in which they are looked for.
+/// In the order of preference.
 pub(crate) const WEIGHTS_FILES: [&str; 4] = [
     WEIGHTS_FILE,
     "model.safetensors.index.json",

@@ -1,15 +1,17 @@
-//! `preprocessor_config.json`: the model's preprocessing in the words of transformers' image processors.
+//! `preprocessor_config.json`: the model's preprocessing as transformers' image processors describe
+//! it.
 
 use diptych_pipeline::{EvalResize, Fit, Interpolation};
 use serde_json::{Value, json};
 
 use crate::nn::preprocess::{PreprocessConfig, channels};
 
-/// How Pillow numbers its filters.
+/// Pillow's number of the bilinear filter.
 const BILINEAR: i64 = 2;
+/// Pillow's number of the bicubic filter.
 const BICUBIC: i64 = 3;
 
-/// `kind` is the image processor of the family.
+/// Describes the preprocessing. `kind` is the image processor of the model's class.
 pub(crate) fn to_json(config: PreprocessConfig, size: i64, kind: &str) -> Result<Value, String> {
     let resample = match config.resize.interpolation {
         Interpolation::Bicubic => BICUBIC,
@@ -38,7 +40,9 @@ pub(crate) fn to_json(config: PreprocessConfig, size: i64, kind: &str) -> Result
             json["do_center_crop"] = json!(false);
         }
         Fit::Longest { .. } => {
-            return Err("preprocess_cfg.resize_mode = \"longest\", which Hugging Face's image processors do not do".into());
+            return Err("preprocess_cfg.resize_mode = \"longest\" has no equivalent in Hugging \
+                        Face's image processors"
+                .into());
         }
     }
     Ok(json)
@@ -55,7 +59,8 @@ pub(crate) fn from_json(
         value if *value == BILINEAR => Interpolation::Bilinear,
         value => {
             return Err(format!(
-                "resample = {value} is not supported yet (only {BICUBIC}, bicubic, and {BILINEAR}, bilinear, are)"
+                "resample = {value} is not supported yet (only {BICUBIC}, bicubic, and {BILINEAR}, \
+                 bilinear, are)"
             ));
         }
     };
@@ -73,7 +78,7 @@ pub(crate) fn from_json(
     let differs = |side: &Value| !side.is_null() && side.as_i64() != Some(image_size);
     let refused = |key: &str| {
         Err(format!(
-            "{key} = {} is not supported yet: the model takes {image_size} pixels",
+            "{key} = {} is not supported yet; the model takes {image_size} pixels",
             json[key]
         ))
     };
@@ -98,15 +103,14 @@ pub(crate) fn from_json(
         (true, false) => Fit::Shortest,
         (false, false) => {
             return Err(
-                "do_center_crop = false is not supported yet where size is the shortest edge"
-                    .into(),
+                "do_center_crop = false is not supported yet if size is the shortest edge".into()
             );
         }
     };
-    let said = |key: &str| Some(&json[key]).filter(|value| !value.is_null());
+    let value = |key: &str| Some(&json[key]).filter(|value| !value.is_null());
     Ok(PreprocessConfig {
-        mean: channels("image_mean", said("image_mean"), usual.mean)?,
-        std: channels("image_std", said("image_std"), usual.std)?,
+        mean: channels("image_mean", value("image_mean"), usual.mean)?,
+        std: channels("image_std", value("image_std"), usual.std)?,
         resize: EvalResize { interpolation, fit },
     })
 }

@@ -1,7 +1,8 @@
-//! Tensors between OpenCLIP's names and Hugging Face's: one list a family, used both ways.
+//! Renames tensors between OpenCLIP's names and Hugging Face's, with one list for both directions.
 //!
-//! No value is computed, so both ways are exact. What is missing stays missing and what is not known keeps its name: the caller
-//! compares the result with the layout, and its message names both.
+//! No value is computed, so both directions are exact. Missing tensors stay missing and unknown
+//! ones keep their names. The caller compares the result with the layout, and its message lists
+//! both.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +11,21 @@ use tch::Tensor;
 use crate::TrainerError;
 use crate::nn::parameters::{BlockNames, ParameterSpec};
 
-/// Tensors of ours that, one behind the other along the first dimension, are tensors of theirs one behind the other.
+/// Tensors of ours whose concatenation along the first dimension equals that of tensors of theirs.
 pub(crate) struct Rename {
     ours: Vec<String>,
     theirs: Vec<String>,
     how: How,
 }
 
-/// What else differs, where it is one tensor.
+/// The difference in shape between one of our tensors and one of theirs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
     Same,
     Transposed,
-    /// Theirs has one more dimension, of size 1, in front.
+    /// Theirs has an additional first dimension of size 1.
     TheirsHasOneMore,
-    /// Ours has.
+    /// Ours has an additional first dimension of size 1.
     OursHasOneMore,
 }
 
@@ -36,13 +37,13 @@ pub(crate) fn several(ours: &[String], theirs: &[String]) -> Rename {
     Rename { ours: ours.to_vec(), theirs: theirs.to_vec(), how: How::Same }
 }
 
-/// Weight and bias.
+/// Renames a weight and a bias.
 pub(crate) fn layer(ours: &str, theirs: &str) -> [Rename; 2] {
     ["weight", "bias"]
         .map(|part| one(&format!("{ours}.{part}"), &format!("{theirs}.{part}"), How::Same))
 }
 
-/// A pre-norm block: Hugging Face has query, key and value apart.
+/// Renames a pre-norm block. Hugging Face separates query, key and value.
 pub(crate) fn block(names: &BlockNames, ours: &str, theirs: &str) -> Vec<Rename> {
     let mut renames: Vec<Rename> = [
         (names.attention_out, "self_attn.out_proj"),
@@ -108,7 +109,8 @@ pub(crate) fn from_hf(
         let parts: Vec<Tensor> =
             rename.theirs.iter().filter_map(|name| theirs.remove(name)).collect();
         if let ([only], [name]) = (parts.as_slice(), rename.ours.as_slice()) {
-            // A tensor of another shape than it should have goes on as it is, to be refused by its own name.
+            // A tensor with the wrong shape passes unchanged, and is refused later under its own
+            // name.
             let tensor = match rename.how {
                 How::Transposed if only.dim() == 2 => only.f_transpose(0, 1)?.f_contiguous()?,
                 How::TheirsHasOneMore if only.size().first() == Some(&1) => {

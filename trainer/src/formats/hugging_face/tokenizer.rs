@@ -1,4 +1,4 @@
-//! The files of a tokenizer in a Hugging Face folder, and what they say about padding and length.
+//! The files of a tokenizer in a Hugging Face folder, and their settings of padding and length.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,18 +13,18 @@ pub(crate) const VOCABULARY_FILE: &str = "vocab.txt";
 const CONFIG_FILE: &str = "tokenizer_config.json";
 const JSON_FILE: &str = "tokenizer.json";
 
-/// A tokenizer as the files of Hugging Face want it.
+/// The content of a tokenizer's files in a Hugging Face folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenizerFiles {
-    /// `tokenizer.json`, as it is.
+    /// Content of `tokenizer.json`, unchanged.
     pub tokenizer_json: String,
-    /// Each token of a byte-pair tokenizer with its id; otherwise nothing.
+    /// Tokens of a byte-pair tokenizer with their ids. Empty for other tokenizers.
     pub vocab: BTreeMap<String, u32>,
     /// In order of their rank.
     pub merges: Vec<(String, String)>,
 }
 
-/// `CLIPTokenizer`'s.
+/// Writes the files of `CLIPTokenizer`.
 pub(crate) fn write_clip(
     tokenizer: &TokenizerFiles,
     context_length: i64,
@@ -37,7 +37,7 @@ pub(crate) fn write_clip(
     write_json(&folder.join("special_tokens_map.json"), &special_tokens())
 }
 
-/// Those of any other tokenizer: `tokenizer.json` and what it does not say.
+/// Writes the files of any other tokenizer: `tokenizer.json` and settings that it does not contain.
 pub(crate) fn write_other(
     tokenizer: &TokenizerFiles,
     context_length: i64,
@@ -46,17 +46,18 @@ pub(crate) fn write_other(
 ) -> Result<(), TrainerError> {
     write_text(&folder.join(JSON_FILE), &tokenizer.tokenizer_json)?;
     let parsed: Value = serde_json::from_str(&tokenizer.tokenizer_json).unwrap_or_default();
-    let mut said =
+    let mut settings =
         json!({ "model_max_length": context_length, "tokenizer_class": "PreTrainedTokenizerFast" });
     if let Some(pad) = config.pad_id.and_then(|id| token_of(&parsed, id)) {
-        said["pad_token"] = json!(pad);
+        settings["pad_token"] = json!(pad);
     }
-    // A key of ours: transformers leaves it to whoever calls the tokenizer.
-    said[CLEAN] = json!(if config.canonical { "canonicalize" } else { "whitespace" });
-    write_json(&folder.join(CONFIG_FILE), &said)
+    // This key is ours. transformers leaves it to the caller of the tokenizer.
+    settings[CLEAN] = json!(if config.canonical { "canonicalize" } else { "whitespace" });
+    write_json(&folder.join(CONFIG_FILE), &settings)
 }
 
-/// What BERT's special tokens are for, which tools that fill masks ask the folder of a tokenizer.
+/// The roles of BERT's special tokens, which mask-filling tools look up in the folder of a
+/// tokenizer.
 const SPECIAL: [(&str, &str); 4] = [
     ("cls_token", "[CLS]"),
     ("mask_token", "[MASK]"),
@@ -64,20 +65,20 @@ const SPECIAL: [(&str, &str); 4] = [
     ("unk_token", "[UNK]"),
 ];
 
-/// Adds those of BERT's special tokens that a tokenizer has to the file that [`write_other`] wrote.
+/// Adds BERT's special tokens that a tokenizer has to the file that [`write_other`] wrote.
 pub(crate) fn name_special_tokens(tokenizer_json: &str, folder: &Path) -> Result<(), TrainerError> {
     let path = folder.join(CONFIG_FILE);
-    let mut said = read_json(&path)?;
+    let mut settings = read_json(&path)?;
     let parsed: Value = serde_json::from_str(tokenizer_json).unwrap_or_default();
     for (key, token) in SPECIAL.iter().filter(|(_, token)| id_of(&parsed, token).is_some()) {
-        said[*key] = json!(token);
+        settings[*key] = json!(token);
     }
-    write_json(&path, &said)
+    write_json(&path, &settings)
 }
 
 const CLEAN: &str = "clean";
 
-/// What the files of a tokenizer say about how a model uses it.
+/// Settings in the files of a tokenizer that a model needs.
 #[derive(Debug, Default)]
 pub(crate) struct TokenizerNotes {
     pub(crate) pad_id: Option<i64>,
@@ -99,11 +100,11 @@ pub(crate) fn read(folder: &Path) -> Result<TokenizerNotes, TrainerError> {
     let tokenizer = if path.is_file() { read_json(&path)? } else { Value::Null };
     let canonical = match (config[CLEAN].as_str(), config["tokenizer_class"].as_str()) {
         (Some(clean), _) => Some(clean == "canonicalize"),
-        // SiglipTokenizer canonicalises by itself; the others do what their file says.
+        // SiglipTokenizer canonicalises itself. Other tokenizers do what their file says.
         (None, Some(class)) => Some(class.starts_with("Siglip")),
         (None, None) => None,
     };
-    // A tokenizer without a limit says 10^30.
+    // A tokenizer without a limit has 10^30 here.
     let length = config["model_max_length"].as_i64().filter(|length| (3..=8192).contains(length));
     Ok(TokenizerNotes {
         pad_id: token.and_then(|token| id_of(&tokenizer, token)),
@@ -112,7 +113,7 @@ pub(crate) fn read(folder: &Path) -> Result<TokenizerNotes, TrainerError> {
     })
 }
 
-/// Each token of a `tokenizer.json` with its id.
+/// Lists the tokens of a `tokenizer.json` with their ids.
 fn tokens(json: &Value) -> Vec<(&str, i64)> {
     let added = json["added_tokens"].as_array().into_iter().flatten();
     let added = added.filter_map(|token| Some((token["content"].as_str()?, token["id"].as_i64()?)));

@@ -1,6 +1,8 @@
-//! A graph under construction: operators in the order in which they run, the weights that they take, inputs and outputs.
+//! A graph under construction: operators in the order of their execution, weights, inputs and
+//! outputs.
 //!
-//! It knows ONNX's operators and no model. A value is known by its name; a weight is in the graph once, however often it is used.
+//! It knows ONNX's operators and no model. A value is identified by its name. A weight is in the
+//! graph once, however often it is used.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +42,7 @@ impl Graph {
         self.nodes.push(Node { name, ..node });
     }
 
-    /// An operator with one output.
+    /// Adds an operator with one output.
     pub(crate) fn op(&mut self, kind: &str, inputs: &[&str], attributes: Vec<Attribute>) -> Value {
         let [value] = self.ops(kind, inputs, attributes);
         value
@@ -59,7 +61,7 @@ impl Graph {
         outputs
     }
 
-    /// A weight under its name.
+    /// Adds a weight under its name.
     pub(crate) fn weight(&mut self, name: &str, tensor: &Tensor) -> Result<Value, TrainerError> {
         if !self.weights.contains_key(name) {
             self.weights.insert(name.to_owned(), tensor.f_detach()?.f_contiguous()?);
@@ -67,21 +69,21 @@ impl Graph {
         Ok(name.to_owned())
     }
 
-    /// A number.
+    /// Adds an f32 scalar.
     pub(crate) fn number(&mut self, value: f64) -> Value {
         let name = format!("number_{value}");
         self.weights.entry(name.clone()).or_insert_with(|| Tensor::from(value as f32));
         name
     }
 
-    /// One whole number.
+    /// Adds an integer scalar.
     pub(crate) fn integer(&mut self, value: i64) -> Value {
         let name = format!("integer_{value}");
         self.weights.entry(name.clone()).or_insert_with(|| Tensor::from(value));
         name
     }
 
-    /// Whole numbers in a row: a shape, or axes.
+    /// Adds a list of integers, such as a shape or axes.
     pub(crate) fn integers(&mut self, values: &[i64]) -> Value {
         let name = format!(
             "integers_{}",
@@ -108,7 +110,7 @@ impl Graph {
         self.op("MatMul", &[a, b], Vec::new())
     }
 
-    /// 0 in a shape: as it was. -1: what is left.
+    /// Adds a reshape. In the shape, 0 keeps a length and -1 takes the rest.
     pub(crate) fn reshape(&mut self, x: &str, shape: &[i64]) -> Value {
         let shape = self.integers(shape);
         self.op("Reshape", &[x, &shape], Vec::new())
@@ -118,19 +120,19 @@ impl Graph {
         self.op("Transpose", &[x], vec![ints("perm", order)])
     }
 
-    /// Part `at` along axis 1, which falls away.
+    /// Selects index `at` of axis 1, which is removed.
     pub(crate) fn select(&mut self, x: &str, at: i64) -> Value {
         let at = self.integer(at);
         self.op("Gather", &[x, &at], vec![int("axis", 1)])
     }
 
-    /// From `start` to `end` (a value with one whole number) along an axis.
+    /// Slices an axis from `start` to `end`, which is a value with one integer.
     pub(crate) fn slice(&mut self, x: &str, start: i64, end: &str, axis: i64) -> Value {
         let (start, axis) = (self.integers(&[start]), self.integers(&[axis]));
         self.op("Slice", &[x, &start, end, &axis], Vec::new())
     }
 
-    /// The length of one axis, as a list of one number.
+    /// Returns the length of an axis as a list of one number.
     pub(crate) fn length(&mut self, x: &str, axis: i64) -> Value {
         self.op("Shape", &[x], vec![int("start", axis), int("end", axis + 1)])
     }
@@ -173,7 +175,7 @@ pub(crate) fn float(name: &str, value: f64) -> Attribute {
     }
 }
 
-/// The ONNX type of a weight.
+/// Returns the ONNX type of a weight.
 pub(crate) fn type_of(tensor: &Tensor) -> i32 {
     if tensor.kind() == tch::Kind::Int64 { INT64 } else { FLOAT }
 }

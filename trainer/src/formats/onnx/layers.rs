@@ -1,6 +1,8 @@
-//! What towers are made of, in ONNX's operators: linear layers, norms, activations, attention, blocks, pooling by attention.
+//! Layers in ONNX's operators: linear layers, norms, activations, attention, blocks and attention
+//! pooling.
 //!
-//! Each function computes what the one of that name in `nn/` computes, over the same names of parameters.
+//! Each function computes the same as the one with that name in `nn/`, over parameters with the
+//! same names.
 
 use std::collections::HashMap;
 
@@ -11,13 +13,13 @@ use crate::TrainerError;
 use crate::nn::activation::Activation;
 use crate::nn::parameters::BlockNames;
 
-/// A graph with the parameters of a model; names are looked up below a prefix.
+/// A graph under construction, with the parameters of a model.
 pub(crate) struct Builder<'a> {
     pub(crate) graph: Graph,
     pub(crate) parameters: HashMap<String, &'a Tensor>,
 }
 
-/// What the blocks of a tower have in common.
+/// The properties that all blocks of a tower share.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks<'a> {
     pub(crate) names: &'static BlockNames,
@@ -35,7 +37,7 @@ impl Builder<'_> {
         let found = self
             .parameters
             .get(name)
-            .ok_or_else(|| TrainerError::Torch(format!("no parameter is named {name}")))?;
+            .ok_or_else(|| TrainerError::Torch(format!("there is no parameter named {name}")))?;
         Ok(found.shallow_clone())
     }
 
@@ -44,7 +46,7 @@ impl Builder<'_> {
         self.graph.weight(name, &tensor)
     }
 
-    /// `x @ weight.T + bias`; `name` is the weight's in the graph.
+    /// Computes `x @ weight.T + bias`. `name` is the weight's name in the graph.
     fn linear_of(
         &mut self,
         x: &str,
@@ -60,7 +62,7 @@ impl Builder<'_> {
         Ok(self.graph.add_up(&product, &bias))
     }
 
-    /// The linear layer with `name.weight` and `name.bias`.
+    /// Applies the linear layer with `name.weight` and `name.bias`.
     pub(crate) fn linear(&mut self, x: &str, name: &str) -> Result<Value, TrainerError> {
         let (weight, bias) =
             (self.tensor(&format!("{name}.weight"))?, self.tensor(&format!("{name}.bias"))?);
@@ -91,7 +93,8 @@ impl Builder<'_> {
         ))
     }
 
-    /// Gelu is an operator of ONNX from opset 20 on only.
+    /// Applies an activation. Built from simpler operators, because ONNX has Gelu only from opset
+    /// 20 on.
     fn activation(&mut self, x: &str, activation: Activation) -> Value {
         let g = &mut self.graph;
         let gate = match activation {
@@ -130,7 +133,9 @@ impl Builder<'_> {
         self.linear(&hidden, output)
     }
 
-    /// [N, Q, W], [N, L, W] and [N, L, W] → [N, Q, W]. `mask` is added to the logits [N, A, Q, L].
+    /// Computes attention of `[N, Q, W]` to keys and values `[N, L, W]`. Returns `[N, Q, W]`.
+    ///
+    /// `mask` is added to the logits `[N, A, Q, L]`.
     pub(crate) fn attend(
         &mut self,
         [q, k, v]: [&str; 3],
@@ -154,7 +159,7 @@ impl Builder<'_> {
         g.reshape(&mixed, &[0, 0, width])
     }
 
-    /// Pre-norm transformer blocks.
+    /// Applies pre-norm transformer blocks.
     pub(crate) fn blocks(
         &mut self,
         mut x: Value,
@@ -198,7 +203,7 @@ impl Builder<'_> {
         Ok(self.graph.add_up(x, &branch))
     }
 
-    /// OpenCLIP's `AttentionalPooler`: [N, L, W] → [N, Q, D].
+    /// Applies OpenCLIP's `AttentionalPooler`: `[N, L, W]` → `[N, Q, D]`.
     pub(crate) fn attentional_pool(
         &mut self,
         x: &str,
@@ -235,13 +240,13 @@ impl Builder<'_> {
             )?);
         }
         let [q, k, v] = &parts[..] else {
-            return Err(TrainerError::Torch(format!("{attention} has not three parts")));
+            return Err(TrainerError::Torch(format!("{attention} does not have three parts")));
         };
         let mixed = self.attend([q, k, v], (heads, width), None);
         self.linear(&mixed, &format!("{attention}.out_proj"))
     }
 
-    /// timm's MAP head: [N, P, W] → [N, W].
+    /// Applies timm's MAP head: `[N, P, W]` → `[N, W]`.
     pub(crate) fn map_head(
         &mut self,
         x: &str,

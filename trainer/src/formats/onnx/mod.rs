@@ -1,8 +1,9 @@
-//! ONNX files: graphs of standard operators (opset 18) that onnxruntime and its kin run, in the folders that transformers.js and
+//! ONNX files: graphs of standard operators (opset 18), in the folders that transformers.js and
 //! Optimum use.
 //!
-//! Weights lie in each graph's file, or, where together they are larger than [`LARGEST_EMBEDDED`], once in `onnx/model.onnx_data`, which
-//! all graphs refer to. Nothing is trained or rounded here.
+//! Weights are in each graph's file. If together they are larger than [`LARGEST_EMBEDDED`], they
+//! are in `onnx/model.onnx_data` once, which all graphs refer to. Nothing is trained or rounded
+//! here.
 
 pub(crate) mod graph;
 pub(crate) mod layers;
@@ -22,21 +23,25 @@ use crate::formats::tensor_file;
 use graph::{Graph, type_of};
 use proto::{EXTERNAL, Entry, GraphMessage, Model, OperatorSet, TensorMessage};
 
-/// Bytes of weights up to which they lie in the graphs' files: half of what a message can hold, and what a program that copies it
-/// twice can bear.
+/// The largest total size of weights, in bytes, that is embedded in the graphs' files.
+///
+/// It is half of a message's maximum, so that programs that copy the message twice can still load
+/// it.
 pub const LARGEST_EMBEDDED: usize = 1 << 30;
 const OPSET: i64 = 18;
-/// The first version of the file format that knows this opset.
+/// The first version of the file format that has this opset.
 const IR_VERSION: i64 = 8;
 const FOLDER: &str = "onnx";
 const DATA_FILE: &str = "model.onnx_data";
-/// Below this, a weight stays in its graph: shapes and other constants, which readers want at hand.
+/// Smaller weights stay in the graph: shapes and other constants, which readers need immediately.
 const SMALLEST_EXTERNAL: usize = 1024;
-/// A memory map of a weight can begin here.
+/// Weights begin at multiples of this, so that they can be mapped into memory.
 const ALIGNMENT: usize = 4096;
 
-/// Writes the graphs into a folder, the first of which has the weights of all others, with what `describe` adds beside them, whole or
-/// not at all. Weights above `largest_embedded` bytes ([`LARGEST_EMBEDDED`]) go to a file of their own.
+/// Writes graphs and the files that `describe` adds, completely or not at all.
+///
+/// The first graph has the weights of all others. Weights above `largest_embedded` bytes
+/// ([`LARGEST_EMBEDDED`]) go to a separate file.
 pub(crate) fn write(
     graphs: &[(&str, Graph)],
     folder: &Path,
@@ -64,7 +69,7 @@ fn size(tensor: &Tensor) -> usize {
     tensor.numel() * if type_of(tensor) == proto::INT64 { 8 } else { 4 }
 }
 
-/// Writes what is large, and says at which byte each weight begins.
+/// Writes the large weights. Returns the byte at which each begins.
 fn write_data(
     path: &Path,
     weights: &BTreeMap<String, Tensor>,

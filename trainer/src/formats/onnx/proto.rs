@@ -1,6 +1,6 @@
-//! The messages of ONNX (`onnx.proto`, IR version 8): the fields that a graph of standard operators needs, with their numbers.
+//! The messages of ONNX (`onnx.proto`, IR version 8) with the fields that standard graphs need.
 //!
-//! Fields whose zero means something are optional here, so that a zero is written as well.
+//! Fields in which zero has a meaning are optional here, so that a zero is written too.
 
 use prost::{Message, Oneof};
 
@@ -20,7 +20,7 @@ pub(crate) struct Model {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct OperatorSet {
-    /// Empty: ONNX's own.
+    /// Empty for ONNX's own operators.
     #[prost(string, optional, tag = "1")]
     pub(crate) domain: Option<String>,
     #[prost(int64, tag = "2")]
@@ -85,10 +85,10 @@ pub(crate) struct TensorMessage {
     pub(crate) name: String,
     #[prost(bytes = "vec", optional, tag = "9")]
     pub(crate) raw_data: Option<Vec<u8>>,
-    /// Where the values lie in another file.
+    /// The place of values in another file.
     #[prost(message, repeated, tag = "13")]
     pub(crate) external_data: Vec<Entry>,
-    /// 1 where they do.
+    /// 1 if the values are in another file.
     #[prost(int32, optional, tag = "14")]
     pub(crate) data_location: Option<i32>,
 }
@@ -145,7 +145,7 @@ pub(crate) struct Dimension {
 pub(crate) enum Length {
     #[prost(int64, tag = "1")]
     Fixed(i64),
-    /// A name for a length that is known when the graph runs.
+    /// A name for a length that is known only when the graph runs.
     #[prost(string, tag = "2")]
     Named(String),
 }

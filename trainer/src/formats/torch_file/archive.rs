@@ -1,8 +1,8 @@
-//! The zip archive that `torch.save` writes, looked through before anything in it is believed.
+//! The zip archive that `torch.save` writes, validated before its content is used.
 //!
-//! It accepts what `torch.save` writes and nothing else: every member stored as it is, within the file, none over another, all
-//! in one folder. So nothing in it can grow when it is unpacked, and no two readers can see different members in one file. It
-//! checks no checksums: the crate that reads the members does.
+//! Only the form that `torch.save` writes is accepted. Every member is stored uncompressed within
+//! the file, no two overlap, and all are in one folder. So nothing can grow when it is read, and no
+//! two readers can see different members. Checksums are left to the crate that reads the members.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ const END_64: u32 = 0x0606_4b50;
 const END_64_BYTES: usize = 56;
 const CENTRAL: u32 = 0x0201_4b50;
 const LOCAL: u32 = 0x0403_4b50;
-/// Kind of the extra field with sizes that do not fit into 32 bits.
+/// Kind of the extra field for sizes that do not fit into 32 bits.
 const EXTRA_64: u16 = 1;
 
 /// Members by their path below the archive's one folder.
@@ -35,12 +35,12 @@ impl<'a> Archive<'a> {
             let Some(name) = member.name.strip_prefix(root).and_then(|name| name.strip_prefix('/'))
             else {
                 return Err(format!(
-                    "member {:?} lies outside the folder {root:?} of the others",
+                    "member {:?} is outside the folder {root:?} of the others",
                     member.name
                 ));
             };
             if by_name.insert(name, member.bytes).is_some() {
-                return Err(format!("member {:?} is there twice", member.name));
+                return Err(format!("member {:?} occurs twice", member.name));
             }
         }
         Ok(Self(by_name))
@@ -62,36 +62,35 @@ struct Member<'a> {
 
 fn members(file: &[u8]) -> Result<Vec<Member<'_>>, String> {
     let (entries, directory, directory_end) = directory(file)?;
-    // Each takes 46 bytes of the directory at least, so the file's length bounds the list.
+    // An entry takes at least 46 bytes, so the file's length bounds this list.
     let mut members = Vec::new();
     let mut at = directory;
     for _ in 0..entries {
         let (member, next) = member(file, at, directory_end)?;
         if member.end > directory {
-            return Err(format!("member {:?} reaches past the end of the members", member.name));
+            return Err(format!("member {:?} extends beyond the end of the members", member.name));
         }
         members.push(member);
         at = next;
     }
     if at != directory_end {
-        return Err("the directory has another length than its entries".into());
+        return Err("the length of the directory does not match its entries".into());
     }
     let mut by_place: Vec<&Member<'_>> = members.iter().collect();
     by_place.sort_by_key(|member| member.start);
     for pair in by_place.windows(2) {
         if pair[0].end > pair[1].start {
-            return Err(format!(
-                "members {:?} and {:?} lie over each other",
-                pair[0].name, pair[1].name
-            ));
+            return Err(format!("members {:?} and {:?} overlap", pair[0].name, pair[1].name));
         }
     }
     Ok(members)
 }
 
-/// How many entries the directory has, and where it lies. It must reach to the end records, and those to the end of the file.
+/// Finds the number of entries and the range of the directory.
+///
+/// The directory must end where the end records begin, and those at the end of the file.
 fn directory(file: &[u8]) -> Result<(u64, usize, usize), String> {
-    const SHORT: &str = "cut short: the directory at the end of the archive is missing";
+    const SHORT: &str = "truncated: the directory at the end of the archive is missing";
     let end = file.len().checked_sub(END_BYTES).ok_or(SHORT)?;
     if u32_at(file, end) != Some(END) || u16_at(file, end + 20) != Some(0) {
         return Err(SHORT.into());
@@ -106,7 +105,7 @@ fn directory(file: &[u8]) -> Result<(u64, usize, usize), String> {
         return Err(SHORT.into());
     };
     if file.get(end + 4..end + 8) != Some(&[0; 4]) || here != entries {
-        return Err("an archive of several files".into());
+        return Err("the archive is split over several files".into());
     }
     let mut found = (u64::from(entries), u64::from(bytes), u64::from(offset));
     let mut directory_end = end;
@@ -125,9 +124,9 @@ fn directory(file: &[u8]) -> Result<(u64, usize, usize), String> {
         };
         let where_it_says = u64_at(file, locator + 8) == Some(end_64 as u64);
         if u32_at(file, end_64) != Some(END_64) || !where_it_says || here != entries_64 {
-            return Err("the two end records of the archive do not belong together".into());
+            return Err("the two end records of the archive do not match".into());
         }
-        // Where a short field is not full, both records must say the same.
+        // Unless a short field is at its maximum, both records must agree.
         let agree = |short: u64, full: u64, long: u64| short == full || short == long;
         if !agree(found.0, 0xffff, entries_64)
             || !agree(found.1, 0xffff_ffff, bytes_64)
@@ -143,11 +142,11 @@ fn directory(file: &[u8]) -> Result<(u64, usize, usize), String> {
         Some(reach) if reach == directory_end as u64 => {
             Ok((entries, offset as usize, directory_end))
         }
-        _ => Err("the directory of the archive is not where the end of the file says".into()),
+        _ => Err("the directory of the archive is not where the end record says".into()),
     }
 }
 
-/// The member that the directory's entry at `at` is about, and where the next entry begins.
+/// Reads the directory's entry at `at`. Returns its member and where the next entry begins.
 fn member(file: &[u8], at: usize, directory_end: usize) -> Result<(Member<'_>, usize), String> {
     let damaged = || format!("the directory of the archive is damaged at byte {at}");
     let short = |offset: usize| u16_at(file, at + offset).ok_or_else(damaged);
@@ -166,8 +165,9 @@ fn member(file: &[u8], at: usize, directory_end: usize) -> Result<(Member<'_>, u
     let name = checked_name(file.get(name_start..name_end).ok_or_else(damaged)?)?;
     if name.split('/').nth(1) == Some("code") {
         return Err(
-            "a TorchScript archive (as OpenAI published CLIP), which is a program with its weights: load it in Python with \
-                    open_clip.create_model(…, pretrained=FILE) and save the state_dict() of that"
+            "this is a TorchScript archive (as OpenAI published CLIP), which is a program with its \
+             weights; load it in Python with open_clip.create_model(…, pretrained=FILE) and save \
+             its state_dict()"
                 .into(),
         );
     }
@@ -176,8 +176,8 @@ fn member(file: &[u8], at: usize, directory_end: usize) -> Result<(Member<'_>, u
     }
     if method != 0 {
         return Err(format!(
-            "member {name:?} is compressed, which torch.save does not do: load the file in Python with torch.load(…, \
-             weights_only=True) and save it again"
+            "member {name:?} is compressed, which torch.save does not do; load the file in Python \
+             with torch.load(…, weights_only=True) and save it again"
         ));
     }
     let mut sizes = [long(24)?, long(20)?, long(42)?];
@@ -185,9 +185,9 @@ fn member(file: &[u8], at: usize, directory_end: usize) -> Result<(Member<'_>, u
     fill_from_extra(extra, &mut sizes).ok_or_else(damaged)?;
     let [size, stored, offset] = sizes;
     if size != stored {
-        return Err(format!("member {name:?} says {size} bytes and stores {stored}"));
+        return Err(format!("member {name:?} declares {size} bytes and stores {stored}"));
     }
-    let beyond = || format!("member {name:?} lies outside the file");
+    let beyond = || format!("member {name:?} is outside the file");
     let start = usize::try_from(offset).map_err(|_| beyond())?;
     let header = file.get(start..).filter(|rest| rest.len() >= 30).ok_or_else(beyond)?;
     let (Some(local_name), Some(local_extra)) = (u16_at(header, 26), u16_at(header, 28)) else {
@@ -198,9 +198,7 @@ fn member(file: &[u8], at: usize, directory_end: usize) -> Result<(Member<'_>, u
         || name_bytes != Some(name.as_bytes())
         || u16_at(header, 8) != Some(0)
     {
-        return Err(format!(
-            "member {name:?} is another one where the directory says that it lies"
-        ));
+        return Err(format!("member {name:?} does not match its entry in the directory"));
     }
     let data = start + 30 + local_name as usize + local_extra as usize;
     let end =
@@ -209,7 +207,7 @@ fn member(file: &[u8], at: usize, directory_end: usize) -> Result<(Member<'_>, u
     Ok((Member { name, start, end, bytes }, next))
 }
 
-/// Sizes and offset that were too large for their 32 bits.
+/// Fills in sizes and an offset that are too large for 32 bits.
 fn fill_from_extra(mut extra: &[u8], sizes: &mut [u64; 3]) -> Option<()> {
     while !extra.is_empty() {
         let (kind, length) = (u16_at(extra, 0)?, u16_at(extra, 2)? as usize);
@@ -233,7 +231,9 @@ fn checked_name(bytes: &[u8]) -> Result<&str, String> {
         || name.contains(['\\', '\0'])
         || name.split('/').any(|part| part == ".." || part.is_empty());
     if bad {
-        Err(format!("{name:?} is no name for a member: torch.save does not write such names"))
+        Err(format!(
+            "{name:?} is not a valid name for a member; torch.save does not write such names"
+        ))
     } else {
         Ok(name)
     }

@@ -1,10 +1,14 @@
-//! Files that `torch.save` wrote (`.bin`, `.pt`): the state dict of one, by name, in the CPU's memory.
+//! Files that `torch.save` wrote (`.bin`, `.pt`): reads the state dict, by name, into CPU memory.
 //!
-//! Nothing of a file is run. The crate `pytorch-reader` reads the numbers, with checksums; in front of it stands what it leaves
-//! open: it takes a pickle that names any function of Python (without calling it), keeps a value for each of a hundred million
-//! operations, lets every tensor repeat a small storage up to 10 GiB, and does not name the tensor whose view is wrong.
+//! Nothing in a file is executed. The crate `pytorch-reader` reads the numbers and verifies
+//! checksums. This module checks first what the crate leaves open:
+//! - It accepts a pickle that names any function of Python (without calling it).
+//! - It keeps a value for each of a hundred million operations.
+//! - It lets every tensor repeat a small storage up to 10 GiB.
+//! - It does not name the tensor whose view is wrong.
 //!
-//! Invariant: the tensors together are no larger than the file, and each error names the file and what in it is wrong.
+//! Invariant: the tensors together are no larger than the file, and each error names the file and
+//! what is wrong in it.
 
 mod archive;
 mod pickle;
@@ -20,18 +24,19 @@ use crate::device::shim;
 use archive::Archive;
 use pickle::Declared;
 
-/// `torch.save` before PyTorch 1.6 began its files with this: a pickled magic number.
+/// The beginning of files from before PyTorch 1.6: a pickled magic number.
 const LEGACY_MAGIC: &[u8] =
     &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-/// Pickles of state dicts have some hundred bytes for a tensor.
+/// The largest accepted pickle, in bytes. State dicts have some hundred bytes per tensor.
 const LARGEST_PICKLE: usize = 64 << 20;
 
-/// Whether a file that begins so is one of `torch.save`'s, of any age.
+/// Returns whether a file with this beginning was written by any version of `torch.save`.
 pub(crate) fn is_one(beginning: &[u8]) -> bool {
     beginning.starts_with(archive::MAGIC) || beginning.starts_with(LEGACY_MAGIC)
 }
 
-/// Reads the state dict of a file: f32 from f32, f16 and bf16 (each without loss), i64 from i64 and i32.
+/// Reads the state dict of a file: f32 from f32, f16 and bf16, all without loss, and i64 from i64
+/// and i32.
 pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
     let map = shim::map_file(path)?;
     let refused = |message: String| TrainerError::weights(path, message);
@@ -46,15 +51,15 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError
         let holds = view.storage.holds;
         let (dtype, from, to) = kinds(holds).ok_or_else(|| {
             refused(format!(
-                "tensor {name} is {holds}; float32, float16 and bfloat16 are supported"
+                "tensor {name} has type {holds}; float32, float16 and bfloat16 are supported"
             ))
         })?;
         let same_shape = |found: &pytorch_reader::Tensor| {
             found.shape().iter().map(|&n| n as i64).eq(view.shape.iter().copied())
         };
         let found = reader.get(name).filter(|found| found.dtype() == dtype && same_shape(found));
-        let found = found
-            .ok_or_else(|| refused(format!("tensor {name} is another one to a second reader")))?;
+        let found =
+            found.ok_or_else(|| refused(format!("two readers disagree about tensor {name}")))?;
         let bytes = found.read().map_err(|error| refused(error.to_string()))?;
         let tensor = Tensor::f_from_data_size(&bytes, &view.shape, from)?.f_to_kind(to)?;
         tensors.insert(name.to_owned(), tensor);
@@ -62,22 +67,22 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError
     Ok(tensors)
 }
 
-/// The state dict that a file declares, if all of it can be read.
+/// Returns the state dict that a file declares, if all of it can be read.
 fn check(file: &[u8]) -> Result<pickle::StateDict<'_>, String> {
     if file.starts_with(LEGACY_MAGIC) {
-        return Err("written by a PyTorch before 1.6, whose form is not supported: load it in Python with torch.load(…, \
-                    weights_only=True) and save it again"
+        return Err("written by PyTorch before 1.6, whose format is not supported; load it in \
+                    Python with torch.load(…, weights_only=True) and save it again"
             .into());
     }
     let archive = Archive::open(file)?;
     let pickle =
-        archive.get("data.pkl").ok_or("there is no data.pkl in it: torch.save did not write it")?;
+        archive.get("data.pkl").ok_or("it has no data.pkl, so torch.save did not write it")?;
     if archive.get("byteorder").is_some_and(|order| order != b"little") {
         return Err("written on a big-endian machine, which is not supported".into());
     }
     if pickle.len() > LARGEST_PICKLE {
         return Err(format!(
-            "its pickle has {} bytes; a state dict has {LARGEST_PICKLE} at most",
+            "its pickle has {} bytes; a state dict has at most {LARGEST_PICKLE}",
             pickle.len()
         ));
     }
@@ -90,7 +95,8 @@ fn check(file: &[u8]) -> Result<pickle::StateDict<'_>, String> {
     Ok(declared)
 }
 
-/// Whether a view lies within its storage, and whether its storage has room for it beside the views before it.
+/// Checks that a view is within its storage, and that the storage has room for it after the views
+/// before it.
 fn check_view<'a>(
     archive: &Archive<'_>,
     view: &Declared<'a>,
@@ -115,7 +121,7 @@ fn check_view<'a>(
     if shape.len() != strides.len()
         || shape.iter().chain(strides).chain([offset]).any(|&number| number < 0)
     {
-        return Err(format!("{} are no view of a storage", view()));
+        return Err(format!("{} are not a valid view of a storage", view()));
     }
     let (mut numbers, mut last) = (Some(1_i64), Some(*offset));
     for (&length, &stride) in shape.iter().zip(strides) {
@@ -127,13 +133,14 @@ fn check_view<'a>(
     };
     if (numbers > 0 && last >= storage.count) || *offset > storage.count {
         return Err(format!(
-            "{} reach beyond its storage {:?} of {} numbers",
+            "{} exceed storage {:?} of {} numbers",
             view(),
             storage.key,
             storage.count
         ));
     }
-    // Views that share a storage without sharing numbers fit into it together. So memory is bounded by the file's length.
+    // Views that share a storage without sharing numbers fit into it together. So memory is bounded
+    // by the file's length.
     let room = left.entry(storage.key).or_insert(storage.count);
     *room -= numbers;
     if *room < 0 {
@@ -147,7 +154,7 @@ fn check_view<'a>(
     Ok(())
 }
 
-/// What numbers are, to the crate and to libtorch, and what they become.
+/// Returns the type of numbers in the crate and in libtorch, and the type they are converted to.
 fn kinds(holds: &str) -> Option<(DType, Kind, Kind)> {
     Some(match holds {
         "float32" => (DType::F32, Kind::Float, Kind::Float),

@@ -1,24 +1,27 @@
-//! The pickle of a `torch.save` file, walked before anything in it is read: which tensors it declares, under which names.
+//! The pickle of a `torch.save` file, walked before anything is read: the tensors that it declares,
+//! by name.
 //!
-//! It knows the operations that a state dict is made of and the few names of Python that one needs; any other name, as
-//! `posix.system`, ends the walk with an error. Nothing is ever called. A value is a place in one list that grows by at most one
-//! for each operation, and texts stay in the file's bytes, so memory is bounded by the number of operations.
+//! The walk knows the operations in a state dict and the few names of Python that one needs. Any
+//! other name, such as `posix.system`, ends it with an error. Nothing is ever called. A value is a
+//! place in one list that grows by at most one per operation, and texts stay in the file's bytes.
+//! So memory is bounded by the number of operations.
 
 use std::collections::HashMap;
 
-/// Operations of the largest state dict with its optimizer (ViT-bigG) are about 120,000.
+/// The largest accepted number of operations. The largest state dict with its optimizer (ViT-bigG)
+/// has about 120,000.
 const MOST_OPERATIONS: usize = 2_000_000;
-/// No tuple that is looked into is longer: arguments, references and shapes.
+/// The longest tuple whose items are read: arguments, references and shapes.
 const LONGEST_TUPLE: usize = 16;
-/// `torch.save` writes this protocol.
+/// The protocol that `torch.save` writes.
 const PROTOCOL: u8 = 2;
 
-/// Names of Python that a state dict needs beside storages.
+/// Names of Python that a state dict needs, in addition to storages.
 const ORDERED_DICT: &str = "collections OrderedDict";
 const REBUILD_TENSOR: &str = "torch._utils _rebuild_tensor_v2";
 const REBUILD_PARAMETER: &str = "torch._utils _rebuild_parameter";
 
-/// Classes of storages (in module `torch`), the names of what they hold, and the bytes of one.
+/// Classes of storages (in module `torch`), the type of their numbers, and the bytes of a number.
 const STORAGES: [(&str, &str, usize); 10] = [
     ("torch FloatStorage", "float32", 4),
     ("torch HalfStorage", "float16", 2),
@@ -39,11 +42,11 @@ pub(super) struct Storage<'a> {
     pub(super) holds: &'static str,
     /// Bytes of one number.
     pub(super) width: usize,
-    /// How many numbers.
+    /// Number of numbers.
     pub(super) count: i64,
 }
 
-/// A view of a storage, as the pickle says it; nothing of it is checked yet.
+/// A view of a storage as the pickle declares it, not checked yet.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Declared<'a> {
     pub(super) storage: Storage<'a>,
@@ -52,9 +55,9 @@ pub(super) struct Declared<'a> {
     pub(super) strides: Vec<i64>,
 }
 
-/// Tensors by name in the order of the file.
+/// Tensors by name, in the order of the file.
 pub(super) struct StateDict<'a> {
-    /// The key of the outer dictionary that they lie under, as in a training checkpoint.
+    /// The key of the outer dictionary that holds them, as in a training checkpoint.
     pub(super) under: Option<&'static str>,
     pub(super) tensors: Vec<(&'a str, Declared<'a>)>,
 }
@@ -71,7 +74,7 @@ enum Value<'a> {
     Text(&'a str),
     Name(&'static str),
     Tuple(Vec<usize>),
-    /// What is in a list is never looked at.
+    /// Items of a list are never read.
     List,
     Dict(Vec<(usize, usize)>),
     Storage(Storage<'a>),
@@ -94,7 +97,7 @@ impl Value<'_> {
     }
 }
 
-/// Walks a pickle to its end and takes the state dict out of what it describes.
+/// Walks a pickle to its end. Returns the state dict that it describes.
 pub(super) fn state_dict(pickle: &[u8]) -> Result<StateDict<'_>, String> {
     let mut walk = Walk {
         pickle,
@@ -110,8 +113,8 @@ pub(super) fn state_dict(pickle: &[u8]) -> Result<StateDict<'_>, String> {
     let Value::Dict(root) = &values[root] else {
         return Err(format!("it holds {} instead of a state dict", values[root].kind()));
     };
-    let named = |(key, _): &&(usize, usize), name: &str| matches!(values[*key], Value::Text(text) if text == name);
-    let inner = root.iter().find(|pair| named(pair, STATE_DICT)).map(|(_, value)| &values[*value]);
+    let is_state_dict = |key: usize| matches!(values[key], Value::Text(text) if text == STATE_DICT);
+    let inner = root.iter().find(|(key, _)| is_state_dict(*key)).map(|(_, value)| &values[*value]);
     let (under, pairs) = match inner {
         None => (None, root),
         Some(Value::Dict(pairs)) => (Some(STATE_DICT), pairs),
@@ -124,12 +127,13 @@ pub(super) fn state_dict(pickle: &[u8]) -> Result<StateDict<'_>, String> {
     for (key, value) in pairs {
         match (&values[*key], &values[*value]) {
             (Value::Text(name), Value::Tensor(_)) if !seen.insert(*name) => {
-                return Err(format!("tensor {name} is there twice"));
+                return Err(format!("tensor {name} occurs twice"));
             }
             (Value::Text(name), Value::Tensor(tensor)) => tensors.push((name, tensor.clone())),
             (Value::Text(name), other) => {
                 return Err(format!(
-                    "{name} is {} instead of a tensor: a state dict, or a training checkpoint with one under {STATE_DICT:?}, is wanted",
+                    "{name} is {} instead of a tensor; the file must hold a state dict, or a \
+                     training checkpoint with one under {STATE_DICT:?}",
                     other.kind()
                 ));
             }
@@ -156,16 +160,14 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// The place of what the pickle describes.
+    /// Runs the operations. Returns the place of the value that the pickle describes.
     fn run(&mut self) -> Result<usize, String> {
         for _ in 0..MOST_OPERATIONS {
             match self.byte()? {
                 0x80 => match self.byte()? {
                     PROTOCOL => {}
                     other => {
-                        return Err(format!(
-                            "protocol {other}, where torch.save writes {PROTOCOL}"
-                        ));
+                        return Err(format!("protocol {other} instead of torch.save's {PROTOCOL}"));
                     }
                 },
                 b'.' => return self.pop(),
@@ -218,11 +220,11 @@ impl<'a> Walk<'a> {
                 }
                 b'a' => {
                     self.pop()?;
-                    self.wants_list()?;
+                    self.expect_list()?;
                 }
                 b'e' => {
                     self.pop_to_mark()?;
-                    self.wants_list()?;
+                    self.expect_list()?;
                 }
                 b's' => {
                     let (value, key) = (self.pop()?, self.pop()?);
@@ -259,7 +261,8 @@ impl<'a> Walk<'a> {
                     self.push(value);
                 }
                 b'b' => {
-                    // What torch puts on a state dict so is `_metadata`, versions of modules.
+                    // The only attribute that torch sets on a state dict is `_metadata`, the
+                    // versions of modules.
                     let state = self.pop()?;
                     let object = self.top()?;
                     if !matches!(
@@ -271,7 +274,8 @@ impl<'a> Walk<'a> {
                 }
                 other => {
                     return Err(format!(
-                        "operation {other:#04x}, which no state dict needs: refused, nothing was run"
+                        "operation {other:#04x} does not occur in state dicts; refused, and \
+                         nothing was executed"
                     ));
                 }
             }
@@ -280,13 +284,13 @@ impl<'a> Walk<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
-        let taken = self.pickle[self.at..].get(..length).ok_or("cut short")?;
+        let taken = self.pickle[self.at..].get(..length).ok_or("truncated")?;
         self.at += length;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        self.take(N)?.try_into().map_err(|_| "cut short".into())
+        self.take(N)?.try_into().map_err(|_| "truncated".into())
     }
 
     fn byte(&mut self) -> Result<u8, String> {
@@ -295,7 +299,7 @@ impl<'a> Walk<'a> {
 
     fn line(&mut self) -> Result<&'a str, String> {
         let rest = &self.pickle[self.at..];
-        let length = rest.iter().position(|&byte| byte == b'\n').ok_or("cut short")?;
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or("truncated")?;
         self.at += length + 1;
         std::str::from_utf8(&rest[..length]).map_err(|_| "a name that is not UTF-8".into())
     }
@@ -307,7 +311,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// An integer of any length: i64 where it fits.
+    /// Reads an integer of any length. Values that do not fit into an i64 become `Other`.
     fn long(&mut self) -> Result<Value<'a>, String> {
         let length = self.byte()? as usize;
         let bytes = self.take(length)?;
@@ -324,15 +328,16 @@ impl<'a> Walk<'a> {
         let (module, name) = (self.line()?, self.line()?);
         let known = [ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER];
         let names = known.into_iter().chain(STORAGES.iter().map(|(name, _, _)| *name));
-        let wanted = format!("{module} {name}");
-        match names.into_iter().find(|name| *name == wanted) {
+        let full = format!("{module} {name}");
+        match names.into_iter().find(|name| *name == full) {
             Some(name) => {
                 self.push(Value::Name(name));
                 Ok(())
             }
             None => Err(format!(
-                "it names {module}.{name}, which no state dict of floats needs: refused, nothing was run. Where the file is to be \
-                 trusted, load it in Python and save its state dict alone"
+                "it names {module}.{name}, which no state dict of floats needs; refused, and \
+                 nothing was executed. If you trust the file, load it in Python and save only its \
+                 state dict"
             )),
         }
     }
@@ -360,7 +365,7 @@ impl<'a> Walk<'a> {
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<usize>, String> {
-        let mark = self.marks.pop().ok_or("an end without its beginning")?;
+        let mark = self.marks.pop().ok_or("an end without a beginning")?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -370,14 +375,14 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn wants_list(&self) -> Result<(), String> {
+    fn expect_list(&self) -> Result<(), String> {
         match &self.values[self.top()?] {
             Value::List => Ok(()),
             other => Err(format!("items for {}", other.kind())),
         }
     }
 
-    /// Puts keys and values, in turns, into the dictionary on top.
+    /// Adds alternating keys and values to the dictionary on top.
     fn set(&mut self, items: &[usize]) -> Result<(), String> {
         let top = self.top()?;
         let (pairs, rest) = items.as_chunks::<2>();
@@ -393,12 +398,12 @@ impl<'a> Walk<'a> {
 
     fn tuple(&self, value: &Value<'a>) -> Result<Vec<&Value<'a>>, String> {
         match value {
-            // One long tuple that is referred to again and again would cost its length each time.
+            // A long tuple that is referenced repeatedly would cost its length each time.
             Value::Tuple(items) if items.len() > LONGEST_TUPLE => {
-                Err(format!("a tuple of {} where a short one belongs", items.len()))
+                Err(format!("a tuple of {} instead of a short one", items.len()))
             }
             Value::Tuple(items) => Ok(items.iter().map(|item| &self.values[*item]).collect()),
-            other => Err(format!("{} where a tuple belongs", other.kind())),
+            other => Err(format!("{} instead of a tuple", other.kind())),
         }
     }
 
@@ -420,16 +425,16 @@ impl<'a> Walk<'a> {
             Value::Integer(count),
         ] = fields[..]
         else {
-            return Err("a reference outside the pickle that is no storage".into());
+            return Err("a reference outside the pickle that is not a storage".into());
         };
         let (_, holds, width) = STORAGES
             .iter()
             .find(|(name, _, _)| name == class)
-            .ok_or_else(|| format!("{class} where a storage belongs"))?;
+            .ok_or_else(|| format!("{class} instead of a storage"))?;
         Ok(Storage { key, holds, width: *width, count: *count })
     }
 
-    /// What calling one of the known names would make.
+    /// Returns the value that calling one of the known names would make.
     fn made_by(&self, callable: usize, arguments: usize) -> Result<Value<'a>, String> {
         let name = match self.values[callable] {
             Value::Name(name) => name,
@@ -443,7 +448,8 @@ impl<'a> Walk<'a> {
                 REBUILD_TENSOR,
                 [Value::Storage(storage), Value::Integer(offset), shape, strides, _, _, rest @ ..],
             ) => {
-                // Where a seventh one says something, the numbers are to be negated or conjugated.
+                // A seventh argument with content says that the numbers are to be negated or
+                // conjugated.
                 if rest.iter().any(|value| {
                     !matches!(value, Value::None)
                         && !matches!(value, Value::Dict(pairs) if pairs.is_empty())
@@ -456,7 +462,7 @@ impl<'a> Walk<'a> {
                 let (shape, strides) = (self.integers(shape)?, self.integers(strides)?);
                 Ok(Value::Tensor(Declared { storage: *storage, offset: *offset, shape, strides }))
             }
-            _ => Err(format!("{name} with arguments that it does not have in a state dict")),
+            _ => Err(format!("{name} with arguments that do not occur in a state dict")),
         }
     }
 }

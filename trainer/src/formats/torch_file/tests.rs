@@ -1,10 +1,10 @@
-//! Hostile archives and pickles, put together by hand.
+//! Malicious archives and pickles, assembled by hand.
 
 use super::archive::Archive;
 use super::check;
 use super::pickle;
 
-/// A zip archive as torch.save writes them, without checksums.
+/// Makes a zip archive as torch.save writes it, without checksums.
 fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     for (name, bytes) in members {
@@ -33,7 +33,7 @@ fn integer(value: i32) -> Vec<u8> {
     [b"J", &value.to_le_bytes()[..]].concat()
 }
 
-/// `{"w": a view of four floats}`.
+/// Pickles `{"w": a view of four floats}`.
 fn one_tensor(key: &str, count: i32, offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
     let tuple = |items: &[i32]| {
         [&b"("[..], &items.iter().flat_map(|&item| integer(item)).collect::<Vec<_>>(), b"t"]
@@ -61,7 +61,7 @@ fn file(pickle: &[u8]) -> Vec<u8> {
     archive(&[("a/data.pkl", pickle), ("a/data/0", &[0; 16])])
 }
 
-fn said(file: &[u8]) -> String {
+fn refusal(file: &[u8]) -> String {
     check(file).err().unwrap()
 }
 
@@ -81,27 +81,27 @@ fn views_are_taken_within_their_storage_alone() {
         );
     }
     for (count, offset, shape, strides, says) in [
-        (4, 1, &[2, 2][..], &[2, 1][..], "reach beyond its storage \"0\" of 4 numbers"),
-        (4, 5, &[0], &[1], "reach beyond"),
-        (4, 0, &[2], &[4], "reach beyond"),
-        (4, 3, &[2], &[-1], "are no view"),
-        (4, -1, &[2], &[1], "are no view"),
-        (4, 0, &[-2], &[1], "are no view"),
-        (4, 0, &[2], &[1, 1], "are no view"),
+        (4, 1, &[2, 2][..], &[2, 1][..], "exceed storage \"0\" of 4 numbers"),
+        (4, 5, &[0], &[1], "exceed"),
+        (4, 0, &[2], &[4], "exceed"),
+        (4, 3, &[2], &[-1], "are not a valid view"),
+        (4, -1, &[2], &[1], "are not a valid view"),
+        (4, 0, &[-2], &[1], "are not a valid view"),
+        (4, 0, &[2], &[1, 1], "are not a valid view"),
         (4, 0, &[i32::MAX, i32::MAX, i32::MAX], &[0, 0, 0], "are too large"),
         (4, 0, &[i32::MAX], &[0], "overlap"),
         (5, 0, &[4], &[1], "should hold 5 numbers (float32) and has 16 bytes"),
         (-4, 0, &[4], &[1], "should hold -4 numbers"),
         (4, 0, &[1; 20], &[1; 20], "a tuple of 20"),
     ] {
-        let error = said(&file(&one_tensor("0", count, offset, shape, strides)));
+        let error = refusal(&file(&one_tensor("0", count, offset, shape, strides)));
         assert!(
             error.contains(says) && (error.contains("tensor w") || says.contains("tuple")),
             "{error}"
         );
     }
     for key in ["1", "../data.pkl", ""] {
-        assert!(said(&file(&one_tensor(key, 4, 0, &[4], &[1]))).contains("is missing"));
+        assert!(refusal(&file(&one_tensor(key, 4, 0, &[4], &[1]))).contains("is missing"));
     }
 }
 
@@ -109,15 +109,19 @@ fn views_are_taken_within_their_storage_alone() {
 fn archives_that_torch_does_not_write_are_refused() {
     let pickle = one_tensor("0", 4, 0, &[4], &[1]);
     for (members, says) in [
-        (&[("a/data.pkl", &pickle[..]), ("a/data.pkl", &pickle)][..], "is there twice"),
+        (&[("a/data.pkl", &pickle[..]), ("a/data.pkl", &pickle)][..], "occurs twice"),
         (&[("a/data.pkl", &pickle), ("b/data/0", &[0; 16])], "outside the folder \"a\""),
-        (&[("a/../data.pkl", &pickle)], "is no name for a member"),
-        (&[("/data.pkl", &pickle)], "is no name for a member"),
-        (&[("a/data/0", &[0; 16])], "there is no data.pkl"),
+        (&[("a/../data.pkl", &pickle)], "is not a valid name"),
+        (&[("/data.pkl", &pickle)], "is not a valid name"),
+        (&[("a/data/0", &[0; 16])], "no data.pkl"),
         (&[("a/data.pkl", &pickle), ("a/byteorder", b"big")], "big-endian"),
         (&[("a/code/x.py", b"")], "TorchScript"),
     ] {
-        assert!(said(&archive(members)).contains(says), "{says}: {}", said(&archive(members)));
+        assert!(
+            refusal(&archive(members)).contains(says),
+            "{says}: {}",
+            refusal(&archive(members))
+        );
     }
 
     let good = file(&pickle);
@@ -125,35 +129,36 @@ fn archives_that_torch_does_not_write_are_refused() {
     // Fields of the first entry of the directory, and of the record at the end.
     for (place, value, says) in [
         (directory + 8, 1, "is encrypted"),
-        (directory + 10, 8, "is compressed, which torch.save does not do"),
+        (directory + 10, 8, "is compressed"),
         (directory + 20, 1, "and stores 1"),
-        (directory + 42, 7, "is another one where the directory says"),
+        (directory + 42, 7, "does not match its entry"),
         (directory + 28, 200, "is damaged"),
-        (good.len() - 22 + 8, 3, "an archive of several files"),
-        (good.len() - 22 + 12, 1, "is not where the end of the file says"),
-        (good.len() - 2, 1, "cut short"),
+        (good.len() - 22 + 8, 3, "several files"),
+        (good.len() - 22 + 12, 1, "is not where the end record says"),
+        (good.len() - 2, 1, "truncated"),
     ] {
         let mut bad = good.clone();
         bad[place] = value;
-        assert!(said(&bad).contains(says), "{says}: {}", said(&bad));
+        assert!(refusal(&bad).contains(says), "{says}: {}", refusal(&bad));
     }
 
-    // A second entry for the first one's bytes: what a bomb of overlapping members is made of.
+    // A second entry for the first one's bytes, as in a zip bomb of overlapping members.
     let mut overlapping = archive(&[("a/x", &[0; 16]), ("a/y", &[0; 16])]);
     let place = overlapping.windows(4).rposition(|four| four == b"PK\x01\x02").unwrap();
     overlapping[place + 42..place + 46].fill(0);
     overlapping[place + 48] = b'x';
-    assert!(said(&overlapping).contains("lie over each other"), "{}", said(&overlapping));
-    // A member that claims the file's whole length, and more.
+    assert!(refusal(&overlapping).contains("overlap"), "{}", refusal(&overlapping));
+    // A member that claims the file's whole length, or more.
     for size in [good.len() as u32, u32::MAX - 1] {
         let mut bad = good.clone();
         for field in [20, 24] {
             bad[directory + field..directory + field + 4].copy_from_slice(&size.to_le_bytes());
         }
         assert!(
-            said(&bad).contains("lies outside the file") || said(&bad).contains("reaches past"),
+            refusal(&bad).contains("is outside the file")
+                || refusal(&bad).contains("extends beyond"),
             "{}",
-            said(&bad)
+            refusal(&bad)
         );
     }
     assert!(Archive::open(b"").is_err());
@@ -169,17 +174,17 @@ fn pickles_that_no_state_dict_needs_are_refused_and_bounded() {
         (b"\x80\x02cbuiltins\neval\n.".to_vec(), "it names builtins.eval"),
         (b"\x80\x02ctorch\nFloatStorage\n)R.".to_vec(), "torch FloatStorage with arguments"),
         (b"\x80\x04.".to_vec(), "protocol 4"),
-        (b"\x80\x02".to_vec(), "cut short"),
-        (b"\x80\x02X\xff\xff\xff\xffab".to_vec(), "cut short"),
+        (b"\x80\x02".to_vec(), "truncated"),
+        (b"\x80\x02X\xff\xff\xff\xffab".to_vec(), "truncated"),
         (b"\x80\x02.".to_vec(), "an operation without its operands"),
-        (b"\x80\x02t.".to_vec(), "an end without its beginning"),
+        (b"\x80\x02t.".to_vec(), "an end without a beginning"),
         (b"\x80\x02(R.".to_vec(), "an operation without its operands"),
         (b"\x80\x02h\x07.".to_vec(), "a reference to nothing"),
         (b"\x80\x02}(Nu.".to_vec(), "a key without a value"),
         (b"\x80\x02N.".to_vec(), "it holds None instead of a state dict"),
         (b"\x80\x02}NNs.".to_vec(), "a key of the state dict is None"),
         (b"\x80\x02\x8c\x01a.".to_vec(), "operation 0x8c"),
-        // As many operations as never come to an end, deep nesting, and a doubling of what was made before.
+        // Endless operations, deep nesting, and repeated doubling of an earlier value.
         (repeated(b"\x80\x02", b"N", 2_000_001, b"."), "more than 2000000 operations"),
         (repeated(b"\x80\x02", b"(", 1_000_000, b"."), "an operation without its operands"),
         (repeated(b"\x80\x02)", b"\x85", 1_000_000, b"."), "it holds a tuple"),
@@ -204,6 +209,6 @@ fn any_flipped_bit_of_a_pickle_is_an_error_or_a_state_dict() {
         read += usize::from(check(&file(&bad)).is_ok());
         let _ = pickle::state_dict(&good[..bit / 8]).err().unwrap();
     }
-    // Only the tensor's name, the device's, and where the strides of nothing point may change.
+    // Only the names of the tensor and the device, and the strides of nothing may change.
     assert!(read < good.len(), "{read}");
 }

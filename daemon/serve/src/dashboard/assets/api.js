@@ -1,14 +1,17 @@
-// What is asked of the daemon: JSON with errors in words, lists part by part, the token where one is wanted.
+// Requests to the service: JSON, errors with advice, lists in parts, and tokens.
 
 import { recall, remember } from "./memory.js";
 
 const KEY = "diptych.token";
 const PAGES_AT_MOST = 20;
 
-/** An answer that is an error. `title` is a headline where the daemon's words need one; `code` names what a page can mend itself. */
+/**
+ * An error from the service. `title` is a headline if its message needs one. `code` names an error
+ * that a page can react to.
+ */
 class ApiError extends Error {
   constructor(status, { title = null, detail, advice, code }) {
-    super(detail || title || `The daemon answered with ${status}.`);
+    super(detail || title || `The service answered with status ${status}.`);
     Object.assign(this, { status, title, advice, code });
   }
 }
@@ -25,12 +28,18 @@ export const token = {
 let askForToken = null;
 let asking = null;
 
-/** Who asks the user for a token; gets the daemon's words and the last token's fate, and resolves when there is another. */
+/**
+ * Sets the function that asks the user for a token. It receives the service's message and whether a
+ * token was refused, and resolves when there is a new one.
+ */
 export function onUnauthorized(ask) {
   askForToken = ask;
 }
 
-/** A response, or an ApiError. Where a token is wanted, the user is asked once for all that wait, and everything is tried again. */
+/**
+ * Returns a response or throws an ApiError. If a token is needed, asks the user once for all
+ * waiting requests, and tries them again.
+ */
 export async function request(path, { method = "GET", body, type, signal } = {}) {
   for (;;) {
     const sent = token.get();
@@ -43,14 +52,14 @@ export async function request(path, { method = "GET", body, type, signal } = {})
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new ApiError(0, {
-        title: "The daemon cannot be reached", detail: "It may be stopped or starting, or the network is down.",
-        advice: "Look at `systemctl status diptych`, or start it: diptych serve.",
+        title: "Cannot reach the service", detail: "It may be stopped or starting, or the network is down.",
+        advice: "Check `systemctl status diptych`, or start it with diptych serve.",
       });
     }
     if (response.ok) return response;
     const error = await asError(response);
     if (response.status !== 401 || !askForToken) throw error;
-    // Somebody else may have been given a new one meanwhile.
+    // Another request may have received a new token meanwhile.
     if (sent === token.get()) {
       asking ??= askForToken(error.message, Boolean(sent)).finally(() => { asking = null; });
       await asking;
@@ -59,18 +68,18 @@ export async function request(path, { method = "GET", body, type, signal } = {})
 }
 
 const ADVICE = {
-  403: "Sign out and in again with a token of a wider scope (diptych token).",
-  409: "Its state changed meanwhile; look again.",
+  403: "Sign out, and sign in with a token of a wider scope (diptych token).",
+  409: "Its state has changed. Reload and try again.",
   429: "Wait a moment and try again.",
   503: "Wait a moment and try again.",
-  504: "Ask for less, or raise the limit in diptych.toml.",
+  504: "Request less, or raise the limit in diptych.toml.",
 };
 
-const TITLES = { 403: "This token may not do that", 429: "The daemon is busy", 503: "The daemon is busy" };
+const TITLES = { 403: "This token does not allow that", 429: "The service is busy", 503: "The service is busy" };
 
 async function asError(response) {
   const status = response.status;
-  const title = TITLES[status] ?? (status >= 500 ? "The daemon failed" : null);
+  const title = TITLES[status] ?? (status >= 500 ? "The service failed" : null);
   try {
     const { detail, code } = await response.json();
     return new ApiError(status, { title, detail, code, advice: ADVICE[status] });
@@ -88,14 +97,17 @@ export async function send(method, path, json, signal) {
   return (await request(path, { method, body, type: body && "application/json", signal })).json();
 }
 
-/** A query's answer. Whole numbers beyond 2^53, perceptual hashes for one, are kept as their digits where the browser can; a rounded hash is a wrong one. */
+/**
+ * Runs a SQL query. Integers beyond 2^53, such as perceptual hashes, are kept as text if the
+ * browser supports it, since a rounded hash is a wrong one.
+ */
 export async function askSql(question, signal) {
   const answer = await request("/v1/sql", { method: "POST", body: JSON.stringify(question), type: "application/json", signal });
   return JSON.parse(await answer.text(), (_, value, context) =>
     Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source ? context.source : value);
 }
 
-/** A list to its end, or as far as is sensible to hold. */
+/** Returns a whole list, up to PAGES_AT_MOST parts. */
 export async function all(path, signal) {
   const items = [];
   let next = null;

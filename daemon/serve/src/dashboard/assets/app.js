@@ -1,4 +1,4 @@
-// The frame: which page the address names, the keyboard, the theme, the connection, signing in.
+// The frame of all pages: routing, keyboard, theme, connection and signing in.
 
 import { onUnauthorized, token } from "./api.js";
 import { h, fill, dialog, problem, toast } from "./dom.js";
@@ -12,15 +12,18 @@ import * as runs from "./runs.js";
 import * as search from "./search.js";
 import * as sql from "./sql.js";
 
-/** First part of the address → page. A page gets (place to draw in, the rest of the address, its query, a signal that ends it). */
+/**
+ * Maps the first part of the address to a page and its chapter of the book. A page receives the
+ * element to draw in, the rest of the address, its query, and a signal that ends it.
+ */
 const PAGES = {
-  "": { title: "Now", show: overview.show },
-  runs: { title: "Runs", show: (main, [name], ...rest) => name ? run.show(main, [name], ...rest) : runs.show(main, [], ...rest) },
-  compare: { title: "Compare", nav: "runs", show: (main, [names = ""], ...rest) => run.show(main, names.split(",").filter(Boolean), ...rest) },
-  jobs: { title: "Jobs", show: (main, [id], ...rest) => id ? jobs.showOne(main, id, ...rest) : jobs.show(main, ...rest) },
-  datasets: { title: "Datasets", show: (main, [name], ...rest) => name ? datasets.showOne(main, name, ...rest) : datasets.show(main, ...rest) },
-  search: { title: "Search", show: (main, _, ...rest) => search.show(main, ...rest) },
-  sql: { title: "SQL", show: (main, _, ...rest) => sql.show(main, ...rest) },
+  "": { title: "Now", docs: "guides/dashboard", show: overview.show },
+  runs: { title: "Runs", docs: "guides/training", show: (main, [name], ...rest) => name ? run.show(main, [name], ...rest) : runs.show(main, [], ...rest) },
+  compare: { title: "Compare", docs: "guides/training", nav: "runs", show: (main, [names = ""], ...rest) => run.show(main, names.split(",").filter(Boolean), ...rest) },
+  jobs: { title: "Jobs", docs: "guides/service", show: (main, [id], ...rest) => id ? jobs.showOne(main, id, ...rest) : jobs.show(main, ...rest) },
+  datasets: { title: "Datasets", docs: "concepts/dataset", show: (main, [name], ...rest) => name ? datasets.showOne(main, name, ...rest) : datasets.show(main, ...rest) },
+  search: { title: "Search", docs: "guides/search", show: (main, _, ...rest) => search.show(main, ...rest) },
+  sql: { title: "SQL", docs: "guides/sql", show: (main, _, ...rest) => sql.show(main, ...rest) },
 };
 
 const main = document.getElementById("main");
@@ -34,6 +37,7 @@ function route() {
   const [first, ...rest] = path.split("/").map(part => { try { return decodeURIComponent(part); } catch { return part; } });
   const page = PAGES[first];
   document.title = `${page ? [...rest.filter(Boolean), page.title].join(" · ") : "Not found"} · Diptych`;
+  document.getElementById("docs").href = page ? `/docs/${page.docs}` : "/docs";
   for (const link of document.querySelectorAll("#nav a")) {
     const here = link.getAttribute("href") === `#/${page?.nav ?? first}`;
     if (here) link.setAttribute("aria-current", "page");
@@ -42,20 +46,21 @@ function route() {
   }
   fill(main);
   window.scrollTo(0, 0);
-  if (!page) return fill(main, h("h1", {}, "There is no such page"), h("p", {}, h("a", { href: "#/" }, "To what happens now")));
+  if (!page) return fill(main, h("h1", {}, "Page not found"), h("p", {}, h("a", { href: "#/" }, "Go to the overview")));
   Promise.resolve(page.show(main, rest, new URLSearchParams(query), signal)).catch(error => {
     if (!signal.aborted && error.name !== "AbortError") fill(main, problem(error, route));
   });
-  // Where the reader is after a click is said by the heading; the first page leaves the focus where the browser has it.
+  // After a click, screen readers announce the new page through the focus. The first page leaves
+  // the focus where the browser put it.
   if (route.moved) main.focus({ preventScroll: true });
   route.moved = true;
 }
 
 const GO = { n: "#/", h: "#/", r: "#/runs", j: "#/jobs", d: "#/datasets", s: "#/search", q: "#/sql" };
 const KEYS = [
-  ["g n", "what happens now"], ["g r", "runs"], ["g j", "jobs"], ["g d", "datasets"], ["g s", "search"], ["g q", "SQL"],
+  ["g n", "overview"], ["g r", "runs"], ["g j", "jobs"], ["g d", "datasets"], ["g s", "search"], ["g q", "SQL"],
   ["/", "search, or this page's filter"], ["t", "light, dark or the system's theme"], ["?", "this help"], ["Esc", "close a dialog, leave a field"],
-  ["Ctrl Enter", "in the SQL console: run"],
+  ["Ctrl Enter", "run (SQL console)"],
 ];
 
 let going = 0;
@@ -97,7 +102,7 @@ function turnTheme() {
     if (next) localStorage.setItem("diptych.theme", next);
     else localStorage.removeItem("diptych.theme");
   } catch {
-    // Storage may be forbidden; the theme holds until the page is left.
+    // Storage may be forbidden; then the theme lasts until the page is closed.
   }
   nameTheme();
   tell("theme");
@@ -105,7 +110,7 @@ function turnTheme() {
 function nameTheme() {
   const name = { "": "Auto", light: "Light", dark: "Dark" }[root.dataset.theme ?? ""];
   fill(document.getElementById("theme"), name).title = `Theme: ${name} (t)`;
-  document.getElementById("theme").setAttribute("aria-label", `Theme: ${name}. Change it`);
+  document.getElementById("theme").setAttribute("aria-label", `Theme: ${name}. Change theme`);
 }
 document.getElementById("theme").addEventListener("click", turnTheme);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => tell("theme"));
@@ -119,12 +124,12 @@ function showConnection() {
   else {
     const seconds = Math.max(0, Math.round((retryAt - Date.now()) / 1000));
     fill(connectionBox, "no connection ", h("span", { "aria-hidden": "true" }, `${seconds} s `), h("button", { type: "button", class: "quiet", onclick: tryNow }, "Try now"))
-      .title = error?.message ?? "The daemon ended the connection";
+      .title = error?.message ?? "The service closed the connection";
   }
 }
 on("connection", showConnection);
 setInterval(() => { if (connection.state === "lost" && !connectionBox.contains(document.activeElement)) showConnection(); }, 1000);
-// What could not be shown while the daemon was away is asked for again.
+// Retry everything that failed while the service could not be reached.
 on("again", () => main.querySelectorAll("[data-again]").forEach(button => button.click()));
 
 on("event", ({ run: name, kind, step, message }) => {
@@ -147,9 +152,9 @@ onUnauthorized(async (words, refused) => {
   while (!given) {
     const input = h("input", { type: "password", name: "token", autocomplete: "current-password", autofocus: true, required: true, placeholder: "dpt_…", spellcheck: "false" });
     await dialog("Sign in", h("div", { class: "stack" },
-      h("p", {}, refused ? "The daemon does not accept this token." : "This daemon asks for a token."),
+      h("p", {}, refused ? "The service does not accept this token." : "This service needs a token."),
       h("label", {}, "Token", input),
-      h("p", { class: "pale" }, h("code", {}, "diptych token"), " makes one. It is kept in this tab until it is closed."),
+      h("p", { class: "pale" }, h("code", {}, "diptych token"), " makes one. This tab keeps it until it is closed."),
       h("p", { class: "unseen" }, words)), [["Sign in", "in", "main"]]);
     given = input.value.trim();
   }

@@ -1,5 +1,5 @@
-// The charts of one run, or of several over each other: what is shared between them (x axis, smoothing, zoom, cursor), live steps, and
-// finer numbers when zoomed in.
+// The charts of one run, or of several runs over each other. The charts share the x axis,
+// smoothing, zoom and cursor. Live steps are added, and zooming in loads finer numbers.
 
 import { get, of } from "./api.js";
 import { chart, X } from "./chart.js";
@@ -8,15 +8,19 @@ import { duration, metricWords, number, percent } from "./format.js";
 import { on } from "./live.js";
 import { recall, remember } from "./memory.js";
 
-/** Steps asked for: about two for each pixel of a usual chart. */
+/** Steps per request: about two for each pixel of a usual chart. */
 const POINTS = 1200;
-/** Live steps are added to what was asked for; with so many, all is asked for again, thinned. */
+/**
+ * Most steps in memory. Live steps are added; above this number the run is loaded again, thinned.
+ */
 const MOST_HELD = 5000;
 const REDRAWN_EVERY_MS = 500;
-/** Held-out results are recorded without an event of their own. */
+/**
+ * Held-out results arrive without an event, so runs that changed are loaded again after this time.
+ */
 const ASKED_AGAIN_MS = 60_000;
 
-/** Known metrics in the order in which they are looked at; others follow by name. */
+/** Known metrics in the order of their charts. Others follow by name. */
 const KNOWN = [
   { names: ["loss"], title: "Loss" },
   { names: ["lr"], title: "Learning rate" },
@@ -28,22 +32,28 @@ const KNOWN = [
   { names: ["loss_scale"], title: "Loss scale (fp16)" },
   { names: ["checkpoint_seconds"], title: "Saving a checkpoint", show: duration, floor: 0 },
 ];
-/** Schedules and settings are exact: smoothed, their peaks would be lower and later than they were. */
+/** Schedules and settings are exact: smoothing would make their peaks lower and later. */
 const EXACT = /(^|\/)(lr|learning_rate|loss_scale|logit_scale|weight_decay|momentum|temperature|ema_decay)$/;
 const LIVE = ["loss", "lr", "logit_scale", "grad_norm", "samples_per_second", "data_wait_seconds", "mfu"];
-/** One chart for the terms of an objective. */
+/** Title of the one chart for the terms of an objective. */
 const BY_TERM = "Loss by term";
-/** Constants of an evaluation, said elsewhere. */
+/** Constants of an evaluation, which are shown elsewhere. */
 const UNCHARTED = /(^|\/)(pairs|loss_batch_size|(zero_shot_)?chance_.*)$/;
 
 const KEPT = "diptych.charts";
 const kept = () => recall("localStorage", KEPT) ?? {};
 const keep = more => remember("localStorage", KEPT, { ...kept(), ...more });
 
-/** Live steps come one by one; a larger gap than this many times the usual one means that some were missed. */
+/**
+ * A gap that is this many times larger than the usual distance of live steps means that some were
+ * missed.
+ */
 const GAP = 4;
 
-/** The charts of `runs`. `marks`: steps where something happened; `guess`: what the loss of guessing is, where that is known. */
+/**
+ * Draws the charts of `runs`. `marks`: steps with events; `guess`: the loss of guessing, if it is
+ * known.
+ */
 export async function board(runs, signal, { marks = [], guess = null } = {}) {
   const held = new Map(runs.map(run => [run, { full: null, fine: null }]));
   const view = { x: "step", smoothing: 0.6, log: {}, ...kept(), zoom: null };
@@ -68,18 +78,21 @@ export async function board(runs, signal, { marks = [], guess = null } = {}) {
   const controls = h("div", { class: "controls", role: "group", "aria-label": "All charts" },
     h("label", {}, "x axis ", x), h("label", {}, "Smoothing ", smoothing, smoothed),
     h("span", { class: "zoom" }, "Zoom ", from, " – ", to, reset),
-    h("span", { class: "pale hint" }, "Drag in a chart to zoom, double-click to go back."));
+    h("span", { class: "pale hint" }, "Drag in a chart to zoom, double-click to reset."));
 
   const metrics = (run, more = {}) => get(`${of("runs", run, "metrics")}?${new URLSearchParams({ points: POINTS, ...more })}`, signal);
 
   async function ask() {
-    // Of many runs a few at a time, so that a training is not pushed aside.
+    // Load a few runs at a time, so that the requests do not slow down a training.
     const left = [...runs];
     const one = async () => { for (let run = left.shift(); run !== undefined; run = left.shift()) held.get(run).full = await metrics(run); };
     await Promise.all([one(), one(), one(), one()]);
   }
 
-  /** A run's places on the x axis. Time is that since its first step, so that runs can lie over each other. */
+  /**
+   * Returns a run's positions on the x axis. Time counts from its first step, so that runs can be
+   * compared.
+   */
   function places(run, data) {
     if (view.x === "samples") return data.samples ?? data.steps;
     if (view.x === "time" && data.times) return data.times.map(time => (time - (held.get(run).full.times[0] ?? time)) / 1000);
@@ -111,26 +124,29 @@ export async function board(runs, signal, { marks = [], guess = null } = {}) {
       const xs = places(run, full);
       const inside = full.steps.filter((_, index) => xs[index] >= range[0] && xs[index] <= range[1]);
       if (!inside.length || full.thinned === false) return;
-      // One known step further on both sides, so that lines go on to the edge.
+      // Extend the range by one known step on both sides, so that lines continue to the edge.
       const first = full.steps[Math.max(0, full.steps.indexOf(inside[0]) - 1)];
       const last = full.steps[Math.min(full.steps.length - 1, full.steps.indexOf(inside.at(-1)) + 1)];
       try {
         const fine = await metrics(run, { from: first, to: last });
         if (mine === zooms) held.get(run).fine = fine;
       } catch (error) {
-        if (error.name !== "AbortError") toast(`Finer numbers of ${run}: ${error.message}`, "bad");
+        if (error.name !== "AbortError") toast(`Cannot load finer numbers of ${run}: ${error.message}`, "bad");
       }
     }));
     if (mine === zooms) draw();
   }
 
-  /** Which charts there are: a chart a metric, but the metrics of one evaluation of one run share charts by kind. */
+  /**
+   * Chooses the charts: one for each metric, but the metrics of one run's evaluations share charts
+   * by kind.
+   */
   function plan() {
     const found = new Set();
     for (const { full } of held.values()) {
       Object.entries(full.series).forEach(([name, ys]) => {
         const points = ys.filter(y => y !== null).length;
-        // A single evaluation is a result for a table; a dot is no curve.
+        // A single evaluation belongs in a table; one dot is not a curve.
         if (points > (name.includes("/") && !name.startsWith("loss/") ? 1 : 0)) found.add(name);
       });
     }
@@ -142,12 +158,12 @@ export async function board(runs, signal, { marks = [], guess = null } = {}) {
       groups.set(group, [...(groups.get(group) ?? []), name]);
     }
     for (const [title, names] of groups) plans.push({ names, title: title === BY_TERM ? title : capital(metricWords(title)), held: title.includes("/") });
-    // What it is all for comes right after the loss.
+    // The held-out results come right after the loss.
     return plans.sort((a, b) => rank(a) - rank(b));
   }
   const rank = ({ names, held }) => names[0] === "loss" ? 0 : /^heldout\w*\/loss$/.test(names[0]) ? 0.5 : held ? 1 : KNOWN.some(known => known.names === names) ? 2 : 3;
 
-  /** Where on the x axis marked steps are, each place once and in order. */
+  /** Returns the positions of marked steps on the x axis, each once and in order. */
   function markedPlaces() {
     const { full } = held.get(runs[0]);
     const xs = places(runs[0], full);
@@ -164,7 +180,7 @@ export async function board(runs, signal, { marks = [], guess = null } = {}) {
     const plans = plan();
     const marked = several ? [] : markedPlaces();
     const before = charts.size;
-    // One range for all, so that what lies above each other happened together.
+    // All charts share one range, so that they line up.
     const ends = runs.flatMap(run => { const xs = places(run, held.get(run).full); return xs.length ? [xs[0], xs.at(-1)] : []; });
     const whole = ends.length && Math.min(...ends) < Math.max(...ends) ? [Math.min(...ends), Math.max(...ends)] : null;
     for (const { names, title, show = number, floor } of plans) {
@@ -190,10 +206,10 @@ export async function board(runs, signal, { marks = [], guess = null } = {}) {
       charts.get(key).update({ lines, x: view.x, range: view.zoom ?? whole, smoothing, marks: marked, levels: levels(names) });
     }
     if (charts.size > before) fill(grid, plans.map(({ names }) => charts.get(names[0]).node));
-    if (!charts.size) fill(grid, h("p", { class: "pale" }, "No step was recorded yet; charts appear with the first."));
+    if (!charts.size) fill(grid, h("p", { class: "pale" }, "No steps yet. Charts appear with the first step."));
   }
 
-  /** What guessing comes to in a chart. */
+  /** Returns the value of guessing in a chart. */
   function levels(names) {
     if (names[0] === "loss") return guess === null ? [] : [{ label: "guessing", y: guess }];
     const batch = /^(heldout|heldout_ema)\/loss$/.exec(names[0])?.[1];
@@ -208,7 +224,7 @@ export async function board(runs, signal, { marks = [], guess = null } = {}) {
     const found = [...new Set([...held.values()].map(({ full }) => full.series[name]?.findLast(y => y !== null)).filter(y => typeof y === "number"))];
     // Runs that were evaluated on different pairs have no common chance.
     if (found.length !== 1) return [];
-    // One draw of k finds k times as much, as long as that is little.
+    // Drawing k times finds about k times as much, as long as that is little.
     const one = Math.min(...names.map(name => Number(/@(\d+)$/.exec(name)?.[1] ?? 1)));
     return [{ label: names.length > 1 ? `chance @${one}` : "chance", y: Math.min(1, found[0] * (k ? one : 1)), inside: true }];
   }
@@ -217,7 +233,7 @@ export async function board(runs, signal, { marks = [], guess = null } = {}) {
   draw();
 
   let dirty = false;
-  /** Asks for steps that the connection did not bring. Until they come, lines have a gap there. */
+  /** Loads steps that did not arrive over the connection. Until then, lines have a gap there. */
   const fillGaps = async run => {
     const { full } = held.get(run);
     if (!full.missed?.length || full.filling) return;
@@ -236,7 +252,7 @@ export async function board(runs, signal, { marks = [], guess = null } = {}) {
     const data = held.get(step.run);
     if (!data) return;
     for (const part of [data.full, view.zoom && data.fine].filter(Boolean)) {
-      // A run that went back writes its steps again; a step that was missed comes with the next request.
+      // A run that went back repeats its steps. Missed steps come with the next request.
       if (part.steps.length && step.step <= part.steps.at(-1)) continue;
       const [before, last] = part.steps.slice(-2);
       if (last !== undefined && step.step - last > GAP * Math.max(1, last - (before ?? last))) (part.missed ??= []).push(part.steps.length - 1);
@@ -281,18 +297,18 @@ export async function board(runs, signal, { marks = [], guess = null } = {}) {
 
 const capital = text => text.charAt(0).toUpperCase() + text.slice(1);
 const byNumber = (a, b) => a.localeCompare(b, "en", { numeric: true });
-/** Few points are all looked at; smoothing them would hide what they say. */
+/** Whether there are enough points for smoothing: with few points it would hide what they show. */
 const dense = lines => lines.some(line => line.ys.length > 50);
-/** A share of what the device can do at most is no more than all of it: the measurement of the device was too low. */
+/** Drops a utilization above 1: an earlier version underestimated what the device can compute. */
 const possible = mfu => mfu > 1 ? null : mfu;
 
-/** The points of a metric. After a place in `missed` the line has a gap. */
+/** Returns the points of a metric. After an index in `missed`, the line has a gap. */
 function pick(xs, ys, missed = []) {
   const kept = { xs: [], ys: [] };
   let gap = false;
   ys.forEach((y, index) => {
     const x = xs[index];
-    // A run that went back has an x twice where x is time of a resumed step; the later holds.
+    // After a resume, an x in time can occur twice. Keep the first.
     if (y !== null && y !== undefined && !(kept.xs.length && x <= kept.xs.at(-1))) {
       if (gap && kept.xs.length && x > kept.xs.at(-1)) {
         kept.xs.push((kept.xs.at(-1) + x) / 2);

@@ -1,5 +1,5 @@
-// One chart: lines over a common x axis, a legend that shows the values under the cursor, zoom by drag, log scale, smoothing. Knows
-// nothing of runs or of where numbers come from.
+// A chart: lines over a common x axis, a legend with the values under the cursor, zoom by dragging,
+// log scale, and smoothing. It does not know about runs or where numbers come from.
 
 import { h, fill } from "./dom.js";
 import { number, count, duration } from "./format.js";
@@ -13,7 +13,10 @@ export const X = {
   time: { label: "time since the start", show: seconds => seconds ? duration(seconds) : "0", incrs: SECONDS_BETWEEN_TICKS },
 };
 
-/** The exponential mean of TensorBoard's slider, without its pull to zero at the beginning. */
+/**
+ * Smooths like TensorBoard's slider: an exponential mean, corrected for its pull to zero at the
+ * beginning.
+ */
 export function smooth(ys, weight) {
   let mean = 0;
   let seen = 0;
@@ -26,21 +29,24 @@ export function smooth(ys, weight) {
 }
 
 const probe = h("span", { hidden: true });
-/** A colour of the style sheet as a canvas understands it: light-dark() is decided only where a property has a colour. */
+/**
+ * Resolves a colour of the style sheet for a canvas: light-dark() is resolved only where a property
+ * uses it.
+ */
 function colour(name, alpha = 1) {
   if (!probe.isConnected) document.body.append(probe);
   probe.style.color = `color-mix(in srgb, var(${name}) ${alpha * 100}%, transparent)`;
   return getComputedStyle(probe).color;
 }
 const COLOURS = 8;
-/** Lines of the same colour are told apart by their strokes. */
+/** Lines of the same colour differ by their strokes. */
 const DASHES = [undefined, [7, 4], [2, 3]];
-/** As many lines as can be told apart. */
+/** Largest number of lines that can be told apart. */
 export const LINES_AT_MOST = COLOURS * DASHES.length;
 const lineColour = index => `--line-${index % COLOURS}`;
 const lineDash = index => DASHES[Math.floor(index / COLOURS) % DASHES.length];
 
-/** A patch that looks like a line. */
+/** Builds a patch that looks like a line. */
 export function swatch(index) {
   const node = h("span", { class: "swatch" });
   const colour = `var(${lineColour(index)})`;
@@ -49,7 +55,10 @@ export function swatch(index) {
   return node;
 }
 
-/** title, show (number → text), log (at first), sync (charts with one key share the cursor), onLog, onZoom(from, to), onReset. */
+/**
+ * Builds a chart. title, show (formats a number), log (initially), floor, sync (charts with the
+ * same key share the cursor), onLog, onZoom(from, to), onReset.
+ */
 export function chart({ title, show = number, log = false, floor, sync, onLog, onZoom, onReset }) {
   const plotBox = h("div", { class: "plot", role: "img" });
   const legend = h("div", { class: "legend" });
@@ -83,7 +92,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
   const across = () => X[given.x] ?? given.x;
 
   function table() {
-    // The eye wants the smooth line, and behind it, pale, what was measured.
+    // Draw the measured values pale behind the smooth line.
     const lines = given.lines.flatMap((line, index) => {
       const raw = { ...line, index, pale: given.smoothing > 0 };
       return given.smoothing > 0 ? [raw, { ...line, index, ys: smooth(line.ys, given.smoothing) }] : [raw];
@@ -122,7 +131,8 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
           stroke,
           width: line.pale ? 1 : 1.6,
           dash: lineDash(line.colour ?? line.index),
-          // Nulls are steps that are not known; what only another line has is undefined, and drawn across.
+          // Null marks an unknown step, which leaves a gap. Undefined marks a point of another
+          // line, which is skipped.
           spanGaps: false,
           show: !hidden.has(line.label),
           points: line.pale ? { show: false } : { size: 5, fill: stroke },
@@ -154,7 +164,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     if (low === null) return [0, 1];
     if (floor !== undefined) low = Math.min(low, floor);
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
-    // A line along the floor shall not lie on the axis.
+    // Keep a line along the floor off the axis.
     return [low === floor ? low - pad / 3 : low - pad, high + pad];
   }
 
@@ -164,14 +174,14 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     return low === high ? [low / 2, high * 2] : [low / pad, high * pad];
   }
 
-  /** Levels that belong to the picture, chance for one, are in it. */
+  /** Extends the range of y to levels that are part of the picture, such as chance. */
   function withLevels(low, high) {
     if (low === null) return [low, high];
     const shown = (given.levels ?? []).filter(level => level.inside).map(({ y }) => y);
     return [Math.min(low, ...shown), Math.max(high, ...shown)];
   }
 
-  /** Horizontal lines with their names: what guessing comes to. */
+  /** Draws horizontal lines with names, such as the value of guessing. */
   function drawLevels(u) {
     const { ctx, bbox } = u;
     ctx.save();
@@ -193,7 +203,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     ctx.restore();
   }
 
-  /** Vertical lines where something happened. */
+  /** Draws vertical lines at events. */
   function drawMarks(u) {
     const { ctx, bbox } = u;
     ctx.save();
@@ -203,7 +213,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     let before = null;
     for (const mark of given.marks ?? []) {
       const at = Math.round(u.valToPos(mark, "x", true));
-      // A run that stumbles at every step has more marks than pixels.
+      // A run with an event at every step has more marks than pixels.
       if (at === before || at < bbox.left || at > bbox.left + bbox.width) continue;
       before = at;
       ctx.beginPath();
@@ -227,7 +237,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
     showValues(plot);
   }
 
-  /** Values at the cursor, or the last ones. */
+  /** Shows the values at the cursor, or the last values. */
   function showValues(u) {
     if (!u || values.length !== given.lines.length) return;
     const at = u.cursor.left >= 0 ? u.cursor.idx : null;
@@ -240,7 +250,7 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
   }
 
   function touch(u) {
-    // A finger moves the cursor; up and down still scrolls the page.
+    // A finger moves the cursor; vertical swipes still scroll the page.
     const move = event => {
       const box = u.over.getBoundingClientRect();
       const finger = event.touches[0];
@@ -251,21 +261,22 @@ export function chart({ title, show = number, log = false, floor, sync, onLog, o
   }
 
   function describe() {
-    const told = given.lines.map(({ label, ys }) => {
+    const texts = given.lines.map(({ label, ys }) => {
       const measured = ys.filter(y => y !== null && y !== undefined);
       if (!measured.length) return `${label}: nothing yet`;
       const [low, high] = measured.reduce(([a, b], y) => [Math.min(a, y), Math.max(b, y)], [Infinity, -Infinity]);
       return `${label}: last ${show(measured.at(-1))}, smallest ${show(low)}, largest ${show(high)}`;
     });
-    told.push(...(given.levels ?? []).map(({ label, y }) => `${label}: ${show(y)}`));
-    plotBox.setAttribute("aria-label", `Chart of ${title} by ${across().label}. ${told.join(". ")}`);
+    texts.push(...(given.levels ?? []).map(({ label, y }) => `${label}: ${show(y)}`));
+    plotBox.setAttribute("aria-label", `Chart of ${title} by ${across().label}. ${texts.join(". ")}`);
   }
 
   return {
     node,
     /**
-     * lines: {label, xs, ys, colour?}; x: a key of X, or {label, show}; range: [from, to] or null; smoothing: 0 to 1; marks: places on x;
-     * levels: {label, y, inside?: the chart shows it whatever its lines are}.
+     * Replaces the data. lines: {label, xs, ys, colour?}; x: a key of X, or {label, show}; range:
+     * [from, to] or null; smoothing: 0 to 1; marks: positions on x; levels: {label, y, inside?:
+     * whether the chart always shows it}.
      */
     update(next) {
       const kind = all => all && JSON.stringify([all.x, all.smoothing > 0, all.lines.map(line => [line.label, line.colour])]);
@@ -296,7 +307,9 @@ function nearest(ys, at) {
   return null;
 }
 
-/** 1, 2, 5 in each power of ten; within less than a power, evenly spaced round numbers. */
+/**
+ * Returns 1, 2 and 5 in each power of ten, or evenly spaced round numbers within less than a power.
+ */
 export function logTicks(low, high) {
   const powers = Math.log10(high / low);
   const ticks = [];
@@ -309,12 +322,12 @@ export function logTicks(low, high) {
   if (ticks.length >= 3) return ticks;
   const step = 10 ** Math.floor(Math.log10((high - low) / 3));
   const width = [1, 2, 5, 10].map(n => n * step).find(width => (high - low) / width <= 6);
-  // A tick at the very edge belongs to it, whatever the last bit of the quotient says.
+  // A tick at the very edge counts, whatever the last bit of the quotient is.
   const [first, last] = [Math.ceil(low / width - 1e-9), Math.floor(high / width + 1e-9)];
   return Array.from({ length: last - first + 1 }, (_, index) => Number(((first + index) * width).toPrecision(6)));
 }
 
-/** A small line without axes. */
+/** Draws a small line without axes. */
 export function sparkline(ys, label, width = 180, height = 44) {
   const canvas = h("canvas", { class: "spark", role: "img", "aria-label": label, width, height });
   const measured = ys.filter(y => y !== null);

@@ -1,4 +1,4 @@
-// Several runs beside each other: what differs in their configurations, what they have come to, their curves over each other.
+// Several runs side by side: differences in their configurations, their results, and their curves.
 
 import { get, of } from "./api.js";
 import { board } from "./board.js";
@@ -11,7 +11,9 @@ import { byMetric, figureCell, metricSelect, results } from "./results.js";
 /** Requests at once. */
 const AT_ONCE = 4;
 
-/** Results of evaluations that are made once are a table; those of several evaluations are curves too. */
+/**
+ * Shows results of single evaluations in a table, and those of several evaluations also as curves.
+ */
 export async function compare(main, names, signal) {
   const left = names.slice(LINES_AT_MOST);
   names = names.slice(0, LINES_AT_MOST);
@@ -19,11 +21,11 @@ export async function compare(main, names, signal) {
   const ranked = metricSelect(() => draw());
   ranked.node.hidden = true;
   fill(main, h("p", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), " / compare"),
-    h("div", { class: "row" }, h("h1", {}, `${names.length} runs`), left.length > 0 && h("span", { class: "chip warn" }, `${left.length} more are left out: at most ${LINES_AT_MOST}`),
-      h("span", { class: "gap" }), h("label", {}, "Ranked by ", ranked.node), h("a", { class: "button", href: `#/runs?select=${names.join(",")}` }, "Choose others")),
-    h("section", {}, h("h2", {}, "What differs in their configurations"), differences), head,
-    h("section", {}, h("h2", {}, "What they have come to"), figures), h("section", { "aria-label": "Charts" }, charts));
-  if (!names.length) return fill(differences, h("p", { class: "pale" }, "None are chosen."));
+    h("div", { class: "row" }, h("h1", {}, `${names.length} runs`), left.length > 0 && h("span", { class: "chip warn" }, `${left.length} more left out: at most ${LINES_AT_MOST}`),
+      h("span", { class: "gap" }), h("label", {}, "Ranked by ", ranked.node), h("a", { class: "button", href: `#/runs?select=${names.join(",")}` }, "Choose other runs")),
+    h("section", {}, h("h2", {}, "Differences in configuration"), differences), head,
+    h("section", {}, h("h2", {}, "Results"), figures), h("section", { "aria-label": "Charts" }, charts));
+  if (!names.length) return fill(differences, h("p", { class: "pale" }, "No runs are chosen."));
   const without = name => `#/${names.length > 2 ? "compare" : "runs"}/${names.filter(other => other !== name).join(",")}`;
   let runs = [];
   let sets = new Map();
@@ -64,7 +66,10 @@ export async function compare(main, names, signal) {
   if (runs.length) await load(charts, async () => (await board(names, signal, { guess: lossOfGuessing(runs.map(run => run.config ?? "")) })).node, signal);
 }
 
-/** The best of every figure: a row a metric, a column a run; where there are many runs, the other way round. */
+/**
+ * Builds a table of the best of every figure: rows are metrics, columns are runs. With many runs it
+ * is transposed.
+ */
 function figureTable(runs) {
   const metrics = [...new Set(runs.flatMap(run => [...run.result?.figures.keys() ?? []]))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const value = (run, metric) => {
@@ -73,20 +78,23 @@ function figureTable(runs) {
       .reduce((a, b) => largerIsBetter(metric) === (b > a) ? b : a);
     return figure ? h(figure.value === best ? "b" : "span", { title: `step ${count(figure.step)}` }, number(figure.value)) : h("span", { class: "pale" }, "–");
   };
-  const empty = { empty: "None of them has been evaluated.", cards: true };
+  const empty = { empty: "None of these runs has been evaluated.", cards: true };
   return sideways("The best of every figure", "Metric", metrics, runs, metric => metricWords(metric), value, empty, true);
 }
 
 const runCell = run => h("span", { class: "run-cell" }, swatch(run.index), h("a", { href: `#/runs/${run.run}`, class: "run-name", title: run.run }, run.run));
 
-/** A table of things by runs. Few runs are columns, many are rows. */
+/** Builds a table of things by runs. Few runs become columns, many become rows. */
 function sideways(caption, title, things, runs, name, cell, options, numbers) {
   return runs.length <= 4 || things.length > 12
     ? table(caption, [{ title, heading: true, cell: name }, ...runs.map(one => ({ title: one.run, number: numbers, class: "setting", cell: thing => cell(one, thing) }))], things, options)
     : table(caption, [{ title: "Run", heading: true, cell: runCell }, ...things.map(thing => ({ title: name(thing), number: numbers, class: "setting", cell: one => cell(one, thing) }))], things.length ? runs : [], options);
 }
 
-/** Values of a TOML text by their full names. Enough for what Diptych writes: a value a line, or lists over several. */
+/**
+ * Returns the values of a TOML text by full name. Handles what Diptych writes: one value a line, or
+ * lists over several lines.
+ */
 export function settings(toml) {
   const found = new Map();
   let section = "";
@@ -108,12 +116,12 @@ export function settings(toml) {
   return found;
 }
 
-/** What a setting is called in a record that says by a hash whether two runs mean the same. */
+/** The hashes that tell whether two runs use the same data, by setting. */
 const HASHED = { "data.dataset": "dataset_hash", "data.selection": "selection_hash" };
-/** Names, and places that change nothing of a run. */
+/** Names and paths that do not affect a run. */
 const NO_DIFFERENCE = new Set(["name", "state"]);
 
-/** The settings in which runs differ. Another path to the same data is no difference. */
+/** Returns the settings in which runs differ. Another path to the same data is not a difference. */
 export function differences(runs) {
   const all = runs.map(run => settings(run.config ?? ""));
   const differ = values => new Set(values).size > 1;
@@ -124,11 +132,14 @@ export function differences(runs) {
 
 function differ(runs) {
   const all = new Map(runs.map(run => [run.run, settings(run.config ?? "")]));
-  return sideways("What differs in the configurations", "Setting", differences(runs), runs, key => h("code", {}, key),
-    (run, key) => h("code", {}, all.get(run.run).get(key) ?? "–"), { empty: "Nothing but their names and places.", cards: true });
+  return sideways("Differences in configuration", "Setting", differences(runs), runs, key => h("code", {}, key),
+    (run, key) => h("code", {}, all.get(run.run).get(key) ?? "–"), { empty: "No differences except for names and paths.", cards: true });
 }
 
-/** The loss of a model that guesses, ln(batch), where all configurations are of the contrastive loss over batches of one size; or null. */
+/**
+ * Returns the loss of a model that guesses, ln(batch), or null. It is defined if all configurations
+ * use the contrastive loss over batches of one size.
+ */
 export function lossOfGuessing(configs) {
   const sizes = new Set(configs.map(config => {
     const found = settings(config ?? "");

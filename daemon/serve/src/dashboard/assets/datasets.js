@@ -1,4 +1,4 @@
-// Datasets: what there is, what became of the inputs, and pairs to look at.
+// Datasets: an overview, the losses on the way from inputs to pairs, and pairs to look at.
 
 import { get, of } from "./api.js";
 import { bar, fill, h, load, table } from "./dom.js";
@@ -23,7 +23,7 @@ export async function show(main, _, signal) {
       { title: "Refused", number: true, cell: one => count(one.ledger) },
       { title: "Folder", cell: one => h("code", {}, one.path) },
       { title: "Problem", class: "words", cell: one => one.problem ?? "" },
-    ], items, { empty: "None. Name them in diptych.toml: [[dataset]] with name and path, then systemctl reload diptych.", cards: true });
+    ], items, { empty: "No datasets. Add [[dataset]] with name and path to diptych.toml, then run systemctl reload diptych.", cards: true });
   }, signal);
 }
 
@@ -34,13 +34,13 @@ export async function showOne(main, name, query, signal) {
   const look = () => load(grid, async () => {
     const asked = new URLSearchParams({ limit: SAMPLES, seed, ...(where.value.trim() && { where: where.value.trim() }) });
     const { items } = await get(`${of("datasets", name, "samples")}?${asked}`, signal);
-    return items.length ? gallery(items, name, signal) : h("p", { class: "pale" }, "No pair is like that.");
+    return items.length ? gallery(items, name, signal) : h("p", { class: "pale" }, "No pair matches.");
   }, signal);
   fill(main, h("p", { class: "crumbs" }, h("a", { href: "#/datasets" }, "Datasets"), ` / ${name}`), head,
     h("section", {}, h("h2", {}, "Samples"),
       h("form", { class: "row", onsubmit: event => { event.preventDefault(); seed = 0; look(); } },
         h("label", { class: "grow" }, "Where (SQL over meta) ", where), h("button", { class: "main" }, "Show"),
-        h("button", { type: "button", onclick: () => { seed += 1; look(); } }, "Others")), grid));
+        h("button", { type: "button", onclick: () => { seed += 1; look(); } }, "Other samples")), grid));
   await Promise.all([look(), load(head, async () => {
     const one = await get(of("datasets", name), signal);
     const shares = (caption, title, items, key) => h("section", {}, h("h2", {}, title), table(caption, [
@@ -54,10 +54,10 @@ export async function showOne(main, name, query, signal) {
       h("p", { class: "pale" }, `${plural(one.pairs, "pair")} · ${bytes(one.bytes)} of images in ${plural(one.shards, "shard")} · ${plural(one.ledger, "input")} refused · `, h("code", {}, one.path)),
       h("p", { class: "row" }, h("a", { class: "button", href: `#/search?${new URLSearchParams({ dataset: name })}` }, "Search in it"),
         embedButton({ dataset: name, text: "Embed…", signal }),
-        ask("Ask in SQL", "SELECT * FROM meta LIMIT 100"), ask("What was refused", "SELECT reason, source, position, detail FROM ledger LIMIT 100")),
+        ask("Ask in SQL", "SELECT * FROM meta LIMIT 100"), ask("Refused inputs", "SELECT reason, source, position, detail FROM ledger LIMIT 100")),
       h("div", { class: "columns" },
         h("section", {}, h("h2", {}, "Funnel"), funnel(one.funnel),
-          one.last_selection && h("p", { class: "pale" }, `Selected last: ${plural(one.last_selection.pairs, "pair")}, ${percent(one.last_selection.pairs / one.pairs)}, in `, h("code", {}, one.last_selection.path), ".")),
+          one.last_selection && h("p", { class: "pale" }, `Latest selection: ${plural(one.last_selection.pairs, "pair")}, ${percent(one.last_selection.pairs / one.pairs)}, in `, h("code", {}, one.last_selection.path), ".")),
         shares("Inputs that did not become pairs, by reason", "Refused, by reason", one.ledger_by_reason, "Reason"),
         shares("Formats of the images", "Formats", one.formats, "Format"),
         h("section", {}, h("h2", {}, "Columns of meta"), h("ul", { class: "chips" }, one.columns.map(column =>
@@ -68,12 +68,12 @@ export async function showOne(main, name, query, signal) {
 
 function funnel(stages) {
   const first = stages[0]?.count || 1;
-  return table("From inputs to what is trained on", [
+  return table("From inputs to training pairs", [
     { title: "Stage", heading: true, cell: stage => stage.stage },
     { title: "Left", number: true, cell: stage => {
       const at = stages.indexOf(stage);
       return [count(stage.count), at > 0 && stages[at - 1].count > stage.count && h("small", { class: "drop" }, ` −${count(stages[at - 1].count - stage.count)}`)];
     } },
     { title: "Of all", class: "track", cell: stage => [bar(stage.count / first, percent(stage.count / first)), " ", h("small", { class: "pale" }, percent(stage.count / first))] },
-  ], stages, { empty: "Nothing was ingested." });
+  ], stages, { empty: "Nothing has been ingested." });
 }

@@ -1,6 +1,7 @@
-// Elements from code. Text becomes text nodes and nothing else, so what a server says can never become markup.
+// Builds elements in code. Text only ever becomes text nodes, so text from a server can never
+// become markup.
 
-/** h("a", {href: "#/", class: "x", onclick: f}, "text", node, [more]) */
+/** Builds an element: h("a", {href: "#/", class: "x", onclick: f}, "text", node, [more]). */
 export function h(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
@@ -22,7 +23,10 @@ export function fill(node, ...children) {
   return node;
 }
 
-/** A bar of 0 to 1. Width by the style object: the page's policy forbids style attributes. */
+/**
+ * Builds a bar for a share of 0 to 1. Sets its width through the style object, since the page's
+ * policy forbids style attributes.
+ */
 export function bar(share, label, kind = "") {
   const inner = h("span", { class: "fill" });
   inner.style.width = `${Math.max(0, Math.min(1, share || 0)) * 100}%`;
@@ -30,9 +34,10 @@ export function bar(share, label, kind = "") {
 }
 
 /**
- * A table with headings. columns: {title, cell(item), number?, heading?: it names the row, class?, sorted?: how it is sorted, sort?: what
- * happens when its heading is clicked}. With `cards`, a phone shows each row as a card; the roles say that it is a table still, which
- * browsers forget once its display changes.
+ * Builds a table with headings. columns: {title, cell(item), number?, heading?: whether the cell
+ * names the row, class?, sorted?: the order of the rows, sort?: called when the heading is
+ * clicked}. With `cards`, a phone shows each row as a card. The roles then keep it a table for
+ * screen readers, which browsers forget once its display changes.
  */
 export function table(caption, columns, items, { empty = "Nothing here yet.", cards = false } = {}) {
   const role = name => cards ? name : undefined;
@@ -60,7 +65,10 @@ function classes(column) {
 
 export const state = name => h("span", { class: `state ${name}` }, name);
 
-/** Runs `work` and shows what came of it in `box`: a wait, the result, or the error with a way to try again. */
+/**
+ * Runs `work` and shows its state in `box`: loading, the result, or the error with a button to
+ * retry.
+ */
 export async function load(box, work, signal) {
   const wait = h("p", { class: "pale", "aria-busy": "true" }, "Loading…");
   if (!box.hasChildNodes()) fill(box, wait);
@@ -76,25 +84,28 @@ export async function load(box, work, signal) {
 export function problem(error, again) {
   const known = error.title !== undefined;
   if (!known) console.error(error);
-  const title = known ? error.title : "The page has a fault";
+  const title = known ? error.title : "This page has a bug";
   return h("div", { class: "problem", role: "alert" },
     title && h("b", {}, title), h("p", { class: error.message?.includes("\n") ? "lines" : undefined }, error.message),
     error.advice && h("p", { class: "pale" }, error.advice),
     again && h("button", { type: "button", onclick: again, "data-again": "" }, "Try again"));
 }
 
-/** Says something for a moment, to eyes and to screen readers. */
+/** Shows a message for a moment, and announces it to screen readers. */
 export function toast(text, kind = "") {
   const node = h("div", { class: `toast ${kind}`, role: kind === "bad" ? "alert" : "status" }, text,
     h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", onclick: () => node.remove() }, "×"));
   const toasts = document.getElementById("toasts");
-  // A page that is left open over a weekend shall not drown in them.
+  // Keep few: a page may stay open over a weekend.
   while (toasts.childElementCount >= 4) toasts.firstElementChild.remove();
   toasts.append(node);
   setTimeout(() => node.remove(), kind === "bad" ? 15000 : 6000);
 }
 
-/** A dialog that is gone when closed, or when the page behind it changes. Resolves to what its buttons close it with ("" for Escape). */
+/**
+ * Shows a dialog until it is closed or the page behind it changes. Resolves to the value of the
+ * button that closed it ("" for Escape).
+ */
 export function dialog(title, content, buttons = [], className = "") {
   return new Promise(resolve => {
     const node = h("dialog", { class: className, "aria-label": title }, h("form", { method: "dialog" },

@@ -1,4 +1,5 @@
-// "Embed now": which models have embedded images, and a job that lets another one do so.
+// Embedding for search: the models that have embedded images, and a button that submits an embed
+// job.
 
 import { all, get, of, send } from "./api.js";
 import { dialog, fill, h, toast } from "./dom.js";
@@ -7,7 +8,7 @@ import { on } from "./live.js";
 
 const ENDED = ["done", "failed", "cancelled"];
 
-/** Embeddings of images by the run that made them: run → [{step, rows}], the newest step first. */
+/** Returns the sets of image embeddings by run: run → [{step, rows}], the newest step first. */
 export async function embedded(signal) {
   const found = new Map();
   for (const set of await all("/v1/embeddings", signal)) {
@@ -17,23 +18,24 @@ export async function embedded(signal) {
   return found;
 }
 
-/** A word of a shell, in quotes where it needs them. */
+/** Quotes a word for a shell if necessary. */
 const word = text => /^[\w./:@%+=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 
-/** How long it takes at most, in words: a step of training does more with each pair than embedding does. */
+/** Describes the longest time that embedding takes: a training step does more with each pair. */
 async function estimate(run, pairs, signal) {
   try {
     const { series } = await get(`${of("runs", run, "metrics")}?${new URLSearchParams({ names: "samples_per_second", points: 100 })}`, signal);
     const speed = (series.samples_per_second ?? []).filter(Boolean).at(-1);
-    return speed ? `about ${duration(Number((pairs / speed).toPrecision(1)))} at most, by the speed of its training` : "a while";
+    return speed ? `about ${duration(Number((pairs / speed).toPrecision(1)))} at most, judging by the speed of its training` : "an unknown time";
   } catch {
-    return "a while";
+    return "an unknown time";
   }
 }
 
 /**
- * A button that embeds a dataset with a model, and then says how far its job is. `model`: a run, RUN@STEP or RUN@best; without it, or
- * without `dataset`, one is asked. `done` is called when the embeddings are there.
+ * Builds a button that embeds a dataset with a model, and then shows the state of its job. `model`:
+ * a run, RUN@STEP or RUN@best. If `model` or `dataset` is missing, the user is asked for it. `done`
+ * is called when the embeddings exist.
  */
 export function embedButton({ model, dataset, text = "Embed now", kind = "", signal, done }) {
   const box = h("span", { class: "row" });
@@ -43,7 +45,7 @@ export function embedButton({ model, dataset, text = "Embed now", kind = "", sig
       const job = await start(model, dataset, signal);
       if (job) follow(job);
     } catch (error) {
-      if (error.name !== "AbortError") toast(`Embedding: ${error.message}`, "bad");
+      if (error.name !== "AbortError") toast(`Cannot embed: ${error.message}`, "bad");
     }
     button.disabled = false;
   } }, text);
@@ -58,13 +60,13 @@ export function embedButton({ model, dataset, text = "Embed now", kind = "", sig
       else box.append(button);
     };
     on("job", take, signal);
-    // It may have ended before anybody listened.
+    // The job may have ended before the listener was added.
     get(of("jobs", job.id), signal).then(take, () => {});
   }
   return fill(box, button);
 }
 
-/** Asks what is not known yet, says what it costs, and submits. */
+/** Asks for what is missing, says what it costs, and submits the job. */
 async function start(model, dataset, signal) {
   const [{ items: sets }, runs, status] = await Promise.all([get("/v1/datasets?limit=1000", signal), model ? [] : all("/v1/runs", signal), get("/v1/status", signal)]);
   const usable = sets.filter(({ problem }) => !problem);
@@ -77,7 +79,7 @@ async function start(model, dataset, signal) {
   const cost = h("p", { class: "pale", role: "status" });
   const chosen = () => usable.find(({ name }) => name === which.value);
   const name = () => model ?? by.value;
-  // A command that owns the state folder takes no jobs: then the page says what to type.
+  // A command that owns the state folder takes no jobs. Then the dialog shows the command to type.
   const takesJobs = status.takes_jobs !== false;
   const command = h("pre", { hidden: takesJobs });
   let asked = 0;
@@ -85,10 +87,10 @@ async function start(model, dataset, signal) {
     command.textContent = `diptych embed --model ${name()} --dataset ${word(chosen().path)} --state ${word(status.state)}`;
     const mine = ++asked;
     const { pairs } = chosen();
-    const how = takesJobs ? "as a job of the queue" : "by this command, once nothing else has the state folder";
+    const how = takesJobs ? "as a job of the queue" : "by this command, once no other process uses the state folder";
     cost.textContent = `${count(pairs)} images and captions are encoded ${how}.`;
     const takes = await estimate(name().split("@")[0], pairs, signal);
-    if (mine === asked) cost.textContent = `${count(pairs)} images and captions are encoded ${how}. It takes ${takes}; what is embedded already is kept.`;
+    if (mine === asked) cost.textContent = `${count(pairs)} images and captions are encoded ${how}. It takes ${takes}. Existing embeddings are kept.`;
   };
   which.addEventListener("change", tell);
   by.addEventListener("change", tell);

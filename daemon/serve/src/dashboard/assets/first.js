@@ -1,9 +1,9 @@
-// What to do first, where nothing has been trained yet: three commands with the paths of this machine.
+// The first steps for a state folder without runs: three commands with the paths of this machine.
 
 import { h } from "./dom.js";
 import { count } from "./format.js";
 
-/** A word of a shell, in quotes where it needs them. */
+/** Quotes a word for a shell if necessary. */
 const word = text => /^[\w./:@%+=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 
 export function firstSteps(status, datasets) {
@@ -19,11 +19,11 @@ export function firstSteps(status, datasets) {
     h("ol", {},
       step("Read your pairs into a dataset", dataset && `${dataset.name}: ${count(dataset.pairs)} pairs`,
         command(`diptych ingest 'PICTURES/*.tar' --dataset ${data}`),
-        h("p", { class: "pale" }, "Tars, Parquet, folders of pictures, lists as CSV or JSON Lines; ", h("code", {}, "diptych demo-data scenes"), " draws some to try.")),
+        h("p", { class: "pale" }, "Tar files, Parquet, folders of images, or lists as CSV or JSON Lines. ", h("code", {}, "diptych demo-data scenes"), " makes some to try.")),
       step("Choose pairs and train", null,
         command(`diptych select "SELECT uid FROM meta" --dataset ${data} --output ${train}\ndiptych config > ${config}\n`
           + (status.takes_jobs ? `diptych submit ${config} --state ${word(status.state)}` : `diptych train ${config}`)),
-        h("p", { class: "pale" }, "In between, name the dataset and the selection in the configuration: ", h("code", {}, "data.dataset"), " and ", h("code", {}, "data.selection"), ".")),
-      step("Look", null, command(`diptych ui ${word(folder)}`),
-        h("p", { class: "pale" }, "This page shows the run as it trains, its loss and what it learns; later what the model finds."))));
+        h("p", { class: "pale" }, "Before you train, name the dataset and the selection in the configuration: ", h("code", {}, "data.dataset"), " and ", h("code", {}, "data.selection"), ".")),
+      step("Watch it", null, command(`diptych ui ${word(folder)}`),
+        h("p", { class: "pale" }, "This page shows the run while it trains: its loss and what it learns. Afterwards you can search with the model."))));
 }

@@ -1,11 +1,13 @@
-// Numbers, sizes and times as people read them.
+// Formats numbers, sizes and times for people.
 
 const whole = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 0 });
 
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 export const count = n => n === null || n === undefined ? "–" : whole.format(n);
 
-/** Four significant digits; very small and very large ones in powers of ten. */
+/**
+ * Formats a number with four significant digits, or in powers of ten if it is very small or large.
+ */
 export function number(n) {
   if (n === null || n === undefined || Number.isNaN(n)) return "–";
   if (n === 0) return "0";
@@ -26,7 +28,7 @@ export function bytes(n) {
 export const percent = share => share === null || share === undefined || Number.isNaN(share) ? "–"
   : `${(share * 100).toFixed(Math.abs(share) < 0.1 && Math.abs(share) >= 0.0005 ? 1 : 0)}%`;
 
-/** Seconds as "3 d 4 h", "5 min 12 s", "420 ms". */
+/** Formats seconds as "3 d 4 h", "5 min 12 s" or "420 ms". */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
   if (seconds > 0 && seconds < 1e-3) return `${Math.round(seconds * 1e6)} µs`;
@@ -53,15 +55,15 @@ export const time = ms => ms ? clock.format(new Date(ms)) : "–";
 
 export const short = hash => hash ? hash.slice(0, 12) : "–";
 
-/** Words for what guards notice. */
+/** Names of the events of guards. */
 const EVENTS = {
-  skipped_step: "Step skipped", roll_back: "Went back to older weights", loss_spike: "Loss spike", loss_stuck: "Loss does not fall",
-  data_wait: "Starved of data", logit_scale: "Logit scale at its limit", checkpoint_failed: "Checkpoint failed",
-  store_failed: "Store could not be written", stall: "Stalled", overfitting: "Overfitting",
+  skipped_step: "Step skipped", roll_back: "Rolled back to older weights", loss_spike: "Loss spike", loss_stuck: "Loss is not falling",
+  data_wait: "Waiting for data", logit_scale: "Logit scale at its limit", checkpoint_failed: "Checkpoint failed",
+  store_failed: "Store cannot be written", stall: "Stalled", overfitting: "Overfitting",
 };
 export const eventName = kind => EVENTS[kind] ?? kind.replaceAll("_", " ");
 
-/** Whether a larger value of a metric is better. Losses are the one kind of which less is better. */
+/** Whether a larger value of a metric is better. */
 export const largerIsBetter = metric => !/loss|perplexity/.test(metric);
 
 export function best(checkpoints) {
@@ -72,9 +74,9 @@ export function best(checkpoints) {
   }, null);
 }
 
-const GROUPS = { heldout: "Held out", heldout_ema: "Held out, average of weights", suite: "Suite", eval: "Evaluated" };
+const GROUPS = { heldout: "Held out", heldout_ema: "Held out, averaged weights", suite: "Suite", eval: "Evaluated" };
 
-/** The name of a metric in words: "heldout/i2t_recall@1" is "Held out: image→text recall@1". */
+/** Formats the name of a metric: "heldout/i2t_recall@1" becomes "Held out: image→text recall@1". */
 export function metricWords(name) {
   const at = name.indexOf("/");
   const group = at > 0 && GROUPS[name.slice(0, at)];
@@ -82,7 +84,7 @@ export function metricWords(name) {
   return group ? `${group}: ${rest}` : rest;
 }
 
-/** Arrow's name of a type as people say it. */
+/** Translates Arrow's name of a type. */
 export function typeWords(type) {
   const [, name, rest = ""] = /^(\w+)(.*)$/s.exec(type) ?? [null, type];
   if (/^(Large|)(Utf8)(View|)$/.test(name)) return "text";

@@ -1,4 +1,4 @@
-// The queue: what waits, runs and has ended, what can be done with each job, its log, and submitting new ones.
+// The queue: waiting, running and ended jobs, their actions and logs, and a form for new jobs.
 
 import { get, of, request, send } from "./api.js";
 import { fill, h, load, problem, state, sure, table, toast } from "./dom.js";
@@ -10,7 +10,7 @@ const STATES = ["running", "queued", "waiting", "pausing", "paused", "cancelling
 const KINDS = ["train", "ingest", "score", "select", "embed", "eval", "export", "dedup"];
 const SHOWN = 100;
 const LOG_EVERY_MS = 1000;
-/** Lines of a log that stay on the page. */
+/** Most lines of a log on the page. */
 const LOG_LINES = 5000;
 
 /** The number of a command that owns the state folder by itself. */
@@ -19,27 +19,28 @@ const COMMAND = 0;
 const DOES = {
   pause: { when: ["queued", "waiting", "running"], text: "Pause" },
   resume: { when: ["paused"], text: "Resume" },
-  checkpoint: { when: ["running"], only: "train", text: "Checkpoint", done: "saves a checkpoint after the step in progress" },
+  checkpoint: { when: ["running"], only: "train", text: "Checkpoint", done: "saves a checkpoint after the current step" },
   retry: { when: ["failed", "cancelled"], text: "Try again" },
   cancel: { when: ["queued", "waiting", "running", "pausing", "paused"], text: "Cancel", kind: "danger" },
 };
 
-/** Buttons for what can be done with a job. */
+/** Builds buttons for the possible actions on a job. */
 export function actions(job, changed) {
-  // A command that was started by hand is no job of a service: whoever started it stops it.
+  // A command that was started by hand is not a job of a service: only the person who started it
+  // can stop it.
   const able = Object.entries(DOES).filter(([name, { when, only }]) => when.includes(job.state) && (!only || only === job.kind) && (job.id !== COMMAND || name === "checkpoint"));
   if (!able.length) return null;
   const what = `job ${job.id}${job.run ? ` (${job.run})` : ""}`;
   return h("div", { class: "actions" }, able.map(([name, { text, kind, done }]) => {
     const button = h("button", { type: "button", class: kind, "aria-label": `${text} ${what}`, onclick: async () => {
-      if (name === "cancel" && !await sure(`Cancel ${what}?`, "What it did until now is saved. “Try again” takes it up from there.", "Cancel the job")) return;
+      if (name === "cancel" && !await sure(`Cancel ${what}?`, "Its work so far is saved. “Try again” continues from there.", "Cancel the job")) return;
       button.disabled = true;
       try {
         const now = await send("POST", of("jobs", job.id, name));
         toast(`${what[0].toUpperCase()}${what.slice(1)} ${done ?? `is now ${now.state}`}.`);
         changed?.(now);
       } catch (error) {
-        toast(`${text} ${what}: ${error.message}`, "bad");
+        toast(`${text} ${what} failed: ${error.message}`, "bad");
       }
       button.disabled = false;
     } }, text);
@@ -49,7 +50,7 @@ export function actions(job, changed) {
 
 const took = job => job.started_ms ? duration(((job.ended_ms ?? Date.now()) - job.started_ms) / 1000) : "–";
 const what = job => job.run ? h("a", { href: `#/runs/${job.run}` }, job.run) : h("code", { class: "cut", title: job.args?.join(" ") }, job.args?.join(" ") ?? "");
-/** Why a job is as it is: what it waits for now, and what happened to it. */
+/** Describes why a job is in its state: what it waits for, and its message. */
 export const why = job => [
   job.waits && (job.not_before_ms > Date.now() ? `${job.waits}, ${ago(job.not_before_ms)}` : job.waits),
   job.message,
@@ -73,7 +74,7 @@ export async function show(main, query, signal) {
       } }, "New job")),
     form, box);
 
-  // The parts that are shown already; a refresh asks for as much again.
+  // Number of parts that are shown; a refresh loads as many.
   let parts = 1;
   const refresh = () => load(box, async () => {
     const jobs = [];
@@ -100,7 +101,7 @@ export async function show(main, query, signal) {
         { title: "Took", number: true, cell: took },
         { title: "Why", class: "words whole", cell: why },
         { title: "Actions", class: "whole", cell: job => actions(job, refresh) },
-      ], jobs, { empty: chosen ? `No job is ${chosen}.` : "No job yet: “New job”, or diptych submit run.toml.", cards: true }),
+      ], jobs, { empty: chosen ? `No job is ${chosen}.` : "No jobs yet. Use “New job”, or run diptych submit run.toml.", cards: true }),
       next && h("p", {}, h("button", { type: "button", onclick: () => { parts += 1; refresh(); } }, "Older jobs")),
     ];
   }, signal);
@@ -133,7 +134,7 @@ function submitForm(submitted) {
   const after = h("input", { type: "text", placeholder: "none", pattern: "[0-9, ]*" });
   const box = h("div");
   const training = [h("label", {}, "Configuration (TOML)", config), h("label", {}, "or from a file", file)];
-  const other = [h("label", {}, "Arguments, one a line, as after the command", args)];
+  const other = [h("label", {}, "Arguments of the command, one per line", args)];
   const turn = () => {
     training.forEach(node => { node.hidden = kind.value !== "train"; });
     other.forEach(node => { node.hidden = kind.value === "train"; });
@@ -159,7 +160,7 @@ function submitForm(submitted) {
   training, other, box, h("p", {}, h("button", { class: "main" }, "Submit")));
 }
 
-/** One job, with its log as it grows. */
+/** Shows one job, with its log as it grows. */
 export async function showOne(main, id, query, signal) {
   const box = h("div");
   const log = h("pre", { class: "log", tabindex: "0", "aria-label": `Log of job ${id}` });
@@ -190,12 +191,12 @@ export async function showOne(main, id, query, signal) {
   let next = -1;
   const read = async () => {
     try {
-      // A log may have grown by more than one answer holds.
+      // The log may have grown by more than one answer holds.
       for (let part = 0; part < 8; part += 1) {
         const answer = await request(`${of("jobs", id, "log")}?${new URLSearchParams({ after: next })}`, { signal });
         const text = await answer.text();
         next = Number(answer.headers.get("X-Log-Next") ?? next);
-        note.textContent = text || log.hasChildNodes() ? "" : "Nothing was logged yet.";
+        note.textContent = text || log.hasChildNodes() ? "" : "Nothing has been logged yet.";
         if (!text) break;
         log.append(text.replaceAll(/\x1b\[[0-9;]*m/g, ""));
         const lines = log.textContent.split("\n");
@@ -204,7 +205,7 @@ export async function showOne(main, id, query, signal) {
       }
     } catch (error) {
       if (signal.aborted) return;
-      note.textContent = `The log cannot be read: ${error.message}`;
+      note.textContent = `Cannot read the log: ${error.message}`;
     }
     const ended = job && ["done", "failed", "cancelled"].includes(job.state);
     if (!signal.aborted) setTimeout(read, ended || document.hidden ? 10 * LOG_EVERY_MS : LOG_EVERY_MS);

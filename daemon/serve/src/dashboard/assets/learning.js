@@ -1,14 +1,18 @@
-// What a run's evaluations found for a few fixed captions, with a slider over the evaluations: one sees the model learn.
+// Results of a run's evaluations for a few fixed captions. A slider over the evaluations shows how
+// the model learns.
 
 import { all, of } from "./api.js";
 import { fill, h } from "./dom.js";
 import { count, plural } from "./format.js";
 import { pairDialog, picture } from "./pictures.js";
 
-/** How long each evaluation stands when they are played. */
+/** Milliseconds for which each evaluation is shown during playback. */
 const PLAYED_MS = 700;
 
-/** Draws into `box`; where nothing was recorded, `section` stays hidden. Returns what asks again. */
+/**
+ * Draws into `box`. If nothing was recorded, `section` stays hidden. Returns a function that loads
+ * the evaluations again.
+ */
 export function learning(section, box, run, signal) {
   let evaluations = [];
   let shown = 0;
@@ -45,10 +49,10 @@ export function learning(section, box, run, signal) {
     slider.setAttribute("aria-valuetext", text);
     where.textContent = `${text} · ${shown + 1} of ${evaluations.length}`;
     const near = queries.filter(query => query.found.some(found => found.correct)).length;
-    note.textContent = `Of ${plural(queries.length, "caption")}, ${first} find their own image first among ${count(pairs)}, ${near} among the first five.${dataset ? "" : " Its pictures are not of a dataset that this service has."}`;
+    note.textContent = `Of ${plural(queries.length, "caption")}, ${first} find their own image first among ${count(pairs)}, and ${near} among the first five.${dataset ? "" : " The images belong to a dataset that this service does not have."}`;
     fill(rows, queries.map(query => h("article", { class: "query" },
       h("div", { class: "asked" }, h("p", { class: "wording", dir: "auto" }, query.caption),
-        h("small", { class: query.own_rank === 1 ? "good" : "pale" }, query.own_rank ? `own image at place ${count(query.own_rank)}` : "")),
+        h("small", { class: query.own_rank === 1 ? "good" : "pale" }, query.own_rank ? `own image at rank ${count(query.own_rank)}` : "")),
       h("ol", { class: "near" }, query.found.map((found, place) => h("li", { class: found.correct ? "correct" : "" }, image(query, found, place, dataset)))))));
   }
 
@@ -68,7 +72,7 @@ export function learning(section, box, run, signal) {
       found = await all(of("runs", run, "sample-queries"), signal);
     } catch (error) {
       if (error.name === "AbortError" || signal.aborted) return;
-      // Runs of older daemons have none.
+      // Older services do not record any.
       found = [];
     }
     section.hidden = !found.length;
@@ -77,7 +81,7 @@ export function learning(section, box, run, signal) {
     if (!found.length || !grew) return;
     slider.max = String(found.length - 1);
     play.hidden = slider.hidden = found.length < 2;
-    // Who looks at an older one is left there.
+    // Stay at an older evaluation if the reader has chosen one.
     show(following ? found.length - 1 : shown);
   };
 }

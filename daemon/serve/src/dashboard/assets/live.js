@@ -1,33 +1,43 @@
-// What happens, as it happens: server-sent events read through fetch, since EventSource cannot send a token. A lost connection is tried
-// again, each time a little later; `again` tells pages that they missed something.
+// Live events: server-sent events read through fetch, since EventSource cannot send a token. A lost
+// connection is retried with growing pauses. The event `again` tells pages that they missed
+// something.
 
 import { request } from "./api.js";
 
 const LATEST_TRY_MS = 30_000;
-/** The daemon says something every 15 s; a connection that is silent for longer is dead, whatever TCP believes. */
+/**
+ * The service sends something every 15 s, so a connection that is silent for this long is dead,
+ * whatever TCP believes.
+ */
 const SILENT_MS = 45_000;
 
 const listeners = new Map();
 export const connection = { state: "connecting", retryAt: 0, error: null };
 
-/** Calls `heed` at each event of a kind (job, step, event, checkpoint, again, connection) until the signal is aborted. */
-export function on(kind, heed, signal) {
+/**
+ * Calls `listener` at each event of a kind (job, step, event, checkpoint, again, connection) until
+ * the signal is aborted.
+ */
+export function on(kind, listener, signal) {
   if (!listeners.has(kind)) listeners.set(kind, new Set());
-  listeners.get(kind).add(heed);
-  signal?.addEventListener("abort", () => listeners.get(kind).delete(heed));
+  listeners.get(kind).add(listener);
+  signal?.addEventListener("abort", () => listeners.get(kind).delete(listener));
 }
 
 export function tell(kind, data) {
-  for (const heed of listeners.get(kind) ?? []) {
+  for (const listener of listeners.get(kind) ?? []) {
     try {
-      heed(data);
+      listener(data);
     } catch (error) {
       console.error(error);
     }
   }
 }
 
-/** `work`, but however often it is called, at most once in so many milliseconds, and a last time after the last call. */
+/**
+ * Returns a function that runs `work` at most once every `every` milliseconds, and once after its
+ * last call.
+ */
 export function calm(work, every) {
   let waits = false;
   return () => {
@@ -43,7 +53,7 @@ function become(state, more = {}) {
 }
 
 let wake = null;
-/** Tries at once rather than when it is time. */
+/** Reconnects now instead of waiting. */
 export const tryNow = () => wake?.();
 
 export async function listen() {

@@ -1,5 +1,5 @@
-// What the browser keeps for this page: "localStorage" for good, "sessionStorage" until the tab is closed. Where a browser forbids it,
-// nothing is kept and everything else works.
+// Values that the browser keeps for this page: "localStorage" for good, "sessionStorage" until the
+// tab is closed. If the browser forbids it, nothing is kept and everything else works.
 
 export function recall(storage, key) {
   try {
@@ -14,6 +14,6 @@ export function remember(storage, key, value) {
     if (value === null) window[storage].removeItem(key);
     else window[storage].setItem(key, JSON.stringify(value));
   } catch {
-    // Forbidden, or full.
+    // Storage is forbidden or full.
   }
 }

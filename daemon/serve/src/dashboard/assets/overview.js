@@ -1,4 +1,4 @@
-// What happens now: what trains and how well, what is wrong, what waits, what is the best so far.
+// The overview: running jobs and their progress, alarms, the queue, the best results, and datasets.
 
 import { all, get, of } from "./api.js";
 import { sparkline } from "./chart.js";
@@ -10,15 +10,15 @@ import { actions, why } from "./jobs.js";
 import { calm, on } from "./live.js";
 import { byMetric, figureCell, metricSelect, results } from "./results.js";
 
-/** Runs whose alarms are shown. */
+/** Number of recent runs whose alarms are shown. */
 const RECENT_RUNS = 6;
 const BEST_RUNS = 8;
 const RECENT_ALARMS = 12;
 const RECENT_JOBS = 200;
-/** Events may come by the hundred; lists are read again at most so often. */
+/** Events may come by the hundred, so lists are reloaded at most this often. */
 const AGAIN_MS = 2000;
 const SPARK_POINTS = 180;
-/** Above it, the device waits for data rather than for itself. */
+/** Share of a step's time above which the device counts as starved of data. */
 const STARVED = 0.1;
 
 export async function show(main, _, __, signal) {
@@ -26,7 +26,7 @@ export async function show(main, _, __, signal) {
   const ranked = metricSelect(() => showBests());
   ranked.node.hidden = true;
   fill(main,
-    h("h1", { class: "unseen" }, "What happens now"), degraded,
+    h("h1", { class: "unseen" }, "Overview"), degraded,
     h("section", { "aria-label": "Running" }, running),
     h("div", { class: "columns" },
       h("section", {}, h("h2", {}, "Alarms"), alarms),
@@ -37,23 +37,23 @@ export async function show(main, _, __, signal) {
   const cards = new Map();
   const showRunning = () => load(running, async () => {
     const status = await get("/v1/status", signal);
-    fill(degraded, status.degraded && h("div", { class: "problem", role: "alert" }, h("b", {}, "The state folder lost something"), h("p", {}, status.degraded)));
+    fill(degraded, status.degraded && h("div", { class: "problem", role: "alert" }, h("b", {}, "The state folder has lost data"), h("p", {}, status.degraded)));
     const jobs = new Map((await get(`/v1/jobs?limit=${RECENT_JOBS}`, signal)).items.map(job => [job.id, job]));
-    // One that was submitted long ago and runs still.
+    // Load jobs that were submitted long ago and still run.
     for (const { job } of status.running) if (!jobs.has(job)) jobs.set(job, await get(of("jobs", job), signal));
     for (const id of cards.keys()) if (!status.running.some(({ job }) => job === id)) cards.delete(id);
-    for (const told of status.running) {
+    for (const entry of status.running) {
       // Until its first step, only the job says which run it is.
-      const one = { ...told, run: told.run ?? jobs.get(told.job)?.run };
+      const one = { ...entry, run: entry.run ?? jobs.get(entry.job)?.run };
       if (!cards.has(one.job)) cards.set(one.job, card(one, jobs.get(one.job), signal));
       cards.get(one.job).update(one, jobs.get(one.job));
     }
     fill(queue, queueOf(status.jobs, [...jobs.values()]));
     if (cards.size) return [...cards.values()].map(({ node }) => node);
     if (!status.runs) return firstSteps(status, (await get("/v1/datasets", signal)).items);
-    return h("div", { class: "card idle" }, h("p", {}, h("b", {}, "Nothing runs.")),
-      h("p", { class: "pale" }, "Submit a training: ", h("code", {}, "diptych submit run.toml"), ", or ", h("a", { href: "#/jobs?new" }, "here"), "."),
-      h("p", { class: "pale" }, `Diptych ${status.version} since ${time(status.started_ms)}, state folder ${status.state}.`));
+    return h("div", { class: "card idle" }, h("p", {}, h("b", {}, "Nothing is running.")),
+      h("p", { class: "pale" }, "Submit a training with ", h("code", {}, "diptych submit run.toml"), ", or ", h("a", { href: "#/jobs?new" }, "here"), "."),
+      h("p", { class: "pale" }, `Diptych ${status.version}, running since ${time(status.started_ms)}, state folder ${status.state}.`));
   }, signal);
 
   let found = new Map();
@@ -66,7 +66,7 @@ export async function show(main, _, __, signal) {
       table(`Best results of all runs: ${metricWords(metric)}`, [
         { title: "Run", heading: true, cell: ({ run }) => h("a", { href: `#/runs/${run}`, class: "run-name", title: run }, run) },
         { title: metricWords(metric), number: true, cell: ({ figure }) => figureCell(figure, scored[0].figure) },
-      ], scored.slice(0, BEST_RUNS), { empty: found.size ? "No run has been evaluated yet: eval.selection in its configuration." : "No run yet." }),
+      ], scored.slice(0, BEST_RUNS), { empty: found.size ? "No run has been evaluated yet. Set eval.selection in its configuration." : "No runs yet." }),
       scored.length > 0 && h("p", { class: "pale" }, [scored.length > BEST_RUNS && `The best ${BEST_RUNS} of ${count(scored.length)} runs.`, chance && `Chance: ${number(chance)}.`].filter(Boolean).join(" ")),
     ];
   };
@@ -81,7 +81,7 @@ export async function show(main, _, __, signal) {
       return bestTable();
     }, signal);
     await load(alarms, async () => {
-      if (!runs) return h("p", { class: "pale" }, "Unknown: the runs could not be read.");
+      if (!runs) return h("p", { class: "pale" }, "Unknown, because the runs could not be loaded.");
       const found = (await Promise.all(runs.map(async run => (await all(of("runs", run.run, "events"), signal)).map(event => ({ ...event, run: run.run })))))
         .flat().sort((a, b) => b.time_ms - a.time_ms);
       return alarmList(found.slice(0, RECENT_ALARMS), found.length);
@@ -91,13 +91,13 @@ export async function show(main, _, __, signal) {
   load(data, async () => {
     const [{ items }, sets, runs] = await Promise.all([get("/v1/datasets", signal), embedded(signal), get("/v1/runs?limit=1", signal)]);
     const search = sets.size ? [h("a", { href: "#/search" }, "Search"), ` with ${[...sets.keys()].slice(0, 3).join(", ")}${sets.size > 3 ? ` and ${count(sets.size - 3)} more` : ""}.`]
-      : ["No model has embedded anything yet, so nothing can be searched. ", embedButton({ signal, done: () => { location.hash = "#/search"; } })];
+      : ["No model has embedded a dataset yet, so search is not possible. ", embedButton({ signal, done: () => { location.hash = "#/search"; } })];
     return [table("Datasets", [
       { title: "Name", heading: true, cell: one => h("a", { href: `#/datasets/${encodeURIComponent(one.name)}` }, one.name) },
       { title: "Pairs", number: true, cell: one => count(one.pairs) },
       { title: "Size", number: true, cell: one => bytes(one.bytes) },
       { title: "Refused", number: true, cell: one => count(one.ledger) },
-    ], items, { empty: "None yet: diptych ingest makes one. diptych ui finds those in its folder; diptych serve wants --dataset FOLDER, or [[dataset]] name and path in its configuration." }), items.length > 0 && runs.items.length > 0 && h("p", { class: "pale" }, search)];
+    ], items, { empty: "No datasets. Make one with diptych ingest. diptych ui finds datasets in its folder; for diptych serve, add --dataset FOLDER, or [[dataset]] with name and path to its configuration." }), items.length > 0 && runs.items.length > 0 && h("p", { class: "pale" }, search)];
   }, signal);
 
   on("step", step => { for (const { run, step: take } of cards.values()) if (run === step.run) take(step); }, signal);
@@ -111,13 +111,13 @@ export async function show(main, _, __, signal) {
 }
 
 export function alarmList(events, total = events.length) {
-  if (!events.length) return h("p", { class: "pale" }, "None. The guards noticed nothing.");
+  if (!events.length) return h("p", { class: "pale" }, "No alarms.");
   return [h("ul", { class: "alarms" }, events.map(event => h("li", {},
     h("span", { class: `alarm ${event.kind}` }, eventName(event.kind)), " ",
     event.run && h("a", { href: `#/runs/${event.run}` }, event.run), ` step ${count(event.step)} `,
     h("time", { class: "pale", datetime: new Date(event.time_ms).toISOString(), title: time(event.time_ms) }, ago(event.time_ms)),
     h("p", {}, event.message)))),
-  total > events.length && h("p", { class: "pale" }, `and ${count(total - events.length)} more, with their runs`)];
+  total > events.length && h("p", { class: "pale" }, `and ${count(total - events.length)} more; see the runs`)];
 }
 
 function queueOf(counts, jobs) {
@@ -125,23 +125,23 @@ function queueOf(counts, jobs) {
   const failed = jobs.filter(job => job.state === "failed").slice(0, 3);
   return [
     h("p", { class: "chips" }, Object.entries(counts).map(([name, n]) => h("a", { href: `#/jobs?state=${name}`, class: "chip" }, state(name), ` ${n}`))),
-    table("Jobs that wait, and the last that failed", [
+    table("Waiting jobs and the last failed ones", [
       { title: "Job", heading: true, cell: job => h("a", { href: `#/jobs/${job.id}` }, `${job.id} ${job.kind}`, job.run && ` ${job.run}`) },
       { title: "State", cell: job => state(job.state) },
       { title: "Why", cell: why },
-    ], [...waiting.slice(0, 6), ...failed], { empty: "Nothing waits." }),
+    ], [...waiting.slice(0, 6), ...failed], { empty: "No waiting jobs." }),
   ];
 }
 
-/** A job that runs. A training shows its numbers as they come. */
+/** Builds the card of a running job. A training shows its live numbers. */
 function card(one, job, signal) {
   const tile = (name, hint) => {
     const value = h("dd");
     return { node: h("div", { class: "tile", title: hint }, h("dt", {}, name), value), value };
   };
   const tiles = {
-    loss: tile("Loss"), speed: tile("Samples/s", "Over the last two minutes, evaluations and checkpoints included"), wait: tile("Data wait", `Share of a step's time spent waiting for data. Above ${percent(STARVED)}, the device starves`),
-    mfu: tile("MFU", "Share of what the device can compute at most"), lr: tile("Learning rate"), eta: tile("Time left"),
+    loss: tile("Loss"), speed: tile("Samples/s", "Over the last two minutes, evaluations and checkpoints included"), wait: tile("Data wait", `Share of a step's time spent waiting for data. Above ${percent(STARVED)}, loading data limits the speed`),
+    mfu: tile("MFU", "Model FLOPs utilization: share of the device's peak"), lr: tile("Learning rate"), eta: tile("Time left"),
   };
   const [head, progress, spark, does] = [h("div", { class: "row" }), h("div"), h("div", { class: "sparks" }), h("div", { class: "row" })];
   const node = h("article", { class: "card running" }, head, progress,
@@ -160,13 +160,13 @@ function card(one, job, signal) {
   }
   const known = {};
   const take = step => {
-    // How long a step took is said by newer daemons; it follows from the throughput too.
+    // Newer services send the duration of a step. It also follows from the throughput.
     const batch = known.samples && step.step > known.step ? (step.samples - known.samples) / (step.step - known.step) : null;
     const seconds = step.seconds ?? (batch && step.samples_per_second ? batch / step.samples_per_second : null);
     const wait = seconds ? step.data_wait_seconds / seconds : null;
     Object.assign(known, step);
     if (typeof step.step !== "number") {
-      fill(progress, h("small", { class: "pale" }, "No step yet: it reads its data and builds the model."));
+      fill(progress, h("small", { class: "pale" }, "No steps yet: reading data and building the model."));
       return;
     }
     const share = step.step / step.total_steps;
@@ -179,7 +179,7 @@ function card(one, job, signal) {
       set("wait", percent(wait));
       tiles.wait.node.classList.toggle("bad", wait > STARVED);
     } else if (!tiles.wait.value.textContent) set("wait", "–");
-    // More than all of it was measured by an earlier version that knew the machine badly.
+    // A utilization above 1 comes from an earlier version that underestimated the machine.
     tiles.mfu.node.hidden = !(step.mfu <= 1);
     set("mfu", percent(step.mfu));
     if (step.lr !== undefined) set("lr", number(step.lr));

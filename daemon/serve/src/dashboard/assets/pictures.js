@@ -1,5 +1,5 @@
-// Thumbnails, and a pair looked at closely. A browser's own requests cannot carry a token, so where there is one, images are fetched and
-// shown from memory.
+// Thumbnails, and a dialog that shows a pair in detail. A browser's own image requests cannot carry
+// a token. So with a token, images are fetched and shown from memory.
 
 import { askSql, request, token } from "./api.js";
 import { dialog, fill, h } from "./dom.js";
@@ -9,14 +9,14 @@ const AT_ONCE = 6;
 const LARGE = 768;
 const waiting = [];
 let busy = 0;
-/** Of each page (its signal), the images that it has fetched: address → promise of where it lies in memory. */
+/** The images that each page (by its signal) has fetched: address → promise of its object URL. */
 const fetched = new WeakMap();
 
-/** An image element. What it holds in memory is let go with the page that it is on. */
+/** Builds an image element. Its memory is released with the page that it is on. */
 export function picture(address, alt, signal, size) {
   const image = h("img", { alt, loading: "lazy", decoding: "async", draggable: "false" });
   const url = size ? address.replace(/size=\d+/, `size=${size}`) : address;
-  const broken = () => image.replaceWith(h("span", { class: "broken" }, "cannot be shown"));
+  const broken = () => image.replaceWith(h("span", { class: "broken" }, "cannot show"));
   image.addEventListener("error", broken);
   if (!token.get()) {
     image.src = url;
@@ -63,7 +63,10 @@ async function work() {
   work();
 }
 
-/** A grid of pairs; a click shows one large. items: {uid, caption, width, height, image, source?, score?}. */
+/**
+ * Builds a grid of pairs. A click shows one large. items: {uid, caption, width, height, image,
+ * source?, score?}.
+ */
 export function gallery(items, dataset, signal) {
   return h("ul", { class: "gallery" }, items.map((item, place) => h("li", {},
     h("button", { type: "button", class: "pair", onclick: () => pairDialog(items, place, dataset, signal) },
@@ -71,16 +74,19 @@ export function gallery(items, dataset, signal) {
       h("span", { class: "caption" }, h("span", { dir: "auto" }, item.score !== undefined && h("b", { class: "score" }, item.score.toFixed(3)), " ", item.caption))))));
 }
 
-/** Shown elsewhere in the dialog, or places in files that say nothing to people. */
+/** Columns that are shown elsewhere in the dialog, or that are positions in files. */
 const NOT_LISTED = new Set(["caption", "width", "height", "row_group", "row", "shard"]);
 const SHOWN_AS = { bytes: value => bytes(value), uid: value => h("code", {}, value), sha256: value => h("code", {}, value) };
-/** Characters of a value that are shown. */
+/** Most characters of a value that are shown. */
 const LONG = 2000;
 
-/** One of some pairs, large, with all that is known of it and ways to the one before and after. */
+/**
+ * Shows one of several pairs, large, with all its columns and buttons to the previous and next
+ * pair.
+ */
 export function pairDialog(items, place, dataset, signal) {
   const content = h("div", { class: "look" });
-  const [before, after] = [["←", -1, "Pair before"], ["→", 1, "Pair after"]].map(([arrow, by, name]) =>
+  const [before, after] = [["←", -1, "Previous pair"], ["→", 1, "Next pair"]].map(([arrow, by, name]) =>
     h("button", { type: "button", "aria-label": name, title: `${name} (${arrow})`, onclick: () => turn(by) }, arrow));
   const turn = by => {
     if (!items[place + by]) return;

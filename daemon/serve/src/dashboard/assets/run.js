@@ -1,4 +1,5 @@
-// One run, or several beside each other: charts, what the guards noticed, checkpoints with their evaluations, configuration.
+// One run, or several side by side: charts, alarms, checkpoints with their evaluations, and
+// configuration.
 
 import { all, get, of, send } from "./api.js";
 import { board } from "./board.js";
@@ -13,7 +14,7 @@ import { alarmList } from "./overview.js";
 
 const ALARMS_SHOWN = 30;
 const JOBS_LOOKED_AT = 1000;
-/** Checkpoints shown before one asks for more. */
+/** Number of checkpoints that are shown at first. */
 const CHECKPOINTS_SHOWN = 20;
 
 export async function show(main, names, query, signal) {
@@ -23,9 +24,9 @@ export async function show(main, names, query, signal) {
 
 async function showOne(main, name, signal) {
   const [head, charts, queries, alarms, checkpoints, config] = [0, 1, 2, 3, 4, 5].map(() => h("div"));
-  // One error for a run that there is not, rather than one a section.
+  // Fail once for an unknown run, rather than in each section.
   const { config: configuration } = await get(of("runs", name), signal);
-  const learns = h("section", { hidden: true }, h("h2", {}, "What it finds for held-out captions"), queries);
+  const learns = h("section", { hidden: true }, h("h2", {}, "Search results for held-out captions"), queries);
   fill(main, h("p", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), ` / ${name}`), head,
     h("section", { "aria-label": "Charts" }, charts), learns,
     h("section", {}, h("h2", {}, "Alarms"), alarms),
@@ -41,7 +42,7 @@ async function showOne(main, name, signal) {
   offerEmbedding().catch(() => {});
   const live = h("span", { class: "pale", "aria-live": "off" });
   let progress = h("span");
-  // How far it is, with the same numbers as everywhere else.
+  // Show progress with the same numbers as everywhere else.
   const showProgress = (step, total, left, how) => {
     live.textContent = `step ${count(step)} of ${count(total)} · ${percent(step / total)}${left === undefined ? "" : ` · ${duration(left)} left`}`;
     const now = bar(step / total, percent(step / total), how);
@@ -51,7 +52,7 @@ async function showOne(main, name, signal) {
   const showHead = () => load(head, async () => {
     const [run, status, jobs] = await Promise.all([get(of("runs", name), signal), get("/v1/status", signal), get(`/v1/jobs?limit=${JOBS_LOOKED_AT}`, signal)]);
     const running = status.running.find(one => one.run === name);
-    // The newest that trains it, also one that is paused or has failed.
+    // The newest job of this run, even if it is paused or has failed.
     const job = running ? await get(of("jobs", running.job), signal) : jobs.items.find(job => job.run === name);
     showProgress(running?.step ?? run.step, run.total_steps, running?.eta_seconds, run.state);
     const fact = (title, value, hint) => [h("dt", {}, title), h("dd", { title: hint }, value)];
@@ -102,14 +103,17 @@ async function showOne(main, name, signal) {
   on("checkpoint", event => { if (event.run === name) checkpointsAgain(); }, signal);
 }
 
-/** Evaluations lie in the metrics under the step at which they were made. Asked for in SQL: thinned numbers may lie a step aside. */
+/**
+ * Returns the evaluations of a run, which are metrics of the steps at which they were made. Uses
+ * SQL, since thinned metrics may be a step off.
+ */
 async function evaluations(name, signal) {
   const query = `SELECT step, name, value FROM metrics WHERE run = '${name.replaceAll("'", "''")}' AND name LIKE '%/%' ORDER BY step`;
   try {
     const { rows } = await send("POST", "/v1/sql", { query }, signal);
     return rows;
   } catch (error) {
-    if (error.name !== "AbortError") toast(`Evaluations of ${name}: ${error.message}`, "bad");
+    if (error.name !== "AbortError") toast(`Cannot load the evaluations of ${name}: ${error.message}`, "bad");
     return [];
   }
 }
@@ -120,7 +124,7 @@ async function checkpointTable(name, signal, most = CHECKPOINTS_SHOWN) {
   const measured = new Map();
   for (const [step, metric, value] of rows) measured.set(step, { ...measured.get(step), [metric]: value });
   const known = new Set(found.map(checkpoint => checkpoint.step));
-  // Evaluations whose checkpoint is gone are results too.
+  // Evaluations whose checkpoint was removed are results too.
   const lines = [...found, ...[...measured.keys()].filter(step => !known.has(step)).map(step => ({ step }))].sort((a, b) => b.step - a.step);
   const metrics = [...new Set(rows.map(([, metric]) => metric))].filter(metric => !/\/(pairs|loss_batch_size|(zero_shot_)?chance_.*)$/.test(metric))
     .sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
@@ -134,7 +138,7 @@ async function checkpointTable(name, signal, most = CHECKPOINTS_SHOWN) {
   fill(node,
     top && h("p", {}, "Best: ", h("b", {}, `step ${count(top.step)}`), `, ${top.score.metric} ${number(top.score.value)}. `,
       h("code", {}, `diptych export --model ${name}@best --format openclip --output ${name}`)),
-    !top && rows.length > 0 && h("p", { class: "pale" }, "No checkpoint is kept for being the best; with checkpoint.keep_best in the configuration, the run keeps it as ", h("code", {}, `${name}@best`), "."),
+    !top && rows.length > 0 && h("p", { class: "pale" }, "The best checkpoint is not kept. Set checkpoint.keep_best in the configuration to keep it as ", h("code", {}, `${name}@best`), "."),
     chance && h("p", { class: "pale" }, `Chance: ${number(chance[2])} (${chance[1].split("/").pop().replace("chance_", "")}).`),
     table("Checkpoints and evaluations, the newest first", [
       { title: "Step", number: true, heading: true, cell: one => [count(one.step), one === top && h("span", { class: "chip good" }, "best")] },
@@ -143,7 +147,7 @@ async function checkpointTable(name, signal, most = CHECKPOINTS_SHOWN) {
         const value = measured.get(one.step)?.[metric];
         return value === undefined ? "" : value === highest.get(metric) ? h("b", {}, number(value)) : number(value);
       } })),
-      // Where the score is one of these metrics, it stands there.
+      // If the score is one of these metrics, its column shows it already.
       ...found.some(one => one.score && !metrics.includes(one.score.metric)) ? [{ title: "Score", number: true, cell: one => one.score ? h("span", { title: one.score.metric }, number(one.score.value)) : "" }] : [],
       { title: "Saved", number: true, cell: one => one.time_ms ? h("span", { title: time(one.time_ms) }, ago(one.time_ms)) : h("span", { class: "pale", title: "Removed to make room (checkpoint.keep_last)" }, "removed") },
       { title: "Size", number: true, cell: one => one.bytes ? bytes(one.bytes) : "" },

@@ -1,4 +1,4 @@
-// All runs: how far, how well, side by side when chosen.
+// All runs: progress, results, and a choice of runs to compare.
 
 import { all, get, of } from "./api.js";
 import { LINES_AT_MOST, sparkline } from "./chart.js";
@@ -8,13 +8,16 @@ import { calm, on } from "./live.js";
 import { byMetric, figureCell, metricSelect, results } from "./results.js";
 
 const PAGE = 50;
-/** Requests for the lines of a table at once: a list must not push a training aside. */
+/** Requests for table rows at once: a list must not slow down a training. */
 const AT_ONCE = 3;
 const SPARK_POINTS = 60;
-/** Lines over each other that an eye can tell apart. */
+/** Most runs in a comparison, so that their lines can be told apart. */
 const COMPARED_AT_MOST = LINES_AT_MOST;
 
-/** By what runs are ordered at first: key → its name in the list of orders, how two runs compare. Turned round by its heading. */
+/**
+ * Orders of the table: key → name in the list of orders, and comparison. A click on a heading
+ * reverses the order.
+ */
 const ORDER = {
   updated: ["updated last", (a, b) => b.updated_ms - a.updated_ms], best: ["best result", null],
   loss: ["lowest loss", byMetric("loss", run => run.result?.loss)], started: ["started last", (a, b) => b.started_ms - a.started_ms],
@@ -22,7 +25,7 @@ const ORDER = {
   samples: ["most samples", (a, b) => b.samples - a.samples], skipped: ["most skipped", (a, b) => b.skipped - a.skipped],
   model: ["model", (a, b) => a.model.localeCompare(b.model, "en", { numeric: true })],
 };
-/** Orders in which the first is the smallest. */
+/** Orders that begin with the smallest value. */
 const RISING = ["loss", "name", "model"];
 
 export async function show(main, _, query, signal) {
@@ -32,12 +35,12 @@ export async function show(main, _, query, signal) {
   const only = h("select", { "aria-label": "State", onchange: () => { page = 0; draw(); } }, ["all states", "running", "stopped", "failed", "finished"].map(name => h("option", {}, name)));
   const order = h("select", { "aria-label": "Order", onchange: () => { turned = false; draw(); } }, Object.entries(ORDER).map(([key, [name]]) => h("option", { value: key }, name)));
   const compare = h("button", { type: "button", class: "main", onclick: () => { location.hash = `#/compare/${[...chosen].join(",")}`; } });
-  const told = () => {
+  const showChosen = () => {
     compare.textContent = chosen.size ? `Compare ${chosen.size}` : "Compare";
     compare.disabled = chosen.size < 2 || chosen.size > COMPARED_AT_MOST;
-    compare.title = chosen.size > COMPARED_AT_MOST ? `At most ${COMPARED_AT_MOST} at once` : "Choose two or more by their boxes";
+    compare.title = chosen.size > COMPARED_AT_MOST ? `At most ${COMPARED_AT_MOST} at once` : "Choose two or more with their checkboxes";
   };
-  told();
+  showChosen();
   const ranked = metricSelect(() => draw());
   ranked.node.hidden = true;
   fill(main, h("div", { class: "row" }, h("h1", {}, "Runs"), filter, only, order, ranked.node, h("span", { class: "gap" }), compare), box);
@@ -61,7 +64,7 @@ export async function show(main, _, query, signal) {
   const looked = new Map();
   const queue = [];
   let busy = 0;
-  // Loss and best score are asked for when a line comes into view, and again when the run has moved.
+  // The loss is loaded when a row comes into view, and again when the run has progressed.
   const seen = new IntersectionObserver(entries => entries.filter(entry => entry.isIntersecting).forEach(({ target }) => {
     seen.unobserve(target);
     queue.push(target);
@@ -101,12 +104,12 @@ export async function show(main, _, query, signal) {
       return loss;
     };
     const top = wanted.map(figure).filter(Boolean).sort(byMetric(ranked.metric, one => one.value))[0];
-    const turn = by => h("button", { type: "button", disabled: by < 0 ? page === 0 : page >= pages - 1, onclick: () => { page += by; draw(); } }, by < 0 ? "‹ Before" : "After ›");
+    const turn = by => h("button", { type: "button", disabled: by < 0 ? page === 0 : page >= pages - 1, onclick: () => { page += by; draw(); } }, by < 0 ? "‹ Previous" : "Next ›");
     fill(box,
       table("Runs", [
         { title: h("span", { class: "unseen" }, "Compare"), class: "pick", cell: run => h("input", { type: "checkbox", checked: chosen.has(run.run), "aria-label": `Compare ${run.run}`, onchange: event => {
           if (event.target.checked) chosen.add(run.run); else chosen.delete(run.run);
-          told();
+          showChosen();
         } }) },
         { title: "Run", heading: true, ...sortable("name"), cell: run => h("a", { href: `#/runs/${run.run}`, class: "run-name", title: run.run }, run.run) },
         { title: "State", cell: run => h("span", { title: run.message }, state(run.state)) },
@@ -118,7 +121,7 @@ export async function show(main, _, query, signal) {
         { title: "Skipped", number: true, ...sortable("skipped"), cell: run => count(run.skipped) },
         { title: "Started", number: true, ...sortable("started"), cell: run => h("span", { title: time(run.started_ms) }, ago(run.started_ms)) },
         { title: "Updated", number: true, ...sortable("updated"), cell: run => h("span", { title: time(run.updated_ms) }, ago(run.updated_ms)) },
-      ], wanted.slice(page * PAGE, (page + 1) * PAGE), { empty: runs.length ? "No run is like that." : "No run yet. The first is a configuration away: diptych submit run.toml.", cards: true }),
+      ], wanted.slice(page * PAGE, (page + 1) * PAGE), { empty: runs.length ? "No run matches." : "No runs yet. Submit a configuration with diptych submit run.toml.", cards: true }),
       pages > 1 && h("p", { class: "row" }, turn(-1), `${page + 1} of ${pages}`, turn(1)));
   }
 
@@ -126,7 +129,7 @@ export async function show(main, _, query, signal) {
     const [fresh, found] = await Promise.all([all("/v1/runs", signal), results(signal)]);
     ranked.offer(found);
     for (const run of fresh) run.result = found.get(run.run);
-    // What a reader chose stays focused and chosen; a list that has not changed is not drawn again.
+    // Keep the reader's focus and choice: a list that has not changed is not drawn again.
     const comparable = list => JSON.stringify(list.map(({ result, ...run }) => [run, result?.loss, [...result?.figures ?? []]]));
     const same = comparable(fresh) === comparable(runs);
     if (same && box.querySelector("table")) return;

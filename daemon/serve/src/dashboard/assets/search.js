@@ -1,4 +1,4 @@
-// Search over embeddings: by words, by a pair's uid, or by an image of one's own.
+// Search over embeddings: by words, by a pair's uid, or by an image of the user.
 
 import { all, get, of, request } from "./api.js";
 import { fill, h, load, problem } from "./dom.js";
@@ -16,11 +16,14 @@ export async function show(main, query, signal) {
   const [dataset, model, version] = [h("select"), h("select"), h("select")];
   const file = h("input", { type: "file", accept: "image/*", class: "unseen", tabindex: "-1", "aria-label": "Image to search by", onchange: () => { if (file.files[0]) byImage(file.files[0]); file.value = ""; } });
   const ask = { k: FOUND };
-  /** Runs that have embedded something: run → [{step, rows}]. */
+  /** Runs that have embedded images: run → [{step, rows}]. */
   let sets = new Map();
 
   const chosen = () => ({ dataset: dataset.value, model: model.value + version.value });
-  /** The address says what is shown, so that it can be sent to somebody, and "back" goes to what was found before. */
+  /**
+   * Puts the query into the address, so that it can be shared and "back" returns to the previous
+   * results.
+   */
   const go = what => {
     const address = `#/search?${new URLSearchParams({ ...chosen(), ...what })}`;
     if (address === location.hash) find(what); else location.hash = address;
@@ -41,23 +44,23 @@ export async function show(main, query, signal) {
     const mark = step => has.some(set => set.step === step) ? " ✓" : "";
     fill(version, h("option", { value: "" }, `its newest checkpoint${mark(newest)}`), best(found) && h("option", { value: "@best" }, `its best checkpoint${mark(best(found).step)}`),
       found.reverse().map(({ step }) => h("option", { value: `@${step}` }, `step ${count(step)}${mark(step)}`)));
-    // One that can be searched is better than one that is new.
+    // Prefer a checkpoint that can be searched to a newer one.
     if (has.length && !mark(newest)) version.value = `@${has[0].step}`;
     if (version.selectedIndex < 0) version.value = "";
   }
   const showVersions = () => versions().catch(error => { if (error.name !== "AbortError") fill(box, problem(error)); });
   model.addEventListener("change", showVersions);
 
-  /** What to do where the model has embedded nothing of the dataset. */
+  /** Offers to embed the dataset with a model that has not embedded it yet. */
   const embedFirst = () => {
     const { dataset, model } = chosen();
     const others = [...sets.keys()].filter(run => run !== model.split("@")[0]);
     return h("div", { class: "card stack" },
-      h("p", {}, h("b", {}, model), " has not embedded the images of ", h("b", {}, dataset), " yet. Search compares embeddings, so it does that once."),
+      h("p", {}, h("b", {}, model), " has not embedded the images of ", h("b", {}, dataset), " yet. Search compares embeddings, so this is needed once."),
       h("p", { class: "row" }, embedButton({ model, dataset, kind: "main", signal, done: async () => {
         sets = await embedded(signal);
         await again();
-      } }), others.length > 0 && h("span", { class: "pale" }, `Can be searched already: ${others.join(", ")}.`)));
+      } }), others.length > 0 && h("span", { class: "pale" }, `Already searchable: ${others.join(", ")}.`)));
   };
 
   const answer = async (path, options) => {
@@ -77,7 +80,7 @@ export async function show(main, query, signal) {
     ];
   };
   const invite = () => {
-    fill(box, h("p", { class: "pale" }, "Words, an image (drop one here), or “Find images like this one” at a pair."));
+    fill(box, h("p", { class: "pale" }, "Enter words, drop an image here, or use “Find images like this one” at a pair."));
     words.focus();
   };
   let again = invite;
@@ -110,16 +113,16 @@ export async function show(main, query, signal) {
   try {
     [datasets, runs, sets] = await Promise.all([get("/v1/datasets?limit=1000", signal), all("/v1/runs", signal), embedded(signal)]);
     datasets = datasets.items;
-    // Models that can be searched come first.
+    // List the models that can be searched first.
     runs.sort((a, b) => sets.has(b.run) - sets.has(a.run) || b.updated_ms - a.updated_ms);
     fill(dataset, datasets.map(({ name }) => h("option", { value: name }, name)));
     const group = (label, some) => some.length > 0 && h("optgroup", { label }, some.map(({ run }) => {
       const rows = sets.get(run)?.[0].rows;
       return h("option", { value: run }, rows ? `${run} (${plural(rows, "image")})` : run);
     }));
-    fill(model, group("Can be searched", runs.filter(({ run }) => sets.has(run))), group("Nothing embedded yet", runs.filter(({ run }) => !sets.has(run))));
+    fill(model, group("Searchable", runs.filter(({ run }) => sets.has(run))), group("Not embedded yet", runs.filter(({ run }) => !sets.has(run))));
     if (!datasets.length || !runs.length) {
-      fill(box, h("p", { class: "pale" }, datasets.length ? "There is no run yet whose model could search." : "There is no dataset yet: diptych ingest makes one."));
+      fill(box, h("p", { class: "pale" }, datasets.length ? "There is no run yet, and so no model to search with." : "There is no dataset yet. Make one with diptych ingest."));
       return;
     }
   } catch (error) {
@@ -128,14 +131,15 @@ export async function show(main, query, signal) {
   }
   const asked = query.get("model");
   const kept = recall("localStorage", "model") ?? "";
-  // What was searched last comes back, if it can be searched.
+  // Restore the model that was searched last, if it can be searched.
   const [wanted, at] = (asked || (sets.has(kept.split("@")[0]) ? kept : "")).split("@");
-  // Who asked before the lists were there named neither.
+  // A query from before the lists were loaded names neither.
   if (datasets.some(({ name }) => name === query.get("dataset"))) dataset.value = query.get("dataset");
   if (runs.some(({ run }) => run === wanted)) model.value = wanted;
   await showVersions();
   if (at) version.value = `@${at}`;
-  // An address that names a run means its newest checkpoint, as the page said when it was made.
+  // An address that names a run means its newest checkpoint, as the page said when it made the
+  // address.
   else if (asked && (query.has("text") || query.has("uid"))) version.value = "";
   if (version.selectedIndex < 0) version.value = "";
   if (query.has("uid")) await find({ uid: query.get("uid") });

@@ -1,4 +1,4 @@
-// A console for SQL: what was asked, the rows, and taking them away.
+// A SQL console: queries, their rows, and downloads.
 
 import { askSql, get } from "./api.js";
 import { LINES_AT_MOST, chart } from "./chart.js";
@@ -13,9 +13,9 @@ const ROWS = 100;
 
 const EXAMPLES = [
   ["Runs", "", "SELECT run, state, step, samples, skipped, updated FROM runs ORDER BY updated DESC"],
-  ["Loss by hundred steps", "", "SELECT run, step / 100 * 100 AS step, avg(value) AS loss FROM metrics WHERE name = 'loss' GROUP BY run, step / 100 ORDER BY run, step"],
+  ["Loss per hundred steps", "", "SELECT run, step / 100 * 100 AS step, avg(value) AS loss FROM metrics WHERE name = 'loss' GROUP BY run, step / 100 ORDER BY run, step"],
   ["Held-out results", "", "SELECT run, step, name, value FROM metrics WHERE name LIKE 'heldout/%' ORDER BY run, step, name"],
-  ["What guards noticed", "", "SELECT run, kind, count(*) AS times, max(step) AS last FROM events GROUP BY run, kind ORDER BY times DESC"],
+  ["Events of guards", "", "SELECT run, kind, count(*) AS times, max(step) AS last FROM events GROUP BY run, kind ORDER BY times DESC"],
   ["Formats", "dataset", "SELECT format, count(*) AS pairs, avg(width) AS width, avg(bytes) AS bytes FROM meta GROUP BY format ORDER BY pairs DESC"],
   ["Longest captions", "dataset", "SELECT uid, length(caption) AS letters, caption FROM meta ORDER BY letters DESC LIMIT 20"],
   ["Why inputs were refused", "dataset", "SELECT reason, count(*) AS inputs, min(position) AS example FROM ledger GROUP BY reason ORDER BY inputs DESC"],
@@ -30,12 +30,12 @@ export async function show(main, query, signal) {
   const dataset = h("select", {}, h("option", { value: "" }, "the state folder: runs, checkpoints, metrics, events, embeddings"));
   const button = h("button", { class: "main" }, "Run");
   const stop = h("button", { type: "button", hidden: true, onclick: () => asking?.abort() }, "Stop");
-  const history = h("select", { "aria-label": "Queries of this tab", onchange: () => {
+  const history = h("select", { "aria-label": "Previous queries", onchange: () => {
     const chosen = kept()[history.selectedIndex - 1];
     if (chosen) { text.value = chosen.query; dataset.value = chosen.dataset; }
     history.selectedIndex = 0;
   } });
-  const showHistory = () => fill(history, h("option", {}, "Asked before…"), kept().map(({ query }) => h("option", {}, query.replaceAll(/\s+/g, " ").slice(0, 80))));
+  const showHistory = () => fill(history, h("option", {}, "Previous queries…"), kept().map(({ query }) => h("option", {}, query.replaceAll(/\s+/g, " ").slice(0, 80))));
   showHistory();
   const examples = h("select", { "aria-label": "Examples", onchange: () => {
     const [, of, sql] = EXAMPLES[examples.selectedIndex - 1] ?? [];
@@ -80,12 +80,12 @@ export async function show(main, query, signal) {
     dataset.value = query.get("dataset") ?? kept()[0]?.dataset ?? "";
     if (dataset.selectedIndex < 0) dataset.value = "";
   } catch {
-    // Queries over the state folder work without; what fails says so itself.
+    // Queries over the state folder work without datasets. Failing queries report their own errors.
   }
   await Promise.all([showTables(), query.has("query") && run()]);
 }
 
-/** A list of the tables of a dataset and the state folder; a click writes a name into the query. */
+/** Lists the tables of a dataset and of the state folder. A click inserts a name into the query. */
 async function schema(dataset, insert, signal) {
   const query = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema <> 'information_schema' ORDER BY table_name, ordinal_position";
   const { rows } = await askSql({ query, ...(dataset && { dataset }) }, signal);
@@ -97,7 +97,7 @@ async function schema(dataset, insert, signal) {
     h("ul", {}, h("li", {}, name(table)), all.map(([column, type]) => h("li", {}, name(column), " ", h("small", { class: "pale", title: type }, typeWords(type)))))));
 }
 
-/** A name as a query writes it. */
+/** Quotes a name for a query if necessary. */
 const quoted = name => /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
 
 function result({ columns, rows, truncated, seconds }, signal) {
@@ -105,7 +105,7 @@ function result({ columns, rows, truncated, seconds }, signal) {
   let page = 0;
   const pages = Math.max(1, Math.ceil(rows.length / ROWS));
   const numeric = columns.map(({ type }) => /^(u?int|float|decimal)/i.test(type));
-  const turn = by => h("button", { type: "button", disabled: by < 0 ? page === 0 : page >= pages - 1, onclick: () => { page += by; draw(); } }, by < 0 ? "‹ Before" : "After ›");
+  const turn = by => h("button", { type: "button", disabled: by < 0 ? page === 0 : page >= pages - 1, onclick: () => { page += by; draw(); } }, by < 0 ? "‹ Previous" : "Next ›");
   function draw() {
     fill(box, table("Result", columns.map((column, index) => ({
       title: [column.name, h("small", { class: "pale type", title: column.type }, typeWords(column.type))], number: numeric[index], class: numeric[index] ? "" : "cell", cell: row => value(row[index]),
@@ -116,13 +116,16 @@ function result({ columns, rows, truncated, seconds }, signal) {
   const curves = plottable(columns, rows);
   return [
     h("p", { class: "row" }, `${count(rows.length)} rows in ${duration(seconds)}`,
-      truncated && h("span", { class: "chip warn" }, "more rows than the daemon sends (sql.max_rows): add LIMIT, or aggregate"), h("span", { class: "gap" }),
+      truncated && h("span", { class: "chip warn" }, "more rows than the service sends (sql.max_rows): add LIMIT, or aggregate"), h("span", { class: "gap" }),
       h("button", { type: "button", onclick: () => save("result.csv", "text/csv", csv(columns, rows)) }, "CSV"),
       h("button", { type: "button", onclick: () => save("result.json", "application/json", json(columns, rows)) }, "JSON")),
     curves && h("div", { class: "result-chart" }, plot(curves, signal)), box];
 }
 
-/** Rows that are a curve: numbers over a first column that rises. None of others. */
+/**
+ * Returns the curves of rows whose first column is ascending and all of whose columns are numbers,
+ * or null.
+ */
 export function plottable(columns, rows) {
   const number = ({ type }) => /^(u?int|float)/i.test(type);
   const lines = columns.slice(1);
@@ -134,7 +137,7 @@ export function plottable(columns, rows) {
 
 function plot({ x, lines }, signal) {
   const made = chart({ title: lines.length === 1 ? lines[0].label : "Result" });
-  // A canvas has a size only when it is on the page.
+  // A canvas has a size only once it is on the page.
   queueMicrotask(() => made.update({ lines, x: { label: x, show: number }, range: null, smoothing: 0 }));
   on("theme", () => made.restyle(), signal);
   signal.addEventListener("abort", () => made.destroy());

@@ -115,7 +115,8 @@ fn files_outside_are_refused_in_every_option_that_names_one() {
 #[test]
 fn a_training_is_checked_by_all_that_its_configuration_names() {
     let place = place();
-    let smallest = "name = \"a\"\n[data]\ndataset = \"../data\"\nselection = \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
+    let smallest = "name = \"a\"\n[data]\ndataset = \"../data\"\nselection = \
+         \"s.parquet\"\n[model]\nconfig = \"demo\"\n";
     let of = |text: String| JobRequest {
         config: Some(text),
         args: Vec::new(),
@@ -131,7 +132,7 @@ fn a_training_is_checked_by_all_that_its_configuration_names() {
         assert!(checked(&place, &of(smallest.replace("demo", model))).is_err(), "{model}");
     }
     assert!(refusal(checked(&place, &of("name = 3".into()))).contains("line 1"));
-    // What it writes is not in the state folder, and what it reads elsewhere is allowed by name.
+    // Outputs must not lie in the state folder, and inputs elsewhere must be allowed by name.
     for (more, says) in [
         ("[metrics]\ntensorboard = \"../state/sled\"\n", "inside of the state folder"),
         ("[loader.remote]\ncache = \"../state/jobs\"\n", "inside of the state folder"),
@@ -154,7 +155,7 @@ fn what_is_no_job_or_cannot_be_read_is_refused_in_words() {
     assert!(refusal(checked(&place, &private)).contains("by hand"));
 }
 
-/// Parts that names are made of: what climbs, stands for several names, is a link, or looks like something else.
+/// Parts of names that climb, match several names, are links, or look like something else.
 const PARTS: [&str; 46] = [
     "..",
     ".",
@@ -204,7 +205,8 @@ const PARTS: [&str; 46] = [
     "\u{202e}..",
 ];
 
-/// A place with links that lead out, in, upwards, to themselves and nowhere, and something to be stolen and destroyed around it.
+/// Makes a place with links that lead outside, inside, upwards, to themselves and nowhere, and with
+/// files around it that must not be read or destroyed.
 fn trapped_place() -> Place {
     use std::os::unix::fs::symlink;
     let place = place();
@@ -238,7 +240,7 @@ fn trapped_place() -> Place {
     place
 }
 
-/// Every file outside of `work`, with what it holds.
+/// Returns every file outside `work` with its contents.
 fn around(place: &Place) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> =
@@ -258,7 +260,7 @@ fn around(place: &Place) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// What an ingest in `folder` opens for a source, by the functions that it uses itself.
+/// Returns the paths that an ingest in `folder` opens for a source, using the same functions.
 fn opened(folder: &Path, source: &str) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for name in source_names(folder, source).unwrap_or_default() {
@@ -272,7 +274,7 @@ fn opened(folder: &Path, source: &str) -> Vec<PathBuf> {
     paths.into_iter().chain(held).filter_map(|path| path.canonicalize().ok()).collect()
 }
 
-/// Names that led out before, and as many random ones.
+/// Returns names that once led outside, and random ones.
 fn strange_names(random: &mut rand::rngs::StdRng, root: &Path, count: usize) -> Vec<String> {
     use rand::Rng;
     use rand::seq::IndexedRandom;
@@ -316,7 +318,8 @@ fn strange_names(random: &mut rand::rngs::StdRng, root: &Path, count: usize) -> 
     names
 }
 
-/// Asks for jobs that read and write a name, and does what they do where it is allowed. Returns how many were read and written.
+/// Requests jobs that read and write a name, and does what they would do if they are allowed.
+/// Returns the number of reads and writes.
 fn try_name(place: &Place, name: &str) -> (usize, usize) {
     let (work, state) = (place.root.join("work"), place.root.join("state"));
     let ask = |kind, args: &[&str]| {
@@ -336,10 +339,10 @@ fn try_name(place: &Place, name: &str) -> (usize, usize) {
             read += 1;
         }
     }
-    // `=` takes whatever follows for the value.
+    // With `=`, any text that follows is the value.
     let [dataset, output] = ["dataset", "output"].map(|option| format!("--{option}={name}"));
     if !name.is_empty() && ask(JobKind::Dedup, &["--by", "sha256", &dataset, &output]) {
-        // As a job writes: relative to its folder, the folders above made where they are not there.
+        // Write as a job would: relative to its folder, with missing parent folders created.
         let path = work.join(name);
         if path.parent().is_some_and(|parent| std::fs::create_dir_all(parent).is_ok())
             && std::fs::File::create_new(&path).is_ok()
@@ -347,7 +350,7 @@ fn try_name(place: &Place, name: &str) -> (usize, usize) {
             let real = path.canonicalize().unwrap();
             assert!(real.starts_with(&work), "{name:?} writes {}", real.display());
             written += 1;
-            // It must not stand in the way of other names.
+            // Make room for other names.
             std::fs::remove_file(real).unwrap();
         }
     }
@@ -359,7 +362,8 @@ fn ten_thousand_strange_names_stay_inside() {
     use rand::SeedableRng;
     let mut random = rand::rngs::StdRng::seed_from_u64(diptych_test_support::seed());
     let (mut read, mut written) = (0, 0);
-    // Folders that were made stay until the next place: so they lead on, and `**` does not find ever more of them.
+    // Folders that were created stay until the next place. So they lead on, and `**` does not find
+    // ever more of them.
     for _ in 0..20 {
         let place = trapped_place();
         let before = around(&place);

@@ -1,11 +1,11 @@
-//! The models that have a name: OpenCLIP's ViT family under OpenCLIP's names, with its numbers, and `demo`, which is ours.
+//! The built-in models: OpenCLIP's ViT family under OpenCLIP's names and sizes, and our own `demo`.
 
 use super::{
     DualEncoderConfig, ImagePool, LAYER_NORM_EPS, LOGIT_SCALE, PreprocessConfig, SIGMOID_START,
     TextConfig, TextPool, TextProjection, TokenizerConfig, Trunk, VisionConfig, timm,
 };
 
-/// Sizes of an image tower.
+/// The sizes of an image tower.
 #[derive(Clone, Copy)]
 pub(crate) struct Vit {
     layers: i64,
@@ -28,8 +28,8 @@ const G: Vit = vit(40, 1408, 88, 4.3637);
 const BIG_G: Vit = vit(48, 1664, 104, 4.9231);
 const E: Vit = vit(56, 1792, 112, 8.5715);
 
-/// Name, D, image tower, patch size, image size, text tower as width, heads and layers, and whether there is a variant with
-/// QuickGELU.
+/// Name, D, image tower, patch size, image size, text tower (width, heads, layers), and whether
+/// there is a QuickGELU variant.
 type Row = (&'static str, i64, Vit, i64, i64, (i64, i64, i64), bool);
 
 /// OpenCLIP's `ViT-*.json` with CLIP's tokenizer.
@@ -61,7 +61,8 @@ const CLIP: &[Row] = &[
     ("ViT-e-14", 1280, E, 14, 224, (1280, 20, 36), false),
 ];
 
-/// OpenCLIP's multilingual ones: text is pooled at the end token of a tokenizer of Hugging Face's.
+/// OpenCLIP's multilingual models with a Hugging Face tokenizer, which pool a text at its end
+/// token.
 const WORLDWIDE: &[(Row, &str, i64, i64)] = &[
     (("ViT-L-14-worldwide", 768, L, 14, 224, (768, 12, 12), true), "google/mt5-base", 250_100, 1),
     (
@@ -90,7 +91,7 @@ const WORLDWIDE: &[(Row, &str, i64, i64)] = &[
     ),
 ];
 
-/// OpenCLIP's `ViT-*-CLIPA.json`: BERT's tokenizer, 32 tokens, no causal mask, averages.
+/// OpenCLIP's `ViT-*-CLIPA.json`: BERT's tokenizer, 32 tokens, no causal mask, average pooling.
 const CLIPA: &[Row] = &[
     ("ViT-L-14-CLIPA", 768, L, 14, 224, (768, 12, 12), false),
     ("ViT-L-14-CLIPA-336", 768, L, 14, 336, (768, 12, 12), false),
@@ -100,7 +101,7 @@ const CLIPA: &[Row] = &[
     ("ViT-bigG-14-CLIPA-336", 1280, BIG_G, 14, 336, (1280, 20, 32), false),
 ];
 
-/// Name, timm's trunk, D, and the text tower: tokens, and width, heads, layers and MLP ratio.
+/// Name, timm's trunk, D, tokens of a text, and the text tower (width, heads, layers, MLP ratio).
 type SiglipRow = (&'static str, &'static str, i64, i64, (i64, i64, i64, f64));
 
 const TEXT_B: (i64, i64, i64, f64) = (768, 12, 12, 4.0);
@@ -139,7 +140,7 @@ const SIGLIP: &[SiglipRow] = &[
 
 const QUICK: &str = "-quickgelu";
 
-/// Names of all built-in models.
+/// Returns the names of all built-in dual encoders.
 pub(crate) fn built_in_names() -> Vec<String> {
     let rows = CLIP.iter().chain(WORLDWIDE.iter().map(|(row, ..)| row)).chain(CLIPA);
     let siglip = SIGLIP.iter().map(|(name, ..)| (*name).to_owned());
@@ -153,7 +154,7 @@ pub(crate) fn built_in_names() -> Vec<String> {
 const DEMO: &str = "demo";
 
 impl DualEncoderConfig {
-    /// One of [`built_in_names`].
+    /// Returns the model with one of the names of [`built_in_names`].
     pub fn built_in(name: &str) -> Option<Self> {
         if name == DEMO {
             return Some(demo());
@@ -162,21 +163,21 @@ impl DualEncoderConfig {
             Some(of) => (of, true),
             None => (name, false),
         };
-        let wanted = |row: &Row| row.0 == of && (row.6 || !quick_gelu);
-        if let Some(row) = CLIP.iter().find(|row| wanted(row)) {
+        let is_named = |row: &Row| row.0 == of && (row.6 || !quick_gelu);
+        if let Some(row) = CLIP.iter().find(|row| is_named(row)) {
             let mut config = clip(row, quick_gelu);
             if of == "ViT-M-16-alt" {
                 config.vision.ls_init_value = Some(1e-4);
             }
             return Some(config);
         }
-        if let Some(row) = CLIPA.iter().find(|row| wanted(row)) {
+        if let Some(row) = CLIPA.iter().find(|row| is_named(row)) {
             return Some(clipa(row));
         }
         if let Some(row) = SIGLIP.iter().find(|row| row.0 == name) {
             return siglip(row);
         }
-        let (row, tokenizer, vocab_size, end) = WORLDWIDE.iter().find(|(row, ..)| wanted(row))?;
+        let (row, tokenizer, vocab_size, end) = WORLDWIDE.iter().find(|(row, ..)| is_named(row))?;
         let mut config = clip(row, quick_gelu);
         config.text.vocab_size = *vocab_size;
         config.text.pool = TextPool::End(*end);
@@ -229,7 +230,7 @@ fn siglip(
         (false, true) => 250_000,
         (false, false) => 32_000,
     };
-    // Those whose text is 32,000 tokens share one tokenizer, as the multilingual ones do.
+    // All SigLIP models with 32,000 tokens share one tokenizer, and so do the multilingual ones.
     let tokenizer = match (second, i18n) {
         (true, _) => name,
         (false, true) => "ViT-B-16-SigLIP-i18n-256",
@@ -255,7 +256,8 @@ fn siglip(
             },
             layer_norm_eps: SIGLIP_EPS,
             gelu_tanh: second,
-            // big_vision's configurations: SigLIP pads with the end token, SigLIP 2 with Gemma's padding.
+            // As in big_vision's configurations, SigLIP pads with the end token and SigLIP 2 with
+            // Gemma's padding token.
             tokenizer: TokenizerConfig {
                 name: Some(format!("timm/{tokenizer}")),
                 pad_id: Some(i64::from(!second)),
@@ -268,10 +270,10 @@ fn siglip(
     })
 }
 
-/// big_vision's, and so timm's, epsilon of a layer norm.
+/// The layer norm epsilon of big_vision and timm.
 const SIGLIP_EPS: f64 = 1e-6;
 
-/// A tower of SigLIP. What it does not have stands as in one that has nothing of it.
+/// Makes an image tower of SigLIP. Options of other towers have the values that turn them off.
 pub(crate) fn siglip_vision(size: Vit, patch_size: i64, image_size: i64) -> VisionConfig {
     let plain = vision(size, patch_size, image_size);
     VisionConfig { trunk: Trunk::Siglip, ln_pre: false, layer_norm_eps: SIGLIP_EPS, ..plain }
@@ -302,7 +304,7 @@ fn vision(
     }
 }
 
-/// CLIP's: section 2.4.
+/// Makes CLIP's text tower, as in section 2.4 of the paper.
 fn causal_text((width, heads, layers): (i64, i64, i64)) -> TextConfig {
     TextConfig {
         context_length: 77,
@@ -323,7 +325,7 @@ fn causal_text((width, heads, layers): (i64, i64, i64)) -> TextConfig {
     }
 }
 
-/// Small enough to train in minutes on two cores.
+/// Makes a model small enough to train in minutes on two cores.
 fn demo() -> DualEncoderConfig {
     let row = (DEMO, 128, vit(4, 128, 32, 4.0), 8, 64, (128, 4, 3), false);
     let mut config = clip(&row, false);

@@ -1,10 +1,11 @@
-//! What one pair costs: floating-point operations of each tower's forward pass.
+//! The floating-point operations of each tower's forward pass for one pair.
 
 use super::{DualEncoderConfig, Trunk};
 use crate::nn::cost::{layers, product};
 use crate::nn::parameters::{ParameterSpec, Part};
 
-/// Operations of one image of which so many patches go on through the layers: all are embedded.
+/// Counts the operations for an image. All patches are embedded, and `kept_patches` pass through
+/// the layers.
 pub(super) fn image(config: &DualEncoderConfig, specs: &[ParameterSpec], kept_patches: i64) -> f64 {
     let v = &config.vision;
     let class_token = i64::from(v.trunk == Trunk::OpenClip);
@@ -13,7 +14,7 @@ pub(super) fn image(config: &DualEncoderConfig, specs: &[ParameterSpec], kept_pa
         + product(1, v.width, config.embed_dim)
 }
 
-/// Operations of one text of so many tokens.
+/// Counts the operations for a text of `tokens` tokens.
 pub(super) fn text(config: &DualEncoderConfig, specs: &[ParameterSpec], tokens: i64) -> f64 {
     layers(specs, Part::Text, tokens) + product(1, config.text.width, config.embed_dim)
 }

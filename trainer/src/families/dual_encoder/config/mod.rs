@@ -1,8 +1,11 @@
-//! A model's configuration: its two towers, its space, and the pixels that it was made for. `read` and `write` are OpenCLIP's
-//! JSON form, `built_in` the models that have a name.
+//! The configuration of a dual encoder: its towers, its embedding space and its preprocessing.
 //!
-//! Invariant: a configuration that exists can be computed. A key that would change what is computed and that this trainer does
-//! not know how to compute is refused by its name. Nothing is silently ignored: a wrong activation or pooling costs weeks.
+//! `read` and `write` convert OpenCLIP's JSON form, and `built_in` lists the models that have a
+//! name.
+//!
+//! Invariant: a configuration that exists can be computed. A key that changes the result and is not
+//! supported is refused by name. Nothing is silently ignored: a wrong activation or pooling costs
+//! weeks.
 
 mod built_in;
 mod cost;
@@ -26,26 +29,26 @@ use crate::nn::preprocess::{ImageInput, TextInput};
 pub(crate) use crate::nn::preprocess::{PreprocessConfig, TokenizerConfig};
 pub(crate) use built_in::built_in_names;
 
-/// A dual encoder.
+/// The configuration of a dual encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DualEncoderConfig {
-    /// D: dimension of the common space.
+    /// Dimension of the embedding space, D.
     pub embed_dim: i64,
-    /// `x·sigmoid(1.702x)` instead of the exact GELU.
+    /// Whether to use `x·sigmoid(1.702x)` instead of the exact GELU.
     pub quick_gelu: bool,
-    /// ln of the factor of the logits at the start.
+    /// Initial natural logarithm of the factor on the logits.
     pub init_logit_scale: f64,
-    /// What is added to the logits at the start, of models that have a logit bias.
+    /// Initial bias of the logits, in models that have one.
     pub init_logit_bias: Option<f64>,
     /// Whether names of the text tower begin with `text.` (OpenCLIP's `CustomTextCLIP`).
     pub custom_text: bool,
     pub vision: VisionConfig,
     pub text: TextConfig,
-    /// From a decoded image to what the image tower takes.
+    /// Preprocessing of decoded images.
     pub preprocess: PreprocessConfig,
 }
 
-/// The image tower.
+/// The configuration of the image tower.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -53,7 +56,7 @@ pub struct DualEncoderConfig {
 )]
 pub struct VisionConfig {
     pub trunk: Trunk,
-    /// H = W, in pixels.
+    /// Height and width, in pixels.
     pub image_size: i64,
     /// Side of a patch, in pixels.
     pub patch_size: i64,
@@ -61,23 +64,24 @@ pub struct VisionConfig {
     /// Width of one attention head.
     pub head_width: i64,
     pub layers: i64,
-    /// Width of the MLP's hidden layer over `width`.
+    /// Ratio of the MLP's hidden width to `width`.
     pub mlp_ratio: f64,
-    /// Where the factors of LayerScale start, of towers that have it.
+    /// Initial factors of LayerScale, in towers that have it.
     pub ls_init_value: Option<f64>,
-    /// Part of the patches that each training step leaves out of each image. Features of an encoder see all.
+    /// Share of the patches that each training step leaves out of each image. An encoder uses all.
     pub patch_dropout: f64,
-    /// Pooling by attention of learned queries, before [`pool`](Self::pool) chooses among their answers.
+    /// Pooling by learned queries with attention, before [`pool`](Self::pool) selects among their
+    /// outputs.
     pub attentional_pool: Option<AttentionalPool>,
     pub pool: ImagePool,
-    /// Layer norm after the pooling and not before. Makes a difference where tokens are averaged.
+    /// Whether the last layer norm comes after the pooling. Matters only if tokens are averaged.
     pub final_ln_after_pool: bool,
     /// Whether there is a layer norm before the blocks.
     pub ln_pre: bool,
-    /// Sines and cosines of row and column, never trained, instead of learned positions.
+    /// Whether positions are fixed sines and cosines of row and column instead of learned.
     pub sin_cos_positions: bool,
     pub layer_norm_eps: f64,
-    /// The approximation of GELU by tanh instead of the exact one.
+    /// Whether to use GELU's approximation by tanh instead of the exact one.
     pub gelu_tanh: bool,
 }
 
@@ -86,8 +90,8 @@ pub struct VisionConfig {
 pub enum Trunk {
     /// OpenCLIP's `VisionTransformer`.
     OpenClip,
-    /// SigLIP's, as timm has it: no class token, pooled by a MAP head, no projection. Of the fields below it has the sizes,
-    /// epsilon, activation and patch dropout.
+    /// SigLIP's tower as timm has it: no class token, pooled by a MAP head, no projection. Only the
+    /// sizes, epsilon, activation and patch dropout of [`VisionConfig`] apply to it.
     Siglip,
 }
 
@@ -98,43 +102,46 @@ pub struct AttentionalPool {
     pub heads: i64,
 }
 
-/// Which token of an image becomes its vector.
+/// The choice of the token that becomes an image's vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImagePool {
-    /// The first: the class token.
+    /// The first, which is the class token.
     Token,
     /// The mean of all others.
     Average,
 }
 
-/// The text tower.
+/// The configuration of the text tower.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextConfig {
-    /// L: tokens.
+    /// Number of tokens, L.
     pub context_length: i64,
     pub vocab_size: i64,
     pub width: i64,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: i64,
     pub layers: i64,
     pub mlp_ratio: f64,
     pub ls_init_value: Option<f64>,
     pub pool: TextPool,
-    /// Whether a token sees only itself and those before it.
+    /// Whether a token attends only to itself and to earlier tokens.
     pub causal: bool,
-    /// A learned class token behind the text, which becomes its vector; padding is masked (`embed_cls`, CoCa).
+    /// Whether a learned class token after the text becomes its vector. Padding is masked then
+    /// (`embed_cls`, CoCa).
     pub class_token: bool,
     pub projection: TextProjection,
     pub layer_norm_eps: f64,
     pub gelu_tanh: bool,
-    /// BERT instead of CLIP's Transformer; pooled at its first token.
+    /// BERT instead of CLIP's Transformer, pooled at its first token.
     pub bert: Option<Bert>,
     pub tokenizer: TokenizerConfig,
 }
 
 impl TextConfig {
-    /// How many tokens of each text [N, L] the tower must see. In a causal tower nothing that stands behind the token which becomes a
-    /// text's vector can reach it, so features and gradients are the same without that, which mostly is padding.
+    /// Returns how many tokens of each text the tower needs, given texts `[N, L]`.
+    ///
+    /// In a causal tower, tokens after the pooled one cannot influence it. Features and gradients
+    /// are the same without them, and most of them are padding.
     pub(crate) fn needed_tokens(&self, tokens: &[i32]) -> usize {
         let length = self.context_length as usize;
         if !self.causal || self.class_token || self.bert.is_some() {
@@ -143,7 +150,7 @@ impl TextConfig {
         let pooled = |text: &[i32]| match self.pool {
             TextPool::First => 0,
             TextPool::Last => length - 1,
-            // Of equal ones the first, as in the tower.
+            // Of equal tokens the first counts, as in the tower.
             TextPool::Largest => text
                 .iter()
                 .max()
@@ -155,29 +162,29 @@ impl TextConfig {
     }
 }
 
-/// What BERT has beside the sizes of any text tower.
+/// The sizes that BERT has in addition to those of any text tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bert {
-    /// Positions that it knows, at least as many as tokens in a text.
+    /// Number of positions, at least the number of tokens in a text.
     pub positions: i64,
     pub token_types: i64,
 }
 
-/// Which token of a text becomes its vector.
+/// The choice of the token that becomes a text's vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextPool {
-    /// The one with the largest id: CLIP's end token.
+    /// The token with the largest id: CLIP's end token.
     Largest,
     First,
     Last,
-    /// The first one with this id.
+    /// The first token with this id.
     End(i64),
 }
 
-/// From the text tower into the common space.
+/// The projection of the text tower into the embedding space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextProjection {
-    /// `x @ W`.
+    /// A matrix product, `x @ W`.
     Matrix,
     /// A linear layer with a bias.
     Linear,
@@ -189,43 +196,45 @@ impl VisionConfig {
         self.width / self.head_width
     }
 
-    /// Patches along one side. What is left at the edge belongs to none.
+    /// Returns the number of patches along one side. Pixels left over at the edge belong to none.
     pub fn grid(&self) -> i64 {
         self.image_size / self.patch_size
     }
 
-    /// Patches of an image that a training step looks at: OpenCLIP's max(1, int(P · (1 - p))).
+    /// Returns the number of patches that a training step uses: OpenCLIP's max(1, int(P · (1 -
+    /// p))).
     pub fn kept_patches(&self) -> i64 {
         let patches = self.grid().pow(2);
         ((patches as f64 * (1.0 - self.patch_dropout)) as i64).max(1)
     }
 
-    /// Width of the MLP's hidden layer.
+    /// Returns the width of the MLP's hidden layer.
     pub fn mlp_width(&self) -> i64 {
         (self.width as f64 * self.mlp_ratio) as i64
     }
 }
 
 impl TextConfig {
-    /// Width of the MLP's hidden layer.
+    /// Returns the width of the MLP's hidden layer.
     pub fn mlp_width(&self) -> i64 {
         (self.width as f64 * self.mlp_ratio) as i64
     }
 }
 
-/// What is said of convolutional towers.
-pub(crate) const ONLY_VITS: &str = "Diptych trains ViT towers: use a model such as ViT-B-32";
-/// ln(1/0.07), the start of the logit scale. CLIP, section 2.5.
+/// The explanation that refusals of convolutional towers end with.
+pub(crate) const ONLY_VITS: &str = "Diptych trains ViT towers; use a model such as ViT-B-32";
+/// ln(1/0.07), the initial logit scale. CLIP, section 2.5.
 pub(crate) const LOGIT_SCALE: f64 = 2.659_260_036_932_778;
-/// Largest ln of the logit scale: the logits are scaled by 100 at most. CLIP, section 2.5.
+/// The largest natural logarithm of the logit scale, for a factor of 100. CLIP, section 2.5.
 pub const LARGEST_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
-/// ln 10 and -10, where scale and bias of a sigmoid loss start: most pairs are no pairs. SigLIP, section 3.2.
+/// ln 10 and -10, the initial scale and bias of a sigmoid loss, in which most pairs are negative.
+/// SigLIP, section 3.2.
 const SIGMOID_START: (f64, f64) = (std::f64::consts::LN_10, -10.0);
-/// PyTorch's default for a layer norm.
+/// PyTorch's default epsilon of a layer norm.
 pub(crate) const LAYER_NORM_EPS: f64 = 1e-5;
 
 impl DualEncoderConfig {
-    /// Reads a JSON file: a model configuration, or an `open_clip_config.json` that wraps one.
+    /// Reads a JSON file: a model configuration, or an `open_clip_config.json` that contains one.
     pub(crate) fn read(path: &Path) -> Result<Self, TrainerError> {
         let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
         Self::parse(&text)
@@ -247,18 +256,20 @@ impl DualEncoderConfig {
         Some(TextInput { context_length: *context_length, vocab_size: *vocab_size, tokenizer })
     }
 
-    /// How many tokens of each text [N, L] must be seen.
+    /// Returns how many tokens of each text the model needs, given texts `[N, L]`.
     pub(crate) fn needed_tokens(&self, tokens: &[i32]) -> usize {
         self.text.needed_tokens(tokens)
     }
 
-    /// Patches of an image, and how many of them a training step looks at, where it leaves some out.
+    /// Returns the patches of an image and how many of them a training step uses.
+    ///
+    /// Returns `None` if it uses all of them.
     pub(crate) fn dropped_patches(&self) -> Option<(i64, i64)> {
         (self.vision.patch_dropout > 0.0)
             .then(|| (self.vision.grid().pow(2), self.vision.kept_patches()))
     }
 
-    /// Floating-point operations of one pair's forward pass in training, by part.
+    /// Counts the floating-point operations of one pair's forward pass in training, by part.
     pub(crate) fn cost(&self, specs: &[ParameterSpec], size: SampleSize) -> Vec<(Part, f64)> {
         let kept = self.vision.kept_patches();
         vec![
@@ -267,20 +278,21 @@ impl DualEncoderConfig {
         ]
     }
 
-    /// The model that an objective trains.
+    /// Returns the model that an objective trains.
     pub(crate) fn for_objective(&self, objective: &ObjectiveConfig) -> Self {
         let has_sigmoids =
             objective.weighted().iter().any(|(term, _)| *term == ObjectiveTerm::Siglip);
         self.for_loss(if has_sigmoids { LossKind::Siglip } else { LossKind::Clip })
     }
 
-    /// In what two configurations of one model train otherwise.
+    /// Describes settings in which the same model trains differently. Returns `None` if there are
+    /// none.
     pub(crate) fn training_differences(&self, other: &Self) -> Option<String> {
         let [ours, theirs] = [self, other].map(|config| config.vision.patch_dropout);
         (ours != theirs).then(|| format!("vision_cfg.patch_dropout is {ours}, not {theirs}"))
     }
 
-    /// Sizes of the stack of a text tower that is BERT.
+    /// Returns the sizes of the stack of a BERT text tower.
     pub(crate) fn bert_shape(&self, bert: Bert) -> BertShape {
         let t = &self.text;
         BertShape {
@@ -297,19 +309,19 @@ impl DualEncoderConfig {
         }
     }
 
-    /// The text tower's stack where it is BERT's: what its names begin with, and its sizes.
+    /// Returns the prefix of the names and the sizes of the text tower's BERT stack, if it has one.
     pub(crate) fn bert_stack(&self, part: Part) -> Option<(&'static str, BertShape)> {
         let bert = self.text.bert.filter(|_| part == Part::Text)?;
         Some(("text.transformer.", self.bert_shape(bert)))
     }
 
-    /// Whether timm has a name for the image tower.
+    /// Returns whether timm has a name for the image tower.
     pub(crate) fn named_by_timm(&self) -> bool {
         timm::name(&self.vision).is_some()
     }
 
     pub(crate) fn vision_activation(&self) -> Activation {
-        // timm's towers do not know quick_gelu.
+        // timm's towers ignore quick_gelu.
         activation(self.quick_gelu && self.vision.trunk == Trunk::OpenClip, self.vision.gelu_tanh)
     }
 
@@ -317,7 +329,7 @@ impl DualEncoderConfig {
         activation(self.quick_gelu && self.text.bert.is_none(), self.text.gelu_tanh)
     }
 
-    /// What must hold between the values.
+    /// Checks the conditions between the values.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let (v, t) = (&self.vision, &self.text);
         let divides = |what: &str, whole: i64, by: &str, part: i64| {
@@ -344,7 +356,9 @@ impl DualEncoderConfig {
         if let Some(pool) = v.attentional_pool {
             divides("embed_dim", self.embed_dim, "vision_cfg.attn_pooler_heads", pool.heads)?;
             if v.pool == ImagePool::Average && pool.queries < 2 {
-                return Err("vision_cfg.attn_pooler_queries must be at least 2 where vision_cfg.pool_type is \"avg\", which leaves the first one out".into());
+                return Err("vision_cfg.attn_pooler_queries must be at least 2 if \
+                            vision_cfg.pool_type is \"avg\", which leaves the first query out"
+                    .into());
             }
         }
         if v.sin_cos_positions {
@@ -352,14 +366,16 @@ impl DualEncoderConfig {
         }
         if v.trunk == Trunk::Siglip && v.width != self.embed_dim {
             return Err(format!(
-                "a SigLIP image tower has no projection, so its width must be embed_dim, got {} and {}",
+                "a SigLIP image tower has no projection, so its width must be embed_dim, got {} \
+                 and {}",
                 v.width, self.embed_dim
             ));
         }
         if let Some(bert) = t.bert {
             if bert.positions < t.context_length {
                 return Err(format!(
-                    "text_cfg.bert.positions must be at least text_cfg.context_length, got {} and {}",
+                    "text_cfg.bert.positions must be at least text_cfg.context_length, got {} and \
+                     {}",
                     bert.positions, t.context_length
                 ));
             }
@@ -370,7 +386,8 @@ impl DualEncoderConfig {
         let quick = [v.trunk == Trunk::OpenClip && v.gelu_tanh, t.bert.is_none() && t.gelu_tanh];
         if self.quick_gelu && quick.contains(&true) {
             return Err(
-                "act_kwargs belongs to GELU, and quick_gelu is true: say one of them".into()
+                "act_kwargs sets GELU's form and cannot be combined with quick_gelu = true; remove \
+                 one of them".into()
             );
         }
         if t.class_token && !self.custom_text {
@@ -385,8 +402,10 @@ impl DualEncoderConfig {
         Ok(())
     }
 
-    /// The same model with what a loss wants: the sigmoid one a logit bias, and both scalars where the paper starts them, unless the
-    /// configuration says where.
+    /// Returns the model that a loss trains.
+    ///
+    /// The sigmoid loss adds a logit bias, and starts both scalars as its paper does. Values of the
+    /// configuration take precedence.
     pub(crate) fn for_loss(&self, loss: LossKind) -> Self {
         match loss {
             LossKind::Siglip if self.init_logit_bias.is_none() => {
@@ -405,7 +424,9 @@ impl DualEncoderConfig {
         }
     }
 
-    /// The keys in which another configuration differs, in words; nothing where the two are the same model.
+    /// Lists the keys in which another configuration describes a different model.
+    ///
+    /// Returns `None` if both are the same model.
     pub fn differences(&self, other: &Self) -> Option<String> {
         let (ours, theirs) = (self.compared().to_json(), other.compared().to_json());
         let bias = |config: &Self| config.init_logit_bias.is_some();
@@ -423,7 +444,7 @@ impl DualEncoderConfig {
         (!found.is_empty()).then(|| found.join(", "))
     }
 
-    /// The keys in which another configuration's tower differs, its way into the common space included.
+    /// Lists the keys in which another configuration's tower or its projection differs.
     pub(crate) fn tower_differences(&self, other: &Self, part: Part) -> Option<String> {
         let group = if part == Part::Image { "vision_cfg" } else { "text_cfg" };
         let (ours, theirs) = (self.compared().to_json(), other.compared().to_json());
@@ -444,7 +465,9 @@ impl DualEncoderConfig {
         (!found.is_empty()).then(|| found.join(", "))
     }
 
-    /// What makes another model: where values start does not, whether there are any does.
+    /// Returns the configuration without settings that do not change the model.
+    ///
+    /// Initial values do not change it, but whether there are such parameters does.
     fn compared(&self) -> Self {
         let mut config =
             Self { init_logit_scale: LOGIT_SCALE, init_logit_bias: None, ..self.clone() };
@@ -456,7 +479,7 @@ impl DualEncoderConfig {
         for start in [&mut config.vision.ls_init_value, &mut config.text.ls_init_value] {
             *start = start.map(|_| 1.0);
         }
-        // Only a tower that masks padding knows its id; the rest is the tokenizer's.
+        // Only a tower that masks padding uses its id; all else belongs to the tokenizer.
         let masks = config.text.class_token || config.text.bert.is_some();
         let pad_id = config.text.tokenizer.pad_id.filter(|_| masks).or(Some(0));
         config.text.tokenizer = TokenizerConfig { pad_id, ..TokenizerConfig::default() };

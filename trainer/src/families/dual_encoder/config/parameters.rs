@@ -1,6 +1,8 @@
-//! Every parameter of a dual encoder: its name in OpenCLIP's state dict, its shape, how it starts, and where it stands.
+//! The parameters of a dual encoder: name in OpenCLIP's state dict, shape, initial values and
+//! place.
 //!
-//! Order and names are OpenCLIP's; the optimizer, checkpoints and exports all follow this list. No tensors here.
+//! Order and names are OpenCLIP's. The optimizer, checkpoints and exports follow this list. There
+//! are no tensors here.
 
 use super::{DualEncoderConfig, TextConfig, TextProjection, Trunk, VisionConfig};
 use crate::nn::bert::BertShape;
@@ -9,15 +11,17 @@ use crate::nn::parameters::{
     default_linear, xavier,
 };
 
-/// What the names of the text tower begin with.
+/// Returns the prefix of the names of the text tower.
 pub(crate) fn text_prefix(config: &DualEncoderConfig) -> &'static str {
     if config.custom_text { "text." } else { "" }
 }
 
-/// All parameters in the order of OpenCLIP's state dict: there, a module's own come before those of its parts.
+/// Lists all parameters in the order of OpenCLIP's state dict.
 ///
-/// The text tower starts as CLIP's (section 2.5). OpenCLIP gives the image tower no start of its own, so there, as there,
-/// PyTorch's defaults of `Linear`, `Conv2d` and `MultiheadAttention` hold, but for class, position and projection.
+/// There a module's own parameters come before those of its parts. The text tower starts as CLIP's
+/// (section 2.5). OpenCLIP does not initialise the image tower, so PyTorch's defaults of `Linear`,
+/// `Conv2d` and `MultiheadAttention` apply. The class embedding, positions and projection are the
+/// exceptions.
 pub(crate) fn parameters(config: &DualEncoderConfig) -> Vec<ParameterSpec> {
     let mut list = ParameterList::new(Part::Text);
     let t = &config.text;
@@ -83,7 +87,7 @@ fn vision(list: &mut ParameterList, v: &VisionConfig, embed_dim: i64) {
         width: v.width,
         mlp_width: v.mlp_width(),
         scale: v.ls_init_value,
-        // Over the fan of the three projections together, as `MultiheadAttention` does.
+        // Over the fan of the three projections together, as in `MultiheadAttention`.
         attention_in: xavier(v.width, 3 * v.width),
         attention_out: default_linear(v.width),
         mlp_in: default_linear(v.width),
@@ -99,7 +103,9 @@ fn vision(list: &mut ParameterList, v: &VisionConfig, embed_dim: i64) {
     list.layer_norm("ln_post", pooled);
 }
 
-/// timm's `vit_*_siglip_*`, which starts as timm's Vision Transformers do: truncated normals with 0.02, biases at 0.
+/// Lists the parameters of timm's `vit_*_siglip_*`.
+///
+/// They start as in timm's Vision Transformers: truncated normals with 0.02, biases at 0.
 fn siglip(list: &mut ParameterList, v: &VisionConfig) {
     let (width, mlp_width) = (v.width, v.mlp_width());
     let (start, zero) = (Init::Normal(0.02), Init::Constant(0.0));
@@ -137,7 +143,7 @@ fn siglip(list: &mut ParameterList, v: &VisionConfig) {
     });
 }
 
-/// BERT's stack and its projection.
+/// Lists the parameters of BERT's stack and its projection.
 fn bert_tower(list: &mut ParameterList, shape: &BertShape, embed_dim: i64) {
     list.below("transformer.", |list| shape.parameters(list));
     list.depth(Depth::Head);
@@ -168,7 +174,7 @@ fn attention_pool(list: &mut ParameterList, queries: i64, width: i64, embed_dim:
     list.layer_norm("ln_k", width);
 }
 
-/// The text tower's own parameters, before those of its parts.
+/// Lists the text tower's own parameters, which come before those of its parts.
 fn text_positions(list: &mut ParameterList, t: &TextConfig, embed_dim: i64) {
     list.depth(Depth::Embeddings);
     if t.class_token {
@@ -212,8 +218,8 @@ mod tests {
     use super::super::built_in_names;
     use super::*;
 
-    /// OpenCLIP's and timm's own state dicts: number of parameters, and the sha256 over names and shapes in their order. Made by
-    /// tests/reference/make_models.py.
+    /// State dicts of OpenCLIP and timm: the number of parameters, and the sha256 over names and
+    /// shapes in their order. Made by tests/reference/make_models.py.
     const LAYOUTS: &str = include_str!("../../../../tests/data/layouts.json");
 
     fn assert_layout(name: &str, config: &DualEncoderConfig) {
@@ -235,7 +241,7 @@ mod tests {
         for name in names {
             assert_layout(&name, &DualEncoderConfig::built_in(&name).unwrap());
         }
-        // 151.28 million: OpenCLIP's docs/model_profile.csv, row ViT-B-32.
+        // 151.28 million in OpenCLIP's docs/model_profile.csv, row ViT-B-32.
         let total: i64 = parameters(&DualEncoderConfig::built_in("ViT-B-32").unwrap())
             .iter()
             .map(ParameterSpec::numel)

@@ -1,4 +1,4 @@
-//! OpenCLIP's JSON form, parsed and checked.
+//! Parses and checks OpenCLIP's JSON form.
 
 use serde_json::{Map, Value};
 
@@ -9,11 +9,14 @@ use super::{
 };
 
 impl DualEncoderConfig {
-    /// Parses and checks OpenCLIP's JSON form. Where a key is absent: the defaults of its `CLIPVisionCfg` and `CLIPTextCfg`.
+    /// Parses and checks OpenCLIP's JSON form.
+    ///
+    /// Absent keys have the defaults of OpenCLIP's `CLIPVisionCfg` and `CLIPTextCfg`. The error
+    /// names the key.
     pub fn parse(text: &str) -> Result<Self, String> {
         let value: Value =
             serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;
-        let object = value.as_object().ok_or("a model configuration is a JSON object")?;
+        let object = value.as_object().ok_or("a model configuration must be a JSON object")?;
         let Some(model) = object.get("model_cfg").and_then(Value::as_object) else {
             return Self::from_json(object, None);
         };
@@ -59,7 +62,8 @@ fn vision(keys: &Keys<'_>) -> Result<VisionConfig, String> {
     if let Some(layers) = keys.object.get("layers").and_then(Value::as_array) {
         let layers: Vec<String> = layers.iter().map(Value::to_string).collect();
         return Err(format!(
-            "the image tower is a ResNet (vision_cfg.layers is a list, {}), which is not supported yet. {ONLY_VITS}",
+            "the image tower is a ResNet (vision_cfg.layers is a list, {}), which is not supported \
+             yet. {ONLY_VITS}",
             layers.join(" + ")
         ));
     }
@@ -98,7 +102,7 @@ fn vision(keys: &Keys<'_>) -> Result<VisionConfig, String> {
     })
 }
 
-/// An image tower that OpenCLIP takes from timm.
+/// Reads an image tower that OpenCLIP takes from timm.
 fn timm_vision(keys: &Keys<'_>, name: &Value) -> Result<VisionConfig, String> {
     let refused = |what: String| {
         Err(format!("vision_cfg.{what} is not supported yet (only SigLIP's, vit_*_siglip_*, are)"))
@@ -116,7 +120,7 @@ fn timm_vision(keys: &Keys<'_>, name: &Value) -> Result<VisionConfig, String> {
     let image_size = keys.integer("image_size", Some(224), 1..=4096)?;
     if image_size != trunk.image_size {
         return Err(format!(
-            "vision_cfg.image_size must be {}, as {name} has it, got {image_size}",
+            "vision_cfg.image_size must be {} for {name}, got {image_size}",
             trunk.image_size
         ));
     }
@@ -163,7 +167,8 @@ fn text(keys: &Keys<'_>) -> Result<TextConfig, String> {
     })
 }
 
-/// A key of ours: OpenCLIP names such a tower by a model of Hugging Face's hub.
+/// Reads `text_cfg.bert`, a key of ours. OpenCLIP names such a tower by a model on the Hugging Face
+/// hub.
 fn bert(keys: &Keys<'_>) -> Result<Option<Bert>, String> {
     let Some(value) = keys.object.get("bert").filter(|value| !value.is_null()) else {
         return Ok(None);
@@ -174,10 +179,10 @@ fn bert(keys: &Keys<'_>) -> Result<Option<Bert>, String> {
     inner.refuse_others(&["positions", "token_types"], &[])?;
     let foreign = ["eos_id", "embed_cls", "proj_type", "proj_bias", "ls_init_value"];
     if let Some(key) = foreign.iter().find(|key| keys.object.contains_key(**key)) {
-        return Err(format!("text_cfg.{key} does not belong to a text tower with text_cfg.bert"));
+        return Err(format!("text_cfg.{key} cannot be combined with text_cfg.bert"));
     }
     if keys.object.get("pool_type").is_some_and(|pool| pool != "first") {
-        return Err("text_cfg.pool_type must be \"first\" where there is text_cfg.bert".into());
+        return Err("text_cfg.pool_type must be \"first\" with text_cfg.bert".into());
     }
     Ok(Some(Bert {
         positions: inner.integer("positions", Some(512), 1..=65_536)?,
@@ -198,7 +203,8 @@ fn tokenizer(
             return Err(format!("{}hf_tokenizer_name must be a name, got {other}", keys.of));
         }
     };
-    // OpenCLIP masks padding by this id where there is a class token, and CLIP's own tokenizer pads with it.
+    // OpenCLIP masks padding by this id if there is a class token, and CLIP's own tokenizer pads
+    // with it.
     let pad_id = match keys.object.get("pad_id") {
         None if name.is_some() && !class_token => None,
         _ => Some(keys.integer("pad_id", Some(0), 0..=vocab_size - 1)?),
@@ -296,8 +302,8 @@ const TEXT_KEYS: &[&str] = &[
     "bert",
 ];
 
-/// Keys of OpenCLIP that are accepted at the one value (its default) that computes what this trainer computes; any other
-/// value is refused. Where the value is null, the key's default is null as well.
+/// OpenCLIP's keys that are accepted only with their default value, which is what this trainer
+/// computes. For null the default is null too.
 const NEUTRAL_MODEL: &[(&str, &str)] =
     &[("nonscalar_logit_scale", "false"), ("multimodal_cfg", "null"), ("output_dict", "false")];
 
@@ -322,7 +328,7 @@ const NEUTRAL_VISION: &[(&str, &str)] = &[
 const NEUTRAL_TEXT: &[(&str, &str)] =
     &[("tokenizer_mode", "null"), ("final_ln_after_pool", "false"), ("hf_model_name", "null")];
 
-/// One JSON object and its place in the file.
+/// A JSON object and its place in the file.
 struct Keys<'a> {
     of: &'static str,
     object: &'a Map<String, Value>,
@@ -359,7 +365,7 @@ impl Keys<'_> {
     fn object(&self, key: &str) -> Result<&Map<String, Value>, String> {
         self.object.get(key).and_then(Value::as_object).ok_or_else(|| {
             format!(
-                "{key} is missing: a model configuration has embed_dim, vision_cfg and text_cfg"
+                "{key} is missing; a model configuration has embed_dim, vision_cfg and text_cfg"
             )
         })
     }
@@ -372,7 +378,11 @@ impl Keys<'_> {
     ) -> Result<i64, String> {
         let value = match (self.object.get(key), default) {
             (Some(value), _) => value.as_i64().ok_or_else(|| {
-                format!("{}{key} must be one whole number, got {value} (other forms are not supported yet)", self.of)
+                format!(
+                    "{}{key} must be one whole number, got {value} (other forms are not supported \
+                     yet)",
+                    self.of
+                )
             })?,
             (None, Some(default)) => default,
             (None, None) => return Err(format!("{}{key} is missing", self.of)),
@@ -388,7 +398,7 @@ impl Keys<'_> {
         Ok(value)
     }
 
-    /// A number, or none where the key is absent or null.
+    /// Reads a number. Returns `None` if the key is absent or null.
     fn number(
         &self,
         key: &str,
@@ -398,7 +408,7 @@ impl Keys<'_> {
             return Ok(None);
         };
         let number = value.as_f64().filter(|number| range.contains(number));
-        let told = || {
+        let out_of_range = || {
             format!(
                 "{}{key} must be a number from {} to {}, got {value}",
                 self.of,
@@ -406,7 +416,7 @@ impl Keys<'_> {
                 range.end()
             )
         };
-        number.map(Some).ok_or_else(told)
+        number.map(Some).ok_or_else(out_of_range)
     }
 
     fn ratio(&self, key: &str) -> Result<f64, String> {
@@ -427,7 +437,7 @@ impl Keys<'_> {
         }
     }
 
-    /// One of several words; the first one where the key is absent.
+    /// Reads one of several words. Returns the first choice if the key is absent.
     fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Result<T, String> {
         let found = match self.object.get(key) {
             None => choices.first(),
@@ -441,7 +451,8 @@ impl Keys<'_> {
         })
     }
 
-    /// An object of arguments for a layer of OpenCLIP: nothing where it is absent or null.
+    /// Reads an object with the arguments of one of OpenCLIP's layers. Returns `None` if it is
+    /// absent or null.
     fn arguments(&self, key: &str, known: &str) -> Result<Option<&Value>, String> {
         let Some(value) = self.object.get(key).filter(|value| !value.is_null()) else {
             return Ok(None);
@@ -472,7 +483,8 @@ impl Keys<'_> {
             Some(value) if value == "none" => Ok(false),
             Some(value) if value == "tanh" => Ok(true),
             Some(value) => Err(format!(
-                "{}act_kwargs.approximate = {value} is not supported yet (supported: \"none\", \"tanh\")",
+                "{}act_kwargs.approximate = {value} is not supported yet (supported: \"none\", \
+                 \"tanh\")",
                 self.of
             )),
         }
@@ -482,7 +494,7 @@ impl Keys<'_> {
 fn same(value: &Value, default: &str) -> bool {
     let default: Value = serde_json::from_str(default).unwrap_or_default();
     match (value.as_f64(), default.as_f64()) {
-        // 0 and 0.0 are two values to serde_json.
+        // serde_json distinguishes 0 from 0.0.
         (Some(value), Some(default)) => value == default,
         _ => *value == default,
     }

@@ -1,4 +1,4 @@
-//! The trunks of timm that SigLIP is made of, by name. OpenCLIP's configurations say no more than these names.
+//! timm's trunks for SigLIP, by name. OpenCLIP's configurations contain only these names.
 
 use super::VisionConfig;
 use super::built_in::{B, L, Vit, siglip_vision, vit};
@@ -6,7 +6,7 @@ use super::built_in::{B, L, Vit, siglip_vision, vit};
 const SO400M: Vit = vit(27, 1152, 72, 3.7362);
 const GIANT_OPT: Vit = vit(40, 1536, 96, 4.0);
 
-/// Name, size, patch size, image size, and whether its GELU is the approximation by tanh.
+/// Name, size, patch size, image size, and whether GELU is approximated by tanh.
 const TRUNKS: &[(&str, Vit, i64, i64, bool)] = &[
     ("vit_base_patch32_siglip_256", B, 32, 256, false),
     ("vit_base_patch16_siglip_224", B, 16, 224, false),
@@ -26,14 +26,14 @@ const TRUNKS: &[(&str, Vit, i64, i64, bool)] = &[
     ("vit_giantopt_patch16_siglip_384", GIANT_OPT, 16, 384, true),
 ];
 
-/// The tower of a name.
+/// Returns the tower with a name.
 pub(crate) fn trunk(name: &str) -> Option<VisionConfig> {
     let &(_, size, patch_size, image_size, gelu_tanh) =
         TRUNKS.iter().find(|(known, ..)| *known == name)?;
     Some(VisionConfig { gelu_tanh, ..siglip_vision(size, patch_size, image_size) })
 }
 
-/// The name of a tower, where timm has one for it.
+/// Returns timm's name for a tower, if it has one.
 pub(crate) fn name(config: &VisionConfig) -> Option<&'static str> {
     // Two ratios may round down to the same hidden layer.
     let same = |trunk: VisionConfig| {

@@ -1,4 +1,4 @@
-//! A configuration in OpenCLIP's JSON form.
+//! Writes a configuration in OpenCLIP's JSON form.
 
 use serde_json::{Value, json};
 
@@ -8,8 +8,9 @@ use super::{
 };
 
 impl DualEncoderConfig {
-    /// OpenCLIP's JSON form: sizes always, everything else where it is not OpenCLIP's default. So the form of a model stays as
-    /// it is when this trainer learns new keys, and with it its hash.
+    /// Returns OpenCLIP's JSON form: all sizes, and other values that are not OpenCLIP's default.
+    ///
+    /// So the form of a model, and its hash, stay the same when this trainer learns new keys.
     pub fn to_json(&self) -> Value {
         let mut json = json!({
             "embed_dim": self.embed_dim,
@@ -29,7 +30,9 @@ impl DualEncoderConfig {
         json
     }
 
-    /// What a file of the model says: its configuration, and its preprocessing where that is not OpenCLIP's default.
+    /// Returns the content of a model's file.
+    ///
+    /// It is the configuration, with the preprocessing if that is not OpenCLIP's default.
     pub fn to_file_json(&self) -> Value {
         if self.preprocess == PreprocessConfig::default() {
             return self.to_json();
@@ -37,7 +40,7 @@ impl DualEncoderConfig {
         self.to_whole_json()
     }
 
-    /// What OpenCLIP's `open_clip_config.json` says: the configuration and the preprocessing.
+    /// Returns the content of OpenCLIP's `open_clip_config.json`: configuration and preprocessing.
     pub(crate) fn to_whole_json(&self) -> Value {
         json!({ "model_cfg": self.to_json(), "preprocess_cfg": self.preprocess.to_json() })
     }
@@ -60,7 +63,7 @@ fn vision(v: &VisionConfig) -> Value {
     }
     match v.trunk {
         Trunk::OpenClip => layers(&mut json, v.layer_norm_eps, v.gelu_tanh),
-        // A key of ours: OpenCLIP has no way to say it, and refuses it.
+        // This key is ours. OpenCLIP has no key for it and refuses it.
         Trunk::Siglip if named.is_none() => {
             json["trunk"] = json!("siglip");
             layers(&mut json, v.layer_norm_eps, v.gelu_tanh);
@@ -152,7 +155,7 @@ fn text(t: &TextConfig) -> Value {
     if let Some(name) = &tokenizer.name {
         json["hf_tokenizer_name"] = json!(name);
     }
-    // 0 is the default with CLIP's own tokenizer; with another one, that one decides.
+    // 0 is the default of CLIP's own tokenizer. Any other tokenizer decides itself.
     if let Some(pad) = tokenizer.pad_id.filter(|pad| *pad != 0 || tokenizer.name.is_some()) {
         json["pad_id"] = json!(pad);
     }

@@ -8,7 +8,7 @@ use crate::formats::hugging_face::fields::{Fields, act_kwargs, activation_name};
 use crate::formats::hugging_face::rename::{How, Rename, one};
 use crate::nn::activation::Activation;
 
-/// Tokens of a text, where no file says: Chinese-CLIP's `context_length`.
+/// Tokens of a text if no file says it: Chinese-CLIP's `context_length`.
 const CONTEXT_LENGTH: i64 = 52;
 
 pub(super) fn to_config(config: &DualEncoderConfig, bert: Bert) -> Value {
@@ -42,8 +42,11 @@ pub(super) fn to_config(config: &DualEncoderConfig, bert: Bert) -> Value {
     })
 }
 
-/// Absent keys have the defaults of transformers' `ChineseCLIPTextConfig` and `ChineseCLIPVisionConfig`. Dropout is left out: it
-/// changes no feature, and this trainer trains without.
+/// Converts a `config.json` of a `ChineseCLIPModel`.
+///
+/// Absent keys have the defaults of transformers' `ChineseCLIPTextConfig` and
+/// `ChineseCLIPVisionConfig`. Dropout is left out: it changes no feature, and this trainer trains
+/// without it.
 pub(super) fn from_config(json: &Value, context_length: Option<i64>) -> Result<Value, String> {
     let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
     let of_text = text.activation(Activation::Gelu)?;

@@ -10,7 +10,8 @@ use crate::nn::parameters::OPENCLIP_BLOCKS;
 
 pub(super) fn to_config(config: &DualEncoderConfig) -> Value {
     let t = &config.text;
-    // The last ids of the vocabulary are CLIP's start and end; text is pooled at the end, the largest id.
+    // The last ids of the vocabulary are CLIP's start and end. Text is pooled at the end, the
+    // largest id.
     let (start, end) = (t.vocab_size - 2, t.vocab_size - 1);
     json!({
         "architectures": ["CLIPModel"],
@@ -41,7 +42,7 @@ pub(super) fn to_config(config: &DualEncoderConfig) -> Value {
     })
 }
 
-/// The image tower of `CLIPModel`, which `ChineseCLIPModel` has too.
+/// Writes the image tower of `CLIPModel`, which `ChineseCLIPModel` shares.
 pub(super) fn vision_config(config: &DualEncoderConfig, model_type: &str) -> Value {
     let v = &config.vision;
     json!({
@@ -62,6 +63,8 @@ pub(super) fn vision_config(config: &DualEncoderConfig, model_type: &str) -> Val
     })
 }
 
+/// Converts a `config.json` of a `CLIPModel`.
+///
 /// Absent keys have the defaults of transformers' `CLIPTextConfig` and `CLIPVisionConfig`.
 pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
@@ -73,7 +76,9 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     let of_vision = vision.activation(Activation::QuickGelu)?;
     let quick = [of_text, of_vision].map(|activation| activation == Activation::QuickGelu);
     if quick[0] != quick[1] {
-        return Err("text_config.hidden_act and vision_config.hidden_act differ (gelu and quick_gelu): a model with two activations is not supported yet".into());
+        return Err("text_config.hidden_act and vision_config.hidden_act differ (gelu and \
+                    quick_gelu); a model with two activations is not supported yet"
+            .into());
     }
     let mut vision = vision.vision(32, LAYER_NORM_EPS)?;
     vision["act_kwargs"] = act_kwargs(of_vision);
@@ -94,13 +99,16 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     }))
 }
 
-/// transformers pools at the first `eos_token_id`, or, where that is 2, at the largest id. Ours is the largest id.
+/// Refuses an end token that is not the largest id, at which this trainer pools.
+///
+/// transformers pools at the first `eos_token_id`, or at the largest id if that is 2.
 fn check_end_token(end: &Value, vocab_size: i64) -> Result<(), String> {
     match end.as_i64() {
         Some(end) if end == 2 || end == vocab_size - 1 => Ok(()),
         None if end.is_null() => Ok(()),
         _ => Err(format!(
-            "text_config.eos_token_id = {end} is not supported yet: text is pooled at the largest token id, {}",
+            "text_config.eos_token_id = {end} is not supported yet; text is pooled at the largest \
+             token id, {}",
             vocab_size - 1
         )),
     }
@@ -122,7 +130,7 @@ pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
     renames
 }
 
-/// The image tower of `CLIPModel`, and the factor of the logits.
+/// Renames the image tower of `CLIPModel` and the logit scale.
 pub(super) fn vision_renames(config: &DualEncoderConfig) -> Vec<Rename> {
     let mut renames = vec![
         one("logit_scale", "logit_scale", How::Same),

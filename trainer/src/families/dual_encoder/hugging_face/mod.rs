@@ -1,8 +1,9 @@
-//! Hugging Face's folders: `config.json`, `model.safetensors`, `preprocessor_config.json` and the files of a tokenizer, of
-//! `CLIPModel`, `SiglipModel` and `ChineseCLIPModel`.
+//! Hugging Face's folders of `CLIPModel`, `SiglipModel` and `ChineseCLIPModel`.
 //!
-//! The same values as OpenCLIP's under other names. No value is computed, so both ways are exact. A model of which the other form
-//! could not say everything is refused by the names of the keys.
+//! A folder holds `config.json`, `model.safetensors`, `preprocessor_config.json` and the files of a
+//! tokenizer. It has the values of OpenCLIP's form under other names. No value is computed, so both
+//! directions are exact. A model that the other form cannot describe completely is refused, with
+//! the names of the keys.
 
 mod chinese_clip;
 mod clip;
@@ -25,7 +26,7 @@ use crate::formats::hugging_face::{CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_FILES, pre
 
 const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
-/// The families of models.
+/// The classes of Hugging Face models.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
     Clip,
@@ -34,7 +35,7 @@ enum Family {
 }
 
 impl Family {
-    /// The one that could hold a model; whether it can, [`describe`] finds out.
+    /// Returns the class that may hold a model. [`describe`] finds out whether it does.
     fn of(config: &DualEncoderConfig) -> Self {
         match (config.text.bert, config.vision.trunk) {
             (Some(_), _) => Self::ChineseClip,
@@ -59,7 +60,7 @@ impl Family {
         }
     }
 
-    /// transformers' defaults of its image processor.
+    /// Returns the defaults of the class's image processor in transformers.
     fn preprocess(self) -> PreprocessConfig {
         match self {
             Self::Siglip => PreprocessConfig::SIGLIP,
@@ -76,14 +77,14 @@ impl Family {
     }
 }
 
-/// What the files beside the weights say of a model.
+/// The contents of the files next to the weights.
 pub(crate) struct Description {
     family: Family,
     config: Value,
     preprocessor: Value,
 }
 
-/// Refused where Hugging Face's files could not say all of a model.
+/// Describes a model for Hugging Face. Refuses a model that the files cannot describe completely.
 pub(crate) fn describe(
     weights: &NamedWeights<'_, DualEncoderConfig>,
 ) -> Result<Description, TrainerError> {
@@ -91,11 +92,12 @@ pub(crate) fn describe(
     let family = Family::of(config);
     let refused = |message: String| weights.refused(message);
     if config.init_logit_bias.is_some() != (family == Family::Siglip) {
-        let (has, other) =
-            if family == Family::Siglip { ("without", "has") } else { ("with", "does not have") };
+        let (has, class_has) =
+            if family == Family::Siglip { ("has no", "has one") } else { ("has", "has none") };
         let class = family.class();
         return Err(refused(format!(
-            "a model {has} a logit bias, which Hugging Face's {class} {other}: export it in OpenCLIP's form"
+            "the model {has} a logit bias and Hugging Face's {class} {class_has}; export it in \
+             OpenCLIP's form"
         )));
     }
     let json = match (family, config.text.bert) {
@@ -103,13 +105,15 @@ pub(crate) fn describe(
         (_, Some(bert)) => chinese_clip::to_config(config, bert),
         (_, None) => clip::to_config(config),
     };
-    // What the other form does not say would be lost.
-    let (_, mut said) = parse_config(&json, Some(config.text.context_length)).map_err(refused)?;
-    said.preprocess = config.preprocess;
-    if let Some(differences) = config.differences(&said) {
+    // The model is compared with its description, because anything missing there would be lost.
+    let (_, mut described) =
+        parse_config(&json, Some(config.text.context_length)).map_err(refused)?;
+    described.preprocess = config.preprocess;
+    if let Some(differences) = config.differences(&described) {
         let class = family.class();
         return Err(refused(format!(
-            "a model that Hugging Face's {class} does not compute (here and there): {differences}"
+            "Hugging Face's {class} cannot describe this model (values here and there): \
+             {differences}"
         )));
     }
     let preprocessor = preprocessor::to_json(
@@ -122,7 +126,7 @@ pub(crate) fn describe(
 }
 
 impl Description {
-    /// All files but the weights.
+    /// Writes all files except the weights.
     pub(crate) fn write(
         &self,
         weights: &NamedWeights<'_, DualEncoderConfig>,
@@ -147,7 +151,7 @@ impl Description {
     }
 }
 
-/// Writes the folder, whole or not at all.
+/// Writes the folder, completely or not at all.
 pub(crate) fn export(
     weights: &NamedWeights<'_, DualEncoderConfig>,
     tokenizer: &TokenizerFiles,
@@ -162,7 +166,7 @@ pub(crate) fn export(
     })
 }
 
-/// Buffers that old files hold: 0, 1, 2, … as i64.
+/// Buffers in old files: 0, 1, 2, … as i64.
 const IGNORED: [&str; 3] = [
     "text_model.embeddings.position_ids",
     "vision_model.embeddings.position_ids",
@@ -181,26 +185,26 @@ pub(crate) fn import(
     Ok((config, named))
 }
 
-/// The configuration of a folder.
+/// Reads the configuration of a folder.
 pub(crate) fn configuration(folder: &Path) -> Result<DualEncoderConfig, TrainerError> {
     Ok(read_config(folder)?.1)
 }
 
-/// A model as all files of its folder describe it, but for the weights.
+/// Reads a model from all files of its folder except the weights.
 fn read_config(folder: &Path) -> Result<(Family, DualEncoderConfig), TrainerError> {
-    let said = |path: &Path| {
+    let refused = |path: &Path| {
         let place = path.display().to_string();
         move |message| TrainerError::Config { place, message }
     };
     let path = folder.join(CONFIG_FILE);
     let json = read_json(&path)?;
-    // CLIPModel is used with CLIP's own tokenizer, as OpenCLIP uses it.
+    // CLIPModel is used with CLIP's own tokenizer, as in OpenCLIP.
     let of_tokenizer = if json["model_type"] == "clip" {
         TokenizerNotes::default()
     } else {
         tokenizer::read(folder)?
     };
-    let (family, mut config) = parse_config(&json, of_tokenizer.length).map_err(said(&path))?;
+    let (family, mut config) = parse_config(&json, of_tokenizer.length).map_err(refused(&path))?;
     if family != Family::Clip {
         let tokenizer = &mut config.text.tokenizer;
         tokenizer.pad_id = of_tokenizer.pad_id.or(tokenizer.pad_id);
@@ -214,12 +218,13 @@ fn read_config(folder: &Path) -> Result<(Family, DualEncoderConfig), TrainerErro
             config.vision.image_size,
             family.preprocess(),
         )
-        .map_err(said(&path))?;
+        .map_err(refused(&path))?;
     }
     Ok((family, config))
 }
 
-/// Reads `config.json`. `length`: tokens that the tokenizer is made for, where the model does not say.
+/// Reads `config.json`. `length` is the tokenizer's number of tokens, for models that do not say
+/// it.
 fn parse_config(json: &Value, length: Option<i64>) -> Result<(Family, DualEncoderConfig), String> {
     let (family, config) = match json["model_type"].as_str() {
         Some("clip") => (Family::Clip, clip::from_config(json)?),
@@ -227,11 +232,12 @@ fn parse_config(json: &Value, length: Option<i64>) -> Result<(Family, DualEncode
         Some("chinese_clip") => (Family::ChineseClip, chinese_clip::from_config(json, length)?),
         _ => {
             return Err(format!(
-                "model_type = {} is not supported yet (only \"clip\", \"siglip\" and \"chinese_clip\" are)",
+                "model_type = {} is not supported yet (only \"clip\", \"siglip\" and \
+                 \"chinese_clip\" are)",
                 json["model_type"]
             ));
         }
     };
-    // The same bounds as for any configuration.
+    // Parsing applies the bounds of any configuration.
     Ok((family, DualEncoderConfig::parse(&config.to_string())?))
 }

@@ -1,4 +1,5 @@
-//! `SiglipModel`: an image tower with a MAP head, a text tower without a causal mask, and a bias of the logits.
+//! `SiglipModel`: an image tower with a MAP head, a text tower without a causal mask, and a logit
+//! bias.
 
 use serde_json::{Value, json};
 
@@ -51,6 +52,8 @@ pub(super) fn to_config(config: &DualEncoderConfig) -> Value {
     })
 }
 
+/// Converts a `config.json` of a `SiglipModel`.
+///
 /// Absent keys have the defaults of transformers' `SiglipTextConfig` and `SiglipVisionConfig`.
 pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
@@ -70,7 +73,8 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     let width = text.integer("hidden_size", 768)?;
     if text.value("projection_size").is_null() && embed_dim != width {
         return Err(format!(
-            "text_config.projection_size is missing, and the towers' widths differ: {width} and {embed_dim}"
+            "text_config.projection_size is missing, and the widths of the towers differ: {width} \
+             and {embed_dim}"
         ));
     }
     let pad_id = match text.value("pad_token_id") {
@@ -90,16 +94,15 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
         "pool_type": "last",
         "no_causal_mask": true,
         "proj_bias": true,
-        // Not CLIP's own.
+        // Any name means that the tokenizer is not CLIP's own.
         "hf_tokenizer_name": "tokenizer.json",
         "tokenizer_kwargs": { "clean": "canonicalize" },
     });
     if !pad_id.is_null() {
         of_text["pad_id"] = pad_id;
     }
-    Ok(
-        json!({ "embed_dim": embed_dim, "init_logit_bias": -10.0, "custom_text": true, "vision_cfg": image, "text_cfg": of_text }),
-    )
+    Ok(json!({ "embed_dim": embed_dim, "init_logit_bias": -10.0, "custom_text": true,
+        "vision_cfg": image, "text_cfg": of_text }))
 }
 
 pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
