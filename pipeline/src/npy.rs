@@ -184,7 +184,9 @@ fn parse_header(header: &str) -> Option<(String, Vec<u64>)> {
 /// Describes the error when there is no header.
 fn no_header(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => "truncated within its header".to_owned(),
+        io::ErrorKind::UnexpectedEof => {
+            "truncated within its header; write or copy it again".to_owned()
+        }
         _ => error.to_string(),
     }
 }

@@ -22,7 +22,7 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub on: EvalOnArgs,
     #[command(flatten)]
-    pub how: EvalHowArgs,
+    pub how: EvalSettingsArgs,
     /// Run a suite (TOML): weighted evaluations that make one score
     #[arg(
         long,
@@ -126,7 +126,7 @@ pub struct EvalOnArgs {
 
 /// Settings of the tasks.
 #[derive(Debug, Clone, Args)]
-pub struct EvalHowArgs {
+pub struct EvalSettingsArgs {
     /// knn: neighbours that vote
     #[arg(long, default_value_t = Self::default().k, value_name = "N")]
     pub k: usize,
@@ -156,7 +156,7 @@ pub struct EvalHowArgs {
     pub batch_size: usize,
 }
 
-impl Default for EvalHowArgs {
+impl Default for EvalSettingsArgs {
     fn default() -> Self {
         let shots = vec![1, 2, 4, 8, 16];
         Self {

@@ -7,7 +7,7 @@ use diptych_pipeline::Selection;
 use diptych_schemas::{ContentHash, Uid};
 use diptych_store::{Modality, Store};
 
-use crate::encode::{EncodeSpec, each_batch};
+use crate::encode::{EncodeSpec, for_each_batch};
 use crate::models::Model;
 
 /// Pairs stored at once. Each append is flushed to the disk, so many share one.
@@ -50,7 +50,7 @@ pub fn embed(
         rows.sort_unstable();
         let todo = subset(selection, &rows);
         let mut pending = Pending::default();
-        each_batch(model, dataset, &todo, spec, |batch, image_rows, text_rows| {
+        for_each_batch(model, dataset, &todo, spec, |batch, image_rows, text_rows| {
             for entry in &batch.skipped {
                 tracing::warn!("skipping {} {}: {}", entry.source, entry.key, entry.detail);
             }

@@ -70,7 +70,7 @@ pub fn encode_while(
 ///
 /// `take` gets each batch with its image and caption embeddings, each `[pairs, dimension]`, and
 /// returns whether to continue.
-pub fn each_batch(
+pub fn for_each_batch(
     model: &Model,
     dataset: &Path,
     selection: &Selection,

@@ -37,17 +37,17 @@ pub fn resolve(named: &ModelRef) -> anyhow::Result<PathBuf> {
 /// Returns the checkpoint of a run in the state folder. No name can lead out of that folder.
 pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
     let (run, which) = match named.name.rsplit_once('@') {
-        Some((run, "best")) => (run, Which::Best),
+        Some((run, "best")) => (run, CheckpointChoice::Best),
         Some((run, step)) => {
-            let step = step.parse();
+            let step = step.parse().ok();
             (
                 run,
-                Which::Step(step.with_context(|| {
+                CheckpointChoice::Step(step.with_context(|| {
                     format!("model {}: a step number or `best` must follow the @", named.name)
                 })?),
             )
         }
-        None => (named.name.as_str(), Which::Newest),
+        None => (named.name.as_str(), CheckpointChoice::Newest),
     };
     let folder = checkpoint_folder(&named.state, run);
     if RunName::new(run).is_err() || !folder.is_dir() {
@@ -65,13 +65,13 @@ pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
         );
     }
     match which {
-        Which::Best => best(&folder)?.with_context(|| {
+        CheckpointChoice::Best => best(&folder)?.with_context(|| {
             format!(
                 "run {run} has no checkpoint with a score: set checkpoint.keep_best and \
                  checkpoint.best_metric before training"
             )
         }),
-        Which::Step(step) => {
+        CheckpointChoice::Step(step) => {
             let wanted = folder.join(checkpoint_name(step));
             if wanted.is_dir() {
                 return Ok(wanted);
@@ -81,7 +81,7 @@ pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
                 found.iter().map(|found| found.manifest.step.to_string()).collect();
             bail!("run {run} has no checkpoint of step {step}; it has: {}", steps.join(", "));
         }
-        Which::Newest => {
+        CheckpointChoice::Newest => {
             let (newest, rejected) = checkpoint::newest(&folder)?;
             for (path, error) in rejected {
                 tracing::warn!("skipping {}: {error}", path.display());
@@ -104,7 +104,7 @@ fn other_run(state: &Path, sought: &str) -> String {
 }
 
 /// A checkpoint of a run.
-enum Which {
+enum CheckpointChoice {
     Newest,
     Best,
     Step(u64),

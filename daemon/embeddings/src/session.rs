@@ -26,7 +26,7 @@ pub struct StateTables {
 
 impl StateTables {
     /// Tables of a store that this process reads itself.
-    pub fn of(store: &Store) -> Self {
+    pub fn from_store(store: &Store) -> Self {
         Self {
             tables: store.tables(),
             nearest: Some(nearest::plan_of(store.clone(), &Models::anywhere())),

@@ -16,7 +16,7 @@ use crate::session::with_session;
 ///
 /// `value` is an SQL expression over the columns of meta and the scores. `what` describes it in
 /// error messages.
-pub fn each_value(
+pub fn for_each_value(
     dataset: &Path,
     value: &str,
     what: &str,
@@ -25,7 +25,7 @@ pub fn each_value(
     each(dataset, None, value, what, take)
 }
 
-/// Like [`each_value`]. If the value is a single column, messages name that column and not the SQL
+/// Like [`for_each_value`]. If the value is a single column, messages name that column and not the SQL
 /// made from it.
 fn each(
     dataset: &Path,
@@ -63,7 +63,7 @@ fn each(
 }
 
 /// Calls `take` for each pair with a column's value as text, whatever the column's type.
-pub fn each_text(
+pub fn for_each_text(
     dataset: &Path,
     name: &str,
     what: &str,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::models::Model;
-use diptych_embeddings::values::each_text;
+use diptych_embeddings::values::for_each_text;
 use diptych_pipeline::Selection;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{SchemaError, Uid};
@@ -110,7 +110,7 @@ impl Classification {
     }
 
     /// Computes the accuracy on pairs that this model encoded.
-    pub fn of(
+    pub fn accuracy(
         &self,
         model: &Model,
         encoded: &Encoded,
@@ -249,7 +249,7 @@ fn labels_there_are(
     pairs: &HashSet<Uid>,
 ) -> anyhow::Result<Vec<String>> {
     let mut found = BTreeSet::new();
-    each_text(dataset, label_column, COLUMN, |uid, label| {
+    for_each_text(dataset, label_column, COLUMN, |uid, label| {
         if pairs.contains(&uid) && !label.trim().is_empty() && found.len() <= MOST_LABELS {
             found.extend(labels_in(label));
         }
@@ -302,7 +302,7 @@ fn read_labels(
         numbers.get(label).copied().or_else(number).ok_or_else(|| label.to_owned())
     };
     let mut labels = HashMap::new();
-    each_text(dataset, label_column, COLUMN, |uid, label| {
+    for_each_text(dataset, label_column, COLUMN, |uid, label| {
         if label.trim().is_empty() {
             return;
         }

@@ -144,7 +144,7 @@ fn image_file(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// The result of a test.
-pub struct Tested<'a> {
+pub struct TestScores<'a> {
     test: &'a Test,
     /// Cosines of each example: one or two images, by two captions.
     scores: Vec<Vec<[f32; 2]>>,
@@ -159,7 +159,7 @@ pub fn run<'a>(
     model: &Model,
     tests: &[&'a Test],
     control: Control<'_>,
-) -> anyhow::Result<Vec<Tested<'a>>> {
+) -> anyhow::Result<Vec<TestScores<'a>>> {
     let images = encode_images(model, tests, control)?;
     let of_test = |test: &&'a Test| {
         control.check()?;
@@ -213,7 +213,7 @@ fn tested<'a>(
     model: &Model,
     test: &'a Test,
     images: &HashMap<&Path, Vec<f32>>,
-) -> anyhow::Result<Tested<'a>> {
+) -> anyhow::Result<TestScores<'a>> {
     let captions: Vec<String> =
         test.examples.iter().flat_map(|example| example.captions.clone()).collect();
     let texts = model.encode_texts(&captions)?;
@@ -241,10 +241,10 @@ fn tested<'a>(
             (Winoground::CHANCE.to_vec(), columns)
         }
     };
-    Ok(Tested { test, scores, chances, columns })
+    Ok(TestScores { test, scores, chances, columns })
 }
 
-impl Tested<'_> {
+impl TestScores<'_> {
     pub fn name(&self) -> &str {
         &self.test.name
     }

@@ -12,7 +12,7 @@ use arrow::array::AsArray;
 use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
-use diptych_embeddings::values::{column_texts, each_value};
+use diptych_embeddings::values::{column_texts, for_each_value};
 use diptych_pipeline::Selection;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{PairChoice, Uid, column};
@@ -68,8 +68,8 @@ impl EvalData {
         control: Control<'_>,
     ) -> anyhow::Result<Self> {
         let mut data = match &subject.source {
-            PairSource::Benchmark(folder) => Self::of_benchmark(folder, tasks, state, control)?,
-            PairSource::Dataset { dataset, pairs, classes, train_selection } => Self::of_dataset(
+            PairSource::Benchmark(folder) => Self::from_benchmark(folder, tasks, state, control)?,
+            PairSource::Dataset { dataset, pairs, classes, train_selection } => Self::from_dataset(
                 dataset,
                 pairs,
                 classes.as_ref(),
@@ -116,7 +116,7 @@ impl EvalData {
         Ok(data)
     }
 
-    fn of_dataset(
+    fn from_dataset(
         dataset: &Path,
         pairs: &PairChoice,
         classes: Option<&ClassSource>,
@@ -182,7 +182,7 @@ impl EvalData {
         })
     }
 
-    fn of_benchmark(
+    fn from_benchmark(
         folder: &Path,
         tasks: &[Task],
         state: &Path,
@@ -339,7 +339,7 @@ impl Images {
 fn sha256_of(dataset: &Path, selection: &Selection) -> anyhow::Result<HashMap<Uid, Vec<u8>>> {
     let selected: HashSet<Uid> = selection.uids.iter().copied().collect();
     let mut found = HashMap::with_capacity(selected.len());
-    each_value(dataset, column::SHA256, "the hashes of the images", |uid, hashes, row| {
+    for_each_value(dataset, column::SHA256, "the hashes of the images", |uid, hashes, row| {
         if selected.contains(&uid) {
             found.insert(uid, hashes.as_fixed_size_binary().value(row).to_vec());
         }

@@ -38,7 +38,7 @@ impl Groups {
     }
 
     /// Returns the groups of these pairs.
-    pub fn of(&self, uids: &[Uid]) -> Vec<&str> {
+    pub fn names_of(&self, uids: &[Uid]) -> Vec<&str> {
         uids.iter().map(|uid| self.0.get(uid).map_or(NONE, String::as_str)).collect()
     }
 }

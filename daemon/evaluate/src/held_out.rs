@@ -192,7 +192,7 @@ impl HeldOutTrends {
     /// Computes the trends of the last evaluations with as many pairs as the newest.
     ///
     /// `answers` are the kept results. If one is missing, intervals are as wide as without them.
-    pub fn of(all: &[EvaluationFigures], answers: &[PairAnswers]) -> Self {
+    pub fn new(all: &[EvaluationFigures], answers: &[PairAnswers]) -> Self {
         let Some(newest) = all.last() else { return Self::default() };
         let comparable: Vec<&EvaluationFigures> =
             all.iter().filter(|of| of.pairs.to_bits() == newest.pairs.to_bits()).collect();
@@ -292,7 +292,7 @@ mod tests {
         let losses: Vec<_> = found.iter().map(|of| (of.training_loss, of.loss)).collect();
         assert_eq!(losses, [(Some(1.5), Some(3.0)), (Some(4.0), Some(2.0)), (Some(6.0), None)]);
         // The last evaluation has fewer pairs, so it stands alone.
-        assert_eq!(HeldOutTrends::of(&found, &[]).evaluations, 1);
+        assert_eq!(HeldOutTrends::new(&found, &[]).evaluations, 1);
     }
 
     #[test]
@@ -315,10 +315,10 @@ mod tests {
             )
         };
         let kept: Vec<PairAnswers> = (0..5).map(of).collect();
-        let paired = HeldOutTrends::of(&all, &kept);
+        let paired = HeldOutTrends::new(&all, &kept);
         assert!(paired.image_to_text.unwrap().rises() && paired.text_to_image.unwrap().rises());
         assert!(paired.overfits());
-        let unknown = HeldOutTrends::of(&all, &kept[1..]);
+        let unknown = HeldOutTrends::new(&all, &kept[1..]);
         assert!(!unknown.image_to_text.unwrap().rises(), "one is missing");
     }
 }

@@ -180,7 +180,7 @@ fn classes(
             hits.iter().filter(|hits| hits[image]).count() as f64 / draws.len() as f64
         };
         let parts = (0..with.uids.len()).map(|image| Unit { hits: part(image), of: 1.0 }).collect();
-        json["groups"] = grouped(&groups.of(with.uids), &["top1"], &[parts], out);
+        json["groups"] = grouped(&groups.names_of(with.uids), &["top1"], &[parts], out);
     }
     if let Some(other) = other {
         let theirs = Predictions::pooled(other).summary().top1;
@@ -313,8 +313,12 @@ fn pairs(
     }
     if let Some(groups) = with.groups {
         let at_one = [units[0].clone(), units[RECALL_AT.len()].clone()];
-        json["groups"] =
-            grouped(&groups.of(image_uids), &["image_to_text", "text_to_image"], &at_one, out);
+        json["groups"] = grouped(
+            &groups.names_of(image_uids),
+            &["image_to_text", "text_to_image"],
+            &at_one,
+            out,
+        );
     }
     if let Some((other, _)) = other {
         for (name, ours, theirs, first) in [

@@ -13,7 +13,7 @@ pub struct Request {
     /// Without tasks: retrieval, and zero-shot if there are classes. For a benchmark, the task it
     /// is made for.
     pub tasks: Vec<Task>,
-    pub settings: Settings,
+    pub settings: EvalSettings,
 }
 
 /// The pairs of an evaluation.
@@ -57,7 +57,7 @@ pub struct ClassSource {
 
 /// The settings of a measurement.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct EvalSettings {
     /// Number of neighbours that vote.
     pub k: usize,
     /// Temperature T of a neighbour's vote exp(cosine / T), as in DINO. With 0, all votes are
@@ -77,7 +77,7 @@ pub struct Settings {
     pub threads: usize,
 }
 
-impl Default for Settings {
+impl Default for EvalSettings {
     fn default() -> Self {
         let shots = vec![1, 2, 4, 8, 16];
         Self {
@@ -93,7 +93,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl EvalSettings {
     /// Returns the settings of intervals.
     pub fn bootstrap(&self) -> Bootstrap {
         Bootstrap { resamples: self.resamples, seed: self.seed, ..Bootstrap::default() }

@@ -113,7 +113,7 @@ impl EmbeddingSource<'_> {
         go_on: GoOn<'_>,
     ) -> anyhow::Result<Option<Encoded>> {
         let (model, kept) = match self {
-            Self::Files(files) => return files.of(dataset, selection).map(Some),
+            Self::Files(files) => return files.select(dataset, selection).map(Some),
             Self::Model { model, kept } => (model, kept),
         };
         let key = kept.as_ref().map(|kept| (kept, kept.key(selection)));
@@ -139,8 +139,9 @@ impl EmbeddingSource<'_> {
     pub fn encode_texts(&self, texts: &[String]) -> anyhow::Result<Vec<f32>> {
         match self {
             Self::Model { model, .. } => model.encode_texts(texts),
-            Self::Files(files) => files
-                .cannot("has no tower for further captions (--more-captions, or several lines)"),
+            Self::Files(files) => files.insufficient(
+                "has no tower for further captions (--more-captions, or several lines)",
+            ),
         }
     }
 
@@ -153,7 +154,7 @@ impl EmbeddingSource<'_> {
     ) -> anyhow::Result<AveragePrecision> {
         match self {
             Self::Model { model, .. } => classification.precision(model, encoded, bootstrap, go_on),
-            Self::Files(files) => files.cannot(NO_PROMPTS),
+            Self::Files(files) => files.insufficient(NO_PROMPTS),
         }
     }
 
@@ -165,7 +166,7 @@ impl EmbeddingSource<'_> {
     ) -> anyhow::Result<Predictions> {
         match self {
             Self::Model { model, .. } => classification.predictions(model, encoded, go_on),
-            Self::Files(files) => files.cannot(NO_PROMPTS),
+            Self::Files(files) => files.insufficient(NO_PROMPTS),
         }
     }
 }

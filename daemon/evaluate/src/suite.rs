@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use super::compositional::{self, Test};
 use super::data::EvalData;
 use super::figures::figures;
-use super::measure::{Measuring, TaskResult, measure};
+use super::measure::{MeasureOptions, TaskResult, measure};
 use super::report::{as_json, difference_interval_text, interval_text};
 use super::source::EmbeddingSource;
 use super::text::Text;
-use crate::request::{ClassSource, Control, PairSource, Settings, Subject, Task as TaskKind};
+use crate::request::{ClassSource, Control, EvalSettings, PairSource, Subject, Task as TaskKind};
 
 /// Figures of classification. The first is the default.
 const OF_CLASSES: [&str; 3] = ["top1", "top5", "mean_per_class"];
@@ -43,7 +43,7 @@ enum TaskInput {
 }
 
 /// The result of a model.
-pub struct Scored {
+pub struct SuiteScores {
     tasks: Vec<TaskScore>,
     /// Tasks for which there was no time.
     pub left_out: Vec<String>,
@@ -78,24 +78,37 @@ impl Suite {
     }
 
     /// Measures the weights of a model, without intervals.
-    pub fn of_model(
+    pub fn score_model(
         &self,
         model: &Model,
         threads: usize,
         go_on: &dyn Fn() -> bool,
-    ) -> anyhow::Result<Scored> {
-        let how = Settings { resamples: 0, threads, ..Settings::default() };
-        self.run(&EmbeddingSource::Model { model, kept: None }, Measuring { how: &how, go_on })
+    ) -> anyhow::Result<SuiteScores> {
+        let settings = EvalSettings { resamples: 0, threads, ..EvalSettings::default() };
+        self.run(
+            &EmbeddingSource::Model { model, kept: None },
+            MeasureOptions { settings: &settings, go_on },
+        )
     }
 
-    pub fn run(&self, towers: &EmbeddingSource<'_>, with: Measuring<'_>) -> anyhow::Result<Scored> {
-        let mut scored =
-            Scored { tasks: Vec::new(), left_out: Vec::new(), level: Bootstrap::default().level };
+    pub fn run(
+        &self,
+        towers: &EmbeddingSource<'_>,
+        with: MeasureOptions<'_>,
+    ) -> anyhow::Result<SuiteScores> {
+        let mut scored = SuiteScores {
+            tasks: Vec::new(),
+            left_out: Vec::new(),
+            level: Bootstrap::default().level,
+        };
         for (place, task) in (0..).zip(&self.tasks) {
             // Tasks with equally many images must not share their resamples.
-            let how = Settings { seed: with.how.seed.wrapping_add(place), ..with.how.clone() };
+            let settings = EvalSettings {
+                seed: with.settings.seed.wrapping_add(place),
+                ..with.settings.clone()
+            };
             let found = if (with.go_on)() {
-                task.run(towers, Measuring { how: &how, ..with })
+                task.run(towers, MeasureOptions { settings: &settings, ..with })
                     .with_context(|| format!("task {} of the suite {}", task.name, self.name))?
             } else {
                 None
@@ -124,7 +137,7 @@ impl Task {
                     test.figure_names().iter().rev().map(|name| (*name).to_owned()).collect();
                 (TaskInput::Examples(test), known)
             }
-            _ => of_data(task, state, control)?,
+            _ => read_data(task, state, control)?,
         };
         let metric = task.metric.clone().unwrap_or_else(|| known[0].clone());
         if !known.contains(&metric) {
@@ -137,9 +150,9 @@ impl Task {
     fn run(
         &self,
         towers: &EmbeddingSource<'_>,
-        with: Measuring<'_>,
+        with: MeasureOptions<'_>,
     ) -> anyhow::Result<Option<TaskScore>> {
-        let (metric, bootstrap) = (self.metric.as_str(), with.how.bootstrap());
+        let (metric, bootstrap) = (self.metric.as_str(), with.settings.bootstrap());
         let (figures, (value, resampled), pairs) = match &self.input {
             TaskInput::Examples(test) => {
                 let EmbeddingSource::Model { model, .. } = towers else {
@@ -171,10 +184,10 @@ impl Task {
                         let [predictions] = &draws[..] else {
                             bail!("a suite cannot contain tasks with several draws")
                         };
-                        of_classes(predictions, metric, bootstrap)?
+                        score_classes(predictions, metric, bootstrap)?
                     }
                     TaskResult::Labels { found, .. } => (found.mean, found.resampled.clone()),
-                    TaskResult::Pairs { units, .. } => of_pairs(units, metric, bootstrap)?,
+                    TaskResult::Pairs { units, .. } => score_pairs(units, metric, bootstrap)?,
                 };
                 let uids: Vec<u8> = measured.uids.iter().flat_map(|uid| uid.0).collect();
                 (figures(&result), counted, ContentHash::of(&uids))
@@ -193,7 +206,7 @@ impl Task {
 }
 
 /// Reads the data of a task. Returns the names of its figures, the default first.
-fn of_data(
+fn read_data(
     task: &SuiteTask,
     state: &Path,
     control: Control<'_>,
@@ -244,7 +257,7 @@ fn of_data(
     Ok((TaskInput::Data(Box::new(data)), known))
 }
 
-fn of_classes(
+fn score_classes(
     predictions: &Predictions,
     metric: &str,
     bootstrap: Bootstrap,
@@ -261,7 +274,7 @@ fn of_classes(
 }
 
 /// Computes a recall. `units` are those of [`TaskResult::Pairs`].
-fn of_pairs(
+fn score_pairs(
     units: &[Vec<Unit>],
     metric: &str,
     bootstrap: Bootstrap,
@@ -294,7 +307,7 @@ fn mean_of(columns: &[Vec<Unit>], bootstrap: Bootstrap) -> anyhow::Result<(f64, 
     Ok((value, (0..bootstrap.resamples).map(mean).collect()))
 }
 
-impl Scored {
+impl SuiteScores {
     /// Returns the number of finished tasks.
     pub fn tasks(&self) -> usize {
         self.tasks.len()

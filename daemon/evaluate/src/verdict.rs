@@ -181,7 +181,7 @@ mod tests {
         }
 
         fn trends(&self) -> HeldOutTrends {
-            HeldOutTrends::of(&self.figures(), &self.answers())
+            HeldOutTrends::new(&self.figures(), &self.answers())
         }
     }
 
@@ -198,7 +198,7 @@ mod tests {
         assert!(run.trends().words().contains("overfitting"));
         // A run of an earlier version has no held-out loss and no answers, so nothing is claimed.
         let earlier = Run { losses: Vec::new(), ..run };
-        let trends = HeldOutTrends::of(&earlier.figures(), &[]);
+        let trends = HeldOutTrends::new(&earlier.figures(), &[]);
         assert_eq!(trends.verdict(), Verdict::CannotTell);
         assert!(trends.words().contains("no held-out loss"), "{}", trends.words());
     }
@@ -227,7 +227,7 @@ mod tests {
         assert!(run.trends().words().contains("longer training may help"));
         // The verdict does not need the figures that later versions record.
         let earlier = Run { losses: Vec::new(), ..run };
-        assert_eq!(HeldOutTrends::of(&earlier.figures(), &[]).verdict(), Verdict::GetsBetter);
+        assert_eq!(HeldOutTrends::new(&earlier.figures(), &[]).verdict(), Verdict::GetsBetter);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use diptych_embeddings::models::checkpoint_name;
 use diptych_schemas::words::describe;
 use diptych_schemas::{BestMode, CheckpointConfig, SampleIndex, Step};
 use diptych_store::{CheckpointRecord, EventKind, Milliseconds, RunName};
-use diptych_trainer::checkpoint::{self, Found};
+use diptych_trainer::checkpoint::{self, StoredCheckpoint};
 use diptych_trainer::{CheckpointManifest, CheckpointMeta, Due, Saved, Score};
 
 use super::evaluation::Evaluated;
@@ -23,10 +23,10 @@ use super::watch::Warning;
 
 /// Describes a checkpoint folder for the store.
 ///
-/// Without `steps_per_epoch` only whole epochs are counted. `diptych train` corrects that later.
+/// Without `steps_per_epoch` only whole epochs are counters. `diptych train` corrects that later.
 pub fn record_of(
     run: &RunName,
-    found: &Found,
+    found: &StoredCheckpoint,
     steps_per_epoch: Option<u64>,
 ) -> anyhow::Result<CheckpointRecord> {
     let manifest = &found.manifest;
@@ -174,7 +174,7 @@ impl Prepared {
         })?;
         let record = record_of(
             &self.record.run,
-            &Found { folder: saved.folder, manifest },
+            &StoredCheckpoint { folder: saved.folder, manifest },
             Some(self.steps_per_epoch),
         )?;
         let (run, step) = (record.run.clone(), record.step.0);
@@ -192,7 +192,7 @@ impl Prepared {
         }
         let metric = Score::new(best_metric.clone(), 0.0, *best_mode == BestMode::Max);
         let Some(manifests) = self.manifests()? else { return Ok(()) };
-        let kept = kept(&manifests, *keep_last, (*keep_best, &metric));
+        let kept = checkpoints_to_keep(&manifests, *keep_last, (*keep_best, &metric));
         for old in
             self.store.checkpoints(&self.record.run)?.iter().filter(|old| !kept.contains(&old.step))
         {
@@ -225,7 +225,7 @@ fn comparable(manifest: &CheckpointManifest, other: &Score) -> Option<f64> {
 /// They are the newest, the last `last` of those that the configuration asks for, and the `best` by
 /// a metric (of equals the newest). Checkpoints of a stop or a roll-back make way for later ones,
 /// and do not push out those that the next roll-back needs.
-fn kept(
+fn checkpoints_to_keep(
     all: &[CheckpointManifest],
     last: usize,
     (best, metric): (usize, &Score),
@@ -275,7 +275,10 @@ mod tests {
     fn stopping_a_run_pushes_no_checkpoint_out() {
         let none = Score::new("a".into(), 0.0, true);
         let steps = |all: &[CheckpointManifest], last| {
-            kept(all, last, (0, &none)).into_iter().map(|step| step.0).collect::<Vec<_>>()
+            checkpoints_to_keep(all, last, (0, &none))
+                .into_iter()
+                .map(|step| step.0)
+                .collect::<Vec<_>>()
         };
         let mut all = vec![saved(4, Due::Schedule), saved(8, Due::Schedule), saved(9, Due::Stop)];
         assert_eq!(steps(&all, 2), [4, 8, 9]);
@@ -301,7 +304,10 @@ mod tests {
             saved(5, Due::Schedule),
         ];
         let steps = |all: &[CheckpointManifest], best, metric: &Score| {
-            kept(all, 1, (best, metric)).into_iter().map(|step| step.0).collect::<Vec<_>>()
+            checkpoints_to_keep(all, 1, (best, metric))
+                .into_iter()
+                .map(|step| step.0)
+                .collect::<Vec<_>>()
         };
         let metric = |name: &str, larger| Score::new(name.into(), 0.0, larger);
         assert_eq!(steps(&all, 1, &metric("a", true)), [3, 5], "of equals the newest");

@@ -13,7 +13,7 @@ pub(super) fn continued(
     known: RunRecord,
     new: &RunRecord,
     given: &TrainConfig,
-    newest: Option<&checkpoint::Found>,
+    newest: Option<&checkpoint::StoredCheckpoint>,
 ) -> anyhow::Result<RunRecord> {
     let start = newest.map_or_else(String::new, |newest| {
         format!(

@@ -64,7 +64,7 @@ pub(super) struct Limits<'a> {
 
 impl HeldOut {
     /// Reads the data of the evaluation. Returns `None` if the configuration has none.
-    pub(super) fn of(run: &Prepared) -> anyhow::Result<Option<Self>> {
+    pub(super) fn read(run: &Prepared) -> anyhow::Result<Option<Self>> {
         let eval = &run.config.eval;
         let Some(selection) = &eval.selection else { return Ok(None) };
         let Some(dataset) = held_out_dataset(&run.config) else { return Ok(None) };
@@ -139,7 +139,7 @@ impl HeldOut {
             for batch in eval_batches(self.texts(run))? {
                 terms.add(&batch?)?;
                 heartbeat.alive();
-                if limits.stop.asked() {
+                if limits.stop.is_requested() {
                     return Ok(Evaluated { whole: false, stopped: true, ..done });
                 }
                 if each.is_some_and(|time| began.elapsed() >= time) {
@@ -205,9 +205,9 @@ impl HeldOut {
                 heartbeat.alive();
                 whole = pairs == of || limits.time.is_none_or(|time| began.elapsed() < time);
             }
-            whole && !limits.stop.asked()
+            whole && !limits.stop.is_requested()
         })?;
-        if limits.stop.asked() {
+        if limits.stop.is_requested() {
             return Err(TrainerError::Stopped.into());
         }
         done.whole &= whole;
@@ -232,7 +232,7 @@ impl HeldOut {
         }
         let go_on = || {
             heartbeat.alive();
-            !limits.stop.asked()
+            !limits.stop.is_requested()
         };
         let groups = caption_groups(&encoded.captions, false);
         let ranks = pair_ranks(&encoded, model.encoder.dimension(), &groups, &go_on)?;
@@ -262,7 +262,7 @@ impl HeldOut {
             done.answers = Some(answers(step, &encoded, &ranks, loss_parts));
         }
         if let Some(classification) = &self.classification {
-            let found = classification.of(&model, &encoded, &go_on)?;
+            let found = classification.accuracy(&model, &encoded, &go_on)?;
             let named = [
                 ("top1", found.top1),
                 ("top5", found.top5),

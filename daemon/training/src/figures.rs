@@ -12,7 +12,7 @@ pub(crate) struct StepFigures {
     /// Steps done, including this one.
     pub(crate) step: u64,
     pub(crate) total_steps: u64,
-    /// Counted from 1.
+    /// StepCounters from 1.
     pub(crate) epoch: u64,
     /// Place in the data after the step.
     pub(crate) next_sample: u64,

@@ -18,7 +18,7 @@ pub(super) struct FirstModel {
 
 impl FirstModel {
     /// Resolves the model that a configuration names. Reads only configurations, not weights.
-    pub(super) fn of(config: &TrainConfig) -> anyhow::Result<Self> {
+    pub(super) fn choose(config: &TrainConfig) -> anyhow::Result<Self> {
         let ModelChoice { config: name, weights, tokenizer } = &config.model;
         let place = |path: &PathBuf| place(path, &config.state);
         let weights = match weights {
@@ -35,7 +35,7 @@ impl FirstModel {
             Some(path) if !path.exists() => newest_checkpoint(config)?.or(Some(path)),
             other => other,
         };
-        let implied = source.as_deref().map(ModelConfig::of_weights).transpose()?.flatten();
+        let implied = source.as_deref().map(ModelConfig::from_weights).transpose()?.flatten();
         let named =
             name.as_deref().map(ModelConfig::named_or_file).transpose().context("model.config")?;
         let model = match (named, implied, source.as_deref()) {

@@ -54,7 +54,7 @@ impl Overfitting {
         let since = metrics.get("loss").map_or(&[][..], Vec::as_slice);
         let since = since.iter().filter(|(step, _)| *step > last);
         let losses = since.fold((0.0, 0), |(sum, count), (_, loss)| (sum + loss, count + 1));
-        let reported = HeldOutTrends::of(&evaluations, answers).verdict() == Verdict::Overfits;
+        let reported = HeldOutTrends::new(&evaluations, answers).verdict() == Verdict::Overfits;
         Ok(Self { evaluations, losses, reported })
     }
 
@@ -78,7 +78,7 @@ impl Overfitting {
         self.evaluations.retain(|of| of.step < step.0);
         let training_loss = (count > 0).then(|| sum / count as f64);
         self.evaluations.push(EvaluationFigures { training_loss, ..figures });
-        let trends = HeldOutTrends::of(&self.evaluations, answers);
+        let trends = HeldOutTrends::new(&self.evaluations, answers);
         let overfits = trends.verdict() == Verdict::Overfits;
         let begins = overfits && !self.reported;
         self.reported = overfits;

@@ -19,6 +19,7 @@ mod held_out_loss;
 mod inputs;
 pub mod live;
 mod machine;
+pub mod metric_docs;
 mod pace;
 pub mod prefetcher;
 mod prepare;
@@ -144,7 +145,7 @@ fn drive(
         }
         suite => suite?,
     };
-    let hooks = RunHooks { held_out: HeldOut::of(run)?, suite, heartbeat, stop };
+    let hooks = RunHooks { held_out: HeldOut::read(run)?, suite, heartbeat, stop };
     run.thin_all_metrics()?;
     hooks.catch_up(run)?;
     let mut loader = run.loader()?;
@@ -156,7 +157,7 @@ fn drive(
     loop {
         let done_here = run.trainer.steps_done() - first_step;
         let must_stop =
-            || stop.asked() || options.stop_after.is_some_and(|limit| done_here >= limit);
+            || stop.is_requested() || options.stop_after.is_some_and(|limit| done_here >= limit);
         heartbeat.enter(Phase::WaitingForData);
         let started = Instant::now();
         let Ready { batch, uploaded } = loop {
@@ -275,15 +276,15 @@ impl Evaluations {
 
 /// Counters after a step that decide what is due.
 #[derive(Clone, Copy)]
-struct Counted {
+struct StepCounters {
     step: u64,
     /// Number of epochs done, if the step is the last of one.
     epoch: Option<u64>,
     samples: (SampleIndex, SampleIndex),
 }
 
-impl Counted {
-    fn of(run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Self {
+impl StepCounters {
+    fn after(run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Self {
         let step = run.record.step.0;
         Self {
             step,
@@ -320,15 +321,15 @@ impl RunHooks<'_> {
 
     fn evaluations_due(&self, run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Evaluations {
         let eval = &run.config.eval;
-        let counted = Counted::of(run, samples);
-        let on_the_way = counted.step < run.record.total_steps.0;
+        let counters = StepCounters::after(run, samples);
+        let on_the_way = counters.step < run.record.total_steps.0;
         Evaluations {
             held_out: on_the_way
                 && self.held_out.is_some()
-                && counted.due(eval.every_steps, eval.every_epochs, eval.every_samples),
+                && counters.due(eval.every_steps, eval.every_epochs, eval.every_samples),
             suite: on_the_way
                 && self.suite.is_some()
-                && counted.due(eval.suite_every_steps, eval.suite_every_epochs, 0),
+                && counters.due(eval.suite_every_steps, eval.suite_every_epochs, 0),
         }
     }
 
@@ -351,7 +352,7 @@ impl RunHooks<'_> {
         let times = (time(run.config.eval.max_seconds), time(run.config.eval.suite_max_seconds));
         let score = self.evaluate(run, evaluations, times)?;
         let config = &run.config.checkpoint;
-        let on_schedule = Counted::of(run, samples).due(
+        let on_schedule = StepCounters::after(run, samples).due(
             config.every_steps,
             config.every_epochs,
             config.every_samples,
@@ -392,7 +393,8 @@ impl RunHooks<'_> {
                 self.heartbeat,
             )?);
         }
-        if let Some(suite) = self.suite.as_ref().filter(|_| due.suite && !self.stop.asked()) {
+        if let Some(suite) = self.suite.as_ref().filter(|_| due.suite && !self.stop.is_requested())
+        {
             found.push(suite::evaluate(
                 suite,
                 run,
@@ -448,7 +450,7 @@ impl RunHooks<'_> {
             && !evaluation::is_recorded(run, run.record.step, PAIRS)?)
             || (self.suite.is_some()
                 && !evaluation::is_recorded(run, run.record.step, suite::TASKS)?);
-        if self.stop.asked() && is_missing {
+        if self.stop.is_requested() && is_missing {
             return self.stopped(run);
         }
         run.record.state = RunState::Finished;

@@ -62,7 +62,7 @@ pub(crate) struct Prepared {
 
 pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow::Result<Prepared> {
     inputs::check(config)?;
-    let first = FirstModel::of(config)?;
+    let first = FirstModel::choose(config)?;
     let model = first.config.clone();
     let eval = &config.eval;
     for (key, is_given) in [

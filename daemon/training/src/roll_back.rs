@@ -10,7 +10,7 @@ use anyhow::bail;
 use diptych_pipeline::Batch;
 use diptych_schemas::{SampleIndex, Step, Uid};
 use diptych_store::{EventKind, EventRecord, Milliseconds};
-use diptych_trainer::checkpoint::{self, Found};
+use diptych_trainer::checkpoint::{self, StoredCheckpoint};
 use diptych_trainer::{Due, RollBack, StepReport};
 
 use super::prepare::Prepared;
@@ -107,7 +107,7 @@ impl Prepared {
         // Each attempt without progress goes back further.
         let newest = candidates.len().saturating_sub(1 + self.guard.in_vain as usize);
         candidates.truncate(newest + 1);
-        while let Some(Found { folder, .. }) = candidates.pop() {
+        while let Some(StoredCheckpoint { folder, .. }) = candidates.pop() {
             match self.trainer.restore(&folder) {
                 Ok(manifest) => return Ok((manifest.step, manifest.samples)),
                 Err(error) => tracing::warn!("skipping {}: {error}", folder.display()),
@@ -122,10 +122,10 @@ impl Prepared {
     ///
     /// Checkpoints that depend on a stop or on the clock are left out, so that every run with this
     /// configuration returns to the same one. They are used only if a run has no others.
-    fn good_checkpoints(&self, last_used: Step) -> anyhow::Result<Vec<Found>> {
+    fn good_checkpoints(&self, last_used: Step) -> anyhow::Result<Vec<StoredCheckpoint>> {
         let scheduled = self.saves_on_schedule();
         let mut found = checkpoint::list(&self.checkpoints)?.valid;
-        found.retain(|Found { manifest, .. }| {
+        found.retain(|StoredCheckpoint { manifest, .. }| {
             manifest.step < last_used
                 && manifest.guard.in_a_row == 0
                 && (manifest.due == Due::Schedule || !scheduled)

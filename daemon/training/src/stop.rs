@@ -9,11 +9,11 @@ pub struct StopRequest(Arc<AtomicBool>);
 
 impl StopRequest {
     /// Returns whether a stop was requested.
-    pub fn asked(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub fn ask(&self) {
+    pub fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 

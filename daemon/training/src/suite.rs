@@ -32,7 +32,7 @@ pub(super) fn read(
     let Some(path) = &run.config.eval.suite else { return Ok(None) };
     let go_on = || {
         heartbeat.alive();
-        !stop.asked()
+        !stop.is_requested()
     };
     let control = Control { go_on: &go_on, ..Control::NONE };
     Suite::read(path, &run.config.state, control).map(Some).context("eval.suite")
@@ -93,10 +93,10 @@ fn one(
 ) -> anyhow::Result<()> {
     let go_on = || {
         heartbeat.alive();
-        !limits.stop.asked() && limits.time.is_none_or(|time| began.elapsed() < time)
+        !limits.stop.is_requested() && limits.time.is_none_or(|time| began.elapsed() < time)
     };
-    let scored = suite.of_model(model, run.config.loader.threads, &go_on)?;
-    if limits.stop.asked() {
+    let scored = suite.score_model(model, run.config.loader.threads, &go_on)?;
+    if limits.stop.is_requested() {
         done.stopped = true;
         done.whole = false;
         return Ok(());

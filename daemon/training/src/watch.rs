@@ -276,7 +276,7 @@ mod tests {
                 })
                 .collect()
         };
-        // The first step is not counted, so each window ends one step later.
+        // The first step is not counters, so each window ends one step later.
         assert_eq!(window(0.9), []);
         assert_eq!(window(0.3), [EventKind::DataWait]);
         assert_eq!(window(0.15), [], "not yet ended");

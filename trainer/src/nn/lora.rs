@@ -81,7 +81,7 @@ impl Lora {
         if !lora.is_wanted() {
             return Ok(None);
         }
-        let depths = Depths::of(specs);
+        let depths = Depths::from_specs(specs);
         let mut changes = Vec::new();
         for (place, spec) in specs.iter().enumerate() {
             let parts = changes_of(spec.role);

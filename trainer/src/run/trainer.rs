@@ -141,8 +141,8 @@ impl Trainer {
         let outputs: Vec<&str> =
             model.family().outputs().iter().map(|output| output.name).collect();
         objective.check(model.config().family(), &outputs)?;
-        Depths::of(model.set().specs()).check(&train.lock)?;
-        let passes = Passes::of(model.set().specs(), &train.lock, &spec.lora);
+        Depths::from_specs(model.set().specs()).check(&train.lock)?;
+        let passes = Passes::from_specs(model.set().specs(), &train.lock, &spec.lora);
         let lock = lora::lock(&spec.lora, &train.lock);
         model.lock(&lock)?;
         model.adapt(&spec.lora, &lock, spec.seed)?;
@@ -227,7 +227,7 @@ impl Trainer {
     /// It shares the weights that LoRA does not change, so use it before the next step. Refuses a
     /// model that is not a dual encoder.
     pub fn encoder(&self) -> Result<Encoder, TrainerError> {
-        Encoder::of(Model::frozen(
+        Encoder::new(Model::frozen(
             self.model.config(),
             self.model.set().merged(self.model.parameters())?,
         )?)
@@ -236,7 +236,7 @@ impl Trainer {
     /// Returns an encoder with the moving average of the weights, if there is one.
     pub fn average_encoder(&self) -> Result<Option<Encoder>, TrainerError> {
         let Some(average) = &self.average else { return Ok(None) };
-        Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(&average.values)?)?)
+        Encoder::new(Model::frozen(self.model.config(), self.model.set().merged(&average.values)?)?)
             .map(Some)
     }
 
@@ -282,7 +282,7 @@ impl Trainer {
 
     /// Returns an uploader of batches to this trainer's device.
     pub fn uploader(&self) -> Uploader {
-        Uploader::of(&self.model)
+        Uploader::new(&self.model)
     }
 
     /// Sets whether steps report the duration of each part.

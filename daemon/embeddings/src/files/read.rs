@@ -17,7 +17,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::table::rows_of;
 use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
 use crate::encode::Encoded;
-use crate::values::each_value;
+use crate::values::for_each_value;
 
 /// Columns that can name rows. The first one present is used.
 const NAMES: [&str; 4] = [column::UID, column::KEY, "image_path", "image_name"];
@@ -36,7 +36,7 @@ pub struct EmbeddingFiles {
 
 impl EmbeddingFiles {
     /// Returns whether a path holds embedding files, and not a model.
-    pub fn are_at(path: &Path) -> bool {
+    pub fn exist_at(path: &Path) -> bool {
         if path.is_dir() {
             return path.join(IMAGES).is_dir()
                 || tables(path).is_ok_and(|tables| !tables.is_empty());
@@ -58,7 +58,7 @@ impl EmbeddingFiles {
         } else {
             let files = if path.is_dir() { tables(path)? } else { vec![path.to_owned()] };
             for file in files {
-                each_table(&file, &mut |table| read.table(table))
+                for_each_table(&file, &mut |table| read.table(table))
                     .with_context(|| file.display().to_string())?;
             }
         }
@@ -91,7 +91,7 @@ impl EmbeddingFiles {
     }
 
     /// Fails with the path and the reason why these files do not suffice.
-    pub fn cannot<T>(&self, why: &str) -> anyhow::Result<T> {
+    pub fn insufficient<T>(&self, why: &str) -> anyhow::Result<T> {
         bail!("{} {why}", self.path.display())
     }
 
@@ -112,7 +112,7 @@ impl EmbeddingFiles {
             let (images, texts) = (images?, texts?);
             let metadata = self.path.join(METADATA).join(format!("metadata_{number}.parquet"));
             let mut found = Vec::new();
-            each_table(&metadata, &mut |table| {
+            for_each_table(&metadata, &mut |table| {
                 found.extend(self.names(table)?);
                 Ok(())
             })
@@ -213,7 +213,7 @@ impl EmbeddingFiles {
     /// Returns the embeddings of a selection's pairs, in the selection's order.
     ///
     /// Pairs without embeddings are skipped with a warning.
-    pub fn of(&self, dataset: &Path, selection: &Selection) -> anyhow::Result<Encoded> {
+    pub fn select(&self, dataset: &Path, selection: &Selection) -> anyhow::Result<Encoded> {
         let mut found = self.rows_and_captions(dataset, selection)?;
         let mut encoded = Encoded::default();
         for uid in &selection.uids {
@@ -258,7 +258,7 @@ impl EmbeddingFiles {
         let mut twice = None;
         let of = |name: &str| format!("'{name}', arrow_cast({name}, 'Utf8')");
         let columns = [column::CAPTION, column::SOURCE, column::KEY].map(of).join(", ");
-        each_value(
+        for_each_value(
             dataset,
             &format!("named_struct({columns})"),
             "reading captions and keys",
@@ -338,7 +338,7 @@ fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
         .map_err(|error| SchemaError::io(folder)(error).into())
 }
 
-fn each_table(
+fn for_each_table(
     path: &Path,
     take: &mut dyn FnMut(&RecordBatch) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {

@@ -78,7 +78,7 @@ pub fn nearest_of_batch(
     let share = queries.len().div_ceil(threads_for(vectors.len())).max(1);
     for first in (0..vectors.len()).step_by(TILE) {
         let count = TILE.min(vectors.len() - first);
-        let scores = products.with(&vectors.values()[first * stride..][..count * stride])?;
+        let scores = products.multiply(&vectors.values()[first * stride..][..count * stride])?;
         thread::scope(|scope| {
             let parts =
                 queries.chunks(share).zip(best.chunks_mut(share)).zip(scores.chunks(share * count));

@@ -12,12 +12,12 @@ use crate::models::{self, Model};
 const CAPACITY: usize = 2;
 
 /// A model that several threads share, one at a time.
-pub struct Loaded {
+pub struct SharedModel {
     model: Mutex<Model>,
     producer: ContentHash,
 }
 
-impl Loaded {
+impl SharedModel {
     pub fn new(model: Model) -> anyhow::Result<Self> {
         let producer = model.encoder.hash()?;
         Ok(Self { model: Mutex::new(model), producer })
@@ -34,15 +34,15 @@ impl Loaded {
     }
 }
 
-struct LoadedModel {
+struct CachedModel {
     path: PathBuf,
-    loaded: Arc<Loaded>,
+    loaded: Arc<SharedModel>,
 }
 
 /// The most recently used models, newest last. Clones share them.
 #[derive(Clone, Default)]
 pub struct Models {
-    kept: Arc<Mutex<Vec<LoadedModel>>>,
+    kept: Arc<Mutex<Vec<CachedModel>>>,
     /// Whether a name may be any path, and not only a run of the state folder.
     anywhere: bool,
 }
@@ -57,7 +57,7 @@ impl Models {
     ///
     /// A run's newest checkpoint changes over time. The call blocks for seconds if it reads
     /// weights. The model runs on the CPU, which encodes one text sooner than a GPU is initialized.
-    pub fn get(&self, name: &str, state: &Path) -> anyhow::Result<Arc<Loaded>> {
+    pub fn get(&self, name: &str, state: &Path) -> anyhow::Result<Arc<SharedModel>> {
         let (name, state) = (name.to_owned(), state.to_owned());
         let named =
             ModelRef { name, config: None, ema: false, state, device: "cpu".into(), threads: 0 };
@@ -67,7 +67,7 @@ impl Models {
         models::read_resolved(resolve, |path| self.load(path, &named))
     }
 
-    fn load(&self, path: &Path, named: &ModelRef) -> anyhow::Result<Arc<Loaded>> {
+    fn load(&self, path: &Path, named: &ModelRef) -> anyhow::Result<Arc<SharedModel>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let known =
             kept.iter().position(|kept| kept.path == path).map(|place| kept.remove(place).loaded);
@@ -76,10 +76,10 @@ impl Models {
                 .to_str()
                 .with_context(|| format!("{} is not valid UTF-8", path.display()))?
                 .to_owned();
-            Loaded::new(models::load(&ModelRef { name, ..named.clone() })?).map(Arc::new)
+            SharedModel::new(models::load(&ModelRef { name, ..named.clone() })?).map(Arc::new)
         };
         let loaded = known.map_or_else(load, Ok)?;
-        kept.push(LoadedModel { path: path.to_owned(), loaded: Arc::clone(&loaded) });
+        kept.push(CachedModel { path: path.to_owned(), loaded: Arc::clone(&loaded) });
         if kept.len() > CAPACITY {
             kept.remove(0);
         }

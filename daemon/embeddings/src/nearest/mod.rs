@@ -29,7 +29,7 @@ pub use error::NearestError;
 pub use exact::{BATCH, nearest, nearest_of_batch};
 pub use graph::{Graph, GraphSpec};
 pub use kernel::padded;
-pub use loaded::{Loaded, Models};
+pub use loaded::{Models, SharedModel};
 pub use query::{Query, QueryTerm};
 pub use sql::{NearestRead, PlanNearest, plan_of, register};
 pub use vectors::Vectors;
@@ -38,7 +38,7 @@ use diptych_store::{Modality, Store, StoreError};
 
 /// An image that a search found.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Found {
+pub struct Neighbour {
     pub uid: Uid,
     /// Cosine.
     pub score: f32,
@@ -56,14 +56,14 @@ pub struct SearchOptions {
 /// The image embeddings of one model, and the model. Any number of threads may search at once.
 pub struct Searcher {
     store: Store,
-    loaded: Arc<Loaded>,
+    loaded: Arc<SharedModel>,
     vectors: Vectors,
     graph: Option<(Graph, GraphSpec)>,
 }
 
 impl Searcher {
     /// Reads all image embeddings of the model, in at most `limit` bytes.
-    pub fn open(store: &Store, loaded: Arc<Loaded>, limit: u64) -> Result<Self, NearestError> {
+    pub fn open(store: &Store, loaded: Arc<SharedModel>, limit: u64) -> Result<Self, NearestError> {
         let vectors = Vectors::read(store, loaded.producer(), Modality::Image, limit);
         Self::over(store, loaded, vectors)
     }
@@ -71,7 +71,7 @@ impl Searcher {
     /// Reads the image embeddings of these pairs. Equal scores come in the order of `uids`.
     pub fn open_some(
         store: &Store,
-        loaded: Arc<Loaded>,
+        loaded: Arc<SharedModel>,
         uids: &[Uid],
         limit: u64,
     ) -> Result<Self, NearestError> {
@@ -81,7 +81,7 @@ impl Searcher {
 
     fn over(
         store: &Store,
-        loaded: Arc<Loaded>,
+        loaded: Arc<SharedModel>,
         vectors: Result<Vectors, NearestError>,
     ) -> Result<Self, NearestError> {
         let vectors = vectors.map_err(|error| match error {
@@ -139,7 +139,7 @@ impl Searcher {
         queries: &[Query],
         k: usize,
         options: SearchOptions,
-    ) -> Result<Vec<Vec<Found>>, NearestError> {
+    ) -> Result<Vec<Vec<Neighbour>>, NearestError> {
         if let Some(threshold) = options.distinct
             && !(-1.0..=1.0).contains(&threshold)
         {
@@ -152,7 +152,7 @@ impl Searcher {
         let named: Vec<&[usize]> = vectors.iter().map(|vector| vector.named.as_slice()).collect();
         let k = k.min(self.vectors.len());
         let mut ask = if options.distinct.is_some() { 4 * k } else { k };
-        let mut answers: Vec<Vec<Found>> = vec![Vec::new(); queries.len()];
+        let mut answers: Vec<Vec<Neighbour>> = vec![Vec::new(); queries.len()];
         let mut open: Vec<usize> = (0..queries.len()).collect();
         while !open.is_empty() {
             let now: Vec<Vec<f32>> = open.iter().map(|query| values[*query].clone()).collect();
@@ -171,7 +171,7 @@ impl Searcher {
                 };
                 hits.truncate(k);
                 answers[query] =
-                    hits.iter().map(|hit| Found { uid: hit.uid, score: hit.score }).collect();
+                    hits.iter().map(|hit| Neighbour { uid: hit.uid, score: hit.score }).collect();
                 if !enough && !all {
                     left.push(query);
                 }

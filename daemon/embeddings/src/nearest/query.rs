@@ -5,7 +5,7 @@
 use diptych_schemas::Uid;
 
 use super::NearestError;
-use super::loaded::Loaded;
+use super::loaded::SharedModel;
 use super::vectors::Vectors;
 
 /// Length below which the parts have cancelled each other out.
@@ -43,7 +43,7 @@ pub(super) struct Vector {
 
 /// Encodes queries, with all of their texts at once.
 pub(super) fn encode(
-    loaded: &Loaded,
+    loaded: &SharedModel,
     vectors: &Vectors,
     queries: &[Query],
 ) -> Result<Vec<Vector>, NearestError> {
@@ -54,11 +54,11 @@ pub(super) fn encode(
         });
     let encoded = loaded.lock().encode_texts(&texts.collect::<Vec<_>>())?;
     let mut encoded = encoded.chunks_exact(vectors.dimension());
-    queries.iter().map(|query| of_query(loaded, vectors, query, &mut encoded)).collect()
+    queries.iter().map(|query| encode_query(loaded, vectors, query, &mut encoded)).collect()
 }
 
-fn of_query<'a>(
-    loaded: &Loaded,
+fn encode_query<'a>(
+    loaded: &SharedModel,
     vectors: &Vectors,
     query: &Query,
     texts: &mut impl Iterator<Item = &'a [f32]>,
@@ -77,7 +77,8 @@ fn of_query<'a>(
             QueryTerm::Uid(uid) => {
                 let place = vectors.place_of(*uid).ok_or_else(|| {
                     NearestError::Query(format!(
-                        "pair {uid} is not among the {} searched embeddings",
+                        "pair {uid} is not among the {} searched embeddings: check the dataset \
+                         and the selection, or embed the pair with `diptych embed`",
                         vectors.len()
                     ))
                 })?;
@@ -127,7 +128,7 @@ pub(super) fn unit(mut values: Vec<f32>) -> Option<Vec<f32>> {
     Some(values)
 }
 
-fn encode_image(loaded: &Loaded, bytes: &[u8]) -> Result<Vec<f32>, NearestError> {
+fn encode_image(loaded: &SharedModel, bytes: &[u8]) -> Result<Vec<f32>, NearestError> {
     let model = loaded.lock();
     let unreadable = |error| NearestError::Query(format!("the image cannot be decoded: {error}"));
     let pixels = model.pixels(bytes).map_err(unreadable)?;

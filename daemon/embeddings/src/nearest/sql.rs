@@ -26,7 +26,7 @@ use diptych_table::{Give, ReadPart, projected, scan};
 use serde::{Deserialize, Serialize};
 
 use super::best::{Best, Hit};
-use super::loaded::{Loaded, Models};
+use super::loaded::{Models, SharedModel};
 use super::query::unit;
 use super::vectors::READ_AT_ONCE;
 use super::{NearestError, kernel};
@@ -104,7 +104,7 @@ impl TableFunctionImpl for Nearest {
                 "nearest searches the embeddings of a state folder: pass one with --state"
             );
         };
-        let call = NearestCall { model: model.into(), query: NearestQuery::of(query)?, k };
+        let call = NearestCall { model: model.into(), query: NearestQuery::from_scalar(query)?, k };
         Ok(Arc::new(NearestTable { call, plan, schema: schema() }))
     }
 }
@@ -142,7 +142,7 @@ pub struct NearestRead {
 }
 
 impl NearestQuery {
-    fn of(value: &ScalarValue) -> SqlResult<Self> {
+    fn from_scalar(value: &ScalarValue) -> SqlResult<Self> {
         if let Some(text) = value.try_as_str().flatten() {
             return Ok(Self::Text(text.into()));
         }
@@ -171,7 +171,7 @@ impl NearestCall {
         &self,
         store: &Store,
         models: &Models,
-    ) -> Result<(Arc<Loaded>, Vec<f32>), NearestError> {
+    ) -> Result<(Arc<SharedModel>, Vec<f32>), NearestError> {
         let loaded = models.get(&self.model, store.folder())?;
         let values = match &self.query {
             NearestQuery::Text(text) => loaded.lock().encode_texts(std::slice::from_ref(text))?,
@@ -182,7 +182,12 @@ impl NearestCall {
     }
 
     /// Returns the stored embedding of a pair.
-    fn stored(&self, store: &Store, loaded: &Loaded, uid: Uid) -> Result<Vec<f32>, NearestError> {
+    fn stored(
+        &self,
+        store: &Store,
+        loaded: &SharedModel,
+        uid: Uid,
+    ) -> Result<Vec<f32>, NearestError> {
         let mut uids = store.read_set(loaded.producer(), Modality::Image, false)?;
         while let Some(chunk) = uids.next_chunk(READ_AT_ONCE)? {
             if let Some(index) = chunk.uids.iter().position(|known| *known == uid) {

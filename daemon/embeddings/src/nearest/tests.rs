@@ -54,7 +54,7 @@ proptest! {
     ) {
         let mut random = Random::new(seed);
         let values = coarse(&mut random, rows, dimension);
-        let vectors = Vectors::of(dimension, uids(0..rows), &narrowed(&values));
+        let vectors = Vectors::from_rows(dimension, uids(0..rows), &narrowed(&values));
         let asked: Vec<Vec<f32>> =
             (0..queries).map(|_| coarse(&mut random, 1, dimension)).collect();
         let ready: Vec<Vec<f32>> = asked.iter().map(|query| padded(query)).collect();
@@ -78,7 +78,7 @@ fn a_batch_answers_bit_for_bit_what_single_queries_do_on_several_tiles_and_threa
     let mut values = draw(ROWS * 24);
     // Copies have exactly equal scores, so their places decide.
     values.copy_within(0..24 * 50, 24 * 39_000);
-    let vectors = Vectors::of(24, uids(0..ROWS), &narrowed(&values));
+    let vectors = Vectors::from_rows(24, uids(0..ROWS), &narrowed(&values));
     let queries: Vec<Vec<f32>> = (0..9).map(|query| padded(&values[24 * query..][..24])).collect();
     let batch = nearest_of_batch(&vectors, &queries, 30).unwrap();
     for (number, (query, batch)) in queries.iter().zip(batch).enumerate() {
@@ -91,7 +91,8 @@ fn a_batch_answers_bit_for_bit_what_single_queries_do_on_several_tiles_and_threa
 
 #[test]
 fn all_rows_alike_come_in_the_order_of_their_places() {
-    let vectors = Vectors::of(3, uids(0..20_000), &narrowed(&[0.6, 0.0, 0.8].repeat(20_000)));
+    let vectors =
+        Vectors::from_rows(3, uids(0..20_000), &narrowed(&[0.6, 0.0, 0.8].repeat(20_000)));
     let query = padded(&[0.36, 0.48, 0.8]);
     let expected: Vec<usize> = (0..7).collect();
     let found = |hits: &[Hit]| hits.iter().map(|hit| hit.place).collect::<Vec<_>>();
@@ -113,8 +114,11 @@ fn a_set_that_grows_is_taken_in_and_one_made_anew_is_read_anew() {
         writer.finish().unwrap();
     };
     let expected = |rows: std::ops::Range<usize>| {
-        let vectors =
-            Vectors::of(40, uids(rows.clone()), &narrowed(&values[rows.start * 40..rows.end * 40]));
+        let vectors = Vectors::from_rows(
+            40,
+            uids(rows.clone()),
+            &narrowed(&values[rows.start * 40..rows.end * 40]),
+        );
         (vectors.uids().to_vec(), vectors.values().to_vec())
     };
     let found = |vectors: &Vectors| (vectors.uids().to_vec(), vectors.values().to_vec());
@@ -185,8 +189,8 @@ fn approximate_index_finds_nearly_all_of_the_exact_answers_and_scores_them_alike
     let mut random = Random::new(7);
     let centres: Vec<f32> = (0..20 * dimension).map(|_| random.uniform(-1.0, 1.0) as f32).collect();
     let values = narrowed(&clustered(&mut random, &centres, dimension, rows));
-    let half = Vectors::of(dimension, uids(0..rows / 2), &values[..rows / 2 * dimension]);
-    let vectors = Vectors::of(dimension, uids(0..rows), &values);
+    let half = Vectors::from_rows(dimension, uids(0..rows / 2), &values[..rows / 2 * dimension]);
+    let vectors = Vectors::from_rows(dimension, uids(0..rows), &values);
     // Built from a half, then grown.
     let mut graph = Graph::build(&half, GraphSpec { links: 16, candidates: 64 }).unwrap();
     graph.grow(&vectors).unwrap();
@@ -207,7 +211,7 @@ fn approximate_index_finds_nearly_all_of_the_exact_answers_and_scores_them_alike
 #[test]
 fn approximate_index_takes_few_rows_equal_rows_and_no_rows() {
     let graph = |rows: usize| {
-        let vectors = Vectors::of(4, uids(0..rows), &narrowed(&[0.5; 4].repeat(rows)));
+        let vectors = Vectors::from_rows(4, uids(0..rows), &narrowed(&[0.5; 4].repeat(rows)));
         (Graph::build(&vectors, GraphSpec::default()).unwrap(), vectors)
     };
     let query = padded(&[0.5; 4]);

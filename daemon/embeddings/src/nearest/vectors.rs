@@ -83,7 +83,7 @@ impl Vectors {
     }
 
     /// Makes vectors from rows, `[rows, dimension]`, that come from elsewhere.
-    pub fn of(dimension: usize, uids: Vec<Uid>, rows: &[f16]) -> Self {
+    pub fn from_rows(dimension: usize, uids: Vec<Uid>, rows: &[f16]) -> Self {
         let mut values = Vec::with_capacity(uids.len() * kernel::stride(dimension));
         kernel::append_padded(rows, dimension, &mut values);
         let producer = ContentHash::of(b"");
