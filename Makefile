@@ -15,6 +15,7 @@ UNIT = $(TO)/lib/systemd/system/diptych.service
 # Places where shells look for completions.
 COMPLETES_BASH = $(TO)/share/bash-completion/completions/diptych
 COMPLETES_ZSH = $(TO)/share/zsh/site-functions/_diptych
+MANUAL = $(TO)/share/man/man1
 COMPLETES_FISH = $(TO)/share/fish/vendor_completions.d/diptych.fish
 
 # Fetches libtorch, cmake and nasm into the user's cache if they are missing.
@@ -63,6 +64,9 @@ install:
 	$(TO)/lib/diptych/diptych completions bash > $(COMPLETES_BASH)
 	$(TO)/lib/diptych/diptych completions zsh > $(COMPLETES_ZSH)
 	$(TO)/lib/diptych/diptych completions fish > $(COMPLETES_FISH)
+	install -d $(MANUAL)
+	$(TO)/lib/diptych/diptych man $(MANUAL)
+	gzip -9nf $(MANUAL)/diptych.1 $(MANUAL)/diptych-*.1
 	test -e $(DESTDIR)/etc/diptych/diptych.toml || install -Dm644 $(DIST)/diptych.toml $(DESTDIR)/etc/diptych/diptych.toml
 ifeq ($(DESTDIR),)
 	systemd-sysusers $(TO)/lib/sysusers.d/diptych.conf
@@ -77,6 +81,7 @@ ifeq ($(DESTDIR),)
 endif
 	rm -rf $(TO)/lib/diptych $(TO)/share/diptych $(TO)/share/doc/diptych
 	rm -f $(COMPLETES_BASH) $(COMPLETES_ZSH) $(COMPLETES_FISH)
+	rm -f $(MANUAL)/diptych.1.gz $(MANUAL)/diptych-*.1.gz
 	rm -f $(TO)/bin/diptych $(UNIT) $(TO)/lib/sysusers.d/diptych.conf
 
 # Builds a Debian package in target/debian with everything that install makes and the unit's

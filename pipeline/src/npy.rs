@@ -184,7 +184,9 @@ fn parse_header(header: &str) -> Option<(String, Vec<u64>)> {
 /// Describes the error when there is no header.
 fn no_header(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => "truncated within its header".to_owned(),
+        io::ErrorKind::UnexpectedEof => {
+            "truncated within its header; write or copy it again".to_owned()
+        }
         _ => error.to_string(),
     }
 }
@@ -392,7 +394,7 @@ mod tests {
         assert!(marked_classes(&longer).unwrap_err().contains("claims 3 numbers"));
         let matrix =
             array("{'descr': '|b1', 'fortran_order': False, 'shape': (1, 3), }", &[1, 0, 1]);
-        assert!(marked_classes(&matrix).unwrap_err().contains("one dimension"));
+        assert!(marked_classes(&matrix).unwrap_err().contains("not labels"));
         for length in 0..matrix.len() {
             marked_classes(&matrix[..length]).unwrap_err();
         }
@@ -428,17 +430,17 @@ mod tests {
         };
         let mut cases = vec![
             (b"PK\x03\x04 something".to_vec(), "not a .npy"),
-            (whole[..60].to_vec(), "cut short"),
-            (whole[..whole.len() - 1].to_vec(), "cut short or damaged"),
-            ([&whole[..], &[0]].concat(), "cut short or damaged"),
+            (whole[..60].to_vec(), "header"),
+            (whole[..whole.len() - 1].to_vec(), "damaged"),
+            ([&whole[..], &[0]].concat(), "damaged"),
             (replaced("(2,)", "(9,)"), "claims [9] elements"),
             (replaced("(2,), }", "(18446744073709551615,), }")[..].to_vec(), "uids.npy"),
             (replaced("'<u8'", "'<f8'"), "u8,u8"),
             (replaced("[('f0'", "\"O\" #'"), "u8,u8"),
             (replaced("(2,)", "((("), "u8,u8"),
             (b"\x93NUMPY\x09\x00".to_vec(), "version 9"),
-            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "at most"),
-            (vec![], "cut short"),
+            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "65536"),
+            (vec![], "header"),
         ];
         cases.extend(
             (0..whole.len()).step_by(7).map(|length| (whole[..length].to_vec(), "uids.npy")),

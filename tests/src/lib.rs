@@ -1,7 +1,7 @@
 //! Shared parts of the end-to-end tests: a folder for each, the binary, small data, messages. They
 //! see Diptych as a user does: commands, files, messages, exit codes.
 //!
-//! The binary is the one that `make test` builds just before; `DIPTYCH_BIN` names another.
+//! The binary is the one that `make test` builds just before. `DIPTYCH_BIN` names another one.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "this crate is only for tests")]
 
@@ -19,10 +19,10 @@ use std::time::Duration;
 use diptych_test_support::eventually;
 use service::{PATIENCE, Process};
 
-/// More than any command of a test takes.
+/// Longer than any command of a test takes.
 const LONGEST: Duration = Duration::from_mins(15);
 
-/// The `diptych` binary.
+/// Returns the path of the `diptych` binary.
 pub fn binary() -> PathBuf {
     let named = std::env::var_os("DIPTYCH_BIN").map(PathBuf::from);
     let built = || {
@@ -39,7 +39,7 @@ pub fn binary() -> PathBuf {
     path
 }
 
-/// The project's root.
+/// Returns the project's root.
 pub fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -47,7 +47,7 @@ pub fn project() -> PathBuf {
         .to_owned()
 }
 
-/// A folder in which a test works, deleted afterwards.
+/// The folder of a test, deleted afterwards.
 pub struct Work {
     folder: tempfile::TempDir,
 }
@@ -78,7 +78,7 @@ impl Work {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// `diptych ARGUMENTS…` in this folder, not yet started.
+    /// Returns `diptych ARGUMENTS…` in this folder, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command
@@ -94,14 +94,14 @@ impl Work {
         Ran::of(arguments, self.command(arguments))
     }
 
-    /// The same with variables in its environment.
+    /// Runs `diptych ARGUMENTS…` with variables in its environment.
     pub fn diptych_with(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> Ran {
         let mut command = self.command(arguments);
         command.envs(variables.iter().copied());
         Ran::of(arguments, command)
     }
 
-    /// Starts `diptych ARGUMENTS…` in this folder, its output thrown away.
+    /// Starts `diptych ARGUMENTS…` in this folder, without its output.
     pub fn start(&self, arguments: &[&str]) -> Process {
         Process(
             self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(),
@@ -113,7 +113,7 @@ impl Work {
         Process(command.stderr(File::create(self.path(log)).unwrap()).spawn().unwrap())
     }
 
-    /// Waits for a line of a file that holds `says`, and returns it.
+    /// Waits for a line of a file that contains `says`, and returns it.
     pub fn waits_for_line(&self, log: &str, says: &str) -> String {
         let whole_line = |line: &&str| line.ends_with('\n') && line.contains(says);
         eventually(PATIENCE, says, || {
@@ -145,7 +145,8 @@ impl Work {
         ran.stdout.lines().nth(1).unwrap_or_default().to_owned()
     }
 
-    /// A small data set in the folder `data` and selections of it: `train.parquet`, `heldout.parquet`.
+    /// Makes a small dataset in the folder `data`, and the selections `train.parquet` and
+    /// `heldout.parquet` of it.
     pub fn with_demo_data(self, scenes: u32) -> Self {
         self.diptych(&["demo-data", "scenes", "--scenes", &scenes.to_string()]).ok();
         self.diptych(&[
@@ -183,14 +184,14 @@ impl Work {
     }
 }
 
-/// A model that takes milliseconds a step.
+/// A model whose steps take milliseconds.
 pub const TINY_MODEL: &str = r#"{
   "embed_dim": 16,
   "vision_cfg": { "image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8 },
   "text_cfg": { "context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1 }
 }"#;
 
-/// A configuration that trains [`TINY_MODEL`] on [`Work::with_demo_data`].
+/// Returns a configuration that trains [`TINY_MODEL`] on [`Work::with_demo_data`].
 pub fn tiny_config(name: &str, epochs: u32, more: &str) -> String {
     format!(
         "name = \"{name}\"\nstate = \"state\"\nseed = 3\n[data]\ndataset = \"data\"\nselection = \"train.parquet\"\n\
@@ -199,7 +200,7 @@ pub fn tiny_config(name: &str, epochs: u32, more: &str) -> String {
     )
 }
 
-/// Weights and moments of a run's last checkpoint.
+/// Returns the weights and the moments of a run's last checkpoint.
 pub fn final_files(work: &Work, state: &str, run: &str) -> [Vec<u8>; 2] {
     let folder = work.path(&format!("{state}/checkpoints/{run}"));
     let last =

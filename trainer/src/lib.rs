@@ -49,6 +49,7 @@ pub use nn::preprocess::{
     IMAGE_MEAN, IMAGE_STD, ImageInput, PreprocessConfig, TextInput, TokenizerConfig,
 };
 pub use objectives::{Objective, Scalars, clip_loss};
+pub use run::estimate::ModelEstimate;
 pub use run::flops;
 pub use run::held_out::HeldOutTerms;
 pub use run::pair_loss::{EmbeddedPairs, PairLoss, pair_loss};

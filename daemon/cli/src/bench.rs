@@ -39,19 +39,45 @@ pub struct BenchSearchArgs {
     #[arg(long, value_name = "FOLDER")]
     pub state: Option<PathBuf>,
     /// Number of made-up rows
-    #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=20_000_000))]
+    #[arg(
+        long,
+        default_value_t = 1_000_000,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=20_000_000)
+    )]
     pub rows: u64,
     /// Dimension of made-up rows
-    #[arg(long, default_value_t = 512, value_name = "D", value_parser = clap::value_parser!(u64).range(1..=3584))]
+    #[arg(
+        long,
+        default_value_t = 512,
+        value_name = "D",
+        value_parser = clap::value_parser!(u64).range(1..=3584)
+    )]
     pub dimension: u64,
     /// Queries in a batch
-    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    #[arg(
+        long,
+        default_value_t = 256,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=65_536)
+    )]
     pub queries: u64,
     /// Results for each query
-    #[arg(short, long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(
+        short,
+        long,
+        default_value_t = 10,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=10_000)
+    )]
     pub k: u64,
     /// Rounds. In each, the compared methods take turns
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(
+        long,
+        default_value_t = 5,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=1000)
+    )]
     pub rounds: u64,
     /// Also build the approximate index (HNSW) and measure its recall
     #[arg(long)]
@@ -103,7 +129,11 @@ pub struct BenchLoaderArgs {
     )]
     pub queue_mib: u64,
     /// Row groups that are shuffled together, as loader.window_row_groups
-    #[arg(long, default_value_t = diptych_schemas::LoaderConfig::default().window_row_groups, value_name = "N")]
+    #[arg(
+        long,
+        default_value_t = diptych_schemas::LoaderConfig::default().window_row_groups,
+        value_name = "N"
+    )]
     pub window_row_groups: usize,
     /// Measure only the first N pairs; 0: all. Bare decoding keeps at most 512 MiB of their files
     /// in memory
@@ -113,7 +143,12 @@ pub struct BenchLoaderArgs {
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub epochs: u64,
     /// Rounds. In each, the loader and bare decoding take turns
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        default_value_t = 5,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub rounds: u64,
     /// Measure only the loader, without bare decoding
     #[arg(long)]

@@ -15,7 +15,12 @@ pub struct BenchTrainArgs {
     /// A built-in name or a JSON file in OpenCLIP's form, as for model.config
     pub model: String,
     /// Pairs in a step
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    #[arg(
+        long,
+        default_value_t = 32,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=1 << 20)
+    )]
     pub batch_size: u64,
     /// Pairs that go through the towers at once, as train.micro_batch_size; 0: the whole batch
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -35,7 +40,12 @@ pub struct BenchTrainArgs {
     pub clip_grad_norm: f64,
     /// Steps to measure. As many follow in which the parts are timed, with a wait for the device
     /// after each part
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    #[arg(
+        long,
+        default_value_t = 10,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=1 << 20)
+    )]
     pub steps: u64,
     /// Steps before these, which are not measured
     #[arg(long, default_value_t = 2, value_name = "N")]

@@ -5,20 +5,22 @@ use std::io::Write;
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
+use diptych_schemas::words::nearest;
+
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::job::JobVerb;
 use crate::{
     BackupArgs, BalanceArgs, Bench, BenchArgs, CompletionsArgs, ConfigArgs, DecontaminateArgs,
     DedupArgs, DemoDataArgs, DoctorArgs, EmbedArgs, EvalArgs, ExportArgs, IngestArgs, InitArgs,
-    JobArgs, LedgerArgs, ManArgs, PlotArgs, PresetArgs, ProfileArgs, ReportArgs, RetypeArgs,
-    ScoreArgs, SearchArgs, SelectArgs, ServeArgs, Shell, SplitArgs, SqlArgs, SyntheticMetaArgs,
-    TokenArgs, TrainArgs, UiArgs, UidsArgs, help,
+    JobArgs, LedgerArgs, ManArgs, PlotArgs, PresetArgs, ProfileArgs, ReferenceArgs, ReportArgs,
+    RetypeArgs, ScoreArgs, SearchArgs, SelectArgs, ServeArgs, Shell, SplitArgs, SqlArgs,
+    SyntheticMetaArgs, TokenArgs, TrainArgs, UiArgs, UidsArgs, help,
 };
 
 /// Trains CLIP-like models on your own image-text pairs
 #[derive(Debug, Parser)]
-#[command(name = "diptych", version, max_term_width = 110)]
+#[command(name = "diptych", version, max_term_width = 110, subcommand_value_name = "VERB")]
 pub struct Cli {
     /// Log more (-vv: even more). RUST_LOG works too
     #[arg(short, long, action = ArgAction::Count, global = true)]
@@ -101,6 +103,9 @@ pub enum Command {
     /// Compute the queries of a service's clients. The service starts it
     #[command(hide = true)]
     QueryWorker,
+    /// Write the reference pages of the book
+    #[command(hide = true)]
+    Reference(ReferenceArgs),
     /// Write made-up meta without images, to measure curation at scale
     #[command(hide = true)]
     SyntheticMeta(SyntheticMetaArgs),
@@ -110,6 +115,12 @@ pub enum Command {
 pub fn command() -> clap::Command {
     let aliases = JobVerb::names();
     let command = Cli::command().mut_subcommands(|verb| {
+        let verb = if verb.has_subcommands() {
+            let verb = verb.subcommand_value_name("VERB").subcommand_help_heading("Verbs");
+            verb.disable_help_subcommand(true)
+        } else {
+            verb
+        };
         let is_alias = aliases.iter().any(|name| name == verb.get_name());
         if is_alias { verb.hide(true) } else { verb }
     });
@@ -122,6 +133,7 @@ pub fn command() -> clap::Command {
 pub fn parse() -> Cli {
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.unwrap_or_else(|mut error| {
+        suggest_verb(&mut error);
         if error.get(ContextKind::Usage).is_some() {
             // clap's own usage lists the options of this call as if they were required.
             let usage = ContextValue::StyledStr(usage(std::env::args_os().skip(1)));
@@ -131,8 +143,25 @@ pub fn parse() -> Cli {
     })
 }
 
+/// Suggests the nearest verb for an unknown one. clap's own suggestions are many and far-fetched.
+fn suggest_verb(error: &mut clap::Error) {
+    let Some(ContextValue::String(found)) = error.get(ContextKind::InvalidSubcommand) else {
+        return;
+    };
+    let found = found.clone();
+    let of = named_verb(std::env::args_os().skip(1));
+    let names = of.get_subcommands().map(clap::Command::get_name);
+    let nearest = nearest(&found, names).map(str::to_owned).into_iter().collect();
+    error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(nearest));
+}
+
 /// Returns the usage line of the verb that the arguments name.
 fn usage(args: impl Iterator<Item = OsString>) -> StyledStr {
+    named_verb(args).render_usage()
+}
+
+/// Returns the verb that the arguments name, or the whole program.
+fn named_verb(args: impl Iterator<Item = OsString>) -> clap::Command {
     let mut named = command();
     named.build();
     for arg in args {
@@ -140,7 +169,7 @@ fn usage(args: impl Iterator<Item = OsString>) -> StyledStr {
             named = next;
         }
     }
-    named.render_usage()
+    named
 }
 
 /// Writes the completion script of a shell.
@@ -154,7 +183,8 @@ impl Command {
     pub fn computes(&self) -> bool {
         matches!(
             self,
-            Self::Train(_)
+            Self::Init(_)
+                | Self::Train(_)
                 | Self::Eval(_)
                 | Self::Embed(_)
                 | Self::Search(_)

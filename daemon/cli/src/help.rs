@@ -26,12 +26,14 @@ pub(crate) fn template(command: &clap::Command) -> StyledStr {
         // The columns count what is seen, without the codes of colours.
         let (after_title, after_name) =
             (TITLE.saturating_sub(title.len()), VERB.saturating_sub(name.len()));
-        let line = format!(
-            "{heading}{title}{heading:#}{:after_title$}{literal}{name}{literal:#}{:after_name$}{about}",
-            "", ""
-        );
-        // Writing to a text cannot fail.
-        let _ = writeln!(text, "{}", line.trim_end());
+        if name.is_empty() {
+            // Writing to a text cannot fail.
+            let _ = writeln!(text);
+            return;
+        }
+        let title = format!("{heading}{title}{heading:#}{:after_title$}", "");
+        let line = format!("{title}{literal}{name}{literal:#}{:after_name$}{about}", "");
+        let _ = writeln!(text, "{line}");
     };
     for group in GROUPS {
         for (place, name) in group.verbs.iter().enumerate() {
@@ -58,7 +60,7 @@ mod tests {
         let help = command().render_help().to_string();
         assert!(help.lines().count() <= 50, "{}\n{help}", help.lines().count());
         for line in help.lines() {
-            assert!(line.chars().count() <= 80, "{line}");
+            assert!(line.chars().count() <= 80 && line.trim_end() == line, "{line}");
         }
         assert!(!help.contains('{'), "{help}");
     }

@@ -30,7 +30,12 @@ pub struct SelectArgs {
     #[arg(long, value_name = "FILE")]
     pub uids: Option<PathBuf>,
     /// Column of meta with the uids that the list means, as hexadecimal text [default: uid]
-    #[arg(long, value_name = "NAME", requires = "uids", conflicts_with_all = ["query", "file", "preset"])]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "uids",
+        conflicts_with_all = ["query", "file", "preset"]
+    )]
     pub uid_column: Option<String>,
     #[command(flatten)]
     pub dataset: DatasetArg,

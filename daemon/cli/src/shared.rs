@@ -36,9 +36,9 @@ impl PairsArgs {
 /// The model.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// A run (its newest checkpoint, RUN@STEP or RUN@best), the folder of a checkpoint, of an
-    /// OpenCLIP or of a Hugging Face model, or a file of weights under OpenCLIP's names
-    /// (.safetensors, .bin, .pt)
+    /// A run (its newest checkpoint, RUN@STEP or RUN@best), the folder of a checkpoint or of an
+    /// OpenCLIP or Hugging Face model, or a file of weights as OpenCLIP names them (.safetensors,
+    /// .bin, .pt)
     #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER|FILE")]
     pub model: String,
     /// Model configuration for a file of weights: a built-in name or a JSON file

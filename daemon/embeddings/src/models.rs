@@ -39,7 +39,7 @@ pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
     let (run, which) = match named.name.rsplit_once('@') {
         Some((run, "best")) => (run, CheckpointChoice::Best),
         Some((run, step)) => {
-            let step = step.parse();
+            let step = step.parse().ok();
             (
                 run,
                 CheckpointChoice::Step(step.with_context(|| {

@@ -1,4 +1,4 @@
-//! Commands that ask a running service, and what others ask of the owner of a state folder.
+//! Clients of a running service, and of the owner of a state folder.
 
 mod control;
 pub(super) mod job;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 pub(super) use service::{Found, Service, wait_for};
 
-/// Asks the service at an address to do something; gives its answer, null where it has none.
+/// Posts a request to the service at an address. Returns its answer, or null if it has none.
 pub(super) fn post(address: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
     let service = Service::at(address, None)?;
     wait_for(async {
@@ -28,7 +28,7 @@ pub(super) fn post(address: &str, path: &str, body: &Value) -> anyhow::Result<Va
     })
 }
 
-/// Tells a service what an evaluation of a checkpoint gave.
+/// Sends the figures of an evaluation of a checkpoint to a service.
 pub(super) fn record_metrics(
     address: &str,
     run: &str,

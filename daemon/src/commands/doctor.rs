@@ -7,7 +7,7 @@ use diptych_cli::{DoctorArgs, DoctorFormat};
 use diptych_pipeline::{Checksums, verify_dataset};
 use diptych_schemas::DatasetManifest;
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::words::{thousands, unreadable, wrapped};
+use diptych_schemas::words::{did_you_mean_path, thousands, unreadable, wrapped};
 use diptych_store::Owner;
 use serde_json::json;
 
@@ -23,7 +23,11 @@ const VERDICT: usize = 6;
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let Some(folder) = &args.folder else { return look_at_installation(args.format) };
     if !folder.is_dir() {
-        bail!("{}: there is no such folder", folder.display());
+        bail!(
+            "{}: there is no such folder{}",
+            folder.display(),
+            did_you_mean_path(folder, Path::is_dir)
+        );
     }
     if !DatasetManifest::path(folder).is_file() {
         return look_through_state(folder, args.fix);
@@ -79,7 +83,7 @@ fn look_through_state(state: &Path, fix: bool) -> anyhow::Result<Outcome> {
         make_way(state)?;
     } else if let Some(owner) = Owner::of(state) {
         line(format!(
-            "in use by process {} (`{}`): read as it is now, but for what is being written",
+            "in use by process {} (`{}`): reading what is complete now",
             owner.pid, owner.command
         ))?;
     }
@@ -89,12 +93,13 @@ fn look_through_state(state: &Path, fix: bool) -> anyhow::Result<Outcome> {
             Severity::Problem => "problem",
             Severity::Note => "note",
         };
-        let mended = mended.as_ref().map_or_else(String::new, |how| format!(". Mended: {how}"));
+        let mended = mended.as_ref().map_or_else(String::new, |how| format!(". Repaired: {how}"));
         line(format!("{kind}: {what}{mended}"))?;
     }
     let contents = &examined.contents;
     line(format!(
-        "{}: {} runs, {} whole checkpoints, {} steps of metrics, {} events, {} ledger entries, {} embeddings read; {}",
+        "{}: {} runs, {} valid checkpoints, {} steps of metrics, {} events, {} ledger entries, {} \
+         embeddings read; {}",
         state.display(),
         contents.runs,
         examined.checkpoints,
@@ -113,7 +118,7 @@ fn conclusion(findings: &[Finding], fix: bool) -> String {
     let open =
         findings.iter().filter(|finding| finding.mended.is_none() && finding.mendable).count();
     let advice =
-        if open > 0 && !fix { format!(". `--fix` mends {open} of them") } else { String::new() };
+        if open > 0 && !fix { format!(". `--fix` repairs {open} of them") } else { String::new() };
     match (problems, notes) {
         (0, 0) => "all is well".into(),
         _ => format!("{problems} problems, {notes} notes{advice}"),
@@ -136,8 +141,9 @@ fn look_through_dataset(folder: &Path) -> anyhow::Result<Outcome> {
     let unchecked = files.iter().filter(|file| file.found == Ok(Checksums::Missing)).count() as u64;
     if unchecked > 0 {
         line(format!(
-            "note: {} files have no checksums, since an earlier version wrote them. They can be read; a flipped bit in them that \
-             leaves them readable is not noticed. Images were held against their hashes",
+            "note: {} files have no checksums, since an earlier version wrote them. They can be \
+             read, \
+             but a flipped bit may go unnoticed. Images were compared with their hashes",
             thousands(unchecked)
         ))?;
     }

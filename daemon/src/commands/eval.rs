@@ -1,4 +1,5 @@
-//! `diptych eval`: how good a model is on held-out pairs, each figure beside chance and with its interval.
+//! `diptych eval`: measures a model on held-out pairs. Each figure stands next to chance and has an
+//! interval.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,11 +28,12 @@ use crate::commands::ingest_progress::IngestBar;
 use crate::output::{line, raw};
 use crate::signals::{self, Ending};
 
-/// How long an evaluation has to end by itself after a signal.
+/// Longest time that an evaluation has to end by itself after a signal.
 const ENDS_WITHIN: Duration = Duration::from_millis(700);
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
-    // It saves nothing before its end, and what it caches is written whole or not at all: nothing is lost by leaving.
+    // It saves nothing before its end, and writes each cache file completely or not at all, so
+    // leaving loses nothing.
     let stop = signals::watch(Ending::Within("nothing has been recorded", ENDS_WITHIN))?;
     let bar = IngestBar::new()?;
     let control =
@@ -57,7 +59,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What the arguments ask for.
+/// Converts the arguments into a request.
 fn request(args: &EvalArgs) -> anyhow::Result<Request> {
     let EvalOnArgs {
         dataset,
@@ -131,7 +133,8 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
     let other = other.map(|name| answers(&name)).transpose()?;
     if other.as_ref().is_some_and(|(_, other)| other.uids != measured.uids) {
         bail!(
-            "--compare: the two models did not see the same pairs; run again when nothing else writes to the dataset, and see that files of embeddings have all pairs"
+            "--compare: the two models did not see the same pairs. Check that files of embeddings \
+             have all pairs, and run again when nothing else writes to the dataset"
         );
     }
 
@@ -158,7 +161,8 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
     let selection = selection.as_ref().or(args.on.benchmark.as_ref());
     let mut json = json!({
         "model": path, "selection": selection, "where": condition, "pairs": uids.len(),
-        "selection_hash": data.selection.hash().to_string(), "dataset_hash": data.selection.dataset_hash.to_string(),
+        "selection_hash": data.selection.hash().to_string(),
+        "dataset_hash": data.selection.dataset_hash.to_string(),
     });
     if let Some((path, _)) = &other {
         json["compared_with"] = json!(path);
@@ -239,7 +243,7 @@ fn of_compositions(args: &EvalArgs, images: &Path, control: Control<'_>) -> anyh
     Ok(json)
 }
 
-/// The second model. That it is there is checked before the first one is evaluated.
+/// Returns the second model. Checks that it exists before the first one is evaluated.
 fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelRef>> {
     let Some(name) = &args.compare else { return Ok(None) };
     let other = args.model.run_on.model_ref(name, args.model.model_config.clone(), false);
@@ -249,7 +253,7 @@ fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelRef>> {
     Ok(Some(other))
 }
 
-/// Loads a model, or embeddings, and says where they lie.
+/// Loads a model or embeddings, and passes them on with their path.
 fn with_towers<T>(
     named: &ModelRef,
     args: &EvalArgs,
@@ -260,7 +264,7 @@ fn with_towers<T>(
         return run(&EmbeddingSource::Files(&EmbeddingFiles::read(&path)?), &path);
     }
     let model: Model = models::load(named)?;
-    // A model from elsewhere may be evaluated where there is no state folder, or one that cannot be written.
+    // A model from elsewhere can be evaluated without a state folder.
     let kept = if args.no_cache || !named.state.is_dir() {
         None
     } else {

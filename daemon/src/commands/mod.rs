@@ -1,4 +1,4 @@
-//! One module for each verb. It turns arguments into a call of another crate, and prints the result.
+//! One module for each verb. It turns arguments into a call of another crate and prints the result.
 
 mod backup;
 mod balance;
@@ -22,6 +22,7 @@ mod man;
 mod plot;
 mod preset;
 mod profile;
+mod reference;
 mod report;
 mod retype;
 mod score;
@@ -80,6 +81,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoData(args) => demo_data::run(&args),
+        Command::Reference(args) => reference::run(&args),
         Command::SyntheticMeta(args) => synthetic_meta::run(&args),
     }
 }

@@ -130,7 +130,8 @@ fn model(args: &ScoreArgs) -> anyhow::Result<Option<Model>> {
     let Some(model) = args.model.clone() else {
         if wanted {
             bail!(
-                "clip compares image and caption by a model: name one with --model (a run, or a folder with weights)"
+                "clip compares image and caption with a model: name one with --model, a run or a \
+                 folder with weights"
             );
         }
         return Ok(None);

@@ -1,4 +1,5 @@
-//! `diptych search`: the images nearest to a text, to an image, to a pair or to a sum of them, as a list and as a contact sheet.
+//! `diptych search`: finds the images nearest to a text, an image, a pair or a sum of them. Prints
+//! a list and makes a contact sheet.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -80,13 +81,14 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The store of a state folder, to embed what is missing and search. Beside an owner it is a copy, and what is embedded is not kept.
+/// Opens the store of a state folder to add missing embeddings and search. If another process owns
+/// it, a copy is opened, and new embeddings are not kept.
 fn store_to_search(state: &Path) -> anyhow::Result<Store> {
     match own(state, Store::open_undamaged) {
         Err(error) => {
             let Some(owner) = Owner::of(state) else { return Err(error) };
             tracing::info!(
-                "{} is in use by process {} (`{}`): a copy of it is searched, and what has to be embedded for that is not kept",
+                "{} is in use by process {} (`{}`): searching a copy. New embeddings are not kept",
                 state.display(),
                 owner.pid,
                 owner.command
@@ -97,7 +99,7 @@ fn store_to_search(state: &Path) -> anyhow::Result<Store> {
     }
 }
 
-/// What is asked for, each with a title: images, pairs, texts.
+/// Returns the queries with their titles: images, pairs, texts.
 fn queries(args: &SearchArgs) -> anyhow::Result<Vec<(String, Query)>> {
     let mut queries = Vec::new();
     for path in &args.images {
@@ -130,7 +132,7 @@ fn queries(args: &SearchArgs) -> anyhow::Result<Vec<(String, Query)>> {
     Ok(queries)
 }
 
-/// The images and captions of the rows found, in their order.
+/// Reads the images and captions of the results, in their order.
 fn pictures(
     model: &Model,
     dataset: &Path,

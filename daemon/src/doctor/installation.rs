@@ -1,6 +1,7 @@
 //! The installation, checked: libraries, devices, memory, disks and limits. Each check says what it
 //! found, and what to do where that is not good.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,7 @@ use crate::system::{Gpu, cache_folder, gpus, memory, processors, usable_processo
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Free space of a disk in GiB below which a check is bad, and below which it warns.
 const DISK: (f64, f64) = (1.0, 10.0);
-/// The same for memory.
+/// Usable memory in GiB below which a check is bad, and below which it warns.
 const MEMORY: (f64, f64) = (0.5, 2.0);
 /// Open files below which large datasets meet the limit.
 const OPEN_FILES: u64 = 4096;
@@ -47,9 +48,9 @@ impl Verdict {
 pub struct Check {
     pub name: &'static str,
     pub verdict: Verdict,
-    /// What was found, in one line.
+    /// The finding in one line.
     pub found: String,
-    /// What to do, where the verdict is not `Ok`.
+    /// The next step, if the verdict is not `Ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
@@ -161,7 +162,8 @@ fn cuda(gpus: &Result<Vec<Gpu>, String>) -> Check {
         (Ok(_), CudaLibraries::Opened(_)) => Check::warn(
             NAME,
             "the driver lists GPUs, but libtorch sees none",
-            "look at CUDA_VISIBLE_DEVICES, and at the permissions of /dev/nvidia*; a driver of CUDA \
+            "look at CUDA_VISIBLE_DEVICES, and at the permissions of /dev/nvidia*; a driver of \
+             CUDA \
              13 or later is needed",
         ),
     }
@@ -197,28 +199,38 @@ fn memory_check() -> Check {
     Check::of_amount(NAME, gib(memory.usable()), MEMORY, found, advice)
 }
 
+/// Checks the disks of this folder, of the cache and of temporary files, each disk once.
 fn disks() -> Vec<Check> {
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
-    let places = [
-        ("disk here", Some(here)),
-        ("disk of cache", cache_folder()),
-        ("disk of TMPDIR", Some(std::env::temp_dir())),
-    ];
-    places.into_iter().filter_map(|(name, folder)| Some(disk(name, &folder?))).collect()
+    let mut disks: Vec<(u64, PathBuf, Vec<&str>)> = Vec::new();
+    for (use_of, folder) in [
+        ("this folder", Some(here)),
+        ("the cache", cache_folder()),
+        ("temporary files", Some(std::env::temp_dir())),
+    ] {
+        let Some(folder) = folder else { continue };
+        let existing = folder.ancestors().find(|folder| folder.exists());
+        let existing = existing.unwrap_or(Path::new("/")).to_owned();
+        let number = existing.metadata().map_or(0, |folder| folder.dev());
+        match disks.iter_mut().find(|(known, ..)| *known == number) {
+            Some((.., uses)) => uses.push(use_of),
+            None => disks.push((number, existing, vec![use_of])),
+        }
+    }
+    disks.iter().map(|(_, folder, uses)| disk(folder, &uses.join(", "))).collect()
 }
 
-/// Checks the disk of a folder, or of the one that it would be made in.
-fn disk(name: &'static str, folder: &Path) -> Check {
-    let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    match rustix::fs::statvfs(existing) {
+fn disk(folder: &Path, uses: &str) -> Check {
+    let name = "disk";
+    match rustix::fs::statvfs(folder) {
         Err(error) => Check::bad(
             name,
-            format!("{}: {error}", existing.display()),
+            format!("{}: {error}", folder.display()),
             "make the folder, or repair its permissions",
         ),
         Ok(disk) => {
             let gib = (disk.f_bavail * disk.f_frsize) as f64 / GIB;
-            let found = format!("{gib:.1} GiB free for {}", folder.display());
+            let found = format!("{gib:.1} GiB free at {}, for {uses}", folder.display());
             let advice = "make room there: datasets, checkpoints and temporary files of sorts need \
                           it";
             Check::of_amount(name, gib, DISK, found, advice)

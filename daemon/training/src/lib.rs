@@ -19,6 +19,7 @@ mod held_out_loss;
 mod inputs;
 pub mod live;
 mod machine;
+pub mod metric_docs;
 mod pace;
 pub mod prefetcher;
 mod prepare;

@@ -243,11 +243,11 @@ mod tests {
         for (bytes, says) in [
             (&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], ["HEIC", "convert it"]),
             (b"\0\0\0\x14ftypmif1\0\0\0\0mif1", ["HEIC", "convert it"]),
-            (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", ["video", "no picture"]),
+            (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", ["video", "not an image"]),
             (b"8BPS\0\x01", ["Photoshop", "convert it"]),
             (b"DDS |\0\0\0", ["DDS", "convert it"]),
             (b"<?xml version='1.0'?>\n<svg xmlns=''/>", ["SVG", "convert it"]),
-            (b"\n<!DOCTYPE html><html>", ["HTML", "no picture"]),
+            (b"\n<!DOCTYPE html><html>", ["HTML", "not an image"]),
             (b"version https://git-lfs.github.com/spec/v1\n", ["Git LFS", "git lfs pull"]),
             (b"hello", ["TIFF", "\"hello\""]),
             (b"", ["AVIF", "empty"]),

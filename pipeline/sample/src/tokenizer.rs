@@ -306,7 +306,10 @@ fn canonical(text: &str) -> String {
 /// Returns Hugging Face's `tokenizer.json` of CLIP, with OpenCLIP's cleaning as far as the format
 /// allows.
 fn clip_json(vocabulary: &Vocabulary) -> String {
-    let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content,});
+    let replace = |pattern: Value, content: &str| {
+        let kind = "Replace";
+        json!({"type": kind, "pattern": pattern, "content": content})
+    };
     let html =
         HTML.iter().map(|(reference, character)| replace(json!({"String": reference}), character));
     let mut normalizers: Vec<Value> = html.clone().chain(html).collect();

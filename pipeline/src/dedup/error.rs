@@ -47,7 +47,7 @@ pub enum DedupError {
          a smaller distance ({option}), or allow more memory with --memory-limit"
     )]
     TooManyPairs { what: &'static str, option: &'static str, most: usize },
-    #[error("no pair is left, so no selection was written")]
+    #[error("every pair is also in an --against dataset, so no selection was written")]
     NothingLeft,
     /// A temporary file, in the folder of TMPDIR.
     #[error("cannot write or read temporary files in {}: {source}. Set TMPDIR to another \

@@ -447,7 +447,7 @@ fn selections_that_cannot_be_trained_on_are_refused_in_words() {
         train_loader(LoaderSpec { sources, ..spec(&data, &tokenizer) }).err().unwrap().to_string()
     };
     let message = refusal(&|selection| *selection = subset(selection, |row| row < 5));
-    assert!(message.contains("has 5 rows, a batch wants 6"), "{message}");
+    assert!(message.contains("5 rows") && message.contains('6'), "{message}");
     for weight in [0.0, -1.0, f32::NAN] {
         let message = refusal(&|selection| selection.weights[3] = weight);
         assert!(message.contains("row 3 of the selection has weight"), "{message}");

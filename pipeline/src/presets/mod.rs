@@ -6,6 +6,8 @@
 
 use std::fmt::Write;
 
+use diptych_schemas::words::did_you_mean;
+
 /// A filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preset {
@@ -25,9 +27,12 @@ pub struct Parameter {
 /// The reason why a filter cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PresetError {
-    #[error("there is no preset {name}. Known presets: {known}")]
+    #[error("there is no preset {name}{}. Known presets: {known}", did_you_mean(name, known.split(", ")))]
     Unknown { name: String, known: String },
-    #[error("preset {preset} has no parameter {key}. Its parameters: {known}")]
+    #[error(
+        "preset {preset} has no parameter {key}{}. Its parameters: {known}",
+        did_you_mean(key, known.split(", "))
+    )]
     UnknownKey { preset: &'static str, key: String, known: String },
     #[error("preset {preset} needs {key}: {meaning}. Set it with --set {key}=…")]
     Missing { preset: &'static str, key: &'static str, meaning: &'static str },

@@ -4,7 +4,7 @@
 //! Viewing them lets a person judge whether the number is right.
 
 use datafusion::prelude::SessionContext;
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator, Value};
+use datafusion::sql::sqlparser::ast::{BinaryOperator as Operator, Expr, UnaryOperator, Value};
 
 use super::funnel::Filter;
 use crate::sql::{SqlError, plan};
@@ -82,8 +82,7 @@ fn comparisons(condition: &Expr) -> Vec<Comparison> {
         Expr::Nested(inner) => comparisons(inner),
         Expr::BinaryOp {
             left,
-            op:
-                BinaryOperator::Lt | BinaryOperator::LtEq | BinaryOperator::Gt | BinaryOperator::GtEq,
+            op: Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq,
             right,
         } => match (number(left), number(right)) {
             (None, Some(value)) => vec![compares(left, value, None)],

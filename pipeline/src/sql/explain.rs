@@ -313,6 +313,7 @@ fn plain_message(error: &DataFusionError) -> String {
         | DataFusionError::Configuration(text)
         | DataFusionError::NotImplemented(text) => text.clone(),
         DataFusionError::ArrowError(error, _) => error.to_string(),
+        DataFusionError::External(error) => error.to_string(),
         other => other.strip_backtrace(),
     };
     // DataFusion wraps the messages of our own functions.

@@ -142,7 +142,11 @@ impl Fetcher {
         let answer = self.store.get_opts(path, options).await?;
         let found = Version::of(&answer.meta);
         if found != *version {
-            return Err(Failure::Changed(format!("{found:?} instead of {version:?}")));
+            let Version { size, mark } = version;
+            return Err(Failure::Changed(format!(
+                "it had {size} bytes and the version {mark}, now {} bytes and {}",
+                found.size, found.mark
+            )));
         }
         if answer.range != rest {
             return Err(Failure::Again(format!("the server sent bytes {:?}", answer.range)));

@@ -71,11 +71,12 @@ impl Remote {
         let bad = |message: String| StorageError::Url { url: text.clone(), message };
         let url = Url::parse(&text).map_err(|error| bad(format!("not a URL: {error}")))?;
         if url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-            return Err(bad(
-                "a dataset's URL must have no password, query or fragment. Credentials come from \
-                 the environment, and a signed URL is valid for one file only"
-                    .into(),
-            ));
+            // Messages end up in logs, where no secret may be.
+            let url = format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or(""), url.path());
+            let message = "a dataset's URL must have no password, query or fragment. Set \
+                           credentials in the environment; a signed URL is valid for one file only"
+                .into();
+            return Err(StorageError::Url { url, message });
         }
         let (store, prefix, advice) = store(&url, config).map_err(bad)?;
         let cache = match config.cache_mib {

@@ -209,8 +209,9 @@ fn listing_cannot_lead_out_of_its_folder() {
     bench.file("in/good.png", &png(1));
     std::os::unix::fs::symlink("good.png", bench.path("in/inner.png")).unwrap();
     let text = format!(
-        "file,caption\n../outside.png,a\n{outside},b\nlink.png,c\nfolder/outside.png,d\nsub/../../outside.png,e\n.,f\nnone.png,g\n\
-         https://example.org/x.png,h\ngood.png,i\ninner.png,j\n"
+        "file,caption\n../outside.png,a\n{outside},b\nlink.png,c\nfolder/outside.png,d\n\
+         sub/../../outside.png,e\n.,f\nnone.png,g\nhttps://example.org/x.png,h\ngood.png,i\n\
+         inner.png,j\n"
     );
     let listing = bench.file("in/list.csv", text.as_bytes());
     bench.ingest(&[&listing]);

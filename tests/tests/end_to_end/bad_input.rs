@@ -1,5 +1,5 @@
-//! Whatever is wrong, a user reads one screen that names the file and the place and says what to do; the exit code is not 0, and
-//! nothing half-written is left.
+//! Bad input: the user reads one screen that names the file and the place and says what to do. The
+//! exit code is not 0, and no half-written file is left.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use diptych_tests::service::PATIENCE;
 use diptych_tests::{Work, binary, pairs, tiny_config};
 use parquet::arrow::ArrowWriter;
 
-/// Names of files in a folder that are not finished, or that a dataset must not have.
+/// Returns the unfinished files below a folder. A dataset must not have any.
 fn unfinished(work: &Work, folder: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![work.path(folder)];
@@ -133,7 +133,7 @@ fn parquet_whose_footer_lies_is_named_and_the_other_sources_go_on() {
     let work = Work::new();
     let mut bytes = parquet(&[("image", DataType::Binary), ("caption", DataType::Utf8)]);
     let length = bytes.len();
-    // The last 8 bytes are the footer's length and the magic: a length that is larger than the file.
+    // The last 8 bytes are the footer's length and the magic. This length is larger than the file.
     bytes[length - 8..length - 4].copy_from_slice(&u32::MAX.to_le_bytes());
     work.write("liar.parquet", &bytes);
     work.write("good.tar", pairs::tar_of(3));
@@ -254,7 +254,8 @@ fn full_disk_while_a_checkpoint_is_written_loses_nothing() {
     );
     work.diptych(&["train", "run.toml", "--stop-after", "3"]).ended_with(4);
     std::fs::create_dir(work.path("small")).unwrap();
-    // A disk of its own, in a mount namespace of its own: it holds the first checkpoint and not a second one.
+    // A small disk in its own mount namespace has room for the first checkpoint, but not for a
+    // second.
     let script = format!(
         "mount -t tmpfs -o size=9m tmpfs small && cp -r state small/ && sed -i 's/\"state\"/\"small\\/state\"/' run.toml && \
          {} train run.toml --no-progress --stop-after 2; code=$?; find small -name '*.incomplete'; ls small/state/checkpoints/run; exit $code",
@@ -286,7 +287,8 @@ fn full_disk_under_the_store_ends_no_training_and_its_metrics_are_written_when_t
     let config = tiny_config("run", 100_000, "[checkpoint]\nevery_steps = 0\nevery_epochs = 0\n");
     work.write("run.toml", config.replace("\"state\"", "\"small/state\""));
     std::fs::create_dir(work.path("small")).unwrap();
-    // Fills the disk of a training, makes room again, and stops it; each as soon as the log says what it waits for.
+    // Fills the disk of a training, makes room again and stops it, each after a sign in the log or
+    // the store.
     let script = format!(
         "waits_for() {{ n=0; until grep -q \"$1\" log; do n=$((n+1)); [ $n -lt 1200 ] || exit 97; sleep 0.1; done; }}
          waits_for_event() {{ n=0; until [ \"$({0} sql \"SELECT count(*) FROM events WHERE kind = '$1'\" --state small/state --format csv | tail -1)\" = 1 ]; do n=$((n+1)); [ $n -lt 600 ] || exit 95; sleep 0.1; done; }}

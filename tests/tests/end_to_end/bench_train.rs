@@ -19,14 +19,14 @@ const SMALL: [&str; 11] = [
 const PARTS: [&str; 6] =
     ["preparation", "image forward", "text forward", "loss", "backward", "optimizer"];
 
-/// Runs it with these options; what it printed, and what it wrote.
+/// Runs the benchmark with these options. Returns its output and its JSON report.
 fn bench(work: &Work, options: &[&str]) -> (String, Value) {
     let text =
         work.diptych(&[&SMALL[..], &["--json", "report.json"], options].concat()).ok().stdout;
     (text, serde_json::from_str(&work.read("report.json")).unwrap())
 }
 
-/// The number behind a row's name.
+/// Returns the number behind a row's name.
 fn row(text: &str, name: &str) -> f64 {
     let line = text
         .lines()
@@ -42,7 +42,8 @@ fn printed_parts_of_a_step_add_up_to_the_step_whole_or_in_micro_batches() {
         let (text, report) = bench(&work, &["--micro-batch-size", micro_batch]);
         let (sum, step) =
             (PARTS.map(|part| row(&text, part)).iter().sum::<f64>(), row(&text, "step"));
-        // Each part is printed to a tenth of a millisecond; outside of all parts is only what the step counts and reports.
+        // Parts are printed to a tenth of a millisecond. Only counting and reporting lie outside of
+        // them.
         assert!(sum < step + 7e-4 && sum > 0.95 * step - 7e-4, "{sum} of {step}\n{text}");
         for part in ["image forward", "text forward", "backward", "optimizer"] {
             assert!(report["parts"]["seconds"][part].as_f64().unwrap() > 0.0, "{part}\n{text}");
@@ -73,7 +74,8 @@ fn options_reach_the_step() {
         (whole - parts).abs() < 1e-4 && (whole - half).abs() < 0.05 && whole != half,
         "{whole} {parts} {half}"
     );
-    // SigLIP at its start: scale 10, bias -10. Each of the 8 pairs costs about 10 - 10·cos, the others nearly nothing.
+    // SigLIP starts with scale 10 and bias -10. Each of the 8 pairs costs about 10 - 10·cos, the
+    // other combinations nearly nothing.
     let siglip = first_loss(&["--loss", "siglip"]);
     assert!(siglip > 5.0 && siglip < 15.0, "{siglip}");
 

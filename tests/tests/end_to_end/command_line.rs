@@ -1,4 +1,5 @@
-//! The command line as hands use it: pairs without a selection file, splits, SQL at a prompt and over files, completion, usage.
+//! The command line in daily use: pairs without a selection file, splits, SQL at a prompt and over
+//! files, completion, usage.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -177,7 +178,8 @@ fn split_keeps_groups_on_one_side_and_says_what_went_where() {
     assert_eq!(all, "true");
     let torn = "SELECT count(*) FROM (SELECT \"group\" FROM g JOIN t USING (uid) INTERSECT SELECT \"group\" FROM g JOIN h USING (uid))";
     assert_eq!(work.sql(&tables, torn), "0");
-    // A selection of it trains and evaluates as any other; its duplicates can be dropped by a join, or as a part of a selection.
+    // Such a selection trains and evaluates like any other. A join, or a selection within it, drops
+    // its duplicates.
     for (more, output) in [
         (
             &[
@@ -251,7 +253,7 @@ fn sql_reads_files_by_their_names_and_needs_no_dataset() {
         .current_dir(work.path("elsewhere"));
     let output = elsewhere.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // The rest is said, and statements of standard input are done one after the other, up to an error.
+    // The rest is reported. Statements from standard input run one after the other, up to an error.
     let ran =
         work.diptych(&["sql", "SELECT key FROM meta ORDER BY key", OF[0], OF[1], "--rows", "2"]);
     ran.ok().says("sql", "rows_that_are_left_out");
@@ -303,7 +305,8 @@ impl Prompt {
         self.keys.flush().unwrap();
     }
 
-    /// Waits until something is shown with the prompt behind it, and forgets what was shown until now. What is typed before may be lost.
+    /// Waits until `text` is shown, followed by the prompt. Returns and forgets everything shown so
+    /// far. Keys that are pressed earlier may be lost.
     fn shows(&self, text: &str) -> String {
         eventually(PATIENCE, &format!("{text:?} at the prompt"), || {
             let mut shown = self.shown.lock().unwrap();
@@ -345,7 +348,8 @@ fn prompt_has_history_completion_and_commands_and_survives_errors_and_ctrl_c() {
     let mut pressed = Instant::now();
     prompt.press("\x03");
     eventually(PATIENCE, "the end of the query", || {
-        // One that came before the query waited for it says nothing to it; several at once would throw away what is typed behind them.
+        // A signal before the query started has no effect. Several at once would discard the keys
+        // that follow.
         if pressed.elapsed() > Duration::from_secs(3) {
             prompt.press("\x03");
             pressed = Instant::now();
@@ -397,7 +401,8 @@ fn configuration_explains_itself_and_shells_complete() {
         let script = work.diptych(&["completions", shell]).ok().stdout;
         assert!(script.contains(says) && script.contains("heldout"), "{shell}");
     }
-    // A mistake shows how the command is called, not the options of this call as if they were wanted.
+    // A mistake shows the usage of the command, not the options of this call as if they were
+    // required.
     let error = work.diptych(&["search", "--sheet", "x.png", "-k", "3", "--model", "m", "text"]);
     let said = error.ended_with(2).stderr;
     let usage = said.lines().find(|line| line.starts_with("Usage:")).unwrap();

@@ -1,4 +1,5 @@
-//! What a client of the service cannot reach: files outside of its folders, the store, other hosts, and everybody else's share of it.
+//! Limits of a client of the service: files outside of its folders, the store, other hosts and the
+//! share of other clients are out of reach.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +13,7 @@ use diptych_tests::service::{PATIENCE, Service};
 use diptych_tests::{Work, messages, pairs, tiny_config};
 use serde_json::{Value, json};
 
-/// The state folder, the data and what is not to be reached lie beside each other.
+/// The state folder, the data and the forbidden files lie side by side.
 const CONFIG: &str = "state = \"state\"\nlisten = \"127.0.0.1:0\"\nfolders = [\"inside\"]\n[[dataset]]\nname = \"scenes\"\npath = \"data\"\n\
                       [jobs]\nattempts = 1\n";
 
@@ -29,7 +30,7 @@ fn place() -> Work {
     work
 }
 
-/// Gives the service a job and returns what it answered.
+/// Submits a job and returns the service's answer.
 fn asks(
     service: &Service,
     work: &Work,
@@ -200,7 +201,7 @@ fn every_kind_of_job_does_its_work_within_its_folders() {
         let id = asks(&service, &work, kind, args).ok()["id"].as_u64().unwrap();
         service.waits_until(id, "done");
     }
-    // A condition of a client is computed by a process of its own, which reads no files but the dataset's.
+    // A separate process computes a client's condition. It reads no files but those of the dataset.
     for (condition, name) in [
         ("widht > 64", "condition_with_a_wrong_column"),
         ("uid IN (SELECT uid FROM read_parquet('train.parquet'))", "condition_with_a_function"),
@@ -260,7 +261,7 @@ fn remote_datasets_of_a_request_are_those_that_the_service_allows() {
     assert!(!server.requests().is_empty());
 }
 
-/// A request with a body that does not come.
+/// Sends a request whose body never comes.
 fn slow_body(address: SocketAddr, from: &str, token: Option<&str>) -> TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let stream = runtime.block_on(async {
@@ -279,7 +280,7 @@ fn slow_body(address: SocketAddr, from: &str, token: Option<&str>) -> TcpStream 
     stream
 }
 
-/// The status line of an answer; empty where the connection was closed.
+/// Returns the status line of an answer. Empty if the connection was closed.
 fn status_line(mut stream: &TcpStream) -> String {
     let mut bytes = [0; 12];
     match stream.read_exact(&mut bytes) {
@@ -326,7 +327,7 @@ fn slow_bodies_of_one_client_leave_the_service_to_the_others_and_end() {
         assert!(answered > 20, "only {answered} answers in 5 s");
         let lines: Vec<String> = slow.iter().map(status_line).collect();
         let count = |line: &str| lines.iter().filter(|found| *found == line).count();
-        // Eight are waited for, until their time is over; the others were told to come again, or not let in.
+        // Eight are waited for until their time is over. The others were told to retry, or refused.
         assert_eq!(count("HTTP/1.1 408"), 8, "{lines:?}");
         assert_eq!(count("HTTP/1.1 503") + count("") + 8, 300, "{lines:?}");
         assert!(began.elapsed() < Duration::from_mins(1));

@@ -1,4 +1,4 @@
-//! Curation as a user does it: scores, filters as SQL, lists of uids, balancing.
+//! Curation from end to end: scores, filters as SQL, lists of uids, balancing.
 
 use diptych_test_support::{eventually, parity};
 use diptych_tests::service::PATIENCE;
@@ -263,7 +263,8 @@ fn scoring_goes_on_where_it_was_killed_and_with_what_is_new() {
             break;
         }
         if turn == 0 {
-            // Asked to stop, it writes what it has and says so by its code; it may also have just been done.
+            // On a signal it writes its results and exits with code 4. It may also have just
+            // finished.
             running.signal("-TERM");
             assert!(matches!(running.ends(), Some(4 | 0)));
         } else {

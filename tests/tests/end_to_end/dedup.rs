@@ -1,4 +1,4 @@
-//! Duplicates and contamination, on real emoji with copies of them made here: another format, another size.
+//! Duplicates and contamination, on real emoji and on copies of them in another format or size.
 
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -8,7 +8,7 @@ use diptych_tests::{Work, pairs};
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
-/// The first `count` images of a tar, on white, with their captions.
+/// Returns the first `count` images of a tar, on white, with their captions.
 fn emoji(tar: &Path, count: usize) -> Vec<(RgbImage, String)> {
     let mut archive = tar::Archive::new(std::fs::File::open(tar).unwrap());
     let (mut images, mut texts) = (Vec::new(), Vec::new());
@@ -40,7 +40,8 @@ fn encoded(image: &RgbImage, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Each image as a large PNG, as a JPEG, and smaller as a JPEG; and the PNG again under another caption.
+/// Writes each image as a large PNG, a JPEG, a smaller JPEG, and as the PNG again with another
+/// caption.
 fn copies(work: &Work, name: &str, emoji: &[(RgbImage, String)]) {
     let mut members: Vec<(String, Vec<u8>)> = Vec::new();
     for (n, (image, caption)) in emoji.iter().enumerate() {
@@ -110,7 +111,7 @@ fn copies_of_images_are_found_and_the_best_one_stays() {
          JOIN meta ma ON a.uid = ma.uid JOIN meta mb ON b.uid = mb.uid
          WHERE hamming(ma.phash, mb.phash) <> b.distance OR b.distance > 6 OR ma.width < mb.width";
     assert_eq!(work.sql(&tables, wrong), "0");
-    // Compared with each other, none of those that stay are near, and each pair either stays or is in one group.
+    // None of the kept pairs are near each other, and each pair is either kept or in one group.
     let near = "SELECT count(*) FROM (SELECT uid, phash FROM kept JOIN meta USING (uid)) a
          JOIN (SELECT uid, phash FROM kept JOIN meta USING (uid)) b ON a.uid < b.uid AND hamming(a.phash, b.phash) <= 6";
     assert_eq!(work.sql(&tables, near), "0");
@@ -122,7 +123,7 @@ fn copies_of_images_are_found_and_the_best_one_stays() {
     );
     assert!(number("SELECT count(*) FROM groups WHERE tier = 'phash'") >= 60);
 
-    // The order of tiers says what a pair is dropped for, not what is dropped; and a second run gives the same bytes.
+    // The order of tiers changes the reasons, not the result. A second run gives the same bytes.
     let first = std::fs::read(work.path("unique.parquet")).unwrap();
     dedup("phash,sha256", "again.parquet", &keep);
     assert!(std::fs::read(work.path("again.parquet")).unwrap() == first);

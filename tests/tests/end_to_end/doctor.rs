@@ -1,4 +1,5 @@
-//! A state folder is looked through, mended and backed up as its owner does it.
+//! `diptych doctor` and `diptych backup`: state folders and datasets are checked, mended and
+//! copied.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! URL lists through the binary: killed, stopped, tried again, and what the ledger says of it.
+//! URL lists through the binary: kills, stops, retries, and the ledger afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 /// Side of the images in pixels. They are noise, about 20 KB each.
 const SIDE: u32 = 80;
 
-/// A server of images: `/N` is image N, anything else is not found.
+/// A server of images: `/N` is image N, other paths are not found.
 struct Images {
     server: Server,
     count: u32,
@@ -50,17 +50,17 @@ impl Images {
         self.server.url(path)
     }
 
-    /// Images that were sent.
+    /// Returns the number of images sent.
     fn images(&self) -> usize {
         self.sent.load(Ordering::SeqCst)
     }
 
-    /// Whether every image is answered by an error.
+    /// Sets whether every image is answered with an error.
     fn set_broken(&self, broken: bool) {
         self.broken.store(broken, Ordering::SeqCst);
     }
 
-    /// A CSV with all images.
+    /// Returns a CSV with all images.
     fn list(&self) -> String {
         let rows: Vec<String> = (0..self.count)
             .map(|n| format!("{},image number {n}\n", self.url(&n.to_string())))

@@ -1,9 +1,11 @@
-//! `diptych eval`: every task, two models beside each other, groups, and CLIP_benchmark's layout and result files.
+//! `diptych eval`: every task, comparison of two models, groups, and CLIP_benchmark's layout and
+//! result files.
 
 use diptych_tests::{TINY_MODEL, Work, messages, pairs, tiny_config};
 use serde_json::Value;
 
-/// A model of one step's training, on plain colours: 64 images, a caption each, eight to a colour.
+/// Trains a model for a few steps on plain colours: 64 images, one caption each, eight images per
+/// colour.
 pub(super) fn coloured() -> Work {
     let work = Work::new();
     let mut members = Vec::new();
@@ -45,13 +47,13 @@ pub(super) fn coloured() -> Work {
 pub(super) const NAMES: [&str; 8] =
     ["black", "red", "green", "blue", "yellow", "cyan", "magenta", "white"];
 
-/// The n-th image: one of eight colours, a little lighter or darker.
+/// Returns the n-th image: one of eight colours, a little lighter or darker.
 pub(super) fn picture(n: u8) -> Vec<u8> {
     let bit = |at: u8| if ((n % 8) >> at) & 1 == 1 { 255 - n } else { n };
     pairs::jpeg(64, 64, [bit(0), bit(1), bit(2)])
 }
 
-/// Evaluates the run with everything that a task can want.
+/// Evaluates the run with every option that a task can need.
 pub(super) const EVAL: [&str; 15] = [
     "eval",
     "--model",
@@ -335,7 +337,8 @@ fn clip_benchmarks_classification_layout_is_what_the_dataset_gives() {
         "wds/colours"
     );
 
-    // The same images in folders by class, named after the classes or, beside a list, by anything that sorts as the list does.
+    // The same images in folders by class. The folders are named after the classes or, with a list,
+    // by anything that sorts like the list.
     for n in 0..64_u8 {
         let (split, class) = (if n < 40 { "train" } else { "val" }, usize::from(n % 8));
         work.write(&format!("by-name/{split}/{}/{n}.jpg", NAMES[class]), picture(n));

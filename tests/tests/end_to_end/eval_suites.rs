@@ -15,7 +15,8 @@ fn compositional_tests_count_what_their_authors_count() {
         work.write(&format!("images/ex_{n}.jpg"), picture(n));
     }
     let caption = |n: usize| format!("shade {n} of {}", NAMES[n % 8]);
-    // Image n with its own caption and that of image n + 1; the other way round; and both images with both captions.
+    // Image n with its own caption and that of image n + 1, then the reverse, then both images with
+    // both captions.
     let choices = |swapped: bool| {
         let one = |n: usize| {
             let captions =
@@ -177,7 +178,8 @@ fn suite_has_the_mean_of_its_tasks_and_keeps_what_it_encoded() {
         score
     );
 
-    // What was encoded is there: without the images the same figures come out, and not with --no-cache.
+    // Encoded pairs are cached: without the images the figures stay the same, except with
+    // --no-cache.
     let blob = work.path("data/blob/00000.parquet");
     let whole = std::fs::read(&blob).unwrap();
     let mut damaged = whole.clone();

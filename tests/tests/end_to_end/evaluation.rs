@@ -1,4 +1,4 @@
-//! Evaluation while training, and the checkpoints that are kept for it.
+//! Evaluation while training, and the checkpoints kept for it.
 
 use diptych_test_support::eventually;
 use diptych_tests::server::{Fault, Server};
@@ -101,7 +101,7 @@ fn checkpoints_come_by_minutes_and_by_samples() {
             ask("string_agg(cast(step AS varchar), ' ' ORDER BY step)"),
         )
     };
-    // Batches of 16, five an epoch: 100 samples are passed at 112, 208, 304 and 400, which is the end.
+    // Batches of 16, five per epoch: each 100 samples are passed at 112, 208, 304 and 400, the end.
     assert_eq!(by("samples", 5, "every_samples = 100"), (4, "7 13 19 25".into()));
     let (count, _) = by("minutes", 400, "every_minutes = 0.005");
     assert!(count >= 3, "{count}");
@@ -223,7 +223,8 @@ fn suite_while_training_chooses_the_best_checkpoint_and_is_run_on_the_one_that_a
         "{report}"
     );
 
-    // Held-out pairs at every third step choose, here the worst; the suite runs at the end alone, on the last weights and on those.
+    // Held-out pairs choose at every third step, here the worst. The suite runs only at the end, on
+    // the last weights and on the chosen ones.
     train(
         "by-pairs",
         &format!(

@@ -1,5 +1,5 @@
-//! What people's own files do to `diptych ingest`, and what they can ask of it afterwards. The layouts themselves are tested in
-//! `pipeline/tests/ingest`.
+//! Files that users bring to `diptych ingest`, and the queries they then ask.
+//! `pipeline/tests/ingest` tests the layouts themselves.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -8,7 +8,7 @@ use diptych_test_support::needs;
 use diptych_tests::service::Service;
 use diptych_tests::{Work, messages, pairs};
 
-/// A folder with images `0.png` to `4.png`.
+/// Makes a folder with the images `0.png` to `4.png`.
 fn work() -> Work {
     let work = Work::new();
     for number in 0..5_u8 {
@@ -91,13 +91,13 @@ fn message_names_the_option_that_reads_the_list() {
         .names(&["ab"]);
 }
 
-/// A picture of the decoder's own test data.
+/// Returns a picture of the decoder's own test data.
 fn own(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipeline/sample/testdata");
     std::fs::read(folder.join(name)).unwrap()
 }
 
-/// A file of each format, under the extension that people give it.
+/// A file of each format, with an extension in common use.
 const FORMATS: [(&str, &str, &str); 12] = [
     ("rgb.bmp", "bmp", "bmp"),
     ("lzw.tiff", "tif", "tiff"),

@@ -1,7 +1,7 @@
-//! The inputs of `field-cases`, one of each kind that users bring, run as their scripts run them.
+//! The inputs of `field-cases`: one of each kind that users bring, run by their own scripts.
 //!
-//! Not here: what needs a server of its own (numbers of a Parquet list, remote sources, `/metrics`) and what its folder only describes
-//! (compiled weights), which other tests have.
+//! Other tests have the inputs that need a server (numbers of a Parquet list, remote sources,
+//! `/metrics`) and those that the folder only describes (compiled weights).
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use std::process::Command;
 use diptych_test_support::{data, needs};
 use diptych_tests::{Work, binary, messages, pairs};
 
-/// Folders of the inputs. What the commands of their scripts print is a snapshot.
+/// Folders of the inputs. The output of each script is a snapshot.
 const CASES: [&str; 27] = [
     "03-tsv-quote-swallows-rows",
     "05-absolute-paths-in-csv",
@@ -63,7 +63,8 @@ fn inputs_that_users_bring_are_read_or_refused_with_the_way_out() {
     }
 }
 
-/// What a folder lacks: links that became files with their targets in them, images that a list names.
+/// Adds the parts that a folder lacks: links that were stored as files with their targets in them,
+/// and images that a list names.
 fn complete(work: &Work, name: &str) {
     match name {
         "17-hf-cache-links-listing" => {

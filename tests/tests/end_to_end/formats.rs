@@ -1,4 +1,4 @@
-//! Weights of other tools come in and go out unchanged, and what does not fit is refused by name.
+//! Weights of other tools come in and go out unchanged. Unsuitable ones are refused by name.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use diptych_test_support::parity;
 use diptych_tests::{Work, final_files, project, tiny_config};
 use serde_json::Value;
 
-/// Header and data of a safetensors file: names, shapes and bytes, whatever the order in which they lie.
+/// Returns names, shapes and bytes of a safetensors file, independent of their order in the file.
 fn tensors(path: &Path) -> std::collections::BTreeMap<String, (String, Vec<u8>)> {
     let bytes = std::fs::read(path).unwrap();
     let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
@@ -24,7 +24,7 @@ fn tensors(path: &Path) -> std::collections::BTreeMap<String, (String, Vec<u8>)>
 /// The weights of both reference models.
 const WEIGHTS: &str = "tiny_gelu.safetensors";
 
-/// The reference model as an OpenCLIP folder.
+/// Writes the reference model as an OpenCLIP folder.
 fn openclip_folder(work: &Work) {
     let parity = parity();
     let model: Value =
@@ -150,7 +150,7 @@ fn wrong_activation_is_refused_and_not_trained_with() {
         .names(&["reference", "quick_gelu"]);
 }
 
-/// The part of a configuration that says the model.
+/// Returns a configuration with this `[model]` section.
 fn fine_tune(name: &str, model: &str) -> String {
     tiny_config(name, 1, "").replace("config = \"tiny.json\"", model)
 }
@@ -202,7 +202,8 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
         "SELECT count(*) FROM metrics WHERE run = 'fine-tuned' AND name = 'heldout/i2t_recall@1'";
     assert_ne!(work.sql(&["--state", "state"], curve), "0");
 
-    // A run and its checkpoints are such weights too; a run goes on where its first weights are gone.
+    // Runs and their checkpoints are such weights too. A run continues after its first weights were
+    // deleted.
     train("again", "weights = \"hf\"").ok();
     work.diptych(&["sql", "SELECT model FROM runs WHERE run = 'again'", "--state", "state"]).ok();
     train("first", "weights = \"openclip@1\"")

@@ -1,4 +1,4 @@
-//! A run that nobody watches: each of its guards, provoked by data, weights or configuration.
+//! Guards of an unattended run, each triggered by data, weights or configuration.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,8 @@ use diptych_tests::{TINY_MODEL, Work, final_files, messages, pairs, tiny_config}
 
 const STATE: [&str; 2] = ["--state", "state"];
 
-/// Writes the folder `poisoned`: weights with which any text that holds `word` becomes NaN, and others do not.
+/// Writes the folder `poisoned`: weights that turn every text with `word` into NaN, and no other
+/// text.
 fn poison(work: &Work, word: &str) {
     let token = Tokenizer::clip().unwrap().encode(word, 16);
     assert_eq!(token[2..4], [49407, 0], "{word} is one token");
@@ -18,7 +19,8 @@ fn poison(work: &Work, word: &str) {
         .ok();
     let path = "poisoned/open_clip_model.safetensors";
     let mut bytes = std::fs::read(work.path(path)).unwrap();
-    // A safetensors file: the length of a JSON header, the header with the place of each tensor behind it, the numbers.
+    // A safetensors file: the length of a JSON header, the header with the place of each tensor,
+    // the numbers.
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
     let first = tensors["token_embedding.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
@@ -111,16 +113,17 @@ fn run_that_never_works_fails_in_words_after_going_back_in_vain() {
         .replace("lr = 1e-3", "lr = 1e30");
     work.write("wild.toml", config);
     let mut ran = work.diptych(&["train", "wild.toml", "--no-progress"]);
-    // The warnings before it are those of other tests, and as many as the processor's roundings make.
+    // Other tests check the warnings before it. Their number depends on the processor's rounding.
     ran.stderr = ran.stderr.split_inclusive('\n').filter(|line| !line.starts_with(' ')).collect();
     let ran = ran.fails(1, "loss_that_stays_nan").names(&["optimizer.lr", "event_pairs"]);
     assert_eq!(ran.code, Some(1));
     assert_eq!(work.sql(&STATE, "SELECT state FROM runs"), "failed");
     assert_eq!(work.sql(&STATE, "SELECT count(*) FROM events WHERE kind = 'roll_back'"), "3");
-    // Four rows of five steps; in between one step each that could be computed, whose update was too large.
+    // Four rows of five steps. Between them lie single steps that could be computed, with too large
+    // an update.
     assert_eq!(work.sql(&STATE, "SELECT count(*) FROM events WHERE kind = 'skipped_step'"), "20");
     assert_eq!(work.sql(&STATE, "SELECT max(step) FROM metrics"), "24");
-    // The weights that are left are finite: the last thing that was saved is a roll-back to the first ones.
+    // The last saved weights are finite: they are from the roll-back to the first ones.
     work.write("seed.toml", tiny_config("seed", 1, ""));
     work.diptych(&["train", "seed.toml", "--stop-after", "0"]).ended_with(4);
     assert!(final_files(&work, "state", "wild")[0] == final_files(&work, "state", "seed")[0]);
@@ -150,7 +153,7 @@ fn spikes_are_said_once_with_their_pairs() {
     assert_eq!(work.sql(&STATE, &query), "true");
 }
 
-/// 48 pairs of one colour as a dataset with a selection of all: different files, so different pairs.
+/// Makes a dataset of 48 different pairs of one colour, and a selection of all.
 fn plain(work: &Work, side: u32, caption: impl Fn(u32) -> String) {
     let names: Vec<(String, String)> =
         (0..48).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
@@ -175,7 +178,8 @@ fn plain(work: &Work, side: u32, caption: impl Fn(u32) -> String) {
 #[test]
 fn waiting_for_data_is_said_once_with_the_stage_that_limits() {
     let work = Work::new();
-    // Few bytes to read, and many pixels to decode and make small, by one thread; the model needs next to nothing.
+    // Few bytes to read, but many pixels for one thread to decode and resize. The model needs next
+    // to nothing.
     plain(&work, 2000, |n| format!("number {n}"));
     work.write("tiny.json", TINY_MODEL);
     let more = "[guard]\nwindow_steps = 3\n[loader]\nthreads = 1\n";
@@ -233,7 +237,7 @@ fn pairs_that_are_all_alike_are_noticed_by_the_loss_and_a_logit_scale_at_its_cla
     );
 }
 
-/// 48 pairs of noise as a dataset with a selection of all, and the tiny model.
+/// Makes a dataset of 48 pairs of noise, a selection of all, and the tiny model.
 fn noise(work: &Work, side: u32) {
     let mut members = Vec::new();
     let names: Vec<(String, String)> =
@@ -256,7 +260,7 @@ fn noise(work: &Work, side: u32) {
     work.write("tiny.json", TINY_MODEL);
 }
 
-/// A dataset behind a server that answers what a run needs to begin, and then, where images are read, nothing any more.
+/// Serves a dataset: a run can begin, but requests for images hang.
 fn hanging(work: &Work) -> Server {
     noise(work, 115);
     Server::start(&work.path(""), |request| {

@@ -1,10 +1,10 @@
-//! What is said of a run is right or not said: its schedule, its data, whether it overfits, how far it is.
+//! Statements about a run are right or left out: its schedule, its data, overfitting, progress.
 
 use diptych_tests::pairs::noise;
 use diptych_tests::{Work, messages, tiny_config};
 
 const STATE: [&str; 2] = ["--state", "state"];
-/// Enough to learn some tens of pairs by heart.
+/// Large enough to memorize some tens of pairs.
 const MODEL: &str = r#"{
   "embed_dim": 32,
   "vision_cfg": { "image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8 },
@@ -107,7 +107,7 @@ fn a_selection_of_another_dataset_is_refused_first_with_both_names() {
     work.diptych(&["train", "grown.toml", "--no-progress"]).ok();
 }
 
-/// Pairs of noise and names, of which nothing can be learned but by heart.
+/// Makes pairs of noise and names, which can only be memorized.
 fn pairs_without_sense(work: &Work) {
     for n in 0..120 {
         work.write(&format!("noise/{n}.png"), noise(n + 1, 24));

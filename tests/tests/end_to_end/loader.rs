@@ -1,9 +1,10 @@
-//! The loader's benchmark, and through it the loader's memory, as a user sees them.
+//! The loader's benchmark, and through it the loader's use of memory.
 
 use diptych_tests::{Work, messages, pairs};
 use serde_json::Value;
 
-/// A dataset NAME of so many pairs of 200 kB, most of which is junk behind the picture, and a selection of all of them.
+/// Makes a dataset of `count` pairs of 200 kB, mostly junk behind the picture, and a selection of
+/// all.
 fn with_large_files(work: &Work, name: &str, count: usize) {
     let names: Vec<[String; 2]> =
         (0..count).map(|n| [format!("{n:04}.jpg"), format!("{n:04}.txt")]).collect();
@@ -55,7 +56,8 @@ fn memory_stays_the_same_with_ten_times_the_data() {
         assert!(report["peak_encoded_bytes"].as_u64().unwrap() <= 4 << 20, "{report}");
         report["peak_rss_bytes"].as_f64().unwrap()
     };
-    // 20 MB and 200 MB, each in few row groups: a window that were held as a whole would hold all of it.
+    // 20 MB and 200 MB, each in few row groups: a loader that kept a whole window would hold all of
+    // it.
     let (once, ten_times) = (peak("once", 100), peak("ten", 1000));
     assert!(ten_times < 1.05 * once, "{once} bytes grew to {ten_times}");
 }

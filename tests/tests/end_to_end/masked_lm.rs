@@ -1,4 +1,4 @@
-//! A masked language model on a dataset's captions, from training to the text tower of a dual encoder.
+//! A masked language model on a dataset's captions: from training to a dual encoder's text tower.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-/// Small enough for milliseconds a step; eight in ten captions fit.
+/// Small enough for steps of milliseconds. Eight in ten captions fit.
 fn bert(vocabulary: usize) -> String {
     json!({
         "model_type": "bert", "vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -19,7 +19,8 @@ fn bert(vocabulary: usize) -> String {
     .to_string()
 }
 
-/// Scenes with their captions, BERT's vocabulary of them and a model of that size: `vocab.txt`, `bert.json`.
+/// Makes scenes with captions, BERT's vocabulary of them (`vocab.txt`) and a model of that size
+/// (`bert.json`).
 fn work() -> Work {
     let work = Work::new().with_demo_data(240);
     let captions = work
@@ -66,7 +67,7 @@ fn longer(name: &str, more: &str) -> String {
     config(name, more).replace("epochs = 12", "epochs = 40").replace("lr = 3e-3", "lr = 1e-2")
 }
 
-/// Tensors of a safetensors file by name.
+/// Returns the tensors of a safetensors file by name.
 fn tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let file = std::fs::read(path).unwrap();
     let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
@@ -107,7 +108,8 @@ fn masked_language_model_learns_captions_is_exported_and_becomes_a_text_tower() 
         ),
         "0"
     );
-    // The same masks in every evaluation, so the loss on held-out captions falls with the other one.
+    // All evaluations use the same masks, so the loss of held-out captions falls with the training
+    // loss.
     let held_out = |order: &str| -> f64 {
         let query = format!(
             "SELECT value FROM metrics WHERE run = 'bert' AND name = 'heldout/loss' ORDER BY step {order} LIMIT 1"

@@ -1,4 +1,4 @@
-//! Looking at a state folder while something owns it: always possible, and never in the way.
+//! Reading a state folder that another process owns: always possible, and never in the way.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -18,7 +18,7 @@ fn steps(work: &Work) -> u64 {
     work.sql(&STATE, "SELECT count(*) FROM metrics WHERE name = 'loss'").parse().unwrap()
 }
 
-/// A training that has come to a step.
+/// Starts a training and waits for its first steps.
 fn training(work: &Work, name: &str, more: &str) -> Process {
     work.write(&format!("{name}.toml"), tiny_config(name, LONG, more));
     let config = format!("{name}.toml");
@@ -162,7 +162,7 @@ fn folder_with_a_long_name_is_read_while_it_trains_wherever_it_is_looked_at_from
     assert_eq!(process.ends(), Some(4));
 }
 
-/// A page that `diptych ui` serves, and what it prints.
+/// Starts `diptych ui`. Returns it with the address of its page.
 fn page(work: &Work, arguments: &[&str]) -> (Process, String) {
     let printed = fs::File::create(work.path("ui.out")).unwrap();
     let log = fs::File::create(work.path("ui.log")).unwrap();

@@ -1,5 +1,5 @@
-//! Datasets behind a web server or in an object store: over a line as bad as can be, the batches are those from the disk; what
-//! cannot be had ends with an error that says so.
+//! Datasets behind a web server or in an object store. Over the worst of lines, the batches equal
+//! those from the disk. Missing data ends in an error that says so.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,7 +60,7 @@ fn config(work: &Work, retries: u32) -> LoaderConfig {
     LoaderConfig { threads: 2, remote, ..LoaderConfig::default() }
 }
 
-/// Made once: that takes longer than most of these tests.
+/// Made once, since that takes longer than most of these tests.
 static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(Tokenizer::clip().unwrap()));
 
 fn spec(work: &Work, dataset: impl Into<PathBuf>, config: LoaderConfig) -> LoaderSpec {
@@ -89,7 +89,7 @@ fn all(spec: LoaderSpec) -> Result<Vec<Batch>, LoaderError> {
     train_loader(spec)?.collect()
 }
 
-/// All that a batch holds, to be compared bit by bit.
+/// Returns everything in a batch, for a comparison bit by bit.
 fn content(batches: &[Batch]) -> Vec<impl PartialEq + use<>> {
     let of = |batch: &Batch| {
         let Batch { first, next, epoch, images, tokens, uids, captions, .. } = batch.clone();
@@ -108,7 +108,7 @@ fn check(name: &str, message: &str) {
     messages::check("train", name, message);
 }
 
-/// Two of three requests fail, in all ways in turn.
+/// Lets two of three requests fail, in all ways in turn.
 fn bad_line(request: &Request) -> Fault {
     let range = request.range.is_some();
     match request.number % 18 {
@@ -403,7 +403,8 @@ fn the_next_window_is_fetched_while_the_one_before_it_is_used() {
     let work = dataset();
     let server = Server::start(&work.path(""), |_| Fault::Honest);
     let mut config = config(&work, 0);
-    // A window is a row group, and little of it may be in memory: nobody reads the second one before the first one is used.
+    // A window is a row group, and memory holds few of them: the second one is read after the first
+    // one is used.
     (config.window_row_groups, config.row_group_parts, config.queue_mib) = (1, 1, 1);
     let mut loader =
         train_loader(LoaderSpec { image_size: 256, ..spec(&work, server.url("data"), config) })

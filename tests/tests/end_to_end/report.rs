@@ -1,4 +1,4 @@
-//! `diptych report`: a run as a page that a browser shows without asking anybody.
+//! `diptych report`: a run as a page that loads nothing from elsewhere.
 
 use diptych_tests::service::Service;
 use diptych_tests::{Work, messages, tiny_config};

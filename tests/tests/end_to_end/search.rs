@@ -1,10 +1,10 @@
-//! Nearest neighbours as a user asks for them: `diptych search` and SQL's `nearest`, one beside the other.
+//! Nearest neighbours: `diptych search` and SQL's `nearest`, compared.
 
 use diptych_tests::{Work, tiny_config};
 
 const BOTH: [&str; 4] = ["--state", "state", "--dataset", "data"];
 
-/// Demo data, a run of a few steps, and the embeddings of what was held out.
+/// Makes demo data, a run of a few steps, and embeddings of the held-out pairs.
 fn embedded() -> Work {
     let work = Work::new().with_demo_data(200);
     work.write("run.toml", tiny_config("run", 1, ""));
@@ -22,13 +22,13 @@ fn embedded() -> Work {
     work
 }
 
-/// The rows of a query, without the header.
+/// Returns the rows of a query, without the header.
 fn rows(work: &Work, sql: &str) -> Vec<String> {
     let ran = work.diptych(&[&["sql", sql, "--format", "csv"], &BOTH[..]].concat()).ok();
     ran.stdout.lines().skip(1).map(str::to_owned).collect()
 }
 
-/// Scores and uids that `diptych search` prints for its queries, one list each.
+/// Returns the scores and uids that `diptych search` prints, one list per query.
 fn search(work: &Work, arguments: &[&str]) -> Vec<Vec<(String, String)>> {
     let fixed = ["search", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"];
     let ran = work.diptych(&[&fixed[..], arguments].concat()).ok();
@@ -79,7 +79,8 @@ fn sql_finds_the_nearest_of_what_a_query_filters_and_they_are_those_of_the_comma
         (score.parse::<f64>().unwrap() - row[33..].parse::<f64>().unwrap()).abs() < 6e-4
     }));
 
-    // The filter comes before the limit: the best of those that pass, not those of the best that pass.
+    // The filter comes before the limit: the best of the passing pairs, not the passing ones of the
+    // best.
     let condition = "hash_fraction(m.uid) < 0.3";
     let filtered = format!(
         "SELECT hex(n.uid) FROM nearest('run', 'a red circle') n JOIN meta m USING (uid) WHERE {condition} ORDER BY n.score DESC"

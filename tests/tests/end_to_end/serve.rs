@@ -1,4 +1,4 @@
-//! `diptych serve` as its users meet it: commands and HTTP against the binary, on real runs.
+//! `diptych serve`: commands and HTTP against the binary, on real runs.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 const STATE: [&str; 2] = ["--state", "state"];
-/// Everything in the test's folder may be named, failed jobs are tried again soon.
+/// Jobs may name everything in the test's folder. Failed jobs are retried soon.
 const CONFIG: &str = "state = \"state\"\nlisten = \"127.0.0.1:0\"\nfolders = [\".\"]\n[[dataset]]\nname = \"scenes\"\npath = \"data\"\n\
                       [jobs]\nattempts = 2\nretry_seconds = 1\n";
 const CHECKPOINTS: &str = "[checkpoint]\nevery_steps = 4\nevery_epochs = 0\nkeep_last = 2\n";
@@ -426,7 +426,7 @@ fn open_address_wants_tokens_and_encryption() {
     assert!(!work.path("state").exists(), "nothing was begun");
 }
 
-/// What one event of the stream says.
+/// Returns the names and the data of the events in a stream.
 fn events(bytes: &[u8]) -> Vec<(String, Value)> {
     let text = String::from_utf8_lossy(bytes);
     let blocks = text.split("\n\n").filter_map(|block| {

@@ -1,4 +1,5 @@
-//! What a command loads when it starts: libtorch only where it computes with tensors, with an error where that is not there.
+//! Libraries at the start of a command: libtorch only if it computes with tensors, and an error if
+//! libtorch is missing.
 
 use diptych_tests::Work;
 

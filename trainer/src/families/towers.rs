@@ -30,7 +30,7 @@ pub(crate) fn tower_weights(
     let refuse_other = |differences: Option<String>| match differences {
         None => Ok(()),
         Some(differences) => Err(refusal(format!(
-            "{} has a different {name} tower than the model (values here and there): {differences}",
+            "{} has a different {name} tower (model and weights): {differences}",
             weights.origin
         ))),
     };

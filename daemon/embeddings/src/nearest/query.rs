@@ -77,7 +77,8 @@ fn encode_query<'a>(
             QueryTerm::Uid(uid) => {
                 let place = vectors.place_of(*uid).ok_or_else(|| {
                     NearestError::Query(format!(
-                        "pair {uid} is not among the {} searched embeddings",
+                        "pair {uid} is not among the {} searched embeddings: check the dataset \
+                         and the selection, or embed the pair with `diptych embed`",
                         vectors.len()
                     ))
                 })?;

@@ -100,15 +100,7 @@ fn selection_section(profile: &Profile, selection: &SelectionFacts) -> Markup {
     html! {
         section {
             h2 {
-                @if selection.is_last { "Latest selection " } @else { "Selection " }
-                span.pale { (selection.name) }
-            }
-            @if selection.is_last {
-                p.pale {
-                    "Pairs that it leaves out are still in the dataset. To see another selection: \
-                     "
-                    code { "diptych profile --selection FILE" }
-                }
+                "Selection " span.pale { (selection.name) }
             }
             p {
                 b { (thousands(selection.rows)) } " pairs, "

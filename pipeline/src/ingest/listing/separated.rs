@@ -175,7 +175,7 @@ impl Separated {
     fn checked(&self, fields: Vec<Vec<u8>>) -> Result<Vec<String>, String> {
         if !self.fits(fields.len()) {
             return Err(format!(
-                "it has {} fields, but the header has {}",
+                "{} fields, but the header has {}",
                 fields.len(),
                 self.header.len()
             ));

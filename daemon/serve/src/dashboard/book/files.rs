@@ -37,6 +37,7 @@ pub(super) const CHAPTERS: &[(&str, &str)] = chapters![
     "guides/export.md"
     "guides/filter-and-balance.md"
     "guides/http.md"
+    "guides/install.md"
     "guides/layouts.md"
     "guides/measure.md"
     "guides/monitoring.md"
@@ -72,4 +73,5 @@ pub(super) const IMAGES: &[(&str, &[u8])] = images![
     "images/dashboard.png"
     "images/emoji-found.png"
     "images/emoji-loss.svg"
+    "images/front.png"
 ];
