@@ -228,10 +228,7 @@ mod tests {
             ("", "task is missing"),
             ("task = []", "[[task]]"),
             ("[[task]]\nbenchmark = \"a\"\nwieght = 1.0", "did you mean `weight`"),
-            (
-                "[[task]]\nbenchmark = \"a\"\n[[task]]\nbenchmark = \"b/a\"",
-                "task 2 (a)",
-            ),
+            ("[[task]]\nbenchmark = \"a\"\n[[task]]\nbenchmark = \"b/a\"", "task 2 (a)"),
             ("[[task]]\nname = \"x\"", "task 1 (x)"),
             ("[[task]]\nbenchmark = \"a\"\nselection = \"b\"\ndataset = \"c\"", "compositional"),
             ("[[task]]\nselection = \"b\"", "dataset"),

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Outcome> {
 fn look_through_state(state: &Path, fix: bool) -> anyhow::Result<Outcome> {
     if fix {
         make_way(state)?;
-    } else if let Some(owner) = Owner::of(state) {
+    } else if let Some(owner) = Owner::current(state) {
         line(format!(
             "in use by process {} (`{}`): read as it is now, but for what is being written",
             owner.pid, owner.command

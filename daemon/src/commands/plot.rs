@@ -39,7 +39,7 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<Outcome> {
         }
         Ok(metrics)
     })?;
-    TrainingPlot::of(run.as_str(), &metrics).write(&args.output)?;
+    TrainingPlot::from_metrics(run.as_str(), &metrics).write(&args.output)?;
     line(args.output.display().to_string())?;
     Ok(Outcome::Done)
 }

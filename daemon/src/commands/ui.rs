@@ -70,7 +70,7 @@ pub(crate) fn run(args: &UiArgs) -> anyhow::Result<Outcome> {
 
 /// The address of a service that a browser has to ask itself: its certificate is for that name.
 fn by_itself(state: &Path) -> Option<String> {
-    Owner::of(state)?.address.filter(|address| address.starts_with("https://"))
+    Owner::current(state)?.address.filter(|address| address.starts_with("https://"))
 }
 
 /// What is looked at.

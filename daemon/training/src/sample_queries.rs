@@ -52,7 +52,7 @@ pub(super) fn ask(
 /// Keeps them beside the metrics. A disk that is full costs the pictures, not the run.
 pub(super) fn record(run: &Prepared, queries: Option<&SampleQueries>) -> anyhow::Result<()> {
     match queries.map(|queries| run.store.put_sample_queries(queries)) {
-        Some(Err(error)) if error.is_of_the_disk() => {
+        Some(Err(error)) if error.is_environmental() => {
             tracing::warn!("the sample queries of step {} are not kept: {error}", run.record.step);
             Ok(())
         }

@@ -40,7 +40,7 @@ fn doctor_finds_a_flipped_bit_in_a_checkpoint_mends_it_and_training_goes_on() {
     assert_eq!(checkpoints(), before - 1);
 
     work.diptych(&["backup", "state", "copy"]).ok();
-    work.diptych(&["backup", "state", "copy"]).fails_with(&["copy", "already"]);
+    work.diptych(&["backup", "state", "copy"]).fails_with(&["copy", "exists"]);
     let steps = |state: &str| {
         work.sql(&["--state", state], "SELECT count(*) FROM metrics WHERE name = 'loss'")
     };

@@ -320,7 +320,7 @@ fn tokens_allow_what_their_scope_says_and_nothing_leads_out_of_the_folders() {
         let answer = service.ask("POST", "/v1/jobs", Some(&job));
         assert!([400, 403].contains(&answer.status), "{job}: {} {}", answer.status, answer.json);
         assert!(
-            answer.json["detail"].as_str().unwrap().contains("outside of the folders"),
+            answer.json["detail"].as_str().unwrap().contains("outside the folders"),
             "{job}: {}",
             answer.json
         );
@@ -348,10 +348,10 @@ fn tokens_allow_what_their_scope_says_and_nothing_leads_out_of_the_folders() {
     let service = service.with_token(Some(&admin));
     let made = service.ask("POST", "/v1/backup", Some(&backup));
     assert_eq!(made.status, 201, "{}", made.json);
-    service.ask("POST", "/v1/backup", Some(&backup)).refused(409, "already");
+    service.ask("POST", "/v1/backup", Some(&backup)).refused(409, "exists");
     service
         .ask("POST", "/v1/backup", Some(&json!({ "to": "/tmp/diptych-escaped" })))
-        .refused(403, "outside of the folders");
+        .refused(403, "outside the folders");
     work.diptych(&["doctor", "copy"]).ok();
 
     // A token that is struck out of the file is none any more once the file is read again.
