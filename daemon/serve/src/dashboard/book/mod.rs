@@ -19,7 +19,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 
-use super::respond;
+use super::respond::respond;
 use files::{CHAPTERS, IMAGES, SUMMARY};
 use render::{Rendered, address, render};
 use summary::{Summary, summary};
