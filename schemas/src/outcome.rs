@@ -30,7 +30,7 @@ pub const INTERNAL: u8 = 70;
 pub struct ExitCode {
     pub code: u8,
     pub meaning: &'static str,
-    /// What a script or a user does next.
+    /// The next step of a script or a user.
     pub advice: &'static str,
 }
 

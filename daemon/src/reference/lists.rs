@@ -1,4 +1,5 @@
-//! Metrics, events, reasons of the ledger and exit codes: lists that the code keeps with a sentence for each entry.
+//! Metrics, events, reasons of the ledger and exit codes: lists that the code keeps with a sentence
+//! for each entry.
 
 use diptych_schemas::outcome::EXIT_CODES;
 use diptych_schemas::{ReasonDoc, reasons};

@@ -1,4 +1,5 @@
-//! The reference pages of the book as Markdown, made from what the code itself uses. It prints nothing and writes no file.
+//! The reference pages of the book as Markdown, made from what the code itself uses. It prints
+//! nothing and writes no file.
 
 mod cli;
 mod configuration;

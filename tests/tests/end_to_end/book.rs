@@ -1,9 +1,10 @@
 //! The book's commands run as they stand, and its pages keep their size.
 //!
-//! A chapter is one script of bash, in a fresh folder with the demo's scenes. In a block marked `console`, lines that begin with
-//! `$ ` are commands, and a backslash at the end of a line goes on. The other lines are output, which is not compared. A
-//! command must end with exit status 0, or with N if its block ends with the line `exit status N`. A block with `title=NAME` is
-//! written to that file. Blocks marked `console,no-run` are left out.
+//! A chapter is one script of bash, in a fresh folder with the demo's scenes. In a block marked
+//! `console`, lines that begin with `$ ` are commands, and a backslash at the end of a line goes on.
+//! The other lines are output, which is not compared. A command must end with exit status 0, or
+//! with N if its block ends with the line `exit status N`. A block with `title=NAME` is written to
+//! that file. Blocks marked `console,no-run` are left out.
 //!
 //! ```text
 //! DIPTYCH_CHAPTER=guides/sql.md cargo test --workspace --test end_to_end -- book

@@ -1,4 +1,5 @@
-//! The book at `/docs`: Markdown files of `daemon/docs`, which are part of the binary, as pages in the dashboard's frame.
+//! The book at `/docs`: Markdown files of `daemon/docs`, which are part of the binary, as pages in
+//! the dashboard's frame.
 //!
 //! Pages need no script and nothing from elsewhere. HTML in a chapter is shown as text.
 
@@ -19,7 +20,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 
-use super::respond;
+use super::respond::respond;
 use files::{CHAPTERS, IMAGES, SUMMARY};
 use render::{Rendered, address, render};
 use summary::{Summary, summary};

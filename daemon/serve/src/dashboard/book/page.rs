@@ -1,4 +1,4 @@
-//! The page around a chapter: the dashboard's header, the list of chapters, the chapters before and after.
+//! The page around a chapter: the dashboard's header, the list of chapters, the neighbours.
 
 use std::fmt::Write;
 

@@ -1,6 +1,8 @@
-//! A chapter's Markdown as HTML: anchors on headings, links between files as links between pages, file names above code.
+//! A chapter's Markdown as HTML: anchors on headings, links between files as links between pages,
+//! file names above code.
 //!
-//! What comes out holds no inline style and no HTML of the chapter, which the policy of the pages would refuse.
+//! The result holds no inline style and no HTML of the chapter, which the policy of the pages would
+//! refuse.
 
 use std::collections::HashMap;
 use std::fmt::Write;
