@@ -57,6 +57,9 @@ pub struct SourceEntry {
     /// read again. What it still holds is recognised by uid.
     pub size: u64,
     pub modified: u64,
+    /// Of a file elsewhere, its ETag or the time of its last change, as its server says; empty for files.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
     /// Columns and limits that it was read with, in words. Others mean that it is read again, too.
     #[serde(default)]
     pub options: String,

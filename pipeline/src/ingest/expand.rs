@@ -7,20 +7,23 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::IngestError;
-use super::elsewhere::elsewhere;
+use super::elsewhere;
 use super::images_folder;
 use super::parts_of_folder;
+use super::remote::RemoteFile;
 use super::tar_group::is_image_extension;
 
 /// Most names that one pattern in braces may stand for.
 const MAX_BRACES: usize = 1_000_000;
 /// What makes a pattern of a name.
-const WILDCARDS: [char; 3] = ['*', '?', '['];
+pub(super) const WILDCARDS: [char; 3] = ['*', '?', '['];
 
 /// One source: a file, or a folder of images.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
     /// Bytes, and time of the last change in milliseconds since 1970: other values mean that it is read again.
@@ -28,6 +31,8 @@ pub(super) struct Source {
     pub(super) modified: u64,
     /// A folder of images with captions beside them.
     pub(super) is_folder: bool,
+    /// The file, where it does not lie here. `path` is its address then.
+    pub(super) remote: Option<Arc<RemoteFile>>,
 }
 
 impl Source {
@@ -46,7 +51,25 @@ impl Source {
             size: metadata.len(),
             modified: images_folder::modified(&metadata),
             is_folder: false,
+            remote: None,
         })
+    }
+
+    pub(super) fn elsewhere(path: PathBuf, file: Arc<RemoteFile>) -> Self {
+        Self { path, size: file.size(), modified: 0, is_folder: false, remote: Some(file) }
+    }
+
+    /// What tells this version of a file elsewhere from others. Empty for files here.
+    pub(super) fn version(&self) -> &str {
+        self.remote.as_ref().map_or("", |file| file.mark())
+    }
+
+    /// Its kind, by its name.
+    pub(super) fn kind(&self) -> Option<NameKind> {
+        match &self.remote {
+            Some(file) => NameKind::of(Path::new(file.file_name())),
+            None => NameKind::of(&self.path),
+        }
     }
 }
 
@@ -59,7 +82,7 @@ impl Source {
 
     fn folder_with(path: &Path, listing: &images_folder::Listing) -> Self {
         let path = path.to_owned();
-        Self { path, size: listing.size, modified: listing.modified, is_folder: true }
+        Self { path, size: listing.size, modified: listing.modified, is_folder: true, remote: None }
     }
 }
 
@@ -97,13 +120,15 @@ impl NameKind {
     }
 }
 
-/// All sources, each once.
-pub(super) fn expand(given: &[String]) -> Result<Vec<Source>, IngestError> {
+/// All sources, each once. `stop` ends the waiting for those elsewhere.
+pub(super) fn expand(given: &[String], stop: &Arc<AtomicBool>) -> Result<Vec<Source>, IngestError> {
     let mut seen = HashSet::new();
-    let mut all = Vec::new();
+    let mut all: Vec<Source> = Vec::new();
+    let mut reach = None;
     for argument in given {
-        if let Some(message) = elsewhere(argument) {
-            return Err(IngestError::MissingSource { given: argument.clone(), message });
+        if let Some(found) = elsewhere::sources(argument, &mut reach, stop) {
+            all.extend(found?.into_iter().filter(|source| seen.insert(source.path.clone())));
+            continue;
         }
         for path in paths(argument)? {
             let found = sources(&path)?;
@@ -236,7 +261,7 @@ fn paths(argument: &str) -> Result<Vec<PathBuf>, IngestError> {
 }
 
 /// `a{00..02}.tar` and `{a,b}.tar` as WebDataset's users write them.
-fn braces(pattern: &str) -> Result<Vec<String>, IngestError> {
+pub(super) fn braces(pattern: &str) -> Result<Vec<String>, IngestError> {
     let mut done = vec![String::new()];
     let mut rest = pattern;
     while let Some((before, inner, after)) = rest.split_once('{').and_then(|(before, tail)| {
@@ -294,12 +319,7 @@ fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
             .cloned()
             .collect()
     };
-    let tars = of_kind(&[NameKind::Tar]);
-    let mut shards = of_kind(&[NameKind::Tar, NameKind::Parquet, NameKind::Arrow]);
-    // img2dataset puts the table of a tar's texts beside it: 00000.tar, 00000.parquet.
-    shards.retain(|file| {
-        NameKind::of(file) != Some(NameKind::Parquet) || !tars.contains(&file.with_extension("tar"))
-    });
+    let mut shards = without_tables(of_kind(&[NameKind::Tar, NameKind::Parquet, NameKind::Arrow]));
     let folders = parts_of_folder::image_folders(&shards);
     shards.retain(|file| !folders.contains(&file.with_extension("")));
     if !shards.is_empty() || !folders.is_empty() {
@@ -325,6 +345,16 @@ fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
         });
     }
     Ok(vec![Source::folder_with(path, &listing)])
+}
+
+/// Shards without the tables that img2dataset puts beside its tars with their texts: 00000.tar, 00000.parquet.
+pub(super) fn without_tables(mut shards: Vec<PathBuf>) -> Vec<PathBuf> {
+    let tars: HashSet<PathBuf> =
+        shards.iter().filter(|file| NameKind::of(file) == Some(NameKind::Tar)).cloned().collect();
+    shards.retain(|file| {
+        NameKind::of(file) != Some(NameKind::Parquet) || !tars.contains(&file.with_extension("tar"))
+    });
+    shards
 }
 
 /// Whether a file is an image by its name: given alone it is no source.
@@ -364,7 +394,8 @@ mod tests {
             format!("{base}/./a.tar"),
             format!("{base}/{{a,b}}.tar"),
         ];
-        let names: Vec<String> = expand(&given).unwrap().iter().map(Source::name).collect();
+        let names: Vec<String> =
+            expand(&given, &Arc::default()).unwrap().iter().map(Source::name).collect();
         assert_eq!(
             names,
             [format!("{base}/c.tar"), format!("{base}/a.tar"), format!("{base}/b.tar")]
@@ -372,7 +403,10 @@ mod tests {
         for given in
             [format!("{base}/d.tar"), format!("{base}/*.parquet"), format!("{base}/{{a,d}}.tar")]
         {
-            assert!(matches!(expand(&[given]), Err(IngestError::MissingSource { .. })));
+            assert!(matches!(
+                expand(&[given], &Arc::default()),
+                Err(IngestError::MissingSource { .. })
+            ));
         }
     }
 
@@ -422,16 +456,16 @@ mod tests {
     fn folder_is_taken_for_what_it_holds() {
         let folder = tempfile::tempdir().unwrap();
         let given = [folder.path().display().to_string()];
-        assert!(matches!(expand(&given), Err(IngestError::Unrecognised { .. })));
+        assert!(matches!(expand(&given, &Arc::default()), Err(IngestError::Unrecognised { .. })));
         let names = |given: &[String]| -> Vec<String> {
-            let sources = expand(given).unwrap();
+            let sources = expand(given, &Arc::default()).unwrap();
             sources
                 .iter()
                 .map(|source| source.path.file_name().unwrap().to_string_lossy().into_owned())
                 .collect()
         };
         durable::write(&folder.path().join("cat.jpg"), b"").unwrap();
-        assert!(expand(&given).unwrap()[0].is_folder);
+        assert!(expand(&given, &Arc::default()).unwrap()[0].is_folder);
         durable::write(&folder.path().join("list.csv"), b"").unwrap();
         assert_eq!(names(&given), ["list.csv"]);
         for name in ["0.tar", "0.parquet", "1.parquet"] {
@@ -439,6 +473,6 @@ mod tests {
         }
         assert_eq!(names(&given), ["0.tar", "1.parquet"]);
         durable::write(&folder.path().join("dataset.json"), b"").unwrap();
-        assert!(matches!(expand(&given), Err(IngestError::Unrecognised { .. })));
+        assert!(matches!(expand(&given, &Arc::default()), Err(IngestError::Unrecognised { .. })));
     }
 }

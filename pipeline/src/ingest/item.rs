@@ -3,6 +3,8 @@
 //! A reader numbers what it hands on. The number after the last item that is safe on the disk is all that is needed to go
 //! on, so the same source must always give the same items.
 
+use std::path::Path;
+
 use diptych_schemas::Reason;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -156,6 +158,15 @@ pub(super) struct ReadOptions<'a> {
     /// Keys of a tar's members end at the last dot of their names, not at the first.
     pub(super) dotted_keys: bool,
     pub(super) max_image_bytes: u64,
+    /// A copy on this machine of a source that lies elsewhere.
+    pub(super) copy: Option<&'a Path>,
+}
+
+impl ReadOptions<'_> {
+    /// The file to open for the source of this name.
+    pub(super) fn file<'p>(&'p self, path: &'p Path) -> &'p Path {
+        self.copy.unwrap_or(path)
+    }
 }
 
 /// Tells of a source of which nothing can be read.

@@ -36,10 +36,12 @@ mod own_value;
 mod packing;
 mod parquet_source;
 mod parts_of_folder;
+mod remote;
 mod report;
 mod retype;
 mod run;
 mod shard;
+mod source_file;
 mod table_columns;
 mod table_rows;
 mod tar_group;
@@ -55,6 +57,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::again::retry;
 pub use self::download::DownloadOptions;
+pub use self::elsewhere::addresses_of;
 pub use self::expand::{SourceName, SourcePattern, source_names, sources_at};
 pub use self::item::{Captions, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES};
 pub use self::ledger_files::RetryFilter;
@@ -84,7 +87,7 @@ pub type PerceptualHash = fn(&[u8]) -> Option<u64>;
 /// What to ingest, and how.
 #[derive(Clone, Debug)]
 pub struct IngestRequest {
-    /// Paths of files and folders, patterns with `*`, `?`, `[…]`, `**`, and `{00..99}`.
+    /// Paths of files and folders, patterns with `*`, `?`, `[…]`, `**`, and `{00..99}`; and addresses elsewhere.
     pub sources: Vec<String>,
     /// The dataset folder; made if it is not there, added to if it is.
     pub dataset: PathBuf,
@@ -238,6 +241,7 @@ impl IngestRequest {
             lists: &self.lists,
             dotted_keys: self.dotted_keys,
             max_image_bytes: self.max_image_bytes,
+            copy: None,
         }
     }
 }
@@ -248,7 +252,7 @@ pub fn ingest(
     progress: &mut dyn FnMut(&IngestProgress) -> ControlFlow<()>,
 ) -> Result<IngestReport, IngestError> {
     request.check()?;
-    let sources = expand::expand(&request.sources)?;
+    let sources = expand::expand(&request.sources, &request.download.stop)?;
     folder::check(&request.dataset)?;
     // Everything is recognised before anything is written.
     let before = dataset::manifest(&request.dataset)?;
@@ -281,7 +285,10 @@ fn without_odd_ones(
 ) -> Result<Vec<Recognised>, IngestError> {
     let some_are_good = found.iter().any(|(_, layout)| layout.is_ok());
     let is_named = |source: &Source| {
-        request.sources.iter().any(|given| expand::plain(Path::new(given)) == source.path)
+        request.sources.iter().any(|given| {
+            expand::plain(Path::new(given)) == source.path
+                || elsewhere::name_of(given).is_some_and(|name| name == source.name())
+        })
     };
     let sources = found.into_iter().map(|(source, layout)| {
         let layout = match layout {

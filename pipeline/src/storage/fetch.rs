@@ -10,6 +10,7 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 use rand::Rng;
 
 use super::StorageError;
+use super::secrets::without_secrets;
 
 /// The first pause is at most this long, each one after it at most twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -18,31 +19,31 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// How requests are made.
 #[derive(Clone)]
-pub(super) struct Fetcher {
-    pub(super) store: Arc<dyn ObjectStore>,
-    pub(super) retries: u32,
+pub(crate) struct Fetcher {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) retries: u32,
     /// What to do when nothing helps.
-    pub(super) advice: &'static str,
+    pub(crate) advice: &'static str,
 }
 
 /// A file as it was when it was first seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Version {
+pub(crate) struct Version {
     /// In bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// ETag, or where there is none, when it was changed last.
-    pub(super) mark: String,
+    pub(crate) mark: String,
 }
 
 impl Version {
-    fn of(meta: &ObjectMeta) -> Self {
+    pub(super) fn of(meta: &ObjectMeta) -> Self {
         let mark = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
         Self { size: meta.size, mark }
     }
 }
 
 /// Why a try failed.
-enum Failure {
+pub(super) enum Failure {
     /// Another try may work.
     Again(String),
     Never(String),
@@ -78,7 +79,7 @@ fn causes(error: &dyn std::error::Error) -> String {
         }
         next = cause.source();
     }
-    text
+    without_secrets(&text)
 }
 
 impl Fetcher {
@@ -103,7 +104,7 @@ impl Fetcher {
     }
 
     /// A range of a file whose version is known.
-    pub(super) async fn range(
+    pub(crate) async fn range(
         &self,
         path: &Path,
         url: &str,
@@ -169,7 +170,7 @@ impl Fetcher {
     }
 
     /// After a failure: waits, if another try is worth it. `false`: the file is not there.
-    async fn again(
+    pub(super) async fn again(
         &self,
         url: &str,
         what: &str,

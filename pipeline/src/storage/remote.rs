@@ -2,13 +2,10 @@
 //! for later ones.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::Future;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use diptych_schemas::{ContentHash, RemoteConfig};
@@ -25,6 +22,7 @@ use super::StorageError;
 use super::cache::{BlockCache, default_folder};
 use super::credentials;
 use super::fetch::{Fetcher, Version};
+use super::waiting::Waiting;
 
 /// Bytes of a block: what is fetched at least, and the unit of the cache. An image of the usual size or two.
 pub(super) const BLOCK: u64 = 256 << 10;
@@ -34,8 +32,6 @@ const BLOCKS_A_REQUEST: usize = 32;
 const REQUESTS: usize = 8;
 /// Bytes that are read at once at most: against files that lie about where their parts are.
 const MOST_AT_ONCE: u64 = 4 << 30;
-/// How often a waiting caller looks whether it is to stop.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// A dataset at a URL.
 pub(super) struct Remote {
@@ -43,9 +39,7 @@ pub(super) struct Remote {
     prefix: ObjectPath,
     fetcher: Fetcher,
     cache: Option<Arc<BlockCache>>,
-    /// `None` only while it is dropped.
-    runtime: Option<tokio::runtime::Runtime>,
-    stop: Arc<AtomicBool>,
+    waiting: Waiting,
 }
 
 /// A file of it.
@@ -89,14 +83,10 @@ impl Remote {
                 Some(Arc::new(BlockCache::open(&folder, mib << 20)?))
             }
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("diptych-fetch")
-            .enable_all()
-            .build()
+        let waiting = Waiting::new(stop)
             .map_err(|error| bad(format!("the threads for fetching cannot be started: {error}")))?;
         let fetcher = Fetcher { store, retries: config.retries, advice };
-        Ok(Self { url: text, prefix, fetcher, cache, runtime: Some(runtime), stop })
+        Ok(Self { url: text, prefix, fetcher, cache, waiting })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -111,7 +101,7 @@ impl Remote {
     ) -> Result<Option<Vec<u8>>, StorageError> {
         let (path, url) = self.place(name);
         let fetcher = self.fetcher.clone();
-        self.wait(async move {
+        self.waiting.wait(async move {
             let Some(version) = fetcher.head(&path, &url).await? else { return Ok(None) };
             if version.size > limit {
                 let message =
@@ -130,7 +120,7 @@ impl Remote {
         let (path, url) = self.place(name);
         let version = {
             let (fetcher, path, url) = (self.fetcher.clone(), path.clone(), url.clone());
-            self.wait(async move { fetcher.head(&path, &url).await })?
+            self.waiting.wait(async move { fetcher.head(&path, &url).await })?
         };
         let Some(version) = version else { return Ok(None) };
         let id = ContentHash::of_parts(&[
@@ -152,38 +142,6 @@ impl Remote {
     fn place(&self, name: &str) -> (ObjectPath, String) {
         let path = name.split('/').fold(self.prefix.clone(), ObjectPath::join);
         (path, format!("{}/{name}", self.url))
-    }
-
-    /// Runs something on the runtime and waits for it, or until it is told to stop.
-    fn wait<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, StorageError>> + Send + 'static,
-    ) -> Result<T, StorageError> {
-        let Some(runtime) = &self.runtime else { return Err(StorageError::Stopped) };
-        let (done, result) = std::sync::mpsc::channel();
-        let task = runtime.spawn(async move {
-            // When nobody waits any more, nobody wants it.
-            let _ = done.send(work.await);
-        });
-        loop {
-            match result.recv_timeout(LOOK) {
-                Ok(result) => return result,
-                Err(RecvTimeoutError::Timeout) if !self.stop.load(Ordering::Relaxed) => {}
-                Err(_) => {
-                    task.abort();
-                    return Err(StorageError::Stopped);
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Remote {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // Without waiting, which would not be allowed where this is dropped by another runtime.
-            runtime.shutdown_background();
-        }
     }
 }
 
@@ -287,7 +245,7 @@ impl RemoteFile {
         let (fetcher, path, url) =
             (self.remote.fetcher.clone(), self.path.clone(), self.url.clone());
         let (version, cache) = (self.version.clone(), self.remote.cache.clone());
-        self.remote.wait(async move {
+        self.remote.waiting.wait(async move {
             let fetched = futures::stream::iter(requests).map(|blocks| {
                 let (fetcher, path, url) = (fetcher.clone(), path.clone(), url.clone());
                 let (version, cache) = (version.clone(), cache.clone());
@@ -335,10 +293,11 @@ impl RemoteFile {
     }
 }
 
-type Store = (Arc<dyn ObjectStore>, ObjectPath, &'static str);
+/// A store, the place in it, and what to do where it cannot be reached.
+pub(crate) type Store = (Arc<dyn ObjectStore>, ObjectPath, &'static str);
 
 /// The store that a URL means, the place of the dataset in it, and what to do where it cannot be reached.
-fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
+pub(crate) fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
     let (scheme, prefix) = ObjectStoreScheme::parse(url).map_err(|_| {
         format!("{}:// is not known here; a dataset is a folder or has a URL with s3, gs, az, abfss, http or https", url.scheme())
     })?;
