@@ -2,7 +2,7 @@
 //!
 //! 1. What comes from elsewhere is not believed: lengths are compared with what was asked for, nothing is set aside on the word
 //!    of a header, and pairs are compared with their hashes.
-//! 2. Waiting for the network happens on a small runtime of its own; its callers are ordinary threads, which wait for it and can
+//! 2. FetchRuntime for the network happens on a small runtime of its own; its callers are ordinary threads, which wait for it and can
 //!    be told to stop.
 //! 3. Whatever can be had again is tried again, with growing pauses; what cannot ends with an error that names the URL, the range
 //!    and what to do.
@@ -11,11 +11,11 @@ mod cache;
 mod credentials;
 mod error;
 mod fetch;
+mod fetch_runtime;
 mod file;
 pub(crate) mod objects;
 mod remote;
 mod secrets;
-mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,11 +26,11 @@ use diptych_schemas::{DatasetManifest, RemoteConfig, is_url};
 pub use cache::BlockCache;
 pub use error::StorageError;
 pub(crate) use fetch::{Fetcher, Version};
+pub(crate) use fetch_runtime::{FetchRuntime, Pending};
 pub(crate) use file::{Reader, StoredFile};
 use remote::Remote;
 pub(crate) use remote::{Store, store};
 pub(crate) use secrets::without_secrets;
-pub(crate) use waiting::{Pending, Waiting};
 
 /// Largest `dataset.json` that is read from elsewhere, in bytes.
 const MANIFEST_BYTES: u64 = 256 << 20;

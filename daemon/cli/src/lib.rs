@@ -217,7 +217,7 @@ impl Command {
 
 #[derive(Debug, Args)]
 pub struct IngestArgs {
-    /// Files, folders or glob patterns, any mix of them
+    /// Files, folders, glob patterns or URLs (https, s3, gs, az, hf), any mix of them
     #[arg(required = true, value_name = "SOURCE")]
     pub sources: Vec<String>,
     #[command(flatten)]

@@ -3,7 +3,7 @@
 //! 1. Beneath the `folders` and datasets of the configuration everything may be read and written.
 //! 2. In the state folder only the service writes. The rest of it may be read, but for the store and what belongs to it.
 //! 3. Of these the innermost folder around a name counts.
-//! 4. A URL is a dataset beneath `remote.allow`; nothing else is a URL.
+//! 4. A URL is a dataset or a source of an ingest beneath `remote.allow`; nothing else is a URL.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
@@ -105,6 +105,11 @@ impl Folders {
         Ok(())
     }
 
+    /// Whether an ingest may read a source elsewhere. What is allowed for datasets is allowed for sources.
+    pub(crate) fn check_source(&self, url: &str) -> Result<(), String> {
+        self.check_remote(url)
+    }
+
     fn check_remote(&self, url: &str) -> Result<(), String> {
         for prefix in &self.remote {
             if prefix.holds(url)? {
@@ -113,7 +118,7 @@ impl Folders {
         }
         let allowed = self.remote.iter().map(ToString::to_string).collect::<Vec<_>>();
         Err(format!(
-            "{url}: not among the remote datasets of this service ({}). Name it, or what is above it, in `remote.allow` of the \
+            "{url}: not among the remote places of this service ({}). Name it, or what is above it, in `remote.allow` of the \
              service's configuration",
             if allowed.is_empty() { "there are none".into() } else { allowed.join(", ") }
         ))

@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 
 use super::IngestError;
 use super::expand::{NameKind, Source, WILDCARDS, braces, without_tables};
-use super::remote::{Address, Place, Reach, has_lists, is_elsewhere};
+use super::remote::{Address, Location, RemoteClient, has_lists, is_elsewhere};
 use crate::storage::without_secrets;
 
 /// What a folder in a store may hold.
 const KINDS: &str = "tar, Parquet file, Arrow file or list (CSV, TSV, JSON Lines)";
 
 /// What an argument stands for.
-enum Named {
+enum SourceArgument {
     /// A file, or a folder where it ends with a slash or where there is no such file.
     File(Address),
     /// Whatever matches beneath a folder.
@@ -24,7 +24,7 @@ enum Named {
 /// The sources that an argument names which does not lie here. None for what can be a file on this machine.
 pub(super) fn sources(
     argument: &str,
-    reach: &mut Option<Arc<Reach>>,
+    client: &mut Option<Arc<RemoteClient>>,
     stop: &Arc<AtomicBool>,
 ) -> Option<Result<Vec<Source>, IngestError>> {
     if Path::new(argument).exists() {
@@ -35,31 +35,28 @@ pub(super) fn sources(
     }
     is_elsewhere(argument).then(|| {
         let named = names(argument).map_err(|message| missing(argument, message))?;
-        let reach = match reach {
-            Some(reach) => reach,
-            None => reach.insert(Reach::new(stop).map_err(|message| missing(argument, message))?),
+        let client = match client {
+            Some(client) => client,
+            None => client
+                .insert(RemoteClient::new(stop).map_err(|message| missing(argument, message))?),
         };
-        found(named, reach)
+        found(named, client)
     })
 }
 
-/// The addresses that an argument asks for, without secrets, as an allow-list is to see them: of a pattern, the pattern itself.
-/// None for what is not elsewhere; an error for what is no source there.
+/// The addresses that an argument of a service's job asks for, as an allow-list is to see them: of a pattern, the folder that is
+/// listed. None for what cannot be elsewhere. An error for what is no source there, and for secrets, which a job would keep.
 pub fn addresses_of(argument: &str) -> Option<Result<Vec<String>, String>> {
-    if Path::new(argument).exists() || !is_elsewhere(argument) {
-        return None;
-    }
-    if let Some(message) = advice(argument) {
-        return Some(Err(message));
-    }
-    let addresses = names(argument).map(|named| {
+    is_elsewhere(argument).then(|| {
+        let named =
+            names(argument).map_err(|why| format!("{}: {why}", without_secrets(argument)))?;
         let asked = named.into_iter().map(|named| match named {
-            Named::File(address) => address.asked().to_owned(),
-            Named::Pattern { folder, pattern } => format!("{}{pattern}", folder.name),
+            SourceArgument::File(address) => address.url_to_allow(),
+            // What matches lies beneath the folder.
+            SourceArgument::Pattern { folder, .. } => folder.url_to_allow(),
         });
         asked.collect()
-    });
-    Some(addresses)
+    })
 }
 
 /// Whether a name is one of a source elsewhere whose address held more than is kept of it.
@@ -88,7 +85,7 @@ fn advice(argument: &str) -> Option<String> {
         let parts: Vec<&str> = argument.split("::").collect();
         return Some(format!(
             "sources are not joined by `::`. Give each as an argument: {}",
-            parts.join(" ")
+            without_secrets(&parts.join(" "))
         ));
     }
     let (scheme, _) = argument.split_once("://")?;
@@ -100,11 +97,11 @@ fn advice(argument: &str) -> Option<String> {
 }
 
 /// Expands the braces of an argument, and takes its patterns apart.
-fn names(argument: &str) -> Result<Vec<Named>, String> {
+fn names(argument: &str) -> Result<Vec<SourceArgument>, String> {
     let texts = braces(argument).map_err(|error| error.to_string())?;
     let named = texts.into_iter().map(|text| {
         if !(has_lists(&text) && text.contains(WILDCARDS)) {
-            return Address::parse(&text).map(Named::File);
+            return Address::parse(&text).map(SourceArgument::File);
         }
         let wild = text.find(WILDCARDS).unwrap_or(text.len());
         let bucket = text.find("://").map_or(0, |at| at + 3);
@@ -116,34 +113,37 @@ fn names(argument: &str) -> Result<Vec<Named>, String> {
             return Err("a pattern does not go upwards (..)".into());
         }
         let folder = Address::parse(&text[..=slash])?;
-        Ok(Named::Pattern { folder, pattern })
+        Ok(SourceArgument::Pattern { folder, pattern })
     });
     named.collect()
 }
 
 /// The files that are there. Those that are named one by one are asked for at the same time.
-fn found(named: Vec<Named>, reach: &Arc<Reach>) -> Result<Vec<Source>, IngestError> {
+fn found(
+    named: Vec<SourceArgument>,
+    client: &Arc<RemoteClient>,
+) -> Result<Vec<Source>, IngestError> {
     let mut addresses = Vec::new();
     for named in named {
         match named {
-            Named::File(address) if is_folder(&address) => {
-                addresses.extend(folder(&address, reach)?);
+            SourceArgument::File(address) if is_folder(&address) => {
+                addresses.extend(folder(&address, client)?);
             }
-            Named::File(address) => addresses.push(address),
-            Named::Pattern { folder, pattern } => {
-                addresses.extend(matching(&folder, &pattern, reach)?);
+            SourceArgument::File(address) => addresses.push(address),
+            SourceArgument::Pattern { folder, pattern } => {
+                addresses.extend(matching(&folder, &pattern, client)?);
             }
         }
     }
-    let files = reach.files(addresses);
+    let files = client.files(addresses);
     let files = files.map_err(|(given, message)| missing(&given, message))?;
     let mut sources = Vec::new();
     let mut folders = Vec::new();
     for (address, file) in files {
         match file {
             Some(file) => sources.push(Source::elsewhere(PathBuf::from(&address.name), file)),
-            None if matches!(address.place, Place::Store { .. }) => {
-                folders.extend(folder(&address, reach)?);
+            None if matches!(address.place, Location::Store { .. }) => {
+                folders.extend(folder(&address, client)?);
             }
             None => {
                 let message = "there is no such file (HTTP 404)".into();
@@ -152,33 +152,33 @@ fn found(named: Vec<Named>, reach: &Arc<Reach>) -> Result<Vec<Source>, IngestErr
         }
     }
     if !folders.is_empty() {
-        sources.extend(found(folders.into_iter().map(Named::File).collect(), reach)?);
+        sources.extend(found(folders.into_iter().map(SourceArgument::File).collect(), client)?);
     }
     Ok(sources)
 }
 
 fn is_folder(address: &Address) -> bool {
     match &address.place {
-        Place::Store { path, .. } => path.is_empty() || path.ends_with('/'),
-        Place::Web { .. } => false,
+        Location::Store { path, .. } => path.is_empty() || path.ends_with('/'),
+        Location::Web { .. } => false,
     }
 }
 
 /// The objects of a bucket as addresses.
 fn addresses(folder: &Address, paths: Vec<String>) -> Vec<Address> {
-    let Place::Store { bucket, .. } = &folder.place else { return Vec::new() };
+    let Location::Store { bucket, .. } = &folder.place else { return Vec::new() };
     // As it was given, since URLs escape some letters.
     let given = folder.name.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
     let address = |path: String| Address {
         name: format!("{given}/{path}"),
-        place: Place::Store { bucket: bucket.clone(), path },
+        place: Location::Store { bucket: bucket.clone(), path },
     };
     paths.into_iter().map(address).collect()
 }
 
 /// What a folder holds that an ingest knows: as a folder here, its shards, or else its lists.
-fn folder(folder: &Address, reach: &Reach) -> Result<Vec<Address>, IngestError> {
-    let paths = reach.list(folder, false).map_err(|message| missing(&folder.name, message))?;
+fn folder(folder: &Address, client: &RemoteClient) -> Result<Vec<Address>, IngestError> {
+    let paths = client.list(folder, false).map_err(|message| missing(&folder.name, message))?;
     if paths.is_empty() {
         let message = "there is no such file, and no file in a folder of this name".into();
         return Err(missing(&folder.name, message));
@@ -210,7 +210,11 @@ fn folder(folder: &Address, reach: &Reach) -> Result<Vec<Address>, IngestError> 
 }
 
 /// The files beneath a folder that match a pattern.
-fn matching(folder: &Address, pattern: &str, reach: &Reach) -> Result<Vec<Address>, IngestError> {
+fn matching(
+    folder: &Address,
+    pattern: &str,
+    client: &RemoteClient,
+) -> Result<Vec<Address>, IngestError> {
     let given = format!("{}{pattern}", folder.name);
     let bad = |message: String| missing(&given, message);
     let wanted =
@@ -220,8 +224,8 @@ fn matching(folder: &Address, pattern: &str, reach: &Reach) -> Result<Vec<Addres
         require_literal_separator: true,
         require_literal_leading_dot: false,
     };
-    let Place::Store { path: start, .. } = &folder.place else { return Ok(Vec::new()) };
-    let mut paths = reach.list(folder, pattern.contains('/')).map_err(bad)?;
+    let Location::Store { path: start, .. } = &folder.place else { return Ok(Vec::new()) };
+    let mut paths = client.list(folder, pattern.contains('/')).map_err(bad)?;
     paths.retain(|path| {
         path.strip_prefix(start.as_str()).is_some_and(|path| wanted.matches_with(path, options))
     });

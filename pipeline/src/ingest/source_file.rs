@@ -11,7 +11,7 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::expand::Source;
-use super::remote::{RemoteFile, Windows};
+use super::remote::{ColumnWindows, RemoteFile};
 
 /// Bytes that are read of a file here at once.
 const BUFFER: usize = 1 << 20;
@@ -19,14 +19,14 @@ const BUFFER: usize = 1 << 20;
 /// A source that is open.
 pub(super) enum SourceFile {
     Local(File),
-    Remote(Arc<RemoteFile>, Windows),
+    Remote(Arc<RemoteFile>, ColumnWindows),
 }
 
 impl SourceFile {
     pub(super) fn open(source: &Source) -> io::Result<Self> {
         match &source.remote {
             None => File::open(&source.path).map(Self::Local),
-            Some(file) => Ok(Self::Remote(Arc::clone(file), Windows::new(file))),
+            Some(file) => Ok(Self::Remote(Arc::clone(file), ColumnWindows::new(file))),
         }
     }
 

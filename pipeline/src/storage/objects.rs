@@ -12,7 +12,7 @@ use super::StorageError;
 use super::fetch::{Failure, Fetcher, Version};
 
 /// The beginning of a file.
-pub(crate) struct Start {
+pub(crate) struct FileStart {
     pub(crate) version: Version,
     pub(crate) bytes: Bytes,
     /// Whether the server sends parts of files.
@@ -27,7 +27,7 @@ impl Fetcher {
         path: &Path,
         url: &str,
         length: u64,
-    ) -> Result<Option<Start>, StorageError> {
+    ) -> Result<Option<FileStart>, StorageError> {
         let mut tries = 1;
         let mut range = Some(GetRange::Bounded(0..length));
         loop {
@@ -51,7 +51,7 @@ impl Fetcher {
         path: &Path,
         range: Option<GetRange>,
         length: u64,
-    ) -> Result<Start, Failure> {
+    ) -> Result<FileStart, Failure> {
         let has_ranges = range.is_some();
         let options = GetOptions { range, ..GetOptions::default() };
         let answer = self.store.get_opts(path, options).await?;
@@ -66,7 +66,7 @@ impl Fetcher {
             bytes.extend_from_slice(&piece?);
         }
         bytes.truncate(wanted);
-        Ok(Start { version, bytes: bytes.into(), has_ranges })
+        Ok(FileStart { version, bytes: bytes.into(), has_ranges })
     }
 
     /// Writes a file of a server that sends no parts of files. After a failure it begins again.

@@ -22,7 +22,7 @@ use super::StorageError;
 use super::cache::{BlockCache, default_folder};
 use super::credentials;
 use super::fetch::{Fetcher, Version};
-use super::waiting::Waiting;
+use super::fetch_runtime::FetchRuntime;
 
 /// Bytes of a block: what is fetched at least, and the unit of the cache. An image of the usual size or two.
 pub(super) const BLOCK: u64 = 256 << 10;
@@ -39,7 +39,7 @@ pub(super) struct Remote {
     prefix: ObjectPath,
     fetcher: Fetcher,
     cache: Option<Arc<BlockCache>>,
-    waiting: Waiting,
+    runtime: FetchRuntime,
 }
 
 /// A file of it.
@@ -83,10 +83,10 @@ impl Remote {
                 Some(Arc::new(BlockCache::open(&folder, mib << 20)?))
             }
         };
-        let waiting = Waiting::new(stop)
+        let runtime = FetchRuntime::new(stop)
             .map_err(|error| bad(format!("the threads for fetching cannot be started: {error}")))?;
         let fetcher = Fetcher { store, retries: config.retries, advice };
-        Ok(Self { url: text, prefix, fetcher, cache, waiting })
+        Ok(Self { url: text, prefix, fetcher, cache, runtime })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -101,7 +101,7 @@ impl Remote {
     ) -> Result<Option<Vec<u8>>, StorageError> {
         let (path, url) = self.place(name);
         let fetcher = self.fetcher.clone();
-        self.waiting.wait(async move {
+        self.runtime.wait(async move {
             let Some(version) = fetcher.head(&path, &url).await? else { return Ok(None) };
             if version.size > limit {
                 let message =
@@ -120,7 +120,7 @@ impl Remote {
         let (path, url) = self.place(name);
         let version = {
             let (fetcher, path, url) = (self.fetcher.clone(), path.clone(), url.clone());
-            self.waiting.wait(async move { fetcher.head(&path, &url).await })?
+            self.runtime.wait(async move { fetcher.head(&path, &url).await })?
         };
         let Some(version) = version else { return Ok(None) };
         let id = ContentHash::of_parts(&[
@@ -245,7 +245,7 @@ impl RemoteFile {
         let (fetcher, path, url) =
             (self.remote.fetcher.clone(), self.path.clone(), self.url.clone());
         let (version, cache) = (self.version.clone(), self.remote.cache.clone());
-        self.remote.waiting.wait(async move {
+        self.remote.runtime.wait(async move {
             let fetched = futures::stream::iter(requests).map(|blocks| {
                 let (fetcher, path, url) = (fetcher.clone(), path.clone(), url.clone());
                 let (version, cache) = (version.clone(), cache.clone());

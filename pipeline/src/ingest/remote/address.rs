@@ -4,6 +4,7 @@ use diptych_schemas::ContentHash;
 use object_store::path::Path as ObjectPath;
 use url::Url;
 
+use super::client;
 use crate::storage::without_secrets;
 
 /// Where the Hub is, unless `HF_ENDPOINT` says otherwise.
@@ -44,19 +45,19 @@ const SECRET: [&str; 9] =
 pub(crate) struct Address {
     /// How it is called in messages, in the ledger and in the manifest. Without secrets.
     pub(crate) name: String,
-    pub(crate) place: Place,
+    pub(crate) place: Location,
 }
 
 /// How a source elsewhere is reached.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Location {
     /// A file behind a web server. The URL may hold secrets.
     Web { url: Url, is_hub: bool },
     /// An object, or a folder where the path ends with a slash or is empty. `bucket` is `scheme://bucket`.
     Store { bucket: Url, path: String },
 }
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for Location {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Web { url, .. } => f.write_str(&without_secrets(url.as_str())),
@@ -99,17 +100,25 @@ impl Address {
     /// The last part of its path, by which its kind is known.
     pub(crate) fn file_name(&self) -> &str {
         let path = match &self.place {
-            Place::Web { url, .. } => url.path(),
-            Place::Store { path, .. } => path,
+            Location::Web { url, .. } => url.path(),
+            Location::Store { path, .. } => path,
         };
         path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The address that is asked, without its secrets: what an allow-list is compared with.
-    pub(crate) fn asked(&self) -> &str {
+    /// The address that is asked. An error where it holds what may be a secret.
+    pub(crate) fn url_to_allow(&self) -> Result<String, String> {
         match &self.place {
-            Place::Web { url, is_hub: true } => url.as_str(),
-            Place::Web { .. } | Place::Store { .. } => &self.name,
+            Location::Web { url, .. }
+                if url.query().is_some() || url.password().is_some() || url.username() != "" =>
+            {
+                Err(format!(
+                    "{}: a job is kept with its arguments, so its sources have no user, no password and no query (?…)",
+                    self.name
+                ))
+            }
+            Location::Web { url, .. } => Ok(url.as_str().to_owned()),
+            Location::Store { .. } => Ok(self.name.clone()),
         }
     }
 }
@@ -119,6 +128,7 @@ fn web(argument: &str) -> Result<Address, String> {
     if url.host_str().is_none_or(str::is_empty) {
         return Err("it has no host".into());
     }
+    client::check(&url).map_err(|error| error.to_string())?;
     if url.path().contains('*') {
         return Err("a web server has no list of its files, so * means nothing here. Name them in braces: {00000..00099}.tar".into());
     }
@@ -128,7 +138,7 @@ fn web(argument: &str) -> Result<Address, String> {
     let _ = name.set_username("");
     let _ = name.set_password(None);
     name.set_query(mark(&url).as_deref());
-    Ok(Address { name: name.into(), place: Place::Web { url, is_hub: false } })
+    Ok(Address { name: name.into(), place: Location::Web { url, is_hub: false } })
 }
 
 /// A short hash of what a query says beside its signature: two files that differ in it have two names, and one that is signed
@@ -184,7 +194,7 @@ fn hub(rest: &str) -> Result<Address, String> {
     let shown = rest.strip_suffix('/').unwrap_or(rest);
     Ok(Address {
         name: format!("hf://datasets/{owner}/{name}{shown}"),
-        place: Place::Web { url, is_hub: true },
+        place: Location::Web { url, is_hub: true },
     })
 }
 
@@ -201,7 +211,7 @@ fn in_store(scheme: &str, rest: &str) -> Result<Address, String> {
     let inner = path.strip_suffix('/').unwrap_or(path);
     ObjectPath::parse(inner).map_err(|_| "not a path of an object".to_owned())?;
     let name = format!("{scheme}://{rest}");
-    Ok(Address { name, place: Place::Store { bucket: url, path: path.to_owned() } })
+    Ok(Address { name, place: Location::Store { bucket: url, path: path.to_owned() } })
 }
 
 #[cfg(test)]
@@ -237,7 +247,7 @@ mod tests {
             ("hf://datasets/o/n/a@b.tar", "/datasets/o/n/resolve/main/a@b.tar"),
         ] {
             let address = Address::parse(given).unwrap();
-            let Place::Web { url, is_hub: true } = &address.place else { panic!("{given}") };
+            let Location::Web { url, is_hub: true } = &address.place else { panic!("{given}") };
             assert_eq!(url.path(), path);
             assert_eq!(address.name, given);
         }

@@ -13,8 +13,8 @@ use object_store::path::Path as ObjectPath;
 
 use super::address::Address;
 use super::stream::Stream;
-use super::{Reach, reason};
-use crate::storage::objects::Start;
+use super::{RemoteClient, reason};
+use crate::storage::objects::FileStart;
 use crate::storage::{Fetcher, Pending, StorageError, Version};
 
 /// Bytes of one request of a large range; its parts are asked at the same time.
@@ -23,7 +23,7 @@ const PART: u64 = 4 << 20;
 const COPIED: u64 = 16 << 20;
 
 pub(crate) struct RemoteFile {
-    reach: Arc<Reach>,
+    client: Arc<RemoteClient>,
     fetcher: Fetcher,
     path: ObjectPath,
     /// As it is called in messages.
@@ -45,17 +45,17 @@ impl fmt::Debug for RemoteFile {
 
 impl RemoteFile {
     pub(super) fn new(
-        reach: Arc<Reach>,
+        client: Arc<RemoteClient>,
         address: &Address,
         fetcher: Fetcher,
         path: ObjectPath,
-        start: Start,
+        start: FileStart,
     ) -> Arc<Self> {
-        let Start { version, bytes: start, has_ranges } = start;
+        let FileStart { version, bytes: start, has_ranges } = start;
         let (name, file_name) = (address.name.clone(), address.file_name().to_owned());
         let (failure, copy) = (Mutex::default(), Mutex::default());
         Arc::new(Self {
-            reach,
+            client,
             fetcher,
             path,
             name,
@@ -148,7 +148,7 @@ impl RemoteFile {
         let (name, version) = (self.name.clone(), self.version.clone());
         let work =
             async move { fetcher.range(&path, &name, &version, range).await.map(Bytes::from) };
-        let asked = self.reach.waiting.start(work);
+        let asked = self.client.runtime.start(work);
         self.answer(asked)
     }
 
@@ -193,7 +193,7 @@ impl RemoteFile {
             let (name, version) = (self.name.clone(), self.version.clone());
             let mut to = file.try_clone().map_err(here)?;
             let work = async move { fetcher.whole(&path, &name, &version, &mut to).await };
-            self.answer(self.reach.waiting.wait(work))?;
+            self.answer(self.client.runtime.wait(work))?;
             return Ok(file);
         }
         let mut at = 0;

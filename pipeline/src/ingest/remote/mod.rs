@@ -22,10 +22,10 @@ use object_store::path::Path as ObjectPath;
 use reqwest::Client;
 use url::Url;
 
-pub(super) use self::address::{Address, Place, has_lists, is_elsewhere};
+pub(super) use self::address::{Address, Location, has_lists, is_elsewhere};
 pub(super) use self::file::RemoteFile;
-pub(super) use self::windows::Windows;
-use crate::storage::{Fetcher, StorageError, Store, Waiting, store, without_secrets};
+pub(super) use self::windows::ColumnWindows;
+use crate::storage::{FetchRuntime, Fetcher, StorageError, Store, store, without_secrets};
 
 /// Requests at the same time for the beginnings of files.
 const AT_ONCE: usize = 32;
@@ -39,20 +39,20 @@ const RETRIES: u32 = 10;
 const WEB_ADVICE: &str = "Check the address, and that it can be read without a login; one that is signed must be given whole";
 
 /// The way to all sources elsewhere of one ingest.
-pub(super) struct Reach {
-    waiting: Waiting,
+pub(super) struct RemoteClient {
+    runtime: FetchRuntime,
     web: OnceLock<Client>,
     hub: OnceLock<Client>,
     stores: Mutex<HashMap<String, Store>>,
 }
 
-impl Reach {
+impl RemoteClient {
     /// `stop` ends whatever waits for the network.
     pub(super) fn new(stop: &Arc<AtomicBool>) -> Result<Arc<Self>, String> {
-        let waiting = Waiting::new(Arc::clone(stop))
+        let runtime = FetchRuntime::new(Arc::clone(stop))
             .map_err(|error| format!("the threads for fetching cannot be started: {error}"))?;
         let (web, hub, stores) = (OnceLock::new(), OnceLock::new(), Mutex::default());
-        Ok(Arc::new(Self { waiting, web, hub, stores }))
+        Ok(Arc::new(Self { runtime, web, hub, stores }))
     }
 
     /// The files at some addresses, in their order; `None` for one that is not there.
@@ -66,10 +66,10 @@ impl Reach {
             let (fetcher, path) = reached.map_err(|message| (address.name.clone(), message))?;
             asked.push((address, fetcher, path));
         }
-        let reach = Arc::clone(self);
+        let remote = Arc::clone(self);
         let work = async move {
             let starts = futures::stream::iter(asked).map(|(address, fetcher, path)| {
-                let reach = Arc::clone(&reach);
+                let remote = Arc::clone(&remote);
                 async move {
                     let first = Fetcher { retries: FIRST_TRIES, ..fetcher.clone() };
                     let start = first.start(&path, &address.name, START).await;
@@ -78,19 +78,19 @@ impl Reach {
                         Err(error) => return Err((address.name.clone(), reason(error))),
                     };
                     let file =
-                        start.map(|start| RemoteFile::new(reach, &address, fetcher, path, start));
+                        start.map(|start| RemoteFile::new(remote, &address, fetcher, path, start));
                     Ok((address, file))
                 }
             });
             let found: Vec<_> = starts.buffered(AT_ONCE).collect().await;
             Ok(found.into_iter().collect::<Result<Vec<_>, _>>())
         };
-        self.waiting.wait(work).map_err(|error| ("reading".to_owned(), reason(error)))?
+        self.runtime.wait(work).map_err(|error| ("reading".to_owned(), reason(error)))?
     }
 
     /// Paths of the objects beneath a folder of a store, sorted: all, or those that lie directly in it.
     pub(super) fn list(&self, folder: &Address, deep: bool) -> Result<Vec<String>, String> {
-        let Place::Store { path, .. } = &folder.place else {
+        let Location::Store { path, .. } = &folder.place else {
             return Err("a web server has no list of its files. Name them one by one".into());
         };
         let (fetcher, _) = self.reached(&folder.place)?;
@@ -98,16 +98,16 @@ impl Reach {
         let place = ObjectPath::parse(path.trim_end_matches('/')).unwrap_or_default();
         let name = folder.name.clone();
         let work = async move { fetcher.list(&place, &name, deep).await };
-        self.waiting.wait(work).map_err(reason)
+        self.runtime.wait(work).map_err(reason)
     }
 
     /// What asks for a place, and its path there.
-    fn reached(&self, place: &Place) -> Result<(Fetcher, ObjectPath), String> {
+    fn reached(&self, place: &Location) -> Result<(Fetcher, ObjectPath), String> {
         let (store, path, advice) = match place {
-            Place::Web { url, is_hub } => {
+            Location::Web { url, is_hub } => {
                 (self.web(url, *is_hub)?, ObjectPath::default(), WEB_ADVICE)
             }
-            Place::Store { bucket, path } => {
+            Location::Store { bucket, path } => {
                 let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
                 let key = bucket.as_str().to_owned();
                 let known = match stores.get(&key) {

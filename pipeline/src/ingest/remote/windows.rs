@@ -22,7 +22,7 @@ const HEADER: usize = 8 << 10;
 
 /// A file, and a window of each of its columns that is being read.
 #[derive(Clone)]
-pub(crate) struct Windows(Arc<Shared>);
+pub(crate) struct ColumnWindows(Arc<Shared>);
 
 struct Shared {
     file: Arc<RemoteFile>,
@@ -37,7 +37,7 @@ struct Window {
     bytes: Bytes,
 }
 
-impl Windows {
+impl ColumnWindows {
     pub(crate) fn new(file: &Arc<RemoteFile>) -> Self {
         let (columns, windows) = (OnceLock::new(), Mutex::default());
         Self(Arc::new(Shared { file: Arc::clone(file), columns, windows }))
@@ -109,13 +109,13 @@ fn joined(first: &Bytes, second: &Bytes) -> Bytes {
     both.freeze()
 }
 
-impl Length for Windows {
+impl Length for ColumnWindows {
     fn len(&self) -> u64 {
         self.0.file.size()
     }
 }
 
-impl ChunkReader for Windows {
+impl ChunkReader for ColumnWindows {
     type T = Headers;
 
     fn get_read(&self, start: u64) -> ParquetResult<Headers> {
@@ -130,7 +130,7 @@ impl ChunkReader for Windows {
 
 /// A file from some place on, where a page's header is.
 pub(crate) struct Headers {
-    windows: Windows,
+    windows: ColumnWindows,
     at: u64,
 }
 

@@ -15,13 +15,13 @@ use super::StorageError;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs work on threads of its own.
-pub(crate) struct Waiting {
+pub(crate) struct FetchRuntime {
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
     stop: Arc<AtomicBool>,
 }
 
-impl Waiting {
+impl FetchRuntime {
     pub(crate) fn new(stop: Arc<AtomicBool>) -> std::io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
         let builder = builder.worker_threads(1).thread_name("diptych-fetch").enable_all();
@@ -51,7 +51,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for FetchRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // Without waiting, which would not be allowed where this is dropped by another runtime.
