@@ -52,6 +52,7 @@ mod webdataset;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
@@ -252,7 +253,11 @@ pub fn ingest(
     progress: &mut dyn FnMut(&IngestProgress) -> ControlFlow<()>,
 ) -> Result<IngestReport, IngestError> {
     request.check()?;
-    let sources = expand::expand(&request.sources, &request.download.stop)?;
+    // Whoever stops it while it waits for a server gets no word about that server.
+    let or_stopped = |error: IngestError| {
+        if request.download.stop.load(Ordering::Relaxed) { run::stopped(request) } else { error }
+    };
+    let sources = expand::expand(&request.sources, &request.download.stop).map_err(or_stopped)?;
     folder::check(&request.dataset)?;
     // Everything is recognised before anything is written.
     let before = dataset::manifest(&request.dataset)?;
@@ -265,7 +270,7 @@ pub fn ingest(
         };
         (source, layout)
     });
-    let sources = without_odd_ones(request, recognised.collect())?;
+    let sources = without_odd_ones(request, recognised.collect()).map_err(or_stopped)?;
     let mut run = Run::open(request.clone(), sources.len(), progress)?;
     let ended = run.sources(&sources);
     run.finish(ended)

@@ -1,21 +1,15 @@
-//! `diptych ingest` of sources behind a web server and in an object store: the datasets are those from the disk, whatever the line
-//! does, and nothing is fetched in vain.
+//! `diptych ingest` of sources behind a web server and in an object store: killed, listed, with secrets. The rest is shown by
+//! `pipeline/tests/ingest/elsewhere.rs`.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arrow::array::{
-    ArrayRef, BinaryArray, FixedSizeListArray, Float32Array, RecordBatch, StringArray,
-};
-use arrow::datatypes::{DataType, Field};
 use diptych_test_support::eventually;
 use diptych_tests::server::{Fault, Request, Server};
 use diptych_tests::service::PATIENCE;
 use diptych_tests::{Ran, Work, pairs};
-use parquet::arrow::ArrowWriter;
-use parquet::file::properties::WriterProperties;
 
 const UNREADABLE: i32 = 3;
 const UIDS: &str = "SELECT uid, key, caption FROM meta ORDER BY uid";
@@ -34,30 +28,6 @@ fn tar(first: u64, count: u64) -> Vec<u8> {
     pairs::tar(&members)
 }
 
-/// A Parquet of pairs of 40 kB, each with a vector of `dimensions` numbers, which an ingest does not keep.
-fn parquet(first: u64, count: u64, dimensions: i32) -> Vec<u8> {
-    let numbers = first..first + count;
-    let images: Vec<Vec<u8>> = numbers.clone().map(|n| pairs::noise(n + 1, 115)).collect();
-    let captions: Vec<String> = numbers.clone().map(|n| format!("noise number {n}")).collect();
-    // Numbers that no encoding makes smaller.
-    let values = (0..count * dimensions as u64).map(|n| (n as f32 * 12.9898).sin() * 43758.547);
-    let field = Arc::new(Field::new("item", DataType::Float32, false));
-    let values = Arc::new(Float32Array::from_iter_values(values));
-    let vectors = FixedSizeListArray::new(field, dimensions, values, None);
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        ("image", Arc::new(BinaryArray::from_iter_values(images.iter()))),
-        ("embedding", Arc::new(vectors)),
-        ("caption", Arc::new(StringArray::from_iter_values(captions))),
-    ];
-    let batch = RecordBatch::try_from_iter(columns).unwrap();
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(20)).build();
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
-    bytes
-}
-
 fn ingest(work: &Work, sources: &[&str], dataset: &str, environment: &[(&str, &str)]) -> Ran {
     let arguments = [&["ingest"], sources, &["--dataset", dataset]].concat();
     let environment: Vec<(&str, &Path)> =
@@ -72,82 +42,6 @@ fn uids(work: &Work, dataset: &str) -> String {
 fn bytes_of(requests: &[Request], path: &str) -> u64 {
     let of_path = requests.iter().filter(|request| request.path == path);
     of_path.filter_map(|request| request.range.as_ref()).map(|range| range.end - range.start).sum()
-}
-
-#[test]
-fn tars_and_tables_over_a_bad_line_are_those_from_the_disk() {
-    let work = Work::new();
-    work.write("files/00.tar", tar(0, 60));
-    work.write("files/01.tar", tar(60, 20));
-    work.write("files/02.parquet", parquet(80, 30, 4));
-    let names = ["files/{00..01}.tar", "files/02.parquet"];
-    ingest(&work, &names, "local", &[]).ok();
-    // Every third answer breaks off in the middle of its body, and some never begin.
-    let server = Server::start(&work.path("files"), |request| match request.number % 6 {
-        1 | 4 => Fault::BreakOff,
-        3 => Fault::Status(503),
-        5 => Fault::Drop,
-        _ => Fault::Honest,
-    });
-    let urls = [server.url("{00..01}.tar"), server.url("02.parquet")];
-    let urls = [urls[0].as_str(), urls[1].as_str()];
-    ingest(&work, &urls, "data", &[]).ok();
-    assert_eq!(uids(&work, "data"), uids(&work, "local"));
-    let source = work.sql(&["--dataset", "data"], "SELECT min(source) FROM meta");
-    assert_eq!(source, server.url("00.tar"));
-    // What came before a break was not asked a second time: at most what the faults made of it.
-    let requests = server.requests();
-    let resumed = requests.iter().filter(|request| {
-        request
-            .range
-            .as_ref()
-            .is_some_and(|range| range.start % 512 != 0 && request.path == "00.tar")
-    });
-    assert!(resumed.count() > 0, "{requests:?}");
-
-    // Once more: nothing but a look at each file.
-    let before = requests.len();
-    let again = ingest(&work, &urls, "data", &[]).ok();
-    assert!(again.stdout.contains("0 pairs added, 110 in all"), "{}", again.stdout);
-    let later = &server.requests()[before..];
-    assert!(later.iter().all(|request| request.range == Some(0..BEGINNING)), "{later:?}");
-}
-
-#[test]
-fn of_a_table_only_the_columns_are_fetched_that_are_wanted() {
-    let work = Work::new();
-    // Vectors are three quarters of the file.
-    work.write("files/wide.parquet", parquet(0, 60, 30_000));
-    let size = std::fs::metadata(work.path("files/wide.parquet")).unwrap().len();
-    let server = Server::start(&work.path("files"), |_| Fault::Honest);
-    ingest(&work, &[&server.url("wide.parquet")], "data", &[]).ok();
-    ingest(&work, &["files/wide.parquet"], "local", &[]).ok();
-    assert_eq!(uids(&work, "data"), uids(&work, "local"));
-    let fetched = bytes_of(&server.requests(), "wide.parquet");
-    let wanted = 60 * 40_000;
-    eprintln!("{fetched} of {size} bytes in {} requests", server.requests().len());
-    assert!(fetched < wanted * 5 / 4 && size > 3 * wanted, "{fetched} of {size}");
-}
-
-#[test]
-fn what_is_not_there_or_not_allowed_is_said_before_anything_is_written() {
-    let work = Work::new();
-    work.write("files/00.tar", tar(0, 3));
-    let server = Server::start(&work.path("files"), |request| match request.path.as_str() {
-        "closed.tar" => Fault::Status(403),
-        _ => Fault::Honest,
-    });
-    for (url, says) in [
-        (server.url("{00..01}.tar"), "01.tar: there is no such file"),
-        (server.url("closed.tar"), "403"),
-        (server.url("*.tar"), "Name them in braces"),
-        ("http://169.254.169.254/latest/a.tar".to_owned(), "metadata"),
-        ("http://127.0.0.1:1/a.tar".to_owned(), "after 4 tries"),
-        ("ftp://example.org/a.tar".to_owned(), "copy it to this machine"),
-    ] {
-        ingest(&work, &[&url], "data", &[]).fails_with(&[says, "Nothing was written"]);
-        assert!(!work.path("data").exists(), "{url}");
-    }
 }
 
 #[test]
@@ -304,26 +198,6 @@ fn objects_of_a_store_are_listed_by_folder_and_by_pattern() {
     ] {
         ingest(&work, &[source], "data", &environment).fails_with(&[source, says]);
     }
-}
-
-#[test]
-fn servers_without_ranges_and_lists_of_addresses_do() {
-    let work = Work::new();
-    work.write("files/00.tar", tar(0, 3));
-    work.write("files/01.parquet", parquet(3, 3, 4));
-    work.write("files/7.png", pairs::noise(8, 115));
-    let server = Server::start(&work.path("files"), |_| Fault::WholeFile);
-    let list = format!("url,caption\n{},noise number 7\n", server.url("7.png"));
-    work.write("files/list.csv", &list);
-    work.write("list.csv", &list);
-    let urls = [server.url("00.tar"), server.url("01.parquet"), server.url("list.csv")];
-    let more = ["--allow-private-hosts", "--ignore-robots-txt"];
-    let urls: Vec<&str> = urls.iter().map(String::as_str).chain(more).collect();
-    ingest(&work, &urls, "data", &[]).ok();
-    let local = [&["files/00.tar", "files/01.parquet", "list.csv"], &more[..]].concat();
-    ingest(&work, &local, "local", &[]).ok();
-    assert_eq!(uids(&work, "data"), uids(&work, "local"));
-    assert_eq!(work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta"), "7");
 }
 
 #[test]

@@ -5,12 +5,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use object_store::ClientOptions;
 use object_store::client::{HttpClient, HttpConnector};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, redirect};
-use url::{Host, Url};
+use url::{Host, Url, form_urlencoded};
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longest silence of a server.
@@ -28,11 +30,25 @@ const METADATA: [IpAddr; 3] = [
 #[error("{0} is an address of metadata services, and no source lies there")]
 pub(super) struct Metadata(IpAddr);
 
-/// A client for sources; with a token for the Hub's, which other hosts do not get to see.
-pub(super) fn client(token: Option<&str>) -> Result<Client, String> {
+/// The header for a user and a password in an address.
+pub(super) fn basic(url: &Url) -> Option<String> {
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let decoded = |text: &str| {
+        let escaped = text.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
+        form_urlencoded::parse(escaped.as_bytes()).map(|(name, _)| name.into_owned()).next()
+    };
+    let user = decoded(url.username()).unwrap_or_default();
+    let password = url.password().and_then(decoded).unwrap_or_default();
+    Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
+}
+
+/// Makes a client for sources. `authorization` is sent to the host that is asked, and not to those that it redirects to.
+pub(super) fn client(authorization: Option<&str>) -> Result<Client, String> {
     let mut headers = HeaderMap::new();
-    if let Some(token) = token {
-        let value = HeaderValue::from_str(&format!("Bearer {}", token.trim()));
+    if let Some(authorization) = authorization {
+        let value = HeaderValue::from_str(authorization);
         let mut value = value.map_err(|_| "HF_TOKEN is not a token".to_owned())?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
@@ -101,6 +117,15 @@ impl HttpConnector for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_of_addresses_become_a_header() {
+        let header = |url| basic(&Url::parse(url).unwrap());
+        assert_eq!(header("https://host/a"), None);
+        // RFC 7617, 2.
+        let expected = Some("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==".to_owned());
+        assert_eq!(header("https://Aladdin:open%20sesame@host/a"), expected);
+    }
 
     #[test]
     fn metadata_services_are_known_in_all_their_spellings() {

@@ -12,7 +12,7 @@ mod windows;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use diptych_schemas::RemoteConfig;
 use futures::StreamExt;
@@ -41,8 +41,8 @@ const WEB_ADVICE: &str = "Check the address, and that it can be read without a l
 /// The way to all sources elsewhere of one ingest.
 pub(super) struct RemoteClient {
     runtime: FetchRuntime,
-    web: OnceLock<Client>,
-    hub: OnceLock<Client>,
+    /// By the header `Authorization` that they send.
+    clients: Mutex<HashMap<Option<String>, Client>>,
     stores: Mutex<HashMap<String, Store>>,
 }
 
@@ -51,8 +51,8 @@ impl RemoteClient {
     pub(super) fn new(stop: &Arc<AtomicBool>) -> Result<Arc<Self>, String> {
         let runtime = FetchRuntime::new(Arc::clone(stop))
             .map_err(|error| format!("the threads for fetching cannot be started: {error}"))?;
-        let (web, hub, stores) = (OnceLock::new(), OnceLock::new(), Mutex::default());
-        Ok(Arc::new(Self { runtime, web, hub, stores }))
+        let (clients, stores) = (Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { runtime, clients, stores }))
     }
 
     /// The files at some addresses, in their order; `None` for one that is not there.
@@ -128,12 +128,20 @@ impl RemoteClient {
     fn web(&self, url: &Url, is_hub: bool) -> Result<Arc<dyn object_store::ObjectStore>, String> {
         client::check(url).map_err(|error| error.to_string())?;
         let token = std::env::var("HF_TOKEN").ok().filter(|token| is_hub && !token.is_empty());
-        let shared = if is_hub { &self.hub } else { &self.web };
-        let client = match shared.get() {
+        let authorization = match token {
+            Some(token) => Some(format!("Bearer {}", token.trim())),
+            None => client::basic(url),
+        };
+        let mut url = url.clone();
+        // Fails for addresses that have no user, and these have none.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = match clients.get(&authorization) {
             Some(client) => client.clone(),
             None => {
-                let made = client::client(token.as_deref())?;
-                shared.get_or_init(|| made).clone()
+                let made = client::client(authorization.as_deref())?;
+                clients.entry(authorization).or_insert(made).clone()
             }
         };
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
