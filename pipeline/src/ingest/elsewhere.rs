@@ -1,5 +1,5 @@
-//! Names of sources that do not lie on this machine: those that are read over the network, and those that other tools take and an
-//! ingest does not.
+//! Names of sources that do not lie on this machine: those that are read over the network, and
+//! those that other tools take and an ingest does not.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,8 @@ enum SourceArgument {
     Pattern { folder: Address, pattern: String },
 }
 
-/// The sources that an argument names which does not lie here. None for what can be a file on this machine.
+/// The sources that an argument names which does not lie here. None for what can be a file on this
+/// machine.
 pub(super) fn sources(
     argument: &str,
     client: &mut Option<Arc<RemoteClient>>,
@@ -44,8 +45,9 @@ pub(super) fn sources(
     })
 }
 
-/// The addresses that an argument of a service's job asks for, as an allow-list is to see them: of a pattern, the folder that is
-/// listed. None for what cannot be elsewhere. An error for what is no source there, and for secrets, which a job would keep.
+/// The addresses that an argument of a service's job asks for, as an allow-list is to see them: of
+/// a pattern, the folder that is listed. None for what cannot be elsewhere. An error for what is no
+/// source there, and for secrets, which a job would keep.
 pub fn addresses_of(argument: &str) -> Option<Result<Vec<String>, String>> {
     is_elsewhere(argument).then(|| {
         let named =

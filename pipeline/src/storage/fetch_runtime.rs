@@ -1,4 +1,5 @@
-//! A small runtime for what waits for the network, and ordinary threads that wait for it until they are told to stop.
+//! A small runtime for what waits for the network, and ordinary threads that wait for it until they
+//! are told to stop.
 
 use std::future::Future;
 use std::sync::Arc;

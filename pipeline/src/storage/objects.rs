@@ -1,4 +1,5 @@
-//! Objects of a store one by one: what is there, how a file begins, and files that come only as a whole.
+//! Objects of a store one by one: what is there, how a file begins, and files that come only as a
+//! whole.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -20,8 +21,8 @@ pub(crate) struct FileStart {
 }
 
 impl Fetcher {
-    /// The first `length` bytes of a file and its version; `None`: it is not there. A request for bytes and not for the
-    /// size alone: an address that is signed for reading allows nothing else.
+    /// The first `length` bytes of a file and its version; `None`: it is not there. A request for
+    /// bytes and not for the size alone: an address that is signed for reading allows nothing else.
     pub(crate) async fn start(
         &self,
         path: &Path,

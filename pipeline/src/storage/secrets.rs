@@ -1,7 +1,7 @@
 //! Addresses as they may be shown: without passwords and without the queries that sign them.
 
-/// Removes passwords and queries from every address in a text. Messages of HTTP clients quote the address that they asked,
-/// also the signed one that a redirect led to.
+/// Removes passwords and queries from every address in a text. Messages of HTTP clients quote the
+/// address that they asked, also the signed one that a redirect led to.
 pub(crate) fn without_secrets(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -17,7 +17,8 @@ pub(crate) fn without_secrets(text: &str) -> String {
     shown + rest
 }
 
-/// An address behind its scheme. Only those of web servers have a query; `?` is a wildcard elsewhere.
+/// An address behind its scheme. Only those of web servers have a query; `?` is a wildcard
+/// elsewhere.
 fn plain(scheme: &str, address: &str) -> String {
     let is_web = scheme.to_ascii_lowercase().starts_with("http");
     let query = address.find(['?', '#']).filter(|_| is_web);

@@ -1,5 +1,5 @@
-//! Sources behind a web server: the dataset is that of the files on the disk, whatever the line does, and nothing is fetched in
-//! vain.
+//! Sources behind a web server: the dataset is that of the files on the disk, whatever the line
+//! does, and nothing is fetched in vain.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -111,7 +111,8 @@ fn send(call: &mut Call, file: Option<&Vec<u8>>, request: &Request, answer: Answ
     call.status("206 Partial Content", &format!("ETag: \"{mark}\"\r\n{place}"), body);
 }
 
-/// Pairs that fill several parts of what is asked at a time: a large member that is no pair comes between them.
+/// Pairs that fill several parts of what is asked at a time: a large member that is no pair comes
+/// between them.
 fn large_tar(first: u32, count: u32) -> Vec<u8> {
     let noise: Vec<u8> =
         (0..3_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();

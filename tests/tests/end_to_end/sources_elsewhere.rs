@@ -1,5 +1,5 @@
-//! `diptych ingest` of sources behind a web server and in an object store: killed, listed, with secrets. The rest is shown by
-//! `pipeline/tests/ingest/elsewhere.rs`.
+//! `diptych ingest` of sources behind a web server and in an object store: killed, listed, with
+//! secrets. The rest is shown by `pipeline/tests/ingest/elsewhere.rs`.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Names of sources that lie elsewhere: `https://…`, `s3://…`, `gs://…`, `az://…` and `hf://datasets/…`.
+//! Names of sources that lie elsewhere: `https://…`, `s3://…`, `gs://…`, `az://…` and
+//! `hf://datasets/…`.
 
 use diptych_schemas::ContentHash;
 use object_store::path::Path as ObjectPath;
@@ -53,7 +54,8 @@ pub(crate) struct Address {
 pub(crate) enum Location {
     /// A file behind a web server. The URL may hold secrets.
     Web { url: Url, is_hub: bool },
-    /// An object, or a folder where the path ends with a slash or is empty. `bucket` is `scheme://bucket`.
+    /// An object, or a folder where the path ends with a slash or is empty. `bucket` is
+    /// `scheme://bucket`.
     Store { bucket: Url, path: String },
 }
 
@@ -141,8 +143,8 @@ fn web(argument: &str) -> Result<Address, String> {
     Ok(Address { name: name.into(), place: Location::Web { url, is_hub: false } })
 }
 
-/// A short hash of what a query says beside its signature: two files that differ in it have two names, and one that is signed
-/// anew keeps its name. None where nothing is left.
+/// A short hash of what a query says beside its signature: two files that differ in it have two
+/// names, and one that is signed anew keeps its name. None where nothing is left.
 fn mark(url: &Url) -> Option<String> {
     let told: Vec<String> = url
         .query_pairs()

@@ -1,5 +1,5 @@
-//! The clients that ask web servers. Sources may lie in a private network; what they never are is a metadata service, which
-//! hands out the credentials of the machine that asks.
+//! The clients that ask web servers. Sources may lie in a private network; what they never are is a
+//! metadata service, which hands out the credentials of the machine that asks.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -44,7 +44,8 @@ pub(super) fn basic(url: &Url) -> Option<String> {
     Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
 }
 
-/// Makes a client for sources. `authorization` is sent to the host that is asked, and not to those that it redirects to.
+/// Makes a client for sources. `authorization` is sent to the host that is asked, and not to those
+/// that it redirects to.
 pub(super) fn client(authorization: Option<&str>) -> Result<Client, String> {
     let mut headers = HeaderMap::new();
     if let Some(authorization) = authorization {

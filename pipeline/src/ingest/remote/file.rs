@@ -162,8 +162,8 @@ impl RemoteFile {
         io::Error::other(message)
     }
 
-    /// The path of a copy on this machine. The copy has no name, so that nothing of it outlives this process, and is kept until
-    /// it is released.
+    /// The path of a copy on this machine. The copy has no name, so that nothing of it outlives
+    /// this process, and is kept until it is released.
     pub(crate) fn copy(&self) -> io::Result<PathBuf> {
         let mut copy = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
         if copy.is_none() {

@@ -1,8 +1,9 @@
 //! Sources that lie elsewhere: behind a web server, on the Hugging Face Hub or in an object store.
 //!
-//! Tars are read from their beginning to their end and Parquet by ranges. Lists are read several times, so they are copied to
-//! a file without a name first, as is every file of a server that sends no ranges. What breaks off is asked again from the
-//! byte on where it broke. A file that is another one in the meantime is never read on.
+//! Tars are read from their beginning to their end and Parquet by ranges. Lists are read several
+//! times, so they are copied to a file without a name first, as is every file of a server that
+//! sends no ranges. What breaks off is asked again from the byte on where it broke. A file that is
+//! another one in the meantime is never read on.
 
 mod address;
 mod client;
@@ -88,7 +89,8 @@ impl RemoteClient {
         self.runtime.wait(work).map_err(|error| ("reading".to_owned(), reason(error)))?
     }
 
-    /// Paths of the objects beneath a folder of a store, sorted: all, or those that lie directly in it.
+    /// Paths of the objects beneath a folder of a store, sorted: all, or those that lie directly in
+    /// it.
     pub(super) fn list(&self, folder: &Address, deep: bool) -> Result<Vec<String>, String> {
         let Location::Store { path, .. } = &folder.place else {
             return Err("a web server has no list of its files. Name them one by one".into());

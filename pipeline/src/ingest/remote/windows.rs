@@ -1,5 +1,6 @@
-//! A Parquet file elsewhere, as its reader wants it. A column is read page by page; here a page comes out of a window that
-//! was fetched at once. A window never leaves its column, so that of columns nobody wants nothing is fetched.
+//! A Parquet file elsewhere, as its reader wants it. A column is read page by page; here a page
+//! comes out of a window that was fetched at once. A window never leaves its column, so that of
+//! columns nobody wants nothing is fetched.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
